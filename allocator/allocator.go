@@ -1,0 +1,137 @@
+// Package allocator decides which address each Service gets: one pure function
+// over all pools and all Services. It enumerates no pool, so its cost depends
+// on the number of Services only.
+package allocator
+
+import (
+	"net/netip"
+	"time"
+
+	"go4.org/netipx"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+// Family is an address family.
+type Family uint8
+
+// The two address families.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
+
+// FamilyOf is the family of an address.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// String is "IPv4" or "IPv6", as in Service spec.ipFamilies.
+func (f Family) String() string {
+	if f == IPv4 {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// Pool is a set of addresses.
+type Pool struct {
+	Name   string
+	Ranges []netipx.IPRange // sorted, disjoint
+	Auto   bool             // gives addresses to requests that do not pin it
+	Closed bool             // gives no new addresses; what it gave is kept
+}
+
+// Standing is the right by which a request holds the addresses of its Have.
+type Standing uint8
+
+const (
+	// Owner holds what it has, whatever happens to the pools.
+	Owner Standing = iota
+	// Adopter comes from another implementation: it holds what it has only if
+	// all of it is in a pool and nobody owns it.
+	Adopter
+	// Stranger is served by somebody else: its addresses are not given to
+	// others, and it gets none.
+	Stranger
+)
+
+// Request is what one Service asks for and has.
+type Request struct {
+	Key      types.NamespacedName
+	Since    time.Time // older first
+	Standing Standing
+	Frozen   bool         // keeps what it has, gets nothing new
+	Families []Want       // one address of each
+	Pools    []string     // may use these, most preferred first
+	Pinned   bool         // asks for one of Pools by name: may use it without Auto, and moves there
+	Addrs    []netip.Addr // asks for these addresses, at most one of each family
+	Have     []Have       // in the status now
+}
+
+// Want asks for one address of a family.
+type Want struct {
+	Family   Family
+	Optional bool // going without is no refusal
+}
+
+// Have is an address that the request's status shows.
+type Have struct {
+	Addr netip.Addr
+	Pool string // as recorded when it was given; "" where no record exists
+}
+
+// Held is an address that a request holds from now on.
+type Held struct {
+	Addr      netip.Addr
+	Pool      string // recorded, or the one that contains it; "" where there is neither
+	OutOfPool bool   // kept although no pool contains it any more
+}
+
+// Refusal says why a request did not get an address that it wants.
+type Refusal struct {
+	Family  Family
+	Reason  v1alpha1.Reason
+	Message string
+}
+
+// Assignment is what a request holds, and what it was refused. A request that
+// holds an address of a family and was refused another one, which it asked for
+// by name, keeps the old one.
+type Assignment struct {
+	Held    []Held    // IPv4 first
+	Missing []Refusal // IPv4 first
+}
+
+// Verdict says what became of one pool, or of one held address, in a decision.
+type Verdict struct {
+	Family  Family
+	Pool    string
+	Used    bool
+	Message string
+}
+
+// Allocate decides for all requests at once, in three passes, each oldest
+// first: holders keep what they have, then addresses asked for by name, then
+// any free address, the lowest of the most preferred pool. Where the last two
+// free an address, they are repeated, so that the answer is final: asked again
+// with what it answered, Allocate answers the same.
+func Allocate(pools []Pool, requests []Request) map[types.NamespacedName]Assignment {
+	return newRun(pools, requests, nil).allocate()
+}
+
+// Explain is Allocate, watched from one request: the verdicts in the order in
+// which they fell.
+func Explain(pools []Pool, requests []Request, key types.NamespacedName) (Assignment, []Verdict) {
+	var verdicts []Verdict
+	result := newRun(pools, requests, func(c *claimant, v Verdict) {
+		if c.Key == key {
+			verdicts = append(verdicts, v)
+		}
+	}).allocate()
+	return result[key], verdicts
+}

@@ -1,0 +1,130 @@
+// Command speaker is fairlead-speaker: it runs on every node and announces the
+// addresses of Services to the network.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+
+	"github.com/fairlead-io/fairlead/cmd/version"
+	"github.com/fairlead-io/fairlead/config/client"
+	"github.com/fairlead-io/fairlead/speaker"
+)
+
+const name = "fairlead-speaker"
+
+// flags are the command line.
+type flags struct {
+	node       string
+	kubeconfig string
+	health     string
+	level      slog.LevelVar
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	var f flags
+	cmd := &cobra.Command{
+		Use:           name,
+		Short:         "Announce the addresses of Services to the network, from this node.",
+		Version:       version.String(),
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), &f) },
+	}
+	cmd.Flags().StringVar(&f.node, "node-name", os.Getenv("NODE_NAME"), "Name of the Node that this speaker runs on. Default: $NODE_NAME.")
+	cmd.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "Path to a kubeconfig. Default: the pod's service account.")
+	cmd.Flags().StringVar(&f.health, "health-address", "127.0.0.1:9797", "Address to serve /healthz and /readyz on; empty serves nothing.")
+	cmd.Flags().TextVar(&f.level, "log-level", &slog.LevelVar{}, "DEBUG, INFO, WARN or ERROR.")
+	return cmd
+}
+
+func run(ctx context.Context, f *flags) error {
+	if f.node == "" {
+		return errors.New("--node-name is empty: set it, or the environment variable NODE_NAME, to the name of this Node")
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &f.level}))
+	klog.SetSlogLogger(log)
+
+	config, err := clientcmd.BuildConfigFromFlags("", f.kubeconfig)
+	if err != nil {
+		return fmt.Errorf("configure the API client: %w", err)
+	}
+	config.UserAgent = name + "/" + version.String()
+	fairlead, err := client.New(config)
+	if err != nil {
+		return err
+	}
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	config.AcceptContentTypes = config.ContentType + ",application/json"
+	kube, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("make an API client: %w", err)
+	}
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	defer broadcaster.Shutdown()
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: kube.CoreV1().Events("")})
+
+	s, err := speaker.New(speaker.Options{
+		Node: f.node, Version: version.String(), Client: kube, Fairlead: fairlead, Log: log,
+		Events: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name, Host: f.node}),
+	})
+	if err != nil {
+		return err
+	}
+	tasks, ctx := errgroup.WithContext(ctx)
+	tasks.Go(func() error { return s.Run(ctx) })
+	if f.health != "" {
+		tasks.Go(func() error { return serveHealth(ctx, f.health, s.Ready) })
+	}
+	err = tasks.Wait()
+	log.Info("speaker stopped", "node", f.node)
+	return err
+}
+
+// serveHealth answers /healthz while the process lives and /readyz once it announces.
+func serveHealth(ctx context.Context, address string, ready func() bool) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !ready() {
+			http.Error(w, "waiting for the API server", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	server := &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	err := server.ListenAndServe()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("--health-address=%s: %w", strings.TrimSpace(address), err)
+}

@@ -1,0 +1,112 @@
+// Package client talks to the API server about Fairlead's own kinds: what
+// client-gen would generate, from client-go's generic parts.
+package client
+
+import (
+	"context"
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/gentype"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+// Object is a kind that a Resource can hold.
+type Object interface {
+	runtime.Object
+	metav1.Object
+}
+
+// Resource reads and writes one cluster-scoped kind.
+type Resource[T Object, L runtime.Object] struct {
+	*gentype.ClientWithList[T, L]
+	empty func() T
+}
+
+// Client has a Resource for each kind.
+type Client struct {
+	Pools            Resource[*v1alpha1.IPAddressPool, *v1alpha1.IPAddressPoolList]
+	L2Advertisements Resource[*v1alpha1.L2Advertisement, *v1alpha1.L2AdvertisementList]
+	Speakers         Resource[*v1alpha1.Speaker, *v1alpha1.SpeakerList]
+}
+
+// New makes a Client. Whatever content type the configuration names for the
+// built-in kinds, custom resources are sent as JSON, which is all they have.
+func New(config *rest.Config) (*Client, error) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, fmt.Errorf("register the kinds of %s: %w", v1alpha1.GroupVersion, err)
+	}
+	config = rest.CopyConfig(config)
+	config.APIPath, config.GroupVersion = "/apis", &v1alpha1.GroupVersion
+	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
+	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	r, err := rest.RESTClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("make a client for %s: %w", v1alpha1.GroupVersion, err)
+	}
+	codec := runtime.NewParameterCodec(scheme)
+	return &Client{
+		Pools: resource(r, codec, "ipaddresspools",
+			func() *v1alpha1.IPAddressPool { return &v1alpha1.IPAddressPool{} },
+			func() *v1alpha1.IPAddressPoolList { return &v1alpha1.IPAddressPoolList{} }),
+		L2Advertisements: resource(r, codec, "l2advertisements",
+			func() *v1alpha1.L2Advertisement { return &v1alpha1.L2Advertisement{} },
+			func() *v1alpha1.L2AdvertisementList { return &v1alpha1.L2AdvertisementList{} }),
+		Speakers: resource(r, codec, "speakers",
+			func() *v1alpha1.Speaker { return &v1alpha1.Speaker{} },
+			func() *v1alpha1.SpeakerList { return &v1alpha1.SpeakerList{} }),
+	}, nil
+}
+
+func resource[T Object, L runtime.Object](r rest.Interface, codec runtime.ParameterCodec, name string, object func() T, list func() L) Resource[T, L] {
+	return Resource[T, L]{gentype.NewClientWithList(name, r, codec, "", object, list), object}
+}
+
+// Informer is a Source of the resource's objects.
+func (r Resource[T, L]) Informer() Source[T] {
+	return Source[T]{cache.NewSharedIndexInformer(&cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			return r.List(ctx, options)
+		},
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			return r.Watch(ctx, options)
+		},
+	}, r.empty(), 0, cache.Indexers{})}
+}
+
+// Source is an informer whose objects are known to be of one type.
+type Source[T Object] struct{ cache.SharedIndexInformer }
+
+// Objects are all objects in the cache. They are shared: look, don't touch.
+func (s Source[T]) Objects() []T {
+	stored := s.GetStore().List()
+	objects := make([]T, len(stored))
+	for i, o := range stored {
+		objects[i] = o.(T)
+	}
+	return objects
+}
+
+// Get is the object with the name, or nil.
+func (s Source[T]) Get(name string) (object T) {
+	if o, exists, err := s.GetStore().GetByKey(name); err == nil && exists {
+		object = o.(T)
+	}
+	return object
+}
+
+// Strip is an informer's transform that drops what nobody here reads and every
+// object carries.
+func Strip(object any) (any, error) {
+	if o, ok := object.(metav1.Object); ok {
+		o.SetManagedFields(nil)
+	}
+	return object, nil
+}

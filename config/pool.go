@@ -1,0 +1,179 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"go4.org/netipx"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+func parsePool(object *v1alpha1.IPAddressPool, taken *claims) (Pool, []Problem) {
+	pool := Pool{
+		Name:        object.Name,
+		AutoAssign:  object.Spec.AutoAssign == nil || *object.Spec.AutoAssign,
+		Terminating: object.DeletionTimestamp != nil,
+	}
+	if a := object.Spec.ServiceAllocation; a != nil {
+		pool.Priority = a.Priority
+	}
+	var problems []Problem
+	report := func(field string, reason v1alpha1.Reason, message string) {
+		problems = append(problems, Problem{Kind: "IPAddressPool", Name: object.Name, Field: field, Reason: reason, Message: message})
+	}
+	if pool.Terminating {
+		report("metadata.deletionTimestamp", v1alpha1.PoolTerminating,
+			"the pool is being deleted: Services keep its addresses, nobody gets a new one")
+	}
+	var set netipx.IPSetBuilder
+	for i, entry := range object.Spec.Addresses {
+		field := fmt.Sprintf("spec.addresses[%d]", i)
+		r, err := ParseRange(string(entry))
+		if err != nil {
+			var invalid *InvalidRangeError
+			errors.As(err, &invalid)
+			report(field, invalid.Reason, invalid.Error())
+			continue
+		}
+		if other, overlaps := taken.claim(claim{r, object.Name, string(entry)}); overlaps {
+			where := "an earlier entry"
+			if other.pool != object.Name {
+				where = fmt.Sprintf("the older IPAddressPool %q with", other.pool)
+			}
+			report(field, v1alpha1.OverlappingAddresses, fmt.Sprintf("%q overlaps %s %q", entry, where, other.entry))
+			continue
+		}
+		set.AddRange(r)
+	}
+	s, err := set.IPSet()
+	if err != nil {
+		panic(fmt.Sprintf("pool %s: ranges that ParseRange accepts do not make a set: %v", object.Name, err))
+	}
+	pool.Ranges = s.Ranges()
+	return pool, problems
+}
+
+// claim is an entry of a pool that is in use.
+type claim struct {
+	netipx.IPRange
+	pool, entry string
+}
+
+// claims are the entries in use so far, sorted and disjoint.
+type claims struct{ sorted []claim }
+
+// claim adds c, or returns the entry that it overlaps.
+func (cs *claims) claim(c claim) (other claim, overlaps bool) {
+	i, _ := slices.BinarySearchFunc(cs.sorted, c, func(a, b claim) int { return a.From().Compare(b.From()) })
+	for _, j := range []int{i - 1, i} {
+		if j >= 0 && j < len(cs.sorted) && cs.sorted[j].Overlaps(c.IPRange) {
+			return cs.sorted[j], true
+		}
+	}
+	cs.sorted = slices.Insert(cs.sorted, i, c)
+	return claim{}, false
+}
+
+// InvalidRangeError says why an entry of a pool cannot be used.
+type InvalidRangeError struct {
+	Reason v1alpha1.Reason
+	text   string
+}
+
+// Error is the reason in words.
+func (e *InvalidRangeError) Error() string { return e.text }
+
+func invalid(reason v1alpha1.Reason, format string, args ...any) error {
+	return &InvalidRangeError{reason, fmt.Sprintf(format, args...)}
+}
+
+// neverAssigned are the addresses that no host on a network can own: RFC 6890
+// "this network" and loopback, RFC 5771 and RFC 4291 multicast, limited
+// broadcast, and IPv6 link-local, which needs a zone.
+var neverAssigned = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("255.255.255.255/32"),
+	netip.MustParsePrefix("::/127"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
+}
+
+// ParseRange reads an entry of a pool: a CIDR, "first-last", or one address.
+// The error is an *InvalidRangeError.
+func ParseRange(entry string) (netipx.IPRange, error) {
+	r, err := parseRange(entry)
+	if err != nil {
+		return netipx.IPRange{}, err
+	}
+	for _, p := range neverAssigned {
+		if netipx.RangeOfPrefix(p).Overlaps(r) {
+			return netipx.IPRange{}, invalid(v1alpha1.InvalidAddress, "%q contains addresses of %s, which no host can own", entry, p)
+		}
+	}
+	return r, nil
+}
+
+func parseRange(entry string) (netipx.IPRange, error) {
+	none := netipx.IPRange{}
+	if first, last, isRange := strings.Cut(entry, "-"); isRange {
+		from, err := ParseAddr(strings.TrimSpace(first))
+		if err != nil {
+			return none, invalid(v1alpha1.InvalidAddress, "%q: %v", entry, err)
+		}
+		to, err := ParseAddr(strings.TrimSpace(last))
+		if err != nil {
+			return none, invalid(v1alpha1.InvalidAddress, "%q: %v", entry, err)
+		}
+		if from.Is4() != to.Is4() {
+			return none, invalid(v1alpha1.InvalidAddress, "%q mixes IPv4 and IPv6", entry)
+		}
+		if to.Less(from) {
+			return none, invalid(v1alpha1.InvertedRange, "%q ends before it starts; did you mean \"%s-%s\"?", entry, to, from)
+		}
+		return netipx.IPRangeFrom(from, to), nil
+	}
+	if strings.Contains(entry, "/") {
+		p, err := netip.ParsePrefix(entry)
+		if err != nil || p.Addr().Is4In6() {
+			return none, invalid(v1alpha1.InvalidAddress, "%q is no CIDR", entry)
+		}
+		if p != p.Masked() {
+			return none, invalid(v1alpha1.HostBitsSet, "%q has host bits set; did you mean %q, or \"%s/%d\"?", entry, p.Masked(), p.Addr(), p.Addr().BitLen())
+		}
+		return netipx.RangeOfPrefix(p), nil
+	}
+	a, err := ParseAddr(entry)
+	if err != nil {
+		return none, invalid(v1alpha1.InvalidAddress, "%v", err)
+	}
+	return netipx.IPRangeFrom(a, a), nil
+}
+
+// ParseAddr reads an address without a zone that is not an IPv4-mapped IPv6 one.
+func ParseAddr(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" || a.Is4In6() {
+		return netip.Addr{}, fmt.Errorf("%q is no IP address", s)
+	}
+	return a, nil
+}
+
+// Size counts the pool's addresses of each family. It enumerates nothing.
+func (p Pool) Size() (v4, v6 *big.Int) {
+	v4, v6 = new(big.Int), new(big.Int)
+	for _, r := range p.Ranges {
+		n := new(big.Int).Sub(bigAddr(r.To()), bigAddr(r.From()))
+		n.Add(n, big.NewInt(1))
+		if r.From().Is4() {
+			v4.Add(v4, n)
+		} else {
+			v6.Add(v6, n)
+		}
+	}
+	return v4, v6
+}
+
+func bigAddr(a netip.Addr) *big.Int { return new(big.Int).SetBytes(a.AsSlice()) }

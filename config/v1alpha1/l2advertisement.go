@@ -1,0 +1,91 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// L2Advertisement says which nodes announce which pools' addresses on the LAN,
+// by answering ARP. One node at a time answers for an address.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Pools",type=integer,JSONPath=`.status.pools`,description="pools that it covers"
+// +kubebuilder:printcolumn:name="Nodes",type=integer,JSONPath=`.status.nodes`,description="nodes that it selects"
+// +kubebuilder:printcolumn:name="Interfaces",type=string,JSONPath=`.spec.interfaces`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type L2Advertisement struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +optional
+	Spec L2AdvertisementSpec `json:"spec,omitempty"`
+	// +optional
+	Status L2AdvertisementStatus `json:"status,omitempty"`
+}
+
+// L2AdvertisementSpec is what the administrator asks for.
+type L2AdvertisementSpec struct {
+	// IPAddressPools names the pools to announce. Without names and
+	// selectors, all pools are announced.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=253
+	IPAddressPools []string `json:"ipAddressPools,omitempty"`
+
+	// IPAddressPoolSelectors adds the pools that one of these selectors matches by label.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	IPAddressPoolSelectors []metav1.LabelSelector `json:"ipAddressPoolSelectors,omitempty"`
+
+	// NodeSelectors restricts the announcement to the nodes that one of these
+	// selectors matches by label. Without selectors, all nodes take part.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	NodeSelectors []metav1.LabelSelector `json:"nodeSelectors,omitempty"`
+
+	// Interfaces names the links to announce on, whatever their subnets.
+	// Without names, an address is announced on the links whose subnet contains it.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=15
+	Interfaces []string `json:"interfaces,omitempty"`
+}
+
+// L2AdvertisementStatus is what the controller found.
+type L2AdvertisementStatus struct {
+	// Conditions of the advertisement: Ready is True if every entry is in use.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// Pools counts the pools that the advertisement covers.
+	//
+	// +optional
+	Pools int64 `json:"pools"`
+
+	// Nodes counts the nodes that the advertisement selects.
+	//
+	// +optional
+	Nodes int64 `json:"nodes"`
+}
+
+// L2AdvertisementList is a list of advertisements.
+//
+// +kubebuilder:object:root=true
+type L2AdvertisementList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []L2Advertisement `json:"items"`
+}

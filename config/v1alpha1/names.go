@@ -1,0 +1,47 @@
+package v1alpha1
+
+// Load balancer classes (Service spec.loadBalancerClass) that name a provider
+// of Fairlead. Any other class is somebody else's.
+const (
+	ClassBareMetal = "fairlead.io/bare-metal"
+	ClassAWS       = "fairlead.io/aws"
+)
+
+// Finalizers.
+const (
+	// FinalizerBareMetal on a Service records that the bare-metal provider
+	// serves it: its addresses are ours until the finalizer is gone.
+	FinalizerBareMetal = "fairlead.io/bare-metal"
+
+	// FinalizerPoolInUse keeps a deleted IPAddressPool terminating until the
+	// last Service has let go of its addresses.
+	FinalizerPoolInUse = "fairlead.io/pool-in-use"
+)
+
+// Annotations on Services.
+const (
+	// AnnotationAddressPool asks for an address of the named pool.
+	AnnotationAddressPool = "fairlead.io/address-pool"
+
+	// AnnotationLoadBalancerIPs asks for these addresses, comma-separated,
+	// at most one of each family.
+	AnnotationLoadBalancerIPs = "fairlead.io/load-balancer-ips"
+
+	// AnnotationAllocatedFrom is written by the controller, together with the
+	// addresses: "ADDRESS=POOL", comma-separated. Advertisements match the
+	// pool recorded here, so an address outlives an edit of its pool.
+	AnnotationAllocatedFrom = "fairlead.io/allocated-from"
+)
+
+// Types of the conditions in a Service's status.
+const (
+	// ConditionProvisioned says whether the Service has every address it asks for.
+	ConditionProvisioned = "fairlead.io/Provisioned"
+
+	// ConditionAnnounced says whether the network can learn where its addresses are.
+	ConditionAnnounced = "fairlead.io/Announced"
+)
+
+// ConditionReady is the type of the condition on Fairlead's own kinds: True if
+// every entry of the spec is in use.
+const ConditionReady = "Ready"

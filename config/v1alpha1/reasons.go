@@ -1,0 +1,81 @@
+package v1alpha1
+
+// Reason says in one word why something is as it is. The same word reaches
+// conditions, Events, metrics and the command line; docs/troubleshooting.md
+// has a heading for each.
+type Reason string
+
+// Reasons of the Service condition fairlead.io/Provisioned.
+const (
+	// Assigned: the Service holds every address it asks for.
+	Assigned Reason = "Assigned"
+	// OutOfPool: the Service keeps its address, but no pool contains it any more.
+	OutOfPool Reason = "OutOfPool"
+	// PoolExhausted: a pool matches, but has no free address of the family.
+	PoolExhausted Reason = "PoolExhausted"
+	// NoMatchingPool: no pool may serve this Service.
+	NoMatchingPool Reason = "NoMatchingPool"
+	// AddressTaken: the requested address belongs to another Service.
+	AddressTaken Reason = "AddressTaken"
+	// AddressNotInPool: the requested address is in no pool that may serve this Service.
+	AddressNotInPool Reason = "AddressNotInPool"
+	// InvalidRequest: an annotation or field of the Service cannot be understood.
+	InvalidRequest Reason = "InvalidRequest"
+	// ProviderUndecided: it is not yet known which provider serves Services without a class.
+	ProviderUndecided Reason = "ProviderUndecided"
+	// ForeignStatus: the status holds an address that is not Fairlead's to manage.
+	ForeignStatus Reason = "ForeignStatus"
+)
+
+// Reasons of the Service condition fairlead.io/Announced. NodeNotReady,
+// NodeExcluded and NodeNotSelected are verdicts about one node; they appear
+// in the message of NoEligibleNode and in `fairlead explain`.
+const (
+	// Announced: a node answers for every address.
+	Announced Reason = "Announced"
+	// NoAddress: there is nothing to announce yet.
+	NoAddress Reason = "NoAddress"
+	// NoSpeaker: no speaker has reported about the address yet.
+	NoSpeaker Reason = "NoSpeaker"
+	// NoAdvertisement: no advertisement covers the address's pool.
+	NoAdvertisement Reason = "NoAdvertisement"
+	// NoEligibleNode: every node is excluded, not ready, or not selected.
+	NoEligibleNode Reason = "NoEligibleNode"
+	// NoEndpoints: externalTrafficPolicy is Local and no eligible node has a ready endpoint.
+	NoEndpoints Reason = "NoEndpoints"
+	// NoLink: no eligible node has a link that can carry the address.
+	NoLink Reason = "NoLink"
+	// AnnounceFailed: the node that should announce the address cannot.
+	AnnounceFailed Reason = "AnnounceFailed"
+	// UnsupportedFamily: nothing announces addresses of this family yet.
+	UnsupportedFamily Reason = "UnsupportedFamily"
+
+	// NodeNotReady: the node's Ready condition is not True.
+	NodeNotReady Reason = "NodeNotReady"
+	// NodeExcluded: the node is labelled node.kubernetes.io/exclude-from-external-load-balancers or is being deleted.
+	NodeExcluded Reason = "NodeExcluded"
+	// NodeNotSelected: no advertisement of the pool selects the node.
+	NodeNotSelected Reason = "NodeNotSelected"
+	// NotOwner: the node could announce the address, but another one has the higher rank.
+	NotOwner Reason = "NotOwner"
+)
+
+// Reasons of the condition Ready on Fairlead's own kinds, and of Problems.
+const (
+	// Ready: every entry of the spec is in use.
+	Ready Reason = "Ready"
+	// InvalidAddress: an entry is no CIDR, range or address.
+	InvalidAddress Reason = "InvalidAddress"
+	// HostBitsSet: a CIDR has bits set behind its prefix length.
+	HostBitsSet Reason = "HostBitsSet"
+	// InvertedRange: a range ends before it starts.
+	InvertedRange Reason = "InvertedRange"
+	// OverlappingAddresses: an entry shares addresses with an earlier entry or an older pool.
+	OverlappingAddresses Reason = "OverlappingAddresses"
+	// InvalidSelector: a label selector cannot be understood.
+	InvalidSelector Reason = "InvalidSelector"
+	// UnknownPool: an advertisement names a pool that does not exist.
+	UnknownPool Reason = "UnknownPool"
+	// PoolTerminating: the pool is being deleted; its addresses stay with the Services that hold them.
+	PoolTerminating Reason = "PoolTerminating"
+)

@@ -1,0 +1,382 @@
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/client"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+const (
+	// fieldManager owns what the controller applies.
+	fieldManager = "fairlead-controller"
+
+	// writeTimeout ends a write whose answer does not come, so that one lost
+	// connection cannot hold up the others for ever.
+	writeTimeout = 10 * time.Second
+
+	// firstRetry and lastRetry bound the wait after a pass with failed writes.
+	firstRetry, lastRetry = 20 * time.Millisecond, 30 * time.Second
+
+	// everything is the one key of the queue: any event means to look at all again.
+	everything = "everything"
+)
+
+// Controller makes the statuses of Services, pools and advertisements say what
+// Decide wants them to say.
+type Controller struct {
+	client   kubernetes.Interface
+	fairlead *client.Client
+	events   record.EventRecorder
+	log      *slog.Logger
+	provider providers.Mode
+	parallel int
+
+	services cache.SharedIndexInformer
+	nodes    cache.SharedIndexInformer
+	pools    client.Source[*v1alpha1.IPAddressPool]
+	l2ads    client.Source[*v1alpha1.L2Advertisement]
+	speakers client.Source[*v1alpha1.Speaker]
+
+	queue workqueue.TypedRateLimitingInterface[string]
+	view  view
+}
+
+// Options are a Controller's parts.
+type Options struct {
+	Client    kubernetes.Interface
+	Fairlead  *client.Client
+	Informers informers.SharedInformerFactory // started by the caller, after New
+	Events    record.EventRecorder
+	Log       *slog.Logger
+	Provider  providers.Mode
+	Parallel  int // writes at the same time
+}
+
+// New makes a Controller and asks for its informers.
+func New(o Options) (*Controller, error) {
+	c := &Controller{
+		client: o.Client, fairlead: o.Fairlead, events: o.Events, log: o.Log, provider: o.Provider, parallel: max(o.Parallel, 1),
+		services: o.Informers.Core().V1().Services().Informer(),
+		nodes:    o.Informers.Core().V1().Nodes().Informer(),
+		pools:    o.Fairlead.Pools.Informer(),
+		l2ads:    o.Fairlead.L2Advertisements.Informer(),
+		speakers: o.Fairlead.Speakers.Informer(),
+		queue:    workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
+	}
+	wake := func() { c.queue.Add(everything) }
+	handler := cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { wake() }, UpdateFunc: func(_, _ any) { wake() }, DeleteFunc: func(any) { wake() },
+	}
+	for _, i := range c.informers() {
+		if err := i.SetTransform(client.Strip); err != nil {
+			return nil, fmt.Errorf("set up an informer: %w", err)
+		}
+		if _, err := i.AddEventHandler(handler); err != nil {
+			return nil, fmt.Errorf("set up an informer: %w", err)
+		}
+	}
+	return c, nil
+}
+
+func (c *Controller) informers() []cache.SharedIndexInformer {
+	return []cache.SharedIndexInformer{
+		c.services, c.nodes,
+		c.pools.SharedIndexInformer, c.l2ads.SharedIndexInformer, c.speakers.SharedIndexInformer,
+	}
+}
+
+// Watch runs the informers of Fairlead's own kinds until ctx ends. A replica
+// that does not lead watches too, and takes over with warm caches.
+func (c *Controller) Watch(ctx context.Context) {
+	for _, i := range []cache.SharedIndexInformer{c.pools.SharedIndexInformer, c.l2ads.SharedIndexInformer, c.speakers.SharedIndexInformer} {
+		go i.RunWithContext(ctx)
+	}
+	<-ctx.Done()
+}
+
+// Run reconciles until ctx ends, and returns when its last write has returned.
+// Only the leader may run it.
+func (c *Controller) Run(ctx context.Context) {
+	defer context.AfterFunc(ctx, c.queue.ShutDown)()
+	if err := c.catchUp(ctx); err != nil {
+		return // ctx ended
+	}
+	c.log.Info("controller started", "provider", c.provider)
+	c.queue.Add(everything)
+	for {
+		key, shutdown := c.queue.Get()
+		if shutdown {
+			return
+		}
+		if err := c.reconcile(ctx); err != nil {
+			if !apierrors.IsConflict(err) {
+				c.log.Warn("writes failed, will be tried again", "error", err)
+			}
+			c.queue.AddRateLimited(key)
+		} else {
+			c.queue.Forget(key)
+		}
+		c.queue.Done(key)
+	}
+}
+
+// catchUp waits for the caches and then asks the API server, not its cache, for
+// all Services: what the last leader wrote may not have come by watch yet.
+func (c *Controller) catchUp(ctx context.Context) error {
+	var synced []cache.InformerSynced
+	for _, i := range c.informers() {
+		synced = append(synced, i.HasSynced)
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+		return ctx.Err()
+	}
+	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
+		list, err := c.client.CoreV1().Services(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+		if err == nil {
+			for i := range list.Items {
+				c.view.saw(&list.Items[i])
+			}
+			return nil
+		}
+		c.log.Warn("list of all Services failed, will be tried again", "error", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// snapshot is the newest known state of everything.
+func (c *Controller) snapshot() Snapshot {
+	upTo := c.services.LastSyncResourceVersion() // before the objects: never claims more than they show
+	s := Snapshot{
+		Provider: c.provider,
+		Objects:  config.Objects{Pools: c.pools.Objects(), L2Advertisements: c.l2ads.Objects()},
+		Services: c.view.over(client.Source[*corev1.Service]{SharedIndexInformer: c.services}.Objects(), upTo),
+		Nodes:    client.Source[*corev1.Node]{SharedIndexInformer: c.nodes}.Objects(),
+		Speakers: c.speakers.Objects(),
+	}
+	return s
+}
+
+// reconcile makes one decision and writes what differs from it. A write that
+// has begun is finished even if ctx ends.
+func (c *Controller) reconcile(ctx context.Context) error {
+	snapshot := c.snapshot()
+	plan := Decide(snapshot)
+	var writes errgroup.Group
+	writes.SetLimit(c.parallel)
+	failed := make(chan error, 1)
+	var failures atomic.Int64
+	do := func(write func(context.Context) error) {
+		if ctx.Err() != nil {
+			return
+		}
+		writes.Go(func() error {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+			defer cancel()
+			if err := write(ctx); err != nil && !apierrors.IsNotFound(err) {
+				failures.Add(1)
+				select {
+				case failed <- err:
+				default:
+				}
+			}
+			return nil
+		})
+	}
+	for _, svc := range snapshot.Services {
+		if p, ok := plan.Services[keyOf(svc)]; ok && !p.matches(svc) {
+			do(func(ctx context.Context) error { return c.writeService(ctx, svc, p) })
+		}
+	}
+	for _, pool := range snapshot.Objects.Pools {
+		p := plan.Pools[pool.Name]
+		do(func(ctx context.Context) error { return c.writePool(ctx, pool, p) })
+	}
+	for _, ad := range snapshot.Objects.L2Advertisements {
+		status := plan.L2Advertisements[ad.Name]
+		do(func(ctx context.Context) error { return c.writeL2Advertisement(ctx, ad, status) })
+	}
+	if err := writes.Wait(); err != nil {
+		return err
+	}
+	select {
+	case err := <-failed:
+		if n := failures.Load(); n > 1 {
+			return fmt.Errorf("%w (and %d more)", err, n-1)
+		}
+		return err
+	default:
+		return nil
+	}
+}
+
+// writeService says everything in one apply, on the condition that the Service
+// is still the one that was decided upon.
+func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p ServicePlan) error {
+	metadata := identity(svc)
+	status := map[string]any{}
+	if len(p.Finalizers) > 0 {
+		metadata["finalizers"] = p.Finalizers
+	}
+	if p.AllocatedFrom != "" {
+		metadata["annotations"] = map[string]string{v1alpha1.AnnotationAllocatedFrom: p.AllocatedFrom}
+	}
+	if p.Serves || owned(svc) && len(svc.Status.LoadBalancer.Ingress) > 0 {
+		// Written even if empty: an adopted address has another owner beside us.
+		status["loadBalancer"] = map[string]any{"ingress": append([]corev1.LoadBalancerIngress{}, p.Ingress...)}
+	}
+	conditions := timed(svc.Status.Conditions, p.Conditions)
+	if len(conditions) > 0 {
+		status["conditions"] = conditions
+	}
+	body, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "Service", "metadata": metadata, "status": status})
+	if err != nil {
+		return fmt.Errorf("encode the status of Service %s: %w", keyOf(svc), err)
+	}
+	written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.ApplyPatchType, body, applyOptions(), "status")
+	if err != nil {
+		return fmt.Errorf("apply the status of Service %s: %w", keyOf(svc), err)
+	}
+	c.view.saw(written)
+	c.tell(svc, p)
+	return nil
+}
+
+// tell reports a change of state in the log and as an Event.
+func (c *Controller) tell(svc *corev1.Service, p ServicePlan) {
+	if !p.says() {
+		c.log.Info("service released", "service", keyOf(svc).String())
+		return
+	}
+	for _, want := range p.Conditions {
+		have := apimeta.FindStatusCondition(svc.Status.Conditions, want.Type)
+		if have != nil && have.Status == want.Status && have.Reason == want.Reason {
+			continue
+		}
+		kind := corev1.EventTypeNormal
+		switch v1alpha1.Reason(want.Reason) {
+		case v1alpha1.NoAddress, v1alpha1.NoSpeaker:
+			continue // passing states, which the other condition or the next report explains
+		case v1alpha1.Assigned, v1alpha1.Announced:
+		default:
+			kind = corev1.EventTypeWarning
+		}
+		c.log.Info("service changed", "service", keyOf(svc).String(), "reason", want.Reason, "message", want.Message)
+		c.events.Event(svc, kind, want.Reason, want.Message)
+	}
+}
+
+func (c *Controller) writePool(ctx context.Context, pool *v1alpha1.IPAddressPool, p PoolPlan) error {
+	if has := slices.Contains(pool.Finalizers, v1alpha1.FinalizerPoolInUse); has != p.InUse && (has || pool.DeletionTimestamp == nil) {
+		metadata := identity(pool)
+		if p.InUse {
+			metadata["finalizers"] = []string{v1alpha1.FinalizerPoolInUse}
+		}
+		err := apply(ctx, c.fairlead.Pools, "IPAddressPool", map[string]any{"metadata": metadata})
+		if err != nil || !p.InUse {
+			return err // without its last finalizer the pool may be gone
+		}
+	}
+	have, want := pool.Status, p.Status
+	if have.Services == want.Services && have.IPv4 == want.IPv4 && have.IPv6 == want.IPv6 && sameConditions(have.Conditions, want.Conditions) {
+		return nil
+	}
+	want.Conditions = timed(have.Conditions, want.Conditions)
+	return c.writeStatus(pool, want.Conditions, func() error {
+		return applyStatus(ctx, c.fairlead.Pools, "IPAddressPool", pool, &want)
+	})
+}
+
+func (c *Controller) writeL2Advertisement(ctx context.Context, ad *v1alpha1.L2Advertisement, want v1alpha1.L2AdvertisementStatus) error {
+	have := ad.Status
+	if have.Pools == want.Pools && have.Nodes == want.Nodes && sameConditions(have.Conditions, want.Conditions) {
+		return nil
+	}
+	want.Conditions = timed(have.Conditions, want.Conditions)
+	return c.writeStatus(ad, want.Conditions, func() error {
+		return applyStatus(ctx, c.fairlead.L2Advertisements, "L2Advertisement", ad, &want)
+	})
+}
+
+// writeStatus writes and, where an object has problems, says so once.
+func (c *Controller) writeStatus(object client.Object, conditions []metav1.Condition, write func() error) error {
+	if err := write(); err != nil {
+		return err
+	}
+	ready := apimeta.FindStatusCondition(conditions, v1alpha1.ConditionReady)
+	if ready != nil && ready.Status == metav1.ConditionFalse && time.Since(ready.LastTransitionTime.Time) < writeTimeout {
+		c.log.Warn("object has problems", "object", object.GetName(), "reason", ready.Reason, "message", ready.Message)
+	}
+	return nil
+}
+
+func applyStatus[T client.Object, L runtime.Object](ctx context.Context, r client.Resource[T, L], kind string, object T, status any) error {
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(status)
+	if err != nil {
+		return fmt.Errorf("encode the status of %s %s: %w", kind, object.GetName(), err)
+	}
+	return apply(ctx, r, kind, map[string]any{"metadata": identity(object), "status": content}, "status")
+}
+
+func apply[T client.Object, L runtime.Object](ctx context.Context, r client.Resource[T, L], kind string, content map[string]any, subresources ...string) error {
+	content["apiVersion"], content["kind"] = v1alpha1.GroupVersion.String(), kind
+	name := content["metadata"].(map[string]any)["name"].(string)
+	body, err := json.Marshal(content)
+	if err != nil {
+		return fmt.Errorf("encode %s %s: %w", kind, name, err)
+	}
+	if _, err := r.Patch(ctx, name, types.ApplyPatchType, body, applyOptions(), subresources...); err != nil {
+		return fmt.Errorf("apply %s %s: %w", kind, name, err)
+	}
+	return nil
+}
+
+// identity names the very object, in the very version, that was decided upon.
+func identity(o metav1.Object) map[string]any {
+	return map[string]any{"name": o.GetName(), "uid": o.GetUID(), "resourceVersion": o.GetResourceVersion()}
+}
+
+// applyOptions force: the decision whether a field is ours was made on the
+// very version that is written to.
+func applyOptions() metav1.PatchOptions {
+	force := true
+	return metav1.PatchOptions{FieldManager: fieldManager, Force: &force}
+}
+
+// timed gives conditions their times: a condition whose status stays keeps it.
+func timed(have, want []metav1.Condition) []metav1.Condition {
+	var out []metav1.Condition
+	for _, w := range want {
+		w.LastTransitionTime = metav1.Now()
+		if h := apimeta.FindStatusCondition(have, w.Type); h != nil && h.Status == w.Status {
+			w.LastTransitionTime = h.LastTransitionTime
+		}
+		out = append(out, w)
+	}
+	return out
+}

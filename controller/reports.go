@@ -1,0 +1,80 @@
+package controller
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-io/fairlead/allocator"
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+// reports is what the speakers say about addresses.
+type reports struct {
+	speakers    int
+	announcing  map[netip.Addr][]string // "node-1 on eth0", sorted
+	unannounced map[netip.Addr]v1alpha1.Unannounced
+}
+
+// newReports leaves out speakers of nodes that are gone or not ready: their
+// last word is out of date.
+func newReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) reports {
+	r := reports{announcing: map[netip.Addr][]string{}, unannounced: map[netip.Addr]v1alpha1.Unannounced{}}
+	ready := map[string]bool{}
+	for _, n := range nodes {
+		ready[n.Name] = config.NodeReady(n)
+	}
+	sorted := slices.SortedFunc(slices.Values(speakers), func(a, b *v1alpha1.Speaker) int { return cmp.Compare(a.Name, b.Name) })
+	for _, s := range sorted {
+		if !ready[s.Name] {
+			continue
+		}
+		r.speakers++
+		for _, group := range s.Status.Announcing {
+			for _, text := range group.Addresses {
+				if a, err := netip.ParseAddr(text); err == nil {
+					r.announcing[a] = append(r.announcing[a], fmt.Sprintf("node %s on %s", s.Name, strings.Join(group.Interfaces, ", ")))
+				}
+			}
+		}
+		for _, group := range s.Status.Unannounced {
+			for _, text := range group.Addresses {
+				if a, err := netip.ParseAddr(text); err == nil {
+					r.unannounced[a] = group
+				}
+			}
+		}
+	}
+	return r
+}
+
+func (r reports) announced(held []allocator.Held) metav1.Condition {
+	no := func(reason v1alpha1.Reason, message string) metav1.Condition {
+		return condition(v1alpha1.ConditionAnnounced, metav1.ConditionFalse, reason, message)
+	}
+	if len(held) == 0 {
+		return no(v1alpha1.NoAddress, "there is no address to announce")
+	}
+	var what []string
+	for _, h := range held {
+		by := r.announcing[h.Addr]
+		if len(by) > 0 {
+			what = append(what, fmt.Sprintf("%s by %s", h.Addr, strings.Join(by, " and ")))
+			continue
+		}
+		if u, reported := r.unannounced[h.Addr]; reported {
+			return no(u.Reason, fmt.Sprintf("%s: %s", h.Addr, u.Message))
+		}
+		if r.speakers == 0 {
+			return no(v1alpha1.NoSpeaker, "no speaker runs on a ready node: is the DaemonSet fairlead-speaker up?")
+		}
+		return no(v1alpha1.NoSpeaker, fmt.Sprintf("no speaker has reported about %s yet", h.Addr))
+	}
+	return condition(v1alpha1.ConditionAnnounced, metav1.ConditionTrue, v1alpha1.Announced, strings.Join(what, "; "))
+}

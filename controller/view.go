@@ -1,0 +1,71 @@
+package controller
+
+import (
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+)
+
+// view keeps the freshest known version of the Services whose news the watch
+// has not brought yet. A decision made without it would be a right answer to
+// an old question: it would hand out an address twice.
+type view struct {
+	mu    sync.Mutex
+	ahead map[types.NamespacedName]*corev1.Service
+}
+
+// saw records a version of the Service that came as the answer to a write or a
+// list, not by the watch.
+func (v *view) saw(svc *corev1.Service) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.ahead == nil {
+		v.ahead = make(map[types.NamespacedName]*corev1.Service)
+	}
+	if known := v.ahead[keyOf(svc)]; known == nil || newer(svc.ResourceVersion, known.ResourceVersion) {
+		v.ahead[keyOf(svc)] = svc
+	}
+}
+
+// over is what the cache holds, seen through the newer versions. upTo is the
+// resource version that the cache has reached: a Service that it lacks although
+// it has come past the known version is deleted.
+func (v *view) over(cached []*corev1.Service, upTo string) []*corev1.Service {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	services := make([]*corev1.Service, 0, len(cached)+len(v.ahead))
+	inCache := make(map[types.NamespacedName]bool, len(v.ahead))
+	for _, svc := range cached {
+		known := v.ahead[keyOf(svc)]
+		if known != nil {
+			if newer(known.ResourceVersion, svc.ResourceVersion) {
+				svc = known
+			} else {
+				delete(v.ahead, keyOf(svc))
+			}
+			inCache[keyOf(svc)] = true
+		}
+		services = append(services, svc)
+	}
+	for key, known := range v.ahead {
+		switch {
+		case inCache[key]:
+		case newer(known.ResourceVersion, upTo):
+			services = append(services, known)
+		default:
+			delete(v.ahead, key)
+		}
+	}
+	return services
+}
+
+// newer compares resource versions; one that is no number is older than any.
+func newer(a, b string) bool {
+	if b == "" {
+		return a != ""
+	}
+	order, err := resourceversion.CompareResourceVersion(a, b)
+	return err == nil && order > 0
+}

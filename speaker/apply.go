@@ -1,0 +1,296 @@
+package speaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/client"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/l2"
+)
+
+const (
+	// retryAfter is the wait before a failed announcement or report is tried again.
+	retryAfter = time.Second
+
+	// reportEvery is the shortest time between two reports: a burst of new
+	// Services makes a few large reports, not many small ones.
+	reportEvery = 100 * time.Millisecond
+
+	// writeTimeout ends a report whose answer does not come.
+	writeTimeout = 10 * time.Second
+)
+
+// Speaker makes one node announce its part of the Plan, and reports it.
+type Speaker struct {
+	node     string
+	version  string
+	fairlead *client.Client
+	events   record.EventRecorder
+	log      *slog.Logger
+	announce *l2.Announcer
+
+	factory  informers.SharedInformerFactory
+	services client.Source[*corev1.Service]
+	slices   client.Source[*discoveryv1.EndpointSlice]
+	nodes    client.Source[*corev1.Node]
+	pools    client.Source[*v1alpha1.IPAddressPool]
+	l2ads    client.Source[*v1alpha1.L2Advertisement]
+	speakers client.Source[*v1alpha1.Speaker]
+
+	wake      chan struct{}       // something has changed
+	report    chan struct{}       // the wanted report has changed
+	announced map[netip.Addr]bool // at the last pass, to tell what is new
+
+	mu     sync.Mutex
+	wanted v1alpha1.SpeakerStatus
+	synced atomic.Bool
+}
+
+// Options are a Speaker's parts.
+type Options struct {
+	Node     string // name of the Node object
+	Version  string
+	Client   kubernetes.Interface
+	Fairlead *client.Client
+	Events   record.EventRecorder
+	Log      *slog.Logger
+}
+
+// New makes a Speaker. It announces nothing before Run.
+func New(o Options) (*Speaker, error) {
+	factory := informers.NewSharedInformerFactoryWithOptions(o.Client, 0, informers.WithTransform(strip))
+	s := &Speaker{
+		node: o.Node, version: o.Version, fairlead: o.Fairlead, events: o.Events, log: o.Log,
+		announce: l2.New(o.Log),
+		factory:  factory,
+		services: client.Source[*corev1.Service]{SharedIndexInformer: factory.Core().V1().Services().Informer()},
+		slices:   client.Source[*discoveryv1.EndpointSlice]{SharedIndexInformer: factory.Discovery().V1().EndpointSlices().Informer()},
+		nodes:    client.Source[*corev1.Node]{SharedIndexInformer: factory.Core().V1().Nodes().Informer()},
+		pools:    o.Fairlead.Pools.Informer(),
+		l2ads:    o.Fairlead.L2Advertisements.Informer(),
+		speakers: o.Fairlead.Speakers.Informer(),
+		wake:     make(chan struct{}, 1),
+		report:   make(chan struct{}, 1),
+	}
+	handler := cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { poke(s.wake) }, UpdateFunc: func(_, _ any) { poke(s.wake) }, DeleteFunc: func(any) { poke(s.wake) },
+	}
+	for _, i := range s.informers() {
+		if _, err := i.AddEventHandler(handler); err != nil {
+			return nil, fmt.Errorf("set up an informer: %w", err)
+		}
+	}
+	for _, i := range s.own() {
+		if err := i.SetTransform(client.Strip); err != nil {
+			return nil, fmt.Errorf("set up an informer: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func (s *Speaker) own() []cache.SharedIndexInformer {
+	return []cache.SharedIndexInformer{s.pools.SharedIndexInformer, s.l2ads.SharedIndexInformer, s.speakers.SharedIndexInformer}
+}
+
+func (s *Speaker) informers() []cache.SharedIndexInformer {
+	return append(s.own(), s.services.SharedIndexInformer, s.slices.SharedIndexInformer, s.nodes.SharedIndexInformer)
+}
+
+// strip drops what the speaker never reads; it runs on every node and sees
+// every object of the cluster.
+func strip(object any) (any, error) {
+	switch o := object.(type) {
+	case *corev1.Node:
+		o.Status.Images, o.Status.VolumesAttached, o.Status.VolumesInUse = nil, nil, nil
+	case *discoveryv1.EndpointSlice:
+		for i := range o.Endpoints {
+			o.Endpoints[i].TargetRef, o.Endpoints[i].Hints = nil, nil
+		}
+	}
+	return client.Strip(object)
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Ready reports whether the speaker has seen the cluster's state and acted on it.
+func (s *Speaker) Ready() bool { return s.synced.Load() }
+
+// Run announces until ctx ends. Then it falls silent: no socket is left.
+// Without the API server it goes on announcing what it announced.
+func (s *Speaker) Run(ctx context.Context) error {
+	tasks, ctx := errgroup.WithContext(ctx)
+	s.factory.StartWithContext(ctx)
+	for _, i := range s.own() {
+		tasks.Go(func() error { i.RunWithContext(ctx); return nil })
+	}
+	tasks.Go(func() error { return l2.WatchLinks(ctx, func() { poke(s.wake) }) })
+	tasks.Go(func() error { s.reportLoop(ctx); return nil })
+	tasks.Go(func() error {
+		defer s.announce.Close()
+		for _, i := range s.informers() {
+			if !cache.WaitForCacheSync(ctx.Done(), i.HasSynced) {
+				return nil // ctx ended
+			}
+		}
+		s.announced = announcedBefore(s.speakers.Get(s.node))
+		s.log.Info("speaker started", "node", s.node, "version", s.version)
+		for ctx.Err() == nil {
+			if err := s.reconcile(ctx); err != nil {
+				s.log.Warn("announcements failed, will be tried again", "error", err)
+				time.AfterFunc(retryAfter, func() { poke(s.wake) })
+			}
+			s.synced.Store(true)
+			select {
+			case <-ctx.Done():
+			case <-s.wake:
+			}
+		}
+		return nil
+	})
+	err := tasks.Wait()
+	s.factory.Shutdown()
+	return err
+}
+
+// reconcile decides once and makes this node do its part.
+func (s *Speaker) reconcile(ctx context.Context) error {
+	links, err := l2.Links()
+	if err != nil {
+		return err
+	}
+	snapshot := s.snapshot(links)
+	plan := Decide(snapshot)
+	announced, err := s.announce.Set(ctx, plan.L2)
+	for addr := range plan.L2 {
+		if _, done := announced[addr]; !done {
+			plan.Unannounced[addr] = Refusal{v1alpha1.AnnounceFailed, fmt.Sprintf("node %s cannot announce it: %s", s.node, strings.ReplaceAll(err.Error(), "\n", "; "))}
+		}
+	}
+	s.tell(plan, announced)
+	var named []string
+	for _, ad := range snapshot.Config.L2Advertisements {
+		named = append(named, ad.Interfaces...)
+	}
+	s.mu.Lock()
+	s.wanted = status(s.version, links, named, announced, plan.Unannounced)
+	s.mu.Unlock()
+	poke(s.report)
+	return err
+}
+
+func (s *Speaker) snapshot(own []l2.Link) Snapshot {
+	snapshot := Snapshot{
+		Node: s.node, Links: map[string][]l2.Link{},
+		Services: s.services.Objects(), Slices: s.slices.Objects(), Nodes: s.nodes.Objects(),
+	}
+	snapshot.Config, _ = config.Parse(config.Objects{Pools: s.pools.Objects(), L2Advertisements: s.l2ads.Objects()})
+	for _, reported := range s.speakers.Objects() {
+		snapshot.Links[reported.Name] = LinksOf(reported)
+	}
+	snapshot.Links[s.node] = own // newer than what was reported
+	return snapshot
+}
+
+// tell logs what began and ended, and puts an Event on the Service of what began.
+func (s *Speaker) tell(plan Plan, announced map[netip.Addr]l2.Claim) {
+	now := make(map[netip.Addr]bool, len(announced))
+	for addr, claim := range announced {
+		now[addr] = true
+		if !s.announced[addr] {
+			on := strings.Join(claim.Links, ", ")
+			s.log.Info("announcement started", "address", addr.String(), "links", on)
+			s.events.Eventf(plan.Services[addr], corev1.EventTypeNormal, "Announcing", "node %s answers for %s on %s", s.node, addr, on)
+		}
+	}
+	for addr := range s.announced {
+		if !now[addr] {
+			s.log.Info("announcement ended", "address", addr.String())
+		}
+	}
+	s.announced = now
+}
+
+// reportLoop writes the Speaker object whenever it should say something else.
+// It is apart from the announcing, which never waits for the API server.
+func (s *Speaker) reportLoop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.report:
+		}
+		wait := reportEvery
+		if err := s.writeReport(ctx); err != nil && ctx.Err() == nil {
+			if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
+				wait = retryAfter
+				s.log.Warn("report failed, will be tried again", "error", err)
+			}
+			poke(s.report)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// errNoNode is returned while the node's own object cannot be seen.
+var errNoNode = errors.New("there is no such Node: is --node-name its name?")
+
+func (s *Speaker) writeReport(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	s.mu.Lock()
+	want := s.wanted
+	s.mu.Unlock()
+	have := s.speakers.Get(s.node)
+	if have == nil {
+		node := s.nodes.Get(s.node)
+		if node == nil {
+			return fmt.Errorf("create Speaker %s: %w", s.node, errNoNode)
+		}
+		created, err := s.fairlead.Speakers.Create(ctx, &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{
+			Name:            s.node,
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}},
+		}}, metav1.CreateOptions{})
+		if err != nil {
+			return fmt.Errorf("create Speaker %s: %w", s.node, err)
+		}
+		have = created
+	}
+	if reflect.DeepEqual(have.Status, want) {
+		return nil
+	}
+	next := have.DeepCopy()
+	next.Status = want
+	if _, err := s.fairlead.Speakers.UpdateStatus(ctx, next, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("update the status of Speaker %s: %w", s.node, err)
+	}
+	return nil
+}

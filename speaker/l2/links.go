@@ -1,0 +1,98 @@
+package l2
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Link is an Ethernet interface that is up and running.
+type Link struct {
+	Name     string
+	Prefixes []netip.Prefix // addresses with their prefix lengths, without link-local ones; sorted
+}
+
+// Contains reports whether the address is in one of the link's subnets.
+func (l Link) Contains(addr netip.Addr) bool {
+	return slices.ContainsFunc(l.Prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// Links are the node's links, by name.
+func Links() ([]Link, error) {
+	all, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list the links: %w", err)
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list the links' addresses: %w", err)
+	}
+	var links []Link
+	for _, l := range all {
+		a := l.Attrs()
+		usable := len(a.HardwareAddr) == 6 && a.Flags&net.FlagLoopback == 0 && a.RawFlags&unix.IFF_NOARP == 0 &&
+			a.Flags&net.FlagUp != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0 && a.MasterIndex == 0
+		if !usable {
+			continue // a bridge's or bond's member is reached through its master
+		}
+		link := Link{Name: a.Name}
+		for _, addr := range addrs {
+			ip, ok := netip.AddrFromSlice(addr.IP)
+			ones, _ := addr.Mask.Size()
+			if addr.LinkIndex == a.Index && ok && !ip.Unmap().IsLinkLocalUnicast() {
+				link.Prefixes = append(link.Prefixes, netip.PrefixFrom(ip.Unmap(), ones))
+			}
+		}
+		slices.SortFunc(link.Prefixes, netip.Prefix.Compare)
+		links = append(links, link)
+	}
+	slices.SortFunc(links, func(a, b Link) int { return strings.Compare(a.Name, b.Name) })
+	return links, nil
+}
+
+// WatchLinks calls changed whenever a link or an address of a link changes,
+// until ctx ends.
+func WatchLinks(ctx context.Context, changed func()) error {
+	links, addrs := make(chan netlink.LinkUpdate, 16), make(chan netlink.AddrUpdate, 16)
+	lost := make(chan error, 2)
+	onError := func(err error) {
+		select {
+		case lost <- err:
+		default:
+		}
+	}
+	if err := netlink.LinkSubscribeWithOptions(links, ctx.Done(), netlink.LinkSubscribeOptions{ErrorCallback: onError}); err != nil {
+		return fmt.Errorf("watch the links: %w", err)
+	}
+	if err := netlink.AddrSubscribeWithOptions(addrs, ctx.Done(), netlink.AddrSubscribeOptions{ErrorCallback: onError}); err != nil {
+		return fmt.Errorf("watch the links' addresses: %w", err)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-lost:
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("watch the links: %w", err)
+		case _, open := <-links:
+			if !open {
+				links = nil // the reason comes by lost
+				continue
+			}
+		case _, open := <-addrs:
+			if !open {
+				addrs = nil
+				continue
+			}
+		}
+		changed()
+	}
+}
