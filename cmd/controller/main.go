@@ -33,7 +33,6 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
 
-	"github.com/fairlead-io/fairlead/cmd/version"
 	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/controller"
 	"github.com/fairlead-io/fairlead/providers"
@@ -108,7 +107,6 @@ func run(ctx context.Context) (exit int, err error) {
 	cmd := app.NewCloudControllerManagerCommand(o, initCloud, constructors, names.CCMControllerAliases(), e.flags(), ctx.Done())
 	cmd.Use = name
 	cmd.Long = "fairlead-controller gives Services of type LoadBalancer their addresses.\nIt is a cloud-controller-manager; its service controller is Fairlead's own."
-	cmd.Version = version.String()
 	cmd.SilenceUsage = true
 	cmd.PreRunE = func(*cobra.Command, []string) error {
 		if !slices.Contains(providers.Modes, providers.Mode(e.provider)) {

@@ -51,13 +51,14 @@ type IPAddressPoolSpec struct {
 	ServiceAllocation *ServiceAllocation `json:"serviceAllocation,omitempty"`
 }
 
-// AddressRange is a CIDR, "first-last", or a single address.
+// AddressRange is a CIDR, "first-last" with both ends of one family, or a
+// single address. What the schema cannot see within its cost budget (order and
+// overlap of ranges, bits behind the prefix) is reported in the status.
 //
 // +kubebuilder:validation:MinLength=2
-// +kubebuilder:validation:MaxLength=100
-// +kubebuilder:validation:XValidation:rule="self.contains('-') ? self.split('-').all(a, isIP(a.trim())) : isCIDR(self) || isIP(self)",message="must be a CIDR (192.0.2.0/24), a range (192.0.2.10-192.0.2.20) or an address (192.0.2.7)"
-// +kubebuilder:validation:XValidation:rule="!self.contains('-') || self.split('-').size() == 2",message="a range has one '-': first-last"
-// +kubebuilder:validation:XValidation:rule="!self.contains('-') || !self.split('-').all(a, isIP(a.trim())) || self.split('-').all(a, a.contains(':')) || self.split('-').all(a, !a.contains(':'))",message="both ends of a range must be of one family"
+// +kubebuilder:validation:MaxLength=83
+// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+(/[0-9]+| *- *[0-9.]+)?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(/[0-9]+| *- *[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)?)$')",message="must be a CIDR (192.0.2.0/24), a range with both ends of one family (192.0.2.10-192.0.2.20), or an address (192.0.2.7)"
+// +kubebuilder:validation:XValidation:rule="self.contains('-') || isCIDR(self) || isIP(self)",message="is no valid CIDR or IP address"
 type AddressRange string
 
 // ServiceAllocation orders pools.

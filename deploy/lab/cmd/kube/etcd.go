@@ -32,7 +32,7 @@ func etcdCommand() *cobra.Command {
 			config.ListenPeerUrls, config.AdvertisePeerUrls = []url.URL{*peerURL}, []url.URL{*peerURL}
 			config.InitialCluster = config.InitialClusterFromName(config.Name)
 			config.UnsafeNoFsync = true
-			config.LogLevel = "warn"
+			config.LogLevel = "error"
 
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()

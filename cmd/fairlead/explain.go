@@ -1,0 +1,217 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/client"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/controller"
+	"github.com/fairlead-io/fairlead/providers"
+	"github.com/fairlead-io/fairlead/speaker"
+	"github.com/fairlead-io/fairlead/speaker/l2"
+)
+
+func explainCommand(access clientcmd.ClientConfig) *cobra.Command {
+	provider := string(providers.Auto)
+	cmd := &cobra.Command{
+		Use:   "explain svc [NAMESPACE/]NAME",
+		Short: "Say which address a Service has, who announces it, and why.",
+		Long: `Say which address a Service has, from which pool, which node announces it on
+which link, and why: the decisions of the controller and of the speakers, made
+again by their own code from what the API server shows now.`,
+		Example: "  fairlead explain svc default/influxdb",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 2 || !slices.Contains([]string{"svc", "service", "services"}, args[0]) {
+				return errors.New("what to explain? Try: fairlead explain svc NAMESPACE/NAME")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			namespace, _, err := access.Namespace()
+			if err != nil {
+				return fmt.Errorf("read the kubeconfig: %w", err)
+			}
+			key := types.NamespacedName{Namespace: namespace, Name: args[1]}
+			if ns, name, ok := strings.Cut(args[1], "/"); ok {
+				key = types.NamespacedName{Namespace: ns, Name: name}
+			}
+			world, err := look(cmd.Context(), access)
+			if err != nil {
+				return err
+			}
+			world.cluster.Provider = providers.Mode(provider)
+			return explain(cmd.OutOrStdout(), world, key)
+		},
+	}
+	cmd.Flags().StringVar(&provider, "provider", provider, "The controller's --provider.")
+	return cmd
+}
+
+// world is what the API server shows now.
+type world struct {
+	cluster controller.Snapshot
+	nodes   speaker.Snapshot
+}
+
+// look reads everything that the two decisions depend on.
+func look(ctx context.Context, access clientcmd.ClientConfig) (w world, err error) {
+	restConfig, err := access.ClientConfig()
+	if err != nil {
+		return w, fmt.Errorf("read the kubeconfig: %w", err)
+	}
+	kube, err := kubernetes.NewForConfig(restConfig)
+	if err != nil {
+		return w, fmt.Errorf("make an API client: %w", err)
+	}
+	fairlead, err := client.New(restConfig)
+	if err != nil {
+		return w, err
+	}
+	all := metav1.ListOptions{}
+	services, err := kube.CoreV1().Services(metav1.NamespaceAll).List(ctx, all)
+	if err != nil {
+		return w, fmt.Errorf("list Services: %w", err)
+	}
+	nodes, err := kube.CoreV1().Nodes().List(ctx, all)
+	if err != nil {
+		return w, fmt.Errorf("list Nodes: %w", err)
+	}
+	endpoints, err := kube.DiscoveryV1().EndpointSlices(metav1.NamespaceAll).List(ctx, all)
+	if err != nil {
+		return w, fmt.Errorf("list EndpointSlices: %w", err)
+	}
+	pools, err := fairlead.Pools.List(ctx, all)
+	if apierrors.IsNotFound(err) {
+		return w, errors.New("Fairlead's kinds are not installed in this cluster: kubectl apply --server-side -k deploy")
+	}
+	if err != nil {
+		return w, fmt.Errorf("list IPAddressPools: %w", err)
+	}
+	l2ads, err := fairlead.L2Advertisements.List(ctx, all)
+	if err != nil {
+		return w, fmt.Errorf("list L2Advertisements: %w", err)
+	}
+	speakers, err := fairlead.Speakers.List(ctx, all)
+	if err != nil {
+		return w, fmt.Errorf("list Speakers: %w", err)
+	}
+	w.cluster = controller.Snapshot{
+		Objects:  config.Objects{Pools: pointers(pools.Items), L2Advertisements: pointers(l2ads.Items)},
+		Services: pointers(services.Items), Nodes: pointers(nodes.Items), Speakers: pointers(speakers.Items),
+	}
+	w.nodes = speaker.Snapshot{
+		Services: w.cluster.Services, Nodes: w.cluster.Nodes, Slices: pointers(endpoints.Items),
+		Links: map[string][]l2.Link{},
+	}
+	w.nodes.Config, _ = config.Parse(w.cluster.Objects)
+	for _, s := range w.cluster.Speakers {
+		w.nodes.Links[s.Name] = speaker.LinksOf(s)
+	}
+	return w, nil
+}
+
+func pointers[T any](items []T) []*T {
+	out := make([]*T, len(items))
+	for i := range items {
+		out[i] = &items[i]
+	}
+	return out
+}
+
+// explain prints both decisions about one Service.
+func explain(out io.Writer, w world, key types.NamespacedName) error {
+	i := slices.IndexFunc(w.cluster.Services, func(s *corev1.Service) bool { return s.Namespace == key.Namespace && s.Name == key.Name })
+	if i < 0 {
+		return fmt.Errorf("there is no Service %s", key)
+	}
+	svc := w.cluster.Services[i]
+	trace := controller.Explain(w.cluster, key)
+
+	var b strings.Builder
+	fmt.Fprintf(&b, "Service %s (%s)\n", key, ports(svc))
+	fmt.Fprintf(&b, "\nProvider\n  %s: %s\n", verdicts[trace.Choice.Verdict], trace.Choice.Message)
+	if len(trace.Verdicts) > 0 {
+		b.WriteString("\nAddress\n")
+		table(&b, func(t io.Writer) {
+			for _, v := range trace.Verdicts {
+				mark, what := "-", v.Message
+				if v.Used {
+					mark = "*"
+					if v.Pool != "" && !strings.HasPrefix(what, "pool ") {
+						what = fmt.Sprintf("pool %s: %s", v.Pool, what)
+					}
+				}
+				fmt.Fprintf(t, "  %s %s\t%s\n", mark, v.Family, what)
+			}
+		})
+	}
+	for _, v := range speaker.Explain(w.nodes, svc) {
+		fmt.Fprintf(&b, "\nAnnouncement of %s (pool %s)\n", v.Addr, orNone(v.Pool))
+		if v.Refusal.Reason != "" {
+			fmt.Fprintf(&b, "  - nobody: %s: %s\n", v.Refusal.Reason, v.Refusal.Message)
+		}
+		table(&b, func(t io.Writer) {
+			for _, n := range v.Nodes {
+				if len(n.Owns) > 0 {
+					fmt.Fprintf(t, "  * %s\tanswers on %s\thighest rank of the eligible nodes\n", n.Node, strings.Join(n.Owns, ", "))
+				} else {
+					fmt.Fprintf(t, "  - %s\t%s\t%s\n", n.Node, n.Reason, n.Message)
+				}
+			}
+		})
+	}
+	if len(trace.Plan.Conditions) > 0 {
+		b.WriteString("\nConditions\n")
+		table(&b, func(t io.Writer) {
+			for _, c := range trace.Plan.Conditions {
+				fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", strings.TrimPrefix(c.Type, v1alpha1.GroupVersion.Group+"/"), c.Status, c.Reason, c.Message)
+			}
+		})
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+var verdicts = map[providers.Verdict]string{
+	providers.NotOurs: "not Fairlead's", providers.Undecided: "undecided", providers.OnBareMetal: "bare metal",
+}
+
+func table(b *strings.Builder, rows func(io.Writer)) {
+	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	rows(t)
+	_ = t.Flush() // a strings.Builder cannot fail
+}
+
+func ports(svc *corev1.Service) string {
+	all := []string{string(svc.Spec.Type)}
+	for _, p := range svc.Spec.Ports {
+		all = append(all, fmt.Sprintf("%d/%s", p.Port, p.Protocol))
+	}
+	if svc.Spec.ExternalTrafficPolicy != "" {
+		all = append(all, "externalTrafficPolicy "+string(svc.Spec.ExternalTrafficPolicy))
+	}
+	return strings.Join(all, ", ")
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "not recorded"
+	}
+	return s
+}
+

@@ -1,0 +1,448 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Options say what cluster to start.
+type Options struct {
+	Nodes    int
+	Root     string // the repository
+	Bin      Binaries
+	Progress Progress
+}
+
+// Cluster is a running lab.
+type Cluster struct {
+	API     *kubernetes.Clientset
+	Dynamic *dynamic.DynamicClient
+	Nodes   []*Host
+	Pods    []*Host // Pods[i] is behind Nodes[i]
+	Client  *Host   // a machine on the LAN that is no node
+
+	Controllers []*Process
+	Speakers    []*Process
+
+	options Options
+	plane   *Host
+}
+
+// Start starts a cluster in the sandbox that the process is the first one of:
+// control plane, nodes, a pod behind each, and a client. Fairlead is not in it
+// before Install. Everything ends with the process.
+func Start(ctx context.Context, o Options) (*Cluster, error) {
+	if err := settle(); err != nil {
+		return nil, err
+	}
+	c := &Cluster{options: o}
+	err := o.Progress.Step(fmt.Sprintf("lay cables: %d nodes, a pod behind each, and a client on one LAN", o.Nodes), c.layCables)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.Progress.Step("start etcd, kube-apiserver and kube-controller-manager", func() error { return c.startPlane(ctx) }); err != nil {
+		return nil, err
+	}
+	return c, o.Progress.Step("start kube-proxy on every node", func() error { return c.startNodes(ctx) })
+}
+
+func (c *Cluster) layCables() error {
+	env := c.options.Bin.environment()
+	ns, err := unix.Open("/proc/self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("find the sandbox's network: %w", err)
+	}
+	c.plane = &Host{Name: "control-plane", Addr: planeAddr, env: env, ns: ns}
+	bridge, err := lan()
+	if err != nil {
+		return err
+	}
+	addr := netip.MustParseAddr("10.13.242.10")
+	for i := range c.options.Nodes {
+		addr = addr.Next()
+		node, err := newHost(fmt.Sprintf("node-%d", i+1), env)
+		if err != nil {
+			return err
+		}
+		pod, err := newHost(fmt.Sprintf("pod-%d", i+1), env)
+		if err != nil {
+			return err
+		}
+		if err := join(bridge, node, addr); err != nil {
+			return err
+		}
+		if err := node.sysctl("ipv4.ip_forward=1"); err != nil {
+			return err
+		}
+		if err := addPod(node, pod, podAddr(i)); err != nil {
+			return err
+		}
+		for _, port := range []string{":8086", ":80"} {
+			if err := pod.Serve(port, backend(pod.Name)); err != nil {
+				return err
+			}
+		}
+		c.Nodes, c.Pods = append(c.Nodes, node), append(c.Pods, pod)
+	}
+	for i, from := range c.Nodes {
+		for j, to := range c.Nodes {
+			if i != j {
+				if err := routePods(from, to, netip.PrefixFrom(podAddr(j), 24).Masked()); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if c.Client, err = newHost("client", env); err != nil {
+		return err
+	}
+	return join(bridge, c.Client, netip.MustParseAddr("10.13.242.100"))
+}
+
+func podAddr(node int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 244, byte(node + 1), 2})
+}
+
+func (c *Cluster) startPlane(ctx context.Context) error {
+	if err := makeKeys(); err != nil {
+		return err
+	}
+	tokens := "admin,admin,1,system:masters\nproxy,system:kube-proxy,2\n"
+	if err := os.WriteFile(tokenFile, []byte(tokens), 0o600); err != nil {
+		return fmt.Errorf("write tokens: %w", err)
+	}
+	kube := c.options.Bin.path("kube")
+	if _, err := c.plane.Start("etcd", kube, nil, "etcd", "--data-dir", runDir+"/etcd"); err != nil {
+		return err
+	}
+	apiserver, err := c.plane.Start("kube-apiserver", kube, nil, "kube-apiserver",
+		"--etcd-servers=http://127.0.0.1:2379", "--service-cluster-ip-range="+svcPrefix,
+		"--bind-address=0.0.0.0", "--advertise-address="+planeAddr.String(), "--secure-port=6443",
+		"--tls-cert-file="+serverCert, "--tls-private-key-file="+serverKey, "--client-ca-file="+caCert,
+		"--token-auth-file="+tokenFile, "--authorization-mode=RBAC",
+		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+accountKey,
+		"--service-account-signing-key-file="+accountKey,
+		// Pods here have no service account controller behind them.
+		"--disable-admission-plugins=ServiceAccount",
+	)
+	if err != nil {
+		return err
+	}
+	if err := writeKubeconfig(adminConfig, "https://"+planeAddr.String()+":6443", "admin"); err != nil {
+		return err
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", adminConfig)
+	if err != nil {
+		return fmt.Errorf("configure the API client: %w", err)
+	}
+	config.QPS = -1
+	if c.API, err = kubernetes.NewForConfig(config); err != nil {
+		return fmt.Errorf("make an API client: %w", err)
+	}
+	if c.Dynamic, err = dynamic.NewForConfig(config); err != nil {
+		return fmt.Errorf("make an API client: %w", err)
+	}
+	err = Wait(ctx, time.Minute, "kube-apiserver is ready", func() error {
+		if apiserver.Ended() {
+			return Permanent(fmt.Errorf("kube-apiserver ended: %w", apiserver.err))
+		}
+		return c.API.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+	})
+	if err != nil {
+		return err
+	}
+	_, err = c.plane.Start("kube-controller-manager", kube, nil, "kube-controller-manager",
+		"--kubeconfig="+adminConfig, "--leader-elect=false", "--secure-port=0",
+		"--controllers=endpointslice-controller,endpointslice-mirroring-controller,garbage-collector-controller")
+	return err
+}
+
+func (c *Cluster) startNodes(ctx context.Context) error {
+	config := runDir + "/proxy.kubeconfig"
+	if err := writeKubeconfig(config, "https://"+planeAddr.String()+":6443", "proxy"); err != nil {
+		return err
+	}
+	for i, node := range c.Nodes {
+		object, err := c.API.CoreV1().Nodes().Create(ctx, &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Name: node.Name, Labels: map[string]string{"kubernetes.io/hostname": node.Name}},
+			Spec:       corev1.NodeSpec{PodCIDR: netip.PrefixFrom(podAddr(i), 24).Masked().String()},
+		}, metav1.CreateOptions{})
+		if err != nil {
+			return fmt.Errorf("create node %s: %w", node.Name, err)
+		}
+		object.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: node.Addr.String()}}
+		object.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+		if _, err := c.API.CoreV1().Nodes().UpdateStatus(ctx, object, metav1.UpdateOptions{}); err != nil {
+			return fmt.Errorf("make node %s ready: %w", node.Name, err)
+		}
+		_, err = node.Start("kube-proxy-"+node.Name, c.options.Bin.path("kube"), nil, "kube-proxy",
+			"--kubeconfig="+config, "--hostname-override="+node.Name, "--proxy-mode=nftables",
+			"--detect-local-mode=ClusterCIDR", "--cluster-cidr="+podPrefix,
+			"--conntrack-max-per-core=0", "--conntrack-min=0",
+			"--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s")
+		if err != nil {
+			return err
+		}
+		if err := c.createPod(ctx, i); err != nil {
+			return err
+		}
+	}
+	for _, node := range c.Nodes {
+		err := Wait(ctx, time.Minute, "kube-proxy on "+node.Name+" is healthy", func() error {
+			_, err := node.Get(ctx, "http://127.0.0.1:10256/healthz")
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// createPod does a kubelet's part: a pod behind the node that is ready.
+func (c *Cluster) createPod(ctx context.Context, i int) error {
+	pod, err := c.API.CoreV1().Pods("default").Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: c.Pods[i].Name, Labels: map[string]string{"app": "influxdb"}},
+		Spec: corev1.PodSpec{
+			NodeName:   c.Nodes[i].Name,
+			Containers: []corev1.Container{{Name: "influxdb", Image: "influxdb", Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8086}}}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("create %s: %w", c.Pods[i].Name, err)
+	}
+	pod.Status.Phase = corev1.PodRunning
+	pod.Status.PodIP = c.Pods[i].Addr.String()
+	pod.Status.PodIPs = []corev1.PodIP{{IP: pod.Status.PodIP}}
+	if _, err := c.API.CoreV1().Pods("default").UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("start %s: %w", pod.Name, err)
+	}
+	return c.SetPodReady(ctx, i, true)
+}
+
+// SetPodReady makes the pod behind the i-th node ready or not.
+func (c *Cluster) SetPodReady(ctx context.Context, i int, ready bool) error {
+	pod, err := c.API.CoreV1().Pods("default").Get(ctx, c.Pods[i].Name, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("get %s: %w", c.Pods[i].Name, err)
+	}
+	status := corev1.ConditionFalse
+	if ready {
+		status = corev1.ConditionTrue
+	}
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: status}}
+	if _, err := c.API.CoreV1().Pods("default").UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("make %s ready=%t: %w", pod.Name, ready, err)
+	}
+	return nil
+}
+
+// SetNodeReady makes the i-th node Ready or not, as its lifecycle controller would.
+func (c *Cluster) SetNodeReady(ctx context.Context, i int, ready bool) error {
+	node, err := c.API.CoreV1().Nodes().Get(ctx, c.Nodes[i].Name, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("get node %s: %w", c.Nodes[i].Name, err)
+	}
+	status := corev1.ConditionUnknown
+	if ready {
+		status = corev1.ConditionTrue
+	}
+	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status}}
+	if _, err := c.API.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("make node %s ready=%t: %w", node.Name, ready, err)
+	}
+	return nil
+}
+
+// Install applies the shipped manifests and starts the shipped binaries as
+// they say: with the same flags, and as their own service accounts.
+func (c *Cluster) Install(ctx context.Context) error {
+	deploy := filepath.Join(c.options.Root, "deploy")
+	err := c.options.Progress.Step("install Fairlead's manifests", func() error {
+		if _, err := c.Kubectl(ctx, "", "apply", "--server-side", "-k", deploy); err != nil {
+			return err
+		}
+		_, err := c.Kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout=30s", "crd",
+			"ipaddresspools.fairlead.io", "l2advertisements.fairlead.io", "speakers.fairlead.io")
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return c.options.Progress.Step("start two controllers, and a speaker on every node", func() error {
+		for i := range min(2, len(c.Nodes)) {
+			if err := c.StartController(ctx, i); err != nil {
+				return err
+			}
+		}
+		for i := range c.Nodes {
+			if err := c.StartSpeaker(ctx, i); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+const namespace = "fairlead-system"
+
+// StartController starts the i-th replica, on the i-th node.
+func (c *Cluster) StartController(ctx context.Context, i int) error {
+	deployment, err := c.API.AppsV1().Deployments(namespace).Get(ctx, "fairlead-controller", metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("read the controller's manifest: %w", err)
+	}
+	p, err := c.startPod(ctx, c.Nodes[i], fmt.Sprintf("fairlead-controller-%d", i+1), deployment.Spec.Template.Spec)
+	if err != nil {
+		return err
+	}
+	c.Controllers = put(c.Controllers, i, p)
+	return nil
+}
+
+// StartSpeaker starts the speaker of the i-th node.
+func (c *Cluster) StartSpeaker(ctx context.Context, i int) error {
+	daemonSet, err := c.API.AppsV1().DaemonSets(namespace).Get(ctx, "fairlead-speaker", metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("read the speaker's manifest: %w", err)
+	}
+	p, err := c.startPod(ctx, c.Nodes[i], "fairlead-speaker-"+c.Nodes[i].Name, daemonSet.Spec.Template.Spec)
+	if err != nil {
+		return err
+	}
+	c.Speakers = put(c.Speakers, i, p)
+	return nil
+}
+
+func put(all []*Process, i int, p *Process) []*Process {
+	for len(all) <= i {
+		all = append(all, nil)
+	}
+	all[i] = p
+	return all
+}
+
+// startPod starts a pod's program on a node, by the pod's manifest.
+func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec corev1.PodSpec) (*Process, error) {
+	expires := int64((24 * time.Hour).Seconds())
+	token, err := c.API.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, spec.ServiceAccountName,
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &expires}}, metav1.CreateOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("token for %s: %w", spec.ServiceAccountName, err)
+	}
+	config := filepath.Join(runDir, name+".kubeconfig")
+	if err := writeKubeconfig(config, "https://"+planeAddr.String()+":6443", token.Status.Token); err != nil {
+		return nil, err
+	}
+	container := spec.Containers[0]
+	var env []string
+	for _, e := range container.Env {
+		value := e.Value
+		if e.ValueFrom != nil && e.ValueFrom.FieldRef != nil && e.ValueFrom.FieldRef.FieldPath == "spec.nodeName" {
+			value = node.Name
+		}
+		env = append(env, e.Name+"="+value)
+	}
+	program := c.options.Bin.path("fairlead-" + container.Name)
+	return node.Start(name, program, env, append([]string{"--kubeconfig=" + config}, container.Args...)...)
+}
+
+// Kubectl runs kubectl as the cluster's administrator.
+func (c *Cluster) Kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
+	return c.admin(ctx, stdin, c.options.Bin.path("kube"), append([]string{"kubectl"}, args...)...)
+}
+
+// Fairlead runs the command line tool as the cluster's administrator.
+func (c *Cluster) Fairlead(ctx context.Context, args ...string) (string, error) {
+	return c.admin(ctx, "", c.options.Bin.path("fairlead"), args...)
+}
+
+func (c *Cluster) admin(ctx context.Context, stdin, program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(c.plane.env, "KUBECONFIG="+adminConfig)
+	cmd.Stdin = strings.NewReader(stdin)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("%s %s: %w\n%s", filepath.Base(program), strings.Join(args, " "), err, errs.String())
+	}
+	return out.String(), nil
+}
+
+// Apply applies manifests.
+func (c *Cluster) Apply(ctx context.Context, yaml string) error {
+	_, err := c.Kubectl(ctx, yaml, "apply", "--server-side", "-f", "-")
+	return err
+}
+
+// Resource is one of Fairlead's own kinds, by its plural name.
+func (c *Cluster) Resource(plural string) dynamic.ResourceInterface {
+	return c.Dynamic.Resource(schema.GroupVersionResource{Group: "fairlead.io", Version: "v1alpha1", Resource: plural})
+}
+
+// As is a client that speaks for a service account of Fairlead's namespace.
+func (c *Cluster) As(account string) (*kubernetes.Clientset, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", adminConfig)
+	if err != nil {
+		return nil, fmt.Errorf("configure the API client: %w", err)
+	}
+	config.Impersonate = rest.ImpersonationConfig{UserName: "system:serviceaccount:" + namespace + ":" + account}
+	return kubernetes.NewForConfig(config)
+}
+
+// Logs are the last lines of every program's log, for a person who looks for
+// a failure's cause.
+func Logs(lines int) string {
+	var b strings.Builder
+	paths, _ := filepath.Glob(filepath.Join(logDir, "*.log"))
+	for _, path := range paths {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		all := strings.Split(strings.TrimRight(string(content), "\n"), "\n")
+		fmt.Fprintf(&b, "--- %s\n%s\n", filepath.Base(path), strings.Join(all[max(0, len(all)-lines):], "\n"))
+	}
+	return b.String()
+}
+
+func writeKubeconfig(path, server, token string) error {
+	return writeKubeconfigWith(path, server, caCert, token)
+}
+
+func writeKubeconfigWith(path, server, ca, token string) error {
+	content := fmt.Sprintf(`apiVersion: v1
+kind: Config
+clusters:
+- name: lab
+  cluster: {server: %q, certificate-authority: %q}
+users:
+- name: lab
+  user: {token: %q}
+contexts:
+- name: lab
+  context: {cluster: lab, user: lab}
+current-context: lab
+`, server, ca, token)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		return fmt.Errorf("write a kubeconfig: %w", err)
+	}
+	return nil
+}

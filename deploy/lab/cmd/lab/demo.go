@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
+)
+
+const manifests = `apiVersion: fairlead.io/v1alpha1
+kind: IPAddressPool
+metadata:
+  name: lan
+spec:
+  addresses: [10.13.242.236-10.13.242.250]
+---
+apiVersion: fairlead.io/v1alpha1
+kind: L2Advertisement
+metadata:
+  name: lan
+spec:
+  ipAddressPools: [lan]
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: influxdb
+spec:
+  type: LoadBalancer
+  selector: {app: influxdb}
+  ports:
+  - port: 8086
+`
+
+// demo starts a cluster and does with it what a user would.
+func demo(ctx context.Context, o lab.Options, keep bool) error {
+	started := time.Now()
+	c, err := lab.Start(ctx, o)
+	if err != nil {
+		return err
+	}
+	if err := c.Install(ctx); err != nil {
+		return err
+	}
+	var external netip.Addr
+	err = o.Progress.Step("create an IPAddressPool, an L2Advertisement and a Service", func() error {
+		if err := c.Apply(ctx, manifests); err != nil {
+			return err
+		}
+		return lab.Wait(ctx, time.Minute, "Service influxdb has an address that is announced", func() error {
+			var err error
+			external, err = c.Announced(ctx, "default", "influxdb")
+			return err
+		})
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Printf("  == first address after %.1f s\n", time.Since(started).Seconds())
+	if err := show(ctx, c, external); err != nil {
+		return err
+	}
+	if !keep {
+		fmt.Println("\nDone. Everything is cleaned up.")
+		return nil
+	}
+	return lab.Keep(ctx, c)
+}
+
+func show(ctx context.Context, c *lab.Cluster, external netip.Addr) error {
+	out, err := c.Kubectl(ctx, "", "get", "svc", "influxdb")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n$ kubectl get svc influxdb\n%s", out)
+
+	svc, err := c.API.CoreV1().Services("default").Get(ctx, "influxdb", metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("get Service influxdb: %w", err)
+	}
+	urls := []string{fmt.Sprintf("http://%s:8086/ping", external)}
+	for _, node := range c.Nodes {
+		urls = append(urls, fmt.Sprintf("http://%s:%d/ping", node.Addr, svc.Spec.Ports[0].NodePort))
+	}
+	for _, url := range urls {
+		var answer string
+		// kube-proxy programs a new Service within a second.
+		err := lab.Wait(ctx, 20*time.Second, url+" answers", func() (err error) {
+			answer, err = c.Client.Get(ctx, url)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		fmt.Printf("\nclient$ curl %s\n%s\n", url, answer)
+	}
+
+	macs, err := c.Client.WhoHas(external, 500*time.Millisecond)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nclient$ arping %s\n", external)
+	if len(macs) != 1 {
+		return fmt.Errorf("%d machines answer for %s, want 1: %s", len(macs), external, strings.Join(macs, ", "))
+	}
+	for _, node := range c.Nodes {
+		if node.MAC() == macs[0] {
+			fmt.Printf("reply from %s, which is %s (%s)\n", macs[0], node.Name, node.Addr)
+		}
+	}
+	for _, args := range [][]string{{"get", "ipaddresspools,l2advertisements,speakers"}} {
+		out, err := c.Kubectl(ctx, "", args...)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("\n$ kubectl %s\n%s", strings.Join(args, " "), out)
+	}
+	out, err = c.Fairlead(ctx, "explain", "svc", "default/influxdb")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n$ fairlead explain svc default/influxdb\n%s", out)
+	return nil
+}

@@ -1,0 +1,98 @@
+// Command lab starts a whole cluster on this machine and shows Fairlead at work.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
+)
+
+const usage = `usage: lab COMMAND
+
+  demo [--keep] [--nodes N]   start a cluster, show Fairlead at work, clean up
+  exec HOST -- COMMAND …      run a command on a machine of the kept cluster:
+                              client, node-1, pod-1, … or control-plane
+  stop                        stop the kept cluster
+
+flags of demo:
+  --keep      keep the cluster running until Ctrl-C, and say how to use it
+  --nodes N   how many nodes (3)
+  --bin DIR   run the binaries of this folder instead of building them
+`
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "lab: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) == 0 {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	switch args[0] {
+	case "demo":
+		return runDemo(args[1:])
+	case "exec":
+		return lab.Exec(args[1:])
+	case "stop":
+		return lab.Stop()
+	case "help", "-h", "--help":
+		fmt.Print(usage)
+		return nil
+	}
+	return fmt.Errorf("unknown command %q\n\n%s", args[0], usage)
+}
+
+func runDemo(args []string) error {
+	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
+	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
+	keep := flags.Bool("keep", false, "")
+	nodes := flags.Int("nodes", 3, "")
+	bin := flags.String("bin", "", "")
+	if err := flags.Parse(args); err != nil {
+		os.Exit(2)
+	}
+	if *nodes < 1 || *nodes > 80 || flags.NArg() > 0 {
+		return fmt.Errorf("--nodes=%d: must be from 1 to 80, and nothing may follow the flags", *nodes)
+	}
+	root, err := lab.Root()
+	if err != nil {
+		return err
+	}
+	progress := lab.Progress{Out: os.Stdout}
+	binaries := lab.Binaries(*bin)
+	if lab.Inside() {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+		defer stop()
+		binaries = lab.Binaries(os.Getenv("FAIRLEAD_LAB_BIN"))
+		err := demo(ctx, lab.Options{Nodes: *nodes, Root: root, Bin: binaries, Progress: progress}, *keep)
+		if ctx.Err() != nil && err != nil {
+			return errors.New("interrupted; nothing is left behind")
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, lab.Logs(15))
+		}
+		return err
+	}
+	fmt.Println("Fairlead demo: a cluster in network namespaces on this machine")
+	if binaries == "" {
+		if binaries, err = lab.Build(root, progress); err != nil {
+			return err
+		}
+	}
+	code, err := lab.EnterKept(*keep, "FAIRLEAD_LAB_BIN="+string(binaries))
+	if err != nil {
+		return err
+	}
+	os.Exit(code)
+	return nil
+}

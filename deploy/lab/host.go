@@ -1,0 +1,296 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/mdlayher/arp"
+	"github.com/mdlayher/ethernet"
+	"github.com/mdlayher/packet"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Host is a machine of the lab: a network namespace.
+type Host struct {
+	Name string
+	Addr netip.Addr // on the LAN; the zero value for a pod
+
+	env []string
+	ns  int // descriptor of the namespace
+
+	mu        sync.Mutex
+	processes []*Process
+}
+
+// newHost makes a namespace and binds it to a name, as ip-netns(8) does.
+func newHost(name string, env []string) (*Host, error) {
+	h := &Host{Name: name, env: env}
+	path := filepath.Join(netnsDir, name)
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, fmt.Errorf("make host %s: %w", name, err)
+	}
+	_ = f.Close()
+	err = onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+			return err
+		}
+		h.ns, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make host %s: %w", name, err)
+	}
+	return h, h.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(lo)
+	})
+}
+
+// onThread runs work on a thread that ends with it, so that whatever work does
+// to its thread is undone.
+func onThread(work func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		result <- work()
+	}()
+	return <-result
+}
+
+// Do runs work in the host's network. Sockets that it opens stay there.
+func (h *Host) Do(work func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(h.ns, unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter host %s: %w", h.Name, err)
+		}
+		return work()
+	})
+}
+
+// sysctl sets network parameters of the host: "ipv4.ip_forward=1".
+func (h *Host) sysctl(settings ...string) error {
+	return h.Do(func() error {
+		for _, s := range settings {
+			name, value, _ := strings.Cut(s, "=")
+			path := "/proc/sys/net/" + strings.ReplaceAll(name, ".", "/")
+			if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
+				return fmt.Errorf("host %s: sysctl %s: %w", h.Name, s, err)
+			}
+		}
+		return nil
+	})
+}
+
+// Process is a program that runs on a Host.
+type Process struct {
+	Name string
+	Log  string // path of what it prints
+
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error // how it ended, once done is closed
+}
+
+// Start starts a program on the host; what it prints goes to a log file.
+func (h *Host) Start(name, program string, env []string, args ...string) (*Process, error) {
+	p := &Process{Name: name, Log: filepath.Join(logDir, name+".log"), done: make(chan struct{})}
+	out, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	defer out.Close()
+	p.cmd = exec.Command(program, args...)
+	p.cmd.Env = append(append([]string{}, h.env...), env...)
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := h.Do(p.cmd.Start); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.processes = append(h.processes, p)
+	return p, nil
+}
+
+// Signal sends a signal.
+func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
+
+// Kill ends the process at once and waits until it is gone.
+func (p *Process) Kill() {
+	p.Signal(syscall.SIGKILL)
+	<-p.done
+}
+
+// Stop asks the process to end and waits until it is gone.
+func (p *Process) Stop() error {
+	p.Signal(syscall.SIGTERM)
+	select {
+	case <-p.done:
+		return p.err
+	case <-time.After(20 * time.Second):
+		p.Kill()
+		return fmt.Errorf("%s did not stop within 20 s of SIGTERM", p.Name)
+	}
+}
+
+// Ended reports whether the process is gone.
+func (p *Process) Ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Run runs a program on the host and returns what it prints.
+func (h *Host) Run(ctx context.Context, program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = h.env
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := h.Do(cmd.Start); err != nil {
+		return "", fmt.Errorf("%s: %w", program, err)
+	}
+	if err := cmd.Wait(); err != nil {
+		return out.String(), fmt.Errorf("%s %s: %w\n%s", filepath.Base(program), strings.Join(args, " "), err, out.String())
+	}
+	return out.String(), nil
+}
+
+// Get asks for a URL from the host, over a connection of its own.
+func (h *Host) Get(ctx context.Context, url string) (string, error) {
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+			err = h.Do(func() error {
+				conn, err = (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, network, address)
+				return err
+			})
+			return conn, err
+		},
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", fmt.Errorf("get %s: %w", url, err)
+	}
+	client := http.Client{Transport: transport, Timeout: 4 * time.Second}
+	response, err := client.Do(request)
+	if err != nil {
+		return "", fmt.Errorf("from %s: %w", h.Name, err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return "", fmt.Errorf("from %s: get %s: %w", h.Name, url, err)
+	}
+	if response.StatusCode != http.StatusOK {
+		return string(body), fmt.Errorf("from %s: get %s: %s", h.Name, url, response.Status)
+	}
+	return strings.TrimSpace(string(body)), nil
+}
+
+// Serve answers HTTP on the host until the sandbox ends.
+func (h *Host) Serve(address string, handler http.Handler) error {
+	return h.Do(func() error {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return fmt.Errorf("serve on %s %s: %w", h.Name, address, err)
+		}
+		go func() { _ = http.Serve(l, handler) }()
+		return nil
+	})
+}
+
+// WhoHas sends ARP requests for the address from the host's eth0 and returns
+// the MACs that answered within the wait.
+func (h *Host) WhoHas(addr netip.Addr, wait time.Duration) (macs []string, err error) {
+	err = h.Do(func() error {
+		ifi, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		conn, err := packet.Listen(ifi, packet.Raw, int(ethernet.EtherTypeARP), nil)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		client, err := arp.New(ifi, conn)
+		if err != nil {
+			return err
+		}
+		if err := client.Request(addr); err != nil {
+			return err
+		}
+		if err := client.SetReadDeadline(time.Now().Add(wait)); err != nil {
+			return err
+		}
+		for {
+			p, _, err := client.Read()
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if p.Operation == arp.OperationReply && p.SenderIP == addr {
+				macs = append(macs, p.SenderHardwareAddr.String())
+			}
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("from %s: who has %s: %w", h.Name, addr, err)
+	}
+	return macs, nil
+}
+
+// MAC is the hardware address of the host's eth0.
+func (h *Host) MAC() (mac string) {
+	_ = h.Do(func() error {
+		ifi, err := net.InterfaceByName("eth0")
+		if err == nil {
+			mac = ifi.HardwareAddr.String()
+		}
+		return err
+	})
+	return mac
+}
+
+// SetLink takes the host's eth0 up or down.
+func (h *Host) SetLink(up bool) error {
+	return h.Do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		if up {
+			return netlink.LinkSetUp(link)
+		}
+		return netlink.LinkSetDown(link)
+	})
+}

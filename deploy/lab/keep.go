@@ -1,0 +1,213 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// keptEnv names the folder that a kept lab shares with its user.
+const keptEnv = "FAIRLEAD_LAB_KEPT"
+
+// kept is the folder: one lab is kept at a time for each user.
+func kept() string { return filepath.Join(os.TempDir(), "fairlead-lab-"+strconv.Itoa(os.Getuid())) }
+
+// door is what the kept lab's folder says about it.
+type door struct {
+	PID int // of the sandbox's first process, as the user sees it
+}
+
+// openDoor writes the door of a kept lab.
+func openDoor(pid int) error {
+	if _, err := os.Stat(kept()); err != nil {
+		return nil // nobody keeps this one
+	}
+	b, err := json.Marshal(door{PID: pid})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(kept(), "door.json"), b, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("write the lab's folder: %w", err)
+	}
+	return nil
+}
+
+// EnterKept is Enter for a lab that may be kept: it then makes a door into the
+// sandbox for its user, which goes when the lab ends.
+func EnterKept(keep bool, env ...string) (int, error) {
+	if !keep {
+		return Enter(env...)
+	}
+	dir := kept()
+	if d, err := readDoor(); err == nil && syscall.Kill(d.PID, 0) == nil {
+		return 1, errors.New("a lab is being kept already: use it, or end it with `lab stop`")
+	}
+	if err := os.RemoveAll(dir); err != nil { // of a lab that was killed
+		return 1, fmt.Errorf("clean up after an earlier lab: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return 1, fmt.Errorf("make the lab's folder: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 1, fmt.Errorf("listen for kubectl: %w", err)
+	}
+	defer listener.Close()
+	go relay(listener, func() (net.Conn, error) { return net.Dial("unix", filepath.Join(dir, "apiserver.sock")) })
+	env = append(env, keptEnv+"="+dir, "FAIRLEAD_LAB_SERVER=https://"+listener.Addr().String())
+	return Enter(env...)
+}
+
+// relay copies bytes between each connection that comes and one that dial makes.
+func relay(l net.Listener, dial func() (net.Conn, error)) {
+	for {
+		from, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer from.Close()
+			to, err := dial()
+			if err != nil {
+				return
+			}
+			defer to.Close()
+			go func() {
+				_, _ = io.Copy(to, from)
+				_ = to.(interface{ CloseWrite() error }).CloseWrite()
+			}()
+			_, _ = io.Copy(from, to)
+		}()
+	}
+}
+
+// Keep opens the door, says how to use it, and waits until ctx ends.
+func Keep(ctx context.Context, c *Cluster) error {
+	dir, server := os.Getenv(keptEnv), os.Getenv("FAIRLEAD_LAB_SERVER")
+	defer os.RemoveAll(dir)
+	listener, err := net.Listen("unix", filepath.Join(dir, "apiserver.sock"))
+	if err != nil {
+		return fmt.Errorf("open the lab: %w", err)
+	}
+	defer listener.Close()
+	go relay(listener, func() (net.Conn, error) { return net.Dial("tcp", planeAddr.String()+":6443") })
+
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	ca, err := os.ReadFile(caCert)
+	if err != nil {
+		return fmt.Errorf("open the lab: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "ca.crt"), ca, 0o600); err != nil {
+		return fmt.Errorf("open the lab: %w", err)
+	}
+	if err := writeKubeconfigWith(kubeconfig, server, filepath.Join(dir, "ca.crt"), "admin"); err != nil {
+		return err
+	}
+	bin := c.options.Bin
+	fmt.Printf(`
+The cluster stays until Ctrl-C. In another terminal:
+
+  export KUBECONFIG=%s
+  kubectl get svc                      (or %s kubectl get svc)
+  %s explain svc default/influxdb
+
+  %s exec client -- curl -s http://10.13.242.236:8086/ping
+  %s exec node-1 -- ip addr            any machine: client, node-1, pod-1, control-plane
+  %s exec client -- sh                 a shell on it
+  %s stop                              or Ctrl-C here
+
+Logs: %s exec client -- ls %s
+`, kubeconfig, bin.path("kube"), bin.path("fairlead"), bin.path("lab"), bin.path("lab"), bin.path("lab"), bin.path("lab"), bin.path("lab"), logDir)
+	<-ctx.Done()
+	fmt.Println("\nThe lab is stopped; nothing is left behind.")
+	return nil
+}
+
+// readDoor finds the kept lab.
+func readDoor() (d door, err error) {
+	b, err := os.ReadFile(filepath.Join(kept(), "door.json"))
+	if err != nil {
+		return d, errors.New("no lab is being kept: start one with `lab demo --keep`")
+	}
+	if err := json.Unmarshal(b, &d); err != nil {
+		return d, fmt.Errorf("read %s: %w", kept(), err)
+	}
+	return d, nil
+}
+
+// Exec runs a command on a machine of the kept lab, in place of this process.
+func Exec(args []string) error {
+	if len(args) > 1 && args[1] == "--" {
+		args = append(args[:1:1], args[2:]...)
+	}
+	if len(args) < 2 {
+		return errors.New("which machine, which command? lab exec HOST -- COMMAND …")
+	}
+	d, err := readDoor()
+	if err != nil {
+		return err
+	}
+	nsenter, err := exec.LookPath("nsenter")
+	if err != nil {
+		return fmt.Errorf("enter the lab: %w: install the package util-linux", err)
+	}
+	enter := []string{"nsenter", "--target", strconv.Itoa(d.PID), "--mount", "--pid", "--net"}
+	if os.Geteuid() != 0 {
+		enter = append(enter, "--user", "--preserve-credentials")
+	}
+	if args[0] != "control-plane" {
+		path := filepath.Join(netnsDir, args[0])
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d/root%s", d.PID, path)); err != nil {
+			return fmt.Errorf("the lab has no machine %q", args[0])
+		}
+		enter = append(enter, "--", nsenter, "--net="+path)
+	}
+	return syscall.Exec(nsenter, append(append(enter, "--"), args[1:]...), os.Environ())
+}
+
+// Stop ends the kept lab.
+func Stop() error {
+	d, err := readDoor()
+	if err != nil {
+		return err
+	}
+	if err := syscall.Kill(d.PID, syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stop the lab: %w", err)
+	}
+	return nil
+}
+
+// Announced is the Service's address once the condition Announced is True.
+func (c *Cluster) Announced(ctx context.Context, namespace, name string) (netip.Addr, error) {
+	svc, err := c.API.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("get Service %s/%s: %w", namespace, name, err)
+	}
+	for _, condition := range svc.Status.Conditions {
+		if condition.Type == "fairlead.io/Announced" && condition.Status == metav1.ConditionTrue {
+			return Ingress(svc)
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("the Service is not announced: %+v", svc.Status.Conditions)
+}
+
+// Ingress is the one address in the Service's status.
+func Ingress(svc *corev1.Service) (netip.Addr, error) {
+	if len(svc.Status.LoadBalancer.Ingress) != 1 {
+		return netip.Addr{}, fmt.Errorf("the status has %d addresses, want 1", len(svc.Status.LoadBalancer.Ingress))
+	}
+	return netip.ParseAddr(svc.Status.LoadBalancer.Ingress[0].IP)
+}

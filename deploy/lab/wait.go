@@ -1,0 +1,37 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// permanent is an error that waiting does not mend.
+type permanent struct{ error }
+
+// Permanent makes Wait give up at once.
+func Permanent(err error) error { return permanent{err} }
+
+// Wait calls check until it succeeds, and fails with its last error when the
+// time is over.
+func Wait(ctx context.Context, limit time.Duration, what string, check func() error) error {
+	const pause = 25 * time.Millisecond
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		err := check()
+		var p permanent
+		if err == nil {
+			return nil
+		}
+		if errors.As(err, &p) {
+			return fmt.Errorf("waiting until %s: %w", what, p.error)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting until %s: %w: %w", what, ctx.Err(), err)
+		case <-time.After(pause):
+		}
+	}
+}
