@@ -32,9 +32,11 @@ const (
 	// fieldManager owns what the controller applies.
 	fieldManager = "fairlead-controller"
 
-	// writeTimeout ends a write whose answer does not come, so that one lost
-	// connection cannot hold up the others for ever.
-	writeTimeout = 10 * time.Second
+	// writeTimeout ends a write whose answer does not come. It is shorter than
+	// what lies between a leader's renew deadline (10 s) and the end of its
+	// lease (15 s): a leader that was cut off has no write in flight when the
+	// next one begins.
+	writeTimeout = 4 * time.Second
 
 	// firstRetry and lastRetry bound the wait after a pass with failed writes.
 	firstRetry, lastRetry = 20 * time.Millisecond, 30 * time.Second
@@ -61,6 +63,9 @@ type Controller struct {
 
 	queue workqueue.TypedRateLimitingInterface[string]
 	view  view
+	// unsure: a write failed in a way that leaves open whether it took effect.
+	// Nothing is decided before the API server has been asked again.
+	unsure atomic.Bool
 }
 
 // Options are a Controller's parts.
@@ -120,9 +125,14 @@ func (c *Controller) Watch(ctx context.Context) {
 // Only the leader may run it.
 func (c *Controller) Run(ctx context.Context) {
 	defer context.AfterFunc(ctx, c.queue.ShutDown)()
-	if err := c.catchUp(ctx); err != nil {
+	var synced []cache.InformerSynced
+	for _, i := range c.informers() {
+		synced = append(synced, i.HasSynced)
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		return // ctx ended
 	}
+	c.unsure.Store(true) // what the last leader wrote may not have come by watch yet
 	c.log.Info("controller started", "provider", c.provider)
 	c.queue.Add(everything)
 	for {
@@ -142,31 +152,16 @@ func (c *Controller) Run(ctx context.Context) {
 	}
 }
 
-// catchUp waits for the caches and then asks the API server, not its cache, for
-// all Services: what the last leader wrote may not have come by watch yet.
+// catchUp asks the API server, not its cache, for all Services.
 func (c *Controller) catchUp(ctx context.Context) error {
-	var synced []cache.InformerSynced
-	for _, i := range c.informers() {
-		synced = append(synced, i.HasSynced)
+	list, err := c.client.CoreV1().Services(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list all Services: %w", err)
 	}
-	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
-		return ctx.Err()
+	for i := range list.Items {
+		c.view.saw(&list.Items[i])
 	}
-	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
-		list, err := c.client.CoreV1().Services(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
-		if err == nil {
-			for i := range list.Items {
-				c.view.saw(&list.Items[i])
-			}
-			return nil
-		}
-		c.log.Warn("list of all Services failed, will be tried again", "error", err)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
-		}
-	}
+	return nil
 }
 
 // snapshot is the newest known state of everything.
@@ -185,6 +180,12 @@ func (c *Controller) snapshot() Snapshot {
 // reconcile makes one decision and writes what differs from it. A write that
 // has begun is finished even if ctx ends.
 func (c *Controller) reconcile(ctx context.Context) error {
+	if c.unsure.Load() {
+		if err := c.catchUp(ctx); err != nil {
+			return err
+		}
+		c.unsure.Store(false)
+	}
 	snapshot := c.snapshot()
 	plan := Decide(snapshot)
 	var writes errgroup.Group
@@ -200,6 +201,9 @@ func (c *Controller) reconcile(ctx context.Context) error {
 			defer cancel()
 			if err := write(ctx); err != nil && !apierrors.IsNotFound(err) {
 				failures.Add(1)
+				if !apierrors.IsConflict(err) {
+					c.unsure.Store(true)
+				}
 				select {
 				case failed <- err:
 				default:

@@ -417,4 +417,3 @@ func sameConditions(have, want []metav1.Condition) bool {
 		return h == nil || h.Status != w.Status || h.Reason != w.Reason || h.Message != w.Message
 	})
 }
-

@@ -61,10 +61,11 @@ func (v *view) over(cached []*corev1.Service, upTo string) []*corev1.Service {
 	return services
 }
 
-// newer compares resource versions; one that is no number is older than any.
+// newer compares resource versions. None, and the "0" of nothing seen yet, are
+// older than any.
 func newer(a, b string) bool {
-	if b == "" {
-		return a != ""
+	if b == "" || b == "0" {
+		return a != b
 	}
 	order, err := resourceversion.CompareResourceVersion(a, b)
 	return err == nil && order > 0

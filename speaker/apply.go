@@ -81,7 +81,6 @@ func New(o Options) (*Speaker, error) {
 	factory := informers.NewSharedInformerFactoryWithOptions(o.Client, 0, informers.WithTransform(strip))
 	s := &Speaker{
 		node: o.Node, version: o.Version, fairlead: o.Fairlead, events: o.Events, log: o.Log,
-		announce: l2.New(o.Log),
 		factory:  factory,
 		services: client.Source[*corev1.Service]{SharedIndexInformer: factory.Core().V1().Services().Informer()},
 		slices:   client.Source[*discoveryv1.EndpointSlice]{SharedIndexInformer: factory.Discovery().V1().EndpointSlices().Informer()},
@@ -92,6 +91,7 @@ func New(o Options) (*Speaker, error) {
 		wake:     make(chan struct{}, 1),
 		report:   make(chan struct{}, 1),
 	}
+	s.announce = l2.New(o.Log, func() { poke(s.wake) })
 	handler := cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { poke(s.wake) }, UpdateFunc: func(_, _ any) { poke(s.wake) }, DeleteFunc: func(any) { poke(s.wake) },
 	}

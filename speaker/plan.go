@@ -116,6 +116,8 @@ type decision struct {
 	nodes     []*member // sorted by name
 	endpoints map[types.NamespacedName][]*discoveryv1.EndpointSlice
 	pools     map[string][]candidate // by recorded pool, made when first asked for
+	standings []Standing             // room for the next address
+	fit       []eligible             // likewise
 }
 
 // member is a node that may announce.
@@ -210,8 +212,8 @@ func (d *decision) decide(svc *corev1.Service, addr netip.Addr, watch func(Stand
 		return nil, Refusal{v1alpha1.NoAdvertisement, fmt.Sprintf("no L2Advertisement covers pool %q", pool)}
 	}
 	local := d.localNodes(svc, addr)
-	var standings []Standing
-	var fit []eligible
+	standings, fit := d.standings[:0], d.fit[:0]
+	defer func() { d.standings, d.fit = standings, fit }()
 	for _, c := range candidates {
 		r, links := c.judge(addr, local)
 		if r.Reason == "" {
@@ -220,18 +222,26 @@ func (d *decision) decide(svc *corev1.Service, addr netip.Addr, watch func(Stand
 		standings = append(standings, Standing{Node: c.name, Reason: r.Reason, Message: r.Message})
 	}
 	claims = map[string][]string{}
-	for _, segment := range segments(fit) {
-		owner := slices.MaxFunc(segment, func(a, b seat) int {
-			return cmp.Or(cmp.Compare(a.score, b.score), strings.Compare(a.name, b.name))
-		})
-		for _, s := range segment {
-			if s.member == owner.member {
-				claims[owner.name] = append(claims[owner.name], s.link.Name)
+	if subnetsOnly(fit, addr) {
+		// Subnets that contain one address are one segment.
+		if len(fit) > 0 {
+			owner := slices.MaxFunc(fit, rank)
+			for _, l := range owner.links {
+				claims[owner.name] = append(claims[owner.name], l.Name)
 			}
 		}
-	}
-	for _, links := range claims {
-		slices.Sort(links)
+	} else {
+		for _, segment := range segments(fit) {
+			owner := slices.MaxFunc(segment, func(a, b seat) int { return rank(a.eligible, b.eligible) })
+			for _, s := range segment {
+				if s.member == owner.member {
+					claims[owner.name] = append(claims[owner.name], s.link.Name)
+				}
+			}
+		}
+		for _, links := range claims {
+			slices.Sort(links)
+		}
 	}
 	if len(claims) == 0 {
 		why = summarize(pool, standings)
@@ -257,17 +267,23 @@ func (c candidate) judge(addr netip.Addr, local func(string) bool) (Refusal, []l
 	if c.refusal.Reason != "" {
 		return c.refusal, nil
 	}
-	var links []l2.Link
-	var has []string
-	for _, l := range c.links {
-		if slices.Contains(c.interfaces, l.Name) || c.subnets && l.Contains(addr) {
-			links = append(links, l)
-		}
-		for _, p := range l.Prefixes {
-			has = append(has, l.Name+" "+p.Masked().String())
+	links := c.links
+	fits := func(l l2.Link) bool { return slices.Contains(c.interfaces, l.Name) || c.subnets && l.Contains(addr) }
+	if slices.ContainsFunc(links, func(l l2.Link) bool { return !fits(l) }) {
+		links = nil
+		for _, l := range c.links {
+			if fits(l) {
+				links = append(links, l)
+			}
 		}
 	}
 	if len(links) == 0 {
+		var has []string
+		for _, l := range c.links {
+			for _, p := range l.Prefixes {
+				has = append(has, l.Name+" "+p.Masked().String())
+			}
+		}
 		switch {
 		case len(c.links) == 0:
 			return Refusal{v1alpha1.NoLink, "has reported no links: does a speaker run there?"}, nil
@@ -308,6 +324,18 @@ func some(all []string) string {
 		return strings.Join(all[:few], "; ") + fmt.Sprintf("; and %d more", len(all)-few)
 	}
 	return strings.Join(all, "; ")
+}
+
+// rank orders nodes for one address; the last one owns it.
+func rank(a, b eligible) int {
+	return cmp.Or(cmp.Compare(a.score, b.score), strings.Compare(a.name, b.name))
+}
+
+// subnetsOnly reports whether every link has been chosen for its subnet.
+func subnetsOnly(fit []eligible, addr netip.Addr) bool {
+	return !slices.ContainsFunc(fit, func(e eligible) bool {
+		return slices.ContainsFunc(e.links, func(l l2.Link) bool { return !l.Contains(addr) })
+	})
 }
 
 // seat is a link of an eligible node.

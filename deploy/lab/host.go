@@ -294,3 +294,9 @@ func (h *Host) SetLink(up bool) error {
 		return netlink.LinkSetDown(link)
 	})
 }
+
+// Logged reports whether the program has printed the text.
+func (p *Process) Logged(text string) bool {
+	b, err := os.ReadFile(p.Log)
+	return err == nil && strings.Contains(string(b), text)
+}

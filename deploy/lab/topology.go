@@ -123,3 +123,19 @@ func backend(name string) http.Handler {
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
+
+// RestoreRoutes gives a node whose link was down its routes back.
+func (c *Cluster) RestoreRoutes(node int) error {
+	err := c.Nodes[node].Do(func() error { return netlink.RouteAdd(&netlink.Route{Gw: planeAddr.AsSlice()}) })
+	if err != nil {
+		return fmt.Errorf("route from %s: %w", c.Nodes[node].Name, err)
+	}
+	for j, to := range c.Nodes {
+		if j != node {
+			if err := routePods(c.Nodes[node], to, netip.PrefixFrom(podAddr(j), 24).Masked()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -20,15 +20,17 @@ type Claim struct {
 // Announcer answers for a set of addresses. It holds one socket for each link
 // that it is used on, and none when it has nothing to announce.
 type Announcer struct {
-	log *slog.Logger
+	log    *slog.Logger
+	failed func()
 
 	mu         sync.Mutex
 	responders map[string]*responder // by name of the link
 }
 
-// New makes an Announcer that announces nothing yet.
-func New(log *slog.Logger) *Announcer {
-	return &Announcer{log: log, responders: make(map[string]*responder)}
+// New makes an Announcer that announces nothing yet. It calls failed when a link
+// fails that it announces on: then is the time to call Set again.
+func New(log *slog.Logger, failed func()) *Announcer {
+	return &Announcer{log: log, failed: failed, responders: make(map[string]*responder)}
 }
 
 // Set makes the claims all that is announced. What is new is announced before
@@ -87,7 +89,7 @@ func (a *Announcer) serve(ctx context.Context, link string, addrs []netip.Addr) 
 		if err != nil {
 			return fmt.Errorf("announce on %s: %w", link, err)
 		}
-		r = newResponder(context.WithoutCancel(ctx), ifi, conn, a.log.With("link", link))
+		r = newResponder(context.WithoutCancel(ctx), ifi, conn, a.log.With("link", link), a.failed)
 		a.responders[link] = r
 	}
 	if err := r.set(addrs); err != nil {

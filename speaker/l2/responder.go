@@ -54,6 +54,7 @@ type responder struct {
 	ifi    net.Interface
 	conn   socket
 	log    *slog.Logger
+	failed func()
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 	wake   chan struct{} // there are new bursts
@@ -70,13 +71,15 @@ type sequel struct {
 	due  time.Time
 }
 
-func newResponder(ctx context.Context, ifi *net.Interface, conn socket, log *slog.Logger) *responder {
+// newResponder starts a responder that answers for nothing yet. It calls failed
+// if its socket fails.
+func newResponder(ctx context.Context, ifi *net.Interface, conn socket, log *slog.Logger, failed func()) *responder {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &responder{
-		ifi: *ifi, conn: conn, log: log, cancel: cancel, wake: make(chan struct{}, 1),
+		ifi: *ifi, conn: conn, log: log, failed: failed, cancel: cancel, wake: make(chan struct{}, 1),
 		addrs: make(map[netip.Addr]bool), bursts: make(map[netip.Addr]*sequel),
 	}
-	r.tasks.Go(r.answer)
+	r.tasks.Go(func() { r.answer(ctx) })
 	r.tasks.Go(func() { r.announce(ctx) })
 	return r
 }
@@ -133,13 +136,13 @@ func (r *responder) close() {
 	r.tasks.Wait()
 }
 
-// answer serves requests until the socket is closed.
-func (r *responder) answer() {
+// answer serves requests until the responder is closed or the socket fails.
+func (r *responder) answer(ctx context.Context) {
 	buf := make([]byte, 1500)
 	for {
 		n, _, err := r.conn.ReadFrom(buf)
-		if errors.Is(err, net.ErrClosed) {
-			return
+		if ctx.Err() != nil {
+			return // closed
 		}
 		if err != nil {
 			// The interface is down or gone; the next Set opens another socket.
@@ -147,10 +150,11 @@ func (r *responder) answer() {
 			r.dead = true
 			r.mu.Unlock()
 			r.log.Warn("ARP socket failed", "error", err)
+			r.failed()
 			return
 		}
 		if reply, to := r.reply(buf[:n]); reply != nil {
-			if _, err := r.conn.WriteTo(reply, to); err != nil && !errors.Is(err, net.ErrClosed) {
+			if _, err := r.conn.WriteTo(reply, to); err != nil && ctx.Err() == nil {
 				r.log.Warn("ARP reply was not sent", "error", err)
 			}
 		}
@@ -196,7 +200,7 @@ func (r *responder) announce(ctx context.Context) {
 				}
 				break
 			}
-			r.gratuitous(addr)
+			r.gratuitous(ctx, addr)
 			select {
 			case <-ctx.Done():
 				return
@@ -232,14 +236,14 @@ func (r *responder) nextBurst(now time.Time) (due netip.Addr, wait time.Duration
 // gratuitous announces the address in both forms that clients accept: Linux
 // takes a reply as gratuitous only if it names its own MAC as the target, and
 // ignores other replies while its entry is younger than a second.
-func (r *responder) gratuitous(addr netip.Addr) {
+func (r *responder) gratuitous(ctx context.Context, addr netip.Addr) {
 	mac := r.ifi.HardwareAddr
 	nobody := make(net.HardwareAddr, 6)
 	for _, frame := range [][]byte{
 		encode(arp.OperationRequest, mac, addr, nobody, addr, ethernet.Broadcast),
 		encode(arp.OperationReply, mac, addr, mac, addr, ethernet.Broadcast),
 	} {
-		if _, err := r.conn.WriteTo(frame, &packet.Addr{HardwareAddr: ethernet.Broadcast}); err != nil && !errors.Is(err, net.ErrClosed) {
+		if _, err := r.conn.WriteTo(frame, &packet.Addr{HardwareAddr: ethernet.Broadcast}); err != nil && ctx.Err() == nil {
 			r.log.Warn("gratuitous ARP was not sent", "address", addr, "error", err)
 		}
 	}

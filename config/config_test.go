@@ -1,0 +1,195 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+func pool(name string, age int64, entries ...v1alpha1.AddressRange) *v1alpha1.IPAddressPool {
+	return &v1alpha1.IPAddressPool{
+		ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.Unix(age, 0)},
+		Spec:       v1alpha1.IPAddressPoolSpec{Addresses: entries},
+	}
+}
+
+func TestParseRange(t *testing.T) {
+	for entry, want := range map[string]string{
+		"192.0.2.0/24":                  "192.0.2.0-192.0.2.255",
+		"192.0.2.7":                     "192.0.2.7-192.0.2.7",
+		"192.0.2.7/32":                  "192.0.2.7-192.0.2.7",
+		"192.0.2.1-192.0.2.9":           "192.0.2.1-192.0.2.9",
+		"192.0.2.1 -  192.0.2.9":        "192.0.2.1-192.0.2.9",
+		"2001:db8::/126":                "2001:db8::-2001:db8::3",
+		"2001:DB8::1-2001:db8:0:0::F":   "2001:db8::1-2001:db8::f",
+		"10.0.0.0/8":                    "10.0.0.0-10.255.255.255",
+		"ten":                           "InvalidAddress",
+		"":                              "InvalidAddress",
+		"192.0.2.0/33":                  "InvalidAddress",
+		"192.0.2.256":                   "InvalidAddress",
+		"192.0.2.1-":                    "InvalidAddress",
+		"192.0.2.1-192.0.2.2-192.0.2.3": "InvalidAddress",
+		"192.0.2.1-2001:db8::1":         "InvalidAddress",
+		"2001:db8::1%eth0":              "InvalidAddress",
+		"::ffff:192.0.2.1":              "InvalidAddress",
+		"::ffff:192.0.2.0/120":          "InvalidAddress",
+		"0.0.0.0/0":                     "InvalidAddress",
+		"::/0":                          "InvalidAddress",
+		"127.0.0.1":                     "InvalidAddress",
+		"224.0.0.1":                     "InvalidAddress",
+		"fe80::1":                       "InvalidAddress",
+		"192.0.2.7/24":                  "HostBitsSet",
+		"2001:db8::1/64":                "HostBitsSet",
+		"192.0.2.9-192.0.2.1":           "InvertedRange",
+	} {
+		r, err := ParseRange(entry)
+		got := r.String()
+		if err != nil {
+			got = string(err.(*InvalidRangeError).Reason)
+			if !strings.Contains(err.Error(), entry) {
+				t.Errorf("%q: the error %q does not name it", entry, err)
+			}
+		}
+		if got != want {
+			t.Errorf("%q: got %s, want %s (%v)", entry, got, want, err)
+		}
+	}
+}
+
+// TestParseKeepsWhatIsValid also pins the words that users see.
+func TestParseKeepsWhatIsValid(t *testing.T) {
+	c, problems := Parse(Objects{Pools: []*v1alpha1.IPAddressPool{
+		pool("young", 2, "192.0.2.128/25", "198.51.100.0/24", "203.0.113.9-203.0.113.1"),
+		pool("old", 1, "192.0.2.0/24", "192.0.2.7", "10.0.0.1/8"),
+	}})
+	var got []string
+	for _, p := range problems {
+		got = append(got, fmt.Sprintf("%s [%s]", p, p.Reason))
+	}
+	want := []string{
+		`IPAddressPool old: spec.addresses[1]: "192.0.2.7" overlaps an earlier entry "192.0.2.0/24" [OverlappingAddresses]`,
+		`IPAddressPool old: spec.addresses[2]: "10.0.0.1/8" has host bits set; did you mean "10.0.0.0/8", or "10.0.0.1/32"? [HostBitsSet]`,
+		`IPAddressPool young: spec.addresses[0]: "192.0.2.128/25" overlaps the older IPAddressPool "old" with "192.0.2.0/24" [OverlappingAddresses]`,
+		`IPAddressPool young: spec.addresses[2]: "203.0.113.9-203.0.113.1" ends before it starts; did you mean "203.0.113.1-203.0.113.9"? [InvertedRange]`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	ranges := map[string]string{}
+	for _, p := range c.Pools {
+		ranges[p.Name] = fmt.Sprint(p.Ranges)
+	}
+	if want := map[string]string{"old": "[192.0.2.0-192.0.2.255]", "young": "[198.51.100.0-198.51.100.255]"}; !reflect.DeepEqual(ranges, want) {
+		t.Errorf("got %v, want %v", ranges, want)
+	}
+}
+
+func TestPoolOrder(t *testing.T) {
+	priority := func(p *v1alpha1.IPAddressPool, n int32) *v1alpha1.IPAddressPool {
+		p.Spec.ServiceAllocation = &v1alpha1.ServiceAllocation{Priority: n}
+		return p
+	}
+	c, _ := Parse(Objects{Pools: []*v1alpha1.IPAddressPool{
+		pool("none", 1), priority(pool("zero", 1), 0), priority(pool("b", 1), 5), priority(pool("a", 1), 5), priority(pool("first", 1), 1),
+	}})
+	var got []string
+	for _, p := range c.Pools {
+		got = append(got, p.Name)
+	}
+	if want := []string{"first", "a", "b", "none", "zero"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestL2Advertisement(t *testing.T) {
+	labelled := pool("labelled", 1, "192.0.2.0/24")
+	labelled.Labels = map[string]string{"tier": "edge"}
+	bad := metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "x", Operator: "Near"}}}
+	ad := func(name string, spec v1alpha1.L2AdvertisementSpec) *v1alpha1.L2Advertisement {
+		return &v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}
+	}
+	edge := []metav1.LabelSelector{{MatchLabels: map[string]string{"tier": "edge"}}}
+	c, problems := Parse(Objects{
+		Pools: []*v1alpha1.IPAddressPool{labelled, pool("plain", 1, "198.51.100.0/24")},
+		L2Advertisements: []*v1alpha1.L2Advertisement{
+			ad("all", v1alpha1.L2AdvertisementSpec{}),
+			ad("by-label", v1alpha1.L2AdvertisementSpec{IPAddressPoolSelectors: edge, NodeSelectors: edge}),
+			ad("by-name", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"plain", "absent"}}),
+			ad("broken", v1alpha1.L2AdvertisementSpec{NodeSelectors: []metav1.LabelSelector{bad}, IPAddressPoolSelectors: []metav1.LabelSelector{bad}}),
+		},
+	})
+	covers := map[string][]string{}
+	nodes := map[string][]bool{}
+	for _, a := range c.L2Advertisements {
+		for _, p := range []string{"labelled", "plain", "absent", ""} {
+			if a.Covers(p) {
+				covers[a.Name] = append(covers[a.Name], p)
+			}
+		}
+		nodes[a.Name] = []bool{a.SelectsNode(nil), a.SelectsNode(labels.Set{"tier": "edge"})}
+	}
+	if want := map[string][]string{"all": {"labelled", "plain", "absent", ""}, "by-label": {"labelled"}, "by-name": {"plain", "absent"}}; !reflect.DeepEqual(covers, want) {
+		t.Errorf("covers %v, want %v", covers, want)
+	}
+	// A selector that cannot be read selects nothing, rather than everything.
+	if want := map[string][]bool{"all": {true, true}, "by-label": {false, true}, "by-name": {true, true}, "broken": {false, false}}; !reflect.DeepEqual(nodes, want) {
+		t.Errorf("selects %v, want %v", nodes, want)
+	}
+	var got []string
+	for _, p := range problems {
+		got = append(got, fmt.Sprintf("%s %s %s", p.Name, p.Field, p.Reason))
+	}
+	if want := []string{
+		"broken spec.ipAddressPoolSelectors[0] InvalidSelector", "broken spec.nodeSelectors[0] InvalidSelector",
+		"by-name spec.ipAddressPools[1] UnknownPool",
+	}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestReadyCondition(t *testing.T) {
+	var problems []Problem
+	for i := range 30 {
+		problems = append(problems, Problem{Field: fmt.Sprintf("f%d", i), Reason: v1alpha1.InvalidAddress, Message: "bad"})
+	}
+	c := ReadyCondition(problems, "")
+	if c.Status != metav1.ConditionFalse || c.Reason != "InvalidAddress" || !strings.HasSuffix(c.Message, "f19: bad; and 10 more") {
+		t.Errorf("got %+v", c)
+	}
+}
+
+func TestRecordedPool(t *testing.T) {
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.AnnotationAllocatedFrom: "192.0.2.1=p,2001:db8::1=q=r,junk"}}}
+	for addr, want := range map[string]string{"192.0.2.1": "p", "2001:db8::1": "q=r", "192.0.2.2": ""} {
+		a, err := ParseAddr(addr)
+		if got := RecordedPool(s, a); err != nil || got != want {
+			t.Errorf("%s: got %q, %v", addr, got, err)
+		}
+	}
+}
+
+// FuzzParseRange: nothing panics, and what is accepted is a valid range of
+// plain addresses of one family.
+func FuzzParseRange(f *testing.F) {
+	for _, s := range []string{"192.0.2.0/24", "192.0.2.1-192.0.2.9", "::1", "2001:db8::/64", "-", "/", "a-b", "0.0.0.0/0", "::ffff:1.2.3.4/96"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		r, err := ParseRange(s)
+		if err == nil && (!r.IsValid() || r.From().Is4In6() || r.From().Zone() != "") {
+			t.Errorf("%q: %v", s, r)
+		}
+		c, _ := Parse(Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", 1, v1alpha1.AddressRange(s), "192.0.2.0/24")}})
+		if v4, v6 := c.Pools[0].Size(); v4.Sign() < 0 || v6.Sign() < 0 || v4.Sign()+v6.Sign() == 0 {
+			t.Errorf("%q: sizes %v %v", s, v4, v6)
+		}
+	})
+}

@@ -1,0 +1,379 @@
+package speaker
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/l2"
+)
+
+func link(name string, prefixes ...string) l2.Link {
+	l := l2.Link{Name: name}
+	for _, p := range prefixes {
+		l.Prefixes = append(l.Prefixes, netip.MustParsePrefix(p))
+	}
+	return l
+}
+
+func node(name string, change ...func(*corev1.Node)) *corev1.Node {
+	n := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{}},
+		Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
+	}
+	for _, c := range change {
+		c(n)
+	}
+	return n
+}
+
+func labelled(key, value string) func(*corev1.Node) {
+	return func(n *corev1.Node) { n.Labels[key] = value }
+}
+
+func notReady(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }
+
+func service(name, addr, pool string, change ...func(*corev1.Service)) *corev1.Service {
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "ns", Name: name, Finalizers: []string{v1alpha1.FinalizerBareMetal},
+			Annotations: map[string]string{v1alpha1.AnnotationAllocatedFrom: addr + "=" + pool},
+		},
+		Spec:   corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
+		Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: addr}}}},
+	}
+	for _, c := range change {
+		c(s)
+	}
+	return s
+}
+
+func local(s *corev1.Service) {
+	s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+}
+
+// endpoints makes a slice of "NODE STATE" endpoints; "*" is no nodeName.
+func endpoints(service string, each ...string) *discoveryv1.EndpointSlice {
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "ns", Name: service + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: service}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+	}
+	yes, no := true, false
+	for _, text := range each {
+		name, state, _ := strings.Cut(text, " ")
+		e := discoveryv1.Endpoint{NodeName: &name}
+		if name == "*" {
+			e.NodeName = nil
+		}
+		switch state {
+		case "ready":
+			e.Conditions = discoveryv1.EndpointConditions{Ready: &yes, Serving: &yes}
+		case "serving":
+			e.Conditions = discoveryv1.EndpointConditions{Ready: &no, Serving: &yes, Terminating: &yes}
+		case "down":
+			e.Conditions = discoveryv1.EndpointConditions{Ready: &no, Serving: &no}
+		}
+		slice.Endpoints = append(slice.Endpoints, e)
+	}
+	return slice
+}
+
+func l2ad(name string, spec v1alpha1.L2AdvertisementSpec) *v1alpha1.L2Advertisement {
+	return &v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}
+}
+
+func parse(ads ...*v1alpha1.L2Advertisement) config.Config {
+	c, _ := config.Parse(config.Objects{L2Advertisements: ads})
+	return c
+}
+
+func matching(key, value string) []metav1.LabelSelector {
+	return []metav1.LabelSelector{{MatchLabels: map[string]string{key: value}}}
+}
+
+// decidedByAll is what all nodes do, as decided by each of them: "NODE:LINKS" or
+// the refusal's reason, for the one address of the snapshot.
+func decidedByAll(t *testing.T, s Snapshot) (owners []string, refusal Refusal) {
+	t.Helper()
+	said := 0
+	for _, n := range s.Nodes {
+		s.Node = n.Name
+		p := Decide(s)
+		for _, c := range p.L2 {
+			owners = append(owners, n.Name+":"+strings.Join(c.Links, ","))
+		}
+		for _, r := range p.Unannounced {
+			refusal = r
+			said++
+		}
+	}
+	if len(owners) > 0 && said > 0 || said > 1 {
+		t.Errorf("owners %v, and %d nodes speak of %v", owners, said, refusal)
+	}
+	return owners, refusal
+}
+
+func TestDecide(t *testing.T) {
+	lan := map[string][]l2.Link{}
+	for i, n := range []string{"a", "b", "c"} {
+		lan[n] = []l2.Link{link("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
+	}
+	three := []*corev1.Node{node("a"), node("b"), node("c")}
+	all := parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))
+	one := service("s", "192.0.2.77", "p")
+	exclude := labelled("node.kubernetes.io/exclude-from-external-load-balancers", "")
+
+	for _, row := range []struct {
+		name   string
+		s      Snapshot
+		owners int    // how many own it
+		among  string // these only
+		reason v1alpha1.Reason
+		says   string
+	}{
+		{"one of all", Snapshot{Config: all, Services: []*corev1.Service{one}, Nodes: three, Links: lan}, 1, "a b c", "", ""},
+		{"no advertisement", Snapshot{Services: []*corev1.Service{one}, Nodes: three, Links: lan}, 0, "", v1alpha1.NoAdvertisement, `pool "p"`},
+		{"an advertisement of another pool", Snapshot{Config: parse(l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}})), Services: []*corev1.Service{one}, Nodes: three, Links: lan}, 0, "", v1alpha1.NoAdvertisement, ""},
+		{"a pool that is gone, by name", Snapshot{Config: parse(l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}})), Services: []*corev1.Service{one}, Nodes: three, Links: lan}, 1, "a b c", "", ""},
+		{"not ready, excluded, deleted", Snapshot{Config: all, Services: []*corev1.Service{one}, Links: lan, Nodes: []*corev1.Node{node("a", notReady), node("b", exclude), node("c", func(n *corev1.Node) { now := metav1.Now(); n.DeletionTimestamp = &now })}}, 0, "", v1alpha1.NoEligibleNode, "b has the label"},
+		{"excluded false is included", Snapshot{Config: all, Services: []*corev1.Service{one}, Links: lan, Nodes: []*corev1.Node{node("a", notReady), node("b", labelled("node.kubernetes.io/exclude-from-external-load-balancers", "false"))}}, 1, "b", "", ""},
+		{"selected nodes", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{NodeSelectors: matching("x", "y")})), Services: []*corev1.Service{one}, Links: lan, Nodes: []*corev1.Node{node("a"), node("b", labelled("x", "y")), node("c")}}, 1, "b", "", ""},
+		{"no node selected", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{NodeSelectors: matching("x", "y")})), Services: []*corev1.Service{one}, Links: lan, Nodes: three}, 0, "", v1alpha1.NoEligibleNode, "selected by no L2Advertisement"},
+		{"no subnet", Snapshot{Config: all, Services: []*corev1.Service{service("s", "203.0.113.1", "p")}, Nodes: three, Links: lan}, 0, "", v1alpha1.NoLink, "a has only eth0 192.0.2.0/24; b has only"},
+		{"no subnet, but a named link", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0"}})), Services: []*corev1.Service{service("s", "203.0.113.1", "p")}, Nodes: three, Links: lan}, 1, "a b c", "", ""},
+		{"no link of the name", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth9"}})), Services: []*corev1.Service{one}, Nodes: three, Links: lan}, 0, "", v1alpha1.NoLink, "no link named eth9"},
+		{"no speaker on two of three", Snapshot{Config: all, Services: []*corev1.Service{one}, Nodes: three, Links: map[string][]l2.Link{"b": lan["b"]}}, 1, "b", "", ""},
+		{"Local: the ready one", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Links: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "a down", "b ready", "c serving"), endpoints("t", "a ready")}}, 1, "b", "", ""},
+		{"Local: serving, when none is ready", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Links: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "a down", "c serving")}}, 1, "c", "", ""},
+		{"Local: none", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Links: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "a down")}}, 0, "", v1alpha1.NoEndpoints, "externalTrafficPolicy is Local"},
+		{"Local: without a node name", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Links: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "* ready")}}, 1, "a b c", "", ""},
+		{"Cluster needs no endpoint", Snapshot{Config: all, Services: []*corev1.Service{one}, Nodes: three, Links: lan}, 1, "a b c", "", ""},
+		{"IPv6", Snapshot{Config: all, Services: []*corev1.Service{service("s", "2001:db8::1", "p")}, Nodes: three, Links: lan}, 0, "", v1alpha1.UnsupportedFamily, ""},
+		{"not ours", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", func(s *corev1.Service) { s.Finalizers = nil })}, Nodes: three, Links: lan}, 0, "", "", ""},
+		{"being deleted", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", func(s *corev1.Service) { now := metav1.Now(); s.DeletionTimestamp = &now })}, Nodes: three, Links: lan}, 0, "", "", ""},
+		{"links of one LAN with different names have one owner", Snapshot{
+			Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0", "enp3s0"}})), Services: []*corev1.Service{service("s", "203.0.113.1", "p")}, Nodes: three,
+			Links: map[string][]l2.Link{"a": {link("eth0", "192.0.2.1/24")}, "b": {link("enp3s0", "192.0.2.2/24")}, "c": {link("eth0", "192.0.2.3/25")}},
+		}, 1, "a b c", "", ""},
+		{"two LANs have an owner each", Snapshot{
+			Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0", "eth1"}})), Services: []*corev1.Service{service("s", "203.0.113.1", "p")}, Nodes: three[:2],
+			Links: map[string][]l2.Link{"a": {link("eth0", "192.0.2.1/24")}, "b": {link("eth1", "198.51.100.2/24")}},
+		}, 2, "a b", "", ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			owners, refusal := decidedByAll(t, row.s)
+			if len(owners) != row.owners || refusal.Reason != row.reason || !strings.Contains(refusal.Message, row.says) {
+				t.Errorf("owners %v, refusal %+v; want %d of %s, %q", owners, refusal, row.owners, row.among, row.reason)
+			}
+			for _, o := range owners {
+				if name, _, _ := strings.Cut(o, ":"); !slices.Contains(strings.Fields(row.among), name) {
+					t.Errorf("%s owns it, who may not", o)
+				}
+			}
+			for _, v := range Explain(row.s, row.s.Services[0]) {
+				if v.Refusal != refusal {
+					t.Errorf("explained as %+v, decided as %+v", v.Refusal, refusal)
+				}
+			}
+		})
+	}
+}
+
+// someSnapshot has one LAN, on which every link of every node is.
+func someSnapshot(t *rapid.T) Snapshot {
+	s := Snapshot{
+		Links:  map[string][]l2.Link{},
+		Config: parse(l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}, NodeSelectors: matching("x", "y")}), l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}})),
+	}
+	for i := range rapid.IntRange(0, 6).Draw(t, "nodes") {
+		n := node(fmt.Sprintf("node-%d", i))
+		switch rapid.IntRange(0, 5).Draw(t, "kind") {
+		case 0:
+			notReady(n)
+		case 1:
+			labelled("node.kubernetes.io/exclude-from-external-load-balancers", "true")(n)
+		}
+		if rapid.Bool().Draw(t, "selected") {
+			n.Labels["x"] = "y"
+		}
+		if rapid.IntRange(0, 4).Draw(t, "speaker") > 0 {
+			s.Links[n.Name] = []l2.Link{link("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
+		}
+		s.Nodes = append(s.Nodes, n)
+	}
+	for i := range rapid.IntRange(0, 8).Draw(t, "services") {
+		name := fmt.Sprintf("s%d", i)
+		addr := fmt.Sprintf("192.0.2.%d", 100+i)
+		svc := service(name, addr, rapid.SampledFrom([]string{"p", "q", "r"}).Draw(t, "pool"))
+		if rapid.Bool().Draw(t, "local") {
+			local(svc)
+			var each []string
+			for _, n := range s.Nodes {
+				if state := rapid.SampledFrom([]string{"ready", "serving", "down", ""}).Draw(t, "endpoint"); state != "" {
+					each = append(each, n.Name+" "+state)
+				}
+			}
+			s.Slices = append(s.Slices, endpoints(name, each...))
+		}
+		s.Services = append(s.Services, svc)
+	}
+	return s
+}
+
+// ownersOf is what all nodes do together.
+func ownersOf(s Snapshot) (owners map[netip.Addr][]string, unannounced map[netip.Addr]int) {
+	owners, unannounced = map[netip.Addr][]string{}, map[netip.Addr]int{}
+	for _, n := range s.Nodes {
+		s.Node = n.Name
+		p := Decide(s)
+		for a := range p.L2 {
+			owners[a] = append(owners[a], n.Name)
+		}
+		for a := range p.Unannounced {
+			unannounced[a]++
+		}
+	}
+	return owners, unannounced
+}
+
+// TestLawOneOwner: decided for every node of one snapshot, an address has
+// exactly one owner, and none if and only if no node is eligible. Then exactly
+// one node says so, if one can.
+func TestLawOneOwner(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := someSnapshot(t)
+		owners, unannounced := ownersOf(s)
+		speakers := slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool { return s.Links[n.Name] != nil && config.NodeReady(n) })
+		for _, svc := range s.Services {
+			addr := netip.MustParseAddr(svc.Status.LoadBalancer.Ingress[0].IP)
+			want := 0
+			for _, n := range s.Nodes {
+				if plainlyEligible(s, svc, n) {
+					want = 1
+					continue
+				}
+				if slices.Contains(owners[addr], n.Name) {
+					t.Fatalf("%s owns %s and is not eligible", n.Name, addr)
+				}
+			}
+			if len(owners[addr]) != want {
+				t.Fatalf("%s has the owners %v, want %d", addr, owners[addr], want)
+			}
+			if said := unannounced[addr]; (said == 1) != (want == 0 && speakers) || said > 1 {
+				t.Fatalf("%s: %d owners, %d nodes say that there is none", addr, want, said)
+			}
+		}
+	})
+}
+
+// plainlyEligible is the rule, said as plainly as possible.
+func plainlyEligible(s Snapshot, svc *corev1.Service, n *corev1.Node) bool {
+	pool := strings.Split(svc.Annotations[v1alpha1.AnnotationAllocatedFrom], "=")[1]
+	advertised := pool == "q" || pool == "p" && n.Labels["x"] == "y"
+	_, excluded := n.Labels["node.kubernetes.io/exclude-from-external-load-balancers"]
+	if !advertised || excluded || !config.NodeReady(n) || s.Links[n.Name] == nil {
+		return false
+	}
+	if svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
+		return true
+	}
+	anyReady, ready, serving := false, false, false
+	for _, slice := range s.Slices {
+		if slice.Labels[discoveryv1.LabelServiceName] != svc.Name {
+			continue
+		}
+		for _, e := range slice.Endpoints {
+			anyReady = anyReady || *e.Conditions.Ready
+			ready = ready || *e.Conditions.Ready && *e.NodeName == n.Name
+			serving = serving || *e.Conditions.Serving && *e.NodeName == n.Name
+		}
+	}
+	return ready || !anyReady && serving
+}
+
+// TestLawStable: a node that goes takes only its own addresses along.
+func TestLawStable(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := someSnapshot(t)
+		for _, svc := range s.Services {
+			svc.Spec.ExternalTrafficPolicy = "" // endpoints go with their node, which moves others
+		}
+		if len(s.Nodes) == 0 {
+			return
+		}
+		before, _ := ownersOf(s)
+		gone := rapid.IntRange(0, len(s.Nodes)-1).Draw(t, "gone")
+		name := s.Nodes[gone].Name
+		s.Nodes = slices.Delete(slices.Clone(s.Nodes), gone, gone+1)
+		after, _ := ownersOf(s)
+		for addr, o := range before {
+			if o[0] != name && !slices.Equal(o, after[addr]) {
+				t.Fatalf("%s went, and %s moved from %v to %v", name, addr, o, after[addr])
+			}
+		}
+	})
+}
+
+// TestSpread: the ranks share addresses out evenly enough.
+func TestSpread(t *testing.T) {
+	s := Snapshot{Links: map[string][]l2.Link{}, Config: parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}
+	for i := range 5 {
+		n := node(fmt.Sprintf("node-%d", i))
+		s.Nodes = append(s.Nodes, n)
+		s.Links[n.Name] = []l2.Link{link("eth0", "10.0.0.0/8")}
+	}
+	for i := range 2000 {
+		s.Services = append(s.Services, service(fmt.Sprintf("s%d", i), fmt.Sprintf("10.1.%d.%d", i/250, i%250), "p"))
+	}
+	for _, n := range s.Nodes {
+		s.Node = n.Name
+		if got := len(Decide(s).L2); got < 300 || got > 500 {
+			t.Errorf("%s owns %d of 2000 addresses, want about 400", n.Name, got)
+		}
+	}
+}
+
+func TestStatusRoundTrip(t *testing.T) {
+	links := []l2.Link{link("eth0", "192.0.2.1/24", "2001:db8::1/64"), link("named"), link("cali1")}
+	a, b, c := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8"), netip.MustParseAddr("192.0.2.9")
+	why := Refusal{v1alpha1.NoLink, "why"}
+	got := status("v1", links, []string{"named"}, map[netip.Addr]l2.Claim{
+		a: {Links: []string{"eth0"}}, b: {Links: []string{"eth0", "named"}}, c: {Links: []string{"eth0"}},
+	}, map[netip.Addr]Refusal{netip.MustParseAddr("203.0.113.1"): why, netip.MustParseAddr("203.0.113.2"): why})
+	speaker := &v1alpha1.Speaker{Status: got}
+	if back := LinksOf(speaker); len(back) != 2 || !slices.Equal(back[0].Prefixes, links[0].Prefixes) || back[1].Name != "named" {
+		t.Errorf("links %v", back)
+	}
+	if back := announcedBefore(speaker); !maps.Equal(back, map[netip.Addr]bool{a: true, b: true, c: true}) {
+		t.Errorf("announced %v", back)
+	}
+	if len(got.Announcing) != 2 || len(got.Unannounced) != 1 || len(got.Unannounced[0].Addresses) != 2 || got.AnnouncedAddresses != 3 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// BenchmarkDecide chooses owners for 10,000 addresses among 100 nodes.
+func BenchmarkDecide(b *testing.B) {
+	s := Snapshot{Node: "node-0", Links: map[string][]l2.Link{}, Config: parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}
+	for i := range 100 {
+		n := node(fmt.Sprintf("node-%d", i))
+		s.Nodes = append(s.Nodes, n)
+		s.Links[n.Name] = []l2.Link{link("eth0", "10.0.0.0/8")}
+	}
+	for i := range 10_000 {
+		s.Services = append(s.Services, service(fmt.Sprintf("s%d", i), fmt.Sprintf("10.1.%d.%d", i/250, i%250), "p"))
+	}
+	for b.Loop() {
+		Decide(s)
+	}
+}
