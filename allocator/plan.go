@@ -46,7 +46,7 @@ type run struct {
 	claimants []*claimant // oldest first
 	owners    map[netip.Addr]*claimant
 	waiting   map[netip.Addr]*claimant // strangers behind the owner of an address they show
-	freed     bool // an address changed hands since the flag was cleared
+	freed     bool                     // an address changed hands since the flag was cleared
 	watch     func(*claimant, Verdict)
 }
 

@@ -164,4 +164,3 @@ func identity() string {
 	}
 	return host + "_" + string(uuid.NewUUID())
 }
-

@@ -97,7 +97,7 @@ func look(ctx context.Context, access clientcmd.ClientConfig) (w world, err erro
 	}
 	pools, err := fairlead.Pools.List(ctx, all)
 	if apierrors.IsNotFound(err) {
-		return w, errors.New("Fairlead's kinds are not installed in this cluster: kubectl apply --server-side -k deploy")
+		return w, errors.New("the CRDs of Fairlead are not installed in this cluster: kubectl apply --server-side -k deploy")
 	}
 	if err != nil {
 		return w, fmt.Errorf("list IPAddressPools: %w", err)
@@ -214,4 +214,3 @@ func orNone(s string) string {
 	}
 	return s
 }
-

@@ -484,7 +484,9 @@ func TestLinkDownAndUp(t *testing.T) {
 // however many and however scattered; beyond its size, at least those.
 func TestFilter(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
-	some := func() netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(random.IntN(64)), byte(random.IntN(256))}) }
+	some := func() netip.Addr {
+		return netip.AddrFrom4([4]byte{10, 0, byte(random.IntN(64)), byte(random.IntN(256))})
+	}
 	for _, n := range []int{0, 1, 2, 3, 250, 400, 5000} {
 		owned := map[netip.Addr]bool{}
 		var addrs []netip.Addr

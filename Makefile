@@ -1,0 +1,67 @@
+# Two commands matter: `make demo` and `make test`. They install what they need
+# into .build.
+
+TOOLS   := go tool -modfile=deploy/tools/go.mod
+MODULES := . deploy/lab deploy/tools
+TAG     ?= dev
+VERSION := -X github.com/fairlead-io/fairlead/cmd/version.version=$(TAG)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo lab test unit e2e lint generate verify bench image build clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .build/lab ## Start a cluster on this machine, show Fairlead at work, clean up. No root needed.
+	@.build/lab demo $(FLAGS)
+
+lab: .build/lab ## The same cluster, kept until Ctrl-C, and how to use it.
+	@.build/lab demo --keep $(FLAGS)
+
+.PHONY: .build/lab
+.build/lab:
+	@echo "Building the lab"
+	@cd deploy/lab && go build -o ../../$@ ./cmd/lab
+
+test: lint verify unit e2e ## Run every check and every test.
+
+unit: ## Run the unit, property and kernel-level tests.
+	go test ./...
+	cd deploy/tools && go test ./...
+
+e2e: ## Run the end-to-end tests on the lab.
+	cd deploy/lab && go test -count=1 -timeout=40m ./...
+
+lint: ## Format check, go vet and staticcheck, in all modules.
+	@bad="$$($(TOOLS) gofumpt -l $$(git ls-files '*.go' | grep -v zz_generated))"; \
+	  if [ -n "$$bad" ]; then echo "not formatted (make generate):"; echo "$$bad"; exit 1; fi
+	@go build -o .build/staticcheck -modfile=deploy/tools/go.mod honnef.co/go/tools/cmd/staticcheck
+	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && go vet ./... && $(CURDIR)/.build/staticcheck -checks=all ./...) || exit 1; done
+
+generate: ## Generate deep copies and CRDs, and format the code.
+	$(TOOLS) controller-gen object paths=./config/v1alpha1 crd paths=./config/v1alpha1 output:crd:dir=deploy/crds
+	$(TOOLS) gofumpt -w $$(git ls-files '*.go' | grep -v zz_generated)
+
+verify: ## Fail if generated code is out of date.
+	@rm -rf .build/verify && mkdir -p .build/verify
+	@$(TOOLS) controller-gen crd paths=./config/v1alpha1 output:crd:dir=.build/verify
+	@$(TOOLS) controller-gen object paths=./config/v1alpha1 output:object:dir=.build/verify
+	@diff -r deploy/crds .build/verify --exclude='*.go' && diff config/v1alpha1/zz_generated.deepcopy.go .build/verify/zz_generated.deepcopy.go \
+	  || { echo "generated code is out of date: make generate"; exit 1; }
+
+bench: ## Run the benchmarks of the plans and the responder.
+	go test -run='^$$' -bench=. -benchtime=1s ./allocator ./speaker/...
+
+build: ## Build the three programs into .build.
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(VERSION)' -o .build/fairlead-controller ./cmd/controller
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(VERSION)' -o .build/fairlead-speaker ./cmd/speaker
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(VERSION)' -o .build/fairlead ./cmd/fairlead
+	@ln -sf fairlead .build/kubectl-fairlead
+
+image: ## Build and push both images, and write install.yaml: make image IMG=registry.example.com/fairlead [TAG=v1].
+	@cd deploy/tools && go run ./image --root=../.. --repository='$(IMG)' --tag='$(TAG)' $(FLAGS)
+	@kubectl kustomize deploy | sed 's#image: fairlead/\(.*\):dev#image: $(IMG)/\1:$(TAG)#' > install.yaml
+	@echo "wrote install.yaml: kubectl apply --server-side -f install.yaml"
+
+clean: ## Remove what was built.
+	rm -rf .build install.yaml

@@ -1,0 +1,198 @@
+// Package cmd_test keeps the rules of the repository: which package may import
+// which, and what may appear only where.
+package cmd_test
+
+import (
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/fairlead-io/fairlead/"
+
+// floors orders the packages. Each may import those on lower floors only.
+var floors = []struct {
+	floor  int
+	prefix string
+	why    string
+}{
+	{4, "cmd", "wiring: flags and processes know everything"},
+	{3, "controller", "the cluster side; it and the speaker meet only through the API"},
+	{3, "speaker", "the node side; it and the controller meet only through the API"},
+	{2, "config", "understands what the user asked for, and serves both sides"},
+	{1, "allocator", "an engine: pure, knows no client"},
+	{1, "providers", "whose a Service is, for both sides and for clouds"},
+	{1, "speaker/l2", "an engine: knows links and addresses, not Kubernetes"},
+	{1, "config/client", "typed clients of our kinds, needed on both sides and in the CLI"},
+	{0, "config/v1alpha1", "the vocabulary: types, names and reasons"},
+}
+
+// only says where a dependency may be imported, besides its own floor's rule.
+var only = []struct {
+	dependency string
+	in         []string
+	why        string
+}{
+	{"k8s.io/client-go/kubernetes", []string{"controller", "speaker", "cmd"}, "whoever watches or writes the API is easy to find"},
+	{"k8s.io/client-go/informers", []string{"controller", "speaker", "cmd"}, "as above"},
+	{"k8s.io/cloud-provider/app", []string{"cmd"}, "the framework is wiring"},
+	{"github.com/mdlayher", []string{"speaker/l2"}, "raw sockets live in one place"},
+	{"github.com/vishvananda/netlink", []string{"speaker/l2"}, "the kernel's network is looked at in one place"},
+	{"github.com/spf13", []string{"cmd"}, "flags are wiring"},
+	{"os/signal", []string{"cmd"}, "signals are wiring"},
+}
+
+type goPackage struct {
+	Dir, ImportPath, Doc string
+	Imports              []string
+	GoFiles              []string
+}
+
+func packages(t *testing.T) (all []goPackage) {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json", "./...")
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p goPackage
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if len(p.GoFiles) > 0 {
+			all = append(all, p)
+		}
+	}
+	if len(all) < 10 {
+		t.Fatalf("only %d packages were found", len(all))
+	}
+	return all
+}
+
+func within(path, prefix string) bool {
+	return path == prefix || strings.HasPrefix(path, prefix+"/")
+}
+
+// floorOf is the floor of the longest prefix that matches.
+func floorOf(path string) (floor int, prefix string) {
+	floor = -1
+	for _, f := range floors {
+		if within(path, f.prefix) && len(f.prefix) > len(prefix) {
+			floor, prefix = f.floor, f.prefix
+		}
+	}
+	return floor, prefix
+}
+
+func TestFloors(t *testing.T) {
+	for _, p := range packages(t) {
+		path := strings.TrimPrefix(p.ImportPath, module)
+		floor, _ := floorOf(path)
+		if floor < 0 {
+			t.Errorf("%s stands on no floor: give it one, and say why", path)
+		}
+		for _, i := range p.Imports {
+			if below, ours := strings.CutPrefix(i, module); ours {
+				if f, _ := floorOf(below); f >= floor && !(floor == 4 && f == 4) {
+					t.Errorf("%s (floor %d) imports %s (floor %d)", path, floor, below, f)
+				}
+			}
+			for _, o := range only {
+				allowed := !within(i, o.dependency)
+				for _, in := range o.in {
+					allowed = allowed || within(path, in)
+				}
+				if !allowed {
+					t.Errorf("%s imports %s, which only %v may: %s", path, i, o.in, o.why)
+				}
+			}
+		}
+	}
+}
+
+// TestSource looks at every file: each package says what it is, JSON tags are
+// on the API's types only, plans are pure, and only commands end the process.
+func TestSource(t *testing.T) {
+	for _, p := range packages(t) {
+		path := strings.TrimPrefix(p.ImportPath, module)
+		if p.Doc == "" {
+			t.Errorf("%s has no package comment", path)
+		}
+		for _, name := range p.GoFiles {
+			file := filepath.Join(p.Dir, name)
+			content, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			parsed, err := parser.ParseFile(token.NewFileSet(), file, content, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name == "plan.go" {
+				for _, i := range parsed.Imports {
+					switch strings.Trim(i.Path.Value, `"`) {
+					case "context", "time", "log/slog", "sync", "math/rand", "math/rand/v2", "os", "net":
+						t.Errorf("%s/%s imports %s: a plan is values in, values out", path, name, i.Path.Value)
+					}
+				}
+			}
+			ast.Inspect(parsed, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.Field:
+					if n.Tag != nil && strings.Contains(n.Tag.Value, "json:") && path != "config/v1alpha1" && path != "cmd/fairlead" {
+						t.Errorf("%s/%s has a json tag", path, name)
+					}
+				case *ast.SelectorExpr:
+					if x, ok := n.X.(*ast.Ident); ok && x.Name == "os" && (n.Sel.Name == "Exit" || n.Sel.Name == "Getenv") && !within(path, "cmd") {
+						t.Errorf("%s/%s uses os.%s", path, name, n.Sel.Name)
+					}
+				}
+				return true
+			})
+		}
+	}
+}
+
+// TestReasonsAreDocumented: every Reason has a heading in the troubleshooting
+// page, and every heading there is a Reason.
+func TestReasonsAreDocumented(t *testing.T) {
+	parsed, err := parser.ParseFile(token.NewFileSet(), "../config/v1alpha1/reasons.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reasons := map[string]bool{}
+	ast.Inspect(parsed, func(n ast.Node) bool {
+		if v, ok := n.(*ast.ValueSpec); ok && len(v.Values) == 1 {
+			reasons[strings.Trim(v.Values[0].(*ast.BasicLit).Value, `"`)] = true
+		}
+		return true
+	})
+	page, err := os.ReadFile("../docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.SplitSeq(string(page), "\n") {
+		if heading, ok := strings.CutPrefix(line, "### "); ok {
+			if !reasons[heading] {
+				t.Errorf("the heading %q is no Reason", heading)
+			}
+			delete(reasons, heading)
+		}
+	}
+	for r := range reasons {
+		t.Errorf("the Reason %s has no heading", r)
+	}
+}

@@ -1,0 +1,207 @@
+package lab_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
+)
+
+// nobody is an ordinary user.
+const nobody = 65534
+
+// tree is a copy of what the demo reads, for a user who owns nothing of the
+// repository, with binaries that were built without the tools on the PATH.
+func tree(t *testing.T) (dir string) {
+	t.Helper()
+	root, err := lab.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As an ordinary user's, with no nft, iptables or conntrack on it.
+	path := slices.DeleteFunc(filepath.SplitList(os.Getenv("PATH")), func(dir string) bool {
+		_, err := os.Stat(filepath.Join(dir, "nft"))
+		return err == nil || strings.HasSuffix(dir, "sbin")
+	})
+	t.Setenv("PATH", strings.Join(path, ":"))
+	if nft, err := exec.LookPath("nft"); err == nil {
+		t.Fatalf("%s is still on the PATH", nft)
+	}
+	bin, err := lab.Build(root, lab.Progress{Out: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	build := exec.Command("go", "build", "-o", filepath.Join(string(bin), "lab"), "./cmd/lab")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	dir, err = os.MkdirTemp("", "fairlead-tree-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, ".build"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"go.mod", "deploy/crds", "deploy/kustomization.yaml", "deploy/namespace.yaml", "deploy/controller.yaml", "deploy/speaker.yaml", ".build/kube", ".build/lab", ".build/fairlead", ".build/fairlead-controller", ".build/fairlead-speaker", ".build/tools"} {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(part)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("cp", "-rL", filepath.Join(root, part), filepath.Join(dir, part)).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	if out, err := exec.Command("chmod", "-R", "a+rX", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return dir
+}
+
+// demo is the demo as an ordinary user.
+func demo(dir string, out io.Writer, flags ...string) *exec.Cmd {
+	bin := filepath.Join(dir, ".build")
+	cmd := exec.Command(filepath.Join(bin, "lab"), append([]string{"demo", "--bin", bin}, flags...)...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "HOME="+dir)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+	}
+	return cmd
+}
+
+// leftovers are processes that run binaries of the tree.
+func leftovers(dir string) (found []string) {
+	links, _ := filepath.Glob("/proc/[0-9]*/exe")
+	for _, link := range links {
+		if exe, err := os.Readlink(link); err == nil && strings.HasPrefix(exe, dir) {
+			found = append(found, link+" "+exe)
+		}
+	}
+	kept, _ := filepath.Glob(filepath.Join(os.TempDir(), fmt.Sprintf("fairlead-lab-%d", nobody)))
+	return append(found, kept...)
+}
+
+func nothingLeft(t *testing.T, dir string) {
+	t.Helper()
+	err := lab.Wait(t.Context(), 30*time.Second, "nothing is left", func() error {
+		if found := leftovers(dir); len(found) > 0 {
+			return fmt.Errorf("left: %v", found)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDemo runs the demo as an ordinary user without the tools that kube-proxy
+// needs: twice in a row, interrupted in the middle, and after a kill.
+func TestDemo(t *testing.T) {
+	dir := tree(t)
+	for range 2 {
+		var out bytes.Buffer
+		if err := demo(dir, &out).Run(); err != nil {
+			t.Fatalf("%v\n%s", err, out.String())
+		}
+		for _, says := range []string{
+			"influxdb   LoadBalancer", "10.13.242.236   8086:3", "pong from pod-", "curl http://10.13.242.13:3",
+			"which is node-", "Provisioned  True  Assigned", "Everything is cleaned up",
+		} {
+			if !strings.Contains(out.String(), says) {
+				t.Errorf("it does not say %q:\n%s", says, out.String())
+			}
+		}
+		nothingLeft(t, dir)
+	}
+	for _, end := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
+		for _, after := range []time.Duration{300 * time.Millisecond, 2 * time.Second, 4 * time.Second} {
+			var out bytes.Buffer
+			cmd := demo(dir, &out, "--keep")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(after)
+			_ = cmd.Process.Signal(end)
+			_ = cmd.Wait()
+			nothingLeft(t, dir)
+			if t.Failed() {
+				t.Fatalf("%s after %s:\n%s", end, after, out.String())
+			}
+		}
+	}
+	var out bytes.Buffer
+	if err := demo(dir, &out).Run(); err != nil {
+		t.Errorf("after a kill: %v\n%s", err, out.String())
+	}
+}
+
+// TestKeptLab uses a kept lab as its user would, from outside.
+func TestKeptLab(t *testing.T) {
+	dir := tree(t)
+	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	kept := demo(dir, out, "--keep", "--nodes", "2")
+	if err := kept.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := func() string {
+		b, err := os.ReadFile(out.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	err = lab.Wait(t.Context(), 90*time.Second, "the lab is up", func() error {
+		if !strings.Contains(said(), "stays until Ctrl-C") {
+			return fmt.Errorf("it says\n%s", said())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	as := func(env string, args ...string) string {
+		t.Helper()
+		cmd := exec.Command(filepath.Join(dir, ".build", args[0]), args[1:]...)
+		cmd.Env = append(os.Environ(), env)
+		cmd.SysProcAttr = kept.SysProcAttr
+		b, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%v: %v\n%s", args, err, b)
+		}
+		return string(b)
+	}
+	_, after, _ := strings.Cut(said(), "export ")
+	kubeconfig, _, _ := strings.Cut(after, "\n")
+	if got := as(kubeconfig, "kube", "kubectl", "get", "svc", "influxdb"); !strings.Contains(got, "10.13.242.236") {
+		t.Errorf("kubectl says %q", got)
+	}
+	if got := as(kubeconfig, "fairlead", "explain", "svc", "default/influxdb"); !strings.Contains(got, "answers on eth0") {
+		t.Errorf("fairlead says %q", got)
+	}
+	if got := as("", "lab", "exec", "client", "--", "cat", "/proc/net/arp"); !strings.Contains(got, "10.13.242.236") {
+		t.Errorf("the client's neighbours are %q", got)
+	}
+	as("", "lab", "stop")
+	if err := kept.Wait(); err != nil {
+		t.Errorf("the lab ended with %v:\n%s", err, said())
+	}
+	nothingLeft(t, dir)
+}
