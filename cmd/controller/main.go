@@ -89,7 +89,9 @@ func run(ctx context.Context) (exit int, err error) {
 					started = true
 					go c.Watch(ctx)
 					go func() {
-						e.done <- controller.RunElected(ctx, cc.Client, e.election, identity(), c.Run)
+						id := identity()
+						klog.InfoS("waiting to lead", "identity", id, "election", e.election.LeaderElect)
+						e.done <- controller.RunElected(ctx, cc.Client, e.election, id, c.Run)
 						cancel()
 					}()
 					return nil, true, nil

@@ -399,11 +399,12 @@ func leader(t *testing.T, not string) (index int, identity string) {
 		return nil
 	})
 	for i, p := range cluster.Controllers {
-		if p.Logged("successfully acquired lease") && !p.Ended() {
-			index = i
+		if p.Logged(identity) {
+			return i, identity
 		}
 	}
-	return index, identity
+	t.Fatalf("no controller is known as %s", identity)
+	return 0, ""
 }
 
 func TestLeaderHandsOver(t *testing.T) {
