@@ -193,8 +193,12 @@ func (r *run) grantByName(c *claimant, w Want) {
 		return
 	}
 	addr := c.Addrs[i]
+	no := func(reason v1alpha1.Reason, message string) {
+		r.say(c, Verdict{w.Family, "", false, message})
+		r.refuse(c, w, reason, message)
+	}
 	if o := r.owners[addr]; o != nil {
-		r.refuse(c, w, v1alpha1.AddressTaken, fmt.Sprintf("%s belongs to Service %s", addr, o.Key))
+		no(v1alpha1.AddressTaken, fmt.Sprintf("%s belongs to Service %s", addr, o.Key))
 		return
 	}
 	for _, name := range c.Pools {
@@ -204,10 +208,10 @@ func (r *run) grantByName(c *claimant, w Want) {
 		}
 	}
 	if s := r.container(addr); s != nil && s.Closed {
-		r.refuse(c, w, v1alpha1.AddressNotInPool, fmt.Sprintf("%s is in pool %s, which is being deleted", addr, s.Name))
+		no(v1alpha1.AddressNotInPool, fmt.Sprintf("%s is in pool %s, which is being deleted", addr, s.Name))
 		return
 	}
-	r.refuse(c, w, v1alpha1.AddressNotInPool, fmt.Sprintf("%s is in none of the pools that this Service may use%s", addr, listed(c.Pools)))
+	no(v1alpha1.AddressNotInPool, fmt.Sprintf("%s is in none of the pools that this Service may use%s", addr, listed(c.Pools)))
 }
 
 // grantAny is the third pass: the lowest free address of the most preferred pool.
@@ -244,6 +248,7 @@ func (r *run) grantAny(c *claimant, w Want) {
 	}
 	if len(why) == 0 {
 		why = []string{"there is no IPAddressPool that this Service may use"}
+		r.say(c, Verdict{w.Family, "", false, why[0]})
 	}
 	if !w.Optional {
 		r.refuse(c, w, reason, strings.Join(why, "; "))
@@ -300,7 +305,6 @@ func (r *run) refuse(c *claimant, w Want, reason v1alpha1.Reason, message string
 		message += fmt.Sprintf("; %s is kept until then", old)
 	}
 	c.missing[slot(w.Family)] = &Refusal{w.Family, reason, message}
-	r.say(c, Verdict{w.Family, "", false, message})
 }
 
 func (r *run) say(c *claimant, v Verdict) {

@@ -212,7 +212,7 @@ func (s *Speaker) snapshot(own []l2.Link) Snapshot {
 	for _, reported := range s.speakers.Objects() {
 		snapshot.Links[reported.Name] = LinksOf(reported)
 	}
-	snapshot.Links[s.node] = own // newer than what was reported
+	snapshot.Links[s.node] = common(snapshot.Links[s.node], own)
 	return snapshot
 }
 

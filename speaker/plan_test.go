@@ -362,6 +362,14 @@ func TestStatusRoundTrip(t *testing.T) {
 	}
 }
 
+func TestCommon(t *testing.T) {
+	reported := []l2.Link{link("eth0", "192.0.2.1/24", "198.51.100.1/24"), link("gone", "10.0.0.1/8")}
+	live := []l2.Link{link("eth0", "192.0.2.1/24", "203.0.113.1/24"), link("new", "10.0.0.1/8")}
+	if got := common(reported, live); len(got) != 1 || got[0].Name != "eth0" || !slices.Equal(got[0].Prefixes, live[0].Prefixes[:1]) {
+		t.Errorf("got %v", got)
+	}
+}
+
 // BenchmarkDecide chooses owners for 10,000 addresses among 100 nodes.
 func BenchmarkDecide(b *testing.B) {
 	s := Snapshot{Node: "node-0", Links: map[string][]l2.Link{}, Config: parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}

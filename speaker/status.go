@@ -59,6 +59,28 @@ func LinksOf(s *v1alpha1.Speaker) []l2.Link {
 	return links
 }
 
+// common is what a node may count on of its own links. One that is not reported
+// yet does not count: the other nodes cannot reckon with it, and would go on
+// answering for what it would make this node's. One that is gone does not count
+// either, whatever was reported.
+func common(reported, live []l2.Link) []l2.Link {
+	var links []l2.Link
+	for _, l := range live {
+		i := slices.IndexFunc(reported, func(r l2.Link) bool { return r.Name == l.Name })
+		if i < 0 {
+			continue
+		}
+		both := l2.Link{Name: l.Name}
+		for _, p := range l.Prefixes {
+			if slices.Contains(reported[i].Prefixes, p) {
+				both.Prefixes = append(both.Prefixes, p)
+			}
+		}
+		links = append(links, both)
+	}
+	return links
+}
+
 // announcedBefore reads back the addresses that the speaker announced when it
 // last reported.
 func announcedBefore(s *v1alpha1.Speaker) map[netip.Addr]bool {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -227,8 +229,9 @@ func (h *Host) Serve(address string, handler http.Handler) error {
 	})
 }
 
-// WhoHas sends ARP requests for the address from the host's eth0 and returns
-// the MACs that answered within the wait.
+// WhoHas sends an ARP request for the address from the host's eth0 and returns
+// the MACs that answered it within the wait. Announcements that pass by are no
+// answers.
 func (h *Host) WhoHas(addr netip.Addr, wait time.Duration) (macs []string, err error) {
 	err = h.Do(func() error {
 		ifi, err := net.InterfaceByName("eth0")
@@ -258,8 +261,9 @@ func (h *Host) WhoHas(addr netip.Addr, wait time.Duration) (macs []string, err e
 			if err != nil {
 				return err
 			}
-			if p.Operation == arp.OperationReply && p.SenderIP == addr {
-				macs = append(macs, p.SenderHardwareAddr.String())
+			answer := p.Operation == arp.OperationReply && p.SenderIP == addr && bytes.Equal(p.TargetHardwareAddr, ifi.HardwareAddr)
+			if mac := p.SenderHardwareAddr.String(); answer && !slices.Contains(macs, mac) {
+				macs = append(macs, mac)
 			}
 		}
 	})

@@ -79,7 +79,7 @@ func runDemo(args []string) error {
 			return errors.New("interrupted; nothing is left behind")
 		}
 		if err != nil {
-			fmt.Fprintln(os.Stderr, lab.Logs(15))
+			fmt.Fprintln(os.Stderr, lab.Logs(6))
 		}
 		return err
 	}
