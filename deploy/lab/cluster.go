@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
@@ -38,6 +39,7 @@ type Cluster struct {
 	Pods    []*Host // Pods[i] is behind Nodes[i]
 	Client  *Host   // a machine on the LAN that is no node
 
+	APIServer   *Process
 	Controllers []*Process
 	Speakers    []*Process
 
@@ -132,19 +134,6 @@ func (c *Cluster) startPlane(ctx context.Context) error {
 	if _, err := c.plane.Start("etcd", kube, nil, "etcd", "--data-dir", runDir+"/etcd"); err != nil {
 		return err
 	}
-	apiserver, err := c.plane.Start("kube-apiserver", kube, nil, "kube-apiserver",
-		"--etcd-servers=http://127.0.0.1:2379", "--service-cluster-ip-range="+svcPrefix,
-		"--bind-address=0.0.0.0", "--advertise-address="+planeAddr.String(), "--secure-port=6443",
-		"--tls-cert-file="+serverCert, "--tls-private-key-file="+serverKey, "--client-ca-file="+caCert,
-		"--token-auth-file="+tokenFile, "--authorization-mode=RBAC",
-		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+accountKey,
-		"--service-account-signing-key-file="+accountKey,
-		// Pods here have no service account controller behind them.
-		"--disable-admission-plugins=ServiceAccount",
-	)
-	if err != nil {
-		return err
-	}
 	if err := writeKubeconfig(adminConfig, "https://"+planeAddr.String()+":6443", "admin"); err != nil {
 		return err
 	}
@@ -159,19 +148,36 @@ func (c *Cluster) startPlane(ctx context.Context) error {
 	if c.Dynamic, err = dynamic.NewForConfig(config); err != nil {
 		return fmt.Errorf("make an API client: %w", err)
 	}
-	err = Wait(ctx, time.Minute, "kube-apiserver is ready", func() error {
-		if apiserver.Ended() {
-			return Permanent(fmt.Errorf("kube-apiserver ended: %w", apiserver.err))
-		}
-		return c.API.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
-	})
-	if err != nil {
+	if err := c.StartAPIServer(ctx); err != nil {
 		return err
 	}
 	_, err = c.plane.Start("kube-controller-manager", kube, nil, "kube-controller-manager",
 		"--kubeconfig="+adminConfig, "--leader-elect=false", "--secure-port=0",
 		"--controllers=endpointslice-controller,endpointslice-mirroring-controller,garbage-collector-controller")
 	return err
+}
+
+// StartAPIServer starts kube-apiserver and waits until it is ready.
+func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
+	c.APIServer, err = c.plane.Start("kube-apiserver", c.options.Bin.path("kube"), nil, "kube-apiserver",
+		"--etcd-servers=http://127.0.0.1:2379", "--service-cluster-ip-range="+svcPrefix,
+		"--bind-address=0.0.0.0", "--advertise-address="+planeAddr.String(), "--secure-port=6443",
+		"--tls-cert-file="+serverCert, "--tls-private-key-file="+serverKey, "--client-ca-file="+caCert,
+		"--token-auth-file="+tokenFile, "--authorization-mode=RBAC",
+		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+accountKey,
+		"--service-account-signing-key-file="+accountKey,
+		// Pods here have no service account controller behind them.
+		"--disable-admission-plugins=ServiceAccount",
+	)
+	if err != nil {
+		return err
+	}
+	return Wait(ctx, time.Minute, "kube-apiserver is ready", func() error {
+		if c.APIServer.Ended() {
+			return Permanent(fmt.Errorf("kube-apiserver ended: %w", c.APIServer.err))
+		}
+		return c.API.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+	})
 }
 
 func (c *Cluster) startNodes(ctx context.Context) error {
@@ -339,13 +345,27 @@ func put(all []*Process, i int, p *Process) []*Process {
 	return all
 }
 
-// startPod starts a pod's program on a node, by the pod's manifest.
+// startPod starts a pod's program on a node, by the pod's manifest: with its
+// arguments and environment, its capabilities and no others, and a token of its
+// service account that is bound to the pod.
 func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec corev1.PodSpec) (*Process, error) {
+	spec.NodeName = node.Name
+	pods := c.API.CoreV1().Pods(namespace)
+	pod, err := pods.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		pod, err = pods.Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}, metav1.CreateOptions{})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make pod %s: %w", name, err)
+	}
 	expires := int64((24 * time.Hour).Seconds())
 	token, err := c.API.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, spec.ServiceAccountName,
-		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &expires}}, metav1.CreateOptions{})
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+			ExpirationSeconds: &expires,
+			BoundObjectRef:    &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: name, UID: pod.UID},
+		}}, metav1.CreateOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("token for %s: %w", spec.ServiceAccountName, err)
+		return nil, fmt.Errorf("token for %s: %w", name, err)
 	}
 	config := filepath.Join(runDir, name+".kubeconfig")
 	if err := writeKubeconfig(config, "https://"+planeAddr.String()+":6443", token.Status.Token); err != nil {
@@ -360,8 +380,18 @@ func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec co
 		}
 		env = append(env, e.Name+"="+value)
 	}
-	program := c.options.Bin.path("fairlead-" + container.Name)
-	return node.Start(name, program, env, append([]string{"--kubeconfig=" + config}, container.Args...)...)
+	setpriv, err := exec.LookPath("setpriv")
+	if err != nil {
+		return nil, fmt.Errorf("start %s with the capabilities of its manifest: %w: install the package util-linux", name, err)
+	}
+	capabilities := "-all"
+	if s := container.SecurityContext; s != nil && s.Capabilities != nil {
+		for _, add := range s.Capabilities.Add {
+			capabilities += ",+" + strings.ToLower(string(add))
+		}
+	}
+	args := []string{"--bounding-set=" + capabilities, "--no-new-privs", c.options.Bin.path("fairlead-" + container.Name), "--kubeconfig=" + config}
+	return node.Start(name, setpriv, env, append(args, container.Args...)...)
 }
 
 // Kubectl runs kubectl as the cluster's administrator.
@@ -405,6 +435,15 @@ func (c *Cluster) As(account string) (*kubernetes.Clientset, error) {
 	}
 	config.Impersonate = rest.ImpersonationConfig{UserName: "system:serviceaccount:" + namespace + ":" + account}
 	return kubernetes.NewForConfig(config)
+}
+
+// WithTokenOf is a client that speaks with the very token of a running pod.
+func (c *Cluster) WithTokenOf(pod string) (*dynamic.DynamicClient, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(runDir, pod+".kubeconfig"))
+	if err != nil {
+		return nil, fmt.Errorf("configure the API client: %w", err)
+	}
+	return dynamic.NewForConfig(config)
 }
 
 // Logs are the last lines of every program's log, for a person who looks for

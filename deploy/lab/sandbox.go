@@ -87,11 +87,11 @@ func settle() error {
 		os.Exit(1) // the outer process is gone; the kernel ends the rest with us
 	}()
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+		return fmt.Errorf("make mounts private: %w\n%s", err, sandboxHelp)
 	}
 	for _, m := range []struct{ kind, target string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", "/run"}} {
 		if err := unix.Mount(m.kind, m.target, m.kind, 0, ""); err != nil {
-			return fmt.Errorf("mount %s on %s: %w", m.kind, m.target, err)
+			return fmt.Errorf("mount %s on %s: %w\n%s", m.kind, m.target, err, sandboxHelp)
 		}
 	}
 	for _, dir := range []string{runDir, netnsDir, logDir} {

@@ -8,6 +8,7 @@ import (
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
@@ -82,6 +83,39 @@ func TestPermissions(t *testing.T) {
 			if review.Status.Allowed != row.want {
 				t.Errorf("allowed is %t, want %t", review.Status.Allowed, row.want)
 			}
+		})
+	}
+}
+
+// TestSpeakerSpeaksForItselfOnly uses the token of a running speaker, as who
+// steals a node can.
+func TestSpeakerSpeaksForItselfOnly(t *testing.T) {
+	thief, err := cluster.WithTokenOf("fairlead-speaker-node-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	speakers := thief.Resource(schema.GroupVersionResource{Group: "fairlead.io", Version: "v1alpha1", Resource: "speakers"})
+	eventually(t, "all speakers have reported", func() error {
+		list, err := speakers.List(t.Context(), metav1.ListOptions{})
+		if err == nil && len(list.Items) < len(cluster.Nodes) {
+			err = fmt.Errorf("%d have", len(list.Items))
+		}
+		return err
+	})
+	for name, allowed := range map[string]bool{"node-1": true, "node-2": false} {
+		eventually(t, fmt.Sprintf("writing for %s is allowed: %t", name, allowed), func() error {
+			o, err := speakers.Get(t.Context(), name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			_, err = speakers.UpdateStatus(t.Context(), o, metav1.UpdateOptions{})
+			if allowed {
+				return err // a conflict is tried again
+			}
+			if err == nil || !strings.Contains(err.Error(), "a speaker writes only the Speaker object of its own node") {
+				return fmt.Errorf("got %v", err)
+			}
+			return nil
 		})
 	}
 }

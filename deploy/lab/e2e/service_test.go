@@ -465,6 +465,33 @@ func TestSpeakerRestartKeepsItsAddresses(t *testing.T) {
 	owner(t, addr, func(n int) bool { return n == node })
 }
 
+// TestAPIServerGone: what is announced stays announced, and everything goes on
+// when the API server is back.
+func TestAPIServerGone(t *testing.T) {
+	service(t, "outage")
+	addr := announced(t, "outage")
+	node := owner(t, addr, anyNode)
+	reach(t, cluster.Client, url(addr, 8086))
+	cluster.APIServer.Kill()
+	for range 10 {
+		owner(t, addr, func(n int) bool { return n == node })
+		reach(t, cluster.Client, url(addr, 8086))
+	}
+	if err := cluster.StartAPIServer(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range cluster.Controllers {
+		if p.Ended() { // it has lost its lease; a kubelet would start it again
+			if err := cluster.StartController(context.Background(), i); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	service(t, "after-outage")
+	announced(t, "after-outage")
+	owner(t, addr, func(n int) bool { return n == node })
+}
+
 func TestControllerKilledInABurst(t *testing.T) {
 	const burst = 200
 	name := func(i int) string { return fmt.Sprintf("burst-%03d", i) }
