@@ -56,7 +56,7 @@ const (
 	// all of it is in a pool and nobody owns it.
 	Adopter
 	// Stranger is served by somebody else: its addresses are not given to
-	// others, and it gets none.
+	// others, and it is assigned nothing.
 	Stranger
 )
 

@@ -216,7 +216,17 @@ func TestAllocate(t *testing.T) {
 				request("a", "p"), asking(request("b", "p"), "192.0.2.0"),
 				with(having(request("c"), "192.0.2.0", ""), func(r *Request) { r.Standing = Stranger }),
 			},
-			map[string][]string{"a": {"192.0.2.1=p"}, "b": {"AddressTaken"}, "c": {"192.0.2.0=p"}},
+			map[string][]string{"a": {"192.0.2.1=p"}, "b": {"AddressTaken"}, "c": nil},
+		},
+		{
+			"neither are those that a refused adopter or a stranger shows beside its first",
+			[]Pool{pool("p", "192.0.2.0/29")},
+			[]Request{
+				with(having(having(request("a", "p"), "192.0.2.0", ""), "203.0.113.9", ""), func(r *Request) { r.Standing = Adopter }),
+				with(having(having(request("b"), "192.0.2.2", ""), "192.0.2.1", ""), func(r *Request) { r.Standing = Stranger }),
+				request("c", "p"),
+			},
+			map[string][]string{"a": {"ForeignStatus"}, "b": nil, "c": {"192.0.2.3=p"}},
 		},
 		{
 			"frozen keeps what it has and gets nothing",

@@ -55,7 +55,11 @@ func someRequest(t *rapid.T, i int) Request {
 		Families: rapid.SampledFrom([][]Want{{{IPv4, false}}, {{IPv6, false}}, {{IPv4, false}, {IPv6, true}}, {{IPv6, false}, {IPv4, false}}}).Draw(t, "families"),
 		Pools:    rapid.Permutation(poolNames).Draw(t, "pools")[:rapid.IntRange(0, 4).Draw(t, "pools")],
 	}
-	for _, a := range rapid.SliceOfNDistinct(someAddrs, 0, 2, FamilyOf).Draw(t, "have") {
+	kinds := FamilyOf // one address of a family, as we write it
+	if r.Standing != Owner {
+		kinds = func(netip.Addr) Family { return Family(rapid.Byte().Draw(t, "kind")) }
+	}
+	for _, a := range rapid.SliceOfNDistinct(someAddrs, 0, 2, kinds).Draw(t, "have") {
 		r.Have = append(r.Have, Have{a, rapid.SampledFrom(append(poolNames, "")).Draw(t, "recorded")})
 	}
 	if rapid.IntRange(0, 3).Draw(t, "asks") == 0 {
@@ -139,6 +143,15 @@ func TestLawHonest(t *testing.T) {
 				owner[h.Addr] = k
 			}
 		}
+		shown := map[netip.Addr][]types.NamespacedName{}
+		for _, r := range requests {
+			lost := slices.ContainsFunc(got[r.Key].Missing, func(m Refusal) bool { return m.Reason == v1alpha1.ForeignStatus })
+			for _, h := range r.Have {
+				if r.Standing == Stranger || lost {
+					shown[h.Addr] = append(shown[h.Addr], r.Key)
+				}
+			}
+		}
 		byName := map[string]Pool{}
 		for _, p := range pools {
 			byName[p.Name] = p
@@ -149,7 +162,7 @@ func TestLawHonest(t *testing.T) {
 				p := byName[h.Pool]
 				mayHave := slices.Contains(r.Pools, h.Pool) && !p.Closed && enumerate(p)[h.Addr] &&
 					(p.Auto || r.Pinned || slices.Contains(r.Addrs, h.Addr))
-				if !had && (!mayHave || r.Frozen || r.Standing == Stranger) {
+				if !had && (!mayHave || r.Frozen || r.Standing == Stranger || shown[h.Addr] != nil) {
 					t.Fatalf("%s may not have %s of %s", r.Key, h.Addr, h.Pool)
 				}
 			}
@@ -157,8 +170,12 @@ func TestLawHonest(t *testing.T) {
 				asked := slices.IndexFunc(r.Addrs, func(a netip.Addr) bool { return FamilyOf(a) == m.Family })
 				switch m.Reason {
 				case v1alpha1.AddressTaken:
-					if o, taken := owner[r.Addrs[asked]]; !taken || o == r.Key || !strings.Contains(m.Message, o.String()) {
-						t.Fatalf("%s: %q, but it belongs to %q", r.Key, m.Message, o)
+					others := shown[r.Addrs[asked]]
+					if o, taken := owner[r.Addrs[asked]]; taken {
+						others = []types.NamespacedName{o}
+					}
+					if !slices.ContainsFunc(others, func(o types.NamespacedName) bool { return o != r.Key && strings.Contains(m.Message, o.String()) }) {
+						t.Fatalf("%s: %q, but it belongs to %v", r.Key, m.Message, others)
 					}
 				case v1alpha1.AddressNotInPool:
 					for _, name := range r.Pools {
@@ -169,7 +186,7 @@ func TestLawHonest(t *testing.T) {
 				case v1alpha1.PoolExhausted, v1alpha1.NoMatchingPool:
 					for _, name := range r.Pools {
 						for a := range enumerate(byName[name]) {
-							if _, taken := owner[a]; !taken && FamilyOf(a) == m.Family && !byName[name].Closed && (byName[name].Auto || r.Pinned) {
+							if _, taken := owner[a]; !taken && shown[a] == nil && FamilyOf(a) == m.Family && !byName[name].Closed && (byName[name].Auto || r.Pinned) {
 								t.Fatalf("%s: %q, but %s is free", r.Key, m.Message, a)
 							}
 						}
@@ -222,6 +239,10 @@ func TestOracle(t *testing.T) {
 		want := oracle(pools, requests)
 		for _, r := range requests {
 			var addrs []netip.Addr
+			lost := slices.ContainsFunc(got[r.Key].Missing, func(m Refusal) bool { return m.Reason == v1alpha1.ForeignStatus })
+			if r.Standing == Stranger || lost {
+				continue // the oracle has it hold what it shows
+			}
 			for _, h := range got[r.Key].Held {
 				addrs = append(addrs, h.Addr)
 			}
@@ -263,7 +284,7 @@ func oracle(pools []Pool, requests []Request) map[types.NamespacedName][]netip.A
 		}
 		return netip.Addr{}, false
 	}
-	for _, standing := range []Standing{Owner, Adopter, Stranger} {
+	for _, standing := range []Standing{Owner, Adopter} {
 		for _, r := range requests {
 			if r.Standing != standing {
 				continue
@@ -272,20 +293,31 @@ func oracle(pools []Pool, requests []Request) map[types.NamespacedName][]netip.A
 			for _, w := range r.Families {
 				families[w.Family] = true
 			}
+			seen := map[Family]bool{}
 			for _, h := range r.Have {
+				f := FamilyOf(h.Addr)
 				_, taken := holder[h.Addr]
-				if standing == Adopter && (taken || anyPool(h.Addr) == "" || !families[FamilyOf(h.Addr)]) {
+				if standing == Adopter && (taken || anyPool(h.Addr) == "" || !families[f] || seen[f]) {
 					foreign[r.Key] = true
 				}
+				seen[f] = true
 			}
 			for _, h := range r.Have {
-				_, taken := holder[h.Addr]
-				if standing == Stranger {
-					shown[h.Addr] = r.Key
-				}
-				if !taken && !foreign[r.Key] && (families[FamilyOf(h.Addr)] || r.Frozen || standing == Stranger) {
+				if _, taken := holder[h.Addr]; !taken && !foreign[r.Key] && (families[FamilyOf(h.Addr)] || r.Frozen) {
 					holder[h.Addr], from[h.Addr] = r.Key, cmp.Or(h.Pool, anyPool(h.Addr))
 				}
+			}
+		}
+	}
+	for _, r := range requests {
+		for _, h := range r.Have {
+			if r.Standing != Stranger && !foreign[r.Key] {
+				continue
+			}
+			if _, taken := holder[h.Addr]; !taken {
+				holder[h.Addr] = r.Key
+			} else if _, taken := shown[h.Addr]; !taken {
+				shown[h.Addr] = r.Key
 			}
 		}
 	}

@@ -45,7 +45,7 @@ type run struct {
 	order     []*source   // as the pools came
 	claimants []*claimant // oldest first
 	owners    map[netip.Addr]*claimant
-	waiting   map[netip.Addr]*claimant // strangers behind the owner of an address they show
+	waiting   map[netip.Addr]*claimant // shows the address too, in a status that is not ours to write
 	freed     bool                     // an address changed hands since the flag was cleared
 	watch     func(*claimant, Verdict)
 }
@@ -107,16 +107,35 @@ func (r *run) allocate() map[types.NamespacedName]Assignment {
 	return result
 }
 
-// keep is the first pass: owners before adopters before strangers, so that
-// nobody loses an address to a newcomer.
+// keep is the first pass: owners before adopters, so that nobody loses an
+// address to a newcomer. What is left of the addresses that anybody shows is
+// nobody's to give.
 func (r *run) keep() {
-	for _, standing := range []Standing{Owner, Adopter, Stranger} {
+	for _, standing := range []Standing{Owner, Adopter} {
 		for _, c := range r.claimants {
 			if c.Standing == standing {
 				r.keepOne(c)
 			}
 		}
 	}
+	for _, c := range r.claimants {
+		if c.served() {
+			continue
+		}
+		for _, h := range c.Have {
+			if r.owners[h.Addr] == nil {
+				r.owners[h.Addr] = c
+			} else if r.waiting[h.Addr] == nil {
+				r.waiting[h.Addr] = c
+			}
+		}
+	}
+}
+
+// served reports whether the claimant's status is ours to write.
+func (c *claimant) served() bool {
+	refused := slices.ContainsFunc(c.missing[:], func(m *Refusal) bool { return m != nil && m.Reason == v1alpha1.ForeignStatus })
+	return c.Standing != Stranger && !refused
 }
 
 func (r *run) keepOne(c *claimant) {
@@ -128,11 +147,8 @@ func (r *run) keepOne(c *claimant) {
 	}
 	for _, h := range c.Have {
 		f := slot(FamilyOf(h.Addr))
-		wanted := c.Standing == Stranger || c.Frozen || c.wants(FamilyOf(h.Addr))
+		wanted := c.Frozen || c.wants(FamilyOf(h.Addr))
 		if !wanted || r.owners[h.Addr] != nil || c.held[f].Addr.IsValid() {
-			if c.Standing == Stranger {
-				r.waiting[h.Addr] = c
-			}
 			continue
 		}
 		held := Held{Addr: h.Addr, Pool: h.Pool}
@@ -172,8 +188,7 @@ func (r *run) unadoptable(c *claimant) *Refusal {
 // first, and every family it wants, until an address changes hands.
 func (r *run) each(grant func(*run, *claimant, Want)) {
 	for _, c := range r.claimants {
-		lost := slices.ContainsFunc(c.missing[:], func(m *Refusal) bool { return m != nil && m.Reason == v1alpha1.ForeignStatus })
-		if c.Frozen || c.Standing == Stranger || lost {
+		if c.Frozen || !c.served() {
 			continue
 		}
 		for _, w := range c.Families {
@@ -286,11 +301,11 @@ func (r *run) grant(c *claimant, w Want, s *source, addr netip.Addr) {
 	r.say(c, Verdict{w.Family, s.Name, true, message})
 }
 
-// release frees an address, or leaves it to the stranger who shows it too.
+// release frees an address, or leaves it to who shows it too.
 func (r *run) release(addr netip.Addr) {
 	r.freed = true
 	if c := r.waiting[addr]; c != nil {
-		r.owners[addr], c.held[slot(FamilyOf(addr))] = c, Held{Addr: addr}
+		r.owners[addr] = c
 		return
 	}
 	delete(r.owners, addr)
