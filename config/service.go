@@ -13,12 +13,23 @@ import (
 // there is no record. It is the record that counts for advertisements, not
 // what the pool contains today.
 func RecordedPool(service *corev1.Service, addr netip.Addr) string {
+	pool, _ := recorded(service, addr)
+	return pool
+}
+
+// Recorded reports whether Fairlead gave the address to the Service.
+func Recorded(service *corev1.Service, addr netip.Addr) bool {
+	_, ok := recorded(service, addr)
+	return ok
+}
+
+func recorded(service *corev1.Service, addr netip.Addr) (pool string, ok bool) {
 	for record := range strings.SplitSeq(service.Annotations[v1alpha1.AnnotationAllocatedFrom], ",") {
 		if text, pool, ok := strings.Cut(record, "="); ok && text == addr.String() {
-			return pool
+			return pool, true
 		}
 	}
-	return ""
+	return "", false
 }
 
 // NodeReady reports whether the node's condition Ready is True.

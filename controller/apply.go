@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -190,8 +191,8 @@ func (c *Controller) reconcile(ctx context.Context) error {
 	plan := Decide(snapshot)
 	var writes errgroup.Group
 	writes.SetLimit(c.parallel)
-	failed := make(chan error, 1)
-	var failures atomic.Int64
+	var mu sync.Mutex
+	var failures []error
 	do := func(write func(context.Context) error) {
 		if ctx.Err() != nil {
 			return
@@ -200,14 +201,12 @@ func (c *Controller) reconcile(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 			defer cancel()
 			if err := write(ctx); err != nil && !apierrors.IsNotFound(err) {
-				failures.Add(1)
 				if !apierrors.IsConflict(err) {
 					c.unsure.Store(true)
 				}
-				select {
-				case failed <- err:
-				default:
-				}
+				mu.Lock()
+				defer mu.Unlock()
+				failures = append(failures, err)
 			}
 			return nil
 		})
@@ -228,15 +227,15 @@ func (c *Controller) reconcile(ctx context.Context) error {
 	if err := writes.Wait(); err != nil {
 		return err
 	}
-	select {
-	case err := <-failed:
-		if n := failures.Load(); n > 1 {
-			return fmt.Errorf("%w (and %d more)", err, n-1)
-		}
-		return err
-	default:
+	if len(failures) == 0 {
 		return nil
 	}
+	// A conflict is routine; what is not comes first.
+	first := max(0, slices.IndexFunc(failures, func(err error) bool { return !apierrors.IsConflict(err) }))
+	if others := len(failures) - 1; others > 0 {
+		return fmt.Errorf("%w (and %d more)", failures[first], others)
+	}
+	return failures[first]
 }
 
 // writeService says everything in one apply, on the condition that the Service
@@ -250,7 +249,7 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p Se
 	if p.AllocatedFrom != "" {
 		metadata["annotations"] = map[string]string{v1alpha1.AnnotationAllocatedFrom: p.AllocatedFrom}
 	}
-	if p.Serves || owned(svc) && len(svc.Status.LoadBalancer.Ingress) > 0 {
+	if p.Serves || len(svc.Status.LoadBalancer.Ingress) > 0 && allRecorded(svc) {
 		// Written even if empty: an adopted address has another owner beside us.
 		status["loadBalancer"] = map[string]any{"ingress": append([]corev1.LoadBalancerIngress{}, p.Ingress...)}
 	}
@@ -267,6 +266,15 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p Se
 		return fmt.Errorf("apply the status of Service %s: %w", keyOf(svc), err)
 	}
 	c.view.saw(written)
+	if traces := p.traces(written); traces != nil && (owned(svc) || touched(written)) {
+		// Apply removes what nobody else owns; after a restored backup, or an
+		// adoption, somebody else does.
+		written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.MergePatchType, traces, metav1.PatchOptions{FieldManager: fieldManager}, "status")
+		if err != nil {
+			return fmt.Errorf("release Service %s: %w", keyOf(svc), err)
+		}
+		c.view.saw(written)
+	}
 	c.tell(svc, p)
 	return nil
 }
@@ -297,14 +305,17 @@ func (c *Controller) tell(svc *corev1.Service, p ServicePlan) {
 
 func (c *Controller) writePool(ctx context.Context, pool *v1alpha1.IPAddressPool, p PoolPlan) error {
 	if has := slices.Contains(pool.Finalizers, v1alpha1.FinalizerPoolInUse); has != p.InUse && (has || pool.DeletionTimestamp == nil) {
-		metadata := identity(pool)
+		// The status follows when the watch brings the pool's next version.
 		if p.InUse {
+			metadata := identity(pool)
 			metadata["finalizers"] = []string{v1alpha1.FinalizerPoolInUse}
+			return apply(ctx, c.fairlead.Pools, "IPAddressPool", map[string]any{"metadata": metadata})
 		}
-		err := apply(ctx, c.fairlead.Pools, "IPAddressPool", map[string]any{"metadata": metadata})
-		if err != nil || !p.InUse {
-			return err // without its last finalizer the pool may be gone
+		_, err := c.fairlead.Pools.Patch(ctx, pool.Name, types.MergePatchType, without(pool, v1alpha1.FinalizerPoolInUse), metav1.PatchOptions{FieldManager: fieldManager})
+		if err != nil {
+			return fmt.Errorf("release IPAddressPool %s: %w", pool.Name, err)
 		}
+		return nil
 	}
 	have, want := pool.Status, p.Status
 	if have.Services == want.Services && have.IPv4 == want.IPv4 && have.IPv6 == want.IPv6 && sameConditions(have.Conditions, want.Conditions) {
@@ -363,6 +374,30 @@ func apply[T client.Object, L runtime.Object](ctx context.Context, r client.Reso
 // identity names the very object, in the very version, that was decided upon.
 func identity(o metav1.Object) map[string]any {
 	return map[string]any{"name": o.GetName(), "uid": o.GetUID(), "resourceVersion": o.GetResourceVersion()}
+}
+
+// without is a merge patch that takes finalizers off the object, whoever owns
+// them, and deletes the record of addresses.
+func without(o metav1.Object, finalizers ...string) []byte {
+	metadata := map[string]any{
+		"uid": o.GetUID(), "resourceVersion": o.GetResourceVersion(),
+		"finalizers":  slices.DeleteFunc(slices.Clone(o.GetFinalizers()), func(f string) bool { return slices.Contains(finalizers, f) }),
+		"annotations": map[string]any{v1alpha1.AnnotationAllocatedFrom: nil},
+	}
+	body, err := json.Marshal(map[string]any{"metadata": metadata})
+	if err != nil {
+		panic(fmt.Sprintf("encode a patch for %s: %v", o.GetName(), err)) // strings and lists always encode
+	}
+	return body
+}
+
+// traces is a patch that removes what is left of ours on a Service that was
+// released, nil if nothing is.
+func (p ServicePlan) traces(svc *corev1.Service) []byte {
+	if p.says() || !touched(svc) && !slices.Contains(svc.Finalizers, finalizerStandard) {
+		return nil
+	}
+	return without(svc, v1alpha1.FinalizerBareMetal, finalizerStandard)
 }
 
 // applyOptions force: the decision whether a field is ours was made on the

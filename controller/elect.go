@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -16,8 +17,9 @@ import (
 var ErrLostLease = errors.New("lost the leader lease")
 
 // RunElected runs work while this process, known as identity, holds the lease
-// that the configuration names. When ctx ends, work is let finish before the
-// lease is released, so that the next leader never meets a write in flight.
+// that the configuration names. When ctx ends, work is let finish, and only then
+// is the lease released, so that the next leader never meets a write in flight.
+// A lease that was lost is not released: it may be another one's by now.
 func RunElected(ctx context.Context, client kubernetes.Interface, election componentbaseconfig.LeaderElectionConfiguration, identity string, work func(context.Context)) error {
 	if !election.LeaderElect {
 		work(ctx)
@@ -37,11 +39,13 @@ func RunElected(ctx context.Context, client kubernetes.Interface, election compo
 		release()
 	})()
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock:            lock,
-		LeaseDuration:   election.LeaseDuration.Duration,
-		RenewDeadline:   election.RenewDeadline.Duration,
-		RetryPeriod:     election.RetryPeriod.Duration,
-		ReleaseOnCancel: true,
+		Lock:          lock,
+		LeaseDuration: election.LeaseDuration.Duration,
+		RenewDeadline: election.RenewDeadline.Duration,
+		RetryPeriod:   election.RetryPeriod.Duration,
+		// client-go would release also after a renewal that failed, while work
+		// still runs.
+		ReleaseOnCancel: false,
 		Name:            election.ResourceName,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(held context.Context) {
@@ -61,6 +65,24 @@ func RunElected(ctx context.Context, client kubernetes.Interface, election compo
 	elector.Run(leading)
 	if ctx.Err() == nil {
 		return ErrLostLease
+	}
+	return giveUp(context.WithoutCancel(ctx), lock)
+}
+
+// giveUp gives the lease up, if it is still ours.
+func giveUp(ctx context.Context, lock resourcelock.Interface) error {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	record, _, err := lock.Get(ctx)
+	if apierrors.IsNotFound(err) || err == nil && record.HolderIdentity != lock.Identity() {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("release the leader lease: %w", err)
+	}
+	record.HolderIdentity, record.LeaseDurationSeconds = "", 1
+	if err := lock.Update(ctx, *record); err != nil {
+		return fmt.Errorf("release the leader lease: %w", err)
 	}
 	return nil
 }

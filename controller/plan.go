@@ -370,6 +370,14 @@ func foreignHostname(svc *corev1.Service) bool {
 	return !owned(svc) && slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.IP == "" })
 }
 
+// allRecorded reports whether every address in the status was given by us.
+func allRecorded(svc *corev1.Service) bool {
+	return !slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
+		a, err := config.ParseAddr(in.IP)
+		return err != nil || !config.Recorded(svc, a)
+	})
+}
+
 func (p ServicePlan) says() bool {
 	return p.Serves || len(p.Finalizers) > 0 || len(p.Conditions) > 0
 }
@@ -386,11 +394,9 @@ func ours(c metav1.Condition) bool {
 
 // matches reports whether the Service says what the plan wants it to say.
 func (p ServicePlan) matches(svc *corev1.Service) bool {
-	for _, f := range []string{v1alpha1.FinalizerBareMetal, finalizerStandard} {
-		mine := f == v1alpha1.FinalizerBareMetal || owned(svc)
-		if slices.Contains(p.Finalizers, f) != slices.Contains(svc.Finalizers, f) && (mine || slices.Contains(p.Finalizers, f)) {
-			return false
-		}
+	missing := slices.ContainsFunc(p.Finalizers, func(f string) bool { return !slices.Contains(svc.Finalizers, f) })
+	if missing || owned(svc) && !slices.Contains(p.Finalizers, v1alpha1.FinalizerBareMetal) {
+		return false
 	}
 	if p.AllocatedFrom != svc.Annotations[v1alpha1.AnnotationAllocatedFrom] {
 		return false

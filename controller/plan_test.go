@@ -107,7 +107,7 @@ func TestDecide(t *testing.T) {
 			})
 		}, served + "NoLink", "192.0.2.0: why"},
 		{"our class", service("a", class(&ours)), nil, served + "NoSpeaker", ""},
-		{"AWS's class", service("a", class(&aws)), nil, "untouched", ""},
+		{"AWS's class", service("a", class(&aws)), nil, "Provisioned=ProviderUndecided (not served)", "no AWS provider"},
 		{"another's class", service("a", class(&other)), nil, "untouched", ""},
 		{"another's class, with traces of ours", service("a", class(&other), finalized), nil, "released", ""},
 		{"no longer a LoadBalancer", service("a", finalized, func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }), nil, "released", ""},

@@ -26,13 +26,15 @@ type reports struct {
 // last word is out of date.
 func newReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) reports {
 	r := reports{announcing: map[netip.Addr][]string{}, unannounced: map[netip.Addr]v1alpha1.Unannounced{}}
-	ready := map[string]bool{}
+	// As for the speakers: if no node is Ready, it is not the nodes that are away.
+	anyReady := slices.ContainsFunc(nodes, config.NodeReady)
+	counts := map[string]bool{}
 	for _, n := range nodes {
-		ready[n.Name] = config.NodeReady(n)
+		counts[n.Name] = config.NodeReady(n) || !anyReady
 	}
 	sorted := slices.SortedFunc(slices.Values(speakers), func(a, b *v1alpha1.Speaker) int { return cmp.Compare(a.Name, b.Name) })
 	for _, s := range sorted {
-		if !ready[s.Name] {
+		if !counts[s.Name] {
 			continue
 		}
 		r.speakers++

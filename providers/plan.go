@@ -83,6 +83,9 @@ func Choose(service *corev1.Service, byDefault Choice) Choice {
 		if *class == v1alpha1.ClassBareMetal {
 			return Choice{Verdict: OnBareMetal, Message: "loadBalancerClass " + *class}
 		}
+		if *class == v1alpha1.ClassAWS {
+			return Choice{Undecided, v1alpha1.ProviderUndecided, "loadBalancerClass " + *class + ": this version has no AWS provider"}
+		}
 		return Choice{Message: "loadBalancerClass " + *class + " is somebody else's"}
 	}
 	if slices.Contains(service.Finalizers, v1alpha1.FinalizerBareMetal) {

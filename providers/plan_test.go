@@ -67,7 +67,7 @@ func TestChoose(t *testing.T) {
 		{"no longer a LoadBalancer", service(corev1.ServiceTypeClusterIP, "", "fairlead.io/bare-metal"), bareMetal, NotOurs},
 		{"our class", service(lb, "fairlead.io/bare-metal"), notOurs, OnBareMetal},
 		{"our class while undecided", service(lb, "fairlead.io/bare-metal"), undecided, OnBareMetal},
-		{"AWS's class", service(lb, "fairlead.io/aws"), bareMetal, NotOurs},
+		{"AWS's class, which nothing serves yet", service(lb, "fairlead.io/aws"), bareMetal, Undecided},
 		{"another's class", service(lb, "example.com/lb"), bareMetal, NotOurs},
 		{"another's class, our finalizer", service(lb, "example.com/lb", "fairlead.io/bare-metal"), bareMetal, NotOurs},
 		{"no class, by default", service(lb, ""), bareMetal, OnBareMetal},
