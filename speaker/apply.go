@@ -148,7 +148,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	for _, i := range s.own() {
 		tasks.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
-	tasks.Go(func() error { return l2.WatchLinks(ctx, func() { poke(s.wake) }) })
+	tasks.Go(func() error { l2.WatchLinks(ctx, s.log, func() { poke(s.wake) }); return nil })
 	tasks.Go(func() error { s.reportLoop(ctx); return nil })
 	tasks.Go(func() error {
 		defer s.announce.Close()
@@ -212,7 +212,9 @@ func (s *Speaker) snapshot(own []l2.Link) Snapshot {
 	for _, reported := range s.speakers.Objects() {
 		snapshot.Links[reported.Name] = LinksOf(reported)
 	}
-	snapshot.Links[s.node] = common(snapshot.Links[s.node], own)
+	if reported, ok := snapshot.Links[s.node]; ok {
+		snapshot.Links[s.node] = common(reported, own)
+	}
 	return snapshot
 }
 

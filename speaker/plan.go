@@ -99,7 +99,8 @@ func Explain(s Snapshot, svc *corev1.Service) (verdicts []Verdict) {
 
 // announceable are the addresses in a status that is ours: the finalizer says so.
 func announceable(svc *corev1.Service) (addrs []netip.Addr) {
-	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || svc.DeletionTimestamp != nil || !slices.Contains(svc.Finalizers, v1alpha1.FinalizerBareMetal) {
+	foreign := svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass != v1alpha1.ClassBareMetal
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || foreign || svc.DeletionTimestamp != nil || !slices.Contains(svc.Finalizers, v1alpha1.FinalizerBareMetal) {
 		return nil
 	}
 	for _, in := range svc.Status.LoadBalancer.Ingress {
@@ -143,12 +144,15 @@ func newDecision(s Snapshot) *decision {
 		key := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
 		d.endpoints[key] = append(d.endpoints[key], slice)
 	}
+	// If no node at all is Ready it is their reports that are missing, not the
+	// nodes: the control plane was away. Falling silent would make it worse.
+	anyReady := slices.ContainsFunc(s.Nodes, config.NodeReady)
 	for _, n := range s.Nodes {
 		h := fnv.New64a()
 		h.Write([]byte(n.Name))
 		m := &member{name: n.Name, labels: n.Labels, seed: h.Sum64(), links: s.Links[n.Name]}
 		switch excluded, labelled := n.Labels[corev1.LabelNodeExcludeBalancers]; {
-		case !config.NodeReady(n):
+		case anyReady && !config.NodeReady(n):
 			m.refusal = Refusal{v1alpha1.NodeNotReady, "is not Ready"}
 		case n.DeletionTimestamp != nil:
 			m.refusal = Refusal{v1alpha1.NodeExcluded, "is being deleted"}
@@ -412,7 +416,7 @@ func (d *decision) localNodes(svc *corev1.Service, addr netip.Addr) func(node st
 func (d *decision) spokesman(addr netip.Addr) (node string) {
 	var best uint64
 	for _, m := range d.nodes {
-		if m.refusal.Reason == v1alpha1.NodeNotReady || d.Links[m.name] == nil {
+		if _, reports := d.Links[m.name]; !reports || m.refusal.Reason == v1alpha1.NodeNotReady {
 			continue
 		}
 		if s := score(m.seed, addr); node == "" || s >= best {

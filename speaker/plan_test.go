@@ -147,6 +147,9 @@ func TestDecide(t *testing.T) {
 		{"a pool that is gone, by name", Snapshot{Config: parse(l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}})), Services: []*corev1.Service{one}, Nodes: three, Links: lan}, 1, "a b c", "", ""},
 		{"not ready, excluded, deleted", Snapshot{Config: all, Services: []*corev1.Service{one}, Links: lan, Nodes: []*corev1.Node{node("a", notReady), node("b", exclude), node("c", func(n *corev1.Node) { now := metav1.Now(); n.DeletionTimestamp = &now })}}, 0, "", v1alpha1.NoEligibleNode, "b has the label"},
 		{"excluded false is included", Snapshot{Config: all, Services: []*corev1.Service{one}, Links: lan, Nodes: []*corev1.Node{node("a", notReady), node("b", labelled("node.kubernetes.io/exclude-from-external-load-balancers", "false"))}}, 1, "b", "", ""},
+		{"all not ready: the control plane was away", Snapshot{Config: all, Services: []*corev1.Service{one}, Links: lan, Nodes: []*corev1.Node{node("a", notReady), node("b", notReady)}}, 1, "a b", "", ""},
+		{"a speaker that reports no links", Snapshot{Config: all, Services: []*corev1.Service{one}, Links: map[string][]l2.Link{"a": nil}, Nodes: three}, 0, "", v1alpha1.NoLink, "a has reported no links"},
+		{"another's class, with our finalizer", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", func(s *corev1.Service) { class := "example.com/lb"; s.Spec.LoadBalancerClass = &class })}, Nodes: three, Links: lan}, 0, "", "", ""},
 		{"selected nodes", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{NodeSelectors: matching("x", "y")})), Services: []*corev1.Service{one}, Links: lan, Nodes: []*corev1.Node{node("a"), node("b", labelled("x", "y")), node("c")}}, 1, "b", "", ""},
 		{"no node selected", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{NodeSelectors: matching("x", "y")})), Services: []*corev1.Service{one}, Links: lan, Nodes: three}, 0, "", v1alpha1.NoEligibleNode, "selected by no L2Advertisement"},
 		{"no subnet", Snapshot{Config: all, Services: []*corev1.Service{service("s", "203.0.113.1", "p")}, Nodes: three, Links: lan}, 0, "", v1alpha1.NoLink, "a has only eth0 192.0.2.0/24; b has only"},
@@ -253,7 +256,9 @@ func TestLawOneOwner(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := someSnapshot(t)
 		owners, unannounced := ownersOf(s)
-		speakers := slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool { return s.Links[n.Name] != nil && config.NodeReady(n) })
+		speakers := slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool {
+			return s.Links[n.Name] != nil && (config.NodeReady(n) || !slices.ContainsFunc(s.Nodes, config.NodeReady))
+		})
 		for _, svc := range s.Services {
 			addr := netip.MustParseAddr(svc.Status.LoadBalancer.Ingress[0].IP)
 			want := 0
@@ -281,7 +286,8 @@ func plainlyEligible(s Snapshot, svc *corev1.Service, n *corev1.Node) bool {
 	pool := strings.Split(svc.Annotations[v1alpha1.AnnotationAllocatedFrom], "=")[1]
 	advertised := pool == "q" || pool == "p" && n.Labels["x"] == "y"
 	_, excluded := n.Labels["node.kubernetes.io/exclude-from-external-load-balancers"]
-	if !advertised || excluded || !config.NodeReady(n) || s.Links[n.Name] == nil {
+	away := !config.NodeReady(n) && slices.ContainsFunc(s.Nodes, config.NodeReady)
+	if !advertised || excluded || away || s.Links[n.Name] == nil {
 		return false
 	}
 	if svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
@@ -315,6 +321,9 @@ func TestLawStable(t *testing.T) {
 		gone := rapid.IntRange(0, len(s.Nodes)-1).Draw(t, "gone")
 		name := s.Nodes[gone].Name
 		s.Nodes = slices.Delete(slices.Clone(s.Nodes), gone, gone+1)
+		if !slices.ContainsFunc(s.Nodes, config.NodeReady) {
+			return // then readiness no longer counts
+		}
 		after, _ := ownersOf(s)
 		for addr, o := range before {
 			if o[0] != name && !slices.Equal(o, after[addr]) {

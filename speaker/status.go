@@ -43,8 +43,7 @@ func status(version string, links []l2.Link, named []string, announced map[netip
 	return s
 }
 
-// LinksOf reads back the links that a speaker reports. It is nil for a speaker
-// that has reported nothing.
+// LinksOf reads back the links that a speaker reports.
 func LinksOf(s *v1alpha1.Speaker) []l2.Link {
 	var links []l2.Link
 	for _, reported := range s.Status.Links {

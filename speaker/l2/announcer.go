@@ -93,6 +93,8 @@ func (a *Announcer) serve(ctx context.Context, link string, addrs []netip.Addr) 
 		a.responders[link] = r
 	}
 	if err := r.set(addrs); err != nil {
+		r.close() // or it would go on answering for what is no longer wanted
+		delete(a.responders, link)
 		return fmt.Errorf("announce on %s: %w", link, err)
 	}
 	return nil

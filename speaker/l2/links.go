@@ -2,11 +2,14 @@ package l2
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -56,9 +59,28 @@ func Links() ([]Link, error) {
 	return links, nil
 }
 
+// rewatchAfter is the wait before a broken watch is begun again.
+const rewatchAfter = time.Second
+
 // WatchLinks calls changed whenever a link or an address of a link changes,
-// until ctx ends.
-func WatchLinks(ctx context.Context, changed func()) error {
+// until ctx ends. A watch that breaks, as when the kernel has more to tell than
+// the socket holds, is begun again, and changed is called for what was missed.
+func WatchLinks(ctx context.Context, log *slog.Logger, changed func()) {
+	for ctx.Err() == nil {
+		if err := watchLinks(ctx, changed); err != nil && ctx.Err() == nil {
+			log.Warn("watch of the links broke, will be begun again", "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(rewatchAfter):
+				changed()
+			}
+		}
+	}
+}
+
+func watchLinks(ctx context.Context, changed func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	links, addrs := make(chan netlink.LinkUpdate, 16), make(chan netlink.AddrUpdate, 16)
 	lost := make(chan error, 2)
 	onError := func(err error) {
@@ -68,31 +90,34 @@ func WatchLinks(ctx context.Context, changed func()) error {
 		}
 	}
 	if err := netlink.LinkSubscribeWithOptions(links, ctx.Done(), netlink.LinkSubscribeOptions{ErrorCallback: onError}); err != nil {
-		return fmt.Errorf("watch the links: %w", err)
+		return fmt.Errorf("subscribe to links: %w", err)
 	}
+	// The subscriptions send until they are told to end: somebody must listen.
+	defer func() { go drain(links) }()
 	if err := netlink.AddrSubscribeWithOptions(addrs, ctx.Done(), netlink.AddrSubscribeOptions{ErrorCallback: onError}); err != nil {
-		return fmt.Errorf("watch the links' addresses: %w", err)
+		return fmt.Errorf("subscribe to addresses: %w", err)
 	}
+	defer func() { go drain(addrs) }()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case err := <-lost:
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("watch the links: %w", err)
+			return err
 		case _, open := <-links:
 			if !open {
-				links = nil // the reason comes by lost
-				continue
+				return errors.New("the subscription to links ended")
 			}
 		case _, open := <-addrs:
 			if !open {
-				addrs = nil
-				continue
+				return errors.New("the subscription to addresses ended")
 			}
 		}
 		changed()
+	}
+}
+
+func drain[T any](c <-chan T) {
+	for range c {
 	}
 }
