@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // Binaries is the folder with the programs that the lab runs: kube, the
@@ -43,10 +44,21 @@ func Build(root string, p Progress) (Binaries, error) {
 func goBuild(dir, out, pkg string) error {
 	cmd := exec.Command("go", "build", "-o", out, pkg)
 	cmd.Dir = dir
-	if b, err := cmd.CombinedOutput(); err != nil {
+	if b, err := together(cmd); err != nil {
 		return fmt.Errorf("go build %s: %w\n%s", pkg, err, b)
 	}
 	return nil
+}
+
+// together runs a command that does not outlive this process.
+func together(cmd *exec.Cmd) (output []byte, err error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	// The signal comes when the thread ends that started the command.
+	err = onThread(func() error {
+		output, err = cmd.CombinedOutput()
+		return err
+	})
+	return output, err
 }
 
 // nftPackages are Debian's and Ubuntu's nftables with the libraries that a
@@ -82,7 +94,7 @@ func (b Binaries) fetchTools(p Progress) error {
 		run := func(name string, args ...string) error {
 			cmd := exec.Command(name, args...)
 			cmd.Dir = state
-			if out, err := cmd.CombinedOutput(); err != nil {
+			if out, err := together(cmd); err != nil {
 				return fmt.Errorf("fetch nft: %s %s: %w\n%s", name, strings.Join(args, " "), err, out)
 			}
 			return nil

@@ -12,9 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
@@ -275,123 +273,6 @@ func (c *Cluster) SetNodeReady(ctx context.Context, i int, ready bool) error {
 		return fmt.Errorf("make node %s ready=%t: %w", node.Name, ready, err)
 	}
 	return nil
-}
-
-// Install applies the shipped manifests and starts the shipped binaries as
-// they say: with the same flags, and as their own service accounts.
-func (c *Cluster) Install(ctx context.Context) error {
-	deploy := filepath.Join(c.options.Root, "deploy")
-	err := c.options.Progress.Step("install Fairlead's manifests", func() error {
-		if _, err := c.Kubectl(ctx, "", "apply", "--server-side", "-k", deploy); err != nil {
-			return err
-		}
-		_, err := c.Kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout=30s", "crd",
-			"ipaddresspools.fairlead.io", "l2advertisements.fairlead.io", "speakers.fairlead.io")
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return c.options.Progress.Step("start two controllers, and a speaker on every node", func() error {
-		for i := range min(2, len(c.Nodes)) {
-			if err := c.StartController(ctx, i); err != nil {
-				return err
-			}
-		}
-		for i := range c.Nodes {
-			if err := c.StartSpeaker(ctx, i); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-const namespace = "fairlead-system"
-
-// StartController starts the i-th replica, on the i-th node.
-func (c *Cluster) StartController(ctx context.Context, i int) error {
-	deployment, err := c.API.AppsV1().Deployments(namespace).Get(ctx, "fairlead-controller", metav1.GetOptions{})
-	if err != nil {
-		return fmt.Errorf("read the controller's manifest: %w", err)
-	}
-	p, err := c.startPod(ctx, c.Nodes[i], fmt.Sprintf("fairlead-controller-%d", i+1), deployment.Spec.Template.Spec)
-	if err != nil {
-		return err
-	}
-	c.Controllers = put(c.Controllers, i, p)
-	return nil
-}
-
-// StartSpeaker starts the speaker of the i-th node.
-func (c *Cluster) StartSpeaker(ctx context.Context, i int) error {
-	daemonSet, err := c.API.AppsV1().DaemonSets(namespace).Get(ctx, "fairlead-speaker", metav1.GetOptions{})
-	if err != nil {
-		return fmt.Errorf("read the speaker's manifest: %w", err)
-	}
-	p, err := c.startPod(ctx, c.Nodes[i], "fairlead-speaker-"+c.Nodes[i].Name, daemonSet.Spec.Template.Spec)
-	if err != nil {
-		return err
-	}
-	c.Speakers = put(c.Speakers, i, p)
-	return nil
-}
-
-func put(all []*Process, i int, p *Process) []*Process {
-	for len(all) <= i {
-		all = append(all, nil)
-	}
-	all[i] = p
-	return all
-}
-
-// startPod starts a pod's program on a node, by the pod's manifest: with its
-// arguments and environment, its capabilities and no others, and a token of its
-// service account that is bound to the pod.
-func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec corev1.PodSpec) (*Process, error) {
-	spec.NodeName = node.Name
-	pods := c.API.CoreV1().Pods(namespace)
-	pod, err := pods.Get(ctx, name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		pod, err = pods.Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}, metav1.CreateOptions{})
-	}
-	if err != nil {
-		return nil, fmt.Errorf("make pod %s: %w", name, err)
-	}
-	expires := int64((24 * time.Hour).Seconds())
-	token, err := c.API.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, spec.ServiceAccountName,
-		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
-			ExpirationSeconds: &expires,
-			BoundObjectRef:    &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: name, UID: pod.UID},
-		}}, metav1.CreateOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("token for %s: %w", name, err)
-	}
-	config := filepath.Join(runDir, name+".kubeconfig")
-	if err := writeKubeconfig(config, "https://"+planeAddr.String()+":6443", token.Status.Token); err != nil {
-		return nil, err
-	}
-	container := spec.Containers[0]
-	var env []string
-	for _, e := range container.Env {
-		value := e.Value
-		if e.ValueFrom != nil && e.ValueFrom.FieldRef != nil && e.ValueFrom.FieldRef.FieldPath == "spec.nodeName" {
-			value = node.Name
-		}
-		env = append(env, e.Name+"="+value)
-	}
-	setpriv, err := exec.LookPath("setpriv")
-	if err != nil {
-		return nil, fmt.Errorf("start %s with the capabilities of its manifest: %w: install the package util-linux", name, err)
-	}
-	capabilities := "-all"
-	if s := container.SecurityContext; s != nil && s.Capabilities != nil {
-		for _, add := range s.Capabilities.Add {
-			capabilities += ",+" + strings.ToLower(string(add))
-		}
-	}
-	args := []string{"--bounding-set=" + capabilities, "--no-new-privs", c.options.Bin.path("fairlead-" + container.Name), "--kubeconfig=" + config}
-	return node.Start(name, setpriv, env, append(args, container.Args...)...)
 }
 
 // Kubectl runs kubectl as the cluster's administrator.

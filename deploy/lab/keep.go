@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,8 +11,10 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,15 +29,13 @@ func kept() string { return filepath.Join(os.TempDir(), "fairlead-lab-"+strconv.
 
 // door is what the kept lab's folder says about it.
 type door struct {
-	PID int // of the sandbox's first process, as the user sees it
+	PID   int    // of the sandbox's first process, as the user sees it
+	Since string // when it started: a PID alone may be another process's by now
 }
 
 // openDoor writes the door of a kept lab.
 func openDoor(pid int) error {
-	if _, err := os.Stat(kept()); err != nil {
-		return nil // nobody keeps this one
-	}
-	b, err := json.Marshal(door{PID: pid})
+	b, err := json.Marshal(door{PID: pid, Since: startOf(pid)})
 	if err == nil {
 		err = os.WriteFile(filepath.Join(kept(), "door.json"), b, 0o600)
 	}
@@ -44,6 +45,21 @@ func openDoor(pid int) error {
 	return nil
 }
 
+// startOf is when a process started, in clock ticks since boot (proc_pid_stat(5),
+// field 22), "" if there is none.
+func startOf(pid int) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return ""
+	}
+	// The second field, the name in parentheses, may itself hold spaces.
+	_, rest, _ := strings.Cut(string(b[max(0, bytes.LastIndexByte(b, ')')):]), " ")
+	if fields := strings.Fields(rest); len(fields) > 19 {
+		return fields[19]
+	}
+	return ""
+}
+
 // EnterKept is Enter for a lab that may be kept: it then makes a door into the
 // sandbox for its user, which goes when the lab ends.
 func EnterKept(keep bool, env ...string) (int, error) {
@@ -51,7 +67,9 @@ func EnterKept(keep bool, env ...string) (int, error) {
 		return Enter(env...)
 	}
 	dir := kept()
-	if d, err := readDoor(); err == nil && syscall.Kill(d.PID, 0) == nil {
+	// A signal that comes before Enter listens must not leave the folder behind.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	if _, err := readDoor(); err == nil {
 		return 1, errors.New("a lab is being kept already: use it, or end it with `lab stop`")
 	}
 	if err := os.RemoveAll(dir); err != nil { // of a lab that was killed
@@ -68,7 +86,7 @@ func EnterKept(keep bool, env ...string) (int, error) {
 	defer listener.Close()
 	go relay(listener, func() (net.Conn, error) { return net.Dial("unix", filepath.Join(dir, "apiserver.sock")) })
 	env = append(env, keptEnv+"="+dir, "FAIRLEAD_LAB_SERVER=https://"+listener.Addr().String())
-	return Enter(env...)
+	return enter(openDoor, env...)
 }
 
 // relay copies bytes between each connection that comes and one that dial makes.
@@ -139,11 +157,11 @@ Logs: %s exec client -- ls %s
 // readDoor finds the kept lab.
 func readDoor() (d door, err error) {
 	b, err := os.ReadFile(filepath.Join(kept(), "door.json"))
-	if err != nil {
-		return d, errors.New("no lab is being kept: start one with `lab demo --keep`")
+	if err == nil {
+		err = json.Unmarshal(b, &d)
 	}
-	if err := json.Unmarshal(b, &d); err != nil {
-		return d, fmt.Errorf("read %s: %w", kept(), err)
+	if err != nil || d.Since == "" || startOf(d.PID) != d.Since {
+		return d, errors.New("no lab is being kept: start one with `make lab`")
 	}
 	return d, nil
 }

@@ -25,6 +25,11 @@ func Inside() bool { return os.Getenv(innerEnv) != "" }
 // whatever reason, so does the other, and with the inner one every process,
 // namespace and file of the sandbox. env is added to its environment.
 func Enter(env ...string) (exitCode int, err error) {
+	return enter(func(int) error { return nil }, env...)
+}
+
+// enter is Enter, which tells started the first process's ID as soon as it runs.
+func enter(started func(pid int) error, env ...string) (exitCode int, err error) {
 	// The inner process holds the reading end: it ends when the writer does.
 	alive, here, err := os.Pipe()
 	if err != nil {
@@ -52,8 +57,9 @@ func Enter(env ...string) (exitCode int, err error) {
 		return 1, fmt.Errorf("make namespaces: %w\n%s", err, sandboxHelp)
 	}
 	_ = alive.Close()
-	if err := openDoor(cmd.Process.Pid); err != nil {
+	if err := started(cmd.Process.Pid); err != nil {
 		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
 		return 1, err
 	}
 	go func() {

@@ -200,6 +200,13 @@ func TestOwnersLinkDown(t *testing.T) {
 	}
 	owner(t, addr, func(node int) bool { return node == first })
 	reach(t, cluster.Client, url(addr, 8086))
+	// A controller on that node may find that it lost its lease meanwhile.
+	service(t, "after-cable")
+	eventually(t, "after-cable is announced", func() error {
+		revive(t)
+		_, err := cluster.Announced(t.Context(), "default", "after-cable")
+		return err
+	})
 }
 
 func TestOwnerDeleted(t *testing.T) {
@@ -360,6 +367,37 @@ func TestAdoption(t *testing.T) {
 	}
 }
 
+// TestRestoredTraces: what a backup brought back, under another field manager,
+// is removed or put to use, and then left in peace.
+func TestRestoredTraces(t *testing.T) {
+	apply(t, `apiVersion: v1
+kind: Service
+metadata: {name: restored, namespace: default, finalizers: [fairlead.io/bare-metal], annotations: {fairlead.io/allocated-from: 10.13.242.217=lan}}
+spec: {type: ClusterIP, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: inherited, namespace: default, finalizers: [service.kubernetes.io/load-balancer-cleanup]}
+spec: {type: LoadBalancer, ports: [{port: 80}]}
+---
+apiVersion: fairlead.io/v1alpha1
+kind: IPAddressPool
+metadata: {name: restored, finalizers: [fairlead.io/pool-in-use]}
+spec: {addresses: [198.51.100.0/24], autoAssign: false}
+`)
+	t.Cleanup(func() { remove(t, "restored") })
+	eventually(t, "the traces are gone", func() error {
+		if s := get(t, "restored"); len(s.Finalizers)+len(s.Annotations) > 0 {
+			return fmt.Errorf("finalizers %v, annotations %v", s.Finalizers, s.Annotations)
+		}
+		return nil
+	})
+	ready(t, "ipaddresspools", "restored", "Ready")
+	deletePool(t, "restored")
+	announced(t, "inherited")
+	remove(t, "inherited") // although another manager owns its finalizer too
+}
+
 func TestAStrangersAddressIsNotGiven(t *testing.T) {
 	foreign(t, "stranger", "10.13.242.218")
 	service(t, "wants-it", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "10.13.242.218" })
@@ -368,8 +406,26 @@ func TestAStrangersAddressIsNotGiven(t *testing.T) {
 
 func stopControllers(t *testing.T) {
 	t.Helper()
+	revive(t)
 	for _, p := range cluster.Controllers {
 		if err := p.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// revive does a kubelet's part: a controller that has lost its lease, because a
+// test cut it off from the API server, ends and is started again.
+func revive(t *testing.T) {
+	t.Helper()
+	for i, p := range cluster.Controllers {
+		if !p.Ended() {
+			continue
+		}
+		if !p.Logged("lost the leader lease") {
+			t.Fatalf("%s ended by itself:\n%s", p.Name, lab.Logs(20))
+		}
+		if err := cluster.StartController(context.Background(), i); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -408,6 +464,7 @@ func leader(t *testing.T, not string) (index int, identity string) {
 }
 
 func TestLeaderHandsOver(t *testing.T) {
+	revive(t)
 	i, identity := leader(t, "")
 	started := time.Now()
 	if err := cluster.Controllers[i].Stop(); err != nil {
@@ -480,15 +537,12 @@ func TestAPIServerGone(t *testing.T) {
 	if err := cluster.StartAPIServer(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for i, p := range cluster.Controllers {
-		if p.Ended() { // it has lost its lease; a kubelet would start it again
-			if err := cluster.StartController(context.Background(), i); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
 	service(t, "after-outage")
-	announced(t, "after-outage")
+	eventually(t, "after-outage is announced", func() error {
+		revive(t)
+		_, err := cluster.Announced(t.Context(), "default", "after-outage")
+		return err
+	})
 	owner(t, addr, func(n int) bool { return n == node })
 }
 
