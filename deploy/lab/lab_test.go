@@ -91,7 +91,11 @@ func leftovers(dir string) (found []string) {
 			found = append(found, link+" "+exe)
 		}
 	}
-	kept, _ := filepath.Glob(filepath.Join(os.TempDir(), fmt.Sprintf("fairlead-lab-%d", nobody)))
+	user := os.Geteuid()
+	if user == 0 {
+		user = nobody
+	}
+	kept, _ := filepath.Glob(filepath.Join(os.TempDir(), fmt.Sprintf("fairlead-lab-%d", user)))
 	return append(found, kept...)
 }
 
