@@ -60,7 +60,7 @@ build: ## Build the three programs into .build.
 
 image: ## Build and push both images, and write install.yaml: make image IMG=registry.example.com/fairlead [TAG=v1].
 	@cd deploy/tools && go run ./image --root=../.. --repository='$(IMG)' --tag='$(TAG)' $(FLAGS)
-	@kubectl kustomize deploy > .build/install.yaml
+	@mkdir -p .build && kubectl kustomize deploy > .build/install.yaml
 	@sed 's#image: fairlead/\(.*\):dev#image: $(IMG)/\1:$(TAG)#' .build/install.yaml > install.yaml
 	@echo "wrote install.yaml: kubectl apply --server-side -f install.yaml"
 
