@@ -16,9 +16,15 @@ import (
 type Binaries string
 
 // Build builds all binaries from the repository at root into its folder
-// .build, each time, so that nothing stale is ever run.
+// .build, each time, so that nothing stale is ever run. Of several that build at
+// the same time, the others wait.
 func Build(root string, p Progress) (Binaries, error) {
 	bin := Binaries(filepath.Join(root, ".build"))
+	unlock, err := bin.lock()
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	kube := filepath.Join(string(bin), "kube")
 	what := "build Kubernetes"
 	if _, err := os.Stat(kube); err != nil {
@@ -27,7 +33,7 @@ func Build(root string, p Progress) (Binaries, error) {
 	if err := p.Step(what, func() error { return goBuild(filepath.Join(root, "deploy/lab"), kube, "./cmd/kube") }); err != nil {
 		return "", err
 	}
-	err := p.Step("build Fairlead", func() error {
+	err = p.Step("build Fairlead", func() error {
 		for _, command := range []string{"controller", "speaker"} {
 			if err := goBuild(root, filepath.Join(string(bin), "fairlead-"+command), "./cmd/"+command); err != nil {
 				return err
@@ -39,6 +45,21 @@ func Build(root string, p Progress) (Binaries, error) {
 		return "", err
 	}
 	return bin, bin.fetchTools(p)
+}
+
+// lock makes the folder this process's own until unlock.
+func (b Binaries) lock() (unlock func(), err error) {
+	if err := os.MkdirAll(string(b), 0o755); err != nil {
+		return nil, fmt.Errorf("make the folder for binaries: %w", err)
+	}
+	f, err := os.OpenFile(b.path("lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("lock the folder for binaries: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return func() { _ = f.Close() }, nil
 }
 
 func goBuild(dir, out, pkg string) error {
@@ -72,13 +93,17 @@ func (b Binaries) fetchTools(p Progress) error {
 	if _, err := exec.LookPath("nft"); err == nil {
 		return nil
 	}
-	dir := filepath.Join(string(b), "tools")
-	if _, err := os.Stat(filepath.Join(dir, "usr/sbin/nft")); err == nil {
+	tools := b.path("tools")
+	if _, err := os.Stat(tools); err == nil {
 		return nil
 	}
+	dir := tools + ".part" // becomes tools when it is whole
 	return p.Step("fetch nft, which kube-proxy needs", func() error {
 		if _, err := exec.LookPath("apt-get"); err != nil {
 			return errors.New("kube-proxy needs the program nft: install the package nftables")
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("fetch nft: %w", err)
 		}
 		state := filepath.Join(dir, "apt")
 		for _, sub := range []string{"lists/partial", "cache/archives/partial"} {
@@ -116,7 +141,10 @@ func (b Binaries) fetchTools(p Progress) error {
 				return err
 			}
 		}
-		return os.RemoveAll(state)
+		if err := os.RemoveAll(state); err != nil {
+			return fmt.Errorf("fetch nft: %w", err)
+		}
+		return os.Rename(dir, tools)
 	})
 }
 
