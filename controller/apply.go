@@ -248,7 +248,7 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p Se
 	if p.AllocatedFrom != "" {
 		metadata["annotations"] = map[string]string{v1alpha1.AnnotationAllocatedFrom: p.AllocatedFrom}
 	}
-	if p.Serves || len(svc.Status.LoadBalancer.Ingress) > 0 && allRecorded(svc) {
+	if released := !p.says(); p.Serves || released && len(svc.Status.LoadBalancer.Ingress) > 0 && allRecorded(svc) {
 		// Written even if empty: an adopted address has another owner beside us.
 		status["loadBalancer"] = map[string]any{"ingress": append([]corev1.LoadBalancerIngress{}, p.Ingress...)}
 	}

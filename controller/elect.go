@@ -66,6 +66,9 @@ func RunElected(ctx context.Context, client kubernetes.Interface, election compo
 	if ctx.Err() == nil {
 		return ErrLostLease
 	}
+	// If the lease was lost just before ctx ended, work may still be returning.
+	working.Lock()
+	defer working.Unlock()
 	return giveUp(context.WithoutCancel(ctx), lock)
 }
 
