@@ -31,6 +31,9 @@ var floors = []struct {
 	{1, "allocator", "an engine: pure, knows no client"},
 	{1, "providers", "whose a Service is, for both sides and for clouds"},
 	{1, "speaker/l2", "an engine: knows links and addresses, not Kubernetes"},
+	{1, "speaker/bgp", "an engine: knows sessions and routes, not Kubernetes"},
+	{1, "speaker/bfd", "an engine: knows paths, not what runs over them"},
+	{1, "speaker/guard", "an engine: knows prefixes and links, not Kubernetes"},
 	{1, "config/client", "typed clients of our kinds, needed on both sides and in the CLI"},
 	{0, "config/v1alpha1", "the vocabulary: types, names and reasons"},
 }
@@ -45,7 +48,8 @@ var only = []struct {
 	{"k8s.io/client-go/informers", []string{"controller", "speaker", "cmd"}, "as above"},
 	{"k8s.io/cloud-provider/app", []string{"cmd"}, "the framework is wiring"},
 	{"github.com/mdlayher", []string{"speaker/l2"}, "raw sockets live in one place"},
-	{"github.com/vishvananda/netlink", []string{"speaker/l2"}, "the kernel's network is looked at in one place"},
+	{"github.com/vishvananda/netlink", []string{"speaker/l2", "speaker/guard"}, "the kernel's network is looked at in one place and changed in one"},
+	{"github.com/osrg/gobgp", []string{"speaker/bgp"}, "another BGP library, or another version of it, changes one package"},
 	{"github.com/spf13", []string{"cmd"}, "flags are wiring"},
 	{"os/signal", []string{"cmd"}, "signals are wiring"},
 }
