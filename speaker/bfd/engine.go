@@ -1,0 +1,254 @@
+package bfd
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Key names a session by its path.
+type Key struct {
+	// Peer is the address of the other end. A link-local one carries its zone.
+	Peer netip.Addr
+	// Local is the source address; zero is the kernel's choice.
+	Local netip.Addr
+	// Interface is the only link that a single-hop session uses; "" is any.
+	Interface string
+	// Multihop is RFC 5883 (port 4784) instead of RFC 5881 (port 3784, and only
+	// packets that no router has passed on, RFC 5082).
+	Multihop bool
+}
+
+// Profile is how a session is run.
+type Profile struct {
+	// Transmit is the DesiredMinTxInterval, Receive the RequiredMinRxInterval
+	// (RFC 5880 section 6.8.1): from a millisecond to 71 minutes.
+	Transmit, Receive time.Duration
+	// Multiplier is how many packets the peer may miss before it takes this end
+	// for gone (DetectMult), at least 1.
+	Multiplier uint8
+	// MinTTL of packets from the peer, if multihop.
+	MinTTL uint8
+	// Passive sends nothing until the peer has.
+	Passive bool
+}
+
+// Status is how a session is doing.
+type Status struct {
+	State, RemoteState State
+	// Diagnostic is why the session is not Up, RemoteDiagnostic the peer's view.
+	Diagnostic, RemoteDiagnostic Diagnostic
+	// Since is when the session entered State.
+	Since time.Time
+	// Flaps is how often the session left Up.
+	Flaps int
+	// Detection is the detection time (RFC 5880 section 6.8.4), 0 while the peer
+	// is not heard; Interval that between two packets sent, before jitter.
+	Detection, Interval time.Duration
+	// ControlPlaneIndependent is the peer's C bit: its session survives a restart
+	// of its control plane (RFC 5882 section 4.3.2).
+	ControlPlaneIndependent bool
+	// Problem is what hinders the session, in words for an operator; "" if nothing.
+	Problem string
+}
+
+// Engine runs a set of sessions.
+type Engine struct {
+	log     *slog.Logger
+	changed func(Key, Status)
+	start   time.Time
+
+	mu      sync.Mutex
+	paths   map[Key]*path
+	ids     map[uint32]*path // by their discriminators, also those that say goodbye
+	queue   queue
+	peers   map[origin][]*path // for packets that name no discriminator; the choosiest first
+	events  []event
+	wire    wire          // nil unless Run runs
+	parting chan struct{} // closed when all have said AdminDown; nil unless AdminDown was called
+}
+
+// origin is where a packet comes from.
+type origin struct {
+	addr     netip.Addr // without a zone
+	multihop bool
+}
+
+// New makes an Engine without sessions. It calls changed after each change of a
+// session's state, from one goroutine; changed must not block.
+func New(log *slog.Logger, changed func(Key, Status)) *Engine {
+	return &Engine{
+		log: log, changed: changed, start: time.Now(),
+		paths: make(map[Key]*path), ids: make(map[uint32]*path), peers: make(map[origin][]*path),
+	}
+}
+
+// Set makes want all the sessions there are. New ones begin in Down. Those no
+// longer wanted tell their peers AdminDown and are forgotten. A changed profile
+// is negotiated without leaving Up. What can never work is left out and named in
+// the error; what may work later is run, and its status tells the Problem. After
+// AdminDown, Set changes nothing.
+func (e *Engine) Set(want map[Key]Profile) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.parting != nil {
+		return nil
+	}
+	now := e.now()
+	for key, p := range e.paths {
+		if _, wanted := want[key]; !wanted {
+			e.leave(p, now)
+		}
+	}
+	var failures []error
+	for key, profile := range want {
+		if err := check(key, profile); err != nil {
+			failures = append(failures, err)
+			continue
+		}
+		if p := e.paths[key]; p == nil {
+			e.add(key, profile, now)
+		} else if p.profile != profile {
+			p.configure(profile)
+			e.schedule(p)
+		}
+	}
+	e.wakeLocked()
+	return errors.Join(failures...)
+}
+
+// Status is how the sessions are doing that the last Set wanted.
+func (e *Engine) Status() map[Key]Status {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := make(map[Key]Status, len(e.paths))
+	for key, p := range e.paths {
+		all[key] = e.status(p)
+	}
+	return all
+}
+
+// AdminDown takes all sessions down and returns when the peers have been told,
+// or when ctx or Run ends. It is for a planned exit: a peer told so does not
+// take the path for broken (RFC 5882 section 3.2).
+func (e *Engine) AdminDown(ctx context.Context) {
+	e.mu.Lock()
+	if e.wire == nil {
+		e.mu.Unlock()
+		return
+	}
+	if e.parting == nil {
+		e.parting = make(chan struct{})
+		for _, p := range e.paths {
+			p.shut(e.now())
+			e.note(p)
+			e.schedule(p)
+		}
+		e.wakeLocked()
+	}
+	parting := e.parting
+	e.mu.Unlock()
+	select {
+	case <-ctx.Done():
+	case <-parting:
+	}
+}
+
+// check finds what can never work.
+func check(k Key, p Profile) error {
+	const longest = math.MaxUint32 * time.Microsecond
+	var what string
+	switch {
+	case !k.Peer.IsValid() || k.Peer.Is4In6() || k.Peer.IsUnspecified() || k.Peer.IsMulticast():
+		what = "is no address of a peer"
+	case k.Local.IsValid() && (k.Local.Is4In6() || k.Local.Is4() != k.Peer.Is4()):
+		what = fmt.Sprintf("and %s are not of one family", k.Local)
+	case k.Peer.IsLinkLocalUnicast() && k.Peer.Is6() && (k.Multihop || k.link() == ""):
+		what = "is link-local, and needs a link"
+	case k.Peer.Zone() != "" && k.Interface != "" && k.Peer.Zone() != k.Interface:
+		what = fmt.Sprintf("is not on %s", k.Interface)
+	case p.Multiplier == 0:
+		what = "needs a multiplier of at least 1"
+	case min(p.Transmit, p.Receive) < time.Millisecond || max(p.Transmit, p.Receive) > longest:
+		what = fmt.Sprintf("needs intervals from 1ms to %s", longest)
+	default:
+		return nil
+	}
+	return fmt.Errorf("run a BFD session: %s %s", k.Peer, what)
+}
+
+// link is the name of the link that the session is bound to, "" if none.
+func (k Key) link() string {
+	switch {
+	case k.Multihop:
+		return ""
+	case k.Interface != "":
+		return k.Interface
+	}
+	return k.Peer.Zone()
+}
+
+func (k Key) origin() origin { return origin{k.Peer.WithZone(""), k.Multihop} }
+
+func (e *Engine) add(key Key, profile Profile, now time.Duration) {
+	p := &path{
+		key: key, session: newSession(e.newID(), profile, now), reported: Down, place: -1,
+		log: e.log.With("peer", key.Peer, "interface", key.Interface, "multihop", key.Multihop),
+	}
+	e.paths[key], e.ids[p.id] = p, p
+	all := append(e.peers[key.origin()], p)
+	slices.SortFunc(all, func(a, b *path) int { return b.key.choosiness() - a.key.choosiness() })
+	e.peers[key.origin()] = all
+	e.schedule(p)
+}
+
+// choosiness orders sessions to the same peer: a packet is for the one that
+// says most about where it comes from.
+func (k Key) choosiness() (n int) {
+	if k.link() != "" {
+		n++
+	}
+	if k.Local.IsValid() {
+		n += 2
+	}
+	return n
+}
+
+// newID is a discriminator that no session has, and that no stranger can guess.
+func (e *Engine) newID() uint32 {
+	for {
+		var b [4]byte
+		_, _ = rand.Read(b[:]) // never fails, by its documentation
+		if id := binary.BigEndian.Uint32(b[:]); id != 0 && e.ids[id] == nil {
+			return id
+		}
+	}
+}
+
+// leave makes the session say goodbye, and forgets it when it has.
+func (e *Engine) leave(p *path, now time.Duration) {
+	delete(e.paths, p.key)
+	others := slices.DeleteFunc(e.peers[p.key.origin()], func(o *path) bool { return o == p })
+	if e.peers[p.key.origin()] = others; len(others) == 0 {
+		delete(e.peers, p.key.origin())
+	}
+	p.leaving = true
+	p.shut(now)
+	e.schedule(p)
+}
+
+func (e *Engine) status(p *path) Status {
+	return Status{
+		State: p.state, RemoteState: p.peer.state, Diagnostic: p.diagnostic, RemoteDiagnostic: p.peer.diagnostic,
+		Since: e.start.Add(p.since), Flaps: p.flaps, Detection: p.detection(), Interval: p.interval(),
+		ControlPlaneIndependent: p.peer.independent, Problem: p.problem(),
+	}
+}

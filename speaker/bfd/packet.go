@@ -1,0 +1,140 @@
+package bfd
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+)
+
+// State of a session (RFC 5880 section 4.1).
+type State uint8
+
+// The states in the order of the protocol's numbers.
+const (
+	AdminDown State = iota // taken down by an administrator: says nothing of the path
+	Down
+	Init // the peer is heard, but does not hear yet
+	Up
+)
+
+// String is the state's name in the RFC.
+func (s State) String() string {
+	if s > Up {
+		return fmt.Sprintf("State(%d)", uint8(s))
+	}
+	return [...]string{"AdminDown", "Down", "Init", "Up"}[s]
+}
+
+// Diagnostic is why a session left Up the last time (RFC 5880 section 4.1).
+type Diagnostic uint8
+
+// The diagnostics in the order of the protocol's numbers.
+const (
+	NoDiagnostic Diagnostic = iota
+	DetectionTimeExpired
+	EchoFailed
+	NeighborSignaledDown
+	ForwardingPlaneReset
+	PathDown
+	ConcatenatedPathDown
+	AdministrativelyDown
+	ReverseConcatenatedPathDown
+)
+
+var diagnostics = [...]string{
+	"no diagnostic", "control detection time expired", "echo function failed",
+	"neighbor signaled session down", "forwarding plane reset", "path down",
+	"concatenated path down", "administratively down", "reverse concatenated path down",
+}
+
+// String is the diagnostic's name in the RFC.
+func (d Diagnostic) String() string {
+	if int(d) >= len(diagnostics) {
+		return fmt.Sprintf("Diagnostic(%d)", uint8(d))
+	}
+	return diagnostics[d]
+}
+
+// packet is a BFD Control packet (RFC 5880 section 4.1) without the fields that
+// are always the same here.
+type packet struct {
+	state         State
+	diagnostic    Diagnostic
+	poll, final   bool
+	independent   bool // C: the sender's data plane keeps the session up without its control plane
+	authenticated bool // A: more follows, and is not understood here
+	demand        bool // D
+	multiplier    uint8
+	mine, yours   uint32        // discriminators, of the sender and of the receiver
+	transmit      time.Duration // Desired Min TX Interval
+	receive       time.Duration // Required Min RX Interval
+}
+
+const (
+	version = 1
+
+	// packetLength is that of a packet without authentication; one with it has
+	// at least two bytes more.
+	packetLength = 24
+
+	bitPoll          = 1 << 5
+	bitFinal         = 1 << 4
+	bitIndependent   = 1 << 3
+	bitAuthenticated = 1 << 2
+	bitDemand        = 1 << 1
+	bitMultipoint    = 1 << 0
+)
+
+// append adds the packet as it is on the wire to b. Intervals are cut to whole
+// microseconds.
+func (p packet) append(b []byte) []byte {
+	flags := uint8(p.state)<<6 | flag(p.poll, bitPoll) | flag(p.final, bitFinal) | flag(p.independent, bitIndependent) |
+		flag(p.authenticated, bitAuthenticated) | flag(p.demand, bitDemand)
+	b = append(b, version<<5|uint8(p.diagnostic), flags, p.multiplier, packetLength)
+	b = binary.BigEndian.AppendUint32(b, p.mine)
+	b = binary.BigEndian.AppendUint32(b, p.yours)
+	b = binary.BigEndian.AppendUint32(b, uint32(p.transmit/time.Microsecond))
+	b = binary.BigEndian.AppendUint32(b, uint32(p.receive/time.Microsecond))
+	return binary.BigEndian.AppendUint32(b, 0) // Required Min Echo RX Interval: send no echo
+}
+
+func flag(set bool, bit uint8) uint8 {
+	if set {
+		return bit
+	}
+	return 0
+}
+
+// decode reads a packet. It is not ok if the rules of RFC 5880 section 6.8.6
+// that need no session tell to discard it.
+func decode(b []byte) (p packet, ok bool) {
+	if len(b) < packetLength || b[0]>>5 != version {
+		return packet{}, false
+	}
+	flags, length := b[1], int(b[3])
+	p = packet{
+		state:         State(flags >> 6),
+		diagnostic:    Diagnostic(b[0] & 0x1f),
+		poll:          flags&bitPoll != 0,
+		final:         flags&bitFinal != 0,
+		independent:   flags&bitIndependent != 0,
+		authenticated: flags&bitAuthenticated != 0,
+		demand:        flags&bitDemand != 0,
+		multiplier:    b[2],
+		mine:          binary.BigEndian.Uint32(b[4:]),
+		yours:         binary.BigEndian.Uint32(b[8:]),
+		transmit:      time.Duration(binary.BigEndian.Uint32(b[12:])) * time.Microsecond,
+		receive:       time.Duration(binary.BigEndian.Uint32(b[16:])) * time.Microsecond,
+	}
+	least := packetLength
+	if p.authenticated {
+		least += 2
+	}
+	switch {
+	case length < least, length > len(b), p.multiplier == 0, flags&bitMultipoint != 0, p.mine == 0:
+		return packet{}, false
+	case p.yours == 0 && p.state != Down && p.state != AdminDown:
+		return packet{}, false // claims a session with us, and cannot name it
+	}
+	return p, true
+}
