@@ -1,0 +1,226 @@
+package guard
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// world is a router that has been told to send the prefixes to the node, whose
+// default gateway it is, a client behind the router and a pod behind the node:
+//
+//	client eth0 -- down0 router up0 -- eth0 node pod0 -- eth0 pod
+type world struct{ client, router, node, pod host }
+
+var announced = []string{"203.0.113.1/32", "203.0.113.128/25", "10.0.0.0/8", "2001:db8:a::1/128", "2001:db8:b::/48", "fd00::/8"}
+
+func newWorld(t testing.TB) world {
+	t.Helper()
+	w := world{newHost(t), newHost(t), newHost(t), newHost(t)}
+	w.router.sysctl("ipv4/conf/all/rp_filter=0", "ipv4/conf/default/rp_filter=0") // or it would end loops itself
+	w.client.connect("eth0", w.router, "down0")
+	w.client.address("eth0", "198.51.100.9/24", "2001:db8:c::9/64")
+	w.router.address("down0", "198.51.100.1/24", "2001:db8:c::1/64")
+	w.client.route("0.0.0.0/0", "198.51.100.1")
+	w.client.route("::/0", "2001:db8:c::1")
+	w.router.connect("up0", w.node, "eth0")
+	w.node.connect("pod0", w.pod, "eth0")
+	w.router.address("up0", "10.1.0.1/24", "fd01::1/64")
+	w.node.address("eth0", "10.1.0.2/24", "fd01::2/64")
+	w.node.address("pod0", "10.244.1.1/24", "fd02::1/64")
+	w.pod.address("eth0", "10.244.1.2/24", "fd02::2/64")
+	w.node.route("0.0.0.0/0", "10.1.0.1")
+	w.node.route("::/0", "fd01::1")
+	w.pod.route("0.0.0.0/0", "10.244.1.1")
+	w.pod.route("::/0", "fd02::1")
+	for _, p := range announced {
+		gateway := "10.1.0.2"
+		if strings.Contains(p, ":") {
+			gateway = "fd01::2"
+		}
+		w.router.route(p, gateway)
+	}
+	return w
+}
+
+// wait waits until the links are up, which takes the kernel a second or two.
+func (w world) wait() {
+	w.client.t.Helper()
+	for _, there := range []string{"10.244.1.2:1", "[fd02::2]:1"} {
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			_, err := w.client.get(there)
+			if errors.Is(err, unix.ECONNREFUSED) {
+				break // by the pod: all links are up
+			}
+			if time.Now().After(deadline) {
+				w.client.t.Fatalf("the links did not come up: %v", err)
+			}
+		}
+	}
+}
+
+func prefixes(texts ...string) (all []netip.Prefix) {
+	for _, text := range texts {
+		all = append(all, netip.MustParsePrefix(text))
+	}
+	return all
+}
+
+func (w world) set(g *Guard, s State) {
+	w.node.t.Helper()
+	w.node.do(func() error { return g.Set(w.node.t.Context(), s) })
+}
+
+// stray sends one packet that no Service wants, and returns how many passed the
+// router's link.
+func (w world) stray(to string) (packets, icmpErrors int) {
+	w.router.t.Helper()
+	tap := w.router.tap("up0")
+	w.client.do(func() error {
+		conn, err := net.Dial("udp", net.JoinHostPort(to, "9"))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_, err = conn.Write([]byte("stray"))
+		return err
+	})
+	return tap.count(netip.MustParseAddr(to))
+}
+
+func TestStrayPacketsDoNotLoop(t *testing.T) {
+	w := newWorld(t)
+	w.wait()
+	g := New(quiet)
+	strays := []string{"203.0.113.1", "203.0.113.200", "10.9.9.9", "2001:db8:a::1", "2001:db8:b::9", "fd99::9"}
+	for _, to := range strays {
+		if n, _ := w.stray(to); n != looped {
+			t.Fatalf("without a guard one packet to %s was seen %d times: the test cannot fail", to, n)
+		}
+	}
+	w.set(g, State{Prefixes: prefixes(announced...)})
+	for _, to := range strays {
+		if n, errs := w.stray(to); n != 1 || errs != 1 {
+			t.Errorf("one packet to %s was seen %d times, and %d ICMP errors, want 1 and 1", to, n, errs)
+		}
+	}
+	w.node.do(func() error { return g.Remove(t.Context()) })
+	for _, to := range strays {
+		if n, _ := w.stray(to); n != looped {
+			t.Errorf("after Remove one packet to %s was seen %d times", to, n)
+		}
+	}
+}
+
+// serve answers HTTP on the host with the address of who asks.
+func (h host) serve(address string) {
+	h.t.Helper()
+	h.do(func() error {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return err
+		}
+		h.t.Cleanup(func() { _ = l.Close() })
+		go func() {
+			_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.RemoteAddr) }))
+		}()
+		return nil
+	})
+}
+
+// get asks the address from the host.
+func (h host) get(address string) (answer string, err error) {
+	err = h.try(func() error {
+		conn, err := net.DialTimeout("tcp", address, 3*time.Second)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			return err
+		}
+		if _, err := io.WriteString(conn, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+			return err
+		}
+		b, err := io.ReadAll(conn)
+		_, answer, _ = strings.Cut(string(b), "\r\n\r\n")
+		return err
+	})
+	return answer, err
+}
+
+// TestTraffic: what a Service wants, and what the node and its pod do, goes on,
+// with strict reverse path filters, host routes and aggregates that contain the
+// addresses of router, node and pod.
+func TestTraffic(t *testing.T) {
+	w := newWorld(t)
+	w.wait()
+	w.node.nft(`
+table inet services {
+  chain in { type nat hook prerouting priority dstnat; jump vips; }
+  chain out { type nat hook output priority -100; jump vips; }
+  chain vips {
+    ip daddr 203.0.113.1 tcp dport 80 dnat ip to 10.244.1.2:8080
+    ip daddr 203.0.113.2 tcp dport 80 dnat ip to 10.244.1.2:8080
+    ip daddr 203.0.113.3 tcp dport 80 dnat ip to 10.1.0.1:8080
+    ip6 daddr 2001:db8:a::1 tcp dport 80 dnat ip6 to [fd02::2]:8080
+  }
+  chain post { type nat hook postrouting priority srcnat;
+    ct status dnat ip daddr 10.1.0.1 masquerade
+    ct status dnat ip saddr 10.244.1.2 ip daddr 10.244.1.2 masquerade
+    ct status dnat ip6 saddr fd02::2 ip6 daddr fd02::2 masquerade
+  }
+}`)
+	w.pod.serve(":8080")
+	w.node.serve(":7070")
+	w.router.serve(":8080") // stands for a pod of another node, too
+	w.router.route("203.0.113.2/32", "10.1.0.2")
+	w.router.route("203.0.113.3/32", "10.1.0.2")
+	type path struct {
+		from host
+		to   string
+		sees string
+	}
+	paths := []path{
+		{w.client, "203.0.113.1:80", "198.51.100.9:"},
+		{w.client, "203.0.113.2:80", "198.51.100.9:"},
+		{w.client, "203.0.113.3:80", "10.1.0.2:"}, // comes back masqueraded
+		{w.client, "[2001:db8:a::1]:80", "[2001:db8:c::9]:"},
+		{w.router, "203.0.113.1:80", "10.1.0.1:"}, // whose address is in an aggregate
+		{w.router, "203.0.113.3:80", "10.1.0.2:"},
+		{w.router, "[2001:db8:a::1]:80", "[fd01::1]:"},
+		{w.node, "203.0.113.1:80", "10."},
+		{w.node, "[2001:db8:a::1]:80", "[fd0"},
+		{w.pod, "203.0.113.1:80", "10."},
+		{w.pod, "203.0.113.3:80", "10.1.0.2:"},
+		{w.pod, "[2001:db8:a::1]:80", "[fd02::1]:"},
+		{w.router, "10.244.1.2:8080", "10.1.0.1:"}, // routed pods
+		{w.router, "[fd02::2]:8080", "[fd01::1]:"},
+		{w.pod, "10.1.0.1:8080", "10.244.1.2:"},
+		{w.router, "10.1.0.2:7070", "10.1.0.1:"}, // the node's own addresses
+		{w.router, "10.244.1.1:7070", "10.1.0.1:"},
+		{w.router, "[fd01::2]:7070", "[fd01::1]:"},
+	}
+	check := func(when string) {
+		t.Helper()
+		for _, p := range paths {
+			if answer, err := p.from.get(p.to); err != nil || !strings.HasPrefix(answer, p.sees) {
+				t.Errorf("%s, %s answers %q, %v; want %s", when, p.to, answer, err, p.sees)
+			}
+		}
+	}
+	check("without a guard")
+	w.set(New(quiet), State{Prefixes: prefixes(append(announced, "203.0.113.0/24", "2001:db8:a::/47", "fd00::/7", "10.1.0.0/24", "10.1.0.128/25")...)})
+	check("with a guard")
+}

@@ -1,0 +1,266 @@
+package guard
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/mdlayher/packet"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const sandboxEnv = "FAIRLEAD_GUARD_SANDBOX"
+
+// TestMain runs the tests in a network of their own: in a new network
+// namespace, and without root in a user namespace around it.
+func TestMain(m *testing.M) {
+	if os.Getenv(sandboxEnv) != "" {
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), sandboxEnv+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if os.Geteuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	}
+	err := cmd.Run()
+	var exited *exec.ExitError
+	switch {
+	case err == nil:
+	case errors.As(err, &exited):
+		os.Exit(exited.ExitCode())
+	default:
+		fmt.Fprintf(os.Stderr, "these tests need a network namespace: %v\nAllow user namespaces, or run them as root.\n", err)
+		os.Exit(1)
+	}
+}
+
+// host is a machine: a network namespace.
+type host struct {
+	t  testing.TB
+	ns int
+}
+
+func newHost(t testing.TB) host {
+	t.Helper()
+	h := host{t: t}
+	err := onThread(func() (err error) {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		h.ns, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(h.ns) })
+	h.do(func() error { return up("lo") })
+	h.sysctl("ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1", "ipv6/conf/default/accept_dad=0",
+		"ipv4/icmp_ratemask=0", "ipv6/icmp/ratelimit=0", "ipv4/conf/all/send_redirects=0", "ipv4/conf/default/send_redirects=0",
+		"ipv4/conf/all/rp_filter=1", "ipv4/conf/default/rp_filter=1") // strict
+	return h
+}
+
+// onThread runs work on a thread that ends with it.
+func onThread(work func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		result <- work()
+	}()
+	return <-result
+}
+
+// try runs work in the host's network.
+func (h host) try(work func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(h.ns, unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		return work()
+	})
+}
+
+func (h host) do(work func() error) {
+	h.t.Helper()
+	if err := h.try(work); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h host) sysctl(settings ...string) {
+	h.t.Helper()
+	h.do(func() error {
+		for _, s := range settings {
+			name, value, _ := strings.Cut(s, "=")
+			if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0o644); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func up(link string) error {
+	l, err := netlink.LinkByName(link)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(l)
+}
+
+// connect lays a cable between two hosts: the link a on h, and b on o.
+func (h host) connect(a string, o host, b string) {
+	h.t.Helper()
+	h.do(func() error {
+		return netlink.LinkAdd(&netlink.Veth{
+			LinkAttrs: netlink.LinkAttrs{Name: a}, PeerName: b, PeerNamespace: netlink.NsFd(o.ns),
+		})
+	})
+}
+
+// address takes the link up with the addresses.
+func (h host) address(link string, prefixes ...string) {
+	h.t.Helper()
+	h.do(func() error {
+		l, err := netlink.LinkByName(link)
+		if err != nil {
+			return err
+		}
+		for _, p := range prefixes {
+			a, err := netlink.ParseAddr(p)
+			if err != nil {
+				return err
+			}
+			a.Flags = unix.IFA_F_NODAD
+			if err := netlink.AddrAdd(l, a); err != nil {
+				return fmt.Errorf("%s: %w", p, err)
+			}
+		}
+		return netlink.LinkSetUp(l)
+	})
+}
+
+// route sends packets for a prefix to a gateway.
+func (h host) route(to, gateway string) {
+	h.t.Helper()
+	h.do(func() error {
+		return netlink.RouteAdd(&netlink.Route{Dst: ipNet(netip.MustParsePrefix(to)), Gw: net.ParseIP(gateway)})
+	})
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// nft runs a script of the program nft.
+func (h host) nft(script string) {
+	h.t.Helper()
+	program, err := exec.LookPath("nft")
+	var env []string
+	if err != nil { // the one that the lab fetches
+		tools, _ := filepath.Abs("../../.build/tools")
+		program = filepath.Join(tools, "usr/sbin/nft")
+		libs, _ := filepath.Glob(filepath.Join(tools, "*/x86_64-linux-gnu"))
+		more, _ := filepath.Glob(filepath.Join(tools, "usr/lib/*-linux-gnu"))
+		env = []string{"LD_LIBRARY_PATH=" + strings.Join(append(libs, more...), ":")}
+		if _, err := os.Stat(program); err != nil {
+			lacking(h.t, "the program nft")
+		}
+	}
+	cmd := exec.Command(program, "-f", "-")
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdin = strings.NewReader(script)
+	var out []byte
+	if err := h.try(func() (err error) { out, err = cmd.CombinedOutput(); return err }); err != nil {
+		h.t.Fatalf("nft: %v\n%s", err, out)
+	}
+}
+
+// lacking skips a test that the machine cannot run.
+func lacking(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("FAIRLEAD_NO_SKIP") != "" {
+		t.Fatalf("this machine lacks %s", what)
+	}
+	t.Skipf("this machine lacks %s", what)
+}
+
+// tap sees all packets on a link.
+type tap struct {
+	t    testing.TB
+	conn *packet.Conn
+}
+
+func (h host) tap(link string) tap {
+	h.t.Helper()
+	p := tap{t: h.t}
+	h.do(func() error {
+		ifi, err := net.InterfaceByName(link)
+		if err != nil {
+			return err
+		}
+		p.conn, err = packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, nil)
+		return err
+	})
+	h.t.Cleanup(func() { _ = p.conn.Close() })
+	return p
+}
+
+// looped is how often a packet with a TTL of 64 passes a link that it goes to and
+// fro on, when a router took it there.
+const looped = 63
+
+// count waits until no packet has passed for a while or one has looped, and
+// returns how many UDP packets to the address there were, and how many ICMP errors.
+func (p tap) count(to netip.Addr) (packets, icmpErrors int) {
+	p.t.Helper()
+	buf := make([]byte, 2000)
+	for packets < looped {
+		if err := p.conn.SetReadDeadline(time.Now().Add(400 * time.Millisecond)); err != nil {
+			p.t.Fatal(err)
+		}
+		n, _, err := p.conn.ReadFrom(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return packets, icmpErrors
+		}
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		ip := buf[14:n]
+		var dst netip.Addr
+		var proto, kind byte
+		switch binary.BigEndian.Uint16(buf[12:]) {
+		case unix.ETH_P_IP:
+			dst, _ = netip.AddrFromSlice(ip[16:20])
+			proto, kind = ip[9], ip[20]
+		case unix.ETH_P_IPV6:
+			dst, _ = netip.AddrFromSlice(ip[24:40])
+			proto, kind = ip[6], ip[40]
+		default:
+			continue
+		}
+		switch {
+		case proto == unix.IPPROTO_UDP && dst == to:
+			packets++
+		case proto == unix.IPPROTO_ICMP && kind == 3, proto == unix.IPPROTO_ICMPV6 && kind == 1: // destination unreachable
+			icmpErrors++
+		}
+	}
+	return packets, icmpErrors
+}
