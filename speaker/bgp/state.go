@@ -7,11 +7,6 @@ import (
 	"maps"
 	"net/netip"
 	"time"
-
-	_ "github.com/mdlayher/ndp"
-	_ "github.com/osrg/gobgp/v3/api"
-	_ "github.com/osrg/gobgp/v3/pkg/packet/bgp"
-	_ "github.com/osrg/gobgp/v3/pkg/server"
 )
 
 // State is everything that the speaker shall do.

@@ -1,0 +1,184 @@
+package bgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+const sandboxEnv = "FAIRLEAD_BGP_SANDBOX"
+
+// TestMain runs the tests in a network of their own: in a new network
+// namespace, and without root in a user namespace around it.
+func TestMain(m *testing.M) {
+	if os.Getenv(sandboxEnv) != "" {
+		lo, err := netlink.LinkByName("lo")
+		if err == nil {
+			err = netlink.LinkSetUp(lo)
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "no loopback: %v\n", err)
+			os.Exit(1)
+		}
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), sandboxEnv+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	if os.Geteuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	}
+	err := cmd.Run()
+	var exited *exec.ExitError
+	switch {
+	case err == nil:
+	case errors.As(err, &exited):
+		os.Exit(exited.ExitCode())
+	default:
+		fmt.Fprintf(os.Stderr, "these tests need a network namespace: %v\nAllow user namespaces, or run them as root.\n", err)
+		os.Exit(1)
+	}
+}
+
+// skip says what the machine lacks, which FAIRLEAD_NO_SKIP=1 makes a failure.
+func skip(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("FAIRLEAD_NO_SKIP") == "1" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// eventually waits for a condition; what says what is missing when it does not come.
+func eventually(t testing.TB, what func() string) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		missing := what()
+		if missing == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not after 20 s: %s", missing)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// logs are shown of a test that fails.
+func logs(t testing.TB) *slog.Logger {
+	var w io.Writer = t.Output()
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// runSpeaker runs a Speaker until the test or stop ends it.
+func runSpeaker(t testing.TB, state State) (s *Speaker, stop func()) {
+	t.Helper()
+	s = New(logs(t))
+	s.Set(state)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		t.Helper()
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Error("Run did not end")
+		}
+	}
+	t.Cleanup(stop)
+	return s, stop
+}
+
+// statusOf is a peer's status.
+func statusOf(t testing.TB, s *Speaker, name string) PeerStatus {
+	t.Helper()
+	for _, st := range s.Status() {
+		if st.Name == name {
+			return st
+		}
+	}
+	t.Fatalf("no status of %s in %+v", name, s.Status())
+	return PeerStatus{}
+}
+
+// awaitState waits for a peer to get to a state.
+func awaitState(t testing.TB, s *Speaker, name string, state SessionState) PeerStatus {
+	t.Helper()
+	eventually(t, func() string {
+		if st := statusOf(t, s, name); st.State != state {
+			return fmt.Sprintf("%s is %s, not %s: %s", name, st.State, state, st.LastError)
+		}
+		return ""
+	})
+	return statusOf(t, s, name)
+}
+
+// awaitError waits for a peer's last error.
+func awaitError(t testing.TB, s *Speaker, name, want string) PeerStatus {
+	t.Helper()
+	eventually(t, func() string {
+		if st := statusOf(t, s, name); st.LastError != want {
+			return fmt.Sprintf("%s has the error %q, not %q", name, st.LastError, want)
+		}
+		return ""
+	})
+	return statusOf(t, s, name)
+}
+
+// prefixes makes n of a family.
+func prefixes(n int, v6 bool) []netip.Prefix {
+	all := make([]netip.Prefix, n)
+	for i := range all {
+		if v6 {
+			a := netip.MustParseAddr("2001:db8:5::").As16()
+			a[13], a[14], a[15] = byte(i>>16), byte(i>>8), byte(i)
+			all[i] = netip.PrefixFrom(netip.AddrFrom16(a), 128)
+		} else {
+			all[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
+		}
+	}
+	return all
+}
+
+func routesTo(ps ...netip.Prefix) Routes {
+	r := make(Routes, len(ps))
+	for _, p := range ps {
+		r[p] = Attributes{LocalPref: 100}
+	}
+	return r
+}
+
+func freeTCPPort(t testing.TB) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).AddrPort().Port()
+}

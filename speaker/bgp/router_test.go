@@ -1,0 +1,246 @@
+package bgp
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+)
+
+// router is a peer whose every word a test decides. It speaks properly unless
+// told otherwise, and keeps what it learns.
+type router struct {
+	t        testing.TB
+	listener net.Listener
+	// open is the OPEN that it sends; nil: nothing at all is sent.
+	open []byte
+	// met is called with each connection in place of the usual talk, if set.
+	met func(net.Conn)
+
+	mu       sync.Mutex
+	conns    []net.Conn
+	opens    []Open
+	table    map[netip.Prefix]string // attributes in words
+	markers  int                     // End-of-RIBs
+	updates  int
+	withdrew int
+	notes    []Notification
+	tasks    sync.WaitGroup
+}
+
+// routerOpen is the OPEN of AS 64513 with all capabilities that matter.
+func routerOpen(t testing.TB, change ...func(*Peer)) []byte {
+	t.Helper()
+	p := Peer{
+		Session: Session{
+			LocalASN: 64513, RouterID: netip.MustParseAddr("192.0.2.254"), IPv4: true, IPv6: true,
+			HoldTime: 90 * time.Second, RestartTime: 120 * time.Second,
+		},
+		Transport: Transport{Address: netip.MustParseAddr("::1")}, // for the extended next hop
+	}
+	for _, c := range change {
+		c(&p)
+	}
+	b, err := encodeOpen(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// newRouter listens on a loopback address.
+func newRouter(t testing.TB, change ...func(*router)) *router {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.9:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &router{t: t, listener: l, open: routerOpen(t), table: make(map[netip.Prefix]string)}
+	for _, c := range change {
+		c(r)
+	}
+	r.tasks.Go(r.serve)
+	t.Cleanup(r.close)
+	return r
+}
+
+func (r *router) close() {
+	_ = r.listener.Close()
+	r.hangUp()
+	r.tasks.Wait()
+}
+
+func (r *router) hangUp() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.conns {
+		_ = c.Close()
+	}
+	r.conns = nil
+}
+
+func (r *router) addr() netip.AddrPort { return r.listener.Addr().(*net.TCPAddr).AddrPort() }
+
+// peer is how a speaker reaches it.
+func (r *router) peer(name string, routes Routes) Peer {
+	return Peer{
+		Name: name,
+		Session: Session{
+			LocalASN: 64512, PeerASN: 64513, RouterID: netip.MustParseAddr("192.0.2.10"),
+			IPv4: true, HoldTime: 90 * time.Second,
+		},
+		Transport: Transport{Address: r.addr().Addr(), Port: r.addr().Port(), RetryTime: time.Second},
+		Routes:    routes,
+	}
+}
+
+func (r *router) serve() {
+	for {
+		conn, err := r.listener.Accept()
+		if err != nil {
+			return
+		}
+		r.mu.Lock()
+		r.conns = append(r.conns, conn)
+		met := r.met
+		r.mu.Unlock()
+		r.tasks.Go(func() {
+			if met != nil {
+				met(conn)
+				return
+			}
+			r.talk(conn)
+		})
+	}
+}
+
+// talk is a session in which the router listens.
+func (r *router) talk(conn net.Conn) {
+	defer func() { _ = conn.Close() }()
+	w := newWire(conn)
+	r.mu.Lock()
+	clear(r.table)
+	open := r.open
+	r.mu.Unlock()
+	if open != nil && (w.write(open, false) != nil || w.write(keepalive, true) != nil) {
+		return
+	}
+	for {
+		kind, body, err := w.read()
+		if err != nil {
+			return
+		}
+		switch kind {
+		case msgOpen:
+			o, err := decodeOpen(body)
+			if err != nil {
+				r.t.Errorf("decode the speaker's OPEN: %v", err)
+			}
+			r.mu.Lock()
+			r.opens = append(r.opens, o)
+			r.mu.Unlock()
+		case msgKeepalive:
+			if open != nil {
+				_ = w.write(keepalive, true)
+			}
+		case msgUpdate:
+			r.learn(body)
+		case msgNotification:
+			r.mu.Lock()
+			r.notes = append(r.notes, decodeNotification(body))
+			r.mu.Unlock()
+		}
+	}
+}
+
+// learn applies an UPDATE to the table.
+func (r *router) learn(body []byte) {
+	u := &bgp.BGPUpdate{}
+	if err := u.DecodeFromBytes(body); err != nil {
+		r.t.Errorf("decode the speaker's UPDATE: %v", err)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if isEndOfRIB(body) {
+		r.markers++
+		return
+	}
+	r.updates++
+	var words string
+	var reached []bgp.AddrPrefixInterface
+	forget := func(p string) {
+		r.withdrew++
+		delete(r.table, netip.MustParsePrefix(p))
+	}
+	for _, n := range u.WithdrawnRoutes {
+		forget(n.String())
+	}
+	for _, n := range u.NLRI {
+		reached = append(reached, n)
+	}
+	for _, a := range u.PathAttributes {
+		switch a := a.(type) {
+		case *bgp.PathAttributeMpReachNLRI:
+			reached = append(reached, a.Value...)
+			words += fmt.Sprintf("{Nexthop: %s}", a.Nexthop)
+		case *bgp.PathAttributeMpUnreachNLRI:
+			for _, n := range a.Value {
+				forget(n.String())
+			}
+		default:
+			words += a.String()
+		}
+	}
+	for _, n := range reached {
+		r.table[netip.MustParsePrefix(n.String())] = words
+	}
+}
+
+// knows waits until the table has exactly some prefixes.
+func (r *router) knows(want Routes) {
+	r.t.Helper()
+	eventually(r.t, func() string {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if len(r.table) != len(want) {
+			return fmt.Sprintf("the router knows %d routes, not %d", len(r.table), len(want))
+		}
+		for p := range want {
+			if _, ok := r.table[p]; !ok {
+				return fmt.Sprintf("the router does not know %s", p)
+			}
+		}
+		return ""
+	})
+}
+
+// says sends a message over the newest connection.
+func (r *router) says(message []byte) {
+	r.t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, err := r.conns[len(r.conns)-1].Write(message); err != nil {
+		r.t.Error(err)
+	}
+}
+
+// heard waits for a NOTIFICATION of the speaker, the last so far.
+func (r *router) heard(want string) {
+	r.t.Helper()
+	eventually(r.t, func() string {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if len(r.notes) == 0 {
+			return "the router has heard no NOTIFICATION"
+		}
+		if got := r.notes[len(r.notes)-1].String(); got != want {
+			return fmt.Sprintf("the router heard %q, not %q", got, want)
+		}
+		return ""
+	})
+}

@@ -1,0 +1,169 @@
+package bgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// networkControl marks packets as routing traffic: class selector 6 (RFC 4594 section 3.1).
+const networkControl = 0xc0
+
+// dial connects to a peer.
+func dial(ctx context.Context, p Peer) (net.Conn, error) {
+	d := net.Dialer{Timeout: connectTimeout, Control: func(_, _ string, c syscall.RawConn) error {
+		if p.Password != "" {
+			if err := setMD5(c, p.Address, p.Password); err != nil {
+				return err
+			}
+		}
+		return setHops(c, p)
+	}}
+	d.SetMultipathTCP(false) // neither MD5 nor TTL security work with it
+	if p.Source.IsValid() {
+		source := p.Source
+		if source.IsLinkLocalUnicast() && source.Zone() == "" {
+			source = source.WithZone(p.Address.Zone())
+		}
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
+	}
+	return d.DialContext(ctx, "tcp", netip.AddrPortFrom(p.Address, p.Port).String())
+}
+
+// option does something with a socket's file descriptor.
+func option(c syscall.RawConn, set func(fd int) error) error {
+	var err error
+	return errors.Join(c.Control(func(fd uintptr) { err = set(int(fd)) }), err)
+}
+
+// setMD5 has the kernel sign and check all segments to and from an address with
+// a password (RFC 2385); with an empty one no longer.
+func setMD5(c syscall.RawConn, peer netip.Addr, password Secret) error {
+	sig := unix.TCPMD5Sig{Keylen: uint16(len(password))}
+	if len(password) > len(sig.Key) {
+		return fmt.Errorf("the password has more than %d bytes", len(sig.Key))
+	}
+	copy(sig.Key[:], password)
+	if peer.Is4() {
+		sig.Addr.Family = unix.AF_INET
+		copy(sig.Addr.Data[2:], peer.AsSlice()) // sockaddr_in: after the port
+	} else {
+		sig.Addr.Family = unix.AF_INET6
+		copy(sig.Addr.Data[6:], peer.AsSlice()) // sockaddr_in6: after port and flow
+	}
+	err := option(c, func(fd int) error {
+		return unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, &sig)
+	})
+	if err != nil {
+		return fmt.Errorf("set the TCP MD5 password: %w", err)
+	}
+	return nil
+}
+
+// probeMD5 tells whether the kernel has TCP MD5.
+func probeMD5() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open a socket: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }() // it was never used
+	sig := unix.TCPMD5Sig{Keylen: 1}
+	sig.Addr.Family = unix.AF_INET
+	return unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, &sig)
+}
+
+// setHops limits how far packets go and where they may come from (RFC 5082).
+func setHops(c syscall.RawConn, p Peer) error {
+	level, ttl, least, class := unix.IPPROTO_IP, unix.IP_TTL, unix.IP_MINTTL, unix.IP_TOS
+	if p.Address.Is6() {
+		level, ttl, least, class = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, unix.IPV6_MINHOPCOUNT, unix.IPV6_TCLASS
+	}
+	return option(c, func(fd int) error {
+		_ = unix.SetsockoptInt(fd, level, class, networkControl) // a help for congested links, no more
+		internal := p.PeerASN == p.LocalASN || p.PeerASN == 0 && p.Kind == Internal
+		if p.TTLSecurity {
+			if err := unix.SetsockoptInt(fd, level, ttl, 255); err != nil {
+				return fmt.Errorf("set the TTL: %w", err)
+			}
+			if err := unix.SetsockoptInt(fd, level, least, 256-max(1, int(p.Hops))); err != nil {
+				return fmt.Errorf("set the least TTL: %w", err)
+			}
+		} else if p.Hops > 0 && !internal {
+			if err := unix.SetsockoptInt(fd, level, ttl, int(p.Hops)); err != nil {
+				return fmt.Errorf("set the TTL: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+// listenTCP listens on an address and port, and nowhere else.
+func listenTCP(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error) {
+	network, level, ttl := "tcp4", unix.IPPROTO_IP, unix.IP_TTL
+	if at.Addr().Is6() {
+		network, level, ttl = "tcp6", unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS
+	}
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		// A peer with TTL security wants 255 from the first packet on.
+		return option(c, func(fd int) error { return unix.SetsockoptInt(fd, level, ttl, 255) })
+	}}
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(ctx, network, at.String())
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.TCPListener), nil
+}
+
+// linkAddrs are the addresses of the interface that has an address. They are
+// empty if it is gone.
+func linkAddrs(local netip.Addr) (addrs []netip.Addr) {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return nil // no next hop for another family, which the status says
+	}
+	for _, ifi := range interfaces {
+		if zone := local.Zone(); zone != "" && zone != ifi.Name && zone != strconv.Itoa(ifi.Index) {
+			continue
+		}
+		prefixes, err := ifi.Addrs()
+		if err != nil {
+			continue // it has just gone
+		}
+		found := false
+		addrs = addrs[:0]
+		for _, p := range prefixes {
+			n, ok := p.(*net.IPNet)
+			if !ok {
+				continue
+			}
+			a, _ := netip.AddrFromSlice(n.IP)
+			addrs = append(addrs, a.Unmap())
+			found = found || a.Unmap() == local.WithZone("")
+		}
+		if found {
+			return addrs
+		}
+	}
+	return nil
+}
+
+// sleep waits, unless ctx ends or a wake comes. It reports whether it waited to the end.
+func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+	case <-wake:
+	}
+	return false
+}
