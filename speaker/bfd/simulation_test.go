@@ -1,0 +1,512 @@
+package bfd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// lan is a simulated network on which every packet takes a millisecond. It is
+// for synctest bubbles.
+type lan struct {
+	mu    sync.Mutex
+	hosts map[netip.Addr]*simulated
+	lost  func(from, to netip.Addr) bool // nil loses nothing
+	ttl   uint8
+}
+
+// simulated is the wire of one host.
+type simulated struct {
+	lan           *lan
+	addr          netip.Addr
+	some          chan struct{} // something came, or wake
+	mu            sync.Mutex
+	flying, inbox []arrival
+	fault         error // of open and of send
+	// frozen is until when the process is not scheduled, stopped until when the
+	// machine receives nothing either. Instants of the bubble's clock.
+	frozen, stopped time.Time
+}
+
+func newLAN() *lan { return &lan{hosts: make(map[netip.Addr]*simulated), ttl: maxTTL} }
+
+func (l *lan) host(addr netip.Addr) *simulated {
+	s := &simulated{lan: l, addr: addr, some: make(chan struct{}, 1)}
+	l.hosts[addr] = s
+	return s
+}
+
+func (s *simulated) open(k Key) (sender, int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fault != nil {
+		return nil, 0, s.fault
+	}
+	return &simulatedLine{s, k}, 0, nil
+}
+
+func (s *simulated) receive() (arrival, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.inbox) == 0 {
+		return arrival{}, false
+	}
+	a := s.inbox[0]
+	s.inbox = s.inbox[1:]
+	return a, true
+}
+
+func (s *simulated) wait(d time.Duration) {
+	s.mu.Lock()
+	full := len(s.inbox) > 0
+	s.mu.Unlock()
+	if !full {
+		select {
+		case <-s.some:
+		case <-time.After(d):
+		}
+	}
+	s.mu.Lock()
+	frozen := time.Until(s.frozen)
+	s.mu.Unlock()
+	time.Sleep(frozen)
+}
+
+func (s *simulated) wake() {
+	select {
+	case s.some <- struct{}{}:
+	default:
+	}
+}
+
+// carry delivers packets after a time, in the order in which they were sent:
+// timers of one instant fire in any order.
+func (s *simulated) carry(a arrival, d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flying = append(s.flying, a)
+	time.AfterFunc(d, s.deliver)
+}
+
+func (s *simulated) deliver() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if rest := time.Until(s.stopped); rest > 0 {
+		time.AfterFunc(rest+ms, s.deliver)
+		return
+	}
+	s.inbox = append(s.inbox, s.flying[0])
+	s.flying = s.flying[1:]
+	s.wake()
+}
+
+type simulatedLine struct {
+	from *simulated
+	key  Key
+}
+
+func (l *simulatedLine) close() {}
+
+func (l *simulatedLine) send(b []byte) error {
+	l.from.mu.Lock()
+	fault := l.from.fault
+	l.from.mu.Unlock()
+	if fault != nil {
+		return fault
+	}
+	lan := l.from.lan
+	lan.mu.Lock()
+	defer lan.mu.Unlock()
+	to := lan.hosts[l.key.Peer]
+	if to == nil || lan.lost != nil && lan.lost(l.from.addr, to.addr) {
+		return nil
+	}
+	a := arrival{origin: origin{l.from.addr, l.key.Multihop}, to: to.addr, ttl: lan.ttl, payload: slices.Clone(b)}
+	to.carry(a, ms)
+	return nil
+}
+
+// end is an engine with one session to the other end of the LAN.
+type end struct {
+	*Engine
+	*simulated
+	key  Key
+	kill context.CancelFunc
+
+	mu   sync.Mutex
+	past []change
+}
+
+type change struct {
+	at time.Time
+	Status
+}
+
+var (
+	addrA = netip.MustParseAddr("192.0.2.1")
+	addrB = netip.MustParseAddr("192.0.2.2")
+)
+
+// join makes a running end without a session.
+func (l *lan) join(addr, peer netip.Addr) *end {
+	e := &end{key: Key{Peer: peer}, simulated: l.host(addr)}
+	e.Engine = New(slog.New(slog.DiscardHandler), func(_ Key, s Status) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.past = append(e.past, change{time.Now(), s})
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	e.kill = cancel
+	go e.run(ctx, e.simulated)
+	return e
+}
+
+func (e *end) set(t *testing.T, p Profile) {
+	if err := e.Set(map[Key]Profile{e.key: p}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (e *end) now() Status { return e.Status()[e.key] }
+
+func (e *end) last() change {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.past) == 0 {
+		return change{}
+	}
+	return e.past[len(e.past)-1]
+}
+
+// bubble runs a simulation whose ends are all gone when it returns.
+func bubble(t *testing.T, f func(t *testing.T, l *lan, a, b *end)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN()
+		a, b := l.join(addrA, addrB), l.join(addrB, addrA)
+		defer synctest.Wait()
+		defer b.kill()
+		defer a.kill()
+		f(t, l, a, b)
+	})
+}
+
+func bothUp(t *testing.T, ends ...*end) {
+	for _, e := range ends {
+		if s := e.now(); s.State != Up || s.RemoteState != Up || s.Flaps != 0 {
+			t.Fatalf("session to %s: %+v", e.key.Peer, s)
+		}
+	}
+}
+
+func TestUpAndDead(t *testing.T) {
+	bubble(t, func(t *testing.T, _ *lan, a, b *end) {
+		a.set(t, fast)
+		time.Sleep(10 * time.Second) // b comes later
+		b.set(t, fast)
+		time.Sleep(1500 * ms)
+		bothUp(t, a, b)
+		if s := a.now(); s.Detection != 300*ms || s.Interval != 100*ms || s.Problem != "" {
+			t.Errorf("%+v", s)
+		}
+		died := time.Now()
+		b.kill()
+		time.Sleep(time.Second)
+		down := a.last()
+		if down.State != Down || down.Diagnostic != DetectionTimeExpired || down.Flaps != 1 {
+			t.Errorf("%+v", down)
+		}
+		if took := down.at.Sub(died); took < 200*ms || took > 302*ms {
+			t.Errorf("took %s", took)
+		}
+	})
+}
+
+// TestReturn: a peer that starts again with another discriminator is noticed at
+// once, and the session comes up again.
+func TestReturn(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lan, a, b *end) {
+		a.set(t, fast)
+		b.set(t, fast)
+		time.Sleep(time.Second)
+		b.kill()
+		synctest.Wait()
+		again := l.join(addrB, addrA)
+		defer again.kill()
+		again.set(t, fast)
+		time.Sleep(3 * time.Second)
+		if s := a.now(); s.State != Up || s.Flaps != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestPassive(t *testing.T) {
+	passive := fast
+	passive.Passive = true
+	bubble(t, func(t *testing.T, l *lan, a, b *end) {
+		packets := 0
+		l.lost = func(netip.Addr, netip.Addr) bool { packets++; return false }
+		a.set(t, passive)
+		b.set(t, passive)
+		time.Sleep(time.Minute)
+		if packets != 0 {
+			t.Errorf("%d packets between passive ends", packets)
+		}
+		b.set(t, fast)
+		time.Sleep(2 * time.Second)
+		bothUp(t, a, b)
+	})
+}
+
+// TestAdminDown: all peers know when AdminDown returns, even if only one packet
+// in three arrives.
+func TestAdminDown(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lan, a, b *end) {
+		a.set(t, fast)
+		b.set(t, fast)
+		time.Sleep(2 * time.Second)
+		n := 0
+		l.mu.Lock()
+		l.lost = func(from, _ netip.Addr) bool { n++; return from == addrA && n < farewells }
+		l.mu.Unlock()
+		begun := time.Now()
+		a.AdminDown(t.Context())
+		if took := time.Since(begun); took > farewells*partingPace {
+			t.Errorf("took %s", took)
+		}
+		time.Sleep(2 * ms)
+		if s := b.now(); s.State != Down || s.Diagnostic != NeighborSignaledDown || s.RemoteState != AdminDown {
+			t.Errorf("%+v", s)
+		}
+		if s := a.last(); s.State != AdminDown {
+			t.Errorf("%+v", s)
+		}
+		a.AdminDown(t.Context())
+		a.set(t, Profile{Transmit: 50 * ms, Receive: 50 * ms, Multiplier: 3})
+		time.Sleep(10 * time.Second)
+		if s := a.now(); s.State != AdminDown {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// TestLeave: a session that is no longer wanted says so, and is forgotten; wanted
+// again it comes up again.
+func TestLeave(t *testing.T) {
+	bubble(t, func(t *testing.T, _ *lan, a, b *end) {
+		a.set(t, fast)
+		b.set(t, fast)
+		time.Sleep(2 * time.Second)
+		if err := a.Set(nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(200 * ms)
+		if s := b.now(); s.RemoteState != AdminDown || len(a.Status()) != 0 || len(a.ids)+len(a.queue)+len(a.peers) != 0 {
+			t.Errorf("%+v, left: %v %v %v", s, a.ids, a.queue, a.peers)
+		}
+		a.set(t, fast)
+		if err := a.Set(nil); err != nil { // and at once, while it says goodbye, wanted again
+			t.Fatal(err)
+		}
+		a.set(t, fast)
+		time.Sleep(3 * time.Second)
+		bothUp(t, a)
+		if len(a.ids) != 1 || len(a.queue) != 1 {
+			t.Errorf("left: %v %v", a.ids, a.queue)
+		}
+	})
+}
+
+// TestAsleep: a process that was not scheduled reads what came before it judges,
+// and one whose machine stood still waits for what has yet to come.
+func TestAsleep(t *testing.T) {
+	for name, stop := range map[string]func(s *simulated, until time.Time){
+		"process": func(s *simulated, until time.Time) { s.frozen = until },
+		"machine": func(s *simulated, until time.Time) { s.frozen, s.stopped = until, until },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, _ *lan, a, b *end) {
+				patient := fast
+				patient.Multiplier = 200 // b tolerates the silence
+				a.set(t, patient)
+				b.set(t, fast)
+				time.Sleep(2 * time.Second)
+				for range 20 {
+					a.simulated.mu.Lock()
+					stop(a.simulated, time.Now().Add(10*time.Second))
+					a.simulated.mu.Unlock()
+					time.Sleep(11 * time.Second)
+				}
+				bothUp(t, a, b)
+				b.kill()
+				time.Sleep(time.Second)
+				if s := a.now(); s.State != Down {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
+}
+
+// TestProblem: what keeps a session from working is told, and tried again.
+func TestProblem(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lan, a, b *end) {
+		fault := func(err error) {
+			a.simulated.mu.Lock()
+			defer a.simulated.mu.Unlock()
+			a.fault = err
+		}
+		expect := func(problem string, state State) {
+			t.Helper()
+			time.Sleep(3 * time.Second)
+			if s := a.now(); s.Problem != problem || s.State != state {
+				t.Errorf("%+v, want %q, %s", s, problem, state)
+			}
+		}
+		fault(errors.New("port taken"))
+		a.set(t, fast)
+		b.set(t, fast)
+		expect("port taken", Down)
+		fault(nil)
+		expect("", Up)
+		fault(errors.New("no route"))
+		expect("no route", Down)
+		fault(nil)
+		expect("", Up)
+		l.mu.Lock()
+		l.ttl = 254
+		l.mu.Unlock()
+		expect("the peer's packets arrive with TTL 254 instead of 255: a router is between", Down)
+		l.mu.Lock()
+		l.ttl = 255
+		l.mu.Unlock()
+		expect("", Up)
+		p := packet{state: Up, multiplier: 3, mine: 7, yours: a.paths[a.key].id, authenticated: true}
+		raw := append(p.append(nil), 0, 0)
+		raw[3] += 2
+		b.kill()
+		a.carry(arrival{origin: origin{addrB, false}, to: addrA, ttl: 255, payload: raw}, ms)
+		expect("the peer demands authentication, which is not supported", Down)
+	})
+}
+
+// scenario is a life of two ends under loss and changes.
+type scenario struct {
+	Seed    uint64
+	Row     int // how many packets in a row may be lost
+	Begin   [2]Profile
+	Changes []turn
+}
+
+type turn struct {
+	Who  int
+	To   Profile
+	Rest time.Duration // until the next
+}
+
+func scenarios(t *rapid.T) scenario {
+	row := rapid.IntRange(0, 3).Draw(t, "row")
+	profile := rapid.Custom(func(t *rapid.T) Profile {
+		pace := rapid.SampledFrom([]time.Duration{10 * ms, 50 * ms, 100 * ms, 300 * ms, 2 * time.Second})
+		return Profile{
+			Transmit: pace.Draw(t, "transmit"), Receive: pace.Draw(t, "receive"),
+			Multiplier: rapid.Uint8Range(uint8(row)+2, 6).Draw(t, "multiplier"),
+		}
+	})
+	change := rapid.Custom(func(t *rapid.T) turn {
+		return turn{rapid.IntRange(0, 1).Draw(t, "who"), profile.Draw(t, "to"), time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * ms}
+	})
+	return scenario{
+		rapid.Uint64().Draw(t, "seed"), row, [2]Profile{profile.Draw(t, "a"), profile.Draw(t, "b")},
+		rapid.SliceOfN(change, 0, 10).Draw(t, "changes"),
+	}
+}
+
+// play returns what went wrong.
+func (s scenario) play() (wrong string) {
+	l := newLAN()
+	random, row := rand.New(rand.NewPCG(s.Seed, 1)), map[netip.Addr]int{}
+	ends := []*end{l.join(addrA, addrB), l.join(addrB, addrA)}
+	defer synctest.Wait()
+	for i, e := range ends {
+		defer e.kill()
+		_ = e.Set(map[Key]Profile{e.key: s.Begin[i]})
+	}
+	time.Sleep(3 * time.Second)
+	l.mu.Lock()
+	l.lost = func(from, _ netip.Addr) bool {
+		row[from]++
+		if row[from] > s.Row || random.IntN(3) == 0 {
+			row[from] = 0
+		}
+		return row[from] > 0
+	}
+	l.mu.Unlock()
+	for _, c := range s.Changes {
+		_ = ends[c.Who].Set(map[Key]Profile{ends[c.Who].key: c.To})
+		time.Sleep(c.Rest)
+	}
+	time.Sleep(10 * time.Second)
+	for _, e := range ends {
+		if h := e.now(); h.State != Up || h.Flaps != 0 {
+			return fmt.Sprintf("%s: %+v", e.addr, h)
+		}
+	}
+	detection := ends[0].now().Detection
+	ends[1].kill()
+	time.Sleep(detection + 2*ms)
+	if h := ends[0].last(); h.State != Down {
+		return fmt.Sprintf("not Down after the death: %+v", h)
+	}
+	return ""
+}
+
+// TestLossAndChange: if always fewer packets in a row are lost than any
+// multiplier in use forgives, and profiles change at any time, no session
+// flaps; and a death is still noticed within the detection time.
+func TestLossAndChange(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		s, wrong := scenarios(r), ""
+		synctest.Test(t, func(*testing.T) { wrong = s.play() })
+		if wrong != "" {
+			r.Fatalf("%s\nin %+v", wrong, s)
+		}
+	})
+}
+
+// TestSet: what can never work is named, and keeps nothing else from working.
+func TestSet(t *testing.T) {
+	bubble(t, func(t *testing.T, _ *lan, a, b *end) {
+		bad := map[Key]Profile{
+			{}:                                     fast,
+			{Peer: netip.MustParseAddr("fe80::1")}: fast,
+			{Peer: netip.MustParseAddr("fe80::1%eth0"), Multihop: true}:                                       fast,
+			{Peer: netip.MustParseAddr("fe80::1%eth0"), Interface: "eth1"}:                                    fast,
+			{Peer: netip.MustParseAddr("::ffff:192.0.2.1")}:                                                   fast,
+			{Peer: netip.MustParseAddr("192.0.2.9"), Local: netip.MustParseAddr("2001:db8::1")}:               fast,
+			{Peer: netip.MustParseAddr("192.0.2.7")}:                                                          {Transmit: ms, Receive: ms},
+			{Peer: netip.MustParseAddr("192.0.2.8")}:                                                          {Transmit: ms / 2, Receive: ms, Multiplier: 3},
+			{Peer: netip.MustParseAddr("192.0.2.8"), Interface: "eth0"}:                                       {Transmit: ms, Receive: 2 * time.Hour, Multiplier: 3},
+			{Peer: netip.MustParseAddr("224.0.0.1"), Local: netip.MustParseAddr("192.0.2.1"), Multihop: true}: fast,
+		}
+		for key, profile := range bad {
+			if err := a.Set(map[Key]Profile{key: profile, a.key: fast}); err == nil {
+				t.Errorf("%v %v was accepted", key, profile)
+			}
+		}
+		b.set(t, fast)
+		time.Sleep(3 * time.Second)
+		bothUp(t, a, b)
+	})
+}
