@@ -1,0 +1,308 @@
+package bfd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// What this binary is when it runs itself.
+const (
+	roleEnv     = "FAIRLEAD_BFD_ROLE"
+	roleSandbox = "sandbox" // the tests, in a network of their own
+	roleHolder  = "holder"  // keeps a network namespace until its parent ends
+	roleBurner  = "burner"  // keeps a core busy
+)
+
+// TestMain runs the tests in a new network namespace, and without root in a user
+// namespace around it.
+func TestMain(m *testing.M) {
+	switch os.Getenv(roleEnv) {
+	case roleSandbox:
+		os.Exit(m.Run())
+	case roleHolder:
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		return
+	case roleBurner:
+		for { //nolint // until it is killed
+		}
+	}
+	cmd := self(roleSandbox, os.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
+	if os.Geteuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	}
+	err := cmd.Run()
+	var exited *exec.ExitError
+	switch {
+	case err == nil:
+	case errors.As(err, &exited):
+		os.Exit(exited.ExitCode())
+	default:
+		fmt.Fprintf(os.Stderr, "these tests need a network namespace: %v\nAllow user namespaces, or run them as root.\n", err)
+		os.Exit(1)
+	}
+}
+
+// self is this binary in another role. It dies with its parent.
+func self(role string, args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), roleEnv+"="+role)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// forks runs on a thread that lasts as long as the tests: a process dies with
+// the thread that started it, and do leaves threads dead.
+var forks = sync.OnceValue(func() chan<- func() {
+	c := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for f := range c {
+			f()
+		}
+	}()
+	return c
+})
+
+// start starts a process that does not outlive the tests.
+func start(t testing.TB, cmd *exec.Cmd) {
+	t.Helper()
+	done := make(chan error)
+	forks() <- func() { done <- cmd.Start() }
+	must(t, <-done)
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+}
+
+// lacking ends a test that this machine cannot run: as skipped, and as failed
+// where nothing may be skipped.
+func lacking(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("FAIRLEAD_NO_SKIP") == "1" {
+		t.Fatal(what)
+	}
+	t.Skip(what)
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eventually waits for a condition that is sure to come, and returns how long it took.
+func eventually(t testing.TB, what func() string, condition func() bool) time.Duration {
+	t.Helper()
+	begun := time.Now()
+	for !condition() {
+		if time.Since(begun) > 30*time.Second {
+			t.Fatal(what())
+		}
+		time.Sleep(ms / 2)
+	}
+	return time.Since(begun)
+}
+
+// node is a network namespace.
+type node struct{ pid int }
+
+func newNode(t testing.TB) *node {
+	t.Helper()
+	cmd := self(roleHolder)
+	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
+	_, err := cmd.StdinPipe()
+	must(t, err)
+	start(t, cmd)
+	n := &node{cmd.Process.Pid}
+	must(t, n.do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		for _, setting := range []string{"ipv6/conf/default/accept_dad", "ipv6/conf/all/accept_dad"} {
+			if err := os.WriteFile("/proc/sys/net/"+setting, []byte("0"), 0); err != nil {
+				return err // else addresses cannot be used for a second
+			}
+		}
+		return netlink.LinkSetUp(lo)
+	}))
+	return n
+}
+
+// do runs f on a thread in the node.
+func (n *node) do(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends here
+		fd, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", n.pid))
+		if err == nil {
+			err = unix.Setns(int(fd.Fd()), unix.CLONE_NEWNET)
+			_ = fd.Close()
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// cable links a and b by interfaces with the name given, and addresses like
+// "192.0.2.1/24" alternately to a and b.
+func cable(t testing.TB, name string, a, b *node, addrs ...string) {
+	t.Helper()
+	veth := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: name, Namespace: netlink.NsPid(a.pid)},
+		PeerName:  name, PeerNamespace: netlink.NsPid(b.pid),
+	}
+	must(t, netlink.LinkAdd(veth))
+	for i, n := range []*node{a, b} {
+		must(t, n.do(func() error {
+			link, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			for j := i; j < len(addrs); j += 2 {
+				addr, err := netlink.ParseAddr(addrs[j])
+				if err != nil {
+					return err
+				}
+				if err := netlink.AddrAdd(link, addr); err != nil {
+					return fmt.Errorf("add %s: %w", addrs[j], err)
+				}
+			}
+			return netlink.LinkSetUp(link)
+		}))
+	}
+}
+
+// route makes the node reach a prefix by a gateway.
+func (n *node) route(t testing.TB, prefix, via string) {
+	t.Helper()
+	must(t, n.do(func() error {
+		to, err := netlink.ParseIPNet(prefix)
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{Dst: to, Gw: netip.MustParseAddr(via).AsSlice()})
+	}))
+}
+
+func (n *node) linkDown(t testing.TB, name string) {
+	t.Helper()
+	must(t, n.do(func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetDown(link)
+	}))
+}
+
+// forward makes the node a router.
+func (n *node) forward(t testing.TB) {
+	t.Helper()
+	must(t, n.do(func() error {
+		return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
+			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
+	}))
+}
+
+func deleteLink(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkDel(link)
+}
+
+// linkLocal is the address of a node's interface eth0.
+func (n *node) linkLocal(t testing.TB) (found netip.Addr) {
+	t.Helper()
+	eventually(t, func() string { return "no link-local address" }, func() bool {
+		must(t, n.do(func() error {
+			link, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			addrs, err := netlink.AddrList(link, netlink.FAMILY_V6)
+			for _, a := range addrs {
+				if ip, ok := netip.AddrFromSlice(a.IP); ok && ip.IsLinkLocalUnicast() {
+					found = ip.WithZone("eth0")
+				}
+			}
+			return err
+		}))
+		return found.IsValid()
+	})
+	return found
+}
+
+// host is an engine that runs in a node.
+type host struct {
+	*Engine
+	kill func() // returns when it has stopped
+
+	mu   sync.Mutex
+	past map[Key][]change
+}
+
+func (n *node) host(t testing.TB) *host {
+	t.Helper()
+	h := &host{past: make(map[Key][]change)}
+	log := slog.New(slog.DiscardHandler)
+	if testing.Verbose() {
+		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	h.Engine = New(log, func(k Key, s Status) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.past[k] = append(h.past[k], change{time.Now(), s})
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.do(func() error { return h.Run(ctx) }) }()
+	h.kill = sync.OnceFunc(func() {
+		cancel()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(h.kill)
+	return h
+}
+
+func (h *host) want(t testing.TB, sessions map[Key]Profile) {
+	t.Helper()
+	must(t, h.Set(sessions))
+}
+
+// becomes waits until a session has the state, and returns its status and when
+// it got there.
+func (h *host) becomes(t testing.TB, k Key, want State) (Status, time.Time) {
+	t.Helper()
+	eventually(t, func() string { return fmt.Sprintf("%v is not %s: %+v", k, want, h.Status()[k]) },
+		func() bool { return h.Status()[k].State == want })
+	s := h.Status()[k]
+	return s, s.Since
+}
