@@ -11,15 +11,18 @@ import (
 
 	"go4.org/netipx"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
 // Objects is every custom resource that Parse reads.
 type Objects struct {
-	Pools            []*v1alpha1.IPAddressPool
-	L2Advertisements []*v1alpha1.L2Advertisement
+	Pools             []*v1alpha1.IPAddressPool
+	L2Advertisements  []*v1alpha1.L2Advertisement
+	BGPPeers          []*v1alpha1.BGPPeer
+	BGPAdvertisements []*v1alpha1.BGPAdvertisement
+	BFDProfiles       []*v1alpha1.BFDProfile
+	Communities       []*v1alpha1.Community
 }
 
 // Config is the valid part of Objects. It is never changed once made.
@@ -28,6 +31,10 @@ type Config struct {
 	Pools []Pool
 	// L2Advertisements by name.
 	L2Advertisements []L2Advertisement
+	// BGPPeers, oldest first: of two that clash, the first is used.
+	BGPPeers []BGPPeer
+	// BGPAdvertisements by name.
+	BGPAdvertisements []BGPAdvertisement
 }
 
 // Pool is the usable part of an IPAddressPool.
@@ -37,28 +44,6 @@ type Pool struct {
 	AutoAssign  bool
 	Priority    int32 // 0 is last
 	Terminating bool  // keeps what it gave, gives nothing more
-}
-
-// L2Advertisement is the usable part of an L2Advertisement.
-type L2Advertisement struct {
-	Name          string
-	AllPools      bool
-	Pools         []string // sorted: named or selected, existing or not
-	AllNodes      bool
-	NodeSelectors []labels.Selector
-	Interfaces    []string // none: the links whose subnet contains the address
-}
-
-// Covers reports whether addresses recorded as the pool's are announced. The
-// pool need not exist any more.
-func (a L2Advertisement) Covers(pool string) bool {
-	_, named := slices.BinarySearch(a.Pools, pool)
-	return a.AllPools || named
-}
-
-// SelectsNode reports whether a node with these labels takes part.
-func (a L2Advertisement) SelectsNode(node labels.Set) bool {
-	return a.AllNodes || slices.ContainsFunc(a.NodeSelectors, func(s labels.Selector) bool { return s.Matches(node) })
 }
 
 // Problem is one thing in one object that cannot be used, in words for the
@@ -120,12 +105,20 @@ func Parse(objects Objects) (Config, []Problem) {
 		return cmp.Or(cmp.Compare(uint32(a.Priority)-1, uint32(b.Priority)-1), strings.Compare(a.Name, b.Name))
 	})
 
-	for _, object := range byAge(objects.L2Advertisements) {
-		ad, ps := parseL2Advertisement(object, objects.Pools)
-		c.L2Advertisements = append(c.L2Advertisements, ad)
-		problems = append(problems, ps...)
+	report := func(p ...Problem) { problems = append(problems, p...) }
+	for _, object := range byName(objects.L2Advertisements) {
+		c.L2Advertisements = append(c.L2Advertisements, parseL2Advertisement(object, objects.Pools, report))
 	}
-	slices.SortFunc(c.L2Advertisements, func(a, b L2Advertisement) int { return strings.Compare(a.Name, b.Name) })
+	for _, object := range byAge(objects.BGPPeers) {
+		c.BGPPeers = append(c.BGPPeers, parseBGPPeer(object, objects.BFDProfiles, report))
+	}
+	communities := parseCommunities(byAge(objects.Communities), report)
+	for _, object := range byName(objects.BGPAdvertisements) {
+		ad := parseBGPAdvertisement(object, objects, communities, report)
+		checkAggregates(ad, c.Pools, report)
+		checkAttributes(ad, c.BGPAdvertisements, report)
+		c.BGPAdvertisements = append(c.BGPAdvertisements, ad)
+	}
 	return c, problems
 }
 
@@ -137,49 +130,6 @@ func byAge[T metav1.Object](objects []T) []T {
 	})
 }
 
-func parseL2Advertisement(object *v1alpha1.L2Advertisement, pools []*v1alpha1.IPAddressPool) (L2Advertisement, []Problem) {
-	spec := object.Spec
-	ad := L2Advertisement{
-		Name:       object.Name,
-		AllPools:   len(spec.IPAddressPools) == 0 && len(spec.IPAddressPoolSelectors) == 0,
-		AllNodes:   len(spec.NodeSelectors) == 0,
-		Interfaces: slices.Compact(slices.Sorted(slices.Values(spec.Interfaces))),
-	}
-	var problems []Problem
-	report := func(field string, reason v1alpha1.Reason, format string, args ...any) {
-		problems = append(problems, Problem{
-			Kind: "L2Advertisement", Name: object.Name,
-			Field: field, Reason: reason, Message: fmt.Sprintf(format, args...),
-		})
-	}
-	selectors := func(field string, from []metav1.LabelSelector) []labels.Selector {
-		var out []labels.Selector
-		for i := range from {
-			s, err := metav1.LabelSelectorAsSelector(&from[i])
-			if err != nil {
-				report(fmt.Sprintf("spec.%s[%d]", field, i), v1alpha1.InvalidSelector, "%v", err)
-				continue
-			}
-			out = append(out, s)
-		}
-		return out
-	}
-
-	for i, name := range spec.IPAddressPools {
-		if !slices.ContainsFunc(pools, func(p *v1alpha1.IPAddressPool) bool { return p.Name == name }) {
-			report(fmt.Sprintf("spec.ipAddressPools[%d]", i), v1alpha1.UnknownPool, "there is no IPAddressPool %q", name)
-		}
-		ad.Pools = append(ad.Pools, name)
-	}
-	for _, s := range selectors("ipAddressPoolSelectors", spec.IPAddressPoolSelectors) {
-		for _, p := range pools {
-			if s.Matches(labels.Set(p.Labels)) {
-				ad.Pools = append(ad.Pools, p.Name)
-			}
-		}
-	}
-	slices.Sort(ad.Pools)
-	ad.Pools = slices.Compact(ad.Pools)
-	ad.NodeSelectors = selectors("nodeSelectors", spec.NodeSelectors)
-	return ad, problems
+func byName[T metav1.Object](objects []T) []T {
+	return slices.SortedFunc(slices.Values(objects), func(a, b T) int { return strings.Compare(a.GetName(), b.GetName()) })
 }

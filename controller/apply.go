@@ -12,9 +12,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -59,6 +61,10 @@ type Controller struct {
 	nodes    cache.SharedIndexInformer
 	pools    client.Source[*v1alpha1.IPAddressPool]
 	l2ads    client.Source[*v1alpha1.L2Advertisement]
+	peers    client.Source[*v1alpha1.BGPPeer]
+	bgpads   client.Source[*v1alpha1.BGPAdvertisement]
+	profiles client.Source[*v1alpha1.BFDProfile]
+	names    client.Source[*v1alpha1.Community]
 	speakers client.Source[*v1alpha1.Speaker]
 
 	queue workqueue.TypedRateLimitingInterface[string]
@@ -87,6 +93,10 @@ func New(o Options) (*Controller, error) {
 		nodes:    o.Informers.Core().V1().Nodes().Informer(),
 		pools:    o.Fairlead.Pools.Informer(),
 		l2ads:    o.Fairlead.L2Advertisements.Informer(),
+		peers:    o.Fairlead.BGPPeers.Informer(),
+		bgpads:   o.Fairlead.BGPAdvertisements.Informer(),
+		profiles: o.Fairlead.BFDProfiles.Informer(),
+		names:    o.Fairlead.Communities.Informer(),
 		speakers: o.Fairlead.Speakers.Informer(),
 		queue:    workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
 	}
@@ -105,17 +115,22 @@ func New(o Options) (*Controller, error) {
 	return c, nil
 }
 
-func (c *Controller) informers() []cache.SharedIndexInformer {
+// own are the informers of Fairlead's own kinds.
+func (c *Controller) own() []cache.SharedIndexInformer {
 	return []cache.SharedIndexInformer{
-		c.services, c.nodes,
-		c.pools.SharedIndexInformer, c.l2ads.SharedIndexInformer, c.speakers.SharedIndexInformer,
+		c.pools.SharedIndexInformer, c.l2ads.SharedIndexInformer, c.peers.SharedIndexInformer, c.bgpads.SharedIndexInformer,
+		c.profiles.SharedIndexInformer, c.names.SharedIndexInformer, c.speakers.SharedIndexInformer,
 	}
+}
+
+func (c *Controller) informers() []cache.SharedIndexInformer {
+	return append(c.own(), c.services, c.nodes)
 }
 
 // Watch runs the informers of Fairlead's own kinds until ctx ends. A replica
 // that does not lead watches too, and takes over with warm caches.
 func (c *Controller) Watch(ctx context.Context) {
-	for _, i := range []cache.SharedIndexInformer{c.pools.SharedIndexInformer, c.l2ads.SharedIndexInformer, c.speakers.SharedIndexInformer} {
+	for _, i := range c.own() {
 		go i.RunWithContext(ctx)
 	}
 	<-ctx.Done()
@@ -169,7 +184,11 @@ func (c *Controller) snapshot() Snapshot {
 	upTo := c.services.LastSyncResourceVersion() // before the objects: never claims more than they show
 	s := Snapshot{
 		Provider: c.provider,
-		Objects:  config.Objects{Pools: c.pools.Objects(), L2Advertisements: c.l2ads.Objects()},
+		Objects: config.Objects{
+			Pools: c.pools.Objects(), L2Advertisements: c.l2ads.Objects(),
+			BGPPeers: c.peers.Objects(), BGPAdvertisements: c.bgpads.Objects(),
+			BFDProfiles: c.profiles.Objects(), Communities: c.names.Objects(),
+		},
 		Services: c.view.over(client.Source[*corev1.Service]{SharedIndexInformer: c.services}.Objects(), upTo),
 		Nodes:    client.Source[*corev1.Node]{SharedIndexInformer: c.nodes}.Objects(),
 		Speakers: c.speakers.Objects(),
@@ -220,8 +239,28 @@ func (c *Controller) reconcile(ctx context.Context) error {
 		do(func(ctx context.Context) error { return c.writePool(ctx, pool, p) })
 	}
 	for _, ad := range snapshot.Objects.L2Advertisements {
-		status := plan.L2Advertisements[ad.Name]
-		do(func(ctx context.Context) error { return c.writeL2Advertisement(ctx, ad, status) })
+		want := plan.L2Advertisements[ad.Name]
+		do(func(ctx context.Context) error {
+			return writeStatus(ctx, c, c.fairlead.L2Advertisements, "L2Advertisement", ad, &ad.Status, &want)
+		})
+	}
+	for _, peer := range snapshot.Objects.BGPPeers {
+		want := plan.BGPPeers[peer.Name]
+		do(func(ctx context.Context) error {
+			return writeStatus(ctx, c, c.fairlead.BGPPeers, "BGPPeer", peer, &peer.Status, &want)
+		})
+	}
+	for _, ad := range snapshot.Objects.BGPAdvertisements {
+		want := plan.BGPAdvertisements[ad.Name]
+		do(func(ctx context.Context) error {
+			return writeStatus(ctx, c, c.fairlead.BGPAdvertisements, "BGPAdvertisement", ad, &ad.Status, &want)
+		})
+	}
+	for _, community := range snapshot.Objects.Communities {
+		want := plan.Communities[community.Name]
+		do(func(ctx context.Context) error {
+			return writeStatus(ctx, c, c.fairlead.Communities, "Community", community, &community.Status, &want)
+		})
 	}
 	if err := writes.Wait(); err != nil {
 		return err
@@ -316,35 +355,29 @@ func (c *Controller) writePool(ctx context.Context, pool *v1alpha1.IPAddressPool
 		}
 		return nil
 	}
-	have, want := pool.Status, p.Status
-	if have.Services == want.Services && have.IPv4 == want.IPv4 && have.IPv6 == want.IPv6 && sameConditions(have.Conditions, want.Conditions) {
-		return nil
-	}
-	want.Conditions = timed(have.Conditions, want.Conditions)
-	return c.writeStatus(pool, want.Conditions, func() error {
-		return applyStatus(ctx, c.fairlead.Pools, "IPAddressPool", pool, &want)
-	})
+	return writeStatus(ctx, c, c.fairlead.Pools, "IPAddressPool", pool, &pool.Status, &p.Status)
 }
 
-func (c *Controller) writeL2Advertisement(ctx context.Context, ad *v1alpha1.L2Advertisement, want v1alpha1.L2AdvertisementStatus) error {
-	have := ad.Status
-	if have.Pools == want.Pools && have.Nodes == want.Nodes && sameConditions(have.Conditions, want.Conditions) {
+// status is that of one of Fairlead's kinds. Its conditions are compared
+// without their times.
+type status interface{ GetConditions() *[]metav1.Condition }
+
+// writeStatus makes the object's status say what is wanted and, where that is a
+// new problem, says so in the log.
+func writeStatus[T client.Object, L runtime.Object, S status](ctx context.Context, c *Controller, r client.Resource[T, L], kind string, object T, have, want S) error {
+	conditions := want.GetConditions()
+	changed := !sameConditions(*have.GetConditions(), *conditions)
+	*conditions = timed(*have.GetConditions(), *conditions)
+	if !changed && equality.Semantic.DeepEqual(have, want) {
 		return nil
 	}
-	want.Conditions = timed(have.Conditions, want.Conditions)
-	return c.writeStatus(ad, want.Conditions, func() error {
-		return applyStatus(ctx, c.fairlead.L2Advertisements, "L2Advertisement", ad, &want)
-	})
-}
-
-// writeStatus writes and, where an object has problems, says so once.
-func (c *Controller) writeStatus(object client.Object, conditions []metav1.Condition, write func() error) error {
-	if err := write(); err != nil {
+	if err := applyStatus(ctx, r, kind, object, want); err != nil {
 		return err
 	}
-	ready := apimeta.FindStatusCondition(conditions, v1alpha1.ConditionReady)
-	if ready != nil && ready.Status == metav1.ConditionFalse && time.Since(ready.LastTransitionTime.Time) < writeTimeout {
-		c.log.Warn("object has problems", "object", object.GetName(), "reason", ready.Reason, "message", ready.Message)
+	ready := apimeta.FindStatusCondition(*conditions, v1alpha1.ConditionReady)
+	was := apimeta.FindStatusCondition(*have.GetConditions(), v1alpha1.ConditionReady)
+	if ready != nil && ready.Status == metav1.ConditionFalse && (was == nil || was.Message != ready.Message) {
+		c.log.Warn("object has problems", "kind", kind, "object", object.GetName(), "reason", ready.Reason, "message", ready.Message)
 	}
 	return nil
 }

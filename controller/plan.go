@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-io/fairlead/allocator"
@@ -31,9 +30,13 @@ type Snapshot struct {
 // Plan is what the objects that Fairlead writes should say. An object that is
 // not in it is not touched.
 type Plan struct {
-	Services         map[types.NamespacedName]ServicePlan
-	Pools            map[string]PoolPlan
-	L2Advertisements map[string]v1alpha1.L2AdvertisementStatus // conditions without times
+	Services map[types.NamespacedName]ServicePlan
+	Pools    map[string]PoolPlan
+	// The statuses' conditions are without times.
+	L2Advertisements  map[string]v1alpha1.L2AdvertisementStatus
+	BGPPeers          map[string]v1alpha1.BGPPeerStatus
+	BGPAdvertisements map[string]v1alpha1.BGPAdvertisementStatus
+	Communities       map[string]v1alpha1.CommunityStatus
 }
 
 // ServicePlan is all that Fairlead says on a Service. The zero value says
@@ -62,6 +65,7 @@ func Decide(s Snapshot) Plan {
 		Services:         make(map[types.NamespacedName]ServicePlan),
 		Pools:            d.poolPlans(assignments),
 		L2Advertisements: d.l2AdvertisementStatuses(),
+		BGPPeers:         d.bgpPeerStatuses(), BGPAdvertisements: d.bgpAdvertisementStatuses(), Communities: d.communityStatuses(),
 	}
 	for _, svc := range s.Services {
 		p := d.servicePlan(svc, assignments[keyOf(svc)])
@@ -289,7 +293,7 @@ func (d *decision) poolPlans(assignments map[types.NamespacedName]allocator.Assi
 			InUse: c.services > 0,
 			Status: v1alpha1.IPAddressPoolStatus{
 				Services: c.services, IPv4: usage(c.v4, v4), IPv6: usage(c.v6, v6),
-				Conditions: d.ready("IPAddressPool", p.Name, "every entry is in use"),
+				Conditions: d.ready("IPAddressPool", p.Name, inUse),
 			},
 		}
 	}
@@ -313,30 +317,24 @@ func (d *decision) l2AdvertisementStatuses() map[string]v1alpha1.L2Advertisement
 	statuses := make(map[string]v1alpha1.L2AdvertisementStatus, len(d.config.L2Advertisements))
 	for _, ad := range d.config.L2Advertisements {
 		var status v1alpha1.L2AdvertisementStatus
-		for _, p := range d.config.Pools {
-			if ad.Covers(p.Name) {
-				status.Pools++
-			}
-		}
-		for _, n := range d.Nodes {
-			if ad.SelectsNode(labels.Set(n.Labels)) {
-				status.Nodes++
-			}
-		}
-		status.Conditions = d.ready("L2Advertisement", ad.Name, "every entry is in use")
+		status.Pools, status.Nodes = d.reach(ad.Scope)
+		status.Conditions = d.ready("L2Advertisement", ad.Name, inUse)
 		statuses[ad.Name] = status
 	}
 	return statuses
 }
 
 func (d *decision) ready(kind, name, whenReady string) []metav1.Condition {
-	var problems []config.Problem
+	return []metav1.Condition{config.ReadyCondition(d.problemsOf(kind, name), whenReady)}
+}
+
+func (d *decision) problemsOf(kind, name string) (problems []config.Problem) {
 	for _, p := range d.problems {
 		if p.Kind == kind && p.Name == name {
 			problems = append(problems, p)
 		}
 	}
-	return []metav1.Condition{config.ReadyCondition(problems, whenReady)}
+	return problems
 }
 
 func condition(kind string, status metav1.ConditionStatus, reason v1alpha1.Reason, message string) metav1.Condition {

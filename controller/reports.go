@@ -17,15 +17,18 @@ import (
 
 // reports is what the speakers say about addresses.
 type reports struct {
-	speakers    int
-	announcing  map[netip.Addr][]string // "node-1 on eth0", sorted
+	byNode     map[string]*v1alpha1.Speaker // those that count
+	announcing map[netip.Addr][]string      // "node-1 on eth0", sorted
+	// routed are told to a BGP peer by some node. By which ones is not said:
+	// each node that comes or goes would change every Service.
+	routed      map[netip.Addr]bool
 	unannounced map[netip.Addr]v1alpha1.Unannounced
 }
 
 // newReports leaves out speakers of nodes that are gone or not ready: their
 // last word is out of date.
 func newReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) reports {
-	r := reports{announcing: map[netip.Addr][]string{}, unannounced: map[netip.Addr]v1alpha1.Unannounced{}}
+	r := reports{byNode: map[string]*v1alpha1.Speaker{}, announcing: map[netip.Addr][]string{}, routed: map[netip.Addr]bool{}, unannounced: map[netip.Addr]v1alpha1.Unannounced{}}
 	// As for the speakers: if no node is Ready, it is not the nodes that are away.
 	anyReady := slices.ContainsFunc(nodes, config.NodeReady)
 	counts := map[string]bool{}
@@ -37,17 +40,22 @@ func newReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) reports {
 		if !counts[s.Name] {
 			continue
 		}
-		r.speakers++
+		r.byNode[s.Name] = s
 		for _, group := range s.Status.Announcing {
 			for _, text := range group.Addresses {
-				if a, err := netip.ParseAddr(text); err == nil {
-					r.announcing[a] = append(r.announcing[a], fmt.Sprintf("node %s on %s", s.Name, strings.Join(group.Interfaces, ", ")))
+				for a := range config.AddressesOf(text) {
+					if len(group.Interfaces) > 0 {
+						r.announcing[a] = append(r.announcing[a], fmt.Sprintf("node %s on %s", s.Name, strings.Join(group.Interfaces, ", ")))
+					}
+					if len(group.Peers) > 0 {
+						r.routed[a] = true
+					}
 				}
 			}
 		}
 		for _, group := range s.Status.Unannounced {
 			for _, text := range group.Addresses {
-				if a, err := netip.ParseAddr(text); err == nil {
+				for a := range config.AddressesOf(text) {
 					r.unannounced[a] = group
 				}
 			}
@@ -65,7 +73,10 @@ func (r reports) announced(held []allocator.Held) metav1.Condition {
 	}
 	var what []string
 	for _, h := range held {
-		by := r.announcing[h.Addr]
+		by := slices.Clone(r.announcing[h.Addr])
+		if r.routed[h.Addr] {
+			by = append(by, "BGP")
+		}
 		if len(by) > 0 {
 			what = append(what, fmt.Sprintf("%s by %s", h.Addr, strings.Join(by, " and ")))
 			continue
@@ -73,7 +84,7 @@ func (r reports) announced(held []allocator.Held) metav1.Condition {
 		if u, reported := r.unannounced[h.Addr]; reported {
 			return no(u.Reason, fmt.Sprintf("%s: %s", h.Addr, u.Message))
 		}
-		if r.speakers == 0 {
+		if len(r.byNode) == 0 {
 			return no(v1alpha1.NoSpeaker, "no speaker runs on a ready node: is the DaemonSet fairlead-speaker up?")
 		}
 		return no(v1alpha1.NoSpeaker, fmt.Sprintf("no speaker has reported about %s yet", h.Addr))

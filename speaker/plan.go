@@ -1,7 +1,6 @@
 package speaker
 
 import (
-	"cmp"
 	"fmt"
 	"hash/fnv"
 	"net/netip"
@@ -9,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -16,6 +16,7 @@ import (
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/bgp"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
@@ -27,16 +28,25 @@ type Snapshot struct {
 	Slices   []*discoveryv1.EndpointSlice
 	Nodes    []*corev1.Node
 	Links    map[string][]l2.Link // by node, as its speaker reports them
+	Local    Local
 }
 
 // Plan is one node's part.
 type Plan struct {
 	// L2 are the addresses that this node answers for.
 	L2 map[netip.Addr]l2.Claim
+	// BGP are this node's sessions, and the routes told over them.
+	BGP []Peering
+	// Waiting are the addresses that this node may announce by BGP once its own
+	// data path can serve them.
+	Waiting map[netip.Addr]*corev1.Service
+	// Routed are the addresses that the routes of BGP are for, each with the
+	// peers (indices of BGP) that are told.
+	Routed map[netip.Addr][]int
 	// Unannounced are the addresses that no node can announce. Of all nodes'
 	// plans together, each is in one.
 	Unannounced map[netip.Addr]Refusal
-	// Services says whose the addresses of L2 are.
+	// Services says whose the addresses of L2, BGP and Waiting are.
 	Services map[netip.Addr]*corev1.Service
 }
 
@@ -50,8 +60,16 @@ type Refusal struct {
 type Standing struct {
 	Node    string
 	Owns    []string        // links on which the node answers
-	Reason  v1alpha1.Reason // why it does not; "" if it owns
+	Tells   []Told          // BGP peers that the node tells
+	Reason  v1alpha1.Reason // why neither; "" otherwise
 	Message string
+}
+
+// Told is a route that a node tells a peer.
+type Told struct {
+	Peer       string
+	Prefix     netip.Prefix
+	Attributes bgp.Attributes
 }
 
 // Verdict is what became of one address.
@@ -59,31 +77,56 @@ type Verdict struct {
 	Addr  netip.Addr
 	Pool  string // recorded
 	Nodes []Standing
-	// Refusal is set if and only if no node owns the address.
+	// Refusal is set if and only if no node announces the address.
 	Refusal Refusal
 }
 
 // Decide is the plan for s.Node. Decided for every node of one snapshot, each
-// address has one owner on each segment, and none if and only if no node is
-// eligible.
+// address has one owner on each segment; a peer is told by every node that may;
+// and an address is unannounced if and only if no node is eligible either way.
 func Decide(s Snapshot) Plan {
 	d := newDecision(s)
-	p := Plan{L2: map[netip.Addr]l2.Claim{}, Unannounced: map[netip.Addr]Refusal{}, Services: map[netip.Addr]*corev1.Service{}}
+	p := Plan{
+		L2: map[netip.Addr]l2.Claim{}, BGP: d.peerings, Routed: map[netip.Addr][]int{}, Waiting: map[netip.Addr]*corev1.Service{},
+		Unannounced: map[netip.Addr]Refusal{}, Services: map[netip.Addr]*corev1.Service{},
+	}
 	for _, svc := range s.Services {
 		for _, addr := range announceable(svc) {
-			claims, refusal := d.decide(svc, addr, nil)
-			switch own := claims[s.Node]; {
-			case len(own) > 0:
+			local := d.localNodes(svc, addr)
+			claims, noOwner := d.own(svc, addr, local, nil)
+			told, noRoute := d.tell(svc, addr, local)
+			if own := claims[s.Node]; len(own) > 0 {
 				p.L2[addr], p.Services[addr] = l2.Claim{Links: own}, svc
-			case len(claims) == 0 && d.spokesman(addr) == s.Node:
-				p.Unannounced[addr] = refusal
+			}
+			if len(told) > 0 {
+				p.Services[addr] = svc
+				if s.Local.Open != nil && !s.Local.Open[addr] {
+					p.Waiting[addr] = svc
+				} else {
+					p.route(addr, told, d.ranges(svc, addr))
+				}
+			}
+			if len(claims) == 0 && noRoute.Reason != "" && d.spokesman(addr) == s.Node {
+				p.Unannounced[addr] = both(noOwner, noRoute)
 			}
 		}
 	}
-	for addr := range p.L2 {
+	for addr := range p.Services {
 		delete(p.Unannounced, addr) // another Service's right to the same address
 	}
 	return p
+}
+
+// both says why neither L2 nor BGP announces an address. The way that nobody
+// has asked for explains nothing.
+func both(l2, bgp Refusal) Refusal {
+	switch v1alpha1.NoAdvertisement {
+	case bgp.Reason:
+		return l2
+	case l2.Reason:
+		return bgp
+	}
+	return Refusal{l2.Reason, l2.Message + "; by BGP: " + bgp.Message}
 }
 
 // Explain says what became of each address of one Service, on every node.
@@ -91,7 +134,28 @@ func Explain(s Snapshot, svc *corev1.Service) (verdicts []Verdict) {
 	d := newDecision(s)
 	for _, addr := range announceable(svc) {
 		v := Verdict{Addr: addr, Pool: config.RecordedPool(svc, addr)}
-		_, v.Refusal = d.decide(svc, addr, func(standing Standing) { v.Nodes = append(v.Nodes, standing) })
+		local := d.localNodes(svc, addr)
+		owners := map[string]Standing{}
+		claims, noOwner := d.own(svc, addr, local, func(s Standing) { owners[s.Node] = s })
+		_, noRoute := d.tell(svc, addr, local)
+		if len(claims) == 0 && noRoute.Reason != "" {
+			v.Refusal = both(noOwner, noRoute)
+		}
+		for i, m := range d.nodes {
+			standing, covered := owners[m.name]
+			standing.Node = m.name
+			tells, refusal := d.standing(svc, addr, i, local)
+			standing.Tells = tells
+			switch {
+			case len(standing.Owns) > 0 || len(tells) > 0:
+				standing.Reason, standing.Message = "", ""
+			case !covered:
+				standing.Reason, standing.Message = refusal.Reason, refusal.Message
+			}
+			if standing.Reason != v1alpha1.NoAdvertisement {
+				v.Nodes = append(v.Nodes, standing)
+			}
+		}
 		verdicts = append(verdicts, v)
 	}
 	return verdicts
@@ -117,8 +181,11 @@ type decision struct {
 	nodes     []*member // sorted by name
 	endpoints map[types.NamespacedName][]*discoveryv1.EndpointSlice
 	pools     map[string][]candidate // by recorded pool, made when first asked for
-	standings []Standing             // room for the next address
-	fit       []eligible             // likewise
+	peerings  []Peering              // of this node
+	parts     map[scope][]part       // by recorded pool and family, made when first asked for
+	known     map[string][]netipx.IPRange
+	standings []Standing // room for the next address
+	fit       []eligible // likewise
 }
 
 // member is a node that may announce.
@@ -127,19 +194,15 @@ type member struct {
 	labels  labels.Set
 	seed    uint64
 	refusal Refusal // set: not eligible, whatever the address
+	leaving bool    // not eligible any more, and peers are asked to look for other ways
 	links   []l2.Link
 }
 
-// candidate is a node's part in a pool.
-type candidate struct {
-	*member
-	selected   bool
-	subnets    bool     // announces on links whose subnet contains the address
-	interfaces []string // and on these
-}
-
 func newDecision(s Snapshot) *decision {
-	d := &decision{Snapshot: s, endpoints: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}, pools: map[string][]candidate{}}
+	d := &decision{Snapshot: s, endpoints: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}, pools: map[string][]candidate{}, parts: map[scope][]part{}, known: map[string][]netipx.IPRange{}}
+	for _, p := range s.Config.Pools {
+		d.known[p.Name] = p.Ranges
+	}
 	for _, slice := range s.Slices {
 		key := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
 		d.endpoints[key] = append(d.endpoints[key], slice)
@@ -151,155 +214,33 @@ func newDecision(s Snapshot) *decision {
 		h := fnv.New64a()
 		h.Write([]byte(n.Name))
 		m := &member{name: n.Name, labels: n.Labels, seed: h.Sum64(), links: s.Links[n.Name]}
-		switch excluded, labelled := n.Labels[corev1.LabelNodeExcludeBalancers]; {
-		case anyReady && !config.NodeReady(n):
+		if why := excluded(n); anyReady && !config.NodeReady(n) {
 			m.refusal = Refusal{v1alpha1.NodeNotReady, "is not Ready"}
-		case n.DeletionTimestamp != nil:
-			m.refusal = Refusal{v1alpha1.NodeExcluded, "is being deleted"}
-		case labelled && excluded != "false":
-			// As in k8s.io/cloud-provider: a value that is no boolean excludes.
-			if no, err := strconv.ParseBool(excluded); err != nil || no {
-				m.refusal = Refusal{v1alpha1.NodeExcluded, "has the label " + corev1.LabelNodeExcludeBalancers}
-			}
+		} else if why != "" {
+			m.refusal = Refusal{v1alpha1.NodeExcluded, why}
 		}
+		m.leaving = n.Name == s.Node && (s.Local.Leaving || m.refusal.Reason == v1alpha1.NodeExcluded && !s.Local.Drained)
 		d.nodes = append(d.nodes, m)
+		if n.Name == s.Node {
+			d.peerings = peerings(s.Config, n, s.Local)
+		}
 	}
 	slices.SortFunc(d.nodes, func(a, b *member) int { return strings.Compare(a.name, b.name) })
 	return d
 }
 
-// candidates are all nodes' parts in the addresses of a pool; nil if no
-// advertisement covers it.
-func (d *decision) candidates(pool string) []candidate {
-	if known, ok := d.pools[pool]; ok {
-		return known
+// excluded says why a node shall not attract traffic, "" if it may.
+func excluded(n *corev1.Node) string {
+	if n.DeletionTimestamp != nil {
+		return "is being deleted"
 	}
-	var all []candidate
-	for _, ad := range d.Config.L2Advertisements {
-		if !ad.Covers(pool) {
-			continue
-		}
-		if all == nil {
-			all = make([]candidate, len(d.nodes))
-			for i, m := range d.nodes {
-				all[i].member = m
-			}
-		}
-		for i := range all {
-			if ad.SelectsNode(all[i].labels) {
-				all[i].selected = true
-				all[i].subnets = all[i].subnets || len(ad.Interfaces) == 0
-				all[i].interfaces = append(all[i].interfaces, ad.Interfaces...)
-			}
+	if value, labelled := n.Labels[corev1.LabelNodeExcludeBalancers]; labelled && value != "false" {
+		// As in k8s.io/cloud-provider: a value that is no boolean excludes.
+		if no, err := strconv.ParseBool(value); err != nil || no {
+			return "has the label " + corev1.LabelNodeExcludeBalancers
 		}
 	}
-	d.pools[pool] = all
-	return all
-}
-
-// eligible is a node that may own the address, with the links it may use.
-type eligible struct {
-	*member
-	score uint64
-	links []l2.Link
-}
-
-// decide returns each owner's links, or why there is none. watch, if not nil,
-// hears every node's standing, by name.
-func (d *decision) decide(svc *corev1.Service, addr netip.Addr, watch func(Standing)) (claims map[string][]string, why Refusal) {
-	if addr.Is6() {
-		return nil, Refusal{v1alpha1.UnsupportedFamily, "IPv6 addresses are assigned, but not announced yet"}
-	}
-	pool := config.RecordedPool(svc, addr)
-	candidates := d.candidates(pool)
-	if candidates == nil {
-		return nil, Refusal{v1alpha1.NoAdvertisement, fmt.Sprintf("no L2Advertisement covers pool %q", pool)}
-	}
-	local := d.localNodes(svc, addr)
-	standings, fit := d.standings[:0], d.fit[:0]
-	defer func() { d.standings, d.fit = standings, fit }()
-	for _, c := range candidates {
-		r, links := c.judge(addr, local)
-		if r.Reason == "" {
-			fit = append(fit, eligible{c.member, score(c.seed, addr), links})
-		}
-		standings = append(standings, Standing{Node: c.name, Reason: r.Reason, Message: r.Message})
-	}
-	claims = map[string][]string{}
-	if subnetsOnly(fit, addr) {
-		// Subnets that contain one address are one segment.
-		if len(fit) > 0 {
-			owner := slices.MaxFunc(fit, rank)
-			for _, l := range owner.links {
-				claims[owner.name] = append(claims[owner.name], l.Name)
-			}
-		}
-	} else {
-		for _, segment := range segments(fit) {
-			owner := slices.MaxFunc(segment, func(a, b seat) int { return rank(a.eligible, b.eligible) })
-			for _, s := range segment {
-				if s.member == owner.member {
-					claims[owner.name] = append(claims[owner.name], s.link.Name)
-				}
-			}
-		}
-		for _, links := range claims {
-			slices.Sort(links)
-		}
-	}
-	if len(claims) == 0 {
-		why = summarize(pool, standings)
-	}
-	if watch != nil {
-		for _, s := range standings {
-			s.Owns = claims[s.Node]
-			if s.Reason == "" && len(s.Owns) == 0 {
-				s.Reason, s.Message = v1alpha1.NotOwner, "could announce it, but another node ranks higher"
-			}
-			watch(s)
-		}
-	}
-	return claims, why
-}
-
-// judge says why the candidate may not own the address, or on which links it may.
-// The order of the questions is that of summarize.
-func (c candidate) judge(addr netip.Addr, local func(string) bool) (Refusal, []l2.Link) {
-	if !c.selected {
-		return Refusal{v1alpha1.NodeNotSelected, "is selected by no L2Advertisement of the pool"}, nil
-	}
-	if c.refusal.Reason != "" {
-		return c.refusal, nil
-	}
-	links := c.links
-	fits := func(l l2.Link) bool { return slices.Contains(c.interfaces, l.Name) || c.subnets && l.Contains(addr) }
-	if slices.ContainsFunc(links, func(l l2.Link) bool { return !fits(l) }) {
-		links = nil
-		for _, l := range c.links {
-			if fits(l) {
-				links = append(links, l)
-			}
-		}
-	}
-	if len(links) == 0 {
-		var has []string
-		for _, l := range c.links {
-			for _, p := range l.Prefixes {
-				has = append(has, l.Name+" "+p.Masked().String())
-			}
-		}
-		switch {
-		case len(c.links) == 0:
-			return Refusal{v1alpha1.NoLink, "has reported no links: does a speaker run there?"}, nil
-		case !c.subnets:
-			return Refusal{v1alpha1.NoLink, "has no link named " + strings.Join(c.interfaces, ", ")}, nil
-		}
-		return Refusal{v1alpha1.NoLink, "has only " + strings.Join(has, ", ")}, nil
-	}
-	if !local(c.name) {
-		return Refusal{v1alpha1.NoEndpoints, "has no ready endpoint, and externalTrafficPolicy is Local"}, nil
-	}
-	return Refusal{}, links
+	return ""
 }
 
 // summarize says why no node is eligible: the reason of those that came closest.
@@ -313,6 +254,9 @@ func summarize(pool string, standings []Standing) Refusal {
 	}
 	if nodes := by[v1alpha1.NoLink]; len(nodes) > 0 {
 		return Refusal{v1alpha1.NoLink, "no eligible node has a link for it: " + some(nodes)}
+	}
+	if nodes := by[v1alpha1.NoPeer]; len(nodes) > 0 {
+		return Refusal{v1alpha1.NoPeer, "no eligible node has a peer for it: " + some(nodes)}
 	}
 	nodes := slices.Concat(by[v1alpha1.NodeExcluded], by[v1alpha1.NodeNotReady], by[v1alpha1.NodeNotSelected])
 	if len(nodes) == 0 {
@@ -328,52 +272,6 @@ func some(all []string) string {
 		return strings.Join(all[:few], "; ") + fmt.Sprintf("; and %d more", len(all)-few)
 	}
 	return strings.Join(all, "; ")
-}
-
-// rank orders nodes for one address; the last one owns it.
-func rank(a, b eligible) int {
-	return cmp.Or(cmp.Compare(a.score, b.score), strings.Compare(a.name, b.name))
-}
-
-// subnetsOnly reports whether every link has been chosen for its subnet.
-func subnetsOnly(fit []eligible, addr netip.Addr) bool {
-	return !slices.ContainsFunc(fit, func(e eligible) bool {
-		return slices.ContainsFunc(e.links, func(l l2.Link) bool { return !l.Contains(addr) })
-	})
-}
-
-// seat is a link of an eligible node.
-type seat struct {
-	eligible
-	link l2.Link
-}
-
-// segments groups the links that may be on one LAN: those with a common name
-// or a common subnet, and whatever these are connected to. Too large a group
-// leaves a LAN without an owner, too small a one gives it two, and two nodes
-// that answer for one address are worse.
-func segments(fit []eligible) (groups [][]seat) {
-	for _, e := range fit {
-		for _, l := range e.links {
-			joined := []seat{{e, l}}
-			rest := groups[:0]
-			for _, g := range groups {
-				if slices.ContainsFunc(g, func(s seat) bool { return together(s.link, l) }) {
-					joined = append(g, joined...)
-				} else {
-					rest = append(rest, g)
-				}
-			}
-			groups = append(rest, joined)
-		}
-	}
-	return groups
-}
-
-func together(a, b l2.Link) bool {
-	return a.Name == b.Name || slices.ContainsFunc(a.Prefixes, func(p netip.Prefix) bool {
-		return slices.ContainsFunc(b.Prefixes, p.Overlaps)
-	})
 }
 
 // localNodes tells the nodes to which a packet may be sent: any, or under
@@ -424,18 +322,4 @@ func (d *decision) spokesman(addr netip.Addr) (node string) {
 		}
 	}
 	return node
-}
-
-// score ranks nodes for an address (highest random weight, Thaler and
-// Ravishankar 1998): removing a node moves only the addresses that it owned.
-func score(seed uint64, addr netip.Addr) uint64 {
-	b := addr.As16()
-	h := seed
-	for _, x := range b {
-		h = (h ^ uint64(x)) * 0x100000001b3 // FNV-1a
-	}
-	// FNV spreads its last bytes badly over the high bits; finish as MurmurHash3 does.
-	h = (h ^ h>>33) * 0xff51afd7ed558ccd
-	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
-	return h ^ h>>33
 }

@@ -356,9 +356,13 @@ func TestStatusRoundTrip(t *testing.T) {
 	links := []l2.Link{link("eth0", "192.0.2.1/24", "2001:db8::1/64"), link("named"), link("cali1")}
 	a, b, c := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8"), netip.MustParseAddr("192.0.2.9")
 	why := Refusal{v1alpha1.NoLink, "why"}
-	got := status("v1", links, []string{"named"}, map[netip.Addr]l2.Claim{
-		a: {Links: []string{"eth0"}}, b: {Links: []string{"eth0", "named"}}, c: {Links: []string{"eth0"}},
-	}, map[netip.Addr]Refusal{netip.MustParseAddr("203.0.113.1"): why, netip.MustParseAddr("203.0.113.2"): why})
+	got := status(v1alpha1.SpeakerStatus{}, outcome{
+		version: "v1", links: links, config: config.Config{L2Advertisements: []config.L2Advertisement{{Interfaces: []string{"named"}}}},
+		claims: map[netip.Addr]l2.Claim{
+			a: {Links: []string{"eth0"}}, b: {Links: []string{"eth0", "named"}}, c: {Links: []string{"eth0"}},
+		},
+		plan: Plan{Unannounced: map[netip.Addr]Refusal{netip.MustParseAddr("203.0.113.1"): why, netip.MustParseAddr("203.0.113.2"): why}},
+	})
 	speaker := &v1alpha1.Speaker{Status: got}
 	if back := LinksOf(speaker); len(back) != 2 || !slices.Equal(back[0].Prefixes, links[0].Prefixes) || back[1].Name != "named" {
 		t.Errorf("links %v", back)
@@ -366,7 +370,7 @@ func TestStatusRoundTrip(t *testing.T) {
 	if back := announcedBefore(speaker); !maps.Equal(back, map[netip.Addr]bool{a: true, b: true, c: true}) {
 		t.Errorf("announced %v", back)
 	}
-	if len(got.Announcing) != 2 || len(got.Unannounced) != 1 || len(got.Unannounced[0].Addresses) != 2 || got.AnnouncedAddresses != 3 {
+	if len(got.Announcing) != 2 || len(got.Unannounced) != 1 || !slices.Equal(got.Unannounced[0].Addresses, []string{"203.0.113.1-203.0.113.2"}) || got.AnnouncedAddresses != 3 {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -1,20 +1,96 @@
 package speaker
 
 import (
+	"cmp"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
+	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/bfd"
+	"github.com/fairlead-io/fairlead/speaker/bgp"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
+// outcome is what a speaker has achieved.
+type outcome struct {
+	version  string
+	config   config.Config
+	links    []l2.Link
+	claims   map[netip.Addr]l2.Claim // in force
+	plan     Plan
+	sessions []bgp.PeerStatus
+	paths    map[bfd.Key]bfd.Status
+}
+
 // status is what the node's Speaker object says: what is announced, not what
-// should be.
-func status(version string, links []l2.Link, named []string, announced map[netip.Addr]l2.Claim, unannounced map[netip.Addr]Refusal) v1alpha1.SpeakerStatus {
-	s := v1alpha1.SpeakerStatus{Version: version, AnnouncedAddresses: int64(len(announced))}
-	for _, l := range links {
+// should be. before is what it said until now.
+func status(before v1alpha1.SpeakerStatus, o outcome) v1alpha1.SpeakerStatus {
+	s := v1alpha1.SpeakerStatus{Version: o.version, Links: reportedLinks(o)}
+	unannounced := maps.Clone(o.plan.Unannounced)
+	announced := map[string]v1alpha1.Announcement{}
+	addrs := map[string][]netip.Addr{}
+	count := map[netip.Addr]bool{}
+	announce := func(a v1alpha1.Announcement, addr netip.Addr) {
+		key := fmt.Sprint(a.Interfaces, a.Peers)
+		announced[key], addrs[key], count[addr] = a, append(addrs[key], addr), true
+	}
+	for addr, claim := range o.claims {
+		announce(v1alpha1.Announcement{Interfaces: claim.Links}, addr)
+	}
+	told, why := tellable(o)
+	for addr, peers := range o.plan.Routed {
+		var to []string
+		for _, i := range peers {
+			if told(i, addr) {
+				to = append(to, o.plan.BGP[i].Config.Name)
+			}
+		}
+		if len(to) > 0 {
+			announce(v1alpha1.Announcement{Peers: to}, addr)
+		} else if _, onLink := o.claims[addr]; !onLink {
+			unannounced[addr] = Refusal{v1alpha1.NoSession, why(peers)}
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(announced)) {
+		a := announced[key]
+		a.Addresses = ranges(addrs[key])
+		s.Announcing = append(s.Announcing, a)
+	}
+	s.AnnouncedAddresses = int64(len(count))
+
+	byRefusal := map[Refusal][]netip.Addr{}
+	for a, refusal := range unannounced {
+		byRefusal[refusal] = append(byRefusal[refusal], a)
+	}
+	refusals := slices.SortedFunc(maps.Keys(byRefusal), func(a, b Refusal) int {
+		return cmp.Or(strings.Compare(string(a.Reason), string(b.Reason)), strings.Compare(a.Message, b.Message))
+	})
+	for _, r := range refusals {
+		s.Unannounced = append(s.Unannounced, v1alpha1.Unannounced{Reason: r.Reason, Message: r.Message, Addresses: ranges(byRefusal[r])})
+	}
+	s.Sessions = sessionsOf(before.Sessions, o)
+	if len(s.Sessions) > 0 {
+		up := 0
+		for _, session := range s.Sessions {
+			if session.State == bgp.Established.String() {
+				up++
+			}
+		}
+		s.SessionSummary = fmt.Sprintf("%d/%d", up, len(s.Sessions))
+	}
+	return s
+}
+
+func reportedLinks(o outcome) (links []v1alpha1.Link) {
+	var named []string
+	for _, ad := range o.config.L2Advertisements {
+		named = append(named, ad.Interfaces...)
+	}
+	for _, l := range o.links {
 		if len(l.Prefixes) == 0 && !slices.Contains(named, l.Name) {
 			continue // one end of a pod's pair, as a rule: nothing can be announced there
 		}
@@ -22,25 +98,28 @@ func status(version string, links []l2.Link, named []string, announced map[netip
 		for _, p := range l.Prefixes {
 			link.Addresses = append(link.Addresses, p.String())
 		}
-		s.Links = append(s.Links, link)
+		links = append(links, link)
 	}
-	byLinks := map[string][]string{}
-	for _, a := range slices.SortedFunc(maps.Keys(announced), netip.Addr.Compare) {
-		key := strings.Join(announced[a].Links, ",")
-		byLinks[key] = append(byLinks[key], a.String())
+	return links
+}
+
+// ranges writes addresses as people do, runs of them as "first-last": what is
+// announced by BGP is, as a rule, most of a pool.
+func ranges(addrs []netip.Addr) (texts []string) {
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	for i := 0; i < len(addrs); {
+		j := i + 1
+		for j < len(addrs) && addrs[j-1].Next() == addrs[j] {
+			j++
+		}
+		if j-i == 1 {
+			texts = append(texts, addrs[i].String())
+		} else {
+			texts = append(texts, addrs[i].String()+"-"+addrs[j-1].String())
+		}
+		i = j
 	}
-	for _, key := range slices.Sorted(maps.Keys(byLinks)) {
-		s.Announcing = append(s.Announcing, v1alpha1.Announcement{Interfaces: strings.Split(key, ","), Addresses: byLinks[key]})
-	}
-	byRefusal := map[Refusal][]string{}
-	for _, a := range slices.SortedFunc(maps.Keys(unannounced), netip.Addr.Compare) {
-		byRefusal[unannounced[a]] = append(byRefusal[unannounced[a]], a.String())
-	}
-	refusals := slices.SortedFunc(maps.Keys(byRefusal), func(a, b Refusal) int { return strings.Compare(a.Message, b.Message) })
-	for _, r := range refusals {
-		s.Unannounced = append(s.Unannounced, v1alpha1.Unannounced{Reason: r.Reason, Message: r.Message, Addresses: byRefusal[r]})
-	}
-	return s
+	return texts
 }
 
 // LinksOf reads back the links that a speaker reports.
@@ -80,16 +159,19 @@ func common(reported, live []l2.Link) []l2.Link {
 	return links
 }
 
-// announcedBefore reads back the addresses that the speaker announced when it
-// last reported.
+// announcedBefore reads back the addresses that the speaker answered for on
+// links when it last reported.
 func announcedBefore(s *v1alpha1.Speaker) map[netip.Addr]bool {
 	before := map[netip.Addr]bool{}
 	if s == nil {
 		return before
 	}
 	for _, group := range s.Status.Announcing {
+		if len(group.Interfaces) == 0 {
+			continue
+		}
 		for _, text := range group.Addresses {
-			if a, err := netip.ParseAddr(text); err == nil {
+			for a := range config.AddressesOf(text) {
 				before[a] = true
 			}
 		}

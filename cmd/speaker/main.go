@@ -1,8 +1,13 @@
+// Sockets that listen for BGP peers need TCP MD5 and TTL security, which Linux
+// does not have for Multipath TCP, Go's default for listeners.
+//go:debug multipathtcp=0
+
 // Command speaker is fairlead-speaker: it runs on every node and announces the
 // addresses of Services to the network.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +38,9 @@ const name = "fairlead-speaker"
 
 // flags are the command line.
 type flags struct {
+	namespace  string
+	guard      bool
+	drain      time.Duration
 	node       string
 	kubeconfig string
 	health     string
@@ -60,6 +68,9 @@ func command() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), &f) },
 	}
 	cmd.Flags().StringVar(&f.node, "node-name", os.Getenv("NODE_NAME"), "Name of the Node that this speaker runs on. Default: $NODE_NAME.")
+	cmd.Flags().StringVar(&f.namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "fairlead-system"), "Namespace that Fairlead runs in; Secrets with passwords of BGP peers are read there and nowhere else. Default: $POD_NAMESPACE.")
+	cmd.Flags().BoolVar(&f.guard, "loop-guard", true, "Keep packets to announced addresses that nothing wants from bouncing between the node and its router. Needs CAP_NET_ADMIN.")
+	cmd.Flags().DurationVar(&f.drain, "drain-delay", 5*time.Second, "Time between asking BGP peers to look for other ways (GRACEFUL_SHUTDOWN, RFC 8326) and withdrawing the routes, when the node is excluded or emptied.")
 	cmd.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "Path to a kubeconfig. Default: the pod's service account.")
 	cmd.Flags().StringVar(&f.health, "health-address", "127.0.0.1:9797", "Address to serve /healthz and /readyz on; empty serves nothing.")
 	cmd.Flags().TextVar(&f.level, "log-level", &slog.LevelVar{}, "DEBUG, INFO, WARN or ERROR.")
@@ -93,7 +104,8 @@ func run(ctx context.Context, f *flags) error {
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: kube.CoreV1().Events("")})
 
 	s, err := speaker.New(speaker.Options{
-		Node: f.node, Version: version.String(), Client: kube, Fairlead: fairlead, Log: log,
+		Node: f.node, Namespace: f.namespace, Version: version.String(), Client: kube, Fairlead: fairlead, Log: log,
+		Guard: f.guard, Drain: f.drain,
 		Events: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name, Host: f.node}),
 	})
 	if err != nil {

@@ -31,9 +31,13 @@ type Resource[T Object, L runtime.Object] struct {
 
 // Client has a Resource for each kind.
 type Client struct {
-	Pools            Resource[*v1alpha1.IPAddressPool, *v1alpha1.IPAddressPoolList]
-	L2Advertisements Resource[*v1alpha1.L2Advertisement, *v1alpha1.L2AdvertisementList]
-	Speakers         Resource[*v1alpha1.Speaker, *v1alpha1.SpeakerList]
+	Pools             Resource[*v1alpha1.IPAddressPool, *v1alpha1.IPAddressPoolList]
+	L2Advertisements  Resource[*v1alpha1.L2Advertisement, *v1alpha1.L2AdvertisementList]
+	BGPPeers          Resource[*v1alpha1.BGPPeer, *v1alpha1.BGPPeerList]
+	BGPAdvertisements Resource[*v1alpha1.BGPAdvertisement, *v1alpha1.BGPAdvertisementList]
+	BFDProfiles       Resource[*v1alpha1.BFDProfile, *v1alpha1.BFDProfileList]
+	Communities       Resource[*v1alpha1.Community, *v1alpha1.CommunityList]
+	Speakers          Resource[*v1alpha1.Speaker, *v1alpha1.SpeakerList]
 }
 
 // New makes a Client. Whatever content type the configuration names for the
@@ -59,6 +63,18 @@ func New(config *rest.Config) (*Client, error) {
 		L2Advertisements: resource(r, codec, "l2advertisements",
 			func() *v1alpha1.L2Advertisement { return &v1alpha1.L2Advertisement{} },
 			func() *v1alpha1.L2AdvertisementList { return &v1alpha1.L2AdvertisementList{} }),
+		BGPPeers: resource(r, codec, "bgppeers",
+			func() *v1alpha1.BGPPeer { return &v1alpha1.BGPPeer{} },
+			func() *v1alpha1.BGPPeerList { return &v1alpha1.BGPPeerList{} }),
+		BGPAdvertisements: resource(r, codec, "bgpadvertisements",
+			func() *v1alpha1.BGPAdvertisement { return &v1alpha1.BGPAdvertisement{} },
+			func() *v1alpha1.BGPAdvertisementList { return &v1alpha1.BGPAdvertisementList{} }),
+		BFDProfiles: resource(r, codec, "bfdprofiles",
+			func() *v1alpha1.BFDProfile { return &v1alpha1.BFDProfile{} },
+			func() *v1alpha1.BFDProfileList { return &v1alpha1.BFDProfileList{} }),
+		Communities: resource(r, codec, "communities",
+			func() *v1alpha1.Community { return &v1alpha1.Community{} },
+			func() *v1alpha1.CommunityList { return &v1alpha1.CommunityList{} }),
 		Speakers: resource(r, codec, "speakers",
 			func() *v1alpha1.Speaker { return &v1alpha1.Speaker{} },
 			func() *v1alpha1.SpeakerList { return &v1alpha1.SpeakerList{} }),

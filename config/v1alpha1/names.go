@@ -45,3 +45,7 @@ const (
 // ConditionReady is the type of the condition on Fairlead's own kinds: True if
 // every entry of the spec is in use.
 const ConditionReady = "Ready"
+
+// ConditionEstablished is the type of the condition on BGPPeers: True if every
+// session that is wanted is established.
+const ConditionEstablished = "Established"

@@ -47,6 +47,12 @@ const (
 	NoLink Reason = "NoLink"
 	// AnnounceFailed: the node that should announce the address cannot.
 	AnnounceFailed Reason = "AnnounceFailed"
+	// NoPeer: no node that may announce the address has a session with a peer that may be told.
+	NoPeer Reason = "NoPeer"
+	// NoSession: no BGP session over which the address would be told is established.
+	NoSession Reason = "NoSession"
+	// DataPathPending: the node waits for its own kube-proxy before it attracts packets.
+	DataPathPending Reason = "DataPathPending"
 	// UnsupportedFamily: nothing announces addresses of this family yet.
 	UnsupportedFamily Reason = "UnsupportedFamily"
 
@@ -78,4 +84,34 @@ const (
 	UnknownPool Reason = "UnknownPool"
 	// PoolTerminating: the pool is being deleted; its addresses stay with the Services that hold them.
 	PoolTerminating Reason = "PoolTerminating"
+	// UnknownPeer: an advertisement names a BGPPeer that does not exist.
+	UnknownPeer Reason = "UnknownPeer"
+	// UnknownCommunity: an advertisement names a community that nobody defines.
+	UnknownCommunity Reason = "UnknownCommunity"
+	// InvalidCommunity: the value of a community cannot be understood.
+	InvalidCommunity Reason = "InvalidCommunity"
+	// DuplicateCommunity: a name of a community is defined twice.
+	DuplicateCommunity Reason = "DuplicateCommunity"
+	// UnknownBFDProfile: a BGPPeer names a BFDProfile that does not exist.
+	UnknownBFDProfile Reason = "UnknownBFDProfile"
+	// AggregateBeyondPool: an aggregate would contain addresses that are not the pool's.
+	AggregateBeyondPool Reason = "AggregateBeyondPool"
+	// ConflictingAttributes: two advertisements make the same route with different attributes.
+	ConflictingAttributes Reason = "ConflictingAttributes"
+	// DuplicatePeer: two BGPPeers lead to the same router from one node.
+	DuplicatePeer Reason = "DuplicatePeer"
+	// NoSecret: the Secret with the peer's password is missing, or has no key "password".
+	NoSecret Reason = "NoSecret"
+	// NoRouter: a node has found no router on the link, or has no default gateway.
+	NoRouter Reason = "NoRouter"
+)
+
+// Reasons of the condition Established on BGPPeers.
+const (
+	// Established: every session that is wanted is established.
+	Established Reason = "Established"
+	// SessionDown: a session that is wanted is not established.
+	SessionDown Reason = "SessionDown"
+	// NoNode: the peer selects no node.
+	NoNode Reason = "NoNode"
 )

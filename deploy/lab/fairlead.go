@@ -23,7 +23,8 @@ func (c *Cluster) Install(ctx context.Context) error {
 			return err
 		}
 		_, err := c.Kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout=30s", "crd",
-			"ipaddresspools.fairlead.io", "l2advertisements.fairlead.io", "speakers.fairlead.io")
+			"ipaddresspools.fairlead.io", "l2advertisements.fairlead.io", "bgppeers.fairlead.io", "bgpadvertisements.fairlead.io",
+			"bfdprofiles.fairlead.io", "communities.fairlead.io", "speakers.fairlead.io")
 		return err
 	})
 	if err != nil {
@@ -112,8 +113,8 @@ func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec co
 	var env []string
 	for _, e := range container.Env {
 		value := e.Value
-		if e.ValueFrom != nil && e.ValueFrom.FieldRef != nil && e.ValueFrom.FieldRef.FieldPath == "spec.nodeName" {
-			value = node.Name
+		if e.ValueFrom != nil && e.ValueFrom.FieldRef != nil {
+			value = map[string]string{"spec.nodeName": node.Name, "metadata.namespace": namespace}[e.ValueFrom.FieldRef.FieldPath]
 		}
 		env = append(env, e.Name+"="+value)
 	}

@@ -1,0 +1,190 @@
+package speaker
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+const (
+	// proxyPort is where kube-proxy says that it is healthy.
+	proxyPort = 10256
+
+	// askEvery is the time between two questions whether the data path is there.
+	askEvery = 20 * time.Millisecond
+
+	// settle is the time that kube-proxy gets for its first rules after it has
+	// come up.
+	settle = time.Second
+
+	// giveUp is how long an answer is waited for where nothing listens, or
+	// where what listens never agrees: other implementations of Services need
+	// not answer at all.
+	giveUp = 5 * time.Second
+
+	// asking bounds the questions under way.
+	asking = 16
+)
+
+// gate lets an address through when this node's own data path can serve it.
+// Routers spread packets over all nodes that announce an address, so a node
+// that begins before its kube-proxy knows the Service loses its share of them.
+// Under externalTrafficPolicy Local kube-proxy is asked about the very Service;
+// it answers after it has programmed its rules. Under Cluster it is asked only
+// whether it is there: an address that is new to the whole cluster has no
+// client to lose.
+type gate struct {
+	wake   func()
+	client *http.Client
+	slots  chan struct{}
+
+	mu      sync.Mutex
+	open    map[netip.Addr]bool
+	pending map[uint16]*question
+	proxy   bool // kube-proxy is there
+}
+
+// question is asked of one port until it is answered, for these addresses.
+type question struct {
+	stop  func()
+	addrs map[netip.Addr]bool
+	asked bool // at least once
+}
+
+func newGate(wake func()) *gate {
+	return &gate{
+		wake: wake, open: map[netip.Addr]bool{}, pending: map[uint16]*question{}, slots: make(chan struct{}, asking),
+		client: &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
+	}
+}
+
+// Open are the addresses that may be announced.
+func (g *gate) Open() map[netip.Addr]bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return maps.Clone(g.open)
+}
+
+// Settled reports whether each question has been asked.
+func (g *gate) Settled() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, q := range g.pending {
+		if !q.asked {
+			return false
+		}
+	}
+	return true
+}
+
+// Set asks for the addresses that wait, and closes the gate behind those that
+// are no longer announced. It reports whether any may go through at once.
+func (g *gate) Set(ctx context.Context, routed map[netip.Addr][]int, waiting map[netip.Addr]*corev1.Service) (opened bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for addr := range g.open {
+		if routed[addr] == nil && waiting[addr] == nil {
+			delete(g.open, addr)
+		}
+	}
+	wanted := map[uint16]map[netip.Addr]bool{}
+	for addr, svc := range waiting {
+		port := uint16(proxyPort)
+		if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && svc.Spec.HealthCheckNodePort != 0 {
+			port = uint16(svc.Spec.HealthCheckNodePort)
+		} else if g.proxy {
+			g.open[addr], opened = true, true
+			continue
+		}
+		if wanted[port] == nil {
+			wanted[port] = map[netip.Addr]bool{}
+		}
+		wanted[port][addr] = true
+	}
+	for port, q := range g.pending {
+		if wanted[port] == nil {
+			q.stop()
+			delete(g.pending, port)
+		}
+	}
+	for port, addrs := range wanted {
+		if q := g.pending[port]; q != nil {
+			q.addrs = addrs
+			continue
+		}
+		ctx, stop := context.WithCancel(ctx)
+		q := &question{stop: stop, addrs: addrs}
+		g.pending[port] = q
+		go g.ask(ctx, port, q)
+	}
+	return opened
+}
+
+// ask opens the gate when the port answers with OK, or when it is no use to wait.
+func (g *gate) ask(ctx context.Context, port uint16, q *question) {
+	defer q.stop()
+	deadline := time.Now().Add(giveUp)
+	for first := true; ; first = false {
+		ok := g.answers(ctx, port)
+		if ctx.Err() != nil {
+			return
+		}
+		if ok && !first && port == proxyPort {
+			sleep(ctx, settle) // it has just come up
+		}
+		if ok || time.Now().After(deadline) {
+			break
+		}
+		g.mu.Lock()
+		told := !q.asked
+		q.asked = true
+		g.mu.Unlock()
+		if told {
+			g.wake()
+		}
+		sleep(ctx, askEvery)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if ctx.Err() != nil || g.pending[port] != q {
+		return
+	}
+	delete(g.pending, port)
+	for addr := range q.addrs {
+		g.open[addr] = true
+	}
+	g.proxy = g.proxy || port == proxyPort
+	g.wake()
+}
+
+func (g *gate) answers(ctx context.Context, port uint16) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case g.slots <- struct{}{}:
+		defer func() { <-g.slots }()
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/healthz", port), nil)
+	if err != nil {
+		panic(fmt.Sprintf("the health check of port %d makes no URL: %v", port, err))
+	}
+	answer, err := g.client.Do(request)
+	if err != nil {
+		return false
+	}
+	_ = answer.Body.Close()
+	return answer.StatusCode == http.StatusOK
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

@@ -1,0 +1,138 @@
+package speaker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/speaker/bgp"
+	"github.com/fairlead-io/fairlead/speaker/l2"
+)
+
+const (
+	// passwordKey of a Secret holds the password of BGP peers.
+	passwordKey = "password"
+
+	// gatewaysEvery is how often the default gateways are looked for again.
+	gatewaysEvery = 5 * time.Second
+
+	// daemonSet is what runs the speakers.
+	daemonSet = "fairlead-speaker"
+
+	// askTimeout bounds the question whether this is the end of Fairlead or
+	// just of this pod.
+	askTimeout = time.Second
+)
+
+// local is what only this node knows.
+func (s *Speaker) local(ctx context.Context, c config.Config) (Local, error) {
+	l := Local{Passwords: map[string]bgp.Secret{}, Open: s.gate.Open(), Drained: s.exit.drained(s.nodes.Get(s.node), func() { poke(s.wake) })}
+	for _, secret := range s.secrets.Objects() {
+		if password, ok := secret.Data[passwordKey]; ok {
+			l.Passwords[secret.Name] = bgp.Secret(password)
+		}
+	}
+	var links []string
+	gateway := false
+	for _, p := range c.BGPPeers {
+		if node := s.nodes.Get(s.node); node == nil || !p.SelectsNode(node.Labels) {
+			continue
+		}
+		if p.Interface != "" && !slices.Contains(links, p.Interface) {
+			links = append(links, p.Interface)
+		}
+		gateway = gateway || p.DefaultGateway != ""
+	}
+	s.routing.routers.Set(ctx, links)
+	l.Routers = s.routing.routers.Found()
+	if gateway {
+		var err error
+		if l.Gateways, err = l2.Gateways(); err != nil {
+			return l, err
+		}
+		s.again = min(s.again, gatewaysEvery)
+	}
+	return l, nil
+}
+
+// exit is how this node leaves: slowly when it is excluded, politely when it is
+// emptied, and without a word when the speaker is only restarted.
+type exit struct {
+	client    kubernetes.Interface
+	namespace string
+	drain     time.Duration
+
+	started time.Time // of the first pass
+	routing bool      // sessions have been set up
+	since   time.Time // excluded since then; zero if not
+}
+
+// drained reports whether routers have had the time to look for other ways
+// since the node was excluded. One that was excluded from the start announces
+// nothing.
+func (e *exit) drained(node *corev1.Node, wake func()) bool {
+	if node == nil || excluded(node) == "" {
+		e.since = time.Time{}
+		return false
+	}
+	if e.since.IsZero() {
+		e.since = time.Now()
+		if !e.routing {
+			e.since = e.since.Add(-e.drain)
+		}
+		time.AfterFunc(e.drain, wake)
+	}
+	return time.Since(e.since) >= e.drain
+}
+
+// why this speaker's routes shall be withdrawn when it ends; "" if it is only
+// being restarted or upgraded. Without an answer from the API server it counts
+// as that.
+func (e *exit) why(ctx context.Context, node *corev1.Node) string {
+	switch {
+	case node == nil:
+		return "the Node is gone"
+	case node.Spec.Unschedulable:
+		return "the Node is cordoned"
+	case excluded(node) != "":
+		return "the Node " + excluded(node)
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	d, err := e.client.AppsV1().DaemonSets(e.namespace).Get(ctx, daemonSet, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && d.DeletionTimestamp != nil {
+		return "Fairlead is being removed"
+	}
+	return ""
+}
+
+// sayGoodbye leaves the routers in the way that fits why the speaker ends.
+func (s *Speaker) sayGoodbye(ctx context.Context) {
+	if !s.exit.routing {
+		return
+	}
+	why := s.exit.why(ctx, s.nodes.Get(s.node))
+	if why == "" {
+		s.log.Info("routes left with the routers, for the next speaker")
+		s.routing.pause(ctx)
+		return
+	}
+	if snapshot, err := s.snapshot(ctx, nil); err == nil && s.exit.since.IsZero() {
+		// Ask for other ways first (RFC 8326), so that nothing is lost.
+		snapshot.Local.Leaving = true
+		_ = s.routing.Set(ctx, Decide(snapshot))
+		s.log.Info("routers asked to look for other ways", "reason", why, "for", s.exit.drain)
+		sleep(ctx, s.exit.drain)
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	s.routing.leave(ctx, fmt.Sprintf("%s: %s", s.node, why))
+	s.log.Info("routes withdrawn", "reason", why)
+}

@@ -1,0 +1,297 @@
+package speaker
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"go4.org/netipx"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/bgp"
+)
+
+// Local is what only the node itself knows.
+type Local struct {
+	// Gateways of the node, by family: "IPv4", "IPv6".
+	Gateways map[string]netip.Addr
+	// Routers heard on links, with their link-local addresses.
+	Routers map[string]netip.Addr
+	// Passwords by the name of their Secret.
+	Passwords map[string]bgp.Secret
+	// Open are the addresses that the node's data path serves. If nil, it
+	// serves all.
+	Open map[netip.Addr]bool
+	// Drained: the node has been excluded for so long that its routers have
+	// had the time to look for other ways.
+	Drained bool
+	// Leaving: the node is about to withdraw all its routes.
+	Leaving bool
+}
+
+// Peering is this node's session with one peer.
+type Peering struct {
+	Config config.BGPPeer
+	// Peer is what the session shall be, with its routes.
+	Peer bgp.Peer
+	// Problem, if set, says why there shall be none.
+	Problem Refusal
+}
+
+// peerings are the node's sessions, in the order of the configuration. The
+// first of two that lead to the same router is used.
+func peerings(c config.Config, node *corev1.Node, local Local) (all []Peering) {
+	type end struct {
+		addr netip.AddrPort
+		// Passive ones listen; only the address tells who connects.
+		passive bool
+	}
+	taken := map[end]string{}
+	for _, p := range c.BGPPeers {
+		if !p.SelectsNode(node.Labels) {
+			continue
+		}
+		peering := Peering{Config: p, Peer: bgp.Peer{Name: p.Name, Session: session(p, node), Routes: bgp.Routes{}}}
+		transport, problem := transport(p, local)
+		peering.Peer.Transport, peering.Problem = transport, problem
+		if problem.Reason == "" {
+			e := end{netip.AddrPortFrom(transport.Address, transport.Port), p.Passive}
+			if other, clashes := taken[e]; clashes {
+				peering.Problem = Refusal{v1alpha1.DuplicatePeer, fmt.Sprintf("BGPPeer %q is older and leads to %s, too", other, e.addr)}
+			} else {
+				taken[e] = p.Name
+			}
+		}
+		all = append(all, peering)
+	}
+	return all
+}
+
+func session(p config.BGPPeer, node *corev1.Node) bgp.Session {
+	s := bgp.Session{
+		LocalASN: p.MyASN, PeerASN: p.PeerASN, RouterID: p.RouterID, IPv4: p.IPv4, IPv6: p.IPv6,
+		HoldTime: p.HoldTime, KeepaliveTime: p.KeepaliveTime, RestartTime: p.RestartTime,
+	}
+	switch p.Dynamic {
+	case "internal":
+		s.Kind = bgp.Internal
+	case "external":
+		s.Kind = bgp.External
+	}
+	if !s.RouterID.IsValid() {
+		s.RouterID = routerID(node)
+	}
+	return s
+}
+
+// routerID is the node's IPv4 address or, in a cluster without IPv4, a number
+// made of its name: RFC 6286 asks only that it be unique in the AS and not 0.
+func routerID(node *corev1.Node) netip.Addr {
+	for _, a := range node.Status.Addresses {
+		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP && ip.Is4() {
+			return ip
+		}
+	}
+	h := fnv.New32a()
+	h.Write([]byte(node.Name))
+	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, h.Sum32()|1)))
+}
+
+// anyDistance is the TTL of sessions over several hops.
+const anyDistance = 255
+
+func transport(p config.BGPPeer, local Local) (bgp.Transport, Refusal) {
+	t := bgp.Transport{Address: p.Address, Port: p.Port, Passive: p.Passive, Source: p.Source, Hops: 1, RetryTime: p.ConnectTime}
+	switch {
+	case p.Interface != "":
+		if t.Address = local.Routers[p.Interface]; !t.Address.IsValid() {
+			return t, Refusal{v1alpha1.NoRouter, fmt.Sprintf("no router advertises itself on link %s yet", p.Interface)}
+		}
+	case p.DefaultGateway != "":
+		if t.Address = local.Gateways[p.DefaultGateway]; !t.Address.IsValid() {
+			return t, Refusal{v1alpha1.NoRouter, fmt.Sprintf("the node has no %s default gateway", p.DefaultGateway)}
+		}
+	}
+	switch {
+	case p.TTLSecurity > 0:
+		t.Hops, t.TTLSecurity = p.TTLSecurity, true
+	case p.EBGPMultiHop || p.Internal():
+		t.Hops = anyDistance
+	}
+	if p.PasswordSecret != "" {
+		password, ok := local.Passwords[p.PasswordSecret]
+		if !ok {
+			return t, Refusal{v1alpha1.NoSecret, fmt.Sprintf("there is no Secret %q with a key \"password\" in Fairlead's namespace", p.PasswordSecret)}
+		}
+		t.Password = password
+	}
+	return t, Refusal{}
+}
+
+// scope is what nodes' parts by BGP depend on.
+type scope struct {
+	pool string
+	is6  bool
+}
+
+// part is a node's part by BGP in the addresses of a scope.
+type part struct {
+	refusal Refusal
+	ways    []way
+}
+
+// way is a peer that is told, by one advertisement or by several that agree on
+// the length.
+type way struct {
+	peer       string
+	by         config.BGPAdvertisement
+	attributes bgp.Attributes
+}
+
+// ranges are the addresses of the pool that the address was given from.
+func (d *decision) ranges(svc *corev1.Service, addr netip.Addr) []netipx.IPRange {
+	return d.known[config.RecordedPool(svc, addr)]
+}
+
+// partsOf are all nodes' parts, in the order of d.nodes; nil if no
+// advertisement covers the pool.
+func (d *decision) partsOf(s scope) []part {
+	if known, ok := d.parts[s]; ok {
+		return known
+	}
+	var ads []config.BGPAdvertisement
+	for _, ad := range d.Config.BGPAdvertisements {
+		if ad.Covers(s.pool) {
+			ads = append(ads, ad)
+		}
+	}
+	var parts []part
+	if len(ads) > 0 {
+		parts = make([]part, len(d.nodes))
+		for i, m := range d.nodes {
+			parts[i] = d.part(s, m, ads)
+		}
+	}
+	d.parts[s] = parts
+	return parts
+}
+
+func (d *decision) part(s scope, m *member, ads []config.BGPAdvertisement) (p part) {
+	ads = slices.DeleteFunc(slices.Clone(ads), func(ad config.BGPAdvertisement) bool { return !ad.SelectsNode(m.labels) })
+	if len(ads) == 0 {
+		p.refusal = Refusal{v1alpha1.NodeNotSelected, "is selected by no BGPAdvertisement of the pool"}
+		return p
+	}
+	if m.refusal.Reason != "" && !m.leaving {
+		p.refusal = m.refusal
+		return p
+	}
+	for _, peer := range d.Config.BGPPeers {
+		if carried := s.is6 && peer.IPv6 || !s.is6 && peer.IPv4; carried && peer.SelectsNode(m.labels) {
+			p.ways = append(p.ways, ways(peer, ads, s.is6, m.leaving)...)
+		}
+	}
+	if len(p.ways) == 0 {
+		p.refusal = Refusal{v1alpha1.NoPeer, "has no BGPPeer that a BGPAdvertisement of the pool names and that carries the family"}
+	}
+	return p
+}
+
+// ways are the routes that the peer is told by these advertisements: one for
+// each prefix length, with the attributes of the first of that length and the
+// communities of all.
+func ways(peer config.BGPPeer, ads []config.BGPAdvertisement, is6, leaving bool) (all []way) {
+	var communities [][]string
+	for _, ad := range ads {
+		if !ad.ToldTo(peer.Name) {
+			continue
+		}
+		i := slices.IndexFunc(all, func(w way) bool {
+			return is6 && w.by.Length6 == ad.Length6 || !is6 && w.by.Length4 == ad.Length4
+		})
+		if i < 0 {
+			i = len(all)
+			all = append(all, way{peer: peer.Name, by: ad, attributes: bgp.Attributes{
+				LocalPref: ad.LocalPref, MED: ad.MED, HasMED: ad.HasMED, Prepend: ad.ASPathPrepend,
+			}})
+			communities = append(communities, nil)
+		}
+		communities[i] = append(communities[i], ad.Communities...)
+	}
+	for i := range all {
+		if leaving {
+			communities[i] = append(communities[i], config.GracefulShutdown)
+			all[i].attributes.LocalPref = 0 // RFC 8326 section 4.2: for internal peers that do not know the community
+		}
+		slices.Sort(communities[i])
+		all[i].attributes.Communities = strings.Join(slices.Compact(communities[i]), " ")
+	}
+	return all
+}
+
+// tell returns the ways on which this node announces the address, and why no
+// node does, if none does.
+func (d *decision) tell(svc *corev1.Service, addr netip.Addr, local func(string) bool) (own []way, why Refusal) {
+	s := scope{config.RecordedPool(svc, addr), addr.Is6()}
+	parts := d.partsOf(s)
+	if parts == nil {
+		return nil, Refusal{v1alpha1.NoAdvertisement, fmt.Sprintf("no BGPAdvertisement covers pool %q", s.pool)}
+	}
+	any := false
+	for i, m := range d.nodes {
+		if parts[i].refusal.Reason != "" || !local(m.name) {
+			continue
+		}
+		any = true
+		if m.name == d.Node {
+			own = parts[i].ways
+		}
+	}
+	if any {
+		return own, Refusal{}
+	}
+	var standings []Standing
+	for i, m := range d.nodes {
+		_, r := d.standing(svc, addr, i, local)
+		standings = append(standings, Standing{Node: m.name, Reason: r.Reason, Message: r.Message})
+	}
+	return nil, summarize(s.pool, standings)
+}
+
+// standing is what the i-th node tells, or why nothing.
+func (d *decision) standing(svc *corev1.Service, addr netip.Addr, i int, local func(string) bool) (tells []Told, why Refusal) {
+	parts := d.partsOf(scope{config.RecordedPool(svc, addr), addr.Is6()})
+	switch {
+	case parts == nil:
+		return nil, Refusal{Reason: v1alpha1.NoAdvertisement}
+	case parts[i].refusal.Reason != "":
+		return nil, parts[i].refusal
+	case !local(d.nodes[i].name):
+		return nil, Refusal{v1alpha1.NoEndpoints, "has no ready endpoint, and externalTrafficPolicy is Local"}
+	}
+	for _, w := range parts[i].ways {
+		tells = append(tells, Told{w.peer, w.by.Prefix(addr, d.ranges(svc, addr)), w.attributes})
+	}
+	return tells, Refusal{}
+}
+
+// route adds the routes of one address to the sessions.
+func (p *Plan) route(addr netip.Addr, ways []way, pool []netipx.IPRange) {
+	for i, w := range ways {
+		prefix := w.by.Prefix(addr, pool)
+		made := func(earlier way) bool { return earlier.peer == w.peer && earlier.by.Prefix(addr, pool) == prefix }
+		if prefix.Bits() == addr.BitLen() && slices.ContainsFunc(ways[:i], made) {
+			continue // an aggregate that could not be made: the first advertisement counts
+		}
+		to := slices.IndexFunc(p.BGP, func(peering Peering) bool { return peering.Config.Name == w.peer })
+		p.BGP[to].Peer.Routes[prefix] = w.attributes
+		if !slices.Contains(p.Routed[addr], to) {
+			p.Routed[addr] = append(p.Routed[addr], to)
+		}
+	}
+}
