@@ -140,7 +140,8 @@ func path(p Peering) (bfd.Key, bfd.Profile, bool) {
 
 // pathChanged ends the BGP sessions over a path that has died: that is faster
 // than their hold timers. A peer that takes BFD down by intention says nothing
-// about the path (RFC 5882 section 3.2).
+// about the path (RFC 5882 section 3.2), and one whose BFD shares the fate of its
+// control plane may only be restarting that.
 func (r *routing) pathChanged(key bfd.Key, s bfd.Status) {
 	r.mu.Lock()
 	was := r.up[key]
@@ -149,7 +150,7 @@ func (r *routing) pathChanged(key bfd.Key, s bfd.Status) {
 	r.mu.Unlock()
 	if was && s.State == bfd.Down && s.RemoteState != bfd.AdminDown {
 		for _, peer := range users {
-			r.sessions.Reset(peer, "BFD: "+s.Diagnostic.String())
+			r.sessions.Reset(peer, "BFD: "+s.Diagnostic.String(), !s.ControlPlaneIndependent)
 		}
 	}
 	r.wake()

@@ -60,7 +60,7 @@ func sessionsOf(before []v1alpha1.Session, o outcome) (sessions []v1alpha1.Sessi
 		st := statusOf(o.sessions, p.Config.Name)
 		s := v1alpha1.Session{
 			Peer: p.Config.Name, State: steady(st.State, p), Routes: int64(st.Routes), Lost: int64(st.Lost),
-			LastError: st.LastError, Withheld: st.Withheld, Pending: st.Pending,
+			LastError: st.LastError, FailedAt: string(st.FailedAt), Withheld: st.Withheld, Pending: st.Pending,
 			Problem: p.Problem.Message, ProblemReason: p.Problem.Reason,
 		}
 		if p.Peer.Address.IsValid() {

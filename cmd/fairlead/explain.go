@@ -1,7 +1,7 @@
 package main
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,19 +11,14 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/fairlead-io/fairlead/config"
-	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/controller"
 	"github.com/fairlead-io/fairlead/providers"
 	"github.com/fairlead-io/fairlead/speaker"
-	"github.com/fairlead-io/fairlead/speaker/l2"
+	"github.com/fairlead-io/fairlead/speaker/bgp"
 )
 
 func explainCommand(access clientcmd.ClientConfig) *cobra.Command {
@@ -62,77 +57,6 @@ again by their own code from what the API server shows now.`,
 	return cmd
 }
 
-// world is what the API server shows now.
-type world struct {
-	cluster controller.Snapshot
-	nodes   speaker.Snapshot
-}
-
-// look reads everything that the two decisions depend on.
-func look(ctx context.Context, access clientcmd.ClientConfig) (w world, err error) {
-	restConfig, err := access.ClientConfig()
-	if err != nil {
-		return w, fmt.Errorf("read the kubeconfig: %w", err)
-	}
-	kube, err := kubernetes.NewForConfig(restConfig)
-	if err != nil {
-		return w, fmt.Errorf("make an API client: %w", err)
-	}
-	fairlead, err := client.New(restConfig)
-	if err != nil {
-		return w, err
-	}
-	all := metav1.ListOptions{}
-	services, err := kube.CoreV1().Services(metav1.NamespaceAll).List(ctx, all)
-	if err != nil {
-		return w, fmt.Errorf("list Services: %w", err)
-	}
-	nodes, err := kube.CoreV1().Nodes().List(ctx, all)
-	if err != nil {
-		return w, fmt.Errorf("list Nodes: %w", err)
-	}
-	endpoints, err := kube.DiscoveryV1().EndpointSlices(metav1.NamespaceAll).List(ctx, all)
-	if err != nil {
-		return w, fmt.Errorf("list EndpointSlices: %w", err)
-	}
-	pools, err := fairlead.Pools.List(ctx, all)
-	if apierrors.IsNotFound(err) {
-		return w, errors.New("the CRDs of Fairlead are not installed in this cluster: kubectl apply --server-side -k deploy")
-	}
-	if err != nil {
-		return w, fmt.Errorf("list IPAddressPools: %w", err)
-	}
-	l2ads, err := fairlead.L2Advertisements.List(ctx, all)
-	if err != nil {
-		return w, fmt.Errorf("list L2Advertisements: %w", err)
-	}
-	speakers, err := fairlead.Speakers.List(ctx, all)
-	if err != nil {
-		return w, fmt.Errorf("list Speakers: %w", err)
-	}
-	w.cluster = controller.Snapshot{
-		Objects:  config.Objects{Pools: pointers(pools.Items), L2Advertisements: pointers(l2ads.Items)},
-		Services: pointers(services.Items), Nodes: pointers(nodes.Items), Speakers: pointers(speakers.Items),
-	}
-	w.nodes = speaker.Snapshot{
-		Services: w.cluster.Services, Nodes: w.cluster.Nodes, Slices: pointers(endpoints.Items),
-		Links: map[string][]l2.Link{},
-	}
-	w.nodes.Config, _ = config.Parse(w.cluster.Objects)
-	for _, s := range w.cluster.Speakers {
-		w.nodes.Links[s.Name] = speaker.LinksOf(s)
-	}
-	return w, nil
-}
-
-func pointers[T any](items []T) []*T {
-	out := make([]*T, len(items))
-	for i := range items {
-		out[i] = &items[i]
-	}
-	return out
-}
-
 // explain prints both decisions about one Service.
 func explain(out io.Writer, w world, key types.NamespacedName) error {
 	i := slices.IndexFunc(w.cluster.Services, func(s *corev1.Service) bool { return s.Namespace == key.Namespace && s.Name == key.Name })
@@ -169,7 +93,12 @@ func explain(out io.Writer, w world, key types.NamespacedName) error {
 			for _, n := range v.Nodes {
 				if len(n.Owns) > 0 {
 					fmt.Fprintf(t, "  * %s\tanswers on %s\thighest rank of the eligible nodes\n", n.Node, strings.Join(n.Owns, ", "))
-				} else {
+				}
+				for _, told := range n.Tells {
+					mark, how := w.session(n.Node, told)
+					fmt.Fprintf(t, "  %s %s\t%s\t%s\n", mark, n.Node, how, attributes(told))
+				}
+				if n.Reason != "" {
 					fmt.Fprintf(t, "  - %s\t%s\t%s\n", n.Node, n.Reason, n.Message)
 				}
 			}
@@ -185,6 +114,47 @@ func explain(out io.Writer, w world, key types.NamespacedName) error {
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// session says how a route reaches its peer, or why it does not.
+func (w world) session(node string, told speaker.Told) (mark, how string) {
+	for _, s := range w.cluster.Speakers {
+		if s.Name != node {
+			continue
+		}
+		i := slices.IndexFunc(s.Status.Sessions, func(x v1alpha1.Session) bool { return x.Peer == told.Peer })
+		if i < 0 {
+			break
+		}
+		family := "IPv4"
+		if told.Prefix.Addr().Is6() {
+			family = "IPv6"
+		}
+		switch session := s.Status.Sessions[i]; {
+		case session.State == bgp.Established.String() && slices.Contains(session.Families, family):
+			return "*", "tells " + told.Peer
+		case session.State == bgp.Established.String():
+			return "-", fmt.Sprintf("would tell %s (%s)", told.Peer, session.Withheld)
+		default:
+			return "-", fmt.Sprintf("would tell %s (%s)", told.Peer, cmp.Or(session.Problem, session.LastError, session.State))
+		}
+	}
+	return "-", fmt.Sprintf("would tell %s (its speaker has not reported)", told.Peer)
+}
+
+// attributes writes a route as network people do.
+func attributes(t speaker.Told) string {
+	text := fmt.Sprintf("%s local-pref %d", t.Prefix, t.Attributes.LocalPref)
+	if t.Attributes.HasMED {
+		text += fmt.Sprintf(" med %d", t.Attributes.MED)
+	}
+	if t.Attributes.Prepend > 0 {
+		text += fmt.Sprintf(" prepend %d", t.Attributes.Prepend)
+	}
+	if t.Attributes.Communities != "" {
+		text += " communities " + t.Attributes.Communities
+	}
+	return text
 }
 
 var verdicts = map[providers.Verdict]string{
@@ -206,6 +176,10 @@ func ports(svc *corev1.Service) string {
 		all = append(all, "externalTrafficPolicy "+string(svc.Spec.ExternalTrafficPolicy))
 	}
 	return strings.Join(all, ", ")
+}
+
+func keyOf(svc *corev1.Service) types.NamespacedName {
+	return types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 }
 
 func orNone(s string) string {

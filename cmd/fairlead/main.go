@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -20,7 +21,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {
-		fmt.Fprintf(os.Stderr, "fairlead: %v\n", err)
+		if !errors.Is(err, errProblems) {
+			fmt.Fprintf(os.Stderr, "fairlead: %v\n", err)
+		}
 		os.Exit(1)
 	}
 }
@@ -41,7 +44,7 @@ func command() *cobra.Command {
 	flags.StringVar(&rules.ExplicitPath, "kubeconfig", "", "Path to the kubeconfig.")
 	flags.StringVar(&overrides.CurrentContext, "context", "", "Context of the kubeconfig.")
 	flags.StringVarP(&overrides.Context.Namespace, "namespace", "n", "", "Namespace of a Service that is named without one.")
-	root.AddCommand(explainCommand(config), &cobra.Command{
+	root.AddCommand(explainCommand(config), doctorCommand(config), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version.",
 		Args:  cobra.NoArgs,

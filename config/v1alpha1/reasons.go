@@ -115,3 +115,17 @@ const (
 	// NoNode: the peer selects no node.
 	NoNode Reason = "NoNode"
 )
+
+// Reasons that only `fairlead doctor` gives.
+const (
+	// ControllerBehind: Services do not say what the controller would say.
+	ControllerBehind Reason = "ControllerBehind"
+	// RoutesWithheld: a session is established, but not all routes can be told over it.
+	RoutesWithheld Reason = "RoutesWithheld"
+	// BFDDown: a BGP session is established, but the BFD session beside it is not up.
+	BFDDown Reason = "BFDDown"
+	// ChangePending: a change of a peer waits for the next session.
+	ChangePending Reason = "ChangePending"
+	// NoGracefulRestart: graceful restart is wanted, and the router does not offer it.
+	NoGracefulRestart Reason = "NoGracefulRestart"
+)

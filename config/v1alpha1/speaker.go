@@ -141,6 +141,12 @@ type Session struct {
 	// +optional
 	LastError string `json:"lastError,omitempty"`
 
+	// FailedAt is the step at which the last attempt failed: reach, connect,
+	// answer, open, asn, families or accept.
+	//
+	// +optional
+	FailedAt string `json:"failedAt,omitempty"`
+
 	// LastErrorTime is when that was.
 	//
 	// +optional

@@ -250,7 +250,7 @@ func (s *session) established(w *wire, p Peer, peer Open) {
 	st.LocalAddr, st.RemoteAddr = addrPort(w.LocalAddr()), addrPort(w.RemoteAddr())
 	st.Remote = peer
 	st.IPv4, st.IPv6 = p.IPv4 && peer.IPv4, p.IPv6 && peer.IPv6
-	st.Routes, st.Withheld = 0, ""
+	st.Routes, st.Withheld, st.FailedAt = 0, "", ""
 	s.ignored.Store(0)
 	s.log.Info("session established", "local", st.LocalAddr, "remote", st.RemoteAddr, "asn", peer.ASN,
 		"families", families(st.IPv4, st.IPv6), "hold", min(p.HoldTime, peer.HoldTime))
@@ -282,7 +282,7 @@ func (s *session) ended(err error, failures int) int {
 		case err.Error() != st.LastError:
 			s.log.Warn("session not established", "reason", err)
 		}
-		st.LastError, st.LastErrorAt = err.Error(), time.Now()
+		st.LastError, st.LastErrorAt, st.FailedAt = err.Error(), time.Now(), stepOf(err, was == Established)
 	}
 	s.poke()
 	if anew || was == Established && time.Since(since) >= stableAfter {

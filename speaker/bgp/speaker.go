@@ -120,12 +120,14 @@ func (s *Speaker) Shutdown(ctx context.Context, reason string) {
 
 // Reset ends the session with a peer now, because BFD found the path dead
 // (Cease, BFD Down, RFC 9384), and begins another. Without one, or without such
-// a peer, the next attempt is at once.
-func (s *Speaker) Reset(peer, reason string) {
+// a peer, the next attempt is at once. With keep, a peer that has agreed to
+// graceful restart is not told, so that it keeps the routes (RFC 5882 section
+// 4.3.2.2).
+func (s *Speaker) Reset(peer, reason string, keep bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := s.sessions[peer]; n != nil {
-		n.stop(&leave{note: &Notification{codeCease, ceaseBFDDown, nil}, why: "reset: " + reason, anew: true})
+		n.stop(&leave{note: &Notification{codeCease, ceaseBFDDown, nil}, why: "reset: " + reason, anew: true, keep: keep})
 	}
 }
 

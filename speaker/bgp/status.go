@@ -35,6 +35,8 @@ type PeerStatus struct {
 	// operator's words. It stays while there is another session.
 	LastError   string
 	LastErrorAt time.Time
+	// FailedAt is the step at which the last attempt failed; "" while established.
+	FailedAt Step
 
 	// The rest is about the session that is established, or else the last one.
 

@@ -90,10 +90,13 @@ func communication(data []byte) string {
 
 // dialError says why there is no connection.
 func dialError(p Peer, err error) error {
+	at := func(step Step, format string, args ...any) error {
+		return &stumble{fmt.Errorf(format, args...), step}
+	}
 	to := fmt.Sprintf("%s port %d", p.Address, p.Port)
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("connection refused by %s (is BGP running there, and is this node allowed?)", to)
+		return at(StepConnect, "connection refused by %s (is BGP running there, and is this node allowed?)", to)
 	case isTimeout(err) || errors.Is(err, syscall.ETIMEDOUT):
 		causes := "it is down or filtered, or it expects a password"
 		if p.Password != "" {
@@ -102,17 +105,17 @@ func dialError(p Peer, err error) error {
 		if p.TTLSecurity || p.Hops == 1 {
 			causes += ", or it is more hops away than allowed"
 		}
-		return fmt.Errorf("no answer from %s (%s)", to, causes)
+		return at(StepAnswer, "no answer from %s (%s)", to, causes)
 	case errors.Is(err, syscall.EHOSTUNREACH):
-		return fmt.Errorf("no route to host %s (it answers no ARP or NDP, or a router knows no way)", to)
+		return at(StepReach, "no route to host %s (it answers no ARP or NDP, or a router knows no way)", to)
 	case errors.Is(err, syscall.ENETUNREACH):
-		return fmt.Errorf("no route to %s from this node", to)
+		return at(StepReach, "no route to %s from this node", to)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("this node does not have the source address %s", p.Source)
+		return at(StepReach, "this node does not have the source address %s", p.Source)
 	case errors.Is(err, syscall.EINVAL) && p.Address.Zone() != "":
-		return fmt.Errorf("this node has no link %q", p.Address.Zone())
+		return at(StepReach, "this node has no link %q", p.Address.Zone())
 	}
-	return fmt.Errorf("connect to %s: %w", to, err)
+	return at(StepConnect, "connect to %s: %w", to, err)
 }
 
 // lost says how a connection ended without a word. before is the state that
