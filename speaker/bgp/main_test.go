@@ -81,7 +81,10 @@ func eventually(t testing.TB, what func() string) {
 
 // logs are shown of a test that fails.
 func logs(t testing.TB) *slog.Logger {
-	var w io.Writer = t.Output()
+	return newTextLogger(t.Output())
+}
+
+func newTextLogger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 

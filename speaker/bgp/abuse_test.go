@@ -1,0 +1,315 @@
+package bgp
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestWords has peers fail in every way, and reads what an operator gets to read.
+func TestWords(t *testing.T) {
+	note := func(code, subcode uint8, data ...byte) func(net.Conn) {
+		return func(c net.Conn) {
+			_, _ = c.Write(Notification{code, subcode, data}.frame())
+			_, _ = io.Copy(io.Discard, c)
+		}
+	}
+	says := func(b []byte) func(net.Conn) {
+		return func(c net.Conn) {
+			_, _ = c.Write(b)
+			_, _ = io.Copy(io.Discard, c)
+		}
+	}
+	open := func(change func(*Peer)) func(net.Conn) { return says(routerOpen(t, change)) }
+	header := func(length uint16, kind uint8) []byte {
+		h := bytes.Clone(keepalive)
+		binary.BigEndian.PutUint16(h[16:], length)
+		h[18] = kind
+		return h
+	}
+	for _, row := range []struct {
+		name string
+		met  func(net.Conn)
+		want string
+	}{
+		{"closes after our OPEN", func(c net.Conn) {
+			_, _ = io.CopyN(io.Discard, c, 29)
+			_ = c.Close()
+		}, "the peer closed the connection after our OPEN without a NOTIFICATION (is this node one of its neighbours?)"},
+		{"closes after its OPEN", func(c net.Conn) {
+			_, _ = c.Write(routerOpen(t))
+			_, _ = io.CopyN(io.Discard, c, 29)
+			_ = c.(*net.TCPConn).CloseWrite()
+			_, _ = io.Copy(io.Discard, c)
+		}, "the peer closed the connection after its OPEN without a NOTIFICATION"},
+		{"refuses our ASN", note(2, 2), "the peer says: OPEN message error: bad peer AS: it expects another AS number of this node"},
+		{"refuses us", note(6, 5), "the peer says: Cease: connection rejected: this node is not among its neighbours, or there are too many of them"},
+		{"is shut down", note(6, 2, append([]byte{11}, "maintenance"...)...), `the peer says: Cease: administrative shutdown ("maintenance")`},
+		{"is shut down with a lie about the length", note(6, 2, 200, 'x'), "the peer says: Cease: administrative shutdown"},
+		{"has too many of our prefixes", note(6, 1, 0, 1, 1, 0, 0, 0, 100), "the peer says: Cease: maximum number of prefixes reached (at most 100): it accepts fewer prefixes than are announced"},
+		{"has a new kind of error", note(99, 7), "the peer says: error 99: subcode 7"},
+		{"has another ASN", open(func(p *Peer) { p.LocalASN = 64999 }), "we expect AS 64513, the peer says it is AS 64999"},
+		{"has our router ID, externally", open(func(p *Peer) { p.RouterID = netip.MustParseAddr("0.0.0.0") }), "the peer has no router ID"},
+		{"has an impossible hold time", open(func(p *Peer) { p.HoldTime = 2 * time.Second }), "the peer wants a hold time of 2s; 0 or at least 3s is allowed"},
+		{"has another family", open(func(p *Peer) { p.IPv4 = false }), "the peer has none of the families enabled that it shall be told: IPv4"},
+		{"speaks BGP 3", says(frame(msgOpen, []byte{3, 0, 1, 0, 90, 1, 1, 1, 1, 0})), "the peer speaks BGP version 3, not 4"},
+		{"has a malformed OPEN", says(frame(msgOpen, []byte{4, 0, 1, 0, 90, 1, 1, 1, 1, 3, 2, 9, 1})), "the peer's OPEN is malformed: it ends too early"},
+		{"speaks HTTP", says([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")), "what the peer sent is not BGP: wrong marker"},
+		{"sends too long a message", says(header(4097, msgUpdate)), "the peer sent a message of type 2 with the impossible length 4097"},
+		{"sends too short a message", says(header(18, msgOpen)), "the peer sent a message of type 1 with the impossible length 18"},
+		{"sends another kind of message", says(header(19, 6)), "the peer sent a message of the unknown type 6"},
+		{"begins with an UPDATE", says(frame(msgUpdate, []byte{0, 0, 0, 0})), "the peer sent a message of type 2 in OpenSent"},
+		{"sends an UPDATE after its OPEN", says(append(routerOpen(t), frame(msgUpdate, []byte{0, 0, 0, 0})...)), "the peer sent a message of type 2 in OpenConfirm"},
+		{"is silent", says(nil), "the peer accepted the connection but was silent for 300ms in OpenSent"},
+		{"is silent after the session is established", says(append(routerOpen(t, func(p *Peer) { p.HoldTime = 3 * time.Second }), keepalive...)), "hold timer expired: the peer was silent for 3s"},
+		{"sends an OPEN in Established", says(append(append(routerOpen(t), keepalive...), routerOpen(t)...)), "the peer sent an OPEN in Established"},
+		{"sends garbage in Established", says(append(append(routerOpen(t), keepalive...), strings.Repeat("garbage", 9)...)), "what the peer sent is not BGP: wrong marker"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRouter(t, func(r *router) { r.met = row.met })
+			s := New(logs(t))
+			s.openWait = 300 * time.Millisecond
+			if strings.HasPrefix(row.name, "speaks") { // nothing to wait for
+				s.openWait = time.Minute
+			}
+			s.Set(State{[]Peer{r.peer("tor", routesTo(prefixes(1, false)...))}})
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			go func() { _ = s.Run(ctx) }()
+			st := awaitError(t, s, "tor", row.want)
+			if st.LastErrorAt.IsZero() {
+				t.Error("no time of the error")
+			}
+		})
+	}
+	t.Run("refuses the connection", func(t *testing.T) {
+		t.Parallel()
+		r := newRouter(t)
+		p := r.peer("tor", nil)
+		r.close()
+		s, _ := runSpeaker(t, State{[]Peer{p}})
+		awaitError(t, s, "tor", fmt.Sprintf("connection refused by 127.0.0.9 port %d (is BGP running there, and is this node allowed?)", p.Port))
+	})
+	t.Run("has a source that this node lacks", func(t *testing.T) {
+		t.Parallel()
+		r := newRouter(t)
+		p := r.peer("tor", nil)
+		p.Source = netip.MustParseAddr("192.0.2.99")
+		s, _ := runSpeaker(t, State{[]Peer{p}})
+		awaitError(t, s, "tor", "this node does not have the source address 192.0.2.99")
+	})
+	t.Run("is on a link that this node lacks", func(t *testing.T) {
+		t.Parallel()
+		r := newRouter(t)
+		p := r.peer("tor", nil)
+		p.Address = netip.MustParseAddr("fe80::1%eth9")
+		s, _ := runSpeaker(t, State{[]Peer{p}})
+		awaitError(t, s, "tor", `this node has no link "eth9"`)
+	})
+	t.Run("has no route", func(t *testing.T) {
+		t.Parallel()
+		r := newRouter(t)
+		p := r.peer("tor", nil)
+		p.Address = netip.MustParseAddr("198.51.100.1")
+		s, _ := runSpeaker(t, State{[]Peer{p}})
+		awaitError(t, s, "tor", fmt.Sprintf("no route to 198.51.100.1 port %d from this node", p.Port))
+	})
+}
+
+// TestNoStorm counts how often a peer is bothered that ends every session.
+func TestNoStorm(t *testing.T) {
+	var met atomic.Int32
+	r := newRouter(t, func(r *router) {
+		r.met = func(c net.Conn) {
+			met.Add(1)
+			_, _ = c.Write(append(append(bytes.Clone(r.open), keepalive...), Notification{codeCease, ceaseReset, nil}.frame()...))
+			_, _ = io.Copy(io.Discard, c)
+		}
+	})
+	p := r.peer("tor", nil)
+	p.RetryTime = time.Minute
+	s, _ := runSpeaker(t, State{[]Peer{p}})
+	time.Sleep(3 * time.Second)
+	st := statusOf(t, s, "tor")
+	// At 0, 0.2, 0.6, 1.4 and 3.0 s, each a quarter sooner at most.
+	if n := met.Load(); n < 3 || n > 6 {
+		t.Errorf("connected %d times in 3 s", n)
+	}
+	if st.Sessions < 2 || st.Lost < st.Sessions-1 {
+		t.Errorf("status %+v", st)
+	}
+}
+
+// TestFlood has a peer announce a million prefixes, ours and the default route
+// among them, and ask for ours a hundred thousand times.
+func TestFlood(t *testing.T) {
+	r, calm := newRouter(t), newRouter(t)
+	want := routesTo(prefixes(10, false)...)
+	s, _ := runSpeaker(t, State{[]Peer{r.peer("loud", want), calm.peer("calm", want)}})
+	awaitState(t, s, "loud", Established)
+	awaitState(t, s, "calm", Established)
+	r.knows(want)
+
+	const perUpdate, n = 1000, 1000
+	update := []byte{0, 0, 0, 14, 0x40, 1, 1, 0, 0x40, 2, 0, 0x40, 3, 4, 127, 0, 0, 9}
+	update = append(update, 0) // 0.0.0.0/0
+	for i := range perUpdate - 1 {
+		update = append(update, 24, 11, byte(i>>8), byte(i))
+	}
+	update = frame(msgUpdate, append(update, 32, 10, 0, 0, 0))
+	var burst []byte
+	for range 100 {
+		burst = append(burst, update...)
+		for range 10_000 / 100 {
+			burst = append(burst, frame(msgRouteRefresh, []byte{0, 1, 0, 1})...)
+		}
+		burst = append(burst, keepalive...)
+	}
+	before := heap()
+	for i := range n / 100 {
+		r.says(burst)
+		more := routesTo(prefixes(11+i, false)...)
+		s.Set(State{[]Peer{r.peer("loud", want), calm.peer("calm", more)}})
+		calm.knows(more)
+	}
+	eventually(t, func() string {
+		if got := statusOf(t, s, "loud").IgnoredUpdates; got != n {
+			return fmt.Sprintf("%d UPDATEs were ignored", got)
+		}
+		return ""
+	})
+	if grown := int64(heap()) - int64(before); grown > 8<<20 {
+		t.Errorf("the heap grew by %d KiB", grown>>10)
+	}
+	for _, name := range []string{"loud", "calm"} {
+		if st := statusOf(t, s, name); st.State != Established || st.Lost != 0 {
+			t.Errorf("status %+v", st)
+		}
+	}
+	r.mu.Lock()
+	updates := r.updates
+	r.mu.Unlock()
+	if updates > 100 {
+		t.Errorf("the router got %d UPDATEs for its ROUTE-REFRESHes", updates)
+	}
+	r.knows(want)
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// TestRefresh has a peer that asks get everything again.
+func TestRefresh(t *testing.T) {
+	r := newRouter(t)
+	want := routesTo(prefixes(10, false)...)
+	s, _ := runSpeaker(t, State{[]Peer{r.peer("tor", want)}})
+	awaitState(t, s, "tor", Established)
+	for range 2 {
+		r.knows(want)
+		r.mu.Lock()
+		clear(r.table)
+		r.mu.Unlock()
+		r.says(frame(msgRouteRefresh, []byte{0, 1, 0, 1}))
+	}
+	r.knows(want)
+}
+
+// TestSlowReader has a peer that reads nothing while thousands of routes come
+// and go. Nobody else notices, and what it is told in the end is the end.
+func TestSlowReader(t *testing.T) {
+	hold := make(chan struct{})
+	slow := newRouter(t, func(r *router) {
+		r.met = func(c net.Conn) {
+			_ = c.(*net.TCPConn).SetReadBuffer(64 << 10)
+			_, _ = c.Write(append(bytes.Clone(r.open), keepalive...))
+			<-hold
+			r.open = []byte{} // sent already
+			r.talk(c)
+		}
+	})
+	other := newRouter(t)
+	s, _ := runSpeaker(t, State{[]Peer{slow.peer("slow", nil), other.peer("other", nil)}})
+	awaitState(t, s, "slow", Established)
+	awaitState(t, s, "other", Established)
+	many := prefixes(20_000, false)
+	var last Routes
+	for i := range 6 {
+		last = make(Routes, len(many))
+		for _, p := range many {
+			last[p] = Attributes{MED: uint32(i), HasMED: true, Communities: fmt.Sprintf("1:%d", p.Addr().As4()[3])}
+		}
+		few := routesTo(prefixes(i+1, false)...)
+		s.Set(State{[]Peer{slow.peer("slow", last), other.peer("other", few)}})
+		other.knows(few)
+		time.Sleep(100 * time.Millisecond)
+	}
+	close(hold)
+	slow.knows(last)
+	eventually(t, func() string {
+		slow.mu.Lock()
+		defer slow.mu.Unlock()
+		for p, words := range slow.table {
+			if !strings.Contains(words, "{Med: 5}") {
+				return fmt.Sprintf("%s has %s", p, words)
+			}
+		}
+		return ""
+	})
+	if st := statusOf(t, s, "slow"); st.Lost != 0 {
+		t.Errorf("status %+v", st)
+	}
+}
+
+// TestInnerIsClosed tries to get into the connection between the parts of the process.
+func TestInnerIsClosed(t *testing.T) {
+	r := newRouter(t)
+	want := routesTo(prefixes(1, false)...)
+	s, _ := runSpeaker(t, State{[]Peer{r.peer("tor", want)}})
+	r.knows(want)
+	s.Reset("tor", "so that GoBGP's server is spare", false) // and its address known
+	eventually(t, func() string {
+		if st := statusOf(t, s, "tor"); st.Sessions != 2 {
+			return "no second session"
+		}
+		return ""
+	})
+	r.knows(want)
+	s.Set(State{})
+	eventually(t, func() string {
+		s.ribs.mu.Lock()
+		defer s.ribs.mu.Unlock()
+		if len(s.ribs.spare) != 1 {
+			return "the server is not spare"
+		}
+		return ""
+	})
+	rib := s.ribs.spare[0]
+	if rib.password == "" {
+		skip(t, "the kernel has no TCP MD5")
+	}
+	d := net.Dialer{Timeout: 500 * time.Millisecond, LocalAddr: &net.TCPAddr{IP: rib.source.AsSlice()}}
+	if c, err := d.Dial("tcp", rib.listen.String()); err == nil {
+		t.Error("connected without the password")
+		_ = c.Close()
+	}
+	d.Control = func(_, _ string, c syscall.RawConn) error { return setMD5(c, rib.listen.Addr(), "wrong") }
+	if c, err := d.Dial("tcp", rib.listen.String()); err == nil {
+		t.Error("connected with a wrong password")
+		_ = c.Close()
+	}
+}

@@ -1,0 +1,167 @@
+package bgp
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"net/netip"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+)
+
+func TestOpenRoundTrip(t *testing.T) {
+	p := Peer{
+		Session: Session{
+			LocalASN: 4200000001, RouterID: netip.MustParseAddr("192.0.2.1"), IPv4: true, IPv6: true,
+			HoldTime: 9 * time.Second, RestartTime: 2 * time.Hour,
+		},
+		Transport: Transport{Address: netip.MustParseAddr("2001:db8::1")},
+	}
+	b, err := encodeOpen(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := decodeOpen(b[headerLen:])
+	want := Open{
+		ASN: 4200000001, RouterID: p.RouterID, HoldTime: p.HoldTime, IPv4: true, IPv6: true,
+		ExtendedNextHop: true, FourOctetASN: true, RouteRefresh: true,
+		GracefulRestart: true, Restarting: true, RestartTime: restartTimeMax * time.Second,
+	}
+	if err != nil || got != want {
+		t.Errorf("decoded %+v, %v\nnot     %+v", got, err, want)
+	}
+}
+
+// TestOpenExtended reads parameters with long lengths (RFC 9072).
+func TestOpenExtended(t *testing.T) {
+	body := []byte{4, 0xfc, 0x01, 0, 90, 192, 0, 2, 1, 255, 255, 0, 9, 2, 0, 6, 1, 4, 0, 2, 0, 1}
+	o, err := decodeOpen(body)
+	if err != nil || o.IPv4 || !o.IPv6 || o.ASN != 64513 {
+		t.Errorf("decoded %+v, %v", o, err)
+	}
+}
+
+func FuzzOpen(f *testing.F) {
+	f.Add(routerOpen(f)[headerLen:])
+	f.Add([]byte{4, 0, 1, 0, 90, 1, 1, 1, 1, 0})
+	f.Add([]byte{4, 0xfc, 0x01, 0, 90, 192, 0, 2, 1, 255, 255, 0, 9, 2, 0, 6, 1, 4, 0, 2, 0, 1})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		o, err := decodeOpen(body)
+		if err != nil {
+			return
+		}
+		_ = o.check(Peer{Session: Session{IPv4: true}})
+		// What GoBGP reads as well means the same to it.
+		m := &bgp.BGPOpen{}
+		if m.DecodeFromBytes(body) == nil && m.ID.String() != o.RouterID.String() {
+			t.Errorf("router ID %s, GoBGP says %s", o.RouterID, m.ID)
+		}
+	})
+}
+
+// FuzzWire reads whatever a peer may send.
+func FuzzWire(f *testing.F) {
+	f.Add(append(routerOpen(f), keepalive...))
+	f.Add(Notification{codeCease, ceaseShutdown, shutdownData("maintenance")}.frame())
+	f.Add(frame(msgUpdate, []byte{0, 0, 0, 6, 0x80, 15, 3, 0, 2, 1}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		w := newWire(reader{bytes.NewReader(b), nil})
+		for {
+			kind, body, err := w.read()
+			if err != nil {
+				return
+			}
+			if len(body) > maxMessage-headerLen || len(body) < shortest[kind]-headerLen {
+				t.Fatalf("a body of %d bytes for type %d", len(body), kind)
+			}
+			switch kind {
+			case msgNotification:
+				_ = decodeNotification(body).String()
+			case msgUpdate:
+				_ = isEndOfRIB(body)
+			}
+		}
+	})
+}
+
+type reader struct {
+	io.Reader
+	net.Conn
+}
+
+func (r reader) Read(b []byte) (int, error) { return r.Reader.Read(b) }
+
+func TestEndOfRIB(t *testing.T) {
+	for _, family := range []bgp.RouteFamily{bgp.RF_IPv4_UC, bgp.RF_IPv6_UC} {
+		b, err := bgp.NewEndOfRib(family).Serialize()
+		if err != nil || !isEndOfRIB(b[headerLen:]) {
+			t.Errorf("%s: % x, %v", family, b, err)
+		}
+	}
+	if isEndOfRIB([]byte{0, 1, 0, 0, 0}) || isEndOfRIB([]byte{0, 0, 0, 3, 0x80, 14, 0}) {
+		t.Error("took an UPDATE for End-of-RIB")
+	}
+}
+
+func TestCommunities(t *testing.T) {
+	standard, large, err := parseCommunities("64512:100 65535:0 64512:1:2")
+	if err != nil || !reflect.DeepEqual(standard, []uint32{64512<<16 | 100, 65535 << 16}) || len(large) != 1 {
+		t.Errorf("%v %v %v", standard, large, err)
+	}
+	for _, wrong := range []string{"1", "65536:1", "1:2:3:4", "a:b"} {
+		if _, _, err := parseCommunities(wrong); err == nil {
+			t.Errorf("%q was accepted", wrong)
+		}
+	}
+}
+
+func TestChooseHops(t *testing.T) {
+	addr := netip.MustParseAddr
+	link := []netip.Addr{addr("fe80::1%eth0"), addr("192.0.2.1"), addr("2001:db8::1")}
+	both := Peer{Session: Session{IPv4: true, IPv6: true}}
+	for _, row := range []struct {
+		name     string
+		p        Peer
+		peer     Open
+		local    netip.Addr
+		link     []netip.Addr
+		want     hops
+		withheld string
+	}{
+		{"over IPv4", both, Open{IPv4: true, IPv6: true}, addr("192.0.2.1"), link, hops{addr("192.0.2.1"), addr("2001:db8::1")}, ""},
+		{"over IPv4, link-local only", both, Open{IPv4: true, IPv6: true}, addr("192.0.2.1"), link[:2], hops{addr("192.0.2.1"), addr("fe80::1")}, ""},
+		{"over IPv6", both, Open{IPv4: true, IPv6: true}, addr("2001:db8::1"), link, hops{addr("192.0.2.1"), addr("2001:db8::1")}, ""},
+		{"over IPv6, RFC 8950", both, Open{IPv4: true, IPv6: true, ExtendedNextHop: true}, addr("fe80::1%eth0"), link, hops{addr("fe80::1"), addr("fe80::1")}, ""},
+		{
+			"over IPv6, no IPv4", both, Open{IPv4: true, IPv6: true}, addr("fe80::1%eth0"), link[:1], hops{netip.Addr{}, addr("fe80::1")},
+			"IPv4: no next hop: the interface of fe80::1 has no IPv4 address, and the peer does not accept IPv6 next hops for IPv4 (RFC 8950)",
+		},
+		{
+			"loopback", both, Open{IPv4: true, IPv6: true}, addr("192.0.2.1"), []netip.Addr{addr("127.0.0.1"), addr("::1"), addr("192.0.2.1")}, hops{v4: addr("192.0.2.1")},
+			"IPv6: no next hop: the interface of 192.0.2.1 has no IPv6 address",
+		},
+		{"one-sided", both, Open{IPv4: true}, addr("192.0.2.1"), link, hops{v4: addr("192.0.2.1")}, "IPv6: the peer does not have the family enabled"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			h, withheld := chooseHops(row.p, row.peer, row.local, row.link)
+			if h != row.want || withheld != row.withheld {
+				t.Errorf("%v %q, not %v %q", h, withheld, row.want, row.withheld)
+			}
+		})
+	}
+}
+
+func TestSecretsStayHidden(t *testing.T) {
+	var log bytes.Buffer
+	p := Peer{Name: "tor", Transport: Transport{Address: netip.MustParseAddr("192.0.2.1"), Password: "hunter2"}}
+	logger := newTextLogger(&log)
+	logger.Info("peer", "peer", p, "password", p.Password)
+	for _, text := range []string{log.String(), dialError(p, io.EOF).Error()} {
+		if bytes.Contains([]byte(text), []byte("hunter2")) {
+			t.Errorf("shown in %s", text)
+		}
+	}
+}

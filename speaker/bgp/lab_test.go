@@ -1,0 +1,266 @@
+package bgp
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// lab is a node, which is this process's network, and a router beside it on a
+// link of their own: 192.0.2.1 and .254, 2001:db8:1::1 and ::fe, fe80::1 and ::fe.
+// The router's loopback has 203.0.113.254 and 2001:db8:ff::fe.
+type lab struct {
+	t   testing.TB
+	dir string
+	pid int // of a process in the router's network
+}
+
+// find looks for a program on the machine and among the tools of the repository.
+func find(t testing.TB, name string) string {
+	t.Helper()
+	tools := "../../.build/tools"
+	for _, dir := range []string{
+		"/usr/sbin", "/usr/bin", "/usr/lib/frr", tools + "/usr/sbin", tools + "/usr/bin", tools + "/usr/lib/frr",
+	} {
+		path, err := filepath.Abs(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	skip(t, "%s is not installed", name)
+	return ""
+}
+
+func newLab(t testing.TB) *lab {
+	t.Helper()
+	l := &lab{t: t, dir: t.TempDir()}
+	sleeper := exec.Command("sleep", "infinity")
+	sleeper.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if err := sleeper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = sleeper.Process.Kill()
+		_ = sleeper.Wait()
+	})
+	l.pid = sleeper.Process.Pid
+	here := func(command string) { l.shell("sh", "-ec", command) }
+	// Addresses are usable at once, and are the ones that the tests know.
+	here("for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done")
+	l.router("for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done; ip link set lo up")
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "n0"}, PeerName: "r0", PeerNamespace: netlink.NsPid(l.pid)}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if n0, err := netlink.LinkByName("n0"); err == nil {
+			_ = netlink.LinkDel(n0)
+		}
+	})
+	here("ip link set n0 addrgenmode none up; ip addr add 192.0.2.1/24 dev n0; ip addr add 2001:db8:1::1/64 dev n0 nodad; ip addr add fe80::1/64 dev n0 nodad;" +
+		"ip route replace 203.0.113.254 via 192.0.2.254; ip route replace 2001:db8:ff::fe via 2001:db8:1::fe")
+	l.router("ip link set r0 addrgenmode none up; ip addr add 192.0.2.254/24 dev r0; ip addr add 2001:db8:1::fe/64 dev r0 nodad; ip addr add fe80::fe/64 dev r0 nodad;" +
+		"ip addr add 203.0.113.254/32 dev lo; ip addr add 2001:db8:ff::fe/128 dev lo nodad")
+	return l
+}
+
+// shell runs a command and returns what it prints.
+func (l *lab) shell(name string, args ...string) string {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	if err != nil {
+		l.t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+// router runs a shell command in the router's network.
+func (l *lab) router(command string) string {
+	l.t.Helper()
+	return l.shell("nsenter", "--net=/proc/"+strconv.Itoa(l.pid)+"/ns/net", "sh", "-ec", command)
+}
+
+// start runs a program in the router's network until the test ends or stop is
+// called. Its output is returned as it grows.
+func (l *lab) start(name string, args ...string) (output func() string, stop func()) {
+	l.t.Helper()
+	cmd := exec.Command("nsenter", append([]string{"--net=/proc/" + strconv.Itoa(l.pid) + "/ns/net", name}, args...)...)
+	var out syncBuffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			if l.t.Failed() {
+				l.t.Logf("%s said:\n%s", filepath.Base(name), out.String())
+			}
+		})
+	}
+	l.t.Cleanup(stop)
+	return out.String, stop
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func (l *lab) write(name, text string) string {
+	l.t.Helper()
+	path := filepath.Join(l.dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		l.t.Fatal(err)
+	}
+	return path
+}
+
+// bird starts BIRD with the protocols, which it exports to the router's kernel.
+func (l *lab) bird(protocols string) (stop func()) {
+	l.t.Helper()
+	program := find(l.t, "bird")
+	conf := l.write("bird.conf", `router id 192.0.2.254;
+protocol device {}
+protocol direct { ipv4; ipv6; }
+protocol kernel { ipv4 { import none; export all; }; }
+protocol kernel { ipv6 { import none; export all; }; }
+`+protocols)
+	_, stop = l.start(program, "-f", "-c", conf, "-s", filepath.Join(l.dir, "bird.ctl"), "-P", filepath.Join(l.dir, "bird.pid"))
+	return stop
+}
+
+// birdc asks BIRD.
+func (l *lab) birdc(command string) string {
+	l.t.Helper()
+	return l.shell(find(l.t, "birdc"), append([]string{"-s", filepath.Join(l.dir, "bird.ctl")}, strings.Fields(command)...)...)
+}
+
+// frr starts zebra and bgpd.
+func (l *lab) frr(config string) (stop func()) {
+	l.t.Helper()
+	zebra, bgpd := find(l.t, "zebra"), find(l.t, "bgpd")
+	if os.Geteuid() != 0 || os.Getenv("container") == "rootless" {
+		skip(l.t, "FRR needs root")
+	}
+	owner, err := user.Lookup("frr")
+	if err != nil {
+		skip(l.t, "FRR needs its user: %v", err)
+	}
+	uid, _ := strconv.Atoi(owner.Uid)
+	gid, _ := strconv.Atoi(owner.Gid)
+	dir, err := os.MkdirTemp("", "frr") // short enough for a socket, and reachable for FRR's user
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	conf := filepath.Join(dir, "frr.conf")
+	if err := os.WriteFile(conf, []byte(config), 0o644); err != nil {
+		l.t.Fatal(err)
+	}
+	for _, path := range []string{dir, conf} {
+		if err := os.Chown(path, uid, gid); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	l.dir = dir
+	args := func(name string) []string {
+		return []string{"-z", dir + "/zserv", "--vty_socket", dir, "-i", dir + "/" + name + ".pid", "-f", conf, "-P", "0", "--log", "stdout"}
+	}
+	_, stopZebra := l.start(zebra, args("zebra")...)
+	eventually(l.t, func() string {
+		if _, err := os.Stat(dir + "/zserv"); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	_, stopBgpd := l.start(bgpd, append(args("bgpd"), "-p", "179")...)
+	return func() { stopBgpd(); stopZebra() }
+}
+
+// vtysh asks FRR.
+func (l *lab) vtysh(command string) string {
+	l.t.Helper()
+	return l.shell(find(l.t, "vtysh"), "--vty_socket", l.dir, "-c", command)
+}
+
+// routes are the BGP routes in the router's kernel, "prefix hop" for each.
+func (l *lab) routes() map[string]string {
+	l.t.Helper()
+	all := make(map[string]string)
+	for line := range strings.Lines(l.router("ip -o -4 route show; ip -o -6 route show")) {
+		fields := strings.Fields(line)
+		if !strings.Contains(line, "proto bird") && !strings.Contains(line, "proto bgp") {
+			continue
+		}
+		for i, f := range fields {
+			if f == "via" {
+				all[fields[0]] = strings.TrimPrefix(fields[i+1]+" "+fields[min(i+2, len(fields)-1)], "inet6 ")
+			}
+		}
+	}
+	for prefix, hop := range all {
+		all[prefix], _, _ = strings.Cut(hop, " ")
+	}
+	return all
+}
+
+// hasRoutes waits until the router's kernel has exactly some routes.
+func (l *lab) hasRoutes(want map[string]string) {
+	l.t.Helper()
+	eventually(l.t, func() string {
+		if got := l.routes(); fmt.Sprint(got) != fmt.Sprint(want) {
+			return fmt.Sprintf("the router has %v, not %v", got, want)
+		}
+		return ""
+	})
+}
+
+// node is the speaker's view of the router.
+func (l *lab) node(change ...func(*Peer)) Peer {
+	p := Peer{
+		Name: "tor",
+		Session: Session{
+			LocalASN: 64512, PeerASN: 64513, RouterID: netip.MustParseAddr("192.0.2.1"),
+			IPv4: true, IPv6: true, HoldTime: 90 * time.Second,
+		},
+		Transport: Transport{Address: netip.MustParseAddr("192.0.2.254"), Port: 179, RetryTime: 2 * time.Second},
+		Routes:    routesTo(netip.MustParsePrefix("198.51.100.7/32"), netip.MustParsePrefix("2001:db8:5::7/128")),
+	}
+	for _, c := range change {
+		c(&p)
+	}
+	return p
+}

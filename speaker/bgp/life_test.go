@@ -1,0 +1,209 @@
+package bgp
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// TestEndOfRunIsSilent: a speaker that is being replaced says nothing to its peers.
+func TestEndOfRunIsSilent(t *testing.T) {
+	r := newRouter(t)
+	want := routesTo(prefixes(3, false)...)
+	s, stop := runSpeaker(t, State{[]Peer{r.peer("tor", want)}})
+	awaitState(t, s, "tor", Established)
+	r.knows(want)
+	stop()
+	r.close()
+	if len(r.notes) != 0 || r.withdrew != 0 {
+		t.Errorf("the router heard %v and %d withdrawals", r.notes, r.withdrew)
+	}
+}
+
+// TestShutdown: every peer has the reason when Shutdown returns, and nothing is dialed again.
+func TestShutdown(t *testing.T) {
+	rs := []*router{newRouter(t), newRouter(t), newRouter(t)}
+	var state State
+	for i, r := range rs {
+		state.Peers = append(state.Peers, r.peer(fmt.Sprint("tor", i), routesTo(prefixes(100, false)...)))
+	}
+	s, _ := runSpeaker(t, state)
+	for i := range rs {
+		awaitState(t, s, fmt.Sprint("tor", i), Established)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	s.Shutdown(ctx, "node is being drained")
+	for _, r := range rs {
+		r.heard(`Cease: administrative shutdown ("node is being drained")`)
+	}
+	s.Set(state)
+	time.Sleep(500 * time.Millisecond)
+	for _, st := range s.Status() {
+		if st.State != Idle || st.Sessions != 1 || st.LastError != "shut down: node is being drained" {
+			t.Errorf("status %+v", st)
+		}
+	}
+}
+
+// TestShutdownText keeps to RFC 9003's 255 bytes and whole characters.
+func TestShutdownText(t *testing.T) {
+	long := shutdownData(strings.Repeat("ä", 200))
+	if len(long) != 255 || long[0] != 254 || communication(long) != strings.Repeat("ä", 127) {
+		t.Errorf("%d bytes: %q", len(long), long)
+	}
+}
+
+// TestLeavesNothing counts goroutines and sockets after sessions of all sorts.
+func TestLeavesNothing(t *testing.T) {
+	before, sockets := goroutines(), openFiles(t)
+	t.Run("sessions", func(t *testing.T) {
+		r, closed, resetting := newRouter(t), newRouter(t), newRouter(t, func(r *router) {
+			r.met = func(c net.Conn) { _ = c.Close() }
+		})
+		gone := closed.peer("closed", nil)
+		closed.close()
+		passive := r.peer("passive", nil)
+		passive.Passive, passive.Port = true, freeTCPPort(t)
+		s, stop := runSpeaker(t, State{[]Peer{r.peer("tor", routesTo(prefixes(100, false)...)), gone, resetting.peer("resetting", nil), passive}})
+		for i := range 5 {
+			awaitState(t, s, "tor", Established)
+			s.Reset("tor", "again", false)
+			eventually(t, func() string {
+				if statusOf(t, s, "tor").Sessions != i+2 {
+					return "no new session"
+				}
+				return ""
+			})
+		}
+		stop()
+	})
+	eventually(t, func() string {
+		var left []string
+		for g, n := range goroutines() {
+			if n > before[g] {
+				left = append(left, fmt.Sprintf("%d × %s", n-before[g], g))
+			}
+		}
+		// One GoBGP server and its listener stay: it cannot be ended.
+		left = slices.DeleteFunc(left, func(g string) bool {
+			return strings.Contains(g, "1 × ") && (strings.Contains(g, "newRIB") || strings.Contains(g, "newTCPListener"))
+		})
+		if n := openFiles(t) - sockets; n > 1 {
+			left = append(left, fmt.Sprintf("%d more files", n))
+		}
+		return strings.Join(left, "\n")
+	})
+}
+
+// goroutines counts them by the function that each began in.
+func goroutines() map[string]int {
+	buf := make([]byte, 4<<20)
+	counts := make(map[string]int)
+	for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		lines := strings.Split(strings.TrimSpace(g), "\n")
+		if len(lines) > 2 {
+			began, _, _ := strings.Cut(lines[len(lines)-2], " in goroutine ")
+			counts[began]++
+		}
+	}
+	return counts
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, f := range all {
+		if to, err := os.Readlink("/proc/self/fd/" + f.Name()); err == nil && strings.HasPrefix(to, "socket:") {
+			n++
+		}
+	}
+	return n
+}
+
+// TestManyPeers brings many sessions up at once.
+func TestManyPeers(t *testing.T) {
+	var state State
+	var rs []*router
+	for i := range 30 {
+		r := newRouter(t)
+		rs = append(rs, r)
+		state.Peers = append(state.Peers, r.peer(fmt.Sprint("tor", i), routesTo(prefixes(i, false)...)))
+	}
+	s, _ := runSpeaker(t, state)
+	for i, r := range rs {
+		awaitState(t, s, fmt.Sprint("tor", i), Established)
+		r.knows(state.Peers[i].Routes)
+	}
+}
+
+// TestTableIsTheWish: whatever is set, in whatever order, and however often the
+// session breaks, the router ends up with the last wish.
+func TestTableIsTheWish(t *testing.T) {
+	r := newRouter(t)
+	all := append(prefixes(40, false), prefixes(40, true)...)
+	p := r.peer("tor", nil)
+	p.IPv6 = true
+	p.Source = netip.MustParseAddr("127.0.0.1")
+	s, _ := runSpeaker(t, State{[]Peer{p}})
+	rapid.Check(t, func(t *rapid.T) {
+		for range rapid.IntRange(1, 5).Draw(t, "sets") {
+			p.Routes = make(Routes)
+			for _, prefix := range all {
+				if rapid.Bool().Draw(t, "wanted") {
+					p.Routes[prefix] = Attributes{MED: uint32(rapid.IntRange(0, 2).Draw(t, "MED")), HasMED: true}
+				}
+			}
+			s.Set(State{[]Peer{p}})
+			if rapid.IntRange(0, 9).Draw(t, "break") == 0 {
+				s.Reset("tor", "test", false)
+			}
+		}
+		want := maps.Clone(p.Routes)
+		maps.DeleteFunc(want, func(p netip.Prefix, _ Attributes) bool { return p.Addr().Is6() }) // no next hop on lo
+		deadline := time.Now().Add(20 * time.Second)
+		for {
+			wrong := r.differs(want)
+			if wrong == "" {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("not after 20 s: %s", wrong)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+	if st := statusOf(t, s, "tor"); st.Withheld != "IPv6: no next hop: the interface of 127.0.0.1 has no IPv6 address" {
+		t.Errorf("withheld %q", st.Withheld)
+	}
+}
+
+func (r *router) differs(want Routes) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for p, a := range want {
+		if !strings.Contains(r.table[p], fmt.Sprintf("{Med: %d}", a.MED)) {
+			return fmt.Sprintf("%s is %q, not %d", p, r.table[p], a.MED)
+		}
+	}
+	for p := range r.table {
+		if _, ok := want[p]; !ok {
+			return p.String() + " is still there"
+		}
+	}
+	return ""
+}

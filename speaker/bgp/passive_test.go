@@ -1,0 +1,151 @@
+package bgp
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// caller is a router that connects to the speaker from a loopback address.
+func (r *router) call(from string, port uint16, password Secret) {
+	r.t.Helper()
+	p := Peer{Transport: Transport{
+		Address: netip.MustParseAddr("127.0.0.1"), Port: port,
+		Source: netip.MustParseAddr(from), Password: password,
+	}}
+	var conn net.Conn
+	eventually(r.t, func() string {
+		var err error
+		if conn, err = dial(r.t.Context(), p); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	r.mu.Lock()
+	r.conns = append(r.conns, conn)
+	r.mu.Unlock()
+	r.tasks.Go(func() { r.talk(conn) })
+}
+
+func waitFor(r *router, name, address string, port uint16) Peer {
+	p := r.peer(name, routesTo(prefixes(3, false)...))
+	p.Passive, p.Address, p.Port = true, netip.MustParseAddr(address), port
+	return p
+}
+
+func TestPassive(t *testing.T) {
+	port := freeTCPPort(t)
+	one, two := newRouter(t), newRouter(t)
+	state := State{[]Peer{waitFor(one, "one", "127.0.1.1", port), waitFor(two, "two", "127.0.1.2", port)}}
+	state.Peers[1].Password = "secret"
+	s, _ := runSpeaker(t, state)
+	awaitState(t, s, "one", Active)
+	awaitState(t, s, "two", Active)
+	one.call("127.0.1.1", port, "")
+	two.call("127.0.1.2", port, "secret")
+	awaitState(t, s, "one", Established)
+	awaitState(t, s, "two", Established)
+	one.knows(state.Peers[0].Routes)
+	two.knows(state.Peers[1].Routes)
+
+	// Nobody else is let in, and nobody without the password.
+	if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if n, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
+			t.Errorf("a stranger read %d bytes: %v", n, err)
+		}
+		_ = c.Close()
+	}
+	d := net.Dialer{Timeout: 300 * time.Millisecond, LocalAddr: &net.TCPAddr{IP: net.ParseIP("127.0.1.2")}}
+	if c, err := d.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+		t.Error("connected without the password")
+		_ = c.Close()
+	}
+
+	// A new password resets its own session only, and the old one opens no door.
+	state = State{[]Peer{state.Peers[0], state.Peers[1]}}
+	state.Peers[1].Password = "new"
+	s.Set(state)
+	awaitState(t, s, "two", Active)
+	two.call("127.0.1.2", port, "new")
+	awaitState(t, s, "two", Established)
+	if st := statusOf(t, s, "one"); st.Sessions != 1 || st.Lost != 0 {
+		t.Errorf("status of the other %+v", st)
+	}
+
+	// The port is given back with the last passive peer.
+	s.Set(State{})
+	eventually(t, func() string {
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			return err.Error()
+		}
+		_ = l.Close()
+		return ""
+	})
+}
+
+func TestPortTaken(t *testing.T) {
+	l, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).AddrPort().Port()
+	r, other := newRouter(t), newRouter(t)
+	s, _ := runSpeaker(t, State{[]Peer{waitFor(r, "passive", "127.0.1.1", port), other.peer("other", nil)}})
+	awaitError(t, s, "passive", fmt.Sprintf("cannot wait for the peer: another program (another BGP speaker?) has port 0.0.0.0:%d", port))
+	awaitState(t, s, "other", Established)
+	_ = l.Close()
+	awaitState(t, s, "passive", Active)
+	r.call("127.0.1.1", port, "")
+	awaitState(t, s, "passive", Established)
+}
+
+func TestTwoWaitForOne(t *testing.T) {
+	port := freeTCPPort(t)
+	r := newRouter(t)
+	s, _ := runSpeaker(t, State{[]Peer{waitFor(r, "one", "127.0.1.1", port)}})
+	awaitState(t, s, "one", Active)
+	s.Set(State{[]Peer{waitFor(r, "one", "127.0.1.1", port), waitFor(r, "two", "127.0.1.1", port)}})
+	awaitError(t, s, "two", "cannot wait for the peer: BGPPeer one waits for the same address at the same port")
+}
+
+// TestConnectsAnew: a restarted peer gets a new session at once if it knows
+// graceful restart, and otherwise is sent away while the old one is up.
+func TestConnectsAnew(t *testing.T) {
+	for _, graceful := range []bool{true, false} {
+		t.Run(fmt.Sprint("graceful ", graceful), func(t *testing.T) {
+			port := freeTCPPort(t)
+			r := newRouter(t)
+			p := waitFor(r, "tor", "127.0.1.1", port)
+			if graceful {
+				p.RestartTime = time.Minute
+			}
+			s, _ := runSpeaker(t, State{[]Peer{p}})
+			awaitState(t, s, "tor", Active)
+			r.call("127.0.1.1", port, "")
+			awaitState(t, s, "tor", Established)
+			r.knows(p.Routes)
+			r.call("127.0.1.1", port, "")
+			if !graceful {
+				r.heard("Cease: connection collision resolution")
+				if st := statusOf(t, s, "tor"); st.Sessions != 1 || st.Lost != 0 {
+					t.Errorf("status %+v", st)
+				}
+				return
+			}
+			eventually(t, func() string {
+				if st := statusOf(t, s, "tor"); st.Sessions != 2 || st.State != Established {
+					return fmt.Sprintf("status %+v", st)
+				}
+				return ""
+			})
+			r.knows(p.Routes)
+			if st := statusOf(t, s, "tor"); st.LastError != "the peer connected anew" {
+				t.Errorf("error %q", st.LastError)
+			}
+		})
+	}
+}
