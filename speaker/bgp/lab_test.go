@@ -159,6 +159,12 @@ protocol kernel { ipv4 { import none; export all; }; }
 protocol kernel { ipv6 { import none; export all; }; }
 `+protocols)
 	_, stop = l.start(program, "-f", "-c", conf, "-s", filepath.Join(l.dir, "bird.ctl"), "-P", filepath.Join(l.dir, "bird.pid"))
+	eventually(l.t, func() string {
+		if _, err := os.Stat(filepath.Join(l.dir, "bird.ctl")); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 	return stop
 }
 
@@ -208,12 +214,6 @@ func (l *lab) frr(config string) (stop func()) {
 	})
 	_, stopBgpd := l.start(bgpd, append(args("bgpd"), "-p", "179")...)
 	return func() { stopBgpd(); stopZebra() }
-}
-
-// vtysh asks FRR.
-func (l *lab) vtysh(command string) string {
-	l.t.Helper()
-	return l.shell(find(l.t, "vtysh"), "--vty_socket", l.dir, "-c", command)
 }
 
 // routes are the BGP routes in the router's kernel, "prefix hop" for each.

@@ -81,6 +81,9 @@ func eventually(t testing.TB, what func() string) {
 
 // logs are shown of a test that fails.
 func logs(t testing.TB) *slog.Logger {
+	if _, ok := t.(*testing.B); ok {
+		return slog.New(slog.DiscardHandler)
+	}
 	return newTextLogger(t.Output())
 }
 

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +27,9 @@ const (
 	joinTime      = 10 * time.Second
 	joinRetry     = 2 * time.Millisecond
 	startAttempts = 5
+	// maxAttributes leaves room in a message for its header, a prefix in
+	// MP_REACH_NLRI, and an AS path that is told twice (RFC 6793).
+	maxAttributes = 2048
 )
 
 // Identifiers that only the two ends of a rib's inner session see.
@@ -116,48 +121,64 @@ func freePort(a netip.Addr) (netip.AddrPort, error) {
 
 // set makes the routes of the families that have a next hop all that is told:
 // adds and changes first, then removals. It stops early when ctx ends, and may
-// then be called again.
-func (r *rib) set(ctx context.Context, routes Routes, t telling) error {
+// then be called again. Routes whose attributes cannot be told are left out, and
+// one of them is named in withheld.
+func (r *rib) set(ctx context.Context, routes Routes, t telling) (withheld string, err error) {
 	if r.told.localASN != t.localASN || r.told.peerASN != t.peerASN {
 		if err := r.clear(); err != nil {
-			return err
+			return "", err
 		}
 	}
 	r.told = t
+	unfit := make(map[netip.Prefix]error)
 	for prefix, attributes := range routes {
 		want := route{attributes, t.hops.of(prefix)}
 		if !want.hop.IsValid() || r.have[prefix] == want {
 			continue
 		}
-		if err := r.add(ctx, prefix, want); err != nil {
-			return err
+		encoded, err := r.encode(want)
+		if err != nil {
+			unfit[prefix] = err
+			continue
+		}
+		if err := r.add(ctx, prefix, want, encoded); err != nil {
+			return "", err
 		}
 	}
 	for prefix := range r.have {
-		if _, ok := routes[prefix]; ok && t.hops.of(prefix).IsValid() {
+		if _, ok := routes[prefix]; ok && unfit[prefix] == nil && t.hops.of(prefix).IsValid() {
 			continue
 		}
 		if err := r.remove(ctx, prefix); err != nil {
-			return err
+			return "", err
 		}
 	}
-	return nil
+	if len(unfit) > 0 {
+		first := slices.SortedFunc(maps.Keys(unfit), netip.Prefix.Compare)[0]
+		withheld = fmt.Sprintf("%d routes, such as %s: %s", len(unfit), first, unfit[first])
+	}
+	return withheld, nil
 }
 
-func (r *rib) add(ctx context.Context, prefix netip.Prefix, want route) error {
+// encode makes a route's attributes, or finds those of a route with the same.
+func (r *rib) encode(want route) ([][]byte, error) {
+	if attributes, ok := r.encoded[want]; ok {
+		return attributes, nil
+	}
+	attributes, err := encodeAttributes(want, r.told)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.encoded) > len(r.have) { // of routes that are long gone
+		clear(r.encoded)
+	}
+	r.encoded[want] = attributes
+	return attributes, nil
+}
+
+func (r *rib) add(ctx context.Context, prefix netip.Prefix, want route, attributes [][]byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
-	}
-	attributes, ok := r.encoded[want]
-	if !ok {
-		var err error
-		if attributes, err = encodeAttributes(want, r.told); err != nil {
-			return fmt.Errorf("encode %s: %w", prefix, err)
-		}
-		if len(r.encoded) > len(r.have) { // of routes that are long gone
-			clear(r.encoded)
-		}
-		r.encoded[want] = attributes
 	}
 	path := path(prefix)
 	path.PattrsBinary = attributes
@@ -238,10 +259,15 @@ func encodeAttributes(r route, t telling) ([][]byte, error) {
 		attributes = append(attributes, bgp.NewPathAttributeLargeCommunities(large))
 	}
 	encoded := make([][]byte, len(attributes))
+	size := 0
 	for i, a := range attributes {
 		if encoded[i], err = a.Serialize(); err != nil {
 			return nil, fmt.Errorf("attribute %s: %w", a.GetType(), err)
 		}
+		size += len(encoded[i])
+	}
+	if size > maxAttributes {
+		return nil, fmt.Errorf("its attributes take %d bytes, and a message has no more than %d for them", size, maxAttributes)
 	}
 	return encoded, nil
 }

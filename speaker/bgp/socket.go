@@ -16,6 +16,8 @@ import (
 // networkControl marks packets as routing traffic: class selector 6 (RFC 4594 section 3.1).
 const networkControl = 0xc0
 
+var errNoLink = errors.New("no such link")
+
 // dial connects to a peer.
 func dial(ctx context.Context, p Peer) (net.Conn, error) {
 	d := net.Dialer{Timeout: connectTimeout, Control: func(_, _ string, c syscall.RawConn) error {
@@ -27,14 +29,23 @@ func dial(ctx context.Context, p Peer) (net.Conn, error) {
 		return setHops(c, p)
 	}}
 	d.SetMultipathTCP(false) // neither MD5 nor TTL security work with it
-	if p.Source.IsValid() {
-		source := p.Source
-		if source.IsLinkLocalUnicast() && source.Zone() == "" {
-			source = source.WithZone(p.Address.Zone())
+	address, source := p.Address, p.Source
+	if zone := address.Zone(); zone != "" {
+		// Package net remembers the index of a name for a minute, and a link
+		// that was made anew has another.
+		link, err := net.InterfaceByName(zone)
+		if err != nil {
+			return nil, errNoLink
 		}
+		address = address.WithZone(strconv.Itoa(link.Index))
+		if source.IsLinkLocalUnicast() && source.Is6() {
+			source = source.WithZone(address.Zone())
+		}
+	}
+	if source.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
 	}
-	return d.DialContext(ctx, "tcp", netip.AddrPortFrom(p.Address, p.Port).String())
+	return d.DialContext(ctx, "tcp", netip.AddrPortFrom(address, p.Port).String())
 }
 
 // option does something with a socket's file descriptor.

@@ -73,7 +73,7 @@ func (s *Speaker) Set(state State) {
 
 // start runs a session if Run does. The lock is held.
 func (s *Speaker) start(n *session) {
-	if s.running != nil && !s.ended {
+	if s.running != nil && !s.ended && s.goodbye == nil {
 		s.tasks.Go(func() { n.run(s.running) })
 	}
 }

@@ -1,8 +1,10 @@
 package bgp
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 )
@@ -34,4 +36,57 @@ func TestTellsRoutes(t *testing.T) {
 	}
 	s.Set(State{})
 	r.heard("Cease: peer de-configured")
+}
+
+// TestUnfitRoutes: a route that cannot be told is named, and harms no other.
+func TestUnfitRoutes(t *testing.T) {
+	r := newRouter(t)
+	good := routesTo(prefixes(3, false)...)
+	all := maps.Clone(good)
+	all[netip.MustParsePrefix("203.0.113.1/32")] = Attributes{Communities: "no-export"}
+	all[netip.MustParsePrefix("203.0.113.2/32")] = Attributes{Communities: strings.Repeat("1:2:3 ", 400)}
+	s, _ := runSpeaker(t, State{[]Peer{r.peer("tor", all)}})
+	r.knows(good)
+	eventually(t, func() string {
+		const want = `2 routes, such as 203.0.113.1/32: community "no-export" has 1 parts`
+		if st := statusOf(t, s, "tor"); st.Withheld != want || st.Routes != 3 {
+			return fmt.Sprintf("status %+v", st)
+		}
+		return ""
+	})
+	// The most that fits, also with long AS paths.
+	long := maps.Clone(good)
+	for p := range long {
+		long[p] = Attributes{Prepend: 255, Communities: strings.Repeat("1:2 ", 240)}
+	}
+	s.Set(State{[]Peer{r.peer("tor", long)}})
+	eventually(t, func() string {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for p, words := range r.table {
+			if strings.Count(words, "64512") != 256 {
+				return p.String() + " has " + words
+			}
+		}
+		return ""
+	})
+}
+
+// TestTwoOctetPeer tells a peer that knows no ASNs of four octets (RFC 6793).
+func TestTwoOctetPeer(t *testing.T) {
+	r := newRouter(t, func(r *router) { r.open = frame(msgOpen, []byte{4, 0xfc, 0x01, 0, 90, 192, 0, 2, 254, 0}) })
+	p := r.peer("tor", routesTo(prefixes(1, false)...))
+	p.LocalASN, p.IPv6 = 4200000001, true
+	s, _ := runSpeaker(t, State{[]Peer{p}})
+	st := awaitState(t, s, "tor", Established)
+	r.knows(p.Routes)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	words := r.table[prefixes(1, false)[0]]
+	if !strings.Contains(words, "{AsPath: 23456}") || !strings.Contains(words, "4200000001") {
+		t.Errorf("the router knows %s", words)
+	}
+	if st.IPv6 || st.Remote.FourOctetASN || statusOf(t, s, "tor").Withheld != "IPv6: the peer does not have the family enabled" {
+		t.Errorf("status %+v", st)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -315,8 +316,12 @@ func (t *talk) update(ctx context.Context, r *rib) error {
 	t.mu.Lock()
 	routes := t.want.Routes
 	t.mu.Unlock()
-	if err := r.set(ctx, routes, telling{t.p.LocalASN, t.peer.ASN, h}); err != nil {
+	unfit, err := r.set(ctx, routes, telling{t.p.LocalASN, t.peer.ASN, h})
+	if err != nil {
 		return err
+	}
+	if unfit != "" {
+		withheld = strings.TrimPrefix(withheld+"; "+unfit, "; ")
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

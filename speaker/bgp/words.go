@@ -112,7 +112,7 @@ func dialError(p Peer, err error) error {
 		return at(StepReach, "no route to %s from this node", to)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return at(StepReach, "this node does not have the source address %s", p.Source)
-	case errors.Is(err, syscall.EINVAL) && p.Address.Zone() != "":
+	case errors.Is(err, errNoLink):
 		return at(StepReach, "this node has no link %q", p.Address.Zone())
 	}
 	return at(StepConnect, "connect to %s: %w", to, err)
