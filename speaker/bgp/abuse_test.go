@@ -248,7 +248,8 @@ func TestSlowReader(t *testing.T) {
 	awaitState(t, s, "other", Established)
 	many := prefixes(20_000, false)
 	var last Routes
-	for i := range 6 {
+	before := heap()
+	for i := range 12 {
 		last = make(Routes, len(many))
 		for _, p := range many {
 			last[p] = Attributes{MED: uint32(i), HasMED: true, Communities: fmt.Sprintf("1:%d", p.Addr().As4()[3])}
@@ -258,13 +259,18 @@ func TestSlowReader(t *testing.T) {
 		other.knows(few)
 		time.Sleep(100 * time.Millisecond)
 	}
+	if grown := int64(heap()) - int64(before); grown > 200<<20 {
+		t.Errorf("the heap grew by %d MiB", grown>>20)
+	} else {
+		t.Logf("the heap grew by %d MiB", grown>>20)
+	}
 	close(hold)
 	slow.knows(last)
 	eventually(t, func() string {
 		slow.mu.Lock()
 		defer slow.mu.Unlock()
 		for p, words := range slow.table {
-			if !strings.Contains(words, "{Med: 5}") {
+			if !strings.Contains(words, "{Med: 11}") {
 				return fmt.Sprintf("%s has %s", p, words)
 			}
 		}

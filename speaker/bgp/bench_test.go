@@ -103,8 +103,10 @@ func BenchmarkTable(b *testing.B) {
 				b.ReportMetric(until(0).Seconds(), "withdraw-s")
 				s.Set(State{[]Peer{p}})
 				b.ReportMetric(until(n).Seconds(), "add-s")
+				started := time.Now()
 				stop()
-				until(0)
+				b.ReportMetric(time.Since(started).Seconds(), "stop-s")
+				b.ReportMetric(until(0).Seconds(), "lost-s")
 			}
 		})
 	}

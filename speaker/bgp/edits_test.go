@@ -32,11 +32,11 @@ func TestEdits(t *testing.T) {
 		{name: "source", change: func(p *Peer) { p.Source = netip.MustParseAddr("127.0.0.3") }, resets: 1, error: "reset: source was changed", told: reset},
 		{name: "router ID", change: func(p *Peer) { p.RouterID = netip.MustParseAddr("1.2.3.4") }, resets: 1, error: "reset: router ID was changed", told: reset},
 		{name: "local ASN", change: func(p *Peer) { p.LocalASN++ }, resets: 1, error: "reset: local ASN was changed", told: reset},
-		{name: "families", change: func(p *Peer) { p.IPv6 = true }, resets: 1, error: "reset: families was changed", told: reset},
+		{name: "families", change: func(p *Peer) { p.IPv6 = true }, resets: 1, error: "reset: set of families was changed", told: reset},
 		{name: "restart time", change: func(p *Peer) { p.RestartTime = time.Minute }, resets: 1, error: "reset: restart time was changed", told: reset},
-		{name: "hops", change: func(p *Peer) { p.Hops = 3 }, resets: 1, error: "reset: hops was changed", told: reset},
+		{name: "hops", change: func(p *Peer) { p.Hops = 3 }, resets: 1, error: "reset: number of hops was changed", told: reset},
 		{name: "TTL security", change: func(p *Peer) { p.TTLSecurity = true }, resets: 1, error: "reset: TTL security was changed", told: reset},
-		{name: "two things", change: func(p *Peer) { p.Hops, p.RestartTime = 3, time.Minute }, resets: 1, error: "reset: restart time, hops was changed", told: reset},
+		{name: "two things", change: func(p *Peer) { p.Hops, p.RestartTime = 3, time.Minute }, resets: 1, error: "reset: restart time, number of hops were changed", told: reset},
 	} {
 		t.Run(edit.name, func(t *testing.T) {
 			edited, other := newRouter(t), newRouter(t)

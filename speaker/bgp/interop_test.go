@@ -306,3 +306,59 @@ func TestHitless(t *testing.T) {
 		})
 	}
 }
+
+// TestNextHopFollows changes the address that is the other family's next hop.
+func TestNextHopFollows(t *testing.T) {
+	l := newLab(t)
+	l.bird(birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512;"))
+	s, _ := runSpeaker(t, State{[]Peer{l.node()}})
+	l.hasRoutes(map[string]string{vip4: node4, vip6: node6})
+	l.shell("sh", "-ec", "ip addr del 2001:db8:1::1/64 dev n0")
+	s.Set(State{[]Peer{l.node()}})
+	l.hasRoutes(map[string]string{vip4: node4, vip6: "fe80::1"})
+	l.shell("sh", "-ec", "ip addr del fe80::1/64 dev n0")
+	s.Set(State{[]Peer{l.node()}})
+	l.hasRoutes(map[string]string{vip4: node4})
+	if st := statusOf(t, s, "tor"); st.Withheld != "IPv6: no next hop: the interface of 192.0.2.1 has no IPv6 address" || st.Routes != 1 {
+		t.Errorf("status %+v", st)
+	}
+	l.shell("sh", "-ec", "ip addr add 2001:db8:1::2/64 dev n0 nodad")
+	l.hasRoutes(map[string]string{vip4: node4, vip6: "2001:db8:1::2"}) // without a Set, too
+	if st := statusOf(t, s, "tor"); st.Sessions != 1 || st.Withheld != "" {
+		t.Errorf("status %+v", st)
+	}
+}
+
+// TestRotatesPassword changes it at both ends: one reset, and no route lost.
+func TestRotatesPassword(t *testing.T) {
+	l := newLab(t)
+	config := func(password string) string {
+		return birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512; graceful restart on; password \"" + password + "\";")
+	}
+	l.bird(config("old"))
+	p := l.node(func(p *Peer) { p.Password, p.RestartTime = "old", time.Minute })
+	s, _ := runSpeaker(t, State{[]Peer{p}})
+	want := map[string]string{vip4: node4, vip6: node6}
+	l.hasRoutes(want)
+	p.Password = "new"
+	s.Set(State{[]Peer{p}})
+	eventually(t, func() string {
+		if st := statusOf(t, s, "tor"); st.Lost != 1 || st.LastError != "reset: password was changed" {
+			return fmt.Sprintf("status %+v", st)
+		}
+		return ""
+	})
+	l.hasRoutes(want) // kept for a minute
+	conf := l.shell("sh", "-c", "sed -i 's/\"old\"/\"new\"/' "+l.dir+"/bird.conf; echo done")
+	if !strings.Contains(conf, "done") {
+		t.Fatal(conf)
+	}
+	l.birdc("configure")
+	eventually(t, func() string {
+		if st := statusOf(t, s, "tor"); st.State != Established || st.Sessions != 2 {
+			return fmt.Sprintf("status %+v", st)
+		}
+		return ""
+	})
+	l.hasRoutes(want)
+}

@@ -71,7 +71,7 @@ func firstOf(addrs []netip.Addr, family, scope func(netip.Addr) bool) netip.Addr
 // edit is what a change of a peer takes. A peer that is the same afterwards in
 // all but its routes needs nothing.
 type edit struct {
-	// reset: the fields that take another session now, in words.
+	// reset says which changes take another session now.
 	reset string
 	// moved: the router would not know the next session for the same one, so it
 	// must not keep the routes of this one.
@@ -93,9 +93,9 @@ func compare(have, want Peer) (e edit) {
 		{"local ASN", have.LocalASN != want.LocalASN, true},
 		{"peer ASN", have.PeerASN != want.PeerASN || have.Kind != want.Kind, true},
 		{"router ID", have.RouterID != want.RouterID, true},
-		{"families", have.IPv4 != want.IPv4 || have.IPv6 != want.IPv6, false},
+		{"set of families", have.IPv4 != want.IPv4 || have.IPv6 != want.IPv6, false},
 		{"restart time", have.RestartTime != want.RestartTime, false},
-		{"hops", have.Hops != want.Hops, false},
+		{"number of hops", have.Hops != want.Hops, false},
 		{"TTL security", have.TTLSecurity != want.TTLSecurity, false},
 		{"password", have.Password != want.Password, false},
 	} {
@@ -104,7 +104,13 @@ func compare(have, want Peer) (e edit) {
 			e.moved = e.moved || f.moved
 		}
 	}
-	e.reset = strings.Join(reset, ", ")
+	switch len(reset) {
+	case 0:
+	case 1:
+		e.reset = "reset: " + reset[0] + " was changed"
+	default:
+		e.reset = "reset: " + strings.Join(reset, ", ") + " were changed"
+	}
 	if have.HoldTime != want.HoldTime {
 		e.pending = append(e.pending, "holdTime")
 	}

@@ -3,7 +3,6 @@ package bgp
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -66,7 +65,7 @@ func (s *session) set(p Peer) {
 	s.want = p
 	if e := compare(s.using, p); e.reset != "" && s.end != nil {
 		note := Notification{codeCease, ceaseReset, shutdownData("configuration was changed")}
-		s.end(&leave{note: &note, why: fmt.Sprintf("reset: %s was changed", e.reset), anew: true, keep: !e.moved})
+		s.end(&leave{note: &note, why: e.reset, anew: true, keep: !e.moved})
 	}
 	s.nudge()
 }
