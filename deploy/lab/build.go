@@ -1,18 +1,16 @@
 package lab
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 )
 
 // Binaries is the folder with the programs that the lab runs: kube, the
 // Kubernetes components; fairlead-controller, fairlead-speaker and fairlead;
-// and, where the system has no nft, tools/ with one.
+// and a folder for each Tool that the system lacks.
 type Binaries string
 
 // Build builds all binaries from the repository at root into its folder
@@ -44,7 +42,7 @@ func Build(root string, p Progress) (Binaries, error) {
 	if err != nil {
 		return "", err
 	}
-	return bin, bin.fetchTools(p)
+	return bin, bin.fetch(p, nft)
 }
 
 // lock makes the folder this process's own until unlock.
@@ -80,84 +78,6 @@ func together(cmd *exec.Cmd) (output []byte, err error) {
 		return err
 	})
 	return output, err
-}
-
-// nftPackages are Debian's and Ubuntu's nftables with the libraries that a
-// minimal system lacks. The one with the t is Ubuntu's name of its sibling.
-var nftPackages = []string{"nftables", "libnftables1", "libnftnl11", "libmnl0", "libjansson4", "libgmp10", "libxtables12", "libedit2", "libbsd0", "libmd0", "libtinfo6"}
-
-// fetchTools makes sure that there is an nft, which kube-proxy calls. Without
-// root nothing can be installed, so the package is unpacked beside our own
-// binaries.
-func (b Binaries) fetchTools(p Progress) error {
-	if _, err := exec.LookPath("nft"); err == nil {
-		return nil
-	}
-	tools := b.path("tools")
-	if _, err := os.Stat(tools); err == nil {
-		return nil
-	}
-	dir := tools + ".part" // becomes tools when it is whole
-	return p.Step("fetch nft, which kube-proxy needs", func() error {
-		if _, err := exec.LookPath("apt-get"); err != nil {
-			return errors.New("kube-proxy needs the program nft: install the package nftables")
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			return fmt.Errorf("fetch nft: %w", err)
-		}
-		state := filepath.Join(dir, "apt")
-		for _, sub := range []string{"lists/partial", "cache/archives/partial"} {
-			if err := os.MkdirAll(filepath.Join(state, sub), 0o755); err != nil {
-				return fmt.Errorf("fetch nft: %w", err)
-			}
-		}
-		// A state of its own: apt's needs root, and may never have been updated.
-		options := []string{
-			"-qq", "-o", "Dir::State::lists=" + state + "/lists", "-o", "Dir::Cache=" + state + "/cache",
-			"-o", "APT::Sandbox::User=", "-o", "Debug::NoLocking=1",
-		}
-		run := func(name string, args ...string) error {
-			cmd := exec.Command(name, args...)
-			cmd.Dir = state
-			if out, err := together(cmd); err != nil {
-				return fmt.Errorf("fetch nft: %s %s: %w\n%s", name, strings.Join(args, " "), err, out)
-			}
-			return nil
-		}
-		if err := run("apt-get", append(options, "update")...); err != nil {
-			return err
-		}
-		for _, pkg := range nftPackages {
-			if err := run("apt-get", append(options, "download", pkg)...); err != nil && (pkg == "nftables" || pkg == "libnftables1") {
-				return err
-			}
-		}
-		debs, err := filepath.Glob(filepath.Join(state, "*.deb"))
-		if err != nil {
-			return fmt.Errorf("fetch nft: %w", err)
-		}
-		for _, deb := range debs {
-			if err := run("dpkg-deb", "-x", deb, dir); err != nil {
-				return err
-			}
-		}
-		if err := os.RemoveAll(state); err != nil {
-			return fmt.Errorf("fetch nft: %w", err)
-		}
-		return os.Rename(dir, tools)
-	})
-}
-
-// environment is this process's, with the tools' folders added.
-func (b Binaries) environment() []string {
-	tools := filepath.Join(string(b), "tools")
-	env := append(os.Environ(), "PATH="+string(b)+":"+os.Getenv("PATH")+":"+tools+"/usr/sbin")
-	libs, err := filepath.Glob(filepath.Join(tools, "usr/lib/*-linux-gnu*"))
-	more, err2 := filepath.Glob(filepath.Join(tools, "lib/*-linux-gnu*"))
-	if libs = append(libs, more...); err == nil && err2 == nil && len(libs) > 0 {
-		env = append(env, "LD_LIBRARY_PATH="+strings.Join(libs, ":"))
-	}
-	return env
 }
 
 func (b Binaries) path(name string) string { return filepath.Join(string(b), name) }

@@ -36,13 +36,15 @@ type Cluster struct {
 	Nodes   []*Host
 	Pods    []*Host // Pods[i] is behind Nodes[i]
 	Client  *Host   // a machine on the LAN that is no node
+	Network *Network
 
 	APIServer   *Process
 	Controllers []*Process
 	Speakers    []*Process
 
-	options Options
-	plane   *Host
+	options  Options
+	plane    *Host
+	gateways []netip.Addr // of the nodes, if not the control plane
 }
 
 // Start starts a cluster in the sandbox that the process is the first one of:
@@ -74,6 +76,7 @@ func (c *Cluster) layCables() error {
 	if err != nil {
 		return err
 	}
+	c.Network = &Network{bin: c.options.Bin, lan: bridge}
 	addr := netip.MustParseAddr("10.13.242.10")
 	for i := range c.options.Nodes {
 		addr = addr.Next()
@@ -88,7 +91,7 @@ func (c *Cluster) layCables() error {
 		if err := join(bridge, node, addr); err != nil {
 			return err
 		}
-		if err := node.sysctl("ipv4.ip_forward=1"); err != nil {
+		if err := node.forward(); err != nil {
 			return err
 		}
 		if err := addPod(node, pod, podAddr(i)); err != nil {

@@ -5,17 +5,39 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
-// The lab's addresses. The control plane is the first address of the LAN.
+// The lab's addresses. The control plane is the first address of the LAN. A
+// machine with an IPv4 address has its twin, too.
 var (
 	lanPrefix = netip.MustParsePrefix("10.13.242.0/24")
 	planeAddr = netip.MustParseAddr("10.13.242.1")
 	podPrefix = "10.244.0.0/16"
 	svcPrefix = "10.97.0.0/16"
 )
+
+// twin is the IPv6 address that goes with an IPv4 address of the lab:
+// fd13:242::11 with 10.13.242.11, fd13:244:1::2 with 10.244.1.2.
+func twin(addr netip.Addr) netip.Addr {
+	b := addr.As4()
+	if b[1] == 244 {
+		return netip.MustParseAddr(fmt.Sprintf("fd13:244:%d::%d", b[2], b[3]))
+	}
+	return netip.MustParseAddr(fmt.Sprintf("fd13:%d::%d", b[2], b[3]))
+}
+
+// prefix6 is the length of all IPv6 subnets.
+const prefix6 = 64
+
+// hasIPv6 reports whether the kernel does.
+func hasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
+}
 
 // lan makes the bridge that is the LAN, in the sandbox's own namespace, which
 // is also where the control plane runs.
@@ -25,11 +47,10 @@ func lan() (*netlink.Bridge, error) {
 		return nil, fmt.Errorf("make the LAN: %w", err)
 	}
 	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "lan"}}
-	address := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(planeAddr, lanPrefix.Bits()))}
 	for _, step := range []func() error{
 		func() error { return netlink.LinkSetUp(lo) },
 		func() error { return netlink.LinkAdd(bridge) },
-		func() error { return netlink.AddrAdd(bridge, address) },
+		func() error { return addAddresses(bridge, netip.PrefixFrom(planeAddr, lanPrefix.Bits())) },
 		func() error { return netlink.LinkSetUp(bridge) },
 	} {
 		if err := step(); err != nil {
@@ -41,11 +62,19 @@ func lan() (*netlink.Bridge, error) {
 
 // join puts the host on the LAN: its eth0 is one end of a cable to the bridge.
 func join(bridge *netlink.Bridge, h *Host, addr netip.Addr) error {
-	h.Addr = addr
-	port := "port-" + h.Name
+	h.Addr, h.Addr6 = addr, twin(addr)
+	if err := plug(bridge, h, "eth0"); err != nil {
+		return err
+	}
+	return h.configure("eth0", netip.PrefixFrom(addr, lanPrefix.Bits()), planeAddr)
+}
+
+// plug connects a link of the host with the bridge.
+func plug(bridge *netlink.Bridge, h *Host, name string) error {
+	port := fmt.Sprintf("%.3s-%.11s", bridge.Name, h.Name) // names have 15 characters at most
 	cable := &netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: port, MasterIndex: bridge.Index},
-		PeerName:  "eth0", PeerNamespace: netlink.NsFd(h.ns),
+		PeerName:  name, PeerNamespace: netlink.NsFd(h.ns),
 	}
 	if err := netlink.LinkAdd(cable); err != nil {
 		return fmt.Errorf("cable to %s: %w", h.Name, err)
@@ -57,19 +86,34 @@ func join(bridge *netlink.Bridge, h *Host, addr netip.Addr) error {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("cable to %s: %w", h.Name, err)
 	}
-	return h.configure("eth0", netip.PrefixFrom(addr, lanPrefix.Bits()), planeAddr)
+	return nil
 }
 
-// configure gives the host's link an address, takes it up, and, if a gateway
-// is named, routes everything else there.
+// addAddresses gives a link an address and its twin, usable at once.
+func addAddresses(link netlink.Link, p netip.Prefix) error {
+	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p)}); err != nil {
+		return fmt.Errorf("address %s: %w", p, err)
+	}
+	if !hasIPv6() {
+		return nil
+	}
+	p = netip.PrefixFrom(twin(p.Addr()), prefix6)
+	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NODAD}); err != nil {
+		return fmt.Errorf("address %s: %w", p, err)
+	}
+	return nil
+}
+
+// configure gives the host's link an address and its twin, takes it up, and, if
+// a gateway is named, routes everything else there.
 func (h *Host) configure(link string, p netip.Prefix, gateway netip.Addr) error {
 	return h.Do(func() error {
 		l, err := netlink.LinkByName(link)
 		if err != nil {
 			return fmt.Errorf("host %s: %s: %w", h.Name, link, err)
 		}
-		if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: ipNet(p)}); err != nil {
-			return fmt.Errorf("host %s: address %s: %w", h.Name, p, err)
+		if err := addAddresses(l, p); err != nil {
+			return fmt.Errorf("host %s: %s: %w", h.Name, link, err)
 		}
 		if err := netlink.LinkSetUp(l); err != nil {
 			return fmt.Errorf("host %s: %s up: %w", h.Name, link, err)
@@ -77,17 +121,35 @@ func (h *Host) configure(link string, p netip.Prefix, gateway netip.Addr) error 
 		if !gateway.IsValid() {
 			return nil
 		}
-		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: gateway.AsSlice()}); err != nil {
-			return fmt.Errorf("host %s: route by %s: %w", h.Name, gateway, err)
-		}
-		return nil
+		return setDefault(gateway)
 	})
+}
+
+// setDefault makes the gateways share the packets that the thread's network has
+// no other route for, and their twins those of IPv6.
+func setDefault(gateways ...netip.Addr) error {
+	v4 := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0"))}
+	v6 := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("::/0"))}
+	for _, g := range gateways {
+		v4.MultiPath = append(v4.MultiPath, &netlink.NexthopInfo{Gw: g.AsSlice()})
+		v6.MultiPath = append(v6.MultiPath, &netlink.NexthopInfo{Gw: twin(g).AsSlice()})
+	}
+	if err := netlink.RouteReplace(v4); err != nil {
+		return fmt.Errorf("default route by %v: %w", gateways, err)
+	}
+	if !hasIPv6() {
+		return nil
+	}
+	if err := netlink.RouteReplace(v6); err != nil {
+		return fmt.Errorf("default route by the twins of %v: %w", gateways, err)
+	}
+	return nil
 }
 
 // addPod puts a namespace behind the node, as a container runtime would.
 func addPod(node, pod *Host, addr netip.Addr) error {
 	gateway := netip.PrefixFrom(addr, 24).Masked().Addr().Next()
-	pod.Addr = addr
+	pod.Addr, pod.Addr6 = addr, twin(addr)
 	err := node.Do(func() error {
 		return netlink.LinkAdd(&netlink.Veth{
 			LinkAttrs: netlink.LinkAttrs{Name: "pod0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(pod.ns),
@@ -105,7 +167,14 @@ func addPod(node, pod *Host, addr netip.Addr) error {
 // routePods tells a node the way to another node's pods.
 func routePods(from, to *Host, pods netip.Prefix) error {
 	return from.Do(func() error {
-		if err := netlink.RouteAdd(&netlink.Route{Dst: ipNet(pods), Gw: to.Addr.AsSlice()}); err != nil {
+		if err := netlink.RouteReplace(&netlink.Route{Dst: ipNet(pods), Gw: to.Addr.AsSlice()}); err != nil {
+			return fmt.Errorf("route from %s to the pods of %s: %w", from.Name, to.Name, err)
+		}
+		if !hasIPv6() {
+			return nil
+		}
+		pods := netip.PrefixFrom(twin(pods.Addr()), prefix6)
+		if err := netlink.RouteReplace(&netlink.Route{Dst: ipNet(pods), Gw: to.Addr6.AsSlice()}); err != nil {
 			return fmt.Errorf("route from %s to the pods of %s: %w", from.Name, to.Name, err)
 		}
 		return nil
@@ -126,9 +195,12 @@ func ipNet(p netip.Prefix) *net.IPNet {
 
 // RestoreRoutes gives a node whose link was down its routes back.
 func (c *Cluster) RestoreRoutes(node int) error {
-	err := c.Nodes[node].Do(func() error { return netlink.RouteAdd(&netlink.Route{Gw: planeAddr.AsSlice()}) })
-	if err != nil {
-		return fmt.Errorf("route from %s: %w", c.Nodes[node].Name, err)
+	gateways := c.gateways
+	if len(gateways) == 0 {
+		gateways = []netip.Addr{planeAddr}
+	}
+	if err := c.Nodes[node].Do(func() error { return setDefault(gateways...) }); err != nil {
+		return fmt.Errorf("%s: %w", c.Nodes[node].Name, err)
 	}
 	for j, to := range c.Nodes {
 		if j != node {

@@ -1,0 +1,160 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Tool is a program of the system's distribution that the lab runs.
+type Tool struct {
+	name    string // of the folder that it is unpacked into
+	program string // that shows that it is there
+	pkg     string // that has it, in Debian and Ubuntu
+	what    string // it is for
+}
+
+// Tools that can be fetched.
+var (
+	nft  = Tool{"tools", "nft", "nftables", "kube-proxy needs it"}
+	BIRD = Tool{"bird", "bird", "bird2", "a router runs it"}
+	FRR  = Tool{"frr", "bgpd", "frr", "a router runs it"}
+)
+
+// sbin are folders that the system's programs may be in, though an ordinary
+// user's PATH does not say so.
+var sbin = []string{"/usr/sbin", "/sbin", "/usr/lib/frr"}
+
+// find is the path of a program: the system's, or one that was fetched.
+func (b Binaries) find(program string) (string, error) {
+	if path, err := exec.LookPath(program); err == nil {
+		return path, nil
+	}
+	folders := append([]string{}, sbin...)
+	for _, t := range []Tool{nft, BIRD, FRR} {
+		for _, dir := range []string{"usr/sbin", "usr/bin", "usr/lib/frr"} {
+			folders = append(folders, b.path(filepath.Join(t.name, dir)))
+		}
+	}
+	for _, dir := range folders {
+		if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("find the program %s: %w", program, exec.ErrNotFound)
+}
+
+// Fetch makes sure that the tools are there. It runs outside of the sandbox,
+// where the network is. Without root nothing can be installed, so what the
+// system lacks is unpacked beside our own binaries, with the libraries that it
+// lacks as well.
+func (b Binaries) Fetch(p Progress, tools ...Tool) error {
+	unlock, err := b.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for _, t := range tools {
+		if err := b.fetch(p, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetch is Fetch while the folder is locked.
+func (b Binaries) fetch(p Progress, t Tool) error {
+	if _, err := b.find(t.program); err == nil {
+		return nil
+	}
+	return p.Step(fmt.Sprintf("fetch %s: %s", t.program, t.what), func() error {
+		if _, err := exec.LookPath("apt-get"); err != nil {
+			return fmt.Errorf("%s: install the package %s", t.what, t.pkg)
+		}
+		part := b.path(t.name + ".part") // becomes the tool's folder when it is whole
+		if err := errors.Join(os.RemoveAll(part), os.MkdirAll(part, 0o755)); err != nil {
+			return fmt.Errorf("fetch %s: %w", t.pkg, err)
+		}
+		debs, err := b.download(t.pkg)
+		if err != nil {
+			return fmt.Errorf("fetch %s: %w", t.pkg, err)
+		}
+		for _, deb := range debs {
+			if err := run("dpkg-deb", "-x", deb, part); err != nil {
+				return fmt.Errorf("fetch %s: %w", t.pkg, err)
+			}
+		}
+		if err := errors.Join(os.RemoveAll(b.path(t.name)), os.Rename(part, b.path(t.name))); err != nil {
+			return fmt.Errorf("fetch %s: %w", t.pkg, err)
+		}
+		_, err = b.find(t.program)
+		return err
+	})
+}
+
+// download downloads a package and what it depends on that is not installed.
+func (b Binaries) download(pkg string) (debs []string, err error) {
+	// A state of its own: apt's needs root, and may never have been updated.
+	state := b.path("apt")
+	archives := filepath.Join(state, "cache/archives")
+	options := []string{
+		"-qq", "-o", "Dir::State::lists=" + state + "/lists", "-o", "Dir::Cache=" + state + "/cache",
+		"-o", "APT::Sandbox::User=", "-o", "Debug::NoLocking=1",
+	}
+	_, err = os.Stat(state)
+	fresh := err == nil
+	for {
+		if !fresh {
+			for _, dir := range []string{"lists/partial", "cache/archives/partial"} {
+				if err := os.MkdirAll(filepath.Join(state, dir), 0o755); err != nil {
+					return nil, err
+				}
+			}
+			if err := run("apt-get", append(options, "update")...); err != nil {
+				_ = os.RemoveAll(state)
+				return nil, err
+			}
+		}
+		old, _ := filepath.Glob(filepath.Join(archives, "*.deb"))
+		for _, deb := range old {
+			_ = os.Remove(deb)
+		}
+		err := run("apt-get", append(options, "-y", "--no-install-recommends", "--download-only", "install", pkg)...)
+		if err == nil {
+			return filepath.Glob(filepath.Join(archives, "*.deb"))
+		}
+		if !fresh {
+			return nil, err
+		}
+		fresh = false // the lists may be old: packages move on
+	}
+}
+
+// run runs a command to its end, and returns an error with what it printed.
+func run(name string, args ...string) error {
+	if out, err := together(exec.Command(name, args...)); err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// environment is this process's, with the folders of the tools added.
+func (b Binaries) environment() []string {
+	path := append([]string{string(b), os.Getenv("PATH")}, sbin...)
+	var libs []string
+	for _, t := range []Tool{nft, BIRD, FRR} {
+		path = append(path, b.path(t.name+"/usr/sbin"), b.path(t.name+"/usr/bin"))
+		for _, pattern := range []string{"usr/lib/*-linux-gnu*", "lib/*-linux-gnu*", "usr/lib/*-linux-gnu*/frr"} {
+			found, _ := filepath.Glob(b.path(filepath.Join(t.name, pattern)))
+			libs = append(libs, found...)
+		}
+	}
+	env := append(os.Environ(), "PATH="+strings.Join(path, ":"))
+	if len(libs) > 0 {
+		env = append(env, "LD_LIBRARY_PATH="+strings.Join(libs, ":"))
+	}
+	return env
+}

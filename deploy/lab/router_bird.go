@@ -1,0 +1,89 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// bird runs BIRD 2. It needs no root.
+type bird struct{}
+
+func (bird) start(_ context.Context, r *Router) ([]*Process, error) {
+	program, err := r.bin.find("bird")
+	if err != nil {
+		return nil, fmt.Errorf("%w: fetch it with Fetch(…, BIRD)", err)
+	}
+	empty := "protocol device {}\n"
+	if err := os.WriteFile(r.file("bird.conf"), []byte(empty), 0o644); err != nil {
+		return nil, fmt.Errorf("write BIRD's configuration: %w", err)
+	}
+	p, err := r.Start("bird-"+r.Name, program, nil, "-f", "-c", r.file("bird.conf"), "-s", r.file("bird.ctl"), "-P", r.file("bird.pid"))
+	if err != nil {
+		return nil, err
+	}
+	return []*Process{p}, nil
+}
+
+func (b bird) configure(ctx context.Context, r *Router, config string) error {
+	if err := os.WriteFile(r.file("bird.conf"), []byte(config), 0o644); err != nil {
+		return fmt.Errorf("write BIRD's configuration: %w", err)
+	}
+	return Wait(ctx, patience, "BIRD takes its configuration", func() error {
+		if r.processes != nil && r.processes[0].Ended() {
+			return Permanent(fmt.Errorf("BIRD ended: %w", r.processes[0].err))
+		}
+		out, err := b.show(ctx, r, "configure")
+		if err != nil {
+			return err // it has not made its socket yet
+		}
+		if !strings.Contains(out, "econfigur") { // "Reconfigured", "Reconfiguration in progress"
+			return Permanent(fmt.Errorf("birdc configure says\n%s\nof\n%s", out, config))
+		}
+		return nil
+	})
+}
+
+func (bird) show(ctx context.Context, r *Router, args ...string) (string, error) {
+	birdc, err := r.bin.find("birdc")
+	if err != nil {
+		return "", err
+	}
+	return r.Run(ctx, birdc, append([]string{"-s", r.file("bird.ctl")}, args...)...)
+}
+
+func (b bird) sessions(ctx context.Context, r *Router) (map[string]Session, error) {
+	out, err := b.show(ctx, r, "show", "protocols", "all")
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]Session)
+	var state string
+	for line := range strings.Lines(out) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch value = strings.TrimSpace(value); key {
+		case "BGP state":
+			state = value
+		case "Neighbor address":
+			all[value] = Session{State: state}
+		}
+	}
+	out, err = b.show(ctx, r, "show", "bfd", "sessions")
+	if err != nil {
+		return all, nil // there is no BFD
+	}
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) > 2 {
+			if s, ok := all[f[0]]; ok {
+				s.BFD = f[2]
+				all[f[0]] = s
+			}
+		}
+	}
+	return all, nil
+}
+
+// file is the path of one of the daemon's files.
+func (r *Router) file(name string) string { return filepath.Join(r.dir, name) }

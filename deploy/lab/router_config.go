@@ -1,0 +1,238 @@
+package lab
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// BGP is a router's configuration, as either daemon can be told it.
+type BGP struct {
+	ASN      uint32
+	RouterID netip.Addr // an IPv4 address: the router's Addr is a good one
+	// Announce are prefixes that the router tells its neighbours, though it
+	// has no route to them.
+	Announce   []netip.Prefix
+	Neighbours []Neighbour
+	// Extra is appended as it is, in the daemon's own language.
+	Extra string
+}
+
+// Neighbour is a BGP neighbour, or any number of them.
+type Neighbour struct {
+	// One of these says who it is. An Address may be link-local, with the link
+	// as its zone (BIRD only). Range is for those who connect from there. Link
+	// is for whoever is on its other end (unnumbered); BIRD waits for them to
+	// connect, FRR for their router advertisements.
+	Address netip.Addr
+	Range   netip.Prefix
+	Link    string
+
+	ASN                uint32 // 0 is any but the router's own
+	OnlyIPv4, OnlyIPv6 bool   // without them, both families are exchanged
+	// ExtendedNextHop lets IPv4 routes have IPv6 next hops (RFC 8950); it
+	// goes without saying where the session runs over a link-local address.
+	ExtendedNextHop bool
+	Passive         bool
+	Password        string        // TCP MD5 (RFC 2385)
+	BFD             time.Duration // between packets, of which three may be lost; 0 is no BFD
+	Hold            time.Duration // 0 is 9 s
+	Hops            uint8         // to the neighbour; 0 is 1
+	TTLSecurity     bool          // RFC 5082
+	Client          bool          // of this route reflector
+	NoRestart       bool          // drop the routes of a neighbour that is being restarted (RFC 4724)
+	NextHopSelf     bool
+}
+
+// EachNode is a neighbour for each of the nodes, over IPv4. A change may make
+// something else of it.
+func EachNode(nodes []*Host, asn uint32, changes ...func(*Neighbour, *Host)) (all []Neighbour) {
+	for _, node := range nodes {
+		n := Neighbour{Address: node.Addr, ASN: asn}
+		for _, change := range changes {
+			change(&n, node)
+		}
+		all = append(all, n)
+	}
+	return all
+}
+
+func (n Neighbour) hold() int {
+	if n.Hold == 0 {
+		return 9
+	}
+	return int(n.Hold.Seconds())
+}
+
+// text is a configuration that is being written.
+type text struct{ strings.Builder }
+
+func (t *text) add(format string, args ...any) { fmt.Fprintf(t, format+"\n", args...) }
+
+func (t *text) when(condition bool, format string, args ...any) {
+	if condition {
+		t.add(format, args...)
+	}
+}
+
+// BIRD is the configuration in the language of BIRD 2. What the router has
+// learned from neighbours goes to the kernel; what it announces itself does not.
+func (c BGP) BIRD() string {
+	t := &text{}
+	t.add("log stderr all;\nrouter id %s;", c.RouterID)
+	t.add("protocol device { scan time 5; }\nprotocol direct { ipv4; ipv6; }\nprotocol bfd { }")
+	for _, family := range []string{"ipv4", "ipv6"} {
+		t.add("protocol kernel {\n  learn; scan time 2; merge paths on limit 16;")
+		t.add("  %s { import all; export where source = RTS_BGP; };\n}", family)
+	}
+	for _, p := range c.Announce {
+		t.add("protocol static { %s; route %s unreachable; }", channel(p.Addr().Is6()), p)
+	}
+	for i, n := range c.Neighbours {
+		t.add("protocol bgp neighbour%d {\n  local as %d;", i, c.ASN)
+		n.birdSession(t, i)
+		for _, family := range []struct {
+			name     string
+			left     bool
+			extended bool
+		}{
+			{"ipv4", n.OnlyIPv6, n.ExtendedNextHop || n.Link != "" || n.Address.IsLinkLocalUnicast()},
+			{"ipv6", n.OnlyIPv4, false},
+		} {
+			if family.left {
+				continue
+			}
+			t.add("  %s {\n    import all; export where source ~ [ RTS_BGP, RTS_STATIC ];", family.name)
+			t.when(family.extended, "    extended next hop;")
+			t.when(n.NextHopSelf, "    next hop self;")
+			t.when(n.Hops > 1, "    gateway recursive;")
+			t.add("  };")
+		}
+		t.add("}")
+	}
+	return t.String() + c.Extra
+}
+
+func channel(v6 bool) string {
+	if v6 {
+		return "ipv6"
+	}
+	return "ipv4"
+}
+
+// birdSession is what does not depend on the family.
+func (n Neighbour) birdSession(t *text, i int) {
+	as := "external"
+	if n.ASN != 0 {
+		as = fmt.Sprintf("as %d", n.ASN)
+	}
+	switch {
+	case n.Range.IsValid():
+		t.add("  neighbor range %s %s;\n  dynamic name \"range%d_\";", n.Range, as, i)
+	case n.Link != "":
+		t.add("  neighbor range fe80::/10 %s;\n  interface %q;\n  dynamic name \"link%d_\";", as, n.Link, i)
+	case n.Address.Zone() != "":
+		t.add("  neighbor %s%%'%s' %s;", n.Address.WithZone(""), n.Address.Zone(), as)
+	default:
+		t.add("  neighbor %s %s;", n.Address, as)
+	}
+	if n.Hops > 1 {
+		t.add("  multihop %d;", n.Hops)
+	} else {
+		t.add("  direct;")
+	}
+	t.add("  hold time %d;\n  connect delay time 1; connect retry time 1; error wait time 1, 2;", n.hold())
+	t.when(n.NoRestart, "  graceful restart off;")
+	t.when(n.Passive, "  passive;")
+	t.when(n.Password != "", "  password %q;", n.Password)
+	t.when(n.TTLSecurity, "  ttl security;")
+	t.when(n.Client, "  rr client;")
+	ms := n.BFD.Milliseconds()
+	// Graceful: a speaker that is restarted takes its BFD session along.
+	t.when(ms > 0, "  bfd graceful;\n  bfd { min rx interval %d ms; min tx interval %d ms; idle tx interval %d ms; multiplier 3; };", ms, ms, ms)
+}
+
+// FRR is the configuration in the language of FRR.
+func (c BGP) FRR() string {
+	t := &text{}
+	t.add("log stdout informational")
+	profiles := make(map[int64]bool)
+	for _, n := range c.Neighbours {
+		if n.BFD > 0 {
+			profiles[n.BFD.Milliseconds()] = true
+		}
+	}
+	for _, ms := range slices.Sorted(maps.Keys(profiles)) {
+		t.add("bfd\n profile every%d\n  detect-multiplier 3\n  receive-interval %d\n  transmit-interval %d\n exit\nexit", ms, ms, ms)
+	}
+	t.add("ip nht resolve-via-default\nipv6 nht resolve-via-default")
+	t.add("router bgp %d\n bgp router-id %s\n bgp log-neighbor-changes", c.ASN, c.RouterID)
+	t.add(" no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n no bgp network import-check")
+	t.add(" bgp bestpath as-path multipath-relax")
+	for _, n := range c.Neighbours {
+		n.frrSession(t)
+	}
+	for _, v6 := range []bool{false, true} {
+		t.add(" address-family %s unicast\n  maximum-paths 16\n  maximum-paths ibgp 16", channel(v6))
+		for _, p := range c.Announce {
+			t.when(p.Addr().Is6() == v6, "  network %s", p)
+		}
+		for _, n := range c.Neighbours {
+			if v6 && n.OnlyIPv4 || !v6 && n.OnlyIPv6 {
+				continue
+			}
+			t.add("  neighbor %s activate", n.frrName())
+			t.when(n.Client, "  neighbor %s route-reflector-client", n.frrName())
+			t.when(n.NextHopSelf, "  neighbor %s next-hop-self", n.frrName())
+		}
+		t.add(" exit-address-family")
+	}
+	t.add("exit")
+	return t.String() + c.Extra
+}
+
+// frrSession is what does not depend on the family.
+func (n Neighbour) frrSession(t *text) {
+	name, as := n.frrName(), "external"
+	if n.ASN != 0 {
+		as = fmt.Sprint(n.ASN)
+	}
+	switch {
+	case n.Range.IsValid():
+		t.add(" neighbor %s peer-group\n neighbor %s remote-as %s", name, name, as)
+		t.add(" bgp listen range %s peer-group %s", n.Range, name)
+	case n.Link != "":
+		t.add(" neighbor %s interface remote-as %s", name, as)
+	default:
+		t.add(" neighbor %s remote-as %s", name, as)
+	}
+	t.add(" neighbor %s timers %d %d\n neighbor %s timers connect 1", name, max(1, n.hold()/3), n.hold(), name)
+	t.add(" neighbor %s advertisement-interval 0", name)
+	t.when(n.ExtendedNextHop, " neighbor %s capability extended-nexthop", name)
+	t.when(n.Passive, " neighbor %s passive", name)
+	t.when(n.Password != "", " neighbor %s password %s", name, n.Password)
+	switch {
+	case n.TTLSecurity:
+		t.add(" neighbor %s ttl-security hops %d", name, max(1, n.Hops))
+	case n.Hops > 1:
+		t.add(" neighbor %s ebgp-multihop %d", name, n.Hops)
+	}
+	t.when(n.BFD > 0, " neighbor %s bfd profile every%d", name, n.BFD.Milliseconds())
+	// A speaker that is restarted takes its BFD session along.
+	t.when(n.NoRestart, " neighbor %s graceful-restart-disable", name)
+	t.when(n.BFD > 0, " neighbor %s bfd check-control-plane-failure", name)
+}
+
+// frrName is what FRR calls the neighbour.
+func (n Neighbour) frrName() string {
+	switch {
+	case n.Link != "":
+		return n.Link
+	case n.Range.IsValid():
+		return "range-" + strings.NewReplacer(".", "-", ":", "-", "/", "-").Replace(n.Range.String())
+	}
+	return n.Address.WithZone("").String()
+}

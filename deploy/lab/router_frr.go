@@ -1,0 +1,162 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// frr runs FRR: zebra, which has the routes, bgpd and bfdd. Its programs are
+// those of a distribution, which become the user frr, a member of frrvty. In the
+// sandbox that user is root under another name: there may be no other to become.
+type frr struct{}
+
+func (f frr) start(ctx context.Context, r *Router) (all []*Process, err error) {
+	if err := addFRRUser(); err != nil {
+		return nil, err
+	}
+	for name, content := range map[string]string{
+		// Without it vtysh would ask PAM, which a fetched FRR has not set up.
+		"vtysh.conf": "username root nopassword\n",
+		"frr.conf":   "",
+	} {
+		if err := os.WriteFile(r.file(name), []byte(content), 0o644); err != nil {
+			return nil, fmt.Errorf("write FRR's configuration: %w", err)
+		}
+	}
+	for _, name := range []string{"zebra", "mgmtd", "bgpd", "bfdd"} {
+		program, err := r.bin.find(name)
+		if err != nil && name == "mgmtd" {
+			continue // it came with FRR 9
+		}
+		if err != nil {
+			return all, fmt.Errorf("%w: fetch it with Fetch(…, FRR)", err)
+		}
+		args := []string{"-z", r.file("zserv.api"), "--vty_socket", r.dir, "-i", r.file(name + ".pid"), "-f", r.file(name + ".conf"), "-P", "0"}
+		if name == "bfdd" {
+			args = append(args, "--bfdctl", r.file("bfdd.sock"))
+		}
+		p, err := r.Host.start(name+"-"+r.Name, exec.Command(program, args...), nil, allowSetgroups)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, p)
+		if err := f.waitVTY(ctx, r, name, p); err != nil {
+			return all, err
+		}
+	}
+	return all, nil
+}
+
+// waitVTY waits until the daemon listens to vtysh, which it does when it is up.
+func (frr) waitVTY(ctx context.Context, r *Router, name string, p *Process) error {
+	return Wait(ctx, patience, name+" is up", func() error {
+		if p.Ended() {
+			b, _ := os.ReadFile(p.Log)
+			return Permanent(fmt.Errorf("%s ended: %w\n%s", name, p.err, b))
+		}
+		_, err := os.Stat(r.file(name + ".vty"))
+		return err
+	})
+}
+
+func (f frr) configure(ctx context.Context, r *Router, config string) error {
+	if err := os.WriteFile(r.file("frr.conf"), []byte(config), 0o644); err != nil {
+		return fmt.Errorf("write FRR's configuration: %w", err)
+	}
+	out, err := f.vtysh(ctx, r, "-f", r.file("frr.conf"))
+	if err != nil || strings.Contains(out, "%") { // "% Unknown command", "% Specify …"
+		return fmt.Errorf("configure FRR: %w: vtysh says\n%s\nof\n%s", err, out, config)
+	}
+	return nil
+}
+
+func (f frr) show(ctx context.Context, r *Router, args ...string) (string, error) {
+	return f.vtysh(ctx, r, "-c", strings.Join(args, " "))
+}
+
+func (frr) vtysh(ctx context.Context, r *Router, args ...string) (string, error) {
+	program, err := r.bin.find("vtysh")
+	if err != nil {
+		return "", err
+	}
+	return r.Run(ctx, program, append([]string{"--config_dir", r.dir, "--vty_socket", r.dir}, args...)...)
+}
+
+func (f frr) sessions(ctx context.Context, r *Router) (map[string]Session, error) {
+	out, err := f.show(ctx, r, "show bgp neighbors json")
+	if err != nil {
+		return nil, err
+	}
+	var neighbours map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(out), &neighbours); err != nil {
+		return nil, fmt.Errorf("read FRR's neighbours: %w\n%s", err, out)
+	}
+	all := make(map[string]Session)
+	for address, raw := range neighbours {
+		var n struct {
+			BGPState    string
+			PeerBFDInfo struct{ Status string }
+		}
+		if err := json.Unmarshal(raw, &n); err == nil && n.BGPState != "" {
+			all[address] = Session{State: n.BGPState, BFD: n.PeerBFDInfo.Status}
+		}
+	}
+	return all, nil
+}
+
+// addFRRUser lets the sandbox know FRR's user and groups, as other names of root.
+func addFRRUser() error {
+	for path, own := range map[string][]string{
+		"/etc/passwd": {"frr:x:0:0:FRR:/:/bin/false"},
+		"/etc/group":  {"frr:x:0:", "frrvty:x:0:frr"},
+	} {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("add FRR's user: %w", err)
+		}
+		if strings.Contains("\n"+string(b), "\n"+own[0]+"\n") {
+			continue // for another router
+		}
+		lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(b)), "\n"), func(line string) bool {
+			return strings.HasPrefix(line, "frr:") || strings.HasPrefix(line, "frrvty:")
+		})
+		copied := filepath.Join(runDir, filepath.Base(path))
+		if err := os.WriteFile(copied, []byte(strings.Join(append(lines, own...), "\n")+"\n"), 0o644); err != nil {
+			return fmt.Errorf("add FRR's user: %w", err)
+		}
+		if err := unix.Mount(copied, path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("add FRR's user to %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// allowSetgroups makes setgroups(2) do nothing and succeed, for the thread and
+// the programs that it starts, where it is denied: in the sandbox of an ordinary
+// user. FRR does not start without.
+func allowSetgroups() error {
+	b, err := os.ReadFile("/proc/self/setgroups")
+	if err != nil || strings.TrimSpace(string(b)) != "deny" {
+		return nil
+	}
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_SETGROUPS, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO}, // errno 0: success
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0); err != nil {
+		return fmt.Errorf("allow setgroups: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,96 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Stream is a row of requests, each over a connection of its own.
+type Stream struct {
+	URL     string
+	Every   time.Duration // from the start of one request to the start of the next
+	Timeout time.Duration // after which a request counts as lost; 0 is 300 ms: no SYN is sent twice
+}
+
+// Report says how a Stream fared.
+type Report struct {
+	Sent, Lost int
+	// Gap is the longest time in which no request succeeded, from the start of
+	// the last one before to the start of the first one after. Without losses
+	// it is about Every.
+	Gap time.Duration
+	// Outage is from the start of the first request that was lost to that of
+	// the first one after the last that was: as long as some clients, though
+	// perhaps not all, had no answer.
+	Outage time.Duration
+	// Answers are how often each was given.
+	Answers map[string]int
+}
+
+// String is the report in a line.
+func (r Report) String() string {
+	if r.Lost == 0 {
+		return fmt.Sprintf("none of %d requests lost", r.Sent)
+	}
+	return fmt.Sprintf("%d of %d requests lost, within %s", r.Lost, r.Sent, r.Outage.Round(time.Millisecond))
+}
+
+// Run sends requests from the host until ctx ends, and reports when the last of
+// them has been answered or lost.
+func (s Stream) Run(ctx context.Context, from *Host) Report {
+	if s.Timeout == 0 {
+		s.Timeout = 300 * time.Millisecond
+	}
+	type result struct {
+		at     time.Duration
+		answer string
+		err    error
+	}
+	var (
+		running sync.WaitGroup
+		mu      sync.Mutex
+		results = make(map[int]result)
+	)
+	started := time.Now()
+	tick := time.NewTicker(s.Every)
+	defer tick.Stop()
+	for i := 0; ctx.Err() == nil; i++ {
+		at := time.Since(started)
+		running.Go(func() {
+			// A request that is under way when the stream ends still counts.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Timeout)
+			defer cancel()
+			answer, err := from.Get(ctx, s.URL)
+			mu.Lock()
+			defer mu.Unlock()
+			results[i] = result{at, answer, err}
+		})
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	running.Wait()
+	report := Report{Sent: len(results), Answers: make(map[string]int)}
+	var last time.Duration
+	first := time.Duration(-1) // when the first one was sent that was lost
+	for i := range len(results) {
+		r := results[i]
+		report.Gap = max(report.Gap, r.at-last) // also if it never succeeds again
+		if i > 0 && results[i-1].err != nil {
+			report.Outage = r.at - first
+		}
+		if r.err != nil {
+			report.Lost++
+			if first < 0 {
+				first = r.at
+			}
+			continue
+		}
+		report.Answers[r.answer]++
+		last = r.at
+	}
+	return report
+}

@@ -1,0 +1,187 @@
+package lab_test
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
+)
+
+// enterEnv makes the test program enter a sandbox before it runs its tests.
+const enterEnv = "FAIRLEAD_LAB_TEST_BIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(enterEnv) == "" || lab.Inside() {
+		os.Exit(m.Run())
+	}
+	code, err := lab.Enter()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
+}
+
+// inside runs the rest of a test in a sandbox, as root and as an ordinary user,
+// and reports whether this is the rest.
+func inside(t *testing.T, tools ...lab.Tool) bool {
+	t.Helper()
+	if lab.Inside() {
+		return true
+	}
+	root, err := lab.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := lab.Binaries(root + "/.build")
+	if err := bin.Fetch(lab.Progress{Out: io.Discard}, tools...); err != nil {
+		t.Fatal(err)
+	}
+	users := map[string]uint32{"root": 0, "an ordinary user": nobody}
+	if os.Geteuid() != 0 {
+		users = map[string]uint32{"this user": uint32(os.Geteuid())}
+	}
+	for name, id := range users {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+strings.Split(t.Name(), "/")[0]+"$", "-test.v")
+			cmd.Env = append(os.Environ(), enterEnv+"="+string(bin))
+			if os.Geteuid() == 0 && id != 0 {
+				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: id, Gid: id}}
+			}
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			t.Logf("%s", out)
+		})
+	}
+	return false
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Logf("logs:\n%s", lab.Logs(30))
+		t.Fatal(err)
+	}
+}
+
+func network(t *testing.T) *lab.Network {
+	t.Helper()
+	n, err := lab.StartNetwork(lab.Binaries(os.Getenv(enterEnv)))
+	must(t, err)
+	return n
+}
+
+func router(t *testing.T, n *lab.Network, name string, number byte) *lab.Router {
+	t.Helper()
+	r, err := n.AddRouter(name, number)
+	must(t, err)
+	return r
+}
+
+var (
+	ofBIRD = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8:5::/64")}
+	ofFRR  = []netip.Prefix{netip.MustParsePrefix("203.0.113.7/32"), netip.MustParsePrefix("2001:db8:6::7/128")}
+)
+
+// TestRouters lets BIRD and FRR peer with each other in all the ways that the
+// lab can configure, without Fairlead.
+func TestRouters(t *testing.T) {
+	if !inside(t, lab.BIRD, lab.FRR) {
+		return
+	}
+	ctx := t.Context()
+	n := network(t)
+	b, f := router(t, n, "bird", 251), router(t, n, "frr", 252)
+	must(t, n.Connect(b.Host, "cable0", f.Host, "cable0"))
+	const fast = 100 * time.Millisecond
+	for _, tt := range []struct {
+		name    string
+		b, f    lab.Neighbour // whom BIRD, and whom FRR peers with
+		asn     uint32        // of FRR, if not 64514
+		extra   string        // for BIRD
+		inBIRD  string        // what BIRD calls FRR, if not Address; "*" is any
+		inFRR   string
+		viaLink bool // next hops are link-local
+	}{
+		{name: "over IPv4", b: lab.Neighbour{Address: f.Addr, ASN: 64514}, f: lab.Neighbour{Address: b.Addr, ASN: 64513}},
+		{
+			name: "over IPv6, with BFD and extended next hops",
+			b:    lab.Neighbour{Address: f.Addr6, BFD: fast, ExtendedNextHop: true},
+			f:    lab.Neighbour{Address: b.Addr6, BFD: fast, ExtendedNextHop: true},
+		},
+		{
+			name: "with a password, TTL security and BFD, FRR waiting",
+			b:    lab.Neighbour{Address: f.Addr, Password: "tall-ship", BFD: fast, TTLSecurity: true},
+			f:    lab.Neighbour{Address: b.Addr, Password: "tall-ship", BFD: fast, TTLSecurity: true, Passive: true},
+		},
+		{
+			name: "FRR takes whoever comes", b: lab.Neighbour{Address: f.Addr},
+			f: lab.Neighbour{Range: netip.MustParsePrefix("10.13.242.0/24")}, inFRR: b.Addr.String(),
+		},
+		{
+			name: "BIRD takes whoever comes", b: lab.Neighbour{Range: netip.MustParsePrefix("10.13.242.0/24")},
+			f: lab.Neighbour{Address: b.Addr}, inBIRD: f.Addr.String(),
+		},
+		{
+			name: "a route reflector and its client", asn: 64513,
+			b: lab.Neighbour{Address: f.Addr, ASN: 64513, Client: true, NextHopSelf: true},
+			f: lab.Neighbour{Address: b.Addr, ASN: 64513, NextHopSelf: true},
+		},
+		{
+			name: "unnumbered", b: lab.Neighbour{Link: "cable0"}, f: lab.Neighbour{Link: "cable0"},
+			extra:  "protocol radv { interface \"cable0\" { max ra interval 4; }; }\n",
+			inBIRD: "*", inFRR: "cable0", viaLink: true,
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			forBIRD := lab.BGP{ASN: 64513, RouterID: b.Addr, Announce: ofBIRD, Neighbours: []lab.Neighbour{tt.b}, Extra: tt.extra}
+			forFRR := lab.BGP{ASN: 64514, RouterID: f.Addr, Announce: ofFRR, Neighbours: []lab.Neighbour{tt.f}}
+			if tt.asn != 0 {
+				forFRR.ASN = tt.asn
+			}
+			must(t, b.StartBIRD(ctx, forBIRD.BIRD()))
+			defer b.Kill()
+			must(t, f.StartFRR(ctx, forFRR.FRR()))
+			defer f.Kill()
+			if tt.inBIRD != "*" {
+				must(t, b.WaitSession(ctx, cmp.Or(tt.inBIRD, tt.b.Address.String()), "Established"))
+			}
+			must(t, f.WaitSession(ctx, cmp.Or(tt.inFRR, tt.f.Address.String()), "Established"))
+			check := func(r *lab.Router, prefix netip.Prefix, want netip.Addr) {
+				t.Helper()
+				// Told both addresses of the link, FRR prefers the link-local one.
+				may := tt.viaLink || r == f && want.Is6()
+				must(t, lab.Wait(ctx, time.Minute, fmt.Sprintf("%s has a route to %s by %s", r.Name, prefix, want), func() error {
+					hops, err := r.Routes(prefix)
+					if err == nil && (len(hops) != 1 || hops[0] != want && !(may && hops[0].IsLinkLocalUnicast())) {
+						err = fmt.Errorf("it is by %v", hops)
+					}
+					return err
+				}))
+			}
+			extended := tt.b.ExtendedNextHop
+			for i, v6 := range []bool{false, true} {
+				viaFRR, viaBIRD := f.Addr, b.Addr
+				if v6 || extended {
+					viaFRR, viaBIRD = f.Addr6, b.Addr6
+				}
+				check(b, ofFRR[i], viaFRR)
+				check(f, ofBIRD[i], viaBIRD)
+			}
+			must(t, b.Stop()) // says good-bye
+			for _, p := range ofBIRD {
+				must(t, f.WaitRoute(ctx, p))
+			}
+			must(t, f.Stop())
+		})
+	}
+}
