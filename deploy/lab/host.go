@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,8 +29,9 @@ import (
 
 // Host is a machine of the lab: a network namespace.
 type Host struct {
-	Name string
-	Addr netip.Addr // on the LAN; the zero value for a pod
+	Name  string
+	Addr  netip.Addr // on the LAN, or of the pod
+	Addr6 netip.Addr // its twin
 
 	env []string
 	ns  int // descriptor of the namespace
@@ -60,13 +62,20 @@ func newHost(name string, env []string) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make host %s: %w", name, err)
 	}
-	return h, h.Do(func() error {
+	err = h.Do(func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return err
 		}
 		return netlink.LinkSetUp(lo)
 	})
+	if err != nil || !hasIPv6() {
+		return h, err
+	}
+	// Addresses shall be usable at once, and outlive a link that is down.
+	return h, h.sysctl("ipv6.conf.all.disable_ipv6=0", "ipv6.conf.default.disable_ipv6=0",
+		"ipv6.conf.default.accept_dad=0", "ipv6.conf.default.accept_ra=0", "ipv6.conf.default.keep_addr_on_down=1",
+		"ipv6.conf.all.keep_addr_on_down=1")
 }
 
 // onThread runs work on a thread that ends with it, so that whatever work does
@@ -88,6 +97,16 @@ func (h *Host) Do(work func() error) error {
 		}
 		return work()
 	})
+}
+
+// forward makes the host pass on packets of others.
+func (h *Host) forward() error {
+	if hasIPv6() {
+		if err := h.sysctl("ipv6.conf.all.forwarding=1"); err != nil {
+			return err
+		}
+	}
+	return h.sysctl("ipv4.ip_forward=1")
 }
 
 // sysctl sets network parameters of the host: "ipv4.ip_forward=1".
@@ -116,17 +135,29 @@ type Process struct {
 
 // Start starts a program on the host; what it prints goes to a log file.
 func (h *Host) Start(name, program string, env []string, args ...string) (*Process, error) {
+	return h.start(name, exec.Command(program, args...), env, func() error { return nil })
+}
+
+// start is Start, which first does something to the thread that the program
+// inherits from.
+func (h *Host) start(name string, cmd *exec.Cmd, env []string, before func() error) (*Process, error) {
 	p := &Process{Name: name, Log: filepath.Join(logDir, name+".log"), done: make(chan struct{})}
 	out, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	defer out.Close()
-	p.cmd = exec.Command(program, args...)
+	p.cmd = cmd
 	p.cmd.Env = append(append([]string{}, h.env...), env...)
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := h.Do(p.cmd.Start); err != nil {
+	err = h.Do(func() error {
+		if err := before(); err != nil {
+			return err
+		}
+		return p.cmd.Start()
+	})
+	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	go func() {
@@ -158,6 +189,28 @@ func (p *Process) Stop() error {
 		p.Kill()
 		return fmt.Errorf("%s did not stop within 20 s of SIGTERM", p.Name)
 	}
+}
+
+// Usage is what the process has used of the CPU so far, and the memory that it
+// has now, in octets; zero if it is gone.
+func (p *Process) Usage() (cpu time.Duration, resident int64) {
+	const ticks, page = 100, 4096 // per second, and octets: of Linux on amd64 and arm64
+	proc := fmt.Sprintf("/proc/%d/", p.cmd.Process.Pid)
+	if stat, err := os.ReadFile(proc + "stat"); err == nil {
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		if f := strings.Fields(rest); len(f) > 13 {
+			user, _ := strconv.ParseInt(f[11], 10, 64)
+			system, _ := strconv.ParseInt(f[12], 10, 64)
+			cpu = time.Duration(user+system) * time.Second / ticks
+		}
+	}
+	if statm, err := os.ReadFile(proc + "statm"); err == nil {
+		if f := strings.Fields(string(statm)); len(f) > 1 {
+			pages, _ := strconv.ParseInt(f[1], 10, 64)
+			resident = pages * page
+		}
+	}
+	return cpu, resident
 }
 
 // Ended reports whether the process is gone.
