@@ -8,10 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
-	"runtime"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -27,9 +24,6 @@ const (
 	// still, and packets are given a reprieve to come up from the network card.
 	tardy    = 10 * time.Millisecond
 	reprieve = 5 * time.Millisecond
-
-	// highest is the priority of the loop's thread, as far as the process may.
-	highest = -20
 )
 
 // wire is what the engine needs of the network.
@@ -39,8 +33,9 @@ type wire interface {
 	open(Key) (s sender, link int, err error)
 	// receive takes the next packet that has arrived. It does not wait.
 	receive() (arrival, bool)
-	// wait returns when a packet arrives, after wake, and after the time given.
-	wait(time.Duration)
+	// wait returns after wake, after a time, and when a packet has arrived, but
+	// not for that alone while it is deaf, at first.
+	wait(deaf, d time.Duration)
 	wake()
 }
 
@@ -112,15 +107,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	return nil
 }
 
-// run is Run over any wire. It has a thread of its own with the best priority
-// the process may take, for the others that compete for the processor are not in
-// a hurry of milliseconds.
+// run is Run over any wire.
 func (e *Engine) run(ctx context.Context, w wire) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if before, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil && unix.Setpriority(unix.PRIO_PROCESS, 0, highest) == nil {
-		defer func() { _ = unix.Setpriority(unix.PRIO_PROCESS, 0, 20-before) }() // the system call returns 20-nice
-	}
+	defer hurry()()
 	e.mu.Lock()
 	e.wire = w
 	e.mu.Unlock()
@@ -129,7 +118,8 @@ func (e *Engine) run(ctx context.Context, w wire) {
 	next := e.now()
 	for ctx.Err() == nil {
 		next = e.round(next)
-		w.wait(next - e.now())
+		now := e.now()
+		w.wait(now.Truncate(beat)+beat-now, next-now)
 	}
 }
 

@@ -25,6 +25,7 @@ const (
 	roleSandbox = "sandbox" // the tests, in a network of their own
 	roleHolder  = "holder"  // keeps a network namespace until its parent ends
 	roleBurner  = "burner"  // keeps a core busy
+	rolePeer    = "peer"    // the other end of many sessions
 )
 
 // TestMain runs the tests in a new network namespace, and without root in a user
@@ -36,6 +37,9 @@ func TestMain(m *testing.M) {
 	case roleHolder:
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		return
+	case rolePeer:
+		fmt.Fprintln(os.Stderr, runPeer(os.Args[1], os.Args[2]))
+		os.Exit(1)
 	case roleBurner:
 		for { //nolint // until it is killed
 		}
@@ -60,11 +64,12 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// self is this binary in another role. It dies with its parent.
+// self is this binary in another role. It dies with its parent. In a session of
+// its own the kernel counts it as another application (sched(7), autogroups).
 func self(role string, args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), roleEnv+"="+role)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	return cmd
 }
 
@@ -168,7 +173,7 @@ func (n *node) do(f func() error) error {
 }
 
 // cable links a and b by interfaces with the name given, and addresses like
-// "192.0.2.1/24" alternately to a and b.
+// "192.0.2.1/24" alternately to a and b; "" is none.
 func cable(t testing.TB, name string, a, b *node, addrs ...string) {
 	t.Helper()
 	veth := &netlink.Veth{
@@ -183,6 +188,9 @@ func cable(t testing.TB, name string, a, b *node, addrs ...string) {
 				return err
 			}
 			for j := i; j < len(addrs); j += 2 {
+				if addrs[j] == "" {
+					continue
+				}
 				addr, err := netlink.ParseAddr(addrs[j])
 				if err != nil {
 					return err
@@ -269,6 +277,12 @@ type host struct {
 
 func (n *node) host(t testing.TB) *host {
 	t.Helper()
+	return newHost(t, n.do)
+}
+
+// newHost runs an engine by within, which runs a function at a place.
+func newHost(t testing.TB, within func(func() error) error) *host {
+	t.Helper()
 	h := &host{past: make(map[Key][]change)}
 	log := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
@@ -281,7 +295,7 @@ func (n *node) host(t testing.TB) *host {
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
-	go func() { stopped <- n.do(func() error { return h.Run(ctx) }) }()
+	go func() { stopped <- within(func() error { return h.Run(ctx) }) }()
 	h.kill = sync.OnceFunc(func() {
 		cancel()
 		if err := <-stopped; err != nil {

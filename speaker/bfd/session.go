@@ -10,6 +10,10 @@ const (
 	// (RFC 5880 section 6.8.3): paths that lead nowhere cost next to nothing.
 	slowest = time.Second
 
+	// beat is what the clock of all sessions goes by, where it may: one look at
+	// what has come and what is due costs more than either.
+	beat = 2 * time.Millisecond
+
 	// farewells is how many packets say AdminDown before a session falls silent,
 	// and partingPace the time between two of them.
 	farewells   = 3
@@ -97,7 +101,12 @@ func (s *session) sendAt() time.Duration {
 	case s.peer.receive == 0: // the peer wants no periodic packets
 		return never
 	}
-	return s.sent + time.Duration(s.jitter*float64(s.interval()))
+	interval := s.interval()
+	at := s.sent + time.Duration(s.jitter*float64(interval))
+	if sooner := at.Truncate(beat); sooner >= s.sent+interval*3/4 {
+		return sooner
+	}
+	return at
 }
 
 // expireAt is when the peer is taken for gone if nothing comes from it.
@@ -125,7 +134,7 @@ func (s *session) receive(p packet, now time.Duration) {
 	case p.state == AdminDown && s.state != Down, p.state == Down && s.state == Up:
 		s.enter(Down, NeighborSignaledDown, now)
 	case p.state == Down && s.state == Down:
-		s.enter(Init, s.diagnostic, now)
+		s.enter(Init, NoDiagnostic, now)
 	case p.state == Init && s.state == Down, p.state >= Init && s.state == Init:
 		s.enter(Up, NoDiagnostic, now)
 	}
@@ -170,11 +179,15 @@ func (s *session) shut(now time.Duration) {
 	s.enter(AdminDown, AdministrativelyDown, now)
 }
 
+// enter changes the state. The peer hears of it at once, unless it said so
+// itself: if that too were answered at once, two ends that one late packet has
+// put out of step would take each other down for ever.
 func (s *session) enter(state State, d Diagnostic, now time.Duration) {
 	if s.state == Up {
 		s.flaps++
 	}
-	s.state, s.diagnostic, s.since, s.urgent = state, d, now, true
+	s.state, s.diagnostic, s.since = state, d, now
+	s.urgent = s.urgent || d != NeighborSignaledDown
 	s.negotiate()
 }
 

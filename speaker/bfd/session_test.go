@@ -70,7 +70,7 @@ func TestTransitions(t *testing.T) {
 		if s.state != test.want || s.diagnostic != test.diagnostic {
 			t.Errorf("%s receives %s: %s (%s), want %s (%s)", test.have, test.got, s.state, s.diagnostic, test.want, test.diagnostic)
 		}
-		if moved := test.have != test.want; moved != (s.since == 5) || moved && !s.urgent {
+		if moved := test.have != test.want; moved != (s.since == 5) {
 			t.Errorf("%s receives %s: since %d, urgent is %t", test.have, test.got, s.since, s.urgent)
 		}
 	}
@@ -109,6 +109,8 @@ func TestPace(t *testing.T) {
 	passive.Passive = true
 	answering := newSession(1, passive, 0)
 	answering.receive(packet{state: Down, multiplier: 3, mine: 2, receive: 1}, 0)
+	shut := up(func(p *packet) { p.receive = 0 })
+	shut.shut(0)
 	for name, test := range map[string]struct {
 		s    *session
 		want time.Duration
@@ -120,7 +122,7 @@ func TestPace(t *testing.T) {
 		"the peer wants less":                        {up(func(p *packet) { p.receive = 400 * ms }), 450 * ms},
 		"the peer can't have more":                   {up(func(p *packet) { p.receive = 1 }), 150 * ms},
 		"the peer wants nothing":                     {up(func(p *packet) { p.receive = 0 }), never},
-		"but hears of changes":                       {up(func(p *packet) { p.receive, p.state = 0, Down }), 0},
+		"but hears of changes":                       {shut, 0},
 		"demand mode is not honored":                 {up(func(p *packet) { p.demand = true }), 150 * ms},
 		"what the peer sends with does not matter":   {up(func(p *packet) { p.transmit = time.Hour }), 150 * ms},
 		"a question is answered beside the schedule": {up(func(p *packet) { p.poll = true }), 150 * ms},
@@ -276,13 +278,12 @@ func TestTranscript(t *testing.T) {
 0.003 b says Up   P..... id=2 to=1 tx=50ms rx=50ms
 0.004 a says Up   .F.... id=1 to=2 tx=100ms rx=100ms
 0.102 a says Up   ...... id=1 to=2 tx=100ms rx=100ms
-0.103 b says Up   ...... id=2 to=1 tx=50ms rx=50ms
+0.102 b says Up   ...... id=2 to=1 tx=50ms rx=50ms
 0.120 b says Up   P..... id=2 to=1 tx=300ms rx=300ms
 0.121 a says Up   .F.... id=1 to=2 tx=100ms rx=100ms
 0.402 a says Up   ...... id=1 to=2 tx=100ms rx=100ms
 0.420 b says Up   ...... id=2 to=1 tx=300ms rx=300ms
 0.500 b says AdminDown ...... id=2 to=1 tx=1s rx=300ms
-0.501 a says Down ...... id=1 to=2 tx=1s rx=100ms
 0.550 b says AdminDown ...... id=2 to=1 tx=1s rx=300ms
 0.600 b says AdminDown ...... id=2 to=1 tx=1s rx=300ms
 `

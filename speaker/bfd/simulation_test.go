@@ -66,7 +66,9 @@ func (s *simulated) receive() (arrival, bool) {
 	return a, true
 }
 
-func (s *simulated) wait(d time.Duration) {
+func (s *simulated) wait(deaf, d time.Duration) {
+	time.Sleep(min(deaf, d))
+	d -= deaf
 	s.mu.Lock()
 	full := len(s.inbox) > 0
 	s.mu.Unlock()
@@ -141,7 +143,7 @@ type end struct {
 	*Engine
 	*simulated
 	key  Key
-	kill context.CancelFunc
+	kill func() // returns when it has stopped
 
 	mu   sync.Mutex
 	past []change
@@ -166,8 +168,15 @@ func (l *lan) join(addr, peer netip.Addr) *end {
 		e.past = append(e.past, change{time.Now(), s})
 	})
 	ctx, cancel := context.WithCancel(context.Background())
-	e.kill = cancel
-	go e.run(ctx, e.simulated)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		e.run(ctx, e.simulated)
+	}()
+	e.kill = func() {
+		cancel()
+		<-stopped
+	}
 	return e
 }
 
@@ -194,7 +203,6 @@ func bubble(t *testing.T, f func(t *testing.T, l *lan, a, b *end)) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLAN()
 		a, b := l.join(addrA, addrB), l.join(addrB, addrA)
-		defer synctest.Wait()
 		defer b.kill()
 		defer a.kill()
 		f(t, l, a, b)
@@ -226,7 +234,7 @@ func TestUpAndDead(t *testing.T) {
 		if down.State != Down || down.Diagnostic != DetectionTimeExpired || down.Flaps != 1 {
 			t.Errorf("%+v", down)
 		}
-		if took := down.at.Sub(died); took < 200*ms || took > 302*ms {
+		if took := down.at.Sub(died); took < 200*ms || took > 300*ms+2*beat {
 			t.Errorf("took %s", took)
 		}
 	})
@@ -240,7 +248,6 @@ func TestReturn(t *testing.T) {
 		b.set(t, fast)
 		time.Sleep(time.Second)
 		b.kill()
-		synctest.Wait()
 		again := l.join(addrB, addrA)
 		defer again.kill()
 		again.set(t, fast)
@@ -285,7 +292,7 @@ func TestAdminDown(t *testing.T) {
 		if took := time.Since(begun); took > farewells*partingPace {
 			t.Errorf("took %s", took)
 		}
-		time.Sleep(2 * ms)
+		time.Sleep(2 * beat)
 		if s := b.now(); s.State != Down || s.Diagnostic != NeighborSignaledDown || s.RemoteState != AdminDown {
 			t.Errorf("%+v", s)
 		}
@@ -428,7 +435,8 @@ func scenarios(t *rapid.T) scenario {
 		return turn{rapid.IntRange(0, 1).Draw(t, "who"), profile.Draw(t, "to"), time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * ms}
 	})
 	return scenario{
-		rapid.Uint64().Draw(t, "seed"), row, [2]Profile{profile.Draw(t, "a"), profile.Draw(t, "b")},
+		rapid.Uint64().Draw(t, "seed"), row,
+		[2]Profile{profile.Draw(t, "a"), profile.Draw(t, "b")},
 		rapid.SliceOfN(change, 0, 10).Draw(t, "changes"),
 	}
 }
@@ -438,7 +446,6 @@ func (s scenario) play() (wrong string) {
 	l := newLAN()
 	random, row := rand.New(rand.NewPCG(s.Seed, 1)), map[netip.Addr]int{}
 	ends := []*end{l.join(addrA, addrB), l.join(addrB, addrA)}
-	defer synctest.Wait()
 	for i, e := range ends {
 		defer e.kill()
 		_ = e.Set(map[Key]Profile{e.key: s.Begin[i]})
@@ -465,7 +472,7 @@ func (s scenario) play() (wrong string) {
 	}
 	detection := ends[0].now().Detection
 	ends[1].kill()
-	time.Sleep(detection + 2*ms)
+	time.Sleep(detection + 2*beat)
 	if h := ends[0].last(); h.State != Down {
 		return fmt.Sprintf("not Down after the death: %+v", h)
 	}

@@ -86,14 +86,24 @@ func (k *kernel) watch() {
 	}
 }
 
-func (k *kernel) wait(d time.Duration) {
-	timeout := unix.NsecToTimespec(int64(max(d, 0)))
-	// An error is a signal's: then the engine takes a look too early.
-	_, _ = unix.Ppoll(k.polled, &timeout, nil)
-	if k.polled[0].Revents != 0 {
-		var count [8]byte
-		_, _ = unix.Read(k.event, count[:])
+func (k *kernel) wait(deaf, d time.Duration) {
+	if !k.poll(1, min(deaf, d)) && d > deaf {
+		k.poll(len(k.polled), d-deaf)
 	}
+}
+
+// poll waits for the first n of the sockets. It reports whether it was woken. A
+// signal ends it early, which costs no more than a look in vain.
+func (k *kernel) poll(n int, d time.Duration) bool {
+	timeout := unix.NsecToTimespec(int64(max(d, 0)))
+	k.polled[0].Revents = 0
+	_, _ = unix.Ppoll(k.polled[:n], &timeout, nil)
+	if k.polled[0].Revents == 0 {
+		return false
+	}
+	var count [8]byte
+	_, _ = unix.Read(k.event, count[:])
+	return true
 }
 
 func (k *kernel) wake() {

@@ -1,0 +1,131 @@
+package bfd
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// manyPaths are n sessions from one address to others, and the same as the
+// others see them.
+func manyPaths(n int) (one, others []Key) {
+	for i := range n {
+		peer := netip.AddrFrom4([4]byte{10, 0, byte(1 + i/250), byte(1 + i%250)})
+		one = append(one, Key{Peer: peer})
+		others = append(others, Key{Peer: netip.MustParseAddr("10.0.0.1"), Local: peer})
+	}
+	return one, others
+}
+
+// runPeer is the other end of manySessions, in a process of its own.
+func runPeer(n, interval string) error {
+	count, err := strconv.Atoi(n)
+	if err != nil {
+		return err
+	}
+	pace, err := time.ParseDuration(interval)
+	if err != nil {
+		return err
+	}
+	e := New(slog.New(slog.DiscardHandler), func(Key, Status) {})
+	_, others := manyPaths(count)
+	if err := e.Set(alike(others, pace)); err != nil {
+		return err
+	}
+	return e.Run(context.Background())
+}
+
+func alike(keys []Key, pace time.Duration) map[Key]Profile {
+	all := make(map[Key]Profile, len(keys))
+	for _, k := range keys {
+		all[k] = Profile{Transmit: pace, Receive: pace, Multiplier: 3}
+	}
+	return all
+}
+
+// manySessions runs n sessions to another process and waits until all are up.
+func manySessions(t testing.TB, n int, pace time.Duration) *host {
+	t.Helper()
+	cmd := self(rolePeer, strconv.Itoa(n), pace.String())
+	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
+	cmd.Stderr = os.Stderr
+	start(t, cmd)
+	one, others := manyPaths(n)
+	addrs := []string{"10.0.0.1/16"}
+	for _, k := range others {
+		addrs = append(addrs, k.Local.String()+"/16", "")
+	}
+	here := &node{os.Getpid()}
+	cable(t, "many0", here, &node{cmd.Process.Pid}, addrs...)
+	t.Cleanup(func() { must(t, deleteLink("many0")) })
+	h := newHost(t, func(run func() error) error { return run() })
+	h.want(t, alike(one, pace))
+	eventually(t, func() string { return fmt.Sprint("not all sessions came up: ", h.downs()) }, func() bool { return len(h.downs()) == 0 })
+	return h
+}
+
+// downs are the sessions that are not Up or have been down.
+func (h *host) downs() (bad []string) {
+	for k, s := range h.Status() {
+		if s.State != Up || s.Flaps > 0 {
+			bad = append(bad, fmt.Sprintf("%s: %s, %d flaps, %s", k.Peer, s.State, s.Flaps, s.Diagnostic))
+		}
+	}
+	return bad
+}
+
+func cpu(b testing.TB) time.Duration {
+	var used unix.Rusage
+	must(b, unix.Getrusage(unix.RUSAGE_SELF, &used))
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+}
+
+// BenchmarkSessions runs sessions at 100 ms and shows what they cost.
+func BenchmarkSessions(b *testing.B) {
+	for _, n := range []int{1, 10, 100, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			h := manySessions(b, n, 100*ms)
+			time.Sleep(time.Second) // they have settled
+			used, begun := cpu(b), time.Now()
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			for b.Loop() {
+				time.Sleep(time.Second)
+			}
+			runtime.ReadMemStats(&after)
+			share := (cpu(b) - used).Seconds() / time.Since(begun).Seconds()
+			b.ReportMetric(100*share, "%core")
+			b.ReportMetric(1e6*share/float64(n), "µs/session/s")
+			b.ReportMetric(float64(after.Mallocs-before.Mallocs)/time.Since(begun).Seconds()/float64(n), "mallocs/session/s")
+			if bad := h.downs(); len(bad) > 0 {
+				b.Error(bad)
+			}
+		})
+	}
+}
+
+// TestBusyMachine: with every core taken twice by others, nobody is taken for
+// gone. FAIRLEAD_BFD_BUSY says for how long, if not 5s.
+func TestBusyMachine(t *testing.T) {
+	duration := 5 * time.Second
+	if d, err := time.ParseDuration(os.Getenv("FAIRLEAD_BFD_BUSY")); err == nil {
+		duration = d
+	}
+	h := manySessions(t, 10, 50*ms)
+	for range 2 * runtime.NumCPU() {
+		start(t, self(roleBurner))
+	}
+	time.Sleep(duration)
+	for _, bad := range h.downs() {
+		t.Error(bad)
+	}
+}
