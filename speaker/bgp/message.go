@@ -84,6 +84,7 @@ const (
 	// sendHoldTime is how long a peer may refuse to read at least (RFC 9687 section 5).
 	sendHoldTime = 8 * time.Minute
 	readBuffer   = 64 << 10
+	socketBuffer = 256 << 10
 	// stuckAfter is when a peer that does not read gets no more routes to queue.
 	stuckAfter = time.Second
 )
@@ -146,6 +147,11 @@ type wire struct {
 }
 
 func newWire(conn net.Conn) *wire {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		// The kernel would let megabytes wait for a peer that does not read.
+		_ = tcp.SetWriteBuffer(socketBuffer) // else it does
+		_ = tcp.SetReadBuffer(socketBuffer)
+	}
 	return &wire{Conn: conn, in: bufio.NewReaderSize(conn, readBuffer), out: bufio.NewWriterSize(conn, readBuffer)}
 }
 
