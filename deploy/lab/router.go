@@ -86,7 +86,7 @@ func (n *Network) AddRouter(name string, number byte) (*Router, error) {
 		return nil, err
 	}
 	r.WAN = wanAddr(number)
-	if err := r.waitLinks(); err != nil {
+	if err := errors.Join(r.linkUp("eth0"), r.linkUp("wan")); err != nil {
 		return nil, err
 	}
 	if n.Remote == nil {
@@ -131,32 +131,30 @@ func (n *Network) AddFarRouter(name string, number byte, via *Router) (*Router, 
 	})
 }
 
-// waitLinks waits until the router's links have their link-local addresses, which
+// linkUp takes a link up and waits until it has its link-local address, which
 // takes the kernel a second: daemons that look before take wrong decisions.
-func (r *Router) waitLinks() error {
-	return Wait(context.Background(), patience, "the links of "+r.Name+" are up", func() error {
-		return r.Do(func() error {
-			for _, name := range []string{"eth0", "wan"} {
-				link, err := netlink.LinkByName(name)
-				if err != nil {
-					return err
-				}
-				addrs, err := netlink.AddrList(link, netlink.FAMILY_V6)
-				if err != nil {
-					return err
-				}
-				if !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() }) {
-					return fmt.Errorf("%s has no link-local address yet", name)
-				}
+func (h *Host) linkUp(name string) error {
+	return Wait(context.Background(), patience, name+" of "+h.Name+" is up", func() error {
+		return h.Do(func() error {
+			link, err := netlink.LinkByName(name)
+			if err != nil {
+				return Permanent(err)
 			}
-			return nil
+			if err := netlink.LinkSetUp(link); err != nil {
+				return Permanent(err)
+			}
+			addrs, err := netlink.AddrList(link, netlink.FAMILY_V6)
+			if err == nil && !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() }) {
+				err = errors.New("it has no link-local address yet")
+			}
+			return err
 		})
 	})
 }
 
 // Connect lays a cable between two machines: link a of one, and link b of the
 // other, with link-local addresses only.
-func (n *Network) Connect(one *Host, a string, other *Host, b string) error {
+func Connect(one *Host, a string, other *Host, b string) error {
 	err := one.Do(func() error {
 		return netlink.LinkAdd(&netlink.Veth{
 			LinkAttrs: netlink.LinkAttrs{Name: a}, PeerName: b, PeerNamespace: netlink.NsFd(other.ns),
@@ -165,19 +163,9 @@ func (n *Network) Connect(one *Host, a string, other *Host, b string) error {
 	if err != nil {
 		return fmt.Errorf("connect %s with %s: %w", one.Name, other.Name, err)
 	}
-	for link, h := range map[string]*Host{a: one, b: other} {
-		err := h.Do(func() error {
-			l, err := netlink.LinkByName(link)
-			if err != nil {
-				return err
-			}
-			return netlink.LinkSetUp(l)
-		})
-		if err != nil {
-			return fmt.Errorf("connect %s with %s: %w", one.Name, other.Name, err)
-		}
-	}
-	return nil
+	result := make(chan error, 1)
+	go func() { result <- other.linkUp(b) }() // neither end is up without the other
+	return errors.Join(one.linkUp(a), <-result)
 }
 
 func (n *Network) newRouter(name string) (*Router, error) {

@@ -101,7 +101,7 @@ func TestRouters(t *testing.T) {
 	ctx := t.Context()
 	n := network(t)
 	b, f := router(t, n, "bird", 251), router(t, n, "frr", 252)
-	must(t, n.Connect(b.Host, "cable0", f.Host, "cable0"))
+	must(t, lab.Connect(b.Host, "cable0", f.Host, "cable0"))
 	const fast = 100 * time.Millisecond
 	for _, tt := range []struct {
 		name    string
@@ -111,6 +111,7 @@ func TestRouters(t *testing.T) {
 		inBIRD  string        // what BIRD calls FRR, if not Address; "*" is any
 		inFRR   string
 		viaLink bool // next hops are link-local
+		only6   bool
 	}{
 		{name: "over IPv4", b: lab.Neighbour{Address: f.Addr, ASN: 64514}, f: lab.Neighbour{Address: b.Addr, ASN: 64513}},
 		{
@@ -119,9 +120,14 @@ func TestRouters(t *testing.T) {
 			f:    lab.Neighbour{Address: b.Addr6, BFD: fast, ExtendedNextHop: true},
 		},
 		{
-			name: "with a password, TTL security and BFD, FRR waiting",
-			b:    lab.Neighbour{Address: f.Addr, Password: "tall-ship", BFD: fast, TTLSecurity: true},
-			f:    lab.Neighbour{Address: b.Addr, Password: "tall-ship", BFD: fast, TTLSecurity: true, Passive: true},
+			name: "with a password and BFD, FRR waiting",
+			b:    lab.Neighbour{Address: f.Addr, Password: "tall-ship", BFD: fast},
+			f:    lab.Neighbour{Address: b.Addr, Password: "tall-ship", BFD: fast, Passive: true},
+		},
+		{
+			name: "with TTL security, BIRD waiting",
+			b:    lab.Neighbour{Address: f.Addr6, TTLSecurity: true, Passive: true, OnlyIPv6: true},
+			f:    lab.Neighbour{Address: b.Addr6, TTLSecurity: true, OnlyIPv6: true}, only6: true,
 		},
 		{
 			name: "FRR takes whoever comes", b: lab.Neighbour{Address: f.Addr},
@@ -170,6 +176,9 @@ func TestRouters(t *testing.T) {
 			}
 			extended := tt.b.ExtendedNextHop
 			for i, v6 := range []bool{false, true} {
+				if tt.only6 && !v6 {
+					continue
+				}
 				viaFRR, viaBIRD := f.Addr, b.Addr
 				if v6 || extended {
 					viaFRR, viaBIRD = f.Addr6, b.Addr6
