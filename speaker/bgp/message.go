@@ -83,7 +83,7 @@ const (
 	flushTime         = time.Second
 	// sendHoldTime is how long a peer may refuse to read at least (RFC 9687 section 5).
 	sendHoldTime = 8 * time.Minute
-	readBuffer   = 64 << 10
+	readBuffer   = 16 << 10
 	socketBuffer = 256 << 10
 	// stuckAfter is when a peer that does not read gets no more routes to queue.
 	stuckAfter = time.Second
