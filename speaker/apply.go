@@ -244,7 +244,7 @@ func (s *Speaker) reconcile(ctx context.Context) error {
 		return err
 	}
 	plan := Decide(snapshot)
-	if s.gate.Set(ctx, plan.Routed, plan.Waiting) {
+	if s.gate.Set(ctx, s.nodes.Get(s.node), plan.Routed, plan.Waiting) {
 		snapshot.Local.Open = s.gate.Open()
 		plan = Decide(snapshot)
 	}

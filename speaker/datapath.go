@@ -45,6 +45,7 @@ type gate struct {
 	slots  chan struct{}
 
 	mu      sync.Mutex
+	hosts   []netip.Addr // of this node
 	open    map[netip.Addr]bool
 	pending map[uint16]*question
 	proxy   bool // kube-proxy is there
@@ -85,9 +86,10 @@ func (g *gate) Settled() bool {
 
 // Set asks for the addresses that wait, and closes the gate behind those that
 // are no longer announced. It reports whether any may go through at once.
-func (g *gate) Set(ctx context.Context, routed map[netip.Addr][]int, waiting map[netip.Addr]*corev1.Service) (opened bool) {
+func (g *gate) Set(ctx context.Context, node *corev1.Node, routed map[netip.Addr][]int, waiting map[netip.Addr]*corev1.Service) (opened bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.hosts = hostsOf(node)
 	for addr := range g.open {
 		if routed[addr] == nil && waiting[addr] == nil {
 			delete(g.open, addr)
@@ -163,6 +165,21 @@ func (g *gate) ask(ctx context.Context, port uint16, q *question) {
 	g.wake()
 }
 
+// hostsOf are where this node's own kube-proxy may listen: in some modes not on
+// the loopback address.
+func hostsOf(node *corev1.Node) []netip.Addr {
+	hosts := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	if node == nil {
+		return hosts
+	}
+	for _, a := range node.Status.Addresses {
+		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+			hosts = append(hosts, ip)
+		}
+	}
+	return hosts
+}
+
 func (g *gate) answers(ctx context.Context, port uint16) bool {
 	select {
 	case <-ctx.Done():
@@ -170,16 +187,23 @@ func (g *gate) answers(ctx context.Context, port uint16) bool {
 	case g.slots <- struct{}{}:
 		defer func() { <-g.slots }()
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/healthz", port), nil)
-	if err != nil {
-		panic(fmt.Sprintf("the health check of port %d makes no URL: %v", port, err))
+	g.mu.Lock()
+	hosts := g.hosts
+	g.mu.Unlock()
+	for _, host := range hosts {
+		url := fmt.Sprintf("http://%s/healthz", netip.AddrPortFrom(host, port))
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			panic(fmt.Sprintf("%s is no URL: %v", url, err))
+		}
+		answer, err := g.client.Do(request)
+		if err != nil {
+			continue
+		}
+		_ = answer.Body.Close()
+		return answer.StatusCode == http.StatusOK
 	}
-	answer, err := g.client.Do(request)
-	if err != nil {
-		return false
-	}
-	_ = answer.Body.Close()
-	return answer.StatusCode == http.StatusOK
+	return false
 }
 
 func sleep(ctx context.Context, d time.Duration) {

@@ -41,7 +41,13 @@ func (c *Cluster) Install(ctx context.Context) error {
 				return err
 			}
 		}
-		return nil
+		return Wait(ctx, time.Minute, "every speaker has reported", func() error {
+			list, err := c.Resource("speakers").List(ctx, metav1.ListOptions{})
+			if err == nil && len(list.Items) < len(c.Nodes) {
+				err = fmt.Errorf("%d of %d have", len(list.Items), len(c.Nodes))
+			}
+			return err
+		})
 	})
 }
 

@@ -83,7 +83,7 @@ func (t *text) when(condition bool, format string, args ...any) {
 func (c BGP) BIRD() string {
 	t := &text{}
 	t.add("log stderr all;\nrouter id %s;", c.RouterID)
-	t.add("protocol device { scan time 5; }\nprotocol direct { ipv4; ipv6; }\nprotocol bfd { }")
+	t.add("protocol device { scan time 5; }\nprotocol direct { ipv4; ipv6; interface -\"lo\", \"*\"; }\nprotocol bfd { }")
 	for _, family := range []string{"ipv4", "ipv6"} {
 		t.add("protocol kernel {\n  learn; scan time 2; merge paths on limit 16;")
 		t.add("  %s { import all; export where source = RTS_BGP; };\n}", family)
@@ -151,8 +151,7 @@ func (n Neighbour) birdSession(t *text, i int) {
 	t.when(n.TTLSecurity, "  ttl security;")
 	t.when(n.Client, "  rr client;")
 	ms := n.BFD.Milliseconds()
-	// Graceful: a speaker that is restarted takes its BFD session along.
-	t.when(ms > 0, "  bfd graceful;\n  bfd { min rx interval %d ms; min tx interval %d ms; idle tx interval %d ms; multiplier 3; };", ms, ms, ms)
+	t.when(ms > 0, "  bfd { min rx interval %d ms; min tx interval %d ms; idle tx interval %d ms; multiplier 3; };", ms, ms, ms)
 }
 
 // FRR is the configuration in the language of FRR.

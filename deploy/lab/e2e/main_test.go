@@ -46,6 +46,9 @@ func run(m *testing.M) (int, error) {
 		if err != nil {
 			return 1, err
 		}
+		if err := bin.Fetch(progress, lab.BIRD, lab.FRR); err != nil {
+			return 1, err
+		}
 		return lab.Enter("FAIRLEAD_LAB_BIN=" + string(bin))
 	}
 	ctx := context.Background()

@@ -65,6 +65,9 @@ func demo(ctx context.Context, o lab.Options, keep bool) error {
 	if err := show(ctx, c, external); err != nil {
 		return err
 	}
+	if err := sceneTwo(ctx, c, o); err != nil {
+		return err
+	}
 	if !keep {
 		fmt.Println("\nDone. Everything is cleaned up.")
 		return nil
@@ -73,12 +76,9 @@ func demo(ctx context.Context, o lab.Options, keep bool) error {
 }
 
 func show(ctx context.Context, c *lab.Cluster, external netip.Addr) error {
-	out, err := c.Kubectl(ctx, "", "get", "svc", "influxdb")
-	if err != nil {
+	if err := showCommands(ctx, c, "get svc influxdb"); err != nil {
 		return err
 	}
-	fmt.Printf("\n$ kubectl get svc influxdb\n%s", out)
-
 	svc, err := c.API.CoreV1().Services("default").Get(ctx, "influxdb", metav1.GetOptions{})
 	if err != nil {
 		return fmt.Errorf("get Service influxdb: %w", err)
@@ -113,14 +113,10 @@ func show(ctx context.Context, c *lab.Cluster, external netip.Addr) error {
 			fmt.Printf("reply from %s, which is %s (%s)\n", macs[0], node.Name, node.Addr)
 		}
 	}
-	for _, args := range [][]string{{"get", "ipaddresspools,l2advertisements,speakers"}} {
-		out, err := c.Kubectl(ctx, "", args...)
-		if err != nil {
-			return err
-		}
-		fmt.Printf("\n$ kubectl %s\n%s", strings.Join(args, " "), out)
+	if err := showCommands(ctx, c, "get ipaddresspools,l2advertisements,speakers"); err != nil {
+		return err
 	}
-	out, err = c.Fairlead(ctx, "explain", "svc", "default/influxdb")
+	out, err := c.Fairlead(ctx, "explain", "svc", "default/influxdb")
 	if err != nil {
 		return err
 	}

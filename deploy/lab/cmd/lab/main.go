@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
@@ -16,9 +17,11 @@ import (
 const usage = `usage: lab COMMAND
 
   demo [--keep] [--nodes N]   start a cluster, show Fairlead at work, clean up
+  bench [--nodes N]           measure what announcing by BGP costs, against BIRD and FRR
   exec HOST -- COMMAND …      run a command on a machine of the kept cluster:
                               client, node-1, pod-1, … or control-plane
   stop                        stop the kept cluster
+  fetch                       fetch the routers (BIRD, FRR) that tests talk to
 
 flags of demo:
   --keep      keep the cluster running until Ctrl-C, and say how to use it
@@ -39,10 +42,12 @@ func run(args []string) error {
 		os.Exit(2)
 	}
 	switch args[0] {
-	case "demo":
-		return runDemo(args[1:])
+	case "demo", "bench":
+		return runCluster(args[0], args[1:])
 	case "exec":
 		return lab.Exec(args[1:])
+	case "fetch":
+		return fetch()
 	case "stop":
 		return lab.Stop()
 	case "help", "-h", "--help":
@@ -52,8 +57,18 @@ func run(args []string) error {
 	return fmt.Errorf("unknown command %q\n\n%s", args[0], usage)
 }
 
-func runDemo(args []string) error {
-	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
+// fetch gets the routers that tests of the whole repository talk to.
+func fetch() error {
+	root, err := lab.Root()
+	if err != nil {
+		return err
+	}
+	return lab.Binaries(filepath.Join(root, ".build")).Fetch(lab.Progress{Out: os.Stdout}, lab.BIRD, lab.FRR)
+}
+
+// runCluster builds what a cluster needs, and does in a sandbox what the command says.
+func runCluster(command string, args []string) error {
+	flags := flag.NewFlagSet(command, flag.ContinueOnError)
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
 	keep := flags.Bool("keep", false, "")
 	nodes := flags.Int("nodes", 3, "")
@@ -74,7 +89,13 @@ func runDemo(args []string) error {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 		defer stop()
 		binaries = lab.Binaries(os.Getenv("FAIRLEAD_LAB_BIN"))
-		err := demo(ctx, lab.Options{Nodes: *nodes, Root: root, Bin: binaries, Progress: progress}, *keep)
+		options := lab.Options{Nodes: *nodes, Root: root, Bin: binaries, Progress: progress}
+		var err error
+		if command == "bench" {
+			err = runBench(ctx, options)
+		} else {
+			err = demo(ctx, options, *keep)
+		}
 		if ctx.Err() != nil && err != nil {
 			return errors.New("interrupted; nothing is left behind")
 		}
@@ -83,11 +104,18 @@ func runDemo(args []string) error {
 		}
 		return err
 	}
-	fmt.Println("Fairlead demo: a cluster in network namespaces on this machine")
+	fmt.Printf("Fairlead %s: a cluster in network namespaces on this machine\n", command)
 	if binaries == "" {
 		if binaries, err = lab.Build(root, progress); err != nil {
 			return err
 		}
+	}
+	tools := []lab.Tool{lab.BIRD}
+	if command == "bench" {
+		tools = append(tools, lab.FRR)
+	}
+	if err := binaries.Fetch(progress, tools...); err != nil {
+		return err
 	}
 	code, err := lab.EnterKept(*keep, "FAIRLEAD_LAB_BIN="+string(binaries))
 	if err != nil {

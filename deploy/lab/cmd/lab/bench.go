@@ -1,0 +1,397 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
+)
+
+const benchObjects = `apiVersion: fairlead.io/v1alpha1
+kind: IPAddressPool
+metadata: {name: bench}
+spec: {addresses: [10.80.0.0/16]}
+---
+apiVersion: fairlead.io/v1alpha1
+kind: BFDProfile
+metadata: {name: fast}
+spec: {transmitInterval: 50, receiveInterval: 50}
+---
+apiVersion: fairlead.io/v1alpha1
+kind: BGPPeer
+metadata: {name: bird}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.13.242.251, bfdProfile: fast, enableGracefulRestart: true}
+---
+apiVersion: fairlead.io/v1alpha1
+kind: BGPPeer
+metadata: {name: frr}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.13.242.252, bfdProfile: fast, enableGracefulRestart: true}
+---
+apiVersion: fairlead.io/v1alpha1
+kind: BGPAdvertisement
+metadata: {name: bench}
+`
+
+const (
+	samples = 30 // new routes that are timed, in a cluster of each size
+	deaths  = 10 // nodes whose power is taken
+	creates = 32 // Services created at a time
+)
+
+// bench measures what BGP announcements cost in a whole cluster.
+type bench struct {
+	*lab.Cluster
+	lab.Progress
+	bird, frr *lab.Router
+	made      int // Services, by fill
+}
+
+func runBench(ctx context.Context, o lab.Options) error {
+	c, err := lab.Start(ctx, o)
+	if err != nil {
+		return err
+	}
+	if err := c.Install(ctx); err != nil {
+		return err
+	}
+	b := &bench{Cluster: c, Progress: o.Progress}
+	if err := b.routers(ctx); err != nil {
+		return err
+	}
+	var lines []string
+	for _, size := range []int{10, 5000} {
+		if err := b.Step(fmt.Sprintf("have %d Services", size), func() error { return b.fill(ctx, size) }); err != nil {
+			return err
+		}
+		more, err := b.newRoutes(ctx, size)
+		if err != nil {
+			return err
+		}
+		lines = append(append(lines, more...), b.speakerCost(size))
+		if size == 10 {
+			for _, measure := range []func(context.Context) ([]string, error){b.powerOffs, b.planned} {
+				more, err := measure(ctx)
+				if err != nil {
+					return err
+				}
+				lines = append(lines, more...)
+			}
+		}
+	}
+	fmt.Println("\n" + strings.Join(lines, "\n"))
+	return nil
+}
+
+func (b *bench) routers(ctx context.Context) (err error) {
+	return b.Step("start two routers (BIRD, FRR)", func() error {
+		if b.bird, err = b.Network.AddRouter("bird", 251); err != nil {
+			return err
+		}
+		if b.frr, err = b.Network.AddRouter("frr", 252); err != nil {
+			return err
+		}
+		if err := b.bird.StartBIRD(ctx, b.config(b.bird).BIRD()); err != nil {
+			return err
+		}
+		if err := b.frr.StartFRR(ctx, b.config(b.frr).FRR()); err != nil {
+			return err
+		}
+		if err := b.SetGateways(b.bird, b.frr); err != nil {
+			return err
+		}
+		if err := b.Apply(ctx, benchObjects); err != nil {
+			return err
+		}
+		for _, r := range []*lab.Router{b.bird, b.frr} {
+			for _, n := range b.Nodes {
+				if err := r.WaitSession(ctx, n.Addr.String(), "Established"); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// config peers a router with every node, with BFD every 50 ms.
+func (b *bench) config(r *lab.Router) lab.BGP {
+	return lab.BGP{ASN: 64513, RouterID: r.Addr, Neighbours: lab.EachNode(b.Nodes, 64512, func(n *lab.Neighbour, _ *lab.Host) { n.BFD = 50 * time.Millisecond })}
+}
+
+func (b *bench) create(ctx context.Context, name string, policy corev1.ServiceExternalTrafficPolicy) error {
+	no := false
+	_, err := b.API.CoreV1().Services("default").Create(ctx, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, ExternalTrafficPolicy: policy, AllocateLoadBalancerNodePorts: &no,
+			Selector: map[string]string{"app": "influxdb"}, Ports: []corev1.ServicePort{{Port: 8086}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("create Service %s: %w", name, err)
+	}
+	return nil
+}
+
+// fill creates Services until there are that many, and waits for the last route.
+func (b *bench) fill(ctx context.Context, size int) error {
+	var group errgroup.Group
+	group.SetLimit(creates)
+	for ; b.made < size; b.made++ {
+		name := fmt.Sprintf("s%05d", b.made)
+		group.Go(func() error { return b.create(ctx, name, corev1.ServiceExternalTrafficPolicyCluster) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return lab.Wait(ctx, 5*time.Minute, "all Services are announced", func() error {
+		list, err := b.API.CoreV1().Services("default").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		without := 0
+		for _, s := range list.Items {
+			announced := slices.ContainsFunc(s.Status.Conditions, func(c metav1.Condition) bool {
+				return c.Type == "fairlead.io/Announced" && c.Status == metav1.ConditionTrue
+			})
+			if s.Spec.Type == corev1.ServiceTypeLoadBalancer && !announced {
+				without++
+			}
+		}
+		if without > 0 {
+			return fmt.Errorf("%d are not", without)
+		}
+		return nil
+	})
+}
+
+// newRoutes times single new Services: from the moment that a watcher of the
+// API sees the address to the moment that the router's kernel forwards by it.
+func (b *bench) newRoutes(ctx context.Context, size int) (lines []string, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watch, err := b.API.CoreV1().Services("default").Watch(ctx, metav1.ListOptions{FieldSelector: ""})
+	if err != nil {
+		return nil, fmt.Errorf("watch Services: %w", err)
+	}
+	defer watch.Stop()
+	var mu sync.Mutex
+	assigned := map[string]time.Time{} // by name
+	addrs := map[string]netip.Addr{}
+	go func() {
+		for e := range watch.ResultChan() {
+			s, ok := e.Object.(*corev1.Service)
+			if !ok || len(s.Status.LoadBalancer.Ingress) == 0 {
+				continue
+			}
+			mu.Lock()
+			if _, known := assigned[s.Name]; !known {
+				assigned[s.Name] = time.Now()
+				addrs[s.Name], _ = netip.ParseAddr(s.Status.LoadBalancer.Ingress[0].IP)
+			}
+			mu.Unlock()
+		}
+	}()
+	routed := map[*lab.Router]map[netip.Addr]time.Time{}
+	for _, r := range []*lab.Router{b.bird, b.frr} {
+		changes, err := r.WatchRoutes(ctx)
+		if err != nil {
+			return nil, err
+		}
+		seen := map[netip.Addr]time.Time{}
+		routed[r] = seen
+		go func() {
+			for c := range changes {
+				mu.Lock()
+				if _, known := seen[c.Prefix.Addr()]; !known && len(c.Hops) > 0 {
+					seen[c.Prefix.Addr()] = c.At
+				}
+				mu.Unlock()
+			}
+		}()
+	}
+	what := fmt.Sprintf("time %d new routes beside %d Services", samples, size)
+	err = b.Step(what, func() error {
+		for i := range samples {
+			name := fmt.Sprintf("new-%d-%d", size, i)
+			if err := b.create(ctx, name, corev1.ServiceExternalTrafficPolicyCluster); err != nil {
+				return err
+			}
+			err := lab.Wait(ctx, time.Minute, "the route of "+name, func() error {
+				mu.Lock()
+				defer mu.Unlock()
+				for _, seen := range routed {
+					if _, ok := seen[addrs[name]]; !ok {
+						return fmt.Errorf("not yet")
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for _, r := range []*lab.Router{b.bird, b.frr} {
+		var took []time.Duration
+		for i := range samples {
+			name := fmt.Sprintf("new-%d-%d", size, i)
+			took = append(took, routed[r][addrs[name]].Sub(assigned[name]))
+		}
+		lines = append(lines, fmt.Sprintf("status seen → first next hop in %s's kernel, beside %d Services: median %s, p90 %s", r.Name, size, quantile(took, .5), quantile(took, .9)))
+	}
+	return lines, nil
+}
+
+// powerOffs takes nodes' power while a client asks every 5 ms.
+func (b *bench) powerOffs(ctx context.Context) (lines []string, err error) {
+	if err := b.create(ctx, "local", corev1.ServiceExternalTrafficPolicyLocal); err != nil {
+		return nil, err
+	}
+	addr, err := b.all(ctx, "local")
+	if err != nil {
+		return nil, err
+	}
+	var outages []time.Duration
+	lost, sent := 0, 0
+	err = b.Step(fmt.Sprintf("take a node's power, %d times", deaths), func() error {
+		for i := range deaths {
+			node := i % len(b.Nodes)
+			report, err := b.while(ctx, addr, func() error {
+				if err := b.Nodes[node].SetLink(false); err != nil {
+					return err
+				}
+				time.Sleep(1500 * time.Millisecond)
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			outages = append(outages, report.Outage)
+			lost, sent = lost+report.Lost, sent+report.Sent
+			if err := b.Nodes[node].SetLink(true); err != nil {
+				return err
+			}
+			if err := b.RestoreRoutes(node); err != nil {
+				return err
+			}
+			if _, err := b.all(ctx, "local"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	line := fmt.Sprintf("node power-off → full reachability, BFD 50 ms × 3: median %s, max %s (%d of %d requests lost in %d runs)", quantile(outages, .5), quantile(outages, 1), lost, sent, deaths)
+	return []string{line}, err
+}
+
+// planned restarts a speaker, and drains a node.
+func (b *bench) planned(ctx context.Context) (lines []string, err error) {
+	addr, err := b.all(ctx, "local")
+	if err != nil {
+		return nil, err
+	}
+	for _, event := range []struct {
+		name string
+		do   func() error
+	}{
+		{"speaker upgrade", func() error {
+			if err := b.Speakers[0].Stop(); err != nil {
+				return err
+			}
+			time.Sleep(time.Second)
+			if err := b.StartSpeaker(ctx, 0); err != nil {
+				return err
+			}
+			time.Sleep(3 * time.Second)
+			return nil
+		}},
+		{"drain", func() error {
+			if _, err := b.Kubectl(ctx, "", "label", "node", b.Nodes[1].Name, corev1.LabelNodeExcludeBalancers+"=true"); err != nil {
+				return err
+			}
+			time.Sleep(8 * time.Second)
+			_, err := b.Kubectl(ctx, "", "label", "node", b.Nodes[1].Name, corev1.LabelNodeExcludeBalancers+"-")
+			time.Sleep(2 * time.Second)
+			return err
+		}},
+	} {
+		var report lab.Report
+		err := b.Step(event.name+" under load", func() (err error) {
+			report, err = b.while(ctx, addr, event.do)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, fmt.Sprintf("%s: %d of %d requests lost", event.name, report.Lost, report.Sent))
+	}
+	return lines, nil
+}
+
+// all waits until both routers send packets to every node.
+func (b *bench) all(ctx context.Context, service string) (addr netip.Addr, err error) {
+	err = lab.Wait(ctx, time.Minute, service+" is announced", func() (err error) {
+		addr, err = b.Announced(ctx, "default", service)
+		return err
+	})
+	if err != nil {
+		return addr, err
+	}
+	var hops []netip.Addr
+	for _, n := range b.Nodes {
+		hops = append(hops, n.Addr)
+	}
+	for _, r := range []*lab.Router{b.bird, b.frr} {
+		if err := r.WaitRoute(ctx, netip.PrefixFrom(addr, 32), hops...); err != nil {
+			return addr, err
+		}
+	}
+	time.Sleep(2 * time.Second) // BFD's slow start, and kube-proxy
+	return addr, nil
+}
+
+// while streams requests around what is done.
+func (b *bench) while(ctx context.Context, addr netip.Addr, do func() error) (lab.Report, error) {
+	streaming, stop := context.WithCancel(ctx)
+	defer stop()
+	reports := make(chan lab.Report, 1)
+	go func() {
+		reports <- lab.Stream{URL: fmt.Sprintf("http://%s:8086/ping", addr), Every: requestEvery}.Run(streaming, b.Network.Remote)
+	}()
+	time.Sleep(500 * time.Millisecond)
+	err := do()
+	stop()
+	return <-reports, err
+}
+
+// speakerCost is what the first node's speaker has used so far.
+func (b *bench) speakerCost(size int) string {
+	cpu, rss := b.Speakers[0].Usage()
+	return fmt.Sprintf("speaker with %d Services: %s of CPU since its start, %d MB resident", size, cpu.Round(time.Millisecond), rss>>20)
+}
+
+// quantile is the q-th of the values, rounded for reading.
+func quantile(values []time.Duration, q float64) time.Duration {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[int(math.Round(q*float64(len(sorted)-1)))].Round(100 * time.Microsecond)
+}

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
+)
+
+const routed = `apiVersion: fairlead.io/v1alpha1
+kind: BFDProfile
+metadata:
+  name: fast
+spec:
+  transmitInterval: 50
+  receiveInterval: 50
+---
+apiVersion: fairlead.io/v1alpha1
+kind: BGPPeer
+metadata:
+  name: tor
+spec:
+  myASN: 64512
+  peerASN: 64513
+  peerAddress: 10.13.242.251
+  bfdProfile: fast
+---
+apiVersion: fairlead.io/v1alpha1
+kind: BGPAdvertisement
+metadata:
+  name: tor
+spec:
+  ipAddressPools: [lan]
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: routed
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  selector: {app: influxdb}
+  ports:
+  - port: 8086
+`
+
+// requestEvery is the time between two requests of the client whose outage is measured.
+const requestEvery = 5 * time.Millisecond
+
+// sceneTwo announces the same pool to a router, and takes a node's power away.
+func sceneTwo(ctx context.Context, c *lab.Cluster, o lab.Options) error {
+	fmt.Println("\nScene 2: the same pool over BGP, to a router with a client behind it")
+	router, err := c.Network.AddRouter("tor", 251)
+	if err != nil {
+		return err
+	}
+	err = o.Progress.Step("start a router (BIRD): AS 64513, BFD every 50 ms", func() error {
+		config := lab.BGP{
+			ASN: 64513, RouterID: router.Addr,
+			Neighbours: lab.EachNode(c.Nodes, 64512, func(n *lab.Neighbour, _ *lab.Host) { n.BFD = 50 * time.Millisecond }),
+		}
+		if err := router.StartBIRD(ctx, config.BIRD()); err != nil {
+			return err
+		}
+		return c.SetGateways(router)
+	})
+	if err != nil {
+		return err
+	}
+	var external netip.Addr
+	var hops []netip.Addr
+	for _, n := range c.Nodes {
+		hops = append(hops, n.Addr)
+	}
+	err = o.Progress.Step("create a BGPPeer, a BGPAdvertisement and a Service", func() error {
+		if err := c.Apply(ctx, routed); err != nil {
+			return err
+		}
+		err := lab.Wait(ctx, time.Minute, "Service routed has an address that is announced", func() (err error) {
+			external, err = c.Announced(ctx, "default", "routed")
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return router.WaitRoute(ctx, netip.PrefixFrom(external, 32), hops...)
+	})
+	if err != nil {
+		return err
+	}
+	if err := showCommands(ctx, c, "get svc routed", "get bgppeers"); err != nil {
+		return err
+	}
+	if err := showRoute(ctx, router, external); err != nil {
+		return err
+	}
+	url := fmt.Sprintf("http://%s:8086/ping", external)
+	answer, err := c.Network.Remote.Get(ctx, url)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nremote$ curl %s\n%s\n", url, answer)
+	out, err := c.Fairlead(ctx, "explain", "svc", "default/routed")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n$ fairlead explain svc default/routed\n%s", out)
+	if len(c.Nodes) < 2 {
+		return nil
+	}
+	return powerOff(ctx, c, o, router, external)
+}
+
+// powerOff takes a node away while a client asks without pause, and says how
+// long it was without an answer.
+func powerOff(ctx context.Context, c *lab.Cluster, o lab.Options, router *lab.Router, external netip.Addr) error {
+	last := len(c.Nodes) - 1
+	var hops []netip.Addr
+	for _, n := range c.Nodes[:last] {
+		hops = append(hops, n.Addr)
+	}
+	streaming, stop := context.WithCancel(ctx)
+	defer stop()
+	reports := make(chan lab.Report, 1)
+	go func() {
+		reports <- lab.Stream{URL: fmt.Sprintf("http://%s:8086/ping", external), Every: requestEvery}.Run(streaming, c.Network.Remote)
+	}()
+	fmt.Println()
+	err := o.Progress.Step("take the power of "+c.Nodes[last].Name+" while the client goes on", func() error {
+		time.Sleep(500 * time.Millisecond)
+		if err := c.Nodes[last].SetLink(false); err != nil {
+			return err
+		}
+		if err := router.WaitRoute(ctx, netip.PrefixFrom(external, 32), hops...); err != nil {
+			return err
+		}
+		time.Sleep(time.Second)
+		return nil
+	})
+	stop()
+	report := <-reports
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nremote$ one request every %s: %s\n", requestEvery, report)
+	return showRoute(ctx, router, external)
+}
+
+func showRoute(ctx context.Context, router *lab.Router, addr netip.Addr) error {
+	out, err := router.Show(ctx, "show", "route", "for", addr.String(), "table", "master4")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n%s$ birdc show route for %s\n%s\n", router.Name, addr, strings.TrimSpace(out))
+	hops, err := router.Routes(netip.PrefixFrom(addr, 32))
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n%s$ ip route show %s    # what the kernel forwards by\n", router.Name, addr)
+	for _, hop := range hops {
+		fmt.Printf("  nexthop via %s\n", hop)
+	}
+	return nil
+}
+
+// showCommands prints what kubectl says.
+func showCommands(ctx context.Context, c *lab.Cluster, commands ...string) error {
+	for _, command := range commands {
+		out, err := c.Kubectl(ctx, "", strings.Fields(command)...)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("\n$ kubectl %s\n%s", command, out)
+	}
+	return nil
+}

@@ -1,0 +1,675 @@
+package e2e
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
+)
+
+const (
+	nodeASN, routerASN = 64512, 64513
+
+	// bfdEvery is the time between two BFD packets; three may be lost.
+	bfdEvery = 100 * time.Millisecond
+)
+
+// bgp is what the tests of this file start from: a pool that is announced to
+// two routers, with BFD and graceful restart.
+const bgp = `apiVersion: fairlead.io/v1alpha1
+kind: IPAddressPool
+metadata: {name: bgp}
+spec: {addresses: [203.0.113.0/24, "2001:db8:113::/120"], autoAssign: false}
+---
+apiVersion: fairlead.io/v1alpha1
+kind: BGPAdvertisement
+metadata: {name: bgp}
+spec: {ipAddressPools: [bgp], peers: [bird, frr], communities: ["64512:100", "large:64512:1:2"]}
+---
+apiVersion: fairlead.io/v1alpha1
+kind: BFDProfile
+metadata: {name: fast}
+spec: {transmitInterval: 100, receiveInterval: 100, detectMultiplier: 3}
+---
+apiVersion: fairlead.io/v1alpha1
+kind: BGPPeer
+metadata: {name: bird}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.13.242.251, bfdProfile: fast, enableGracefulRestart: true}
+---
+apiVersion: fairlead.io/v1alpha1
+kind: BGPPeer
+metadata: {name: frr}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.13.242.252, bfdProfile: fast, enableGracefulRestart: true}
+`
+
+// fabric are the two routers that most tests use. They stay up between tests.
+var fabric struct{ bird, frr *lab.Router }
+
+// routers gives the cluster its two routers, once, and waits for all sessions.
+func routers(t *testing.T) []*lab.Router {
+	t.Helper()
+	if fabric.bird == nil {
+		fabric.bird = router(t, "bird", 251)
+		fabric.frr = router(t, "frr", 252)
+		start(t, fabric.bird, fabricConfig(fabric.bird))
+		start(t, fabric.frr, fabricConfig(fabric.frr))
+		if err := cluster.SetGateways(fabric.bird, fabric.frr); err != nil {
+			t.Fatal(err)
+		}
+		apply(t, bgp)
+	}
+	sessions(t, "bird", "Established 3/3")
+	sessions(t, "frr", "Established 3/3")
+	return []*lab.Router{fabric.bird, fabric.frr}
+}
+
+func router(t *testing.T, name string, number byte) *lab.Router {
+	t.Helper()
+	r, err := cluster.Network.AddRouter(name, number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// fabricConfig peers a router with every node.
+func fabricConfig(r *lab.Router, changes ...func(*lab.Neighbour, *lab.Host)) lab.BGP {
+	changes = append([]func(*lab.Neighbour, *lab.Host){func(n *lab.Neighbour, _ *lab.Host) { n.BFD = bfdEvery }}, changes...)
+	return lab.BGP{ASN: routerASN, RouterID: r.Addr, Neighbours: lab.EachNode(cluster.Nodes, nodeASN, changes...)}
+}
+
+// start runs BIRD on routers called bird…, and FRR on others.
+func start(t *testing.T, r *lab.Router, c lab.BGP) {
+	t.Helper()
+	var err error
+	if strings.HasPrefix(r.Name, "bird") {
+		err = r.StartBIRD(t.Context(), c.BIRD())
+	} else {
+		err = r.StartFRR(t.Context(), c.FRR())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sessions waits until the summary of a BGPPeer is as wanted.
+func sessions(t *testing.T, peer, want string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("BGPPeer %s is %s", peer, want), func() error {
+		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", peer, "-o", `jsonpath={.status.summary}{" "}{.status.conditions[*].message}`)
+		if err == nil && !strings.HasPrefix(out, want+" ") {
+			err = fmt.Errorf("it is %s", out)
+		}
+		return err
+	})
+}
+
+// routed makes a Service of the pool bgp.
+func routed(t *testing.T, name string, change ...func(*corev1.Service)) (*corev1.Service, netip.Addr) {
+	t.Helper()
+	change = append([]func(*corev1.Service){func(s *corev1.Service) { s.Annotations["fairlead.io/address-pool"] = "bgp" }}, change...)
+	svc := service(t, name, change...)
+	return svc, announced(t, name)
+}
+
+func local(s *corev1.Service) {
+	s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+}
+
+// by waits until the router sends packets to the address to these nodes.
+func by(t *testing.T, r *lab.Router, addr netip.Addr, nodes ...int) {
+	t.Helper()
+	var hops []netip.Addr
+	for _, n := range nodes {
+		hop := cluster.Nodes[n].Addr
+		if addr.Is6() {
+			hop = cluster.Nodes[n].Addr6
+		}
+		hops = append(hops, hop)
+	}
+	defer func(s time.Time) {
+		t.Logf("DEBUG %v %s by %v after %s", time.Now().Format("05.000"), r.Name, nodes, time.Since(s))
+	}(time.Now())
+	if err := r.WaitRoute(t.Context(), netip.PrefixFrom(addr, addr.BitLen()), hops...); err != nil {
+		t.Logf("logs:\n%s", lab.Logs(20))
+		t.Fatal(err)
+	}
+}
+
+// TestBGP: both routers share an address's packets out to all nodes, every pod
+// is reached from behind them, and every place says so.
+func TestBGP(t *testing.T) {
+	routers := routers(t)
+	svc, addr := routed(t, "bgp-cluster")
+	contains(t, condition(t, "bgp-cluster", "Announced", "Announced"), addr.String()+" by BGP")
+	for _, r := range routers {
+		by(t, r, addr, 0, 1, 2)
+	}
+	remote := cluster.Network.Remote
+	seen := map[string]bool{}
+	eventually(t, "every backend answers the remote client", func() error {
+		answer, err := remote.Get(t.Context(), url(addr, svc.Spec.Ports[0].Port))
+		if err != nil {
+			return err
+		}
+		if seen[strings.Fields(answer)[2]] = true; len(seen) < 3 {
+			return fmt.Errorf("so far only %v", seen)
+		}
+		return nil
+	})
+	out, err := cluster.Fairlead(t.Context(), "explain", "svc", "default/bgp-cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, out, "* node-1  tells bird", "* node-3  tells frr", addr.String()+"/32 local-pref 100 communities 64512:100 64512:1:2")
+	shown, err := fabric.frr.Show(t.Context(), "show bgp ipv4 unicast "+addr.String()+"/32")
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, shown, "64512:100", "64512:1:2")
+	doctor := doctor(t)
+	for _, line := range strings.Split(doctor, "\n") {
+		if strings.Contains(line, "BGPPeer bird") || strings.Contains(line, "BGPPeer frr") {
+			t.Errorf("doctor says %q", line)
+		}
+	}
+	contains(t, doctor, "PEER", "bird", "Established", "IPv4")
+}
+
+// doctor runs fairlead doctor, which fails where anything at all is wrong in
+// the cluster that all tests share.
+func doctor(t *testing.T) string {
+	t.Helper()
+	out, _ := cluster.Fairlead(t.Context(), "doctor")
+	return out
+}
+
+// TestBGPLocal: under externalTrafficPolicy Local only nodes with an endpoint
+// are next hops, the client's address is seen, and both follow the endpoints.
+func TestBGPLocal(t *testing.T) {
+	routers := routers(t)
+	if err := cluster.SetPodReady(t.Context(), 1, false); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cluster.SetPodReady(context.Background(), 1, true) })
+	svc, addr := routed(t, "bgp-local", local)
+	for _, r := range routers {
+		by(t, r, addr, 0, 2)
+	}
+	answer := reach(t, cluster.Network.Remote, url(addr, svc.Spec.Ports[0].Port))
+	contains(t, answer, " to "+cluster.Network.Remote.Addr.String())
+	if err := cluster.SetPodReady(t.Context(), 0, false); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cluster.SetPodReady(context.Background(), 0, true) })
+	for _, r := range routers {
+		by(t, r, addr, 2)
+	}
+	if err := cluster.SetPodReady(t.Context(), 2, false); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cluster.SetPodReady(context.Background(), 2, true) })
+	condition(t, "bgp-local", "Announced", "NoEndpoints")
+	for _, r := range routers {
+		by(t, r, addr)
+	}
+	for i := range cluster.Nodes {
+		if err := cluster.SetPodReady(t.Context(), i, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, r := range routers {
+		by(t, r, addr, 0, 1, 2)
+	}
+}
+
+// TestBGPNodeDies: a node that falls silent is no next hop any more, by BFD long
+// before the hold time is over; its own speaker sees the routers go, and all
+// come back.
+func TestBGPNodeDies(t *testing.T) {
+	routers := routers(t)
+	_, addr := routed(t, "bgp-node-dies")
+	for _, r := range routers {
+		by(t, r, addr, 0, 1, 2)
+	}
+	if err := cluster.Nodes[1].SetLink(false); err != nil {
+		t.Fatal(err)
+	}
+	died := time.Now()
+	for _, r := range routers {
+		by(t, r, addr, 0, 2)
+	}
+	if took := time.Since(died); took > 8*time.Second {
+		t.Errorf("the routers took %s, which is not BFD but the hold timer", took)
+	}
+	if err := cluster.Nodes[1].SetLink(true); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.RestoreRoutes(1); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routers {
+		by(t, r, addr, 0, 1, 2)
+	}
+}
+
+// TestBGPRouterDies: a router that falls silent is seen by BFD in the status,
+// and the other one goes on.
+func TestBGPRouterDies(t *testing.T) {
+	routers := routers(t)
+	_, addr := routed(t, "bgp-router-dies")
+	for _, r := range routers {
+		by(t, r, addr, 0, 1, 2)
+	}
+	if err := fabric.bird.SetLink(false); err != nil {
+		t.Fatal(err)
+	}
+	back := func() {
+		if err := fabric.bird.SetLink(true); err != nil {
+			t.Error(err)
+		}
+	}
+	eventually(t, "the speakers see the path die", func() error {
+		out, err := cluster.Kubectl(t.Context(), "", "get", "speakers", "-o", `jsonpath={.items[*].status.sessions[?(@.peer=="bird")].bfd}`)
+		if err == nil && out != "Down Down Down" {
+			err = fmt.Errorf("BFD is %s", out)
+		}
+		return err
+	})
+	sessions(t, "bird", "Established 0/3")
+	sessions(t, "frr", "Established 3/3")
+	condition(t, "bgp-router-dies", "Announced", "Announced")
+	back()
+	for _, r := range routers {
+		by(t, r, addr, 0, 1, 2)
+	}
+}
+
+// quiet fails if the router's kernel changes a route to the address before stop.
+func quiet(t *testing.T, r *lab.Router, addr netip.Addr) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	changes, err := r.WatchRoutes(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for c := range changes {
+			if c.Prefix.Addr() == addr {
+				t.Errorf("%s changed its route to %s: next hops %v", r.Name, addr, c.Hops)
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// stream sends requests until stop, which reports them.
+func stream(t *testing.T, target string) (stop func() lab.Report) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan lab.Report, 1)
+	go func() {
+		done <- lab.Stream{URL: target, Every: 5 * time.Millisecond, Timeout: 3 * time.Second}.Run(ctx, cluster.Network.Remote)
+	}()
+	return func() lab.Report { cancel(); return <-done }
+}
+
+// TestSpeakerUpgradeKeepsRoutes: with graceful restart, a speaker that ends and
+// begins again changes no route in any router and costs the client nothing.
+func TestSpeakerUpgradeKeepsRoutes(t *testing.T) {
+	routers := routers(t)
+	svc, addr := routed(t, "bgp-upgrade")
+	for _, r := range routers {
+		by(t, r, addr, 0, 1, 2)
+	}
+	reach(t, cluster.Network.Remote, url(addr, svc.Spec.Ports[0].Port))
+	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
+	stopWatch := []func(){quiet(t, routers[0], addr), quiet(t, routers[1], addr)}
+	if err := cluster.Speakers[0].Stop(); err != nil {
+		t.Errorf("the speaker ended with %v", err)
+	}
+	time.Sleep(time.Second) // the time a pod takes
+	if err := cluster.StartSpeaker(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routers {
+		if err := r.WaitSession(t.Context(), cluster.Nodes[0].Addr.String(), "Established"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(2 * time.Second) // End-of-RIB has come by then, and would have removed what was not told again
+	for _, s := range stopWatch {
+		s()
+	}
+	if report := stop(); report.Lost > 0 {
+		t.Errorf("%s", report)
+	}
+}
+
+// TestDrain: a node that is excluded asks for other ways first (RFC 8326), and
+// only then withdraws; nothing is lost.
+func TestDrain(t *testing.T) {
+	routers := routers(t)
+	svc, addr := routed(t, "bgp-drain")
+	for _, r := range routers {
+		by(t, r, addr, 0, 1, 2)
+	}
+	reach(t, cluster.Network.Remote, url(addr, svc.Spec.Ports[0].Port))
+	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
+	node := cluster.Nodes[2]
+	label(t, node.Name, `"true"`)
+	t.Cleanup(func() { label(t, node.Name, "null") })
+	eventually(t, "FRR hears GRACEFUL_SHUTDOWN", func() error {
+		out, err := fabric.frr.Show(t.Context(), "show bgp ipv4 unicast "+addr.String()+"/32")
+		if err == nil && !strings.Contains(out, "graceful-shutdown") {
+			err = fmt.Errorf("it shows %s", out)
+		}
+		return err
+	})
+	for _, r := range routers {
+		by(t, r, addr, 0, 1)
+	}
+	eventually(t, "the route is withdrawn", func() error {
+		out, err := fabric.frr.Show(t.Context(), "show bgp ipv4 unicast "+addr.String()+"/32")
+		if err == nil && strings.Contains(out, "graceful-shutdown") {
+			err = fmt.Errorf("it shows %s", out)
+		}
+		return err
+	})
+	if report := stop(); report.Lost > 0 {
+		t.Errorf("%s", report)
+	}
+	label(t, node.Name, "null")
+	for _, r := range routers {
+		by(t, r, addr, 0, 1, 2)
+	}
+}
+
+// label excludes a node from load balancers, or with null no longer.
+func label(t *testing.T, node, value string) {
+	t.Helper()
+	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s}}}`, corev1.LabelNodeExcludeBalancers, value)
+	if _, err := cluster.API.CoreV1().Nodes().Patch(context.Background(), node, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCordonedSpeakerWithdraws: the speaker of a node that is being emptied says
+// goodbye when it ends.
+func TestCordonedSpeakerWithdraws(t *testing.T) {
+	routers := routers(t)
+	svc, addr := routed(t, "bgp-cordon")
+	for _, r := range routers {
+		by(t, r, addr, 0, 1, 2)
+	}
+	reach(t, cluster.Network.Remote, url(addr, svc.Spec.Ports[0].Port))
+	cordon(t, cluster.Nodes[1].Name, true)
+	t.Cleanup(func() {
+		cordon(t, cluster.Nodes[1].Name, false)
+		if cluster.Speakers[1].Ended() {
+			if err := cluster.StartSpeaker(context.Background(), 1); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
+	if err := cluster.Speakers[1].Stop(); err != nil {
+		t.Errorf("the speaker ended with %v", err)
+	}
+	for _, r := range routers {
+		by(t, r, addr, 0, 2)
+	}
+	if report := stop(); report.Lost > 0 {
+		t.Errorf("%s", report)
+	}
+}
+
+func cordon(t *testing.T, node string, yes bool) {
+	t.Helper()
+	patch := fmt.Sprintf(`{"spec":{"unschedulable":%v}}`, yes)
+	if _, err := cluster.API.CoreV1().Nodes().Patch(context.Background(), node, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPasswords: a password comes from a Secret of Fairlead's namespace, changes
+// with it, and is seen nowhere.
+func TestPasswords(t *testing.T) {
+	routers(t)
+	const first, second = "hunter2-first-one", "hunter2-second-one"
+	r := spare(t, "bird-secret", 253)
+	config := func(password string) lab.BGP {
+		return fabricConfig(r, func(n *lab.Neighbour, _ *lab.Host) { n.Password, n.BFD = password, 0 })
+	}
+	start(t, r, config(first))
+	manifest(t, `apiVersion: fairlead.io/v1alpha1
+kind: BGPPeer
+metadata: {name: password}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.13.242.253, connectTime: 1s, passwordSecret: {name: bgp-password}}
+`)
+	ready(t, "bgppeers", "password", "NoSecret")
+	secret := func(password string) {
+		t.Helper()
+		secrets := cluster.API.CoreV1().Secrets("fairlead-system")
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "bgp-password"}, StringData: map[string]string{"password": password}}
+		_, err := secrets.Update(t.Context(), s, metav1.UpdateOptions{})
+		if apierrors.IsNotFound(err) {
+			_, err = secrets.Create(t.Context(), s, metav1.CreateOptions{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		_ = cluster.API.CoreV1().Secrets("fairlead-system").Delete(context.Background(), "bgp-password", metav1.DeleteOptions{})
+	})
+	secret(second)
+	eventually(t, "the speakers see that nobody answers", func() error {
+		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", "password", "-o", "jsonpath={.status.conditions[?(@.type=='Established')].message}")
+		if err == nil && !strings.Contains(out, "password differs") {
+			err = fmt.Errorf("it says %q", out)
+		}
+		return err
+	})
+	contains(t, doctor(t), "BROKEN", "BGPPeer password from node-1", "password differs")
+	secret(first)
+	sessions(t, "password", "Established 3/3")
+	if err := r.Reconfigure(t.Context(), config(second).BIRD()); err != nil {
+		t.Fatal(err)
+	}
+	secret(second)
+	sessions(t, "password", "Established 3/3")
+
+	dump, err := cluster.Kubectl(t.Context(), "", "get", "bgppeers,speakers,events", "-A", "-o", "yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{dump, lab.Logs(1 << 20), doctor(t)} {
+		for _, password := range []string{first, second} {
+			if strings.Contains(text, password) {
+				t.Errorf("the password %q is to be seen", password)
+			}
+		}
+	}
+}
+
+// spare is a router for one test.
+func spare(t *testing.T, name string, number byte) *lab.Router {
+	t.Helper()
+	r := router(t, name, number)
+	t.Cleanup(r.Kill)
+	return r
+}
+
+// manifest applies objects that go with the test.
+func manifest(t *testing.T, yaml string) {
+	t.Helper()
+	apply(t, yaml)
+	t.Cleanup(func() {
+		if _, err := cluster.Kubectl(context.Background(), yaml, "delete", "--ignore-not-found", "--timeout=60s", "-f", "-"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestBGPProblems: what cannot be used is said where it stands, and nothing else
+// suffers.
+func TestBGPProblems(t *testing.T) {
+	routers := routers(t)
+	manifest(t, `apiVersion: fairlead.io/v1alpha1
+kind: BGPPeer
+metadata: {name: wrong-asn}
+spec: {myASN: 64512, peerASN: 64999, peerAddress: fd13:242::251, connectTime: 1s, bfdProfile: gone}
+---
+apiVersion: fairlead.io/v1alpha1
+kind: BGPPeer
+metadata: {name: nobody}
+spec: {myASN: 64512, peerASN: 64999, peerAddress: 10.13.242.100, connectTime: 1s}
+---
+apiVersion: fairlead.io/v1alpha1
+kind: BGPPeer
+metadata: {name: twice}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.13.242.251}
+---
+apiVersion: fairlead.io/v1alpha1
+kind: Community
+metadata: {name: broken}
+spec: {communities: [{name: no-export, value: "1:2"}, {name: ours, value: "70000:1"}]}
+---
+apiVersion: fairlead.io/v1alpha1
+kind: BGPAdvertisement
+metadata: {name: broken}
+spec: {ipAddressPools: [bgp, gone], peers: [bird, nowhere], communities: [unheard], aggregationLength: 24}
+`)
+	contains(t, ready(t, "bgppeers", "wrong-asn", "UnknownBFDProfile"), `spec.bfdProfile: there is no BFDProfile "gone"`)
+	contains(t, ready(t, "bgppeers", "twice", "DuplicatePeer"), "node-1", `BGPPeer "bird" is older`)
+	contains(t, ready(t, "communities", "broken", "DuplicateCommunity"), "spec.communities[0].name")
+	message := ready(t, "bgpadvertisements", "broken", "UnknownPool")
+	contains(t, message, "spec.ipAddressPools[1]", `spec.peers[1]: there is no BGPPeer "nowhere"`, `spec.communities[0]: "unheard" is no community`)
+	eventually(t, "a refused connection is said", func() error {
+		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", "nobody", "-o", "jsonpath={.status.conditions[?(@.type=='Established')].message}")
+		if err == nil && !strings.Contains(out, "connection refused") {
+			err = fmt.Errorf("it says %q", out)
+		}
+		return err
+	})
+	_, addr := routed(t, "bgp-beside-problems")
+	for _, r := range routers {
+		by(t, r, addr, 0, 1, 2)
+	}
+}
+
+// TestLoopGuard: a packet to an announced address that nothing wants does not
+// bounce between node and router, for an address and for an aggregate of which
+// one address is in use; and what is wanted passes.
+func TestLoopGuard(t *testing.T) {
+	routers(t)
+	manifest(t, `apiVersion: fairlead.io/v1alpha1
+kind: IPAddressPool
+metadata: {name: aggregate}
+spec: {addresses: [198.51.100.0/24], autoAssign: false}
+---
+apiVersion: fairlead.io/v1alpha1
+kind: BGPAdvertisement
+metadata: {name: aggregate}
+spec: {ipAddressPools: [aggregate], peers: [bird], aggregationLength: 24}
+`)
+	svc := service(t, "guarded", func(s *corev1.Service) { s.Annotations["fairlead.io/address-pool"] = "aggregate" })
+	addr := announced(t, "guarded")
+	prefix := netip.PrefixFrom(addr, 24).Masked()
+	hops := []netip.Addr{cluster.Nodes[0].Addr, cluster.Nodes[1].Addr, cluster.Nodes[2].Addr}
+	if err := fabric.bird.WaitRoute(t.Context(), prefix, hops...); err != nil {
+		t.Fatal(err)
+	}
+	unused := addr.Next().Next()
+	for _, target := range []netip.Addr{addr, unused} {
+		counter, err := fabric.bird.Count("eth0", target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ping(t, cluster.Network.Remote, target)
+		eventually(t, "the ping has passed", func() error {
+			if counter.Packets() == 0 {
+				return fmt.Errorf("no packet yet")
+			}
+			return nil
+		})
+		time.Sleep(200 * time.Millisecond) // a loop has a hop limit of 63
+		if n := counter.Packets(); n != 1 {
+			t.Errorf("one ping to %s was %d packets on the router's link", target, n)
+		}
+		counter.Close()
+	}
+	for _, from := range []*lab.Host{cluster.Network.Remote, cluster.Nodes[0], cluster.Pods[1]} {
+		reach(t, from, url(addr, svc.Spec.Ports[0].Port))
+	}
+	remove(t, "guarded")
+	eventually(t, "the guard goes with the address", func() error {
+		return cluster.Nodes[0].Do(func() error {
+			routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+			for _, r := range routes {
+				if r.Type == unix.RTN_UNREACHABLE && r.Dst != nil && r.Dst.String() == prefix.String() {
+					return fmt.Errorf("it is there: %s", r)
+				}
+			}
+			return err
+		})
+	})
+}
+
+// ping sends one echo request (RFC 792) and waits for nothing.
+func ping(t *testing.T, from *lab.Host, to netip.Addr) {
+	t.Helper()
+	request := []byte{8, 0, 0, 0, 0, 1, 0, 1} // echo request 1 of process 1
+	binary.BigEndian.PutUint16(request[2:], ^uint16(0x0800+1+1))
+	err := from.Do(func() error {
+		conn, err := net.Dial("ip4:icmp", to.String())
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_, err = conn.Write(request)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPortTaken: a passive peer whose port somebody else has is a problem of
+// that peer, and of nothing else.
+func TestPortTaken(t *testing.T) {
+	routers(t)
+	if err := cluster.Nodes[0].Serve(":1790", http.NotFoundHandler()); err != nil {
+		t.Fatal(err)
+	}
+	manifest(t, `apiVersion: fairlead.io/v1alpha1
+kind: BGPPeer
+metadata: {name: passive}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.13.242.254, passive: true, peerPort: 1790}
+`)
+	eventually(t, "the taken port is said", func() error {
+		out, err := cluster.Kubectl(t.Context(), "", "get", "speaker", "node-1", "-o", "jsonpath={.status.sessions[?(@.peer=='passive')].lastError}")
+		if err == nil && !strings.Contains(out, "1790") {
+			err = fmt.Errorf("it says %q", out)
+		}
+		return err
+	})
+	_, addr := routed(t, "bgp-port-taken")
+	by(t, fabric.bird, addr, 0, 1, 2)
+}
