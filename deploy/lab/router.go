@@ -64,9 +64,10 @@ type Router struct {
 
 // daemon is a routing daemon, BIRD or FRR.
 type daemon interface {
-	// start starts the processes, which take the configuration in dir.
-	start(ctx context.Context, r *Router) ([]*Process, error)
-	// configure makes the processes take the configuration.
+	// start starts the processes, and returns when they have the configuration.
+	// It returns those that it has started also with an error.
+	start(ctx context.Context, r *Router, config string) ([]*Process, error)
+	// configure makes running processes take another configuration.
 	configure(ctx context.Context, r *Router, config string) error
 	show(ctx context.Context, r *Router, args ...string) (string, error)
 	sessions(ctx context.Context, r *Router) (map[string]Session, error)
@@ -101,6 +102,11 @@ func (n *Network) AddRouter(name string, number byte) (*Router, error) {
 	}
 	n.Routers = append(n.Routers, r)
 	return r, nil
+}
+
+// On makes a router of any machine, as far as running a routing daemon goes.
+func (n *Network) On(h *Host) *Router {
+	return &Router{Host: h, bin: n.bin, dir: filepath.Join(runDir, h.Name)}
 }
 
 // AddFarRouter adds a router that is on the WAN only, and reaches the LAN by
@@ -179,9 +185,8 @@ func (n *Network) newRouter(name string) (*Router, error) {
 	if err := h.forward(); err != nil {
 		return nil, err
 	}
-	r := &Router{Host: h, bin: n.bin, dir: filepath.Join(runDir, name)}
 	// Packets may come back another way than they went.
-	return r, h.sysctl("ipv4.fib_multipath_hash_policy=1", "ipv6.fib_multipath_hash_policy=1",
+	return n.On(h), h.sysctl("ipv4.fib_multipath_hash_policy=1", "ipv6.fib_multipath_hash_policy=1",
 		"ipv4.conf.all.rp_filter=0", "ipv4.conf.default.rp_filter=0")
 }
 
@@ -225,8 +230,14 @@ func (n *Network) SetGateways(routers ...*Router) error {
 	for _, r := range routers {
 		gateways = append(gateways, r.WAN)
 	}
-	if err := n.Remote.Do(func() error { return setDefault(gateways...) }); err != nil {
-		return fmt.Errorf("%s: %w", n.Remote.Name, err)
+	return n.Remote.SetGateways(gateways...)
+}
+
+// SetGateways makes the gateways, and their twins, share the packets that the
+// host has no other route for.
+func (h *Host) SetGateways(gateways ...netip.Addr) error {
+	if err := h.Do(func() error { return setDefault(gateways...) }); err != nil {
+		return fmt.Errorf("%s: %w", h.Name, err)
 	}
 	return nil
 }
@@ -250,11 +261,7 @@ func (r *Router) startDaemon(ctx context.Context, d daemon, config string) (err 
 		return fmt.Errorf("router %s: %w", r.Name, err)
 	}
 	r.daemon = d
-	r.processes, err = d.start(ctx, r)
-	if err == nil {
-		err = d.configure(ctx, r, config)
-	}
-	if err != nil {
+	if r.processes, err = d.start(ctx, r, config); err != nil {
 		r.Kill()
 		return fmt.Errorf("router %s: %w", r.Name, err)
 	}

@@ -11,39 +11,40 @@ import (
 // bird runs BIRD 2. It needs no root.
 type bird struct{}
 
-func (bird) start(_ context.Context, r *Router) ([]*Process, error) {
+func (b bird) start(ctx context.Context, r *Router, config string) ([]*Process, error) {
 	program, err := r.bin.find("bird")
 	if err != nil {
 		return nil, fmt.Errorf("%w: fetch it with Fetch(…, BIRD)", err)
 	}
-	empty := "protocol device {}\n"
-	if err := os.WriteFile(r.file("bird.conf"), []byte(empty), 0o644); err != nil {
+	if err := os.WriteFile(r.file("bird.conf"), []byte(config), 0o644); err != nil {
 		return nil, fmt.Errorf("write BIRD's configuration: %w", err)
 	}
 	p, err := r.Start("bird-"+r.Name, program, nil, "-f", "-c", r.file("bird.conf"), "-s", r.file("bird.ctl"), "-P", r.file("bird.pid"))
 	if err != nil {
 		return nil, err
 	}
-	return []*Process{p}, nil
+	return []*Process{p}, Wait(ctx, patience, "BIRD is up", func() error {
+		if p.Ended() {
+			said, _ := os.ReadFile(p.Log)
+			return Permanent(fmt.Errorf("BIRD ended: %w\n%s\nof\n%s", p.err, said, config))
+		}
+		_, err := b.show(ctx, r, "show", "status")
+		return err
+	})
 }
 
 func (b bird) configure(ctx context.Context, r *Router, config string) error {
 	if err := os.WriteFile(r.file("bird.conf"), []byte(config), 0o644); err != nil {
 		return fmt.Errorf("write BIRD's configuration: %w", err)
 	}
-	return Wait(ctx, patience, "BIRD takes its configuration", func() error {
-		if r.processes != nil && r.processes[0].Ended() {
-			return Permanent(fmt.Errorf("BIRD ended: %w", r.processes[0].err))
-		}
-		out, err := b.show(ctx, r, "configure")
-		if err != nil {
-			return err // it has not made its socket yet
-		}
-		if !strings.Contains(out, "econfigur") { // "Reconfigured", "Reconfiguration in progress"
-			return Permanent(fmt.Errorf("birdc configure says\n%s\nof\n%s", out, config))
-		}
-		return nil
-	})
+	out, err := b.show(ctx, r, "configure")
+	if err == nil && !strings.Contains(out, "Reconfigur") { // "Reconfigured", "Reconfiguration in progress"
+		err = fmt.Errorf("birdc says\n%s\nof\n%s", out, config)
+	}
+	if err != nil {
+		return fmt.Errorf("configure BIRD: %w", err)
+	}
+	return nil
 }
 
 func (bird) show(ctx context.Context, r *Router, args ...string) (string, error) {

@@ -19,18 +19,13 @@ import (
 // sandbox that user is root under another name: there may be no other to become.
 type frr struct{}
 
-func (f frr) start(ctx context.Context, r *Router) (all []*Process, err error) {
+func (f frr) start(ctx context.Context, r *Router, config string) (all []*Process, err error) {
 	if err := addFRRUser(); err != nil {
 		return nil, err
 	}
-	for name, content := range map[string]string{
-		// Without it vtysh would ask PAM, which a fetched FRR has not set up.
-		"vtysh.conf": "username root nopassword\n",
-		"frr.conf":   "",
-	} {
-		if err := os.WriteFile(r.file(name), []byte(content), 0o644); err != nil {
-			return nil, fmt.Errorf("write FRR's configuration: %w", err)
-		}
+	// Without it vtysh would ask PAM, which a fetched FRR has not set up.
+	if err := os.WriteFile(r.file("vtysh.conf"), []byte("username root nopassword\n"), 0o644); err != nil {
+		return nil, fmt.Errorf("write FRR's configuration: %w", err)
 	}
 	for _, name := range []string{"zebra", "mgmtd", "bgpd", "bfdd"} {
 		program, err := r.bin.find(name)
@@ -53,7 +48,7 @@ func (f frr) start(ctx context.Context, r *Router) (all []*Process, err error) {
 			return all, err
 		}
 	}
-	return all, nil
+	return all, f.configure(ctx, r, config)
 }
 
 // waitVTY waits until the daemon listens to vtysh, which it does when it is up.
@@ -73,8 +68,11 @@ func (f frr) configure(ctx context.Context, r *Router, config string) error {
 		return fmt.Errorf("write FRR's configuration: %w", err)
 	}
 	out, err := f.vtysh(ctx, r, "-f", r.file("frr.conf"))
-	if err != nil || strings.Contains(out, "%") { // "% Unknown command", "% Specify …"
-		return fmt.Errorf("configure FRR: %w: vtysh says\n%s\nof\n%s", err, out, config)
+	if err == nil && strings.Contains(out, "%") { // "% Unknown command", "% Specify …"
+		err = fmt.Errorf("vtysh says\n%s\nof\n%s", out, config)
+	}
+	if err != nil {
+		return fmt.Errorf("configure FRR: %w", err)
 	}
 	return nil
 }

@@ -2,15 +2,22 @@ package lab_test
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
@@ -192,5 +199,102 @@ func TestRouters(t *testing.T) {
 			}
 			must(t, f.Stop())
 		})
+	}
+}
+
+// TestFabric sends requests from behind two routers to an address that two
+// machines announce by BGP, and takes one of them away. A third router is one hop
+// farther.
+func TestFabric(t *testing.T) {
+	if !inside(t, lab.BIRD, lab.FRR) {
+		return
+	}
+	ctx := t.Context()
+	n := network(t)
+	b, f := router(t, n, "bird", 251), router(t, n, "frr", 252)
+	far, err := n.AddFarRouter("far", 253, b)
+	must(t, err)
+	vip, vip6 := netip.MustParsePrefix("203.0.113.7/32"), netip.MustParsePrefix("2001:db8:7::7/128")
+	const every = 50 * time.Millisecond
+	var nodes []*lab.Router
+	var hosts []*lab.Host
+	for i, name := range []string{"node-1", "node-2"} {
+		h, err := n.AddHost(name, byte(11+i))
+		must(t, err)
+		must(t, h.SetGateways(b.Addr, f.Addr))
+		must(t, h.Do(func() error {
+			lo, err := netlink.LinkByName("lo")
+			for _, p := range []netip.Prefix{vip, vip6} {
+				addr := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Bits())}}
+				err = errors.Join(err, netlink.AddrAdd(lo, addr))
+			}
+			return err
+		}))
+		must(t, h.Serve(":8080", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, name) })))
+		node := n.On(h)
+		must(t, node.StartBIRD(ctx, lab.BGP{ASN: 64512, RouterID: h.Addr, Announce: []netip.Prefix{vip, vip6}, Neighbours: []lab.Neighbour{
+			{Address: b.Addr, BFD: every}, {Address: f.Addr, BFD: every}, {Address: far.Addr, Hops: 2},
+		}}.BIRD()))
+		nodes, hosts = append(nodes, node), append(hosts, h)
+	}
+	fabric := lab.EachNode(hosts, 64512, func(n *lab.Neighbour, _ *lab.Host) { n.BFD = every })
+	must(t, b.StartBIRD(ctx, lab.BGP{ASN: 64513, RouterID: b.Addr, Neighbours: fabric}.BIRD()))
+	must(t, f.StartFRR(ctx, lab.BGP{ASN: 64513, RouterID: f.Addr, Neighbours: fabric}.FRR()))
+	multihop := lab.EachNode(hosts, 64512, func(n *lab.Neighbour, _ *lab.Host) { n.Hops, n.OnlyIPv4 = 2, true })
+	must(t, far.StartBIRD(ctx, lab.BGP{ASN: 64515, RouterID: far.Addr, Neighbours: multihop}.BIRD()))
+	for _, r := range []*lab.Router{b, f} {
+		must(t, r.WaitRoute(ctx, vip, hosts[0].Addr, hosts[1].Addr))
+	}
+	must(t, b.WaitRoute(ctx, vip6, hosts[0].Addr6, hosts[1].Addr6))
+	must(t, far.WaitRoute(ctx, vip, b.WAN)) // both are behind that one
+	for _, node := range nodes {
+		must(t, b.WaitSession(ctx, node.Addr.String(), "Established"))
+	}
+	for _, url := range []string{"http://203.0.113.7:8080", "http://[2001:db8:7::7]:8080"} {
+		must(t, lab.Wait(ctx, time.Minute, url+" answers", func() error { _, err := n.Remote.Get(ctx, url); return err }))
+	}
+
+	changes, err := b.WatchRoutes(ctx)
+	must(t, err)
+	counter, err := b.Count("eth0", vip.Addr())
+	must(t, err)
+	defer counter.Close()
+	streaming, stop := context.WithCancel(ctx)
+	reports := make(chan lab.Report)
+	go func() {
+		reports <- lab.Stream{URL: "http://203.0.113.7:8080", Every: 5 * time.Millisecond}.Run(streaming, n.Remote)
+	}()
+	must(t, lab.Wait(ctx, time.Minute, "requests pass the router", func() error {
+		if counter.Packets() < 200 {
+			return fmt.Errorf("%d packets have", counter.Packets())
+		}
+		return nil
+	}))
+	off := time.Now()
+	must(t, hosts[0].SetLink(false))
+	must(t, b.WaitRoute(ctx, vip, hosts[1].Addr))
+	must(t, f.WaitRoute(ctx, vip, hosts[1].Addr))
+	time.Sleep(500 * time.Millisecond) // for some requests that succeed
+	stop()
+	report := <-reports
+	t.Logf("%s; answers: %v", report, report.Answers)
+	if report.Lost == 0 || report.Lost == report.Sent || report.Answers["node-1"] == 0 || report.Answers["node-2"] == 0 {
+		t.Errorf("the report is %+v", report)
+	}
+	for change := range changes {
+		if change.Prefix == vip && slices.Equal(change.Hops, []netip.Addr{hosts[1].Addr}) {
+			t.Logf("the route changed %s after the link went down", change.At.Sub(off))
+			break
+		}
+	}
+	far.Kill()
+	must(t, far.StartFRR(ctx, lab.BGP{ASN: 64515, RouterID: far.Addr, Neighbours: multihop}.FRR()))
+	must(t, far.WaitSession(ctx, hosts[1].Addr.String(), "Established"))
+	must(t, far.WaitRoute(ctx, vip, b.WAN))
+	if out, err := f.Show(ctx, "show bgp summary"); err != nil || !strings.Contains(out, hosts[1].Addr.String()) {
+		t.Errorf("FRR shows %q, %v", out, err)
+	}
+	for _, r := range append(nodes, b, f, far) {
+		must(t, r.Stop())
 	}
 }

@@ -199,8 +199,8 @@ func (c *Cluster) RestoreRoutes(node int) error {
 	if len(gateways) == 0 {
 		gateways = []netip.Addr{planeAddr}
 	}
-	if err := c.Nodes[node].Do(func() error { return setDefault(gateways...) }); err != nil {
-		return fmt.Errorf("%s: %w", c.Nodes[node].Name, err)
+	if err := c.Nodes[node].SetGateways(gateways...); err != nil {
+		return err
 	}
 	for j, to := range c.Nodes {
 		if j != node {
