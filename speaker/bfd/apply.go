@@ -283,12 +283,11 @@ func (e *Engine) send(p *path, now time.Duration) {
 		p.owed = false
 		return
 	}
-	var b [packetLength]byte
 	if p.owed {
-		p.fail(p.sender.send(p.answer().append(b[:0])))
+		p.fail(p.sender.send(p.answer().append(e.buf[:0])))
 	}
 	if p.sendAt() <= now {
-		err := p.sender.send(p.packet().append(b[:0]))
+		err := p.sender.send(p.packet().append(e.buf[:0]))
 		p.departed(now, rand.Float64())
 		if err != nil && p.failure == "" {
 			p.retry = now + retryAfter

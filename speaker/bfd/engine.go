@@ -72,8 +72,9 @@ type Engine struct {
 	queue   queue
 	peers   map[origin][]*path // for packets that name no discriminator; the choosiest first
 	events  []event
-	wire    wire          // nil unless Run runs
-	parting chan struct{} // closed when all have said AdminDown; nil unless AdminDown was called
+	buf     [packetLength]byte // of the packet being sent
+	wire    wire               // nil unless Run runs
+	parting chan struct{}      // closed when all have said AdminDown; nil unless AdminDown was called
 }
 
 // origin is where a packet comes from.

@@ -1,7 +1,6 @@
 package bfd
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -41,8 +40,9 @@ type kernel struct {
 	event     int // an eventfd that wakes wait
 	listeners []*listener
 	polled    []unix.PollFd
-	buf       [128]byte
-	oob       [128]byte
+	turn      int  // whose packets receive takes
+	asked     bool // and whether it has asked for them
+	batch     batch
 }
 
 // listener receives on one port for one family. It is there while somebody uses it.
@@ -113,45 +113,19 @@ func (k *kernel) wake() {
 // receive asks every socket, also those that wait did not find readable: much
 // may have come since.
 func (k *kernel) receive() (arrival, bool) {
-	for _, l := range k.listeners {
-		n, oobn, _, from, err := unix.Recvmsg(l.fd, k.buf[:], k.oob[:], unix.MSG_DONTWAIT)
-		if err != nil {
+	for k.turn < len(k.listeners) {
+		if k.batch.taken < k.batch.n {
+			return k.batch.take(), true
+		}
+		if k.batch.n == batchSize || !k.asked { // there may be more
+			k.batch.fill(k.listeners[k.turn])
+			k.asked = true
 			continue
 		}
-		a := arrival{payload: k.buf[:n]}
-		a.multihop = l.multihop
-		switch from := from.(type) {
-		case *unix.SockaddrInet4:
-			a.addr = netip.AddrFrom4(from.Addr)
-		case *unix.SockaddrInet6:
-			a.addr = netip.AddrFrom16(from.Addr)
-		}
-		a.read(k.oob[:oobn])
-		return a, true
+		k.turn, k.asked, k.batch.n, k.batch.taken = k.turn+1, false, 0, 0
 	}
+	k.turn = 0
 	return arrival{}, false
-}
-
-// read takes what the kernel says beside the packet: struct in_pktinfo, struct
-// in6_pktinfo, and the TTL as an int.
-func (a *arrival) read(oob []byte) {
-	number := binary.NativeEndian.Uint32
-	for len(oob) > 0 {
-		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
-		if err != nil {
-			return
-		}
-		oob = rest
-		switch {
-		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TTL && len(data) >= 4,
-			h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_HOPLIMIT && len(data) >= 4:
-			a.ttl = uint8(number(data))
-		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
-			a.link, a.to = int(number(data)), netip.AddrFrom4([4]byte(data[8:12]))
-		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
-			a.to, a.link = netip.AddrFrom16([16]byte(data[:16])), int(number(data[16:]))
-		}
-	}
 }
 
 // open begins to listen where the peer will send to, and makes a socket to send from.

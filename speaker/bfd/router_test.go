@@ -1,0 +1,249 @@
+package bfd
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// router is another implementation in a node.
+type router interface {
+	name() string
+	// start runs it with the peers given, all with one pace and a multiplier of
+	// 3; configure changes them. A peer that is shut is in AdminDown.
+	start(t testing.TB, n *node, peers []Key)
+	configure(t testing.TB, pace time.Duration, shut bool)
+	// sees is what it says of a peer. ups changes when the session comes up.
+	sees(t testing.TB, peer netip.Addr) (up bool, ups string)
+	// parting is how its peers learn that it was shut.
+	parting() Status
+	kill()
+}
+
+// find is the path of a program of the system, or of one that the lab has
+// fetched beside our own binaries.
+func find(t testing.TB, programs ...string) (paths []string) {
+	t.Helper()
+	dirs := append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin", "/usr/lib/frr")
+	for _, of := range []string{"bird", "frr"} {
+		for _, dir := range []string{"usr/sbin", "usr/bin", "usr/lib/frr"} {
+			dirs = append(dirs, filepath.Join("../../.build", of, dir))
+		}
+	}
+next:
+	for _, program := range programs {
+		for _, dir := range dirs {
+			path, err := exec.LookPath(filepath.Join(dir, program))
+			if err == nil {
+				path, err = filepath.Abs(path)
+				must(t, err)
+				paths = append(paths, path)
+				continue next
+			}
+		}
+		lacking(t, program+" is not installed")
+	}
+	return paths
+}
+
+// daemon runs programs in a node.
+type daemon struct {
+	node    *node
+	dir     string
+	running []*exec.Cmd
+}
+
+func (d *daemon) command(args ...string) *exec.Cmd {
+	return exec.Command("nsenter", append([]string{fmt.Sprintf("--net=/proc/%d/ns/net", d.node.pid)}, args...)...)
+}
+
+func (d *daemon) run(t testing.TB, args ...string) {
+	t.Helper()
+	cmd := d.command(args...)
+	cmd.SysProcAttr = self("").SysProcAttr
+	if testing.Verbose() {
+		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	}
+	start(t, cmd)
+	d.running = append(d.running, cmd)
+}
+
+func (d *daemon) kill() {
+	for _, cmd := range d.running {
+		_ = cmd.Process.Kill()
+	}
+}
+
+func (d *daemon) tell(t testing.TB, args ...string) string {
+	t.Helper()
+	out, err := d.command(args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+func (d *daemon) write(t testing.TB, name, content string) string {
+	t.Helper()
+	path := filepath.Join(d.dir, name)
+	must(t, os.WriteFile(path, []byte(content), 0o644))
+	return path
+}
+
+// bird is BIRD 2.
+type bird struct {
+	daemon
+	peers []Key
+	tools []string
+}
+
+func (*bird) name() string { return "BIRD" }
+
+// parting: a protocol that is disabled falls silent.
+func (*bird) parting() Status { return Status{Diagnostic: DetectionTimeExpired, RemoteState: Down} }
+
+func (b *bird) start(t testing.TB, n *node, peers []Key) {
+	b.tools = find(t, "bird", "birdc")
+	b.daemon, b.peers = daemon{node: n, dir: t.TempDir()}, peers
+	conf := b.config(t, 100*ms, false)
+	b.run(t, b.tools[0], "-f", "-c", conf, "-s", filepath.Join(b.dir, "ctl"))
+	eventually(t, func() string { return "BIRD does not answer" }, func() bool {
+		return b.command(b.tools[1], "-s", filepath.Join(b.dir, "ctl"), "show", "status").Run() == nil
+	})
+}
+
+func (b *bird) config(t testing.TB, pace time.Duration, shut bool) string {
+	var neighbors strings.Builder
+	for _, k := range b.peers {
+		switch {
+		case k.Multihop:
+			fmt.Fprintf(&neighbors, "  neighbor %s local %s multihop on;\n", k.Peer, k.Local)
+		case k.Peer.Zone() != "":
+			fmt.Fprintf(&neighbors, "  neighbor %s dev \"eth0\";\n", k.Peer.WithZone(""))
+		default:
+			fmt.Fprintf(&neighbors, "  neighbor %s;\n", k.Peer)
+		}
+	}
+	disabled := map[bool]string{true: "yes", false: "no"}[shut]
+	timers := fmt.Sprintf("{ min rx interval %d ms; min tx interval %d ms; multiplier 3; };", pace.Milliseconds(), pace.Milliseconds())
+	return b.write(t, "bird.conf", fmt.Sprintf("router id 192.0.2.2;\nprotocol device { scan time 1; }\nprotocol bfd b {\n  disabled %s;\n  interface \"eth0\" %s\n  multihop %s\n%s}\n",
+		disabled, timers, timers, neighbors.String()))
+}
+
+func (b *bird) configure(t testing.TB, pace time.Duration, shut bool) {
+	b.config(t, pace, shut)
+	b.tell(t, b.tools[1], "-s", filepath.Join(b.dir, "ctl"), "configure")
+}
+
+func (b *bird) sees(t testing.TB, peer netip.Addr) (bool, string) {
+	out := b.tell(t, b.tools[1], "-s", filepath.Join(b.dir, "ctl"), "show", "bfd", "sessions")
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) > 3 && f[0] == peer.WithZone("").String() {
+			return f[2] == "Up", f[3]
+		}
+	}
+	return false, ""
+}
+
+// frr is FRR: zebra for the links, and bfdd.
+type frr struct {
+	daemon
+	peers []Key
+	tools []string
+}
+
+func (*frr) name() string { return "FRR" }
+
+func (*frr) parting() Status {
+	return Status{Diagnostic: NeighborSignaledDown, RemoteState: AdminDown}
+}
+
+func (f *frr) start(t testing.TB, n *node, peers []Key) {
+	f.tools = find(t, "zebra", "bfdd", "vtysh")
+	owner, err := user.Lookup("frr")
+	if os.Geteuid() != 0 || err != nil {
+		lacking(t, "FRR needs root and the user frr")
+	}
+	if status, _ := os.ReadFile("/proc/self/uid_map"); len(strings.Fields(string(status))) == 3 && strings.Fields(string(status))[2] == "1" {
+		lacking(t, "FRR needs root outside of user namespaces")
+	}
+	dir, err := os.MkdirTemp("", "frr")
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	uid, err1 := strconv.Atoi(owner.Uid)
+	gid, err2 := strconv.Atoi(owner.Gid)
+	must(t, errors.Join(err1, err2, os.Chown(dir, uid, gid)))
+	f.daemon, f.peers = daemon{node: n, dir: dir}, peers
+	f.write(t, "vtysh.conf", "username root nopassword\n")
+	for _, path := range f.tools[:2] {
+		name := filepath.Base(path)
+		args := []string{path, "-z", dir + "/zserv.api", "--vty_socket", dir, "-i", dir + "/" + name + ".pid", "-f", f.write(t, name+".conf", ""), "-P", "0"}
+		if name == "bfdd" {
+			args = append(args, "--bfdctl", dir+"/bfdd.sock")
+		}
+		f.run(t, args...)
+		eventually(t, func() string { return name + " does not answer" }, func() bool {
+			_, err := os.Stat(filepath.Join(dir, name+".vty"))
+			return err == nil
+		})
+	}
+	f.configure(t, 100*ms, false)
+}
+
+func (f *frr) vtysh(t testing.TB, args ...string) string {
+	t.Helper()
+	return f.tell(t, append([]string{f.tools[2], "--config_dir", f.dir, "--vty_socket", f.dir}, args...)...)
+}
+
+func (f *frr) configure(t testing.TB, pace time.Duration, shut bool) {
+	conf := "bfd\n"
+	for _, k := range f.peers {
+		conf += " peer " + k.Peer.WithZone("").String()
+		if k.Multihop {
+			conf += " multihop"
+		}
+		if k.Local.IsValid() {
+			conf += " local-address " + k.Local.WithZone("").String()
+		}
+		if !k.Multihop {
+			conf += " interface eth0"
+		}
+		no := "no "
+		if shut {
+			no = ""
+		}
+		conf += fmt.Sprintf("\n  transmit-interval %d\n  receive-interval %d\n  detect-multiplier 3\n  %sshutdown\n exit\n", pace.Milliseconds(), pace.Milliseconds(), no)
+	}
+	if out := f.vtysh(t, "-f", f.write(t, "frr.conf", conf)); strings.Contains(out, "%") {
+		t.Fatalf("%s\n%s", conf, out)
+	}
+}
+
+func (f *frr) sees(t testing.TB, peer netip.Addr) (bool, string) {
+	var peers, counters []struct {
+		Peer   string
+		Status string
+		Ups    int `json:"session-up"`
+	}
+	must(t, json.Unmarshal([]byte(f.vtysh(t, "-c", "show bfd peers json")), &peers))
+	must(t, json.Unmarshal([]byte(f.vtysh(t, "-c", "show bfd peers counters json")), &counters))
+	for i, p := range peers {
+		if p.Peer == peer.WithZone("").String() && i < len(counters) {
+			for _, c := range counters {
+				if c.Peer == p.Peer {
+					return p.Status == "up", strconv.Itoa(c.Ups)
+				}
+			}
+		}
+	}
+	return false, ""
+}
