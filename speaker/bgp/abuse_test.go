@@ -127,6 +127,31 @@ func TestWords(t *testing.T) {
 	})
 }
 
+// TestLastWords: a NOTIFICATION is read although the connection was reset, which
+// a write of ours finds out first.
+func TestLastWords(t *testing.T) {
+	r := newRouter(t, func(r *router) {
+		r.met = func(c net.Conn) {
+			_, _ = c.Write(append(bytes.Clone(r.open), keepalive...))
+			_, _ = c.Read(make([]byte, 10)) // and nothing more: a close is a reset
+			_, _ = c.Write(Notification{codeCease, 8, nil}.frame())
+			_ = c.Close()
+		}
+	})
+	s, _ := runSpeaker(t, State{[]Peer{r.peer("tor", routesTo(prefixes(5000, false)...))}})
+	for range 5 {
+		st := awaitError(t, s, "tor", "the peer says: Cease: out of resources")
+		s.Reset("tor", "again", false)
+		eventually(t, func() string {
+			if statusOf(t, s, "tor").LastErrorAt.Equal(st.LastErrorAt) {
+				return "no further attempt"
+			}
+			return ""
+		})
+		awaitError(t, s, "tor", "the peer says: Cease: out of resources")
+	}
+}
+
 // TestNoStorm counts how often a peer is bothered that ends every session.
 func TestNoStorm(t *testing.T) {
 	var met atomic.Int32

@@ -362,3 +362,43 @@ func TestRotatesPassword(t *testing.T) {
 	})
 	l.hasRoutes(want)
 }
+
+// TestRouterIsShutDown exchanges an operator's words in both directions, and
+// comes back when the router does, also from a restart and from a prefix limit.
+func TestRouterIsShutDown(t *testing.T) {
+	l := newLab(t)
+	limited := strings.ReplaceAll(birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512; error wait time 1, 1;"),
+		"ipv4 { ", "ipv4 { import limit 2 action restart; ")
+	stop := l.bird(limited)
+	p := l.node()
+	s, _ := runSpeaker(t, State{[]Peer{p}})
+	want := map[string]string{vip4: node4, vip6: node6}
+	l.hasRoutes(want)
+
+	l.birdc(`disable node "maintenance"`)
+	awaitError(t, s, "tor", `the peer says: Cease: administrative shutdown ("maintenance")`)
+	l.birdc("enable node")
+	l.hasRoutes(want)
+
+	stop()
+	awaitError(t, s, "tor", "connection refused by 192.0.2.254 port 179 (is BGP running there, and is this node allowed?)")
+	l.bird(limited)
+	l.hasRoutes(want)
+
+	more := p
+	more.Routes = routesTo(prefixes(3, false)...)
+	s.Set(State{[]Peer{more}})
+	awaitError(t, s, "tor", "the peer says: Cease: maximum number of prefixes reached: it accepts fewer prefixes than are announced")
+	s.Set(State{[]Peer{p}})
+	l.hasRoutes(want)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	s.Shutdown(ctx, "node is being drained")
+	eventually(t, func() string {
+		if said := l.birdc("show protocols all node"); !strings.Contains(said, "node is being drained") {
+			return said
+		}
+		return ""
+	})
+}

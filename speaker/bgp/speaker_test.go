@@ -90,3 +90,19 @@ func TestTwoOctetPeer(t *testing.T) {
 		t.Errorf("status %+v", st)
 	}
 }
+
+// TestTTLSecurityKeepsOthersOut: the fake router's packets have a TTL of 64.
+func TestTTLSecurityKeepsOthersOut(t *testing.T) {
+	r := newRouter(t)
+	p := r.peer("tor", nil)
+	p.TTLSecurity, p.Hops = true, 192
+	s, _ := runSpeaker(t, State{[]Peer{p}})
+	awaitState(t, s, "tor", Established)
+	p.Hops = 191 // at least 65
+	s.Set(State{[]Peer{p}})
+	awaitState(t, s, "tor", Connect)
+	time.Sleep(time.Second)
+	if st := statusOf(t, s, "tor"); st.State != Connect || st.Sessions != 1 {
+		t.Errorf("status %+v", st)
+	}
+}

@@ -17,6 +17,8 @@ const (
 	refreshEvery = time.Second
 	// hopsEvery is how often the interface's addresses are looked at.
 	hopsEvery = 10 * time.Second
+	// lastWords is how long a peer is listened to after a write has failed.
+	lastWords = time.Second
 )
 
 // greet exchanges OPENs and the first KEEPALIVEs (RFC 4271 section 8.2.2).
@@ -205,17 +207,19 @@ func (t *talk) beat(ctx context.Context) error {
 			return ctx.Err()
 		case <-tick.C:
 			if err := t.w.write(keepalive, true); err != nil {
-				return t.unread(err)
+				return t.unread(ctx, err)
 			}
 		}
 	}
 }
 
-// unread is the error of a write that failed.
-func (t *talk) unread(err error) error {
+// unread is the error of a write that failed. What the peer said before it
+// closed the connection may still have to be read, and says more.
+func (t *talk) unread(ctx context.Context, err error) error {
 	if isTimeout(err) {
 		return fmt.Errorf("send hold timer expired: the peer read nothing for %s (RFC 9687)", sendHoldTime)
 	}
+	sleep(ctx, lastWords, nil)
 	return lost(t.p, Established, err)
 }
 
@@ -262,7 +266,7 @@ func (t *talk) tell(ctx context.Context) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	var pump sync.WaitGroup
-	pump.Go(func() { end(t.pump(inner)) })
+	pump.Go(func() { end(t.pump(ctx, inner)) })
 	defer pump.Wait()
 	defer r.leave(inner)
 	return t.follow(ctx, r)
@@ -336,7 +340,7 @@ func (t *talk) update(ctx context.Context, r *rib) error {
 }
 
 // pump carries GoBGP's UPDATEs to the peer. Nothing else of it leaves the node.
-func (t *talk) pump(inner *wire) error {
+func (t *talk) pump(ctx context.Context, inner *wire) error {
 	for {
 		kind, body, err := inner.read()
 		if err != nil {
@@ -348,7 +352,7 @@ func (t *talk) pump(inner *wire) error {
 				t.owed.Add(-1)
 			}
 			if err := t.w.write(inner.buf[:headerLen+len(body)], inner.in.Buffered() == 0); err != nil {
-				return t.unread(err)
+				return t.unread(ctx, err)
 			}
 		case msgKeepalive:
 			if err := inner.write(keepalive, true); err != nil {
