@@ -119,7 +119,7 @@ func New(o Options) (*Speaker, error) {
 		report:   make(chan struct{}, 1),
 	}
 	wake := func() { poke(s.wake) }
-	s.announce, s.routing, s.gate = l2.New(o.Log, wake), newRouting(o.Log, o.Guard, wake), newGate(wake)
+	s.announce, s.routing, s.gate = l2.New(o.Log, wake), newRouting(o.Log, o.Node, o.Guard, wake), newGate(wake)
 	handler := cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { poke(s.wake) }, UpdateFunc: func(_, _ any) { poke(s.wake) }, DeleteFunc: func(any) { poke(s.wake) },
 	}

@@ -38,12 +38,12 @@ type routing struct {
 	shield guard.State
 }
 
-func newRouting(log *slog.Logger, guarding bool, wake func()) *routing {
+func newRouting(log *slog.Logger, node string, guarding bool, wake func()) *routing {
 	r := &routing{
 		log: log, wake: wake, sessions: bgp.New(log), routers: l2.NewRouters(log, wake),
 		guarded: make(chan struct{}, 1), up: map[bfd.Key]bool{},
 	}
-	r.paths = bfd.New(log, r.pathChanged)
+	r.paths = bfd.New(log, node, r.pathChanged)
 	if guarding {
 		r.guard = guard.New(log)
 	}
@@ -196,4 +196,4 @@ func (r *routing) leave(ctx context.Context, why string) {
 
 // pause prepares for a restart: routers shall neither take the silence of BFD
 // for a broken path nor forget the routes.
-func (r *routing) pause(ctx context.Context) { r.paths.AdminDown(ctx) }
+func (r *routing) pause(ctx context.Context) { r.paths.Pause(ctx) }

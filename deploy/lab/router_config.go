@@ -220,9 +220,7 @@ func (n Neighbour) frrSession(t *text) {
 		t.add(" neighbor %s ebgp-multihop %d", name, n.Hops)
 	}
 	t.when(n.BFD > 0, " neighbor %s bfd profile every%d", name, n.BFD.Milliseconds())
-	// A speaker that is restarted takes its BFD session along.
 	t.when(n.NoRestart, " neighbor %s graceful-restart-disable", name)
-	t.when(n.BFD > 0, " neighbor %s bfd check-control-plane-failure", name)
 }
 
 // frrName is what FRR calls the neighbour.

@@ -63,6 +63,7 @@ type Status struct {
 // Engine runs a set of sessions.
 type Engine struct {
 	log     *slog.Logger
+	name    string // of this end, the same after a restart; "" resumes nothing
 	changed func(Key, Status)
 	start   time.Time
 
@@ -84,10 +85,12 @@ type origin struct {
 }
 
 // New makes an Engine without sessions. It calls changed after each change of a
-// session's state, from one goroutine; changed must not block.
-func New(log *slog.Logger, changed func(Key, Status)) *Engine {
+// session's state, from one goroutine; changed must not block. An Engine with
+// the name of an earlier one, of this process or another, takes up the sessions
+// that that one left by Pause; without a name it takes up none.
+func New(log *slog.Logger, name string, changed func(Key, Status)) *Engine {
 	return &Engine{
-		log: log, changed: changed, start: time.Now(),
+		log: log, name: name, changed: changed, start: time.Now(),
 		paths: make(map[Key]*path), ids: make(map[uint32]*path), peers: make(map[origin][]*path),
 	}
 }
@@ -201,7 +204,7 @@ func (k Key) origin() origin { return origin{k.Peer.WithZone(""), k.Multihop} }
 
 func (e *Engine) add(key Key, profile Profile, now time.Duration) {
 	p := &path{
-		key: key, session: newSession(e.newID(), profile, now), reported: Down, place: -1,
+		key: key, session: e.newSession(key, profile, now), reported: Down, place: -1,
 		log: e.log.With("peer", key.Peer, "interface", key.Interface, "multihop", key.Multihop),
 	}
 	e.paths[key], e.ids[p.id] = p, p

@@ -66,6 +66,7 @@ type session struct {
 	urgent bool          // what the peer knows is outdated: send without waiting
 	jitter float64       // of the interval until the next packet, a factor
 	left   int           // packets still to be sent in AdminDown
+	listen time.Duration // until then it waits for a peer that takes it for Up; 0: no more
 	spared bool          // its expiry was put off once
 }
 
@@ -96,6 +97,8 @@ func (s *session) sendAt() time.Duration {
 	switch {
 	case s.state == AdminDown && s.left == 0, s.profile.Passive && s.peer.mine == 0:
 		return never
+	case s.listen > 0:
+		return s.listen
 	case s.urgent:
 		return 0
 	case s.peer.receive == 0: // the peer wants no periodic packets
@@ -120,6 +123,8 @@ func (s *session) expireAt() time.Duration {
 // receive follows RFC 5880 section 6.8.6 from where the session is found.
 func (s *session) receive(p packet, now time.Duration) {
 	s.peer, s.heard, s.spared = p, now, false
+	resumes := s.listen > 0 && p.state == Up && p.yours == s.id
+	s.listen = 0
 	switch {
 	case s.poll == asking && p.final:
 		s.used, s.poll = s.told, settling
@@ -131,6 +136,8 @@ func (s *session) receive(p packet, now time.Duration) {
 	}
 	s.owed = s.owed || p.poll
 	switch {
+	case resumes:
+		s.resume(now)
 	case p.state == AdminDown && s.state != Down, p.state == Down && s.state == Up:
 		s.enter(Down, NeighborSignaledDown, now)
 	case p.state == Down && s.state == Down:
@@ -230,7 +237,7 @@ func (s *session) answer() packet {
 // of 1 by at least a tenth, so that one packet that is a little late does not
 // end the session (RFC 5880 section 6.8.7).
 func (s *session) departed(now time.Duration, random float64) {
-	s.sent, s.urgent = now, false
+	s.sent, s.urgent, s.listen = now, false, 0
 	s.jitter = 1 - random/4
 	if s.profile.Multiplier == 1 {
 		s.jitter = 0.9 - random*0.15

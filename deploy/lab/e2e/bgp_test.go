@@ -74,7 +74,15 @@ func routers(t *testing.T) []*lab.Router {
 	}
 	sessions(t, "bird", "Established 3/3")
 	sessions(t, "frr", "Established 3/3")
-	return []*lab.Router{fabric.bird, fabric.frr}
+	all := []*lab.Router{fabric.bird, fabric.frr}
+	for _, r := range all {
+		for _, n := range cluster.Nodes {
+			if err := r.WaitSession(t.Context(), n.Addr.String(), "Established"); err != nil {
+				t.Fatal(err) // or BFD is not Up
+			}
+		}
+	}
+	return all
 }
 
 func router(t *testing.T, name string, number byte) *lab.Router {
@@ -141,9 +149,6 @@ func by(t *testing.T, r *lab.Router, addr netip.Addr, nodes ...int) {
 		}
 		hops = append(hops, hop)
 	}
-	defer func(s time.Time) {
-		t.Logf("DEBUG %v %s by %v after %s", time.Now().Format("05.000"), r.Name, nodes, time.Since(s))
-	}(time.Now())
 	if err := r.WaitRoute(t.Context(), netip.PrefixFrom(addr, addr.BitLen()), hops...); err != nil {
 		t.Logf("logs:\n%s", lab.Logs(20))
 		t.Fatal(err)
@@ -358,6 +363,26 @@ func TestSpeakerUpgradeKeepsRoutes(t *testing.T) {
 	}
 	if report := stop(); report.Lost > 0 {
 		t.Errorf("%s", report)
+	}
+}
+
+// TestSpeakerKilled: a speaker that has no time to hand anything on is noticed
+// by BFD, and its routes come back with it.
+func TestSpeakerKilled(t *testing.T) {
+	routers := routers(t)
+	_, addr := routed(t, "bgp-killed")
+	for _, r := range routers {
+		by(t, r, addr, 0, 1, 2)
+	}
+	cluster.Speakers[2].Kill()
+	for _, r := range routers {
+		by(t, r, addr, 0, 1)
+	}
+	if err := cluster.StartSpeaker(t.Context(), 2); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routers {
+		by(t, r, addr, 0, 1, 2)
 	}
 }
 
