@@ -138,7 +138,7 @@ func TestLastWords(t *testing.T) {
 			_ = c.Close()
 		}
 	})
-	s, _ := runSpeaker(t, State{[]Peer{r.peer("tor", routesTo(prefixes(5000, false)...))}})
+	s, _ := runSpeaker(t, State{[]Peer{r.peer("tor", routesTo(prefixes(2000, false)...))}})
 	for range 5 {
 		st := awaitError(t, s, "tor", "the peer says: Cease: out of resources")
 		s.Reset("tor", "again", false)

@@ -30,9 +30,7 @@ func (s *session) greet(ctx context.Context, w *wire, p Peer) (Open, error) {
 		return Open{}, err
 	}
 	s.enter(OpenSent)
-	if err := w.write(open, true); err != nil {
-		return Open{}, lost(p, OpenSent, err)
-	}
+	_ = w.write(open, true) // if that fails, reading tells why
 	body, err := s.expect(ctx, w, p, OpenSent, s.openWait)
 	if err != nil {
 		return Open{}, err
@@ -49,9 +47,7 @@ func (s *session) greet(ctx context.Context, w *wire, p Peer) (Open, error) {
 		return Open{}, err
 	}
 	s.enter(OpenConfirm)
-	if err := w.write(keepalive, true); err != nil {
-		return Open{}, lost(p, OpenConfirm, err)
-	}
+	_ = w.write(keepalive, true) // as above
 	wait := min(p.HoldTime, peer.HoldTime)
 	if wait == 0 {
 		wait = s.openWait
