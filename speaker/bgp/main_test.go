@@ -95,6 +95,7 @@ func newTextLogger(w io.Writer) *slog.Logger {
 func runSpeaker(t testing.TB, state State) (s *Speaker, stop func()) {
 	t.Helper()
 	s = New(logs(t))
+	s.connectWait = 2 * time.Second
 	s.Set(state)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	connectTimeout = 10 * time.Second
+	connectWait = 10 * time.Second
 	// firstRetry is the first wait after a failure. It doubles up to RetryTime.
 	firstRetry   = 200 * time.Millisecond
 	defaultRetry = 30 * time.Second
@@ -33,8 +33,8 @@ type session struct {
 	doors *doors
 	ribs  *ribs
 	poke  func() // says that the status changed
-	// openWait is for tests; see the constant.
-	openWait time.Duration
+	// For tests; see the constants.
+	connectWait, openWait time.Duration
 
 	wake    chan struct{} // routes or timers changed
 	visits  chan net.Conn // of a passive peer
@@ -186,6 +186,8 @@ func (s *session) meet(ctx context.Context) (*wire, error) {
 	if !p.Passive {
 		s.closeDoor()
 		s.enter(Connect)
+		ctx, cancel := context.WithTimeout(ctx, s.connectWait)
+		defer cancel()
 		conn, err := dial(ctx, p)
 		if err != nil {
 			return nil, dialError(p, err)

@@ -20,7 +20,7 @@ var errNoLink = errors.New("no such link")
 
 // dial connects to a peer.
 func dial(ctx context.Context, p Peer) (net.Conn, error) {
-	d := net.Dialer{Timeout: connectTimeout, Control: func(_, _ string, c syscall.RawConn) error {
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		if p.Password != "" {
 			if err := setMD5(c, p.Address, p.Password); err != nil {
 				return err

@@ -13,11 +13,12 @@ import (
 
 // Speaker keeps sessions with peers, and what they are told, at a wanted State.
 type Speaker struct {
-	log      *slog.Logger
-	changed  chan struct{}
-	doors    *doors
-	ribs     *ribs
-	openWait time.Duration
+	log     *slog.Logger
+	changed chan struct{}
+	doors   *doors
+	ribs    *ribs
+	// For tests; see the constants.
+	connectWait, openWait time.Duration
 
 	mu       sync.Mutex
 	sessions map[string]*session
@@ -30,7 +31,7 @@ type Speaker struct {
 // New makes a Speaker. Nothing is dialed before Run and the first Set.
 func New(log *slog.Logger) *Speaker {
 	return &Speaker{
-		log: log, changed: make(chan struct{}, 1), openWait: openWait,
+		log: log, changed: make(chan struct{}, 1), connectWait: connectWait, openWait: openWait,
 		doors:    &doors{log: log, open: make(map[netip.AddrPort]*door)},
 		ribs:     &ribs{},
 		sessions: make(map[string]*session),
@@ -55,7 +56,8 @@ func (s *Speaker) Set(state State) {
 			continue
 		}
 		n := &session{
-			log: s.log.With("peer", p.Name), doors: s.doors, ribs: s.ribs, poke: s.poke, openWait: s.openWait,
+			log: s.log.With("peer", p.Name), doors: s.doors, ribs: s.ribs, poke: s.poke,
+			connectWait: s.connectWait, openWait: s.openWait,
 			wake: make(chan struct{}, 1), visits: make(chan net.Conn, 1),
 			want: p, gone: s.goodbye, status: PeerStatus{Since: time.Now()},
 		}
