@@ -107,7 +107,7 @@ func Decide(s Snapshot) Plan {
 				}
 			}
 			if len(claims) == 0 && noRoute.Reason != "" && d.spokesman(addr) == s.Node {
-				p.Unannounced[addr] = both(noOwner, noRoute)
+				p.Unannounced[addr] = both(noOwner, noRoute, config.RecordedPool(svc, addr))
 			}
 		}
 	}
@@ -117,13 +117,15 @@ func Decide(s Snapshot) Plan {
 	return p
 }
 
-// both says why neither L2 nor BGP announces an address. The way that nobody
-// has asked for explains nothing.
-func both(l2, bgp Refusal) Refusal {
-	switch v1alpha1.NoAdvertisement {
-	case bgp.Reason:
+// both says why neither L2 nor BGP announces an address of the pool. The way that
+// nobody has asked for explains nothing.
+func both(l2, bgp Refusal, pool string) Refusal {
+	switch none := v1alpha1.NoAdvertisement; {
+	case l2.Reason == none && bgp.Reason == none:
+		return Refusal{none, fmt.Sprintf("no L2Advertisement and no BGPAdvertisement covers pool %q", pool)}
+	case bgp.Reason == none:
 		return l2
-	case l2.Reason:
+	case l2.Reason == none:
 		return bgp
 	}
 	return Refusal{l2.Reason, l2.Message + "; by BGP: " + bgp.Message}
@@ -139,7 +141,7 @@ func Explain(s Snapshot, svc *corev1.Service) (verdicts []Verdict) {
 		claims, noOwner := d.own(svc, addr, local, func(s Standing) { owners[s.Node] = s })
 		_, noRoute := d.tell(svc, addr, local)
 		if len(claims) == 0 && noRoute.Reason != "" {
-			v.Refusal = both(noOwner, noRoute)
+			v.Refusal = both(noOwner, noRoute, v.Pool)
 		}
 		for i, m := range d.nodes {
 			standing, covered := owners[m.name]

@@ -240,7 +240,7 @@ func (d *decision) tell(svc *corev1.Service, addr netip.Addr, local func(string)
 	s := scope{config.RecordedPool(svc, addr), addr.Is6()}
 	parts := d.partsOf(s)
 	if parts == nil {
-		return nil, Refusal{v1alpha1.NoAdvertisement, fmt.Sprintf("no BGPAdvertisement covers pool %q", s.pool)}
+		return nil, Refusal{Reason: v1alpha1.NoAdvertisement}
 	}
 	any := false
 	for i, m := range d.nodes {

@@ -2,7 +2,6 @@ package speaker
 
 import (
 	"cmp"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -64,7 +63,7 @@ func (d *decision) own(svc *corev1.Service, addr netip.Addr, local func(string) 
 	pool := config.RecordedPool(svc, addr)
 	candidates := d.candidates(pool)
 	if candidates == nil {
-		return nil, Refusal{v1alpha1.NoAdvertisement, fmt.Sprintf("no L2Advertisement and no BGPAdvertisement covers pool %q", pool)}
+		return nil, Refusal{Reason: v1alpha1.NoAdvertisement}
 	}
 	if addr.Is6() {
 		return nil, Refusal{v1alpha1.UnsupportedFamily, "IPv6 addresses are not announced on links yet"}
