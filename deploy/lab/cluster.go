@@ -189,12 +189,14 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 	for i, node := range c.Nodes {
 		object, err := c.API.CoreV1().Nodes().Create(ctx, &corev1.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: node.Name, Labels: map[string]string{"kubernetes.io/hostname": node.Name}},
-			Spec:       corev1.NodeSpec{PodCIDR: netip.PrefixFrom(podAddr(i), 24).Masked().String()},
+			Spec:       podRanges(i),
 		}, metav1.CreateOptions{})
 		if err != nil {
 			return fmt.Errorf("create node %s: %w", node.Name, err)
 		}
-		object.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: node.Addr.String()}}
+		for _, addr := range node.both() {
+			object.Status.Addresses = append(object.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: addr.String()})
+		}
 		object.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 		if _, err := c.API.CoreV1().Nodes().UpdateStatus(ctx, object, metav1.UpdateOptions{}); err != nil {
 			return fmt.Errorf("make node %s ready: %w", node.Name, err)
@@ -223,6 +225,16 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 	return nil
 }
 
+// podRanges are the addresses of the pods behind the i-th node.
+func podRanges(i int) (spec corev1.NodeSpec) {
+	spec.PodCIDR = netip.PrefixFrom(podAddr(i), 24).Masked().String()
+	spec.PodCIDRs = []string{spec.PodCIDR}
+	if hasIPv6() {
+		spec.PodCIDRs = append(spec.PodCIDRs, netip.PrefixFrom(twin(podAddr(i)), prefix6).Masked().String())
+	}
+	return spec
+}
+
 // createPod does a kubelet's part: a pod behind the node that is ready.
 func (c *Cluster) createPod(ctx context.Context, i int) error {
 	pod, err := c.API.CoreV1().Pods("default").Create(ctx, &corev1.Pod{
@@ -237,7 +249,9 @@ func (c *Cluster) createPod(ctx context.Context, i int) error {
 	}
 	pod.Status.Phase = corev1.PodRunning
 	pod.Status.PodIP = c.Pods[i].Addr.String()
-	pod.Status.PodIPs = []corev1.PodIP{{IP: pod.Status.PodIP}}
+	for _, addr := range c.Pods[i].both() {
+		pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: addr.String()})
+	}
 	if _, err := c.API.CoreV1().Pods("default").UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil {
 		return fmt.Errorf("start %s: %w", pod.Name, err)
 	}

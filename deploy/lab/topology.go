@@ -16,9 +16,25 @@ import (
 var (
 	lanPrefix = netip.MustParsePrefix("10.13.242.0/24")
 	planeAddr = netip.MustParseAddr("10.13.242.1")
-	podPrefix = "10.244.0.0/16"
-	svcPrefix = "10.97.0.0/16"
+	podPrefix = dualStack("10.244.0.0/16", "fd13:244::/32")
+	svcPrefix = dualStack("10.97.0.0/16", "fd13:97::/112")
 )
+
+// dualStack is the list of both where the kernel has both families.
+func dualStack(v4, v6 string) string {
+	if hasIPv6() {
+		return v4 + "," + v6
+	}
+	return v4
+}
+
+// both are the host's addresses, of the families that the kernel has.
+func (h *Host) both() []netip.Addr {
+	if hasIPv6() {
+		return []netip.Addr{h.Addr, h.Addr6}
+	}
+	return []netip.Addr{h.Addr}
+}
 
 // twin is the IPv6 address that goes with an IPv4 address of the lab:
 // fd13:242::11 with 10.13.242.11, fd13:244:1::2 with 10.244.1.2.
