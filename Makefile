@@ -25,7 +25,8 @@ lab: .build/lab ## The same cluster, kept until Ctrl-C, and how to use it.
 
 test: lint verify unit e2e ## Run every check and every test.
 
-unit: ## Run the unit, property and kernel-level tests.
+unit: .build/lab ## Run the unit, property and kernel-level tests.
+	@.build/lab fetch
 	go test ./...
 	cd deploy/tools && go test ./...
 
@@ -49,8 +50,10 @@ verify: ## Fail if generated code is out of date.
 	@diff -r deploy/crds .build/verify --exclude='*.go' && diff config/v1alpha1/zz_generated.deepcopy.go .build/verify/zz_generated.deepcopy.go \
 	  || { echo "generated code is out of date: make generate"; exit 1; }
 
-bench: ## Run the benchmarks of the plans and the responder.
+bench: .build/lab ## Measure plans, engines, and announcements in a whole cluster with two routers.
+	@.build/lab fetch
 	go test -run='^$$' -bench=. -benchtime=1s ./allocator ./speaker/...
+	@.build/lab bench
 
 build: ## Build the three programs into .build.
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(VERSION)' -o .build/fairlead-controller ./cmd/controller

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -111,15 +112,38 @@ func parseBGPPeer(object *v1alpha1.BGPPeer, profiles []*v1alpha1.BFDProfile, rep
 			p.BFD = parseBFDProfile(profiles[i].Spec)
 		}
 	}
+	if silence := p.silence(); p.RestartTime > 0 && silence > 0 && silence < upgradeTime {
+		complain("spec.bfdProfile", v1alpha1.BFDTooFast, "with BFDProfile %q the router takes a speaker for dead that is restarted for more than %s, and graceful restart is in vain: a transmitInterval of at least %d gives it %s",
+			spec.BFDProfile, silence, (upgradeTime / longestMultiplier).Milliseconds()+1, upgradeTime)
+	}
 	return p
 }
 
+const (
+	// upgradeTime is what the restart of a speaker may take.
+	upgradeTime = 5 * time.Second
+
+	// longestMultiplier is the largest detect multiplier (RFC 5880 section 4.1),
+	// which a speaker that restarts leaves to its routers.
+	longestMultiplier = 255
+)
+
+// silence is how long a speaker may be away before the router's BFD notices, if
+// the router does not ask for slower packets; 0 without BFD.
+func (p BGPPeer) silence() time.Duration {
+	if p.BFD == nil {
+		return 0
+	}
+	return longestMultiplier * p.BFD.Transmit
+}
+
 func parseBFDProfile(spec v1alpha1.BFDProfileSpec) *BFDProfile {
+	// The schema's defaults, for profiles that no API server has seen.
 	return &BFDProfile{
-		Transmit:   time.Duration(spec.TransmitInterval) * time.Millisecond,
-		Receive:    time.Duration(spec.ReceiveInterval) * time.Millisecond,
-		Multiplier: uint8(spec.DetectMultiplier),
-		MinTTL:     uint8(spec.MinimumTTL),
+		Transmit:   time.Duration(cmp.Or(spec.TransmitInterval, 300)) * time.Millisecond,
+		Receive:    time.Duration(cmp.Or(spec.ReceiveInterval, 300)) * time.Millisecond,
+		Multiplier: uint8(cmp.Or(spec.DetectMultiplier, 3)),
+		MinTTL:     uint8(cmp.Or(spec.MinimumTTL, 1)),
 		Passive:    spec.PassiveMode,
 	}
 }

@@ -23,9 +23,10 @@ func TestBGPProblems(t *testing.T) {
 	named := func(m metav1.ObjectMeta, name string) metav1.ObjectMeta { m.Name = name; return m }
 	c, problems := Parse(Objects{
 		Pools:       []*v1alpha1.IPAddressPool{{ObjectMeta: named(born(1), "p"), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{"203.0.113.0-203.0.114.10"}}}},
-		BFDProfiles: []*v1alpha1.BFDProfile{{ObjectMeta: named(born(1), "fast"), Spec: v1alpha1.BFDProfileSpec{TransmitInterval: 50, ReceiveInterval: 60, DetectMultiplier: 4, MinimumTTL: 250}}},
+		BFDProfiles: []*v1alpha1.BFDProfile{{ObjectMeta: named(born(1), "fastest"), Spec: v1alpha1.BFDProfileSpec{TransmitInterval: 10}}, {ObjectMeta: named(born(1), "fast"), Spec: v1alpha1.BFDProfileSpec{TransmitInterval: 50, ReceiveInterval: 60, DetectMultiplier: 4, MinimumTTL: 250}}},
 		BGPPeers: []*v1alpha1.BGPPeer{
 			{ObjectMeta: named(born(2), "a"), Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64512, PeerAddress: "192.0.2.1", BFDProfile: "fast"}},
+			{ObjectMeta: named(born(3), "c"), Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "192.0.2.3", BFDProfile: "fastest", EnableGracefulRestart: true}},
 			{ObjectMeta: named(born(1), "b"), Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, DynamicASN: "external", PeerAddress: "2001:db8::1", BFDProfile: "gone"}},
 		},
 		Communities: []*v1alpha1.Community{
@@ -43,6 +44,7 @@ func TestBGPProblems(t *testing.T) {
 	}
 	want := []string{
 		"BGPPeer b spec.bfdProfile UnknownBFDProfile",
+		"BGPPeer c spec.bfdProfile BFDTooFast",
 		"Community first spec.communities[1].name DuplicateCommunity",
 		"Community second spec.communities[0].name DuplicateCommunity",
 		"Community second spec.communities[1].value InvalidCommunity",
@@ -57,8 +59,8 @@ func TestBGPProblems(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("problems\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(want, "\n  "))
 	}
-	if len(c.BGPPeers) != 2 || c.BGPPeers[0].Name != "b" {
-		t.Fatalf("peers %+v, want both, the older first", c.BGPPeers)
+	if len(c.BGPPeers) != 3 || c.BGPPeers[0].Name != "b" {
+		t.Fatalf("peers %+v, want all, the oldest first", c.BGPPeers)
 	}
 	b, a := c.BGPPeers[0], c.BGPPeers[1]
 	if a.BFD == nil || *a.BFD != (BFDProfile{Transmit: 50 * time.Millisecond, Receive: 60 * time.Millisecond, Multiplier: 4, MinTTL: 250}) || !a.Internal() {

@@ -62,6 +62,7 @@ type BGPPeerSpec struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=45
 	// +kubebuilder:validation:XValidation:rule="isIP(self)",message="is no IP address"
+	// +kubebuilder:validation:XValidation:rule="!isIP(self) || !ip(self).isLinkLocalUnicast() && !ip(self).isUnspecified() && !ip(self).isLinkLocalMulticast()",message="must be a unicast address with more than link-local scope: interface names the link of such a router"
 	PeerAddress string `json:"peerAddress,omitempty"`
 
 	// Interface names the link on which the router is found by its router

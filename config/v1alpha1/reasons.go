@@ -94,6 +94,8 @@ const (
 	DuplicateCommunity Reason = "DuplicateCommunity"
 	// UnknownBFDProfile: a BGPPeer names a BFDProfile that does not exist.
 	UnknownBFDProfile Reason = "UnknownBFDProfile"
+	// BFDTooFast: BFD ends sooner than the restart that graceful restart is for.
+	BFDTooFast Reason = "BFDTooFast"
 	// AggregateBeyondPool: an aggregate would contain addresses that are not the pool's.
 	AggregateBeyondPool Reason = "AggregateBeyondPool"
 	// ConflictingAttributes: two advertisements make the same route with different attributes.

@@ -33,7 +33,7 @@ const (
 const bgp = `apiVersion: fairlead.io/v1alpha1
 kind: IPAddressPool
 metadata: {name: bgp}
-spec: {addresses: [203.0.113.0/24, "2001:db8:113::/120"], autoAssign: false}
+spec: {addresses: [198.18.113.0/24, "2001:db8:113::/120"], autoAssign: false}
 ---
 apiVersion: fairlead.io/v1alpha1
 kind: BGPAdvertisement
@@ -696,4 +696,58 @@ spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.13.242.254, passive: true, 
 	})
 	_, addr := routed(t, "bgp-port-taken")
 	by(t, fabric.bird, addr, 0, 1, 2)
+}
+
+// TestBGPSchema lets the API server judge what its schema can.
+func TestBGPSchema(t *testing.T) {
+	object := func(kind, spec string) string {
+		return fmt.Sprintf("apiVersion: fairlead.io/v1alpha1\nkind: %s\nmetadata: {name: schema}\nspec: {%s}\n", kind, spec)
+	}
+	for _, good := range []string{
+		object("BGPPeer", "myASN: 4294967295, peerASN: 64513, peerAddress: '2001:db8::1'"),
+		object("BGPPeer", "myASN: 64512, dynamicASN: external, interface: eth1, holdTime: 0s"),
+		object("BGPPeer", "myASN: 64512, dynamicASN: internal, defaultGateway: IPv6, holdTime: 3s, keepaliveTime: 1s"),
+		object("BGPPeer", "myASN: 64512, peerASN: 64513, peerAddress: 192.0.2.1, sourceAddress: 192.0.2.2, ebgpMultiHop: true, routerID: 1.2.3.4"),
+		object("BGPAdvertisement", ""),
+		object("BFDProfile", ""),
+		object("Community", "communities: [{name: a, value: 'large:1:2:3'}]"),
+	} {
+		if _, err := cluster.Kubectl(t.Context(), good, "apply", "--server-side", "--dry-run=server", "-f", "-"); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+	for bad, says := range map[string]string{
+		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 'fe80::1'"):                                  "interface names the link",
+		object("BGPPeer", "myASN: 64512, peerAddress: 192.0.2.1"):                                              "exactly one of peerASN and dynamicASN",
+		object("BGPPeer", "myASN: 64512, peerASN: 1, dynamicASN: external, peerAddress: 192.0.2.1"):            "exactly one of peerASN and dynamicASN",
+		object("BGPPeer", "myASN: 64512, peerASN: 1"):                                                          "exactly one of peerAddress, interface and defaultGateway",
+		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, interface: eth0"):                 "exactly one of peerAddress, interface and defaultGateway",
+		object("BGPPeer", "myASN: 0, peerASN: 1, peerAddress: 192.0.2.1"):                                      "myASN",
+		object("BGPPeer", "myASN: 64512, peerASN: 4294967296, peerAddress: 192.0.2.1"):                         "peerASN",
+		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: tor-a"):                                      "is no IP address",
+		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, sourceAddress: '2001:db8::1'"):    "of one family",
+		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, holdTime: 1s"):                    "must be 0s or from 3s",
+		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, holdTime: 9s, keepaliveTime: 9s"): "shorter than holdTime",
+		object("BGPPeer", "myASN: 64512, peerASN: 64512, peerAddress: 192.0.2.1, ebgpMultiHop: true"):          "for external peers",
+		object("BGPPeer", "myASN: 64512, dynamicASN: internal, peerAddress: 192.0.2.1, ebgpMultiHop: true"):    "for external peers",
+		object("BGPPeer", "myASN: 64512, peerASN: 1, interface: eth0, ebgpMultiHop: true"):                     "exclude each other",
+		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, routerID: '2001:db8::1'"):         "routerID",
+		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, restartTime: 2h"):                 "from 1s to 4095s",
+		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, addressFamilies: [IPX]"):          "addressFamilies",
+		object("BGPAdvertisement", "aggregationLength: 33"):                                                    "aggregationLength",
+		object("BGPAdvertisement", "localPref: -1"):                                                            "localPref",
+		object("BGPAdvertisement", "asPathPrepend: 100"):                                                       "asPathPrepend",
+		object("BFDProfile", "transmitInterval: 5"):                                                            "transmitInterval",
+		object("BFDProfile", "detectMultiplier: 1"):                                                            "detectMultiplier",
+		object("Community", "communities: [{name: a, value: 'large:1:2'}]"):                                    "communities[0].value",
+		object("Community", "communities: [{name: '64512:1', value: '1:2'}]"):                                  "communities[0].name",
+		object("Community", "communities: [{name: a, value: '1:2'}, {name: a, value: '1:3'}]"):                 "communities",
+	} {
+		_, err := cluster.Kubectl(t.Context(), bad, "apply", "--server-side", "--dry-run=server", "-f", "-")
+		if err == nil {
+			t.Errorf("accepted: %s", bad)
+			continue
+		}
+		contains(t, err.Error(), says)
+	}
 }
