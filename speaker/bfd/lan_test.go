@@ -18,7 +18,6 @@ type lan struct {
 	hosts map[netip.Addr]*simulated
 	lost  func(from, to netip.Addr) bool // nil loses nothing
 	ttl   uint8
-	delay func() time.Duration // if set, packets overtake each other
 }
 
 // simulated is the wire of one host.
@@ -38,6 +37,8 @@ func newLAN() *lan { return &lan{hosts: make(map[netip.Addr]*simulated), ttl: ma
 
 func (l *lan) host(addr netip.Addr) *simulated {
 	s := &simulated{lan: l, addr: addr, some: make(chan struct{}, 1)}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.hosts[addr] = s
 	return s
 }
@@ -108,13 +109,6 @@ func (s *simulated) deliver() {
 	s.wake()
 }
 
-func (s *simulated) arrive(a arrival) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.inbox = append(s.inbox, a)
-	s.wake()
-}
-
 type simulatedLine struct {
 	from *simulated
 	key  Key
@@ -137,10 +131,6 @@ func (l *simulatedLine) send(b []byte) error {
 		return nil
 	}
 	a := arrival{origin: origin{l.from.addr, l.key.Multihop}, to: to.addr, ttl: lan.ttl, payload: slices.Clone(b)}
-	if lan.delay != nil {
-		time.AfterFunc(lan.delay(), func() { to.arrive(a) })
-		return nil
-	}
 	to.carry(a, ms)
 	return nil
 }
@@ -169,7 +159,7 @@ var (
 // join makes a running end without a session.
 func (l *lan) join(addr, peer netip.Addr) *end {
 	e := &end{key: Key{Peer: peer}, simulated: l.host(addr)}
-	e.Engine = New(slog.New(slog.DiscardHandler), func(_ Key, s Status) {
+	e.Engine = New(slog.New(slog.DiscardHandler), "", func(_ Key, s Status) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.past = append(e.past, change{time.Now(), s})

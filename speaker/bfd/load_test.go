@@ -36,7 +36,7 @@ func runPeer(n, interval string) error {
 	if err != nil {
 		return err
 	}
-	e := New(slog.New(slog.DiscardHandler), func(Key, Status) {})
+	e := New(slog.New(slog.DiscardHandler), "", func(Key, Status) {})
 	_, others := manyPaths(count)
 	if err := e.Set(alike(others, pace)); err != nil {
 		return err

@@ -28,6 +28,10 @@ const (
 	rolePeer    = "peer"    // the other end of many sessions
 )
 
+// init keeps the main thread for the main goroutine. It must never run node.do,
+// for it cannot end: what /proc/PID/ns/net shows of a process is its main thread's.
+func init() { runtime.LockOSThread() }
+
 // TestMain runs the tests in a new network namespace, and without root in a user
 // namespace around it.
 func TestMain(m *testing.M) {
@@ -288,7 +292,7 @@ func newHost(t testing.TB, within func(func() error) error) *host {
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	h.Engine = New(log, func(k Key, s Status) {
+	h.Engine = New(log, "", func(k Key, s Status) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.past[k] = append(h.past[k], change{time.Now(), s})

@@ -53,29 +53,6 @@ func TestReturn(t *testing.T) {
 	})
 }
 
-// TestOvertaking: packets that overtake each other while the session comes up,
-// as they do when some wait for ARP, leave nothing behind that goes on for ever.
-func TestOvertaking(t *testing.T) {
-	for seed := range uint64(200) {
-		bubble(t, func(t *testing.T, l *lan, a, b *end) {
-			random := rand.New(rand.NewPCG(seed, 1))
-			l.delay = func() time.Duration { return time.Duration(random.IntN(30)) * ms }
-			a.set(t, fast)
-			b.set(t, fast)
-			time.Sleep(50 * ms)
-			l.mu.Lock()
-			l.delay = nil
-			l.mu.Unlock()
-			time.Sleep(3 * time.Second)
-			before := a.now().Flaps + b.now().Flaps
-			time.Sleep(3 * time.Second)
-			if sa, sb := a.now(), b.now(); sa.State != Up || sb.State != Up || sa.Flaps+sb.Flaps != before {
-				t.Errorf("seed %d: %d flaps before, then %+v, %+v", seed, before, sa, sb)
-			}
-		})
-	}
-}
-
 func TestPassive(t *testing.T) {
 	passive := fast
 	passive.Passive = true

@@ -1,0 +1,50 @@
+package bfd
+
+import (
+	"math/rand/v2"
+	"testing"
+)
+
+// TestCalm: packets of another time, as when they overtake each other because
+// some had to wait for ARP, hardly take down a session more than once each, and whatever
+// was on the way, two ends soon stop to answer each other.
+func TestCalm(t *testing.T) {
+	states := []State{Down, Init, Up}
+	for seed := range uint64(20000) {
+		random := rand.New(rand.NewPCG(seed, 1))
+		ends, flying, stray := [2]*session{}, [2][]packet{}, 0
+		for i := range ends {
+			ends[i] = newSession(uint32(i+1), fast, 0)
+			ends[i].state = states[random.IntN(3)]
+			ends[i].departed(0, 0)
+		}
+		for i, s := range ends {
+			for range random.IntN(7) {
+				p := s.packet()
+				p.state, p.yours, p.poll = states[random.IntN(3)], uint32(2-i), random.IntN(2) == 0
+				flying[1-i] = append(flying[1-i], p)
+				stray++
+			}
+		}
+		turns := 0
+		for ; len(flying[0])+len(flying[1]) > 0; turns++ {
+			i := random.IntN(2)
+			if len(flying[i]) == 0 {
+				i = 1 - i
+			}
+			s, p := ends[i], flying[i][0]
+			flying[i] = flying[i][1:]
+			s.receive(p, 0)
+			if s.owed {
+				flying[1-i] = append(flying[1-i], s.answer())
+			}
+			if s.urgent {
+				flying[1-i] = append(flying[1-i], s.packet())
+				s.departed(0, 0)
+			}
+		}
+		if flaps := ends[0].flaps + ends[1].flaps; flaps > stray+1 || turns > 10*stray {
+			t.Errorf("seed %d: %d packets led to %d flaps and %d packets", seed, stray, flaps, turns)
+		}
+	}
+}
