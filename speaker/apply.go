@@ -35,6 +35,9 @@ const (
 	// never is when to look again if nothing asks for it.
 	never = 24 * time.Hour
 
+	// longestRest bounds the pause between two passes.
+	longestRest = 50 * time.Millisecond
+
 	// reportEvery is the shortest time between two reports: a burst of new
 	// Services makes a few large reports, not many small ones.
 	reportEvery = 100 * time.Millisecond
@@ -220,11 +223,15 @@ func (s *Speaker) reconcileLoop(ctx context.Context) {
 	s.exit.started = time.Now()
 	for ctx.Err() == nil {
 		s.again = never
+		began := time.Now()
 		if err := s.reconcile(ctx); err != nil {
 			s.log.Warn("announcements failed, will be tried again", "error", err)
 			s.again = retryAfter
 		}
 		s.synced.Store(true)
+		// What comes in a burst is looked at together: at most half of the time
+		// goes into deciding. A single event after a rest is looked at at once.
+		sleep(ctx, min(time.Since(began), longestRest))
 		select {
 		case <-ctx.Done():
 		case <-s.wake:

@@ -41,6 +41,7 @@ const (
 // client to lose.
 type gate struct {
 	wake   func()
+	port   uint16 // where kube-proxy says that it is healthy
 	client *http.Client
 	slots  chan struct{}
 
@@ -60,7 +61,7 @@ type question struct {
 
 func newGate(wake func()) *gate {
 	return &gate{
-		wake: wake, open: map[netip.Addr]bool{}, pending: map[uint16]*question{}, slots: make(chan struct{}, asking),
+		wake: wake, port: proxyPort, open: map[netip.Addr]bool{}, pending: map[uint16]*question{}, slots: make(chan struct{}, asking),
 		client: &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 	}
 }
@@ -97,7 +98,7 @@ func (g *gate) Set(ctx context.Context, node *corev1.Node, routed map[netip.Addr
 	}
 	wanted := map[uint16]map[netip.Addr]bool{}
 	for addr, svc := range waiting {
-		port := uint16(proxyPort)
+		port := g.port
 		if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && svc.Spec.HealthCheckNodePort != 0 {
 			port = uint16(svc.Spec.HealthCheckNodePort)
 		} else if g.proxy {
@@ -137,7 +138,7 @@ func (g *gate) ask(ctx context.Context, port uint16, q *question) {
 		if ctx.Err() != nil {
 			return
 		}
-		if ok && !first && port == proxyPort {
+		if ok && !first && port == g.port {
 			sleep(ctx, settle) // it has just come up
 		}
 		if ok || time.Now().After(deadline) {
@@ -161,7 +162,7 @@ func (g *gate) ask(ctx context.Context, port uint16, q *question) {
 	for addr := range q.addrs {
 		g.open[addr] = true
 	}
-	g.proxy = g.proxy || port == proxyPort
+	g.proxy = g.proxy || port == g.port
 	g.wake()
 }
 

@@ -40,7 +40,7 @@ func (b *batch) fill(l *listener) {
 		h.SetIovlen(1)
 		h.SetControllen(len(b.controls[i]))
 	}
-	n, _, err := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&b.headers)), batchSize, unix.MSG_DONTWAIT, 0, 0)
+	n, _, err := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&b.headers)), batchSize, unix.MSG_DONTWAIT, 0, 0)
 	if err == 0 {
 		b.n = int(n)
 	}

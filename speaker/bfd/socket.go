@@ -1,6 +1,7 @@
 package bfd
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,7 +58,7 @@ type listener struct {
 // line sends to one peer.
 type line struct {
 	fd       int
-	to       unix.Sockaddr
+	to       []byte // struct sockaddr_in, or sockaddr_in6
 	kernel   *kernel
 	listener *listener
 }
@@ -147,11 +149,16 @@ func (k *kernel) open(key Key) (sender, int, error) {
 		k.release(l)
 		return nil, 0, fmt.Errorf("open a socket to %s: %w", key.Peer, err)
 	}
-	return &line{fd: fd, to: sockaddr(key.Peer, l.port(), link), kernel: k, listener: l}, link, nil
+	return &line{fd: fd, to: rawSockaddr(key.Peer, l.port(), link), kernel: k, listener: l}, link, nil
 }
 
+// send does not tell the Go scheduler of the system call, and batch.fill does
+// not either: they do not block, and to give up and regain the right to run Go
+// takes locks that are held by threads which are in no hurry.
 func (l *line) send(b []byte) error {
-	if err := unix.Sendto(l.fd, b, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, l.to); err != nil {
+	_, _, err := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(l.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)),
+		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, uintptr(unsafe.Pointer(&l.to[0])), uintptr(len(l.to)))
+	if err != 0 {
 		return fmt.Errorf("send to the peer: %w", err)
 	}
 	return nil
@@ -308,4 +315,20 @@ func sockaddr(a netip.Addr, port, link int) unix.Sockaddr {
 		s.ZoneId = uint32(link)
 	}
 	return s
+}
+
+// rawSockaddr is the same as the kernel has it.
+func rawSockaddr(a netip.Addr, port, link int) []byte {
+	if a.Is4() {
+		b := binary.NativeEndian.AppendUint16(nil, unix.AF_INET)
+		b = binary.BigEndian.AppendUint16(b, uint16(port))
+		return append(append(b, a.AsSlice()...), make([]byte, 8)...)
+	}
+	b := binary.NativeEndian.AppendUint16(nil, unix.AF_INET6)
+	b = binary.BigEndian.AppendUint16(b, uint16(port))
+	b = append(append(b, 0, 0, 0, 0), a.AsSlice()...)
+	if !a.IsLinkLocalUnicast() {
+		link = 0
+	}
+	return binary.NativeEndian.AppendUint32(b, uint32(link))
 }

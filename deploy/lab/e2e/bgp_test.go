@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -242,6 +243,40 @@ func TestBGPLocal(t *testing.T) {
 	}
 }
 
+// TestRollingUpdate: under externalTrafficPolicy Local every pod is replaced, one
+// after the other, and the client notices nothing. A node whose pod terminates is
+// no next hop any more while that still serves, and is one again only when its
+// own kube-proxy knows the new pod.
+func TestRollingUpdate(t *testing.T) {
+	routers := routers(t)
+	svc, addr := routed(t, "bgp-rolling", local)
+	everywhere := func() {
+		t.Helper()
+		for _, r := range routers {
+			by(t, r, addr, 0, 1, 2)
+		}
+	}
+	everywhere()
+	reach(t, cluster.Network.Remote, url(addr, svc.Spec.Ports[0].Port))
+	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
+	others := [][]int{{1, 2}, {0, 2}, {0, 1}}
+	for i := range cluster.Nodes {
+		if err := cluster.TerminatePod(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range routers {
+			by(t, r, addr, others[i]...)
+		}
+		if err := cluster.ReplacePod(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+		everywhere()
+	}
+	if report := stop(); report.Lost > 0 {
+		t.Errorf("%s", report)
+	}
+}
+
 // TestBGPNodeDies: a node that falls silent is no next hop any more, by BFD long
 // before the hold time is over; its own speaker sees the routers go, and all
 // come back.
@@ -433,33 +468,59 @@ func label(t *testing.T, node, value string) {
 	}
 }
 
-// TestCordonedSpeakerWithdraws: the speaker of a node that is being emptied says
-// goodbye when it ends.
-func TestCordonedSpeakerWithdraws(t *testing.T) {
+// TestSpeakerLeaves: a speaker that will not be back withdraws its routes when it
+// ends, and costs the client nothing: on a node that is being emptied, and when
+// Fairlead is removed.
+func TestSpeakerLeaves(t *testing.T) {
 	routers := routers(t)
-	svc, addr := routed(t, "bgp-cordon")
-	for _, r := range routers {
-		by(t, r, addr, 0, 1, 2)
-	}
-	reach(t, cluster.Network.Remote, url(addr, svc.Spec.Ports[0].Port))
-	cordon(t, cluster.Nodes[1].Name, true)
-	t.Cleanup(func() {
-		cordon(t, cluster.Nodes[1].Name, false)
-		if cluster.Speakers[1].Ended() {
-			if err := cluster.StartSpeaker(context.Background(), 1); err != nil {
-				t.Error(err)
+	svc, addr := routed(t, "bgp-leave")
+	for name, row := range map[string]struct{ begin, end func(t *testing.T) }{
+		"cordoned": {
+			func(t *testing.T) { cordon(t, cluster.Nodes[1].Name, true) },
+			func(t *testing.T) { cordon(t, cluster.Nodes[1].Name, false) },
+		},
+		"removed": {
+			func(t *testing.T) {
+				if _, err := cluster.Kubectl(t.Context(), "", "-n", "fairlead-system", "delete", "daemonset", "fairlead-speaker"); err != nil {
+					t.Fatal(err)
+				}
+			},
+			func(t *testing.T) {
+				root, err := lab.Root()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := cluster.Kubectl(context.Background(), "", "apply", "--server-side", "-k", filepath.Join(root, "deploy")); err != nil {
+					t.Fatal(err)
+				}
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, r := range routers {
+				by(t, r, addr, 0, 1, 2)
 			}
-		}
-	})
-	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
-	if err := cluster.Speakers[1].Stop(); err != nil {
-		t.Errorf("the speaker ended with %v", err)
-	}
-	for _, r := range routers {
-		by(t, r, addr, 0, 2)
-	}
-	if report := stop(); report.Lost > 0 {
-		t.Errorf("%s", report)
+			reach(t, cluster.Network.Remote, url(addr, svc.Spec.Ports[0].Port))
+			row.begin(t)
+			t.Cleanup(func() {
+				row.end(t)
+				if cluster.Speakers[1].Ended() {
+					if err := cluster.StartSpeaker(context.Background(), 1); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+			stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
+			if err := cluster.Speakers[1].Stop(); err != nil {
+				t.Errorf("the speaker ended with %v", err)
+			}
+			for _, r := range routers {
+				by(t, r, addr, 0, 2)
+			}
+			if report := stop(); report.Lost > 0 {
+				t.Errorf("%s", report)
+			}
+		})
 	}
 }
 

@@ -1,0 +1,101 @@
+package speaker
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// check is a health check whose answer can change.
+type check struct {
+	*httptest.Server
+	healthy atomic.Bool
+	asked   atomic.Int64
+}
+
+func newCheck(t *testing.T) *check {
+	c := &check{}
+	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		c.asked.Add(1)
+		if !c.healthy.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	t.Cleanup(c.Close)
+	return c
+}
+
+func (c *check) port() uint16 {
+	return netip.MustParseAddrPort(c.Listener.Addr().String()).Port()
+}
+
+func opens(t *testing.T, g *gate, addr netip.Addr) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !g.Open()[addr]; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s stays closed", addr)
+		}
+	}
+}
+
+func TestGateLocal(t *testing.T) {
+	health := newCheck(t)
+	g := newGate(func() {})
+	addr := netip.MustParseAddr("203.0.113.5")
+	svc := service("s", addr.String(), "p", local, func(s *corev1.Service) { s.Spec.HealthCheckNodePort = int32(health.port()) })
+	waiting := map[netip.Addr]*corev1.Service{addr: svc}
+	g.Set(t.Context(), nil, nil, waiting)
+	for deadline := time.Now().Add(20 * time.Second); health.asked.Load() < 3; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody asks")
+		}
+	}
+	if !g.Settled() || g.Open()[addr] {
+		t.Errorf("settled is %t and open %t; want asked, and closed", g.Settled(), g.Open()[addr])
+	}
+	health.healthy.Store(true)
+	opens(t, g, addr)
+
+	// An endpoint that leaves the node and returns is asked about again.
+	health.healthy.Store(false)
+	g.Set(t.Context(), nil, nil, nil)
+	g.Set(t.Context(), nil, nil, waiting)
+	if g.Open()[addr] {
+		t.Error("it is open before anybody has asked")
+	}
+	health.healthy.Store(true)
+	opens(t, g, addr)
+	g.Set(t.Context(), nil, map[netip.Addr][]int{addr: {0}}, nil)
+	if !g.Open()[addr] {
+		t.Error("it closes although it is announced")
+	}
+}
+
+func TestGateCluster(t *testing.T) {
+	proxy := newCheck(t)
+	proxy.healthy.Store(true)
+	g := newGate(func() {})
+	g.port = proxy.port()
+	a, b := netip.MustParseAddr("203.0.113.5"), netip.MustParseAddr("203.0.113.6")
+	g.Set(t.Context(), nil, nil, map[netip.Addr]*corev1.Service{a: service("a", a.String(), "p")})
+	opens(t, g, a)
+	if opened := g.Set(t.Context(), nil, map[netip.Addr][]int{a: {0}}, map[netip.Addr]*corev1.Service{b: service("b", b.String(), "p")}); !opened || !g.Open()[b] {
+		t.Error("a new address waits although kube-proxy is known to be there")
+	}
+}
+
+// TestGateNobodyAnswers: where nothing listens the wait is bounded.
+func TestGateNobodyAnswers(t *testing.T) {
+	gone := newCheck(t)
+	gone.Close()
+	g := newGate(func() {})
+	g.port = gone.port()
+	addr := netip.MustParseAddr("203.0.113.5")
+	g.Set(t.Context(), nil, nil, map[netip.Addr]*corev1.Service{addr: service("a", addr.String(), "p")})
+	opens(t, g, addr)
+}
