@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -52,12 +53,16 @@ func (b Binaries) find(program string) (string, error) {
 // system lacks is unpacked beside our own binaries, with the libraries that it
 // lacks as well.
 func (b Binaries) Fetch(p Progress, tools ...Tool) error {
+	missing := slices.DeleteFunc(slices.Clone(tools), func(t Tool) bool { _, err := b.find(t.program); return err == nil })
+	if len(missing) == 0 {
+		return nil // the folder may be somebody else's
+	}
 	unlock, err := b.lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	for _, t := range tools {
+	for _, t := range missing {
 		if err := b.fetch(p, t); err != nil {
 			return err
 		}
@@ -146,7 +151,7 @@ func (b Binaries) environment() []string {
 	path := append([]string{string(b), os.Getenv("PATH")}, sbin...)
 	var libs []string
 	for _, t := range []Tool{nft, BIRD, FRR} {
-		path = append(path, b.path(t.name+"/usr/sbin"), b.path(t.name+"/usr/bin"))
+		path = append(path, b.path(t.name+"/usr/sbin"), b.path(t.name+"/usr/bin"), b.path(t.name+"/usr/lib/frr"))
 		for _, pattern := range []string{"usr/lib/*-linux-gnu*", "lib/*-linux-gnu*", "usr/lib/*-linux-gnu*/frr"} {
 			found, _ := filepath.Glob(b.path(filepath.Join(t.name, pattern)))
 			libs = append(libs, found...)

@@ -40,6 +40,9 @@ func tree(t *testing.T) (dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := bin.Fetch(lab.Progress{Out: io.Discard}, lab.BIRD); err != nil {
+		t.Fatal(err)
+	}
 	build := exec.Command("go", "build", "-o", filepath.Join(string(bin), "lab"), "./cmd/lab")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -55,7 +58,13 @@ func tree(t *testing.T) (dir string) {
 	if err := os.Mkdir(filepath.Join(dir, ".build"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []string{"go.mod", "deploy/crds", "deploy/kustomization.yaml", "deploy/namespace.yaml", "deploy/controller.yaml", "deploy/speaker.yaml", ".build/kube", ".build/lab", ".build/fairlead", ".build/fairlead-controller", ".build/fairlead-speaker", ".build/tools"} {
+	parts := []string{"go.mod", "deploy/crds", "deploy/kustomization.yaml", "deploy/namespace.yaml", "deploy/controller.yaml", "deploy/speaker.yaml", ".build/kube", ".build/lab", ".build/fairlead", ".build/fairlead-controller", ".build/fairlead-speaker"}
+	for _, fetched := range []string{".build/tools", ".build/bird"} { // unless the system has them
+		if _, err := os.Stat(filepath.Join(root, fetched)); err == nil {
+			parts = append(parts, fetched)
+		}
+	}
+	for _, part := range parts {
 		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(part)), 0o755); err != nil {
 			t.Fatal(err)
 		}
