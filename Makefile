@@ -26,8 +26,7 @@ lab: .build/lab ## The same cluster, kept until Ctrl-C, and how to use it.
 test: lint verify unit e2e ## Run every check and every test.
 
 unit: .build/lab ## Run the unit, property and kernel-level tests.
-	@.build/lab fetch
-	go test ./...
+	.build/lab with go test ./...
 	cd deploy/tools && go test ./...
 
 e2e: ## Run the end-to-end tests on the lab.
@@ -51,8 +50,7 @@ verify: ## Fail if generated code is out of date.
 	  || { echo "generated code is out of date: make generate"; exit 1; }
 
 bench: .build/lab ## Measure plans, engines, and announcements in a whole cluster with two routers.
-	@.build/lab fetch
-	go test -run='^$$' -bench=. -benchtime=1s ./allocator ./speaker/...
+	.build/lab with go test -run='^$$' -bench=. -benchtime=1s ./allocator ./speaker/...
 	@.build/lab bench
 
 build: ## Build the three programs into .build.

@@ -291,7 +291,7 @@ func (s *Speaker) snapshot(ctx context.Context, own []l2.Link) (Snapshot, error)
 		snapshot.Links[s.node] = common(reported, own)
 	}
 	var err error
-	snapshot.Local, err = s.local(ctx, snapshot.Config)
+	snapshot.Local, err = s.local(ctx, snapshot.Config, own)
 	return snapshot, err
 }
 

@@ -32,25 +32,25 @@ const (
 )
 
 // local is what only this node knows.
-func (s *Speaker) local(ctx context.Context, c config.Config) (Local, error) {
-	l := Local{Passwords: map[string]bgp.Secret{}, Open: s.gate.Open(), Drained: s.exit.drained(s.nodes.Get(s.node), func() { poke(s.wake) })}
+func (s *Speaker) local(ctx context.Context, c config.Config, links []l2.Link) (Local, error) {
+	l := Local{Links: links, Passwords: map[string]bgp.Secret{}, Open: s.gate.Open(), Drained: s.exit.drained(s.nodes.Get(s.node), func() { poke(s.wake) })}
 	for _, secret := range s.secrets.Objects() {
 		if password, ok := secret.Data[passwordKey]; ok {
 			l.Passwords[secret.Name] = bgp.Secret(password)
 		}
 	}
-	var links []string
+	var watched []string
 	gateway := false
 	for _, p := range c.BGPPeers {
 		if node := s.nodes.Get(s.node); node == nil || !p.SelectsNode(node.Labels) {
 			continue
 		}
-		if p.Interface != "" && !slices.Contains(links, p.Interface) {
-			links = append(links, p.Interface)
+		if p.Interface != "" && !slices.Contains(watched, p.Interface) {
+			watched = append(watched, p.Interface)
 		}
 		gateway = gateway || p.DefaultGateway != ""
 	}
-	s.routing.routers.Set(ctx, links)
+	s.routing.routers.Set(ctx, watched)
 	l.Routers = s.routing.routers.Found()
 	if gateway {
 		var err error
@@ -124,7 +124,11 @@ func (s *Speaker) sayGoodbye(ctx context.Context) {
 		s.routing.pause(ctx)
 		return
 	}
-	if snapshot, err := s.snapshot(ctx, nil); err == nil && s.exit.since.IsZero() {
+	links, err := l2.Links()
+	if err != nil {
+		s.log.Warn("routers not asked to look for other ways", "error", err)
+	}
+	if snapshot, err := s.snapshot(ctx, links); err == nil && s.exit.since.IsZero() {
 		// Ask for other ways first (RFC 8326), so that nothing is lost.
 		snapshot.Local.Leaving = true
 		_ = s.routing.Set(ctx, Decide(snapshot))

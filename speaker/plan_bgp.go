@@ -14,10 +14,13 @@ import (
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/bgp"
+	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
 // Local is what only the node itself knows.
 type Local struct {
+	// Links of the node, as they are.
+	Links []l2.Link
 	// Gateways of the node, by family: "IPv4", "IPv6".
 	Gateways map[string]netip.Addr
 	// Routers heard on links, with their link-local addresses.
@@ -39,6 +42,8 @@ type Peering struct {
 	Config config.BGPPeer
 	// Peer is what the session shall be, with its routes.
 	Peer bgp.Peer
+	// Beyond: the router is not on a link of the node, and so is its BFD.
+	Beyond bool
 	// Problem, if set, says why there shall be none.
 	Problem Refusal
 }
@@ -59,6 +64,7 @@ func peerings(c config.Config, node *corev1.Node, local Local) (all []Peering) {
 		peering := Peering{Config: p, Peer: bgp.Peer{Name: p.Name, Session: session(p, node), Routes: bgp.Routes{}}}
 		transport, problem := transport(p, local)
 		peering.Peer.Transport, peering.Problem = transport, problem
+		peering.Beyond = p.EBGPMultiHop || p.TTLSecurity > 1 || p.Internal() && !onLink(transport.Address, local.Links)
 		if problem.Reason == "" {
 			e := end{netip.AddrPortFrom(transport.Address, transport.Port), p.Passive}
 			if other, clashes := taken[e]; clashes {
@@ -70,6 +76,11 @@ func peerings(c config.Config, node *corev1.Node, local Local) (all []Peering) {
 		all = append(all, peering)
 	}
 	return all
+}
+
+// onLink reports whether no router is between the node and the address.
+func onLink(addr netip.Addr, links []l2.Link) bool {
+	return addr.IsLinkLocalUnicast() || slices.ContainsFunc(links, func(l l2.Link) bool { return l.Contains(addr) })
 }
 
 func session(p config.BGPPeer, node *corev1.Node) bgp.Session {

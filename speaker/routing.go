@@ -128,12 +128,12 @@ func hostRoutes(claims map[netip.Addr]l2.Claim) func(func(netip.Prefix) bool) {
 }
 
 // path is the BFD session beside a BGP session. As on routers, it is a
-// single-hop one where the BGP session is.
+// single-hop one with a neighbour, and runs over several hops with who is not.
 func path(p Peering) (bfd.Key, bfd.Profile, bool) {
 	if p.Config.BFD == nil {
 		return bfd.Key{}, bfd.Profile{}, false
 	}
-	key := bfd.Key{Peer: p.Peer.Address, Local: p.Peer.Source, Multihop: p.Peer.Hops > 1 && !p.Peer.Address.IsLinkLocalUnicast()}
+	key := bfd.Key{Peer: p.Peer.Address, Local: p.Peer.Source, Multihop: p.Beyond}
 	b := p.Config.BFD
 	return key, bfd.Profile{Transmit: b.Transmit, Receive: b.Receive, Multiplier: b.Multiplier, MinTTL: b.MinTTL, Passive: b.Passive}, true
 }

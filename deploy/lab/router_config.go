@@ -41,6 +41,7 @@ type Neighbour struct {
 	BFD             time.Duration // between packets, of which three may be lost; 0 is no BFD
 	Hold            time.Duration // 0 is 9 s
 	Hops            uint8         // to the neighbour; 0 is 1
+	Local           netip.Addr    // source address, which BIRD's BFD needs over several hops
 	TTLSecurity     bool          // RFC 5082; FRR takes BFD for multihop then (port 4784)
 	Client          bool          // of this route reflector
 	NoRestart       bool          // drop the routes of a neighbour that is being restarted (RFC 4724)
@@ -141,6 +142,7 @@ func (n Neighbour) birdSession(t *text, i int) {
 	}
 	if n.Hops > 1 {
 		t.add("  multihop %d;", n.Hops)
+		t.when(n.Local.IsValid(), "  source address %s;", n.Local)
 	} else {
 		t.add("  direct;")
 	}

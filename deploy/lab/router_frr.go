@@ -20,7 +20,7 @@ import (
 type frr struct{}
 
 func (f frr) start(ctx context.Context, r *Router, config string) (all []*Process, err error) {
-	if err := addFRRUser(); err != nil {
+	if err := addFRRUser(runDir); err != nil {
 		return nil, err
 	}
 	// Without it vtysh would ask PAM, which a fetched FRR has not set up.
@@ -111,8 +111,9 @@ func (f frr) sessions(ctx context.Context, r *Router) (map[string]Session, error
 	return all, nil
 }
 
-// addFRRUser lets the sandbox know FRR's user and groups, as other names of root.
-func addFRRUser() error {
+// addFRRUser lets the mount namespace know FRR's user and groups, as other names
+// of root, by files that are made in dir.
+func addFRRUser(dir string) error {
 	for path, own := range map[string][]string{
 		"/etc/passwd": {"frr:x:0:0:FRR:/:/bin/false"},
 		"/etc/group":  {"frr:x:0:", "frrvty:x:0:frr"},
@@ -127,7 +128,7 @@ func addFRRUser() error {
 		lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(b)), "\n"), func(line string) bool {
 			return strings.HasPrefix(line, "frr:") || strings.HasPrefix(line, "frrvty:")
 		})
-		copied := filepath.Join(runDir, filepath.Base(path))
+		copied := filepath.Join(dir, filepath.Base(path))
 		if err := os.WriteFile(copied, []byte(strings.Join(append(lines, own...), "\n")+"\n"), 0o644); err != nil {
 			return fmt.Errorf("add FRR's user: %w", err)
 		}

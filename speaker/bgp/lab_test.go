@@ -28,18 +28,12 @@ type lab struct {
 	pid int // of a process in the router's network
 }
 
-// find looks for a program on the machine and among the tools of the repository.
+// find looks for a program of the system, in folders too that an ordinary PATH
+// lacks.
 func find(t testing.TB, name string) string {
 	t.Helper()
-	tools := "../../.build/tools"
-	for _, dir := range []string{
-		"/usr/sbin", "/usr/bin", "/usr/lib/frr", tools + "/usr/sbin", tools + "/usr/bin", tools + "/usr/lib/frr",
-	} {
-		path, err := filepath.Abs(filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := os.Stat(path); err == nil {
+	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/usr/lib/frr") {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
 			return path
 		}
 	}

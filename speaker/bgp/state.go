@@ -1,5 +1,6 @@
 // Package bgp keeps BGP sessions and the routes told over them at a wanted
-// state. GoBGP speaks the protocol; the sockets are this package's own.
+// state. Sockets and sessions are this package's own; behind each session a
+// GoBGP server keeps the routes and turns them into UPDATEs.
 package bgp
 
 import (

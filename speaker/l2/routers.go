@@ -8,7 +8,9 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -118,7 +120,10 @@ func (r *Routers) converse(ctx context.Context, link string) error {
 	if err != nil {
 		return fmt.Errorf("find link %s: %w", link, err)
 	}
-	conn, _, err := ndp.Listen(ifi, ndp.LinkLocal)
+	// By number: Go remembers for a minute which link had a name.
+	numbered := *ifi
+	numbered.Name = strconv.Itoa(ifi.Index)
+	conn, _, err := ndp.Listen(&numbered, ndp.LinkLocal)
 	if err != nil {
 		return fmt.Errorf("listen for router advertisements on %s: %w", link, err)
 	}
@@ -129,6 +134,9 @@ func (r *Routers) converse(ctx context.Context, link string) error {
 	only.Accept(ipv6.ICMPTypeRouterAdvertisement)
 	only.Accept(ipv6.ICMPTypeRouterSolicitation)
 	if err := conn.SetICMPFilter(&only); err != nil {
+		return fmt.Errorf("listen for router advertisements on %s: %w", link, err)
+	}
+	if err := conn.SetControlMessage(ipv6.FlagHopLimit, true); err != nil {
 		return fmt.Errorf("listen for router advertisements on %s: %w", link, err)
 	}
 	for _, group := range []string{"ff02::1", "ff02::2"} { // all nodes, all routers
@@ -170,15 +178,14 @@ func (r *Routers) listen(conn *ndp.Conn, link string, own []netip.Addr, until ti
 	}
 	solicited := false
 	for {
-		message, control, from, err := conn.ReadFrom()
-		var timeout net.Error
+		message, control, from, err := conn.ReadFrom() // malformed ones it skips
 		switch {
-		case errors.As(err, &timeout) && timeout.Timeout():
+		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil
-		case errors.Is(err, net.ErrClosed), err != nil && message == nil && control == nil && from == netip.Addr{}:
+		case err != nil:
 			return fmt.Errorf("listen on %s: %w", link, err)
-		case err != nil, control == nil || control.HopLimit != ndp.HopLimit, !from.IsLinkLocalUnicast(), slices.Contains(own, from.WithZone("")):
-			continue // malformed, from afar (RFC 4861 section 6.1), or our own
+		case control == nil || control.HopLimit != ndp.HopLimit, !from.IsLinkLocalUnicast(), slices.Contains(own, from.WithZone("")):
+			continue // from afar (RFC 4861 section 6.1), or our own
 		}
 		switch m := message.(type) {
 		case *ndp.RouterAdvertisement:

@@ -21,7 +21,7 @@ const usage = `usage: lab COMMAND
   exec HOST -- COMMAND …      run a command on a machine of the kept cluster:
                               client, node-1, pod-1, … or control-plane
   stop                        stop the kept cluster
-  fetch                       fetch the routers (BIRD, FRR) that tests talk to
+  with COMMAND …              run a command with BIRD and FRR on its PATH
 
 flags of demo:
   --keep      keep the cluster running until Ctrl-C, and say how to use it
@@ -46,8 +46,8 @@ func run(args []string) error {
 		return runCluster(args[0], args[1:])
 	case "exec":
 		return lab.Exec(args[1:])
-	case "fetch":
-		return fetch()
+	case "with":
+		return with(args[1:])
 	case "stop":
 		return lab.Stop()
 	case "help", "-h", "--help":
@@ -57,13 +57,17 @@ func run(args []string) error {
 	return fmt.Errorf("unknown command %q\n\n%s", args[0], usage)
 }
 
-// fetch gets the routers that tests of the whole repository talk to.
-func fetch() error {
+// with runs a command that needs the routers, which are fetched first.
+func with(command []string) error {
 	root, err := lab.Root()
 	if err != nil {
 		return err
 	}
-	return lab.Binaries(filepath.Join(root, ".build")).Fetch(lab.Progress{Out: os.Stdout}, lab.BIRD, lab.FRR)
+	binaries := lab.Binaries(filepath.Join(root, ".build"))
+	if err := binaries.Fetch(lab.Progress{Out: os.Stdout}, lab.BIRD, lab.FRR); err != nil {
+		return err
+	}
+	return binaries.With(command)
 }
 
 // runCluster builds what a cluster needs, and does in a sandbox what the command says.

@@ -1,0 +1,44 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// With runs a command in place of this process, with the tools that were fetched
+// on its PATH and FRR's user known, for tests that run routers themselves. As
+// root only the mounts are the command's own; an ordinary user's command gets no
+// user frr, and so no FRR.
+func (b Binaries) With(command []string) error {
+	if len(command) == 0 {
+		return errors.New("with: which command?")
+	}
+	env := b.environment()
+	if os.Geteuid() == 0 {
+		runtime.LockOSThread() // mounts are the thread's, and the command is run in its place
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("make mounts of our own: %w", err)
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return fmt.Errorf("make mounts private: %w", err)
+		}
+		dir, err := os.MkdirTemp(string(b), "users-")
+		if err != nil {
+			return fmt.Errorf("add FRR's user: %w", err)
+		}
+		if err := addFRRUser(dir); err != nil {
+			return err
+		}
+		_ = os.RemoveAll(dir) // the mounts keep the files
+	}
+	program, err := exec.LookPath(command[0])
+	if err != nil {
+		return fmt.Errorf("with: %w", err)
+	}
+	return unix.Exec(program, command, env)
+}

@@ -1,0 +1,131 @@
+package l2
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/mdlayher/ndp"
+	"github.com/vishvananda/netlink"
+)
+
+// found waits until the router on the link is found.
+func found(t *testing.T, r *Routers, link string) netip.Addr {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if addr := r.Found()[link]; addr.IsValid() {
+			return addr
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no router is found on %s", link)
+		}
+	}
+}
+
+func linkLocal(t *testing.T, link string) netip.Addr {
+	t.Helper()
+	l, err := netlink.LinkByName(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := netlink.AddrList(l, netlink.FAMILY_V6)
+	if err != nil || len(addrs) == 0 {
+		t.Fatalf("%s has no link-local address: %v", link, err)
+	}
+	addr, _ := netip.AddrFromSlice(addrs[0].IP)
+	return addr.WithZone(link)
+}
+
+// TestRouters: the two ends of a cable find each other, a real router's
+// advertisement is preferred to a speaker's, and a link that comes later is found.
+func TestRouters(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	changed := make(chan struct{}, 16)
+	log := slog.New(slog.DiscardHandler)
+	near := NewRouters(log, func() { changed <- struct{}{} })
+	far := NewRouters(log, func() {})
+	near.Set(ctx, []string{"vip0"}) // which does not exist yet
+	newCable(t)
+	far.Set(ctx, []string{"lan0"})
+	if got, want := found(t, near, "vip0").WithZone(""), linkLocal(t, "lan0").WithZone(""); got != want {
+		t.Errorf("found %s, want %s", got, want)
+	}
+	if got, want := found(t, far, "lan0").WithZone(""), linkLocal(t, "vip0").WithZone(""); got != want {
+		t.Errorf("found %s, want %s", got, want)
+	}
+	<-changed
+
+	near.hear("vip0", netip.MustParseAddr("fe80::99%vip0"), false)
+	if got := near.Found()["vip0"]; got.WithZone("") == netip.MustParseAddr("fe80::99") {
+		t.Error("another speaker has taken the router's place")
+	}
+	near.hear("vip0", netip.MustParseAddr("fe80::42%vip0"), true)
+	if got := near.Found()["vip0"]; got != netip.MustParseAddr("fe80::42%vip0") {
+		t.Errorf("found %s, want the one that offers to be a gateway", got)
+	}
+	near.Set(ctx, nil)
+	if len(near.Found()) > 0 {
+		t.Errorf("found %v on links that nobody asks about", near.Found())
+	}
+}
+
+// TestAdvertisement: ours makes this node nobody's default gateway.
+func TestAdvertisement(t *testing.T) {
+	c := newCable(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	far := NewRouters(slog.New(slog.DiscardHandler), func() {})
+	linkUp(t, "lan0")
+	numbered := *c.lan
+	numbered.Name = strconv.Itoa(c.lan.Index)
+	conn, _, err := ndp.Listen(&numbered, ndp.LinkLocal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.JoinGroup(netip.MustParseAddr("ff02::1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	far.Set(ctx, []string{"vip0"})
+	for {
+		message, _, _, err := conn.ReadFrom()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ra, ok := message.(*ndp.RouterAdvertisement); ok {
+			if ra.RouterLifetime != 0 {
+				t.Errorf("the lifetime is %s", ra.RouterLifetime)
+			}
+			return
+		}
+	}
+}
+
+// linkUp waits until the link has a link-local address that is not tentative.
+func linkUp(t *testing.T, link string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		l, err := netlink.LinkByName(link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		addrs, err := netlink.AddrList(l, netlink.FAMILY_V6)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const tentative = 0x40 // IFA_F_TENTATIVE
+		if len(addrs) > 0 && addrs[0].Flags&tentative == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s has no address: %v", link, addrs)
+		}
+	}
+}
