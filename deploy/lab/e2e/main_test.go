@@ -196,6 +196,24 @@ func reach(t *testing.T, from *lab.Host, url string) (answer string) {
 	return answer
 }
 
+// says waits until the URL's answer says all this. For up to a second kube-proxy
+// serves a new Service whose address was another one's by that one's rules.
+func says(t *testing.T, from *lab.Host, url string, parts ...string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%s says %q to %s", url, parts, from.Name), func() error {
+		answer, err := from.Get(t.Context(), url)
+		if err != nil {
+			return err
+		}
+		for _, p := range parts {
+			if !strings.Contains(answer, p) {
+				return fmt.Errorf("it says %q", answer)
+			}
+		}
+		return nil
+	})
+}
+
 func url(addr netip.Addr, port int32) string {
 	return fmt.Sprintf("http://%s/ping", netip.AddrPortFrom(addr, uint16(port)))
 }

@@ -101,7 +101,7 @@ func TestWithoutSelector(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	contains(t, reach(t, cluster.Client, url(announced(t, "manual"), 8086)), "pod-2")
+	says(t, cluster.Client, url(announced(t, "manual"), 8086), "pod-2")
 }
 
 func TestLocalTrafficKeepsTheClientsAddress(t *testing.T) {
@@ -122,7 +122,7 @@ func TestLocalTrafficKeepsTheClientsAddress(t *testing.T) {
 		label(i, "one")
 		addr := announced(t, "local")
 		owner(t, addr, func(node int) bool { return node == i })
-		contains(t, reach(t, cluster.Client, url(addr, 8086)), cluster.Pods[i].Name, "to "+cluster.Client.Addr.String())
+		says(t, cluster.Client, url(addr, 8086), cluster.Pods[i].Name, "to "+cluster.Client.Addr.String())
 		label(i, "other")
 		condition(t, "local", "Announced", "NoEndpoints")
 		silent(t, addr)
