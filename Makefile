@@ -26,7 +26,8 @@ lab: .build/lab ## The same cluster, kept until Ctrl-C, and how to use it.
 test: lint verify unit e2e ## Run every check and every test.
 
 unit: .build/lab ## Run the unit, property and kernel-level tests.
-	.build/lab with go test ./...
+	.build/lab with go test $$(go list ./... | grep -v /speaker/bfd)
+	.build/lab with go test ./speaker/bfd # keeps all cores busy itself, and has deadlines
 	cd deploy/tools && go test ./...
 
 e2e: ## Run the end-to-end tests on the lab.

@@ -264,7 +264,7 @@ func (s *Speaker) reconcile(ctx context.Context) error {
 	// The first routes of a restarted speaker go together: what a router has
 	// kept of the last one's and does not hear at once, it forgets.
 	if s.exit.routing = s.exit.routing || s.gate.Settled() || time.Since(s.exit.started) > giveUp; s.exit.routing {
-		err = errors.Join(err, s.routing.Set(ctx, plan))
+		err = errors.Join(err, s.routing.Set(plan))
 	}
 	s.tell(plan, announced)
 	s.mu.Lock()

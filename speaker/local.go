@@ -131,7 +131,7 @@ func (s *Speaker) sayGoodbye(ctx context.Context) {
 	if snapshot, err := s.snapshot(ctx, links); err == nil && s.exit.since.IsZero() {
 		// Ask for other ways first (RFC 8326), so that nothing is lost.
 		snapshot.Local.Leaving = true
-		_ = s.routing.Set(ctx, Decide(snapshot))
+		_ = s.routing.Set(Decide(snapshot))
 		s.log.Info("routers asked to look for other ways", "reason", why, "for", s.exit.drain)
 		sleep(ctx, s.exit.drain)
 	}

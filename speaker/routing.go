@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -71,12 +72,13 @@ func (r *routing) Run(ctx context.Context) error {
 }
 
 // Set makes the plan's sessions and routes all there are.
-func (r *routing) Set(ctx context.Context, plan Plan) error {
+func (r *routing) Set(plan Plan) error {
 	var state bgp.State
 	profiles := map[bfd.Key]bfd.Profile{}
 	users := map[bfd.Key][]string{}
-	shield := guard.State{Prefixes: slices.Collect(hostRoutes(plan.L2))}
-	for _, claim := range plan.L2 {
+	var shield guard.State
+	for addr, claim := range plan.L2 {
+		shield.Prefixes = append(shield.Prefixes, netip.PrefixFrom(addr, addr.BitLen()))
 		shield.Links = append(shield.Links, claim.Links...)
 	}
 	for _, p := range plan.BGP {
@@ -93,38 +95,24 @@ func (r *routing) Set(ctx context.Context, plan Plan) error {
 			shield.Links = append(shield.Links, p.Config.Interface)
 		}
 	}
-	for _, sort := range []func(){
-		func() {
-			slices.SortFunc(shield.Prefixes, netip.Prefix.Compare)
-			shield.Prefixes = slices.Compact(shield.Prefixes)
-		},
-		func() {
-			slices.SortFunc(shield.Toward, netip.Addr.Compare)
-			shield.Toward = slices.Compact(shield.Toward)
-		},
-		func() { slices.Sort(shield.Links); shield.Links = slices.Compact(shield.Links) },
-	} {
-		sort()
-	}
+	r.sessions.Set(state) // first: the rest takes longer
+	shield.Prefixes = tidy(shield.Prefixes, netip.Prefix.Compare)
+	shield.Toward = tidy(shield.Toward, netip.Addr.Compare)
+	shield.Links = tidy(shield.Links, strings.Compare)
 	r.mu.Lock()
 	r.users, r.shield = users, shield
 	r.mu.Unlock()
 	poke(r.guarded)
-	r.sessions.Set(state)
 	if err := r.paths.Set(profiles); err != nil {
 		return fmt.Errorf("set up BFD: %w", err)
 	}
 	return nil
 }
 
-func hostRoutes(claims map[netip.Addr]l2.Claim) func(func(netip.Prefix) bool) {
-	return func(yield func(netip.Prefix) bool) {
-		for a := range claims {
-			if !yield(netip.PrefixFrom(a, a.BitLen())) {
-				return
-			}
-		}
-	}
+// tidy sorts, and leaves each value once.
+func tidy[T comparable](values []T, compare func(a, b T) int) []T {
+	slices.SortFunc(values, compare)
+	return slices.Compact(values)
 }
 
 // path is the BFD session beside a BGP session. As on routers, it is a
