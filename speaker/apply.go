@@ -124,7 +124,17 @@ func New(o Options) (*Speaker, error) {
 	wake := func() { poke(s.wake) }
 	s.announce, s.routing, s.gate = l2.New(o.Log, wake), newRouting(o.Log, o.Node, o.Guard, wake), newGate(wake)
 	handler := cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { poke(s.wake) }, UpdateFunc: func(_, _ any) { poke(s.wake) }, DeleteFunc: func(any) { poke(s.wake) },
+		AddFunc: func(o any) {
+			if matters(nil, o) {
+				poke(s.wake)
+			}
+		},
+		UpdateFunc: func(from, to any) {
+			if matters(from, to) {
+				poke(s.wake)
+			}
+		},
+		DeleteFunc: func(any) { poke(s.wake) },
 	}
 	for _, i := range s.informers() {
 		if _, err := i.AddEventHandler(handler); err != nil {
@@ -251,10 +261,7 @@ func (s *Speaker) reconcile(ctx context.Context) error {
 		return err
 	}
 	plan := Decide(snapshot)
-	if s.gate.Set(ctx, s.nodes.Get(s.node), plan.Routed, plan.Waiting) {
-		snapshot.Local.Open = s.gate.Open()
-		plan = Decide(snapshot)
-	}
+	s.gate.Set(ctx, s.nodes.Get(s.node), plan.Routed, plan.Waiting)
 	announced, err := s.announce.Set(ctx, plan.L2)
 	for addr := range plan.L2 {
 		if _, done := announced[addr]; !done {

@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -66,11 +67,12 @@ func newGate(wake func()) *gate {
 	}
 }
 
-// Open are the addresses that may be announced.
-func (g *gate) Open() map[netip.Addr]bool {
+// Open are the addresses that have been asked for and may be announced; with
+// proxy, all may that have no health check of their own.
+func (g *gate) Open() (addrs map[netip.Addr]bool, proxy bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return maps.Clone(g.open)
+	return maps.Clone(g.open), g.proxy
 }
 
 // Settled reports whether each question has been asked.
@@ -86,8 +88,8 @@ func (g *gate) Settled() bool {
 }
 
 // Set asks for the addresses that wait, and closes the gate behind those that
-// are no longer announced. It reports whether any may go through at once.
-func (g *gate) Set(ctx context.Context, node *corev1.Node, routed map[netip.Addr][]int, waiting map[netip.Addr]*corev1.Service) (opened bool) {
+// are no longer announced.
+func (g *gate) Set(ctx context.Context, node *corev1.Node, routed map[netip.Addr][]int, waiting map[netip.Addr]*corev1.Service) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.hosts = hostsOf(node)
@@ -98,13 +100,7 @@ func (g *gate) Set(ctx context.Context, node *corev1.Node, routed map[netip.Addr
 	}
 	wanted := map[uint16]map[netip.Addr]bool{}
 	for addr, svc := range waiting {
-		port := g.port
-		if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && svc.Spec.HealthCheckNodePort != 0 {
-			port = uint16(svc.Spec.HealthCheckNodePort)
-		} else if g.proxy {
-			g.open[addr], opened = true, true
-			continue
-		}
+		port := cmp.Or(healthPort(svc), g.port)
 		if wanted[port] == nil {
 			wanted[port] = map[netip.Addr]bool{}
 		}
@@ -126,7 +122,6 @@ func (g *gate) Set(ctx context.Context, node *corev1.Node, routed map[netip.Addr
 		g.pending[port] = q
 		go g.ask(ctx, port, q)
 	}
-	return opened
 }
 
 // ask opens the gate when the port answers with OK, or when it is no use to wait.

@@ -33,7 +33,8 @@ const (
 
 // local is what only this node knows.
 func (s *Speaker) local(ctx context.Context, c config.Config, links []l2.Link) (Local, error) {
-	l := Local{Links: links, Passwords: map[string]bgp.Secret{}, Open: s.gate.Open(), Drained: s.exit.drained(s.nodes.Get(s.node), func() { poke(s.wake) })}
+	l := Local{Links: links, Passwords: map[string]bgp.Secret{}, Drained: s.exit.drained(s.nodes.Get(s.node), func() { poke(s.wake) })}
+	l.Open, l.Proxy = s.gate.Open()
 	for _, secret := range s.secrets.Objects() {
 		if password, ok := secret.Data[passwordKey]; ok {
 			l.Passwords[secret.Name] = bgp.Secret(password)

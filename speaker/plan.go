@@ -100,10 +100,10 @@ func Decide(s Snapshot) Plan {
 			}
 			if len(told) > 0 {
 				p.Services[addr] = svc
-				if s.Local.Open != nil && !s.Local.Open[addr] {
-					p.Waiting[addr] = svc
-				} else {
+				if s.Local.opens(svc, addr) {
 					p.route(addr, told, d.ranges(svc, addr))
+				} else {
+					p.Waiting[addr] = svc
 				}
 			}
 			if len(claims) == 0 && noRoute.Reason != "" && d.spokesman(addr) == s.Node {

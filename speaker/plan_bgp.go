@@ -27,9 +27,11 @@ type Local struct {
 	Routers map[string]netip.Addr
 	// Passwords by the name of their Secret.
 	Passwords map[string]bgp.Secret
-	// Open are the addresses that the node's data path serves. If nil, it
-	// serves all.
+	// Open are the addresses that the node's data path serves; if nil, all.
 	Open map[netip.Addr]bool
+	// Proxy: kube-proxy is there, which is all that addresses of Services wait
+	// for that have no health check of their own.
+	Proxy bool
 	// Drained: the node has been excluded for so long that its routers have
 	// had the time to look for other ways.
 	Drained bool
@@ -142,6 +144,20 @@ func transport(p config.BGPPeer, local Local) (bgp.Transport, Refusal) {
 		t.Password = password
 	}
 	return t, Refusal{}
+}
+
+// opens reports whether the node's data path serves the Service's address.
+func (l Local) opens(svc *corev1.Service, addr netip.Addr) bool {
+	return l.Open == nil || l.Open[addr] || l.Proxy && healthPort(svc) == 0
+}
+
+// healthPort is where kube-proxy answers for a Service under
+// externalTrafficPolicy Local; 0 if it does not.
+func healthPort(svc *corev1.Service) uint16 {
+	if svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
+		return 0
+	}
+	return uint16(svc.Spec.HealthCheckNodePort)
 }
 
 // scope is what nodes' parts by BGP depend on.

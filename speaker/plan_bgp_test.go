@@ -161,6 +161,16 @@ func TestRoutes(t *testing.T) {
 			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
 		},
 		{
+			name: "a new address needs only kube-proxy", want: []string{"a: 203.0.113.5/32 lp 100"}, local: Local{Open: map[netip.Addr]bool{}, Proxy: true},
+			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "under Local it needs its health check", want: nil, local: Local{Open: map[netip.Addr]bool{}, Proxy: true},
+			services: []*corev1.Service{service("s", "203.0.113.5", "p", local, func(s *corev1.Service) { s.Spec.HealthCheckNodePort = 30000 })},
+			slices:   []*discoveryv1.EndpointSlice{endpoints("s", "node-1 ready")},
+			objects:  config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
 			name: "two peers that lead to one router", want: []string{"a: 203.0.113.5/32 lp 100", "b: 203.0.113.5/32 lp 100", "b: DuplicatePeer"},
 			local: Local{Gateways: map[string]netip.Addr{"IPv4": netip.MustParseAddr("192.0.2.1")}},
 			objects: config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{
@@ -338,7 +348,7 @@ func TestSessionStatus(t *testing.T) {
 	}
 }
 
-// BenchmarkRoutes decides 50,000 routes to two peers.
+// BenchmarkRoutes decides 50,000 routes to two peers, and reports them.
 func BenchmarkRoutes(b *testing.B) {
 	s := Snapshot{Node: "node-0", Links: map[string][]l2.Link{}}
 	s.Config, _ = config.Parse(config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1"), peer("b", "192.0.2.2")}})
@@ -348,7 +358,8 @@ func BenchmarkRoutes(b *testing.B) {
 	for i := range 50_000 {
 		s.Services = append(s.Services, service(fmt.Sprintf("s%d", i), fmt.Sprintf("10.1.%d.%d", i/250, i%250), "p"))
 	}
+	sessions := []bgp.PeerStatus{{Name: "a", State: bgp.Established, IPv4: true}, {Name: "b", State: bgp.Established, IPv4: true}}
 	for b.Loop() {
-		Decide(s)
+		status(v1alpha1.SpeakerStatus{}, outcome{plan: Decide(s), sessions: sessions})
 	}
 }

@@ -35,7 +35,7 @@ func status(before v1alpha1.SpeakerStatus, o outcome) v1alpha1.SpeakerStatus {
 	addrs := map[string][]netip.Addr{}
 	count := map[netip.Addr]bool{}
 	announce := func(a v1alpha1.Announcement, addr netip.Addr) {
-		key := fmt.Sprint(a.Interfaces, a.Peers)
+		key := strings.Join(a.Interfaces, ",") + " " + strings.Join(a.Peers, ",")
 		announced[key], addrs[key], count[addr] = a, append(addrs[key], addr), true
 	}
 	for addr, claim := range o.claims {

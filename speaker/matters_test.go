@@ -1,0 +1,48 @@
+package speaker
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+func TestMatters(t *testing.T) {
+	svc := func(change ...func(*corev1.Service)) *corev1.Service {
+		return service("s", "203.0.113.5", "p", change...)
+	}
+	without := svc(func(s *corev1.Service) { s.Status = corev1.ServiceStatus{} })
+	reported := func(change func(*v1alpha1.SpeakerStatus)) *v1alpha1.Speaker {
+		s := &v1alpha1.Speaker{}
+		change(&s.Status)
+		return s
+	}
+	for _, tt := range []struct {
+		name          string
+		before, after any
+		want          bool
+	}{
+		{"a Service without an address", nil, without, false},
+		{"one with an address", nil, svc(), true},
+		{"an address comes", without, svc(), true},
+		{"an address goes", svc(), without, true},
+		{"a condition", svc(), svc(func(s *corev1.Service) { s.Status.Conditions = []metav1.Condition{{Type: "x"}} }), false},
+		{"a record of a pool", svc(), svc(func(s *corev1.Service) { s.Annotations[v1alpha1.AnnotationAllocatedFrom] = "x" }), true},
+		{"a traffic policy", svc(), svc(local), true},
+		{"a finalizer goes", svc(), svc(func(s *corev1.Service) { s.Finalizers = nil }), true},
+		{"a deletion", svc(), svc(func(s *corev1.Service) { s.DeletionTimestamp = &metav1.Time{} }), true},
+		{"a node's heartbeat", node("n"), node("n", func(n *corev1.Node) { n.ResourceVersion = "2"; n.Status.Conditions[0].Reason = "x" }), false},
+		{"a node that is not Ready", node("n"), node("n", notReady), true},
+		{"a node's label", node("n"), node("n", labelled("a", "b")), true},
+		{"a node that is cordoned", node("n"), node("n", func(n *corev1.Node) { n.Spec.Unschedulable = true }), true},
+		{"a speaker's announcements", reported(func(*v1alpha1.SpeakerStatus) {}), reported(func(s *v1alpha1.SpeakerStatus) { s.AnnouncedAddresses = 7 }), false},
+		{"a speaker's links", reported(func(*v1alpha1.SpeakerStatus) {}), reported(func(s *v1alpha1.SpeakerStatus) { s.Links = []v1alpha1.Link{{Name: "eth0"}} }), true},
+		{"anything else", &v1alpha1.BGPPeer{}, &v1alpha1.BGPPeer{}, true},
+	} {
+		if got := matters(tt.before, tt.after); got != tt.want {
+			t.Errorf("%s: %t, want %t", tt.name, got, tt.want)
+		}
+	}
+}
