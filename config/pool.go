@@ -179,19 +179,21 @@ func (p Pool) Size() (v4, v6 *big.Int) {
 
 func bigAddr(a netip.Addr) *big.Int { return new(big.Int).SetBytes(a.AsSlice()) }
 
+// ReportedRange reads what a speaker reports: one address, or "first-last".
+func ReportedRange(text string) (r netipx.IPRange, ok bool) {
+	r, err := parseRange(text)
+	return r, err == nil
+}
+
 // maxReported bounds what is read of one reported range; more than that many
 // Services a cluster does not have.
 const maxReported = 1 << 20
 
-// AddressesOf are the addresses of what a speaker reports: one address, or a
-// range "first-last".
+// AddressesOf are the addresses of a reported range, one by one.
 func AddressesOf(reported string) iter.Seq[netip.Addr] {
 	return func(yield func(netip.Addr) bool) {
-		r, err := parseRange(reported)
-		if err != nil {
-			return
-		}
-		for a, n := r.From(), 0; n < maxReported && a.IsValid(); a, n = a.Next(), n+1 {
+		r, ok := ReportedRange(reported)
+		for a, n := r.From(), 0; ok && n < maxReported && a.IsValid(); a, n = a.Next(), n+1 {
 			if !yield(a) || a == r.To() {
 				return
 			}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -21,20 +22,21 @@ type reports struct {
 	announcing map[netip.Addr][]string      // "node-1 on eth0", sorted
 	// routed are told to a BGP peer by some node. By which ones is not said:
 	// each node that comes or goes would change every Service.
-	routed      map[netip.Addr]bool
+	routed      *netipx.IPSet
 	unannounced map[netip.Addr]v1alpha1.Unannounced
 }
 
 // newReports leaves out speakers of nodes that are gone or not ready: their
 // last word is out of date.
 func newReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) reports {
-	r := reports{byNode: map[string]*v1alpha1.Speaker{}, announcing: map[netip.Addr][]string{}, routed: map[netip.Addr]bool{}, unannounced: map[netip.Addr]v1alpha1.Unannounced{}}
+	r := reports{byNode: map[string]*v1alpha1.Speaker{}, announcing: map[netip.Addr][]string{}, unannounced: map[netip.Addr]v1alpha1.Unannounced{}}
 	// As for the speakers: if no node is Ready, it is not the nodes that are away.
 	anyReady := slices.ContainsFunc(nodes, config.NodeReady)
 	counts := map[string]bool{}
 	for _, n := range nodes {
 		counts[n.Name] = config.NodeReady(n) || !anyReady
 	}
+	var routed netipx.IPSetBuilder
 	sorted := slices.SortedFunc(slices.Values(speakers), func(a, b *v1alpha1.Speaker) int { return cmp.Compare(a.Name, b.Name) })
 	for _, s := range sorted {
 		if !counts[s.Name] {
@@ -43,13 +45,12 @@ func newReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) reports {
 		r.byNode[s.Name] = s
 		for _, group := range s.Status.Announcing {
 			for _, text := range group.Addresses {
+				if reported, ok := config.ReportedRange(text); ok && len(group.Peers) > 0 {
+					routed.AddRange(reported) // as one: every node reports most of a pool
+					continue
+				}
 				for a := range config.AddressesOf(text) {
-					if len(group.Interfaces) > 0 {
-						r.announcing[a] = append(r.announcing[a], fmt.Sprintf("node %s on %s", s.Name, strings.Join(group.Interfaces, ", ")))
-					}
-					if len(group.Peers) > 0 {
-						r.routed[a] = true
-					}
+					r.announcing[a] = append(r.announcing[a], fmt.Sprintf("node %s on %s", s.Name, strings.Join(group.Interfaces, ", ")))
 				}
 			}
 		}
@@ -60,6 +61,10 @@ func newReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) reports {
 				}
 			}
 		}
+	}
+	var err error
+	if r.routed, err = routed.IPSet(); err != nil {
+		panic(fmt.Sprintf("ranges that can be read make no set: %v", err))
 	}
 	return r
 }
@@ -74,7 +79,7 @@ func (r reports) announced(held []allocator.Held) metav1.Condition {
 	var what []string
 	for _, h := range held {
 		by := slices.Clone(r.announcing[h.Addr])
-		if r.routed[h.Addr] {
+		if r.routed.Contains(h.Addr) {
 			by = append(by, "BGP")
 		}
 		if len(by) > 0 {
