@@ -114,7 +114,7 @@ func parseBGPPeer(object *v1alpha1.BGPPeer, profiles []*v1alpha1.BFDProfile, rep
 	}
 	if silence := p.silence(); p.RestartTime > 0 && silence > 0 && silence < upgradeTime {
 		complain("spec.bfdProfile", v1alpha1.BFDTooFast, "with BFDProfile %q the router takes a speaker for dead that is restarted for more than %s, and graceful restart is in vain: a transmitInterval of at least %d gives it %s",
-			spec.BFDProfile, silence, (upgradeTime / longestMultiplier).Milliseconds()+1, upgradeTime)
+			spec.BFDProfile, silence, (upgradeTime/longestMultiplier).Milliseconds()+1, upgradeTime)
 	}
 	return p
 }

@@ -25,7 +25,11 @@ func Recorded(service *corev1.Service, addr netip.Addr) bool {
 
 func recorded(service *corev1.Service, addr netip.Addr) (pool string, ok bool) {
 	for record := range strings.SplitSeq(service.Annotations[v1alpha1.AnnotationAllocatedFrom], ",") {
-		if text, pool, ok := strings.Cut(record, "="); ok && text == addr.String() {
+		text, pool, ok := strings.Cut(record, "=")
+		if !ok {
+			continue
+		}
+		if of, err := netip.ParseAddr(text); err == nil && of == addr {
 			return pool, true
 		}
 	}

@@ -87,27 +87,27 @@ type Verdict struct {
 func Decide(s Snapshot) Plan {
 	d := newDecision(s)
 	p := Plan{
-		L2: map[netip.Addr]l2.Claim{}, BGP: d.peerings, Routed: map[netip.Addr][]int{}, Waiting: map[netip.Addr]*corev1.Service{},
-		Unannounced: map[netip.Addr]Refusal{}, Services: map[netip.Addr]*corev1.Service{},
+		L2: map[netip.Addr]l2.Claim{}, BGP: d.peerings, Routed: make(map[netip.Addr][]int, len(s.Services)), Waiting: map[netip.Addr]*corev1.Service{},
+		Unannounced: map[netip.Addr]Refusal{}, Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
 	}
 	for _, svc := range s.Services {
 		for _, addr := range announceable(svc) {
-			local := d.localNodes(svc, addr)
-			claims, noOwner := d.own(svc, addr, local, nil)
-			told, noRoute := d.tell(svc, addr, local)
+			local, pool := d.localNodes(svc, addr), config.RecordedPool(svc, addr)
+			claims, noOwner := d.own(pool, addr, local, nil)
+			told, noRoute := d.tell(pool, addr, local)
 			if own := claims[s.Node]; len(own) > 0 {
 				p.L2[addr], p.Services[addr] = l2.Claim{Links: own}, svc
 			}
-			if len(told) > 0 {
+			if told != nil {
 				p.Services[addr] = svc
 				if s.Local.opens(svc, addr) {
-					p.route(addr, told, d.ranges(svc, addr))
+					p.route(addr, told, d.known[pool])
 				} else {
 					p.Waiting[addr] = svc
 				}
 			}
 			if len(claims) == 0 && noRoute.Reason != "" && d.spokesman(addr) == s.Node {
-				p.Unannounced[addr] = both(noOwner, noRoute, config.RecordedPool(svc, addr))
+				p.Unannounced[addr] = both(noOwner, noRoute, pool)
 			}
 		}
 	}
@@ -138,15 +138,15 @@ func Explain(s Snapshot, svc *corev1.Service) (verdicts []Verdict) {
 		v := Verdict{Addr: addr, Pool: config.RecordedPool(svc, addr)}
 		local := d.localNodes(svc, addr)
 		owners := map[string]Standing{}
-		claims, noOwner := d.own(svc, addr, local, func(s Standing) { owners[s.Node] = s })
-		_, noRoute := d.tell(svc, addr, local)
+		claims, noOwner := d.own(v.Pool, addr, local, func(s Standing) { owners[s.Node] = s })
+		_, noRoute := d.tell(v.Pool, addr, local)
 		if len(claims) == 0 && noRoute.Reason != "" {
 			v.Refusal = both(noOwner, noRoute, v.Pool)
 		}
 		for i, m := range d.nodes {
 			standing, covered := owners[m.name]
 			standing.Node = m.name
-			tells, refusal := d.standing(svc, addr, i, local)
+			tells, refusal := d.standing(v.Pool, addr, i, local)
 			standing.Tells = tells
 			switch {
 			case len(standing.Owns) > 0 || len(tells) > 0:
@@ -224,7 +224,7 @@ func newDecision(s Snapshot) *decision {
 		m.leaving = n.Name == s.Node && (s.Local.Leaving || m.refusal.Reason == v1alpha1.NodeExcluded && !s.Local.Drained)
 		d.nodes = append(d.nodes, m)
 		if n.Name == s.Node {
-			d.peerings = peerings(s.Config, n, s.Local)
+			d.peerings = peerings(s.Config, n, s.Local, len(s.Services))
 		}
 	}
 	slices.SortFunc(d.nodes, func(a, b *member) int { return strings.Compare(a.name, b.name) })

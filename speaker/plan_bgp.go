@@ -51,8 +51,9 @@ type Peering struct {
 }
 
 // peerings are the node's sessions, in the order of the configuration. The
-// first of two that lead to the same router is used.
-func peerings(c config.Config, node *corev1.Node, local Local) (all []Peering) {
+// first of two that lead to the same router is used. About so many routes are to
+// be expected.
+func peerings(c config.Config, node *corev1.Node, local Local, routes int) (all []Peering) {
 	type end struct {
 		addr netip.AddrPort
 		// Passive ones listen; only the address tells who connects.
@@ -63,7 +64,7 @@ func peerings(c config.Config, node *corev1.Node, local Local) (all []Peering) {
 		if !p.SelectsNode(node.Labels) {
 			continue
 		}
-		peering := Peering{Config: p, Peer: bgp.Peer{Name: p.Name, Session: session(p, node), Routes: bgp.Routes{}}}
+		peering := Peering{Config: p, Peer: bgp.Peer{Name: p.Name, Session: session(p, node), Routes: make(bgp.Routes, routes)}}
 		transport, problem := transport(p, local)
 		peering.Peer.Transport, peering.Problem = transport, problem
 		peering.Beyond = p.EBGPMultiHop || p.TTLSecurity > 1 || p.Internal() && !onLink(transport.Address, local.Links)
@@ -170,19 +171,16 @@ type scope struct {
 type part struct {
 	refusal Refusal
 	ways    []way
+	peers   []int // that are told, by their places among this node's sessions
 }
 
 // way is a peer that is told, by one advertisement or by several that agree on
 // the length.
 type way struct {
 	peer       string
+	to         int // the peer's place among this node's sessions
 	by         config.BGPAdvertisement
 	attributes bgp.Attributes
-}
-
-// ranges are the addresses of the pool that the address was given from.
-func (d *decision) ranges(svc *corev1.Service, addr netip.Addr) []netipx.IPRange {
-	return d.known[config.RecordedPool(svc, addr)]
 }
 
 // partsOf are all nodes' parts, in the order of d.nodes; nil if no
@@ -223,6 +221,13 @@ func (d *decision) part(s scope, m *member, ads []config.BGPAdvertisement) (p pa
 			p.ways = append(p.ways, ways(peer, ads, s.is6, m.leaving)...)
 		}
 	}
+	if m.name == d.Node {
+		for i := range p.ways {
+			p.ways[i].to = slices.IndexFunc(d.peerings, func(s Peering) bool { return s.Config.Name == p.ways[i].peer })
+			p.peers = append(p.peers, p.ways[i].to)
+		}
+		p.peers = slices.Compact(p.peers) // the ways to a peer follow each other
+	}
 	if len(p.ways) == 0 {
 		p.refusal = Refusal{v1alpha1.NoPeer, "has no BGPPeer that a BGPAdvertisement of the pool names and that carries the family"}
 	}
@@ -261,10 +266,10 @@ func ways(peer config.BGPPeer, ads []config.BGPAdvertisement, is6, leaving bool)
 	return all
 }
 
-// tell returns the ways on which this node announces the address, and why no
-// node does, if none does.
-func (d *decision) tell(svc *corev1.Service, addr netip.Addr, local func(string) bool) (own []way, why Refusal) {
-	s := scope{config.RecordedPool(svc, addr), addr.Is6()}
+// tell returns this node's part in announcing the address, nil if it has none,
+// and why no node announces it, if none does.
+func (d *decision) tell(pool string, addr netip.Addr, local func(string) bool) (own *part, why Refusal) {
+	s := scope{pool, addr.Is6()}
 	parts := d.partsOf(s)
 	if parts == nil {
 		return nil, Refusal{Reason: v1alpha1.NoAdvertisement}
@@ -276,7 +281,7 @@ func (d *decision) tell(svc *corev1.Service, addr netip.Addr, local func(string)
 		}
 		any = true
 		if m.name == d.Node {
-			own = parts[i].ways
+			own = &parts[i]
 		}
 	}
 	if any {
@@ -284,15 +289,15 @@ func (d *decision) tell(svc *corev1.Service, addr netip.Addr, local func(string)
 	}
 	var standings []Standing
 	for i, m := range d.nodes {
-		_, r := d.standing(svc, addr, i, local)
+		_, r := d.standing(pool, addr, i, local)
 		standings = append(standings, Standing{Node: m.name, Reason: r.Reason, Message: r.Message})
 	}
 	return nil, summarize(s.pool, standings)
 }
 
 // standing is what the i-th node tells, or why nothing.
-func (d *decision) standing(svc *corev1.Service, addr netip.Addr, i int, local func(string) bool) (tells []Told, why Refusal) {
-	parts := d.partsOf(scope{config.RecordedPool(svc, addr), addr.Is6()})
+func (d *decision) standing(pool string, addr netip.Addr, i int, local func(string) bool) (tells []Told, why Refusal) {
+	parts := d.partsOf(scope{pool, addr.Is6()})
 	switch {
 	case parts == nil:
 		return nil, Refusal{Reason: v1alpha1.NoAdvertisement}
@@ -302,23 +307,21 @@ func (d *decision) standing(svc *corev1.Service, addr netip.Addr, i int, local f
 		return nil, Refusal{v1alpha1.NoEndpoints, "has no ready endpoint, and externalTrafficPolicy is Local"}
 	}
 	for _, w := range parts[i].ways {
-		tells = append(tells, Told{w.peer, w.by.Prefix(addr, d.ranges(svc, addr)), w.attributes})
+		tells = append(tells, Told{w.peer, w.by.Prefix(addr, d.known[pool]), w.attributes})
 	}
 	return tells, Refusal{}
 }
 
-// route adds the routes of one address to the sessions.
-func (p *Plan) route(addr netip.Addr, ways []way, pool []netipx.IPRange) {
-	for i, w := range ways {
+// route adds the routes of one address, by this node's part, to the sessions.
+func (p *Plan) route(addr netip.Addr, own *part, pool []netipx.IPRange) {
+	p.Routed[addr] = own.peers
+	for i := range own.ways {
+		w := &own.ways[i]
 		prefix := w.by.Prefix(addr, pool)
 		made := func(earlier way) bool { return earlier.peer == w.peer && earlier.by.Prefix(addr, pool) == prefix }
-		if prefix.Bits() == addr.BitLen() && slices.ContainsFunc(ways[:i], made) {
+		if prefix.Bits() == addr.BitLen() && slices.ContainsFunc(own.ways[:i], made) {
 			continue // an aggregate that could not be made: the first advertisement counts
 		}
-		to := slices.IndexFunc(p.BGP, func(peering Peering) bool { return peering.Config.Name == w.peer })
-		p.BGP[to].Peer.Routes[prefix] = w.attributes
-		if !slices.Contains(p.Routed[addr], to) {
-			p.Routed[addr] = append(p.Routed[addr], to)
-		}
+		p.BGP[w.to].Peer.Routes[prefix] = w.attributes
 	}
 }

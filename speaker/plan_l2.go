@@ -6,9 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
-
-	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
@@ -59,8 +56,7 @@ type eligible struct {
 
 // own returns each L2 owner's links, or why there is none. watch, if not nil,
 // hears every node's standing, by name.
-func (d *decision) own(svc *corev1.Service, addr netip.Addr, local func(string) bool, watch func(Standing)) (claims map[string][]string, why Refusal) {
-	pool := config.RecordedPool(svc, addr)
+func (d *decision) own(pool string, addr netip.Addr, local func(string) bool, watch func(Standing)) (claims map[string][]string, why Refusal) {
 	candidates := d.candidates(pool)
 	if candidates == nil {
 		return nil, Refusal{Reason: v1alpha1.NoAdvertisement}

@@ -41,6 +41,7 @@ type Cluster struct {
 	APIServer   *Process
 	Controllers []*Process
 	Speakers    []*Process
+	Proxies     []*Process // kube-proxy of each node
 
 	options  Options
 	plane    *Host
@@ -201,7 +202,7 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 		if _, err := c.API.CoreV1().Nodes().UpdateStatus(ctx, object, metav1.UpdateOptions{}); err != nil {
 			return fmt.Errorf("make node %s ready: %w", node.Name, err)
 		}
-		_, err = node.Start("kube-proxy-"+node.Name, c.options.Bin.path("kube"), nil, "kube-proxy",
+		proxy, err := node.Start("kube-proxy-"+node.Name, c.options.Bin.path("kube"), nil, "kube-proxy",
 			"--kubeconfig="+config, "--hostname-override="+node.Name, "--proxy-mode=nftables",
 			"--detect-local-mode=ClusterCIDR", "--cluster-cidr="+podPrefix,
 			"--conntrack-max-per-core=0", "--conntrack-min=0",
@@ -209,6 +210,7 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		c.Proxies = append(c.Proxies, proxy)
 		if err := c.createPod(ctx, i); err != nil {
 			return err
 		}
