@@ -72,6 +72,8 @@ type Speaker struct {
 	routing *routing
 	gate    *gate
 	exit    exit
+	known   known
+	last    *corev1.Node // this one
 
 	wake      chan struct{}       // something has changed
 	again     time.Duration       // when to look again if nothing does
@@ -140,6 +142,13 @@ func New(o Options) (*Speaker, error) {
 		if _, err := i.AddEventHandler(handler); err != nil {
 			return nil, fmt.Errorf("set up an informer: %w", err)
 		}
+	}
+	// What has become of a report decides whether another one is due.
+	reported := func(any) { poke(s.report) }
+	if _, err := s.speakers.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: reported, UpdateFunc: func(_, o any) { reported(o) }, DeleteFunc: reported,
+	}); err != nil {
+		return nil, fmt.Errorf("set up an informer: %w", err)
 	}
 	for _, i := range s.own() {
 		if err := i.SetTransform(client.Strip); err != nil {
@@ -238,9 +247,9 @@ func (s *Speaker) reconcileLoop(ctx context.Context) {
 			s.log.Warn("announcements failed, will be tried again", "error", err)
 			s.again = retryAfter
 		}
-		s.synced.Store(true)
-		// What comes in a burst is looked at together: at most half of the time
-		// goes into deciding. A single event after a rest is looked at at once.
+		s.synced.Store(s.exit.routing)
+		// What comes in a burst is looked at together. A single event after a
+		// rest is looked at at once.
 		sleep(ctx, min(time.Since(began), longestRest))
 		select {
 		case <-ctx.Done():
@@ -271,7 +280,7 @@ func (s *Speaker) reconcile(ctx context.Context) error {
 	// The first routes of a restarted speaker go together: what a router has
 	// kept of the last one's and does not hear at once, it forgets.
 	if s.exit.routing = s.exit.routing || s.gate.Settled() || time.Since(s.exit.started) > giveUp; s.exit.routing {
-		err = errors.Join(err, s.routing.Set(plan))
+		s.routing.Set(plan)
 	}
 	s.tell(plan, announced)
 	s.mu.Lock()
@@ -285,6 +294,9 @@ func (s *Speaker) snapshot(ctx context.Context, own []l2.Link) (Snapshot, error)
 	snapshot := Snapshot{
 		Node: s.node, Links: map[string][]l2.Link{},
 		Services: s.services.Objects(), Slices: s.slices.Objects(), Nodes: s.nodes.Objects(),
+	}
+	if own := s.ownNode(); own != nil && own.DeletionTimestamp != nil && s.nodes.Get(s.node) == nil {
+		snapshot.Nodes = append(snapshot.Nodes, own) // it is left in the same way as any other
 	}
 	snapshot.Config, _ = config.Parse(config.Objects{
 		Pools: s.pools.Objects(), L2Advertisements: s.l2ads.Objects(),

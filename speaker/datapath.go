@@ -57,7 +57,6 @@ type gate struct {
 type question struct {
 	stop  func()
 	addrs map[netip.Addr]bool
-	asked bool // at least once
 }
 
 func newGate(wake func()) *gate {
@@ -75,16 +74,11 @@ func (g *gate) Open() (addrs map[netip.Addr]bool, proxy bool) {
 	return maps.Clone(g.open), g.proxy
 }
 
-// Settled reports whether each question has been asked.
+// Settled reports whether no question is open any more.
 func (g *gate) Settled() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, q := range g.pending {
-		if !q.asked {
-			return false
-		}
-	}
-	return true
+	return len(g.pending) == 0
 }
 
 // Set asks for the addresses that wait, and closes the gate behind those that
@@ -138,13 +132,6 @@ func (g *gate) ask(ctx context.Context, port uint16, q *question) {
 		}
 		if ok || time.Now().After(deadline) {
 			break
-		}
-		g.mu.Lock()
-		told := !q.asked
-		q.asked = true
-		g.mu.Unlock()
-		if told {
-			g.wake()
 		}
 		sleep(ctx, askEvery)
 	}

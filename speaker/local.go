@@ -3,6 +3,9 @@ package speaker
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -12,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/bgp"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
@@ -33,13 +37,16 @@ const (
 
 // local is what only this node knows.
 func (s *Speaker) local(ctx context.Context, c config.Config, links []l2.Link) (Local, error) {
-	l := Local{Links: links, Passwords: map[string]bgp.Secret{}, Drained: s.exit.drained(s.nodes.Get(s.node), func() { poke(s.wake) })}
+	l := Local{Links: links, Passwords: map[string]bgp.Secret{}, Drained: s.exit.drained(s.ownNode(), func() { poke(s.wake) })}
 	l.Open, l.Proxy = s.gate.Open()
 	for _, secret := range s.secrets.Objects() {
-		if password, ok := secret.Data[passwordKey]; ok {
+		if password := secret.Data[passwordKey]; len(password) > 0 {
 			l.Passwords[secret.Name] = bgp.Secret(password)
 		}
 	}
+	// A Secret or a gateway that is replaced is gone for a moment. That must
+	// not end sessions that work.
+	s.known.keep(s.log, &l)
 	var watched []string
 	gateway := false
 	for _, p := range c.BGPPeers {
@@ -58,9 +65,55 @@ func (s *Speaker) local(ctx context.Context, c config.Config, links []l2.Link) (
 		if l.Gateways, err = l2.Gateways(); err != nil {
 			return l, err
 		}
+		s.known.keep(s.log, &l)
 		s.again = min(s.again, gatewaysEvery)
 	}
 	return l, nil
+}
+
+// known is what was known last of things that may be gone for a moment.
+type known struct {
+	passwords map[string]bgp.Secret
+	gateways  map[string]netip.Addr
+}
+
+// keep gives l what is gone, for as long as this process runs, and remembers
+// what is there.
+func (k *known) keep(log *slog.Logger, l *Local) {
+	if k.passwords == nil {
+		k.passwords, k.gateways = map[string]bgp.Secret{}, map[string]netip.Addr{}
+	}
+	for name, password := range k.passwords {
+		if _, there := l.Passwords[name]; !there {
+			log.Debug("password kept although its Secret is gone", "secret", name)
+			l.Passwords[name] = password
+		}
+	}
+	maps.Copy(k.passwords, l.Passwords)
+	if l.Gateways == nil {
+		return
+	}
+	for family, gateway := range k.gateways {
+		if _, there := l.Gateways[family]; !there {
+			l.Gateways[family] = gateway
+		}
+	}
+	maps.Copy(k.gateways, l.Gateways)
+}
+
+// ownNode is this node, as it is or, if it has been deleted, as it was last.
+func (s *Speaker) ownNode() *corev1.Node {
+	if node := s.nodes.Get(s.node); node != nil {
+		s.last = node
+		return node
+	}
+	if s.last == nil {
+		return nil
+	}
+	gone := s.last.DeepCopy()
+	now := metav1.Now()
+	gone.DeletionTimestamp = &now
+	return gone
 }
 
 // exit is how this node leaves: slowly when it is excluded, politely when it is
@@ -108,7 +161,9 @@ func (e *exit) why(ctx context.Context, node *corev1.Node) string {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	d, err := e.client.AppsV1().DaemonSets(e.namespace).Get(ctx, daemonSet, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) || err == nil && d.DeletionTimestamp != nil {
+	// Who may not ask any more has lost its account together with everything else.
+	gone := apierrors.IsNotFound(err) || apierrors.IsUnauthorized(err) || apierrors.IsForbidden(err)
+	if gone || err == nil && d.DeletionTimestamp != nil {
 		return "Fairlead is being removed"
 	}
 	return ""
@@ -119,25 +174,45 @@ func (s *Speaker) sayGoodbye(ctx context.Context) {
 	if !s.exit.routing {
 		return
 	}
-	why := s.exit.why(ctx, s.nodes.Get(s.node))
+	why := s.exit.why(ctx, s.ownNode())
 	if why == "" {
 		s.log.Info("routes left with the routers, for the next speaker")
 		s.routing.pause(ctx)
 		return
 	}
+	left := s.exit.drain
+	if !s.exit.since.IsZero() {
+		left -= time.Since(s.exit.since) // they have been asked already
+	}
 	links, err := l2.Links()
+	if err == nil && left > 0 {
+		err = s.ask(ctx, links)
+		s.log.Info("routers asked to look for other ways", "reason", why, "for", left)
+		sleep(ctx, left)
+	}
 	if err != nil {
 		s.log.Warn("routers not asked to look for other ways", "error", err)
-	}
-	if snapshot, err := s.snapshot(ctx, links); err == nil && s.exit.since.IsZero() {
-		// Ask for other ways first (RFC 8326), so that nothing is lost.
-		snapshot.Local.Leaving = true
-		_ = s.routing.Set(Decide(snapshot))
-		s.log.Info("routers asked to look for other ways", "reason", why, "for", s.exit.drain)
-		sleep(ctx, s.exit.drain)
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	s.routing.leave(ctx, fmt.Sprintf("%s: %s", s.node, why))
 	s.log.Info("routes withdrawn", "reason", why)
+	s.mu.Lock()
+	s.wanted = v1alpha1.SpeakerStatus{Version: s.version}
+	s.mu.Unlock()
+	if err := s.writeReport(ctx); err != nil {
+		s.log.Warn("last report failed", "error", err)
+	}
+}
+
+// ask asks the routers to look for other ways (RFC 8326), so that nothing is
+// lost when the routes go.
+func (s *Speaker) ask(ctx context.Context, links []l2.Link) error {
+	snapshot, err := s.snapshot(ctx, links)
+	if err != nil {
+		return err
+	}
+	snapshot.Local.Leaving = true
+	s.routing.Set(Decide(snapshot))
+	return nil
 }

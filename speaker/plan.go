@@ -101,7 +101,7 @@ func Decide(s Snapshot) Plan {
 			if told != nil {
 				p.Services[addr] = svc
 				if s.Local.opens(svc, addr) {
-					p.route(addr, told, d.known[pool])
+					p.route(addr, told, d.within(svc, pool))
 				} else {
 					p.Waiting[addr] = svc
 				}
@@ -146,7 +146,7 @@ func Explain(s Snapshot, svc *corev1.Service) (verdicts []Verdict) {
 		for i, m := range d.nodes {
 			standing, covered := owners[m.name]
 			standing.Node = m.name
-			tells, refusal := d.standing(v.Pool, addr, i, local)
+			tells, refusal := d.standing(v.Pool, addr, i, local, d.within(svc, v.Pool))
 			standing.Tells = tells
 			switch {
 			case len(standing.Owns) > 0 || len(tells) > 0:
@@ -221,7 +221,7 @@ func newDecision(s Snapshot) *decision {
 		} else if why != "" {
 			m.refusal = Refusal{v1alpha1.NodeExcluded, why}
 		}
-		m.leaving = n.Name == s.Node && (s.Local.Leaving || m.refusal.Reason == v1alpha1.NodeExcluded && !s.Local.Drained)
+		m.leaving = n.Name == s.Node && (s.Local.Leaving && m.refusal.Reason == "" || m.refusal.Reason == v1alpha1.NodeExcluded && !s.Local.Drained)
 		d.nodes = append(d.nodes, m)
 		if n.Name == s.Node {
 			d.peerings = peerings(s.Config, n, s.Local, len(s.Services))

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -67,7 +68,8 @@ func peerings(c config.Config, node *corev1.Node, local Local, routes int) (all 
 		peering := Peering{Config: p, Peer: bgp.Peer{Name: p.Name, Session: session(p, node), Routes: make(bgp.Routes, routes)}}
 		transport, problem := transport(p, local)
 		peering.Peer.Transport, peering.Problem = transport, problem
-		peering.Beyond = p.EBGPMultiHop || p.TTLSecurity > 1 || p.Internal() && !onLink(transport.Address, local.Links)
+		peering.Beyond = !transport.Address.IsLinkLocalUnicast() &&
+			(p.EBGPMultiHop || p.TTLSecurity > 1 || p.Internal() && !onLink(transport.Address, local.Links))
 		if problem.Reason == "" {
 			e := end{netip.AddrPortFrom(transport.Address, transport.Port), p.Passive}
 			if other, clashes := taken[e]; clashes {
@@ -83,7 +85,7 @@ func peerings(c config.Config, node *corev1.Node, local Local, routes int) (all 
 
 // onLink reports whether no router is between the node and the address.
 func onLink(addr netip.Addr, links []l2.Link) bool {
-	return addr.IsLinkLocalUnicast() || slices.ContainsFunc(links, func(l l2.Link) bool { return l.Contains(addr) })
+	return slices.ContainsFunc(links, func(l l2.Link) bool { return l.Contains(addr) })
 }
 
 func session(p config.BGPPeer, node *corev1.Node) bgp.Session {
@@ -138,8 +140,8 @@ func transport(p config.BGPPeer, local Local) (bgp.Transport, Refusal) {
 		t.Hops = anyDistance
 	}
 	if p.PasswordSecret != "" {
-		password, ok := local.Passwords[p.PasswordSecret]
-		if !ok {
+		password := local.Passwords[p.PasswordSecret]
+		if password == "" {
 			return t, Refusal{v1alpha1.NoSecret, fmt.Sprintf("there is no Secret %q with a key \"password\" in Fairlead's namespace", p.PasswordSecret)}
 		}
 		t.Password = password
@@ -289,14 +291,14 @@ func (d *decision) tell(pool string, addr netip.Addr, local func(string) bool) (
 	}
 	var standings []Standing
 	for i, m := range d.nodes {
-		_, r := d.standing(pool, addr, i, local)
+		_, r := d.standing(pool, addr, i, local, nil)
 		standings = append(standings, Standing{Node: m.name, Reason: r.Reason, Message: r.Message})
 	}
 	return nil, summarize(s.pool, standings)
 }
 
 // standing is what the i-th node tells, or why nothing.
-func (d *decision) standing(pool string, addr netip.Addr, i int, local func(string) bool) (tells []Told, why Refusal) {
+func (d *decision) standing(pool string, addr netip.Addr, i int, local func(string) bool, within []netipx.IPRange) (tells []Told, why Refusal) {
 	parts := d.partsOf(scope{pool, addr.Is6()})
 	switch {
 	case parts == nil:
@@ -306,22 +308,55 @@ func (d *decision) standing(pool string, addr netip.Addr, i int, local func(stri
 	case !local(d.nodes[i].name):
 		return nil, Refusal{v1alpha1.NoEndpoints, "has no ready endpoint, and externalTrafficPolicy is Local"}
 	}
-	for _, w := range parts[i].ways {
-		tells = append(tells, Told{w.peer, w.by.Prefix(addr, d.known[pool]), w.attributes})
+	for w, prefix := range parts[i].routes(addr, within) {
+		tells = append(tells, Told{w.peer, prefix, w.attributes})
 	}
 	return tells, Refusal{}
 }
 
-// route adds the routes of one address, by this node's part, to the sessions.
-func (p *Plan) route(addr netip.Addr, own *part, pool []netipx.IPRange) {
-	p.Routed[addr] = own.peers
-	for i := range own.ways {
-		w := &own.ways[i]
-		prefix := w.by.Prefix(addr, pool)
-		made := func(earlier way) bool { return earlier.peer == w.peer && earlier.by.Prefix(addr, pool) == prefix }
-		if prefix.Bits() == addr.BitLen() && slices.ContainsFunc(own.ways[:i], made) {
-			continue // an aggregate that could not be made: the first advertisement counts
+// within are the ranges that may be aggregated: none under externalTrafficPolicy
+// Local, where a node without an endpoint would attract packets for one address
+// by announcing the aggregate for another one.
+func (d *decision) within(svc *corev1.Service, pool string) []netipx.IPRange {
+	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
+		return nil
+	}
+	return d.known[pool]
+}
+
+// routes are the prefixes for an address, each with its way. Where ways to a peer
+// come to the same prefix, because an aggregate cannot be made, the first gives
+// the attributes and all give their communities.
+func (p *part) routes(addr netip.Addr, within []netipx.IPRange) iter.Seq2[way, netip.Prefix] {
+	return func(yield func(way, netip.Prefix) bool) {
+		for i, w := range p.ways {
+			prefix := w.by.Prefix(addr, within)
+			same := func(o way) bool { return o.peer == w.peer && o.by.Prefix(addr, within) == prefix }
+			if slices.ContainsFunc(p.ways[:i], same) {
+				continue
+			}
+			for _, o := range p.ways[i+1:] {
+				if same(o) {
+					w.attributes.Communities = unite(w.attributes.Communities, o.attributes.Communities)
+				}
+			}
+			if !yield(w, prefix) {
+				return
+			}
 		}
+	}
+}
+
+// unite is the union of two sets of communities.
+func unite(a, b string) string {
+	all := slices.Sorted(slices.Values(strings.Fields(a + " " + b)))
+	return strings.Join(slices.Compact(all), " ")
+}
+
+// route adds the routes of one address, by this node's part, to the sessions.
+func (p *Plan) route(addr netip.Addr, own *part, within []netipx.IPRange) {
+	p.Routed[addr] = own.peers
+	for w, prefix := range own.routes(addr, within) {
 		p.BGP[w.to].Peer.Routes[prefix] = w.attributes
 	}
 }

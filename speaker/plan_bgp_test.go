@@ -161,6 +161,44 @@ func TestRoutes(t *testing.T) {
 			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
 		},
 		{
+			name: "an aggregate that cannot be made: communities are united", want: []string{"a: 203.0.113.5/32 lp 100 64512:1 65535:65281"},
+			objects: config.Objects{
+				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/28")},
+				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
+				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
+					bgpad("1", func(s *v1alpha1.BGPAdvertisementSpec) { s.Communities = []string{"64512:1"} }),
+					bgpad("2", slowly, func(s *v1alpha1.BGPAdvertisementSpec) { s.Communities = []string{"no-export"} }),
+				},
+			},
+		},
+		{
+			name: "no aggregate under Local", want: []string{"a: 203.0.113.5/32 lp 100"},
+			services: []*corev1.Service{service("s", "203.0.113.5", "p", local)}, slices: []*discoveryv1.EndpointSlice{endpoints("s", "node-1 ready")},
+			objects: config.Objects{
+				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/24")},
+				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", slowly)},
+			},
+		},
+		{
+			name: "a speaker that leaves asks for other ways", want: []string{"a: 203.0.113.5/32 lp 0 65535:0"}, local: Local{Leaving: true},
+			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "but begins nothing on its way out", want: nil, local: Local{Leaving: true}, node: node("node-1", notReady),
+			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "a node that is deleted asks for other ways", want: []string{"a: 203.0.113.5/32 lp 0 65535:0"},
+			node:    node("node-1", func(n *corev1.Node) { n.DeletionTimestamp = &metav1.Time{} }),
+			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "an empty password is none", want: []string{"a: 203.0.113.5/32 lp 100", "a: NoSecret"}, local: Local{Passwords: map[string]bgp.Secret{"x": ""}},
+			objects: config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{
+				peer("a", "192.0.2.1", func(s *v1alpha1.BGPPeerSpec) { s.PasswordSecret = &v1alpha1.SecretReference{Name: "x"} }),
+			}},
+		},
+		{
 			name: "a new address needs only kube-proxy", want: []string{"a: 203.0.113.5/32 lp 100"}, local: Local{Open: map[netip.Addr]bool{}, Proxy: true},
 			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
 		},

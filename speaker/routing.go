@@ -2,7 +2,6 @@ package speaker
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -30,8 +29,11 @@ type routing struct {
 	sessions *bgp.Speaker
 	paths    *bfd.Engine
 	routers  *l2.Routers
-	guard    *guard.Guard  // nil: off
+	guard    *guard.Guard
+	guarding bool          // else there shall be no guard
 	guarded  chan struct{} // what is to be guarded has changed
+
+	said string // about BFD, of the reconciling goroutine
 
 	mu     sync.Mutex
 	users  map[bfd.Key][]string // peers, by the BFD session beside them
@@ -45,9 +47,8 @@ func newRouting(log *slog.Logger, node string, guarding bool, wake func()) *rout
 		guarded: make(chan struct{}, 1), up: map[bfd.Key]bool{},
 	}
 	r.paths = bfd.New(log, node, r.pathChanged)
-	if guarding {
-		r.guard = guard.New(log)
-	}
+	r.guard = guard.New(log)
+	r.guarding = guarding
 	return r
 }
 
@@ -72,7 +73,7 @@ func (r *routing) Run(ctx context.Context) error {
 }
 
 // Set makes the plan's sessions and routes all there are.
-func (r *routing) Set(plan Plan) error {
+func (r *routing) Set(plan Plan) {
 	var state bgp.State
 	profiles := map[bfd.Key]bfd.Profile{}
 	users := map[bfd.Key][]string{}
@@ -103,10 +104,20 @@ func (r *routing) Set(plan Plan) error {
 	r.users, r.shield = users, shield
 	r.mu.Unlock()
 	poke(r.guarded)
+	r.setPaths(profiles)
+}
+
+// setPaths runs BFD where it can be run. Where it cannot, that is a matter of the
+// configuration and told once, and in the session's status.
+func (r *routing) setPaths(profiles map[bfd.Key]bfd.Profile) {
+	said := ""
 	if err := r.paths.Set(profiles); err != nil {
-		return fmt.Errorf("set up BFD: %w", err)
+		said = err.Error()
 	}
-	return nil
+	if said != r.said && said != "" {
+		r.log.Warn("BFD incomplete", "error", said)
+	}
+	r.said = said
 }
 
 // tidy sorts, and leaves each value once.
@@ -136,7 +147,9 @@ func (r *routing) pathChanged(key bfd.Key, s bfd.Status) {
 	r.up[key] = s.State == bfd.Up
 	users := r.users[key]
 	r.mu.Unlock()
-	if was && s.State == bfd.Down && s.RemoteState != bfd.AdminDown {
+	// A router that begins BFD anew says Down, too, and lives.
+	anew := s.Diagnostic == bfd.NeighborSignaledDown && s.RemoteDiagnostic == bfd.NoDiagnostic
+	if was && s.State == bfd.Down && s.RemoteState != bfd.AdminDown && !anew {
 		for _, peer := range users {
 			r.sessions.Reset(peer, "BFD: "+s.Diagnostic.String(), !s.ControlPlaneIndependent)
 		}
@@ -147,7 +160,10 @@ func (r *routing) pathChanged(key bfd.Key, s bfd.Status) {
 // guardLoop keeps the loop guard as it should be. It is apart from the
 // announcing, which need not wait for it.
 func (r *routing) guardLoop(ctx context.Context) {
-	if r.guard == nil {
+	if !r.guarding {
+		if err := r.guard.Remove(ctx); err != nil { // what an earlier speaker left
+			r.log.Debug("loop guard of an earlier speaker not removed", "error", err)
+		}
 		return
 	}
 	said := ""
@@ -175,7 +191,7 @@ func (r *routing) guardLoop(ctx context.Context) {
 func (r *routing) leave(ctx context.Context, why string) {
 	r.sessions.Shutdown(ctx, why)
 	r.paths.AdminDown(ctx)
-	if r.guard != nil {
+	if r.guarding {
 		if err := r.guard.Remove(ctx); err != nil {
 			r.log.Warn("loop guard left behind", "error", err)
 		}

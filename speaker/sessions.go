@@ -69,7 +69,7 @@ func sessionsOf(before []v1alpha1.Session, o outcome) (sessions []v1alpha1.Sessi
 		if st.State == bgp.Established {
 			s.LocalAddress, s.RemoteAddress = st.LocalAddr.String(), st.RemoteAddr.String()
 			s.RemoteASN, s.RemoteRouterID = int64(st.Remote.ASN), st.Remote.RouterID.String()
-			s.HoldTime = int64(min(p.Peer.HoldTime, st.Remote.HoldTime) / time.Second)
+			s.HoldTime = int64(st.HoldTime / time.Second)
 			s.Families = families(st)
 			s.GracefulRestart = graceful(p, st)
 		}
@@ -82,7 +82,10 @@ func sessionsOf(before []v1alpha1.Session, o outcome) (sessions []v1alpha1.Sessi
 			s.Since = before[i].Since
 		}
 		if key, _, ok := path(p); ok && p.Problem.Reason == "" {
-			s.BFD, s.BFDMessage = pathOf(o.paths[key])
+			s.BFD, s.BFDMessage = bfd.AdminDown.String(), "cannot be run with these addresses"
+			if path, runs := o.paths[key]; runs {
+				s.BFD, s.BFDMessage = pathOf(path)
+			}
 		}
 		sessions = append(sessions, s)
 	}

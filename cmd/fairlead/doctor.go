@@ -178,9 +178,13 @@ func ofObjects(w world) (found []finding) {
 func ofSessions(w world) (found []finding) {
 	for _, p := range w.nodes.Config.BGPPeers {
 		var down, more []finding
-		up := 0
+		up, selected := 0, 0
 		for _, n := range w.cluster.Nodes {
-			if !p.SelectsNode(labels.Set(n.Labels)) || !config.NodeReady(n) {
+			if !p.SelectsNode(labels.Set(n.Labels)) {
+				continue
+			}
+			selected++
+			if !config.NodeReady(n) {
 				continue
 			}
 			object := fmt.Sprintf("BGPPeer %s from %s", p.Name, n.Name)
@@ -206,6 +210,9 @@ func ofSessions(w world) (found []finding) {
 			if p.RestartTime > 0 && strings.Contains(s.GracefulRestart, "does not") {
 				more = append(more, finding{notice, object, v1alpha1.NoGracefulRestart, s.GracefulRestart})
 			}
+		}
+		if selected == 0 {
+			more = append(more, finding{degraded, "BGPPeer " + p.Name, v1alpha1.NoNode, "its nodeSelectors select no node"})
 		}
 		for i := range down {
 			if up == 0 {
@@ -255,7 +262,11 @@ func preflight(b *strings.Builder, w world) {
 		}
 		fmt.Fprintln(t, "\tBFD\tROUTES")
 		for _, speaker := range w.cluster.Speakers {
+			stale := !slices.ContainsFunc(w.cluster.Nodes, func(n *corev1.Node) bool { return n.Name == speaker.Name && config.NodeReady(n) })
 			for _, s := range speaker.Status.Sessions {
+				if stale {
+					continue // its last word, and perhaps long ago
+				}
 				fmt.Fprintf(t, "%s\t%s\t%s", s.Peer, speaker.Name, s.State)
 				for _, mark := range marks(s) {
 					fmt.Fprint(t, "\t", mark)

@@ -63,7 +63,8 @@ type BGPAdvertisementSpec struct {
 	Peers []string `json:"peers,omitempty"`
 
 	// AggregationLength is the prefix length of the IPv4 routes. Less than 32
-	// announces a whole prefix as soon as one of its addresses is in use.
+	// announces a whole prefix as soon as one of its addresses is in use by a
+	// Service whose externalTrafficPolicy is Cluster.
 	//
 	// +optional
 	// +kubebuilder:default=32

@@ -51,8 +51,6 @@ const (
 	NoPeer Reason = "NoPeer"
 	// NoSession: no BGP session over which the address would be told is established.
 	NoSession Reason = "NoSession"
-	// DataPathPending: the node waits for its own kube-proxy before it attracts packets.
-	DataPathPending Reason = "DataPathPending"
 	// UnsupportedFamily: nothing announces addresses of this family yet.
 	UnsupportedFamily Reason = "UnsupportedFamily"
 

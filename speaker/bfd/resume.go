@@ -65,7 +65,8 @@ func (e *Engine) knownID(key Key) uint32 {
 		return 0
 	}
 	h := fnv.New32a()
-	fmt.Fprintf(h, "%s %+v", e.name, key)
+	// Spelled out: the next release must come to the same.
+	fmt.Fprintf(h, "%s|%s|%s|%s|%t", e.name, key.Peer, key.Local, key.Interface, key.Multihop)
 	if id := h.Sum32(); e.ids[id] == nil {
 		return id
 	}

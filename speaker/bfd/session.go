@@ -150,9 +150,10 @@ func (s *session) receive(p packet, now time.Duration) {
 
 // expire forgets a peer that was silent for the detection time.
 func (s *session) expire(now time.Duration) {
-	diagnostic := s.peer.diagnostic
+	last := s.peer
 	s.peer, s.heard, s.spared = stranger, never, false
-	s.peer.diagnostic = diagnostic // of use to operators, and to nobody else
+	// Of use to operators, and to whom RFC 5882 section 4.3.2 concerns.
+	s.peer.diagnostic, s.peer.independent = last.diagnostic, last.independent
 	if s.state == Init || s.state == Up {
 		s.enter(Down, DetectionTimeExpired, now)
 	}

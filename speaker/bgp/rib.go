@@ -349,6 +349,9 @@ func (rs *ribs) get(log *slog.Logger) (*rib, error) {
 }
 
 func (rs *ribs) put(r *rib) {
+	if r.clear() != nil {
+		return // a server that does not even forget is of no use
+	}
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rs.spare = append(rs.spare, r)

@@ -250,7 +250,7 @@ func (s *session) established(w *wire, p Peer, peer Open) {
 	st.State, st.Since, st.Sessions = Established, time.Now(), st.Sessions+1
 	st.LocalAddr, st.RemoteAddr = addrPort(w.LocalAddr()), addrPort(w.RemoteAddr())
 	st.Remote = peer
-	st.IPv4, st.IPv6 = p.IPv4 && peer.IPv4, p.IPv6 && peer.IPv6
+	st.IPv4, st.IPv6, st.HoldTime = p.IPv4 && peer.IPv4, p.IPv6 && peer.IPv6, min(p.HoldTime, peer.HoldTime)
 	st.Routes, st.Withheld, st.FailedAt = 0, "", ""
 	s.ignored.Store(0)
 	s.log.Info("session established", "local", st.LocalAddr, "remote", st.RemoteAddr, "asn", peer.ASN,

@@ -42,8 +42,11 @@ type PeerStatus struct {
 
 	LocalAddr, RemoteAddr netip.AddrPort
 	Remote                Open
-	// IPv4, IPv6: families that both ends speak.
+	// IPv4, IPv6: families that are told: both ends speak them, and there is a
+	// next hop.
 	IPv4, IPv6 bool
+	// HoldTime that was agreed upon.
+	HoldTime time.Duration
 	// Routes told.
 	Routes int
 	// IgnoredUpdates are UPDATEs of the peer that were dropped unread.

@@ -325,11 +325,12 @@ func (t *talk) update(ctx context.Context, r *rib) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.status.Routes != len(r.have) || t.status.Withheld != withheld {
+	v4, v6 := h.v4.IsValid(), h.v6.IsValid()
+	if t.status.Routes != len(r.have) || t.status.Withheld != withheld || t.status.IPv4 != v4 || t.status.IPv6 != v6 {
 		if withheld != t.status.Withheld && withheld != "" {
 			t.log.Warn("routes withheld", "reason", withheld)
 		}
-		t.status.Routes, t.status.Withheld = len(r.have), withheld
+		t.status.Routes, t.status.Withheld, t.status.IPv4, t.status.IPv6 = len(r.have), withheld, v4, v6
 		t.poke()
 	}
 	return nil

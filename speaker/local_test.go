@@ -1,0 +1,107 @@
+package speaker
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/fairlead-io/fairlead/speaker/bgp"
+)
+
+// TestWhy: a speaker withdraws its routes only if it knows that it will not be
+// back.
+func TestWhy(t *testing.T) {
+	answer := func(code int, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(code)
+			fmt.Fprint(w, body)
+		}
+	}
+	status := func(code int, reason string) http.HandlerFunc {
+		return answer(code, fmt.Sprintf(`{"kind":"Status","apiVersion":"v1","status":"Failure","reason":%q,"code":%d}`, reason, code))
+	}
+	there := answer(200, `{"kind":"DaemonSet","apiVersion":"apps/v1","metadata":{"name":"fairlead-speaker"}}`)
+	cordoned := node("n", func(n *corev1.Node) { n.Spec.Unschedulable = true })
+	for _, tt := range []struct {
+		name    string
+		node    *corev1.Node
+		answers http.HandlerFunc
+		want    string
+	}{
+		{"an upgrade", node("n"), there, ""},
+		{"a cordoned node", cordoned, there, "the Node is cordoned"},
+		{"an excluded node", node("n", labelled(corev1.LabelNodeExcludeBalancers, "")), there, "the Node has the label " + corev1.LabelNodeExcludeBalancers},
+		{"no node", nil, there, "the Node is gone"},
+		{"no DaemonSet", node("n"), status(404, "NotFound"), "Fairlead is being removed"},
+		{"a DaemonSet that is being deleted", node("n"), answer(200, `{"kind":"DaemonSet","apiVersion":"apps/v1","metadata":{"name":"fairlead-speaker","deletionTimestamp":"2026-01-01T00:00:00Z"}}`), "Fairlead is being removed"},
+		{"no account any more", node("n"), status(401, "Unauthorized"), "Fairlead is being removed"},
+		{"no role any more", node("n"), status(403, "Forbidden"), "Fairlead is being removed"},
+		{"an API server in trouble", node("n"), status(500, "InternalError"), ""},
+		{"an API server that does not answer", node("n"), func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			api := httptest.NewServer(tt.answers)
+			defer api.Close()
+			client, err := kubernetes.NewForConfig(&rest.Config{Host: api.URL})
+			if err != nil {
+				t.Fatal(err)
+			}
+			e := exit{client: client, namespace: "fairlead-system"}
+			if got := e.why(t.Context(), tt.node); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestDrained: an excluded node withdraws after a while, and at once if it was
+// excluded before it announced anything.
+func TestDrained(t *testing.T) {
+	excluded := node("n", labelled(corev1.LabelNodeExcludeBalancers, ""))
+	e := exit{drain: time.Hour, routing: true}
+	if e.drained(node("n"), func() {}) || e.drained(excluded, func() {}) {
+		t.Error("it withdraws without a word")
+	}
+	e.since = e.since.Add(-2 * time.Hour)
+	if !e.drained(excluded, func() {}) {
+		t.Error("it never withdraws")
+	}
+	if e.drained(node("n"), func() {}) || e.drained(excluded, func() {}) {
+		t.Error("the second time it withdraws without a word")
+	}
+	e = exit{drain: time.Hour}
+	if !e.drained(excluded, func() {}) {
+		t.Error("it begins to announce although it is excluded")
+	}
+}
+
+// TestKnown: what is gone for a moment is kept, and what has changed is not.
+func TestKnown(t *testing.T) {
+	var k known
+	log := slog.New(slog.DiscardHandler)
+	one, two := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	for i, step := range []struct {
+		passwords, want map[string]bgp.Secret
+		gateways        map[string]netip.Addr
+		gateway         netip.Addr
+	}{
+		{map[string]bgp.Secret{"a": "1"}, map[string]bgp.Secret{"a": "1"}, map[string]netip.Addr{"IPv4": one}, one},
+		{map[string]bgp.Secret{}, map[string]bgp.Secret{"a": "1"}, map[string]netip.Addr{}, one},
+		{map[string]bgp.Secret{"a": "2"}, map[string]bgp.Secret{"a": "2"}, map[string]netip.Addr{"IPv4": two}, two},
+	} {
+		l := Local{Passwords: step.passwords, Gateways: step.gateways}
+		k.keep(log, &l)
+		if len(l.Passwords) != 1 || l.Passwords["a"] != step.want["a"] || l.Gateways["IPv4"] != step.gateway {
+			t.Errorf("step %d: passwords of %d Secrets, gateways %v", i, len(l.Passwords), l.Gateways)
+		}
+	}
+}
