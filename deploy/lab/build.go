@@ -42,7 +42,7 @@ func Build(root string, p Progress) (Binaries, error) {
 	if err != nil {
 		return "", err
 	}
-	return bin, bin.fetch(p, nft)
+	return bin, bin.fetch(p, NFT)
 }
 
 // lock makes the folder this process's own until unlock.

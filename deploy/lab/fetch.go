@@ -20,7 +20,7 @@ type Tool struct {
 
 // Tools that can be fetched.
 var (
-	nft  = Tool{"tools", "nft", "nftables", "kube-proxy needs it"}
+	NFT  = Tool{"tools", "nft", "nftables", "kube-proxy needs it"}
 	BIRD = Tool{"bird", "bird", "bird2", "a router runs it"}
 	FRR  = Tool{"frr", "bgpd", "frr", "a router runs it"}
 )
@@ -35,7 +35,7 @@ func (b Binaries) find(program string) (string, error) {
 		return path, nil
 	}
 	folders := append([]string{}, sbin...)
-	for _, t := range []Tool{nft, BIRD, FRR} {
+	for _, t := range []Tool{NFT, BIRD, FRR} {
 		for _, dir := range []string{"usr/sbin", "usr/bin", "usr/lib/frr"} {
 			folders = append(folders, b.path(filepath.Join(t.name, dir)))
 		}
@@ -150,14 +150,16 @@ func run(name string, args ...string) error {
 func (b Binaries) environment() []string {
 	path := append([]string{string(b), os.Getenv("PATH")}, sbin...)
 	var libs []string
-	for _, t := range []Tool{nft, BIRD, FRR} {
+	for _, t := range []Tool{NFT, BIRD, FRR} {
 		path = append(path, b.path(t.name+"/usr/sbin"), b.path(t.name+"/usr/bin"), b.path(t.name+"/usr/lib/frr"))
 		for _, pattern := range []string{"usr/lib/*-linux-gnu*", "lib/*-linux-gnu*", "usr/lib/*-linux-gnu*/frr"} {
 			found, _ := filepath.Glob(b.path(filepath.Join(t.name, pattern)))
 			libs = append(libs, found...)
 		}
 	}
-	env := append(os.Environ(), "PATH="+strings.Join(path, ":"))
+	// Not twice: of two, some programs take the first.
+	env := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "PATH=") })
+	env = append(env, "PATH="+strings.Join(path, ":"))
 	if len(libs) > 0 {
 		env = append(env, "LD_LIBRARY_PATH="+strings.Join(libs, ":"))
 	}
