@@ -150,6 +150,16 @@ func (e *exit) drained(node *corev1.Node, wake func()) bool {
 // being restarted or upgraded. Without an answer from the API server it counts
 // as that.
 func (e *exit) why(ctx context.Context, node *corev1.Node) string {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if node != nil { // what happened to it a moment ago need not have come by watch yet
+		switch now, err := e.client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{}); {
+		case err == nil:
+			node = now
+		case apierrors.IsNotFound(err):
+			node = nil
+		}
+	}
 	switch {
 	case node == nil:
 		return "the Node is gone"
@@ -158,8 +168,6 @@ func (e *exit) why(ctx context.Context, node *corev1.Node) string {
 	case excluded(node) != "":
 		return "the Node " + excluded(node)
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
 	d, err := e.client.AppsV1().DaemonSets(e.namespace).Get(ctx, daemonSet, metav1.GetOptions{})
 	// Who may not ask any more has lost its account together with everything else.
 	gone := apierrors.IsNotFound(err) || apierrors.IsUnauthorized(err) || apierrors.IsForbidden(err)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,20 +37,33 @@ func TestWhy(t *testing.T) {
 		node    *corev1.Node
 		answers http.HandlerFunc
 		want    string
+		fresh   http.HandlerFunc // of the Node
 	}{
-		{"an upgrade", node("n"), there, ""},
-		{"a cordoned node", cordoned, there, "the Node is cordoned"},
-		{"an excluded node", node("n", labelled(corev1.LabelNodeExcludeBalancers, "")), there, "the Node has the label " + corev1.LabelNodeExcludeBalancers},
-		{"no node", nil, there, "the Node is gone"},
-		{"no DaemonSet", node("n"), status(404, "NotFound"), "Fairlead is being removed"},
-		{"a DaemonSet that is being deleted", node("n"), answer(200, `{"kind":"DaemonSet","apiVersion":"apps/v1","metadata":{"name":"fairlead-speaker","deletionTimestamp":"2026-01-01T00:00:00Z"}}`), "Fairlead is being removed"},
-		{"no account any more", node("n"), status(401, "Unauthorized"), "Fairlead is being removed"},
-		{"no role any more", node("n"), status(403, "Forbidden"), "Fairlead is being removed"},
-		{"an API server in trouble", node("n"), status(500, "InternalError"), ""},
-		{"an API server that does not answer", node("n"), func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, ""},
+		{"an upgrade", node("n"), there, "", nil},
+		{"a cordoned node", cordoned, there, "the Node is cordoned", nil},
+		{"an excluded node", node("n", labelled(corev1.LabelNodeExcludeBalancers, "")), there, "the Node has the label " + corev1.LabelNodeExcludeBalancers, nil},
+		{"cordoned a moment ago", node("n"), there, "the Node is cordoned", answer(200, `{"kind":"Node","apiVersion":"v1","metadata":{"name":"n"},"spec":{"unschedulable":true}}`)},
+		{"deleted a moment ago", node("n"), there, "the Node is gone", status(404, "NotFound")},
+		{"no node", nil, there, "the Node is gone", nil},
+		{"no DaemonSet", node("n"), status(404, "NotFound"), "Fairlead is being removed", nil},
+		{"a DaemonSet that is being deleted", node("n"), answer(200, `{"kind":"DaemonSet","apiVersion":"apps/v1","metadata":{"name":"fairlead-speaker","deletionTimestamp":"2026-01-01T00:00:00Z"}}`), "Fairlead is being removed", nil},
+		{"no account any more", node("n"), status(401, "Unauthorized"), "Fairlead is being removed", nil},
+		{"no role any more", node("n"), status(403, "Forbidden"), "Fairlead is being removed", nil},
+		{"an API server in trouble", node("n"), status(500, "InternalError"), "", nil},
+		{"an API server that does not answer", node("n"), func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "", nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			api := httptest.NewServer(tt.answers)
+			api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if !strings.Contains(r.URL.Path, "/nodes/") {
+					tt.answers(w, r)
+					return
+				}
+				if tt.fresh != nil {
+					tt.fresh(w, r)
+					return
+				}
+				status(503, "ServiceUnavailable")(w, r) // then the cached one counts
+			}))
 			defer api.Close()
 			client, err := kubernetes.NewForConfig(&rest.Config{Host: api.URL})
 			if err != nil {

@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // BenchmarkRoute is the time from Set to a route's arrival at a peer, among n others.
@@ -72,8 +75,10 @@ func (r *router) size() int {
 	return len(r.table)
 }
 
-// BenchmarkTable is the time for n routes to BIRD: with a new session, then
-// added to one, then withdrawn. Half of them are IPv6.
+// BenchmarkTable is the time for n routes to two peers, BIRD and one of the
+// test's own: until both have them with new sessions, then for one more to get
+// there, and then until BIRD has lost all and got all again. Half of them are
+// IPv6. CPU and memory are those of the whole test, its own peer included.
 func BenchmarkTable(b *testing.B) {
 	for _, n := range []int{1000, 10_000, 50_000} {
 		b.Run(fmt.Sprint(n, " routes"), func(b *testing.B) {
@@ -95,19 +100,65 @@ func BenchmarkTable(b *testing.B) {
 			p := l.node()
 			p.Routes = routesTo(append(prefixes(n/2, false), prefixes(n-n/2, true)...)...)
 			for b.Loop() {
-				s, stop := runSpeaker(b, State{[]Peer{p}})
-				b.ReportMetric(until(n).Seconds(), "session-s")
+				own := newRouter(b)
+				second := own.peer("own", p.Routes)
+				second.IPv6 = true
+				before := used(b)
+				s, stop := runSpeaker(b, State{[]Peer{p, second}})
+				took := until(n)
+				for started := time.Now(); own.size() < n; took = max(took, time.Since(started)) {
+					time.Sleep(time.Millisecond)
+				}
+				b.ReportMetric(took.Seconds(), "session-s")
+				b.ReportMetric((used(b) - before).Seconds(), "cpu-s")
+				b.ReportMetric(resident(b), "MB")
+
+				extra := netip.MustParsePrefix("203.0.113.7/32")
+				third := second
+				third.Routes = maps.Clone(second.Routes)
+				third.Routes[extra] = Attributes{}
+				started := time.Now()
+				s.Set(State{[]Peer{p, third}})
+				for !own.has(extra) {
+					time.Sleep(10 * time.Microsecond)
+				}
+				b.ReportMetric(time.Since(started).Seconds()*1000, "one-more-ms")
+
 				none := p
 				none.Routes = nil
-				s.Set(State{[]Peer{none}})
+				s.Set(State{[]Peer{none, third}})
 				b.ReportMetric(until(0).Seconds(), "withdraw-s")
-				s.Set(State{[]Peer{p}})
+				s.Set(State{[]Peer{p, third}})
 				b.ReportMetric(until(n).Seconds(), "add-s")
-				started := time.Now()
+				started = time.Now()
 				stop()
 				b.ReportMetric(time.Since(started).Seconds(), "stop-s")
 				b.ReportMetric(until(0).Seconds(), "lost-s")
 			}
 		})
 	}
+}
+
+// used is the CPU time of this process so far.
+func used(b *testing.B) time.Duration {
+	b.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// resident is the memory of this process, in MB.
+func resident(b *testing.B) float64 {
+	b.Helper()
+	statm, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var size, pages int
+	if _, err := fmt.Sscan(string(statm), &size, &pages); err != nil {
+		b.Fatal(err)
+	}
+	return float64(pages*os.Getpagesize()) / 1e6
 }
