@@ -5,7 +5,6 @@ package bgp
 
 import (
 	"log/slog"
-	"maps"
 	"net/netip"
 	"time"
 )
@@ -30,9 +29,6 @@ type Peer struct {
 // session's local address; for another family than the session's, the address
 // of that family on the same link (RFC 4760 section 3, RFC 8950).
 type Routes map[netip.Prefix]Attributes
-
-// Equal reports whether both tell the same.
-func (r Routes) Equal(o Routes) bool { return maps.Equal(r, o) }
 
 // Session is what the two ends agree on in their OPEN messages (RFC 4271
 // section 4.2). A change takes a new session.
