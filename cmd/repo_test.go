@@ -29,6 +29,8 @@ var floors = []struct {
 	{3, "speaker", "the node side; it and the controller meet only through the API"},
 	{2, "config", "understands what the user asked for, and serves both sides"},
 	{1, "allocator", "an engine: pure, knows no client"},
+	{2, "providers/aws", "a cloud: knows its API and the standard interface, not our controllers"},
+	{2, "providers/providertest", "the contract of a cloud, for the tests of clouds"},
 	{1, "providers", "whose a Service is, for both sides and for clouds"},
 	{1, "speaker/l2", "an engine: knows links and addresses, not Kubernetes"},
 	{1, "speaker/bgp", "an engine: knows sessions and routes, not Kubernetes"},
@@ -50,6 +52,7 @@ var only = []struct {
 	{"github.com/mdlayher", []string{"speaker/l2"}, "raw sockets live in one place"},
 	{"github.com/vishvananda/netlink", []string{"speaker/l2", "speaker/guard"}, "the kernel's network is looked at in one place and changed in one"},
 	{"github.com/osrg/gobgp", []string{"speaker/bgp"}, "another BGP library, or another version of it, changes one package"},
+	{"github.com/aws", []string{"providers/aws"}, "one place knows how AWS is spoken to"},
 	{"github.com/spf13", []string{"cmd"}, "flags are wiring"},
 	{"os/signal", []string{"cmd"}, "signals are wiring"},
 }

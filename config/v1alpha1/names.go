@@ -13,6 +13,10 @@ const (
 	// serves it: its addresses are ours until the finalizer is gone.
 	FinalizerBareMetal = "fairlead.io/bare-metal"
 
+	// FinalizerAWS on a Service records that the AWS provider serves it: its
+	// balancer, in the cloud, is ours until the finalizer is gone.
+	FinalizerAWS = "fairlead.io/aws"
+
 	// FinalizerPoolInUse keeps a deleted IPAddressPool terminating until the
 	// last Service has let go of its addresses.
 	FinalizerPoolInUse = "fairlead.io/pool-in-use"
@@ -26,6 +30,16 @@ const (
 	// AnnotationLoadBalancerIPs asks for these addresses, comma-separated,
 	// at most one of each family.
 	AnnotationLoadBalancerIPs = "fairlead.io/load-balancer-ips"
+
+	// AnnotationProvider asks, on a Service without a class, for a provider:
+	// "aws" or "bare-metal". On a Service that is served already it is a switch
+	// that keeps the old way in until the new one answers.
+	AnnotationProvider = "fairlead.io/provider"
+
+	// AnnotationAllowReplacement, with the value "true", allows the cloud's
+	// provider to replace the balancer by another one, with another host name,
+	// where a change cannot be made in place.
+	AnnotationAllowReplacement = "fairlead.io/allow-replacement"
 
 	// AnnotationAllocatedFrom is written by the controller, together with the
 	// addresses: "ADDRESS=POOL", comma-separated. Advertisements match the

@@ -25,6 +25,31 @@ const (
 	ProviderUndecided Reason = "ProviderUndecided"
 	// ForeignStatus: the status holds an address that is not Fairlead's to manage.
 	ForeignStatus Reason = "ForeignStatus"
+
+	// Provisioning: the cloud is still making the balancer.
+	Provisioning Reason = "Provisioning"
+	// Deleting: the cloud has not yet let go of everything that belonged to the Service.
+	Deleting Reason = "Deleting"
+	// ReplacementRequired: the change cannot be made in place, and nobody has allowed a new balancer.
+	ReplacementRequired Reason = "ReplacementRequired"
+	// CloudNotConfigured: the cloud's provider lacks a setting that it cannot do without.
+	CloudNotConfigured Reason = "CloudNotConfigured"
+	// CloudCannotServe: no balancer of the cloud can do what the Service asks for.
+	CloudCannotServe Reason = "CloudCannotServe"
+	// CloudFailed: the cloud's API failed; the call will be made again.
+	CloudFailed Reason = "CloudFailed"
+	// PermissionDenied: the cloud does not allow the controller a call that it needs.
+	PermissionDenied Reason = "PermissionDenied"
+	// QuotaExceeded: the cloud's quota, or a limit of its balancers, is reached.
+	QuotaExceeded Reason = "QuotaExceeded"
+	// NameTaken: somebody else's object has the name that ours would have.
+	NameTaken Reason = "NameTaken"
+	// NoSubnet: the cloud's network has no subnet for the balancer.
+	NoSubnet Reason = "NoSubnet"
+	// NoTargets: no node can be a target of the balancer.
+	NoTargets Reason = "NoTargets"
+	// NodePortsExhausted: no free port is left for a Service whose balancer needs one.
+	NodePortsExhausted Reason = "NodePortsExhausted"
 )
 
 // Reasons of the Service condition fairlead.io/Announced. NodeNotReady,
