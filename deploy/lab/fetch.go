@@ -10,20 +10,24 @@ import (
 	"strings"
 )
 
-// Tool is a program of the system's distribution that the lab runs.
+// Tool is a program that the lab runs and does not build itself.
 type Tool struct {
 	name    string // of the folder that it is unpacked into
 	program string // that shows that it is there
 	pkg     string // that has it, in Debian and Ubuntu
+	pip     string // that has it, if the distribution does not: a Python package
 	what    string // it is for
 }
 
 // Tools that can be fetched.
 var (
-	NFT  = Tool{"tools", "nft", "nftables", "kube-proxy needs it"}
-	BIRD = Tool{"bird", "bird", "bird2", "a router runs it"}
-	FRR  = Tool{"frr", "bgpd", "frr", "a router runs it"}
+	NFT  = Tool{name: "tools", program: "nft", pkg: "nftables", what: "kube-proxy needs it"}
+	BIRD = Tool{name: "bird", program: "bird", pkg: "bird2", what: "a router runs it"}
+	FRR  = Tool{name: "frr", program: "bgpd", pkg: "frr", what: "a router runs it"}
+	Moto = Tool{name: "moto", program: "moto_server", pip: "moto[server]==5.2.1", what: "it emulates AWS"}
 )
+
+var fetchable = []Tool{NFT, BIRD, FRR, Moto}
 
 // sbin are folders that the system's programs may be in, though an ordinary
 // user's PATH does not say so.
@@ -34,18 +38,22 @@ func (b Binaries) find(program string) (string, error) {
 	if path, err := exec.LookPath(program); err == nil {
 		return path, nil
 	}
-	folders := append([]string{}, sbin...)
-	for _, t := range []Tool{NFT, BIRD, FRR} {
-		for _, dir := range []string{"usr/sbin", "usr/bin", "usr/lib/frr"} {
-			folders = append(folders, b.path(filepath.Join(t.name, dir)))
-		}
-	}
-	for _, dir := range folders {
+	for _, dir := range append(slices.Clone(sbin), b.folders()...) {
 		if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
 			return path, nil
 		}
 	}
 	return "", fmt.Errorf("find the program %s: %w", program, exec.ErrNotFound)
+}
+
+// folders are where the programs are that were fetched.
+func (b Binaries) folders() (all []string) {
+	for _, t := range fetchable {
+		for _, dir := range []string{"usr/sbin", "usr/bin", "usr/lib/frr", "bin"} {
+			all = append(all, b.path(filepath.Join(t.name, dir)))
+		}
+	}
+	return all
 }
 
 // Fetch makes sure that the tools are there. It runs outside of the sandbox,
@@ -76,28 +84,65 @@ func (b Binaries) fetch(p Progress, t Tool) error {
 		return nil
 	}
 	return p.Step(fmt.Sprintf("fetch %s: %s", t.program, t.what), func() error {
-		if _, err := exec.LookPath("apt-get"); err != nil {
-			return fmt.Errorf("%s: install the package %s", t.what, t.pkg)
+		install := b.unpack
+		if t.pip != "" {
+			install = b.install
 		}
-		part := b.path(t.name + ".part") // becomes the tool's folder when it is whole
-		if err := errors.Join(os.RemoveAll(part), os.MkdirAll(part, 0o755)); err != nil {
-			return fmt.Errorf("fetch %s: %w", t.pkg, err)
+		if err := install(t); err != nil {
+			return err
 		}
-		debs, err := b.download(t.pkg)
-		if err != nil {
-			return fmt.Errorf("fetch %s: %w", t.pkg, err)
-		}
-		for _, deb := range debs {
-			if err := run("dpkg-deb", "-x", deb, part); err != nil {
-				return fmt.Errorf("fetch %s: %w", t.pkg, err)
-			}
-		}
-		if err := errors.Join(os.RemoveAll(b.path(t.name)), os.Rename(part, b.path(t.name))); err != nil {
-			return fmt.Errorf("fetch %s: %w", t.pkg, err)
-		}
-		_, err = b.find(t.program)
+		_, err := b.find(t.program)
 		return err
 	})
+}
+
+// unpack fetches a package of the distribution, and what it depends on.
+func (b Binaries) unpack(t Tool) error {
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		return fmt.Errorf("%s: install the package %s", t.what, t.pkg)
+	}
+	part := b.path(t.name + ".part") // becomes the tool's folder when it is whole
+	if err := errors.Join(os.RemoveAll(part), os.MkdirAll(part, 0o755)); err != nil {
+		return fmt.Errorf("fetch %s: %w", t.pkg, err)
+	}
+	debs, err := b.download(t.pkg)
+	if err != nil {
+		return fmt.Errorf("fetch %s: %w", t.pkg, err)
+	}
+	for _, deb := range debs {
+		if err := run("dpkg-deb", "-x", deb, part); err != nil {
+			return fmt.Errorf("fetch %s: %w", t.pkg, err)
+		}
+	}
+	if err := errors.Join(os.RemoveAll(b.path(t.name)), os.Rename(part, b.path(t.name))); err != nil {
+		return fmt.Errorf("fetch %s: %w", t.pkg, err)
+	}
+	return nil
+}
+
+// install fetches a Python package into an environment of its own, which cannot
+// be moved once it is made. pip installs a package after all that it depends on,
+// so the program is not there before it can run.
+func (b Binaries) install(t Tool) error {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		return fmt.Errorf("%s: install the packages python3 and python3-venv, or have a %s on the PATH", t.what, t.program)
+	}
+	if exec.Command(python, "-c", "import ensurepip, venv").Run() != nil {
+		return fmt.Errorf("%s: install the package python3-venv, or have a %s on the PATH", t.what, t.program)
+	}
+	if err := os.RemoveAll(b.path(t.name)); err != nil {
+		return fmt.Errorf("fetch %s: %w", t.pip, err)
+	}
+	if err := run(python, "-m", "venv", b.path(t.name)); err != nil {
+		return fmt.Errorf("fetch %s: %w", t.pip, err)
+	}
+	if out, err := together(exec.Command(b.path(t.name+"/bin/pip"), "install", "--quiet", t.pip)); err != nil {
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+		return fmt.Errorf("%s: pip install '%s', which needs PyPI or another index, or have a %s on the PATH: %w: %s",
+			t.what, t.pip, t.program, err, lines[len(lines)-1])
+	}
+	return nil
 }
 
 // download downloads a package and what it depends on that is not installed.
@@ -148,10 +193,9 @@ func run(name string, args ...string) error {
 
 // environment is this process's, with the folders of the tools added.
 func (b Binaries) environment() []string {
-	path := append([]string{string(b), os.Getenv("PATH")}, sbin...)
+	path := slices.Concat([]string{string(b), os.Getenv("PATH")}, sbin, b.folders())
 	var libs []string
-	for _, t := range []Tool{NFT, BIRD, FRR} {
-		path = append(path, b.path(t.name+"/usr/sbin"), b.path(t.name+"/usr/bin"), b.path(t.name+"/usr/lib/frr"))
+	for _, t := range fetchable {
 		for _, pattern := range []string{"usr/lib/*-linux-gnu*", "lib/*-linux-gnu*", "usr/lib/*-linux-gnu*/frr"} {
 			found, _ := filepath.Glob(b.path(filepath.Join(t.name, pattern)))
 			libs = append(libs, found...)

@@ -21,7 +21,7 @@ const usage = `usage: lab COMMAND
   exec HOST -- COMMAND …      run a command on a machine of the kept cluster:
                               client, node-1, pod-1, … or control-plane
   stop                        stop the kept cluster
-  with COMMAND …              run a command with BIRD, FRR and nft on its PATH
+  with COMMAND …              run a command with BIRD, FRR, nft and moto_server on its PATH
 
 flags of demo:
   --keep      keep the cluster running until Ctrl-C, and say how to use it
@@ -57,14 +57,14 @@ func run(args []string) error {
 	return fmt.Errorf("unknown command %q\n\n%s", args[0], usage)
 }
 
-// with runs a command that needs routers and nft, which are fetched first.
+// with runs a command that needs the tools, which are fetched first.
 func with(command []string) error {
 	root, err := lab.Root()
 	if err != nil {
 		return err
 	}
 	binaries := lab.Binaries(filepath.Join(root, ".build"))
-	if err := binaries.Fetch(lab.Progress{Out: os.Stdout}, lab.NFT, lab.BIRD, lab.FRR); err != nil {
+	if err := binaries.Fetch(lab.Progress{Out: os.Stdout}, lab.NFT, lab.BIRD, lab.FRR, lab.Moto); err != nil {
 		return err
 	}
 	return binaries.With(command)
