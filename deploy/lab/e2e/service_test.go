@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
+	"github.com/fairlead-io/fairlead/deploy/lab/e2e/suite"
 )
 
 func TestAddressAnswers(t *testing.T) {
@@ -618,7 +619,7 @@ func TestControllerKilledInABurst(t *testing.T) {
 }
 
 func eventuallyGone(t *testing.T, burst int) {
-	err := lab.Wait(context.Background(), patience, "the burst is gone", func() error {
+	err := lab.Wait(context.Background(), suite.Patience, "the burst is gone", func() error {
 		list, err := cluster.API.CoreV1().Services("default").List(context.Background(), metav1.ListOptions{LabelSelector: "burst"})
 		if err == nil && len(list.Items) > 0 {
 			err = fmt.Errorf("%d of %d are left", len(list.Items), burst)

@@ -1,0 +1,205 @@
+// Package suite is what end-to-end tests share: a cluster that is started once
+// for all tests of a package, and how they make Services and wait for facts.
+package suite
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
+)
+
+// Patience bounds every wait. It is no expectation: a busy machine is slow.
+const Patience = 60 * time.Second
+
+// Cluster is shared by all tests of a package; each uses Services of its own.
+type Cluster struct {
+	*lab.Cluster // runs once Main has started it
+
+	Options lab.Options // Nodes, AWS and Flags
+	Tools   []lab.Tool  // that the tests use
+	Basics  string      // manifests that are there before the first test
+}
+
+// Main starts the cluster, runs the tests, and ends the process.
+func (c *Cluster) Main(m *testing.M) {
+	code, err := c.run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func (c *Cluster) run(m *testing.M) (int, error) {
+	o := c.Options
+	o.Progress = lab.Progress{Out: os.Stdout}
+	var err error
+	if o.Root, err = lab.Root(); err != nil {
+		return 1, err
+	}
+	if !lab.Inside() {
+		bin, err := lab.Build(o.Root, o.Progress)
+		if err != nil {
+			return 1, err
+		}
+		if err := bin.Fetch(o.Progress, c.Tools...); err != nil {
+			return 1, err
+		}
+		return lab.Enter("FAIRLEAD_LAB_BIN=" + string(bin))
+	}
+	o.Bin = lab.Binaries(os.Getenv("FAIRLEAD_LAB_BIN"))
+	ctx := context.Background()
+	if c.Cluster, err = lab.Start(ctx, o); err == nil {
+		err = c.Install(ctx)
+	}
+	if err != nil {
+		fmt.Println(lab.Logs(20))
+		return 1, err
+	}
+	if err := c.Apply(ctx, c.Basics); err != nil {
+		return 1, err
+	}
+	return m.Run(), nil
+}
+
+// Eventually waits until check succeeds.
+func (c *Cluster) Eventually(t *testing.T, what string, check func() error) {
+	t.Helper()
+	if err := lab.Wait(t.Context(), Patience, what, check); err != nil {
+		t.Logf("logs:\n%s", lab.Logs(20))
+		t.Fatal(err)
+	}
+}
+
+// Service is a Service of the test's, which is deleted when the test ends.
+func (c *Cluster) Service(t *testing.T, name string, change ...func(*corev1.Service)) *corev1.Service {
+	t.Helper()
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", Annotations: map[string]string{}},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, Selector: map[string]string{"app": "influxdb"},
+			Ports: []corev1.ServicePort{{Name: "http", Port: 8086}},
+		},
+	}
+	for _, c := range change {
+		c(s)
+	}
+	created, err := c.API.CoreV1().Services("default").Create(t.Context(), s, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatalf("create Service %s: %v", name, err)
+	}
+	t.Cleanup(func() { c.Remove(t, name) })
+	return created
+}
+
+// Remove deletes a Service and waits until it is gone.
+func (c *Cluster) Remove(t *testing.T, name string) {
+	ctx := context.Background()
+	services := c.API.CoreV1().Services("default")
+	_ = services.Delete(ctx, name, metav1.DeleteOptions{})
+	err := lab.Wait(ctx, Patience, "Service "+name+" is gone", func() error {
+		if s, err := services.Get(ctx, name, metav1.GetOptions{}); err == nil {
+			return fmt.Errorf("it is still there, with finalizers %v", s.Finalizers)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Get is the Service as it is now.
+func (c *Cluster) Get(t *testing.T, name string) *corev1.Service {
+	t.Helper()
+	s, err := c.API.CoreV1().Services("default").Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// Update changes the live Service.
+func (c *Cluster) Update(t *testing.T, name string, change func(*corev1.Service)) {
+	t.Helper()
+	c.Eventually(t, "Service "+name+" is updated", func() error {
+		s := c.Get(t, name)
+		change(s)
+		_, err := c.API.CoreV1().Services("default").Update(t.Context(), s, metav1.UpdateOptions{})
+		return err
+	})
+}
+
+// Address waits until the Service is announced, and returns its address.
+func (c *Cluster) Address(t *testing.T, name string) (addr netip.Addr) {
+	t.Helper()
+	c.Eventually(t, name+" is announced", func() (err error) {
+		addr, err = c.Announced(t.Context(), "default", name)
+		return err
+	})
+	return addr
+}
+
+// Condition waits until the Service's condition has the reason, and returns its message.
+func (c *Cluster) Condition(t *testing.T, name, kind, reason string) (message string) {
+	t.Helper()
+	c.Eventually(t, fmt.Sprintf("%s has %s %s", name, kind, reason), func() error {
+		s, err := c.API.CoreV1().Services("default").Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, c := range s.Status.Conditions {
+			if c.Type == "fairlead.io/"+kind && c.Reason == reason {
+				message = c.Message
+				return nil
+			}
+		}
+		return fmt.Errorf("conditions are %+v", s.Status.Conditions)
+	})
+	return message
+}
+
+// Event waits for an Event with the reason on the Service.
+func (c *Cluster) Event(t *testing.T, name, reason string) {
+	t.Helper()
+	c.Eventually(t, "Service "+name+" has an Event "+reason, func() error {
+		events, err := c.API.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + name})
+		if err != nil {
+			return err
+		}
+		var seen []string
+		for _, e := range events.Items {
+			if e.Reason == reason {
+				return nil
+			}
+			seen = append(seen, e.Reason)
+		}
+		return fmt.Errorf("its Events are %v", seen)
+	})
+}
+
+// MustApply applies manifests.
+func (c *Cluster) MustApply(t *testing.T, yaml string) {
+	t.Helper()
+	if err := c.Apply(t.Context(), yaml); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Contains checks that the text says all parts.
+func Contains(t *testing.T, text string, parts ...string) {
+	t.Helper()
+	for _, p := range parts {
+		if !strings.Contains(text, p) {
+			t.Errorf("%q does not say %q", text, p)
+		}
+	}
+}
