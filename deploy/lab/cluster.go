@@ -24,7 +24,9 @@ import (
 // Options say what cluster to start.
 type Options struct {
 	Nodes    int
-	Root     string // the repository
+	AWS      int      // so many of the nodes are instances of an emulated AWS
+	Flags    []string // of the controllers, beside those that the manifest has
+	Root     string   // the repository
 	Bin      Binaries
 	Progress Progress
 }
@@ -37,6 +39,7 @@ type Cluster struct {
 	Pods    []*Host // Pods[i] is behind Nodes[i]
 	Client  *Host   // a machine on the LAN that is no node
 	Network *Network
+	AWS     *AWS // nil if no node is an instance
 
 	APIServer   *Process
 	Controllers []*Process
@@ -62,6 +65,12 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	}
 	if err := o.Progress.Step("start etcd, kube-apiserver and kube-controller-manager", func() error { return c.startPlane(ctx) }); err != nil {
 		return nil, err
+	}
+	if o.AWS > 0 {
+		what := fmt.Sprintf("start an emulated AWS: a VPC in %d zones, and %d of the nodes in it", len(zones), o.AWS)
+		if err := o.Progress.Step(what, func() error { return c.startAWS(ctx) }); err != nil {
+			return nil, err
+		}
 	}
 	return c, o.Progress.Step("start kube-proxy on every node", func() error { return c.startNodes(ctx) })
 }
@@ -188,10 +197,18 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 		return err
 	}
 	for i, node := range c.Nodes {
-		object, err := c.API.CoreV1().Nodes().Create(ctx, &corev1.Node{
+		object := &corev1.Node{
 			ObjectMeta: metav1.ObjectMeta{Name: node.Name, Labels: map[string]string{"kubernetes.io/hostname": node.Name}},
 			Spec:       podRanges(i),
-		}, metav1.CreateOptions{})
+		}
+		if i < c.options.AWS {
+			zone, id, err := c.AWS.Launch(ctx, i)
+			if err != nil {
+				return err
+			}
+			onAWS(object, zone, id)
+		}
+		object, err := c.API.CoreV1().Nodes().Create(ctx, object, metav1.CreateOptions{})
 		if err != nil {
 			return fmt.Errorf("create node %s: %w", node.Name, err)
 		}

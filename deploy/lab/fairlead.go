@@ -59,7 +59,9 @@ func (c *Cluster) StartController(ctx context.Context, i int) error {
 	if err != nil {
 		return fmt.Errorf("read the controller's manifest: %w", err)
 	}
-	p, err := c.startPod(ctx, c.Nodes[i], fmt.Sprintf("fairlead-controller-%d", i+1), deployment.Spec.Template.Spec)
+	spec := deployment.Spec.Template.Spec
+	c.configure(&spec.Containers[0])
+	p, err := c.startPod(ctx, c.Nodes[i], fmt.Sprintf("fairlead-controller-%d", i+1), spec)
 	if err != nil {
 		return err
 	}

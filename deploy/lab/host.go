@@ -240,6 +240,15 @@ func (h *Host) Run(ctx context.Context, program string, args ...string) (string,
 
 // Get asks for a URL from the host, over a connection of its own.
 func (h *Host) Get(ctx context.Context, url string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", fmt.Errorf("get %s: %w", url, err)
+	}
+	return h.ask(request)
+}
+
+// ask sends a request from the host, over a connection of its own.
+func (h *Host) ask(request *http.Request) (string, error) {
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
@@ -250,22 +259,19 @@ func (h *Host) Get(ctx context.Context, url string) (string, error) {
 			return conn, err
 		},
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return "", fmt.Errorf("get %s: %w", url, err)
-	}
 	client := http.Client{Transport: transport, Timeout: 4 * time.Second}
 	response, err := client.Do(request)
 	if err != nil {
 		return "", fmt.Errorf("from %s: %w", h.Name, err)
 	}
 	defer response.Body.Close()
+	asked := strings.ToLower(request.Method) + " " + request.URL.String()
 	body, err := io.ReadAll(response.Body)
 	if err != nil {
-		return "", fmt.Errorf("from %s: get %s: %w", h.Name, url, err)
+		return "", fmt.Errorf("from %s: %s: %w", h.Name, asked, err)
 	}
 	if response.StatusCode != http.StatusOK {
-		return string(body), fmt.Errorf("from %s: get %s: %s", h.Name, url, response.Status)
+		return string(body), fmt.Errorf("from %s: %s: %s", h.Name, asked, response.Status)
 	}
 	return strings.TrimSpace(string(body)), nil
 }

@@ -1,0 +1,180 @@
+package lab
+
+import (
+	"context"
+	"encoding/xml"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// api is one of AWS's, of those that are asked by parameters and answer in XML.
+type api struct{ name, version string }
+
+var (
+	ec2 = api{"ec2", "2016-11-15"}
+	elb = api{"elasticloadbalancing", "2015-12-01"}
+)
+
+// call asks the emulated AWS, with parameters like "VpcId=vpc-1". Nobody checks
+// the signature, which says the region and the API.
+func (a *AWS) call(ctx context.Context, api api, action string, answer any, parameters ...string) error {
+	form := url.Values{"Action": {action}, "Version": {api.version}}
+	for _, p := range parameters {
+		name, value, _ := strings.Cut(p, "=")
+		form.Set(name, value)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, awsEnv()["AWS_ENDPOINT_URL"], strings.NewReader(form.Encode()))
+	if err != nil {
+		return fmt.Errorf("ask AWS to %s: %w", action, err)
+	}
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	request.Header.Set("Authorization", fmt.Sprintf("AWS4-HMAC-SHA256 Credential=lab/20260101/%s/%s/aws4_request, SignedHeaders=host, Signature=0", Region, api.name))
+	body, err := a.Host.ask(request)
+	if err != nil {
+		return fmt.Errorf("ask AWS to %s: %w: %s", action, err, body)
+	}
+	if err := xml.Unmarshal([]byte(body), answer); err != nil {
+		return fmt.Errorf("ask AWS to %s: %w", action, err)
+	}
+	return nil
+}
+
+// Balancer is a load balancer as AWS shows it.
+type Balancer struct {
+	Name, ARN, DNSName, Scheme string
+
+	Listeners []Listener // by port
+}
+
+// Listener is a port of a Balancer, and where it goes.
+type Listener struct {
+	Port     int
+	Protocol string
+	Group    string // the target group's ARN
+	Targets  []Target
+}
+
+// Target is an instance that a Listener's packets may go to.
+type Target struct {
+	Instance string
+	Port     int
+	State    string
+}
+
+// Balancers are all load balancers that there are, by name.
+func (a *AWS) Balancers(ctx context.Context) (all []Balancer, err error) {
+	var answer struct {
+		Balancers []struct {
+			Name    string `xml:"LoadBalancerName"`
+			ARN     string `xml:"LoadBalancerArn"`
+			DNSName string `xml:"DNSName"`
+			Scheme  string `xml:"Scheme"`
+		} `xml:"DescribeLoadBalancersResult>LoadBalancers>member"`
+	}
+	if err := a.call(ctx, elb, "DescribeLoadBalancers", &answer, "PageSize=400"); err != nil {
+		return nil, err
+	}
+	for _, b := range answer.Balancers {
+		listeners, err := a.listeners(ctx, b.ARN)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, Balancer{Name: b.Name, ARN: b.ARN, DNSName: b.DNSName, Scheme: b.Scheme, Listeners: listeners})
+	}
+	slices.SortFunc(all, func(a, b Balancer) int { return strings.Compare(a.Name, b.Name) })
+	return all, nil
+}
+
+func (a *AWS) listeners(ctx context.Context, balancer string) (all []Listener, err error) {
+	var answer struct {
+		Listeners []struct {
+			Port     int    `xml:"Port"`
+			Protocol string `xml:"Protocol"`
+			Group    string `xml:"DefaultActions>member>TargetGroupArn"`
+		} `xml:"DescribeListenersResult>Listeners>member"`
+	}
+	if err := a.call(ctx, elb, "DescribeListeners", &answer, "LoadBalancerArn="+balancer); err != nil {
+		return nil, err
+	}
+	for _, l := range answer.Listeners {
+		targets, err := a.targets(ctx, l.Group)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, Listener{Port: l.Port, Protocol: l.Protocol, Group: l.Group, Targets: targets})
+	}
+	slices.SortFunc(all, func(a, b Listener) int { return a.Port - b.Port })
+	return all, nil
+}
+
+func (a *AWS) targets(ctx context.Context, group string) (all []Target, err error) {
+	var answer struct {
+		Targets []struct {
+			ID    string `xml:"Target>Id"`
+			Port  int    `xml:"Target>Port"`
+			State string `xml:"TargetHealth>State"`
+		} `xml:"DescribeTargetHealthResult>TargetHealthDescriptions>member"`
+	}
+	if err := a.call(ctx, elb, "DescribeTargetHealth", &answer, "TargetGroupArn="+group); err != nil {
+		return nil, err
+	}
+	for _, t := range answer.Targets {
+		all = append(all, Target{Instance: t.ID, Port: t.Port, State: t.State})
+	}
+	slices.SortFunc(all, func(a, b Target) int { return strings.Compare(a.Instance, b.Instance) })
+	return all, nil
+}
+
+// Left are the balancers, target groups, security groups and their rules that
+// somebody made since the cluster's start.
+func (a *AWS) Left(ctx context.Context) (all []string, err error) {
+	all, err = a.inventory(ctx)
+	return slices.DeleteFunc(all, func(s string) bool { return slices.Contains(a.seeded, s) }), err
+}
+
+func (a *AWS) inventory(ctx context.Context) (all []string, err error) {
+	var balancers struct {
+		Names []string `xml:"DescribeLoadBalancersResult>LoadBalancers>member>LoadBalancerName"`
+	}
+	if err := a.call(ctx, elb, "DescribeLoadBalancers", &balancers, "PageSize=400"); err != nil {
+		return nil, err
+	}
+	for _, name := range balancers.Names {
+		all = append(all, "load balancer "+name)
+	}
+	var groups struct {
+		Names []string `xml:"DescribeTargetGroupsResult>TargetGroups>member>TargetGroupName"`
+	}
+	if err := a.call(ctx, elb, "DescribeTargetGroups", &groups, "PageSize=400"); err != nil {
+		return nil, err
+	}
+	for _, name := range groups.Names {
+		all = append(all, "target group "+name)
+	}
+	var security struct {
+		Groups []struct {
+			Name  string `xml:"groupName"`
+			Rules []struct {
+				Protocol string   `xml:"ipProtocol"`
+				From     string   `xml:"fromPort"`
+				To       string   `xml:"toPort"`
+				Groups   []string `xml:"groups>item>groupId"`
+				Ranges   []string `xml:"ipRanges>item>cidrIp"`
+			} `xml:"ipPermissions>item"`
+		} `xml:"securityGroupInfo>item"`
+	}
+	if err := a.call(ctx, ec2, "DescribeSecurityGroups", &security, "Filter.1.Name=vpc-id", "Filter.1.Value.1="+a.vpc); err != nil {
+		return nil, err
+	}
+	for _, g := range security.Groups {
+		all = append(all, "security group "+g.Name)
+		for _, r := range g.Rules {
+			all = append(all, fmt.Sprintf("rule of security group %s: %s %s-%s from %s", g.Name, r.Protocol, r.From, r.To, strings.Join(append(r.Ranges, r.Groups...), " ")))
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}
