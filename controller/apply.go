@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -23,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
+	cloudprovider "k8s.io/cloud-provider"
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/client"
@@ -54,7 +54,7 @@ type Controller struct {
 	fairlead *client.Client
 	events   record.EventRecorder
 	log      *slog.Logger
-	provider providers.Mode
+	policy   providers.Policy
 	parallel int
 
 	services cache.SharedIndexInformer
@@ -67,8 +67,10 @@ type Controller struct {
 	names    client.Source[*v1alpha1.Community]
 	speakers client.Source[*v1alpha1.Speaker]
 
-	queue workqueue.TypedRateLimitingInterface[string]
-	view  view
+	queue     workqueue.TypedRateLimitingInterface[string]
+	view      view
+	nodePorts nodePorts
+	balancers *balancers // nil without a cloud
 	// unsure: a write failed in a way that leaves open whether it took effect.
 	// Nothing is decided before the API server has been asked again.
 	unsure atomic.Bool
@@ -81,26 +83,36 @@ type Options struct {
 	Informers informers.SharedInformerFactory // started by the caller, after New
 	Events    record.EventRecorder
 	Log       *slog.Logger
-	Provider  providers.Mode
-	Parallel  int // writes at the same time
+	Policy    providers.Policy
+	Parallel  int // writes, and calls of the cloud, at the same time
+	NodePorts PortRange
+	// Cloud makes the balancers of Services on AWS; nil while it lacks a setting,
+	// which Policy then names.
+	Cloud   cloudprovider.LoadBalancer
+	Cluster string        // as the cloud knows it
+	Resync  time.Duration // between two looks at a balancer to which nothing has happened
 }
 
 // New makes a Controller and asks for its informers.
 func New(o Options) (*Controller, error) {
 	c := &Controller{
-		client: o.Client, fairlead: o.Fairlead, events: o.Events, log: o.Log, provider: o.Provider, parallel: max(o.Parallel, 1),
-		services: o.Informers.Core().V1().Services().Informer(),
-		nodes:    o.Informers.Core().V1().Nodes().Informer(),
-		pools:    o.Fairlead.Pools.Informer(),
-		l2ads:    o.Fairlead.L2Advertisements.Informer(),
-		peers:    o.Fairlead.BGPPeers.Informer(),
-		bgpads:   o.Fairlead.BGPAdvertisements.Informer(),
-		profiles: o.Fairlead.BFDProfiles.Informer(),
-		names:    o.Fairlead.Communities.Informer(),
-		speakers: o.Fairlead.Speakers.Informer(),
-		queue:    workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
+		client: o.Client, fairlead: o.Fairlead, events: o.Events, log: o.Log, policy: o.Policy, parallel: max(o.Parallel, 1),
+		services:  o.Informers.Core().V1().Services().Informer(),
+		nodes:     o.Informers.Core().V1().Nodes().Informer(),
+		pools:     o.Fairlead.Pools.Informer(),
+		l2ads:     o.Fairlead.L2Advertisements.Informer(),
+		peers:     o.Fairlead.BGPPeers.Informer(),
+		bgpads:    o.Fairlead.BGPAdvertisements.Informer(),
+		profiles:  o.Fairlead.BFDProfiles.Informer(),
+		names:     o.Fairlead.Communities.Informer(),
+		speakers:  o.Fairlead.Speakers.Informer(),
+		queue:     workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
+		nodePorts: nodePorts{inRange: o.NodePorts},
 	}
 	wake := func() { c.queue.Add(everything) }
+	if o.Cloud != nil {
+		c.balancers = newBalancers(o, wake)
+	}
 	handler := cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { wake() }, UpdateFunc: func(_, _ any) { wake() }, DeleteFunc: func(any) { wake() },
 	}
@@ -148,7 +160,12 @@ func (c *Controller) Run(ctx context.Context) {
 		return // ctx ended
 	}
 	c.unsure.Store(true) // what the last leader wrote may not have come by watch yet
-	c.log.Info("controller started", "provider", c.provider)
+	c.log.Info("controller started", "provider", c.policy.Mode)
+	if c.balancers != nil {
+		var calls sync.WaitGroup
+		defer calls.Wait()
+		calls.Go(func() { c.balancers.run(ctx) })
+	}
 	c.queue.Add(everything)
 	for {
 		key, shutdown := c.queue.Get()
@@ -183,15 +200,19 @@ func (c *Controller) catchUp(ctx context.Context) error {
 func (c *Controller) snapshot() Snapshot {
 	upTo := c.services.LastSyncResourceVersion() // before the objects: never claims more than they show
 	s := Snapshot{
-		Provider: c.provider,
+		Policy: c.policy,
 		Objects: config.Objects{
 			Pools: c.pools.Objects(), L2Advertisements: c.l2ads.Objects(),
 			BGPPeers: c.peers.Objects(), BGPAdvertisements: c.bgpads.Objects(),
 			BFDProfiles: c.profiles.Objects(), Communities: c.names.Objects(),
 		},
-		Services: c.view.over(client.Source[*corev1.Service]{SharedIndexInformer: c.services}.Objects(), upTo),
-		Nodes:    client.Source[*corev1.Node]{SharedIndexInformer: c.nodes}.Objects(),
-		Speakers: c.speakers.Objects(),
+		Services:  c.view.over(client.Source[*corev1.Service]{SharedIndexInformer: c.services}.Objects(), upTo),
+		Nodes:     client.Source[*corev1.Node]{SharedIndexInformer: c.nodes}.Objects(),
+		Speakers:  c.speakers.Objects(),
+		NodePorts: c.nodePorts.now(),
+	}
+	if c.balancers != nil {
+		s.Cloud = c.balancers.outcomes()
 	}
 	return s
 }
@@ -207,6 +228,9 @@ func (c *Controller) reconcile(ctx context.Context) error {
 	}
 	snapshot := c.snapshot()
 	plan := Decide(snapshot)
+	if c.balancers != nil {
+		c.balancers.set(plan.Cloud, plan.Live, targets(snapshot.Nodes))
+	}
 	var writes errgroup.Group
 	writes.SetLimit(c.parallel)
 	var mu sync.Mutex
@@ -276,71 +300,6 @@ func (c *Controller) reconcile(ctx context.Context) error {
 	return failures[first]
 }
 
-// writeService says everything in one apply, on the condition that the Service
-// is still the one that was decided upon.
-func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p ServicePlan) error {
-	metadata := identity(svc)
-	status := map[string]any{}
-	if len(p.Finalizers) > 0 {
-		metadata["finalizers"] = p.Finalizers
-	}
-	if p.AllocatedFrom != "" {
-		metadata["annotations"] = map[string]string{v1alpha1.AnnotationAllocatedFrom: p.AllocatedFrom}
-	}
-	if released := !p.says(); p.Serves || released && len(svc.Status.LoadBalancer.Ingress) > 0 && allRecorded(svc) {
-		// Written even if empty: an adopted address has another owner beside us.
-		status["loadBalancer"] = map[string]any{"ingress": append([]corev1.LoadBalancerIngress{}, p.Ingress...)}
-	}
-	conditions := timed(svc.Status.Conditions, p.Conditions)
-	if len(conditions) > 0 {
-		status["conditions"] = conditions
-	}
-	body, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "Service", "metadata": metadata, "status": status})
-	if err != nil {
-		return fmt.Errorf("encode the status of Service %s: %w", keyOf(svc), err)
-	}
-	written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.ApplyPatchType, body, applyOptions(), "status")
-	if err != nil {
-		return fmt.Errorf("apply the status of Service %s: %w", keyOf(svc), err)
-	}
-	c.view.saw(written)
-	if traces := p.traces(written); traces != nil && (owned(svc) || touched(written)) {
-		// Apply removes what nobody else owns; after a restored backup, or an
-		// adoption, somebody else does.
-		written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.MergePatchType, traces, metav1.PatchOptions{FieldManager: fieldManager}, "status")
-		if err != nil {
-			return fmt.Errorf("release Service %s: %w", keyOf(svc), err)
-		}
-		c.view.saw(written)
-	}
-	c.tell(svc, p)
-	return nil
-}
-
-// tell reports a change of state in the log and as an Event.
-func (c *Controller) tell(svc *corev1.Service, p ServicePlan) {
-	if !p.says() {
-		c.log.Info("service released", "service", keyOf(svc).String())
-		return
-	}
-	for _, want := range p.Conditions {
-		have := apimeta.FindStatusCondition(svc.Status.Conditions, want.Type)
-		if have != nil && have.Status == want.Status && have.Reason == want.Reason {
-			continue
-		}
-		kind := corev1.EventTypeNormal
-		switch v1alpha1.Reason(want.Reason) {
-		case v1alpha1.NoAddress, v1alpha1.NoSpeaker:
-			continue // passing states, which the other condition or the next report explains
-		case v1alpha1.Assigned, v1alpha1.Announced:
-		default:
-			kind = corev1.EventTypeWarning
-		}
-		c.log.Info("service changed", "service", keyOf(svc).String(), "reason", want.Reason, "message", want.Message)
-		c.events.Event(svc, kind, want.Reason, want.Message)
-	}
-}
-
 func (c *Controller) writePool(ctx context.Context, pool *v1alpha1.IPAddressPool, p PoolPlan) error {
 	if has := slices.Contains(pool.Finalizers, v1alpha1.FinalizerPoolInUse); has != p.InUse && (has || pool.DeletionTimestamp == nil) {
 		// The status follows when the watch brings the pool's next version.
@@ -349,7 +308,7 @@ func (c *Controller) writePool(ctx context.Context, pool *v1alpha1.IPAddressPool
 			metadata["finalizers"] = []string{v1alpha1.FinalizerPoolInUse}
 			return apply(ctx, c.fairlead.Pools, "IPAddressPool", map[string]any{"metadata": metadata})
 		}
-		_, err := c.fairlead.Pools.Patch(ctx, pool.Name, types.MergePatchType, without(pool, v1alpha1.FinalizerPoolInUse), metav1.PatchOptions{FieldManager: fieldManager})
+		_, err := c.fairlead.Pools.Patch(ctx, pool.Name, types.MergePatchType, patch(without(pool, v1alpha1.FinalizerPoolInUse)), metav1.PatchOptions{FieldManager: fieldManager})
 		if err != nil {
 			return fmt.Errorf("release IPAddressPool %s: %w", pool.Name, err)
 		}

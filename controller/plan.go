@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -20,11 +19,14 @@ import (
 
 // Snapshot is everything that a decision depends on.
 type Snapshot struct {
-	Provider providers.Mode
+	Policy   providers.Policy
 	Objects  config.Objects
 	Services []*corev1.Service
 	Nodes    []*corev1.Node
 	Speakers []*v1alpha1.Speaker
+	// Cloud is what the cloud has answered since the process began.
+	Cloud     map[types.UID]Outcome
+	NodePorts PortRange
 }
 
 // Plan is what the objects that Fairlead writes should say. An object that is
@@ -37,18 +39,10 @@ type Plan struct {
 	BGPPeers          map[string]v1alpha1.BGPPeerStatus
 	BGPAdvertisements map[string]v1alpha1.BGPAdvertisementStatus
 	Communities       map[string]v1alpha1.CommunityStatus
-}
-
-// ServicePlan is all that Fairlead says on a Service. The zero value says
-// nothing: it releases the Service.
-type ServicePlan struct {
-	Finalizers    []string
-	AllocatedFrom string // the annotation's value; "" is none
-	// Ingress is written where Serves is true; otherwise status.loadBalancer
-	// is left to whoever wrote it.
-	Serves     bool
-	Ingress    []corev1.LoadBalancerIngress
-	Conditions []metav1.Condition // without times
+	// Cloud is what the cloud shall do, for each Service that carries its finalizer.
+	Cloud map[types.UID]Work
+	// Live are the Services that may have something in the cloud.
+	Live map[types.UID]bool
 }
 
 // PoolPlan is what the controller says on a pool.
@@ -66,11 +60,18 @@ func Decide(s Snapshot) Plan {
 		Pools:            d.poolPlans(assignments),
 		L2Advertisements: d.l2AdvertisementStatuses(),
 		BGPPeers:         d.bgpPeerStatuses(), BGPAdvertisements: d.bgpAdvertisementStatuses(), Communities: d.communityStatuses(),
+		Cloud: make(map[types.UID]Work), Live: make(map[types.UID]bool),
 	}
 	for _, svc := range s.Services {
 		p := d.servicePlan(svc, assignments[keyOf(svc)])
 		if p.says() || touched(svc) {
 			plan.Services[keyOf(svc)] = p
+		}
+		if has(svc, v1alpha1.FinalizerAWS) || d.choices[keyOf(svc)].Verdict == providers.OnAWS {
+			plan.Live[svc.UID] = true
+		}
+		if do := d.work(svc); do != Nothing {
+			plan.Cloud[svc.UID] = Work{svc, do}
 		}
 	}
 	return plan
@@ -92,37 +93,45 @@ func Explain(s Snapshot, service types.NamespacedName) Trace {
 	return Trace{Choice: d.choices[service], Verdicts: verdicts, Plan: d.servicePlan(svc, assignment)}
 }
 
+// refusal is why a Service does not get what it asks for.
+type refusal struct {
+	reason  v1alpha1.Reason
+	message string
+}
+
 // decision is a Snapshot, understood.
 type decision struct {
 	Snapshot
 	config   config.Config
 	problems []config.Problem
 	choices  map[types.NamespacedName]providers.Choice
-	invalid  map[types.NamespacedName]string // why the request cannot be understood
+	frozen   map[types.NamespacedName]refusal // why a Service gets nothing new
 	pools    []allocator.Pool
 	requests []allocator.Request
 	reports  reports
+	ports    map[types.NamespacedName][]NodePort // lacking ones, chosen; none if none is free
 }
 
 func newDecision(s Snapshot) *decision {
 	d := &decision{
 		Snapshot: s,
 		choices:  make(map[types.NamespacedName]providers.Choice, len(s.Services)),
-		invalid:  make(map[types.NamespacedName]string),
+		frozen:   make(map[types.NamespacedName]refusal),
 		requests: make([]allocator.Request, 0, len(s.Services)),
 	}
 	d.config, d.problems = config.Parse(s.Objects)
 	for _, p := range d.config.Pools {
 		d.pools = append(d.pools, allocator.Pool{Name: p.Name, Ranges: p.Ranges, Auto: p.AutoAssign, Closed: p.Terminating})
 	}
-	byDefault := providers.Default(s.Provider, s.Nodes)
+	chooser := providers.NewChooser(s.Policy, s.Nodes)
 	for _, svc := range s.Services {
-		d.choices[keyOf(svc)] = providers.Choose(svc, byDefault)
+		d.choices[keyOf(svc)] = chooser.Choose(svc)
 		if r, asks := d.request(svc); asks {
 			d.requests = append(d.requests, r)
 		}
 	}
 	d.reports = newReports(s.Nodes, s.Speakers)
+	d.ports = d.lackingPorts()
 	return d
 }
 
@@ -130,8 +139,13 @@ func newDecision(s Snapshot) *decision {
 // with those that it shows.
 func (d *decision) request(svc *corev1.Service) (r allocator.Request, asks bool) {
 	key := keyOf(svc)
+	choice := d.choices[key]
 	r = allocator.Request{Key: key, Since: svc.CreationTimestamp.Time, Have: have(svc)}
-	if d.choices[key].Verdict != providers.OnBareMetal || svc.DeletionTimestamp != nil || foreignHostname(svc) {
+	if choice.Verdict == providers.OnAWS && has(svc, v1alpha1.FinalizerBareMetal) && svc.DeletionTimestamp == nil {
+		r.Frozen = true // holds its addresses until the balancer answers
+		return r, len(r.Have) > 0
+	}
+	if choice.Verdict != providers.OnBareMetal || svc.DeletionTimestamp != nil || foreignHostname(svc) {
 		r.Standing = allocator.Stranger
 		return r, len(r.Have) > 0
 	}
@@ -148,7 +162,11 @@ func (d *decision) request(svc *corev1.Service) (r allocator.Request, asks bool)
 	}
 	addrs, err := wishes(svc, r.Families)
 	if err != nil {
-		d.invalid[key], r.Frozen = err.Error(), true
+		d.frozen[key], r.Frozen = refusal{v1alpha1.InvalidRequest, err.Error()}, true
+		return r, true
+	}
+	if choice.Reason != "" {
+		d.frozen[key], r.Frozen = refusal{choice.Reason, choice.Message}, true
 		return r, true
 	}
 	r.Addrs = addrs
@@ -189,73 +207,6 @@ func wishes(svc *corev1.Service, families []allocator.Want) (addrs []netip.Addr,
 		addrs = append(addrs, a)
 	}
 	return addrs, nil
-}
-
-func (d *decision) servicePlan(svc *corev1.Service, a allocator.Assignment) ServicePlan {
-	choice := d.choices[keyOf(svc)]
-	if choice.Verdict == providers.NotOurs || svc.DeletionTimestamp != nil {
-		return ServicePlan{}
-	}
-	refused := func(reason v1alpha1.Reason, message string) ServicePlan {
-		return ServicePlan{Conditions: []metav1.Condition{condition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message)}}
-	}
-	if choice.Verdict == providers.Undecided {
-		return refused(choice.Reason, choice.Message)
-	}
-	if foreignHostname(svc) {
-		return refused(v1alpha1.ForeignStatus, "the status holds a host name, which is no address of a pool: it is left to whoever wrote it")
-	}
-	for _, m := range a.Missing {
-		if m.Reason == v1alpha1.ForeignStatus {
-			return refused(m.Reason, m.Message)
-		}
-	}
-
-	p := ServicePlan{Serves: true, Finalizers: []string{v1alpha1.FinalizerBareMetal}}
-	if svc.Spec.LoadBalancerClass == nil {
-		p.Finalizers = append(p.Finalizers, finalizerStandard)
-	}
-	mode := corev1.LoadBalancerIPModeVIP
-	var records []string
-	for _, h := range a.Held {
-		p.Ingress = append(p.Ingress, corev1.LoadBalancerIngress{IP: h.Addr.String(), IPMode: &mode})
-		records = append(records, h.Addr.String()+"="+h.Pool)
-	}
-	p.AllocatedFrom = strings.Join(records, ",")
-	p.Conditions = []metav1.Condition{d.provisioned(keyOf(svc), a), d.reports.announced(a.Held)}
-	return p
-}
-
-// finalizerStandard is the finalizer of the upstream service controller
-// (k8s.io/cloud-provider/service/helpers.LoadBalancerCleanupFinalizer), which
-// other tools look for on Services without a class.
-const finalizerStandard = "service.kubernetes.io/load-balancer-cleanup"
-
-func (d *decision) provisioned(key types.NamespacedName, a allocator.Assignment) metav1.Condition {
-	refuse := func(reason v1alpha1.Reason, message string) metav1.Condition {
-		return condition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message)
-	}
-	if why := d.invalid[key]; why != "" {
-		return refuse(v1alpha1.InvalidRequest, why)
-	}
-	if len(a.Missing) > 0 {
-		var why []string
-		for _, m := range a.Missing {
-			why = append(why, m.Message)
-		}
-		return refuse(a.Missing[0].Reason, strings.Join(why, "; "))
-	}
-	reason := v1alpha1.Assigned
-	var what []string
-	for _, h := range a.Held {
-		if h.OutOfPool {
-			reason = v1alpha1.OutOfPool
-			what = append(what, fmt.Sprintf("%s is kept, although no pool contains it any more", h.Addr))
-			continue
-		}
-		what = append(what, fmt.Sprintf("%s from pool %s", h.Addr, h.Pool))
-	}
-	return condition(v1alpha1.ConditionProvisioned, metav1.ConditionTrue, reason, strings.Join(what, "; "))
 }
 
 func (d *decision) poolPlans(assignments map[types.NamespacedName]allocator.Assignment) map[string]PoolPlan {
@@ -343,81 +294,4 @@ func condition(kind string, status metav1.ConditionStatus, reason v1alpha1.Reaso
 
 func keyOf(svc *corev1.Service) types.NamespacedName {
 	return types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
-}
-
-// owned reports whether the Service's ingress is ours: the finalizer is the record.
-func owned(svc *corev1.Service) bool {
-	return slices.Contains(svc.Finalizers, v1alpha1.FinalizerBareMetal)
-}
-
-// have are the addresses in the Service's status, with the recorded pools.
-func have(svc *corev1.Service) (have []allocator.Have) {
-	for _, in := range svc.Status.LoadBalancer.Ingress {
-		a, err := config.ParseAddr(in.IP)
-		if err != nil {
-			continue
-		}
-		have = append(have, allocator.Have{Addr: a, Pool: config.RecordedPool(svc, a)})
-	}
-	return have
-}
-
-// foreignHostname reports whether another implementation has put a host name
-// into the status.
-func foreignHostname(svc *corev1.Service) bool {
-	return !owned(svc) && slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.IP == "" })
-}
-
-// allRecorded reports whether every address in the status was given by us.
-func allRecorded(svc *corev1.Service) bool {
-	return !slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
-		a, err := config.ParseAddr(in.IP)
-		return err != nil || !config.Recorded(svc, a)
-	})
-}
-
-func (p ServicePlan) says() bool {
-	return p.Serves || len(p.Finalizers) > 0 || len(p.Conditions) > 0
-}
-
-// touched reports whether the Service carries anything that only Fairlead writes.
-func touched(svc *corev1.Service) bool {
-	_, recorded := svc.Annotations[v1alpha1.AnnotationAllocatedFrom]
-	return owned(svc) || recorded || slices.ContainsFunc(svc.Status.Conditions, ours)
-}
-
-func ours(c metav1.Condition) bool {
-	return c.Type == v1alpha1.ConditionProvisioned || c.Type == v1alpha1.ConditionAnnounced
-}
-
-// matches reports whether the Service says what the plan wants it to say.
-func (p ServicePlan) matches(svc *corev1.Service) bool {
-	missing := slices.ContainsFunc(p.Finalizers, func(f string) bool { return !slices.Contains(svc.Finalizers, f) })
-	if missing || owned(svc) && !slices.Contains(p.Finalizers, v1alpha1.FinalizerBareMetal) {
-		return false
-	}
-	if p.AllocatedFrom != svc.Annotations[v1alpha1.AnnotationAllocatedFrom] {
-		return false
-	}
-	sameIngress := func(a, b corev1.LoadBalancerIngress) bool {
-		return a.IP == b.IP && a.Hostname == b.Hostname && a.IPMode != nil && b.IPMode != nil && *a.IPMode == *b.IPMode
-	}
-	if p.Serves && !slices.EqualFunc(p.Ingress, svc.Status.LoadBalancer.Ingress, sameIngress) {
-		return false
-	}
-	var have []metav1.Condition
-	for _, c := range svc.Status.Conditions {
-		if ours(c) {
-			have = append(have, c)
-		}
-	}
-	return sameConditions(have, p.Conditions)
-}
-
-// sameConditions compares all but the times, in any order.
-func sameConditions(have, want []metav1.Condition) bool {
-	return len(have) == len(want) && !slices.ContainsFunc(want, func(w metav1.Condition) bool {
-		h := apimeta.FindStatusCondition(have, w.Type)
-		return h == nil || h.Status != w.Status || h.Reason != w.Reason || h.Message != w.Message
-	})
 }

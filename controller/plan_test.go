@@ -107,7 +107,7 @@ func TestDecide(t *testing.T) {
 			})
 		}, served + "NoLink", "192.0.2.0: why"},
 		{"our class", service("a", class(&ours)), nil, served + "NoSpeaker", ""},
-		{"AWS's class", service("a", class(&aws)), nil, "Provisioned=ProviderUndecided (not served)", "no AWS provider"},
+		{"AWS's class", service("a", class(&aws)), nil, "Provisioned=Provisioning", "being asked"},
 		{"another's class", service("a", class(&other)), nil, "untouched", ""},
 		{"another's class, with traces of ours", service("a", class(&other), finalized), nil, "released", ""},
 		{"no longer a LoadBalancer", service("a", finalized, func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }), nil, "released", ""},
@@ -115,7 +115,7 @@ func TestDecide(t *testing.T) {
 		{"deleted", service("a", finalized, holding("192.0.2.0"), deleting), nil, "released", ""},
 		{"deleted before it was served", service("a", deleting), nil, "untouched", ""},
 		{"no node yet", service("a"), func(s *Snapshot) { s.Nodes = nil }, "Provisioned=ProviderUndecided (not served)", "no node yet"},
-		{"on AWS", service("a"), func(s *Snapshot) { s.Nodes[0].Spec.ProviderID = "aws:///z/i-1" }, "untouched", ""},
+		{"on AWS", service("a"), func(s *Snapshot) { s.Nodes[0].Spec.ProviderID = "aws:///z/i-1" }, "Provisioned=Provisioning", ""},
 		{"on AWS, but served already", service("a", finalized, holding("192.0.2.7")), func(s *Snapshot) { s.Nodes[0].Spec.ProviderID = "aws:///z/i-1" }, "192.0.2.7 Provisioned=Assigned Announced=NoSpeaker", ""},
 		{"no pool", service("a"), func(s *Snapshot) { s.Objects.Pools = nil }, "Provisioned=NoMatchingPool Announced=NoAddress", "there is no IPAddressPool"},
 		{"pool gone, address kept", service("a", finalized, holding("192.0.2.7")), func(s *Snapshot) { s.Objects.Pools = nil }, "192.0.2.7 Provisioned=OutOfPool Announced=NoSpeaker", "kept"},
@@ -144,9 +144,9 @@ func TestDecide(t *testing.T) {
 			manual := pool("q", "198.51.100.0/24")
 			manual.Spec.AutoAssign = &no
 			s := Snapshot{
-				Provider: providers.Auto,
-				Objects:  config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28"), manual}},
-				Nodes:    []*corev1.Node{readyNode("n1")}, Services: []*corev1.Service{row.service},
+				Policy:  providers.Policy{Mode: providers.Auto},
+				Objects: config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28"), manual}},
+				Nodes:   []*corev1.Node{readyNode("n1")}, Services: []*corev1.Service{row.service},
 			}
 			if row.world != nil {
 				row.world(&s)
@@ -178,7 +178,7 @@ func TestPoolStatus(t *testing.T) {
 	now := metav1.Now()
 	gone.DeletionTimestamp = &now
 	plan := Decide(Snapshot{
-		Provider: providers.BareMetal,
+		Policy: providers.Policy{Mode: providers.BareMetal},
 		Objects: config.Objects{
 			Pools:            []*v1alpha1.IPAddressPool{dual, gone},
 			L2Advertisements: []*v1alpha1.L2Advertisement{{ObjectMeta: metav1.ObjectMeta{Name: "ad"}, Spec: v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}}}},
@@ -234,9 +234,9 @@ func written(svc *corev1.Service, p ServicePlan) *corev1.Service {
 // TestAppliedPlansMatch: a plan that is applied leaves nothing to write.
 func TestAppliedPlansMatch(t *testing.T) {
 	s := Snapshot{
-		Provider: providers.BareMetal,
-		Objects:  config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/30")}},
-		Nodes:    []*corev1.Node{readyNode("n1")},
+		Policy:  providers.Policy{Mode: providers.BareMetal},
+		Objects: config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/30")}},
+		Nodes:   []*corev1.Node{readyNode("n1")},
 	}
 	for i := range 8 {
 		s.Services = append(s.Services, service(fmt.Sprintf("%c", 'a'+i)))

@@ -127,7 +127,7 @@ func (r *replica) reconcile(t *rapid.T, server *apiServer, lax laxity) {
 		services = r.view.over(services, strconv.Itoa(r.seen))
 	}
 	plan := Decide(Snapshot{
-		Provider: providers.BareMetal, Services: services,
+		Policy: providers.Policy{Mode: providers.BareMetal}, Services: services,
 		Objects: config.Objects{Pools: []*v1alpha1.IPAddressPool{{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.0/29"}}}}},
 	})
 	for _, key := range slices.SortedFunc(maps.Keys(plan.Services), func(a, b types.NamespacedName) int { return strings.Compare(a.Name, b.Name) }) {

@@ -43,27 +43,40 @@ func identity(o metav1.Object) map[string]any {
 }
 
 // without is a merge patch that takes finalizers off the object, whoever owns
-// them, and deletes the record of addresses.
-func without(o metav1.Object, finalizers ...string) []byte {
-	metadata := map[string]any{
+// them.
+func without(o metav1.Object, finalizers ...string) map[string]any {
+	return map[string]any{
 		"uid": o.GetUID(), "resourceVersion": o.GetResourceVersion(),
-		"finalizers":  slices.DeleteFunc(slices.Clone(o.GetFinalizers()), func(f string) bool { return slices.Contains(finalizers, f) }),
-		"annotations": map[string]any{v1alpha1.AnnotationAllocatedFrom: nil},
+		"finalizers": slices.DeleteFunc(slices.Clone(o.GetFinalizers()), func(f string) bool { return slices.Contains(finalizers, f) }),
 	}
-	body, err := json.Marshal(map[string]any{"metadata": metadata})
-	if err != nil {
-		panic(fmt.Sprintf("encode a patch for %s: %v", o.GetName(), err)) // strings and lists always encode
-	}
-	return body
 }
 
-// traces is a patch that removes what is left of ours on a Service that was
-// released, nil if nothing is.
-func (p ServicePlan) traces(svc *corev1.Service) []byte {
-	if p.says() || !touched(svc) && !slices.Contains(svc.Finalizers, finalizerStandard) {
+// traces is a patch that removes what an apply has left of ours on a Service,
+// nil if nothing is.
+func (p ServicePlan) traces(was, written *corev1.Service) []byte {
+	surplus := p.surplus(written)
+	if !p.says() && has(written, finalizerStandard) && (owned(was) || touched(written)) {
+		surplus = append(surplus, finalizerStandard)
+	}
+	_, recorded := written.Annotations[v1alpha1.AnnotationAllocatedFrom]
+	recorded = recorded && p.AllocatedFrom == ""
+	if len(surplus) == 0 && !recorded {
 		return nil
 	}
-	return without(svc, v1alpha1.FinalizerBareMetal, finalizerStandard)
+	metadata := without(written, surplus...)
+	if recorded {
+		metadata["annotations"] = map[string]any{v1alpha1.AnnotationAllocatedFrom: nil}
+	}
+	return patch(metadata)
+}
+
+// patch is a merge patch of an object's metadata.
+func patch(metadata map[string]any) []byte {
+	body, err := json.Marshal(map[string]any{"metadata": metadata})
+	if err != nil {
+		panic(fmt.Sprintf("encode a patch: %v", err)) // strings and lists always encode
+	}
+	return body
 }
 
 // applyOptions force: the decision whether a field is ours was made on the
@@ -84,4 +97,74 @@ func timed(have, want []metav1.Condition) []metav1.Condition {
 		out = append(out, w)
 	}
 	return out
+}
+
+// writeService says everything in one apply, on the condition that the Service
+// is still the one that was decided upon.
+func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p ServicePlan) error {
+	if len(p.NodePorts) > 0 || p.ReturnsPorts {
+		if changed, err := c.writeNodePorts(ctx, svc, p); err != nil || changed {
+			return err // the rest follows when the watch brings the next version
+		}
+	}
+	metadata := identity(svc)
+	status := map[string]any{}
+	if len(p.Finalizers) > 0 {
+		metadata["finalizers"] = p.Finalizers
+	}
+	if p.AllocatedFrom != "" {
+		metadata["annotations"] = map[string]string{v1alpha1.AnnotationAllocatedFrom: p.AllocatedFrom}
+	}
+	if released := !p.says(); p.Serves || released && len(svc.Status.LoadBalancer.Ingress) > 0 && allRecorded(svc) {
+		// Written even if empty: an adopted address has another owner beside us.
+		status["loadBalancer"] = map[string]any{"ingress": append([]corev1.LoadBalancerIngress{}, p.Ingress...)}
+	}
+	conditions := timed(svc.Status.Conditions, p.Conditions)
+	if len(conditions) > 0 {
+		status["conditions"] = conditions
+	}
+	body, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "Service", "metadata": metadata, "status": status})
+	if err != nil {
+		return fmt.Errorf("encode the status of Service %s: %w", keyOf(svc), err)
+	}
+	written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.ApplyPatchType, body, applyOptions(), "status")
+	if err != nil {
+		return fmt.Errorf("apply the status of Service %s: %w", keyOf(svc), err)
+	}
+	c.view.saw(written)
+	if traces := p.traces(svc, written); traces != nil {
+		// Apply removes what nobody else owns; after a restored backup, or an
+		// adoption, somebody else does.
+		written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.MergePatchType, traces, metav1.PatchOptions{FieldManager: fieldManager}, "status")
+		if err != nil {
+			return fmt.Errorf("release Service %s: %w", keyOf(svc), err)
+		}
+		c.view.saw(written)
+	}
+	c.tell(svc, p)
+	return nil
+}
+
+// tell reports a change of state in the log and as an Event.
+func (c *Controller) tell(svc *corev1.Service, p ServicePlan) {
+	if !p.says() {
+		c.log.Info("service released", "service", keyOf(svc).String())
+		return
+	}
+	for _, want := range p.Conditions {
+		have := apimeta.FindStatusCondition(svc.Status.Conditions, want.Type)
+		if have != nil && have.Status == want.Status && have.Reason == want.Reason {
+			continue
+		}
+		kind := corev1.EventTypeNormal
+		switch v1alpha1.Reason(want.Reason) {
+		case v1alpha1.NoAddress, v1alpha1.NoSpeaker:
+			continue // passing states, which the other condition or the next report explains
+		case v1alpha1.Assigned, v1alpha1.Announced, v1alpha1.Provisioning, v1alpha1.Deleting:
+		default:
+			kind = corev1.EventTypeWarning
+		}
+		c.log.Info("service changed", "service", keyOf(svc).String(), "reason", want.Reason, "message", want.Message)
+		c.events.Event(svc, kind, want.Reason, want.Message)
+	}
 }

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -24,7 +22,6 @@ import (
 	"k8s.io/cloud-provider/names"
 	"k8s.io/cloud-provider/options"
 	"k8s.io/component-base/cli"
-	cliflag "k8s.io/component-base/cli/flag"
 	componentbaseconfig "k8s.io/component-base/config"
 	genericcontrollermanager "k8s.io/controller-manager/app"
 	managed "k8s.io/controller-manager/controller"
@@ -35,7 +32,6 @@ import (
 
 	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/controller"
-	"github.com/fairlead-io/fairlead/providers"
 )
 
 const name = "fairlead-controller"
@@ -52,7 +48,6 @@ func main() {
 // elected is what the framework hands over to our own leader election.
 type elected struct {
 	election componentbaseconfig.LeaderElectionConfiguration
-	provider string
 	done     chan error // receives when the controller has stopped
 }
 
@@ -72,7 +67,7 @@ func run(ctx context.Context) (exit int, err error) {
 	o.Generic.ClientConnection.QPS, o.Generic.ClientConnection.Burst = 1000, 2000
 	o.ServiceController.ConcurrentServiceSyncs = 16
 
-	e := &elected{provider: string(providers.Auto), done: make(chan error, 1)}
+	e, f := &elected{done: make(chan error, 1)}, &flags{}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	started := false
@@ -81,7 +76,7 @@ func run(ctx context.Context) (exit int, err error) {
 			InitContext: app.ControllerInitContext{ClientName: name},
 			Constructor: func(_ app.ControllerInitContext, cc *appconfig.CompletedConfig, _ cloudprovider.Interface) app.InitFunc {
 				return func(_ context.Context, m genericcontrollermanager.ControllerContext) (managed.Interface, bool, error) {
-					c, err := newController(cc, e.provider)
+					c, err := newController(cc, f)
 					if err != nil {
 						return nil, false, err
 					}
@@ -106,15 +101,15 @@ func run(ctx context.Context) (exit int, err error) {
 		cc.ComponentConfig.Generic.LeaderElection.LeaderElect = false
 		return noCloud{}
 	}
-	cmd := app.NewCloudControllerManagerCommand(o, initCloud, constructors, names.CCMControllerAliases(), e.flags(), ctx.Done())
+	cmd := app.NewCloudControllerManagerCommand(o, initCloud, constructors, names.CCMControllerAliases(), f.sets(), ctx.Done())
 	cmd.Use = name
 	cmd.Long = "fairlead-controller gives Services of type LoadBalancer their addresses.\nIt is a cloud-controller-manager; its service controller is Fairlead's own."
 	cmd.SilenceUsage = true
-	cmd.PreRunE = func(*cobra.Command, []string) error {
-		if !slices.Contains(providers.Modes, providers.Mode(e.provider)) {
-			return fmt.Errorf("--provider=%q: must be one of %s", e.provider, modes())
-		}
-		return nil
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		// The framework's default is the same in all clusters: two of them in one
+		// account would take each other's balancers for their own.
+		f.named = cmd.Flags().Changed("cluster-name") && o.KubeCloudShared.ClusterName != ""
+		return f.check()
 	}
 	exit = cli.Run(cmd)
 	cancel()
@@ -127,35 +122,24 @@ func run(ctx context.Context) (exit int, err error) {
 	return exit, err
 }
 
-func (e *elected) flags() cliflag.NamedFlagSets {
-	var sets cliflag.NamedFlagSets
-	fs := sets.FlagSet("fairlead")
-	fs.StringVar(&e.provider, "provider", e.provider, "Who serves Services without a loadBalancerClass: "+modes()+". auto: bare metal, unless the nodes are in a cloud or not initialized yet.")
-	return sets
-}
-
-func modes() string {
-	var all []string
-	for _, m := range providers.Modes {
-		all = append(all, string(m))
-	}
-	return strings.Join(all, ", ")
-}
-
-func newController(cc *appconfig.CompletedConfig, provider string) (*controller.Controller, error) {
+func newController(cc *appconfig.CompletedConfig, f *flags) (*controller.Controller, error) {
 	fairlead, err := client.New(cc.Kubeconfig)
 	if err != nil {
 		return nil, err
 	}
-	return controller.New(controller.Options{
+	options := controller.Options{
 		Client:    cc.Client,
 		Fairlead:  fairlead,
 		Informers: cc.SharedInformers,
 		Events:    cc.EventBroadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name}),
 		Log:       slog.New(logr.ToSlogHandler(klog.Background())),
-		Provider:  providers.Mode(provider),
+		Policy:    f.policy(),
 		Parallel:  int(cc.ComponentConfig.ServiceController.ConcurrentServiceSyncs),
-	})
+		NodePorts: f.portRange,
+		Cluster:   cc.ComponentConfig.KubeCloudShared.ClusterName,
+		Resync:    f.resync,
+	}
+	return controller.New(options)
 }
 
 // identity tells the replicas apart, also two on one host.

@@ -25,7 +25,7 @@ import (
 )
 
 func doctorCommand(access clientcmd.ClientConfig) *cobra.Command {
-	provider := string(providers.Auto)
+	var policy func([]*corev1.Service) (providers.Policy, error)
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "List every problem that Fairlead can see, worst first. Exits 1 if there is any.",
@@ -44,11 +44,13 @@ is worth knowing.`,
 			if err != nil {
 				return err
 			}
-			w.cluster.Provider = providers.Mode(provider)
+			if w.cluster.Policy, err = policy(w.cluster.Services); err != nil {
+				return err
+			}
 			return report(cmd.OutOrStdout(), w)
 		},
 	}
-	cmd.Flags().StringVar(&provider, "provider", provider, "The controller's --provider.")
+	policy = policyFlags(cmd)
 	return cmd
 }
 
@@ -138,8 +140,8 @@ func ofServices(w world) (found []finding) {
 			case c.Status == metav1.ConditionFalse && v1alpha1.Reason(c.Reason) == v1alpha1.NoAddress:
 			case c.Status == metav1.ConditionFalse:
 				found = append(found, finding{broken, "Service " + keyOf(svc).String(), v1alpha1.Reason(c.Reason), c.Message})
-			case v1alpha1.Reason(c.Reason) == v1alpha1.OutOfPool:
-				found = append(found, finding{notice, "Service " + keyOf(svc).String(), v1alpha1.OutOfPool, c.Message})
+			case slices.Contains([]v1alpha1.Reason{v1alpha1.OutOfPool, v1alpha1.CloudCannotServe}, v1alpha1.Reason(c.Reason)):
+				found = append(found, finding{notice, "Service " + keyOf(svc).String(), v1alpha1.Reason(c.Reason), c.Message})
 			}
 			have := apimeta.FindStatusCondition(svc.Status.Conditions, c.Type)
 			if have == nil || have.Reason != c.Reason {

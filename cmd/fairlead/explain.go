@@ -22,7 +22,7 @@ import (
 )
 
 func explainCommand(access clientcmd.ClientConfig) *cobra.Command {
-	provider := string(providers.Auto)
+	var policy func([]*corev1.Service) (providers.Policy, error)
 	cmd := &cobra.Command{
 		Use:   "explain svc [NAMESPACE/]NAME",
 		Short: "Say which address a Service has, who announces it, and why.",
@@ -49,11 +49,13 @@ again by their own code from what the API server shows now.`,
 			if err != nil {
 				return err
 			}
-			world.cluster.Provider = providers.Mode(provider)
+			if world.cluster.Policy, err = policy(world.cluster.Services); err != nil {
+				return err
+			}
 			return explain(cmd.OutOrStdout(), world, key)
 		},
 	}
-	cmd.Flags().StringVar(&provider, "provider", provider, "The controller's --provider.")
+	policy = policyFlags(cmd)
 	return cmd
 }
 
@@ -158,7 +160,7 @@ func attributes(t speaker.Told) string {
 }
 
 var verdicts = map[providers.Verdict]string{
-	providers.NotOurs: "not Fairlead's", providers.Undecided: "undecided", providers.OnBareMetal: "bare metal",
+	providers.NotOurs: "not Fairlead's", providers.Undecided: "undecided", providers.OnBareMetal: "bare metal", providers.OnAWS: "AWS",
 }
 
 func table(b *strings.Builder, rows func(io.Writer)) {

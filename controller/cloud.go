@@ -1,0 +1,290 @@
+package controller
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/workqueue"
+	cloudprovider "k8s.io/cloud-provider"
+	cloudapi "k8s.io/cloud-provider/api"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+const (
+	// callTimeout ends a call of the cloud; what it has begun, the next one finishes.
+	callTimeout = 2 * time.Minute
+
+	// firstCallRetry and lastCallRetry bound the wait after a call that failed.
+	firstCallRetry, lastCallRetry = 5 * time.Second, 5 * time.Minute
+
+	// settle is how long a change of the nodes waits for more of them.
+	settle = 2 * time.Second
+
+	// firstSweep and sweepEvery are when the cloud looks for what belongs to no Service.
+	firstSweep, sweepEvery = 10 * time.Minute, 4 * time.Hour
+
+	// jitter spreads what is periodic, as a share of its period.
+	jitter = 0.2
+)
+
+// sweeper is what a cloud may offer in addition: it looks for what it has made
+// for Services that are not live any more.
+type sweeper interface {
+	Sweep(ctx context.Context, live map[types.UID]bool) error
+}
+
+// balancers keeps the balancers of a cloud as the last wish wants them: several
+// at a time, but never two calls about one Service.
+type balancers struct {
+	cloud    cloudprovider.LoadBalancer
+	cluster  string
+	resync   time.Duration
+	parallel int
+	log      *slog.Logger
+	wake     func() // when there are new outcomes
+
+	queue   workqueue.TypedDelayingInterface[types.UID]
+	backoff workqueue.TypedRateLimiter[types.UID]
+
+	mu    sync.Mutex
+	all   map[types.UID]*balancer
+	nodes []*corev1.Node
+	era   int // counts the changes of nodes
+	live  map[types.UID]bool
+}
+
+// balancer is what is wanted of, and known about, one balancer.
+type balancer struct {
+	want    Work
+	tried   Work // at the last call
+	era     int  // of the nodes that the cloud was told last
+	outcome Outcome
+	next    time.Time // when to call again though nothing has changed
+}
+
+func newBalancers(o Options, wake func()) *balancers {
+	return &balancers{
+		cloud: o.Cloud, cluster: o.Cluster, resync: o.Resync, parallel: max(o.Parallel, 1), log: o.Log, wake: wake,
+		queue:   workqueue.NewTypedDelayingQueue[types.UID](),
+		backoff: workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](firstCallRetry, lastCallRetry),
+		all:     map[types.UID]*balancer{},
+	}
+}
+
+// set tells the whole wish: what to do for which Services, for which nodes, and
+// which Services may have anything in the cloud at all. Where the wish has not
+// changed, nothing happens.
+func (b *balancers) set(wish map[types.UID]Work, live map[types.UID]bool, nodes []*corev1.Node) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.live = live
+	moved := !sameTargets(b.nodes, nodes)
+	b.nodes = nodes
+	if moved {
+		b.era++
+	}
+	for uid := range b.all {
+		if _, wanted := wish[uid]; !wanted {
+			delete(b.all, uid)
+			b.backoff.Forget(uid)
+		}
+	}
+	for uid, want := range wish {
+		known := b.all[uid]
+		if known == nil || known.want.Do != want.Do {
+			known = &balancer{} // what is known of the opposite is worth nothing now
+			b.all[uid] = known
+		}
+		changed := !sameWork(known.want, want)
+		known.want = want
+		switch {
+		case changed:
+			b.backoff.Forget(uid)
+			b.queue.Add(uid)
+		case moved && want.Do == Ensure:
+			b.queue.AddAfter(uid, settle)
+		}
+	}
+}
+
+// outcomes are what is known of all balancers.
+func (b *balancers) outcomes() map[types.UID]Outcome {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	known := make(map[types.UID]Outcome, len(b.all))
+	for uid, one := range b.all {
+		known[uid] = one.outcome
+	}
+	return known
+}
+
+// run makes calls until ctx ends, and returns when the last one has returned.
+func (b *balancers) run(ctx context.Context) {
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	if s, ok := b.cloud.(sweeper); ok {
+		calls.Go(func() { b.sweep(ctx, s) })
+	}
+	for range b.parallel {
+		calls.Go(func() {
+			for {
+				uid, shutdown := b.queue.Get()
+				if shutdown {
+					return
+				}
+				b.turn(ctx, uid)
+				b.queue.Done(uid)
+			}
+		})
+	}
+	<-ctx.Done()
+	b.queue.ShutDown()
+}
+
+// turn makes the call that is due about one Service, if any is.
+func (b *balancers) turn(ctx context.Context, uid types.UID) {
+	b.mu.Lock()
+	known := b.all[uid]
+	if known == nil || known.outcome.gone() {
+		b.mu.Unlock()
+		return
+	}
+	due, era, nodes := *known, b.era, b.nodes
+	b.mu.Unlock()
+
+	onlyNodes := false
+	if wait := time.Until(due.next); wait > 0 && sameWork(due.tried, due.want) {
+		onlyNodes = due.era != era && due.want.Do == Ensure && due.outcome.Reason == ""
+		if !onlyNodes {
+			b.queue.AddAfter(uid, wait)
+			return
+		}
+	}
+	limited, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	outcome, err := b.call(limited, due, nodes, onlyNodes)
+	if ctx.Err() != nil {
+		return // what the call has come to is the next leader's to see
+	}
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.all[uid] != known {
+		return // the wish has turned meanwhile
+	}
+	if !equality.Semantic.DeepEqual(known.outcome, outcome) {
+		b.wake()
+	}
+	known.outcome, known.tried = outcome, due.want
+	if err == nil {
+		known.era = era
+	}
+	after := b.again(uid, outcome, err)
+	if onlyNodes && err == nil {
+		after = time.Until(due.next) // nodes that come and go put no look at the rest off
+	}
+	known.next = time.Now().Add(after)
+	if !outcome.gone() {
+		b.queue.AddAfter(uid, after)
+	}
+}
+
+// again is when the next call is due if nothing changes.
+func (b *balancers) again(uid types.UID, outcome Outcome, err error) time.Duration {
+	if retry := (*cloudapi.RetryError)(nil); errors.As(err, &retry) {
+		return retry.RetryAfter()
+	}
+	if err != nil {
+		return b.backoff.When(uid)
+	}
+	b.backoff.Forget(uid)
+	return cmp.Or(outcome.Report.Again, wait.Jitter(b.resync, jitter))
+}
+
+// call makes one call. Where only the nodes have changed it tells those, and
+// everything if that fails.
+func (b *balancers) call(ctx context.Context, due balancer, nodes []*corev1.Node, onlyNodes bool) (o Outcome, err error) {
+	svc := due.want.Service
+	if onlyNodes && b.cloud.UpdateLoadBalancer(ctx, b.cluster, svc, nodes) == nil {
+		return due.outcome, nil
+	}
+	o = Outcome{To: due.want.Do, Ingress: due.outcome.Ingress, Report: due.outcome.Report}
+	if o.To == Delete {
+		err = b.cloud.EnsureLoadBalancerDeleted(ctx, b.cluster, svc)
+	} else {
+		var status *corev1.LoadBalancerStatus
+		status, err = b.cloud.EnsureLoadBalancer(ctx, b.cluster, svc, nodes)
+		switch {
+		case err != nil:
+		case status == nil:
+			err = fmt.Errorf("ensure the balancer of Service %s: the cloud returned no status", keyOf(svc))
+		default:
+			o.Ingress, o.Report = status.Ingress, b.report(svc, status)
+		}
+	}
+	if err != nil {
+		o.Reason, o.Message = failure(o.To, err)
+	}
+	return o, err
+}
+
+// report is what the cloud says about a balancer beside its status. A cloud
+// that says nothing has made a balancer that answers.
+func (b *balancers) report(svc *corev1.Service, status *corev1.LoadBalancerStatus) providers.Report {
+	if r, ok := b.cloud.(providers.Reporter); ok {
+		return r.Report(svc)
+	}
+	return providers.Report{Ready: len(status.Ingress) > 0, Message: "the balancer is made"}
+}
+
+// failure is why a call has not done what it was asked to.
+func failure(to Do, err error) (v1alpha1.Reason, string) {
+	if refusal := (*providers.Refusal)(nil); errors.As(err, &refusal) {
+		return refusal.Reason, refusal.Message
+	}
+	if retry := (*cloudapi.RetryError)(nil); errors.As(err, &retry) {
+		if to == Delete {
+			return v1alpha1.Deleting, err.Error()
+		}
+		return v1alpha1.Provisioning, err.Error()
+	}
+	if errors.Is(err, cloudprovider.ImplementedElsewhere) {
+		return v1alpha1.CloudCannotServe, "the Service asks for a balancer of another implementation"
+	}
+	return v1alpha1.CloudFailed, err.Error()
+}
+
+// sweep has the cloud look for what belongs to no Service. A cloud that is not
+// in use is not asked: it may not even be reachable from here.
+func (b *balancers) sweep(ctx context.Context, cloud sweeper) {
+	for after := firstSweep; ; after = sweepEvery {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait.Jitter(after, jitter)):
+		}
+		b.mu.Lock()
+		live, nodes := b.live, b.nodes
+		b.mu.Unlock()
+		if len(live) == 0 && !slices.ContainsFunc(nodes, providers.IsOnAWS) {
+			continue
+		}
+		limited, cancel := context.WithTimeout(ctx, callTimeout)
+		if err := cloud.Sweep(limited, live); err != nil && ctx.Err() == nil {
+			b.log.Warn("search for orphans failed", "error", err)
+		}
+		cancel()
+	}
+}

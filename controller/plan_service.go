@@ -1,0 +1,258 @@
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-io/fairlead/allocator"
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// ServicePlan is all that Fairlead says on a Service. The zero value says
+// nothing: it releases the Service.
+type ServicePlan struct {
+	Finalizers    []string
+	AllocatedFrom string // the annotation's value; "" is none
+	// Ingress is written where Serves is true; otherwise status.loadBalancer
+	// is left to whoever wrote it.
+	Serves     bool
+	Ingress    []corev1.LoadBalancerIngress
+	Conditions []metav1.Condition // without times
+	// NodePorts are given, and where ReturnsPorts is true all that were given
+	// are taken back, before anything else is written.
+	NodePorts    []NodePort
+	ReturnsPorts bool
+}
+
+// finalizerStandard is the finalizer of the upstream service controller
+// (k8s.io/cloud-provider/service/helpers.LoadBalancerCleanupFinalizer), which
+// other tools look for on Services without a class.
+const finalizerStandard = "service.kubernetes.io/load-balancer-cleanup"
+
+// records are the finalizers that say who serves a Service.
+var records = []string{v1alpha1.FinalizerBareMetal, v1alpha1.FinalizerAWS}
+
+func (d *decision) servicePlan(svc *corev1.Service, a allocator.Assignment) ServicePlan {
+	choice := d.choices[keyOf(svc)]
+	switch {
+	case choice.Verdict == providers.NotOurs || svc.DeletionTimestamp != nil:
+		return d.releasePlan(svc)
+	case choice.Verdict == providers.Undecided:
+		return refused(svc, choice.Reason, choice.Message)
+	case choice.Verdict == providers.OnAWS:
+		return d.awsPlan(svc, a)
+	}
+	p := d.bareMetalPlan(svc, a)
+	if has(svc, v1alpha1.FinalizerAWS) {
+		d.leaveAWS(&p, svc, a)
+	}
+	return p
+}
+
+func (d *decision) bareMetalPlan(svc *corev1.Service, a allocator.Assignment) ServicePlan {
+	if foreignHostname(svc) {
+		return refused(svc, v1alpha1.ForeignStatus, "the status holds a host name, which is no address of a pool: it is left to whoever wrote it")
+	}
+	for _, m := range a.Missing {
+		if m.Reason == v1alpha1.ForeignStatus {
+			return refused(svc, m.Reason, m.Message)
+		}
+	}
+	provisioned := d.provisioned(svc, a)
+	if d.choices[keyOf(svc)].Fallback != "" && len(a.Held) == 0 {
+		// Without an address it is nobody's yet, and AWS's once AWS can.
+		return ServicePlan{Conditions: []metav1.Condition{provisioned}}
+	}
+	p := ServicePlan{Serves: true, Finalizers: finalizers(svc, v1alpha1.FinalizerBareMetal)}
+	p.give(a.Held)
+	p.Conditions = []metav1.Condition{provisioned, d.reports.announced(a.Held)}
+	return p
+}
+
+// finalizers are those of a Service that the provider serves.
+func finalizers(svc *corev1.Service, provider string) []string {
+	if svc.Spec.LoadBalancerClass == nil {
+		return []string{provider, finalizerStandard}
+	}
+	return []string{provider}
+}
+
+// give adds addresses, and the record of their pools.
+func (p *ServicePlan) give(held []allocator.Held) {
+	mode := corev1.LoadBalancerIPModeVIP
+	var records []string
+	for _, h := range held {
+		p.Ingress = append(p.Ingress, corev1.LoadBalancerIngress{IP: h.Addr.String(), IPMode: &mode})
+		records = append(records, h.Addr.String()+"="+h.Pool)
+	}
+	p.AllocatedFrom = strings.Join(records, ",")
+}
+
+// refused says why a Service is not served. What serves it already stays.
+func refused(svc *corev1.Service, reason v1alpha1.Reason, message string) ServicePlan {
+	p := asIs(svc)
+	p.Conditions = []metav1.Condition{condition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message)}
+	return p
+}
+
+// asIs says what a Service of AWS says already. Bare metal never hesitates.
+func asIs(svc *corev1.Service) ServicePlan {
+	if !has(svc, v1alpha1.FinalizerAWS) {
+		return ServicePlan{}
+	}
+	p := ServicePlan{AllocatedFrom: svc.Annotations[v1alpha1.AnnotationAllocatedFrom]}
+	for _, f := range append([]string{finalizerStandard}, records...) {
+		if has(svc, f) {
+			p.Finalizers = append(p.Finalizers, f)
+		}
+	}
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		p.Serves, p.Ingress = true, svc.Status.LoadBalancer.Ingress
+	}
+	return p
+}
+
+func (d *decision) provisioned(svc *corev1.Service, a allocator.Assignment) metav1.Condition {
+	refuse := func(reason v1alpha1.Reason, message string) metav1.Condition {
+		return condition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message)
+	}
+	if why, frozen := d.frozen[keyOf(svc)]; frozen {
+		return refuse(why.reason, why.message)
+	}
+	fallback := d.choices[keyOf(svc)].Fallback
+	if len(a.Missing) > 0 {
+		var why []string
+		for _, m := range a.Missing {
+			why = append(why, m.Message)
+		}
+		if fallback != "" {
+			return refuse(v1alpha1.CloudCannotServe, fallback+"; nor can a pool: "+strings.Join(why, "; "))
+		}
+		return refuse(a.Missing[0].Reason, strings.Join(why, "; "))
+	}
+	reason := v1alpha1.Assigned
+	var what []string
+	for _, h := range a.Held {
+		if h.OutOfPool {
+			reason = v1alpha1.OutOfPool
+			what = append(what, fmt.Sprintf("%s is kept, although no pool contains it any more", h.Addr))
+			continue
+		}
+		what = append(what, fmt.Sprintf("%s from pool %s", h.Addr, h.Pool))
+	}
+	if fallback != "" {
+		reason, what = v1alpha1.CloudCannotServe, append(what, fallback)
+	}
+	return condition(v1alpha1.ConditionProvisioned, metav1.ConditionTrue, reason, strings.Join(what, "; "))
+}
+
+func has(svc *corev1.Service, finalizer string) bool {
+	return slices.Contains(svc.Finalizers, finalizer)
+}
+
+// owned reports whether the Service's ingress is ours: a finalizer is the record.
+func owned(svc *corev1.Service) bool {
+	return slices.ContainsFunc(records, func(f string) bool { return has(svc, f) })
+}
+
+// have are the addresses in the Service's status, with the recorded pools.
+func have(svc *corev1.Service) (have []allocator.Have) {
+	for _, in := range svc.Status.LoadBalancer.Ingress {
+		a, err := config.ParseAddr(in.IP)
+		if err != nil {
+			continue
+		}
+		have = append(have, allocator.Have{Addr: a, Pool: config.RecordedPool(svc, a)})
+	}
+	return have
+}
+
+// hosts are the balancers' host names in the Service's status.
+func hosts(svc *corev1.Service) (hosts []corev1.LoadBalancerIngress) {
+	for _, in := range svc.Status.LoadBalancer.Ingress {
+		if in.IP == "" {
+			hosts = append(hosts, in)
+		}
+	}
+	return hosts
+}
+
+// foreignHostname reports whether another implementation has put a host name
+// into the status.
+func foreignHostname(svc *corev1.Service) bool {
+	return !owned(svc) && len(hosts(svc)) > 0
+}
+
+// allRecorded reports whether every address in the status was given by us.
+func allRecorded(svc *corev1.Service) bool {
+	return !slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
+		a, err := config.ParseAddr(in.IP)
+		return err != nil || !config.Recorded(svc, a)
+	})
+}
+
+func (p ServicePlan) says() bool {
+	return p.Serves || len(p.Finalizers) > 0 || len(p.Conditions) > 0
+}
+
+// touched reports whether the Service carries anything that only Fairlead writes.
+func touched(svc *corev1.Service) bool {
+	_, recorded := svc.Annotations[v1alpha1.AnnotationAllocatedFrom]
+	return owned(svc) || recorded || slices.ContainsFunc(svc.Status.Conditions, ours)
+}
+
+func ours(c metav1.Condition) bool {
+	return c.Type == v1alpha1.ConditionProvisioned || c.Type == v1alpha1.ConditionAnnounced
+}
+
+// surplus are the records on the Service that the plan does not want.
+func (p ServicePlan) surplus(svc *corev1.Service) (surplus []string) {
+	for _, f := range records {
+		if has(svc, f) && !slices.Contains(p.Finalizers, f) {
+			surplus = append(surplus, f)
+		}
+	}
+	return surplus
+}
+
+// matches reports whether the Service says what the plan wants it to say.
+func (p ServicePlan) matches(svc *corev1.Service) bool {
+	missing := slices.ContainsFunc(p.Finalizers, func(f string) bool { return !has(svc, f) })
+	if missing || len(p.surplus(svc)) > 0 || len(p.NodePorts) > 0 {
+		return false
+	}
+	if p.AllocatedFrom != svc.Annotations[v1alpha1.AnnotationAllocatedFrom] {
+		return false
+	}
+	if p.Serves && !slices.EqualFunc(p.Ingress, svc.Status.LoadBalancer.Ingress, sameIngress) {
+		return false
+	}
+	var have []metav1.Condition
+	for _, c := range svc.Status.Conditions {
+		if ours(c) {
+			have = append(have, c)
+		}
+	}
+	return sameConditions(have, p.Conditions)
+}
+
+func sameIngress(a, b corev1.LoadBalancerIngress) bool {
+	sameMode := a.IPMode == b.IPMode || a.IPMode != nil && b.IPMode != nil && *a.IPMode == *b.IPMode
+	return a.IP == b.IP && a.Hostname == b.Hostname && sameMode && equality.Semantic.DeepEqual(a.Ports, b.Ports)
+}
+
+// sameConditions compares all but the times, in any order.
+func sameConditions(have, want []metav1.Condition) bool {
+	return len(have) == len(want) && !slices.ContainsFunc(want, func(w metav1.Condition) bool {
+		h := apimeta.FindStatusCondition(have, w.Type)
+		return h == nil || h.Status != w.Status || h.Reason != w.Reason || h.Message != w.Message
+	})
+}
