@@ -1,0 +1,195 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	elbapi "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// ensureBalancer makes the balancer, or changes what can be changed in place.
+func (w *work) ensureBalancer(ctx context.Context, current *elb.LoadBalancer, vpc string, groups []string) (b elb.LoadBalancer, err error) {
+	var tags map[string]string
+	if current == nil {
+		tags = w.tags("")
+		if b, err = w.createBalancer(ctx, vpc, groups, tags); err != nil {
+			return b, err
+		}
+	} else {
+		b = *current
+		tags = w.have.tags[aws.ToString(b.LoadBalancerArn)]
+		if err := w.changeBalancer(ctx, &b, vpc, groups); err != nil {
+			return b, err
+		}
+	}
+	w.arn = aws.ToString(b.LoadBalancerArn)
+	set := attributesToSet(w.want.Attributes, recorded(tags, tagAttributes), false)
+	if w.deep && len(w.want.Attributes) > 0 {
+		out, err := call(ctx, w.conn.elb.DescribeLoadBalancerAttributes, &elbapi.DescribeLoadBalancerAttributesInput{LoadBalancerArn: aws.String(w.arn)})
+		if err != nil {
+			return b, err
+		}
+		for _, have := range out.Attributes {
+			if v, ok := w.want.Attributes[aws.ToString(have.Key)]; ok && v != aws.ToString(have.Value) {
+				set = put(set, aws.ToString(have.Key), v)
+			}
+		}
+	}
+	if err := w.setAttributes(ctx, w.arn, set); err != nil {
+		return b, err
+	}
+	return b, w.retag(ctx, w.arn, tags, w.tags("", record(tagAttributes, attributeRecord(w.want.Attributes))))
+}
+
+func (w *work) setAttributes(ctx context.Context, arn string, set map[string]string) error {
+	if len(set) == 0 {
+		return nil
+	}
+	in := &elbapi.ModifyLoadBalancerAttributesInput{LoadBalancerArn: aws.String(arn)}
+	for k, v := range set {
+		in.Attributes = append(in.Attributes, elb.LoadBalancerAttribute{Key: aws.String(k), Value: aws.String(v)})
+	}
+	_, err := call(ctx, w.conn.elb.ModifyLoadBalancerAttributes, in)
+	return err
+}
+
+func (w *work) createBalancer(ctx context.Context, vpc string, groups []string, tags map[string]string) (b elb.LoadBalancer, err error) {
+	chosen, err := w.subnetsFor(ctx, w.conn, vpc, w.want)
+	if err != nil {
+		return b, err
+	}
+	mapped, refusal := mappings(w.want, chosen)
+	if refusal != nil {
+		return b, refusal
+	}
+	kind, refusal := w.addressType(chosen)
+	if refusal != nil {
+		return b, refusal
+	}
+	out, err := call(ctx, w.conn.elb.CreateLoadBalancer, &elbapi.CreateLoadBalancerInput{
+		Name: aws.String(w.name), Type: elb.LoadBalancerTypeEnumNetwork, Scheme: w.want.Scheme, IpAddressType: kind,
+		SubnetMappings: subnetMappings(mapped), SecurityGroups: groups, Tags: elbTagList(tags),
+	})
+	if err != nil {
+		return b, err
+	}
+	if len(out.LoadBalancers) == 0 {
+		return b, errors.New("CreateLoadBalancer: the answer has no load balancer")
+	}
+	w.inventory.put(out.LoadBalancers[0])
+	return out.LoadBalancers[0], nil
+}
+
+// addressType is dual stack where it is asked for, or preferred and possible.
+func (w *work) addressType(chosen []subnet) (elb.IpAddressType, *providers.Refusal) {
+	i := slices.IndexFunc(chosen, func(s subnet) bool { return !s.IPv6 })
+	switch {
+	case w.want.PreferDual && i < 0:
+		return elb.IpAddressTypeDualstack, nil
+	case w.want.AddressType == elb.IpAddressTypeDualstack && i >= 0:
+		return "", &providers.Refusal{Reason: v1alpha1.NoSubnet, Message: "a dual-stack balancer is asked for, but subnet " + chosen[i].ID + " has no IPv6 CIDR"}
+	}
+	return w.want.AddressType, nil
+}
+
+func subnetMappings(mapped []mapping) (all []elb.SubnetMapping) {
+	for _, m := range mapped {
+		s := elb.SubnetMapping{SubnetId: aws.String(m.Subnet)}
+		if m.Allocation != "" {
+			s.AllocationId = aws.String(m.Allocation)
+		}
+		if m.Private != "" {
+			s.PrivateIPv4Address = aws.String(m.Private)
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// changeBalancer changes security groups, subnets and the kind of addresses.
+// A balancer keeps its subnets unless an annotation names others.
+func (w *work) changeBalancer(ctx context.Context, b *elb.LoadBalancer, vpc string, groups []string) error {
+	changed := false
+	slices.Sort(groups)
+	if have := slices.Sorted(slices.Values(b.SecurityGroups)); !slices.Equal(have, slices.Compact(groups)) {
+		if _, err := call(ctx, w.conn.elb.SetSecurityGroups, &elbapi.SetSecurityGroupsInput{LoadBalancerArn: b.LoadBalancerArn, SecurityGroups: groups}); err != nil {
+			return err
+		}
+		b.SecurityGroups, changed = groups, true
+	}
+	if len(w.want.Subnets) > 0 {
+		chosen, err := w.subnetsFor(ctx, w.conn, vpc, w.want)
+		if err != nil {
+			return err
+		}
+		mapped, refusal := mappings(w.want, chosen)
+		if refusal != nil {
+			return refusal
+		}
+		if !sameSubnets(mapped, b.AvailabilityZones) {
+			out, err := call(ctx, w.conn.elb.SetSubnets, &elbapi.SetSubnetsInput{LoadBalancerArn: b.LoadBalancerArn, SubnetMappings: subnetMappings(mapped)})
+			if err != nil {
+				return err
+			}
+			b.AvailabilityZones, changed = out.AvailabilityZones, true
+		}
+	}
+	if kind := w.want.AddressType; !w.want.PreferDual && b.IpAddressType != "" && b.IpAddressType != kind {
+		if _, err := call(ctx, w.conn.elb.SetIpAddressType, &elbapi.SetIpAddressTypeInput{LoadBalancerArn: b.LoadBalancerArn, IpAddressType: kind}); err != nil {
+			return err
+		}
+		b.IpAddressType, changed = kind, true
+	}
+	if changed {
+		w.inventory.put(*b)
+	}
+	return nil
+}
+
+func sameSubnets(want []mapping, have []elb.AvailabilityZone) bool {
+	return len(want) == len(have) && !slices.ContainsFunc(have, func(z elb.AvailabilityZone) bool {
+		return !slices.ContainsFunc(want, func(m mapping) bool { return m.Subnet == aws.ToString(z.SubnetId) })
+	})
+}
+
+// tidy removes what is not wanted any more: listeners, the balancer that was
+// replaced once the new one answers, target groups, security groups.
+func (w *work) tidy(ctx context.Context, b elb.LoadBalancer) error {
+	for arn, l := range w.have.listeners {
+		unwanted := aws.ToString(l.LoadBalancerArn) == w.arn && !slices.ContainsFunc(w.want.Listeners, func(x listener) bool { return x.Port == aws.ToInt32(l.Port) })
+		if !unwanted {
+			continue
+		}
+		if _, err := call(ctx, w.conn.elb.DeleteListener, &elbapi.DeleteListenerInput{ListenerArn: aws.String(arn)}); err != nil && !isCode(err, gone...) {
+			return err
+		}
+	}
+	if w.old != nil && stateOf(b) == elb.LoadBalancerStateEnumActive {
+		if err := w.deleteBalancer(ctx, w.conn, *w.old, false); err != nil {
+			return err
+		}
+		w.log.Info("balancer replaced", "service", w.svc.Namespace+"/"+w.svc.Name, "old", aws.ToString(w.old.LoadBalancerName), "new", w.name)
+		w.old = nil
+	}
+	wanted := map[string]bool{}
+	for _, l := range w.want.Listeners {
+		wanted[w.groupName(l.Target)] = true
+	}
+	for name, g := range w.have.groups {
+		ofOld := w.old != nil && slices.Contains(g.LoadBalancerArns, aws.ToString(w.old.LoadBalancerArn))
+		if wanted[name] || ofOld {
+			continue
+		}
+		// AWS may not have let go of it; the next look finds it again.
+		if err := w.deleteTargetGroup(ctx, w.conn, g); err != nil && !errors.Is(err, errInUse) {
+			return err
+		}
+	}
+	return w.tidySecurity(ctx)
+}

@@ -1,0 +1,166 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	elbapi "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+)
+
+// ensureListeners makes a listener for each port, and lets those that exist
+// forward to the right target group.
+func (w *work) ensureListeners(ctx context.Context) error {
+	for _, l := range w.want.Listeners {
+		if err := w.ensureListener(ctx, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *work) ensureListener(ctx context.Context, l listener) error {
+	group := aws.ToString(w.have.groups[w.groupName(l.Target)].TargetGroupArn)
+	arn, have := w.listenerOn(l.Port)
+	tags := w.have.tags[arn]
+	if arn == "" {
+		tags = w.tags(l.name())
+		var err error
+		if arn, err = w.createListener(ctx, l, group, tags); err != nil {
+			return err
+		}
+	} else if listenerDiffers(l, group, have) {
+		in := &elbapi.ModifyListenerInput{ListenerArn: aws.String(arn), Protocol: l.Protocol, DefaultActions: forward(group)}
+		l.tls(&in.Certificates, &in.SslPolicy, &in.AlpnPolicy)
+		if _, err := call(ctx, w.conn.elb.ModifyListener, in); err != nil {
+			return err
+		}
+	}
+	return patient(ctx, "ListenerNotFound", func() error { return w.dress(ctx, arn, l, tags) })
+}
+
+// dress gives a listener what CreateListener cannot: further certificates,
+// attributes, and the tags that record them.
+func (w *work) dress(ctx context.Context, arn string, l listener, tags map[string]string) error {
+	if err := w.certificates(ctx, arn, l, recorded(tags, tagCertificates)); err != nil {
+		return err
+	}
+	set := attributesToSet(l.Attributes, recorded(tags, tagAttributes), false)
+	if w.deep && len(l.Attributes) > 0 {
+		out, err := call(ctx, w.conn.elb.DescribeListenerAttributes, &elbapi.DescribeListenerAttributesInput{ListenerArn: aws.String(arn)})
+		if err != nil {
+			return err
+		}
+		for _, have := range out.Attributes {
+			if v, ok := l.Attributes[aws.ToString(have.Key)]; ok && v != aws.ToString(have.Value) {
+				set = put(set, aws.ToString(have.Key), v)
+			}
+		}
+	}
+	if len(set) > 0 {
+		in := &elbapi.ModifyListenerAttributesInput{ListenerArn: aws.String(arn)}
+		for k, v := range set {
+			in.Attributes = append(in.Attributes, elb.ListenerAttribute{Key: aws.String(k), Value: aws.String(v)})
+		}
+		if _, err := call(ctx, w.conn.elb.ModifyListenerAttributes, in); err != nil {
+			return err
+		}
+	}
+	return w.retag(ctx, arn, tags, w.tags(l.name(), record(tagAttributes, attributeRecord(l.Attributes)), record(tagCertificates, l.moreCertificates())))
+}
+
+// listenerOn is the listener of the wanted balancer on a port, "" if there is none.
+func (w *work) listenerOn(port int32) (arn string, have elb.Listener) {
+	for arn, l := range w.have.listeners {
+		if aws.ToString(l.LoadBalancerArn) == w.arn && aws.ToInt32(l.Port) == port {
+			return arn, l
+		}
+	}
+	return "", elb.Listener{}
+}
+
+func (w *work) createListener(ctx context.Context, l listener, group string, tags map[string]string) (arn string, err error) {
+	in := &elbapi.CreateListenerInput{
+		LoadBalancerArn: aws.String(w.arn), Port: aws.Int32(l.Port), Protocol: l.Protocol,
+		DefaultActions: forward(group), Tags: elbTagList(tags),
+	}
+	l.tls(&in.Certificates, &in.SslPolicy, &in.AlpnPolicy)
+	out, err := call(ctx, w.conn.elb.CreateListener, in)
+	if err != nil {
+		return "", err
+	}
+	if len(out.Listeners) == 0 {
+		return "", errors.New("CreateListener: the answer has no listener")
+	}
+	return aws.ToString(out.Listeners[0].ListenerArn), nil
+}
+
+func forward(group string) []elb.Action {
+	return []elb.Action{{Type: elb.ActionTypeEnumForward, TargetGroupArn: aws.String(group)}}
+}
+
+// tls fills in what only a TLS listener has.
+func (l listener) tls(certificates *[]elb.Certificate, policy **string, alpn *[]string) {
+	if l.Protocol != elb.ProtocolEnumTls {
+		return
+	}
+	*certificates = []elb.Certificate{{CertificateArn: aws.String(l.Certificates[0])}}
+	if l.Policy != "" {
+		*policy = aws.String(l.Policy)
+	}
+	if l.ALPN != "" {
+		*alpn = []string{l.ALPN}
+	}
+}
+
+// moreCertificates records the certificates behind the first.
+func (l listener) moreCertificates() string {
+	if len(l.Certificates) < 2 {
+		return ""
+	}
+	return short(20, l.Certificates[1:]...)
+}
+
+// certificates makes the certificates behind the first, by which the listener
+// answers to other names (SNI), those that are asked for.
+func (w *work) certificates(ctx context.Context, arn string, l listener, recorded string) error {
+	if l.moreCertificates() == recorded {
+		return nil
+	}
+	out, err := call(ctx, w.conn.elb.DescribeListenerCertificates, &elbapi.DescribeListenerCertificatesInput{ListenerArn: aws.String(arn), PageSize: aws.Int32(100)})
+	if err != nil {
+		return err
+	}
+	var add, remove []elb.Certificate
+	var have []string
+	for _, c := range out.Certificates {
+		if aws.ToBool(c.IsDefault) {
+			continue
+		}
+		have = append(have, aws.ToString(c.CertificateArn))
+		if !slices.Contains(l.Certificates, aws.ToString(c.CertificateArn)) {
+			remove = append(remove, elb.Certificate{CertificateArn: c.CertificateArn})
+		}
+	}
+	for _, c := range l.Certificates[min(1, len(l.Certificates)):] {
+		if !slices.Contains(have, c) {
+			add = append(add, elb.Certificate{CertificateArn: aws.String(c)})
+		}
+	}
+	for _, c := range add {
+		_, err := call(ctx, w.conn.elb.AddListenerCertificates, &elbapi.AddListenerCertificatesInput{ListenerArn: aws.String(arn), Certificates: []elb.Certificate{c}})
+		if err != nil {
+			return err
+		}
+	}
+	for _, c := range remove {
+		_, err := call(ctx, w.conn.elb.RemoveListenerCertificates, &elbapi.RemoveListenerCertificatesInput{ListenerArn: aws.String(arn), Certificates: []elb.Certificate{c}})
+		if err != nil && !strings.Contains(codeOf(err), "NotFound") {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,368 @@
+package aws
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	cloudprovider "k8s.io/cloud-provider"
+	"k8s.io/cloud-provider/api"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+const (
+	// askAgain is when to look whether AWS has finished a balancer, which takes
+	// it one to three minutes.
+	askAgain = time.Minute
+	// everyNth verification compares attributes, too.
+	everyNth = 6
+	// letGo is when to look whether AWS has let go of what it used; longer each time.
+	letGo = 10 * time.Second
+)
+
+// memory saves calls: what a Service's balancer was when it was last looked at.
+type memory struct {
+	digest  [sha256.Size]byte
+	due     time.Time // for the next comparison
+	looks   int
+	status  *corev1.LoadBalancerStatus
+	report  providers.Report
+	base    string // the report's message without the targets
+	labels  map[string]string
+	most    int  // targets, of a zone or of all
+	cross   bool // balances across zones
+	backend bool
+	groups  []attached
+	chosen  []target // the nodes that were to be targets
+	// lost are the nodes among them that are none.
+	lost     []string
+	replaces bool // another balancer is still there
+	waits    int  // for AWS, while it is being deleted
+	// bad instances were refused by AWS, until then.
+	bad map[string]time.Time
+}
+
+// attached is a target group and the instances in it.
+type attached struct {
+	arn       string
+	instances []string
+}
+
+// clone may be changed while others read the original.
+func (m *memory) clone() *memory {
+	n := *m
+	n.groups, n.bad = slices.Clone(m.groups), maps.Clone(m.bad)
+	return &n
+}
+
+// keyed is a lock for each Service.
+type keyed struct {
+	mu    sync.Mutex
+	locks map[types.UID]*keyedLock
+}
+
+type keyedLock struct {
+	sync.Mutex
+	users int
+}
+
+func (k *keyed) lock(uid types.UID) (unlock func()) {
+	k.mu.Lock()
+	l := k.locks[uid]
+	if l == nil {
+		l = &keyedLock{}
+		k.locks = put(k.locks, uid, l)
+	}
+	l.users++
+	k.mu.Unlock()
+	l.Lock()
+	return func() {
+		l.Unlock()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(k.locks, uid)
+		}
+	}
+}
+
+func (c *Cloud) remembered(uid types.UID) *memory {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.known[uid]
+}
+
+func (c *Cloud) remember(uid types.UID, m *memory) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m == nil {
+		delete(c.known, uid)
+	} else {
+		c.known[uid] = m
+	}
+}
+
+// forget makes the next look a thorough one: after a failure nobody knows what
+// took effect.
+func (c *Cloud) forget(uid types.UID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m := c.known[uid]; m != nil {
+		m.due = time.Time{}
+	}
+	c.inventory.forget()
+}
+
+// elsewhereType reports whether the Service asks for the balancer of another
+// implementation.
+func elsewhereType(svc *corev1.Service) bool {
+	v := svc.Annotations[prefix+"type"]
+	return svc.Spec.LoadBalancerClass == nil && (v == "external" || v == "nlb-ip")
+}
+
+// GetLoadBalancerName is the name of the Service's balancer
+// (cloudprovider.LoadBalancer).
+func (c *Cloud) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.Service) string {
+	return c.names.service(svc.UID)
+}
+
+// GetLoadBalancer finds the Service's balancer (cloudprovider.LoadBalancer).
+func (c *Cloud) GetLoadBalancer(ctx context.Context, _ string, svc *corev1.Service) (*corev1.LoadBalancerStatus, bool, error) {
+	a, err := c.connect(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	found, err := c.listBalancers(ctx, a, fresh, c.of(svc.UID))
+	if err != nil || len(found) == 0 {
+		return nil, false, err
+	}
+	return statusOf(found[0]), true, nil
+}
+
+func statusOf(b elb.LoadBalancer) *corev1.LoadBalancerStatus {
+	return &corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{Hostname: strings.ToLower(aws.ToString(b.DNSName))}}}
+}
+
+// EnsureLoadBalancer makes the Service's balancer what it shall be. It does
+// not wait for AWS to finish it; Report says how far it is. For an unchanged
+// Service it calls nobody until the next comparison is due
+// (cloudprovider.LoadBalancer).
+//
+// A *providers.Refusal needs somebody to act; other errors are worth another
+// try.
+func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Service, nodes []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
+	if elsewhereType(svc) {
+		return nil, cloudprovider.ImplementedElsewhere
+	}
+	defer c.locks.lock(svc.UID)()
+	want, refusal := planStack(svc, c.settings)
+	if refusal != nil {
+		return nil, refusal
+	}
+	a, err := c.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	chosen := targets(nodes, want.NodeLabels)
+	digest := want.digest(chosen)
+	m := c.remembered(svc.UID)
+	if m != nil && m.digest == digest && time.Now().Before(m.due) {
+		done := m.report.Ready && !m.replaces
+		if !done {
+			if done, err = c.finished(ctx, a, svc.UID, m); err != nil {
+				return nil, refused(err)
+			}
+		}
+		if done {
+			return m.status.DeepCopy(), nil
+		}
+	}
+	w := &work{Cloud: c, conn: a, svc: svc, want: want, memory: &memory{digest: digest, chosen: chosen, labels: want.NodeLabels, backend: want.Backend}}
+	if m != nil {
+		w.memory.looks, w.memory.bad = m.looks+1, maps.Clone(m.bad)
+		w.deep = w.memory.looks%everyNth == 0
+	}
+	if err := w.ensure(ctx, chosen); err != nil {
+		c.forget(svc.UID)
+		return nil, refused(err)
+	}
+	jitter := time.Duration(rand.Int64N(int64(c.options.Resync/5) + 1))
+	w.memory.due = time.Now().Add(c.options.Resync - c.options.Resync/10 + jitter)
+	c.remember(svc.UID, w.memory)
+	return w.memory.status.DeepCopy(), nil
+}
+
+// finished looks whether AWS has finished the balancer; done is false if there
+// is more to do than wait.
+func (c *Cloud) finished(ctx context.Context, a *conn, uid types.UID, m *memory) (done bool, err error) {
+	found, err := c.listBalancers(ctx, a, fresh, c.of(uid))
+	if err != nil || len(found) != 1 {
+		return false, err
+	}
+	switch stateOf(found[0]) {
+	case elb.LoadBalancerStateEnumProvisioning:
+		return true, nil
+	case elb.LoadBalancerStateEnumActive:
+		w := &work{Cloud: c, conn: a, memory: m.clone()}
+		w.report(found[0])
+		c.remember(uid, w.memory)
+		return true, nil
+	}
+	return false, nil
+}
+
+func stateOf(b elb.LoadBalancer) elb.LoadBalancerStateEnum {
+	if b.State == nil || b.State.Code == "" {
+		return elb.LoadBalancerStateEnumActive
+	}
+	return b.State.Code
+}
+
+// Report says what is known of the Service's balancer (providers.Reporter).
+func (c *Cloud) Report(svc *corev1.Service) providers.Report {
+	if m := c.remembered(svc.UID); m != nil {
+		return m.report
+	}
+	return providers.Report{Reason: v1alpha1.Provisioning, Message: "nothing is known yet"}
+}
+
+// UpdateLoadBalancer makes the nodes the targets of the Service's balancer, and
+// changes nothing else (cloudprovider.LoadBalancer).
+func (c *Cloud) UpdateLoadBalancer(ctx context.Context, cluster string, svc *corev1.Service, nodes []*corev1.Node) error {
+	defer c.locks.lock(svc.UID)()
+	a, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	w := &work{Cloud: c, conn: a, svc: svc}
+	if m := c.remembered(svc.UID); m != nil {
+		w.memory = m.clone()
+	} else if exists, err := w.recall(ctx); err != nil || !exists {
+		return refused(err)
+	}
+	before, chosen := w.memory.chosen, targets(nodes, w.memory.labels)
+	if err := w.update(ctx, chosen); err != nil {
+		c.forget(svc.UID)
+		return refused(err)
+	}
+	if want, refusal := planStack(svc, c.settings); refusal == nil && w.memory.digest == want.digest(before) {
+		w.memory.digest = want.digest(chosen)
+	}
+	c.remember(svc.UID, w.memory)
+	return nil
+}
+
+// EnsureLoadBalancerDeleted removes everything that was made for the Service,
+// whether or not its balancer is still there. While AWS has not let go of
+// something it returns an *api.RetryError, and is to be called again
+// (cloudprovider.LoadBalancer).
+func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *corev1.Service) error {
+	defer c.locks.lock(svc.UID)()
+	a, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	waits := 0
+	if m := c.remembered(svc.UID); m != nil {
+		waits = m.waits
+	}
+	err = c.delete(ctx, a, svc)
+	switch {
+	case errors.Is(err, errInUse):
+		// Its interfaces keep a deleted balancer's security groups for minutes.
+		c.remember(svc.UID, &memory{waits: waits + 1})
+		return api.NewRetryError("AWS has not let go of "+err.Error(), letGo<<min(waits, 3))
+	case err != nil:
+		c.inventory.forget()
+	}
+	c.remember(svc.UID, nil)
+	return refused(err)
+}
+
+// update registers and deregisters what differs from the memory.
+func (w *work) update(ctx context.Context, chosen []target) error {
+	instances, err := w.usable(ctx, chosen)
+	if err != nil || len(instances) == 0 {
+		return err // nobody left: the last targets stay
+	}
+	if w.memory.backend {
+		if _, err := w.ensureShared(ctx, w.conn, instances[0].VPC, instances); err != nil {
+			return err
+		}
+	}
+	ids := w.place(instances)
+	var failures []error
+	for i := range w.memory.groups {
+		failures = append(failures, w.setTargets(ctx, &w.memory.groups[i], ids))
+	}
+	if err := errors.Join(failures...); err != nil {
+		return err
+	}
+	w.memory.chosen = chosen
+	w.memory.tell(instances)
+	return nil
+}
+
+// place is which instances become targets, given the balancer's limits.
+func (w *work) place(instances []instance) (ids []string) {
+	for _, i := range spread(instances, w.memory.most, w.memory.cross) {
+		ids = append(ids, i.ID)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// tell adds the targets to the report, and those that are none.
+func (m *memory) tell(instances []instance) {
+	m.lost = nil
+	for _, t := range m.chosen {
+		if !slices.ContainsFunc(instances, func(i instance) bool { return i.ID == t.Instance }) || !m.bad[t.Instance].IsZero() {
+			m.lost = append(m.lost, t.Node)
+		}
+	}
+	m.say()
+}
+
+// say composes the report's message.
+func (m *memory) say() {
+	used := 0
+	if len(m.groups) > 0 {
+		used = len(m.groups[0].instances)
+	}
+	m.report.Message = m.base + ", " + plural(used, "target")
+	if len(m.lost) > 0 {
+		m.report.Message += fmt.Sprintf("; no target: %s, whose instances AWS does not know, or does not accept", list(m.lost))
+		m.report.Again = askAgain
+	}
+	if cut := len(m.chosen) - used - len(m.lost); cut > 0 {
+		m.report.Message += fmt.Sprintf("; %s left out: the balancer can have %d targets for each of its %d ports in a zone; choose with the annotation %starget-node-labels", plural(cut, "node"), m.most, len(m.groups), prefix)
+	}
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func list(names []string) string {
+	const most = 3
+	if len(names) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,139 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	elbapi "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// delete removes everything that carries the Service's tags. What cannot be
+// removed yet does not keep the rest.
+func (c *Cloud) delete(ctx context.Context, a *conn, svc *corev1.Service) error {
+	w := &work{Cloud: c, conn: a, svc: svc}
+	if err := w.find(ctx); err != nil {
+		return err
+	}
+	protected := false
+	if o, _ := parseOptions(svc); o.Attributes[attrProtected] == "true" {
+		protected = true
+	}
+	for _, b := range w.have.balancers {
+		if err := c.deleteBalancer(ctx, a, b, protected); err != nil {
+			return err
+		}
+	}
+	var waiting []error
+	for _, g := range w.have.groups {
+		waiting = append(waiting, c.deleteTargetGroup(ctx, a, g))
+	}
+	for _, g := range w.have.security {
+		waiting = append(waiting, c.deleteGroup(ctx, a, aws.ToString(g.GroupId)))
+	}
+	if err := worst(waiting); err != nil {
+		return err
+	}
+	return c.deleteShared(ctx, a)
+}
+
+// worst is a failure rather than something to wait for.
+func worst(errs []error) (worst error) {
+	for _, err := range errs {
+		if err != nil && (worst == nil || errors.Is(worst, errInUse)) {
+			worst = err
+		}
+	}
+	return worst
+}
+
+// find is read, for deletion: what is not ours is left out, and is no reason
+// to stop.
+func (w *work) find(ctx context.Context) error {
+	err := w.findOnce(ctx)
+	if isCode(err, gone...) {
+		w.inventory.forget()
+		err = w.findOnce(ctx)
+	}
+	return err
+}
+
+func (w *work) findOnce(ctx context.Context) error {
+	mine := w.of(w.svc.UID)
+	balancers, err := w.listBalancers(ctx, w.conn, fresh, mine)
+	if err != nil {
+		return err
+	}
+	groups, err := w.listGroups(ctx, w.conn, fresh, mine)
+	if err != nil {
+		return err
+	}
+	var arns []string
+	for _, b := range balancers {
+		arns = append(arns, aws.ToString(b.LoadBalancerArn))
+	}
+	for _, g := range groups {
+		arns = append(arns, aws.ToString(g.TargetGroupArn))
+	}
+	if w.have.tags, err = w.tagsOf(ctx, w.conn, arns); err != nil {
+		return err
+	}
+	w.have.balancers, w.have.groups = nil, map[string]elb.TargetGroup{}
+	for _, b := range balancers {
+		if w.owns(aws.ToString(b.LoadBalancerArn)) {
+			w.have.balancers = append(w.have.balancers, b)
+		}
+	}
+	for _, g := range groups {
+		if w.owns(aws.ToString(g.TargetGroupArn)) {
+			w.have.groups[aws.ToString(g.TargetGroupName)] = g
+		}
+	}
+	w.have.security, err = w.ownSecurity(ctx)
+	return err
+}
+
+// deleteBalancer deletes a balancer with its listeners. Protection against
+// deletion holds if the Service asks for it; otherwise it is taken off.
+func (c *Cloud) deleteBalancer(ctx context.Context, a *conn, b elb.LoadBalancer, protected bool) error {
+	name := aws.ToString(b.LoadBalancerName)
+	remove := func() error {
+		_, err := call(ctx, a.elb.DeleteLoadBalancer, &elbapi.DeleteLoadBalancerInput{LoadBalancerArn: b.LoadBalancerArn})
+		return err
+	}
+	if protected {
+		return &providers.Refusal{Reason: v1alpha1.PermissionDenied, Message: fmt.Sprintf("the annotation %sattributes protects balancer %s from deletion (%s=true): take it off the Service", prefix, name, attrProtected)}
+	}
+	err := remove()
+	if isCode(err, "OperationNotPermitted") {
+		w := &work{Cloud: c, conn: a}
+		if unprotect := w.setAttributes(ctx, aws.ToString(b.LoadBalancerArn), map[string]string{attrProtected: "false"}); unprotect != nil {
+			return unprotect
+		}
+		err = remove()
+	}
+	if err != nil && !isCode(err, gone...) {
+		return err
+	}
+	c.inventory.change(func() { delete(c.inventory.balancers, name) })
+	return nil
+}
+
+func (c *Cloud) deleteTargetGroup(ctx context.Context, a *conn, g elb.TargetGroup) error {
+	name := aws.ToString(g.TargetGroupName)
+	_, err := call(ctx, a.elb.DeleteTargetGroup, &elbapi.DeleteTargetGroupInput{TargetGroupArn: g.TargetGroupArn})
+	if isCode(err, "ResourceInUse") {
+		return fmt.Errorf("target group %s: %w", name, errInUse)
+	}
+	if err != nil && !isCode(err, gone...) {
+		return err
+	}
+	c.inventory.change(func() { delete(c.inventory.groups, name) })
+	return nil
+}

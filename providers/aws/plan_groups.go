@@ -1,0 +1,119 @@
+package aws
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+)
+
+// rule lets something in (EC2 IpPermission, one source).
+type rule struct {
+	Protocol string // tcp, udp, icmp, icmpv6
+	From, To int32  // ports; with ICMP type and code
+	Source   string // CIDR, or the ID of a security group
+}
+
+func (r rule) String() string {
+	return fmt.Sprintf("%s %d-%d from %s", r.Protocol, r.From, r.To, r.Source)
+}
+
+func compareRules(a, b rule) int { return strings.Compare(a.String(), b.String()) }
+
+// rules admit clients to the listeners, and the ICMP messages without which
+// path MTU discovery fails (RFC 1191, RFC 8201).
+func rules(listeners []listener, ranges []string, dual bool) (all []rule) {
+	if len(ranges) == 0 {
+		ranges = []string{"0.0.0.0/0"}
+		if dual {
+			ranges = append(ranges, "::/0")
+		}
+	}
+	for _, l := range listeners {
+		for _, source := range ranges {
+			if l.Protocol != elb.ProtocolEnumUdp {
+				all = append(all, rule{"tcp", l.Port, l.Port, source})
+			}
+			if l.Protocol == elb.ProtocolEnumUdp || l.Protocol == elb.ProtocolEnumTcpUdp {
+				all = append(all, rule{"udp", l.Port, l.Port, source})
+			}
+		}
+	}
+	all = append(all, rule{"icmp", 3, 4, "0.0.0.0/0"})
+	if dual {
+		all = append(all, rule{"icmpv6", 2, 0, "::/0"})
+	}
+	slices.SortFunc(all, compareRules)
+	return all
+}
+
+// byGroup spreads rules over as few security groups as hold them.
+func byGroup(all []rule) [][]rule { return slices.Collect(slices.Chunk(all, rulesPerGroup)) }
+
+// nodeRules admit the balancers, by their shared security group, to the
+// NodePorts and kube-proxy's health port of the nodes.
+func nodeRules(backend string, nodePorts [2]int32) []rule {
+	return []rule{
+		{"tcp", portKubeProxy, portKubeProxy, backend},
+		{"tcp", nodePorts[0], nodePorts[1], backend},
+		{"udp", nodePorts[0], nodePorts[1], backend},
+	}
+}
+
+// rulesOf flattens what AWS says about a group.
+func rulesOf(permissions []ec2.IpPermission) (all []rule) {
+	for _, p := range permissions {
+		r := rule{Protocol: aws.ToString(p.IpProtocol), From: aws.ToInt32(p.FromPort), To: aws.ToInt32(p.ToPort)}
+		switch r.Protocol {
+		case "1":
+			r.Protocol = "icmp"
+		case "58":
+			r.Protocol = "icmpv6"
+		}
+		for _, s := range p.IpRanges {
+			r.Source = aws.ToString(s.CidrIp)
+			all = append(all, r)
+		}
+		for _, s := range p.Ipv6Ranges {
+			r.Source = aws.ToString(s.CidrIpv6)
+			all = append(all, r)
+		}
+		for _, s := range p.UserIdGroupPairs {
+			r.Source = aws.ToString(s.GroupId)
+			all = append(all, r)
+		}
+		for _, s := range p.PrefixListIds {
+			r.Source = aws.ToString(s.PrefixListId)
+			all = append(all, r)
+		}
+	}
+	slices.SortFunc(all, compareRules)
+	return all
+}
+
+// permissions is the opposite of rulesOf.
+func permissions(all []rule) (permissions []ec2.IpPermission) {
+	for _, r := range all {
+		p := ec2.IpPermission{IpProtocol: aws.String(r.Protocol), FromPort: aws.Int32(r.From), ToPort: aws.Int32(r.To)}
+		switch {
+		case strings.HasPrefix(r.Source, "sg-"):
+			p.UserIdGroupPairs = []ec2.UserIdGroupPair{{GroupId: aws.String(r.Source)}}
+		case strings.HasPrefix(r.Source, "pl-"):
+			p.PrefixListIds = []ec2.PrefixListId{{PrefixListId: aws.String(r.Source)}}
+		case strings.Contains(r.Source, ":"):
+			p.Ipv6Ranges = []ec2.Ipv6Range{{CidrIpv6: aws.String(r.Source)}}
+		default:
+			p.IpRanges = []ec2.IpRange{{CidrIp: aws.String(r.Source)}}
+		}
+		permissions = append(permissions, p)
+	}
+	return permissions
+}
+
+// without is what the first has and the second lacks.
+func without(a, b []rule) []rule {
+	return slices.DeleteFunc(slices.Clone(a), func(r rule) bool { return slices.Contains(b, r) })
+}

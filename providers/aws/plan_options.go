@@ -1,0 +1,413 @@
+package aws
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+const (
+	prefix = "service.beta.kubernetes.io/aws-load-balancer-"
+	// annotationSourceRanges is the older form of spec.loadBalancerSourceRanges
+	// (k8s.io/api/core/v1.AnnotationLoadBalancerSourceRangesKey).
+	annotationSourceRanges = corev1.AnnotationLoadBalancerSourceRangesKey
+)
+
+// options are what a Service's annotations ask for; the zero value of a field
+// asks for nothing.
+type options struct {
+	Type           string
+	Scheme         string
+	AllowReplace   bool
+	Subnets        []string
+	EIPs           []string
+	PrivateIPv4    []string
+	AddressType    string
+	NoGroups       bool
+	Groups         []string
+	Backend        bool // the shared security group is used as well
+	Ranges         []string
+	Attributes     map[string]string
+	GroupDefaults  map[string]string            // target group attributes of all ports
+	GroupByPort    map[string]map[string]string // of one port
+	ListenerByPort map[string]map[string]string // "TCP-80"
+	ProxyAll       bool
+	ProxyPorts     []string
+	Certificates   []string
+	TLSPorts       []string
+	TLSPolicy      string
+	ALPN           string
+	BackendTLS     bool
+	IdleTimeout    int
+	Health         health
+	NodeLabels     map[string]string
+	Tags           map[string]string
+}
+
+// elsewhere are annotations of other implementations that change what a client
+// gets, or who gets in. They are refused by name rather than ignored.
+var elsewhere = map[string]string{
+	"name":                                     "the balancer's name follows from the Service's UID",
+	"extra-security-groups":                    "name all groups with security-groups",
+	"ipv6-addresses":                           "AWS chooses the IPv6 addresses",
+	"enable-prefix-for-ipv6-source-nat":        "UDP is not supported on dual-stack balancers",
+	"source-nat-ipv6-prefixes":                 "UDP is not supported on dual-stack balancers",
+	"multi-cluster-target-group":               "a target group belongs to one cluster",
+	"quic-enabled-ports":                       "QUIC listeners are not supported",
+	"minimum-load-balancer-capacity":           "capacity reservation is not supported",
+	"access-log-emit-interval":                 "classic balancers only",
+	"security-group-prefix-lists":              "use load-balancer-source-ranges or security-groups",
+	"healthcheck-matcher":                      "use healthcheck-success-codes",
+	"inbound-sg-rules-on-private-link-traffic": "AWS's default applies",
+}
+
+// reader reads annotations and remembers what it did not understand.
+type reader struct {
+	annotations map[string]string
+	known       map[string]bool
+	problems    []string
+}
+
+func (r *reader) fail(name, format string, args ...any) {
+	r.problems = append(r.problems, fmt.Sprintf("annotation %s: %s", prefix+name, fmt.Sprintf(format, args...)))
+}
+
+func (r *reader) text(name string) string {
+	r.known[prefix+name] = true
+	return strings.TrimSpace(r.annotations[prefix+name])
+}
+
+func (r *reader) oneOf(name string, values ...string) string {
+	v := r.text(name)
+	if v != "" && !slices.Contains(values, v) {
+		r.fail(name, "%q must be one of %s", v, strings.Join(values, ", "))
+		return ""
+	}
+	return v
+}
+
+// boolean is "" if the annotation is absent, else "true" or "false".
+func (r *reader) boolean(name string) string {
+	switch v := r.text(name); strings.ToLower(v) {
+	case "", "true", "false":
+		return strings.ToLower(v)
+	default:
+		r.fail(name, "%q must be true or false", v)
+		return ""
+	}
+}
+
+// number is 0 if the annotation is absent.
+func (r *reader) number(name string, from, to int) int {
+	v := r.text(name)
+	if v == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < from || n > to {
+		r.fail(name, "%q must be a number from %d to %d", v, from, to)
+		return 0
+	}
+	return n
+}
+
+func (r *reader) list(name string) (all []string) {
+	for part := range strings.SplitSeq(r.text(name), ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			all = append(all, part)
+		}
+	}
+	return all
+}
+
+// pairs reads "k=v,k=v". A value may contain "=".
+func (r *reader) pairs(name string) map[string]string {
+	var all map[string]string
+	for _, part := range r.list(name) {
+		k, v, _ := strings.Cut(part, "=")
+		k, v = strings.TrimSpace(k), strings.TrimSpace(v)
+		if k == "" {
+			r.fail(name, "%q has no key: write KEY=VALUE", part)
+			continue
+		}
+		if _, twice := all[k]; twice {
+			r.fail(name, "the key %q is there twice", k)
+		}
+		if all == nil {
+			all = map[string]string{}
+		}
+		all[k] = v
+	}
+	return all
+}
+
+// parseOptions reads every annotation that is meant for AWS. A problem names
+// its annotation; none is ignored.
+func parseOptions(svc *corev1.Service) (o options, problems []string) {
+	r := &reader{annotations: svc.Annotations, known: map[string]bool{}}
+	o.Type = r.oneOf("type", "nlb", "external")
+	r.oneOf("nlb-target-type", "instance")
+	o.AllowReplace = svc.Annotations[v1alpha1.AnnotationAllowReplacement] == "true"
+	r.placement(&o)
+	r.securityGroups(svc, &o)
+	r.attributes(&o)
+	r.tls(&o)
+	o.Health = r.health()
+	o.NodeLabels = r.pairs("target-node-labels")
+	r.tags(&o)
+	if svc.Spec.LoadBalancerIP != "" {
+		r.problems = append(r.problems, "spec.loadBalancerIP: AWS chooses a balancer's addresses; use the annotation "+prefix+"eip-allocations or private-ipv4-addresses")
+	}
+	r.unknown()
+	return o, r.problems
+}
+
+func (r *reader) placement(o *options) {
+	o.Scheme = r.oneOf("scheme", "internal", "internet-facing")
+	// The other implementation takes any value but "false" for true, e.g. the
+	// "0.0.0.0/0" of old examples.
+	switch v := strings.ToLower(r.text("internal")); {
+	case v == "" || o.Scheme != "":
+		wants := map[bool]string{true: "internet-facing", false: "internal"}[v == "false"]
+		if v != "" && wants != o.Scheme {
+			r.fail("internal", "%q contradicts the annotation %sscheme: %s", v, prefix, o.Scheme)
+		}
+	case v == "false":
+		o.Scheme = "internet-facing"
+	default:
+		o.Scheme = "internal"
+	}
+	o.Subnets, o.EIPs, o.PrivateIPv4 = r.list("subnets"), r.list("eip-allocations"), r.list("private-ipv4-addresses")
+	o.AddressType = r.oneOf("ip-address-type", "ipv4", "dualstack")
+	if len(o.EIPs) > 0 && o.Scheme == "internal" {
+		r.fail("eip-allocations", "an internal balancer has no Elastic IP addresses")
+	}
+	if len(o.PrivateIPv4) > 0 && o.Scheme != "internal" {
+		r.fail("private-ipv4-addresses", "only a balancer whose scheme is internal has private addresses of one's choice")
+	}
+	for _, a := range o.PrivateIPv4 {
+		if ip, err := netip.ParseAddr(a); err != nil || !ip.Is4() {
+			r.fail("private-ipv4-addresses", "%q is no IPv4 address", a)
+		}
+	}
+	for name, n := range map[string]int{"eip-allocations": len(o.EIPs), "private-ipv4-addresses": len(o.PrivateIPv4)} {
+		if n > 0 && len(o.Subnets) > 0 && n != len(o.Subnets) {
+			r.fail(name, "%d entries for %d subnets: there must be one for each", n, len(o.Subnets))
+		}
+	}
+}
+
+func (r *reader) securityGroups(svc *corev1.Service, o *options) {
+	o.Groups = r.list("security-groups")
+	o.NoGroups = r.boolean("disable-nlb-sg") == "true" || slices.Equal(o.Groups, []string{"none"})
+	if o.NoGroups && len(o.Groups) > 0 && !slices.Equal(o.Groups, []string{"none"}) {
+		r.fail("disable-nlb-sg", "contradicts the annotation %ssecurity-groups", prefix)
+	}
+	if o.NoGroups {
+		o.Groups = nil
+	}
+	for _, g := range o.Groups {
+		if !strings.HasPrefix(g, "sg-") {
+			r.fail("security-groups", "%q is no ID of a security group (sg-…)", g)
+		}
+	}
+	backend := r.boolean("manage-backend-security-group-rules")
+	o.Backend = !o.NoGroups && (backend == "true" || backend == "" && len(o.Groups) == 0)
+	if backend == "true" && o.NoGroups {
+		r.fail("manage-backend-security-group-rules", "needs a balancer with security groups")
+	}
+	// PMTU discovery is always let in: without it large packets vanish.
+	r.oneOf("enable-icmp-for-path-mtu-discovery", "on")
+
+	field, ranges := "spec.loadBalancerSourceRanges", svc.Spec.LoadBalancerSourceRanges
+	if text := strings.TrimSpace(svc.Annotations[annotationSourceRanges]); text != "" && len(ranges) == 0 {
+		field, ranges = "annotation "+annotationSourceRanges, strings.Split(text, ",")
+	}
+	for _, text := range ranges {
+		p, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			r.problems = append(r.problems, fmt.Sprintf("%s: %q is no CIDR", field, text))
+			continue
+		}
+		o.Ranges = append(o.Ranges, p.Masked().String())
+	}
+	slices.Sort(o.Ranges)
+	o.Ranges = slices.Compact(o.Ranges)
+	if len(ranges) > 0 && (o.NoGroups || len(o.Groups) > 0) {
+		r.problems = append(r.problems, field+": source ranges are rules of the balancer's own security group, which the annotations "+prefix+"security-groups and disable-nlb-sg turn off")
+	}
+}
+
+func (r *reader) attributes(o *options) {
+	o.Attributes = r.pairs("attributes")
+	set := func(name, key, value string) {
+		if value == "" {
+			return
+		}
+		if have, twice := o.Attributes[key]; twice && have != value {
+			r.fail(name, "contradicts %s=%s in the annotation %sattributes", key, have, prefix)
+			return
+		}
+		if o.Attributes == nil {
+			o.Attributes = map[string]string{}
+		}
+		o.Attributes[key] = value
+	}
+	set("cross-zone-load-balancing-enabled", attrCrossZone, r.boolean("cross-zone-load-balancing-enabled"))
+	set("access-log-enabled", "access_logs.s3.enabled", r.boolean("access-log-enabled"))
+	set("access-log-s3-bucket-name", "access_logs.s3.bucket", r.text("access-log-s3-bucket-name"))
+	set("access-log-s3-bucket-prefix", "access_logs.s3.prefix", r.text("access-log-s3-bucket-prefix"))
+	if o.Attributes["access_logs.s3.enabled"] == "true" && o.Attributes["access_logs.s3.bucket"] == "" {
+		r.fail("access-log-enabled", "needs the annotation %saccess-log-s3-bucket-name", prefix)
+	}
+
+	for k, v := range r.pairs("target-group-attributes") {
+		name, port := k, ""
+		if i := strings.LastIndexByte(k, '.'); i > 0 {
+			if _, err := strconv.Atoi(k[i+1:]); err == nil {
+				name, port = k[:i], k[i+1:]
+			}
+		}
+		if port == "" {
+			o.GroupDefaults = put(o.GroupDefaults, name, v)
+			continue
+		}
+		if o.GroupByPort == nil {
+			o.GroupByPort = map[string]map[string]string{}
+		}
+		o.GroupByPort[port] = put(o.GroupByPort[port], name, v)
+	}
+	drain := r.number("connection-draining-timeout", 0, 3600)
+	enabled := r.boolean("connection-draining-enabled")
+	if enabled == "false" {
+		drain = 0
+	}
+	if _, set := o.GroupDefaults[attrDelay]; !set && (drain > 0 || enabled == "false") {
+		o.GroupDefaults = put(o.GroupDefaults, attrDelay, strconv.Itoa(drain))
+	}
+	o.IdleTimeout = r.number("connection-idle-timeout", 60, 6000)
+	for _, name := range slices.Sorted(maps.Keys(r.annotations)) {
+		if port, ok := strings.CutPrefix(name, prefix+"listener-attributes."); ok {
+			if o.ListenerByPort == nil {
+				o.ListenerByPort = map[string]map[string]string{}
+			}
+			o.ListenerByPort[port] = r.pairs("listener-attributes." + port)
+		}
+	}
+	switch v := r.text("proxy-protocol"); v {
+	case "":
+	case "*":
+		o.ProxyAll = true
+	default:
+		r.fail("proxy-protocol", "%q must be *", v)
+	}
+	o.ProxyPorts = r.list("proxy-protocol-per-target-group")
+	if o.ProxyAll && len(o.ProxyPorts) > 0 {
+		r.fail("proxy-protocol-per-target-group", "contradicts the annotation %sproxy-protocol, which is about all", prefix)
+	}
+}
+
+func (r *reader) tls(o *options) {
+	o.Certificates, o.TLSPorts = r.list("ssl-cert"), r.list("ssl-ports")
+	for _, c := range o.Certificates {
+		if !strings.HasPrefix(c, "arn:") {
+			r.fail("ssl-cert", "%q is no ARN of a certificate", c)
+		}
+	}
+	if len(o.Certificates) > maxCertificates {
+		r.fail("ssl-cert", "%d certificates, and a listener has at most %d", len(o.Certificates), maxCertificates)
+	}
+	o.TLSPolicy = r.text("ssl-negotiation-policy")
+	o.ALPN = r.oneOf("alpn-policy", "HTTP1Only", "HTTP2Only", "HTTP2Optional", "HTTP2Preferred", "None")
+	if len(o.Certificates) == 0 {
+		for _, name := range []string{"ssl-ports", "ssl-negotiation-policy", "alpn-policy"} {
+			if r.text(name) != "" {
+				r.fail(name, "needs the annotation %sssl-cert", prefix)
+			}
+		}
+	}
+	switch v := r.oneOf("backend-protocol", "tcp", "ssl"); v {
+	case "ssl":
+		o.BackendTLS = true
+		if len(o.Certificates) == 0 {
+			r.fail("backend-protocol", "ssl needs the annotation %sssl-cert: only a TLS listener speaks TLS to its targets", prefix)
+		}
+	}
+}
+
+// health are the settings of a health check (CreateTargetGroup); 0 and "" are
+// not asked for.
+type health struct {
+	Protocol, Port, Path, Codes           string
+	Interval, Timeout, Healthy, Unhealthy int32
+}
+
+func (r *reader) health() (h health) {
+	switch v := strings.ToLower(r.text("healthcheck-protocol")); v {
+	case "":
+	case "tcp", "http", "https":
+		h.Protocol = strings.ToUpper(v)
+	default:
+		r.fail("healthcheck-protocol", "%q must be one of tcp, http, https", v)
+	}
+	h.Port = r.text("healthcheck-port")
+	if h.Path = r.text("healthcheck-path"); h.Path != "" && h.Path[0] != '/' {
+		r.fail("healthcheck-path", "%q must begin with /", h.Path)
+	}
+	if h.Codes = r.text("healthcheck-success-codes"); h.Codes != "" && strings.Trim(h.Codes, "0123456789,-") != "" {
+		r.fail("healthcheck-success-codes", "%q must be codes from 200 to 599: 200, or 200,204, or 200-399", h.Codes)
+	}
+	for _, name := range []string{"healthcheck-path", "healthcheck-success-codes"} {
+		if h.Protocol == "TCP" && r.text(name) != "" {
+			r.fail(name, "contradicts the annotation %shealthcheck-protocol: tcp", prefix)
+		}
+	}
+	h.Interval = int32(r.number("healthcheck-interval", 5, 300))
+	h.Timeout = int32(r.number("healthcheck-timeout", 2, 120))
+	h.Healthy = int32(r.number("healthcheck-healthy-threshold", 2, 10))
+	h.Unhealthy = int32(r.number("healthcheck-unhealthy-threshold", 2, 10))
+	return h
+}
+
+// maxTags leaves room for our own among the 50 that an object can have.
+const maxTags = 35
+
+func (r *reader) tags(o *options) {
+	o.Tags = r.pairs("additional-resource-tags")
+	for k := range o.Tags {
+		if strings.HasPrefix(k, "aws:") || strings.HasPrefix(k, v1alpha1.GroupVersion.Group+"/") || strings.HasPrefix(k, "kubernetes.io/cluster/") {
+			r.fail("additional-resource-tags", "the key %q is reserved", k)
+		}
+	}
+	if n := len(o.Tags); n > maxTags {
+		r.fail("additional-resource-tags", "%d tags, of at most %d", n, maxTags)
+	}
+}
+
+// unknown names what nobody has read: a typing error in "internal" must not
+// end as a balancer that faces the internet.
+func (r *reader) unknown() {
+	for _, name := range slices.Sorted(maps.Keys(r.annotations)) {
+		rest, ours := strings.CutPrefix(name, prefix)
+		if !ours || r.known[name] {
+			continue
+		}
+		if why := elsewhere[rest]; why != "" {
+			r.fail(rest, "not supported: %s", why)
+		} else {
+			r.fail(rest, "unknown; see the table of annotations in docs/aws.md")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.annotations)) {
+		if strings.HasPrefix(name, "service.beta.kubernetes.io/actions.") {
+			r.problems = append(r.problems, "annotation "+name+": weighted target groups are not supported")
+		}
+	}
+}
