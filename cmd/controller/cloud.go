@@ -1,6 +1,28 @@
 package main
 
-import cloudprovider "k8s.io/cloud-provider"
+import (
+	"fmt"
+	"log/slog"
+
+	corev1 "k8s.io/api/core/v1"
+	cloudprovider "k8s.io/cloud-provider"
+
+	"github.com/fairlead-io/fairlead/providers/aws"
+)
+
+// cloud is AWS as the flags want it. Nobody is called before a Service needs it.
+func (f *flags) cloud(cluster string, log *slog.Logger, nodes func() []*corev1.Node) (cloudprovider.LoadBalancer, error) {
+	cloud, err := aws.New(aws.Options{
+		Cluster: cluster, Region: f.region, VPC: f.vpc, Nodes: nodes,
+		NodeSecurityGroups: f.groups, ManageNodeSecurityGroups: f.manageGroups,
+		HealthProbe: f.probe, Scheme: f.scheme, Tags: f.tags, NodePorts: f.nodePorts,
+		Resync: f.resync, DeleteOrphans: f.deletesOrphans, Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("set up AWS: %w", err)
+	}
+	return cloud, nil
+}
 
 // noCloud satisfies the framework, which wants a cloud. It has nothing to
 // offer: no instances, or the framework's node controllers would delete nodes

@@ -127,17 +127,24 @@ func newController(cc *appconfig.CompletedConfig, f *flags) (*controller.Control
 	if err != nil {
 		return nil, err
 	}
+	log := slog.New(logr.ToSlogHandler(klog.Background()))
 	options := controller.Options{
 		Client:    cc.Client,
 		Fairlead:  fairlead,
 		Informers: cc.SharedInformers,
 		Events:    cc.EventBroadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name}),
-		Log:       slog.New(logr.ToSlogHandler(klog.Background())),
+		Log:       log,
 		Policy:    f.policy(),
 		Parallel:  int(cc.ComponentConfig.ServiceController.ConcurrentServiceSyncs),
 		NodePorts: f.portRange,
 		Cluster:   cc.ComponentConfig.KubeCloudShared.ClusterName,
 		Resync:    f.resync,
+	}
+	if f.named {
+		nodes := client.Source[*corev1.Node]{SharedIndexInformer: cc.SharedInformers.Core().V1().Nodes().Informer()}
+		if options.Cloud, err = f.cloud(options.Cluster, log, nodes.Objects); err != nil {
+			return nil, err
+		}
 	}
 	return controller.New(options)
 }
