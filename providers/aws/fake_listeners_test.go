@@ -1,0 +1,334 @@
+package aws
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+)
+
+// listener is one port of a balancer.
+type fakeListener struct {
+	elbtypes.Listener
+	settings   string // fingerprint of what it was made with, "" once changed
+	group      string // target group
+	more       []string
+	attributes map[string]string
+	tags       map[string]string
+	unknown    int // calls that do not know it yet
+}
+
+func (f *fake) doListeners(input any) (any, error) {
+	switch in := input.(type) {
+	case *elb.CreateListenerInput:
+		return f.createListener(in)
+	case *elb.DescribeListenersInput:
+		return f.describeListeners(in)
+	case *elb.ModifyListenerInput:
+		return f.modifyListener(in)
+	case *elb.DeleteListenerInput:
+		return f.deleteListener(in)
+	case *elb.DescribeListenerAttributesInput:
+		return f.describeListenerAttributes(in)
+	case *elb.ModifyListenerAttributesInput:
+		return f.modifyListenerAttributes(in)
+	case *elb.DescribeListenerCertificatesInput:
+		return f.describeListenerCertificates(in)
+	case *elb.AddListenerCertificatesInput:
+		return f.addListenerCertificates(in)
+	case *elb.RemoveListenerCertificatesInput:
+		return f.removeListenerCertificates(in)
+	}
+	return nil, f.stranger(input)
+}
+
+func (f *fake) listener(arn *string) (*fakeListener, error) {
+	for _, l := range f.listeners {
+		if *l.ListenerArn == *arn {
+			if l.unknown == 0 {
+				return l, nil
+			}
+			l.unknown--
+		}
+	}
+	return nil, refuse("ListenerNotFound", "Listener '%s' not found", *arn)
+}
+
+func (f *fake) createListener(in *elb.CreateListenerInput) (any, error) {
+	b, err := f.balancer(in.LoadBalancerArn)
+	if err != nil {
+		return nil, err
+	}
+	count := 0
+	for _, l := range f.listeners {
+		if *l.LoadBalancerArn != *b.LoadBalancerArn {
+			continue
+		}
+		count++
+		switch {
+		case *l.Port != *in.Port:
+		case l.settings == fingerprint(in):
+			return &elb.CreateListenerOutput{Listeners: []elbtypes.Listener{l.Listener}}, nil
+		default:
+			return nil, refuse("DuplicateListener", "A listener already exists on this port for this load balancer '%s'", *b.LoadBalancerArn)
+		}
+	}
+	if count >= f.quota.listeners {
+		return nil, refuse("TooManyListeners", "The maximum number of listeners has been reached on load balancer '%s'", *b.LoadBalancerArn)
+	}
+	tags, err := f.newTags(in.Tags)
+	if err != nil {
+		return nil, err
+	}
+	l := &fakeListener{
+		Listener: elbtypes.Listener{
+			ListenerArn:     new(strings.Replace(*b.LoadBalancerArn, ":loadbalancer/", ":listener/", 1) + "/" + f.id("")[1:]),
+			LoadBalancerArn: b.LoadBalancerArn, Port: in.Port, Protocol: in.Protocol, SslPolicy: in.SslPolicy,
+			AlpnPolicy: in.AlpnPolicy, Certificates: in.Certificates, DefaultActions: in.DefaultActions,
+		},
+		settings: fingerprint(in), attributes: listenerDefaults(in.Protocol), tags: tags, unknown: f.unknown,
+	}
+	if err := f.listenerAllowed(l); err != nil {
+		return nil, err
+	}
+	f.listeners = append(f.listeners, l)
+	f.use(l)
+	return &elb.CreateListenerOutput{Listeners: []elbtypes.Listener{l.Listener}}, nil
+}
+
+// fakeForwards are the protocols of target groups, by that of the listener.
+var fakeForwards = map[elbtypes.ProtocolEnum][]elbtypes.ProtocolEnum{
+	elbtypes.ProtocolEnumTcp:    {elbtypes.ProtocolEnumTcp, elbtypes.ProtocolEnumTcpUdp},
+	elbtypes.ProtocolEnumTls:    {elbtypes.ProtocolEnumTcp, elbtypes.ProtocolEnumTls},
+	elbtypes.ProtocolEnumUdp:    {elbtypes.ProtocolEnumUdp, elbtypes.ProtocolEnumTcpUdp},
+	elbtypes.ProtocolEnumTcpUdp: {elbtypes.ProtocolEnumTcpUdp},
+}
+
+// listenerAllowed completes a listener, if AWS would have it.
+func (f *fake) listenerAllowed(l *fakeListener) error {
+	switch tls := l.Protocol == elbtypes.ProtocolEnumTls; {
+	case *l.Port < 1 || *l.Port > 65535:
+		return refuse("ValidationError", "Port '%d' is not valid", *l.Port)
+	case fakeForwards[l.Protocol] == nil:
+		return refuse("UnsupportedProtocol", "Protocol '%s' is not supported by a network load balancer", l.Protocol)
+	case !tls && (l.SslPolicy != nil || len(l.Certificates) > 0 || len(l.AlpnPolicy) > 0):
+		return refuse("InvalidConfigurationRequest", "A certificate, policy or ALPN policy cannot be specified for protocol '%s'", l.Protocol)
+	case tls && len(l.Certificates) != 1:
+		return refuse("ValidationError", "You must specify exactly one certificate for a TLS listener")
+	case tls && !f.certificates[*l.Certificates[0].CertificateArn]:
+		return refuse("CertificateNotFound", "Certificate ARN '%s' is not valid", *l.Certificates[0].CertificateArn)
+	case tls && l.SslPolicy == nil:
+		l.SslPolicy = new("ELBSecurityPolicy-2016-08")
+	case tls && !strings.HasPrefix(*l.SslPolicy, "ELBSecurityPolicy-"):
+		return refuse("SSLPolicyNotFound", "SSL policy '%s' not found", *l.SslPolicy)
+	}
+	if len(l.DefaultActions) != 1 || l.DefaultActions[0].Type != elbtypes.ActionTypeEnumForward {
+		return refuse("ValidationError", "A listener of a network load balancer has one default action, forward")
+	}
+	action := &l.DefaultActions[0]
+	if action.TargetGroupArn == nil {
+		action.TargetGroupArn = action.ForwardConfig.TargetGroups[0].TargetGroupArn
+	}
+	action.ForwardConfig = &elbtypes.ForwardActionConfig{TargetGroups: []elbtypes.TargetGroupTuple{{TargetGroupArn: action.TargetGroupArn}}}
+	g, err := f.targetGroup(action.TargetGroupArn)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(fakeForwards[l.Protocol], g.Protocol) {
+		return refuse("IncompatibleProtocols", "A %s listener cannot forward to a %s target group", l.Protocol, g.Protocol)
+	}
+	for _, arn := range g.LoadBalancerArns {
+		if arn != *l.LoadBalancerArn {
+			return refuse("TargetGroupAssociationLimit", "The following target groups cannot be associated with more than one load balancer: %s", *g.TargetGroupArn)
+		}
+	}
+	return nil
+}
+
+// use connects a listener and its target group.
+func (f *fake) use(l *fakeListener) {
+	l.group = *l.DefaultActions[0].TargetGroupArn
+	g, err := f.targetGroup(&l.group)
+	if err != nil {
+		panic(err)
+	}
+	g.LoadBalancerArns, g.inUse = []string{*l.LoadBalancerArn}, 0
+}
+
+// release is the opposite of use.
+func (f *fake) release(l *fakeListener) {
+	for _, other := range f.listeners {
+		if other != l && other.group == l.group {
+			return
+		}
+	}
+	if g, err := f.targetGroup(&l.group); err == nil {
+		g.LoadBalancerArns, g.inUse = nil, f.inUse
+	}
+}
+
+func (f *fake) removeListener(l *fakeListener) {
+	f.release(l)
+	f.listeners = slices.DeleteFunc(f.listeners, func(other *fakeListener) bool { return other == l })
+}
+
+func (f *fake) describeListeners(in *elb.DescribeListenersInput) (any, error) {
+	var found []elbtypes.Listener
+	switch {
+	case (in.LoadBalancerArn == nil) == (len(in.ListenerArns) == 0):
+		return nil, refuse("ValidationError", "You must specify either listener ARNs or a load balancer ARN")
+	case in.LoadBalancerArn != nil:
+		if _, err := f.balancer(in.LoadBalancerArn); err != nil {
+			return nil, err
+		}
+		for _, l := range f.listeners {
+			if *l.LoadBalancerArn == *in.LoadBalancerArn {
+				found = append(found, l.Listener)
+			}
+		}
+	}
+	for _, arn := range in.ListenerArns {
+		l, err := f.listener(&arn)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, l.Listener)
+	}
+	found, next, err := paged(f, found, in.PageSize, in.Marker)
+	return &elb.DescribeListenersOutput{Listeners: found, NextMarker: next}, err
+}
+
+func (f *fake) modifyListener(in *elb.ModifyListenerInput) (any, error) {
+	l, err := f.listener(in.ListenerArn)
+	if err != nil {
+		return nil, err
+	}
+	after := *l
+	after.settings = ""
+	if in.Port != nil {
+		after.Port = in.Port
+	}
+	if in.Protocol != "" && in.Protocol != l.Protocol {
+		after.Protocol, after.attributes = in.Protocol, listenerDefaults(in.Protocol)
+		if in.Protocol != elbtypes.ProtocolEnumTls {
+			after.SslPolicy, after.Certificates, after.AlpnPolicy, after.more = nil, nil, nil, nil
+		}
+	}
+	if in.SslPolicy != nil {
+		after.SslPolicy = in.SslPolicy
+	}
+	if in.Certificates != nil {
+		after.Certificates = in.Certificates
+	}
+	if in.AlpnPolicy != nil {
+		after.AlpnPolicy = in.AlpnPolicy
+	}
+	if in.DefaultActions != nil {
+		after.DefaultActions = in.DefaultActions
+	}
+	for _, other := range f.listeners {
+		if other != l && *other.LoadBalancerArn == *l.LoadBalancerArn && *other.Port == *after.Port {
+			return nil, refuse("DuplicateListener", "A listener already exists on port %d", *after.Port)
+		}
+	}
+	if err := f.listenerAllowed(&after); err != nil {
+		return nil, err
+	}
+	if *after.DefaultActions[0].TargetGroupArn != l.group {
+		f.release(l)
+	}
+	*l = after
+	f.use(l)
+	return &elb.ModifyListenerOutput{Listeners: []elbtypes.Listener{l.Listener}}, nil
+}
+
+func (f *fake) deleteListener(in *elb.DeleteListenerInput) (any, error) {
+	l, err := f.listener(in.ListenerArn)
+	if err != nil {
+		return nil, err
+	}
+	f.removeListener(l)
+	return &elb.DeleteListenerOutput{}, nil
+}
+
+func (f *fake) describeListenerAttributes(in *elb.DescribeListenerAttributesInput) (any, error) {
+	l, err := f.listener(in.ListenerArn)
+	if err != nil {
+		return nil, err
+	}
+	return &elb.DescribeListenerAttributesOutput{Attributes: listenerAttributes(l)}, nil
+}
+
+func (f *fake) modifyListenerAttributes(in *elb.ModifyListenerAttributesInput) (any, error) {
+	l, err := f.listener(in.ListenerArn)
+	if err != nil {
+		return nil, err
+	}
+	changed := map[string]string{}
+	for _, a := range in.Attributes {
+		changed[*a.Key] = *a.Value
+	}
+	if l.attributes, err = changeAttributes(l.attributes, changed); err != nil {
+		return nil, err
+	}
+	return &elb.ModifyListenerAttributesOutput{Attributes: listenerAttributes(l)}, nil
+}
+
+func listenerAttributes(l *fakeListener) (all []elbtypes.ListenerAttribute) {
+	for _, key := range slices.Sorted(maps.Keys(l.attributes)) {
+		all = append(all, elbtypes.ListenerAttribute{Key: &key, Value: new(l.attributes[key])})
+	}
+	return all
+}
+
+func (f *fake) describeListenerCertificates(in *elb.DescribeListenerCertificatesInput) (any, error) {
+	l, err := f.listener(in.ListenerArn)
+	if err != nil {
+		return nil, err
+	}
+	var all []elbtypes.Certificate
+	for _, c := range l.Certificates {
+		all = append(all, elbtypes.Certificate{CertificateArn: c.CertificateArn, IsDefault: new(true)})
+	}
+	for _, arn := range l.more {
+		all = append(all, elbtypes.Certificate{CertificateArn: &arn, IsDefault: new(false)})
+	}
+	all, next, err := paged(f, all, in.PageSize, in.Marker)
+	return &elb.DescribeListenerCertificatesOutput{Certificates: all, NextMarker: next}, err
+}
+
+func (f *fake) addListenerCertificates(in *elb.AddListenerCertificatesInput) (any, error) {
+	l, err := f.listener(in.ListenerArn)
+	if err != nil {
+		return nil, err
+	}
+	arn := in.Certificates[0].CertificateArn
+	switch {
+	case len(in.Certificates) != 1 || in.Certificates[0].IsDefault != nil:
+		return nil, refuse("ValidationError", "You must specify one certificate, without IsDefault")
+	case l.Protocol != elbtypes.ProtocolEnumTls:
+		return nil, refuse("InvalidConfigurationRequest", "Certificates can be added to TLS listeners only")
+	case !f.certificates[*arn]:
+		return nil, refuse("CertificateNotFound", "Certificate ARN '%s' is not valid", *arn)
+	case slices.Contains(l.more, *arn):
+	case len(l.more) >= f.quota.certificates:
+		return nil, refuse("TooManyCertificates", "The maximum number of certificates has been reached")
+	default:
+		l.more = append(l.more, *arn)
+	}
+	return &elb.AddListenerCertificatesOutput{Certificates: in.Certificates}, nil
+}
+
+func (f *fake) removeListenerCertificates(in *elb.RemoveListenerCertificatesInput) (any, error) {
+	l, err := f.listener(in.ListenerArn)
+	if err != nil {
+		return nil, err
+	}
+	if len(in.Certificates) != 1 || in.Certificates[0].IsDefault != nil {
+		return nil, refuse("ValidationError", "You must specify one certificate, without IsDefault")
+	}
+	l.more = slices.DeleteFunc(l.more, func(arn string) bool { return arn == *in.Certificates[0].CertificateArn })
+	return &elb.RemoveListenerCertificatesOutput{}, nil
+}

@@ -1,0 +1,184 @@
+package aws
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/cloud-provider/api"
+)
+
+// step is something that a controller does with a Service, and what it starts
+// from.
+type step struct {
+	name   string
+	before *corev1.Service // nil for nothing
+	do     func(t *testing.T, c *Cloud) error
+	last   *corev1.Service // what to delete in the end
+}
+
+// steps are a Service's life, with all that a change can change in place.
+func (a *account) steps(t *testing.T) []step {
+	t.Helper()
+	before, after := aService("web", 80, 443, 25), aService("web", 80, 443, 8080)
+	first, second, third := a.certificate(t, "a.example.com"), a.certificate(t, "b.example.com"), a.certificate(t, "c.example.com")
+	before.Annotations = map[string]string{
+		prefix + "ssl-cert":                 first + "," + second,
+		prefix + "ssl-ports":                "443",
+		prefix + "attributes":               "load_balancing.cross_zone.enabled=true",
+		prefix + "target-group-attributes":  "deregistration_delay.timeout_seconds=30",
+		prefix + "additional-resource-tags": "team=a",
+	}
+	after.Annotations = map[string]string{
+		prefix + "ssl-cert":                          first + "," + third,
+		prefix + "ssl-ports":                         "443",
+		prefix + "attributes":                        "deletion_protection.enabled=false",
+		prefix + "target-group-attributes":           "proxy_protocol_v2.enabled=true",
+		prefix + "additional-resource-tags":          "stage=b",
+		prefix + "healthcheck-interval":              "20",
+		prefix + "listener-attributes.TCP-80":        "tcp.idle_timeout.seconds=400",
+		corev1.AnnotationLoadBalancerSourceRangesKey: "192.0.2.0/24",
+	}
+	after.Spec.Ports[0].NodePort = 31999
+	ensure := func(s *corev1.Service) func(t *testing.T, c *Cloud) error {
+		return func(t *testing.T, c *Cloud) error {
+			_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
+			return err
+		}
+	}
+	return []step{
+		{name: "create", do: ensure(before), last: before},
+		{name: "change", before: before, do: ensure(after), last: after},
+		{name: "nodes", before: before, last: before, do: func(t *testing.T, c *Cloud) error {
+			return c.UpdateLoadBalancer(t.Context(), a.cluster, before, a.nodes[1:])
+		}},
+		{name: "delete", before: before, last: before, do: func(t *testing.T, c *Cloud) error {
+			return c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, before)
+		}},
+	}
+}
+
+// settle repeats what a controller repeats. The first failure ends the faults.
+func (a *account) settle(t *testing.T, c *Cloud, do func(t *testing.T, c *Cloud) error) {
+	t.Helper()
+	var err error
+	for range 30 {
+		if err = do(t, c); err == nil {
+			return
+		}
+		if later := (*api.RetryError)(nil); !errors.As(err, &later) {
+			a.reset()
+		}
+	}
+	t.Fatalf("still: %v", err)
+}
+
+// live does a step under a fault, and returns the calls and the world after it.
+// Then it deletes everything. With killed, another process goes on after the
+// first failure.
+func (a *account) live(t *testing.T, s step, f *fault, killed bool) (calls []string, world string) {
+	t.Helper()
+	c := a.provider(t)
+	if s.before != nil {
+		a.settle(t, c, func(t *testing.T, c *Cloud) error {
+			_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s.before, a.nodes)
+			return err
+		})
+	}
+	a.reset()
+	if f != nil {
+		a.fail(*f)
+	}
+	if killed {
+		if err := s.do(t, c); err == nil && f.after < len(a.calls())-1 {
+			t.Error("the process did not notice that it was dead")
+		}
+		a.reset()
+		c = a.provider(t)
+	}
+	a.settle(t, c, s.do)
+	calls, world = a.calls(), a.world(t)
+	a.reset()
+	a.settle(t, a.provider(t), func(t *testing.T, c *Cloud) error {
+		return c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s.last)
+	})
+	if left := a.everything(t); len(left) > 0 {
+		t.Errorf("after deletion there remain %v", left)
+	}
+	return calls, world
+}
+
+// faultsOf are the ways in which an action may fail once, and as long as the
+// SDK retries. Where every call takes long, those are left out that look the
+// same to a provider.
+func (a *account) faultsOf(action string) (all []fault) {
+	all = []fault{
+		{kind: clientError("AccessDenied")},
+		{kind: throttle, times: attempts},
+		{kind: lostAnswer},
+	}
+	if a.fake != nil {
+		all = append(all, fault{kind: lostAnswer, times: attempts}, fault{kind: serverError(500), times: attempts}, fault{kind: unreached, times: attempts})
+	}
+	for i := range all {
+		all[i].action = action
+	}
+	return all
+}
+
+// TestFaults fails every action that a step uses, in every way, and kills the
+// process after every call: in the end the world is as without faults, and
+// after deletion there is none.
+func TestFaults(t *testing.T) {
+	eachKind(t, func(t *testing.T, account func(t *testing.T) *account) {
+		for i, s := range account(t).steps(t) {
+			t.Run(s.name, func(t *testing.T) {
+				t.Parallel()
+				a := account(t)
+				if a.fake != nil {
+					a.fake.inUse = 0 // else what is left until the next look depends on the faults
+				}
+				s := a.steps(t)[i]
+				calls, world := a.live(t, s, nil, false)
+				check := func(name string, f fault, killed bool) {
+					good := t.Run(name, func(t *testing.T) {
+						if _, have := a.live(t, s, &f, killed); have != world {
+							t.Errorf("the world differs:\n%s", difference(world, have))
+						}
+					})
+					if !good { // what is left over would meet the next fault
+						t.FailNow()
+					}
+				}
+				for _, action := range slices.Compact(sorted(calls)) {
+					for _, f := range a.faultsOf(action) {
+						check(fmt.Sprintf("%s/%s×%d", action, f.kind.name, max(f.times, 1)), f, false)
+					}
+				}
+				for n := range calls {
+					check(fmt.Sprintf("killed after %d", n), fault{after: n, times: forever, kind: unreached}, true)
+				}
+			})
+		}
+	})
+}
+
+// difference is what is only in one of two texts.
+func difference(want, have string) string {
+	var out []string
+	a, b := strings.Split(want, "\n"), strings.Split(have, "\n")
+	for _, line := range a {
+		if !slices.Contains(b, line) {
+			out = append(out, "- "+line)
+		}
+	}
+	for _, line := range b {
+		if !slices.Contains(a, line) {
+			out = append(out, "+ "+line)
+		}
+	}
+	return strings.Join(out, "\n")
+}
