@@ -190,9 +190,11 @@ func (c *Controller) catchUp(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list all Services: %w", err)
 	}
+	services := make([]*corev1.Service, len(list.Items))
 	for i := range list.Items {
-		c.view.saw(&list.Items[i])
+		services[i] = &list.Items[i]
 	}
+	c.view.sawAll(services, list.ResourceVersion)
 	return nil
 }
 

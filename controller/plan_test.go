@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -66,7 +67,7 @@ func transcript(p ServicePlan, planned bool) string {
 	}
 	var out []string
 	for _, in := range p.Ingress {
-		out = append(out, in.IP)
+		out = append(out, cmp.Or(in.IP, in.Hostname))
 	}
 	for _, c := range p.Conditions {
 		out = append(out, fmt.Sprintf("%s=%s", strings.TrimPrefix(c.Type, "fairlead.io/"), c.Reason))
@@ -212,7 +213,7 @@ func TestPoolStatus(t *testing.T) {
 func written(svc *corev1.Service, p ServicePlan) *corev1.Service {
 	svc = svc.DeepCopy()
 	svc.Finalizers = slices.DeleteFunc(svc.Finalizers, func(f string) bool {
-		return f == v1alpha1.FinalizerBareMetal || f == finalizerStandard
+		return slices.Contains(records, f) || f == finalizerStandard
 	})
 	svc.Finalizers = append(svc.Finalizers, p.Finalizers...)
 	delete(svc.Annotations, v1alpha1.AnnotationAllocatedFrom)
@@ -228,6 +229,13 @@ func written(svc *corev1.Service, p ServicePlan) *corev1.Service {
 		svc.Status.LoadBalancer.Ingress = nil
 	}
 	svc.Status.Conditions = timed(svc.Status.Conditions, p.Conditions)
+	for _, given := range p.NodePorts {
+		for i := range svc.Spec.Ports {
+			if port := &svc.Spec.Ports[i]; port.Port == given.Port && port.Protocol == given.Protocol {
+				port.NodePort = given.NodePort
+			}
+		}
+	}
 	return svc
 }
 

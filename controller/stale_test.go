@@ -117,9 +117,7 @@ func sortedKeys(m map[types.NamespacedName]*corev1.Service) []types.NamespacedNa
 // reconcile does what Controller.reconcile does.
 func (r *replica) reconcile(t *rapid.T, server *apiServer, lax laxity) {
 	if r.unsure && !lax.noFreshList {
-		for _, svc := range server.objects {
-			r.view.saw(svc)
-		}
+		r.view.sawAll(slices.Collect(maps.Values(server.objects)), strconv.Itoa(server.now))
 	}
 	r.unsure = false
 	services := server.cached(r.seen)

@@ -14,6 +14,10 @@ import (
 type view struct {
 	mu    sync.Mutex
 	ahead map[types.NamespacedName]*corev1.Service
+	// The last list of all Services: what it lacks was gone by then. Forgotten
+	// when the watch has come as far.
+	listedAt string
+	listed   map[types.NamespacedName]bool
 }
 
 // saw records a version of the Service that came as the answer to a write or a
@@ -21,6 +25,28 @@ type view struct {
 func (v *view) saw(svc *corev1.Service) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.see(svc)
+}
+
+// sawAll records a list of all Services, as of the resource version. A Service
+// that the cache still has, and the list has not, is deleted: a balancer made
+// for it would be nobody's.
+func (v *view) sawAll(services []*corev1.Service, at string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.listedAt, v.listed = at, make(map[types.NamespacedName]bool, len(services))
+	for _, svc := range services {
+		v.listed[keyOf(svc)] = true
+		v.see(svc)
+	}
+	for key, known := range v.ahead {
+		if !v.listed[key] && !newer(known.ResourceVersion, at) {
+			delete(v.ahead, key)
+		}
+	}
+}
+
+func (v *view) see(svc *corev1.Service) {
 	if v.ahead == nil {
 		v.ahead = make(map[types.NamespacedName]*corev1.Service)
 	}
@@ -37,8 +63,14 @@ func (v *view) over(cached []*corev1.Service, upTo string) []*corev1.Service {
 	defer v.mu.Unlock()
 	services := make([]*corev1.Service, 0, len(cached)+len(v.ahead))
 	inCache := make(map[types.NamespacedName]bool, len(v.ahead))
+	if v.listed != nil && !newer(v.listedAt, upTo) {
+		v.listed = nil
+	}
 	for _, svc := range cached {
 		known := v.ahead[keyOf(svc)]
+		if known == nil && v.listed != nil && !v.listed[keyOf(svc)] && !newer(svc.ResourceVersion, v.listedAt) {
+			continue
+		}
 		if known != nil {
 			if newer(known.ResourceVersion, svc.ResourceVersion) {
 				svc = known

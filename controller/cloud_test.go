@@ -1,0 +1,404 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	cloudprovider "k8s.io/cloud-provider"
+	cloudapi "k8s.io/cloud-provider/api"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// fakeCloud takes its time, answers what it is told to, and keeps a record.
+type fakeCloud struct {
+	cloudprovider.LoadBalancer
+	takes time.Duration
+
+	mu     sync.Mutex
+	start  time.Time
+	log    []string           // "0s ensure a 2"
+	fail   map[string][]error // by "ensure a", what the next calls return
+	report providers.Report   // of every balancer
+	busy   map[types.UID]bool // a call about the Service is running
+	swept  []map[types.UID]bool
+	most   int // calls at the same time
+	broken string
+}
+
+func newFakeCloud() *fakeCloud {
+	return &fakeCloud{takes: time.Second, start: time.Now(), fail: map[string][]error{}, busy: map[types.UID]bool{}, report: providers.Report{Ready: true}}
+}
+
+func (f *fakeCloud) call(ctx context.Context, what string, svc *corev1.Service, nodes []*corev1.Node) error {
+	f.mu.Lock()
+	if f.busy[svc.UID] {
+		f.broken = fmt.Sprintf("two calls about %s at once", svc.Name)
+	}
+	f.busy[svc.UID] = true
+	f.most = max(f.most, len(f.busy))
+	key := what + " " + svc.Name
+	f.log = append(f.log, fmt.Sprintf("%s %s %d", time.Since(f.start).Round(time.Second), key, len(nodes)))
+	var err error
+	if errs := f.fail[key]; len(errs) > 0 {
+		err, f.fail[key] = errs[0], errs[1:]
+	}
+	f.mu.Unlock()
+	select {
+	case <-time.After(f.takes):
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.busy, svc.UID)
+	return err
+}
+
+func (f *fakeCloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Service, nodes []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
+	if err := f.call(ctx, "ensure", svc, nodes); err != nil {
+		return nil, err
+	}
+	return &corev1.LoadBalancerStatus{Ingress: named(host)}, nil
+}
+
+func (f *fakeCloud) UpdateLoadBalancer(ctx context.Context, _ string, svc *corev1.Service, nodes []*corev1.Node) error {
+	return f.call(ctx, "update", svc, nodes)
+}
+
+func (f *fakeCloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *corev1.Service) error {
+	return f.call(ctx, "delete", svc, nil)
+}
+
+func (f *fakeCloud) Report(*corev1.Service) providers.Report {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.report
+}
+
+func (f *fakeCloud) Sweep(_ context.Context, live map[types.UID]bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.swept = append(f.swept, live)
+	return nil
+}
+
+// calls are those since the last look.
+func (f *fakeCloud) calls() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	defer func() { f.log = nil }()
+	return f.log
+}
+
+// rig is a runner, its cloud, and what is wished for.
+type rig struct {
+	*testing.T
+	*fakeCloud
+	b     *balancers
+	wish  map[types.UID]Work
+	nodes []*corev1.Node
+	woken int
+}
+
+// withRig runs the test in time that passes when nobody works.
+func withRig(t *testing.T, test func(*rig)) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &rig{T: t, fakeCloud: newFakeCloud(), wish: map[types.UID]Work{}, nodes: []*corev1.Node{awsNode("n1")}}
+		r.b = newBalancers(Options{Cloud: r.fakeCloud, Cluster: "c", Parallel: 3, Resync: time.Hour, Log: slog.New(slog.DiscardHandler)}, func() { r.woken++ })
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { r.b.run(ctx); close(done) }()
+		test(r)
+		cancel()
+		<-done
+		if r.broken != "" {
+			t.Error(r.broken)
+		}
+	})
+}
+
+// tell passes the wish on, as a reconciliation does.
+func (r *rig) tell() {
+	live := map[types.UID]bool{}
+	for uid := range r.wish {
+		live[uid] = true
+	}
+	wish := map[types.UID]Work{}
+	for uid, w := range r.wish {
+		wish[uid] = w
+	}
+	r.b.set(wish, live, slices.Clone(r.nodes))
+}
+
+func (r *rig) want(do Do, svc *corev1.Service) {
+	r.wish[svc.UID] = Work{svc, do}
+	r.tell()
+}
+
+// after lets time pass, and compares the calls.
+func (r *rig) after(d time.Duration, want ...string) {
+	r.Helper()
+	time.Sleep(d)
+	synctest.Wait()
+	got := r.calls()
+	slices.Sort(got) // what several workers do at one time comes in any order
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		r.Fatalf("calls\n%q, want\n%q", got, want)
+	}
+}
+
+func TestEnsureOnce(t *testing.T) {
+	withRig(t, func(r *rig) {
+		r.want(Ensure, service("a"))
+		r.after(5*time.Second, "0s ensure a 1")
+		if o := r.b.outcomes()["a"]; !o.ready() || r.woken != 1 {
+			t.Errorf("outcome %+v, woken %d times", o, r.woken)
+		}
+		for range 20 {
+			r.want(Ensure, service("a", showing(host)))
+		}
+		r.after(time.Minute)
+		r.want(Ensure, service("a", annotated("x", "y")))
+		r.after(time.Second, "1m5s ensure a 1")
+	})
+}
+
+func TestResync(t *testing.T) {
+	withRig(t, func(r *rig) {
+		r.report.Again = 7 * time.Second
+		r.want(Ensure, service("a"))
+		r.after(2*time.Second, "0s ensure a 1")
+		r.mu.Lock()
+		r.report = providers.Report{Ready: true}
+		r.mu.Unlock()
+		r.after(10*time.Second, "8s ensure a 1")
+		r.after(59 * time.Minute)
+		time.Sleep(13 * time.Minute) // jitter
+		synctest.Wait()
+		if got := r.calls(); len(got) != 1 {
+			t.Errorf("calls %q, want one resync", got)
+		}
+	})
+}
+
+func TestBackoff(t *testing.T) {
+	withRig(t, func(r *rig) {
+		boom := errors.New("boom")
+		r.fail["ensure a"] = []error{boom, boom, &providers.Refusal{Reason: v1alpha1.QuotaExceeded, Message: "full"}, boom, cloudapi.NewRetryError("wait", 3*time.Second)}
+		r.want(Ensure, service("a"))
+		r.after(time.Second, "0s ensure a 1")
+		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.CloudFailed || o.Message != "boom" {
+			t.Errorf("outcome %+v", o)
+		}
+		// Neither the same wish nor nodes hurry it.
+		r.nodes = append(r.nodes, awsNode("n2"))
+		r.tell()
+		r.after(6*time.Second, "6s ensure a 2")
+		r.after(10*time.Second, "17s ensure a 2")
+		r.after(time.Second)
+		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.QuotaExceeded || o.Message != "full" {
+			t.Errorf("outcome %+v", o)
+		}
+		// A change does, and starts over.
+		r.want(Ensure, service("a", annotated("x", "y")))
+		r.after(time.Second, "18s ensure a 2")
+		r.after(6*time.Second, "24s ensure a 2")
+		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.Provisioning || o.Message != "wait" {
+			t.Errorf("outcome %+v", o)
+		}
+		r.after(4*time.Second, "28s ensure a 2")
+		r.after(2 * time.Second)
+		if o := r.b.outcomes()["a"]; !o.ready() {
+			t.Errorf("outcome %+v", o)
+		}
+	})
+}
+
+func TestFailuresKeepWhatIsKnown(t *testing.T) {
+	withRig(t, func(r *rig) {
+		r.want(Ensure, service("a"))
+		r.after(2*time.Second, "0s ensure a 1")
+		r.mu.Lock()
+		r.fail["ensure a"] = []error{cloudprovider.ImplementedElsewhere}
+		r.mu.Unlock()
+		r.want(Ensure, service("a", annotated("x", "y")))
+		r.after(2*time.Second, "2s ensure a 1")
+		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.CloudCannotServe || len(o.Ingress) != 1 {
+			t.Errorf("outcome %+v", o)
+		}
+	})
+}
+
+func TestHungCall(t *testing.T) {
+	withRig(t, func(r *rig) {
+		r.takes = time.Hour
+		r.want(Ensure, service("a"))
+		r.after(callTimeout+time.Second, "0s ensure a 1")
+		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.CloudFailed {
+			t.Errorf("outcome %+v", o)
+		}
+	})
+}
+
+func TestNodesAreCoalesced(t *testing.T) {
+	withRig(t, func(r *rig) {
+		r.want(Ensure, service("a"))
+		r.want(Ensure, service("b"))
+		r.after(10*time.Second, "0s ensure a 1", "0s ensure b 1")
+		for i := range 10 {
+			r.nodes = append(r.nodes, awsNode(fmt.Sprint("m", i)))
+			r.tell()
+			time.Sleep(100 * time.Millisecond)
+		}
+		r.after(10*time.Second, "12s update a 11", "12s update b 11")
+		r.nodes[0] = readyNode("n1") // another node object, which is another target
+		r.tell()
+		r.nodes = slices.Clone(r.nodes)
+		r.nodes[1] = r.nodes[1].DeepCopy()
+		r.nodes[1].Status.Conditions = nil // NotReady is for the health checks to see
+		r.tell()
+		r.after(10*time.Second, "23s update a 11", "23s update b 11")
+		r.nodes = nil
+		r.tell()
+		r.after(10*time.Second, "33s update a 0", "33s update b 0")
+		r.after(25 * time.Minute)
+	})
+}
+
+func TestNodesPutNothingOff(t *testing.T) {
+	withRig(t, func(r *rig) {
+		r.want(Ensure, service("a"))
+		ensured := 0
+		for i := range 90 {
+			r.nodes = []*corev1.Node{awsNode(fmt.Sprint("n", i))}
+			r.tell()
+			time.Sleep(time.Minute)
+			for _, c := range r.calls() {
+				if c[len(c)-10:] == "ensure a 1" {
+					ensured++
+				}
+			}
+		}
+		if ensured != 2 {
+			t.Errorf("ensured %d times in 90 minutes, with a resync every hour", ensured)
+		}
+	})
+}
+
+func TestUpdateThatFails(t *testing.T) {
+	withRig(t, func(r *rig) {
+		r.want(Ensure, service("a"))
+		r.after(5*time.Second, "0s ensure a 1")
+		r.mu.Lock()
+		r.fail["update a"] = []error{errors.New("boom")}
+		r.mu.Unlock()
+		r.nodes = nil
+		r.tell()
+		r.after(5*time.Second, "7s update a 0", "8s ensure a 0")
+		if o := r.b.outcomes()["a"]; !o.ready() {
+			t.Errorf("outcome %+v", o)
+		}
+	})
+}
+
+func TestDeletion(t *testing.T) {
+	withRig(t, func(r *rig) {
+		r.fail["delete a"] = []error{cloudapi.NewRetryError("interfaces", 20*time.Second), errors.New("boom")}
+		r.want(Ensure, service("a"))
+		time.Sleep(500 * time.Millisecond)
+		r.want(Delete, service("a", deleting)) // while it is still being made
+		r.after(3*time.Second, "0s ensure a 1", "1s delete a 0")
+		if o := r.b.outcomes()["a"]; o.gone() || o.Reason != v1alpha1.Deleting || o.Message != "interfaces" {
+			t.Errorf("outcome %+v", o)
+		}
+		r.after(20*time.Second, "22s delete a 0")
+		r.after(10*time.Second, "28s delete a 0")
+		if o := r.b.outcomes()["a"]; !o.gone() {
+			t.Errorf("outcome %+v", o)
+		}
+		r.nodes = nil
+		r.tell()
+		r.after(3 * time.Hour) // gone is gone
+		delete(r.wish, "a")
+		r.tell()
+		if len(r.b.outcomes()) != 0 {
+			t.Error("the outcome is kept although the Service is gone")
+		}
+	})
+}
+
+// TestTurnedBack: what a call has come to counts only for the wish it was made for.
+func TestTurnedBack(t *testing.T) {
+	withRig(t, func(r *rig) {
+		r.want(Delete, service("a"))
+		time.Sleep(500 * time.Millisecond)
+		r.want(Ensure, service("a"))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if o := r.b.outcomes()["a"]; o.To != Nothing {
+			t.Errorf("outcome %+v", o)
+		}
+		r.after(5*time.Second, "0s delete a 0", "1s ensure a 1")
+		r.want(Delete, service("a"))
+		if r.b.outcomes()["a"].gone() {
+			t.Error("gone before it was deleted again")
+		}
+		r.after(5*time.Second, "7s delete a 0")
+	})
+}
+
+func TestManyAtOnce(t *testing.T) {
+	withRig(t, func(r *rig) {
+		for i := range 30 {
+			s := service(fmt.Sprint("s", i))
+			r.wish[s.UID] = Work{s, Ensure}
+		}
+		r.tell()
+		time.Sleep(time.Minute)
+		if n := len(r.calls()); n != 30 || r.most != 3 {
+			t.Errorf("%d calls, %d at once", n, r.most)
+		}
+	})
+}
+
+func TestSweep(t *testing.T) {
+	withRig(t, func(r *rig) {
+		time.Sleep(24 * time.Hour) // nobody has used the cloud, nobody asks it
+		if len(r.swept) != 0 {
+			t.Errorf("swept %d times", len(r.swept))
+		}
+		r.want(Ensure, service("a"))
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		if n := len(r.swept); n < 4 || n > 7 || !r.swept[0]["a"] {
+			t.Errorf("swept %d times: %v", n, r.swept)
+		}
+	})
+}
+
+// TestRunEnds: calls in flight are called off, and have returned when Run has.
+func TestRunEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cloud := newFakeCloud()
+		b := newBalancers(Options{Cloud: cloud, Parallel: 1, Resync: time.Hour}, func() {})
+		ctx, cancel := context.WithCancel(t.Context())
+		b.set(map[types.UID]Work{"a": {service("a"), Ensure}}, nil, nil)
+		time.AfterFunc(100*time.Millisecond, cancel)
+		b.run(ctx)
+		if len(cloud.busy) != 0 || len(cloud.calls()) != 1 || b.outcomes()["a"].To != Nothing {
+			t.Errorf("busy %v, outcomes %v", cloud.busy, b.outcomes())
+		}
+	})
+}
