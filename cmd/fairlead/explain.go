@@ -28,7 +28,8 @@ func explainCommand(access clientcmd.ClientConfig) *cobra.Command {
 		Short: "Say which address a Service has, who announces it, and why.",
 		Long: `Say which address a Service has, from which pool, which node announces it on
 which link, and why: the decisions of the controller and of the speakers, made
-again by their own code from what the API server shows now.`,
+again by their own code from what the API server shows now. Of a Service on AWS
+it says what the controller has last heard of the balancer.`,
 		Example: "  fairlead explain svc default/influxdb",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 || !slices.Contains([]string{"svc", "service", "services"}, args[0]) {
@@ -85,6 +86,15 @@ func explain(out io.Writer, w world, key types.NamespacedName) error {
 				fmt.Fprintf(t, "  %s %s\t%s\n", mark, v.Family, what)
 			}
 		})
+	}
+	if trace.Choice.Verdict == providers.OnAWS {
+		b.WriteString("\nBalancer\n")
+		for _, in := range trace.Plan.Ingress {
+			fmt.Fprintf(&b, "  * %s\n", cmp.Or(in.Hostname, in.IP))
+		}
+		if len(trace.Plan.Ingress) == 0 {
+			b.WriteString("  - none yet\n")
+		}
 	}
 	for _, v := range speaker.Explain(w.nodes, svc) {
 		fmt.Fprintf(&b, "\nAnnouncement of %s (pool %s)\n", v.Addr, orNone(v.Pool))
