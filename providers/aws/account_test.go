@@ -3,6 +3,7 @@ package aws
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"slices"
@@ -40,7 +41,15 @@ func TestMain(m *testing.M) {
 		size.rate *= 100
 		bucketSizes[class] = size
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if code == 0 {
+		// Which actions are called is known when all tests have run.
+		if err := comparePolicy(flag.Lookup("test.run").Value.String() == ""); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
 }
 
 func must(err error) {

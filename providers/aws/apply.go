@@ -307,10 +307,11 @@ func (c *Cloud) tagsOf(ctx context.Context, a *conn, arns []string) (map[string]
 // answers.
 func (w *work) report(b elb.LoadBalancer) {
 	m := w.memory
-	m.status, m.base, m.replaces = statusOf(b), w.base(b), w.old != nil
+	m.status, m.base = statusOf(b), w.base(b)
 	m.report = providers.Report{Ready: true, Reason: v1alpha1.Assigned}
 	switch state := stateOf(b); {
-	case m.replaces:
+	case w.old != nil:
+		m.unfinished = true
 		m.report = providers.Report{Ready: true, Reason: v1alpha1.Provisioning, Again: askAgain}
 		m.base = fmt.Sprintf("%s replaces %s as soon as AWS has finished it", m.base, aws.ToString(w.old.LoadBalancerName))
 		m.status = statusOf(*w.old)
@@ -321,6 +322,9 @@ func (w *work) report(b elb.LoadBalancer) {
 	default:
 		m.report = providers.Report{Reason: v1alpha1.CloudFailed, Again: askAgain}
 		m.base += fmt.Sprintf(": %s: %s", state, aws.ToString(b.State.Reason))
+	}
+	if m.unfinished {
+		m.report.Again = askAgain
 	}
 	m.say()
 }

@@ -186,10 +186,18 @@ func (w *work) tidy(ctx context.Context, b elb.LoadBalancer) error {
 		if wanted[name] || ofOld {
 			continue
 		}
-		// AWS may not have let go of it; the next look finds it again.
-		if err := w.deleteTargetGroup(ctx, w.conn, g); err != nil && !errors.Is(err, errInUse) {
+		if err := w.later(w.deleteTargetGroup(ctx, w.conn, g)); err != nil {
 			return err
 		}
 	}
 	return w.tidySecurity(ctx)
+}
+
+// later leaves what AWS has not let go of to another look.
+func (w *work) later(err error) error {
+	if errors.Is(err, errInUse) {
+		w.memory.unfinished = true
+		return nil
+	}
+	return err
 }

@@ -229,15 +229,17 @@ func (w *work) tags(what string, records ...map[string]string) map[string]string
 	return allTags(ownTags(w.options.Cluster, w.svc), w.want.Tags, name, records...)
 }
 
+// retag changes an object's tags. What goes goes first: the record of the
+// user's tags, which is needed to know them, is overwritten last.
 func (w *work) retag(ctx context.Context, arn string, have, want map[string]string) error {
 	add, remove := diffTags(have, want)
-	if len(add) > 0 {
-		if _, err := call(ctx, w.conn.elb.AddTags, &elbapi.AddTagsInput{ResourceArns: []string{arn}, Tags: elbTagList(add)}); err != nil {
+	if len(remove) > 0 {
+		if _, err := call(ctx, w.conn.elb.RemoveTags, &elbapi.RemoveTagsInput{ResourceArns: []string{arn}, TagKeys: remove}); err != nil {
 			return err
 		}
 	}
-	if len(remove) > 0 {
-		if _, err := call(ctx, w.conn.elb.RemoveTags, &elbapi.RemoveTagsInput{ResourceArns: []string{arn}, TagKeys: remove}); err != nil {
+	if len(add) > 0 {
+		if _, err := call(ctx, w.conn.elb.AddTags, &elbapi.AddTagsInput{ResourceArns: []string{arn}, Tags: elbTagList(add)}); err != nil {
 			return err
 		}
 	}

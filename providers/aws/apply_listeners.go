@@ -33,7 +33,10 @@ func (w *work) ensureListener(ctx context.Context, l listener) error {
 			return err
 		}
 	} else if listenerDiffers(l, group, have) {
-		in := &elbapi.ModifyListenerInput{ListenerArn: aws.String(arn), Protocol: l.Protocol, DefaultActions: forward(group)}
+		in := &elbapi.ModifyListenerInput{ListenerArn: aws.String(arn), DefaultActions: forward(group)}
+		if have.Protocol != l.Protocol {
+			in.Protocol = l.Protocol
+		}
 		l.tls(&in.Certificates, &in.SslPolicy, &in.AlpnPolicy)
 		if _, err := call(ctx, w.conn.elb.ModifyListener, in); err != nil {
 			return err

@@ -2,7 +2,6 @@ package aws
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -85,26 +84,27 @@ func (w *work) changeRules(ctx context.Context, id string, have, want []rule) er
 	return w.revoke(ctx, w.conn, id, remove)
 }
 
+// tagGroup is retag for a security group.
 func (w *work) tagGroup(ctx context.Context, id string, have, want map[string]string) error {
 	add, remove := diffTags(have, want)
+	if len(remove) > 0 {
+		var tags []ec2.Tag
+		for _, k := range remove {
+			tags = append(tags, ec2.Tag{Key: aws.String(k)})
+		}
+		if _, err := call(ctx, w.conn.ec2.DeleteTags, &ec2api.DeleteTagsInput{Resources: []string{id}, Tags: tags}); err != nil {
+			return err
+		}
+	}
 	if len(add) > 0 {
 		if _, err := call(ctx, w.conn.ec2.CreateTags, &ec2api.CreateTagsInput{Resources: []string{id}, Tags: ec2TagList(add)}); err != nil {
 			return err
 		}
 	}
-	if len(remove) == 0 {
-		return nil
-	}
-	var tags []ec2.Tag
-	for _, k := range remove {
-		tags = append(tags, ec2.Tag{Key: aws.String(k)})
-	}
-	_, err := call(ctx, w.conn.ec2.DeleteTags, &ec2api.DeleteTagsInput{Resources: []string{id}, Tags: tags})
-	return err
+	return nil
 }
 
 // tidySecurity deletes own groups that the balancer does not need any more.
-// AWS takes its time to let go of them, so a refusal waits for the next look.
 func (w *work) tidySecurity(ctx context.Context) error {
 	var needed []string
 	for i := range byGroup(w.want.Rules) {
@@ -114,7 +114,7 @@ func (w *work) tidySecurity(ctx context.Context) error {
 		if slices.Contains(needed, aws.ToString(g.GroupName)) {
 			continue
 		}
-		if err := w.deleteGroup(ctx, w.conn, aws.ToString(g.GroupId)); err != nil && !errors.Is(err, errInUse) {
+		if err := w.later(w.deleteGroup(ctx, w.conn, aws.ToString(g.GroupId))); err != nil {
 			return err
 		}
 	}

@@ -48,9 +48,9 @@ type memory struct {
 	groups  []attached
 	chosen  []target // the nodes that were to be targets
 	// lost are the nodes among them that are none.
-	lost     []string
-	replaces bool // another balancer is still there
-	waits    int  // for AWS, while it is being deleted
+	lost       []string
+	unfinished bool // there is more to do than wait for the balancer
+	waits      int  // for AWS, while it is being deleted
 	// bad instances were refused by AWS, until then.
 	bad map[string]time.Time
 }
@@ -179,16 +179,16 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 	chosen := targets(nodes, want.NodeLabels)
 	digest := want.digest(chosen)
 	m := c.remembered(svc.UID)
-	if m != nil && m.digest == digest && time.Now().Before(m.due) {
-		done := m.report.Ready && !m.replaces
-		if !done {
-			if done, err = c.finished(ctx, a, svc.UID, m); err != nil {
+	if m != nil && m.digest == digest && time.Now().Before(m.due) && !m.unfinished {
+		if !m.report.Ready {
+			if m, err = c.finished(ctx, a, svc.UID, m); err != nil {
 				return nil, refused(err)
 			}
 		}
-		if done {
+		if m != nil {
 			return m.status.DeepCopy(), nil
 		}
+		m = c.remembered(svc.UID)
 	}
 	w := &work{Cloud: c, conn: a, svc: svc, want: want, memory: &memory{digest: digest, chosen: chosen, labels: want.NodeLabels, backend: want.Backend}}
 	if m != nil {
@@ -205,23 +205,23 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 	return w.memory.status.DeepCopy(), nil
 }
 
-// finished looks whether AWS has finished the balancer; done is false if there
-// is more to do than wait.
-func (c *Cloud) finished(ctx context.Context, a *conn, uid types.UID, m *memory) (done bool, err error) {
+// finished looks whether AWS has finished the balancer, and returns what is
+// known then; nil if something is wrong with it.
+func (c *Cloud) finished(ctx context.Context, a *conn, uid types.UID, m *memory) (*memory, error) {
 	found, err := c.listBalancers(ctx, a, fresh, c.of(uid))
 	if err != nil || len(found) != 1 {
-		return false, err
+		return nil, err
 	}
 	switch stateOf(found[0]) {
 	case elb.LoadBalancerStateEnumProvisioning:
-		return true, nil
+		return m, nil
 	case elb.LoadBalancerStateEnumActive:
 		w := &work{Cloud: c, conn: a, memory: m.clone()}
 		w.report(found[0])
 		c.remember(uid, w.memory)
-		return true, nil
+		return w.memory, nil
 	}
-	return false, nil
+	return nil, nil
 }
 
 func stateOf(b elb.LoadBalancer) elb.LoadBalancerStateEnum {

@@ -1,0 +1,126 @@
+package aws
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// provider is a cloud without memory on the account.
+func (a *account) provider(t *testing.T, change ...func(*Options)) *Cloud {
+	t.Helper()
+	o := Options{
+		Cluster: a.cluster, Nodes: func() []*corev1.Node { return a.nodes }, ManageNodeSecurityGroups: true,
+		Load: a.load(),
+	}
+	for _, c := range change {
+		c(&o)
+	}
+	c, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// aService has a TCP port for each of the ports, and NodePorts.
+func aService(name string, ports ...int32) *corev1.Service {
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name + "-uid"), Annotations: map[string]string{}},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyCluster,
+			IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol},
+		},
+	}
+	for _, p := range ports {
+		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Port: p, Protocol: corev1.ProtocolTCP, NodePort: 30000 + p%2000})
+	}
+	return s
+}
+
+// ensured makes the balancer until it is finished.
+func (a *account) ensured(t *testing.T, c *Cloud, svc *corev1.Service) *corev1.LoadBalancerStatus {
+	t.Helper()
+	for range 20 {
+		status, err := c.EnsureLoadBalancer(t.Context(), a.cluster, svc, a.nodes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Report(svc).Ready {
+			return status
+		}
+		c.inventory.forget() // rather than waiting for its age
+	}
+	t.Fatalf("not finished: %+v", c.Report(svc))
+	return nil
+}
+
+// counted is what was called since the last reset.
+func (a *account) counted() (all []string) {
+	all = a.calls()
+	a.reset()
+	return all
+}
+
+// TestCalls counts calls on the wire: they are what throttles an account.
+func TestCalls(t *testing.T) {
+	eachAccount(t, func(t *testing.T, a *account) {
+		if a.fake != nil {
+			// What AWS takes time for costs calls that say nothing about ours.
+			a.fake.lingering, a.fake.inUse, a.fake.provisioning = 0, 0, 1
+		}
+		c := a.provider(t)
+		a.ensured(t, c, aService("first", 80))
+		t.Logf("the cluster's first balancer: %v", a.counted())
+
+		three := aService("three", 80, 81, 82)
+		for _, row := range []struct {
+			name string
+			do   func()
+			most int
+		}{
+			{"create, one port", func() { c.inventory.forget(); a.ensured(t, c, aService("one", 80)) }, 10},
+			{"create, three ports", func() { c.inventory.forget(); a.ensured(t, c, three) }, 10 + 2*3},
+			{"nothing has changed", func() { a.ensured(t, c, three) }, 0},
+			{"drift check", func() { c.forget(three.UID); a.ensured(t, c, three) }, 5 + 3},
+			{"drift check by a new process", func() { c = a.provider(t); a.ensured(t, c, three) }, 5 + 3 + 4},
+			{"a node goes", func() { update(t, a, c, three, a.nodes[:2]) }, 3},
+			{"a known node comes", func() { update(t, a, c, three, a.nodes) }, 3},
+			{"nodes as they were", func() { update(t, a, c, three, a.nodes) }, 0},
+			{"a new node comes", func() { a.addNode(t); a.counted(); update(t, a, c, three, a.nodes) }, 3 + 1},
+			{"delete", func() { c.inventory.forget(); deleted(t, a, c, three) }, 2 + 1 + 1 + 3 + 1 + 1},
+		} {
+			a.counted()
+			row.do()
+			if calls := a.counted(); len(calls) > row.most {
+				t.Errorf("%s: %d calls, of at most %d: %v", row.name, len(calls), row.most, calls)
+			} else {
+				t.Logf("%s: %d calls: %s", row.name, len(calls), strings.Join(calls, " "))
+			}
+		}
+	})
+}
+
+func update(t *testing.T, a *account, c *Cloud, svc *corev1.Service, nodes []*corev1.Node) {
+	t.Helper()
+	if err := c.UpdateLoadBalancer(t.Context(), a.cluster, svc, nodes); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// deleted deletes until AWS has let go of everything.
+func deleted(t *testing.T, a *account, c *Cloud, svc *corev1.Service) {
+	t.Helper()
+	var err error
+	for range 50 {
+		if err = c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, svc); err == nil {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal(err)
+}

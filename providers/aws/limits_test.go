@@ -1,0 +1,92 @@
+package aws
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/smithy-go"
+)
+
+// TestAdapt: a throttled class of calls gets slower, alone, and recovers.
+func TestAdapt(t *testing.T) {
+	l := newLimits()
+	bucket, other := ec2.ServiceID+"Modify", ec2.ServiceID+"Describe"
+	base, untouched := l.bases[bucket], l.buckets[other].Limit()
+	throttle := &smithy.GenericAPIError{Code: "RequestLimitExceeded"}
+	for range 3 {
+		l.adapt(bucket, throttle)
+	}
+	if got := l.buckets[bucket].Limit(); got != base/8 {
+		t.Errorf("the rate is %v, not %v", got, base/8)
+	}
+	for range 100 {
+		l.adapt(bucket, throttle)
+	}
+	if got := l.buckets[bucket].Limit(); got < base/20 {
+		t.Errorf("the rate is %v: it would never recover", got)
+	}
+	for range 100 {
+		l.adapt(bucket, nil)
+	}
+	if got := l.buckets[bucket].Limit(); got != base {
+		t.Errorf("the rate is %v after many successes, not %v", got, base)
+	}
+	if got := l.buckets[other].Limit(); got != untouched {
+		t.Errorf("another class has %v, not %v", got, untouched)
+	}
+	l.adapt(bucket, fmt.Errorf("anything else"))
+	if got := l.buckets[bucket].Limit(); got != base {
+		t.Errorf("the rate is %v after another failure", got)
+	}
+}
+
+// TestCancelledWait: who waits for a turn does not wait beyond the end.
+func TestCancelledWait(t *testing.T) {
+	a := fakeAccount(t)
+	c := a.provider(t)
+	conn, err := c.connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := call(ctx, conn.ec2.DescribeSubnets, &ec2.DescribeSubnetsInput{}); err == nil {
+		t.Error("a cancelled call succeeded")
+	}
+	if calls := a.calls(); len(calls) > 0 {
+		t.Errorf("called %v", calls)
+	}
+}
+
+// TestThrottlingStorm: many Services under throttling end well, with each
+// thing made once.
+func TestThrottlingStorm(t *testing.T) {
+	a := fakeAccount(t)
+	c := a.provider(t)
+	for _, action := range []string{"CreateTargetGroup", "CreateLoadBalancer", "RegisterTargets", "AuthorizeSecurityGroupIngress", "DescribeLoadBalancers"} {
+		a.fail(fault{action: action, times: 40, kind: throttle})
+	}
+	const services = 15
+	var group sync.WaitGroup
+	for i := range services {
+		group.Go(func() {
+			s := aService(fmt.Sprint("web-", i), 80, 443)
+			for range 50 {
+				if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err == nil {
+					return
+				}
+			}
+			t.Errorf("%s was never made", s.Name)
+		})
+	}
+	group.Wait()
+	if n := len(a.balancers(t)); n != services {
+		t.Errorf("%d balancers for %d Services", n, services)
+	}
+	if n := len(a.targetGroups(t)); n != 2*services {
+		t.Errorf("%d target groups", n)
+	}
+}

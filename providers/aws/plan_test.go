@@ -1,0 +1,389 @@
+package aws
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+func annotate(pairs ...string) func(*corev1.Service) {
+	return func(s *corev1.Service) {
+		for i := 0; i < len(pairs); i += 2 {
+			s.Annotations[prefix+pairs[i]] = pairs[i+1]
+		}
+	}
+}
+
+func withPorts(ports ...corev1.ServicePort) func(*corev1.Service) {
+	return func(s *corev1.Service) { s.Spec.Ports = ports }
+}
+
+func localPolicy(s *corev1.Service) {
+	s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort = corev1.ServiceExternalTrafficPolicyLocal, 32100
+}
+
+func dualStack(policy corev1.IPFamilyPolicy) func(*corev1.Service) {
+	return func(s *corev1.Service) {
+		s.Spec.IPFamilies, s.Spec.IPFamilyPolicy = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}, &policy
+	}
+}
+
+const certificateA, certificateB = "arn:aws:acm:eu-west-1:1:certificate/a", "arn:aws:acm:eu-west-1:1:certificate/b"
+
+// text is a stack in a few lines.
+func (s stack) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s", s.Scheme, s.AddressType)
+	if s.PreferDual {
+		b.WriteString(" (dual stack if possible)")
+	}
+	fmt.Fprintf(&b, " %v backend=%t rules=%d\n", s.Attributes, s.Backend, len(s.Rules))
+	for _, l := range s.Listeners {
+		t := l.Target
+		fmt.Fprintf(&b, "%s-%d -> %s %d %s %v check %s %s%s %d/%d/%d/%d %v\n", l.Protocol, l.Port, t.Protocol, t.Port, t.Family, t.Attributes,
+			t.Health.Protocol, t.Health.Port, t.Health.Path, t.Health.Interval, t.Health.Timeout, t.Health.Healthy, t.Health.Unhealthy, l.Attributes)
+	}
+	return b.String()
+}
+
+func TestPlan(t *testing.T) {
+	tcp80 := corev1.ServicePort{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP, NodePort: 30080}
+	dnsTCP := corev1.ServicePort{Name: "dns-tcp", Port: 53, Protocol: corev1.ProtocolTCP, NodePort: 30053}
+	dnsUDP := corev1.ServicePort{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP, NodePort: 30053}
+	const probe = "check HTTP 10256/healthz 10/6/2/2"
+	for _, row := range []struct {
+		name   string
+		change func(*corev1.Service)
+		want   string // part of the text
+	}{
+		{"by default", annotate(), "internet-facing ipv4 map[] backend=true rules=2\nTCP-80 -> TCP 30080 ipv4 map[] " + probe + " map[]\n"},
+		{"internal", annotate("scheme", "internal"), "internal ipv4"},
+		{"internal, the old way", annotate("internal", "true"), "internal ipv4"},
+		{"internal, the oldest way", annotate("internal", "0.0.0.0/0"), "internal ipv4"},
+		{"not internal", annotate("internal", "false"), "internet-facing ipv4"},
+		{"both ways agree", annotate("internal", "true", "scheme", "internal"), "internal ipv4"},
+		{"Local", localPolicy, "check HTTP 32100/healthz 10/6/2/2"},
+		{"Local keeps its port under other thresholds", both(localPolicy, annotate("healthcheck-unhealthy-threshold", "5")), "check HTTP 32100/healthz 10/6/2/5"},
+		{"a health check of the application", annotate("healthcheck-protocol", "http", "healthcheck-path", "/ready"), "check HTTP traffic-port/ready 10/6/2/2"},
+		{"by TCP", annotate("healthcheck-protocol", "tcp"), "check TCP traffic-port 10/6/2/2"},
+		{"on a port by name", annotate("healthcheck-port", "http"), "check TCP 30080 10/6/2/2"},
+		{"a path means HTTP", annotate("healthcheck-port", "8080", "healthcheck-path", "/x"), "check HTTP 8080/x"},
+		{"a short interval shortens the timeout", annotate("healthcheck-interval", "5"), "check HTTP 10256/healthz 5/5/2/2"},
+		{"proxy protocol", annotate("proxy-protocol", "*"), "map[proxy_protocol_v2.enabled:true] check TCP traffic-port"},
+		{"proxy protocol for a port", annotate("proxy-protocol-per-target-group", "80"), "proxy_protocol_v2.enabled:true"},
+		{"TLS", annotate("ssl-cert", certificateA), "TLS-80 -> TCP 30080"},
+		{"TLS on another port only", both(withPorts(tcp80, dnsTCP), annotate("ssl-cert", certificateA, "ssl-ports", "53")), "TLS-53 -> TCP 30053"},
+		{"TLS on a port by name", annotate("ssl-cert", certificateA, "ssl-ports", "http"), "TLS-80"},
+		{"TLS on all", annotate("ssl-cert", certificateA, "ssl-ports", "*"), "TLS-80"},
+		{"TLS to the targets", annotate("ssl-cert", certificateA, "backend-protocol", "ssl"), "TLS-80 -> TLS 30080"},
+		{"UDP is asked at kube-proxy", withPorts(dnsUDP), "UDP-53 -> UDP 30053 ipv4 map[] " + probe},
+		{"TCP and UDP", withPorts(tcp80, dnsUDP), "UDP-53 -> UDP 30053 ipv4 map[] " + probe + " map[]\nTCP-80"},
+		{"TCP and UDP on one port", withPorts(dnsUDP, dnsTCP), "TCP_UDP-53 -> TCP_UDP 30053"},
+		{"sticky", func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }, "map[stickiness.enabled:true stickiness.type:source_ip]"},
+		{"idle timeout", annotate("connection-idle-timeout", "600"), "map[tcp.idle_timeout.seconds:600]"},
+		{"listener attributes", annotate("listener-attributes.TCP-80", "tcp.idle_timeout.seconds=700"), "map[tcp.idle_timeout.seconds:700]"},
+		{"target group attributes", annotate("target-group-attributes", "preserve_client_ip.enabled=false,deregistration_delay.timeout_seconds.80=5"), "map[deregistration_delay.timeout_seconds:5 preserve_client_ip.enabled:false]"},
+		{"connection draining", annotate("connection-draining-enabled", "true", "connection-draining-timeout", "60"), "map[deregistration_delay.timeout_seconds:60]"},
+		{"cross-zone", annotate("cross-zone-load-balancing-enabled", "true"), "map[load_balancing.cross_zone.enabled:true]"},
+		{"attributes", annotate("attributes", "dns_record.client_routing_policy=partial_availability_zone_affinity"), "partial_availability_zone_affinity"},
+		{"ranges", func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24", "198.51.100.7/32"} }, "rules=3"},
+		{"ranges by annotation", func(s *corev1.Service) { s.Annotations[annotationSourceRanges] = "192.0.2.0/24, 198.51.100.7/32" }, "rules=3"},
+		{"given groups", annotate("security-groups", "sg-1,sg-2"), "backend=false rules=0"},
+		{"given groups and ours", annotate("security-groups", "sg-1", "manage-backend-security-group-rules", "true"), "backend=true rules=0"},
+		{"no groups", annotate("disable-nlb-sg", "true"), "backend=false rules=0"},
+		{"dual stack by annotation", annotate("ip-address-type", "dualstack"), "dualstack map[] backend=true rules=4"},
+		{"dual stack by policy", dualStack(corev1.IPFamilyPolicyRequireDualStack), "internet-facing dualstack"},
+		{"dual stack preferred", dualStack(corev1.IPFamilyPolicyPreferDualStack), "ipv4 (dual stack if possible)"},
+		{"IPv6 alone", func(s *corev1.Service) { s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol} }, "dualstack map[] backend=true rules=4\nTCP-80 -> TCP 30080 ipv6"},
+		{"known words of others that fit", annotate("type", "nlb", "nlb-target-type", "instance", "enable-icmp-for-path-mtu-discovery", "on"), "TCP-80"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s := aService("web")
+			s.Spec.Ports = []corev1.ServicePort{tcp80}
+			row.change(s)
+			plan, refusal := planStack(s, settings{})
+			if refusal != nil {
+				t.Fatal(refusal)
+			}
+			if !strings.Contains(plan.text(), row.want) {
+				t.Errorf("got\n%s\nwant\n%s", plan.text(), row.want)
+			}
+		})
+	}
+}
+
+func both(changes ...func(*corev1.Service)) func(*corev1.Service) {
+	return func(s *corev1.Service) {
+		for _, c := range changes {
+			c(s)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	many := func(s *corev1.Service) {
+		for i := range int32(51) {
+			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Port: 1000 + i, Protocol: corev1.ProtocolTCP, NodePort: 31000 + i})
+		}
+	}
+	udp := corev1.ServicePort{Port: 80, Protocol: corev1.ProtocolUDP, NodePort: 30081}
+	for _, row := range []struct {
+		name   string
+		change func(*corev1.Service)
+		reason v1alpha1.Reason
+		says   string
+	}{
+		{"a typing error", annotate("interal", "true"), v1alpha1.InvalidRequest, "aws-load-balancer-interal: unknown"},
+		{"another's annotation", annotate("quic-enabled-ports", "443"), v1alpha1.InvalidRequest, "not supported: QUIC"},
+		{"weighted target groups", func(s *corev1.Service) { s.Annotations["service.beta.kubernetes.io/actions.TCP-80"] = "{}" }, v1alpha1.InvalidRequest, "weighted"},
+		{"scheme", annotate("scheme", "public"), v1alpha1.InvalidRequest, `"public" must be one of internal, internet-facing`},
+		{"contradiction", annotate("scheme", "internal", "internal", "false"), v1alpha1.InvalidRequest, "contradicts"},
+		{"ip targets", annotate("nlb-target-type", "ip"), v1alpha1.InvalidRequest, `"ip" must be one of instance`},
+		{"classic", annotate("type", "classic"), v1alpha1.InvalidRequest, `"classic" must be one of`},
+		{"addresses of an internal balancer", annotate("scheme", "internal", "eip-allocations", "eipalloc-1"), v1alpha1.InvalidRequest, "internal balancer has no Elastic IP"},
+		{"private addresses of a public one", annotate("private-ipv4-addresses", "10.0.0.5"), v1alpha1.InvalidRequest, "whose scheme is internal"},
+		{"no address", annotate("scheme", "internal", "private-ipv4-addresses", "fd00::1"), v1alpha1.InvalidRequest, "no IPv4 address"},
+		{"too few addresses", annotate("subnets", "a,b", "eip-allocations", "eipalloc-1"), v1alpha1.InvalidRequest, "1 entries for 2 subnets"},
+		{"no such number", annotate("healthcheck-interval", "4"), v1alpha1.InvalidRequest, "from 5 to 300"},
+		{"timeout beyond the interval", annotate("healthcheck-interval", "10", "healthcheck-timeout", "20"), v1alpha1.InvalidRequest, "longer than the interval"},
+		{"no health port", annotate("healthcheck-port", "admin"), v1alpha1.InvalidRequest, `"admin" is no port number`},
+		{"a path by TCP", annotate("healthcheck-protocol", "tcp", "healthcheck-path", "/x"), v1alpha1.InvalidRequest, "contradicts"},
+		{"no such port", annotate("ssl-cert", certificateA, "ssl-ports", "443"), v1alpha1.InvalidRequest, `no port "443"`},
+		{"TLS without a certificate", annotate("ssl-ports", "80"), v1alpha1.InvalidRequest, "needs the annotation"},
+		{"no certificate", annotate("ssl-cert", "mine"), v1alpha1.InvalidRequest, "no ARN"},
+		{"no such listener", annotate("listener-attributes.UDP-80", "a=b"), v1alpha1.InvalidRequest, "there is no such listener"},
+		{"groups, and none", annotate("security-groups", "sg-1", "disable-nlb-sg", "true"), v1alpha1.InvalidRequest, "contradicts"},
+		{"a group's name", annotate("security-groups", "web"), v1alpha1.InvalidRequest, "no ID of a security group"},
+		{"ranges without our group", both(annotate("security-groups", "sg-1"), func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }), v1alpha1.InvalidRequest, "spec.loadBalancerSourceRanges"},
+		{"no range", func(s *corev1.Service) { s.Annotations[annotationSourceRanges] = "everybody" }, v1alpha1.InvalidRequest, `"everybody" is no CIDR`},
+		{"reserved tag", annotate("additional-resource-tags", "fairlead.io/cluster=x"), v1alpha1.InvalidRequest, "reserved"},
+		{"a key twice", annotate("attributes", "a=1,a=2"), v1alpha1.InvalidRequest, "twice"},
+		{"cross-zone, both ways", annotate("cross-zone-load-balancing-enabled", "true", "attributes", attrCrossZone+"=false"), v1alpha1.InvalidRequest, "contradicts"},
+		{"logs without a bucket", annotate("access-log-enabled", "true"), v1alpha1.InvalidRequest, "s3-bucket-name"},
+		{"sticky TLS", both(annotate("ssl-cert", certificateA), func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }), v1alpha1.InvalidRequest, "sticky"},
+		{"an address", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.1" }, v1alpha1.InvalidRequest, "spec.loadBalancerIP"},
+		{"no nodePort", func(s *corev1.Service) { s.Spec.Ports[0].NodePort = 0 }, v1alpha1.InvalidRequest, "80/TCP has no nodePort"},
+		{"one port, two nodePorts", func(s *corev1.Service) { s.Spec.Ports = append(s.Spec.Ports, udp) }, v1alpha1.InvalidRequest, "must be the same"},
+		{"UDP on dual stack", both(withPorts(udp), annotate("ip-address-type", "dualstack")), v1alpha1.InvalidRequest, "carries no UDP"},
+		{"SCTP", withPorts(corev1.ServicePort{Port: 38412, Protocol: corev1.ProtocolSCTP, NodePort: 30001}), v1alpha1.CloudCannotServe, "38412/SCTP"},
+		{"too many ports", many, v1alpha1.QuotaExceeded, "at most 50 listeners"},
+		{"too many ranges", func(s *corev1.Service) {
+			for i := range 250 {
+				s.Spec.LoadBalancerSourceRanges = append(s.Spec.LoadBalancerSourceRanges, fmt.Sprintf("10.0.%d.0/24", i))
+			}
+		}, v1alpha1.QuotaExceeded, "250 ranges for 1 ports need 251 rules"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s := aService("web", 80)
+			row.change(s)
+			_, refusal := planStack(s, settings{})
+			if refusal == nil || refusal.Reason != row.reason || !strings.Contains(refusal.Message, row.says) {
+				t.Errorf("got %v, want %s with %q", refusal, row.reason, row.says)
+			}
+		})
+	}
+}
+
+// TestEveryProblemIsNamed: who makes three mistakes learns of three.
+func TestEveryProblemIsNamed(t *testing.T) {
+	s := aService("web", 80)
+	annotate("scheme", "public", "healthcheck-interval", "no", "ssl-ports", "9")(s)
+	_, refusal := planStack(s, settings{})
+	for _, name := range []string{"scheme", "healthcheck-interval", "ssl-ports"} {
+		if refusal == nil || !strings.Contains(refusal.Message, prefix+name) {
+			t.Errorf("%v does not name %s", refusal, name)
+		}
+	}
+}
+
+// FuzzPlan: no annotation makes a plan panic, and equal Services have equal plans.
+func FuzzPlan(f *testing.F) {
+	f.Add("attributes", "a=b,,=", "target-group-attributes", "x.80=1,.=2,.5=")
+	f.Add("healthcheck-port", "-1", "listener-attributes.TCP-80", "=")
+	f.Add("additional-resource-tags", "a=b=c,ü=é", "ssl-cert", ",,")
+	f.Fuzz(func(t *testing.T, nameA, valueA, nameB, valueB string) {
+		s := aService("web", 80, 443)
+		annotate(nameA, valueA, nameB, valueB)(s)
+		first, refusal := planStack(s, settings{})
+		second, again := planStack(s, settings{})
+		if first.digest(nil) != second.digest(nil) || (refusal == nil) != (again == nil) || refusal != nil && *refusal != *again {
+			t.Errorf("one Service, two plans: %+v %v, %+v %v", first, refusal, second, again)
+		}
+	})
+}
+
+func TestParseProviderID(t *testing.T) {
+	for text, want := range map[string]string{
+		"aws:///eu-west-1a/i-0123456789abcdef0":   "eu-west-1a i-0123456789abcdef0",
+		"aws:////i-0123456789abcdef0":             " i-0123456789abcdef0",
+		"i-0123456789abcdef0":                     " i-0123456789abcdef0",
+		"aws:///us-east-1-bos-1a/i-01234567":      "us-east-1-bos-1a i-01234567",
+		"aws:///eu-west-1a/fargate-ip-10-0-0-1.x": "none",
+		"eks-hybrid:///eu-west-1/prod/mi-0123456": "none",
+		"aws:///eu-west-1a/x/i-0123456789abcdef0": "none",
+		"aws:///eu-west-1a/I-0123456789ABCDEF0":   "none",
+		"gce://project/zone/i-01234567":           "none",
+		"kind://docker/kind/kind-worker":          "none",
+		"aws:///":                                 "none",
+		"":                                        "none",
+	} {
+		got := "none"
+		if zone, instance, ok := parseProviderID(text); ok {
+			got = zone + " " + instance
+		}
+		if got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestNodesRegion(t *testing.T) {
+	for providerID, want := range map[string]string{
+		"aws:///eu-west-1a/i-01234567":       "eu-west-1",
+		"aws:///us-gov-east-1b/i-01234567":   "us-gov-east-1",
+		"aws:///us-east-1-bos-1a/i-01234567": "us-east-1",
+		"aws:////i-01234567":                 "from-label",
+		"kind://docker/kind/a":               "",
+	} {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{corev1.LabelTopologyRegion: "from-label"}}, Spec: corev1.NodeSpec{ProviderID: providerID}}
+		if got := nodesRegion([]*corev1.Node{{}, n}); got != want {
+			t.Errorf("%s: got %q, want %q", providerID, got, want)
+		}
+	}
+}
+
+func TestChooseSubnets(t *testing.T) {
+	role, internal, ours, others := roleTag(elb.LoadBalancerSchemeEnumInternetFacing), roleTag(elb.LoadBalancerSchemeEnumInternal), tagClusterOwned("prod"), tagClusterOwned("other")
+	tags := func(keys ...string) map[string]string {
+		all := map[string]string{}
+		for _, k := range keys {
+			all[k] = "1"
+		}
+		return all
+	}
+	for _, row := range []struct {
+		name string
+		all  []subnet
+		want string
+	}{
+		{"none", nil, "NoSubnet: no subnet for an internet-facing balancer: the VPC has none"},
+		{"one in each zone, by tag", []subnet{{ID: "b", Zone: "z2", Free: 99, Tags: tags(role)}, {ID: "a", Zone: "z1", Free: 99, Tags: tags(role)}}, "a b"},
+		{"the cluster's first", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(role)}, {ID: "b", Zone: "z", Free: 99, Tags: tags(role, ours)}}, "b"},
+		{"else by ID", []subnet{{ID: "b", Zone: "z", Free: 99, Tags: tags(role)}, {ID: "a", Zone: "z", Free: 99, Tags: tags(role)}}, "a"},
+		{"not another cluster's", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(role, others)}}, "1 tagged for other clusters only"},
+		{"another's and ours", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(role, others, ours)}}, "a"},
+		{"not the other role's", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(internal)}, {ID: "b", Zone: "z", Free: 99, Tags: tags(role)}}, "b"},
+		{"full", []subnet{{ID: "a", Zone: "z", Free: 7, Tags: tags(role)}, {ID: "b", Zone: "y", Free: 0, Tags: tags(role)}}, "2 with fewer than 8 free addresses"},
+		{"remote", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(role), Remote: true}}, "1 in a local zone"},
+		{"by routes, if none is tagged", []subnet{{ID: "a", Zone: "z", Free: 99}, {ID: "b", Zone: "z", Free: 99, Public: true}}, "b"},
+		{"private ones", []subnet{{ID: "a", Zone: "z", Free: 99}}, "1 private"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			chosen, refusal := chooseSubnets(row.all, elb.LoadBalancerSchemeEnumInternetFacing, "prod")
+			var got []string
+			for _, s := range chosen {
+				got = append(got, s.ID)
+			}
+			text := strings.Join(got, " ")
+			if refusal != nil {
+				text = refusal.Error()
+			}
+			if !strings.Contains(text, row.want) || refusal == nil && text != row.want {
+				t.Errorf("got %q, want %q", text, row.want)
+			}
+		})
+	}
+}
+
+func TestNames(t *testing.T) {
+	n := names{"a cluster with a long name, which AWS would not take"}
+	for _, name := range []string{n.service("x"), n.second("x"), n.backend(), n.securityGroup("x", 3), n.targetGroup("x", n.second("x"), targetGroup{Port: 32767, Protocol: "TCP_UDP"})} {
+		if len(name) > 32 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || strings.HasSuffix(name, "-") {
+			t.Errorf("%q is no name for a balancer", name)
+		}
+	}
+	if n.of("x", n.service("y")) || !n.of("x", n.second("x")) || n.of("x", n.backend()) || (names{"other"}).of("x", n.service("x")) {
+		t.Error("names are taken for another's")
+	}
+}
+
+// TestLaws: what a diff says, applied to what there is, is what is wanted, and
+// a second look finds nothing to do.
+func TestLaws(t *testing.T) {
+	keys := rapid.SampledFrom([]string{"team", "cost", "env", "fairlead.io/attributes", "Name", "foreign"})
+	tags := rapid.MapOf(keys, rapid.StringMatching(`[a-z]{0,3}`))
+	t.Run("tags", rapid.MakeCheck(func(t *rapid.T) {
+		have, users := tags.Draw(t, "have"), rapid.MapOf(rapid.SampledFrom([]string{"team", "cost", "env"}), rapid.StringMatching(`[a-z]{0,3}`)).Draw(t, "users")
+		before := rapid.MapOf(rapid.SampledFrom([]string{"team", "cost"}), rapid.Just("x")).Draw(t, "before")
+		have = merged(have, record(tagTags, strings.Join(slices.Sorted(maps.Keys(before)), "=")))
+		want := allTags(map[string]string{tagUID: "1"}, users, "ns/web")
+		add, remove := diffTags(have, want)
+		after := merged(have, add)
+		for _, k := range remove {
+			delete(after, k)
+		}
+		for k, v := range want {
+			if after[k] != v {
+				t.Fatalf("%s is %q, not %q", k, after[k], v)
+			}
+		}
+		for k := range have {
+			_, recorded := before[k]
+			if _, wanted := want[k]; !wanted && !recorded && !strings.HasPrefix(k, "fairlead.io/") && after[k] != have[k] {
+				t.Fatalf("foreign tag %s was changed", k)
+			}
+			if _, wanted := want[k]; !wanted && recorded && after[k] != "" {
+				t.Fatalf("tag %s stayed", k)
+			}
+		}
+		if add, remove := diffTags(after, want); len(add)+len(remove) > 0 {
+			t.Fatalf("not done: %v %v", add, remove)
+		}
+	}))
+	t.Run("attributes", rapid.MakeCheck(func(t *rapid.T) {
+		attributes := rapid.MapOf(rapid.SampledFrom(slices.Sorted(maps.Keys(defaults))), rapid.StringMatching(`[a-z0-9]{1,3}`))
+		before, want := attributes.Draw(t, "before"), attributes.Draw(t, "want")
+		have := merged(defaults, before)
+		for k, v := range attributesToSet(want, attributeRecord(before), false) {
+			have[k] = v
+		}
+		if fresh := merged(defaults, want); !maps.Equal(have, fresh) {
+			t.Fatalf("%v, not %v", have, fresh)
+		}
+		if more := attributesToSet(want, attributeRecord(want), false); len(more) > 0 {
+			t.Fatalf("not done: %v", more)
+		}
+	}))
+	t.Run("records", rapid.MakeCheck(func(t *rapid.T) {
+		text := rapid.StringMatching(`[a-z=. ]{0,900}`).Draw(t, "text")
+		if got := recorded(record("tag", text), "tag"); got != text {
+			t.Fatalf("%q, not %q", got, text)
+		}
+	}))
+	t.Run("rules", rapid.MakeCheck(func(t *rapid.T) {
+		one := rapid.Custom(func(t *rapid.T) rule {
+			port := rapid.Int32Range(1, 3).Draw(t, "port")
+			return rule{rapid.SampledFrom([]string{"tcp", "udp"}).Draw(t, "protocol"), port, port, rapid.SampledFrom([]string{"0.0.0.0/0", "::/0", "sg-1"}).Draw(t, "source")}
+		})
+		all := rapid.SliceOfDistinct(one, func(r rule) rule { return r })
+		have, want := all.Draw(t, "have"), all.Draw(t, "want")
+		after := append(without(have, without(have, want)), without(want, have)...)
+		slices.SortFunc(after, compareRules)
+		slices.SortFunc(want, compareRules)
+		if !slices.Equal(after, want) {
+			t.Fatalf("%v, not %v", after, want)
+		}
+		if back := rulesOf(permissions(want)); !slices.Equal(back, want) {
+			t.Fatalf("%v became %v on its way through AWS's form", want, back)
+		}
+	}))
+}
