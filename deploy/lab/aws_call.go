@@ -178,3 +178,8 @@ func (a *AWS) inventory(ctx context.Context) (all []string, err error) {
 	slices.Sort(all)
 	return all, nil
 }
+
+// Delete deletes a balancer, as somebody might by hand.
+func (a *AWS) Delete(ctx context.Context, b Balancer) error {
+	return a.call(ctx, elb, "DeleteLoadBalancer", &struct{}{}, "LoadBalancerArn="+b.ARN)
+}

@@ -3,14 +3,22 @@
 package aws
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 	"github.com/fairlead-io/fairlead/deploy/lab/e2e/suite"
 )
 
 var cluster = &suite.Cluster{
-	Options: lab.Options{Nodes: 3, AWS: 2},
+	Options: lab.Options{Nodes: 3, AWS: 2, Flags: []string{"--aws-resync=3s"}},
 	Tools:   []lab.Tool{lab.Moto},
 	Basics: `apiVersion: fairlead.io/v1alpha1
 kind: IPAddressPool
@@ -24,4 +32,117 @@ spec: {ipAddressPools: [lan]}
 `,
 }
 
+var (
+	eventually = cluster.Eventually
+	service    = cluster.Service
+	get        = cluster.Get
+	update     = cluster.Update
+	address    = cluster.Address
+	condition  = cluster.Condition
+	contains   = suite.Contains
+)
+
 func TestMain(m *testing.M) { cluster.Main(m) }
+
+// leaveNothing checks, when the test's Services are gone, that AWS is as it was
+// before. It comes first in a test.
+func leaveNothing(t *testing.T) { t.Cleanup(func() { empty(t) }) }
+
+// empty waits until AWS has nothing that the cluster did not start with.
+func empty(t *testing.T) {
+	ctx := context.Background()
+	err := lab.Wait(ctx, suite.Patience, "nothing is left in AWS", func() error {
+		left, err := cluster.AWS.Left(ctx)
+		if err == nil && len(left) > 0 {
+			err = errors.New(strings.Join(left, ", "))
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// released waits until no trace of Fairlead is on the Service.
+func released(t *testing.T, name string) {
+	t.Helper()
+	eventually(t, name+" is released", func() error {
+		s := get(t, name)
+		if len(s.Finalizers)+len(s.Status.Conditions)+len(s.Status.LoadBalancer.Ingress) > 0 {
+			return fmt.Errorf("finalizers %v, status %+v", s.Finalizers, s.Status)
+		}
+		return nil
+	})
+}
+
+func classed(class string) func(*corev1.Service) {
+	return func(s *corev1.Service) { s.Spec.LoadBalancerClass = &class }
+}
+
+func annotated(key, value string) func(*corev1.Service) {
+	return func(s *corev1.Service) { metav1.SetMetaDataAnnotation(&s.ObjectMeta, key, value) }
+}
+
+// balancer waits until the Service has a host name alone for its ingress, and
+// returns the one balancer that is behind it.
+func balancer(t *testing.T, name string) (b lab.Balancer) {
+	t.Helper()
+	eventually(t, name+" has a balancer", func() error {
+		ingress := get(t, name).Status.LoadBalancer.Ingress
+		if len(ingress) != 1 || ingress[0].Hostname == "" || ingress[0].IP != "" {
+			return fmt.Errorf("the ingress is %+v", ingress)
+		}
+		all, err := cluster.AWS.Balancers(t.Context())
+		if err != nil {
+			return err
+		}
+		all = slices.DeleteFunc(all, func(b lab.Balancer) bool { return b.DNSName != ingress[0].Hostname })
+		if len(all) != 1 {
+			return fmt.Errorf("%d balancers are called %s", len(all), ingress[0].Hostname)
+		}
+		b = all[0]
+		return nil
+	})
+	return b
+}
+
+// instance is the one that a node is, "" of a machine in a rack.
+func instance(t *testing.T, node string) string {
+	t.Helper()
+	n, err := cluster.API.CoreV1().Nodes().Get(t.Context(), node, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n.Spec.ProviderID[strings.LastIndexByte(n.Spec.ProviderID, '/')+1:]
+}
+
+// listens waits until the Service's balancer has exactly these listeners, as in
+// "TCP 80", each with the instances as targets, on the node port of the Service.
+func listens(t *testing.T, name string, listeners []string, instances ...string) {
+	t.Helper()
+	slices.Sort(instances)
+	eventually(t, fmt.Sprintf("%s listens on %v with the targets %v", name, listeners, instances), func() error {
+		var have []string
+		for _, l := range balancer(t, name).Listeners {
+			have = append(have, fmt.Sprintf("%s %d", l.Protocol, l.Port))
+			port := slices.IndexFunc(get(t, name).Spec.Ports, func(p corev1.ServicePort) bool { return int(p.Port) == l.Port })
+			if port < 0 {
+				continue
+			}
+			var targets []string
+			for _, target := range l.Targets {
+				targets = append(targets, target.Instance)
+				if want := int(get(t, name).Spec.Ports[port].NodePort); target.Port != want {
+					return fmt.Errorf("the targets of listener %d are on port %d, want %d", l.Port, target.Port, want)
+				}
+			}
+			if !slices.Equal(targets, instances) {
+				return fmt.Errorf("the targets of listener %d are %v", l.Port, targets)
+			}
+		}
+		if !slices.Equal(have, listeners) {
+			return fmt.Errorf("the listeners are %v", have)
+		}
+		return nil
+	})
+}

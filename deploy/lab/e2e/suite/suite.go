@@ -18,7 +18,7 @@ import (
 )
 
 // Patience bounds every wait. It is no expectation: a busy machine is slow.
-const Patience = 60 * time.Second
+const Patience = 2 * time.Minute
 
 // Cluster is shared by all tests of a package; each uses Services of its own.
 type Cluster struct {

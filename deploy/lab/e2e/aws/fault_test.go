@@ -1,0 +1,110 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func reachable(t *testing.T, yes bool) {
+	t.Helper()
+	if err := cluster.AWS.SetReachable(context.Background(), yes); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestOutage deletes one Service and creates another while AWS does not answer.
+func TestOutage(t *testing.T) {
+	leaveNothing(t)
+	service(t, "leaving")
+	listens(t, "leaving", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+	reachable(t, false)
+	back := false
+	t.Cleanup(func() {
+		if !back {
+			reachable(t, true)
+		}
+	})
+	service(t, "coming")
+	if err := cluster.API.CoreV1().Services("default").Delete(t.Context(), "leaving", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	condition(t, "leaving", "Provisioned", "CloudFailed")
+	condition(t, "coming", "Provisioned", "CloudFailed")
+	if s := get(t, "leaving"); !slices.Contains(s.Finalizers, "fairlead.io/aws") {
+		t.Errorf("finalizers are %v", s.Finalizers)
+	}
+	reachable(t, true)
+	back = true
+	listens(t, "coming", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+	cluster.Remove(t, "leaving")
+	if all, err := cluster.AWS.Balancers(t.Context()); err != nil || len(all) != 1 {
+		t.Errorf("AWS has the balancers %v, %v, want one", all, err)
+	}
+}
+
+func TestBalancerDeletedByHand(t *testing.T) {
+	leaveNothing(t)
+	service(t, "again")
+	was := balancer(t, "again")
+	if err := cluster.AWS.Delete(t.Context(), was); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "there is another balancer", func() error {
+		if now := balancer(t, "again"); now.ARN == was.ARN {
+			return errors.New("it is the old one")
+		}
+		return nil
+	})
+	listens(t, "again", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+}
+
+// TestKilledWhileItCreates kills the controllers when some of what they make
+// exists, and looks whether those that come next make anything twice.
+func TestKilledWhileItCreates(t *testing.T) {
+	leaveNothing(t)
+	const services = 6
+	var names []string
+	for i := range services {
+		names = append(names, fmt.Sprintf("burst-%d", i))
+		service(t, names[i])
+	}
+	eventually(t, "AWS has made something", func() error {
+		left, err := cluster.AWS.Left(t.Context())
+		if err == nil && !slices.ContainsFunc(left, func(s string) bool { return strings.HasPrefix(s, "target group") }) {
+			err = fmt.Errorf("it has %v", left)
+		}
+		return err
+	})
+	for _, p := range cluster.Controllers {
+		p.Kill()
+	}
+	for i := range cluster.Controllers {
+		if err := cluster.StartController(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range names {
+		listens(t, name, []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+	}
+	left, err := cluster.AWS.Left(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"load balancer", "target group"} {
+		n := 0
+		for _, s := range left {
+			if strings.HasPrefix(s, kind) {
+				n++
+			}
+		}
+		if n != services {
+			t.Errorf("AWS has %d of %s, want %d:\n%s", n, kind, services, strings.Join(left, "\n"))
+		}
+	}
+}

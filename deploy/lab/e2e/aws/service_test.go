@@ -1,0 +1,217 @@
+package aws
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+func TestBalancer(t *testing.T) {
+	leaveNothing(t)
+	service(t, "web")
+	one, two := instance(t, "node-1"), instance(t, "node-2")
+	listens(t, "web", []string{"TCP 8086"}, one, two)
+	s := get(t, "web")
+	if want := []string{"fairlead.io/aws", "service.kubernetes.io/load-balancer-cleanup"}; !slices.Equal(s.Finalizers, want) {
+		t.Errorf("finalizers are %v, want %v", s.Finalizers, want)
+	}
+	out, err := cluster.Kubectl(t.Context(), "", "get", "svc", "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, out, balancer(t, "web").DNSName, fmt.Sprintf("8086:%d/TCP", s.Spec.Ports[0].NodePort))
+
+	update(t, "web", func(s *corev1.Service) {
+		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP, TargetPort: intstr.FromInt32(8086)})
+	})
+	listens(t, "web", []string{"UDP 53", "TCP 8086"}, one, two)
+	update(t, "web", func(s *corev1.Service) { s.Spec.Ports = s.Spec.Ports[1:] })
+	listens(t, "web", []string{"UDP 53"}, one, two)
+	contains(t, condition(t, "web", "Provisioned", "Assigned"), "internet-facing Network Load Balancer", "eu-central-1")
+}
+
+func TestClasses(t *testing.T) {
+	leaveNothing(t)
+	service(t, "cloud", classed("fairlead.io/aws"))
+	service(t, "rack", classed("fairlead.io/bare-metal"))
+	listens(t, "cloud", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+	addr := address(t, "rack")
+	eventually(t, "the client reaches "+addr.String(), func() error {
+		_, err := cluster.Client.Get(t.Context(), fmt.Sprintf("http://%s:8086/ping", addr))
+		return err
+	})
+	for name, want := range map[string]string{"cloud": "fairlead.io/aws", "rack": "fairlead.io/bare-metal"} {
+		if have := get(t, name).Finalizers; !slices.Equal(have, []string{want}) {
+			t.Errorf("finalizers of %s are %v, want %s", name, have, want)
+		}
+	}
+	if all, err := cluster.AWS.Balancers(t.Context()); err != nil || len(all) != 1 {
+		t.Errorf("AWS has the balancers %v, %v, want one", all, err)
+	}
+}
+
+func TestNodePortsAreGiven(t *testing.T) {
+	leaveNothing(t)
+	no := false
+	service(t, "given", func(s *corev1.Service) {
+		s.Spec.AllocateLoadBalancerNodePorts = &no
+		s.Spec.Ports = []corev1.ServicePort{{Name: "a", Port: 80, TargetPort: intstr.FromString("http"), NodePort: 30123}, {Name: "b", Port: 8086}}
+	})
+	listens(t, "given", []string{"TCP 80", "TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+	ports := get(t, "given").Spec.Ports
+	if ports[0].NodePort != 30123 || ports[1].NodePort == 0 {
+		t.Errorf("the node ports are %d and %d, want 30123 and another one", ports[0].NodePort, ports[1].NodePort)
+	}
+	for _, p := range ports {
+		for _, node := range cluster.Nodes {
+			eventually(t, fmt.Sprintf("%s answers on %d", node.Name, p.NodePort), func() error {
+				_, err := cluster.Client.Get(t.Context(), fmt.Sprintf("http://%s:%d/ping", node.Addr, p.NodePort))
+				return err
+			})
+		}
+	}
+	update(t, "given", annotated("fairlead.io/provider", "bare-metal"))
+	address(t, "given")
+	eventually(t, "the node port that nobody asked for is given back", func() error {
+		ports := get(t, "given").Spec.Ports
+		if ports[0].NodePort != 30123 || ports[1].NodePort != 0 {
+			return fmt.Errorf("the node ports are %d and %d", ports[0].NodePort, ports[1].NodePort)
+		}
+		return nil
+	})
+}
+
+func TestWhatNoBalancerSpeaks(t *testing.T) {
+	leaveNothing(t)
+	sctp := func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolSCTP }
+	service(t, "signals", sctp)
+	addr := address(t, "signals")
+	contains(t, condition(t, "signals", "Provisioned", "CloudCannotServe"), addr.String()+" from pool lan", "SCTP")
+	if have := get(t, "signals").Finalizers; !slices.Contains(have, "fairlead.io/bare-metal") || slices.Contains(have, "fairlead.io/aws") {
+		t.Errorf("finalizers are %v", have)
+	}
+	// A class is never overridden.
+	service(t, "cloud-signals", sctp, classed("fairlead.io/aws"))
+	contains(t, condition(t, "cloud-signals", "Provisioned", "CloudCannotServe"), "SCTP")
+	if in := get(t, "cloud-signals").Status.LoadBalancer.Ingress; len(in) > 0 {
+		t.Errorf("the ingress is %+v, want none", in)
+	}
+}
+
+func TestTargetsFollowNodes(t *testing.T) {
+	leaveNothing(t)
+	service(t, "followed")
+	one, two := instance(t, "node-1"), instance(t, "node-2")
+	listens(t, "followed", []string{"TCP 8086"}, one, two)
+	three, err := cluster.Join(t.Context(), "joined", 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listens(t, "followed", []string{"TCP 8086"}, one, two, three)
+	for _, command := range []string{"label node node-2 node.kubernetes.io/exclude-from-external-load-balancers=", "delete node joined"} {
+		if _, err := cluster.Kubectl(t.Context(), "", strings.Fields(command)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	listens(t, "followed", []string{"TCP 8086"}, one)
+	if _, err := cluster.Kubectl(t.Context(), "", "label", "node", "node-2", "node.kubernetes.io/exclude-from-external-load-balancers-"); err != nil {
+		t.Fatal(err)
+	}
+	listens(t, "followed", []string{"TCP 8086"}, one, two)
+}
+
+func TestAnotherType(t *testing.T) {
+	leaveNothing(t)
+	service(t, "changed")
+	balancer(t, "changed")
+	update(t, "changed", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP })
+	released(t, "changed")
+	empty(t)
+	update(t, "changed", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeLoadBalancer })
+	listens(t, "changed", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+}
+
+func TestAnnotations(t *testing.T) {
+	leaveNothing(t)
+	const prefix = "service.beta.kubernetes.io/aws-load-balancer-"
+	service(t, "noted", annotated(prefix+"shceme", "internal"))
+	contains(t, condition(t, "noted", "Provisioned", "InvalidRequest"), prefix+"shceme")
+	if left, err := cluster.AWS.Left(t.Context()); err != nil || len(left) > 0 {
+		t.Errorf("AWS has %v, %v, want nothing", left, err)
+	}
+	update(t, "noted", func(s *corev1.Service) { s.Annotations = map[string]string{prefix + "scheme": "internal"} })
+	first := balancer(t, "noted")
+	if first.Scheme != "internal" {
+		t.Errorf("the scheme is %s", first.Scheme)
+	}
+
+	// What can't be changed in place waits for somebody who allows it.
+	update(t, "noted", annotated(prefix+"scheme", "internet-facing"))
+	contains(t, condition(t, "noted", "Provisioned", "ReplacementRequired"), "fairlead.io/allow-replacement")
+	if now := balancer(t, "noted"); now.ARN != first.ARN {
+		t.Errorf("the balancer is %s, want still %s", now.ARN, first.ARN)
+	}
+	update(t, "noted", annotated("fairlead.io/allow-replacement", "true"))
+	eventually(t, "the balancer is another one", func() error {
+		if now := balancer(t, "noted"); now.Scheme != "internet-facing" {
+			return fmt.Errorf("it is %+v", now)
+		}
+		all, err := cluster.AWS.Balancers(t.Context())
+		if err == nil && len(all) > 1 {
+			err = fmt.Errorf("there are %d", len(all))
+		}
+		return err
+	})
+}
+
+// TestSwitch moves a Service from AWS to a pool and back, while clients go on.
+func TestSwitch(t *testing.T) {
+	leaveNothing(t)
+	service(t, "moved")
+	balancer(t, "moved")
+	seen, err := cluster.API.CoreV1().Services("default").Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=moved"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer seen.Stop()
+	shown := make(chan []string, 1)
+	go func() {
+		var all []string
+		for event := range seen.ResultChan() {
+			if s, ok := event.Object.(*corev1.Service); ok {
+				var ways []string
+				for _, in := range s.Status.LoadBalancer.Ingress {
+					ways = append(ways, in.IP+in.Hostname)
+				}
+				all = append(all, strings.Join(ways, " "))
+			}
+		}
+		shown <- all
+	}()
+	update(t, "moved", annotated("fairlead.io/provider", "bare-metal"))
+	address(t, "moved")
+	eventually(t, "AWS has let go", func() error {
+		if s := get(t, "moved"); slices.Contains(s.Finalizers, "fairlead.io/aws") {
+			return fmt.Errorf("finalizers are %v", s.Finalizers)
+		}
+		return nil
+	})
+	empty(t)
+	update(t, "moved", annotated("fairlead.io/provider", "aws"))
+	listens(t, "moved", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+	eventually(t, "the pool has its address back", func() error {
+		if s := get(t, "moved"); slices.Contains(s.Finalizers, "fairlead.io/bare-metal") || s.Annotations["fairlead.io/allocated-from"] != "" {
+			return fmt.Errorf("finalizers are %v, annotations %v", s.Finalizers, s.Annotations)
+		}
+		return nil
+	})
+	seen.Stop()
+	if all := <-shown; len(all) < 4 || slices.Contains(all, "") {
+		t.Errorf("its versions showed %q, want always something", all)
+	}
+}
