@@ -12,11 +12,11 @@ VERSION := -X github.com/fairlead-io/fairlead/cmd/version.version=$(TAG)
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: .build/lab ## Start a cluster on this machine, show Fairlead at work, clean up. No root needed.
-	@.build/lab demo $(FLAGS)
+demo: .build/lab ## Start a cluster on this machine, show Fairlead at work, clean up. No root needed. AWS=1: nodes in an emulated AWS.
+	@.build/lab demo $(if $(AWS),--aws) $(FLAGS)
 
 lab: .build/lab ## The same cluster, kept until Ctrl-C, and how to use it.
-	@.build/lab demo --keep $(FLAGS)
+	@.build/lab demo --keep $(if $(AWS),--aws) $(FLAGS)
 
 .PHONY: .build/lab
 .build/lab:

@@ -51,7 +51,10 @@ func awsEnv() map[string]string {
 	}
 }
 
-const awsPort = 5000
+const (
+	awsName = "aws" // the machine's
+	awsPort = 5000
+)
 
 // startAWS starts the emulator and makes the account's network.
 func (c *Cluster) startAWS(ctx context.Context) error {
@@ -63,7 +66,7 @@ func (c *Cluster) startAWS(ctx context.Context) error {
 	if a.nft, err = c.options.Bin.find(NFT.program); err != nil {
 		return err
 	}
-	if a.Host, err = newHost("aws", c.plane.env); err != nil {
+	if a.Host, err = newHost(awsName, c.plane.env); err != nil {
 		return err
 	}
 	a.Host.Addr, a.Host.Addr6 = awsAddr, twin(awsAddr)
@@ -75,7 +78,7 @@ func (c *Cluster) startAWS(ctx context.Context) error {
 	if err := a.Host.configure("eth0", netip.PrefixFrom(awsAddr, lanPrefix.Bits()), netip.Addr{}); err != nil {
 		return err
 	}
-	if a.server, err = a.Host.Start("aws", moto, nil, "-H", awsAddr.String(), "-p", fmt.Sprint(awsPort)); err != nil {
+	if a.server, err = a.Host.Start(awsName, moto, nil, "-H", awsAddr.String(), "-p", fmt.Sprint(awsPort)); err != nil {
 		return err
 	}
 	err = Wait(ctx, time.Minute, "the emulated AWS answers", func() error {

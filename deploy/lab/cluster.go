@@ -67,7 +67,7 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, err
 	}
 	if o.AWS > 0 {
-		what := fmt.Sprintf("start an emulated AWS: a VPC in %d zones, and %d of the nodes in it", len(zones), o.AWS)
+		what := fmt.Sprintf("start an emulated AWS, with %d of the nodes in a VPC", o.AWS)
 		if err := o.Progress.Step(what, func() error { return c.startAWS(ctx) }); err != nil {
 			return nil, err
 		}

@@ -149,6 +149,13 @@ The cluster stays until Ctrl-C. In another terminal:
 
 Logs: %s exec client -- ls %s
 `, kubeconfig, bin.path("kube"), bin.path("fairlead"), bin.path("lab"), bin.path("lab"), bin.path("lab"), bin.path("lab"), bin.path("lab"), logDir)
+	if c.AWS != nil {
+		fmt.Printf(`
+The emulated AWS, if you have its command line:
+
+  %s exec aws -- aws elbv2 describe-load-balancers
+`, bin.path("lab"))
+	}
 	<-ctx.Done()
 	fmt.Println("\nThe lab is stopped; nothing is left behind.")
 	return nil
@@ -193,7 +200,14 @@ func Exec(args []string) error {
 		}
 		enter = append(enter, "--", nsenter, "--net="+path)
 	}
-	return syscall.Exec(nsenter, append(append(enter, "--"), args[1:]...), os.Environ())
+	env := os.Environ()
+	if args[0] == awsName {
+		for name, value := range awsEnv() {
+			env = append(env, name+"="+value)
+		}
+		env = append(env, "AWS_REGION="+Region, "AWS_DEFAULT_REGION="+Region)
+	}
+	return syscall.Exec(nsenter, append(append(enter, "--"), args[1:]...), env)
 }
 
 // Stop ends the kept lab.

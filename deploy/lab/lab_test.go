@@ -162,6 +162,34 @@ func TestDemo(t *testing.T) {
 	}
 }
 
+// TestDemoOnAWS runs the demo whose nodes are instances of an emulated AWS.
+func TestDemoOnAWS(t *testing.T) {
+	root, err := lab.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin, err := lab.Build(root, lab.Progress{Out: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := bin.Fetch(lab.Progress{Out: io.Discard}, lab.Moto); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "run", "./cmd/lab", "demo", "--aws", "--bin", string(bin))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, says := range []string{
+		"node-2   aws:///eu-central-1b/i-", "node-3   <none>", ".elb.eu-central-1.amazonaws.com   8086:3",
+		"10.13.242.236", "\thealthy\n", "internet-facing Network Load Balancer fl-", "is left in AWS",
+	} {
+		if !strings.Contains(string(out), says) {
+			t.Errorf("it does not say %q:\n%s", says, out)
+		}
+	}
+}
+
 // TestKeptLab uses a kept lab as its user would, from outside.
 func TestKeptLab(t *testing.T) {
 	dir := tree(t)

@@ -16,14 +16,16 @@ import (
 
 const usage = `usage: lab COMMAND
 
-  demo [--keep] [--nodes N]   start a cluster, show Fairlead at work, clean up
+  demo [--aws] [--keep] [--nodes N]
+                              start a cluster, show Fairlead at work, clean up
   bench [--nodes N]           measure what announcing by BGP costs, against BIRD and FRR
   exec HOST -- COMMAND …      run a command on a machine of the kept cluster:
-                              client, node-1, pod-1, … or control-plane
+                              client, node-1, pod-1, aws, … or control-plane
   stop                        stop the kept cluster
   with COMMAND …              run a command with BIRD, FRR, nft and moto_server on its PATH
 
 flags of demo:
+  --aws       all nodes but one are instances of an emulated AWS
   --keep      keep the cluster running until Ctrl-C, and say how to use it
   --nodes N   how many nodes (3)
   --bin DIR   run the binaries of this folder instead of building them
@@ -74,7 +76,7 @@ func with(command []string) error {
 func runCluster(command string, args []string) error {
 	flags := flag.NewFlagSet(command, flag.ContinueOnError)
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
-	keep := flags.Bool("keep", false, "")
+	keep, aws := flags.Bool("keep", false, ""), flags.Bool("aws", false, "")
 	nodes := flags.Int("nodes", 3, "")
 	bin := flags.String("bin", "", "")
 	if err := flags.Parse(args); err != nil {
@@ -95,9 +97,13 @@ func runCluster(command string, args []string) error {
 		binaries = lab.Binaries(os.Getenv("FAIRLEAD_LAB_BIN"))
 		options := lab.Options{Nodes: *nodes, Root: root, Bin: binaries, Progress: progress}
 		var err error
-		if command == "bench" {
+		switch {
+		case command == "bench":
 			err = runBench(ctx, options)
-		} else {
+		case *aws:
+			options.AWS = max(1, *nodes-1)
+			err = demoAWS(ctx, options, *keep)
+		default:
 			err = demo(ctx, options, *keep)
 		}
 		if ctx.Err() != nil && err != nil {
@@ -115,8 +121,11 @@ func runCluster(command string, args []string) error {
 		}
 	}
 	tools := []lab.Tool{lab.BIRD}
-	if command == "bench" {
+	switch {
+	case command == "bench":
 		tools = append(tools, lab.FRR)
+	case *aws:
+		tools = []lab.Tool{lab.Moto}
 	}
 	if err := binaries.Fetch(progress, tools...); err != nil {
 		return err

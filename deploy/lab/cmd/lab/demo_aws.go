@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
+)
+
+// onRack is served from the pool beside the Service that AWS serves.
+const onRack = `---
+apiVersion: v1
+kind: Service
+metadata:
+  name: on-rack
+spec:
+  type: LoadBalancer
+  loadBalancerClass: fairlead.io/bare-metal
+  selector: {app: influxdb}
+  ports:
+  - port: 8086
+`
+
+// demoAWS does on a cluster in AWS, with a machine in a rack beside it, what a
+// user would.
+func demoAWS(ctx context.Context, o lab.Options, keep bool) error {
+	started := time.Now()
+	c, err := lab.Start(ctx, o)
+	if err != nil {
+		return err
+	}
+	if err := c.Install(ctx); err != nil {
+		return err
+	}
+	err = o.Progress.Step("create an IPAddressPool, an L2Advertisement and two Services", func() error {
+		if err := c.Apply(ctx, manifests+onRack); err != nil {
+			return err
+		}
+		if err := waitTargets(ctx, c, 1, o.AWS); err != nil {
+			return err
+		}
+		return lab.Wait(ctx, time.Minute, "Service on-rack has an address that is announced", func() error {
+			_, err := c.Announced(ctx, "default", "on-rack")
+			return err
+		})
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Printf("  == first balancer after %.1f s\n", time.Since(started).Seconds())
+	if err := showCommands(ctx, c, "get nodes -o custom-columns=NODE:.metadata.name,PROVIDER-ID:.spec.providerID", "get svc influxdb on-rack"); err != nil {
+		return err
+	}
+	if err := showTargets(ctx, c); err != nil {
+		return err
+	}
+	out, err := c.Fairlead(ctx, "explain", "svc", "default/influxdb")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n$ fairlead explain svc default/influxdb\n%s", out)
+	if err := change(ctx, c, o); err != nil {
+		return err
+	}
+	if keep {
+		return lab.Keep(ctx, c)
+	}
+	if err := showCommands(ctx, c, "delete svc influxdb"); err != nil {
+		return err
+	}
+	err = lab.Wait(ctx, time.Minute, "nothing is left in AWS", func() error {
+		left, err := c.AWS.Left(ctx)
+		if err == nil && len(left) > 0 {
+			err = fmt.Errorf("left: %s", strings.Join(left, ", "))
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Println("\nNo load balancer, target group, security group or rule is left in AWS.\nDone. Everything is cleaned up.")
+	return nil
+}
+
+// change adds a port, and removes a node.
+func change(ctx context.Context, c *lab.Cluster, o lab.Options) error {
+	patch := `{"spec":{"ports":[{"port":8086,"name":"api"},{"port":80,"name":"web","targetPort":"http"}]}}`
+	out, err := c.Kubectl(ctx, "", "patch", "svc", "influxdb", "-p", patch)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n$ kubectl patch svc influxdb -p '%s'\n%s", patch, out)
+	if err := waitTargets(ctx, c, 2, o.AWS); err != nil {
+		return err
+	}
+	nodes := o.AWS
+	if nodes > 1 {
+		if err := showCommands(ctx, c, "delete node "+c.Nodes[nodes-1].Name); err != nil {
+			return err
+		}
+		nodes--
+		if err := waitTargets(ctx, c, 2, nodes); err != nil {
+			return err
+		}
+	}
+	return showTargets(ctx, c)
+}
+
+// balancer is the one of Service influxdb.
+func balancer(ctx context.Context, c *lab.Cluster) (b lab.Balancer, err error) {
+	svc, err := c.API.CoreV1().Services("default").Get(ctx, "influxdb", metav1.GetOptions{})
+	if err != nil {
+		return b, fmt.Errorf("get Service influxdb: %w", err)
+	}
+	all, err := c.AWS.Balancers(ctx)
+	if err != nil {
+		return b, err
+	}
+	for _, b := range all {
+		for _, in := range svc.Status.LoadBalancer.Ingress {
+			if in.Hostname == b.DNSName {
+				return b, nil
+			}
+		}
+	}
+	return b, fmt.Errorf("none of the %d balancers is in the status: %+v", len(all), svc.Status)
+}
+
+// waitTargets waits until so many listeners have so many targets each.
+func waitTargets(ctx context.Context, c *lab.Cluster, listeners, targets int) error {
+	return lab.Wait(ctx, time.Minute, fmt.Sprintf("the balancer has %d listeners with %d targets each", listeners, targets), func() error {
+		b, err := balancer(ctx, c)
+		if err != nil {
+			return err
+		}
+		if len(b.Listeners) != listeners {
+			return fmt.Errorf("it has %d listeners", len(b.Listeners))
+		}
+		for _, l := range b.Listeners {
+			if len(l.Targets) != targets {
+				return fmt.Errorf("listener %d has %d targets", l.Port, len(l.Targets))
+			}
+		}
+		return nil
+	})
+}
+
+// showTargets prints what the command line of AWS prints of the balancer.
+func showTargets(ctx context.Context, c *lab.Cluster) error {
+	b, err := balancer(ctx, c)
+	if err != nil {
+		return err
+	}
+	for _, l := range b.Listeners {
+		fmt.Printf("\n$ aws elbv2 describe-target-health --output text \\\n    --target-group-arn %s \\\n", l.Group)
+		fmt.Printf("    --query 'TargetHealthDescriptions[].[Target.Id,Target.Port,TargetHealth.State]'    # %s port %d\n", l.Protocol, l.Port)
+		for _, t := range l.Targets {
+			fmt.Printf("%s\t%d\t%s\n", t.Instance, t.Port, t.State)
+		}
+	}
+	return nil
+}
