@@ -167,6 +167,13 @@ func TestReplacement(t *testing.T) {
 			t.Errorf("%d targets", n)
 		}
 
+		delete(s.Annotations, prefix+"scheme")
+		other := a.provider(t, func(o *Options) { o.Scheme = "internal" })
+		if _, err := other.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err != nil {
+			t.Fatalf("another default is no request: %v", err)
+		}
+
+		annotate("scheme", "internal")(s)
 		s.Annotations[v1alpha1.AnnotationAllowReplacement] = "true"
 		a.reset()
 		status, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)

@@ -43,7 +43,10 @@ const portKubeProxy = 10256
 
 // stack is the balancer of one Service as it shall be.
 type stack struct {
-	Scheme      elb.LoadBalancerSchemeEnum
+	Scheme elb.LoadBalancerSchemeEnum
+	// AnyScheme: the Service names none, so a balancer keeps the one it has,
+	// whatever the administrator's default has become.
+	AnyScheme   bool
 	AddressType elb.IpAddressType
 	// PreferDual: dual stack if the subnets can.
 	PreferDual bool
@@ -101,8 +104,9 @@ func planStack(svc *corev1.Service, set settings) (stack, *providers.Refusal) {
 		}
 	}
 	s := stack{
-		Scheme:  elb.LoadBalancerSchemeEnum(cmpOr(o.Scheme, set.Scheme, "internet-facing")),
-		Subnets: o.Subnets, EIPs: o.EIPs, Private: o.PrivateIPv4,
+		AnyScheme: o.Scheme == "",
+		Scheme:    elb.LoadBalancerSchemeEnum(cmpOr(o.Scheme, set.Scheme, "internet-facing")),
+		Subnets:   o.Subnets, EIPs: o.EIPs, Private: o.PrivateIPv4,
 		NoGroups: o.NoGroups, Groups: o.Groups, Backend: o.Backend,
 		Attributes: o.Attributes, NodeLabels: o.NodeLabels,
 		Tags: merged(set.Tags, o.Tags),

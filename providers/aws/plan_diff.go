@@ -165,7 +165,7 @@ func listenerDiffers(want listener, group string, have elb.Listener) bool {
 // "" if all can.
 func replacement(want stack, have elb.LoadBalancer) string {
 	switch {
-	case have.Scheme != "" && have.Scheme != want.Scheme:
+	case have.Scheme != "" && have.Scheme != want.Scheme && !want.AnyScheme:
 		return fmt.Sprintf("the scheme from %s to %s", have.Scheme, want.Scheme)
 	case want.NoGroups && len(have.SecurityGroups) > 0:
 		return "to no security groups"
