@@ -307,21 +307,21 @@ func (c *Cloud) tagsOf(ctx context.Context, a *conn, arns []string) (map[string]
 // answers.
 func (w *work) report(b elb.LoadBalancer) {
 	m := w.memory
-	m.status, m.base = statusOf(b), w.base(b)
+	m.status, m.base, m.stage = statusOf(b), w.base(b), ""
 	m.report = providers.Report{Ready: true, Reason: v1alpha1.Assigned}
 	switch state := stateOf(b); {
 	case w.old != nil:
 		m.unfinished = true
 		m.report = providers.Report{Ready: true, Reason: v1alpha1.Provisioning, Again: askAgain}
-		m.base = fmt.Sprintf("%s replaces %s as soon as AWS has finished it", m.base, aws.ToString(w.old.LoadBalancerName))
+		m.stage = fmt.Sprintf("; it replaces %s as soon as AWS has finished it", aws.ToString(w.old.LoadBalancerName))
 		m.status = statusOf(*w.old)
 	case state == elb.LoadBalancerStateEnumActive:
 	case state == elb.LoadBalancerStateEnumProvisioning:
 		m.report = providers.Report{Reason: v1alpha1.Provisioning, Again: askAgain}
-		m.base += ": AWS is still making it, which takes one to three minutes"
+		m.stage = "; AWS is still making it, which takes one to three minutes"
 	default:
 		m.report = providers.Report{Reason: v1alpha1.CloudFailed, Again: askAgain}
-		m.base += fmt.Sprintf(": %s: %s", state, aws.ToString(b.State.Reason))
+		m.stage = fmt.Sprintf("; its state is %s: %s", state, aws.ToString(b.State.Reason))
 	}
 	if m.unfinished {
 		m.report.Again = askAgain

@@ -40,7 +40,8 @@ type memory struct {
 	looks   int
 	status  *corev1.LoadBalancerStatus
 	report  providers.Report
-	base    string // the report's message without the targets
+	base    string // the report's message, before its targets
+	stage   string // and after them
 	labels  map[string]string
 	most    int  // targets, of a zone or of all
 	cross   bool // balances across zones
@@ -342,7 +343,7 @@ func (m *memory) say() {
 	if len(m.groups) > 0 {
 		used = len(m.groups[0].instances)
 	}
-	m.report.Message = m.base + ", " + plural(used, "target")
+	m.report.Message = fmt.Sprintf("%s, %s%s", m.base, plural(used, "target"), m.stage)
 	if len(m.lost) > 0 {
 		m.report.Message += fmt.Sprintf("; no target: %s, whose instances AWS does not know, or does not accept", list(m.lost))
 		m.report.Again = askAgain
