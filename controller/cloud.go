@@ -193,7 +193,7 @@ func (b *balancers) turn(ctx context.Context, uid types.UID) {
 	}
 	after := b.again(uid, outcome, err)
 	if onlyNodes && err == nil {
-		after = time.Until(due.next) // nodes that come and go put no look at the rest off
+		after = min(after, time.Until(due.next)) // nodes that come and go put no look at the rest off
 	}
 	known.next = time.Now().Add(after)
 	if !outcome.gone() {
@@ -218,7 +218,9 @@ func (b *balancers) again(uid types.UID, outcome Outcome, err error) time.Durati
 func (b *balancers) call(ctx context.Context, due balancer, nodes []*corev1.Node, onlyNodes bool) (o Outcome, err error) {
 	svc := due.want.Service
 	if onlyNodes && b.cloud.UpdateLoadBalancer(ctx, b.cluster, svc, nodes) == nil {
-		return due.outcome, nil
+		o = due.outcome
+		o.Report = b.report(svc, o.Report)
+		return o, nil
 	}
 	o = Outcome{To: due.want.Do, Ingress: due.outcome.Ingress, Report: due.outcome.Report}
 	if o.To == Delete {
@@ -231,7 +233,7 @@ func (b *balancers) call(ctx context.Context, due balancer, nodes []*corev1.Node
 		case status == nil:
 			err = fmt.Errorf("ensure the balancer of Service %s: the cloud returned no status", keyOf(svc))
 		default:
-			o.Ingress, o.Report = status.Ingress, b.report(svc, status)
+			o.Ingress, o.Report = status.Ingress, b.report(svc, providers.Report{Ready: len(status.Ingress) > 0, Message: "the balancer is made"})
 		}
 	}
 	if err != nil {
@@ -240,13 +242,13 @@ func (b *balancers) call(ctx context.Context, due balancer, nodes []*corev1.Node
 	return o, err
 }
 
-// report is what the cloud says about a balancer beside its status. A cloud
-// that says nothing has made a balancer that answers.
-func (b *balancers) report(svc *corev1.Service, status *corev1.LoadBalancerStatus) providers.Report {
+// report is what the cloud says about a balancer beside its status; otherwise
+// is for a cloud that says nothing.
+func (b *balancers) report(svc *corev1.Service, otherwise providers.Report) providers.Report {
 	if r, ok := b.cloud.(providers.Reporter); ok {
 		return r.Report(svc)
 	}
-	return providers.Report{Ready: len(status.Ingress) > 0, Message: "the balancer is made"}
+	return otherwise
 }
 
 // failure is why a call has not done what it was asked to.

@@ -297,6 +297,39 @@ func TestNodesPutNothingOff(t *testing.T) {
 	})
 }
 
+// TestUpdateIsReported: what the cloud says of the new nodes is heard, and done.
+func TestUpdateIsReported(t *testing.T) {
+	withRig(t, func(r *rig) {
+		r.want(Ensure, service("a"))
+		r.after(5*time.Second, "0s ensure a 1")
+		r.mu.Lock()
+		r.report = providers.Report{Ready: true, Message: "one is no target", Again: time.Minute}
+		r.mu.Unlock()
+		r.nodes = append(r.nodes, awsNode("n2"))
+		r.tell()
+		r.after(5*time.Second, "7s update a 2")
+		if o := r.b.outcomes()["a"]; o.Report.Message != "one is no target" || r.woken != 2 {
+			t.Errorf("outcome %+v, woken %d times", o, r.woken)
+		}
+		r.after(time.Minute, "1m8s ensure a 2")
+	})
+}
+
+// TestQuietCloud: a cloud that does not report is taken at its word.
+func TestQuietCloud(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cloud := struct{ cloudprovider.LoadBalancer }{newFakeCloud()}
+		b := newBalancers(Options{Cloud: cloud, Parallel: 1, Resync: time.Hour}, func() {})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		b.set(map[types.UID]Work{"a": {service("a"), Ensure}}, nil, nil)
+		b.run(ctx)
+		if o := b.outcomes()["a"]; !o.ready() {
+			t.Errorf("outcome %+v", o)
+		}
+	})
+}
+
 func TestUpdateThatFails(t *testing.T) {
 	withRig(t, func(r *rig) {
 		r.want(Ensure, service("a"))
