@@ -212,13 +212,13 @@ var gone = []string{"LoadBalancerNotFound", "TargetGroupNotFound", "ListenerNotF
 
 func (w *work) readOnce(ctx context.Context) (err error) {
 	mine := w.of(w.svc.UID)
-	if w.have.balancers, err = w.listBalancers(ctx, w.conn, fresh, mine); err != nil {
+	if w.have.balancers, err = w.listBalancers(ctx, w.conn, mine); err != nil {
 		return err
 	}
 	slices.SortFunc(w.have.balancers, func(a, b elb.LoadBalancer) int {
 		return strings.Compare(aws.ToString(a.LoadBalancerName), aws.ToString(b.LoadBalancerName))
 	})
-	groups, err := w.listGroups(ctx, w.conn, fresh, mine)
+	groups, err := w.listGroups(ctx, w.conn, mine)
 	if err != nil {
 		return err
 	}
@@ -312,19 +312,19 @@ func (w *work) report(b elb.LoadBalancer) {
 	switch state := stateOf(b); {
 	case w.old != nil:
 		m.unfinished = true
-		m.report = providers.Report{Ready: true, Reason: v1alpha1.Provisioning, Again: askAgain}
+		m.report = providers.Report{Ready: true, Reason: v1alpha1.Provisioning, Again: w.again}
 		m.stage = fmt.Sprintf("; it replaces %s as soon as AWS has finished it", aws.ToString(w.old.LoadBalancerName))
 		m.status = statusOf(*w.old)
 	case state == elb.LoadBalancerStateEnumActive:
 	case state == elb.LoadBalancerStateEnumProvisioning:
-		m.report = providers.Report{Reason: v1alpha1.Provisioning, Again: askAgain}
+		m.report = providers.Report{Reason: v1alpha1.Provisioning, Again: w.again}
 		m.stage = "; AWS is still making it, which takes one to three minutes"
 	default:
-		m.report = providers.Report{Reason: v1alpha1.CloudFailed, Again: askAgain}
+		m.report = providers.Report{Reason: v1alpha1.CloudFailed, Again: w.again}
 		m.stage = fmt.Sprintf("; its state is %s: %s", state, aws.ToString(b.State.Reason))
 	}
-	if m.unfinished {
-		m.report.Again = askAgain
+	if m.unfinished || len(m.lost) > 0 {
+		m.report.Again = w.again
 	}
 	m.say()
 }

@@ -146,7 +146,7 @@ func (c *Cloud) GetLoadBalancer(ctx context.Context, _ string, svc *corev1.Servi
 	if err != nil {
 		return nil, false, err
 	}
-	found, err := c.listBalancers(ctx, a, fresh, c.of(svc.UID))
+	found, err := c.listBalancers(ctx, a, c.of(svc.UID))
 	if err != nil || len(found) == 0 {
 		return nil, false, err
 	}
@@ -186,6 +186,14 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 				return nil, refused(err)
 			}
 		}
+		if m != nil && len(m.lost) > 0 {
+			w := &work{Cloud: c, conn: a, svc: svc, memory: m.clone()}
+			if err := w.update(ctx, chosen); err != nil {
+				c.forget(svc.UID)
+				return nil, refused(err)
+			}
+			c.remember(svc.UID, w.memory)
+		}
 		if m != nil {
 			return m.status.DeepCopy(), nil
 		}
@@ -209,7 +217,7 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 // finished looks whether AWS has finished the balancer, and returns what is
 // known then; nil if something is wrong with it.
 func (c *Cloud) finished(ctx context.Context, a *conn, uid types.UID, m *memory) (*memory, error) {
-	found, err := c.listBalancers(ctx, a, fresh, c.of(uid))
+	found, err := c.listBalancers(ctx, a, c.of(uid))
 	if err != nil || len(found) != 1 {
 		return nil, err
 	}
@@ -314,6 +322,11 @@ func (w *work) update(ctx context.Context, chosen []target) error {
 	}
 	w.memory.chosen = chosen
 	w.memory.tell(instances)
+	if len(w.memory.lost) > 0 {
+		w.memory.report.Again = w.again
+	} else if w.memory.report.Ready && !w.memory.unfinished {
+		w.memory.report.Again = 0
+	}
 	return nil
 }
 
@@ -346,7 +359,6 @@ func (m *memory) say() {
 	m.report.Message = fmt.Sprintf("%s, %s%s", m.base, plural(used, "target"), m.stage)
 	if len(m.lost) > 0 {
 		m.report.Message += fmt.Sprintf("; no target: %s, whose instances AWS does not know, or does not accept", list(m.lost))
-		m.report.Again = askAgain
 	}
 	if cut := len(m.chosen) - used - len(m.lost); cut > 0 {
 		m.report.Message += fmt.Sprintf("; %s left out: the balancer can have %d targets for each of its %d ports in a zone; choose with the annotation %starget-node-labels", plural(cut, "node"), m.most, len(m.groups), prefix)

@@ -544,3 +544,28 @@ func TestRoutes(t *testing.T) {
 		}
 	})
 }
+
+// TestLateInstance: a node whose instance AWS does not know yet becomes a
+// target at the next look, though nothing has changed in the cluster.
+func TestLateInstance(t *testing.T) {
+	a := fakeAccount(t)
+	late := a.fake.instances[2]
+	a.fake.instances = a.fake.instances[:2]
+	c, s := a.provider(t), aService("web", 80)
+	a.ensured(t, c, s)
+	if r := c.Report(s); !strings.Contains(r.Message, a.nodes[2].Name) || r.Again == 0 {
+		t.Errorf("the report is %+v", r)
+	}
+	a.fake.instances = append(a.fake.instances, late)
+	for id, i := range c.network.instances {
+		i.seen = i.seen.Add(-unusableAge)
+		c.network.instances[id] = i
+	}
+	a.ensured(t, c, s)
+	if got := a.balances(t, c.names.service(s.UID))[80]; len(got) != 3 {
+		t.Errorf("targets are %v", got)
+	}
+	if r := c.Report(s); r.Again != 0 || strings.Contains(r.Message, "no target") {
+		t.Errorf("the report is %+v", r)
+	}
+}

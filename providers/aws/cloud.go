@@ -53,6 +53,8 @@ type Cloud struct {
 	settings settings
 	names    names
 	log      *slog.Logger
+	fresh    time.Duration // how old the inventory may be
+	again    time.Duration // until another look at what AWS has not finished
 
 	mu    sync.Mutex // guards what follows
 	conn  *conn      // nil until the first Service
@@ -82,6 +84,7 @@ func New(o Options) (*Cloud, error) {
 	if c.options.Resync == 0 {
 		c.options.Resync = 10 * time.Minute
 	}
+	c.fresh, c.again = min(fresh, c.options.Resync/2), min(askAgain, c.options.Resync)
 	if s := c.settings.Scheme; s != "internet-facing" && s != "internal" {
 		return nil, fmt.Errorf("scheme %q: must be internet-facing or internal", s)
 	}

@@ -66,11 +66,11 @@ func (w *work) find(ctx context.Context) error {
 
 func (w *work) findOnce(ctx context.Context) error {
 	mine := w.of(w.svc.UID)
-	balancers, err := w.listBalancers(ctx, w.conn, fresh, mine)
+	balancers, err := w.listBalancers(ctx, w.conn, mine)
 	if err != nil {
 		return err
 	}
-	groups, err := w.listGroups(ctx, w.conn, fresh, mine)
+	groups, err := w.listGroups(ctx, w.conn, mine)
 	if err != nil {
 		return err
 	}

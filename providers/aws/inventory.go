@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// fresh is how old the inventory may be for a look at one Service: with many
-// Services one list serves them all.
+// fresh is how old the inventory may be for a look at one Service, at most:
+// with many Services one list serves them all.
 const fresh = 30 * time.Second
 
 // inventory is what has our cluster's names: all balancers and target groups,
@@ -56,13 +56,13 @@ func put[K comparable, V any](m map[K]V, k K, v V) map[K]V {
 	return m
 }
 
-// listBalancers makes sure that the balancers are not older than age, and
-// gives those that match.
-func (c *Cloud) listBalancers(ctx context.Context, a *conn, age time.Duration, match func(name string) bool) (all []elb.LoadBalancer, err error) {
+// listBalancers gives the balancers that match, and lists them before if what
+// is known is too old.
+func (c *Cloud) listBalancers(ctx context.Context, a *conn, match func(name string) bool) (all []elb.LoadBalancer, err error) {
 	i := &c.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if time.Since(i.balancersAt) > age {
+	if time.Since(i.balancersAt) > c.fresh {
 		found := map[string]elb.LoadBalancer{}
 		pages := elbapi.NewDescribeLoadBalancersPaginator(a.elb, &elbapi.DescribeLoadBalancersInput{})
 		for pages.HasMorePages() {
@@ -87,11 +87,11 @@ func (c *Cloud) listBalancers(ctx context.Context, a *conn, age time.Duration, m
 }
 
 // listGroups is listBalancers for target groups.
-func (c *Cloud) listGroups(ctx context.Context, a *conn, age time.Duration, match func(name string) bool) (all []elb.TargetGroup, err error) {
+func (c *Cloud) listGroups(ctx context.Context, a *conn, match func(name string) bool) (all []elb.TargetGroup, err error) {
 	i := &c.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if time.Since(i.groupsAt) > age {
+	if time.Since(i.groupsAt) > c.fresh {
 		found := map[string]elb.TargetGroup{}
 		pages := elbapi.NewDescribeTargetGroupsPaginator(a.elb, &elbapi.DescribeTargetGroupsInput{})
 		for pages.HasMorePages() {

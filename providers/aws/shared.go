@@ -236,7 +236,7 @@ func (c *Cloud) revoke(ctx context.Context, a *conn, group string, all []rule) e
 func (c *Cloud) deleteShared(ctx context.Context, a *conn) error {
 	c.shared.users.Lock()
 	defer c.shared.users.Unlock()
-	left, err := c.listBalancers(ctx, a, fresh, func(string) bool { return true })
+	left, err := c.listBalancers(ctx, a, func(string) bool { return true })
 	if err != nil || len(left) > 0 {
 		return err
 	}

@@ -66,11 +66,11 @@ func (c *Cloud) Sweep(ctx context.Context, live map[types.UID]bool) error {
 // orphans are the cluster's objects that belong to none of the Services.
 func (c *Cloud) orphans(ctx context.Context, a *conn, live map[types.UID]bool) (found state, err error) {
 	all := func(string) bool { return true }
-	balancers, err := c.listBalancers(ctx, a, fresh, all)
+	balancers, err := c.listBalancers(ctx, a, all)
 	if err != nil {
 		return found, err
 	}
-	groups, err := c.listGroups(ctx, a, fresh, all)
+	groups, err := c.listGroups(ctx, a, all)
 	if err != nil {
 		return found, err
 	}
