@@ -41,7 +41,7 @@ func TestPermissions(t *testing.T) {
 	}{
 		{"fairlead-controller", "patch", "", "services/status", true},
 		{"fairlead-controller", "watch", "", "services", true},
-		{"fairlead-controller", "patch", "", "services", false},
+		{"fairlead-controller", "patch", "", "services", true},
 		{"fairlead-controller", "update", "", "services", false},
 		{"fairlead-controller", "get", "", "secrets", false},
 		{"fairlead-controller", "list", "", "secrets", false},
