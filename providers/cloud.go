@@ -30,7 +30,8 @@ type Report struct {
 }
 
 // Reporter is what a cloudprovider.LoadBalancer may offer in addition. Report
-// is about the last EnsureLoadBalancer that succeeded, and calls nobody.
+// is about the last EnsureLoadBalancer or UpdateLoadBalancer that succeeded,
+// and calls nobody.
 type Reporter interface {
 	Report(service *corev1.Service) Report
 }
