@@ -31,6 +31,7 @@ const (
 	attrCrossZone = "load_balancing.cross_zone.enabled"
 	attrDelay     = "deregistration_delay.timeout_seconds"
 	attrProxy     = "proxy_protocol_v2.enabled"
+	attrPreserve  = "preserve_client_ip.enabled"
 	attrSticky    = "stickiness.enabled"
 	attrStickyBy  = "stickiness.type"
 	attrIdle      = "tcp.idle_timeout.seconds"
@@ -300,6 +301,9 @@ func (p *portPlanner) alsoTCP(port corev1.ServicePort) bool {
 
 // finish adds what depends on the listener's final protocol.
 func (p *portPlanner) finish(l *listener) {
+	if udp := l.Protocol == elb.ProtocolEnumUdp || l.Protocol == elb.ProtocolEnumTcpUdp; udp && l.Target.Attributes[attrPreserve] == "false" {
+		p.fail("annotation %starget-group-attributes: %s=false: AWS cannot do so on port %d, which speaks UDP; name the others, as in %s.80=false", prefix, attrPreserve, l.Port, attrPreserve)
+	}
 	l.Target.Health = p.health(l.Target)
 	if p.options.IdleTimeout > 0 && l.Protocol == elb.ProtocolEnumTcp {
 		l.Attributes = put(l.Attributes, attrIdle, strconv.Itoa(p.options.IdleTimeout))

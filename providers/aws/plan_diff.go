@@ -93,9 +93,8 @@ var defaults = map[string]string{
 	"ipv6.deny_all_igw_traffic":        "false",
 	"zonal_shift.config.enabled":       "false",
 	attrDelay:                          "300",
-	"deregistration_delay.connection_termination.enabled": "false",
-	attrProxy:  "false",
-	attrSticky: "false",
+	attrProxy:                          "false",
+	attrSticky:                         "false",
 	"target_health_state.unhealthy.connection_termination.enabled":                   "true",
 	"target_health_state.unhealthy.draining_interval_seconds":                        "0",
 	"target_group_health.dns_failover.minimum_healthy_targets.count":                 "1",
@@ -122,7 +121,7 @@ func attributesToSet(want map[string]string, recorded string, group bool) map[st
 		switch {
 		case group && k == attrCrossZone:
 			value, known = "use_load_balancer_configuration", true
-		case group && k == "preserve_client_ip.enabled":
+		case group && k == attrPreserve:
 			value, known = "true", true // of instance targets
 		}
 		if known {
