@@ -197,27 +197,8 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 		return err
 	}
 	for i, node := range c.Nodes {
-		object := &corev1.Node{
-			ObjectMeta: metav1.ObjectMeta{Name: node.Name, Labels: map[string]string{"kubernetes.io/hostname": node.Name}},
-			Spec:       podRanges(i),
-		}
-		if i < c.options.AWS {
-			zone, id, err := c.AWS.Launch(ctx, i)
-			if err != nil {
-				return err
-			}
-			onAWS(object, zone, id)
-		}
-		object, err := c.API.CoreV1().Nodes().Create(ctx, object, metav1.CreateOptions{})
-		if err != nil {
-			return fmt.Errorf("create node %s: %w", node.Name, err)
-		}
-		for _, addr := range node.both() {
-			object.Status.Addresses = append(object.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: addr.String()})
-		}
-		object.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
-		if _, err := c.API.CoreV1().Nodes().UpdateStatus(ctx, object, metav1.UpdateOptions{}); err != nil {
-			return fmt.Errorf("make node %s ready: %w", node.Name, err)
+		if err := c.createNode(ctx, i); err != nil {
+			return err
 		}
 		proxy, err := node.Start("kube-proxy-"+node.Name, c.options.Bin.path("kube"), nil, "kube-proxy",
 			"--kubeconfig="+config, "--hostname-override="+node.Name, "--proxy-mode=nftables",
@@ -244,52 +225,30 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 	return nil
 }
 
-// podRanges are the addresses of the pods behind the i-th node.
-func podRanges(i int) (spec corev1.NodeSpec) {
-	spec.PodCIDR = netip.PrefixFrom(podAddr(i), 24).Masked().String()
-	spec.PodCIDRs = []string{spec.PodCIDR}
-	if hasIPv6() {
-		spec.PodCIDRs = append(spec.PodCIDRs, netip.PrefixFrom(twin(podAddr(i)), prefix6).Masked().String())
+// createNode does a kubelet's part, and the cloud's: a Node that is ready.
+func (c *Cluster) createNode(ctx context.Context, i int) error {
+	node := c.Nodes[i]
+	object := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: node.Name, Labels: map[string]string{"kubernetes.io/hostname": node.Name}},
+		Spec:       podRanges(i),
 	}
-	return spec
-}
-
-// createPod does a kubelet's part: a pod behind the node that is ready.
-func (c *Cluster) createPod(ctx context.Context, i int) error {
-	pod, err := c.API.CoreV1().Pods("default").Create(ctx, &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: c.Pods[i].Name, Labels: map[string]string{"app": "influxdb"}},
-		Spec: corev1.PodSpec{
-			NodeName:   c.Nodes[i].Name,
-			Containers: []corev1.Container{{Name: "influxdb", Image: "influxdb", Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8086}}}},
-		},
-	}, metav1.CreateOptions{})
+	if i < c.options.AWS {
+		zone, id, err := c.AWS.Launch(ctx, i)
+		if err != nil {
+			return err
+		}
+		onAWS(object, zone, id)
+	}
+	object, err := c.API.CoreV1().Nodes().Create(ctx, object, metav1.CreateOptions{})
 	if err != nil {
-		return fmt.Errorf("create %s: %w", c.Pods[i].Name, err)
+		return fmt.Errorf("create node %s: %w", node.Name, err)
 	}
-	pod.Status.Phase = corev1.PodRunning
-	pod.Status.PodIP = c.Pods[i].Addr.String()
-	for _, addr := range c.Pods[i].both() {
-		pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: addr.String()})
+	for _, addr := range node.both() {
+		object.Status.Addresses = append(object.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: addr.String()})
 	}
-	if _, err := c.API.CoreV1().Pods("default").UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil {
-		return fmt.Errorf("start %s: %w", pod.Name, err)
-	}
-	return c.SetPodReady(ctx, i, true)
-}
-
-// SetPodReady makes the pod behind the i-th node ready or not.
-func (c *Cluster) SetPodReady(ctx context.Context, i int, ready bool) error {
-	pod, err := c.API.CoreV1().Pods("default").Get(ctx, c.Pods[i].Name, metav1.GetOptions{})
-	if err != nil {
-		return fmt.Errorf("get %s: %w", c.Pods[i].Name, err)
-	}
-	status := corev1.ConditionFalse
-	if ready {
-		status = corev1.ConditionTrue
-	}
-	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: status}}
-	if _, err := c.API.CoreV1().Pods("default").UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil {
-		return fmt.Errorf("make %s ready=%t: %w", pod.Name, ready, err)
+	object.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	if _, err := c.API.CoreV1().Nodes().UpdateStatus(ctx, object, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("make node %s ready: %w", node.Name, err)
 	}
 	return nil
 }

@@ -181,7 +181,7 @@ func TestDemoOnAWS(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, says := range []string{
-		"node-2   aws:///eu-central-1b/i-", "node-3   <none>", ".elb.eu-central-1.amazonaws.com   8086:3",
+		"node-2   aws:///eu-central-1b/i-", "node-3   <none>", "-1.eu-central-1.elb.amazonaws.com   8086:3",
 		"10.13.242.236", "\thealthy\n", "internet-facing Network Load Balancer fl-", "is left in AWS",
 	} {
 		if !strings.Contains(string(out), says) {

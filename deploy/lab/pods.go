@@ -3,9 +3,61 @@ package lab
 import (
 	"context"
 	"fmt"
+	"net/netip"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
+
+// podRanges are the addresses of the pods behind the i-th node.
+func podRanges(i int) (spec corev1.NodeSpec) {
+	spec.PodCIDR = netip.PrefixFrom(podAddr(i), 24).Masked().String()
+	spec.PodCIDRs = []string{spec.PodCIDR}
+	if hasIPv6() {
+		spec.PodCIDRs = append(spec.PodCIDRs, netip.PrefixFrom(twin(podAddr(i)), prefix6).Masked().String())
+	}
+	return spec
+}
+
+// createPod does a kubelet's part: a pod behind the node that is ready.
+func (c *Cluster) createPod(ctx context.Context, i int) error {
+	pod, err := c.API.CoreV1().Pods("default").Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: c.Pods[i].Name, Labels: map[string]string{"app": "influxdb"}},
+		Spec: corev1.PodSpec{
+			NodeName:   c.Nodes[i].Name,
+			Containers: []corev1.Container{{Name: "influxdb", Image: "influxdb", Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8086}}}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("create %s: %w", c.Pods[i].Name, err)
+	}
+	pod.Status.Phase = corev1.PodRunning
+	pod.Status.PodIP = c.Pods[i].Addr.String()
+	for _, addr := range c.Pods[i].both() {
+		pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: addr.String()})
+	}
+	if _, err := c.API.CoreV1().Pods("default").UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("start %s: %w", pod.Name, err)
+	}
+	return c.SetPodReady(ctx, i, true)
+}
+
+// SetPodReady makes the pod behind the i-th node ready or not.
+func (c *Cluster) SetPodReady(ctx context.Context, i int, ready bool) error {
+	pod, err := c.API.CoreV1().Pods("default").Get(ctx, c.Pods[i].Name, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("get %s: %w", c.Pods[i].Name, err)
+	}
+	status := corev1.ConditionFalse
+	if ready {
+		status = corev1.ConditionTrue
+	}
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: status}}
+	if _, err := c.API.CoreV1().Pods("default").UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("make %s ready=%t: %w", pod.Name, ready, err)
+	}
+	return nil
+}
 
 // TerminatePod begins to end the pod behind the i-th node, as a rolling update
 // does: it still serves, but shall get no new connections.
