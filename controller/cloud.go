@@ -164,17 +164,27 @@ func (b *balancers) turn(ctx context.Context, uid types.UID) {
 	due, era, nodes := *known, b.era, b.nodes
 	b.mu.Unlock()
 
-	onlyNodes := false
-	if wait := time.Until(due.next); wait > 0 && sameWork(due.tried, due.want) {
-		onlyNodes = due.era != era && due.want.Do == Ensure && due.outcome.Reason == ""
-		if !onlyNodes {
-			b.queue.AddAfter(uid, wait)
-			return
-		}
+	// The nodes are told first, also while something else is wrong: a balancer
+	// whose targets no longer exist serves nobody.
+	moved := due.era != era && due.outcome.To == Ensure && due.want.Do == Ensure
+	wait := time.Until(due.next)
+	early := wait > 0 && sameWork(due.tried, due.want)
+	if early && !moved {
+		b.queue.AddAfter(uid, wait)
+		return
 	}
 	limited, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	outcome, err := b.call(limited, due, nodes, onlyNodes)
+	told := moved && b.cloud.UpdateLoadBalancer(limited, b.cluster, due.want.Service, nodes) == nil
+	onlyNodes := early && told
+	var outcome Outcome
+	var err error
+	if onlyNodes {
+		outcome = due.outcome
+		outcome.Report = b.report(due.want.Service, outcome.Report)
+	} else {
+		outcome, err = b.call(limited, due, nodes)
+	}
 	if ctx.Err() != nil {
 		return // what the call has come to is the next leader's to see
 	}
@@ -188,12 +198,14 @@ func (b *balancers) turn(ctx context.Context, uid types.UID) {
 		b.wake()
 	}
 	known.outcome, known.tried = outcome, due.want
-	if err == nil {
+	if err == nil || told {
 		known.era = era
 	}
-	after := b.again(uid, outcome, err)
-	if onlyNodes && err == nil {
-		after = min(after, time.Until(due.next)) // nodes that come and go put no look at the rest off
+	after := time.Until(due.next) // which nodes that come and go do not put off
+	if !onlyNodes {
+		after = b.again(uid, outcome, err)
+	} else if outcome.Reason == "" && outcome.Report.Again > 0 {
+		after = min(after, outcome.Report.Again)
 	}
 	known.next = time.Now().Add(after)
 	if !outcome.gone() {
@@ -213,15 +225,9 @@ func (b *balancers) again(uid types.UID, outcome Outcome, err error) time.Durati
 	return cmp.Or(outcome.Report.Again, wait.Jitter(b.resync, jitter))
 }
 
-// call makes one call. Where only the nodes have changed it tells those, and
-// everything if that fails.
-func (b *balancers) call(ctx context.Context, due balancer, nodes []*corev1.Node, onlyNodes bool) (o Outcome, err error) {
+// call makes one call about a whole balancer.
+func (b *balancers) call(ctx context.Context, due balancer, nodes []*corev1.Node) (o Outcome, err error) {
 	svc := due.want.Service
-	if onlyNodes && b.cloud.UpdateLoadBalancer(ctx, b.cluster, svc, nodes) == nil {
-		o = due.outcome
-		o.Report = b.report(svc, o.Report)
-		return o, nil
-	}
 	o = Outcome{To: due.want.Do, Ingress: due.outcome.Ingress, Report: due.outcome.Report}
 	if o.To == Delete {
 		err = b.cloud.EnsureLoadBalancerDeleted(ctx, b.cluster, svc)

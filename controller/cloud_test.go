@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -193,6 +194,39 @@ func TestResync(t *testing.T) {
 	})
 }
 
+// TestNodesOfARefusedService: what is wrong with a Service does not keep its
+// balancer from following the nodes, not even if the cloud fails once.
+func TestNodesOfARefusedService(t *testing.T) {
+	withRig(t, func(r *rig) {
+		r.want(Ensure, service("a"))
+		r.after(time.Second, "0s ensure a 1")
+		for range 20 {
+			r.fail["ensure a"] = append(r.fail["ensure a"], &providers.Refusal{Reason: v1alpha1.InvalidRequest, Message: "no"})
+		}
+		r.want(Ensure, service("a", annotated("x", "y")))
+		time.Sleep(20 * time.Minute)
+		synctest.Wait()
+		r.calls()
+		r.fail["update a"] = []error{errors.New("boom")}
+		r.nodes = append(r.nodes, awsNode("n2"))
+		r.tell()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		updates := 0
+		for _, call := range r.calls() {
+			if strings.Contains(call, "update a 2") {
+				updates++
+			}
+		}
+		if updates != 2 {
+			t.Errorf("%d updates, want one that fails and one that does not", updates)
+		}
+		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.InvalidRequest {
+			t.Errorf("outcome %+v", o)
+		}
+	})
+}
+
 func TestBackoff(t *testing.T) {
 	withRig(t, func(r *rig) {
 		boom := errors.New("boom")
@@ -202,10 +236,10 @@ func TestBackoff(t *testing.T) {
 		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.CloudFailed || o.Message != "boom" {
 			t.Errorf("outcome %+v", o)
 		}
-		// Neither the same wish nor nodes hurry it.
+		// Nodes do not hurry it, though the cloud hears of them.
 		r.nodes = append(r.nodes, awsNode("n2"))
 		r.tell()
-		r.after(6*time.Second, "6s ensure a 2")
+		r.after(6*time.Second, "3s update a 2", "6s ensure a 2")
 		r.after(10*time.Second, "17s ensure a 2")
 		r.after(time.Second)
 		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.QuotaExceeded || o.Message != "full" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -33,6 +34,15 @@ type work struct {
 	old *elb.LoadBalancer
 	// deep: attributes are compared with AWS, not just with what is recorded.
 	deep bool
+	// light: nothing is asked for, so only what drifts is looked at.
+	light  bool
+	before map[string]map[string]string // tags at the last look
+	// stale are rules that go when the balancer has all its groups, and needed
+	// are the names of those that it has of its own.
+	stale  []staleRules
+	needed []string
+	// healthy: a target of the wanted balancer is.
+	healthy bool
 }
 
 // state is what AWS has for a Service. All of it is ours.
@@ -46,37 +56,31 @@ type state struct {
 
 // ensure makes the balancer what it shall be: new things before the old ones
 // go, and every step again what it was when it is done twice.
-func (w *work) ensure(ctx context.Context, chosen []target) error {
+func (w *work) ensure(ctx context.Context) error {
 	if err := w.read(ctx); err != nil {
 		return err
 	}
-	instances, err := w.usable(ctx, chosen)
+	instances, err := w.usable(ctx)
 	if err != nil {
 		return err
 	}
 	if len(instances) == 0 && len(w.have.balancers) == 0 {
-		return &providers.Refusal{Reason: v1alpha1.NoTargets, Message: fmt.Sprintf("none of %s is an instance that AWS knows", plural(len(chosen), "node"))}
+		return &providers.Refusal{Reason: v1alpha1.NoTargets, Message: fmt.Sprintf("none of %s is an instance that AWS knows", plural(len(w.memory.chosen), "node"))}
 	}
 	current, refusal := w.pick()
 	if refusal != nil {
 		return errors.Join(w.follow(ctx, instances), refusal)
 	}
-	vpc := ""
-	if len(w.have.balancers) > 0 {
-		vpc = aws.ToString(w.have.balancers[0].VpcId) // the nodes may all be gone
-	} else if vpc, err = w.vpcOf(ctx, w.conn, instances); err != nil {
-		return err
-	}
 	w.shared.users.RLock()
 	defer w.shared.users.RUnlock()
-	groups, err := w.ensureSecurity(ctx, vpc, instances)
+	groups, err := w.ensureSecurity(ctx, instances)
 	if err != nil {
 		return err
 	}
-	if err := w.ensureGroups(ctx, vpc, instances); err != nil {
+	if err := w.ensureGroups(ctx, instances); err != nil {
 		return err
 	}
-	b, err := w.ensureBalancer(ctx, current, vpc, groups)
+	b, err := w.ensureBalancer(ctx, current, groups)
 	if err != nil {
 		return err
 	}
@@ -86,27 +90,32 @@ func (w *work) ensure(ctx context.Context, chosen []target) error {
 	if err := w.tidy(ctx, b); err != nil {
 		return err
 	}
+	w.memory.tags = w.have.tags
 	w.memory.tell(instances)
 	w.report(b)
 	return nil
 }
 
-// usable are the chosen nodes' instances, in the VPC, that AWS has not refused.
-func (w *work) usable(ctx context.Context, chosen []target) (used []instance, err error) {
-	all, err := w.lookUp(ctx, w.conn, chosen)
-	if err != nil || len(all) == 0 {
-		return nil, err
-	}
-	vpc, err := w.vpcOf(ctx, w.conn, all)
+// usable are the chosen nodes' instances, in the balancer's VPC, that AWS has
+// not refused.
+func (w *work) usable(ctx context.Context) (used []instance, err error) {
+	all, err := w.lookUp(ctx, w.conn, w.memory.chosen)
 	if err != nil {
 		return nil, err
 	}
-	for id, until := range w.memory.bad {
+	m := w.memory
+	if len(w.have.balancers) > 0 {
+		m.vpc = aws.ToString(w.have.balancers[0].VpcId)
+	}
+	if m.vpc = cmpOr(m.vpc, w.options.VPC); m.vpc == "" {
+		m.vpc = mostCommonVPC(all)
+	}
+	for id, until := range m.bad {
 		if time.Now().After(until) {
-			delete(w.memory.bad, id)
+			delete(m.bad, id)
 		}
 	}
-	return slices.DeleteFunc(all, func(i instance) bool { return i.VPC != vpc || !w.memory.bad[i.ID].IsZero() }), nil
+	return slices.DeleteFunc(all, func(i instance) bool { return i.VPC != m.vpc || !m.bad[i.ID].IsZero() }), nil
 }
 
 // pick decides which balancer is the one that is wanted, and which one it
@@ -120,9 +129,12 @@ func (w *work) pick() (*elb.LoadBalancer, *providers.Refusal) {
 		return nil, nil
 	case 1:
 		b := &w.have.balancers[0]
-		why := replacement(w.want, *b)
+		why := w.unchangeable(b)
 		if why == "" {
 			w.name = aws.ToString(b.LoadBalancerName)
+			if w.want.PreferDual && b.IpAddressType == elb.IpAddressTypeDualstack && w.want.hasUDP() {
+				return nil, &providers.Refusal{Reason: v1alpha1.InvalidRequest, Message: noUDP}
+			}
 			return b, nil
 		}
 		if w.svc.Annotations[v1alpha1.AnnotationAllowReplacement] != "true" {
@@ -138,14 +150,18 @@ func (w *work) pick() (*elb.LoadBalancer, *providers.Refusal) {
 	}
 	// A replacement is on its way. It may not be wanted any more.
 	x, y := &w.have.balancers[0], &w.have.balancers[1]
-	if replacement(w.want, *x) != "" {
+	if w.unchangeable(x) != "" {
 		x, y = y, x
 	}
 	w.old, w.name = y, aws.ToString(x.LoadBalancerName)
-	if why := replacement(w.want, *x); why != "" {
+	if why := w.unchangeable(x); why != "" {
 		return nil, &providers.Refusal{Reason: v1alpha1.ReplacementRequired, Message: fmt.Sprintf("AWS cannot change %s on balancer %s, which is still being replaced", why, w.name)}
 	}
 	return x, nil
+}
+
+func (w *work) unchangeable(b *elb.LoadBalancer) string {
+	return replacement(w.want, *b, recorded(w.have.tags[aws.ToString(b.LoadBalancerArn)], tagAddresses))
 }
 
 // follow keeps the targets of a balancer that is otherwise left as it is.
@@ -183,7 +199,7 @@ func (w *work) recall(ctx context.Context) (exists bool, err error) {
 	w.want.Attributes = o.Attributes
 	w.memory.labels, w.memory.status = o.NodeLabels, statusOf(b)
 	w.memory.most, w.memory.cross = w.room(max(len(w.have.groups), 1))
-	w.memory.backend, w.memory.base = o.Backend, w.base(b)
+	w.memory.backend, w.memory.base, w.memory.vpc = o.Backend, w.base(b), aws.ToString(b.VpcId)
 	for _, g := range w.have.groups {
 		a, err := w.targetsOf(ctx, g)
 		if err != nil {
@@ -242,7 +258,7 @@ func (w *work) readOnce(ctx context.Context) (err error) {
 	if len(arns) == 0 {
 		return nil
 	}
-	if w.have.tags, err = w.tagsOf(ctx, w.conn, arns); err != nil {
+	if err := w.readTags(ctx, arns); err != nil {
 		return err
 	}
 	for _, b := range w.have.balancers {
@@ -257,6 +273,27 @@ func (w *work) readOnce(ctx context.Context) (err error) {
 	}
 	w.have.security, err = w.ownSecurity(ctx)
 	return err
+}
+
+// readTags asks for the tags. At a light look that is only those of the
+// balancers, and of what was not there before.
+func (w *work) readTags(ctx context.Context, arns []string) (err error) {
+	known := map[string]map[string]string{}
+	if w.light {
+		arns = slices.DeleteFunc(arns, func(arn string) bool {
+			tags, ok := w.before[arn]
+			ok = ok && !slices.ContainsFunc(w.have.balancers, func(b elb.LoadBalancer) bool { return aws.ToString(b.LoadBalancerArn) == arn })
+			if ok {
+				known[arn] = tags
+			}
+			return ok
+		})
+	}
+	if w.have.tags, err = w.tagsOf(ctx, w.conn, arns); err != nil {
+		return err
+	}
+	maps.Copy(w.have.tags, known)
+	return nil
 }
 
 // owns reports whether the tags say that an object is this Service's.
@@ -310,12 +347,14 @@ func (w *work) report(b elb.LoadBalancer) {
 	m.status, m.base, m.stage = statusOf(b), w.base(b), ""
 	m.report = providers.Report{Ready: true, Reason: v1alpha1.Assigned}
 	switch state := stateOf(b); {
+	case w.old != nil && !answers(b):
+		m.unfinished, m.stage = true, fmt.Sprintf("; it replaces %s as soon as AWS has finished it", aws.ToString(w.old.LoadBalancerName))
+		m.report.Reason, m.status = v1alpha1.Provisioning, statusOf(*w.old)
 	case w.old != nil:
-		m.unfinished = true
-		m.report = providers.Report{Ready: true, Reason: v1alpha1.Provisioning, Again: w.again}
-		m.stage = fmt.Sprintf("; it replaces %s as soon as AWS has finished it", aws.ToString(w.old.LoadBalancerName))
-		m.status = statusOf(*w.old)
+		m.unfinished, m.stage = true, fmt.Sprintf("; it replaces %s, which stays for some minutes, until clients know the new name and a target is healthy", aws.ToString(w.old.LoadBalancerName))
 	case state == elb.LoadBalancerStateEnumActive:
+	case state == elb.LoadBalancerStateEnumActiveImpaired:
+		m.stage = "; AWS lacks resources to scale it up (active_impaired)"
 	case state == elb.LoadBalancerStateEnumProvisioning:
 		m.report = providers.Report{Reason: v1alpha1.Provisioning, Again: w.again}
 		m.stage = "; AWS is still making it, which takes one to three minutes"

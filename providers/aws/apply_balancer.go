@@ -4,32 +4,39 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	elbapi "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
 )
 
 // ensureBalancer makes the balancer, or changes what can be changed in place.
-func (w *work) ensureBalancer(ctx context.Context, current *elb.LoadBalancer, vpc string, groups []string) (b elb.LoadBalancer, err error) {
+func (w *work) ensureBalancer(ctx context.Context, current *elb.LoadBalancer, groups []string) (b elb.LoadBalancer, err error) {
 	var tags map[string]string
+	addresses := record(tagAddresses, strings.Join(w.want.addresses(), " "))
 	if current == nil {
-		tags = w.tags("")
-		if b, err = w.createBalancer(ctx, vpc, groups, tags); err != nil {
+		tags = w.tags("", addresses)
+		if b, err = w.createBalancer(ctx, groups, tags); err != nil {
 			return b, err
 		}
 	} else {
 		b = *current
 		tags = w.have.tags[aws.ToString(b.LoadBalancerArn)]
-		if err := w.changeBalancer(ctx, &b, vpc, groups); err != nil {
+		if err := w.changeBalancer(ctx, &b, groups); err != nil {
 			return b, err
+		}
+		if len(addresses) == 0 { // nobody asks for those that it has any more
+			addresses = record(tagAddresses, recorded(tags, tagAddresses))
 		}
 	}
 	w.arn = aws.ToString(b.LoadBalancerArn)
-	set := attributesToSet(w.want.Attributes, recorded(tags, tagAttributes), false)
+	set := attributesToSet(w.want.Attributes, recorded(tags, tagAttributes), "balancer", string(b.Scheme))
 	if w.deep && len(w.want.Attributes) > 0 {
 		out, err := call(ctx, w.conn.elb.DescribeLoadBalancerAttributes, &elbapi.DescribeLoadBalancerAttributesInput{LoadBalancerArn: aws.String(w.arn)})
 		if err != nil {
@@ -44,7 +51,7 @@ func (w *work) ensureBalancer(ctx context.Context, current *elb.LoadBalancer, vp
 	if err := w.setAttributes(ctx, w.arn, set); err != nil {
 		return b, err
 	}
-	return b, w.retag(ctx, w.arn, tags, w.tags("", record(tagAttributes, attributeRecord(w.want.Attributes))))
+	return b, w.retag(ctx, w.arn, tags, w.tags("", addresses, record(tagAttributes, attributeRecord(w.want.Attributes))))
 }
 
 func (w *work) setAttributes(ctx context.Context, arn string, set map[string]string) error {
@@ -59,8 +66,8 @@ func (w *work) setAttributes(ctx context.Context, arn string, set map[string]str
 	return err
 }
 
-func (w *work) createBalancer(ctx context.Context, vpc string, groups []string, tags map[string]string) (b elb.LoadBalancer, err error) {
-	chosen, err := w.subnetsFor(ctx, w.conn, vpc, w.want)
+func (w *work) createBalancer(ctx context.Context, groups []string, tags map[string]string) (b elb.LoadBalancer, err error) {
+	chosen, err := w.subnetsFor(ctx, w.conn, w.memory.vpc, w.want)
 	if err != nil {
 		return b, err
 	}
@@ -90,7 +97,7 @@ func (w *work) createBalancer(ctx context.Context, vpc string, groups []string, 
 func (w *work) addressType(chosen []subnet) (elb.IpAddressType, *providers.Refusal) {
 	i := slices.IndexFunc(chosen, func(s subnet) bool { return !s.IPv6 })
 	switch {
-	case w.want.PreferDual && i < 0:
+	case w.want.PreferDual && i < 0 && !w.want.hasUDP():
 		return elb.IpAddressTypeDualstack, nil
 	case w.want.AddressType == elb.IpAddressTypeDualstack && i >= 0:
 		return "", &providers.Refusal{Reason: v1alpha1.NoSubnet, Message: "a dual-stack balancer is asked for, but subnet " + chosen[i].ID + " has no IPv6 CIDR"}
@@ -114,7 +121,7 @@ func subnetMappings(mapped []mapping) (all []elb.SubnetMapping) {
 
 // changeBalancer changes security groups, subnets and the kind of addresses.
 // A balancer keeps its subnets unless an annotation names others.
-func (w *work) changeBalancer(ctx context.Context, b *elb.LoadBalancer, vpc string, groups []string) error {
+func (w *work) changeBalancer(ctx context.Context, b *elb.LoadBalancer, groups []string) error {
 	changed := false
 	slices.Sort(groups)
 	if have := slices.Sorted(slices.Values(b.SecurityGroups)); !slices.Equal(have, slices.Compact(groups)) {
@@ -124,7 +131,7 @@ func (w *work) changeBalancer(ctx context.Context, b *elb.LoadBalancer, vpc stri
 		b.SecurityGroups, changed = groups, true
 	}
 	if len(w.want.Subnets) > 0 {
-		chosen, err := w.subnetsFor(ctx, w.conn, vpc, w.want)
+		chosen, err := w.subnetsFor(ctx, w.conn, w.memory.vpc, w.want)
 		if err != nil {
 			return err
 		}
@@ -161,16 +168,10 @@ func sameSubnets(want []mapping, have []elb.AvailabilityZone) bool {
 // tidy removes what is not wanted any more: listeners, the balancer that was
 // replaced once the new one answers, target groups, security groups.
 func (w *work) tidy(ctx context.Context, b elb.LoadBalancer) error {
-	for arn, l := range w.have.listeners {
-		unwanted := aws.ToString(l.LoadBalancerArn) == w.arn && !slices.ContainsFunc(w.want.Listeners, func(x listener) bool { return x.Port == aws.ToInt32(l.Port) })
-		if !unwanted {
-			continue
-		}
-		if _, err := call(ctx, w.conn.elb.DeleteListener, &elbapi.DeleteListenerInput{ListenerArn: aws.String(arn)}); err != nil && !isCode(err, gone...) {
-			return err
-		}
+	if err := w.deleteListeners(ctx); err != nil {
+		return err
 	}
-	if w.old != nil && stateOf(b) == elb.LoadBalancerStateEnumActive {
+	if w.old != nil && w.takenOver(b) {
 		if err := w.deleteBalancer(ctx, w.conn, *w.old, false); err != nil {
 			return err
 		}
@@ -191,6 +192,23 @@ func (w *work) tidy(ctx context.Context, b elb.LoadBalancer) error {
 		}
 	}
 	return w.tidySecurity(ctx)
+}
+
+// takenOver reports whether the balancer that this one replaces can go: the new
+// one answers with a healthy target, and the Service has shown its name for a
+// while.
+func (w *work) takenOver(b elb.LoadBalancer) bool {
+	shows := slices.ContainsFunc(w.svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
+		return in.Hostname == statusOf(b).Ingress[0].Hostname
+	})
+	if !shows || !answers(b) {
+		w.memory.shown = time.Time{}
+		return false
+	}
+	if w.memory.shown.IsZero() {
+		w.memory.shown = time.Now()
+	}
+	return w.healthy && time.Since(w.memory.shown) >= w.grace
 }
 
 // later leaves what AWS has not let go of to another look.

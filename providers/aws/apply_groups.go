@@ -3,6 +3,7 @@ package aws
 import (
 	"context"
 	"errors"
+	"maps"
 	"regexp"
 	"slices"
 	"time"
@@ -22,11 +23,11 @@ func (w *work) groupName(t targetGroup) string { return w.names.targetGroup(w.sv
 
 // ensureGroups makes the target groups, with their targets: whoever is
 // registered before the listener is there is healthy sooner.
-func (w *work) ensureGroups(ctx context.Context, vpc string, instances []instance) error {
+func (w *work) ensureGroups(ctx context.Context, instances []instance) error {
 	w.memory.most, w.memory.cross = w.room(max(len(w.want.Listeners), 1))
 	ids := w.place(instances)
 	for _, l := range w.want.Listeners {
-		a, err := w.ensureGroup(ctx, vpc, l)
+		a, err := w.ensureGroup(ctx, l)
 		if err != nil {
 			return err
 		}
@@ -40,13 +41,13 @@ func (w *work) ensureGroups(ctx context.Context, vpc string, instances []instanc
 	return nil
 }
 
-func (w *work) ensureGroup(ctx context.Context, vpc string, l listener) (a attached, err error) {
+func (w *work) ensureGroup(ctx context.Context, l listener) (a attached, err error) {
 	t, name := l.Target, w.groupName(l.Target)
 	have, exists := w.have.groups[name]
 	tags := w.have.tags[aws.ToString(have.TargetGroupArn)]
 	if !exists {
 		tags = w.tags(l.name())
-		if have, err = w.createTargetGroup(ctx, vpc, name, t, tags); err != nil {
+		if have, err = w.createTargetGroup(ctx, name, t, tags); err != nil {
 			return a, err
 		}
 		w.have.groups[name] = have
@@ -61,7 +62,7 @@ func (w *work) ensureGroup(ctx context.Context, vpc string, l listener) (a attac
 			}
 		}
 	}
-	set := attributesToSet(t.Attributes, recorded(tags, tagAttributes), true)
+	set := attributesToSet(t.Attributes, recorded(tags, tagAttributes), "group", string(t.Protocol))
 	if w.deep && len(t.Attributes) > 0 {
 		out, err := call(ctx, w.conn.elb.DescribeTargetGroupAttributes, &elbapi.DescribeTargetGroupAttributesInput{TargetGroupArn: aws.String(a.arn)})
 		if err != nil {
@@ -85,9 +86,9 @@ func (w *work) ensureGroup(ctx context.Context, vpc string, l listener) (a attac
 	return a, w.retag(ctx, a.arn, tags, w.tags(l.name(), record(tagAttributes, attributeRecord(t.Attributes))))
 }
 
-func (w *work) createTargetGroup(ctx context.Context, vpc, name string, t targetGroup, tags map[string]string) (elb.TargetGroup, error) {
+func (w *work) createTargetGroup(ctx context.Context, name string, t targetGroup, tags map[string]string) (elb.TargetGroup, error) {
 	in := &elbapi.CreateTargetGroupInput{
-		Name: aws.String(name), Protocol: t.Protocol, Port: aws.Int32(t.Port), VpcId: aws.String(vpc),
+		Name: aws.String(name), Protocol: t.Protocol, Port: aws.Int32(t.Port), VpcId: aws.String(w.memory.vpc),
 		TargetType: elb.TargetTypeEnumInstance, IpAddressType: t.Family, Tags: elbTagList(tags),
 		HealthCheckEnabled: aws.Bool(true), HealthCheckProtocol: elb.ProtocolEnum(t.Health.Protocol), HealthCheckPort: aws.String(t.Health.Port),
 		HealthCheckIntervalSeconds: aws.Int32(t.Health.Interval), HealthCheckTimeoutSeconds: aws.Int32(t.Health.Timeout),
@@ -137,27 +138,34 @@ func (w *work) targetsOf(ctx context.Context, g elb.TargetGroup) (attached, erro
 		if d.Target == nil || d.TargetHealth != nil && d.TargetHealth.State == elb.TargetHealthStateEnumDraining {
 			continue
 		}
+		w.healthy = w.healthy || d.TargetHealth != nil && d.TargetHealth.State == elb.TargetHealthStateEnumHealthy
 		a.instances = append(a.instances, aws.ToString(d.Target.Id))
 	}
 	slices.Sort(a.instances)
 	return a, nil
 }
 
-// setTargets makes the instances the targets: first those that are new, unless
-// there is no room for both.
+// setTargets makes the instances the targets: first those that are new, as far
+// as there is room for them beside the old ones. Where AWS has refused all that
+// are wanted, the old ones stay: they are better than none.
 func (w *work) setTargets(ctx context.Context, a *attached, ids []string) error {
 	add := slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return slices.Contains(a.instances, id) })
 	remove := slices.DeleteFunc(slices.Clone(a.instances), func(id string) bool { return slices.Contains(ids, id) })
-	if len(a.instances)+len(add) > w.memory.most {
-		if err := w.deregister(ctx, a, remove); err != nil {
-			return err
-		}
-		remove = nil
+	room := max(w.memory.most-len(a.instances), 0)
+	if room == 0 && len(remove) == len(a.instances) {
+		room = len(add) // more than there should be for a moment, rather than none
 	}
-	if err := w.registerAll(ctx, a, add); err != nil {
+	first := add[:min(room, len(add))]
+	if err := w.registerAll(ctx, a, first); err != nil {
 		return err
 	}
-	return w.deregister(ctx, a, remove)
+	if !slices.ContainsFunc(a.instances, func(id string) bool { return slices.Contains(ids, id) }) {
+		return nil
+	}
+	if err := w.deregister(ctx, a, remove); err != nil {
+		return err
+	}
+	return w.registerAll(ctx, a, add[len(first):])
 }
 
 func (w *work) registerAll(ctx context.Context, a *attached, ids []string) error {
@@ -243,6 +251,9 @@ func (w *work) retag(ctx context.Context, arn string, have, want map[string]stri
 			return err
 		}
 	}
+	after := merged(have, add)
+	maps.DeleteFunc(after, func(k, _ string) bool { return slices.Contains(remove, k) })
+	w.have.tags = put(w.have.tags, arn, after)
 	return nil
 }
 

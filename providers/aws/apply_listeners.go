@@ -14,6 +14,22 @@ import (
 // ensureListeners makes a listener for each port, and lets those that exist
 // forward to the right target group.
 func (w *work) ensureListeners(ctx context.Context) error {
+	count := 0
+	for _, l := range w.have.listeners {
+		if aws.ToString(l.LoadBalancerArn) == w.arn {
+			count++
+		}
+	}
+	for _, l := range w.want.Listeners {
+		if arn, _ := w.listenerOn(l.Port); arn == "" {
+			count++
+		}
+	}
+	if count > maxListeners { // no room for both
+		if err := w.deleteListeners(ctx); err != nil {
+			return err
+		}
+	}
 	for _, l := range w.want.Listeners {
 		if err := w.ensureListener(ctx, l); err != nil {
 			return err
@@ -36,6 +52,10 @@ func (w *work) ensureListener(ctx context.Context, l listener) error {
 		in := &elbapi.ModifyListenerInput{ListenerArn: aws.String(arn), DefaultActions: forward(group)}
 		if have.Protocol != l.Protocol {
 			in.Protocol = l.Protocol
+			l.Policy = cmpOr(l.Policy, defaultPolicy)
+		}
+		if l.ALPN == "" && len(have.AlpnPolicy) > 0 {
+			l.ALPN = "None"
 		}
 		l.tls(&in.Certificates, &in.SslPolicy, &in.AlpnPolicy)
 		if _, err := call(ctx, w.conn.elb.ModifyListener, in); err != nil {
@@ -51,7 +71,7 @@ func (w *work) dress(ctx context.Context, arn string, l listener, tags map[strin
 	if err := w.certificates(ctx, arn, l, recorded(tags, tagCertificates)); err != nil {
 		return err
 	}
-	set := attributesToSet(l.Attributes, recorded(tags, tagAttributes), false)
+	set := attributesToSet(l.Attributes, recorded(tags, tagAttributes), "listener", string(l.Protocol))
 	if w.deep && len(l.Attributes) > 0 {
 		out, err := call(ctx, w.conn.elb.DescribeListenerAttributes, &elbapi.DescribeListenerAttributesInput{ListenerArn: aws.String(arn)})
 		if err != nil {
@@ -74,6 +94,25 @@ func (w *work) dress(ctx context.Context, arn string, l listener, tags map[strin
 	}
 	return w.retag(ctx, arn, tags, w.tags(l.name(), record(tagAttributes, attributeRecord(l.Attributes)), record(tagCertificates, l.moreCertificates())))
 }
+
+// deleteListeners deletes those of the wanted balancer that nobody wants.
+func (w *work) deleteListeners(ctx context.Context) error {
+	for arn, l := range w.have.listeners {
+		wanted := slices.ContainsFunc(w.want.Listeners, func(x listener) bool { return x.Port == aws.ToInt32(l.Port) })
+		if wanted || aws.ToString(l.LoadBalancerArn) != w.arn {
+			continue
+		}
+		if _, err := call(ctx, w.conn.elb.DeleteListener, &elbapi.DeleteListenerInput{ListenerArn: aws.String(arn)}); err != nil && !isCode(err, gone...) {
+			return err
+		}
+		delete(w.have.listeners, arn)
+	}
+	return nil
+}
+
+// defaultPolicy is what AWS gives a TLS listener that is made without a policy
+// (CreateListener, SslPolicy). One that becomes a TLS listener must be given one.
+const defaultPolicy = "ELBSecurityPolicy-2016-08"
 
 // listenerOn is the listener of the wanted balancer on a port, "" if there is none.
 func (w *work) listenerOn(port int32) (arn string, have elb.Listener) {

@@ -27,22 +27,33 @@ func (w *work) ownSecurity(ctx context.Context) (own []ec2.SecurityGroup, err er
 	return own, nil
 }
 
-// ensureSecurity makes the balancer's security groups and their rules, and
-// returns the IDs of all that the balancer shall have.
-func (w *work) ensureSecurity(ctx context.Context, vpc string, instances []instance) (ids []string, err error) {
+// ensureSecurity makes the balancer's security groups, adds the rules that they
+// lack, and returns the IDs of all that the balancer shall have. What is too
+// much goes when the balancer has them all.
+func (w *work) ensureSecurity(ctx context.Context, instances []instance) (ids []string, err error) {
 	if w.want.NoGroups {
 		return nil, nil
 	}
 	ids = slices.Clone(w.want.Groups)
-	for i, rules := range byGroup(w.want.Rules) {
-		id, err := w.ensureOwn(ctx, vpc, w.names.securityGroup(w.svc.UID, i), rules)
+	have := make([][]rule, maxGroups)
+	for i := range have {
+		if g := w.ownGroup(w.names.securityGroup(w.svc.UID, i)); g != nil {
+			have[i] = rulesOf(g.IpPermissions)
+		}
+	}
+	for i, rules := range placeRules(w.want.Rules, have) {
+		if len(rules) == 0 {
+			continue
+		}
+		name := w.names.securityGroup(w.svc.UID, i)
+		id, err := w.ensureOwn(ctx, name, have[i], rules)
 		if err != nil {
 			return nil, err
 		}
-		ids = append(ids, id)
+		ids, w.needed = append(ids, id), append(w.needed, name)
 	}
 	if w.want.Backend {
-		id, err := w.ensureShared(ctx, w.conn, vpc, instances)
+		id, err := w.ensureShared(ctx, w.conn, w.memory.vpc, instances)
 		if err != nil {
 			return nil, err
 		}
@@ -51,37 +62,43 @@ func (w *work) ensureSecurity(ctx context.Context, vpc string, instances []insta
 	return ids, nil
 }
 
-func (w *work) ensureOwn(ctx context.Context, vpc, name string, rules []rule) (id string, err error) {
-	tags := allTags(ownTags(w.options.Cluster, w.svc), w.want.Tags, w.svc.Namespace+"/"+w.svc.Name)
+// ownGroup is the Service's security group of that name, nil if there is none.
+func (w *work) ownGroup(name string) *ec2.SecurityGroup {
 	i := slices.IndexFunc(w.have.security, func(g ec2.SecurityGroup) bool { return aws.ToString(g.GroupName) == name })
-	if i >= 0 {
-		have := w.have.security[i]
-		id = aws.ToString(have.GroupId)
-		if err := w.changeRules(ctx, id, rulesOf(have.IpPermissions), rules); err != nil {
-			return "", err
-		}
-		return id, w.tagGroup(ctx, id, tagsOf(have.Tags), tags)
+	if i < 0 {
+		return nil
 	}
-	id, err = w.createGroup(ctx, w.conn, vpc, name, tags)
-	if err != nil {
-		return "", err
-	}
-	return id, w.authorize(ctx, w.conn, id, rules)
+	return &w.have.security[i]
 }
 
-// changeRules admits before it shuts out, unless the group is too full for both.
-func (w *work) changeRules(ctx context.Context, id string, have, want []rule) error {
-	add, remove := without(want, have), without(have, want)
-	if len(have)+len(add) > rulesPerGroup {
-		if err := w.revoke(ctx, w.conn, id, remove); err != nil {
-			return err
+func (w *work) ensureOwn(ctx context.Context, name string, have, want []rule) (id string, err error) {
+	tags := w.tags("")
+	g := w.ownGroup(name)
+	if g == nil {
+		if id, err = w.createGroup(ctx, w.conn, w.memory.vpc, name, tags); err != nil {
+			return "", err
 		}
-		return w.authorize(ctx, w.conn, id, add)
+		return id, w.authorize(ctx, w.conn, id, want)
+	}
+	id = aws.ToString(g.GroupId)
+	add, remove := without(want, have), without(have, want)
+	if len(have)+len(add) > rulesPerGroup { // no room for both
+		if err := w.revoke(ctx, w.conn, id, remove); err != nil {
+			return "", err
+		}
+		remove = nil
 	}
 	if err := w.authorize(ctx, w.conn, id, add); err != nil {
-		return err
+		return "", err
 	}
-	return w.revoke(ctx, w.conn, id, remove)
+	w.stale = append(w.stale, staleRules{id, remove})
+	return id, w.tagGroup(ctx, id, tagsOf(g.Tags), tags)
+}
+
+// staleRules let somebody in who is let in no more, or by another group.
+type staleRules struct {
+	group string
+	rules []rule
 }
 
 // tagGroup is retag for a security group.
@@ -104,14 +121,15 @@ func (w *work) tagGroup(ctx context.Context, id string, have, want map[string]st
 	return nil
 }
 
-// tidySecurity deletes own groups that the balancer does not need any more.
+// tidySecurity takes away rules and own groups that are not needed any more.
 func (w *work) tidySecurity(ctx context.Context) error {
-	var needed []string
-	for i := range byGroup(w.want.Rules) {
-		needed = append(needed, w.names.securityGroup(w.svc.UID, i))
+	for _, s := range w.stale {
+		if err := w.revoke(ctx, w.conn, s.group, s.rules); err != nil {
+			return err
+		}
 	}
 	for _, g := range w.have.security {
-		if slices.Contains(needed, aws.ToString(g.GroupName)) {
+		if slices.Contains(w.needed, aws.ToString(g.GroupName)) {
 			continue
 		}
 		if err := w.later(w.deleteGroup(ctx, w.conn, aws.ToString(g.GroupId))); err != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +28,10 @@ const (
 	askAgain = time.Minute
 	// everyNth verification compares attributes, too.
 	everyNth = 6
+	// grace is how long a replaced balancer stays after the Service has shown
+	// the new name: clients know the old one's addresses for a minute (AWS's
+	// DNS), and others copy the name more slowly.
+	grace = 5 * time.Minute
 	// letGo is when to look whether AWS has let go of what it used; longer each time.
 	letGo = 10 * time.Second
 )
@@ -46,10 +49,16 @@ type memory struct {
 	most    int  // targets, of a zone or of all
 	cross   bool // balances across zones
 	backend bool
-	groups  []attached
-	chosen  []target // the nodes that were to be targets
+	vpc     string
+	tags    map[string]map[string]string // by ARN
+	// shown is since when the Service shows the name of the balancer that
+	// replaces another one.
+	shown  time.Time
+	groups []attached
+	chosen []target // the nodes that were to be targets
 	// lost are the nodes among them that are none.
 	lost       []string
+	alone      bool // no node can be a target
 	unfinished bool // there is more to do than wait for the balancer
 	waits      int  // for AWS, while it is being deleted
 	// bad instances were refused by AWS, until then.
@@ -188,7 +197,7 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 		}
 		if m != nil && len(m.lost) > 0 {
 			w := &work{Cloud: c, conn: a, svc: svc, memory: m.clone()}
-			if err := w.update(ctx, chosen); err != nil {
+			if err := w.update(ctx); err != nil {
 				c.forget(svc.UID)
 				return nil, refused(err)
 			}
@@ -201,15 +210,16 @@ func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 	}
 	w := &work{Cloud: c, conn: a, svc: svc, want: want, memory: &memory{digest: digest, chosen: chosen, labels: want.NodeLabels, backend: want.Backend}}
 	if m != nil {
-		w.memory.looks, w.memory.bad = m.looks+1, maps.Clone(m.bad)
+		w.memory.looks, w.memory.bad, w.memory.shown = m.looks+1, maps.Clone(m.bad), m.shown
 		w.deep = w.memory.looks%everyNth == 0
+		w.light, w.before = m.digest == digest && !m.unfinished && !w.deep, m.tags
 	}
-	if err := w.ensure(ctx, chosen); err != nil {
+	if err := w.ensure(ctx); err != nil {
 		c.forget(svc.UID)
 		return nil, refused(err)
 	}
-	jitter := time.Duration(rand.Int64N(int64(c.options.Resync/5) + 1))
-	w.memory.due = time.Now().Add(c.options.Resync - c.options.Resync/10 + jitter)
+	// A little early, so that whoever calls at that pace finds it due.
+	w.memory.due = time.Now().Add(c.options.Resync - c.options.Resync/10)
 	c.remember(svc.UID, w.memory)
 	return w.memory.status.DeepCopy(), nil
 }
@@ -224,7 +234,7 @@ func (c *Cloud) finished(ctx context.Context, a *conn, uid types.UID, m *memory)
 	switch stateOf(found[0]) {
 	case elb.LoadBalancerStateEnumProvisioning:
 		return m, nil
-	case elb.LoadBalancerStateEnumActive:
+	case elb.LoadBalancerStateEnumActive, elb.LoadBalancerStateEnumActiveImpaired:
 		w := &work{Cloud: c, conn: a, memory: m.clone()}
 		w.report(found[0])
 		c.remember(uid, w.memory)
@@ -238,6 +248,12 @@ func stateOf(b elb.LoadBalancer) elb.LoadBalancerStateEnum {
 		return elb.LoadBalancerStateEnumActive
 	}
 	return b.State.Code
+}
+
+// answers reports whether AWS has finished the balancer.
+func answers(b elb.LoadBalancer) bool {
+	state := stateOf(b)
+	return state == elb.LoadBalancerStateEnumActive || state == elb.LoadBalancerStateEnumActiveImpaired
 }
 
 // Report says what is known of the Service's balancer (providers.Reporter).
@@ -263,7 +279,8 @@ func (c *Cloud) UpdateLoadBalancer(ctx context.Context, cluster string, svc *cor
 		return refused(err)
 	}
 	before, chosen := w.memory.chosen, targets(nodes, w.memory.labels)
-	if err := w.update(ctx, chosen); err != nil {
+	w.memory.chosen = chosen
+	if err := w.update(ctx); err != nil {
 		c.forget(svc.UID)
 		return refused(err)
 	}
@@ -302,13 +319,31 @@ func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *co
 }
 
 // update registers and deregisters what differs from the memory.
-func (w *work) update(ctx context.Context, chosen []target) error {
-	instances, err := w.usable(ctx, chosen)
-	if err != nil || len(instances) == 0 {
-		return err // nobody left: the last targets stay
+func (w *work) update(ctx context.Context) error {
+	instances, err := w.usable(ctx)
+	if err != nil {
+		return err
 	}
+	if len(instances) > 0 {
+		if err := w.move(ctx, instances); err != nil {
+			return err
+		}
+	}
+	w.memory.tell(instances)
+	if len(w.memory.lost) > 0 {
+		w.memory.report.Again = w.again
+	} else if w.memory.report.Ready && !w.memory.unfinished {
+		w.memory.report.Again = 0
+	}
+	return nil
+}
+
+// move makes the instances the targets of all target groups.
+func (w *work) move(ctx context.Context, instances []instance) error {
 	if w.memory.backend {
-		if _, err := w.ensureShared(ctx, w.conn, instances[0].VPC, instances); err != nil {
+		w.shared.users.RLock()
+		defer w.shared.users.RUnlock()
+		if _, err := w.ensureShared(ctx, w.conn, w.memory.vpc, instances); err != nil {
 			return err
 		}
 	}
@@ -317,17 +352,7 @@ func (w *work) update(ctx context.Context, chosen []target) error {
 	for i := range w.memory.groups {
 		failures = append(failures, w.setTargets(ctx, &w.memory.groups[i], ids))
 	}
-	if err := errors.Join(failures...); err != nil {
-		return err
-	}
-	w.memory.chosen = chosen
-	w.memory.tell(instances)
-	if len(w.memory.lost) > 0 {
-		w.memory.report.Again = w.again
-	} else if w.memory.report.Ready && !w.memory.unfinished {
-		w.memory.report.Again = 0
-	}
-	return nil
+	return errors.Join(failures...)
 }
 
 // place is which instances become targets, given the balancer's limits.
@@ -341,7 +366,7 @@ func (w *work) place(instances []instance) (ids []string) {
 
 // tell adds the targets to the report, and those that are none.
 func (m *memory) tell(instances []instance) {
-	m.lost = nil
+	m.lost, m.alone = nil, len(instances) == 0
 	for _, t := range m.chosen {
 		if !slices.ContainsFunc(instances, func(i instance) bool { return i.ID == t.Instance }) || !m.bad[t.Instance].IsZero() {
 			m.lost = append(m.lost, t.Node)
@@ -357,6 +382,14 @@ func (m *memory) say() {
 		used = len(m.groups[0].instances)
 	}
 	m.report.Message = fmt.Sprintf("%s, %s%s", m.base, plural(used, "target"), m.stage)
+	switch m.report.Reason {
+	case v1alpha1.Assigned, v1alpha1.NoTargets:
+		m.report.Reason = v1alpha1.Assigned
+		if m.alone {
+			m.report.Reason = v1alpha1.NoTargets
+			m.report.Message += "; no node can be a target any more, so the last targets stay"
+		}
+	}
 	if len(m.lost) > 0 {
 		m.report.Message += fmt.Sprintf("; no target: %s, whose instances AWS does not know, or does not accept", list(m.lost))
 	}

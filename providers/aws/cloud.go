@@ -55,6 +55,7 @@ type Cloud struct {
 	log      *slog.Logger
 	fresh    time.Duration // how old the inventory may be
 	again    time.Duration // until another look at what AWS has not finished
+	grace    time.Duration // of a balancer that was replaced
 
 	mu    sync.Mutex // guards what follows
 	conn  *conn      // nil until the first Service
@@ -84,12 +85,17 @@ func New(o Options) (*Cloud, error) {
 	if c.options.Resync == 0 {
 		c.options.Resync = 10 * time.Minute
 	}
-	c.fresh, c.again = min(fresh, c.options.Resync/2), min(askAgain, c.options.Resync)
+	c.fresh, c.again, c.grace = min(fresh, c.options.Resync/2), min(askAgain, c.options.Resync), min(grace, c.options.Resync)
 	if s := c.settings.Scheme; s != "internet-facing" && s != "internal" {
 		return nil, fmt.Errorf("scheme %q: must be internet-facing or internal", s)
 	}
 	if p := c.settings.Probe; p != probeKubeProxy && p != probeNodePort {
 		return nil, fmt.Errorf("health probe %q: must be %s or %s", p, probeKubeProxy, probeNodePort)
+	}
+	for k := range o.Tags {
+		if reservedTag(k) {
+			return nil, fmt.Errorf("tag %q: the key is reserved", k)
+		}
 	}
 	from, to := &c.settings.NodePorts[0], &c.settings.NodePorts[1]
 	if n, err := fmt.Sscanf(cmpOr(o.NodePorts, "30000-32767"), "%d-%d", from, to); err != nil || n != 2 || *from > *to {

@@ -118,10 +118,13 @@ func (c *Cloud) deleteBalancer(ctx context.Context, a *conn, b elb.LoadBalancer,
 		}
 		err = remove()
 	}
+	if isCode(err, "ResourceInUse") {
+		return fmt.Errorf("load balancer %s, which something else in AWS uses, such as a VPC endpoint service: %w", name, errInUse)
+	}
 	if err != nil && !isCode(err, gone...) {
 		return err
 	}
-	c.inventory.change(func() { delete(c.inventory.balancers, name) })
+	c.inventory.balancers.write(name, nil)
 	return nil
 }
 
@@ -134,6 +137,6 @@ func (c *Cloud) deleteTargetGroup(ctx context.Context, a *conn, g elb.TargetGrou
 	if err != nil && !isCode(err, gone...) {
 		return err
 	}
-	c.inventory.change(func() { delete(c.inventory.groups, name) })
+	c.inventory.groups.write(name, nil)
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/cloud-provider/api"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
 // step is something that a controller does with a Service, and what it starts
@@ -43,6 +45,11 @@ func (a *account) steps(t *testing.T) []step {
 		corev1.AnnotationLoadBalancerSourceRangesKey: "192.0.2.0/24",
 	}
 	after.Spec.Ports[0].NodePort = 31999
+	given, replaced := before.DeepCopy(), before.DeepCopy()
+	given.Annotations[prefix+"security-groups"] = a.nodeGroup
+	given.Annotations[prefix+"subnets"] = strings.Join(a.subnets[:2], ",")
+	replaced.Annotations[prefix+"scheme"] = "internal"
+	replaced.Annotations[v1alpha1.AnnotationAllowReplacement] = "true"
 	ensure := func(s *corev1.Service) func(t *testing.T, c *Cloud) error {
 		return func(t *testing.T, c *Cloud) error {
 			_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
@@ -52,6 +59,27 @@ func (a *account) steps(t *testing.T) []step {
 	return []step{
 		{name: "create", do: ensure(before), last: before},
 		{name: "change", before: before, do: ensure(after), last: after},
+		{name: "groups", before: before, last: given, do: func(t *testing.T, c *Cloud) error {
+			err := ensure(given)(t, c)
+			if err == nil && c.remembered(given.UID).unfinished {
+				return api.NewRetryError("the old groups are still there", 0)
+			}
+			return err
+		}},
+		{name: "replace", before: before, last: replaced, do: func(t *testing.T, c *Cloud) error {
+			c.grace = 0
+			replaced.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+			status, err := c.EnsureLoadBalancer(t.Context(), a.cluster, replaced, a.nodes)
+			if err == nil {
+				replaced.Status.LoadBalancer = *status // as the controller writes it
+				c.forget(replaced.UID)
+				_, err = c.EnsureLoadBalancer(t.Context(), a.cluster, replaced, a.nodes)
+			}
+			if err == nil && len(a.balancers(t)) > 1 {
+				return api.NewRetryError("both are there", 0)
+			}
+			return err
+		}},
 		{name: "nodes", before: before, last: before, do: func(t *testing.T, c *Cloud) error {
 			return c.UpdateLoadBalancer(t.Context(), a.cluster, before, a.nodes[1:])
 		}},

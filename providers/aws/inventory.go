@@ -9,43 +9,133 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	elbapi "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+	"golang.org/x/sync/singleflight"
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// fresh is how old the inventory may be for a look at one Service, at most:
-// with many Services one list serves them all.
-const fresh = 30 * time.Second
+const (
+	// fresh is how old the inventory may be for a look at one Service, at most:
+	// with many Services one list serves them all.
+	fresh = 30 * time.Second
+	// askTimeout ends what is asked for several, whoever waits for it.
+	askTimeout = time.Minute
+)
 
 // inventory is what has our cluster's names: all balancers and target groups,
 // listed by the page rather than asked for one by one, and kept up to date
 // with our own writes.
 type inventory struct {
-	mu          sync.Mutex // held while listing: who wants the same waits for it
-	balancers   map[string]elb.LoadBalancer
-	groups      map[string]elb.TargetGroup
-	balancersAt time.Time
-	groupsAt    time.Time
+	balancers listing[elb.LoadBalancer]
+	groups    listing[elb.TargetGroup]
 }
 
 // forget makes the next look a new list: what has happened is not known.
 func (i *inventory) forget() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.balancersAt, i.groupsAt = time.Time{}, time.Time{}
+	i.balancers.forget()
+	i.groups.forget()
 }
 
-func (i *inventory) change(do func()) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	do()
+func (i *inventory) put(b elb.LoadBalancer) { i.balancers.write(aws.ToString(b.LoadBalancerName), &b) }
+
+func (i *inventory) putGroup(g elb.TargetGroup) { i.groups.write(aws.ToString(g.TargetGroupName), &g) }
+
+// listing is one kind of object, by name.
+type listing[V any] struct {
+	flight singleflight.Group
+
+	mu    sync.Mutex
+	items map[string]V
+	at    time.Time // when the list that items come from was begun
+	ours  map[string]write[V]
 }
 
-func (i *inventory) put(b elb.LoadBalancer) {
-	i.change(func() { i.balancers = put(i.balancers, aws.ToString(b.LoadBalancerName), b) })
+// write is one of our own. A list that was begun before it knows less.
+type write[V any] struct {
+	item *V // nil is deleted
+	at   time.Time
 }
 
-func (i *inventory) putGroup(g elb.TargetGroup) {
-	i.change(func() { i.groups = put(i.groups, aws.ToString(g.TargetGroupName), g) })
+func (l *listing[V]) write(name string, item *V) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ours = put(l.ours, name, write[V]{item, time.Now()})
+	l.apply(name, item)
+}
+
+func (l *listing[V]) apply(name string, item *V) {
+	if item == nil {
+		delete(l.items, name)
+	} else {
+		l.items = put(l.items, name, *item)
+	}
+}
+
+func (l *listing[V]) forget() {
+	l.flight.Forget("") // a list that is under way began too early
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.at = time.Time{}
+}
+
+// get gives what matches. If what is known is older than age, it is listed
+// anew; all who want that at the same time share one list, or its failure.
+func (l *listing[V]) get(ctx context.Context, age time.Duration, match func(name string) bool, list func(context.Context) (map[string]V, error)) (all []V, err error) {
+	l.mu.Lock()
+	old := time.Since(l.at) > age
+	l.mu.Unlock()
+	if old {
+		err := once(ctx, &l.flight, "", func(ctx context.Context) error {
+			begun := time.Now()
+			found, err := list(ctx)
+			if err == nil {
+				l.store(found, begun)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, v := range l.items {
+		if match(name) {
+			all = append(all, v)
+		}
+	}
+	return all, nil
+}
+
+// once asks AWS for all who want to know the same at the same time. They share
+// the failure, too: during an outage nobody waits for the retries of others.
+func once(ctx context.Context, flight *singleflight.Group, what string, ask func(context.Context) error) error {
+	done := flight.DoChan(what, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+		defer cancel()
+		return nil, ask(ctx)
+	})
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case r := <-done:
+		return r.Err
+	}
+}
+
+func (l *listing[V]) store(found map[string]V, begun time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if begun.Before(l.at) {
+		return // a later list was faster
+	}
+	l.items, l.at = found, begun
+	for name, w := range l.ours {
+		if w.at.Before(begun) {
+			delete(l.ours, name)
+		} else {
+			l.apply(name, w.item)
+		}
+	}
 }
 
 func put[K comparable, V any](m map[K]V, k K, v V) map[K]V {
@@ -56,13 +146,9 @@ func put[K comparable, V any](m map[K]V, k K, v V) map[K]V {
 	return m
 }
 
-// listBalancers gives the balancers that match, and lists them before if what
-// is known is too old.
-func (c *Cloud) listBalancers(ctx context.Context, a *conn, match func(name string) bool) (all []elb.LoadBalancer, err error) {
-	i := &c.inventory
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if time.Since(i.balancersAt) > c.fresh {
+// listBalancers gives the cluster's balancers that match.
+func (c *Cloud) listBalancers(ctx context.Context, a *conn, match func(name string) bool) ([]elb.LoadBalancer, error) {
+	return c.inventory.balancers.get(ctx, c.fresh, match, func(ctx context.Context) (map[string]elb.LoadBalancer, error) {
 		found := map[string]elb.LoadBalancer{}
 		pages := elbapi.NewDescribeLoadBalancersPaginator(a.elb, &elbapi.DescribeLoadBalancersInput{})
 		for pages.HasMorePages() {
@@ -76,22 +162,13 @@ func (c *Cloud) listBalancers(ctx context.Context, a *conn, match func(name stri
 				}
 			}
 		}
-		i.balancers, i.balancersAt = found, time.Now()
-	}
-	for name, b := range i.balancers {
-		if match(name) {
-			all = append(all, b)
-		}
-	}
-	return all, nil
+		return found, nil
+	})
 }
 
-// listGroups is listBalancers for target groups.
-func (c *Cloud) listGroups(ctx context.Context, a *conn, match func(name string) bool) (all []elb.TargetGroup, err error) {
-	i := &c.inventory
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if time.Since(i.groupsAt) > c.fresh {
+// listGroups gives the cluster's target groups that match.
+func (c *Cloud) listGroups(ctx context.Context, a *conn, match func(name string) bool) ([]elb.TargetGroup, error) {
+	return c.inventory.groups.get(ctx, c.fresh, match, func(ctx context.Context) (map[string]elb.TargetGroup, error) {
 		found := map[string]elb.TargetGroup{}
 		pages := elbapi.NewDescribeTargetGroupsPaginator(a.elb, &elbapi.DescribeTargetGroupsInput{})
 		for pages.HasMorePages() {
@@ -105,14 +182,8 @@ func (c *Cloud) listGroups(ctx context.Context, a *conn, match func(name string)
 				}
 			}
 		}
-		i.groups, i.groupsAt = found, time.Now()
-	}
-	for name, g := range i.groups {
-		if match(name) {
-			all = append(all, g)
-		}
-	}
-	return all, nil
+		return found, nil
+	})
 }
 
 // of matches the names of one Service.

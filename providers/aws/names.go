@@ -21,6 +21,7 @@ const (
 	tagTags         = "fairlead.io/tags"         // keys of further tags
 	tagAttributes   = "fairlead.io/attributes"   // attributes with their values
 	tagCertificates = "fairlead.io/certificates" // digest of the certificates behind the first
+	tagAddresses    = "fairlead.io/addresses"    // those that were asked for
 
 	// tagName is what the console of AWS shows.
 	tagName = "Name"

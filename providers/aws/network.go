@@ -2,18 +2,19 @@ package aws
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	ec2api "github.com/aws/aws-sdk-go-v2/service/ec2"
 	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+	"golang.org/x/sync/singleflight"
 
-	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
 )
 
@@ -34,9 +35,10 @@ type instance struct {
 
 // network remembers what rarely changes.
 type network struct {
+	flight singleflight.Group
+
 	mu        sync.Mutex
 	instances map[string]instance
-	vpc       string
 	subnets   []subnet
 	subnetsAt time.Time
 	routed    bool // subnets have Public
@@ -47,24 +49,21 @@ type network struct {
 // must not cost the others their place.
 func (c *Cloud) lookUp(ctx context.Context, a *conn, targets []target) (found []instance, err error) {
 	n := &c.network
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	var unknown []string
-	for _, t := range targets {
-		i, ok := n.instances[t.Instance]
-		age := instancesAge
-		if !i.Usable {
-			age = unusableAge
-		}
-		if !ok || time.Since(i.seen) > age {
-			unknown = append(unknown, t.Instance)
-		}
-	}
+	unknown := n.unknown(targets)
 	for ids := range slices.Chunk(unknown, perCall) {
-		if err := c.describeInstances(ctx, a, ids); err != nil {
+		err := once(ctx, &n.flight, "instances "+strings.Join(ids, " "), func(ctx context.Context) error {
+			found, err := describeInstances(ctx, a, ids)
+			if err == nil {
+				n.learn(ids, found)
+			}
+			return err
+		})
+		if err != nil {
 			return nil, err
 		}
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	for _, t := range targets {
 		if i := n.instances[t.Instance]; i.Usable {
 			found = append(found, i)
@@ -73,25 +72,47 @@ func (c *Cloud) lookUp(ctx context.Context, a *conn, targets []target) (found []
 	return found, nil
 }
 
+// unknown are the instances that nothing recent is known of.
+func (n *network) unknown(targets []target) (ids []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, t := range targets {
+		i, ok := n.instances[t.Instance]
+		age := instancesAge
+		if !i.Usable {
+			age = unusableAge
+		}
+		if !ok || time.Since(i.seen) > age {
+			ids = append(ids, t.Instance)
+		}
+	}
+	return ids
+}
+
+// learn remembers what AWS said about the instances that it was asked about.
+func (n *network) learn(ids []string, found map[string]instance) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, id := range ids {
+		i := found[id]
+		i.seen = time.Now()
+		n.instances = put(n.instances, id, i)
+	}
+}
+
 // describeInstances asks with a filter: an unknown ID in InstanceIds would fail
 // the call for all.
-func (c *Cloud) describeInstances(ctx context.Context, a *conn, ids []string) error {
-	n := &c.network
-	for _, id := range ids {
-		n.instances = put(n.instances, id, instance{ID: id, seen: time.Now()})
-	}
+func describeInstances(ctx context.Context, a *conn, ids []string) (map[string]instance, error) {
+	found := map[string]instance{}
 	pages := ec2api.NewDescribeInstancesPaginator(a.ec2, &ec2api.DescribeInstancesInput{Filters: filter("instance-id", ids...)})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			for _, id := range ids {
-				delete(n.instances, id)
-			}
-			return explain(err)
+			return nil, explain(err)
 		}
 		for _, r := range page.Reservations {
 			for _, i := range r.Instances {
-				known := instance{ID: aws.ToString(i.InstanceId), VPC: aws.ToString(i.VpcId), seen: time.Now()}
+				known := instance{ID: aws.ToString(i.InstanceId), VPC: aws.ToString(i.VpcId)}
 				known.Usable = i.State == nil || i.State.Name == ec2.InstanceStateNameRunning || i.State.Name == ec2.InstanceStateNamePending
 				if i.Placement != nil {
 					known.Zone = aws.ToString(i.Placement.AvailabilityZone)
@@ -99,60 +120,15 @@ func (c *Cloud) describeInstances(ctx context.Context, a *conn, ids []string) er
 				for _, g := range i.SecurityGroups {
 					known.Groups = append(known.Groups, aws.ToString(g.GroupId))
 				}
-				n.instances[known.ID] = known
+				found[known.ID] = known
 			}
 		}
 	}
-	return nil
+	return found, nil
 }
 
 func filter(name string, values ...string) []ec2.Filter {
 	return []ec2.Filter{{Name: aws.String(name), Values: values}}
-}
-
-// vpcOf is the flag's, the instances' or the metadata's.
-func (c *Cloud) vpcOf(ctx context.Context, a *conn, instances []instance) (string, error) {
-	if c.options.VPC != "" {
-		return c.options.VPC, nil
-	}
-	n := &c.network
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.vpc == "" && len(instances) > 0 {
-		n.vpc = instances[0].VPC
-	}
-	if n.vpc == "" {
-		n.vpc = metadataVPC(ctx, a)
-	}
-	if n.vpc == "" {
-		return "", &providers.Refusal{Reason: v1alpha1.CloudNotConfigured, Message: "the VPC is not known: no node is an instance that AWS knows, and there is no instance metadata; give the controller --aws-vpc-id"}
-	}
-	return n.vpc, nil
-}
-
-func metadataVPC(ctx context.Context, a *conn) string {
-	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
-	defer cancel()
-	mac, err := metadata(ctx, a, "mac")
-	if err != nil {
-		return ""
-	}
-	vpc, err := metadata(ctx, a, "network/interfaces/macs/"+mac+"/vpc-id")
-	if err != nil {
-		return ""
-	}
-	return vpc
-}
-
-func metadata(ctx context.Context, a *conn, path string) (string, error) {
-	out, err := a.imds.GetMetadata(ctx, &imds.GetMetadataInput{Path: path})
-	if err != nil {
-		return "", explain(err)
-	}
-	defer out.Content.Close()
-	text := make([]byte, 256)
-	n, _ := out.Content.Read(text)
-	return string(text[:n]), nil
 }
 
 // subnetsFor chooses the subnets of a new balancer, or those that an
@@ -184,22 +160,31 @@ func (c *Cloud) forgetSubnets() {
 
 func (c *Cloud) allSubnets(ctx context.Context, a *conn, vpc string, scheme elb.LoadBalancerSchemeEnum, choose bool) ([]subnet, error) {
 	n := &c.network
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if time.Since(n.subnetsAt) > subnetsAge {
-		all, err := describeSubnets(ctx, a, vpc)
+	for {
+		n.mu.Lock()
+		all, old, routed := n.subnets, time.Since(n.subnetsAt) > subnetsAge, n.routed
+		n.mu.Unlock()
+		routes := choose && needRoutes(all, scheme)
+		if !old && (routed || !routes) {
+			return all, nil
+		}
+		err := once(ctx, &n.flight, fmt.Sprint("subnets ", routes), func(ctx context.Context) error {
+			all, err := describeSubnets(ctx, a, vpc)
+			if err == nil && choose && needRoutes(all, scheme) {
+				routed, err = true, describeRoutes(ctx, a, vpc, all)
+			}
+			if err != nil {
+				return err
+			}
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.subnets, n.subnetsAt, n.routed = all, time.Now(), routed
+			return nil
+		})
 		if err != nil {
 			return nil, err
 		}
-		n.subnets, n.subnetsAt, n.routed = all, time.Now(), false
 	}
-	if choose && !n.routed && needRoutes(n.subnets, scheme) {
-		if err := describeRoutes(ctx, a, vpc, n.subnets); err != nil {
-			return nil, err
-		}
-		n.routed = true
-	}
-	return n.subnets, nil
 }
 
 func describeSubnets(ctx context.Context, a *conn, vpc string) (all []subnet, err error) {

@@ -32,10 +32,15 @@ const (
 	attrDelay     = "deregistration_delay.timeout_seconds"
 	attrProxy     = "proxy_protocol_v2.enabled"
 	attrPreserve  = "preserve_client_ip.enabled"
-	attrSticky    = "stickiness.enabled"
-	attrStickyBy  = "stickiness.type"
-	attrIdle      = "tcp.idle_timeout.seconds"
-	attrProtected = "deletion_protection.enabled"
+	attrTerminate = "deregistration_delay.connection_termination.enabled"
+	attrDenyIPv6  = "ipv6.deny_all_igw_traffic"
+
+	attrUnhealthyTerminate = "target_health_state.unhealthy.connection_termination.enabled"
+	attrUnhealthyDrain     = "target_health_state.unhealthy.draining_interval_seconds"
+	attrSticky             = "stickiness.enabled"
+	attrStickyBy           = "stickiness.type"
+	attrIdle               = "tcp.idle_timeout.seconds"
+	attrProtected          = "deletion_protection.enabled"
 )
 
 // portKubeProxy is where kube-proxy says whether the node shall get traffic:
@@ -119,12 +124,8 @@ func planStack(svc *corev1.Service, set settings) (stack, *providers.Refusal) {
 	p := portPlanner{svc: svc, options: o, settings: set, family: family}
 	s.Listeners = p.listeners()
 	problems = append(problems, p.problems...)
-	if s.AddressType == elb.IpAddressTypeDualstack {
-		for _, l := range s.Listeners {
-			if l.Protocol == elb.ProtocolEnumUdp || l.Protocol == elb.ProtocolEnumTcpUdp {
-				problems = append(problems, fmt.Sprintf("spec.ports: %d/UDP: a dual-stack balancer carries no UDP here; use the annotation %sip-address-type: ipv4", l.Port, prefix))
-			}
-		}
+	if s.AddressType == elb.IpAddressTypeDualstack && s.hasUDP() {
+		problems = append(problems, noUDP)
 	}
 	if len(problems) > 0 {
 		return s, &providers.Refusal{Reason: v1alpha1.InvalidRequest, Message: strings.Join(problems, "; ")}
@@ -141,6 +142,15 @@ func planStack(svc *corev1.Service, set settings) (stack, *providers.Refusal) {
 		}
 	}
 	return s, nil
+}
+
+// noUDP is why a dual-stack balancer cannot be.
+const noUDP = "spec.ports: a dual-stack balancer carries no UDP here; use the annotation " + prefix + "ip-address-type: ipv4"
+
+func (s stack) hasUDP() bool {
+	return slices.ContainsFunc(s.Listeners, func(l listener) bool {
+		return l.Protocol == elb.ProtocolEnumUdp || l.Protocol == elb.ProtocolEnumTcpUdp
+	})
 }
 
 func cmpOr(values ...string) string {
@@ -170,17 +180,13 @@ func (s *stack) families(svc *corev1.Service, o options) elb.TargetGroupIpAddres
 	if !dual && slices.Contains(svc.Spec.IPFamilies, corev1.IPv6Protocol) {
 		family, dual = elb.TargetGroupIpAddressTypeEnumIpv6, true // there are no balancers with IPv6 alone
 	} else if dual && svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyPreferDualStack {
-		dual, s.PreferDual = false, o.AddressType == "" && !hasUDP(svc)
+		dual, s.PreferDual = false, o.AddressType == ""
 	}
 	s.AddressType = elb.IpAddressTypeIpv4
 	if o.AddressType == "dualstack" || o.AddressType == "" && dual {
 		s.AddressType = elb.IpAddressTypeDualstack
 	}
 	return family
-}
-
-func hasUDP(svc *corev1.Service) bool {
-	return slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.Protocol == corev1.ProtocolUDP })
 }
 
 // portPlanner turns ports into listeners.
@@ -221,6 +227,9 @@ func (p *portPlanner) listeners() (all []listener) {
 	}
 	for i := range all {
 		p.finish(&all[i])
+	}
+	if p.options.IdleTimeout > 0 && !slices.ContainsFunc(all, func(l listener) bool { return l.Protocol == elb.ProtocolEnumTcp }) {
+		p.fail("annotation %sconnection-idle-timeout: only TCP listeners have one, and the Service has none", prefix)
 	}
 	for name := range p.options.ListenerByPort {
 		if !slices.ContainsFunc(all, func(l listener) bool { return l.name() == name }) {
@@ -336,13 +345,17 @@ func (p *portPlanner) health(t targetGroup) health {
 	case p.settings.Probe != probeNodePort || t.Protocol == elb.ProtocolEnumUdp:
 		h.Protocol, h.Port, h.Path = "HTTP", strconv.Itoa(portKubeProxy), "/healthz"
 	}
-	if o.Port != "" {
+	local := p.svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	switch {
+	case o.Port != "":
 		h.Port = p.healthPort(o.Port)
-		if o.Protocol == "" && o.Path == "" && p.svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
+		if o.Protocol == "" && o.Path == "" && !local {
 			h.Protocol, h.Path = "TCP", ""
 		}
-	} else if o.Protocol != "" && p.svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
-		h.Port, h.Path = "traffic-port", "" // somebody who names a protocol means the application
+	case o.Protocol != "" && !(local && o.Protocol == "HTTP"):
+		// Who names a protocol means the application; but under Local HTTP is
+		// what kube-proxy speaks anyway.
+		h.Port, h.Path = "traffic-port", ""
 	}
 	h.Protocol = cmpOr(o.Protocol, h.Protocol)
 	if h.Protocol == "TCP" && o.Path != "" {
@@ -372,7 +385,8 @@ func (p *portPlanner) health(t targetGroup) health {
 }
 
 // healthPort resolves the annotation healthcheck-port: a number,
-// "traffic-port", or the name of one of the Service's ports.
+// "traffic-port", or the name of one of the Service's ports. The nodes' groups
+// admit our balancers to no others than node ports and kube-proxy's.
 func (p *portPlanner) healthPort(text string) string {
 	if text == "traffic-port" {
 		return text
@@ -382,8 +396,12 @@ func (p *portPlanner) healthPort(text string) string {
 			return strconv.Itoa(int(port.NodePort))
 		}
 	}
-	if n, err := strconv.Atoi(text); err != nil || n < 1 || n > 65535 {
+	n, err := strconv.Atoi(text)
+	switch r := p.settings.NodePorts; {
+	case err != nil || n < 1 || n > 65535:
 		p.fail("annotation %shealthcheck-port: %q is no port number, no name of a port of the Service, and not traffic-port", prefix, text)
+	case p.options.Backend && n != portKubeProxy && (n < int(r[0]) || n > int(r[1])):
+		p.fail("annotation %shealthcheck-port: the nodes admit balancers to node ports (%d-%d) and %d only, not to %d, unless the annotation %ssecurity-groups names a group that they admit there", prefix, r[0], r[1], portKubeProxy, n, prefix)
 	}
 	return text
 }

@@ -21,19 +21,20 @@ func ownTags(cluster string, svc *corev1.Service) map[string]string {
 	}
 }
 
-// maxRecord is the longest value of a tag (AddTags).
+// maxRecord is how many characters a tag's value can have (AddTags).
 const maxRecord = 256
 
 // record writes a text into as many tags as it needs.
 func record(tag, text string) map[string]string {
 	all := map[string]string{}
-	for i := 1; text != ""; i++ {
-		n := min(len(text), maxRecord)
+	i := 1
+	for part := range slices.Chunk([]rune(text), maxRecord) {
 		name := tag
 		if i > 1 {
 			name = fmt.Sprintf("%s-%d", tag, i)
 		}
-		all[name], text = text[:n], text[n:]
+		all[name] = string(part)
+		i++
 	}
 	return all
 }
@@ -50,8 +51,8 @@ func recorded(tags map[string]string, tag string) string {
 // allTags are the tags that an object shall have: whose it is, the user's, and
 // the records of what was set.
 func allTags(own, users map[string]string, name string, records ...map[string]string) map[string]string {
-	all := merged(own, map[string]string{tagName: name}, users)
-	return merged(append(records, all, record(tagTags, strings.Join(slices.Sorted(maps.Keys(users)), "=")))...)
+	all := append([]map[string]string{{tagName: name}, users, own}, records...)
+	return merged(append(all, record(tagTags, strings.Join(slices.Sorted(maps.Keys(users)), "=")))...)
 }
 
 // diffTags says which tags to add and which to remove. Tags that are not ours,
@@ -83,31 +84,40 @@ func attributeRecord(attributes map[string]string) string {
 }
 
 // defaults are AWS's, for attributes whose annotation has gone
-// (LoadBalancerAttribute, TargetGroupAttribute, ListenerAttribute). What is not
-// here stays as it was set.
-var defaults = map[string]string{
-	attrProtected:                      "false",
-	attrCrossZone:                      "false",
-	"access_logs.s3.enabled":           "false",
-	"dns_record.client_routing_policy": "any_availability_zone",
-	"ipv6.deny_all_igw_traffic":        "false",
-	"zonal_shift.config.enabled":       "false",
-	attrDelay:                          "300",
-	attrProxy:                          "false",
-	attrSticky:                         "false",
-	"target_health_state.unhealthy.connection_termination.enabled":                   "true",
-	"target_health_state.unhealthy.draining_interval_seconds":                        "0",
-	"target_group_health.dns_failover.minimum_healthy_targets.count":                 "1",
-	"target_group_health.dns_failover.minimum_healthy_targets.percentage":            "off",
-	"target_group_health.unhealthy_state_routing.minimum_healthy_targets.count":      "1",
-	"target_group_health.unhealthy_state_routing.minimum_healthy_targets.percentage": "off",
-	attrIdle: "350",
+// (LoadBalancerAttribute, TargetGroupAttribute, ListenerAttribute), by what has
+// them. What is not here stays as it was set.
+var defaults = map[string]map[string]string{
+	"balancer": {
+		attrProtected:                      "false",
+		attrCrossZone:                      "false",
+		"access_logs.s3.enabled":           "false",
+		"dns_record.client_routing_policy": "any_availability_zone",
+		"zonal_shift.config.enabled":       "false",
+	},
+	"balancer internal":        {attrDenyIPv6: "true"},
+	"balancer internet-facing": {attrDenyIPv6: "false"},
+	"group": {
+		attrDelay:     "300",
+		attrCrossZone: "use_load_balancer_configuration",
+		attrProxy:     "false",
+		"target_group_health.dns_failover.minimum_healthy_targets.count":                 "1",
+		"target_group_health.dns_failover.minimum_healthy_targets.percentage":            "off",
+		"target_group_health.unhealthy_state_routing.minimum_healthy_targets.count":      "1",
+		"target_group_health.unhealthy_state_routing.minimum_healthy_targets.percentage": "off",
+	},
+	"group TCP": {
+		attrSticky: "false", attrPreserve: "true", attrTerminate: "false",
+		attrUnhealthyTerminate: "true", attrUnhealthyDrain: "0",
+	},
+	"group TLS":     {attrPreserve: "true", attrTerminate: "false", attrUnhealthyTerminate: "true", attrUnhealthyDrain: "0"},
+	"group UDP":     {attrSticky: "false", attrTerminate: "true"},
+	"group TCP_UDP": {attrSticky: "false", attrTerminate: "true"},
+	"listener TCP":  {attrIdle: "350"},
 }
 
-// attributesToSet are the attributes to change, given what is recorded as set.
-// The key of the balancer's cross-zone attribute is a target group's, too, and
-// has another default there.
-func attributesToSet(want map[string]string, recorded string, group bool) map[string]string {
+// attributesToSet are the attributes to change, given what is recorded as set
+// on something that has the defaults of both kinds.
+func attributesToSet(want map[string]string, recorded, kind, special string) map[string]string {
 	if attributeRecord(want) == recorded {
 		return nil
 	}
@@ -117,15 +127,10 @@ func attributesToSet(want map[string]string, recorded string, group bool) map[st
 		if _, wanted := want[k]; wanted {
 			continue
 		}
-		value, known := defaults[k]
-		switch {
-		case group && k == attrCrossZone:
-			value, known = "use_load_balancer_configuration", true
-		case group && k == attrPreserve:
-			value, known = "true", true // of instance targets
-		}
-		if known {
-			set = put(set, k, value)
+		for _, of := range []string{kind, kind + " " + special} {
+			if value, known := defaults[of][k]; known {
+				set = put(set, k, value)
+			}
 		}
 	}
 	return set
@@ -154,15 +159,19 @@ func listenerDiffers(want listener, group string, have elb.Listener) bool {
 	if want.Policy != "" && want.Policy != aws.ToString(have.SslPolicy) {
 		return true
 	}
-	if want.ALPN != "" && !slices.Equal(have.AlpnPolicy, []string{want.ALPN}) {
+	alpn := "None" // is what AWS calls having none
+	if len(have.AlpnPolicy) > 0 {
+		alpn = have.AlpnPolicy[0]
+	}
+	if cmpOr(want.ALPN, "None") != alpn {
 		return true
 	}
 	return len(have.Certificates) > 0 && aws.ToString(have.Certificates[0].CertificateArn) != want.Certificates[0]
 }
 
 // replacement says which change cannot be made to the balancer that there is,
-// "" if all can.
-func replacement(want stack, have elb.LoadBalancer) string {
+// given its recorded addresses; "" if all can.
+func replacement(want stack, have elb.LoadBalancer, addresses string) string {
 	switch {
 	case have.Scheme != "" && have.Scheme != want.Scheme && !want.AnyScheme:
 		return fmt.Sprintf("the scheme from %s to %s", have.Scheme, want.Scheme)
@@ -171,28 +180,21 @@ func replacement(want stack, have elb.LoadBalancer) string {
 	case !want.NoGroups && len(have.SecurityGroups) == 0:
 		return "to security groups"
 	}
-	var allocations, private []string
-	for _, z := range have.AvailabilityZones {
-		for _, a := range z.LoadBalancerAddresses {
-			if a.AllocationId != nil {
-				allocations = append(allocations, *a.AllocationId)
-			}
-			if a.PrivateIPv4Address != nil {
-				private = append(private, *a.PrivateIPv4Address)
-			}
+	for _, a := range strings.Fields(addresses) {
+		if asked := want.addresses(); len(asked) > 0 && !slices.Contains(asked, a) {
+			return "the addresses to " + strings.Join(asked, ", ")
 		}
 	}
-	missing := func(have, want []string) bool {
-		return slices.ContainsFunc(have, func(a string) bool { return !slices.Contains(want, a) })
-	}
-	zones := len(have.AvailabilityZones)
-	switch {
-	case len(want.EIPs) > 0 && (missing(allocations, want.EIPs) || len(allocations) == 0 && zones > 0):
-		return "the Elastic IP addresses to " + strings.Join(want.EIPs, ", ")
-	case len(want.Private) > 0 && len(private) > 0 && missing(private, want.Private):
-		return "the private addresses to " + strings.Join(want.Private, ", ")
+	if asked := want.addresses(); len(asked) > 0 && addresses == "" {
+		return "the addresses to " + strings.Join(asked, ", ")
 	}
 	return ""
+}
+
+// addresses are those that a Service asks for, in the form in which they are
+// recorded: AWS does not always list those that a balancer has.
+func (s stack) addresses() []string {
+	return slices.Sorted(slices.Values(append(slices.Clone(s.EIPs), s.Private...)))
 }
 
 // nodeGroups are the security groups of instances that shall admit the

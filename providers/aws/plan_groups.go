@@ -50,8 +50,40 @@ func rules(listeners []listener, ranges []string, dual bool) (all []rule) {
 	return all
 }
 
-// byGroup spreads rules over as few security groups as hold them.
-func byGroup(all []rule) [][]rule { return slices.Collect(slices.Chunk(all, rulesPerGroup)) }
+// placeRules says which of the security groups holds which rule. A rule stays
+// where it is, so that nobody is shut out while others are let in, and new ones
+// go where there is room beside those that will leave, if possible.
+func placeRules(want []rule, have [][]rule) (placed [][]rule) {
+	placed = make([][]rule, len(have))
+	room, later := make([]int, len(have)), make([]int, len(have))
+	var rest []rule
+	for i := range have {
+		room[i] = rulesPerGroup - len(have[i])
+		later[i] = rulesPerGroup
+	}
+	for _, r := range want {
+		i := slices.IndexFunc(have, func(rules []rule) bool { return slices.Contains(rules, r) })
+		if i < 0 {
+			rest = append(rest, r)
+			continue
+		}
+		placed[i] = append(placed[i], r)
+		later[i]--
+	}
+	total := 0
+	for _, n := range room {
+		total += n
+	}
+	if len(rest) > total {
+		room = later // some must leave first
+	}
+	for _, r := range rest {
+		i := slices.IndexFunc(room, func(n int) bool { return n > 0 })
+		placed[i] = append(placed[i], r)
+		room[i]--
+	}
+	return placed
+}
 
 // nodeRules admit the balancers, by their shared security group, to the
 // NodePorts and kube-proxy's health port of the nodes.

@@ -82,6 +82,18 @@ func nodesRegion(nodes []*corev1.Node) string {
 	return ""
 }
 
+// mostCommonVPC is where most of the instances are.
+func mostCommonVPC(all []instance) (vpc string) {
+	count := map[string]int{}
+	for _, i := range all {
+		count[i.VPC]++
+		if n := count[i.VPC]; n > count[vpc] || n == count[vpc] && i.VPC < vpc {
+			vpc = i.VPC
+		}
+	}
+	return vpc
+}
+
 // spread cuts the targets down to what a balancer can have, by zone, always
 // the same ones: most, the number of nodes of a zone, or of all if the
 // balancer balances across zones.

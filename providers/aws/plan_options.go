@@ -213,6 +213,8 @@ func (r *reader) securityGroups(svc *corev1.Service, o *options) {
 	if o.NoGroups {
 		o.Groups = nil
 	}
+	slices.Sort(o.Groups)
+	o.Groups = slices.Compact(o.Groups)
 	for _, g := range o.Groups {
 		if !strings.HasPrefix(g, "sg-") {
 			r.fail("security-groups", "%q is no ID of a security group (sg-…)", g)
@@ -376,13 +378,18 @@ func (r *reader) health() (h health) {
 	return h
 }
 
+// reservedTag reports whether a tag is AWS's or ours to set.
+func reservedTag(key string) bool {
+	return strings.HasPrefix(key, "aws:") || strings.HasPrefix(key, v1alpha1.GroupVersion.Group+"/") || strings.HasPrefix(key, tagClusterOwned(""))
+}
+
 // maxTags leaves room for our own among the 50 that an object can have.
 const maxTags = 35
 
 func (r *reader) tags(o *options) {
 	o.Tags = r.pairs("additional-resource-tags")
 	for k := range o.Tags {
-		if strings.HasPrefix(k, "aws:") || strings.HasPrefix(k, v1alpha1.GroupVersion.Group+"/") || strings.HasPrefix(k, "kubernetes.io/cluster/") {
+		if reservedTag(k) {
 			r.fail("additional-resource-tags", "the key %q is reserved", k)
 		}
 	}

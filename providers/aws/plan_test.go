@@ -73,10 +73,14 @@ func TestPlan(t *testing.T) {
 		{"both ways agree", annotate("internal", "true", "scheme", "internal"), "internal ipv4"},
 		{"Local", localPolicy, "check HTTP 32100/healthz 10/6/2/2"},
 		{"Local keeps its port under other thresholds", both(localPolicy, annotate("healthcheck-unhealthy-threshold", "5")), "check HTTP 32100/healthz 10/6/2/5"},
+		{"Local, by TCP: the port itself, which nodes without endpoints do not answer", both(localPolicy, annotate("healthcheck-protocol", "tcp")), "check TCP traffic-port"},
+		{"Local, by HTTP, is what it is anyway", both(localPolicy, annotate("healthcheck-protocol", "http")), "check HTTP 32100/healthz"},
+		{"a health port of one's own groups", annotate("healthcheck-port", "8081", "security-groups", "sg-1"), "check TCP 8081"},
+		{"a group twice", annotate("security-groups", "sg-1,sg-1"), "backend=false rules=0"},
 		{"a health check of the application", annotate("healthcheck-protocol", "http", "healthcheck-path", "/ready"), "check HTTP traffic-port/ready 10/6/2/2"},
 		{"by TCP", annotate("healthcheck-protocol", "tcp"), "check TCP traffic-port 10/6/2/2"},
 		{"on a port by name", annotate("healthcheck-port", "http"), "check TCP 30080 10/6/2/2"},
-		{"a path means HTTP", annotate("healthcheck-port", "8080", "healthcheck-path", "/x"), "check HTTP 8080/x"},
+		{"a path means HTTP", annotate("healthcheck-port", "31080", "healthcheck-path", "/x"), "check HTTP 31080/x"},
 		{"a short interval shortens the timeout", annotate("healthcheck-interval", "5"), "check HTTP 10256/healthz 5/5/2/2"},
 		{"proxy protocol", annotate("proxy-protocol", "*"), "map[proxy_protocol_v2.enabled:true] check TCP traffic-port"},
 		{"proxy protocol for a port", annotate("proxy-protocol-per-target-group", "80"), "proxy_protocol_v2.enabled:true"},
@@ -110,7 +114,7 @@ func TestPlan(t *testing.T) {
 			s := aService("web")
 			s.Spec.Ports = []corev1.ServicePort{tcp80}
 			row.change(s)
-			plan, refusal := planStack(s, settings{})
+			plan, refusal := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
 			if refusal != nil {
 				t.Fatal(refusal)
 			}
@@ -156,6 +160,8 @@ func TestRefusals(t *testing.T) {
 		{"no such number", annotate("healthcheck-interval", "4"), v1alpha1.InvalidRequest, "from 5 to 300"},
 		{"timeout beyond the interval", annotate("healthcheck-interval", "10", "healthcheck-timeout", "20"), v1alpha1.InvalidRequest, "longer than the interval"},
 		{"no health port", annotate("healthcheck-port", "admin"), v1alpha1.InvalidRequest, `"admin" is no port number`},
+		{"a health port that no node admits", annotate("healthcheck-port", "8081"), v1alpha1.InvalidRequest, "not to 8081"},
+		{"idle timeout without TCP", both(withPorts(udp), annotate("connection-idle-timeout", "400")), v1alpha1.InvalidRequest, "only TCP listeners"},
 		{"a path by TCP", annotate("healthcheck-protocol", "tcp", "healthcheck-path", "/x"), v1alpha1.InvalidRequest, "contradicts"},
 		{"no such port", annotate("ssl-cert", certificateA, "ssl-ports", "443"), v1alpha1.InvalidRequest, `no port "443"`},
 		{"TLS without a certificate", annotate("ssl-ports", "80"), v1alpha1.InvalidRequest, "needs the annotation"},
@@ -186,7 +192,7 @@ func TestRefusals(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			s := aService("web", 80)
 			row.change(s)
-			_, refusal := planStack(s, settings{})
+			_, refusal := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
 			if refusal == nil || refusal.Reason != row.reason || !strings.Contains(refusal.Message, row.says) {
 				t.Errorf("got %v, want %s with %q", refusal, row.reason, row.says)
 			}
@@ -198,7 +204,7 @@ func TestRefusals(t *testing.T) {
 func TestEveryProblemIsNamed(t *testing.T) {
 	s := aService("web", 80)
 	annotate("scheme", "public", "healthcheck-interval", "no", "ssl-ports", "9")(s)
-	_, refusal := planStack(s, settings{})
+	_, refusal := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
 	for _, name := range []string{"scheme", "healthcheck-interval", "ssl-ports"} {
 		if refusal == nil || !strings.Contains(refusal.Message, prefix+name) {
 			t.Errorf("%v does not name %s", refusal, name)
@@ -214,8 +220,8 @@ func FuzzPlan(f *testing.F) {
 	f.Fuzz(func(t *testing.T, nameA, valueA, nameB, valueB string) {
 		s := aService("web", 80, 443)
 		annotate(nameA, valueA, nameB, valueB)(s)
-		first, refusal := planStack(s, settings{})
-		second, again := planStack(s, settings{})
+		first, refusal := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
+		second, again := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
 		if first.digest(nil) != second.digest(nil) || (refusal == nil) != (again == nil) || refusal != nil && *refusal != *again {
 			t.Errorf("one Service, two plans: %+v %v, %+v %v", first, refusal, second, again)
 		}
@@ -351,21 +357,23 @@ func TestLaws(t *testing.T) {
 		}
 	}))
 	t.Run("attributes", rapid.MakeCheck(func(t *rapid.T) {
-		attributes := rapid.MapOf(rapid.SampledFrom(slices.Sorted(maps.Keys(defaults))), rapid.StringMatching(`[a-z0-9]{1,3}`))
+		kind := rapid.SampledFrom([]string{"TCP", "UDP", "TCP_UDP", "TLS"}).Draw(t, "kind")
+		standard := merged(defaults["group"], defaults["group "+kind])
+		attributes := rapid.MapOf(rapid.SampledFrom(slices.Sorted(maps.Keys(standard))), rapid.StringMatching(`[a-z0-9]{1,3}`))
 		before, want := attributes.Draw(t, "before"), attributes.Draw(t, "want")
-		have := merged(defaults, before)
-		for k, v := range attributesToSet(want, attributeRecord(before), false) {
+		have := merged(standard, before)
+		for k, v := range attributesToSet(want, attributeRecord(before), "group", kind) {
 			have[k] = v
 		}
-		if fresh := merged(defaults, want); !maps.Equal(have, fresh) {
+		if fresh := merged(standard, want); !maps.Equal(have, fresh) {
 			t.Fatalf("%v, not %v", have, fresh)
 		}
-		if more := attributesToSet(want, attributeRecord(want), false); len(more) > 0 {
+		if more := attributesToSet(want, attributeRecord(want), "group", kind); len(more) > 0 {
 			t.Fatalf("not done: %v", more)
 		}
 	}))
 	t.Run("records", rapid.MakeCheck(func(t *rapid.T) {
-		text := rapid.StringMatching(`[a-z=. ]{0,900}`).Draw(t, "text")
+		text := rapid.StringMatching(`[a-zé=. ]{0,900}`).Draw(t, "text")
 		if got := recorded(record("tag", text), "tag"); got != text {
 			t.Fatalf("%q, not %q", got, text)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	ec2api "github.com/aws/aws-sdk-go-v2/service/ec2"
 	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
@@ -27,25 +28,24 @@ const sharedAge = time.Hour
 type shared struct {
 	// users holds a read lock while a balancer with the group is being made, so
 	// that the deletion of the last one does not take the group away.
-	users sync.RWMutex
-	mu    sync.Mutex
-	id    string
-	key   string // for which nodes' groups it was looked at
-	at    time.Time
+	users  sync.RWMutex
+	flight singleflight.Group
+
+	mu sync.Mutex
+	id string
+	at map[string]time.Time // by the nodes' groups for which it was looked at
 }
 
 func (s *shared) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.id, s.at = "", time.Time{}
+	s.id, s.at = "", nil
 }
 
 // ensureShared makes sure that the group exists, and that the nodes' groups
 // admit it.
 func (c *Cloud) ensureShared(ctx context.Context, a *conn, vpc string, instances []instance) (id string, err error) {
 	s := &c.shared
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	candidates := c.options.NodeSecurityGroups
 	if len(candidates) == 0 {
 		for _, i := range instances {
@@ -55,21 +55,40 @@ func (c *Cloud) ensureShared(ctx context.Context, a *conn, vpc string, instances
 	slices.Sort(candidates)
 	candidates = slices.Compact(candidates)
 	key := strings.Join(candidates, " ")
-	if s.id != "" && (s.key == key || !c.options.ManageNodeSecurityGroups) && time.Since(s.at) < sharedAge {
-		return s.id, nil
+	if !c.options.ManageNodeSecurityGroups {
+		key = ""
 	}
-	own := map[string]string{tagCluster: c.options.Cluster, tagClusterOwned(c.options.Cluster): "owned", tagName: "shared by all load balancers of " + c.options.Cluster}
-	id, err = c.securityGroup(ctx, a, vpc, c.names.backend(), own)
-	if err != nil {
-		return "", err
+	if id := s.known(key); id != "" {
+		return id, nil
 	}
-	if c.options.ManageNodeSecurityGroups {
-		if err := c.admit(ctx, a, id, candidates, instances); err != nil {
-			return "", err
+	err = once(ctx, &s.flight, key, func(ctx context.Context) error {
+		own := map[string]string{tagCluster: c.options.Cluster, tagClusterOwned(c.options.Cluster): "owned", tagName: "shared by all load balancers of " + c.options.Cluster}
+		id, err := c.securityGroup(ctx, a, vpc, c.names.backend(), own)
+		if err == nil && c.options.ManageNodeSecurityGroups {
+			err = c.admit(ctx, a, id, candidates, instances)
 		}
+		if err == nil {
+			s.learn(id, key)
+		}
+		return err
+	})
+	return s.known(key), err
+}
+
+// known is the group's ID if it was looked at for these nodes' groups.
+func (s *shared) known(key string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Since(s.at[key]) < sharedAge {
+		return s.id
 	}
-	s.id, s.key, s.at = id, key, time.Now()
-	return id, nil
+	return ""
+}
+
+func (s *shared) learn(id, key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.id, s.at = id, put(s.at, key, time.Now())
 }
 
 // admit lets the shared group into the nodes' groups.
@@ -180,24 +199,40 @@ func (c *Cloud) securityGroups(ctx context.Context, a *conn, filters []ec2.Filte
 	return all, nil
 }
 
-// authorize adds rules. One that is there already fails the call for all, so
-// then each is added for itself.
+// authorize adds rules.
 func (c *Cloud) authorize(ctx context.Context, a *conn, group string, all []rule) error {
-	if len(all) == 0 {
-		return nil
-	}
-	add := func(rules []rule) error {
+	return oneByOne(all, "InvalidPermission.Duplicate", func(rules []rule) error {
 		return patient(ctx, "InvalidGroup.NotFound", func() error {
 			_, err := call(ctx, a.ec2.AuthorizeSecurityGroupIngress, &ec2api.AuthorizeSecurityGroupIngressInput{GroupId: aws.String(group), IpPermissions: permissions(rules)})
 			return err
 		})
+	})
+}
+
+// revoke removes rules.
+func (c *Cloud) revoke(ctx context.Context, a *conn, group string, all []rule) error {
+	err := oneByOne(all, "InvalidPermission.NotFound", func(rules []rule) error {
+		_, err := call(ctx, a.ec2.RevokeSecurityGroupIngress, &ec2api.RevokeSecurityGroupIngressInput{GroupId: aws.String(group), IpPermissions: permissions(rules)})
+		return err
+	})
+	if isCode(err, "InvalidGroup.NotFound") {
+		return nil
 	}
-	err := add(all)
-	if !isCode(err, "InvalidPermission.Duplicate") {
+	return err
+}
+
+// oneByOne makes a call with all rules. One for which there is nothing to do
+// fails the call for all, so then each goes for itself.
+func oneByOne(all []rule, done string, do func([]rule) error) error {
+	if len(all) == 0 {
+		return nil
+	}
+	err := do(all)
+	if !isCode(err, done) {
 		return err
 	}
 	for _, r := range all {
-		if err := add([]rule{r}); err != nil && !isCode(err, "InvalidPermission.Duplicate") {
+		if err := do([]rule{r}); err != nil && !isCode(err, done) {
 			return err
 		}
 	}
@@ -220,24 +255,20 @@ func patient(ctx context.Context, code string, do func() error) error {
 	}
 }
 
-func (c *Cloud) revoke(ctx context.Context, a *conn, group string, all []rule) error {
-	if len(all) == 0 {
-		return nil
-	}
-	_, err := call(ctx, a.ec2.RevokeSecurityGroupIngress, &ec2api.RevokeSecurityGroupIngressInput{GroupId: aws.String(group), IpPermissions: permissions(all)})
-	if isCode(err, "InvalidPermission.NotFound", "InvalidGroup.NotFound") {
-		return nil
-	}
-	return err
-}
-
 // deleteShared removes the group, and the rules that admit it, after the last
-// balancer. done is false while another balancer needs it.
+// balancer. It does nothing while a balancer is left, and does not wait for one
+// that is being made.
 func (c *Cloud) deleteShared(ctx context.Context, a *conn) error {
-	c.shared.users.Lock()
+	any := func(string) bool { return true }
+	if left, err := c.listBalancers(ctx, a, any); err != nil || len(left) > 0 {
+		return err
+	}
+	if !c.shared.users.TryLock() {
+		return fmt.Errorf("security group %s: %w", c.names.backend(), errInUse)
+	}
 	defer c.shared.users.Unlock()
-	left, err := c.listBalancers(ctx, a, func(string) bool { return true })
-	if err != nil || len(left) > 0 {
+	c.inventory.balancers.forget() // what follows cuts off whatever balancer there is
+	if left, err := c.listBalancers(ctx, a, any); err != nil || len(left) > 0 {
 		return err
 	}
 	groups, err := c.securityGroups(ctx, a, filter("group-name", c.names.backend()))

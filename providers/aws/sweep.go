@@ -60,6 +60,9 @@ func (c *Cloud) Sweep(ctx context.Context, live map[types.UID]bool) error {
 			failures = append(failures, c.deleteGroup(ctx, a, id))
 		}
 	}
+	if len(failures) > 0 {
+		failures = append(failures, c.deleteShared(ctx, a))
+	}
 	return errors.Join(failures...)
 }
 

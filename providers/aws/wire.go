@@ -3,6 +3,7 @@ package aws
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -34,7 +35,6 @@ const (
 type conn struct {
 	ec2    *ec2.Client
 	elb    *elb.Client
-	imds   *imds.Client
 	region string
 }
 
@@ -65,7 +65,7 @@ func (c *Cloud) connect(ctx context.Context) (*conn, error) {
 	}
 	limits := newLimits()
 	cfg.APIOptions = append(cfg.APIOptions, func(s *middleware.Stack) error { return s.Finalize.Insert(limits, "Retry", middleware.After) })
-	c.conn = &conn{ec2: ec2.NewFromConfig(cfg), elb: elb.NewFromConfig(cfg), imds: metadata, region: cfg.Region}
+	c.conn = &conn{ec2: ec2.NewFromConfig(cfg), elb: elb.NewFromConfig(cfg), region: cfg.Region}
 	c.log.Info("connected to AWS", "region", cfg.Region, "cluster", c.options.Cluster)
 	return c.conn, nil
 }
@@ -133,7 +133,7 @@ func (l *limits) HandleFinalize(ctx context.Context, in middleware.FinalizeInput
 	bucket := awsmiddleware.GetServiceID(ctx) + class(action)
 	if b := l.buckets[bucket]; b != nil {
 		if err := b.Wait(ctx); err != nil {
-			return middleware.FinalizeOutput{}, middleware.Metadata{}, err
+			return middleware.FinalizeOutput{}, middleware.Metadata{}, fmt.Errorf("too many calls wait for their turn: %w", err)
 		}
 	}
 	start := time.Now()
