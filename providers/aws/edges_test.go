@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 	corev1 "k8s.io/api/core/v1"
 
@@ -305,4 +307,49 @@ func TestUsedElsewhere(t *testing.T) {
 	}
 	a.reset()
 	deleted(t, a, c, s)
+}
+
+// TestElasticIPs are given in the order of the subnets, and stay.
+func TestElasticIPs(t *testing.T) {
+	eachAccount(t, func(t *testing.T, a *account) {
+		var ids []string
+		for range a.subnets {
+			ids = append(ids, *get(t, a.ec2.AllocateAddress, &ec2.AllocateAddressInput{Domain: ec2types.DomainTypeVpc}).AllocationId)
+		}
+		c, s := a.provider(t), aService("web", 80)
+		annotate("subnets", strings.Join(a.subnets[:2], ","), "eip-allocations", strings.Join(ids, ","))(s)
+		var refusal *providers.Refusal
+		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.InvalidRequest {
+			t.Errorf("three for two: got %v", err)
+		}
+		annotate("eip-allocations", strings.Join(ids[:2], ","))(s)
+		a.ensured(t, c, s)
+		annotate("subnets", strings.Join(a.subnets, ","), "eip-allocations", strings.Join(ids, ","))(s) // one zone more is no replacement
+		a.ensured(t, c, s)
+		if n := len(a.balancers(t)[0].AvailabilityZones); n != 3 {
+			t.Errorf("in %d zones", n)
+		}
+		annotate("eip-allocations", strings.Join(append(ids[1:], "eipalloc-1"), ","))(s)
+		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.ReplacementRequired {
+			t.Errorf("others: got %v", err)
+		}
+	})
+}
+
+// TestAccessLogs end with their annotation, though a bucket's name cannot be
+// taken back.
+func TestAccessLogs(t *testing.T) {
+	eachAccount(t, func(t *testing.T, a *account) {
+		c, s := a.provider(t), aService("web", 80)
+		annotate("access-log-enabled", "true", "access-log-s3-bucket-name", "logs", "access-log-s3-bucket-prefix", "web")(s)
+		a.ensured(t, c, s)
+		if world := a.world(t); !strings.Contains(world, "access_logs.s3.enabled=true") || !strings.Contains(world, "access_logs.s3.bucket=logs") || !strings.Contains(world, "access_logs.s3.prefix=web") {
+			t.Errorf("the world is\n%s", world)
+		}
+		s.Annotations = nil
+		a.ensured(t, c, s)
+		if world := a.world(t); strings.Contains(world, "access_logs.s3.enabled=true") {
+			t.Errorf("the world is\n%s", world)
+		}
+	})
 }

@@ -34,13 +34,15 @@ func TestHitless(t *testing.T) {
 			awaitState(t, s, "tor", Established)
 			l.hasRoutes(want)
 			events, _ := l.start("ip", "monitor", "route")
-			l.router("ip route add 240.0.0.1 dev lo; ip route del 240.0.0.1 dev lo")
-			eventually(t, func() string {
+			eventually(t, func() string { // until the monitor has begun to listen
+				l.router("ip route add 240.0.0.1 dev lo; ip route del 240.0.0.1 dev lo")
+				time.Sleep(200 * time.Millisecond)
 				if !strings.Contains(events(), "Deleted 240.0.0.1") {
 					return "the monitor does not hear"
 				}
 				return ""
 			})
+			time.Sleep(time.Second)
 			heard := events()
 
 			stop()
