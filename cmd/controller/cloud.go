@@ -19,7 +19,7 @@ func (f *flags) cloud(cluster string, log *slog.Logger, nodes func() []*corev1.N
 		Resync: f.resync, DeleteOrphans: f.deletesOrphans, Log: log,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("set up AWS: %w", err)
+		return nil, fmt.Errorf("an --aws flag cannot be used: %w", err)
 	}
 	return cloud, nil
 }

@@ -131,7 +131,7 @@ func (c *Cloud) forget(uid types.UID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if m := c.known[uid]; m != nil {
-		m.due = time.Time{}
+		m.due, m.tags = time.Time{}, nil
 	}
 	c.inventory.forget()
 }

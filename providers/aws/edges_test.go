@@ -62,7 +62,8 @@ func TestFiftyPorts(t *testing.T) {
 	c, s := a.provider(t), aService("web", ports...)
 	a.ensured(t, c, s)
 	a.reset()
-	c.forget(s.UID)
+	c.remembered(s.UID).due = time.Time{}
+	c.inventory.forget()
 	a.ensured(t, c, s)
 	if n := len(a.calls()); n > 5+len(ports) {
 		t.Errorf("a comparison takes %d calls", n)
@@ -72,6 +73,32 @@ func TestFiftyPorts(t *testing.T) {
 	if n := len(a.listeners(t, *a.balancers(t)[0].LoadBalancerArn)); n != maxListeners {
 		t.Errorf("there are %d listeners", n)
 	}
+}
+
+// TestTakenBack: a change that failed half-way and is taken back leaves nothing.
+func TestTakenBack(t *testing.T) {
+	eachAccount(t, func(t *testing.T, a *account) {
+		c, s := a.provider(t), aService("web", 80)
+		annotate("target-group-attributes", attrDelay+"=30")(s)
+		a.ensured(t, c, s)
+		before := a.world(t)
+		annotate("target-group-attributes", attrDelay+"=60", "cross-zone-load-balancing-enabled", "true")(s)
+		a.fail(fault{action: "ModifyLoadBalancerAttributes", times: forever, kind: clientError("AccessDenied")})
+		var refusal *providers.Refusal
+		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.PermissionDenied {
+			t.Fatalf("got %v", err)
+		}
+		if a.world(t) == before {
+			t.Fatal("nothing was changed")
+		}
+		a.reset()
+		annotate("target-group-attributes", attrDelay+"=30")(s)
+		delete(s.Annotations, prefix+"cross-zone-load-balancing-enabled")
+		a.ensured(t, c, s)
+		if got := a.world(t); got != before {
+			t.Errorf("the world is\n%s\nand not\n%s", got, before)
+		}
+	})
 }
 
 // TestManyRules: when the rules need another security group nobody is shut out
