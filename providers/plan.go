@@ -201,15 +201,34 @@ func (c Chooser) able(service *corev1.Service, want Choice) Choice {
 	if want.Verdict != OnAWS || has(service, v1alpha1.FinalizerAWS) {
 		return want
 	}
-	if kind := service.Annotations[annotationType]; slices.Contains(typesElsewhere, kind) {
-		return Choice{Message: "annotation " + annotationType + ": " + kind + " is for another implementation"}
+	if why := Elsewhere(service); why != "" {
+		return Choice{Message: why}
 	}
-	for _, p := range service.Spec.Ports {
-		if p.Protocol == corev1.ProtocolSCTP {
-			return fallback(fmt.Sprintf("port %d speaks SCTP, which no balancer does", p.Port))
-		}
+	if why := Unspoken(service); why != "" {
+		return fallback(why)
 	}
 	return want
+}
+
+// Elsewhere says why a Service without a class is for another implementation on
+// AWS, "" if it is not.
+func Elsewhere(service *corev1.Service) string {
+	kind := service.Annotations[annotationType]
+	if service.Spec.LoadBalancerClass != nil || !slices.Contains(typesElsewhere, kind) {
+		return ""
+	}
+	return "annotation " + annotationType + ": " + kind + " is for another implementation"
+}
+
+// Unspoken names the port whose protocol no balancer of AWS speaks, "" if there
+// is none.
+func Unspoken(service *corev1.Service) string {
+	for _, p := range service.Spec.Ports {
+		if p.Protocol == corev1.ProtocolSCTP {
+			return fmt.Sprintf("port %d speaks SCTP, which no balancer does", p.Port)
+		}
+	}
+	return ""
 }
 
 // onceConfigured holds back what AWS cannot be asked for yet. What it serves

@@ -15,7 +15,7 @@ func (f *flags) cloud(cluster string, log *slog.Logger, nodes func() []*corev1.N
 	cloud, err := aws.New(aws.Options{
 		Cluster: cluster, Region: f.region, VPC: f.vpc, Nodes: nodes,
 		NodeSecurityGroups: f.groups, ManageNodeSecurityGroups: f.manageGroups,
-		HealthProbe: f.probe, Scheme: f.scheme, Tags: f.tags, NodePorts: f.nodePorts,
+		HealthProbe: f.probe, Scheme: f.scheme, Tags: f.tags, NodePorts: [2]int32{f.portRange.Low, f.portRange.High},
 		Resync: f.resync, DeleteOrphans: f.deletesOrphans, Log: log,
 	})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/fairlead-io/fairlead/controller"
 	"github.com/fairlead-io/fairlead/providers"
+	"github.com/fairlead-io/fairlead/providers/aws"
 )
 
 // flags are Fairlead's own, beside those of the framework.
@@ -30,12 +31,6 @@ type flags struct {
 	deletesOrphans bool
 }
 
-// Values of flags that are words.
-var (
-	probes  = []string{"kube-proxy", "node-port"}
-	schemes = []string{"internet-facing", "internal"}
-)
-
 func (f *flags) sets() (sets cliflag.NamedFlagSets) {
 	fs := sets.FlagSet("fairlead")
 	fs.StringVar(&f.provider, "provider", string(providers.Auto), "Who serves Services without a loadBalancerClass: "+modes()+". auto: AWS if a node is an instance there, else bare metal, and nobody while a node is not initialized yet. A Service stays with the provider that serves it; its annotation fairlead.io/provider moves it.")
@@ -47,8 +42,8 @@ func (f *flags) sets() (sets cliflag.NamedFlagSets) {
 	fs.StringVar(&f.vpc, "aws-vpc-id", "", "The VPC of the balancers. Without it: that of the nodes.")
 	fs.StringSliceVar(&f.groups, "aws-node-security-groups", nil, "The nodes' security groups that shall admit the balancers, comma-separated. Without it: those of the nodes, tagged kubernetes.io/cluster/CLUSTER-NAME if a node has several.")
 	fs.BoolVar(&f.manageGroups, "aws-manage-node-security-groups", true, "Add the rules to the nodes' security groups that admit the balancers.")
-	fs.StringVar(&f.probe, "aws-health-probe", probes[0], "What balancers ask for a node's health under externalTrafficPolicy Cluster: "+strings.Join(probes, ", ")+".")
-	fs.StringVar(&f.scheme, "aws-scheme", schemes[0], "The scheme of balancers whose Service names none: "+strings.Join(schemes, ", ")+".")
+	fs.StringVar(&f.probe, "aws-health-probe", aws.HealthProbes[0], "What balancers ask for a node's health under externalTrafficPolicy Cluster: "+strings.Join(aws.HealthProbes, ", ")+".")
+	fs.StringVar(&f.scheme, "aws-scheme", aws.Schemes[0], "The scheme of balancers whose Service names none: "+strings.Join(aws.Schemes, ", ")+".")
 	fs.StringToStringVar(&f.tags, "aws-tags", nil, "Tags for everything that is made, KEY=VALUE, comma-separated.")
 	fs.DurationVar(&f.resync, "aws-resync", 10*time.Minute, "How often a balancer to which nothing has happened is compared with what it shall be.")
 	fs.BoolVar(&f.deletesOrphans, "aws-delete-orphans", false, "Delete what was made for Services of this cluster that are gone. false only counts it.")
@@ -64,11 +59,11 @@ func (f *flags) check() error {
 	if f.portRange, err = controller.ParsePortRange(f.nodePorts); err != nil {
 		return fmt.Errorf("--node-port-range: %w", err)
 	}
-	if !slices.Contains(probes, f.probe) {
-		return fmt.Errorf("--aws-health-probe=%q: must be one of %s", f.probe, strings.Join(probes, ", "))
+	if !slices.Contains(aws.HealthProbes, f.probe) {
+		return fmt.Errorf("--aws-health-probe=%q: must be one of %s", f.probe, strings.Join(aws.HealthProbes, ", "))
 	}
-	if !slices.Contains(schemes, f.scheme) {
-		return fmt.Errorf("--aws-scheme=%q: must be one of %s", f.scheme, strings.Join(schemes, ", "))
+	if !slices.Contains(aws.Schemes, f.scheme) {
+		return fmt.Errorf("--aws-scheme=%q: must be one of %s", f.scheme, strings.Join(aws.Schemes, ", "))
 	}
 	if f.resync <= 0 {
 		return fmt.Errorf("--aws-resync=%s: must be more than nothing", f.resync)

@@ -67,9 +67,13 @@ func (w *work) ensure(ctx context.Context) error {
 	if len(instances) == 0 && len(w.have.balancers) == 0 {
 		return &providers.Refusal{Reason: v1alpha1.NoTargets, Message: fmt.Sprintf("none of %s is an instance that AWS knows", plural(len(w.memory.chosen), "node"))}
 	}
-	current, refusal := w.pick()
+	first, second := w.names.service(w.svc.UID), w.names.second(w.svc.UID)
+	choice, refusal := pick(w.want, w.candidates())
 	if refusal != nil {
 		return errors.Join(w.follow(ctx, instances), refusal)
+	}
+	if w.name, w.old = first, choice.old; choice.second {
+		w.name = second
 	}
 	w.shared.users.RLock()
 	defer w.shared.users.RUnlock()
@@ -80,7 +84,7 @@ func (w *work) ensure(ctx context.Context) error {
 	if err := w.ensureGroups(ctx, instances); err != nil {
 		return err
 	}
-	b, err := w.ensureBalancer(ctx, current, groups)
+	b, err := w.ensureBalancer(ctx, choice.current, groups)
 	if err != nil {
 		return err
 	}
@@ -118,50 +122,16 @@ func (w *work) usable(ctx context.Context) (used []instance, err error) {
 	return slices.DeleteFunc(all, func(i instance) bool { return i.VPC != m.vpc || !m.bad[i.ID].IsZero() }), nil
 }
 
-// pick decides which balancer is the one that is wanted, and which one it
-// replaces. A balancer that cannot be changed into the wanted one is replaced
-// only where that is allowed.
-func (w *work) pick() (*elb.LoadBalancer, *providers.Refusal) {
-	first, second := w.names.service(w.svc.UID), w.names.second(w.svc.UID)
-	w.name = first
-	switch len(w.have.balancers) {
-	case 0:
-		return nil, nil
-	case 1:
-		b := &w.have.balancers[0]
-		why := w.unchangeable(b)
-		if why == "" {
-			w.name = aws.ToString(b.LoadBalancerName)
-			if w.want.PreferDual && b.IpAddressType == elb.IpAddressTypeDualstack && w.want.hasUDP() {
-				return nil, &providers.Refusal{Reason: v1alpha1.InvalidRequest, Message: noUDP}
-			}
-			return b, nil
-		}
-		if w.svc.Annotations[v1alpha1.AnnotationAllowReplacement] != "true" {
-			return nil, &providers.Refusal{Reason: v1alpha1.ReplacementRequired, Message: fmt.Sprintf(
-				"AWS cannot change %s on balancer %s; the annotation %s: \"true\" allows a new one, with another host name",
-				why, aws.ToString(b.LoadBalancerName), v1alpha1.AnnotationAllowReplacement)}
-		}
-		w.old = b
-		if aws.ToString(b.LoadBalancerName) == first {
-			w.name = second
-		}
-		return nil, nil
+// candidates are the balancers that there are.
+func (w *work) candidates() (all []candidate) {
+	for i := range w.have.balancers {
+		b := &w.have.balancers[i]
+		all = append(all, candidate{
+			b, recorded(w.have.tags[aws.ToString(b.LoadBalancerArn)], tagAddresses),
+			aws.ToString(b.LoadBalancerName) == w.names.second(w.svc.UID),
+		})
 	}
-	// A replacement is on its way. It may not be wanted any more.
-	x, y := &w.have.balancers[0], &w.have.balancers[1]
-	if w.unchangeable(x) != "" {
-		x, y = y, x
-	}
-	w.old, w.name = y, aws.ToString(x.LoadBalancerName)
-	if why := w.unchangeable(x); why != "" {
-		return nil, &providers.Refusal{Reason: v1alpha1.ReplacementRequired, Message: fmt.Sprintf("AWS cannot change %s on balancer %s, which is still being replaced", why, w.name)}
-	}
-	return x, nil
-}
-
-func (w *work) unchangeable(b *elb.LoadBalancer) string {
-	return replacement(w.want, *b, recorded(w.have.tags[aws.ToString(b.LoadBalancerArn)], tagAddresses))
+	return all
 }
 
 // follow keeps the targets of a balancer that is otherwise left as it is.

@@ -36,34 +36,10 @@ func (w *work) ensureBalancer(ctx context.Context, current *elb.LoadBalancer, gr
 		}
 	}
 	w.arn = aws.ToString(b.LoadBalancerArn)
-	set := attributesToSet(w.want.Attributes, recorded(tags, tagAttributes), "balancer", string(b.Scheme))
-	if w.deep && len(w.want.Attributes) > 0 {
-		out, err := call(ctx, w.conn.elb.DescribeLoadBalancerAttributes, &elbapi.DescribeLoadBalancerAttributesInput{LoadBalancerArn: aws.String(w.arn)})
-		if err != nil {
-			return b, err
-		}
-		for _, have := range out.Attributes {
-			if v, ok := w.want.Attributes[aws.ToString(have.Key)]; ok && v != aws.ToString(have.Value) {
-				set = put(set, aws.ToString(have.Key), v)
-			}
-		}
-	}
-	if err := w.setAttributes(ctx, w.arn, set); err != nil {
+	if err := w.ensureAttributes(ctx, ofBalancer(w.conn, w.arn, b.Scheme), w.want.Attributes, tags); err != nil {
 		return b, err
 	}
 	return b, w.retag(ctx, w.arn, tags, w.tags("", addresses, record(tagAttributes, attributeRecord(w.want.Attributes))))
-}
-
-func (w *work) setAttributes(ctx context.Context, arn string, set map[string]string) error {
-	if len(set) == 0 {
-		return nil
-	}
-	in := &elbapi.ModifyLoadBalancerAttributesInput{LoadBalancerArn: aws.String(arn)}
-	for k, v := range set {
-		in.Attributes = append(in.Attributes, elb.LoadBalancerAttribute{Key: aws.String(k), Value: aws.String(v)})
-	}
-	_, err := call(ctx, w.conn.elb.ModifyLoadBalancerAttributes, in)
-	return err
 }
 
 func (w *work) createBalancer(ctx context.Context, groups []string, tags map[string]string) (b elb.LoadBalancer, err error) {

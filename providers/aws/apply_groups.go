@@ -62,26 +62,8 @@ func (w *work) ensureGroup(ctx context.Context, l listener) (a attached, err err
 			}
 		}
 	}
-	set := attributesToSet(t.Attributes, recorded(tags, tagAttributes), "group", string(t.Protocol))
-	if w.deep && len(t.Attributes) > 0 {
-		out, err := call(ctx, w.conn.elb.DescribeTargetGroupAttributes, &elbapi.DescribeTargetGroupAttributesInput{TargetGroupArn: aws.String(a.arn)})
-		if err != nil {
-			return a, err
-		}
-		for _, have := range out.Attributes {
-			if v, ok := t.Attributes[aws.ToString(have.Key)]; ok && v != aws.ToString(have.Value) {
-				set = put(set, aws.ToString(have.Key), v)
-			}
-		}
-	}
-	if len(set) > 0 {
-		in := &elbapi.ModifyTargetGroupAttributesInput{TargetGroupArn: aws.String(a.arn)}
-		for k, v := range set {
-			in.Attributes = append(in.Attributes, elb.TargetGroupAttribute{Key: aws.String(k), Value: aws.String(v)})
-		}
-		if _, err := call(ctx, w.conn.elb.ModifyTargetGroupAttributes, in); err != nil {
-			return a, err
-		}
+	if err := w.ensureAttributes(ctx, ofGroup(w.conn, a.arn, t.Protocol), t.Attributes, tags); err != nil {
+		return a, err
 	}
 	return a, w.retag(ctx, a.arn, tags, w.tags(l.name(), record(tagAttributes, attributeRecord(t.Attributes))))
 }
@@ -145,17 +127,10 @@ func (w *work) targetsOf(ctx context.Context, g elb.TargetGroup) (attached, erro
 	return a, nil
 }
 
-// setTargets makes the instances the targets: first those that are new, as far
-// as there is room for them beside the old ones. Where AWS has refused all that
-// are wanted, the old ones stay: they are better than none.
+// setTargets makes the instances the targets. Where AWS has refused all that are
+// wanted, the old ones stay: they are better than none.
 func (w *work) setTargets(ctx context.Context, a *attached, ids []string) error {
-	add := slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return slices.Contains(a.instances, id) })
-	remove := slices.DeleteFunc(slices.Clone(a.instances), func(id string) bool { return slices.Contains(ids, id) })
-	room := max(w.memory.most-len(a.instances), 0)
-	if room == 0 && len(remove) == len(a.instances) {
-		room = len(add) // more than there should be for a moment, rather than none
-	}
-	first := add[:min(room, len(add))]
+	first, remove, rest := moves(a.instances, ids, w.memory.most)
 	if err := w.registerAll(ctx, a, first); err != nil {
 		return err
 	}
@@ -165,7 +140,7 @@ func (w *work) setTargets(ctx context.Context, a *attached, ids []string) error 
 	if err := w.deregister(ctx, a, remove); err != nil {
 		return err
 	}
-	return w.registerAll(ctx, a, add[len(first):])
+	return w.registerAll(ctx, a, rest)
 }
 
 func (w *work) registerAll(ctx context.Context, a *attached, ids []string) error {

@@ -71,26 +71,8 @@ func (w *work) dress(ctx context.Context, arn string, l listener, tags map[strin
 	if err := w.certificates(ctx, arn, l, recorded(tags, tagCertificates)); err != nil {
 		return err
 	}
-	set := attributesToSet(l.Attributes, recorded(tags, tagAttributes), "listener", string(l.Protocol))
-	if w.deep && len(l.Attributes) > 0 {
-		out, err := call(ctx, w.conn.elb.DescribeListenerAttributes, &elbapi.DescribeListenerAttributesInput{ListenerArn: aws.String(arn)})
-		if err != nil {
-			return err
-		}
-		for _, have := range out.Attributes {
-			if v, ok := l.Attributes[aws.ToString(have.Key)]; ok && v != aws.ToString(have.Value) {
-				set = put(set, aws.ToString(have.Key), v)
-			}
-		}
-	}
-	if len(set) > 0 {
-		in := &elbapi.ModifyListenerAttributesInput{ListenerArn: aws.String(arn)}
-		for k, v := range set {
-			in.Attributes = append(in.Attributes, elb.ListenerAttribute{Key: aws.String(k), Value: aws.String(v)})
-		}
-		if _, err := call(ctx, w.conn.elb.ModifyListenerAttributes, in); err != nil {
-			return err
-		}
+	if err := w.ensureAttributes(ctx, ofListener(w.conn, arn, l.Protocol), l.Attributes, tags); err != nil {
+		return err
 	}
 	return w.retag(ctx, arn, tags, w.tags(l.name(), record(tagAttributes, attributeRecord(l.Attributes)), record(tagCertificates, l.moreCertificates())))
 }

@@ -452,7 +452,6 @@ func TestOptions(t *testing.T) {
 	for text, o := range map[string]Options{
 		"scheme":       {Scheme: "public"},
 		"health probe": {HealthProbe: "none"},
-		"node ports":   {NodePorts: "many"},
 	} {
 		if _, err := New(o); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%+v: got %v", o, err)

@@ -3,6 +3,8 @@ package aws
 import (
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +21,12 @@ const ProviderName = "aws"
 const (
 	probeKubeProxy = "kube-proxy"
 	probeNodePort  = "node-port"
+)
+
+// What Options.HealthProbe and Options.Scheme may be; the first is the default.
+var (
+	HealthProbes = []string{probeKubeProxy, probeNodePort}
+	Schemes      = []string{"internet-facing", "internal"}
 )
 
 // Options are what the administrator decides.
@@ -38,7 +46,7 @@ type Options struct {
 	HealthProbe string
 	Scheme      string            // of Services that do not say: "internet-facing" or "internal"
 	Tags        map[string]string // on everything, beside a Service's own
-	NodePorts   string            // the API server's --service-node-port-range
+	NodePorts   [2]int32          // the API server's --service-node-port-range; none is its default
 	// Resync is how often an unchanged balancer is compared with what it shall be.
 	Resync        time.Duration
 	DeleteOrphans bool // else they are only counted
@@ -74,7 +82,7 @@ func New(o Options) (*Cloud, error) {
 	c := &Cloud{
 		options: o, names: names{o.Cluster}, log: o.Log,
 		known: map[types.UID]*memory{}, sweep: map[string]time.Time{},
-		settings: settings{Scheme: cmpOr(o.Scheme, "internet-facing"), Probe: cmpOr(o.HealthProbe, probeKubeProxy), Tags: o.Tags},
+		settings: settings{Scheme: cmpOr(o.Scheme, Schemes[0]), Probe: cmpOr(o.HealthProbe, probeKubeProxy), Tags: o.Tags, NodePorts: o.NodePorts},
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
@@ -86,20 +94,19 @@ func New(o Options) (*Cloud, error) {
 		c.options.Resync = 10 * time.Minute
 	}
 	c.fresh, c.again, c.grace = min(fresh, c.options.Resync/2), min(askAgain, c.options.Resync), min(grace, c.options.Resync)
-	if s := c.settings.Scheme; s != "internet-facing" && s != "internal" {
-		return nil, fmt.Errorf("scheme %q: must be internet-facing or internal", s)
+	if s := c.settings.Scheme; !slices.Contains(Schemes, s) {
+		return nil, fmt.Errorf("scheme %q: must be one of %s", s, strings.Join(Schemes, ", "))
 	}
-	if p := c.settings.Probe; p != probeKubeProxy && p != probeNodePort {
-		return nil, fmt.Errorf("health probe %q: must be %s or %s", p, probeKubeProxy, probeNodePort)
+	if p := c.settings.Probe; !slices.Contains(HealthProbes, p) {
+		return nil, fmt.Errorf("health probe %q: must be one of %s", p, strings.Join(HealthProbes, ", "))
 	}
 	for k := range o.Tags {
 		if reservedTag(k) {
 			return nil, fmt.Errorf("tag %q: the key is reserved", k)
 		}
 	}
-	from, to := &c.settings.NodePorts[0], &c.settings.NodePorts[1]
-	if n, err := fmt.Sscanf(cmpOr(o.NodePorts, "30000-32767"), "%d-%d", from, to); err != nil || n != 2 || *from > *to {
-		return nil, fmt.Errorf("node ports %q: must be FROM-TO, as in 30000-32767", o.NodePorts)
+	if c.settings.NodePorts == [2]int32{} {
+		c.settings.NodePorts = [2]int32{30000, 32767}
 	}
 	register()
 	return c, nil

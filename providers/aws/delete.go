@@ -112,9 +112,9 @@ func (c *Cloud) deleteBalancer(ctx context.Context, a *conn, b elb.LoadBalancer,
 	}
 	err := remove()
 	if isCode(err, "OperationNotPermitted") {
-		w := &work{Cloud: c, conn: a}
-		if unprotect := w.setAttributes(ctx, aws.ToString(b.LoadBalancerArn), map[string]string{attrProtected: "false"}); unprotect != nil {
-			return unprotect
+		unprotect := ofBalancer(a, aws.ToString(b.LoadBalancerArn), b.Scheme).set
+		if err := unprotect(ctx, map[string]string{attrProtected: "false"}); err != nil {
+			return err
 		}
 		err = remove()
 	}

@@ -43,16 +43,14 @@ const (
 	attrProtected          = "deletion_protection.enabled"
 )
 
-// portKubeProxy is where kube-proxy says whether the node shall get traffic:
-// it says no as soon as the node is being deleted.
-const portKubeProxy = 10256
-
 // stack is the balancer of one Service as it shall be.
 type stack struct {
 	Scheme elb.LoadBalancerSchemeEnum
 	// AnyScheme: the Service names none, so a balancer keeps the one it has,
 	// whatever the administrator's default has become.
-	AnyScheme   bool
+	AnyScheme bool
+	// Replaceable: another balancer may take this one's place.
+	Replaceable bool
 	AddressType elb.IpAddressType
 	// PreferDual: dual stack if the subnets can.
 	PreferDual bool
@@ -104,15 +102,13 @@ func (s stack) digest(targets []target) [sha256.Size]byte {
 // there can be none.
 func planStack(svc *corev1.Service, set settings) (stack, *providers.Refusal) {
 	o, problems := parseOptions(svc)
-	for _, p := range svc.Spec.Ports {
-		if p.Protocol == corev1.ProtocolSCTP {
-			return stack{}, &providers.Refusal{Reason: v1alpha1.CloudCannotServe, Message: fmt.Sprintf("spec.ports: %d/SCTP: no balancer of AWS speaks SCTP", p.Port)}
-		}
+	if why := providers.Unspoken(svc); why != "" {
+		return stack{}, &providers.Refusal{Reason: v1alpha1.CloudCannotServe, Message: "spec.ports: " + why}
 	}
 	s := stack{
-		AnyScheme: o.Scheme == "",
-		Scheme:    elb.LoadBalancerSchemeEnum(cmpOr(o.Scheme, set.Scheme, "internet-facing")),
-		Subnets:   o.Subnets, EIPs: o.EIPs, Private: o.PrivateIPv4,
+		AnyScheme: o.Scheme == "", Replaceable: o.AllowReplace,
+		Scheme:  elb.LoadBalancerSchemeEnum(cmpOr(o.Scheme, set.Scheme, "internet-facing")),
+		Subnets: o.Subnets, EIPs: o.EIPs, Private: o.PrivateIPv4,
 		NoGroups: o.NoGroups, Groups: o.Groups, Backend: o.Backend,
 		Attributes: o.Attributes, NodeLabels: o.NodeLabels,
 		Tags: merged(set.Tags, o.Tags),
@@ -324,84 +320,4 @@ func (p *portPlanner) finish(l *listener) {
 			}
 		}
 	}
-}
-
-// health resolves the health check of a target group.
-//
-// Under externalTrafficPolicy Local kube-proxy answers on the Service's
-// healthCheckNodePort whether the node has endpoints. Under Cluster its own
-// health port says whether the node shall get traffic, which it denies before
-// the node goes. Where the balancer sends the header of the proxy protocol,
-// which it also puts in front of health checks, only the port itself can be
-// asked.
-func (p *portPlanner) health(t targetGroup) health {
-	o := p.options.Health
-	h := health{Protocol: "TCP", Port: "traffic-port", Interval: 10, Timeout: 6, Healthy: 2, Unhealthy: 2}
-	proxied := t.Attributes[attrProxy] == "true" && t.Protocol != elb.ProtocolEnumUdp
-	switch {
-	case proxied:
-	case p.svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && p.svc.Spec.HealthCheckNodePort != 0:
-		h.Protocol, h.Port, h.Path = "HTTP", strconv.Itoa(int(p.svc.Spec.HealthCheckNodePort)), "/healthz"
-	case p.settings.Probe != probeNodePort || t.Protocol == elb.ProtocolEnumUdp:
-		h.Protocol, h.Port, h.Path = "HTTP", strconv.Itoa(portKubeProxy), "/healthz"
-	}
-	local := p.svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	switch {
-	case o.Port != "":
-		h.Port = p.healthPort(o.Port)
-		if o.Protocol == "" && o.Path == "" && !local {
-			h.Protocol, h.Path = "TCP", ""
-		}
-	case o.Protocol != "" && !(local && o.Protocol == "HTTP"):
-		// Who names a protocol means the application; but under Local HTTP is
-		// what kube-proxy speaks anyway.
-		h.Port, h.Path = "traffic-port", ""
-	}
-	h.Protocol = cmpOr(o.Protocol, h.Protocol)
-	if h.Protocol == "TCP" && o.Path != "" {
-		h.Protocol = "HTTP"
-	}
-	if h.Protocol != "TCP" {
-		h.Path, h.Codes = cmpOr(o.Path, h.Path, "/"), cmpOr(o.Codes, "200-399")
-	} else {
-		h.Path, h.Codes = "", ""
-	}
-	set := func(to *int32, asked int32) {
-		if asked != 0 {
-			*to = asked
-		}
-	}
-	set(&h.Interval, o.Interval)
-	if o.Timeout == 0 && h.Interval < h.Timeout {
-		h.Timeout = h.Interval
-	}
-	set(&h.Timeout, o.Timeout)
-	set(&h.Healthy, o.Healthy)
-	set(&h.Unhealthy, o.Unhealthy)
-	if h.Timeout > h.Interval {
-		p.fail("annotation %shealthcheck-timeout: %d s is longer than the interval of %d s", prefix, h.Timeout, h.Interval)
-	}
-	return h
-}
-
-// healthPort resolves the annotation healthcheck-port: a number,
-// "traffic-port", or the name of one of the Service's ports. The nodes' groups
-// admit our balancers to no others than node ports and kube-proxy's.
-func (p *portPlanner) healthPort(text string) string {
-	if text == "traffic-port" {
-		return text
-	}
-	for _, port := range p.svc.Spec.Ports {
-		if port.Name == text {
-			return strconv.Itoa(int(port.NodePort))
-		}
-	}
-	n, err := strconv.Atoi(text)
-	switch r := p.settings.NodePorts; {
-	case err != nil || n < 1 || n > 65535:
-		p.fail("annotation %shealthcheck-port: %q is no port number, no name of a port of the Service, and not traffic-port", prefix, text)
-	case p.options.Backend && n != portKubeProxy && (n < int(r[0]) || n > int(r[1])):
-		p.fail("annotation %shealthcheck-port: the nodes admit balancers to node ports (%d-%d) and %d only, not to %d, unless the annotation %ssecurity-groups names a group that they admit there", prefix, r[0], r[1], portKubeProxy, n, prefix)
-	}
-	return text
 }

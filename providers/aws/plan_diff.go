@@ -169,34 +169,6 @@ func listenerDiffers(want listener, group string, have elb.Listener) bool {
 	return len(have.Certificates) > 0 && aws.ToString(have.Certificates[0].CertificateArn) != want.Certificates[0]
 }
 
-// replacement says which change cannot be made to the balancer that there is,
-// given its recorded addresses; "" if all can.
-func replacement(want stack, have elb.LoadBalancer, addresses string) string {
-	switch {
-	case have.Scheme != "" && have.Scheme != want.Scheme && !want.AnyScheme:
-		return fmt.Sprintf("the scheme from %s to %s", have.Scheme, want.Scheme)
-	case want.NoGroups && len(have.SecurityGroups) > 0:
-		return "to no security groups"
-	case !want.NoGroups && len(have.SecurityGroups) == 0:
-		return "to security groups"
-	}
-	for _, a := range strings.Fields(addresses) {
-		if asked := want.addresses(); len(asked) > 0 && !slices.Contains(asked, a) {
-			return "the addresses to " + strings.Join(asked, ", ")
-		}
-	}
-	if asked := want.addresses(); len(asked) > 0 && addresses == "" {
-		return "the addresses to " + strings.Join(asked, ", ")
-	}
-	return ""
-}
-
-// addresses are those that a Service asks for, in the form in which they are
-// recorded: AWS does not always list those that a balancer has.
-func (s stack) addresses() []string {
-	return slices.Sorted(slices.Values(append(slices.Clone(s.EIPs), s.Private...)))
-}
-
 // nodeGroups are the security groups of instances that shall admit the
 // balancers: of each instance the one that is tagged as the cluster's, or its
 // only one. Several tagged ones, or none of several, is no reason to serve

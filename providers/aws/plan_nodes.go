@@ -110,3 +110,16 @@ func spread(all []instance, most int, crossZone bool) (used []instance) {
 	}
 	return used
 }
+
+// moves is how targets become others: what comes first, what goes then, and
+// what comes when there is room for it. The old and the new share the room,
+// but where that would mean none at all for a moment.
+func moves(have, want []string, most int) (first, remove, rest []string) {
+	add := slices.DeleteFunc(slices.Clone(want), func(id string) bool { return slices.Contains(have, id) })
+	remove = slices.DeleteFunc(slices.Clone(have), func(id string) bool { return slices.Contains(want, id) })
+	room := min(max(most-len(have), 0), len(add))
+	if room == 0 && len(remove) == len(have) {
+		room = len(add)
+	}
+	return add[:room], remove, add[room:]
+}

@@ -344,40 +344,6 @@ func (r *reader) tls(o *options) {
 	}
 }
 
-// health are the settings of a health check (CreateTargetGroup); 0 and "" are
-// not asked for.
-type health struct {
-	Protocol, Port, Path, Codes           string
-	Interval, Timeout, Healthy, Unhealthy int32
-}
-
-func (r *reader) health() (h health) {
-	switch v := strings.ToLower(r.text("healthcheck-protocol")); v {
-	case "":
-	case "tcp", "http", "https":
-		h.Protocol = strings.ToUpper(v)
-	default:
-		r.fail("healthcheck-protocol", "%q must be one of tcp, http, https", v)
-	}
-	h.Port = r.text("healthcheck-port")
-	if h.Path = r.text("healthcheck-path"); h.Path != "" && h.Path[0] != '/' {
-		r.fail("healthcheck-path", "%q must begin with /", h.Path)
-	}
-	if h.Codes = r.text("healthcheck-success-codes"); h.Codes != "" && strings.Trim(h.Codes, "0123456789,-") != "" {
-		r.fail("healthcheck-success-codes", "%q must be codes from 200 to 599: 200, or 200,204, or 200-399", h.Codes)
-	}
-	for _, name := range []string{"healthcheck-path", "healthcheck-success-codes"} {
-		if h.Protocol == "TCP" && r.text(name) != "" {
-			r.fail(name, "contradicts the annotation %shealthcheck-protocol: tcp", prefix)
-		}
-	}
-	h.Interval = int32(r.number("healthcheck-interval", 5, 300))
-	h.Timeout = int32(r.number("healthcheck-timeout", 2, 120))
-	h.Healthy = int32(r.number("healthcheck-healthy-threshold", 2, 10))
-	h.Unhealthy = int32(r.number("healthcheck-unhealthy-threshold", 2, 10))
-	return h
-}
-
 // reservedTag reports whether a tag is AWS's or ours to set.
 func reservedTag(key string) bool {
 	return strings.HasPrefix(key, "aws:") || strings.HasPrefix(key, v1alpha1.GroupVersion.Group+"/") || strings.HasPrefix(key, tagClusterOwned(""))

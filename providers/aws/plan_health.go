@@ -1,0 +1,127 @@
+package aws
+
+import (
+	"strconv"
+	"strings"
+
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// portKubeProxy is where kube-proxy says whether the node shall get traffic:
+// it says no as soon as the node is being deleted.
+const portKubeProxy = 10256
+
+// health are the settings of a health check (CreateTargetGroup); 0 and "" are
+// not asked for.
+type health struct {
+	Protocol, Port, Path, Codes           string
+	Interval, Timeout, Healthy, Unhealthy int32
+}
+
+func (r *reader) health() (h health) {
+	switch v := strings.ToLower(r.text("healthcheck-protocol")); v {
+	case "":
+	case "tcp", "http", "https":
+		h.Protocol = strings.ToUpper(v)
+	default:
+		r.fail("healthcheck-protocol", "%q must be one of tcp, http, https", v)
+	}
+	h.Port = r.text("healthcheck-port")
+	if h.Path = r.text("healthcheck-path"); h.Path != "" && h.Path[0] != '/' {
+		r.fail("healthcheck-path", "%q must begin with /", h.Path)
+	}
+	if h.Codes = r.text("healthcheck-success-codes"); h.Codes != "" && strings.Trim(h.Codes, "0123456789,-") != "" {
+		r.fail("healthcheck-success-codes", "%q must be codes from 200 to 599: 200, or 200,204, or 200-399", h.Codes)
+	}
+	for _, name := range []string{"healthcheck-path", "healthcheck-success-codes"} {
+		if h.Protocol == "TCP" && r.text(name) != "" {
+			r.fail(name, "contradicts the annotation %shealthcheck-protocol: tcp", prefix)
+		}
+	}
+	h.Interval = int32(r.number("healthcheck-interval", 5, 300))
+	h.Timeout = int32(r.number("healthcheck-timeout", 2, 120))
+	h.Healthy = int32(r.number("healthcheck-healthy-threshold", 2, 10))
+	h.Unhealthy = int32(r.number("healthcheck-unhealthy-threshold", 2, 10))
+	return h
+}
+
+// health resolves the health check of a target group.
+//
+// Under externalTrafficPolicy Local kube-proxy answers on the Service's
+// healthCheckNodePort whether the node has endpoints. Under Cluster its own
+// health port says whether the node shall get traffic, which it denies before
+// the node goes. Where the balancer sends the header of the proxy protocol,
+// which it also puts in front of health checks, only the port itself can be
+// asked.
+func (p *portPlanner) health(t targetGroup) health {
+	o := p.options.Health
+	h := health{Protocol: "TCP", Port: "traffic-port", Interval: 10, Timeout: 6, Healthy: 2, Unhealthy: 2}
+	proxied := t.Attributes[attrProxy] == "true" && t.Protocol != elb.ProtocolEnumUdp
+	switch {
+	case proxied:
+	case p.svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && p.svc.Spec.HealthCheckNodePort != 0:
+		h.Protocol, h.Port, h.Path = "HTTP", strconv.Itoa(int(p.svc.Spec.HealthCheckNodePort)), "/healthz"
+	case p.settings.Probe != probeNodePort || t.Protocol == elb.ProtocolEnumUdp:
+		h.Protocol, h.Port, h.Path = "HTTP", strconv.Itoa(portKubeProxy), "/healthz"
+	}
+	local := p.svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	switch {
+	case o.Port != "":
+		h.Port = p.healthPort(o.Port)
+		if o.Protocol == "" && o.Path == "" && !local {
+			h.Protocol, h.Path = "TCP", ""
+		}
+	case o.Protocol != "" && !(local && o.Protocol == "HTTP"):
+		// Who names a protocol means the application; but under Local HTTP is
+		// what kube-proxy speaks anyway.
+		h.Port, h.Path = "traffic-port", ""
+	}
+	h.Protocol = cmpOr(o.Protocol, h.Protocol)
+	if h.Protocol == "TCP" && o.Path != "" {
+		h.Protocol = "HTTP"
+	}
+	if h.Protocol != "TCP" {
+		h.Path, h.Codes = cmpOr(o.Path, h.Path, "/"), cmpOr(o.Codes, "200-399")
+	} else {
+		h.Path, h.Codes = "", ""
+	}
+	set := func(to *int32, asked int32) {
+		if asked != 0 {
+			*to = asked
+		}
+	}
+	set(&h.Interval, o.Interval)
+	if o.Timeout == 0 && h.Interval < h.Timeout {
+		h.Timeout = h.Interval
+	}
+	set(&h.Timeout, o.Timeout)
+	set(&h.Healthy, o.Healthy)
+	set(&h.Unhealthy, o.Unhealthy)
+	if h.Timeout > h.Interval {
+		p.fail("annotation %shealthcheck-timeout: %d s is longer than the interval of %d s", prefix, h.Timeout, h.Interval)
+	}
+	return h
+}
+
+// healthPort resolves the annotation healthcheck-port: a number,
+// "traffic-port", or the name of one of the Service's ports. The nodes' groups
+// admit our balancers to no others than node ports and kube-proxy's.
+func (p *portPlanner) healthPort(text string) string {
+	if text == "traffic-port" {
+		return text
+	}
+	for _, port := range p.svc.Spec.Ports {
+		if port.Name == text {
+			return strconv.Itoa(int(port.NodePort))
+		}
+	}
+	n, err := strconv.Atoi(text)
+	switch r := p.settings.NodePorts; {
+	case err != nil || n < 1 || n > 65535:
+		p.fail("annotation %shealthcheck-port: %q is no port number, no name of a port of the Service, and not traffic-port", prefix, text)
+	case p.options.Backend && n != portKubeProxy && (n < int(r[0]) || n > int(r[1])):
+		p.fail("annotation %shealthcheck-port: the nodes admit balancers to node ports (%d-%d) and %d only, not to %d, unless the annotation %ssecurity-groups names a group that they admit there", prefix, r[0], r[1], portKubeProxy, n, prefix)
+	}
+	return text
+}
