@@ -253,8 +253,8 @@ func (d *decision) poolPlans(assignments map[types.NamespacedName]allocator.Assi
 
 // usage counts a family of a pool.
 func usage(assigned int64, total *big.Int) v1alpha1.FamilyUsage {
-	u := v1alpha1.FamilyUsage{Assigned: assigned, Total: total.String()}
-	short := u.Total
+	u := v1alpha1.FamilyUsage{Used: assigned, Capacity: total.String(), Free: new(big.Int).Sub(total, big.NewInt(assigned)).String()}
+	short := u.Capacity
 	if len(short) > 10 {
 		short = new(big.Float).SetInt(total).Text('g', 3)
 	}

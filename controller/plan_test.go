@@ -192,10 +192,10 @@ func TestPoolStatus(t *testing.T) {
 		},
 	})
 	p, q := plan.Pools["p"], plan.Pools["q"]
-	if want := (v1alpha1.FamilyUsage{Assigned: 3, Total: "4", Usage: "3/4"}); p.Status.IPv4 != want {
+	if want := (v1alpha1.FamilyUsage{Used: 3, Capacity: "4", Free: "1", Usage: "3/4"}); p.Status.IPv4 != want {
 		t.Errorf("p: IPv4 %+v, want %+v", p.Status.IPv4, want)
 	}
-	if want := (v1alpha1.FamilyUsage{Total: "18446744073709551616", Usage: "0/1.84e+19"}); p.Status.IPv6 != want {
+	if want := (v1alpha1.FamilyUsage{Capacity: "18446744073709551616", Free: "18446744073709551616", Usage: "0/1.84e+19"}); p.Status.IPv6 != want {
 		t.Errorf("p: IPv6 %+v, want %+v", p.Status.IPv6, want)
 	}
 	if p.Status.Services != 3 || !p.InUse || p.Status.Conditions[0].Reason != "InvertedRange" {

@@ -8,11 +8,13 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:resource:scope=Cluster
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.spec.addresses`
-// +kubebuilder:printcolumn:name="IPv4",type=string,JSONPath=`.status.ipv4.usage`,description="assigned/total"
-// +kubebuilder:printcolumn:name="IPv6",type=string,JSONPath=`.status.ipv6.usage`,description="assigned/total"
+// +kubebuilder:printcolumn:name="Used/Total v4",type=string,JSONPath=`.status.ipv4.usage`
+// +kubebuilder:printcolumn:name="Used/Total v6",type=string,JSONPath=`.status.ipv6.usage`
 // +kubebuilder:printcolumn:name="Auto",type=boolean,JSONPath=`.spec.autoAssign`
-// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Advertised",type=string,JSONPath=`.status.conditions[?(@.type=="Advertised")].status`
+// +kubebuilder:printcolumn:name="Ready",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Out of pool",type=integer,priority=1,JSONPath=`.status.outOfPool`,description="addresses that Services keep although the pool contains them no more"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type IPAddressPool struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -45,7 +47,14 @@ type IPAddressPoolSpec struct {
 	// +kubebuilder:default=true
 	AutoAssign *bool `json:"autoAssign,omitempty"`
 
-	// ServiceAllocation says which Services use the pool, and in which order pools are used.
+	// AvoidBuggyIPs keeps IPv4 addresses that some old devices take for those
+	// of a network or a broadcast from being given: those that end in .0 or
+	// .255, and the first and the last of a CIDR of four or more.
+	//
+	// +optional
+	AvoidBuggyIPs bool `json:"avoidBuggyIPs,omitempty"`
+
+	// ServiceAllocation says which Services may use the pool, and in which order pools are used.
 	//
 	// +optional
 	ServiceAllocation *ServiceAllocation `json:"serviceAllocation,omitempty"`
@@ -61,29 +70,62 @@ type IPAddressPoolSpec struct {
 // +kubebuilder:validation:XValidation:rule="self.contains('-') || isCIDR(self) || isIP(self)",message="is no valid CIDR or IP address"
 type AddressRange string
 
-// ServiceAllocation orders pools.
+// ServiceAllocation selects the Services that may use a pool, and orders pools.
+// A Service is selected if its namespace is, by name or by labels, or no
+// namespace is asked for, and its labels are, or no labels are asked for.
 type ServiceAllocation struct {
 	// Priority of the pool when several could serve a Service: the lowest
-	// number is used first; 0, or no priority, is used last.
+	// number is used first; 0, or no priority, is used last. Of equal priority,
+	// pools that select Services come first.
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	Priority int32 `json:"priority,omitempty"`
+
+	// Namespaces whose Services may use the pool.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=1024
+	Namespaces []string `json:"namespaces,omitempty"`
+
+	// NamespaceSelectors select, by their labels, more namespaces whose Services may use the pool.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=128
+	NamespaceSelectors []metav1.LabelSelector `json:"namespaceSelectors,omitempty"`
+
+	// ServiceSelectors select, by their labels, the Services that may use the
+	// pool: those that at least one of them matches.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=128
+	ServiceSelectors []metav1.LabelSelector `json:"serviceSelectors,omitempty"`
 }
 
 // IPAddressPoolStatus is what the controller found.
 type IPAddressPoolStatus struct {
-	// Conditions of the pool: Ready is True if every entry is in use.
+	// Conditions of the pool. Ready: every entry is in use. Advertised: an
+	// L2Advertisement or a BGPAdvertisement covers the pool. Overlaps: another
+	// pool has some of its addresses.
 	//
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
-	// Services counts the Services that hold an address recorded as this pool's.
+	// Services counts the Services that hold an address that came from this pool.
 	//
 	// +optional
 	Services int64 `json:"services,omitempty"`
+
+	// OutOfPool counts the addresses that came from this pool and that Services
+	// keep, although the pool does not contain them any more.
+	//
+	// +optional
+	OutOfPool int64 `json:"outOfPool,omitempty"`
 
 	// IPv4 counts the pool's IPv4 addresses.
 	//
@@ -96,20 +138,26 @@ type IPAddressPoolStatus struct {
 	IPv6 FamilyUsage `json:"ipv6,omitempty"`
 }
 
-// FamilyUsage counts the addresses of one family.
+// FamilyUsage counts the addresses of one family. What one IPv6 /64 has is more
+// than a 64-bit number can count, so such numbers are text, in decimal.
 type FamilyUsage struct {
-	// Assigned counts the addresses that Services hold.
+	// Capacity is how many addresses can be given: without those of nodes, of
+	// pods and of the cluster itself, and those that avoidBuggyIPs avoids.
 	//
 	// +optional
-	Assigned int64 `json:"assigned"`
+	Capacity string `json:"capacity,omitempty"`
 
-	// Total is how many addresses the pool has, in decimal. It is text
-	// because one IPv6 /64 has more than a 64-bit number can count.
+	// Used counts the addresses of the pool that somebody holds, wherever they came from.
 	//
 	// +optional
-	Total string `json:"total,omitempty"`
+	Used int64 `json:"used"`
 
-	// Usage is "assigned/total" for people; a large total is rounded.
+	// Free is how many addresses can still be given.
+	//
+	// +optional
+	Free string `json:"free,omitempty"`
+
+	// Usage is "used/capacity" for people; a large capacity is rounded.
 	//
 	// +optional
 	Usage string `json:"usage,omitempty"`

@@ -45,6 +45,39 @@ const (
 	// addresses: "ADDRESS=POOL", comma-separated. Advertisements match the
 	// pool recorded here, so an address outlives an edit of its pool.
 	AnnotationAllocatedFrom = "fairlead.io/allocated-from"
+
+	// AnnotationAllowSharedIP is a key: Services with one key may hold one
+	// address together, if their ports differ and packets may be sent to the
+	// same nodes for all of them.
+	AnnotationAllowSharedIP = "fairlead.io/allow-shared-ip"
+
+	// AnnotationSharedAs is written by the controller, together with the
+	// addresses: the terms under which the Service shares them. Of two Services
+	// that cannot share any more, the one that has departed from its terms loses.
+	AnnotationSharedAs = "fairlead.io/shared-as"
+
+	// AnnotationRelease names addresses, comma-separated, that the Service shall
+	// not hold. It is an administrator's way to move a Service off an address.
+	AnnotationRelease = "fairlead.io/release"
+
+	// AnnotationRenumber makes a Service keep an address that is replaced beside
+	// the new one: "hold" until the annotation is removed, or until a time (RFC
+	// 3339), or for a duration ("48h") since the new one was given.
+	AnnotationRenumber = "fairlead.io/renumber"
+
+	// AnnotationLeaving is written by the controller: "ADDRESS=TIME",
+	// comma-separated: addresses that others replace, and since when (RFC 3339).
+	AnnotationLeaving = "fairlead.io/leaving"
+)
+
+// Annotations of MetalLB that mean the same, read where the own one's are read.
+var (
+	// AddressPoolAnnotations ask for a pool by name.
+	AddressPoolAnnotations = []string{AnnotationAddressPool, "metallb.io/address-pool", "metallb.universe.tf/address-pool"}
+	// LoadBalancerIPsAnnotations ask for addresses.
+	LoadBalancerIPsAnnotations = []string{AnnotationLoadBalancerIPs, "metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs"}
+	// AllowSharedIPAnnotations are keys of sharing.
+	AllowSharedIPAnnotations = []string{AnnotationAllowSharedIP, "metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip"}
 )
 
 // Types of the conditions in a Service's status.
@@ -59,6 +92,15 @@ const (
 // ConditionReady is the type of the condition on Fairlead's own kinds: True if
 // every entry of the spec is in use.
 const ConditionReady = "Ready"
+
+// Types of further conditions on IPAddressPools.
+const (
+	// ConditionAdvertised says whether an advertisement covers the pool.
+	ConditionAdvertised = "Advertised"
+
+	// ConditionOverlaps says whether another pool has some of its addresses.
+	ConditionOverlaps = "Overlaps"
+)
 
 // ConditionEstablished is the type of the condition on BGPPeers: True if every
 // session that is wanted is established.

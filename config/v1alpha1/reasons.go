@@ -19,6 +19,12 @@ const (
 	AddressTaken Reason = "AddressTaken"
 	// AddressNotInPool: the requested address is in no pool that may serve this Service.
 	AddressNotInPool Reason = "AddressNotInPool"
+	// AddressReserved: the requested address is one of the cluster's own, or one that its pool avoids.
+	AddressReserved Reason = "AddressReserved"
+	// Renumbering: the Service holds a new address beside the one that it replaces.
+	Renumbering Reason = "Renumbering"
+	// ConflictingRequest: two ways of asking for an address contradict each other.
+	ConflictingRequest Reason = "ConflictingRequest"
 	// InvalidRequest: an annotation or field of the Service cannot be understood.
 	InvalidRequest Reason = "InvalidRequest"
 	// ProviderUndecided: it is not yet known which provider serves Services without a class.
@@ -101,6 +107,10 @@ const (
 	InvertedRange Reason = "InvertedRange"
 	// OverlappingAddresses: an entry shares addresses with an earlier entry or an older pool.
 	OverlappingAddresses Reason = "OverlappingAddresses"
+	// NodeAddress: an entry contains addresses of nodes, which are never given.
+	NodeAddress Reason = "NodeAddress"
+	// ClusterAddress: an entry contains addresses of pods or of ClusterIPs, which are never given.
+	ClusterAddress Reason = "ClusterAddress"
 	// InvalidSelector: a label selector cannot be understood.
 	InvalidSelector Reason = "InvalidSelector"
 	// UnknownPool: an advertisement names a pool that does not exist.
@@ -131,6 +141,15 @@ const (
 	NoRouter Reason = "NoRouter"
 )
 
+// Reasons of the conditions Advertised and Overlaps on IPAddressPools, beside
+// NoAdvertisement and OverlappingAddresses.
+const (
+	// Advertised: an advertisement covers the pool.
+	Advertised Reason = "Advertised"
+	// NoOverlap: no other pool has an address of this one.
+	NoOverlap Reason = "NoOverlap"
+)
+
 // Reasons of the condition Established on BGPPeers.
 const (
 	// Established: every session that is wanted is established.
@@ -145,6 +164,8 @@ const (
 const (
 	// ControllerBehind: Services do not say what the controller would say.
 	ControllerBehind Reason = "ControllerBehind"
+	// PoolNearlyExhausted: a pool has few free addresses left.
+	PoolNearlyExhausted Reason = "PoolNearlyExhausted"
 	// RoutesWithheld: a session is established, but not all routes can be told over it.
 	RoutesWithheld Reason = "RoutesWithheld"
 	// BFDDown: a BGP session is established, but the BFD session beside it is not up.
