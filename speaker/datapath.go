@@ -1,12 +1,12 @@
 package speaker
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,10 +36,10 @@ const (
 // gate lets an address through when this node's own data path can serve it.
 // Routers spread packets over all nodes that announce an address, so a node
 // that begins before its kube-proxy knows the Service loses its share of them.
-// Under externalTrafficPolicy Local kube-proxy is asked about the very Service;
-// it answers after it has programmed its rules. Under Cluster it is asked only
-// whether it is there: an address that is new to the whole cluster has no
-// client to lose.
+// Under externalTrafficPolicy Local kube-proxy is asked about the very Service, or
+// about each of those that share the address; it answers after it has programmed
+// its rules. Under Cluster it is asked only whether it is there: an address that
+// is new to the whole cluster has no client to lose.
 type gate struct {
 	wake   func()
 	port   uint16 // where kube-proxy says that it is healthy
@@ -49,19 +49,20 @@ type gate struct {
 	mu      sync.Mutex
 	hosts   []netip.Addr // of this node
 	open    map[netip.Addr]bool
-	pending map[uint16]*question
-	proxy   bool // kube-proxy is there
+	pending map[string]*question // by their ports
+	proxy   bool                 // kube-proxy is there
 }
 
-// question is asked of one port until it is answered, for these addresses.
+// question is asked of some ports until all have answered, for these addresses.
 type question struct {
 	stop  func()
-	addrs map[netip.Addr]bool
+	ports []uint16
+	addrs []netip.Addr
 }
 
 func newGate(wake func()) *gate {
 	return &gate{
-		wake: wake, port: proxyPort, open: map[netip.Addr]bool{}, pending: map[uint16]*question{}, slots: make(chan struct{}, asking),
+		wake: wake, port: proxyPort, open: map[netip.Addr]bool{}, pending: map[string]*question{}, slots: make(chan struct{}, asking),
 		client: &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 	}
 }
@@ -81,53 +82,62 @@ func (g *gate) Settled() bool {
 	return len(g.pending) == 0
 }
 
-// Set asks for the addresses that wait, and closes the gate behind those that
-// are no longer announced.
-func (g *gate) Set(ctx context.Context, node *corev1.Node, routed map[netip.Addr][]int, waiting map[netip.Addr]*corev1.Service) {
+// Set asks for the addresses that wait, each with the ports of its health checks,
+// and closes the gate behind those that are no longer announced. What is announced
+// has its gate open, whatever would be asked today.
+func (g *gate) Set(ctx context.Context, node *corev1.Node, routed map[netip.Addr][]int, waiting map[netip.Addr][]uint16) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.hosts = hostsOf(node)
 	for addr := range g.open {
-		if routed[addr] == nil && waiting[addr] == nil {
+		_, waits := waiting[addr]
+		if _, told := routed[addr]; !told && !waits {
 			delete(g.open, addr)
 		}
 	}
-	wanted := map[uint16]map[netip.Addr]bool{}
-	for addr, svc := range waiting {
-		port := cmp.Or(healthPort(svc), g.port)
-		if wanted[port] == nil {
-			wanted[port] = map[netip.Addr]bool{}
-		}
-		wanted[port][addr] = true
+	for addr := range routed {
+		g.open[addr] = true
 	}
-	for port, q := range g.pending {
-		if wanted[port] == nil {
+	wanted := map[string]*question{}
+	for addr, ports := range waiting {
+		if len(ports) == 0 {
+			ports = []uint16{g.port}
+		}
+		key := fmt.Sprint(ports)
+		if wanted[key] == nil {
+			wanted[key] = &question{ports: ports}
+		}
+		wanted[key].addrs = append(wanted[key].addrs, addr)
+	}
+	for key, q := range g.pending {
+		if wanted[key] == nil {
 			q.stop()
-			delete(g.pending, port)
+			delete(g.pending, key)
 		}
 	}
-	for port, addrs := range wanted {
-		if q := g.pending[port]; q != nil {
-			q.addrs = addrs
+	for key, q := range wanted {
+		if asked := g.pending[key]; asked != nil {
+			asked.addrs = q.addrs
 			continue
 		}
 		ctx, stop := context.WithCancel(ctx)
-		q := &question{stop: stop, addrs: addrs}
-		g.pending[port] = q
-		go g.ask(ctx, port, q)
+		q.stop = stop
+		g.pending[key] = q
+		go g.ask(ctx, key, q)
 	}
 }
 
-// ask opens the gate when the port answers with OK, or when it is no use to wait.
-func (g *gate) ask(ctx context.Context, port uint16, q *question) {
+// ask opens the gate when all ports answer with OK, or when it is no use to wait.
+func (g *gate) ask(ctx context.Context, key string, q *question) {
 	defer q.stop()
 	deadline := time.Now().Add(giveUp)
+	self := slices.Contains(q.ports, g.port)
 	for first := true; ; first = false {
-		ok := g.answers(ctx, port)
+		ok := !slices.ContainsFunc(q.ports, func(port uint16) bool { return !g.answers(ctx, port) })
 		if ctx.Err() != nil {
 			return
 		}
-		if ok && !first && port == g.port {
+		if ok && !first && self {
 			sleep(ctx, settle) // it has just come up
 		}
 		if ok || time.Now().After(deadline) {
@@ -137,14 +147,14 @@ func (g *gate) ask(ctx context.Context, port uint16, q *question) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if ctx.Err() != nil || g.pending[port] != q {
+	if ctx.Err() != nil || g.pending[key] != q {
 		return
 	}
-	delete(g.pending, port)
-	for addr := range q.addrs {
+	delete(g.pending, key)
+	for _, addr := range q.addrs {
 		g.open[addr] = true
 	}
-	g.proxy = g.proxy || port == g.port
+	g.proxy = g.proxy || self
 	g.wake()
 }
 

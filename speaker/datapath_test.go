@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
 )
 
 // check is a health check whose answer can change.
@@ -52,8 +50,7 @@ func TestGateLocal(t *testing.T) {
 	health := newCheck(t)
 	g := newGate(func() {})
 	addr := netip.MustParseAddr("203.0.113.5")
-	svc := service("s", addr.String(), "p", local, func(s *corev1.Service) { s.Spec.HealthCheckNodePort = int32(health.port()) })
-	waiting := map[netip.Addr]*corev1.Service{addr: svc}
+	waiting := map[netip.Addr][]uint16{addr: {health.port()}}
 	g.Set(t.Context(), nil, nil, waiting)
 	for deadline := time.Now().Add(20 * time.Second); health.asked.Load() < 3; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -87,7 +84,7 @@ func TestGateCluster(t *testing.T) {
 	g := newGate(func() {})
 	g.port = proxy.port()
 	a := netip.MustParseAddr("203.0.113.5")
-	g.Set(t.Context(), nil, nil, map[netip.Addr]*corev1.Service{a: service("a", a.String(), "p")})
+	g.Set(t.Context(), nil, nil, map[netip.Addr][]uint16{a: nil})
 	opens(t, g, a)
 	if _, there := g.Open(); !there {
 		t.Error("kube-proxy is not known to be there")
@@ -101,6 +98,40 @@ func TestGateNobodyAnswers(t *testing.T) {
 	g := newGate(func() {})
 	g.port = gone.port()
 	addr := netip.MustParseAddr("203.0.113.5")
-	g.Set(t.Context(), nil, nil, map[netip.Addr]*corev1.Service{addr: service("a", addr.String(), "p")})
+	g.Set(t.Context(), nil, nil, map[netip.Addr][]uint16{addr: nil})
 	opens(t, g, addr)
+}
+
+// TestGateShared: an address of two Services waits until both are served.
+func TestGateShared(t *testing.T) {
+	one, other := newCheck(t), newCheck(t)
+	g := newGate(func() {})
+	addr := netip.MustParseAddr("203.0.113.5")
+	one.healthy.Store(true)
+	g.Set(t.Context(), nil, nil, map[netip.Addr][]uint16{addr: {one.port(), other.port()}})
+	for deadline := time.Now().Add(20 * time.Second); other.asked.Load() < 3; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody asks")
+		}
+	}
+	if isOpen(g, addr) {
+		t.Error("it is open although one of its Services is not served")
+	}
+	other.healthy.Store(true)
+	opens(t, g, addr)
+}
+
+// TestGateJoined: an address that is announced because kube-proxy is there stays
+// open when a Service with a health check joins.
+func TestGateJoined(t *testing.T) {
+	g := newGate(func() {})
+	addr := netip.MustParseAddr("203.0.113.5")
+	g.Set(t.Context(), nil, map[netip.Addr][]int{addr: {0}}, nil)
+	if !isOpen(g, addr) {
+		t.Error("what is announced is not open")
+	}
+	g.Set(t.Context(), nil, nil, nil)
+	if isOpen(g, addr) {
+		t.Error("it is open although nobody announces it any more")
+	}
 }

@@ -19,7 +19,7 @@ func matters(before, after any) bool {
 		if len(announceable(now)) == 0 && (was == nil || len(announceable(was)) == 0) {
 			return false
 		}
-		return was == nil || was.Name != now.Name || (now.DeletionTimestamp == nil) != (was.DeletionTimestamp == nil) ||
+		return was == nil || was.UID != now.UID || (now.DeletionTimestamp == nil) != (was.DeletionTimestamp == nil) ||
 			!equality.Semantic.DeepEqual(was.Annotations, now.Annotations) || !equality.Semantic.DeepEqual(was.Finalizers, now.Finalizers) ||
 			!equality.Semantic.DeepEqual(was.Spec, now.Spec) || !equality.Semantic.DeepEqual(was.Status.LoadBalancer, now.Status.LoadBalancer)
 	case *corev1.Node:

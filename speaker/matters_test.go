@@ -31,6 +31,10 @@ func TestMatters(t *testing.T) {
 		{"a condition", svc(), svc(func(s *corev1.Service) { s.Status.Conditions = []metav1.Condition{{Type: "x"}} }), false},
 		{"a record of a pool", svc(), svc(func(s *corev1.Service) { s.Annotations[v1alpha1.AnnotationAllocatedFrom] = "x" }), true},
 		{"a traffic policy", svc(), svc(local), true},
+		{"another one of the name", svc(), svc(func(s *corev1.Service) { s.UID = "2" }), true},
+		{"a second address", svc(), svc(func(s *corev1.Service) {
+			s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: "203.0.113.6"})
+		}), true},
 		{"a finalizer goes", svc(), svc(func(s *corev1.Service) { s.Finalizers = nil }), true},
 		{"a deletion", svc(), svc(func(s *corev1.Service) { s.DeletionTimestamp = &metav1.Time{} }), true},
 		{"a node's heartbeat", node("n"), node("n", func(n *corev1.Node) { n.ResourceVersion = "2"; n.Status.Conditions[0].Reason = "x" }), false},

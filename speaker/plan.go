@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"cmp"
 	"fmt"
 	"hash/fnv"
 	"net/netip"
@@ -38,15 +39,17 @@ type Plan struct {
 	// BGP are this node's sessions, and the routes told over them.
 	BGP []Peering
 	// Waiting are the addresses that this node may announce by BGP once its own
-	// data path can serve them.
-	Waiting map[netip.Addr]*corev1.Service
+	// data path can serve them, each with the ports of the health checks that say
+	// so; without any, it is enough that kube-proxy is there.
+	Waiting map[netip.Addr][]uint16
 	// Routed are the addresses that the routes of BGP are for, each with the
 	// peers (indices of BGP) that are told.
 	Routed map[netip.Addr][]int
 	// Unannounced are the addresses that no node can announce. Of all nodes'
 	// plans together, each is in one.
 	Unannounced map[netip.Addr]Refusal
-	// Services says whose the addresses of L2, BGP and Waiting are.
+	// Services says whose the addresses of L2, BGP and Waiting are: of Services
+	// that share one, the oldest's.
 	Services map[netip.Addr]*corev1.Service
 }
 
@@ -87,32 +90,29 @@ type Verdict struct {
 func Decide(s Snapshot) Plan {
 	d := newDecision(s)
 	p := Plan{
-		L2: map[netip.Addr]l2.Claim{}, BGP: d.peerings, Routed: make(map[netip.Addr][]int, len(s.Services)), Waiting: map[netip.Addr]*corev1.Service{},
+		L2: map[netip.Addr]l2.Claim{}, BGP: d.peerings, Routed: make(map[netip.Addr][]int, len(s.Services)), Waiting: map[netip.Addr][]uint16{},
 		Unannounced: map[netip.Addr]Refusal{}, Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
 	}
-	for _, svc := range s.Services {
-		for _, addr := range announceable(svc) {
-			local, pool := d.localNodes(svc, addr), config.RecordedPool(svc, addr)
-			claims, noOwner := d.own(pool, addr, local, nil)
-			told, noRoute := d.tell(pool, addr, local)
-			if own := claims[s.Node]; len(own) > 0 {
-				p.L2[addr], p.Services[addr] = l2.Claim{Links: own}, svc
-			}
-			if told != nil {
-				p.Services[addr] = svc
-				if s.Local.opens(svc, addr) {
-					p.route(addr, told, d.within(svc, pool))
-				} else {
-					p.Waiting[addr] = svc
-				}
-			}
-			if len(claims) == 0 && noRoute.Reason != "" && d.spokesman(addr) == s.Node {
-				p.Unannounced[addr] = both(noOwner, noRoute, pool)
-			}
+	for _, h := range holdings(s.Services) {
+		h = d.look(h)
+		claims, noOwner := d.own(h, nil)
+		told, noRoute := d.tell(h)
+		own := claims[s.Node]
+		if len(own) > 0 {
+			p.L2[h.addr] = l2.Claim{Links: own}
 		}
-	}
-	for addr := range p.Services {
-		delete(p.Unannounced, addr) // another Service's right to the same address
+		switch {
+		case told != nil && s.Local.opens(h, s.Node):
+			p.route(h.addr, told, d.within(h))
+		case told != nil:
+			p.Waiting[h.addr] = h.checks(s.Node)
+		}
+		if len(own) > 0 || told != nil {
+			p.Services[h.addr] = h.services[0]
+		}
+		if len(claims) == 0 && noRoute.Reason != "" && d.spokesman(h.addr) == s.Node {
+			p.Unannounced[h.addr] = both(noOwner, noRoute, h.pool)
+		}
 	}
 	return p
 }
@@ -131,22 +131,29 @@ func both(l2, bgp Refusal, pool string) Refusal {
 	return Refusal{l2.Reason, l2.Message + "; by BGP: " + bgp.Message}
 }
 
-// Explain says what became of each address of one Service, on every node.
+// Explain says what became of each address of one Service, on every node. Who
+// else holds an address has a say in it.
 func Explain(s Snapshot, svc *corev1.Service) (verdicts []Verdict) {
 	d := newDecision(s)
-	for _, addr := range announceable(svc) {
-		v := Verdict{Addr: addr, Pool: config.RecordedPool(svc, addr)}
-		local := d.localNodes(svc, addr)
+	if !slices.Contains(s.Services, svc) {
+		s.Services = append(slices.Clone(s.Services), svc)
+	}
+	own := announceable(svc)
+	held := slices.DeleteFunc(holdings(s.Services), func(h holding) bool { return !slices.Contains(own, h.addr) })
+	slices.SortFunc(held, func(a, b holding) int { return cmp.Compare(slices.Index(own, a.addr), slices.Index(own, b.addr)) })
+	for _, h := range held {
+		h = d.look(h)
+		v := Verdict{Addr: h.addr, Pool: h.pool}
 		owners := map[string]Standing{}
-		claims, noOwner := d.own(v.Pool, addr, local, func(s Standing) { owners[s.Node] = s })
-		_, noRoute := d.tell(v.Pool, addr, local)
+		claims, noOwner := d.own(h, func(s Standing) { owners[s.Node] = s })
+		_, noRoute := d.tell(h)
 		if len(claims) == 0 && noRoute.Reason != "" {
-			v.Refusal = both(noOwner, noRoute, v.Pool)
+			v.Refusal = both(noOwner, noRoute, h.pool)
 		}
 		for i, m := range d.nodes {
 			standing, covered := owners[m.name]
 			standing.Node = m.name
-			tells, refusal := d.standing(v.Pool, addr, i, local, d.within(svc, v.Pool))
+			tells, refusal := d.standing(h, i)
 			standing.Tells = tells
 			switch {
 			case len(standing.Owns) > 0 || len(tells) > 0:
@@ -274,41 +281,6 @@ func some(all []string) string {
 		return strings.Join(all[:few], "; ") + fmt.Sprintf("; and %d more", len(all)-few)
 	}
 	return strings.Join(all, "; ")
-}
-
-// localNodes tells the nodes to which a packet may be sent: any, or under
-// externalTrafficPolicy Local those with an endpoint that kube-proxy there
-// will use. A terminating endpoint that still serves counts only if no ready
-// one is left in the cluster.
-func (d *decision) localNodes(svc *corev1.Service, addr netip.Addr) func(node string) bool {
-	if svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
-		return func(string) bool { return true }
-	}
-	family := discoveryv1.AddressTypeIPv4
-	if addr.Is6() {
-		family = discoveryv1.AddressTypeIPv6
-	}
-	ready, serving := map[string]bool{}, map[string]bool{}
-	for _, slice := range d.endpoints[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}] {
-		if slice.AddressType != family {
-			continue
-		}
-		for _, e := range slice.Endpoints {
-			node := "" // everywhere
-			if e.NodeName != nil {
-				node = *e.NodeName
-			}
-			if e.Conditions.Ready == nil || *e.Conditions.Ready {
-				ready[node] = true
-			} else if e.Conditions.Serving != nil && *e.Conditions.Serving {
-				serving[node] = true
-			}
-		}
-	}
-	if len(ready) == 0 {
-		ready = serving
-	}
-	return func(node string) bool { return ready[node] || ready[""] }
 }
 
 // spokesman is the node that reports about an address that nobody announces:

@@ -149,20 +149,6 @@ func transport(p config.BGPPeer, local Local) (bgp.Transport, Refusal) {
 	return t, Refusal{}
 }
 
-// opens reports whether the node's data path serves the Service's address.
-func (l Local) opens(svc *corev1.Service, addr netip.Addr) bool {
-	return l.Open == nil || l.Open[addr] || l.Proxy && healthPort(svc) == 0
-}
-
-// healthPort is where kube-proxy answers for a Service under
-// externalTrafficPolicy Local; 0 if it does not.
-func healthPort(svc *corev1.Service) uint16 {
-	if svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
-		return 0
-	}
-	return uint16(svc.Spec.HealthCheckNodePort)
-}
-
 // scope is what nodes' parts by BGP depend on.
 type scope struct {
 	pool string
@@ -270,58 +256,58 @@ func ways(peer config.BGPPeer, ads []config.BGPAdvertisement, is6, leaving bool)
 
 // tell returns this node's part in announcing the address, nil if it has none,
 // and why no node announces it, if none does.
-func (d *decision) tell(pool string, addr netip.Addr, local func(string) bool) (own *part, why Refusal) {
-	s := scope{pool, addr.Is6()}
-	parts := d.partsOf(s)
+func (d *decision) tell(h holding) (own *part, why Refusal) {
+	parts := d.partsOf(scope{h.pool, h.addr.Is6()})
 	if parts == nil {
 		return nil, Refusal{Reason: v1alpha1.NoAdvertisement}
 	}
-	any := false
+	told, whole := false, d.wholly(h, parts)
 	for i, m := range d.nodes {
-		if parts[i].refusal.Reason != "" || !local(m.name) {
+		if any, all := h.serves(m.name); parts[i].refusal.Reason != "" || !any || whole && !all {
 			continue
 		}
-		any = true
+		told = true
 		if m.name == d.Node {
 			own = &parts[i]
 		}
 	}
-	if any {
+	if told {
 		return own, Refusal{}
 	}
 	var standings []Standing
 	for i, m := range d.nodes {
-		_, r := d.standing(pool, addr, i, local, nil)
+		_, r := d.standing(h, i)
 		standings = append(standings, Standing{Node: m.name, Reason: r.Reason, Message: r.Message})
 	}
-	return nil, summarize(s.pool, standings)
+	return nil, summarize(h.pool, standings)
+}
+
+// wholly reports whether a node with a part serves all Services that hold the
+// address.
+func (d *decision) wholly(h holding, parts []part) bool {
+	for i, m := range d.nodes {
+		if _, all := h.serves(m.name); all && parts[i].refusal.Reason == "" {
+			return true
+		}
+	}
+	return false
 }
 
 // standing is what the i-th node tells, or why nothing.
-func (d *decision) standing(pool string, addr netip.Addr, i int, local func(string) bool, within []netipx.IPRange) (tells []Told, why Refusal) {
-	parts := d.partsOf(scope{pool, addr.Is6()})
-	switch {
+func (d *decision) standing(h holding, i int) (tells []Told, why Refusal) {
+	parts := d.partsOf(scope{h.pool, h.addr.Is6()})
+	switch any, all := h.serves(d.nodes[i].name); {
 	case parts == nil:
 		return nil, Refusal{Reason: v1alpha1.NoAdvertisement}
 	case parts[i].refusal.Reason != "":
 		return nil, parts[i].refusal
-	case !local(d.nodes[i].name):
-		return nil, Refusal{v1alpha1.NoEndpoints, "has no ready endpoint, and externalTrafficPolicy is Local"}
+	case !any, !all && d.wholly(h, parts):
+		return nil, h.lacks(d.nodes[i].name)
 	}
-	for w, prefix := range parts[i].routes(addr, within) {
+	for w, prefix := range parts[i].routes(h.addr, d.within(h)) {
 		tells = append(tells, Told{w.peer, prefix, w.attributes})
 	}
 	return tells, Refusal{}
-}
-
-// within are the ranges that may be aggregated: none under externalTrafficPolicy
-// Local, where a node without an endpoint would attract packets for one address
-// by announcing the aggregate for another one.
-func (d *decision) within(svc *corev1.Service, pool string) []netipx.IPRange {
-	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
-		return nil
-	}
-	return d.known[pool]
 }
 
 // routes are the prefixes for an address, each with its way. Where ways to a peer

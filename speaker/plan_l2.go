@@ -50,31 +50,33 @@ func (d *decision) candidates(pool string) []candidate {
 // eligible is a node that may own the address, with the links it may use.
 type eligible struct {
 	*member
+	whole bool // serves all Services that hold the address
 	score uint64
 	links []l2.Link
 }
 
 // own returns each L2 owner's links, or why there is none. watch, if not nil,
 // hears every node's standing, by name.
-func (d *decision) own(pool string, addr netip.Addr, local func(string) bool, watch func(Standing)) (claims map[string][]string, why Refusal) {
-	candidates := d.candidates(pool)
+func (d *decision) own(h holding, watch func(Standing)) (claims map[string][]string, why Refusal) {
+	candidates := d.candidates(h.pool)
 	if candidates == nil {
 		return nil, Refusal{Reason: v1alpha1.NoAdvertisement}
 	}
-	if addr.Is6() {
+	if h.addr.Is6() {
 		return nil, Refusal{v1alpha1.UnsupportedFamily, "IPv6 addresses are not announced on links yet"}
 	}
 	standings, fit := d.standings[:0], d.fit[:0]
 	defer func() { d.standings, d.fit = standings, fit }()
 	for _, c := range candidates {
-		r, links := c.judge(addr, local)
+		r, links := c.judge(h)
 		if r.Reason == "" {
-			fit = append(fit, eligible{c.member, score(c.seed, addr), links})
+			_, whole := h.serves(c.name)
+			fit = append(fit, eligible{c.member, whole, score(c.seed, h.addr), links})
 		}
 		standings = append(standings, Standing{Node: c.name, Reason: r.Reason, Message: r.Message})
 	}
 	claims = map[string][]string{}
-	if subnetsOnly(fit, addr) {
+	if subnetsOnly(fit, h.addr) {
 		// Subnets that contain one address are one segment.
 		if len(fit) > 0 {
 			owner := slices.MaxFunc(fit, rank)
@@ -96,23 +98,32 @@ func (d *decision) own(pool string, addr netip.Addr, local func(string) bool, wa
 		}
 	}
 	if len(claims) == 0 {
-		why = summarize(pool, standings)
+		why = summarize(h.pool, standings)
 	}
-	if watch != nil {
-		for _, s := range standings {
-			s.Owns = claims[s.Node]
-			if s.Reason == "" && len(s.Owns) == 0 {
-				s.Reason, s.Message = v1alpha1.NotOwner, "could announce it, but another node ranks higher"
-			}
-			watch(s)
+	for _, s := range standings {
+		if watch == nil {
+			break
 		}
+		if s.Owns = claims[s.Node]; s.Reason == "" && len(s.Owns) == 0 {
+			s.Reason, s.Message = outranked(h, s.Node, fit)
+		}
+		watch(s)
 	}
 	return claims, why
 }
 
+// outranked says why a node that is eligible does not own the address.
+func outranked(h holding, node string, fit []eligible) (v1alpha1.Reason, string) {
+	if _, all := h.serves(node); !all && slices.ContainsFunc(fit, func(e eligible) bool { return e.whole }) {
+		r := h.lacks(node)
+		return r.Reason, r.Message
+	}
+	return v1alpha1.NotOwner, "could announce it, but another node ranks higher"
+}
+
 // judge says why the candidate may not own the address, or on which links it may.
 // The order of the questions is that of summarize.
-func (c candidate) judge(addr netip.Addr, local func(string) bool) (Refusal, []l2.Link) {
+func (c candidate) judge(h holding) (Refusal, []l2.Link) {
 	if !c.selected {
 		return Refusal{v1alpha1.NodeNotSelected, "is selected by no L2Advertisement of the pool"}, nil
 	}
@@ -120,7 +131,7 @@ func (c candidate) judge(addr netip.Addr, local func(string) bool) (Refusal, []l
 		return c.refusal, nil
 	}
 	links := c.links
-	fits := func(l l2.Link) bool { return slices.Contains(c.interfaces, l.Name) || c.subnets && l.Contains(addr) }
+	fits := func(l l2.Link) bool { return slices.Contains(c.interfaces, l.Name) || c.subnets && l.Contains(h.addr) }
 	if slices.ContainsFunc(links, func(l l2.Link) bool { return !fits(l) }) {
 		links = nil
 		for _, l := range c.links {
@@ -144,14 +155,20 @@ func (c candidate) judge(addr netip.Addr, local func(string) bool) (Refusal, []l
 		}
 		return Refusal{v1alpha1.NoLink, "has only " + strings.Join(has, ", ")}, nil
 	}
-	if !local(c.name) {
-		return Refusal{v1alpha1.NoEndpoints, "has no ready endpoint, and externalTrafficPolicy is Local"}, nil
+	if any, _ := h.serves(c.name); !any {
+		return h.lacks(c.name), nil
 	}
 	return Refusal{}, links
 }
 
 // rank orders nodes for one address; the last one owns it.
 func rank(a, b eligible) int {
+	switch {
+	case a.whole && !b.whole:
+		return 1
+	case b.whole && !a.whole:
+		return -1
+	}
 	return cmp.Or(cmp.Compare(a.score, b.score), strings.Compare(a.name, b.name))
 }
 
