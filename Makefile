@@ -51,9 +51,10 @@ verify: ## Fail if generated code is out of date.
 	@diff -r deploy/crds .build/verify --exclude='*.go' && diff config/v1alpha1/zz_generated.deepcopy.go .build/verify/zz_generated.deepcopy.go \
 	  || { echo "generated code is out of date: make generate"; exit 1; }
 
-bench: .build/lab ## Measure plans, engines, and announcements in a whole cluster with two routers.
-	.build/lab with go test -run='^$$' -bench=. -benchtime=1s ./allocator ./speaker/...
-	@.build/lab bench
+bench: .build/lab ## Measure plans, engines, the controller at scale, and announcements in a cluster with two routers. SCALE=1: only plans and scale.
+	.build/lab with go test -run='^$$' -bench=. -benchtime=1s ./allocator ./controller $(if $(SCALE),,./speaker/...)
+	@.build/lab bench --scale
+	@$(if $(SCALE),:,.build/lab bench)
 
 build: ## Build the three programs into .build.
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(VERSION)' -o .build/fairlead-controller ./cmd/controller

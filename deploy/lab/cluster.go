@@ -315,11 +315,20 @@ func (c *Cluster) As(account string) (*kubernetes.Clientset, error) {
 
 // WithTokenOf is a client that speaks with the very token of a running pod.
 func (c *Cluster) WithTokenOf(pod string) (*dynamic.DynamicClient, error) {
+	config, err := c.ConfigOf(pod)
+	if err != nil {
+		return nil, err
+	}
+	return dynamic.NewForConfig(config)
+}
+
+// ConfigOf is a running pod's way to the API: its server and its very token.
+func (c *Cluster) ConfigOf(pod string) (*rest.Config, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(runDir, pod+".kubeconfig"))
 	if err != nil {
 		return nil, fmt.Errorf("configure the API client: %w", err)
 	}
-	return dynamic.NewForConfig(config)
+	return config, nil
 }
 
 // Logs are the last lines of every program's log, for a person who looks for

@@ -19,6 +19,7 @@ const usage = `usage: lab COMMAND
   demo [--aws] [--keep] [--nodes N]
                               start a cluster, show Fairlead at work, clean up
   bench [--nodes N]           measure what announcing by BGP costs, against BIRD and FRR
+  bench --scale               measure the controller at 10,000 Services, against a bare API loop
   exec HOST -- COMMAND …      run a command on a machine of the kept cluster:
                               client, node-1, pod-1, aws, … or control-plane
   stop                        stop the kept cluster
@@ -76,7 +77,7 @@ func with(command []string) error {
 func runCluster(command string, args []string) error {
 	flags := flag.NewFlagSet(command, flag.ContinueOnError)
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
-	keep, aws := flags.Bool("keep", false, ""), flags.Bool("aws", false, "")
+	keep, aws, scale := flags.Bool("keep", false, ""), flags.Bool("aws", false, ""), flags.Bool("scale", false, "")
 	nodes := flags.Int("nodes", 3, "")
 	bin := flags.String("bin", "", "")
 	if err := flags.Parse(args); err != nil {
@@ -98,6 +99,8 @@ func runCluster(command string, args []string) error {
 		options := lab.Options{Nodes: *nodes, Root: root, Bin: binaries, Progress: progress}
 		var err error
 		switch {
+		case command == "bench" && *scale:
+			err = runScale(ctx, options)
 		case command == "bench":
 			err = runBench(ctx, options)
 		case *aws:
@@ -122,6 +125,8 @@ func runCluster(command string, args []string) error {
 	}
 	tools := []lab.Tool{lab.BIRD}
 	switch {
+	case *scale:
+		tools = nil
 	case command == "bench":
 		tools = append(tools, lab.FRR)
 	case *aws:

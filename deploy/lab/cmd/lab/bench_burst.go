@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// burstCreated creates 5,000 Services, once without the controller and once
+// with it, and restarts it in between, when there are as many.
+func (s *scale) burstCreated(ctx context.Context) error {
+	if err := s.stop(); err != nil {
+		return err
+	}
+	var bare, with time.Duration
+	err := s.Step(fmt.Sprintf("create %d Services, and patch each at once, by a bare loop", half), func() (err error) {
+		bare, err = s.timed(func() error { return s.bareBurst(ctx, "bare") })
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.restart(ctx); err != nil {
+		return err
+	}
+	before, err := s.events(ctx)
+	if err != nil {
+		return err
+	}
+	cpu, _ := s.Controllers[0].Usage()
+	err = s.Step(fmt.Sprintf("create %d Services, and let the controller serve them", half), func() (err error) {
+		with, err = s.timed(func() error { return s.servedBurst(ctx, "s") })
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	used, _ := s.Controllers[0].Usage()
+	s.table.add(fmt.Sprintf("burst: %d Services are created", half), with, bare, 1.3)
+	return s.note(ctx, "the burst", before, used-cpu)
+}
+
+func (s *scale) timed(do func() error) (time.Duration, error) {
+	began := time.Now()
+	err := do()
+	return time.Since(began), err
+}
+
+// bareBurst creates, and patches what has been created, at the controller's
+// concurrency each.
+func (s *scale) bareBurst(ctx context.Context, name string) error {
+	created := make(chan *corev1.Service, half)
+	var creating, patching errgroup.Group
+	creating.SetLimit(inFlight)
+	patching.SetLimit(inFlight)
+	patching.Go(func() error {
+		for svc := range created {
+			patch := s.patch(svc, "bench", "10.80")
+			patching.Go(func() error { return s.apply(ctx, svc.Name, patch) })
+		}
+		return nil
+	})
+	for i := range half {
+		creating.Go(func() error {
+			svc, err := s.create(ctx, service(fmt.Sprintf("%s-%05d", name, i)))
+			if err == nil {
+				created <- svc
+			}
+			return err
+		})
+	}
+	err := creating.Wait()
+	close(created)
+	if patched := patching.Wait(); err == nil {
+		err = patched
+	}
+	return err
+}
+
+// servedBurst creates, and waits until the last Service has its address.
+func (s *scale) servedBurst(ctx context.Context, name string) error {
+	want := s.seen.count("bench") + half
+	if err := s.createAll(ctx, name); err != nil {
+		return err
+	}
+	return s.seen.until(ctx, want, "bench")
+}
+
+func (s *scale) createAll(ctx context.Context, name string, change ...func(*corev1.Service)) error {
+	var group errgroup.Group
+	group.SetLimit(inFlight)
+	for i := range half {
+		group.Go(func() error {
+			_, err := s.create(ctx, service(fmt.Sprintf("%s-%05d", name, i), change...))
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// events is how many Events there are.
+func (s *scale) events(ctx context.Context) (int64, error) {
+	list, err := s.API.CoreV1().Events("default").List(ctx, metav1.ListOptions{Limit: 1})
+	if err != nil {
+		return 0, fmt.Errorf("count Events: %w", err)
+	}
+	n := int64(len(list.Items))
+	if list.RemainingItemCount != nil {
+		n += *list.RemainingItemCount
+	}
+	return n, nil
+}
+
+// note says what a burst has cost beside its time.
+func (s *scale) note(ctx context.Context, what string, before int64, cpu time.Duration) error {
+	at, err := s.events(ctx)
+	if err != nil {
+		return err
+	}
+	s.notes = append(s.notes, fmt.Sprintf("%s: %d Events written by its end; the controller used %.1f s of CPU", what, at-before, cpu.Seconds()))
+	return nil
+}
+
+// restart restarts the controller beside 5,000 Services that have addresses.
+func (s *scale) restart(ctx context.Context) error {
+	var lead, process, list []time.Duration
+	if _, err := s.start(ctx); err != nil {
+		return err
+	}
+	had, err := s.versions(ctx)
+	if err != nil {
+		return err
+	}
+	err = s.Step(fmt.Sprintf("restart the controller beside %d Services, %d times", half, restarts), func() error {
+		for range restarts {
+			if err := s.stop(); err != nil {
+				return err
+			}
+			for range 2 {
+				took, err := s.timed(func() error {
+					_, err := s.bare.CoreV1().Services("").List(ctx, metav1.ListOptions{})
+					return err
+				})
+				if err != nil {
+					return fmt.Errorf("list all Services: %w", err)
+				}
+				list = append(list, took)
+			}
+			started, err := s.start(ctx)
+			if err != nil {
+				return err
+			}
+			lead = append(lead, started.done.Sub(started.leads))
+			process = append(process, started.done.Sub(started.begun))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	have, err := s.versions(ctx)
+	if err != nil {
+		return err
+	}
+	writes := 0
+	for name, version := range have {
+		if had[name] != version {
+			writes++
+		}
+	}
+	s.table.addAll(fmt.Sprintf("restart beside %d Services: lease → first pass done", half), lead, list, 2)
+	s.table.addAll("  the same, from the process's start", process, list, 0)
+	s.table.addCount(fmt.Sprintf("  Services written to by %d restarts", restarts), writes, 0)
+	return nil
+}
+
+func (s *scale) versions(ctx context.Context) (map[string]string, error) {
+	list, err := s.API.CoreV1().Services("default").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list all Services: %w", err)
+	}
+	versions := make(map[string]string, len(list.Items))
+	for _, svc := range list.Items {
+		versions[svc.Name] = svc.ResourceVersion
+	}
+	return versions, nil
+}
+
+// burstPending makes pools that 5,000 Services are waiting for: one while a
+// bare loop stands in for the controller, and one with it.
+func (s *scale) burstPending(ctx context.Context) error {
+	err := s.Step(fmt.Sprintf("have 2 × %d Services that wait for a pool", half), func() error {
+		for _, pool := range []string{"late0", "late1"} {
+			if err := s.createAll(ctx, pool, fromPool(pool)); err != nil {
+				return err
+			}
+		}
+		return s.seen.until(ctx, 2*half, pending)
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.stop(); err != nil {
+		return err
+	}
+	var bare, with time.Duration
+	err = s.Step(fmt.Sprintf("patch %d of them by a bare loop", half), func() (err error) {
+		list, err := s.API.CoreV1().Services("default").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return fmt.Errorf("list all Services: %w", err)
+		}
+		if err := s.makePool(ctx, "late0", "10.81.0.0/16"); err != nil {
+			return err
+		}
+		s.given = 0
+		bare, err = s.timed(func() error { return s.patchAll(ctx, list.Items, "late0", "10.81") })
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := s.start(ctx); err != nil {
+		return err
+	}
+	before, err := s.events(ctx)
+	if err != nil {
+		return err
+	}
+	cpu, _ := s.Controllers[0].Usage()
+	err = s.Step(fmt.Sprintf("give the other %d their pool, and let the controller serve them", half), func() (err error) {
+		with, err = s.timed(func() error {
+			if err := s.makePool(ctx, "late1", "10.82.0.0/16"); err != nil {
+				return err
+			}
+			return s.seen.until(ctx, half, "late1")
+		})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	used, _ := s.Controllers[0].Usage()
+	s.table.add(fmt.Sprintf("burst: %d Services get the pool that they wait for", half), with, bare, 1.3)
+	return s.note(ctx, "the pool's burst", before, used-cpu)
+}
+
+func (s *scale) patchAll(ctx context.Context, services []corev1.Service, pool, prefix string) error {
+	var group errgroup.Group
+	group.SetLimit(inFlight)
+	for i := range services {
+		if svc := &services[i]; svc.Annotations["fairlead.io/address-pool"] == pool {
+			patch := s.patch(svc, pool, prefix)
+			group.Go(func() error { return s.apply(ctx, svc.Name, patch) })
+		}
+	}
+	return group.Wait()
+}

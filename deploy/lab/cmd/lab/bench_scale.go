@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
+)
+
+const (
+	half     = 5000 // Services of a burst, and at a restart
+	changes  = 60   // single changes that are timed, of each sort
+	restarts = 5
+	// inFlight is the number of writes at the same time, as the controller's own.
+	inFlight = 16
+
+	controllerPod = "fairlead-controller-1"
+)
+
+// scale measures the controller against a loop of the same API calls without
+// it. Both have the same token, client settings, patches and concurrency, and
+// kube-apiserver and they share one machine.
+type scale struct {
+	*lab.Cluster
+	lab.Progress
+	bare *kubernetes.Clientset // with the controller's token and settings
+	seen *statuses
+	// model is a Service as the controller has written it: what a bare patch
+	// says, but for names and addresses.
+	model *corev1.Service
+	given int // addresses that bare patches have given
+	table table
+	notes []string
+}
+
+func runScale(ctx context.Context, o lab.Options) error {
+	o.Nodes = 1
+	c, err := lab.Start(ctx, o)
+	if err != nil {
+		return err
+	}
+	if err := c.Install(ctx); err != nil {
+		return err
+	}
+	s := &scale{Cluster: c, Progress: o.Progress}
+	for _, p := range slices.Concat(c.Speakers, c.Proxies) {
+		p.Kill() // here they share one machine with what is measured
+	}
+	for _, measure := range []func(context.Context) error{s.setUp, s.burstCreated, s.single, s.burstPending} {
+		if err := measure(ctx); err != nil {
+			return err
+		}
+	}
+	fmt.Println("\n" + s.table.String() + "\n" + strings.Join(s.notes, "\n"))
+	return nil
+}
+
+// setUp makes one Service, the model of all patches.
+func (s *scale) setUp(ctx context.Context) error {
+	return s.Step("have a pool, and one Service as the model of all patches", func() error {
+		config, err := s.ConfigOf(controllerPod)
+		if err != nil {
+			return err
+		}
+		config.QPS, config.DisableCompression = -1, true
+		config.ContentType = runtime.ContentTypeProtobuf
+		if s.bare, err = kubernetes.NewForConfig(config); err != nil {
+			return fmt.Errorf("make an API client: %w", err)
+		}
+		if s.seen, err = watchStatuses(ctx, s.API); err != nil {
+			return err
+		}
+		if err := s.makePool(ctx, "bench", "10.80.0.0/16"); err != nil {
+			return err
+		}
+		if _, err := s.create(ctx, service("model")); err != nil {
+			return err
+		}
+		if err := s.seen.until(ctx, 1, "bench"); err != nil {
+			return err
+		}
+		s.model, err = s.API.CoreV1().Services("default").Get(ctx, "model", metav1.GetOptions{})
+		return err
+	})
+}
+
+// service needs no endpoints and no node ports: nothing but the controller
+// works for it.
+func service(name string, change ...func(*corev1.Service)) *corev1.Service {
+	no := false
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, AllocateLoadBalancerNodePorts: &no,
+			Ports: []corev1.ServicePort{{Port: 8086}},
+		},
+	}
+	for _, c := range change {
+		c(svc)
+	}
+	return svc
+}
+
+// elsewhere makes the Service another implementation's.
+func elsewhere(svc *corev1.Service) {
+	class := elsewhereGroup + "/bare"
+	svc.Spec.LoadBalancerClass = &class
+}
+
+// elsewhereGroup is as long as Fairlead's group.
+const fairleadGroup, elsewhereGroup = "fairlead.io", "elsewher.io"
+
+func fromPool(pool string) func(*corev1.Service) {
+	return func(svc *corev1.Service) { svc.Annotations = map[string]string{"fairlead.io/address-pool": pool} }
+}
+
+func (s *scale) create(ctx context.Context, svc *corev1.Service) (*corev1.Service, error) {
+	made, err := s.API.CoreV1().Services("default").Create(ctx, svc, metav1.CreateOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("create Service %s: %w", svc.Name, err)
+	}
+	return made, nil
+}
+
+// patch is what the controller would write on the Service, with the next
+// address from the pool.
+func (s *scale) patch(svc *corev1.Service, pool, prefix string) []byte {
+	s.given++
+	n := s.given
+	old := s.model.Status.LoadBalancer.Ingress[0].IP
+	addr := fmt.Sprintf("%s.%d.%d", prefix, n/256, n%256)
+	annotation := "fairlead.io/allocated-from"
+	body, err := json.Marshal(map[string]any{
+		"apiVersion": "v1", "kind": "Service",
+		"metadata": map[string]any{
+			"name": svc.Name, "uid": svc.UID, "resourceVersion": svc.ResourceVersion,
+			"finalizers":  s.model.Finalizers,
+			"annotations": map[string]string{annotation: addr + "=" + pool},
+		},
+		"status": map[string]any{"loadBalancer": s.model.Status.LoadBalancer, "conditions": s.model.Status.Conditions},
+	})
+	if err != nil {
+		panic(err) // it came as JSON
+	}
+	text := strings.ReplaceAll(string(body), old, addr)
+	text = strings.ReplaceAll(text, "from pool bench", "from pool "+pool)
+	if svc.Spec.LoadBalancerClass != nil {
+		text = strings.ReplaceAll(text, fairleadGroup, elsewhereGroup)
+	}
+	return []byte(text)
+}
+
+func (s *scale) apply(ctx context.Context, name string, patch []byte) error {
+	force := true
+	options := metav1.PatchOptions{FieldManager: "fairlead-controller", Force: &force}
+	if _, err := s.bare.CoreV1().Services("default").Patch(ctx, name, types.ApplyPatchType, patch, options, "status"); err != nil {
+		return fmt.Errorf("apply Service %s: %w", name, err)
+	}
+	return nil
+}
+
+// start starts the controller and waits for its first pass.
+func (s *scale) start(ctx context.Context) (ready start, err error) {
+	ready.begun = time.Now()
+	if err := s.StartController(ctx, 0); err != nil {
+		return ready, err
+	}
+	// A start before this one has left its lines in the same file.
+	ready.begun = ready.begun.Truncate(time.Microsecond)
+	err = lab.Wait(ctx, time.Minute, "the controller's first pass is done", func() error {
+		log := s.Controllers[0].Log
+		if ready.leads, err = loggedAt(log, "Successfully acquired lease", ready.begun); err != nil {
+			return err
+		}
+		ready.done, err = loggedAt(log, "first pass done", ready.begun)
+		return err
+	})
+	return ready, err
+}
+
+// start is when a controller came to what.
+type start struct{ begun, leads, done time.Time }
+
+// loggedAt is when the program said the text, first after the time.
+func loggedAt(path, text string, after time.Time) (time.Time, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return time.Time{}, err
+	}
+	for line := range strings.Lines(string(content)) {
+		if !strings.Contains(line, text) || len(line) < 21 {
+			continue
+		}
+		// I0102 15:04:05.000000, in local time
+		at, err := time.ParseInLocation("20060102 15:04:05.000000", after.Format("2006")+line[1:21], time.Local)
+		if err == nil && !at.Before(after) {
+			return at, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("%s does not say %q yet", path, text)
+}
+
+// stop stops the controller as an upgrade would.
+func (s *scale) stop() error { return s.Controllers[0].Stop() }

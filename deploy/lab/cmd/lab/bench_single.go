@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
+)
+
+// quiet is how long nothing is written before a change is timed.
+const quiet = 60 * time.Millisecond
+
+// single times one change at a time, by turns with a bare patch.
+func (s *scale) single(ctx context.Context) error {
+	var created, edited, first, again []time.Duration
+	err := s.Step(fmt.Sprintf("make %d single changes of each sort beside %d Services", changes, 2*half), func() error {
+		for i := range changes {
+			bare, err := s.bareChange(ctx, fmt.Sprintf("other-%d", i))
+			if err != nil {
+				return err
+			}
+			first, again = append(first, bare[0]), append(again, bare[1])
+			own, err := s.servedChange(ctx, i)
+			if err != nil {
+				return err
+			}
+			created, edited = append(created, own[0]), append(edited, own[1])
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.table.addAll(fmt.Sprintf("one Service more beside %d: created → status written", 2*half), created, first, 2)
+	s.table.addAll("one Service asks for another address → status written", edited, again, 2)
+	for _, q := range []struct {
+		name string
+		all  []time.Duration
+	}{{"created", created}, {"its bare patch", first}, {"edited", edited}, {"its bare patch", again}} {
+		s.notes = append(s.notes, fmt.Sprintf("%s: p10 %s, p90 %s, max %s", q.name, quantile(q.all, .1), quantile(q.all, .9), quantile(q.all, 1)))
+	}
+	return nil
+}
+
+// bareChange patches a Service that is another implementation's: one without a
+// status, and then with one.
+func (s *scale) bareChange(ctx context.Context, name string) (took [2]time.Duration, err error) {
+	svc, err := s.create(ctx, service(name, elsewhere))
+	for i := range took {
+		if err != nil {
+			return took, err
+		}
+		patch := s.patch(svc, "bench", "10.79")
+		time.Sleep(quiet)
+		if took[i], err = s.timed(func() error { return s.apply(ctx, name, patch) }); err != nil {
+			return took, err
+		}
+		svc, err = s.API.CoreV1().Services("default").Get(ctx, name, metav1.GetOptions{})
+	}
+	return took, err
+}
+
+// servedChange creates a Service, and then has it ask for another address.
+func (s *scale) servedChange(ctx context.Context, i int) (took [2]time.Duration, err error) {
+	name := fmt.Sprintf("single-%d", i)
+	time.Sleep(quiet)
+	if _, err = s.create(ctx, service(name)); err != nil {
+		return took, err
+	}
+	answered := time.Now()
+	at, err := s.seen.address(ctx, name, "")
+	if err != nil {
+		return took, err
+	}
+	took[0] = at.Sub(answered)
+	time.Sleep(quiet)
+	asked := fmt.Sprintf("10.80.255.%d", i+1)
+	body := fmt.Sprintf(`{"metadata":{"annotations":{"fairlead.io/load-balancer-ips":%q}}}`, asked)
+	if _, err := s.API.CoreV1().Services("default").Patch(ctx, name, types.MergePatchType, []byte(body), metav1.PatchOptions{}); err != nil {
+		return took, fmt.Errorf("annotate Service %s: %w", name, err)
+	}
+	answered = time.Now()
+	if at, err = s.seen.address(ctx, name, asked); err != nil {
+		return took, err
+	}
+	took[1] = at.Sub(answered)
+	return took, nil
+}
+
+// pending is what statuses counts a Service under that waits for a pool.
+const pending = "no pool"
+
+// statuses is what a watch of the API has seen of the Services' statuses.
+type statuses struct {
+	mu     sync.Mutex
+	by     map[string]seenStatus // by name
+	counts map[string]int        // by pool
+	asked  string                // by address: name and address
+	wanted string
+	news   chan time.Time
+}
+
+type seenStatus struct{ pool, addr string }
+
+func watchStatuses(ctx context.Context, api *kubernetes.Clientset) (*statuses, error) {
+	w, err := api.CoreV1().Services("default").Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("watch Services: %w", err)
+	}
+	s := &statuses{by: map[string]seenStatus{}, counts: map[string]int{}, news: make(chan time.Time, 1)}
+	go func() {
+		for e := range w.ResultChan() {
+			if svc, ok := e.Object.(*corev1.Service); ok && e.Type != watch.Deleted {
+				s.saw(svc)
+			}
+		}
+	}()
+	return s, nil
+}
+
+func (s *statuses) saw(svc *corev1.Service) {
+	at := time.Now()
+	var now seenStatus
+	switch {
+	case len(svc.Status.LoadBalancer.Ingress) > 0:
+		now.addr = svc.Status.LoadBalancer.Ingress[0].IP
+		_, now.pool, _ = strings.Cut(svc.Annotations["fairlead.io/allocated-from"], "=")
+	case len(svc.Status.Conditions) > 0:
+		now.pool = pending
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts[s.by[svc.Name].pool]--
+	s.by[svc.Name] = now
+	s.counts[now.pool]++
+	if svc.Name == s.asked && now.addr != "" && (s.wanted == "" || s.wanted == now.addr) {
+		s.asked = ""
+		s.news <- at
+	}
+}
+
+// address waits until the Service has the address, or any.
+func (s *statuses) address(ctx context.Context, name, addr string) (at time.Time, err error) {
+	s.mu.Lock()
+	if have := s.by[name].addr; have != "" && (addr == "" || addr == have) {
+		s.mu.Unlock()
+		return time.Now(), nil // before the change itself was answered
+	}
+	s.asked, s.wanted = name, addr
+	s.mu.Unlock()
+	select {
+	case at = <-s.news:
+		return at, nil
+	case <-ctx.Done():
+		return at, ctx.Err()
+	case <-time.After(time.Minute):
+		return at, fmt.Errorf("waiting for address %q of Service %s: a minute is over", addr, name)
+	}
+}
+
+// count is how many Services have an address from the pool.
+func (s *statuses) count(pool string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counts[pool]
+}
+
+// until waits until so many Services have an address from the pool.
+func (s *statuses) until(ctx context.Context, n int, pool string) error {
+	return lab.Wait(ctx, 3*time.Minute, fmt.Sprintf("%d Services show pool %s", n, pool), func() error {
+		if have := s.count(pool); have < n {
+			return fmt.Errorf("%d do", have)
+		}
+		return nil
+	})
+}
+
+// makePool creates a pool.
+func (s *scale) makePool(ctx context.Context, name, addresses string) error {
+	pool := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "fairlead.io/v1alpha1", "kind": "IPAddressPool",
+		"metadata": map[string]any{"name": name},
+		"spec":     map[string]any{"addresses": []any{addresses}},
+	}}
+	if _, err := s.Resource("ipaddresspools").Create(ctx, pool, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("create pool %s: %w", name, err)
+	}
+	return nil
+}
