@@ -4,6 +4,7 @@
 package allocator
 
 import (
+	"math/big"
 	"net/netip"
 	"time"
 
@@ -40,10 +41,18 @@ func (f Family) String() string {
 
 // Pool is a set of addresses.
 type Pool struct {
-	Name   string
-	Ranges []netipx.IPRange // sorted, disjoint
-	Auto   bool             // gives addresses to requests that do not pin it
-	Closed bool             // gives no new addresses; what it gave is kept
+	Name          string
+	Ranges        []netipx.IPRange // sorted, disjoint, also from those of other pools
+	Reserved      []Reserved       // never given; what is held already is kept
+	AvoidBuggyIPs bool             // nor are IPv4 addresses that end in .0 or .255
+	Auto          bool             // gives addresses to requests that do not pin it
+	Closed        bool             // gives no new addresses; what it gave is kept
+}
+
+// Reserved are addresses that no pool gives.
+type Reserved struct {
+	netipx.IPRange
+	Why string // "is an address of Node n1"
 }
 
 // Standing is the right by which a request holds the addresses of its Have.
@@ -68,43 +77,65 @@ type Request struct {
 	Frozen   bool         // keeps what it has, gets nothing new
 	Families []Want       // one address of each
 	Pools    []string     // may use these, most preferred first
+	Barred   []string     // may not use these, which select other requests
 	Pinned   bool         // asks for one of Pools by name: may use it without Auto, and moves there
 	Addrs    []netip.Addr // asks for these addresses, at most one of each family
 	Have     []Have       // in the status now
+	Release  []netip.Addr // shall not hold these
+	Renumber bool         // keeps an address that is replaced beside the new one
+	Share    Terms
+	Departed bool // Share is not what the request held its addresses by until now
 }
 
 // Want asks for one address of a family.
 type Want struct {
 	Family   Family
-	Optional bool // going without is no refusal
+	Optional bool // going without is no failure, while there is an address of the other family
 }
 
 // Have is an address that the request's status shows.
 type Have struct {
-	Addr netip.Addr
-	Pool string // as recorded when it was given; "" where no record exists
+	Addr    netip.Addr
+	Pool    string // as recorded when it was given; "" where no record exists
+	Leaving bool   // another one has replaced it
 }
 
 // Held is an address that a request holds from now on.
 type Held struct {
-	Addr      netip.Addr
-	Pool      string // recorded, or the one that contains it; "" where there is neither
-	OutOfPool bool   // kept although no pool contains it any more
+	Addr       netip.Addr
+	Pool       string // recorded, or the one that contains it; "" where there is neither
+	OutOfPool  bool   // kept although that pool does not contain it any more
+	Unselected bool   // kept although that pool does not select the request any more
+	Leaving    bool   // kept beside the one that has replaced it
 }
 
 // Refusal says why a request did not get an address that it wants.
 type Refusal struct {
-	Family  Family
-	Reason  v1alpha1.Reason
-	Message string
+	Family   Family
+	Reason   v1alpha1.Reason
+	Message  string
+	Optional bool // it can do without
 }
 
 // Assignment is what a request holds, and what it was refused. A request that
 // holds an address of a family and was refused another one, which it asked for
 // by name, keeps the old one.
 type Assignment struct {
-	Held    []Held    // IPv4 first
+	Held    []Held    // IPv4 first, and of a family the one that is leaving first
 	Missing []Refusal // IPv4 first
+}
+
+// Usage counts the addresses of a pool, by family, IPv4 first.
+type Usage struct {
+	Capacity [2]*big.Int // can be given
+	Used     [2]int64    // are held by somebody
+	Free     [2]*big.Int // can still be given
+}
+
+// Result is a decision about all requests.
+type Result struct {
+	Assignments []Assignment // as the requests came
+	Pools       []Usage      // as the pools came
 }
 
 // Verdict says what became of one pool, or of one held address, in a decision.
@@ -117,21 +148,23 @@ type Verdict struct {
 
 // Allocate decides for all requests at once, in three passes, each oldest
 // first: holders keep what they have, then addresses asked for by name, then
-// any free address, the lowest of the most preferred pool. Where the last two
-// free an address, they are repeated, so that the answer is final: asked again
-// with what it answered, Allocate answers the same.
-func Allocate(pools []Pool, requests []Request) map[types.NamespacedName]Assignment {
-	return newRun(pools, requests, nil).allocate()
+// any address: one that the request may share, or the lowest free one of the
+// most preferred pool. Where the last two free an address, they are repeated,
+// so that the answer is final: asked again with what it answered, Allocate
+// answers the same.
+func Allocate(pools []Pool, requests []Request) Result {
+	r := newRun(pools, requests, nil)
+	return Result{r.allocate(), r.usage()}
 }
 
 // Explain is Allocate, watched from one request: the verdicts in the order in
 // which they fell.
-func Explain(pools []Pool, requests []Request, key types.NamespacedName) (Assignment, []Verdict) {
+func Explain(pools []Pool, requests []Request, key types.NamespacedName) []Verdict {
 	var verdicts []Verdict
-	result := newRun(pools, requests, func(c *claimant, v Verdict) {
+	newRun(pools, requests, func(c *claimant, v Verdict) {
 		if c.Key == key {
 			verdicts = append(verdicts, v)
 		}
 	}).allocate()
-	return result[key], verdicts
+	return verdicts
 }

@@ -28,6 +28,15 @@ func pool(name string, ranges ...string) Pool {
 	return Pool{Name: name, Ranges: set.Ranges(), Auto: true}
 }
 
+// allocate is Allocate, by key.
+func allocate(pools []Pool, requests []Request) map[types.NamespacedName]Assignment {
+	got := make(map[types.NamespacedName]Assignment, len(requests))
+	for i, a := range Allocate(pools, requests).Assignments {
+		got[requests[i].Key] = a
+	}
+	return got
+}
+
 func key(name string) types.NamespacedName {
 	return types.NamespacedName{Namespace: "ns", Name: name}
 }
@@ -41,7 +50,7 @@ func request(name string, pools ...string) Request {
 }
 
 func having(r Request, addr, pool string) Request {
-	r.Have = append(slices.Clone(r.Have), Have{netip.MustParseAddr(addr), pool})
+	r.Have = append(slices.Clone(r.Have), Have{Addr: netip.MustParseAddr(addr), Pool: pool})
 	return r
 }
 
@@ -67,7 +76,9 @@ func summary(a Assignment) (s []string) {
 		s = append(s, h.Addr.String()+"="+h.Pool+out)
 	}
 	for _, m := range a.Missing {
-		s = append(s, string(m.Reason))
+		if !m.Optional {
+			s = append(s, string(m.Reason))
+		}
 	}
 	return s
 }
@@ -248,7 +259,7 @@ func TestAllocate(t *testing.T) {
 		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			got := Allocate(row.pools, row.requests)
+			got := allocate(row.pools, row.requests)
 			for name, want := range row.want {
 				if s := summary(got[key(name)]); !slices.Equal(s, want) {
 					t.Errorf("%s: got %v, want %v", name, s, want)
@@ -262,9 +273,9 @@ func TestAllocate(t *testing.T) {
 }
 
 func TestMessagesNameTheOther(t *testing.T) {
-	got := Allocate([]Pool{pool("p", "192.0.2.0/24")},
+	got := allocate([]Pool{pool("p", "192.0.2.0/24")},
 		[]Request{asking(request("a", "p"), "192.0.2.9"), asking(request("b", "p"), "192.0.2.9")})
-	want := Refusal{IPv4, v1alpha1.AddressTaken, "192.0.2.9 belongs to Service ns/a"}
+	want := Refusal{IPv4, v1alpha1.AddressTaken, "192.0.2.9 belongs to Service ns/a", false}
 	if m := got[key("b")].Missing; len(m) != 1 || m[0] != want {
 		t.Errorf("got %v, want %v", m, want)
 	}
@@ -273,8 +284,8 @@ func TestMessagesNameTheOther(t *testing.T) {
 func TestExplainIsAllocateWatched(t *testing.T) {
 	pools := []Pool{pool("p", "192.0.2.0/32"), {Name: "m", Ranges: pool("", "198.51.100.0/24").Ranges}, pool("q", "203.0.113.0/24")}
 	requests := []Request{request("a", "p", "m", "q"), request("b", "p", "m", "q")}
-	got, verdicts := Explain(pools, requests, key("b"))
-	if s := summary(got); !slices.Equal(s, []string{"203.0.113.0=q"}) {
+	verdicts := Explain(pools, requests, key("b"))
+	if s := summary(allocate(pools, requests)[key("b")]); !slices.Equal(s, []string{"203.0.113.0=q"}) {
 		t.Errorf("got %v", s)
 	}
 	want := []Verdict{

@@ -18,13 +18,9 @@ func BenchmarkAllocate(b *testing.B) {
 				fresh[i] = Request{Key: key(fmt.Sprintf("s%06d", i)), Families: []Want{{Family: family}}, Pools: []string{"p"}}
 			}
 			held := make([]Request, n)
-			for i, a := range Allocate(pools, fresh) {
-				var at int
-				if _, err := fmt.Sscanf(i.Name, "s%d", &at); err != nil {
-					b.Fatal(err)
-				}
-				held[at] = fresh[at]
-				held[at].Have = []Have{{a.Held[0].Addr, "p"}}
+			for i, a := range Allocate(pools, fresh).Assignments {
+				held[i] = fresh[i]
+				held[i].Have = []Have{{Addr: a.Held[0].Addr, Pool: "p"}}
 			}
 			for name, requests := range map[string][]Request{"new": fresh, "held": held} {
 				b.Run(fmt.Sprintf("pool=%s/services=%d/%s", p, n, name), func(b *testing.B) {

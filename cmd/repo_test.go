@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -130,6 +131,9 @@ func TestFloors(t *testing.T) {
 	}
 }
 
+// clock are the functions of package time that look at one.
+var clock = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTicker", "NewTimer"}
+
 // TestSource looks at every file: each package says what it is, JSON tags are
 // on the API's types only, plans are pure, and only commands end the process.
 func TestSource(t *testing.T) {
@@ -148,10 +152,11 @@ func TestSource(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if name == "plan.go" || strings.HasPrefix(name, "plan_") {
+			plan := name == "plan.go" || strings.HasPrefix(name, "plan_")
+			if plan {
 				for _, i := range parsed.Imports {
 					switch strings.Trim(i.Path.Value, `"`) {
-					case "context", "time", "log/slog", "sync", "math/rand", "math/rand/v2", "os", "net":
+					case "context", "log/slog", "sync", "math/rand", "math/rand/v2", "os", "net":
 						t.Errorf("%s/%s imports %s: a plan is values in, values out", path, name, i.Path.Value)
 					}
 				}
@@ -165,6 +170,9 @@ func TestSource(t *testing.T) {
 				case *ast.SelectorExpr:
 					if x, ok := n.X.(*ast.Ident); ok && x.Name == "os" && (n.Sel.Name == "Exit" || n.Sel.Name == "Getenv") && !within(path, "cmd") {
 						t.Errorf("%s/%s uses os.%s", path, name, n.Sel.Name)
+					}
+					if x, ok := n.X.(*ast.Ident); ok && plan && x.Name == "time" && slices.Contains(clock, n.Sel.Name) {
+						t.Errorf("%s/%s uses time.%s: in a plan the time is an input", path, name, n.Sel.Name)
 					}
 				}
 				return true

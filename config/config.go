@@ -6,6 +6,7 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -27,7 +28,8 @@ type Objects struct {
 
 // Config is the valid part of Objects. It is never changed once made.
 type Config struct {
-	// Pools in the order in which they are used: by priority, then by name.
+	// Pools in the order in which they are used: by priority, then those that
+	// select Services, then by name.
 	Pools []Pool
 	// L2Advertisements by name.
 	L2Advertisements []L2Advertisement
@@ -39,11 +41,15 @@ type Config struct {
 
 // Pool is the usable part of an IPAddressPool.
 type Pool struct {
-	Name        string
-	Ranges      []netipx.IPRange // sorted, disjoint, not adjacent
-	AutoAssign  bool
-	Priority    int32 // 0 is last
-	Terminating bool  // keeps what it gave, gives nothing more
+	Name          string
+	Ranges        []netipx.IPRange // sorted, disjoint, not adjacent
+	AutoAssign    bool
+	AvoidBuggyIPs bool
+	Edges         []netip.Addr // that AvoidBuggyIPs avoids beside those that end in .0 and .255
+	Priority      int32        // 0 is last
+	Selection
+	Terminating bool     // keeps what it gave, gives nothing more
+	Overlaps    []string // older and younger pools that have some of its addresses, sorted
 }
 
 // Problem is one thing in one object that cannot be used, in words for the
@@ -93,19 +99,20 @@ func ReadyCondition(problems []Problem, whenReady string) metav1.Condition {
 func Parse(objects Objects) (Config, []Problem) {
 	var c Config
 	var problems []Problem
+	report := func(p ...Problem) { problems = append(problems, p...) }
 
 	taken := &claims{}
 	for _, object := range byAge(objects.Pools) {
-		pool, ps := parsePool(object, taken)
-		c.Pools = append(c.Pools, pool)
-		problems = append(problems, ps...)
+		c.Pools = append(c.Pools, parsePool(object, taken, report))
+	}
+	for i := range c.Pools {
+		c.Pools[i].Overlaps = taken.overlapping(c.Pools[i].Name)
 	}
 	slices.SortFunc(c.Pools, func(a, b Pool) int {
 		// Seen as unsigned, 0 - 1 is the largest number: no priority comes last.
-		return cmp.Or(cmp.Compare(uint32(a.Priority)-1, uint32(b.Priority)-1), strings.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(uint32(a.Priority)-1, uint32(b.Priority)-1), cmp.Compare(a.breadth(), b.breadth()), strings.Compare(a.Name, b.Name))
 	})
 
-	report := func(p ...Problem) { problems = append(problems, p...) }
 	for _, object := range byName(objects.L2Advertisements) {
 		c.L2Advertisements = append(c.L2Advertisements, parseL2Advertisement(object, objects.Pools, report))
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"math/big"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,18 +13,17 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-func parsePool(object *v1alpha1.IPAddressPool, taken *claims) (Pool, []Problem) {
+func parsePool(object *v1alpha1.IPAddressPool, taken *claims, to reporter) Pool {
+	report := to.about("IPAddressPool", object.Name)
 	pool := Pool{
-		Name:        object.Name,
-		AutoAssign:  object.Spec.AutoAssign == nil || *object.Spec.AutoAssign,
-		Terminating: object.DeletionTimestamp != nil,
+		Name:          object.Name,
+		AutoAssign:    object.Spec.AutoAssign == nil || *object.Spec.AutoAssign,
+		AvoidBuggyIPs: object.Spec.AvoidBuggyIPs,
+		Selection:     parseSelection(object.Spec.ServiceAllocation, report),
+		Terminating:   object.DeletionTimestamp != nil,
 	}
 	if a := object.Spec.ServiceAllocation; a != nil {
 		pool.Priority = a.Priority
-	}
-	var problems []Problem
-	report := func(field string, reason v1alpha1.Reason, message string) {
-		problems = append(problems, Problem{Kind: "IPAddressPool", Name: object.Name, Field: field, Reason: reason, Message: message})
 	}
 	if pool.Terminating {
 		report("metadata.deletionTimestamp", v1alpha1.PoolTerminating,
@@ -38,7 +36,7 @@ func parsePool(object *v1alpha1.IPAddressPool, taken *claims) (Pool, []Problem) 
 		if err != nil {
 			var invalid *InvalidRangeError
 			errors.As(err, &invalid)
-			report(field, invalid.Reason, invalid.Error())
+			report(field, invalid.Reason, "%s", invalid.Error())
 			continue
 		}
 		if other, overlaps := taken.claim(claim{r, object.Name, string(entry)}); overlaps {
@@ -46,17 +44,31 @@ func parsePool(object *v1alpha1.IPAddressPool, taken *claims) (Pool, []Problem) 
 			if other.pool != object.Name {
 				where = fmt.Sprintf("the older IPAddressPool %q with", other.pool)
 			}
-			report(field, v1alpha1.OverlappingAddresses, fmt.Sprintf("%q overlaps %s %q", entry, where, other.entry))
+			report(field, v1alpha1.OverlappingAddresses, "%q overlaps %s %q", entry, where, other.entry)
 			continue
 		}
 		set.AddRange(r)
+		if pool.AvoidBuggyIPs {
+			pool.Edges = append(pool.Edges, edges(string(entry))...)
+		}
 	}
 	s, err := set.IPSet()
 	if err != nil {
 		panic(fmt.Sprintf("pool %s: ranges that ParseRange accepts do not make a set: %v", object.Name, err))
 	}
 	pool.Ranges = s.Ranges()
-	return pool, problems
+	return pool
+}
+
+// edges are the network's own and the broadcast address of an IPv4 CIDR. Two
+// addresses and less have neither (RFC 3021).
+func edges(entry string) []netip.Addr {
+	p, err := netip.ParsePrefix(entry)
+	if err != nil || !p.Addr().Is4() || p.Bits() > 30 {
+		return nil
+	}
+	r := netipx.RangeOfPrefix(p)
+	return []netip.Addr{r.From(), r.To()}
 }
 
 // claim is an entry of a pool that is in use.
@@ -65,19 +77,45 @@ type claim struct {
 	pool, entry string
 }
 
-// claims are the entries in use so far, sorted and disjoint.
-type claims struct{ sorted []claim }
+// claims are the entries in use so far.
+type claims struct {
+	sorted   []claim     // disjoint
+	overlaps [][2]string // pools of which a younger one's entry is not used
+}
 
-// claim adds c, or returns the entry that it overlaps.
+// claim adds c, or returns an entry that it overlaps.
 func (cs *claims) claim(c claim) (other claim, overlaps bool) {
 	i, _ := slices.BinarySearchFunc(cs.sorted, c, func(a, b claim) int { return a.From().Compare(b.From()) })
 	for _, j := range []int{i - 1, i} {
 		if j >= 0 && j < len(cs.sorted) && cs.sorted[j].Overlaps(c.IPRange) {
+			cs.overlap(max(i-1, 0), c)
 			return cs.sorted[j], true
 		}
 	}
 	cs.sorted = slices.Insert(cs.sorted, i, c)
 	return claim{}, false
+}
+
+// overlap remembers the pools that c overlaps, from the i-th entry on.
+func (cs *claims) overlap(i int, c claim) {
+	for ; i < len(cs.sorted) && !c.To().Less(cs.sorted[i].From()); i++ {
+		if other := cs.sorted[i]; other.Overlaps(c.IPRange) && other.pool != c.pool {
+			cs.overlaps = append(cs.overlaps, [2]string{other.pool, c.pool})
+		}
+	}
+}
+
+// overlapping are the pools that share addresses with the named one.
+func (cs *claims) overlapping(pool string) (others []string) {
+	for _, pair := range cs.overlaps {
+		if pair[0] == pool {
+			others = append(others, pair[1])
+		} else if pair[1] == pool {
+			others = append(others, pair[0])
+		}
+	}
+	slices.Sort(others)
+	return slices.Compact(others)
 }
 
 // InvalidRangeError says why an entry of a pool cannot be used.
@@ -161,23 +199,6 @@ func ParseAddr(s string) (netip.Addr, error) {
 	}
 	return a, nil
 }
-
-// Size counts the pool's addresses of each family. It enumerates nothing.
-func (p Pool) Size() (v4, v6 *big.Int) {
-	v4, v6 = new(big.Int), new(big.Int)
-	for _, r := range p.Ranges {
-		n := new(big.Int).Sub(bigAddr(r.To()), bigAddr(r.From()))
-		n.Add(n, big.NewInt(1))
-		if r.From().Is4() {
-			v4.Add(v4, n)
-		} else {
-			v6.Add(v6, n)
-		}
-	}
-	return v4, v6
-}
-
-func bigAddr(a netip.Addr) *big.Int { return new(big.Int).SetBytes(a.AsSlice()) }
 
 // ReportedRange reads what a speaker reports: one address, or "first-last".
 func ReportedRange(text string) (r netipx.IPRange, ok bool) {

@@ -11,12 +11,14 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -57,15 +59,18 @@ type Controller struct {
 	policy   providers.Policy
 	parallel int
 
-	services cache.SharedIndexInformer
-	nodes    cache.SharedIndexInformer
-	pools    client.Source[*v1alpha1.IPAddressPool]
-	l2ads    client.Source[*v1alpha1.L2Advertisement]
-	peers    client.Source[*v1alpha1.BGPPeer]
-	bgpads   client.Source[*v1alpha1.BGPAdvertisement]
-	profiles client.Source[*v1alpha1.BFDProfile]
-	names    client.Source[*v1alpha1.Community]
-	speakers client.Source[*v1alpha1.Speaker]
+	services   cache.SharedIndexInformer
+	nodes      cache.SharedIndexInformer
+	namespaces cache.SharedIndexInformer
+	// nil where the API server has no ServiceCIDRs (before Kubernetes 1.33)
+	serviceCIDRs cache.SharedIndexInformer
+	pools        client.Source[*v1alpha1.IPAddressPool]
+	l2ads        client.Source[*v1alpha1.L2Advertisement]
+	peers        client.Source[*v1alpha1.BGPPeer]
+	bgpads       client.Source[*v1alpha1.BGPAdvertisement]
+	profiles     client.Source[*v1alpha1.BFDProfile]
+	names        client.Source[*v1alpha1.Community]
+	speakers     client.Source[*v1alpha1.Speaker]
 
 	queue     workqueue.TypedRateLimitingInterface[string]
 	view      view
@@ -97,17 +102,25 @@ type Options struct {
 func New(o Options) (*Controller, error) {
 	c := &Controller{
 		client: o.Client, fairlead: o.Fairlead, events: o.Events, log: o.Log, policy: o.Policy, parallel: max(o.Parallel, 1),
-		services:  o.Informers.Core().V1().Services().Informer(),
-		nodes:     o.Informers.Core().V1().Nodes().Informer(),
-		pools:     o.Fairlead.Pools.Informer(),
-		l2ads:     o.Fairlead.L2Advertisements.Informer(),
-		peers:     o.Fairlead.BGPPeers.Informer(),
-		bgpads:    o.Fairlead.BGPAdvertisements.Informer(),
-		profiles:  o.Fairlead.BFDProfiles.Informer(),
-		names:     o.Fairlead.Communities.Informer(),
-		speakers:  o.Fairlead.Speakers.Informer(),
-		queue:     workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
-		nodePorts: nodePorts{inRange: o.NodePorts},
+		services:   o.Informers.Core().V1().Services().Informer(),
+		nodes:      o.Informers.Core().V1().Nodes().Informer(),
+		namespaces: o.Informers.Core().V1().Namespaces().Informer(),
+		pools:      o.Fairlead.Pools.Informer(),
+		l2ads:      o.Fairlead.L2Advertisements.Informer(),
+		peers:      o.Fairlead.BGPPeers.Informer(),
+		bgpads:     o.Fairlead.BGPAdvertisements.Informer(),
+		profiles:   o.Fairlead.BFDProfiles.Informer(),
+		names:      o.Fairlead.Communities.Informer(),
+		speakers:   o.Fairlead.Speakers.Informer(),
+		queue:      workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
+		nodePorts:  nodePorts{inRange: o.NodePorts},
+	}
+	served, err := serves(o.Client.Discovery(), networkingv1.SchemeGroupVersion.String(), "servicecidrs")
+	if err != nil {
+		return nil, err
+	}
+	if served {
+		c.serviceCIDRs = o.Informers.Networking().V1().ServiceCIDRs().Informer()
 	}
 	wake := func() { c.queue.Add(everything) }
 	if o.Cloud != nil {
@@ -136,7 +149,20 @@ func (c *Controller) own() []cache.SharedIndexInformer {
 }
 
 func (c *Controller) informers() []cache.SharedIndexInformer {
-	return append(c.own(), c.services, c.nodes)
+	all := append(c.own(), c.services, c.nodes, c.namespaces)
+	if c.serviceCIDRs != nil {
+		all = append(all, c.serviceCIDRs)
+	}
+	return all
+}
+
+// serves reports whether the API server has the resource.
+func serves(d discovery.DiscoveryInterface, groupVersion, resource string) (bool, error) {
+	list, err := d.ServerResourcesForGroupVersion(groupVersion)
+	if err != nil {
+		return false, fmt.Errorf("look for %s in %s: %w", resource, groupVersion, err)
+	}
+	return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == resource }), nil
 }
 
 // Watch runs the informers of Fairlead's own kinds until ctx ends. A replica
@@ -208,10 +234,15 @@ func (c *Controller) snapshot() Snapshot {
 			BGPPeers: c.peers.Objects(), BGPAdvertisements: c.bgpads.Objects(),
 			BFDProfiles: c.profiles.Objects(), Communities: c.names.Objects(),
 		},
-		Services:  c.view.over(client.Source[*corev1.Service]{SharedIndexInformer: c.services}.Objects(), upTo),
-		Nodes:     client.Source[*corev1.Node]{SharedIndexInformer: c.nodes}.Objects(),
-		Speakers:  c.speakers.Objects(),
-		NodePorts: c.nodePorts.now(),
+		Services:   c.view.over(client.Source[*corev1.Service]{SharedIndexInformer: c.services}.Objects(), upTo),
+		Nodes:      client.Source[*corev1.Node]{SharedIndexInformer: c.nodes}.Objects(),
+		Namespaces: client.Source[*corev1.Namespace]{SharedIndexInformer: c.namespaces}.Objects(),
+		Speakers:   c.speakers.Objects(),
+		NodePorts:  c.nodePorts.now(),
+		Now:        time.Now(),
+	}
+	if c.serviceCIDRs != nil {
+		s.ServiceCIDRs = client.Source[*networkingv1.ServiceCIDR]{SharedIndexInformer: c.serviceCIDRs}.Objects()
 	}
 	if c.balancers != nil {
 		s.Cloud = c.balancers.outcomes()
@@ -230,6 +261,9 @@ func (c *Controller) reconcile(ctx context.Context) error {
 	}
 	snapshot := c.snapshot()
 	plan := Decide(snapshot)
+	if !plan.Wake.IsZero() {
+		c.queue.AddAfter(everything, time.Until(plan.Wake))
+	}
 	if c.balancers != nil {
 		c.balancers.set(plan.Cloud, plan.Live, targets(snapshot.Nodes))
 	}

@@ -52,14 +52,14 @@ func (o Outcome) ready() bool {
 
 // work is what the cloud shall do about a Service. It is never asked before the
 // Service carries the finalizer: what it makes would be nobody's to delete.
-func (d *decision) work(svc *corev1.Service) Do {
-	verdict := d.choices[keyOf(svc)].Verdict
+func (d *decision) work(svc *subject) Do {
+	verdict := svc.choice.Verdict
 	switch {
-	case !has(svc, v1alpha1.FinalizerAWS):
+	case !has(svc.Service, v1alpha1.FinalizerAWS):
 		return Nothing
-	case svc.DeletionTimestamp != nil, verdict == providers.NotOurs, verdict == providers.OnBareMetal && len(hosts(svc)) == 0:
+	case svc.DeletionTimestamp != nil, verdict == providers.NotOurs, verdict == providers.OnBareMetal && len(hosts(svc.Service)) == 0:
 		return Delete
-	case lacksPorts(svc):
+	case lacksPorts(svc.Service):
 		return Nothing
 	}
 	return Ensure
@@ -67,19 +67,19 @@ func (d *decision) work(svc *corev1.Service) Do {
 
 // awsPlan is the plan for a Service that AWS serves, or is to take over from
 // bare metal: then the addresses stay until the balancer answers.
-func (d *decision) awsPlan(svc *corev1.Service, a allocator.Assignment) ServicePlan {
-	if shown := svc.Status.LoadBalancer.Ingress; !owned(svc) && len(shown) > 0 {
-		return refused(svc, v1alpha1.ForeignStatus, fmt.Sprintf("the status holds %s, which another implementation wrote: it is left alone, and no balancer is made", cmp.Or(shown[0].Hostname, shown[0].IP)))
+func (d *decision) awsPlan(svc *subject, a allocator.Assignment) ServicePlan {
+	if shown := svc.Status.LoadBalancer.Ingress; !owned(svc.Service) && len(shown) > 0 {
+		return refused(svc.Service, v1alpha1.ForeignStatus, fmt.Sprintf("the status holds %s, which another implementation wrote: it is left alone, and no balancer is made", cmp.Or(shown[0].Hostname, shown[0].IP)))
 	}
 	o := d.Cloud[svc.UID]
 	p := ServicePlan{
-		Serves: true, Finalizers: finalizers(svc, v1alpha1.FinalizerAWS), Ingress: svc.Status.LoadBalancer.Ingress,
-		Conditions: []metav1.Condition{d.balancer(svc, o)}, NodePorts: d.ports[keyOf(svc)],
+		Serves: true, Finalizers: finalizers(svc.Service, v1alpha1.FinalizerAWS), Ingress: svc.Status.LoadBalancer.Ingress,
+		Conditions: []metav1.Condition{d.balancer(svc, o)}, NodePorts: d.ports[svc.key],
 	}
 	if len(a.Held) > 0 && !o.ready() {
 		p.Finalizers = append(p.Finalizers, v1alpha1.FinalizerBareMetal)
-		p.Ingress = hosts(svc)
-		p.give(a.Held)
+		p.Ingress = hosts(svc.Service)
+		p.give(svc, a.Held, d.Now)
 		p.Conditions = append(p.Conditions, d.reports.announced(a.Held))
 		return p
 	}
@@ -90,19 +90,19 @@ func (d *decision) awsPlan(svc *corev1.Service, a allocator.Assignment) ServiceP
 }
 
 // balancer is the condition Provisioned of a Service on AWS.
-func (d *decision) balancer(svc *corev1.Service, o Outcome) metav1.Condition {
+func (d *decision) balancer(svc *subject, o Outcome) metav1.Condition {
 	is := func(status metav1.ConditionStatus, reason v1alpha1.Reason, message string) metav1.Condition {
 		return condition(v1alpha1.ConditionProvisioned, status, reason, message)
 	}
-	if choice := d.choices[keyOf(svc)]; choice.Reason != "" {
+	if choice := svc.choice; choice.Reason != "" {
 		return is(metav1.ConditionFalse, choice.Reason, choice.Message)
 	}
-	if has(svc, v1alpha1.FinalizerAWS) && lacksPorts(svc) && len(d.ports[keyOf(svc)]) == 0 {
+	if has(svc.Service, v1alpha1.FinalizerAWS) && lacksPorts(svc.Service) && len(d.ports[svc.key]) == 0 {
 		r := d.NodePorts.orDefault()
 		return is(metav1.ConditionFalse, v1alpha1.NodePortsExhausted, fmt.Sprintf("the balancer's targets need a node port for each port of the Service, and none is free in %d-%d", r.Low, r.High))
 	}
 	switch shown := apimeta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ConditionProvisioned); {
-	case o.To != Ensure && has(svc, v1alpha1.FinalizerAWS) && shown != nil:
+	case o.To != Ensure && has(svc.Service, v1alpha1.FinalizerAWS) && shown != nil:
 		return is(shown.Status, v1alpha1.Reason(shown.Reason), shown.Message)
 	case o.To != Ensure:
 		return is(metav1.ConditionFalse, v1alpha1.Provisioning, "AWS is being asked for a balancer")
@@ -117,10 +117,10 @@ func (d *decision) balancer(svc *corev1.Service, o Outcome) metav1.Condition {
 // leaveAWS keeps the balancer in the plan for a Service that has moved to bare
 // metal: in the ingress until the addresses are announced, and then, by its
 // finalizer, until the cloud has let go of everything.
-func (d *decision) leaveAWS(p *ServicePlan, svc *corev1.Service, a allocator.Assignment) {
-	o, shown := d.Cloud[svc.UID], hosts(svc)
+func (d *decision) leaveAWS(p *ServicePlan, svc *subject, a allocator.Assignment) {
+	o, shown := d.Cloud[svc.UID], hosts(svc.Service)
 	if len(shown) == 0 && o.gone() {
-		p.ReturnsPorts = hasPortsToReturn(svc)
+		p.ReturnsPorts = hasPortsToReturn(svc.Service)
 		return
 	}
 	p.Finalizers = append(p.Finalizers, v1alpha1.FinalizerAWS)
@@ -145,10 +145,10 @@ func (d *decision) leaveAWS(p *ServicePlan, svc *corev1.Service, a allocator.Ass
 
 // releasePlan lets go of a Service that is not ours any more. What is in the
 // cloud goes first.
-func (d *decision) releasePlan(svc *corev1.Service) ServicePlan {
+func (d *decision) releasePlan(svc *subject) ServicePlan {
 	o := d.Cloud[svc.UID]
-	if !has(svc, v1alpha1.FinalizerAWS) || o.gone() {
-		return ServicePlan{ReturnsPorts: has(svc, v1alpha1.FinalizerAWS) && hasPortsToReturn(svc)}
+	if !has(svc.Service, v1alpha1.FinalizerAWS) || o.gone() {
+		return ServicePlan{ReturnsPorts: has(svc.Service, v1alpha1.FinalizerAWS) && hasPortsToReturn(svc.Service)}
 	}
 	reason, message := v1alpha1.Deleting, "AWS is deleting the balancer"
 	switch {
@@ -157,8 +157,8 @@ func (d *decision) releasePlan(svc *corev1.Service) ServicePlan {
 	case o.To == Delete:
 		reason, message = o.Reason, o.Message
 	}
-	p := refused(svc, reason, message)
-	p.Serves = p.Serves && d.choices[keyOf(svc)].Verdict != providers.NotOurs
+	p := refused(svc.Service, reason, message)
+	p.Serves = p.Serves && svc.choice.Verdict != providers.NotOurs
 	return p
 }
 
@@ -198,15 +198,15 @@ func sameWork(was, now Work) bool {
 	return a == b || now.Do == Delete || equality.Semantic.DeepEqual(a.Spec, b.Spec) && sameAnnotations(a.Annotations, b.Annotations)
 }
 
-// sameAnnotations leaves out the one that we write.
+// sameAnnotations leaves out those that we write.
 func sameAnnotations(a, b map[string]string) bool {
 	for k, v := range a {
-		if other, ok := b[k]; k != v1alpha1.AnnotationAllocatedFrom && (!ok || other != v) {
+		if other, ok := b[k]; !slices.Contains(annotations[:], k) && (!ok || other != v) {
 			return false
 		}
 	}
 	for k := range b {
-		if _, ok := a[k]; k != v1alpha1.AnnotationAllocatedFrom && !ok {
+		if _, ok := a[k]; !slices.Contains(annotations[:], k) && !ok {
 			return false
 		}
 	}

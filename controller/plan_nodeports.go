@@ -65,9 +65,10 @@ func hasPortsToReturn(svc *corev1.Service) bool {
 // Service for which there are not enough gets none.
 func (d *decision) lackingPorts() map[types.NamespacedName][]NodePort {
 	var lacking []*corev1.Service
-	for _, svc := range d.Services {
-		if d.choices[keyOf(svc)].Verdict == providers.OnAWS && svc.DeletionTimestamp == nil && has(svc, v1alpha1.FinalizerAWS) && lacksPorts(svc) {
-			lacking = append(lacking, svc)
+	for i := range d.subjects {
+		svc := &d.subjects[i]
+		if svc.choice.Verdict == providers.OnAWS && svc.DeletionTimestamp == nil && has(svc.Service, v1alpha1.FinalizerAWS) && lacksPorts(svc.Service) {
+			lacking = append(lacking, svc.Service)
 		}
 	}
 	if len(lacking) == 0 {

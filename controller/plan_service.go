@@ -1,9 +1,9 @@
 package controller
 
 import (
-	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -19,8 +19,9 @@ import (
 // ServicePlan is all that Fairlead says on a Service. The zero value says
 // nothing: it releases the Service.
 type ServicePlan struct {
-	Finalizers    []string
-	AllocatedFrom string // the annotation's value; "" is none
+	Finalizers []string
+	// The annotations' values; "" is none.
+	AllocatedFrom, SharedAs, Leaving string
 	// Ingress is written where Serves is true; otherwise status.loadBalancer
 	// is left to whoever wrote it.
 	Serves     bool
@@ -40,39 +41,38 @@ const finalizerStandard = "service.kubernetes.io/load-balancer-cleanup"
 // records are the finalizers that say who serves a Service.
 var records = []string{v1alpha1.FinalizerBareMetal, v1alpha1.FinalizerAWS}
 
-func (d *decision) servicePlan(svc *corev1.Service, a allocator.Assignment) ServicePlan {
-	choice := d.choices[keyOf(svc)]
+func (d *decision) servicePlan(svc *subject, a allocator.Assignment) ServicePlan {
 	switch {
-	case choice.Verdict == providers.NotOurs || svc.DeletionTimestamp != nil:
+	case svc.choice.Verdict == providers.NotOurs || svc.DeletionTimestamp != nil:
 		return d.releasePlan(svc)
-	case choice.Verdict == providers.Undecided:
-		return refused(svc, choice.Reason, choice.Message)
-	case choice.Verdict == providers.OnAWS:
+	case svc.choice.Verdict == providers.Undecided:
+		return refused(svc.Service, svc.choice.Reason, svc.choice.Message)
+	case svc.choice.Verdict == providers.OnAWS:
 		return d.awsPlan(svc, a)
 	}
 	p := d.bareMetalPlan(svc, a)
-	if has(svc, v1alpha1.FinalizerAWS) {
+	if has(svc.Service, v1alpha1.FinalizerAWS) {
 		d.leaveAWS(&p, svc, a)
 	}
 	return p
 }
 
-func (d *decision) bareMetalPlan(svc *corev1.Service, a allocator.Assignment) ServicePlan {
-	if foreignHostname(svc) {
-		return refused(svc, v1alpha1.ForeignStatus, "the status holds a host name, which is no address of a pool: it is left to whoever wrote it")
+func (d *decision) bareMetalPlan(svc *subject, a allocator.Assignment) ServicePlan {
+	if foreignHostname(svc.Service) {
+		return refused(svc.Service, v1alpha1.ForeignStatus, "the status holds a host name, which is no address of a pool: it is left to whoever wrote it")
 	}
 	for _, m := range a.Missing {
 		if m.Reason == v1alpha1.ForeignStatus {
-			return refused(svc, m.Reason, m.Message)
+			return refused(svc.Service, m.Reason, m.Message)
 		}
 	}
 	provisioned := d.provisioned(svc, a)
-	if d.choices[keyOf(svc)].Fallback != "" && len(a.Held) == 0 {
+	if svc.choice.Fallback != "" && len(a.Held) == 0 {
 		// Without an address it is nobody's yet, and AWS's once AWS can.
 		return ServicePlan{Conditions: []metav1.Condition{provisioned}}
 	}
-	p := ServicePlan{Serves: true, Finalizers: finalizers(svc, v1alpha1.FinalizerBareMetal)}
-	p.give(a.Held)
+	p := ServicePlan{Serves: true, Finalizers: finalizers(svc.Service, v1alpha1.FinalizerBareMetal)}
+	p.give(svc, a.Held, d.Now)
 	p.Conditions = []metav1.Condition{provisioned, d.reports.announced(a.Held)}
 	return p
 }
@@ -85,15 +85,28 @@ func finalizers(svc *corev1.Service, provider string) []string {
 	return []string{provider}
 }
 
-// give adds addresses, and the record of their pools.
-func (p *ServicePlan) give(held []allocator.Held) {
+// give adds addresses, and the records that go with them.
+func (p *ServicePlan) give(svc *subject, held []allocator.Held, now time.Time) {
 	mode := corev1.LoadBalancerIPModeVIP
-	var records []string
+	p.Ingress = slices.Grow(p.Ingress, len(held))
 	for _, h := range held {
-		p.Ingress = append(p.Ingress, corev1.LoadBalancerIngress{IP: h.Addr.String(), IPMode: &mode})
-		records = append(records, h.Addr.String()+"="+h.Pool)
+		text := h.Addr.String()
+		p.Ingress = append(p.Ingress, corev1.LoadBalancerIngress{IP: text, IPMode: &mode})
+		p.AllocatedFrom = appended(p.AllocatedFrom, text+"="+h.Pool)
+		if h.Leaving {
+			p.Leaving = appended(p.Leaving, text+"="+leavingSince(svc.Service, h.Addr, now).Format(time.RFC3339))
+		}
 	}
-	p.AllocatedFrom = strings.Join(records, ",")
+	if len(held) > 0 {
+		p.SharedAs = svc.terms
+	}
+}
+
+func appended(list, element string) string {
+	if list == "" {
+		return element
+	}
+	return list + "," + element
 }
 
 // refused says why a Service is not served. What serves it already stays.
@@ -108,7 +121,11 @@ func asIs(svc *corev1.Service) ServicePlan {
 	if !has(svc, v1alpha1.FinalizerAWS) {
 		return ServicePlan{}
 	}
-	p := ServicePlan{AllocatedFrom: svc.Annotations[v1alpha1.AnnotationAllocatedFrom]}
+	p := ServicePlan{
+		AllocatedFrom: svc.Annotations[v1alpha1.AnnotationAllocatedFrom],
+		SharedAs:      svc.Annotations[v1alpha1.AnnotationSharedAs],
+		Leaving:       svc.Annotations[v1alpha1.AnnotationLeaving],
+	}
 	for _, f := range append([]string{finalizerStandard}, records...) {
 		if has(svc, f) {
 			p.Finalizers = append(p.Finalizers, f)
@@ -120,38 +137,79 @@ func asIs(svc *corev1.Service) ServicePlan {
 	return p
 }
 
-func (d *decision) provisioned(svc *corev1.Service, a allocator.Assignment) metav1.Condition {
+func (d *decision) provisioned(svc *subject, a allocator.Assignment) metav1.Condition {
 	refuse := func(reason v1alpha1.Reason, message string) metav1.Condition {
 		return condition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message)
 	}
-	if why, frozen := d.frozen[keyOf(svc)]; frozen {
-		return refuse(why.reason, why.message)
+	if svc.why.reason != "" {
+		return refuse(svc.why.reason, svc.why.message)
 	}
-	fallback := d.choices[keyOf(svc)].Fallback
-	if len(a.Missing) > 0 {
-		var why []string
-		for _, m := range a.Missing {
-			why = append(why, m.Message)
-		}
+	fallback := svc.choice.Fallback
+	if why := failures(a.Missing); len(why) > 0 {
 		if fallback != "" {
-			return refuse(v1alpha1.CloudCannotServe, fallback+"; nor can a pool: "+strings.Join(why, "; "))
+			return refuse(v1alpha1.CloudCannotServe, fallback+"; nor can a pool: "+messages(why))
 		}
-		return refuse(a.Missing[0].Reason, strings.Join(why, "; "))
+		return refuse(why[0].Reason, messages(why))
 	}
-	reason := v1alpha1.Assigned
-	var what []string
-	for _, h := range a.Held {
-		if h.OutOfPool {
-			reason = v1alpha1.OutOfPool
-			what = append(what, fmt.Sprintf("%s is kept, although no pool contains it any more", h.Addr))
-			continue
-		}
-		what = append(what, fmt.Sprintf("%s from pool %s", h.Addr, h.Pool))
-	}
+	reason, message := d.holding(svc, a)
 	if fallback != "" {
-		reason, what = v1alpha1.CloudCannotServe, append(what, fallback)
+		reason, message = v1alpha1.CloudCannotServe, message+"; "+fallback
 	}
-	return condition(v1alpha1.ConditionProvisioned, metav1.ConditionTrue, reason, strings.Join(what, "; "))
+	return condition(v1alpha1.ConditionProvisioned, metav1.ConditionTrue, reason, message)
+}
+
+// holding says what a Service has that has all that it must have.
+func (d *decision) holding(svc *subject, a allocator.Assignment) (reason v1alpha1.Reason, message string) {
+	reason = v1alpha1.Assigned
+	for i, h := range a.Held {
+		if i > 0 {
+			message += "; "
+		}
+		addr := h.Addr.String()
+		switch {
+		case h.Leaving:
+			reason = v1alpha1.Renumbering
+			message += addr + " is kept beside the new address " + d.until(svc, h.Addr)
+		case h.OutOfPool:
+			message += addr + " is kept, although " + d.poolOf(h) + " does not contain it any more"
+		case h.Unselected:
+			message += addr + " is kept, although pool " + h.Pool + " does not select this Service any more"
+		default:
+			message += addr + " from pool " + h.Pool
+		}
+		if (h.OutOfPool || h.Unselected) && !h.Leaving && reason == v1alpha1.Assigned {
+			reason = v1alpha1.OutOfPool
+		}
+	}
+	for _, m := range a.Missing { // it can do without
+		message += "; no " + m.Family.String() + " address: " + m.Message
+	}
+	return reason, message
+}
+
+// poolOf names the pool that an address came from, for a sentence.
+func (d *decision) poolOf(h allocator.Held) string {
+	if h.Pool == "" {
+		return "any pool that is known"
+	}
+	return "pool " + h.Pool
+}
+
+func failures(missing []allocator.Refusal) (failures []allocator.Refusal) {
+	for _, m := range missing {
+		if !m.Optional {
+			failures = append(failures, m)
+		}
+	}
+	return failures
+}
+
+func messages(refusals []allocator.Refusal) string {
+	var all []string
+	for _, m := range refusals {
+		all = append(all, m.Message)
+	}
+	return strings.Join(all, "; ")
 }
 
 func has(svc *corev1.Service, finalizer string) bool {
@@ -161,18 +219,6 @@ func has(svc *corev1.Service, finalizer string) bool {
 // owned reports whether the Service's ingress is ours: a finalizer is the record.
 func owned(svc *corev1.Service) bool {
 	return slices.ContainsFunc(records, func(f string) bool { return has(svc, f) })
-}
-
-// have are the addresses in the Service's status, with the recorded pools.
-func have(svc *corev1.Service) (have []allocator.Have) {
-	for _, in := range svc.Status.LoadBalancer.Ingress {
-		a, err := config.ParseAddr(in.IP)
-		if err != nil {
-			continue
-		}
-		have = append(have, allocator.Have{Addr: a, Pool: config.RecordedPool(svc, a)})
-	}
-	return have
 }
 
 // hosts are the balancers' host names in the Service's status.
@@ -199,13 +245,20 @@ func allRecorded(svc *corev1.Service) bool {
 	})
 }
 
+// annotations are those that only Fairlead writes.
+var annotations = [...]string{v1alpha1.AnnotationAllocatedFrom, v1alpha1.AnnotationSharedAs, v1alpha1.AnnotationLeaving}
+
+func (p ServicePlan) annotations() [len(annotations)]string {
+	return [...]string{p.AllocatedFrom, p.SharedAs, p.Leaving}
+}
+
 func (p ServicePlan) says() bool {
 	return p.Serves || len(p.Finalizers) > 0 || len(p.Conditions) > 0
 }
 
 // touched reports whether the Service carries anything that only Fairlead writes.
 func touched(svc *corev1.Service) bool {
-	_, recorded := svc.Annotations[v1alpha1.AnnotationAllocatedFrom]
+	recorded := slices.ContainsFunc(annotations[:], func(a string) bool { _, has := svc.Annotations[a]; return has })
 	return owned(svc) || recorded || slices.ContainsFunc(svc.Status.Conditions, ours)
 }
 
@@ -229,8 +282,10 @@ func (p ServicePlan) matches(svc *corev1.Service) bool {
 	if missing || len(p.surplus(svc)) > 0 || len(p.NodePorts) > 0 {
 		return false
 	}
-	if p.AllocatedFrom != svc.Annotations[v1alpha1.AnnotationAllocatedFrom] {
-		return false
+	for i, value := range p.annotations() {
+		if svc.Annotations[annotations[i]] != value {
+			return false
+		}
 	}
 	if p.Serves && !slices.EqualFunc(p.Ingress, svc.Status.LoadBalancer.Ingress, sameIngress) {
 		return false

@@ -125,7 +125,7 @@ func TestDecide(t *testing.T) {
 		{"address by annotation", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, " 192.0.2.3 ")), nil, "192.0.2.3 Provisioned=Assigned Announced=NoSpeaker", ""},
 		{"address by spec", service("a", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.3" }), nil, "192.0.2.3 Provisioned=Assigned Announced=NoSpeaker", ""},
 		{"both agree", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.3"), func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.3" }), nil, "192.0.2.3 Provisioned=Assigned Announced=NoSpeaker", ""},
-		{"both contradict", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.3"), func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.4" }), nil, "Provisioned=InvalidRequest Announced=NoAddress", "contradict"},
+		{"both contradict", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.3"), func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.4" }), nil, "Provisioned=ConflictingRequest Announced=NoAddress", "contradict"},
 		{"no address", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "ten")), nil, "Provisioned=InvalidRequest Announced=NoAddress", `"ten" is no IP address`},
 		{"wrong family", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "2001:db8::1")), nil, "Provisioned=InvalidRequest Announced=NoAddress", "IPv6"},
 		{"two of a family", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.1,192.0.2.2")), nil, "Provisioned=InvalidRequest Announced=NoAddress", "more than one"},
@@ -192,13 +192,13 @@ func TestPoolStatus(t *testing.T) {
 		},
 	})
 	p, q := plan.Pools["p"], plan.Pools["q"]
-	if want := (v1alpha1.FamilyUsage{Used: 3, Capacity: "4", Free: "1", Usage: "3/4"}); p.Status.IPv4 != want {
+	if want := (v1alpha1.FamilyUsage{Used: 2, Capacity: "4", Free: "2", Usage: "2/4"}); p.Status.IPv4 != want {
 		t.Errorf("p: IPv4 %+v, want %+v", p.Status.IPv4, want)
 	}
 	if want := (v1alpha1.FamilyUsage{Capacity: "18446744073709551616", Free: "18446744073709551616", Usage: "0/1.84e+19"}); p.Status.IPv6 != want {
 		t.Errorf("p: IPv6 %+v, want %+v", p.Status.IPv6, want)
 	}
-	if p.Status.Services != 3 || !p.InUse || p.Status.Conditions[0].Reason != "InvertedRange" {
+	if p.Status.Services != 3 || p.Status.OutOfPool != 1 || !p.InUse || p.Status.Conditions[0].Reason != "InvertedRange" {
 		t.Errorf("p: %+v", p)
 	}
 	if q.Status.Services != 1 || !q.InUse || q.Status.Conditions[0].Reason != "PoolTerminating" {
@@ -216,12 +216,15 @@ func written(svc *corev1.Service, p ServicePlan) *corev1.Service {
 		return slices.Contains(records, f) || f == finalizerStandard
 	})
 	svc.Finalizers = append(svc.Finalizers, p.Finalizers...)
-	delete(svc.Annotations, v1alpha1.AnnotationAllocatedFrom)
-	if p.AllocatedFrom != "" {
+	for i, value := range p.annotations() {
+		delete(svc.Annotations, annotations[i])
+		if value == "" {
+			continue
+		}
 		if svc.Annotations == nil {
 			svc.Annotations = map[string]string{}
 		}
-		svc.Annotations[v1alpha1.AnnotationAllocatedFrom] = p.AllocatedFrom
+		svc.Annotations[annotations[i]] = value
 	}
 	if p.Serves {
 		svc.Status.LoadBalancer.Ingress = p.Ingress

@@ -58,14 +58,18 @@ func (p ServicePlan) traces(was, written *corev1.Service) []byte {
 	if !p.says() && has(written, finalizerStandard) && (owned(was) || touched(written)) {
 		surplus = append(surplus, finalizerStandard)
 	}
-	_, recorded := written.Annotations[v1alpha1.AnnotationAllocatedFrom]
-	recorded = recorded && p.AllocatedFrom == ""
-	if len(surplus) == 0 && !recorded {
+	stale := map[string]any{}
+	for i, value := range p.annotations() {
+		if _, has := written.Annotations[annotations[i]]; has && value == "" {
+			stale[annotations[i]] = nil
+		}
+	}
+	if len(surplus) == 0 && len(stale) == 0 {
 		return nil
 	}
 	metadata := without(written, surplus...)
-	if recorded {
-		metadata["annotations"] = map[string]any{v1alpha1.AnnotationAllocatedFrom: nil}
+	if len(stale) > 0 {
+		metadata["annotations"] = stale
 	}
 	return patch(metadata)
 }
@@ -112,8 +116,14 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p Se
 	if len(p.Finalizers) > 0 {
 		metadata["finalizers"] = p.Finalizers
 	}
-	if p.AllocatedFrom != "" {
-		metadata["annotations"] = map[string]string{v1alpha1.AnnotationAllocatedFrom: p.AllocatedFrom}
+	records := map[string]string{}
+	for i, value := range p.annotations() {
+		if value != "" {
+			records[annotations[i]] = value
+		}
+	}
+	if len(records) > 0 {
+		metadata["annotations"] = records
 	}
 	if released := !p.says(); p.Serves || released && len(svc.Status.LoadBalancer.Ingress) > 0 && allRecorded(svc) {
 		// Written even if empty: an adopted address has another owner beside us.
