@@ -69,14 +69,18 @@ var single = map[bool][]allocator.Want{false: {{Family: allocator.IPv4}}, true: 
 // can know what that is.
 func (d *decision) wishes(svc *subject, r *allocator.Request) (why refusal) {
 	r.Pools, r.Barred = d.menus.of(svc.Service)
-	key, why := agreed(svc.Service, v1alpha1.AllowSharedIPAnnotations)
-	if why.reason != "" {
-		return why
+	key, contradiction := agreed(svc.Service, v1alpha1.AllowSharedIPAnnotations)
+	recorded := svc.Annotations[v1alpha1.AnnotationSharedAs]
+	if contradiction.reason != "" {
+		key = recordedKey(recorded) // it keeps what it has
 	}
 	if key != "" {
 		r.Share, svc.terms = terms(svc.Service, key)
 	}
-	r.Departed = svc.terms != svc.Annotations[v1alpha1.AnnotationSharedAs]
+	r.Departed = svc.terms != recorded
+	if contradiction.reason != "" {
+		return contradiction
+	}
 	pool, why := agreed(svc.Service, v1alpha1.AddressPoolAnnotations)
 	if why.reason != "" {
 		return why
@@ -235,6 +239,12 @@ func terms(svc *corev1.Service, key string) (t allocator.Terms, recorded string)
 		policy = "Cluster"
 	}
 	return t, strings.Join([]string{policy, ports, t.Backends, key}, " ")
+}
+
+// recordedKey is the key in recorded terms.
+func recordedKey(terms string) string {
+	parts := strings.SplitN(terms, " ", 4)
+	return parts[len(parts)-1]
 }
 
 // renumber is how long an address stays beside the one that has replaced it.

@@ -170,7 +170,7 @@ func (c *Controller) tell(svc *corev1.Service, p ServicePlan) {
 		switch v1alpha1.Reason(want.Reason) {
 		case v1alpha1.NoAddress, v1alpha1.NoSpeaker:
 			continue // passing states, which the other condition or the next report explains
-		case v1alpha1.Assigned, v1alpha1.Announced, v1alpha1.Provisioning, v1alpha1.Deleting:
+		case v1alpha1.Assigned, v1alpha1.Announced, v1alpha1.Renumbering, v1alpha1.Provisioning, v1alpha1.Deleting:
 		default:
 			kind = corev1.EventTypeWarning
 		}
