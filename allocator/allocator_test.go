@@ -61,9 +61,10 @@ func asking(r Request, addrs ...string) Request {
 	return r
 }
 
-func with(r Request, change func(*Request)) Request {
-	change(&r)
-	return r
+// with is a changed copy.
+func with[T any](x T, change func(*T)) T {
+	change(&x)
+	return x
 }
 
 // summary is "ADDRESS=POOL" for what is held and the Reason for what is missing.

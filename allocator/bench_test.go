@@ -2,7 +2,10 @@ package allocator
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
+
+	"go4.org/netipx"
 )
 
 // BenchmarkAllocate gives addresses to n new Services, and confirms n held
@@ -30,6 +33,60 @@ func BenchmarkAllocate(b *testing.B) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// BenchmarkMoves has 5,000 Services change their pool, while one waits for an
+// address that nobody gives up, or 5,000 wait for what the others leave.
+func BenchmarkMoves(b *testing.B) {
+	const n = 5_000
+	old := pool("p", "10.0.0.0/20")
+	old.Ranges[0] = netipx.IPRangeFrom(old.Ranges[0].From(), netip.AddrFrom4([4]byte{10, 0, n >> 8, n & 255})) // one more than n
+	for _, waiting := range []int{1, n} {
+		requests := make([]Request, n, 2*n+1)
+		for i := range requests {
+			requests[i] = Request{Key: key(fmt.Sprintf("s%06d", i)), Families: []Want{{Family: IPv4}}, Pools: []string{"p"}}
+		}
+		requests = written(requests, Allocate([]Pool{old}, requests))
+		for i := range requests {
+			requests[i].Pools, requests[i].Pinned = []string{"q"}, true
+		}
+		last := old.Ranges[0].To()
+		requests = append(requests, Request{Key: key("last"), Have: []Have{{last, "p", false}}, Families: []Want{{Family: IPv4}}, Pools: []string{"p"}})
+		for i := range waiting {
+			r := Request{Key: key(fmt.Sprintf("r%06d", i)), Families: []Want{{Family: IPv4}}, Pools: []string{"p"}}
+			if i == 0 {
+				r.Addrs = []netip.Addr{last}
+			}
+			requests = append(requests, r)
+		}
+		pools := []Pool{old, pool("q", "10.1.0.0/16")}
+		b.Run(fmt.Sprintf("waiting=%d", waiting), func(b *testing.B) {
+			for b.Loop() {
+				Allocate(pools, requests)
+			}
+		})
+	}
+}
+
+// BenchmarkSharing has 10,000 Services with one key: all with one port, so that
+// each needs an address of its own, or ten to an address.
+func BenchmarkSharing(b *testing.B) {
+	const n = 10_000
+	for _, different := range []int{1, 10} {
+		fresh := make([]Request, n)
+		for i := range fresh {
+			fresh[i] = ports(Request{Key: key(fmt.Sprintf("s%06d", i)), Families: []Want{{Family: IPv4}}, Pools: []string{"p"}}, int32(80+i%different))
+		}
+		pools := []Pool{pool("p", "10.0.0.0/8")}
+		held := written(fresh, Allocate(pools, fresh))
+		for name, requests := range map[string][]Request{"new": fresh, "held": held} {
+			b.Run(fmt.Sprintf("ports=%d/%s", different, name), func(b *testing.B) {
+				for b.Loop() {
+					Allocate(pools, requests)
+				}
+			})
 		}
 	}
 }

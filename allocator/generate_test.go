@@ -109,6 +109,39 @@ func someRequests(t *rapid.T) (requests []Request) {
 	return requests
 }
 
+// someCrowd are requests that fill a few small pools, and want to change places.
+func someCrowd(t *rapid.T) (pools []Pool, requests []Request) {
+	pools = []Pool{pool("p", "192.0.2.0/31"), pool("q", "192.0.2.2/31"), pool("r", "192.0.2.4/32")}
+	addr := rapid.Map(rapid.IntRange(0, 4), func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}) })
+	for i := range rapid.IntRange(3, 9).Draw(t, "n") {
+		r := Request{Key: key(fmt.Sprintf("s%02d", i)), Families: []Want{{Family: IPv4}}, Pools: []string{"p", "q", "r"}}
+		if !seldom(t, 4, "alone") {
+			r.Share = Terms{Key: "k", Cluster: true, Ports: []Port{{"TCP", rapid.Int32Range(1, 3).Draw(t, "port")}}}
+		}
+		requests = append(requests, r)
+	}
+	requests = written(requests, Allocate(pools, requests))
+	for i := range requests {
+		r := &requests[i]
+		r.Pools = rapid.Permutation(r.Pools).Draw(t, "pools")[:rapid.IntRange(1, 3).Draw(t, "pools")]
+		r.Pinned = !seldom(t, 3, "unpinned")
+		r.Since = time.Unix(rapid.Int64Range(0, 9).Draw(t, "since"), 0)
+		if r.Renumber = seldom(t, 4, "renumbers"); r.Renumber && seldom(t, 2, "has begun to") {
+			r.Have = append(r.Have, Have{netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + i)}), "p", true})
+		}
+		if seldom(t, 3, "asks") {
+			r.Addrs = []netip.Addr{addr.Draw(t, "addr")}
+		}
+		if seldom(t, 6, "releases") {
+			r.Release = []netip.Addr{addr.Draw(t, "release")}
+		}
+		if seldom(t, 6, "changes its ports") {
+			r.Share.Ports, r.Departed = []Port{{"TCP", rapid.Int32Range(1, 3).Draw(t, "port")}}, true
+		}
+	}
+	return pools, requests
+}
+
 // written are the requests once the answer is in the statuses.
 func written(requests []Request, result Result) []Request {
 	next := slices.Clone(requests)
@@ -147,11 +180,18 @@ func edited(t *rapid.T, requests []Request) (next []Request, changed []bool) {
 	return next, changed
 }
 
-// checkWorlds checks a law on statuses that anybody may have written, and on
-// those that Allocate has written before pools and requests changed.
+// checkWorlds checks a law on statuses that anybody may have written, on those
+// that Allocate has written before pools and requests changed, and where many
+// want to move at once.
 func checkWorlds(t *testing.T, law func(t *rapid.T, pools []Pool, requests []Request)) {
 	t.Run("any status", func(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) { law(t, somePools(t), someRequests(t)) })
+	})
+	t.Run("many who move", func(t *testing.T) {
+		rapid.Check(t, func(t *rapid.T) {
+			pools, requests := someCrowd(t)
+			law(t, pools, requests)
+		})
 	})
 	t.Run("our status", func(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) {

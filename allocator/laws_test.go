@@ -97,8 +97,7 @@ func mustKeep(pools []Pool, requests []Request, i int, f Family) (keep []Have) {
 		}
 		keep = append(keep, h)
 	}
-	later := map[bool]int{true: 1}
-	slices.SortStableFunc(keep, func(a, b Have) int { return later[a.Leaving] - later[b.Leaving] }) // the one that is leaving last
+	slices.SortStableFunc(keep, func(a, b Have) int { return later(a.Leaving) - later(b.Leaving) })
 	if r.Frozen || r.Renumber {
 		return keep[:min(2, len(keep))]
 	}
@@ -109,6 +108,14 @@ func mustKeep(pools []Pool, requests []Request, i int, f Family) (keep []Have) {
 		named := slices.Concat(r.Pools, r.Barred)
 		return asksOther || !asks && r.Pinned && !slices.Contains(named, h.Pool) && !slices.Contains(named, containing(pools, h.Addr))
 	})
+}
+
+// later sorts the addresses that are leaving behind the others.
+func later(leaving bool) int {
+	if leaving {
+		return 1
+	}
+	return 0
 }
 
 // disputed reports whether another owner shows the address too, and has a

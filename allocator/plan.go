@@ -40,8 +40,8 @@ type run struct {
 	byAge     []*claimant // oldest first
 	owners    map[netip.Addr]*claimant
 	sharers   map[netip.Addr][]*claimant // beside the owner
-	keyed     map[string][]netip.Addr    // that were taken under a key of sharing
-	foreign   map[netip.Addr]*claimant   // shows the address too, in a status that is not ours to write
+	tables    map[place]*table
+	foreign   map[netip.Addr]*claimant // shows the address too, in a status that is not ours to write
 	queue     queue
 	watch     func(*claimant, Verdict)
 }
@@ -51,7 +51,7 @@ func newRun(pools []Pool, requests []Request, watch func(*claimant, Verdict)) *r
 		sources: make(map[string]*source, len(pools)),
 		owners:  make(map[netip.Addr]*claimant, len(requests)),
 		sharers: make(map[netip.Addr][]*claimant),
-		keyed:   make(map[string][]netip.Addr),
+		tables:  make(map[place]*table),
 		foreign: make(map[netip.Addr]*claimant),
 		watch:   watch,
 	}

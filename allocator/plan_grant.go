@@ -101,7 +101,7 @@ func (r *run) grantAny(c *claimant, w Want) {
 	if have := c.held[f]; have.Addr.IsValid() && r.satisfied(c, have) {
 		return
 	}
-	if c.Share.Key != "" && r.join(c, w) {
+	if r.join(c, w) {
 		return
 	}
 	reason, why := v1alpha1.NoMatchingPool, []string(nil)
@@ -198,12 +198,16 @@ func (c *claimant) third(f int) bool {
 func (r *run) release(c *claimant, addr netip.Addr) {
 	r.queue.moved = true
 	r.queue.freed = append(r.queue.freed, addr)
+	s := r.container(addr)
+	if c.Share.Key != "" {
+		r.table(c.Share.Key, s, slot(FamilyOf(addr))).full = nil // there may be room now
+	}
 	if !r.drop(c, addr) {
 		return
 	}
 	if c := r.foreign[addr]; c != nil {
 		r.owners[addr] = c
-	} else if s := r.container(addr); s != nil {
+	} else if s != nil {
 		s.free(addr)
 	}
 }

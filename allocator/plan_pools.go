@@ -94,22 +94,23 @@ func (r *run) lowestFree(s *source, f int, not []netip.Addr) (netip.Addr, bool) 
 			return a, true
 		}
 	}
+	next, mark := s.next[f], &s.next[f]
 	for _, rng := range s.gives[f] {
-		if !s.next[f].IsValid() || rng.To().Less(s.next[f]) {
-			continue
+		if !next.IsValid() || rng.To().Less(next) {
+			continue // next is not valid behind the last address of the family
 		}
-		if s.next[f].Less(rng.From()) {
-			s.next[f] = rng.From()
+		if next.Less(rng.From()) {
+			next = rng.From()
 		}
-		// Not valid behind the last address of the family.
-		for a, first := s.next[f], true; rng.Contains(a); a = a.Next() {
-			owned := r.owners[a] != nil || s.AvoidBuggyIPs && buggy(a)
-			if !owned && !slices.Contains(not, a) {
-				return a, true
+		for ; rng.Contains(next); next = next.Next() {
+			taken := r.owners[next] != nil || s.AvoidBuggyIPs && buggy(next)
+			if !taken && !slices.Contains(not, next) {
+				return next, true
 			}
-			if first = first && owned; first {
-				s.next[f] = a.Next()
+			if !taken {
+				mark = new(netip.Addr) // others may have this one
 			}
+			*mark = next.Next()
 		}
 	}
 	return netip.Addr{}, false

@@ -80,9 +80,16 @@ func (o *refused) before(other *refused) bool {
 // helped is the first of those whom the address, which fewer hold than before,
 // will help; nil if there is nobody.
 func (r *run) helped(addr netip.Addr) *refused {
+	owner := r.owners[addr]
+	if owner != nil && owner.Share.Key == "" {
+		return nil
+	}
 	can := func(o *refused) bool {
+		if o.done || owner != nil && owner.Share.Key != o.Share.Key {
+			return false
+		}
 		other, _ := r.inTheWay(o.claimant, addr)
-		return !o.done && other == nil && !o.third(slot(o.Family)) && !o.holds(addr) && !slices.Contains(o.Release, addr)
+		return other == nil && !o.third(slot(o.Family)) && !o.holds(addr) && !slices.Contains(o.Release, addr)
 	}
 	if i := slices.IndexFunc(r.queue.named[addr], can); i >= 0 {
 		return r.queue.named[addr][i]

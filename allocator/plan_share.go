@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 )
 
 // Terms are those under which a request shares an address with others.
@@ -69,8 +70,9 @@ func (r *run) take(c *claimant, addr netip.Addr) {
 		return
 	}
 	r.owners[addr] = c
-	if key := c.Share.Key; key != "" {
-		r.keyed[key] = append(r.keyed[key], addr)
+	if c.Share.Key != "" {
+		t := r.table(c.Share.Key, r.container(addr), slot(FamilyOf(addr)))
+		t.addrs = append(t.addrs, addr)
 	}
 }
 
@@ -90,20 +92,90 @@ func (r *run) drop(c *claimant, addr netip.Addr) bool {
 	return true
 }
 
+// place is where the addresses are that requests with one key share.
+type place struct {
+	key    string
+	pool   *source
+	family int
+}
+
+// table is what is shared in one place.
+type table struct {
+	addrs []netip.Addr // taken under the key; some are free again
+	full  map[string]*full
+}
+
+// full are the first n addresses of a table, none of which has room for anybody
+// under certain terms.
+type full struct {
+	n    int
+	last clash
+}
+
+// clash is why one address has no room.
+type clash struct {
+	addr  netip.Addr
+	other *claimant
+	why   string
+}
+
+func (c clash) String() string {
+	if c.other == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s of Service %s cannot be shared: %s", c.addr, c.other.Key, c.why)
+}
+
+func (r *run) table(key string, s *source, f int) *table {
+	at := place{key, s, f}
+	if r.tables[at] == nil {
+		r.tables[at] = &table{}
+	}
+	return r.tables[at]
+}
+
+// fullFor is what is known to have no room for the terms.
+func (t *table) fullFor(terms Terms) *full {
+	text := strconv.AppendBool(nil, terms.Cluster)
+	text = append(text, terms.Backends...)
+	for _, p := range terms.Ports {
+		text = strconv.AppendInt(append(append(text, ' '), p.Protocol...), int64(p.Number), 10)
+	}
+	if t.full == nil {
+		t.full = make(map[string]*full)
+	}
+	if t.full[string(text)] == nil {
+		t.full[string(text)] = &full{}
+	}
+	return t.full[string(text)]
+}
+
 // joinable is the lowest address of the source that others hold and that c may
 // hold beside them. If there is none, why names one who is in the way.
 func (r *run) joinable(c *claimant, s *source, f int) (addr netip.Addr, why string) {
-	for _, a := range r.keyed[c.Share.Key] {
-		if slot(FamilyOf(a)) != f || r.owners[a] == nil || c.holds(a) || !s.giving(a) || slices.Contains(c.Release, a) {
+	if c.Share.Key == "" {
+		return addr, ""
+	}
+	t := r.table(c.Share.Key, s, f)
+	known := t.fullFor(c.Share)
+	last := known.last
+	for i := known.n; i < len(t.addrs); i++ {
+		a := t.addrs[i]
+		other, because := r.inTheWay(c, a)
+		if other != nil {
+			last = clash{a, other, because}
+		}
+		if other != nil || r.owners[a] == nil {
+			if known.n == i {
+				known.n, known.last = i+1, last
+			}
 			continue
 		}
-		if other, because := r.inTheWay(c, a); other != nil {
-			why = fmt.Sprintf("%s of Service %s cannot be shared: %s", a, other.Key, because)
-		} else if !addr.IsValid() || a.Less(addr) {
+		if (!addr.IsValid() || a.Less(addr)) && s.giving(a) && !c.holds(a) && !slices.Contains(c.Release, a) {
 			addr = a
 		}
 	}
-	return addr, why
+	return addr, last.String()
 }
 
 func (c *claimant) holds(addr netip.Addr) bool {
