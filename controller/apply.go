@@ -9,11 +9,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -44,9 +42,6 @@ const (
 
 	// firstRetry and lastRetry bound the wait after a pass with failed writes.
 	firstRetry, lastRetry = 20 * time.Millisecond, 30 * time.Second
-
-	// everything is the one key of the queue: any event means to look at all again.
-	everything = "everything"
 )
 
 // Controller makes the statuses of Services, pools and advertisements say what
@@ -54,12 +49,13 @@ const (
 type Controller struct {
 	client   kubernetes.Interface
 	fairlead *client.Client
-	events   record.EventRecorder
+	events   *patience
 	log      *slog.Logger
 	policy   providers.Policy
 	parallel int
 
-	services   cache.SharedIndexInformer
+	lister     *lister
+	services   cache.SharedIndexInformer // lister's
 	nodes      cache.SharedIndexInformer
 	namespaces cache.SharedIndexInformer
 	// nil where the API server has no ServiceCIDRs (before Kubernetes 1.33)
@@ -72,10 +68,15 @@ type Controller struct {
 	names        client.Source[*v1alpha1.Community]
 	speakers     client.Source[*v1alpha1.Speaker]
 
+	leads     chan struct{} // closed when this replica leads
 	queue     workqueue.TypedRateLimitingInterface[string]
 	view      view
 	nodePorts nodePorts
 	balancers *balancers // nil without a cloud
+	news      news
+	pace      pace
+	settled   *settled // by the last pass over everything
+	passed    bool     // over everything, since this replica leads
 	// unsure: a write failed in a way that leaves open whether it took effect.
 	// Nothing is decided before the API server has been asked again.
 	unsure atomic.Bool
@@ -100,9 +101,10 @@ type Options struct {
 
 // New makes a Controller and asks for its informers.
 func New(o Options) (*Controller, error) {
+	registerMetrics()
 	c := &Controller{
-		client: o.Client, fairlead: o.Fairlead, events: o.Events, log: o.Log, policy: o.Policy, parallel: max(o.Parallel, 1),
-		services:   o.Informers.Core().V1().Services().Informer(),
+		client: o.Client, fairlead: o.Fairlead, events: newPatience(o.Events), log: o.Log, policy: o.Policy, parallel: max(o.Parallel, 1),
+		lister:     &lister{client: o.Client},
 		nodes:      o.Informers.Core().V1().Nodes().Informer(),
 		namespaces: o.Informers.Core().V1().Namespaces().Informer(),
 		pools:      o.Fairlead.Pools.Informer(),
@@ -112,9 +114,11 @@ func New(o Options) (*Controller, error) {
 		profiles:   o.Fairlead.BFDProfiles.Informer(),
 		names:      o.Fairlead.Communities.Informer(),
 		speakers:   o.Fairlead.Speakers.Informer(),
+		leads:      make(chan struct{}),
 		queue:      workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
 		nodePorts:  nodePorts{inRange: o.NodePorts},
 	}
+	c.services = c.lister.informer()
 	served, err := serves(o.Client.Discovery(), networkingv1.SchemeGroupVersion.String(), "servicecidrs")
 	if err != nil {
 		return nil, err
@@ -122,18 +126,14 @@ func New(o Options) (*Controller, error) {
 	if served {
 		c.serviceCIDRs = o.Informers.Networking().V1().ServiceCIDRs().Informer()
 	}
-	wake := func() { c.queue.Add(everything) }
 	if o.Cloud != nil {
-		c.balancers = newBalancers(o, wake)
-	}
-	handler := cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { wake() }, UpdateFunc: func(_, _ any) { wake() }, DeleteFunc: func(any) { wake() },
+		c.balancers = newBalancers(o, c.wake)
 	}
 	for _, i := range c.informers() {
 		if err := i.SetTransform(client.Strip); err != nil {
 			return nil, fmt.Errorf("set up an informer: %w", err)
 		}
-		if _, err := i.AddEventHandler(handler); err != nil {
+		if _, err := i.AddEventHandler(c.handler(i)); err != nil {
 			return nil, fmt.Errorf("set up an informer: %w", err)
 		}
 	}
@@ -165,19 +165,29 @@ func serves(d discovery.DiscoveryInterface, groupVersion, resource string) (bool
 	return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == resource }), nil
 }
 
-// Watch runs the informers of Fairlead's own kinds until ctx ends. A replica
-// that does not lead watches too, and takes over with warm caches.
+// Watch runs the informers of Services and of Fairlead's own kinds until ctx
+// ends. A replica that does not lead watches too, and takes over with warm
+// caches.
 func (c *Controller) Watch(ctx context.Context) {
 	for _, i := range c.own() {
 		go i.RunWithContext(ctx)
 	}
-	<-ctx.Done()
+	select {
+	case <-ctx.Done():
+		return
+	case <-c.leads:
+	case <-time.After(beforeList):
+	}
+	c.services.RunWithContext(ctx)
 }
 
 // Run reconciles until ctx ends, and returns when its last write has returned.
 // Only the leader may run it.
 func (c *Controller) Run(ctx context.Context) {
 	defer context.AfterFunc(ctx, c.queue.ShutDown)()
+	c.lister.leading.Store(true)
+	close(c.leads)
+	go c.events.run(ctx)
 	var synced []cache.InformerSynced
 	for _, i := range c.informers() {
 		synced = append(synced, i.HasSynced)
@@ -185,7 +195,8 @@ func (c *Controller) Run(ctx context.Context) {
 	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		return // ctx ended
 	}
-	c.unsure.Store(true) // what the last leader wrote may not have come by watch yet
+	// What the last leader wrote may not have come by watch yet.
+	c.unsure.Store(!c.lister.fresh.Load())
 	c.log.Info("controller started", "provider", c.policy.Mode)
 	if c.balancers != nil {
 		var calls sync.WaitGroup
@@ -198,14 +209,7 @@ func (c *Controller) Run(ctx context.Context) {
 		if shutdown {
 			return
 		}
-		if err := c.reconcile(ctx); err != nil {
-			if !apierrors.IsConflict(err) {
-				c.log.Warn("writes failed, will be tried again", "error", err)
-			}
-			c.queue.AddRateLimited(key)
-		} else {
-			c.queue.Forget(key)
-		}
+		c.pass(ctx, key)
 		c.queue.Done(key)
 	}
 }
@@ -241,6 +245,7 @@ func (c *Controller) snapshot() Snapshot {
 		NodePorts:  c.nodePorts.now(),
 		Now:        time.Now(),
 	}
+	s.reports = newReports(s.Nodes, s.Speakers)
 	if c.serviceCIDRs != nil {
 		s.ServiceCIDRs = client.Source[*networkingv1.ServiceCIDR]{SharedIndexInformer: c.serviceCIDRs}.Objects()
 	}
@@ -250,8 +255,8 @@ func (c *Controller) snapshot() Snapshot {
 	return s
 }
 
-// reconcile makes one decision and writes what differs from it. A write that
-// has begun is finished even if ctx ends.
+// reconcile makes one decision about everything and writes what differs from
+// it. A write that has begun is finished even if ctx ends.
 func (c *Controller) reconcile(ctx context.Context) error {
 	if c.unsure.Load() {
 		if err := c.catchUp(ctx); err != nil {
@@ -259,6 +264,8 @@ func (c *Controller) reconcile(ctx context.Context) error {
 		}
 		c.unsure.Store(false)
 	}
+	began := time.Now()
+	c.news.forget()
 	snapshot := c.snapshot()
 	plan := Decide(snapshot)
 	if !plan.Wake.IsZero() {
@@ -267,73 +274,50 @@ func (c *Controller) reconcile(ctx context.Context) error {
 	if c.balancers != nil {
 		c.balancers.set(plan.Cloud, plan.Live, targets(snapshot.Nodes))
 	}
-	var writes errgroup.Group
-	writes.SetLimit(c.parallel)
-	var mu sync.Mutex
-	var failures []error
-	do := func(write func(context.Context) error) {
-		if ctx.Err() != nil {
-			return
-		}
-		writes.Go(func() error {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
-			defer cancel()
-			if err := write(ctx); err != nil && !apierrors.IsNotFound(err) {
-				if !apierrors.IsConflict(err) {
-					c.unsure.Store(true)
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				failures = append(failures, err)
-			}
-			return nil
-		})
-	}
+	show(plan)
+	c.pace.passed(began)
+	err := c.write(ctx, snapshot, plan)
+	c.settled = settledBy(snapshot, plan)
+	return err
+}
+
+// write writes what differs from the plan.
+func (c *Controller) write(ctx context.Context, snapshot Snapshot, plan Plan) error {
+	w := c.newWrites(ctx)
 	for _, svc := range snapshot.Services {
 		if p, ok := plan.Services[keyOf(svc)]; ok && !p.matches(svc) {
-			do(func(ctx context.Context) error { return c.writeService(ctx, svc, p) })
+			w.do(func(ctx context.Context) error { return c.writeService(ctx, svc, p) })
 		}
 	}
 	for _, pool := range snapshot.Objects.Pools {
 		p := plan.Pools[pool.Name]
-		do(func(ctx context.Context) error { return c.writePool(ctx, pool, p) })
+		w.do(func(ctx context.Context) error { return c.writePool(ctx, pool, p) })
 	}
 	for _, ad := range snapshot.Objects.L2Advertisements {
 		want := plan.L2Advertisements[ad.Name]
-		do(func(ctx context.Context) error {
+		w.do(func(ctx context.Context) error {
 			return writeStatus(ctx, c, c.fairlead.L2Advertisements, "L2Advertisement", ad, &ad.Status, &want)
 		})
 	}
 	for _, peer := range snapshot.Objects.BGPPeers {
 		want := plan.BGPPeers[peer.Name]
-		do(func(ctx context.Context) error {
+		w.do(func(ctx context.Context) error {
 			return writeStatus(ctx, c, c.fairlead.BGPPeers, "BGPPeer", peer, &peer.Status, &want)
 		})
 	}
 	for _, ad := range snapshot.Objects.BGPAdvertisements {
 		want := plan.BGPAdvertisements[ad.Name]
-		do(func(ctx context.Context) error {
+		w.do(func(ctx context.Context) error {
 			return writeStatus(ctx, c, c.fairlead.BGPAdvertisements, "BGPAdvertisement", ad, &ad.Status, &want)
 		})
 	}
 	for _, community := range snapshot.Objects.Communities {
 		want := plan.Communities[community.Name]
-		do(func(ctx context.Context) error {
+		w.do(func(ctx context.Context) error {
 			return writeStatus(ctx, c, c.fairlead.Communities, "Community", community, &community.Status, &want)
 		})
 	}
-	if err := writes.Wait(); err != nil {
-		return err
-	}
-	if len(failures) == 0 {
-		return nil
-	}
-	// A conflict is routine; what is not comes first.
-	first := max(0, slices.IndexFunc(failures, func(err error) bool { return !apierrors.IsConflict(err) }))
-	if others := len(failures) - 1; others > 0 {
-		return fmt.Errorf("%w (and %d more)", failures[first], others)
-	}
-	return failures[first]
+	return w.wait()
 }
 
 func (c *Controller) writePool(ctx context.Context, pool *v1alpha1.IPAddressPool, p PoolPlan) error {

@@ -29,6 +29,10 @@ type Snapshot struct {
 	// Cloud is what the cloud has answered since the process began.
 	Cloud     map[types.UID]Outcome
 	NodePorts PortRange
+	// Taken are held by Services that are left out (see settled).
+	Taken []allocator.Reserved
+	// reports are those of the Speakers, if they have been read already.
+	reports *reports
 }
 
 // Plan is what the objects that Fairlead writes should say. An object that is
@@ -116,7 +120,7 @@ type decision struct {
 	pools    []allocator.Pool
 	menus    menus
 	requests []allocator.Request
-	reports  reports
+	reports  *reports
 	ports    map[types.NamespacedName][]NodePort // lacking ones, chosen; none if none is free
 	wake     time.Time
 }
@@ -144,15 +148,18 @@ func newDecision(s Snapshot) *decision {
 		Snapshot: s,
 		subjects: make([]subject, len(s.Services)),
 		requests: make([]allocator.Request, 0, len(s.Services)),
-		reports:  newReports(s.Nodes, s.Speakers),
 	}
+	if s.reports == nil {
+		s.reports = newReports(s.Nodes, s.Speakers)
+	}
+	d.reports = s.reports
 	d.config, d.problems = config.Parse(s.Objects)
 	guards := guardsOf(s.Nodes, s.ServiceCIDRs)
 	for _, p := range d.config.Pools {
 		reserved, problems := guards.of(p)
 		d.problems = append(d.problems, problems...)
 		d.pools = append(d.pools, allocator.Pool{
-			Name: p.Name, Ranges: p.Ranges, Reserved: reserved, AvoidBuggyIPs: p.AvoidBuggyIPs,
+			Name: p.Name, Ranges: p.Ranges, Reserved: append(reserved, s.Taken...), AvoidBuggyIPs: p.AvoidBuggyIPs,
 			Auto: p.AutoAssign, Closed: p.Terminating,
 		})
 	}

@@ -28,8 +28,8 @@ type reports struct {
 
 // newReports leaves out speakers of nodes that are gone or not ready: their
 // last word is out of date.
-func newReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) reports {
-	r := reports{byNode: map[string]*v1alpha1.Speaker{}, announcing: map[netip.Addr][]string{}, unannounced: map[netip.Addr]v1alpha1.Unannounced{}}
+func newReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) *reports {
+	r := &reports{byNode: map[string]*v1alpha1.Speaker{}, announcing: map[netip.Addr][]string{}, unannounced: map[netip.Addr]v1alpha1.Unannounced{}}
 	// As for the speakers: if no node is Ready, it is not the nodes that are away.
 	anyReady := slices.ContainsFunc(nodes, config.NodeReady)
 	counts := map[string]bool{}
@@ -69,7 +69,7 @@ func newReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) reports {
 	return r
 }
 
-func (r reports) announced(held []allocator.Held) metav1.Condition {
+func (r *reports) announced(held []allocator.Held) metav1.Condition {
 	no := func(reason v1alpha1.Reason, message string) metav1.Condition {
 		return condition(v1alpha1.ConditionAnnounced, metav1.ConditionFalse, reason, message)
 	}

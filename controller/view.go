@@ -93,6 +93,22 @@ func (v *view) over(cached []*corev1.Service, upTo string) []*corev1.Service {
 	return services
 }
 
+// of is the freshest known version of the Service that the cache holds; nil if
+// it is gone.
+func (v *view) of(cached *corev1.Service) *corev1.Service {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	key := keyOf(cached)
+	known := v.ahead[key]
+	switch {
+	case known != nil && newer(known.ResourceVersion, cached.ResourceVersion):
+		return known
+	case known == nil && v.listed != nil && !v.listed[key] && !newer(cached.ResourceVersion, v.listedAt):
+		return nil
+	}
+	return cached
+}
+
 // newer compares resource versions. None, and the "0" of nothing seen yet, are
 // older than any.
 func newer(a, b string) bool {

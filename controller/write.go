@@ -137,6 +137,7 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p Se
 	if err != nil {
 		return fmt.Errorf("encode the status of Service %s: %w", keyOf(svc), err)
 	}
+	c.events.writing()
 	written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.ApplyPatchType, body, applyOptions(), "status")
 	if err != nil {
 		return fmt.Errorf("apply the status of Service %s: %w", keyOf(svc), err)

@@ -64,7 +64,7 @@ func run(ctx context.Context) (exit int, err error) {
 	// most 2.2 retry periods (leaderelection.JitterFactor).
 	o.Generic.LeaderElection.RetryPeriod.Duration = 500 * time.Millisecond
 	// The API server's own priority and fairness is the limit, not the client.
-	o.Generic.ClientConnection.QPS, o.Generic.ClientConnection.Burst = 1000, 2000
+	o.Generic.ClientConnection.QPS = -1
 	o.ServiceController.ConcurrentServiceSyncs = 16
 
 	e, f := &elected{done: make(chan error, 1)}, &flags{}

@@ -1,0 +1,141 @@
+package controller
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"go4.org/netipx"
+	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-io/fairlead/allocator"
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+// settled is what a full decision leaves behind, for quick ones about the few
+// Services that have changed since. Beside 10,000 Services a full decision
+// takes longer than the write that follows from it.
+//
+// A quick decision is made by Decide as well. The Services that are left out
+// keep what they have whatever the changed ones ask for, so that it is enough
+// to reserve their addresses. It only ever grants: where a Service loses, shares
+// or is refused anything, only a full decision will do; and one follows anyway.
+type settled struct {
+	world Snapshot // without Services
+	addrs map[types.NamespacedName][]netip.Addr
+	taken []allocator.Reserved // all addresses in addrs
+	inUse map[string]bool      // pools that are kept from vanishing
+}
+
+// settledBy takes in what the Services show, and what the plan gives them.
+func settledBy(s Snapshot, p Plan) *settled {
+	w := &settled{world: s, addrs: make(map[types.NamespacedName][]netip.Addr, len(s.Services)), inUse: map[string]bool{}}
+	w.world.Services = nil
+	for name, pool := range p.Pools {
+		w.inUse[name] = pool.InUse
+	}
+	var taken netipx.IPSetBuilder
+	for _, svc := range s.Services {
+		key := keyOf(svc)
+		shown := shownBy(svc.Status.LoadBalancer.Ingress)
+		for _, a := range shownBy(p.Services[key].Ingress) {
+			if !slices.Contains(shown, a) {
+				shown = append(shown, a)
+			}
+		}
+		if len(shown) > 0 {
+			w.addrs[key] = shown
+		}
+		for _, a := range shown {
+			taken.Add(a)
+		}
+	}
+	set, err := taken.IPSet()
+	if err != nil {
+		panic("valid addresses make no set: " + err.Error())
+	}
+	for _, r := range set.Ranges() {
+		w.reserve(r)
+	}
+	return w
+}
+
+func shownBy(ingress []corev1.LoadBalancerIngress) (addrs []netip.Addr) {
+	for _, in := range ingress {
+		if a, err := config.ParseAddr(in.IP); err == nil {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
+}
+
+func (w *settled) reserve(r netipx.IPRange) {
+	w.taken = append(w.taken, allocator.Reserved{IPRange: r, Why: "is held by another Service"})
+}
+
+// decide plans for Services that have changed, or reports that a full decision
+// must.
+func (w *settled) decide(services []*corev1.Service, now time.Time) (plans map[types.NamespacedName]ServicePlan, ok bool) {
+	for _, svc := range services {
+		if !w.plain(svc) {
+			return nil, false
+		}
+	}
+	s := w.world
+	s.Services, s.Taken, s.Now = services, w.taken, now
+	plan := Decide(s)
+	if len(plan.Cloud) > 0 || len(plan.Live) > 0 || !plan.Wake.IsZero() {
+		return nil, false
+	}
+	for _, p := range plan.Services {
+		provisioned := apimeta.FindStatusCondition(p.Conditions, v1alpha1.ConditionProvisioned)
+		if !p.Serves || provisioned == nil || provisioned.Reason != string(v1alpha1.Assigned) {
+			return nil, false
+		}
+		for record := range strings.SplitSeq(p.AllocatedFrom, ",") {
+			if _, pool, _ := strings.Cut(record, "="); !w.inUse[pool] {
+				return nil, false
+			}
+		}
+	}
+	return plan.Services, true
+}
+
+// involved are the annotations by which a Service depends on others, or gives
+// something up.
+var involved = slices.Concat(v1alpha1.AllowSharedIPAnnotations, []string{
+	v1alpha1.AnnotationSharedAs, v1alpha1.AnnotationRelease, v1alpha1.AnnotationRenumber, v1alpha1.AnnotationLeaving,
+})
+
+// plain reports whether nothing about the Service can matter to another one.
+func (w *settled) plain(svc *corev1.Service) bool {
+	if svc.DeletionTimestamp != nil || has(svc, v1alpha1.FinalizerAWS) {
+		return false
+	}
+	for _, name := range involved {
+		if _, set := svc.Annotations[name]; set {
+			return false
+		}
+	}
+	known := w.addrs[keyOf(svc)]
+	shown := shownBy(svc.Status.LoadBalancer.Ingress)
+	adopts := !owned(svc) && len(shown) > 0
+	return !adopts && !slices.ContainsFunc(shown, func(a netip.Addr) bool { return !slices.Contains(known, a) })
+}
+
+// gave takes in what has been planned since. What a Service gives up stays
+// taken until the next full decision.
+func (w *settled) gave(plans map[types.NamespacedName]ServicePlan) {
+	for key, p := range plans {
+		for _, a := range shownBy(p.Ingress) {
+			if !slices.Contains(w.addrs[key], a) {
+				w.addrs[key] = append(w.addrs[key], a)
+				w.reserve(netipx.IPRangeFrom(a, a))
+			}
+		}
+	}
+}
