@@ -84,16 +84,16 @@ func (s *scale) bareBurst(ctx context.Context, name string) error {
 // servedBurst creates, and waits until the last Service has its address.
 func (s *scale) servedBurst(ctx context.Context, name string) error {
 	want := s.seen.count("bench") + half
-	if err := s.createAll(ctx, name); err != nil {
+	if err := s.createAll(ctx, half, name); err != nil {
 		return err
 	}
 	return s.seen.until(ctx, want, "bench")
 }
 
-func (s *scale) createAll(ctx context.Context, name string, change ...func(*corev1.Service)) error {
+func (s *scale) createAll(ctx context.Context, n int, name string, change ...func(*corev1.Service)) error {
 	var group errgroup.Group
 	group.SetLimit(inFlight)
-	for i := range half {
+	for i := range n {
 		group.Go(func() error {
 			_, err := s.create(ctx, service(fmt.Sprintf("%s-%05d", name, i), change...))
 			return err
@@ -190,16 +190,22 @@ func (s *scale) versions(ctx context.Context) (map[string]string, error) {
 	return versions, nil
 }
 
-// burstPending makes pools that 5,000 Services are waiting for: one while a
+// burstPending makes pools that 2,500 Services are waiting for: one while a
 // bare loop stands in for the controller, and one with it.
 func (s *scale) burstPending(ctx context.Context) error {
-	err := s.Step(fmt.Sprintf("have 2 × %d Services that wait for a pool", half), func() error {
+	if err := s.stop(); err != nil {
+		return err
+	}
+	err := s.Step(fmt.Sprintf("have 2 × %d Services that wait for a pool", waiting), func() error {
 		for _, pool := range []string{"late0", "late1"} {
-			if err := s.createAll(ctx, pool, fromPool(pool)); err != nil {
+			if err := s.createAll(ctx, waiting, pool, fromPool(pool)); err != nil {
 				return err
 			}
 		}
-		return s.seen.until(ctx, 2*half, pending)
+		if _, err := s.start(ctx); err != nil {
+			return err
+		}
+		return s.seen.until(ctx, 2*waiting, pending)
 	})
 	if err != nil {
 		return err
@@ -208,7 +214,7 @@ func (s *scale) burstPending(ctx context.Context) error {
 		return err
 	}
 	var bare, with time.Duration
-	err = s.Step(fmt.Sprintf("patch %d of them by a bare loop", half), func() (err error) {
+	err = s.Step(fmt.Sprintf("patch %d of them by a bare loop", waiting), func() (err error) {
 		list, err := s.API.CoreV1().Services("default").List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return fmt.Errorf("list all Services: %w", err)
@@ -231,12 +237,12 @@ func (s *scale) burstPending(ctx context.Context) error {
 		return err
 	}
 	cpu, _ := s.Controllers[0].Usage()
-	err = s.Step(fmt.Sprintf("give the other %d their pool, and let the controller serve them", half), func() (err error) {
+	err = s.Step(fmt.Sprintf("give the other %d their pool, and let the controller serve them", waiting), func() (err error) {
 		with, err = s.timed(func() error {
 			if err := s.makePool(ctx, "late1", "10.82.0.0/16"); err != nil {
 				return err
 			}
-			return s.seen.until(ctx, half, "late1")
+			return s.seen.until(ctx, waiting, "late1")
 		})
 		return err
 	})
@@ -244,7 +250,7 @@ func (s *scale) burstPending(ctx context.Context) error {
 		return err
 	}
 	used, _ := s.Controllers[0].Usage()
-	s.table.add(fmt.Sprintf("burst: %d Services get the pool that they wait for", half), with, bare, 1.3)
+	s.table.add(fmt.Sprintf("burst: %d Services get the pool that they wait for", waiting), with, bare, 1.3)
 	return s.note(ctx, "the pool's burst", before, used-cpu)
 }
 

@@ -20,7 +20,8 @@ import (
 
 const (
 	half     = 5000 // Services of a burst, and at a restart
-	changes  = 60   // single changes that are timed, of each sort
+	waiting  = half / 2
+	changes  = 60 // single changes that are timed, of each sort
 	restarts = 5
 	// inFlight is the number of writes at the same time, as the controller's own.
 	inFlight = 16
