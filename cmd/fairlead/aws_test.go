@@ -36,9 +36,11 @@ func onAWS(status metav1.ConditionStatus, reason v1alpha1.Reason, message string
 func TestOnAWS(t *testing.T) {
 	w := onAWS(metav1.ConditionTrue, v1alpha1.Assigned, "it answers")
 	var out strings.Builder
-	if err := explain(&out, w, types.NamespacedName{Namespace: "ns", Name: "a"}); err != nil {
+	e, err := explain(w, types.NamespacedName{Namespace: "ns", Name: "a"})
+	if err != nil {
 		t.Fatal(err)
 	}
+	e.text(&out)
 	for _, want := range []string{"AWS: AWS serves it already", "* lb.example.com", "it answers"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%s\ndoes not say %q", out.String(), want)
@@ -48,7 +50,7 @@ func TestOnAWS(t *testing.T) {
 		t.Errorf("doctor finds %v", found)
 	}
 	found := diagnose(onAWS(metav1.ConditionFalse, v1alpha1.QuotaExceeded, "50 balancers"))
-	if len(found) != 1 || found[0].severity != broken || found[0].reason != v1alpha1.QuotaExceeded {
+	if len(found) != 1 || found[0].Severity != broken || found[0].Reason != v1alpha1.QuotaExceeded {
 		t.Errorf("doctor finds %v", found)
 	}
 }

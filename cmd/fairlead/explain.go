@@ -4,13 +4,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -22,7 +21,6 @@ import (
 )
 
 func explainCommand(access clientcmd.ClientConfig) *cobra.Command {
-	var policy func([]*corev1.Service) (providers.Policy, error)
 	cmd := &cobra.Command{
 		Use:   "explain svc [NAMESPACE/]NAME",
 		Short: "Say which address a Service has, who announces it, and why.",
@@ -30,106 +28,160 @@ func explainCommand(access clientcmd.ClientConfig) *cobra.Command {
 which link, and why: the decisions of the controller and of the speakers, made
 again by their own code from what the API server shows now. Of a Service on AWS
 it says what the controller has last heard of the balancer.`,
-		Example: "  fairlead explain svc default/influxdb",
+		Example: `  fairlead explain svc default/influxdb
+  fairlead explain svc default/influxdb --from dump.yaml -o json`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 || !slices.Contains([]string{"svc", "service", "services"}, args[0]) {
 				return errors.New("what to explain? Try: fairlead explain svc NAMESPACE/NAME")
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			namespace, _, err := access.Namespace()
-			if err != nil {
-				return fmt.Errorf("read the kubeconfig: %w", err)
-			}
-			key := types.NamespacedName{Namespace: namespace, Name: args[1]}
-			if ns, name, ok := strings.Cut(args[1], "/"); ok {
-				key = types.NamespacedName{Namespace: ns, Name: name}
-			}
-			world, err := look(cmd.Context(), access)
-			if err != nil {
-				return err
-			}
-			if world.cluster.Policy, err = policy(world.cluster.Services); err != nil {
-				return err
-			}
-			return explain(cmd.OutOrStdout(), world, key)
-		},
 	}
-	policy = policyFlags(cmd)
+	from := sourceFlags(cmd, access)
+	check, print := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := check(); err != nil {
+			return err
+		}
+		var key types.NamespacedName
+		var named bool
+		if key.Namespace, key.Name, named = strings.Cut(args[1], "/"); !named {
+			namespace, err := from.namespace()
+			if err != nil {
+				return err
+			}
+			key = types.NamespacedName{Namespace: namespace, Name: args[1]}
+		}
+		w, err := from.look(cmd)
+		if err != nil {
+			return err
+		}
+		e, err := explain(w, key)
+		if err != nil {
+			return err
+		}
+		return print(e)
+	}
 	return cmd
 }
 
-// explain prints both decisions about one Service.
-func explain(out io.Writer, w world, key types.NamespacedName) error {
+// explanation is the answer of explain.
+type explanation struct {
+	Service  string   `json:"service"`
+	Type     string   `json:"type"` // with ports and policy, for people
+	Provider provider `json:"provider"`
+	// Address is how the pools were gone through, in the order of the decision.
+	Address       []verdict        `json:"address"`
+	Balancer      []string         `json:"balancer,omitempty"` // on AWS
+	Announcements []announcement   `json:"announcements"`
+	Conditions    []conditionState `json:"conditions"`
+	onAWS         bool
+}
+
+// provider is who serves the Service.
+type provider struct {
+	Verdict string          `json:"verdict"`
+	Reason  v1alpha1.Reason `json:"reason,omitempty"`
+	Message string          `json:"message"`
+}
+
+// verdict is what became of one pool, or of one held address.
+type verdict struct {
+	Family  string `json:"family"`
+	Pool    string `json:"pool,omitempty"`
+	Used    bool   `json:"used"`
+	Message string `json:"message"`
+}
+
+// announcement is who announces one address.
+type announcement struct {
+	Address string          `json:"address"`
+	Pool    string          `json:"pool"`             // recorded
+	Reason  v1alpha1.Reason `json:"reason,omitempty"` // why nobody does
+	Message string          `json:"message,omitempty"`
+	Nodes   []announcer     `json:"nodes"`
+}
+
+// announcer is one node's part.
+type announcer struct {
+	Node    string          `json:"node"`
+	Links   []string        `json:"links"` // on which it answers
+	Routes  []route         `json:"routes"`
+	Reason  v1alpha1.Reason `json:"reason,omitempty"` // why neither
+	Message string          `json:"message,omitempty"`
+}
+
+// route is what a node tells a router.
+type route struct {
+	Peer        string `json:"peer"`
+	Prefix      string `json:"prefix"`
+	Told        bool   `json:"told"` // the session is established
+	State       string `json:"state"`
+	LocalPref   uint32 `json:"localPref"`
+	MED         *int64 `json:"med,omitempty"`
+	Prepend     int    `json:"prepend,omitempty"`
+	Communities string `json:"communities,omitempty"`
+}
+
+// explain puts both decisions about one Service into words.
+func explain(w world, key types.NamespacedName) (e explanation, err error) {
 	i := slices.IndexFunc(w.cluster.Services, func(s *corev1.Service) bool { return s.Namespace == key.Namespace && s.Name == key.Name })
 	if i < 0 {
-		return fmt.Errorf("there is no Service %s", key)
+		return e, fmt.Errorf("there is no Service %s", key)
 	}
 	svc := w.cluster.Services[i]
 	trace := controller.Explain(w.cluster, key)
-
-	var b strings.Builder
-	fmt.Fprintf(&b, "Service %s (%s)\n", key, ports(svc))
-	fmt.Fprintf(&b, "\nProvider\n  %s: %s\n", verdicts[trace.Choice.Verdict], trace.Choice.Message)
-	if len(trace.Verdicts) > 0 {
-		b.WriteString("\nAddress\n")
-		table(&b, func(t io.Writer) {
-			for _, v := range trace.Verdicts {
-				mark, what := "-", v.Message
-				if v.Used {
-					mark = "*"
-					if v.Pool != "" && !strings.HasPrefix(what, "pool ") {
-						what = fmt.Sprintf("pool %s: %s", v.Pool, what)
-					}
-				}
-				fmt.Fprintf(t, "  %s %s\t%s\n", mark, v.Family, what)
-			}
-		})
+	e = explanation{
+		Service: key.String(), Type: ports(svc),
+		Provider: provider{verdicts[trace.Choice.Verdict], trace.Choice.Reason, trace.Choice.Message},
+		Address:  []verdict{}, Announcements: []announcement{}, Conditions: conditions(trace.Plan.Conditions),
+		onAWS: trace.Choice.Verdict == providers.OnAWS,
 	}
-	if trace.Choice.Verdict == providers.OnAWS {
-		b.WriteString("\nBalancer\n")
+	for _, v := range trace.Verdicts {
+		e.Address = append(e.Address, verdict{v.Family.String(), v.Pool, v.Used, v.Message})
+	}
+	if e.onAWS {
 		for _, in := range trace.Plan.Ingress {
-			fmt.Fprintf(&b, "  * %s\n", cmp.Or(in.Hostname, in.IP))
-		}
-		if len(trace.Plan.Ingress) == 0 {
-			b.WriteString("  - none yet\n")
+			e.Balancer = append(e.Balancer, cmp.Or(in.Hostname, in.IP))
 		}
 	}
 	for _, v := range speaker.Explain(w.nodes, svc) {
-		fmt.Fprintf(&b, "\nAnnouncement of %s (pool %s)\n", v.Addr, orNone(v.Pool))
-		if v.Refusal.Reason != "" {
-			fmt.Fprintf(&b, "  - nobody: %s: %s\n", v.Refusal.Reason, v.Refusal.Message)
+		a := announcement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []announcer{}}
+		for _, n := range v.Nodes {
+			part := announcer{n.Node, list(n.Owns), []route{}, n.Reason, n.Message}
+			for _, told := range n.Tells {
+				part.Routes = append(part.Routes, w.route(n.Node, told))
+			}
+			a.Nodes = append(a.Nodes, part)
 		}
-		table(&b, func(t io.Writer) {
-			for _, n := range v.Nodes {
-				if len(n.Owns) > 0 {
-					fmt.Fprintf(t, "  * %s\tanswers on %s\thighest rank of the eligible nodes\n", n.Node, strings.Join(n.Owns, ", "))
-				}
-				for _, told := range n.Tells {
-					mark, how := w.session(n.Node, told)
-					fmt.Fprintf(t, "  %s %s\t%s\t%s\n", mark, n.Node, how, attributes(told))
-				}
-				if n.Reason != "" {
-					fmt.Fprintf(t, "  - %s\t%s\t%s\n", n.Node, n.Reason, n.Message)
-				}
-			}
-		})
+		e.Announcements = append(e.Announcements, a)
 	}
-	if len(trace.Plan.Conditions) > 0 {
-		b.WriteString("\nConditions\n")
-		table(&b, func(t io.Writer) {
-			for _, c := range trace.Plan.Conditions {
-				fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", strings.TrimPrefix(c.Type, v1alpha1.GroupVersion.Group+"/"), c.Status, c.Reason, c.Message)
-			}
-		})
-	}
-	_, err := io.WriteString(out, b.String())
-	return err
+	return e, nil
 }
 
-// session says how a route reaches its peer, or why it does not.
-func (w world) session(node string, told speaker.Told) (mark, how string) {
+// conditions are the plan's, which have no times.
+func conditions(from []metav1.Condition) []conditionState {
+	all := []conditionState{}
+	for _, c := range from {
+		all = append(all, conditionState{c.Type, c.Status, v1alpha1.Reason(c.Reason), c.Message})
+	}
+	return all
+}
+
+// route says what a node tells a peer, and whether it reaches it.
+func (w world) route(node string, told speaker.Told) route {
+	a := told.Attributes
+	r := route{Peer: told.Peer, Prefix: told.Prefix.String(), LocalPref: a.LocalPref, Prepend: int(a.Prepend), Communities: a.Communities}
+	if a.HasMED {
+		med := int64(a.MED)
+		r.MED = &med
+	}
+	r.Told, r.State = w.session(node, told)
+	return r
+}
+
+// session says whether a route reaches its peer, or why it does not.
+func (w world) session(node string, told speaker.Told) (reaches bool, state string) {
 	for _, s := range w.cluster.Speakers {
 		if s.Name != node {
 			continue
@@ -144,39 +196,18 @@ func (w world) session(node string, told speaker.Told) (mark, how string) {
 		}
 		switch session := s.Status.Sessions[i]; {
 		case session.State == bgp.Established.String() && slices.Contains(session.Families, family):
-			return "*", "tells " + told.Peer
+			return true, session.State
 		case session.State == bgp.Established.String():
-			return "-", fmt.Sprintf("would tell %s (%s)", told.Peer, session.Withheld)
+			return false, session.Withheld
 		default:
-			return "-", fmt.Sprintf("would tell %s (%s)", told.Peer, cmp.Or(session.Problem, session.LastError, session.State))
+			return false, cmp.Or(session.Problem, session.LastError, session.State)
 		}
 	}
-	return "-", fmt.Sprintf("would tell %s (its speaker has not reported)", told.Peer)
-}
-
-// attributes writes a route as network people do.
-func attributes(t speaker.Told) string {
-	text := fmt.Sprintf("%s local-pref %d", t.Prefix, t.Attributes.LocalPref)
-	if t.Attributes.HasMED {
-		text += fmt.Sprintf(" med %d", t.Attributes.MED)
-	}
-	if t.Attributes.Prepend > 0 {
-		text += fmt.Sprintf(" prepend %d", t.Attributes.Prepend)
-	}
-	if t.Attributes.Communities != "" {
-		text += " communities " + t.Attributes.Communities
-	}
-	return text
+	return false, "its speaker has not reported"
 }
 
 var verdicts = map[providers.Verdict]string{
 	providers.NotOurs: "not Fairlead's", providers.Undecided: "undecided", providers.OnBareMetal: "bare metal", providers.OnAWS: "AWS",
-}
-
-func table(b *strings.Builder, rows func(io.Writer)) {
-	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	rows(t)
-	_ = t.Flush() // a strings.Builder cannot fail
 }
 
 func ports(svc *corev1.Service) string {
@@ -192,11 +223,4 @@ func ports(svc *corev1.Service) string {
 
 func keyOf(svc *corev1.Service) types.NamespacedName {
 	return types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "not recorded"
-	}
-	return s
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -21,11 +22,20 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {
-		if !errors.Is(err, errProblems) {
-			fmt.Fprintf(os.Stderr, "fairlead: %v\n", err)
-		}
-		os.Exit(1)
+		os.Exit(exit(err, os.Stderr))
 	}
+}
+
+// exit is the status for an error, which is printed if nothing else has been.
+func exit(err error, stderr io.Writer) int {
+	switch {
+	case errors.Is(err, errLoss):
+		return 2
+	case errors.Is(err, errProblems):
+		return 1
+	}
+	fmt.Fprintf(stderr, "fairlead: %v\n", err)
+	return 1
 }
 
 func command() *cobra.Command {
@@ -44,7 +54,7 @@ func command() *cobra.Command {
 	flags.StringVar(&rules.ExplicitPath, "kubeconfig", "", "Path to the kubeconfig.")
 	flags.StringVar(&overrides.CurrentContext, "context", "", "Context of the kubeconfig.")
 	flags.StringVarP(&overrides.Context.Namespace, "namespace", "n", "", "Namespace of a Service that is named without one.")
-	root.AddCommand(explainCommand(config), doctorCommand(config), &cobra.Command{
+	root.AddCommand(explainCommand(config), planCommand(config), doctorCommand(config), dumpCommand(config), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version.",
 		Args:  cobra.NoArgs,

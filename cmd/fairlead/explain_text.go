@@ -1,0 +1,90 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+// text marks with a star what is the case, and with a dash what is not.
+func (e explanation) text(b *strings.Builder) {
+	fmt.Fprintf(b, "Service %s (%s)\n", e.Service, e.Type)
+	fmt.Fprintf(b, "\nProvider\n  %s: %s\n", e.Provider.Verdict, e.Provider.Message)
+	if len(e.Address) > 0 {
+		b.WriteString("\nAddress\n")
+		table(b, func(t io.Writer) {
+			for _, v := range e.Address {
+				mark, what := "-", v.Message
+				if v.Used {
+					mark = "*"
+					if v.Pool != "" && !strings.HasPrefix(what, "pool ") {
+						what = fmt.Sprintf("pool %s: %s", v.Pool, what)
+					}
+				}
+				fmt.Fprintf(t, "  %s %s\t%s\n", mark, v.Family, what)
+			}
+		})
+	}
+	if e.onAWS {
+		b.WriteString("\nBalancer\n")
+		for _, in := range e.Balancer {
+			fmt.Fprintf(b, "  * %s\n", in)
+		}
+		if len(e.Balancer) == 0 {
+			b.WriteString("  - none yet\n")
+		}
+	}
+	for _, a := range e.Announcements {
+		a.text(b)
+	}
+	if len(e.Conditions) > 0 {
+		b.WriteString("\nConditions\n")
+		table(b, func(t io.Writer) {
+			for _, c := range e.Conditions {
+				fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", strings.TrimPrefix(c.Type, v1alpha1.GroupVersion.Group+"/"), c.Status, c.Reason, c.Message)
+			}
+		})
+	}
+}
+
+func (a announcement) text(b *strings.Builder) {
+	fmt.Fprintf(b, "\nAnnouncement of %s (pool %s)\n", a.Address, cmp.Or(a.Pool, "not recorded"))
+	if a.Reason != "" {
+		fmt.Fprintf(b, "  - nobody: %s: %s\n", a.Reason, a.Message)
+	}
+	table(b, func(t io.Writer) {
+		for _, n := range a.Nodes {
+			if len(n.Links) > 0 {
+				fmt.Fprintf(t, "  * %s\tanswers on %s\thighest rank of the eligible nodes\n", n.Node, strings.Join(n.Links, ", "))
+			}
+			for _, r := range n.Routes {
+				if r.Told {
+					fmt.Fprintf(t, "  * %s\ttells %s\t%s\n", n.Node, r.Peer, r.attributes())
+				} else {
+					fmt.Fprintf(t, "  - %s\twould tell %s (%s)\t%s\n", n.Node, r.Peer, r.State, r.attributes())
+				}
+			}
+			if n.Reason != "" {
+				fmt.Fprintf(t, "  - %s\t%s\t%s\n", n.Node, n.Reason, n.Message)
+			}
+		}
+	})
+}
+
+// attributes writes a route as network people do.
+func (r route) attributes() string {
+	text := fmt.Sprintf("%s local-pref %d", r.Prefix, r.LocalPref)
+	if r.MED != nil {
+		text += fmt.Sprintf(" med %d", *r.MED)
+	}
+	if r.Prepend > 0 {
+		text += fmt.Sprintf(" prepend %d", r.Prepend)
+	}
+	if r.Communities != "" {
+		text += " communities " + r.Communities
+	}
+	return text
+}

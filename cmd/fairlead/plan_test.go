@@ -1,0 +1,151 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/controller"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// drawPool draws a pool, small and often in the way of others.
+func drawPool(t *rapid.T, name string, made time.Time) *v1alpha1.IPAddressPool {
+	p := &v1alpha1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: name, UID: "pool", CreationTimestamp: metav1.NewTime(made)}}
+	for range rapid.IntRange(1, 2).Draw(t, "entries") {
+		first := rapid.IntRange(0, 12).Draw(t, "first")
+		entry := fmt.Sprintf("192.0.2.%d-192.0.2.%d", first, first+rapid.IntRange(0, 4).Draw(t, "more"))
+		if rapid.IntRange(1, 4).Draw(t, "six") == 4 {
+			entry = fmt.Sprintf("2001:db8::%x-2001:db8::%x", first, first+3)
+		}
+		p.Spec.Addresses = append(p.Spec.Addresses, v1alpha1.AddressRange(entry))
+	}
+	auto := rapid.IntRange(0, 4).Draw(t, "auto") > 0
+	p.Spec.AutoAssign = &auto
+	p.Spec.ServiceAllocation = &v1alpha1.ServiceAllocation{Priority: int32(rapid.IntRange(0, 2).Draw(t, "priority"))}
+	return p
+}
+
+// drawService draws a Service that asks for this and that.
+func drawService(t *rapid.T, name string, made time.Time) *corev1.Service {
+	policy := rapid.SampledFrom([]corev1.IPFamilyPolicy{corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack}).Draw(t, "policy")
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: "service", CreationTimestamp: metav1.NewTime(made), Annotations: map[string]string{}},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, IPFamilyPolicy: &policy, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol},
+			Ports: []corev1.ServicePort{{Port: int32(rapid.IntRange(80, 82).Draw(t, "port")), Protocol: corev1.ProtocolTCP}},
+		},
+	}
+	if policy == corev1.IPFamilyPolicySingleStack {
+		svc.Spec.IPFamilies = svc.Spec.IPFamilies[:1]
+	}
+	for _, asks := range []struct {
+		annotation string
+		oneIn      int
+		values     []string
+	}{
+		{v1alpha1.AnnotationAddressPool, 4, []string{"pool-0", "pool-1", "none"}},
+		{v1alpha1.AnnotationLoadBalancerIPs, 4, []string{"192.0.2.5", "192.0.2.200", "nonsense"}},
+		{v1alpha1.AnnotationAllowSharedIP, 3, []string{"key"}},
+		{v1alpha1.AnnotationRenumber, 3, []string{"hold", "1h"}},
+		{v1alpha1.AnnotationRelease, 6, []string{"192.0.2.3"}},
+	} {
+		if rapid.IntRange(1, asks.oneIn).Draw(t, asks.annotation) == asks.oneIn {
+			svc.Annotations[asks.annotation] = rapid.SampledFrom(asks.values).Draw(t, "value")
+		}
+	}
+	return svc
+}
+
+func drawCluster(t *rapid.T) controller.Snapshot {
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	s := controller.Snapshot{
+		Policy: providers.Policy{Mode: providers.BareMetal}, Now: start.Add(time.Hour),
+		Nodes: []*corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "n"}}},
+	}
+	for i := range rapid.IntRange(1, 3).Draw(t, "pools") {
+		s.Objects.Pools = append(s.Objects.Pools, drawPool(t, fmt.Sprintf("pool-%d", i), start.Add(time.Duration(i)*time.Second)))
+	}
+	for i := range rapid.IntRange(0, 8).Draw(t, "services") {
+		s.Services = append(s.Services, drawService(t, fmt.Sprintf("service-%d", i), start.Add(time.Duration(i)*time.Second)))
+	}
+	return s
+}
+
+// TestPlanOfNothing: a plan without wishes says that nothing changes, whatever
+// the controller has still to write, and looking changes nothing.
+func TestPlanOfNothing(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cluster := drawCluster(t)
+		was := cluster
+		was.Services, was.Objects.Pools = nil, nil
+		for _, svc := range cluster.Services {
+			was.Services = append(was.Services, svc.DeepCopy())
+		}
+		for _, p := range cluster.Objects.Pools {
+			was.Objects.Pools = append(was.Objects.Pools, p.DeepCopy())
+		}
+		f, err := preview(cluster, wishes{file: new(inventory)}, false)
+		if err != nil || len(f.Services)+len(f.Pools)+len(f.Problems) > 0 || f.Summary.loss() {
+			t.Fatalf("%v, %+v", err, f)
+		}
+		if !equality.Semantic.DeepEqual(was.Services, cluster.Services) || !equality.Semantic.DeepEqual(was.Objects, cluster.Objects) {
+			t.Fatal("the snapshot has been changed")
+		}
+	})
+}
+
+// TestPlanNeverTakesAddresses: whatever becomes of pools, no Service loses the
+// address that it has.
+func TestPlanNeverTakesAddresses(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cluster := settle(drawCluster(t)).cluster
+		w := wishes{file: new(inventory)}
+		for _, p := range cluster.Objects.Pools {
+			switch rapid.IntRange(0, 2).Draw(t, "wish") {
+			case 0:
+				w.deletes = append(w.deletes, deletion{kind: "IPAddressPool", name: p.Name})
+			case 1:
+				_, _ = w.file.put(drawPool(t, p.Name, time.Time{}))
+			}
+		}
+		_, _ = w.file.put(drawPool(t, "new", time.Time{}))
+		f, err := preview(cluster, w, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range f.Services {
+			// Who asks for an address, or a pool, by name moves there when it can.
+			svc := byKey(cluster.Services)[keyNamed(p.Service)]
+			asks := svc.Annotations[v1alpha1.AnnotationAddressPool] != "" || svc.Annotations[v1alpha1.AnnotationLoadBalancerIPs] != ""
+			if slices.Contains(p.Changes, loses) || slices.Contains(p.Changes, moves) && !asks {
+				t.Fatalf("%s: %v: %+v -> %+v: %s", p.Service, p.Changes, p.Before, p.After, p.Why)
+			}
+		}
+	})
+}
+
+// TestSettled: where the controller leads a cluster, it has nothing left to do.
+func TestSettled(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		first := settle(drawCluster(t))
+		again := settle(first.cluster)
+		if !first.steady || !again.steady || again.writes > 0 {
+			t.Fatalf("steady %v, then %v with %d writes", first.steady, again.steady, again.writes)
+		}
+	})
+}
+
+func keyNamed(text string) types.NamespacedName {
+	namespace, name, _ := strings.Cut(text, "/")
+	return types.NamespacedName{Namespace: namespace, Name: name}
+}
