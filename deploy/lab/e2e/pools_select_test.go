@@ -1,0 +1,189 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// TestSelectionFromMetalLBAnnotations: Services that come from MetalLB ask in
+// the same way, and ways that disagree get nothing.
+func TestSelectionFromMetalLBAnnotations(t *testing.T) {
+	lanPool(t, "moving", "10.13.242.128/29")
+	lanPool(t, "staying", "10.13.242.136/31")
+	for i, tt := range []struct{ ask, want string }{
+		{"metallb.io/address-pool=moving", "10.13.242.128"},
+		{"metallb.universe.tf/address-pool=moving", "10.13.242.129"},
+		{"metallb.io/loadBalancerIPs=10.13.242.133", "10.13.242.133"},
+		{"metallb.universe.tf/loadBalancerIPs=10.13.242.134", "10.13.242.134"},
+	} {
+		name := fmt.Sprintf("metallb-%d", i)
+		service(t, name, annotated(tt.ask))
+		addr := announced(t, name)
+		if addr.String() != tt.want {
+			t.Errorf("%s: got %s, want %s", tt.ask, addr, tt.want)
+		}
+		reach(t, cluster.Client, url(addr, 8086))
+	}
+	share := annotated("metallb.universe.tf/allow-shared-ip=key", "metallb.io/address-pool=moving")
+	service(t, "metallb-share-1", share, on(80))
+	service(t, "metallb-share-2", annotated("metallb.io/allow-shared-ip=key", "metallb.universe.tf/address-pool=moving"), on(8086))
+	if one, two := announced(t, "metallb-share-1"), announced(t, "metallb-share-2"); one != two {
+		t.Errorf("they have %s and %s, want one address", one, two)
+	}
+
+	service(t, "torn", annotated("fairlead.io/address-pool=staying", "metallb.io/address-pool=moving"))
+	contains(t, condition(t, "torn", "Provisioned", "ConflictingRequest"), "fairlead.io/address-pool", "metallb.io/address-pool")
+	event(t, "torn", "ConflictingRequest")
+	keeps(t, "torn")
+	update(t, "torn", func(s *corev1.Service) { delete(s.Annotations, "metallb.io/address-pool") })
+	addr := announced(t, "torn")
+	if addr.String() != "10.13.242.136" {
+		t.Errorf("got %s, want one of the pool staying", addr)
+	}
+	// A Service that has an address keeps it while its wishes disagree.
+	update(t, "torn", annotated("metallb.io/loadBalancerIPs=10.13.242.130", "fairlead.io/load-balancer-ips=10.13.242.131"))
+	condition(t, "torn", "Provisioned", "ConflictingRequest")
+	keeps(t, "torn", addr)
+	reach(t, cluster.Client, url(addr, 8086))
+}
+
+// on makes the one port of a Service this one.
+func on(port int32) func(*corev1.Service) {
+	return func(s *corev1.Service) { s.Spec.Ports[0].Port = port }
+}
+
+// TestSelection: a pool that selects a Service by its namespace and its labels
+// comes before one for all, nobody else gets its addresses, and who has one keeps
+// it when labels change.
+func TestSelection(t *testing.T) {
+	t.Cleanup(func() {
+		ctx := context.Background()
+		for _, name := range []string{"picked", "unpicked"} {
+			_, _ = cluster.Kubectl(ctx, "", "delete", "-n", "tenant", "--ignore-not-found", "--timeout=60s", "svc", name)
+		}
+		_, _ = cluster.Kubectl(ctx, "", "delete", "--ignore-not-found", "l2advertisement", "blue")
+		deletePool(t, "blue")
+	})
+	apply(t, `apiVersion: fairlead.io/v1alpha1
+kind: IPAddressPool
+metadata: {name: blue}
+spec:
+  addresses: [10.13.242.140/30]
+  serviceAllocation:
+    namespaceSelectors: [{matchLabels: {team: blue}}]
+    serviceSelectors: [{matchLabels: {tier: web}}, {matchLabels: {tier: api}}]
+---
+apiVersion: fairlead.io/v1alpha1
+kind: L2Advertisement
+metadata: {name: blue}
+spec: {ipAddressPools: [blue]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: tenant, labels: {team: blue}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: picked, namespace: tenant, labels: {tier: web}}
+spec: {type: LoadBalancer, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: unpicked, namespace: tenant}
+spec: {type: LoadBalancer, ports: [{port: 80}]}
+`)
+	service(t, "namesake", func(s *corev1.Service) { s.Labels = map[string]string{"tier": "web"} })
+	blue, lan := netip.MustParsePrefix("10.13.242.140/30"), netip.MustParsePrefix("10.13.242.192/27")
+	var addr netip.Addr
+	for _, tt := range []struct {
+		namespace, name string
+		want            netip.Prefix
+	}{{"tenant", "unpicked", lan}, {"default", "namesake", lan}, {"tenant", "picked", blue}} {
+		eventually(t, tt.name+" is announced", func() (err error) {
+			addr, err = cluster.Announced(t.Context(), tt.namespace, tt.name)
+			return err
+		})
+		if !tt.want.Contains(addr) {
+			t.Errorf("%s got %s, want one of %s", tt.name, addr, tt.want)
+		}
+	}
+
+	// The namespace no longer matches: the address stays, and nobody else gets one.
+	label := func(namespace string) {
+		t.Helper()
+		if _, err := cluster.Kubectl(t.Context(), "", "label", "--overwrite", "namespace", "tenant", namespace); err != nil {
+			t.Fatal(err)
+		}
+	}
+	label("team=red")
+	service(t, "wishful", annotated("fairlead.io/load-balancer-ips=10.13.242.142"))
+	message := condition(t, "wishful", "Provisioned", "AddressNotInPool")
+	contains(t, message, "10.13.242.142", "blue")
+	if got, err := cluster.Announced(t.Context(), "tenant", "picked"); err != nil || got != addr {
+		t.Errorf("picked has %s, %v; want %s", got, err, addr)
+	}
+	// It matches again: who asks by name gets one as soon as the labels allow it.
+	if _, err := cluster.Kubectl(t.Context(), "", "label", "namespace", "default", "team=blue"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = cluster.Kubectl(context.Background(), "", "label", "namespace", "default", "team-") })
+	update(t, "wishful", func(s *corev1.Service) { s.Labels = map[string]string{"tier": "api"} })
+	if got := announced(t, "wishful"); got.String() != "10.13.242.142" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// TestGuards: the addresses of nodes, of pods and of the cluster's own Services
+// are given to nobody, whatever a pool says.
+func TestGuards(t *testing.T) {
+	node, err := cluster.API.CoreV1().Nodes().Get(t.Context(), cluster.Nodes[0].Name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodeAddr, pods := cluster.Nodes[0].Addr.String(), node.Spec.PodCIDR
+	cidrs, err := cluster.API.NetworkingV1().ServiceCIDRs().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var services string
+	for _, c := range cidrs.Items[0].Spec.CIDRs {
+		if strings.Contains(c, ".") {
+			services = c
+		}
+	}
+	podAddr := netip.MustParsePrefix(pods).Addr().Next().Next().String()
+	serviceAddr := netip.MustParsePrefix(services).Addr().Next().Next().Next().String()
+	for _, tt := range []struct {
+		name, entry, addr, reason string
+		says                      []string
+	}{
+		{"guard-node", nodeAddr, nodeAddr, "NodeAddress", []string{nodeAddr, node.Name}},
+		{"guard-pods", pods, podAddr, "ClusterAddress", []string{pods}},
+		{"guard-services", services, serviceAddr, "ClusterAddress", []string{services}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			lanPool(t, tt.name, tt.entry)
+			contains(t, ready(t, "ipaddresspools", tt.name, tt.reason), tt.says...)
+			shown(t, tt.name, ".status.ipv4.capacity", "0")
+			service(t, tt.name, from(tt.name))
+			condition(t, tt.name, "Provisioned", "PoolExhausted")
+			service(t, tt.name+"-by-name", annotated("fairlead.io/load-balancer-ips="+tt.addr))
+			contains(t, condition(t, tt.name+"-by-name", "Provisioned", "AddressReserved"), append(tt.says, tt.addr)...)
+			event(t, tt.name+"-by-name", "AddressReserved")
+			keeps(t, tt.name)
+			keeps(t, tt.name+"-by-name")
+			// What is left of the pool is used.
+			apply(t, pool(tt.name, tt.entry, "10.13.242.144"))
+			if got := announced(t, tt.name); got.String() != "10.13.242.144" {
+				t.Errorf("got %s", got)
+			}
+			shown(t, tt.name, ".status.ipv4.usage", "1/1")
+		})
+	}
+}

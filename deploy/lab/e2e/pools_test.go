@@ -1,0 +1,319 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
+)
+
+// lanPool makes a pool of the test's, of addresses on the LAN that are used only
+// by name, and announces it there. Both go when the test ends.
+func lanPool(t *testing.T, name string, entries ...string) {
+	t.Helper()
+	t.Cleanup(func() {
+		_, _ = cluster.Kubectl(context.Background(), "", "delete", "l2advertisement", name)
+		deletePool(t, name)
+	})
+	apply(t, pool(name, entries...)+fmt.Sprintf(`---
+apiVersion: fairlead.io/v1alpha1
+kind: L2Advertisement
+metadata: {name: %s}
+spec: {ipAddressPools: [%[1]s]}
+`, name))
+}
+
+// annotated sets annotations, "NAME=VALUE".
+func annotated(each ...string) func(*corev1.Service) {
+	return func(s *corev1.Service) {
+		for _, a := range each {
+			name, value, _ := strings.Cut(a, "=")
+			if s.Annotations == nil {
+				s.Annotations = map[string]string{}
+			}
+			s.Annotations[name] = value
+		}
+	}
+}
+
+func from(pool string) func(*corev1.Service) { return annotated("fairlead.io/address-pool=" + pool) }
+
+// holds waits until the Service is announced with so many addresses, and returns
+// them in the order of its status.
+func holds(t *testing.T, name string, count int) (addrs []netip.Addr) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%s is announced with %d addresses", name, count), func() error {
+		s := get(t, name)
+		addrs = nil
+		for _, in := range s.Status.LoadBalancer.Ingress {
+			addrs = append(addrs, netip.MustParseAddr(in.IP))
+		}
+		announced := slices.ContainsFunc(s.Status.Conditions, func(c metav1.Condition) bool {
+			return c.Type == "fairlead.io/Announced" && c.Status == metav1.ConditionTrue && !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !strings.Contains(c.Message, a.String()) })
+		})
+		if len(addrs) != count || !announced {
+			return fmt.Errorf("it has %v, and its conditions are %+v", addrs, s.Status.Conditions)
+		}
+		return nil
+	})
+	return addrs
+}
+
+// keeps checks that the Service's status has these addresses and no others.
+func keeps(t *testing.T, name string, want ...netip.Addr) {
+	t.Helper()
+	var have []netip.Addr
+	for _, in := range get(t, name).Status.LoadBalancer.Ingress {
+		have = append(have, netip.MustParseAddr(in.IP))
+	}
+	if !slices.Equal(have, want) {
+		t.Errorf("%s has %v, want %v", name, have, want)
+	}
+}
+
+// uninterrupted asks for the URL, again and again, until stop, which fails if a
+// single request was lost.
+func uninterrupted(t *testing.T, from *lab.Host, target string) (stop func()) {
+	t.Helper()
+	reach(t, from, target)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan lab.Report, 1)
+	go func() {
+		done <- lab.Stream{URL: target, Every: 20 * time.Millisecond, Timeout: 5 * time.Second}.Run(ctx, from)
+	}()
+	return func() {
+		t.Helper()
+		cancel()
+		report := <-done
+		t.Logf("%s: %s", target, report)
+		if report.Lost > 0 || report.Sent == 0 {
+			t.Errorf("%s was interrupted: %s", target, report)
+		}
+	}
+}
+
+// shown waits until a field of a pool is as wanted.
+func shown(t *testing.T, pool, field, want string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%s of pool %s is %s", field, pool, want), func() error {
+		out, err := cluster.Kubectl(t.Context(), "", "get", "ipaddresspool", pool, "-o", "jsonpath={"+field+"}")
+		if err == nil && out != want {
+			err = fmt.Errorf("it is %q", out)
+		}
+		return err
+	})
+}
+
+// restartAll kills every speaker and every controller, and starts them again.
+func restartAll(t *testing.T) {
+	t.Helper()
+	revive(t)
+	for _, p := range slices.Concat(cluster.Speakers, cluster.Controllers) {
+		p.Kill()
+	}
+	for i := range cluster.Speakers {
+		if err := cluster.StartSpeaker(context.Background(), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	startControllers(t)
+}
+
+// TestPoolShrunkStaysAnnounced: an address that its pool does not contain any
+// more, and one whose pool is being deleted, stay with their Service and on their
+// node, across a restart of everything that Fairlead runs.
+func TestPoolShrunkStaysAnnounced(t *testing.T) {
+	lanPool(t, "shrinking", "10.13.242.104/30")
+	service(t, "outside", from("shrinking"))
+	addr := announced(t, "outside")
+	service(t, "inside", from("shrinking"), annotated("fairlead.io/load-balancer-ips=10.13.242.107"))
+	inside := announced(t, "inside")
+	node, other := owner(t, addr, anyNode), owner(t, inside, anyNode)
+	stop := uninterrupted(t, cluster.Client, url(addr, 8086))
+	still := func() {
+		t.Helper()
+		owner(t, addr, func(n int) bool { return n == node })
+		owner(t, inside, func(n int) bool { return n == other })
+		keeps(t, "outside", addr)
+		keeps(t, "inside", inside)
+		condition(t, "outside", "Announced", "Announced")
+	}
+
+	apply(t, pool("shrinking", "10.13.242.107"))
+	contains(t, condition(t, "outside", "Provisioned", "OutOfPool"), addr.String(), "shrinking")
+	condition(t, "inside", "Provisioned", "Assigned")
+	shown(t, "shrinking", ".status.outOfPool", "1")
+	shown(t, "shrinking", ".status.services", "2")
+	still()
+	restartAll(t)
+	still()
+	condition(t, "outside", "Provisioned", "OutOfPool")
+
+	if _, err := cluster.Kubectl(t.Context(), "", "delete", "--wait=false", "ipaddresspool", "shrinking"); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, "ipaddresspools", "shrinking", "PoolTerminating")
+	service(t, "too-late", from("shrinking"))
+	condition(t, "too-late", "Provisioned", "NoMatchingPool")
+	still()
+	restartAll(t)
+	still()
+	stop()
+
+	remove(t, "outside")
+	silent(t, addr)
+	ready(t, "ipaddresspools", "shrinking", "PoolTerminating")
+	remove(t, "inside")
+	eventually(t, "the pool is gone", func() error {
+		if _, err := cluster.Resource("ipaddresspools").Get(t.Context(), "shrinking", metav1.GetOptions{}); err == nil {
+			return fmt.Errorf("it is still there")
+		}
+		return nil
+	})
+}
+
+// TestPoolShrunkKeepsRoutes: where routers learn aggregates of a pool that an
+// advertisement selects by its label, an address that is cut off has a route of
+// its own, and nothing is lost on the way.
+func TestPoolShrunkKeepsRoutes(t *testing.T) {
+	routers := routers(t)
+	edge := func(entry string) string {
+		return strings.Replace(pool("edge", entry), "{name: edge}", "{name: edge, labels: {tier: edge}}", 1)
+	}
+	t.Cleanup(func() {
+		_, _ = cluster.Kubectl(context.Background(), "", "delete", "bgpadvertisement", "edge")
+		deletePool(t, "edge")
+	})
+	apply(t, edge("198.18.114.0/24")+`---
+apiVersion: fairlead.io/v1alpha1
+kind: BGPAdvertisement
+metadata: {name: edge}
+spec: {ipAddressPoolSelectors: [{matchLabels: {tier: edge}}], peers: [bird, frr], aggregationLength: 25}
+`)
+	routed := func(prefix string, nodes ...int) {
+		t.Helper()
+		var hops []netip.Addr
+		for _, n := range nodes {
+			hops = append(hops, cluster.Nodes[n].Addr)
+		}
+		for _, r := range routers {
+			if err := r.WaitRoute(t.Context(), netip.MustParsePrefix(prefix), hops...); err != nil {
+				t.Fatalf("%v\nlogs:\n%s", err, lab.Logs(20))
+			}
+		}
+	}
+	service(t, "cut-off", from("edge"), annotated("fairlead.io/load-balancer-ips=198.18.114.5"))
+	service(t, "inner", from("edge"), annotated("fairlead.io/load-balancer-ips=198.18.114.200"))
+	routed("198.18.114.0/25", 0, 1, 2)
+	routed("198.18.114.128/25", 0, 1, 2)
+	remote := cluster.Network.Remote
+	cutOff, inner := url(netip.MustParseAddr("198.18.114.5"), 8086), url(netip.MustParseAddr("198.18.114.200"), 8086)
+	reach(t, remote, cutOff)
+	changing, unchanged := stream(t, cutOff), uninterrupted(t, remote, inner)
+	apply(t, edge("198.18.114.128/25"))
+	condition(t, "cut-off", "Provisioned", "OutOfPool")
+	routed("198.18.114.5/32", 0, 1, 2)
+	routed("198.18.114.0/25")
+	routed("198.18.114.128/25", 0, 1, 2)
+	unchanged()
+	// The routers learn the longer prefix from one node after the other, and share
+	// flows out anew each time, which connections that are being made may feel.
+	if report := changing(); report.Outage > time.Second {
+		t.Errorf("%s was interrupted: %s", cutOff, report)
+	} else {
+		t.Logf("%s: %s", cutOff, report)
+	}
+
+	stops := []func(){uninterrupted(t, remote, cutOff), uninterrupted(t, remote, inner)}
+	if _, err := cluster.Kubectl(t.Context(), "", "delete", "--wait=false", "ipaddresspool", "edge"); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, "ipaddresspools", "edge", "PoolTerminating")
+	for i, p := range cluster.Speakers { // all at once, as an upgrade in a hurry does
+		if err := p.Stop(); err != nil {
+			t.Errorf("the speaker ended with %v", err)
+		}
+		if err := cluster.StartSpeaker(context.Background(), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, r := range routers {
+		for _, n := range cluster.Nodes {
+			if err := r.WaitSession(t.Context(), n.Addr.String(), "Established"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, stop := range stops {
+		stop()
+	}
+	routed("198.18.114.5/32", 0, 1, 2)
+	routed("198.18.114.128/25", 0, 1, 2)
+	condition(t, "cut-off", "Announced", "Announced")
+}
+
+// TestRelease: an administrator moves a Service off its address, for good.
+func TestRelease(t *testing.T) {
+	lanPool(t, "released", "10.13.242.108/31")
+	service(t, "moved-on", from("released"))
+	addr := announced(t, "moved-on")
+	update(t, "moved-on", annotated("fairlead.io/release="+addr.String()))
+	var next netip.Addr
+	eventually(t, "another address comes", func() (err error) {
+		if next, err = cluster.Announced(t.Context(), "default", "moved-on"); err == nil && next == addr {
+			err = fmt.Errorf("it still has %s", addr)
+		}
+		return err
+	})
+	silent(t, addr)
+	reach(t, cluster.Client, url(next, 8086))
+	// Another Service may have it.
+	service(t, "heir", from("released"))
+	if got := announced(t, "heir"); got != addr {
+		t.Errorf("the heir got %s, want %s", got, addr)
+	}
+	// The Service does not want it back, even if there is no other.
+	remove(t, "heir")
+	update(t, "moved-on", annotated("fairlead.io/release="+addr.String()+","+next.String()))
+	condition(t, "moved-on", "Provisioned", "PoolExhausted")
+	silent(t, next)
+	keeps(t, "moved-on")
+}
+
+// TestPoolColumns: what kubectl prints answers the first questions.
+func TestPoolColumns(t *testing.T) {
+	lanPool(t, "printed", "10.13.242.110/31", "fd13:242::1:0/112")
+	service(t, "counted", from("printed"))
+	announced(t, "counted")
+	shown(t, "printed", ".status.ipv4.usage", "1/2")
+	shown(t, "printed", `.status.conditions[?(@.type=="Advertised")].status`, "True")
+	out, err := cluster.Kubectl(t.Context(), "", "get", "ipaddresspools")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	columns := []string{"NAME", "ADDRESSES", "USED/TOTAL V4", "USED/TOTAL V6", "AUTO", "ADVERTISED", "AGE"}
+	var at []int
+	for _, c := range columns {
+		at = append(at, strings.Index(lines[0], c))
+	}
+	if !slices.IsSorted(at) || at[0] < 0 || len(slices.Compact(slices.Clone(at))) != len(at) || lines[0][at[6]:] != "AGE" {
+		t.Fatalf("the header is %q, want %q", lines[0], columns)
+	}
+	row := lines[slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "printed ") })]
+	var cells []string
+	for i := range at[:6] {
+		cells = append(cells, strings.TrimSpace(row[at[i]:at[i+1]]))
+	}
+	if want := []string{"printed", `["10.13.242.110/31","fd13:242::1:0/112"]`, "1/2", "0/65536", "false", "True"}; !slices.Equal(cells, want) {
+		t.Errorf("the row is %q, want %q", cells, want)
+	}
+}
