@@ -41,17 +41,19 @@ type reader struct {
 
 // readFile reads one file, or standard input for "-".
 func (r *reader) readFile(path string, stdin io.Reader) error {
-	name, in := path, stdin
 	if path == "-" {
-		name = "standard input"
-	} else {
-		f, err := os.Open(path)
-		if err != nil {
-			return err // it names the file
-		}
-		defer f.Close()
-		in = f
+		return r.readAll("standard input", stdin)
 	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err // it names the file
+	}
+	defer f.Close()
+	return r.readAll(path, f)
+}
+
+// readAll reads all documents. The name is for errors.
+func (r *reader) readAll(name string, in io.Reader) error {
 	content, err := io.ReadAll(in)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
