@@ -24,7 +24,7 @@ no Secrets. What others have written into annotations is part of it.`,
   fairlead doctor --from dump.yaml`,
 		Args: cobra.NoArgs,
 	}
-	from := sourceFlags(cmd, access)
+	from := fromFlag(cmd, access)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		i, err := from.inventory(cmd)
 		if err != nil {

@@ -26,7 +26,13 @@ type source struct {
 
 // sourceFlags adds the flags that say where to look, and as which controller.
 func sourceFlags(cmd *cobra.Command, access clientcmd.ClientConfig) *source {
-	s := &source{access: access, policy: policyFlags(cmd)}
+	s := fromFlag(cmd, access)
+	s.policy = policyFlags(cmd)
+	return s
+}
+
+func fromFlag(cmd *cobra.Command, access clientcmd.ClientConfig) *source {
+	s := &source{access: access}
 	cmd.Flags().StringArrayVar(&s.from, "from", nil, "Look at this dump (fairlead dump, or kubectl get -o yaml or json) instead of a cluster; - is standard input. May be repeated.")
 	return s
 }
