@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 )
@@ -98,23 +99,28 @@ func (c *Controller) wake() { c.queue.AddAfter(everything, c.pace.wait()) }
 
 // handler wakes the controller when the informer has news.
 func (c *Controller) handler(of cache.SharedIndexInformer) cache.ResourceEventHandler {
+	wake := func(any) { c.wake() }
+	switch of {
+	case c.services:
+		changed := func(o any) {
+			c.news.changed(keyOf(o.(*corev1.Service)))
+			c.queue.Add(some)
+		}
+		// What a deleted one held stays taken until everything is looked at.
+		return cache.ResourceEventHandlerFuncs{AddFunc: changed, UpdateFunc: func(_, o any) { changed(o) }, DeleteFunc: wake}
+	case c.speakers.SharedIndexInformer: // they say what is announced, which gives nobody anything
+		return cache.ResourceEventHandlerFuncs{AddFunc: wake, UpdateFunc: func(_, o any) { wake(o) }, DeleteFunc: wake}
+	}
 	changed := func(any) {
 		c.news.changedElse()
 		c.wake()
 	}
-	gone := changed
-	switch of {
-	case c.services:
-		changed = func(o any) {
-			c.news.changed(keyOf(o.(*corev1.Service)))
-			c.queue.Add(some)
+	return cache.ResourceEventHandlerFuncs{AddFunc: changed, DeleteFunc: changed, UpdateFunc: func(was, is any) {
+		if sways(was.(metav1.Object), is.(metav1.Object)) {
+			c.news.changedElse()
 		}
-		gone = func(any) { c.wake() } // what it held stays taken until then
-	case c.speakers.SharedIndexInformer: // say what is announced, which gives nobody anything
-		changed = func(any) { c.wake() }
-		gone = changed
-	}
-	return cache.ResourceEventHandlerFuncs{AddFunc: changed, UpdateFunc: func(_, o any) { changed(o) }, DeleteFunc: gone}
+		c.wake()
+	}}
 }
 
 // pass makes one pass, and sees to it that a failed one is made again.

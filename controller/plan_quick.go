@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -8,7 +9,9 @@ import (
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-io/fairlead/allocator"
@@ -138,4 +141,23 @@ func (w *settled) gave(plans map[types.NamespacedName]ServicePlan) {
 			}
 		}
 	}
+}
+
+// sways reports whether a change of an object that is no Service can matter to
+// who gets which address. What the controller itself says about a pool does
+// not, nor does a node's heartbeat.
+func sways(was, is metav1.Object) bool {
+	if (was.GetDeletionTimestamp() == nil) != (is.GetDeletionTimestamp() == nil) || was.GetUID() != is.GetUID() {
+		return true
+	}
+	if was.GetGeneration() != is.GetGeneration() || !maps.Equal(was.GetLabels(), is.GetLabels()) {
+		return true
+	}
+	a, isNode := was.(*corev1.Node)
+	if !isNode {
+		return false
+	}
+	b := is.(*corev1.Node)
+	return config.NodeReady(a) != config.NodeReady(b) || !equality.Semantic.DeepEqual(a.Spec, b.Spec) ||
+		!equality.Semantic.DeepEqual(a.Status.Addresses, b.Status.Addresses)
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
@@ -168,4 +170,34 @@ func gave(svc *corev1.Service, addr string) *corev1.Service {
 	holding(addr)(svc)
 	svc.Annotations[v1alpha1.AnnotationAllocatedFrom] = addr + "=p"
 	return svc
+}
+
+// TestSways lists which changes of other objects a quick decision must not miss.
+func TestSways(t *testing.T) {
+	node := readyNode("n")
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}
+	for _, row := range []struct {
+		name   string
+		was    metav1.Object
+		change func(metav1.Object)
+		sways  bool
+	}{
+		{"pool's status", pool("p"), func(o metav1.Object) { o.(*v1alpha1.IPAddressPool).Status.Services = 1 }, false},
+		{"pool's finalizer", pool("p"), func(o metav1.Object) { o.SetFinalizers([]string{v1alpha1.FinalizerPoolInUse}) }, false},
+		{"pool's spec", pool("p"), func(o metav1.Object) { o.SetGeneration(2) }, true},
+		{"pool's deletion", pool("p"), func(o metav1.Object) { now := metav1.Now(); o.SetDeletionTimestamp(&now) }, true},
+		{"pool made again", pool("p"), func(o metav1.Object) { o.SetUID("2") }, true},
+		{"labels of a namespace", &corev1.Namespace{}, func(o metav1.Object) { o.SetLabels(map[string]string{"a": "b"}) }, true},
+		{"node's heartbeat", node, func(o metav1.Object) { o.(*corev1.Node).Status.Conditions[0].LastHeartbeatTime = metav1.Now() }, false},
+		{"node's address", node, func(o metav1.Object) { o.(*corev1.Node).Status.Addresses[0].Address = "192.0.2.2" }, true},
+		{"node's taint", node, func(o metav1.Object) { o.(*corev1.Node).Spec.Taints = []corev1.Taint{{Key: "k"}} }, true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			is := row.was.(runtime.Object).DeepCopyObject().(metav1.Object)
+			row.change(is)
+			if got := sways(row.was, is); got != row.sways {
+				t.Errorf("sways is %t", got)
+			}
+		})
+	}
 }
