@@ -49,6 +49,7 @@ type gate struct {
 	mu      sync.Mutex
 	hosts   []netip.Addr // of this node
 	open    map[netip.Addr]bool
+	routed  map[netip.Addr][]int // announced already; replaced, never changed
 	pending map[string]*question // by their ports
 	proxy   bool                 // kube-proxy is there
 }
@@ -67,12 +68,11 @@ func newGate(wake func()) *gate {
 	}
 }
 
-// Open are the addresses that have been asked for and may be announced; with
-// proxy, all may that have no health check of their own.
-func (g *gate) Open() (addrs map[netip.Addr]bool, proxy bool) {
+// Open tells l what may be announced.
+func (g *gate) Open(l *Local) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return maps.Clone(g.open), g.proxy
+	l.Open, l.Routed, l.Proxy = maps.Clone(g.open), g.routed, g.proxy
 }
 
 // Settled reports whether no question is open any more.
@@ -83,8 +83,7 @@ func (g *gate) Settled() bool {
 }
 
 // Set asks for the addresses that wait, each with the ports of its health checks,
-// and closes the gate behind those that are no longer announced. What is announced
-// has its gate open, whatever would be asked today.
+// and closes the gate behind those that are no longer announced.
 func (g *gate) Set(ctx context.Context, node *corev1.Node, routed map[netip.Addr][]int, waiting map[netip.Addr][]uint16) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -95,9 +94,7 @@ func (g *gate) Set(ctx context.Context, node *corev1.Node, routed map[netip.Addr
 			delete(g.open, addr)
 		}
 	}
-	for addr := range routed {
-		g.open[addr] = true
-	}
+	g.routed = routed
 	wanted := map[string]*question{}
 	for addr, ports := range waiting {
 		if len(ports) == 0 {

@@ -7,6 +7,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
 // check is a health check whose answer can change.
@@ -33,8 +36,9 @@ func (c *check) port() uint16 {
 }
 
 func isOpen(g *gate, addr netip.Addr) bool {
-	open, _ := g.Open()
-	return open[addr]
+	var l Local
+	g.Open(&l)
+	return l.Open[addr]
 }
 
 func opens(t *testing.T, g *gate, addr netip.Addr) {
@@ -86,7 +90,8 @@ func TestGateCluster(t *testing.T) {
 	a := netip.MustParseAddr("203.0.113.5")
 	g.Set(t.Context(), nil, nil, map[netip.Addr][]uint16{a: nil})
 	opens(t, g, a)
-	if _, there := g.Open(); !there {
+	var l Local
+	if g.Open(&l); !l.Proxy {
 		t.Error("kube-proxy is not known to be there")
 	}
 }
@@ -121,17 +126,29 @@ func TestGateShared(t *testing.T) {
 	opens(t, g, addr)
 }
 
-// TestGateJoined: an address that is announced because kube-proxy is there stays
-// open when a Service with a health check joins.
+// TestGateJoined: an address that is announced because kube-proxy is there goes on
+// when a Service with a health check joins.
 func TestGateJoined(t *testing.T) {
 	g := newGate(func() {})
-	addr := netip.MustParseAddr("203.0.113.5")
-	g.Set(t.Context(), nil, map[netip.Addr][]int{addr: {0}}, nil)
-	if !isOpen(g, addr) {
-		t.Error("what is announced is not open")
+	s := sharing([]*corev1.Service{sharer("x")}, endpoints("y", "a ready"))
+	s.Node, g.proxy = "a", true
+	pass := func() Plan {
+		g.Open(&s.Local)
+		p := Decide(s)
+		g.Set(t.Context(), nil, p.Routed, p.Waiting)
+		return p
 	}
-	g.Set(t.Context(), nil, nil, nil)
-	if isOpen(g, addr) {
-		t.Error("it is open although nobody announces it any more")
+	y := sharer("y", local, checkedOn(1)) // where nobody answers
+	pass()
+	s.Services = append(s.Services, y)
+	if p := pass(); len(p.Routed) != 1 || len(p.Waiting) != 0 {
+		t.Errorf("routed %v, waiting %v", p.Routed, p.Waiting)
+	}
+	// A node that begins waits.
+	s.Slices = []*discoveryv1.EndpointSlice{endpoints("y", "b ready")}
+	pass()
+	s.Slices = []*discoveryv1.EndpointSlice{endpoints("y", "a ready")}
+	if p := pass(); len(p.Routed) != 0 || len(p.Waiting) != 1 {
+		t.Errorf("routed %v, waiting %v", p.Routed, p.Waiting)
 	}
 }

@@ -38,7 +38,7 @@ const (
 // local is what only this node knows.
 func (s *Speaker) local(ctx context.Context, c config.Config, links []l2.Link) (Local, error) {
 	l := Local{Links: links, Passwords: map[string]bgp.Secret{}, Drained: s.exit.drained(s.ownNode(), func() { poke(s.wake) })}
-	l.Open, l.Proxy = s.gate.Open()
+	s.gate.Open(&l)
 	for _, secret := range s.secrets.Objects() {
 		if password := secret.Data[passwordKey]; len(password) > 0 {
 			l.Passwords[secret.Name] = bgp.Secret(password)

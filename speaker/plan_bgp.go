@@ -30,6 +30,9 @@ type Local struct {
 	Passwords map[string]bgp.Secret
 	// Open are the addresses that the node's data path serves; if nil, all.
 	Open map[netip.Addr]bool
+	// Routed are the addresses that the node announces by BGP already. They wait
+	// for nothing, whatever would be asked today.
+	Routed map[netip.Addr][]int
 	// Proxy: kube-proxy is there, which is all that addresses of Services wait
 	// for that have no health check of their own.
 	Proxy bool

@@ -162,8 +162,12 @@ func (h holding) checks(node string) (ports []uint16) {
 	return ports
 }
 
-// opens reports whether the node's data path serves the address. Once it is
-// announced, it stays open: a Service that joins does not close it.
+// opens reports whether the node's data path serves the address. What is announced
+// goes on: a Service that joins does not end it.
 func (l Local) opens(h holding, node string) bool {
-	return l.Open == nil || l.Open[h.addr] || l.Proxy && len(h.checks(node)) == 0
+	if l.Open == nil || l.Open[h.addr] || l.Proxy && len(h.checks(node)) == 0 {
+		return true
+	}
+	_, already := l.Routed[h.addr]
+	return already
 }

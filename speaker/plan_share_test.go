@@ -190,6 +190,7 @@ func TestShareWaits(t *testing.T) {
 	x, y := sharer("x", local, checkedOn(30001)), sharer("y", local, checkedOn(30000))
 	both := []*discoveryv1.EndpointSlice{endpoints("x", "a ready"), endpoints("y", "a ready")}
 	none, open := map[netip.Addr]bool{}, map[netip.Addr]bool{shared: true}
+	told := map[netip.Addr][]int{shared: {0}}
 	for _, tt := range []struct {
 		name  string
 		s     Snapshot
@@ -203,7 +204,7 @@ func TestShareWaits(t *testing.T) {
 		{"for kube-proxy alone", sharing([]*corev1.Service{sharer("v"), sharer("w")}), Local{Open: none}, true, nil},
 		{"for nothing", sharing([]*corev1.Service{sharer("v"), sharer("w")}), Local{Open: none, Proxy: true}, false, nil},
 		{"one joins", sharing([]*corev1.Service{x, y}, both...), Local{Open: open, Proxy: true}, false, nil},
-		{"one under Local joins", sharing([]*corev1.Service{sharer("w"), y}, both...), Local{Open: open, Proxy: true}, false, nil},
+		{"one under Local joins", sharing([]*corev1.Service{sharer("w"), y}, both...), Local{Open: none, Routed: told, Proxy: true}, false, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.s.Node, tt.s.Local = "a", tt.local
