@@ -198,7 +198,12 @@ func TestDualStackLive(t *testing.T) {
 	families := func(policy corev1.IPFamilyPolicy) func(*corev1.Service) {
 		return func(s *corev1.Service) { s.Spec.IPFamilyPolicy = &policy }
 	}
+	_, lower := routed(t, "in-front")
 	_, first := routed(t, "two-faced", families(corev1.IPFamilyPolicySingleStack))
+	remove(t, "in-front")
+	if !lower.Less(first) {
+		t.Fatalf("got %s, then %s: nothing would tempt the Service to move", lower, first)
+	}
 	stop := uninterrupted(t, remote, url(first, 8086))
 	for range 2 {
 		update(t, "two-faced", families(corev1.IPFamilyPolicyPreferDualStack))
