@@ -67,9 +67,22 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s %s: %s: %s", p.Kind, p.Name, p.Field, p.Message)
 }
 
-// maxListed bounds how many problems a condition spells out: a condition's
-// message may have 32768 characters.
+// maxListed bounds how many problems a condition spells out.
 const maxListed = 20
+
+// maxMessage is what a condition's message may have, in bytes. The API server
+// refuses a status with a longer one, and all that is written together with it.
+const maxMessage = 32768
+
+// Message is the text, cut where a condition has no room for it: people write
+// names and selectors of any length.
+func Message(text string) string {
+	const cut = " … (cut)"
+	if len(text) <= maxMessage {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxMessage-len(cut)], "") + cut
+}
 
 // ReadyCondition is the condition Ready of an object with these problems. Its
 // time is for the writer to set.
@@ -90,7 +103,7 @@ func ReadyCondition(problems []Problem, whenReady string) metav1.Condition {
 	}
 	return metav1.Condition{
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse,
-		Reason: string(problems[0].Reason), Message: strings.Join(lines, "; "),
+		Reason: string(problems[0].Reason), Message: Message(strings.Join(lines, "; ")),
 	}
 }
 

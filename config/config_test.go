@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -192,4 +193,14 @@ func FuzzParseRange(f *testing.F) {
 			t.Errorf("%q: the other entry is lost", s)
 		}
 	})
+}
+
+func TestMessage(t *testing.T) {
+	long := strings.Repeat("ü", 20000)
+	if got := Message(long); len(got) > 32768 || !utf8.ValidString(got) || !strings.HasSuffix(got, "ü … (cut)") {
+		t.Errorf("got %d bytes, valid: %v", len(got), utf8.ValidString(got))
+	}
+	if got := Message("short"); got != "short" {
+		t.Errorf("got %q", got)
+	}
 }

@@ -201,7 +201,7 @@ func (d *decision) problemsOf(kind, name string) (problems []config.Problem) {
 }
 
 func condition(kind string, status metav1.ConditionStatus, reason v1alpha1.Reason, message string) metav1.Condition {
-	return metav1.Condition{Type: kind, Status: status, Reason: string(reason), Message: message}
+	return metav1.Condition{Type: kind, Status: status, Reason: string(reason), Message: config.Message(message)}
 }
 
 func keyOf(svc *corev1.Service) types.NamespacedName {

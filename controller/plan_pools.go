@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"fmt"
 	"math/big"
 	"net/netip"
@@ -104,8 +105,10 @@ func guardsOf(nodes []*corev1.Node, cidrs []*networkingv1.ServiceCIDR) (all guar
 			add(cidr, "is in %s of ServiceCIDR %s", cidr, c.Name)
 		}
 	}
-	slices.SortStableFunc(all, func(a, b guard) int { return a.From().Compare(b.From()) })
-	return all
+	slices.SortFunc(all, func(a, b guard) int {
+		return cmp.Or(a.From().Compare(b.From()), a.To().Compare(b.To()), strings.Compare(a.why, b.why))
+	})
+	return slices.Compact(all) // a node may show one address under two types
 }
 
 // of is what the pool does not give, and what there is to say about it.

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -71,6 +72,9 @@ func (d *decision) wishes(svc *subject, r *allocator.Request) (why refusal) {
 	r.Pools, r.Barred = d.menus.of(svc.Service)
 	key, contradiction := agreed(svc.Service, v1alpha1.AllowSharedIPAnnotations)
 	recorded := svc.Annotations[v1alpha1.AnnotationSharedAs]
+	if len(key) > longestKey {
+		contradiction = refusal{v1alpha1.InvalidRequest, fmt.Sprintf("the key %q of shared addresses has more than %d bytes", short(key), longestKey)}
+	}
 	if contradiction.reason != "" {
 		key = recordedKey(recorded) // it keeps what it has
 	}
@@ -217,12 +221,15 @@ func list(addrs []netip.Addr) string {
 	return text
 }
 
+// longestKey bounds what is written of a key into the record of its terms.
+const longestKey = 253
+
 // terms are those under which a Service with a key shares its addresses, and
 // how they are recorded.
 func terms(svc *corev1.Service, key string) (t allocator.Terms, recorded string) {
 	t = allocator.Terms{Key: key, Cluster: svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal}
 	if len(svc.Spec.Selector) > 0 {
-		t.Backends = svc.Namespace + "/" + labels.Set(svc.Spec.Selector).String()
+		t.Backends = svc.Namespace + "/" + digested(labels.Set(svc.Spec.Selector).String())
 	}
 	ports := ""
 	for _, p := range svc.Spec.Ports {
@@ -241,10 +248,22 @@ func terms(svc *corev1.Service, key string) (t allocator.Terms, recorded string)
 	return t, strings.Join([]string{policy, ports, t.Backends, key}, " ")
 }
 
+// digested is the text, or what stands for one that is too long for a record.
+func digested(text string) string {
+	const enough = 512
+	if len(text) <= enough {
+		return text
+	}
+	return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(text)))
+}
+
 // recordedKey is the key in recorded terms.
 func recordedKey(terms string) string {
 	parts := strings.SplitN(terms, " ", 4)
-	return parts[len(parts)-1]
+	if key := parts[len(parts)-1]; len(key) <= longestKey {
+		return key
+	}
+	return "" // we have not written this
 }
 
 // renumber is how long an address stays beside the one that has replaced it.

@@ -346,3 +346,28 @@ func TestRenumbering(t *testing.T) {
 		expect(t, s, old+" "+next+" InvalidRequest", "")
 	})
 }
+
+// TestLongRequests: what people write at any length does not keep the status
+// from being written.
+func TestLongRequests(t *testing.T) {
+	long := strings.Repeat("k", 300)
+	s := town(
+		service("a", serving("TCP", 80), annotated(v1alpha1.AnnotationAllowSharedIP, long)),
+		service("b", serving("TCP", 80), annotated(v1alpha1.AnnotationAllowSharedIP, "k"), local(strings.Repeat("x", 1000))),
+		service("c", serving("TCP", 81), annotated(v1alpha1.AnnotationAllowSharedIP, "k"), local(strings.Repeat("x", 1000))),
+		service("d", serving("TCP", 82), annotated(v1alpha1.AnnotationAllowSharedIP, "k"), local(strings.Repeat("x", 1001))),
+	)
+	for name, want := range map[string]string{"a": "InvalidRequest", "b": "192.0.2.0 Assigned", "c": "192.0.2.0 Assigned", "d": "192.0.2.1 Assigned"} {
+		if got := s.shows(t, name); got != want {
+			t.Errorf("%s shows %q, want %q: %s", name, got, want, s.says(t, name))
+		}
+	}
+	if record := s.of("b").Annotations[v1alpha1.AnnotationSharedAs]; len(record) > 200 {
+		t.Errorf("the record is %q", record)
+	}
+	// Who had a key, and writes one that is too long, keeps what it has.
+	s.annotate("b", v1alpha1.AnnotationAllowSharedIP, long)
+	if got := s.shows(t, "b"); got != "192.0.2.0 InvalidRequest" {
+		t.Errorf("b shows %q", got)
+	}
+}

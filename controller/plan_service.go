@@ -53,6 +53,7 @@ func (d *decision) servicePlan(svc *subject, a allocator.Assignment) ServicePlan
 	p := d.bareMetalPlan(svc, a)
 	if has(svc.Service, v1alpha1.FinalizerAWS) {
 		d.leaveAWS(&p, svc, a)
+		p.Conditions[0].Message = config.Message(p.Conditions[0].Message)
 	}
 	return p
 }

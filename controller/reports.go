@@ -55,6 +55,9 @@ func newReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) *reports {
 			}
 		}
 		for _, group := range s.Status.Unannounced {
+			if !wellFormed(group.Reason) {
+				continue // nobody could write it into a condition
+			}
 			for _, text := range group.Addresses {
 				for a := range config.AddressesOf(text) {
 					r.unannounced[a] = group
@@ -67,6 +70,14 @@ func newReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) *reports {
 		panic(fmt.Sprintf("ranges that can be read make no set: %v", err))
 	}
 	return r
+}
+
+// wellFormed reports whether the text, which any node may have written, looks
+// like a Reason.
+func wellFormed(reason v1alpha1.Reason) bool {
+	const enough = 100
+	letter := func(r rune) bool { return 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' }
+	return reason != "" && len(reason) < enough && !strings.ContainsFunc(string(reason), func(r rune) bool { return !letter(r) })
 }
 
 func (r *reports) announced(held []allocator.Held) metav1.Condition {
