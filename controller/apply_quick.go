@@ -20,8 +20,9 @@ import (
 const everything, some = "everything", "some"
 
 const (
-	// afterQuick is when everything is looked at after a quick pass.
-	afterQuick = 500 * time.Millisecond
+	// afterwards is when everything is looked at after a quick pass, or after
+	// news that matter to nobody's address, most of which are the controller's own.
+	afterwards = time.Second
 
 	// fewest is the number of changed Services from which on a quick pass is none.
 	fewest = 1000
@@ -117,9 +118,10 @@ func (c *Controller) handler(of cache.SharedIndexInformer) cache.ResourceEventHa
 	}
 	return cache.ResourceEventHandlerFuncs{AddFunc: changed, DeleteFunc: changed, UpdateFunc: func(was, is any) {
 		if sways(was.(metav1.Object), is.(metav1.Object)) {
-			c.news.changedElse()
+			changed(is)
+			return
 		}
-		c.wake()
+		c.queue.AddAfter(everything, afterwards)
 	}}
 }
 
@@ -132,7 +134,7 @@ func (c *Controller) pass(ctx context.Context, key string) {
 			c.wake()
 			return
 		}
-		c.queue.AddAfter(everything, afterQuick)
+		c.queue.AddAfter(everything, afterwards)
 	} else {
 		err = c.reconcile(ctx)
 	}

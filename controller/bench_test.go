@@ -3,6 +3,7 @@ package controller
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -82,6 +83,37 @@ func BenchmarkView(b *testing.B) {
 				if got := v.over(s.Services, "50000"); len(got) != len(s.Services) {
 					b.Fatal(len(got))
 				}
+			}
+		})
+	}
+}
+
+// BenchmarkQuick is a quick decision about one new Service, beside n others
+// with gaps between their addresses, and what a full pass does for it.
+func BenchmarkQuick(b *testing.B) {
+	for _, every := range []int{1, 2} {
+		s := served(10_000)
+		kept := s.Services[:0:0]
+		for i, svc := range s.Services {
+			if i%every == 0 {
+				kept = append(kept, svc)
+			}
+		}
+		s.Services = kept
+		plan := Decide(s)
+		b.Run(fmt.Sprintf("services=%d/decide", len(kept)), func(b *testing.B) {
+			b.ReportAllocs()
+			w := settledBy(s, plan)
+			for b.Loop() {
+				if _, ok := w.decide([]*corev1.Service{service("zz")}, time.Time{}); !ok {
+					b.Fatal("not quick")
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("services=%d/settle", len(kept)), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				settledBy(s, plan)
 			}
 		})
 	}
