@@ -10,38 +10,66 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// burstCreated creates 5,000 Services, once without the controller and once
-// with it, and restarts it in between, when there are as many.
+// burstCreated creates 5,000 Services without the controller, and as many with
+// it: a half of each by turns, so that what else the machine does hits both. In
+// the middle, beside 5,000, it restarts the controller.
 func (s *scale) burstCreated(ctx context.Context) error {
-	if err := s.stop(); err != nil {
-		return err
+	var bare, with, used time.Duration
+	var events int64
+	for part := range 2 {
+		without := func() error {
+			if err := s.stop(); err != nil {
+				return err
+			}
+			took, err := s.burst(fmt.Sprintf("create %d Services, and patch each at once, by a bare loop", half/2), func() error {
+				return s.bareBurst(ctx, fmt.Sprintf("bare%d", part))
+			})
+			if err != nil {
+				return err
+			}
+			bare += took
+			_, err = s.start(ctx)
+			return err
+		}
+		served := func() error {
+			before, err := s.events(ctx)
+			if err != nil {
+				return err
+			}
+			cpu, _ := s.Controllers[0].Usage()
+			took, err := s.burst(fmt.Sprintf("create %d Services, and let the controller serve them", half/2), func() error {
+				return s.servedBurst(ctx, fmt.Sprintf("s%d", part))
+			})
+			if err != nil {
+				return err
+			}
+			after, _ := s.Controllers[0].Usage()
+			at, err := s.events(ctx)
+			with, used, events = with+took, used+after-cpu, events+at-before
+			return err
+		}
+		order := []func() error{without, served, func() error { return s.restart(ctx) }}
+		if part == 1 {
+			order = []func() error{served, without}
+		}
+		for _, do := range order {
+			if err := do(); err != nil {
+				return err
+			}
+		}
 	}
-	var bare, with time.Duration
-	err := s.Step(fmt.Sprintf("create %d Services, and patch each at once, by a bare loop", half), func() (err error) {
-		bare, err = s.timed(func() error { return s.bareBurst(ctx, "bare") })
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if err := s.restart(ctx); err != nil {
-		return err
-	}
-	before, err := s.events(ctx)
-	if err != nil {
-		return err
-	}
-	cpu, _ := s.Controllers[0].Usage()
-	err = s.Step(fmt.Sprintf("create %d Services, and let the controller serve them", half), func() (err error) {
-		with, err = s.timed(func() error { return s.servedBurst(ctx, "s") })
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	used, _ := s.Controllers[0].Usage()
 	s.table.add(fmt.Sprintf("burst: %d Services are created", half), with, bare, 1.3)
-	return s.note(ctx, "the burst", before, used-cpu)
+	s.note("the burst", events, used)
+	return nil
+}
+
+// burst is a step that is timed.
+func (s *scale) burst(what string, do func() error) (took time.Duration, err error) {
+	err = s.Step(what, func() (err error) {
+		took, err = s.timed(do)
+		return err
+	})
+	return took, err
 }
 
 func (s *scale) timed(do func() error) (time.Duration, error) {
@@ -53,7 +81,7 @@ func (s *scale) timed(do func() error) (time.Duration, error) {
 // bareBurst creates, and patches what has been created, at the controller's
 // concurrency each.
 func (s *scale) bareBurst(ctx context.Context, name string) error {
-	created := make(chan *corev1.Service, half)
+	created := make(chan *corev1.Service, half/2)
 	var creating, patching errgroup.Group
 	creating.SetLimit(inFlight)
 	patching.SetLimit(inFlight)
@@ -64,7 +92,7 @@ func (s *scale) bareBurst(ctx context.Context, name string) error {
 		}
 		return nil
 	})
-	for i := range half {
+	for i := range half / 2 {
 		creating.Go(func() error {
 			svc, err := s.create(ctx, service(fmt.Sprintf("%s-%05d", name, i)))
 			if err == nil {
@@ -83,8 +111,8 @@ func (s *scale) bareBurst(ctx context.Context, name string) error {
 
 // servedBurst creates, and waits until the last Service has its address.
 func (s *scale) servedBurst(ctx context.Context, name string) error {
-	want := s.seen.count("bench") + half
-	if err := s.createAll(ctx, half, name); err != nil {
+	want := s.seen.count("bench") + half/2
+	if err := s.createAll(ctx, half/2, name); err != nil {
 		return err
 	}
 	return s.seen.until(ctx, want, "bench")
@@ -116,21 +144,13 @@ func (s *scale) events(ctx context.Context) (int64, error) {
 }
 
 // note says what a burst has cost beside its time.
-func (s *scale) note(ctx context.Context, what string, before int64, cpu time.Duration) error {
-	at, err := s.events(ctx)
-	if err != nil {
-		return err
-	}
-	s.notes = append(s.notes, fmt.Sprintf("%s: %d Events written by its end; the controller used %.1f s of CPU", what, at-before, cpu.Seconds()))
-	return nil
+func (s *scale) note(what string, events int64, cpu time.Duration) {
+	s.notes = append(s.notes, fmt.Sprintf("%s: %d Events written by its end; the controller used %.1f s of CPU", what, events, cpu.Seconds()))
 }
 
 // restart restarts the controller beside 5,000 Services that have addresses.
 func (s *scale) restart(ctx context.Context) error {
 	var lead, process, list []time.Duration
-	if _, err := s.start(ctx); err != nil {
-		return err
-	}
 	had, err := s.versions(ctx)
 	if err != nil {
 		return err
@@ -251,7 +271,9 @@ func (s *scale) burstPending(ctx context.Context) error {
 	}
 	used, _ := s.Controllers[0].Usage()
 	s.table.add(fmt.Sprintf("burst: %d Services get the pool that they wait for", waiting), with, bare, 1.3)
-	return s.note(ctx, "the pool's burst", before, used-cpu)
+	at, err := s.events(ctx)
+	s.note("the pool's burst", at-before, used-cpu)
+	return err
 }
 
 func (s *scale) patchAll(ctx context.Context, services []corev1.Service, pool, prefix string) error {
