@@ -2,7 +2,6 @@ package speaker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -14,9 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -37,13 +33,6 @@ const (
 
 	// longestRest bounds the pause between two passes.
 	longestRest = 50 * time.Millisecond
-
-	// reportEvery is the shortest time between two reports: a burst of new
-	// Services makes a few large reports, not many small ones.
-	reportEvery = 100 * time.Millisecond
-
-	// writeTimeout ends a report whose answer does not come.
-	writeTimeout = 10 * time.Second
 )
 
 // Speaker makes one node announce its part of the Plan, and reports it.
@@ -81,7 +70,7 @@ type Speaker struct {
 	announced map[netip.Addr]bool // on links at the last pass, to tell what is new
 
 	mu     sync.Mutex
-	wanted v1alpha1.SpeakerStatus
+	wanted *v1alpha1.SpeakerStatus // nil before the first pass
 	synced atomic.Bool
 }
 
@@ -283,9 +272,9 @@ func (s *Speaker) reconcile(ctx context.Context) error {
 		s.routing.Set(plan)
 	}
 	s.tell(plan, announced)
-	s.mu.Lock()
-	s.wanted = status(s.wanted, outcome{version: s.version, config: snapshot.Config, links: links, claims: announced, plan: plan, sessions: s.routing.sessions.Status(), paths: s.routing.paths.Status()})
-	s.mu.Unlock()
+	s.want(func(before v1alpha1.SpeakerStatus) v1alpha1.SpeakerStatus {
+		return status(before, outcome{version: s.version, config: snapshot.Config, links: links, claims: announced, plan: plan, sessions: s.routing.sessions.Status(), paths: s.routing.paths.Status()})
+	})
 	poke(s.report)
 	return err
 }
@@ -331,64 +320,4 @@ func (s *Speaker) tell(plan Plan, announced map[netip.Addr]l2.Claim) {
 		}
 	}
 	s.announced = now
-}
-
-// reportLoop writes the Speaker object whenever it should say something else.
-// It is apart from the announcing, which never waits for the API server.
-func (s *Speaker) reportLoop(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.report:
-		}
-		wait := reportEvery
-		if err := s.writeReport(ctx); err != nil && ctx.Err() == nil {
-			if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
-				wait = retryAfter
-				s.log.Warn("report failed, will be tried again", "error", err)
-			}
-			poke(s.report)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-	}
-}
-
-// errNoNode is returned while the node's own object cannot be seen.
-var errNoNode = errors.New("there is no such Node: is --node-name its name?")
-
-func (s *Speaker) writeReport(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	s.mu.Lock()
-	want := s.wanted
-	s.mu.Unlock()
-	have := s.speakers.Get(s.node)
-	if have == nil {
-		node := s.nodes.Get(s.node)
-		if node == nil {
-			return fmt.Errorf("create Speaker %s: %w", s.node, errNoNode)
-		}
-		created, err := s.fairlead.Speakers.Create(ctx, &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{
-			Name:            s.node,
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}},
-		}}, metav1.CreateOptions{})
-		if err != nil {
-			return fmt.Errorf("create Speaker %s: %w", s.node, err)
-		}
-		have = created
-	}
-	if equality.Semantic.DeepEqual(have.Status, want) {
-		return nil
-	}
-	next := have.DeepCopy()
-	next.Status = want
-	if _, err := s.fairlead.Speakers.UpdateStatus(ctx, next, metav1.UpdateOptions{}); err != nil {
-		return fmt.Errorf("update the status of Speaker %s: %w", s.node, err)
-	}
-	return nil
 }

@@ -205,9 +205,7 @@ func (s *Speaker) sayGoodbye(ctx context.Context) {
 	defer cancel()
 	s.routing.leave(ctx, fmt.Sprintf("%s: %s", s.node, why))
 	s.log.Info("routes withdrawn", "reason", why)
-	s.mu.Lock()
-	s.wanted = v1alpha1.SpeakerStatus{Version: s.version}
-	s.mu.Unlock()
+	s.want(func(v1alpha1.SpeakerStatus) v1alpha1.SpeakerStatus { return v1alpha1.SpeakerStatus{Version: s.version} })
 	if err := s.writeReport(ctx); err != nil {
 		s.log.Warn("last report failed", "error", err)
 	}

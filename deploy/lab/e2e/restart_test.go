@@ -1,0 +1,51 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// TestSpeakerRestartKeepsItsReport: a speaker that begins again says nothing
+// before it knows something. Who reports no links loses its addresses to others.
+func TestSpeakerRestartKeepsItsReport(t *testing.T) {
+	service(t, "reported")
+	addr := announced(t, "reported")
+	node := owner(t, addr, anyNode)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	reports, err := cluster.Resource("speakers").Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	empty := make(chan error, 1)
+	go func() {
+		defer close(empty)
+		for e := range reports.ResultChan() {
+			o, ok := e.Object.(*unstructured.Unstructured)
+			if !ok {
+				continue
+			}
+			if links, _, _ := unstructured.NestedSlice(o.Object, "status", "links"); len(links) == 0 {
+				empty <- fmt.Errorf("the speaker of %s reported %v", o.GetName(), o.Object["status"])
+				return
+			}
+		}
+	}()
+	for range 3 {
+		for i, p := range cluster.Speakers {
+			p.Kill()
+			if err := cluster.StartSpeaker(context.Background(), i); err != nil {
+				t.Fatal(err)
+			}
+		}
+		owner(t, addr, func(n int) bool { return n == node })
+	}
+	cancel()
+	if err := <-empty; err != nil {
+		t.Error(err)
+	}
+}
