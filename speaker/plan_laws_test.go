@@ -25,6 +25,8 @@ func someSnapshot(t *rapid.T) Snapshot {
 		Links:  map[string][]l2.Link{},
 		Config: parse(l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}, NodeSelectors: matching("x", "y")}), l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}})),
 	}
+	pools, _ := config.Parse(config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/24")}})
+	s.Config.Pools = pools.Pools
 	for i := range rapid.IntRange(0, 6).Draw(t, "nodes") {
 		n := node(fmt.Sprintf("node-%d", i))
 		switch rapid.IntRange(0, 5).Draw(t, "kind") {
@@ -141,7 +143,7 @@ func plainlyHolding(s Snapshot, addr netip.Addr) (all []*corev1.Service) {
 // plainlyEligible is the rule, said as plainly as possible.
 func plainlyEligible(s Snapshot, addr netip.Addr) []string {
 	holding := plainlyHolding(s, addr)
-	pool := strings.Split(holding[0].Annotations[v1alpha1.AnnotationAllocatedFrom], "=")[1]
+	pool := plainlyRecorded(holding)
 	var could []*corev1.Node
 	for _, n := range s.Nodes {
 		advertised := pool == "q" || pool == "p" && n.Labels["x"] == "y"
@@ -152,6 +154,21 @@ func plainlyEligible(s Snapshot, addr netip.Addr) []string {
 		}
 	}
 	return plainlyServing(s, holding, could)
+}
+
+// plainlyRecorded is the pool by whose name the address goes. p and q are
+// announced, and p contains it.
+func plainlyRecorded(holding []*corev1.Service) string {
+	var records []string
+	for _, svc := range holding {
+		records = append(records, strings.Split(svc.Annotations[v1alpha1.AnnotationAllocatedFrom], "=")[1])
+	}
+	for _, first := range []string{"q", "p"} {
+		if slices.Contains(records, first) {
+			return first
+		}
+	}
+	return records[0]
 }
 
 // plainlyServing are those of the nodes that serve all of the Services or, if none

@@ -55,15 +55,9 @@ func byAge(a, b *corev1.Service) int {
 	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
 
-// look finds out what an address's announcement depends on. Services that share
-// an address have it from one pool; where their records differ, that of the
-// oldest which has one counts.
+// look finds out what an address's announcement depends on.
 func (d *decision) look(h holding) holding {
-	for _, svc := range h.services {
-		if h.pool = config.RecordedPool(svc, h.addr); h.pool != "" {
-			break
-		}
-	}
+	h.pool = d.recorded(h)
 	for i, svc := range h.services {
 		if svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
 			continue
@@ -74,6 +68,40 @@ func (d *decision) look(h holding) holding {
 		h.local[i] = d.localNodes(svc, h.addr)
 	}
 	return h
+}
+
+// recorded is the pool that the address came from. Services that share it may
+// have different records: it may have come into another pool since, and some may
+// have asked for that. As long as one has not, what was announced stays so, if
+// anything announces it: who joins shall not end that.
+func (d *decision) recorded(h holding) string {
+	var pools []string
+	for _, svc := range h.services {
+		if name := config.RecordedPool(svc, h.addr); name != "" && !slices.Contains(pools, name) {
+			pools = append(pools, name)
+		}
+	}
+	switch len(pools) {
+	case 0:
+		return ""
+	case 1:
+		return pools[0]
+	}
+	return slices.MinFunc(pools, func(a, b string) int { // the oldest Service's, of equals
+		return cmp.Or(d.preference(a, h.addr)-d.preference(b, h.addr), slices.Index(pools, a)-slices.Index(pools, b))
+	})
+}
+
+// preference orders the pools under which an address is recorded: those that are
+// announced come first, and of them those that do not contain it any more.
+func (d *decision) preference(pool string, addr netip.Addr) (n int) {
+	if d.candidates(pool) == nil && d.partsOf(scope{pool, addr.Is6()}) == nil {
+		n += 2
+	}
+	if slices.ContainsFunc(d.known[pool], func(r netipx.IPRange) bool { return r.Contains(addr) }) {
+		n++
+	}
+	return n
 }
 
 // serves reports whether a packet to the address may be sent to the node: for

@@ -50,6 +50,21 @@ func sharing(services []*corev1.Service, slices ...*discoveryv1.EndpointSlice) S
 	return s
 }
 
+// announcingBoth announces q, too, which had the address before: only by node b.
+func announcingBoth(s Snapshot) Snapshot {
+	s.Nodes[1].Labels["x"] = "y"
+	q, _ := config.Parse(config.Objects{
+		L2Advertisements: []*v1alpha1.L2Advertisement{l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}, NodeSelectors: matching("x", "y")})},
+		BGPPeers:         []*v1alpha1.BGPPeer{peer("router", "203.0.113.1")},
+		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("q", func(s *v1alpha1.BGPAdvertisementSpec) {
+			s.IPAddressPools, s.NodeSelectors = []string{"q"}, matching("x", "y")
+		})},
+	})
+	s.Config.L2Advertisements = append(s.Config.L2Advertisements, q.L2Advertisements...)
+	s.Config.BGPAdvertisements = append(s.Config.BGPAdvertisements, q.BGPAdvertisements...)
+	return s
+}
+
 func TestShare(t *testing.T) {
 	now := metav1.Now()
 	deleted := func(s *corev1.Service) { s.DeletionTimestamp = &now }
@@ -103,8 +118,8 @@ func TestShare(t *testing.T) {
 			"b", "203.0.113.5/32", "y", "", "a has no ready endpoint, and",
 		},
 		{"both leave", sharing([]*corev1.Service{sharer("x", deleted), sharer("y", deleted)}), "", "", "", "", ""},
-		{"records that differ: the oldest's", sharing([]*corev1.Service{sharer("x", created(1)), sharer("y", created(2), another)}), "a b c", "203.0.113.0/24", "x", "", ""},
-		{"records that differ: the oldest's, which nothing covers", sharing([]*corev1.Service{sharer("x", created(2)), sharer("y", created(1), another)}), "", "", "", v1alpha1.NoAdvertisement, ""},
+		{"records that differ: the one that is announced", sharing([]*corev1.Service{sharer("x", created(2)), sharer("y", created(1), another)}), "a b c", "203.0.113.0/24", "y", "", ""},
+		{"records that differ: the one from before", announcingBoth(sharing([]*corev1.Service{sharer("x", created(1)), sharer("y", created(2), another)})), "b", "203.0.113.5/32", "x", "", ""},
 		{"a record that is missing", sharing([]*corev1.Service{sharer("x", func(s *corev1.Service) { s.Annotations = nil }), sharer("y")}), "a b c", "203.0.113.0/24", "x", "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
