@@ -91,7 +91,7 @@ func (b *book) keep(i int) {
 			if slices.Contains(r.Release, h.Addr) {
 				continue
 			}
-			if containing(b.pools, h.Addr) == "" || !wanted(h.Addr) || seen[FamilyOf(h.Addr)] || !b.may(i, h.Addr) {
+			if containing(b.pools, h.Addr) == "" || !wanted(h.Addr) || seen[FamilyOf(h.Addr)] || !b.may(i, h.Addr) || b.blocked(h.Addr) {
 				b.foreign[i] = true
 				return
 			}
@@ -163,8 +163,8 @@ func (b *book) content(h *holding) bool {
 	if addr, asks := b.asks(h.request, FamilyOf(h.addr)); asks {
 		return h.addr == addr
 	}
-	if r.Pinned {
-		return slices.Contains(slices.Concat(r.Pools, r.Barred), h.pool)
+	if r.Pinned && !slices.Contains(slices.Concat(r.Pools, r.Barred), h.pool) {
+		return false
 	}
 	return !r.Renumber || b.open(h.pool) && h.pool == containing(b.pools, h.addr) && !slices.Contains(r.Barred, h.pool)
 }

@@ -116,29 +116,44 @@ func (c *claimant) assignment() (a Assignment) {
 
 // keep is the first pass: owners before adopters, so that nobody loses an
 // address to a newcomer, and of owners first those who hold what they have as
-// before: whoever asks to share it differently asks for something new. What is
-// left of the addresses that anybody shows is nobody's to give.
+// before: whoever asks to share it differently asks for something new. What
+// strangers show nobody adopts, and what is left of the addresses that anybody
+// shows is nobody's to give.
 func (r *run) keep() {
 	for _, turn := range []struct {
-		Standing
-		departed bool
-	}{{Owner, false}, {Owner, true}, {Adopter, false}} {
+		do  func(*claimant)
+		who func(*claimant) bool
+	}{
+		{r.keepOne, func(c *claimant) bool { return c.Standing == Owner && !c.Departed }},
+		{r.keepOne, func(c *claimant) bool { return c.Standing == Owner && c.Departed }},
+		{r.leave, func(c *claimant) bool { return c.Standing == Stranger }},
+		{r.adopt, func(c *claimant) bool { return c.Standing == Adopter }},
+	} {
 		for _, c := range r.byAge {
-			if c.Standing == turn.Standing && (c.Departed == turn.departed || c.Standing == Adopter) {
-				r.keepOne(c)
+			if turn.who(c) {
+				turn.do(c)
 			}
 		}
 	}
-	for _, c := range r.byAge {
-		if c.served() {
-			continue
-		}
-		for _, h := range c.Have {
-			if r.owners[h.Addr] == nil {
-				r.owners[h.Addr] = c
-			} else if r.foreign[h.Addr] == nil {
-				r.foreign[h.Addr] = c
-			}
+}
+
+// adopt takes over what an adopter shows, or leaves it alone.
+func (r *run) adopt(c *claimant) {
+	if refusal := r.unadoptable(c); refusal != nil {
+		c.missing[slot(refusal.Family)] = refusal
+		r.leave(c)
+		return
+	}
+	r.keepOne(c)
+}
+
+// leave notes what a status shows that is not ours to write.
+func (r *run) leave(c *claimant) {
+	for _, h := range c.Have {
+		if r.owners[h.Addr] == nil {
+			r.owners[h.Addr] = c
+		} else if r.foreign[h.Addr] == nil {
+			r.foreign[h.Addr] = c
 		}
 	}
 }
@@ -150,12 +165,6 @@ func (c *claimant) served() bool {
 }
 
 func (r *run) keepOne(c *claimant) {
-	if c.Standing == Adopter {
-		if refusal := r.unadoptable(c); refusal != nil {
-			c.missing[slot(refusal.Family)] = refusal
-			return
-		}
-	}
 	for _, leaving := range []bool{false, true} { // of two, the one that replaced the other comes first
 		for _, h := range c.Have {
 			if h.Leaving == leaving {

@@ -24,8 +24,8 @@ func (r *run) satisfied(c *claimant, h Held) bool {
 	if addr, asks := c.asked(FamilyOf(h.Addr)); asks {
 		return h.Addr == addr
 	}
-	if c.Pinned {
-		return slices.Contains(c.Pools, h.Pool) || slices.Contains(c.Barred, h.Pool)
+	if c.Pinned && !slices.Contains(c.Pools, h.Pool) && !slices.Contains(c.Barred, h.Pool) {
+		return false
 	}
 	if !c.Renumber {
 		return true

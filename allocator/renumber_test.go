@@ -74,6 +74,13 @@ func TestRenumber(t *testing.T) {
 			"",
 		},
 		{
+			"the pool asked for has other addresses now",
+			[]Pool{pool("p", "203.0.113.0/24"), q},
+			with(with(having(request("a", "p"), "192.0.2.9", "p"), pinned), renumbering),
+			[]string{"192.0.2.9=p out leaving", "203.0.113.0=p"},
+			"",
+		},
+		{
 			"another address: beside the old one",
 			[]Pool{p, q},
 			with(asking(having(request("a", "p", "q"), "192.0.2.9", "p"), "198.51.100.7"), renumbering),

@@ -114,12 +114,19 @@ func Parse(objects Objects) (Config, []Problem) {
 	var problems []Problem
 	report := func(p ...Problem) { problems = append(problems, p...) }
 
-	taken := &claims{}
-	for _, object := range byAge(objects.Pools) {
-		c.Pools = append(c.Pools, parsePool(object, taken, report))
+	taken := &claims{refused: map[string]*netipx.IPSetBuilder{}}
+	pools := byAge(objects.Pools)
+	// A pool that is being deleted gives nothing any more, so that others come first.
+	for _, deleted := range []bool{false, true} {
+		for _, object := range pools {
+			if (object.DeletionTimestamp != nil) == deleted {
+				c.Pools = append(c.Pools, parsePool(object, taken, report))
+			}
+		}
 	}
+	overlaps := taken.overlaps()
 	for i := range c.Pools {
-		c.Pools[i].Overlaps = taken.overlapping(c.Pools[i].Name)
+		c.Pools[i].Overlaps = overlaps[c.Pools[i].Name]
 	}
 	slices.SortFunc(c.Pools, func(a, b Pool) int {
 		// Seen as unsigned, 0 - 1 is the largest number: no priority comes last.

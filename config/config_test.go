@@ -93,6 +93,48 @@ func TestParseKeepsWhatIsValid(t *testing.T) {
 	}
 }
 
+// TestDeletedPoolYields: what a pool that is being deleted contains can be put
+// into another one, although that is younger.
+func TestDeletedPoolYields(t *testing.T) {
+	deleted := pool("old", 1, "192.0.2.0/24", "198.51.100.0/24")
+	now := metav1.Now()
+	deleted.DeletionTimestamp = &now
+	c, problems := Parse(Objects{Pools: []*v1alpha1.IPAddressPool{deleted, pool("new", 2, "192.0.2.0/25")}})
+	ranges := map[string]string{}
+	for _, p := range c.Pools {
+		ranges[p.Name] = fmt.Sprint(p.Ranges, p.Overlaps)
+	}
+	if want := map[string]string{"new": "[192.0.2.0-192.0.2.127] [old]", "old": "[198.51.100.0-198.51.100.255] [new]"}; !reflect.DeepEqual(ranges, want) {
+		t.Errorf("got %v, want %v", ranges, want)
+	}
+	last := problems[len(problems)-1].String()
+	if want := `IPAddressPool old: spec.addresses[0]: "192.0.2.0/24" overlaps IPAddressPool "new" with "192.0.2.0/25"`; last != want {
+		t.Errorf("got %s, want %s", last, want)
+	}
+}
+
+// TestOverlapsOfMany: pools of the largest size that overlap everywhere.
+func TestOverlapsOfMany(t *testing.T) {
+	var o Objects
+	for i := range 10 {
+		var entries []v1alpha1.AddressRange
+		for j := range 1024 {
+			entries = append(entries, v1alpha1.AddressRange(fmt.Sprintf("10.%d.%d.%d/31", i, j/64, j%64*4)))
+		}
+		o.Pools = append(o.Pools, pool(fmt.Sprintf("p%d", i), 1, entries...))
+	}
+	o.Pools = append(o.Pools, pool("all", 2, slices.Repeat([]v1alpha1.AddressRange{"10.0.0.0/8"}, 1024)...))
+	c, problems := Parse(o)
+	if len(problems) != 1024 {
+		t.Errorf("%d problems", len(problems))
+	}
+	for _, p := range c.Pools {
+		if want := map[bool]int{false: 1, true: 10}[p.Name == "all"]; len(p.Overlaps) != want {
+			t.Errorf("%s overlaps %v", p.Name, p.Overlaps)
+		}
+	}
+}
+
 func TestPoolOrder(t *testing.T) {
 	priority := func(p *v1alpha1.IPAddressPool, n int32) *v1alpha1.IPAddressPool {
 		p.Spec.ServiceAllocation = &v1alpha1.ServiceAllocation{Priority: n}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -43,6 +44,9 @@ func parsePool(object *v1alpha1.IPAddressPool, taken *claims, to reporter) Pool 
 			where := "an earlier entry"
 			if other.pool != object.Name {
 				where = fmt.Sprintf("the older IPAddressPool %q with", other.pool)
+				if pool.Terminating {
+					where = fmt.Sprintf("IPAddressPool %q with", other.pool)
+				}
 			}
 			report(field, v1alpha1.OverlappingAddresses, "%q overlaps %s %q", entry, where, other.entry)
 			continue
@@ -79,8 +83,8 @@ type claim struct {
 
 // claims are the entries in use so far.
 type claims struct {
-	sorted   []claim     // disjoint
-	overlaps [][2]string // pools of which a younger one's entry is not used
+	sorted  []claim // disjoint
+	refused map[string]*netipx.IPSetBuilder
 }
 
 // claim adds c, or returns an entry that it overlaps.
@@ -88,7 +92,10 @@ func (cs *claims) claim(c claim) (other claim, overlaps bool) {
 	i, _ := slices.BinarySearchFunc(cs.sorted, c, func(a, b claim) int { return a.From().Compare(b.From()) })
 	for _, j := range []int{i - 1, i} {
 		if j >= 0 && j < len(cs.sorted) && cs.sorted[j].Overlaps(c.IPRange) {
-			cs.overlap(max(i-1, 0), c)
+			if cs.refused[c.pool] == nil {
+				cs.refused[c.pool] = &netipx.IPSetBuilder{}
+			}
+			cs.refused[c.pool].AddRange(c.IPRange)
 			return cs.sorted[j], true
 		}
 	}
@@ -96,26 +103,35 @@ func (cs *claims) claim(c claim) (other claim, overlaps bool) {
 	return claim{}, false
 }
 
-// overlap remembers the pools that c overlaps, from the i-th entry on.
-func (cs *claims) overlap(i int, c claim) {
-	for ; i < len(cs.sorted) && !c.To().Less(cs.sorted[i].From()); i++ {
-		if other := cs.sorted[i]; other.Overlaps(c.IPRange) && other.pool != c.pool {
-			cs.overlaps = append(cs.overlaps, [2]string{other.pool, c.pool})
+// overlaps are for each pool those that share addresses with it, sorted.
+func (cs *claims) overlaps() map[string][]string {
+	others := map[string]map[string]bool{}
+	note := func(a, b string) {
+		if others[a] == nil {
+			others[a] = map[string]bool{}
+		}
+		others[a][b] = true
+	}
+	for pool, refused := range cs.refused {
+		set, err := refused.IPSet()
+		if err != nil {
+			panic(fmt.Sprintf("pool %s: ranges that ParseRange accepts do not make a set: %v", pool, err))
+		}
+		for _, r := range set.Ranges() {
+			i, _ := slices.BinarySearchFunc(cs.sorted, r, func(c claim, r netipx.IPRange) int { return c.To().Compare(r.From()) })
+			for ; i < len(cs.sorted) && !r.To().Less(cs.sorted[i].From()); i++ {
+				if other := cs.sorted[i].pool; other != pool {
+					note(pool, other)
+					note(other, pool)
+				}
+			}
 		}
 	}
-}
-
-// overlapping are the pools that share addresses with the named one.
-func (cs *claims) overlapping(pool string) (others []string) {
-	for _, pair := range cs.overlaps {
-		if pair[0] == pool {
-			others = append(others, pair[1])
-		} else if pair[1] == pool {
-			others = append(others, pair[0])
-		}
+	all := make(map[string][]string, len(others))
+	for pool, names := range others {
+		all[pool] = slices.Sorted(maps.Keys(names))
 	}
-	slices.Sort(others)
-	return slices.Compact(others)
+	return all
 }
 
 // InvalidRangeError says why an entry of a pool cannot be used.

@@ -188,11 +188,11 @@ func (c *Controller) Run(ctx context.Context) {
 	c.lister.leading.Store(true)
 	close(c.leads)
 	go c.events.run(ctx)
-	var synced []cache.InformerSynced
+	var synced []cache.DoneChecker
 	for _, i := range c.informers() {
-		synced = append(synced, i.HasSynced)
+		synced = append(synced, i.HasSyncedChecker())
 	}
-	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+	if !cache.WaitFor(ctx, "", synced...) {
 		return // ctx ended
 	}
 	// What the last leader wrote may not have come by watch yet.
@@ -284,10 +284,8 @@ func (c *Controller) reconcile(ctx context.Context) error {
 // write writes what differs from the plan.
 func (c *Controller) write(ctx context.Context, snapshot Snapshot, plan Plan) error {
 	w := c.newWrites(ctx)
-	for _, svc := range snapshot.Services {
-		if p, ok := plan.Services[keyOf(svc)]; ok && !p.matches(svc) {
-			w.do(func(ctx context.Context) error { return c.writeService(ctx, svc, p) })
-		}
+	if err := c.writeServices(w, snapshot.Services, plan.Services); err != nil {
+		return err
 	}
 	for _, pool := range snapshot.Objects.Pools {
 		p := plan.Pools[pool.Name]

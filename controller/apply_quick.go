@@ -2,7 +2,9 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -161,6 +163,11 @@ func (c *Controller) quick(ctx context.Context) (done bool, err error) {
 	if !ok {
 		return false, nil
 	}
+	defer func() {
+		if !done {
+			c.news.changedElse() // they are not known by what is settled
+		}
+	}()
 	var services []*corev1.Service
 	for _, key := range keys {
 		cached, exists, err := c.services.GetStore().GetByKey(key.String())
@@ -179,12 +186,26 @@ func (c *Controller) quick(ctx context.Context) (done bool, err error) {
 	}
 	c.settled.gave(plans)
 	w := c.newWrites(ctx)
-	for _, svc := range services {
-		if p, planned := plans[keyOf(svc)]; planned && !p.matches(svc) {
-			w.do(func(ctx context.Context) error { return c.writeService(ctx, svc, p) })
-		}
+	if err := c.writeServices(w, services, plans); err != nil {
+		return true, err
 	}
 	return true, w.wait()
+}
+
+// writeServices writes what differs from the plans. It returns an error, and
+// leaves the rest for the next pass, if something fails on which more depends.
+func (c *Controller) writeServices(w *writes, services []*corev1.Service, plans map[types.NamespacedName]ServicePlan) error {
+	for i, round := range changesOf(services, plans) {
+		if i > 0 {
+			if err := w.wait(); err != nil {
+				return err
+			}
+		}
+		for _, change := range round {
+			w.do(func(ctx context.Context) error { return c.writeService(ctx, change.svc, change.plan) })
+		}
+	}
+	return nil
 }
 
 // writes are those of one pass. What has begun is finished even if ctx ends.
@@ -210,7 +231,7 @@ func (w *writes) do(write func(context.Context) error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(w.ctx), writeTimeout)
 		defer cancel()
 		if err := write(ctx); err != nil && !apierrors.IsNotFound(err) {
-			if !apierrors.IsConflict(err) {
+			if leavesOpen(err) {
 				w.c.unsure.Store(true)
 			}
 			w.mu.Lock()
@@ -219,6 +240,12 @@ func (w *writes) do(write func(context.Context) error) {
 		}
 		return nil
 	})
+}
+
+// leavesOpen reports whether the write may have taken effect all the same.
+func leavesOpen(err error) bool {
+	var answer apierrors.APIStatus
+	return !errors.As(err, &answer) || answer.Status().Code >= http.StatusInternalServerError
 }
 
 // wait waits for all of them, and returns what went wrong.

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,8 +30,8 @@ type Snapshot struct {
 	// Cloud is what the cloud has answered since the process began.
 	Cloud     map[types.UID]Outcome
 	NodePorts PortRange
-	// Taken are held by Services that are left out (see settled).
-	Taken []allocator.Reserved
+	// Taken are held by Services that are left out (see settled): sorted, disjoint.
+	Taken []netipx.IPRange
 	// reports are those of the Speakers, if they have been read already.
 	reports *reports
 }
@@ -158,8 +159,13 @@ func newDecision(s Snapshot) *decision {
 	for _, p := range d.config.Pools {
 		reserved, problems := guards.of(p)
 		d.problems = append(d.problems, problems...)
+		for _, r := range p.Ranges {
+			for _, t := range overlapping(s.Taken, r) {
+				reserved = append(reserved, allocator.Reserved{IPRange: t, Why: "is held by another Service"})
+			}
+		}
 		d.pools = append(d.pools, allocator.Pool{
-			Name: p.Name, Ranges: p.Ranges, Reserved: append(reserved, s.Taken...), AvoidBuggyIPs: p.AvoidBuggyIPs,
+			Name: p.Name, Ranges: p.Ranges, Reserved: reserved, AvoidBuggyIPs: p.AvoidBuggyIPs,
 			Auto: p.AutoAssign, Closed: p.Terminating,
 		})
 	}

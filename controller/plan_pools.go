@@ -6,6 +6,7 @@ import (
 	"math/big"
 	"net/netip"
 	"slices"
+	"sort"
 	"strings"
 
 	"go4.org/netipx"
@@ -40,6 +41,16 @@ func newMenus(pools []config.Pool, namespaces []*corev1.Namespace) menus {
 		m.labels[ns.Name] = ns.Labels
 	}
 	return m
+}
+
+// knows reports whether it is known what Services of the namespace may use. The
+// watch of Services may be faster than that of Namespaces, and an address that
+// was given by mistake would stay.
+func (m menus) knows(namespace string) bool {
+	_, known := m.labels[namespace]
+	return known || !slices.ContainsFunc(m.pools, func(p config.Pool) bool {
+		return len(p.NamespaceSelectors) > 0 && !slices.Contains(p.Namespaces, namespace)
+	})
 }
 
 // of are the pools that the Service may use, and those that do not select it.
@@ -111,11 +122,18 @@ func guardsOf(nodes []*corev1.Node, cidrs []*networkingv1.ServiceCIDR) (all guar
 	return slices.Compact(all) // a node may show one address under two types
 }
 
+// overlapping are those of sorted, disjoint ranges that overlap r.
+func overlapping(sorted []netipx.IPRange, r netipx.IPRange) []netipx.IPRange {
+	from := sort.Search(len(sorted), func(i int) bool { return !sorted[i].To().Less(r.From()) })
+	n := sort.Search(len(sorted)-from, func(i int) bool { return r.To().Less(sorted[from+i].From()) })
+	return sorted[from : from+n]
+}
+
 // of is what the pool does not give, and what there is to say about it.
 func (g guards) of(p config.Pool) (reserved []allocator.Reserved, problems []config.Problem) {
 	found := map[v1alpha1.Reason][]string{}
 	for _, own := range g {
-		if !slices.ContainsFunc(p.Ranges, own.Overlaps) {
+		if len(overlapping(p.Ranges, own.IPRange)) == 0 {
 			continue
 		}
 		reserved = append(reserved, allocator.Reserved{IPRange: own.IPRange, Why: own.why})
@@ -206,5 +224,5 @@ func overlaps(p config.Pool) metav1.Condition {
 		return condition(v1alpha1.ConditionOverlaps, metav1.ConditionFalse, v1alpha1.NoOverlap, "no other pool has an address of this one")
 	}
 	return condition(v1alpha1.ConditionOverlaps, metav1.ConditionTrue, v1alpha1.OverlappingAddresses,
-		"shares addresses with "+strings.Join(p.Overlaps, ", ")+"; where pools overlap, the entry of the younger one is not used")
+		"shares addresses with "+strings.Join(p.Overlaps, ", ")+"; where pools overlap, the entry of the younger one, or of one that is being deleted, is not used")
 }

@@ -24,7 +24,7 @@ func TestSelection(t *testing.T) {
 	}
 	s := town()
 	s.Namespaces = []*corev1.Namespace{
-		{ObjectMeta: metav1.ObjectMeta{Name: "team", Labels: map[string]string{"tier": "edge"}}}, {ObjectMeta: metav1.ObjectMeta{Name: "ns"}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "team", Labels: map[string]string{"tier": "edge"}}}, {ObjectMeta: metav1.ObjectMeta{Name: "ns"}}, {ObjectMeta: metav1.ObjectMeta{Name: "named"}},
 	}
 	s.Objects.Pools = []*v1alpha1.IPAddressPool{
 		pool("all", "192.0.2.0/28"),
@@ -45,6 +45,7 @@ func TestSelection(t *testing.T) {
 		{"ns", "db", "", "192.0.2.64 Assigned"},
 		{"ns", "", "by-name", "NoMatchingPool"},
 		{"ns", "", "broken", "NoMatchingPool"},
+		{"new", "", "", "NoMatchingPool"}, // its labels may select a pool that comes first
 	} {
 		name := fmt.Sprintf("%c", 'a'+i)
 		svc := service(name, func(svc *corev1.Service) { svc.Labels = map[string]string{"app": row.app} })

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -14,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/fairlead-io/fairlead/allocator"
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
@@ -30,8 +30,8 @@ import (
 type settled struct {
 	world Snapshot // without Services
 	addrs map[types.NamespacedName][]netip.Addr
-	taken []allocator.Reserved // all addresses in addrs
-	inUse map[string]bool      // pools that are kept from vanishing
+	taken []netipx.IPRange // all addresses in addrs
+	inUse map[string]bool  // pools that are kept from vanishing
 }
 
 // settledBy takes in what the Services show, and what the plan gives them.
@@ -61,9 +61,7 @@ func settledBy(s Snapshot, p Plan) *settled {
 	if err != nil {
 		panic("valid addresses make no set: " + err.Error())
 	}
-	for _, r := range set.Ranges() {
-		w.reserve(r)
-	}
+	w.taken = set.Ranges()
 	return w
 }
 
@@ -74,10 +72,6 @@ func shownBy(ingress []corev1.LoadBalancerIngress) (addrs []netip.Addr) {
 		}
 	}
 	return addrs
-}
-
-func (w *settled) reserve(r netipx.IPRange) {
-	w.taken = append(w.taken, allocator.Reserved{IPRange: r, Why: "is held by another Service"})
 }
 
 // decide plans for Services that have changed, or reports that a full decision
@@ -137,7 +131,8 @@ func (w *settled) gave(plans map[types.NamespacedName]ServicePlan) {
 		for _, a := range shownBy(p.Ingress) {
 			if !slices.Contains(w.addrs[key], a) {
 				w.addrs[key] = append(w.addrs[key], a)
-				w.reserve(netipx.IPRangeFrom(a, a))
+				i := sort.Search(len(w.taken), func(i int) bool { return a.Less(w.taken[i].From()) })
+				w.taken = slices.Insert(w.taken, i, netipx.IPRangeFrom(a, a))
 			}
 		}
 	}

@@ -1,15 +1,21 @@
 package controller
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 	"pgregory.net/rapid"
 
 	"github.com/fairlead-io/fairlead/config"
@@ -199,5 +205,46 @@ func TestSways(t *testing.T) {
 				t.Errorf("sways is %t", got)
 			}
 		})
+	}
+}
+
+// TestQuickForgetsNothing: a Service that a quick decision cannot be about keeps
+// others from being quick, until everything has been looked at.
+func TestQuickForgetsNothing(t *testing.T) {
+	s := town(service("c"))
+	s.pass(t) // it holds 192.0.2.0
+	c := &Controller{settled: settledBy(s, Decide(s)), parallel: 1}
+	c.services = cache.NewSharedIndexInformer(&cache.ListWatch{}, &corev1.Service{}, 0, nil)
+	come := func(svc *corev1.Service) {
+		t.Helper()
+		svc.ResourceVersion = "1"
+		if err := c.services.GetStore().Add(svc); err != nil {
+			t.Fatal(err)
+		}
+		c.news.changed(keyOf(svc))
+	}
+	foreign := "example.com/lb"
+	come(service("a", holding("192.0.2.1"), func(s *corev1.Service) { s.Spec.LoadBalancerClass = &foreign }))
+	if done, err := c.quick(t.Context()); done || err != nil {
+		t.Fatalf("got %v, %v", done, err)
+	}
+	come(service("b"))
+	if done, err := c.quick(t.Context()); done || err != nil {
+		t.Errorf("got %v, %v: 192.0.2.1 was free for it", done, err)
+	}
+}
+
+// TestLeavesOpen: only where a write may have taken effect is everything listed again.
+func TestLeavesOpen(t *testing.T) {
+	r := schema.GroupResource{Resource: "services"}
+	for err, want := range map[error]bool{
+		apierrors.NewConflict(r, "a", nil): false, apierrors.NewInvalid(schema.GroupKind{}, "a", nil): false,
+		fmt.Errorf("apply: %w", apierrors.NewForbidden(r, "a", nil)): false, apierrors.NewTooManyRequestsError(""): false,
+		apierrors.NewInternalError(errors.New("etcd")): true, apierrors.NewTimeoutError("", 1): true,
+		context.DeadlineExceeded: true, &net.OpError{Op: "read"}: true,
+	} {
+		if got := leavesOpen(err); got != want {
+			t.Errorf("%v: got %v", err, got)
+		}
 	}
 }

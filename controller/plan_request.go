@@ -23,10 +23,11 @@ import (
 // with those that it shows.
 func (d *decision) request(svc *subject) (r allocator.Request, asks bool) {
 	r = allocator.Request{Key: svc.key, Since: svc.CreationTimestamp.Time, Have: have(svc.Service)}
+	_, foreign := foreignName(svc.Service)
 	onBareMetal := svc.choice.Verdict == providers.OnBareMetal
 	if svc.choice.Verdict == providers.OnAWS && has(svc.Service, v1alpha1.FinalizerBareMetal) && svc.DeletionTimestamp == nil {
 		r.Frozen = true // holds its addresses until the balancer answers
-	} else if !onBareMetal || svc.DeletionTimestamp != nil || foreignHostname(svc.Service) {
+	} else if !onBareMetal || svc.DeletionTimestamp != nil || foreign {
 		r.Standing = allocator.Stranger
 		return r, len(r.Have) > 0
 	}
@@ -70,6 +71,11 @@ var single = map[bool][]allocator.Want{false: {{Family: allocator.IPv4}}, true: 
 // can know what that is.
 func (d *decision) wishes(svc *subject, r *allocator.Request) (why refusal) {
 	r.Pools, r.Barred = d.menus.of(svc.Service)
+	var unknown refusal
+	if !d.menus.knows(svc.Namespace) {
+		r.Pools, r.Barred = nil, nil
+		unknown = refusal{v1alpha1.NoMatchingPool, fmt.Sprintf("pools select namespaces by their labels, and those of Namespace %s are not known yet", svc.Namespace)}
+	}
 	key, contradiction := agreed(svc.Service, v1alpha1.AllowSharedIPAnnotations)
 	recorded := svc.Annotations[v1alpha1.AnnotationSharedAs]
 	if len(key) > longestKey {
@@ -82,8 +88,8 @@ func (d *decision) wishes(svc *subject, r *allocator.Request) (why refusal) {
 		r.Share, svc.terms = terms(svc.Service, key)
 	}
 	r.Departed = svc.terms != recorded
-	if contradiction.reason != "" {
-		return contradiction
+	if unknown.reason != "" || contradiction.reason != "" {
+		return cmp.Or(contradiction, unknown)
 	}
 	pool, why := agreed(svc.Service, v1alpha1.AddressPoolAnnotations)
 	if why.reason != "" {

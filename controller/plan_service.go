@@ -1,6 +1,8 @@
 package controller
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -59,8 +61,8 @@ func (d *decision) servicePlan(svc *subject, a allocator.Assignment) ServicePlan
 }
 
 func (d *decision) bareMetalPlan(svc *subject, a allocator.Assignment) ServicePlan {
-	if foreignHostname(svc.Service) {
-		return refused(svc.Service, v1alpha1.ForeignStatus, "the status holds a host name, which is no address of a pool: it is left to whoever wrote it")
+	if text, foreign := foreignName(svc.Service); foreign {
+		return refused(svc.Service, v1alpha1.ForeignStatus, fmt.Sprintf("the status holds %q, which is no address of a pool: it is left to whoever wrote it", short(text)))
 	}
 	for _, m := range a.Missing {
 		if m.Reason == v1alpha1.ForeignStatus {
@@ -232,10 +234,18 @@ func hosts(svc *corev1.Service) (hosts []corev1.LoadBalancerIngress) {
 	return hosts
 }
 
-// foreignHostname reports whether another implementation has put a host name
-// into the status.
-func foreignHostname(svc *corev1.Service) bool {
-	return !owned(svc) && len(hosts(svc)) > 0
+// foreignName is what another implementation has put into the status that is no
+// address as we would write it: a host name, most often.
+func foreignName(svc *corev1.Service) (text string, foreign bool) {
+	if owned(svc) {
+		return "", false
+	}
+	for _, in := range svc.Status.LoadBalancer.Ingress {
+		if _, err := config.ParseAddr(in.IP); err != nil {
+			return cmp.Or(in.Hostname, in.IP), true
+		}
+	}
+	return "", false
 }
 
 // allRecorded reports whether every address in the status was given by us.

@@ -135,7 +135,11 @@ func TestDecide(t *testing.T) {
 		{"foreign", service("a", holding("203.0.113.7")), nil, "Provisioned=ForeignStatus (not served)", "no pool"},
 		{"foreign host name", service("a", func(s *corev1.Service) {
 			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{Hostname: "lb.example.com"}}
-		}), nil, "Provisioned=ForeignStatus (not served)", "host name"},
+		}), nil, "Provisioned=ForeignStatus (not served)", `"lb.example.com"`},
+		{"foreign, written in another way", service("a", holding("::ffff:192.0.2.7")), nil, "Provisioned=ForeignStatus (not served)", `"::ffff:192.0.2.7"`},
+		{"foreign, shown by another implementation's Service too", service("a", holding("192.0.2.7")), func(s *Snapshot) {
+			s.Services = append(s.Services, service("b", class(&other), holding("192.0.2.7")))
+		}, "Provisioned=ForeignStatus (not served)", "belongs to Service ns/b"},
 		{"dual stack, half of it", service("a", func(s *corev1.Service) {
 			s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
 		}), nil, "192.0.2.0 Provisioned=NoMatchingPool Announced=NoSpeaker", "no IPv6 addresses"},

@@ -26,6 +26,9 @@ func overlay(s controller.Snapshot, file *inventory) (controller.Snapshot, []str
 	s.Objects.BGPPeers = overlaid(s.Objects.BGPPeers, file.BGPPeers, now)
 	s.Objects.BFDProfiles = overlaid(s.Objects.BFDProfiles, file.BFDProfiles, now)
 	s.Objects.Communities = overlaid(s.Objects.Communities, file.Communities, now)
+	for _, ns := range file.namespaces { // as the API server does
+		metav1.SetMetaDataLabel(&ns.ObjectMeta, corev1.LabelMetadataName, ns.Name)
+	}
 	s.Namespaces = overlaid(s.Namespaces, file.namespaces, now)
 
 	had := byKey(s.Services)
@@ -74,6 +77,7 @@ func overlaid[T metav1.Object](have, file []T, now metav1.Time) []T {
 		o.SetFinalizers(all[i].GetFinalizers())
 		o.SetUID(all[i].GetUID())
 		o.SetResourceVersion(all[i].GetResourceVersion())
+		o.SetLabels(labelsKept(o, all[i]))
 		all[i] = o
 	}
 	return all
@@ -160,19 +164,36 @@ func familiesOf(s controller.Snapshot) []corev1.IPFamily {
 	return first[:1]
 }
 
+// lastApplied is the metadata that the last kubectl apply has set.
+func lastApplied(o metav1.Object) (metadata metav1.ObjectMeta, known bool) {
+	var applied struct{ Metadata metav1.ObjectMeta }
+	text, known := o.GetAnnotations()[corev1.LastAppliedConfigAnnotation]
+	known = known && json.Unmarshal([]byte(text), &applied) == nil
+	return applied.Metadata, known
+}
+
+// labelsKept are the labels after applying the file: others than the last
+// kubectl apply has set are not in its hands.
+func labelsKept(o, had metav1.Object) map[string]string {
+	applied, _ := lastApplied(had)
+	kept := maps.Clone(had.GetLabels())
+	maps.DeleteFunc(kept, func(name, _ string) bool { _, byApply := applied.Labels[name]; return byApply })
+	if kept == nil {
+		return o.GetLabels()
+	}
+	maps.Copy(kept, o.GetLabels())
+	return kept
+}
+
 // keepAnnotations keeps those that applying the file would keep: what the
 // controller has recorded, and what others than the last kubectl apply have
 // set. Where there was none, the file is taken to say all.
 func keepAnnotations(svc, had *corev1.Service) (notes []string) {
-	var applied struct{ Metadata metav1.ObjectMeta }
-	text, wasApplied := had.Annotations[corev1.LastAppliedConfigAnnotation]
-	if wasApplied && json.Unmarshal([]byte(text), &applied) != nil {
-		wasApplied = false
-	}
+	applied, wasApplied := lastApplied(had)
 	for _, name := range slices.Sorted(maps.Keys(had.Annotations)) {
 		value := had.Annotations[name]
 		_, inFile := svc.Annotations[name]
-		_, byApply := applied.Metadata.Annotations[name]
+		_, byApply := applied.Annotations[name]
 		switch {
 		case inFile:
 		case slices.Contains(recordNames, name) || wasApplied && !byApply:

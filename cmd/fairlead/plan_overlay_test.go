@@ -130,3 +130,26 @@ func TestOverlayAge(t *testing.T) {
 		t.Errorf("%+v", made)
 	}
 }
+
+// TestOverlayLabels: what others than the last kubectl apply have labelled stays.
+func TestOverlayLabels(t *testing.T) {
+	labelled := func(labels ...string) *corev1.Service {
+		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "a", Labels: map[string]string{}}}
+		for _, l := range labels {
+			svc.Labels[l] = "x"
+		}
+		return svc
+	}
+	applied := labelled("applied", "kept", "others")
+	applied.Annotations = map[string]string{corev1.LastAppliedConfigAnnotation: `{"metadata":{"labels":{"applied":"x","kept":"x"}}}`}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns", Labels: map[string]string{"tier": "edge"}}}
+	after, _ := overlay(controller.Snapshot{Services: []*corev1.Service{applied}}, &inventory{
+		services: []*corev1.Service{labelled("kept", "new")}, namespaces: []*corev1.Namespace{ns},
+	})
+	if got, want := slices.Sorted(maps.Keys(after.Services[0].Labels)), []string{"kept", "new", "others"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got, want := after.Namespaces[0].Labels, map[string]string{"tier": "edge", corev1.LabelMetadataName: "ns"}; !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

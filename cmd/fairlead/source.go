@@ -116,7 +116,7 @@ func (i *inventory) gaps() (notes []string) {
 		{len(i.L2Advertisements)+len(i.BGPAdvertisements) == 0, "no L2Advertisements and no BGPAdvertisements: nothing is announced (kubectl get l2advertisements,bgpadvertisements)"},
 		{len(i.speakers) == 0, "no Speakers: what nodes announce and how their BGP sessions are is not known (kubectl get speakers)"},
 		{local && len(i.slices) == 0, "no EndpointSlices: Services with externalTrafficPolicy Local seem to have no endpoints (kubectl get endpointslices -A)"},
-		{selects && len(i.namespaces) == 0, "no Namespaces: pools with namespaceSelectors seem to select none (kubectl get namespaces)"},
+		{selects && len(i.namespaces) == 0, "no Namespaces, whose labels some pools select: what Services would newly get is not known (kubectl get namespaces)"},
 		{len(i.cidrs) == 0, "no ServiceCIDRs: addresses of ClusterIPs are not known to be reserved (kubectl get servicecidrs; Kubernetes before 1.33 has none)"},
 	} {
 		if gap.lacking {

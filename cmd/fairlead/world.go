@@ -49,7 +49,7 @@ func readCluster(ctx context.Context, restConfig *rest.Config) (i *inventory, no
 	namespaces, err := kube.CoreV1().Namespaces().List(ctx, all)
 	switch {
 	case apierrors.IsForbidden(err):
-		notes = append(notes, "may not list Namespaces: pools with namespaceSelectors seem to select none")
+		notes = append(notes, "may not list Namespaces: where pools have namespaceSelectors, what Services would newly get is not known")
 	case err != nil:
 		return nil, nil, fmt.Errorf("list Namespaces: %w", err)
 	default:
