@@ -70,6 +70,11 @@ func TestSelection(t *testing.T) {
 		_, _ = cluster.Kubectl(ctx, "", "delete", "--ignore-not-found", "l2advertisement", "blue")
 		deletePool(t, "blue")
 	})
+	team := func(name string) {
+		t.Helper()
+		apply(t, fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: tenant, labels: {team: %s}}\n", name))
+	}
+	team("blue")
 	apply(t, `apiVersion: fairlead.io/v1alpha1
 kind: IPAddressPool
 metadata: {name: blue}
@@ -83,10 +88,6 @@ apiVersion: fairlead.io/v1alpha1
 kind: L2Advertisement
 metadata: {name: blue}
 spec: {ipAddressPools: [blue]}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: tenant, labels: {team: blue}}
 ---
 apiVersion: v1
 kind: Service
@@ -115,13 +116,7 @@ spec: {type: LoadBalancer, ports: [{port: 80}]}
 	}
 
 	// The namespace no longer matches: the address stays, and nobody else gets one.
-	label := func(namespace string) {
-		t.Helper()
-		if _, err := cluster.Kubectl(t.Context(), "", "label", "--overwrite", "namespace", "tenant", namespace); err != nil {
-			t.Fatal(err)
-		}
-	}
-	label("team=red")
+	team("red")
 	service(t, "wishful", annotated("fairlead.io/load-balancer-ips=10.13.242.142"))
 	message := condition(t, "wishful", "Provisioned", "AddressNotInPool")
 	contains(t, message, "10.13.242.142", "blue")

@@ -84,7 +84,15 @@ func keeps(t *testing.T, name string, want ...netip.Addr) {
 // single request was lost.
 func uninterrupted(t *testing.T, from *lab.Host, target string) (stop func()) {
 	t.Helper()
-	reach(t, from, target)
+	// One answer does not show that kube-proxy serves a new Service on all nodes.
+	eventually(t, from.Name+" reaches "+target+" again and again", func() error {
+		for range 30 {
+			if _, err := from.Get(t.Context(), target); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan lab.Report, 1)
 	go func() {

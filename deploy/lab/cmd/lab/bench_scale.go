@@ -20,7 +20,7 @@ import (
 
 const (
 	half     = 5000 // Services of a burst, and at a restart
-	waiting  = half / 2
+	waiting  = half / 5
 	changes  = 60 // single changes that are timed, of each sort
 	restarts = 5
 	// inFlight is the number of writes at the same time, as the controller's own.
