@@ -195,7 +195,9 @@ func (r *run) keepAddr(c *claimant, h Have) {
 	*place = r.heldBy(c, h)
 	place.Leaving = place == &c.leaving[f]
 	r.take(c, h.Addr)
-	r.say(c, Verdict{FamilyOf(h.Addr), place.Pool, true, fmt.Sprintf("holds %s and keeps it", h.Addr)})
+	if r.watch != nil { // most of all Services come by here
+		r.say(c, Verdict{FamilyOf(h.Addr), place.Pool, true, fmt.Sprintf("holds %s and keeps it", h.Addr)})
+	}
 }
 
 // heldBy says to which pool a kept address belongs: the recorded one, whatever

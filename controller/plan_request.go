@@ -76,6 +76,9 @@ func (d *decision) wishes(svc *subject, r *allocator.Request) (why refusal) {
 		r.Pools, r.Barred = nil, nil
 		unknown = refusal{v1alpha1.NoMatchingPool, fmt.Sprintf("pools select namespaces by their labels, and those of Namespace %s are not known yet", svc.Namespace)}
 	}
+	if asksNothing(svc.Service) {
+		return unknown
+	}
 	key, contradiction := agreed(svc.Service, v1alpha1.AllowSharedIPAnnotations)
 	recorded := svc.Annotations[v1alpha1.AnnotationSharedAs]
 	if len(key) > longestKey {
@@ -125,11 +128,20 @@ func (d *decision) wishes(svc *subject, r *allocator.Request) (why refusal) {
 	return refusal{}
 }
 
+// asksNothing reports whether the Service says nothing about its addresses, as
+// most do.
+func asksNothing(svc *corev1.Service) bool {
+	for name := range svc.Annotations {
+		ours := strings.HasPrefix(name, v1alpha1.GroupVersion.Group) && name != v1alpha1.AnnotationAllocatedFrom
+		if ours || strings.HasPrefix(name, "metallb.") {
+			return false
+		}
+	}
+	return svc.Spec.LoadBalancerIP == ""
+}
+
 // agreed is the value of annotations that mean the same.
 func agreed(svc *corev1.Service, names []string) (value string, why refusal) {
-	if len(svc.Annotations) == 0 {
-		return "", refusal{}
-	}
 	said := ""
 	for _, name := range names {
 		v := svc.Annotations[name]

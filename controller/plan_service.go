@@ -301,13 +301,13 @@ func (p ServicePlan) matches(svc *corev1.Service) bool {
 	if p.Serves && !slices.EqualFunc(p.Ingress, svc.Status.LoadBalancer.Ingress, sameIngress) {
 		return false
 	}
-	var have []metav1.Condition
-	for _, c := range svc.Status.Conditions {
-		if ours(c) {
-			have = append(have, c)
+	said := 0
+	for i := range svc.Status.Conditions {
+		if ours(svc.Status.Conditions[i]) {
+			said++
 		}
 	}
-	return sameConditions(have, p.Conditions)
+	return said == len(p.Conditions) && says(svc.Status.Conditions, p.Conditions)
 }
 
 func sameIngress(a, b corev1.LoadBalancerIngress) bool {
@@ -317,8 +317,16 @@ func sameIngress(a, b corev1.LoadBalancerIngress) bool {
 
 // sameConditions compares all but the times, in any order.
 func sameConditions(have, want []metav1.Condition) bool {
-	return len(have) == len(want) && !slices.ContainsFunc(want, func(w metav1.Condition) bool {
-		h := apimeta.FindStatusCondition(have, w.Type)
-		return h == nil || h.Status != w.Status || h.Reason != w.Reason || h.Message != w.Message
-	})
+	return len(have) == len(want) && says(have, want)
+}
+
+// says reports whether all the wanted conditions are there.
+func says(have, want []metav1.Condition) bool {
+	for i := range want {
+		w, h := &want[i], apimeta.FindStatusCondition(have, want[i].Type)
+		if h == nil || h.Status != w.Status || h.Reason != w.Reason || h.Message != w.Message {
+			return false
+		}
+	}
+	return true
 }
