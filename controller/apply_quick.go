@@ -184,7 +184,7 @@ func (c *Controller) quick(ctx context.Context) (done bool, err error) {
 	if !ok {
 		return false, nil
 	}
-	c.settled.gave(plans)
+	c.settled.gave(services, plans)
 	w := c.newWrites(ctx)
 	if err := c.writeServices(w, services, plans); err != nil {
 		return true, err

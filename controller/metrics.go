@@ -31,7 +31,7 @@ var (
 
 	poolOutOfPoolGauge = metrics.NewGaugeVec(&metrics.GaugeOpts{
 		Name:           "fairlead_pool_out_of_pool_addresses",
-		Help:           "Addresses that came from the pool and that Services keep, although the pool does not contain them any more.",
+		Help:           "Addresses that came from the pool and that Services keep, although the pool does not contain them, or does not select these Services, any more.",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"pool"})
 )

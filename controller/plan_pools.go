@@ -178,7 +178,7 @@ func (d *decision) poolPlans(result allocator.Result) map[string]PoolPlan {
 			if !slices.ContainsFunc(held[:j], func(o allocator.Held) bool { return o.Pool == h.Pool }) {
 				c.services++
 			}
-			if h.OutOfPool {
+			if h.OutOfPool || h.Unselected {
 				c.outOfPool++
 			}
 		}

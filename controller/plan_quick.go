@@ -17,6 +17,7 @@ import (
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
 )
 
 // settled is what a full decision leaves behind, for quick ones about the few
@@ -118,23 +119,33 @@ func (w *settled) plain(svc *corev1.Service) bool {
 			return false
 		}
 	}
-	known := w.addrs[keyOf(svc)]
 	shown := shownBy(svc.Status.LoadBalancer.Ingress)
-	adopts := !owned(svc) && len(shown) > 0
-	return !adopts && !slices.ContainsFunc(shown, func(a netip.Addr) bool { return !slices.Contains(known, a) })
+	if !owned(svc) && len(shown) > 0 { // another implementation's, or one to adopt
+		return providers.NewChooser(w.world.Policy, w.world.Nodes).Choose(svc).Verdict == providers.NotOurs
+	}
+	known := w.addrs[keyOf(svc)]
+	return !slices.ContainsFunc(shown, func(a netip.Addr) bool { return !slices.Contains(known, a) })
 }
 
-// gave takes in what has been planned since. What a Service gives up stays
-// taken until the next full decision.
-func (w *settled) gave(plans map[types.NamespacedName]ServicePlan) {
-	for key, p := range plans {
-		for _, a := range shownBy(p.Ingress) {
+// gave takes in what the Services show, and what has been planned for them. What
+// a Service gives up stays taken until the next full decision.
+func (w *settled) gave(services []*corev1.Service, plans map[types.NamespacedName]ServicePlan) {
+	for _, svc := range services {
+		key := keyOf(svc)
+		for _, a := range slices.Concat(shownBy(svc.Status.LoadBalancer.Ingress), shownBy(plans[key].Ingress)) {
 			if !slices.Contains(w.addrs[key], a) {
 				w.addrs[key] = append(w.addrs[key], a)
-				i := sort.Search(len(w.taken), func(i int) bool { return a.Less(w.taken[i].From()) })
-				w.taken = slices.Insert(w.taken, i, netipx.IPRangeFrom(a, a))
+				w.take(a)
 			}
 		}
+	}
+}
+
+// take adds the address, unless another Service has it already.
+func (w *settled) take(a netip.Addr) {
+	i := sort.Search(len(w.taken), func(i int) bool { return a.Less(w.taken[i].From()) })
+	if i == 0 || !w.taken[i-1].Contains(a) {
+		w.taken = slices.Insert(w.taken, i, netipx.IPRangeFrom(a, a))
 	}
 }
 

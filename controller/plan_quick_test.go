@@ -26,7 +26,7 @@ import (
 // wishing changes a Service in one of the ways that people do.
 func wishing(t *rapid.T, svc *corev1.Service) {
 	addr := fmt.Sprintf("192.0.2.%d", rapid.IntRange(0, 17).Draw(t, "addr"))
-	switch rapid.IntRange(0, 9).Draw(t, "wish") {
+	switch rapid.IntRange(0, 10).Draw(t, "wish") {
 	case 0, 1:
 		svc.Annotations[v1alpha1.AnnotationLoadBalancerIPs] = addr
 	case 2:
@@ -41,6 +41,10 @@ func wishing(t *rapid.T, svc *corev1.Service) {
 		svc.Spec.Type = corev1.ServiceTypeClusterIP
 	case 7:
 		holding(addr)(svc) // somebody else has written it
+	case 8:
+		class := "example.com/lb"
+		svc.Spec.LoadBalancerClass = &class
+		holding(addr)(svc)
 	}
 }
 
@@ -223,14 +227,32 @@ func TestQuickForgetsNothing(t *testing.T) {
 		}
 		c.news.changed(keyOf(svc))
 	}
-	foreign := "example.com/lb"
-	come(service("a", holding("192.0.2.1"), func(s *corev1.Service) { s.Spec.LoadBalancerClass = &foreign }))
+	come(service("a", holding("192.0.2.1"))) // which may be adopted
 	if done, err := c.quick(t.Context()); done || err != nil {
 		t.Fatalf("got %v, %v", done, err)
 	}
 	come(service("b"))
 	if done, err := c.quick(t.Context()); done || err != nil {
 		t.Errorf("got %v, %v: 192.0.2.1 was free for it", done, err)
+	}
+}
+
+// TestQuickBesideForeign: what another implementation shows is taken from then on.
+func TestQuickBesideForeign(t *testing.T) {
+	s := town(service("c"))
+	s.pass(t) // it holds 192.0.2.0
+	w := settledBy(s, Decide(s))
+	class := "example.com/lb"
+	foreign := []*corev1.Service{service("a", holding("192.0.2.1"), func(s *corev1.Service) { s.Spec.LoadBalancerClass = &class })}
+	plans, ok := w.decide(foreign, s.Now)
+	if !ok || len(plans) > 0 {
+		t.Fatalf("got %v, %v", plans, ok)
+	}
+	w.gave(foreign, plans)
+	w.gave(foreign, plans)
+	plans, ok = w.decide([]*corev1.Service{service("b")}, s.Now)
+	if got := shownBy(plans[key("b")].Ingress); !ok || len(got) != 1 || got[0].String() != "192.0.2.2" {
+		t.Errorf("got %v, %v", got, ok)
 	}
 }
 

@@ -248,6 +248,9 @@ func TestAddressesStay(t *testing.T) {
 	selective := pool("q", "192.0.2.0/29")
 	selective.Spec.ServiceAllocation = &v1alpha1.ServiceAllocation{Namespaces: []string{"other"}}
 	step("192.0.2.0 OutOfPool", "pool q does not select this Service any more", pools(selective))
+	if got := s.pass(t).Pools["q"].Status.OutOfPool; got != 1 {
+		t.Errorf("q, which does not select its Service any more, counts %d", got)
+	}
 	step("192.0.2.0 OutOfPool", "", pools())
 	step("198.51.100.1 Assigned", "", func() {
 		s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("r", "198.51.100.0/28")}

@@ -338,7 +338,7 @@ func (r *replica) quick(t *rapid.T, server *apiServer, changed []*corev1.Service
 	}
 	plans, ok := r.settled.decide(services, time.Time{})
 	if ok {
-		r.settled.gave(plans)
+		r.settled.gave(services, plans)
 		r.write(t, server, services, plans, lax)
 	}
 	return ok

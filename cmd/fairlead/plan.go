@@ -23,7 +23,7 @@ const (
 	loses       change = "loses"       // an address, without a new one in its place
 	moves       change = "moves"       // an address is replaced at once by another one
 	unannounced change = "unannounced" // keeps an address that no advertisement covers any more
-	outOfPool   change = "outOfPool"   // keeps an address that no pool contains any more
+	outOfPool   change = "outOfPool"   // keeps an address that its pool would not give any more
 	refused     change = "refused"     // is told no, or no for another reason
 	renumbers   change = "renumbers"   // has a new address beside the old one for a while
 	renumbered  change = "renumbered"  // lets go of the old address, and has the new one

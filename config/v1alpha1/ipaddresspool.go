@@ -14,7 +14,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Advertised",type=string,JSONPath=`.status.conditions[?(@.type=="Advertised")].status`
 // +kubebuilder:printcolumn:name="Ready",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
-// +kubebuilder:printcolumn:name="Out of pool",type=integer,priority=1,JSONPath=`.status.outOfPool`,description="addresses that Services keep although the pool contains them no more"
+// +kubebuilder:printcolumn:name="Out of pool",type=integer,priority=1,JSONPath=`.status.outOfPool`,description="addresses that Services keep although the pool would not give them any more"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type IPAddressPool struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -122,7 +122,8 @@ type IPAddressPoolStatus struct {
 	Services int64 `json:"services,omitempty"`
 
 	// OutOfPool counts the addresses that came from this pool and that Services
-	// keep, although the pool does not contain them any more.
+	// keep, although the pool does not contain them, or does not select these
+	// Services, any more.
 	//
 	// +optional
 	OutOfPool int64 `json:"outOfPool,omitempty"`

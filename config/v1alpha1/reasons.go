@@ -9,7 +9,8 @@ type Reason string
 const (
 	// Assigned: the Service holds every address it asks for.
 	Assigned Reason = "Assigned"
-	// OutOfPool: the Service keeps its address, but no pool contains it any more.
+	// OutOfPool: the Service keeps its address, but the pool that it came from
+	// does not contain it, or does not select the Service, any more.
 	OutOfPool Reason = "OutOfPool"
 	// PoolExhausted: a pool matches, but has no free address of the family.
 	PoolExhausted Reason = "PoolExhausted"
