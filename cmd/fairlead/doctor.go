@@ -101,7 +101,8 @@ func examine(w world) diagnosis {
 // text is a line for each finding, and a table of the sessions.
 func (d diagnosis) text(b *strings.Builder) {
 	if len(d.Findings) == 0 {
-		fmt.Fprintf(b, "No problem found: %d Services, %d nodes, %d pools, %d BGP peers.\n", d.Services, d.Nodes, d.Pools, d.Peers)
+		fmt.Fprintf(b, "No problem found: %s, %s, %s, %s.\n", plural(d.Services, "Service", "Services"), plural(d.Nodes, "node", "nodes"),
+			plural(d.Pools, "pool", "pools"), plural(d.Peers, "BGP peer", "BGP peers"))
 	}
 	table(b, func(t io.Writer) {
 		for _, f := range d.Findings {
