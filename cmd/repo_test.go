@@ -39,6 +39,7 @@ var floors = []struct {
 	{1, "speaker/guard", "an engine: knows prefixes and links, not Kubernetes"},
 	{1, "config/client", "typed clients of our kinds, needed on both sides and in the CLI"},
 	{0, "config/v1alpha1", "the vocabulary: types, names and reasons"},
+	{0, "config/fuzzed", "values for tests, out of what fuzzers make up"},
 	{0, "deploy/crds", "the definitions of our kinds, as data"},
 }
 

@@ -4,71 +4,51 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strings"
 	"testing"
 	"unicode/utf8"
 
 	"go4.org/netipx"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/fairlead-io/fairlead/config/fuzzed"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// bytesIn draws values from what the fuzzer makes up: whole words that somebody
-// might write, and anything else.
-type bytesIn struct{ rest []byte }
-
-func (b *bytesIn) below(n int) int {
-	if len(b.rest) == 0 {
-		return 0
-	}
-	x := int(b.rest[0])
-	b.rest = b.rest[1:]
-	return x % n
-}
-
-func (b *bytesIn) text(words ...string) string {
-	if i := b.below(len(words) + 1); i < len(words) {
-		return words[i]
-	}
-	n := min(b.below(256), len(b.rest))
-	text := string(b.rest[:n])
-	b.rest = b.rest[n:]
-	return strings.Repeat(strings.ToValidUTF8(text, "\uFFFD"), 1+b.below(2)*b.below(256)) // JSON has no other strings
-}
+// bytesIn makes objects out of what the fuzzer makes up.
+type bytesIn struct{ fuzzed.Bytes }
 
 func (b *bytesIn) pool(i int) *v1alpha1.IPAddressPool {
-	p := &v1alpha1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("p%d", i), CreationTimestamp: metav1.Unix(int64(1+b.below(3)), 0)}}
-	for n := b.below(12); n > 0; n-- {
-		entry := v1alpha1.AddressRange(b.text("192.0.2.0/24", "192.0.2.128/25", "192.0.2.10-192.0.2.20", "192.0.2.20 - 192.0.2.10", "192.0.2.7",
+	p := &v1alpha1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("p%d", i), CreationTimestamp: metav1.Unix(int64(1+b.Below(3)), 0)}}
+	for n := b.Below(12); n > 0; n-- {
+		entry := v1alpha1.AddressRange(b.Text("192.0.2.0/24", "192.0.2.128/25", "192.0.2.10-192.0.2.20", "192.0.2.20 - 192.0.2.10", "192.0.2.7",
 			"0.0.0.0/0", "::/0", "192.0.2.0/33", "2001:db8::/129", "192.0.2.1/24", "::ffff:192.0.2.0/120", "::ffff:192.0.2.1", "fe80::1%eth0", "2001:db8::/64",
 			"2001:db8::1-192.0.2.1", "203.0.113.0/24", "10.0.0.0/8", "255.255.255.254-255.255.255.255", "-", "/", "١٩٢.0.2.1", ""))
 		p.Spec.Addresses = append(p.Spec.Addresses, entry)
-		for again := b.below(2) * b.below(256); again > 0; again-- { // hundreds of them
-			p.Spec.Addresses = append(p.Spec.Addresses, v1alpha1.AddressRange(fmt.Sprintf("198.51.%d.%d", b.below(2), again)))
+		for again := b.Below(2) * b.Below(256); again > 0; again-- { // hundreds of them
+			p.Spec.Addresses = append(p.Spec.Addresses, v1alpha1.AddressRange(fmt.Sprintf("198.51.%d.%d", b.Below(2), again)))
 		}
 	}
-	p.Spec.AvoidBuggyIPs = b.below(2) == 1
-	if b.below(2) == 1 {
+	p.Spec.AvoidBuggyIPs = b.Below(2) == 1
+	if b.Below(2) == 1 {
 		p.Spec.ServiceAllocation = &v1alpha1.ServiceAllocation{
-			Priority: int32(b.below(3)), Namespaces: []string{b.text("ns", "", "日本")}[:b.below(2)],
-			NamespaceSelectors: []metav1.LabelSelector{b.selector(), b.selector()}[:b.below(3)],
-			ServiceSelectors:   []metav1.LabelSelector{b.selector(), b.selector()}[:b.below(3)],
+			Priority: int32(b.Below(3)), Namespaces: []string{b.Text("ns", "", "日本")}[:b.Below(2)],
+			NamespaceSelectors: []metav1.LabelSelector{b.selector(), b.selector()}[:b.Below(3)],
+			ServiceSelectors:   []metav1.LabelSelector{b.selector(), b.selector()}[:b.Below(3)],
 		}
 	}
-	if b.below(4) == 1 {
+	if b.Below(4) == 1 {
 		p.DeletionTimestamp = &metav1.Time{}
 	}
 	return p
 }
 
 func (b *bytesIn) selector() (s metav1.LabelSelector) {
-	if b.below(2) == 1 {
-		s.MatchLabels = map[string]string{b.text("app", "", "a/b/c"): b.text("x", "", "not a label")}
+	if b.Below(2) == 1 {
+		s.MatchLabels = map[string]string{b.Text("app", "", "a/b/c"): b.Text("x", "", "not a label")}
 	}
-	if b.below(2) == 1 {
+	if b.Below(2) == 1 {
 		s.MatchExpressions = []metav1.LabelSelectorRequirement{{
-			Key: b.text("app", ""), Operator: metav1.LabelSelectorOperator(b.text("In", "NotIn", "Exists", "DoesNotExist", "Gt")), Values: []string{b.text("x")}[:b.below(2)],
+			Key: b.Text("app", ""), Operator: metav1.LabelSelectorOperator(b.Text("In", "NotIn", "Exists", "DoesNotExist", "Gt")), Values: []string{b.Text("x")}[:b.Below(2)],
 		}}
 	}
 	return s
@@ -83,10 +63,10 @@ func FuzzPools(f *testing.F) {
 	f.Add([]byte{2, 1, 1, 0, 1, 255, 1, 1, 0, 1, 1, 15, 1, 255, 0, 0, 0, 1, 1, 1, 255, 1, 0})
 	f.Add([]byte("\x03\x01\x0b\x16\x20unicode in an entry: ｱﾄﾞﾚｽ\x01\xff\x01\x01\x01"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		b := &bytesIn{data}
+		b := &bytesIn{fuzzed.Bytes{Rest: data}}
 		bystander := pool("bystander", 0, "203.0.113.0/25", "2001:db8:1::/64")
 		pools := []*v1alpha1.IPAddressPool{bystander}
-		for i := range 1 + b.below(4) {
+		for i := range 1 + b.Below(4) {
 			pools = append(pools, b.pool(i))
 		}
 		var before []*v1alpha1.IPAddressPool

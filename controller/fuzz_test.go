@@ -19,32 +19,10 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fuzzed"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
 )
-
-// bytesIn draws values from what the fuzzer makes up: whole words that somebody
-// might write, and anything else.
-type bytesIn struct{ rest []byte }
-
-func (b *bytesIn) below(n int) int {
-	if len(b.rest) == 0 {
-		return 0
-	}
-	x := int(b.rest[0])
-	b.rest = b.rest[1:]
-	return x % n
-}
-
-func (b *bytesIn) text(words ...string) string {
-	if i := b.below(len(words) + 1); i < len(words) {
-		return words[i]
-	}
-	n := min(b.below(256), len(b.rest))
-	text := string(b.rest[:n])
-	b.rest = b.rest[n:]
-	return strings.Repeat(strings.ToValidUTF8(text, "\uFFFD"), 1+b.below(2)*b.below(256)) // JSON has no other strings
-}
 
 var (
 	someIPs = []string{
@@ -64,43 +42,46 @@ var (
 )
 
 // one of the words that the API server allows.
-func (b *bytesIn) one(words ...string) string { return words[b.below(len(words))] }
+// bytesIn makes objects out of what the fuzzer makes up.
+type bytesIn struct{ fuzzed.Bytes }
+
+func (b *bytesIn) one(words ...string) string { return words[b.Below(len(words))] }
 
 func (b *bytesIn) service(i int) *corev1.Service {
-	svc := service(fmt.Sprintf("%c%d", 'b'+b.below(3), i), func(s *corev1.Service) { s.Namespace = b.one("ns", "other") })
+	svc := service(fmt.Sprintf("%c%d", 'b'+b.Below(3), i), func(s *corev1.Service) { s.Namespace = b.one("ns", "other") })
 	svc.Spec.Type = corev1.ServiceType(b.one("LoadBalancer", "LoadBalancer", "LoadBalancer", "LoadBalancer", "ClusterIP", "ExternalName"))
-	svc.Spec.IPFamilies = [][]corev1.IPFamily{{"IPv4"}, {"IPv6"}, {"IPv4", "IPv6"}, {"IPv6", "IPv4"}}[b.below(4)]
+	svc.Spec.IPFamilies = [][]corev1.IPFamily{{"IPv4"}, {"IPv6"}, {"IPv4", "IPv6"}, {"IPv6", "IPv4"}}[b.Below(4)]
 	policy := corev1.IPFamilyPolicy(b.one("SingleStack", "PreferDualStack", "RequireDualStack"))
-	svc.Spec.IPFamilyPolicy = []*corev1.IPFamilyPolicy{&policy, nil}[b.below(2)]
+	svc.Spec.IPFamilyPolicy = []*corev1.IPFamilyPolicy{&policy, nil}[b.Below(2)]
 	svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicy(b.one("Cluster", "Local", ""))
-	svc.Spec.LoadBalancerIP = []string{"", b.text(someIPs...)}[b.below(2)]
-	for n := range b.below(4) {
-		svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{Port: int32(80 + n + n*b.below(2)), Protocol: corev1.Protocol(b.one("TCP", "UDP", "SCTP"))})
+	svc.Spec.LoadBalancerIP = []string{"", b.Text(someIPs...)}[b.Below(2)]
+	for n := range b.Below(4) {
+		svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{Port: int32(80 + n + n*b.Below(2)), Protocol: corev1.Protocol(b.one("TCP", "UDP", "SCTP"))})
 	}
-	svc.Spec.Selector = []map[string]string{nil, {b.one("a", "x"): b.one("b", "c")}}[b.below(2)]
-	if b.below(16) == 1 {
+	svc.Spec.Selector = []map[string]string{nil, {b.one("a", "x"): b.one("b", "c")}}[b.Below(2)]
+	if b.Below(16) == 1 {
 		svc.Spec.Selector = map[string]string{}
 		for n := range 1000 {
 			svc.Spec.Selector[fmt.Sprintf("label-%d", n)] = "a"
 		}
 	}
-	for range b.below(4) {
-		svc.Annotations[someAnnotations[b.below(len(someAnnotations))]] = b.text(someValues...)
+	for range b.Below(4) {
+		svc.Annotations[someAnnotations[b.Below(len(someAnnotations))]] = b.Text(someValues...)
 	}
-	if b.below(64) == 1 {
+	if b.Below(64) == 1 {
 		for n := range 10_000 {
 			svc.Annotations[fmt.Sprintf("fairlead.io/%d", n)] = "192.0.2.1"
 		}
 	}
-	svc.Finalizers = [][]string{nil, {v1alpha1.FinalizerBareMetal}, {v1alpha1.FinalizerBareMetal, finalizerStandard}, {v1alpha1.FinalizerAWS}, {v1alpha1.FinalizerAWS, v1alpha1.FinalizerBareMetal}}[b.below(5)]
-	for range b.below(4) {
-		in := corev1.LoadBalancerIngress{IP: shownIPs[b.below(len(shownIPs))]}
-		if b.below(8) == 1 {
-			in.Hostname = b.text("lb.example.com")
+	svc.Finalizers = [][]string{nil, {v1alpha1.FinalizerBareMetal}, {v1alpha1.FinalizerBareMetal, finalizerStandard}, {v1alpha1.FinalizerAWS}, {v1alpha1.FinalizerAWS, v1alpha1.FinalizerBareMetal}}[b.Below(5)]
+	for range b.Below(4) {
+		in := corev1.LoadBalancerIngress{IP: shownIPs[b.Below(len(shownIPs))]}
+		if b.Below(8) == 1 {
+			in.Hostname = b.Text("lb.example.com")
 		}
 		svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, in)
 	}
-	if b.below(8) == 1 {
+	if b.Below(8) == 1 {
 		deleting(svc)
 	}
 	return svc
@@ -108,20 +89,20 @@ func (b *bytesIn) service(i int) *corev1.Service {
 
 func (b *bytesIn) pool(i int) *v1alpha1.IPAddressPool {
 	p := pool(fmt.Sprintf("p%d", i))
-	p.CreationTimestamp = metav1.Unix(int64(1+b.below(3)), 0)
-	for range b.below(5) {
-		p.Spec.Addresses = append(p.Spec.Addresses, v1alpha1.AddressRange(b.text("192.0.2.0/30", "192.0.2.1-192.0.2.7", "2001:db8::/126", "0.0.0.0/0", "203.0.113.0/24", "10.0.0.0/8", "192.0.2.0/33")))
+	p.CreationTimestamp = metav1.Unix(int64(1+b.Below(3)), 0)
+	for range b.Below(5) {
+		p.Spec.Addresses = append(p.Spec.Addresses, v1alpha1.AddressRange(b.Text("192.0.2.0/30", "192.0.2.1-192.0.2.7", "2001:db8::/126", "0.0.0.0/0", "203.0.113.0/24", "10.0.0.0/8", "192.0.2.0/33")))
 	}
-	p.Spec.AvoidBuggyIPs = b.below(2) == 1
-	auto := b.below(4) > 0
+	p.Spec.AvoidBuggyIPs = b.Below(2) == 1
+	auto := b.Below(4) > 0
 	p.Spec.AutoAssign = &auto
-	if b.below(3) == 1 {
+	if b.Below(3) == 1 {
 		p.Spec.ServiceAllocation = &v1alpha1.ServiceAllocation{
-			Priority: int32(b.below(3)), Namespaces: []string{b.text("ns")}[:b.below(2)],
-			ServiceSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{b.text("a"): b.text("b")}}}[:b.below(2)],
+			Priority: int32(b.Below(3)), Namespaces: []string{b.Text("ns")}[:b.Below(2)],
+			ServiceSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{b.Text("a"): b.Text("b")}}}[:b.Below(2)],
 		}
 	}
-	if b.below(5) == 1 {
+	if b.Below(5) == 1 {
 		p.DeletionTimestamp = &metav1.Time{Time: time.Unix(9, 0)}
 	}
 	return p
@@ -129,23 +110,23 @@ func (b *bytesIn) pool(i int) *v1alpha1.IPAddressPool {
 
 func (b *bytesIn) node(i int) *corev1.Node {
 	n := readyNode(fmt.Sprintf("n%d", i))
-	for range b.below(4) {
-		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: b.text(someIPs...)})
+	for range b.Below(4) {
+		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: b.Text(someIPs...)})
 	}
-	n.Spec.PodCIDR = b.text("", "10.0.0.0/24")
-	for range b.below(3) {
-		n.Spec.PodCIDRs = append(n.Spec.PodCIDRs, b.text("10.0.0.0/24", "192.0.2.0/30", "2001:db8::/64", "192.0.2.7/24", "10.0.0.0/33", "::ffff:10.0.0.0/104"))
+	n.Spec.PodCIDR = b.Text("", "10.0.0.0/24")
+	for range b.Below(3) {
+		n.Spec.PodCIDRs = append(n.Spec.PodCIDRs, b.Text("10.0.0.0/24", "192.0.2.0/30", "2001:db8::/64", "192.0.2.7/24", "10.0.0.0/33", "::ffff:10.0.0.0/104"))
 	}
 	return n
 }
 
 func (b *bytesIn) speaker(i int) *v1alpha1.Speaker {
 	s := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%d", i)}}
-	for range b.below(3) {
-		s.Status.Announcing = append(s.Status.Announcing, v1alpha1.Announcement{Interfaces: []string{b.text("eth0")}, Addresses: []string{b.text(append(someIPs, "192.0.2.0-192.0.2.7")...)}})
+	for range b.Below(3) {
+		s.Status.Announcing = append(s.Status.Announcing, v1alpha1.Announcement{Interfaces: []string{b.Text("eth0")}, Addresses: []string{b.Text(append(someIPs, "192.0.2.0-192.0.2.7")...)}})
 	}
-	for range b.below(3) {
-		s.Status.Unannounced = append(s.Status.Unannounced, v1alpha1.Unannounced{Reason: v1alpha1.Reason(b.text("NoLink")), Message: b.text("no link"), Addresses: []string{b.text(someIPs...)}})
+	for range b.Below(3) {
+		s.Status.Unannounced = append(s.Status.Unannounced, v1alpha1.Unannounced{Reason: v1alpha1.Reason(b.Text("NoLink")), Message: b.Text("no link"), Addresses: []string{b.Text(someIPs...)}})
 	}
 	return s
 }
@@ -159,19 +140,19 @@ func (b *bytesIn) world() Snapshot {
 		service("a-holder", finalized, holding("203.0.113.5"), annotated(v1alpha1.AnnotationAllocatedFrom, "203.0.113.5=bystander")),
 		service("a-newcomer", annotated(v1alpha1.AnnotationAddressPool, "bystander")),
 	}
-	for i := range b.below(4) {
+	for i := range b.Below(4) {
 		s.Objects.Pools = append(s.Objects.Pools, b.pool(i))
 	}
-	for i := range 1 + b.below(5) {
+	for i := range 1 + b.Below(5) {
 		s.Services = append(s.Services, b.service(i))
 	}
-	for i := range b.below(3) {
+	for i := range b.Below(3) {
 		s.Nodes = append(s.Nodes, b.node(i))
 		s.Speakers = append(s.Speakers, b.speaker(i))
-		s.Namespaces = append(s.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: b.one("ns", "other"), Labels: map[string]string{b.text("a"): b.text("b")}}})
-		s.ServiceCIDRs = append(s.ServiceCIDRs, &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("c%d", i)}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{b.text("10.96.0.0/12", "192.0.2.0/31")}}})
+		s.Namespaces = append(s.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: b.one("ns", "other"), Labels: map[string]string{b.Text("a"): b.Text("b")}}})
+		s.ServiceCIDRs = append(s.ServiceCIDRs, &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("c%d", i)}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{b.Text("10.96.0.0/12", "192.0.2.0/31")}}})
 	}
-	if b.below(4) == 1 {
+	if b.Below(4) == 1 {
 		s.Policy.Mode = providers.Auto
 	}
 	return s
@@ -209,7 +190,7 @@ type failer interface {
 }
 
 func decideAnything(t failer, data []byte) {
-	b := &bytesIn{data}
+	b := &bytesIn{fuzzed.Bytes{Rest: data}}
 	s := b.world()
 	before := fmt.Sprint(s.Services, s.Objects, s.Nodes)
 	plan := Decide(s)
