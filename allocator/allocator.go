@@ -121,15 +121,16 @@ type Refusal struct {
 // holds an address of a family and was refused another one, which it asked for
 // by name, keeps the old one.
 type Assignment struct {
-	Held    []Held    // IPv4 first, and of a family the one that is leaving first
-	Missing []Refusal // IPv4 first
+	Held    []Held       // IPv4 first, and of a family the one that is leaving first
+	Missing []Refusal    // IPv4 first
+	GivesUp []netip.Addr // of Have: not kept, whatever comes in their place
 }
 
 // Usage counts the addresses of a pool, by family, IPv4 first.
 type Usage struct {
 	Capacity [2]*big.Int // can be given
 	Used     [2]int64    // are held by somebody
-	Free     [2]*big.Int // can still be given
+	Free     [2]*big.Int // can still be given; of a closed pool none
 }
 
 // Result is a decision about all requests.
@@ -153,18 +154,15 @@ type Verdict struct {
 // so that the answer is final: asked again with what it answered, Allocate
 // answers the same.
 func Allocate(pools []Pool, requests []Request) Result {
-	r := newRun(pools, requests, nil)
+	r := newRun(pools, requests)
 	return Result{r.allocate(), r.usage()}
 }
 
 // Explain is Allocate, watched from one request: the verdicts in the order in
 // which they fell.
 func Explain(pools []Pool, requests []Request, key types.NamespacedName) []Verdict {
-	var verdicts []Verdict
-	newRun(pools, requests, func(c *claimant, v Verdict) {
-		if c.Key == key {
-			verdicts = append(verdicts, v)
-		}
-	}).allocate()
-	return verdicts
+	r := newRun(pools, requests)
+	r.watched = &key
+	r.allocate()
+	return r.verdicts
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
@@ -17,6 +19,7 @@ type claimant struct {
 	held    [2]Held // by slot; no Addr: none
 	leaving [2]Held
 	missing [2]*Refusal
+	givesUp []netip.Addr
 }
 
 // slot is the place of a family in a claimant's and a source's arrays.
@@ -43,17 +46,17 @@ type run struct {
 	tables    map[place]*table
 	foreign   map[netip.Addr]*claimant // shows the address too, in a status that is not ours to write
 	queue     queue
-	watch     func(*claimant, Verdict)
+	watched   *types.NamespacedName // nil: nobody asks for verdicts
+	verdicts  []Verdict
 }
 
-func newRun(pools []Pool, requests []Request, watch func(*claimant, Verdict)) *run {
+func newRun(pools []Pool, requests []Request) *run {
 	r := &run{
 		sources: make(map[string]*source, len(pools)),
 		owners:  make(map[netip.Addr]*claimant, len(requests)),
 		sharers: make(map[netip.Addr][]*claimant),
 		tables:  make(map[place]*table),
 		foreign: make(map[netip.Addr]*claimant),
-		watch:   watch,
 	}
 	for i := range pools {
 		s := newSource(&pools[i])
@@ -85,10 +88,17 @@ func newRun(pools []Pool, requests []Request, watch func(*claimant, Verdict)) *r
 
 func (r *run) allocate() []Assignment {
 	r.keep()
+	for _, c := range r.byAge {
+		c.notice()
+	}
+	kept := len(r.verdicts)
 	for moved := true; moved; moved = r.queue.moved { // what was refused before a move may be told wrongly
-		r.queue = queue{}
+		r.queue, r.verdicts = queue{}, r.verdicts[:kept]
 		r.each((*run).grantByName)
 		r.each((*run).grantAny)
+	}
+	for _, c := range r.byAge {
+		r.mourn(c)
 	}
 	result := make([]Assignment, len(r.claimants))
 	for i := range r.claimants {
@@ -108,10 +118,33 @@ func (c *claimant) assignment() (a Assignment) {
 			a.Missing = append(a.Missing, *c.missing[f])
 		}
 	}
-	if len(a.Held) == 0 && len(a.Missing) > 0 {
-		a.Missing[0].Optional = false // without any address it is a failure
+	for i := range a.Missing {
+		a.Missing[i].Optional = a.Missing[i].Optional && len(a.Held) > 0 // without any address it is a failure
 	}
+	a.GivesUp = c.givesUp
 	return a
+}
+
+// notice notes what the claimant shows and has not been let keep.
+func (c *claimant) notice() {
+	if !c.served() {
+		return
+	}
+	for _, h := range c.Have {
+		if !c.holds(h.Addr) {
+			c.givesUp = append(c.givesUp, h.Addr)
+		}
+	}
+}
+
+// mourn says what a frozen claimant has lost to whom. It asks for nothing else.
+func (r *run) mourn(c *claimant) {
+	for _, a := range c.givesUp {
+		other, why := r.inTheWay(c, a)
+		if f := FamilyOf(a); c.Frozen && c.wants(f) && other != nil {
+			c.missing[slot(f)] = &Refusal{Family: f, Reason: v1alpha1.AddressTaken, Message: fmt.Sprintf("%s belongs to Service %s: %s", a, other.Key, why)}
+		}
+	}
 }
 
 // keep is the first pass: owners before adopters, so that nobody loses an
@@ -195,7 +228,7 @@ func (r *run) keepAddr(c *claimant, h Have) {
 	*place = r.heldBy(c, h)
 	place.Leaving = place == &c.leaving[f]
 	r.take(c, h.Addr)
-	if r.watch != nil { // most of all Services come by here
+	if r.watched != nil { // most of all Services come by here
 		r.say(c, Verdict{FamilyOf(h.Addr), place.Pool, true, fmt.Sprintf("holds %s and keeps it", h.Addr)})
 	}
 }

@@ -205,8 +205,8 @@ func (r *run) release(c *claimant, addr netip.Addr) {
 	if !r.drop(c, addr) {
 		return
 	}
-	if c := r.foreign[addr]; c != nil {
-		r.owners[addr] = c
+	if other := r.foreign[addr]; other != nil {
+		r.owners[addr] = other
 	} else if s != nil {
 		s.free(addr)
 	}
@@ -220,8 +220,8 @@ func (c *claimant) refuse(w Want, reason v1alpha1.Reason, message string) {
 }
 
 func (r *run) say(c *claimant, v Verdict) {
-	if r.watch != nil {
-		r.watch(c, v)
+	if r.watched != nil && c.Key == *r.watched {
+		r.verdicts = append(r.verdicts, v)
 	}
 }
 

@@ -155,7 +155,10 @@ func (r *run) usage() []Usage {
 		at[s] = u
 		for f := range s.gives {
 			u.Capacity[f] = s.capacity(f)
-			u.Free[f] = new(big.Int).Set(u.Capacity[f])
+			u.Free[f] = new(big.Int)
+			if !s.Closed {
+				u.Free[f].Set(u.Capacity[f])
+			}
 		}
 	}
 	taken := make(map[*source]*[2]int64, len(r.order))
@@ -166,7 +169,7 @@ func (r *run) usage() []Usage {
 		}
 		f := slot(FamilyOf(addr))
 		at[s].Used[f]++
-		if within(s.gives[f], addr) && !(s.AvoidBuggyIPs && buggy(addr)) {
+		if !s.Closed && s.giving(addr) {
 			if taken[s] == nil {
 				taken[s] = &[2]int64{}
 			}

@@ -283,13 +283,21 @@ func (c *Controller) reconcile(ctx context.Context) error {
 
 // write writes what differs from the plan.
 func (c *Controller) write(ctx context.Context, snapshot Snapshot, plan Plan) error {
-	w := c.newWrites(ctx)
-	if err := c.writeServices(w, snapshot.Services, plan.Services); err != nil {
-		return err
-	}
+	var others []*v1alpha1.IPAddressPool
+	first := c.newWrites(ctx)
 	for _, pool := range snapshot.Objects.Pools {
-		p := plan.Pools[pool.Name]
-		w.do(func(ctx context.Context) error { return c.writePool(ctx, pool, p) })
+		if p := plan.Pools[pool.Name]; p.InUse && !slices.Contains(pool.Finalizers, v1alpha1.FinalizerPoolInUse) {
+			// Before the first Service: who deletes the pool then finds it in use.
+			first.do(func(ctx context.Context) error { return c.writePool(ctx, pool, p) })
+		} else {
+			others = append(others, pool)
+		}
+	}
+	failed := first.wait() // Services do not depend on it
+	w := c.newWrites(ctx)
+	c.writeServices(w, snapshot.Services, plan.Services)
+	for _, pool := range others {
+		w.do(func(ctx context.Context) error { return c.writePool(ctx, pool, plan.Pools[pool.Name]) })
 	}
 	for _, ad := range snapshot.Objects.L2Advertisements {
 		want := plan.L2Advertisements[ad.Name]
@@ -315,7 +323,10 @@ func (c *Controller) write(ctx context.Context, snapshot Snapshot, plan Plan) er
 			return writeStatus(ctx, c, c.fairlead.Communities, "Community", community, &community.Status, &want)
 		})
 	}
-	return w.wait()
+	if err := w.wait(); err != nil {
+		return err
+	}
+	return failed
 }
 
 func (c *Controller) writePool(ctx context.Context, pool *v1alpha1.IPAddressPool, p PoolPlan) error {

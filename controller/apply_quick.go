@@ -186,26 +186,21 @@ func (c *Controller) quick(ctx context.Context) (done bool, err error) {
 	}
 	c.settled.gave(services, plans)
 	w := c.newWrites(ctx)
-	if err := c.writeServices(w, services, plans); err != nil {
-		return true, err
-	}
+	c.writeServices(w, services, plans)
 	return true, w.wait()
 }
 
-// writeServices writes what differs from the plans. It returns an error, and
-// leaves the rest for the next pass, if something fails on which more depends.
-func (c *Controller) writeServices(w *writes, services []*corev1.Service, plans map[types.NamespacedName]ServicePlan) error {
+// writeServices writes what differs from the plans. If something fails on which
+// more may depend, that is left for the next pass.
+func (c *Controller) writeServices(w *writes, services []*corev1.Service, plans map[types.NamespacedName]ServicePlan) {
 	for i, round := range changesOf(services, plans) {
-		if i > 0 {
-			if err := w.wait(); err != nil {
-				return err
-			}
+		if i > 0 && w.wait() != nil {
+			return
 		}
 		for _, change := range round {
 			w.do(func(ctx context.Context) error { return c.writeService(ctx, change.svc, change.plan) })
 		}
 	}
-	return nil
 }
 
 // writes are those of one pass. What has begun is finished even if ctx ends.

@@ -4,12 +4,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
@@ -19,23 +19,28 @@ type change struct {
 	plan ServicePlan
 }
 
-// gives are the addresses that the Service does not show yet.
-func (c change) gives() []netip.Addr {
+// gains are the addresses that the Service does not show yet.
+func (c change) gains() []netip.Addr {
 	shown := shownBy(c.svc.Status.LoadBalancer.Ingress)
 	return slices.DeleteFunc(shownBy(c.plan.Ingress), func(a netip.Addr) bool { return slices.Contains(shown, a) })
 }
 
-// takes are the addresses that the Service will not show any more.
-func (c change) takes() []netip.Addr {
+// unsettled are the addresses that others may not be given before this is
+// written: those that the Service will not show any more, and all that it shares
+// under new terms.
+func (c change) unsettled() []netip.Addr {
 	if len(c.svc.Status.LoadBalancer.Ingress) == 0 || !c.plan.Serves {
 		return nil
 	}
-	kept := shownBy(c.plan.Ingress)
-	return slices.DeleteFunc(shownBy(c.svc.Status.LoadBalancer.Ingress), func(a netip.Addr) bool { return slices.Contains(kept, a) })
+	shown, kept := shownBy(c.svc.Status.LoadBalancer.Ingress), shownBy(c.plan.Ingress)
+	if c.plan.SharedAs != c.svc.Annotations[v1alpha1.AnnotationSharedAs] {
+		return shown
+	}
+	return slices.DeleteFunc(shown, func(a netip.Addr) bool { return slices.Contains(kept, a) })
 }
 
-// changesOf are what is to be written, in rounds: an address that a Service lets
-// go is given to another one when the first has been written. A controller that
+// changesOf are what is to be written, in rounds: an address is given to a
+// Service when what another one says of it has been written. A controller that
 // dies in between, or fails, would leave both with it otherwise.
 func changesOf(services []*corev1.Service, plans map[types.NamespacedName]ServicePlan) (rounds [][]change) {
 	var left []change
@@ -45,52 +50,58 @@ func changesOf(services []*corev1.Service, plans map[types.NamespacedName]Servic
 		}
 	}
 	for len(left) > 0 {
-		let := map[netip.Addr]types.NamespacedName{}
+		by := map[netip.Addr]types.NamespacedName{}
 		for _, c := range left {
-			for _, a := range c.takes() {
-				let[a] = keyOf(c.svc)
+			for _, a := range c.unsettled() {
+				by[a] = keyOf(c.svc)
 			}
 		}
 		var now, later []change
 		for _, c := range left {
-			if slices.ContainsFunc(c.gives(), func(a netip.Addr) bool { _, waits := let[a]; return waits }) {
+			if slices.ContainsFunc(c.gains(), func(a netip.Addr) bool { _, waits := by[a]; return waits }) {
 				later = append(later, c)
 			} else {
 				now = append(now, c)
 			}
 		}
-		if len(now) == 0 { // each waits for another one: they give up first
-			for i := range later {
-				later[i].plan = later[i].plan.without(let)
+		if len(now) == 0 { // each waits for another one; the rest comes with the next decision
+			for _, c := range later {
+				if c.plan = c.meanwhile(by); !c.plan.matches(c.svc) {
+					now = append(now, c)
+				}
 			}
-			now, later = later, nil
+			later = nil
 		}
 		rounds, left = append(rounds, now), later
 	}
 	return rounds
 }
 
-// without is the plan without addresses that other Services show still. They
-// come with the next decision.
-func (p ServicePlan) without(shown map[netip.Addr]types.NamespacedName) ServicePlan {
-	var records []string
-	for record := range strings.SplitSeq(p.AllocatedFrom, ",") {
-		text, _, _ := strings.Cut(record, "=")
-		if a, err := netip.ParseAddr(text); err != nil || shown[a].Name == "" {
-			records = append(records, record)
-		}
-	}
-	p.AllocatedFrom = strings.Join(records, ",")
-	var kept []corev1.LoadBalancerIngress
-	for _, in := range p.Ingress {
-		a, err := netip.ParseAddr(in.IP)
-		if err == nil && shown[a].Name != "" {
-			why := condition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, v1alpha1.AddressTaken, fmt.Sprintf("%s belongs to Service %s until it has let go", a, shown[a]))
-			p.Conditions = append([]metav1.Condition{why}, p.Conditions[1:]...)
+// meanwhile is the plan for a Service that waits for addresses which others
+// show: it keeps what it shows, but for what it must give up anyway.
+func (c change) meanwhile(by map[netip.Addr]types.NamespacedName) ServicePlan {
+	p := c.plan
+	p.Ingress, p.AllocatedFrom, p.Leaving = nil, "", ""
+	pools, leaving := config.ReadRecords(c.svc.Annotations[v1alpha1.AnnotationAllocatedFrom]), config.ReadRecords(c.svc.Annotations[v1alpha1.AnnotationLeaving])
+	for _, in := range c.svc.Status.LoadBalancer.Ingress {
+		a, err := config.ParseAddr(in.IP)
+		if err != nil || slices.Contains(p.GivesUp, a) {
 			continue
 		}
-		kept = append(kept, in)
+		p.Ingress = append(p.Ingress, in)
+		if pool, ok := pools.Of(a); ok {
+			p.AllocatedFrom = appended(p.AllocatedFrom, in.IP+"="+pool)
+		}
+		if since, ok := leaving.Of(a); ok {
+			p.Leaving = appended(p.Leaving, in.IP+"="+since)
+		}
 	}
-	p.Ingress = kept
+	for _, a := range c.gains() {
+		if other, waits := by[a]; waits {
+			why := condition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, v1alpha1.AddressTaken, fmt.Sprintf("%s belongs to Service %s until that has let go", a, other))
+			p.Conditions = append([]metav1.Condition{why}, p.Conditions[1:]...)
+			break
+		}
+	}
 	return p
 }

@@ -7,11 +7,11 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/fairlead-io/fairlead/allocator"
 	"github.com/fairlead-io/fairlead/config"
@@ -79,26 +79,17 @@ func (d *decision) wishes(svc *subject, r *allocator.Request) (why refusal) {
 	if asksNothing(svc.Service) {
 		return unknown
 	}
-	key, contradiction := agreed(svc.Service, v1alpha1.AllowSharedIPAnnotations)
-	recorded := svc.Annotations[v1alpha1.AnnotationSharedAs]
-	if len(key) > longestKey {
-		contradiction = refusal{v1alpha1.InvalidRequest, fmt.Sprintf("the key %q of shared addresses has more than %d bytes", short(key), longestKey)}
-	}
-	if contradiction.reason != "" {
-		key = recordedKey(recorded) // it keeps what it has
-	}
-	if key != "" {
-		r.Share, svc.terms = terms(svc.Service, key)
-	}
-	r.Departed = svc.terms != recorded
-	if unknown.reason != "" || contradiction.reason != "" {
-		return cmp.Or(contradiction, unknown)
+	if why := cmp.Or(sharing(svc, r), unknown); why.reason != "" {
+		return why
 	}
 	pool, why := agreed(svc.Service, v1alpha1.AddressPoolAnnotations)
 	if why.reason != "" {
 		return why
 	}
 	if pool != "" {
+		if len(validation.IsDNS1123Subdomain(pool)) > 0 {
+			return refusal{v1alpha1.InvalidRequest, fmt.Sprintf("%q, which is asked for, can be the name of no pool", short(pool))}
+		}
 		r.Pinned = true
 		if slices.Contains(r.Barred, pool) {
 			r.Pools, r.Barred = nil, []string{pool}
@@ -115,6 +106,9 @@ func (d *decision) wishes(svc *subject, r *allocator.Request) (why refusal) {
 		return refusal{v1alpha1.InvalidRequest, "annotation " + v1alpha1.AnnotationRelease + ": " + err.Error()}
 	}
 	for _, a := range addrs {
+		if home := d.containing(a); pool != "" && home != "" && home != pool {
+			return refusal{v1alpha1.ConflictingRequest, fmt.Sprintf("%s is in pool %s, but the Service asks for pool %s: they contradict each other", a, home, pool)}
+		}
 		if slices.Contains(release, a) {
 			return refusal{v1alpha1.ConflictingRequest, fmt.Sprintf("%s is asked for by address, and annotation %s gives it up: they contradict each other", a, v1alpha1.AnnotationRelease)}
 		}
@@ -124,8 +118,35 @@ func (d *decision) wishes(svc *subject, r *allocator.Request) (why refusal) {
 		return refusal{v1alpha1.InvalidRequest, err.Error()}
 	}
 	r.Addrs, r.Renumber = addrs, renumber != nil
-	r.Release = append(release, d.expired(svc, renumber, r.Have)...)
+	r.Release = append(release, d.expired(svc, renumber, r)...)
 	return refusal{}
+}
+
+// sharing adds under which terms the Service shares its addresses.
+func sharing(svc *subject, r *allocator.Request) (why refusal) {
+	key, why := agreed(svc.Service, v1alpha1.AllowSharedIPAnnotations)
+	if len(key) > longestKey {
+		why = refusal{v1alpha1.InvalidRequest, fmt.Sprintf("the key %q of shared addresses has more than %d bytes", short(key), longestKey)}
+	}
+	recorded := svc.Annotations[v1alpha1.AnnotationSharedAs]
+	if why.reason != "" {
+		key = recordedKey(recorded) // it keeps what it has
+	}
+	if key != "" {
+		r.Share, svc.terms = terms(svc.Service, key)
+	}
+	r.Departed = svc.terms != recorded
+	return why
+}
+
+// containing is the pool that contains the address, "" if none does.
+func (d *decision) containing(a netip.Addr) string {
+	for _, p := range d.config.Pools {
+		if len(overlapping(p.Ranges, netipx.IPRangeFrom(a, a))) > 0 {
+			return p.Name
+		}
+	}
+	return ""
 }
 
 // asksNothing reports whether the Service says nothing about its addresses, as
@@ -165,12 +186,18 @@ func short(text string) string {
 	return text
 }
 
+// mostAddrs is what one list of addresses may name. Nobody needs as many.
+const mostAddrs = 100
+
 // addrsIn reads a comma-separated list.
 func addrsIn(text string) (addrs []netip.Addr, err error) {
 	if text == "" {
 		return nil, nil
 	}
 	for part := range strings.SplitSeq(text, ",") {
+		if len(addrs) == mostAddrs {
+			return nil, fmt.Errorf("more than %d addresses", mostAddrs)
+		}
 		a, err := config.ParseAddr(strings.TrimSpace(part))
 		if err != nil {
 			return nil, fmt.Errorf("%q is no IP address", short(strings.TrimSpace(part)))
@@ -282,96 +309,6 @@ func recordedKey(terms string) string {
 		return key
 	}
 	return "" // we have not written this
-}
-
-// renumber is how long an address stays beside the one that has replaced it.
-type renumber struct {
-	at    time.Time     // until then
-	after time.Duration // or so long since it was replaced; neither: until somebody says so
-}
-
-// renumbering reads the annotation; nil if there is none.
-func renumbering(svc *corev1.Service) (*renumber, error) {
-	text := svc.Annotations[v1alpha1.AnnotationRenumber]
-	if text == "" {
-		return nil, nil
-	}
-	if text == "hold" {
-		return &renumber{}, nil
-	}
-	if d, err := time.ParseDuration(text); err == nil && d > 0 {
-		return &renumber{after: d}, nil
-	}
-	if at, err := time.Parse(time.RFC3339, text); err == nil {
-		return &renumber{at: at}, nil
-	}
-	return nil, fmt.Errorf(`annotation %s: %q is neither "hold", nor a duration like "48h", nor a time like "2030-01-31T18:00:00Z"`, v1alpha1.AnnotationRenumber, short(text))
-}
-
-// deadline is when an address that was replaced at a time is released; never if
-// nobody has said.
-func (r *renumber) deadline(since time.Time) (at time.Time, ends bool) {
-	if !r.at.IsZero() {
-		return r.at, true
-	}
-	return since.Add(r.after), r.after > 0
-}
-
-// leavingSince is when the address was replaced: now, if there is no record.
-func leavingSince(svc *corev1.Service, addr netip.Addr, now time.Time) time.Time {
-	value, _ := config.ReadRecords(svc.Annotations[v1alpha1.AnnotationLeaving]).Of(addr)
-	if since, err := time.Parse(time.RFC3339, value); err == nil {
-		return since
-	}
-	return now.UTC().Truncate(time.Second)
-}
-
-// expired are the addresses whose time beside their replacements is over, if
-// these are announced. For those whose time will come, there is a wake-up.
-func (d *decision) expired(svc *subject, r *renumber, have []allocator.Have) (over []netip.Addr) {
-	if r == nil {
-		return nil
-	}
-	for _, h := range have {
-		if !h.Leaving {
-			continue
-		}
-		at, ends := r.deadline(leavingSince(svc.Service, h.Addr, d.Now))
-		switch {
-		case !ends:
-		case d.Now.Before(at):
-			if d.wake.IsZero() || at.Before(d.wake) {
-				d.wake = at
-			}
-		case d.replaced(h.Addr, have):
-			over = append(over, h.Addr)
-		}
-	}
-	return over
-}
-
-// replaced reports whether an address beside the one that is leaving is announced.
-func (d *decision) replaced(leaving netip.Addr, have []allocator.Have) bool {
-	return slices.ContainsFunc(have, func(h allocator.Have) bool {
-		return !h.Leaving && h.Addr.Is4() == leaving.Is4() &&
-			d.reports.announced([]allocator.Held{{Addr: h.Addr}}).Status == metav1.ConditionTrue
-	})
-}
-
-// until says how long an address stays that is leaving.
-func (d *decision) until(svc *subject, addr netip.Addr) string {
-	r, err := renumbering(svc.Service)
-	if err != nil || r == nil {
-		return "until the request can be understood"
-	}
-	at, ends := r.deadline(leavingSince(svc.Service, addr, d.Now))
-	switch {
-	case !ends:
-		return "until annotation " + v1alpha1.AnnotationRenumber + " is removed"
-	case d.Now.Before(at):
-		return "until " + at.UTC().Format(time.RFC3339)
-	}
-	return "until that is announced"
 }
 
 // have are the addresses in the Service's status, with what is recorded about them.

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -105,6 +106,10 @@ func TestAsking(t *testing.T) {
 		return func(s *corev1.Service) { s.Spec.LoadBalancerIP = ip }
 	}
 	both := dualStack(corev1.IPFamilyPolicyRequireDualStack)
+	many := "10.0.0.0"
+	for i := range 100 {
+		many += fmt.Sprintf(",10.0.1.%d", i)
+	}
 	for _, row := range []struct {
 		name    string
 		service *corev1.Service
@@ -127,6 +132,13 @@ func TestAsking(t *testing.T) {
 		{"an address of the pool asked for", service("a", annotated(v1alpha1.AnnotationAddressPool, "p"), annotated(own, "192.0.2.3")), "192.0.2.3 Assigned", ""},
 		{"an address that is given up", service("a", annotated(own, "192.0.2.3"), annotated(v1alpha1.AnnotationRelease, "192.0.2.3")), "ConflictingRequest", "gives it up"},
 		{"a contradiction keeps what is there", service("a", finalized, holding("192.0.2.9"), annotated(own, "192.0.2.3"), annotated(metal, "192.0.2.4")), "192.0.2.9 ConflictingRequest", ""},
+		{
+			"a contradiction about one family keeps both",
+			service("a", both, finalized, holding("192.0.2.9", "2001:db8::9"), annotated(v1alpha1.AnnotationAddressPool, "q"), annotated(own, "192.0.2.9")),
+			"192.0.2.9 2001:db8::9 ConflictingRequest", "192.0.2.9 is in pool p, but the Service asks for pool q",
+		},
+		{"a name that no pool can have", service("a", annotated(v1alpha1.AnnotationAddressPool, "p\n\x1b[31m ")), "InvalidRequest", `"p\n\x1b[31m ", which is asked for, can be the name of no pool`},
+		{"a long list", service("a", annotated(v1alpha1.AnnotationRelease, many)), "InvalidRequest", "annotation fairlead.io/release: more than 100 addresses"},
 		{"an IPv4-mapped address", service("a", annotated(own, "::ffff:192.0.2.3")), "InvalidRequest", `"::ffff:192.0.2.3" is no IP address`},
 		{"a zone", service("a", annotated(own, "2001:db8::1%eth0")), "InvalidRequest", "no IP address"},
 		{"a release that nobody understands", service("a", annotated(v1alpha1.AnnotationRelease, "yes")), "InvalidRequest", `annotation fairlead.io/release: "yes"`},
@@ -299,6 +311,19 @@ func TestRenumbering(t *testing.T) {
 		s := begin(t, "hold")
 		s.annotate("a", v1alpha1.AnnotationRelease, old)
 		expect(t, s, next+" Assigned", "")
+	})
+	t.Run("until the time comes, but the old one is asked for again", func(t *testing.T) {
+		for annotation, value := range map[string]string{v1alpha1.AnnotationLoadBalancerIPs: old, v1alpha1.AnnotationAddressPool: "p"} {
+			s := begin(t, "1h")
+			s.announce(old, next)
+			s.pass(t)
+			s.Now = s.Now.Add(2 * time.Hour)
+			s.annotate("a", v1alpha1.AnnotationAddressPool, "")
+			s.annotate("a", annotation, value)
+			if got := s.shows(t, "a"); got != next+" "+old+" Renumbering" { // now the other one is leaving
+				t.Errorf("%s: got %s", annotation, got)
+			}
+		}
 	})
 	for value, at := range map[string]time.Duration{"90m": 90 * time.Minute, "2030-01-01T14:00:00+01:00": time.Hour} {
 		t.Run("until the time comes: "+value, func(t *testing.T) {

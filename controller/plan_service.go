@@ -3,6 +3,7 @@ package controller
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -33,6 +34,10 @@ type ServicePlan struct {
 	// are taken back, before anything else is written.
 	NodePorts    []NodePort
 	ReturnsPorts bool
+	// OutOfPool are those addresses that their pools would not give any more, and
+	// GivesUp those that the Service shows and loses, whatever comes in their
+	// place. Neither is written.
+	OutOfPool, GivesUp []netip.Addr
 }
 
 // finalizerStandard is the finalizer of the upstream service controller
@@ -72,9 +77,9 @@ func (d *decision) bareMetalPlan(svc *subject, a allocator.Assignment) ServicePl
 	provisioned := d.provisioned(svc, a)
 	if svc.choice.Fallback != "" && len(a.Held) == 0 {
 		// Without an address it is nobody's yet, and AWS's once AWS can.
-		return ServicePlan{Conditions: []metav1.Condition{provisioned}}
+		return ServicePlan{Serves: len(svc.Status.LoadBalancer.Ingress) > 0, Conditions: []metav1.Condition{provisioned}, GivesUp: a.GivesUp}
 	}
-	p := ServicePlan{Serves: true, Finalizers: finalizers(svc.Service, v1alpha1.FinalizerBareMetal)}
+	p := ServicePlan{Serves: true, Finalizers: finalizers(svc.Service, v1alpha1.FinalizerBareMetal), GivesUp: a.GivesUp}
 	p.give(svc, a.Held, d.Now)
 	p.Conditions = []metav1.Condition{provisioned, d.reports.announced(a.Held)}
 	return p
@@ -96,6 +101,9 @@ func (p *ServicePlan) give(svc *subject, held []allocator.Held, now time.Time) {
 		text := h.Addr.String()
 		p.Ingress = append(p.Ingress, corev1.LoadBalancerIngress{IP: text, IPMode: &mode})
 		p.AllocatedFrom = appended(p.AllocatedFrom, text+"="+h.Pool)
+		if h.OutOfPool || h.Unselected {
+			p.OutOfPool = append(p.OutOfPool, h.Addr)
+		}
 		if h.Leaving {
 			p.Leaving = appended(p.Leaving, text+"="+leavingSince(svc.Service, h.Addr, now).Format(time.RFC3339))
 		}
@@ -145,14 +153,14 @@ func (d *decision) provisioned(svc *subject, a allocator.Assignment) metav1.Cond
 		return condition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message)
 	}
 	if svc.why.reason != "" {
-		return refuse(svc.why.reason, svc.why.message)
+		return refuse(svc.why.reason, strings.Join(append([]string{svc.why.message}, messages(a.Missing)...), "; "))
 	}
 	fallback := svc.choice.Fallback
 	if why := failures(a.Missing); len(why) > 0 {
 		if fallback != "" {
-			return refuse(v1alpha1.CloudCannotServe, fallback+"; nor can a pool: "+messages(why))
+			return refuse(v1alpha1.CloudCannotServe, fallback+"; nor can a pool: "+strings.Join(messages(why), "; "))
 		}
-		return refuse(why[0].Reason, messages(why))
+		return refuse(why[0].Reason, strings.Join(messages(why), "; "))
 	}
 	reason, message := d.holding(svc, a)
 	if fallback != "" {
@@ -174,7 +182,7 @@ func (d *decision) holding(svc *subject, a allocator.Assignment) (reason v1alpha
 			reason = v1alpha1.Renumbering
 			message += addr + " is kept beside the new address " + d.until(svc, h.Addr)
 		case h.OutOfPool:
-			message += addr + " is kept, although " + d.poolOf(h) + " does not contain it any more"
+			message += addr + " is kept, although " + containedBy(h)
 		case h.Unselected:
 			message += addr + " is kept, although pool " + h.Pool + " does not select this Service any more"
 		default:
@@ -190,12 +198,12 @@ func (d *decision) holding(svc *subject, a allocator.Assignment) (reason v1alpha
 	return reason, message
 }
 
-// poolOf names the pool that an address came from, for a sentence.
-func (d *decision) poolOf(h allocator.Held) string {
+// containedBy says what is wrong with an address that is out of its pool.
+func containedBy(h allocator.Held) string {
 	if h.Pool == "" {
-		return "any pool that is known"
+		return "no pool contains it"
 	}
-	return "pool " + h.Pool
+	return "pool " + h.Pool + " does not contain it any more"
 }
 
 func failures(missing []allocator.Refusal) (failures []allocator.Refusal) {
@@ -207,12 +215,11 @@ func failures(missing []allocator.Refusal) (failures []allocator.Refusal) {
 	return failures
 }
 
-func messages(refusals []allocator.Refusal) string {
-	var all []string
+func messages(refusals []allocator.Refusal) (all []string) {
 	for _, m := range refusals {
 		all = append(all, m.Message)
 	}
-	return strings.Join(all, "; ")
+	return all
 }
 
 func has(svc *corev1.Service, finalizer string) bool {

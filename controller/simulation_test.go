@@ -30,7 +30,7 @@ type apiServer struct {
 	written map[types.NamespacedName]ServicePlan
 	// The terms of sharing by which the controllers last decided, written or not.
 	terms    map[holder]string
-	together map[[2]holder]bool // have shared an address rightly
+	together map[[2]holder]bool // share an address, and came to it rightly
 }
 
 // holder is a Service with an address.
@@ -130,26 +130,25 @@ func termsNow(svc *corev1.Service) (text string) {
 	return text
 }
 
-// shared names an address that two Services hold, whose terms, as they were
-// when that was decided, do not allow it. Beside one that goes, a Service may
-// change its terms: it keeps the address.
+// shared names an address that two Services have come to hold, whose terms, as
+// they were when that was decided, do not allow it. Who shares it rightly may
+// change its terms: until that is seen, both have the address.
 func (s *apiServer) shared() string {
-	owners := map[string][]types.NamespacedName{}
+	owners, together := map[string][]types.NamespacedName{}, map[[2]holder]bool{}
 	for _, key := range sortedKeys(s.objects) {
 		for _, in := range s.objects[key].Status.LoadBalancer.Ingress {
 			for _, other := range owners[in.IP] {
 				pair := [2]holder{{other, in.IP}, {key, in.IP}}
-				goes := s.objects[key].DeletionTimestamp != nil || s.objects[other].DeletionTimestamp != nil
-				switch a, b := s.terms[pair[0]], s.terms[pair[1]]; {
-				case compatible(a, b):
-					s.together[pair] = true
-				case !goes || !s.together[pair]:
+				a, b := s.terms[pair[0]], s.terms[pair[1]]
+				if !compatible(a, b) && !s.together[pair] {
 					return fmt.Sprintf("%s belongs to %s (%s) and %s (%s)", in.IP, other, a, key, b)
 				}
+				together[pair] = true
 			}
 			owners[in.IP] = append(owners[in.IP], key)
 		}
 	}
+	s.together = together
 	return ""
 }
 
@@ -186,7 +185,7 @@ type laxity struct{ noView, noFreshList, noDoubt, noLocking, noPools, noTerms, n
 func simulate(t *rapid.T, lax laxity) (wrong string) {
 	server := &apiServer{
 		objects: map[types.NamespacedName]*corev1.Service{}, written: map[types.NamespacedName]ServicePlan{},
-		terms: map[holder]string{}, together: map[[2]holder]bool{},
+		terms: map[holder]string{},
 		pools: [][]*v1alpha1.IPAddressPool{{pool("p", "192.0.2.0/29")}},
 	}
 	leader := &replica{view: &view{}, unsure: true}
