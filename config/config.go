@@ -114,7 +114,7 @@ func Parse(objects Objects) (Config, []Problem) {
 	var problems []Problem
 	report := func(p ...Problem) { problems = append(problems, p...) }
 
-	taken := &claims{refused: map[string]*netipx.IPSetBuilder{}}
+	taken := &claims{all: map[string]*netipx.IPSetBuilder{}}
 	pools := byAge(objects.Pools)
 	// A pool that is being deleted gives nothing any more, so that others come first.
 	for _, deleted := range []bool{false, true} {

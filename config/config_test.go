@@ -113,6 +113,21 @@ func TestDeletedPoolYields(t *testing.T) {
 	}
 }
 
+// TestOverlaps: pools overlap whether their entries are used or not.
+func TestOverlaps(t *testing.T) {
+	c, _ := Parse(Objects{Pools: []*v1alpha1.IPAddressPool{
+		pool("a", 1, "192.0.2.1-192.0.2.2"), pool("d", 1, "192.0.2.12"), pool("e", 1, "192.0.2.13"),
+		pool("b", 2, "192.0.2.1-192.0.2.10"), pool("c", 3, "192.0.2.5-192.0.2.12"),
+	}})
+	got := map[string]string{}
+	for _, p := range c.Pools {
+		got[p.Name] = strings.Join(p.Overlaps, " ")
+	}
+	if want := map[string]string{"a": "b", "b": "a c", "c": "b d", "d": "c", "e": ""}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 // TestOverlapsOfMany: pools of the largest size that overlap everywhere.
 func TestOverlapsOfMany(t *testing.T) {
 	var o Objects

@@ -81,30 +81,41 @@ type claim struct {
 	pool, entry string
 }
 
-// claims are the entries in use so far.
+// claims are the entries so far.
 type claims struct {
-	sorted  []claim // disjoint
-	refused map[string]*netipx.IPSetBuilder
+	used []claim                         // sorted, disjoint
+	all  map[string]*netipx.IPSetBuilder // of each pool, used or not
 }
 
 // claim adds c, or returns an entry that it overlaps.
 func (cs *claims) claim(c claim) (other claim, overlaps bool) {
-	i, _ := slices.BinarySearchFunc(cs.sorted, c, func(a, b claim) int { return a.From().Compare(b.From()) })
+	if cs.all[c.pool] == nil {
+		cs.all[c.pool] = &netipx.IPSetBuilder{}
+	}
+	cs.all[c.pool].AddRange(c.IPRange)
+	i, _ := slices.BinarySearchFunc(cs.used, c, func(a, b claim) int { return a.From().Compare(b.From()) })
 	for _, j := range []int{i - 1, i} {
-		if j >= 0 && j < len(cs.sorted) && cs.sorted[j].Overlaps(c.IPRange) {
-			if cs.refused[c.pool] == nil {
-				cs.refused[c.pool] = &netipx.IPSetBuilder{}
-			}
-			cs.refused[c.pool].AddRange(c.IPRange)
-			return cs.sorted[j], true
+		if j >= 0 && j < len(cs.used) && cs.used[j].Overlaps(c.IPRange) {
+			return cs.used[j], true
 		}
 	}
-	cs.sorted = slices.Insert(cs.sorted, i, c)
+	cs.used = slices.Insert(cs.used, i, c)
 	return claim{}, false
 }
 
 // overlaps are for each pool those that share addresses with it, sorted.
 func (cs *claims) overlaps() map[string][]string {
+	var entries []claim
+	for pool, all := range cs.all {
+		set, err := all.IPSet()
+		if err != nil {
+			panic(fmt.Sprintf("pool %s: ranges that ParseRange accepts do not make a set: %v", pool, err))
+		}
+		for _, r := range set.Ranges() {
+			entries = append(entries, claim{IPRange: r, pool: pool})
+		}
+	}
+	slices.SortFunc(entries, func(a, b claim) int { return a.From().Compare(b.From()) })
 	others := map[string]map[string]bool{}
 	note := func(a, b string) {
 		if others[a] == nil {
@@ -112,20 +123,14 @@ func (cs *claims) overlaps() map[string][]string {
 		}
 		others[a][b] = true
 	}
-	for pool, refused := range cs.refused {
-		set, err := refused.IPSet()
-		if err != nil {
-			panic(fmt.Sprintf("pool %s: ranges that ParseRange accepts do not make a set: %v", pool, err))
+	var open []claim // of those that begin earlier, at most one of each pool
+	for _, e := range entries {
+		open = slices.DeleteFunc(open, func(o claim) bool { return o.To().Less(e.From()) })
+		for _, o := range open {
+			note(o.pool, e.pool)
+			note(e.pool, o.pool)
 		}
-		for _, r := range set.Ranges() {
-			i, _ := slices.BinarySearchFunc(cs.sorted, r, func(c claim, r netipx.IPRange) int { return c.To().Compare(r.From()) })
-			for ; i < len(cs.sorted) && !r.To().Less(cs.sorted[i].From()); i++ {
-				if other := cs.sorted[i].pool; other != pool {
-					note(pool, other)
-					note(other, pool)
-				}
-			}
-		}
+		open = append(open, e)
 	}
 	all := make(map[string][]string, len(others))
 	for pool, names := range others {

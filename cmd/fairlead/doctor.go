@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -167,16 +168,43 @@ func ofServices(w world, plan controller.Plan) (found []finding) {
 			case c.Reason == string(v1alpha1.Renumbering) && strings.Contains(c.Message, overdue):
 				found = append(found, finding{degraded, "Service " + keyOf(svc).String(), v1alpha1.Renumbering, "the time of the old address is over: " + c.Message})
 			}
-			have := apimeta.FindStatusCondition(svc.Status.Conditions, c.Type)
-			if have == nil || have.Reason != c.Reason {
-				stale++
-			}
+		}
+		if len(p.OutOfPool) > 0 && !says(p, v1alpha1.OutOfPool) {
+			found = append(found, finding{notice, "Service " + keyOf(svc).String(), v1alpha1.OutOfPool, fmt.Sprintf("keeps %s, which its pool would not give any more", listed(p.OutOfPool))})
+		}
+		if behind(svc, p) {
+			stale++
 		}
 	}
 	if stale > 0 {
-		found = append(found, finding{degraded, "Deployment fairlead-controller", v1alpha1.ControllerBehind, fmt.Sprintf("%d conditions of Services are not what they should be: is a controller running, and able to write?", stale)})
+		found = append(found, finding{degraded, "Deployment fairlead-controller", v1alpha1.ControllerBehind, plural(stale, "Service does", "Services do") + " not say what the controller would say: is one running, and able to write?"})
 	}
 	return found
+}
+
+// behind reports whether the controller has yet to say something else on the
+// Service. Words are not compared: it may be of another version.
+func behind(svc *corev1.Service, p controller.ServicePlan) bool {
+	same := func(a, b corev1.LoadBalancerIngress) bool { return a.IP == b.IP && a.Hostname == b.Hostname }
+	if p.Serves && !slices.EqualFunc(svc.Status.LoadBalancer.Ingress, p.Ingress, same) {
+		return true
+	}
+	return slices.ContainsFunc(p.Conditions, func(c metav1.Condition) bool {
+		have := apimeta.FindStatusCondition(svc.Status.Conditions, c.Type)
+		return have == nil || have.Reason != c.Reason
+	})
+}
+
+func says(p controller.ServicePlan, reason v1alpha1.Reason) bool {
+	return slices.ContainsFunc(p.Conditions, func(c metav1.Condition) bool { return c.Reason == string(reason) })
+}
+
+func listed(addrs []netip.Addr) string {
+	var texts []string
+	for _, a := range addrs {
+		texts = append(texts, a.String())
+	}
+	return strings.Join(texts, ", ")
 }
 
 // ofObjects are the problems of what the user asked for.

@@ -42,6 +42,7 @@ type held struct {
 	Address    string   `json:"address"`
 	Pool       string   `json:"pool,omitempty"`
 	Leaving    bool     `json:"leaving,omitempty"`
+	OutOfPool  bool     `json:"outOfPool,omitempty"`
 	SharedWith []string `json:"sharedWith,omitempty"`
 }
 
@@ -100,6 +101,7 @@ func standings(o outcome) map[types.NamespacedName]*standing {
 			if a, err := config.ParseAddr(in.IP); err == nil {
 				h.Pool = config.RecordedPool(svc, a)
 				_, h.Leaving = config.ReadRecords(svc.Annotations[v1alpha1.AnnotationLeaving]).Of(a)
+				h.OutOfPool = slices.Contains(o.plan.Services[keyOf(svc)].OutOfPool, a)
 			}
 			s.Addresses = append(s.Addresses, h)
 			holders[h.Address] = append(holders[h.Address], keyOf(svc).String())
@@ -161,7 +163,7 @@ func (c comparison) service(key types.NamespacedName, was, is *standing) service
 	for _, h := range now.Addresses {
 		if h.Pool != "" && !covers(c.is, h.Pool) {
 			why = append(why, "no advertisement covers pool "+h.Pool)
-			if covers(c.was, h.Pool) && find(then.Addresses, h.Address) >= 0 {
+			if i := find(then.Addresses, h.Address); i >= 0 && covers(c.was, then.Addresses[i].Pool) {
 				p.Changes = append(p.Changes, unannounced)
 			}
 		}
@@ -199,6 +201,11 @@ func find(all []held, address string) int {
 func addressChanges(was, is []held) (found []change) {
 	for _, h := range was {
 		i := find(is, h.Address)
+		if i >= 0 && !h.OutOfPool && is[i].OutOfPool {
+			found = append(found, outOfPool)
+		} else if i >= 0 && h.OutOfPool && !is[i].OutOfPool {
+			found = append(found, backInPool)
+		}
 		switch {
 		case i >= 0 && !h.Leaving && is[i].Leaving:
 			found = append(found, renumbers)
@@ -244,10 +251,6 @@ func reasonChanges(was, is standing) (found []change) {
 		found = append(found, gets) // from a cloud, which takes its time
 	case is.Status == metav1.ConditionFalse:
 		found = append(found, refused)
-	case is.Reason == v1alpha1.OutOfPool:
-		found = append(found, outOfPool)
-	case was.Reason == v1alpha1.OutOfPool && is.Reason == v1alpha1.Assigned:
-		found = append(found, backInPool)
 	}
 	return found
 }
