@@ -201,12 +201,15 @@ func keepAnnotations(svc, had *corev1.Service) (notes []string) {
 				svc.Annotations = map[string]string{}
 			}
 			svc.Annotations[name] = value
-		case strings.HasPrefix(name, v1alpha1.GroupVersion.Group) || strings.HasPrefix(name, "metallb."):
+		case slices.ContainsFunc(heard, func(prefix string) bool { return strings.HasPrefix(name, prefix) }):
 			notes = append(notes, fmt.Sprintf("Service %s has the annotation %s: %s, which the file lacks: the plan is for without it", keyOf(svc), name, value))
 		}
 	}
 	return notes
 }
+
+// heard are the prefixes of annotations that the controller may listen to.
+var heard = []string{v1alpha1.GroupVersion.Group, "metallb.", "service.beta.kubernetes.io/aws-"}
 
 // deletion is an object that is to be deleted.
 type deletion struct{ kind, namespace, name string }
