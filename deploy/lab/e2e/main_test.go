@@ -113,6 +113,20 @@ func owner(t *testing.T, addr netip.Addr, may func(node int) bool) (node int) {
 
 func anyNode(int) bool { return true }
 
+// reported waits until the speakers' reports agree with what is seen on the LAN:
+// the node, and no other, answers for the Service's address. A node that was cut
+// off may answer before the others have heard that it is back.
+func reported(t *testing.T, name string, addr netip.Addr, node int) {
+	t.Helper()
+	want := fmt.Sprintf("%s by node %s on eth0", addr, cluster.Nodes[node].Name)
+	eventually(t, "the API says "+want, func() error {
+		if got := condition(t, name, "Announced", "Announced"); got != want && got != want+" and BGP" {
+			return fmt.Errorf("it says %s", got)
+		}
+		return nil
+	})
+}
+
 // silent waits until nobody answers ARP for the address.
 func silent(t *testing.T, addr netip.Addr) {
 	t.Helper()

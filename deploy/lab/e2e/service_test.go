@@ -200,6 +200,7 @@ func TestOwnersLinkDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	owner(t, addr, func(node int) bool { return node == first })
+	reported(t, "cable", addr, first)
 	reach(t, cluster.Client, url(addr, 8086))
 	// A controller on that node may find that it lost its lease meanwhile.
 	service(t, "after-cable")
@@ -214,6 +215,7 @@ func TestOwnerDeleted(t *testing.T) {
 	service(t, "node-gone")
 	addr := announced(t, "node-gone")
 	first := owner(t, addr, anyNode)
+	reported(t, "node-gone", addr, first)
 	node := cluster.Nodes[first].Name
 	object, err := cluster.API.CoreV1().Nodes().Get(t.Context(), node, metav1.GetOptions{})
 	if err != nil {
