@@ -61,8 +61,9 @@ type Standing uint8
 const (
 	// Owner holds what it has, whatever happens to the pools.
 	Owner Standing = iota
-	// Adopter comes from another implementation: it holds what it has only if
-	// all of it is in a pool and nobody owns it.
+	// Adopter comes from another implementation: it holds what it has only if all
+	// of it is in pools, and nobody else has it, or only those with whom it may
+	// share it. What it shall release does not count.
 	Adopter
 	// Stranger is served by somebody else: its addresses are not given to
 	// others, and it is assigned nothing.

@@ -142,7 +142,7 @@ func (r *run) mourn(c *claimant) {
 	for _, a := range c.givesUp {
 		other, why := r.inTheWay(c, a)
 		if f := FamilyOf(a); c.Frozen && c.wants(f) && other != nil {
-			c.missing[slot(f)] = &Refusal{Family: f, Reason: v1alpha1.AddressTaken, Message: fmt.Sprintf("%s belongs to Service %s: %s", a, other.Key, why)}
+			c.missing[slot(f)] = &Refusal{Family: f, Reason: v1alpha1.AddressTaken, Message: c.beside(other, a, why)}
 		}
 	}
 }

@@ -58,10 +58,7 @@ func (r *run) grantByName(c *claimant, w Want) {
 		if reason == "" {
 			r.queue.forAddr(addr, &refused{claimant: c, Want: w, byName: true})
 		}
-		reason, message = v1alpha1.AddressTaken, fmt.Sprintf("%s belongs to Service %s", addr, other.Key)
-		if why != "" && (c.Share.Key != "" || other.Share.Key != "") {
-			message += ": " + why
-		}
+		reason, message = v1alpha1.AddressTaken, c.beside(other, addr, why)
 	}
 	if reason == "" {
 		r.grant(c, w, s, addr)
@@ -69,6 +66,16 @@ func (r *run) grantByName(c *claimant, w Want) {
 	}
 	r.say(c, Verdict{w.Family, "", false, message})
 	c.refuse(w, reason, message)
+}
+
+// beside says whose the address is, and why the claimant cannot hold it too, if
+// either of them shares at all.
+func (c *claimant) beside(other *claimant, addr netip.Addr, why string) string {
+	message := fmt.Sprintf("%s belongs to Service %s", addr, other.Key)
+	if why != "" && (c.Share.Key != "" || other.Share.Key != "") {
+		message += ": " + why
+	}
+	return message
 }
 
 // unfit says why the claimant may not have the address of the source, whoever
