@@ -75,6 +75,20 @@ func demo(ctx context.Context, o lab.Options, keep bool) error {
 	return lab.Keep(ctx, c)
 }
 
+// curl asks until there is an answer: kube-proxy programs a new Service within a
+// second, which a new address does not wait for.
+func curl(ctx context.Context, from *lab.Host, url string) error {
+	var answer string
+	err := lab.Wait(ctx, 20*time.Second, url+" answers", func() (err error) {
+		answer, err = from.Get(ctx, url)
+		return err
+	})
+	if err == nil {
+		fmt.Printf("\n%s$ curl %s\n%s\n", from.Name, url, answer)
+	}
+	return err
+}
+
 func show(ctx context.Context, c *lab.Cluster, external netip.Addr) error {
 	if err := showCommands(ctx, c, "get svc influxdb"); err != nil {
 		return err
@@ -88,16 +102,9 @@ func show(ctx context.Context, c *lab.Cluster, external netip.Addr) error {
 		urls = append(urls, fmt.Sprintf("http://%s:%d/ping", node.Addr, svc.Spec.Ports[0].NodePort))
 	}
 	for _, url := range urls {
-		var answer string
-		// kube-proxy programs a new Service within a second.
-		err := lab.Wait(ctx, 20*time.Second, url+" answers", func() (err error) {
-			answer, err = c.Client.Get(ctx, url)
-			return err
-		})
-		if err != nil {
+		if err := curl(ctx, c.Client, url); err != nil {
 			return err
 		}
-		fmt.Printf("\nclient$ curl %s\n%s\n", url, answer)
 	}
 
 	macs, err := c.Client.WhoHas(external, 500*time.Millisecond)

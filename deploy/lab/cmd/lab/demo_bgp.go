@@ -97,12 +97,9 @@ func sceneTwo(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 	if err := showRoute(ctx, router, external); err != nil {
 		return err
 	}
-	url := fmt.Sprintf("http://%s:8086/ping", external)
-	answer, err := c.Network.Remote.Get(ctx, url)
-	if err != nil {
+	if err := curl(ctx, c.Network.Remote, fmt.Sprintf("http://%s:8086/ping", external)); err != nil {
 		return err
 	}
-	fmt.Printf("\nremote$ curl %s\n%s\n", url, answer)
 	out, err := c.Fairlead(ctx, "explain", "svc", "default/routed")
 	if err != nil {
 		return err
