@@ -257,7 +257,6 @@ func TestRollingUpdate(t *testing.T) {
 		}
 	}
 	everywhere()
-	reach(t, cluster.Network.Remote, url(addr, svc.Spec.Ports[0].Port))
 	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
 	others := [][]int{{1, 2}, {0, 2}, {0, 1}}
 	for i := range cluster.Nodes {
@@ -361,6 +360,8 @@ func quiet(t *testing.T, r *lab.Router, addr netip.Addr) (stop func()) {
 
 // stream sends requests until stop, which reports them.
 func stream(t *testing.T, target string) (stop func() lab.Report) {
+	t.Helper()
+	reachAgain(t, cluster.Network.Remote, target)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan lab.Report, 1)
 	go func() {
@@ -377,7 +378,6 @@ func TestSpeakerUpgradeKeepsRoutes(t *testing.T) {
 	for _, r := range routers {
 		by(t, r, addr, 0, 1, 2)
 	}
-	reach(t, cluster.Network.Remote, url(addr, svc.Spec.Ports[0].Port))
 	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
 	stopWatch := []func(){quiet(t, routers[0], addr), quiet(t, routers[1], addr)}
 	if err := cluster.Speakers[0].Stop(); err != nil {
@@ -428,7 +428,6 @@ func TestDrain(t *testing.T) {
 	for _, r := range routers {
 		by(t, r, addr, 0, 1, 2)
 	}
-	reach(t, cluster.Network.Remote, url(addr, svc.Spec.Ports[0].Port))
 	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
 	node := cluster.Nodes[2]
 	label(t, node.Name, `"true"`)

@@ -68,6 +68,20 @@ func reach(t *testing.T, from *lab.Host, url string) (answer string) {
 	return answer
 }
 
+// reachAgain waits until the host reaches the URL many times in a row. One
+// answer does not show that kube-proxy serves a new Service on all nodes.
+func reachAgain(t *testing.T, from *lab.Host, url string) {
+	t.Helper()
+	eventually(t, from.Name+" reaches "+url+" again and again", func() error {
+		for range 30 {
+			if _, err := from.Get(t.Context(), url); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // says waits until the URL's answer says all this. For up to a second kube-proxy
 // serves a new Service whose address was another one's by that one's rules.
 func says(t *testing.T, from *lab.Host, url string, parts ...string) {

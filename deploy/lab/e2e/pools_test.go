@@ -84,15 +84,7 @@ func keeps(t *testing.T, name string, want ...netip.Addr) {
 // single request was lost.
 func uninterrupted(t *testing.T, from *lab.Host, target string) (stop func()) {
 	t.Helper()
-	// One answer does not show that kube-proxy serves a new Service on all nodes.
-	eventually(t, from.Name+" reaches "+target+" again and again", func() error {
-		for range 30 {
-			if _, err := from.Get(t.Context(), target); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	reachAgain(t, from, target)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan lab.Report, 1)
 	go func() {
@@ -225,7 +217,6 @@ spec: {ipAddressPoolSelectors: [{matchLabels: {tier: edge}}], peers: [bird, frr]
 	routed("198.18.114.128/25", 0, 1, 2)
 	remote := cluster.Network.Remote
 	cutOff, inner := url(netip.MustParseAddr("198.18.114.5"), 8086), url(netip.MustParseAddr("198.18.114.200"), 8086)
-	reach(t, remote, cutOff)
 	changing, unchanged := stream(t, cutOff), uninterrupted(t, remote, inner)
 	apply(t, edge("198.18.114.128/25"))
 	condition(t, "cut-off", "Provisioned", "OutOfPool")
