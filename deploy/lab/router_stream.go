@@ -2,8 +2,11 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -25,8 +28,11 @@ type Report struct {
 	// the first one after the last that was: as long as some clients, though
 	// perhaps not all, had no answer.
 	Outage time.Duration
-	// Answers are how often each was given.
-	Answers map[string]int
+	// Broken are those of Lost whose connection was reset: a router that spreads
+	// flows anew sends its packets to another node, which knows nothing of it.
+	Broken int
+	// Answers are how often each was given, and Errors how often each was met.
+	Answers, Errors map[string]int
 }
 
 // String is the report in a line.
@@ -73,7 +79,7 @@ func (s Stream) Run(ctx context.Context, from *Host) Report {
 		}
 	}
 	running.Wait()
-	report := Report{Sent: len(results), Answers: make(map[string]int)}
+	report := Report{Sent: len(results), Answers: make(map[string]int), Errors: make(map[string]int)}
 	var last time.Duration
 	first := time.Duration(-1) // when the first one was sent that was lost
 	for i := range len(results) {
@@ -84,6 +90,10 @@ func (s Stream) Run(ctx context.Context, from *Host) Report {
 		}
 		if r.err != nil {
 			report.Lost++
+			report.Errors[r.err.Error()]++
+			if errors.Is(r.err, syscall.ECONNRESET) || errors.Is(r.err, io.EOF) {
+				report.Broken++
+			}
 			if first < 0 {
 				first = r.at
 			}
