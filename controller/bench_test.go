@@ -31,7 +31,7 @@ func served(n int) Snapshot {
 	}
 	plan := Decide(s)
 	for i, svc := range s.Services {
-		s.Services[i] = written(svc, plan.Services[keyOf(svc)])
+		s.Services[i] = plan.Services[keyOf(svc)].Written(svc)
 	}
 	return s
 }

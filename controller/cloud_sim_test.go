@@ -100,7 +100,7 @@ func (h *history) reconcile() {
 		if !planned || p.matches(svc) || current == nil || current.ResourceVersion != svc.ResourceVersion {
 			continue
 		}
-		after := written(svc, p)
+		after := p.Written(svc)
 		if has(svc, v1alpha1.FinalizerAWS) && !has(after, v1alpha1.FinalizerAWS) && !s.Cloud[svc.UID].gone() {
 			h.Fatalf("%s loses its finalizer, and AWS has not let go", svc.Name)
 		}

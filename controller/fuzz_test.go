@@ -257,7 +257,7 @@ func checkBystanders(t failer, s Snapshot, plan Plan) {
 func checkServicePlan(t failer, svc *corev1.Service, plan Plan) {
 	p, planned := plan.Services[keyOf(svc)]
 	shown := 0 // may be kept
-	for _, name := range annotations {
+	for _, name := range v1alpha1.RecordAnnotations {
 		shown += len(svc.Annotations[name])
 	}
 	if written := len(p.AllocatedFrom) + len(p.SharedAs) + len(p.Leaving); written > max(4096, shown) {
@@ -297,7 +297,7 @@ func checkEnds(t failer, s Snapshot) {
 		last = ""
 		for i, svc := range s.Services {
 			if p, planned := plan.Services[keyOf(svc)]; planned && !p.matches(svc) {
-				s.Services[i] = written(svc, p)
+				s.Services[i] = p.Written(svc)
 				last = fmt.Sprintf("%s: %+v\n%v %v %v\n%+v", svc.Name, p, svc.Finalizers, svc.Annotations, svc.Status, svc.Spec)
 			}
 		}

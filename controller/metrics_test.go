@@ -61,7 +61,7 @@ func TestMetrics(t *testing.T) {
 		}},
 		{"shrunk", func() {
 			plan := Decide(s)
-			s.Services = []*corev1.Service{written(s.Services[0], plan.Services[key("a")]), written(s.Services[1], plan.Services[key("b")])}
+			s.Services = []*corev1.Service{plan.Services[key("a")].Written(s.Services[0]), plan.Services[key("b")].Written(s.Services[1])}
 			s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("small", "192.0.2.0/32")}
 		}, []string{
 			"pool_addresses{ipv4,small,capacity} 1", "pool_addresses{ipv4,small,used} 1",

@@ -201,12 +201,12 @@ func sameWork(was, now Work) bool {
 // sameAnnotations leaves out those that we write.
 func sameAnnotations(a, b map[string]string) bool {
 	for k, v := range a {
-		if other, ok := b[k]; !slices.Contains(annotations[:], k) && (!ok || other != v) {
+		if other, ok := b[k]; !slices.Contains(v1alpha1.RecordAnnotations[:], k) && (!ok || other != v) {
 			return false
 		}
 	}
 	for k := range b {
-		if _, ok := a[k]; !slices.Contains(annotations[:], k) && !ok {
+		if _, ok := a[k]; !slices.Contains(v1alpha1.RecordAnnotations[:], k) && !ok {
 			return false
 		}
 	}

@@ -66,7 +66,7 @@ func (l *life) pass() string {
 	first := l.Services[0]
 	for i, svc := range l.Services {
 		if p, planned := plan.Services[keyOf(svc)]; planned && !p.matches(svc) {
-			l.Services[i] = written(svc, p)
+			l.Services[i] = p.Written(svc)
 		}
 	}
 	l.last = plan.Services[keyOf(first)]

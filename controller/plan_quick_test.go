@@ -63,7 +63,7 @@ func allWritten(services []*corev1.Service, plans map[types.NamespacedName]Servi
 	services = slices.Clone(services)
 	for i, svc := range services {
 		if p, planned := plans[keyOf(svc)]; planned && !p.matches(svc) {
-			services[i] = written(svc, p)
+			services[i] = p.Written(svc)
 		}
 	}
 	return services

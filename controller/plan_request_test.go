@@ -33,7 +33,7 @@ func (s *Snapshot) pass(t *testing.T) Plan {
 		plan, wrote := Decide(*s), false
 		for i, svc := range s.Services {
 			if p, planned := plan.Services[keyOf(svc)]; planned && !p.matches(svc) {
-				s.Services[i], wrote = written(svc, p), true
+				s.Services[i], wrote = p.Written(svc), true
 			}
 		}
 		if !wrote {

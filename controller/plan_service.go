@@ -263,10 +263,8 @@ func allRecorded(svc *corev1.Service) bool {
 	})
 }
 
-// annotations are those that only Fairlead writes.
-var annotations = [...]string{v1alpha1.AnnotationAllocatedFrom, v1alpha1.AnnotationSharedAs, v1alpha1.AnnotationLeaving}
-
-func (p ServicePlan) annotations() [len(annotations)]string {
+// annotations are the values of v1alpha1.RecordAnnotations.
+func (p ServicePlan) annotations() [len(v1alpha1.RecordAnnotations)]string {
 	return [...]string{p.AllocatedFrom, p.SharedAs, p.Leaving}
 }
 
@@ -276,7 +274,7 @@ func (p ServicePlan) says() bool {
 
 // touched reports whether the Service carries anything that only Fairlead writes.
 func touched(svc *corev1.Service) bool {
-	recorded := slices.ContainsFunc(annotations[:], func(a string) bool { _, has := svc.Annotations[a]; return has })
+	recorded := slices.ContainsFunc(v1alpha1.RecordAnnotations[:], func(a string) bool { _, has := svc.Annotations[a]; return has })
 	return owned(svc) || recorded || slices.ContainsFunc(svc.Status.Conditions, ours)
 }
 
@@ -301,7 +299,7 @@ func (p ServicePlan) matches(svc *corev1.Service) bool {
 		return false
 	}
 	for i, value := range p.annotations() {
-		if svc.Annotations[annotations[i]] != value {
+		if svc.Annotations[v1alpha1.RecordAnnotations[i]] != value {
 			return false
 		}
 	}

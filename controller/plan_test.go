@@ -213,39 +213,6 @@ func TestPoolStatus(t *testing.T) {
 	}
 }
 
-// written is the Service after the plan is applied.
-func written(svc *corev1.Service, p ServicePlan) *corev1.Service {
-	svc = svc.DeepCopy()
-	svc.Finalizers = slices.DeleteFunc(svc.Finalizers, func(f string) bool {
-		return slices.Contains(records, f) || f == finalizerStandard
-	})
-	svc.Finalizers = append(svc.Finalizers, p.Finalizers...)
-	for i, value := range p.annotations() {
-		delete(svc.Annotations, annotations[i])
-		if value == "" {
-			continue
-		}
-		if svc.Annotations == nil {
-			svc.Annotations = map[string]string{}
-		}
-		svc.Annotations[annotations[i]] = value
-	}
-	if p.Serves {
-		svc.Status.LoadBalancer.Ingress = p.Ingress
-	} else if !p.says() {
-		svc.Status.LoadBalancer.Ingress = nil
-	}
-	svc.Status.Conditions = timed(svc.Status.Conditions, p.Conditions)
-	for _, given := range p.NodePorts {
-		for i := range svc.Spec.Ports {
-			if port := &svc.Spec.Ports[i]; port.Port == given.Port && port.Protocol == given.Protocol {
-				port.NodePort = given.NodePort
-			}
-		}
-	}
-	return svc
-}
-
 // TestAppliedPlansMatch: a plan that is applied leaves nothing to write.
 func TestAppliedPlansMatch(t *testing.T) {
 	s := Snapshot{
@@ -264,7 +231,7 @@ func TestAppliedPlansMatch(t *testing.T) {
 			if p.matches(svc) != (round == 1) {
 				t.Errorf("round %d: %s: matches is %t: %+v", round, svc.Name, p.matches(svc), p)
 			}
-			s.Services[i] = written(svc, p)
+			s.Services[i] = p.Written(svc)
 		}
 	}
 }

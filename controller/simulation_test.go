@@ -89,7 +89,7 @@ func (s *apiServer) write(current *corev1.Service, p ServicePlan, lax laxity) *c
 		s.wrong = why
 	}
 	s.written[keyOf(current)] = p
-	svc := written(current, p)
+	svc := p.Written(current)
 	if lax.noPools {
 		delete(svc.Annotations, v1alpha1.AnnotationAllocatedFrom)
 	}

@@ -60,8 +60,8 @@ func (p ServicePlan) traces(was, written *corev1.Service) []byte {
 	}
 	stale := map[string]any{}
 	for i, value := range p.annotations() {
-		if _, has := written.Annotations[annotations[i]]; has && value == "" {
-			stale[annotations[i]] = nil
+		if _, has := written.Annotations[v1alpha1.RecordAnnotations[i]]; has && value == "" {
+			stale[v1alpha1.RecordAnnotations[i]] = nil
 		}
 	}
 	if len(surplus) == 0 && len(stale) == 0 {
@@ -119,13 +119,13 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p Se
 	records := map[string]string{}
 	for i, value := range p.annotations() {
 		if value != "" {
-			records[annotations[i]] = value
+			records[v1alpha1.RecordAnnotations[i]] = value
 		}
 	}
 	if len(records) > 0 {
 		metadata["annotations"] = records
 	}
-	if released := !p.says(); p.Serves || released && len(svc.Status.LoadBalancer.Ingress) > 0 && allRecorded(svc) {
+	if p.writesIngress(svc) {
 		// Written even if empty: an adopted address has another owner beside us.
 		status["loadBalancer"] = map[string]any{"ingress": append([]corev1.LoadBalancerIngress{}, p.Ingress...)}
 	}
@@ -154,6 +154,62 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p Se
 	}
 	c.tell(svc, p)
 	return nil
+}
+
+// writesIngress reports whether the Service's ingress is ours to write: while it
+// is served, and when it is released with nothing but our addresses.
+func (p ServicePlan) writesIngress(svc *corev1.Service) bool {
+	return p.Serves || !p.says() && len(svc.Status.LoadBalancer.Ingress) > 0 && allRecorded(svc)
+}
+
+// Written is the Service as writing the plan leaves it, for who asks what would
+// become of it.
+func (p ServicePlan) Written(svc *corev1.Service) *corev1.Service {
+	w := svc.DeepCopy()
+	gone := p.surplus(svc)
+	if !slices.Contains(p.Finalizers, finalizerStandard) && (owned(svc) || !p.says() && touched(svc)) {
+		gone = append(gone, finalizerStandard)
+	}
+	w.Finalizers = slices.DeleteFunc(w.Finalizers, func(f string) bool { return slices.Contains(gone, f) })
+	for _, f := range p.Finalizers {
+		if !has(w, f) {
+			w.Finalizers = append(w.Finalizers, f)
+		}
+	}
+	for i, value := range p.annotations() {
+		if value == "" {
+			delete(w.Annotations, v1alpha1.RecordAnnotations[i])
+		} else {
+			metav1.SetMetaDataAnnotation(&w.ObjectMeta, v1alpha1.RecordAnnotations[i], value)
+		}
+	}
+	if p.writesIngress(svc) || owned(svc) { // what an apply of ours does not say again goes
+		w.Status.LoadBalancer.Ingress = p.Ingress
+	}
+	p.writeConditions(w)
+	for _, given := range p.NodePorts {
+		for i := range w.Spec.Ports {
+			if port := &w.Spec.Ports[i]; port.Port == given.Port && port.Protocol == given.Protocol {
+				port.NodePort = given.NodePort
+			}
+		}
+	}
+	return w
+}
+
+// writeConditions makes the Service's conditions of ours those of the plan, and
+// leaves the others where they are.
+func (p ServicePlan) writeConditions(svc *corev1.Service) {
+	svc.Status.Conditions = slices.DeleteFunc(svc.Status.Conditions, func(c metav1.Condition) bool {
+		return ours(c) && apimeta.FindStatusCondition(p.Conditions, c.Type) == nil
+	})
+	for _, c := range timed(svc.Status.Conditions, p.Conditions) {
+		if have := apimeta.FindStatusCondition(svc.Status.Conditions, c.Type); have != nil {
+			*have = c
+		} else {
+			svc.Status.Conditions = append(svc.Status.Conditions, c)
+		}
+	}
 }
 
 // tell reports a change of state in the log and as an Event.

@@ -87,7 +87,7 @@ func overlaid[T metav1.Object](have, file []T, now metav1.Time) []T {
 // controllers write. had is the one that is there now, if any.
 func completeService(svc, had *corev1.Service, families []corev1.IPFamily) (notes []string) {
 	svc.Status = corev1.ServiceStatus{}
-	for _, name := range recordNames {
+	for _, name := range v1alpha1.RecordAnnotations {
 		delete(svc.Annotations, name)
 	}
 	if had != nil {
@@ -196,7 +196,7 @@ func keepAnnotations(svc, had *corev1.Service) (notes []string) {
 		_, byApply := applied.Annotations[name]
 		switch {
 		case inFile:
-		case slices.Contains(recordNames, name) || wasApplied && !byApply:
+		case slices.Contains(v1alpha1.RecordAnnotations[:], name) || wasApplied && !byApply:
 			if svc.Annotations == nil {
 				svc.Annotations = map[string]string{}
 			}

@@ -70,6 +70,9 @@ const (
 	AnnotationLeaving = "fairlead.io/leaving"
 )
 
+// RecordAnnotations are those that only the controller writes.
+var RecordAnnotations = [...]string{AnnotationAllocatedFrom, AnnotationSharedAs, AnnotationLeaving}
+
 // Annotations of MetalLB that mean the same, read where the own one's are read.
 var (
 	// AddressPoolAnnotations ask for a pool by name.

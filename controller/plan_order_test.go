@@ -45,7 +45,7 @@ func TestChangesOf(t *testing.T) {
 					t.Fatal(err)
 				}
 				was, gives := strings.CutPrefix(shown, "!")
-				svc := written(service(name), planFor(was))
+				svc := planFor(was).Written(service(name))
 				p := planFor(planned)
 				if gives {
 					p.GivesUp = shownBy(svc.Status.LoadBalancer.Ingress)
