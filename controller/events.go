@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -26,7 +25,7 @@ const (
 // patience holds Events back, so that in a burst they neither compete with the
 // addresses that they tell of, nor overflow client-go's queue.
 type patience struct {
-	record.EventRecorder
+	to      record.EventRecorder
 	mu      sync.Mutex
 	waiting []func()
 	wrote   time.Time // the last write of something else
@@ -34,7 +33,7 @@ type patience struct {
 }
 
 func newPatience(r record.EventRecorder) *patience {
-	return &patience{EventRecorder: r, news: make(chan struct{}, 1)}
+	return &patience{to: r, news: make(chan struct{}, 1)}
 }
 
 // Event has the Event written, later.
@@ -44,16 +43,11 @@ func (p *patience) Event(object runtime.Object, kind, reason, message string) {
 	if len(p.waiting) >= mostEvents {
 		return
 	}
-	p.waiting = append(p.waiting, func() { p.EventRecorder.Event(object, kind, reason, message) })
+	p.waiting = append(p.waiting, func() { p.to.Event(object, kind, reason, message) })
 	select {
 	case p.news <- struct{}{}:
 	default:
 	}
-}
-
-// Eventf has the Event written, later.
-func (p *patience) Eventf(object runtime.Object, kind, reason, format string, args ...any) {
-	p.Event(object, kind, reason, fmt.Sprintf(format, args...))
 }
 
 // writing notes that something more important is being written.

@@ -91,6 +91,23 @@ func (d *decision) replaced(leaving netip.Addr, have []allocator.Have) bool {
 	})
 }
 
+// overdue are the addresses that should be released by now, and are not.
+func (d *decision) overdue(svc *subject, held []allocator.Held) (addrs []netip.Addr) {
+	for _, h := range held {
+		if !h.Leaving {
+			continue
+		}
+		r, err := renumbering(svc.Service)
+		if err != nil || r == nil {
+			continue
+		}
+		if at, ends := r.deadline(leavingSince(svc.Service, h.Addr, d.Now)); ends && !d.Now.Before(at) {
+			addrs = append(addrs, h.Addr)
+		}
+	}
+	return addrs
+}
+
 // until says how long an address stays that is leaving.
 func (d *decision) until(svc *subject, addr netip.Addr) string {
 	r, err := renumbering(svc.Service)

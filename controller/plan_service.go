@@ -34,10 +34,11 @@ type ServicePlan struct {
 	// are taken back, before anything else is written.
 	NodePorts    []NodePort
 	ReturnsPorts bool
-	// OutOfPool are those addresses that their pools would not give any more, and
-	// GivesUp those that the Service shows and loses, whatever comes in their
-	// place. Neither is written.
-	OutOfPool, GivesUp []netip.Addr
+	// OutOfPool are those addresses that their pools would not give any more,
+	// Overdue those whose time beside a new one is over, which nobody announces
+	// yet, and GivesUp those that the Service shows and loses, whatever comes in
+	// their place. None of it is written.
+	OutOfPool, Overdue, GivesUp []netip.Addr
 }
 
 // finalizerStandard is the finalizer of the upstream service controller
@@ -81,6 +82,7 @@ func (d *decision) bareMetalPlan(svc *subject, a allocator.Assignment) ServicePl
 	}
 	p := ServicePlan{Serves: true, Finalizers: finalizers(svc.Service, v1alpha1.FinalizerBareMetal), GivesUp: a.GivesUp}
 	p.give(svc, a.Held, d.Now)
+	p.Overdue = d.overdue(svc, a.Held)
 	p.Conditions = []metav1.Condition{provisioned, d.reports.announced(a.Held)}
 	return p
 }

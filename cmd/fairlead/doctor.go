@@ -142,10 +142,6 @@ func ofNodes(w world) (found []finding) {
 	return found
 }
 
-// overdue is what the controller says of an address that should be released by
-// now, and is not.
-const overdue = "until that is announced"
-
 // ofServices asks the controller's own decision, so that a controller that is
 // not running hides nothing.
 func ofServices(w world, plan controller.Plan) (found []finding) {
@@ -165,7 +161,7 @@ func ofServices(w world, plan controller.Plan) (found []finding) {
 				found = append(found, finding{broken, "Service " + keyOf(svc).String(), v1alpha1.Reason(c.Reason), c.Message})
 			case slices.Contains([]v1alpha1.Reason{v1alpha1.OutOfPool, v1alpha1.CloudCannotServe}, v1alpha1.Reason(c.Reason)):
 				found = append(found, finding{notice, "Service " + keyOf(svc).String(), v1alpha1.Reason(c.Reason), c.Message})
-			case c.Reason == string(v1alpha1.Renumbering) && strings.Contains(c.Message, overdue):
+			case c.Type == v1alpha1.ConditionProvisioned && len(p.Overdue) > 0:
 				found = append(found, finding{degraded, "Service " + keyOf(svc).String(), v1alpha1.Renumbering, "the time of the old address is over: " + c.Message})
 			}
 		}

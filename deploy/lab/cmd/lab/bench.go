@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -272,92 +271,6 @@ func (b *bench) newRoutes(ctx context.Context, size int) (lines []string, err er
 	return lines, nil
 }
 
-// powerOffs takes nodes' power while a client asks every 5 ms.
-func (b *bench) powerOffs(ctx context.Context) (lines []string, err error) {
-	if err := b.create(ctx, "local", corev1.ServiceExternalTrafficPolicyLocal); err != nil {
-		return nil, err
-	}
-	addr, err := b.all(ctx, "local")
-	if err != nil {
-		return nil, err
-	}
-	var outages []time.Duration
-	lost, sent := 0, 0
-	err = b.Step(fmt.Sprintf("take a node's power, %d times", deaths), func() error {
-		for i := range deaths {
-			node := i % len(b.Nodes)
-			report, err := b.while(ctx, addr, func() error {
-				if err := b.Nodes[node].SetLink(false); err != nil {
-					return err
-				}
-				time.Sleep(1500 * time.Millisecond)
-				return nil
-			})
-			if err != nil {
-				return err
-			}
-			outages = append(outages, report.Outage)
-			lost, sent = lost+report.Lost, sent+report.Sent
-			if err := b.Nodes[node].SetLink(true); err != nil {
-				return err
-			}
-			if err := b.RestoreRoutes(node); err != nil {
-				return err
-			}
-			if _, err := b.all(ctx, "local"); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	line := fmt.Sprintf("node power-off → full reachability, BFD 50 ms × 3: median %s, max %s (%d of %d requests lost in %d runs)", quantile(outages, .5), quantile(outages, 1), lost, sent, deaths)
-	return []string{line}, err
-}
-
-// planned restarts a speaker, and drains a node.
-func (b *bench) planned(ctx context.Context) (lines []string, err error) {
-	addr, err := b.all(ctx, "local")
-	if err != nil {
-		return nil, err
-	}
-	for _, event := range []struct {
-		name string
-		do   func() error
-	}{
-		{"speaker upgrade", func() error {
-			if err := b.Speakers[0].Stop(); err != nil {
-				return err
-			}
-			time.Sleep(time.Second)
-			if err := b.StartSpeaker(ctx, 0); err != nil {
-				return err
-			}
-			time.Sleep(3 * time.Second)
-			return nil
-		}},
-		{"drain", func() error {
-			if _, err := b.Kubectl(ctx, "", "label", "node", b.Nodes[1].Name, corev1.LabelNodeExcludeBalancers+"=true"); err != nil {
-				return err
-			}
-			time.Sleep(8 * time.Second)
-			_, err := b.Kubectl(ctx, "", "label", "node", b.Nodes[1].Name, corev1.LabelNodeExcludeBalancers+"-")
-			time.Sleep(2 * time.Second)
-			return err
-		}},
-	} {
-		var report lab.Report
-		err := b.Step(event.name+" under load", func() (err error) {
-			report, err = b.while(ctx, addr, event.do)
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-		lines = append(lines, fmt.Sprintf("%s: %d of %d requests lost", event.name, report.Lost, report.Sent))
-	}
-	return lines, nil
-}
-
 // all waits until both routers send packets to every node.
 func (b *bench) all(ctx context.Context, service string) (addr netip.Addr, err error) {
 	err = lab.Wait(ctx, time.Minute, service+" is announced", func() (err error) {
@@ -380,31 +293,8 @@ func (b *bench) all(ctx context.Context, service string) (addr netip.Addr, err e
 	return addr, nil
 }
 
-// while streams requests around what is done.
-func (b *bench) while(ctx context.Context, addr netip.Addr, do func() error) (lab.Report, error) {
-	streaming, stop := context.WithCancel(ctx)
-	defer stop()
-	reports := make(chan lab.Report, 1)
-	go func() {
-		reports <- lab.Stream{URL: fmt.Sprintf("http://%s:8086/ping", addr), Every: requestEvery}.Run(streaming, b.Network.Remote)
-	}()
-	time.Sleep(500 * time.Millisecond)
-	err := do()
-	stop()
-	return <-reports, err
-}
-
 // speakerCost is what the first node's speaker has used so far.
 func (b *bench) speakerCost(size int) string {
 	cpu, rss := b.Speakers[0].Usage()
 	return fmt.Sprintf("speaker with %d Services: %s of CPU since its start, %d MB resident", size, cpu.Round(time.Millisecond), rss>>20)
-}
-
-// quantile is the q-th of the values, rounded for reading.
-func quantile(values []time.Duration, q float64) time.Duration {
-	if len(values) == 0 {
-		return 0
-	}
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[int(math.Round(q*float64(len(sorted)-1)))].Round(100 * time.Microsecond)
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -47,4 +49,13 @@ func (t *table) String() string {
 	}
 	_ = w.Flush()
 	return b.String()
+}
+
+// quantile is the q-th of the values, rounded for reading.
+func quantile(values []time.Duration, q float64) time.Duration {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[int(math.Round(q*float64(len(sorted)-1)))].Round(100 * time.Microsecond)
 }
