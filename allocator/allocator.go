@@ -110,11 +110,10 @@ type Held struct {
 	Leaving    bool   // kept beside the one that has replaced it
 }
 
-// Refusal says why a request did not get an address that it wants.
-type Refusal struct {
-	Family   Family
-	Reason   v1alpha1.Reason
-	Message  string
+// Missing is an address that a request asks for and did not get.
+type Missing struct {
+	Family Family
+	v1alpha1.Refusal
 	Optional bool // it can do without
 }
 
@@ -123,7 +122,7 @@ type Refusal struct {
 // by name, keeps the old one.
 type Assignment struct {
 	Held    []Held       // IPv4 first, and of a family the one that is leaving first
-	Missing []Refusal    // IPv4 first
+	Missing []Missing    // IPv4 first
 	GivesUp []netip.Addr // of Have: not kept, whatever comes in their place
 }
 

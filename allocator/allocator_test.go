@@ -276,7 +276,7 @@ func TestAllocate(t *testing.T) {
 func TestMessagesNameTheOther(t *testing.T) {
 	got := allocate([]Pool{pool("p", "192.0.2.0/24")},
 		[]Request{asking(request("a", "p"), "192.0.2.9"), asking(request("b", "p"), "192.0.2.9")})
-	want := Refusal{IPv4, v1alpha1.AddressTaken, "192.0.2.9 belongs to Service ns/a", false}
+	want := Missing{IPv4, v1alpha1.Refusal{Reason: v1alpha1.AddressTaken, Message: "192.0.2.9 belongs to Service ns/a"}, false}
 	if m := got[key("b")].Missing; len(m) != 1 || m[0] != want {
 		t.Errorf("got %v, want %v", m, want)
 	}

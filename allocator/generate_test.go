@@ -158,7 +158,7 @@ func written(requests []Request, result Result) []Request {
 }
 
 func foreign(a Assignment) bool {
-	return slices.ContainsFunc(a.Missing, func(m Refusal) bool { return m.Reason == v1alpha1.ForeignStatus })
+	return slices.ContainsFunc(a.Missing, func(m Missing) bool { return m.Reason == v1alpha1.ForeignStatus })
 }
 
 // edited are the requests after the owners of some Services changed their

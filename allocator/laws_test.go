@@ -262,12 +262,12 @@ func TestLawHonest(t *testing.T) {
 			}
 			for _, w := range r.Families {
 				holds := slices.ContainsFunc(got[i].Held, func(h Held) bool { return FamilyOf(h.Addr) == w.Family })
-				told := slices.ContainsFunc(got[i].Missing, func(m Refusal) bool { return m.Family == w.Family })
+				told := slices.ContainsFunc(got[i].Missing, func(m Missing) bool { return m.Family == w.Family })
 				if !holds && !told && !r.Frozen && r.Standing != Stranger && !foreign(got[i]) {
 					t.Fatalf("%s has no %s address and does not know why", r.Key, w.Family)
 				}
 			}
-			required := func(m Refusal) bool { return !m.Optional }
+			required := func(m Missing) bool { return !m.Optional }
 			if len(got[i].Held) == 0 && len(got[i].Missing) > 0 && !slices.ContainsFunc(got[i].Missing, required) {
 				t.Fatalf("%s can do without everything", r.Key)
 			}
@@ -276,7 +276,7 @@ func TestLawHonest(t *testing.T) {
 }
 
 // untrue says what is wrong with a refusal.
-func untrue(pools []Pool, requests []Request, got []Assignment, i int, m Refusal) string {
+func untrue(pools []Pool, requests []Request, got []Assignment, i int, m Missing) string {
 	r := requests[i]
 	var asked netip.Addr
 	for _, a := range r.Addrs {
@@ -342,7 +342,7 @@ func untrue(pools []Pool, requests []Request, got []Assignment, i int, m Refusal
 }
 
 // notExhausted names an address that the request could have.
-func notExhausted(pools []Pool, requests []Request, got []Assignment, i int, m Refusal) string {
+func notExhausted(pools []Pool, requests []Request, got []Assignment, i int, m Missing) string {
 	r := requests[i]
 	holding, showing := holders(requests, got)
 	gives := false

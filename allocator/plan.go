@@ -18,7 +18,7 @@ type claimant struct {
 	rank    int     // by age
 	held    [2]Held // by slot; no Addr: none
 	leaving [2]Held
-	missing [2]*Refusal
+	missing [2]*Missing
 	givesUp []netip.Addr
 }
 
@@ -142,7 +142,7 @@ func (r *run) mourn(c *claimant) {
 	for _, a := range c.givesUp {
 		other, why := r.inTheWay(c, a)
 		if f := FamilyOf(a); c.Frozen && c.wants(f) && other != nil {
-			c.missing[slot(f)] = &Refusal{Family: f, Reason: v1alpha1.AddressTaken, Message: c.beside(other, a, why)}
+			c.missing[slot(f)] = &Missing{Family: f, Refusal: v1alpha1.Refusal{Reason: v1alpha1.AddressTaken, Message: c.beside(other, a, why)}}
 		}
 	}
 }
@@ -193,7 +193,7 @@ func (r *run) leave(c *claimant) {
 
 // served reports whether the claimant's status is ours to write.
 func (c *claimant) served() bool {
-	foreign := func(m *Refusal) bool { return m != nil && m.Reason == v1alpha1.ForeignStatus }
+	foreign := func(m *Missing) bool { return m != nil && m.Reason == v1alpha1.ForeignStatus }
 	return c.Standing != Stranger && !foreign(c.missing[0]) && !foreign(c.missing[1])
 }
 
@@ -254,7 +254,7 @@ func (r *run) heldBy(c *claimant, h Have) Held {
 
 // unadoptable says why the adopter's addresses cannot be taken over as they
 // are: all of them, or none.
-func (r *run) unadoptable(c *claimant) *Refusal {
+func (r *run) unadoptable(c *claimant) *Missing {
 	var seen [2]bool
 	for _, h := range c.Have {
 		if slices.Contains(c.Release, h.Addr) {
@@ -271,7 +271,7 @@ func (r *run) unadoptable(c *claimant) *Refusal {
 			why = fmt.Sprintf("is more than the one %s address that the Service asks for", f)
 		}
 		if why != "" {
-			return &Refusal{Family: f, Reason: v1alpha1.ForeignStatus, Message: fmt.Sprintf("the status holds %s, which %s: it is left to whoever wrote it", h.Addr, why)}
+			return &Missing{Family: f, Refusal: v1alpha1.Refusal{Reason: v1alpha1.ForeignStatus, Message: fmt.Sprintf("the status holds %s, which %s: it is left to whoever wrote it", h.Addr, why)}}
 		}
 		seen[slot(f)] = true
 	}

@@ -223,7 +223,7 @@ func (c *claimant) refuse(w Want, reason v1alpha1.Reason, message string) {
 	if old := c.held[slot(w.Family)].Addr; old.IsValid() {
 		message += fmt.Sprintf("; %s is kept until then", old)
 	}
-	c.missing[slot(w.Family)] = &Refusal{w.Family, reason, message, w.Optional}
+	c.missing[slot(w.Family)] = &Missing{w.Family, v1alpha1.Refusal{Reason: reason, Message: message}, w.Optional}
 }
 
 func (r *run) say(c *claimant, v Verdict) {

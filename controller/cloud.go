@@ -259,7 +259,7 @@ func (b *balancers) report(svc *corev1.Service, otherwise providers.Report) prov
 
 // failure is why a call has not done what it was asked to.
 func failure(to Do, err error) (v1alpha1.Reason, string) {
-	if refusal := (*providers.Refusal)(nil); errors.As(err, &refusal) {
+	if refusal := (*v1alpha1.Refusal)(nil); errors.As(err, &refusal) {
 		return refusal.Reason, refusal.Message
 	}
 	if retry := (*cloudapi.RetryError)(nil); errors.As(err, &retry) {

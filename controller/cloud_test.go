@@ -201,7 +201,7 @@ func TestNodesOfARefusedService(t *testing.T) {
 		r.want(Ensure, service("a"))
 		r.after(time.Second, "0s ensure a 1")
 		for range 20 {
-			r.fail["ensure a"] = append(r.fail["ensure a"], &providers.Refusal{Reason: v1alpha1.InvalidRequest, Message: "no"})
+			r.fail["ensure a"] = append(r.fail["ensure a"], &v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: "no"})
 		}
 		r.want(Ensure, service("a", annotated("x", "y")))
 		time.Sleep(20 * time.Minute)
@@ -230,7 +230,7 @@ func TestNodesOfARefusedService(t *testing.T) {
 func TestBackoff(t *testing.T) {
 	withRig(t, func(r *rig) {
 		boom := errors.New("boom")
-		r.fail["ensure a"] = []error{boom, boom, &providers.Refusal{Reason: v1alpha1.QuotaExceeded, Message: "full"}, boom, cloudapi.NewRetryError("wait", 3*time.Second)}
+		r.fail["ensure a"] = []error{boom, boom, &v1alpha1.Refusal{Reason: v1alpha1.QuotaExceeded, Message: "full"}, boom, cloudapi.NewRetryError("wait", 3*time.Second)}
 		r.want(Ensure, service("a"))
 		r.after(time.Second, "0s ensure a 1")
 		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.CloudFailed || o.Message != "boom" {

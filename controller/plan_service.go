@@ -208,7 +208,7 @@ func containedBy(h allocator.Held) string {
 	return "pool " + h.Pool + " does not contain it any more"
 }
 
-func failures(missing []allocator.Refusal) (failures []allocator.Refusal) {
+func failures(missing []allocator.Missing) (failures []allocator.Missing) {
 	for _, m := range missing {
 		if !m.Optional {
 			failures = append(failures, m)
@@ -217,7 +217,7 @@ func failures(missing []allocator.Refusal) (failures []allocator.Refusal) {
 	return failures
 }
 
-func messages(refusals []allocator.Refusal) (all []string) {
+func messages(refusals []allocator.Missing) (all []string) {
 	for _, m := range refusals {
 		all = append(all, m.Message)
 	}

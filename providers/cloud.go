@@ -8,16 +8,6 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// Refusal is the error of a cloud that cannot do what a Service asks for until
-// the user, the administrator or the cloud's account changes. What exists in
-// the cloud stays as it is.
-type Refusal struct {
-	Reason  v1alpha1.Reason
-	Message string
-}
-
-func (r *Refusal) Error() string { return string(r.Reason) + ": " + r.Message }
-
 // Report is what a cloud has to say about a Service's balancer beside its
 // status: the reason and message for the condition fairlead.io/Provisioned.
 type Report struct {

@@ -263,7 +263,7 @@ func (s *Speaker) reconcile(ctx context.Context) error {
 	announced, err := s.announce.Set(ctx, plan.L2)
 	for addr := range plan.L2 {
 		if _, done := announced[addr]; !done {
-			plan.Unannounced[addr] = Refusal{v1alpha1.AnnounceFailed, fmt.Sprintf("node %s cannot announce it: %s", s.node, strings.ReplaceAll(err.Error(), "\n", "; "))}
+			plan.Unannounced[addr] = v1alpha1.Refusal{Reason: v1alpha1.AnnounceFailed, Message: fmt.Sprintf("node %s cannot announce it: %s", s.node, strings.ReplaceAll(err.Error(), "\n", "; "))}
 		}
 	}
 	// The first routes of a restarted speaker go together: what a router has

@@ -47,16 +47,10 @@ type Plan struct {
 	Routed map[netip.Addr][]int
 	// Unannounced are the addresses that no node can announce. Of all nodes'
 	// plans together, each is in one.
-	Unannounced map[netip.Addr]Refusal
+	Unannounced map[netip.Addr]v1alpha1.Refusal
 	// Services says whose the addresses of L2, BGP and Waiting are: of Services
 	// that share one, the oldest's.
 	Services map[netip.Addr]*corev1.Service
-}
-
-// Refusal says why an address is not announced.
-type Refusal struct {
-	Reason  v1alpha1.Reason
-	Message string
 }
 
 // Standing is one node's part in one address.
@@ -81,7 +75,7 @@ type Verdict struct {
 	Pool  string // recorded
 	Nodes []Standing
 	// Refusal is set if and only if no node announces the address.
-	Refusal Refusal
+	Refusal v1alpha1.Refusal
 }
 
 // Decide is the plan for s.Node. Decided for every node of one snapshot, each
@@ -91,7 +85,7 @@ func Decide(s Snapshot) Plan {
 	d := newDecision(s)
 	p := Plan{
 		L2: map[netip.Addr]l2.Claim{}, BGP: d.peerings, Routed: make(map[netip.Addr][]int, len(s.Services)), Waiting: map[netip.Addr][]uint16{},
-		Unannounced: map[netip.Addr]Refusal{}, Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
+		Unannounced: map[netip.Addr]v1alpha1.Refusal{}, Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
 	}
 	for _, h := range holdings(s.Services) {
 		h = d.look(h)
@@ -119,16 +113,16 @@ func Decide(s Snapshot) Plan {
 
 // both says why neither L2 nor BGP announces an address of the pool. The way that
 // nobody has asked for explains nothing.
-func both(l2, bgp Refusal, pool string) Refusal {
+func both(l2, bgp v1alpha1.Refusal, pool string) v1alpha1.Refusal {
 	switch none := v1alpha1.NoAdvertisement; {
 	case l2.Reason == none && bgp.Reason == none:
-		return Refusal{none, fmt.Sprintf("no L2Advertisement and no BGPAdvertisement covers pool %q", pool)}
+		return v1alpha1.Refusal{Reason: none, Message: fmt.Sprintf("no L2Advertisement and no BGPAdvertisement covers pool %q", pool)}
 	case bgp.Reason == none:
 		return l2
 	case l2.Reason == none:
 		return bgp
 	}
-	return Refusal{l2.Reason, l2.Message + "; by BGP: " + bgp.Message}
+	return v1alpha1.Refusal{Reason: l2.Reason, Message: l2.Message + "; by BGP: " + bgp.Message}
 }
 
 // Explain says what became of each address of one Service, on every node. Who
@@ -202,8 +196,8 @@ type member struct {
 	name    string
 	labels  labels.Set
 	seed    uint64
-	refusal Refusal // set: not eligible, whatever the address
-	leaving bool    // not eligible any more, and peers are asked to look for other ways
+	refusal v1alpha1.Refusal // set: not eligible, whatever the address
+	leaving bool             // not eligible any more, and peers are asked to look for other ways
 	links   []l2.Link
 }
 
@@ -224,9 +218,9 @@ func newDecision(s Snapshot) *decision {
 		h.Write([]byte(n.Name))
 		m := &member{name: n.Name, labels: n.Labels, seed: h.Sum64(), links: s.Links[n.Name]}
 		if why := excluded(n); anyReady && !config.NodeReady(n) {
-			m.refusal = Refusal{v1alpha1.NodeNotReady, "is not Ready"}
+			m.refusal = v1alpha1.Refusal{Reason: v1alpha1.NodeNotReady, Message: "is not Ready"}
 		} else if why != "" {
-			m.refusal = Refusal{v1alpha1.NodeExcluded, why}
+			m.refusal = v1alpha1.Refusal{Reason: v1alpha1.NodeExcluded, Message: why}
 		}
 		m.leaving = n.Name == s.Node && (s.Local.Leaving && m.refusal.Reason == "" || m.refusal.Reason == v1alpha1.NodeExcluded && !s.Local.Drained)
 		d.nodes = append(d.nodes, m)
@@ -253,25 +247,25 @@ func excluded(n *corev1.Node) string {
 }
 
 // summarize says why no node is eligible: the reason of those that came closest.
-func summarize(pool string, standings []Standing) Refusal {
+func summarize(pool string, standings []Standing) v1alpha1.Refusal {
 	by := map[v1alpha1.Reason][]string{}
 	for _, s := range standings {
 		by[s.Reason] = append(by[s.Reason], s.Node+" "+s.Message)
 	}
 	if len(by[v1alpha1.NoEndpoints]) > 0 {
-		return Refusal{v1alpha1.NoEndpoints, "externalTrafficPolicy is Local, and no eligible node has a ready endpoint"}
+		return v1alpha1.Refusal{Reason: v1alpha1.NoEndpoints, Message: "externalTrafficPolicy is Local, and no eligible node has a ready endpoint"}
 	}
 	if nodes := by[v1alpha1.NoLink]; len(nodes) > 0 {
-		return Refusal{v1alpha1.NoLink, "no eligible node has a link for it: " + some(nodes)}
+		return v1alpha1.Refusal{Reason: v1alpha1.NoLink, Message: "no eligible node has a link for it: " + some(nodes)}
 	}
 	if nodes := by[v1alpha1.NoPeer]; len(nodes) > 0 {
-		return Refusal{v1alpha1.NoPeer, "no eligible node has a peer for it: " + some(nodes)}
+		return v1alpha1.Refusal{Reason: v1alpha1.NoPeer, Message: "no eligible node has a peer for it: " + some(nodes)}
 	}
 	nodes := slices.Concat(by[v1alpha1.NodeExcluded], by[v1alpha1.NodeNotReady], by[v1alpha1.NodeNotSelected])
 	if len(nodes) == 0 {
-		return Refusal{v1alpha1.NoEligibleNode, "the cluster has no node"}
+		return v1alpha1.Refusal{Reason: v1alpha1.NoEligibleNode, Message: "the cluster has no node"}
 	}
-	return Refusal{v1alpha1.NoEligibleNode, fmt.Sprintf("no node may announce pool %q: %s", pool, some(nodes))}
+	return v1alpha1.Refusal{Reason: v1alpha1.NoEligibleNode, Message: fmt.Sprintf("no node may announce pool %q: %s", pool, some(nodes))}
 }
 
 // some spells out a few of many.

@@ -51,7 +51,7 @@ type Peering struct {
 	// Beyond: the router is not on a link of the node, and so is its BFD.
 	Beyond bool
 	// Problem, if set, says why there shall be none.
-	Problem Refusal
+	Problem v1alpha1.Refusal
 }
 
 // peerings are the node's sessions, in the order of the configuration. The
@@ -76,7 +76,7 @@ func peerings(c config.Config, node *corev1.Node, local Local, routes int) (all 
 		if problem.Reason == "" {
 			e := end{netip.AddrPortFrom(transport.Address, transport.Port), p.Passive}
 			if other, clashes := taken[e]; clashes {
-				peering.Problem = Refusal{v1alpha1.DuplicatePeer, fmt.Sprintf("BGPPeer %q is older and leads to %s, too", other, e.addr)}
+				peering.Problem = v1alpha1.Refusal{Reason: v1alpha1.DuplicatePeer, Message: fmt.Sprintf("BGPPeer %q is older and leads to %s, too", other, e.addr)}
 			} else {
 				taken[e] = p.Name
 			}
@@ -124,16 +124,16 @@ func routerID(node *corev1.Node) netip.Addr {
 // anyDistance is the TTL of sessions over several hops.
 const anyDistance = 255
 
-func transport(p config.BGPPeer, local Local) (bgp.Transport, Refusal) {
+func transport(p config.BGPPeer, local Local) (bgp.Transport, v1alpha1.Refusal) {
 	t := bgp.Transport{Address: p.Address, Port: p.Port, Passive: p.Passive, Source: p.Source, Hops: 1, RetryTime: p.ConnectTime}
 	switch {
 	case p.Interface != "":
 		if t.Address = local.Routers[p.Interface]; !t.Address.IsValid() {
-			return t, Refusal{v1alpha1.NoRouter, fmt.Sprintf("no router advertises itself on link %s yet", p.Interface)}
+			return t, v1alpha1.Refusal{Reason: v1alpha1.NoRouter, Message: fmt.Sprintf("no router advertises itself on link %s yet", p.Interface)}
 		}
 	case p.DefaultGateway != "":
 		if t.Address = local.Gateways[p.DefaultGateway]; !t.Address.IsValid() {
-			return t, Refusal{v1alpha1.NoRouter, fmt.Sprintf("the node has no %s default gateway", p.DefaultGateway)}
+			return t, v1alpha1.Refusal{Reason: v1alpha1.NoRouter, Message: fmt.Sprintf("the node has no %s default gateway", p.DefaultGateway)}
 		}
 	}
 	switch {
@@ -145,11 +145,11 @@ func transport(p config.BGPPeer, local Local) (bgp.Transport, Refusal) {
 	if p.PasswordSecret != "" {
 		password := local.Passwords[p.PasswordSecret]
 		if password == "" {
-			return t, Refusal{v1alpha1.NoSecret, fmt.Sprintf("there is no Secret %q with a key \"password\" in Fairlead's namespace", p.PasswordSecret)}
+			return t, v1alpha1.Refusal{Reason: v1alpha1.NoSecret, Message: fmt.Sprintf("there is no Secret %q with a key \"password\" in Fairlead's namespace", p.PasswordSecret)}
 		}
 		t.Password = password
 	}
-	return t, Refusal{}
+	return t, v1alpha1.Refusal{}
 }
 
 // scope is what nodes' parts by BGP depend on.
@@ -160,7 +160,7 @@ type scope struct {
 
 // part is a node's part by BGP in the addresses of a scope.
 type part struct {
-	refusal Refusal
+	refusal v1alpha1.Refusal
 	ways    []way
 	peers   []int // that are told, by their places among this node's sessions
 }
@@ -200,7 +200,7 @@ func (d *decision) partsOf(s scope) []part {
 func (d *decision) part(s scope, m *member, ads []config.BGPAdvertisement) (p part) {
 	ads = slices.DeleteFunc(slices.Clone(ads), func(ad config.BGPAdvertisement) bool { return !ad.SelectsNode(m.labels) })
 	if len(ads) == 0 {
-		p.refusal = Refusal{v1alpha1.NodeNotSelected, "is selected by no BGPAdvertisement of the pool"}
+		p.refusal = v1alpha1.Refusal{Reason: v1alpha1.NodeNotSelected, Message: "is selected by no BGPAdvertisement of the pool"}
 		return p
 	}
 	if m.refusal.Reason != "" && !m.leaving {
@@ -220,7 +220,7 @@ func (d *decision) part(s scope, m *member, ads []config.BGPAdvertisement) (p pa
 		p.peers = slices.Compact(p.peers) // the ways to a peer follow each other
 	}
 	if len(p.ways) == 0 {
-		p.refusal = Refusal{v1alpha1.NoPeer, "has no BGPPeer that a BGPAdvertisement of the pool names and that carries the family"}
+		p.refusal = v1alpha1.Refusal{Reason: v1alpha1.NoPeer, Message: "has no BGPPeer that a BGPAdvertisement of the pool names and that carries the family"}
 	}
 	return p
 }
@@ -259,10 +259,10 @@ func ways(peer config.BGPPeer, ads []config.BGPAdvertisement, is6, leaving bool)
 
 // tell returns this node's part in announcing the address, nil if it has none,
 // and why no node announces it, if none does.
-func (d *decision) tell(h holding) (own *part, why Refusal) {
+func (d *decision) tell(h holding) (own *part, why v1alpha1.Refusal) {
 	parts := d.partsOf(scope{h.pool, h.addr.Is6()})
 	if parts == nil {
-		return nil, Refusal{Reason: v1alpha1.NoAdvertisement}
+		return nil, v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
 	}
 	told, whole := false, d.wholly(h, parts)
 	for i, m := range d.nodes {
@@ -275,7 +275,7 @@ func (d *decision) tell(h holding) (own *part, why Refusal) {
 		}
 	}
 	if told {
-		return own, Refusal{}
+		return own, v1alpha1.Refusal{}
 	}
 	var standings []Standing
 	for i, m := range d.nodes {
@@ -297,11 +297,11 @@ func (d *decision) wholly(h holding, parts []part) bool {
 }
 
 // standing is what the i-th node tells, or why nothing.
-func (d *decision) standing(h holding, i int) (tells []Told, why Refusal) {
+func (d *decision) standing(h holding, i int) (tells []Told, why v1alpha1.Refusal) {
 	parts := d.partsOf(scope{h.pool, h.addr.Is6()})
 	switch any, all := h.serves(d.nodes[i].name); {
 	case parts == nil:
-		return nil, Refusal{Reason: v1alpha1.NoAdvertisement}
+		return nil, v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
 	case parts[i].refusal.Reason != "":
 		return nil, parts[i].refusal
 	case !any, !all && d.wholly(h, parts):
@@ -310,7 +310,7 @@ func (d *decision) standing(h holding, i int) (tells []Told, why Refusal) {
 	for w, prefix := range parts[i].routes(h.addr, d.within(h)) {
 		tells = append(tells, Told{w.peer, prefix, w.attributes})
 	}
-	return tells, Refusal{}
+	return tells, v1alpha1.Refusal{}
 }
 
 // routes are the prefixes for an address, each with its way. Where ways to a peer

@@ -57,13 +57,13 @@ type eligible struct {
 
 // own returns each L2 owner's links, or why there is none. watch, if not nil,
 // hears every node's standing, by name.
-func (d *decision) own(h holding, watch func(Standing)) (claims map[string][]string, why Refusal) {
+func (d *decision) own(h holding, watch func(Standing)) (claims map[string][]string, why v1alpha1.Refusal) {
 	candidates := d.candidates(h.pool)
 	if candidates == nil {
-		return nil, Refusal{Reason: v1alpha1.NoAdvertisement}
+		return nil, v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
 	}
 	if h.addr.Is6() {
-		return nil, Refusal{v1alpha1.UnsupportedFamily, "IPv6 addresses are not announced on links yet"}
+		return nil, v1alpha1.Refusal{Reason: v1alpha1.UnsupportedFamily, Message: "IPv6 addresses are not announced on links yet"}
 	}
 	standings, fit := d.standings[:0], d.fit[:0]
 	defer func() { d.standings, d.fit = standings, fit }()
@@ -123,9 +123,9 @@ func outranked(h holding, node string, fit []eligible) (v1alpha1.Reason, string)
 
 // judge says why the candidate may not own the address, or on which links it may.
 // The order of the questions is that of summarize.
-func (c candidate) judge(h holding) (Refusal, []l2.Link) {
+func (c candidate) judge(h holding) (v1alpha1.Refusal, []l2.Link) {
 	if !c.selected {
-		return Refusal{v1alpha1.NodeNotSelected, "is selected by no L2Advertisement of the pool"}, nil
+		return v1alpha1.Refusal{Reason: v1alpha1.NodeNotSelected, Message: "is selected by no L2Advertisement of the pool"}, nil
 	}
 	if c.refusal.Reason != "" {
 		return c.refusal, nil
@@ -149,16 +149,16 @@ func (c candidate) judge(h holding) (Refusal, []l2.Link) {
 		}
 		switch {
 		case len(c.links) == 0:
-			return Refusal{v1alpha1.NoLink, "has reported no links: does a speaker run there?"}, nil
+			return v1alpha1.Refusal{Reason: v1alpha1.NoLink, Message: "has reported no links: does a speaker run there?"}, nil
 		case !c.subnets:
-			return Refusal{v1alpha1.NoLink, "has no link named " + strings.Join(c.interfaces, ", ")}, nil
+			return v1alpha1.Refusal{Reason: v1alpha1.NoLink, Message: "has no link named " + strings.Join(c.interfaces, ", ")}, nil
 		}
-		return Refusal{v1alpha1.NoLink, "has only " + strings.Join(has, ", ")}, nil
+		return v1alpha1.Refusal{Reason: v1alpha1.NoLink, Message: "has only " + strings.Join(has, ", ")}, nil
 	}
 	if any, _ := h.serves(c.name); !any {
 		return h.lacks(c.name), nil
 	}
-	return Refusal{}, links
+	return v1alpha1.Refusal{}, links
 }
 
 // rank orders nodes for one address; the last one owns it.

@@ -125,12 +125,12 @@ func (h holding) serves(node string) (any, all bool) {
 }
 
 // lacks says why the node does not serve all of the address's Services.
-func (h holding) lacks(node string) Refusal {
+func (h holding) lacks(node string) v1alpha1.Refusal {
 	if any, _ := h.serves(node); !any {
-		return Refusal{v1alpha1.NoEndpoints, "has no ready endpoint, and externalTrafficPolicy is Local"}
+		return v1alpha1.Refusal{Reason: v1alpha1.NoEndpoints, Message: "has no ready endpoint, and externalTrafficPolicy is Local"}
 	}
 	svc := h.services[slices.IndexFunc(h.local, func(has func(string) bool) bool { return has != nil && !has(node) })]
-	return Refusal{v1alpha1.NoEndpoints, fmt.Sprintf("has no ready endpoint of Service %s/%s, which shares the address, and whose externalTrafficPolicy is Local", svc.Namespace, svc.Name)}
+	return v1alpha1.Refusal{Reason: v1alpha1.NoEndpoints, Message: fmt.Sprintf("has no ready endpoint of Service %s/%s, which shares the address, and whose externalTrafficPolicy is Local", svc.Namespace, svc.Name)}
 }
 
 // localNodes tells the nodes with an endpoint that kube-proxy there will use under

@@ -102,7 +102,7 @@ func matching(key, value string) []metav1.LabelSelector {
 
 // decidedByAll is what all nodes do, as decided by each of them: "NODE:LINKS" or
 // the refusal's reason, for the one address of the snapshot.
-func decidedByAll(t *testing.T, s Snapshot) (owners []string, refusal Refusal) {
+func decidedByAll(t *testing.T, s Snapshot) (owners []string, refusal v1alpha1.Refusal) {
 	t.Helper()
 	said := 0
 	for _, n := range s.Nodes {
@@ -213,13 +213,13 @@ func TestSpread(t *testing.T) {
 func TestStatusRoundTrip(t *testing.T) {
 	links := []l2.Link{link("eth0", "192.0.2.1/24", "2001:db8::1/64"), link("named"), link("cali1")}
 	a, b, c := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8"), netip.MustParseAddr("192.0.2.9")
-	why := Refusal{v1alpha1.NoLink, "why"}
+	why := v1alpha1.Refusal{Reason: v1alpha1.NoLink, Message: "why"}
 	got := status(v1alpha1.SpeakerStatus{}, outcome{
 		version: "v1", links: links, config: config.Config{L2Advertisements: []config.L2Advertisement{{Interfaces: []string{"named"}}}},
 		claims: map[netip.Addr]l2.Claim{
 			a: {Links: []string{"eth0"}}, b: {Links: []string{"eth0", "named"}}, c: {Links: []string{"eth0"}},
 		},
-		plan: Plan{Unannounced: map[netip.Addr]Refusal{netip.MustParseAddr("203.0.113.1"): why, netip.MustParseAddr("203.0.113.2"): why}},
+		plan: Plan{Unannounced: map[netip.Addr]v1alpha1.Refusal{netip.MustParseAddr("203.0.113.1"): why, netip.MustParseAddr("203.0.113.2"): why}},
 	})
 	speaker := &v1alpha1.Speaker{Status: got}
 	if back := LinksOf(speaker); len(back) != 2 || !slices.Equal(back[0].Prefixes, links[0].Prefixes) || back[1].Name != "named" {

@@ -52,7 +52,7 @@ func status(before v1alpha1.SpeakerStatus, o outcome) v1alpha1.SpeakerStatus {
 		if len(to) > 0 {
 			announce(v1alpha1.Announcement{Peers: to}, addr)
 		} else if _, onLink := o.claims[addr]; !onLink {
-			unannounced[addr] = Refusal{v1alpha1.NoSession, why(peers)}
+			unannounced[addr] = v1alpha1.Refusal{Reason: v1alpha1.NoSession, Message: why(peers)}
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(announced)) {
@@ -62,11 +62,11 @@ func status(before v1alpha1.SpeakerStatus, o outcome) v1alpha1.SpeakerStatus {
 	}
 	s.AnnouncedAddresses = int64(len(count))
 
-	byRefusal := map[Refusal][]netip.Addr{}
+	byRefusal := map[v1alpha1.Refusal][]netip.Addr{}
 	for a, refusal := range unannounced {
 		byRefusal[refusal] = append(byRefusal[refusal], a)
 	}
-	refusals := slices.SortedFunc(maps.Keys(byRefusal), func(a, b Refusal) int {
+	refusals := slices.SortedFunc(maps.Keys(byRefusal), func(a, b v1alpha1.Refusal) int {
 		return cmp.Or(strings.Compare(string(a.Reason), string(b.Reason)), strings.Compare(a.Message, b.Message))
 	})
 	for _, r := range refusals {

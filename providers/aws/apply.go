@@ -65,7 +65,7 @@ func (w *work) ensure(ctx context.Context) error {
 		return err
 	}
 	if len(instances) == 0 && len(w.have.balancers) == 0 {
-		return &providers.Refusal{Reason: v1alpha1.NoTargets, Message: fmt.Sprintf("none of %s is an instance that AWS knows", plural(len(w.memory.chosen), "node"))}
+		return &v1alpha1.Refusal{Reason: v1alpha1.NoTargets, Message: fmt.Sprintf("none of %s is an instance that AWS knows", plural(len(w.memory.chosen), "node"))}
 	}
 	first, second := w.names.service(w.svc.UID), w.names.second(w.svc.UID)
 	choice, refusal := pick(w.want, w.candidates())

@@ -13,7 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/providers"
 )
 
 // ensureBalancer makes the balancer, or changes what can be changed in place.
@@ -70,13 +69,13 @@ func (w *work) createBalancer(ctx context.Context, groups []string, tags map[str
 }
 
 // addressType is dual stack where it is asked for, or preferred and possible.
-func (w *work) addressType(chosen []subnet) (elb.IpAddressType, *providers.Refusal) {
+func (w *work) addressType(chosen []subnet) (elb.IpAddressType, *v1alpha1.Refusal) {
 	i := slices.IndexFunc(chosen, func(s subnet) bool { return !s.IPv6 })
 	switch {
 	case w.want.PreferDual && i < 0 && !w.want.hasUDP():
 		return elb.IpAddressTypeDualstack, nil
 	case w.want.AddressType == elb.IpAddressTypeDualstack && i >= 0:
-		return "", &providers.Refusal{Reason: v1alpha1.NoSubnet, Message: "a dual-stack balancer is asked for, but subnet " + chosen[i].ID + " has no IPv6 CIDR"}
+		return "", &v1alpha1.Refusal{Reason: v1alpha1.NoSubnet, Message: "a dual-stack balancer is asked for, but subnet " + chosen[i].ID + " has no IPv6 CIDR"}
 	}
 	return w.want.AddressType, nil
 }

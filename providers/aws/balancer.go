@@ -61,7 +61,7 @@ func statusOf(b elb.LoadBalancer) *corev1.LoadBalancerStatus {
 // Service it calls nobody until the next comparison is due
 // (cloudprovider.LoadBalancer).
 //
-// A *providers.Refusal needs somebody to act; other errors are worth another
+// A *v1alpha1.Refusal needs somebody to act; other errors are worth another
 // try.
 func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Service, nodes []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
 	if providers.Elsewhere(svc) != "" {

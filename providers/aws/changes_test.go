@@ -17,7 +17,6 @@ import (
 	"k8s.io/cloud-provider/api"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/providers"
 )
 
 // TestChanges makes each change to a balancer that exists, and demands the
@@ -147,7 +146,7 @@ func TestReplacement(t *testing.T) {
 		old := a.ensured(t, c, s).Ingress[0].Hostname
 		before := a.world(t)
 		annotate("scheme", "internal")(s)
-		var refusal *providers.Refusal
+		var refusal *v1alpha1.Refusal
 		for range 2 {
 			if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.ReplacementRequired {
 				t.Fatalf("got %v", err)
@@ -230,7 +229,7 @@ func TestSubnets(t *testing.T) {
 			t.Errorf("in %d zones after the change", n)
 		}
 		annotate("subnets", "subnet-none")(s)
-		var refusal *providers.Refusal
+		var refusal *v1alpha1.Refusal
 		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NoSubnet {
 			t.Errorf("got %v", err)
 		}
@@ -263,7 +262,7 @@ func TestStrangers(t *testing.T) {
 		get(t, a.elb.CreateLoadBalancer, &elb.CreateLoadBalancerInput{Name: &name, Type: elbtypes.LoadBalancerTypeEnumNetwork, Subnets: a.subnets[:1]})
 		get(t, a.ec2.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{GroupName: &name, Description: new("x"), VpcId: &a.vpc})
 		before := a.world(t)
-		var refusal *providers.Refusal
+		var refusal *v1alpha1.Refusal
 		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NameTaken {
 			t.Errorf("got %v", err)
 		}
@@ -364,7 +363,7 @@ func TestQuotas(t *testing.T) {
 			c, s := a.provider(t), aService("web", 80, 443)
 			usual := a.fake.quota
 			limit(&a.fake.quota)
-			var refusal *providers.Refusal
+			var refusal *v1alpha1.Refusal
 			if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.QuotaExceeded {
 				t.Fatalf("got %v", err)
 			}
@@ -384,7 +383,7 @@ func TestProtection(t *testing.T) {
 	c, s := a.provider(t), aService("web", 80)
 	annotate("attributes", "deletion_protection.enabled=true")(s)
 	a.ensured(t, c, s)
-	var refusal *providers.Refusal
+	var refusal *v1alpha1.Refusal
 	if err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s); !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "take it off") {
 		t.Fatalf("got %v", err)
 	}
@@ -462,14 +461,14 @@ func TestOptions(t *testing.T) {
 		"--cluster-name": func(o *Options) { o.Cluster = "" },
 		"--aws-region":   func(o *Options) { o.Nodes = nil },
 	} {
-		var refusal *providers.Refusal
+		var refusal *v1alpha1.Refusal
 		_, err := a.provider(t, change).EnsureLoadBalancer(t.Context(), a.cluster, aService("web", 80), a.nodes)
 		if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.CloudNotConfigured || !strings.Contains(refusal.Message, flag) {
 			t.Errorf("%s: got %v", flag, err)
 		}
 	}
 	_, err := a.provider(t).EnsureLoadBalancer(t.Context(), a.cluster, aService("web", 80), nil)
-	var refusal *providers.Refusal
+	var refusal *v1alpha1.Refusal
 	if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NoTargets {
 		t.Errorf("without nodes: got %v", err)
 	}
@@ -480,7 +479,7 @@ func TestDualStack(t *testing.T) {
 	a := fakeAccount(t)
 	c, s := a.provider(t), aService("web", 80)
 	dualStack(corev1.IPFamilyPolicyRequireDualStack)(s)
-	var refusal *providers.Refusal
+	var refusal *v1alpha1.Refusal
 	if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NoSubnet {
 		t.Fatalf("got %v", err)
 	}
@@ -542,7 +541,7 @@ func TestRoutes(t *testing.T) {
 		}
 		internal := aService("internal", 80)
 		annotate("scheme", "internal")(internal)
-		var refusal *providers.Refusal
+		var refusal *v1alpha1.Refusal
 		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, internal, a.nodes); !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "3 public") {
 			t.Errorf("got %v", err)
 		}

@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/providers"
 )
 
 // delete removes everything that carries the Service's tags. What cannot be
@@ -108,7 +107,7 @@ func (c *Cloud) deleteBalancer(ctx context.Context, a *conn, b elb.LoadBalancer,
 		return err
 	}
 	if protected {
-		return &providers.Refusal{Reason: v1alpha1.PermissionDenied, Message: fmt.Sprintf("the annotation %sattributes protects balancer %s from deletion (%s=true): take it off the Service", prefix, name, attrProtected)}
+		return &v1alpha1.Refusal{Reason: v1alpha1.PermissionDenied, Message: fmt.Sprintf("the annotation %sattributes protects balancer %s from deletion (%s=true): take it off the Service", prefix, name, attrProtected)}
 	}
 	err := remove()
 	if isCode(err, "OperationNotPermitted") {

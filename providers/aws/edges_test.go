@@ -16,7 +16,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/providers"
 )
 
 // TestTLSAfterAttributes: an attribute that the new protocol lacks is not taken
@@ -84,7 +83,7 @@ func TestTakenBack(t *testing.T) {
 		before := a.world(t)
 		annotate("target-group-attributes", attrDelay+"=60", "cross-zone-load-balancing-enabled", "true")(s)
 		a.fail(fault{action: "ModifyLoadBalancerAttributes", times: forever, kind: clientError("AccessDenied")})
-		var refusal *providers.Refusal
+		var refusal *v1alpha1.Refusal
 		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.PermissionDenied {
 			t.Fatalf("got %v", err)
 		}
@@ -207,7 +206,7 @@ func TestAddresses(t *testing.T) {
 		a.ensured(t, c, s)
 		for _, other := range []string{"10.0.0.51,10.0.1.50,10.0.2.50", "10.0.0.50,10.0.1.50,10.0.2.51"} {
 			annotate("private-ipv4-addresses", other)(s)
-			var refusal *providers.Refusal
+			var refusal *v1alpha1.Refusal
 			if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.ReplacementRequired {
 				t.Errorf("%s: got %v", other, err)
 			}
@@ -228,7 +227,7 @@ func TestUDPOnDualStack(t *testing.T) {
 	dualStack(corev1.IPFamilyPolicyPreferDualStack)(s)
 	a.ensured(t, c, s)
 	s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Port: 53, Protocol: corev1.ProtocolUDP, NodePort: 31999})
-	var refusal *providers.Refusal
+	var refusal *v1alpha1.Refusal
 	if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "UDP") {
 		t.Errorf("got %v", err)
 	}
@@ -345,7 +344,7 @@ func TestElasticIPs(t *testing.T) {
 		}
 		c, s := a.provider(t), aService("web", 80)
 		annotate("subnets", strings.Join(a.subnets[:2], ","), "eip-allocations", strings.Join(ids, ","))(s)
-		var refusal *providers.Refusal
+		var refusal *v1alpha1.Refusal
 		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.InvalidRequest {
 			t.Errorf("three for two: got %v", err)
 		}

@@ -11,7 +11,6 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/providers"
 )
 
 // call makes a call of the SDK, and gives its error words.
@@ -96,7 +95,7 @@ func refused(err error) error {
 	}
 	for reason, codes := range reasons {
 		if slices.Contains(codes, f.code) {
-			return fmt.Errorf("%w", &providers.Refusal{Reason: reason, Message: f.Error()})
+			return fmt.Errorf("%w", &v1alpha1.Refusal{Reason: reason, Message: f.Error()})
 		}
 	}
 	return err

@@ -15,7 +15,7 @@ import (
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 	"golang.org/x/sync/singleflight"
 
-	"github.com/fairlead-io/fairlead/providers"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
 const (
@@ -139,7 +139,7 @@ func (c *Cloud) subnetsFor(ctx context.Context, a *conn, vpc string, s stack) ([
 		return nil, err
 	}
 	var chosen []subnet
-	var refusal *providers.Refusal
+	var refusal *v1alpha1.Refusal
 	if len(s.Subnets) > 0 {
 		chosen, refusal = namedSubnets(all, s.Subnets)
 	} else {

@@ -100,10 +100,10 @@ func (s stack) digest(targets []target) [sha256.Size]byte {
 
 // planStack says what a Service's balancer shall be like, or every reason why
 // there can be none.
-func planStack(svc *corev1.Service, set settings) (stack, *providers.Refusal) {
+func planStack(svc *corev1.Service, set settings) (stack, *v1alpha1.Refusal) {
 	o, problems := parseOptions(svc)
 	if why := providers.Unspoken(svc); why != "" {
-		return stack{}, &providers.Refusal{Reason: v1alpha1.CloudCannotServe, Message: "spec.ports: " + why}
+		return stack{}, &v1alpha1.Refusal{Reason: v1alpha1.CloudCannotServe, Message: "spec.ports: " + why}
 	}
 	s := stack{
 		AnyScheme: o.Scheme == "", Replaceable: o.AllowReplace,
@@ -124,15 +124,15 @@ func planStack(svc *corev1.Service, set settings) (stack, *providers.Refusal) {
 		problems = append(problems, noUDP)
 	}
 	if len(problems) > 0 {
-		return s, &providers.Refusal{Reason: v1alpha1.InvalidRequest, Message: strings.Join(problems, "; ")}
+		return s, &v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: strings.Join(problems, "; ")}
 	}
 	if n := len(s.Listeners); n > maxListeners {
-		return s, &providers.Refusal{Reason: v1alpha1.QuotaExceeded, Message: fmt.Sprintf("spec.ports: %d ports, and a balancer has at most %d listeners", n, maxListeners)}
+		return s, &v1alpha1.Refusal{Reason: v1alpha1.QuotaExceeded, Message: fmt.Sprintf("spec.ports: %d ports, and a balancer has at most %d listeners", n, maxListeners)}
 	}
 	if !s.NoGroups && len(s.Groups) == 0 {
 		s.Rules = rules(s.Listeners, o.Ranges, s.AddressType == elb.IpAddressTypeDualstack || s.PreferDual)
 		if n := len(s.Rules); n > rulesPerGroup*maxGroups {
-			return s, &providers.Refusal{Reason: v1alpha1.QuotaExceeded, Message: fmt.Sprintf(
+			return s, &v1alpha1.Refusal{Reason: v1alpha1.QuotaExceeded, Message: fmt.Sprintf(
 				"spec.loadBalancerSourceRanges: %d ranges for %d ports need %d rules, and a balancer's security groups hold %d; use the annotation %ssecurity-groups with a prefix list",
 				len(o.Ranges), len(s.Listeners), n, rulesPerGroup*maxGroups, prefix)}
 		}

@@ -9,7 +9,6 @@ import (
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/providers"
 )
 
 // replacement says which change cannot be made to the balancer that there is,
@@ -57,10 +56,10 @@ type choice struct {
 // pick decides which balancer is the one that is wanted, and which one it
 // replaces. A balancer that cannot be changed into the wanted one is replaced
 // only where that is allowed.
-func pick(want stack, have []candidate) (choice, *providers.Refusal) {
+func pick(want stack, have []candidate) (choice, *v1alpha1.Refusal) {
 	unchangeable := func(c candidate) string { return replacement(want, *c.balancer, c.addresses) }
-	refuse := func(reason v1alpha1.Reason, format string, args ...any) (choice, *providers.Refusal) {
-		return choice{}, &providers.Refusal{Reason: reason, Message: fmt.Sprintf(format, args...)}
+	refuse := func(reason v1alpha1.Reason, format string, args ...any) (choice, *v1alpha1.Refusal) {
+		return choice{}, &v1alpha1.Refusal{Reason: reason, Message: fmt.Sprintf(format, args...)}
 	}
 	if len(have) == 0 {
 		return choice{}, nil

@@ -10,7 +10,6 @@ import (
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/providers"
 )
 
 // subnet is what matters of a subnet.
@@ -48,7 +47,7 @@ func hasRole(s subnet, scheme elb.LoadBalancerSchemeEnum) bool {
 
 // chooseSubnets finds one subnet for each zone, and says why not if there is
 // none: by role tag, else by what their route tables lead to.
-func chooseSubnets(all []subnet, scheme elb.LoadBalancerSchemeEnum, cluster string) ([]subnet, *providers.Refusal) {
+func chooseSubnets(all []subnet, scheme elb.LoadBalancerSchemeEnum, cluster string) ([]subnet, *v1alpha1.Refusal) {
 	byRole := !needRoutes(all, scheme)
 	count := map[string]int{}
 	best := map[string]subnet{}
@@ -83,7 +82,7 @@ func chooseSubnets(all []subnet, scheme elb.LoadBalancerSchemeEnum, cluster stri
 		if len(all) == 0 {
 			why = []string{"the VPC has none"}
 		}
-		return nil, &providers.Refusal{Reason: v1alpha1.NoSubnet, Message: fmt.Sprintf(
+		return nil, &v1alpha1.Refusal{Reason: v1alpha1.NoSubnet, Message: fmt.Sprintf(
 			"no subnet for an %s balancer: %s; tag one in each zone with %s=1, or name them with the annotation %ssubnets",
 			scheme, strings.Join(why, ", "), roleTag(scheme), prefix)}
 	}
@@ -119,9 +118,9 @@ func preferred(a, b subnet, cluster string) bool {
 }
 
 // namedSubnets are those that an annotation lists, by ID or Name tag, in its order.
-func namedSubnets(all []subnet, wanted []string) (chosen []subnet, refusal *providers.Refusal) {
-	refuse := func(format string, args ...any) ([]subnet, *providers.Refusal) {
-		return nil, &providers.Refusal{Reason: v1alpha1.NoSubnet, Message: "annotation " + prefix + "subnets: " + fmt.Sprintf(format, args...)}
+func namedSubnets(all []subnet, wanted []string) (chosen []subnet, refusal *v1alpha1.Refusal) {
+	refuse := func(format string, args ...any) ([]subnet, *v1alpha1.Refusal) {
+		return nil, &v1alpha1.Refusal{Reason: v1alpha1.NoSubnet, Message: "annotation " + prefix + "subnets: " + fmt.Sprintf(format, args...)}
 	}
 	zones := map[string]string{}
 	for _, w := range wanted {
@@ -143,9 +142,9 @@ type mapping struct{ Subnet, Allocation, Private string }
 
 // mappings pair subnets with the addresses asked for: Elastic IPs in order,
 // private addresses by the subnet that contains them.
-func mappings(s stack, chosen []subnet) (all []mapping, refusal *providers.Refusal) {
-	refuse := func(name, format string, args ...any) ([]mapping, *providers.Refusal) {
-		return nil, &providers.Refusal{Reason: v1alpha1.InvalidRequest, Message: "annotation " + prefix + name + ": " + fmt.Sprintf(format, args...)}
+func mappings(s stack, chosen []subnet) (all []mapping, refusal *v1alpha1.Refusal) {
+	refuse := func(name, format string, args ...any) ([]mapping, *v1alpha1.Refusal) {
+		return nil, &v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: "annotation " + prefix + name + ": " + fmt.Sprintf(format, args...)}
 	}
 	if n := len(s.EIPs); n > 0 && n != len(chosen) {
 		return refuse("eip-allocations", "%d allocations for %d subnets: there must be one for each", n, len(chosen))

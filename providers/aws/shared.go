@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/providers"
 )
 
 // sharedAge is how long the nodes' security groups are believed to still admit
@@ -117,7 +116,7 @@ func (c *Cloud) admit(ctx context.Context, a *conn, id string, candidates []stri
 	for _, group := range chosen {
 		g := find(group)
 		if g == nil {
-			return &providers.Refusal{Reason: v1alpha1.CloudNotConfigured, Message: fmt.Sprintf("--aws-node-security-groups: there is no security group %s", group)}
+			return &v1alpha1.Refusal{Reason: v1alpha1.CloudNotConfigured, Message: fmt.Sprintf("--aws-node-security-groups: there is no security group %s", group)}
 		}
 		if err := c.authorize(ctx, a, group, without(nodeRules(id, c.settings.NodePorts), rulesOf(g.IpPermissions))); err != nil {
 			return err
@@ -184,7 +183,7 @@ func (c *Cloud) ownedGroup(g ec2.SecurityGroup) error {
 }
 
 func taken(kind, name string) error {
-	return &providers.Refusal{Reason: v1alpha1.NameTaken, Message: fmt.Sprintf("there is a %s %s without our tags: it is not ours, and is left alone", kind, name)}
+	return &v1alpha1.Refusal{Reason: v1alpha1.NameTaken, Message: fmt.Sprintf("there is a %s %s without our tags: it is not ours, and is left alone", kind, name)}
 }
 
 func (c *Cloud) securityGroups(ctx context.Context, a *conn, filters []ec2.Filter) (all []ec2.SecurityGroup, err error) {

@@ -21,7 +21,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/providers"
 )
 
 const (
@@ -46,7 +45,7 @@ func (c *Cloud) connect(ctx context.Context) (*conn, error) {
 		return c.conn, nil
 	}
 	if c.options.Cluster == "" {
-		return nil, &providers.Refusal{Reason: v1alpha1.CloudNotConfigured, Message: "AWS needs a name for the cluster, which tells its balancers from those of other clusters: give the controller --cluster-name"}
+		return nil, &v1alpha1.Refusal{Reason: v1alpha1.CloudNotConfigured, Message: "AWS needs a name for the cluster, which tells its balancers from those of other clusters: give the controller --cluster-name"}
 	}
 	load := append([]func(*config.LoadOptions) error{
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(callTimeout)), // reads AWS_CA_BUNDLE
@@ -57,7 +56,7 @@ func (c *Cloud) connect(ctx context.Context) (*conn, error) {
 	}, c.options.Load...)
 	cfg, err := config.LoadDefaultConfig(ctx, load...)
 	if err != nil {
-		return nil, &providers.Refusal{Reason: v1alpha1.CloudNotConfigured, Message: "read the configuration for AWS: " + err.Error()}
+		return nil, &v1alpha1.Refusal{Reason: v1alpha1.CloudNotConfigured, Message: "read the configuration for AWS: " + err.Error()}
 	}
 	metadata := imds.NewFromConfig(cfg)
 	if cfg.Region, err = c.region(ctx, cfg.Region, metadata); err != nil {
@@ -79,7 +78,7 @@ func (c *Cloud) region(ctx context.Context, environment string, metadata *imds.C
 	defer cancel()
 	out, err := metadata.GetRegion(ctx, &imds.GetRegionInput{})
 	if err != nil || out.Region == "" {
-		return "", &providers.Refusal{Reason: v1alpha1.CloudNotConfigured, Message: "the region is not known: no node's providerID names a zone, and there is no instance metadata; give the controller --aws-region, or AWS_REGION in its environment"}
+		return "", &v1alpha1.Refusal{Reason: v1alpha1.CloudNotConfigured, Message: "the region is not known: no node's providerID names a zone, and there is no instance metadata; give the controller --aws-region, or AWS_REGION in its environment"}
 	}
 	return out.Region, nil
 }

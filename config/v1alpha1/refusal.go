@@ -1,0 +1,16 @@
+package v1alpha1
+
+// Refusal is a request that cannot be satisfied in the user's current
+// situation: a named Reason, and one sentence for the condition, the Event and
+// the command line. It is not worth a retry before the configuration or the
+// cluster changes. The zero Refusal means that nothing was refused.
+//
+// A *Refusal is an error, so that a provider can return one from the standard
+// cloudprovider.LoadBalancer methods.
+type Refusal struct {
+	Reason  Reason
+	Message string
+}
+
+// Error implements error.
+func (r *Refusal) Error() string { return string(r.Reason) + ": " + r.Message }
