@@ -19,6 +19,7 @@ import (
 	cloudapi "k8s.io/cloud-provider/api"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/controller/plan"
 	"github.com/fairlead-io/fairlead/providers"
 )
 
@@ -67,10 +68,10 @@ type balancers struct {
 
 // balancer is what is wanted of, and known about, one balancer.
 type balancer struct {
-	want    Work
-	tried   Work // at the last call
-	era     int  // of the nodes that the cloud was told last
-	outcome Outcome
+	want    plan.Work
+	tried   plan.Work // at the last call
+	era     int       // of the nodes that the cloud was told last
+	outcome plan.Outcome
 	next    time.Time // when to call again though nothing has changed
 }
 
@@ -86,11 +87,11 @@ func newBalancers(o Options, wake func()) *balancers {
 // set tells the whole wish: what to do for which Services, for which nodes, and
 // which Services may have anything in the cloud at all. Where the wish has not
 // changed, nothing happens.
-func (b *balancers) set(wish map[types.UID]Work, live map[types.UID]bool, nodes []*corev1.Node) {
+func (b *balancers) set(wish map[types.UID]plan.Work, live map[types.UID]bool, nodes []*corev1.Node) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.live = live
-	moved := !sameTargets(b.nodes, nodes)
+	moved := !plan.SameTargets(b.nodes, nodes)
 	b.nodes = nodes
 	if moved {
 		b.era++
@@ -107,23 +108,23 @@ func (b *balancers) set(wish map[types.UID]Work, live map[types.UID]bool, nodes 
 			known = &balancer{} // what is known of the opposite is worth nothing now
 			b.all[uid] = known
 		}
-		changed := !sameWork(known.want, want)
+		changed := !plan.SameWork(known.want, want)
 		known.want = want
 		switch {
 		case changed:
 			b.backoff.Forget(uid)
 			b.queue.Add(uid)
-		case moved && want.Do == Ensure:
+		case moved && want.Do == plan.Ensure:
 			b.queue.AddAfter(uid, settle)
 		}
 	}
 }
 
 // outcomes are what is known of all balancers.
-func (b *balancers) outcomes() map[types.UID]Outcome {
+func (b *balancers) outcomes() map[types.UID]plan.Outcome {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	known := make(map[types.UID]Outcome, len(b.all))
+	known := make(map[types.UID]plan.Outcome, len(b.all))
 	for uid, one := range b.all {
 		known[uid] = one.outcome
 	}
@@ -157,7 +158,7 @@ func (b *balancers) run(ctx context.Context) {
 func (b *balancers) turn(ctx context.Context, uid types.UID) {
 	b.mu.Lock()
 	known := b.all[uid]
-	if known == nil || known.outcome.gone() {
+	if known == nil || known.outcome.Gone() {
 		b.mu.Unlock()
 		return
 	}
@@ -166,9 +167,9 @@ func (b *balancers) turn(ctx context.Context, uid types.UID) {
 
 	// The nodes are told first, also while something else is wrong: a balancer
 	// whose targets no longer exist serves nobody.
-	moved := due.era != era && due.outcome.To == Ensure && due.want.Do == Ensure
+	moved := due.era != era && due.outcome.To == plan.Ensure && due.want.Do == plan.Ensure
 	wait := time.Until(due.next)
-	early := wait > 0 && sameWork(due.tried, due.want)
+	early := wait > 0 && plan.SameWork(due.tried, due.want)
 	if early && !moved {
 		b.queue.AddAfter(uid, wait)
 		return
@@ -177,7 +178,7 @@ func (b *balancers) turn(ctx context.Context, uid types.UID) {
 	defer cancel()
 	told := moved && b.cloud.UpdateLoadBalancer(limited, b.cluster, due.want.Service, nodes) == nil
 	onlyNodes := early && told
-	var outcome Outcome
+	var outcome plan.Outcome
 	var err error
 	if onlyNodes {
 		outcome = due.outcome
@@ -208,13 +209,13 @@ func (b *balancers) turn(ctx context.Context, uid types.UID) {
 		after = min(after, outcome.Report.Again)
 	}
 	known.next = time.Now().Add(after)
-	if !outcome.gone() {
+	if !outcome.Gone() {
 		b.queue.AddAfter(uid, after)
 	}
 }
 
 // again is when the next call is due if nothing changes.
-func (b *balancers) again(uid types.UID, outcome Outcome, err error) time.Duration {
+func (b *balancers) again(uid types.UID, outcome plan.Outcome, err error) time.Duration {
 	if retry := (*cloudapi.RetryError)(nil); errors.As(err, &retry) {
 		return retry.RetryAfter()
 	}
@@ -226,10 +227,10 @@ func (b *balancers) again(uid types.UID, outcome Outcome, err error) time.Durati
 }
 
 // call makes one call about a whole balancer.
-func (b *balancers) call(ctx context.Context, due balancer, nodes []*corev1.Node) (o Outcome, err error) {
+func (b *balancers) call(ctx context.Context, due balancer, nodes []*corev1.Node) (o plan.Outcome, err error) {
 	svc := due.want.Service
-	o = Outcome{To: due.want.Do, Ingress: due.outcome.Ingress, Report: due.outcome.Report}
-	if o.To == Delete {
+	o = plan.Outcome{To: due.want.Do, Ingress: due.outcome.Ingress, Report: due.outcome.Report}
+	if o.To == plan.Delete {
 		err = b.cloud.EnsureLoadBalancerDeleted(ctx, b.cluster, svc)
 	} else {
 		var status *corev1.LoadBalancerStatus
@@ -237,7 +238,7 @@ func (b *balancers) call(ctx context.Context, due balancer, nodes []*corev1.Node
 		switch {
 		case err != nil:
 		case status == nil:
-			err = fmt.Errorf("ensure the balancer of Service %s: the cloud returned no status", keyOf(svc))
+			err = fmt.Errorf("ensure the balancer of Service %s: the cloud returned no status", plan.KeyOf(svc))
 		default:
 			o.Ingress, o.Report = status.Ingress, b.report(svc, providers.Report{Ready: len(status.Ingress) > 0, Message: "the balancer is made"})
 		}
@@ -258,12 +259,12 @@ func (b *balancers) report(svc *corev1.Service, otherwise providers.Report) prov
 }
 
 // failure is why a call has not done what it was asked to.
-func failure(to Do, err error) (v1alpha1.Reason, string) {
+func failure(to plan.Do, err error) (v1alpha1.Reason, string) {
 	if refusal := (*v1alpha1.Refusal)(nil); errors.As(err, &refusal) {
 		return refusal.Reason, refusal.Message
 	}
 	if retry := (*cloudapi.RetryError)(nil); errors.As(err, &retry) {
-		if to == Delete {
+		if to == plan.Delete {
 			return v1alpha1.Deleting, err.Error()
 		}
 		return v1alpha1.Provisioning, err.Error()

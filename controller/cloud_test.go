@@ -18,6 +18,7 @@ import (
 	cloudapi "k8s.io/cloud-provider/api"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/controller/plan"
 	"github.com/fairlead-io/fairlead/providers"
 )
 
@@ -107,7 +108,7 @@ type rig struct {
 	*testing.T
 	*fakeCloud
 	b     *balancers
-	wish  map[types.UID]Work
+	wish  map[types.UID]plan.Work
 	nodes []*corev1.Node
 	woken int
 }
@@ -115,7 +116,7 @@ type rig struct {
 // withRig runs the test in time that passes when nobody works.
 func withRig(t *testing.T, test func(*rig)) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &rig{T: t, fakeCloud: newFakeCloud(), wish: map[types.UID]Work{}, nodes: []*corev1.Node{awsNode("n1")}}
+		r := &rig{T: t, fakeCloud: newFakeCloud(), wish: map[types.UID]plan.Work{}, nodes: []*corev1.Node{awsNode("n1")}}
 		r.b = newBalancers(Options{Cloud: r.fakeCloud, Cluster: "c", Parallel: 3, Resync: time.Hour, Log: slog.New(slog.DiscardHandler)}, func() { r.woken++ })
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
@@ -135,15 +136,15 @@ func (r *rig) tell() {
 	for uid := range r.wish {
 		live[uid] = true
 	}
-	wish := map[types.UID]Work{}
+	wish := map[types.UID]plan.Work{}
 	for uid, w := range r.wish {
 		wish[uid] = w
 	}
 	r.b.set(wish, live, slices.Clone(r.nodes))
 }
 
-func (r *rig) want(do Do, svc *corev1.Service) {
-	r.wish[svc.UID] = Work{svc, do}
+func (r *rig) want(do plan.Do, svc *corev1.Service) {
+	r.wish[svc.UID] = plan.Work{Service: svc, Do: do}
 	r.tell()
 }
 
@@ -162,16 +163,16 @@ func (r *rig) after(d time.Duration, want ...string) {
 
 func TestEnsureOnce(t *testing.T) {
 	withRig(t, func(r *rig) {
-		r.want(Ensure, service("a"))
+		r.want(plan.Ensure, service("a"))
 		r.after(5*time.Second, "0s ensure a 1")
-		if o := r.b.outcomes()["a"]; !o.ready() || r.woken != 1 {
+		if o := r.b.outcomes()["a"]; !o.Ready() || r.woken != 1 {
 			t.Errorf("outcome %+v, woken %d times", o, r.woken)
 		}
 		for range 20 {
-			r.want(Ensure, service("a", showing(host)))
+			r.want(plan.Ensure, service("a", showing(host)))
 		}
 		r.after(time.Minute)
-		r.want(Ensure, service("a", annotated("x", "y")))
+		r.want(plan.Ensure, service("a", annotated("x", "y")))
 		r.after(time.Second, "1m5s ensure a 1")
 	})
 }
@@ -179,7 +180,7 @@ func TestEnsureOnce(t *testing.T) {
 func TestResync(t *testing.T) {
 	withRig(t, func(r *rig) {
 		r.report.Again = 7 * time.Second
-		r.want(Ensure, service("a"))
+		r.want(plan.Ensure, service("a"))
 		r.after(2*time.Second, "0s ensure a 1")
 		r.mu.Lock()
 		r.report = providers.Report{Ready: true}
@@ -198,12 +199,12 @@ func TestResync(t *testing.T) {
 // balancer from following the nodes, not even if the cloud fails once.
 func TestNodesOfARefusedService(t *testing.T) {
 	withRig(t, func(r *rig) {
-		r.want(Ensure, service("a"))
+		r.want(plan.Ensure, service("a"))
 		r.after(time.Second, "0s ensure a 1")
 		for range 20 {
 			r.fail["ensure a"] = append(r.fail["ensure a"], &v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: "no"})
 		}
-		r.want(Ensure, service("a", annotated("x", "y")))
+		r.want(plan.Ensure, service("a", annotated("x", "y")))
 		time.Sleep(20 * time.Minute)
 		synctest.Wait()
 		r.calls()
@@ -231,7 +232,7 @@ func TestBackoff(t *testing.T) {
 	withRig(t, func(r *rig) {
 		boom := errors.New("boom")
 		r.fail["ensure a"] = []error{boom, boom, &v1alpha1.Refusal{Reason: v1alpha1.QuotaExceeded, Message: "full"}, boom, cloudapi.NewRetryError("wait", 3*time.Second)}
-		r.want(Ensure, service("a"))
+		r.want(plan.Ensure, service("a"))
 		r.after(time.Second, "0s ensure a 1")
 		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.CloudFailed || o.Message != "boom" {
 			t.Errorf("outcome %+v", o)
@@ -246,7 +247,7 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("outcome %+v", o)
 		}
 		// A change does, and starts over.
-		r.want(Ensure, service("a", annotated("x", "y")))
+		r.want(plan.Ensure, service("a", annotated("x", "y")))
 		r.after(time.Second, "18s ensure a 2")
 		r.after(6*time.Second, "24s ensure a 2")
 		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.Provisioning || o.Message != "wait" {
@@ -254,7 +255,7 @@ func TestBackoff(t *testing.T) {
 		}
 		r.after(4*time.Second, "28s ensure a 2")
 		r.after(2 * time.Second)
-		if o := r.b.outcomes()["a"]; !o.ready() {
+		if o := r.b.outcomes()["a"]; !o.Ready() {
 			t.Errorf("outcome %+v", o)
 		}
 	})
@@ -262,12 +263,12 @@ func TestBackoff(t *testing.T) {
 
 func TestFailuresKeepWhatIsKnown(t *testing.T) {
 	withRig(t, func(r *rig) {
-		r.want(Ensure, service("a"))
+		r.want(plan.Ensure, service("a"))
 		r.after(2*time.Second, "0s ensure a 1")
 		r.mu.Lock()
 		r.fail["ensure a"] = []error{cloudprovider.ImplementedElsewhere}
 		r.mu.Unlock()
-		r.want(Ensure, service("a", annotated("x", "y")))
+		r.want(plan.Ensure, service("a", annotated("x", "y")))
 		r.after(2*time.Second, "2s ensure a 1")
 		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.CloudCannotServe || len(o.Ingress) != 1 {
 			t.Errorf("outcome %+v", o)
@@ -278,7 +279,7 @@ func TestFailuresKeepWhatIsKnown(t *testing.T) {
 func TestHungCall(t *testing.T) {
 	withRig(t, func(r *rig) {
 		r.takes = time.Hour
-		r.want(Ensure, service("a"))
+		r.want(plan.Ensure, service("a"))
 		r.after(callTimeout+time.Second, "0s ensure a 1")
 		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.CloudFailed {
 			t.Errorf("outcome %+v", o)
@@ -288,8 +289,8 @@ func TestHungCall(t *testing.T) {
 
 func TestNodesAreCoalesced(t *testing.T) {
 	withRig(t, func(r *rig) {
-		r.want(Ensure, service("a"))
-		r.want(Ensure, service("b"))
+		r.want(plan.Ensure, service("a"))
+		r.want(plan.Ensure, service("b"))
 		r.after(10*time.Second, "0s ensure a 1", "0s ensure b 1")
 		for i := range 10 {
 			r.nodes = append(r.nodes, awsNode(fmt.Sprint("m", i)))
@@ -313,7 +314,7 @@ func TestNodesAreCoalesced(t *testing.T) {
 
 func TestNodesPutNothingOff(t *testing.T) {
 	withRig(t, func(r *rig) {
-		r.want(Ensure, service("a"))
+		r.want(plan.Ensure, service("a"))
 		ensured := 0
 		for i := range 90 {
 			r.nodes = []*corev1.Node{awsNode(fmt.Sprint("n", i))}
@@ -334,7 +335,7 @@ func TestNodesPutNothingOff(t *testing.T) {
 // TestUpdateIsReported: what the cloud says of the new nodes is heard, and done.
 func TestUpdateIsReported(t *testing.T) {
 	withRig(t, func(r *rig) {
-		r.want(Ensure, service("a"))
+		r.want(plan.Ensure, service("a"))
 		r.after(5*time.Second, "0s ensure a 1")
 		r.mu.Lock()
 		r.report = providers.Report{Ready: true, Message: "one is no target", Again: time.Minute}
@@ -356,9 +357,9 @@ func TestQuietCloud(t *testing.T) {
 		b := newBalancers(Options{Cloud: cloud, Parallel: 1, Resync: time.Hour}, func() {})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		b.set(map[types.UID]Work{"a": {service("a"), Ensure}}, nil, nil)
+		b.set(map[types.UID]plan.Work{"a": {Service: service("a"), Do: plan.Ensure}}, nil, nil)
 		b.run(ctx)
-		if o := b.outcomes()["a"]; !o.ready() {
+		if o := b.outcomes()["a"]; !o.Ready() {
 			t.Errorf("outcome %+v", o)
 		}
 	})
@@ -366,7 +367,7 @@ func TestQuietCloud(t *testing.T) {
 
 func TestUpdateThatFails(t *testing.T) {
 	withRig(t, func(r *rig) {
-		r.want(Ensure, service("a"))
+		r.want(plan.Ensure, service("a"))
 		r.after(5*time.Second, "0s ensure a 1")
 		r.mu.Lock()
 		r.fail["update a"] = []error{errors.New("boom")}
@@ -374,7 +375,7 @@ func TestUpdateThatFails(t *testing.T) {
 		r.nodes = nil
 		r.tell()
 		r.after(5*time.Second, "7s update a 0", "8s ensure a 0")
-		if o := r.b.outcomes()["a"]; !o.ready() {
+		if o := r.b.outcomes()["a"]; !o.Ready() {
 			t.Errorf("outcome %+v", o)
 		}
 	})
@@ -383,16 +384,16 @@ func TestUpdateThatFails(t *testing.T) {
 func TestDeletion(t *testing.T) {
 	withRig(t, func(r *rig) {
 		r.fail["delete a"] = []error{cloudapi.NewRetryError("interfaces", 20*time.Second), errors.New("boom")}
-		r.want(Ensure, service("a"))
+		r.want(plan.Ensure, service("a"))
 		time.Sleep(500 * time.Millisecond)
-		r.want(Delete, service("a", deleting)) // while it is still being made
+		r.want(plan.Delete, service("a", deleting)) // while it is still being made
 		r.after(3*time.Second, "0s ensure a 1", "1s delete a 0")
-		if o := r.b.outcomes()["a"]; o.gone() || o.Reason != v1alpha1.Deleting || o.Message != "interfaces" {
+		if o := r.b.outcomes()["a"]; o.Gone() || o.Reason != v1alpha1.Deleting || o.Message != "interfaces" {
 			t.Errorf("outcome %+v", o)
 		}
 		r.after(20*time.Second, "22s delete a 0")
 		r.after(10*time.Second, "28s delete a 0")
-		if o := r.b.outcomes()["a"]; !o.gone() {
+		if o := r.b.outcomes()["a"]; !o.Gone() {
 			t.Errorf("outcome %+v", o)
 		}
 		r.nodes = nil
@@ -409,17 +410,17 @@ func TestDeletion(t *testing.T) {
 // TestTurnedBack: what a call has come to counts only for the wish it was made for.
 func TestTurnedBack(t *testing.T) {
 	withRig(t, func(r *rig) {
-		r.want(Delete, service("a"))
+		r.want(plan.Delete, service("a"))
 		time.Sleep(500 * time.Millisecond)
-		r.want(Ensure, service("a"))
+		r.want(plan.Ensure, service("a"))
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if o := r.b.outcomes()["a"]; o.To != Nothing {
+		if o := r.b.outcomes()["a"]; o.To != plan.Nothing {
 			t.Errorf("outcome %+v", o)
 		}
 		r.after(5*time.Second, "0s delete a 0", "1s ensure a 1")
-		r.want(Delete, service("a"))
-		if r.b.outcomes()["a"].gone() {
+		r.want(plan.Delete, service("a"))
+		if r.b.outcomes()["a"].Gone() {
 			t.Error("gone before it was deleted again")
 		}
 		r.after(5*time.Second, "7s delete a 0")
@@ -430,7 +431,7 @@ func TestManyAtOnce(t *testing.T) {
 	withRig(t, func(r *rig) {
 		for i := range 30 {
 			s := service(fmt.Sprint("s", i))
-			r.wish[s.UID] = Work{s, Ensure}
+			r.wish[s.UID] = plan.Work{Service: s, Do: plan.Ensure}
 		}
 		r.tell()
 		time.Sleep(time.Minute)
@@ -446,7 +447,7 @@ func TestSweep(t *testing.T) {
 		if len(r.swept) != 0 {
 			t.Errorf("swept %d times", len(r.swept))
 		}
-		r.want(Ensure, service("a"))
+		r.want(plan.Ensure, service("a"))
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
 		if n := len(r.swept); n < 4 || n > 7 || !r.swept[0]["a"] {
@@ -461,10 +462,10 @@ func TestRunEnds(t *testing.T) {
 		cloud := newFakeCloud()
 		b := newBalancers(Options{Cloud: cloud, Parallel: 1, Resync: time.Hour}, func() {})
 		ctx, cancel := context.WithCancel(t.Context())
-		b.set(map[types.UID]Work{"a": {service("a"), Ensure}}, nil, nil)
+		b.set(map[types.UID]plan.Work{"a": {Service: service("a"), Do: plan.Ensure}}, nil, nil)
 		time.AfterFunc(100*time.Millisecond, cancel)
 		b.run(ctx)
-		if len(cloud.busy) != 0 || len(cloud.calls()) != 1 || b.outcomes()["a"].To != Nothing {
+		if len(cloud.busy) != 0 || len(cloud.calls()) != 1 || b.outcomes()["a"].To != plan.Nothing {
 			t.Errorf("busy %v, outcomes %v", cloud.busy, b.outcomes())
 		}
 	})

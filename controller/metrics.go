@@ -8,6 +8,7 @@ import (
 	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
 var (
@@ -46,7 +47,7 @@ var registerMetrics = sync.OnceFunc(func() {
 
 // show makes the metrics say what the plan says. What the plan does not have,
 // they have no longer.
-func show(p Plan) {
+func show(p plan.Plan) {
 	type state struct{ condition, reason string }
 	counts := map[state]int{}
 	for _, svc := range p.Services {

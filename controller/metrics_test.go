@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/controller/plan"
 	"github.com/fairlead-io/fairlead/providers"
 )
 
@@ -40,7 +41,7 @@ func shown(t *testing.T) (lines []string) {
 
 func TestMetrics(t *testing.T) {
 	registerMetrics()
-	s := Snapshot{
+	s := plan.Snapshot{
 		Policy:  providers.Policy{Mode: providers.BareMetal},
 		Objects: config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("big", "2001:db8::/64"), pool("small", "192.0.2.0/31")}},
 		Services: []*corev1.Service{
@@ -60,7 +61,7 @@ func TestMetrics(t *testing.T) {
 			"services{Provisioned,Assigned} 2", "services{Provisioned,PoolExhausted} 1",
 		}},
 		{"shrunk", func() {
-			plan := Decide(s)
+			plan := plan.Decide(s)
 			s.Services = []*corev1.Service{plan.Services[key("a")].Written(s.Services[0]), plan.Services[key("b")].Written(s.Services[1])}
 			s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("small", "192.0.2.0/32")}
 		}, []string{
@@ -72,7 +73,7 @@ func TestMetrics(t *testing.T) {
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			step.change()
-			show(Decide(s))
+			show(plan.Decide(s))
 			if have := shown(t); !slices.Equal(have, step.want) {
 				t.Errorf("have\n%s\nwant\n%s", strings.Join(have, "\n"), strings.Join(step.want, "\n"))
 			}

@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
+
+	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
 // nodePortManager owns the node ports that the controller has given, and
@@ -24,7 +26,7 @@ const nodePortManager = fieldManager + "-nodeport"
 // nodePorts remembers what only the API server's refusals tell about the range.
 type nodePorts struct {
 	mu      sync.Mutex
-	inRange PortRange
+	inRange plan.PortRange
 	refused map[int32]time.Time
 }
 
@@ -33,7 +35,7 @@ type nodePorts struct {
 const forgetRefused = 5 * time.Minute
 
 // now is the range as far as it is known.
-func (n *nodePorts) now() PortRange {
+func (n *nodePorts) now() plan.PortRange {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	r := n.inRange
@@ -59,7 +61,7 @@ func (n *nodePorts) learns(refusal string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if m := validRange.FindStringSubmatch(refusal); m != nil {
-		r, err := ParsePortRange(m[1])
+		r, err := plan.ParsePortRange(m[1])
 		if err != nil || r.Low == n.inRange.Low && r.High == n.inRange.High {
 			return false
 		}
@@ -82,7 +84,7 @@ func (n *nodePorts) learns(refusal string) bool {
 
 // writeNodePorts gives the Service its node ports, or takes all back that were
 // given. It applies, so that the user's own applies keep what was given.
-func (c *Controller) writeNodePorts(ctx context.Context, svc *corev1.Service, p ServicePlan) (changed bool, err error) {
+func (c *Controller) writeNodePorts(ctx context.Context, svc *corev1.Service, p plan.ServicePlan) (changed bool, err error) {
 	metadata, spec := identity(svc), map[string]any{}
 	if len(p.NodePorts) > 0 {
 		given, err := c.givenPorts(ctx, svc)
@@ -96,7 +98,7 @@ func (c *Controller) writeNodePorts(ctx context.Context, svc *corev1.Service, p 
 	}
 	body, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
 	if err != nil {
-		return false, fmt.Errorf("encode the node ports of Service %s: %w", keyOf(svc), err)
+		return false, fmt.Errorf("encode the node ports of Service %s: %w", plan.KeyOf(svc), err)
 	}
 	options := applyOptions()
 	options.FieldManager = nodePortManager
@@ -106,9 +108,9 @@ func (c *Controller) writeNodePorts(ctx context.Context, svc *corev1.Service, p 
 		return true, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("apply the node ports of Service %s: %w", keyOf(svc), err)
+		return false, fmt.Errorf("apply the node ports of Service %s: %w", plan.KeyOf(svc), err)
 	}
-	c.view.saw(written)
+	c.ownWrites.observe(written)
 	return written.ResourceVersion != svc.ResourceVersion, nil
 }
 
@@ -117,15 +119,15 @@ func (c *Controller) writeNodePorts(ctx context.Context, svc *corev1.Service, p 
 func (c *Controller) givenPorts(ctx context.Context, svc *corev1.Service) (given []map[string]any, err error) {
 	live, err := c.client.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("get Service %s: %w", keyOf(svc), err)
+		return nil, fmt.Errorf("get Service %s: %w", plan.KeyOf(svc), err)
 	}
 	if live.UID != svc.UID || live.ResourceVersion != svc.ResourceVersion {
-		c.view.saw(live)
+		c.ownWrites.observe(live)
 		return nil, apierrors.NewConflict(schema.GroupResource{Resource: "services"}, svc.Name, fmt.Errorf("it has changed since"))
 	}
 	ours, err := applycorev1.ExtractService(live, nodePortManager)
 	if err != nil {
-		return nil, fmt.Errorf("read who owns the fields of Service %s: %w", keyOf(svc), err)
+		return nil, fmt.Errorf("read who owns the fields of Service %s: %w", plan.KeyOf(svc), err)
 	}
 	if ours.Spec == nil {
 		return nil, nil

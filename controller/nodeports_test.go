@@ -18,6 +18,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
 // portsOf is "http:80/TCP=30086" and so on, of the Service that the API server has.
@@ -48,12 +50,12 @@ func TestNodePortsAreOurs(t *testing.T) {
 	}
 	c := &Controller{client: client}
 	for _, step := range []struct {
-		plan ServicePlan
+		plan plan.ServicePlan
 		want string
 	}{
-		{ServicePlan{NodePorts: []NodePort{{80, "TCP", 30086}}}, "p:80/TCP=30086 q:443/TCP=30443 r:53/TCP=0 s:53/UDP=0"},
-		{ServicePlan{NodePorts: []NodePort{{53, "TCP", 30087}, {53, "UDP", 30087}}}, "p:80/TCP=30086 q:443/TCP=30443 r:53/TCP=30087 s:53/UDP=30087"},
-		{ServicePlan{ReturnsPorts: true}, "p:80/TCP=0 q:443/TCP=30443 r:53/TCP=0 s:53/UDP=0"},
+		{plan.ServicePlan{NodePorts: []plan.NodePort{{Port: 80, Protocol: "TCP", NodePort: 30086}}}, "p:80/TCP=30086 q:443/TCP=30443 r:53/TCP=0 s:53/UDP=0"},
+		{plan.ServicePlan{NodePorts: []plan.NodePort{{Port: 53, Protocol: "TCP", NodePort: 30087}, {Port: 53, Protocol: "UDP", NodePort: 30087}}}, "p:80/TCP=30086 q:443/TCP=30443 r:53/TCP=30087 s:53/UDP=30087"},
+		{plan.ServicePlan{ReturnsPorts: true}, "p:80/TCP=0 q:443/TCP=30443 r:53/TCP=0 s:53/UDP=0"},
 	} {
 		if _, err := c.writeNodePorts(t.Context(), svc, step.plan); err != nil {
 			t.Fatal(err)
@@ -64,7 +66,7 @@ func TestNodePortsAreOurs(t *testing.T) {
 	}
 	stale := svc.DeepCopy()
 	stale.ResourceVersion = "1"
-	if _, err := c.writeNodePorts(t.Context(), stale, ServicePlan{NodePorts: []NodePort{{80, "TCP", 30086}}}); !apierrors.IsConflict(err) {
+	if _, err := c.writeNodePorts(t.Context(), stale, plan.ServicePlan{NodePorts: []plan.NodePort{{Port: 80, Protocol: "TCP", NodePort: 30086}}}); !apierrors.IsConflict(err) {
 		t.Errorf("a Service that has changed since: %v", err)
 	}
 }
@@ -85,20 +87,20 @@ func TestRefusedNodePorts(t *testing.T) {
 		name    string
 		refusal error
 		learns  bool
-		check   func(PortRange) bool
+		check   func(plan.PortRange) bool
 	}{
-		{"taken", invalid("provided port is already allocated"), true, func(r PortRange) bool { return r.Taken[30086] }},
-		{"another range", invalid("provided port is not in the valid range. The range of valid ports is 31000-31999"), true, func(r PortRange) bool { return r.Low == 31000 && r.High == 31999 }},
+		{"taken", invalid("provided port is already allocated"), true, func(r plan.PortRange) bool { return r.Taken[30086] }},
+		{"another range", invalid("provided port is not in the valid range. The range of valid ports is 31000-31999"), true, func(r plan.PortRange) bool { return r.Low == 31000 && r.High == 31999 }},
 		{"the range that is known", invalid("provided port is not in the valid range. The range of valid ports is 31000-31999"), false, nil},
 		{"something else", invalid("is not nice"), false, nil},
 		{"failed", errors.New("connection lost"), false, nil},
 	} {
 		c := &Controller{client: client, queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]())}
 		if row.name == "the range that is known" {
-			c.nodePorts.inRange = PortRange{Low: 31000, High: 31999}
+			c.nodePorts.inRange = plan.PortRange{Low: 31000, High: 31999}
 		}
 		refusal = row.refusal
-		changed, err := c.writeNodePorts(t.Context(), svc, ServicePlan{NodePorts: []NodePort{{80, "TCP", 30086}}})
+		changed, err := c.writeNodePorts(t.Context(), svc, plan.ServicePlan{NodePorts: []plan.NodePort{{Port: 80, Protocol: "TCP", NodePort: 30086}}})
 		if changed != row.learns || (err == nil) != row.learns || (c.queue.Len() == 1) != row.learns {
 			t.Errorf("%s: learns is %t, %v, %d in the queue", row.name, changed, err, c.queue.Len())
 		}

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -11,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
 // beforeList is how long a replica that starts waits for the lease before it
@@ -49,3 +52,33 @@ type listed struct{ *cache.ListWatch }
 
 // IsWatchListSemanticsUnSupported is how client-go asks.
 func (listed) IsWatchListSemanticsUnSupported() bool { return true }
+
+// ownWrites is a plan.Overlay that writes in parallel may use.
+type ownWrites struct {
+	mu      sync.Mutex
+	overlay plan.Overlay
+}
+
+func (o *ownWrites) observe(svc *corev1.Service) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.overlay.Observe(svc)
+}
+
+func (o *ownWrites) observeList(services []*corev1.Service, resourceVersion string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.overlay.ObserveList(services, resourceVersion)
+}
+
+func (o *ownWrites) over(cached []*corev1.Service, reached string) []*corev1.Service {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.overlay.Over(cached, reached)
+}
+
+func (o *ownWrites) newest(cached *corev1.Service) *corev1.Service {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.overlay.Newest(cached)
+}

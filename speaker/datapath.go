@@ -11,6 +11,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
 const (
@@ -69,7 +71,7 @@ func newGate(wake func()) *gate {
 }
 
 // Open tells l what may be announced.
-func (g *gate) Open(l *Local) {
+func (g *gate) Open(l *plan.Local) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	l.Open, l.Routed, l.Proxy = maps.Clone(g.open), g.routed, g.proxy

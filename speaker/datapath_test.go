@@ -10,6 +10,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/l2"
+	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
 // check is a health check whose answer can change.
@@ -36,7 +42,7 @@ func (c *check) port() uint16 {
 }
 
 func isOpen(g *gate, addr netip.Addr) bool {
-	var l Local
+	var l plan.Local
 	g.Open(&l)
 	return l.Open[addr]
 }
@@ -90,7 +96,7 @@ func TestGateCluster(t *testing.T) {
 	a := netip.MustParseAddr("203.0.113.5")
 	g.Set(t.Context(), nil, nil, map[netip.Addr][]uint16{a: nil})
 	opens(t, g, a)
-	var l Local
+	var l plan.Local
 	if g.Open(&l); !l.Proxy {
 		t.Error("kube-proxy is not known to be there")
 	}
@@ -130,15 +136,24 @@ func TestGateShared(t *testing.T) {
 // when a Service with a health check joins.
 func TestGateJoined(t *testing.T) {
 	g := newGate(func() {})
-	s := sharing([]*corev1.Service{sharer("x")}, endpoints("y", "a ready"))
-	s.Node, g.proxy = "a", true
-	pass := func() Plan {
+	sharer := func(name string, change ...func(*corev1.Service)) *corev1.Service {
+		return service(name, "203.0.113.5", "p", change...)
+	}
+	s := plan.Snapshot{
+		Node: "a", Nodes: []*corev1.Node{node("a"), node("b")}, Links: map[string][]l2.Link{"a": nil, "b": nil},
+		Services: []*corev1.Service{sharer("x")}, Slices: []*discoveryv1.EndpointSlice{endpoints("y", "a ready")},
+	}
+	s.Config, _ = config.Parse(config.Objects{
+		BGPPeers: []*v1alpha1.BGPPeer{peer("router", "203.0.113.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")},
+	})
+	g.proxy = true
+	pass := func() plan.Plan {
 		g.Open(&s.Local)
-		p := Decide(s)
+		p := plan.Decide(s)
 		g.Set(t.Context(), nil, p.Routed, p.Waiting)
 		return p
 	}
-	y := sharer("y", local, checkedOn(1)) // where nobody answers
+	y := sharer("y", local, fixture.WithHealthCheck(1)) // where nobody answers
 	pass()
 	s.Services = append(s.Services, y)
 	if p := pass(); len(p.Routed) != 1 || len(p.Waiting) != 0 {

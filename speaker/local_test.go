@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/fairlead-io/fairlead/speaker/bgp"
+	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
 // TestWhy: a speaker withdraws its routes only if it knows that it will not be
@@ -112,7 +113,7 @@ func TestKnown(t *testing.T) {
 		{map[string]bgp.Secret{}, map[string]bgp.Secret{"a": "1"}, map[string]netip.Addr{}, one},
 		{map[string]bgp.Secret{"a": "2"}, map[string]bgp.Secret{"a": "2"}, map[string]netip.Addr{"IPv4": two}, two},
 	} {
-		l := Local{Passwords: step.passwords, Gateways: step.gateways}
+		l := plan.Local{Passwords: step.passwords, Gateways: step.gateways}
 		k.keep(log, &l)
 		if len(l.Passwords) != 1 || l.Passwords["a"] != step.want["a"] || l.Gateways["IPv4"] != step.gateway {
 			t.Errorf("step %d: passwords of %d Secrets, gateways %v", i, len(l.Passwords), l.Gateways)

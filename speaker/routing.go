@@ -16,6 +16,7 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/bgp"
 	"github.com/fairlead-io/fairlead/speaker/guard"
 	"github.com/fairlead-io/fairlead/speaker/l2"
+	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
 // reguard is how often the loop guard is looked at when nothing has changed.
@@ -73,7 +74,7 @@ func (r *routing) Run(ctx context.Context) error {
 }
 
 // Set makes the plan's sessions and routes all there are.
-func (r *routing) Set(plan Plan) {
+func (r *routing) Set(plan plan.Plan) {
 	var state bgp.State
 	profiles := map[bfd.Key]bfd.Profile{}
 	users := map[bfd.Key][]string{}
@@ -128,7 +129,7 @@ func tidy[T comparable](values []T, compare func(a, b T) int) []T {
 
 // path is the BFD session beside a BGP session. As on routers, it is a
 // single-hop one with a neighbour, and runs over several hops with who is not.
-func path(p Peering) (bfd.Key, bfd.Profile, bool) {
+func path(p plan.Peering) (bfd.Key, bfd.Profile, bool) {
 	if p.Config.BFD == nil {
 		return bfd.Key{}, bfd.Profile{}, false
 	}

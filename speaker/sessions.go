@@ -12,6 +12,7 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/bfd"
 	"github.com/fairlead-io/fairlead/speaker/bgp"
+	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
 // tellable says which of the plan's peers can be told of an address, and why
@@ -39,7 +40,7 @@ func tellable(o outcome) (told func(i int, addr netip.Addr) bool, why func(peers
 			}
 			errors = append(errors, o.plan.BGP[i].Config.Name+": "+text)
 		}
-		return "no BGP session can carry it: " + some(errors)
+		return "no BGP session can carry it: " + v1alpha1.Abbreviate(errors)
 	}
 	return told, why
 }
@@ -94,7 +95,7 @@ func sessionsOf(before []v1alpha1.Session, o outcome) (sessions []v1alpha1.Sessi
 }
 
 // steady is the state without the steps of each attempt.
-func steady(state bgp.SessionState, p Peering) string {
+func steady(state bgp.SessionState, p plan.Peering) string {
 	switch {
 	case p.Problem.Reason != "":
 		return bgp.Idle.String()
@@ -116,7 +117,7 @@ func families(st bgp.PeerStatus) (names []string) {
 	return names
 }
 
-func graceful(p Peering, st bgp.PeerStatus) string {
+func graceful(p plan.Peering, st bgp.PeerStatus) string {
 	switch {
 	case p.Peer.RestartTime == 0:
 		return ""

@@ -13,6 +13,7 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/bfd"
 	"github.com/fairlead-io/fairlead/speaker/bgp"
 	"github.com/fairlead-io/fairlead/speaker/l2"
+	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
 // outcome is what a speaker has achieved.
@@ -21,7 +22,7 @@ type outcome struct {
 	config   config.Config
 	links    []l2.Link
 	claims   map[netip.Addr]l2.Claim // in force
-	plan     Plan
+	plan     plan.Plan
 	sessions []bgp.PeerStatus
 	paths    map[bfd.Key]bfd.Status
 }
@@ -120,21 +121,6 @@ func ranges(addrs []netip.Addr) (texts []string) {
 		i = j
 	}
 	return texts
-}
-
-// LinksOf reads back the links that a speaker reports.
-func LinksOf(s *v1alpha1.Speaker) []l2.Link {
-	var links []l2.Link
-	for _, reported := range s.Status.Links {
-		l := l2.Link{Name: reported.Name}
-		for _, text := range reported.Addresses {
-			if p, err := netip.ParsePrefix(text); err == nil {
-				l.Prefixes = append(l.Prefixes, p)
-			}
-		}
-		links = append(links, l)
-	}
-	return links
 }
 
 // common is what a node may count on of its own links. One that is not reported

@@ -8,7 +8,7 @@ import (
 
 	cliflag "k8s.io/component-base/cli/flag"
 
-	"github.com/fairlead-io/fairlead/controller"
+	"github.com/fairlead-io/fairlead/controller/plan"
 	"github.com/fairlead-io/fairlead/providers"
 	"github.com/fairlead-io/fairlead/providers/aws"
 )
@@ -18,7 +18,7 @@ type flags struct {
 	provider  string
 	classless bool
 	nodePorts string
-	portRange controller.PortRange // nodePorts, once checked
+	portRange plan.PortRange // nodePorts, once checked
 
 	named bool // the cluster has a name of its own
 
@@ -56,7 +56,7 @@ func (f *flags) check() error {
 		return fmt.Errorf("--provider=%q: must be one of %s", f.provider, modes())
 	}
 	var err error
-	if f.portRange, err = controller.ParsePortRange(f.nodePorts); err != nil {
+	if f.portRange, err = plan.ParsePortRange(f.nodePorts); err != nil {
 		return fmt.Errorf("--node-port-range: %w", err)
 	}
 	if !slices.Contains(aws.HealthProbes, f.probe) {

@@ -17,7 +17,7 @@ import (
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/controller"
+	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
 func doctorCommand(access clientcmd.ClientConfig) *cobra.Command {
@@ -118,7 +118,7 @@ func (d diagnosis) text(b *strings.Builder) {
 
 // diagnose looks at everything.
 func diagnose(w world) []finding {
-	plan := controller.Decide(w.cluster)
+	plan := plan.Decide(w.cluster)
 	all := slices.Concat(ofNodes(w), ofServices(w, plan), ofObjects(plan), ofPools(w, plan), ofSessions(w))
 	slices.SortStableFunc(all, func(a, b finding) int {
 		return cmp.Or(cmp.Compare(a.Severity, b.Severity), strings.Compare(a.Object, b.Object))
@@ -144,7 +144,7 @@ func ofNodes(w world) (found []finding) {
 
 // ofServices asks the controller's own decision, so that a controller that is
 // not running hides nothing.
-func ofServices(w world, plan controller.Plan) (found []finding) {
+func ofServices(w world, plan plan.Plan) (found []finding) {
 	stale := 0
 	for _, svc := range w.cluster.Services {
 		p, ours := plan.Services[keyOf(svc)]
@@ -180,7 +180,7 @@ func ofServices(w world, plan controller.Plan) (found []finding) {
 
 // behind reports whether the controller has yet to say something else on the
 // Service. Words are not compared: it may be of another version.
-func behind(svc *corev1.Service, p controller.ServicePlan) bool {
+func behind(svc *corev1.Service, p plan.ServicePlan) bool {
 	same := func(a, b corev1.LoadBalancerIngress) bool { return a.IP == b.IP && a.Hostname == b.Hostname }
 	if p.Serves && !slices.EqualFunc(svc.Status.LoadBalancer.Ingress, p.Ingress, same) {
 		return true
@@ -191,7 +191,7 @@ func behind(svc *corev1.Service, p controller.ServicePlan) bool {
 	})
 }
 
-func says(p controller.ServicePlan, reason v1alpha1.Reason) bool {
+func says(p plan.ServicePlan, reason v1alpha1.Reason) bool {
 	return slices.ContainsFunc(p.Conditions, func(c metav1.Condition) bool { return c.Reason == string(reason) })
 }
 
@@ -204,7 +204,7 @@ func listed(addrs []netip.Addr) string {
 }
 
 // ofObjects are the problems of what the user asked for.
-func ofObjects(plan controller.Plan) (found []finding) {
+func ofObjects(plan plan.Plan) (found []finding) {
 	for _, p := range plan.Problems {
 		found = append(found, finding{degraded, p.Kind + " " + p.Name, p.Reason, p.Field + ": " + p.Message})
 	}

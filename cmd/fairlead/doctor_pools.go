@@ -5,12 +5,12 @@ import (
 	"math/big"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/controller"
+	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
 // ofPools are the pools that nothing announces, and those that are used up, or
 // soon will be.
-func ofPools(w world, plan controller.Plan) (found []finding) {
+func ofPools(w world, plan plan.Plan) (found []finding) {
 	scopes := scopes(w.cluster.Objects)
 	for _, p := range w.cluster.Objects.Pools {
 		object := "IPAddressPool " + p.Name

@@ -9,8 +9,8 @@ import (
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/controller"
-	"github.com/fairlead-io/fairlead/speaker"
+	"github.com/fairlead-io/fairlead/controller/plan"
+	speakerplan "github.com/fairlead-io/fairlead/speaker/plan"
 )
 
 // troubled is a cluster with one problem of each sort.
@@ -34,14 +34,14 @@ func troubled() world {
 		a := v1alpha1.Session{Peer: "tor-a", State: "Established", Families: []string{"IPv4"}, Routes: 7, Withheld: "IPv6: the peer does not have the family enabled", BFD: "Up"}
 		return &v1alpha1.Speaker{ObjectMeta: named(name), Status: v1alpha1.SpeakerStatus{Sessions: []v1alpha1.Session{a, b}}}
 	}
-	w := world{cluster: controller.Snapshot{
+	w := world{cluster: plan.Snapshot{
 		Objects: objects, Nodes: []*corev1.Node{node("node-1"), node("node-2"), node("node-3")},
 		Speakers: []*v1alpha1.Speaker{
 			reported("node-1", v1alpha1.Session{Peer: "tor-b", State: "Connect", LastError: "connection refused by 192.0.2.2 port 179", FailedAt: "connect"}),
 			reported("node-2", v1alpha1.Session{Peer: "tor-b", State: "Connect", LastError: "we expect AS 64513, the peer says it is AS 64999", FailedAt: "asn"}),
 		},
 	}}
-	w.nodes = speaker.Snapshot{Nodes: w.cluster.Nodes}
+	w.nodes = speakerplan.Snapshot{Nodes: w.cluster.Nodes}
 	w.nodes.Config, _ = config.Parse(objects)
 	return w
 }

@@ -14,10 +14,10 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/controller"
+	"github.com/fairlead-io/fairlead/controller/plan"
 	"github.com/fairlead-io/fairlead/providers"
-	"github.com/fairlead-io/fairlead/speaker"
 	"github.com/fairlead-io/fairlead/speaker/bgp"
+	speakerplan "github.com/fairlead-io/fairlead/speaker/plan"
 )
 
 func explainCommand(access clientcmd.ClientConfig) *cobra.Command {
@@ -130,7 +130,7 @@ func explain(w world, key types.NamespacedName) (e explanation, err error) {
 		return e, fmt.Errorf("there is no Service %s", key)
 	}
 	svc := w.cluster.Services[i]
-	trace := controller.Explain(w.cluster, key)
+	trace := plan.Explain(w.cluster, key)
 	e = explanation{
 		Service: key.String(), Type: ports(svc),
 		Provider: provider{verdicts[trace.Choice.Verdict], trace.Choice.Reason, trace.Choice.Message},
@@ -145,7 +145,7 @@ func explain(w world, key types.NamespacedName) (e explanation, err error) {
 			e.Balancer = append(e.Balancer, cmp.Or(in.Hostname, in.IP))
 		}
 	}
-	for _, v := range speaker.Explain(w.nodes, svc) {
+	for _, v := range speakerplan.Explain(w.nodes, svc) {
 		a := announcement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []announcer{}}
 		for _, n := range v.Nodes {
 			part := announcer{n.Node, list(n.Owns), []route{}, n.Reason, n.Message}
@@ -169,7 +169,7 @@ func conditions(from []metav1.Condition) []conditionState {
 }
 
 // route says what a node tells a peer, and whether it reaches it.
-func (w world) route(node string, told speaker.Told) route {
+func (w world) route(node string, told speakerplan.Told) route {
 	a := told.Attributes
 	r := route{Peer: told.Peer, Prefix: told.Prefix.String(), LocalPref: a.LocalPref, Prepend: int(a.Prepend), Communities: a.Communities}
 	if a.HasMED {
@@ -181,7 +181,7 @@ func (w world) route(node string, told speaker.Told) route {
 }
 
 // session says whether a route reaches its peer, or why it does not.
-func (w world) session(node string, told speaker.Told) (reaches bool, state string) {
+func (w world) session(node string, told speakerplan.Told) (reaches bool, state string) {
 	for _, s := range w.cluster.Speakers {
 		if s.Name != node {
 			continue

@@ -13,9 +13,9 @@ import (
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/controller"
-	"github.com/fairlead-io/fairlead/speaker"
+	"github.com/fairlead-io/fairlead/controller/plan"
 	"github.com/fairlead-io/fairlead/speaker/l2"
+	speakerplan "github.com/fairlead-io/fairlead/speaker/plan"
 )
 
 // inventory is every object that a decision can depend on, wherever it was read.
@@ -41,23 +41,23 @@ var scheme = func() *runtime.Scheme {
 
 // world is what decisions are made from.
 type world struct {
-	cluster controller.Snapshot
-	nodes   speaker.Snapshot
+	cluster plan.Snapshot
+	nodes   speakerplan.Snapshot
 }
 
 // world is the inventory as the controller and the speakers see it at a time.
 // The policy is still to be set.
 func (i *inventory) world(now time.Time) world {
 	w := world{
-		cluster: controller.Snapshot{
+		cluster: plan.Snapshot{
 			Now: now, Objects: i.Objects, Services: i.services, Nodes: i.nodes, Namespaces: i.namespaces,
 			ServiceCIDRs: i.cidrs, Speakers: i.speakers,
 		},
-		nodes: speaker.Snapshot{Services: i.services, Nodes: i.nodes, Slices: i.slices, Links: map[string][]l2.Link{}},
+		nodes: speakerplan.Snapshot{Services: i.services, Nodes: i.nodes, Slices: i.slices, Links: map[string][]l2.Link{}},
 	}
 	w.nodes.Config, _ = config.Parse(i.Objects)
 	for _, s := range i.speakers {
-		w.nodes.Links[s.Name] = speaker.LinksOf(s)
+		w.nodes.Links[s.Name] = speakerplan.LinksOf(s)
 	}
 	return w
 }

@@ -12,12 +12,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/controller"
+	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
 // overlay is the cluster with the file's objects in place of those there, or
 // beside them, and what it took for granted in doing so.
-func overlay(s controller.Snapshot, file *inventory) (controller.Snapshot, []string) {
+func overlay(s plan.Snapshot, file *inventory) (plan.Snapshot, []string) {
 	var notes []string
 	now := metav1.NewTime(s.Now)
 	s.Objects.Pools = overlaid(s.Objects.Pools, file.Pools, now)
@@ -146,7 +146,7 @@ func completeFamilies(svc, had *corev1.Service, families []corev1.IPFamily) {
 
 // familiesOf are the families that the cluster gives Services, the one that
 // they get unasked first.
-func familiesOf(s controller.Snapshot) []corev1.IPFamily {
+func familiesOf(s plan.Snapshot) []corev1.IPFamily {
 	first := []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
 	both := false
 	for _, svc := range s.Services {
@@ -240,7 +240,7 @@ func parseDeletion(text string) (d deletion, err error) {
 }
 
 // from is the cluster in which somebody has just deleted the object.
-func (d deletion) from(s controller.Snapshot) (controller.Snapshot, error) {
+func (d deletion) from(s plan.Snapshot) (plan.Snapshot, error) {
 	now := metav1.NewTime(s.Now)
 	found := false
 	switch d.kind {

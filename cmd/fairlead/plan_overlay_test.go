@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/controller"
+	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
 // TestOverlayFamilies: a Service from a file gets the families that the API
@@ -48,7 +48,7 @@ func TestOverlayFamilies(t *testing.T) {
 		{"upgrade", of(require), of(single, v4), []string{"10.96.0.0/16", "fd00::/112"}, v4, require, []corev1.IPFamily{v4, v6}},
 		{"downgrade", of(single), of(require, v6, v4), nil, v4, single, []corev1.IPFamily{v6}},
 	} {
-		cluster := controller.Snapshot{
+		cluster := plan.Snapshot{
 			Services:     []*corev1.Service{{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes"}, Spec: corev1.ServiceSpec{IPFamilies: []corev1.IPFamily{row.first}}}},
 			ServiceCIDRs: []*networkingv1.ServiceCIDR{{Spec: networkingv1.ServiceCIDRSpec{CIDRs: row.cidrs}}},
 		}
@@ -114,7 +114,7 @@ func TestOverlayAge(t *testing.T) {
 			Spec:       v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{addresses}},
 		}
 	}
-	cluster := controller.Snapshot{Now: now}
+	cluster := plan.Snapshot{Now: now}
 	cluster.Objects.Pools = []*v1alpha1.IPAddressPool{pool("lan", old, "192.0.2.1"), pool("other", old, "192.0.2.2")}
 	file := new(inventory)
 	file.Pools = []*v1alpha1.IPAddressPool{pool("lan", older, "192.0.2.9"), pool("new", older, "192.0.2.3")}
@@ -143,7 +143,7 @@ func TestOverlayLabels(t *testing.T) {
 	applied := labelled("applied", "kept", "others")
 	applied.Annotations = map[string]string{corev1.LastAppliedConfigAnnotation: `{"metadata":{"labels":{"applied":"x","kept":"x"}}}`}
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns", Labels: map[string]string{"tier": "edge"}}}
-	after, _ := overlay(controller.Snapshot{Services: []*corev1.Service{applied}}, &inventory{
+	after, _ := overlay(plan.Snapshot{Services: []*corev1.Service{applied}}, &inventory{
 		services: []*corev1.Service{labelled("kept", "new")}, namespaces: []*corev1.Namespace{ns},
 	})
 	if got, want := slices.Sorted(maps.Keys(after.Services[0].Labels)), []string{"kept", "new", "others"}; !slices.Equal(got, want) {

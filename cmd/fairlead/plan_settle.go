@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/controller"
+	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
 // maxRounds bounds how often the controller is asked again. Two are usual: one
@@ -17,18 +17,18 @@ const maxRounds = 8
 
 // outcome is where the controller leads a cluster if nobody else changes it.
 type outcome struct {
-	cluster controller.Snapshot
-	plan    controller.Plan
+	cluster plan.Snapshot
+	plan    plan.Plan
 	steady  bool // false: it was still writing when we stopped asking
 	writes  int  // Services written in the first round
 }
 
 // settle asks the controller again with what it answered, until it has nothing
 // more to write. The snapshot's objects are not changed.
-func settle(s controller.Snapshot) outcome {
+func settle(s plan.Snapshot) outcome {
 	o := outcome{cluster: s}
 	for round := range maxRounds {
-		o.plan = controller.Decide(o.cluster)
+		o.plan = plan.Decide(o.cluster)
 		services, writes := writeServices(o.cluster.Services, o.plan)
 		pools := slices.DeleteFunc(slices.Clone(o.cluster.Objects.Pools), func(p *v1alpha1.IPAddressPool) bool {
 			return p.DeletionTimestamp != nil && !o.plan.Pools[p.Name].InUse
@@ -46,7 +46,7 @@ func settle(s controller.Snapshot) outcome {
 }
 
 // writeServices are the Services as the plan's writes leave them.
-func writeServices(services []*corev1.Service, plan controller.Plan) (after []*corev1.Service, writes int) {
+func writeServices(services []*corev1.Service, plan plan.Plan) (after []*corev1.Service, writes int) {
 	for _, svc := range services {
 		p, planned := plan.Services[keyOf(svc)]
 		if planned {

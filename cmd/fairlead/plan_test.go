@@ -14,7 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/controller"
+	"github.com/fairlead-io/fairlead/controller/plan"
 	"github.com/fairlead-io/fairlead/providers"
 )
 
@@ -66,9 +66,9 @@ func drawService(t *rapid.T, name string, made time.Time) *corev1.Service {
 	return svc
 }
 
-func drawCluster(t *rapid.T) controller.Snapshot {
+func drawCluster(t *rapid.T) plan.Snapshot {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	s := controller.Snapshot{
+	s := plan.Snapshot{
 		Policy: providers.Policy{Mode: providers.BareMetal}, Now: start.Add(time.Hour),
 		Nodes: []*corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "n"}}},
 	}

@@ -13,7 +13,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/controller"
+	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
 // errLoss makes plan exit with 2; what there is to say has been printed.
@@ -140,7 +140,7 @@ type forecast struct {
 
 // preview compares where the controller leads the cluster as it is with where
 // it leads the one that is wished for.
-func preview(cluster controller.Snapshot, w wishes, all bool) (f forecast, err error) {
+func preview(cluster plan.Snapshot, w wishes, all bool) (f forecast, err error) {
 	wished, notes := overlay(cluster, w.file)
 	for _, d := range w.deletes {
 		if wished, err = d.from(wished); err != nil {

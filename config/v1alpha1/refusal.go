@@ -1,5 +1,10 @@
 package v1alpha1
 
+import (
+	"fmt"
+	"strings"
+)
+
 // Refusal is a request that cannot be satisfied in the user's current
 // situation: a named Reason, and one sentence for the condition, the Event and
 // the command line. It is not worth a retry before the configuration or the
@@ -14,3 +19,13 @@ type Refusal struct {
 
 // Error implements error.
 func (r *Refusal) Error() string { return string(r.Reason) + ": " + r.Message }
+
+// Abbreviate joins the items for a message: at most three of them, and how many
+// more there are.
+func Abbreviate(items []string) string {
+	const limit = 3
+	if len(items) <= limit {
+		return strings.Join(items, "; ")
+	}
+	return fmt.Sprintf("%s; and %d more", strings.Join(items[:limit], "; "), len(items)-limit)
+}

@@ -1,0 +1,19 @@
+package controller
+
+import "github.com/fairlead-io/fairlead/config/fixture"
+
+var (
+	pool      = fixture.Pool
+	service   = fixture.Service
+	key       = fixture.Key
+	annotated = fixture.Annotated
+	holding   = fixture.WithIPs
+	showing   = fixture.WithHosts
+	named     = fixture.Ingress
+	withPorts = fixture.WithPorts
+	deleting  = fixture.Deleting
+	readyNode = fixture.Node
+	awsNode   = fixture.AWSNode
+)
+
+const host = "lb.elb.example.com"

@@ -1,0 +1,121 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+// inUse is what the condition Ready says about an object without problems.
+const inUse = "every entry is in use"
+
+// established is the state of a session that works, as speakers report it.
+const established = "Established"
+
+func (d *decision) bgpPeerStatuses() map[string]v1alpha1.BGPPeerStatus {
+	statuses := make(map[string]v1alpha1.BGPPeerStatus, len(d.config.BGPPeers))
+	for _, p := range d.config.BGPPeers {
+		statuses[p.Name] = d.bgpPeerStatus(p)
+	}
+	return statuses
+}
+
+func (d *decision) bgpPeerStatus(p config.BGPPeer) v1alpha1.BGPPeerStatus {
+	status := v1alpha1.BGPPeerStatus{Address: p.String(), ASN: p.ASN()}
+	problems := d.problemsOf("BGPPeer", p.Name)
+	var down []string
+	for _, n := range d.nodesByName() {
+		if !p.SelectsNode(labels.Set(n.Labels)) {
+			continue
+		}
+		status.Nodes++
+		session, reported := d.session(n, p.Name)
+		switch {
+		case !reported:
+			down = append(down, n.Name+": its speaker has not reported")
+		case session.State == established:
+			status.Established++
+		case session.Problem != "":
+			down = append(down, n.Name+": "+session.Problem)
+			problems = append(problems, config.Problem{Field: "node " + n.Name, Reason: session.ProblemReason, Message: session.Problem})
+		case session.LastError != "":
+			down = append(down, n.Name+": "+session.LastError)
+		default:
+			down = append(down, n.Name+": "+session.State)
+		}
+	}
+	status.Summary = fmt.Sprintf("%s %d/%d", established, status.Established, status.Nodes)
+	is := condition(v1alpha1.ConditionEstablished, metav1.ConditionTrue, v1alpha1.Established, "every session is established")
+	switch {
+	case status.Nodes == 0:
+		is = condition(v1alpha1.ConditionEstablished, metav1.ConditionFalse, v1alpha1.NoNode, "the nodeSelectors select no node")
+	case len(down) > 0:
+		is = condition(v1alpha1.ConditionEstablished, metav1.ConditionFalse, v1alpha1.SessionDown, v1alpha1.Abbreviate(down))
+	}
+	status.Conditions = []metav1.Condition{config.ReadyCondition(problems, "the peer can be used as it is"), is}
+	return status
+}
+
+// session is what the node's speaker says about its session with the peer. The
+// last word of a node that is not Ready does not count.
+func (d *decision) session(n *corev1.Node, peer string) (s v1alpha1.Session, reported bool) {
+	speaker, counts := d.reports.byNode[n.Name]
+	if !counts {
+		return s, false
+	}
+	i := slices.IndexFunc(speaker.Status.Sessions, func(s v1alpha1.Session) bool { return s.Peer == peer })
+	if i < 0 {
+		return s, false
+	}
+	return speaker.Status.Sessions[i], true
+}
+
+func (d *decision) nodesByName() []*corev1.Node {
+	return slices.SortedFunc(slices.Values(d.Nodes), func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
+}
+
+func (d *decision) bgpAdvertisementStatuses() map[string]v1alpha1.BGPAdvertisementStatus {
+	statuses := make(map[string]v1alpha1.BGPAdvertisementStatus, len(d.config.BGPAdvertisements))
+	for _, ad := range d.config.BGPAdvertisements {
+		var status v1alpha1.BGPAdvertisementStatus
+		status.Pools, status.Nodes = d.reach(ad.Scope)
+		for _, p := range d.config.BGPPeers {
+			if ad.ToldTo(p.Name) {
+				status.Peers++
+			}
+		}
+		status.Conditions = d.ready("BGPAdvertisement", ad.Name, inUse)
+		statuses[ad.Name] = status
+	}
+	return statuses
+}
+
+// reach counts the pools and nodes of an advertisement.
+func (d *decision) reach(s config.Scope) (pools, nodes int64) {
+	for _, p := range d.config.Pools {
+		if s.Covers(p.Name) {
+			pools++
+		}
+	}
+	for _, n := range d.Nodes {
+		if s.SelectsNode(labels.Set(n.Labels)) {
+			nodes++
+		}
+	}
+	return pools, nodes
+}
+
+func (d *decision) communityStatuses() map[string]v1alpha1.CommunityStatus {
+	statuses := make(map[string]v1alpha1.CommunityStatus, len(d.Objects.Communities))
+	for _, c := range d.Objects.Communities {
+		statuses[c.Name] = v1alpha1.CommunityStatus{Conditions: d.ready("Community", c.Name, inUse)}
+	}
+	return statuses
+}

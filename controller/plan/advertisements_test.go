@@ -1,0 +1,75 @@
+package plan
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-io/fairlead/allocator"
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+func TestBGPPeerStatus(t *testing.T) {
+	session := func(s v1alpha1.Session) []v1alpha1.Session { s.Peer = "tor"; return []v1alpha1.Session{s} }
+	up := session(v1alpha1.Session{State: "Established"})
+	for _, tt := range []struct {
+		name     string
+		sessions map[string][]v1alpha1.Session // of node-1, node-2; a nil list is a speaker without one
+		notReady bool                          // node-2
+		summary  string
+		reason   v1alpha1.Reason // of Established
+		ready    v1alpha1.Reason
+		says     string
+	}{
+		{"all", map[string][]v1alpha1.Session{"node-1": up, "node-2": up}, false, "Established 2/2", v1alpha1.Established, v1alpha1.Ready, "every session"},
+		{"one is refused", map[string][]v1alpha1.Session{"node-1": up, "node-2": session(v1alpha1.Session{State: "Connect", LastError: "connection refused"})}, false, "Established 1/2", v1alpha1.SessionDown, v1alpha1.Ready, "node-2: connection refused"},
+		{"one is not tried", map[string][]v1alpha1.Session{"node-1": up, "node-2": session(v1alpha1.Session{State: "Idle", Problem: "no Secret", ProblemReason: v1alpha1.NoSecret})}, false, "Established 1/2", v1alpha1.SessionDown, v1alpha1.NoSecret, "node-2: no Secret"},
+		{"the last word of a node that is not Ready does not count", map[string][]v1alpha1.Session{"node-1": up, "node-2": up}, true, "Established 1/2", v1alpha1.SessionDown, v1alpha1.Ready, "node-2: its speaker has not reported"},
+		{"no speaker", nil, false, "Established 0/2", v1alpha1.SessionDown, v1alpha1.Ready, "node-1: its speaker has not reported; node-2"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := Snapshot{
+				Nodes:   []*corev1.Node{readyNode("node-1"), readyNode("node-2")},
+				Objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{{ObjectMeta: metav1.ObjectMeta{Name: "tor"}, Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "192.0.2.1"}}}},
+			}
+			if tt.notReady {
+				s.Nodes[1].Status.Conditions[0].Status = corev1.ConditionUnknown
+			}
+			for name, sessions := range tt.sessions {
+				s.Speakers = append(s.Speakers, &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerStatus{Sessions: sessions}})
+			}
+			got := Decide(s).BGPPeers["tor"]
+			is := apimeta.FindStatusCondition(got.Conditions, v1alpha1.ConditionEstablished)
+			ready := apimeta.FindStatusCondition(got.Conditions, v1alpha1.ConditionReady)
+			if got.Summary != tt.summary || is.Reason != string(tt.reason) || ready.Reason != string(tt.ready) || !strings.Contains(is.Message, tt.says) {
+				t.Errorf("got %+v, want %s, %s, %s, and %q", got, tt.summary, tt.reason, tt.ready, tt.says)
+			}
+		})
+	}
+}
+
+// TestAnnouncedByBGP: which nodes and peers are told is not in the condition, so
+// that none of their comings and goings changes every Service.
+func TestAnnouncedByBGP(t *testing.T) {
+	speaker := func(node string, peers ...string) *v1alpha1.Speaker {
+		return &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: node}, Status: v1alpha1.SpeakerStatus{
+			Announcing:  []v1alpha1.Announcement{{Peers: peers, Addresses: []string{"203.0.113.1-203.0.113.9", "2001:db8::1"}}},
+			Unannounced: []v1alpha1.Unannounced{{Reason: v1alpha1.NoSession, Message: "why", Addresses: []string{"203.0.113.1-203.0.113.20"}}},
+		}}
+	}
+	nodes := []*corev1.Node{readyNode("node-1"), readyNode("node-2")}
+	one := newReports(nodes, []*v1alpha1.Speaker{speaker("node-1", "a")})
+	two := newReports(nodes, []*v1alpha1.Speaker{speaker("node-1", "a", "b"), speaker("node-2", "b")})
+	for text, want := range map[string]v1alpha1.Reason{"203.0.113.5": v1alpha1.Announced, "2001:db8::1": v1alpha1.Announced, "203.0.113.12": v1alpha1.NoSession, "203.0.113.99": v1alpha1.NoSpeaker} {
+		held := []allocator.Held{{Addr: netip.MustParseAddr(text)}}
+		a, b := one.announced(held), two.announced(held)
+		if a.Reason != string(want) || a != b {
+			t.Errorf("%s is %+v and %+v, want %s", text, a, b, want)
+		}
+	}
+}

@@ -1,0 +1,199 @@
+package plan
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// history is a cluster with a cloud: users, a lagging watch, leaders that die,
+// and calls that fail halfway.
+type history struct {
+	*rapid.T
+	server *apiServer
+	leader *replica
+	// The leader's memory of the cloud.
+	wish     map[types.UID]Work
+	outcomes map[types.UID]Outcome
+	// made is what there is in the cloud, whoever knows of it.
+	made map[types.UID]bool
+
+	nodes     []*corev1.Node
+	pools     []*v1alpha1.IPAddressPool
+	announces bool
+}
+
+func (h *history) lead(seen int) {
+	h.leader = &replica{overlay: &Overlay{}, seen: seen, unsure: true}
+	h.wish, h.outcomes = nil, map[types.UID]Outcome{}
+}
+
+// user does what the owner of a Service may do.
+func (h *history) user(svc *corev1.Service) {
+	switch rapid.IntRange(0, 5).Draw(h.T, "the owner") {
+	case 0:
+		deleting(svc)
+	case 1:
+		clusterIP(svc)
+	case 2:
+		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			svc.Spec.Type = corev1.ServiceTypeLoadBalancer
+			if rapid.Bool().Draw(h.T, "with a class") {
+				classed(rapid.SampledFrom([]string{v1alpha1.ClassAWS, v1alpha1.ClassBareMetal, "example.com/lb"}).Draw(h.T, "class"))(svc)
+			}
+		}
+	default:
+		svc.Annotations = maps.Clone(svc.Annotations)
+		svc.Annotations[v1alpha1.AnnotationProvider] = rapid.SampledFrom([]string{"", "aws", "bare-metal", "nonsense"}).Draw(h.T, "asks for")
+	}
+}
+
+func (h *history) snapshot() Snapshot {
+	if h.leader.unsure {
+		h.leader.overlay.ObserveList(slices.Collect(maps.Values(h.server.objects)), strconv.Itoa(h.server.now))
+		h.leader.unsure = false
+	}
+	s := Snapshot{
+		Policy: providers.Policy{Mode: providers.Auto}, Objects: config.Objects{Pools: h.pools}, Nodes: h.nodes,
+		Services: h.leader.overlay.Over(h.server.cached(h.leader.seen), strconv.Itoa(h.leader.seen)),
+		Cloud:    maps.Clone(h.outcomes),
+	}
+	slices.SortFunc(s.Services, func(a, b *corev1.Service) int { return strings.Compare(a.Name, b.Name) })
+	if h.announces {
+		speaker := &v1alpha1.Speaker{}
+		speaker.Name = "rack"
+		for _, svc := range s.Services {
+			for _, a := range have(svc) {
+				speaker.Status.Announcing = append(speaker.Status.Announcing, v1alpha1.Announcement{Interfaces: []string{"eth0"}, Addresses: []string{a.Addr.String()}})
+			}
+		}
+		s.Speakers = []*v1alpha1.Speaker{speaker}
+	}
+	return s
+}
+
+// reconcile makes one pass, and checks each write.
+func (h *history) reconcile() {
+	s := h.snapshot()
+	plan := Decide(s)
+	for uid, was := range h.wish {
+		if now, ok := plan.Cloud[uid]; !ok || now.Do != was.Do {
+			delete(h.outcomes, uid)
+		}
+	}
+	h.wish = plan.Cloud
+	chooser := providers.NewChooser(s.Policy, s.Nodes)
+	for _, svc := range s.Services {
+		p, planned := plan.Services[KeyOf(svc)]
+		current := h.server.objects[KeyOf(svc)]
+		if !planned || p.Matches(svc) || current == nil || current.ResourceVersion != svc.ResourceVersion {
+			continue
+		}
+		after := p.Written(svc)
+		if has(svc, v1alpha1.FinalizerAWS) && !has(after, v1alpha1.FinalizerAWS) && !s.Cloud[svc.UID].Gone() {
+			h.Fatalf("%s loses its finalizer, and AWS has not let go", svc.Name)
+		}
+		stays := svc.DeletionTimestamp == nil && chooser.Choose(svc).Verdict == providers.OnAWS && has(svc, v1alpha1.FinalizerAWS)
+		if stays && len(svc.Status.LoadBalancer.Ingress) > 0 && len(after.Status.LoadBalancer.Ingress) == 0 {
+			h.Fatalf("%s loses its ingress", svc.Name)
+		}
+		for _, a := range have(after) {
+			if stays && !slices.Contains(have(svc), a) {
+				h.Fatalf("%s is on AWS and gets %s", svc.Name, a.Addr)
+			}
+		}
+		switch rapid.IntRange(0, 9).Draw(h.T, "write") {
+		case 0:
+			h.lead(rapid.IntRange(0, h.server.now).Draw(h.T, "seen")) // killed between two writes
+			return
+		case 1: // took effect, but the answer is lost
+			h.server.put(after)
+			h.leader.unsure = true
+		default:
+			h.leader.overlay.Observe(h.server.put(after))
+		}
+	}
+}
+
+// call makes one of the calls that are wished for, as far as it gets.
+func (h *history) call() {
+	if len(h.wish) == 0 {
+		return
+	}
+	uids := slices.Sorted(maps.Keys(h.wish))
+	w := h.wish[rapid.SampledFrom(uids).Draw(h.T, "call about")]
+	ends := rapid.IntRange(0, 3).Draw(h.T, "call ends")
+	o := Outcome{To: w.Do, Ingress: h.outcomes[w.Service.UID].Ingress}
+	switch {
+	case w.Do == Delete && h.outcomes[w.Service.UID].Gone():
+		return
+	case w.Do == Delete && ends == 0:
+		o.Reason = v1alpha1.Deleting
+	case w.Do == Delete:
+		delete(h.made, w.Service.UID)
+	case ends == 0: // something is made, and the call fails
+		h.made[w.Service.UID] = true
+		o.Reason = v1alpha1.CloudFailed
+	default:
+		h.made[w.Service.UID] = true
+		o.Ingress, o.Report = named(host), providers.Report{Ready: ends > 1}
+	}
+	h.outcomes[w.Service.UID] = o
+}
+
+// TestHistoriesOnAWS: whatever happens, what there is in the cloud belongs to a
+// Service that says so, and no Service on AWS loses what it has.
+func TestHistoriesOnAWS(t *testing.T) {
+	for range 20 { // the rarest mistake so far took one history in a thousand
+		rapid.Check(t, live)
+	}
+}
+
+func live(t *rapid.T) {
+	h := &history{
+		T: t, server: &apiServer{objects: map[types.NamespacedName]*corev1.Service{}}, made: map[types.UID]bool{},
+		nodes: []*corev1.Node{readyNode("rack"), awsNode("a1")}, pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29")},
+	}
+	h.lead(0)
+	created := 0
+	for range rapid.IntRange(1, 80).Draw(t, "steps") {
+		switch rapid.IntRange(0, 11).Draw(t, "step") {
+		case 0:
+			created++
+			h.server.put(service(fmt.Sprintf("a%d", created)))
+		case 1, 2:
+			if keys := sortedKeys(h.server.objects); len(keys) > 0 {
+				svc := h.server.objects[rapid.SampledFrom(keys).Draw(t, "owned")].DeepCopy()
+				h.user(svc)
+				h.server.put(svc)
+			}
+		case 3:
+			h.nodes = rapid.SampledFrom([][]*corev1.Node{nil, {readyNode("rack")}, {readyNode("rack"), awsNode("a1")}}).Draw(t, "nodes")
+			h.announces = rapid.Bool().Draw(t, "announces")
+		case 4:
+			h.lead(rapid.IntRange(0, h.server.now).Draw(t, "seen"))
+		case 5, 6, 7:
+			h.call()
+		default:
+			h.leader.seen = rapid.IntRange(h.leader.seen, h.server.now).Draw(t, "caught up to")
+			h.reconcile()
+		}
+		for uid := range h.made {
+			owner := h.server.objects[key(string(uid))]
+			if owner == nil || !has(owner, v1alpha1.FinalizerAWS) {
+				t.Fatalf("what was made for %s is nobody's", uid)
+			}
+		}
+	}
+}

@@ -1,0 +1,226 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// wishing changes a Service in one of the ways that people do.
+func wishing(t *rapid.T, svc *corev1.Service) {
+	addr := fmt.Sprintf("192.0.2.%d", rapid.IntRange(0, 17).Draw(t, "addr"))
+	switch rapid.IntRange(0, 10).Draw(t, "wish") {
+	case 0, 1:
+		svc.Annotations[v1alpha1.AnnotationLoadBalancerIPs] = addr
+	case 2:
+		svc.Annotations[v1alpha1.AnnotationAddressPool] = rapid.SampledFrom([]string{"p", "q", "none"}).Draw(t, "pool")
+	case 3:
+		svc.Annotations[v1alpha1.AnnotationAllowSharedIP] = "key"
+	case 4:
+		svc.Annotations[v1alpha1.AnnotationRelease] = addr
+	case 5:
+		svc.Annotations[v1alpha1.AnnotationRenumber] = "hold"
+	case 6:
+		svc.Spec.Type = corev1.ServiceTypeClusterIP
+	case 7:
+		holding(addr)(svc) // somebody else has written it
+	case 8:
+		class := "example.com/lb"
+		svc.Spec.LoadBalancerClass = &class
+		holding(addr)(svc)
+	}
+}
+
+func holdings(services []*corev1.Service) map[types.NamespacedName][]string {
+	all := map[types.NamespacedName][]string{}
+	for _, svc := range services {
+		for _, in := range svc.Status.LoadBalancer.Ingress {
+			all[KeyOf(svc)] = append(all[KeyOf(svc)], in.IP)
+		}
+	}
+	return all
+}
+
+// allWritten are the Services after what the plans say has been written.
+func allWritten(services []*corev1.Service, plans map[types.NamespacedName]ServicePlan) []*corev1.Service {
+	services = slices.Clone(services)
+	for i, svc := range services {
+		if p, planned := plans[KeyOf(svc)]; planned && !p.Matches(svc) {
+			services[i] = p.Written(svc)
+		}
+	}
+	return services
+}
+
+// TestQuick: what a quick decision gives is what a full one then leaves as it
+// is, for all Services, and no quick one gives what another Service has.
+func TestQuick(t *testing.T) {
+	quick := 0
+	rapid.Check(t, func(t *rapid.T) {
+		s := Snapshot{
+			Policy:  providers.Policy{Mode: providers.BareMetal},
+			Objects: config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29"), pool("q", "192.0.2.8/29")}},
+			Nodes:   []*corev1.Node{readyNode("n1")},
+		}
+		for i := range rapid.IntRange(1, 12).Draw(t, "services") {
+			svc := service(fmt.Sprintf("%c%d", 'a'+rapid.IntRange(0, 3).Draw(t, "age"), i))
+			if rapid.IntRange(0, 2).Draw(t, "special") == 0 {
+				wishing(t, svc)
+			}
+			s.Services = append(s.Services, svc)
+		}
+		plan := Decide(s)
+		w := NewIncremental(s, plan)
+		s.Services = allWritten(s.Services, plan.Services)
+		var changed []*corev1.Service
+		for i := range rapid.IntRange(1, 3).Draw(t, "changes") {
+			svc := service(fmt.Sprintf("%c-new%d", 'a'+rapid.IntRange(0, 3).Draw(t, "age"), i))
+			at := rapid.IntRange(0, len(s.Services)).Draw(t, "which")
+			if at < len(s.Services) {
+				svc = s.Services[at].DeepCopy()
+			} else {
+				s.Services = append(s.Services, nil)
+			}
+			if rapid.Bool().Draw(t, "wishes") {
+				wishing(t, svc)
+			}
+			changed = slices.DeleteFunc(changed, func(o *corev1.Service) bool { return KeyOf(o) == KeyOf(svc) })
+			s.Services[at], changed = svc, append(changed, svc)
+		}
+		plans, ok := w.Decide(changed, time.Time{})
+		if !ok {
+			return
+		}
+		quick++
+		before := holdings(s.Services)
+		s.Services = allWritten(s.Services, plans)
+		after := holdings(s.Services)
+		for key, addrs := range before {
+			if !slices.ContainsFunc(changed, func(svc *corev1.Service) bool { return KeyOf(svc) == key }) && !slices.Equal(addrs, after[key]) {
+				t.Fatalf("%s had %v and has %v, though it has not changed", key, addrs, after[key])
+			}
+		}
+		for _, svc := range changed {
+			for key, others := range before {
+				for _, a := range after[KeyOf(svc)] {
+					if key != KeyOf(svc) && slices.Contains(others, a) && !slices.Contains(before[KeyOf(svc)], a) {
+						t.Fatalf("%s was given %s, which %s has", KeyOf(svc), a, key)
+					}
+				}
+			}
+		}
+		full := holdings(allWritten(s.Services, Decide(s).Services))
+		for _, svc := range changed {
+			if key := KeyOf(svc); !slices.Equal(full[key], after[key]) {
+				t.Fatalf("a full decision gives %s %v, the quick one %v", key, full[key], after[key])
+			}
+		}
+	})
+	if quick < 10 {
+		t.Errorf("only %d decisions were quick", quick)
+	}
+}
+
+// TestQuickOnly lists what a quick decision is made about, beside Service a,
+// which holds 192.0.2.0.
+func TestQuickOnly(t *testing.T) {
+	given := func(s *corev1.Service) { *s = *gave(s, "192.0.2.1") }
+	for _, row := range []struct {
+		name  string
+		svc   *corev1.Service
+		quick bool
+	}{
+		{"new", service("b"), true},
+		{"new, wants a free address", service("b", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.5")), true},
+		{"no balancer", service("b", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }), true},
+		{"wants a held address", service("b", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.0")), false},
+		{"wants a pool that is not there", service("b", annotated(v1alpha1.AnnotationAddressPool, "none")), false},
+		{"first of its pool", service("b", annotated(v1alpha1.AnnotationAddressPool, "unused")), false},
+		{"shares", service("b", annotated(v1alpha1.AnnotationAllowSharedIP, "key")), false},
+		{"renumbers", service("b", annotated(v1alpha1.AnnotationRenumber, "hold")), false},
+		{"is adopted", service("b", holding("192.0.2.3")), false},
+		{"shows what nobody knew", service("b", given), false},
+		{"is deleted", service("b", deleting), false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s := Snapshot{
+				Policy:   providers.Policy{Mode: providers.BareMetal},
+				Objects:  config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29"), pool("unused", "198.51.100.0/24")}},
+				Services: []*corev1.Service{service("a")},
+			}
+			_, quick := NewIncremental(s, Decide(s)).Decide([]*corev1.Service{row.svc}, time.Time{})
+			if quick != row.quick {
+				t.Errorf("quick is %t", quick)
+			}
+		})
+	}
+}
+
+// gave is the Service with an address that Fairlead has given it.
+func gave(svc *corev1.Service, addr string) *corev1.Service {
+	svc = svc.DeepCopy()
+	finalized(svc)
+	holding(addr)(svc)
+	svc.Annotations[v1alpha1.AnnotationAllocatedFrom] = addr + "=p"
+	return svc
+}
+
+// TestSways lists which changes of other objects a quick decision must not miss.
+func TestSways(t *testing.T) {
+	node := readyNode("n")
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}
+	for _, row := range []struct {
+		name   string
+		was    metav1.Object
+		change func(metav1.Object)
+		sways  bool
+	}{
+		{"pool's status", pool("p"), func(o metav1.Object) { o.(*v1alpha1.IPAddressPool).Status.Services = 1 }, false},
+		{"pool's finalizer", pool("p"), func(o metav1.Object) { o.SetFinalizers([]string{v1alpha1.FinalizerPoolInUse}) }, false},
+		{"pool's spec", pool("p"), func(o metav1.Object) { o.SetGeneration(2) }, true},
+		{"pool's deletion", pool("p"), func(o metav1.Object) { now := metav1.Now(); o.SetDeletionTimestamp(&now) }, true},
+		{"pool made again", pool("p"), func(o metav1.Object) { o.SetUID("2") }, true},
+		{"labels of a namespace", &corev1.Namespace{}, func(o metav1.Object) { o.SetLabels(map[string]string{"a": "b"}) }, true},
+		{"node's heartbeat", node, func(o metav1.Object) { o.(*corev1.Node).Status.Conditions[0].LastHeartbeatTime = metav1.Now() }, false},
+		{"node's address", node, func(o metav1.Object) { o.(*corev1.Node).Status.Addresses[0].Address = "192.0.2.2" }, true},
+		{"node's taint", node, func(o metav1.Object) { o.(*corev1.Node).Spec.Taints = []corev1.Taint{{Key: "k"}} }, true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			is := row.was.(runtime.Object).DeepCopyObject().(metav1.Object)
+			row.change(is)
+			if got := AffectsAllocation(row.was, is); got != row.sways {
+				t.Errorf("sways is %t", got)
+			}
+		})
+	}
+}
+
+// TestQuickBesideForeign: what another implementation shows is taken from then on.
+func TestQuickBesideForeign(t *testing.T) {
+	s := town(service("c"))
+	s.pass(t) // it holds 192.0.2.0
+	w := NewIncremental(s, Decide(s))
+	class := "example.com/lb"
+	foreign := []*corev1.Service{service("a", holding("192.0.2.1"), func(s *corev1.Service) { s.Spec.LoadBalancerClass = &class })}
+	plans, ok := w.Decide(foreign, s.Now)
+	if !ok || len(plans) > 0 {
+		t.Fatalf("got %v, %v", plans, ok)
+	}
+	w.Record(foreign, plans)
+	w.Record(foreign, plans)
+	plans, ok = w.Decide([]*corev1.Service{service("b")}, s.Now)
+	if got := shownBy(plans[key("b")].Ingress); !ok || len(got) != 1 || got[0].String() != "192.0.2.2" {
+		t.Errorf("got %v, %v", got, ok)
+	}
+}

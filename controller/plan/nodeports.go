@@ -1,0 +1,141 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// PortRange is where node ports are chosen from. The zero value is the API
+// server's default.
+type PortRange struct {
+	Low, High int32
+	// Taken are ports that the API server has refused, though no Service shows them.
+	Taken map[int32]bool
+}
+
+// ParsePortRange reads "30000-32767".
+func ParsePortRange(text string) (PortRange, error) {
+	from, to, _ := strings.Cut(text, "-")
+	low, err1 := strconv.ParseUint(from, 10, 16)
+	high, err2 := strconv.ParseUint(to, 10, 16)
+	if err1 != nil || err2 != nil || low == 0 || low > high {
+		return PortRange{}, fmt.Errorf("%q is no range of ports like 30000-32767", text)
+	}
+	return PortRange{Low: int32(low), High: int32(high)}, nil
+}
+
+func (r PortRange) orDefault() PortRange {
+	if r.High == 0 {
+		r.Low, r.High = 30000, 32767
+	}
+	return r
+}
+
+// NodePort is the node port of one port of a Service.
+type NodePort struct {
+	Port     int32
+	Protocol corev1.Protocol
+	NodePort int32
+}
+
+// lacksPorts reports whether the Service has a port that no node port leads to.
+// The API server has seen to all if the Service lets it.
+func lacksPorts(svc *corev1.Service) bool {
+	return slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.NodePort == 0 })
+}
+
+// hasPortsToReturn reports whether the Service has node ports that may be ours,
+// and that the API server would not give it again at once.
+func hasPortsToReturn(svc *corev1.Service) bool {
+	allocates := svc.Spec.AllocateLoadBalancerNodePorts
+	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.DeletionTimestamp == nil && allocates != nil && !*allocates &&
+		slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.NodePort != 0 })
+}
+
+// lackingPorts chooses node ports for the Services on AWS that lack some. A
+// Service for which there are not enough gets none.
+func (d *decision) lackingPorts() map[types.NamespacedName][]NodePort {
+	var lacking []*corev1.Service
+	for i := range d.subjects {
+		svc := &d.subjects[i]
+		if svc.choice.Verdict == providers.OnAWS && svc.DeletionTimestamp == nil && has(svc.Service, v1alpha1.FinalizerAWS) && lacksPorts(svc.Service) {
+			lacking = append(lacking, svc.Service)
+		}
+	}
+	if len(lacking) == 0 {
+		return nil
+	}
+	slices.SortFunc(lacking, func(a, b *corev1.Service) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	free := d.freePorts()
+	chosen := make(map[types.NamespacedName][]NodePort, len(lacking))
+	for _, svc := range lacking {
+		given, left := choosePorts(svc, free)
+		if given != nil {
+			chosen[KeyOf(svc)], free = given, left
+		}
+	}
+	return chosen
+}
+
+// choosePorts takes the first of the free ports, one for each port number: what
+// differs in the protocol only shares it.
+func choosePorts(svc *corev1.Service, free []int32) (given []NodePort, left []int32) {
+	numbers := map[int32]int32{}
+	for _, p := range svc.Spec.Ports {
+		if p.NodePort != 0 {
+			numbers[p.Port] = p.NodePort
+		}
+	}
+	for _, p := range svc.Spec.Ports {
+		if p.NodePort != 0 {
+			continue
+		}
+		if numbers[p.Port] == 0 {
+			if len(free) == 0 {
+				return nil, nil
+			}
+			numbers[p.Port], free = free[0], free[1:]
+		}
+		given = append(given, NodePort{p.Port, cmp.Or(p.Protocol, corev1.ProtocolTCP), numbers[p.Port]})
+	}
+	return given, free
+}
+
+// freePorts are the ports that no Service has, in the order in which they are
+// given away. Like the API server's own choice it leaves the lower band, which
+// people choose from by hand, for the end.
+func (d *decision) freePorts() (free []int32) {
+	taken := map[int32]bool{}
+	for _, svc := range d.Services {
+		taken[svc.Spec.HealthCheckNodePort] = true
+		for _, p := range svc.Spec.Ports {
+			taken[p.NodePort] = true
+		}
+	}
+	r := d.NodePorts.orDefault()
+	band := r.Low + min(max(16, (r.High-r.Low+1)/32), 128)
+	if band > r.High {
+		band = r.Low
+	}
+	for i := range r.High - r.Low + 1 {
+		port := band + i
+		if port > r.High {
+			port -= r.High - r.Low + 1
+		}
+		if !taken[port] && !r.Taken[port] {
+			free = append(free, port)
+		}
+	}
+	return free
+}

@@ -1,0 +1,95 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// planFor is the plan for an address, perhaps with terms of sharing: ".1/k".
+func planFor(text string) ServicePlan {
+	p := ServicePlan{Serves: true, Conditions: []metav1.Condition{condition(v1alpha1.ConditionProvisioned, metav1.ConditionTrue, v1alpha1.Assigned, "")}}
+	if addr, terms, _ := strings.Cut(text, "/"); addr != "-" {
+		p.Ingress, p.AllocatedFrom, p.SharedAs = []corev1.LoadBalancerIngress{{IP: "192.0.2" + addr}}, "192.0.2"+addr+"=p", terms
+	}
+	return p
+}
+
+func TestChangesOf(t *testing.T) {
+	for _, row := range []struct {
+		name     string
+		services []string // NAME SHOWN PLANNED: an address, perhaps with terms; "-" is none; "!" must be given up
+		want     [][]string
+	}{
+		{"nothing moves", []string{"a - .1", "b .2 .2", "c - .3"}, [][]string{{"a .1", "c .3"}}},
+		{"let go, then given", []string{"a - .1", "b .1 .2", "c - .3"}, [][]string{{"b .2", "c .3"}, {"a .1"}}},
+		{"one after the other", []string{"a .1 .2", "b .2 .3", "c .3 -"}, [][]string{{"c -"}, {"b .3"}, {"a .2"}}},
+		{"in exchange: who must gives way", []string{"a .1 .2", "b !.2 .1", "c - .3"}, [][]string{{"c .3"}, {"a .1", "b -"}}},
+		{"who waits for an exchange loses nothing", []string{"a !.1 .2", "b !.2 .1", "c .3 .2"}, [][]string{{"a -", "b -", "c .3"}}},
+		{"new terms, then shared by them", []string{"a - .1/k", "z .1/k .1/l"}, [][]string{{"z .1"}, {"a .1"}}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			var services []*corev1.Service
+			plans := map[types.NamespacedName]ServicePlan{}
+			for _, text := range row.services {
+				var name, shown, planned string
+				if _, err := fmt.Sscan(text, &name, &shown, &planned); err != nil {
+					t.Fatal(err)
+				}
+				was, gives := strings.CutPrefix(shown, "!")
+				svc := planFor(was).Written(service(name))
+				p := planFor(planned)
+				if gives {
+					p.GivesUp = shownBy(svc.Status.LoadBalancer.Ingress)
+				}
+				services, plans[KeyOf(svc)] = append(services, svc), p
+			}
+			var got [][]string
+			for _, round := range Rounds(services, plans) {
+				var names []string
+				for _, c := range round {
+					addr := "-"
+					if len(c.Plan.Ingress) > 0 {
+						addr = c.Plan.Ingress[0].IP[len("192.0.2"):]
+					}
+					if recorded := c.Plan.AllocatedFrom != ""; recorded != (addr != "-") {
+						t.Errorf("%s: recorded is %q", c.Service.Name, c.Plan.AllocatedFrom)
+					}
+					names = append(names, c.Service.Name+" "+addr)
+				}
+				got = append(got, names)
+			}
+			if !slices.EqualFunc(got, row.want, slices.Equal) {
+				t.Errorf("got %q, want %q", got, row.want)
+			}
+		})
+	}
+}
+
+// TestFallbackLetsGo: a Service that AWS cannot serve, and a pool cannot either
+// any more, shows nothing when another one gets its address.
+func TestFallbackLetsGo(t *testing.T) {
+	class := v1alpha1.ClassBareMetal
+	s := town(service("a", serving("SCTP", 9), holding("192.0.2.0")))
+	s.Policy, s.Nodes = providers.Policy{Mode: providers.AWS}, []*corev1.Node{awsNode("n1")}
+	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/32")}
+	if got := s.shows(t, "a"); got != "192.0.2.0 CloudCannotServe" {
+		t.Fatalf("got %s", got)
+	}
+	s.Services = append(s.Services, service("b", func(s *corev1.Service) { s.Spec.LoadBalancerClass = &class }))
+	s.annotate("a", v1alpha1.AnnotationRelease, "192.0.2.0")
+	if rounds := Rounds(s.Services, Decide(s).Services); len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("a") {
+		t.Errorf("a is not written before b: %+v", rounds)
+	}
+	if a, b := s.shows(t, "a"), s.shows(t, "b"); a != "CloudCannotServe" || b != "192.0.2.0 Assigned" {
+		t.Errorf("a shows %s, b %s", a, b)
+	}
+}

@@ -1,0 +1,107 @@
+package plan
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+)
+
+// Overlay holds the versions of Services that the controller knows from the
+// answers to its own writes and lists, and that the watch has not delivered yet
+// (read-your-writes). A decision that is made on the informer's cache without
+// it can assign one address twice. The zero value is ready for use. Its methods
+// must not be called concurrently.
+type Overlay struct {
+	ahead map[types.NamespacedName]*corev1.Service
+	// The last list of all Services: a Service that it lacks had been deleted by
+	// then. It is dropped when the watch has reached its resourceVersion.
+	listedAt string
+	listed   map[types.NamespacedName]bool
+}
+
+// Observe records a version of the Service that a write or a read returned.
+func (o *Overlay) Observe(svc *corev1.Service) {
+	if o.ahead == nil {
+		o.ahead = make(map[types.NamespacedName]*corev1.Service)
+	}
+	if known := o.ahead[KeyOf(svc)]; known == nil || newer(svc.ResourceVersion, known.ResourceVersion) {
+		o.ahead[KeyOf(svc)] = svc
+	}
+}
+
+// ObserveList records a list of all Services at a resourceVersion. A Service
+// that is in the cache and not in the list has been deleted: a load balancer
+// that is created for it would be orphaned.
+func (o *Overlay) ObserveList(services []*corev1.Service, resourceVersion string) {
+	o.listedAt, o.listed = resourceVersion, make(map[types.NamespacedName]bool, len(services))
+	for _, svc := range services {
+		o.listed[KeyOf(svc)] = true
+		o.Observe(svc)
+	}
+	for key, known := range o.ahead {
+		if !o.listed[key] && !newer(known.ResourceVersion, resourceVersion) {
+			delete(o.ahead, key)
+		}
+	}
+}
+
+// Over returns the newest known versions of all Services: those of the cache,
+// except where the overlay has a newer one. reached is the resourceVersion that
+// the cache has reached: a Service that the cache lacks, although it has passed
+// the version in the overlay, has been deleted.
+func (o *Overlay) Over(cached []*corev1.Service, reached string) []*corev1.Service {
+	if o.listed != nil && !newer(o.listedAt, reached) {
+		o.listed = nil
+	}
+	services := make([]*corev1.Service, 0, len(cached)+len(o.ahead))
+	if len(o.ahead) == 0 && o.listed == nil {
+		return append(services, cached...)
+	}
+	inCache := make(map[types.NamespacedName]bool, len(o.ahead))
+	for _, svc := range cached {
+		key := KeyOf(svc)
+		if _, known := o.ahead[key]; known {
+			inCache[key] = true
+		}
+		if newest := o.Newest(svc); newest == svc {
+			delete(o.ahead, key)
+			services = append(services, svc)
+		} else if newest != nil {
+			services = append(services, newest)
+		}
+	}
+	for key, known := range o.ahead {
+		switch {
+		case inCache[key]:
+		case newer(known.ResourceVersion, reached):
+			services = append(services, known)
+		default:
+			delete(o.ahead, key)
+		}
+	}
+	return services
+}
+
+// Newest returns the newest known version of a Service in the cache, nil if it
+// has been deleted.
+func (o *Overlay) Newest(cached *corev1.Service) *corev1.Service {
+	key := KeyOf(cached)
+	known := o.ahead[key]
+	switch {
+	case known != nil && newer(known.ResourceVersion, cached.ResourceVersion):
+		return known
+	case known == nil && o.listed != nil && !o.listed[key] && !newer(cached.ResourceVersion, o.listedAt):
+		return nil
+	}
+	return cached
+}
+
+// newer compares resourceVersions. An empty one, and the "0" of a cache that
+// has not listed yet, are older than any other.
+func newer(a, b string) bool {
+	if b == "" || b == "0" {
+		return a != b
+	}
+	order, err := resourceversion.CompareResourceVersion(a, b)
+	return err == nil && order > 0
+}

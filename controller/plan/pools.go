@@ -1,0 +1,228 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"slices"
+	"sort"
+	"strings"
+
+	"go4.org/netipx"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/fairlead-io/fairlead/allocator"
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+// menus say which pools each Service may use.
+type menus struct {
+	pools  []config.Pool
+	labels map[string]labels.Set // of namespaces
+	known  map[string]menu
+}
+
+// menu is what the Services of a namespace may use. Some pools look at each
+// Service's labels too.
+type menu struct {
+	pools, barred []string
+	perService    bool
+	byNamespace   []bool // which pools select the namespace
+}
+
+func newMenus(pools []config.Pool, namespaces []*corev1.Namespace) menus {
+	m := menus{pools: pools, labels: make(map[string]labels.Set, len(namespaces)), known: map[string]menu{}}
+	for _, ns := range namespaces {
+		m.labels[ns.Name] = ns.Labels
+	}
+	return m
+}
+
+// knows reports whether it is known what Services of the namespace may use. The
+// watch of Services may be faster than that of Namespaces, and an address that
+// was given by mistake would stay.
+func (m menus) knows(namespace string) bool {
+	_, known := m.labels[namespace]
+	return known || !slices.ContainsFunc(m.pools, func(p config.Pool) bool {
+		return len(p.NamespaceSelectors) > 0 && !slices.Contains(p.Namespaces, namespace)
+	})
+}
+
+// of are the pools that the Service may use, and those that do not select it.
+func (m menus) of(svc *corev1.Service) (pools, barred []string) {
+	n, known := m.known[svc.Namespace]
+	if !known {
+		for _, p := range m.pools {
+			selected := p.SelectsNamespace(svc.Namespace, m.labels[svc.Namespace])
+			n.byNamespace = append(n.byNamespace, selected)
+			n.perService = n.perService || selected && !p.AnyService
+			if selected {
+				n.pools = append(n.pools, p.Name)
+			} else {
+				n.barred = append(n.barred, p.Name)
+			}
+		}
+		m.known[svc.Namespace] = n
+	}
+	if !n.perService {
+		return n.pools, n.barred
+	}
+	for i, p := range m.pools {
+		if n.byNamespace[i] && p.SelectsService(labels.Set(svc.Labels)) {
+			pools = append(pools, p.Name)
+		} else {
+			barred = append(barred, p.Name)
+		}
+	}
+	return pools, barred
+}
+
+// guard are addresses that are the cluster's own.
+type guard struct {
+	netipx.IPRange
+	reason v1alpha1.Reason // for a pool that contains some of them
+	why    string          // for a Service that asks for one: "is an address of Node n1"
+}
+
+type guards []guard
+
+func guardsOf(nodes []*corev1.Node, cidrs []*networkingv1.ServiceCIDR) (all guards) {
+	add := func(cidr string, why string, args ...any) {
+		if p, err := netip.ParsePrefix(cidr); err == nil {
+			all = append(all, guard{netipx.RangeOfPrefix(p), v1alpha1.ClusterAddress, fmt.Sprintf(why, args...)})
+		}
+	}
+	for _, n := range nodes {
+		for _, a := range n.Status.Addresses {
+			if addr, err := config.ParseAddr(a.Address); err == nil {
+				all = append(all, guard{netipx.IPRangeFrom(addr, addr), v1alpha1.NodeAddress, "is an address of Node " + n.Name})
+			}
+		}
+		podCIDRs := n.Spec.PodCIDRs
+		if len(podCIDRs) == 0 {
+			podCIDRs = []string{n.Spec.PodCIDR}
+		}
+		for _, cidr := range podCIDRs {
+			add(cidr, "is in the pod CIDR %s of Node %s", cidr, n.Name)
+		}
+	}
+	for _, c := range cidrs {
+		for _, cidr := range c.Spec.CIDRs {
+			add(cidr, "is in %s of ServiceCIDR %s", cidr, c.Name)
+		}
+	}
+	slices.SortFunc(all, func(a, b guard) int {
+		return cmp.Or(a.From().Compare(b.From()), a.To().Compare(b.To()), strings.Compare(a.why, b.why))
+	})
+	return slices.Compact(all) // a node may show one address under two types
+}
+
+// overlapping are those of sorted, disjoint ranges that overlap r.
+func overlapping(sorted []netipx.IPRange, r netipx.IPRange) []netipx.IPRange {
+	from := sort.Search(len(sorted), func(i int) bool { return !sorted[i].To().Less(r.From()) })
+	n := sort.Search(len(sorted)-from, func(i int) bool { return r.To().Less(sorted[from+i].From()) })
+	return sorted[from : from+n]
+}
+
+// of is what the pool does not give, and what there is to say about it.
+func (g guards) of(p config.Pool) (reserved []allocator.Reserved, problems []config.Problem) {
+	found := map[v1alpha1.Reason][]string{}
+	for _, own := range g {
+		if len(overlapping(p.Ranges, own.IPRange)) == 0 {
+			continue
+		}
+		reserved = append(reserved, allocator.Reserved{IPRange: own.IPRange, Why: own.why})
+		what := own.From().String()
+		if own.From() != own.To() {
+			what = own.String()
+		}
+		found[own.reason] = append(found[own.reason], what+", which "+own.why)
+	}
+	for _, reason := range []v1alpha1.Reason{v1alpha1.NodeAddress, v1alpha1.ClusterAddress} {
+		if what := found[reason]; len(what) > 0 {
+			problems = append(problems, config.Problem{
+				Kind: "IPAddressPool", Name: p.Name, Field: "spec.addresses", Reason: reason,
+				Message: "these are never given: " + v1alpha1.Abbreviate(what),
+			})
+		}
+	}
+	for _, edge := range p.Edges {
+		reserved = append(reserved, allocator.Reserved{
+			IPRange: netipx.IPRangeFrom(edge, edge), Why: "is the first or the last address of a CIDR of pool " + p.Name + ", which avoids them",
+		})
+	}
+	return reserved, problems
+}
+
+func (d *decision) poolPlans(result allocator.Result) map[string]PoolPlan {
+	type count struct{ services, outOfPool int64 }
+	counts := make(map[string]*count, len(d.config.Pools))
+	for _, p := range d.config.Pools {
+		counts[p.Name] = &count{}
+	}
+	for i, r := range d.requests {
+		if r.Standing == allocator.Stranger {
+			continue
+		}
+		held := result.Assignments[i].Held
+		for j, h := range held {
+			c := counts[h.Pool]
+			if c == nil {
+				continue
+			}
+			if !slices.ContainsFunc(held[:j], func(o allocator.Held) bool { return o.Pool == h.Pool }) {
+				c.services++
+			}
+			if h.OutOfPool || h.Unselected {
+				c.outOfPool++
+			}
+		}
+	}
+	plans := make(map[string]PoolPlan, len(d.config.Pools))
+	for i, p := range d.config.Pools {
+		c, u := counts[p.Name], result.Pools[i]
+		plans[p.Name] = PoolPlan{
+			InUse: c.services > 0,
+			Status: v1alpha1.IPAddressPoolStatus{
+				Services: c.services, OutOfPool: c.outOfPool, IPv4: usage(u, 0), IPv6: usage(u, 1),
+				Conditions: append(d.ready("IPAddressPool", p.Name, inUse), d.advertised(p.Name), overlaps(p)),
+			},
+		}
+	}
+	return plans
+}
+
+// usage counts a family of a pool.
+func usage(u allocator.Usage, family int) v1alpha1.FamilyUsage {
+	capacity := u.Capacity[family].String()
+	usage := v1alpha1.FamilyUsage{Capacity: capacity, Used: u.Used[family], Free: u.Free[family].String()}
+	if len(capacity) > 10 {
+		capacity = new(big.Float).SetInt(u.Capacity[family]).Text('g', 3)
+	}
+	if usage.Used > 0 || u.Capacity[family].Sign() > 0 {
+		usage.Usage = fmt.Sprintf("%d/%s", usage.Used, capacity)
+	}
+	return usage
+}
+
+func (d *decision) advertised(pool string) metav1.Condition {
+	covers := func(s config.Scope) bool { return s.Covers(pool) }
+	if slices.ContainsFunc(d.config.L2Advertisements, func(ad config.L2Advertisement) bool { return covers(ad.Scope) }) ||
+		slices.ContainsFunc(d.config.BGPAdvertisements, func(ad config.BGPAdvertisement) bool { return covers(ad.Scope) }) {
+		return condition(v1alpha1.ConditionAdvertised, metav1.ConditionTrue, v1alpha1.Advertised, "an advertisement covers the pool")
+	}
+	return condition(v1alpha1.ConditionAdvertised, metav1.ConditionFalse, v1alpha1.NoAdvertisement, "no L2Advertisement and no BGPAdvertisement covers the pool")
+}
+
+func overlaps(p config.Pool) metav1.Condition {
+	if len(p.Overlaps) == 0 {
+		return condition(v1alpha1.ConditionOverlaps, metav1.ConditionFalse, v1alpha1.NoOverlap, "no other pool has an address of this one")
+	}
+	return condition(v1alpha1.ConditionOverlaps, metav1.ConditionTrue, v1alpha1.OverlappingAddresses,
+		"shares addresses with "+strings.Join(p.Overlaps, ", ")+"; where pools overlap, the entry of the younger one, or of one that is being deleted, is not used")
+}

@@ -1,0 +1,382 @@
+package plan
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// apiServer is an API server whose watches may lag behind by any number of
+// changes. Writes are checked as by optimistic locking.
+type apiServer struct {
+	now     int // resource version
+	objects map[types.NamespacedName]*corev1.Service
+	history []version
+	pools   [][]*v1alpha1.IPAddressPool // all states, the newest last
+	wrong   string                      // the first thing that must not be
+	// What the controllers last wrote, whatever became of the annotations.
+	written map[types.NamespacedName]ServicePlan
+	// The terms of sharing by which the controllers last decided, written or not.
+	terms    map[holder]string
+	together map[[2]holder]bool // share an address, and came to it rightly
+}
+
+// holder is a Service with an address.
+type holder struct {
+	types.NamespacedName
+	addr string
+}
+
+type version struct {
+	version int
+	key     types.NamespacedName
+	object  *corev1.Service // nil: deleted
+}
+
+func (s *apiServer) put(svc *corev1.Service) *corev1.Service {
+	s.now++
+	svc = svc.DeepCopy()
+	svc.ResourceVersion = strconv.Itoa(s.now)
+	if svc.DeletionTimestamp != nil && len(svc.Finalizers) == 0 {
+		delete(s.objects, KeyOf(svc))
+		delete(s.written, KeyOf(svc))
+		s.history = append(s.history, version{s.now, KeyOf(svc), nil})
+		return svc
+	}
+	s.objects[KeyOf(svc)] = svc
+	s.history = append(s.history, version{s.now, KeyOf(svc), svc})
+	return svc
+}
+
+// cached is the state as a watch at the version has seen it.
+func (s *apiServer) cached(version int) (services []*corev1.Service) {
+	state := map[types.NamespacedName]*corev1.Service{}
+	for _, c := range s.history {
+		if c.version > version {
+			break
+		}
+		if c.object == nil {
+			delete(state, c.key)
+		} else {
+			state[c.key] = c.object
+		}
+	}
+	return sorted(state)
+}
+
+func sorted(services map[types.NamespacedName]*corev1.Service) (all []*corev1.Service) {
+	for _, key := range sortedKeys(services) {
+		all = append(all, services[key])
+	}
+	return all
+}
+
+// write is a controller's write, which is looked at.
+func (s *apiServer) write(current *corev1.Service, p ServicePlan, lax laxity) *corev1.Service {
+	if why := s.loses(current, p); why != "" && s.wrong == "" {
+		s.wrong = why
+	}
+	s.written[KeyOf(current)] = p
+	svc := p.Written(current)
+	if lax.noPools {
+		delete(svc.Annotations, v1alpha1.AnnotationAllocatedFrom)
+	}
+	if lax.noTerms {
+		delete(svc.Annotations, v1alpha1.AnnotationSharedAs)
+	}
+	return s.put(svc)
+}
+
+// loses names an address that the Service shows, and would lose although it
+// has not asked for that.
+func (s *apiServer) loses(svc *corev1.Service, p ServicePlan) string {
+	known, before := s.written[KeyOf(svc)], have(svc)
+	for _, h := range before {
+		if svc.DeletionTimestamp != nil || slices.ContainsFunc(p.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.IP == h.Addr.String() }) {
+			continue
+		}
+		pool, _ := config.ReadRecords(known.AllocatedFrom).Of(h.Addr)
+		_, leaving := config.ReadRecords(known.Leaving).Of(h.Addr)
+		asked, ip := svc.Annotations[v1alpha1.AnnotationAddressPool], svc.Annotations[v1alpha1.AnnotationLoadBalancerIPs]
+		renumbers, gets := svc.Annotations[v1alpha1.AnnotationRenumber] != "", len(p.Ingress) > 0
+		switch {
+		case strings.Contains(svc.Annotations[v1alpha1.AnnotationRelease], h.Addr.String()):
+		case known.SharedAs != termsNow(svc): // it has changed the terms of sharing
+		case leaving && !renumbers:
+		case gets && !renumbers && (asked != "" && asked != pool || ip != "" && ip != h.Addr.String()):
+		default:
+			return fmt.Sprintf("%s loses %s of pool %s, shows %v then, and asked for pool %q, address %q", svc.Name, h.Addr, pool, p.AllocatedFrom, asked, ip)
+		}
+	}
+	return ""
+}
+
+func termsNow(svc *corev1.Service) (text string) {
+	if key := svc.Annotations[v1alpha1.AnnotationAllowSharedIP]; key != "" {
+		_, text = terms(svc, key)
+	}
+	return text
+}
+
+// shared names an address that two Services have come to hold, whose terms, as
+// they were when that was decided, do not allow it. Who shares it rightly may
+// change its terms: until that is seen, both have the address.
+func (s *apiServer) shared() string {
+	owners, together := map[string][]types.NamespacedName{}, map[[2]holder]bool{}
+	for _, key := range sortedKeys(s.objects) {
+		for _, in := range s.objects[key].Status.LoadBalancer.Ingress {
+			for _, other := range owners[in.IP] {
+				pair := [2]holder{{other, in.IP}, {key, in.IP}}
+				a, b := s.terms[pair[0]], s.terms[pair[1]]
+				if !compatible(a, b) && !s.together[pair] {
+					return fmt.Sprintf("%s belongs to %s (%s) and %s (%s)", in.IP, other, a, key, b)
+				}
+				together[pair] = true
+			}
+			owners[in.IP] = append(owners[in.IP], key)
+		}
+	}
+	s.together = together
+	return ""
+}
+
+// compatible reads two records of terms: policy, ports, backends, key.
+func compatible(a, b string) bool {
+	x, y := strings.SplitN(a, " ", 4), strings.SplitN(b, " ", 4)
+	if len(x) != 4 || len(y) != 4 || x[3] != y[3] {
+		return false
+	}
+	for _, port := range strings.Split(x[1], ",") {
+		if slices.Contains(strings.Split(y[1], ","), port) {
+			return false
+		}
+	}
+	return x[0] == "Cluster" && y[0] == "Cluster" || x[2] == y[2] && x[2] != ""
+}
+
+// replica is a controller process: the real view and the real plan.
+type replica struct {
+	overlay *Overlay
+	seen    int // version that its watch of Services has brought
+	pools   int // how many changes of pools its other watch has brought
+	unsure  bool
+
+	settled *Incremental
+	passed  map[types.NamespacedName]string // the versions in its cache at the last pass
+	settles int                             // the pools of the last pass over everything
+}
+
+// laxity switches a safety rule off, to show that the simulation needs it.
+type laxity struct{ noView, noFreshList, noDoubt, noLocking, noPools, noTerms, noTaken, noOrder bool }
+
+// simulate runs a random history and returns the first thing that went wrong.
+func simulate(t *rapid.T, lax laxity) (wrong string) {
+	server := &apiServer{
+		objects: map[types.NamespacedName]*corev1.Service{}, written: map[types.NamespacedName]ServicePlan{},
+		terms: map[holder]string{},
+		pools: [][]*v1alpha1.IPAddressPool{{pool("p", "192.0.2.0/29")}},
+	}
+	leader := &replica{overlay: &Overlay{}, unsure: true}
+	steps := rapid.IntRange(1, 60).Draw(t, "steps")
+	for created := range steps {
+		switch rapid.IntRange(0, 12).Draw(t, "step") {
+		case 0, 1, 2: // a Service comes, sometimes older than the others (a restored backup)
+			svc := service(fmt.Sprintf("%c%d", 'a'+rapid.IntRange(0, 3).Draw(t, "age"), created), serving("TCP", 80))
+			rewrite(t, svc)
+			server.put(svc)
+		case 3, 4: // a Service goes, or its owner changes it
+			if keys := sortedKeys(server.objects); len(keys) > 0 {
+				svc := server.objects[rapid.SampledFrom(keys).Draw(t, "changed")].DeepCopy()
+				if rapid.IntRange(0, 3).Draw(t, "goes") == 0 {
+					deleting(svc)
+				} else {
+					rewrite(t, svc)
+				}
+				server.put(svc)
+			}
+		case 5, 6: // somebody changes the pools
+			server.pools = append(server.pools, repooled(t, server.pools[len(server.pools)-1]))
+		case 7: // the leader dies, and another one, whose watches may lag more, takes over
+			leader = &replica{
+				overlay: &Overlay{}, unsure: true,
+				seen: rapid.IntRange(0, server.now).Draw(t, "seen"), pools: rapid.IntRange(0, len(server.pools)-1).Draw(t, "pools"),
+			}
+		default: // the watches bring some changes, and the leader reconciles
+			leader.seen = rapid.IntRange(leader.seen, server.now).Draw(t, "caught up to")
+			leader.pools = rapid.IntRange(leader.pools, len(server.pools)-1).Draw(t, "pools")
+			leader.reconcile(t, server, lax)
+		}
+		if wrong := server.shared(); wrong != "" {
+			return wrong
+		}
+		if server.wrong != "" {
+			return server.wrong
+		}
+	}
+	return ""
+}
+
+// rewrite changes what a Service asks for.
+func rewrite(t *rapid.T, svc *corev1.Service) {
+	say := func(annotation string, values ...string) {
+		if svc.Annotations[annotation] = rapid.SampledFrom(values).Draw(t, annotation); svc.Annotations[annotation] == "" {
+			delete(svc.Annotations, annotation)
+		}
+	}
+	addr := fmt.Sprintf("192.0.2.%d", rapid.IntRange(0, 9).Draw(t, "addr"))
+	switch rapid.IntRange(0, 7).Draw(t, "wish") {
+	case 0, 1:
+		say(v1alpha1.AnnotationAllowSharedIP, "k", "k", "l", "")
+	case 2, 3:
+		svc.Spec.Ports[0].Port = rapid.Int32Range(80, 82).Draw(t, "port")
+	case 4:
+		say(v1alpha1.AnnotationAddressPool, "p", "q", "")
+	case 5:
+		say(v1alpha1.AnnotationLoadBalancerIPs, addr, "")
+	case 6:
+		say(v1alpha1.AnnotationRenumber, "hold", "")
+	case 7:
+		say(v1alpha1.AnnotationRelease, addr, "")
+	}
+	if rapid.IntRange(0, 9).Draw(t, "policy") == 0 {
+		local(rapid.SampledFrom([]string{"a", "b"}).Draw(t, "app"))(svc)
+	}
+}
+
+// repooled are the pools after somebody has created, changed or deleted one.
+func repooled(t *rapid.T, pools []*v1alpha1.IPAddressPool) []*v1alpha1.IPAddressPool {
+	name := rapid.SampledFrom([]string{"p", "q"}).Draw(t, "pool")
+	was := slices.IndexFunc(pools, func(p *v1alpha1.IPAddressPool) bool { return p.Name == name })
+	p := pool(name)
+	p.CreationTimestamp = metav1.Unix(rapid.Int64Range(0, 3).Draw(t, "created"), 0)
+	if was >= 0 {
+		p = pools[was].DeepCopy()
+		pools = slices.Delete(slices.Clone(pools), was, was+1)
+	}
+	ranges := []v1alpha1.AddressRange{"192.0.2.0/29", "192.0.2.0/30", "192.0.2.2-192.0.2.5", "192.0.2.4/30", "192.0.2.8/31"}
+	switch rapid.IntRange(0, 6).Draw(t, "edit") {
+	case 0:
+		return pools // gone, whoever used it
+	case 1:
+		deleted := metav1.Unix(9, 0)
+		p.DeletionTimestamp = &deleted
+	case 2:
+		auto := rapid.Bool().Draw(t, "auto")
+		p.Spec.AutoAssign = &auto
+	case 3:
+		p.Spec.ServiceAllocation = &v1alpha1.ServiceAllocation{Priority: rapid.Int32Range(0, 2).Draw(t, "priority"), Namespaces: rapid.SampledFrom([][]string{nil, {"ns"}, {"other"}}).Draw(t, "selects")}
+	case 4:
+		p.Spec.AvoidBuggyIPs = !p.Spec.AvoidBuggyIPs
+	default:
+		p.Spec.Addresses = []v1alpha1.AddressRange{rapid.SampledFrom(ranges).Draw(t, "range")}
+	}
+	return append(pools, p)
+}
+
+func sortedKeys(m map[types.NamespacedName]*corev1.Service) []types.NamespacedName {
+	return slices.SortedFunc(maps.Keys(m), func(a, b types.NamespacedName) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// reconcile does what Controller.sync does.
+func (r *replica) reconcile(t *rapid.T, server *apiServer, lax laxity) {
+	cached := server.cached(r.seen)
+	var changed []*corev1.Service
+	for _, svc := range cached {
+		if r.passed[KeyOf(svc)] != svc.ResourceVersion {
+			changed = append(changed, svc)
+		}
+	}
+	r.passed = map[types.NamespacedName]string{}
+	for _, svc := range cached {
+		r.passed[KeyOf(svc)] = svc.ResourceVersion
+	}
+	if r.settled != nil && r.settles == r.pools && !r.unsure && rapid.Bool().Draw(t, "quick") && r.quick(t, server, changed, lax) {
+		return
+	}
+	if r.unsure && !lax.noFreshList {
+		r.overlay.ObserveList(sorted(server.objects), strconv.Itoa(server.now))
+	}
+	r.unsure = false
+	services := cached
+	if !lax.noView {
+		services = r.overlay.Over(services, strconv.Itoa(r.seen))
+		slices.SortFunc(services, func(a, b *corev1.Service) int { return strings.Compare(a.Name, b.Name) })
+	}
+	snapshot := Snapshot{Policy: providers.Policy{Mode: providers.BareMetal}, Services: services, Objects: config.Objects{Pools: server.pools[r.pools]}}
+	plan := Decide(snapshot)
+	r.settled, r.settles = NewIncremental(snapshot, plan), r.pools
+	r.write(t, server, services, plan.Services, lax)
+}
+
+// quick does what Controller.incrementalSync does.
+func (r *replica) quick(t *rapid.T, server *apiServer, changed []*corev1.Service, lax laxity) bool {
+	var services []*corev1.Service
+	for _, svc := range changed {
+		if !lax.noView {
+			svc = r.overlay.Newest(svc)
+		}
+		if svc == nil {
+			return false
+		}
+		services = append(services, svc)
+	}
+	if lax.noTaken {
+		r.settled.taken = nil
+	}
+	plans, ok := r.settled.Decide(services, time.Time{})
+	if ok {
+		r.settled.Record(services, plans)
+		r.write(t, server, services, plans, lax)
+	}
+	return ok
+}
+
+// write writes what differs from the plans, until something goes wrong.
+func (r *replica) write(t *rapid.T, server *apiServer, services []*corev1.Service, plans map[types.NamespacedName]ServicePlan, lax laxity) {
+	for key, p := range plans {
+		for _, in := range p.Ingress {
+			server.terms[holder{key, in.IP}] = p.SharedAs
+		}
+	}
+	rounds := Rounds(services, plans)
+	if lax.noOrder {
+		rounds = [][]Change{slices.Concat(rounds...)}
+	}
+	for _, round := range rounds {
+		failed := false
+		for _, c := range rapid.Permutation(round).Draw(t, "order") {
+			current := server.objects[KeyOf(c.Service)]
+			if current == nil {
+				continue // not found
+			}
+			if current.ResourceVersion != c.Service.ResourceVersion && !lax.noLocking {
+				failed = true // a conflict
+				continue
+			}
+			switch rapid.IntRange(0, 9).Draw(t, "write") {
+			case 0:
+				return // killed between two writes
+			case 1: // took effect, but the answer is lost
+				server.write(current, c.Plan, lax)
+				r.unsure, failed = !lax.noDoubt, true
+			default:
+				r.overlay.Observe(server.write(current, c.Plan, lax))
+			}
+		}
+		if failed {
+			return
+		}
+	}
+}

@@ -1,0 +1,154 @@
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-io/fairlead/config/client"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/controller/plan"
+)
+
+func applyStatus[T client.Object, L runtime.Object](ctx context.Context, r client.Resource[T, L], kind string, object T, status any) error {
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(status)
+	if err != nil {
+		return fmt.Errorf("encode the status of %s %s: %w", kind, object.GetName(), err)
+	}
+	return apply(ctx, r, kind, map[string]any{"metadata": identity(object), "status": content}, "status")
+}
+
+func apply[T client.Object, L runtime.Object](ctx context.Context, r client.Resource[T, L], kind string, content map[string]any, subresources ...string) error {
+	content["apiVersion"], content["kind"] = v1alpha1.GroupVersion.String(), kind
+	name := content["metadata"].(map[string]any)["name"].(string)
+	body, err := json.Marshal(content)
+	if err != nil {
+		return fmt.Errorf("encode %s %s: %w", kind, name, err)
+	}
+	if _, err := r.Patch(ctx, name, types.ApplyPatchType, body, applyOptions(), subresources...); err != nil {
+		return fmt.Errorf("apply %s %s: %w", kind, name, err)
+	}
+	return nil
+}
+
+// identity names the very object, in the very version, that was decided upon.
+func identity(o metav1.Object) map[string]any {
+	return map[string]any{"name": o.GetName(), "uid": o.GetUID(), "resourceVersion": o.GetResourceVersion()}
+}
+
+// without is a merge patch that takes finalizers off the object, whoever owns
+// them.
+func without(o metav1.Object, finalizers ...string) map[string]any {
+	return map[string]any{
+		"uid": o.GetUID(), "resourceVersion": o.GetResourceVersion(),
+		"finalizers": slices.DeleteFunc(slices.Clone(o.GetFinalizers()), func(f string) bool { return slices.Contains(finalizers, f) }),
+	}
+}
+
+// patch is a merge patch of an object's metadata.
+func patch(metadata map[string]any) []byte {
+	body, err := json.Marshal(map[string]any{"metadata": metadata})
+	if err != nil {
+		panic(fmt.Sprintf("encode a patch: %v", err)) // strings and lists always encode
+	}
+	return body
+}
+
+// applyOptions force: the decision whether a field is ours was made on the
+// very version that is written to.
+func applyOptions() metav1.PatchOptions {
+	force := true
+	return metav1.PatchOptions{FieldManager: fieldManager, Force: &force}
+}
+
+// writeService says everything in one apply, on the condition that the Service
+// is still the one that was decided upon.
+func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p plan.ServicePlan) error {
+	if len(p.NodePorts) > 0 || p.ReturnsPorts {
+		if changed, err := c.writeNodePorts(ctx, svc, p); err != nil || changed {
+			return err // the rest follows when the watch brings the next version
+		}
+	}
+	metadata := identity(svc)
+	status := map[string]any{}
+	if len(p.Finalizers) > 0 {
+		metadata["finalizers"] = p.Finalizers
+	}
+	records := map[string]string{}
+	for i, value := range p.Records() {
+		if value != "" {
+			records[v1alpha1.RecordAnnotations[i]] = value
+		}
+	}
+	if len(records) > 0 {
+		metadata["annotations"] = records
+	}
+	if p.WritesIngress(svc) {
+		// Written even if empty: an adopted address has another owner beside us.
+		status["loadBalancer"] = map[string]any{"ingress": append([]corev1.LoadBalancerIngress{}, p.Ingress...)}
+	}
+	conditions := plan.WithTransitionTimes(svc.Status.Conditions, p.Conditions, metav1.Now())
+	if len(conditions) > 0 {
+		status["conditions"] = conditions
+	}
+	body, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "Service", "metadata": metadata, "status": status})
+	if err != nil {
+		return fmt.Errorf("encode the status of Service %s: %w", plan.KeyOf(svc), err)
+	}
+	c.events.writing()
+	written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.ApplyPatchType, body, applyOptions(), "status")
+	if err != nil {
+		return fmt.Errorf("apply the status of Service %s: %w", plan.KeyOf(svc), err)
+	}
+	c.ownWrites.observe(written)
+	if finalizers, annotations := p.Leftovers(svc, written); len(finalizers)+len(annotations) > 0 {
+		// An apply removes only what no other field manager owns; after a restored
+		// backup or an adoption another one does.
+		metadata := without(written, finalizers...)
+		if len(annotations) > 0 {
+			removed := map[string]any{}
+			for _, name := range annotations {
+				removed[name] = nil
+			}
+			metadata["annotations"] = removed
+		}
+		written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.MergePatchType, patch(metadata), metav1.PatchOptions{FieldManager: fieldManager}, "status")
+		if err != nil {
+			return fmt.Errorf("release Service %s: %w", plan.KeyOf(svc), err)
+		}
+		c.ownWrites.observe(written)
+	}
+	c.tell(svc, p)
+	return nil
+}
+
+// tell reports a change of state in the log and as an Event.
+func (c *Controller) tell(svc *corev1.Service, p plan.ServicePlan) {
+	if p.IsZero() {
+		c.log.Info("service released", "service", plan.KeyOf(svc).String())
+		return
+	}
+	for _, want := range p.Conditions {
+		have := apimeta.FindStatusCondition(svc.Status.Conditions, want.Type)
+		if have != nil && have.Status == want.Status && have.Reason == want.Reason {
+			continue
+		}
+		kind := corev1.EventTypeNormal
+		switch v1alpha1.Reason(want.Reason) {
+		case v1alpha1.NoAddress, v1alpha1.NoSpeaker:
+			continue // passing states, which the other condition or the next report explains
+		case v1alpha1.Assigned, v1alpha1.Announced, v1alpha1.Renumbering, v1alpha1.Provisioning, v1alpha1.Deleting:
+		default:
+			kind = corev1.EventTypeWarning
+		}
+		c.log.Info("service changed", "service", plan.KeyOf(svc).String(), "reason", want.Reason, "message", want.Message)
+		c.events.Event(svc, kind, want.Reason, want.Message)
+	}
+}

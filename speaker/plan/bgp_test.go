@@ -1,0 +1,284 @@
+package plan
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/bgp"
+	"github.com/fairlead-io/fairlead/speaker/l2"
+)
+
+func pool(name string, addresses ...string) *v1alpha1.IPAddressPool {
+	p := &v1alpha1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	for _, a := range addresses {
+		p.Spec.Addresses = append(p.Spec.Addresses, v1alpha1.AddressRange(a))
+	}
+	return p
+}
+
+// deletedPool is held back by its finalizer.
+func deletedPool(name string, addresses ...string) *v1alpha1.IPAddressPool {
+	p := pool(name, addresses...)
+	p.Labels, p.DeletionTimestamp = map[string]string{"tier": "edge"}, &metav1.Time{}
+	return p
+}
+
+func num[T any](n T) *T { return &n }
+
+// told is what the plan tells, one line a route.
+func told(p Plan) (lines []string) {
+	for _, peering := range p.BGP {
+		if peering.Problem.Reason != "" {
+			lines = append(lines, fmt.Sprintf("%s: %s", peering.Config.Name, peering.Problem.Reason))
+		}
+		for prefix, a := range peering.Peer.Routes {
+			line := fmt.Sprintf("%s: %s lp %d", peering.Config.Name, prefix, a.LocalPref)
+			if a.HasMED {
+				line += fmt.Sprintf(" med %d", a.MED)
+			}
+			if a.Prepend > 0 {
+				line += fmt.Sprintf(" prepend %d", a.Prepend)
+			}
+			lines = append(lines, strings.TrimSpace(line+" "+a.Communities))
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func TestRoutes(t *testing.T) {
+	excluding := labelled(corev1.LabelNodeExcludeBalancers, "")
+	slowly := func(s *v1alpha1.BGPAdvertisementSpec) { s.AggregationLength = num(int32(24)) }
+	for _, tt := range []struct {
+		name     string
+		objects  config.Objects
+		services []*corev1.Service
+		slices   []*discoveryv1.EndpointSlice
+		node     *corev1.Node
+		local    Local
+		want     []string
+		reason   v1alpha1.Reason // of 203.0.113.5, if nobody announces it
+	}{
+		{
+			name: "each peer is told", want: []string{"a: 203.0.113.5/32 lp 100", "b: 203.0.113.5/32 lp 100"},
+			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1"), peer("b", "192.0.2.2")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "attributes", want: []string{"a: 203.0.113.5/32 lp 200 med 7 prepend 2 64512:1 64512:2 64512:3:4 65535:65281"},
+			objects: config.Objects{
+				BGPPeers:    []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
+				Communities: []*v1alpha1.Community{{Spec: v1alpha1.CommunitySpec{Communities: []v1alpha1.NamedCommunity{{Name: "ours", Value: "64512:2"}}}}},
+				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
+					bgpad("1", func(s *v1alpha1.BGPAdvertisementSpec) {
+						s.LocalPref, s.MED, s.ASPathPrepend, s.Communities = num(int64(200)), num(int64(7)), 2, []string{"ours", "no-export"}
+					}),
+					bgpad("2", func(s *v1alpha1.BGPAdvertisementSpec) {
+						s.LocalPref, s.Communities = num(int64(50)), []string{"large:64512:3:4", "64512:01"}
+					}),
+				},
+			},
+		},
+		{
+			name: "only the peers and pools that are named", want: []string{"b: 203.0.113.5/32 lp 100"},
+			objects: config.Objects{
+				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1"), peer("b", "192.0.2.2")},
+				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
+					bgpad("1", func(s *v1alpha1.BGPAdvertisementSpec) { s.Peers = []string{"b"} }),
+					bgpad("2", func(s *v1alpha1.BGPAdvertisementSpec) { s.IPAddressPools = []string{"other"} }),
+				},
+			},
+		},
+		{
+			name: "an aggregate within the pool", want: []string{"a: 203.0.113.0/24 lp 100"},
+			objects: config.Objects{
+				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/24")},
+				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", slowly)},
+			},
+		},
+		{
+			name: "an aggregate beyond the pool", want: []string{"a: 203.0.113.5/32 lp 100"},
+			objects: config.Objects{
+				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0-203.0.113.100")},
+				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", slowly)},
+			},
+		},
+		{
+			name: "a pool that was shrunk: what it still contains in aggregates, the rest alone", want: []string{"a: 203.0.113.128/25 lp 100", "a: 203.0.113.5/32 lp 100"},
+			services: []*corev1.Service{service("s", "203.0.113.5", "p"), service("r", "203.0.113.200", "p")},
+			objects: config.Objects{
+				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.128/25")},
+				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", func(s *v1alpha1.BGPAdvertisementSpec) {
+					s.AggregationLength = num(int32(25))
+				})},
+			},
+		},
+		{
+			name: "a pool that is being deleted, by its label", want: []string{"a: 203.0.113.0/24 lp 100"},
+			objects: config.Objects{
+				Pools: []*v1alpha1.IPAddressPool{deletedPool("p", "203.0.113.0/24")}, BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
+				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("edge", slowly, func(s *v1alpha1.BGPAdvertisementSpec) {
+					s.IPAddressPoolSelectors = matching("tier", "edge")
+				})},
+			},
+		},
+		{
+			name: "a Service that is being renumbered, from pool to pool", want: []string{"a: 198.51.100.7/32 lp 100", "a: 203.0.113.5/32 lp 50"},
+			services: []*corev1.Service{service("s", "203.0.113.5", "p", func(s *corev1.Service) {
+				s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: "198.51.100.7"})
+				s.Annotations[v1alpha1.AnnotationAllocatedFrom] += ",198.51.100.7=q"
+			})},
+			objects: config.Objects{
+				Pools: []*v1alpha1.IPAddressPool{pool("q", "198.51.100.0/24")}, BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
+				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
+					bgpad("p", func(s *v1alpha1.BGPAdvertisementSpec) { s.IPAddressPools, s.LocalPref = []string{"p"}, num(int64(50)) }),
+					bgpad("q", func(s *v1alpha1.BGPAdvertisementSpec) { s.IPAddressPools = []string{"q"} }),
+				},
+			},
+		},
+		{
+			name: "an aggregate and host routes", want: []string{"a: 203.0.113.0/24 lp 100", "a: 203.0.113.5/32 lp 100 65535:65281"},
+			objects: config.Objects{
+				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/24")},
+				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
+				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("1", slowly), bgpad("2", func(s *v1alpha1.BGPAdvertisementSpec) {
+					s.Communities = []string{"no-export"}
+				})},
+			},
+		},
+		{
+			name: "local without an endpoint here", want: nil,
+			services: []*corev1.Service{service("s", "203.0.113.5", "p", local)}, slices: []*discoveryv1.EndpointSlice{endpoints("s", "node-2 ready")},
+			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "local without any endpoint", want: nil, reason: v1alpha1.NoEndpoints,
+			services: []*corev1.Service{service("s", "203.0.113.5", "p", local)},
+			objects:  config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "local with an endpoint here", want: []string{"a: 203.0.113.5/32 lp 100"},
+			services: []*corev1.Service{service("s", "203.0.113.5", "p", local)}, slices: []*discoveryv1.EndpointSlice{endpoints("s", "node-1 ready")},
+			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "an excluded node asks for other ways", want: []string{"a: 203.0.113.5/32 lp 0 65535:0"}, node: node("node-1", excluding),
+			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "and then withdraws", want: nil, node: node("node-1", excluding), local: Local{Drained: true},
+			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "not before the data path", want: nil, local: Local{Open: map[netip.Addr]bool{}},
+			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "an aggregate that cannot be made: communities are united", want: []string{"a: 203.0.113.5/32 lp 100 64512:1 65535:65281"},
+			objects: config.Objects{
+				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/28")},
+				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
+				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
+					bgpad("1", func(s *v1alpha1.BGPAdvertisementSpec) { s.Communities = []string{"64512:1"} }),
+					bgpad("2", slowly, func(s *v1alpha1.BGPAdvertisementSpec) { s.Communities = []string{"no-export"} }),
+				},
+			},
+		},
+		{
+			name: "no aggregate under Local", want: []string{"a: 203.0.113.5/32 lp 100"},
+			services: []*corev1.Service{service("s", "203.0.113.5", "p", local)}, slices: []*discoveryv1.EndpointSlice{endpoints("s", "node-1 ready")},
+			objects: config.Objects{
+				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/24")},
+				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", slowly)},
+			},
+		},
+		{
+			name: "a speaker that leaves asks for other ways", want: []string{"a: 203.0.113.5/32 lp 0 65535:0"}, local: Local{Leaving: true},
+			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "but begins nothing on its way out", want: nil, local: Local{Leaving: true}, node: node("node-1", notReady),
+			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "a node that is deleted asks for other ways", want: []string{"a: 203.0.113.5/32 lp 0 65535:0"},
+			node:    node("node-1", func(n *corev1.Node) { n.DeletionTimestamp = &metav1.Time{} }),
+			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "an empty password is none", want: []string{"a: 203.0.113.5/32 lp 100", "a: NoSecret"}, local: Local{Passwords: map[string]bgp.Secret{"x": ""}},
+			objects: config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{
+				peer("a", "192.0.2.1", func(s *v1alpha1.BGPPeerSpec) { s.PasswordSecret = &v1alpha1.SecretReference{Name: "x"} }),
+			}},
+		},
+		{
+			name: "a new address needs only kube-proxy", want: []string{"a: 203.0.113.5/32 lp 100"}, local: Local{Open: map[netip.Addr]bool{}, Proxy: true},
+			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "under Local it needs its health check", want: nil, local: Local{Open: map[netip.Addr]bool{}, Proxy: true},
+			services: []*corev1.Service{service("s", "203.0.113.5", "p", local, func(s *corev1.Service) { s.Spec.HealthCheckNodePort = 30000 })},
+			slices:   []*discoveryv1.EndpointSlice{endpoints("s", "node-1 ready")},
+			objects:  config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "two peers that lead to one router", want: []string{"a: 203.0.113.5/32 lp 100", "b: 203.0.113.5/32 lp 100", "b: DuplicatePeer"},
+			local: Local{Gateways: map[string]netip.Addr{"IPv4": netip.MustParseAddr("192.0.2.1")}},
+			objects: config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{
+				peer("a", "192.0.2.1"), peer("b", "", func(s *v1alpha1.BGPPeerSpec) { s.DefaultGateway = "IPv4" }),
+			}},
+		},
+		{
+			name: "a password that is missing, a link without a router", want: []string{"a: 203.0.113.5/32 lp 100", "a: NoSecret", "b: 203.0.113.5/32 lp 100", "b: NoRouter"},
+			objects: config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{
+				peer("a", "192.0.2.1", func(s *v1alpha1.BGPPeerSpec) { s.PasswordSecret = &v1alpha1.SecretReference{Name: "x"} }),
+				peer("b", "", func(s *v1alpha1.BGPPeerSpec) { s.Interface = "eth1" }),
+			}},
+		},
+		{
+			name: "nobody to tell", want: nil, reason: v1alpha1.NoPeer,
+			objects: config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+		},
+		{
+			name: "a peer for the other family only", want: nil, reason: v1alpha1.NoPeer,
+			objects: config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{
+				peer("a", "192.0.2.1", func(s *v1alpha1.BGPPeerSpec) { s.AddressFamilies = []string{"IPv6"} }),
+			}},
+		},
+		{name: "no advertisement", want: nil, reason: v1alpha1.NoAdvertisement, objects: config.Objects{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			own := tt.node
+			if own == nil {
+				own = node("node-1")
+			}
+			services := tt.services
+			if services == nil {
+				services = []*corev1.Service{service("s", "203.0.113.5", "p")}
+			}
+			s := Snapshot{
+				Node: "node-1", Nodes: []*corev1.Node{own, node("node-2")}, Services: services, Slices: tt.slices, Local: tt.local,
+				Links: map[string][]l2.Link{"node-1": nil, "node-2": nil},
+			}
+			s.Config, _ = config.Parse(tt.objects)
+			if got := told(Decide(s)); !slices.Equal(got, tt.want) {
+				t.Errorf("told\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(tt.want, "\n  "))
+			}
+			all := Decide(s).Unannounced
+			s.Node = "node-2"
+			maps.Copy(all, Decide(s).Unannounced)
+			if got := all[netip.MustParseAddr("203.0.113.5")].Reason; got != tt.reason {
+				t.Errorf("unannounced for %q, want %q", got, tt.reason)
+			}
+		})
+	}
+}

@@ -1,0 +1,16 @@
+package plan
+
+import "github.com/fairlead-io/fairlead/config/fixture"
+
+var (
+	node     = fixture.Node
+	labelled = fixture.Labelled
+	service  = fixture.Assigned
+
+	notReady  = fixture.NotReady
+	local     = fixture.Local
+	checkedOn = fixture.WithHealthCheck
+	endpoints = fixture.EndpointSlice
+	peer      = fixture.BGPPeer
+	bgpad     = fixture.BGPAdvertisement
+)

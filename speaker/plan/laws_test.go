@@ -1,0 +1,271 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/l2"
+)
+
+// someSnapshot has one LAN, on which every link of every node is. Some Services
+// share an address.
+func someSnapshot(t *rapid.T) Snapshot {
+	s := Snapshot{
+		Links:  map[string][]l2.Link{},
+		Config: parse(l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}, NodeSelectors: matching("x", "y")}), l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}})),
+	}
+	pools, _ := config.Parse(config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/24")}})
+	s.Config.Pools = pools.Pools
+	for i := range rapid.IntRange(0, 6).Draw(t, "nodes") {
+		n := node(fmt.Sprintf("node-%d", i))
+		switch rapid.IntRange(0, 5).Draw(t, "kind") {
+		case 0:
+			notReady(n)
+		case 1:
+			labelled("node.kubernetes.io/exclude-from-external-load-balancers", "true")(n)
+		}
+		if rapid.Bool().Draw(t, "selected") {
+			n.Labels["x"] = "y"
+		}
+		if rapid.IntRange(0, 4).Draw(t, "speaker") > 0 {
+			s.Links[n.Name] = []l2.Link{link("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
+		}
+		s.Nodes = append(s.Nodes, n)
+	}
+	for i := range rapid.IntRange(0, 8).Draw(t, "services") {
+		addr := fmt.Sprintf("192.0.2.%d", 100+rapid.IntRange(0, i).Draw(t, "address"))
+		svc := service(fmt.Sprintf("s%d", i), addr, rapid.SampledFrom([]string{"p", "q", "r"}).Draw(t, "pool"))
+		s.Slices = append(s.Slices, someEndpoints(t, svc, s.Nodes)...)
+		s.Services = append(s.Services, svc)
+	}
+	return s
+}
+
+// someEndpoints gives the Service an age and a policy and, under Local, a random
+// state on each node.
+func someEndpoints(t *rapid.T, svc *corev1.Service, nodes []*corev1.Node) []*discoveryv1.EndpointSlice {
+	svc.CreationTimestamp = metav1.Unix(rapid.Int64Range(1, 3).Draw(t, "age"), 0)
+	if rapid.Bool().Draw(t, "cluster") {
+		return nil
+	}
+	local(svc)
+	var each []string
+	for _, n := range nodes {
+		if state := rapid.SampledFrom([]string{"ready", "serving", "down", ""}).Draw(t, "endpoint"); state != "" {
+			each = append(each, n.Name+" "+state)
+		}
+	}
+	return []*discoveryv1.EndpointSlice{endpoints(svc.Name, each...)}
+}
+
+// ownersOf is what all nodes do together.
+func ownersOf(s Snapshot) (owners map[netip.Addr][]string, unannounced map[netip.Addr]int) {
+	owners, unannounced = map[netip.Addr][]string{}, map[netip.Addr]int{}
+	for _, n := range s.Nodes {
+		s.Node = n.Name
+		p := Decide(s)
+		for a := range p.L2 {
+			owners[a] = append(owners[a], n.Name)
+		}
+		for a := range p.Unannounced {
+			unannounced[a]++
+		}
+	}
+	return owners, unannounced
+}
+
+// TestLawOneOwner: decided for every node of one snapshot, an address has
+// exactly one owner, however many Services hold it, and none if and only if no
+// node is eligible. Then exactly one node says so, if one can. Explain says the
+// same, whichever of the Services it is asked about.
+func TestLawOneOwner(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := someSnapshot(t)
+		owners, unannounced := ownersOf(s)
+		speakers := slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool {
+			return s.Links[n.Name] != nil && (config.NodeReady(n) || !slices.ContainsFunc(s.Nodes, config.NodeReady))
+		})
+		for _, svc := range s.Services {
+			addr := netip.MustParseAddr(svc.Status.LoadBalancer.Ingress[0].IP)
+			eligible := plainlyEligible(s, addr)
+			want := min(len(eligible), 1)
+			if len(owners[addr]) != want {
+				t.Fatalf("%s has the owners %v, want %d", addr, owners[addr], want)
+			}
+			if want > 0 && !slices.Contains(eligible, owners[addr][0]) {
+				t.Fatalf("%s owns %s, and eligible are %v", owners[addr][0], addr, eligible)
+			}
+			if said := unannounced[addr]; (said == 1) != (want == 0 && speakers) || said > 1 {
+				t.Fatalf("%s: %d owners, %d nodes say that there is none", addr, want, said)
+			}
+			verdict := Explain(s, svc)[0]
+			var explained []string
+			for _, n := range verdict.Nodes {
+				if len(n.Owns) > 0 {
+					explained = append(explained, n.Node)
+				}
+				if (n.Reason == v1alpha1.NotOwner) != (slices.Contains(eligible, n.Node) && len(n.Owns) == 0) {
+					t.Fatalf("%s: Explain says of %s %q (%s), and eligible are %v", addr, n.Node, n.Reason, n.Message, eligible)
+				}
+			}
+			if !slices.Equal(explained, owners[addr]) || (verdict.Refusal.Reason == "") != (want == 1) {
+				t.Fatalf("%s is owned by %v, and Explain says %+v", addr, owners[addr], verdict)
+			}
+		}
+	})
+}
+
+// plainlyHolding are the Services that hold the address, oldest first, said as
+// plainly as possible.
+func plainlyHolding(s Snapshot, addr netip.Addr) (all []*corev1.Service) {
+	for age := int64(0); age < 9; age++ {
+		for _, svc := range s.Services { // generated in the order of their names
+			held := slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.IP == addr.String() })
+			if held && svc.CreationTimestamp.Equal(&metav1.Time{Time: time.Unix(age, 0)}) {
+				all = append(all, svc)
+			}
+		}
+	}
+	return all
+}
+
+// plainlyEligible is the rule, said as plainly as possible.
+func plainlyEligible(s Snapshot, addr netip.Addr) []string {
+	holding := plainlyHolding(s, addr)
+	pool := plainlyRecorded(holding)
+	var could []*corev1.Node
+	for _, n := range s.Nodes {
+		advertised := pool == "q" || pool == "p" && n.Labels["x"] == "y"
+		_, excluded := n.Labels["node.kubernetes.io/exclude-from-external-load-balancers"]
+		away := !config.NodeReady(n) && slices.ContainsFunc(s.Nodes, config.NodeReady)
+		if advertised && !excluded && !away && s.Links[n.Name] != nil {
+			could = append(could, n)
+		}
+	}
+	return plainlyServing(s, holding, could)
+}
+
+// plainlyRecorded is the pool by whose name the address goes. p and q are
+// announced, and p contains it.
+func plainlyRecorded(holding []*corev1.Service) string {
+	var records []string
+	for _, svc := range holding {
+		records = append(records, strings.Split(svc.Annotations[v1alpha1.AnnotationAllocatedFrom], "=")[1])
+	}
+	for _, first := range []string{"q", "p"} {
+		if slices.Contains(records, first) {
+			return first
+		}
+	}
+	return records[0]
+}
+
+// plainlyServing are those of the nodes that serve all of the Services or, if none
+// does, any of them.
+func plainlyServing(s Snapshot, holding []*corev1.Service, could []*corev1.Node) []string {
+	var any, all []string
+	for _, n := range could {
+		count := 0
+		for _, svc := range holding {
+			if plainlyServes(s, svc, n) {
+				count++
+			}
+		}
+		if count > 0 {
+			any = append(any, n.Name)
+		}
+		if count == len(holding) {
+			all = append(all, n.Name)
+		}
+	}
+	if len(all) > 0 {
+		return all
+	}
+	return any
+}
+
+func plainlyServes(s Snapshot, svc *corev1.Service, n *corev1.Node) bool {
+	if svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
+		return true
+	}
+	anyReady, ready, serving := false, false, false
+	for _, slice := range s.Slices {
+		if slice.Labels[discoveryv1.LabelServiceName] != svc.Name {
+			continue
+		}
+		for _, e := range slice.Endpoints {
+			anyReady = anyReady || *e.Conditions.Ready
+			ready = ready || *e.Conditions.Ready && *e.NodeName == n.Name
+			serving = serving || *e.Conditions.Serving && *e.NodeName == n.Name
+		}
+	}
+	return ready || !anyReady && serving
+}
+
+// TestLawStable: a node that goes takes only its own addresses along.
+func TestLawStable(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := someSnapshot(t)
+		for _, svc := range s.Services {
+			svc.Spec.ExternalTrafficPolicy = "" // endpoints go with their node, which moves others
+		}
+		if len(s.Nodes) == 0 {
+			return
+		}
+		before, _ := ownersOf(s)
+		gone := rapid.IntRange(0, len(s.Nodes)-1).Draw(t, "gone")
+		name := s.Nodes[gone].Name
+		s.Nodes = slices.Delete(slices.Clone(s.Nodes), gone, gone+1)
+		if !slices.ContainsFunc(s.Nodes, config.NodeReady) {
+			return // then readiness no longer counts
+		}
+		after, _ := ownersOf(s)
+		for addr, o := range before {
+			if o[0] != name && !slices.Equal(o, after[addr]) {
+				t.Fatalf("%s went, and %s moved from %v to %v", name, addr, o, after[addr])
+			}
+		}
+	})
+}
+
+// TestLawJoin: a Service with the same endpoints as the one that holds an address
+// joins it, and a Service that shares one leaves: no address moves.
+func TestLawJoin(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := someSnapshot(t)
+		if len(s.Services) == 0 {
+			return
+		}
+		addr := netip.MustParseAddr(rapid.SampledFrom(s.Services).Draw(t, "joined").Status.LoadBalancer.Ingress[0].IP)
+		holding := plainlyHolding(s, addr)
+		before, _ := ownersOf(s)
+		twin := holding[0].DeepCopy()
+		twin.Name, twin.CreationTimestamp = "twin", metav1.Unix(8, 0)
+		for _, slice := range s.Slices {
+			if slice.Labels[discoveryv1.LabelServiceName] == holding[0].Name {
+				also := slice.DeepCopy()
+				also.Labels[discoveryv1.LabelServiceName] = twin.Name
+				s.Slices = append(s.Slices, also)
+				break
+			}
+		}
+		s.Services = append(s.Services, twin)
+		after, _ := ownersOf(s)
+		for a := range before {
+			if !slices.Equal(before[a], after[a]) {
+				t.Fatalf("a Service joined %s, and %s moved from %v to %v", addr, a, before[a], after[a])
+			}
+		}
+	})
+}
