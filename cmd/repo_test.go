@@ -43,6 +43,7 @@ var floors = []struct {
 	{1, "config/client", "typed clients of our kinds, needed on both sides and in the CLI"},
 	{0, "config/v1alpha1", "the vocabulary: types, names and reasons"},
 	{0, "config/fuzzed", "values for tests, out of what fuzzers make up"},
+	{0, "config/memo", "values derived from objects, kept until one of them changes: knows none of our kinds"},
 	{0, "deploy/crds", "the definitions of our kinds, as data"},
 }
 

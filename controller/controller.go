@@ -76,8 +76,12 @@ type Controller struct {
 	balancers *balancers // nil without a cloud
 	news      news
 	pace      pace
+	planner   plan.Planner      // of the goroutine that syncs
 	settled   *plan.Incremental // by the last pass over everything
-	passed    bool              // over everything, since this replica leads
+	// writtenUpTo is the last Service that the last sync wrote, if it reached the
+	// limit of what one sync writes.
+	writtenUpTo types.NamespacedName
+	passed      bool // over everything, since this replica leads
 	// unsure: a write failed in a way that leaves open whether it took effect.
 	// Nothing is decided before the API server has been asked again.
 	unsure atomic.Bool
@@ -267,7 +271,7 @@ func (c *Controller) reconcile(ctx context.Context) error {
 	began := time.Now()
 	c.news.forget()
 	snapshot := c.snapshot()
-	desired := plan.Decide(snapshot)
+	desired := c.planner.Decide(snapshot)
 	if !desired.Wake.IsZero() {
 		c.queue.AddAfter(everything, time.Until(desired.Wake))
 	}
@@ -277,7 +281,7 @@ func (c *Controller) reconcile(ctx context.Context) error {
 	show(desired)
 	c.pace.passed(began)
 	err := c.write(ctx, snapshot, desired)
-	c.settled = plan.NewIncremental(snapshot, desired)
+	c.settled = c.planner.Incremental(snapshot, desired)
 	return err
 }
 
@@ -295,7 +299,7 @@ func (c *Controller) write(ctx context.Context, snapshot plan.Snapshot, desired 
 	}
 	failed := first.wait() // Services do not depend on it
 	w := c.newWrites(ctx)
-	c.writeServices(w, snapshot.Services, desired.Services)
+	c.writeServices(w, desired.Changes)
 	for _, pool := range others {
 		w.do(func(ctx context.Context) error { return c.writePool(ctx, pool, desired.Pools[pool.Name]) })
 	}

@@ -51,7 +51,7 @@ func show(p plan.Plan) {
 	type state struct{ condition, reason string }
 	counts := map[state]int{}
 	for _, svc := range p.Services {
-		for _, c := range svc.Conditions {
+		for _, c := range svc.Plan.Conditions {
 			counts[state{conditionNames[c.Type], c.Reason}]++
 		}
 	}

@@ -61,8 +61,8 @@ func TestMetrics(t *testing.T) {
 			"services{Provisioned,Assigned} 2", "services{Provisioned,PoolExhausted} 1",
 		}},
 		{"shrunk", func() {
-			plan := plan.Decide(s)
-			s.Services = []*corev1.Service{plan.Services[key("a")].Written(s.Services[0]), plan.Services[key("b")].Written(s.Services[1])}
+			desired := plan.Decide(s).ByKey()
+			s.Services = []*corev1.Service{desired[key("a")].Written(s.Services[0]), desired[key("b")].Written(s.Services[1])}
 			s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("small", "192.0.2.0/32")}
 		}, []string{
 			"pool_addresses{ipv4,small,capacity} 1", "pool_addresses{ipv4,small,used} 1",

@@ -1,11 +1,13 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -182,27 +184,50 @@ func (c *Controller) quick(ctx context.Context) (done bool, err error) {
 		}
 		services = append(services, svc)
 	}
-	plans, ok := c.settled.Decide(services, time.Now())
+	planned, ok := c.settled.Decide(services, time.Now())
 	if !ok {
 		return false, nil
 	}
-	c.settled.Record(services, plans)
+	c.settled.Record(services, planned)
 	w := c.newWrites(ctx)
-	c.writeServices(w, services, plans)
+	c.writeServices(w, slices.DeleteFunc(planned, func(p plan.Planned) bool { return p.Plan.Matches(p.Service) }))
 	return true, w.wait()
 }
 
-// writeServices writes what differs from the plans. If something fails on which
-// more may depend, that is left for the next pass.
-func (c *Controller) writeServices(w *writes, services []*corev1.Service, plans map[types.NamespacedName]plan.ServicePlan) {
-	for i, round := range plan.Rounds(services, plans) {
+// writeServices writes the changes, as many as one sync may; for the others it
+// asks for another sync. If a round fails, the rounds after it, which may depend
+// on it, are left for the next sync.
+func (c *Controller) writeServices(w *writes, changes []plan.Planned) {
+	rounds, all := plan.Rounds(after(changes, c.writtenUpTo))
+	c.writtenUpTo = types.NamespacedName{}
+	if !all {
+		last := rounds[len(rounds)-1]
+		c.writtenUpTo = plan.KeyOf(last[len(last)-1].Service)
+		c.queue.Add(everything)
+	}
+	for i, round := range rounds {
 		if i > 0 && w.wait() != nil {
 			return
 		}
 		for _, change := range round {
-			w.do(func(ctx context.Context) error { return c.writeService(ctx, change.Service, change.Plan) })
+			w.do(func(ctx context.Context) error { return c.writeService(ctx, change.Service, *change.Plan) })
 		}
 	}
+}
+
+// after sorts changes by key and begins with the first one after the key, so that
+// a sync goes on where the one before it reached its limit: Services whose writes
+// fail do not keep the others from being written.
+func after(changes []plan.Planned, key types.NamespacedName) []plan.Planned {
+	compare := func(c plan.Planned, key types.NamespacedName) int {
+		return cmp.Or(strings.Compare(c.Service.Namespace, key.Namespace), strings.Compare(c.Service.Name, key.Name))
+	}
+	slices.SortFunc(changes, func(a, b plan.Planned) int { return compare(a, plan.KeyOf(b.Service)) })
+	i, found := slices.BinarySearchFunc(changes, key, compare)
+	if found {
+		i++
+	}
+	return slices.Concat(changes[i:], changes[:i])
 }
 
 // writes are those of one pass. What has begun is finished even if ctx ends.

@@ -27,7 +27,8 @@ func TestQuickForgetsNothing(t *testing.T) {
 		Services: []*corev1.Service{service("c", holding("192.0.2.0"), annotated(v1alpha1.AnnotationAllocatedFrom, "192.0.2.0=p"))},
 	}
 	s.Services[0].Finalizers = []string{v1alpha1.FinalizerBareMetal}
-	c := &Controller{settled: plan.NewIncremental(s, plan.Decide(s)), parallel: 1}
+	c := &Controller{parallel: 1}
+	c.settled = c.planner.Incremental(s, c.planner.Decide(s))
 	c.services = cache.NewSharedIndexInformer(&cache.ListWatch{}, &corev1.Service{}, 0, nil)
 	come := func(svc *corev1.Service) {
 		t.Helper()

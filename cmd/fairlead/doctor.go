@@ -146,8 +146,9 @@ func ofNodes(w world) (found []finding) {
 // not running hides nothing.
 func ofServices(w world, plan plan.Plan) (found []finding) {
 	stale := 0
+	planned := plan.ByKey()
 	for _, svc := range w.cluster.Services {
-		p, ours := plan.Services[keyOf(svc)]
+		p, ours := planned[keyOf(svc)]
 		if !ours || svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 			continue
 		}
@@ -165,10 +166,10 @@ func ofServices(w world, plan plan.Plan) (found []finding) {
 				found = append(found, finding{degraded, "Service " + keyOf(svc).String(), v1alpha1.Renumbering, "the time of the old address is over: " + c.Message})
 			}
 		}
-		if len(p.OutOfPool) > 0 && !says(p, v1alpha1.OutOfPool) {
+		if len(p.OutOfPool) > 0 && !says(*p, v1alpha1.OutOfPool) {
 			found = append(found, finding{notice, "Service " + keyOf(svc).String(), v1alpha1.OutOfPool, fmt.Sprintf("keeps %s, which its pool would not give any more", listed(p.OutOfPool))})
 		}
-		if behind(svc, p) {
+		if behind(svc, *p) {
 			stale++
 		}
 	}

@@ -90,6 +90,7 @@ func compareServices(before, after outcome) []servicePreview {
 func standings(o outcome) map[types.NamespacedName]*standing {
 	all := make(map[types.NamespacedName]*standing, len(o.cluster.Services))
 	holders := map[string][]string{}
+	planned := o.plan.ByKey()
 	for _, svc := range o.cluster.Services {
 		provisioned := apimeta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ConditionProvisioned)
 		if provisioned == nil || svc.DeletionTimestamp != nil || provisioned.Reason == string(v1alpha1.Deleting) {
@@ -101,7 +102,8 @@ func standings(o outcome) map[types.NamespacedName]*standing {
 			if a, err := config.ParseAddr(in.IP); err == nil {
 				h.Pool = config.RecordedPool(svc, a)
 				_, h.Leaving = config.ReadRecords(svc.Annotations[v1alpha1.AnnotationLeaving]).Of(a)
-				h.OutOfPool = slices.Contains(o.plan.Services[keyOf(svc)].OutOfPool, a)
+				p := planned[keyOf(svc)]
+				h.OutOfPool = p != nil && slices.Contains(p.OutOfPool, a)
 			}
 			s.Addresses = append(s.Addresses, h)
 			holders[h.Address] = append(holders[h.Address], keyOf(svc).String())

@@ -47,9 +47,9 @@ func settle(s plan.Snapshot) outcome {
 
 // writeServices are the Services as the plan's writes leave them.
 func writeServices(services []*corev1.Service, plan plan.Plan) (after []*corev1.Service, writes int) {
+	planned := plan.ByKey()
 	for _, svc := range services {
-		p, planned := plan.Services[keyOf(svc)]
-		if planned {
+		if p := planned[keyOf(svc)]; p != nil {
 			w := p.Written(svc)
 			if !equality.Semantic.DeepEqual(w, svc) {
 				svc, writes = w, writes+1

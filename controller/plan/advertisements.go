@@ -3,7 +3,6 @@ package plan
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,9 +28,9 @@ func (d *decision) bgpPeerStatuses() map[string]v1alpha1.BGPPeerStatus {
 
 func (d *decision) bgpPeerStatus(p config.BGPPeer) v1alpha1.BGPPeerStatus {
 	status := v1alpha1.BGPPeerStatus{Address: p.String(), ASN: p.ASN()}
-	problems := d.problemsOf("BGPPeer", p.Name)
+	problems := d.problemsOf[objectKey{"BGPPeer", p.Name}]
 	var down []string
-	for _, n := range d.nodesByName() {
+	for _, n := range d.sortedNodes {
 		if !p.SelectsNode(labels.Set(n.Labels)) {
 			continue
 		}
@@ -75,10 +74,6 @@ func (d *decision) session(n *corev1.Node, peer string) (s v1alpha1.Session, rep
 		return s, false
 	}
 	return speaker.Status.Sessions[i], true
-}
-
-func (d *decision) nodesByName() []*corev1.Node {
-	return slices.SortedFunc(slices.Values(d.Nodes), func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
 }
 
 func (d *decision) bgpAdvertisementStatuses() map[string]v1alpha1.BGPAdvertisementStatus {

@@ -30,8 +30,8 @@ func served(n int) Snapshot {
 		s.Services = append(s.Services, svc)
 	}
 	plan := Decide(s)
-	for i, svc := range s.Services {
-		s.Services[i] = plan.Services[KeyOf(svc)].Written(svc)
+	for i, p := range plan.Services {
+		s.Services[i] = p.Plan.Written(p.Service)
 	}
 	return s
 }
@@ -51,14 +51,8 @@ func BenchmarkDecide(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
 					plan := Decide(c.in)
-					writes := 0
-					for _, svc := range c.in.Services {
-						if p, ok := plan.Services[KeyOf(svc)]; ok && !p.Matches(svc) {
-							writes++
-						}
-					}
-					if want := len(c.in.Services) - n; writes != want {
-						b.Fatalf("%d writes wanted, not %d", writes, want)
+					if want := len(c.in.Services) - n; len(plan.Changes) != want {
+						b.Fatalf("%d changes, want %d", len(plan.Changes), want)
 					}
 				}
 			})
@@ -100,10 +94,11 @@ func BenchmarkQuick(b *testing.B) {
 			}
 		}
 		s.Services = kept
-		plan := Decide(s)
+		var planner Planner
+		plan := planner.Decide(s)
 		b.Run(fmt.Sprintf("services=%d/decide", len(kept)), func(b *testing.B) {
 			b.ReportAllocs()
-			w := NewIncremental(s, plan)
+			w := planner.Incremental(s, plan)
 			for b.Loop() {
 				if _, ok := w.Decide([]*corev1.Service{service("zz")}, time.Time{}); !ok {
 					b.Fatal("not quick")
@@ -113,7 +108,7 @@ func BenchmarkQuick(b *testing.B) {
 		b.Run(fmt.Sprintf("services=%d/settle", len(kept)), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				NewIncremental(s, plan)
+				planner.Incremental(s, plan)
 			}
 		})
 	}

@@ -95,7 +95,7 @@ func (h *history) reconcile() {
 	h.wish = plan.Cloud
 	chooser := providers.NewChooser(s.Policy, s.Nodes)
 	for _, svc := range s.Services {
-		p, planned := plan.Services[KeyOf(svc)]
+		p, planned := plan.find(KeyOf(svc))
 		current := h.server.objects[KeyOf(svc)]
 		if !planned || p.Matches(svc) || current == nil || current.ResourceVersion != svc.ResourceVersion {
 			continue

@@ -47,11 +47,11 @@ func (l *life) pass() string {
 	plan := Decide(l.Snapshot)
 	first := l.Services[0]
 	for i, svc := range l.Services {
-		if p, planned := plan.Services[KeyOf(svc)]; planned && !p.Matches(svc) {
+		if p, planned := plan.find(KeyOf(svc)); planned && !p.Matches(svc) {
 			l.Services[i] = p.Written(svc)
 		}
 	}
-	l.last = plan.Services[KeyOf(first)]
+	l.last = plan.of(KeyOf(first))
 	svc := l.Services[0]
 	var out []string
 	for _, in := range svc.Status.LoadBalancer.Ingress {
@@ -284,7 +284,7 @@ func TestCloudSays(t *testing.T) {
 			if row.pools {
 				s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")}
 			}
-			message := Decide(s).Services[key("a")].Conditions[0].Message
+			message := Decide(s).of(key("a")).Conditions[0].Message
 			for _, want := range row.says {
 				if !strings.Contains(message, want) {
 					t.Errorf("%q does not say %q", message, want)

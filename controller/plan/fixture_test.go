@@ -1,6 +1,10 @@
 package plan
 
-import "github.com/fairlead-io/fairlead/config/fixture"
+import (
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-io/fairlead/config/fixture"
+)
 
 var (
 	pool      = fixture.Pool
@@ -15,3 +19,19 @@ var (
 	readyNode = fixture.Node
 	awsNode   = fixture.AWSNode
 )
+
+// find returns the desired state of a Service, and whether the plan has one.
+func (p Plan) find(key types.NamespacedName) (ServicePlan, bool) {
+	for _, s := range p.Services {
+		if KeyOf(s.Service) == key {
+			return *s.Plan, true
+		}
+	}
+	return ServicePlan{}, false
+}
+
+// of returns the desired state of a Service, the zero value if there is none.
+func (p Plan) of(key types.NamespacedName) ServicePlan {
+	s, _ := p.find(key)
+	return s
+}

@@ -199,7 +199,10 @@ func decideAnything(t failer, data []byte) {
 	}
 	other := s
 	other.Services, other.Nodes, other.Objects.Pools = reversed(s.Services), reversed(s.Nodes), reversed(s.Objects.Pools)
-	if again := Decide(other); !reflect.DeepEqual(plan, again) {
+	again := Decide(other)
+	slices.Reverse(again.Services)
+	slices.Reverse(again.Changes)
+	if !reflect.DeepEqual(plan, again) {
 		t.Fatalf("in another order:\n%s", difference(plan, again))
 	}
 	checkBystanders(t, s, plan)
@@ -215,9 +218,10 @@ func decideAnything(t failer, data []byte) {
 
 // difference names what is not the same in two plans.
 func difference(a, b Plan) (text string) {
-	for key := range a.Services {
-		if !reflect.DeepEqual(a.Services[key], b.Services[key]) {
-			text += fmt.Sprintf("%s: %+v\n%+v\n", key, a.Services[key], b.Services[key])
+	other := b.ByKey()
+	for key, p := range a.ByKey() {
+		if !reflect.DeepEqual(p, other[key]) {
+			text += fmt.Sprintf("%s: %+v\n%+v\n", key, p, other[key])
 		}
 	}
 	for name := range a.Pools {
@@ -237,7 +241,7 @@ func reversed[T any](list []T) []T {
 // checkBystanders: who is well keeps and gets an address, unless the cluster's
 // own addresses are where the pool's are.
 func checkBystanders(t failer, s Snapshot, plan Plan) {
-	holder, newcomer := plan.Services[key("a-holder")], plan.Services[key("a-newcomer")]
+	holder, newcomer := plan.of(key("a-holder")), plan.of(key("a-newcomer"))
 	if holder.AllocatedFrom != "203.0.113.5=bystander" || len(holder.Ingress) != 1 || holder.Ingress[0].IP != "203.0.113.5" {
 		if s.Policy.Mode == providers.BareMetal {
 			t.Fatalf("the holder: %+v", holder)
@@ -255,7 +259,7 @@ func checkBystanders(t failer, s Snapshot, plan Plan) {
 // checkServicePlan: the API server can take it, and whoever asks for an
 // address learns what became of it.
 func checkServicePlan(t failer, svc *corev1.Service, plan Plan) {
-	p, planned := plan.Services[KeyOf(svc)]
+	p, planned := plan.find(KeyOf(svc))
 	shown := 0 // may be kept
 	for _, name := range v1alpha1.RecordAnnotations {
 		shown += len(svc.Annotations[name])
@@ -296,7 +300,7 @@ func checkEnds(t failer, s Snapshot) {
 		plan := Decide(s)
 		last = ""
 		for i, svc := range s.Services {
-			if p, planned := plan.Services[KeyOf(svc)]; planned && !p.Matches(svc) {
+			if p, planned := plan.find(KeyOf(svc)); planned && !p.Matches(svc) {
 				s.Services[i] = p.Written(svc)
 				last = fmt.Sprintf("%s: %+v\n%v %v %v\n%+v", svc.Name, p, svc.Finalizers, svc.Annotations, svc.Status, svc.Spec)
 			}

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 	"sort"
@@ -10,59 +9,63 @@ import (
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/memo"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// settled is what a full decision leaves behind, for quick ones about the few
-// Services that have changed since. Beside 10,000 Services a full decision
-// takes longer than the write that follows from it.
+// Incremental is what a full sync leaves for incremental syncs, each of which
+// plans for the few Services that have changed since. Beside 10,000 Services a
+// full sync takes longer than the write that follows from it.
 //
-// A quick decision is made by Decide as well. The Services that are left out
-// keep what they have whatever the changed ones ask for, so that it is enough
-// to reserve their addresses. It only ever grants: where a Service loses, shares
-// or is refused anything, only a full decision will do; and one follows anyway.
+// An incremental plan is made by the same code. The Services that are left out
+// keep what they have, whatever the changed ones ask for, so that it is enough to
+// reserve their addresses. It only ever assigns: where a Service loses, shares or
+// is refused anything, a full sync is needed; and one follows in any case.
 type Incremental struct {
-	world Snapshot // without Services
-	addrs map[types.NamespacedName][]netip.Addr
-	taken []netipx.IPRange // all addresses in addrs
-	inUse map[string]bool  // pools that are kept from vanishing
+	planner *Planner
+	world   Snapshot // without Services
+	addrs   map[types.NamespacedName][]netip.Addr
+	taken   []netipx.IPRange // all addresses in addrs
+	inUse   map[string]bool  // pools with the finalizer that keeps them from being removed
 }
 
-// settledBy takes in what the Services show, and what the plan gives them.
-func NewIncremental(s Snapshot, p Plan) *Incremental {
-	w := &Incremental{world: s, addrs: make(map[types.NamespacedName][]netip.Addr, len(s.Services)), inUse: map[string]bool{}}
-	w.world.Services, w.world.reports = nil, p.reports
-	for name, pool := range p.Pools {
+// Incremental returns the state after the plan for the snapshot: all addresses
+// that the Services show, or will show once the plan has been written.
+func (p *Planner) Incremental(s Snapshot, plan Plan) *Incremental {
+	w := &Incremental{planner: p, world: s, addrs: make(map[types.NamespacedName][]netip.Addr, len(s.Services)), inUse: map[string]bool{}}
+	w.world.Services = nil
+	for name, pool := range plan.Pools {
 		w.inUse[name] = pool.InUse
 	}
-	var taken netipx.IPSetBuilder
-	for _, svc := range s.Services {
+	var all []netip.Addr
+	observed := func(svc *corev1.Service, ingress []corev1.LoadBalancerIngress) {
 		key := KeyOf(svc)
-		shown := shownBy(svc.Status.LoadBalancer.Ingress)
-		for _, a := range shownBy(p.Services[key].Ingress) {
-			if !slices.Contains(shown, a) {
-				shown = append(shown, a)
+		for _, a := range shownBy(ingress) {
+			if !slices.Contains(w.addrs[key], a) {
+				w.addrs[key], all = append(w.addrs[key], a), append(all, a)
 			}
 		}
-		if len(shown) > 0 {
-			w.addrs[key] = shown
-		}
-		for _, a := range shown {
-			taken.Add(a)
+	}
+	for _, svc := range s.Services {
+		observed(svc, svc.Status.LoadBalancer.Ingress)
+	}
+	for _, change := range plan.Changes {
+		observed(change.Service, change.Plan.Ingress)
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	for _, a := range all {
+		if last := len(w.taken) - 1; last >= 0 && (w.taken[last].To() == a || w.taken[last].To().Next() == a) {
+			w.taken[last] = netipx.IPRangeFrom(w.taken[last].From(), a)
+		} else {
+			w.taken = append(w.taken, netipx.IPRangeFrom(a, a))
 		}
 	}
-	set, err := taken.IPSet()
-	if err != nil {
-		panic("valid addresses make no set: " + err.Error())
-	}
-	w.taken = set.Ranges()
 	return w
 }
 
@@ -77,7 +80,7 @@ func shownBy(ingress []corev1.LoadBalancerIngress) (addrs []netip.Addr) {
 
 // Decide plans for Services that have changed, or reports that a full decision
 // must.
-func (w *Incremental) Decide(services []*corev1.Service, now time.Time) (plans map[types.NamespacedName]ServicePlan, ok bool) {
+func (w *Incremental) Decide(services []*corev1.Service, now time.Time) (planned []Planned, ok bool) {
 	for _, svc := range services {
 		if !w.plain(svc) {
 			return nil, false
@@ -85,11 +88,12 @@ func (w *Incremental) Decide(services []*corev1.Service, now time.Time) (plans m
 	}
 	s := w.world
 	s.Services, s.Taken, s.Now = services, w.taken, now
-	plan := Decide(s)
+	plan := w.planner.Decide(s)
 	if len(plan.Cloud) > 0 || len(plan.Live) > 0 || !plan.Wake.IsZero() {
 		return nil, false
 	}
-	for _, p := range plan.Services {
+	for _, service := range plan.Services {
+		p := service.Plan
 		provisioned := apimeta.FindStatusCondition(p.Conditions, v1alpha1.ConditionProvisioned)
 		if !p.Serves || provisioned == nil || provisioned.Reason != string(v1alpha1.Assigned) {
 			return nil, false
@@ -127,17 +131,23 @@ func (w *Incremental) plain(svc *corev1.Service) bool {
 	return !slices.ContainsFunc(shown, func(a netip.Addr) bool { return !slices.Contains(known, a) })
 }
 
-// Record takes in what the Services show, and what has been planned for them. What
-// a Service gives up stays taken until the next full decision.
-func (w *Incremental) Record(services []*corev1.Service, plans map[types.NamespacedName]ServicePlan) {
-	for _, svc := range services {
+// Record takes in what the Services show, and what has been planned for them. An
+// address that a Service gives up stays reserved until the next full sync.
+func (w *Incremental) Record(services []*corev1.Service, planned []Planned) {
+	add := func(svc *corev1.Service, ingress []corev1.LoadBalancerIngress) {
 		key := KeyOf(svc)
-		for _, a := range slices.Concat(shownBy(svc.Status.LoadBalancer.Ingress), shownBy(plans[key].Ingress)) {
+		for _, a := range shownBy(ingress) {
 			if !slices.Contains(w.addrs[key], a) {
 				w.addrs[key] = append(w.addrs[key], a)
 				w.take(a)
 			}
 		}
+	}
+	for _, svc := range services {
+		add(svc, svc.Status.LoadBalancer.Ingress)
+	}
+	for _, p := range planned {
+		add(p.Service, p.Plan.Ingress)
 	}
 }
 
@@ -149,21 +159,12 @@ func (w *Incremental) take(a netip.Addr) {
 	}
 }
 
-// AffectsAllocation reports whether a change of an object that is no Service can matter to
-// who gets which address. What the controller itself says about a pool does
-// not, nor does a node's heartbeat.
+// AffectsAllocation reports whether a change of an object other than a Service
+// can change the address or the provider of a Service. A status that the
+// controller itself writes cannot, nor can a kubelet's heartbeat.
 func AffectsAllocation(was, is metav1.Object) bool {
-	if (was.GetDeletionTimestamp() == nil) != (is.GetDeletionTimestamp() == nil) || was.GetUID() != is.GetUID() {
-		return true
+	if a, isNode := was.(*corev1.Node); isNode {
+		return !config.SameNode(a, is.(*corev1.Node))
 	}
-	if was.GetGeneration() != is.GetGeneration() || !maps.Equal(was.GetLabels(), is.GetLabels()) {
-		return true
-	}
-	a, isNode := was.(*corev1.Node)
-	if !isNode {
-		return false
-	}
-	b := is.(*corev1.Node)
-	return config.NodeReady(a) != config.NodeReady(b) || !equality.Semantic.DeepEqual(a.Spec, b.Spec) ||
-		!equality.Semantic.DeepEqual(a.Status.Addresses, b.Status.Addresses)
+	return !memo.SameGeneration(was, is)
 }

@@ -53,11 +53,11 @@ func holdings(services []*corev1.Service) map[types.NamespacedName][]string {
 }
 
 // allWritten are the Services after what the plans say has been written.
-func allWritten(services []*corev1.Service, plans map[types.NamespacedName]ServicePlan) []*corev1.Service {
+func allWritten(services []*corev1.Service, planned []Planned) []*corev1.Service {
 	services = slices.Clone(services)
-	for i, svc := range services {
-		if p, planned := plans[KeyOf(svc)]; planned && !p.Matches(svc) {
-			services[i] = p.Written(svc)
+	for _, p := range planned {
+		if i := slices.Index(services, p.Service); !p.Plan.Matches(p.Service) {
+			services[i] = p.Plan.Written(p.Service)
 		}
 	}
 	return services
@@ -80,8 +80,9 @@ func TestQuick(t *testing.T) {
 			}
 			s.Services = append(s.Services, svc)
 		}
-		plan := Decide(s)
-		w := NewIncremental(s, plan)
+		var planner Planner
+		plan := planner.Decide(s)
+		w := planner.Incremental(s, plan)
 		s.Services = allWritten(s.Services, plan.Services)
 		var changed []*corev1.Service
 		for i := range rapid.IntRange(1, 3).Draw(t, "changes") {
@@ -132,6 +133,12 @@ func TestQuick(t *testing.T) {
 	}
 }
 
+// incremental is the state after a full sync.
+func incremental(s Snapshot) *Incremental {
+	var planner Planner
+	return planner.Incremental(s, planner.Decide(s))
+}
+
 // TestQuickOnly lists what a quick decision is made about, beside Service a,
 // which holds 192.0.2.0.
 func TestQuickOnly(t *testing.T) {
@@ -159,7 +166,7 @@ func TestQuickOnly(t *testing.T) {
 				Objects:  config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29"), pool("unused", "198.51.100.0/24")}},
 				Services: []*corev1.Service{service("a")},
 			}
-			_, quick := NewIncremental(s, Decide(s)).Decide([]*corev1.Service{row.svc}, time.Time{})
+			_, quick := incremental(s).Decide([]*corev1.Service{row.svc}, time.Time{})
 			if quick != row.quick {
 				t.Errorf("quick is %t", quick)
 			}
@@ -210,7 +217,7 @@ func TestSways(t *testing.T) {
 func TestQuickBesideForeign(t *testing.T) {
 	s := town(service("c"))
 	s.pass(t) // it holds 192.0.2.0
-	w := NewIncremental(s, Decide(s))
+	w := incremental(s)
 	class := "example.com/lb"
 	foreign := []*corev1.Service{service("a", holding("192.0.2.1"), func(s *corev1.Service) { s.Spec.LoadBalancerClass = &class })}
 	plans, ok := w.Decide(foreign, s.Now)
@@ -220,7 +227,7 @@ func TestQuickBesideForeign(t *testing.T) {
 	w.Record(foreign, plans)
 	w.Record(foreign, plans)
 	plans, ok = w.Decide([]*corev1.Service{service("b")}, s.Now)
-	if got := shownBy(plans[key("b")].Ingress); !ok || len(got) != 1 || got[0].String() != "192.0.2.2" {
+	if got := shownBy(plans[0].Plan.Ingress); !ok || len(got) != 1 || got[0].String() != "192.0.2.2" {
 		t.Errorf("got %v, %v", got, ok)
 	}
 }

@@ -65,8 +65,7 @@ func hasPortsToReturn(svc *corev1.Service) bool {
 // Service for which there are not enough gets none.
 func (d *decision) lackingPorts() map[types.NamespacedName][]NodePort {
 	var lacking []*corev1.Service
-	for i := range d.subjects {
-		svc := &d.subjects[i]
+	for _, svc := range d.subjects {
 		if svc.choice.Verdict == providers.OnAWS && svc.DeletionTimestamp == nil && has(svc.Service, v1alpha1.FinalizerAWS) && lacksPorts(svc.Service) {
 			lacking = append(lacking, svc.Service)
 		}

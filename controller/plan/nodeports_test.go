@@ -54,7 +54,7 @@ func TestNodePorts(t *testing.T) {
 				Services: append([]*corev1.Service{row.service}, row.others...), NodePorts: row.in,
 			}
 			plan := Decide(s)
-			p := plan.Services[KeyOf(row.service)]
+			p := plan.of(KeyOf(row.service))
 			var got []string
 			for _, n := range p.NodePorts {
 				got = append(got, fmt.Sprintf("%d/%s=%d", n.Port, n.Protocol, n.NodePort))
@@ -93,7 +93,7 @@ func TestPortsAreReturned(t *testing.T) {
 	} {
 		s := Snapshot{Policy: providers.Policy{Mode: providers.Auto}, Nodes: []*corev1.Node{awsNode("n")}, Services: []*corev1.Service{row.service}}
 		s.Cloud = map[types.UID]Outcome{"a": row.cloud}
-		if got := Decide(s).Services[key("a")].ReturnsPorts; got != row.want {
+		if got := Decide(s).of(key("a")).ReturnsPorts; got != row.want {
 			t.Errorf("%s: returns is %t", row.name, got)
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -13,14 +12,8 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// Change is what is to be written on a Service.
-type Change struct {
-	Service *corev1.Service
-	Plan    ServicePlan
-}
-
 // gains are the addresses that the Service does not show yet.
-func (c Change) gains() []netip.Addr {
+func (c Planned) gains() []netip.Addr {
 	shown := shownBy(c.Service.Status.LoadBalancer.Ingress)
 	return slices.DeleteFunc(shownBy(c.Plan.Ingress), func(a netip.Addr) bool { return slices.Contains(shown, a) })
 }
@@ -28,7 +21,7 @@ func (c Change) gains() []netip.Addr {
 // unsettled are the addresses that others may not be given before this is
 // written: those that the Service will not show any more, and all that it shares
 // under new terms.
-func (c Change) unsettled() []netip.Addr {
+func (c Planned) unsettled() []netip.Addr {
 	if len(c.Service.Status.LoadBalancer.Ingress) == 0 || !c.Plan.Serves {
 		return nil
 	}
@@ -39,24 +32,27 @@ func (c Change) unsettled() []netip.Addr {
 	return slices.DeleteFunc(shown, func(a netip.Addr) bool { return slices.Contains(kept, a) })
 }
 
-// Rounds are what is to be written, in rounds: an address is given to a
-// Service when what another one says of it has been written. A controller that
-// dies in between, or fails, would leave both with it otherwise.
-func Rounds(services []*corev1.Service, plans map[types.NamespacedName]ServicePlan) (rounds [][]Change) {
-	var left []Change
-	for _, svc := range services {
-		if p, ok := plans[KeyOf(svc)]; ok && !p.Matches(svc) {
-			left = append(left, Change{svc, p})
+// maxRounds and maxChanges bound what one sync writes: whatever is left follows
+// with the next sync, which also sees what has happened meanwhile.
+const maxRounds, maxChanges = 8, 1000
+
+// Rounds brings changes into rounds, each of which is to be written before the
+// next one: a Service is assigned an address only after the write by which
+// another Service gives it up. Otherwise a controller that dies between two
+// writes, or fails, would leave both with it. It returns at most as many rounds
+// and changes as one sync may write, and whether that is all.
+func Rounds(left []Planned) (rounds [][]Planned, all bool) {
+	for total := 0; len(left) > 0; {
+		if len(rounds) == maxRounds || total >= maxChanges {
+			return rounds, false
 		}
-	}
-	for len(left) > 0 {
 		by := map[netip.Addr]types.NamespacedName{}
 		for _, c := range left {
 			for _, a := range c.unsettled() {
 				by[a] = KeyOf(c.Service)
 			}
 		}
-		var now, later []Change
+		var now, later []Planned
 		for _, c := range left {
 			if slices.ContainsFunc(c.gains(), func(a netip.Addr) bool { _, waits := by[a]; return waits }) {
 				later = append(later, c)
@@ -64,23 +60,27 @@ func Rounds(services []*corev1.Service, plans map[types.NamespacedName]ServicePl
 				now = append(now, c)
 			}
 		}
-		if len(now) == 0 { // each waits for another one; the rest comes with the next decision
+		if len(now) == 0 { // each waits for another one; the rest comes with the next sync
 			for _, c := range later {
-				if c.Plan = c.meanwhile(by); !c.Plan.Matches(c.Service) {
-					now = append(now, c)
+				if p := c.meanwhile(by); !p.Matches(c.Service) {
+					now = append(now, Planned{c.Service, &p})
 				}
 			}
 			later = nil
 		}
+		if room := maxChanges - total; len(now) > room {
+			return append(rounds, now[:room]), false
+		}
+		total += len(now)
 		rounds, left = append(rounds, now), later
 	}
-	return rounds
+	return rounds, true
 }
 
 // meanwhile is the plan for a Service that waits for addresses which others
 // show: it keeps what it shows, but for what it must give up anyway.
-func (c Change) meanwhile(by map[netip.Addr]types.NamespacedName) ServicePlan {
-	p := c.Plan
+func (c Planned) meanwhile(by map[netip.Addr]types.NamespacedName) ServicePlan {
+	p := *c.Plan
 	p.Ingress, p.AllocatedFrom, p.Leaving = nil, "", ""
 	pools, leaving := config.ReadRecords(c.Service.Annotations[v1alpha1.AnnotationAllocatedFrom]), config.ReadRecords(c.Service.Annotations[v1alpha1.AnnotationLeaving])
 	for _, in := range c.Service.Status.LoadBalancer.Ingress {

@@ -8,7 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
@@ -37,8 +36,7 @@ func TestChangesOf(t *testing.T) {
 		{"new terms, then shared by them", []string{"a - .1/k", "z .1/k .1/l"}, [][]string{{"z .1"}, {"a .1"}}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			var services []*corev1.Service
-			plans := map[types.NamespacedName]ServicePlan{}
+			var changes []Planned
 			for _, text := range row.services {
 				var name, shown, planned string
 				if _, err := fmt.Sscan(text, &name, &shown, &planned); err != nil {
@@ -50,10 +48,16 @@ func TestChangesOf(t *testing.T) {
 				if gives {
 					p.GivesUp = shownBy(svc.Status.LoadBalancer.Ingress)
 				}
-				services, plans[KeyOf(svc)] = append(services, svc), p
+				if !p.Matches(svc) {
+					changes = append(changes, Planned{svc, &p})
+				}
 			}
 			var got [][]string
-			for _, round := range Rounds(services, plans) {
+			rounds, all := Rounds(changes)
+			if !all {
+				t.Error("these are not all")
+			}
+			for _, round := range rounds {
 				var names []string
 				for _, c := range round {
 					addr := "-"
@@ -86,7 +90,7 @@ func TestFallbackLetsGo(t *testing.T) {
 	}
 	s.Services = append(s.Services, service("b", func(s *corev1.Service) { s.Spec.LoadBalancerClass = &class }))
 	s.annotate("a", v1alpha1.AnnotationRelease, "192.0.2.0")
-	if rounds := Rounds(s.Services, Decide(s).Services); len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("a") {
+	if rounds, _ := Rounds(Decide(s).Changes); len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("a") {
 		t.Errorf("a is not written before b: %+v", rounds)
 	}
 	if a, b := s.shows(t, "a"), s.shows(t, "b"); a != "CloudCannotServe" || b != "192.0.2.0 Assigned" {

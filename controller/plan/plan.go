@@ -44,15 +44,16 @@ type Snapshot struct {
 	NodePorts PortRange
 	// Taken are held by Services that are left out (see settled): sorted, disjoint.
 	Taken []netipx.IPRange
-	// reports are those of the Speakers, if they have been read already.
-	reports *reports
 }
 
 // Plan is what the objects that Fairlead writes should say. An object that is
 // not in it is not touched.
 type Plan struct {
-	Services map[types.NamespacedName]ServicePlan
-	Pools    map[string]PoolPlan
+	// Services are all Services that carry, or are to carry, anything of
+	// Fairlead's, in the order of the snapshot. Changes are those of them whose
+	// observed state differs from the desired one.
+	Services, Changes []Planned
+	Pools             map[string]PoolPlan
 	// The statuses' conditions are without times.
 	L2Advertisements  map[string]v1alpha1.L2AdvertisementStatus
 	BGPPeers          map[string]v1alpha1.BGPPeerStatus
@@ -66,8 +67,6 @@ type Plan struct {
 	Problems []config.Problem
 	// Wake is when to decide again although nothing has happened; zero is never.
 	Wake time.Time
-
-	reports *reports // that the plan was made from, for an Incremental
 }
 
 // PoolPlan is what the controller says on a pool.
@@ -76,32 +75,22 @@ type PoolPlan struct {
 	Status v1alpha1.IPAddressPoolStatus
 }
 
+// Planned is a Service with its desired state.
+type Planned struct {
+	Service *corev1.Service
+	Plan    *ServicePlan
+}
+
 // Decide plans for everything at once. Equal snapshots give equal plans.
-func Decide(s Snapshot) Plan {
-	d := newDecision(s)
-	result := allocator.Allocate(d.pools, d.requests)
-	plan := Plan{
-		Services:         make(map[types.NamespacedName]ServicePlan, len(s.Services)),
-		Pools:            d.poolPlans(result),
-		L2Advertisements: d.l2AdvertisementStatuses(),
-		BGPPeers:         d.bgpPeerStatuses(), BGPAdvertisements: d.bgpAdvertisementStatuses(), Communities: d.communityStatuses(),
-		Cloud: make(map[types.UID]Work), Live: make(map[types.UID]bool),
-		Problems: d.problems, Wake: d.wake, reports: d.reports,
+func Decide(s Snapshot) Plan { return new(Planner).Decide(s) }
+
+// ByKey returns the desired states of all Services in the plan.
+func (p Plan) ByKey() map[types.NamespacedName]*ServicePlan {
+	all := make(map[types.NamespacedName]*ServicePlan, len(p.Services))
+	for _, s := range p.Services {
+		all[KeyOf(s.Service)] = s.Plan
 	}
-	for i := range d.subjects {
-		svc := &d.subjects[i]
-		p := d.servicePlan(svc, svc.assignment(result))
-		if !p.IsZero() || touched(svc.Service) {
-			plan.Services[svc.key] = p
-		}
-		if has(svc.Service, v1alpha1.FinalizerAWS) || svc.choice.Verdict == providers.OnAWS {
-			plan.Live[svc.UID] = true
-		}
-		if do := d.work(svc); do != Nothing {
-			plan.Cloud[svc.UID] = Work{svc.Service, do}
-		}
-	}
-	return plan
+	return all
 }
 
 // Trace is how the plan for one Service came about.
@@ -113,87 +102,13 @@ type Trace struct {
 
 // Explain is Decide, watched from one Service, which must be in the snapshot.
 func Explain(s Snapshot, service types.NamespacedName) Trace {
-	d := newDecision(s)
-	i := slices.IndexFunc(d.subjects, func(svc subject) bool { return svc.key == service })
-	svc := &d.subjects[i]
-	result := allocator.Allocate(d.pools, d.requests)
-	return Trace{Choice: svc.choice, Verdicts: allocator.Explain(d.pools, d.requests, service), Plan: d.servicePlan(svc, svc.assignment(result))}
-}
-
-// refusal is why a Service does not get what it asks for.
-type refusal struct {
-	reason  v1alpha1.Reason
-	message string
-}
-
-// decision is a Snapshot, understood.
-type decision struct {
-	Snapshot
-	config   config.Config
-	problems []config.Problem
-	subjects []subject // as the Services came
-	pools    []allocator.Pool
-	menus    menus
-	requests []allocator.Request
-	reports  *reports
-	ports    map[types.NamespacedName][]NodePort // lacking ones, chosen; none if none is free
-	wake     time.Time
-}
-
-// subject is a Service, understood.
-type subject struct {
-	*corev1.Service
-	key    types.NamespacedName
-	choice providers.Choice
-	why    refusal // set: it gets nothing new
-	terms  string  // under which it shares addresses, as they are recorded
-	ask    int     // its request; none is -1
-}
-
-// assignment is what the Service's request came to.
-func (s *subject) assignment(r allocator.Result) allocator.Assignment {
-	if s.ask < 0 {
-		return allocator.Assignment{}
+	d := new(Planner).decision(s)
+	svc := d.subjects[slices.IndexFunc(d.subjects, func(svc *subject) bool { return svc.key == service })]
+	result := allocator.Allocate(d.pools.pools, d.requests)
+	return Trace{
+		Choice: svc.choice, Verdicts: allocator.Explain(d.pools.pools, d.requests, service),
+		Plan: d.servicePlan(svc, svc.assigned(result)),
 	}
-	return r.Assignments[s.ask]
-}
-
-func newDecision(s Snapshot) *decision {
-	d := &decision{
-		Snapshot: s,
-		subjects: make([]subject, len(s.Services)),
-		requests: make([]allocator.Request, 0, len(s.Services)),
-	}
-	if s.reports == nil {
-		s.reports = newReports(s.Nodes, s.Speakers)
-	}
-	d.reports = s.reports
-	d.config, d.problems = config.Parse(s.Objects)
-	guards := guardsOf(s.Nodes, s.ServiceCIDRs)
-	for _, p := range d.config.Pools {
-		reserved, problems := guards.of(p)
-		d.problems = append(d.problems, problems...)
-		for _, r := range p.Ranges {
-			for _, t := range overlapping(s.Taken, r) {
-				reserved = append(reserved, allocator.Reserved{IPRange: t, Why: "is held by another Service"})
-			}
-		}
-		d.pools = append(d.pools, allocator.Pool{
-			Name: p.Name, Ranges: p.Ranges, Reserved: reserved, AvoidBuggyIPs: p.AvoidBuggyIPs,
-			Auto: p.AutoAssign, Closed: p.Terminating,
-		})
-	}
-	d.menus = newMenus(d.config.Pools, s.Namespaces)
-	chooser := providers.NewChooser(s.Policy, s.Nodes)
-	for i, svc := range s.Services {
-		d.subjects[i] = subject{Service: svc, key: KeyOf(svc), choice: chooser.Choose(svc), ask: -1}
-		if r, asks := d.request(&d.subjects[i]); asks {
-			d.subjects[i].ask = len(d.requests)
-			d.requests = append(d.requests, r)
-		}
-	}
-	d.ports = d.lackingPorts()
-	return d
 }
 
 func (d *decision) l2AdvertisementStatuses() map[string]v1alpha1.L2AdvertisementStatus {
@@ -208,16 +123,7 @@ func (d *decision) l2AdvertisementStatuses() map[string]v1alpha1.L2Advertisement
 }
 
 func (d *decision) ready(kind, name, whenReady string) []metav1.Condition {
-	return []metav1.Condition{config.ReadyCondition(d.problemsOf(kind, name), whenReady)}
-}
-
-func (d *decision) problemsOf(kind, name string) (problems []config.Problem) {
-	for _, p := range d.problems {
-		if p.Kind == kind && p.Name == name {
-			problems = append(problems, p)
-		}
-	}
-	return problems
+	return []metav1.Condition{config.ReadyCondition(d.problemsOf[objectKey{kind, name}], whenReady)}
 }
 
 func condition(kind string, status metav1.ConditionStatus, reason v1alpha1.Reason, message string) metav1.Condition {

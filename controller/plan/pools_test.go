@@ -54,7 +54,7 @@ func TestSelection(t *testing.T) {
 		}
 		svc.Namespace = row.namespace
 		s.Services = append(s.Services, svc)
-		p := s.pass(t).Services[KeyOf(svc)]
+		p := s.pass(t).of(KeyOf(svc))
 		got := p.Conditions[0].Reason
 		if len(p.Ingress) > 0 {
 			got = p.Ingress[0].IP + " " + got

@@ -35,14 +35,14 @@ func (d *decision) request(svc *subject) (r allocator.Request, asks bool) {
 		r.Standing = allocator.Adopter
 	}
 	r.Families = families(svc.Service)
-	if svc.why = d.wishes(svc, &r); svc.why.reason == "" && onBareMetal && svc.choice.Reason != "" {
-		svc.why = refusal{svc.choice.Reason, svc.choice.Message}
+	if svc.why = d.wishes(svc, &r); svc.why.Reason == "" && onBareMetal && svc.choice.Reason != "" {
+		svc.why = v1alpha1.Refusal{Reason: svc.choice.Reason, Message: svc.choice.Message}
 	}
 	if !onBareMetal {
-		svc.why = refusal{}
+		svc.why = v1alpha1.Refusal{}
 		return r, len(r.Have) > 0
 	}
-	r.Frozen = svc.why.reason != ""
+	r.Frozen = svc.why.Reason != ""
 	return r, true
 }
 
@@ -69,26 +69,26 @@ var single = map[bool][]allocator.Want{false: {{Family: allocator.IPv4}}, true: 
 
 // wishes adds all that a Service asks for to its request, or says why nobody
 // can know what that is.
-func (d *decision) wishes(svc *subject, r *allocator.Request) (why refusal) {
+func (d *decision) wishes(svc *subject, r *allocator.Request) (why v1alpha1.Refusal) {
 	r.Pools, r.Barred = d.menus.of(svc.Service)
-	var unknown refusal
+	var unknown v1alpha1.Refusal
 	if !d.menus.knows(svc.Namespace) {
 		r.Pools, r.Barred = nil, nil
-		unknown = refusal{v1alpha1.NoMatchingPool, fmt.Sprintf("pools select namespaces by their labels, and those of Namespace %s are not known yet", svc.Namespace)}
+		unknown = v1alpha1.Refusal{Reason: v1alpha1.NoMatchingPool, Message: fmt.Sprintf("pools select namespaces by their labels, and those of Namespace %s are not known yet", svc.Namespace)}
 	}
 	if asksNothing(svc.Service) {
 		return unknown
 	}
-	if why := cmp.Or(sharing(svc, r), unknown); why.reason != "" {
+	if why := cmp.Or(sharing(svc, r), unknown); why.Reason != "" {
 		return why
 	}
 	pool, why := agreed(svc.Service, v1alpha1.AddressPoolAnnotations)
-	if why.reason != "" {
+	if why.Reason != "" {
 		return why
 	}
 	if pool != "" {
 		if len(validation.IsDNS1123Subdomain(pool)) > 0 {
-			return refusal{v1alpha1.InvalidRequest, fmt.Sprintf("%q, which is asked for, can be the name of no pool", short(pool))}
+			return v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: fmt.Sprintf("%q, which is asked for, can be the name of no pool", short(pool))}
 		}
 		r.Pinned = true
 		if slices.Contains(r.Barred, pool) {
@@ -98,38 +98,38 @@ func (d *decision) wishes(svc *subject, r *allocator.Request) (why refusal) {
 		}
 	}
 	addrs, why := askedAddrs(svc.Service, r.Families)
-	if why.reason != "" {
+	if why.Reason != "" {
 		return why
 	}
 	release, err := addrsIn(svc.Annotations[v1alpha1.AnnotationRelease])
 	if err != nil {
-		return refusal{v1alpha1.InvalidRequest, "annotation " + v1alpha1.AnnotationRelease + ": " + err.Error()}
+		return v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: "annotation " + v1alpha1.AnnotationRelease + ": " + err.Error()}
 	}
 	for _, a := range addrs {
 		if home := d.containing(a); pool != "" && home != "" && home != pool {
-			return refusal{v1alpha1.ConflictingRequest, fmt.Sprintf("%s is in pool %s, but the Service asks for pool %s: they contradict each other", a, home, pool)}
+			return v1alpha1.Refusal{Reason: v1alpha1.ConflictingRequest, Message: fmt.Sprintf("%s is in pool %s, but the Service asks for pool %s: they contradict each other", a, home, pool)}
 		}
 		if slices.Contains(release, a) {
-			return refusal{v1alpha1.ConflictingRequest, fmt.Sprintf("%s is asked for by address, and annotation %s gives it up: they contradict each other", a, v1alpha1.AnnotationRelease)}
+			return v1alpha1.Refusal{Reason: v1alpha1.ConflictingRequest, Message: fmt.Sprintf("%s is asked for by address, and annotation %s gives it up: they contradict each other", a, v1alpha1.AnnotationRelease)}
 		}
 	}
 	renumber, err := renumbering(svc.Service)
 	if err != nil {
-		return refusal{v1alpha1.InvalidRequest, err.Error()}
+		return v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: err.Error()}
 	}
 	r.Addrs, r.Renumber = addrs, renumber != nil
 	r.Release = append(release, d.expired(svc, renumber, r)...)
-	return refusal{}
+	return v1alpha1.Refusal{}
 }
 
 // sharing adds under which terms the Service shares its addresses.
-func sharing(svc *subject, r *allocator.Request) (why refusal) {
+func sharing(svc *subject, r *allocator.Request) (why v1alpha1.Refusal) {
 	key, why := agreed(svc.Service, v1alpha1.AllowSharedIPAnnotations)
 	if len(key) > longestKey {
-		why = refusal{v1alpha1.InvalidRequest, fmt.Sprintf("the key %q of shared addresses has more than %d bytes", short(key), longestKey)}
+		why = v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: fmt.Sprintf("the key %q of shared addresses has more than %d bytes", short(key), longestKey)}
 	}
 	recorded := svc.Annotations[v1alpha1.AnnotationSharedAs]
-	if why.reason != "" {
+	if why.Reason != "" {
 		key = recordedKey(recorded) // it keeps what it has
 	}
 	if key != "" {
@@ -162,7 +162,7 @@ func asksNothing(svc *corev1.Service) bool {
 }
 
 // agreed is the value of annotations that mean the same.
-func agreed(svc *corev1.Service, names []string) (value string, why refusal) {
+func agreed(svc *corev1.Service, names []string) (value string, why v1alpha1.Refusal) {
 	said := ""
 	for _, name := range names {
 		v := svc.Annotations[name]
@@ -171,10 +171,10 @@ func agreed(svc *corev1.Service, names []string) (value string, why refusal) {
 		case value == "":
 			value, said = v, name
 		case v != value:
-			return "", refusal{v1alpha1.ConflictingRequest, fmt.Sprintf("annotation %s is %q and annotation %s is %q: they contradict each other", said, short(value), name, short(v))}
+			return "", v1alpha1.Refusal{Reason: v1alpha1.ConflictingRequest, Message: fmt.Sprintf("annotation %s is %q and annotation %s is %q: they contradict each other", said, short(value), name, short(v))}
 		}
 	}
-	return value, refusal{}
+	return value, v1alpha1.Refusal{}
 }
 
 // short keeps what people wrote from filling a message.
@@ -212,12 +212,12 @@ func addrsIn(text string) (addrs []netip.Addr, err error) {
 // askedAddrs are the addresses that a Service asks for by name, at most one of
 // each of its families. spec.loadBalancerIP has room for one only, so that it
 // may repeat a part of what an annotation says.
-func askedAddrs(svc *corev1.Service, families []allocator.Want) (addrs []netip.Addr, why refusal) {
-	invalid := func(field, format string, args ...any) refusal {
-		return refusal{v1alpha1.InvalidRequest, field + ": " + fmt.Sprintf(format, args...)}
+func askedAddrs(svc *corev1.Service, families []allocator.Want) (addrs []netip.Addr, why v1alpha1.Refusal) {
+	invalid := func(field, format string, args ...any) v1alpha1.Refusal {
+		return v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: field + ": " + fmt.Sprintf(format, args...)}
 	}
 	said := ""
-	read := func(field, text string) refusal {
+	read := func(field, text string) v1alpha1.Refusal {
 		more, err := addrsIn(text)
 		if err != nil {
 			return invalid(field, "%v", err)
@@ -226,21 +226,21 @@ func askedAddrs(svc *corev1.Service, families []allocator.Want) (addrs []netip.A
 		if said == "" {
 			addrs, said = more, field
 		} else if field == fieldLoadBalancerIP && !slices.ContainsFunc(more, func(a netip.Addr) bool { return !slices.Contains(addrs, a) }) {
-			return refusal{}
+			return v1alpha1.Refusal{}
 		} else if !slices.Equal(more, addrs) {
-			return refusal{v1alpha1.ConflictingRequest, fmt.Sprintf("%s is %q and %s is %q: they contradict each other", said, list(addrs), field, list(more))}
+			return v1alpha1.Refusal{Reason: v1alpha1.ConflictingRequest, Message: fmt.Sprintf("%s is %q and %s is %q: they contradict each other", said, list(addrs), field, list(more))}
 		}
-		return refusal{}
+		return v1alpha1.Refusal{}
 	}
 	for _, name := range v1alpha1.LoadBalancerIPsAnnotations {
 		if text := svc.Annotations[name]; text != "" {
-			if why := read("annotation "+name, text); why.reason != "" {
+			if why := read("annotation "+name, text); why.Reason != "" {
 				return nil, why
 			}
 		}
 	}
 	if text := svc.Spec.LoadBalancerIP; text != "" {
-		if why := read(fieldLoadBalancerIP, text); why.reason != "" {
+		if why := read(fieldLoadBalancerIP, text); why.Reason != "" {
 			return nil, why
 		}
 	}
@@ -253,7 +253,7 @@ func askedAddrs(svc *corev1.Service, families []allocator.Want) (addrs []netip.A
 			return nil, invalid(said, "more than one %s address", f)
 		}
 	}
-	return addrs, refusal{}
+	return addrs, v1alpha1.Refusal{}
 }
 
 const fieldLoadBalancerIP = "spec.loadBalancerIP"

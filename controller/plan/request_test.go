@@ -32,7 +32,7 @@ func (s *Snapshot) pass(t *testing.T) Plan {
 	for range 5 {
 		plan, wrote := Decide(*s), false
 		for i, svc := range s.Services {
-			if p, planned := plan.Services[KeyOf(svc)]; planned && !p.Matches(svc) {
+			if p, planned := plan.find(KeyOf(svc)); planned && !p.Matches(svc) {
 				s.Services[i], wrote = p.Written(svc), true
 			}
 		}
@@ -47,7 +47,7 @@ func (s *Snapshot) pass(t *testing.T) Plan {
 // shows is what a Service says in a line: its addresses, and why.
 func (s *Snapshot) shows(t *testing.T, name string) string {
 	plan := s.pass(t)
-	p := plan.Services[key(name)]
+	p := plan.of(key(name))
 	var out []string
 	for _, in := range p.Ingress {
 		out = append(out, in.IP)
@@ -57,7 +57,7 @@ func (s *Snapshot) shows(t *testing.T, name string) string {
 
 // says is the message of the condition Provisioned.
 func (s *Snapshot) says(t *testing.T, name string) string {
-	return s.pass(t).Services[key(name)].Conditions[0].Message
+	return s.pass(t).of(key(name)).Conditions[0].Message
 }
 
 func (s *Snapshot) of(name string) *corev1.Service {

@@ -154,8 +154,8 @@ func (d *decision) provisioned(svc *subject, a allocator.Assignment) metav1.Cond
 	refuse := func(reason v1alpha1.Reason, message string) metav1.Condition {
 		return condition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message)
 	}
-	if svc.why.reason != "" {
-		return refuse(svc.why.reason, strings.Join(append([]string{svc.why.message}, messages(a.Missing)...), "; "))
+	if svc.why.Reason != "" {
+		return refuse(svc.why.Reason, strings.Join(append([]string{svc.why.Message}, messages(a.Missing)...), "; "))
 	}
 	fallback := svc.choice.Fallback
 	if why := failures(a.Missing); len(why) > 0 {

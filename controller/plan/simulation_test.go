@@ -169,6 +169,7 @@ func compatible(a, b string) bool {
 // replica is a controller process: the real view and the real plan.
 type replica struct {
 	overlay *Overlay
+	planner Planner
 	seen    int // version that its watch of Services has brought
 	pools   int // how many changes of pools its other watch has brought
 	unsure  bool
@@ -261,8 +262,10 @@ func repooled(t *rapid.T, pools []*v1alpha1.IPAddressPool) []*v1alpha1.IPAddress
 	was := slices.IndexFunc(pools, func(p *v1alpha1.IPAddressPool) bool { return p.Name == name })
 	p := pool(name)
 	p.CreationTimestamp = metav1.Unix(rapid.Int64Range(0, 3).Draw(t, "created"), 0)
+	p.UID = types.UID(fmt.Sprint(rapid.Uint64().Draw(t, "uid")))
 	if was >= 0 {
 		p = pools[was].DeepCopy()
+		p.Generation++
 		pools = slices.Delete(slices.Clone(pools), was, was+1)
 	}
 	ranges := []v1alpha1.AddressRange{"192.0.2.0/29", "192.0.2.0/30", "192.0.2.2-192.0.2.5", "192.0.2.4/30", "192.0.2.8/31"}
@@ -315,9 +318,9 @@ func (r *replica) reconcile(t *rapid.T, server *apiServer, lax laxity) {
 		slices.SortFunc(services, func(a, b *corev1.Service) int { return strings.Compare(a.Name, b.Name) })
 	}
 	snapshot := Snapshot{Policy: providers.Policy{Mode: providers.BareMetal}, Services: services, Objects: config.Objects{Pools: server.pools[r.pools]}}
-	plan := Decide(snapshot)
-	r.settled, r.settles = NewIncremental(snapshot, plan), r.pools
-	r.write(t, server, services, plan.Services, lax)
+	plan := r.planner.Decide(snapshot)
+	r.settled, r.settles = r.planner.Incremental(snapshot, plan), r.pools
+	r.write(t, server, plan.Services, lax)
 }
 
 // quick does what Controller.incrementalSync does.
@@ -338,21 +341,25 @@ func (r *replica) quick(t *rapid.T, server *apiServer, changed []*corev1.Service
 	plans, ok := r.settled.Decide(services, time.Time{})
 	if ok {
 		r.settled.Record(services, plans)
-		r.write(t, server, services, plans, lax)
+		r.write(t, server, plans, lax)
 	}
 	return ok
 }
 
 // write writes what differs from the plans, until something goes wrong.
-func (r *replica) write(t *rapid.T, server *apiServer, services []*corev1.Service, plans map[types.NamespacedName]ServicePlan, lax laxity) {
-	for key, p := range plans {
-		for _, in := range p.Ingress {
-			server.terms[holder{key, in.IP}] = p.SharedAs
+func (r *replica) write(t *rapid.T, server *apiServer, planned []Planned, lax laxity) {
+	var changes []Planned
+	for _, p := range planned {
+		if !p.Plan.Matches(p.Service) {
+			changes = append(changes, p)
+		}
+		for _, in := range p.Plan.Ingress {
+			server.terms[holder{KeyOf(p.Service), in.IP}] = p.Plan.SharedAs
 		}
 	}
-	rounds := Rounds(services, plans)
+	rounds, _ := Rounds(changes)
 	if lax.noOrder {
-		rounds = [][]Change{slices.Concat(rounds...)}
+		rounds = [][]Planned{slices.Concat(rounds...)}
 	}
 	for _, round := range rounds {
 		failed := false
@@ -369,10 +376,10 @@ func (r *replica) write(t *rapid.T, server *apiServer, services []*corev1.Servic
 			case 0:
 				return // killed between two writes
 			case 1: // took effect, but the answer is lost
-				server.write(current, c.Plan, lax)
+				server.write(current, *c.Plan, lax)
 				r.unsure, failed = !lax.noDoubt, true
 			default:
-				r.overlay.Observe(server.write(current, c.Plan, lax))
+				r.overlay.Observe(server.write(current, *c.Plan, lax))
 			}
 		}
 		if failed {

@@ -1,0 +1,175 @@
+package plan
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+
+	"github.com/fairlead-io/fairlead/config/fixture"
+	"github.com/fairlead-io/fairlead/config/fuzzed"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// versions numbers objects as the API server does.
+type versions struct{ now int }
+
+// created returns the object as a new one.
+func created[T metav1.Object](v *versions, o T) T {
+	v.now++
+	o.SetUID(types.UID(fmt.Sprintf("uid-%d", v.now)))
+	o.SetResourceVersion(fmt.Sprint(v.now))
+	o.SetGeneration(1)
+	return o
+}
+
+// updated returns a new version of the object: with the spec of other, or with
+// its status and metadata only.
+func updated[T metav1.Object](v *versions, o, other T, spec bool) T {
+	v.now++
+	other.SetUID(o.GetUID())
+	other.SetResourceVersion(fmt.Sprint(v.now))
+	other.SetGeneration(o.GetGeneration())
+	if spec {
+		other.SetGeneration(o.GetGeneration() + 1)
+	}
+	return other
+}
+
+type object interface {
+	metav1.Object
+	runtime.Object
+}
+
+// mutate returns the list after a few random changes; status changes only the
+// status of an object, or what else does not increment the generation.
+func mutate[T object](t *rapid.T, v *versions, list []T, another func(i int) T, status func(T)) []T {
+	list = slices.Clone(list)
+	for range rapid.IntRange(0, 2).Draw(t, "changes") {
+		i := rapid.IntRange(0, len(list)).Draw(t, "which")
+		if i == len(list) {
+			taken := func(o T) bool {
+				return slices.ContainsFunc(list, func(l T) bool { return l.GetName() == o.GetName() && l.GetNamespace() == o.GetNamespace() })
+			}
+			for j := range 5 {
+				if o := another(j); !taken(o) {
+					list = append(list, created(v, o))
+					break
+				}
+			}
+			continue
+		}
+		same := func(o T) T { o.SetName(list[i].GetName()); o.SetNamespace(list[i].GetNamespace()); return o }
+		switch rapid.IntRange(0, 4).Draw(t, "change") {
+		case 0:
+			list = slices.Delete(list, i, i+1)
+		case 1: // deleted and created again between two snapshots: generation 1 again
+			list[i] = created(v, same(another(i)))
+		case 2:
+			list[i] = updated(v, list[i], same(another(i)), true)
+		case 3:
+			o := list[i].DeepCopyObject().(T)
+			status(o)
+			list[i] = updated(v, list[i], o, false)
+		case 4:
+			o := list[i].DeepCopyObject().(T)
+			o.SetLabels(map[string]string{"a": rapid.SampledFrom([]string{"b", "c"}).Draw(t, "label")})
+			list[i] = updated(v, list[i], o, false)
+		}
+	}
+	// Informers list in any order.
+	return rapid.Permutation(list).Draw(t, "order")
+}
+
+// TestPlannerKeepsNothingStale: over random histories, with objects that are
+// deleted and created again, a Planner plans what a fresh decision plans.
+func TestPlannerKeepsNothingStale(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		random := rand.NewChaCha8([32]byte{rapid.Uint8().Draw(t, "seed"), rapid.Uint8().Draw(t, "seed")})
+		data := make([]byte, 1<<16)
+		random.Read(data)
+		b := &bytesIn{fuzzed.Bytes{Rest: data}}
+		var v versions
+		var planner Planner
+		s := Snapshot{Policy: providers.Policy{Mode: rapid.SampledFrom(providers.Modes).Draw(t, "mode")}, Now: time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)}
+		for range rapid.IntRange(2, 8).Draw(t, "steps") {
+			s.Objects.Pools = mutate(t, &v, s.Objects.Pools, b.pool, func(p *v1alpha1.IPAddressPool) { p.Status.Services++ })
+			s.Objects.L2Advertisements = mutate(t, &v, s.Objects.L2Advertisements, b.l2Advertisement, func(a *v1alpha1.L2Advertisement) { a.Status.Nodes++ })
+			s.Objects.BGPPeers = mutate(t, &v, s.Objects.BGPPeers, b.bgpPeer, func(p *v1alpha1.BGPPeer) { p.Status.Nodes++ })
+			s.Nodes = mutate(t, &v, s.Nodes, b.node, func(n *corev1.Node) {
+				n.Status.Conditions[0].LastHeartbeatTime = metav1.Unix(int64(v.now), 0)
+				switch b.Below(5) {
+				case 1:
+					n.Status.Conditions[0].Status = corev1.ConditionUnknown
+				case 2:
+					n.Spec.Unschedulable = !n.Spec.Unschedulable
+				case 3:
+					n.Spec.ProviderID = b.one("", "aws:///a/i-1")
+				case 4:
+					n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: b.one("192.0.2.1", "192.0.2.2")}}
+				}
+			})
+			s.Namespaces = mutate(t, &v, s.Namespaces, func(i int) *corev1.Namespace {
+				return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: []string{"ns", "other", "x", "y", "z", "w"}[i%6], Labels: map[string]string{b.Text("a"): b.Text("b")}}}
+			}, func(*corev1.Namespace) {})
+			s.ServiceCIDRs = mutate(t, &v, s.ServiceCIDRs, func(i int) *networkingv1.ServiceCIDR {
+				return &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("c%d", i)}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{b.one("10.96.0.0/12", "192.0.2.0/31")}}}
+			}, func(*networkingv1.ServiceCIDR) {})
+			s.Speakers = mutate(t, &v, s.Speakers, b.speaker, func(s *v1alpha1.Speaker) { s.Status.Announcing = nil })
+			s.Services = mutate(t, &v, s.Services, b.service, func(svc *corev1.Service) { svc.Status.Conditions = nil })
+			s.Now = s.Now.Add(time.Duration(rapid.IntRange(0, 5000).Draw(t, "seconds")) * time.Second)
+			got, want := planner.Decide(s), Decide(s)
+			if !reflect.DeepEqual(got, want) {
+				t.Fatalf("got, want:\n%s\n%+v\n%+v", difference(got, want), got, want)
+			}
+			// Most of what was planned is written.
+			s.Services = slices.Clone(s.Services)
+			for _, change := range got.Changes {
+				if i := slices.Index(s.Services, change.Service); b.Below(4) > 0 {
+					s.Services[i] = updated(&v, change.Service, change.Plan.Written(change.Service), false)
+				}
+			}
+		}
+	})
+}
+
+func (b *bytesIn) selectors() []metav1.LabelSelector {
+	return []metav1.LabelSelector{{MatchLabels: map[string]string{"a": b.Text("b", "c")}}}[:b.Below(2)]
+}
+
+func (b *bytesIn) l2Advertisement(i int) *v1alpha1.L2Advertisement {
+	a := &v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("a%d", i)}}
+	a.Spec.IPAddressPools, a.Spec.IPAddressPoolSelectors, a.Spec.NodeSelectors = []string{b.Text("p0", "p1")}[:b.Below(2)], b.selectors(), b.selectors()
+	return a
+}
+
+func (b *bytesIn) bgpPeer(i int) *v1alpha1.BGPPeer {
+	p := &v1alpha1.BGPPeer{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("b%d", i)}}
+	p.Spec = v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: b.Text("192.0.2.1", "2001:db8::1"), NodeSelectors: b.selectors()}
+	return p
+}
+
+// TestPlannerReplansRefusals: a refusal that names another Service is planned
+// again when that is another one, although nothing else has changed.
+func TestPlannerReplansRefusals(t *testing.T) {
+	asks := service("m", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.1"))
+	s := town(fixture.Assigned("a", "192.0.2.1", "p"), asks)
+	var planner Planner
+	for _, holder := range []string{"a", "b"} {
+		s.Services[0] = fixture.Assigned(holder, "192.0.2.1", "p")
+		if got := planner.Decide(s).of(key("m")).Conditions[0].Message; !strings.Contains(got, "ns/"+holder) {
+			t.Errorf("held by %s: %s", holder, got)
+		}
+	}
+}
