@@ -104,7 +104,7 @@ func (c *Controller) writeNodePorts(ctx context.Context, svc *corev1.Service, p 
 	options.FieldManager = nodePortManager
 	written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.ApplyPatchType, body, options)
 	if apierrors.IsInvalid(err) && c.nodePorts.learns(err.Error()) {
-		c.queue.Add(everything) // to choose again, knowing more
+		c.queue.Add(fullSync) // which chooses other ports
 		return true, nil
 	}
 	if err != nil {

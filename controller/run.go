@@ -1,175 +1,151 @@
 package controller
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// The keys of the queue: whatever happens, the next pass over everything sees
-// it. A quick pass looks first at the few Services that have changed.
-const everything, some = "everything", "some"
+// The keys of the queue.
+const fullSync, incrementalSync = "full", "incremental"
 
 const (
-	// afterwards is when everything is looked at after a quick pass, or after
-	// news that matter to nobody's address, most of which are the controller's own.
-	afterwards = time.Second
+	// fullSyncDelay is the time from an incremental sync, or from a change that
+	// affects no allocation, to the full sync that follows it.
+	fullSyncDelay = time.Second
 
-	// fewest is the number of changed Services from which on a quick pass is none.
-	fewest = 1000
-
-	// share of the time is what passes over everything may take, one in so many:
-	// while much happens, the API server can use the rest.
-	share = 5
+	// fullSyncShare limits full syncs to a fraction of the time, one in so many:
+	// in a burst the API server can use the rest.
+	fullSyncShare = 5
 )
 
-// news are the Services that have changed since the last pass.
-type news struct {
-	mu       sync.Mutex
-	services map[types.NamespacedName]bool
-	other    bool // something else has changed that decides who gets what
-}
-
-func (n *news) changed(key types.NamespacedName) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.services == nil {
-		n.services = map[types.NamespacedName]bool{}
+// Watch runs the informers of Services and of Fairlead's own kinds until ctx is
+// done. A replica that does not lead runs them as well, so that it takes over
+// with synced caches.
+func (c *Controller) Watch(ctx context.Context) {
+	for _, i := range c.own() {
+		go i.RunWithContext(ctx)
 	}
-	n.services[key] = true
-}
-
-func (n *news) changedElse() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.other = true
-}
-
-// forget begins anew, before everything is looked at.
-func (n *news) forget() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.services, n.other = nil, false
-}
-
-// take are the changed Services, and forgets them. It is not ok if there are
-// too many, or if they are not all.
-func (n *news) take() (keys []types.NamespacedName, ok bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.other || len(n.services) >= fewest {
-		return nil, false
+	select {
+	case <-ctx.Done():
+		return
+	case <-c.leads:
+	case <-time.After(beforeList):
 	}
-	for key := range n.services {
-		keys = append(keys, key)
+	c.services.RunWithContext(ctx)
+}
+
+// Run syncs until ctx is done, and returns after its last write has returned.
+// Only the leader may call it.
+func (c *Controller) Run(ctx context.Context) {
+	defer context.AfterFunc(ctx, c.queue.ShutDown)()
+	c.lister.leading.Store(true)
+	close(c.leads)
+	go c.events.run(ctx)
+	var synced []cache.DoneChecker
+	for _, i := range c.informers() {
+		synced = append(synced, i.HasSyncedChecker())
 	}
-	n.services = nil
-	return keys, true
-}
-
-// pace keeps passes over everything from taking all the time there is.
-type pace struct {
-	mu   sync.Mutex
-	next time.Time
-}
-
-// passed says how long a pass has decided.
-func (p *pace) passed(began time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.next = time.Now().Add((share - 1) * time.Since(began))
-}
-
-func (p *pace) wait() time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return time.Until(p.next)
-}
-
-// wake has everything looked at.
-func (c *Controller) wake() { c.queue.AddAfter(everything, c.pace.wait()) }
-
-// handler wakes the controller when the informer has news.
-func (c *Controller) handler(of cache.SharedIndexInformer) cache.ResourceEventHandler {
-	wake := func(any) { c.wake() }
-	switch of {
-	case c.services:
-		changed := func(o any) {
-			c.news.changed(plan.KeyOf(o.(*corev1.Service)))
-			c.queue.Add(some)
-		}
-		// What a deleted one held stays taken until everything is looked at.
-		return cache.ResourceEventHandlerFuncs{AddFunc: changed, UpdateFunc: func(_, o any) { changed(o) }, DeleteFunc: wake}
-	case c.speakers.SharedIndexInformer: // they say what is announced, which gives nobody anything
-		return cache.ResourceEventHandlerFuncs{AddFunc: wake, UpdateFunc: func(_, o any) { wake(o) }, DeleteFunc: wake}
+	if !cache.WaitFor(ctx, "", synced...) {
+		return // ctx is done
 	}
-	changed := func(any) {
-		c.news.changedElse()
-		c.wake()
+	// The watch may not have delivered the writes of the last leader yet.
+	c.outcomeUnknown.Store(!c.lister.fresh.Load())
+	c.log.Info("controller started", "provider", c.policy.Mode)
+	if c.balancers != nil {
+		var calls sync.WaitGroup
+		defer calls.Wait()
+		calls.Go(func() { c.balancers.run(ctx) })
 	}
-	return cache.ResourceEventHandlerFuncs{AddFunc: changed, DeleteFunc: changed, UpdateFunc: func(was, is any) {
-		if plan.AffectsAllocation(was.(metav1.Object), is.(metav1.Object)) {
-			changed(is)
+	c.queue.Add(fullSync)
+	for {
+		key, shutdown := c.queue.Get()
+		if shutdown {
 			return
 		}
-		c.queue.AddAfter(everything, afterwards)
-	}}
+		c.sync(ctx, key)
+		c.queue.Done(key)
+	}
 }
 
-// pass makes one pass, and sees to it that a failed one is made again.
-func (c *Controller) pass(ctx context.Context, key string) {
+// sync runs one sync, and retries a failed one with backoff.
+func (c *Controller) sync(ctx context.Context, key string) {
 	var err error
-	if key == some {
-		quick := false
-		if quick, err = c.quick(ctx); !quick {
-			c.wake()
+	if key == incrementalSync {
+		done := false
+		if done, err = c.syncIncrementally(ctx); !done {
+			c.requestFullSync()
 			return
 		}
-		c.queue.AddAfter(everything, afterwards)
+		c.queue.AddAfter(fullSync, fullSyncDelay)
 	} else {
-		err = c.reconcile(ctx)
+		err = c.syncFully(ctx)
 	}
 	if err != nil {
 		if !apierrors.IsConflict(err) {
-			c.log.Warn("writes failed, will be tried again", "error", err)
+			c.log.Warn("writes failed, retrying", "error", err)
 		}
-		c.queue.AddRateLimited(everything)
+		c.queue.AddRateLimited(fullSync)
 		return
 	}
-	c.queue.Forget(everything)
-	if !c.passed && key == everything {
-		c.passed = true
-		c.log.Info("first pass done")
+	c.queue.Forget(fullSync)
+	if !c.synced && key == fullSync {
+		c.synced = true
+		c.log.Info("first sync completed")
 	}
 }
 
-// quick decides about the changed Services only, if that will do.
-func (c *Controller) quick(ctx context.Context) (done bool, err error) {
-	if c.settled == nil || c.unsure.Load() {
+// syncFully plans for all objects and writes what differs from the plan. A write
+// that was started is completed even if ctx is done.
+func (c *Controller) syncFully(ctx context.Context) error {
+	if c.outcomeUnknown.Load() {
+		if err := c.listServices(ctx); err != nil {
+			return err
+		}
+		c.outcomeUnknown.Store(false)
+	}
+	began := time.Now()
+	c.changes.reset()
+	snapshot := c.snapshot()
+	desired := c.planner.Decide(snapshot)
+	if !desired.Wake.IsZero() {
+		c.queue.AddAfter(fullSync, time.Until(desired.Wake))
+	}
+	if c.balancers != nil {
+		c.balancers.set(desired.Cloud, desired.Live, plan.Targets(snapshot.Nodes))
+	}
+	show(desired)
+	c.limiter.ran(time.Since(began))
+	err := c.write(ctx, snapshot, desired)
+	c.incremental = c.planner.Incremental(snapshot, desired)
+	return err
+}
+
+// syncIncrementally plans for the changed Services only, and writes what differs
+// from the plan. It is not done if that needs a full sync.
+func (c *Controller) syncIncrementally(ctx context.Context) (done bool, err error) {
+	if c.incremental == nil || c.outcomeUnknown.Load() {
 		return false, nil
 	}
-	keys, ok := c.news.take()
+	keys, ok := c.changes.take()
 	if !ok {
 		return false, nil
 	}
 	defer func() {
 		if !done {
-			c.news.changedElse() // they are not known by what is settled
+			c.changes.addOther() // the state for incremental syncs does not know them
 		}
 	}()
 	var services []*corev1.Service
@@ -184,104 +160,54 @@ func (c *Controller) quick(ctx context.Context) (done bool, err error) {
 		}
 		services = append(services, svc)
 	}
-	planned, ok := c.settled.Decide(services, time.Now())
+	planned, ok := c.incremental.Decide(services, time.Now())
 	if !ok {
 		return false, nil
 	}
-	c.settled.Record(services, planned)
+	c.incremental.Record(services, planned)
 	w := c.newWrites(ctx)
 	c.writeServices(w, slices.DeleteFunc(planned, func(p plan.Planned) bool { return p.Plan.Matches(p.Service) }))
 	return true, w.wait()
 }
 
-// writeServices writes the changes, as many as one sync may; for the others it
-// asks for another sync. If a round fails, the rounds after it, which may depend
-// on it, are left for the next sync.
-func (c *Controller) writeServices(w *writes, changes []plan.Planned) {
-	rounds, all := plan.Rounds(after(changes, c.writtenUpTo))
-	c.writtenUpTo = types.NamespacedName{}
-	if !all {
-		last := rounds[len(rounds)-1]
-		c.writtenUpTo = plan.KeyOf(last[len(last)-1].Service)
-		c.queue.Add(everything)
+// listServices reads all Services from etcd (a quorum read), not from the cache.
+func (c *Controller) listServices(ctx context.Context) error {
+	list, err := c.client.CoreV1().Services(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list all Services: %w", err)
 	}
-	for i, round := range rounds {
-		if i > 0 && w.wait() != nil {
-			return
-		}
-		for _, change := range round {
-			w.do(func(ctx context.Context) error { return c.writeService(ctx, change.Service, *change.Plan) })
-		}
+	services := make([]*corev1.Service, len(list.Items))
+	for i := range list.Items {
+		services[i] = &list.Items[i]
+		stripService(services[i])
 	}
+	c.ownWrites.observeList(services, list.ResourceVersion)
+	return nil
 }
 
-// after sorts changes by key and begins with the first one after the key, so that
-// a sync goes on where the one before it reached its limit: Services whose writes
-// fail do not keep the others from being written.
-func after(changes []plan.Planned, key types.NamespacedName) []plan.Planned {
-	compare := func(c plan.Planned, key types.NamespacedName) int {
-		return cmp.Or(strings.Compare(c.Service.Namespace, key.Namespace), strings.Compare(c.Service.Name, key.Name))
+// snapshot returns the newest known state of all objects.
+func (c *Controller) snapshot() plan.Snapshot {
+	reached := c.services.LastSyncResourceVersion() // before the objects, which may be newer but not older
+	s := plan.Snapshot{
+		Policy: c.policy,
+		Objects: config.Objects{
+			Pools: c.pools.Objects(), L2Advertisements: c.l2ads.Objects(),
+			BGPPeers: c.peers.Objects(), BGPAdvertisements: c.bgpads.Objects(),
+			BFDProfiles: c.profiles.Objects(), Communities: c.names.Objects(),
+		},
+		Services:   c.ownWrites.over(c.indexed(managedIndex), reached),
+		Unmanaged:  c.indexed(nodePortsIndex),
+		Nodes:      client.Source[*corev1.Node]{SharedIndexInformer: c.nodes}.Objects(),
+		Namespaces: client.Source[*corev1.Namespace]{SharedIndexInformer: c.namespaces}.Objects(),
+		Speakers:   c.speakers.Objects(),
+		NodePorts:  c.nodePorts.now(),
+		Now:        time.Now(),
 	}
-	slices.SortFunc(changes, func(a, b plan.Planned) int { return compare(a, plan.KeyOf(b.Service)) })
-	i, found := slices.BinarySearchFunc(changes, key, compare)
-	if found {
-		i++
+	if c.serviceCIDRs != nil {
+		s.ServiceCIDRs = client.Source[*networkingv1.ServiceCIDR]{SharedIndexInformer: c.serviceCIDRs}.Objects()
 	}
-	return slices.Concat(changes[i:], changes[:i])
-}
-
-// writes are those of one pass. What has begun is finished even if ctx ends.
-type writes struct {
-	ctx      context.Context
-	c        *Controller
-	group    errgroup.Group
-	mu       sync.Mutex
-	failures []error
-}
-
-func (c *Controller) newWrites(ctx context.Context) *writes {
-	w := &writes{ctx: ctx, c: c}
-	w.group.SetLimit(c.parallel)
-	return w
-}
-
-func (w *writes) do(write func(context.Context) error) {
-	if w.ctx.Err() != nil {
-		return
+	if c.balancers != nil {
+		s.Cloud = c.balancers.outcomes()
 	}
-	w.group.Go(func() error {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(w.ctx), writeTimeout)
-		defer cancel()
-		if err := write(ctx); err != nil && !apierrors.IsNotFound(err) {
-			if leavesOpen(err) {
-				w.c.unsure.Store(true)
-			}
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.failures = append(w.failures, err)
-		}
-		return nil
-	})
-}
-
-// leavesOpen reports whether the write may have taken effect all the same.
-func leavesOpen(err error) bool {
-	var answer apierrors.APIStatus
-	return !errors.As(err, &answer) || answer.Status().Code >= http.StatusInternalServerError
-}
-
-// wait waits for all of them, and returns what went wrong.
-func (w *writes) wait() error {
-	if err := w.group.Wait(); err != nil {
-		return err
-	}
-	if len(w.failures) == 0 {
-		return nil
-	}
-	// A conflict is routine; what is not comes first.
-	first := max(0, slices.IndexFunc(w.failures, func(err error) bool { return !apierrors.IsConflict(err) }))
-	if others := len(w.failures) - 1; others > 0 {
-		return fmt.Errorf("%w (and %d more)", w.failures[first], others)
-	}
-	return w.failures[first]
+	return s
 }

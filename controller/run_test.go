@@ -18,9 +18,9 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// TestQuickForgetsNothing: a Service that a quick decision cannot be about keeps
-// others from being quick, until everything has been looked at.
-func TestQuickForgetsNothing(t *testing.T) {
+// TestIncrementalSyncForgetsNothing: after a Service that needs a full sync there
+// is no incremental sync before that.
+func TestIncrementalSyncForgetsNothing(t *testing.T) {
 	s := plan.Snapshot{
 		Policy:   providers.Policy{Mode: providers.BareMetal},
 		Objects:  config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")}},
@@ -28,7 +28,7 @@ func TestQuickForgetsNothing(t *testing.T) {
 	}
 	s.Services[0].Finalizers = []string{v1alpha1.FinalizerBareMetal}
 	c := &Controller{parallel: 1}
-	c.settled = c.planner.Incremental(s, c.planner.Decide(s))
+	c.incremental = c.planner.Incremental(s, c.planner.Decide(s))
 	c.services = cache.NewSharedIndexInformer(&cache.ListWatch{}, &corev1.Service{}, 0, nil)
 	come := func(svc *corev1.Service) {
 		t.Helper()
@@ -36,20 +36,21 @@ func TestQuickForgetsNothing(t *testing.T) {
 		if err := c.services.GetStore().Add(svc); err != nil {
 			t.Fatal(err)
 		}
-		c.news.changed(plan.KeyOf(svc))
+		c.changes.add(plan.KeyOf(svc))
 	}
 	come(service("a", holding("192.0.2.1"))) // which may be adopted
-	if done, err := c.quick(t.Context()); done || err != nil {
+	if done, err := c.syncIncrementally(t.Context()); done || err != nil {
 		t.Fatalf("got %v, %v", done, err)
 	}
 	come(service("b"))
-	if done, err := c.quick(t.Context()); done || err != nil {
+	if done, err := c.syncIncrementally(t.Context()); done || err != nil {
 		t.Errorf("got %v, %v: 192.0.2.1 was free for it", done, err)
 	}
 }
 
-// TestLeavesOpen: only where a write may have taken effect is everything listed again.
-func TestLeavesOpen(t *testing.T) {
+// TestUnknownOutcome: Services are listed again only after a write that may have
+// taken effect.
+func TestUnknownOutcome(t *testing.T) {
 	r := schema.GroupResource{Resource: "services"}
 	for err, want := range map[error]bool{
 		apierrors.NewConflict(r, "a", nil): false, apierrors.NewInvalid(schema.GroupKind{}, "a", nil): false,
@@ -57,7 +58,7 @@ func TestLeavesOpen(t *testing.T) {
 		apierrors.NewInternalError(errors.New("etcd")): true, apierrors.NewTimeoutError("", 1): true,
 		context.DeadlineExceeded: true, &net.OpError{Op: "read"}: true,
 	} {
-		if got := leavesOpen(err); got != want {
+		if got := unknownOutcome(err); got != want {
 			t.Errorf("%v: got %v", err, got)
 		}
 	}

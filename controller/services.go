@@ -2,6 +2,8 @@ package controller
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
@@ -44,7 +47,13 @@ func (l *lister) informer() cache.SharedIndexInformer {
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 			return l.client.CoreV1().Services(metav1.NamespaceAll).Watch(ctx, options)
 		},
-	}}, &corev1.Service{}, 0, cache.Indexers{})
+	}}, &corev1.Service{}, 0, cache.Indexers{
+		managedIndex: func(o any) ([]string, error) { return indexIf(plan.Managed(o.(*corev1.Service))), nil },
+		nodePortsIndex: func(o any) ([]string, error) {
+			svc := o.(*corev1.Service)
+			return indexIf(!plan.Managed(svc) && hasNodePorts(svc)), nil
+		},
+	})
 }
 
 // listed asks for a list where client-go prefers a stream.
@@ -81,4 +90,66 @@ func (o *ownWrites) newest(cached *corev1.Service) *corev1.Service {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.overlay.Newest(cached)
+}
+
+// The indices of the cache of Services: those that plans are made for, and those
+// of the others that occupy node ports. Beside 50,000 other Services a sync reads
+// no more than these.
+const managedIndex, nodePortsIndex = "managed", "node-ports"
+
+// member is the one value of both indices.
+const member = "true"
+
+func indexIf(is bool) []string {
+	if is {
+		return []string{member}
+	}
+	return nil
+}
+
+// indexed returns the Services in an index of the cache.
+func (c *Controller) indexed(index string) []*corev1.Service {
+	objects, err := c.services.GetIndexer().ByIndex(index, member)
+	if err != nil {
+		panic(fmt.Sprintf("the cache of Services has no index %s: %v", index, err))
+	}
+	services := make([]*corev1.Service, len(objects))
+	for i, o := range objects {
+		services[i] = o.(*corev1.Service)
+	}
+	return services
+}
+
+func hasNodePorts(svc *corev1.Service) bool {
+	return slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.NodePort != 0 })
+}
+
+// strip is the transform of the informer of Services.
+func strip(object any) (any, error) {
+	if svc, ok := object.(*corev1.Service); ok {
+		stripService(svc)
+		return svc, nil
+	}
+	return client.Strip(object)
+}
+
+// stripService drops the managed fields and, of a Service that no plan is made
+// for, all that does not identify it or occupy an address or a port.
+func stripService(svc *corev1.Service) {
+	svc.ManagedFields = nil
+	if plan.Managed(svc) {
+		return
+	}
+	m, spec := svc.ObjectMeta, svc.Spec
+	svc.ObjectMeta = metav1.ObjectMeta{
+		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion, Generation: m.Generation,
+		CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp,
+	}
+	svc.Spec = corev1.ServiceSpec{Type: spec.Type, ExternalIPs: spec.ExternalIPs, ClusterIP: spec.ClusterIP, ClusterIPs: spec.ClusterIPs}
+	for _, p := range spec.Ports {
+		if p.NodePort != 0 {
+			svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{Protocol: p.Protocol, Port: p.Port, NodePort: p.NodePort})
+		}
+	}
+	svc.Status = corev1.ServiceStatus{}
 }

@@ -1,12 +1,19 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"slices"
+	"strings"
+	"sync"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -151,4 +158,97 @@ func (c *Controller) tell(svc *corev1.Service, p plan.ServicePlan) {
 		c.log.Info("service changed", "service", plan.KeyOf(svc).String(), "reason", want.Reason, "message", want.Message)
 		c.events.Event(svc, kind, want.Reason, want.Message)
 	}
+}
+
+// writeServices writes the changes, as many as one sync may; for the others it
+// asks for another sync. If a round fails, the rounds after it, which may depend
+// on it, are left for the next sync.
+func (c *Controller) writeServices(w *writes, changes []plan.Planned) {
+	rounds, all := plan.Rounds(after(changes, c.writtenUpTo))
+	c.writtenUpTo = types.NamespacedName{}
+	if !all {
+		last := rounds[len(rounds)-1]
+		c.writtenUpTo = plan.KeyOf(last[len(last)-1].Service)
+		c.queue.Add(fullSync)
+	}
+	for i, round := range rounds {
+		if i > 0 && w.wait() != nil {
+			return
+		}
+		for _, change := range round {
+			w.do(func(ctx context.Context) error { return c.writeService(ctx, change.Service, *change.Plan) })
+		}
+	}
+}
+
+// after sorts changes by key and begins with the first one after the key, so that
+// a sync goes on where the one before it reached its limit: Services whose writes
+// fail do not keep the others from being written.
+func after(changes []plan.Planned, key types.NamespacedName) []plan.Planned {
+	compare := func(c plan.Planned, key types.NamespacedName) int {
+		return cmp.Or(strings.Compare(c.Service.Namespace, key.Namespace), strings.Compare(c.Service.Name, key.Name))
+	}
+	slices.SortFunc(changes, func(a, b plan.Planned) int { return compare(a, plan.KeyOf(b.Service)) })
+	i, found := slices.BinarySearchFunc(changes, key, compare)
+	if found {
+		i++
+	}
+	return slices.Concat(changes[i:], changes[:i])
+}
+
+// writes are the writes of one sync. A write that was started is completed even
+// if ctx is done.
+type writes struct {
+	ctx      context.Context
+	c        *Controller
+	group    errgroup.Group
+	mu       sync.Mutex
+	failures []error
+}
+
+func (c *Controller) newWrites(ctx context.Context) *writes {
+	w := &writes{ctx: ctx, c: c}
+	w.group.SetLimit(c.parallel)
+	return w
+}
+
+func (w *writes) do(write func(context.Context) error) {
+	if w.ctx.Err() != nil {
+		return
+	}
+	w.group.Go(func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(w.ctx), writeTimeout)
+		defer cancel()
+		if err := write(ctx); err != nil && !apierrors.IsNotFound(err) {
+			if unknownOutcome(err) {
+				w.c.outcomeUnknown.Store(true)
+			}
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.failures = append(w.failures, err)
+		}
+		return nil
+	})
+}
+
+// unknownOutcome reports whether the failed write may have taken effect.
+func unknownOutcome(err error) bool {
+	var answer apierrors.APIStatus
+	return !errors.As(err, &answer) || answer.Status().Code >= http.StatusInternalServerError
+}
+
+// wait waits until all writes have returned, and returns an error if one failed.
+func (w *writes) wait() error {
+	if err := w.group.Wait(); err != nil {
+		return err
+	}
+	if len(w.failures) == 0 {
+		return nil
+	}
+	// Conflicts are expected; report another error first.
+	first := max(0, slices.IndexFunc(w.failures, func(err error) bool { return !apierrors.IsConflict(err) }))
+	if others := len(w.failures) - 1; others > 0 {
+		return fmt.Errorf("%w (and %d more)", w.failures[first], others)
+	}
+	return w.failures[first]
 }

@@ -116,7 +116,7 @@ func choosePorts(svc *corev1.Service, free []int32) (given []NodePort, left []in
 // people choose from by hand, for the end.
 func (d *decision) freePorts() (free []int32) {
 	taken := map[int32]bool{}
-	for _, svc := range d.Services {
+	for _, svc := range slices.Concat(d.Services, d.Unmanaged) {
 		taken[svc.Spec.HealthCheckNodePort] = true
 		for _, p := range svc.Spec.Ports {
 			taken[p.NodePort] = true

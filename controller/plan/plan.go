@@ -30,11 +30,13 @@ import (
 
 // Snapshot is everything that a decision depends on.
 type Snapshot struct {
-	Policy   providers.Policy
-	Objects  config.Objects
-	Services []*corev1.Service
-	Nodes    []*corev1.Node
-	Speakers []*v1alpha1.Speaker
+	Policy  providers.Policy
+	Objects config.Objects
+	// Services that are Managed. Unmanaged are the others, as far as they occupy
+	// node ports.
+	Services, Unmanaged []*corev1.Service
+	Nodes               []*corev1.Node
+	Speakers            []*v1alpha1.Speaker
 	// Namespaces, for the labels that pools select; ServiceCIDRs, whose addresses no pool gives.
 	Namespaces   []*corev1.Namespace
 	ServiceCIDRs []*networkingv1.ServiceCIDR

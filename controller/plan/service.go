@@ -277,6 +277,13 @@ func (p ServicePlan) IsZero() bool {
 	return !p.Serves && len(p.Finalizers) == 0 && len(p.Conditions) == 0
 }
 
+// Managed reports whether plans are made for the Service: it is of type
+// LoadBalancer, or has anything that only Fairlead writes, which is to be removed
+// from it.
+func Managed(svc *corev1.Service) bool {
+	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer || touched(svc)
+}
+
 // touched reports whether the Service carries anything that only Fairlead writes.
 func touched(svc *corev1.Service) bool {
 	recorded := slices.ContainsFunc(v1alpha1.RecordAnnotations[:], func(a string) bool { _, has := svc.Annotations[a]; return has })

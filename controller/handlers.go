@@ -1,0 +1,146 @@
+package controller
+
+import (
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/controller/plan"
+)
+
+// maxIncremental is the number of changed Services from which on a full sync
+// costs less than an incremental one.
+const maxIncremental = 1000
+
+// changes are what has changed since the last sync.
+type changes struct {
+	mu       sync.Mutex
+	services map[types.NamespacedName]bool
+	other    bool // another object has changed that affects allocations
+}
+
+func (c *changes) add(service types.NamespacedName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.services == nil {
+		c.services = map[types.NamespacedName]bool{}
+	}
+	c.services[service] = true
+}
+
+func (c *changes) addOther() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.other = true
+}
+
+// reset is called before a full sync, which sees all changes.
+func (c *changes) reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.services, c.other = nil, false
+}
+
+// take returns and removes the changed Services. It is not ok if an incremental
+// sync of them is not enough, or costs more than a full one.
+func (c *changes) take() (keys []types.NamespacedName, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.other || len(c.services) >= maxIncremental {
+		return nil, false
+	}
+	for key := range c.services {
+		keys = append(keys, key)
+	}
+	c.services = nil
+	return keys, true
+}
+
+// fullSyncLimiter limits full syncs to a fraction of the time.
+type fullSyncLimiter struct {
+	mu   sync.Mutex
+	next time.Time
+}
+
+// ran records how long a full sync has taken to plan.
+func (l *fullSyncLimiter) ran(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.next = time.Now().Add((fullSyncShare - 1) * d)
+}
+
+func (l *fullSyncLimiter) wait() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Until(l.next)
+}
+
+func (c *Controller) requestFullSync() { c.queue.AddAfter(fullSync, c.limiter.wait()) }
+
+// handler returns the event handler of an informer: it filters out events that
+// cannot change a plan, and requests a sync for the others.
+func (c *Controller) handler(of cache.SharedIndexInformer) cache.ResourceEventHandler {
+	switch of {
+	case c.services:
+		return c.serviceHandler()
+	case c.speakers.SharedIndexInformer: // reports change conditions, not allocations
+		request := func(any) { c.requestFullSync() }
+		return cache.ResourceEventHandlerFuncs{AddFunc: request, DeleteFunc: request, UpdateFunc: func(was, is any) {
+			if !equality.Semantic.DeepEqual(was.(*v1alpha1.Speaker).Status, is.(*v1alpha1.Speaker).Status) {
+				request(is)
+			}
+		}}
+	}
+	changed := func(any) {
+		c.changes.addOther()
+		c.requestFullSync()
+	}
+	return cache.ResourceEventHandlerFuncs{AddFunc: changed, DeleteFunc: changed, UpdateFunc: func(was, is any) {
+		if plan.AffectsAllocation(was.(metav1.Object), is.(metav1.Object)) {
+			changed(is)
+			return
+		}
+		switch is.(type) {
+		case *v1alpha1.IPAddressPool, *v1alpha1.L2Advertisement, *v1alpha1.BGPPeer, *v1alpha1.BGPAdvertisement, *v1alpha1.Community:
+			c.queue.AddAfter(fullSync, fullSyncDelay) // to repair a status that is the controller's to write
+		}
+	}}
+}
+
+func (c *Controller) serviceHandler() cache.ResourceEventHandler {
+	changed := func(svc *corev1.Service) {
+		c.changes.add(plan.KeyOf(svc))
+		c.queue.Add(incrementalSync)
+	}
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc: func(o any) {
+			if svc := o.(*corev1.Service); plan.Managed(svc) {
+				changed(svc)
+			}
+		},
+		UpdateFunc: func(was, is any) {
+			before, svc := was.(*corev1.Service), is.(*corev1.Service)
+			switch {
+			case plan.Managed(svc) || plan.Managed(before):
+				changed(svc)
+			case hasNodePorts(before) && c.balancers != nil: // one may be free now
+				c.requestFullSync()
+			}
+		},
+		DeleteFunc: func(o any) {
+			if unknown, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = unknown.Obj
+			}
+			// The addresses of a deleted Service stay reserved until a full sync.
+			if svc, ok := o.(*corev1.Service); !ok || plan.Managed(svc) || hasNodePorts(svc) && c.balancers != nil {
+				c.requestFullSync()
+			}
+		},
+	}
+}
