@@ -1,19 +1,110 @@
 package speaker
 
 import (
+	"fmt"
+
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	coreinformers "k8s.io/client-go/informers/core/v1"
+	discoveryinformers "k8s.io/client-go/informers/discovery/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
-// matters reports whether a pass would look at what distinguishes two states of
-// an object; before is nil if it is new. Most that happens in a cluster does not
-// concern the speakers: other Services, conditions, other speakers' reports, and
-// nodes that say that they are still there. When in doubt, it matters.
-func matters(before, after any) bool {
+// newServiceInformer watches the Services of type LoadBalancer. A Service that
+// gets another type is deleted from its cache.
+func newServiceInformer(c kubernetes.Interface) cache.SharedIndexInformer {
+	return coreinformers.NewFilteredServiceInformer(c, metav1.NamespaceAll, 0, cache.Indexers{}, func(o *metav1.ListOptions) {
+		o.FieldSelector = fields.OneTermEqualSelector("spec.type", string(corev1.ServiceTypeLoadBalancer)).String()
+	})
+}
+
+// byService is the index of EndpointSlices by the key of their Service.
+const byService = "service"
+
+// newEndpointSliceInformer watches the EndpointSlices, except those of headless
+// Services, which have no address to announce.
+func newEndpointSliceInformer(c kubernetes.Interface) cache.SharedIndexInformer {
+	index := cache.Indexers{byService: func(o any) ([]string, error) { return []string{serviceOf(o.(*discoveryv1.EndpointSlice))}, nil }}
+	return discoveryinformers.NewFilteredEndpointSliceInformer(c, metav1.NamespaceAll, 0, index, func(o *metav1.ListOptions) {
+		o.LabelSelector = "!" + corev1.IsHeadlessService
+	})
+}
+
+// serviceOf is the key of the Service that the slice belongs to.
+func serviceOf(slice *discoveryv1.EndpointSlice) string {
+	return cache.NewObjectName(slice.Namespace, slice.Labels[discoveryv1.LabelServiceName]).String()
+}
+
+// slicesOf returns the EndpointSlices of a Service.
+func (s *Speaker) slicesOf(svc *corev1.Service) []*discoveryv1.EndpointSlice {
+	objects, err := s.slices.GetIndexer().ByIndex(byService, cache.MetaObjectToName(svc).String())
+	if err != nil {
+		panic(fmt.Sprintf("the cache of EndpointSlices has no index %s: %v", byService, err))
+	}
+	slices := make([]*discoveryv1.EndpointSlice, len(objects))
+	for i, o := range objects {
+		slices[i] = o.(*discoveryv1.EndpointSlice)
+	}
+	return slices
+}
+
+// strip is the transform of all informers: it drops what the speaker never
+// reads. Every node's speaker caches every object that it watches.
+func strip(object any) (any, error) {
+	switch o := object.(type) {
+	case *corev1.Node:
+		o.Status.Images, o.Status.VolumesAttached, o.Status.VolumesInUse = nil, nil, nil
+	case *discoveryv1.EndpointSlice:
+		o.Ports, o.Annotations = nil, nil
+		for i := range o.Endpoints {
+			e := &o.Endpoints[i]
+			*e = discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName}
+		}
+	case *corev1.Secret:
+		for key := range o.Data {
+			if key != passwordKey {
+				delete(o.Data, key)
+			}
+		}
+	}
+	return client.Strip(object)
+}
+
+// handler returns the event handler of the informers: it requests a sync for
+// events that can change what this node announces.
+func (s *Speaker) handler() cache.ResourceEventHandler {
+	wakeIf := func(affected bool) {
+		if affected {
+			poke(s.wake)
+		}
+	}
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { wakeIf(s.affected(nil, o)) },
+		UpdateFunc: func(was, is any) { wakeIf(s.affected(was, is)) },
+		DeleteFunc: func(o any) {
+			if unknown, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = unknown.Obj
+			}
+			// The last version of a Service need not show what it was until then.
+			_, service := o.(*corev1.Service)
+			wakeIf(service || s.affected(nil, o))
+		},
+	}
+}
+
+// affected reports whether a plan can depend on what distinguishes two versions
+// of an object; before is nil if the object was added or deleted. If in doubt, it
+// reports true.
+func (s *Speaker) affected(before, after any) bool {
 	switch now := after.(type) {
 	case *corev1.Service:
 		was, _ := before.(*corev1.Service)
@@ -23,14 +114,31 @@ func matters(before, after any) bool {
 		return was == nil || was.UID != now.UID || (now.DeletionTimestamp == nil) != (was.DeletionTimestamp == nil) ||
 			!equality.Semantic.DeepEqual(was.Annotations, now.Annotations) || !equality.Semantic.DeepEqual(was.Finalizers, now.Finalizers) ||
 			!equality.Semantic.DeepEqual(was.Spec, now.Spec) || !equality.Semantic.DeepEqual(was.Status.LoadBalancer, now.Status.LoadBalancer)
+	case *discoveryv1.EndpointSlice:
+		was, _ := before.(*discoveryv1.EndpointSlice)
+		if was == nil {
+			return s.dependsOn(now)
+		}
+		same := serviceOf(was) == serviceOf(now) && was.AddressType == now.AddressType && equality.Semantic.DeepEqual(was.Endpoints, now.Endpoints)
+		return !same && (s.dependsOn(now) || s.dependsOn(was))
 	case *corev1.Node:
 		was, _ := before.(*corev1.Node)
-		return was == nil || config.NodeReady(was) != config.NodeReady(now) || plan.Excluded(was) != plan.Excluded(now) ||
-			was.Spec.Unschedulable != now.Spec.Unschedulable || was.UID != now.UID ||
-			!equality.Semantic.DeepEqual(was.Labels, now.Labels) || !equality.Semantic.DeepEqual(was.Status.Addresses, now.Status.Addresses)
+		return was == nil || !config.SameNode(was, now)
 	case *v1alpha1.Speaker:
 		was, _ := before.(*v1alpha1.Speaker)
-		return was == nil || was.UID != now.UID || !equality.Semantic.DeepEqual(was.Status.Links, now.Status.Links)
+		return was == nil || !sameLinks(was, now)
 	}
 	return true
+}
+
+// sameLinks reports whether two versions of a Speaker report the same links.
+func sameLinks(a, b *v1alpha1.Speaker) bool {
+	return a.UID == b.UID && equality.Semantic.DeepEqual(a.Status.Links, b.Status.Links)
+}
+
+// dependsOn reports whether the slice belongs to a Service whose announcement
+// depends on its endpoints.
+func (s *Speaker) dependsOn(slice *discoveryv1.EndpointSlice) bool {
+	svc := s.services.Get(serviceOf(slice))
+	return svc != nil && plan.DependsOnEndpoints(svc)
 }

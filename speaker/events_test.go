@@ -5,11 +5,22 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
 
+	"github.com/fairlead-io/fairlead/config/client"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-func TestMatters(t *testing.T) {
+// TestAffected lists the events for which a speaker syncs.
+func TestAffected(t *testing.T) {
+	s := &Speaker{services: client.Source[*corev1.Service]{SharedIndexInformer: newServiceInformer(fake.NewClientset())}}
+	for _, svc := range []*corev1.Service{service("local", "203.0.113.5", "p", local), service("cluster", "203.0.113.6", "p"), fixture.Service("pending", local)} {
+		if err := s.services.GetStore().Add(svc); err != nil {
+			t.Fatal(err)
+		}
+	}
+
 	svc := func(change ...func(*corev1.Service)) *corev1.Service {
 		return service("s", "203.0.113.5", "p", change...)
 	}
@@ -43,9 +54,16 @@ func TestMatters(t *testing.T) {
 		{"a node that is cordoned", node("n"), node("n", func(n *corev1.Node) { n.Spec.Unschedulable = true }), true},
 		{"a speaker's announcements", reported(func(*v1alpha1.SpeakerStatus) {}), reported(func(s *v1alpha1.SpeakerStatus) { s.AnnouncedAddresses = 7 }), false},
 		{"a speaker's links", reported(func(*v1alpha1.SpeakerStatus) {}), reported(func(s *v1alpha1.SpeakerStatus) { s.Links = []v1alpha1.Link{{Name: "eth0"}} }), true},
+		{"an endpoint of a Service with policy Local", endpoints("local", "n ready"), endpoints("local", "n serving"), true},
+		{"the same endpoints again", endpoints("local", "n ready"), endpoints("local", "n ready"), false},
+		{"a slice of a Service with policy Local", nil, endpoints("local", "n ready"), true},
+		{"an endpoint of a Service with policy Cluster", endpoints("cluster", "n ready"), endpoints("cluster", "n serving"), false},
+		{"an endpoint of a Service without an address", endpoints("pending", "n ready"), endpoints("pending", "n serving"), false},
+		{"an endpoint of a Service that is not a LoadBalancer", nil, endpoints("other", "n ready"), false},
+		{"a slice that moves to another Service", endpoints("local", "n ready"), endpoints("other", "n ready"), true},
 		{"anything else", &v1alpha1.BGPPeer{}, &v1alpha1.BGPPeer{}, true},
 	} {
-		if got := matters(tt.before, tt.after); got != tt.want {
+		if got := s.affected(tt.before, tt.after); got != tt.want {
 			t.Errorf("%s: %t, want %t", tt.name, got, tt.want)
 		}
 	}

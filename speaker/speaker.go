@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/client"
+	"github.com/fairlead-io/fairlead/config/memo"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 	"github.com/fairlead-io/fairlead/speaker/plan"
@@ -63,7 +65,14 @@ type Speaker struct {
 	gate    *gate
 	exit    exit
 	known   known
-	last    *corev1.Node // this one
+
+	// What was derived from objects that have not changed; of the reconciling
+	// goroutine.
+	parser     config.Parser
+	linkStates memo.List[*v1alpha1.Speaker]
+	links      memo.Value[uint64, map[string][]l2.Link]
+
+	last *corev1.Node // this one
 
 	wake      chan struct{}       // something has changed
 	again     time.Duration       // when to look again if nothing does
@@ -98,8 +107,8 @@ func New(o Options) (*Speaker, error) {
 	s := &Speaker{
 		node: o.Node, version: o.Version, fairlead: o.Fairlead, events: o.Events, log: o.Log,
 		factory: factory, ownNamespace: own,
-		services: client.Source[*corev1.Service]{SharedIndexInformer: factory.Core().V1().Services().Informer()},
-		slices:   client.Source[*discoveryv1.EndpointSlice]{SharedIndexInformer: factory.Discovery().V1().EndpointSlices().Informer()},
+		services: client.Source[*corev1.Service]{SharedIndexInformer: newServiceInformer(o.Client)},
+		slices:   client.Source[*discoveryv1.EndpointSlice]{SharedIndexInformer: newEndpointSliceInformer(o.Client)},
 		nodes:    client.Source[*corev1.Node]{SharedIndexInformer: factory.Core().V1().Nodes().Informer()},
 		pools:    o.Fairlead.Pools.Informer(),
 		l2ads:    o.Fairlead.L2Advertisements.Informer(),
@@ -115,21 +124,8 @@ func New(o Options) (*Speaker, error) {
 	}
 	wake := func() { poke(s.wake) }
 	s.announce, s.routing, s.gate = l2.New(o.Log, wake), newRouting(o.Log, o.Node, o.Guard, wake), newGate(wake)
-	handler := cache.ResourceEventHandlerFuncs{
-		AddFunc: func(o any) {
-			if matters(nil, o) {
-				poke(s.wake)
-			}
-		},
-		UpdateFunc: func(from, to any) {
-			if matters(from, to) {
-				poke(s.wake)
-			}
-		},
-		DeleteFunc: func(any) { poke(s.wake) },
-	}
 	for _, i := range s.informers() {
-		if _, err := i.AddEventHandler(handler); err != nil {
+		if _, err := i.AddEventHandler(s.handler()); err != nil {
 			return nil, fmt.Errorf("set up an informer: %w", err)
 		}
 	}
@@ -140,43 +136,25 @@ func New(o Options) (*Speaker, error) {
 	}); err != nil {
 		return nil, fmt.Errorf("set up an informer: %w", err)
 	}
-	for _, i := range s.own() {
-		if err := i.SetTransform(client.Strip); err != nil {
+	for _, i := range s.direct() {
+		if err := i.SetTransform(strip); err != nil {
 			return nil, fmt.Errorf("set up an informer: %w", err)
 		}
 	}
 	return s, nil
 }
 
-func (s *Speaker) own() []cache.SharedIndexInformer {
+// direct returns the informers that no factory runs.
+func (s *Speaker) direct() []cache.SharedIndexInformer {
 	return []cache.SharedIndexInformer{
 		s.pools.SharedIndexInformer, s.l2ads.SharedIndexInformer, s.peers.SharedIndexInformer, s.bgpads.SharedIndexInformer,
 		s.profiles.SharedIndexInformer, s.names.SharedIndexInformer, s.speakers.SharedIndexInformer,
+		s.services.SharedIndexInformer, s.slices.SharedIndexInformer,
 	}
 }
 
 func (s *Speaker) informers() []cache.SharedIndexInformer {
-	return append(s.own(), s.services.SharedIndexInformer, s.slices.SharedIndexInformer, s.nodes.SharedIndexInformer, s.secrets.SharedIndexInformer)
-}
-
-// strip drops what the speaker never reads; it runs on every node and sees
-// every object of the cluster.
-func strip(object any) (any, error) {
-	switch o := object.(type) {
-	case *corev1.Node:
-		o.Status.Images, o.Status.VolumesAttached, o.Status.VolumesInUse = nil, nil, nil
-	case *discoveryv1.EndpointSlice:
-		for i := range o.Endpoints {
-			o.Endpoints[i].TargetRef, o.Endpoints[i].Hints = nil, nil
-		}
-	case *corev1.Secret:
-		for key := range o.Data {
-			if key != passwordKey {
-				delete(o.Data, key)
-			}
-		}
-	}
-	return client.Strip(object)
+	return append(s.direct(), s.nodes.SharedIndexInformer, s.secrets.SharedIndexInformer)
 }
 
 func poke(c chan struct{}) {
@@ -203,7 +181,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 
 	s.factory.StartWithContext(ctx)
 	s.ownNamespace.StartWithContext(ctx)
-	for _, i := range s.own() {
+	for _, i := range s.direct() {
 		tasks.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
 	tasks.Go(func() error { l2.WatchLinks(ctx, s.log, func() { poke(s.wake) }); return nil })
@@ -282,20 +260,30 @@ func (s *Speaker) reconcile(ctx context.Context) error {
 
 func (s *Speaker) snapshot(ctx context.Context, own []l2.Link) (plan.Snapshot, error) {
 	snapshot := plan.Snapshot{
-		Node: s.node, Links: map[string][]l2.Link{},
-		Services: s.services.Objects(), Slices: s.slices.Objects(), Nodes: s.nodes.Objects(),
+		Node:     s.node,
+		Services: s.services.Objects(), Nodes: s.nodes.Objects(),
+	}
+	for _, svc := range snapshot.Services {
+		if plan.DependsOnEndpoints(svc) {
+			snapshot.Slices = append(snapshot.Slices, s.slicesOf(svc)...)
+		}
 	}
 	if own := s.ownNode(); own != nil && own.DeletionTimestamp != nil && s.nodes.Get(s.node) == nil {
 		snapshot.Nodes = append(snapshot.Nodes, own) // it is left in the same way as any other
 	}
-	snapshot.Config, _ = config.Parse(config.Objects{
+	snapshot.Config, _, _ = s.parser.Parse(config.Objects{
 		Pools: s.pools.Objects(), L2Advertisements: s.l2ads.Objects(),
 		BGPPeers: s.peers.Objects(), BGPAdvertisements: s.bgpads.Objects(),
 		BFDProfiles: s.profiles.Objects(), Communities: s.names.Objects(),
 	})
-	for _, reported := range s.speakers.Objects() {
-		snapshot.Links[reported.Name] = plan.LinksOf(reported)
-	}
+	speakers := s.speakers.Objects()
+	snapshot.Links = maps.Clone(s.links.Get(s.linkStates.Observe(speakers, sameLinks), func() map[string][]l2.Link {
+		links := make(map[string][]l2.Link, len(speakers))
+		for _, reported := range speakers {
+			links[reported.Name] = plan.LinksOf(reported)
+		}
+		return links
+	}))
 	if reported, ok := snapshot.Links[s.node]; ok {
 		snapshot.Links[s.node] = common(reported, own)
 	}

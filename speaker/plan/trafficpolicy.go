@@ -13,6 +13,12 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
+// DependsOnEndpoints reports whether the nodes that may announce the Service's
+// addresses depend on where its endpoints are.
+func DependsOnEndpoints(svc *corev1.Service) bool {
+	return svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && len(Announceable(svc)) > 0
+}
+
 // serves reports whether a packet to the address may be sent to the node: for
 // any of its Services, and for all of them. A node may announce the address if it
 // is for all. If that is so on no node that could announce it, the Services' lists
