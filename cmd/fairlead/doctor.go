@@ -15,6 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/controller"
@@ -34,13 +36,14 @@ BROKEN is without service now, DEGRADED works with less than it should, NOTICE
 is worth knowing.`,
 		Args: cobra.NoArgs,
 	}
-	from := sourceFlags(cmd, access)
+	from := objectFlags(cmd, access)
+	policy := policyFlags(cmd)
 	check, print := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := check(); err != nil {
 			return err
 		}
-		w, err := from.look(cmd)
+		w, err := from.snapshot(cmd, policy)
 		if err != nil {
 			return err
 		}
@@ -93,32 +96,35 @@ type diagnosis struct {
 }
 
 // examine finds all there is to say.
-func examine(w world) diagnosis {
+func examine(w objects.Snapshot) diagnosis {
 	return diagnosis{
-		list(diagnose(w)), len(w.cluster.Services), len(w.cluster.Nodes), len(w.cluster.Objects.Pools), len(w.nodes.Config.BGPPeers), preflight(w),
+		append([]finding{}, diagnose(w)...), len(w.Controller.Services), len(w.Controller.Nodes), len(w.Controller.Objects.Pools), len(w.Speaker.Config.BGPPeers), preflight(w),
 	}
 }
 
 // text is a line for each finding, and a table of the sessions.
-func (d diagnosis) text(b *strings.Builder) {
+func (d diagnosis) Text(w io.Writer) error {
+	var b strings.Builder
 	if len(d.Findings) == 0 {
-		fmt.Fprintf(b, "No problem found: %s, %s, %s, %s.\n", plural(d.Services, "Service", "Services"), plural(d.Nodes, "node", "nodes"),
-			plural(d.Pools, "pool", "pools"), plural(d.Peers, "BGP peer", "BGP peers"))
+		fmt.Fprintf(&b, "No problem found: %s, %s, %s, %s.\n", output.Count(d.Services, "Service", "Services"), output.Count(d.Nodes, "node", "nodes"),
+			output.Count(d.Pools, "pool", "pools"), output.Count(d.Peers, "BGP peer", "BGP peers"))
 	}
-	table(b, func(t io.Writer) {
+	b.WriteString(output.Table(func(t io.Writer) {
 		for _, f := range d.Findings {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", f.Severity, f.Object, f.Reason, f.Message)
 		}
-	})
+	}))
 	if len(d.Sessions) > 0 {
 		b.WriteString("\n")
-		sessionsText(b, d.Sessions)
+		sessionsText(&b, d.Sessions)
 	}
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
 // diagnose looks at everything.
-func diagnose(w world) []finding {
-	plan := controller.Decide(w.cluster)
+func diagnose(w objects.Snapshot) []finding {
+	plan := controller.Decide(w.Controller)
 	all := slices.Concat(ofNodes(w), ofServices(w, plan), ofObjects(plan), ofPools(w, plan), ofSessions(w))
 	slices.SortStableFunc(all, func(a, b finding) int {
 		return cmp.Or(cmp.Compare(a.Severity, b.Severity), strings.Compare(a.Object, b.Object))
@@ -126,12 +132,12 @@ func diagnose(w world) []finding {
 	return all
 }
 
-func ofNodes(w world) (found []finding) {
-	if len(w.cluster.Nodes) > 0 && len(w.cluster.Speakers) == 0 {
+func ofNodes(w objects.Snapshot) (found []finding) {
+	if len(w.Controller.Nodes) > 0 && len(w.Controller.Speakers) == 0 {
 		return []finding{{broken, "DaemonSet fairlead-speaker", v1alpha1.NoSpeaker, "no speaker has ever reported: kubectl -n fairlead-system get pods"}}
 	}
-	for _, n := range w.cluster.Nodes {
-		reports := slices.ContainsFunc(w.cluster.Speakers, func(s *v1alpha1.Speaker) bool { return s.Name == n.Name })
+	for _, n := range w.Controller.Nodes {
+		reports := slices.ContainsFunc(w.Controller.Speakers, func(s *v1alpha1.Speaker) bool { return s.Name == n.Name })
 		switch {
 		case !reports:
 			found = append(found, finding{degraded, "Node " + n.Name, v1alpha1.NoSpeaker, "its speaker has never reported: kubectl -n fairlead-system get pods -o wide"})
@@ -144,9 +150,9 @@ func ofNodes(w world) (found []finding) {
 
 // ofServices asks the controller's own decision, so that a controller that is
 // not running hides nothing.
-func ofServices(w world, plan controller.Plan) (found []finding) {
+func ofServices(w objects.Snapshot, plan controller.Plan) (found []finding) {
 	stale := 0
-	for _, svc := range w.cluster.Services {
+	for _, svc := range w.Controller.Services {
 		p, ours := plan.Services[keyOf(svc)]
 		if !ours || svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 			continue
@@ -173,7 +179,7 @@ func ofServices(w world, plan controller.Plan) (found []finding) {
 		}
 	}
 	if stale > 0 {
-		found = append(found, finding{degraded, "Deployment fairlead-controller", v1alpha1.ControllerBehind, plural(stale, "Service does", "Services do") + " not say what the controller would say: is one running, and able to write?"})
+		found = append(found, finding{degraded, "Deployment fairlead-controller", v1alpha1.ControllerBehind, output.Count(stale, "Service does", "Services do") + " not say what the controller would say: is one running, and able to write?"})
 	}
 	return found
 }

@@ -4,15 +4,16 @@ import (
 	"fmt"
 	"math/big"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/controller"
 )
 
 // ofPools are the pools that nothing announces, and those that are used up, or
 // soon will be.
-func ofPools(w world, plan controller.Plan) (found []finding) {
-	scopes := scopes(w.cluster.Objects)
-	for _, p := range w.cluster.Objects.Pools {
+func ofPools(w objects.Snapshot, plan controller.Plan) (found []finding) {
+	scopes := scopes(w.Controller.Objects)
+	for _, p := range w.Controller.Objects.Pools {
 		object := "IPAddressPool " + p.Name
 		if !covers(scopes, p.Name) {
 			found = append(found, finding{degraded, object, v1alpha1.NoAdvertisement, "no L2Advertisement and no BGPAdvertisement covers it"})

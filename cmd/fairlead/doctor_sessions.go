@@ -10,17 +10,19 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/bgp"
 )
 
 // ofSessions are the problems that the speakers have with routers.
-func ofSessions(w world) (found []finding) {
-	for _, p := range w.nodes.Config.BGPPeers {
+func ofSessions(w objects.Snapshot) (found []finding) {
+	for _, p := range w.Speaker.Config.BGPPeers {
 		var down, more []finding
 		up, selected := 0, 0
-		for _, n := range w.cluster.Nodes {
+		for _, n := range w.Controller.Nodes {
 			if !p.SelectsNode(labels.Set(n.Labels)) {
 				continue
 			}
@@ -29,7 +31,7 @@ func ofSessions(w world) (found []finding) {
 				continue
 			}
 			object := fmt.Sprintf("BGPPeer %s from %s", p.Name, n.Name)
-			s, reported := sessionOf(w, n.Name, p.Name)
+			s, reported := w.Session(n.Name, p.Name)
 			switch {
 			case !reported:
 				down = append(down, finding{degraded, object, v1alpha1.NoSpeaker, "the node's speaker has not reported about it"})
@@ -63,17 +65,6 @@ func ofSessions(w world) (found []finding) {
 		found = append(found, append(down, more...)...)
 	}
 	return found
-}
-
-func sessionOf(w world, node, peer string) (v1alpha1.Session, bool) {
-	for _, s := range w.cluster.Speakers {
-		if s.Name == node {
-			if i := slices.IndexFunc(s.Status.Sessions, func(s v1alpha1.Session) bool { return s.Peer == peer }); i >= 0 {
-				return s.Status.Sessions[i], true
-			}
-		}
-	}
-	return v1alpha1.Session{}, false
 }
 
 // steps of a session, in the order in which they can fail.
@@ -110,13 +101,13 @@ type stepReport struct {
 
 // preflight says how far each session gets. The last word of a speaker whose
 // node is not Ready is left out: it may be old.
-func preflight(w world) []sessionReport {
+func preflight(w objects.Snapshot) []sessionReport {
 	all := []sessionReport{}
-	if len(w.nodes.Config.BGPPeers) == 0 {
+	if len(w.Speaker.Config.BGPPeers) == 0 {
 		return all
 	}
-	for _, speaker := range w.cluster.Speakers {
-		if !slices.ContainsFunc(w.cluster.Nodes, func(n *corev1.Node) bool { return n.Name == speaker.Name && config.NodeReady(n) }) {
+	for _, speaker := range w.Controller.Speakers {
+		if !slices.ContainsFunc(w.Controller.Nodes, func(n *corev1.Node) bool { return n.Name == speaker.Name && config.NodeReady(n) }) {
 			continue
 		}
 		for _, s := range speaker.Status.Sessions {
@@ -132,7 +123,7 @@ func preflight(w world) []sessionReport {
 
 // sessionsText is a table of them.
 func sessionsText(b *strings.Builder, sessions []sessionReport) {
-	table(b, func(t io.Writer) {
+	b.WriteString(output.Table(func(t io.Writer) {
 		fmt.Fprint(t, "PEER\tNODE\tSTATE")
 		for _, s := range steps {
 			fmt.Fprint(t, "\t", s.title)
@@ -145,7 +136,7 @@ func sessionsText(b *strings.Builder, sessions []sessionReport) {
 			}
 			fmt.Fprintf(t, "\t%s\t%d\n", cmp.Or(s.BFD, "-"), s.Routes)
 		}
-	})
+	}))
 }
 
 // marks are ok up to the step that failed, and unknown behind it.

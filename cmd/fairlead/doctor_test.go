@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/controller"
@@ -14,12 +15,12 @@ import (
 )
 
 // troubled is a cluster with one problem of each sort.
-func troubled() world {
+func troubled() objects.Snapshot {
 	node := func(name string) *corev1.Node {
 		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}}
 	}
 	named := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
-	objects := config.Objects{
+	configured := config.Objects{
 		Pools: []*v1alpha1.IPAddressPool{
 			{ObjectMeta: named("lan"), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.9-192.0.2.1", "192.0.2.20"}}},
 			{ObjectMeta: named("unused"), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.0/24"}}},
@@ -34,21 +35,23 @@ func troubled() world {
 		a := v1alpha1.Session{Peer: "tor-a", State: "Established", Families: []string{"IPv4"}, Routes: 7, Withheld: "IPv6: the peer does not have the family enabled", BFD: "Up"}
 		return &v1alpha1.Speaker{ObjectMeta: named(name), Status: v1alpha1.SpeakerStatus{Sessions: []v1alpha1.Session{a, b}}}
 	}
-	w := world{cluster: controller.Snapshot{
-		Objects: objects, Nodes: []*corev1.Node{node("node-1"), node("node-2"), node("node-3")},
+	w := objects.Snapshot{Controller: controller.Snapshot{
+		Objects: configured, Nodes: []*corev1.Node{node("node-1"), node("node-2"), node("node-3")},
 		Speakers: []*v1alpha1.Speaker{
 			reported("node-1", v1alpha1.Session{Peer: "tor-b", State: "Connect", LastError: "connection refused by 192.0.2.2 port 179", FailedAt: "connect"}),
 			reported("node-2", v1alpha1.Session{Peer: "tor-b", State: "Connect", LastError: "we expect AS 64513, the peer says it is AS 64999", FailedAt: "asn"}),
 		},
 	}}
-	w.nodes = speaker.Snapshot{Nodes: w.cluster.Nodes}
-	w.nodes.Config, _ = config.Parse(objects)
+	w.Speaker = speaker.Snapshot{Nodes: w.Controller.Nodes}
+	w.Speaker.Config, _ = config.Parse(configured)
 	return w
 }
 
 func TestDoctor(t *testing.T) {
 	var out strings.Builder
-	examine(troubled()).text(&out)
+	if err := examine(troubled()).Text(&out); err != nil {
+		t.Fatal(err)
+	}
 	// Columns are aligned by blanks, which are of no interest here.
 	got := strings.TrimSpace(strings.Join(strings.Fields(strings.ReplaceAll(out.String(), "\n", " | ")), " "))
 	want := strings.Join([]string{
@@ -77,7 +80,7 @@ func TestDoctor(t *testing.T) {
 // TestDoctorContent: a cluster without problems is said to be.
 func TestDoctorContent(t *testing.T) {
 	var out strings.Builder
-	if examine(world{}).text(&out); !strings.Contains(out.String(), "No problem found") {
+	if err := examine(objects.Snapshot{}).Text(&out); err != nil || !strings.Contains(out.String(), "No problem found") {
 		t.Error(out.String())
 	}
 }

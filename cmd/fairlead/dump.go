@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
+
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 )
 
 func dumpCommand(access clientcmd.ClientConfig) *cobra.Command {
@@ -24,13 +26,13 @@ no Secrets. What others have written into annotations is part of it.`,
   fairlead doctor --from dump.yaml`,
 		Args: cobra.NoArgs,
 	}
-	from := fromFlag(cmd, access)
+	from := objectFlags(cmd, access)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		i, err := from.inventory(cmd)
+		i, err := from.read(cmd)
 		if err != nil {
 			return err
 		}
-		text, err := i.dump()
+		text, err := dump(i)
 		if err != nil {
 			return err
 		}
@@ -43,10 +45,10 @@ no Secrets. What others have written into annotations is part of it.`,
 }
 
 // dump writes every object, each in its own kind.
-func (i *inventory) dump() ([]byte, error) {
+func dump(i *objects.Collection) ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString("apiVersion: v1\nkind: List\nitems:\n")
-	for _, o := range i.objects() {
+	for _, o := range i.All() {
 		item, err := lean(o)
 		if err != nil {
 			return nil, err
@@ -67,7 +69,7 @@ func lean(o runtime.Object) (json.RawMessage, error) {
 		node.Status.Images = nil
 	}
 	o.(metav1.Object).SetManagedFields(nil)
-	kinds, _, err := scheme.ObjectKinds(o)
+	kinds, _, err := objects.Scheme.ObjectKinds(o)
 	if err != nil {
 		return nil, fmt.Errorf("find the kind of an object: %w", err)
 	}

@@ -9,10 +9,11 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/controller"
 	"github.com/fairlead-io/fairlead/providers"
@@ -37,7 +38,8 @@ it says what the controller has last heard of the balancer.`,
 			return nil
 		},
 	}
-	from := sourceFlags(cmd, access)
+	from := objectFlags(cmd, access)
+	policy := policyFlags(cmd)
 	check, print := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := check(); err != nil {
@@ -52,7 +54,7 @@ it says what the controller has last heard of the balancer.`,
 			}
 			key = types.NamespacedName{Namespace: namespace, Name: args[1]}
 		}
-		w, err := from.look(cmd)
+		w, err := from.snapshot(cmd, policy)
 		if err != nil {
 			return err
 		}
@@ -71,10 +73,10 @@ type explanation struct {
 	Type     string   `json:"type"` // with ports and policy, for people
 	Provider provider `json:"provider"`
 	// Address is how the pools were gone through, in the order of the decision.
-	Address       []verdict        `json:"address"`
-	Balancer      []string         `json:"balancer,omitempty"` // on AWS
-	Announcements []announcement   `json:"announcements"`
-	Conditions    []conditionState `json:"conditions"`
+	Address       []verdict          `json:"address"`
+	Balancer      []string           `json:"balancer,omitempty"` // on AWS
+	Announcements []announcement     `json:"announcements"`
+	Conditions    []output.Condition `json:"conditions"`
 	onAWS         bool
 }
 
@@ -124,17 +126,17 @@ type route struct {
 }
 
 // explain puts both decisions about one Service into words.
-func explain(w world, key types.NamespacedName) (e explanation, err error) {
-	i := slices.IndexFunc(w.cluster.Services, func(s *corev1.Service) bool { return s.Namespace == key.Namespace && s.Name == key.Name })
+func explain(w objects.Snapshot, key types.NamespacedName) (e explanation, err error) {
+	i := slices.IndexFunc(w.Controller.Services, func(s *corev1.Service) bool { return s.Namespace == key.Namespace && s.Name == key.Name })
 	if i < 0 {
 		return e, fmt.Errorf("there is no Service %s", key)
 	}
-	svc := w.cluster.Services[i]
-	trace := controller.Explain(w.cluster, key)
+	svc := w.Controller.Services[i]
+	trace := controller.Explain(w.Controller, key)
 	e = explanation{
 		Service: key.String(), Type: ports(svc),
 		Provider: provider{verdicts[trace.Choice.Verdict], trace.Choice.Reason, trace.Choice.Message},
-		Address:  []verdict{}, Announcements: []announcement{}, Conditions: conditions(trace.Plan.Conditions),
+		Address:  []verdict{}, Announcements: []announcement{}, Conditions: output.Conditions(trace.Plan.Conditions),
 		onAWS: trace.Choice.Verdict == providers.OnAWS,
 	}
 	for _, v := range trace.Verdicts {
@@ -145,12 +147,12 @@ func explain(w world, key types.NamespacedName) (e explanation, err error) {
 			e.Balancer = append(e.Balancer, cmp.Or(in.Hostname, in.IP))
 		}
 	}
-	for _, v := range speaker.Explain(w.nodes, svc) {
+	for _, v := range speaker.Explain(w.Speaker, svc) {
 		a := announcement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []announcer{}}
 		for _, n := range v.Nodes {
-			part := announcer{n.Node, list(n.Owns), []route{}, n.Reason, n.Message}
+			part := announcer{n.Node, append([]string{}, n.Owns...), []route{}, n.Reason, n.Message}
 			for _, told := range n.Tells {
-				part.Routes = append(part.Routes, w.route(n.Node, told))
+				part.Routes = append(part.Routes, routeOf(w, n.Node, told))
 			}
 			a.Nodes = append(a.Nodes, part)
 		}
@@ -159,51 +161,34 @@ func explain(w world, key types.NamespacedName) (e explanation, err error) {
 	return e, nil
 }
 
-// conditions are the plan's, which have no times.
-func conditions(from []metav1.Condition) []conditionState {
-	all := []conditionState{}
-	for _, c := range from {
-		all = append(all, conditionState{c.Type, c.Status, v1alpha1.Reason(c.Reason), c.Message})
-	}
-	return all
-}
-
-// route says what a node tells a peer, and whether it reaches it.
-func (w world) route(node string, told speaker.Told) route {
+// routeOf is what a node tells a peer, and whether it reaches it.
+func routeOf(s objects.Snapshot, node string, told speaker.Told) route {
 	a := told.Attributes
 	r := route{Peer: told.Peer, Prefix: told.Prefix.String(), LocalPref: a.LocalPref, Prepend: int(a.Prepend), Communities: a.Communities}
 	if a.HasMED {
 		med := int64(a.MED)
 		r.MED = &med
 	}
-	r.Told, r.State = w.session(node, told)
+	r.Told, r.State = reaches(s, node, told)
 	return r
 }
 
-// session says whether a route reaches its peer, or why it does not.
-func (w world) session(node string, told speaker.Told) (reaches bool, state string) {
-	for _, s := range w.cluster.Speakers {
-		if s.Name != node {
-			continue
-		}
-		i := slices.IndexFunc(s.Status.Sessions, func(x v1alpha1.Session) bool { return x.Peer == told.Peer })
-		if i < 0 {
-			break
-		}
-		family := "IPv4"
-		if told.Prefix.Addr().Is6() {
-			family = "IPv6"
-		}
-		switch session := s.Status.Sessions[i]; {
-		case session.State == bgp.Established.String() && slices.Contains(session.Families, family):
-			return true, session.State
-		case session.State == bgp.Established.String():
-			return false, session.Withheld
-		default:
-			return false, cmp.Or(session.Problem, session.LastError, session.State)
-		}
+// reaches says whether a route reaches its peer, or why it does not.
+func reaches(s objects.Snapshot, node string, told speaker.Told) (reaches bool, state string) {
+	family := "IPv4"
+	if told.Prefix.Addr().Is6() {
+		family = "IPv6"
 	}
-	return false, "its speaker has not reported"
+	switch session, reported := s.Session(node, told.Peer); {
+	case !reported:
+		return false, "its speaker has not reported"
+	case session.State == bgp.Established.String() && slices.Contains(session.Families, family):
+		return true, session.State
+	case session.State == bgp.Established.String():
+		return false, session.Withheld
+	default:
+		return false, cmp.Or(session.Problem, session.LastError, session.State)
+	}
 }
 
 var verdicts = map[providers.Verdict]string{

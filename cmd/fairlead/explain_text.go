@@ -6,16 +6,18 @@ import (
 	"io"
 	"strings"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
 // text marks with a star what is the case, and with a dash what is not.
-func (e explanation) text(b *strings.Builder) {
-	fmt.Fprintf(b, "Service %s (%s)\n", e.Service, e.Type)
-	fmt.Fprintf(b, "\nProvider\n  %s: %s\n", e.Provider.Verdict, e.Provider.Message)
+func (e explanation) Text(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Service %s (%s)\n", e.Service, e.Type)
+	fmt.Fprintf(&b, "\nProvider\n  %s: %s\n", e.Provider.Verdict, e.Provider.Message)
 	if len(e.Address) > 0 {
 		b.WriteString("\nAddress\n")
-		table(b, func(t io.Writer) {
+		b.WriteString(output.Table(func(t io.Writer) {
 			for _, v := range e.Address {
 				mark, what := "-", v.Message
 				if v.Used {
@@ -26,28 +28,30 @@ func (e explanation) text(b *strings.Builder) {
 				}
 				fmt.Fprintf(t, "  %s %s\t%s\n", mark, v.Family, what)
 			}
-		})
+		}))
 	}
 	if e.onAWS {
 		b.WriteString("\nBalancer\n")
 		for _, in := range e.Balancer {
-			fmt.Fprintf(b, "  * %s\n", in)
+			fmt.Fprintf(&b, "  * %s\n", in)
 		}
 		if len(e.Balancer) == 0 {
 			b.WriteString("  - none yet\n")
 		}
 	}
 	for _, a := range e.Announcements {
-		a.text(b)
+		a.text(&b)
 	}
 	if len(e.Conditions) > 0 {
 		b.WriteString("\nConditions\n")
-		table(b, func(t io.Writer) {
+		b.WriteString(output.Table(func(t io.Writer) {
 			for _, c := range e.Conditions {
 				fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", strings.TrimPrefix(c.Type, v1alpha1.GroupVersion.Group+"/"), c.Status, c.Reason, c.Message)
 			}
-		})
+		}))
 	}
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
 func (a announcement) text(b *strings.Builder) {
@@ -55,7 +59,7 @@ func (a announcement) text(b *strings.Builder) {
 	if a.Reason != "" {
 		fmt.Fprintf(b, "  - nobody: %s: %s\n", a.Reason, a.Message)
 	}
-	table(b, func(t io.Writer) {
+	b.WriteString(output.Table(func(t io.Writer) {
 		for _, n := range a.Nodes {
 			if len(n.Links) > 0 {
 				fmt.Fprintf(t, "  * %s\tanswers on %s\thighest rank of the eligible nodes\n", n.Node, strings.Join(n.Links, ", "))
@@ -71,7 +75,7 @@ func (a announcement) text(b *strings.Builder) {
 				fmt.Fprintf(t, "  - %s\t%s\t%s\n", n.Node, n.Reason, n.Message)
 			}
 		}
-	})
+	}))
 }
 
 // attributes writes a route as network people do.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
@@ -58,51 +59,54 @@ func summarize(all []servicePreview) (s summary) {
 }
 
 // text is one line that says all, then the lines of what changes.
-func (f forecast) text(b *strings.Builder) {
+func (f forecast) Text(w io.Writer) error {
+	var b strings.Builder
 	if f.nothing {
 		b.WriteString("Nothing changes. ")
 	}
 	b.WriteString(f.Summary.String() + "\n")
 	if len(f.Services) > 0 {
 		b.WriteString("\n")
-		table(b, func(t io.Writer) {
+		b.WriteString(output.Table(func(t io.Writer) {
 			fmt.Fprintln(t, "SERVICE\tCHANGE\tADDRESSES\tWHY")
 			for _, p := range f.Services {
 				fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", p.Service, words(p.Changes), arrow(p.Before.cell(), p.After.cell()), p.Why)
 			}
-		})
+		}))
 	}
 	if len(f.Pools) > 0 {
 		b.WriteString("\n")
-		table(b, func(t io.Writer) {
+		b.WriteString(output.Table(func(t io.Writer) {
 			fmt.Fprintln(t, "POOL\tCHANGE\tUSED/TOTAL v4\tUSED/TOTAL v6\tSERVICES\tOUT OF POOL\tADVERTISED\tOVERLAPS\tREADY")
 			for _, p := range f.Pools {
 				fmt.Fprintln(t, strings.Join(p.cells(), "\t"))
 			}
-		})
+		}))
 	}
 	if len(f.Problems) > 0 {
 		b.WriteString("\n")
-		table(b, func(t io.Writer) {
+		b.WriteString(output.Table(func(t io.Writer) {
 			fmt.Fprintln(t, "PROBLEM\tOBJECT\tREASON\tMESSAGE")
 			for _, p := range f.Problems {
 				fmt.Fprintf(t, "%s\t%s\t%s\t%s: %s\n", p.Change, p.Object, p.Reason, p.Field, p.Message)
 			}
-		})
+		}))
 	}
 	if len(f.Notes) > 0 {
 		b.WriteString("\n")
 	}
 	for _, n := range f.Notes {
-		fmt.Fprintf(b, "Note: %s.\n", n)
+		fmt.Fprintf(&b, "Note: %s.\n", n)
 	}
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
 // String is the summary in a sentence.
 func (s summary) String() string {
 	var parts []string
 	if s.Keep > 0 {
-		keep := plural(s.Keep, "Service keeps its address", "Services keep their addresses")
+		keep := output.Count(s.Keep, "Service keeps its address", "Services keep their addresses")
 		for _, some := range []struct {
 			n         int
 			one, many string
@@ -133,20 +137,13 @@ func (s summary) String() string {
 		{s.Lack, "Service has no address, before and after", "Services have no address, before and after"},
 	} {
 		if more.n > 0 {
-			parts = append(parts, plural(more.n, more.one, more.many))
+			parts = append(parts, output.Count(more.n, more.one, more.many))
 		}
 	}
 	if len(parts) == 0 {
 		return "There is no Service that Fairlead serves."
 	}
 	return strings.Join(parts, "; ") + "."
-}
-
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
 }
 
 var changeWords = map[change]string{

@@ -11,13 +11,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/controller"
 )
 
 // overlay is the cluster with the file's objects in place of those there, or
 // beside them, and what it took for granted in doing so.
-func overlay(s controller.Snapshot, file *inventory) (controller.Snapshot, []string) {
+func overlay(s controller.Snapshot, file *objects.Collection) (controller.Snapshot, []string) {
 	var notes []string
 	now := metav1.NewTime(s.Now)
 	s.Objects.Pools = overlaid(s.Objects.Pools, file.Pools, now)
@@ -26,18 +27,18 @@ func overlay(s controller.Snapshot, file *inventory) (controller.Snapshot, []str
 	s.Objects.BGPPeers = overlaid(s.Objects.BGPPeers, file.BGPPeers, now)
 	s.Objects.BFDProfiles = overlaid(s.Objects.BFDProfiles, file.BFDProfiles, now)
 	s.Objects.Communities = overlaid(s.Objects.Communities, file.Communities, now)
-	for _, ns := range file.namespaces { // as the API server does
+	for _, ns := range file.Namespaces { // as the API server does
 		metav1.SetMetaDataLabel(&ns.ObjectMeta, corev1.LabelMetadataName, ns.Name)
 	}
-	s.Namespaces = overlaid(s.Namespaces, file.namespaces, now)
+	s.Namespaces = overlaid(s.Namespaces, file.Namespaces, now)
 
 	had := byKey(s.Services)
 	families := familiesOf(s)
-	for _, svc := range file.services {
+	for _, svc := range file.Services {
 		notes = append(notes, completeService(svc, had[keyOf(svc)], families)...)
 	}
-	s.Services = overlaid(s.Services, file.services, now)
-	for _, n := range file.nodes {
+	s.Services = overlaid(s.Services, file.Services, now)
+	for _, n := range file.Nodes {
 		i := slices.IndexFunc(s.Nodes, func(o *corev1.Node) bool { return o.Name == n.Name })
 		if i >= 0 && len(n.Status.Conditions) == 0 && len(n.Status.Addresses) == 0 {
 			n.Status = s.Nodes[i].Status // written by its kubelet, not by the file
@@ -49,7 +50,7 @@ func overlay(s controller.Snapshot, file *inventory) (controller.Snapshot, []str
 			n.Spec.PodCIDR, n.Spec.PodCIDRs = s.Nodes[i].Spec.PodCIDR, s.Nodes[i].Spec.PodCIDRs
 		}
 	}
-	s.Nodes = overlaid(s.Nodes, file.nodes, now)
+	s.Nodes = overlaid(s.Nodes, file.Nodes, now)
 	return s, notes
 }
 

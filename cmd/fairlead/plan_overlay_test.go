@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/controller"
 )
@@ -55,7 +56,7 @@ func TestOverlayFamilies(t *testing.T) {
 		if row.had != nil {
 			cluster.Services = append(cluster.Services, row.had)
 		}
-		after, _ := overlay(cluster, &inventory{services: []*corev1.Service{row.file}})
+		after, _ := overlay(cluster, &objects.Collection{Services: []*corev1.Service{row.file}})
 		got := after.Services[len(after.Services)-1]
 		if *got.Spec.IPFamilyPolicy != row.policy || !slices.Equal(got.Spec.IPFamilies, row.want) {
 			t.Errorf("%s: %s %v, want %s %v", row.name, *got.Spec.IPFamilyPolicy, got.Spec.IPFamilies, row.policy, row.want)
@@ -116,7 +117,7 @@ func TestOverlayAge(t *testing.T) {
 	}
 	cluster := controller.Snapshot{Now: now}
 	cluster.Objects.Pools = []*v1alpha1.IPAddressPool{pool("lan", old, "192.0.2.1"), pool("other", old, "192.0.2.2")}
-	file := new(inventory)
+	file := new(objects.Collection)
 	file.Pools = []*v1alpha1.IPAddressPool{pool("lan", older, "192.0.2.9"), pool("new", older, "192.0.2.3")}
 	after, _ := overlay(cluster, file)
 	if len(after.Objects.Pools) != 3 || len(cluster.Objects.Pools) != 2 || cluster.Objects.Pools[0].Spec.Addresses[0] != "192.0.2.1" {
@@ -143,8 +144,8 @@ func TestOverlayLabels(t *testing.T) {
 	applied := labelled("applied", "kept", "others")
 	applied.Annotations = map[string]string{corev1.LastAppliedConfigAnnotation: `{"metadata":{"labels":{"applied":"x","kept":"x"}}}`}
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns", Labels: map[string]string{"tier": "edge"}}}
-	after, _ := overlay(controller.Snapshot{Services: []*corev1.Service{applied}}, &inventory{
-		services: []*corev1.Service{labelled("kept", "new")}, namespaces: []*corev1.Namespace{ns},
+	after, _ := overlay(controller.Snapshot{Services: []*corev1.Service{applied}}, &objects.Collection{
+		Services: []*corev1.Service{labelled("kept", "new")}, Namespaces: []*corev1.Namespace{ns},
 	})
 	if got, want := slices.Sorted(maps.Keys(after.Services[0].Labels)), []string{"kept", "new", "others"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)

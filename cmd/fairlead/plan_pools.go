@@ -6,8 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
+	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
@@ -19,15 +18,7 @@ type poolState struct {
 	Services    int64                `json:"services"`
 	OutOfPool   int64                `json:"outOfPool"`
 	Terminating bool                 `json:"terminating,omitempty"`
-	Conditions  []conditionState     `json:"conditions"`
-}
-
-// conditionState is a condition, without its time.
-type conditionState struct {
-	Type    string                 `json:"type"`
-	Status  metav1.ConditionStatus `json:"status"`
-	Reason  v1alpha1.Reason        `json:"reason"`
-	Message string                 `json:"message"`
+	Conditions  []output.Condition   `json:"conditions"`
 }
 
 // poolPreview is what would become of a pool.
@@ -57,12 +48,9 @@ func poolStates(o outcome) map[string]*poolState {
 		status := o.plan.Pools[pool.Name].Status
 		s := &poolState{
 			IPv4: status.IPv4, IPv6: status.IPv6, Services: status.Services, OutOfPool: status.OutOfPool,
-			Terminating: pool.DeletionTimestamp != nil, Conditions: []conditionState{},
+			Terminating: pool.DeletionTimestamp != nil, Conditions: output.Conditions(status.Conditions),
 		}
-		for _, c := range status.Conditions {
-			s.Conditions = append(s.Conditions, conditionState{c.Type, c.Status, v1alpha1.Reason(c.Reason), c.Message})
-		}
-		slices.SortFunc(s.Conditions, func(a, b conditionState) int { return strings.Compare(a.Type, b.Type) })
+		slices.SortFunc(s.Conditions, func(a, b output.Condition) int { return strings.Compare(a.Type, b.Type) })
 		all[pool.Name] = s
 	}
 	return all

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/controller"
 	"github.com/fairlead-io/fairlead/providers"
@@ -94,7 +95,7 @@ func TestPlanOfNothing(t *testing.T) {
 		for _, p := range cluster.Objects.Pools {
 			was.Objects.Pools = append(was.Objects.Pools, p.DeepCopy())
 		}
-		f, err := preview(cluster, wishes{file: new(inventory)}, false)
+		f, err := preview(cluster, wishes{file: new(objects.Collection)}, false)
 		if err != nil || len(f.Services)+len(f.Pools)+len(f.Problems) > 0 || f.Summary.loss() {
 			t.Fatalf("%v, %+v", err, f)
 		}
@@ -109,16 +110,16 @@ func TestPlanOfNothing(t *testing.T) {
 func TestPlanNeverTakesAddresses(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cluster := settle(drawCluster(t)).cluster
-		w := wishes{file: new(inventory)}
+		w := wishes{file: new(objects.Collection)}
 		for _, p := range cluster.Objects.Pools {
 			switch rapid.IntRange(0, 2).Draw(t, "wish") {
 			case 0:
 				w.deletes = append(w.deletes, deletion{kind: "IPAddressPool", name: p.Name})
 			case 1:
-				_, _ = w.file.put(drawPool(t, p.Name, time.Time{}))
+				w.file.Pools = append(w.file.Pools, drawPool(t, p.Name, time.Time{}))
 			}
 		}
-		_, _ = w.file.put(drawPool(t, "new", time.Time{}))
+		w.file.Pools = append(w.file.Pools, drawPool(t, "new", time.Time{}))
 		f, err := preview(cluster, w, true)
 		if err != nil {
 			t.Fatal(err)

@@ -8,11 +8,10 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
 	"github.com/fairlead-io/fairlead/controller"
 )
 
@@ -41,7 +40,8 @@ advertisement of its pool), and 1 if the question cannot be answered.`,
   fairlead plan -f new-pool.yaml --from dump.yaml -o json`,
 		Args: cobra.NoArgs,
 	}
-	from := sourceFlags(cmd, access)
+	from := objectFlags(cmd, access)
+	policy := policyFlags(cmd)
 	check, print := outputFlag(cmd)
 	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "File with objects to be applied; - is standard input. May be repeated.")
 	cmd.Flags().StringArrayVar(&deletes, "delete", nil, "Object to be deleted: KIND/NAME, service/NAMESPACE/NAME. May be repeated.")
@@ -53,18 +53,18 @@ advertisement of its pool), and 1 if the question cannot be answered.`,
 		if len(files)+len(deletes) == 0 {
 			return errors.New("what to plan? Try: fairlead plan -f FILE, or --delete KIND/NAME")
 		}
-		if slices.Contains(files, "-") && slices.Contains(from.from, "-") {
+		if slices.Contains(files, "-") && slices.Contains(from.dumps, "-") {
 			return errors.New("-f - and --from -: standard input can be read once only")
 		}
 		wishes, err := readWishes(files, deletes, from, cmd.InOrStdin())
 		if err != nil {
 			return err
 		}
-		w, err := from.look(cmd)
+		w, err := from.snapshot(cmd, policy)
 		if err != nil {
 			return err
 		}
-		p, err := preview(w.cluster, wishes, all)
+		p, err := preview(w.Controller, wishes, all)
 		if err != nil {
 			return err
 		}
@@ -81,12 +81,12 @@ advertisement of its pool), and 1 if the question cannot be answered.`,
 
 // wishes are what is to be planned.
 type wishes struct {
-	file    *inventory
+	file    *objects.Collection
 	deletes []deletion
 }
 
 // readWishes reads what is to be planned, before any cluster is asked.
-func readWishes(files, deletes []string, from *source, stdin io.Reader) (w wishes, err error) {
+func readWishes(files, deletes []string, from *objectSource, stdin io.Reader) (w wishes, err error) {
 	for _, text := range deletes {
 		d, err := parseDeletion(text)
 		if err != nil {
@@ -103,29 +103,8 @@ func readWishes(files, deletes []string, from *source, stdin io.Reader) (w wishe
 			d.namespace = cmp.Or(d.namespace, namespace)
 		}
 	}
-	schemas, err := readSchemas()
-	if err != nil {
-		return w, err
-	}
-	w.file = new(inventory)
-	r := reader{strict: true, schemas: schemas, wanted: plannable, into: w.file, namespace: namespace}
-	for _, path := range files {
-		if err := r.readFile(path, stdin); err != nil {
-			return w, err
-		}
-	}
-	return w, nil
-}
-
-// plannable are the kinds that a file may hold: what people write.
-func plannable(o runtime.Object) bool {
-	switch o.(type) {
-	case *corev1.Service, *corev1.Namespace, *corev1.Node,
-		*v1alpha1.IPAddressPool, *v1alpha1.L2Advertisement, *v1alpha1.BGPAdvertisement,
-		*v1alpha1.BGPPeer, *v1alpha1.BFDProfile, *v1alpha1.Community:
-		return true
-	}
-	return false
+	w.file, err = objects.FromManifests(files, stdin, namespace)
+	return w, err
 }
 
 // forecast is the answer of plan.
@@ -149,10 +128,10 @@ func preview(cluster controller.Snapshot, w wishes, all bool) (f forecast, err e
 	}
 	before, after := settle(cluster), settle(wished)
 	f = forecast{
-		Services: compareServices(before, after), Pools: comparePools(before, after), Problems: compareProblems(before, after), Notes: list(notes),
+		Services: compareServices(before, after), Pools: comparePools(before, after), Problems: compareProblems(before, after), Notes: append([]string{}, notes...),
 	}
 	if before.writes > 0 {
-		f.Notes = append(f.Notes, "the controller has yet to write "+plural(before.writes, "Service", "Services")+" of the cluster as it is; the plan compares with what it will write")
+		f.Notes = append(f.Notes, "the controller has yet to write "+output.Count(before.writes, "Service", "Services")+" of the cluster as it is; the plan compares with what it will write")
 	}
 	if !before.steady || !after.steady {
 		f.Notes = append(f.Notes, fmt.Sprintf("the controller still had something to write after %d rounds; the plan shows the last one", maxRounds))

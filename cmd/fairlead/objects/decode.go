@@ -1,4 +1,4 @@
-package main
+package objects
 
 import (
 	"bufio"
@@ -25,42 +25,41 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// reader takes objects from files, and says where each is that it cannot use.
-type reader struct {
-	// strict is for what people write: everything in it must be understood, and
-	// of a kind that wanted names. What a cluster has written may hold anything.
+// decoder adds the objects of files to a Collection. Its errors name the file,
+// the document and the object.
+type decoder struct {
+	// strict is for manifests: they must hold nothing but kinds that users write,
+	// and be valid.
 	strict bool
-	wanted func(runtime.Object) bool
-	schemas
-	into *inventory
-	// namespace is for objects that name none; "" where all are as a cluster has them.
+	// namespace is that of Services that name none.
 	namespace string
-	// skipped counts the objects of kinds that nothing depends on.
+	into      *Collection
+	// skipped counts the objects of kinds that no decision depends on; nil if strict.
 	skipped map[string]int
 }
 
 // readFile reads one file, or standard input for "-".
-func (r *reader) readFile(path string, stdin io.Reader) error {
+func (d *decoder) readFile(path string, stdin io.Reader) error {
 	if path == "-" {
-		return r.readAll("standard input", stdin)
+		return d.readAll("standard input", stdin)
 	}
 	f, err := os.Open(path)
 	if err != nil {
 		return err // it names the file
 	}
 	defer f.Close()
-	return r.readAll(path, f)
+	return d.readAll(path, f)
 }
 
 // readAll reads all documents. The name is for errors.
-func (r *reader) readAll(name string, in io.Reader) error {
+func (d *decoder) readAll(name string, in io.Reader) error {
 	content, err := io.ReadAll(in)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
 	all, err := documents(content)
 	for i, document := range all {
-		if err := r.read(document); err != nil {
+		if err := d.decode(document); err != nil {
 			return fmt.Errorf("%s: document %d: %w", name, i+1, err)
 		}
 	}
@@ -73,11 +72,11 @@ func (r *reader) readAll(name string, in io.Reader) error {
 	return nil
 }
 
-// documents are the YAML or JSON documents in a file, as JSON, up to the first
-// one that is none. Those without content, such as comments, do not count.
+// documents returns the YAML or JSON documents of a file, as JSON, up to the
+// first one that is invalid. Empty ones, such as comments, do not count.
 func documents(content []byte) ([]json.RawMessage, error) {
 	if all, ok := jsonDocuments(content); ok {
-		return all, nil // much faster than YAML, of which it is not quite a part: tabs
+		return all, nil // much faster than as YAML, which also refuses tabs
 	}
 	var all []json.RawMessage
 	for parts := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(content))); ; {
@@ -112,8 +111,8 @@ func jsonDocuments(content []byte) (all []json.RawMessage, ok bool) {
 	}
 }
 
-// identity is what every object has, and what a list is.
-type identity struct {
+// header is what every object has in common, and the items of a list.
+type header struct {
 	metav1.TypeMeta `json:",inline"`
 	Metadata        struct {
 		Namespace    string `json:"namespace"`
@@ -123,96 +122,88 @@ type identity struct {
 	Items []json.RawMessage `json:"items"`
 }
 
-// read takes one document: an object, or a list of objects.
-func (r *reader) read(document []byte) error {
-	var id identity
-	if err := json.Unmarshal(document, &id); err != nil {
-		return fmt.Errorf("is no Kubernetes object: %s", inWords(err))
+// decode reads one document: an object, or a list of objects.
+func (d *decoder) decode(document []byte) error {
+	var h header
+	if err := json.Unmarshal(document, &h); err != nil {
+		return fmt.Errorf("is no Kubernetes object: %s", typeError(err))
 	}
-	if id.Kind == "" || id.APIVersion == "" {
+	if h.Kind == "" || h.APIVersion == "" {
 		return errors.New("is no Kubernetes object: it has no apiVersion, or no kind")
 	}
-	of, isList := strings.CutSuffix(id.Kind, "List")
+	kind, isList := strings.CutSuffix(h.Kind, "List")
 	if !isList {
-		return r.readObject(document, id)
+		return d.decodeObject(document, h)
 	}
-	for i, item := range id.Items {
-		var in identity
-		if err := json.Unmarshal(item, &in); err != nil {
-			return fmt.Errorf("item %d: is no Kubernetes object: %s", i, inWords(err))
+	for i, content := range h.Items {
+		var item header
+		if err := json.Unmarshal(content, &item); err != nil {
+			return fmt.Errorf("item %d: is no Kubernetes object: %s", i, typeError(err))
 		}
-		if in.Kind == "" && of != "" { // the items of a ServiceList don't say that they are Services
-			in.APIVersion, in.Kind = id.APIVersion, of
+		if item.Kind == "" && kind != "" { // the items of a ServiceList do not name their kind
+			item.APIVersion, item.Kind = h.APIVersion, kind
 		}
-		if err := r.readObject(item, in); err != nil {
+		if err := d.decodeObject(content, item); err != nil {
 			return fmt.Errorf("item %d: %w", i, err)
 		}
 	}
 	return nil
 }
 
-// readObject takes one object.
-func (r *reader) readObject(content []byte, id identity) error {
-	what := strings.TrimPrefix(id.Metadata.Namespace+"/"+id.Metadata.Name, "/")
-	kind := schema.FromAPIVersionAndKind(id.APIVersion, id.Kind)
-	empty, err := scheme.New(kind)
-	known := err == nil
-	if known && r.wanted != nil {
-		known = r.wanted(empty)
-	}
-	if placed, _ := new(inventory).put(empty); !known || !placed {
-		if r.strict {
-			return fmt.Errorf("%s %q: the kind %s of %s is not known here: a file may hold Fairlead's kinds (%s), and Services, Namespaces and Nodes (v1)", id.Kind, what, id.Kind, id.APIVersion, v1alpha1.GroupVersion)
+// decodeObject reads one object.
+func (d *decoder) decodeObject(content []byte, h header) error {
+	name := strings.TrimPrefix(h.Metadata.Namespace+"/"+h.Metadata.Name, "/")
+	kind := schema.FromAPIVersionAndKind(h.APIVersion, h.Kind)
+	empty, err := Scheme.New(kind)
+	if held, _ := new(Collection).put(empty); err != nil || !held || d.strict && !inManifests(empty) {
+		if d.strict {
+			return fmt.Errorf("%s %q: the kind %s of %s is not known here: a file may hold Fairlead's kinds (%s), and Services, Namespaces and Nodes (v1)", h.Kind, name, h.Kind, h.APIVersion, v1alpha1.GroupVersion)
 		}
-		r.skipped[id.Kind]++
+		d.skipped[h.Kind]++
 		return nil
 	}
-	if id.Metadata.Name == "" {
-		return fmt.Errorf("%s: metadata.name: is missing", id.Kind)
+	if h.Metadata.Name == "" {
+		return fmt.Errorf("%s: metadata.name: is missing", h.Kind)
 	}
-	codec := kubejson.NewSerializerWithOptions(kubejson.DefaultMetaFactory, scheme, scheme, kubejson.SerializerOptions{Strict: r.strict})
+	codec := kubejson.NewSerializerWithOptions(kubejson.DefaultMetaFactory, Scheme, Scheme, kubejson.SerializerOptions{Strict: d.strict})
 	object, _, err := codec.Decode(content, &kind, nil)
 	if err != nil {
-		return fmt.Errorf("%s %q: %s", id.Kind, what, faults(content, empty, err))
+		return fmt.Errorf("%s %q: %s", h.Kind, name, decodeErrors(content, empty, err))
 	}
-	if r.strict {
-		faults, err := r.schemas.faults(id.Kind, content)
-		if err != nil {
-			return fmt.Errorf("%s %q: %w", id.Kind, what, err)
-		}
-		if len(faults) > 0 {
-			return fmt.Errorf("%s %q: %s", id.Kind, what, strings.Join(faults, "; "))
+	if d.strict {
+		if err := validate(h.Kind, content); err != nil {
+			return fmt.Errorf("%s %q: %w", h.Kind, name, err)
 		}
 	}
 	switch o := object.(type) {
 	case *corev1.Service:
-		o.Namespace = cmp.Or(o.Namespace, r.namespace)
+		o.Namespace = cmp.Or(o.Namespace, d.namespace)
 	case *discoveryv1.EndpointSlice:
 	case metav1.Object:
 		o.SetNamespace("") // the other kinds have none, whatever the file says
 	}
-	if _, again := r.into.put(object); again && r.strict {
-		return fmt.Errorf("%s %q: is there twice", id.Kind, what)
+	if _, replaced := d.into.put(object); replaced && d.strict {
+		return fmt.Errorf("%s %q: is there twice", h.Kind, name)
 	}
 	return nil
 }
 
-var strictFault = regexp.MustCompile(`^(unknown|duplicate) field "(.+)"$`)
+var strictError = regexp.MustCompile(`^(unknown|duplicate) field "(.+)"$`)
 
-// faults says which fields cannot be understood, and why.
-func faults(content []byte, empty runtime.Object, err error) string {
+// decodeErrors returns the fields that cannot be decoded, and why.
+func decodeErrors(content []byte, empty runtime.Object, err error) string {
 	strict, ok := runtime.AsStrictDecodingError(err)
 	if !ok {
-		// The decoder's error cannot be asked for the field; the standard one's can.
-		if again := json.Unmarshal(content, empty); again != nil {
-			err = again
+		// The decoder's error does not name the field; that of the standard library does.
+		if standard := json.Unmarshal(content, empty); standard != nil {
+			err = standard
 		}
-		return inWords(err)
+		return typeError(err)
 	}
 	var all []string
 	for _, e := range strict.Errors() {
 		text := e.Error()
-		if m := strictFault.FindStringSubmatch(text); m != nil {
+		if m := strictError.FindStringSubmatch(text); m != nil {
 			text = fmt.Sprintf("%s: %s field", m[2], m[1])
 		}
 		all = append(all, text)
@@ -220,20 +211,17 @@ func faults(content []byte, empty runtime.Object, err error) string {
 	return strings.Join(all, "; ")
 }
 
-// inWords names the field of which the type is wrong.
-func inWords(err error) string {
+// typeError names the field that has the wrong type, if that is the error.
+func typeError(err error) string {
 	var wrong *json.UnmarshalTypeError
 	if !errors.As(err, &wrong) {
 		return err.Error()
 	}
-	field := wrong.Field
-	if field == "" {
-		field = "the document"
-	}
-	return fmt.Sprintf("%s: is %s, must be %s", field, article(wrong.Value), typeInWords(wrong.Type))
+	return fmt.Sprintf("%s: is %s, must be %s", cmp.Or(wrong.Field, "the document"), valueText(wrong.Value), typeText(wrong.Type))
 }
 
-func article(value string) string {
+// valueText describes a value by the description that encoding/json has of it.
+func valueText(value string) string {
 	value = strings.TrimSuffix(value, " ")
 	switch {
 	case value == "bool":
@@ -248,7 +236,8 @@ func article(value string) string {
 	return "a " + value
 }
 
-func typeInWords(t reflect.Type) string {
+// typeText describes the type that a field must have.
+func typeText(t reflect.Type) string {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}

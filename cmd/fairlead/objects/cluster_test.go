@@ -1,4 +1,4 @@
-package main
+package objects
 
 import (
 	"encoding/json"
@@ -10,16 +10,16 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// TestReadCluster: what is read from an API server is what a dump of it holds,
-// and what may not be read, or is not served, is named.
-func TestReadCluster(t *testing.T) {
-	dump, _, err := readDumps([]string{"testdata/docs/dump.yaml"}, nil)
+// TestFromCluster: the objects of an API server are those of a dump of it, and
+// what may not be listed, or is not served, is named.
+func TestFromCluster(t *testing.T) {
+	dump, _, err := FromDumps([]string{"../testdata/docs/dump.yaml"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	lists := map[string]map[string]any{}
-	for _, o := range dump.objects() {
-		kinds, _, err := scheme.ObjectKinds(o)
+	for _, o := range dump.All() {
+		kinds, _, err := Scheme.ObjectKinds(o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +60,7 @@ func TestReadCluster(t *testing.T) {
 			}
 			_ = json.NewEncoder(w).Encode(list)
 		}))
-		have, notes, err := readCluster(t.Context(), &rest.Config{Host: server.URL})
+		have, notes, err := FromCluster(t.Context(), &rest.Config{Host: server.URL})
 		server.Close()
 		switch {
 		case row.lacks < 0:
@@ -75,7 +75,7 @@ func TestReadCluster(t *testing.T) {
 		if said := strings.Join(notes, "; "); !strings.Contains(said, row.notes) || (said == "") != (row.notes == "") {
 			t.Errorf("%s %d: it says %q", row.path, row.code, said)
 		}
-		if got, want := len(have.objects()), len(dump.objects())-row.lacks; got != want {
+		if got, want := len(have.All()), len(dump.All())-row.lacks; got != want {
 			t.Errorf("%s %d: %d objects were read, want %d", row.path, row.code, got, want)
 		}
 	}

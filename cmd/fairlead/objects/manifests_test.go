@@ -1,22 +1,18 @@
-package main
+package objects
 
 import (
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// TestStrict: what people write is understood to the last field, or the error
+// TestFromManifests: every field of a manifest is known and valid, or the error
 // names the file, the document, the object and the field.
-func TestStrict(t *testing.T) {
+func TestFromManifests(t *testing.T) {
 	const pool = "apiVersion: fairlead.io/v1alpha1\nkind: IPAddressPool\nmetadata: {name: lan}\n"
 	const peer = "apiVersion: fairlead.io/v1alpha1\nkind: BGPPeer\nmetadata: {name: tor}\n"
 	const good = pool + "spec: {addresses: [192.0.2.1]}\n"
@@ -65,10 +61,10 @@ func TestStrict(t *testing.T) {
 			if err := os.WriteFile("f.yaml", []byte(row.file), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			_, err := readWishes([]string{"f.yaml"}, nil, &source{from: []string{"dump.yaml"}, access: clientcmd.NewDefaultClientConfig(*clientcmdapi.NewConfig(), nil)}, nil)
+			_, err := FromManifests([]string{"f.yaml"}, nil, "default")
 			switch {
 			case err == nil && row.want != "":
-				t.Errorf("it is taken; want %s", row.want)
+				t.Errorf("no error; want %s", row.want)
 			case err != nil && (row.want == "" || !strings.Contains(err.Error(), row.want)):
 				t.Errorf("got  %v\nwant %s", err, row.want)
 			}
@@ -78,17 +74,17 @@ func TestStrict(t *testing.T) {
 
 // TestSchemas: every kind has a schema, and every rule of a schema compiles.
 func TestSchemas(t *testing.T) {
-	all, err := readSchemas()
+	all, err := crdSchemas()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for kind := range scheme.KnownTypes(v1alpha1.GroupVersion) {
-		o, err := scheme.New(v1alpha1.GroupVersion.WithKind(kind))
-		if placed, _ := new(inventory).put(o); err == nil && placed && all[kind] == nil {
+	for kind := range Scheme.KnownTypes(v1alpha1.GroupVersion) {
+		o, err := Scheme.New(v1alpha1.GroupVersion.WithKind(kind))
+		if held, _ := new(Collection).put(o); err == nil && held && all[kind] == nil {
 			t.Errorf("%s has no schema", kind)
 		}
 	}
-	r, err := newRules()
+	env, err := celEnv()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +92,7 @@ func TestSchemas(t *testing.T) {
 	for kind, s := range all {
 		eachRule(s, func(expression string) {
 			compiled++
-			if _, issues := r.env.Compile(expression); issues.Err() != nil {
+			if _, issues := env.Compile(expression); issues.Err() != nil {
 				t.Errorf("%s: %q: %v", kind, expression, issues.Err())
 			}
 		})
@@ -117,34 +113,5 @@ func eachRule(s *spec.Schema, found func(expression string)) {
 	}
 	if s.Items != nil && s.Items.Schema != nil {
 		eachRule(s.Items.Schema, found)
-	}
-}
-
-// TestDumpRoundTrip: what dump writes, --from reads, and nothing is lost.
-func TestDumpRoundTrip(t *testing.T) {
-	first, notes, err := readDumps([]string{"testdata/docs/dump.yaml"}, nil)
-	if err != nil || len(notes) > 0 {
-		t.Fatalf("%v, %q", err, notes)
-	}
-	text, err := first.dump()
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "again.yaml")
-	if err := os.WriteFile(file, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	second, _, err := readDumps([]string{file}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	had, have := first.objects(), second.objects()
-	if len(had) < 10 || len(had) != len(have) {
-		t.Fatalf("%d objects became %d", len(had), len(have))
-	}
-	for i := range had {
-		if !equality.Semantic.DeepEqual(had[i], have[i]) {
-			t.Errorf("%v\nbecame\n%v", had[i], have[i])
-		}
 	}
 }
