@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
@@ -215,4 +216,8 @@ func ofObjects(plan controller.Plan) (found []finding) {
 		found = append(found, finding{degraded, p.Kind + " " + p.Name, p.Reason, p.Field + ": " + p.Message})
 	}
 	return found
+}
+
+func keyOf(svc *corev1.Service) types.NamespacedName {
+	return types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 }

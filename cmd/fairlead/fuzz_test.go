@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/explain"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/providers"
 )
@@ -46,7 +47,7 @@ func FuzzDump(f *testing.F) {
 		w := all.Snapshot(time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), providers.Policy{Mode: providers.Auto})
 		_ = examine(w).Text(io.Discard)
 		for _, svc := range w.Controller.Services {
-			if e, err := explain(w, types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}); err == nil {
+			if e, err := explain.Service(w, types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}); err == nil {
 				_ = e.Text(io.Discard)
 			}
 		}

@@ -1,4 +1,4 @@
-package main
+package explain
 
 import (
 	"cmp"
@@ -10,8 +10,9 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// text marks with a star what is the case, and with a dash what is not.
-func (e explanation) Text(w io.Writer) error {
+// Text writes the sections of the explanation. A star marks what is the case, a
+// dash what is not. It returns the error of the one write.
+func (e Explanation) Text(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Service %s (%s)\n", e.Service, e.Type)
 	fmt.Fprintf(&b, "\nProvider\n  %s: %s\n", e.Provider.Verdict, e.Provider.Message)
@@ -40,7 +41,7 @@ func (e explanation) Text(w io.Writer) error {
 		}
 	}
 	for _, a := range e.Announcements {
-		a.text(&b)
+		b.WriteString(a.text())
 	}
 	if len(e.Conditions) > 0 {
 		b.WriteString("\nConditions\n")
@@ -54,18 +55,19 @@ func (e explanation) Text(w io.Writer) error {
 	return err
 }
 
-func (a announcement) text(b *strings.Builder) {
-	fmt.Fprintf(b, "\nAnnouncement of %s (pool %s)\n", a.Address, cmp.Or(a.Pool, "not recorded"))
+func (a announcement) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\nAnnouncement of %s (pool %s)\n", a.Address, cmp.Or(a.Pool, "not recorded"))
 	if a.Reason != "" {
-		fmt.Fprintf(b, "  - nobody: %s: %s\n", a.Reason, a.Message)
+		fmt.Fprintf(&b, "  - nobody: %s: %s\n", a.Reason, a.Message)
 	}
 	b.WriteString(output.Table(func(t io.Writer) {
 		for _, n := range a.Nodes {
-			if len(n.Links) > 0 {
-				fmt.Fprintf(t, "  * %s\tanswers on %s\thighest rank of the eligible nodes\n", n.Node, strings.Join(n.Links, ", "))
+			if len(n.Interfaces) > 0 {
+				fmt.Fprintf(t, "  * %s\tanswers on %s\thighest rank of the eligible nodes\n", n.Node, strings.Join(n.Interfaces, ", "))
 			}
 			for _, r := range n.Routes {
-				if r.Told {
+				if r.Advertised {
 					fmt.Fprintf(t, "  * %s\ttells %s\t%s\n", n.Node, r.Peer, r.attributes())
 				} else {
 					fmt.Fprintf(t, "  - %s\twould tell %s (%s)\t%s\n", n.Node, r.Peer, r.State, r.attributes())
@@ -76,9 +78,10 @@ func (a announcement) text(b *strings.Builder) {
 			}
 		}
 	}))
+	return b.String()
 }
 
-// attributes writes a route as network people do.
+// attributes returns the prefix and the BGP attributes.
 func (r route) attributes() string {
 	text := fmt.Sprintf("%s local-pref %d", r.Prefix, r.LocalPref)
 	if r.MED != nil {

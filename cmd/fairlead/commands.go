@@ -1,0 +1,58 @@
+package main
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/fairlead-io/fairlead/cmd/fairlead/explain"
+)
+
+func explainCommand(access clientcmd.ClientConfig) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "explain svc [NAMESPACE/]NAME",
+		Short: "Say which address a Service has, who announces it, and why.",
+		Long: `Say which address a Service has, from which pool, which node announces it on
+which link, and why: the decisions of the controller and of the speakers, made
+again by their own code from what the API server shows now. Of a Service on AWS
+it says what the controller has last heard of the balancer.`,
+		Example: `  fairlead explain svc default/influxdb
+  fairlead explain svc default/influxdb --from dump.yaml -o json`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 2 || !slices.Contains([]string{"svc", "service", "services"}, args[0]) {
+				return errors.New("what to explain? Try: fairlead explain svc NAMESPACE/NAME")
+			}
+			return nil
+		},
+	}
+	from := objectFlags(cmd, access)
+	policy := policyFlags(cmd)
+	check, print := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := check(); err != nil {
+			return err
+		}
+		namespace, name, named := strings.Cut(args[1], "/")
+		if !named {
+			name = namespace
+			var err error
+			if namespace, err = from.namespace(); err != nil {
+				return err
+			}
+		}
+		snapshot, err := from.snapshot(cmd, policy)
+		if err != nil {
+			return err
+		}
+		e, err := explain.Service(snapshot, types.NamespacedName{Namespace: namespace, Name: name})
+		if err != nil {
+			return err
+		}
+		return print(e)
+	}
+	return cmd
+}
