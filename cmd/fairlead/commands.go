@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/doctor"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/explain"
 )
 
@@ -53,6 +54,46 @@ it says what the controller has last heard of the balancer.`,
 			return err
 		}
 		return print(e)
+	}
+	return cmd
+}
+
+// errFindings makes doctor exit with 1; the findings have been printed.
+var errFindings = errors.New("there are problems")
+
+func doctorCommand(access clientcmd.ClientConfig) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "List every problem that Fairlead can see, worst first. Exits 1 if there is any.",
+		Long: `List every problem that Fairlead can see, worst first: Services without an
+address or that nobody announces, pools that are used up, overlap or are not
+announced, nodes without a speaker, BGP sessions that are not established and at
+which step they fail, objects that cannot be used as they are. Exits 1 if there
+is any, and changes nothing.
+
+BROKEN is without service now, DEGRADED works with less than it should, NOTICE
+is worth knowing.`,
+		Args: cobra.NoArgs,
+	}
+	from := objectFlags(cmd, access)
+	policy := policyFlags(cmd)
+	check, print := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := check(); err != nil {
+			return err
+		}
+		snapshot, err := from.snapshot(cmd, policy)
+		if err != nil {
+			return err
+		}
+		d := doctor.Examine(snapshot)
+		if err := print(d); err != nil {
+			return err
+		}
+		if len(d.Findings) > 0 {
+			return errFindings
+		}
+		return nil
 	}
 	return cmd
 }

@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/doctor"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/explain"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/providers"
@@ -45,7 +46,7 @@ func FuzzDump(f *testing.F) {
 			return
 		}
 		w := all.Snapshot(time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), providers.Policy{Mode: providers.Auto})
-		_ = examine(w).Text(io.Discard)
+		_ = doctor.Examine(w).Text(io.Discard)
 		for _, svc := range w.Controller.Services {
 			if e, err := explain.Service(w, types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}); err == nil {
 				_ = e.Text(io.Discard)

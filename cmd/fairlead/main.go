@@ -31,7 +31,7 @@ func exit(err error, stderr io.Writer) int {
 	switch {
 	case errors.Is(err, errLoss):
 		return 2
-	case errors.Is(err, errProblems):
+	case errors.Is(err, errFindings):
 		return 1
 	}
 	fmt.Fprintf(stderr, "fairlead: %v\n", err)

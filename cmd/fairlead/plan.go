@@ -254,3 +254,7 @@ func reasonChanges(was, is standing) (found []change) {
 	}
 	return found
 }
+
+func keyOf(svc *corev1.Service) types.NamespacedName {
+	return types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+}

@@ -1,8 +1,9 @@
-package main
+package doctor
 
 import (
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -10,12 +11,11 @@ import (
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/controller"
-	"github.com/fairlead-io/fairlead/speaker"
+	"github.com/fairlead-io/fairlead/providers"
 )
 
-// troubled is a cluster with one problem of each sort.
-func troubled() objects.Snapshot {
+// brokenCluster returns a cluster with one problem of each kind.
+func brokenCluster() objects.Snapshot {
 	node := func(name string) *corev1.Node {
 		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}}
 	}
@@ -35,24 +35,22 @@ func troubled() objects.Snapshot {
 		a := v1alpha1.Session{Peer: "tor-a", State: "Established", Families: []string{"IPv4"}, Routes: 7, Withheld: "IPv6: the peer does not have the family enabled", BFD: "Up"}
 		return &v1alpha1.Speaker{ObjectMeta: named(name), Status: v1alpha1.SpeakerStatus{Sessions: []v1alpha1.Session{a, b}}}
 	}
-	w := objects.Snapshot{Controller: controller.Snapshot{
+	c := objects.Collection{
 		Objects: configured, Nodes: []*corev1.Node{node("node-1"), node("node-2"), node("node-3")},
 		Speakers: []*v1alpha1.Speaker{
 			reported("node-1", v1alpha1.Session{Peer: "tor-b", State: "Connect", LastError: "connection refused by 192.0.2.2 port 179", FailedAt: "connect"}),
 			reported("node-2", v1alpha1.Session{Peer: "tor-b", State: "Connect", LastError: "we expect AS 64513, the peer says it is AS 64999", FailedAt: "asn"}),
 		},
-	}}
-	w.Speaker = speaker.Snapshot{Nodes: w.Controller.Nodes}
-	w.Speaker.Config, _ = config.Parse(configured)
-	return w
+	}
+	return c.Snapshot(time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), providers.Policy{})
 }
 
-func TestDoctor(t *testing.T) {
+func TestExamine(t *testing.T) {
 	var out strings.Builder
-	if err := examine(troubled()).Text(&out); err != nil {
+	if err := Examine(brokenCluster()).Text(&out); err != nil {
 		t.Fatal(err)
 	}
-	// Columns are aligned by blanks, which are of no interest here.
+	// The width of the columns is not tested here.
 	got := strings.TrimSpace(strings.Join(strings.Fields(strings.ReplaceAll(out.String(), "\n", " | ")), " "))
 	want := strings.Join([]string{
 		`BROKEN BGPPeer tor-b from node-1 SessionDown connection refused by 192.0.2.2 port 179`,
@@ -77,10 +75,10 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
-// TestDoctorContent: a cluster without problems is said to be.
-func TestDoctorContent(t *testing.T) {
+// TestNoFinding: the text says that there is no problem.
+func TestNoFinding(t *testing.T) {
 	var out strings.Builder
-	if err := examine(objects.Snapshot{}).Text(&out); err != nil || !strings.Contains(out.String(), "No problem found") {
+	if err := Examine(objects.Snapshot{}).Text(&out); err != nil || !strings.Contains(out.String(), "No problem found") {
 		t.Error(out.String())
 	}
 }
