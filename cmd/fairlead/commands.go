@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-io/fairlead/cmd/fairlead/doctor"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/explain"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/plan"
 )
 
 func explainCommand(access clientcmd.ClientConfig) *cobra.Command {
@@ -92,6 +93,73 @@ is worth knowing.`,
 		}
 		if len(d.Findings) > 0 {
 			return errFindings
+		}
+		return nil
+	}
+	return cmd
+}
+
+// errLoss makes plan exit with 2; the result has been printed.
+var errLoss = errors.New("a Service would lose something")
+
+func planCommand(access clientcmd.ClientConfig) *cobra.Command {
+	var files, deletions []string
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "plan [-f FILE]... [--delete KIND/NAME]...",
+		Short: "Say what would become of Services and pools if a file were applied. Changes nothing.",
+		Long: `Say, before anything is applied, which Services would keep, lose or newly get an
+address, and what would become of the pools: the decision of the controller, made
+by its own code on the cluster as it is, and on the cluster with the file's
+objects in it. Changes nothing.
+
+A file holds Fairlead's kinds, Services, Namespaces and Nodes, in YAML or JSON,
+as kubectl apply takes it. It is read strictly: a field or kind that is not known
+is an error.
+
+Exits 0 if no Service would lose anything, 2 if one would (an address, or the
+advertisement of its pool), and 1 if the question cannot be answered.`,
+		Example: `  fairlead plan -f new-pool.yaml
+  fairlead plan --delete ipaddresspool/lan
+  fairlead plan -f new-pool.yaml --from dump.yaml -o json`,
+		Args: cobra.NoArgs,
+	}
+	from := objectFlags(cmd, access)
+	policy := policyFlags(cmd)
+	check, print := outputFlag(cmd)
+	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "File with objects to be applied; - is standard input. May be repeated.")
+	cmd.Flags().StringArrayVar(&deletions, "delete", nil, "Object to be deleted: KIND/NAME, service/NAMESPACE/NAME. May be repeated.")
+	cmd.Flags().BoolVar(&all, "all", false, "Show what stays as it is too.")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := check(); err != nil {
+			return err
+		}
+		if len(files)+len(deletions) == 0 {
+			return errors.New("what to plan? Try: fairlead plan -f FILE, or --delete KIND/NAME")
+		}
+		if slices.Contains(files, "-") && slices.Contains(from.dumps, "-") {
+			return errors.New("-f - and --from -: standard input can be read once only")
+		}
+		request, err := from.request(cmd, files, deletions)
+		if err != nil {
+			return err
+		}
+		snapshot, err := from.snapshot(cmd, policy)
+		if err != nil {
+			return err
+		}
+		result, err := plan.Preview(snapshot.Controller, request)
+		if err != nil {
+			return err
+		}
+		if !all {
+			result = result.Changed()
+		}
+		if err := print(result); err != nil {
+			return err
+		}
+		if result.Loss() {
+			return errLoss
 		}
 		return nil
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/plan"
 	"github.com/fairlead-io/fairlead/providers"
 )
 
@@ -72,6 +73,23 @@ func (s *objectSource) namespace() (string, error) {
 		return "", fmt.Errorf("read the kubeconfig: %w", err)
 	}
 	return namespace, nil
+}
+
+// request reads what plan is to preview.
+func (s *objectSource) request(cmd *cobra.Command, files, deletions []string) (r plan.Request, err error) {
+	namespace, err := s.namespace()
+	if err != nil {
+		return r, err
+	}
+	for _, text := range deletions {
+		d, err := plan.ParseDeletion(text, namespace)
+		if err != nil {
+			return r, err
+		}
+		r.Deletions = append(r.Deletions, d)
+	}
+	r.Manifests, err = objects.FromManifests(files, cmd.InOrStdin(), namespace)
+	return r, err
 }
 
 // policyFlags adds the flags of the controller that its decisions depend on,

@@ -13,6 +13,7 @@ import (
 	"github.com/fairlead-io/fairlead/cmd/fairlead/doctor"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/explain"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/plan"
 	"github.com/fairlead-io/fairlead/providers"
 )
 
@@ -52,8 +53,8 @@ func FuzzDump(f *testing.F) {
 				_ = e.Text(io.Discard)
 			}
 		}
-		if p, err := preview(w.Controller, wishes{file: manifests}, true); err == nil {
-			_ = p.Text(io.Discard)
+		if r, err := plan.Preview(w.Controller, plan.Request{Manifests: manifests}); err == nil {
+			_ = r.Text(io.Discard)
 		}
 		_, _ = dump(all)
 	})

@@ -1,4 +1,4 @@
-package main
+package plan
 
 import (
 	"fmt"
@@ -19,7 +19,7 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// drawPool draws a pool, small and often in the way of others.
+// drawPool draws a pool, small and often overlapping others.
 func drawPool(t *rapid.T, name string, made time.Time) *v1alpha1.IPAddressPool {
 	p := &v1alpha1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: name, UID: "pool", CreationTimestamp: metav1.NewTime(made)}}
 	for range rapid.IntRange(1, 2).Draw(t, "entries") {
@@ -36,7 +36,7 @@ func drawPool(t *rapid.T, name string, made time.Time) *v1alpha1.IPAddressPool {
 	return p
 }
 
-// drawService draws a Service that asks for this and that.
+// drawService draws a Service with requests.
 func drawService(t *rapid.T, name string, made time.Time) *corev1.Service {
 	policy := rapid.SampledFrom([]corev1.IPFamilyPolicy{corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack}).Draw(t, "policy")
 	svc := &corev1.Service{
@@ -82,9 +82,9 @@ func drawCluster(t *rapid.T) controller.Snapshot {
 	return s
 }
 
-// TestPlanOfNothing: a plan without wishes says that nothing changes, whatever
-// the controller has still to write, and looking changes nothing.
-func TestPlanOfNothing(t *testing.T) {
+// TestEmptyRequest: nothing changes, whatever the controller has yet to write,
+// and the snapshot stays as it is.
+func TestEmptyRequest(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cluster := drawCluster(t)
 		was := cluster
@@ -95,9 +95,10 @@ func TestPlanOfNothing(t *testing.T) {
 		for _, p := range cluster.Objects.Pools {
 			was.Objects.Pools = append(was.Objects.Pools, p.DeepCopy())
 		}
-		f, err := preview(cluster, wishes{file: new(objects.Collection)}, false)
-		if err != nil || len(f.Services)+len(f.Pools)+len(f.Problems) > 0 || f.Summary.loss() {
-			t.Fatalf("%v, %+v", err, f)
+		all, err := Preview(cluster, Request{Manifests: new(objects.Collection)})
+		r := all.Changed()
+		if err != nil || len(r.Services)+len(r.Pools)+len(r.Problems) > 0 || r.Loss() {
+			t.Fatalf("%v, %+v", err, r)
 		}
 		if !equality.Semantic.DeepEqual(was.Services, cluster.Services) || !equality.Semantic.DeepEqual(was.Objects, cluster.Objects) {
 			t.Fatal("the snapshot has been changed")
@@ -105,43 +106,43 @@ func TestPlanOfNothing(t *testing.T) {
 	})
 }
 
-// TestPlanNeverTakesAddresses: whatever becomes of pools, no Service loses the
-// address that it has.
-func TestPlanNeverTakesAddresses(t *testing.T) {
+// TestNoAddressLost: whatever happens to pools, no Service loses the address that
+// it has.
+func TestNoAddressLost(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		cluster := settle(drawCluster(t)).cluster
-		w := wishes{file: new(objects.Collection)}
+		cluster := converge(drawCluster(t)).cluster
+		request := Request{Manifests: new(objects.Collection)}
 		for _, p := range cluster.Objects.Pools {
-			switch rapid.IntRange(0, 2).Draw(t, "wish") {
+			switch rapid.IntRange(0, 2).Draw(t, "request") {
 			case 0:
-				w.deletes = append(w.deletes, deletion{kind: "IPAddressPool", name: p.Name})
+				request.Deletions = append(request.Deletions, Deletion{kind: "IPAddressPool", name: p.Name})
 			case 1:
-				w.file.Pools = append(w.file.Pools, drawPool(t, p.Name, time.Time{}))
+				request.Manifests.Pools = append(request.Manifests.Pools, drawPool(t, p.Name, time.Time{}))
 			}
 		}
-		w.file.Pools = append(w.file.Pools, drawPool(t, "new", time.Time{}))
-		f, err := preview(cluster, w, true)
+		request.Manifests.Pools = append(request.Manifests.Pools, drawPool(t, "new", time.Time{}))
+		result, err := Preview(cluster, request)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, p := range f.Services {
-			// Who asks for an address, or a pool, by name moves there when it can.
-			svc := byKey(cluster.Services)[keyNamed(p.Service)]
-			asks := svc.Annotations[v1alpha1.AnnotationAddressPool] != "" || svc.Annotations[v1alpha1.AnnotationLoadBalancerIPs] != ""
-			if slices.Contains(p.Changes, loses) || slices.Contains(p.Changes, moves) && !asks {
+		for _, p := range result.Services {
+			// A Service that requests an address, or a pool, by name moves there when it can.
+			svc := servicesByKey(cluster.Services)[keyNamed(p.Service)]
+			requests := svc.Annotations[v1alpha1.AnnotationAddressPool] != "" || svc.Annotations[v1alpha1.AnnotationLoadBalancerIPs] != ""
+			if slices.Contains(p.Changes, addressLost) || slices.Contains(p.Changes, addressMoved) && !requests {
 				t.Fatalf("%s: %v: %+v -> %+v: %s", p.Service, p.Changes, p.Before, p.After, p.Why)
 			}
 		}
 	})
 }
 
-// TestSettled: where the controller leads a cluster, it has nothing left to do.
-func TestSettled(t *testing.T) {
+// TestConverged: a converged cluster stays as it is.
+func TestConverged(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		first := settle(drawCluster(t))
-		again := settle(first.cluster)
-		if !first.steady || !again.steady || again.writes > 0 {
-			t.Fatalf("steady %v, then %v with %d writes", first.steady, again.steady, again.writes)
+		first := converge(drawCluster(t))
+		again := converge(first.cluster)
+		if !first.converged || !again.converged || again.pending > 0 {
+			t.Fatalf("converged %v, then %v with %d writes", first.converged, again.converged, again.pending)
 		}
 	})
 }

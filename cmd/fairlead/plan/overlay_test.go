@@ -1,4 +1,4 @@
-package main
+package plan
 
 import (
 	"maps"
@@ -17,8 +17,8 @@ import (
 	"github.com/fairlead-io/fairlead/controller"
 )
 
-// TestOverlayFamilies: a Service from a file gets the families that the API
-// server would give it.
+// TestOverlayFamilies: a Service of a manifest gets the families that the API
+// server would choose.
 func TestOverlayFamilies(t *testing.T) {
 	const v4, v6 = corev1.IPv4Protocol, corev1.IPv6Protocol
 	const single, prefer, require = corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack
@@ -56,7 +56,7 @@ func TestOverlayFamilies(t *testing.T) {
 		if row.had != nil {
 			cluster.Services = append(cluster.Services, row.had)
 		}
-		after, _ := overlay(cluster, &objects.Collection{Services: []*corev1.Service{row.file}})
+		after, _ := overlayManifests(cluster, &objects.Collection{Services: []*corev1.Service{row.file}})
 		got := after.Services[len(after.Services)-1]
 		if *got.Spec.IPFamilyPolicy != row.policy || !slices.Equal(got.Spec.IPFamilies, row.want) {
 			t.Errorf("%s: %s %v, want %s %v", row.name, *got.Spec.IPFamilyPolicy, got.Spec.IPFamilies, row.policy, row.want)
@@ -64,8 +64,9 @@ func TestOverlayFamilies(t *testing.T) {
 	}
 }
 
-// TestOverlayAnnotations: what others have set stays, what the file's owner has
-// taken out goes, and what the controller has recorded is not the file's to say.
+// TestOverlayAnnotations: annotations that others have set stay, those that the
+// manifest does not hold any more go, and no manifest changes the controller's
+// records.
 func TestOverlayAnnotations(t *testing.T) {
 	const pool, recorded = v1alpha1.AnnotationAddressPool, v1alpha1.AnnotationAllocatedFrom
 	const applied, asks = corev1.LastAppliedConfigAnnotation, `{"metadata":{"annotations":{"fairlead.io/address-pool":"a"}}}`
@@ -76,14 +77,14 @@ func TestOverlayAnnotations(t *testing.T) {
 		note      string
 	}{
 		{"record stays", map[string]string{recorded: "192.0.2.1=a"}, nil, map[string]string{recorded: "192.0.2.1=a"}, ""},
-		{"record is not the file's", map[string]string{recorded: "192.0.2.1=a"}, map[string]string{recorded: "192.0.2.1=b"}, map[string]string{recorded: "192.0.2.1=a"}, ""},
+		{"record in the manifest", map[string]string{recorded: "192.0.2.1=a"}, map[string]string{recorded: "192.0.2.1=b"}, map[string]string{recorded: "192.0.2.1=a"}, ""},
 		{"record of a new Service", nil, map[string]string{recorded: "192.0.2.1=b"}, map[string]string{}, ""},
 		{"set", map[string]string{}, map[string]string{pool: "b"}, map[string]string{pool: "b"}, ""},
 		{"changed", map[string]string{pool: "a"}, map[string]string{pool: "b"}, map[string]string{pool: "b"}, ""},
 		{"taken out", map[string]string{pool: "a"}, nil, map[string]string{}, "has the annotation " + pool + ": a, which the file lacks"},
 		{"applied, taken out", map[string]string{pool: "a", applied: asks}, nil, map[string]string{applied: asks}, "which the file lacks"},
 		{"applied, set by hand", map[string]string{pool: "a", applied: `{}`}, nil, map[string]string{pool: "a", applied: `{}`}, ""},
-		{"nobody's business", map[string]string{"team": "a"}, nil, map[string]string{}, ""},
+		{"not read by the controller", map[string]string{"team": "a"}, nil, map[string]string{}, ""},
 	} {
 		svc := func(annotations map[string]string) *corev1.Service {
 			return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "a", Annotations: annotations}}
@@ -95,7 +96,7 @@ func TestOverlayAnnotations(t *testing.T) {
 		file := svc(maps.Clone(row.file))
 		notes := strings.Join(completeService(file, had, []corev1.IPFamily{corev1.IPv4Protocol}), "; ")
 		if row.name == "applied, taken out" {
-			delete(file.Annotations, applied) // kubectl writes it anew
+			delete(file.Annotations, applied) // kubectl writes it again
 			delete(row.want, applied)
 		}
 		if !maps.Equal(file.Annotations, row.want) || !strings.Contains(notes, row.note) || (notes == "") != (row.note == "") {
@@ -104,8 +105,8 @@ func TestOverlayAnnotations(t *testing.T) {
 	}
 }
 
-// TestOverlayAge: what is there keeps its age and identity, what is new is the
-// youngest, whatever the file says.
+// TestOverlayAge: an existing object keeps its age and identity, and a new one is
+// the youngest, whatever the manifest says.
 func TestOverlayAge(t *testing.T) {
 	now, old := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), metav1.NewTime(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
 	older := metav1.NewTime(old.AddDate(-1, 0, 0))
@@ -119,7 +120,7 @@ func TestOverlayAge(t *testing.T) {
 	cluster.Objects.Pools = []*v1alpha1.IPAddressPool{pool("lan", old, "192.0.2.1"), pool("other", old, "192.0.2.2")}
 	file := new(objects.Collection)
 	file.Pools = []*v1alpha1.IPAddressPool{pool("lan", older, "192.0.2.9"), pool("new", older, "192.0.2.3")}
-	after, _ := overlay(cluster, file)
+	after, _ := overlayManifests(cluster, file)
 	if len(after.Objects.Pools) != 3 || len(cluster.Objects.Pools) != 2 || cluster.Objects.Pools[0].Spec.Addresses[0] != "192.0.2.1" {
 		t.Fatalf("%d pools after, %d before", len(after.Objects.Pools), len(cluster.Objects.Pools))
 	}
@@ -132,7 +133,7 @@ func TestOverlayAge(t *testing.T) {
 	}
 }
 
-// TestOverlayLabels: what others than the last kubectl apply have labelled stays.
+// TestOverlayLabels: labels that the last kubectl apply has not set stay.
 func TestOverlayLabels(t *testing.T) {
 	labelled := func(labels ...string) *corev1.Service {
 		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "a", Labels: map[string]string{}}}
@@ -144,7 +145,7 @@ func TestOverlayLabels(t *testing.T) {
 	applied := labelled("applied", "kept", "others")
 	applied.Annotations = map[string]string{corev1.LastAppliedConfigAnnotation: `{"metadata":{"labels":{"applied":"x","kept":"x"}}}`}
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns", Labels: map[string]string{"tier": "edge"}}}
-	after, _ := overlay(controller.Snapshot{Services: []*corev1.Service{applied}}, &objects.Collection{
+	after, _ := overlayManifests(controller.Snapshot{Services: []*corev1.Service{applied}}, &objects.Collection{
 		Services: []*corev1.Service{labelled("kept", "new")}, Namespaces: []*corev1.Namespace{ns},
 	})
 	if got, want := slices.Sorted(maps.Keys(after.Services[0].Labels)), []string{"kept", "new", "others"}; !slices.Equal(got, want) {
