@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/fairlead-io/fairlead/cmd/fairlead/doctor"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/dump"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/explain"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/plan"
 )
@@ -33,11 +34,8 @@ it says what the controller has last heard of the balancer.`,
 	}
 	from := objectFlags(cmd, access)
 	policy := policyFlags(cmd)
-	check, print := outputFlag(cmd)
+	print := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := check(); err != nil {
-			return err
-		}
 		namespace, name, named := strings.Cut(args[1], "/")
 		if !named {
 			name = namespace
@@ -59,9 +57,6 @@ it says what the controller has last heard of the balancer.`,
 	return cmd
 }
 
-// errFindings makes doctor exit with 1; the findings have been printed.
-var errFindings = errors.New("there are problems")
-
 func doctorCommand(access clientcmd.ClientConfig) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -78,11 +73,8 @@ is worth knowing.`,
 	}
 	from := objectFlags(cmd, access)
 	policy := policyFlags(cmd)
-	check, print := outputFlag(cmd)
+	print := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := check(); err != nil {
-			return err
-		}
 		snapshot, err := from.snapshot(cmd, policy)
 		if err != nil {
 			return err
@@ -92,15 +84,12 @@ is worth knowing.`,
 			return err
 		}
 		if len(d.Findings) > 0 {
-			return errFindings
+			return exitStatus(1)
 		}
 		return nil
 	}
 	return cmd
 }
-
-// errLoss makes plan exit with 2; the result has been printed.
-var errLoss = errors.New("a Service would lose something")
 
 func planCommand(access clientcmd.ClientConfig) *cobra.Command {
 	var files, deletions []string
@@ -126,14 +115,11 @@ advertisement of its pool), and 1 if the question cannot be answered.`,
 	}
 	from := objectFlags(cmd, access)
 	policy := policyFlags(cmd)
-	check, print := outputFlag(cmd)
+	print := outputFlag(cmd)
 	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "File with objects to be applied; - is standard input. May be repeated.")
 	cmd.Flags().StringArrayVar(&deletions, "delete", nil, "Object to be deleted: KIND/NAME, service/NAMESPACE/NAME. May be repeated.")
 	cmd.Flags().BoolVar(&all, "all", false, "Show what stays as it is too.")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := check(); err != nil {
-			return err
-		}
 		if len(files)+len(deletions) == 0 {
 			return errors.New("what to plan? Try: fairlead plan -f FILE, or --delete KIND/NAME")
 		}
@@ -159,9 +145,31 @@ advertisement of its pool), and 1 if the question cannot be answered.`,
 			return err
 		}
 		if result.Loss() {
-			return errLoss
+			return exitStatus(2)
 		}
 		return nil
+	}
+	return cmd
+}
+
+func dumpCommand(access clientcmd.ClientConfig) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "dump",
+		Short: "Write all that the other commands look at, for their --from.",
+		Long: `Write all that the other commands look at, as one YAML List: Fairlead's own kinds,
+Speakers, Nodes, Namespaces, ServiceCIDRs, Services and EndpointSlices. It holds
+no Secrets. What others have written into annotations is part of it.`,
+		Example: `  fairlead dump > dump.yaml
+  fairlead doctor --from dump.yaml`,
+		Args: cobra.NoArgs,
+	}
+	from := objectFlags(cmd, access)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		all, err := from.read(cmd)
+		if err != nil {
+			return err
+		}
+		return dump.Write(cmd.OutOrStdout(), all)
 	}
 	return cmd
 }

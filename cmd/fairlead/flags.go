@@ -106,16 +106,16 @@ func policyFlags(cmd *cobra.Command) func() (providers.Policy, error) {
 	}
 }
 
-// outputFlag adds -o, and returns functions that check it and print in its format.
-func outputFlag(cmd *cobra.Command) (check func() error, print func(output.Result) error) {
+// outputFlag adds -o, which is checked before the command runs, and returns a
+// function that prints in its format.
+func outputFlag(cmd *cobra.Command) (print func(output.Result) error) {
 	format := output.Formats[0]
 	cmd.Flags().StringVarP(&format, "output", "o", format, "Output format: "+strings.Join(output.Formats, " or ")+".")
-	check = func() error {
+	cmd.PreRunE = func(*cobra.Command, []string) error {
 		if !slices.Contains(output.Formats, format) {
 			return fmt.Errorf("--output=%q: must be one of %q", format, output.Formats)
 		}
 		return nil
 	}
-	print = func(r output.Result) error { return output.Print(cmd.OutOrStdout(), format, r) }
-	return check, print
+	return func(r output.Result) error { return output.Print(cmd.OutOrStdout(), format, r) }
 }

@@ -8,9 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/fairlead-io/fairlead/cmd/fairlead/doctor"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/dump"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/explain"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/plan"
@@ -46,16 +47,16 @@ func FuzzDump(f *testing.F) {
 		if err != nil {
 			return
 		}
-		w := all.Snapshot(time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), providers.Policy{Mode: providers.Auto})
-		_ = doctor.Examine(w).Text(io.Discard)
-		for _, svc := range w.Controller.Services {
-			if e, err := explain.Service(w, types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}); err == nil {
+		s := all.Snapshot(time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), providers.Policy{Mode: providers.Auto})
+		_ = doctor.Examine(s).Text(io.Discard)
+		for _, svc := range s.Controller.Services {
+			if e, err := explain.Service(s, cache.MetaObjectToName(svc).AsNamespacedName()); err == nil {
 				_ = e.Text(io.Discard)
 			}
 		}
-		if r, err := plan.Preview(w.Controller, plan.Request{Manifests: manifests}); err == nil {
+		if r, err := plan.Preview(s.Controller, plan.Request{Manifests: manifests}); err == nil {
 			_ = r.Text(io.Discard)
 		}
-		_, _ = dump(all)
+		_ = dump.Write(io.Discard, all)
 	})
 }
