@@ -35,7 +35,8 @@ func FuzzDump(f *testing.F) {
 			if i := strings.Index(text, "-- dump.yaml --\n"); i >= 0 {
 				text, _, _ = strings.Cut(text[i+len("-- dump.yaml --\n"):], "\n-- ")
 			}
-			f.Add(text, `{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {type: LoadBalancer, ipFamilyPolicy: PreferDualStack}}`)
+			f.Add(text, `{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop},
+spec: {type: LoadBalancer, ipFamilyPolicy: PreferDualStack}}`)
 		}
 	}
 	f.Fuzz(func(_ *testing.T, text, manifest string) {

@@ -59,7 +59,8 @@ func (s severity) MarshalText() ([]byte, error) { return []byte(strings.ToLower(
 // Examine finds every problem in the snapshot, which is not changed.
 func Examine(s objects.Snapshot) Diagnosis {
 	plan := controller.Decide(s.Controller)
-	findings := slices.Concat([]finding{}, nodeFindings(s), serviceFindings(s, plan), configFindings(plan), poolFindings(s, plan), sessionFindings(s))
+	findings := slices.Concat([]finding{}, nodeFindings(s), serviceFindings(s, plan), configFindings(plan), poolFindings(s, plan),
+		sessionFindings(s))
 	slices.SortStableFunc(findings, func(a, b finding) int {
 		return cmp.Or(cmp.Compare(a.Severity, b.Severity), strings.Compare(a.Object, b.Object))
 	})
@@ -74,7 +75,8 @@ func Examine(s objects.Snapshot) Diagnosis {
 func (d Diagnosis) Text(w io.Writer) error {
 	var b strings.Builder
 	if len(d.Findings) == 0 {
-		fmt.Fprintf(&b, "No problem found: %s, %s, %s, %s.\n", output.Count(d.Services, "Service", "Services"), output.Count(d.Nodes, "node", "nodes"),
+		fmt.Fprintf(&b, "No problem found: %s, %s, %s, %s.\n",
+			output.Count(d.Services, "Service", "Services"), output.Count(d.Nodes, "node", "nodes"),
 			output.Count(d.Pools, "pool", "pools"), output.Count(d.Peers, "BGP peer", "BGP peers"))
 	}
 	b.WriteString(output.Table(func(t io.Writer) {
@@ -91,15 +93,24 @@ func (d Diagnosis) Text(w io.Writer) error {
 
 func nodeFindings(s objects.Snapshot) (found []finding) {
 	if len(s.Controller.Nodes) > 0 && len(s.Controller.Speakers) == 0 {
-		return []finding{{severityBroken, "DaemonSet fairlead-speaker", v1alpha1.NoSpeaker, "no speaker has ever reported: kubectl -n fairlead-system get pods"}}
+		return []finding{{
+			severityBroken, "DaemonSet fairlead-speaker", v1alpha1.NoSpeaker,
+			"no speaker has ever reported: kubectl -n fairlead-system get pods",
+		}}
 	}
 	for _, n := range s.Controller.Nodes {
 		reports := slices.ContainsFunc(s.Controller.Speakers, func(reported *v1alpha1.Speaker) bool { return reported.Name == n.Name })
 		switch {
 		case !reports:
-			found = append(found, finding{severityDegraded, "Node " + n.Name, v1alpha1.NoSpeaker, "its speaker has never reported: kubectl -n fairlead-system get pods -o wide"})
+			found = append(found, finding{
+				severityDegraded, "Node " + n.Name, v1alpha1.NoSpeaker,
+				"its speaker has never reported: kubectl -n fairlead-system get pods -o wide",
+			})
 		case !config.NodeReady(n):
-			found = append(found, finding{severityDegraded, "Node " + n.Name, v1alpha1.NodeNotReady, "it is not Ready, and announces nothing if another node can"})
+			found = append(found, finding{
+				severityDegraded, "Node " + n.Name, v1alpha1.NodeNotReady,
+				"it is not Ready, and announces nothing if another node can",
+			})
 		}
 	}
 	return found

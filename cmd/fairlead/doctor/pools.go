@@ -17,25 +17,26 @@ func poolFindings(s objects.Snapshot, plan controller.Plan) (found []finding) {
 	for _, p := range s.Controller.Objects.Pools {
 		object := "IPAddressPool " + p.Name
 		status := plan.Pools[p.Name].Status
+		add := func(severity severity, reason v1alpha1.Reason, format string, args ...any) {
+			found = append(found, finding{severity, object, reason, fmt.Sprintf(format, args...)})
+		}
 		if apimeta.IsStatusConditionFalse(status.Conditions, v1alpha1.ConditionAdvertised) {
-			found = append(found, finding{severityDegraded, object, v1alpha1.NoAdvertisement, "no L2Advertisement and no BGPAdvertisement covers it"})
+			add(severityDegraded, v1alpha1.NoAdvertisement, "no L2Advertisement and no BGPAdvertisement covers it")
 		}
 		for _, family := range []struct {
 			name  string
 			usage v1alpha1.FamilyUsage
 		}{{"IPv4", status.IPv4}, {"IPv6", status.IPv6}} {
 			free, scarce := freeAddresses(family.usage)
-			if !scarce {
-				continue
+			switch {
+			case !scarce:
+			case free.Sign() > 0:
+				add(severityNotice, v1alpha1.PoolNearlyExhausted, "%s of %s %s addresses can still be given", free, family.usage.Capacity, family.name)
+			case p.Spec.AutoAssign != nil && !*p.Spec.AutoAssign: // its Services have asked for it by name
+				add(severityNotice, v1alpha1.PoolExhausted, "no %s address is free, of %s", family.name, family.usage.Capacity)
+			default:
+				add(severityDegraded, v1alpha1.PoolExhausted, "no %s address is free, of %s", family.name, family.usage.Capacity)
 			}
-			f := finding{severityNotice, object, v1alpha1.PoolNearlyExhausted, fmt.Sprintf("%s of %s %s addresses can still be given", free, family.usage.Capacity, family.name)}
-			if free.Sign() <= 0 {
-				f.Severity, f.Reason, f.Message = severityDegraded, v1alpha1.PoolExhausted, fmt.Sprintf("no %s address is free, of %s", family.name, family.usage.Capacity)
-				if p.Spec.AutoAssign != nil && !*p.Spec.AutoAssign {
-					f.Severity = severityNotice // its Services have asked for it by name
-				}
-			}
-			found = append(found, f)
 		}
 	}
 	return found

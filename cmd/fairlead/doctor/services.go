@@ -34,7 +34,7 @@ func serviceFindings(s objects.Snapshot, plan controller.Plan) (found []finding)
 			reason := v1alpha1.Reason(c.Reason)
 			switch {
 			case c.Status == metav1.ConditionFalse && reason == v1alpha1.NoAddress: // the other condition has the cause
-			case c.Status == metav1.ConditionFalse && c.Type == v1alpha1.ConditionProvisioned && len(p.Ingress) > 0 && slices.Contains(p.Finalizers, v1alpha1.FinalizerBareMetal):
+			case c.Status == metav1.ConditionFalse && c.Type == v1alpha1.ConditionProvisioned && hasAddress(p):
 				add(severityDegraded, reason, c.Message) // it has an address, though not what it asks for
 			case c.Status == metav1.ConditionFalse:
 				add(severityBroken, reason, c.Message)
@@ -58,6 +58,11 @@ func serviceFindings(s objects.Snapshot, plan controller.Plan) (found []finding)
 		})
 	}
 	return found
+}
+
+// hasAddress reports whether the Service has an address of a pool.
+func hasAddress(p controller.ServicePlan) bool {
+	return len(p.Ingress) > 0 && slices.Contains(p.Finalizers, v1alpha1.FinalizerBareMetal)
 }
 
 // statusOutdated reports whether the controller has yet to write other addresses

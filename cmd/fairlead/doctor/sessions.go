@@ -31,15 +31,18 @@ func sessionFindings(s objects.Snapshot) (found []finding) {
 			if !config.NodeReady(n) {
 				continue
 			}
-			object := fmt.Sprintf("BGPPeer %s from %s", p.Name, n.Name)
+			f := finding{Severity: severityDegraded, Object: fmt.Sprintf("BGPPeer %s from %s", p.Name, n.Name)}
 			switch session, reported := s.Session(n.Name, p.Name); {
 			case !reported:
-				down = append(down, finding{severityDegraded, object, v1alpha1.NoSpeaker, "the node's speaker has not reported about it"})
+				f.Reason, f.Message = v1alpha1.NoSpeaker, "the node's speaker has not reported about it"
+				down = append(down, f)
 			case session.State != bgp.Established.String():
-				down = append(down, finding{severityDegraded, object, cmp.Or(session.ProblemReason, v1alpha1.SessionDown), cmp.Or(session.Problem, session.LastError, "not established yet")})
+				f.Reason = cmp.Or(session.ProblemReason, v1alpha1.SessionDown)
+				f.Message = cmp.Or(session.Problem, session.LastError, "not established yet")
+				down = append(down, f)
 			default:
 				established++
-				more = append(more, establishedFindings(object, p, session)...)
+				more = append(more, establishedFindings(f.Object, p, session)...)
 			}
 		}
 		if selected == 0 {
@@ -57,17 +60,21 @@ func sessionFindings(s objects.Snapshot) (found []finding) {
 
 // establishedFindings returns what an established session lacks.
 func establishedFindings(object string, p config.BGPPeer, session v1alpha1.Session) (found []finding) {
+	add := func(severity severity, reason v1alpha1.Reason, message string) {
+		found = append(found, finding{severity, object, reason, message})
+	}
 	if session.Withheld != "" {
-		found = append(found, finding{severityDegraded, object, v1alpha1.RoutesWithheld, session.Withheld})
+		add(severityDegraded, v1alpha1.RoutesWithheld, session.Withheld)
 	}
 	if session.BFD != "" && session.BFD != "Up" {
-		found = append(found, finding{severityDegraded, object, v1alpha1.BFDDown, cmp.Or(session.BFDMessage, "is "+session.BFD) + ": a dead path is noticed by the hold timer only"})
+		message := cmp.Or(session.BFDMessage, "is "+session.BFD)
+		add(severityDegraded, v1alpha1.BFDDown, message+": a dead path is noticed by the hold timer only")
 	}
 	if len(session.Pending) > 0 {
-		found = append(found, finding{severityNotice, object, v1alpha1.ChangePending, strings.Join(session.Pending, ", ") + ": takes effect with the next session"})
+		add(severityNotice, v1alpha1.ChangePending, strings.Join(session.Pending, ", ")+": takes effect with the next session")
 	}
 	if p.RestartTime > 0 && strings.Contains(session.GracefulRestart, "does not") {
-		found = append(found, finding{severityNotice, object, v1alpha1.NoGracefulRestart, session.GracefulRestart})
+		add(severityNotice, v1alpha1.NoGracefulRestart, session.GracefulRestart)
 	}
 	return found
 }

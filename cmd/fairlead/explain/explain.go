@@ -91,7 +91,9 @@ type route struct {
 // Service explains the decisions about the Service with the key, which must be
 // in the snapshot. The snapshot is not changed.
 func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err error) {
-	i := slices.IndexFunc(s.Controller.Services, func(svc *corev1.Service) bool { return svc.Namespace == key.Namespace && svc.Name == key.Name })
+	i := slices.IndexFunc(s.Controller.Services, func(svc *corev1.Service) bool {
+		return svc.Namespace == key.Namespace && svc.Name == key.Name
+	})
 	if i < 0 {
 		return e, fmt.Errorf("there is no Service %s", key)
 	}

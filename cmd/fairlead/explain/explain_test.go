@@ -31,11 +31,13 @@ func peered(sessions ...v1alpha1.Session) objects.Snapshot {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1"}}
 	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 	named := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
+	pool := v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.10"}}
+	peer := v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "192.0.2.1"}
 	c := objects.Collection{
 		Objects: config.Objects{
-			Pools:             []*v1alpha1.IPAddressPool{{ObjectMeta: named("lan"), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.10"}}}},
+			Pools:             []*v1alpha1.IPAddressPool{{ObjectMeta: named("lan"), Spec: pool}},
 			BGPAdvertisements: []*v1alpha1.BGPAdvertisement{{ObjectMeta: named("all")}},
-			BGPPeers:          []*v1alpha1.BGPPeer{{ObjectMeta: named("tor"), Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "192.0.2.1"}}},
+			BGPPeers:          []*v1alpha1.BGPPeer{{ObjectMeta: named("tor"), Spec: peer}},
 		},
 		Services: []*corev1.Service{svc},
 		Nodes:    []*corev1.Node{node},
@@ -49,19 +51,35 @@ func peered(sessions ...v1alpha1.Session) objects.Snapshot {
 func TestRoutes(t *testing.T) {
 	const advertised = "  * node-1  tells tor  192.0.2.10/32 local-pref 100\n"
 	for _, row := range []struct {
-		name     string
-		sessions []v1alpha1.Session
-		want     string
+		name    string
+		session v1alpha1.Session
+		want    string
 	}{
-		{"established", []v1alpha1.Session{{Peer: "tor", State: "Established", Families: []string{"IPv4"}}}, advertised},
-		{"family withheld", []v1alpha1.Session{{Peer: "tor", State: "Established", Families: []string{"IPv6"}, Withheld: "IPv4 is off"}}, "  - node-1  would tell tor (IPv4 is off)  "},
-		{"connecting", []v1alpha1.Session{{Peer: "tor", State: "Connect"}}, "  - node-1  would tell tor (Connect)  "},
-		{"last error", []v1alpha1.Session{{Peer: "tor", State: "Connect", LastError: "refused"}}, "  - node-1  would tell tor (refused)  "},
-		{"problem", []v1alpha1.Session{{Peer: "tor", State: "Connect", LastError: "refused", Problem: "wrong AS"}}, "  - node-1  would tell tor (wrong AS)  "},
-		{"another peer", []v1alpha1.Session{{Peer: "spine", State: "Established", Families: []string{"IPv4"}}}, "  - node-1  would tell tor (its speaker has not reported)  "},
+		{"established", v1alpha1.Session{Peer: "tor", State: "Established", Families: []string{"IPv4"}}, advertised},
+		{
+			"family withheld",
+			v1alpha1.Session{Peer: "tor", State: "Established", Families: []string{"IPv6"}, Withheld: "IPv4 is off"},
+			"  - node-1  would tell tor (IPv4 is off)  ",
+		},
+		{"connecting", v1alpha1.Session{Peer: "tor", State: "Connect"}, "  - node-1  would tell tor (Connect)  "},
+		{
+			"last error",
+			v1alpha1.Session{Peer: "tor", State: "Connect", LastError: "refused"},
+			"  - node-1  would tell tor (refused)  ",
+		},
+		{
+			"problem",
+			v1alpha1.Session{Peer: "tor", State: "Connect", LastError: "refused", Problem: "wrong AS"},
+			"  - node-1  would tell tor (wrong AS)  ",
+		},
+		{
+			"another peer",
+			v1alpha1.Session{Peer: "spine", State: "Established", Families: []string{"IPv4"}},
+			"  - node-1  would tell tor (its speaker has not reported)  ",
+		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			e, err := Service(peered(row.sessions...), serviceKey)
+			e, err := Service(peered(row.session), serviceKey)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -80,7 +98,8 @@ func TestRoutes(t *testing.T) {
 }
 
 func TestNoService(t *testing.T) {
-	if _, err := Service(peered(), types.NamespacedName{Namespace: "shop", Name: "none"}); err == nil || err.Error() != "there is no Service shop/none" {
+	_, err := Service(peered(), types.NamespacedName{Namespace: "shop", Name: "none"})
+	if err == nil || err.Error() != "there is no Service shop/none" {
 		t.Errorf("got %v", err)
 	}
 }

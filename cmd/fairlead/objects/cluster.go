@@ -53,7 +53,7 @@ func FromCluster(ctx context.Context, restConfig *rest.Config) (c *Collection, n
 // listing is how the objects of one kind are listed.
 type listing struct {
 	kinds       string
-	list        func(context.Context, metav1.ListOptions) (runtime.Object, error)
+	list        lister
 	ifForbidden string // what is not known then; "" where the list is needed
 	ifNotServed error  // a better error than that of the API server
 	optional    bool   // not served by every supported version of Kubernetes
@@ -61,22 +61,22 @@ type listing struct {
 
 func lists(kube kubernetes.Interface, fairlead *client.Client) []listing {
 	return []listing{
-		{kinds: "IPAddressPools", list: listFunc(fairlead.Pools.List), ifNotServed: errNoCRDs},
-		{kinds: "L2Advertisements", list: listFunc(fairlead.L2Advertisements.List)},
-		{kinds: "BGPPeers", list: listFunc(fairlead.BGPPeers.List)},
-		{kinds: "BGPAdvertisements", list: listFunc(fairlead.BGPAdvertisements.List)},
-		{kinds: "BFDProfiles", list: listFunc(fairlead.BFDProfiles.List)},
-		{kinds: "Communities", list: listFunc(fairlead.Communities.List)},
-		{kinds: "Speakers", list: listFunc(fairlead.Speakers.List)},
-		{kinds: "Services", list: listFunc(kube.CoreV1().Services(metav1.NamespaceAll).List)},
-		{kinds: "Nodes", list: listFunc(kube.CoreV1().Nodes().List)},
-		{kinds: "EndpointSlices", list: listFunc(kube.DiscoveryV1().EndpointSlices(metav1.NamespaceAll).List)},
+		{kinds: "IPAddressPools", list: listerOf(fairlead.Pools.List), ifNotServed: errNoCRDs},
+		{kinds: "L2Advertisements", list: listerOf(fairlead.L2Advertisements.List)},
+		{kinds: "BGPPeers", list: listerOf(fairlead.BGPPeers.List)},
+		{kinds: "BGPAdvertisements", list: listerOf(fairlead.BGPAdvertisements.List)},
+		{kinds: "BFDProfiles", list: listerOf(fairlead.BFDProfiles.List)},
+		{kinds: "Communities", list: listerOf(fairlead.Communities.List)},
+		{kinds: "Speakers", list: listerOf(fairlead.Speakers.List)},
+		{kinds: "Services", list: listerOf(kube.CoreV1().Services(metav1.NamespaceAll).List)},
+		{kinds: "Nodes", list: listerOf(kube.CoreV1().Nodes().List)},
+		{kinds: "EndpointSlices", list: listerOf(kube.DiscoveryV1().EndpointSlices(metav1.NamespaceAll).List)},
 		{
-			kinds: "Namespaces", list: listFunc(kube.CoreV1().Namespaces().List),
+			kinds: "Namespaces", list: listerOf(kube.CoreV1().Namespaces().List),
 			ifForbidden: "where pools have namespaceSelectors, what Services would newly get is not known",
 		},
 		{ // served since Kubernetes 1.33
-			kinds: "ServiceCIDRs", list: listFunc(kube.NetworkingV1().ServiceCIDRs().List), optional: true,
+			kinds: "ServiceCIDRs", list: listerOf(kube.NetworkingV1().ServiceCIDRs().List), optional: true,
 			ifForbidden: "addresses of ClusterIPs are not known to be reserved",
 		},
 	}
@@ -84,8 +84,10 @@ func lists(kube kubernetes.Interface, fairlead *client.Client) []listing {
 
 var errNoCRDs = errors.New("the CRDs of Fairlead are not installed in this cluster: kubectl apply --server-side -k deploy")
 
-// listFunc makes the List methods of all clients one type.
-func listFunc[L runtime.Object](list func(context.Context, metav1.ListOptions) (L, error)) func(context.Context, metav1.ListOptions) (runtime.Object, error) {
+// lister is the List method of a client, whatever it lists.
+type lister func(context.Context, metav1.ListOptions) (runtime.Object, error)
+
+func listerOf[L runtime.Object](list func(context.Context, metav1.ListOptions) (L, error)) lister {
 	return func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 		return list(ctx, options)
 	}

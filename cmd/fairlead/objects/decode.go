@@ -157,7 +157,8 @@ func (d *decoder) decodeObject(content []byte, h header) error {
 	empty, err := Scheme.New(kind)
 	if held, _ := new(Collection).put(empty); err != nil || !held || d.strict && !inManifests(empty) {
 		if d.strict {
-			return fmt.Errorf("%s %q: the kind %s of %s is not known here: a file may hold Fairlead's kinds (%s), and Services, Namespaces and Nodes (v1)", h.Kind, name, h.Kind, h.APIVersion, v1alpha1.GroupVersion)
+			return fmt.Errorf("%s %q: the kind %s of %s is not known here: a file may hold Fairlead's kinds (%s), and Services, "+
+				"Namespaces and Nodes (v1)", h.Kind, name, h.Kind, h.APIVersion, v1alpha1.GroupVersion)
 		}
 		d.skipped[h.Kind]++
 		return nil

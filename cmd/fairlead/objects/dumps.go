@@ -45,13 +45,18 @@ func (c *Collection) gaps() (notes []string) {
 		text    string
 	}{
 		{len(c.Services) == 0, "no Services: there is nothing to decide about (kubectl get services -A)"},
-		{len(c.Nodes) == 0, "no Nodes: which provider serves Services without a class is undecided, no node can announce anything, and addresses of nodes are not known to be reserved (kubectl get nodes)"},
+		{len(c.Nodes) == 0, "no Nodes: which provider serves Services without a class is undecided, no node can announce anything, " +
+			"and addresses of nodes are not known to be reserved (kubectl get nodes)"},
 		{len(c.Pools) == 0, "no IPAddressPools: no Service can get an address (kubectl get ipaddresspools)"},
-		{len(c.L2Advertisements)+len(c.BGPAdvertisements) == 0, "no L2Advertisements and no BGPAdvertisements: nothing is announced (kubectl get l2advertisements,bgpadvertisements)"},
+		{len(c.L2Advertisements)+len(c.BGPAdvertisements) == 0, "no L2Advertisements and no BGPAdvertisements: nothing is announced " +
+			"(kubectl get l2advertisements,bgpadvertisements)"},
 		{len(c.Speakers) == 0, "no Speakers: what nodes announce and how their BGP sessions are is not known (kubectl get speakers)"},
-		{local && len(c.EndpointSlices) == 0, "no EndpointSlices: Services with externalTrafficPolicy Local seem to have no endpoints (kubectl get endpointslices -A)"},
-		{selects && len(c.Namespaces) == 0, "no Namespaces, whose labels some pools select: what Services would newly get is not known (kubectl get namespaces)"},
-		{len(c.ServiceCIDRs) == 0, "no ServiceCIDRs: addresses of ClusterIPs are not known to be reserved (kubectl get servicecidrs; Kubernetes before 1.33 has none)"},
+		{local && len(c.EndpointSlices) == 0, "no EndpointSlices: Services with externalTrafficPolicy Local seem to have no endpoints " +
+			"(kubectl get endpointslices -A)"},
+		{selects && len(c.Namespaces) == 0, "no Namespaces, whose labels some pools select: what Services would newly get is not known " +
+			"(kubectl get namespaces)"},
+		{len(c.ServiceCIDRs) == 0, "no ServiceCIDRs: addresses of ClusterIPs are not known to be reserved " +
+			"(kubectl get servicecidrs; Kubernetes before 1.33 has none)"},
 	} {
 		if gap.lacking {
 			notes = append(notes, "the dump holds "+gap.text)

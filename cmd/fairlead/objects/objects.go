@@ -50,9 +50,8 @@ type objectID struct{ kind, namespace, name string }
 // Scheme holds the kinds of a Collection, and the lists of them.
 var Scheme = func() *runtime.Scheme {
 	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme, v1alpha1.AddToScheme} {
-		utilruntime.Must(add(s))
-	}
+	kinds := runtime.NewSchemeBuilder(corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme, v1alpha1.AddToScheme)
+	utilruntime.Must(kinds.AddToScheme(s))
 	return s
 }()
 

@@ -19,7 +19,9 @@ import (
 type Deletion struct{ kind, namespace, name string }
 
 // deletableKinds are the kinds of which the deletion can be previewed.
-var deletableKinds = []string{"BFDProfile", "BGPAdvertisement", "BGPPeer", "Community", "IPAddressPool", "L2Advertisement", "Node", "Service"}
+var deletableKinds = []string{
+	"BFDProfile", "BGPAdvertisement", "BGPPeer", "Community", "IPAddressPool", "L2Advertisement", "Node", "Service",
+}
 
 // ParseDeletion reads KIND/NAME, and service/NAMESPACE/NAME; a Service without a
 // namespace is in the given one. As with kubectl, the kind may be in lower case,

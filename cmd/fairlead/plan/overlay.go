@@ -209,7 +209,8 @@ func applyAnnotations(svc, existing *corev1.Service) (notes []string) {
 			}
 			svc.Annotations[name] = value
 		case slices.ContainsFunc(annotationPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) }):
-			notes = append(notes, fmt.Sprintf("Service %s has the annotation %s: %s, which the file lacks: the plan is for without it", keyOf(svc), name, value))
+			notes = append(notes, fmt.Sprintf("Service %s has the annotation %s: %s, which the file lacks: the plan is for without it",
+				keyOf(svc), name, value))
 		}
 	}
 	return notes

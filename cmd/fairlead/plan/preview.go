@@ -65,10 +65,12 @@ func Preview(cluster controller.Snapshot, r Request) (Result, error) {
 	}
 	result.Summary = summarize(result.Services)
 	if before.pending > 0 {
-		result.Notes = append(result.Notes, "the controller has yet to write "+output.Count(before.pending, "Service", "Services")+" of the cluster as it is; the plan compares with what it will write")
+		result.Notes = append(result.Notes, fmt.Sprintf("the controller has yet to write %s of the cluster as it is; the plan compares with "+
+			"what it will write", output.Count(before.pending, "Service", "Services")))
 	}
 	if !before.converged || !after.converged {
-		result.Notes = append(result.Notes, fmt.Sprintf("the controller still had something to write after %d rounds; the plan shows the last one", maxRounds))
+		result.Notes = append(result.Notes, fmt.Sprintf("the controller still had something to write after %d rounds; the plan shows the "+
+			"last one", maxRounds))
 	}
 	return result, nil
 }

@@ -98,7 +98,10 @@ func serviceStates(c convergence) map[types.NamespacedName]*serviceState {
 		if provisioned == nil || svc.DeletionTimestamp != nil || provisioned.Reason == string(v1alpha1.Deleting) {
 			continue
 		}
-		s := &serviceState{Addresses: []heldAddress{}, Status: provisioned.Status, Reason: v1alpha1.Reason(provisioned.Reason), Message: provisioned.Message}
+		s := &serviceState{
+			Addresses: []heldAddress{}, Status: provisioned.Status,
+			Reason: v1alpha1.Reason(provisioned.Reason), Message: provisioned.Message,
+		}
 		for _, in := range svc.Status.LoadBalancer.Ingress {
 			h := heldAddress{Address: cmp.Or(in.IP, in.Hostname)}
 			if a, err := config.ParseAddr(in.IP); err == nil {
