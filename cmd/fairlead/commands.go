@@ -18,11 +18,11 @@ import (
 func explainCommand(access clientcmd.ClientConfig) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain svc [NAMESPACE/]NAME",
-		Short: "Say which address a Service has, who announces it, and why.",
-		Long: `Say which address a Service has, from which pool, which node announces it on
-which link, and why: the decisions of the controller and of the speakers, made
-again by their own code from what the API server shows now. Of a Service on AWS
-it says what the controller has last heard of the balancer.`,
+		Short: "Show which address a Service has, which node announces it, and why.",
+		Long: `Show which address a Service has, from which pool, which node announces it on
+which interface, and why: the decisions of the controller and of the speakers,
+made again by their own code from what the API server returns now. For a Service
+on AWS it shows the state of the load balancer that the controller last wrote.`,
 		Example: `  fairlead explain svc default/influxdb
   fairlead explain svc default/influxdb --from dump.yaml -o json`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -62,7 +62,7 @@ func doctorCommand(access clientcmd.ClientConfig) *cobra.Command {
 		Use:   "doctor",
 		Short: "List every problem that Fairlead can see, worst first. Exits 1 if there is any.",
 		Long: `List every problem that Fairlead can see, worst first: Services without an
-address or that nobody announces, pools that are used up, overlap or are not
+address or that no node announces, pools that are used up, overlap or are not
 announced, nodes without a speaker, BGP sessions that are not established and at
 which step they fail, objects that cannot be used as they are. Exits 1 if there
 is any, and changes nothing.
@@ -96,10 +96,10 @@ func planCommand(access clientcmd.ClientConfig) *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
 		Use:   "plan [-f FILE]... [--delete KIND/NAME]...",
-		Short: "Say what would become of Services and pools if a file were applied. Changes nothing.",
-		Long: `Say, before anything is applied, which Services would keep, lose or newly get an
-address, and what would become of the pools: the decision of the controller, made
-by its own code on the cluster as it is, and on the cluster with the file's
+		Short: "Preview what would happen to Services and pools if a file were applied. Changes nothing.",
+		Long: `Preview, before anything is applied, which Services would keep, lose or newly get
+an address, and what would happen to the pools: the decision of the controller,
+made by its own code on the cluster as it is, and on the cluster with the file's
 objects in it. Changes nothing.
 
 A file holds Fairlead's kinds, Services, Namespaces and Nodes, in YAML or JSON,
@@ -107,7 +107,7 @@ as kubectl apply takes it. It is read strictly: a field or kind that is not know
 is an error.
 
 Exits 0 if no Service would lose anything, 2 if one would (an address, or the
-advertisement of its pool), and 1 if the question cannot be answered.`,
+advertisement of its pool), and 1 if there is no result.`,
 		Example: `  fairlead plan -f new-pool.yaml
   fairlead plan --delete ipaddresspool/lan
   fairlead plan -f new-pool.yaml --from dump.yaml -o json`,
@@ -155,10 +155,10 @@ advertisement of its pool), and 1 if the question cannot be answered.`,
 func dumpCommand(access clientcmd.ClientConfig) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dump",
-		Short: "Write all that the other commands look at, for their --from.",
-		Long: `Write all that the other commands look at, as one YAML List: Fairlead's own kinds,
-Speakers, Nodes, Namespaces, ServiceCIDRs, Services and EndpointSlices. It holds
-no Secrets. What others have written into annotations is part of it.`,
+		Short: "Write everything that the other commands read, for their --from.",
+		Long: `Write everything that the other commands read, as one YAML List: Fairlead's own
+kinds, Speakers, Nodes, Namespaces, ServiceCIDRs, Services and EndpointSlices.
+It holds no Secrets. What others have written into annotations is part of it.`,
 		Example: `  fairlead dump > dump.yaml
   fairlead doctor --from dump.yaml`,
 		Args: cobra.NoArgs,

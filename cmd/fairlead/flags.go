@@ -26,7 +26,7 @@ type objectSource struct {
 // objectFlags adds --from.
 func objectFlags(cmd *cobra.Command, access clientcmd.ClientConfig) *objectSource {
 	s := &objectSource{access: access}
-	cmd.Flags().StringArrayVar(&s.dumps, "from", nil, "Look at this dump (fairlead dump, or kubectl get -o yaml or json) instead of "+
+	cmd.Flags().StringArrayVar(&s.dumps, "from", nil, "Read this dump (fairlead dump, or kubectl get -o yaml or json) instead of "+
 		"a cluster; - is standard input. May be repeated.")
 	return s
 }
