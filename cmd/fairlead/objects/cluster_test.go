@@ -7,31 +7,61 @@ import (
 	"strings"
 	"testing"
 
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// TestFromCluster: the objects of an API server are those of a dump of it, and
-// what may not be listed, or is not served, is named.
-func TestFromCluster(t *testing.T) {
-	dump, _, err := FromDumps([]string{"../testdata/docs/dump.yaml"}, nil)
+// everyKind returns the objects of a dump, and one of each kind that it lacks.
+func everyKind(t *testing.T) *Collection {
+	t.Helper()
+	c, _, err := FromDumps([]string{"../testdata/docs/dump.yaml"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	named := metav1.ObjectMeta{Name: "only"}
+	c.put(&v1alpha1.BGPAdvertisement{ObjectMeta: named})
+	c.put(&v1alpha1.BGPPeer{ObjectMeta: named})
+	c.put(&v1alpha1.BFDProfile{ObjectMeta: named})
+	c.put(&v1alpha1.Community{ObjectMeta: named})
+	c.put(&discoveryv1.EndpointSlice{ObjectMeta: named})
+	return c
+}
+
+// listsByPath returns the lists of the objects as an API server serves them.
+func listsByPath(t *testing.T, c *Collection) map[string]map[string]any {
+	t.Helper()
 	lists := map[string]map[string]any{}
-	for _, o := range dump.All() {
+	for _, o := range c.All() {
 		kinds, _, err := Scheme.ObjectKinds(o)
 		if err != nil {
 			t.Fatal(err)
 		}
-		path := "/apis/" + kinds[0].GroupVersion().String()
+		plural, _ := apimeta.UnsafeGuessKindToResource(kinds[0])
+		path := "/apis/" + kinds[0].GroupVersion().String() + "/" + plural.Resource
 		if kinds[0].Group == "" {
-			path = "/api/v1"
+			path = "/api/v1/" + plural.Resource
 		}
-		path += "/" + strings.ToLower(kinds[0].Kind) + "s"
 		if lists[path] == nil {
-			lists[path] = map[string]any{"apiVersion": kinds[0].GroupVersion().String(), "kind": kinds[0].Kind + "List", "items": []any{}}
+			lists[path] = map[string]any{
+				"apiVersion": kinds[0].GroupVersion().String(), "kind": kinds[0].Kind + "List", "items": []any{},
+			}
 		}
 		lists[path]["items"] = append(lists[path]["items"].([]any), o)
+	}
+	return lists
+}
+
+// TestFromCluster: every object of an API server is read, and what may not be
+// listed, or is not served, is named.
+func TestFromCluster(t *testing.T) {
+	served := everyKind(t)
+	lists := listsByPath(t, served)
+	if len(lists) != 12 {
+		t.Fatalf("the objects are of %d kinds, want 12", len(lists))
 	}
 	for _, row := range []struct {
 		path  string
@@ -49,16 +79,12 @@ func TestFromCluster(t *testing.T) {
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
-			list := lists[r.URL.Path]
-			switch {
-			case r.URL.Path == row.path:
+			if r.URL.Path == row.path {
 				w.WriteHeader(row.code)
 				_, _ = w.Write([]byte("{}"))
 				return
-			case list == nil:
-				list = map[string]any{"items": []any{}}
 			}
-			_ = json.NewEncoder(w).Encode(list)
+			_ = json.NewEncoder(w).Encode(lists[r.URL.Path])
 		}))
 		have, notes, err := FromCluster(t.Context(), &rest.Config{Host: server.URL})
 		server.Close()
@@ -72,10 +98,10 @@ func TestFromCluster(t *testing.T) {
 			t.Errorf("%s %d: %v", row.path, row.code, err)
 			continue
 		}
-		if said := strings.Join(notes, "; "); !strings.Contains(said, row.notes) || (said == "") != (row.notes == "") {
-			t.Errorf("%s %d: it says %q", row.path, row.code, said)
+		if got := strings.Join(notes, "; "); !strings.Contains(got, row.notes) || (got == "") != (row.notes == "") {
+			t.Errorf("%s %d: got notes %q, want %q", row.path, row.code, got, row.notes)
 		}
-		if got, want := len(have.All()), len(dump.All())-row.lacks; got != want {
+		if got, want := len(have.All()), len(served.All())-row.lacks; got != want {
 			t.Errorf("%s %d: %d objects were read, want %d", row.path, row.code, got, want)
 		}
 	}
