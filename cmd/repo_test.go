@@ -145,7 +145,8 @@ var pure = []string{"allocator", "config", "controller/plan", "providers", "spea
 var clock = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTicker", "NewTimer"}
 
 // TestSource looks at every file: each package says what it is, JSON tags are
-// on the API's types only, plans are pure, and only commands end the process.
+// on the API's types and the CLI's only, plans are pure, and only commands end
+// the process.
 func TestSource(t *testing.T) {
 	for _, p := range packages(t) {
 		path := strings.TrimPrefix(p.ImportPath, module)

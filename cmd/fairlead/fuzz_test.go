@@ -1,19 +1,25 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/doctor"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/dump"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/explain"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/plan"
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// FuzzDump: whatever a file holds, as a dump or as a wish, the answer is an
-// answer or an error.
+// FuzzDump: whatever a dump and a manifest hold, every command has a result or
+// an error.
 func FuzzDump(f *testing.F) {
 	for _, pattern := range []string{"testdata/docs/*.yaml", "testdata/*.txt"} {
 		files, err := filepath.Glob(pattern)
@@ -29,32 +35,29 @@ func FuzzDump(f *testing.F) {
 			if i := strings.Index(text, "-- dump.yaml --\n"); i >= 0 {
 				text, _, _ = strings.Cut(text[i+len("-- dump.yaml --\n"):], "\n-- ")
 			}
-			f.Add(text, `{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {type: LoadBalancer, ipFamilyPolicy: PreferDualStack}}`)
+			f.Add(text, `{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop},
+spec: {type: LoadBalancer, ipFamilyPolicy: PreferDualStack}}`)
 		}
 	}
-	all, err := readSchemas()
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Fuzz(func(_ *testing.T, dump, wish string) {
-		file := reader{strict: true, wanted: plannable, schemas: all, into: new(inventory), namespace: "default"}
-		_ = file.readAll("wish", strings.NewReader(wish))
-		from := reader{into: new(inventory), skipped: map[string]int{}}
-		if err := from.readAll("dump", strings.NewReader(dump)); err != nil {
+	f.Fuzz(func(_ *testing.T, text, manifest string) {
+		manifests, err := objects.FromManifests([]string{"-"}, strings.NewReader(manifest), "default")
+		if err != nil {
+			manifests = new(objects.Collection)
+		}
+		all, _, err := objects.FromDumps([]string{"-"}, strings.NewReader(text))
+		if err != nil {
 			return
 		}
-		w := from.into.world(time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC))
-		w.cluster.Policy = providers.Policy{Mode: providers.Auto}
-		var b strings.Builder
-		examine(w).text(&b)
-		for _, svc := range w.cluster.Services {
-			if e, err := explain(w, types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}); err == nil {
-				e.text(&b)
+		s := all.Snapshot(time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), providers.Policy{Mode: providers.Auto})
+		_ = doctor.Examine(s).Text(io.Discard)
+		for _, svc := range s.Controller.Services {
+			if e, err := explain.Service(s, cache.MetaObjectToName(svc).AsNamespacedName()); err == nil {
+				_ = e.Text(io.Discard)
 			}
 		}
-		if p, err := preview(w.cluster, wishes{file: file.into}, true); err == nil {
-			p.text(&b)
+		if r, err := plan.Preview(s.Controller, plan.Request{Manifests: manifests}); err == nil {
+			_ = r.Text(io.Discard)
 		}
-		_, _ = from.into.dump()
+		_ = dump.Write(io.Discard, all)
 	})
 }

@@ -1,6 +1,14 @@
 // Command fairlead is the command line tool: it explains, with the code that
 // the controller and the speakers run, why things are as they are. Installed as
-// kubectl-fairlead it is a kubectl plugin.
+// kubectl-fairlead it is a kubectl plugin. It never changes anything in a
+// cluster.
+//
+// This package holds the commands' flags (flags.go), their wiring (commands.go)
+// and exit statuses: 0 is success, 2 is a loss that plan previews, 1 anything
+// else. What a command does is in the package with its name: explain, plan,
+// doctor, dump. Package objects reads what they decide from, package output
+// prints what they find. The transcripts in testdata and docs/cli.md test them
+// together.
 package main
 
 import (
@@ -22,17 +30,20 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {
-		os.Exit(exit(err, os.Stderr))
+		os.Exit(exitCode(err, os.Stderr))
 	}
 }
 
-// exit is the status for an error, which is printed if nothing else has been.
-func exit(err error, stderr io.Writer) int {
-	switch {
-	case errors.Is(err, errLoss):
-		return 2
-	case errors.Is(err, errProblems):
-		return 1
+// exitStatus is the error of a command that has printed its result and yet must
+// end the process with the status.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", s) }
+
+// exitCode returns the status for an error. It prints any error except an exitStatus.
+func exitCode(err error, stderr io.Writer) int {
+	if status, ok := errors.AsType[exitStatus](err); ok {
+		return int(status)
 	}
 	fmt.Fprintf(stderr, "fairlead: %v\n", err)
 	return 1

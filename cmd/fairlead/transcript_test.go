@@ -31,7 +31,7 @@ func run(t *testing.T, folder, line string) string {
 		cmd.SetIn(f)
 	}
 	if err := cmd.ExecuteContext(t.Context()); err != nil {
-		fmt.Fprintf(&out, "(exits with %d)\n", exit(err, &out))
+		fmt.Fprintf(&out, "(exits with %d)\n", exitCode(err, &out))
 	}
 	return out.String()
 }

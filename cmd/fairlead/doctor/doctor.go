@@ -1,0 +1,125 @@
+// Package doctor finds everything that is wrong with Fairlead in a cluster: with
+// nodes, Services, configuration objects, pools and BGP sessions.
+//
+// It reads an objects.Snapshot and compares what the cluster holds with the
+// decision that the controller would make, so that a controller that does not
+// run hides nothing. It changes nothing. The result is printed as a line for
+// each finding, the worst first, and a table of the BGP sessions, or encoded as
+// JSON. The exit status of the command is 0 if there is no finding and 1
+// otherwise.
+package doctor
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
+)
+
+// Diagnosis is what Examine finds. Its JSON is described in docs/cli.md.
+type Diagnosis struct {
+	Findings []finding       `json:"findings"` // the worst first
+	Services int             `json:"services"`
+	Nodes    int             `json:"nodes"`
+	Pools    int             `json:"pools"`
+	Peers    int             `json:"peers"`
+	Sessions []sessionReport `json:"sessions"`
+}
+
+// finding is one problem of one object.
+type finding struct {
+	Severity severity        `json:"severity"`
+	Object   string          `json:"object"`
+	Reason   v1alpha1.Reason `json:"reason"`
+	Message  string          `json:"message"`
+}
+
+// severity orders findings, the worst first.
+type severity int
+
+const (
+	severityBroken   severity = iota // without service now
+	severityDegraded                 // works with less than it should
+	severityNotice                   // worth knowing
+)
+
+// String returns the severity as text shows it.
+func (s severity) String() string { return [...]string{"BROKEN", "DEGRADED", "NOTICE"}[s] }
+
+// MarshalText returns the severity as JSON shows it.
+func (s severity) MarshalText() ([]byte, error) { return []byte(strings.ToLower(s.String())), nil }
+
+// Examine finds every problem in the snapshot, which is not changed.
+func Examine(s objects.Snapshot) Diagnosis {
+	plan := controllerplan.Decide(s.Controller)
+	findings := slices.Concat([]finding{}, nodeFindings(s), serviceFindings(s, plan), configFindings(plan), poolFindings(s, plan),
+		sessionFindings(s))
+	slices.SortStableFunc(findings, func(a, b finding) int {
+		return cmp.Or(cmp.Compare(a.Severity, b.Severity), strings.Compare(a.Object, b.Object))
+	})
+	return Diagnosis{
+		Findings: findings, Sessions: sessionReports(s), Peers: len(s.Speaker.Config.BGPPeers),
+		Services: len(s.Controller.Services), Nodes: len(s.Controller.Nodes), Pools: len(s.Controller.Objects.Pools),
+	}
+}
+
+// Text writes a line for each finding, and a table of the sessions. It returns
+// the error of the one write.
+func (d Diagnosis) Text(w io.Writer) error {
+	var b strings.Builder
+	if len(d.Findings) == 0 {
+		fmt.Fprintf(&b, "No problem found: %s, %s, %s, %s.\n",
+			output.Count(d.Services, "Service", "Services"), output.Count(d.Nodes, "node", "nodes"),
+			output.Count(d.Pools, "pool", "pools"), output.Count(d.Peers, "BGP peer", "BGP peers"))
+	}
+	b.WriteString(output.Table(func(t io.Writer) {
+		for _, f := range d.Findings {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", f.Severity, f.Object, f.Reason, f.Message)
+		}
+	}))
+	if len(d.Sessions) > 0 {
+		b.WriteString("\n" + sessionTable(d.Sessions))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func nodeFindings(s objects.Snapshot) (found []finding) {
+	if len(s.Controller.Nodes) > 0 && len(s.Controller.Speakers) == 0 {
+		return []finding{{
+			severityBroken, "DaemonSet fairlead-speaker", v1alpha1.NoSpeaker,
+			"no speaker has ever reported: kubectl -n fairlead-system get pods",
+		}}
+	}
+	for _, n := range s.Controller.Nodes {
+		reports := slices.ContainsFunc(s.Controller.Speakers, func(reported *v1alpha1.Speaker) bool { return reported.Name == n.Name })
+		switch {
+		case !reports:
+			found = append(found, finding{
+				severityDegraded, "Node " + n.Name, v1alpha1.NoSpeaker,
+				"its speaker has never reported: kubectl -n fairlead-system get pods -o wide",
+			})
+		case !config.NodeReady(n):
+			found = append(found, finding{
+				severityDegraded, "Node " + n.Name, v1alpha1.NodeNotReady,
+				"it is not Ready, and announces nothing if another node can",
+			})
+		}
+	}
+	return found
+}
+
+// configFindings returns the problems of Fairlead's own objects.
+func configFindings(plan controllerplan.Plan) (found []finding) {
+	for _, p := range plan.Problems {
+		found = append(found, finding{severityDegraded, p.Kind + " " + p.Name, p.Reason, p.Field + ": " + p.Message})
+	}
+	return found
+}

@@ -1,0 +1,84 @@
+package doctor
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// brokenCluster returns a cluster with one problem of each kind.
+func brokenCluster() objects.Snapshot {
+	node := func(name string) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}}
+	}
+	named := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
+	configured := config.Objects{
+		Pools: []*v1alpha1.IPAddressPool{
+			{ObjectMeta: named("lan"), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.9-192.0.2.1", "192.0.2.20"}}},
+			{ObjectMeta: named("unused"), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.0/24"}}},
+		},
+		BGPPeers: []*v1alpha1.BGPPeer{
+			{ObjectMeta: named("tor-a"), Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "192.0.2.1"}},
+			{ObjectMeta: named("tor-b"), Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "192.0.2.2"}},
+		},
+		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{{ObjectMeta: named("all"), Spec: v1alpha1.BGPAdvertisementSpec{IPAddressPools: []string{"lan"}}}},
+	}
+	reported := func(name string, b v1alpha1.Session) *v1alpha1.Speaker {
+		a := v1alpha1.Session{Peer: "tor-a", State: "Established", Families: []string{"IPv4"}, Routes: 7, Withheld: "IPv6: the peer does not have the family enabled", BFD: "Up"}
+		return &v1alpha1.Speaker{ObjectMeta: named(name), Status: v1alpha1.SpeakerStatus{Sessions: []v1alpha1.Session{a, b}}}
+	}
+	c := objects.Collection{
+		Objects: configured, Nodes: []*corev1.Node{node("node-1"), node("node-2"), node("node-3")},
+		Speakers: []*v1alpha1.Speaker{
+			reported("node-1", v1alpha1.Session{Peer: "tor-b", State: "Connect", LastError: "connection refused by 192.0.2.2 port 179", FailedAt: "connect"}),
+			reported("node-2", v1alpha1.Session{Peer: "tor-b", State: "Connect", LastError: "we expect AS 64513, the peer says it is AS 64999", FailedAt: "asn"}),
+		},
+	}
+	return c.Snapshot(time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), providers.Policy{})
+}
+
+func TestExamine(t *testing.T) {
+	var out strings.Builder
+	if err := Examine(brokenCluster()).Text(&out); err != nil {
+		t.Fatal(err)
+	}
+	// The width of the columns is not tested here.
+	got := strings.TrimSpace(strings.Join(strings.Fields(strings.ReplaceAll(out.String(), "\n", " | ")), " "))
+	want := strings.Join([]string{
+		`BROKEN BGPPeer tor-b from node-1 SessionDown connection refused by 192.0.2.2 port 179`,
+		`BROKEN BGPPeer tor-b from node-2 SessionDown we expect AS 64513, the peer says it is AS 64999`,
+		`BROKEN BGPPeer tor-b from node-3 NoSpeaker the node's speaker has not reported about it`,
+		`DEGRADED BGPPeer tor-a from node-1 RoutesWithheld IPv6: the peer does not have the family enabled`,
+		`DEGRADED BGPPeer tor-a from node-2 RoutesWithheld IPv6: the peer does not have the family enabled`,
+		`DEGRADED BGPPeer tor-a from node-3 NoSpeaker the node's speaker has not reported about it`,
+		`DEGRADED IPAddressPool lan InvertedRange spec.addresses[0]: "192.0.2.9-192.0.2.1" ends before it starts; did you mean "192.0.2.1-192.0.2.9"?`,
+		`DEGRADED IPAddressPool unused NoAdvertisement no L2Advertisement and no BGPAdvertisement covers it`,
+		`DEGRADED Node node-3 NoSpeaker its speaker has never reported: kubectl -n fairlead-system get pods -o wide`,
+		``,
+		`PEER NODE STATE REACH TTL,PASSWORD PORT OPEN ASN FAMILIES ACCEPTS BFD ROUTES`,
+		`tor-a node-1 Established ok ok ok ok ok IPv4 ok Up 7`,
+		`tor-b node-1 Connect ok ok FAIL ? ? ? ? - 0`,
+		`tor-a node-2 Established ok ok ok ok ok IPv4 ok Up 7`,
+		`tor-b node-2 Connect ok ok ok ok FAIL ? ? - 0 |`,
+	}, " | ")
+	want = strings.Join(strings.Fields(want), " ")
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", strings.ReplaceAll(got, " | ", "\n"), strings.ReplaceAll(want, " | ", "\n"))
+	}
+}
+
+// TestNoFinding: the text says that there is no problem.
+func TestNoFinding(t *testing.T) {
+	var out strings.Builder
+	if err := Examine(objects.Snapshot{}).Text(&out); err != nil || !strings.Contains(out.String(), "No problem found") {
+		t.Error(out.String())
+	}
+}

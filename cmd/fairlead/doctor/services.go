@@ -1,0 +1,91 @@
+package doctor
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
+)
+
+// serviceFindings returns the conditions that the controller would write and
+// that are a problem, and whether it has yet to write any.
+func serviceFindings(s objects.Snapshot, plan controllerplan.Plan) (found []finding) {
+	outdated, desired := 0, plan.ByKey()
+	for _, svc := range s.Controller.Services {
+		key := cache.MetaObjectToName(svc)
+		p := desired[key.AsNamespacedName()]
+		if p == nil || svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			continue
+		}
+		add := func(severity severity, reason v1alpha1.Reason, message string) {
+			found = append(found, finding{severity, "Service " + key.String(), reason, message})
+		}
+		for _, c := range p.Conditions {
+			reason := v1alpha1.Reason(c.Reason)
+			switch {
+			case c.Status == metav1.ConditionFalse && reason == v1alpha1.NoAddress: // the other condition has the cause
+			case c.Status == metav1.ConditionFalse && c.Type == v1alpha1.ConditionProvisioned && hasAddress(*p):
+				add(severityDegraded, reason, c.Message) // it has an address, though not what it asks for
+			case c.Status == metav1.ConditionFalse:
+				add(severityBroken, reason, c.Message)
+			case reason == v1alpha1.OutOfPool || reason == v1alpha1.CloudCannotServe:
+				add(severityNotice, reason, c.Message)
+			case c.Type == v1alpha1.ConditionProvisioned && len(p.Overdue) > 0:
+				add(severityDegraded, v1alpha1.Renumbering, "the time of the old address is over: "+c.Message)
+			}
+		}
+		if len(p.OutOfPool) > 0 && !hasReason(*p, v1alpha1.OutOfPool) {
+			add(severityNotice, v1alpha1.OutOfPool, fmt.Sprintf("keeps %s, which its pool would not give any more", joinAddrs(p.OutOfPool)))
+		}
+		if statusOutdated(svc, *p) {
+			outdated++
+		}
+	}
+	if outdated > 0 {
+		found = append(found, finding{
+			severityDegraded, "Deployment fairlead-controller", v1alpha1.ControllerBehind,
+			output.Count(outdated, "Service does", "Services do") + " not say what the controller would say: is one running, and able to write?",
+		})
+	}
+	return found
+}
+
+// hasAddress reports whether the Service has an address of a pool.
+func hasAddress(p controllerplan.ServicePlan) bool {
+	return len(p.Ingress) > 0 && slices.Contains(p.Finalizers, v1alpha1.FinalizerBareMetal)
+}
+
+// statusOutdated reports whether the controller has yet to write other addresses
+// or reasons. Messages are not compared: it may be of another version.
+func statusOutdated(svc *corev1.Service, p controllerplan.ServicePlan) bool {
+	same := func(a, b corev1.LoadBalancerIngress) bool { return a.IP == b.IP && a.Hostname == b.Hostname }
+	if p.Serves && !slices.EqualFunc(svc.Status.LoadBalancer.Ingress, p.Ingress, same) {
+		return true
+	}
+	return slices.ContainsFunc(p.Conditions, func(c metav1.Condition) bool {
+		have := apimeta.FindStatusCondition(svc.Status.Conditions, c.Type)
+		return have == nil || have.Reason != c.Reason
+	})
+}
+
+func hasReason(p controllerplan.ServicePlan, reason v1alpha1.Reason) bool {
+	return slices.ContainsFunc(p.Conditions, func(c metav1.Condition) bool { return c.Reason == string(reason) })
+}
+
+func joinAddrs(addrs []netip.Addr) string {
+	var texts []string
+	for _, a := range addrs {
+		texts = append(texts, a.String())
+	}
+	return strings.Join(texts, ", ")
+}

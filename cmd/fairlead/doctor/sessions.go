@@ -1,0 +1,168 @@
+package doctor
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/bgp"
+)
+
+// sessionFindings returns the BGP sessions that are down or incomplete. A peer
+// without any established session is broken.
+func sessionFindings(s objects.Snapshot) (found []finding) {
+	for _, p := range s.Speaker.Config.BGPPeers {
+		var down, more []finding
+		selected, established := 0, 0
+		for _, n := range s.Controller.Nodes {
+			if !p.SelectsNode(labels.Set(n.Labels)) {
+				continue
+			}
+			selected++
+			if !config.NodeReady(n) {
+				continue
+			}
+			f := finding{Severity: severityDegraded, Object: fmt.Sprintf("BGPPeer %s from %s", p.Name, n.Name)}
+			switch session, reported := s.Session(n.Name, p.Name); {
+			case !reported:
+				f.Reason, f.Message = v1alpha1.NoSpeaker, "the node's speaker has not reported about it"
+				down = append(down, f)
+			case session.State != bgp.Established.String():
+				f.Reason = cmp.Or(session.ProblemReason, v1alpha1.SessionDown)
+				f.Message = cmp.Or(session.Problem, session.LastError, "not established yet")
+				down = append(down, f)
+			default:
+				established++
+				more = append(more, establishedFindings(f.Object, p, session)...)
+			}
+		}
+		if selected == 0 {
+			more = append(more, finding{severityDegraded, "BGPPeer " + p.Name, v1alpha1.NoNode, "its nodeSelectors select no node"})
+		}
+		for i := range down {
+			if established == 0 {
+				down[i].Severity = severityBroken
+			}
+		}
+		found = append(found, append(down, more...)...)
+	}
+	return found
+}
+
+// establishedFindings returns what an established session lacks.
+func establishedFindings(object string, p config.BGPPeer, session v1alpha1.Session) (found []finding) {
+	add := func(severity severity, reason v1alpha1.Reason, message string) {
+		found = append(found, finding{severity, object, reason, message})
+	}
+	if session.Withheld != "" {
+		add(severityDegraded, v1alpha1.RoutesWithheld, session.Withheld)
+	}
+	if session.BFD != "" && session.BFD != "Up" {
+		message := cmp.Or(session.BFDMessage, "is "+session.BFD)
+		add(severityDegraded, v1alpha1.BFDDown, message+": a dead path is noticed by the hold timer only")
+	}
+	if len(session.Pending) > 0 {
+		add(severityNotice, v1alpha1.ChangePending, strings.Join(session.Pending, ", ")+": takes effect with the next session")
+	}
+	if p.RestartTime > 0 && strings.Contains(session.GracefulRestart, "does not") {
+		add(severityNotice, v1alpha1.NoGracefulRestart, session.GracefulRestart)
+	}
+	return found
+}
+
+// sessionSteps are the steps of a session, in the order in which they can fail.
+var sessionSteps = []struct {
+	step  bgp.Step
+	title string
+}{
+	{bgp.StepReach, "REACH"},
+	{bgp.StepAnswer, "TTL,PASSWORD"},
+	{bgp.StepConnect, "PORT"},
+	{bgp.StepOpen, "OPEN"},
+	{bgp.StepASN, "ASN"},
+	{bgp.StepFamilies, "FAMILIES"},
+	{bgp.StepAccept, "ACCEPTS"},
+}
+
+// sessionReport is which steps one session has taken.
+type sessionReport struct {
+	Peer   string       `json:"peer"`
+	Node   string       `json:"node"`
+	State  string       `json:"state"`
+	Steps  []stepReport `json:"steps"`
+	BFD    string       `json:"bfd,omitempty"`
+	Routes int64        `json:"routes"`
+}
+
+// stepReport is the result of one step: ok, FAIL or ?, or, of an established
+// session, the address families.
+type stepReport struct {
+	Step   bgp.Step `json:"step"`
+	Result string   `json:"result"`
+}
+
+// sessionReports returns a report for each session. Those of nodes that are not
+// Ready are left out, because they may be outdated.
+func sessionReports(s objects.Snapshot) []sessionReport {
+	all := []sessionReport{}
+	if len(s.Speaker.Config.BGPPeers) == 0 {
+		return all
+	}
+	for _, reported := range s.Controller.Speakers {
+		if !slices.ContainsFunc(s.Controller.Nodes, func(n *corev1.Node) bool { return n.Name == reported.Name && config.NodeReady(n) }) {
+			continue
+		}
+		for _, session := range reported.Status.Sessions {
+			all = append(all, sessionReport{
+				Peer: session.Peer, Node: reported.Name, State: session.State,
+				Steps: stepReports(session), BFD: session.BFD, Routes: session.Routes,
+			})
+		}
+	}
+	return all
+}
+
+// stepReports returns ok up to the step that failed, and ? after it.
+func stepReports(session v1alpha1.Session) (reports []stepReport) {
+	failed := false
+	for _, s := range sessionSteps {
+		result := "ok"
+		switch {
+		case session.State == bgp.Established.String() && s.step == bgp.StepFamilies:
+			result = strings.Join(session.Families, ",")
+		case session.State == bgp.Established.String():
+		case failed || session.FailedAt == "":
+			result = "?"
+		case s.step == bgp.Step(session.FailedAt):
+			failed, result = true, "FAIL"
+		}
+		reports = append(reports, stepReport{s.step, result})
+	}
+	return reports
+}
+
+func sessionTable(sessions []sessionReport) string {
+	return output.Table(func(t io.Writer) {
+		fmt.Fprint(t, "PEER\tNODE\tSTATE")
+		for _, s := range sessionSteps {
+			fmt.Fprint(t, "\t", s.title)
+		}
+		fmt.Fprintln(t, "\tBFD\tROUTES")
+		for _, s := range sessions {
+			fmt.Fprintf(t, "%s\t%s\t%s", s.Peer, s.Node, s.State)
+			for _, step := range s.Steps {
+				fmt.Fprint(t, "\t", step.Result)
+			}
+			fmt.Fprintf(t, "\t%s\t%d\n", cmp.Or(s.BFD, "-"), s.Routes)
+		}
+	})
+}

@@ -1,0 +1,63 @@
+// Package dump writes every object that Fairlead's decisions depend on, so that
+// the other commands can read them without the cluster.
+//
+// It reads an objects.Collection and writes one YAML List, which
+// objects.FromDumps reads. Managed fields and the images on nodes,
+// which are long and decide nothing, are left out. There are no Secrets among
+// the kinds of a Collection. The exit status of the command is 0, or 1 if
+// objects cannot be read or the dump cannot be written.
+package dump
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/yaml"
+
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+)
+
+// Write writes the dump, in one write. The objects are not changed.
+func Write(w io.Writer, c *objects.Collection) error {
+	var b bytes.Buffer
+	b.WriteString("apiVersion: v1\nkind: List\nitems:\n")
+	for _, o := range c.All() {
+		item, err := listItem(o)
+		if err != nil {
+			return err
+		}
+		text, err := yaml.Marshal([]any{item})
+		if err != nil {
+			return fmt.Errorf("encode an object: %w", err)
+		}
+		b.Write(text)
+	}
+	if _, err := w.Write(b.Bytes()); err != nil {
+		return fmt.Errorf("print the dump: %w", err)
+	}
+	return nil
+}
+
+// listItem encodes the object with its kind, and without what decides nothing.
+func listItem(o runtime.Object) (json.RawMessage, error) {
+	o = o.DeepCopyObject()
+	if node, ok := o.(*corev1.Node); ok {
+		node.Status.Images = nil
+	}
+	o.(metav1.Object).SetManagedFields(nil)
+	kinds, _, err := objects.Scheme.ObjectKinds(o)
+	if err != nil {
+		return nil, fmt.Errorf("find the kind of an object: %w", err)
+	}
+	o.GetObjectKind().SetGroupVersionKind(kinds[0])
+	content, err := json.Marshal(o)
+	if err != nil {
+		return nil, fmt.Errorf("encode an object: %w", err)
+	}
+	return content, nil
+}

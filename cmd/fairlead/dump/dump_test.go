@@ -1,0 +1,57 @@
+package dump
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+)
+
+// TestRoundTrip: FromDumps reads the objects that Write has written.
+func TestRoundTrip(t *testing.T) {
+	first, notes, err := objects.FromDumps([]string{"../testdata/docs/dump.yaml"}, nil)
+	if err != nil || len(notes) > 0 {
+		t.Fatalf("%v, %q", err, notes)
+	}
+	var b bytes.Buffer
+	if err := Write(&b, first); err != nil {
+		t.Fatal(err)
+	}
+	second, _, err := objects.FromDumps([]string{"-"}, &b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, got := first.All(), second.All()
+	if len(want) < 10 || len(want) != len(got) {
+		t.Fatalf("%d objects became %d", len(want), len(got))
+	}
+	for i := range want {
+		if !equality.Semantic.DeepEqual(want[i], got[i]) {
+			t.Errorf("%v\nbecame\n%v", want[i], got[i])
+		}
+	}
+}
+
+// TestLeftOut: a dump has neither managed fields nor the images on nodes.
+func TestLeftOut(t *testing.T) {
+	node := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "node-1", ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "cloud-node-controller"}}},
+		Status:     corev1.NodeStatus{Images: []corev1.ContainerImage{{Names: []string{"nginx"}}}},
+	}
+	var b bytes.Buffer
+	if err := Write(&b, &objects.Collection{Nodes: []*corev1.Node{node}}); err != nil {
+		t.Fatal(err)
+	}
+	text := b.String()
+	if !strings.Contains(text, "name: node-1") || strings.Contains(text, "cloud-node-controller") || strings.Contains(text, "nginx") {
+		t.Errorf("got\n%s", text)
+	}
+	if len(node.ManagedFields) == 0 || len(node.Status.Images) == 0 {
+		t.Error("the object was changed")
+	}
+}

@@ -1,0 +1,172 @@
+// Package explain shows how the decisions about one Service came about: the
+// provider that serves it, which address it has from which pool, which node
+// announces the address on which interface or to which BGP peer, and why no
+// other does.
+//
+// It reads an objects.Snapshot and makes the decisions of the controller and of
+// the speakers again, by their own code. What only the controller knows, the
+// state of a load balancer on AWS, it takes from the Service's status. The
+// result is printed as a text of sections or encoded as JSON. A Service that
+// does not exist is an error, exit status 1; any other result is success,
+// whether the Service has an address or not.
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
+	"github.com/fairlead-io/fairlead/providers"
+	"github.com/fairlead-io/fairlead/speaker/bgp"
+	speakerplan "github.com/fairlead-io/fairlead/speaker/plan"
+)
+
+// Explanation is why a Service is served as it is. Its JSON is described in
+// docs/cli.md.
+type Explanation struct {
+	Service  string         `json:"service"`
+	Type     string         `json:"type"` // with ports and policy, for people
+	Provider providerChoice `json:"provider"`
+	// Address lists the pools, or the held address, in the order of the decision.
+	Address       []addressCandidate `json:"address"`
+	Balancer      []string           `json:"balancer,omitempty"` // on AWS
+	Announcements []announcement     `json:"announcements"`
+	Conditions    []output.Condition `json:"conditions"`
+	onAWS         bool
+}
+
+// providerChoice is which provider serves the Service.
+type providerChoice struct {
+	Verdict string          `json:"verdict"`
+	Reason  v1alpha1.Reason `json:"reason,omitempty"`
+	Message string          `json:"message"`
+}
+
+// addressCandidate is a pool, or a held address, that the controller considered.
+type addressCandidate struct {
+	Family  string `json:"family"`
+	Pool    string `json:"pool,omitempty"`
+	Used    bool   `json:"used"`
+	Message string `json:"message"`
+}
+
+// announcement is which nodes announce one address.
+type announcement struct {
+	Address string             `json:"address"`
+	Pool    string             `json:"pool"`             // recorded
+	Reason  v1alpha1.Reason    `json:"reason,omitempty"` // why no node does
+	Message string             `json:"message,omitempty"`
+	Nodes   []nodeAnnouncement `json:"nodes"`
+}
+
+// nodeAnnouncement is how one node announces an address.
+type nodeAnnouncement struct {
+	Node       string          `json:"node"`
+	Interfaces []string        `json:"links"` // on which it answers
+	Routes     []route         `json:"routes"`
+	Reason     v1alpha1.Reason `json:"reason,omitempty"` // why neither
+	Message    string          `json:"message,omitempty"`
+}
+
+// route is what a node advertises, or would advertise, to a BGP peer.
+type route struct {
+	Peer        string `json:"peer"`
+	Prefix      string `json:"prefix"`
+	Advertised  bool   `json:"told"` // the session is established
+	State       string `json:"state"`
+	LocalPref   uint32 `json:"localPref"`
+	MED         *int64 `json:"med,omitempty"`
+	Prepend     int    `json:"prepend,omitempty"`
+	Communities string `json:"communities,omitempty"`
+}
+
+// Service explains the decisions about the Service with the key, which must be
+// in the snapshot. The snapshot is not changed.
+func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err error) {
+	i := slices.IndexFunc(s.Controller.Services, func(svc *corev1.Service) bool {
+		return svc.Namespace == key.Namespace && svc.Name == key.Name
+	})
+	if i < 0 {
+		return e, fmt.Errorf("there is no Service %s", key)
+	}
+	svc := s.Controller.Services[i]
+	trace := controllerplan.Explain(s.Controller, key)
+	e = Explanation{
+		Service: key.String(), Type: typeText(svc),
+		Provider: providerChoice{providerNames[trace.Choice.Verdict], trace.Choice.Reason, trace.Choice.Message},
+		Address:  []addressCandidate{}, Announcements: []announcement{}, Conditions: output.Conditions(trace.Plan.Conditions),
+		onAWS: trace.Choice.Verdict == providers.OnAWS,
+	}
+	for _, v := range trace.Verdicts {
+		e.Address = append(e.Address, addressCandidate{v.Family.String(), v.Pool, v.Used, v.Message})
+	}
+	if e.onAWS {
+		for _, in := range trace.Plan.Ingress {
+			e.Balancer = append(e.Balancer, cmp.Or(in.Hostname, in.IP))
+		}
+	}
+	for _, v := range speakerplan.Explain(s.Speaker, svc) {
+		a := announcement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []nodeAnnouncement{}}
+		for _, n := range v.Nodes {
+			node := nodeAnnouncement{n.Node, append([]string{}, n.Owns...), []route{}, n.Reason, n.Message}
+			for _, r := range n.Tells {
+				node.Routes = append(node.Routes, routeOf(s, n.Node, r))
+			}
+			a.Nodes = append(a.Nodes, node)
+		}
+		e.Announcements = append(e.Announcements, a)
+	}
+	return e, nil
+}
+
+var providerNames = map[providers.Verdict]string{
+	providers.NotOurs: "not Fairlead's", providers.Undecided: "undecided", providers.OnBareMetal: "bare metal", providers.OnAWS: "AWS",
+}
+
+func typeText(svc *corev1.Service) string {
+	all := []string{string(svc.Spec.Type)}
+	for _, p := range svc.Spec.Ports {
+		all = append(all, fmt.Sprintf("%d/%s", p.Port, p.Protocol))
+	}
+	if svc.Spec.ExternalTrafficPolicy != "" {
+		all = append(all, "externalTrafficPolicy "+string(svc.Spec.ExternalTrafficPolicy))
+	}
+	return strings.Join(all, ", ")
+}
+
+// routeOf combines the route that the node should advertise with the session
+// that its speaker reports.
+func routeOf(s objects.Snapshot, node string, desired speakerplan.Told) route {
+	a := desired.Attributes
+	r := route{
+		Peer: desired.Peer, Prefix: desired.Prefix.String(),
+		LocalPref: a.LocalPref, Prepend: int(a.Prepend), Communities: a.Communities,
+	}
+	if a.HasMED {
+		med := int64(a.MED)
+		r.MED = &med
+	}
+	family := "IPv4"
+	if desired.Prefix.Addr().Is6() {
+		family = "IPv6"
+	}
+	switch session, reported := s.Session(node, desired.Peer); {
+	case !reported:
+		r.State = "its speaker has not reported"
+	case session.State != bgp.Established.String():
+		r.State = cmp.Or(session.Problem, session.LastError, session.State)
+	case !slices.Contains(session.Families, family):
+		r.State = session.Withheld
+	default:
+		r.Advertised, r.State = true, session.State
+	}
+	return r
+}

@@ -1,0 +1,105 @@
+package explain
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+var serviceKey = types.NamespacedName{Namespace: "shop", Name: "web"}
+
+// peered returns a cluster in which node-1 should advertise the address of
+// shop/web to the peer tor, and its speaker reports the sessions.
+func peered(sessions ...v1alpha1.Session) objects.Snapshot {
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: serviceKey.Namespace, Name: serviceKey.Name, Finalizers: []string{v1alpha1.FinalizerBareMetal},
+			Annotations: map[string]string{v1alpha1.AnnotationAllocatedFrom: "192.0.2.10=lan"},
+		},
+		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}},
+	}
+	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.10"}}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1"}}
+	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	named := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
+	pool := v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.10"}}
+	peer := v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "192.0.2.1"}
+	c := objects.Collection{
+		Objects: config.Objects{
+			Pools:             []*v1alpha1.IPAddressPool{{ObjectMeta: named("lan"), Spec: pool}},
+			BGPAdvertisements: []*v1alpha1.BGPAdvertisement{{ObjectMeta: named("all")}},
+			BGPPeers:          []*v1alpha1.BGPPeer{{ObjectMeta: named("tor"), Spec: peer}},
+		},
+		Services: []*corev1.Service{svc},
+		Nodes:    []*corev1.Node{node},
+		Speakers: []*v1alpha1.Speaker{{ObjectMeta: named("node-1"), Status: v1alpha1.SpeakerStatus{Sessions: sessions}}},
+	}
+	return c.Snapshot(time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), providers.Policy{Mode: providers.BareMetal})
+}
+
+// TestRoutes: a route reaches its peer only over an established session that
+// has the address family, and otherwise the session's problem is shown.
+func TestRoutes(t *testing.T) {
+	const advertised = "  * node-1  tells tor  192.0.2.10/32 local-pref 100\n"
+	for _, row := range []struct {
+		name    string
+		session v1alpha1.Session
+		want    string
+	}{
+		{"established", v1alpha1.Session{Peer: "tor", State: "Established", Families: []string{"IPv4"}}, advertised},
+		{
+			"family withheld",
+			v1alpha1.Session{Peer: "tor", State: "Established", Families: []string{"IPv6"}, Withheld: "IPv4 is off"},
+			"  - node-1  would tell tor (IPv4 is off)  ",
+		},
+		{"connecting", v1alpha1.Session{Peer: "tor", State: "Connect"}, "  - node-1  would tell tor (Connect)  "},
+		{
+			"last error",
+			v1alpha1.Session{Peer: "tor", State: "Connect", LastError: "refused"},
+			"  - node-1  would tell tor (refused)  ",
+		},
+		{
+			"problem",
+			v1alpha1.Session{Peer: "tor", State: "Connect", LastError: "refused", Problem: "wrong AS"},
+			"  - node-1  would tell tor (wrong AS)  ",
+		},
+		{
+			"another peer",
+			v1alpha1.Session{Peer: "spine", State: "Established", Families: []string{"IPv4"}},
+			"  - node-1  would tell tor (its speaker has not reported)  ",
+		},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			e, err := Service(peered(row.session), serviceKey)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out strings.Builder
+			if err := e.Text(&out); err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(out.String(), row.want) {
+				t.Errorf("got\n%s\nwant\n%s", out.String(), row.want)
+			}
+			if r := e.Announcements[0].Nodes[0].Routes; len(r) != 1 || r[0].Advertised != (row.want == advertised) {
+				t.Errorf("got %+v", r)
+			}
+		})
+	}
+}
+
+func TestNoService(t *testing.T) {
+	_, err := Service(peered(), types.NamespacedName{Namespace: "shop", Name: "none"})
+	if err == nil || err.Error() != "there is no Service shop/none" {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,97 @@
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+// Text writes the sections of the explanation. A star marks what is the case, a
+// dash what is not. It returns the error of the one write.
+func (e Explanation) Text(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Service %s (%s)\n", e.Service, e.Type)
+	fmt.Fprintf(&b, "\nProvider\n  %s: %s\n", e.Provider.Verdict, e.Provider.Message)
+	if len(e.Address) > 0 {
+		b.WriteString("\nAddress\n")
+		b.WriteString(output.Table(func(t io.Writer) {
+			for _, v := range e.Address {
+				mark, what := "-", v.Message
+				if v.Used {
+					mark = "*"
+					if v.Pool != "" && !strings.HasPrefix(what, "pool ") {
+						what = fmt.Sprintf("pool %s: %s", v.Pool, what)
+					}
+				}
+				fmt.Fprintf(t, "  %s %s\t%s\n", mark, v.Family, what)
+			}
+		}))
+	}
+	if e.onAWS {
+		b.WriteString("\nBalancer\n")
+		for _, in := range e.Balancer {
+			fmt.Fprintf(&b, "  * %s\n", in)
+		}
+		if len(e.Balancer) == 0 {
+			b.WriteString("  - none yet\n")
+		}
+	}
+	for _, a := range e.Announcements {
+		b.WriteString(a.text())
+	}
+	if len(e.Conditions) > 0 {
+		b.WriteString("\nConditions\n")
+		b.WriteString(output.Table(func(t io.Writer) {
+			for _, c := range e.Conditions {
+				fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", strings.TrimPrefix(c.Type, v1alpha1.GroupVersion.Group+"/"), c.Status, c.Reason, c.Message)
+			}
+		}))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (a announcement) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\nAnnouncement of %s (pool %s)\n", a.Address, cmp.Or(a.Pool, "not recorded"))
+	if a.Reason != "" {
+		fmt.Fprintf(&b, "  - nobody: %s: %s\n", a.Reason, a.Message)
+	}
+	b.WriteString(output.Table(func(t io.Writer) {
+		for _, n := range a.Nodes {
+			if len(n.Interfaces) > 0 {
+				fmt.Fprintf(t, "  * %s\tanswers on %s\thighest rank of the eligible nodes\n", n.Node, strings.Join(n.Interfaces, ", "))
+			}
+			for _, r := range n.Routes {
+				if r.Advertised {
+					fmt.Fprintf(t, "  * %s\ttells %s\t%s\n", n.Node, r.Peer, r.attributes())
+				} else {
+					fmt.Fprintf(t, "  - %s\twould tell %s (%s)\t%s\n", n.Node, r.Peer, r.State, r.attributes())
+				}
+			}
+			if n.Reason != "" {
+				fmt.Fprintf(t, "  - %s\t%s\t%s\n", n.Node, n.Reason, n.Message)
+			}
+		}
+	}))
+	return b.String()
+}
+
+// attributes returns the prefix and the BGP attributes.
+func (r route) attributes() string {
+	text := fmt.Sprintf("%s local-pref %d", r.Prefix, r.LocalPref)
+	if r.MED != nil {
+		text += fmt.Sprintf(" med %d", *r.MED)
+	}
+	if r.Prepend > 0 {
+		text += fmt.Sprintf(" prepend %d", r.Prepend)
+	}
+	if r.Communities != "" {
+		text += " communities " + r.Communities
+	}
+	return text
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/plan"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// objectSource is where a command reads objects from: dumps, or a cluster.
+type objectSource struct {
+	access clientcmd.ClientConfig
+	dumps  []string
+}
+
+// objectFlags adds --from.
+func objectFlags(cmd *cobra.Command, access clientcmd.ClientConfig) *objectSource {
+	s := &objectSource{access: access}
+	cmd.Flags().StringArrayVar(&s.dumps, "from", nil, "Read this dump (fairlead dump, or kubectl get -o yaml or json) instead of "+
+		"a cluster; - is standard input. May be repeated.")
+	return s
+}
+
+// read reads all objects, and writes the notes on them to stderr.
+func (s *objectSource) read(cmd *cobra.Command) (all *objects.Collection, err error) {
+	var notes []string
+	if len(s.dumps) > 0 {
+		all, notes, err = objects.FromDumps(s.dumps, cmd.InOrStdin())
+	} else {
+		restConfig, e := s.access.ClientConfig()
+		if e != nil {
+			return nil, fmt.Errorf("read the kubeconfig: %w", e)
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
+		defer cancel()
+		all, notes, err = objects.FromCluster(ctx, restConfig)
+	}
+	for _, n := range notes {
+		fmt.Fprintf(cmd.ErrOrStderr(), "note: %s\n", n)
+	}
+	return all, err
+}
+
+// snapshot reads all objects as the controller that has the policy sees them.
+func (s *objectSource) snapshot(cmd *cobra.Command, policy func() (providers.Policy, error)) (objects.Snapshot, error) {
+	all, err := s.read(cmd)
+	if err != nil {
+		return objects.Snapshot{}, err
+	}
+	p, err := policy()
+	if err != nil {
+		return objects.Snapshot{}, err
+	}
+	return all.Snapshot(time.Now(), p), nil
+}
+
+// namespace returns the namespace of Services that are named without one.
+func (s *objectSource) namespace() (string, error) {
+	namespace, _, err := s.access.Namespace()
+	if err != nil && len(s.dumps) > 0 {
+		return corev1.NamespaceDefault, nil // the dump need not be of the kubeconfig's cluster
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the kubeconfig: %w", err)
+	}
+	return namespace, nil
+}
+
+// request reads what plan is to preview.
+func (s *objectSource) request(cmd *cobra.Command, files, deletions []string) (r plan.Request, err error) {
+	namespace, err := s.namespace()
+	if err != nil {
+		return r, err
+	}
+	for _, text := range deletions {
+		d, err := plan.ParseDeletion(text, namespace)
+		if err != nil {
+			return r, err
+		}
+		r.Deletions = append(r.Deletions, d)
+	}
+	r.Manifests, err = objects.FromManifests(files, cmd.InOrStdin(), namespace)
+	return r, err
+}
+
+// policyFlags adds the flags of the controller that its decisions depend on,
+// and returns a function that reads them.
+func policyFlags(cmd *cobra.Command) func() (providers.Policy, error) {
+	mode, classless := string(providers.Auto), true
+	cmd.Flags().StringVar(&mode, "provider", mode, "The controller's --provider.")
+	cmd.Flags().BoolVar(&classless, "serve-services-without-class", classless, "The controller's --serve-services-without-class.")
+	return func() (p providers.Policy, err error) {
+		if !slices.Contains(providers.Modes, providers.Mode(mode)) {
+			return p, fmt.Errorf("--provider=%q: must be one of %q", mode, providers.Modes)
+		}
+		return providers.Policy{Mode: providers.Mode(mode), ClassedOnly: !classless}, nil
+	}
+}
+
+// outputFlag adds -o, which is checked before the command runs, and returns a
+// function that prints in its format.
+func outputFlag(cmd *cobra.Command) (print func(output.Result) error) {
+	format := output.Formats[0]
+	cmd.Flags().StringVarP(&format, "output", "o", format, "Output format: "+strings.Join(output.Formats, " or ")+".")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if !slices.Contains(output.Formats, format) {
+			return fmt.Errorf("--output=%q: must be one of %q", format, output.Formats)
+		}
+		return nil
+	}
+	return func(r output.Result) error { return output.Print(cmd.OutOrStdout(), format, r) }
+}

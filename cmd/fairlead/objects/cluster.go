@@ -1,0 +1,94 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/fairlead-io/fairlead/config/client"
+)
+
+// FromCluster lists all objects from the API server. Namespaces and
+// ServiceCIDRs may be forbidden, which the notes mention; any other list that
+// fails is an error.
+func FromCluster(ctx context.Context, restConfig *rest.Config) (c *Collection, notes []string, err error) {
+	restConfig = rest.CopyConfig(restConfig)
+	restConfig.QPS = -1 // a dozen lists, once
+	kube, err := kubernetes.NewForConfig(restConfig)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make an API client: %w", err)
+	}
+	fairlead, err := client.New(restConfig)
+	if err != nil {
+		return nil, nil, err
+	}
+	c = new(Collection)
+	for _, l := range lists(kube, fairlead) {
+		list, err := l.list(ctx, metav1.ListOptions{})
+		switch {
+		case apierrors.IsForbidden(err) && l.ifForbidden != "":
+			notes = append(notes, "may not list "+l.kinds+": "+l.ifForbidden)
+			continue
+		case apierrors.IsNotFound(err) && l.optional:
+			continue
+		case apierrors.IsNotFound(err) && l.ifNotServed != nil:
+			return nil, nil, l.ifNotServed
+		case err != nil:
+			return nil, nil, fmt.Errorf("list %s: %w", l.kinds, err)
+		}
+		if err := apimeta.EachListItem(list, func(o runtime.Object) error { c.put(o); return nil }); err != nil {
+			return nil, nil, fmt.Errorf("list %s: %w", l.kinds, err)
+		}
+	}
+	return c, notes, nil
+}
+
+// listing is how the objects of one kind are listed.
+type listing struct {
+	kinds       string
+	list        lister
+	ifForbidden string // what is not known then; "" where the list is needed
+	ifNotServed error  // a better error than that of the API server
+	optional    bool   // not served by every supported version of Kubernetes
+}
+
+func lists(kube kubernetes.Interface, fairlead *client.Client) []listing {
+	return []listing{
+		{kinds: "IPAddressPools", list: listerOf(fairlead.Pools.List), ifNotServed: errNoCRDs},
+		{kinds: "L2Advertisements", list: listerOf(fairlead.L2Advertisements.List)},
+		{kinds: "BGPPeers", list: listerOf(fairlead.BGPPeers.List)},
+		{kinds: "BGPAdvertisements", list: listerOf(fairlead.BGPAdvertisements.List)},
+		{kinds: "BFDProfiles", list: listerOf(fairlead.BFDProfiles.List)},
+		{kinds: "Communities", list: listerOf(fairlead.Communities.List)},
+		{kinds: "Speakers", list: listerOf(fairlead.Speakers.List)},
+		{kinds: "Services", list: listerOf(kube.CoreV1().Services(metav1.NamespaceAll).List)},
+		{kinds: "Nodes", list: listerOf(kube.CoreV1().Nodes().List)},
+		{kinds: "EndpointSlices", list: listerOf(kube.DiscoveryV1().EndpointSlices(metav1.NamespaceAll).List)},
+		{
+			kinds: "Namespaces", list: listerOf(kube.CoreV1().Namespaces().List),
+			ifForbidden: "where pools have namespaceSelectors, what Services would newly get is not known",
+		},
+		{ // served since Kubernetes 1.33
+			kinds: "ServiceCIDRs", list: listerOf(kube.NetworkingV1().ServiceCIDRs().List), optional: true,
+			ifForbidden: "addresses of ClusterIPs are not known to be reserved",
+		},
+	}
+}
+
+var errNoCRDs = errors.New("the CRDs of Fairlead are not installed in this cluster: kubectl apply --server-side -k deploy")
+
+// lister is the List method of a client, whatever it lists.
+type lister func(context.Context, metav1.ListOptions) (runtime.Object, error)
+
+func listerOf[L runtime.Object](list func(context.Context, metav1.ListOptions) (L, error)) lister {
+	return func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		return list(ctx, options)
+	}
+}

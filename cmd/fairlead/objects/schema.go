@@ -1,0 +1,167 @@
+package objects
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/google/cel-go/cel"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+	"k8s.io/apiserver/pkg/cel/environment"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+	"k8s.io/kube-openapi/pkg/validation/strfmt"
+	openapi "k8s.io/kube-openapi/pkg/validation/validate"
+	"sigs.k8s.io/yaml"
+
+	"github.com/fairlead-io/fairlead/deploy/crds"
+)
+
+// crdSchemas returns the schemas, by kind, in the CRDs that this program was
+// built with.
+var crdSchemas = sync.OnceValues(func() (map[string]*spec.Schema, error) {
+	all := map[string]*spec.Schema{}
+	files, err := crds.Files.ReadDir(".")
+	if err != nil {
+		return nil, fmt.Errorf("list the CRDs: %w", err)
+	}
+	for _, f := range files {
+		text, err := crds.Files.ReadFile(f.Name())
+		if err != nil {
+			return nil, fmt.Errorf("read the CRD %s: %w", f.Name(), err)
+		}
+		var crd struct {
+			Spec struct {
+				Names    struct{ Kind string }
+				Versions []struct {
+					Schema struct {
+						OpenAPIV3Schema spec.Schema `json:"openAPIV3Schema"`
+					}
+				}
+			}
+		}
+		if err := yaml.Unmarshal(text, &crd); err != nil {
+			return nil, fmt.Errorf("read the CRD %s: %w", f.Name(), err)
+		}
+		all[crd.Spec.Names.Kind] = &crd.Spec.Versions[0].Schema.OpenAPIV3Schema
+	}
+	return all, nil
+})
+
+var errorInBody = regexp.MustCompile(`^\.?(\S*) in body (.*)$`)
+
+// validate returns an error that names every field that the API server would
+// refuse in an object of the kind. Kinds that are not Fairlead's have no schema
+// here and are valid.
+func validate(kind string, content []byte) error {
+	schemas, err := crdSchemas()
+	if err != nil {
+		return err
+	}
+	schema := schemas[kind]
+	if schema == nil {
+		return nil
+	}
+	var object map[string]any
+	if err := utiljson.Unmarshal(content, &object); err != nil {
+		return fmt.Errorf("decode: %w", err)
+	}
+	var invalid []string
+	for _, e := range openapi.NewSchemaValidator(schema, nil, "", strfmt.Default).Validate(object).Errors {
+		text := e.Error()
+		if m := errorInBody.FindStringSubmatch(text); m != nil {
+			text = m[1] + ": " + m[2]
+		}
+		invalid = append(invalid, text)
+	}
+	if len(invalid) == 0 { // rules may rely on the types
+		env, err := celEnv()
+		if err != nil {
+			return err
+		}
+		if invalid, err = brokenRules(env, "", schema, object); err != nil {
+			return err
+		}
+	}
+	if len(invalid) > 0 {
+		return errors.New(strings.Join(invalid, "; "))
+	}
+	return nil
+}
+
+// celEnv returns the environment in which the API server evaluates the rules of
+// a CRD (x-kubernetes-validations).
+var celEnv = sync.OnceValues(func() (*cel.Env, error) {
+	env, err := environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()).Env(environment.StoredExpressions)
+	if err == nil {
+		env, err = env.Extend(cel.Variable("self", cel.DynType))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("prepare the rules: %w", err)
+	}
+	return env, nil
+})
+
+// brokenRules returns the field and the message of each rule that does not hold
+// for the value or for anything in it.
+func brokenRules(env *cel.Env, field string, schema *spec.Schema, value any) (broken []string, err error) {
+	declared, _ := schema.Extensions["x-kubernetes-validations"].([]any)
+	for _, d := range declared {
+		rule, _ := d.(map[string]any)
+		expression, _ := rule["rule"].(string)
+		holds, err := evaluate(env, expression, value)
+		if err != nil {
+			return nil, fmt.Errorf("evaluate a rule of %s: %w", field, err)
+		}
+		if !holds {
+			message, _ := rule["message"].(string)
+			broken = append(broken, strings.TrimPrefix(field, ".")+": "+message)
+		}
+	}
+	descend := func(field string, schema *spec.Schema, value any) error {
+		more, err := brokenRules(env, field, schema, value)
+		broken = append(broken, more...)
+		return err
+	}
+	switch value := value.(type) {
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(value)) {
+			if property, declared := schema.Properties[name]; declared {
+				if err := descend(field+"."+name, &property, value[name]); err != nil {
+					return nil, err
+				}
+			}
+		}
+	case []any:
+		if schema.Items == nil || schema.Items.Schema == nil {
+			break
+		}
+		for i, v := range value {
+			if err := descend(fmt.Sprintf("%s[%d]", field, i), schema.Items.Schema, v); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return broken, nil
+}
+
+// evaluate reports whether the rule holds for the value.
+func evaluate(env *cel.Env, rule string, self any) (holds bool, err error) {
+	ast, issues := env.Compile(rule)
+	if err := issues.Err(); err != nil {
+		return false, err
+	}
+	program, err := env.Program(ast)
+	if err != nil {
+		return false, err
+	}
+	result, _, err := program.Eval(map[string]any{"self": self})
+	if err != nil {
+		return false, err
+	}
+	holds, _ = result.Value().(bool)
+	return holds, nil
+}

@@ -1,0 +1,66 @@
+package objects
+
+import (
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
+	"github.com/fairlead-io/fairlead/providers"
+	"github.com/fairlead-io/fairlead/speaker/l2"
+	speakerplan "github.com/fairlead-io/fairlead/speaker/plan"
+)
+
+// Snapshot is what the decisions are made from.
+type Snapshot struct {
+	Controller controllerplan.Snapshot
+	Speaker    speakerplan.Snapshot // of no particular node
+}
+
+// Snapshot returns the objects as the controller and the speakers see them at
+// the time. What the policy lacks for AWS is read from the Services, because
+// the controller alone knows it. The Snapshot shares the objects.
+func (c *Collection) Snapshot(now time.Time, policy providers.Policy) Snapshot {
+	policy.AWSLacks = reportedMessage(c.Services, v1alpha1.CloudNotConfigured)
+	s := Snapshot{
+		Controller: controllerplan.Snapshot{
+			Policy: policy, Now: now, Objects: c.Objects, Services: c.Services, Nodes: c.Nodes, Namespaces: c.Namespaces,
+			ServiceCIDRs: c.ServiceCIDRs, Speakers: c.Speakers,
+		},
+		Speaker: speakerplan.Snapshot{Services: c.Services, Nodes: c.Nodes, Slices: c.EndpointSlices, Links: map[string][]l2.Link{}},
+	}
+	s.Speaker.Config, _ = config.Parse(c.Objects)
+	for _, reported := range c.Speakers {
+		s.Speaker.Links[reported.Name] = speakerplan.LinksOf(reported)
+	}
+	return s
+}
+
+// reportedMessage returns the message of the first Service that is Provisioned,
+// or not, for the reason; "" if there is none.
+func reportedMessage(services []*corev1.Service, reason v1alpha1.Reason) string {
+	for _, svc := range services {
+		if c := apimeta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ConditionProvisioned); c != nil && c.Reason == string(reason) {
+			return c.Message
+		}
+	}
+	return ""
+}
+
+// Session returns the session with the peer that the speaker of the node
+// reports, if it reports one.
+func (s Snapshot) Session(node, peer string) (session v1alpha1.Session, reported bool) {
+	for _, r := range s.Controller.Speakers {
+		if r.Name != node {
+			continue
+		}
+		if i := slices.IndexFunc(r.Status.Sessions, func(x v1alpha1.Session) bool { return x.Peer == peer }); i >= 0 {
+			return r.Status.Sessions[i], true
+		}
+	}
+	return session, false
+}

@@ -1,0 +1,79 @@
+package plan
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
+)
+
+// maxRounds bounds how often the decision is repeated. Two rounds are usual: one
+// that writes, and one that has nothing left to write.
+const maxRounds = 8
+
+// convergence is the state in which the controller leaves a cluster that only
+// the controller changes.
+type convergence struct {
+	cluster   controllerplan.Snapshot
+	plan      controllerplan.Plan
+	converged bool // false: the last round still wrote something
+	pending   int  // Services that the first round wrote
+}
+
+// converge repeats the controller's decision, each time with the writes of the
+// last one applied, until it writes nothing. The snapshot is not changed.
+func converge(s controllerplan.Snapshot) convergence {
+	c := convergence{cluster: s}
+	for round := range maxRounds {
+		c.plan = controllerplan.Decide(c.cluster)
+		services, writes := writtenServices(c.cluster.Services, c.plan)
+		pools := slices.DeleteFunc(slices.Clone(c.cluster.Objects.Pools), func(p *v1alpha1.IPAddressPool) bool {
+			return p.DeletionTimestamp != nil && !c.plan.Pools[p.Name].InUse
+		})
+		if round == 0 {
+			c.pending = writes
+		}
+		if writes == 0 && len(pools) == len(c.cluster.Objects.Pools) {
+			c.converged = true
+			break
+		}
+		c.cluster.Services, c.cluster.Objects.Pools = services, pools
+	}
+	return c
+}
+
+// writtenServices returns the Services as the plan's writes leave them.
+func writtenServices(services []*corev1.Service, plan controllerplan.Plan) (after []*corev1.Service, writes int) {
+	desired := plan.ByKey()
+	for _, svc := range services {
+		if p := desired[keyOf(svc)]; p != nil {
+			if w := p.Written(svc); !equality.Semantic.DeepEqual(w, svc) {
+				svc, writes = w, writes+1
+			}
+		}
+		if svc.DeletionTimestamp != nil && len(svc.Finalizers) == 0 {
+			writes++
+			continue // the API server removes it
+		}
+		after = append(after, svc)
+	}
+	return after, writes
+}
+
+func keyOf(o metav1.Object) types.NamespacedName {
+	return cache.MetaObjectToName(o).AsNamespacedName()
+}
+
+func servicesByKey(services []*corev1.Service) map[types.NamespacedName]*corev1.Service {
+	all := make(map[types.NamespacedName]*corev1.Service, len(services))
+	for _, svc := range services {
+		all[keyOf(svc)] = svc
+	}
+	return all
+}
