@@ -17,7 +17,8 @@ import (
 // brokenCluster returns a cluster with one problem of each kind.
 func brokenCluster() objects.Snapshot {
 	node := func(name string) *corev1.Node {
-		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}}
+		ready := []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Conditions: ready}}
 	}
 	named := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
 	configured := config.Objects{
@@ -29,17 +30,26 @@ func brokenCluster() objects.Snapshot {
 			{ObjectMeta: named("tor-a"), Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "192.0.2.1"}},
 			{ObjectMeta: named("tor-b"), Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "192.0.2.2"}},
 		},
-		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{{ObjectMeta: named("all"), Spec: v1alpha1.BGPAdvertisementSpec{IPAddressPools: []string{"lan"}}}},
+		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
+			{ObjectMeta: named("all"), Spec: v1alpha1.BGPAdvertisementSpec{IPAddressPools: []string{"lan"}}},
+		},
 	}
 	reported := func(name string, b v1alpha1.Session) *v1alpha1.Speaker {
-		a := v1alpha1.Session{Peer: "tor-a", State: "Established", Families: []string{"IPv4"}, Routes: 7, Withheld: "IPv6: the peer does not have the family enabled", BFD: "Up"}
+		a := v1alpha1.Session{
+			Peer: "tor-a", State: "Established", Families: []string{"IPv4"}, Routes: 7, BFD: "Up",
+			Withheld: "IPv6: the peer does not have the family enabled",
+		}
 		return &v1alpha1.Speaker{ObjectMeta: named(name), Status: v1alpha1.SpeakerStatus{Sessions: []v1alpha1.Session{a, b}}}
 	}
 	c := objects.Collection{
 		Objects: configured, Nodes: []*corev1.Node{node("node-1"), node("node-2"), node("node-3")},
 		Speakers: []*v1alpha1.Speaker{
-			reported("node-1", v1alpha1.Session{Peer: "tor-b", State: "Connect", LastError: "connection refused by 192.0.2.2 port 179", FailedAt: "connect"}),
-			reported("node-2", v1alpha1.Session{Peer: "tor-b", State: "Connect", LastError: "we expect AS 64513, the peer says it is AS 64999", FailedAt: "asn"}),
+			reported("node-1", v1alpha1.Session{
+				Peer: "tor-b", State: "Connect", LastError: "connection refused by 192.0.2.2 port 179", FailedAt: "connect",
+			}),
+			reported("node-2", v1alpha1.Session{
+				Peer: "tor-b", State: "Connect", LastError: "we expect AS 64513, the peer says it is AS 64999", FailedAt: "asn",
+			}),
 		},
 	}
 	return c.Snapshot(time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), providers.Policy{})

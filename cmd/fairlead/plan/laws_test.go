@@ -38,9 +38,14 @@ func drawPool(t *rapid.T, name string, made time.Time) *v1alpha1.IPAddressPool {
 
 // drawService draws a Service with requests.
 func drawService(t *rapid.T, name string, made time.Time) *corev1.Service {
-	policy := rapid.SampledFrom([]corev1.IPFamilyPolicy{corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack}).Draw(t, "policy")
+	policy := rapid.SampledFrom([]corev1.IPFamilyPolicy{
+		corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicySingleStack,
+		corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack,
+	}).Draw(t, "policy")
 	svc := &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: "service", CreationTimestamp: metav1.NewTime(made), Annotations: map[string]string{}},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "ns", Name: name, UID: "service", CreationTimestamp: metav1.NewTime(made), Annotations: map[string]string{},
+		},
 		Spec: corev1.ServiceSpec{
 			Type: corev1.ServiceTypeLoadBalancer, IPFamilyPolicy: &policy, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol},
 			Ports: []corev1.ServicePort{{Port: int32(rapid.IntRange(80, 82).Draw(t, "port")), Protocol: corev1.ProtocolTCP}},

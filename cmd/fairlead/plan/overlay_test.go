@@ -21,7 +21,8 @@ import (
 // server would choose.
 func TestOverlayFamilies(t *testing.T) {
 	const v4, v6 = corev1.IPv4Protocol, corev1.IPv6Protocol
-	const single, prefer, require = corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack
+	const single, prefer = corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack
+	const require = corev1.IPFamilyPolicyRequireDualStack
 	of := func(policy corev1.IPFamilyPolicy, families ...corev1.IPFamily) *corev1.Service {
 		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "a"}, Spec: corev1.ServiceSpec{IPFamilies: families}}
 		if policy != "" {
@@ -50,7 +51,10 @@ func TestOverlayFamilies(t *testing.T) {
 		{"downgrade", of(single), of(require, v6, v4), nil, v4, single, []corev1.IPFamily{v6}},
 	} {
 		cluster := controllerplan.Snapshot{
-			Services:     []*corev1.Service{{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes"}, Spec: corev1.ServiceSpec{IPFamilies: []corev1.IPFamily{row.first}}}},
+			Services: []*corev1.Service{{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes"},
+				Spec:       corev1.ServiceSpec{IPFamilies: []corev1.IPFamily{row.first}},
+			}},
 			ServiceCIDRs: []*networkingv1.ServiceCIDR{{Spec: networkingv1.ServiceCIDRSpec{CIDRs: row.cidrs}}},
 		}
 		if row.had != nil {
@@ -112,8 +116,11 @@ func TestOverlayAge(t *testing.T) {
 	older := metav1.NewTime(old.AddDate(-1, 0, 0))
 	pool := func(name string, made metav1.Time, addresses v1alpha1.AddressRange) *v1alpha1.IPAddressPool {
 		return &v1alpha1.IPAddressPool{
-			ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: made, UID: types.UID("from " + made.String()[:4]), Finalizers: []string{made.String()[:4]}},
-			Spec:       v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{addresses}},
+			ObjectMeta: metav1.ObjectMeta{
+				Name: name, CreationTimestamp: made,
+				UID: types.UID("from " + made.String()[:4]), Finalizers: []string{made.String()[:4]},
+			},
+			Spec: v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{addresses}},
 		}
 	}
 	cluster := controllerplan.Snapshot{Now: now}
