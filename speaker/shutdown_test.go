@@ -2,10 +2,8 @@ package speaker
 
 import (
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -13,9 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-
-	"github.com/fairlead-io/fairlead/speaker/bgp"
-	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
 // TestWhy: a speaker withdraws its routes only if it knows that it will not be
@@ -96,27 +91,5 @@ func TestDrained(t *testing.T) {
 	e = exit{drain: time.Hour}
 	if !e.drained(excluded, func() {}) {
 		t.Error("it begins to announce although it is excluded")
-	}
-}
-
-// TestKnown: what is gone for a moment is kept, and what has changed is not.
-func TestKnown(t *testing.T) {
-	var k known
-	log := slog.New(slog.DiscardHandler)
-	one, two := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
-	for i, step := range []struct {
-		passwords, want map[string]bgp.Secret
-		gateways        map[string]netip.Addr
-		gateway         netip.Addr
-	}{
-		{map[string]bgp.Secret{"a": "1"}, map[string]bgp.Secret{"a": "1"}, map[string]netip.Addr{"IPv4": one}, one},
-		{map[string]bgp.Secret{}, map[string]bgp.Secret{"a": "1"}, map[string]netip.Addr{}, one},
-		{map[string]bgp.Secret{"a": "2"}, map[string]bgp.Secret{"a": "2"}, map[string]netip.Addr{"IPv4": two}, two},
-	} {
-		l := plan.Local{Passwords: step.passwords, Gateways: step.gateways}
-		k.keep(log, &l)
-		if len(l.Passwords) != 1 || l.Passwords["a"] != step.want["a"] || l.Gateways["IPv4"] != step.gateway {
-			t.Errorf("step %d: passwords of %d Secrets, gateways %v", i, len(l.Passwords), l.Gateways)
-		}
 	}
 }

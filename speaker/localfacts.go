@@ -94,13 +94,13 @@ func (k *known) keep(log *slog.Logger, l *plan.Local) {
 // ownNode is this node, as it is or, if it has been deleted, as it was last.
 func (s *Speaker) ownNode() *corev1.Node {
 	if node := s.nodes.Get(s.node); node != nil {
-		s.last = node
+		s.lastNode = node
 		return node
 	}
-	if s.last == nil {
+	if s.lastNode == nil {
 		return nil
 	}
-	gone := s.last.DeepCopy()
+	gone := s.lastNode.DeepCopy()
 	now := metav1.Now()
 	gone.DeletionTimestamp = &now
 	return gone

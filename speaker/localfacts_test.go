@@ -1,0 +1,32 @@
+package speaker
+
+import (
+	"log/slog"
+	"net/netip"
+	"testing"
+
+	"github.com/fairlead-io/fairlead/speaker/bgp"
+	"github.com/fairlead-io/fairlead/speaker/plan"
+)
+
+// TestKnown: what is gone for a moment is kept, and what has changed is not.
+func TestKnown(t *testing.T) {
+	var k known
+	log := slog.New(slog.DiscardHandler)
+	one, two := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	for i, step := range []struct {
+		passwords, want map[string]bgp.Secret
+		gateways        map[string]netip.Addr
+		gateway         netip.Addr
+	}{
+		{map[string]bgp.Secret{"a": "1"}, map[string]bgp.Secret{"a": "1"}, map[string]netip.Addr{"IPv4": one}, one},
+		{map[string]bgp.Secret{}, map[string]bgp.Secret{"a": "1"}, map[string]netip.Addr{}, one},
+		{map[string]bgp.Secret{"a": "2"}, map[string]bgp.Secret{"a": "2"}, map[string]netip.Addr{"IPv4": two}, two},
+	} {
+		l := plan.Local{Passwords: step.passwords, Gateways: step.gateways}
+		k.keep(log, &l)
+		if len(l.Passwords) != 1 || l.Passwords["a"] != step.want["a"] || l.Gateways["IPv4"] != step.gateway {
+			t.Errorf("step %d: passwords of %d Secrets, gateways %v", i, len(l.Passwords), l.Gateways)
+		}
+	}
+}
