@@ -2,7 +2,6 @@ package aws
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -40,62 +39,6 @@ func (c *Cloud) delete(ctx context.Context, a *conn, svc *corev1.Service) error 
 		return err
 	}
 	return c.deleteShared(ctx, a)
-}
-
-// worst is a failure rather than something to wait for.
-func worst(errs []error) (worst error) {
-	for _, err := range errs {
-		if err != nil && (worst == nil || errors.Is(worst, errInUse)) {
-			worst = err
-		}
-	}
-	return worst
-}
-
-// find is read, for deletion: what is not ours is left out, and is no reason
-// to stop.
-func (w *work) find(ctx context.Context) error {
-	err := w.findOnce(ctx)
-	if isCode(err, gone...) {
-		w.inventory.forget()
-		err = w.findOnce(ctx)
-	}
-	return err
-}
-
-func (w *work) findOnce(ctx context.Context) error {
-	mine := w.of(w.svc.UID)
-	balancers, err := w.listBalancers(ctx, w.conn, mine)
-	if err != nil {
-		return err
-	}
-	groups, err := w.listGroups(ctx, w.conn, mine)
-	if err != nil {
-		return err
-	}
-	var arns []string
-	for _, b := range balancers {
-		arns = append(arns, aws.ToString(b.LoadBalancerArn))
-	}
-	for _, g := range groups {
-		arns = append(arns, aws.ToString(g.TargetGroupArn))
-	}
-	if w.have.tags, err = w.tagsOf(ctx, w.conn, arns); err != nil {
-		return err
-	}
-	w.have.balancers, w.have.groups = nil, map[string]elb.TargetGroup{}
-	for _, b := range balancers {
-		if w.owns(aws.ToString(b.LoadBalancerArn)) {
-			w.have.balancers = append(w.have.balancers, b)
-		}
-	}
-	for _, g := range groups {
-		if w.owns(aws.ToString(g.TargetGroupArn)) {
-			w.have.groups[aws.ToString(g.TargetGroupName)] = g
-		}
-	}
-	w.have.security, err = w.ownSecurity(ctx)
-	return err
 }
 
 // deleteBalancer deletes a balancer with its listeners. Protection against

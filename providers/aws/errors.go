@@ -1,7 +1,6 @@
 package aws
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -12,15 +11,6 @@ import (
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
-
-// call makes a call of the SDK, and gives its error words.
-func call[In, Out, Options any](ctx context.Context, do func(context.Context, *In, ...func(*Options)) (*Out, error), in *In) (*Out, error) {
-	out, err := do(ctx, in)
-	if err != nil {
-		return out, explain(err)
-	}
-	return out, nil
-}
 
 // failure is a failed call. Its text is the same for the same failure: no
 // request ID, which is in the log.
@@ -67,6 +57,27 @@ func isCode(err error, codes ...string) bool {
 	return errors.As(err, &f) && slices.Contains(codes, f.code)
 }
 
+func codeOf(err error) string {
+	var api smithy.APIError
+	switch {
+	case err == nil:
+		return "OK"
+	case errors.As(err, &api):
+		return api.ErrorCode()
+	}
+	return "Unanswered"
+}
+
+// gone are the codes for what does not exist.
+var gone = []string{"LoadBalancerNotFound", "TargetGroupNotFound", "ListenerNotFound"}
+
+// errInUse: AWS has not let go of what used the object.
+var errInUse = errors.New("still in use")
+
+func taken(kind, name string) error {
+	return &v1alpha1.Refusal{Reason: v1alpha1.NameTaken, Message: fmt.Sprintf("there is a %s %s without our tags: it is not ours, and is left alone", kind, name)}
+}
+
 // reasons are what a user or administrator can do something about, by code of
 // the EC2 and Elastic Load Balancing APIs.
 var reasons = map[v1alpha1.Reason][]string{
@@ -99,4 +110,14 @@ func refused(err error) error {
 		}
 	}
 	return err
+}
+
+// worst is a failure rather than something to wait for.
+func worst(errs []error) (worst error) {
+	for _, err := range errs {
+		if err != nil && (worst == nil || errors.Is(worst, errInUse)) {
+			worst = err
+		}
+	}
+	return worst
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -206,50 +205,4 @@ func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *co
 	}
 	c.remember(svc.UID, nil)
 	return refused(err)
-}
-
-// update registers and deregisters what differs from the memory.
-func (w *work) update(ctx context.Context) error {
-	instances, err := w.usable(ctx)
-	if err != nil {
-		return err
-	}
-	if len(instances) > 0 {
-		if err := w.move(ctx, instances); err != nil {
-			return err
-		}
-	}
-	w.memory.tell(instances)
-	if len(w.memory.lost) > 0 {
-		w.memory.report.Again = w.again
-	} else if w.memory.report.Ready && !w.memory.unfinished {
-		w.memory.report.Again = 0
-	}
-	return nil
-}
-
-// move makes the instances the targets of all target groups.
-func (w *work) move(ctx context.Context, instances []instance) error {
-	if w.memory.backend {
-		w.shared.users.RLock()
-		defer w.shared.users.RUnlock()
-		if _, err := w.ensureShared(ctx, w.conn, w.memory.vpc, instances); err != nil {
-			return err
-		}
-	}
-	ids := w.place(instances)
-	var failures []error
-	for i := range w.memory.groups {
-		failures = append(failures, w.setTargets(ctx, &w.memory.groups[i], ids))
-	}
-	return errors.Join(failures...)
-}
-
-// place is which instances become targets, given the balancer's limits.
-func (w *work) place(instances []instance) (ids []string) {
-	for _, i := range spread(instances, w.memory.most, w.memory.cross) {
-		ids = append(ids, i.ID)
-	}
-	slices.Sort(ids)
-	return ids
 }

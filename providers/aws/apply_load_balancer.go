@@ -15,6 +15,18 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
+// candidates are the balancers that there are.
+func (w *work) candidates() (all []candidate) {
+	for i := range w.have.balancers {
+		b := &w.have.balancers[i]
+		all = append(all, candidate{
+			b, recorded(w.have.tags[aws.ToString(b.LoadBalancerArn)], tagAddresses),
+			aws.ToString(b.LoadBalancerName) == w.names.second(w.svc.UID),
+		})
+	}
+	return all
+}
+
 // ensureBalancer makes the balancer, or changes what can be changed in place.
 func (w *work) ensureBalancer(ctx context.Context, current *elb.LoadBalancer, groups []string) (b elb.LoadBalancer, err error) {
 	var tags map[string]string
@@ -140,35 +152,6 @@ func sameSubnets(want []mapping, have []elb.AvailabilityZone) bool {
 	})
 }
 
-// tidy removes what is not wanted any more: listeners, the balancer that was
-// replaced once the new one answers, target groups, security groups.
-func (w *work) tidy(ctx context.Context, b elb.LoadBalancer) error {
-	if err := w.deleteListeners(ctx); err != nil {
-		return err
-	}
-	if w.old != nil && w.takenOver(b) {
-		if err := w.deleteBalancer(ctx, w.conn, *w.old, false); err != nil {
-			return err
-		}
-		w.log.Info("balancer replaced", "service", w.svc.Namespace+"/"+w.svc.Name, "old", aws.ToString(w.old.LoadBalancerName), "new", w.name)
-		w.old = nil
-	}
-	wanted := map[string]bool{}
-	for _, l := range w.want.Listeners {
-		wanted[w.groupName(l.Target)] = true
-	}
-	for name, g := range w.have.groups {
-		ofOld := w.old != nil && slices.Contains(g.LoadBalancerArns, aws.ToString(w.old.LoadBalancerArn))
-		if wanted[name] || ofOld {
-			continue
-		}
-		if err := w.later(w.deleteTargetGroup(ctx, w.conn, g)); err != nil {
-			return err
-		}
-	}
-	return w.tidySecurity(ctx)
-}
-
 // takenOver reports whether the balancer that this one replaces can go: the new
 // one answers with a healthy target, and the Service has shown its name for a
 // while.
@@ -184,13 +167,4 @@ func (w *work) takenOver(b elb.LoadBalancer) bool {
 		w.memory.shown = time.Now()
 	}
 	return w.healthy && time.Since(w.memory.shown) >= w.grace
-}
-
-// later leaves what AWS has not let go of to another look.
-func (w *work) later(err error) error {
-	if errors.Is(err, errInUse) {
-		w.memory.unfinished = true
-		return nil
-	}
-	return err
 }

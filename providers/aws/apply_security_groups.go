@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	ec2api "github.com/aws/aws-sdk-go-v2/service/ec2"
 	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
@@ -99,26 +98,6 @@ func (w *work) ensureOwn(ctx context.Context, name string, have, want []rule) (i
 type staleRules struct {
 	group string
 	rules []rule
-}
-
-// tagGroup is retag for a security group.
-func (w *work) tagGroup(ctx context.Context, id string, have, want map[string]string) error {
-	add, remove := diffTags(have, want)
-	if len(remove) > 0 {
-		var tags []ec2.Tag
-		for _, k := range remove {
-			tags = append(tags, ec2.Tag{Key: aws.String(k)})
-		}
-		if _, err := call(ctx, w.conn.ec2.DeleteTags, &ec2api.DeleteTagsInput{Resources: []string{id}, Tags: tags}); err != nil {
-			return err
-		}
-	}
-	if len(add) > 0 {
-		if _, err := call(ctx, w.conn.ec2.CreateTags, &ec2api.CreateTagsInput{Resources: []string{id}, Tags: ec2TagList(add)}); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // tidySecurity takes away rules and own groups that are not needed any more.

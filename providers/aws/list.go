@@ -13,13 +13,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-const (
-	// fresh is how old the inventory may be for a look at one Service, at most:
-	// with many Services one list serves them all.
-	fresh = 30 * time.Second
-	// askTimeout ends what is asked for several, whoever waits for it.
-	askTimeout = time.Minute
-)
+// fresh is how old the inventory may be for a look at one Service, at most:
+// with many Services one list serves them all.
+const fresh = 30 * time.Second
 
 // inventory is what has our cluster's names: all balancers and target groups,
 // listed by the page rather than asked for one by one, and kept up to date
@@ -106,22 +102,6 @@ func (l *listing[V]) get(ctx context.Context, age time.Duration, match func(name
 	return all, nil
 }
 
-// once asks AWS for all who want to know the same at the same time. They share
-// the failure, too: during an outage nobody waits for the retries of others.
-func once(ctx context.Context, flight *singleflight.Group, what string, ask func(context.Context) error) error {
-	done := flight.DoChan(what, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
-		defer cancel()
-		return nil, ask(ctx)
-	})
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case r := <-done:
-		return r.Err
-	}
-}
-
 func (l *listing[V]) store(found map[string]V, begun time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -136,14 +116,6 @@ func (l *listing[V]) store(found map[string]V, begun time.Time) {
 			l.apply(name, w.item)
 		}
 	}
-}
-
-func put[K comparable, V any](m map[K]V, k K, v V) map[K]V {
-	if m == nil {
-		m = map[K]V{}
-	}
-	m[k] = v
-	return m
 }
 
 // listBalancers gives the cluster's balancers that match.

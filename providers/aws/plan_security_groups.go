@@ -149,3 +149,21 @@ func permissions(all []rule) (permissions []ec2.IpPermission) {
 func without(a, b []rule) []rule {
 	return slices.DeleteFunc(slices.Clone(a), func(r rule) bool { return slices.Contains(b, r) })
 }
+
+// nodeGroups are the security groups of instances that shall admit the
+// balancers: of each instance the one that is tagged as the cluster's, or its
+// only one. Several tagged ones, or none of several, is no reason to serve
+// nobody: the first by ID is taken.
+func nodeGroups(instances []instance, tagged func(group string) bool) (groups []string) {
+	for _, i := range instances {
+		candidates := slices.Sorted(slices.Values(i.Groups))
+		if preferred := slices.DeleteFunc(slices.Clone(candidates), func(g string) bool { return !tagged(g) }); len(preferred) > 0 {
+			candidates = preferred
+		}
+		if len(candidates) > 0 {
+			groups = append(groups, candidates[0])
+		}
+	}
+	slices.Sort(groups)
+	return slices.Compact(groups)
+}

@@ -125,3 +125,15 @@ func (p *portPlanner) healthPort(text string) string {
 	}
 	return text
 }
+
+// healthDiffers compares what was asked for with what AWS says. What a reply
+// lacks is not known, and no difference.
+func healthDiffers(want health, have elb.TargetGroup) bool {
+	number := func(want int32, have *int32) bool { return have != nil && *have != want }
+	text := func(want string, have *string) bool { return want != "" && have != nil && *have != want }
+	codes := have.Matcher != nil && text(want.Codes, have.Matcher.HttpCode)
+	return have.HealthCheckProtocol != "" && string(have.HealthCheckProtocol) != want.Protocol ||
+		text(want.Port, have.HealthCheckPort) || text(want.Path, have.HealthCheckPath) || codes ||
+		number(want.Interval, have.HealthCheckIntervalSeconds) || number(want.Timeout, have.HealthCheckTimeoutSeconds) ||
+		number(want.Healthy, have.HealthyThresholdCount) || number(want.Unhealthy, have.UnhealthyThresholdCount)
+}
