@@ -3,7 +3,6 @@ package aws
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -13,111 +12,107 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// work is one look at one Service's balancer.
-type work struct {
+// reconciler is one sync of one Service's stack.
+type reconciler struct {
 	*Cloud
-	conn   *conn
-	svc    *corev1.Service
-	want   stack
-	memory *memory
+	svc  *corev1.Service
+	mode syncMode
+	// result becomes the lastSync of the Service if the sync succeeds. It has
+	// the desired state from the start.
+	result    *lastSync
+	knownTags map[string]map[string]string // which the last sync read, by ARN
+	observed  observedStack
 
-	have state
-	name string // the balancer's
+	name string // of the desired load balancer
 	arn  string
-	// old is the balancer that this one replaces.
-	old *elb.LoadBalancer
-	// deep: attributes are compared with AWS, not just with what is recorded.
-	deep bool
-	// light: nothing is asked for, so only what drifts is looked at.
-	light  bool
-	before map[string]map[string]string // tags at the last look
-	// stale are rules that go when the balancer has all its groups, and needed
-	// are the names of those that it has of its own.
-	stale  []staleRules
-	needed []string
-	// healthy: a target of the wanted balancer is.
-	healthy bool
+	old  *elb.LoadBalancer // which the desired load balancer replaces
+	// staleRules are revoked when the load balancer has all its groups, and
+	// usedGroups are the names of those that were made for it.
+	staleRules []groupRules
+	usedGroups []string
 }
 
-// ensure makes the balancer what it shall be: new things before the old ones
-// go, and every step again what it was when it is done twice.
-func (w *work) ensure(ctx context.Context) error {
-	if err := w.read(ctx); err != nil {
+// ensure applies the desired stack. It creates before it deletes, and every
+// step can be repeated.
+func (r *reconciler) ensure(ctx context.Context) error {
+	if err := r.read(ctx); err != nil {
 		return err
 	}
-	instances, err := w.usable(ctx)
+	instances, err := r.usableInstances(ctx)
 	if err != nil {
 		return err
 	}
-	if len(instances) == 0 && len(w.have.balancers) == 0 {
-		return &v1alpha1.Refusal{Reason: v1alpha1.NoTargets, Message: fmt.Sprintf("none of %s is an instance that AWS knows", plural(len(w.memory.chosen), "node"))}
+	if len(instances) == 0 && len(r.observed.balancers) == 0 {
+		return newRefusal(v1alpha1.NoTargets, "none of %s is an instance that AWS knows", plural(len(r.result.targets), "node"))
 	}
-	first, second := w.names.service(w.svc.UID), w.names.second(w.svc.UID)
-	choice, refusal := pick(w.want, w.candidates())
+	selected, refusal := selectBalancer(r.result.desired, r.existingBalancers())
 	if refusal != nil {
-		return errors.Join(w.follow(ctx, instances), refusal)
+		return errors.Join(r.syncRegistered(ctx, instances), refusal)
 	}
-	if w.name, w.old = first, choice.old; choice.second {
-		w.name = second
+	r.name, r.old = r.names.service(r.svc.UID), selected.old
+	if selected.second {
+		r.name = r.names.second(r.svc.UID)
 	}
-	w.shared.users.RLock()
-	defer w.shared.users.RUnlock()
-	groups, err := w.ensureSecurity(ctx, instances)
+	r.sharedGroup.users.RLock()
+	defer r.sharedGroup.users.RUnlock()
+	groups, err := r.ensureSecurityGroups(ctx, instances)
 	if err != nil {
 		return err
 	}
-	if err := w.ensureGroups(ctx, instances); err != nil {
+	if err := r.ensureTargetGroups(ctx, instances); err != nil {
 		return err
 	}
-	b, err := w.ensureBalancer(ctx, choice.current, groups)
+	b, err := r.ensureBalancer(ctx, selected.current, groups)
 	if err != nil {
 		return err
 	}
-	if err := w.ensureListeners(ctx); err != nil {
+	if err := r.ensureListeners(ctx); err != nil {
 		return err
 	}
-	if err := w.tidy(ctx, b); err != nil {
+	if err := r.deleteSuperfluous(ctx, b); err != nil {
 		return err
 	}
-	w.memory.tags = w.have.tags
-	w.memory.tell(instances)
-	w.report(b)
+	r.result.tags = r.observed.tags
+	r.result.noteMissing(instances)
+	r.reportBalancer(b)
 	return nil
 }
 
-// tidy removes what is not wanted any more: listeners, the balancer that was
-// replaced once the new one answers, target groups, security groups.
-func (w *work) tidy(ctx context.Context, b elb.LoadBalancer) error {
-	if err := w.deleteListeners(ctx); err != nil {
+// deleteSuperfluous deletes what the desired stack does not have: listeners,
+// the load balancer that was replaced, once the new one serves, target groups
+// and security groups.
+func (r *reconciler) deleteSuperfluous(ctx context.Context, b elb.LoadBalancer) error {
+	if err := r.deleteListeners(ctx); err != nil {
 		return err
 	}
-	if w.old != nil && w.takenOver(b) {
-		if err := w.deleteBalancer(ctx, w.conn, *w.old, false); err != nil {
+	if r.old != nil && r.hasTakenOver(b) {
+		if err := r.deleteBalancer(ctx, *r.old); err != nil {
 			return err
 		}
-		w.log.Info("balancer replaced", "service", w.svc.Namespace+"/"+w.svc.Name, "old", aws.ToString(w.old.LoadBalancerName), "new", w.name)
-		w.old = nil
+		r.log.Info("balancer replaced", "service", r.svc.Namespace+"/"+r.svc.Name,
+			"old", aws.ToString(r.old.LoadBalancerName), "new", r.name)
+		r.old = nil
 	}
-	wanted := map[string]bool{}
-	for _, l := range w.want.Listeners {
-		wanted[w.groupName(l.Target)] = true
+	desired := map[string]bool{}
+	for _, l := range r.result.desired.Listeners {
+		desired[r.groupName(l.Target)] = true
 	}
-	for name, g := range w.have.groups {
-		ofOld := w.old != nil && slices.Contains(g.LoadBalancerArns, aws.ToString(w.old.LoadBalancerArn))
-		if wanted[name] || ofOld {
+	for name, g := range r.observed.groups {
+		ofOld := r.old != nil && slices.Contains(g.LoadBalancerArns, aws.ToString(r.old.LoadBalancerArn))
+		if desired[name] || ofOld {
 			continue
 		}
-		if err := w.later(w.deleteTargetGroup(ctx, w.conn, g)); err != nil {
+		if err := r.tolerateInUse(r.deleteTargetGroup(ctx, g)); err != nil {
 			return err
 		}
 	}
-	return w.tidySecurity(ctx)
+	return r.deleteRulesAndGroups(ctx)
 }
 
-// later leaves what AWS has not let go of to another look.
-func (w *work) later(err error) error {
+// tolerateInUse leaves the deletion of what AWS still uses to the next sync.
+func (r *reconciler) tolerateInUse(err error) error {
 	if errors.Is(err, errInUse) {
-		w.memory.unfinished = true
+		r.result.incomplete = true
 		return nil
 	}
 	return err

@@ -11,160 +11,138 @@ import (
 	elbapi "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 	corev1 "k8s.io/api/core/v1"
-
-	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// candidates are the balancers that there are.
-func (w *work) candidates() (all []candidate) {
-	for i := range w.have.balancers {
-		b := &w.have.balancers[i]
-		all = append(all, candidate{
-			b, recorded(w.have.tags[aws.ToString(b.LoadBalancerArn)], tagAddresses),
-			aws.ToString(b.LoadBalancerName) == w.names.second(w.svc.UID),
+// existingBalancers returns the Service's load balancers, of which there are two
+// during a replacement.
+func (r *reconciler) existingBalancers() (all []existingBalancer) {
+	for i := range r.observed.balancers {
+		b := &r.observed.balancers[i]
+		all = append(all, existingBalancer{
+			b, recorded(r.observed.tags[aws.ToString(b.LoadBalancerArn)], tagAddresses),
+			aws.ToString(b.LoadBalancerName) == r.names.second(r.svc.UID),
 		})
 	}
 	return all
 }
 
-// ensureBalancer makes the balancer, or changes what can be changed in place.
-func (w *work) ensureBalancer(ctx context.Context, current *elb.LoadBalancer, groups []string) (b elb.LoadBalancer, err error) {
+// ensureBalancer creates the load balancer, or changes what can be changed in
+// place.
+func (r *reconciler) ensureBalancer(ctx context.Context, current *elb.LoadBalancer, groups []string) (b elb.LoadBalancer, err error) {
 	var tags map[string]string
-	addresses := record(tagAddresses, strings.Join(w.want.addresses(), " "))
+	addresses := record(tagAddresses, strings.Join(r.result.desired.addresses(), " "))
 	if current == nil {
-		tags = w.tags("", addresses)
-		if b, err = w.createBalancer(ctx, groups, tags); err != nil {
+		tags = r.tags("", addresses)
+		if b, err = r.createBalancer(ctx, groups, tags); err != nil {
 			return b, err
 		}
 	} else {
 		b = *current
-		tags = w.have.tags[aws.ToString(b.LoadBalancerArn)]
-		if err := w.changeBalancer(ctx, &b, groups); err != nil {
+		tags = r.observed.tags[aws.ToString(b.LoadBalancerArn)]
+		if err := r.changeBalancer(ctx, &b, groups); err != nil {
 			return b, err
 		}
-		if len(addresses) == 0 { // nobody asks for those that it has any more
+		if len(addresses) == 0 { // those that it has are not requested any more
 			addresses = record(tagAddresses, recorded(tags, tagAddresses))
 		}
 	}
-	w.arn = aws.ToString(b.LoadBalancerArn)
-	if err := w.ensureAttributes(ctx, ofBalancer(w.conn, w.arn, b.Scheme), w.want.Attributes, tags); err != nil {
+	r.arn = aws.ToString(b.LoadBalancerArn)
+	if err := r.ensureAttributes(ctx, r.loadBalancerAttributes(r.arn, b.Scheme), r.result.desired.Attributes, tags); err != nil {
 		return b, err
 	}
-	return b, w.retag(ctx, w.arn, tags, w.tags("", addresses, record(tagAttributes, attributeRecord(w.want.Attributes))))
+	return b, r.retag(ctx, r.arn, tags, r.tags("", addresses, recordAttributes(r.result.desired.Attributes)))
 }
 
-func (w *work) createBalancer(ctx context.Context, groups []string, tags map[string]string) (b elb.LoadBalancer, err error) {
-	chosen, err := w.subnetsFor(ctx, w.conn, w.memory.vpc, w.want)
+func (r *reconciler) createBalancer(ctx context.Context, groups []string, tags map[string]string) (b elb.LoadBalancer, err error) {
+	subnets, mappings, err := r.mapSubnets(ctx)
 	if err != nil {
 		return b, err
 	}
-	mapped, refusal := mappings(w.want, chosen)
+	kind, refusal := r.result.desired.addressType(subnets)
 	if refusal != nil {
 		return b, refusal
 	}
-	kind, refusal := w.addressType(chosen)
-	if refusal != nil {
-		return b, refusal
-	}
-	out, err := call(ctx, w.conn.elb.CreateLoadBalancer, &elbapi.CreateLoadBalancerInput{
-		Name: aws.String(w.name), Type: elb.LoadBalancerTypeEnumNetwork, Scheme: w.want.Scheme, IpAddressType: kind,
-		SubnetMappings: subnetMappings(mapped), SecurityGroups: groups, Tags: elbTagList(tags),
+	out, err := call(ctx, r.elb.CreateLoadBalancer, &elbapi.CreateLoadBalancerInput{
+		Name: aws.String(r.name), Type: elb.LoadBalancerTypeEnumNetwork, Scheme: r.result.desired.Scheme, IpAddressType: kind,
+		SubnetMappings: mappings, SecurityGroups: groups, Tags: elbTagList(tags),
 	})
 	if err != nil {
 		return b, err
 	}
 	if len(out.LoadBalancers) == 0 {
-		return b, errors.New("CreateLoadBalancer: the answer has no load balancer")
+		return b, errors.New("CreateLoadBalancer: the response has no load balancer")
 	}
-	w.inventory.put(out.LoadBalancers[0])
+	r.loadBalancers.put(out.LoadBalancers[0])
 	return out.LoadBalancers[0], nil
 }
 
-// addressType is dual stack where it is asked for, or preferred and possible.
-func (w *work) addressType(chosen []subnet) (elb.IpAddressType, *v1alpha1.Refusal) {
-	i := slices.IndexFunc(chosen, func(s subnet) bool { return !s.IPv6 })
-	switch {
-	case w.want.PreferDual && i < 0 && !w.want.hasUDP():
-		return elb.IpAddressTypeDualstack, nil
-	case w.want.AddressType == elb.IpAddressTypeDualstack && i >= 0:
-		return "", &v1alpha1.Refusal{Reason: v1alpha1.NoSubnet, Message: "a dual-stack balancer is asked for, but subnet " + chosen[i].ID + " has no IPv6 CIDR"}
+// mapSubnets returns the desired subnets, and the form in which AWS takes them.
+func (r *reconciler) mapSubnets(ctx context.Context) ([]subnet, []elb.SubnetMapping, error) {
+	subnets, err := r.findSubnets(ctx, r.result.vpc, r.result.desired)
+	if err != nil {
+		return nil, nil, err
 	}
-	return w.want.AddressType, nil
+	mappings, refusal := planMappings(r.result.desired, subnets)
+	if refusal != nil {
+		return nil, nil, refusal
+	}
+	return subnets, mappings, nil
 }
 
-func subnetMappings(mapped []mapping) (all []elb.SubnetMapping) {
-	for _, m := range mapped {
-		s := elb.SubnetMapping{SubnetId: aws.String(m.Subnet)}
-		if m.Allocation != "" {
-			s.AllocationId = aws.String(m.Allocation)
-		}
-		if m.Private != "" {
-			s.PrivateIPv4Address = aws.String(m.Private)
-		}
-		all = append(all, s)
-	}
-	return all
-}
-
-// changeBalancer changes security groups, subnets and the kind of addresses.
-// A balancer keeps its subnets unless an annotation names others.
-func (w *work) changeBalancer(ctx context.Context, b *elb.LoadBalancer, groups []string) error {
+// changeBalancer changes security groups, subnets and the address type. A load
+// balancer keeps its subnets unless an annotation names others.
+func (r *reconciler) changeBalancer(ctx context.Context, b *elb.LoadBalancer, groups []string) error {
 	changed := false
 	slices.Sort(groups)
-	if have := slices.Sorted(slices.Values(b.SecurityGroups)); !slices.Equal(have, slices.Compact(groups)) {
-		if _, err := call(ctx, w.conn.elb.SetSecurityGroups, &elbapi.SetSecurityGroupsInput{LoadBalancerArn: b.LoadBalancerArn, SecurityGroups: groups}); err != nil {
+	groups = slices.Compact(groups)
+	if !slices.Equal(slices.Sorted(slices.Values(b.SecurityGroups)), groups) {
+		_, err := call(ctx, r.elb.SetSecurityGroups, &elbapi.SetSecurityGroupsInput{
+			LoadBalancerArn: b.LoadBalancerArn, SecurityGroups: groups,
+		})
+		if err != nil {
 			return err
 		}
 		b.SecurityGroups, changed = groups, true
 	}
-	if len(w.want.Subnets) > 0 {
-		chosen, err := w.subnetsFor(ctx, w.conn, w.memory.vpc, w.want)
+	if len(r.result.desired.Subnets) > 0 {
+		_, mappings, err := r.mapSubnets(ctx)
 		if err != nil {
 			return err
 		}
-		mapped, refusal := mappings(w.want, chosen)
-		if refusal != nil {
-			return refusal
-		}
-		if !sameSubnets(mapped, b.AvailabilityZones) {
-			out, err := call(ctx, w.conn.elb.SetSubnets, &elbapi.SetSubnetsInput{LoadBalancerArn: b.LoadBalancerArn, SubnetMappings: subnetMappings(mapped)})
+		if !sameSubnets(mappings, b.AvailabilityZones) {
+			out, err := call(ctx, r.elb.SetSubnets, &elbapi.SetSubnetsInput{LoadBalancerArn: b.LoadBalancerArn, SubnetMappings: mappings})
 			if err != nil {
 				return err
 			}
 			b.AvailabilityZones, changed = out.AvailabilityZones, true
 		}
 	}
-	if kind := w.want.AddressType; !w.want.PreferDual && b.IpAddressType != "" && b.IpAddressType != kind {
-		if _, err := call(ctx, w.conn.elb.SetIpAddressType, &elbapi.SetIpAddressTypeInput{LoadBalancerArn: b.LoadBalancerArn, IpAddressType: kind}); err != nil {
+	if kind := r.result.desired.AddressType; !r.result.desired.PreferDual && b.IpAddressType != "" && b.IpAddressType != kind {
+		_, err := call(ctx, r.elb.SetIpAddressType, &elbapi.SetIpAddressTypeInput{LoadBalancerArn: b.LoadBalancerArn, IpAddressType: kind})
+		if err != nil {
 			return err
 		}
 		b.IpAddressType, changed = kind, true
 	}
 	if changed {
-		w.inventory.put(*b)
+		r.loadBalancers.put(*b)
 	}
 	return nil
 }
 
-func sameSubnets(want []mapping, have []elb.AvailabilityZone) bool {
-	return len(want) == len(have) && !slices.ContainsFunc(have, func(z elb.AvailabilityZone) bool {
-		return !slices.ContainsFunc(want, func(m mapping) bool { return m.Subnet == aws.ToString(z.SubnetId) })
-	})
-}
-
-// takenOver reports whether the balancer that this one replaces can go: the new
-// one answers with a healthy target, and the Service has shown its name for a
-// while.
-func (w *work) takenOver(b elb.LoadBalancer) bool {
-	shows := slices.ContainsFunc(w.svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
+// hasTakenOver reports whether the load balancer that this one replaces can be
+// deleted: the new one is provisioned and has a healthy target, and the Service
+// has shown its name for the grace period.
+func (r *reconciler) hasTakenOver(b elb.LoadBalancer) bool {
+	shows := slices.ContainsFunc(r.svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
 		return in.Hostname == statusOf(b).Ingress[0].Hostname
 	})
-	if !shows || !answers(b) {
-		w.memory.shown = time.Time{}
+	if !shows || !isProvisioned(b) {
+		r.result.shown = time.Time{}
 		return false
 	}
-	if w.memory.shown.IsZero() {
-		w.memory.shown = time.Now()
+	if r.result.shown.IsZero() {
+		r.result.shown = time.Now()
 	}
-	return w.healthy && time.Since(w.memory.shown) >= w.grace
+	return r.observed.healthy && time.Since(r.result.shown) >= r.gracePeriod
 }

@@ -15,151 +15,151 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// sharedAge is how long the nodes' security groups are believed to still admit
-// the balancers.
-const sharedAge = time.Hour
+// maxSharedGroupAge is how long the nodes' security groups are assumed to admit
+// the shared one.
+const maxSharedGroupAge = time.Hour
 
-// shared is the security group that all balancers of the cluster have, and
-// that the nodes' groups admit: however many Services there are, a node's
-// group has three rules.
-type shared struct {
-	// users holds a read lock while a balancer with the group is being made, so
-	// that the deletion of the last one does not take the group away.
+// sharedGroup is the security group that all load balancers of the cluster have,
+// and that the nodes' groups admit: a node's group has three rules, however many
+// Services there are.
+type sharedGroup struct {
+	// users has a read lock while a load balancer with the group is created, so
+	// that the deletion of the last one does not delete the group.
 	users  sync.RWMutex
 	flight singleflight.Group
 
-	mu sync.Mutex
-	id string
-	at map[string]time.Time // by the nodes' groups for which it was looked at
+	mu      sync.Mutex
+	id      string
+	checked map[string]time.Time // by the nodes' groups that were checked
 }
 
-func (s *shared) forget() {
+func (s *sharedGroup) invalidate() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.id, s.at = "", nil
+	s.id, s.checked = "", nil
 }
 
-// ensureShared makes sure that the group exists, and that the nodes' groups
-// admit it.
-func (c *Cloud) ensureShared(ctx context.Context, a *conn, vpc string, instances []instance) (id string, err error) {
-	s := &c.shared
-	candidates := c.options.NodeSecurityGroups
-	if len(candidates) == 0 {
-		for _, i := range instances {
-			candidates = append(slices.Clone(candidates), i.Groups...)
-		}
-	}
-	slices.Sort(candidates)
-	candidates = slices.Compact(candidates)
-	key := strings.Join(candidates, " ")
-	if !c.options.ManageNodeSecurityGroups {
-		key = ""
-	}
-	if id := s.known(key); id != "" {
-		return id, nil
-	}
-	err = once(ctx, &s.flight, key, func(ctx context.Context) error {
-		own := map[string]string{tagCluster: c.options.Cluster, tagClusterOwned(c.options.Cluster): "owned", tagName: "shared by all load balancers of " + c.options.Cluster}
-		id, err := c.securityGroup(ctx, a, vpc, c.names.backend(), own)
-		if err == nil && c.options.ManageNodeSecurityGroups {
-			err = c.admit(ctx, a, id, candidates, instances)
-		}
-		if err == nil {
-			s.learn(id, key)
-		}
-		return err
-	})
-	return s.known(key), err
-}
-
-// known is the group's ID if it was looked at for these nodes' groups.
-func (s *shared) known(key string) string {
+// get returns the group's ID if it was checked for these groups of nodes.
+func (s *sharedGroup) get(nodeGroups string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if time.Since(s.at[key]) < sharedAge {
+	if time.Since(s.checked[nodeGroups]) < maxSharedGroupAge {
 		return s.id
 	}
 	return ""
 }
 
-func (s *shared) learn(id, key string) {
+func (s *sharedGroup) store(id, nodeGroups string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.id, s.at = id, put(s.at, key, time.Now())
+	s.id, s.checked = id, put(s.checked, nodeGroups, time.Now())
 }
 
-// admit lets the shared group into the nodes' groups.
-func (c *Cloud) admit(ctx context.Context, a *conn, id string, candidates []string, instances []instance) error {
-	if len(candidates) == 0 {
+// ensureSharedGroup creates the group, and makes the nodes' groups admit it.
+func (c *Cloud) ensureSharedGroup(ctx context.Context, vpc string, instances []instance) (id string, err error) {
+	s := &c.sharedGroup
+	nodeGroups := slices.Clone(c.options.NodeSecurityGroups)
+	if len(nodeGroups) == 0 {
+		for _, i := range instances {
+			nodeGroups = append(nodeGroups, i.Groups...)
+		}
+	}
+	slices.Sort(nodeGroups)
+	nodeGroups = slices.Compact(nodeGroups)
+	key := strings.Join(nodeGroups, " ")
+	if !c.options.ManageNodeSecurityGroups {
+		key = ""
+	}
+	if id := s.get(key); id != "" {
+		return id, nil
+	}
+	err = callOnce(ctx, &s.flight, key, func(ctx context.Context) error {
+		id, err := c.findSecurityGroup(ctx, vpc, c.names.shared())
+		if id == "" && err == nil {
+			id, err = c.createSecurityGroup(ctx, vpc, c.names.shared(), map[string]string{
+				tagCluster: c.options.Cluster, tagClusterOwned(c.options.Cluster): "owned",
+				tagName: "shared by all load balancers of " + c.options.Cluster,
+			})
+		}
+		if err == nil && c.options.ManageNodeSecurityGroups {
+			err = c.admitSharedGroup(ctx, id, nodeGroups, instances)
+		}
+		if err == nil {
+			s.store(id, key)
+		}
+		return err
+	})
+	return s.get(key), err
+}
+
+// admitSharedGroup adds rules to the nodes' groups that admit the shared one.
+func (c *Cloud) admitSharedGroup(ctx context.Context, id string, nodeGroups []string, instances []instance) error {
+	if len(nodeGroups) == 0 {
 		return nil
 	}
-	groups, err := c.securityGroups(ctx, a, filter("group-id", candidates...))
+	groups, err := c.listSecurityGroups(ctx, filter("group-id", nodeGroups...))
 	if err != nil {
 		return err
 	}
-	find := func(group string) *ec2.SecurityGroup {
-		i := slices.IndexFunc(groups, func(g ec2.SecurityGroup) bool { return aws.ToString(g.GroupId) == group })
-		if i < 0 {
-			return nil
-		}
-		return &groups[i]
+	byID := map[string]ec2.SecurityGroup{}
+	for _, g := range groups {
+		byID[aws.ToString(g.GroupId)] = g
 	}
-	chosen := c.options.NodeSecurityGroups
-	if len(chosen) == 0 {
-		chosen = nodeGroups(instances, func(group string) bool {
-			g := find(group)
-			return g != nil && tagsOf(g.Tags)[tagClusterOwned(c.options.Cluster)] != ""
+	selected := c.options.NodeSecurityGroups
+	if len(selected) == 0 {
+		selected = selectNodeGroups(instances, func(group string) bool {
+			return tagMap(byID[group].Tags)[tagClusterOwned(c.options.Cluster)] != ""
 		})
 	}
-	for _, group := range chosen {
-		g := find(group)
-		if g == nil {
-			return &v1alpha1.Refusal{Reason: v1alpha1.CloudNotConfigured, Message: fmt.Sprintf("--aws-node-security-groups: there is no security group %s", group)}
+	for _, group := range selected {
+		g, exists := byID[group]
+		if !exists {
+			return newRefusal(v1alpha1.CloudNotConfigured, "--aws-node-security-groups: there is no security group %s", group)
 		}
-		if err := c.authorize(ctx, a, group, without(nodeRules(id, c.settings.NodePorts), rulesOf(g.IpPermissions))); err != nil {
+		if err := c.authorize(ctx, group, without(nodeRules(id, c.settings.NodePorts), rulesOf(g.IpPermissions))); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// deleteShared removes the group, and the rules that admit it, after the last
-// balancer. It does nothing while a balancer is left, and does not wait for one
-// that is being made.
-func (c *Cloud) deleteShared(ctx context.Context, a *conn) error {
-	any := func(string) bool { return true }
-	if left, err := c.listBalancers(ctx, a, any); err != nil || len(left) > 0 {
+// deleteSharedGroup deletes the group, and the rules that admit it, after the
+// last load balancer. It does nothing while a load balancer is left, and does not
+// wait for one that is being created.
+func (c *Cloud) deleteSharedGroup(ctx context.Context) error {
+	all := func(string) bool { return true }
+	if left, err := c.loadBalancers.get(ctx, all); err != nil || len(left) > 0 {
 		return err
 	}
-	if !c.shared.users.TryLock() {
-		return fmt.Errorf("security group %s: %w", c.names.backend(), errInUse)
+	if !c.sharedGroup.users.TryLock() {
+		return fmt.Errorf("security group %s: %w", c.names.shared(), errInUse)
 	}
-	defer c.shared.users.Unlock()
-	c.inventory.balancers.forget() // what follows cuts off whatever balancer there is
-	if left, err := c.listBalancers(ctx, a, any); err != nil || len(left) > 0 {
+	defer c.sharedGroup.users.Unlock()
+	c.loadBalancers.invalidate() // what follows would disconnect every load balancer
+	if left, err := c.loadBalancers.get(ctx, all); err != nil || len(left) > 0 {
 		return err
 	}
-	groups, err := c.securityGroups(ctx, a, filter("group-name", c.names.backend()))
+	groups, err := c.listSecurityGroups(ctx, filter("group-name", c.names.shared()))
 	if err != nil {
 		return err
 	}
-	c.shared.forget()
+	c.sharedGroup.invalidate()
 	for _, g := range groups {
-		if err := c.ownedGroup(g); err != nil {
-			return nil //nolint:nilerr // somebody else's: nothing to do
+		if !c.ownsSecurityGroup(g) {
+			return nil
 		}
 		id := aws.ToString(g.GroupId)
-		admitting, err := c.securityGroups(ctx, a, filter("ip-permission.group-id", id))
+		admitting, err := c.listSecurityGroups(ctx, filter("ip-permission.group-id", id))
 		if err != nil {
 			return err
 		}
 		for _, n := range admitting {
-			admitted := slices.DeleteFunc(rulesOf(n.IpPermissions), func(r rule) bool { return r.Source != id })
-			if err := c.revoke(ctx, a, aws.ToString(n.GroupId), admitted); err != nil {
+			rules := slices.DeleteFunc(rulesOf(n.IpPermissions), func(r rule) bool { return r.Source != id })
+			if err := c.revoke(ctx, aws.ToString(n.GroupId), rules); err != nil {
 				return err
 			}
 		}
-		if err := c.deleteGroup(ctx, a, id); err != nil {
+		if err := c.deleteSecurityGroup(ctx, id); err != nil {
 			return err
 		}
 	}

@@ -12,15 +12,16 @@ import (
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
-// perTags is how many objects DescribeTags takes.
-const perTags = 20
+// tagsPerCall is how many objects DescribeTags accepts.
+const tagsPerCall = 20
 
-func (c *Cloud) tagsOf(ctx context.Context, a *conn, arns []string) (map[string]map[string]string, error) {
+// describeTags returns the tags of objects by ARN.
+func (c *Cloud) describeTags(ctx context.Context, arns []string) (map[string]map[string]string, error) {
 	all := map[string]map[string]string{}
-	for part := range slices.Chunk(arns, perTags) {
+	for part := range slices.Chunk(arns, tagsPerCall) {
 		var out *elbapi.DescribeTagsOutput
-		err := patient(ctx, "ListenerNotFound", func() (err error) {
-			out, err = call(ctx, a.elb.DescribeTags, &elbapi.DescribeTagsInput{ResourceArns: part})
+		err := retryWhile(ctx, "ListenerNotFound", func() (err error) {
+			out, err = call(ctx, c.elb.DescribeTags, &elbapi.DescribeTagsInput{ResourceArns: part})
 			return err
 		})
 		if err != nil {
@@ -37,7 +38,7 @@ func (c *Cloud) tagsOf(ctx context.Context, a *conn, arns []string) (map[string]
 	return all, nil
 }
 
-func tagsOf(tags []ec2.Tag) map[string]string {
+func tagMap(tags []ec2.Tag) map[string]string {
 	all := make(map[string]string, len(tags))
 	for _, t := range tags {
 		all[aws.ToString(t.Key)] = aws.ToString(t.Value)
@@ -45,32 +46,32 @@ func tagsOf(tags []ec2.Tag) map[string]string {
 	return all
 }
 
-// tags are those of an object of the Service's.
-func (w *work) tags(what string, records ...map[string]string) map[string]string {
-	name := w.svc.Namespace + "/" + w.svc.Name
-	if what != "" {
-		name += " " + what
+// tags returns the desired tags of an object of the Service.
+func (r *reconciler) tags(object string, records ...map[string]string) map[string]string {
+	name := r.svc.Namespace + "/" + r.svc.Name
+	if object != "" {
+		name += " " + object
 	}
-	return allTags(ownTags(w.options.Cluster, w.svc), w.want.Tags, name, records...)
+	return allTags(ownTags(r.options.Cluster, r.svc), r.result.desired.Tags, name, records...)
 }
 
-// retag changes an object's tags. What goes goes first: the record of the
-// user's tags, which is needed to know them, is overwritten last.
-func (w *work) retag(ctx context.Context, arn string, have, want map[string]string) error {
-	add, remove := diffTags(have, want)
+// retag changes the tags of an object of Elastic Load Balancing. It removes tags
+// before it overwrites the record of the user's tags, by which they are known.
+func (r *reconciler) retag(ctx context.Context, arn string, observed, desired map[string]string) error {
+	add, remove := diffTags(observed, desired)
 	if len(remove) > 0 {
-		if _, err := call(ctx, w.conn.elb.RemoveTags, &elbapi.RemoveTagsInput{ResourceArns: []string{arn}, TagKeys: remove}); err != nil {
+		if _, err := call(ctx, r.elb.RemoveTags, &elbapi.RemoveTagsInput{ResourceArns: []string{arn}, TagKeys: remove}); err != nil {
 			return err
 		}
 	}
 	if len(add) > 0 {
-		if _, err := call(ctx, w.conn.elb.AddTags, &elbapi.AddTagsInput{ResourceArns: []string{arn}, Tags: elbTagList(add)}); err != nil {
+		if _, err := call(ctx, r.elb.AddTags, &elbapi.AddTagsInput{ResourceArns: []string{arn}, Tags: elbTagList(add)}); err != nil {
 			return err
 		}
 	}
-	after := merged(have, add)
+	after := merged(observed, add)
 	maps.DeleteFunc(after, func(k, _ string) bool { return slices.Contains(remove, k) })
-	w.have.tags = put(w.have.tags, arn, after)
+	r.observed.tags = put(r.observed.tags, arn, after)
 	return nil
 }
 
@@ -81,20 +82,20 @@ func elbTagList(tags map[string]string) (all []elb.Tag) {
 	return all
 }
 
-// tagGroup is retag for a security group.
-func (w *work) tagGroup(ctx context.Context, id string, have, want map[string]string) error {
-	add, remove := diffTags(have, want)
+// retagSecurityGroup is retag for a security group.
+func (c *Cloud) retagSecurityGroup(ctx context.Context, id string, observed, desired map[string]string) error {
+	add, remove := diffTags(observed, desired)
 	if len(remove) > 0 {
 		var tags []ec2.Tag
 		for _, k := range remove {
 			tags = append(tags, ec2.Tag{Key: aws.String(k)})
 		}
-		if _, err := call(ctx, w.conn.ec2.DeleteTags, &ec2api.DeleteTagsInput{Resources: []string{id}, Tags: tags}); err != nil {
+		if _, err := call(ctx, c.ec2.DeleteTags, &ec2api.DeleteTagsInput{Resources: []string{id}, Tags: tags}); err != nil {
 			return err
 		}
 	}
 	if len(add) > 0 {
-		if _, err := call(ctx, w.conn.ec2.CreateTags, &ec2api.CreateTagsInput{Resources: []string{id}, Tags: ec2TagList(add)}); err != nil {
+		if _, err := call(ctx, c.ec2.CreateTags, &ec2api.CreateTagsInput{Resources: []string{id}, Tags: ec2TagList(add)}); err != nil {
 			return err
 		}
 	}

@@ -9,79 +9,83 @@ import (
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
-// groupName is the name of a target group of the balancer that is wanted.
-func (w *work) groupName(t targetGroup) string { return w.names.targetGroup(w.svc.UID, w.name, t) }
+// groupName returns the name of a target group of the desired load balancer.
+func (r *reconciler) groupName(t targetGroup) string {
+	return r.names.targetGroup(r.svc.UID, r.name, t)
+}
 
-// ensureGroups makes the target groups, with their targets: whoever is
-// registered before the listener is there is healthy sooner.
-func (w *work) ensureGroups(ctx context.Context, instances []instance) error {
-	w.memory.most, w.memory.cross = w.room(max(len(w.want.Listeners), 1))
-	ids := w.place(instances)
-	for _, l := range w.want.Listeners {
-		a, err := w.ensureGroup(ctx, l)
+// ensureTargetGroups creates or changes the target groups and their targets.
+// What is registered before the listener exists becomes healthy sooner.
+func (r *reconciler) ensureTargetGroups(ctx context.Context, instances []instance) error {
+	desired := r.result.desired
+	limit := desired.targetLimit(len(desired.Listeners))
+	ids := limit.cut(instances)
+	for _, l := range desired.Listeners {
+		registered, err := r.ensureTargetGroup(ctx, l)
 		if err != nil {
 			return err
 		}
-		if len(ids) > 0 { // else the last targets stay
-			if err := w.setTargets(ctx, &a, ids); err != nil {
+		if len(ids) > 0 { // otherwise the last targets stay
+			if err := r.setTargets(ctx, &registered, ids, limit); err != nil {
 				return err
 			}
 		}
-		w.memory.groups = append(w.memory.groups, a)
+		r.result.groups = append(r.result.groups, registered)
 	}
 	return nil
 }
 
-func (w *work) ensureGroup(ctx context.Context, l listener) (a attached, err error) {
-	t, name := l.Target, w.groupName(l.Target)
-	have, exists := w.have.groups[name]
-	tags := w.have.tags[aws.ToString(have.TargetGroupArn)]
+func (r *reconciler) ensureTargetGroup(ctx context.Context, l listener) (registered registration, err error) {
+	t, name := l.Target, r.groupName(l.Target)
+	g, exists := r.observed.groups[name]
+	tags := r.observed.tags[aws.ToString(g.TargetGroupArn)]
 	if !exists {
-		tags = w.tags(l.name())
-		if have, err = w.createTargetGroup(ctx, name, t, tags); err != nil {
-			return a, err
+		tags = r.tags(l.name())
+		if g, err = r.createTargetGroup(ctx, name, t, tags); err != nil {
+			return registered, err
 		}
-		w.have.groups[name] = have
-		a.arn = aws.ToString(have.TargetGroupArn)
+		r.observed.groups[name] = g
+		registered.arn = aws.ToString(g.TargetGroupArn)
 	} else {
-		if a, err = w.targetsOf(ctx, have); err != nil {
-			return a, err
+		if registered, err = r.readTargets(ctx, g); err != nil {
+			return registered, err
 		}
-		if healthDiffers(t.Health, have) {
-			if err := w.modifyHealth(ctx, a.arn, t.Health); err != nil {
-				return a, err
+		if healthDiffers(t.Health, g) {
+			if err := r.changeHealthCheck(ctx, registered.arn, t.Health); err != nil {
+				return registered, err
 			}
 		}
 	}
-	if err := w.ensureAttributes(ctx, ofGroup(w.conn, a.arn, t.Protocol), t.Attributes, tags); err != nil {
-		return a, err
+	if err := r.ensureAttributes(ctx, r.targetGroupAttributes(registered.arn, t.Protocol), t.Attributes, tags); err != nil {
+		return registered, err
 	}
-	return a, w.retag(ctx, a.arn, tags, w.tags(l.name(), record(tagAttributes, attributeRecord(t.Attributes))))
+	return registered, r.retag(ctx, registered.arn, tags, r.tags(l.name(), recordAttributes(t.Attributes)))
 }
 
-func (w *work) createTargetGroup(ctx context.Context, name string, t targetGroup, tags map[string]string) (elb.TargetGroup, error) {
+func (r *reconciler) createTargetGroup(ctx context.Context, name string, t targetGroup, tags map[string]string) (elb.TargetGroup, error) {
 	in := &elbapi.CreateTargetGroupInput{
-		Name: aws.String(name), Protocol: t.Protocol, Port: aws.Int32(t.Port), VpcId: aws.String(w.memory.vpc),
+		Name: aws.String(name), Protocol: t.Protocol, Port: aws.Int32(t.Port), VpcId: aws.String(r.result.vpc),
 		TargetType: elb.TargetTypeEnumInstance, IpAddressType: t.Family, Tags: elbTagList(tags),
-		HealthCheckEnabled: aws.Bool(true), HealthCheckProtocol: elb.ProtocolEnum(t.Health.Protocol), HealthCheckPort: aws.String(t.Health.Port),
+		HealthCheckEnabled:  aws.Bool(true),
+		HealthCheckProtocol: elb.ProtocolEnum(t.Health.Protocol), HealthCheckPort: aws.String(t.Health.Port),
 		HealthCheckIntervalSeconds: aws.Int32(t.Health.Interval), HealthCheckTimeoutSeconds: aws.Int32(t.Health.Timeout),
 		HealthyThresholdCount: aws.Int32(t.Health.Healthy), UnhealthyThresholdCount: aws.Int32(t.Health.Unhealthy),
 	}
 	if t.Health.Path != "" {
 		in.HealthCheckPath, in.Matcher = aws.String(t.Health.Path), &elb.Matcher{HttpCode: aws.String(t.Health.Codes)}
 	}
-	out, err := call(ctx, w.conn.elb.CreateTargetGroup, in)
+	out, err := call(ctx, r.elb.CreateTargetGroup, in)
 	if err != nil {
 		return elb.TargetGroup{}, err
 	}
 	if len(out.TargetGroups) == 0 {
-		return elb.TargetGroup{}, errors.New("CreateTargetGroup: the answer has no target group")
+		return elb.TargetGroup{}, errors.New("CreateTargetGroup: the response has no target group")
 	}
-	w.inventory.putGroup(out.TargetGroups[0])
+	r.targetGroups.put(out.TargetGroups[0])
 	return out.TargetGroups[0], nil
 }
 
-func (w *work) modifyHealth(ctx context.Context, arn string, h health) error {
+func (r *reconciler) changeHealthCheck(ctx context.Context, arn string, h health) error {
 	in := &elbapi.ModifyTargetGroupInput{
 		TargetGroupArn: aws.String(arn), HealthCheckProtocol: elb.ProtocolEnum(h.Protocol), HealthCheckPort: aws.String(h.Port),
 		HealthCheckIntervalSeconds: aws.Int32(h.Interval), HealthCheckTimeoutSeconds: aws.Int32(h.Timeout),
@@ -90,12 +94,12 @@ func (w *work) modifyHealth(ctx context.Context, arn string, h health) error {
 	if h.Path != "" {
 		in.HealthCheckPath, in.Matcher = aws.String(h.Path), &elb.Matcher{HttpCode: aws.String(h.Codes)}
 	}
-	out, err := call(ctx, w.conn.elb.ModifyTargetGroup, in)
+	out, err := call(ctx, r.elb.ModifyTargetGroup, in)
 	if err != nil {
 		return err
 	}
 	for _, g := range out.TargetGroups {
-		w.inventory.putGroup(g)
+		r.targetGroups.put(g)
 	}
 	return nil
 }

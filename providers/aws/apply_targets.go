@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"regexp"
@@ -16,161 +17,161 @@ import (
 )
 
 const (
-	perRegister = 200 // targets of a call
-	badAge      = 5 * time.Minute
+	targetsPerCall = 200
+	// refusedFor is how long an instance that AWS has refused is not registered.
+	refusedFor = 5 * time.Minute
 )
 
-// usable are the chosen nodes' instances, in the balancer's VPC, that AWS has
-// not refused.
-func (w *work) usable(ctx context.Context) (used []instance, err error) {
-	all, err := w.lookUp(ctx, w.conn, w.memory.chosen)
-	if err != nil {
-		return nil, err
-	}
-	m := w.memory
-	if len(w.have.balancers) > 0 {
-		m.vpc = aws.ToString(w.have.balancers[0].VpcId)
-	}
-	if m.vpc = cmpOr(m.vpc, w.options.VPC); m.vpc == "" {
-		m.vpc = mostCommonVPC(all)
-	}
-	for id, until := range m.bad {
-		if time.Now().After(until) {
-			delete(m.bad, id)
-		}
-	}
-	return slices.DeleteFunc(all, func(i instance) bool { return i.VPC != m.vpc || !m.bad[i.ID].IsZero() }), nil
-}
-
-// update registers and deregisters what differs from the memory.
-func (w *work) update(ctx context.Context) error {
-	instances, err := w.usable(ctx)
-	if err != nil {
-		return err
-	}
-	if len(instances) > 0 {
-		if err := w.move(ctx, instances); err != nil {
-			return err
-		}
-	}
-	w.memory.tell(instances)
-	if len(w.memory.lost) > 0 {
-		w.memory.report.Again = w.again
-	} else if w.memory.report.Ready && !w.memory.unfinished {
-		w.memory.report.Again = 0
-	}
-	return nil
-}
-
-// move makes the instances the targets of all target groups.
-func (w *work) move(ctx context.Context, instances []instance) error {
-	if w.memory.backend {
-		w.shared.users.RLock()
-		defer w.shared.users.RUnlock()
-		if _, err := w.ensureShared(ctx, w.conn, w.memory.vpc, instances); err != nil {
-			return err
-		}
-	}
-	ids := w.place(instances)
-	var failures []error
-	for i := range w.memory.groups {
-		failures = append(failures, w.setTargets(ctx, &w.memory.groups[i], ids))
-	}
-	return errors.Join(failures...)
-}
-
-// place is which instances become targets, given the balancer's limits.
-func (w *work) place(instances []instance) (ids []string) {
-	for _, i := range spread(instances, w.memory.most, w.memory.cross) {
-		ids = append(ids, i.ID)
-	}
-	slices.Sort(ids)
-	return ids
-}
-
-// recall makes a memory of what exists, to update the targets of a balancer
-// that this process has not made. exists is false if there is none.
-func (w *work) recall(ctx context.Context) (exists bool, err error) {
-	w.memory = &memory{report: providers.Report{Ready: true, Reason: v1alpha1.Assigned}}
-	if err := w.read(ctx); err != nil || len(w.have.balancers) == 0 {
+// readRegistered sets the result to what exists, so that the targets of a load
+// balancer can be updated that this process has not synced yet.
+func (r *reconciler) readRegistered(ctx context.Context) (exists bool, err error) {
+	if err := r.read(ctx); err != nil || len(r.observed.balancers) == 0 {
 		return false, err
 	}
-	o, _ := parseOptions(w.svc)
-	b := w.have.balancers[0]
-	w.want.Attributes = o.Attributes
-	w.memory.labels, w.memory.status = o.NodeLabels, statusOf(b)
-	w.memory.most, w.memory.cross = w.room(max(len(w.have.groups), 1))
-	w.memory.backend, w.memory.base, w.memory.vpc = o.Backend, w.base(b), aws.ToString(b.VpcId)
-	for _, g := range w.have.groups {
-		a, err := w.targetsOf(ctx, g)
+	o, _ := parseAnnotations(r.svc)
+	b := r.observed.balancers[0]
+	r.result = &lastSync{
+		desired: stack{NodeLabels: o.NodeLabels, Backend: o.Backend, Attributes: o.Attributes},
+		status:  statusOf(b), vpc: aws.ToString(b.VpcId),
+		report: providers.Report{Ready: true, Reason: v1alpha1.Assigned},
+	}
+	r.result.subject = r.describe(b)
+	for _, g := range r.observed.groups {
+		registered, err := r.readTargets(ctx, g)
 		if err != nil {
 			return false, err
 		}
-		w.memory.groups = append(w.memory.groups, a)
+		r.result.groups = append(r.result.groups, registered)
 	}
 	return true, nil
 }
 
-// follow keeps the targets of a balancer that is otherwise left as it is.
-func (w *work) follow(ctx context.Context, instances []instance) error {
+// updateTargets registers and deregisters what differs from the last sync. A
+// failure invalidates it.
+func (r *reconciler) updateTargets(ctx context.Context) (err error) {
+	defer func() {
+		if err != nil {
+			r.invalidateSync(r.svc.UID)
+		}
+	}()
+	instances, err := r.usableInstances(ctx)
+	if err != nil {
+		return err
+	}
+	l := r.result
+	if len(instances) > 0 {
+		if err := r.replaceTargets(ctx, instances); err != nil {
+			return err
+		}
+	}
+	l.noteMissing(instances)
+	l.composeMessage()
+	if len(l.missing) > 0 {
+		l.report.Again = r.pollInterval
+	} else if l.report.Ready && !l.incomplete {
+		l.report.Again = 0
+	}
+	return nil
+}
+
+// replaceTargets makes the instances the targets of all target groups.
+func (r *reconciler) replaceTargets(ctx context.Context, instances []instance) error {
+	l := r.result
+	if l.desired.Backend {
+		r.sharedGroup.users.RLock()
+		defer r.sharedGroup.users.RUnlock()
+		if _, err := r.ensureSharedGroup(ctx, l.vpc, instances); err != nil {
+			return err
+		}
+	}
+	limit := l.limit()
+	ids := limit.cut(instances)
+	var failures []error
+	for i := range l.groups {
+		failures = append(failures, r.setTargets(ctx, &l.groups[i], ids, limit))
+	}
+	return errors.Join(failures...)
+}
+
+// syncRegistered updates the targets of a load balancer whose other desired
+// changes are refused.
+func (r *reconciler) syncRegistered(ctx context.Context, instances []instance) error {
 	if len(instances) == 0 {
 		return nil
 	}
-	w.memory.most, w.memory.cross = w.room(max(len(w.have.groups), 1))
-	for _, g := range w.have.groups {
-		a, err := w.targetsOf(ctx, g)
+	limit := r.result.desired.targetLimit(len(r.observed.groups))
+	ids := limit.cut(instances)
+	for _, g := range r.observed.groups {
+		registered, err := r.readTargets(ctx, g)
 		if err != nil {
 			return err
 		}
-		if err := w.setTargets(ctx, &a, w.place(instances)); err != nil {
+		if err := r.setTargets(ctx, &registered, ids, limit); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// room is how many targets a balancer can have with so many target groups.
-func (w *work) room(groups int) (most int, cross bool) {
-	return maxTargets / groups, w.want.Attributes[attrCrossZone] == "true"
+// usableInstances returns the instances of the desired targets that are in the
+// load balancer's VPC and that AWS has not refused.
+func (r *reconciler) usableInstances(ctx context.Context) ([]instance, error) {
+	all, err := r.lookUpInstances(ctx, r.result.targets)
+	if err != nil {
+		return nil, err
+	}
+	l := r.result
+	if len(r.observed.balancers) > 0 {
+		l.vpc = aws.ToString(r.observed.balancers[0].VpcId)
+	}
+	if l.vpc = cmp.Or(l.vpc, r.options.VPC); l.vpc == "" {
+		l.vpc = mostCommonVPC(all)
+	}
+	for id, until := range l.refused {
+		if time.Now().After(until) {
+			delete(l.refused, id)
+		}
+	}
+	return slices.DeleteFunc(all, func(i instance) bool { return i.VPC != l.vpc || !l.refused[i.ID].IsZero() }), nil
 }
 
-// targetsOf asks which instances are registered.
-func (w *work) targetsOf(ctx context.Context, g elb.TargetGroup) (attached, error) {
-	a := attached{arn: aws.ToString(g.TargetGroupArn)}
-	out, err := call(ctx, w.conn.elb.DescribeTargetHealth, &elbapi.DescribeTargetHealthInput{TargetGroupArn: g.TargetGroupArn})
+// readTargets reads which instances are registered.
+func (r *reconciler) readTargets(ctx context.Context, g elb.TargetGroup) (registration, error) {
+	registered := registration{arn: aws.ToString(g.TargetGroupArn)}
+	out, err := call(ctx, r.elb.DescribeTargetHealth, &elbapi.DescribeTargetHealthInput{TargetGroupArn: g.TargetGroupArn})
 	if err != nil {
-		return a, err
+		return registered, err
 	}
 	for _, d := range out.TargetHealthDescriptions {
 		if d.Target == nil || d.TargetHealth != nil && d.TargetHealth.State == elb.TargetHealthStateEnumDraining {
 			continue
 		}
-		w.healthy = w.healthy || d.TargetHealth != nil && d.TargetHealth.State == elb.TargetHealthStateEnumHealthy
-		a.instances = append(a.instances, aws.ToString(d.Target.Id))
+		r.observed.healthy = r.observed.healthy || d.TargetHealth != nil && d.TargetHealth.State == elb.TargetHealthStateEnumHealthy
+		registered.instances = append(registered.instances, aws.ToString(d.Target.Id))
 	}
-	slices.Sort(a.instances)
-	return a, nil
+	slices.Sort(registered.instances)
+	return registered, nil
 }
 
-// setTargets makes the instances the targets. Where AWS has refused all that are
-// wanted, the old ones stay: they are better than none.
-func (w *work) setTargets(ctx context.Context, a *attached, ids []string) error {
-	first, remove, rest := moves(a.instances, ids, w.memory.most)
-	if err := w.registerAll(ctx, a, first); err != nil {
+// setTargets makes the instances the targets. Where AWS has refused all of
+// them, the registered ones stay: they are better than none.
+func (r *reconciler) setTargets(ctx context.Context, registered *registration, ids []string, limit targetLimit) error {
+	first, remove, rest := planMoves(registered.instances, ids, limit.instances)
+	if err := r.registerTargets(ctx, registered, first); err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(a.instances, func(id string) bool { return slices.Contains(ids, id) }) {
+	if !slices.ContainsFunc(registered.instances, func(id string) bool { return slices.Contains(ids, id) }) {
 		return nil
 	}
-	if err := w.deregister(ctx, a, remove); err != nil {
+	if err := r.deregisterTargets(ctx, registered, remove); err != nil {
 		return err
 	}
-	return w.registerAll(ctx, a, rest)
+	return r.registerTargets(ctx, registered, rest)
 }
 
-func (w *work) registerAll(ctx context.Context, a *attached, ids []string) error {
-	for part := range slices.Chunk(ids, perRegister) {
-		if err := w.register(ctx, a, part); err != nil {
+func (r *reconciler) registerTargets(ctx context.Context, registered *registration, ids []string) error {
+	for part := range slices.Chunk(ids, targetsPerCall) {
+		if err := r.registerAccepted(ctx, registered, part); err != nil {
 			return err
 		}
 	}
@@ -179,17 +180,19 @@ func (w *work) registerAll(ctx context.Context, a *attached, ids []string) error
 
 var anyInstance = regexp.MustCompile(`i-[0-9a-f]{8,17}`)
 
-// register registers all that AWS accepts. It refuses a call for one bad
-// target; that one is left out then: the one that the message names, else it is
-// looked for by halves.
-func (w *work) register(ctx context.Context, a *attached, ids []string) error {
+// registerAccepted registers all instances that AWS accepts. AWS refuses a call
+// for one invalid target, which is then left out: the one that the message
+// names, otherwise it is searched for by bisection.
+func (r *reconciler) registerAccepted(ctx context.Context, registered *registration, ids []string) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	_, err := call(ctx, w.conn.elb.RegisterTargets, &elbapi.RegisterTargetsInput{TargetGroupArn: aws.String(a.arn), Targets: descriptions(ids)})
+	_, err := call(ctx, r.elb.RegisterTargets, &elbapi.RegisterTargetsInput{
+		TargetGroupArn: aws.String(registered.arn), Targets: targetDescriptions(ids),
+	})
 	if err == nil {
-		a.instances = append(a.instances, ids...)
-		slices.Sort(a.instances)
+		registered.instances = append(registered.instances, ids...)
+		slices.Sort(registered.instances)
 		return nil
 	}
 	if !isCode(err, "InvalidTarget") {
@@ -201,27 +204,29 @@ func (w *work) register(ctx context.Context, a *attached, ids []string) error {
 	}
 	if len(named) == 0 {
 		half := len(ids) / 2
-		return errors.Join(w.register(ctx, a, ids[:half]), w.register(ctx, a, ids[half:]))
+		return errors.Join(r.registerAccepted(ctx, registered, ids[:half]), r.registerAccepted(ctx, registered, ids[half:]))
 	}
 	for _, id := range named {
-		w.memory.bad = put(w.memory.bad, id, time.Now().Add(badAge))
+		r.result.refused = put(r.result.refused, id, time.Now().Add(refusedFor))
 	}
-	w.log.Warn("targets refused", "service", w.svc.Namespace+"/"+w.svc.Name, "instances", named, "error", err)
-	return w.register(ctx, a, slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return slices.Contains(named, id) }))
+	r.log.Warn("targets refused", "service", r.svc.Namespace+"/"+r.svc.Name, "instances", named, "error", err)
+	return r.registerAccepted(ctx, registered, without(ids, named))
 }
 
-func (w *work) deregister(ctx context.Context, a *attached, ids []string) error {
-	for part := range slices.Chunk(ids, perRegister) {
-		_, err := call(ctx, w.conn.elb.DeregisterTargets, &elbapi.DeregisterTargetsInput{TargetGroupArn: aws.String(a.arn), Targets: descriptions(part)})
-		if err != nil && !isCode(err, "InvalidTarget") { // which is no target any more
+func (r *reconciler) deregisterTargets(ctx context.Context, registered *registration, ids []string) error {
+	for part := range slices.Chunk(ids, targetsPerCall) {
+		_, err := call(ctx, r.elb.DeregisterTargets, &elbapi.DeregisterTargetsInput{
+			TargetGroupArn: aws.String(registered.arn), Targets: targetDescriptions(part),
+		})
+		if err != nil && !isCode(err, "InvalidTarget") { // which is not registered any more
 			return err
 		}
-		a.instances = slices.DeleteFunc(a.instances, func(id string) bool { return slices.Contains(part, id) })
+		registered.instances = slices.DeleteFunc(registered.instances, func(id string) bool { return slices.Contains(part, id) })
 	}
 	return nil
 }
 
-func descriptions(ids []string) (all []elb.TargetDescription) {
+func targetDescriptions(ids []string) (all []elb.TargetDescription) {
 	for _, id := range ids {
 		all = append(all, elb.TargetDescription{Id: aws.String(id)})
 	}

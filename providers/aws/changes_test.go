@@ -107,7 +107,7 @@ func (a *account) settled(t *testing.T, c *Cloud, svc *corev1.Service, want stri
 		if got = a.plain(t); got == want {
 			return
 		}
-		c.forget(svc.UID)
+		c.invalidateSync(svc.UID)
 		a.ensured(t, c, svc)
 	}
 	t.Fatalf("the world is\n%s\nand not\n%s", got, want)
@@ -177,7 +177,7 @@ func TestReplacement(t *testing.T) {
 			t.Errorf("%s is shown while the new one is not ready", status.Ingress[0].Hostname)
 		}
 		for range 20 {
-			c.forget(s.UID)
+			c.invalidateSync(s.UID)
 			if status, err = c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err != nil {
 				t.Fatal(err)
 			}
@@ -187,11 +187,11 @@ func TestReplacement(t *testing.T) {
 		}
 		s.Status.LoadBalancer = *status // as the controller writes it
 		for range 20 {
-			c.forget(s.UID)
+			c.invalidateSync(s.UID)
 			if status, err = c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err != nil {
 				t.Fatal(err)
 			}
-			c.grace = 0 // rather than waiting
+			c.gracePeriod = 0 // rather than waiting
 		}
 		if status.Ingress[0].Hostname == old {
 			t.Error("the old name is still shown")
@@ -436,8 +436,8 @@ func TestSweep(t *testing.T) {
 		d := a.provider(t, func(o *Options) { o.DeleteOrphans = true })
 		for range 20 {
 			_ = d.Sweep(t.Context(), live) // AWS lets go late
-			for id := range d.sweep {
-				d.sweep[id] = d.sweep[id].Add(-orphanAge)
+			for id := range d.orphanedSince {
+				d.orphanedSince[id] = d.orphanedSince[id].Add(-orphanAge)
 			}
 		}
 		if got := a.world(t); got != world {
@@ -487,7 +487,7 @@ func TestDualStack(t *testing.T) {
 	dualStack(corev1.IPFamilyPolicyPreferDualStack)(preferring)
 	a.ensured(t, c, preferring)
 	a.addIPv6()
-	c.forgetSubnets()
+	c.subnets.invalidate()
 	a.ensured(t, c, s)
 	kinds := map[string]elbtypes.IpAddressType{}
 	for _, b := range a.balancers(t) {
@@ -560,9 +560,9 @@ func TestLateInstance(t *testing.T) {
 		t.Errorf("the report is %+v", r)
 	}
 	a.fake.instances = append(a.fake.instances, late)
-	for id, i := range c.network.instances {
-		i.seen = i.seen.Add(-unusableAge)
-		c.network.instances[id] = i
+	for id, i := range c.instances.byID {
+		i.seen = i.seen.Add(-maxUnusableAge)
+		c.instances.byID[id] = i
 	}
 	a.ensured(t, c, s)
 	if got := a.balances(t, c.names.service(s.UID))[80]; len(got) != 3 {

@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -22,25 +23,32 @@ const (
 	callTimeout     = 30 * time.Second // of one attempt
 	attempts        = 5
 	longestBackoff  = 20 * time.Second
-	metadataTimeout = time.Second // where there is no instance metadata, nobody answers
+	metadataTimeout = time.Second // without instance metadata no server answers
 )
 
-// conn is the connection to one region.
-type conn struct {
+// sharedCallTimeout limits a call that serves several callers, none of which
+// can cancel it.
+const sharedCallTimeout = time.Minute
+
+// clients are the SDK's clients for one region.
+type clients struct {
 	ec2    *ec2api.Client
 	elb    *elbapi.Client
 	region string
 }
 
-// connect makes the clients, once a region is known. It does not call AWS.
-func (c *Cloud) connect(ctx context.Context) (*conn, error) {
+// connect makes the clients as soon as a region is known. It does not call AWS.
+// Every exported method that uses c.clients must call connect first; afterwards
+// they do not change any more.
+func (c *Cloud) connect(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.conn != nil {
-		return c.conn, nil
+	if c.clients != nil {
+		return nil
 	}
 	if c.options.Cluster == "" {
-		return nil, &v1alpha1.Refusal{Reason: v1alpha1.CloudNotConfigured, Message: "AWS needs a name for the cluster, which tells its balancers from those of other clusters: give the controller --cluster-name"}
+		return newRefusal(v1alpha1.CloudNotConfigured,
+			"AWS needs a name for the cluster, which tells its balancers from those of other clusters: give the controller --cluster-name")
 	}
 	load := append([]func(*config.LoadOptions) error{
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(callTimeout)), // reads AWS_CA_BUNDLE
@@ -51,52 +59,72 @@ func (c *Cloud) connect(ctx context.Context) (*conn, error) {
 	}, c.options.Load...)
 	cfg, err := config.LoadDefaultConfig(ctx, load...)
 	if err != nil {
-		return nil, &v1alpha1.Refusal{Reason: v1alpha1.CloudNotConfigured, Message: "read the configuration for AWS: " + err.Error()}
+		return newRefusal(v1alpha1.CloudNotConfigured, "read the configuration for AWS: %s", err)
 	}
-	metadata := imds.NewFromConfig(cfg)
-	if cfg.Region, err = c.region(ctx, cfg.Region, metadata); err != nil {
-		return nil, err
+	if cfg.Region, err = c.detectRegion(ctx, cfg); err != nil {
+		return err
 	}
-	limits := newLimits()
-	cfg.APIOptions = append(cfg.APIOptions, func(s *middleware.Stack) error { return s.Finalize.Insert(limits, "Retry", middleware.After) })
-	c.conn = &conn{ec2: ec2api.NewFromConfig(cfg), elb: elbapi.NewFromConfig(cfg), region: cfg.Region}
+	limiter := newRateLimiter()
+	cfg.APIOptions = append(cfg.APIOptions, func(s *middleware.Stack) error {
+		return s.Finalize.Insert(limiter, "Retry", middleware.After)
+	})
+	c.clients = &clients{ec2: ec2api.NewFromConfig(cfg), elb: elbapi.NewFromConfig(cfg), region: cfg.Region}
 	c.log.Info("connected to AWS", "region", cfg.Region, "cluster", c.options.Cluster)
-	return c.conn, nil
+	return nil
 }
 
-// region is the flag's, the environment's, the nodes' or the instance's.
-func (c *Cloud) region(ctx context.Context, environment string, metadata *imds.Client) (string, error) {
-	if r := cmpOr(c.options.Region, environment, nodesRegion(c.options.Nodes())); r != "" {
+// detectRegion returns the region of the flag, the environment, the nodes or
+// the instance, in this order.
+func (c *Cloud) detectRegion(ctx context.Context, cfg aws.Config) (string, error) {
+	if r := cmp.Or(c.options.Region, cfg.Region, nodesRegion(c.options.Nodes())); r != "" {
 		return r, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
 	defer cancel()
-	out, err := metadata.GetRegion(ctx, &imds.GetRegionInput{})
+	out, err := imds.NewFromConfig(cfg).GetRegion(ctx, &imds.GetRegionInput{})
 	if err != nil || out.Region == "" {
-		return "", &v1alpha1.Refusal{Reason: v1alpha1.CloudNotConfigured, Message: "the region is not known: no node's providerID names a zone, and there is no instance metadata; give the controller --aws-region, or AWS_REGION in its environment"}
+		return "", newRefusal(v1alpha1.CloudNotConfigured,
+			"the region is not known: no node's providerID names a zone, and there is no instance metadata; "+
+				"give the controller --aws-region, or AWS_REGION in its environment")
 	}
 	return out.Region, nil
 }
 
-// askTimeout ends what is asked for several, whoever waits for it.
-const askTimeout = time.Minute
-
-// call makes a call of the SDK, and gives its error words.
+// call makes a call of the SDK, whose error it explains.
 func call[In, Out, Options any](ctx context.Context, do func(context.Context, *In, ...func(*Options)) (*Out, error), in *In) (*Out, error) {
 	out, err := do(ctx, in)
 	if err != nil {
-		return out, explain(err)
+		return nil, explain(err)
 	}
 	return out, nil
 }
 
-// once asks AWS for all who want to know the same at the same time. They share
-// the failure, too: during an outage nobody waits for the retries of others.
-func once(ctx context.Context, flight *singleflight.Group, what string, ask func(context.Context) error) error {
-	done := flight.DoChan(what, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+// paginator is one of the SDK's.
+type paginator[Out, Options any] interface {
+	HasMorePages() bool
+	NextPage(ctx context.Context, options ...func(*Options)) (*Out, error)
+}
+
+// listAll returns the items of all pages.
+func listAll[Out, Options, Item any](ctx context.Context, pages paginator[Out, Options], items func(*Out) []Item) (all []Item, err error) {
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, explain(err)
+		}
+		all = append(all, items(page)...)
+	}
+	return all, nil
+}
+
+// callOnce makes one call for all callers that use the same key at the same
+// time. They share its failure as well: during an outage none waits for the
+// retries of the others.
+func callOnce(ctx context.Context, flight *singleflight.Group, key string, do func(context.Context) error) error {
+	done := flight.DoChan(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sharedCallTimeout)
 		defer cancel()
-		return nil, ask(ctx)
+		return nil, do(ctx)
 	})
 	select {
 	case <-ctx.Done():
@@ -106,9 +134,9 @@ func once(ctx context.Context, flight *singleflight.Group, what string, ask func
 	}
 }
 
-// patient tries again for some seconds while what was just made is not known
-// everywhere.
-func patient(ctx context.Context, code string, do func() error) error {
+// retryWhile repeats a call for some seconds while it fails with a code of what
+// was just created and is not known everywhere yet.
+func retryWhile(ctx context.Context, code string, do func() error) error {
 	for wait := 100 * time.Millisecond; ; wait *= 2 {
 		err := do()
 		if !isCode(err, code) || wait > 4*time.Second {

@@ -61,8 +61,8 @@ func TestFiftyPorts(t *testing.T) {
 	c, s := a.provider(t), aService("web", ports...)
 	a.ensured(t, c, s)
 	a.reset()
-	c.remembered(s.UID).due = time.Time{}
-	c.inventory.forget()
+	c.lastSyncOf(s.UID).due = time.Time{}
+	c.invalidateLists()
 	a.ensured(t, c, s)
 	if n := len(a.calls()); n > 5+len(ports) {
 		t.Errorf("a comparison takes %d calls", n)
@@ -140,7 +140,7 @@ func TestManyRules(t *testing.T) {
 	}
 	s.Spec.LoadBalancerSourceRanges = s.Spec.LoadBalancerSourceRanges[100:]
 	for range 10 {
-		c.forget(s.UID)
+		c.invalidateSync(s.UID)
 		a.ensured(t, c, s)
 	}
 	if n := len(sources()); n != 60 {
@@ -185,14 +185,14 @@ func TestSlowNeighbour(t *testing.T) {
 	a := fakeAccount(t)
 	c, one := a.provider(t), aService("one", 80)
 	a.ensured(t, c, one)
-	c.shared.users.RLock() // somebody is being made, slowly
+	c.sharedGroup.users.RLock() // somebody is being made, slowly
 	var err error
 	for range 10 {
 		err = c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, one)
 	}
 	retryAfter(t, err)
 	a.ensured(t, c, aService("two", 80))
-	c.shared.users.RUnlock()
+	c.sharedGroup.users.RUnlock()
 }
 
 // TestAddresses: those that a balancer was made with cannot be changed, and are
@@ -202,7 +202,7 @@ func TestAddresses(t *testing.T) {
 		c, s := a.provider(t), aService("web", 80)
 		annotate("scheme", "internal", "private-ipv4-addresses", "10.0.0.50,10.0.1.50,10.0.2.50")(s)
 		a.ensured(t, c, s)
-		c.forget(s.UID)
+		c.invalidateSync(s.UID)
 		a.ensured(t, c, s)
 		for _, other := range []string{"10.0.0.51,10.0.1.50,10.0.2.50", "10.0.0.50,10.0.1.50,10.0.2.51"} {
 			annotate("private-ipv4-addresses", other)(s)
@@ -310,12 +310,12 @@ func TestMetadata(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			asked = 0
 			t.Setenv("AWS_REGION", row.environment)
-			conn, err := a.provider(t, row.change, func(o *Options) { o.Load = o.Load[:1] }).connect(t.Context()) // calls nobody but the metadata
-			if err != nil {
+			c := a.provider(t, row.change, func(o *Options) { o.Load = o.Load[:1] })
+			if err := c.connect(t.Context()); err != nil { // which calls only the metadata service
 				t.Fatal(err)
 			}
-			if conn.region != row.want || (asked > 0) != row.asks {
-				t.Errorf("the region is %s, after %d questions", conn.region, asked)
+			if got := c.clients.region; got != row.want || (asked > 0) != row.asks {
+				t.Errorf("the region is %s, after %d requests", got, asked)
 			}
 		})
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// failure is a failed call. Its text is the same for the same failure: no
-// request ID, which is in the log.
+// failure is a failed call. Its text is the same for the same failure: it has no
+// request ID.
 type failure struct {
 	action, code, message string
 	cause                 error
@@ -25,7 +25,7 @@ func (f *failure) Error() string {
 
 func (f *failure) Unwrap() error { return f.cause }
 
-// explain makes an error of the SDK one of ours.
+// explain converts an error of the SDK into a failure.
 func explain(err error) error {
 	f := &failure{cause: err}
 	var op *smithy.OperationError
@@ -51,7 +51,7 @@ func explain(err error) error {
 	return f
 }
 
-// is reports whether a call failed with one of the codes.
+// isCode reports whether a call failed with one of the codes.
 func isCode(err error, codes ...string) bool {
 	var f *failure
 	return errors.As(err, &f) && slices.Contains(codes, f.code)
@@ -68,18 +68,18 @@ func codeOf(err error) string {
 	return "Unanswered"
 }
 
-// gone are the codes for what does not exist.
-var gone = []string{"LoadBalancerNotFound", "TargetGroupNotFound", "ListenerNotFound"}
+// notFoundCodes are the codes of Elastic Load Balancing for what does not exist.
+var notFoundCodes = []string{"LoadBalancerNotFound", "TargetGroupNotFound", "ListenerNotFound"}
 
-// errInUse: AWS has not let go of what used the object.
+// errInUse is the failure to delete an object that AWS still uses.
 var errInUse = errors.New("still in use")
 
-func taken(kind, name string) error {
-	return &v1alpha1.Refusal{Reason: v1alpha1.NameTaken, Message: fmt.Sprintf("there is a %s %s without our tags: it is not ours, and is left alone", kind, name)}
+func nameTaken(kind, name string) error {
+	return newRefusal(v1alpha1.NameTaken, "there is a %s %s without our tags: it is not ours, and is left alone", kind, name)
 }
 
-// reasons are what a user or administrator can do something about, by code of
-// the EC2 and Elastic Load Balancing APIs.
+// reasons has the codes of the EC2 and Elastic Load Balancing APIs that a user
+// or administrator can resolve.
 var reasons = map[v1alpha1.Reason][]string{
 	v1alpha1.PermissionDenied: {
 		"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "OptInRequired",
@@ -88,17 +88,19 @@ var reasons = map[v1alpha1.Reason][]string{
 	v1alpha1.QuotaExceeded: {
 		"TooManyLoadBalancers", "TooManyListeners", "TooManyTargetGroups", "TooManyTargets", "TooManyTags", "TooManyCertificates",
 		"TooManyRegistrationsForTargetId", "TooManyUniqueTargetGroupsPerLoadBalancer", "SecurityGroupLimitExceeded",
-		"RulesPerSecurityGroupLimitExceeded", "SecurityGroupsPerInterfaceLimitExceeded", "AddressLimitExceeded", "NetworkInterfaceLimitExceeded",
+		"RulesPerSecurityGroupLimitExceeded", "SecurityGroupsPerInterfaceLimitExceeded",
+		"AddressLimitExceeded", "NetworkInterfaceLimitExceeded",
 	},
 	v1alpha1.NoSubnet: {"InvalidSubnet", "SubnetNotFound", "InsufficientFreeAddressesInSubnet", "AvailabilityZoneNotSupported"},
 	v1alpha1.InvalidRequest: {
-		"CertificateNotFound", "SSLPolicyNotFound", "AllocationIdNotFound", "InvalidAllocationID.NotFound", "InvalidSecurityGroup", "InvalidConfigurationRequest",
-		"ValidationError", "InvalidParameterValue", "UnsupportedProtocol", "IncompatibleProtocols", "InvalidScheme", "ALPNPolicyNotSupported",
-		"InvalidGroup.NotFound", "InvalidTags",
+		"CertificateNotFound", "SSLPolicyNotFound", "AllocationIdNotFound", "InvalidAllocationID.NotFound", "InvalidSecurityGroup",
+		"InvalidConfigurationRequest", "ValidationError", "InvalidParameterValue", "UnsupportedProtocol", "IncompatibleProtocols",
+		"InvalidScheme", "ALPNPolicyNotSupported", "InvalidGroup.NotFound", "InvalidTags",
 	},
 }
 
-// refused makes a failure that needs somebody to act a Refusal.
+// refused converts a failure that a user or administrator must resolve into a
+// Refusal.
 func refused(err error) error {
 	var f *failure
 	if !errors.As(err, &f) {
@@ -106,7 +108,7 @@ func refused(err error) error {
 	}
 	for reason, codes := range reasons {
 		if slices.Contains(codes, f.code) {
-			return fmt.Errorf("%w", &v1alpha1.Refusal{Reason: reason, Message: f.Error()})
+			return newRefusal(reason, "%s", f.Error())
 		}
 	}
 	return err
@@ -120,4 +122,8 @@ func worst(errs []error) (worst error) {
 		}
 	}
 	return worst
+}
+
+func newRefusal(reason v1alpha1.Reason, format string, args ...any) *v1alpha1.Refusal {
+	return &v1alpha1.Refusal{Reason: reason, Message: fmt.Sprintf(format, args...)}
 }

@@ -14,12 +14,12 @@ import (
 )
 
 const (
-	instancesAge = time.Hour
-	unusableAge  = time.Minute // a new instance may not be known everywhere yet
-	perCall      = 100         // instances
+	maxInstanceAge   = time.Hour
+	maxUnusableAge   = time.Minute // a new instance may not be known everywhere yet
+	instancesPerCall = 100
 )
 
-// instance is what matters of one.
+// instance has the properties of an instance on which targets depend.
 type instance struct {
 	ID, Zone, VPC string
 	Groups        []string
@@ -27,28 +27,23 @@ type instance struct {
 	seen          time.Time
 }
 
-// network remembers what rarely changes.
-type network struct {
+// instanceCache caches instances, and which do not exist.
+type instanceCache struct {
 	flight singleflight.Group
 
-	mu        sync.Mutex
-	instances map[string]instance
-	subnets   []subnet
-	subnetsAt time.Time
-	routed    bool // subnets have Public
+	mu   sync.Mutex
+	byID map[string]instance
 }
 
-// lookUp finds the instances, asking AWS about those that it does not know.
-// Those that AWS does not know, or that have ended, are left out: one bad node
-// must not cost the others their place.
-func (c *Cloud) lookUp(ctx context.Context, a *conn, targets []target) (found []instance, err error) {
-	n := &c.network
-	unknown := n.unknown(targets)
-	for ids := range slices.Chunk(unknown, perCall) {
-		err := once(ctx, &n.flight, "instances "+strings.Join(ids, " "), func(ctx context.Context) error {
-			found, err := describeInstances(ctx, a, ids)
+// lookUpInstances returns the instances of the targets. It leaves out those that
+// AWS does not know or that have ended: one bad node must not affect the others.
+func (c *Cloud) lookUpInstances(ctx context.Context, targets []target) (found []instance, err error) {
+	cache := &c.instances
+	for ids := range slices.Chunk(cache.outdated(targets), instancesPerCall) {
+		err := callOnce(ctx, &cache.flight, strings.Join(ids, " "), func(ctx context.Context) error {
+			found, err := c.describeInstances(ctx, ids)
 			if err == nil {
-				n.learn(ids, found)
+				cache.store(ids, found)
 			}
 			return err
 		})
@@ -56,25 +51,25 @@ func (c *Cloud) lookUp(ctx context.Context, a *conn, targets []target) (found []
 			return nil, err
 		}
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	cache.mu.Lock()
+	defer cache.mu.Unlock()
 	for _, t := range targets {
-		if i := n.instances[t.Instance]; i.Usable {
+		if i := cache.byID[t.Instance]; i.Usable {
 			found = append(found, i)
 		}
 	}
 	return found, nil
 }
 
-// unknown are the instances that nothing recent is known of.
-func (n *network) unknown(targets []target) (ids []string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+// outdated returns the instances that must be read.
+func (c *instanceCache) outdated(targets []target) (ids []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, t := range targets {
-		i, ok := n.instances[t.Instance]
-		age := instancesAge
+		i, ok := c.byID[t.Instance]
+		age := maxInstanceAge
 		if !i.Usable {
-			age = unusableAge
+			age = maxUnusableAge
 		}
 		if !ok || time.Since(i.seen) > age {
 			ids = append(ids, t.Instance)
@@ -83,40 +78,35 @@ func (n *network) unknown(targets []target) (ids []string) {
 	return ids
 }
 
-// learn remembers what AWS said about the instances that it was asked about.
-func (n *network) learn(ids []string, found map[string]instance) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+// store caches the result of a call for these instances.
+func (c *instanceCache) store(ids []string, found map[string]instance) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, id := range ids {
 		i := found[id]
 		i.seen = time.Now()
-		n.instances = put(n.instances, id, i)
+		c.byID = put(c.byID, id, i)
 	}
 }
 
-// describeInstances asks with a filter: an unknown ID in InstanceIds would fail
-// the call for all.
-func describeInstances(ctx context.Context, a *conn, ids []string) (map[string]instance, error) {
+// describeInstances uses a filter: an unknown ID in InstanceIds would fail the
+// call for all.
+func (c *Cloud) describeInstances(ctx context.Context, ids []string) (map[string]instance, error) {
+	pages := ec2api.NewDescribeInstancesPaginator(c.ec2, &ec2api.DescribeInstancesInput{Filters: filter("instance-id", ids...)})
+	reservations, err := listAll(ctx, pages, func(p *ec2api.DescribeInstancesOutput) []ec2.Reservation { return p.Reservations })
 	found := map[string]instance{}
-	pages := ec2api.NewDescribeInstancesPaginator(a.ec2, &ec2api.DescribeInstancesInput{Filters: filter("instance-id", ids...)})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return nil, explain(err)
-		}
-		for _, r := range page.Reservations {
-			for _, i := range r.Instances {
-				known := instance{ID: aws.ToString(i.InstanceId), VPC: aws.ToString(i.VpcId)}
-				known.Usable = i.State == nil || i.State.Name == ec2.InstanceStateNameRunning || i.State.Name == ec2.InstanceStateNamePending
-				if i.Placement != nil {
-					known.Zone = aws.ToString(i.Placement.AvailabilityZone)
-				}
-				for _, g := range i.SecurityGroups {
-					known.Groups = append(known.Groups, aws.ToString(g.GroupId))
-				}
-				found[known.ID] = known
+	for _, r := range reservations {
+		for _, i := range r.Instances {
+			known := instance{ID: aws.ToString(i.InstanceId), VPC: aws.ToString(i.VpcId)}
+			known.Usable = i.State == nil || i.State.Name == ec2.InstanceStateNameRunning || i.State.Name == ec2.InstanceStateNamePending
+			if i.Placement != nil {
+				known.Zone = aws.ToString(i.Placement.AvailabilityZone)
 			}
+			for _, g := range i.SecurityGroups {
+				known.Groups = append(known.Groups, aws.ToString(g.GroupId))
+			}
+			found[known.ID] = known
 		}
 	}
-	return found, nil
+	return found, err
 }

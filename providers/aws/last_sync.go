@@ -1,10 +1,8 @@
 package aws
 
 import (
-	"crypto/sha256"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,102 +11,93 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// memory saves calls: what a Service's balancer was when it was last looked at.
-type memory struct {
-	digest  [sha256.Size]byte
-	due     time.Time // for the next comparison
-	looks   int
-	status  *corev1.LoadBalancerStatus
-	report  providers.Report
-	base    string // the report's message, before its targets
-	stage   string // and after them
-	labels  map[string]string
-	most    int  // targets, of a zone or of all
-	cross   bool // balances across zones
-	backend bool
+// lastSync is the result of the last successful sync of a Service's stack. It
+// only saves calls. It does not change while it is stored, except that
+// invalidate makes a comparison due.
+type lastSync struct {
+	desired stack     // of a stack that this process did not apply, only what targets depend on
+	targets []target  // the desired ones
+	due     time.Time // when the stack must be compared with AWS
+	syncs   int       // of the whole stack, before this one
 	vpc     string
 	tags    map[string]map[string]string // by ARN
-	// shown is since when the Service shows the name of the balancer that
-	// replaces another one.
-	shown  time.Time
-	groups []attached
-	chosen []target // the nodes that were to be targets
-	// lost are the nodes among them that are none.
-	lost       []string
-	alone      bool // no node can be a target
-	unfinished bool // there is more to do than wait for the balancer
-	waits      int  // for AWS, while it is being deleted
-	// bad instances were refused by AWS, until then.
-	bad map[string]time.Time
+	groups  []registration
+	// refused are the instances that AWS has refused, and until when they are
+	// not registered.
+	refused map[string]time.Time
+	// shown is since when the Service's status has the name of the load balancer
+	// that replaces another one.
+	shown time.Time
+	// incomplete: a load balancer is being replaced, or something superfluous is
+	// still in use, so that the whole stack must be synced again.
+	incomplete bool
+	deletions  int // attempts after which AWS still used something
+
+	status   *corev1.LoadBalancerStatus
+	report   providers.Report
+	subject  string   // of the report's message, which comes before the targets
+	progress string   // comes after the targets
+	missing  []string // nodes among the targets that are not registered
+	noUsable bool     // none of the nodes can be a target
 }
 
-// attached is a target group and the instances in it.
-type attached struct {
+// registration is a target group and the instances registered with it.
+type registration struct {
 	arn       string
 	instances []string
 }
 
-// clone may be changed while others read the original.
-func (m *memory) clone() *memory {
-	n := *m
-	n.groups, n.bad = slices.Clone(m.groups), maps.Clone(m.bad)
+// clone returns a copy that can be changed while others read the original.
+func (l *lastSync) clone() *lastSync {
+	n := *l
+	n.groups, n.refused = slices.Clone(l.groups), maps.Clone(l.refused)
 	return &n
 }
 
-func (c *Cloud) remembered(uid types.UID) *memory {
+// limit returns how many targets the load balancer can have.
+func (l *lastSync) limit() targetLimit { return l.desired.targetLimit(len(l.groups)) }
+
+// lockService waits until no other sync of the Service runs.
+func (c *Cloud) lockService(uid types.UID) (unlock func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.known[uid]
-}
-
-func (c *Cloud) remember(uid types.UID, m *memory) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if m == nil {
-		delete(c.known, uid)
-	} else {
-		c.known[uid] = m
+	for c.locked[uid] {
+		c.unlocked.Wait()
 	}
-}
-
-// forget makes the next look a thorough one: after a failure nobody knows what
-// took effect.
-func (c *Cloud) forget(uid types.UID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if m := c.known[uid]; m != nil {
-		m.due, m.tags = time.Time{}, nil
-	}
-	c.inventory.forget()
-}
-
-// keyed is a lock for each Service.
-type keyed struct {
-	mu    sync.Mutex
-	locks map[types.UID]*keyedLock
-}
-
-type keyedLock struct {
-	sync.Mutex
-	users int
-}
-
-func (k *keyed) lock(uid types.UID) (unlock func()) {
-	k.mu.Lock()
-	l := k.locks[uid]
-	if l == nil {
-		l = &keyedLock{}
-		k.locks = put(k.locks, uid, l)
-	}
-	l.users++
-	k.mu.Unlock()
-	l.Lock()
+	c.locked[uid] = true
 	return func() {
-		l.Unlock()
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		if l.users--; l.users == 0 {
-			delete(k.locks, uid)
-		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.locked, uid)
+		c.unlocked.Broadcast()
 	}
+}
+
+// lastSyncOf returns the last sync of a Service, nil if there is none.
+func (c *Cloud) lastSyncOf(uid types.UID) *lastSync {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lastSyncs[uid]
+}
+
+// storeSync replaces the last sync of a Service; nil removes it.
+func (c *Cloud) storeSync(uid types.UID, l *lastSync) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l == nil {
+		delete(c.lastSyncs, uid)
+	} else {
+		c.lastSyncs[uid] = l
+	}
+}
+
+// invalidateSync makes the next sync read everything: after a failure it is not
+// known what took effect.
+func (c *Cloud) invalidateSync(uid types.UID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l := c.lastSyncs[uid]; l != nil {
+		l.due, l.tags = time.Time{}, nil
+	}
+	c.invalidateLists()
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/api"
 
@@ -19,32 +18,30 @@ import (
 )
 
 const (
-	// askAgain is when to look whether AWS has finished a balancer, which takes
-	// it one to three minutes.
-	askAgain = time.Minute
-	// everyNth verification compares attributes, too.
-	everyNth = 6
-	// grace is how long a replaced balancer stays after the Service has shown
-	// the new name: clients know the old one's addresses for a minute (AWS's
-	// DNS), and others copy the name more slowly.
-	grace = 5 * time.Minute
-	// letGo is when to look whether AWS has let go of what it used; longer each time.
-	letGo = 10 * time.Second
+	// maxPollInterval is how often the provisioning of a load balancer is
+	// checked, which takes AWS one to three minutes.
+	maxPollInterval = time.Minute
+	// maxGracePeriod is how long a replaced load balancer stays after the Service
+	// has shown the new name: clients cache the old one's addresses for a minute
+	// (AWS's DNS), and copies of the name elsewhere are updated more slowly.
+	maxGracePeriod = 5 * time.Minute
+	// minDeletionRetry is when the deletion of what AWS still uses is retried;
+	// later each time.
+	minDeletionRetry = 10 * time.Second
 )
 
-// GetLoadBalancerName is the name of the Service's balancer
+// GetLoadBalancerName returns the name of the Service's first load balancer
 // (cloudprovider.LoadBalancer).
 func (c *Cloud) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.Service) string {
 	return c.names.service(svc.UID)
 }
 
-// GetLoadBalancer finds the Service's balancer (cloudprovider.LoadBalancer).
+// GetLoadBalancer finds the Service's load balancer (cloudprovider.LoadBalancer).
 func (c *Cloud) GetLoadBalancer(ctx context.Context, _ string, svc *corev1.Service) (*corev1.LoadBalancerStatus, bool, error) {
-	a, err := c.connect(ctx)
-	if err != nil {
+	if err := c.connect(ctx); err != nil {
 		return nil, false, err
 	}
-	found, err := c.listBalancers(ctx, a, c.of(svc.UID))
+	found, err := c.loadBalancers.get(ctx, c.names.ofService(svc.UID))
 	if err != nil || len(found) == 0 {
 		return nil, false, err
 	}
@@ -55,81 +52,78 @@ func statusOf(b elb.LoadBalancer) *corev1.LoadBalancerStatus {
 	return &corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{Hostname: strings.ToLower(aws.ToString(b.DNSName))}}}
 }
 
-// EnsureLoadBalancer makes the Service's balancer what it shall be. It does
-// not wait for AWS to finish it; Report says how far it is. For an unchanged
-// Service it calls nobody until the next comparison is due
+// EnsureLoadBalancer applies the desired stack of the Service. It does not wait
+// until AWS has provisioned the load balancer; Report has its progress. For an
+// unchanged Service it makes no call before a comparison is due
 // (cloudprovider.LoadBalancer).
 //
-// A *v1alpha1.Refusal needs somebody to act; other errors are worth another
-// try.
-func (c *Cloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Service, nodes []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
+// A *v1alpha1.Refusal is the user's or administrator's to resolve; other errors
+// are worth a retry.
+func (c *Cloud) EnsureLoadBalancer(
+	ctx context.Context, _ string, svc *corev1.Service, nodes []*corev1.Node,
+) (*corev1.LoadBalancerStatus, error) {
 	if providers.Elsewhere(svc) != "" {
 		return nil, cloudprovider.ImplementedElsewhere
 	}
-	defer c.locks.lock(svc.UID)()
-	want, refusal := planStack(svc, c.settings)
+	defer c.lockService(svc.UID)()
+	desired, refusal := planStack(svc, c.settings)
 	if refusal != nil {
 		return nil, refusal
 	}
-	a, err := c.connect(ctx)
-	if err != nil {
+	if err := c.connect(ctx); err != nil {
 		return nil, err
 	}
-	chosen := targets(nodes, want.NodeLabels)
-	digest := want.digest(chosen)
-	m := c.remembered(svc.UID)
-	if m != nil && m.digest == digest && time.Now().Before(m.due) && !m.unfinished {
-		if !m.report.Ready {
-			if m, err = c.finished(ctx, a, svc.UID, m); err != nil {
-				return nil, refused(err)
-			}
+	targets := targetNodes(nodes, desired.NodeLabels)
+	last := c.lastSyncOf(svc.UID)
+	mode := nextMode(last, desired, targets, time.Now())
+	if mode == syncPending {
+		r := &reconciler{Cloud: c, svc: svc, mode: mode, result: last.clone()}
+		completed, err := r.completePending(ctx)
+		if err != nil {
+			return nil, refused(err)
 		}
-		if m != nil && len(m.lost) > 0 {
-			w := &work{Cloud: c, conn: a, svc: svc, memory: m.clone()}
-			if err := w.update(ctx); err != nil {
-				c.forget(svc.UID)
-				return nil, refused(err)
-			}
-			c.remember(svc.UID, w.memory)
+		if completed {
+			c.storeSync(svc.UID, r.result)
+			return r.result.status.DeepCopy(), nil
 		}
-		if m != nil {
-			return m.status.DeepCopy(), nil
-		}
-		m = c.remembered(svc.UID)
+		mode = comparisonMode(last, desired, targets)
 	}
-	w := &work{Cloud: c, conn: a, svc: svc, want: want, memory: &memory{digest: digest, chosen: chosen, labels: want.NodeLabels, backend: want.Backend}}
-	if m != nil {
-		w.memory.looks, w.memory.bad, w.memory.shown = m.looks+1, maps.Clone(m.bad), m.shown
-		w.deep = w.memory.looks%everyNth == 0
-		w.light, w.before = m.digest == digest && !m.unfinished && !w.deep, m.tags
+	r := &reconciler{Cloud: c, svc: svc, mode: mode, result: &lastSync{desired: desired, targets: targets}}
+	if last != nil {
+		r.result.syncs, r.result.refused, r.result.shown = last.syncs+1, maps.Clone(last.refused), last.shown
+		r.knownTags = last.tags
 	}
-	if err := w.ensure(ctx); err != nil {
-		c.forget(svc.UID)
+	if err := r.ensure(ctx); err != nil {
+		c.invalidateSync(svc.UID)
 		return nil, refused(err)
 	}
-	// A little early, so that whoever calls at that pace finds it due.
-	w.memory.due = time.Now().Add(c.options.Resync - c.options.Resync/10)
-	c.remember(svc.UID, w.memory)
-	return w.memory.status.DeepCopy(), nil
+	// A caller with the period Resync must find the comparison due.
+	r.result.due = time.Now().Add(c.options.Resync - c.options.Resync/10)
+	c.storeSync(svc.UID, r.result)
+	return r.result.status.DeepCopy(), nil
 }
 
-// finished looks whether AWS has finished the balancer, and returns what is
-// known then; nil if something is wrong with it.
-func (c *Cloud) finished(ctx context.Context, a *conn, uid types.UID, m *memory) (*memory, error) {
-	found, err := c.listBalancers(ctx, a, c.of(uid))
-	if err != nil || len(found) != 1 {
-		return nil, err
+// completePending is syncPending. It returns false if the load balancer is
+// neither being provisioned nor usable.
+func (r *reconciler) completePending(ctx context.Context) (completed bool, err error) {
+	if !r.result.report.Ready {
+		found, err := r.loadBalancers.get(ctx, r.names.ofService(r.svc.UID))
+		if err != nil || len(found) != 1 {
+			return false, err
+		}
+		switch {
+		case isProvisioned(found[0]):
+			r.reportBalancer(found[0])
+		case stateOf(found[0]) != elb.LoadBalancerStateEnumProvisioning:
+			return false, nil
+		}
 	}
-	switch stateOf(found[0]) {
-	case elb.LoadBalancerStateEnumProvisioning:
-		return m, nil
-	case elb.LoadBalancerStateEnumActive, elb.LoadBalancerStateEnumActiveImpaired:
-		w := &work{Cloud: c, conn: a, memory: m.clone()}
-		w.report(found[0])
-		c.remember(uid, w.memory)
-		return w.memory, nil
+	if len(r.result.missing) > 0 {
+		if err := r.updateTargets(ctx); err != nil {
+			return false, err
+		}
 	}
-	return nil, nil
+	return true, nil
 }
 
 func stateOf(b elb.LoadBalancer) elb.LoadBalancerStateEnum {
@@ -139,70 +133,62 @@ func stateOf(b elb.LoadBalancer) elb.LoadBalancerStateEnum {
 	return b.State.Code
 }
 
-// answers reports whether AWS has finished the balancer.
-func answers(b elb.LoadBalancer) bool {
+func isProvisioned(b elb.LoadBalancer) bool {
 	state := stateOf(b)
 	return state == elb.LoadBalancerStateEnumActive || state == elb.LoadBalancerStateEnumActiveImpaired
 }
 
-// Report says what is known of the Service's balancer (providers.Reporter).
+// Report returns the report of the Service's last sync (providers.Reporter).
 func (c *Cloud) Report(svc *corev1.Service) providers.Report {
-	if m := c.remembered(svc.UID); m != nil {
-		return m.report
+	if l := c.lastSyncOf(svc.UID); l != nil {
+		return l.report
 	}
 	return providers.Report{Reason: v1alpha1.Provisioning, Message: "nothing is known yet"}
 }
 
-// UpdateLoadBalancer makes the nodes the targets of the Service's balancer, and
-// changes nothing else (cloudprovider.LoadBalancer).
-func (c *Cloud) UpdateLoadBalancer(ctx context.Context, cluster string, svc *corev1.Service, nodes []*corev1.Node) error {
-	defer c.locks.lock(svc.UID)()
-	a, err := c.connect(ctx)
-	if err != nil {
+// UpdateLoadBalancer makes the nodes the targets of the Service's load balancer,
+// and changes nothing else (cloudprovider.LoadBalancer).
+func (c *Cloud) UpdateLoadBalancer(ctx context.Context, _ string, svc *corev1.Service, nodes []*corev1.Node) error {
+	defer c.lockService(svc.UID)()
+	if err := c.connect(ctx); err != nil {
 		return err
 	}
-	w := &work{Cloud: c, conn: a, svc: svc}
-	if m := c.remembered(svc.UID); m != nil {
-		w.memory = m.clone()
-	} else if exists, err := w.recall(ctx); err != nil || !exists {
+	r := &reconciler{Cloud: c, svc: svc, mode: syncTargets}
+	if last := c.lastSyncOf(svc.UID); last != nil {
+		r.result = last.clone()
+	} else if exists, err := r.readRegistered(ctx); err != nil || !exists {
 		return refused(err)
 	}
-	before, chosen := w.memory.chosen, targets(nodes, w.memory.labels)
-	w.memory.chosen = chosen
-	if err := w.update(ctx); err != nil {
-		c.forget(svc.UID)
+	r.result.targets = targetNodes(nodes, r.result.desired.NodeLabels)
+	if err := r.updateTargets(ctx); err != nil {
 		return refused(err)
 	}
-	if want, refusal := planStack(svc, c.settings); refusal == nil && w.memory.digest == want.digest(before) {
-		w.memory.digest = want.digest(chosen)
-	}
-	c.remember(svc.UID, w.memory)
+	c.storeSync(svc.UID, r.result)
 	return nil
 }
 
-// EnsureLoadBalancerDeleted removes everything that was made for the Service,
-// whether or not its balancer is still there. While AWS has not let go of
-// something it returns an *api.RetryError, and is to be called again
-// (cloudprovider.LoadBalancer).
+// EnsureLoadBalancerDeleted deletes all objects of the Service, whether or not
+// its load balancer still exists. While AWS still uses one of them it returns an
+// *api.RetryError, and must be called again (cloudprovider.LoadBalancer).
 func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *corev1.Service) error {
-	defer c.locks.lock(svc.UID)()
-	a, err := c.connect(ctx)
-	if err != nil {
+	defer c.lockService(svc.UID)()
+	if err := c.connect(ctx); err != nil {
 		return err
 	}
-	waits := 0
-	if m := c.remembered(svc.UID); m != nil {
-		waits = m.waits
+	deletions := 0
+	if last := c.lastSyncOf(svc.UID); last != nil {
+		deletions = last.deletions
 	}
-	err = c.delete(ctx, a, svc)
+	r := &reconciler{Cloud: c, svc: svc, mode: syncDeletion}
+	err := r.deleteStack(ctx)
 	switch {
 	case errors.Is(err, errInUse):
-		// Its interfaces keep a deleted balancer's security groups for minutes.
-		c.remember(svc.UID, &memory{waits: waits + 1})
-		return api.NewRetryError("AWS has not let go of "+err.Error(), letGo<<min(waits, 3))
+		// Its interfaces keep a deleted load balancer's security groups for minutes.
+		c.storeSync(svc.UID, &lastSync{deletions: deletions + 1})
+		return api.NewRetryError("AWS has not let go of "+err.Error(), minDeletionRetry<<min(deletions, 3))
 	case err != nil:
-		c.inventory.forget()
+		c.invalidateLists()
 	}
-	c.remember(svc.UID, nil)
+	c.storeSync(svc.UID, nil)
 	return refused(err)
 }

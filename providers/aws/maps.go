@@ -1,5 +1,11 @@
 package aws
 
+import (
+	"maps"
+	"slices"
+)
+
+// put sets a key of a map that may be nil.
 func put[K comparable, V any](m map[K]V, k K, v V) map[K]V {
 	if m == nil {
 		m = map[K]V{}
@@ -8,12 +14,16 @@ func put[K comparable, V any](m map[K]V, k K, v V) map[K]V {
 	return m
 }
 
-func merged(maps ...map[string]string) map[string]string {
-	all := map[string]string{}
-	for _, m := range maps {
-		for k, v := range m {
-			all[k] = v
-		}
+// merged returns a new map with all entries; the last map wins.
+func merged(all ...map[string]string) map[string]string {
+	m := map[string]string{}
+	for _, more := range all {
+		maps.Copy(m, more)
 	}
-	return all
+	return m
+}
+
+// without returns what the first slice has and the second lacks.
+func without[T comparable](a, b []T) []T {
+	return slices.DeleteFunc(slices.Clone(a), func(x T) bool { return slices.Contains(b, x) })
 }

@@ -12,158 +12,136 @@ import (
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
-// state is what AWS has for a Service. All of it is ours.
-type state struct {
-	balancers []elb.LoadBalancer
-	groups    map[string]elb.TargetGroup   // by name
-	listeners map[string]elb.Listener      // by ARN, of all balancers
-	tags      map[string]map[string]string // by ARN
-	security  []ec2.SecurityGroup          // our own, of this Service
+// observedStack is what AWS has of one Service, or of several.
+type observedStack struct {
+	balancers []elb.LoadBalancer         // by name, in order
+	groups    map[string]elb.TargetGroup // by name
+	listeners map[string]elb.Listener    // by ARN, of all load balancers
+	// tags of the above, by ARN.
+	tags     map[string]map[string]string
+	security []ec2.SecurityGroup // except the shared one
+	healthy  bool                // a target of a desired target group is
 }
 
-// read finds everything of the Service's, whether or not its balancer exists,
-// and refuses to go on if something with our names is not ours.
-//
-// What was deleted by hand may still be in the inventory; then it looks again.
-func (w *work) read(ctx context.Context) error {
-	err := w.readOnce(ctx)
-	if isCode(err, gone...) {
-		w.inventory.forget()
-		err = w.readOnce(ctx)
+// listStack lists the load balancers and target groups whose names match.
+func (c *Cloud) listStack(ctx context.Context, match func(name string) bool) (o observedStack, err error) {
+	if o.balancers, err = c.loadBalancers.get(ctx, match); err != nil {
+		return o, err
 	}
-	return err
-}
-
-func (w *work) readOnce(ctx context.Context) (err error) {
-	mine := w.of(w.svc.UID)
-	if w.have.balancers, err = w.listBalancers(ctx, w.conn, mine); err != nil {
-		return err
-	}
-	slices.SortFunc(w.have.balancers, func(a, b elb.LoadBalancer) int {
+	slices.SortFunc(o.balancers, func(a, b elb.LoadBalancer) int {
 		return strings.Compare(aws.ToString(a.LoadBalancerName), aws.ToString(b.LoadBalancerName))
 	})
-	groups, err := w.listGroups(ctx, w.conn, mine)
-	if err != nil {
-		return err
-	}
-	w.have.groups, w.have.listeners = map[string]elb.TargetGroup{}, map[string]elb.Listener{}
-	var arns []string
+	groups, err := c.targetGroups.get(ctx, match)
+	o.groups, o.listeners = map[string]elb.TargetGroup{}, map[string]elb.Listener{}
 	for _, g := range groups {
-		w.have.groups[aws.ToString(g.TargetGroupName)] = g
+		o.groups[aws.ToString(g.TargetGroupName)] = g
+	}
+	return o, err
+}
+
+// arns returns the ARN of everything that has tags of Elastic Load Balancing.
+func (o *observedStack) arns() []string {
+	arns := slices.Collect(maps.Keys(o.listeners))
+	for _, g := range o.groups {
 		arns = append(arns, aws.ToString(g.TargetGroupArn))
 	}
-	for _, b := range w.have.balancers {
-		listeners, err := w.listenersOf(ctx, aws.ToString(b.LoadBalancerArn))
-		if err != nil {
-			return err
-		}
+	for _, b := range o.balancers {
 		arns = append(arns, aws.ToString(b.LoadBalancerArn))
-		for _, l := range listeners {
-			w.have.listeners[aws.ToString(l.ListenerArn)] = l
-			arns = append(arns, aws.ToString(l.ListenerArn))
-		}
 	}
-	if len(arns) == 0 {
-		return nil
+	return arns
+}
+
+// keepTagged removes the load balancers and target groups whose tags do not match.
+func (o *observedStack) keepTagged(match func(tags map[string]string) bool) {
+	o.balancers = slices.DeleteFunc(o.balancers, func(b elb.LoadBalancer) bool { return !match(o.tags[aws.ToString(b.LoadBalancerArn)]) })
+	maps.DeleteFunc(o.groups, func(_ string, g elb.TargetGroup) bool { return !match(o.tags[aws.ToString(g.TargetGroupArn)]) })
+}
+
+// read finds all objects of the Service, whether or not its load balancer
+// exists. If an object has one of our names but not our tags it returns a
+// Refusal, except that syncDeletion leaves such objects out.
+//
+// What others have deleted may still be in a cached list; then it lists again.
+func (r *reconciler) read(ctx context.Context) error {
+	err := r.readOnce(ctx)
+	if isCode(err, notFoundCodes...) {
+		r.invalidateLists()
+		err = r.readOnce(ctx)
 	}
-	if err := w.readTags(ctx, arns); err != nil {
-		return err
-	}
-	for _, b := range w.have.balancers {
-		if !w.owns(aws.ToString(b.LoadBalancerArn)) {
-			return taken("load balancer", aws.ToString(b.LoadBalancerName))
-		}
-	}
-	for name, g := range w.have.groups {
-		if !w.owns(aws.ToString(g.TargetGroupArn)) {
-			return taken("target group", name)
-		}
-	}
-	w.have.security, err = w.ownSecurity(ctx)
 	return err
 }
 
-// readTags asks for the tags. At a light look that is only those of the
-// balancers, and of what was not there before.
-func (w *work) readTags(ctx context.Context, arns []string) (err error) {
-	known := map[string]map[string]string{}
-	if w.light {
-		arns = slices.DeleteFunc(arns, func(arn string) bool {
-			tags, ok := w.before[arn]
-			ok = ok && !slices.ContainsFunc(w.have.balancers, func(b elb.LoadBalancer) bool { return aws.ToString(b.LoadBalancerArn) == arn })
-			if ok {
-				known[arn] = tags
-			}
-			return ok
-		})
-	}
-	if w.have.tags, err = w.tagsOf(ctx, w.conn, arns); err != nil {
+func (r *reconciler) readOnce(ctx context.Context) (err error) {
+	if r.observed, err = r.listStack(ctx, r.names.ofService(r.svc.UID)); err != nil {
 		return err
 	}
-	maps.Copy(w.have.tags, known)
+	o := &r.observed
+	if r.mode == syncDeletion {
+		if o.tags, err = r.describeTags(ctx, o.arns()); err != nil {
+			return err
+		}
+		o.keepTagged(r.owns)
+		o.security, err = r.ownSecurityGroups(ctx)
+		return err
+	}
+	for _, b := range o.balancers {
+		if err := r.readListeners(ctx, b); err != nil {
+			return err
+		}
+	}
+	if len(o.balancers)+len(o.groups) == 0 {
+		return nil
+	}
+	if err := r.readTags(ctx); err != nil {
+		return err
+	}
+	for _, b := range o.balancers {
+		if !r.owns(o.tags[aws.ToString(b.LoadBalancerArn)]) {
+			return nameTaken("load balancer", aws.ToString(b.LoadBalancerName))
+		}
+	}
+	for name, g := range o.groups {
+		if !r.owns(o.tags[aws.ToString(g.TargetGroupArn)]) {
+			return nameTaken("target group", name)
+		}
+	}
+	o.security, err = r.ownSecurityGroups(ctx)
+	return err
+}
+
+// readTags reads the tags. In the mode syncDrift these are only those of load
+// balancers, and of what the last sync did not know.
+func (r *reconciler) readTags(ctx context.Context) (err error) {
+	known := map[string]map[string]string{}
+	arns := r.observed.arns()
+	if r.mode == syncDrift {
+		arns = slices.DeleteFunc(arns, func(arn string) bool {
+			isBalancer := func(b elb.LoadBalancer) bool { return aws.ToString(b.LoadBalancerArn) == arn }
+			tags, ok := r.knownTags[arn]
+			if !ok || slices.ContainsFunc(r.observed.balancers, isBalancer) {
+				return false
+			}
+			known[arn] = tags
+			return true
+		})
+	}
+	if r.observed.tags, err = r.describeTags(ctx, arns); err != nil {
+		return err
+	}
+	maps.Copy(r.observed.tags, known)
 	return nil
 }
 
-// owns reports whether the tags say that an object is this Service's.
-func (w *work) owns(arn string) bool {
-	tags := w.have.tags[arn]
-	return tags[tagCluster] == w.options.Cluster && tags[tagUID] == string(w.svc.UID)
+// owns reports whether the tags are those of an object of this Service.
+func (r *reconciler) owns(tags map[string]string) bool {
+	return tags[tagCluster] == r.options.Cluster && tags[tagUID] == string(r.svc.UID)
 }
 
-func (w *work) listenersOf(ctx context.Context, arn string) (all []elb.Listener, err error) {
-	pages := elbapi.NewDescribeListenersPaginator(w.conn.elb, &elbapi.DescribeListenersInput{LoadBalancerArn: aws.String(arn)})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return nil, explain(err)
-		}
-		all = append(all, page.Listeners...)
+func (r *reconciler) readListeners(ctx context.Context, b elb.LoadBalancer) error {
+	pages := elbapi.NewDescribeListenersPaginator(r.elb, &elbapi.DescribeListenersInput{LoadBalancerArn: b.LoadBalancerArn})
+	all, err := listAll(ctx, pages, func(p *elbapi.DescribeListenersOutput) []elb.Listener { return p.Listeners })
+	for _, l := range all {
+		r.observed.listeners[aws.ToString(l.ListenerArn)] = l
 	}
-	return all, nil
-}
-
-// find is read, for deletion: what is not ours is left out, and is no reason
-// to stop.
-func (w *work) find(ctx context.Context) error {
-	err := w.findOnce(ctx)
-	if isCode(err, gone...) {
-		w.inventory.forget()
-		err = w.findOnce(ctx)
-	}
-	return err
-}
-
-func (w *work) findOnce(ctx context.Context) error {
-	mine := w.of(w.svc.UID)
-	balancers, err := w.listBalancers(ctx, w.conn, mine)
-	if err != nil {
-		return err
-	}
-	groups, err := w.listGroups(ctx, w.conn, mine)
-	if err != nil {
-		return err
-	}
-	var arns []string
-	for _, b := range balancers {
-		arns = append(arns, aws.ToString(b.LoadBalancerArn))
-	}
-	for _, g := range groups {
-		arns = append(arns, aws.ToString(g.TargetGroupArn))
-	}
-	if w.have.tags, err = w.tagsOf(ctx, w.conn, arns); err != nil {
-		return err
-	}
-	w.have.balancers, w.have.groups = nil, map[string]elb.TargetGroup{}
-	for _, b := range balancers {
-		if w.owns(aws.ToString(b.LoadBalancerArn)) {
-			w.have.balancers = append(w.have.balancers, b)
-		}
-	}
-	for _, g := range groups {
-		if w.owns(aws.ToString(g.TargetGroupArn)) {
-			w.have.groups[aws.ToString(g.TargetGroupName)] = g
-		}
-	}
-	w.have.security, err = w.ownSecurity(ctx)
 	return err
 }

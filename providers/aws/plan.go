@@ -1,8 +1,7 @@
 package aws
 
 import (
-	"crypto/sha256"
-	"fmt"
+	"cmp"
 	"slices"
 	"strings"
 
@@ -13,37 +12,37 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// Limits of a Network Load Balancer that no quota increase lifts, or that are
-// the quota's default (Elastic Load Balancing, "Quotas for your Network Load
+// Limits of a Network Load Balancer that cannot be raised, or that are the
+// default of a quota (Elastic Load Balancing, "Quotas for your Network Load
 // Balancers").
 const (
 	maxListeners    = 50
 	maxCertificates = 25
 	maxTargets      = 500 // of a zone, or of all zones together with cross-zone balancing
 	rulesPerGroup   = 60
-	maxGroups       = 4 // of a balancer's own, beside the shared one: 5 for an interface
+	maxGroups       = 4 // of a load balancer's own, in addition to the shared one: 5 for an interface
 )
 
-// stack is the balancer of one Service as it shall be.
+// stack is the desired load balancer of one Service with all that belongs to it.
 type stack struct {
 	Scheme elb.LoadBalancerSchemeEnum
-	// AnyScheme: the Service names none, so a balancer keeps the one it has,
-	// whatever the administrator's default has become.
+	// AnyScheme: the Service names none, so a load balancer keeps the one it has
+	// when the administrator's default changes.
 	AnyScheme bool
-	// Replaceable: another balancer may take this one's place.
+	// Replaceable: another load balancer may replace it.
 	Replaceable bool
 	AddressType elb.IpAddressType
 	// PreferDual: dual stack if the subnets can.
 	PreferDual bool
-	Subnets    []string // IDs or names asked for, else any
+	Subnets    []string // requested IDs or names, otherwise any
 	EIPs       []string
 	Private    []string
 	NoGroups   bool
-	Groups     []string // security groups asked for, else our own with Rules
+	Groups     []string // requested security groups, otherwise our own with Rules
 	Rules      []rule
-	Backend    bool
+	Backend    bool // the shared security group is used as well
 	Attributes map[string]string
-	Tags       map[string]string // beside those that say whose it is
+	Tags       map[string]string // in addition to those of ownTags
 	Listeners  []listener        // ordered by port
 	NodeLabels map[string]string
 }
@@ -66,7 +65,7 @@ type targetGroup struct {
 	Attributes map[string]string
 }
 
-// settings are what the administrator has decided for all Services.
+// settings are the administrator's, for all Services.
 type settings struct {
 	Scheme    string
 	Probe     string
@@ -74,74 +73,61 @@ type settings struct {
 	NodePorts [2]int32
 }
 
-// digest is equal for equal stacks with equal targets.
-func (s stack) digest(targets []target) [sha256.Size]byte {
-	return sha256.Sum256(fmt.Appendf(nil, "%+v %+v", s, targets))
-}
-
-// planStack says what a Service's balancer shall be like, or every reason why
-// there can be none.
-func planStack(svc *corev1.Service, set settings) (stack, *v1alpha1.Refusal) {
-	o, problems := parseOptions(svc)
+// planStack returns the desired stack of a Service, or a Refusal with every
+// problem that it found.
+func planStack(svc *corev1.Service, admin settings) (stack, *v1alpha1.Refusal) {
+	o, problems := parseAnnotations(svc)
 	if why := providers.Unspoken(svc); why != "" {
-		return stack{}, &v1alpha1.Refusal{Reason: v1alpha1.CloudCannotServe, Message: "spec.ports: " + why}
+		return stack{}, newRefusal(v1alpha1.CloudCannotServe, "spec.ports: %s", why)
 	}
 	s := stack{
 		AnyScheme: o.Scheme == "", Replaceable: o.AllowReplace,
-		Scheme:  elb.LoadBalancerSchemeEnum(cmpOr(o.Scheme, set.Scheme, "internet-facing")),
+		Scheme:  elb.LoadBalancerSchemeEnum(cmp.Or(o.Scheme, admin.Scheme, "internet-facing")),
 		Subnets: o.Subnets, EIPs: o.EIPs, Private: o.PrivateIPv4,
 		NoGroups: o.NoGroups, Groups: o.Groups, Backend: o.Backend,
 		Attributes: o.Attributes, NodeLabels: o.NodeLabels,
-		Tags: merged(set.Tags, o.Tags),
+		Tags: merged(admin.Tags, o.Tags),
 	}
 	if len(o.EIPs) > 0 && s.Scheme == elb.LoadBalancerSchemeEnumInternal {
 		problems = append(problems, "annotation "+prefix+"eip-allocations: an internal balancer has no Elastic IP addresses")
 	}
-	family := s.families(svc, o)
-	p := portPlanner{svc: svc, options: o, settings: set, family: family}
+	family := s.setAddressType(svc, o)
+	p := portPlanner{svc: svc, options: o, settings: admin, family: family}
 	s.Listeners = p.listeners()
 	problems = append(problems, p.problems...)
 	if s.AddressType == elb.IpAddressTypeDualstack && s.hasUDP() {
 		problems = append(problems, noUDP)
 	}
 	if len(problems) > 0 {
-		return s, &v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: strings.Join(problems, "; ")}
+		return s, newRefusal(v1alpha1.InvalidRequest, "%s", strings.Join(problems, "; "))
 	}
 	if n := len(s.Listeners); n > maxListeners {
-		return s, &v1alpha1.Refusal{Reason: v1alpha1.QuotaExceeded, Message: fmt.Sprintf("spec.ports: %d ports, and a balancer has at most %d listeners", n, maxListeners)}
+		return s, newRefusal(v1alpha1.QuotaExceeded, "spec.ports: %d ports, and a balancer has at most %d listeners", n, maxListeners)
 	}
 	if !s.NoGroups && len(s.Groups) == 0 {
-		s.Rules = rules(s.Listeners, o.Ranges, s.AddressType == elb.IpAddressTypeDualstack || s.PreferDual)
+		s.Rules = clientRules(s.Listeners, o.Ranges, s.AddressType == elb.IpAddressTypeDualstack || s.PreferDual)
 		if n := len(s.Rules); n > rulesPerGroup*maxGroups {
-			return s, &v1alpha1.Refusal{Reason: v1alpha1.QuotaExceeded, Message: fmt.Sprintf(
-				"spec.loadBalancerSourceRanges: %d ranges for %d ports need %d rules, and a balancer's security groups hold %d; use the annotation %ssecurity-groups with a prefix list",
-				len(o.Ranges), len(s.Listeners), n, rulesPerGroup*maxGroups, prefix)}
+			return s, newRefusal(v1alpha1.QuotaExceeded,
+				"spec.loadBalancerSourceRanges: %d ranges for %d ports need %d rules, and a balancer's security groups hold %d; "+
+					"use the annotation %ssecurity-groups with a prefix list",
+				len(o.Ranges), len(s.Listeners), n, rulesPerGroup*maxGroups, prefix)
 		}
 	}
 	return s, nil
 }
 
-// noUDP is why a dual-stack balancer cannot be.
+// noUDP is the message that refuses UDP on a dual-stack load balancer.
 const noUDP = "spec.ports: a dual-stack balancer carries no UDP here; use the annotation " + prefix + "ip-address-type: ipv4"
 
-func (s stack) hasUDP() bool {
-	return slices.ContainsFunc(s.Listeners, func(l listener) bool {
-		return l.Protocol == elb.ProtocolEnumUdp || l.Protocol == elb.ProtocolEnumTcpUdp
-	})
+func (s stack) hasUDP() bool { return slices.ContainsFunc(s.Listeners, listener.hasUDP) }
+
+func (l listener) hasUDP() bool {
+	return l.Protocol == elb.ProtocolEnumUdp || l.Protocol == elb.ProtocolEnumTcpUdp
 }
 
-func cmpOr(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
-}
-
-// families sets the kind of the balancer's addresses, and returns that of the
-// targets.
-func (s *stack) families(svc *corev1.Service, o options) elb.TargetGroupIpAddressTypeEnum {
+// setAddressType sets the address type of the load balancer, and returns that of
+// the target groups.
+func (s *stack) setAddressType(svc *corev1.Service, o serviceOptions) elb.TargetGroupIpAddressTypeEnum {
 	family := elb.TargetGroupIpAddressTypeEnumIpv4
 	dual := len(svc.Spec.IPFamilies) > 1
 	if !dual && slices.Contains(svc.Spec.IPFamilies, corev1.IPv6Protocol) {

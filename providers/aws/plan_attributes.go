@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Attributes that settings other than their own annotation decide.
+// Attributes that are set by other settings in addition to their own annotation.
 const (
 	attrCrossZone = "load_balancing.cross_zone.enabled"
 	attrDelay     = "deregistration_delay.timeout_seconds"
@@ -23,7 +23,7 @@ const (
 	attrProtected          = "deletion_protection.enabled"
 )
 
-// attributeRecord is what is recorded of attributes that were set.
+// attributeRecord returns the record of attributes that were set.
 func attributeRecord(attributes map[string]string) string {
 	var all []string
 	for _, k := range slices.Sorted(maps.Keys(attributes)) {
@@ -32,10 +32,15 @@ func attributeRecord(attributes map[string]string) string {
 	return strings.Join(all, " ")
 }
 
-// defaults are AWS's, for attributes whose annotation has gone
-// (LoadBalancerAttribute, TargetGroupAttribute, ListenerAttribute), by what has
-// them. What is not here stays as it was set.
-var defaults = map[string]map[string]string{
+// recordAttributes returns the tags with that record.
+func recordAttributes(attributes map[string]string) map[string]string {
+	return record(tagAttributes, attributeRecord(attributes))
+}
+
+// defaultAttributes are AWS's, for attributes whose annotation was removed
+// (LoadBalancerAttribute, TargetGroupAttribute, ListenerAttribute), by kind and
+// variant. What is not here stays as it was set.
+var defaultAttributes = map[string]map[string]string{
 	"balancer": {
 		attrProtected:                      "false",
 		attrCrossZone:                      "false",
@@ -64,23 +69,24 @@ var defaults = map[string]map[string]string{
 	"listener TCP":  {attrIdle: "350"},
 }
 
-// attributesToSet are the attributes to change, given what is recorded as set
-// on something that has the defaults of both kinds.
-func attributesToSet(want map[string]string, recorded, kind, special string) map[string]string {
-	if attributeRecord(want) == recorded {
+// attributesToSet returns the attributes to change, given the record of those
+// that were set. Attributes that are not desired any more get the default of the
+// kind, or of the variant.
+func attributesToSet(desired map[string]string, recorded, kind, variant string) map[string]string {
+	if attributeRecord(desired) == recorded {
 		return nil
 	}
-	set := maps.Clone(want)
+	changes := maps.Clone(desired)
 	for pair := range strings.SplitSeq(recorded, " ") {
 		k, _, _ := strings.Cut(pair, "=")
-		if _, wanted := want[k]; wanted {
+		if _, kept := desired[k]; kept {
 			continue
 		}
-		for _, of := range []string{kind, kind + " " + special} {
-			if value, known := defaults[of][k]; known {
-				set = put(set, k, value)
+		for _, of := range []string{kind, kind + " " + variant} {
+			if value, known := defaultAttributes[of][k]; known {
+				changes = put(changes, k, value)
 			}
 		}
 	}
-	return set
+	return changes
 }

@@ -10,33 +10,33 @@ import (
 )
 
 func TestPick(t *testing.T) {
-	balancer := func(scheme elb.LoadBalancerSchemeEnum, second bool) candidate {
+	balancer := func(scheme elb.LoadBalancerSchemeEnum, second bool) existingBalancer {
 		name := "first"
 		if second {
 			name = "second"
 		}
-		return candidate{&elb.LoadBalancer{LoadBalancerName: aws.String(name), Scheme: scheme, SecurityGroups: []string{"sg-1"}}, "", second}
+		return existingBalancer{&elb.LoadBalancer{LoadBalancerName: aws.String(name), Scheme: scheme, SecurityGroups: []string{"sg-1"}}, "", second}
 	}
 	public, internal := elb.LoadBalancerSchemeEnumInternetFacing, elb.LoadBalancerSchemeEnumInternal
 	for _, row := range []struct {
 		name    string
-		have    []candidate
+		have    []existingBalancer
 		allowed bool
 		want    string // current, old, the name of a new one
 	}{
 		{"none", nil, false, "none none first"},
-		{"the wanted one", []candidate{balancer(internal, false)}, false, "first none first"},
-		{"the wanted one by the second name", []candidate{balancer(internal, true)}, false, "second none second"},
-		{"another, and nobody allows it", []candidate{balancer(public, false)}, false, "refused"},
-		{"another", []candidate{balancer(public, false)}, true, "none first second"},
-		{"another by the second name", []candidate{balancer(public, true)}, true, "none second first"},
-		{"a replacement on its way", []candidate{balancer(public, false), balancer(internal, true)}, true, "second first second"},
-		{"the same, and the permission has gone", []candidate{balancer(public, false), balancer(internal, true)}, false, "second first second"},
-		{"not wanted any more", []candidate{balancer(internal, false), balancer(public, true)}, true, "first second first"},
-		{"neither is wanted", []candidate{balancer(public, false), balancer(public, true)}, true, "refused"},
+		{"the wanted one", []existingBalancer{balancer(internal, false)}, false, "first none first"},
+		{"the wanted one by the second name", []existingBalancer{balancer(internal, true)}, false, "second none second"},
+		{"another, and nobody allows it", []existingBalancer{balancer(public, false)}, false, "refused"},
+		{"another", []existingBalancer{balancer(public, false)}, true, "none first second"},
+		{"another by the second name", []existingBalancer{balancer(public, true)}, true, "none second first"},
+		{"a replacement on its way", []existingBalancer{balancer(public, false), balancer(internal, true)}, true, "second first second"},
+		{"the same, and the permission has gone", []existingBalancer{balancer(public, false), balancer(internal, true)}, false, "second first second"},
+		{"not wanted any more", []existingBalancer{balancer(internal, false), balancer(public, true)}, true, "first second first"},
+		{"neither is wanted", []existingBalancer{balancer(public, false), balancer(public, true)}, true, "refused"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			c, refusal := pick(stack{Scheme: internal, Replaceable: row.allowed}, row.have)
+			c, refusal := selectBalancer(stack{Scheme: internal, Replaceable: row.allowed}, row.have)
 			name := func(b *elb.LoadBalancer) string {
 				if b == nil {
 					return "none"
@@ -68,7 +68,7 @@ func TestMoves(t *testing.T) {
 		if len(want) == 0 {
 			return // nobody asks for none
 		}
-		first, remove, rest := moves(have, want, most)
+		first, remove, rest := planMoves(have, want, most)
 		then := append(slices.Clone(have), first...)
 		kept := slices.ContainsFunc(have, func(id string) bool { return slices.Contains(want, id) })
 		if len(then) > most && (kept || len(have) < most) {

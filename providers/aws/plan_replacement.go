@@ -11,81 +11,74 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// replacement says which change cannot be made to the balancer that there is,
-// given its recorded addresses; "" if all can.
-func replacement(want stack, have elb.LoadBalancer, addresses string) string {
+// unchangeable names the desired change that AWS cannot make to a load balancer,
+// "" if it can make all.
+func (b existingBalancer) unchangeable(desired stack) string {
+	requested := desired.addresses()
 	switch {
-	case have.Scheme != "" && have.Scheme != want.Scheme && !want.AnyScheme:
-		return fmt.Sprintf("the scheme from %s to %s", have.Scheme, want.Scheme)
-	case want.NoGroups && len(have.SecurityGroups) > 0:
+	case b.Scheme != "" && b.Scheme != desired.Scheme && !desired.AnyScheme:
+		return fmt.Sprintf("the scheme from %s to %s", b.Scheme, desired.Scheme)
+	case desired.NoGroups && len(b.SecurityGroups) > 0:
 		return "to no security groups"
-	case !want.NoGroups && len(have.SecurityGroups) == 0:
+	case !desired.NoGroups && len(b.SecurityGroups) == 0:
 		return "to security groups"
-	}
-	for _, a := range strings.Fields(addresses) {
-		if asked := want.addresses(); len(asked) > 0 && !slices.Contains(asked, a) {
-			return "the addresses to " + strings.Join(asked, ", ")
-		}
-	}
-	if asked := want.addresses(); len(asked) > 0 && addresses == "" {
-		return "the addresses to " + strings.Join(asked, ", ")
+	case len(requested) == 0:
+		return ""
+	case b.addresses == "" || len(without(strings.Fields(b.addresses), requested)) > 0:
+		return "the addresses to " + strings.Join(requested, ", ")
 	}
 	return ""
 }
 
-// addresses are those that a Service asks for, in the form in which they are
-// recorded: AWS does not always list those that a balancer has.
+// addresses returns the requested addresses in the form of their record: AWS does
+// not always list those of a load balancer.
 func (s stack) addresses() []string {
 	return slices.Sorted(slices.Values(append(slices.Clone(s.EIPs), s.Private...)))
 }
 
-// candidate is a balancer that there is.
-type candidate struct {
-	balancer  *elb.LoadBalancer
-	addresses string // as they were recorded
+// existingBalancer is a load balancer of the Service.
+type existingBalancer struct {
+	*elb.LoadBalancer
+	addresses string // the record of the requested ones
 	second    bool   // it has the second of the Service's two names
 }
 
-// choice is which balancer is the wanted one: current, or a new one by the
-// first or second name; and which one it replaces.
-type choice struct {
+// balancerSelection is the desired load balancer: current, or a new one with the
+// first or second name; and the one that it replaces.
+type balancerSelection struct {
 	current, old *elb.LoadBalancer
 	second       bool
 }
 
-// pick decides which balancer is the one that is wanted, and which one it
-// replaces. A balancer that cannot be changed into the wanted one is replaced
-// only where that is allowed.
-func pick(want stack, have []candidate) (choice, *v1alpha1.Refusal) {
-	unchangeable := func(c candidate) string { return replacement(want, *c.balancer, c.addresses) }
-	refuse := func(reason v1alpha1.Reason, format string, args ...any) (choice, *v1alpha1.Refusal) {
-		return choice{}, &v1alpha1.Refusal{Reason: reason, Message: fmt.Sprintf(format, args...)}
+// selectBalancer decides which load balancer is the desired one, and which one it
+// replaces. One that cannot be changed into the desired state is replaced only
+// where that is allowed.
+func selectBalancer(desired stack, existing []existingBalancer) (balancerSelection, *v1alpha1.Refusal) {
+	if len(existing) == 0 {
+		return balancerSelection{}, nil
 	}
-	if len(have) == 0 {
-		return choice{}, nil
-	}
-	x := have[0]
-	name := aws.ToString(x.balancer.LoadBalancerName)
-	why := unchangeable(x)
-	if len(have) > 1 { // a replacement is on its way, and may not be wanted any more
-		y := have[1]
+	b := existing[0]
+	why := b.unchangeable(desired)
+	if len(existing) > 1 { // a replacement has begun, and may not be desired any more
+		old := existing[1]
 		if why != "" {
-			x, y = y, x
+			b, old = old, b
 		}
-		name = aws.ToString(x.balancer.LoadBalancerName)
-		if why = unchangeable(x); why != "" {
-			return refuse(v1alpha1.ReplacementRequired, "AWS cannot change %s on balancer %s, which is still being replaced", why, name)
+		if why = b.unchangeable(desired); why != "" {
+			return balancerSelection{}, newRefusal(v1alpha1.ReplacementRequired,
+				"AWS cannot change %s on balancer %s, which is still being replaced", why, aws.ToString(b.LoadBalancerName))
 		}
-		return choice{x.balancer, y.balancer, x.second}, nil
+		return balancerSelection{b.LoadBalancer, old.LoadBalancer, b.second}, nil
 	}
 	switch {
-	case why == "" && want.PreferDual && x.balancer.IpAddressType == elb.IpAddressTypeDualstack && want.hasUDP():
-		return refuse(v1alpha1.InvalidRequest, "%s", noUDP)
+	case why == "" && desired.PreferDual && b.IpAddressType == elb.IpAddressTypeDualstack && desired.hasUDP():
+		return balancerSelection{}, newRefusal(v1alpha1.InvalidRequest, "%s", noUDP)
 	case why == "":
-		return choice{x.balancer, nil, x.second}, nil
-	case !want.Replaceable:
-		return refuse(v1alpha1.ReplacementRequired, "AWS cannot change %s on balancer %s; the annotation %s: \"true\" allows a new one, with another host name",
-			why, name, v1alpha1.AnnotationAllowReplacement)
+		return balancerSelection{b.LoadBalancer, nil, b.second}, nil
+	case !desired.Replaceable:
+		return balancerSelection{}, newRefusal(v1alpha1.ReplacementRequired,
+			"AWS cannot change %s on balancer %s; the annotation %s: \"true\" allows a new one, with another host name",
+			why, aws.ToString(b.LoadBalancerName), v1alpha1.AnnotationAllowReplacement)
 	}
-	return choice{nil, x.balancer, !x.second}, nil
+	return balancerSelection{nil, b.LoadBalancer, !b.second}, nil
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// ownTags say whose an object is.
+// ownTags identify the cluster and the Service of an object.
 func ownTags(cluster string, svc *corev1.Service) map[string]string {
 	return map[string]string{
 		tagCluster: cluster, tagClusterOwned(cluster): "owned",
@@ -19,7 +19,7 @@ func ownTags(cluster string, svc *corev1.Service) map[string]string {
 	}
 }
 
-// maxRecord is how many characters a tag's value can have (AddTags).
+// maxRecord is the length limit of a tag's value (AddTags).
 const maxRecord = 256
 
 // record writes a text into as many tags as it needs.
@@ -37,7 +37,7 @@ func record(tag, text string) map[string]string {
 	return all
 }
 
-// recorded is the opposite of record.
+// recorded is the inverse of record.
 func recorded(tags map[string]string, tag string) string {
 	text := tags[tag]
 	for i := 2; tags[fmt.Sprintf("%s-%d", tag, i)] != ""; i++ {
@@ -46,26 +46,26 @@ func recorded(tags map[string]string, tag string) string {
 	return text
 }
 
-// allTags are the tags that an object shall have: whose it is, the user's, and
-// the records of what was set.
+// allTags returns the desired tags of an object: those that identify it, the
+// user's, and the records of what was set.
 func allTags(own, users map[string]string, name string, records ...map[string]string) map[string]string {
 	all := append([]map[string]string{{tagName: name}, users, own}, records...)
 	return merged(append(all, record(tagTags, strings.Join(slices.Sorted(maps.Keys(users)), "=")))...)
 }
 
-// diffTags says which tags to add and which to remove. Tags that are not ours,
-// and were not recorded as the user's, stay.
-func diffTags(have, want map[string]string) (add map[string]string, remove []string) {
-	for k, v := range want {
-		if old, ok := have[k]; !ok || old != v {
+// diffTags returns which tags to add and which to remove. Tags that are neither
+// ours nor recorded as the user's stay.
+func diffTags(observed, desired map[string]string) (add map[string]string, remove []string) {
+	for k, v := range desired {
+		if old, ok := observed[k]; !ok || old != v {
 			add = put(add, k, v)
 		}
 	}
-	users := strings.Split(recorded(have, tagTags), "=")
-	for _, k := range slices.Sorted(maps.Keys(have)) {
-		_, wanted := want[k]
+	users := strings.Split(recorded(observed, tagTags), "=")
+	for _, k := range slices.Sorted(maps.Keys(observed)) {
+		_, kept := desired[k]
 		ours := strings.HasPrefix(k, v1alpha1.GroupVersion.Group+"/") || slices.Contains(users, k)
-		if !wanted && ours {
+		if !kept && ours {
 			remove = append(remove, k)
 		}
 	}

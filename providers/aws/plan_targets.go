@@ -15,9 +15,9 @@ var (
 	regionOf = regexp.MustCompile(`^[a-z]{2,}(-[a-z]+)+-\d+`)
 )
 
-// parseProviderID understands spec.providerID of a Node: aws:///ZONE/ID,
-// aws:////ID, and the ID alone. Anything else (Fargate's pods, EKS hybrid
-// nodes, other clouds, racks) is no instance that can be a target.
+// parseProviderID parses spec.providerID of a Node: aws:///ZONE/ID, aws:////ID,
+// and the ID alone. Anything else (Fargate's pods, EKS hybrid nodes, other
+// clouds, racks) cannot be a target.
 func parseProviderID(providerID string) (zone, instance string, ok bool) {
 	rest, found := strings.CutPrefix(providerID, "aws://")
 	if found {
@@ -42,11 +42,12 @@ type target struct {
 	Node, Instance string
 }
 
-// targets are the nodes that can be targets, ordered by instance, once each.
-func targets(nodes []*corev1.Node, labels map[string]string) (all []target) {
+// targetNodes returns the nodes that can be targets, ordered by instance, each
+// instance once.
+func targetNodes(nodes []*corev1.Node, labels map[string]string) (all []target) {
 	for _, n := range nodes {
 		_, id, ok := parseProviderID(n.Spec.ProviderID)
-		if !ok || !labelled(n, labels) {
+		if !ok || !hasLabels(n, labels) {
 			continue
 		}
 		all = append(all, target{n.Name, id})
@@ -55,19 +56,19 @@ func targets(nodes []*corev1.Node, labels map[string]string) (all []target) {
 	return slices.CompactFunc(all, func(a, b target) bool { return a.Instance == b.Instance })
 }
 
-// labelled reports whether a node has all the labels; a label without a value
-// needs only to be there.
-func labelled(n *corev1.Node, labels map[string]string) bool {
+// hasLabels reports whether a node has all the labels; a label without a value
+// matches every value.
+func hasLabels(n *corev1.Node, labels map[string]string) bool {
 	for k, v := range labels {
-		have, ok := n.Labels[k]
-		if !ok || v != "" && v != have {
+		value, ok := n.Labels[k]
+		if !ok || v != "" && v != value {
 			return false
 		}
 	}
 	return true
 }
 
-// nodesRegion is the region that the nodes say they are in, "" if none does.
+// nodesRegion returns the region that a node's zone or label names, "" if none does.
 func nodesRegion(nodes []*corev1.Node) string {
 	for _, n := range nodes {
 		if zone, _, ok := parseProviderID(n.Spec.ProviderID); ok {
@@ -82,7 +83,7 @@ func nodesRegion(nodes []*corev1.Node) string {
 	return ""
 }
 
-// mostCommonVPC is where most of the instances are.
+// mostCommonVPC returns the VPC of most of the instances.
 func mostCommonVPC(all []instance) (vpc string) {
 	count := map[string]int{}
 	for _, i := range all {
@@ -94,31 +95,40 @@ func mostCommonVPC(all []instance) (vpc string) {
 	return vpc
 }
 
-// spread cuts the targets down to what a balancer can have, by zone, always
-// the same ones: most, the number of nodes of a zone, or of all if the
-// balancer balances across zones.
-func spread(all []instance, most int, crossZone bool) (used []instance) {
-	count := map[string]int{}
-	for _, i := range all {
-		key := i.Zone
-		if crossZone {
-			key = ""
-		}
-		if count[key]++; count[key] <= most {
-			used = append(used, i)
-		}
-	}
-	return used
+// targetLimit is how many instances a load balancer can have as targets.
+type targetLimit struct {
+	instances int
+	crossZone bool // of all zones together, otherwise of each zone
 }
 
-// moves is how targets become others: what comes first, what goes then, and
-// what comes when there is room for it. The old and the new share the room,
-// but where that would mean none at all for a moment.
-func moves(have, want []string, most int) (first, remove, rest []string) {
-	add := slices.DeleteFunc(slices.Clone(want), func(id string) bool { return slices.Contains(have, id) })
-	remove = slices.DeleteFunc(slices.Clone(have), func(id string) bool { return slices.Contains(want, id) })
-	room := min(max(most-len(have), 0), len(add))
-	if room == 0 && len(remove) == len(have) {
+// targetLimit returns the limit of a load balancer with so many target groups.
+func (s stack) targetLimit(groups int) targetLimit {
+	return targetLimit{maxTargets / max(groups, 1), s.Attributes[attrCrossZone] == "true"}
+}
+
+// cut returns the IDs of the first instances within the limit, in order.
+func (l targetLimit) cut(all []instance) (ids []string) {
+	count := map[string]int{}
+	for _, i := range all {
+		zone := i.Zone
+		if l.crossZone {
+			zone = ""
+		}
+		if count[zone]++; count[zone] <= l.instances {
+			ids = append(ids, i.ID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// planMoves replaces targets: first are registered, then remove deregistered,
+// then rest registered. Never more than most are registered at once, except
+// where no target would be left for a moment.
+func planMoves(observed, desired []string, most int) (first, remove, rest []string) {
+	add, remove := without(desired, observed), without(observed, desired)
+	room := min(max(most-len(observed), 0), len(add))
+	if room == 0 && len(remove) == len(observed) {
 		room = len(add)
 	}
 	return add[:room], remove, add[room:]

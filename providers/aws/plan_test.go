@@ -3,6 +3,7 @@ package aws
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -222,7 +223,7 @@ func FuzzPlan(f *testing.F) {
 		annotate(nameA, valueA, nameB, valueB)(s)
 		first, refusal := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
 		second, again := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
-		if first.digest(nil) != second.digest(nil) || (refusal == nil) != (again == nil) || refusal != nil && *refusal != *again {
+		if !reflect.DeepEqual(first, second) || (refusal == nil) != (again == nil) || refusal != nil && *refusal != *again {
 			t.Errorf("one Service, two plans: %+v %v, %+v %v", first, refusal, second, again)
 		}
 	})
@@ -295,7 +296,7 @@ func TestChooseSubnets(t *testing.T) {
 		{"private ones", []subnet{{ID: "a", Zone: "z", Free: 99}}, "1 private"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			chosen, refusal := chooseSubnets(row.all, elb.LoadBalancerSchemeEnumInternetFacing, "prod")
+			chosen, refusal := selectSubnets(row.all, elb.LoadBalancerSchemeEnumInternetFacing, "prod")
 			var got []string
 			for _, s := range chosen {
 				got = append(got, s.ID)
@@ -312,13 +313,14 @@ func TestChooseSubnets(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	n := names{"a cluster with a long name, which AWS would not take"}
-	for _, name := range []string{n.service("x"), n.second("x"), n.backend(), n.securityGroup("x", 3), n.targetGroup("x", n.second("x"), targetGroup{Port: 32767, Protocol: "TCP_UDP"})} {
+	n := newNames("a cluster with a long name, which AWS would not take")
+	for _, name := range []string{n.service("x"), n.second("x"), n.shared(), n.securityGroup("x", 3), n.targetGroup("x", n.second("x"), targetGroup{Port: 32767, Protocol: "TCP_UDP"})} {
 		if len(name) > 32 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || strings.HasSuffix(name, "-") {
 			t.Errorf("%q is no name for a balancer", name)
 		}
 	}
-	if n.of("x", n.service("y")) || !n.of("x", n.second("x")) || n.of("x", n.backend()) || (names{"other"}).of("x", n.service("x")) {
+	ofX := n.ofService("x")
+	if ofX(n.service("y")) || !ofX(n.second("x")) || ofX(n.shared()) || newNames("other").ofService("x")(n.service("x")) {
 		t.Error("names are taken for another's")
 	}
 }
@@ -358,7 +360,7 @@ func TestLaws(t *testing.T) {
 	}))
 	t.Run("attributes", rapid.MakeCheck(func(t *rapid.T) {
 		kind := rapid.SampledFrom([]string{"TCP", "UDP", "TCP_UDP", "TLS"}).Draw(t, "kind")
-		standard := merged(defaults["group"], defaults["group "+kind])
+		standard := merged(defaultAttributes["group"], defaultAttributes["group "+kind])
 		attributes := rapid.MapOf(rapid.SampledFrom(slices.Sorted(maps.Keys(standard))), rapid.StringMatching(`[a-z0-9]{1,3}`))
 		before, want := attributes.Draw(t, "before"), attributes.Draw(t, "want")
 		have := merged(standard, before)

@@ -16,15 +16,15 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// limits keeps the process within what an account can take, whose limits are
-// shared with everybody else who uses the account.
-type limits struct {
+// rateLimiter keeps the process below the account's API limits, which it shares
+// with all other clients of the account. It is a middleware of the SDK.
+type rateLimiter struct {
 	mu      sync.Mutex
 	buckets map[string]*rate.Limiter
 	bases   map[string]rate.Limit
 }
 
-// The buckets: calls a second, and calls at once.
+// bucketSizes are the limits of the buckets: calls a second, and calls at once.
 var bucketSizes = map[string]struct {
 	rate  rate.Limit
 	burst int
@@ -34,18 +34,18 @@ var bucketSizes = map[string]struct {
 	"Modify":   {3, 40},
 }
 
-func newLimits() *limits {
-	l := &limits{buckets: map[string]*rate.Limiter{}, bases: map[string]rate.Limit{}}
+func newRateLimiter() *rateLimiter {
+	l := &rateLimiter{buckets: map[string]*rate.Limiter{}, bases: map[string]rate.Limit{}}
 	for _, service := range []string{ec2.ServiceID, elb.ServiceID} {
-		for class, size := range bucketSizes {
-			l.buckets[service+class] = rate.NewLimiter(size.rate, size.burst)
-			l.bases[service+class] = size.rate
+		for bucket, size := range bucketSizes {
+			l.buckets[service+bucket] = rate.NewLimiter(size.rate, size.burst)
+			l.bases[service+bucket] = size.rate
 		}
 	}
 	return l
 }
 
-func class(action string) string {
+func bucketOf(action string) string {
 	switch {
 	case strings.HasPrefix(action, "Describe"):
 		return "Describe"
@@ -56,13 +56,15 @@ func class(action string) string {
 }
 
 // ID names the middleware.
-func (*limits) ID() string { return "FairleadLimits" }
+func (*rateLimiter) ID() string { return "FairleadLimits" }
 
-// HandleFinalize waits for its turn, makes one attempt of a call, and notes how
-// it went.
-func (l *limits) HandleFinalize(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (middleware.FinalizeOutput, middleware.Metadata, error) {
+// HandleFinalize waits for a token, makes one attempt of a call, and observes
+// its duration.
+func (l *rateLimiter) HandleFinalize(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (
+	middleware.FinalizeOutput, middleware.Metadata, error,
+) {
 	action := awsmiddleware.GetOperationName(ctx)
-	bucket := awsmiddleware.GetServiceID(ctx) + class(action)
+	bucket := awsmiddleware.GetServiceID(ctx) + bucketOf(action)
 	if b := l.buckets[bucket]; b != nil {
 		if err := b.Wait(ctx); err != nil {
 			return middleware.FinalizeOutput{}, middleware.Metadata{}, fmt.Errorf("too many calls wait for their turn: %w", err)
@@ -76,7 +78,7 @@ func (l *limits) HandleFinalize(ctx context.Context, in middleware.FinalizeInput
 }
 
 // adapt halves the rate when AWS throttles, and raises it again slowly.
-func (l *limits) adapt(bucket string, err error) {
+func (l *rateLimiter) adapt(bucket string, err error) {
 	b := l.buckets[bucket]
 	if b == nil {
 		return

@@ -12,7 +12,7 @@ import (
 
 // TestAdapt: a throttled class of calls gets slower, alone, and recovers.
 func TestAdapt(t *testing.T) {
-	l := newLimits()
+	l := newRateLimiter()
 	bucket, other := ec2.ServiceID+"Modify", ec2.ServiceID+"Describe"
 	base, untouched := l.bases[bucket], l.buckets[other].Limit()
 	throttle := &smithy.GenericAPIError{Code: "RequestLimitExceeded"}
@@ -47,13 +47,12 @@ func TestAdapt(t *testing.T) {
 func TestCancelledWait(t *testing.T) {
 	a := fakeAccount(t)
 	c := a.provider(t)
-	conn, err := c.connect(t.Context())
-	if err != nil {
+	if err := c.connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := call(ctx, conn.ec2.DescribeSubnets, &ec2.DescribeSubnetsInput{}); err == nil {
+	if _, err := call(ctx, c.ec2.DescribeSubnets, &ec2.DescribeSubnetsInput{}); err == nil {
 		t.Error("a cancelled call succeeded")
 	}
 	if calls := a.calls(); len(calls) > 0 {

@@ -12,85 +12,88 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// report is what the memory keeps for the Service's status and condition.
-// While a balancer is replaced the old one's name is shown until the new one
-// answers.
-func (w *work) report(b elb.LoadBalancer) {
-	m := w.memory
-	m.status, m.base, m.stage = statusOf(b), w.base(b), ""
-	m.report = providers.Report{Ready: true, Reason: v1alpha1.Assigned}
+// reportBalancer sets the status and the report of the sync. While a load
+// balancer is replaced the status has the old one's name until AWS has
+// provisioned the new one.
+func (r *reconciler) reportBalancer(b elb.LoadBalancer) {
+	l := r.result
+	l.status, l.subject, l.progress = statusOf(b), r.describe(b), ""
+	l.report = providers.Report{Ready: true, Reason: v1alpha1.Assigned}
 	switch state := stateOf(b); {
-	case w.old != nil && !answers(b):
-		m.unfinished, m.stage = true, fmt.Sprintf("; it replaces %s as soon as AWS has finished it", aws.ToString(w.old.LoadBalancerName))
-		m.report.Reason, m.status = v1alpha1.Provisioning, statusOf(*w.old)
-	case w.old != nil:
-		m.unfinished, m.stage = true, fmt.Sprintf("; it replaces %s, which stays for some minutes, until clients know the new name and a target is healthy", aws.ToString(w.old.LoadBalancerName))
+	case r.old != nil && !isProvisioned(b):
+		l.incomplete, l.progress = true, "; it replaces "+aws.ToString(r.old.LoadBalancerName)+" as soon as AWS has finished it"
+		l.report.Reason, l.status = v1alpha1.Provisioning, statusOf(*r.old)
+	case r.old != nil:
+		l.incomplete, l.progress = true, "; it replaces "+aws.ToString(r.old.LoadBalancerName)+
+			", which stays for some minutes, until clients know the new name and a target is healthy"
 	case state == elb.LoadBalancerStateEnumActive:
 	case state == elb.LoadBalancerStateEnumActiveImpaired:
-		m.stage = "; AWS lacks resources to scale it up (active_impaired)"
+		l.progress = "; AWS lacks resources to scale it up (active_impaired)"
 	case state == elb.LoadBalancerStateEnumProvisioning:
-		m.report = providers.Report{Reason: v1alpha1.Provisioning, Again: w.again}
-		m.stage = "; AWS is still making it, which takes one to three minutes"
+		l.report = providers.Report{Reason: v1alpha1.Provisioning, Again: r.pollInterval}
+		l.progress = "; AWS is still making it, which takes one to three minutes"
 	default:
-		m.report = providers.Report{Reason: v1alpha1.CloudFailed, Again: w.again}
-		m.stage = fmt.Sprintf("; its state is %s: %s", state, aws.ToString(b.State.Reason))
+		l.report = providers.Report{Reason: v1alpha1.CloudFailed, Again: r.pollInterval}
+		l.progress = fmt.Sprintf("; its state is %s: %s", state, aws.ToString(b.State.Reason))
 	}
-	if m.unfinished || len(m.lost) > 0 {
-		m.report.Again = w.again
+	if l.incomplete || len(l.missing) > 0 {
+		l.report.Again = r.pollInterval
 	}
-	m.say()
+	l.composeMessage()
 }
 
-func (w *work) base(b elb.LoadBalancer) string {
+func (r *reconciler) describe(b elb.LoadBalancer) string {
 	scheme := string(b.Scheme)
 	if scheme == "" {
-		scheme = string(w.want.Scheme)
+		scheme = string(r.result.desired.Scheme)
 	}
-	return fmt.Sprintf("%s Network Load Balancer %s in %s", scheme, aws.ToString(b.LoadBalancerName), w.conn.region)
+	return fmt.Sprintf("%s Network Load Balancer %s in %s", scheme, aws.ToString(b.LoadBalancerName), r.clients.region)
 }
 
-// tell adds the targets to the report, and those that are none.
-func (m *memory) tell(instances []instance) {
-	m.lost, m.alone = nil, len(instances) == 0
-	for _, t := range m.chosen {
-		if !slices.ContainsFunc(instances, func(i instance) bool { return i.ID == t.Instance }) || !m.bad[t.Instance].IsZero() {
-			m.lost = append(m.lost, t.Node)
+// noteMissing compares the desired targets with the instances that can be
+// targets.
+func (l *lastSync) noteMissing(usable []instance) {
+	l.missing, l.noUsable = nil, len(usable) == 0
+	for _, t := range l.targets {
+		if !slices.ContainsFunc(usable, func(i instance) bool { return i.ID == t.Instance }) || !l.refused[t.Instance].IsZero() {
+			l.missing = append(l.missing, t.Node)
 		}
 	}
-	m.say()
 }
 
-// say composes the report's message.
-func (m *memory) say() {
+// composeMessage sets the report's message, and its reason if it depends on the
+// targets.
+func (l *lastSync) composeMessage() {
 	used := 0
-	if len(m.groups) > 0 {
-		used = len(m.groups[0].instances)
+	if len(l.groups) > 0 {
+		used = len(l.groups[0].instances)
 	}
-	m.report.Message = fmt.Sprintf("%s, %s%s", m.base, plural(used, "target"), m.stage)
-	switch m.report.Reason {
+	l.report.Message = fmt.Sprintf("%s, %s%s", l.subject, plural(used, "target"), l.progress)
+	switch l.report.Reason {
 	case v1alpha1.Assigned, v1alpha1.NoTargets:
-		m.report.Reason = v1alpha1.Assigned
-		if m.alone {
-			m.report.Reason = v1alpha1.NoTargets
-			m.report.Message += "; no node can be a target any more, so the last targets stay"
+		l.report.Reason = v1alpha1.Assigned
+		if l.noUsable {
+			l.report.Reason = v1alpha1.NoTargets
+			l.report.Message += "; no node can be a target any more, so the last targets stay"
 		}
 	}
-	if len(m.lost) > 0 {
-		m.report.Message += fmt.Sprintf("; no target: %s, whose instances AWS does not know, or does not accept", list(m.lost))
+	if len(l.missing) > 0 {
+		l.report.Message += fmt.Sprintf("; no target: %s, whose instances AWS does not know, or does not accept", shortList(l.missing))
 	}
-	if cut := len(m.chosen) - used - len(m.lost); cut > 0 {
-		m.report.Message += fmt.Sprintf("; %s left out: the balancer can have %d targets for each of its %d ports in a zone; choose with the annotation %starget-node-labels", plural(cut, "node"), m.most, len(m.groups), prefix)
+	if cut := len(l.targets) - used - len(l.missing); cut > 0 {
+		l.report.Message += fmt.Sprintf("; %s left out: the balancer can have %d targets for each of its %d ports in a zone; "+
+			"choose with the annotation %starget-node-labels", plural(cut, "node"), l.limit().instances, len(l.groups), prefix)
 	}
 }
 
-func plural(n int, what string) string {
+func plural(n int, noun string) string {
 	if n == 1 {
-		return "1 " + what
+		return "1 " + noun
 	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-func list(names []string) string {
+func shortList(names []string) string {
 	const most = 3
 	if len(names) > most {
 		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)

@@ -2,7 +2,6 @@ package aws
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -10,36 +9,43 @@ import (
 	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
-// securityGroup finds the group of a name, or makes it.
-func (c *Cloud) securityGroup(ctx context.Context, a *conn, vpc, name string, tags map[string]string) (id string, err error) {
-	if id, err = c.findGroup(ctx, a, vpc, name); id != "" || err != nil {
-		return id, err
-	}
-	return c.createGroup(ctx, a, vpc, name, tags)
+func (c *Cloud) listSecurityGroups(ctx context.Context, filters []ec2.Filter) ([]ec2.SecurityGroup, error) {
+	pages := ec2api.NewDescribeSecurityGroupsPaginator(c.ec2, &ec2api.DescribeSecurityGroupsInput{Filters: filters})
+	return listAll(ctx, pages, func(p *ec2api.DescribeSecurityGroupsOutput) []ec2.SecurityGroup { return p.SecurityGroups })
 }
 
-// findGroup is "" if there is no such group, and an error if it is not ours.
-func (c *Cloud) findGroup(ctx context.Context, a *conn, vpc, name string) (id string, err error) {
-	groups, err := c.securityGroups(ctx, a, filter("group-name", name))
+// findSecurityGroup returns the ID of the group with the name, "" if there is
+// none, and a Refusal if it is not ours.
+func (c *Cloud) findSecurityGroup(ctx context.Context, vpc, name string) (id string, err error) {
+	groups, err := c.listSecurityGroups(ctx, filter("group-name", name))
 	if err != nil {
 		return "", err
 	}
 	for _, g := range groups {
-		if aws.ToString(g.VpcId) == vpc {
-			return aws.ToString(g.GroupId), c.ownedGroup(g)
+		if aws.ToString(g.VpcId) != vpc {
+			continue
 		}
+		if !c.ownsSecurityGroup(g) {
+			return "", nameTaken("security group", name)
+		}
+		return aws.ToString(g.GroupId), nil
 	}
 	return "", nil
 }
 
-func (c *Cloud) createGroup(ctx context.Context, a *conn, vpc, name string, tags map[string]string) (id string, err error) {
-	out, err := call(ctx, a.ec2.CreateSecurityGroup, &ec2api.CreateSecurityGroupInput{
-		GroupName: aws.String(name), VpcId: aws.String(vpc), Description: aws.String("Load balancers of Kubernetes cluster " + plain(c.options.Cluster)),
+func (c *Cloud) ownsSecurityGroup(g ec2.SecurityGroup) bool {
+	return tagMap(g.Tags)[tagCluster] == c.options.Cluster
+}
+
+func (c *Cloud) createSecurityGroup(ctx context.Context, vpc, name string, tags map[string]string) (id string, err error) {
+	out, err := call(ctx, c.ec2.CreateSecurityGroup, &ec2api.CreateSecurityGroupInput{
+		GroupName: aws.String(name), VpcId: aws.String(vpc),
+		Description:       aws.String("Load balancers of Kubernetes cluster " + plainText(c.options.Cluster)),
 		TagSpecifications: []ec2.TagSpecification{{ResourceType: ec2.ResourceTypeSecurityGroup, Tags: ec2TagList(tags)}},
 	})
 	if isCode(err, "InvalidGroup.Duplicate") {
-		// Ours, from a call whose answer was lost; or somebody's.
-		found, findErr := c.findGroup(ctx, a, vpc, name)
+		// It is ours, from a call whose response was lost, or it is a foreign one.
+		found, findErr := c.findSecurityGroup(ctx, vpc, name)
 		if found != "" || findErr != nil {
 			return found, findErr
 		}
@@ -50,49 +56,35 @@ func (c *Cloud) createGroup(ctx context.Context, a *conn, vpc, name string, tags
 	return aws.ToString(out.GroupId), nil
 }
 
-// plain keeps what a description may have (CreateSecurityGroup, Description).
-func plain(text string) string {
+// plainText replaces what a description must not contain (CreateSecurityGroup,
+// Description).
+func plainText(text string) string {
 	return strings.Map(func(r rune) rune {
-		if r < 0x80 && (r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || strings.ContainsRune(" ._-:/()#,@[]+=&;{}!$*", r)) {
+		if r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || strings.ContainsRune(" ._-:/()#,@[]+=&;{}!$*", r) {
 			return r
 		}
 		return '_'
 	}, text)
 }
 
-func (c *Cloud) ownedGroup(g ec2.SecurityGroup) error {
-	if tagsOf(g.Tags)[tagCluster] != c.options.Cluster {
-		return taken("security group", aws.ToString(g.GroupName))
-	}
-	return nil
-}
-
-func (c *Cloud) securityGroups(ctx context.Context, a *conn, filters []ec2.Filter) (all []ec2.SecurityGroup, err error) {
-	pages := ec2api.NewDescribeSecurityGroupsPaginator(a.ec2, &ec2api.DescribeSecurityGroupsInput{Filters: filters})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return nil, explain(err)
-		}
-		all = append(all, page.SecurityGroups...)
-	}
-	return all, nil
-}
-
-// authorize adds rules.
-func (c *Cloud) authorize(ctx context.Context, a *conn, group string, all []rule) error {
-	return oneByOne(all, "InvalidPermission.Duplicate", func(rules []rule) error {
-		return patient(ctx, "InvalidGroup.NotFound", func() error {
-			_, err := call(ctx, a.ec2.AuthorizeSecurityGroupIngress, &ec2api.AuthorizeSecurityGroupIngressInput{GroupId: aws.String(group), IpPermissions: permissions(rules)})
+// authorize adds rules to a group.
+func (c *Cloud) authorize(ctx context.Context, group string, rules []rule) error {
+	return allOrEach(rules, "InvalidPermission.Duplicate", func(rules []rule) error {
+		return retryWhile(ctx, "InvalidGroup.NotFound", func() error {
+			_, err := call(ctx, c.ec2.AuthorizeSecurityGroupIngress, &ec2api.AuthorizeSecurityGroupIngressInput{
+				GroupId: aws.String(group), IpPermissions: permissions(rules),
+			})
 			return err
 		})
 	})
 }
 
-// revoke removes rules.
-func (c *Cloud) revoke(ctx context.Context, a *conn, group string, all []rule) error {
-	err := oneByOne(all, "InvalidPermission.NotFound", func(rules []rule) error {
-		_, err := call(ctx, a.ec2.RevokeSecurityGroupIngress, &ec2api.RevokeSecurityGroupIngressInput{GroupId: aws.String(group), IpPermissions: permissions(rules)})
+// revoke removes rules from a group.
+func (c *Cloud) revoke(ctx context.Context, group string, rules []rule) error {
+	err := allOrEach(rules, "InvalidPermission.NotFound", func(rules []rule) error {
+		_, err := call(ctx, c.ec2.RevokeSecurityGroupIngress, &ec2api.RevokeSecurityGroupIngressInput{
+			GroupId: aws.String(group), IpPermissions: permissions(rules),
+		})
 		return err
 	})
 	if isCode(err, "InvalidGroup.NotFound") {
@@ -101,31 +93,20 @@ func (c *Cloud) revoke(ctx context.Context, a *conn, group string, all []rule) e
 	return err
 }
 
-// oneByOne makes a call with all rules. One for which there is nothing to do
-// fails the call for all, so then each goes for itself.
-func oneByOne(all []rule, done string, do func([]rule) error) error {
+// allOrEach makes one call for all rules. A rule for which nothing is to be done
+// fails the call with the code; then it makes a call for each rule.
+func allOrEach(all []rule, doneCode string, do func([]rule) error) error {
 	if len(all) == 0 {
 		return nil
 	}
 	err := do(all)
-	if !isCode(err, done) {
+	if !isCode(err, doneCode) {
 		return err
 	}
 	for _, r := range all {
-		if err := do([]rule{r}); err != nil && !isCode(err, done) {
+		if err := do([]rule{r}); err != nil && !isCode(err, doneCode) {
 			return err
 		}
 	}
 	return nil
-}
-
-func (c *Cloud) deleteGroup(ctx context.Context, a *conn, id string) error {
-	_, err := call(ctx, a.ec2.DeleteSecurityGroup, &ec2api.DeleteSecurityGroupInput{GroupId: aws.String(id)})
-	switch {
-	case isCode(err, "InvalidGroup.NotFound"):
-		return nil
-	case isCode(err, "DependencyViolation", "InvalidGroup.InUse"):
-		return fmt.Errorf("security group %s: %w", id, errInUse)
-	}
-	return err
 }
