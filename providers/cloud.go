@@ -8,20 +8,20 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// Report is what a cloud has to say about a Service's balancer beside its
-// status: the reason and message for the condition fairlead.io/Provisioned.
+// Report is the state of a Service's load balancer in addition to its status: the
+// reason and message of the condition fairlead.io/Provisioned.
 type Report struct {
-	Ready   bool // the balancer answers; false while the cloud still makes it
+	Ready   bool // false while the cloud provisions the load balancer
 	Reason  v1alpha1.Reason
 	Message string
-	// Again is when to ensure the balancer once more though nothing has
-	// changed, 0 at the next drift check.
+	// Again is when to ensure the load balancer again although nothing has
+	// changed; 0 is the next drift check.
 	Again time.Duration
 }
 
-// Reporter is what a cloudprovider.LoadBalancer may offer in addition. Report
-// is about the last EnsureLoadBalancer or UpdateLoadBalancer that succeeded,
-// and calls nobody.
+// Reporter is an optional interface of a cloudprovider.LoadBalancer. Report
+// describes the result of the last EnsureLoadBalancer or UpdateLoadBalancer that
+// succeeded. It does not call the cloud.
 type Reporter interface {
 	Report(service *corev1.Service) Report
 }

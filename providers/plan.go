@@ -1,5 +1,5 @@
-// Package providers knows what can implement a Service of type LoadBalancer,
-// and decides which of them a Service belongs to.
+// Package providers decides which provider implements a Service of type
+// LoadBalancer.
 package providers
 
 import (
@@ -26,47 +26,48 @@ const (
 // Modes are all values of Mode.
 var Modes = []Mode{Auto, AWS, BareMetal}
 
-// Policy is what the administrator has decided for all Services.
+// Policy is the administrator's, for all Services.
 type Policy struct {
 	Mode Mode
-	// ClassedOnly leaves Services without a class to somebody else.
+	// ClassedOnly leaves Services without a class to other controllers.
 	ClassedOnly bool
-	// AWSLacks says which setting that AWS cannot do without is missing; "" if none.
+	// AWSLacks is the message about a required setting of AWS that is missing; ""
+	// if none is.
 	AWSLacks string
 }
 
-// Verdict is whose a Service is.
+// Verdict is the provider of a Service.
 type Verdict int
 
 // The verdicts.
 const (
-	// NotOurs is never touched.
+	// NotOurs is never changed.
 	NotOurs Verdict = iota
-	// Undecided is ours to report on, but not yet to serve.
+	// Undecided is reported on, but not served yet.
 	Undecided
 	// OnBareMetal is served from an IPAddressPool.
 	OnBareMetal
-	// OnAWS is served by a balancer of AWS.
+	// OnAWS is served by a load balancer of AWS.
 	OnAWS
 )
 
-// Choice is a Verdict and why.
+// Choice is a Verdict with its reason.
 type Choice struct {
 	Verdict Verdict
-	// Reason is why the Service is Undecided. With a provider it is why the
-	// Service gets nothing beyond what that provider has given it already.
+	// Reason is why the Service is Undecided. With a provider it is why that
+	// provider changes nothing.
 	Reason  v1alpha1.Reason
 	Message string
-	// Fallback says why the Service is OnBareMetal although AWS is wanted.
+	// Fallback is why the Service is OnBareMetal although AWS is requested.
 	Fallback string
 }
 
-// taintUninitialized is on a node until its cloud's controller has said what
-// the node is (k8s.io/cloud-provider/api.TaintExternalCloudProvider).
+// taintUninitialized is on a node until its cloud's controller has initialized it
+// (k8s.io/cloud-provider/api.TaintExternalCloudProvider).
 const taintUninitialized = "node.cloudprovider.kubernetes.io/uninitialized"
 
-// annotationType says, with one of these values, that the AWS Load Balancer
-// Controller shall serve a Service without a class.
+// annotationType assigns a Service without a class to the AWS Load Balancer
+// Controller if it has one of these values.
 const annotationType = "service.beta.kubernetes.io/aws-load-balancer-type"
 
 var typesElsewhere = []string{"external", "nlb-ip"}
@@ -74,16 +75,16 @@ var typesElsewhere = []string{"external", "nlb-ip"}
 // IsOnAWS reports whether the node is an instance of AWS.
 func IsOnAWS(n *corev1.Node) bool { return strings.HasPrefix(n.Spec.ProviderID, "aws://") }
 
-// Chooser decides whose each Service of one cluster is.
+// Chooser decides about the Services of one cluster.
 type Chooser struct {
 	policy    Policy
-	onAWS     Choice // what it comes to if AWS is wanted
-	byDefault Choice // what it comes to if nothing is asked for
+	onAWS     Choice // if AWS is requested
+	byDefault Choice // if nothing is requested
 }
 
-// NewChooser looks at the nodes. No node, or a node that no cloud has looked at
-// yet, leaves the default undecided: a wrong guess would hand out an address
-// that a balancer then replaces, or the other way round.
+// NewChooser derives the default from the nodes. It is undecided without nodes, or
+// while a node is uninitialized: a wrong guess would assign an address that a load
+// balancer then replaces, or vice versa.
 func NewChooser(policy Policy, nodes []*corev1.Node) Chooser {
 	aws, uninitialized := "", ""
 	for _, n := range nodes {
@@ -124,69 +125,68 @@ func fallback(why string) Choice {
 	return Choice{Verdict: OnBareMetal, Message: why, Fallback: why}
 }
 
-// Choose decides whose a Service is. A class is obeyed, and never overridden.
+// Choose decides about a Service. Its class is never overridden.
 func (c Chooser) Choose(service *corev1.Service) Choice {
 	if service.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return Choice{Message: "the type is " + string(service.Spec.Type)}
 	}
 	class := service.Spec.LoadBalancerClass
 	if class == nil {
-		return c.classless(service)
+		return c.chooseWithoutClass(service)
 	}
 	switch *class {
 	case v1alpha1.ClassBareMetal:
 		return Choice{Verdict: OnBareMetal, Message: "loadBalancerClass " + *class}
 	case v1alpha1.ClassAWS:
-		return c.onceConfigured(service, Choice{Verdict: OnAWS, Message: "loadBalancerClass " + *class})
+		return c.requireConfiguration(service, Choice{Verdict: OnAWS, Message: "loadBalancerClass " + *class})
 	}
 	return Choice{Message: "loadBalancerClass " + *class + " is somebody else's"}
 }
 
-// classless decides by the annotation, else by the finalizer, which is the
-// record of who serves the Service already, else by default.
-func (c Chooser) classless(service *corev1.Service) Choice {
-	stays, served := holder(service)
+// chooseWithoutClass decides by the annotation, otherwise by the finalizer, which
+// records the present provider, otherwise by default.
+func (c Chooser) chooseWithoutClass(service *corev1.Service) Choice {
+	present, served := recordedProvider(service)
 	if c.policy.ClassedOnly && !served {
 		return Choice{Message: "--serve-services-without-class=false"}
 	}
-	asked := service.Annotations[v1alpha1.AnnotationProvider]
-	want := c.byDefault
+	requested := service.Annotations[v1alpha1.AnnotationProvider]
+	choice := c.byDefault
 	switch {
-	case asked == "" && served && stays.Verdict == OnBareMetal:
-		stays.Fallback = c.able(service, c.byDefault).Fallback
-		return stays
-	case asked == "" && served:
-		return c.onceConfigured(service, stays)
-	case asked == "":
-	case asked == string(BareMetal):
-		return Choice{Verdict: OnBareMetal, Message: askedFor(asked)}
-	case asked == string(AWS):
-		want = c.onAWS
-		if has(service, v1alpha1.FinalizerAWS) {
+	case requested == "" && served && present.Verdict == OnBareMetal:
+		present.Fallback = c.excludeUnservable(service, c.byDefault).Fallback
+		return present
+	case requested == "" && served:
+		return c.requireConfiguration(service, present)
+	case requested == "":
+	case requested == string(BareMetal):
+		return Choice{Verdict: OnBareMetal, Message: byAnnotation(requested)}
+	case requested == string(AWS):
+		choice = c.onAWS
+		if hasFinalizer(service, v1alpha1.FinalizerAWS) {
 			// A failure that AWS may recover from, its nodes being away among
 			// them, never moves a Service.
-			want = Choice{Verdict: OnAWS, Message: askedFor(asked)}
+			choice = Choice{Verdict: OnAWS, Message: byAnnotation(requested)}
 		}
 	default:
-		want = undecided(v1alpha1.InvalidRequest, fmt.Sprintf("annotation %s: %q is neither %q nor %q", v1alpha1.AnnotationProvider, asked, AWS, BareMetal))
+		choice = undecided(v1alpha1.InvalidRequest, fmt.Sprintf("annotation %s: %q is neither %q nor %q", v1alpha1.AnnotationProvider, requested, AWS, BareMetal))
 	}
-	want = c.onceConfigured(service, c.able(service, want))
-	if served && (want.Verdict == Undecided || want.Verdict == NotOurs) {
-		stays.Reason, stays.Message = want.Reason, want.Message
-		return stays
+	choice = c.requireConfiguration(service, c.excludeUnservable(service, choice))
+	if served && (choice.Verdict == Undecided || choice.Verdict == NotOurs) {
+		present.Reason, present.Message = choice.Reason, choice.Message
+		return present
 	}
-	return want
+	return choice
 }
 
-func askedFor(provider string) string {
+func byAnnotation(provider string) string {
 	return "annotation " + v1alpha1.AnnotationProvider + ": " + provider
 }
 
-// holder is the provider that serves the Service by the record of its
-// finalizers. Both are on it while it moves from one to the other; then it is
-// the one whose ingress it shows.
-func holder(service *corev1.Service) (stays Choice, served bool) {
-	aws, bareMetal := has(service, v1alpha1.FinalizerAWS), has(service, v1alpha1.FinalizerBareMetal)
+// recordedProvider returns the provider that the Service's finalizers record. Both
+// are on it while it moves from one to the other; then its ingress decides.
+func recordedProvider(service *corev1.Service) (present Choice, served bool) {
+	aws, bareMetal := hasFinalizer(service, v1alpha1.FinalizerAWS), hasFinalizer(service, v1alpha1.FinalizerBareMetal)
 	if aws && bareMetal {
 		aws = slices.ContainsFunc(service.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.Hostname != "" })
 	}
@@ -196,10 +196,11 @@ func holder(service *corev1.Service) (stays Choice, served bool) {
 	return Choice{Verdict: OnBareMetal, Message: "bare metal serves it already"}, bareMetal
 }
 
-// able takes back a wish for AWS that no balancer of ours can ever fulfil.
-func (c Chooser) able(service *corev1.Service, want Choice) Choice {
-	if want.Verdict != OnAWS || has(service, v1alpha1.FinalizerAWS) {
-		return want
+// excludeUnservable replaces the choice of AWS if no load balancer of ours can ever
+// serve the Service.
+func (c Chooser) excludeUnservable(service *corev1.Service, choice Choice) Choice {
+	if choice.Verdict != OnAWS || hasFinalizer(service, v1alpha1.FinalizerAWS) {
+		return choice
 	}
 	if why := Elsewhere(service); why != "" {
 		return Choice{Message: why}
@@ -207,10 +208,10 @@ func (c Chooser) able(service *corev1.Service, want Choice) Choice {
 	if why := Unspoken(service); why != "" {
 		return fallback(why)
 	}
-	return want
+	return choice
 }
 
-// Elsewhere says why a Service without a class is for another implementation on
+// Elsewhere returns why a Service without a class is for another implementation on
 // AWS, "" if it is not.
 func Elsewhere(service *corev1.Service) string {
 	kind := service.Annotations[annotationType]
@@ -220,8 +221,8 @@ func Elsewhere(service *corev1.Service) string {
 	return "annotation " + annotationType + ": " + kind + " is for another implementation"
 }
 
-// Unspoken names the port whose protocol no balancer of AWS speaks, "" if there
-// is none.
+// Unspoken names the port whose protocol no load balancer of AWS supports, "" if
+// there is none.
 func Unspoken(service *corev1.Service) string {
 	for _, p := range service.Spec.Ports {
 		if p.Protocol == corev1.ProtocolSCTP {
@@ -231,19 +232,19 @@ func Unspoken(service *corev1.Service) string {
 	return ""
 }
 
-// onceConfigured holds back what AWS cannot be asked for yet. What it serves
-// already stays its own.
-func (c Chooser) onceConfigured(service *corev1.Service, want Choice) Choice {
-	if want.Verdict != OnAWS || c.policy.AWSLacks == "" {
-		return want
+// requireConfiguration replaces the choice of AWS while a required setting is
+// missing. A Service that AWS serves already stays there.
+func (c Chooser) requireConfiguration(service *corev1.Service, choice Choice) Choice {
+	if choice.Verdict != OnAWS || c.policy.AWSLacks == "" {
+		return choice
 	}
-	if has(service, v1alpha1.FinalizerAWS) {
-		want.Reason, want.Message = v1alpha1.CloudNotConfigured, c.policy.AWSLacks
-		return want
+	if hasFinalizer(service, v1alpha1.FinalizerAWS) {
+		choice.Reason, choice.Message = v1alpha1.CloudNotConfigured, c.policy.AWSLacks
+		return choice
 	}
 	return undecided(v1alpha1.CloudNotConfigured, c.policy.AWSLacks)
 }
 
-func has(service *corev1.Service, finalizer string) bool {
+func hasFinalizer(service *corev1.Service, finalizer string) bool {
 	return slices.Contains(service.Finalizers, finalizer)
 }

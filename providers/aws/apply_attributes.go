@@ -2,111 +2,117 @@ package aws
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	elbapi "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
-// attributed is something that has attributes: how AWS is asked for them, how
-// they are set, and which defaults they have.
-type attributed struct {
-	kind, special string
+// attributeStore reads and sets the attributes of one object, whose defaults
+// are those of kind and of "kind variant".
+type attributeStore struct {
+	kind, variant string
 	read          func(context.Context) (map[string]string, error)
 	set           func(context.Context, map[string]string) error
 }
 
-// ensureAttributes makes the attributes what is wanted, given the tags that
-// record what was set. A deep look compares them with AWS as well.
-func (w *work) ensureAttributes(ctx context.Context, of attributed, want, tags map[string]string) error {
-	set := attributesToSet(want, recorded(tags, tagAttributes), of.kind, of.special)
-	if w.deep && len(want) > 0 {
-		have, err := of.read(ctx)
+// ensureAttributes sets the attributes that differ from the desired ones, given
+// the tags that record what was set. In the mode syncAttributes it reads them
+// as well.
+func (r *reconciler) ensureAttributes(ctx context.Context, store attributeStore, desired, tags map[string]string) error {
+	changes := attributesToSet(desired, recorded(tags, tagAttributes), store.kind, store.variant)
+	if r.mode == syncAttributes && len(desired) > 0 {
+		observed, err := store.read(ctx)
 		if err != nil {
 			return err
 		}
-		for k, v := range want {
-			if old, ok := have[k]; ok && old != v {
-				set = put(set, k, v)
+		for k, v := range desired {
+			if old, ok := observed[k]; ok && old != v {
+				changes = put(changes, k, v)
 			}
 		}
 	}
-	if len(set) == 0 {
+	if len(changes) == 0 {
 		return nil
 	}
-	return of.set(ctx, set)
+	return store.set(ctx, changes)
 }
 
-func ofBalancer(a *conn, arn string, scheme elb.LoadBalancerSchemeEnum) attributed {
-	return attributed{
+// attribute is one of the types of the SDK, which have the same fields.
+type attribute interface {
+	elb.LoadBalancerAttribute | elb.TargetGroupAttribute | elb.ListenerAttribute
+}
+
+func attributeMap[A attribute](list []A) map[string]string {
+	all := make(map[string]string, len(list))
+	for _, a := range list {
+		pair := elb.ListenerAttribute(a)
+		all[aws.ToString(pair.Key)] = aws.ToString(pair.Value)
+	}
+	return all
+}
+
+func attributeList[A attribute](all map[string]string) (list []A) {
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		list = append(list, A(elb.ListenerAttribute{Key: aws.String(k), Value: aws.String(all[k])}))
+	}
+	return list
+}
+
+func (c *Cloud) loadBalancerAttributes(arn string, scheme elb.LoadBalancerSchemeEnum) attributeStore {
+	return attributeStore{
 		"balancer", string(scheme),
 		func(ctx context.Context) (map[string]string, error) {
-			out, err := call(ctx, a.elb.DescribeLoadBalancerAttributes, &elbapi.DescribeLoadBalancerAttributesInput{LoadBalancerArn: aws.String(arn)})
+			out, err := call(ctx, c.elb.DescribeLoadBalancerAttributes, &elbapi.DescribeLoadBalancerAttributesInput{LoadBalancerArn: &arn})
 			if err != nil {
 				return nil, err
 			}
-			have := map[string]string{}
-			for _, x := range out.Attributes {
-				have[aws.ToString(x.Key)] = aws.ToString(x.Value)
-			}
-			return have, nil
+			return attributeMap(out.Attributes), nil
 		},
-		func(ctx context.Context, set map[string]string) error {
-			in := &elbapi.ModifyLoadBalancerAttributesInput{LoadBalancerArn: aws.String(arn)}
-			for k, v := range set {
-				in.Attributes = append(in.Attributes, elb.LoadBalancerAttribute{Key: aws.String(k), Value: aws.String(v)})
-			}
-			_, err := call(ctx, a.elb.ModifyLoadBalancerAttributes, in)
+		func(ctx context.Context, changes map[string]string) error {
+			_, err := call(ctx, c.elb.ModifyLoadBalancerAttributes, &elbapi.ModifyLoadBalancerAttributesInput{
+				LoadBalancerArn: &arn, Attributes: attributeList[elb.LoadBalancerAttribute](changes),
+			})
 			return err
 		},
 	}
 }
 
-func ofGroup(a *conn, arn string, protocol elb.ProtocolEnum) attributed {
-	return attributed{
+func (c *Cloud) targetGroupAttributes(arn string, protocol elb.ProtocolEnum) attributeStore {
+	return attributeStore{
 		"group", string(protocol),
 		func(ctx context.Context) (map[string]string, error) {
-			out, err := call(ctx, a.elb.DescribeTargetGroupAttributes, &elbapi.DescribeTargetGroupAttributesInput{TargetGroupArn: aws.String(arn)})
+			out, err := call(ctx, c.elb.DescribeTargetGroupAttributes, &elbapi.DescribeTargetGroupAttributesInput{TargetGroupArn: &arn})
 			if err != nil {
 				return nil, err
 			}
-			have := map[string]string{}
-			for _, x := range out.Attributes {
-				have[aws.ToString(x.Key)] = aws.ToString(x.Value)
-			}
-			return have, nil
+			return attributeMap(out.Attributes), nil
 		},
-		func(ctx context.Context, set map[string]string) error {
-			in := &elbapi.ModifyTargetGroupAttributesInput{TargetGroupArn: aws.String(arn)}
-			for k, v := range set {
-				in.Attributes = append(in.Attributes, elb.TargetGroupAttribute{Key: aws.String(k), Value: aws.String(v)})
-			}
-			_, err := call(ctx, a.elb.ModifyTargetGroupAttributes, in)
+		func(ctx context.Context, changes map[string]string) error {
+			_, err := call(ctx, c.elb.ModifyTargetGroupAttributes, &elbapi.ModifyTargetGroupAttributesInput{
+				TargetGroupArn: &arn, Attributes: attributeList[elb.TargetGroupAttribute](changes),
+			})
 			return err
 		},
 	}
 }
 
-func ofListener(a *conn, arn string, protocol elb.ProtocolEnum) attributed {
-	return attributed{
+func (c *Cloud) listenerAttributes(arn string, protocol elb.ProtocolEnum) attributeStore {
+	return attributeStore{
 		"listener", string(protocol),
 		func(ctx context.Context) (map[string]string, error) {
-			out, err := call(ctx, a.elb.DescribeListenerAttributes, &elbapi.DescribeListenerAttributesInput{ListenerArn: aws.String(arn)})
+			out, err := call(ctx, c.elb.DescribeListenerAttributes, &elbapi.DescribeListenerAttributesInput{ListenerArn: &arn})
 			if err != nil {
 				return nil, err
 			}
-			have := map[string]string{}
-			for _, x := range out.Attributes {
-				have[aws.ToString(x.Key)] = aws.ToString(x.Value)
-			}
-			return have, nil
+			return attributeMap(out.Attributes), nil
 		},
-		func(ctx context.Context, set map[string]string) error {
-			in := &elbapi.ModifyListenerAttributesInput{ListenerArn: aws.String(arn)}
-			for k, v := range set {
-				in.Attributes = append(in.Attributes, elb.ListenerAttribute{Key: aws.String(k), Value: aws.String(v)})
-			}
-			_, err := call(ctx, a.elb.ModifyListenerAttributes, in)
+		func(ctx context.Context, changes map[string]string) error {
+			_, err := call(ctx, c.elb.ModifyListenerAttributes, &elbapi.ModifyListenerAttributesInput{
+				ListenerArn: &arn, Attributes: attributeList[elb.ListenerAttribute](changes),
+			})
 			return err
 		},
 	}

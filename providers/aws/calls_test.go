@@ -53,7 +53,7 @@ func (a *account) ensured(t *testing.T, c *Cloud, svc *corev1.Service) *corev1.L
 		if c.Report(svc).Ready {
 			return status
 		}
-		c.inventory.forget() // rather than waiting for its age
+		c.invalidateLists() // rather than waiting for its age
 	}
 	t.Fatalf("not finished: %+v", c.Report(svc))
 	return nil
@@ -83,16 +83,16 @@ func TestCalls(t *testing.T) {
 			do   func()
 			most int
 		}{
-			{"create, one port", func() { c.inventory.forget(); a.ensured(t, c, aService("one", 80)) }, 10},
-			{"create, three ports", func() { c.inventory.forget(); a.ensured(t, c, three) }, 10 + 2*3},
+			{"create, one port", func() { c.invalidateLists(); a.ensured(t, c, aService("one", 80)) }, 10},
+			{"create, three ports", func() { c.invalidateLists(); a.ensured(t, c, three) }, 10 + 2*3},
 			{"nothing has changed", func() { a.ensured(t, c, three) }, 0},
-			{"drift check", func() { c.forget(three.UID); a.ensured(t, c, three) }, 5 + 3},
+			{"drift check", func() { c.invalidateSync(three.UID); a.ensured(t, c, three) }, 5 + 3},
 			{"drift check by a new process", func() { c = a.provider(t); a.ensured(t, c, three) }, 5 + 3 + 4},
 			{"a node goes", func() { update(t, a, c, three, a.nodes[:2]) }, 3},
 			{"a known node comes", func() { update(t, a, c, three, a.nodes) }, 3},
 			{"nodes as they were", func() { update(t, a, c, three, a.nodes) }, 0},
 			{"a new node comes", func() { a.addNode(t); a.counted(); update(t, a, c, three, a.nodes) }, 3 + 1},
-			{"delete", func() { c.inventory.forget(); deleted(t, a, c, three) }, 2 + 1 + 1 + 3 + 1 + 1},
+			{"delete", func() { c.invalidateLists(); deleted(t, a, c, three) }, 2 + 1 + 1 + 3 + 1 + 1},
 		} {
 			a.counted()
 			row.do()

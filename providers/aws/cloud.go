@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -8,13 +9,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/config"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	cloudprovider "k8s.io/cloud-provider"
 )
 
-// ProviderName is what this cloud is called.
+// ProviderName is the name of this cloud.
 const ProviderName = "aws"
 
 // Values of Options.HealthProbe.
@@ -23,67 +26,73 @@ const (
 	probeNodePort  = "node-port"
 )
 
-// What Options.HealthProbe and Options.Scheme may be; the first is the default.
+// The values of Options.HealthProbe and Options.Scheme; the first is the default.
 var (
 	HealthProbes = []string{probeKubeProxy, probeNodePort}
 	Schemes      = []string{"internet-facing", "internal"}
 )
 
-// Options are what the administrator decides.
+// Options are the administrator's settings.
 type Options struct {
-	Cluster string // tells the cluster's objects from other clusters'; without it nothing is served
+	Cluster string // distinguishes the cluster's objects from those of others; without it nothing is served
 	Region  string // "": that of the environment, the nodes, or the instance
 	VPC     string // "": that of the nodes, or the instance
-	// Nodes are all nodes, to find out the region.
+	// Nodes returns all nodes, which name the region.
 	Nodes func() []*corev1.Node
-	// NodeSecurityGroups shall admit the balancers; none: those of the nodes,
+	// NodeSecurityGroups must admit the load balancers; none: those of the nodes,
 	// tagged kubernetes.io/cluster/CLUSTER if there are several.
 	NodeSecurityGroups []string
-	// ManageNodeSecurityGroups adds the rule to them that admits the balancers.
+	// ManageNodeSecurityGroups adds the rules to them that admit the load balancers.
 	ManageNodeSecurityGroups bool
-	// HealthProbe is what is asked for a node's health under
+	// HealthProbe is the endpoint that health checks use under
 	// externalTrafficPolicy Cluster: "kube-proxy" or "node-port".
 	HealthProbe string
-	Scheme      string            // of Services that do not say: "internet-facing" or "internal"
-	Tags        map[string]string // on everything, beside a Service's own
+	Scheme      string            // of Services without the annotation: "internet-facing" or "internal"
+	Tags        map[string]string // on everything, in addition to a Service's own
 	NodePorts   [2]int32          // the API server's --service-node-port-range; none is its default
-	// Resync is how often an unchanged balancer is compared with what it shall be.
+	// Resync is how often an unchanged load balancer is compared with its desired state.
 	Resync        time.Duration
-	DeleteOrphans bool // else they are only counted
+	DeleteOrphans bool // otherwise they are only counted
 	Log           *slog.Logger
 	// Load are further options for the SDK's configuration.
 	Load []func(*config.LoadOptions) error
 }
 
-// Cloud is AWS. It implements cloudprovider.Interface with balancers alone.
+// Cloud is AWS. It implements cloudprovider.Interface, of which it offers load
+// balancers alone. The methods of cloudprovider.LoadBalancer and Report may be
+// called concurrently, also for one Service; Sweep must not run twice at a time.
 type Cloud struct {
-	options  Options
-	settings settings
-	names    names
-	log      *slog.Logger
-	fresh    time.Duration // how old the inventory may be
-	again    time.Duration // until another look at what AWS has not finished
-	grace    time.Duration // of a balancer that was replaced
+	options      Options
+	settings     settings
+	names        names
+	log          *slog.Logger
+	pollInterval time.Duration // for what AWS has not completed
+	gracePeriod  time.Duration // of a load balancer that was replaced
 
-	mu    sync.Mutex // guards what follows
-	conn  *conn      // nil until the first Service
-	known map[types.UID]*memory
+	mu        sync.Mutex // guards the following fields
+	*clients             // nil before connect
+	lastSyncs map[types.UID]*lastSync
+	locked    map[types.UID]bool
+	unlocked  *sync.Cond
 
-	locks     keyed
-	inventory inventory
-	network   network
-	shared    shared
-	sweep     map[string]time.Time // orphans, since when
+	loadBalancers listCache[elb.LoadBalancer]
+	targetGroups  listCache[elb.TargetGroup]
+	instances     instanceCache
+	subnets       subnetCache
+	sharedGroup   sharedGroup
+	orphanedSince map[string]time.Time // by ARN or ID
 }
 
-// New checks the options. It calls nobody: AWS is spoken to when the first
-// Service comes.
+// New checks the options. It makes no call: the first Service does.
 func New(o Options) (*Cloud, error) {
 	c := &Cloud{
-		options: o, names: names{o.Cluster}, log: o.Log,
-		known: map[types.UID]*memory{}, sweep: map[string]time.Time{},
-		settings: settings{Scheme: cmpOr(o.Scheme, Schemes[0]), Probe: cmpOr(o.HealthProbe, probeKubeProxy), Tags: o.Tags, NodePorts: o.NodePorts},
+		options: o, names: newNames(o.Cluster), log: o.Log,
+		lastSyncs: map[types.UID]*lastSync{}, locked: map[types.UID]bool{}, orphanedSince: map[string]time.Time{},
+		settings: settings{
+			Scheme: cmp.Or(o.Scheme, Schemes[0]), Probe: cmp.Or(o.HealthProbe, probeKubeProxy), Tags: o.Tags, NodePorts: o.NodePorts,
+		},
 	}
+	c.unlocked = sync.NewCond(&c.mu)
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -93,7 +102,16 @@ func New(o Options) (*Cloud, error) {
 	if c.options.Resync == 0 {
 		c.options.Resync = 10 * time.Minute
 	}
-	c.fresh, c.again, c.grace = min(fresh, c.options.Resync/2), min(askAgain, c.options.Resync), min(grace, c.options.Resync)
+	c.pollInterval, c.gracePeriod = min(maxPollInterval, c.options.Resync), min(maxGracePeriod, c.options.Resync)
+	listAge := min(maxListAge, c.options.Resync/2)
+	c.loadBalancers = listCache[elb.LoadBalancer]{
+		prefix: c.names.prefix, maxAge: listAge, list: c.listLoadBalancers,
+		name: func(b elb.LoadBalancer) string { return aws.ToString(b.LoadBalancerName) },
+	}
+	c.targetGroups = listCache[elb.TargetGroup]{
+		prefix: c.names.prefix, maxAge: listAge, list: c.listTargetGroups,
+		name: func(g elb.TargetGroup) string { return aws.ToString(g.TargetGroupName) },
+	}
 	if s := c.settings.Scheme; !slices.Contains(Schemes, s) {
 		return nil, fmt.Errorf("scheme %q: must be one of %s", s, strings.Join(Schemes, ", "))
 	}
@@ -112,10 +130,10 @@ func New(o Options) (*Cloud, error) {
 	return c, nil
 }
 
-// Initialize has nothing to do (cloudprovider.Interface).
+// Initialize does nothing (cloudprovider.Interface).
 func (c *Cloud) Initialize(cloudprovider.ControllerClientBuilder, <-chan struct{}) {}
 
-// LoadBalancer is what this cloud has to offer (cloudprovider.Interface).
+// LoadBalancer returns the Cloud itself (cloudprovider.Interface).
 func (c *Cloud) LoadBalancer() (cloudprovider.LoadBalancer, bool) { return c, true }
 
 // Instances is not offered (cloudprovider.Interface).

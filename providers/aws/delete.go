@@ -6,113 +6,65 @@ import (
 	"fmt"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	ec2api "github.com/aws/aws-sdk-go-v2/service/ec2"
 	elbapi "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// delete removes everything that carries the Service's tags. What cannot be
-// removed yet does not keep the rest.
-func (c *Cloud) delete(ctx context.Context, a *conn, svc *corev1.Service) error {
-	w := &work{Cloud: c, conn: a, svc: svc}
-	if err := w.find(ctx); err != nil {
+// deleteStack deletes all objects that have the Service's tags. An object that
+// AWS still uses does not keep the others.
+func (r *reconciler) deleteStack(ctx context.Context) error {
+	if err := r.read(ctx); err != nil {
 		return err
 	}
-	protected := false
-	if o, _ := parseOptions(svc); o.Attributes[attrProtected] == "true" {
-		protected = true
-	}
-	for _, b := range w.have.balancers {
-		if err := c.deleteBalancer(ctx, a, b, protected); err != nil {
+	o, _ := parseAnnotations(r.svc)
+	for _, b := range r.observed.balancers {
+		if o.Attributes[attrProtected] == "true" {
+			return newRefusal(v1alpha1.PermissionDenied,
+				"the annotation %sattributes protects balancer %s from deletion (%s=true): take it off the Service",
+				prefix, aws.ToString(b.LoadBalancerName), attrProtected)
+		}
+		if err := r.deleteBalancer(ctx, b); err != nil {
 			return err
 		}
 	}
-	var waiting []error
-	for _, g := range w.have.groups {
-		waiting = append(waiting, c.deleteTargetGroup(ctx, a, g))
+	var results []error
+	for _, g := range r.observed.groups {
+		results = append(results, r.deleteTargetGroup(ctx, g))
 	}
-	for _, g := range w.have.security {
-		waiting = append(waiting, c.deleteGroup(ctx, a, aws.ToString(g.GroupId)))
+	for _, g := range r.observed.security {
+		results = append(results, r.deleteSecurityGroup(ctx, aws.ToString(g.GroupId)))
 	}
-	if err := worst(waiting); err != nil {
+	if err := failureOf(results); err != nil {
 		return err
 	}
-	return c.deleteShared(ctx, a)
+	return r.deleteSharedGroup(ctx)
 }
 
-// worst is a failure rather than something to wait for.
-func worst(errs []error) (worst error) {
-	for _, err := range errs {
-		if err != nil && (worst == nil || errors.Is(worst, errInUse)) {
-			worst = err
+// failureOf returns an error that is not errInUse, otherwise one that is.
+func failureOf(results []error) (failure error) {
+	for _, err := range results {
+		if err != nil && (failure == nil || errors.Is(failure, errInUse)) {
+			failure = err
 		}
 	}
-	return worst
+	return failure
 }
 
-// find is read, for deletion: what is not ours is left out, and is no reason
-// to stop.
-func (w *work) find(ctx context.Context) error {
-	err := w.findOnce(ctx)
-	if isCode(err, gone...) {
-		w.inventory.forget()
-		err = w.findOnce(ctx)
-	}
-	return err
-}
-
-func (w *work) findOnce(ctx context.Context) error {
-	mine := w.of(w.svc.UID)
-	balancers, err := w.listBalancers(ctx, w.conn, mine)
-	if err != nil {
-		return err
-	}
-	groups, err := w.listGroups(ctx, w.conn, mine)
-	if err != nil {
-		return err
-	}
-	var arns []string
-	for _, b := range balancers {
-		arns = append(arns, aws.ToString(b.LoadBalancerArn))
-	}
-	for _, g := range groups {
-		arns = append(arns, aws.ToString(g.TargetGroupArn))
-	}
-	if w.have.tags, err = w.tagsOf(ctx, w.conn, arns); err != nil {
-		return err
-	}
-	w.have.balancers, w.have.groups = nil, map[string]elb.TargetGroup{}
-	for _, b := range balancers {
-		if w.owns(aws.ToString(b.LoadBalancerArn)) {
-			w.have.balancers = append(w.have.balancers, b)
-		}
-	}
-	for _, g := range groups {
-		if w.owns(aws.ToString(g.TargetGroupArn)) {
-			w.have.groups[aws.ToString(g.TargetGroupName)] = g
-		}
-	}
-	w.have.security, err = w.ownSecurity(ctx)
-	return err
-}
-
-// deleteBalancer deletes a balancer with its listeners. Protection against
-// deletion holds if the Service asks for it; otherwise it is taken off.
-func (c *Cloud) deleteBalancer(ctx context.Context, a *conn, b elb.LoadBalancer, protected bool) error {
+// deleteBalancer deletes a load balancer with its listeners, also one that is
+// protected from deletion.
+func (c *Cloud) deleteBalancer(ctx context.Context, b elb.LoadBalancer) error {
 	name := aws.ToString(b.LoadBalancerName)
 	remove := func() error {
-		_, err := call(ctx, a.elb.DeleteLoadBalancer, &elbapi.DeleteLoadBalancerInput{LoadBalancerArn: b.LoadBalancerArn})
+		_, err := call(ctx, c.elb.DeleteLoadBalancer, &elbapi.DeleteLoadBalancerInput{LoadBalancerArn: b.LoadBalancerArn})
 		return err
-	}
-	if protected {
-		return &v1alpha1.Refusal{Reason: v1alpha1.PermissionDenied, Message: fmt.Sprintf("the annotation %sattributes protects balancer %s from deletion (%s=true): take it off the Service", prefix, name, attrProtected)}
 	}
 	err := remove()
 	if isCode(err, "OperationNotPermitted") {
-		unprotect := ofBalancer(a, aws.ToString(b.LoadBalancerArn), b.Scheme).set
-		if err := unprotect(ctx, map[string]string{attrProtected: "false"}); err != nil {
+		attributes := c.loadBalancerAttributes(aws.ToString(b.LoadBalancerArn), b.Scheme)
+		if err := attributes.set(ctx, map[string]string{attrProtected: "false"}); err != nil {
 			return err
 		}
 		err = remove()
@@ -120,22 +72,33 @@ func (c *Cloud) deleteBalancer(ctx context.Context, a *conn, b elb.LoadBalancer,
 	if isCode(err, "ResourceInUse") {
 		return fmt.Errorf("load balancer %s, which something else in AWS uses, such as a VPC endpoint service: %w", name, errInUse)
 	}
-	if err != nil && !isCode(err, gone...) {
+	if err != nil && !isCode(err, notFoundCodes...) {
 		return err
 	}
-	c.inventory.balancers.write(name, nil)
+	c.loadBalancers.remove(name)
 	return nil
 }
 
-func (c *Cloud) deleteTargetGroup(ctx context.Context, a *conn, g elb.TargetGroup) error {
+func (c *Cloud) deleteTargetGroup(ctx context.Context, g elb.TargetGroup) error {
 	name := aws.ToString(g.TargetGroupName)
-	_, err := call(ctx, a.elb.DeleteTargetGroup, &elbapi.DeleteTargetGroupInput{TargetGroupArn: g.TargetGroupArn})
+	_, err := call(ctx, c.elb.DeleteTargetGroup, &elbapi.DeleteTargetGroupInput{TargetGroupArn: g.TargetGroupArn})
 	if isCode(err, "ResourceInUse") {
 		return fmt.Errorf("target group %s: %w", name, errInUse)
 	}
-	if err != nil && !isCode(err, gone...) {
+	if err != nil && !isCode(err, notFoundCodes...) {
 		return err
 	}
-	c.inventory.groups.write(name, nil)
+	c.targetGroups.remove(name)
 	return nil
+}
+
+func (c *Cloud) deleteSecurityGroup(ctx context.Context, id string) error {
+	_, err := call(ctx, c.ec2.DeleteSecurityGroup, &ec2api.DeleteSecurityGroupInput{GroupId: aws.String(id)})
+	switch {
+	case isCode(err, "InvalidGroup.NotFound"):
+		return nil
+	case isCode(err, "DependencyViolation", "InvalidGroup.InUse"):
+		return fmt.Errorf("security group %s: %w", id, errInUse)
+	}
+	return err
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // TestDrift changes things by hand, and demands that the next comparison puts
-// them right. Attributes are compared at every everyNth only.
+// them right. Attributes are compared at every attributesEvery only.
 func TestDrift(t *testing.T) {
 	for name, meddle := range map[string]func(t *testing.T, a *account){
 		"listener deleted": func(t *testing.T, a *account) {
@@ -19,7 +19,7 @@ func TestDrift(t *testing.T) {
 		},
 		"target removed": func(t *testing.T, a *account) {
 			g := a.targetGroups(t)[0]
-			get(t, a.elb.DeregisterTargets, &elb.DeregisterTargetsInput{TargetGroupArn: g.TargetGroupArn, Targets: descriptions(a.instances[:1])})
+			get(t, a.elb.DeregisterTargets, &elb.DeregisterTargetsInput{TargetGroupArn: g.TargetGroupArn, Targets: targetDescriptions(a.instances[:1])})
 		},
 		"rules changed": func(t *testing.T, a *account) {
 			for _, g := range a.groups(t) {
@@ -75,8 +75,8 @@ func TestDrift(t *testing.T) {
 				if a.world(t) == before {
 					t.Fatal("nothing was changed by hand")
 				}
-				for range everyNth {
-					c.forget(s.UID)
+				for range attributesEvery {
+					c.invalidateSync(s.UID)
 					a.ensured(t, c, s)
 				}
 				if got := a.world(t); got != before {

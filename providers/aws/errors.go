@@ -1,7 +1,6 @@
 package aws
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -13,17 +12,8 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// call makes a call of the SDK, and gives its error words.
-func call[In, Out, Options any](ctx context.Context, do func(context.Context, *In, ...func(*Options)) (*Out, error), in *In) (*Out, error) {
-	out, err := do(ctx, in)
-	if err != nil {
-		return out, explain(err)
-	}
-	return out, nil
-}
-
-// failure is a failed call. Its text is the same for the same failure: no
-// request ID, which is in the log.
+// failure is a failed call. Its text is the same for the same failure: it has no
+// request ID.
 type failure struct {
 	action, code, message string
 	cause                 error
@@ -35,7 +25,7 @@ func (f *failure) Error() string {
 
 func (f *failure) Unwrap() error { return f.cause }
 
-// explain makes an error of the SDK one of ours.
+// explain converts an error of the SDK into a failure.
 func explain(err error) error {
 	f := &failure{cause: err}
 	var op *smithy.OperationError
@@ -61,14 +51,35 @@ func explain(err error) error {
 	return f
 }
 
-// is reports whether a call failed with one of the codes.
+// isCode reports whether a call failed with one of the codes.
 func isCode(err error, codes ...string) bool {
 	var f *failure
 	return errors.As(err, &f) && slices.Contains(codes, f.code)
 }
 
-// reasons are what a user or administrator can do something about, by code of
-// the EC2 and Elastic Load Balancing APIs.
+func codeOf(err error) string {
+	var api smithy.APIError
+	switch {
+	case err == nil:
+		return "OK"
+	case errors.As(err, &api):
+		return api.ErrorCode()
+	}
+	return "Unanswered"
+}
+
+// notFoundCodes are the codes of Elastic Load Balancing for what does not exist.
+var notFoundCodes = []string{"LoadBalancerNotFound", "TargetGroupNotFound", "ListenerNotFound"}
+
+// errInUse is the failure to delete an object that AWS still uses.
+var errInUse = errors.New("still in use")
+
+func nameTaken(kind, name string) error {
+	return newRefusal(v1alpha1.NameTaken, "there is a %s %s without our tags: it is not ours, and is left alone", kind, name)
+}
+
+// reasons has the codes of the EC2 and Elastic Load Balancing APIs that a user
+// or administrator can resolve.
 var reasons = map[v1alpha1.Reason][]string{
 	v1alpha1.PermissionDenied: {
 		"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "OptInRequired",
@@ -77,17 +88,19 @@ var reasons = map[v1alpha1.Reason][]string{
 	v1alpha1.QuotaExceeded: {
 		"TooManyLoadBalancers", "TooManyListeners", "TooManyTargetGroups", "TooManyTargets", "TooManyTags", "TooManyCertificates",
 		"TooManyRegistrationsForTargetId", "TooManyUniqueTargetGroupsPerLoadBalancer", "SecurityGroupLimitExceeded",
-		"RulesPerSecurityGroupLimitExceeded", "SecurityGroupsPerInterfaceLimitExceeded", "AddressLimitExceeded", "NetworkInterfaceLimitExceeded",
+		"RulesPerSecurityGroupLimitExceeded", "SecurityGroupsPerInterfaceLimitExceeded",
+		"AddressLimitExceeded", "NetworkInterfaceLimitExceeded",
 	},
 	v1alpha1.NoSubnet: {"InvalidSubnet", "SubnetNotFound", "InsufficientFreeAddressesInSubnet", "AvailabilityZoneNotSupported"},
 	v1alpha1.InvalidRequest: {
-		"CertificateNotFound", "SSLPolicyNotFound", "AllocationIdNotFound", "InvalidAllocationID.NotFound", "InvalidSecurityGroup", "InvalidConfigurationRequest",
-		"ValidationError", "InvalidParameterValue", "UnsupportedProtocol", "IncompatibleProtocols", "InvalidScheme", "ALPNPolicyNotSupported",
-		"InvalidGroup.NotFound", "InvalidTags",
+		"CertificateNotFound", "SSLPolicyNotFound", "AllocationIdNotFound", "InvalidAllocationID.NotFound", "InvalidSecurityGroup",
+		"InvalidConfigurationRequest", "ValidationError", "InvalidParameterValue", "UnsupportedProtocol", "IncompatibleProtocols",
+		"InvalidScheme", "ALPNPolicyNotSupported", "InvalidGroup.NotFound", "InvalidTags",
 	},
 }
 
-// refused makes a failure that needs somebody to act a Refusal.
+// refused converts a failure that a user or administrator must resolve into a
+// Refusal.
 func refused(err error) error {
 	var f *failure
 	if !errors.As(err, &f) {
@@ -95,8 +108,22 @@ func refused(err error) error {
 	}
 	for reason, codes := range reasons {
 		if slices.Contains(codes, f.code) {
-			return fmt.Errorf("%w", &v1alpha1.Refusal{Reason: reason, Message: f.Error()})
+			return newRefusal(reason, "%s", f.Error())
 		}
 	}
 	return err
+}
+
+// worst is a failure rather than something to wait for.
+func worst(errs []error) (worst error) {
+	for _, err := range errs {
+		if err != nil && (worst == nil || errors.Is(worst, errInUse)) {
+			worst = err
+		}
+	}
+	return worst
+}
+
+func newRefusal(reason v1alpha1.Reason, format string, args ...any) *v1alpha1.Refusal {
+	return &v1alpha1.Refusal{Reason: reason, Message: fmt.Sprintf(format, args...)}
 }

@@ -1,7 +1,6 @@
 package aws
 
 import (
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -223,11 +222,7 @@ func (f *fake) describeLoadBalancerAttributes(in *elb.DescribeLoadBalancerAttrib
 	if err != nil {
 		return nil, err
 	}
-	out := &elb.DescribeLoadBalancerAttributesOutput{}
-	for _, key := range slices.Sorted(maps.Keys(b.attributes)) {
-		out.Attributes = append(out.Attributes, elbtypes.LoadBalancerAttribute{Key: &key, Value: new(b.attributes[key])})
-	}
-	return out, nil
+	return &elb.DescribeLoadBalancerAttributesOutput{Attributes: attributeList[elbtypes.LoadBalancerAttribute](b.attributes)}, nil
 }
 
 func (f *fake) modifyLoadBalancerAttributes(in *elb.ModifyLoadBalancerAttributesInput) (any, error) {
@@ -235,11 +230,7 @@ func (f *fake) modifyLoadBalancerAttributes(in *elb.ModifyLoadBalancerAttributes
 	if err != nil {
 		return nil, err
 	}
-	changed := map[string]string{}
-	for _, a := range in.Attributes {
-		changed[*a.Key] = *a.Value
-	}
-	after, err := changeAttributes(b.attributes, changed)
+	after, err := changeAttributes(b.attributes, attributeMap(in.Attributes))
 	if err != nil {
 		return nil, err
 	}
@@ -247,11 +238,7 @@ func (f *fake) modifyLoadBalancerAttributes(in *elb.ModifyLoadBalancerAttributes
 		return nil, refuse("InvalidConfigurationRequest", "The access log bucket must be specified")
 	}
 	b.attributes = after
-	described, err := f.describeLoadBalancerAttributes(&elb.DescribeLoadBalancerAttributesInput{LoadBalancerArn: in.LoadBalancerArn})
-	if err != nil {
-		return nil, err
-	}
-	return &elb.ModifyLoadBalancerAttributesOutput{Attributes: described.(*elb.DescribeLoadBalancerAttributesOutput).Attributes}, nil
+	return &elb.ModifyLoadBalancerAttributesOutput{Attributes: attributeList[elbtypes.LoadBalancerAttribute](after)}, nil
 }
 
 // setSecurityGroups: a balancer that was made without groups never has any.

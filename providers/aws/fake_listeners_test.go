@@ -1,7 +1,6 @@
 package aws
 
 import (
-	"maps"
 	"slices"
 	"strings"
 
@@ -258,7 +257,7 @@ func (f *fake) describeListenerAttributes(in *elb.DescribeListenerAttributesInpu
 	if err != nil {
 		return nil, err
 	}
-	return &elb.DescribeListenerAttributesOutput{Attributes: listenerAttributes(l)}, nil
+	return &elb.DescribeListenerAttributesOutput{Attributes: attributeList[elbtypes.ListenerAttribute](l.attributes)}, nil
 }
 
 func (f *fake) modifyListenerAttributes(in *elb.ModifyListenerAttributesInput) (any, error) {
@@ -266,21 +265,12 @@ func (f *fake) modifyListenerAttributes(in *elb.ModifyListenerAttributesInput) (
 	if err != nil {
 		return nil, err
 	}
-	changed := map[string]string{}
-	for _, a := range in.Attributes {
-		changed[*a.Key] = *a.Value
-	}
-	if l.attributes, err = changeAttributes(l.attributes, changed); err != nil {
+	after, err := changeAttributes(l.attributes, attributeMap(in.Attributes))
+	if err != nil {
 		return nil, err
 	}
-	return &elb.ModifyListenerAttributesOutput{Attributes: listenerAttributes(l)}, nil
-}
-
-func listenerAttributes(l *fakeListener) (all []elbtypes.ListenerAttribute) {
-	for _, key := range slices.Sorted(maps.Keys(l.attributes)) {
-		all = append(all, elbtypes.ListenerAttribute{Key: &key, Value: new(l.attributes[key])})
-	}
-	return all
+	l.attributes = after
+	return &elb.ModifyListenerAttributesOutput{Attributes: attributeList[elbtypes.ListenerAttribute](after)}, nil
 }
 
 func (f *fake) describeListenerCertificates(in *elb.DescribeListenerCertificatesInput) (any, error) {

@@ -1,7 +1,6 @@
 package aws
 
 import (
-	"maps"
 	"slices"
 	"strings"
 
@@ -233,7 +232,7 @@ func (f *fake) describeTargetGroupAttributes(in *elb.DescribeTargetGroupAttribut
 	if err != nil {
 		return nil, err
 	}
-	return &elb.DescribeTargetGroupAttributesOutput{Attributes: targetGroupAttributes(g)}, nil
+	return &elb.DescribeTargetGroupAttributesOutput{Attributes: attributeList[elbtypes.TargetGroupAttribute](g.attributes)}, nil
 }
 
 func (f *fake) modifyTargetGroupAttributes(in *elb.ModifyTargetGroupAttributesInput) (any, error) {
@@ -241,11 +240,7 @@ func (f *fake) modifyTargetGroupAttributes(in *elb.ModifyTargetGroupAttributesIn
 	if err != nil {
 		return nil, err
 	}
-	changed := map[string]string{}
-	for _, a := range in.Attributes {
-		changed[*a.Key] = *a.Value
-	}
-	after, err := changeAttributes(g.attributes, changed)
+	after, err := changeAttributes(g.attributes, attributeMap(in.Attributes))
 	if err != nil {
 		return nil, err
 	}
@@ -261,14 +256,7 @@ func (f *fake) modifyTargetGroupAttributes(in *elb.ModifyTargetGroupAttributesIn
 		return nil, refuse("InvalidConfigurationRequest", "Stickiness type '%s' is not supported for target groups with the %s protocol", after["stickiness.type"], g.Protocol)
 	}
 	g.attributes = after
-	return &elb.ModifyTargetGroupAttributesOutput{Attributes: targetGroupAttributes(g)}, nil
-}
-
-func targetGroupAttributes(g *fakeTargets) (all []elbtypes.TargetGroupAttribute) {
-	for _, key := range slices.Sorted(maps.Keys(g.attributes)) {
-		all = append(all, elbtypes.TargetGroupAttribute{Key: &key, Value: new(g.attributes[key])})
-	}
-	return all
+	return &elb.ModifyTargetGroupAttributesOutput{Attributes: attributeList[elbtypes.TargetGroupAttribute](g.attributes)}, nil
 }
 
 // registerTargets takes all targets or none.

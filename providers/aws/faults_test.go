@@ -61,18 +61,18 @@ func (a *account) steps(t *testing.T) []step {
 		{name: "change", before: before, do: ensure(after), last: after},
 		{name: "groups", before: before, last: given, do: func(t *testing.T, c *Cloud) error {
 			err := ensure(given)(t, c)
-			if err == nil && c.remembered(given.UID).unfinished {
+			if err == nil && c.lastSyncOf(given.UID).incomplete {
 				return api.NewRetryError("the old groups are still there", 0)
 			}
 			return err
 		}},
 		{name: "replace", before: before, last: replaced, do: func(t *testing.T, c *Cloud) error {
-			c.grace = 0
+			c.gracePeriod = 0
 			replaced.Status.LoadBalancer = corev1.LoadBalancerStatus{}
 			status, err := c.EnsureLoadBalancer(t.Context(), a.cluster, replaced, a.nodes)
 			if err == nil {
 				replaced.Status.LoadBalancer = *status // as the controller writes it
-				c.forget(replaced.UID)
+				c.invalidateSync(replaced.UID)
 				_, err = c.EnsureLoadBalancer(t.Context(), a.cluster, replaced, a.nodes)
 			}
 			if err == nil && len(a.balancers(t)) > 1 {

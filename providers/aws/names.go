@@ -9,51 +9,52 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Tags on everything that is made. An object without them is never changed or
+// Tags on every object of ours. An object without them is never changed or
 // deleted, whatever its name.
 const (
 	tagCluster = "fairlead.io/cluster"
 	tagService = "fairlead.io/service"
 	tagUID     = "fairlead.io/service-uid"
 
-	// The next ones record what was set because an annotation said so, so that
-	// it can be taken back when the annotation goes.
+	// The next ones record what an annotation has set, so that it can be reset
+	// when the annotation goes.
 	tagTags         = "fairlead.io/tags"         // keys of further tags
 	tagAttributes   = "fairlead.io/attributes"   // attributes with their values
 	tagCertificates = "fairlead.io/certificates" // digest of the certificates behind the first
-	tagAddresses    = "fairlead.io/addresses"    // those that were asked for
+	tagAddresses    = "fairlead.io/addresses"    // which the Service requested
 
-	// tagName is what the console of AWS shows.
+	// tagName is shown by AWS's console.
 	tagName = "Name"
 )
 
-// tagClusterOwned is the tag by which cluster installers find what to delete
-// with a cluster, and by which subnets and security groups are a cluster's.
+// tagClusterOwned is the tag by which cluster installers find the objects to
+// delete with a cluster, and which assigns subnets and security groups to one.
 func tagClusterOwned(cluster string) string { return "kubernetes.io/cluster/" + cluster }
 
 // names are those of a cluster's objects in AWS. They follow from the
-// cluster's name and the Service's UID, so that a process without memory finds
-// what another one has made, by prefix: at most 32 letters, digits and hyphens
+// cluster's name and the Service's UID, so that a new process finds by prefix
+// what another one has created: at most 32 letters, digits and hyphens
 // (CreateLoadBalancer, Name).
-type names struct{ cluster string }
+type names struct {
+	prefix string // of every name
+}
 
-func short(n int, parts ...string) string {
+func newNames(cluster string) names { return names{"fl-" + shortHash(7, cluster) + "-"} }
+
+func shortHash(n int, parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:n]
 }
 
-// all is the prefix of every name of the cluster's.
-func (n names) all() string { return "fl-" + short(7, n.cluster) + "-" }
-
-// backend is the name of the security group that all balancers share.
-func (n names) backend() string { return n.all() + "backend" }
+// shared is the name of the security group that all load balancers share.
+func (n names) shared() string { return n.prefix + "backend" }
 
 // service is the prefix of all names of a Service's objects, and the name of
-// its first balancer and security group.
-func (n names) service(uid types.UID) string { return n.all() + short(10, string(uid)) }
+// its first load balancer and security group.
+func (n names) service(uid types.UID) string { return n.prefix + shortHash(10, string(uid)) }
 
-// second is the name of the balancer that replaces the first, and the other
-// way round.
+// second is the name of the load balancer that replaces the first, and vice
+// versa.
 func (n names) second(uid types.UID) string { return n.service(uid) + "-b" }
 
 // securityGroup is the name of the i-th security group of a Service.
@@ -64,14 +65,18 @@ func (n names) securityGroup(uid types.UID, i int) string {
 	return fmt.Sprintf("%s-%d", n.service(uid), i+1)
 }
 
-// targetGroup is the name of a target group. What cannot be changed in place
-// is part of it, and so is the balancer, since a target group has only one.
+// targetGroup is the name of a target group. It depends on everything that
+// cannot be changed in place, and on the load balancer, since a target group
+// has only one.
 func (n names) targetGroup(uid types.UID, balancer string, t targetGroup) string {
-	return n.service(uid) + "-" + short(7, balancer, string(t.Protocol), fmt.Sprint(t.Port), string(t.Family))
+	return n.service(uid) + "-" + shortHash(7, balancer, string(t.Protocol), fmt.Sprint(t.Port), string(t.Family))
 }
 
-// of reports whether a name is one of a Service's.
-func (n names) of(uid types.UID, name string) bool {
-	rest, ok := strings.CutPrefix(name, n.service(uid))
-	return ok && (rest == "" || rest[0] == '-')
+// ofService matches the names of one Service's objects.
+func (n names) ofService(uid types.UID) (match func(name string) bool) {
+	service := n.service(uid)
+	return func(name string) bool {
+		rest, ok := strings.CutPrefix(name, service)
+		return ok && (rest == "" || rest[0] == '-')
+	}
 }

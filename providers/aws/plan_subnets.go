@@ -1,18 +1,19 @@
 package aws
 
 import (
-	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// subnet is what matters of a subnet.
+// subnet has the properties of a subnet on which its selection depends.
 type subnet struct {
 	ID, Name, Zone string
 	Free           int32 // addresses
@@ -23,7 +24,7 @@ type subnet struct {
 	Remote         bool // in a local, wavelength or outpost zone
 }
 
-// minFree is how many free addresses a balancer's subnet must have
+// minFree is how many free addresses a load balancer's subnet must have
 // (CreateLoadBalancer, Subnets).
 const minFree = 8
 
@@ -34,8 +35,8 @@ func roleTag(scheme elb.LoadBalancerSchemeEnum) string {
 	return "kubernetes.io/role/elb"
 }
 
-// needRoutes reports whether only the route tables can tell which subnets to
-// use: no subnet has the role's tag.
+// needRoutes reports whether the selection depends on the route tables, because
+// no subnet has the role's tag.
 func needRoutes(all []subnet, scheme elb.LoadBalancerSchemeEnum) bool {
 	return !slices.ContainsFunc(all, func(s subnet) bool { return hasRole(s, scheme) })
 }
@@ -45,9 +46,9 @@ func hasRole(s subnet, scheme elb.LoadBalancerSchemeEnum) bool {
 	return ok && (v == "" || v == "1")
 }
 
-// chooseSubnets finds one subnet for each zone, and says why not if there is
-// none: by role tag, else by what their route tables lead to.
-func chooseSubnets(all []subnet, scheme elb.LoadBalancerSchemeEnum, cluster string) ([]subnet, *v1alpha1.Refusal) {
+// selectSubnets returns one subnet for each zone, by role tag, otherwise by route
+// table. The Refusal has the reasons if there is none.
+func selectSubnets(all []subnet, scheme elb.LoadBalancerSchemeEnum, cluster string) ([]subnet, *v1alpha1.Refusal) {
 	byRole := !needRoutes(all, scheme)
 	count := map[string]int{}
 	best := map[string]subnet{}
@@ -62,14 +63,14 @@ func chooseSubnets(all []subnet, scheme elb.LoadBalancerSchemeEnum, cluster stri
 		case !byRole && s.Public != (scheme == elb.LoadBalancerSchemeEnumInternetFacing):
 			count[map[bool]string{true: "public", false: "private"}[s.Public]]++
 			continue
-		case othersOnly(s, cluster):
+		case ofOthersOnly(s, cluster):
 			count["tagged for other clusters only"]++
 			continue
 		case s.Free < minFree:
 			count[fmt.Sprintf("with fewer than %d free addresses", minFree)]++
 			continue
 		}
-		if have, ok := best[s.Zone]; !ok || preferred(s, have, cluster) {
+		if other, ok := best[s.Zone]; !ok || isPreferred(s, other, cluster) {
 			best[s.Zone] = s
 		}
 	}
@@ -82,20 +83,15 @@ func chooseSubnets(all []subnet, scheme elb.LoadBalancerSchemeEnum, cluster stri
 		if len(all) == 0 {
 			why = []string{"the VPC has none"}
 		}
-		return nil, &v1alpha1.Refusal{Reason: v1alpha1.NoSubnet, Message: fmt.Sprintf(
+		return nil, newRefusal(v1alpha1.NoSubnet,
 			"no subnet for an %s balancer: %s; tag one in each zone with %s=1, or name them with the annotation %ssubnets",
-			scheme, strings.Join(why, ", "), roleTag(scheme), prefix)}
+			scheme, strings.Join(why, ", "), roleTag(scheme), prefix)
 	}
-	var chosen []subnet
-	for _, s := range best {
-		chosen = append(chosen, s)
-	}
-	slices.SortFunc(chosen, func(a, b subnet) int { return strings.Compare(a.Zone, b.Zone) })
-	return chosen, nil
+	return slices.SortedFunc(maps.Values(best), func(a, b subnet) int { return strings.Compare(a.Zone, b.Zone) }), nil
 }
 
-// othersOnly: the subnet has tags of clusters, but not of ours.
-func othersOnly(s subnet, cluster string) bool {
+// ofOthersOnly reports whether the subnet has tags of clusters, but not of this one.
+func ofOthersOnly(s subnet, cluster string) bool {
 	if _, ours := s.Tags[tagClusterOwned(cluster)]; ours {
 		return false
 	}
@@ -107,8 +103,8 @@ func othersOnly(s subnet, cluster string) bool {
 	return false
 }
 
-// preferred orders the subnets of one zone.
-func preferred(a, b subnet, cluster string) bool {
+// isPreferred reports whether a comes before b, of the subnets of one zone.
+func isPreferred(a, b subnet, cluster string) bool {
 	_, inA := a.Tags[tagClusterOwned(cluster)]
 	_, inB := b.Tags[tagClusterOwned(cluster)]
 	if inA != inB {
@@ -117,56 +113,70 @@ func preferred(a, b subnet, cluster string) bool {
 	return a.ID < b.ID
 }
 
-// namedSubnets are those that an annotation lists, by ID or Name tag, in its order.
-func namedSubnets(all []subnet, wanted []string) (chosen []subnet, refusal *v1alpha1.Refusal) {
-	refuse := func(format string, args ...any) ([]subnet, *v1alpha1.Refusal) {
-		return nil, &v1alpha1.Refusal{Reason: v1alpha1.NoSubnet, Message: "annotation " + prefix + "subnets: " + fmt.Sprintf(format, args...)}
-	}
+// namedSubnets returns those that an annotation lists, by ID or Name tag, in its order.
+func namedSubnets(all []subnet, names []string) (selected []subnet, refusal *v1alpha1.Refusal) {
 	zones := map[string]string{}
-	for _, w := range wanted {
-		i := slices.IndexFunc(all, func(s subnet) bool { return s.ID == w || s.Name == w && w != "" })
+	for _, name := range names {
+		i := slices.IndexFunc(all, func(s subnet) bool { return s.ID == name || s.Name == name && name != "" })
 		if i < 0 {
-			return refuse("the VPC has no subnet %q", w)
+			return nil, newRefusal(v1alpha1.NoSubnet, "annotation %ssubnets: the VPC has no subnet %q", prefix, name)
 		}
 		if other, twice := zones[all[i].Zone]; twice {
-			return refuse("%s and %s are both in %s, and a balancer has one subnet in a zone", other, w, all[i].Zone)
+			return nil, newRefusal(v1alpha1.NoSubnet,
+				"annotation %ssubnets: %s and %s are both in %s, and a balancer has one subnet in a zone",
+				prefix, other, name, all[i].Zone)
 		}
-		zones[all[i].Zone] = w
-		chosen = append(chosen, all[i])
+		zones[all[i].Zone] = name
+		selected = append(selected, all[i])
 	}
-	return chosen, nil
+	return selected, nil
 }
 
-// mapping is a subnet with the addresses asked for (CreateLoadBalancer, SubnetMappings).
-type mapping struct{ Subnet, Allocation, Private string }
-
-// mappings pair subnets with the addresses asked for: Elastic IPs in order,
-// private addresses by the subnet that contains them.
-func mappings(s stack, chosen []subnet) (all []mapping, refusal *v1alpha1.Refusal) {
-	refuse := func(name, format string, args ...any) ([]mapping, *v1alpha1.Refusal) {
-		return nil, &v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: "annotation " + prefix + name + ": " + fmt.Sprintf(format, args...)}
+// planMappings pairs subnets with the requested addresses: Elastic IP addresses
+// in order, private addresses by the subnet that contains them.
+func planMappings(s stack, subnets []subnet) (all []elb.SubnetMapping, refusal *v1alpha1.Refusal) {
+	if n := len(s.EIPs); n > 0 && n != len(subnets) {
+		return nil, newRefusal(v1alpha1.InvalidRequest,
+			"annotation %seip-allocations: %d allocations for %d subnets: there must be one for each", prefix, n, len(subnets))
 	}
-	if n := len(s.EIPs); n > 0 && n != len(chosen) {
-		return refuse("eip-allocations", "%d allocations for %d subnets: there must be one for each", n, len(chosen))
+	if n := len(s.Private); n > 0 && n != len(subnets) {
+		return nil, newRefusal(v1alpha1.InvalidRequest,
+			"annotation %sprivate-ipv4-addresses: %d addresses for %d subnets: there must be one for each", prefix, n, len(subnets))
 	}
-	if n := len(s.Private); n > 0 && n != len(chosen) {
-		return refuse("private-ipv4-addresses", "%d addresses for %d subnets: there must be one for each", n, len(chosen))
-	}
-	for i, c := range chosen {
-		m := mapping{Subnet: c.ID}
+	for i, n := range subnets {
+		m := elb.SubnetMapping{SubnetId: &n.ID}
 		if len(s.EIPs) > 0 {
-			m.Allocation = s.EIPs[i]
+			m.AllocationId = &s.EIPs[i]
 		}
 		for _, text := range s.Private {
-			if a, err := netip.ParseAddr(text); err == nil && c.CIDR.Contains(a) {
-				m.Private = text
+			if a, err := netip.ParseAddr(text); err == nil && n.CIDR.Contains(a) {
+				m.PrivateIPv4Address = &text
 			}
 		}
-		if len(s.Private) > 0 && m.Private == "" {
-			return refuse("private-ipv4-addresses", "none is in %s of subnet %s", c.CIDR, c.ID)
+		if len(s.Private) > 0 && m.PrivateIPv4Address == nil {
+			return nil, newRefusal(v1alpha1.InvalidRequest,
+				"annotation %sprivate-ipv4-addresses: none is in %s of subnet %s", prefix, n.CIDR, n.ID)
 		}
 		all = append(all, m)
 	}
-	slices.SortFunc(all, func(a, b mapping) int { return cmp.Compare(a.Subnet, b.Subnet) })
+	slices.SortFunc(all, func(a, b elb.SubnetMapping) int { return strings.Compare(*a.SubnetId, *b.SubnetId) })
 	return all, nil
+}
+
+func sameSubnets(desired []elb.SubnetMapping, observed []elb.AvailabilityZone) bool {
+	return len(desired) == len(observed) && !slices.ContainsFunc(observed, func(z elb.AvailabilityZone) bool {
+		return !slices.ContainsFunc(desired, func(m elb.SubnetMapping) bool { return *m.SubnetId == aws.ToString(z.SubnetId) })
+	})
+}
+
+// addressType returns dual stack where it is requested, or preferred and possible.
+func (s stack) addressType(subnets []subnet) (elb.IpAddressType, *v1alpha1.Refusal) {
+	i := slices.IndexFunc(subnets, func(n subnet) bool { return !n.IPv6 })
+	switch {
+	case s.PreferDual && i < 0 && !s.hasUDP():
+		return elb.IpAddressTypeDualstack, nil
+	case s.AddressType == elb.IpAddressTypeDualstack && i >= 0:
+		return "", newRefusal(v1alpha1.NoSubnet, "a dual-stack balancer is asked for, but subnet %s has no IPv6 CIDR", subnets[i].ID)
+	}
+	return s.AddressType, nil
 }

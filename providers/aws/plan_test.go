@@ -3,13 +3,12 @@ package aws
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
-	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
@@ -222,103 +221,21 @@ func FuzzPlan(f *testing.F) {
 		annotate(nameA, valueA, nameB, valueB)(s)
 		first, refusal := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
 		second, again := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
-		if first.digest(nil) != second.digest(nil) || (refusal == nil) != (again == nil) || refusal != nil && *refusal != *again {
+		if !reflect.DeepEqual(first, second) || (refusal == nil) != (again == nil) || refusal != nil && *refusal != *again {
 			t.Errorf("one Service, two plans: %+v %v, %+v %v", first, refusal, second, again)
 		}
 	})
 }
 
-func TestParseProviderID(t *testing.T) {
-	for text, want := range map[string]string{
-		"aws:///eu-west-1a/i-0123456789abcdef0":   "eu-west-1a i-0123456789abcdef0",
-		"aws:////i-0123456789abcdef0":             " i-0123456789abcdef0",
-		"i-0123456789abcdef0":                     " i-0123456789abcdef0",
-		"aws:///us-east-1-bos-1a/i-01234567":      "us-east-1-bos-1a i-01234567",
-		"aws:///eu-west-1a/fargate-ip-10-0-0-1.x": "none",
-		"eks-hybrid:///eu-west-1/prod/mi-0123456": "none",
-		"aws:///eu-west-1a/x/i-0123456789abcdef0": "none",
-		"aws:///eu-west-1a/I-0123456789ABCDEF0":   "none",
-		"gce://project/zone/i-01234567":           "none",
-		"kind://docker/kind/kind-worker":          "none",
-		"aws:///":                                 "none",
-		"":                                        "none",
-	} {
-		got := "none"
-		if zone, instance, ok := parseProviderID(text); ok {
-			got = zone + " " + instance
-		}
-		if got != want {
-			t.Errorf("%q: got %q, want %q", text, got, want)
-		}
-	}
-}
-
-func TestNodesRegion(t *testing.T) {
-	for providerID, want := range map[string]string{
-		"aws:///eu-west-1a/i-01234567":       "eu-west-1",
-		"aws:///us-gov-east-1b/i-01234567":   "us-gov-east-1",
-		"aws:///us-east-1-bos-1a/i-01234567": "us-east-1",
-		"aws:////i-01234567":                 "from-label",
-		"kind://docker/kind/a":               "",
-	} {
-		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{corev1.LabelTopologyRegion: "from-label"}}, Spec: corev1.NodeSpec{ProviderID: providerID}}
-		if got := nodesRegion([]*corev1.Node{{}, n}); got != want {
-			t.Errorf("%s: got %q, want %q", providerID, got, want)
-		}
-	}
-}
-
-func TestChooseSubnets(t *testing.T) {
-	role, internal, ours, others := roleTag(elb.LoadBalancerSchemeEnumInternetFacing), roleTag(elb.LoadBalancerSchemeEnumInternal), tagClusterOwned("prod"), tagClusterOwned("other")
-	tags := func(keys ...string) map[string]string {
-		all := map[string]string{}
-		for _, k := range keys {
-			all[k] = "1"
-		}
-		return all
-	}
-	for _, row := range []struct {
-		name string
-		all  []subnet
-		want string
-	}{
-		{"none", nil, "NoSubnet: no subnet for an internet-facing balancer: the VPC has none"},
-		{"one in each zone, by tag", []subnet{{ID: "b", Zone: "z2", Free: 99, Tags: tags(role)}, {ID: "a", Zone: "z1", Free: 99, Tags: tags(role)}}, "a b"},
-		{"the cluster's first", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(role)}, {ID: "b", Zone: "z", Free: 99, Tags: tags(role, ours)}}, "b"},
-		{"else by ID", []subnet{{ID: "b", Zone: "z", Free: 99, Tags: tags(role)}, {ID: "a", Zone: "z", Free: 99, Tags: tags(role)}}, "a"},
-		{"not another cluster's", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(role, others)}}, "1 tagged for other clusters only"},
-		{"another's and ours", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(role, others, ours)}}, "a"},
-		{"not the other role's", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(internal)}, {ID: "b", Zone: "z", Free: 99, Tags: tags(role)}}, "b"},
-		{"full", []subnet{{ID: "a", Zone: "z", Free: 7, Tags: tags(role)}, {ID: "b", Zone: "y", Free: 0, Tags: tags(role)}}, "2 with fewer than 8 free addresses"},
-		{"remote", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(role), Remote: true}}, "1 in a local zone"},
-		{"by routes, if none is tagged", []subnet{{ID: "a", Zone: "z", Free: 99}, {ID: "b", Zone: "z", Free: 99, Public: true}}, "b"},
-		{"private ones", []subnet{{ID: "a", Zone: "z", Free: 99}}, "1 private"},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			chosen, refusal := chooseSubnets(row.all, elb.LoadBalancerSchemeEnumInternetFacing, "prod")
-			var got []string
-			for _, s := range chosen {
-				got = append(got, s.ID)
-			}
-			text := strings.Join(got, " ")
-			if refusal != nil {
-				text = refusal.Error()
-			}
-			if !strings.Contains(text, row.want) || refusal == nil && text != row.want {
-				t.Errorf("got %q, want %q", text, row.want)
-			}
-		})
-	}
-}
-
 func TestNames(t *testing.T) {
-	n := names{"a cluster with a long name, which AWS would not take"}
-	for _, name := range []string{n.service("x"), n.second("x"), n.backend(), n.securityGroup("x", 3), n.targetGroup("x", n.second("x"), targetGroup{Port: 32767, Protocol: "TCP_UDP"})} {
+	n := newNames("a cluster with a long name, which AWS would not take")
+	for _, name := range []string{n.service("x"), n.second("x"), n.shared(), n.securityGroup("x", 3), n.targetGroup("x", n.second("x"), targetGroup{Port: 32767, Protocol: "TCP_UDP"})} {
 		if len(name) > 32 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || strings.HasSuffix(name, "-") {
 			t.Errorf("%q is no name for a balancer", name)
 		}
 	}
-	if n.of("x", n.service("y")) || !n.of("x", n.second("x")) || n.of("x", n.backend()) || (names{"other"}).of("x", n.service("x")) {
+	ofX := n.ofService("x")
+	if ofX(n.service("y")) || !ofX(n.second("x")) || ofX(n.shared()) || newNames("other").ofService("x")(n.service("x")) {
 		t.Error("names are taken for another's")
 	}
 }
@@ -358,7 +275,7 @@ func TestLaws(t *testing.T) {
 	}))
 	t.Run("attributes", rapid.MakeCheck(func(t *rapid.T) {
 		kind := rapid.SampledFrom([]string{"TCP", "UDP", "TCP_UDP", "TLS"}).Draw(t, "kind")
-		standard := merged(defaults["group"], defaults["group "+kind])
+		standard := merged(defaultAttributes["group"], defaultAttributes["group "+kind])
 		attributes := rapid.MapOf(rapid.SampledFrom(slices.Sorted(maps.Keys(standard))), rapid.StringMatching(`[a-z0-9]{1,3}`))
 		before, want := attributes.Draw(t, "before"), attributes.Draw(t, "want")
 		have := merged(standard, before)

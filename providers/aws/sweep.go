@@ -3,39 +3,37 @@ package aws
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
-	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// orphanAge is how long an object must have been without its Service before it
-// is deleted: a cache may be late, and a Service be restored.
+// orphanAge is how long an object must be orphaned before it is deleted: a
+// cache may be late, and a Service may be restored.
 const orphanAge = time.Hour
 
-// Sweep looks for balancers, target groups and security groups of the cluster
-// whose Service does not exist, by the Services' UIDs. It counts them in the
+// Sweep looks for load balancers, target groups and security groups of the
+// cluster with the UID of a Service that does not exist. It counts them in the
 // metric fairlead_aws_orphans, and deletes those that have been orphans for an
 // hour if Options.DeleteOrphans is set.
 func (c *Cloud) Sweep(ctx context.Context, live map[types.UID]bool) error {
-	a, err := c.connect(ctx)
+	if err := c.connect(ctx); err != nil {
+		return err
+	}
+	found, err := c.findOrphans(ctx, live)
 	if err != nil {
 		return err
 	}
-	found, err := c.orphans(ctx, a, live)
-	if err != nil {
-		return err
-	}
-	count := map[string]int{"load-balancer": len(found.balancers), "target-group": len(found.groups), "security-group": len(found.security)}
-	for kind, n := range count {
-		orphans.WithLabelValues(kind).Set(float64(n))
-	}
+	orphans.WithLabelValues("load-balancer").Set(float64(len(found.balancers)))
+	orphans.WithLabelValues("target-group").Set(float64(len(found.groups)))
+	orphans.WithLabelValues("security-group").Set(float64(len(found.security)))
 	now := time.Now()
 	since := map[string]time.Time{}
-	old := func(id string) bool {
-		first, known := c.sweep[id]
+	expired := func(id string) bool {
+		first, known := c.orphanedSince[id]
 		if !known {
 			first = now
 			c.log.Warn("orphan found", "object", id, "deletes", c.options.DeleteOrphans)
@@ -43,77 +41,46 @@ func (c *Cloud) Sweep(ctx context.Context, live map[types.UID]bool) error {
 		since[id] = first
 		return c.options.DeleteOrphans && now.Sub(first) >= orphanAge
 	}
-	defer func() { c.sweep = since }()
-	var failures []error
+	defer func() { c.orphanedSince = since }()
+	var results []error
 	for _, b := range found.balancers {
-		if old(aws.ToString(b.LoadBalancerArn)) {
-			failures = append(failures, c.deleteBalancer(ctx, a, b, false))
+		if expired(aws.ToString(b.LoadBalancerArn)) {
+			results = append(results, c.deleteBalancer(ctx, b))
 		}
 	}
 	for _, g := range found.groups {
-		if old(aws.ToString(g.TargetGroupArn)) {
-			failures = append(failures, c.deleteTargetGroup(ctx, a, g))
+		if expired(aws.ToString(g.TargetGroupArn)) {
+			results = append(results, c.deleteTargetGroup(ctx, g))
 		}
 	}
 	for _, g := range found.security {
-		if id := aws.ToString(g.GroupId); old(id) {
-			failures = append(failures, c.deleteGroup(ctx, a, id))
+		if id := aws.ToString(g.GroupId); expired(id) {
+			results = append(results, c.deleteSecurityGroup(ctx, id))
 		}
 	}
-	if len(failures) > 0 {
-		failures = append(failures, c.deleteShared(ctx, a))
+	if len(results) > 0 {
+		results = append(results, c.deleteSharedGroup(ctx))
 	}
-	return errors.Join(failures...)
+	return errors.Join(results...)
 }
 
-// orphans are the cluster's objects that belong to none of the Services.
-func (c *Cloud) orphans(ctx context.Context, a *conn, live map[types.UID]bool) (found state, err error) {
-	all := func(string) bool { return true }
-	balancers, err := c.listBalancers(ctx, a, all)
-	if err != nil {
+// findOrphans returns the cluster's objects that belong to none of the Services.
+func (c *Cloud) findOrphans(ctx context.Context, live map[types.UID]bool) (found observedStack, err error) {
+	if found, err = c.listStack(ctx, func(string) bool { return true }); err != nil {
 		return found, err
 	}
-	groups, err := c.listGroups(ctx, a, all)
-	if err != nil {
-		return found, err
-	}
-	var arns []string
-	for _, b := range balancers {
-		arns = append(arns, aws.ToString(b.LoadBalancerArn))
-	}
-	for _, g := range groups {
-		arns = append(arns, aws.ToString(g.TargetGroupArn))
-	}
-	tags, err := c.tagsOf(ctx, a, arns)
-	if err != nil {
-		if isCode(err, gone...) {
-			c.inventory.forget()
+	if found.tags, err = c.describeTags(ctx, found.arns()); err != nil {
+		if isCode(err, notFoundCodes...) {
+			c.invalidateLists()
 		}
 		return found, err
 	}
-	orphan := func(tags map[string]string) bool {
+	orphaned := func(tags map[string]string) bool {
 		uid := types.UID(tags[tagUID])
 		return tags[tagCluster] == c.options.Cluster && uid != "" && !live[uid]
 	}
-	for _, b := range balancers {
-		if orphan(tags[aws.ToString(b.LoadBalancerArn)]) {
-			found.balancers = append(found.balancers, b)
-		}
-	}
-	found.groups = map[string]elb.TargetGroup{}
-	for _, g := range groups {
-		if orphan(tags[aws.ToString(g.TargetGroupArn)]) {
-			found.groups[aws.ToString(g.TargetGroupName)] = g
-		}
-	}
-	security, err := c.securityGroups(ctx, a, []ec2.Filter{{Name: aws.String("tag:" + tagCluster), Values: []string{c.options.Cluster}}})
-	if err != nil {
-		return found, err
-	}
-	for _, g := range security {
-		if orphan(tagsOf(g.Tags)) {
-			found.security = append(found.security, g)
-		}
-	}
-	return found, nil
+	found.keepTagged(orphaned)
+	found.security, err = c.listSecurityGroups(ctx, filter("tag:"+tagCluster, c.options.Cluster))
+	found.security = slices.DeleteFunc(found.security, func(g ec2.SecurityGroup) bool { return !orphaned(tagMap(g.Tags)) })
+	return found, err
 }

@@ -44,58 +44,41 @@ func (a *account) everything(t *testing.T) (all []string) {
 	return sorted(all)
 }
 
-func (a *account) balancers(t *testing.T) (all []elbtypes.LoadBalancer) {
+// listed returns the items of all pages.
+func listed[Out, Options, Item any](t *testing.T, pages paginator[Out, Options], items func(*Out) []Item) []Item {
+	t.Helper()
+	all, err := listAll(t.Context(), pages, items)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func (a *account) balancers(t *testing.T) []elbtypes.LoadBalancer {
 	t.Helper()
 	pages := elb.NewDescribeLoadBalancersPaginator(a.elb, &elb.DescribeLoadBalancersInput{})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, page.LoadBalancers...)
-	}
-	return all
+	return listed(t, pages, func(p *elb.DescribeLoadBalancersOutput) []elbtypes.LoadBalancer { return p.LoadBalancers })
 }
 
-func (a *account) listeners(t *testing.T, balancer string) (all []elbtypes.Listener) {
+func (a *account) listeners(t *testing.T, balancer string) []elbtypes.Listener {
 	t.Helper()
 	pages := elb.NewDescribeListenersPaginator(a.elb, &elb.DescribeListenersInput{LoadBalancerArn: &balancer})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, page.Listeners...)
-	}
-	return all
+	return listed(t, pages, func(p *elb.DescribeListenersOutput) []elbtypes.Listener { return p.Listeners })
 }
 
-func (a *account) targetGroups(t *testing.T) (all []elbtypes.TargetGroup) {
+func (a *account) targetGroups(t *testing.T) []elbtypes.TargetGroup {
 	t.Helper()
 	pages := elb.NewDescribeTargetGroupsPaginator(a.elb, &elb.DescribeTargetGroupsInput{})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, page.TargetGroups...)
-	}
-	return all
+	return listed(t, pages, func(p *elb.DescribeTargetGroupsOutput) []elbtypes.TargetGroup { return p.TargetGroups })
 }
 
-// groups are the security groups of the VPC, without that which AWS makes.
-func (a *account) groups(t *testing.T) (all []ec2types.SecurityGroup) {
+// groups are the security groups of the VPC, without AWS's default group.
+func (a *account) groups(t *testing.T) []ec2types.SecurityGroup {
 	t.Helper()
 	pages := ec2.NewDescribeSecurityGroupsPaginator(a.ec2, &ec2.DescribeSecurityGroupsInput{
 		Filters: []ec2types.Filter{{Name: new("vpc-id"), Values: []string{a.vpc}}},
 	})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, page.SecurityGroups...)
-	}
+	all := listed(t, pages, func(p *ec2.DescribeSecurityGroupsOutput) []ec2types.SecurityGroup { return p.SecurityGroups })
 	return slices.DeleteFunc(all, func(g ec2types.SecurityGroup) bool { return *g.GroupName == "default" })
 }
 

@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 
@@ -8,18 +9,18 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// portKubeProxy is where kube-proxy says whether the node shall get traffic:
-// it says no as soon as the node is being deleted.
+// portKubeProxy is kube-proxy's health port: it reports the node unhealthy as soon
+// as the node is being deleted.
 const portKubeProxy = 10256
 
 // health are the settings of a health check (CreateTargetGroup); 0 and "" are
-// not asked for.
+// unset.
 type health struct {
 	Protocol, Port, Path, Codes           string
 	Interval, Timeout, Healthy, Unhealthy int32
 }
 
-func (r *reader) health() (h health) {
+func (r *annotationReader) health() (h health) {
 	switch v := strings.ToLower(r.text("healthcheck-protocol")); v {
 	case "":
 	case "tcp", "http", "https":
@@ -46,15 +47,15 @@ func (r *reader) health() (h health) {
 	return h
 }
 
-// health resolves the health check of a target group.
+// healthCheck returns the health check of a target group.
 //
-// Under externalTrafficPolicy Local kube-proxy answers on the Service's
+// Under externalTrafficPolicy Local kube-proxy reports on the Service's
 // healthCheckNodePort whether the node has endpoints. Under Cluster its own
-// health port says whether the node shall get traffic, which it denies before
-// the node goes. Where the balancer sends the header of the proxy protocol,
-// which it also puts in front of health checks, only the port itself can be
-// asked.
-func (p *portPlanner) health(t targetGroup) health {
+// health port reports whether the node is eligible for traffic, which ends
+// before the node does. Where the load balancer sends the header of the proxy
+// protocol, which precedes health checks as well, only the port itself can be
+// checked.
+func (p *portPlanner) healthCheck(t targetGroup) health {
 	o := p.options.Health
 	h := health{Protocol: "TCP", Port: "traffic-port", Interval: 10, Timeout: 6, Healthy: 2, Unhealthy: 2}
 	proxied := t.Attributes[attrProxy] == "true" && t.Protocol != elb.ProtocolEnumUdp
@@ -73,31 +74,24 @@ func (p *portPlanner) health(t targetGroup) health {
 			h.Protocol, h.Path = "TCP", ""
 		}
 	case o.Protocol != "" && !(local && o.Protocol == "HTTP"):
-		// Who names a protocol means the application; but under Local HTTP is
-		// what kube-proxy speaks anyway.
+		// A protocol refers to the application, except HTTP under Local, which is
+		// the protocol of kube-proxy.
 		h.Port, h.Path = "traffic-port", ""
 	}
-	h.Protocol = cmpOr(o.Protocol, h.Protocol)
+	h.Protocol = cmp.Or(o.Protocol, h.Protocol)
 	if h.Protocol == "TCP" && o.Path != "" {
 		h.Protocol = "HTTP"
 	}
 	if h.Protocol != "TCP" {
-		h.Path, h.Codes = cmpOr(o.Path, h.Path, "/"), cmpOr(o.Codes, "200-399")
+		h.Path, h.Codes = cmp.Or(o.Path, h.Path, "/"), cmp.Or(o.Codes, "200-399")
 	} else {
 		h.Path, h.Codes = "", ""
 	}
-	set := func(to *int32, asked int32) {
-		if asked != 0 {
-			*to = asked
-		}
-	}
-	set(&h.Interval, o.Interval)
+	h.Interval = cmp.Or(o.Interval, h.Interval)
 	if o.Timeout == 0 && h.Interval < h.Timeout {
 		h.Timeout = h.Interval
 	}
-	set(&h.Timeout, o.Timeout)
-	set(&h.Healthy, o.Healthy)
-	set(&h.Unhealthy, o.Unhealthy)
+	h.Timeout, h.Healthy, h.Unhealthy = cmp.Or(o.Timeout, h.Timeout), cmp.Or(o.Healthy, h.Healthy), cmp.Or(o.Unhealthy, h.Unhealthy)
 	if h.Timeout > h.Interval {
 		p.fail("annotation %shealthcheck-timeout: %d s is longer than the interval of %d s", prefix, h.Timeout, h.Interval)
 	}
@@ -106,7 +100,7 @@ func (p *portPlanner) health(t targetGroup) health {
 
 // healthPort resolves the annotation healthcheck-port: a number,
 // "traffic-port", or the name of one of the Service's ports. The nodes' groups
-// admit our balancers to no others than node ports and kube-proxy's.
+// admit the load balancers to node ports and kube-proxy's port only.
 func (p *portPlanner) healthPort(text string) string {
 	if text == "traffic-port" {
 		return text
@@ -121,7 +115,22 @@ func (p *portPlanner) healthPort(text string) string {
 	case err != nil || n < 1 || n > 65535:
 		p.fail("annotation %shealthcheck-port: %q is no port number, no name of a port of the Service, and not traffic-port", prefix, text)
 	case p.options.Backend && n != portKubeProxy && (n < int(r[0]) || n > int(r[1])):
-		p.fail("annotation %shealthcheck-port: the nodes admit balancers to node ports (%d-%d) and %d only, not to %d, unless the annotation %ssecurity-groups names a group that they admit there", prefix, r[0], r[1], portKubeProxy, n, prefix)
+		p.fail("annotation %shealthcheck-port: the nodes admit balancers to node ports (%d-%d) and %d only, not to %d, "+
+			"unless the annotation %ssecurity-groups names a group that they admit there", prefix, r[0], r[1], portKubeProxy, n, prefix)
 	}
 	return text
+}
+
+// healthDiffers reports whether a health check must be changed. A field that the
+// response lacks does not differ.
+func healthDiffers(desired health, observed elb.TargetGroup) bool {
+	number := func(desired int32, observed *int32) bool { return observed != nil && *observed != desired }
+	text := func(desired string, observed *string) bool {
+		return desired != "" && observed != nil && *observed != desired
+	}
+	codes := observed.Matcher != nil && text(desired.Codes, observed.Matcher.HttpCode)
+	return observed.HealthCheckProtocol != "" && string(observed.HealthCheckProtocol) != desired.Protocol ||
+		text(desired.Port, observed.HealthCheckPort) || text(desired.Path, observed.HealthCheckPath) || codes ||
+		number(desired.Interval, observed.HealthCheckIntervalSeconds) || number(desired.Timeout, observed.HealthCheckTimeoutSeconds) ||
+		number(desired.Healthy, observed.HealthyThresholdCount) || number(desired.Unhealthy, observed.UnhealthyThresholdCount)
 }

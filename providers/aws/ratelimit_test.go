@@ -1,7 +1,6 @@
 package aws
 
 import (
-	"context"
 	"fmt"
 	"sync"
 	"testing"
@@ -12,7 +11,7 @@ import (
 
 // TestAdapt: a throttled class of calls gets slower, alone, and recovers.
 func TestAdapt(t *testing.T) {
-	l := newLimits()
+	l := newRateLimiter()
 	bucket, other := ec2.ServiceID+"Modify", ec2.ServiceID+"Describe"
 	base, untouched := l.bases[bucket], l.buckets[other].Limit()
 	throttle := &smithy.GenericAPIError{Code: "RequestLimitExceeded"}
@@ -40,24 +39,6 @@ func TestAdapt(t *testing.T) {
 	l.adapt(bucket, fmt.Errorf("anything else"))
 	if got := l.buckets[bucket].Limit(); got != base {
 		t.Errorf("the rate is %v after another failure", got)
-	}
-}
-
-// TestCancelledWait: who waits for a turn does not wait beyond the end.
-func TestCancelledWait(t *testing.T) {
-	a := fakeAccount(t)
-	c := a.provider(t)
-	conn, err := c.connect(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := call(ctx, conn.ec2.DescribeSubnets, &ec2.DescribeSubnetsInput{}); err == nil {
-		t.Error("a cancelled call succeeded")
-	}
-	if calls := a.calls(); len(calls) > 0 {
-		t.Errorf("called %v", calls)
 	}
 }
 

@@ -20,9 +20,9 @@ const (
 	annotationSourceRanges = corev1.AnnotationLoadBalancerSourceRangesKey
 )
 
-// options are what a Service's annotations ask for; the zero value of a field
-// asks for nothing.
-type options struct {
+// serviceOptions are the requests of a Service's annotations; the zero value of a
+// field is no request.
+type serviceOptions struct {
 	Type           string
 	Scheme         string
 	AllowReplace   bool
@@ -51,9 +51,9 @@ type options struct {
 	Tags           map[string]string
 }
 
-// elsewhere are annotations of other implementations that change what a client
-// gets, or who gets in. They are refused by name rather than ignored.
-var elsewhere = map[string]string{
+// unsupported are annotations of other implementations that change what clients
+// get, or which clients are admitted. They are refused by name instead of ignored.
+var unsupported = map[string]string{
 	"name":                                     "the balancer's name follows from the Service's UID",
 	"extra-security-groups":                    "name all groups with security-groups",
 	"ipv6-addresses":                           "AWS chooses the IPv6 addresses",
@@ -68,23 +68,23 @@ var elsewhere = map[string]string{
 	"inbound-sg-rules-on-private-link-traffic": "AWS's default applies",
 }
 
-// reader reads annotations and remembers what it did not understand.
-type reader struct {
+// annotationReader reads annotations and collects problems.
+type annotationReader struct {
 	annotations map[string]string
 	known       map[string]bool
 	problems    []string
 }
 
-func (r *reader) fail(name, format string, args ...any) {
+func (r *annotationReader) fail(name, format string, args ...any) {
 	r.problems = append(r.problems, fmt.Sprintf("annotation %s: %s", prefix+name, fmt.Sprintf(format, args...)))
 }
 
-func (r *reader) text(name string) string {
+func (r *annotationReader) text(name string) string {
 	r.known[prefix+name] = true
 	return strings.TrimSpace(r.annotations[prefix+name])
 }
 
-func (r *reader) oneOf(name string, values ...string) string {
+func (r *annotationReader) oneOf(name string, values ...string) string {
 	v := r.text(name)
 	if v != "" && !slices.Contains(values, v) {
 		r.fail(name, "%q must be one of %s", v, strings.Join(values, ", "))
@@ -94,7 +94,7 @@ func (r *reader) oneOf(name string, values ...string) string {
 }
 
 // boolean is "" if the annotation is absent, else "true" or "false".
-func (r *reader) boolean(name string) string {
+func (r *annotationReader) boolean(name string) string {
 	switch v := r.text(name); strings.ToLower(v) {
 	case "", "true", "false":
 		return strings.ToLower(v)
@@ -105,7 +105,7 @@ func (r *reader) boolean(name string) string {
 }
 
 // number is 0 if the annotation is absent.
-func (r *reader) number(name string, from, to int) int {
+func (r *annotationReader) number(name string, from, to int) int {
 	v := r.text(name)
 	if v == "" {
 		return 0
@@ -118,7 +118,7 @@ func (r *reader) number(name string, from, to int) int {
 	return n
 }
 
-func (r *reader) list(name string) (all []string) {
+func (r *annotationReader) list(name string) (all []string) {
 	for part := range strings.SplitSeq(r.text(name), ",") {
 		if part = strings.TrimSpace(part); part != "" {
 			all = append(all, part)
@@ -128,7 +128,7 @@ func (r *reader) list(name string) (all []string) {
 }
 
 // pairs reads "k=v,k=v". A value may contain "=".
-func (r *reader) pairs(name string) map[string]string {
+func (r *annotationReader) pairs(name string) map[string]string {
 	var all map[string]string
 	for _, part := range r.list(name) {
 		k, v, _ := strings.Cut(part, "=")
@@ -140,18 +140,15 @@ func (r *reader) pairs(name string) map[string]string {
 		if _, twice := all[k]; twice {
 			r.fail(name, "the key %q is there twice", k)
 		}
-		if all == nil {
-			all = map[string]string{}
-		}
-		all[k] = v
+		all = put(all, k, v)
 	}
 	return all
 }
 
-// parseOptions reads every annotation that is meant for AWS. A problem names
-// its annotation; none is ignored.
-func parseOptions(svc *corev1.Service) (o options, problems []string) {
-	r := &reader{annotations: svc.Annotations, known: map[string]bool{}}
+// parseAnnotations reads every annotation for AWS. A problem names its annotation;
+// none is ignored.
+func parseAnnotations(svc *corev1.Service) (o serviceOptions, problems []string) {
+	r := &annotationReader{annotations: svc.Annotations, known: map[string]bool{}}
 	o.Type = r.oneOf("type", "nlb", "external")
 	r.oneOf("nlb-target-type", "instance")
 	o.AllowReplace = svc.Annotations[v1alpha1.AnnotationAllowReplacement] == "true"
@@ -163,16 +160,17 @@ func parseOptions(svc *corev1.Service) (o options, problems []string) {
 	o.NodeLabels = r.pairs("target-node-labels")
 	r.tags(&o)
 	if svc.Spec.LoadBalancerIP != "" {
-		r.problems = append(r.problems, "spec.loadBalancerIP: AWS chooses a balancer's addresses; use the annotation "+prefix+"eip-allocations or private-ipv4-addresses")
+		r.problems = append(r.problems, "spec.loadBalancerIP: AWS chooses a balancer's addresses; "+
+			"use the annotation "+prefix+"eip-allocations or private-ipv4-addresses")
 	}
 	r.unknown()
 	return o, r.problems
 }
 
-func (r *reader) placement(o *options) {
+func (r *annotationReader) placement(o *serviceOptions) {
 	o.Scheme = r.oneOf("scheme", "internal", "internet-facing")
-	// The other implementation takes any value but "false" for true, e.g. the
-	// "0.0.0.0/0" of old examples.
+	// The other implementation reads any value except "false" as true, such as
+	// the "0.0.0.0/0" of old examples.
 	switch v := strings.ToLower(r.text("internal")); {
 	case v == "" || o.Scheme != "":
 		wants := map[bool]string{true: "internet-facing", false: "internal"}[v == "false"]
@@ -204,7 +202,7 @@ func (r *reader) placement(o *options) {
 	}
 }
 
-func (r *reader) securityGroups(svc *corev1.Service, o *options) {
+func (r *annotationReader) securityGroups(svc *corev1.Service, o *serviceOptions) {
 	o.Groups = r.list("security-groups")
 	o.NoGroups = r.boolean("disable-nlb-sg") == "true" || slices.Equal(o.Groups, []string{"none"})
 	if o.NoGroups && len(o.Groups) > 0 && !slices.Equal(o.Groups, []string{"none"}) {
@@ -225,7 +223,7 @@ func (r *reader) securityGroups(svc *corev1.Service, o *options) {
 	if backend == "true" && o.NoGroups {
 		r.fail("manage-backend-security-group-rules", "needs a balancer with security groups")
 	}
-	// PMTU discovery is always let in: without it large packets vanish.
+	// Messages of PMTU discovery are always admitted: without them large packets are lost.
 	r.oneOf("enable-icmp-for-path-mtu-discovery", "on")
 
 	field, ranges := "spec.loadBalancerSourceRanges", svc.Spec.LoadBalancerSourceRanges
@@ -243,29 +241,27 @@ func (r *reader) securityGroups(svc *corev1.Service, o *options) {
 	slices.Sort(o.Ranges)
 	o.Ranges = slices.Compact(o.Ranges)
 	if len(ranges) > 0 && (o.NoGroups || len(o.Groups) > 0) {
-		r.problems = append(r.problems, field+": source ranges are rules of the balancer's own security group, which the annotations "+prefix+"security-groups and disable-nlb-sg turn off")
+		r.problems = append(r.problems, field+": source ranges are rules of the balancer's own security group, "+
+			"which the annotations "+prefix+"security-groups and disable-nlb-sg turn off")
 	}
 }
 
-func (r *reader) attributes(o *options) {
+func (r *annotationReader) attributes(o *serviceOptions) {
 	o.Attributes = r.pairs("attributes")
-	set := func(name, key, value string) {
+	setAttribute := func(name, key, value string) {
 		if value == "" {
 			return
 		}
-		if have, twice := o.Attributes[key]; twice && have != value {
-			r.fail(name, "contradicts %s=%s in the annotation %sattributes", key, have, prefix)
+		if other, twice := o.Attributes[key]; twice && other != value {
+			r.fail(name, "contradicts %s=%s in the annotation %sattributes", key, other, prefix)
 			return
 		}
-		if o.Attributes == nil {
-			o.Attributes = map[string]string{}
-		}
-		o.Attributes[key] = value
+		o.Attributes = put(o.Attributes, key, value)
 	}
-	set("cross-zone-load-balancing-enabled", attrCrossZone, r.boolean("cross-zone-load-balancing-enabled"))
-	set("access-log-enabled", "access_logs.s3.enabled", r.boolean("access-log-enabled"))
-	set("access-log-s3-bucket-name", "access_logs.s3.bucket", r.text("access-log-s3-bucket-name"))
-	set("access-log-s3-bucket-prefix", "access_logs.s3.prefix", r.text("access-log-s3-bucket-prefix"))
+	setAttribute("cross-zone-load-balancing-enabled", attrCrossZone, r.boolean("cross-zone-load-balancing-enabled"))
+	setAttribute("access-log-enabled", "access_logs.s3.enabled", r.boolean("access-log-enabled"))
+	setAttribute("access-log-s3-bucket-name", "access_logs.s3.bucket", r.text("access-log-s3-bucket-name"))
+	setAttribute("access-log-s3-bucket-prefix", "access_logs.s3.prefix", r.text("access-log-s3-bucket-prefix"))
 	if o.Attributes["access_logs.s3.enabled"] == "true" && o.Attributes["access_logs.s3.bucket"] == "" {
 		r.fail("access-log-enabled", "needs the annotation %saccess-log-s3-bucket-name", prefix)
 	}
@@ -281,10 +277,7 @@ func (r *reader) attributes(o *options) {
 			o.GroupDefaults = put(o.GroupDefaults, name, v)
 			continue
 		}
-		if o.GroupByPort == nil {
-			o.GroupByPort = map[string]map[string]string{}
-		}
-		o.GroupByPort[port] = put(o.GroupByPort[port], name, v)
+		o.GroupByPort = put(o.GroupByPort, port, put(o.GroupByPort[port], name, v))
 	}
 	drain := r.number("connection-draining-timeout", 0, 3600)
 	enabled := r.boolean("connection-draining-enabled")
@@ -297,10 +290,7 @@ func (r *reader) attributes(o *options) {
 	o.IdleTimeout = r.number("connection-idle-timeout", 60, 6000)
 	for _, name := range slices.Sorted(maps.Keys(r.annotations)) {
 		if port, ok := strings.CutPrefix(name, prefix+"listener-attributes."); ok {
-			if o.ListenerByPort == nil {
-				o.ListenerByPort = map[string]map[string]string{}
-			}
-			o.ListenerByPort[port] = r.pairs("listener-attributes." + port)
+			o.ListenerByPort = put(o.ListenerByPort, port, r.pairs("listener-attributes."+port))
 		}
 	}
 	switch v := r.text("proxy-protocol"); v {
@@ -316,7 +306,7 @@ func (r *reader) attributes(o *options) {
 	}
 }
 
-func (r *reader) tls(o *options) {
+func (r *annotationReader) tls(o *serviceOptions) {
 	o.Certificates, o.TLSPorts = r.list("ssl-cert"), r.list("ssl-ports")
 	for _, c := range o.Certificates {
 		if !strings.HasPrefix(c, "arn:") {
@@ -335,24 +325,22 @@ func (r *reader) tls(o *options) {
 			}
 		}
 	}
-	switch v := r.oneOf("backend-protocol", "tcp", "ssl"); v {
-	case "ssl":
-		o.BackendTLS = true
-		if len(o.Certificates) == 0 {
-			r.fail("backend-protocol", "ssl needs the annotation %sssl-cert: only a TLS listener speaks TLS to its targets", prefix)
-		}
+	o.BackendTLS = r.oneOf("backend-protocol", "tcp", "ssl") == "ssl"
+	if o.BackendTLS && len(o.Certificates) == 0 {
+		r.fail("backend-protocol", "ssl needs the annotation %sssl-cert: only a TLS listener speaks TLS to its targets", prefix)
 	}
 }
 
-// reservedTag reports whether a tag is AWS's or ours to set.
+// reservedTag reports whether only AWS or this package may set a tag.
 func reservedTag(key string) bool {
-	return strings.HasPrefix(key, "aws:") || strings.HasPrefix(key, v1alpha1.GroupVersion.Group+"/") || strings.HasPrefix(key, tagClusterOwned(""))
+	return strings.HasPrefix(key, "aws:") || strings.HasPrefix(key, v1alpha1.GroupVersion.Group+"/") ||
+		strings.HasPrefix(key, tagClusterOwned(""))
 }
 
 // maxTags leaves room for our own among the 50 that an object can have.
 const maxTags = 35
 
-func (r *reader) tags(o *options) {
+func (r *annotationReader) tags(o *serviceOptions) {
 	o.Tags = r.pairs("additional-resource-tags")
 	for k := range o.Tags {
 		if reservedTag(k) {
@@ -364,23 +352,19 @@ func (r *reader) tags(o *options) {
 	}
 }
 
-// unknown names what nobody has read: a typing error in "internal" must not
-// end as a balancer that faces the internet.
-func (r *reader) unknown() {
+// unknown reports every annotation that was not read: a typing error in "internal"
+// must not result in a load balancer that faces the internet.
+func (r *annotationReader) unknown() {
 	for _, name := range slices.Sorted(maps.Keys(r.annotations)) {
 		rest, ours := strings.CutPrefix(name, prefix)
-		if !ours || r.known[name] {
-			continue
-		}
-		if why := elsewhere[rest]; why != "" {
-			r.fail(rest, "not supported: %s", why)
-		} else {
-			r.fail(rest, "unknown; see the table of annotations in docs/aws.md")
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(r.annotations)) {
-		if strings.HasPrefix(name, "service.beta.kubernetes.io/actions.") {
+		switch why := unsupported[rest]; {
+		case strings.HasPrefix(name, "service.beta.kubernetes.io/actions."):
 			r.problems = append(r.problems, "annotation "+name+": weighted target groups are not supported")
+		case !ours || r.known[name]:
+		case why != "":
+			r.fail(rest, "not supported: %s", why)
+		default:
+			r.fail(rest, "unknown; see the table of annotations in docs/aws.md")
 		}
 	}
 }

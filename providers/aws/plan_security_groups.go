@@ -10,7 +10,7 @@ import (
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
-// rule lets something in (EC2 IpPermission, one source).
+// rule admits one source (EC2 IpPermission).
 type rule struct {
 	Protocol string // tcp, udp, icmp, icmpv6
 	From, To int32  // ports; with ICMP type and code
@@ -23,9 +23,9 @@ func (r rule) String() string {
 
 func compareRules(a, b rule) int { return strings.Compare(a.String(), b.String()) }
 
-// rules admit clients to the listeners, and the ICMP messages without which
+// clientRules admit clients to the listeners, and the ICMP messages without which
 // path MTU discovery fails (RFC 1191, RFC 8201).
-func rules(listeners []listener, ranges []string, dual bool) (all []rule) {
+func clientRules(listeners []listener, ranges []string, dual bool) (all []rule) {
 	if len(ranges) == 0 {
 		ranges = []string{"0.0.0.0/0"}
 		if dual {
@@ -37,7 +37,7 @@ func rules(listeners []listener, ranges []string, dual bool) (all []rule) {
 			if l.Protocol != elb.ProtocolEnumUdp {
 				all = append(all, rule{"tcp", l.Port, l.Port, source})
 			}
-			if l.Protocol == elb.ProtocolEnumUdp || l.Protocol == elb.ProtocolEnumTcpUdp {
+			if l.hasUDP() {
 				all = append(all, rule{"udp", l.Port, l.Port, source})
 			}
 		}
@@ -50,19 +50,19 @@ func rules(listeners []listener, ranges []string, dual bool) (all []rule) {
 	return all
 }
 
-// placeRules says which of the security groups holds which rule. A rule stays
-// where it is, so that nobody is shut out while others are let in, and new ones
-// go where there is room beside those that will leave, if possible.
-func placeRules(want []rule, have [][]rule) (placed [][]rule) {
-	placed = make([][]rule, len(have))
-	room, later := make([]int, len(have)), make([]int, len(have))
+// placeRules distributes rules over security groups. A rule stays in its group,
+// so that no client is refused on the way, and new ones go where there is room
+// alongside those that will be revoked, if possible.
+func placeRules(desired []rule, observed [][]rule) (placed [][]rule) {
+	placed = make([][]rule, len(observed))
+	room, later := make([]int, len(observed)), make([]int, len(observed))
 	var rest []rule
-	for i := range have {
-		room[i] = rulesPerGroup - len(have[i])
+	for i := range observed {
+		room[i] = rulesPerGroup - len(observed[i])
 		later[i] = rulesPerGroup
 	}
-	for _, r := range want {
-		i := slices.IndexFunc(have, func(rules []rule) bool { return slices.Contains(rules, r) })
+	for _, r := range desired {
+		i := slices.IndexFunc(observed, func(rules []rule) bool { return slices.Contains(rules, r) })
 		if i < 0 {
 			rest = append(rest, r)
 			continue
@@ -75,7 +75,7 @@ func placeRules(want []rule, have [][]rule) (placed [][]rule) {
 		total += n
 	}
 	if len(rest) > total {
-		room = later // some must leave first
+		room = later // some must be revoked first
 	}
 	for _, r := range rest {
 		i := slices.IndexFunc(room, func(n int) bool { return n > 0 })
@@ -85,17 +85,17 @@ func placeRules(want []rule, have [][]rule) (placed [][]rule) {
 	return placed
 }
 
-// nodeRules admit the balancers, by their shared security group, to the
+// nodeRules admit the load balancers, by their shared security group, to the
 // NodePorts and kube-proxy's health port of the nodes.
-func nodeRules(backend string, nodePorts [2]int32) []rule {
+func nodeRules(shared string, nodePorts [2]int32) []rule {
 	return []rule{
-		{"tcp", portKubeProxy, portKubeProxy, backend},
-		{"tcp", nodePorts[0], nodePorts[1], backend},
-		{"udp", nodePorts[0], nodePorts[1], backend},
+		{"tcp", portKubeProxy, portKubeProxy, shared},
+		{"tcp", nodePorts[0], nodePorts[1], shared},
+		{"udp", nodePorts[0], nodePorts[1], shared},
 	}
 }
 
-// rulesOf flattens what AWS says about a group.
+// rulesOf flattens the permissions of a group.
 func rulesOf(permissions []ec2.IpPermission) (all []rule) {
 	for _, p := range permissions {
 		r := rule{Protocol: aws.ToString(p.IpProtocol), From: aws.ToInt32(p.FromPort), To: aws.ToInt32(p.ToPort)}
@@ -105,28 +105,28 @@ func rulesOf(permissions []ec2.IpPermission) (all []rule) {
 		case "58":
 			r.Protocol = "icmpv6"
 		}
-		for _, s := range p.IpRanges {
-			r.Source = aws.ToString(s.CidrIp)
+		admit := func(source *string) {
+			r.Source = aws.ToString(source)
 			all = append(all, r)
+		}
+		for _, s := range p.IpRanges {
+			admit(s.CidrIp)
 		}
 		for _, s := range p.Ipv6Ranges {
-			r.Source = aws.ToString(s.CidrIpv6)
-			all = append(all, r)
+			admit(s.CidrIpv6)
 		}
 		for _, s := range p.UserIdGroupPairs {
-			r.Source = aws.ToString(s.GroupId)
-			all = append(all, r)
+			admit(s.GroupId)
 		}
 		for _, s := range p.PrefixListIds {
-			r.Source = aws.ToString(s.PrefixListId)
-			all = append(all, r)
+			admit(s.PrefixListId)
 		}
 	}
 	slices.SortFunc(all, compareRules)
 	return all
 }
 
-// permissions is the opposite of rulesOf.
+// permissions is the inverse of rulesOf.
 func permissions(all []rule) (permissions []ec2.IpPermission) {
 	for _, r := range all {
 		p := ec2.IpPermission{IpProtocol: aws.String(r.Protocol), FromPort: aws.Int32(r.From), ToPort: aws.Int32(r.To)}
@@ -145,7 +145,19 @@ func permissions(all []rule) (permissions []ec2.IpPermission) {
 	return permissions
 }
 
-// without is what the first has and the second lacks.
-func without(a, b []rule) []rule {
-	return slices.DeleteFunc(slices.Clone(a), func(r rule) bool { return slices.Contains(b, r) })
+// selectNodeGroups returns the security groups of instances that must admit the
+// load balancers: of each instance the one that is tagged as the cluster's, or its
+// only one. If several are tagged, or none of several, it is the first by ID.
+func selectNodeGroups(instances []instance, tagged func(group string) bool) (groups []string) {
+	for _, i := range instances {
+		candidates := slices.Sorted(slices.Values(i.Groups))
+		if ours := slices.DeleteFunc(slices.Clone(candidates), func(g string) bool { return !tagged(g) }); len(ours) > 0 {
+			candidates = ours
+		}
+		if len(candidates) > 0 {
+			groups = append(groups, candidates[0])
+		}
+	}
+	slices.Sort(groups)
+	return slices.Compact(groups)
 }

@@ -1,0 +1,148 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	elbapi "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// existingBalancers returns the Service's load balancers, of which there are two
+// during a replacement.
+func (r *reconciler) existingBalancers() (all []existingBalancer) {
+	for i := range r.observed.balancers {
+		b := &r.observed.balancers[i]
+		all = append(all, existingBalancer{
+			b, recorded(r.observed.tags[aws.ToString(b.LoadBalancerArn)], tagAddresses),
+			aws.ToString(b.LoadBalancerName) == r.names.second(r.svc.UID),
+		})
+	}
+	return all
+}
+
+// ensureBalancer creates the load balancer, or changes what can be changed in
+// place.
+func (r *reconciler) ensureBalancer(ctx context.Context, current *elb.LoadBalancer, groups []string) (b elb.LoadBalancer, err error) {
+	var tags map[string]string
+	addresses := record(tagAddresses, strings.Join(r.result.desired.addresses(), " "))
+	if current == nil {
+		tags = r.tags("", addresses)
+		if b, err = r.createBalancer(ctx, groups, tags); err != nil {
+			return b, err
+		}
+	} else {
+		b = *current
+		tags = r.observed.tags[aws.ToString(b.LoadBalancerArn)]
+		if err := r.changeBalancer(ctx, &b, groups); err != nil {
+			return b, err
+		}
+		if len(addresses) == 0 { // those that it has are not requested any more
+			addresses = record(tagAddresses, recorded(tags, tagAddresses))
+		}
+	}
+	r.arn = aws.ToString(b.LoadBalancerArn)
+	if err := r.ensureAttributes(ctx, r.loadBalancerAttributes(r.arn, b.Scheme), r.result.desired.Attributes, tags); err != nil {
+		return b, err
+	}
+	return b, r.retag(ctx, r.arn, tags, r.tags("", addresses, recordAttributes(r.result.desired.Attributes)))
+}
+
+func (r *reconciler) createBalancer(ctx context.Context, groups []string, tags map[string]string) (b elb.LoadBalancer, err error) {
+	subnets, mappings, err := r.mapSubnets(ctx)
+	if err != nil {
+		return b, err
+	}
+	kind, refusal := r.result.desired.addressType(subnets)
+	if refusal != nil {
+		return b, refusal
+	}
+	out, err := call(ctx, r.elb.CreateLoadBalancer, &elbapi.CreateLoadBalancerInput{
+		Name: aws.String(r.name), Type: elb.LoadBalancerTypeEnumNetwork, Scheme: r.result.desired.Scheme, IpAddressType: kind,
+		SubnetMappings: mappings, SecurityGroups: groups, Tags: elbTagList(tags),
+	})
+	if err != nil {
+		return b, err
+	}
+	if len(out.LoadBalancers) == 0 {
+		return b, errors.New("CreateLoadBalancer: the response has no load balancer")
+	}
+	r.loadBalancers.put(out.LoadBalancers[0])
+	return out.LoadBalancers[0], nil
+}
+
+// mapSubnets returns the desired subnets, and the form in which AWS takes them.
+func (r *reconciler) mapSubnets(ctx context.Context) ([]subnet, []elb.SubnetMapping, error) {
+	subnets, err := r.findSubnets(ctx, r.result.vpc, r.result.desired)
+	if err != nil {
+		return nil, nil, err
+	}
+	mappings, refusal := planMappings(r.result.desired, subnets)
+	if refusal != nil {
+		return nil, nil, refusal
+	}
+	return subnets, mappings, nil
+}
+
+// changeBalancer changes security groups, subnets and the address type. A load
+// balancer keeps its subnets unless an annotation names others.
+func (r *reconciler) changeBalancer(ctx context.Context, b *elb.LoadBalancer, groups []string) error {
+	changed := false
+	slices.Sort(groups)
+	groups = slices.Compact(groups)
+	if !slices.Equal(slices.Sorted(slices.Values(b.SecurityGroups)), groups) {
+		_, err := call(ctx, r.elb.SetSecurityGroups, &elbapi.SetSecurityGroupsInput{
+			LoadBalancerArn: b.LoadBalancerArn, SecurityGroups: groups,
+		})
+		if err != nil {
+			return err
+		}
+		b.SecurityGroups, changed = groups, true
+	}
+	if len(r.result.desired.Subnets) > 0 {
+		_, mappings, err := r.mapSubnets(ctx)
+		if err != nil {
+			return err
+		}
+		if !sameSubnets(mappings, b.AvailabilityZones) {
+			out, err := call(ctx, r.elb.SetSubnets, &elbapi.SetSubnetsInput{LoadBalancerArn: b.LoadBalancerArn, SubnetMappings: mappings})
+			if err != nil {
+				return err
+			}
+			b.AvailabilityZones, changed = out.AvailabilityZones, true
+		}
+	}
+	if kind := r.result.desired.AddressType; !r.result.desired.PreferDual && b.IpAddressType != "" && b.IpAddressType != kind {
+		_, err := call(ctx, r.elb.SetIpAddressType, &elbapi.SetIpAddressTypeInput{LoadBalancerArn: b.LoadBalancerArn, IpAddressType: kind})
+		if err != nil {
+			return err
+		}
+		b.IpAddressType, changed = kind, true
+	}
+	if changed {
+		r.loadBalancers.put(*b)
+	}
+	return nil
+}
+
+// hasTakenOver reports whether the load balancer that this one replaces can be
+// deleted: the new one is provisioned and has a healthy target, and the Service
+// has shown its name for the grace period.
+func (r *reconciler) hasTakenOver(b elb.LoadBalancer) bool {
+	shows := slices.ContainsFunc(r.svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
+		return in.Hostname == statusOf(b).Ingress[0].Hostname
+	})
+	if !shows || !isProvisioned(b) {
+		r.result.shown = time.Time{}
+		return false
+	}
+	if r.result.shown.IsZero() {
+		r.result.shown = time.Now()
+	}
+	return r.observed.healthy && time.Since(r.result.shown) >= r.gracePeriod
+}

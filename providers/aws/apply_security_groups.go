@@ -1,0 +1,112 @@
+package aws
+
+import (
+	"context"
+	"slices"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+)
+
+// groupRules are rules of one security group.
+type groupRules struct {
+	group string
+	rules []rule
+}
+
+// ownSecurityGroups returns the security groups that were created for the Service.
+func (r *reconciler) ownSecurityGroups(ctx context.Context) ([]ec2.SecurityGroup, error) {
+	var names []string
+	for i := range maxGroups {
+		names = append(names, r.names.securityGroup(r.svc.UID, i))
+	}
+	groups, err := r.listSecurityGroups(ctx, filter("group-name", names...))
+	return slices.DeleteFunc(groups, func(g ec2.SecurityGroup) bool { return !r.owns(tagMap(g.Tags)) }), err
+}
+
+// ensureSecurityGroups creates the load balancer's security groups, adds the
+// rules that they lack, and returns the IDs of all its groups. Superfluous rules
+// are revoked when the load balancer has all groups.
+func (r *reconciler) ensureSecurityGroups(ctx context.Context, instances []instance) (ids []string, err error) {
+	desired := r.result.desired
+	if desired.NoGroups {
+		return nil, nil
+	}
+	ids = slices.Clone(desired.Groups)
+	observed := make([][]rule, maxGroups)
+	for i := range observed {
+		if g := r.ownGroup(r.names.securityGroup(r.svc.UID, i)); g != nil {
+			observed[i] = rulesOf(g.IpPermissions)
+		}
+	}
+	for i, rules := range placeRules(desired.Rules, observed) {
+		if len(rules) == 0 {
+			continue
+		}
+		name := r.names.securityGroup(r.svc.UID, i)
+		id, err := r.ensureOwnGroup(ctx, name, observed[i], rules)
+		if err != nil {
+			return nil, err
+		}
+		ids, r.usedGroups = append(ids, id), append(r.usedGroups, name)
+	}
+	if desired.Backend {
+		id, err := r.ensureSharedGroup(ctx, r.result.vpc, instances)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// ownGroup returns the Service's security group with the name, nil if there is none.
+func (r *reconciler) ownGroup(name string) *ec2.SecurityGroup {
+	i := slices.IndexFunc(r.observed.security, func(g ec2.SecurityGroup) bool { return aws.ToString(g.GroupName) == name })
+	if i < 0 {
+		return nil
+	}
+	return &r.observed.security[i]
+}
+
+func (r *reconciler) ensureOwnGroup(ctx context.Context, name string, observed, desired []rule) (id string, err error) {
+	tags := r.tags("")
+	g := r.ownGroup(name)
+	if g == nil {
+		if id, err = r.createSecurityGroup(ctx, r.result.vpc, name, tags); err != nil {
+			return "", err
+		}
+		return id, r.authorize(ctx, id, desired)
+	}
+	id = aws.ToString(g.GroupId)
+	add, remove := without(desired, observed), without(observed, desired)
+	if len(observed)+len(add) > rulesPerGroup { // no room for both
+		if err := r.revoke(ctx, id, remove); err != nil {
+			return "", err
+		}
+		remove = nil
+	}
+	if err := r.authorize(ctx, id, add); err != nil {
+		return "", err
+	}
+	r.staleRules = append(r.staleRules, groupRules{id, remove})
+	return id, r.retagSecurityGroup(ctx, id, tagMap(g.Tags), tags)
+}
+
+// deleteRulesAndGroups revokes rules and deletes own groups that are not desired.
+func (r *reconciler) deleteRulesAndGroups(ctx context.Context) error {
+	for _, s := range r.staleRules {
+		if err := r.revoke(ctx, s.group, s.rules); err != nil {
+			return err
+		}
+	}
+	for _, g := range r.observed.security {
+		if slices.Contains(r.usedGroups, aws.ToString(g.GroupName)) {
+			continue
+		}
+		if err := r.tolerateInUse(r.deleteSecurityGroup(ctx, aws.ToString(g.GroupId))); err != nil {
+			return err
+		}
+	}
+	return nil
+}

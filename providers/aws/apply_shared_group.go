@@ -1,0 +1,167 @@
+package aws
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+// maxSharedGroupAge is how long the nodes' security groups are assumed to admit
+// the shared one.
+const maxSharedGroupAge = time.Hour
+
+// sharedGroup is the security group that all load balancers of the cluster have,
+// and that the nodes' groups admit: a node's group has three rules, however many
+// Services there are.
+type sharedGroup struct {
+	// users has a read lock while a load balancer with the group is created, so
+	// that the deletion of the last one does not delete the group.
+	users  sync.RWMutex
+	flight singleflight.Group
+
+	mu      sync.Mutex
+	id      string
+	checked map[string]time.Time // by the nodes' groups that were checked
+}
+
+func (s *sharedGroup) invalidate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.id, s.checked = "", nil
+}
+
+// get returns the group's ID if it was checked for these groups of nodes.
+func (s *sharedGroup) get(nodeGroups string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Since(s.checked[nodeGroups]) < maxSharedGroupAge {
+		return s.id
+	}
+	return ""
+}
+
+func (s *sharedGroup) store(id, nodeGroups string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.id, s.checked = id, put(s.checked, nodeGroups, time.Now())
+}
+
+// ensureSharedGroup creates the group, and makes the nodes' groups admit it.
+func (c *Cloud) ensureSharedGroup(ctx context.Context, vpc string, instances []instance) (id string, err error) {
+	s := &c.sharedGroup
+	nodeGroups := slices.Clone(c.options.NodeSecurityGroups)
+	if len(nodeGroups) == 0 {
+		for _, i := range instances {
+			nodeGroups = append(nodeGroups, i.Groups...)
+		}
+	}
+	slices.Sort(nodeGroups)
+	nodeGroups = slices.Compact(nodeGroups)
+	key := strings.Join(nodeGroups, " ")
+	if !c.options.ManageNodeSecurityGroups {
+		key = ""
+	}
+	if id := s.get(key); id != "" {
+		return id, nil
+	}
+	err = callOnce(ctx, &s.flight, key, func(ctx context.Context) error {
+		id, err := c.findSecurityGroup(ctx, vpc, c.names.shared())
+		if id == "" && err == nil {
+			id, err = c.createSecurityGroup(ctx, vpc, c.names.shared(), map[string]string{
+				tagCluster: c.options.Cluster, tagClusterOwned(c.options.Cluster): "owned",
+				tagName: "shared by all load balancers of " + c.options.Cluster,
+			})
+		}
+		if err == nil && c.options.ManageNodeSecurityGroups {
+			err = c.admitSharedGroup(ctx, id, nodeGroups, instances)
+		}
+		if err == nil {
+			s.store(id, key)
+		}
+		return err
+	})
+	return s.get(key), err
+}
+
+// admitSharedGroup adds rules to the nodes' groups that admit the shared one.
+func (c *Cloud) admitSharedGroup(ctx context.Context, id string, nodeGroups []string, instances []instance) error {
+	if len(nodeGroups) == 0 {
+		return nil
+	}
+	groups, err := c.listSecurityGroups(ctx, filter("group-id", nodeGroups...))
+	if err != nil {
+		return err
+	}
+	byID := map[string]ec2.SecurityGroup{}
+	for _, g := range groups {
+		byID[aws.ToString(g.GroupId)] = g
+	}
+	selected := c.options.NodeSecurityGroups
+	if len(selected) == 0 {
+		selected = selectNodeGroups(instances, func(group string) bool {
+			return tagMap(byID[group].Tags)[tagClusterOwned(c.options.Cluster)] != ""
+		})
+	}
+	for _, group := range selected {
+		g, exists := byID[group]
+		if !exists {
+			return newRefusal(v1alpha1.CloudNotConfigured, "--aws-node-security-groups: there is no security group %s", group)
+		}
+		if err := c.authorize(ctx, group, without(nodeRules(id, c.settings.NodePorts), rulesOf(g.IpPermissions))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteSharedGroup deletes the group, and the rules that admit it, after the
+// last load balancer. It does nothing while a load balancer is left, and does not
+// wait for one that is being created.
+func (c *Cloud) deleteSharedGroup(ctx context.Context) error {
+	all := func(string) bool { return true }
+	if left, err := c.loadBalancers.get(ctx, all); err != nil || len(left) > 0 {
+		return err
+	}
+	if !c.sharedGroup.users.TryLock() {
+		return fmt.Errorf("security group %s: %w", c.names.shared(), errInUse)
+	}
+	defer c.sharedGroup.users.Unlock()
+	c.loadBalancers.invalidate() // what follows would disconnect every load balancer
+	if left, err := c.loadBalancers.get(ctx, all); err != nil || len(left) > 0 {
+		return err
+	}
+	groups, err := c.listSecurityGroups(ctx, filter("group-name", c.names.shared()))
+	if err != nil {
+		return err
+	}
+	c.sharedGroup.invalidate()
+	for _, g := range groups {
+		if !c.ownsSecurityGroup(g) {
+			return nil
+		}
+		id := aws.ToString(g.GroupId)
+		admitting, err := c.listSecurityGroups(ctx, filter("ip-permission.group-id", id))
+		if err != nil {
+			return err
+		}
+		for _, n := range admitting {
+			rules := slices.DeleteFunc(rulesOf(n.IpPermissions), func(r rule) bool { return r.Source != id })
+			if err := c.revoke(ctx, aws.ToString(n.GroupId), rules); err != nil {
+				return err
+			}
+		}
+		if err := c.deleteSecurityGroup(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package aws
+
+import (
+	"context"
+	"errors"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	elbapi "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+)
+
+// groupName returns the name of a target group of the desired load balancer.
+func (r *reconciler) groupName(t targetGroup) string {
+	return r.names.targetGroup(r.svc.UID, r.name, t)
+}
+
+// ensureTargetGroups creates or changes the target groups and their targets.
+// What is registered before the listener exists becomes healthy sooner.
+func (r *reconciler) ensureTargetGroups(ctx context.Context, instances []instance) error {
+	desired := r.result.desired
+	limit := desired.targetLimit(len(desired.Listeners))
+	ids := limit.cut(instances)
+	for _, l := range desired.Listeners {
+		registered, err := r.ensureTargetGroup(ctx, l)
+		if err != nil {
+			return err
+		}
+		if len(ids) > 0 { // otherwise the last targets stay
+			if err := r.setTargets(ctx, &registered, ids, limit); err != nil {
+				return err
+			}
+		}
+		r.result.groups = append(r.result.groups, registered)
+	}
+	return nil
+}
+
+func (r *reconciler) ensureTargetGroup(ctx context.Context, l listener) (registered registration, err error) {
+	t, name := l.Target, r.groupName(l.Target)
+	g, exists := r.observed.groups[name]
+	tags := r.observed.tags[aws.ToString(g.TargetGroupArn)]
+	if !exists {
+		tags = r.tags(l.name())
+		if g, err = r.createTargetGroup(ctx, name, t, tags); err != nil {
+			return registered, err
+		}
+		r.observed.groups[name] = g
+		registered.arn = aws.ToString(g.TargetGroupArn)
+	} else {
+		if registered, err = r.readTargets(ctx, g); err != nil {
+			return registered, err
+		}
+		if healthDiffers(t.Health, g) {
+			if err := r.changeHealthCheck(ctx, registered.arn, t.Health); err != nil {
+				return registered, err
+			}
+		}
+	}
+	if err := r.ensureAttributes(ctx, r.targetGroupAttributes(registered.arn, t.Protocol), t.Attributes, tags); err != nil {
+		return registered, err
+	}
+	return registered, r.retag(ctx, registered.arn, tags, r.tags(l.name(), recordAttributes(t.Attributes)))
+}
+
+func (r *reconciler) createTargetGroup(ctx context.Context, name string, t targetGroup, tags map[string]string) (elb.TargetGroup, error) {
+	in := &elbapi.CreateTargetGroupInput{
+		Name: aws.String(name), Protocol: t.Protocol, Port: aws.Int32(t.Port), VpcId: aws.String(r.result.vpc),
+		TargetType: elb.TargetTypeEnumInstance, IpAddressType: t.Family, Tags: elbTagList(tags),
+		HealthCheckEnabled:  aws.Bool(true),
+		HealthCheckProtocol: elb.ProtocolEnum(t.Health.Protocol), HealthCheckPort: aws.String(t.Health.Port),
+		HealthCheckIntervalSeconds: aws.Int32(t.Health.Interval), HealthCheckTimeoutSeconds: aws.Int32(t.Health.Timeout),
+		HealthyThresholdCount: aws.Int32(t.Health.Healthy), UnhealthyThresholdCount: aws.Int32(t.Health.Unhealthy),
+	}
+	if t.Health.Path != "" {
+		in.HealthCheckPath, in.Matcher = aws.String(t.Health.Path), &elb.Matcher{HttpCode: aws.String(t.Health.Codes)}
+	}
+	out, err := call(ctx, r.elb.CreateTargetGroup, in)
+	if err != nil {
+		return elb.TargetGroup{}, err
+	}
+	if len(out.TargetGroups) == 0 {
+		return elb.TargetGroup{}, errors.New("CreateTargetGroup: the response has no target group")
+	}
+	r.targetGroups.put(out.TargetGroups[0])
+	return out.TargetGroups[0], nil
+}
+
+func (r *reconciler) changeHealthCheck(ctx context.Context, arn string, h health) error {
+	in := &elbapi.ModifyTargetGroupInput{
+		TargetGroupArn: aws.String(arn), HealthCheckProtocol: elb.ProtocolEnum(h.Protocol), HealthCheckPort: aws.String(h.Port),
+		HealthCheckIntervalSeconds: aws.Int32(h.Interval), HealthCheckTimeoutSeconds: aws.Int32(h.Timeout),
+		HealthyThresholdCount: aws.Int32(h.Healthy), UnhealthyThresholdCount: aws.Int32(h.Unhealthy),
+	}
+	if h.Path != "" {
+		in.HealthCheckPath, in.Matcher = aws.String(h.Path), &elb.Matcher{HttpCode: aws.String(h.Codes)}
+	}
+	out, err := call(ctx, r.elb.ModifyTargetGroup, in)
+	if err != nil {
+		return err
+	}
+	for _, g := range out.TargetGroups {
+		r.targetGroups.put(g)
+	}
+	return nil
+}

@@ -1,0 +1,234 @@
+package aws
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	elbapi "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+const (
+	targetsPerCall = 200
+	// refusedFor is how long an instance that AWS has refused is not registered.
+	refusedFor = 5 * time.Minute
+)
+
+// readRegistered sets the result to what exists, so that the targets of a load
+// balancer can be updated that this process has not synced yet.
+func (r *reconciler) readRegistered(ctx context.Context) (exists bool, err error) {
+	if err := r.read(ctx); err != nil || len(r.observed.balancers) == 0 {
+		return false, err
+	}
+	o, _ := parseAnnotations(r.svc)
+	b := r.observed.balancers[0]
+	r.result = &lastSync{
+		desired: stack{NodeLabels: o.NodeLabels, Backend: o.Backend, Attributes: o.Attributes},
+		status:  statusOf(b), vpc: aws.ToString(b.VpcId),
+		report: providers.Report{Ready: true, Reason: v1alpha1.Assigned},
+	}
+	r.result.subject = r.describe(b)
+	for _, g := range r.observed.groups {
+		registered, err := r.readTargets(ctx, g)
+		if err != nil {
+			return false, err
+		}
+		r.result.groups = append(r.result.groups, registered)
+	}
+	return true, nil
+}
+
+// updateTargets registers and deregisters what differs from the last sync. A
+// failure invalidates it.
+func (r *reconciler) updateTargets(ctx context.Context) (err error) {
+	defer func() {
+		if err != nil {
+			r.invalidateSync(r.svc.UID)
+		}
+	}()
+	instances, err := r.usableInstances(ctx)
+	if err != nil {
+		return err
+	}
+	l := r.result
+	if len(instances) > 0 {
+		if err := r.replaceTargets(ctx, instances); err != nil {
+			return err
+		}
+	}
+	l.noteMissing(instances)
+	l.composeMessage()
+	if len(l.missing) > 0 {
+		l.report.Again = r.pollInterval
+	} else if l.report.Ready && !l.incomplete {
+		l.report.Again = 0
+	}
+	return nil
+}
+
+// replaceTargets makes the instances the targets of all target groups.
+func (r *reconciler) replaceTargets(ctx context.Context, instances []instance) error {
+	l := r.result
+	if l.desired.Backend {
+		r.sharedGroup.users.RLock()
+		defer r.sharedGroup.users.RUnlock()
+		if _, err := r.ensureSharedGroup(ctx, l.vpc, instances); err != nil {
+			return err
+		}
+	}
+	limit := l.limit()
+	ids := limit.cut(instances)
+	var failures []error
+	for i := range l.groups {
+		failures = append(failures, r.setTargets(ctx, &l.groups[i], ids, limit))
+	}
+	return errors.Join(failures...)
+}
+
+// syncRegistered updates the targets of a load balancer whose other desired
+// changes are refused.
+func (r *reconciler) syncRegistered(ctx context.Context, instances []instance) error {
+	if len(instances) == 0 {
+		return nil
+	}
+	limit := r.result.desired.targetLimit(len(r.observed.groups))
+	ids := limit.cut(instances)
+	for _, g := range r.observed.groups {
+		registered, err := r.readTargets(ctx, g)
+		if err != nil {
+			return err
+		}
+		if err := r.setTargets(ctx, &registered, ids, limit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// usableInstances returns the instances of the desired targets that are in the
+// load balancer's VPC and that AWS has not refused.
+func (r *reconciler) usableInstances(ctx context.Context) ([]instance, error) {
+	all, err := r.lookUpInstances(ctx, r.result.targets)
+	if err != nil {
+		return nil, err
+	}
+	l := r.result
+	if len(r.observed.balancers) > 0 {
+		l.vpc = aws.ToString(r.observed.balancers[0].VpcId)
+	}
+	if l.vpc = cmp.Or(l.vpc, r.options.VPC); l.vpc == "" {
+		l.vpc = mostCommonVPC(all)
+	}
+	for id, until := range l.refused {
+		if time.Now().After(until) {
+			delete(l.refused, id)
+		}
+	}
+	return slices.DeleteFunc(all, func(i instance) bool { return i.VPC != l.vpc || !l.refused[i.ID].IsZero() }), nil
+}
+
+// readTargets reads which instances are registered.
+func (r *reconciler) readTargets(ctx context.Context, g elb.TargetGroup) (registration, error) {
+	registered := registration{arn: aws.ToString(g.TargetGroupArn)}
+	out, err := call(ctx, r.elb.DescribeTargetHealth, &elbapi.DescribeTargetHealthInput{TargetGroupArn: g.TargetGroupArn})
+	if err != nil {
+		return registered, err
+	}
+	for _, d := range out.TargetHealthDescriptions {
+		if d.Target == nil || d.TargetHealth != nil && d.TargetHealth.State == elb.TargetHealthStateEnumDraining {
+			continue
+		}
+		r.observed.healthy = r.observed.healthy || d.TargetHealth != nil && d.TargetHealth.State == elb.TargetHealthStateEnumHealthy
+		registered.instances = append(registered.instances, aws.ToString(d.Target.Id))
+	}
+	slices.Sort(registered.instances)
+	return registered, nil
+}
+
+// setTargets makes the instances the targets. Where AWS has refused all of
+// them, the registered ones stay: they are better than none.
+func (r *reconciler) setTargets(ctx context.Context, registered *registration, ids []string, limit targetLimit) error {
+	first, remove, rest := planMoves(registered.instances, ids, limit.instances)
+	if err := r.registerTargets(ctx, registered, first); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(registered.instances, func(id string) bool { return slices.Contains(ids, id) }) {
+		return nil
+	}
+	if err := r.deregisterTargets(ctx, registered, remove); err != nil {
+		return err
+	}
+	return r.registerTargets(ctx, registered, rest)
+}
+
+func (r *reconciler) registerTargets(ctx context.Context, registered *registration, ids []string) error {
+	for part := range slices.Chunk(ids, targetsPerCall) {
+		if err := r.registerAccepted(ctx, registered, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var anyInstance = regexp.MustCompile(`i-[0-9a-f]{8,17}`)
+
+// registerAccepted registers all instances that AWS accepts. AWS refuses a call
+// for one invalid target, which is then left out: the one that the message
+// names, otherwise it is searched for by bisection.
+func (r *reconciler) registerAccepted(ctx context.Context, registered *registration, ids []string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	_, err := call(ctx, r.elb.RegisterTargets, &elbapi.RegisterTargetsInput{
+		TargetGroupArn: aws.String(registered.arn), Targets: targetDescriptions(ids),
+	})
+	if err == nil {
+		registered.instances = append(registered.instances, ids...)
+		slices.Sort(registered.instances)
+		return nil
+	}
+	if !isCode(err, "InvalidTarget") {
+		return err
+	}
+	named := slices.DeleteFunc(anyInstance.FindAllString(err.Error(), -1), func(id string) bool { return !slices.Contains(ids, id) })
+	if len(ids) == 1 {
+		named = ids
+	}
+	if len(named) == 0 {
+		half := len(ids) / 2
+		return errors.Join(r.registerAccepted(ctx, registered, ids[:half]), r.registerAccepted(ctx, registered, ids[half:]))
+	}
+	for _, id := range named {
+		r.result.refused = put(r.result.refused, id, time.Now().Add(refusedFor))
+	}
+	r.log.Warn("targets refused", "service", r.svc.Namespace+"/"+r.svc.Name, "instances", named, "error", err)
+	return r.registerAccepted(ctx, registered, without(ids, named))
+}
+
+func (r *reconciler) deregisterTargets(ctx context.Context, registered *registration, ids []string) error {
+	for part := range slices.Chunk(ids, targetsPerCall) {
+		_, err := call(ctx, r.elb.DeregisterTargets, &elbapi.DeregisterTargetsInput{
+			TargetGroupArn: aws.String(registered.arn), Targets: targetDescriptions(part),
+		})
+		if err != nil && !isCode(err, "InvalidTarget") { // which is not registered any more
+			return err
+		}
+		registered.instances = slices.DeleteFunc(registered.instances, func(id string) bool { return slices.Contains(part, id) })
+	}
+	return nil
+}
+
+func targetDescriptions(ids []string) (all []elb.TargetDescription) {
+	for _, id := range ids {
+		all = append(all, elb.TargetDescription{Id: aws.String(id)})
+	}
+	return all
+}

@@ -1,0 +1,155 @@
+package aws
+
+import (
+	"cmp"
+	"context"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
+	ec2api "github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	elbapi "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	"github.com/aws/smithy-go/middleware"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+const (
+	callTimeout     = 30 * time.Second // of one attempt
+	attempts        = 5
+	longestBackoff  = 20 * time.Second
+	metadataTimeout = time.Second // without instance metadata no server answers
+)
+
+// sharedCallTimeout limits a call that serves several callers, none of which
+// can cancel it.
+const sharedCallTimeout = time.Minute
+
+// clients are the SDK's clients for one region.
+type clients struct {
+	ec2    *ec2api.Client
+	elb    *elbapi.Client
+	region string
+}
+
+// connect makes the clients as soon as a region is known. It does not call AWS.
+// Every exported method that uses c.clients must call connect first; afterwards
+// they do not change any more.
+func (c *Cloud) connect(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.clients != nil {
+		return nil
+	}
+	if c.options.Cluster == "" {
+		return newRefusal(v1alpha1.CloudNotConfigured,
+			"AWS needs a name for the cluster, which tells its balancers from those of other clusters: give the controller --cluster-name")
+	}
+	load := append([]func(*config.LoadOptions) error{
+		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(callTimeout)), // reads AWS_CA_BUNDLE
+		config.WithAppID("fairlead"),
+		config.WithRetryer(func() aws.Retryer {
+			return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = attempts, longestBackoff })
+		}),
+	}, c.options.Load...)
+	cfg, err := config.LoadDefaultConfig(ctx, load...)
+	if err != nil {
+		return newRefusal(v1alpha1.CloudNotConfigured, "read the configuration for AWS: %s", err)
+	}
+	if cfg.Region, err = c.detectRegion(ctx, cfg); err != nil {
+		return err
+	}
+	limiter := newRateLimiter()
+	cfg.APIOptions = append(cfg.APIOptions, func(s *middleware.Stack) error {
+		return s.Finalize.Insert(limiter, "Retry", middleware.After)
+	})
+	c.clients = &clients{ec2: ec2api.NewFromConfig(cfg), elb: elbapi.NewFromConfig(cfg), region: cfg.Region}
+	c.log.Info("connected to AWS", "region", cfg.Region, "cluster", c.options.Cluster)
+	return nil
+}
+
+// detectRegion returns the region of the flag, the environment, the nodes or
+// the instance, in this order.
+func (c *Cloud) detectRegion(ctx context.Context, cfg aws.Config) (string, error) {
+	if r := cmp.Or(c.options.Region, cfg.Region, nodesRegion(c.options.Nodes())); r != "" {
+		return r, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, metadataTimeout)
+	defer cancel()
+	out, err := imds.NewFromConfig(cfg).GetRegion(ctx, &imds.GetRegionInput{})
+	if err != nil || out.Region == "" {
+		return "", newRefusal(v1alpha1.CloudNotConfigured,
+			"the region is not known: no node's providerID names a zone, and there is no instance metadata; "+
+				"give the controller --aws-region, or AWS_REGION in its environment")
+	}
+	return out.Region, nil
+}
+
+// call makes a call of the SDK, whose error it explains.
+func call[In, Out, Options any](ctx context.Context, do func(context.Context, *In, ...func(*Options)) (*Out, error), in *In) (*Out, error) {
+	out, err := do(ctx, in)
+	if err != nil {
+		return nil, explain(err)
+	}
+	return out, nil
+}
+
+// paginator is one of the SDK's.
+type paginator[Out, Options any] interface {
+	HasMorePages() bool
+	NextPage(ctx context.Context, options ...func(*Options)) (*Out, error)
+}
+
+// listAll returns the items of all pages.
+func listAll[Out, Options, Item any](ctx context.Context, pages paginator[Out, Options], items func(*Out) []Item) (all []Item, err error) {
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, explain(err)
+		}
+		all = append(all, items(page)...)
+	}
+	return all, nil
+}
+
+// callOnce makes one call for all callers that use the same key at the same
+// time. They share its failure as well: during an outage none waits for the
+// retries of the others.
+func callOnce(ctx context.Context, flight *singleflight.Group, key string, do func(context.Context) error) error {
+	done := flight.DoChan(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sharedCallTimeout)
+		defer cancel()
+		return nil, do(ctx)
+	})
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case r := <-done:
+		return r.Err
+	}
+}
+
+// retryWhile repeats a call for some seconds while it fails with a code of what
+// was just created and is not known everywhere yet.
+func retryWhile(ctx context.Context, code string, do func() error) error {
+	for wait := 100 * time.Millisecond; ; wait *= 2 {
+		err := do()
+		if !isCode(err, code) || wait > 4*time.Second {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait):
+		}
+	}
+}
+
+func filter(name string, values ...string) []ec2.Filter {
+	return []ec2.Filter{{Name: aws.String(name), Values: values}}
+}

@@ -1,0 +1,157 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+// TestOptions: bad ones are refused by name, missing ones when they are needed.
+func TestOptions(t *testing.T) {
+	for text, o := range map[string]Options{
+		"scheme":       {Scheme: "public"},
+		"health probe": {HealthProbe: "none"},
+	} {
+		if _, err := New(o); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%+v: got %v", o, err)
+		}
+	}
+	a := fakeAccount(t)
+	for flag, change := range map[string]func(*Options){
+		"--cluster-name": func(o *Options) { o.Cluster = "" },
+		"--aws-region":   func(o *Options) { o.Nodes = nil },
+	} {
+		var refusal *v1alpha1.Refusal
+		_, err := a.provider(t, change).EnsureLoadBalancer(t.Context(), a.cluster, aService("web", 80), a.nodes)
+		if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.CloudNotConfigured || !strings.Contains(refusal.Message, flag) {
+			t.Errorf("%s: got %v", flag, err)
+		}
+	}
+	_, err := a.provider(t).EnsureLoadBalancer(t.Context(), a.cluster, aService("web", 80), nil)
+	var refusal *v1alpha1.Refusal
+	if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NoTargets {
+		t.Errorf("without nodes: got %v", err)
+	}
+}
+
+// TestMetadata is asked for the region last, and only if nothing else tells.
+func TestMetadata(t *testing.T) {
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		switch {
+		case r.Method == http.MethodPut:
+			w.Header().Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "60")
+			fmt.Fprint(w, "token")
+		case strings.HasSuffix(r.URL.Path, "/instance-identity/document"):
+			fmt.Fprint(w, `{"region": "eu-north-1"}`)
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	defer server.Close()
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "false")
+	t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", server.URL)
+	a := fakeAccount(t)
+	for _, row := range []struct {
+		name, environment, want string
+		change                  func(*Options)
+		asks                    bool
+	}{
+		{"flag", "eu-south-1", "eu-west-3", func(o *Options) { o.Region = "eu-west-3" }, false},
+		{"environment", "eu-south-1", "eu-south-1", func(*Options) {}, false},
+		{"nodes", "", "eu-west-1", func(*Options) {}, false},
+		{"metadata", "", "eu-north-1", func(o *Options) { o.Nodes = nil }, true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			asked = 0
+			t.Setenv("AWS_REGION", row.environment)
+			c := a.provider(t, row.change, func(o *Options) { o.Load = o.Load[:1] })
+			if err := c.connect(t.Context()); err != nil { // which calls only the metadata service
+				t.Fatal(err)
+			}
+			if got := c.clients.region; got != row.want || (asked > 0) != row.asks {
+				t.Errorf("the region is %s, after %d requests", got, asked)
+			}
+		})
+	}
+}
+
+// TestOutage: those who want to know the same share one failure, rather than
+// waiting for each other's retries.
+func TestOutage(t *testing.T) {
+	a := fakeAccount(t)
+	c := a.provider(t)
+	a.fail(fault{action: "DescribeLoadBalancers", times: forever, kind: unreached})
+	const services = 50
+	failed := make(chan error, services)
+	for i := range services {
+		go func() {
+			_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, aService(fmt.Sprint("web-", i), 80), a.nodes)
+			failed <- err
+		}()
+	}
+	for range services {
+		if err := <-failed; err == nil {
+			t.Error("made in an outage")
+		}
+	}
+	if n := len(a.calls()); n > services {
+		t.Errorf("%d attempts for %d Services", n, services)
+	}
+}
+
+// TestQuotas: limits of the account become reasons, and are no end: when there
+// is room again the Service is served.
+func TestQuotas(t *testing.T) {
+	for name, limit := range map[string]func(*quota){
+		"balancers":     func(q *quota) { q.balancers = 0 },
+		"target groups": func(q *quota) { q.targetGroups = 1 },
+		"listeners":     func(q *quota) { q.listeners = 1 },
+		"targets":       func(q *quota) { q.targets = 2 },
+		"groups":        func(q *quota) { q.groups = 2 },
+		"rules":         func(q *quota) { q.rules = 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := fakeAccount(t)
+			c, s := a.provider(t), aService("web", 80, 443)
+			usual := a.fake.quota
+			limit(&a.fake.quota)
+			var refusal *v1alpha1.Refusal
+			if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.QuotaExceeded {
+				t.Fatalf("got %v", err)
+			}
+			a.fake.quota = usual
+			a.ensured(t, c, s)
+			deleted(t, a, c, s)
+			if left := a.everything(t); len(left) > 0 {
+				t.Errorf("there remain %v", left)
+			}
+		})
+	}
+}
+
+// TestCancelledWait: who waits for a turn does not wait beyond the end.
+func TestCancelledWait(t *testing.T) {
+	a := fakeAccount(t)
+	c := a.provider(t)
+	if err := c.connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := call(ctx, c.ec2.DescribeSubnets, &ec2.DescribeSubnetsInput{}); err == nil {
+		t.Error("a cancelled call succeeded")
+	}
+	if calls := a.calls(); len(calls) > 0 {
+		t.Errorf("called %v", calls)
+	}
+}

@@ -1,0 +1,136 @@
+package aws
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/cloud-provider/api"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+// TestProtection against deletion holds if the Service asks for it, and only then.
+func TestProtection(t *testing.T) {
+	a := fakeAccount(t) // moto ignores protection
+	c, s := a.provider(t), aService("web", 80)
+	annotate("attributes", "deletion_protection.enabled=true")(s)
+	a.ensured(t, c, s)
+	var refusal *v1alpha1.Refusal
+	if err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s); !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "take it off") {
+		t.Fatalf("got %v", err)
+	}
+	s.Annotations = nil
+	deleted(t, a, c, s)
+	if left := a.everything(t); len(left) > 0 {
+		t.Errorf("there remain %v", left)
+	}
+}
+
+// TestDeletionWaits for AWS without blocking, and asks less and less often.
+func TestDeletionWaits(t *testing.T) {
+	a := fakeAccount(t)
+	a.fake.lingering, a.fake.inUse = 3, 0
+	c, s := a.provider(t), aService("web", 80)
+	a.ensured(t, c, s)
+	var waits []time.Duration
+	for {
+		err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
+		if err == nil {
+			break
+		}
+		waits = append(waits, retryAfter(t, err))
+		if !strings.Contains(err.Error(), "security group") || len(waits) > 20 {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if len(waits) < 2 || waits[1] <= waits[0] {
+		t.Errorf("waits are %v", waits)
+	}
+}
+
+// retryAfter is how long a RetryError asks to wait.
+func retryAfter(t *testing.T, err error) time.Duration {
+	t.Helper()
+	var retry *api.RetryError
+	if !errors.As(err, &retry) {
+		t.Fatalf("no RetryError: %v", err)
+	}
+	return retry.RetryAfter()
+}
+
+// TestUsedElsewhere: what AWS uses elsewhere is waited for, in words.
+func TestUsedElsewhere(t *testing.T) {
+	a := fakeAccount(t)
+	c, s := a.provider(t), aService("web", 80)
+	a.ensured(t, c, s)
+	a.fail(fault{action: "DeleteLoadBalancer", times: forever, kind: clientError("ResourceInUse")})
+	err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
+	if retryAfter(t, err) < time.Second || !strings.Contains(err.Error(), "VPC endpoint") {
+		t.Errorf("got %v", err)
+	}
+	a.reset()
+	deleted(t, a, c, s)
+}
+
+// TestSweep counts what belongs to no Service, and deletes it only if told to,
+// and only after a while.
+func TestSweep(t *testing.T) {
+	eachAccount(t, func(t *testing.T, a *account) {
+		c, kept, lost := a.provider(t), aService("kept", 80), aService("lost", 80)
+		a.ensured(t, c, kept)
+		world := a.world(t)
+		a.ensured(t, c, lost)
+		live := map[types.UID]bool{kept.UID: true}
+		for range 3 {
+			if err := c.Sweep(t.Context(), live); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := len(a.balancers(t)); n != 2 {
+			t.Fatalf("%d balancers after a dry run", n)
+		}
+		d := a.provider(t, func(o *Options) { o.DeleteOrphans = true })
+		for range 20 {
+			_ = d.Sweep(t.Context(), live) // AWS lets go late
+			for id := range d.orphanedSince {
+				d.orphanedSince[id] = d.orphanedSince[id].Add(-orphanAge)
+			}
+		}
+		if got := a.world(t); got != world {
+			t.Errorf("the world is\n%s\nand not\n%s", got, world)
+		}
+	})
+}
+
+// TestTwoClusters in one account, with Services of the same name: the end of
+// one is no matter to the other.
+func TestTwoClusters(t *testing.T) {
+	eachAccount(t, func(t *testing.T, a *account) {
+		blue := a.provider(t)
+		green := a.provider(t, func(o *Options) { o.Cluster = "green" })
+		mine, theirs := aService("web", 80), aService("web", 80)
+		theirs.UID = "another"
+		for _, g := range []string{"kubernetes.io/cluster/green"} {
+			a.setTag(t, a.nodeGroup, g, "owned")
+			for _, s := range a.subnets {
+				a.setTag(t, s, g, "owned")
+			}
+		}
+		a.ensured(t, blue, mine)
+		before := a.world(t)
+		a.ensured(t, green, theirs)
+		if n := len(a.balancers(t)); n != 2 {
+			t.Fatalf("there are %d balancers", n)
+		}
+		if err := green.Sweep(t.Context(), map[types.UID]bool{theirs.UID: true}); err != nil {
+			t.Error(err)
+		}
+		deleted(t, a, green, theirs)
+		if got := a.world(t); got != before {
+			t.Errorf("the world is\n%s\nand not\n%s", got, before)
+		}
+	})
+}

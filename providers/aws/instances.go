@@ -1,0 +1,112 @@
+package aws
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	ec2api "github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"golang.org/x/sync/singleflight"
+)
+
+const (
+	maxInstanceAge   = time.Hour
+	maxUnusableAge   = time.Minute // a new instance may not be known everywhere yet
+	instancesPerCall = 100
+)
+
+// instance has the properties of an instance on which targets depend.
+type instance struct {
+	ID, Zone, VPC string
+	Groups        []string
+	Usable        bool // running, or about to
+	seen          time.Time
+}
+
+// instanceCache caches instances, and which do not exist.
+type instanceCache struct {
+	flight singleflight.Group
+
+	mu   sync.Mutex
+	byID map[string]instance
+}
+
+// lookUpInstances returns the instances of the targets. It leaves out those that
+// AWS does not know or that have ended: one bad node must not affect the others.
+func (c *Cloud) lookUpInstances(ctx context.Context, targets []target) (found []instance, err error) {
+	cache := &c.instances
+	for ids := range slices.Chunk(cache.outdated(targets), instancesPerCall) {
+		err := callOnce(ctx, &cache.flight, strings.Join(ids, " "), func(ctx context.Context) error {
+			found, err := c.describeInstances(ctx, ids)
+			if err == nil {
+				cache.store(ids, found)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	cache.mu.Lock()
+	defer cache.mu.Unlock()
+	for _, t := range targets {
+		if i := cache.byID[t.Instance]; i.Usable {
+			found = append(found, i)
+		}
+	}
+	return found, nil
+}
+
+// outdated returns the instances that must be read.
+func (c *instanceCache) outdated(targets []target) (ids []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range targets {
+		i, ok := c.byID[t.Instance]
+		age := maxInstanceAge
+		if !i.Usable {
+			age = maxUnusableAge
+		}
+		if !ok || time.Since(i.seen) > age {
+			ids = append(ids, t.Instance)
+		}
+	}
+	return ids
+}
+
+// store caches the result of a call for these instances.
+func (c *instanceCache) store(ids []string, found map[string]instance) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		i := found[id]
+		i.seen = time.Now()
+		c.byID = put(c.byID, id, i)
+	}
+}
+
+// describeInstances uses a filter: an unknown ID in InstanceIds would fail the
+// call for all.
+func (c *Cloud) describeInstances(ctx context.Context, ids []string) (map[string]instance, error) {
+	pages := ec2api.NewDescribeInstancesPaginator(c.ec2, &ec2api.DescribeInstancesInput{Filters: filter("instance-id", ids...)})
+	reservations, err := listAll(ctx, pages, func(p *ec2api.DescribeInstancesOutput) []ec2.Reservation { return p.Reservations })
+	found := map[string]instance{}
+	for _, r := range reservations {
+		for _, i := range r.Instances {
+			known := instance{ID: aws.ToString(i.InstanceId), VPC: aws.ToString(i.VpcId)}
+			known.Usable = i.State == nil || i.State.Name == ec2.InstanceStateNameRunning || i.State.Name == ec2.InstanceStateNamePending
+			if i.Placement != nil {
+				known.Zone = aws.ToString(i.Placement.AvailabilityZone)
+			}
+			for _, g := range i.SecurityGroups {
+				known.Groups = append(known.Groups, aws.ToString(g.GroupId))
+			}
+			found[known.ID] = known
+		}
+	}
+	return found, err
+}

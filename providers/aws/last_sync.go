@@ -1,0 +1,103 @@
+package aws
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// lastSync is the result of the last successful sync of a Service's stack. It
+// only saves calls. It does not change while it is stored, except that
+// invalidate makes a comparison due.
+type lastSync struct {
+	desired stack     // of a stack that this process did not apply, only what targets depend on
+	targets []target  // the desired ones
+	due     time.Time // when the stack must be compared with AWS
+	syncs   int       // of the whole stack, before this one
+	vpc     string
+	tags    map[string]map[string]string // by ARN
+	groups  []registration
+	// refused are the instances that AWS has refused, and until when they are
+	// not registered.
+	refused map[string]time.Time
+	// shown is since when the Service's status has the name of the load balancer
+	// that replaces another one.
+	shown time.Time
+	// incomplete: a load balancer is being replaced, or something superfluous is
+	// still in use, so that the whole stack must be synced again.
+	incomplete bool
+	deletions  int // attempts after which AWS still used something
+
+	status   *corev1.LoadBalancerStatus
+	report   providers.Report
+	subject  string   // of the report's message, which comes before the targets
+	progress string   // comes after the targets
+	missing  []string // nodes among the targets that are not registered
+	noUsable bool     // none of the nodes can be a target
+}
+
+// registration is a target group and the instances registered with it.
+type registration struct {
+	arn       string
+	instances []string
+}
+
+// clone returns a copy that can be changed while others read the original.
+func (l *lastSync) clone() *lastSync {
+	n := *l
+	n.groups, n.refused = slices.Clone(l.groups), maps.Clone(l.refused)
+	return &n
+}
+
+// limit returns how many targets the load balancer can have.
+func (l *lastSync) limit() targetLimit { return l.desired.targetLimit(len(l.groups)) }
+
+// lockService waits until no other sync of the Service runs.
+func (c *Cloud) lockService(uid types.UID) (unlock func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.locked[uid] {
+		c.unlocked.Wait()
+	}
+	c.locked[uid] = true
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.locked, uid)
+		c.unlocked.Broadcast()
+	}
+}
+
+// lastSyncOf returns the last sync of a Service, nil if there is none.
+func (c *Cloud) lastSyncOf(uid types.UID) *lastSync {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lastSyncs[uid]
+}
+
+// storeSync replaces the last sync of a Service; nil removes it.
+func (c *Cloud) storeSync(uid types.UID, l *lastSync) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l == nil {
+		delete(c.lastSyncs, uid)
+	} else {
+		c.lastSyncs[uid] = l
+	}
+}
+
+// invalidateSync makes the next sync read everything: after a failure it is not
+// known what took effect.
+func (c *Cloud) invalidateSync(uid types.UID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l := c.lastSyncs[uid]; l != nil {
+		l.due, l.tags = time.Time{}, nil
+	}
+	c.invalidateLists()
+}

@@ -1,0 +1,194 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+	corev1 "k8s.io/api/core/v1"
+	cloudprovider "k8s.io/cloud-provider"
+	"k8s.io/cloud-provider/api"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+const (
+	// maxPollInterval is how often the provisioning of a load balancer is
+	// checked, which takes AWS one to three minutes.
+	maxPollInterval = time.Minute
+	// maxGracePeriod is how long a replaced load balancer stays after the Service
+	// has shown the new name: clients cache the old one's addresses for a minute
+	// (AWS's DNS), and copies of the name elsewhere are updated more slowly.
+	maxGracePeriod = 5 * time.Minute
+	// minDeletionRetry is when the deletion of what AWS still uses is retried;
+	// later each time.
+	minDeletionRetry = 10 * time.Second
+)
+
+// GetLoadBalancerName returns the name of the Service's first load balancer
+// (cloudprovider.LoadBalancer).
+func (c *Cloud) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.Service) string {
+	return c.names.service(svc.UID)
+}
+
+// GetLoadBalancer finds the Service's load balancer (cloudprovider.LoadBalancer).
+func (c *Cloud) GetLoadBalancer(ctx context.Context, _ string, svc *corev1.Service) (*corev1.LoadBalancerStatus, bool, error) {
+	if err := c.connect(ctx); err != nil {
+		return nil, false, err
+	}
+	found, err := c.loadBalancers.get(ctx, c.names.ofService(svc.UID))
+	if err != nil || len(found) == 0 {
+		return nil, false, err
+	}
+	return statusOf(found[0]), true, nil
+}
+
+func statusOf(b elb.LoadBalancer) *corev1.LoadBalancerStatus {
+	return &corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{Hostname: strings.ToLower(aws.ToString(b.DNSName))}}}
+}
+
+// EnsureLoadBalancer applies the desired stack of the Service. It does not wait
+// until AWS has provisioned the load balancer; Report has its progress. For an
+// unchanged Service it makes no call before a comparison is due
+// (cloudprovider.LoadBalancer).
+//
+// A *v1alpha1.Refusal is the user's or administrator's to resolve; other errors
+// are worth a retry.
+func (c *Cloud) EnsureLoadBalancer(
+	ctx context.Context, _ string, svc *corev1.Service, nodes []*corev1.Node,
+) (*corev1.LoadBalancerStatus, error) {
+	if providers.Elsewhere(svc) != "" {
+		return nil, cloudprovider.ImplementedElsewhere
+	}
+	defer c.lockService(svc.UID)()
+	desired, refusal := planStack(svc, c.settings)
+	if refusal != nil {
+		return nil, refusal
+	}
+	if err := c.connect(ctx); err != nil {
+		return nil, err
+	}
+	targets := targetNodes(nodes, desired.NodeLabels)
+	last := c.lastSyncOf(svc.UID)
+	mode := nextMode(last, desired, targets, time.Now())
+	if mode == syncPending {
+		r := &reconciler{Cloud: c, svc: svc, mode: mode, result: last.clone()}
+		completed, err := r.completePending(ctx)
+		if err != nil {
+			return nil, refused(err)
+		}
+		if completed {
+			c.storeSync(svc.UID, r.result)
+			return r.result.status.DeepCopy(), nil
+		}
+		mode = comparisonMode(last, desired, targets)
+	}
+	r := &reconciler{Cloud: c, svc: svc, mode: mode, result: &lastSync{desired: desired, targets: targets}}
+	if last != nil {
+		r.result.syncs, r.result.refused, r.result.shown = last.syncs+1, maps.Clone(last.refused), last.shown
+		r.knownTags = last.tags
+	}
+	if err := r.ensure(ctx); err != nil {
+		c.invalidateSync(svc.UID)
+		return nil, refused(err)
+	}
+	// A caller with the period Resync must find the comparison due.
+	r.result.due = time.Now().Add(c.options.Resync - c.options.Resync/10)
+	c.storeSync(svc.UID, r.result)
+	return r.result.status.DeepCopy(), nil
+}
+
+// completePending is syncPending. It returns false if the load balancer is
+// neither being provisioned nor usable.
+func (r *reconciler) completePending(ctx context.Context) (completed bool, err error) {
+	if !r.result.report.Ready {
+		found, err := r.loadBalancers.get(ctx, r.names.ofService(r.svc.UID))
+		if err != nil || len(found) != 1 {
+			return false, err
+		}
+		switch {
+		case isProvisioned(found[0]):
+			r.reportBalancer(found[0])
+		case stateOf(found[0]) != elb.LoadBalancerStateEnumProvisioning:
+			return false, nil
+		}
+	}
+	if len(r.result.missing) > 0 {
+		if err := r.updateTargets(ctx); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func stateOf(b elb.LoadBalancer) elb.LoadBalancerStateEnum {
+	if b.State == nil || b.State.Code == "" {
+		return elb.LoadBalancerStateEnumActive
+	}
+	return b.State.Code
+}
+
+func isProvisioned(b elb.LoadBalancer) bool {
+	state := stateOf(b)
+	return state == elb.LoadBalancerStateEnumActive || state == elb.LoadBalancerStateEnumActiveImpaired
+}
+
+// Report returns the report of the Service's last sync (providers.Reporter).
+func (c *Cloud) Report(svc *corev1.Service) providers.Report {
+	if l := c.lastSyncOf(svc.UID); l != nil {
+		return l.report
+	}
+	return providers.Report{Reason: v1alpha1.Provisioning, Message: "nothing is known yet"}
+}
+
+// UpdateLoadBalancer makes the nodes the targets of the Service's load balancer,
+// and changes nothing else (cloudprovider.LoadBalancer).
+func (c *Cloud) UpdateLoadBalancer(ctx context.Context, _ string, svc *corev1.Service, nodes []*corev1.Node) error {
+	defer c.lockService(svc.UID)()
+	if err := c.connect(ctx); err != nil {
+		return err
+	}
+	r := &reconciler{Cloud: c, svc: svc, mode: syncTargets}
+	if last := c.lastSyncOf(svc.UID); last != nil {
+		r.result = last.clone()
+	} else if exists, err := r.readRegistered(ctx); err != nil || !exists {
+		return refused(err)
+	}
+	r.result.targets = targetNodes(nodes, r.result.desired.NodeLabels)
+	if err := r.updateTargets(ctx); err != nil {
+		return refused(err)
+	}
+	c.storeSync(svc.UID, r.result)
+	return nil
+}
+
+// EnsureLoadBalancerDeleted deletes all objects of the Service, whether or not
+// its load balancer still exists. While AWS still uses one of them it returns an
+// *api.RetryError, and must be called again (cloudprovider.LoadBalancer).
+func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *corev1.Service) error {
+	defer c.lockService(svc.UID)()
+	if err := c.connect(ctx); err != nil {
+		return err
+	}
+	deletions := 0
+	if last := c.lastSyncOf(svc.UID); last != nil {
+		deletions = last.deletions
+	}
+	r := &reconciler{Cloud: c, svc: svc, mode: syncDeletion}
+	err := r.deleteStack(ctx)
+	switch {
+	case errors.Is(err, errInUse):
+		// Its interfaces keep a deleted load balancer's security groups for minutes.
+		c.storeSync(svc.UID, &lastSync{deletions: deletions + 1})
+		return api.NewRetryError("AWS has not let go of "+err.Error(), minDeletionRetry<<min(deletions, 3))
+	case err != nil:
+		c.invalidateLists()
+	}
+	c.storeSync(svc.UID, nil)
+	return refused(err)
+}

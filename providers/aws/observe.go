@@ -1,0 +1,147 @@
+package aws
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	elbapi "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+)
+
+// observedStack is what AWS has of one Service, or of several.
+type observedStack struct {
+	balancers []elb.LoadBalancer         // by name, in order
+	groups    map[string]elb.TargetGroup // by name
+	listeners map[string]elb.Listener    // by ARN, of all load balancers
+	// tags of the above, by ARN.
+	tags     map[string]map[string]string
+	security []ec2.SecurityGroup // except the shared one
+	healthy  bool                // a target of a desired target group is
+}
+
+// listStack lists the load balancers and target groups whose names match.
+func (c *Cloud) listStack(ctx context.Context, match func(name string) bool) (o observedStack, err error) {
+	if o.balancers, err = c.loadBalancers.get(ctx, match); err != nil {
+		return o, err
+	}
+	slices.SortFunc(o.balancers, func(a, b elb.LoadBalancer) int {
+		return strings.Compare(aws.ToString(a.LoadBalancerName), aws.ToString(b.LoadBalancerName))
+	})
+	groups, err := c.targetGroups.get(ctx, match)
+	o.groups, o.listeners = map[string]elb.TargetGroup{}, map[string]elb.Listener{}
+	for _, g := range groups {
+		o.groups[aws.ToString(g.TargetGroupName)] = g
+	}
+	return o, err
+}
+
+// arns returns the ARN of everything that has tags of Elastic Load Balancing.
+func (o *observedStack) arns() []string {
+	arns := slices.Collect(maps.Keys(o.listeners))
+	for _, g := range o.groups {
+		arns = append(arns, aws.ToString(g.TargetGroupArn))
+	}
+	for _, b := range o.balancers {
+		arns = append(arns, aws.ToString(b.LoadBalancerArn))
+	}
+	return arns
+}
+
+// keepTagged removes the load balancers and target groups whose tags do not match.
+func (o *observedStack) keepTagged(match func(tags map[string]string) bool) {
+	o.balancers = slices.DeleteFunc(o.balancers, func(b elb.LoadBalancer) bool { return !match(o.tags[aws.ToString(b.LoadBalancerArn)]) })
+	maps.DeleteFunc(o.groups, func(_ string, g elb.TargetGroup) bool { return !match(o.tags[aws.ToString(g.TargetGroupArn)]) })
+}
+
+// read finds all objects of the Service, whether or not its load balancer
+// exists. If an object has one of our names but not our tags it returns a
+// Refusal, except that syncDeletion leaves such objects out.
+//
+// What others have deleted may still be in a cached list; then it lists again.
+func (r *reconciler) read(ctx context.Context) error {
+	err := r.readOnce(ctx)
+	if isCode(err, notFoundCodes...) {
+		r.invalidateLists()
+		err = r.readOnce(ctx)
+	}
+	return err
+}
+
+func (r *reconciler) readOnce(ctx context.Context) (err error) {
+	if r.observed, err = r.listStack(ctx, r.names.ofService(r.svc.UID)); err != nil {
+		return err
+	}
+	o := &r.observed
+	if r.mode == syncDeletion {
+		if o.tags, err = r.describeTags(ctx, o.arns()); err != nil {
+			return err
+		}
+		o.keepTagged(r.owns)
+		o.security, err = r.ownSecurityGroups(ctx)
+		return err
+	}
+	for _, b := range o.balancers {
+		if err := r.readListeners(ctx, b); err != nil {
+			return err
+		}
+	}
+	if len(o.balancers)+len(o.groups) == 0 {
+		return nil
+	}
+	if err := r.readTags(ctx); err != nil {
+		return err
+	}
+	for _, b := range o.balancers {
+		if !r.owns(o.tags[aws.ToString(b.LoadBalancerArn)]) {
+			return nameTaken("load balancer", aws.ToString(b.LoadBalancerName))
+		}
+	}
+	for name, g := range o.groups {
+		if !r.owns(o.tags[aws.ToString(g.TargetGroupArn)]) {
+			return nameTaken("target group", name)
+		}
+	}
+	o.security, err = r.ownSecurityGroups(ctx)
+	return err
+}
+
+// readTags reads the tags. In the mode syncDrift these are only those of load
+// balancers, and of what the last sync did not know.
+func (r *reconciler) readTags(ctx context.Context) (err error) {
+	known := map[string]map[string]string{}
+	arns := r.observed.arns()
+	if r.mode == syncDrift {
+		arns = slices.DeleteFunc(arns, func(arn string) bool {
+			isBalancer := func(b elb.LoadBalancer) bool { return aws.ToString(b.LoadBalancerArn) == arn }
+			tags, ok := r.knownTags[arn]
+			if !ok || slices.ContainsFunc(r.observed.balancers, isBalancer) {
+				return false
+			}
+			known[arn] = tags
+			return true
+		})
+	}
+	if r.observed.tags, err = r.describeTags(ctx, arns); err != nil {
+		return err
+	}
+	maps.Copy(r.observed.tags, known)
+	return nil
+}
+
+// owns reports whether the tags are those of an object of this Service.
+func (r *reconciler) owns(tags map[string]string) bool {
+	return tags[tagCluster] == r.options.Cluster && tags[tagUID] == string(r.svc.UID)
+}
+
+func (r *reconciler) readListeners(ctx context.Context, b elb.LoadBalancer) error {
+	pages := elbapi.NewDescribeListenersPaginator(r.elb, &elbapi.DescribeListenersInput{LoadBalancerArn: b.LoadBalancerArn})
+	all, err := listAll(ctx, pages, func(p *elbapi.DescribeListenersOutput) []elb.Listener { return p.Listeners })
+	for _, l := range all {
+		r.observed.listeners[aws.ToString(l.ListenerArn)] = l
+	}
+	return err
+}

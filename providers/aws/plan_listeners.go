@@ -1,0 +1,173 @@
+package aws
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// portPlanner converts ports into listeners.
+type portPlanner struct {
+	svc      *corev1.Service
+	options  serviceOptions
+	settings settings
+	family   elb.TargetGroupIpAddressTypeEnum
+	problems []string
+}
+
+func (p *portPlanner) fail(format string, args ...any) {
+	p.problems = append(p.problems, fmt.Sprintf(format, args...))
+}
+
+func (p *portPlanner) listeners() (all []listener) {
+	p.checkPorts()
+	byPort := map[int32]int{}
+	for _, port := range p.svc.Spec.Ports {
+		if port.NodePort == 0 {
+			p.fail("spec.ports: %d/%s has no nodePort, which the targets need", port.Port, port.Protocol)
+			continue
+		}
+		if i, twice := byPort[port.Port]; twice {
+			// A load balancer has one listener for a port number; it can have both
+			// protocols if the target's port is the same.
+			if l := &all[i]; l.Target.Port != port.NodePort {
+				p.fail("spec.ports: %d is there for TCP and UDP with the nodePorts %d and %d, which must be the same",
+					port.Port, l.Target.Port, port.NodePort)
+			} else if l.Protocol == elb.ProtocolEnumTls {
+				p.fail("spec.ports: %d is there for UDP and TLS: a port can have only one of them", port.Port)
+			} else {
+				l.Protocol, l.Target.Protocol = elb.ProtocolEnumTcpUdp, elb.ProtocolEnumTcpUdp
+			}
+			continue
+		}
+		byPort[port.Port] = len(all)
+		all = append(all, p.listener(port))
+	}
+	for i := range all {
+		p.completeListener(&all[i])
+	}
+	if p.options.IdleTimeout > 0 && !slices.ContainsFunc(all, func(l listener) bool { return l.Protocol == elb.ProtocolEnumTcp }) {
+		p.fail("annotation %sconnection-idle-timeout: only TCP listeners have one, and the Service has none", prefix)
+	}
+	for name := range p.options.ListenerByPort {
+		if !slices.ContainsFunc(all, func(l listener) bool { return l.name() == name }) {
+			p.fail("annotation %slistener-attributes.%s: there is no such listener; they are called PROTOCOL-PORT, as in TCP-80",
+				prefix, name)
+		}
+	}
+	slices.SortFunc(all, func(a, b listener) int { return int(a.Port - b.Port) })
+	slices.Sort(p.problems)
+	p.problems = slices.Compact(p.problems)
+	return all
+}
+
+// name is the name of a listener in annotations.
+func (l listener) name() string { return fmt.Sprintf("%s-%d", l.Protocol, l.Port) }
+
+// checkPorts reports annotations that name a port that the Service lacks.
+func (p *portPlanner) checkPorts() {
+	for name, ports := range map[string][]string{
+		"ssl-ports": p.options.TLSPorts, "proxy-protocol-per-target-group": p.options.ProxyPorts,
+		"target-group-attributes": slices.Sorted(maps.Keys(p.options.GroupByPort)),
+	} {
+		for _, text := range ports {
+			named := func(port corev1.ServicePort) bool { return matchesPort(port, text) }
+			if !(text == "*" && name == "ssl-ports") && !slices.ContainsFunc(p.svc.Spec.Ports, named) {
+				p.fail("annotation %s%s: the Service has no port %q", prefix, name, text)
+			}
+		}
+	}
+}
+
+// matchesPort reports whether a text is the number or name of a port.
+func matchesPort(p corev1.ServicePort, text string) bool {
+	return text == strconv.Itoa(int(p.Port)) || text == p.Name && text != ""
+}
+
+func matchesAnyPort(p corev1.ServicePort, texts []string) bool {
+	return slices.ContainsFunc(texts, func(t string) bool { return matchesPort(p, t) })
+}
+
+func (p *portPlanner) listener(port corev1.ServicePort) listener {
+	o := p.options
+	l := listener{Port: port.Port, Protocol: elb.ProtocolEnum(port.Protocol)}
+	l.Target = targetGroup{Protocol: l.Protocol, Port: port.NodePort, Family: p.family}
+	tls := port.Protocol == corev1.ProtocolTCP && len(o.Certificates) > 0
+	if tls && len(o.TLSPorts) > 0 && !slices.Contains(o.TLSPorts, "*") {
+		tls = matchesAnyPort(port, o.TLSPorts)
+	}
+	if tls {
+		l.Protocol, l.Certificates, l.Policy, l.ALPN = elb.ProtocolEnumTls, o.Certificates, o.TLSPolicy, o.ALPN
+		if o.BackendTLS {
+			l.Target.Protocol = elb.ProtocolEnumTls
+		}
+	} else if port.Protocol == corev1.ProtocolUDP && len(o.TLSPorts) > 0 && matchesAnyPort(port, o.TLSPorts) && !p.alsoTCP(port) {
+		p.fail("annotation %sssl-ports: %d is a UDP port, and TLS needs TCP", prefix, port.Port)
+	}
+	l.Target.Attributes = maps.Clone(o.GroupDefaults)
+	for text, attributes := range o.GroupByPort {
+		if matchesPort(port, text) {
+			l.Target.Attributes = merged(l.Target.Attributes, attributes)
+		}
+	}
+	if o.ProxyAll || matchesAnyPort(port, o.ProxyPorts) {
+		l.Target.Attributes = put(l.Target.Attributes, attrProxy, "true")
+	}
+	if p.svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
+		if l.Protocol == elb.ProtocolEnumTls {
+			p.fail("spec.sessionAffinity: ClientIP: port %d has a TLS listener, which AWS cannot make sticky", port.Port)
+		}
+		l.Target.Attributes = put(put(l.Target.Attributes, attrSticky, "true"), attrStickyBy, "source_ip")
+	}
+	return l
+}
+
+func (p *portPlanner) alsoTCP(port corev1.ServicePort) bool {
+	return slices.ContainsFunc(p.svc.Spec.Ports, func(o corev1.ServicePort) bool {
+		return o.Port == port.Port && o.Protocol == corev1.ProtocolTCP
+	})
+}
+
+// completeListener adds what depends on the listener's final protocol.
+func (p *portPlanner) completeListener(l *listener) {
+	if l.hasUDP() && l.Target.Attributes[attrPreserve] == "false" {
+		p.fail("annotation %starget-group-attributes: %s=false: AWS cannot do so on port %d, which speaks UDP; "+
+			"name the others, as in %s.80=false", prefix, attrPreserve, l.Port, attrPreserve)
+	}
+	l.Target.Health = p.healthCheck(l.Target)
+	if p.options.IdleTimeout > 0 && l.Protocol == elb.ProtocolEnumTcp {
+		l.Attributes = put(l.Attributes, attrIdle, strconv.Itoa(p.options.IdleTimeout))
+	}
+	for k, v := range p.options.ListenerByPort[l.name()] {
+		l.Attributes = put(l.Attributes, k, v)
+	}
+}
+
+// listenerDiffers reports whether a listener must be changed, given the ARN of its
+// desired target group.
+func listenerDiffers(desired listener, group string, observed elb.Listener) bool {
+	if desired.Protocol != observed.Protocol || len(observed.DefaultActions) != 1 ||
+		aws.ToString(observed.DefaultActions[0].TargetGroupArn) != group {
+		return true
+	}
+	if desired.Protocol != elb.ProtocolEnumTls {
+		return false
+	}
+	if desired.Policy != "" && desired.Policy != aws.ToString(observed.SslPolicy) {
+		return true
+	}
+	alpn := "None" // is AWS's name for none
+	if len(observed.AlpnPolicy) > 0 {
+		alpn = observed.AlpnPolicy[0]
+	}
+	if cmp.Or(desired.ALPN, "None") != alpn {
+		return true
+	}
+	return len(observed.Certificates) > 0 && aws.ToString(observed.Certificates[0].CertificateArn) != desired.Certificates[0]
+}

@@ -1,0 +1,135 @@
+package aws
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+var (
+	instanceID = regexp.MustCompile(`^i-[0-9a-f]{8,17}$`)
+	// regionOf is the region at the front of a zone's name: eu-west-1a,
+	// us-gov-east-1b, the local zone us-east-1-bos-1a.
+	regionOf = regexp.MustCompile(`^[a-z]{2,}(-[a-z]+)+-\d+`)
+)
+
+// parseProviderID parses spec.providerID of a Node: aws:///ZONE/ID, aws:////ID,
+// and the ID alone. Anything else (Fargate's pods, EKS hybrid nodes, other
+// clouds, racks) cannot be a target.
+func parseProviderID(providerID string) (zone, instance string, ok bool) {
+	rest, found := strings.CutPrefix(providerID, "aws://")
+	if found {
+		parts := strings.Split(strings.TrimLeft(rest, "/"), "/")
+		instance = parts[len(parts)-1]
+		if len(parts) == 2 {
+			zone = parts[0]
+		} else if len(parts) > 2 {
+			return "", "", false
+		}
+	} else {
+		instance = providerID
+	}
+	if !instanceID.MatchString(instance) {
+		return "", "", false
+	}
+	return zone, instance, true
+}
+
+// target is a node that is an instance.
+type target struct {
+	Node, Instance string
+}
+
+// targetNodes returns the nodes that can be targets, ordered by instance, each
+// instance once.
+func targetNodes(nodes []*corev1.Node, labels map[string]string) (all []target) {
+	for _, n := range nodes {
+		_, id, ok := parseProviderID(n.Spec.ProviderID)
+		if !ok || !hasLabels(n, labels) {
+			continue
+		}
+		all = append(all, target{n.Name, id})
+	}
+	slices.SortFunc(all, func(a, b target) int { return strings.Compare(a.Instance, b.Instance) })
+	return slices.CompactFunc(all, func(a, b target) bool { return a.Instance == b.Instance })
+}
+
+// hasLabels reports whether a node has all the labels; a label without a value
+// matches every value.
+func hasLabels(n *corev1.Node, labels map[string]string) bool {
+	for k, v := range labels {
+		value, ok := n.Labels[k]
+		if !ok || v != "" && v != value {
+			return false
+		}
+	}
+	return true
+}
+
+// nodesRegion returns the region that a node's zone or label names, "" if none does.
+func nodesRegion(nodes []*corev1.Node) string {
+	for _, n := range nodes {
+		if zone, _, ok := parseProviderID(n.Spec.ProviderID); ok {
+			if r := regionOf.FindString(zone); r != "" {
+				return r
+			}
+			if r := n.Labels[corev1.LabelTopologyRegion]; r != "" {
+				return r
+			}
+		}
+	}
+	return ""
+}
+
+// mostCommonVPC returns the VPC of most of the instances.
+func mostCommonVPC(all []instance) (vpc string) {
+	count := map[string]int{}
+	for _, i := range all {
+		count[i.VPC]++
+		if n := count[i.VPC]; n > count[vpc] || n == count[vpc] && i.VPC < vpc {
+			vpc = i.VPC
+		}
+	}
+	return vpc
+}
+
+// targetLimit is how many instances a load balancer can have as targets.
+type targetLimit struct {
+	instances int
+	crossZone bool // of all zones together, otherwise of each zone
+}
+
+// targetLimit returns the limit of a load balancer with so many target groups.
+func (s stack) targetLimit(groups int) targetLimit {
+	return targetLimit{maxTargets / max(groups, 1), s.Attributes[attrCrossZone] == "true"}
+}
+
+// cut returns the IDs of the first instances within the limit, in order.
+func (l targetLimit) cut(all []instance) (ids []string) {
+	count := map[string]int{}
+	for _, i := range all {
+		zone := i.Zone
+		if l.crossZone {
+			zone = ""
+		}
+		if count[zone]++; count[zone] <= l.instances {
+			ids = append(ids, i.ID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// planMoves replaces targets: first are registered, then remove deregistered,
+// then rest registered. Never more than most are registered at once, except
+// where no target would be left for a moment.
+func planMoves(observed, desired []string, most int) (first, remove, rest []string) {
+	add, remove := without(desired, observed), without(observed, desired)
+	room := min(max(most-len(observed), 0), len(add))
+	if room == 0 && len(remove) == len(observed) {
+		room = len(add)
+	}
+	return add[:room], remove, add[room:]
+}

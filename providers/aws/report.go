@@ -1,0 +1,102 @@
+package aws
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// reportBalancer sets the status and the report of the sync. While a load
+// balancer is replaced the status has the old one's name until AWS has
+// provisioned the new one.
+func (r *reconciler) reportBalancer(b elb.LoadBalancer) {
+	l := r.result
+	l.status, l.subject, l.progress = statusOf(b), r.describe(b), ""
+	l.report = providers.Report{Ready: true, Reason: v1alpha1.Assigned}
+	switch state := stateOf(b); {
+	case r.old != nil && !isProvisioned(b):
+		l.incomplete, l.progress = true, "; it replaces "+aws.ToString(r.old.LoadBalancerName)+" as soon as AWS has finished it"
+		l.report.Reason, l.status = v1alpha1.Provisioning, statusOf(*r.old)
+	case r.old != nil:
+		l.incomplete, l.progress = true, "; it replaces "+aws.ToString(r.old.LoadBalancerName)+
+			", which stays for some minutes, until clients know the new name and a target is healthy"
+	case state == elb.LoadBalancerStateEnumActive:
+	case state == elb.LoadBalancerStateEnumActiveImpaired:
+		l.progress = "; AWS lacks resources to scale it up (active_impaired)"
+	case state == elb.LoadBalancerStateEnumProvisioning:
+		l.report = providers.Report{Reason: v1alpha1.Provisioning, Again: r.pollInterval}
+		l.progress = "; AWS is still making it, which takes one to three minutes"
+	default:
+		l.report = providers.Report{Reason: v1alpha1.CloudFailed, Again: r.pollInterval}
+		l.progress = fmt.Sprintf("; its state is %s: %s", state, aws.ToString(b.State.Reason))
+	}
+	if l.incomplete || len(l.missing) > 0 {
+		l.report.Again = r.pollInterval
+	}
+	l.composeMessage()
+}
+
+func (r *reconciler) describe(b elb.LoadBalancer) string {
+	scheme := string(b.Scheme)
+	if scheme == "" {
+		scheme = string(r.result.desired.Scheme)
+	}
+	return fmt.Sprintf("%s Network Load Balancer %s in %s", scheme, aws.ToString(b.LoadBalancerName), r.clients.region)
+}
+
+// noteMissing compares the desired targets with the instances that can be
+// targets.
+func (l *lastSync) noteMissing(usable []instance) {
+	l.missing, l.noUsable = nil, len(usable) == 0
+	for _, t := range l.targets {
+		if !slices.ContainsFunc(usable, func(i instance) bool { return i.ID == t.Instance }) || !l.refused[t.Instance].IsZero() {
+			l.missing = append(l.missing, t.Node)
+		}
+	}
+}
+
+// composeMessage sets the report's message, and its reason if it depends on the
+// targets.
+func (l *lastSync) composeMessage() {
+	used := 0
+	if len(l.groups) > 0 {
+		used = len(l.groups[0].instances)
+	}
+	l.report.Message = fmt.Sprintf("%s, %s%s", l.subject, plural(used, "target"), l.progress)
+	switch l.report.Reason {
+	case v1alpha1.Assigned, v1alpha1.NoTargets:
+		l.report.Reason = v1alpha1.Assigned
+		if l.noUsable {
+			l.report.Reason = v1alpha1.NoTargets
+			l.report.Message += "; no node can be a target any more, so the last targets stay"
+		}
+	}
+	if len(l.missing) > 0 {
+		l.report.Message += fmt.Sprintf("; no target: %s, whose instances AWS does not know, or does not accept", shortList(l.missing))
+	}
+	if cut := len(l.targets) - used - len(l.missing); cut > 0 {
+		l.report.Message += fmt.Sprintf("; %s left out: the balancer can have %d targets for each of its %d ports in a zone; "+
+			"choose with the annotation %starget-node-labels", plural(cut, "node"), l.limit().instances, len(l.groups), prefix)
+	}
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+func shortList(names []string) string {
+	const most = 3
+	if len(names) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,112 @@
+package aws
+
+import (
+	"context"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	ec2api "github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+)
+
+func (c *Cloud) listSecurityGroups(ctx context.Context, filters []ec2.Filter) ([]ec2.SecurityGroup, error) {
+	pages := ec2api.NewDescribeSecurityGroupsPaginator(c.ec2, &ec2api.DescribeSecurityGroupsInput{Filters: filters})
+	return listAll(ctx, pages, func(p *ec2api.DescribeSecurityGroupsOutput) []ec2.SecurityGroup { return p.SecurityGroups })
+}
+
+// findSecurityGroup returns the ID of the group with the name, "" if there is
+// none, and a Refusal if it is not ours.
+func (c *Cloud) findSecurityGroup(ctx context.Context, vpc, name string) (id string, err error) {
+	groups, err := c.listSecurityGroups(ctx, filter("group-name", name))
+	if err != nil {
+		return "", err
+	}
+	for _, g := range groups {
+		if aws.ToString(g.VpcId) != vpc {
+			continue
+		}
+		if !c.ownsSecurityGroup(g) {
+			return "", nameTaken("security group", name)
+		}
+		return aws.ToString(g.GroupId), nil
+	}
+	return "", nil
+}
+
+func (c *Cloud) ownsSecurityGroup(g ec2.SecurityGroup) bool {
+	return tagMap(g.Tags)[tagCluster] == c.options.Cluster
+}
+
+func (c *Cloud) createSecurityGroup(ctx context.Context, vpc, name string, tags map[string]string) (id string, err error) {
+	out, err := call(ctx, c.ec2.CreateSecurityGroup, &ec2api.CreateSecurityGroupInput{
+		GroupName: aws.String(name), VpcId: aws.String(vpc),
+		Description:       aws.String("Load balancers of Kubernetes cluster " + plainText(c.options.Cluster)),
+		TagSpecifications: []ec2.TagSpecification{{ResourceType: ec2.ResourceTypeSecurityGroup, Tags: ec2TagList(tags)}},
+	})
+	if isCode(err, "InvalidGroup.Duplicate") {
+		// It is ours, from a call whose response was lost, or it is a foreign one.
+		found, findErr := c.findSecurityGroup(ctx, vpc, name)
+		if found != "" || findErr != nil {
+			return found, findErr
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	return aws.ToString(out.GroupId), nil
+}
+
+// plainText replaces what a description must not contain (CreateSecurityGroup,
+// Description).
+func plainText(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || strings.ContainsRune(" ._-:/()#,@[]+=&;{}!$*", r) {
+			return r
+		}
+		return '_'
+	}, text)
+}
+
+// authorize adds rules to a group.
+func (c *Cloud) authorize(ctx context.Context, group string, rules []rule) error {
+	return allOrEach(rules, "InvalidPermission.Duplicate", func(rules []rule) error {
+		return retryWhile(ctx, "InvalidGroup.NotFound", func() error {
+			_, err := call(ctx, c.ec2.AuthorizeSecurityGroupIngress, &ec2api.AuthorizeSecurityGroupIngressInput{
+				GroupId: aws.String(group), IpPermissions: permissions(rules),
+			})
+			return err
+		})
+	})
+}
+
+// revoke removes rules from a group.
+func (c *Cloud) revoke(ctx context.Context, group string, rules []rule) error {
+	err := allOrEach(rules, "InvalidPermission.NotFound", func(rules []rule) error {
+		_, err := call(ctx, c.ec2.RevokeSecurityGroupIngress, &ec2api.RevokeSecurityGroupIngressInput{
+			GroupId: aws.String(group), IpPermissions: permissions(rules),
+		})
+		return err
+	})
+	if isCode(err, "InvalidGroup.NotFound") {
+		return nil
+	}
+	return err
+}
+
+// allOrEach makes one call for all rules. A rule for which nothing is to be done
+// fails the call with the code; then it makes a call for each rule.
+func allOrEach(all []rule, doneCode string, do func([]rule) error) error {
+	if len(all) == 0 {
+		return nil
+	}
+	err := do(all)
+	if !isCode(err, doneCode) {
+		return err
+	}
+	for _, r := range all {
+		if err := do([]rule{r}); err != nil && !isCode(err, doneCode) {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,183 @@
+package aws
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+func TestParseProviderID(t *testing.T) {
+	for text, want := range map[string]string{
+		"aws:///eu-west-1a/i-0123456789abcdef0":   "eu-west-1a i-0123456789abcdef0",
+		"aws:////i-0123456789abcdef0":             " i-0123456789abcdef0",
+		"i-0123456789abcdef0":                     " i-0123456789abcdef0",
+		"aws:///us-east-1-bos-1a/i-01234567":      "us-east-1-bos-1a i-01234567",
+		"aws:///eu-west-1a/fargate-ip-10-0-0-1.x": "none",
+		"eks-hybrid:///eu-west-1/prod/mi-0123456": "none",
+		"aws:///eu-west-1a/x/i-0123456789abcdef0": "none",
+		"aws:///eu-west-1a/I-0123456789ABCDEF0":   "none",
+		"gce://project/zone/i-01234567":           "none",
+		"kind://docker/kind/kind-worker":          "none",
+		"aws:///":                                 "none",
+		"":                                        "none",
+	} {
+		got := "none"
+		if zone, instance, ok := parseProviderID(text); ok {
+			got = zone + " " + instance
+		}
+		if got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestNodesRegion(t *testing.T) {
+	for providerID, want := range map[string]string{
+		"aws:///eu-west-1a/i-01234567":       "eu-west-1",
+		"aws:///us-gov-east-1b/i-01234567":   "us-gov-east-1",
+		"aws:///us-east-1-bos-1a/i-01234567": "us-east-1",
+		"aws:////i-01234567":                 "from-label",
+		"kind://docker/kind/a":               "",
+	} {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{corev1.LabelTopologyRegion: "from-label"}}, Spec: corev1.NodeSpec{ProviderID: providerID}}
+		if got := nodesRegion([]*corev1.Node{{}, n}); got != want {
+			t.Errorf("%s: got %q, want %q", providerID, got, want)
+		}
+	}
+}
+
+// TestMoves: what was there becomes what is wanted, never none on the way, and
+// never more than there is room for unless that would mean none.
+func TestPlanMoves(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ids := rapid.SliceOfDistinct(rapid.StringMatching(`[a-h]`), func(s string) string { return s })
+		most := rapid.IntRange(1, 8).Draw(t, "most")
+		have, want := ids.Draw(t, "have"), ids.Draw(t, "want")
+		have, want = have[:min(len(have), most)], want[:min(len(want), most)]
+		if len(want) == 0 {
+			return // nobody asks for none
+		}
+		first, remove, rest := planMoves(have, want, most)
+		then := append(slices.Clone(have), first...)
+		kept := slices.ContainsFunc(have, func(id string) bool { return slices.Contains(want, id) })
+		if len(then) > most && (kept || len(have) < most) {
+			t.Fatalf("%d targets, of at most %d", len(then), most)
+		}
+		then = slices.DeleteFunc(then, func(id string) bool { return slices.Contains(remove, id) })
+		if len(then) == 0 {
+			t.Fatal("there is none for a moment")
+		}
+		then = append(then, rest...)
+		slices.Sort(then)
+		slices.Sort(want)
+		if !slices.Equal(then, want) {
+			t.Fatalf("%v, not %v", then, want)
+		}
+	})
+}
+
+// TestBadNodes cost nobody else a place.
+func TestBadNodes(t *testing.T) {
+	eachAccount(t, func(t *testing.T, a *account) {
+		node := func(name, providerID string) *corev1.Node {
+			n := a.nodes[0].DeepCopy()
+			n.Name, n.Spec.ProviderID = name, providerID
+			return n
+		}
+		c, s := a.provider(t), aService("web", 80)
+		a.terminate(t, a.instances[2])
+		nodes := append([]*corev1.Node{
+			node("fargate", "aws:///eu-west-1a/fargate-ip-10-0-0-7.eu-west-1.compute.internal"), node("rack", ""),
+			node("gone", "aws:///eu-west-1a/i-0fffffffffffffff1"),
+		}, a.nodes...)
+		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, nodes); err != nil {
+			t.Fatal(err)
+		}
+		if got := a.balances(t, c.names.service(s.UID))[80]; len(got) != 2 {
+			t.Errorf("targets are %v", got)
+		}
+		if r := c.Report(s); !strings.Contains(r.Message, "gone") || r.Again == 0 {
+			t.Errorf("the report is %+v", r)
+		}
+	})
+}
+
+// TestRefusedTargets: AWS refuses a whole call for one target that has ended
+// since it was looked up. Only the fake does so; moto takes it.
+func TestRefusedTargets(t *testing.T) {
+	a := fakeAccount(t)
+	c, s := a.provider(t), aService("web", 80)
+	a.ensured(t, c, aService("other", 80)) // learns of all instances
+	a.terminate(t, a.instances[1])
+	if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.balances(t, c.names.service(s.UID))[80]; len(got) != 2 {
+		t.Errorf("targets are %v", got)
+	}
+	if r := c.Report(s); !strings.Contains(r.Message, a.nodes[1].Name) {
+		t.Errorf("the report is %+v", r)
+	}
+}
+
+// TestLateInstance: a node whose instance AWS does not know yet becomes a
+// target at the next look, though nothing has changed in the cluster.
+func TestLateInstance(t *testing.T) {
+	a := fakeAccount(t)
+	late := a.fake.instances[2]
+	a.fake.instances = a.fake.instances[:2]
+	c, s := a.provider(t), aService("web", 80)
+	a.ensured(t, c, s)
+	if r := c.Report(s); !strings.Contains(r.Message, a.nodes[2].Name) || r.Again == 0 {
+		t.Errorf("the report is %+v", r)
+	}
+	a.fake.instances = append(a.fake.instances, late)
+	for id, i := range c.instances.byID {
+		i.seen = i.seen.Add(-maxUnusableAge)
+		c.instances.byID[id] = i
+	}
+	a.ensured(t, c, s)
+	if got := a.balances(t, c.names.service(s.UID))[80]; len(got) != 3 {
+		t.Errorf("targets are %v", got)
+	}
+	if r := c.Report(s); r.Again != 0 || strings.Contains(r.Message, "no target") {
+		t.Errorf("the report is %+v", r)
+	}
+}
+
+// TestAllRefused: where AWS accepts none of the new targets, the old ones stay.
+func TestAllRefused(t *testing.T) {
+	a := fakeAccount(t)
+	c, s := a.provider(t), aService("web", 80)
+	a.ensured(t, c, s)
+	a.addNode(t)
+	a.fail(fault{action: "RegisterTargets", times: forever, kind: clientError("InvalidTarget")})
+	update(t, a, c, s, a.nodes[3:])
+	if got := a.balances(t, c.names.service(s.UID))[80]; len(got) != 3 {
+		t.Errorf("targets are %v", got)
+	}
+	if r := c.Report(s); !strings.Contains(r.Message, a.nodes[3].Name) {
+		t.Errorf("the report is %+v", r)
+	}
+}
+
+// TestNoNodeLeft is said, though the last targets stay.
+func TestNoNodeLeft(t *testing.T) {
+	a := fakeAccount(t)
+	c, s := a.provider(t), aService("web", 80)
+	a.ensured(t, c, s)
+	update(t, a, c, s, nil)
+	if r := c.Report(s); !r.Ready || r.Reason != v1alpha1.NoTargets || !strings.Contains(r.Message, "3 targets") {
+		t.Errorf("the report is %+v", r)
+	}
+	update(t, a, c, s, a.nodes)
+	if r := c.Report(s); r.Reason != v1alpha1.Assigned {
+		t.Errorf("the report is %+v", r)
+	}
+}
