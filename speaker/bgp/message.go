@@ -85,8 +85,6 @@ const (
 	sendHoldTime = 8 * time.Minute
 	readBuffer   = 16 << 10
 	socketBuffer = 256 << 10
-	// stuckAfter is when a peer that does not read gets no more routes to queue.
-	stuckAfter = time.Second
 )
 
 // shutdownData is the data of a Cease that tells people why (RFC 9003 section
@@ -139,8 +137,7 @@ type wire struct {
 	in  *bufio.Reader
 	buf [maxMessage]byte
 
-	closing atomic.Bool  // farewell has begun
-	since   atomic.Int64 // when the write that is under way began, Unix nanoseconds
+	closing atomic.Bool // farewell has begun
 
 	mu  sync.Mutex // held for as long as the writing of a message takes
 	out *bufio.Writer
@@ -176,15 +173,12 @@ func (w *wire) read() (kind uint8, body []byte, err error) {
 func (w *wire) write(message []byte, flush bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	now := time.Now()
-	if err := w.SetWriteDeadline(now.Add(sendHoldTime)); err != nil {
+	if err := w.SetWriteDeadline(time.Now().Add(sendHoldTime)); err != nil {
 		return fmt.Errorf("set a deadline: %w", err)
 	}
 	if w.closing.Load() { // asked after the deadline was set: farewell sets its own after this
 		return net.ErrClosed
 	}
-	w.since.Store(now.UnixNano())
-	defer w.since.Store(0)
 	return w.put(message, flush)
 }
 
@@ -196,12 +190,6 @@ func (w *wire) put(message []byte, flush bool) error {
 		return w.out.Flush()
 	}
 	return nil
-}
-
-// stuck tells whether the other end has not read for a while.
-func (w *wire) stuck() bool {
-	since := w.since.Load()
-	return since != 0 && time.Since(time.Unix(0, since)) > stuckAfter
 }
 
 // farewell closes the connection. A NOTIFICATION is written first, unless the

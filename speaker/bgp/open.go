@@ -210,17 +210,9 @@ func encodeOpen(p Peer) ([]byte, error) {
 		// "Restarting" always: nothing is to be waited for from us (RFC 4724 section 3).
 		caps = append(caps, bgp.NewCapGracefulRestart(true, false, uint16(seconds), kept))
 	}
-	return serializeOpen(p.LocalASN, p.HoldTime, p.RouterID, caps)
-}
-
-func serializeOpen(asn uint32, hold time.Duration, id netip.Addr, caps []bgp.ParameterCapabilityInterface) ([]byte, error) {
-	short := uint16(bgp.AS_TRANS)
-	if asn <= 0xffff {
-		short = uint16(asn)
-	}
-	hold = min(hold/time.Second, 0xffff)
-	m := bgp.NewBGPOpenMessage(short, uint16(hold), id.String(), []bgp.OptionParameterInterface{bgp.NewOptionParameterCapability(caps)})
-	b, err := m.Serialize()
+	hold := uint16(min(p.HoldTime/time.Second, 0xffff))
+	options := []bgp.OptionParameterInterface{bgp.NewOptionParameterCapability(caps)}
+	b, err := bgp.NewBGPOpenMessage(shortASN(p.LocalASN), hold, p.RouterID.String(), options).Serialize()
 	if err != nil {
 		return nil, fmt.Errorf("encode OPEN: %w", err)
 	}

@@ -31,7 +31,6 @@ const (
 type session struct {
 	log   *slog.Logger
 	doors *doors
-	ribs  *ribs
 	poke  func() // says that the status changed
 	// For tests; see the constants.
 	connectWait, openWait time.Duration

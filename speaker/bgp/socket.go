@@ -78,18 +78,6 @@ func setMD5(c syscall.RawConn, peer netip.Addr, password Secret) error {
 	return nil
 }
 
-// probeMD5 tells whether the kernel has TCP MD5.
-func probeMD5() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open a socket: %w", err)
-	}
-	defer func() { _ = unix.Close(fd) }() // it was never used
-	sig := unix.TCPMD5Sig{Keylen: 1}
-	sig.Addr.Family = unix.AF_INET
-	return unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, &sig)
-}
-
 // setHops limits how far packets go and where they may come from (RFC 5082).
 func setHops(c syscall.RawConn, p Peer) error {
 	level, ttl, least, class := unix.IPPROTO_IP, unix.IP_TTL, unix.IP_MINTTL, unix.IP_TOS

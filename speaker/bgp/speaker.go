@@ -16,7 +16,6 @@ type Speaker struct {
 	log     *slog.Logger
 	changed chan struct{}
 	doors   *doors
-	ribs    *ribs
 	// For tests; see the constants.
 	connectWait, openWait time.Duration
 
@@ -33,7 +32,6 @@ func New(log *slog.Logger) *Speaker {
 	return &Speaker{
 		log: log, changed: make(chan struct{}, 1), connectWait: connectWait, openWait: openWait,
 		doors:    &doors{log: log, open: make(map[netip.AddrPort]*door)},
-		ribs:     &ribs{},
 		sessions: make(map[string]*session),
 	}
 }
@@ -56,7 +54,7 @@ func (s *Speaker) Set(state State) {
 			continue
 		}
 		n := &session{
-			log: s.log.With("peer", p.Name), doors: s.doors, ribs: s.ribs, poke: s.poke,
+			log: s.log.With("peer", p.Name), doors: s.doors, poke: s.poke,
 			connectWait: s.connectWait, openWait: s.openWait,
 			wake: make(chan struct{}, 1), visits: make(chan net.Conn, 1),
 			want: p, gone: s.goodbye, status: PeerStatus{Since: time.Now()},

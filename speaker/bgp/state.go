@@ -1,6 +1,9 @@
-// Package bgp keeps BGP sessions and the routes told over them at a wanted
-// state. Sockets and sessions are this package's own; behind each session a
-// GoBGP server keeps the routes and turns them into UPDATEs.
+// Package bgp keeps BGP sessions, and the routes advertised over them, at a
+// desired State. Sockets, sessions and the packing of UPDATE messages are its
+// own; GoBGP's packet library encodes capabilities and path attributes.
+//
+// A session remembers what its peer has been sent, until the session ends: a
+// peer that connects again is sent everything. Nothing is learned from peers.
 package bgp
 
 import (

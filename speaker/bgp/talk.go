@@ -6,6 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -99,8 +102,9 @@ type talk struct {
 	peer     Open
 	graceful bool          // the peer keeps the routes if the connection ends without a NOTIFICATION
 	hold     time.Duration // 0: the peer need not be heard
-	refresh  chan struct{}
-	owed     atomic.Int32 // End-of-RIB markers that GoBGP has yet to send
+	// refresh has a value when the peer has asked for refreshFamilies.
+	refresh         chan struct{}
+	refreshFamilies atomic.Uint32
 }
 
 // converse is the life of an established session. It returns why it ended.
@@ -115,7 +119,7 @@ func (s *session) converse(ctx context.Context, w *wire, p Peer, peer Open) erro
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	var tasks sync.WaitGroup
-	for _, task := range []func(context.Context) error{t.listen, t.beat, t.tell, t.receive} {
+	for _, task := range []func(context.Context) error{t.listen, t.beat, t.advertise, t.receive} {
 		tasks.Go(func() { end(task(ctx)) })
 	}
 	<-ctx.Done()
@@ -162,6 +166,7 @@ func (t *talk) listen(ctx context.Context) error {
 		case kind == msgUpdate && !isEndOfRIB(body):
 			t.ignored.Add(1)
 		case kind == msgRouteRefresh:
+			t.refreshFamilies.Or(refreshedFamilies(body))
 			select {
 			case t.refresh <- struct{}{}:
 			default: // one waits already
@@ -175,8 +180,7 @@ func isEndOfRIB(body []byte) bool {
 	if len(body) == 4 {
 		return bytes.Equal(body, []byte{0, 0, 0, 0})
 	}
-	const unreach, extendedLength = 15, 0x10 // MP_UNREACH_NLRI, RFC 4760 section 4
-	if len(body) < 7 || binary.BigEndian.Uint16(body) != 0 || body[5] != unreach {
+	if len(body) < 7 || binary.BigEndian.Uint16(body) != 0 || body[5] != mpUnreachNLRI {
 		return false
 	}
 	if body[4]&extendedLength != 0 {
@@ -244,36 +248,27 @@ func (t *talk) receive(ctx context.Context) error {
 	}
 }
 
-// tell keeps the peer's knowledge of our routes at what is wanted.
-func (t *talk) tell(ctx context.Context) error {
-	r, err := t.ribs.get(t.log)
+// advertise keeps the peer at the desired routes. The first of them are followed
+// by an End-of-RIB for each family (RFC 4724 section 2).
+func (t *talk) advertise(ctx context.Context) error {
+	sent, err := t.update(ctx, adjRIBOut{})
 	if err != nil {
 		return err
 	}
-	defer t.ribs.put(r)
-	if err := t.update(ctx, r); err != nil { // before GoBGP has a peer: the End-of-RIB must not come first
+	var markers [][]byte
+	if t.p.IPv4 && t.peer.IPv4 {
+		markers = append(markers, endOfRIB(false))
+	}
+	if t.p.IPv6 && t.peer.IPv6 {
+		markers = append(markers, endOfRIB(true))
+	}
+	if err := t.send(ctx, markers); err != nil {
 		return err
 	}
-	t.owed.Store(int32(len(routeFamilies(t.p.IPv4 && t.peer.IPv4, t.p.IPv6 && t.peer.IPv6))))
-	inner, err := r.join(ctx, t.p, t.peer)
-	if err != nil {
-		return err
-	}
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	var pump sync.WaitGroup
-	pump.Go(func() { end(t.pump(ctx, inner)) })
-	defer pump.Wait()
-	defer r.leave(inner)
-	return t.follow(ctx, r)
-}
-
-// follow tells changes until ctx ends.
-func (t *talk) follow(ctx context.Context, r *rib) error {
 	tick := time.NewTicker(hopsEvery)
 	defer tick.Stop()
 	var refreshed time.Time
-	var due, retry <-chan time.Time
+	var due <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -284,79 +279,55 @@ func (t *talk) follow(ctx context.Context, r *rib) error {
 			}
 			continue
 		case <-due:
-			if t.owed.Load() > 0 { // the last answer is not out yet
-				due = time.After(refreshEvery)
-				continue
-			}
 			due, refreshed = nil, time.Now()
-			t.owed.Add(int32(len(routeFamilies(t.p.IPv4 && t.peer.IPv4, t.p.IPv6 && t.peer.IPv6))))
-			if err := r.refresh(ctx); err != nil {
-				return err
-			}
-			continue
+			sent = sent.without(t.refreshFamilies.Swap(0))
 		case <-t.wake:
 		case <-tick.C:
-		case <-retry:
 		}
-		retry = nil
-		if t.w.stuck() { // what would pile up is told when the peer reads again
-			retry = time.After(stuckAfter)
-			continue
-		}
-		if err := t.update(ctx, r); err != nil {
+		if sent, err = t.update(ctx, sent); err != nil {
 			return err
 		}
 	}
 }
 
-// update gives the rib the routes that are wanted now.
-func (t *talk) update(ctx context.Context, r *rib) error {
+// update sends the peer what it lacks of the desired routes, and withdraws what
+// it has too many. It returns what the peer has then.
+func (t *talk) update(ctx context.Context, sent adjRIBOut) (adjRIBOut, error) {
 	local := addrPort(t.w.LocalAddr()).Addr()
 	h, withheld := chooseHops(t.p, t.peer, local, linkAddrs(local))
 	t.mu.Lock()
-	routes := t.want.Routes
+	desired := t.want.Routes
 	t.mu.Unlock()
-	unfit, err := r.set(ctx, routes, telling{t.p.LocalASN, t.peer.ASN, h})
-	if err != nil {
-		return err
+	e := encoder{t.p.LocalASN, t.peer.ASN, t.peer.FourOctetASN}
+	messages, now, invalid := e.updates(sent, desired, h)
+	if err := t.send(ctx, messages); err != nil {
+		return sent, err
 	}
-	if unfit != "" {
+	if len(invalid) > 0 {
+		first := slices.SortedFunc(maps.Keys(invalid), netip.Prefix.Compare)[0]
+		unfit := fmt.Sprintf("%d routes, such as %s: %s", len(invalid), first, invalid[first])
 		withheld = strings.TrimPrefix(withheld+"; "+unfit, "; ")
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	v4, v6 := h.v4.IsValid(), h.v6.IsValid()
-	if t.status.Routes != len(r.have) || t.status.Withheld != withheld || t.status.IPv4 != v4 || t.status.IPv6 != v6 {
+	if t.status.Routes != now.size || t.status.Withheld != withheld || t.status.IPv4 != v4 || t.status.IPv6 != v6 {
 		if withheld != t.status.Withheld && withheld != "" {
 			t.log.Warn("routes withheld", "reason", withheld)
 		}
-		t.status.Routes, t.status.Withheld, t.status.IPv4, t.status.IPv6 = len(r.have), withheld, v4, v6
+		t.status.Routes, t.status.Withheld, t.status.IPv4, t.status.IPv6 = now.size, withheld, v4, v6
 		t.poke()
 	}
-	return nil
+	return now, nil
 }
 
-// pump carries GoBGP's UPDATEs to the peer. Nothing else of it leaves the node.
-func (t *talk) pump(ctx context.Context, inner *wire) error {
-	for {
-		kind, body, err := inner.read()
-		if err != nil {
-			return fmt.Errorf("read from GoBGP: %w", err)
-		}
-		switch kind {
-		case msgUpdate:
-			if isEndOfRIB(body) {
-				t.owed.Add(-1)
-			}
-			if err := t.w.write(inner.buf[:headerLen+len(body)], inner.in.Buffered() == 0); err != nil {
-				return t.unread(ctx, err)
-			}
-		case msgKeepalive:
-			if err := inner.write(keepalive, true); err != nil {
-				return fmt.Errorf("write to GoBGP: %w", err)
-			}
-		default:
-			return fmt.Errorf("GoBGP ended its session: %s", decodeNotification(body))
+// send writes messages. It blocks while the peer does not read, so that changes
+// of the desired routes do not pile up: the next update has them all.
+func (t *talk) send(ctx context.Context, messages [][]byte) error {
+	for i, m := range messages {
+		if err := t.w.write(m, i == len(messages)-1); err != nil {
+			return t.unread(ctx, err)
 		}
 	}
+	return nil
 }
