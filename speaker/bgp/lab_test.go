@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -26,6 +25,9 @@ type lab struct {
 	t   testing.TB
 	dir string
 	pid int // of a process in the router's network
+	// routes returns the routes that the router has, each prefix with its next
+	// hop: those of BGP in its kernel, unless its daemon has them only itself.
+	routes func() map[string]string
 }
 
 // find looks for a program of the system, in folders too that an ordinary PATH
@@ -44,6 +46,7 @@ func find(t testing.TB, name string) string {
 func newLab(t testing.TB) *lab {
 	t.Helper()
 	l := &lab{t: t, dir: t.TempDir()}
+	l.routes = l.kernelRoutes
 	sleeper := exec.Command("sleep", "infinity")
 	sleeper.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if err := sleeper.Start(); err != nil {
@@ -142,80 +145,8 @@ func (l *lab) write(name, text string) string {
 	return path
 }
 
-// bird starts BIRD with the protocols, which it exports to the router's kernel.
-func (l *lab) bird(protocols string) (stop func()) {
-	l.t.Helper()
-	program := find(l.t, "bird")
-	conf := l.write("bird.conf", `router id 192.0.2.254;
-protocol device {}
-protocol direct { ipv4; ipv6; }
-protocol kernel { ipv4 { import none; export all; }; }
-protocol kernel { ipv6 { import none; export all; }; }
-`+protocols)
-	_, stop = l.start(program, "-f", "-c", conf, "-s", filepath.Join(l.dir, "bird.ctl"), "-P", filepath.Join(l.dir, "bird.pid"))
-	eventually(l.t, func() string {
-		if _, err := os.Stat(filepath.Join(l.dir, "bird.ctl")); err != nil {
-			return err.Error()
-		}
-		return ""
-	})
-	return stop
-}
-
-// birdc asks BIRD.
-func (l *lab) birdc(command string) string {
-	l.t.Helper()
-	return l.shell(find(l.t, "birdc"), append([]string{"-s", filepath.Join(l.dir, "bird.ctl")}, strings.Fields(command)...)...)
-}
-
-// frr starts zebra and bgpd.
-func (l *lab) frr(config string) (stop func()) {
-	l.t.Helper()
-	zebra, bgpd := find(l.t, "zebra"), find(l.t, "bgpd")
-	users, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	if !strings.Contains(string(users), "4294967295") {
-		skip(l.t, "FRR drops privileges to a user of its own, which takes root outside of a user namespace")
-	}
-	owner, err := user.Lookup("frr")
-	if err != nil {
-		skip(l.t, "FRR needs its user: %v", err)
-	}
-	uid, _ := strconv.Atoi(owner.Uid)
-	gid, _ := strconv.Atoi(owner.Gid)
-	dir, err := os.MkdirTemp("", "frr") // short enough for a socket, and reachable for FRR's user
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	l.t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	conf := filepath.Join(dir, "frr.conf")
-	if err := os.WriteFile(conf, []byte(config), 0o644); err != nil {
-		l.t.Fatal(err)
-	}
-	for _, path := range []string{dir, conf} {
-		if err := os.Chown(path, uid, gid); err != nil {
-			l.t.Fatal(err)
-		}
-	}
-	l.dir = dir
-	args := func(name string) []string {
-		return []string{"-z", dir + "/zserv", "--vty_socket", dir, "-i", dir + "/" + name + ".pid", "-f", conf, "-P", "0", "--log", "stdout"}
-	}
-	_, stopZebra := l.start(zebra, args("zebra")...)
-	eventually(l.t, func() string {
-		if _, err := os.Stat(dir + "/zserv"); err != nil {
-			return err.Error()
-		}
-		return ""
-	})
-	_, stopBgpd := l.start(bgpd, append(args("bgpd"), "-p", "179")...)
-	return func() { stopBgpd(); stopZebra() }
-}
-
-// routes are the BGP routes in the router's kernel, "prefix hop" for each.
-func (l *lab) routes() map[string]string {
+// kernelRoutes are the BGP routes in the router's kernel.
+func (l *lab) kernelRoutes() map[string]string {
 	l.t.Helper()
 	all := make(map[string]string)
 	for line := range strings.Lines(l.router("ip -o -4 route show; ip -o -6 route show")) {
@@ -235,7 +166,7 @@ func (l *lab) routes() map[string]string {
 	return all
 }
 
-// hasRoutes waits until the router's kernel has exactly some routes.
+// hasRoutes waits until the router has exactly some routes.
 func (l *lab) hasRoutes(want map[string]string) {
 	l.t.Helper()
 	eventually(l.t, func() string {
