@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
 // bird starts BIRD with the protocols, which it exports to the router's kernel.
@@ -41,7 +43,8 @@ func (l *lab) birdc(command string) string {
 // frr starts zebra and bgpd.
 func (l *lab) frr(config string) (stop func()) {
 	l.t.Helper()
-	zebra, bgpd := find(l.t, "zebra"), find(l.t, "bgpd")
+	zebra := find(l.t, "zebra")
+	bgpd := filepath.Join(filepath.Dir(zebra), "bgpd") // not OpenBGPD's
 	uid, gid := l.needsUser("frr")
 	dir, err := os.MkdirTemp("", "frr") // short enough for a socket, and reachable for FRR's user
 	if err != nil {
@@ -80,11 +83,11 @@ func (l *lab) needsUser(name string) (uid, gid int) {
 		l.t.Fatal(err)
 	}
 	if !strings.Contains(string(users), "4294967295") {
-		skip(l.t, "the router drops privileges to the user %s, which takes root outside of a user namespace", name)
+		netnstest.Skip(l.t, "the router drops privileges to the user %s, which takes root outside of a user namespace", name)
 	}
 	owner, err := user.Lookup(name)
 	if err != nil {
-		skip(l.t, "the router needs its user: %v", err)
+		netnstest.Skip(l.t, "the router needs its user: %v", err)
 	}
 	uid, _ = strconv.Atoi(owner.Uid)
 	gid, _ = strconv.Atoi(owner.Gid)

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
 // lab is a node, which is this process's network, and a router beside it on a
@@ -39,7 +41,7 @@ func find(t testing.TB, name string) string {
 			return path
 		}
 	}
-	skip(t, "%s is not installed", name)
+	netnstest.Skip(t, "%s is not installed", name)
 	return ""
 }
 
