@@ -68,7 +68,7 @@ func (e encoder) encode(a Attributes, hop netip.Addr, viaMP bool) ([]byte, error
 func (e encoder) internal() bool { return e.localASN == e.peerASN }
 
 // asPath returns AS_PATH, which is empty for an internal peer, and AS4_PATH where
-// the peer needs one beside AS_TRANS (RFC 6793 section 4.2.2).
+// the peer needs it in addition to AS_TRANS (RFC 6793 section 4.2.2).
 func (e encoder) asPath(prepend uint8) (*bgp.PathAttributeAsPath, bgp.PathAttributeInterface) {
 	if e.internal() {
 		return bgp.NewPathAttributeAsPath(nil), nil

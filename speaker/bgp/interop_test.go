@@ -309,11 +309,11 @@ func TestRouterErrors(t *testing.T) {
 	}{
 		{
 			name: "another ASN of ours", bird: "local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64999;", frr: "neighbor 192.0.2.1 remote-as 64999",
-			want: "the peer says: OPEN message error: bad peer AS: it expects another AS number of this node",
+			want: "the peer sent a NOTIFICATION: OPEN message error: bad peer AS: it expects another AS number of this node",
 		},
 		{
 			name: "another ASN of theirs", bird: "local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512;", frr: "neighbor 192.0.2.1 remote-as 64512",
-			change: func(p *Peer) { p.PeerASN = 64999 }, want: "we expect AS 64999, the peer says it is AS 64513",
+			change: func(p *Peer) { p.PeerASN = 64999 }, want: "expected AS 64999, but the peer's OPEN has AS 64513",
 		},
 		{
 			name: "a password that differs", bird: `local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512; password "secret";`,

@@ -20,8 +20,8 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
-// lab is a node, which is this process's network, and a router beside it on a
-// link of their own: 192.0.2.1 and .254, 2001:db8:1::1 and ::fe, fe80::1 and ::fe.
+// lab is a node, which is this process's network, and a router, on a link of
+// their own: 192.0.2.1 and .254, 2001:db8:1::1 and ::fe, fe80::1 and ::fe.
 // The router's loopback has 203.0.113.254 and 2001:db8:ff::fe.
 type lab struct {
 	t   testing.TB
@@ -113,7 +113,7 @@ func (l *lab) start(name string, args ...string) (output func() string, stop fun
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
 			if l.t.Failed() {
-				l.t.Logf("%s said:\n%s", filepath.Base(name), out.String())
+				l.t.Logf("output of %s:\n%s", filepath.Base(name), out.String())
 			}
 		})
 	}

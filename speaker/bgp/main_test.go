@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// eventually waits for a condition; what says what is missing when it does not come.
+// eventually waits for a condition; what returns what is missing, or nothing.
 func eventually(t testing.TB, what func() string) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)

@@ -14,7 +14,7 @@ const maxUpdate = maxMessage - headerLen - 4
 // of routes whose family has a next hop. The zero value is empty.
 type adjRIBOut struct {
 	routes Routes // shared with the desired state, and never changed
-	hops   hops
+	hops   nextHops
 	size   int
 }
 
@@ -65,7 +65,7 @@ func (sent adjRIBOut) without(families uint32) adjRIBOut {
 //
 // The cost of a call is a look at each desired route, and the encoding of those
 // that differ.
-func (e encoder) updates(sent adjRIBOut, desired Routes, h hops) (messages [][]byte, now adjRIBOut, invalid map[netip.Prefix]error) {
+func (e encoder) updates(sent adjRIBOut, desired Routes, h nextHops) (messages [][]byte, now adjRIBOut, invalid map[netip.Prefix]error) {
 	changed, withdrawn, size := sent.diff(desired, h)
 	now = adjRIBOut{desired, h, size}
 	for _, group := range groupRoutes(changed, desired) {
@@ -100,7 +100,7 @@ func (e encoder) updates(sent adjRIBOut, desired Routes, h hops) (messages [][]b
 // diff returns the prefixes of the desired routes that the peer lacks or has
 // with other attributes, those of the routes that it has too many, and how many
 // it should have.
-func (sent adjRIBOut) diff(desired Routes, h hops) (changed, withdrawn []netip.Prefix, size int) {
+func (sent adjRIBOut) diff(desired Routes, h nextHops) (changed, withdrawn []netip.Prefix, size int) {
 	kept := 0
 	for prefix, attributes := range desired {
 		hop := h.of(prefix)
@@ -174,7 +174,7 @@ func packReach(prefixes []netip.Prefix, attributes []byte, hop netip.Addr) [][]b
 
 // packUnreach returns UPDATEs that withdraw routes which were sent with the next
 // hops.
-func packUnreach(prefixes []netip.Prefix, h hops) (messages [][]byte) {
+func packUnreach(prefixes []netip.Prefix, h nextHops) (messages [][]byte) {
 	slices.SortFunc(prefixes, netip.Prefix.Compare) // IPv4 first
 	first6 := slices.IndexFunc(prefixes, func(p netip.Prefix) bool { return !p.Addr().Is4() })
 	if first6 < 0 {

@@ -127,7 +127,7 @@ func readUpdate(t *rapid.T, u *bgp.BGPUpdate) (reached, withdrawn []netip.Prefix
 	if long != nil { // RFC 6793 section 4.2.3: of equal length, it replaces AS_PATH
 		path := strings.Join(long, " ")
 		if strings.Trim(route.asPath, "2 3456") != "" || strings.Count(path, " ") != strings.Count(route.asPath, " ") {
-			t.Fatalf("AS4_PATH %q beside AS_PATH %q", path, route.asPath)
+			t.Fatalf("AS4_PATH %q with AS_PATH %q", path, route.asPath)
 		}
 		route.asPath = path
 	}
@@ -135,7 +135,7 @@ func readUpdate(t *rapid.T, u *bgp.BGPUpdate) (reached, withdrawn []netip.Prefix
 }
 
 // expected is what a peer should read, or false if the route does not fit a message.
-func expected(e encoder, a Attributes, hop netip.Addr) (received, bool) {
+func (e encoder) expected(a Attributes, hop netip.Addr) (received, bool) {
 	r := received{hop: hop}
 	if e.internal() {
 		r.localPref = fmt.Sprint(a.LocalPref)
@@ -200,7 +200,7 @@ func drawRoutes(t *rapid.T) Routes {
 	return routes
 }
 
-func drawHops(t *rapid.T) hops {
+func drawHops(t *rapid.T) nextHops {
 	addrs := func(all ...string) (parsed []netip.Addr) {
 		for _, a := range all {
 			addr, _ := netip.ParseAddr(a)
@@ -208,7 +208,7 @@ func drawHops(t *rapid.T) hops {
 		}
 		return parsed
 	}
-	return hops{
+	return nextHops{
 		v4: rapid.SampledFrom(addrs("192.0.2.1", "192.0.2.2", "2001:db8::1", "fe80::1", "")).Draw(t, "IPv4 next hop"),
 		v6: rapid.SampledFrom(addrs("2001:db8::1", "fe80::1", "")).Draw(t, "IPv6 next hop"),
 	}
@@ -234,7 +234,12 @@ func TestUpdates(t *testing.T) {
 			}
 			messages, now, invalid := e.updates(sent, desired, h)
 			peer.apply(t, messages)
-			checkUpdates(t, e, before, peer, desired, h, invalid)
+			for prefix := range peer.reached {
+				if a, ok := sent.has(prefix); ok && a == desired[prefix] && sent.hops.of(prefix) == h.of(prefix) {
+					t.Fatalf("%s is sent again", prefix)
+				}
+			}
+			peer.check(t, before, e.expectedTable(t, desired, h, invalid))
 			if now.size != len(peer.table) {
 				t.Fatalf("%d routes counted, not %d", now.size, len(peer.table))
 			}
@@ -246,11 +251,12 @@ func TestUpdates(t *testing.T) {
 	})
 }
 
-func checkUpdates(t *rapid.T, e encoder, before map[netip.Prefix]received, peer *receiver, desired Routes, h hops, invalid map[netip.Prefix]error) {
+// expectedTable is what a peer should have, and checks which routes are invalid.
+func (e encoder) expectedTable(t *rapid.T, desired Routes, h nextHops, invalid map[netip.Prefix]error) map[netip.Prefix]received {
 	want := make(map[netip.Prefix]received)
 	for prefix, attributes := range desired {
 		hop := h.of(prefix)
-		route, fits := expected(e, attributes, hop)
+		route, fits := e.expected(attributes, hop)
 		if hop.IsValid() && fits {
 			want[prefix] = route
 		}
@@ -258,16 +264,22 @@ func checkUpdates(t *rapid.T, e encoder, before map[netip.Prefix]received, peer 
 			t.Fatalf("%s with %+v: %v", prefix, attributes, invalid[prefix])
 		}
 	}
-	if !maps.Equal(peer.table, want) {
-		t.Fatalf("the peer has %.2000s\nnot          %.2000s", fmt.Sprint(peer.table), fmt.Sprint(want))
+	return want
+}
+
+// check fails unless the table is the expected one, and each of the messages that
+// were applied last was needed to get there.
+func (r *receiver) check(t *rapid.T, before, want map[netip.Prefix]received) {
+	if !maps.Equal(r.table, want) {
+		t.Fatalf("the peer has %.2000s\nnot          %.2000s", fmt.Sprint(r.table), fmt.Sprint(want))
 	}
-	for prefix, route := range want {
-		if need := route != before[prefix]; peer.reached[prefix] > 1 || need && peer.reached[prefix] == 0 {
-			t.Fatalf("%s is in %d messages, needed: %t", prefix, peer.reached[prefix], need)
+	for prefix, n := range r.reached {
+		if _, ok := want[prefix]; n != 1 || !ok {
+			t.Fatalf("%s is in %d messages, desired: %t", prefix, n, ok)
 		}
 	}
-	for prefix, n := range peer.withdrawn {
-		if _, had := before[prefix]; n != 1 || !had || peer.reached[prefix] != 0 {
+	for prefix, n := range r.withdrawn {
+		if _, had := before[prefix]; n != 1 || !had || r.reached[prefix] != 0 {
 			t.Fatalf("%s is withdrawn %d times, had: %t", prefix, n, had)
 		}
 	}
@@ -277,7 +289,7 @@ func checkUpdates(t *rapid.T, e encoder, before map[netip.Prefix]received, peer 
 func TestUpdatesAreFull(t *testing.T) {
 	const n = 50_000
 	e := encoder{64512, 64513, true}
-	h := hops{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+	h := nextHops{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 	for _, row := range []struct {
 		name                 string
 		v6                   bool
@@ -304,7 +316,7 @@ func BenchmarkUpdates(b *testing.B) {
 	for _, n := range []int{1000, 10_000, 50_000} {
 		b.Run(fmt.Sprint("one of ", n), func(b *testing.B) {
 			e := encoder{64512, 64513, true}
-			h := hops{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+			h := nextHops{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 			few := routesTo(prefixes(n, false)...)
 			more := maps.Clone(few)
 			more[netip.MustParsePrefix("203.0.113.7/32")] = Attributes{}
@@ -317,7 +329,7 @@ func BenchmarkUpdates(b *testing.B) {
 		})
 		b.Run(fmt.Sprint("all of ", n), func(b *testing.B) {
 			e := encoder{64512, 64513, true}
-			h := hops{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+			h := nextHops{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 			all := routesTo(append(prefixes(n/2, false), prefixes(n/2, true)...)...)
 			for b.Loop() {
 				e.updates(adjRIBOut{}, all, h)
