@@ -23,11 +23,15 @@ type Tool struct {
 var (
 	NFT  = Tool{name: "tools", program: "nft", pkg: "nftables", what: "kube-proxy needs it"}
 	BIRD = Tool{name: "bird", program: "bird", pkg: "bird2", what: "a router runs it"}
-	FRR  = Tool{name: "frr", program: "bgpd", pkg: "frr", what: "a router runs it"}
+	FRR  = Tool{name: "frr", program: "zebra", pkg: "frr", what: "a router runs it"} // OpenBGPD, too, has a bgpd
+	// OpenBGPD and ExaBGP are peers in tests of BGP.
+	OpenBGPD = Tool{name: "openbgpd", program: "bgpctl", pkg: "openbgpd", what: "a test's BGP peer runs it"}
+	ExaBGP   = Tool{name: "exabgp", program: "python3-exabgp", pkg: "python3-exabgp", what: "a test's BGP peer runs it"}
+
 	Moto = Tool{name: "moto", program: "moto_server", pip: "moto[server]==5.2.1", what: "it emulates AWS"}
 )
 
-var fetchable = []Tool{NFT, BIRD, FRR, Moto}
+var fetchable = []Tool{NFT, BIRD, FRR, OpenBGPD, ExaBGP, Moto}
 
 // sbin are folders that the system's programs may be in, though an ordinary
 // user's PATH does not say so.

@@ -20,7 +20,7 @@ import (
 type frr struct{}
 
 func (f frr) start(ctx context.Context, r *Router, config string) (all []*Process, err error) {
-	if err := addFRRUser(runDir); err != nil {
+	if err := addRouterUsers(runDir); err != nil {
 		return nil, err
 	}
 	// Without it vtysh would ask PAM, which a fetched FRR has not set up.
@@ -111,29 +111,31 @@ func (f frr) sessions(ctx context.Context, r *Router) (map[string]Session, error
 	return all, nil
 }
 
-// addFRRUser lets the mount namespace know FRR's user and groups, as other names
-// of root, by files that are made in dir.
-func addFRRUser(dir string) error {
+// addRouterUsers adds the users and groups of FRR and OpenBGPD to the mount
+// namespace, as other names of root, by files that it writes to dir. OpenBGPD
+// changes its root to its user's home.
+func addRouterUsers(dir string) error {
 	for path, own := range map[string][]string{
-		"/etc/passwd": {"frr:x:0:0:FRR:/:/bin/false"},
+		"/etc/passwd": {"frr:x:0:0:FRR:/:/bin/false", "_openbgpd:x:0:0:OpenBGPD:/:/bin/false"},
 		"/etc/group":  {"frr:x:0:", "frrvty:x:0:frr"},
 	} {
 		b, err := os.ReadFile(path)
 		if err != nil {
-			return fmt.Errorf("add FRR's user: %w", err)
+			return fmt.Errorf("add the routers' users: %w", err)
 		}
 		if strings.Contains("\n"+string(b), "\n"+own[0]+"\n") {
 			continue // for another router
 		}
 		lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(b)), "\n"), func(line string) bool {
-			return strings.HasPrefix(line, "frr:") || strings.HasPrefix(line, "frrvty:")
+			name, _, _ := strings.Cut(line, ":")
+			return slices.ContainsFunc(own, func(o string) bool { return strings.HasPrefix(o, name+":") })
 		})
 		copied := filepath.Join(dir, filepath.Base(path))
 		if err := os.WriteFile(copied, []byte(strings.Join(append(lines, own...), "\n")+"\n"), 0o644); err != nil {
-			return fmt.Errorf("add FRR's user: %w", err)
+			return fmt.Errorf("add the routers' users: %w", err)
 		}
 		if err := unix.Mount(copied, path, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("add FRR's user to %s: %w", path, err)
+			return fmt.Errorf("add the routers' users to %s: %w", path, err)
 		}
 	}
 	return nil

@@ -11,9 +11,9 @@ import (
 )
 
 // With runs a command in place of this process, with the tools that were fetched
-// on its PATH and FRR's user known, for tests that run routers themselves. As
-// root only the mounts are the command's own; an ordinary user's command gets no
-// user frr, and so no FRR.
+// on its PATH and the users of FRR and OpenBGPD known, for tests that run routers
+// themselves. As root only the mounts are the command's own; an ordinary user's
+// command gets neither user, and so neither router.
 func (b Binaries) With(command []string) error {
 	if len(command) == 0 {
 		return errors.New("with: which command?")
@@ -29,9 +29,9 @@ func (b Binaries) With(command []string) error {
 		}
 		dir, err := os.MkdirTemp(string(b), "users-")
 		if err != nil {
-			return fmt.Errorf("add FRR's user: %w", err)
+			return fmt.Errorf("add the routers' users: %w", err)
 		}
-		if err := addFRRUser(dir); err != nil {
+		if err := addRouterUsers(dir); err != nil {
 			return err
 		}
 		_ = os.RemoveAll(dir) // the mounts keep the files

@@ -109,7 +109,7 @@ func (e *Engine) Run(ctx context.Context) error {
 
 // run is Run over any wire.
 func (e *Engine) run(ctx context.Context, w wire) {
-	defer hurry()()
+	defer raisePriority()()
 	e.mu.Lock()
 	e.wire = w
 	e.mu.Unlock()

@@ -17,27 +17,25 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
 // What this binary is when it runs itself.
 const (
-	roleEnv     = "FAIRLEAD_BFD_ROLE"
-	roleSandbox = "sandbox" // the tests, in a network of their own
-	roleHolder  = "holder"  // keeps a network namespace until its parent ends
-	roleBurner  = "burner"  // keeps a core busy
-	rolePeer    = "peer"    // the other end of many sessions
+	roleEnv    = "FAIRLEAD_BFD_ROLE" // empty: it runs the tests
+	roleHolder = "holder"            // keeps a network namespace until its parent ends
+	roleBurner = "burner"            // keeps a core busy
+	rolePeer   = "peer"              // the other end of many sessions
 )
 
 // init keeps the main thread for the main goroutine. It must never run node.do,
 // for it cannot end: what /proc/PID/ns/net shows of a process is its main thread's.
 func init() { runtime.LockOSThread() }
 
-// TestMain runs the tests in a new network namespace, and without root in a user
-// namespace around it.
+// TestMain runs the tests, or what they need beside them.
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleEnv) {
-	case roleSandbox:
-		os.Exit(m.Run())
 	case roleHolder:
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		return
@@ -48,24 +46,7 @@ func TestMain(m *testing.M) {
 		for n := uint64(1); n != 0; n *= 3 { // it stays odd
 		}
 	}
-	cmd := self(roleSandbox, os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
-	if os.Geteuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-	}
-	err := cmd.Run()
-	var exited *exec.ExitError
-	switch {
-	case err == nil:
-	case errors.As(err, &exited):
-		os.Exit(exited.ExitCode())
-	default:
-		fmt.Fprintf(os.Stderr, "these tests need a network namespace: %v\nAllow user namespaces, or run them as root.\n", err)
-		os.Exit(1)
-	}
+	os.Exit(netnstest.Run(m))
 }
 
 // self is this binary in another role. It dies with its parent. In a session of
@@ -100,16 +81,6 @@ func start(t testing.TB, cmd *exec.Cmd) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-}
-
-// lacking ends a test that this machine cannot run: as skipped, and as failed
-// where nothing may be skipped.
-func lacking(t testing.TB, what string) {
-	t.Helper()
-	if os.Getenv("FAIRLEAD_NO_SKIP") == "1" {
-		t.Fatal(what)
-	}
-	t.Skip(what)
 }
 
 func must(t testing.TB, err error) {

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
 // router is another implementation in a node.
@@ -50,7 +52,7 @@ next:
 				continue next
 			}
 		}
-		lacking(t, program+" is not installed")
+		netnstest.Skip(t, "%s is not installed", program)
 	}
 	return paths
 }
@@ -171,10 +173,10 @@ func (f *frr) start(t testing.TB, n *node, peers []Key) {
 	f.tools = find(t, "zebra", "bfdd", "vtysh")
 	owner, err := user.Lookup("frr")
 	if os.Geteuid() != 0 || err != nil {
-		lacking(t, "FRR needs root and the user frr")
+		netnstest.Skip(t, "FRR needs root and the user frr")
 	}
 	if status, _ := os.ReadFile("/proc/self/uid_map"); len(strings.Fields(string(status))) == 3 && strings.Fields(string(status))[2] == "1" {
-		lacking(t, "FRR needs root outside of user namespaces")
+		netnstest.Skip(t, "FRR needs root outside of user namespaces")
 	}
 	dir, err := os.MkdirTemp("", "frr")
 	must(t, err)

@@ -154,7 +154,7 @@ func (k *kernel) open(key Key) (sender, int, error) {
 
 // send does not tell the Go scheduler of the system call, and batch.fill does
 // not either: they do not block, and to give up and regain the right to run Go
-// takes locks that are held by threads which are in no hurry.
+// takes locks that threads without a raised priority hold.
 func (l *line) send(b []byte) error {
 	_, _, err := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(l.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)),
 		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, uintptr(unsafe.Pointer(&l.to[0])), uintptr(len(l.to)))

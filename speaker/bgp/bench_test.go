@@ -23,7 +23,7 @@ func BenchmarkRoute(b *testing.B) {
 			extra := netip.MustParsePrefix("203.0.113.7/32")
 			more[extra] = Attributes{}
 			s, _ := runSpeaker(b, State{[]Peer{r.peer("tor", few)}})
-			r.knows(few)
+			r.awaitRoutes(few)
 			var took []time.Duration
 			for b.Loop() {
 				started := time.Now()
@@ -87,12 +87,12 @@ func BenchmarkTable(b *testing.B) {
 			until := func(n int) time.Duration {
 				started := time.Now()
 				for {
-					said := l.birdc("show route protocol node count")
-					if strings.Contains(said, fmt.Sprintf("Total: %d of", n)) || n == 0 && strings.Contains(said, "Total: 0 of") {
+					output := l.birdc("show route protocol node count")
+					if strings.Contains(output, fmt.Sprintf("Total: %d of", n)) || n == 0 && strings.Contains(output, "Total: 0 of") {
 						return time.Since(started)
 					}
 					if time.Since(started) > time.Minute {
-						b.Fatalf("BIRD has %s", said)
+						b.Fatalf("BIRD has %s", output)
 					}
 					time.Sleep(5 * time.Millisecond)
 				}

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// TestHitless replaces a speaker by another one, as an upgrade does, and changes
+// TestRestartKeepsRoutes replaces a speaker by another one, as an upgrade does, and changes
 // a password, and looks for events in the router's kernel: there are none.
-func TestHitless(t *testing.T) {
+func TestRestartKeepsRoutes(t *testing.T) {
 	start := map[string]func(*lab){
 		"BIRD": func(l *lab) {
 			l.bird(birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512; graceful restart on;"))
@@ -79,8 +79,8 @@ func TestHitless(t *testing.T) {
 	}
 }
 
-// TestNextHopFollows changes the address that is the other family's next hop.
-func TestNextHopFollows(t *testing.T) {
+// TestNextHopChange changes the address that is the other family's next hop.
+func TestNextHopChange(t *testing.T) {
 	l := newLab(t)
 	l.bird(birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512;"))
 	s, _ := runSpeaker(t, State{[]Peer{l.node()}})
@@ -101,8 +101,8 @@ func TestNextHopFollows(t *testing.T) {
 	}
 }
 
-// TestRotatesPassword changes it at both ends: one reset, and no route lost.
-func TestRotatesPassword(t *testing.T) {
+// TestPasswordChange changes it at both ends: one reset, and no route lost.
+func TestPasswordChange(t *testing.T) {
 	l := newLab(t)
 	config := func(password string) string {
 		return birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512; graceful restart on; password \"" + password + "\";")
@@ -148,7 +148,7 @@ func TestRouterIsShutDown(t *testing.T) {
 	l.hasRoutes(want)
 
 	l.birdc(`disable node "maintenance"`)
-	awaitError(t, s, "tor", `the peer says: Cease: administrative shutdown ("maintenance")`)
+	awaitError(t, s, "tor", `the peer sent a NOTIFICATION: Cease: administrative shutdown ("maintenance")`)
 	l.birdc("enable node")
 	l.hasRoutes(want)
 
@@ -160,7 +160,8 @@ func TestRouterIsShutDown(t *testing.T) {
 	more := p
 	more.Routes = routesTo(prefixes(3, false)...)
 	s.Set(State{[]Peer{more}})
-	awaitError(t, s, "tor", "the peer says: Cease: maximum number of prefixes reached: it accepts fewer prefixes than are announced")
+	awaitError(t, s, "tor",
+		"the peer sent a NOTIFICATION: Cease: maximum number of prefixes reached: it accepts fewer prefixes than are announced")
 	s.Set(State{[]Peer{p}})
 	l.hasRoutes(want)
 
@@ -168,8 +169,8 @@ func TestRouterIsShutDown(t *testing.T) {
 	defer cancel()
 	s.Shutdown(ctx, "node is being drained")
 	eventually(t, func() string {
-		if said := l.birdc("show protocols all node"); !strings.Contains(said, "node is being drained") {
-			return said
+		if output := l.birdc("show protocols all node"); !strings.Contains(output, "node is being drained") {
+			return output
 		}
 		return ""
 	})

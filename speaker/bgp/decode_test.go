@@ -57,24 +57,24 @@ func FuzzOpen(f *testing.F) {
 		// What GoBGP reads as well means the same to it.
 		m := &bgp.BGPOpen{}
 		if m.DecodeFromBytes(body) == nil && m.ID.String() != o.RouterID.String() {
-			t.Errorf("router ID %s, GoBGP says %s", o.RouterID, m.ID)
+			t.Errorf("router ID %s, GoBGP has %s", o.RouterID, m.ID)
 		}
 	})
 }
 
-// FuzzWire reads whatever a peer may send.
-func FuzzWire(f *testing.F) {
+// FuzzMessages reads whatever a peer may send.
+func FuzzMessages(f *testing.F) {
 	f.Add(append(routerOpen(f), keepalive...))
-	f.Add(Notification{codeCease, ceaseShutdown, shutdownData("maintenance")}.frame())
-	f.Add(frame(msgUpdate, []byte{0, 0, 0, 6, 0x80, 15, 3, 0, 2, 1}))
+	f.Add(Notification{codeCease, ceaseShutdown, shutdownData("maintenance")}.message())
+	f.Add(newMessage(msgUpdate, []byte{0, 0, 0, 6, 0x80, 15, 3, 0, 2, 1}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		w := newWire(reader{bytes.NewReader(b), nil})
+		w := newMessageConn(reader{bytes.NewReader(b), nil})
 		for {
 			kind, body, err := w.read()
 			if err != nil {
 				return
 			}
-			if len(body) > maxMessage-headerLen || len(body) < shortest[kind]-headerLen {
+			if len(body) > maxMessage-headerLen || len(body) < minLength[kind]-headerLen {
 				t.Fatalf("a body of %d bytes for type %d", len(body), kind)
 			}
 			switch kind {
@@ -118,7 +118,7 @@ func TestCommunities(t *testing.T) {
 	}
 }
 
-func TestChooseHops(t *testing.T) {
+func TestChooseNextHops(t *testing.T) {
 	addr := netip.MustParseAddr
 	link := []netip.Addr{addr("fe80::1%eth0"), addr("192.0.2.1"), addr("2001:db8::1")}
 	both := Peer{Session: Session{IPv4: true, IPv6: true}}
@@ -128,18 +128,18 @@ func TestChooseHops(t *testing.T) {
 		peer     Open
 		local    netip.Addr
 		link     []netip.Addr
-		want     hops
+		want     nextHops
 		withheld string
 	}{
-		{"over IPv4", both, Open{IPv4: true, IPv6: true}, addr("192.0.2.1"), link, hops{addr("192.0.2.1"), addr("2001:db8::1")}, ""},
-		{"over IPv4, link-local only", both, Open{IPv4: true, IPv6: true}, addr("192.0.2.1"), link[:2], hops{addr("192.0.2.1"), addr("fe80::1")}, ""},
-		{"over IPv6", both, Open{IPv4: true, IPv6: true}, addr("2001:db8::1"), link, hops{addr("192.0.2.1"), addr("2001:db8::1")}, ""},
-		{"over IPv6, RFC 8950", both, Open{IPv4: true, IPv6: true, ExtendedNextHop: true}, addr("fe80::1%eth0"), link, hops{addr("fe80::1"), addr("fe80::1")}, ""},
+		{"over IPv4", both, Open{IPv4: true, IPv6: true}, addr("192.0.2.1"), link, nextHops{addr("192.0.2.1"), addr("2001:db8::1")}, ""},
+		{"over IPv4, link-local only", both, Open{IPv4: true, IPv6: true}, addr("192.0.2.1"), link[:2], nextHops{addr("192.0.2.1"), addr("fe80::1")}, ""},
+		{"over IPv6", both, Open{IPv4: true, IPv6: true}, addr("2001:db8::1"), link, nextHops{addr("192.0.2.1"), addr("2001:db8::1")}, ""},
+		{"over IPv6, RFC 8950", both, Open{IPv4: true, IPv6: true, ExtendedNextHop: true}, addr("fe80::1%eth0"), link, nextHops{addr("fe80::1"), addr("fe80::1")}, ""},
 		{
 			"over IPv6, no IPv4", both,
 			Open{IPv4: true, IPv6: true},
 			addr("fe80::1%eth0"), link[:1],
-			hops{netip.Addr{}, addr("fe80::1")},
+			nextHops{netip.Addr{}, addr("fe80::1")},
 			"IPv4: no next hop: the interface of fe80::1 has no IPv4 address, and the peer does not accept IPv6 next hops for IPv4 (RFC 8950)",
 		},
 		{
@@ -147,13 +147,13 @@ func TestChooseHops(t *testing.T) {
 			Open{IPv4: true, IPv6: true},
 			addr("192.0.2.1"),
 			[]netip.Addr{addr("127.0.0.1"), addr("::1"), addr("192.0.2.1")},
-			hops{v4: addr("192.0.2.1")},
+			nextHops{v4: addr("192.0.2.1")},
 			"IPv6: no next hop: the interface of 192.0.2.1 has no IPv6 address",
 		},
-		{"one-sided", both, Open{IPv4: true}, addr("192.0.2.1"), link, hops{v4: addr("192.0.2.1")}, "IPv6: the peer does not have the family enabled"},
+		{"one-sided", both, Open{IPv4: true}, addr("192.0.2.1"), link, nextHops{v4: addr("192.0.2.1")}, "IPv6: the peer does not have the family enabled"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			h, withheld := chooseHops(row.p, row.peer, row.local, row.link)
+			h, withheld := chooseNextHops(row.p, row.peer, row.local, row.link)
 			if h != row.want || withheld != row.withheld {
 				t.Errorf("%v %q, not %v %q", h, withheld, row.want, row.withheld)
 			}

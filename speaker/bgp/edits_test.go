@@ -17,7 +17,6 @@ func TestEdits(t *testing.T) {
 		resets  int
 		error   string
 		pending []string
-		told    string // the NOTIFICATION that the router gets
 	}{
 		{name: "nothing", change: func(*Peer) {}},
 		{name: "routes", change: func(p *Peer) { p.Routes = routesTo(prefixes(5, false)...) }},
@@ -27,16 +26,16 @@ func TestEdits(t *testing.T) {
 		{name: "retry time", change: func(p *Peer) { p.RetryTime = 2 * time.Second }},
 		{name: "hold time", change: func(p *Peer) { p.HoldTime = time.Minute }, pending: []string{"holdTime"}},
 		{name: "keepalive time", change: func(p *Peer) { p.KeepaliveTime = time.Second }, pending: []string{"keepaliveTime"}},
-		{name: "port", change: func(p *Peer) { p.Port++ }, resets: 1, error: "reset: port was changed", told: reset},
-		{name: "password", change: func(p *Peer) { p.Password = "new" }, resets: 1, error: "reset: password was changed", told: reset},
-		{name: "source", change: func(p *Peer) { p.Source = netip.MustParseAddr("127.0.0.3") }, resets: 1, error: "reset: source was changed", told: reset},
-		{name: "router ID", change: func(p *Peer) { p.RouterID = netip.MustParseAddr("1.2.3.4") }, resets: 1, error: "reset: router ID was changed", told: reset},
-		{name: "local ASN", change: func(p *Peer) { p.LocalASN++ }, resets: 1, error: "reset: local ASN was changed", told: reset},
-		{name: "families", change: func(p *Peer) { p.IPv6 = true }, resets: 1, error: "reset: set of families was changed", told: reset},
-		{name: "restart time", change: func(p *Peer) { p.RestartTime = time.Minute }, resets: 1, error: "reset: restart time was changed", told: reset},
-		{name: "hops", change: func(p *Peer) { p.Hops = 3 }, resets: 1, error: "reset: number of hops was changed", told: reset},
-		{name: "TTL security", change: func(p *Peer) { p.TTLSecurity = true }, resets: 1, error: "reset: TTL security was changed", told: reset},
-		{name: "two things", change: func(p *Peer) { p.Hops, p.RestartTime = 3, time.Minute }, resets: 1, error: "reset: restart time, number of hops were changed", told: reset},
+		{name: "port", change: func(p *Peer) { p.Port++ }, resets: 1, error: "reset: port was changed"},
+		{name: "password", change: func(p *Peer) { p.Password = "new" }, resets: 1, error: "reset: password was changed"},
+		{name: "source", change: func(p *Peer) { p.Source = netip.MustParseAddr("127.0.0.3") }, resets: 1, error: "reset: source was changed"},
+		{name: "router ID", change: func(p *Peer) { p.RouterID = netip.MustParseAddr("1.2.3.4") }, resets: 1, error: "reset: router ID was changed"},
+		{name: "local ASN", change: func(p *Peer) { p.LocalASN++ }, resets: 1, error: "reset: local ASN was changed"},
+		{name: "families", change: func(p *Peer) { p.IPv6 = true }, resets: 1, error: "reset: set of families was changed"},
+		{name: "restart time", change: func(p *Peer) { p.RestartTime = time.Minute }, resets: 1, error: "reset: restart time was changed"},
+		{name: "hops", change: func(p *Peer) { p.Hops = 3 }, resets: 1, error: "reset: number of hops was changed"},
+		{name: "TTL security", change: func(p *Peer) { p.TTLSecurity = true }, resets: 1, error: "reset: TTL security was changed"},
+		{name: "two things", change: func(p *Peer) { p.Hops, p.RestartTime = 3, time.Minute }, resets: 1, error: "reset: restart time, number of hops were changed"},
 	} {
 		t.Run(edit.name, func(t *testing.T) {
 			edited, other := newRouter(t), newRouter(t)
@@ -55,11 +54,11 @@ func TestEdits(t *testing.T) {
 				return ""
 			})
 			if edit.resets == 0 {
-				edited.knows(after[0].Routes)
+				edited.awaitRoutes(after[0].Routes)
 			}
 			st := statusOf(t, s, "edited")
 			if edit.error != "" {
-				edited.heard(edit.told)
+				edited.awaitNotification(reset)
 			}
 			if st.Lost != edit.resets || !slices.Equal(st.Pending, edit.pending) {
 				t.Errorf("status %+v", st)
@@ -84,7 +83,7 @@ func TestPendingTimersComeWithTheNextSession(t *testing.T) {
 	p.HoldTime = time.Minute
 	s.Set(State{[]Peer{p}})
 	s.Reset("tor", "BFD down", false)
-	r.heard("Cease: BFD down")
+	r.awaitNotification("Cease: BFD down")
 	eventually(t, func() string {
 		if st := statusOf(t, s, "tor"); st.Sessions != 2 || st.Pending != nil {
 			return fmt.Sprintf("status %+v", st)

@@ -14,8 +14,8 @@ const (
 	node6      = "2001:db8:1::1"
 )
 
-// TestRouters has sessions of all kinds with BIRD and FRR, and looks at the
-// routes in the router's kernel.
+// TestRouters has sessions of all kinds with four implementations, and looks at
+// the routes that these have.
 func TestRouters(t *testing.T) {
 	both := map[string]string{vip4: node4, vip6: node6}
 	at := func(address string) func(*Peer) {
@@ -25,12 +25,17 @@ func TestRouters(t *testing.T) {
 		name      string
 		change    []func(*Peer)
 		bird, frr string
+		others    []daemon
 		want      map[string]string
 	}{
 		{
 			name: "external over IPv4",
 			bird: "local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512;",
 			frr:  "neighbor 192.0.2.1 remote-as 64512",
+			others: []daemon{
+				openbgpd(64513, "192.0.2.254", "192.0.2.1", "remote-as 64512"),
+				exabgp(64513, "192.0.2.254", "192.0.2.1", 64512, ""),
+			},
 			want: both,
 		},
 		{
@@ -38,28 +43,52 @@ func TestRouters(t *testing.T) {
 			change: []func(*Peer){func(p *Peer) { p.PeerASN = 64512 }},
 			bird:   "local 192.0.2.254 as 64512; neighbor 192.0.2.1 as 64512;",
 			frr:    "neighbor 192.0.2.1 remote-as 64512 ! internal",
-			want:   both,
+			others: []daemon{
+				openbgpd(64512, "192.0.2.254", "192.0.2.1", "remote-as 64512"),
+				exabgp(64512, "192.0.2.254", "192.0.2.1", 64512, ""),
+			},
+			want: both,
 		},
 		{
 			name:   "any ASN of four octets",
 			change: []func(*Peer){func(p *Peer) { p.PeerASN, p.Kind, p.LocalASN = 0, External, 4200000001 }},
 			bird:   "local 192.0.2.254 as 64513; neighbor 192.0.2.1 external;",
 			frr:    "neighbor 192.0.2.1 remote-as external",
-			want:   both,
+			others: []daemon{
+				openbgpd(64513, "192.0.2.254", "192.0.2.1", "remote-as 4200000001"),
+				exabgp(64513, "192.0.2.254", "192.0.2.1", 4200000001, ""),
+			},
+			want: both,
+		},
+		{
+			name:   "a router without ASNs of four octets",
+			change: []func(*Peer){func(p *Peer) { p.LocalASN = 4200000001 }},
+			bird:   "local 192.0.2.254 as 64513; neighbor 192.0.2.1 external; enable as4 off;",
+			others: []daemon{
+				exabgp(64513, "192.0.2.254", "192.0.2.1", 23456, "capability { asn4 disable; }"),
+			},
+			want: both,
 		},
 		{
 			name:   "external over IPv6, IPv4 with the node's address",
 			change: []func(*Peer){at("2001:db8:1::fe")},
 			bird:   "local 2001:db8:1::fe as 64513; neighbor 2001:db8:1::1 as 64512;",
 			frr:    "neighbor 2001:db8:1::1 remote-as 64512",
-			want:   both,
+			others: []daemon{
+				openbgpd(64513, "2001:db8:1::fe", "2001:db8:1::1", "remote-as 64512"),
+				exabgp(64513, "2001:db8:1::fe", "2001:db8:1::1", 64512, ""),
+			},
+			want: both,
 		},
 		{
 			name:   "IPv4 with IPv6 next hops",
 			change: []func(*Peer){at("2001:db8:1::fe")},
 			bird:   "local 2001:db8:1::fe as 64513; neighbor 2001:db8:1::1 as 64512; #extended",
 			frr:    "neighbor 2001:db8:1::1 remote-as 64512\n neighbor 2001:db8:1::1 capability extended-nexthop",
-			want:   map[string]string{vip4: node6, vip6: node6},
+			others: []daemon{
+				exabgp(64513, "2001:db8:1::fe", "2001:db8:1::1", 64512, "capability { nexthop enable; }\n nexthop { ipv4 unicast ipv6; }"),
+			},
+			want: map[string]string{vip4: node6, vip6: node6},
 		},
 		{
 			name:   "link-local",
@@ -152,6 +181,15 @@ func TestRouters(t *testing.T) {
 			if st = statusOf(t, s, "tor"); st.State != Established || st.Routes != 2 || st.Withheld != "" {
 				t.Errorf("status %+v", st)
 			}
+			withdrawn := l.node(row.change...)
+			withdrawn.Routes = routesTo(netip.MustParsePrefix(vip6 + "/128"))
+			s.Set(State{[]Peer{withdrawn}})
+			l.hasRoutes(map[string]string{vip6: row.want[vip6]})
+			s.Set(State{[]Peer{l.node(row.change...)}})
+			l.hasRoutes(row.want)
+			if st = statusOf(t, s, "tor"); st.Sessions != 1 {
+				t.Errorf("status %+v", st)
+			}
 			s.Set(State{})
 			l.hasRoutes(map[string]string{})
 		}
@@ -163,7 +201,77 @@ func TestRouters(t *testing.T) {
 				run(t, func(l *lab) { l.frr(frrConfig(row.frr)) })
 			})
 		}
+		for _, d := range row.others {
+			t.Run(d.name+"/"+row.name, func(t *testing.T) { run(t, d.start) })
+		}
 	}
+}
+
+// TestRouterAttributes reads the attributes of routes at routers.
+func TestRouterAttributes(t *testing.T) {
+	attributes := Attributes{MED: 7, HasMED: true, Prepend: 2, Communities: "64512:100 65535:0 64512:1:2", LocalPref: 300}
+	for _, row := range []struct {
+		daemon
+		show func(l *lab) string
+		want []string
+	}{
+		{
+			daemon{"BIRD", func(l *lab) {
+				l.bird(birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512;"))
+			}},
+			func(l *lab) string { return l.birdc("show route all protocol node") },
+			[]string{
+				"BGP.origin: IGP", "BGP.as_path: 64512 64512 64512", "BGP.med: 7", "BGP.community: (64512,100) (65535,0)",
+				"BGP.large_community: (64512, 1, 2)",
+			},
+		},
+		{
+			openbgpd(64513, "192.0.2.254", "192.0.2.1", "remote-as 64512"),
+			func(l *lab) string {
+				return l.shell(find(t, "bgpctl"), "-s", l.dir+"/bgpd.sock", "show", "rib", "detail")
+			},
+			[]string{"Origin IGP, metric 7", "64512 64512 64512\n", "Communities: 64512:100 GRACEFUL_SHUTDOWN", "Large Communities: 64512:1:2"},
+		},
+		{
+			exabgp(64513, "192.0.2.254", "192.0.2.1", 64512, ""),
+			func(l *lab) string { return l.shell("cat", l.dir+"/received") },
+			[]string{
+				`"origin": "igp"`, `"as-path": [ 64512, 64512, 64512 ]`, `"med": 7`, `"community": [ [ 64512, 100 ], [ 65535, 0 ] ]`,
+				`"large-community": [ [ 64512, 1 , 2 ] ]`,
+			},
+		},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			l := newLab(t)
+			row.start(l)
+			p := l.node()
+			for prefix := range p.Routes {
+				p.Routes[prefix] = attributes
+			}
+			runSpeaker(t, State{[]Peer{p}})
+			l.hasRoutes(map[string]string{vip4: node4, vip6: node6})
+			shown := row.show(l)
+			for _, want := range row.want {
+				if strings.Count(shown, want) != 2 { // IPv4 and IPv6
+					t.Errorf("no two routes have %q:\n%s", want, shown)
+				}
+			}
+		})
+	}
+}
+
+// daemon is another implementation of BGP, and how a lab starts it.
+type daemon struct {
+	name  string
+	start func(l *lab)
+}
+
+func openbgpd(asn int, local, neighbor, lines string) daemon {
+	return daemon{"OpenBGPD", func(l *lab) { l.openbgpd(openbgpdConfig(l, asn, local, neighbor, lines)) }}
+}
+
+func exabgp(asn int, local, neighbor string, peer int, lines string) daemon {
+	return daemon{"ExaBGP", func(l *lab) { l.exabgp(exabgpConfig(asn, local, neighbor, peer, lines)) }}
 }
 
 func birdProtocol(lines string) string {
@@ -201,11 +309,11 @@ func TestRouterErrors(t *testing.T) {
 	}{
 		{
 			name: "another ASN of ours", bird: "local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64999;", frr: "neighbor 192.0.2.1 remote-as 64999",
-			want: "the peer says: OPEN message error: bad peer AS: it expects another AS number of this node",
+			want: "the peer sent a NOTIFICATION: OPEN message error: bad peer AS: it expects another AS number of this node",
 		},
 		{
 			name: "another ASN of theirs", bird: "local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512;", frr: "neighbor 192.0.2.1 remote-as 64512",
-			change: func(p *Peer) { p.PeerASN = 64999 }, want: "we expect AS 64999, the peer says it is AS 64513",
+			change: func(p *Peer) { p.PeerASN = 64999 }, want: "expected AS 64999, but the peer's OPEN has AS 64513",
 		},
 		{
 			name: "a password that differs", bird: `local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512; password "secret";`,

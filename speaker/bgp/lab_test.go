@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,15 +16,20 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
-// lab is a node, which is this process's network, and a router beside it on a
-// link of their own: 192.0.2.1 and .254, 2001:db8:1::1 and ::fe, fe80::1 and ::fe.
+// lab is a node, which is this process's network, and a router, on a link of
+// their own: 192.0.2.1 and .254, 2001:db8:1::1 and ::fe, fe80::1 and ::fe.
 // The router's loopback has 203.0.113.254 and 2001:db8:ff::fe.
 type lab struct {
 	t   testing.TB
 	dir string
 	pid int // of a process in the router's network
+	// routes returns the routes that the router has, each prefix with its next
+	// hop: those of BGP in its kernel, unless its daemon has them only itself.
+	routes func() map[string]string
 }
 
 // find looks for a program of the system, in folders too that an ordinary PATH
@@ -37,13 +41,14 @@ func find(t testing.TB, name string) string {
 			return path
 		}
 	}
-	skip(t, "%s is not installed", name)
+	netnstest.Skip(t, "%s is not installed", name)
 	return ""
 }
 
 func newLab(t testing.TB) *lab {
 	t.Helper()
 	l := &lab{t: t, dir: t.TempDir()}
+	l.routes = l.kernelRoutes
 	sleeper := exec.Command("sleep", "infinity")
 	sleeper.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if err := sleeper.Start(); err != nil {
@@ -108,7 +113,7 @@ func (l *lab) start(name string, args ...string) (output func() string, stop fun
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
 			if l.t.Failed() {
-				l.t.Logf("%s said:\n%s", filepath.Base(name), out.String())
+				l.t.Logf("output of %s:\n%s", filepath.Base(name), out.String())
 			}
 		})
 	}
@@ -142,80 +147,8 @@ func (l *lab) write(name, text string) string {
 	return path
 }
 
-// bird starts BIRD with the protocols, which it exports to the router's kernel.
-func (l *lab) bird(protocols string) (stop func()) {
-	l.t.Helper()
-	program := find(l.t, "bird")
-	conf := l.write("bird.conf", `router id 192.0.2.254;
-protocol device {}
-protocol direct { ipv4; ipv6; }
-protocol kernel { ipv4 { import none; export all; }; }
-protocol kernel { ipv6 { import none; export all; }; }
-`+protocols)
-	_, stop = l.start(program, "-f", "-c", conf, "-s", filepath.Join(l.dir, "bird.ctl"), "-P", filepath.Join(l.dir, "bird.pid"))
-	eventually(l.t, func() string {
-		if _, err := os.Stat(filepath.Join(l.dir, "bird.ctl")); err != nil {
-			return err.Error()
-		}
-		return ""
-	})
-	return stop
-}
-
-// birdc asks BIRD.
-func (l *lab) birdc(command string) string {
-	l.t.Helper()
-	return l.shell(find(l.t, "birdc"), append([]string{"-s", filepath.Join(l.dir, "bird.ctl")}, strings.Fields(command)...)...)
-}
-
-// frr starts zebra and bgpd.
-func (l *lab) frr(config string) (stop func()) {
-	l.t.Helper()
-	zebra, bgpd := find(l.t, "zebra"), find(l.t, "bgpd")
-	users, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	if !strings.Contains(string(users), "4294967295") {
-		skip(l.t, "FRR drops privileges to a user of its own, which takes root outside of a user namespace")
-	}
-	owner, err := user.Lookup("frr")
-	if err != nil {
-		skip(l.t, "FRR needs its user: %v", err)
-	}
-	uid, _ := strconv.Atoi(owner.Uid)
-	gid, _ := strconv.Atoi(owner.Gid)
-	dir, err := os.MkdirTemp("", "frr") // short enough for a socket, and reachable for FRR's user
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	l.t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	conf := filepath.Join(dir, "frr.conf")
-	if err := os.WriteFile(conf, []byte(config), 0o644); err != nil {
-		l.t.Fatal(err)
-	}
-	for _, path := range []string{dir, conf} {
-		if err := os.Chown(path, uid, gid); err != nil {
-			l.t.Fatal(err)
-		}
-	}
-	l.dir = dir
-	args := func(name string) []string {
-		return []string{"-z", dir + "/zserv", "--vty_socket", dir, "-i", dir + "/" + name + ".pid", "-f", conf, "-P", "0", "--log", "stdout"}
-	}
-	_, stopZebra := l.start(zebra, args("zebra")...)
-	eventually(l.t, func() string {
-		if _, err := os.Stat(dir + "/zserv"); err != nil {
-			return err.Error()
-		}
-		return ""
-	})
-	_, stopBgpd := l.start(bgpd, append(args("bgpd"), "-p", "179")...)
-	return func() { stopBgpd(); stopZebra() }
-}
-
-// routes are the BGP routes in the router's kernel, "prefix hop" for each.
-func (l *lab) routes() map[string]string {
+// kernelRoutes are the BGP routes in the router's kernel.
+func (l *lab) kernelRoutes() map[string]string {
 	l.t.Helper()
 	all := make(map[string]string)
 	for line := range strings.Lines(l.router("ip -o -4 route show; ip -o -6 route show")) {
@@ -235,7 +168,7 @@ func (l *lab) routes() map[string]string {
 	return all
 }
 
-// hasRoutes waits until the router's kernel has exactly some routes.
+// hasRoutes waits until the router has exactly some routes.
 func (l *lab) hasRoutes(want map[string]string) {
 	l.t.Helper()
 	eventually(l.t, func() string {

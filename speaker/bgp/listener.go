@@ -12,133 +12,134 @@ import (
 	"time"
 )
 
-// doors are where passive peers come in: one listener for each address and port
-// that at least one of them is expected at, and none otherwise.
-type doors struct {
+// listenerSet accepts the connections of passive peers. It has a listener for
+// each address and port that at least one of them is expected at.
+type listenerSet struct {
 	log *slog.Logger
 
 	mu   sync.Mutex
-	open map[netip.AddrPort]*door
+	open map[netip.AddrPort]*sharedListener
 }
 
-type door struct {
-	listener *net.TCPListener
-	guests   map[netip.Addr]guest
+// sharedListener listens for the peers that are expected at one address and port.
+type sharedListener struct {
+	*net.TCPListener
+	expected map[netip.Addr]expectedPeer
 }
 
-// guest is a peer that is let in.
-type guest struct {
+// expectedPeer is a passive peer, and where its connections go.
+type expectedPeer struct {
 	Peer
-	visits chan net.Conn
+	inbound chan net.Conn
 }
 
-// place is the door at which a peer is expected.
-func place(p Peer) netip.AddrPort {
-	at := p.Source
-	if !at.IsValid() && p.Address.Is4() {
-		at = netip.IPv4Unspecified()
-	} else if !at.IsValid() {
-		at = netip.IPv6Unspecified()
+// listenAddr is where a passive peer is expected.
+func listenAddr(p Peer) netip.AddrPort {
+	addr := p.Source
+	if !addr.IsValid() && p.Address.Is4() {
+		addr = netip.IPv4Unspecified()
+	} else if !addr.IsValid() {
+		addr = netip.IPv6Unspecified()
 	}
-	return netip.AddrPortFrom(at, p.Port)
+	return netip.AddrPortFrom(addr, p.Port)
 }
 
-// expect lets a peer in from now on: its connections are sent to visits, or
-// closed while that is full. It may be called again for the same visits.
-func (d *doors) expect(ctx context.Context, g guest) error {
-	at := place(g.Peer)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	o := d.open[at]
-	if o == nil {
-		l, err := listenTCP(ctx, at)
+// add accepts a peer from now on: its connections are sent to inbound, or closed
+// while that is full. It may be called again for the same inbound.
+func (s *listenerSet) add(ctx context.Context, e expectedPeer) error {
+	at := listenAddr(e.Peer)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.open[at]
+	if l == nil {
+		listener, err := listenTCP(ctx, at)
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return fmt.Errorf("cannot wait for the peer: another program (another BGP speaker?) has port %s", at)
+			return fmt.Errorf("cannot listen for the peer: another program (another BGP speaker?) has port %s", at)
 		}
 		if err != nil {
-			return fmt.Errorf("cannot wait for the peer: %w", err)
+			return fmt.Errorf("cannot listen for the peer: %w", err)
 		}
-		o = &door{l, make(map[netip.Addr]guest)}
-		d.open[at] = o
-		go d.accept(o) // until the listener is closed
+		l = &sharedListener{listener, make(map[netip.Addr]expectedPeer)}
+		s.open[at] = l
+		go s.accept(l) // until the listener is closed
 	}
-	if other, ok := o.guests[g.Address]; ok && other.visits != g.visits {
-		return fmt.Errorf("cannot wait for the peer: BGPPeer %s waits for the same address at the same port", other.Name)
+	if other, ok := l.expected[e.Address]; ok && other.inbound != e.inbound {
+		return fmt.Errorf("cannot listen for the peer: BGPPeer %s expects the same address at the same port", other.Name)
 	}
-	if g.Password != o.guests[g.Address].Password {
-		if err := o.lock(g.Address, g.Password); err != nil {
-			d.drop(at, o)
-			return fmt.Errorf("cannot wait for the peer: %w", err)
+	if e.Password != l.expected[e.Address].Password {
+		if err := l.setPassword(e.Address, e.Password); err != nil {
+			s.closeUnused(at, l)
+			return fmt.Errorf("cannot listen for the peer: %w", err)
 		}
 	}
-	o.guests[g.Address] = g
+	l.expected[e.Address] = e
 	return nil
 }
 
-// forget lets a peer in no longer.
-func (d *doors) forget(g guest) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	at := place(g.Peer)
-	o := d.open[at]
-	if o == nil || o.guests[g.Address].visits != g.visits {
+// remove accepts a peer no longer.
+func (s *listenerSet) remove(e expectedPeer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := listenAddr(e.Peer)
+	l := s.open[at]
+	if l == nil || l.expected[e.Address].inbound != e.inbound {
 		return
 	}
-	if o.guests[g.Address].Password != "" {
-		if err := o.lock(g.Address, ""); err != nil {
-			d.log.Warn("password of a removed peer stayed on the listener", "peer", g.Name, "error", err)
+	if l.expected[e.Address].Password != "" {
+		if err := l.setPassword(e.Address, ""); err != nil {
+			s.log.Warn("password of a removed peer stayed on the listener", "peer", e.Name, "error", err)
 		}
 	}
-	delete(o.guests, g.Address)
-	d.drop(at, o)
+	delete(l.expected, e.Address)
+	s.closeUnused(at, l)
 }
 
-// drop closes a door that nobody is expected at.
-func (d *doors) drop(at netip.AddrPort, o *door) {
-	if len(o.guests) == 0 {
-		_ = o.listener.Close() // it accepts nothing more in any case
-		delete(d.open, at)
+// closeUnused closes a listener at which no peer is expected.
+func (s *listenerSet) closeUnused(at netip.AddrPort, l *sharedListener) {
+	if len(l.expected) == 0 {
+		_ = l.Close() // it accepts nothing more in any case
+		delete(s.open, at)
 	}
 }
 
-// lock sets the password of a remote address.
-func (o *door) lock(remote netip.Addr, password Secret) error {
-	c, err := o.listener.SyscallConn()
+// setPassword sets the TCP MD5 password of a remote address.
+func (l *sharedListener) setPassword(remote netip.Addr, password Secret) error {
+	c, err := l.SyscallConn()
 	if err != nil {
-		return fmt.Errorf("reach the listening socket: %w", err)
+		return fmt.Errorf("access the listening socket: %w", err)
 	}
 	return setMD5(c, remote, password)
 }
 
-func (d *doors) accept(o *door) {
+func (s *listenerSet) accept(l *sharedListener) {
 	for {
-		conn, err := o.listener.AcceptTCP()
+		conn, err := l.AcceptTCP()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil { // a lack of file descriptors, or a connection that was gone at once
-			time.Sleep(firstRetry)
+		if err != nil { // a lack of file descriptors, or a connection that has ended already
+			time.Sleep(minBackoff)
 			continue
 		}
-		d.receive(o, conn)
+		s.dispatch(l, conn)
 	}
 }
 
-// receive hands a connection to the peer that it is from. One that is from
-// nobody, or comes while another waits, is closed.
-func (d *doors) receive(o *door, conn *net.TCPConn) {
+// dispatch passes a connection to the peer that it is from. It closes one that is
+// from no expected peer, or that comes while another waits.
+func (s *listenerSet) dispatch(l *sharedListener, conn *net.TCPConn) {
 	remote := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
-	d.mu.Lock()
-	g, known := o.guests[remote]
-	d.mu.Unlock()
+	s.mu.Lock()
+	e, ok := l.expected[remote]
+	s.mu.Unlock()
 	raw, err := conn.SyscallConn()
-	if !known || err != nil || setHops(raw, g.Peer) != nil {
-		_ = conn.Close() // turned away
+	if !ok || err != nil || setTTL(raw, e.Peer) != nil {
+		_ = conn.Close() // refused
 		return
 	}
 	select {
-	case g.visits <- conn:
+	case e.inbound <- conn:
 	default:
-		_ = conn.Close() // turned away
+		_ = conn.Close() // refused
 	}
 }

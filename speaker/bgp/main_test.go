@@ -2,68 +2,31 @@ package bgp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
-const sandboxEnv = "FAIRLEAD_BGP_SANDBOX"
-
-// TestMain runs the tests in a network of their own: in a new network
-// namespace, and without root in a user namespace around it.
 func TestMain(m *testing.M) {
-	if os.Getenv(sandboxEnv) != "" {
+	os.Exit(netnstest.Run(m, func() error {
 		lo, err := netlink.LinkByName("lo")
-		if err == nil {
-			err = netlink.LinkSetUp(lo)
-		}
 		if err != nil {
-			fmt.Fprintf(os.Stderr, "no loopback: %v\n", err)
-			os.Exit(1)
+			return err
 		}
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), sandboxEnv+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	if os.Geteuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-	}
-	err := cmd.Run()
-	var exited *exec.ExitError
-	switch {
-	case err == nil:
-	case errors.As(err, &exited):
-		os.Exit(exited.ExitCode())
-	default:
-		fmt.Fprintf(os.Stderr, "these tests need a network namespace: %v\nAllow user namespaces, or run them as root.\n", err)
-		os.Exit(1)
-	}
+		return netlink.LinkSetUp(lo)
+	}))
 }
 
-// skip says what the machine lacks, which FAIRLEAD_NO_SKIP=1 makes a failure.
-func skip(t testing.TB, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("FAIRLEAD_NO_SKIP") == "1" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
-// eventually waits for a condition; what says what is missing when it does not come.
+// eventually waits for a condition; what returns what is missing, or nothing.
 func eventually(t testing.TB, what func() string) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)

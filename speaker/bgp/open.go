@@ -11,9 +11,9 @@ import (
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
 
-// Open is what a peer says about itself in its OPEN message (RFC 4271 section 4.2).
+// Open is the contents of a peer's OPEN message (RFC 4271 section 4.2).
 type Open struct {
-	// ASN of four octets where the peer speaks RFC 6793.
+	// ASN, of four octets if the peer has the capability of RFC 6793.
 	ASN      uint32
 	RouterID netip.Addr
 	// HoldTime that the peer offers. The session's is the lesser of both ends'.
@@ -24,8 +24,8 @@ type Open struct {
 	ExtendedNextHop bool
 	// FourOctetASN and RouteRefresh are capabilities (RFC 6793, RFC 2918).
 	FourOctetASN, RouteRefresh bool
-	// GracefulRestart: the peer keeps routes of a speaker that restarts (RFC
-	// 4724). RestartTime is for its own restarts; Restarting says it was one.
+	// GracefulRestart: the peer preserves the routes of a speaker that restarts
+	// (RFC 4724). RestartTime is that of its own restarts; Restarting is set after one.
 	GracefulRestart, Restarting bool
 	RestartTime                 time.Duration
 }
@@ -49,16 +49,16 @@ const (
 
 var errTruncated = errors.New("it ends too early")
 
-// decodeOpen reads the body of an OPEN. Unknown parameters and capabilities are
-// skipped (RFC 5492 section 3).
+// decodeOpen decodes the body of an OPEN. It ignores unknown parameters and
+// capabilities (RFC 5492 section 3).
 func decodeOpen(body []byte) (Open, error) {
 	if len(body) < 10 {
 		return Open{}, errTruncated
 	}
 	if body[0] != 4 {
-		return Open{}, &leave{
-			note: &Notification{codeOpen, badVersion, []byte{0, 4}},
-			why:  fmt.Sprintf("the peer speaks BGP version %d, not 4", body[0]),
+		return Open{}, &sessionEnd{
+			notification: &Notification{codeOpen, badVersion, []byte{0, 4}},
+			reason:       fmt.Sprintf("the peer has BGP version %d, not 4", body[0]),
 		}
 	}
 	o := Open{
@@ -75,7 +75,7 @@ func decodeOpen(body []byte) (Open, error) {
 		length, params, lenSize = int(binary.BigEndian.Uint16(params[1:])), params[3:], 2
 	}
 	if length != len(params) {
-		return Open{}, errors.New("its parameters have another length than it says")
+		return Open{}, errors.New("the length of its parameters is wrong")
 	}
 	multiprotocol, err := o.parameters(params, lenSize)
 	if err != nil {
@@ -112,7 +112,7 @@ func (o *Open) parameters(params []byte, lenSize int) (multiprotocol bool, err e
 	return multiprotocol, nil
 }
 
-// field cuts a value off that follows its length.
+// field splits off a value that follows its length.
 func field(b []byte, lenSize int) (value, rest []byte, err error) {
 	if len(b) < lenSize {
 		return nil, nil, errTruncated
@@ -128,7 +128,7 @@ func field(b []byte, lenSize int) (value, rest []byte, err error) {
 	return b[:length], b[length:], nil
 }
 
-// capability notes one that matters here. A malformed one is like none.
+// capability stores a capability that is used here. A malformed one is ignored.
 func (o *Open) capability(code uint8, v []byte) {
 	switch {
 	case code == capMultiprotocol && len(v) == 4:
@@ -152,34 +152,36 @@ func (o *Open) capability(code uint8, v []byte) {
 	}
 }
 
-// check says what keeps an OPEN from beginning a session with a peer (RFC 4271
-// section 6.2, RFC 6286): a *leave with the NOTIFICATION that it is answered with.
+// check returns why an OPEN is not acceptable (RFC 4271 section 6.2, RFC 6286), as
+// a *sessionEnd with the NOTIFICATION to answer with.
 func (o Open) check(p Peer) error {
 	refuse := func(subcode uint8, data []byte, format string, args ...any) error {
-		return &leave{note: &Notification{codeOpen, subcode, data}, why: fmt.Sprintf(format, args...)}
+		return &sessionEnd{notification: &Notification{codeOpen, subcode, data}, reason: fmt.Sprintf(format, args...)}
 	}
 	internal := o.ASN == p.LocalASN
 	switch {
 	case o.ASN == 0 || p.PeerASN != 0 && o.ASN != p.PeerASN:
-		return refuse(badPeerAS, nil, "we expect AS %d, the peer says it is AS %d", p.PeerASN, o.ASN)
+		return refuse(badPeerAS, nil, "expected AS %d, but the peer's OPEN has AS %d", p.PeerASN, o.ASN)
 	case p.PeerASN == 0 && p.Kind == Internal && !internal:
-		return refuse(badPeerAS, nil, "we expect an internal peer of AS %d, the peer says it is AS %d", p.LocalASN, o.ASN)
+		return refuse(badPeerAS, nil, "expected an internal peer of AS %d, but the peer's OPEN has AS %d", p.LocalASN, o.ASN)
 	case p.PeerASN == 0 && p.Kind == External && internal:
-		return refuse(badPeerAS, nil, "we expect an external peer, the peer says it is of our own AS %d", o.ASN)
+		return refuse(badPeerAS, nil, "expected an external peer, but the peer's OPEN has our own AS %d", o.ASN)
 	case o.RouterID.IsUnspecified():
 		return refuse(badIdentifier, nil, "the peer has no router ID")
 	case internal && o.RouterID == p.RouterID:
 		return refuse(badIdentifier, nil, "the peer has our own router ID %s", o.RouterID)
 	case o.HoldTime == time.Second || o.HoldTime == 2*time.Second:
-		return refuse(badHoldTime, nil, "the peer wants a hold time of %s; 0 or at least 3s is allowed", o.HoldTime)
+		return refuse(badHoldTime, nil, "the peer's hold time is %s, but must be 0 or at least 3s", o.HoldTime)
 	case !(p.IPv4 && o.IPv4 || p.IPv6 && o.IPv6):
-		return refuse(badCapability, multiprotocol(p), "the peer has none of the families enabled that it shall be told: %s", families(p.IPv4, p.IPv6))
+		return refuse(badCapability, requiredCapabilities(p),
+			"the peer has none of the configured address families enabled: %s", familyNames(p.IPv4, p.IPv6))
 	}
 	return nil
 }
 
-// multiprotocol is the data of an Unsupported Capability: what is missed (RFC 5492 section 5).
-func multiprotocol(p Peer) (data []byte) {
+// requiredCapabilities returns the data of an Unsupported Capability: those that
+// the peer lacks (RFC 5492 section 5).
+func requiredCapabilities(p Peer) (data []byte) {
 	if p.IPv4 {
 		data = append(data, capMultiprotocol, 4, 0, afiIPv4, 0, safiUnicast)
 	}
@@ -189,17 +191,18 @@ func multiprotocol(p Peer) (data []byte) {
 	return data
 }
 
-// encodeOpen makes our OPEN for a peer.
+// encodeOpen returns the OPEN message for a peer.
 func encodeOpen(p Peer) ([]byte, error) {
 	caps := []bgp.ParameterCapabilityInterface{bgp.NewCapRouteRefresh(), bgp.NewCapFourOctetASNumber(p.LocalASN)}
 	if name, err := os.Hostname(); err == nil {
-		caps = append(caps, bgp.NewCapFQDN(name, "")) // routers show it beside the address
+		caps = append(caps, bgp.NewCapFQDN(name, "")) // routers show it with the address
 	}
-	var kept []*bgp.CapGracefulRestartTuple
+	var preserved []*bgp.CapGracefulRestartTuple
 	for _, family := range routeFamilies(p.IPv4, p.IPv6) {
 		caps = append(caps, bgp.NewCapMultiProtocol(family))
-		// The forwarding state is kube-proxy's, which no restart of ours touches.
-		kept = append(kept, bgp.NewCapGracefulRestartTuple(family, true))
+		// The forwarding state is kube-proxy's, and a restart of the speaker does not
+		// affect it.
+		preserved = append(preserved, bgp.NewCapGracefulRestartTuple(family, true))
 	}
 	if p.IPv4 && p.Address.Is6() {
 		caps = append(caps, bgp.NewCapExtendedNexthop([]*bgp.CapExtendedNexthopTuple{
@@ -207,20 +210,13 @@ func encodeOpen(p Peer) ([]byte, error) {
 		}))
 	}
 	if seconds := min(p.RestartTime/time.Second, restartTimeMax); seconds > 0 {
-		// "Restarting" always: nothing is to be waited for from us (RFC 4724 section 3).
-		caps = append(caps, bgp.NewCapGracefulRestart(true, false, uint16(seconds), kept))
+		// "Restarting" is always set: the peer must not wait for our End-of-RIB before
+		// it sends its own routes (RFC 4724 section 3).
+		caps = append(caps, bgp.NewCapGracefulRestart(true, false, uint16(seconds), preserved))
 	}
-	return serializeOpen(p.LocalASN, p.HoldTime, p.RouterID, caps)
-}
-
-func serializeOpen(asn uint32, hold time.Duration, id netip.Addr, caps []bgp.ParameterCapabilityInterface) ([]byte, error) {
-	short := uint16(bgp.AS_TRANS)
-	if asn <= 0xffff {
-		short = uint16(asn)
-	}
-	hold = min(hold/time.Second, 0xffff)
-	m := bgp.NewBGPOpenMessage(short, uint16(hold), id.String(), []bgp.OptionParameterInterface{bgp.NewOptionParameterCapability(caps)})
-	b, err := m.Serialize()
+	hold := uint16(min(p.HoldTime/time.Second, 0xffff))
+	options := []bgp.OptionParameterInterface{bgp.NewOptionParameterCapability(caps)}
+	b, err := bgp.NewBGPOpenMessage(shortASN(p.LocalASN), hold, p.RouterID.String(), options).Serialize()
 	if err != nil {
 		return nil, fmt.Errorf("encode OPEN: %w", err)
 	}
@@ -235,4 +231,17 @@ func routeFamilies(v4, v6 bool) (f []bgp.RouteFamily) {
 		f = append(f, bgp.RF_IPv6_UC)
 	}
 	return f
+}
+
+// familyNames returns the names of address families.
+func familyNames(v4, v6 bool) string {
+	switch {
+	case v4 && v6:
+		return "IPv4 and IPv6"
+	case v4:
+		return "IPv4"
+	case v6:
+		return "IPv6"
+	}
+	return "none"
 }

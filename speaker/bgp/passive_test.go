@@ -26,7 +26,7 @@ func (r *router) call(from string, port uint16, password Secret) {
 	r.mu.Lock()
 	r.conns = append(r.conns, conn)
 	r.mu.Unlock()
-	r.tasks.Go(func() { r.talk(conn) })
+	r.tasks.Go(func() { r.serveSession(conn) })
 }
 
 func waitFor(r *router, name, address string, port uint16) Peer {
@@ -47,10 +47,10 @@ func TestPassive(t *testing.T) {
 	two.call("127.0.1.2", port, "secret")
 	awaitState(t, s, "one", Established)
 	awaitState(t, s, "two", Established)
-	one.knows(state.Peers[0].Routes)
-	two.knows(state.Peers[1].Routes)
+	one.awaitRoutes(state.Peers[0].Routes)
+	two.awaitRoutes(state.Peers[1].Routes)
 
-	// Nobody else is let in, and nobody without the password.
+	// No other address is accepted, and none without the password.
 	if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 		if n, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
@@ -95,7 +95,7 @@ func TestPortTaken(t *testing.T) {
 	port := l.Addr().(*net.TCPAddr).AddrPort().Port()
 	r, other := newRouter(t), newRouter(t)
 	s, _ := runSpeaker(t, State{[]Peer{waitFor(r, "passive", "127.0.1.1", port), other.peer("other", nil)}})
-	awaitError(t, s, "passive", fmt.Sprintf("cannot wait for the peer: another program (another BGP speaker?) has port 0.0.0.0:%d", port))
+	awaitError(t, s, "passive", fmt.Sprintf("cannot listen for the peer: another program (another BGP speaker?) has port 0.0.0.0:%d", port))
 	awaitState(t, s, "other", Established)
 	_ = l.Close()
 	awaitState(t, s, "passive", Active)
@@ -103,18 +103,18 @@ func TestPortTaken(t *testing.T) {
 	awaitState(t, s, "passive", Established)
 }
 
-func TestTwoWaitForOne(t *testing.T) {
+func TestTwoPeersAtOneAddress(t *testing.T) {
 	port := freeTCPPort(t)
 	r := newRouter(t)
 	s, _ := runSpeaker(t, State{[]Peer{waitFor(r, "one", "127.0.1.1", port)}})
 	awaitState(t, s, "one", Active)
 	s.Set(State{[]Peer{waitFor(r, "one", "127.0.1.1", port), waitFor(r, "two", "127.0.1.1", port)}})
-	awaitError(t, s, "two", "cannot wait for the peer: BGPPeer one waits for the same address at the same port")
+	awaitError(t, s, "two", "cannot listen for the peer: BGPPeer one expects the same address at the same port")
 }
 
-// TestConnectsAnew: a restarted peer gets a new session at once if it knows
+// TestReconnects: a restarted peer gets a new session at once if it knows
 // graceful restart, and otherwise is sent away while the old one is up.
-func TestConnectsAnew(t *testing.T) {
+func TestReconnects(t *testing.T) {
 	for _, graceful := range []bool{true, false} {
 		t.Run(fmt.Sprint("graceful ", graceful), func(t *testing.T) {
 			port := freeTCPPort(t)
@@ -127,10 +127,10 @@ func TestConnectsAnew(t *testing.T) {
 			awaitState(t, s, "tor", Active)
 			r.call("127.0.1.1", port, "")
 			awaitState(t, s, "tor", Established)
-			r.knows(p.Routes)
+			r.awaitRoutes(p.Routes)
 			r.call("127.0.1.1", port, "")
 			if !graceful {
-				r.heard("Cease: connection collision resolution")
+				r.awaitNotification("Cease: connection collision resolution")
 				if st := statusOf(t, s, "tor"); st.Sessions != 1 || st.Lost != 0 {
 					t.Errorf("status %+v", st)
 				}
@@ -142,8 +142,8 @@ func TestConnectsAnew(t *testing.T) {
 				}
 				return ""
 			})
-			r.knows(p.Routes)
-			if st := statusOf(t, s, "tor"); st.LastError != "the peer connected anew" {
+			r.awaitRoutes(p.Routes)
+			if st := statusOf(t, s, "tor"); st.LastError != "the peer connected again" {
 				t.Errorf("error %q", st.LastError)
 			}
 		})

@@ -5,34 +5,35 @@ import (
 	"strings"
 )
 
-// hops are the next hops of each family; the zero Addr where there is none.
-type hops struct{ v4, v6 netip.Addr }
+// nextHops are the next hops of both families; the zero Addr where there is none.
+type nextHops struct{ v4, v6 netip.Addr }
 
-func (h hops) of(prefix netip.Prefix) netip.Addr {
+func (h nextHops) of(prefix netip.Prefix) netip.Addr {
 	if prefix.Addr().Is4() {
 		return h.v4
 	}
 	return h.v6
 }
 
-// chooseHops finds the next hop for each family that both ends speak, and says
-// which family of p has none and why. local is the session's own address, link
-// are the addresses of the interface that has it.
-func chooseHops(p Peer, peer Open, local netip.Addr, link []netip.Addr) (h hops, withheld string) {
+// chooseNextHops returns the next hop of each family that both ends have enabled,
+// and why a family of p has none. local is the session's own address, all are
+// those of its interface.
+func chooseNextHops(p Peer, peer Open, local netip.Addr, all []netip.Addr) (h nextHops, withheld string) {
 	local = local.WithZone("")
 	var no []string
 	if p.IPv4 && !peer.IPv4 {
 		no = append(no, "IPv4: the peer does not have the family enabled")
 	} else if p.IPv4 {
-		h.v4 = hopIPv4(local, link, peer.ExtendedNextHop)
+		h.v4 = nextHopIPv4(local, all, peer.ExtendedNextHop)
 		if !h.v4.IsValid() {
-			no = append(no, "IPv4: no next hop: the interface of "+local.String()+" has no IPv4 address, and the peer does not accept IPv6 next hops for IPv4 (RFC 8950)")
+			no = append(no, "IPv4: no next hop: the interface of "+local.String()+
+				" has no IPv4 address, and the peer does not accept IPv6 next hops for IPv4 (RFC 8950)")
 		}
 	}
 	if p.IPv6 && !peer.IPv6 {
 		no = append(no, "IPv6: the peer does not have the family enabled")
 	} else if p.IPv6 {
-		h.v6 = hopIPv6(local, link)
+		h.v6 = nextHopIPv6(local, all)
 		if !h.v6.IsValid() {
 			no = append(no, "IPv6: no next hop: the interface of "+local.String()+" has no IPv6 address")
 		}
@@ -40,23 +41,23 @@ func chooseHops(p Peer, peer Open, local netip.Addr, link []netip.Addr) (h hops,
 	return h, strings.Join(no, "; ")
 }
 
-// hopIPv4 over an IPv6 session is the session's address where the peer takes it:
-// the peer reaches that in any case.
-func hopIPv4(local netip.Addr, link []netip.Addr, extended bool) netip.Addr {
+// nextHopIPv4 is the session's address if the peer accepts it, also over IPv6: the
+// peer reaches that in any case.
+func nextHopIPv4(local netip.Addr, all []netip.Addr, extended bool) netip.Addr {
 	if local.Is4() || extended {
 		return local
 	}
-	return firstOf(link, netip.Addr.Is4, netip.Addr.IsGlobalUnicast)
+	return firstOf(all, netip.Addr.Is4, netip.Addr.IsGlobalUnicast)
 }
 
-func hopIPv6(local netip.Addr, link []netip.Addr) netip.Addr {
+func nextHopIPv6(local netip.Addr, all []netip.Addr) netip.Addr {
 	if local.Is6() {
 		return local
 	}
-	if global := firstOf(link, netip.Addr.Is6, netip.Addr.IsGlobalUnicast); global.IsValid() {
+	if global := firstOf(all, netip.Addr.Is6, netip.Addr.IsGlobalUnicast); global.IsValid() {
 		return global
 	}
-	return firstOf(link, netip.Addr.Is6, netip.Addr.IsLinkLocalUnicast)
+	return firstOf(all, netip.Addr.Is6, netip.Addr.IsLinkLocalUnicast)
 }
 
 func firstOf(addrs []netip.Addr, family, scope func(netip.Addr) bool) netip.Addr {
@@ -68,54 +69,54 @@ func firstOf(addrs []netip.Addr, family, scope func(netip.Addr) bool) netip.Addr
 	return netip.Addr{}
 }
 
-// edit is what a change of a peer takes. A peer that is the same afterwards in
-// all but its routes needs nothing.
-type edit struct {
-	// reset says which changes take another session now.
+// peerChange is what it takes to apply a change of a Peer. Routes and RetryTime
+// take nothing.
+type peerChange struct {
+	// reset names the changes that take another session now.
 	reset string
-	// moved: the router would not know the next session for the same one, so it
-	// must not keep the routes of this one.
-	moved bool
-	// pending: the fields that wait for the next session.
+	// newIdentity: the router would not recognize the next session as the same
+	// speaker's, so that it must not preserve the routes of this one.
+	newIdentity bool
+	// pending are the fields that wait for the next session.
 	pending []string
 }
 
-func compare(have, want Peer) (e edit) {
+func comparePeers(applied, desired Peer) (c peerChange) {
 	var reset []string
 	for _, f := range []struct {
-		name           string
-		changed, moved bool
+		name                 string
+		changed, newIdentity bool
 	}{
-		{"address", have.Address != want.Address, true},
-		{"port", have.Port != want.Port, true},
-		{"passive", have.Passive != want.Passive, true},
-		{"source", have.Source != want.Source, true},
-		{"local ASN", have.LocalASN != want.LocalASN, true},
-		{"peer ASN", have.PeerASN != want.PeerASN || have.Kind != want.Kind, true},
-		{"router ID", have.RouterID != want.RouterID, true},
-		{"set of families", have.IPv4 != want.IPv4 || have.IPv6 != want.IPv6, false},
-		{"restart time", have.RestartTime != want.RestartTime, false},
-		{"number of hops", have.Hops != want.Hops, false},
-		{"TTL security", have.TTLSecurity != want.TTLSecurity, false},
-		{"password", have.Password != want.Password, false},
+		{"address", applied.Address != desired.Address, true},
+		{"port", applied.Port != desired.Port, true},
+		{"passive", applied.Passive != desired.Passive, true},
+		{"source", applied.Source != desired.Source, true},
+		{"local ASN", applied.LocalASN != desired.LocalASN, true},
+		{"peer ASN", applied.PeerASN != desired.PeerASN || applied.Kind != desired.Kind, true},
+		{"router ID", applied.RouterID != desired.RouterID, true},
+		{"set of families", applied.IPv4 != desired.IPv4 || applied.IPv6 != desired.IPv6, false},
+		{"restart time", applied.RestartTime != desired.RestartTime, false},
+		{"number of hops", applied.Hops != desired.Hops, false},
+		{"TTL security", applied.TTLSecurity != desired.TTLSecurity, false},
+		{"password", applied.Password != desired.Password, false},
 	} {
 		if f.changed {
 			reset = append(reset, f.name)
-			e.moved = e.moved || f.moved
+			c.newIdentity = c.newIdentity || f.newIdentity
 		}
 	}
 	switch len(reset) {
 	case 0:
 	case 1:
-		e.reset = "reset: " + reset[0] + " was changed"
+		c.reset = "reset: " + reset[0] + " was changed"
 	default:
-		e.reset = "reset: " + strings.Join(reset, ", ") + " were changed"
+		c.reset = "reset: " + strings.Join(reset, ", ") + " were changed"
 	}
-	if have.HoldTime != want.HoldTime {
-		e.pending = append(e.pending, "holdTime")
+	if applied.HoldTime != desired.HoldTime {
+		c.pending = append(c.pending, "holdTime")
 	}
-	if have.KeepaliveTime != want.KeepaliveTime {
-		e.pending = append(e.pending, "keepaliveTime")
+	if applied.KeepaliveTime != desired.KeepaliveTime {
+		c.pending = append(c.pending, "keepaliveTime")
 	}
-	return e
+	return c
 }

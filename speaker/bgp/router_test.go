@@ -11,25 +11,25 @@ import (
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
 
-// router is a peer whose every word a test decides. It speaks properly unless
-// told otherwise, and keeps what it learns.
+// router is a peer that a test controls. It behaves properly unless configured
+// otherwise, and stores the routes that it learns.
 type router struct {
 	t        testing.TB
 	listener net.Listener
 	// open is the OPEN that it sends; nil: nothing at all is sent.
 	open []byte
 	// met is called with each connection in place of the usual talk, if set.
-	met func(net.Conn)
+	handle func(net.Conn)
 
-	mu       sync.Mutex
-	conns    []net.Conn
-	opens    []Open
-	table    map[netip.Prefix]string // attributes in words
-	markers  int                     // End-of-RIBs
-	updates  int
-	withdrew int
-	notes    []Notification
-	tasks    sync.WaitGroup
+	mu            sync.Mutex
+	conns         []net.Conn
+	opens         []Open
+	table         map[netip.Prefix]string // attributes in words
+	markers       int                     // End-of-RIBs
+	updates       int
+	withdrew      int
+	notifications []Notification
+	tasks         sync.WaitGroup
 }
 
 // routerOpen is the OPEN of AS 64513 with all capabilities that matter.
@@ -106,22 +106,22 @@ func (r *router) serve() {
 		}
 		r.mu.Lock()
 		r.conns = append(r.conns, conn)
-		met := r.met
+		met := r.handle
 		r.mu.Unlock()
 		r.tasks.Go(func() {
 			if met != nil {
 				met(conn)
 				return
 			}
-			r.talk(conn)
+			r.serveSession(conn)
 		})
 	}
 }
 
-// talk is a session in which the router listens.
-func (r *router) talk(conn net.Conn) {
+// serveSession is a session in which the router listens.
+func (r *router) serveSession(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
-	w := newWire(conn)
+	w := newMessageConn(conn)
 	r.mu.Lock()
 	clear(r.table)
 	open := r.open
@@ -151,7 +151,7 @@ func (r *router) talk(conn net.Conn) {
 			r.learn(body)
 		case msgNotification:
 			r.mu.Lock()
-			r.notes = append(r.notes, decodeNotification(body))
+			r.notifications = append(r.notifications, decodeNotification(body))
 			r.mu.Unlock()
 		}
 	}
@@ -201,8 +201,8 @@ func (r *router) learn(body []byte) {
 	}
 }
 
-// knows waits until the table has exactly some prefixes.
-func (r *router) knows(want Routes) {
+// awaitRoutes waits until the table has exactly some prefixes.
+func (r *router) awaitRoutes(want Routes) {
 	r.t.Helper()
 	eventually(r.t, func() string {
 		r.mu.Lock()
@@ -219,8 +219,8 @@ func (r *router) knows(want Routes) {
 	})
 }
 
-// says sends a message over the newest connection.
-func (r *router) says(message []byte) {
+// send sends a message over the newest connection.
+func (r *router) send(message []byte) {
 	r.t.Helper()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -229,16 +229,16 @@ func (r *router) says(message []byte) {
 	}
 }
 
-// heard waits for a NOTIFICATION of the speaker, the last so far.
-func (r *router) heard(want string) {
+// awaitNotification waits for a NOTIFICATION of the speaker, the last so far.
+func (r *router) awaitNotification(want string) {
 	r.t.Helper()
 	eventually(r.t, func() string {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if len(r.notes) == 0 {
+		if len(r.notifications) == 0 {
 			return "the router has heard no NOTIFICATION"
 		}
-		if got := r.notes[len(r.notes)-1].String(); got != want {
+		if got := r.notifications[len(r.notifications)-1].String(); got != want {
 			return fmt.Sprintf("the router heard %q, not %q", got, want)
 		}
 		return ""

@@ -14,248 +14,244 @@ import (
 
 const (
 	connectWait = 10 * time.Second
-	// firstRetry is the first wait after a failure. It doubles up to RetryTime.
-	firstRetry   = 200 * time.Millisecond
-	defaultRetry = 30 * time.Second
-	// visitRetry is the longest wait before a passive peer is let in again.
-	visitRetry = 5 * time.Second
-	// stableAfter is how long a session must have held for its loss not to count as a failure.
+	// minBackoff is the wait after a first failure. It doubles up to RetryTime.
+	minBackoff        = 200 * time.Millisecond
+	defaultMaxBackoff = 30 * time.Second
+	// passiveMaxBackoff is the longest wait before a passive peer is accepted again.
+	passiveMaxBackoff = 5 * time.Second
+	// stableAfter is how long a session must have lasted for its loss not to count as a failure.
 	stableAfter = 10 * time.Second
 	// openWait is the "large" hold time of OpenSent, for which RFC 4271 section
-	// 8.2.2 suggests 4 minutes. A peer that accepts connections but does not
-	// speak is shown sooner.
+	// 8.2.2 suggests 4 minutes. A peer that accepts connections but sends nothing
+	// is reported sooner.
 	openWait = 30 * time.Second
 )
 
-// session is the work for one peer: connect, speak, and begin again.
+// session keeps the session with one peer established: it connects, exchanges
+// messages until that ends, and begins again.
 type session struct {
-	log   *slog.Logger
-	doors *doors
-	ribs  *ribs
-	poke  func() // says that the status changed
+	log       *slog.Logger
+	listeners *listenerSet
+	notify    func() // called when the status has changed
 	// For tests; see the constants.
 	connectWait, openWait time.Duration
 
-	wake    chan struct{} // routes or timers changed
-	visits  chan net.Conn // of a passive peer
-	ignored atomic.Uint64
+	wake    chan struct{} // has a value after a change of the desired Peer
+	inbound chan net.Conn // connections of a passive peer
+	ignored atomic.Uint64 // UPDATEs
 
 	// Of run's goroutine and those that it waits for.
-	guest *guest   // expected at a door
-	next  *meeting // came while another session was established
+	expected    *expectedPeer // at a listener
+	reconnected *openedConn   // accepted while another session was established
 
-	mu     sync.Mutex
-	want   Peer // what was asked for last
-	using  Peer // what the attempt or session under way was made for
-	end    context.CancelCauseFunc
-	gone   *leave // no further attempt
-	status PeerStatus
+	mu      sync.Mutex
+	desired Peer
+	applied Peer // of the attempt or session under way
+	cancel  context.CancelCauseFunc
+	final   *sessionEnd // no further attempt
+	status  PeerStatus
 }
 
-// meeting is a connection over which both ends have agreed.
-type meeting struct {
-	wire *wire
+// openedConn is a connection over which both ends have accepted the other's OPEN.
+type openedConn struct {
+	conn *messageConn
 	peer Open
 }
 
-// set is what the peer shall be from now on.
+// set sets the desired Peer.
 func (s *session) set(p Peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.want = p
-	if e := compare(s.using, p); e.reset != "" && s.end != nil {
-		note := Notification{codeCease, ceaseReset, shutdownData("configuration was changed")}
-		s.end(&leave{note: &note, why: e.reset, anew: true, keep: !e.moved})
+	s.desired = p
+	if c := comparePeers(s.applied, p); c.reset != "" && s.cancel != nil {
+		notification := Notification{codeCease, ceaseReset, shutdownData("configuration was changed")}
+		s.cancel(&sessionEnd{notification: &notification, reason: c.reset, retryNow: true, keepRoutes: !c.newIdentity})
 	}
-	s.nudge()
-}
-
-func (s *session) nudge() {
 	select {
 	case s.wake <- struct{}{}:
-	default: // it will look anyway
+	default: // it will read the desired Peer in any case
 	}
 }
 
-// stop ends the session; with l.gone there is no further one.
-func (s *session) stop(l *leave) {
+// stop ends the session; with end.final no attempt follows.
+func (s *session) stop(end *sessionEnd) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l.gone {
-		s.gone = l
+	if end.final {
+		s.final = end
 	}
-	if s.end != nil {
-		s.end(l)
+	if s.cancel != nil {
+		s.cancel(end)
 	}
 }
 
-// run keeps a session up until ctx ends or it is stopped for good.
+// run keeps the session established until ctx ends or stop ends it for good.
 func (s *session) run(ctx context.Context) {
 	defer s.close()
 	failures := 0
 	for {
-		attempt, end := context.WithCancelCause(ctx)
-		if !s.begin(end) {
-			end(nil)
+		attemptCtx, cancel := context.WithCancelCause(ctx)
+		if !s.beginAttempt(cancel) {
+			cancel(nil)
 			return
 		}
-		err := s.attempt(attempt, failures)
-		if cause := context.Cause(attempt); cause != nil {
+		err := s.attempt(attemptCtx, failures)
+		if cause := context.Cause(attemptCtx); cause != nil {
 			err = cause
 		}
-		end(nil)
+		cancel(nil)
 		if ctx.Err() != nil {
-			return // Run's end is no failure, and nobody is left to be told
+			return // the end of Run is not a failure, and is not reported
 		}
-		failures = s.ended(err, failures)
+		failures = s.recordEnd(err, failures)
 	}
 }
 
-// begin prepares an attempt, unless there shall be none.
-func (s *session) begin(end context.CancelCauseFunc) bool {
+// beginAttempt prepares an attempt, and returns false if there must be none.
+func (s *session) beginAttempt(cancel context.CancelCauseFunc) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.end, s.using = end, s.want
-	return s.gone == nil
+	s.cancel, s.applied = cancel, s.desired
+	return s.final == nil
 }
 
-// current is the peer as it is wanted now. Where that differs from using in
-// what takes a reset, the attempt has been ended already.
-func (s *session) current() Peer {
+// applyDesired returns the desired Peer, which is the applied one from then on.
+// If the two differ in what takes a reset, the attempt has been ended already.
+func (s *session) applyDesired() Peer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.using = s.want
-	return s.using
+	s.applied = s.desired
+	return s.applied
 }
 
-// attempt waits its turn, connects, and speaks with the peer until that ends.
+// attempt waits after failures, connects, exchanges OPENs, and runs the session
+// until it ends.
 func (s *session) attempt(ctx context.Context, failures int) error {
-	m := s.next
-	s.next = nil
-	if m == nil {
-		s.pause(ctx, failures)
-		w, err := s.meet(ctx)
+	opened := s.reconnected
+	s.reconnected = nil
+	if opened == nil {
+		s.backoff(ctx, failures)
+		conn, err := s.connect(ctx)
 		if err != nil {
 			return err
 		}
-		p := s.current()
-		peer, err := s.greet(ctx, w, p)
+		peer, err := s.exchangeOpens(ctx, conn, s.applyDesired())
 		if err != nil {
-			w.farewell(noteOf(err))
+			conn.closeWith(notificationOf(err))
 			return err
 		}
-		m = &meeting{w, peer}
+		opened = &openedConn{conn, peer}
 	}
-	return s.converse(ctx, m.wire, s.current(), m.peer)
+	return s.runEstablished(ctx, opened.conn, s.applyDesired(), opened.peer)
 }
 
-// pause waits after failures: at once after none, then 200 ms, doubled up to
-// RetryTime, each by chance up to a quarter shorter or longer, so that a router
-// that comes back is not met by all nodes in the same moment.
-func (s *session) pause(ctx context.Context, failures int) {
+// backoff waits after failures: 200 ms, doubled up to RetryTime, each up to a
+// quarter shorter or longer at random, so that a router that comes back does not
+// get the connections of all nodes at the same moment.
+func (s *session) backoff(ctx context.Context, failures int) {
 	if failures == 0 {
 		return
 	}
-	s.enter(Idle)
-	started, chance := time.Now(), 0.75+rand.Float64()/2
+	s.setState(Idle)
+	started, jitter := time.Now(), 0.75+rand.Float64()/2
 	for {
-		d := min(firstRetry<<min(failures-1, 20), s.longestRetry())
-		left := time.Duration(float64(d)*chance) - time.Since(started)
+		d := min(minBackoff<<min(failures-1, 20), s.maxBackoff())
+		left := time.Duration(float64(d)*jitter) - time.Since(started)
 		if left <= 0 || sleep(ctx, left, s.wake) || ctx.Err() != nil {
 			return
 		}
 	}
 }
 
-func (s *session) longestRetry() time.Duration {
+func (s *session) maxBackoff() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	longest := s.want.RetryTime
-	if longest <= 0 {
-		longest = defaultRetry
+	d := s.desired.RetryTime
+	if d <= 0 {
+		d = defaultMaxBackoff
 	}
-	if s.want.Passive {
-		return min(longest, visitRetry)
+	if s.desired.Passive {
+		return min(d, passiveMaxBackoff)
 	}
-	return longest
+	return d
 }
 
-// meet connects to the peer, or waits for it to connect.
-func (s *session) meet(ctx context.Context) (*wire, error) {
-	p := s.current()
+// connect connects to the peer, or waits for it to connect.
+func (s *session) connect(ctx context.Context) (*messageConn, error) {
+	p := s.applyDesired()
 	if !p.Passive {
-		s.closeDoor()
-		s.enter(Connect)
+		s.stopListening()
+		s.setState(Connect)
 		ctx, cancel := context.WithTimeout(ctx, s.connectWait)
 		defer cancel()
 		conn, err := dial(ctx, p)
 		if err != nil {
 			return nil, dialError(p, err)
 		}
-		return newWire(conn), nil
+		return newMessageConn(conn), nil
 	}
-	if s.guest != nil && (place(s.guest.Peer) != place(p) || s.guest.Address != p.Address) {
-		s.closeDoor()
+	if s.expected != nil && (listenAddr(s.expected.Peer) != listenAddr(p) || s.expected.Address != p.Address) {
+		s.stopListening()
 	}
-	g := guest{p, s.visits}
-	if err := s.doors.expect(ctx, g); err != nil {
+	e := expectedPeer{p, s.inbound}
+	if err := s.listeners.add(ctx, e); err != nil {
 		return nil, err
 	}
-	s.guest = &g
-	s.enter(Active)
+	s.expected = &e
+	s.setState(Active)
 	select {
-	case conn := <-s.visits:
-		return newWire(conn), nil
+	case conn := <-s.inbound:
+		return newMessageConn(conn), nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
-func (s *session) closeDoor() {
-	if s.guest != nil {
-		s.doors.forget(*s.guest)
-		s.guest = nil
+func (s *session) stopListening() {
+	if s.expected != nil {
+		s.listeners.remove(*s.expected)
+		s.expected = nil
 	}
 	select {
-	case conn := <-s.visits:
-		_ = conn.Close() // nobody waits for it any more
+	case conn := <-s.inbound:
+		_ = conn.Close() // too late
 	default:
 	}
 }
 
-// close lets go of what an attempt leaves to the next one.
+// close releases what an attempt leaves to the next one.
 func (s *session) close() {
-	s.closeDoor()
-	if s.next != nil {
-		s.next.wire.farewell(nil)
+	s.stopListening()
+	if s.reconnected != nil {
+		s.reconnected.conn.closeWith(nil)
 	}
 }
 
-// enter notes a state on the way to Established. A peer that connects anew is
-// greeted while the old session is still that.
-func (s *session) enter(state SessionState) {
+// setState reports a state before Established. An old session stays Established
+// while OPENs are exchanged over a new connection of its peer.
+func (s *session) setState(state SessionState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.status.State != Established && s.status.State != state {
 		s.status.State = state
-		s.poke()
+		s.notify()
 	}
 }
 
-// established notes a new session.
-func (s *session) established(w *wire, p Peer, peer Open) {
+// setEstablished reports a new session.
+func (s *session) setEstablished(conn *messageConn, p Peer, peer Open) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &s.status
 	st.State, st.Since, st.Sessions = Established, time.Now(), st.Sessions+1
-	st.LocalAddr, st.RemoteAddr = addrPort(w.LocalAddr()), addrPort(w.RemoteAddr())
+	st.LocalAddr, st.RemoteAddr = addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr())
 	st.Remote = peer
 	st.IPv4, st.IPv6, st.HoldTime = p.IPv4 && peer.IPv4, p.IPv6 && peer.IPv6, min(p.HoldTime, peer.HoldTime)
 	st.Routes, st.Withheld, st.FailedAt = 0, "", ""
 	s.ignored.Store(0)
 	s.log.Info("session established", "local", st.LocalAddr, "remote", st.RemoteAddr, "asn", peer.ASN,
-		"families", families(st.IPv4, st.IPv6), "hold", min(p.HoldTime, peer.HoldTime))
-	s.poke()
+		"families", familyNames(st.IPv4, st.IPv6), "hold", st.HoldTime)
+	s.notify()
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
@@ -263,8 +259,8 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-// ended notes how an attempt ended, and returns how many have failed in a row.
-func (s *session) ended(err error, failures int) int {
+// recordEnd reports how an attempt ended, and returns how many have failed in a row.
+func (s *session) recordEnd(err error, failures int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &s.status
@@ -274,9 +270,9 @@ func (s *session) ended(err error, failures int) int {
 		st.Since = time.Now()
 	}
 	st.State, st.Routes = Idle, 0
-	var own *leave
-	anew := errors.As(err, &own) && own.anew
-	if was == Established || !anew {
+	var end *sessionEnd
+	retryNow := errors.As(err, &end) && end.retryNow
+	if was == Established || !retryNow {
 		switch {
 		case was == Established:
 			s.log.Warn("session lost", "reason", err)
@@ -285,31 +281,22 @@ func (s *session) ended(err error, failures int) int {
 		}
 		st.LastError, st.LastErrorAt, st.FailedAt = err.Error(), time.Now(), stepOf(err, was == Established)
 	}
-	s.poke()
-	if anew || was == Established && time.Since(since) >= stableAfter {
+	s.notify()
+	if retryNow || was == Established && time.Since(since) >= stableAfter {
 		return 0
 	}
 	return failures + 1
 }
 
-// report is the status as it is now.
-func (s *session) report() PeerStatus {
+// peerStatus returns the status.
+func (s *session) peerStatus() PeerStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.status
-	st.Name = s.want.Name
+	st.Name = s.desired.Name
 	st.IgnoredUpdates = s.ignored.Load()
 	if st.State == Established {
-		st.Pending = compare(s.using, s.want).pending
+		st.Pending = comparePeers(s.applied, s.desired).pending
 	}
 	return st
-}
-
-// noteOf is what the peer is told about an error, if anything.
-func noteOf(err error) *Notification {
-	var l *leave
-	if errors.As(err, &l) {
-		return l.note
-	}
-	return nil
 }

@@ -16,7 +16,7 @@ import (
 // networkControl marks packets as routing traffic: class selector 6 (RFC 4594 section 3.1).
 const networkControl = 0xc0
 
-var errNoLink = errors.New("no such link")
+var errNoInterface = errors.New("no such interface")
 
 // dial connects to a peer.
 func dial(ctx context.Context, p Peer) (net.Conn, error) {
@@ -26,18 +26,18 @@ func dial(ctx context.Context, p Peer) (net.Conn, error) {
 				return err
 			}
 		}
-		return setHops(c, p)
+		return setTTL(c, p)
 	}}
 	d.SetMultipathTCP(false) // neither MD5 nor TTL security work with it
 	address, source := p.Address, p.Source
 	if zone := address.Zone(); zone != "" {
-		// Package net remembers the index of a name for a minute, and a link
-		// that was made anew has another.
-		link, err := net.InterfaceByName(zone)
+		// Package net caches the index of a name for a minute, and an interface
+		// that was created again has another.
+		ifi, err := net.InterfaceByName(zone)
 		if err != nil {
-			return nil, errNoLink
+			return nil, errNoInterface
 		}
-		address = address.WithZone(strconv.Itoa(link.Index))
+		address = address.WithZone(strconv.Itoa(ifi.Index))
 		if source.IsLinkLocalUnicast() && source.Is6() {
 			source = source.WithZone(address.Zone())
 		}
@@ -48,14 +48,14 @@ func dial(ctx context.Context, p Peer) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", netip.AddrPortFrom(address, p.Port).String())
 }
 
-// option does something with a socket's file descriptor.
+// option sets an option of a socket by its file descriptor.
 func option(c syscall.RawConn, set func(fd int) error) error {
 	var err error
 	return errors.Join(c.Control(func(fd uintptr) { err = set(int(fd)) }), err)
 }
 
-// setMD5 has the kernel sign and check all segments to and from an address with
-// a password (RFC 2385); with an empty one no longer.
+// setMD5 sets the TCP MD5 password for segments to and from an address (RFC
+// 2385). An empty one removes it.
 func setMD5(c syscall.RawConn, peer netip.Addr, password Secret) error {
 	sig := unix.TCPMD5Sig{Keylen: uint16(len(password))}
 	if len(password) > len(sig.Key) {
@@ -78,26 +78,14 @@ func setMD5(c syscall.RawConn, peer netip.Addr, password Secret) error {
 	return nil
 }
 
-// probeMD5 tells whether the kernel has TCP MD5.
-func probeMD5() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open a socket: %w", err)
-	}
-	defer func() { _ = unix.Close(fd) }() // it was never used
-	sig := unix.TCPMD5Sig{Keylen: 1}
-	sig.Addr.Family = unix.AF_INET
-	return unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, &sig)
-}
-
-// setHops limits how far packets go and where they may come from (RFC 5082).
-func setHops(c syscall.RawConn, p Peer) error {
+// setTTL limits how far packets go and where they may come from (RFC 5082).
+func setTTL(c syscall.RawConn, p Peer) error {
 	level, ttl, least, class := unix.IPPROTO_IP, unix.IP_TTL, unix.IP_MINTTL, unix.IP_TOS
 	if p.Address.Is6() {
 		level, ttl, least, class = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, unix.IPV6_MINHOPCOUNT, unix.IPV6_TCLASS
 	}
 	return option(c, func(fd int) error {
-		_ = unix.SetsockoptInt(fd, level, class, networkControl) // a help for congested links, no more
+		_ = unix.SetsockoptInt(fd, level, class, networkControl) // it only helps on congested links
 		internal := p.PeerASN == p.LocalASN || p.PeerASN == 0 && p.Kind == Internal
 		if p.TTLSecurity {
 			if err := unix.SetsockoptInt(fd, level, ttl, 255); err != nil {
@@ -115,14 +103,14 @@ func setHops(c syscall.RawConn, p Peer) error {
 	})
 }
 
-// listenTCP listens on an address and port, and nowhere else.
+// listenTCP listens on an address and port.
 func listenTCP(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error) {
 	network, level, ttl := "tcp4", unix.IPPROTO_IP, unix.IP_TTL
 	if at.Addr().Is6() {
 		network, level, ttl = "tcp6", unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		// A peer with TTL security wants 255 from the first packet on.
+		// A peer with TTL security expects 255 from the first packet on.
 		return option(c, func(fd int) error { return unix.SetsockoptInt(fd, level, ttl, 255) })
 	}}
 	lc.SetMultipathTCP(false)
@@ -133,12 +121,12 @@ func listenTCP(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error)
 	return l.(*net.TCPListener), nil
 }
 
-// linkAddrs are the addresses of the interface that has an address. They are
-// empty if it is gone.
-func linkAddrs(local netip.Addr) (addrs []netip.Addr) {
+// interfaceAddrs returns the addresses of the interface that has an address, and
+// none if there is no such interface.
+func interfaceAddrs(local netip.Addr) (addrs []netip.Addr) {
 	interfaces, err := net.Interfaces()
 	if err != nil {
-		return nil // no next hop for another family, which the status says
+		return nil // no next hop for the other family, which the status reports
 	}
 	for _, ifi := range interfaces {
 		if zone := local.Zone(); zone != "" && zone != ifi.Name && zone != strconv.Itoa(ifi.Index) {
@@ -166,7 +154,8 @@ func linkAddrs(local netip.Addr) (addrs []netip.Addr) {
 	return nil
 }
 
-// sleep waits, unless ctx ends or a wake comes. It reports whether it waited to the end.
+// sleep waits until the time is over, ctx ends or wake has a value. It reports
+// whether the time is over.
 func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -11,81 +11,80 @@ import (
 	"time"
 )
 
-// Speaker keeps sessions with peers, and what they are told, at a wanted State.
+// Speaker keeps the sessions with peers, and the routes advertised to them, at a
+// desired State. Its methods may be called concurrently; Run once.
 type Speaker struct {
-	log     *slog.Logger
-	changed chan struct{}
-	doors   *doors
-	ribs    *ribs
+	log       *slog.Logger
+	changed   chan struct{}
+	listeners *listenerSet
 	// For tests; see the constants.
 	connectWait, openWait time.Duration
 
 	mu       sync.Mutex
 	sessions map[string]*session
-	running  context.Context // Run's, nil before
-	ended    bool            // Run will start nothing more
+	runCtx   context.Context // Run's, nil before
+	ended    bool            // Run starts nothing more
 	tasks    sync.WaitGroup
-	goodbye  *leave // after Shutdown
+	shutdown *sessionEnd // after Shutdown
 }
 
-// New makes a Speaker. Nothing is dialed before Run and the first Set.
+// New returns a Speaker. It connects to no peer before Run and the first Set.
 func New(log *slog.Logger) *Speaker {
 	return &Speaker{
 		log: log, changed: make(chan struct{}, 1), connectWait: connectWait, openWait: openWait,
-		doors:    &doors{log: log, open: make(map[netip.AddrPort]*door)},
-		ribs:     &ribs{},
-		sessions: make(map[string]*session),
+		listeners: &listenerSet{log: log, open: make(map[netip.AddrPort]*sharedListener)},
+		sessions:  make(map[string]*session),
 	}
 }
 
-// Set makes a State all that is wanted, and returns at once. It may be called at
-// any time, before Run too; the caller must not change the State's maps afterwards.
+// Set sets the desired State, and returns at once. It may be called before Run
+// too. The caller must not change the State's maps afterwards.
 //
-// Routes, their attributes and RetryTime change without touching a session. A
-// hold or keepalive time waits for the next session; every other field of a
-// peer takes a reset of that peer's session. A peer that is gone is told so
-// (Cease, Peer De-configured), which withdraws its routes.
+// Routes, their attributes and RetryTime change within a session. A hold or
+// keepalive time waits for the next session; a change of any other field of a
+// peer resets that peer's session. A session whose peer is not in the State ends
+// with a Cease, Peer De-configured, upon which the peer withdraws the routes.
 func (s *Speaker) Set(state State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wanted := make(map[string]bool, len(state.Peers))
+	desired := make(map[string]bool, len(state.Peers))
 	for _, p := range state.Peers {
-		wanted[p.Name] = true
-		if have := s.sessions[p.Name]; have != nil {
-			have.set(p)
+		desired[p.Name] = true
+		if existing := s.sessions[p.Name]; existing != nil {
+			existing.set(p)
 			continue
 		}
 		n := &session{
-			log: s.log.With("peer", p.Name), doors: s.doors, ribs: s.ribs, poke: s.poke,
+			log: s.log.With("peer", p.Name), listeners: s.listeners, notify: s.notify,
 			connectWait: s.connectWait, openWait: s.openWait,
-			wake: make(chan struct{}, 1), visits: make(chan net.Conn, 1),
-			want: p, gone: s.goodbye, status: PeerStatus{Since: time.Now()},
+			wake: make(chan struct{}, 1), inbound: make(chan net.Conn, 1),
+			desired: p, final: s.shutdown, status: PeerStatus{Since: time.Now()},
 		}
 		s.sessions[p.Name] = n
 		s.start(n)
 	}
-	for name, have := range s.sessions {
-		if !wanted[name] {
-			have.stop(&leave{note: &Notification{codeCease, ceaseDeconfigured, nil}, why: "the peer was removed", gone: true})
+	for name, existing := range s.sessions {
+		if !desired[name] {
+			existing.stop(&sessionEnd{notification: &Notification{codeCease, ceaseDeconfigured, nil}, reason: "the peer was removed", final: true})
 			delete(s.sessions, name)
-			s.poke()
+			s.notify()
 		}
 	}
 }
 
-// start runs a session if Run does. The lock is held.
+// start runs a session if Run is running. The caller holds the lock.
 func (s *Speaker) start(n *session) {
-	if s.running != nil && !s.ended && s.goodbye == nil {
-		s.tasks.Go(func() { n.run(s.running) })
+	if s.runCtx != nil && !s.ended && s.shutdown == nil {
+		s.tasks.Go(func() { n.run(s.runCtx) })
 	}
 }
 
 // Run keeps the sessions until ctx ends. It then closes the connections without
-// a NOTIFICATION, so that peers with graceful restart (RFC 4724) keep the
+// a NOTIFICATION, so that peers with graceful restart (RFC 4724) preserve the
 // routes for a speaker that comes back; Shutdown is for one that does not.
 func (s *Speaker) Run(ctx context.Context) error {
 	s.mu.Lock()
-	s.running = ctx
+	s.runCtx = ctx
 	for _, n := range s.sessions {
 		s.start(n)
 	}
@@ -99,14 +98,17 @@ func (s *Speaker) Run(ctx context.Context) error {
 }
 
 // Shutdown ends all sessions with a Cease, Administrative Shutdown, that carries
-// the reason (RFC 9003), and returns when every peer has it or ctx ends. The
-// peers withdraw the routes at once. There are no sessions from then on.
+// the reason (RFC 9003), upon which the peers withdraw the routes. It returns when
+// they have it or ctx ends. There are no sessions from then on.
 func (s *Speaker) Shutdown(ctx context.Context, reason string) {
-	l := &leave{note: &Notification{codeCease, ceaseShutdown, shutdownData(reason)}, why: "shut down: " + reason, gone: true}
+	end := &sessionEnd{
+		notification: &Notification{codeCease, ceaseShutdown, shutdownData(reason)},
+		reason:       "shut down: " + reason, final: true,
+	}
 	s.mu.Lock()
-	s.goodbye = l
+	s.shutdown = end
 	for _, n := range s.sessions {
-		n.stop(l)
+		n.stop(end)
 	}
 	s.mu.Unlock()
 	flushed := make(chan struct{})
@@ -120,35 +122,38 @@ func (s *Speaker) Shutdown(ctx context.Context, reason string) {
 	}
 }
 
-// Reset ends the session with a peer now, because BFD found the path dead
-// (Cease, BFD Down, RFC 9384), and begins another. Without one, or without such
-// a peer, the next attempt is at once. With keep, a peer that has agreed to
-// graceful restart is not told, so that it keeps the routes (RFC 5882 section
-// 4.3.2.2).
-func (s *Speaker) Reset(peer, reason string, keep bool) {
+// Reset ends the session with a peer because BFD has detected a failure of the
+// path (Cease, BFD Down, RFC 9384), and begins another at once. With keepRoutes, a
+// peer that has agreed to graceful restart gets no NOTIFICATION, so that it
+// preserves the routes (RFC 5882 section 4.3.2.2).
+func (s *Speaker) Reset(peer, reason string, keepRoutes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := s.sessions[peer]; n != nil {
-		n.stop(&leave{note: &Notification{codeCease, ceaseBFDDown, nil}, why: "reset: " + reason, anew: true, keep: keep})
+		n.stop(&sessionEnd{
+			notification: &Notification{codeCease, ceaseBFDDown, nil},
+			reason:       "reset: " + reason, retryNow: true, keepRoutes: keepRoutes,
+		})
 	}
 }
 
-// Status is how all sessions are, by the peers' names.
+// Status returns the status of each session, in the order of the peers' names.
 func (s *Speaker) Status() []PeerStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := make([]PeerStatus, 0, len(s.sessions))
 	for _, n := range s.sessions {
-		all = append(all, n.report())
+		all = append(all, n.peerStatus())
 	}
 	slices.SortFunc(all, func(a, b PeerStatus) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
 
-// Changed gets a value when a status has changed since the last one was taken.
+// Changed returns a channel that has a value when a status has changed since the
+// last value was received.
 func (s *Speaker) Changed() <-chan struct{} { return s.changed }
 
-func (s *Speaker) poke() {
+func (s *Speaker) notify() {
 	select {
 	case s.changed <- struct{}{}:
 	default: // one waits already

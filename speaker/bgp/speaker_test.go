@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-func TestTellsRoutes(t *testing.T) {
+func TestAdvertisedRoutes(t *testing.T) {
 	r := newRouter(t)
 	want := routesTo(prefixes(3, false)...)
 	s, _ := runSpeaker(t, State{[]Peer{r.peer("tor", want)}})
 	awaitState(t, s, "tor", Established)
-	r.knows(want)
+	r.awaitRoutes(want)
 
 	more := maps.Clone(want)
 	more[netip.MustParsePrefix("203.0.113.0/24")] = Attributes{
@@ -22,11 +22,11 @@ func TestTellsRoutes(t *testing.T) {
 	}
 	delete(more, prefixes(1, false)[0])
 	s.Set(State{[]Peer{r.peer("tor", more)}})
-	r.knows(more)
+	r.awaitRoutes(more)
 	r.mu.Lock()
 	got := r.table[netip.MustParsePrefix("203.0.113.0/24")]
 	r.mu.Unlock()
-	const exact = "{Origin: i}{AsPath: 64512 64512 64512}{Med: 7}{Communities: 64512:100, planned-shut}{LargeCommunity: [ 64512:1:2]}{Nexthop: 127.0.0.1}"
+	const exact = "{Origin: i}{AsPath: 64512 64512 64512}{Nexthop: 127.0.0.1}{Med: 7}{Communities: 64512:100, planned-shut}{LargeCommunity: [ 64512:1:2]}"
 	if got != exact {
 		t.Errorf("attributes %s\nnot        %s", got, exact)
 	}
@@ -35,18 +35,18 @@ func TestTellsRoutes(t *testing.T) {
 		t.Errorf("status %+v", st)
 	}
 	s.Set(State{})
-	r.heard("Cease: peer de-configured")
+	r.awaitNotification("Cease: peer de-configured")
 }
 
-// TestUnfitRoutes: a route that cannot be told is named, and harms no other.
-func TestUnfitRoutes(t *testing.T) {
+// TestInvalidRoutes: a route that fits no message is reported, and affects no other.
+func TestInvalidRoutes(t *testing.T) {
 	r := newRouter(t)
 	good := routesTo(prefixes(3, false)...)
 	all := maps.Clone(good)
 	all[netip.MustParsePrefix("203.0.113.1/32")] = Attributes{Communities: "no-export"}
 	all[netip.MustParsePrefix("203.0.113.2/32")] = Attributes{Communities: strings.Repeat("1:2:3 ", 400)}
 	s, _ := runSpeaker(t, State{[]Peer{r.peer("tor", all)}})
-	r.knows(good)
+	r.awaitRoutes(good)
 	eventually(t, func() string {
 		const want = `2 routes, such as 203.0.113.1/32: community "no-export" has 1 parts`
 		if st := statusOf(t, s, "tor"); st.Withheld != want || st.Routes != 3 {
@@ -72,14 +72,14 @@ func TestUnfitRoutes(t *testing.T) {
 	})
 }
 
-// TestTwoOctetPeer tells a peer that knows no ASNs of four octets (RFC 6793).
+// TestTwoOctetPeer has a peer without ASNs of four octets (RFC 6793).
 func TestTwoOctetPeer(t *testing.T) {
-	r := newRouter(t, func(r *router) { r.open = frame(msgOpen, []byte{4, 0xfc, 0x01, 0, 90, 192, 0, 2, 254, 0}) })
+	r := newRouter(t, func(r *router) { r.open = newMessage(msgOpen, []byte{4, 0xfc, 0x01, 0, 90, 192, 0, 2, 254, 0}) })
 	p := r.peer("tor", routesTo(prefixes(1, false)...))
 	p.LocalASN, p.IPv6 = 4200000001, true
 	s, _ := runSpeaker(t, State{[]Peer{p}})
 	st := awaitState(t, s, "tor", Established)
-	r.knows(p.Routes)
+	r.awaitRoutes(p.Routes)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	words := r.table[prefixes(1, false)[0]]
@@ -91,8 +91,8 @@ func TestTwoOctetPeer(t *testing.T) {
 	}
 }
 
-// TestTTLSecurityKeepsOthersOut: the fake router's packets have a TTL of 64.
-func TestTTLSecurityKeepsOthersOut(t *testing.T) {
+// TestTTLSecurity: the fake router's packets have a TTL of 64.
+func TestTTLSecurity(t *testing.T) {
 	r := newRouter(t)
 	p := r.peer("tor", nil)
 	p.TTLSecurity, p.Hops = true, 192

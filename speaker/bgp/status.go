@@ -8,7 +8,7 @@ import (
 // SessionState is a state of RFC 4271 section 8.2.2.
 type SessionState uint8
 
-// States. A passive session waits in Active, another connects in Connect.
+// States. A passive session waits for its peer in Active; others connect in Connect.
 const (
 	Idle SessionState = iota
 	Connect
@@ -18,12 +18,12 @@ const (
 	Established
 )
 
-// String is the RFC's word.
+// String returns the name in the RFC.
 func (s SessionState) String() string {
 	return [...]string{"Idle", "Connect", "Active", "OpenSent", "OpenConfirm", "Established"}[s]
 }
 
-// PeerStatus is how a session is.
+// PeerStatus is the status of a session.
 type PeerStatus struct {
 	Name  string
 	State SessionState
@@ -31,27 +31,27 @@ type PeerStatus struct {
 	Since time.Time
 	// Sessions that were established so far, and those of them that were Lost.
 	Sessions, Lost int
-	// LastError is why there is no session, or why the last one ended, in an
-	// operator's words. It stays while there is another session.
+	// LastError is why there is no session, or why the last one ended, for an
+	// operator. It stays while there is another session.
 	LastError   string
 	LastErrorAt time.Time
 	// FailedAt is the step at which the last attempt failed; "" while established.
 	FailedAt Step
 
-	// The rest is about the session that is established, or else the last one.
+	// The rest is of the session that is established, or else of the last one.
 
 	LocalAddr, RemoteAddr netip.AddrPort
 	Remote                Open
-	// IPv4, IPv6: families that are told: both ends speak them, and there is a
-	// next hop.
+	// IPv4, IPv6: families of the advertised routes: both ends have them enabled,
+	// and there is a next hop.
 	IPv4, IPv6 bool
-	// HoldTime that was agreed upon.
+	// HoldTime of the session: the lesser of both ends'.
 	HoldTime time.Duration
-	// Routes told.
+	// Routes advertised.
 	Routes int
 	// IgnoredUpdates are UPDATEs of the peer that were dropped unread.
 	IgnoredUpdates uint64
-	// Withheld says which family is not told and why.
+	// Withheld is which families or routes are not advertised, and why.
 	Withheld string
 	// Pending are the fields of the BGPPeer whose change waits for the next
 	// session: "holdTime", "keepaliveTime".

@@ -7,40 +7,34 @@ type Step string
 
 // Steps, in the order in which they are taken.
 const (
-	StepReach    Step = "reach"    // the kernel knows a way, and the last hop the peer
-	StepAnswer   Step = "answer"   // something answers: no filter, the TTL is enough, the password is the same
-	StepConnect  Step = "connect"  // BGP listens
+	StepReach    Step = "reach"    // there is a route to the peer, and the last hop resolves its address
+	StepAnswer   Step = "answer"   // the peer's host answers: no filter, the TTL suffices, the passwords are equal
+	StepConnect  Step = "connect"  // the peer listens
 	StepOpen     Step = "open"     // OPENs are exchanged
 	StepASN      Step = "asn"      // each end is in the AS that the other one expects
-	StepFamilies Step = "families" // there is a family that both speak
-	StepAccept   Step = "accept"   // the peer stays, and takes the routes
+	StepFamilies Step = "families" // both ends have a family in common
+	StepAccept   Step = "accept"   // the peer keeps the session, and accepts the routes
 )
 
-// stumble is an error at a known step.
-type stumble struct {
-	error
-	at Step
-}
-
-// stepOf says at which step an attempt, or an established session, has failed.
+// stepOf returns the step at which an attempt, or an established session, has failed.
 func stepOf(err error, established bool) Step {
-	var s *stumble
-	var peer *dismissed
-	var own *leave
+	var s *stepError
+	var peer *notificationError
+	var end *sessionEnd
 	switch {
 	case errors.As(err, &s):
 		return s.at
 	case errors.As(err, &peer):
-		return stepFor(peer.Notification, established)
-	case errors.As(err, &own) && own.note != nil:
-		return stepFor(*own.note, established)
+		return stepOfNotification(peer.Notification, established)
+	case errors.As(err, &end) && end.notification != nil:
+		return stepOfNotification(*end.notification, established)
 	case established:
 		return StepAccept
 	}
 	return StepOpen
 }
 
-func stepFor(n Notification, established bool) Step {
+func stepOfNotification(n Notification, established bool) Step {
 	switch {
 	case established:
 		return StepAccept

@@ -11,43 +11,17 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/mdlayher/packet"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
-const sandboxEnv = "FAIRLEAD_GUARD_SANDBOX"
-
-// TestMain runs the tests in a network of their own: in a new network
-// namespace, and without root in a user namespace around it.
-func TestMain(m *testing.M) {
-	if os.Getenv(sandboxEnv) != "" {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), sandboxEnv+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	if os.Geteuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-	}
-	err := cmd.Run()
-	var exited *exec.ExitError
-	switch {
-	case err == nil:
-	case errors.As(err, &exited):
-		os.Exit(exited.ExitCode())
-	default:
-		fmt.Fprintf(os.Stderr, "these tests need a network namespace: %v\nAllow user namespaces, or run them as root.\n", err)
-		os.Exit(1)
-	}
-}
+func TestMain(m *testing.M) { os.Exit(netnstest.Run(m)) }
 
 // host is a machine: a network namespace.
 type host struct {
@@ -180,7 +154,7 @@ func (h host) nft(script string) {
 		more, _ := filepath.Glob(filepath.Join(tools, "usr/lib/*-linux-gnu"))
 		env = []string{"LD_LIBRARY_PATH=" + strings.Join(append(libs, more...), ":")}
 		if _, err := os.Stat(program); err != nil {
-			lacking(h.t, "the program nft")
+			netnstest.Skip(h.t, "the program nft is not installed")
 		}
 	}
 	cmd := exec.Command(program, "-f", "-")
@@ -190,15 +164,6 @@ func (h host) nft(script string) {
 	if err := h.try(func() (err error) { out, err = cmd.CombinedOutput(); return err }); err != nil {
 		h.t.Fatalf("nft: %v\n%s", err, out)
 	}
-}
-
-// lacking skips a test that the machine cannot run.
-func lacking(t testing.TB, what string) {
-	t.Helper()
-	if os.Getenv("FAIRLEAD_NO_SKIP") != "" {
-		t.Fatalf("this machine lacks %s", what)
-	}
-	t.Skipf("this machine lacks %s", what)
 }
 
 // tap sees all packets on a link.

@@ -1,48 +1,19 @@
 package l2
 
 import (
-	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"syscall"
 	"testing"
 
 	"github.com/mdlayher/ethernet"
 	"github.com/mdlayher/packet"
 	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
-const sandboxEnv = "FAIRLEAD_L2_SANDBOX"
-
-// TestMain runs the tests in a network of their own: in a new network
-// namespace, and without root in a user namespace around it.
-func TestMain(m *testing.M) {
-	if os.Getenv(sandboxEnv) != "" {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), sandboxEnv+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	if os.Geteuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-	}
-	err := cmd.Run()
-	var exited *exec.ExitError
-	switch {
-	case err == nil:
-	case errors.As(err, &exited):
-		os.Exit(exited.ExitCode())
-	default:
-		fmt.Fprintf(os.Stderr, "these tests need a network namespace: %v\nAllow user namespaces, or run them as root.\n", err)
-		os.Exit(1)
-	}
-}
+func TestMain(m *testing.M) { os.Exit(netnstest.Run(m)) }
 
 // cable is a pair of links: the speaker's end "vip0", which has the address
 // 192.0.2.1/24, and the LAN's end "lan0".

@@ -48,7 +48,7 @@ func brokenCluster() objects.Snapshot {
 				Peer: "tor-b", State: "Connect", LastError: "connection refused by 192.0.2.2 port 179", FailedAt: "connect",
 			}),
 			reported("node-2", v1alpha1.Session{
-				Peer: "tor-b", State: "Connect", LastError: "we expect AS 64513, the peer says it is AS 64999", FailedAt: "asn",
+				Peer: "tor-b", State: "Connect", LastError: "expected AS 64513, but the peer's OPEN has AS 64999", FailedAt: "asn",
 			}),
 		},
 	}
@@ -64,7 +64,7 @@ func TestExamine(t *testing.T) {
 	got := strings.TrimSpace(strings.Join(strings.Fields(strings.ReplaceAll(out.String(), "\n", " | ")), " "))
 	want := strings.Join([]string{
 		`BROKEN BGPPeer tor-b from node-1 SessionDown connection refused by 192.0.2.2 port 179`,
-		`BROKEN BGPPeer tor-b from node-2 SessionDown we expect AS 64513, the peer says it is AS 64999`,
+		`BROKEN BGPPeer tor-b from node-2 SessionDown expected AS 64513, but the peer's OPEN has AS 64999`,
 		`BROKEN BGPPeer tor-b from node-3 NoSpeaker the node's speaker has not reported about it`,
 		`DEGRADED BGPPeer tor-a from node-1 RoutesWithheld IPv6: the peer does not have the family enabled`,
 		`DEGRADED BGPPeer tor-a from node-2 RoutesWithheld IPv6: the peer does not have the family enabled`,

@@ -23,7 +23,7 @@ const usage = `usage: lab COMMAND
   exec HOST -- COMMAND …      run a command on a machine of the kept cluster:
                               client, node-1, pod-1, aws, … or control-plane
   stop                        stop the kept cluster
-  with COMMAND …              run a command with BIRD, FRR, nft and moto_server on its PATH
+  with COMMAND …              run a command with BIRD, FRR, OpenBGPD, ExaBGP, nft and moto_server on its PATH
 
 flags of demo:
   --aws       all nodes but one are instances of an emulated AWS
@@ -67,7 +67,7 @@ func with(command []string) error {
 		return err
 	}
 	binaries := lab.Binaries(filepath.Join(root, ".build"))
-	if err := binaries.Fetch(lab.Progress{Out: os.Stdout}, lab.NFT, lab.BIRD, lab.FRR, lab.Moto); err != nil {
+	if err := binaries.Fetch(lab.Progress{Out: os.Stdout}, lab.NFT, lab.BIRD, lab.FRR, lab.OpenBGPD, lab.ExaBGP, lab.Moto); err != nil {
 		return err
 	}
 	return binaries.With(command)

@@ -6,13 +6,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hurry gives the caller a thread of its own that runs before others, until the
-// function that it returns is called. It is real-time scheduling if the process
-// may have it (CAP_SYS_NICE), because nothing less helps against other
-// applications: the kernel shares a busy core between them first and then looks
-// at priorities within each (sched(7), cgroups(7)). Else it is the best
-// priority, else all stays as it is.
-func hurry() (undo func()) {
+// raisePriority locks the caller to a thread, and raises the thread's priority
+// until restore is called: to real-time scheduling with CAP_SYS_NICE, otherwise
+// to the best nice value, and not at all if that is not permitted either. Only
+// real-time scheduling helps against other applications: the kernel divides a
+// busy core among them first, and considers nice values within each (sched(7),
+// cgroups(7)).
+func raisePriority() (restore func()) {
 	runtime.LockOSThread()
 	before, err := unix.SchedGetAttr(0, 0)
 	if err != nil {
