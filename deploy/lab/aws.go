@@ -58,12 +58,12 @@ const (
 
 // startAWS starts the emulator and makes the account's network.
 func (c *Cluster) startAWS(ctx context.Context) error {
-	moto, err := c.options.Bin.find(Moto.program)
+	moto, err := c.bin.find(Moto.program)
 	if err != nil {
 		return err
 	}
 	a := &AWS{subnets: map[string]string{}}
-	if a.nft, err = c.options.Bin.find(NFT.program); err != nil {
+	if a.nft, err = c.bin.find(NFT.program); err != nil {
 		return err
 	}
 	if a.Host, err = newHost(awsName, c.plane.env); err != nil {

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(enterEnv) == "" || lab.Inside() {
 		os.Exit(m.Run())
 	}
-	code, err := lab.Enter()
+	code, err := lab.Enter(lab.Binaries(os.Getenv(enterEnv)))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}

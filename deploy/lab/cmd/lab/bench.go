@@ -61,9 +61,6 @@ func runBench(ctx context.Context, o lab.Options) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Install(ctx); err != nil {
-		return err
-	}
 	b := &bench{Cluster: c, Progress: o.Progress}
 	if err := b.routers(ctx); err != nil {
 		return err

@@ -51,9 +51,6 @@ func runScale(ctx context.Context, o lab.Options) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Install(ctx); err != nil {
-		return err
-	}
 	s := &scale{Cluster: c, Progress: o.Progress}
 	for _, p := range slices.Concat(c.Speakers, c.Proxies) {
 		p.Kill() // here they share one machine with what is measured

@@ -44,9 +44,6 @@ func demo(ctx context.Context, o lab.Options, keep bool) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Install(ctx); err != nil {
-		return err
-	}
 	var external netip.Addr
 	err = o.Progress.Step("create an IPAddressPool, an L2Advertisement and a Service", func() error {
 		if err := c.Apply(ctx, manifests); err != nil {

@@ -33,9 +33,6 @@ func demoAWS(ctx context.Context, o lab.Options, keep bool) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Install(ctx); err != nil {
-		return err
-	}
 	err = o.Progress.Step("create an IPAddressPool, an L2Advertisement and two Services", func() error {
 		if err := c.Apply(ctx, manifests+onRack); err != nil {
 			return err

@@ -42,26 +42,16 @@ func (c *Cluster) Main(m *testing.M) {
 func (c *Cluster) run(m *testing.M) (int, error) {
 	o := c.Options
 	o.Progress = lab.Progress{Out: os.Stdout}
-	var err error
-	if o.Root, err = lab.Root(); err != nil {
-		return 1, err
-	}
 	if !lab.Inside() {
-		bin, err := lab.Build(o.Root, o.Progress)
+		bin, err := lab.Prepare(o.Progress, c.Tools...)
 		if err != nil {
 			return 1, err
 		}
-		if err := bin.Fetch(o.Progress, c.Tools...); err != nil {
-			return 1, err
-		}
-		return lab.Enter("FAIRLEAD_LAB_BIN=" + string(bin))
+		return lab.Enter(bin)
 	}
-	o.Bin = lab.Binaries(os.Getenv("FAIRLEAD_LAB_BIN"))
 	ctx := context.Background()
-	if c.Cluster, err = lab.Start(ctx, o); err == nil {
-		err = c.Install(ctx)
-	}
-	if err != nil {
+	var err error
+	if c.Cluster, err = lab.Start(ctx, o); err != nil {
 		fmt.Println(lab.Logs(20))
 		return 1, err
 	}
