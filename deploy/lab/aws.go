@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -81,7 +80,7 @@ func (c *Cluster) startAWS(ctx context.Context) error {
 	if a.server, err = a.Host.Start(awsName, moto, nil, "-H", awsAddr.String(), "-p", fmt.Sprint(awsPort)); err != nil {
 		return err
 	}
-	err = Wait(ctx, time.Minute, "the emulated AWS answers", func() error {
+	err = Wait(ctx, "the emulated AWS answers", func() error {
 		if a.server.Ended() {
 			return Permanent(fmt.Errorf("%s ended: %w", Moto.program, a.server.err))
 		}

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -191,7 +190,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return Wait(ctx, time.Minute, "kube-apiserver is ready", func() error {
+	return Wait(ctx, "kube-apiserver is ready", func() error {
 		if c.APIServer.Ended() {
 			return Permanent(fmt.Errorf("kube-apiserver ended: %w", c.APIServer.err))
 		}
@@ -222,7 +221,7 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 		}
 	}
 	for _, node := range c.Nodes {
-		err := Wait(ctx, time.Minute, "kube-proxy on "+node.Name+" is healthy", func() error {
+		err := Wait(ctx, "kube-proxy on "+node.Name+" is healthy", func() error {
 			_, err := node.Get(ctx, "http://127.0.0.1:10256/healthz")
 			return err
 		})
@@ -337,6 +336,12 @@ func (c *Cluster) ConfigOf(pod string) (*rest.Config, error) {
 		return nil, fmt.Errorf("configure the API client: %w", err)
 	}
 	return config, nil
+}
+
+// Log returns what the program of this name, of a Process, has printed so far.
+func Log(name string) string {
+	b, _ := os.ReadFile(filepath.Join(logDir, name+".log"))
+	return string(b)
 }
 
 // Logs are the last lines of every program's log, for a person who looks for

@@ -22,7 +22,7 @@ func (c *Cluster) install(ctx context.Context) error {
 		if _, err := c.Kubectl(ctx, "", "apply", "--server-side", "-k", deploy); err != nil {
 			return err
 		}
-		_, err := c.Kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout=30s", "crd",
+		_, err := c.Kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout="+Patience.String(), "crd",
 			"ipaddresspools.fairlead.io", "l2advertisements.fairlead.io", "bgppeers.fairlead.io", "bgpadvertisements.fairlead.io",
 			"bfdprofiles.fairlead.io", "communities.fairlead.io", "speakers.fairlead.io")
 		return err
@@ -41,7 +41,7 @@ func (c *Cluster) install(ctx context.Context) error {
 				return err
 			}
 		}
-		return Wait(ctx, time.Minute, "every speaker has reported", func() error {
+		return Wait(ctx, "every speaker has reported", func() error {
 			list, err := c.Resource("speakers").List(ctx, metav1.ListOptions{})
 			if err == nil && len(list.Items) < len(c.Nodes) {
 				err = fmt.Errorf("%d of %d have", len(list.Items), len(c.Nodes))

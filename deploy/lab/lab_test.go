@@ -110,7 +110,7 @@ func leftovers(dir string) (found []string) {
 
 func nothingLeft(t *testing.T, dir string) {
 	t.Helper()
-	err := lab.Wait(t.Context(), 30*time.Second, "nothing is left", func() error {
+	err := lab.Wait(t.Context(), "nothing is left", func() error {
 		if found := leftovers(dir); len(found) > 0 {
 			return fmt.Errorf("left: %v", found)
 		}
@@ -198,7 +198,7 @@ func TestKeptLab(t *testing.T) {
 		}
 		return string(b)
 	}
-	err = lab.Wait(t.Context(), 90*time.Second, "the lab is up", func() error {
+	err = lab.Wait(t.Context(), "the lab is up", func() error {
 		if !strings.Contains(said(), "stays until Ctrl-C") {
 			return fmt.Errorf("it says\n%s", said())
 		}
