@@ -7,10 +7,10 @@ TAG     ?= dev
 VERSION := -X github.com/fairlead-io/fairlead/cmd/version.version=$(TAG)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test unit e2e lint generate verify bench image build clean
+.PHONY: help demo lab test test-long unit e2e lint generate verify bench bench-full image build clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .build/lab ## Start a cluster on this machine, show Fairlead at work, clean up. No root needed. AWS=1: nodes in an emulated AWS.
 	@.build/lab demo $(if $(AWS),--aws) $(FLAGS)
@@ -23,16 +23,29 @@ lab: .build/lab ## The same cluster, kept until Ctrl-C, and how to use it.
 	@echo "Building the lab"
 	@cd deploy/lab && go build -o ../../$@ ./cmd/lab
 
-test: lint verify unit e2e ## Run every check and every test.
+# `make test` skips LONG, tests with third-party programs or tables of faults that
+# take long, and of the end-to-end tests runs SMOKE, which shows that the main job
+# is done. `make test-long` runs LONG, and all end-to-end tests but SMOKE.
+# (Not -short, for which rapid makes a fifth of its checks.)
+LONG  := /^(moto|BIRD|FRR)$$|//^moto$$|^Test(BusyMachine|NextHopFollows|RotatesPassword|RouterIsShutDown)$$
+SMOKE := ^Test(AddressAnswers|LocalTrafficKeepsTheClientsAddress|OwnerNotReady|LeaderHandsOver|BGP|Manifests|Permissions|Explain|Balancer|FetchSaysWhatIsMissing)$$
 
-unit: .build/lab ## Run the unit, property and kernel-level tests.
-	.build/lab with go test $$(go list ./... | grep -v -e /speaker/bfd -e /providers/aws)
-	.build/lab with go test ./providers/aws # keeps the cores busy, which those with deadlines above do not like
-	.build/lab with go test ./speaker/bfd   # so does this, and has deadlines itself
+# The end-to-end tests of all packages run the programs of one build.
+E2E = .build/lab build && cd deploy/lab && FAIRLEAD_LAB_BIN=$(CURDIR)/.build go test -count=1 -p=1
+
+test: lint verify unit e2e ## Run every check, and the tests that do not take long.
+
+test-long: .build/lab ## Run the tests that take long: end to end, with third-party programs, tables of faults.
+	.build/lab with go test -p=1 -timeout=20m -run='$(LONG)' ./... # one at a time: they keep the cores busy, and some have deadlines
+	$(E2E) -timeout=40m -skip='$(SMOKE)' ./...
+
+unit: .build/lab ## Run the unit, property and kernel-level tests that do not take long.
+	.build/lab with go test -skip='$(LONG)' $$(go list ./... | grep -v /speaker/bfd)
+	.build/lab with go test -skip='$(LONG)' ./speaker/bfd # keeps the cores busy, and has deadlines
 	cd deploy/tools && go test ./...
 
-e2e: ## Run the end-to-end tests on the lab.
-	cd deploy/lab && go test -count=1 -p=1 -timeout=40m ./...
+e2e: .build/lab ## Run the end-to-end tests that do not take long.
+	$(E2E) -run='$(SMOKE)' ./...
 
 lint: ## Format check, go vet and staticcheck, in all modules.
 	@bad="$$($(TOOLS) gofumpt -l $$(git ls-files '*.go' | grep -v zz_generated))"; \

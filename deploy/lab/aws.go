@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -58,12 +57,12 @@ const (
 
 // startAWS starts the emulator and makes the account's network.
 func (c *Cluster) startAWS(ctx context.Context) error {
-	moto, err := c.options.Bin.find(Moto.program)
+	moto, err := c.bin.find(Moto.program)
 	if err != nil {
 		return err
 	}
 	a := &AWS{subnets: map[string]string{}}
-	if a.nft, err = c.options.Bin.find(NFT.program); err != nil {
+	if a.nft, err = c.bin.find(NFT.program); err != nil {
 		return err
 	}
 	if a.Host, err = newHost(awsName, c.plane.env); err != nil {
@@ -81,7 +80,7 @@ func (c *Cluster) startAWS(ctx context.Context) error {
 	if a.server, err = a.Host.Start(awsName, moto, nil, "-H", awsAddr.String(), "-p", fmt.Sprint(awsPort)); err != nil {
 		return err
 	}
-	err = Wait(ctx, time.Minute, "the emulated AWS answers", func() error {
+	err = Wait(ctx, "the emulated AWS answers", func() error {
 		if a.server.Ended() {
 			return Permanent(fmt.Errorf("%s ended: %w", Moto.program, a.server.err))
 		}

@@ -21,6 +21,8 @@ var (
 // call asks the emulated AWS, with parameters like "VpcId=vpc-1". Nobody checks
 // the signature, which says the region and the API.
 func (a *AWS) call(ctx context.Context, api api, action string, answer any, parameters ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, Patience)
+	defer cancel()
 	form := url.Values{"Action": {action}, "Version": {api.version}}
 	for _, p := range parameters {
 		name, value, _ := strings.Cut(p, "=")

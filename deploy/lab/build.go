@@ -13,10 +13,32 @@ import (
 // and a folder for each Tool that the system lacks.
 type Binaries string
 
-// Build builds all binaries from the repository at root into its folder
-// .build, each time, so that nothing stale is ever run. Of several that build at
-// the same time, the others wait.
-func Build(root string, p Progress) (Binaries, error) {
+// binEnv names a folder with binaries that were built before, to run instead of
+// building them: a run of several test programs builds them once.
+const binEnv = "FAIRLEAD_LAB_BIN"
+
+// env makes a process and its children run these binaries.
+func (b Binaries) env() string { return binEnv + "=" + string(b) }
+
+// Prepare returns the binaries, and fetches the tools that the system lacks. It
+// runs outside of the sandbox, where the network is.
+func Prepare(p Progress, tools ...Tool) (bin Binaries, err error) {
+	if bin = Binaries(os.Getenv(binEnv)); bin == "" {
+		if bin, err = build(p); err != nil {
+			return "", err
+		}
+	}
+	return bin, bin.Fetch(p, append([]Tool{NFT}, tools...)...)
+}
+
+// build builds all binaries from the repository into its folder .build, each
+// time, so that nothing stale is ever run. Of several that build at the same
+// time, the others wait.
+func build(p Progress) (Binaries, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
 	bin := Binaries(filepath.Join(root, ".build"))
 	unlock, err := bin.lock()
 	if err != nil {
@@ -39,10 +61,7 @@ func Build(root string, p Progress) (Binaries, error) {
 		}
 		return goBuild(root, filepath.Join(string(bin), "fairlead"), "./cmd/fairlead")
 	})
-	if err != nil {
-		return "", err
-	}
-	return bin, bin.fetch(p, NFT)
+	return bin, err
 }
 
 // lock makes the folder this process's own until unlock.

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -25,9 +24,7 @@ import (
 type Options struct {
 	Nodes    int
 	AWS      int      // so many of the nodes are instances of an emulated AWS
-	Flags    []string // of the controllers, beside those that the manifest has
-	Root     string   // the repository
-	Bin      Binaries
+	Flags    []string // of the controllers, in addition to those that the manifest has
 	Progress Progress
 }
 
@@ -47,19 +44,26 @@ type Cluster struct {
 	Proxies     []*Process // kube-proxy of each node
 
 	options  Options
+	root     string // the repository
+	bin      Binaries
 	plane    *Host
 	gateways []netip.Addr // of the nodes, if not the control plane
 }
 
 // Start starts a cluster in the sandbox that the process is the first one of:
-// control plane, nodes, a pod behind each, and a client. Fairlead is not in it
-// before Install. Everything ends with the process.
+// control plane, nodes, a pod behind each, and a client, with Fairlead installed.
+// It runs the binaries of the environment that Enter or EnterKept made. Everything
+// ends with the process.
 func Start(ctx context.Context, o Options) (*Cluster, error) {
+	root, err := Root()
+	if err != nil {
+		return nil, err
+	}
 	if err := settle(); err != nil {
 		return nil, err
 	}
-	c := &Cluster{options: o}
-	err := o.Progress.Step(fmt.Sprintf("lay cables: %d nodes, a pod behind each, and a client on one LAN", o.Nodes), c.layCables)
+	c := &Cluster{options: o, root: root, bin: Binaries(os.Getenv(binEnv))}
+	err = o.Progress.Step(fmt.Sprintf("lay cables: %d nodes, a pod behind each, and a client on one LAN", o.Nodes), c.layCables)
 	if err != nil {
 		return nil, err
 	}
@@ -72,11 +76,14 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 			return nil, err
 		}
 	}
-	return c, o.Progress.Step("start kube-proxy on every node", func() error { return c.startNodes(ctx) })
+	if err := o.Progress.Step("start kube-proxy on every node", func() error { return c.startNodes(ctx) }); err != nil {
+		return nil, err
+	}
+	return c, c.install(ctx)
 }
 
 func (c *Cluster) layCables() error {
-	env := c.options.Bin.environment()
+	env := c.bin.environment()
 	ns, err := unix.Open("/proc/self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("find the sandbox's network: %w", err)
@@ -86,7 +93,7 @@ func (c *Cluster) layCables() error {
 	if err != nil {
 		return err
 	}
-	c.Network = &Network{bin: c.options.Bin, lan: bridge}
+	c.Network = &Network{bin: c.bin, lan: bridge}
 	addr := netip.MustParseAddr("10.13.242.10")
 	for i := range c.options.Nodes {
 		addr = addr.Next()
@@ -141,7 +148,7 @@ func (c *Cluster) startPlane(ctx context.Context) error {
 	if err := os.WriteFile(tokenFile, []byte(tokens), 0o600); err != nil {
 		return fmt.Errorf("write tokens: %w", err)
 	}
-	kube := c.options.Bin.path("kube")
+	kube := c.bin.path("kube")
 	if _, err := c.plane.Start("etcd", kube, nil, "etcd", "--data-dir", runDir+"/etcd"); err != nil {
 		return err
 	}
@@ -170,7 +177,7 @@ func (c *Cluster) startPlane(ctx context.Context) error {
 
 // StartAPIServer starts kube-apiserver and waits until it is ready.
 func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
-	c.APIServer, err = c.plane.Start("kube-apiserver", c.options.Bin.path("kube"), nil, "kube-apiserver",
+	c.APIServer, err = c.plane.Start("kube-apiserver", c.bin.path("kube"), nil, "kube-apiserver",
 		"--etcd-servers=http://127.0.0.1:2379", "--service-cluster-ip-range="+svcPrefix,
 		"--bind-address=0.0.0.0", "--advertise-address="+planeAddr.String(), "--secure-port=6443",
 		"--tls-cert-file="+serverCert, "--tls-private-key-file="+serverKey, "--client-ca-file="+caCert,
@@ -183,7 +190,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return Wait(ctx, time.Minute, "kube-apiserver is ready", func() error {
+	return Wait(ctx, "kube-apiserver is ready", func() error {
 		if c.APIServer.Ended() {
 			return Permanent(fmt.Errorf("kube-apiserver ended: %w", c.APIServer.err))
 		}
@@ -200,7 +207,7 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 		if err := c.createNode(ctx, i); err != nil {
 			return err
 		}
-		proxy, err := node.Start("kube-proxy-"+node.Name, c.options.Bin.path("kube"), nil, "kube-proxy",
+		proxy, err := node.Start("kube-proxy-"+node.Name, c.bin.path("kube"), nil, "kube-proxy",
 			"--kubeconfig="+config, "--hostname-override="+node.Name, "--proxy-mode=nftables",
 			"--detect-local-mode=ClusterCIDR", "--cluster-cidr="+podPrefix,
 			"--conntrack-max-per-core=0", "--conntrack-min=0",
@@ -214,7 +221,7 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 		}
 	}
 	for _, node := range c.Nodes {
-		err := Wait(ctx, time.Minute, "kube-proxy on "+node.Name+" is healthy", func() error {
+		err := Wait(ctx, "kube-proxy on "+node.Name+" is healthy", func() error {
 			_, err := node.Get(ctx, "http://127.0.0.1:10256/healthz")
 			return err
 		})
@@ -272,12 +279,12 @@ func (c *Cluster) SetNodeReady(ctx context.Context, i int, ready bool) error {
 
 // Kubectl runs kubectl as the cluster's administrator.
 func (c *Cluster) Kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
-	return c.admin(ctx, stdin, c.options.Bin.path("kube"), append([]string{"kubectl"}, args...)...)
+	return c.admin(ctx, stdin, c.bin.path("kube"), append([]string{"kubectl"}, args...)...)
 }
 
 // Fairlead runs the command line tool as the cluster's administrator.
 func (c *Cluster) Fairlead(ctx context.Context, args ...string) (string, error) {
-	return c.admin(ctx, "", c.options.Bin.path("fairlead"), args...)
+	return c.admin(ctx, "", c.bin.path("fairlead"), args...)
 }
 
 func (c *Cluster) admin(ctx context.Context, stdin, program string, args ...string) (string, error) {
@@ -329,6 +336,12 @@ func (c *Cluster) ConfigOf(pod string) (*rest.Config, error) {
 		return nil, fmt.Errorf("configure the API client: %w", err)
 	}
 	return config, nil
+}
+
+// Log returns what the program of this name, of a Process, has printed so far.
+func Log(name string) string {
+	b, _ := os.ReadFile(filepath.Join(logDir, name+".log"))
+	return string(b)
 }
 
 // Logs are the last lines of every program's log, for a person who looks for

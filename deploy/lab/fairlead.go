@@ -14,15 +14,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Install applies the shipped manifests and starts the shipped binaries as
+// install applies the shipped manifests and starts the shipped binaries as
 // they say: with the same flags, and as their own service accounts.
-func (c *Cluster) Install(ctx context.Context) error {
-	deploy := filepath.Join(c.options.Root, "deploy")
+func (c *Cluster) install(ctx context.Context) error {
+	deploy := filepath.Join(c.root, "deploy")
 	err := c.options.Progress.Step("install Fairlead's manifests", func() error {
 		if _, err := c.Kubectl(ctx, "", "apply", "--server-side", "-k", deploy); err != nil {
 			return err
 		}
-		_, err := c.Kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout=30s", "crd",
+		_, err := c.Kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout="+Patience.String(), "crd",
 			"ipaddresspools.fairlead.io", "l2advertisements.fairlead.io", "bgppeers.fairlead.io", "bgpadvertisements.fairlead.io",
 			"bfdprofiles.fairlead.io", "communities.fairlead.io", "speakers.fairlead.io")
 		return err
@@ -41,7 +41,7 @@ func (c *Cluster) Install(ctx context.Context) error {
 				return err
 			}
 		}
-		return Wait(ctx, time.Minute, "every speaker has reported", func() error {
+		return Wait(ctx, "every speaker has reported", func() error {
 			list, err := c.Resource("speakers").List(ctx, metav1.ListOptions{})
 			if err == nil && len(list.Items) < len(c.Nodes) {
 				err = fmt.Errorf("%d of %d have", len(list.Items), len(c.Nodes))
@@ -136,6 +136,6 @@ func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec co
 			capabilities += ",+" + strings.ToLower(string(add))
 		}
 	}
-	args := []string{"--bounding-set=" + capabilities, "--no-new-privs", c.options.Bin.path("fairlead-" + container.Name), "--kubeconfig=" + config}
+	args := []string{"--bounding-set=" + capabilities, "--no-new-privs", c.bin.path("fairlead-" + container.Name), "--kubeconfig=" + config}
 	return node.Start(name, setpriv, env, append(args, container.Args...)...)
 }

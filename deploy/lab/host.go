@@ -185,9 +185,9 @@ func (p *Process) Stop() error {
 	select {
 	case <-p.done:
 		return p.err
-	case <-time.After(20 * time.Second):
+	case <-time.After(Patience):
 		p.Kill()
-		return fmt.Errorf("%s did not stop within 20 s of SIGTERM", p.Name)
+		return fmt.Errorf("%s did not stop within %s of SIGTERM", p.Name, Patience)
 	}
 }
 
@@ -238,8 +238,17 @@ func (h *Host) Run(ctx context.Context, program string, args ...string) (string,
 	return out.String(), nil
 }
 
-// Get asks for a URL from the host, over a connection of its own.
+// Get requests a URL from the host, over a connection of its own.
 func (h *Host) Get(ctx context.Context, url string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return h.get(ctx, url)
+}
+
+// requestTimeout is long enough for a SYN to be sent again.
+const requestTimeout = 4 * time.Second
+
+func (h *Host) get(ctx context.Context, url string) (string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", fmt.Errorf("get %s: %w", url, err)
@@ -253,14 +262,13 @@ func (h *Host) ask(request *http.Request) (string, error) {
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
 			err = h.Do(func() error {
-				conn, err = (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, network, address)
+				conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
 				return err
 			})
 			return conn, err
 		},
 	}
-	client := http.Client{Transport: transport, Timeout: 4 * time.Second}
-	response, err := client.Do(request)
+	response, err := transport.RoundTrip(request)
 	if err != nil {
 		return "", fmt.Errorf("from %s: %w", h.Name, err)
 	}

@@ -60,12 +60,9 @@ func startOf(pid int) string {
 	return ""
 }
 
-// EnterKept is Enter for a lab that may be kept: it then makes a door into the
-// sandbox for its user, which goes when the lab ends.
-func EnterKept(keep bool, env ...string) (int, error) {
-	if !keep {
-		return Enter(env...)
-	}
+// EnterKept is Enter for a lab that is kept: it makes a door into the sandbox for
+// its user, which goes when the lab ends.
+func EnterKept(bin Binaries) (int, error) {
 	dir := kept()
 	// A signal that comes before Enter listens must not leave the folder behind.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
@@ -85,8 +82,7 @@ func EnterKept(keep bool, env ...string) (int, error) {
 	}
 	defer listener.Close()
 	go relay(listener, func() (net.Conn, error) { return net.Dial("unix", filepath.Join(dir, "apiserver.sock")) })
-	env = append(env, keptEnv+"="+dir, "FAIRLEAD_LAB_SERVER=https://"+listener.Addr().String())
-	return enter(openDoor, env...)
+	return enter(openDoor, bin.env(), keptEnv+"="+dir, "FAIRLEAD_LAB_SERVER=https://"+listener.Addr().String())
 }
 
 // relay copies bytes between each connection that comes and one that dial makes.
@@ -134,7 +130,7 @@ func Keep(ctx context.Context, c *Cluster) error {
 	if err := writeKubeconfigWith(kubeconfig, server, filepath.Join(dir, "ca.crt"), "admin"); err != nil {
 		return err
 	}
-	bin := c.options.Bin
+	bin := c.bin
 	fmt.Printf(`
 The cluster stays until Ctrl-C. In another terminal:
 

@@ -19,14 +19,24 @@ import (
 // nobody is an ordinary user.
 const nobody = 65534
 
-// tree is a copy of what the demo reads, for a user who owns nothing of the
-// repository, with binaries that were built without the tools on the PATH.
-func tree(t *testing.T) (dir string) {
+// prepare builds the lab and what it needs, and returns the repository's folder.
+func prepare(t *testing.T, tools ...lab.Tool) (root string) {
 	t.Helper()
-	root, err := lab.Root()
+	bin, err := lab.Prepare(lab.Progress{Out: io.Discard}, tools...)
 	if err != nil {
 		t.Fatal(err)
 	}
+	build := exec.Command("go", "build", "-o", filepath.Join(string(bin), "lab"), "./cmd/lab")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return filepath.Dir(string(bin))
+}
+
+// tree is a copy of what the demo reads, for a user who owns nothing of the
+// repository, with binaries that were built without the tools on the PATH.
+func tree(t *testing.T) string {
+	t.Helper()
 	// As an ordinary user's, with no nft, iptables or conntrack on it.
 	path := slices.DeleteFunc(filepath.SplitList(os.Getenv("PATH")), func(dir string) bool {
 		_, err := os.Stat(filepath.Join(dir, "nft"))
@@ -36,18 +46,8 @@ func tree(t *testing.T) (dir string) {
 	if nft, err := exec.LookPath("nft"); err == nil {
 		t.Fatalf("%s is still on the PATH", nft)
 	}
-	bin, err := lab.Build(root, lab.Progress{Out: io.Discard})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := bin.Fetch(lab.Progress{Out: io.Discard}, lab.BIRD); err != nil {
-		t.Fatal(err)
-	}
-	build := exec.Command("go", "build", "-o", filepath.Join(string(bin), "lab"), "./cmd/lab")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	dir, err = os.MkdirTemp("", "fairlead-tree-")
+	root := prepare(t, lab.BIRD)
+	dir, err := os.MkdirTemp("", "fairlead-tree-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,9 +81,9 @@ func tree(t *testing.T) (dir string) {
 // demo is the demo as an ordinary user.
 func demo(dir string, out io.Writer, flags ...string) *exec.Cmd {
 	bin := filepath.Join(dir, ".build")
-	cmd := exec.Command(filepath.Join(bin, "lab"), append([]string{"demo", "--bin", bin}, flags...)...)
+	cmd := exec.Command(filepath.Join(bin, "lab"), append([]string{"demo"}, flags...)...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "HOME="+dir)
+	cmd.Env = append(os.Environ(), "HOME="+dir, "FAIRLEAD_LAB_BIN="+bin)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if os.Geteuid() == 0 {
@@ -110,7 +110,7 @@ func leftovers(dir string) (found []string) {
 
 func nothingLeft(t *testing.T, dir string) {
 	t.Helper()
-	err := lab.Wait(t.Context(), 30*time.Second, "nothing is left", func() error {
+	err := lab.Wait(t.Context(), "nothing is left", func() error {
 		if found := leftovers(dir); len(found) > 0 {
 			return fmt.Errorf("left: %v", found)
 		}
@@ -164,18 +164,7 @@ func TestDemo(t *testing.T) {
 
 // TestDemoOnAWS runs the demo whose nodes are instances of an emulated AWS.
 func TestDemoOnAWS(t *testing.T) {
-	root, err := lab.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	bin, err := lab.Build(root, lab.Progress{Out: io.Discard})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := bin.Fetch(lab.Progress{Out: io.Discard}, lab.Moto); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("go", "run", "./cmd/lab", "demo", "--aws", "--bin", string(bin))
+	cmd := exec.Command(filepath.Join(prepare(t, lab.Moto), ".build", "lab"), "demo", "--aws")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -209,7 +198,7 @@ func TestKeptLab(t *testing.T) {
 		}
 		return string(b)
 	}
-	err = lab.Wait(t.Context(), 90*time.Second, "the lab is up", func() error {
+	err = lab.Wait(t.Context(), "the lab is up", func() error {
 		if !strings.Contains(said(), "stays until Ctrl-C") {
 			return fmt.Errorf("it says\n%s", said())
 		}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -140,7 +139,7 @@ func (n *Network) AddFarRouter(name string, number byte, via *Router) (*Router, 
 // linkUp takes a link up and waits until it has its link-local address, which
 // takes the kernel a second: daemons that look before take wrong decisions.
 func (h *Host) linkUp(name string) error {
-	return Wait(context.Background(), patience, name+" of "+h.Name+" is up", func() error {
+	return Wait(context.Background(), name+" of "+h.Name+" is up", func() error {
 		return h.Do(func() error {
 			link, err := netlink.LinkByName(name)
 			if err != nil {
@@ -318,14 +317,11 @@ func (r *Router) Sessions(ctx context.Context) (map[string]Session, error) {
 	return r.daemon.sessions(ctx, r)
 }
 
-// patience bounds waits. It is no expectation: a busy machine is slow.
-const patience = time.Minute
-
 // WaitSession waits until the session with the neighbour is in the state, and
 // if it has BFD and shall be Established, that is Up.
 func (r *Router) WaitSession(ctx context.Context, neighbour, state string) error {
 	what := fmt.Sprintf("the session of %s with %s is %s", r.Name, neighbour, state)
-	return Wait(ctx, patience, what, func() error {
+	return Wait(ctx, what, func() error {
 		all, err := r.Sessions(ctx)
 		if err != nil {
 			return err

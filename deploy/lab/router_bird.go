@@ -23,7 +23,7 @@ func (b bird) start(ctx context.Context, r *Router, config string) ([]*Process, 
 	if err != nil {
 		return nil, err
 	}
-	return []*Process{p}, Wait(ctx, patience, "BIRD is up", func() error {
+	return []*Process{p}, Wait(ctx, "BIRD is up", func() error {
 		if p.Ended() {
 			said, _ := os.ReadFile(p.Log)
 			return Permanent(fmt.Errorf("BIRD ended: %w\n%s\nof\n%s", p.err, said, config))

@@ -53,7 +53,7 @@ func (f frr) start(ctx context.Context, r *Router, config string) (all []*Proces
 
 // waitVTY waits until the daemon listens to vtysh, which it does when it is up.
 func (frr) waitVTY(ctx context.Context, r *Router, name string, p *Process) error {
-	return Wait(ctx, patience, name+" is up", func() error {
+	return Wait(ctx, name+" is up", func() error {
 		if p.Ended() {
 			b, _ := os.ReadFile(p.Log)
 			return Permanent(fmt.Errorf("%s ended: %w\n%s", name, p.err, b))

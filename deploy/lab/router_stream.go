@@ -15,6 +15,9 @@ type Stream struct {
 	URL     string
 	Every   time.Duration // from the start of one request to the start of the next
 	Timeout time.Duration // after which a request counts as lost; 0 is 300 ms: no SYN is sent twice
+	// Serial makes a request wait for the end of the one before, so that what
+	// breaks the connections of a moment breaks one.
+	Serial bool
 }
 
 // Report says how a Stream fared.
@@ -43,6 +46,14 @@ func (r Report) String() string {
 	return fmt.Sprintf("%d of %d requests lost, within %s", r.Lost, r.Sent, r.Outage.Round(time.Millisecond))
 }
 
+// Start runs the stream until stop, which returns the report.
+func (s Stream) Start(ctx context.Context, from *Host) (stop func() Report) {
+	ctx, cancel := context.WithCancel(ctx)
+	report := make(chan Report, 1)
+	go func() { report <- s.Run(ctx, from) }()
+	return func() Report { cancel(); return <-report }
+}
+
 // Run sends requests from the host until ctx ends, and reports when the last of
 // them has been answered or lost.
 func (s Stream) Run(ctx context.Context, from *Host) Report {
@@ -68,11 +79,14 @@ func (s Stream) Run(ctx context.Context, from *Host) Report {
 			// A request that is under way when the stream ends still counts.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Timeout)
 			defer cancel()
-			answer, err := from.Get(ctx, s.URL)
+			answer, err := from.get(ctx, s.URL)
 			mu.Lock()
 			defer mu.Unlock()
 			results[i] = result{at, answer, err}
 		})
+		if s.Serial {
+			running.Wait()
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -2,7 +2,6 @@ package lab_test
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -29,7 +28,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(enterEnv) == "" || lab.Inside() {
 		os.Exit(m.Run())
 	}
-	code, err := lab.Enter()
+	code, err := lab.Enter(lab.Binaries(os.Getenv(enterEnv)))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
@@ -173,7 +172,7 @@ func TestRouters(t *testing.T) {
 				t.Helper()
 				// Told both addresses of the link, FRR prefers the link-local one.
 				may := tt.viaLink || r == f && want.Is6()
-				must(t, lab.Wait(ctx, time.Minute, fmt.Sprintf("%s has a route to %s by %s", r.Name, prefix, want), func() error {
+				must(t, lab.Wait(ctx, fmt.Sprintf("%s has a route to %s by %s", r.Name, prefix, want), func() error {
 					hops, err := r.Routes(prefix)
 					if err == nil && (len(hops) != 1 || hops[0] != want && !(may && hops[0].IsLinkLocalUnicast())) {
 						err = fmt.Errorf("it is by %v", hops)
@@ -251,7 +250,7 @@ func TestFabric(t *testing.T) {
 		must(t, b.WaitSession(ctx, node.Addr.String(), "Established"))
 	}
 	for _, url := range []string{"http://203.0.113.7:8080", "http://[2001:db8:7::7]:8080"} {
-		must(t, lab.Wait(ctx, time.Minute, url+" answers", func() error { _, err := n.Remote.Get(ctx, url); return err }))
+		must(t, lab.Wait(ctx, url+" answers", func() error { _, err := n.Remote.Get(ctx, url); return err }))
 	}
 
 	changes, err := b.WatchRoutes(ctx)
@@ -259,24 +258,24 @@ func TestFabric(t *testing.T) {
 	counter, err := b.Count("eth0", vip.Addr())
 	must(t, err)
 	defer counter.Close()
-	streaming, stop := context.WithCancel(ctx)
-	reports := make(chan lab.Report)
-	go func() {
-		reports <- lab.Stream{URL: "http://203.0.113.7:8080", Every: 5 * time.Millisecond}.Run(streaming, n.Remote)
-	}()
-	must(t, lab.Wait(ctx, time.Minute, "requests pass the router", func() error {
-		if counter.Packets() < 200 {
-			return fmt.Errorf("%d packets have", counter.Packets())
-		}
-		return nil
-	}))
+	stop := lab.Stream{URL: "http://203.0.113.7:8080", Every: 5 * time.Millisecond}.Start(ctx, n.Remote)
+	pass := func() {
+		t.Helper()
+		want := counter.Packets() + 200
+		must(t, lab.Wait(ctx, "requests pass the router", func() error {
+			if have := counter.Packets(); have < want {
+				return fmt.Errorf("%d packets of %d have", have, want)
+			}
+			return nil
+		}))
+	}
+	pass()
 	off := time.Now()
 	must(t, hosts[0].SetLink(false))
 	must(t, b.WaitRoute(ctx, vip, hosts[1].Addr))
 	must(t, f.WaitRoute(ctx, vip, hosts[1].Addr))
-	time.Sleep(500 * time.Millisecond) // for some requests that succeed
-	stop()
-	report := <-reports
+	pass()
+	report := stop()
 	t.Logf("%s; answers: %v", report, report.Answers)
 	if report.Lost == 0 || report.Lost == report.Sent || report.Answers["node-1"] == 0 || report.Answers["node-2"] == 0 {
 		t.Errorf("the report is %+v", report)

@@ -59,7 +59,7 @@ func nextHop(gw net.IP, via netlink.Destination) netip.Addr {
 // kernel: with none, until there is no such route.
 func (h *Host) WaitRoute(ctx context.Context, prefix netip.Prefix, hops ...netip.Addr) error {
 	want := slices.SortedFunc(slices.Values(hops), netip.Addr.Compare)
-	return Wait(ctx, patience, fmt.Sprintf("%s has routes to %s by %v", h.Name, prefix, want), func() error {
+	return Wait(ctx, fmt.Sprintf("%s has routes to %s by %v", h.Name, prefix, want), func() error {
 		have, err := h.Routes(prefix)
 		if err == nil && !slices.Equal(have, want) {
 			err = fmt.Errorf("it has them by %v", have)

@@ -23,9 +23,9 @@ func Inside() bool { return os.Getenv(innerEnv) != "" }
 // Enter runs this program again, with the same arguments, as the first process
 // of a new sandbox, and returns its exit code. When either of the two ends, for
 // whatever reason, so does the other, and with the inner one every process,
-// namespace and file of the sandbox. env is added to its environment.
-func Enter(env ...string) (exitCode int, err error) {
-	return enter(func(int) error { return nil }, env...)
+// namespace and file of the sandbox. A cluster there runs the binaries of bin.
+func Enter(bin Binaries) (exitCode int, err error) {
+	return enter(func(int) error { return nil }, bin.env())
 }
 
 // enter is Enter, which tells started the first process's ID as soon as it runs.

@@ -7,17 +7,20 @@ import (
 	"time"
 )
 
+// Patience bounds waits. It is not an expectation: a busy machine is slow.
+const Patience = 3 * time.Minute
+
 // permanent is an error that waiting does not mend.
 type permanent struct{ error }
 
 // Permanent makes Wait give up at once.
 func Permanent(err error) error { return permanent{err} }
 
-// Wait calls check until it succeeds, and fails with its last error when the
-// time is over.
-func Wait(ctx context.Context, limit time.Duration, what string, check func() error) error {
+// Wait calls check until it succeeds, and fails with its last error when
+// Patience is over.
+func Wait(ctx context.Context, what string, check func() error) error {
 	const pause = 25 * time.Millisecond
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	for {
 		err := check()

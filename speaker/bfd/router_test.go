@@ -106,6 +106,7 @@ type bird struct {
 	daemon
 	peers []Key
 	tools []string
+	since map[netip.Addr]time.Time // of each session's state
 }
 
 func (*bird) name() string { return "BIRD" }
@@ -115,7 +116,7 @@ func (*bird) parting() Status { return Status{Diagnostic: DetectionTimeExpired, 
 
 func (b *bird) start(t testing.TB, n *node, peers []Key) {
 	b.tools = find(t, "bird", "birdc")
-	b.daemon, b.peers = daemon{node: n, dir: t.TempDir()}, peers
+	b.daemon, b.peers, b.since = daemon{node: n, dir: t.TempDir()}, peers, make(map[netip.Addr]time.Time)
 	conf := b.config(t, 100*ms, false)
 	b.run(t, b.tools[0], "-f", "-c", conf, "-s", filepath.Join(b.dir, "ctl"))
 	eventually(t, func() string { return "BIRD does not answer" }, func() bool {
@@ -150,7 +151,14 @@ func (b *bird) sees(t testing.TB, peer netip.Addr) (bool, string) {
 	out := b.tell(t, b.tools[1], "-s", filepath.Join(b.dir, "ctl"), "show", "bfd", "sessions")
 	for line := range strings.Lines(out) {
 		if f := strings.Fields(line); len(f) > 3 && f[0] == peer.WithZone("").String() {
-			return f[2] == "Up", f[3]
+			at, err := time.Parse("15:04:05.000", f[3])
+			must(t, err)
+			// It is reckoned back from the clock each time, and is not always the
+			// same millisecond. To flap takes longer than the detection time.
+			if at.Sub(b.since[peer]).Abs() > 50*ms {
+				b.since[peer] = at
+			}
+			return f[2] == "Up", b.since[peer].Format("15:04:05.000")
 		}
 	}
 	return false, ""

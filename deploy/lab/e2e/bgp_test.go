@@ -1,13 +1,16 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -68,6 +71,13 @@ func routers(t *testing.T) []*lab.Router {
 		fabric.frr = router(t, "frr", 252)
 		start(t, fabric.bird, fabricConfig(fabric.bird))
 		start(t, fabric.frr, fabricConfig(fabric.frr))
+		// The log shows what a state that has passed no longer does.
+		if err := fabric.frr.Reconfigure(t.Context(), "log stdout debugging\ndebug bgp updates in\n"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fabric.bird.Show(t.Context(), "debug", `"neighbour*"`, "{ packets }"); err != nil {
+			t.Fatal(err)
+		}
 		if err := cluster.SetGateways(fabric.bird, fabric.frr); err != nil {
 			t.Fatal(err)
 		}
@@ -274,28 +284,45 @@ func TestRollingUpdate(t *testing.T) {
 	unharmed(t, stop(), 2*len(cluster.Nodes)*len(routers))
 }
 
-// TestBGPNodeDies: a node that falls silent is no next hop any more, by BFD long
-// before the hold time is over; its own speaker sees the routers go, and all
-// come back.
+// logged returns a function that waits until the program has logged a text that
+// matches all patterns in this order.
+func logged(program string) (wait func(t *testing.T, patterns ...string)) {
+	seen := len(lab.Log(program))
+	return func(t *testing.T, patterns ...string) {
+		t.Helper()
+		expression := regexp.MustCompile("(?s)" + strings.Join(patterns, ".*"))
+		eventually(t, fmt.Sprintf("%s logs %q", program, patterns), func() error {
+			if news := lab.Log(program)[seen:]; !expression.MatchString(news) {
+				return fmt.Errorf("it has logged\n%s", news)
+			}
+			return nil
+		})
+	}
+}
+
+// Logs of the routers that most tests use.
+const birdLog, frrLog = "bird-bird", "bgpd-frr"
+
+// TestBGPNodeDies: a node that falls silent is no next hop any more, by BFD and
+// not by the hold time; its own speaker sees the routers go, and all come back.
 func TestBGPNodeDies(t *testing.T) {
 	routers := routers(t)
 	_, addr := routed(t, "bgp-node-dies")
 	for _, r := range routers {
 		by(t, r, addr, 0, 1, 2)
 	}
-	if err := cluster.Nodes[1].SetLink(false); err != nil {
-		t.Fatal(err)
-	}
-	died := time.Now()
+	frrLogs, node := logged(frrLog), cluster.Nodes[1].Addr
+	plugIn := unplug(t, cluster.Nodes[1])
 	for _, r := range routers {
 		by(t, r, addr, 0, 2)
 	}
-	if took := time.Since(died); took > 8*time.Second {
-		t.Errorf("the routers took %s, which is not BFD but the hold timer", took)
-	}
-	if err := cluster.Nodes[1].SetLink(true); err != nil {
+	frrLogs(t, fmt.Sprintf(`neighbor %s [^\n]*BFD Down`, node))
+	shown, err := fabric.bird.Show(t.Context(), "show", "protocols", "all", "neighbour1")
+	if err != nil {
 		t.Fatal(err)
 	}
+	contains(t, shown, "Neighbor address: "+node.String(), "BFD session down")
+	plugIn()
 	if err := cluster.RestoreRoutes(1); err != nil {
 		t.Fatal(err)
 	}
@@ -312,14 +339,7 @@ func TestBGPRouterDies(t *testing.T) {
 	for _, r := range routers {
 		by(t, r, addr, 0, 1, 2)
 	}
-	if err := fabric.bird.SetLink(false); err != nil {
-		t.Fatal(err)
-	}
-	back := func() {
-		if err := fabric.bird.SetLink(true); err != nil {
-			t.Error(err)
-		}
-	}
+	plugIn := unplug(t, fabric.bird.Host)
 	eventually(t, "the speakers see the path die", func() error {
 		out, err := cluster.Kubectl(t.Context(), "", "get", "speakers", "-o", `jsonpath={.items[*].status.sessions[?(@.peer=="bird")].bfd}`)
 		if err == nil && out != "Down Down Down" {
@@ -330,47 +350,47 @@ func TestBGPRouterDies(t *testing.T) {
 	sessions(t, "bird", "Established 0/3")
 	sessions(t, "frr", "Established 3/3")
 	condition(t, "bgp-router-dies", "Announced", "Announced")
-	back()
+	plugIn()
 	for _, r := range routers {
 		by(t, r, addr, 0, 1, 2)
 	}
 }
 
-// quiet fails if the router's kernel changes a route to the address before stop.
-func quiet(t *testing.T, r *lab.Router, addr netip.Addr) (stop func()) {
+// quiet fails if the router's kernel changes a route to the address before it
+// has one to the marker by all nodes.
+func quiet(t *testing.T, r *lab.Router, addr netip.Addr) (until func(marker netip.Addr)) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	changes, err := r.WatchRoutes(ctx)
+	changes, err := r.WatchRoutes(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	return func(marker netip.Addr) {
+		t.Helper()
+		by(t, r, marker, 0, 1, 2)
 		for c := range changes {
-			if c.Prefix.Addr() == addr {
+			switch {
+			case c.Prefix.Addr() == addr:
 				t.Errorf("%s changed its route to %s: next hops %v", r.Name, addr, c.Hops)
+			case c.Prefix.Addr() == marker && len(c.Hops) == len(cluster.Nodes):
+				return
 			}
 		}
-	}()
-	return func() { cancel(); <-done }
+	}
 }
 
 // stream sends requests until stop, which reports them.
 func stream(t *testing.T, target string) (stop func() lab.Report) {
 	t.Helper()
 	reachAgain(t, cluster.Network.Remote, target)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan lab.Report, 1)
-	go func() {
-		done <- lab.Stream{URL: target, Every: 5 * time.Millisecond, Timeout: 3 * time.Second}.Run(ctx, cluster.Network.Remote)
-	}()
-	return func() lab.Report { cancel(); return <-done }
+	return lab.Stream{URL: target, Every: 5 * time.Millisecond, Timeout: lostAfter, Serial: true}.Start(t.Context(), cluster.Network.Remote)
 }
 
-// unharmed fails if requests were lost, but for one connection at each change of
-// next hops in a router: it spreads flows anew, and one that is under way may
-// come to another node.
+// lostAfter is when a request is lost that must not be: a SYN has been sent twice.
+const lostAfter = 3 * time.Second
+
+// unharmed fails if requests were lost, except one connection at each change of
+// next hops in a router: it hashes flows again, and the one that is under way may
+// reach another node.
 func unharmed(t *testing.T, report lab.Report, changes int) {
 	t.Helper()
 	if report.Lost > report.Broken || report.Broken > changes {
@@ -387,7 +407,8 @@ func TestSpeakerUpgradeKeepsRoutes(t *testing.T) {
 		by(t, r, addr, 0, 1, 2)
 	}
 	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
-	stopWatch := []func(){quiet(t, routers[0], addr), quiet(t, routers[1], addr)}
+	quietUntil := []func(netip.Addr){quiet(t, routers[0], addr), quiet(t, routers[1], addr)}
+	birdLogs, frrLogs := logged(birdLog), logged(frrLog)
 	if err := cluster.Speakers[0].Stop(); err != nil {
 		t.Errorf("the speaker ended with %v", err)
 	}
@@ -400,9 +421,12 @@ func TestSpeakerUpgradeKeepsRoutes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	time.Sleep(2 * time.Second) // End-of-RIB has come by then, and would have removed what was not told again
-	for _, s := range stopWatch {
-		s()
+	// End-of-RIB removes what was not advertised again.
+	birdLogs(t, `neighbour0: Got END-OF-RIB`, `neighbour0: Got END-OF-RIB`) // of both families
+	frrLogs(t, fmt.Sprintf(`rcvd End-of-RIB for IPv4 Unicast from %s `, cluster.Nodes[0].Addr))
+	_, marker := routed(t, "bgp-upgrade-marker")
+	for _, until := range quietUntil {
+		until(marker)
 	}
 	unharmed(t, stop(), 0)
 }
@@ -427,7 +451,7 @@ func TestSpeakerKilled(t *testing.T) {
 }
 
 // TestDrain: a node that is excluded asks for other ways first (RFC 8326), and
-// only then withdraws; nobody asks it in vain.
+// only then withdraws; no request is lost.
 func TestDrain(t *testing.T) {
 	routers := routers(t)
 	svc, addr := routed(t, "bgp-drain")
@@ -435,26 +459,14 @@ func TestDrain(t *testing.T) {
 		by(t, r, addr, 0, 1, 2)
 	}
 	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
-	node := cluster.Nodes[2]
+	node, frrLogs := cluster.Nodes[2], logged(frrLog)
 	label(t, node.Name, `"true"`)
 	t.Cleanup(func() { label(t, node.Name, "null") })
-	eventually(t, "FRR hears GRACEFUL_SHUTDOWN", func() error {
-		out, err := fabric.frr.Show(t.Context(), "show bgp ipv4 unicast "+addr.String()+"/32")
-		if err == nil && !strings.Contains(out, "graceful-shutdown") {
-			err = fmt.Errorf("it shows %s", out)
-		}
-		return err
-	})
 	for _, r := range routers {
 		by(t, r, addr, 0, 1)
 	}
-	eventually(t, "the route is withdrawn", func() error {
-		out, err := fabric.frr.Show(t.Context(), "show bgp ipv4 unicast "+addr.String()+"/32")
-		if err == nil && strings.Contains(out, "graceful-shutdown") {
-			err = fmt.Errorf("it shows %s", out)
-		}
-		return err
-	})
+	frrLogs(t, fmt.Sprintf(`%s\S* rcvd UPDATE w/ attr: [^\n]*graceful-shutdown`, node.Addr),
+		fmt.Sprintf(`%s\S* rcvd UPDATE about %s/32 [^\n]*-- withdrawn`, node.Addr, addr))
 	unharmed(t, stop(), len(routers))
 	label(t, node.Name, "null")
 	for _, r := range routers {
@@ -688,14 +700,15 @@ spec: {ipAddressPools: [aggregate], peers: [bird], aggregationLength: 24}
 		if err != nil {
 			t.Fatal(err)
 		}
-		ping(t, cluster.Network.Remote, target)
-		eventually(t, "the ping has passed", func() error {
+		if answer := ping(t, cluster.Network.Remote, target); answer != unreachable {
+			t.Errorf("one ping to %s was answered by ICMP type %d, want %d", target, answer, unreachable)
+		}
+		eventually(t, "the ping is counted", func() error {
 			if counter.Packets() == 0 {
-				return fmt.Errorf("no packet yet")
+				return errors.New("not yet")
 			}
 			return nil
 		})
-		time.Sleep(200 * time.Millisecond) // a loop has a hop limit of 63
 		if n := counter.Packets(); n != 1 {
 			t.Errorf("one ping to %s was %d packets on the router's link", target, n)
 		}
@@ -718,23 +731,41 @@ spec: {ipAddressPools: [aggregate], peers: [bird], aggregationLength: 24}
 	})
 }
 
-// ping sends one echo request (RFC 792) and waits for nothing.
-func ping(t *testing.T, from *lab.Host, to netip.Addr) {
+// ICMP types (RFC 792): a packet that loops exceeds its TTL in the end.
+const unreachable, exceeded = 3, 11
+
+// ping sends one echo request and returns the type of the error that it meets.
+func ping(t *testing.T, from *lab.Host, to netip.Addr) (kind byte) {
 	t.Helper()
 	request := []byte{8, 0, 0, 0, 0, 1, 0, 1} // echo request 1 of process 1
 	binary.BigEndian.PutUint16(request[2:], ^uint16(0x0800+1+1))
 	err := from.Do(func() error {
-		conn, err := net.Dial("ip4:icmp", to.String())
+		conn, err := net.ListenPacket("ip4:icmp", "0.0.0.0")
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		_, err = conn.Write(request)
-		return err
+		if err := conn.SetDeadline(time.Now().Add(lab.Patience)); err != nil {
+			return err
+		}
+		if _, err := conn.WriteTo(request, &net.IPAddr{IP: to.AsSlice()}); err != nil {
+			return err
+		}
+		for answer := make([]byte, 1500); ; {
+			n, _, err := conn.ReadFrom(answer)
+			if err != nil {
+				return err
+			}
+			// The error contains the header of the packet that met it.
+			if kind = answer[0]; (kind == unreachable || kind == exceeded) && bytes.Contains(answer[:n], to.AsSlice()) {
+				return nil
+			}
+		}
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return kind
 }
 
 // TestPortTaken: a passive peer whose port somebody else has is a problem of

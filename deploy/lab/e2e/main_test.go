@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -174,6 +175,21 @@ func ready(t *testing.T, plural, name, reason string) (message string) {
 		return fmt.Errorf("conditions are %v", conditions)
 	})
 	return message
+}
+
+// unplug takes the host's link down until plugIn, or until the test ends.
+func unplug(t *testing.T, h *lab.Host) (plugIn func()) {
+	t.Helper()
+	if err := h.SetLink(false); err != nil {
+		t.Fatal(err)
+	}
+	plugIn = sync.OnceFunc(func() {
+		if err := h.SetLink(true); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(plugIn)
+	return plugIn
 }
 
 func deletePool(t *testing.T, name string) {

@@ -61,9 +61,6 @@ func runBench(ctx context.Context, o lab.Options) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Install(ctx); err != nil {
-		return err
-	}
 	b := &bench{Cluster: c, Progress: o.Progress}
 	if err := b.routers(ctx); err != nil {
 		return err
@@ -166,7 +163,7 @@ func (b *bench) fill(ctx context.Context, size int) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return lab.Wait(ctx, 5*time.Minute, "all Services are announced", func() error {
+	return lab.Wait(ctx, "all Services are announced", func() error {
 		list, err := b.API.CoreV1().Services("default").List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err
@@ -239,7 +236,7 @@ func (b *bench) newRoutes(ctx context.Context, size int) (lines []string, err er
 			if err := b.create(ctx, name, corev1.ServiceExternalTrafficPolicyCluster); err != nil {
 				return err
 			}
-			err := lab.Wait(ctx, time.Minute, "the route of "+name, func() error {
+			err := lab.Wait(ctx, "the route of "+name, func() error {
 				mu.Lock()
 				defer mu.Unlock()
 				for _, seen := range routed {
@@ -273,7 +270,7 @@ func (b *bench) newRoutes(ctx context.Context, size int) (lines []string, err er
 
 // all waits until both routers send packets to every node.
 func (b *bench) all(ctx context.Context, service string) (addr netip.Addr, err error) {
-	err = lab.Wait(ctx, time.Minute, service+" is announced", func() (err error) {
+	err = lab.Wait(ctx, service+" is announced", func() (err error) {
 		addr, err = b.Announced(ctx, "default", service)
 		return err
 	})

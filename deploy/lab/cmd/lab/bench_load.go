@@ -99,14 +99,8 @@ func (b *bench) planned(ctx context.Context) (lines []string, err error) {
 
 // while streams requests around what is done.
 func (b *bench) while(ctx context.Context, addr netip.Addr, do func() error) (lab.Report, error) {
-	streaming, stop := context.WithCancel(ctx)
-	defer stop()
-	reports := make(chan lab.Report, 1)
-	go func() {
-		reports <- lab.Stream{URL: fmt.Sprintf("http://%s:8086/ping", addr), Every: requestEvery}.Run(streaming, b.Network.Remote)
-	}()
+	stop := lab.Stream{URL: fmt.Sprintf("http://%s:8086/ping", addr), Every: requestEvery}.Start(ctx, b.Network.Remote)
 	time.Sleep(500 * time.Millisecond)
 	err := do()
-	stop()
-	return <-reports, err
+	return stop(), err
 }

@@ -51,9 +51,6 @@ func runScale(ctx context.Context, o lab.Options) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Install(ctx); err != nil {
-		return err
-	}
 	s := &scale{Cluster: c, Progress: o.Progress}
 	for _, p := range slices.Concat(c.Speakers, c.Proxies) {
 		p.Kill() // here they share one machine with what is measured
@@ -179,7 +176,7 @@ func (s *scale) start(ctx context.Context) (ready start, err error) {
 	}
 	// A start before this one has left its lines in the same file.
 	ready.begun = ready.begun.Truncate(time.Microsecond)
-	err = lab.Wait(ctx, time.Minute, "the controller's first pass is done", func() error {
+	err = lab.Wait(ctx, "the controller's first pass is done", func() error {
 		log := s.Controllers[0].Log
 		if ready.leads, err = loggedAt(log, "Successfully acquired lease", ready.begun); err != nil {
 			return err

@@ -163,8 +163,8 @@ func (s *statuses) address(ctx context.Context, name, addr string) (at time.Time
 		return at, nil
 	case <-ctx.Done():
 		return at, ctx.Err()
-	case <-time.After(time.Minute):
-		return at, fmt.Errorf("waiting for address %q of Service %s: a minute is over", addr, name)
+	case <-time.After(lab.Patience):
+		return at, fmt.Errorf("waiting for address %q of Service %s: %s are over", addr, name, lab.Patience)
 	}
 }
 
@@ -177,7 +177,7 @@ func (s *statuses) count(pool string) int {
 
 // until waits until so many Services have an address from the pool.
 func (s *statuses) until(ctx context.Context, n int, pool string) error {
-	return lab.Wait(ctx, 3*time.Minute, fmt.Sprintf("%d Services show pool %s", n, pool), func() error {
+	return lab.Wait(ctx, fmt.Sprintf("%d Services show pool %s", n, pool), func() error {
 		if have := s.count(pool); have < n {
 			return fmt.Errorf("%d do", have)
 		}

@@ -44,15 +44,12 @@ func demo(ctx context.Context, o lab.Options, keep bool) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Install(ctx); err != nil {
-		return err
-	}
 	var external netip.Addr
 	err = o.Progress.Step("create an IPAddressPool, an L2Advertisement and a Service", func() error {
 		if err := c.Apply(ctx, manifests); err != nil {
 			return err
 		}
-		return lab.Wait(ctx, time.Minute, "Service influxdb has an address that is announced", func() error {
+		return lab.Wait(ctx, "Service influxdb has an address that is announced", func() error {
 			var err error
 			external, err = c.Announced(ctx, "default", "influxdb")
 			return err
@@ -79,7 +76,7 @@ func demo(ctx context.Context, o lab.Options, keep bool) error {
 // second, which a new address does not wait for.
 func curl(ctx context.Context, from *lab.Host, url string) error {
 	var answer string
-	err := lab.Wait(ctx, 20*time.Second, url+" answers", func() (err error) {
+	err := lab.Wait(ctx, url+" answers", func() (err error) {
 		answer, err = from.Get(ctx, url)
 		return err
 	})

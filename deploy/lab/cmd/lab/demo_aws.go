@@ -33,9 +33,6 @@ func demoAWS(ctx context.Context, o lab.Options, keep bool) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Install(ctx); err != nil {
-		return err
-	}
 	err = o.Progress.Step("create an IPAddressPool, an L2Advertisement and two Services", func() error {
 		if err := c.Apply(ctx, manifests+onRack); err != nil {
 			return err
@@ -43,7 +40,7 @@ func demoAWS(ctx context.Context, o lab.Options, keep bool) error {
 		if err := waitTargets(ctx, c, 1, o.AWS); err != nil {
 			return err
 		}
-		return lab.Wait(ctx, time.Minute, "Service on-rack has an address that is announced", func() error {
+		return lab.Wait(ctx, "Service on-rack has an address that is announced", func() error {
 			_, err := c.Announced(ctx, "default", "on-rack")
 			return err
 		})
@@ -72,7 +69,7 @@ func demoAWS(ctx context.Context, o lab.Options, keep bool) error {
 	if err := showCommands(ctx, c, "delete svc influxdb"); err != nil {
 		return err
 	}
-	err = lab.Wait(ctx, time.Minute, "nothing is left in AWS", func() error {
+	err = lab.Wait(ctx, "nothing is left in AWS", func() error {
 		left, err := c.AWS.Left(ctx)
 		if err == nil && len(left) > 0 {
 			err = fmt.Errorf("left: %s", strings.Join(left, ", "))
@@ -132,7 +129,7 @@ func balancer(ctx context.Context, c *lab.Cluster) (b lab.Balancer, err error) {
 
 // waitTargets waits until so many listeners have so many targets each.
 func waitTargets(ctx context.Context, c *lab.Cluster, listeners, targets int) error {
-	return lab.Wait(ctx, time.Minute, fmt.Sprintf("the balancer has %d listeners with %d targets each", listeners, targets), func() error {
+	return lab.Wait(ctx, fmt.Sprintf("the balancer has %d listeners with %d targets each", listeners, targets), func() error {
 		b, err := balancer(ctx, c)
 		if err != nil {
 			return err

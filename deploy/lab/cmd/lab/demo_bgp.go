@@ -79,7 +79,7 @@ func sceneTwo(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 		if err := c.Apply(ctx, routed); err != nil {
 			return err
 		}
-		err := lab.Wait(ctx, time.Minute, "Service routed has an address that is announced", func() (err error) {
+		err := lab.Wait(ctx, "Service routed has an address that is announced", func() (err error) {
 			external, err = c.Announced(ctx, "default", "routed")
 			return err
 		})
@@ -119,12 +119,7 @@ func powerOff(ctx context.Context, c *lab.Cluster, o lab.Options, router *lab.Ro
 	for _, n := range c.Nodes[:last] {
 		hops = append(hops, n.Addr)
 	}
-	streaming, stop := context.WithCancel(ctx)
-	defer stop()
-	reports := make(chan lab.Report, 1)
-	go func() {
-		reports <- lab.Stream{URL: fmt.Sprintf("http://%s:8086/ping", external), Every: requestEvery}.Run(streaming, c.Network.Remote)
-	}()
+	stop := lab.Stream{URL: fmt.Sprintf("http://%s:8086/ping", external), Every: requestEvery}.Start(ctx, c.Network.Remote)
 	fmt.Println()
 	err := o.Progress.Step("take the power of "+c.Nodes[last].Name+" while the client goes on", func() error {
 		time.Sleep(500 * time.Millisecond)
@@ -137,8 +132,7 @@ func powerOff(ctx context.Context, c *lab.Cluster, o lab.Options, router *lab.Ro
 		time.Sleep(time.Second)
 		return nil
 	})
-	stop()
-	report := <-reports
+	report := stop()
 	if err != nil {
 		return err
 	}

@@ -23,13 +23,15 @@ const usage = `usage: lab COMMAND
   exec HOST -- COMMAND …      run a command on a machine of the kept cluster:
                               client, node-1, pod-1, aws, … or control-plane
   stop                        stop the kept cluster
+  build                       build and fetch what clusters and tests need, into .build
   with COMMAND …              run a command with BIRD, FRR, OpenBGPD, ExaBGP, nft and moto_server on its PATH
 
 flags of demo:
   --aws       all nodes but one are instances of an emulated AWS
   --keep      keep the cluster running until Ctrl-C, and say how to use it
   --nodes N   how many nodes (3)
-  --bin DIR   run the binaries of this folder instead of building them
+
+FAIRLEAD_LAB_BIN=DIR runs the binaries of this folder instead of building them.
 `
 
 func main() {
@@ -49,6 +51,9 @@ func run(args []string) error {
 		return runCluster(args[0], args[1:])
 	case "exec":
 		return lab.Exec(args[1:])
+	case "build":
+		_, err := lab.Prepare(lab.Progress{Out: os.Stdout}, allTools...)
+		return err
 	case "with":
 		return with(args[1:])
 	case "stop":
@@ -60,6 +65,9 @@ func run(args []string) error {
 	return fmt.Errorf("unknown command %q\n\n%s", args[0], usage)
 }
 
+// allTools are the tools of all tests.
+var allTools = []lab.Tool{lab.NFT, lab.BIRD, lab.FRR, lab.OpenBGPD, lab.ExaBGP, lab.Moto}
+
 // with runs a command that needs the tools, which are fetched first.
 func with(command []string) error {
 	root, err := lab.Root()
@@ -67,7 +75,7 @@ func with(command []string) error {
 		return err
 	}
 	binaries := lab.Binaries(filepath.Join(root, ".build"))
-	if err := binaries.Fetch(lab.Progress{Out: os.Stdout}, lab.NFT, lab.BIRD, lab.FRR, lab.OpenBGPD, lab.ExaBGP, lab.Moto); err != nil {
+	if err := binaries.Fetch(lab.Progress{Out: os.Stdout}, allTools...); err != nil {
 		return err
 	}
 	return binaries.With(command)
@@ -79,24 +87,17 @@ func runCluster(command string, args []string) error {
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
 	keep, aws, scale := flags.Bool("keep", false, ""), flags.Bool("aws", false, ""), flags.Bool("scale", false, "")
 	nodes := flags.Int("nodes", 3, "")
-	bin := flags.String("bin", "", "")
 	if err := flags.Parse(args); err != nil {
 		os.Exit(2)
 	}
 	if *nodes < 1 || *nodes > 80 || flags.NArg() > 0 {
 		return fmt.Errorf("--nodes=%d: must be from 1 to 80, and nothing may follow the flags", *nodes)
 	}
-	root, err := lab.Root()
-	if err != nil {
-		return err
-	}
 	progress := lab.Progress{Out: os.Stdout}
-	binaries := lab.Binaries(*bin)
 	if lab.Inside() {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 		defer stop()
-		binaries = lab.Binaries(os.Getenv("FAIRLEAD_LAB_BIN"))
-		options := lab.Options{Nodes: *nodes, Root: root, Bin: binaries, Progress: progress}
+		options := lab.Options{Nodes: *nodes, Progress: progress}
 		var err error
 		switch {
 		case command == "bench" && *scale:
@@ -118,11 +119,6 @@ func runCluster(command string, args []string) error {
 		return err
 	}
 	fmt.Printf("Fairlead %s: a cluster in network namespaces on this machine\n", command)
-	if binaries == "" {
-		if binaries, err = lab.Build(root, progress); err != nil {
-			return err
-		}
-	}
 	tools := []lab.Tool{lab.BIRD}
 	switch {
 	case *scale:
@@ -132,10 +128,15 @@ func runCluster(command string, args []string) error {
 	case *aws:
 		tools = []lab.Tool{lab.Moto}
 	}
-	if err := binaries.Fetch(progress, tools...); err != nil {
+	binaries, err := lab.Prepare(progress, tools...)
+	if err != nil {
 		return err
 	}
-	code, err := lab.EnterKept(*keep, "FAIRLEAD_LAB_BIN="+string(binaries))
+	enter := lab.Enter
+	if *keep {
+		enter = lab.EnterKept
+	}
+	code, err := enter(binaries)
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func leaveNothing(t *testing.T) { t.Cleanup(func() { empty(t) }) }
 // empty waits until AWS has nothing that the cluster did not start with.
 func empty(t *testing.T) {
 	ctx := context.Background()
-	err := lab.Wait(ctx, suite.Patience, "nothing is left in AWS", func() error {
+	err := lab.Wait(ctx, "nothing is left in AWS", func() error {
 		left, err := cluster.AWS.Left(ctx)
 		if err == nil && len(left) > 0 {
 			err = errors.New(strings.Join(left, ", "))

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -174,27 +173,9 @@ func TestSwitch(t *testing.T) {
 	leaveNothing(t)
 	service(t, "moved")
 	balancer(t, "moved")
-	seen, err := cluster.API.CoreV1().Services("default").Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=moved"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer seen.Stop()
-	shown := make(chan []string, 1)
-	go func() {
-		var all []string
-		for event := range seen.ResultChan() {
-			if s, ok := event.Object.(*corev1.Service); ok {
-				var ways []string
-				for _, in := range s.Status.LoadBalancer.Ingress {
-					ways = append(ways, in.IP+in.Hostname)
-				}
-				all = append(all, strings.Join(ways, " "))
-			}
-		}
-		shown <- all
-	}()
+	recorded := cluster.Record(t, "moved")
 	update(t, "moved", annotated("fairlead.io/provider", "bare-metal"))
-	address(t, "moved")
+	addr := address(t, "moved")
 	eventually(t, "AWS has let go", func() error {
 		if s := get(t, "moved"); slices.Contains(s.Finalizers, "fairlead.io/aws") {
 			return fmt.Errorf("finalizers are %v", s.Finalizers)
@@ -210,8 +191,8 @@ func TestSwitch(t *testing.T) {
 		}
 		return nil
 	})
-	seen.Stop()
-	if all := <-shown; len(all) < 4 || slices.Contains(all, "") {
+	all := append(recorded(addr.String()), recorded(balancer(t, "moved").DNSName)...)
+	if slices.Contains(all, "") {
 		t.Errorf("its versions showed %q, want always something", all)
 	}
 }

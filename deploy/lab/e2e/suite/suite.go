@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,9 +17,6 @@ import (
 
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
-
-// Patience bounds every wait. It is no expectation: a busy machine is slow.
-const Patience = 2 * time.Minute
 
 // Cluster is shared by all tests of a package; each uses Services of its own.
 type Cluster struct {
@@ -42,26 +40,16 @@ func (c *Cluster) Main(m *testing.M) {
 func (c *Cluster) run(m *testing.M) (int, error) {
 	o := c.Options
 	o.Progress = lab.Progress{Out: os.Stdout}
-	var err error
-	if o.Root, err = lab.Root(); err != nil {
-		return 1, err
-	}
 	if !lab.Inside() {
-		bin, err := lab.Build(o.Root, o.Progress)
+		bin, err := lab.Prepare(o.Progress, c.Tools...)
 		if err != nil {
 			return 1, err
 		}
-		if err := bin.Fetch(o.Progress, c.Tools...); err != nil {
-			return 1, err
-		}
-		return lab.Enter("FAIRLEAD_LAB_BIN=" + string(bin))
+		return lab.Enter(bin)
 	}
-	o.Bin = lab.Binaries(os.Getenv("FAIRLEAD_LAB_BIN"))
 	ctx := context.Background()
-	if c.Cluster, err = lab.Start(ctx, o); err == nil {
-		err = c.Install(ctx)
-	}
-	if err != nil {
+	var err error
+	if c.Cluster, err = lab.Start(ctx, o); err != nil {
 		fmt.Println(lab.Logs(20))
 		return 1, err
 	}
@@ -74,7 +62,7 @@ func (c *Cluster) run(m *testing.M) (int, error) {
 // Eventually waits until check succeeds.
 func (c *Cluster) Eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
-	if err := lab.Wait(t.Context(), Patience, what, check); err != nil {
+	if err := lab.Wait(t.Context(), what, check); err != nil {
 		t.Logf("logs:\n%s", lab.Logs(20))
 		t.Fatal(err)
 	}
@@ -106,7 +94,7 @@ func (c *Cluster) Remove(t *testing.T, name string) {
 	ctx := context.Background()
 	services := c.API.CoreV1().Services("default")
 	_ = services.Delete(ctx, name, metav1.DeleteOptions{})
-	err := lab.Wait(ctx, Patience, "Service "+name+" is gone", func() error {
+	err := lab.Wait(ctx, "Service "+name+" is gone", func() error {
 		if s, err := services.Get(ctx, name, metav1.GetOptions{}); err == nil {
 			return fmt.Errorf("it is still there, with finalizers %v", s.Finalizers)
 		}
@@ -125,6 +113,40 @@ func (c *Cluster) Get(t *testing.T, name string) *corev1.Service {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// Record records the Service's versions. until waits for the first one whose
+// status has these addresses and host names alone, and returns what the statuses
+// had until then, without repetition.
+func (c *Cluster) Record(t *testing.T, name string) (until func(last string) []string) {
+	t.Helper()
+	seen, err := c.API.CoreV1().Services("default").Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(seen.Stop)
+	return func(last string) (all []string) {
+		t.Helper()
+		timeout := time.After(lab.Patience)
+		for {
+			select {
+			case e := <-seen.ResultChan():
+				s, ok := e.Object.(*corev1.Service)
+				if !ok {
+					t.Fatalf("the watch ended with %+v after %q", e, all)
+				}
+				var ingress []string
+				for _, in := range s.Status.LoadBalancer.Ingress {
+					ingress = append(ingress, in.IP+in.Hostname)
+				}
+				if all = slices.Compact(append(all, strings.Join(ingress, " "))); all[len(all)-1] == last {
+					return all
+				}
+			case <-timeout:
+				t.Fatalf("the Service's versions showed %q, and never %q", all, last)
+			}
+		}
+	}
 }
 
 // Update changes the live Service.
