@@ -27,7 +27,7 @@ lab: .build/lab ## The same cluster, kept until Ctrl-C, and how to use it.
 # take long, and of the end-to-end tests runs SMOKE, which shows that the main job
 # is done. `make test-long` runs LONG, and all end-to-end tests but SMOKE.
 # (Not -short, for which rapid makes a fifth of its checks.)
-LONG  := /^(moto|BIRD|FRR)$$|//^moto$$|^Test(BusyMachine|NextHopFollows|RotatesPassword|RouterIsShutDown)$$
+LONG  := /^(moto|BIRD|FRR|OpenBGPD|ExaBGP)$$|//^moto$$|^Test(BusyMachine|NextHopFollows|RotatesPassword|RouterIsShutDown)$$
 SMOKE := ^Test(AddressAnswers|LocalTrafficKeepsTheClientsAddress|OwnerNotReady|LeaderHandsOver|BGP|Manifests|Permissions|Explain|Balancer|FetchSaysWhatIsMissing)$$
 
 # The end-to-end tests of all packages run the programs of one build.

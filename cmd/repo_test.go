@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -229,4 +230,53 @@ func TestReasonsAreDocumented(t *testing.T) {
 	for r := range reasons {
 		t.Errorf("the Reason %s has no heading", r)
 	}
+}
+
+// TestArchitecturePage: the page's paths through the code name files and
+// functions that exist, and its table has every package.
+func TestArchitecturePage(t *testing.T) {
+	page, err := os.ReadFile("../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	references := regexp.MustCompile("`([a-z0-9_/]+\\.go): ([A-Za-z.]+)`").FindAllStringSubmatch(string(page), -1)
+	if len(references) < 20 {
+		t.Fatalf("only %d references were found", len(references))
+	}
+	for _, r := range references {
+		file, name := r[1], r[2]
+		parsed, err := parser.ParseFile(token.NewFileSet(), filepath.Join("..", file), nil, 0)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		if !slices.ContainsFunc(parsed.Decls, func(d ast.Decl) bool { f, ok := d.(*ast.FuncDecl); return ok && funcName(f) == name }) {
+			t.Errorf("%s has no function %s", file, name)
+		}
+	}
+	for _, p := range packages(t) {
+		path := strings.TrimPrefix(p.ImportPath, module)
+		listed := strings.Contains(string(page), "`"+path+"`")
+		if helper := within(path, "cmd") || strings.HasPrefix(path, "deploy/") || slices.Contains(testOnly, path); !listed && !helper {
+			t.Errorf("the page does not list %s", path)
+		}
+	}
+}
+
+// testOnly are packages for tests.
+var testOnly = []string{"config/fixture", "config/fuzzed", "providers/providertest", "speaker/internal/netnstest"}
+
+// funcName is "Func" or "Type.Method".
+func funcName(f *ast.FuncDecl) string {
+	if f.Recv == nil {
+		return f.Name.Name
+	}
+	receiver := f.Recv.List[0].Type
+	if pointer, ok := receiver.(*ast.StarExpr); ok {
+		receiver = pointer.X
+	}
+	if generic, ok := receiver.(*ast.IndexExpr); ok {
+		receiver = generic.X
+	}
+	return receiver.(*ast.Ident).Name + "." + f.Name.Name
 }
