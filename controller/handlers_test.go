@@ -61,16 +61,7 @@ func TestEventFilter(t *testing.T) {
 		{"a namespace's labels", &corev1.Namespace{}, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"x": "y"}}}, full, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			clientset := fake.NewClientset()
-			clientset.Resources = []*metav1.APIResourceList{{GroupVersion: "networking.k8s.io/v1"}}
-			kinds, err := client.New(&rest.Config{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			c, err := New(Options{Client: clientset, Fairlead: kinds, Informers: informers.NewSharedInformerFactory(clientset, 0)})
-			if err != nil {
-				t.Fatal(err)
-			}
+			c := newTestController(t)
 			queued := &recordingQueue{TypedRateLimitingInterface: c.queue}
 			c.queue = queued
 			object := row.is
@@ -117,3 +108,19 @@ type recordingQueue struct {
 func (q *recordingQueue) Add(key string) { q.key = key }
 
 func (q *recordingQueue) AddAfter(key string, d time.Duration) { q.key, q.delayed = key, d > 0 }
+
+// newTestController returns a Controller whose informers do not run.
+func newTestController(t testing.TB) *Controller {
+	t.Helper()
+	clientset := fake.NewClientset()
+	clientset.Resources = []*metav1.APIResourceList{{GroupVersion: "networking.k8s.io/v1"}}
+	kinds, err := client.New(&rest.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(Options{Client: clientset, Fairlead: kinds, Informers: informers.NewSharedInformerFactory(clientset, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
 )
@@ -82,34 +83,72 @@ func BenchmarkOverlay(b *testing.B) {
 	}
 }
 
-// BenchmarkQuick is a quick decision about one new Service, beside n others
-// with gaps between their addresses, and what a full pass does for it.
-func BenchmarkQuick(b *testing.B) {
-	for _, every := range []int{1, 2} {
-		s := served(10_000)
-		kept := s.Services[:0:0]
-		for i, svc := range s.Services {
-			if i%every == 0 {
-				kept = append(kept, svc)
+// largeCluster has 1,000 nodes with a speaker each, 50 pools of 1,024 entries,
+// and n Services that show what they have, half of them announced.
+func largeCluster(n int) Snapshot {
+	s := Snapshot{Policy: providers.Policy{Mode: providers.BareMetal}, Nodes: fixture.LargeNodes(1000), Services: fixture.LargeServices(n)}
+	s.Objects.Pools = fixture.LargePools()
+	settle := func() {
+		for i, p := range Decide(s).Services {
+			s.Services[i] = p.Plan.Written(p.Service)
+		}
+	}
+	settle()
+	s.Speakers = fixture.LargeReports(s.Nodes, s.Services[:n/2])
+	settle()
+	return s
+}
+
+// BenchmarkSync is what a sync of 10,000 settled Services costs in a large
+// cluster: a full sync in which nothing, one Service, or one report has changed,
+// and an incremental one for one new Service.
+func BenchmarkSync(b *testing.B) {
+	s := largeCluster(10_000)
+	var planner Planner
+	full := func(b *testing.B) {
+		if plan := planner.Decide(s); len(plan.Changes) != 0 || len(plan.Services) != len(s.Services) {
+			b.Fatalf("%d changes in %d Services", len(plan.Changes), len(plan.Services))
+		}
+	}
+	b.Run("full/nothing-changed", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			full(b)
+		}
+	})
+	b.Run("full/a-service-changed", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			changed := *s.Services[len(s.Services)/2]
+			s.Services[len(s.Services)/2] = &changed
+			full(b)
+		}
+	})
+	b.Run("full/a-report-changed", func(b *testing.B) {
+		b.ReportAllocs()
+		version := 1
+		for b.Loop() {
+			version++
+			changed := *s.Speakers[500]
+			changed.ResourceVersion = fmt.Sprint(version)
+			s.Speakers[500] = &changed
+			full(b)
+		}
+	})
+	b.Run("full/state-for-incremental", func(b *testing.B) {
+		b.ReportAllocs()
+		plan := planner.Decide(s)
+		for b.Loop() {
+			planner.Incremental(s, plan)
+		}
+	})
+	b.Run("incremental/one-new", func(b *testing.B) {
+		b.ReportAllocs()
+		w := planner.Incremental(s, planner.Decide(s))
+		for b.Loop() {
+			if planned, ok := w.Decide([]*corev1.Service{service("zz")}, time.Time{}); !ok || len(planned) != 1 {
+				b.Fatal("needs a full sync")
 			}
 		}
-		s.Services = kept
-		var planner Planner
-		plan := planner.Decide(s)
-		b.Run(fmt.Sprintf("services=%d/decide", len(kept)), func(b *testing.B) {
-			b.ReportAllocs()
-			w := planner.Incremental(s, plan)
-			for b.Loop() {
-				if _, ok := w.Decide([]*corev1.Service{service("zz")}, time.Time{}); !ok {
-					b.Fatal("not quick")
-				}
-			}
-		})
-		b.Run(fmt.Sprintf("services=%d/settle", len(kept)), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				planner.Incremental(s, plan)
-			}
-		})
-	}
+	})
 }

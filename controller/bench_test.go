@@ -1,0 +1,82 @@
+package controller
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/fairlead-io/fairlead/config/fixture"
+	"github.com/fairlead-io/fairlead/controller/plan"
+	"github.com/fairlead-io/fairlead/providers"
+)
+
+// BenchmarkSync is what syncs cost, from the caches to the changes, beside 10,000
+// settled LoadBalancers, 50,000 other Services, 1,000 nodes with reports of 5,000
+// addresses that make no ranges, and 50 pools of 1,024 entries.
+func BenchmarkSync(b *testing.B) {
+	c := newTestController(b)
+	c.policy = providers.Policy{Mode: providers.BareMetal}
+	add := func(i cache.SharedIndexInformer, object any) {
+		if err := i.GetStore().Add(object); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, p := range fixture.LargePools() {
+		add(c.pools.SharedIndexInformer, p)
+	}
+	nodes, services := fixture.LargeNodes(1000), fixture.LargeServices(10_000)
+	for _, n := range nodes {
+		add(c.nodes, n)
+	}
+	for i := range 50_000 {
+		add(c.services, fixture.Service(fmt.Sprintf("other-%05d", i), func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }))
+	}
+	settle := func() {
+		for _, svc := range services {
+			add(c.services, svc)
+		}
+		desired := plan.Decide(c.snapshot()).ByKey()
+		for i, svc := range services {
+			services[i] = desired[plan.KeyOf(svc)].Written(svc)
+			add(c.services, services[i])
+		}
+	}
+	settle()
+	for _, s := range fixture.LargeReports(nodes, services[:5000]) {
+		add(c.speakers.SharedIndexInformer, s)
+	}
+	settle()
+
+	full := func() plan.Snapshot {
+		snapshot := c.snapshot()
+		desired := c.planner.Decide(snapshot)
+		if len(desired.Changes) != 0 || len(desired.Services) != len(services) {
+			b.Fatalf("%d changes in %d Services", len(desired.Changes), len(desired.Services))
+		}
+		show(desired)
+		c.incremental = c.planner.Incremental(snapshot, desired)
+		return snapshot
+	}
+	b.Run("full", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			changed := *services[5000]
+			add(c.services, &changed)
+			full()
+		}
+	})
+	b.Run("incremental", func(b *testing.B) {
+		b.ReportAllocs()
+		full()
+		for b.Loop() {
+			added := fixture.Service("zz")
+			planned, ok := c.incremental.Decide([]*corev1.Service{c.ownWrites.newest(added)}, time.Time{})
+			if !ok || len(planned) != 1 {
+				b.Fatal("needs a full sync")
+			}
+		}
+	})
+}
