@@ -222,15 +222,11 @@ func endOfRIB(v6 bool) []byte {
 
 // update returns an UPDATE message (RFC 4271 section 4.3).
 func update(withdrawn, attributes, nlri []byte) []byte {
-	m := make([]byte, 0, headerLen+4+len(withdrawn)+len(attributes)+len(nlri))
-	m = append(m, marker...)
-	m = binary.BigEndian.AppendUint16(m, uint16(cap(m)))
-	m = append(m, msgUpdate)
-	m = binary.BigEndian.AppendUint16(m, uint16(len(withdrawn)))
-	m = append(m, withdrawn...)
-	m = binary.BigEndian.AppendUint16(m, uint16(len(attributes)))
-	m = append(m, attributes...)
-	return append(m, nlri...)
+	body := binary.BigEndian.AppendUint16(make([]byte, 0, maxMessage), uint16(len(withdrawn)))
+	body = append(body, withdrawn...)
+	body = binary.BigEndian.AppendUint16(body, uint16(len(attributes)))
+	body = append(body, attributes...)
+	return newMessage(msgUpdate, append(body, nlri...))
 }
 
 // Attributes of RFC 4760, and how they begin: optional, with a length of two octets.
