@@ -143,25 +143,6 @@ func (d *decision) leaveAWS(p *ServicePlan, svc *subject, a allocator.Assignment
 	provisioned.Message += fmt.Sprintf("; %s stays until an address is announced", shown[0].Hostname)
 }
 
-// releasePlan lets go of a Service that is not ours any more. What is in the
-// cloud goes first.
-func (d *decision) releasePlan(svc *subject) ServicePlan {
-	o := d.Cloud[svc.UID]
-	if !has(svc.Service, v1alpha1.FinalizerAWS) || o.Gone() {
-		return ServicePlan{ReturnsPorts: has(svc.Service, v1alpha1.FinalizerAWS) && hasPortsToReturn(svc.Service)}
-	}
-	reason, message := v1alpha1.Deleting, "AWS is deleting the balancer"
-	switch {
-	case d.Policy.AWSLacks != "":
-		reason, message = v1alpha1.CloudNotConfigured, d.Policy.AWSLacks
-	case o.To == Delete:
-		reason, message = o.Reason, o.Message
-	}
-	p := refused(svc.Service, reason, message)
-	p.Serves = p.Serves && svc.choice.Verdict != providers.NotOurs
-	return p
-}
-
 // taintToBeDeleted is on a node that the cluster autoscaler is about to remove
 // (k8s.io/cloud-provider/controllers/service.ToBeDeletedTaint).
 const taintToBeDeleted = "ToBeDeletedByClusterAutoscaler"

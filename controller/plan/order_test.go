@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
 )
@@ -73,6 +74,44 @@ func TestChangesOf(t *testing.T) {
 			}
 			if !slices.EqualFunc(got, row.want, slices.Equal) {
 				t.Errorf("got %q, want %q", got, row.want)
+			}
+		})
+	}
+}
+
+// TestRoundsAreBounded: one sync writes a bounded number of Services in a bounded
+// number of rounds, and the syncs after it write the rest.
+func TestRoundsAreBounded(t *testing.T) {
+	chain := func(n int) (changes []Planned) { // each is to get what the next one shows
+		addr := func(i int) string { return fmt.Sprintf("10.0.%d.%d", i/250, i%250) }
+		for i := range n {
+			p := ServicePlan{Serves: true, Ingress: []corev1.LoadBalancerIngress{{IP: addr(i + 1)}}}
+			changes = append(changes, Planned{fixture.Assigned(fmt.Sprintf("s%04d", i), addr(i), "p"), &p})
+		}
+		return changes
+	}
+	burst := func(n int) (changes []Planned) {
+		for i := range n {
+			changes = append(changes, Planned{service(fmt.Sprintf("s%04d", i)), &ServicePlan{Serves: true}})
+		}
+		return changes
+	}
+	for _, row := range []struct {
+		name          string
+		changes       []Planned
+		rounds, total int
+		all           bool
+	}{
+		{"a chain that fits", chain(5), 5, 5, true},
+		{"a chain", chain(100), maxRounds, maxRounds, false},
+		{"a burst that fits", burst(maxChanges), 1, maxChanges, true},
+		{"a burst", burst(maxChanges + 1), 1, maxChanges, false},
+		{"a chain in a burst", append(chain(100), burst(maxChanges-3)...), 3, maxChanges, false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			rounds, all := Rounds(row.changes)
+			if total := len(slices.Concat(rounds...)); len(rounds) != row.rounds || total != row.total || all != row.all {
+				t.Errorf("%d changes in %d rounds, all: %t", total, len(rounds), all)
 			}
 		})
 	}

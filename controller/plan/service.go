@@ -66,6 +66,25 @@ func (d *decision) servicePlan(svc *subject, a allocator.Assignment) ServicePlan
 	return p
 }
 
+// releasePlan releases a Service that is deleted, or that Fairlead does not serve
+// any more. What it has in the cloud is deleted first.
+func (d *decision) releasePlan(svc *subject) ServicePlan {
+	o := d.Cloud[svc.UID]
+	if !has(svc.Service, v1alpha1.FinalizerAWS) || o.Gone() {
+		return ServicePlan{ReturnsPorts: has(svc.Service, v1alpha1.FinalizerAWS) && hasPortsToReturn(svc.Service)}
+	}
+	reason, message := v1alpha1.Deleting, "AWS is deleting the balancer"
+	switch {
+	case d.Policy.AWSLacks != "":
+		reason, message = v1alpha1.CloudNotConfigured, d.Policy.AWSLacks
+	case o.To == Delete:
+		reason, message = o.Reason, o.Message
+	}
+	p := refused(svc.Service, reason, message)
+	p.Serves = p.Serves && svc.choice.Verdict != providers.NotOurs
+	return p
+}
+
 func (d *decision) bareMetalPlan(svc *subject, a allocator.Assignment) ServicePlan {
 	if text, foreign := foreignName(svc.Service); foreign {
 		return refused(svc.Service, v1alpha1.ForeignStatus, fmt.Sprintf("the status holds %q, which is no address of a pool: it is left to whoever wrote it", short(text)))
