@@ -41,7 +41,7 @@ var floors = []struct {
 	{1, "speaker/bfd", "an engine: knows paths, not what runs over them"},
 	{1, "speaker/guard", "an engine: knows prefixes and links, not Kubernetes"},
 	{1, "config/fixture", "API objects for tests"},
-	{1, "config/client", "typed clients of our kinds, needed on both sides and in the CLI"},
+	{2, "config/client", "typed clients and informers of our kinds, for both sides and the CLI"},
 	{0, "config/v1alpha1", "the vocabulary: types, names and reasons"},
 	{0, "config/fuzzed", "values for tests, out of what fuzzers make up"},
 	{0, "config/memo", "values derived from objects, kept until one of them changes: knows none of our kinds"},

@@ -25,7 +25,7 @@ func BenchmarkSync(b *testing.B) {
 		}
 	}
 	for _, p := range fixture.LargePools() {
-		add(c.pools.SharedIndexInformer, p)
+		add(c.kinds.Pools.SharedIndexInformer, p)
 	}
 	nodes, services := fixture.LargeNodes(1000), fixture.LargeServices(10_000)
 	for _, n := range nodes {
@@ -46,7 +46,7 @@ func BenchmarkSync(b *testing.B) {
 	}
 	settle()
 	for _, s := range fixture.LargeReports(nodes, services[:5000]) {
-		add(c.speakers.SharedIndexInformer, s)
+		add(c.kinds.Speakers.SharedIndexInformer, s)
 	}
 	settle()
 

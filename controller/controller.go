@@ -19,7 +19,6 @@ import (
 	cloudprovider "k8s.io/cloud-provider"
 
 	"github.com/fairlead-io/fairlead/config/client"
-	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/controller/plan"
 	"github.com/fairlead-io/fairlead/providers"
 )
@@ -48,19 +47,13 @@ type Controller struct {
 	policy   providers.Policy
 	parallel int
 
+	kinds      client.Informers // of Fairlead's own kinds
 	lister     *lister
 	services   cache.SharedIndexInformer // lister's
 	nodes      cache.SharedIndexInformer
 	namespaces cache.SharedIndexInformer
 	// nil where the API server has no ServiceCIDRs (before Kubernetes 1.33)
 	serviceCIDRs cache.SharedIndexInformer
-	pools        client.Source[*v1alpha1.IPAddressPool]
-	l2ads        client.Source[*v1alpha1.L2Advertisement]
-	peers        client.Source[*v1alpha1.BGPPeer]
-	bgpads       client.Source[*v1alpha1.BGPAdvertisement]
-	profiles     client.Source[*v1alpha1.BFDProfile]
-	names        client.Source[*v1alpha1.Community]
-	speakers     client.Source[*v1alpha1.Speaker]
 
 	leads       chan struct{} // closed when this replica leads
 	queue       workqueue.TypedRateLimitingInterface[string]
@@ -102,16 +95,10 @@ func New(o Options) (*Controller, error) {
 	registerMetrics()
 	c := &Controller{
 		client: o.Client, fairlead: o.Fairlead, events: newPatience(o.Events), log: o.Log, policy: o.Policy, parallel: max(o.Parallel, 1),
+		kinds:      o.Fairlead.Informers(),
 		lister:     &lister{client: o.Client},
 		nodes:      o.Informers.Core().V1().Nodes().Informer(),
 		namespaces: o.Informers.Core().V1().Namespaces().Informer(),
-		pools:      o.Fairlead.Pools.Informer(),
-		l2ads:      o.Fairlead.L2Advertisements.Informer(),
-		peers:      o.Fairlead.BGPPeers.Informer(),
-		bgpads:     o.Fairlead.BGPAdvertisements.Informer(),
-		profiles:   o.Fairlead.BFDProfiles.Informer(),
-		names:      o.Fairlead.Communities.Informer(),
-		speakers:   o.Fairlead.Speakers.Informer(),
 		leads:      make(chan struct{}),
 		queue:      workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
 		nodePorts:  nodePorts{inRange: o.NodePorts},
@@ -138,16 +125,8 @@ func New(o Options) (*Controller, error) {
 	return c, nil
 }
 
-// own are the informers of Fairlead's own kinds.
-func (c *Controller) own() []cache.SharedIndexInformer {
-	return []cache.SharedIndexInformer{
-		c.pools.SharedIndexInformer, c.l2ads.SharedIndexInformer, c.peers.SharedIndexInformer, c.bgpads.SharedIndexInformer,
-		c.profiles.SharedIndexInformer, c.names.SharedIndexInformer, c.speakers.SharedIndexInformer,
-	}
-}
-
 func (c *Controller) informers() []cache.SharedIndexInformer {
-	all := append(c.own(), c.services, c.nodes, c.namespaces)
+	all := append(c.kinds.All(), c.services, c.nodes, c.namespaces)
 	if c.serviceCIDRs != nil {
 		all = append(all, c.serviceCIDRs)
 	}

@@ -89,7 +89,7 @@ func (c *Controller) handler(of cache.SharedIndexInformer) cache.ResourceEventHa
 	switch of {
 	case c.services:
 		return c.serviceHandler()
-	case c.speakers.SharedIndexInformer: // reports change conditions, not allocations
+	case c.kinds.Speakers.SharedIndexInformer: // reports change conditions, not allocations
 		request := func(any) { c.requestFullSync() }
 		return cache.ResourceEventHandlerFuncs{AddFunc: request, DeleteFunc: request, UpdateFunc: func(was, is any) {
 			if !equality.Semantic.DeepEqual(was.(*v1alpha1.Speaker).Status, is.(*v1alpha1.Speaker).Status) {

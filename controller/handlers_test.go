@@ -93,9 +93,9 @@ func informerOf(c *Controller, o runtime.Object) cache.SharedIndexInformer {
 	case *corev1.Namespace:
 		return c.namespaces
 	case *v1alpha1.Speaker:
-		return c.speakers.SharedIndexInformer
+		return c.kinds.Speakers.SharedIndexInformer
 	}
-	return c.pools.SharedIndexInformer
+	return c.kinds.Pools.SharedIndexInformer
 }
 
 // recordingQueue records the last key instead of queueing it.

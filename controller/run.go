@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
@@ -35,7 +34,7 @@ const (
 // done. A replica that does not lead runs them as well, so that it takes over
 // with synced caches.
 func (c *Controller) Watch(ctx context.Context) {
-	for _, i := range c.own() {
+	for _, i := range c.kinds.All() {
 		go i.RunWithContext(ctx)
 	}
 	select {
@@ -189,17 +188,13 @@ func (c *Controller) listServices(ctx context.Context) error {
 func (c *Controller) snapshot() plan.Snapshot {
 	reached := c.services.LastSyncResourceVersion() // before the objects, which may be newer but not older
 	s := plan.Snapshot{
-		Policy: c.policy,
-		Objects: config.Objects{
-			Pools: c.pools.Objects(), L2Advertisements: c.l2ads.Objects(),
-			BGPPeers: c.peers.Objects(), BGPAdvertisements: c.bgpads.Objects(),
-			BFDProfiles: c.profiles.Objects(), Communities: c.names.Objects(),
-		},
+		Policy:     c.policy,
+		Objects:    c.kinds.Objects(),
 		Services:   c.ownWrites.over(c.indexed(managedIndex), reached),
 		Unmanaged:  c.indexed(nodePortsIndex),
 		Nodes:      client.Source[*corev1.Node]{SharedIndexInformer: c.nodes}.Objects(),
 		Namespaces: client.Source[*corev1.Namespace]{SharedIndexInformer: c.namespaces}.Objects(),
-		Speakers:   c.speakers.Objects(),
+		Speakers:   c.kinds.Speakers.Objects(),
 		NodePorts:  c.nodePorts.now(),
 		Now:        time.Now(),
 	}

@@ -34,30 +34,15 @@ func (c *Controller) write(ctx context.Context, snapshot plan.Snapshot, desired 
 	for _, pool := range others {
 		w.do(func(ctx context.Context) error { return c.writePool(ctx, pool, desired.Pools[pool.Name]) })
 	}
-	for _, ad := range snapshot.Objects.L2Advertisements {
-		want := desired.L2Advertisements[ad.Name]
-		w.do(func(ctx context.Context) error {
-			return writeStatus(ctx, c, c.fairlead.L2Advertisements, "L2Advertisement", ad, &ad.Status, &want)
-		})
-	}
-	for _, peer := range snapshot.Objects.BGPPeers {
-		want := desired.BGPPeers[peer.Name]
-		w.do(func(ctx context.Context) error {
-			return writeStatus(ctx, c, c.fairlead.BGPPeers, "BGPPeer", peer, &peer.Status, &want)
-		})
-	}
-	for _, ad := range snapshot.Objects.BGPAdvertisements {
-		want := desired.BGPAdvertisements[ad.Name]
-		w.do(func(ctx context.Context) error {
-			return writeStatus(ctx, c, c.fairlead.BGPAdvertisements, "BGPAdvertisement", ad, &ad.Status, &want)
-		})
-	}
-	for _, community := range snapshot.Objects.Communities {
-		want := desired.Communities[community.Name]
-		w.do(func(ctx context.Context) error {
-			return writeStatus(ctx, c, c.fairlead.Communities, "Community", community, &community.Status, &want)
-		})
-	}
+	o := snapshot.Objects
+	writeStatuses(w, c.fairlead.L2Advertisements, "L2Advertisement", o.L2Advertisements, desired.L2Advertisements,
+		func(a *v1alpha1.L2Advertisement) *v1alpha1.L2AdvertisementStatus { return &a.Status })
+	writeStatuses(w, c.fairlead.BGPPeers, "BGPPeer", o.BGPPeers, desired.BGPPeers,
+		func(p *v1alpha1.BGPPeer) *v1alpha1.BGPPeerStatus { return &p.Status })
+	writeStatuses(w, c.fairlead.BGPAdvertisements, "BGPAdvertisement", o.BGPAdvertisements, desired.BGPAdvertisements,
+		func(a *v1alpha1.BGPAdvertisement) *v1alpha1.BGPAdvertisementStatus { return &a.Status })
+	writeStatuses(w, c.fairlead.Communities, "Community", o.Communities, desired.Communities,
+		func(x *v1alpha1.Community) *v1alpha1.CommunityStatus { return &x.Status })
 	if err := w.wait(); err != nil {
 		return err
 	}
@@ -84,6 +69,18 @@ func (c *Controller) writePool(ctx context.Context, pool *v1alpha1.IPAddressPool
 // status is that of one of Fairlead's kinds. Its conditions are compared
 // without their times.
 type status interface{ GetConditions() *[]metav1.Condition }
+
+// writeStatuses writes the statuses of all objects of a kind that differ from the
+// desired ones.
+func writeStatuses[T client.Object, L runtime.Object, V any, S interface {
+	*V
+	status
+}](w *writes, r client.Resource[T, L], kind string, objects []T, desired map[string]V, observed func(T) S) {
+	for _, o := range objects {
+		next := desired[o.GetName()]
+		w.do(func(ctx context.Context) error { return writeStatus(ctx, w.c, r, kind, o, observed(o), S(&next)) })
+	}
+}
 
 // writeStatus makes the object's status say what is wanted and, where that is a
 // new problem, says so in the log.

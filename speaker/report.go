@@ -71,7 +71,7 @@ func (s *Speaker) writeReport(ctx context.Context) error {
 	if want == nil {
 		return nil // a report of nothing would give this node's addresses to others
 	}
-	have := s.speakers.Get(s.node)
+	have := s.kinds.Speakers.Get(s.node)
 	if have == nil {
 		node := s.nodes.Get(s.node)
 		if node == nil {

@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 	"github.com/fairlead-io/fairlead/speaker/plan"
@@ -59,7 +58,7 @@ func (s *Speaker) reconcileLoop(ctx context.Context) {
 			return // ctx ended
 		}
 	}
-	s.announced = announcedBefore(s.speakers.Get(s.node))
+	s.announced = announcedBefore(s.kinds.Speakers.Get(s.node))
 	s.log.Info("speaker started", "node", s.node, "version", s.version)
 	s.exit.started = time.Now()
 	for ctx.Err() == nil {
@@ -125,12 +124,8 @@ func (s *Speaker) snapshot(ctx context.Context, own []l2.Link) (plan.Snapshot, e
 	if own := s.ownNode(); own != nil && own.DeletionTimestamp != nil && s.nodes.Get(s.node) == nil {
 		snapshot.Nodes = append(snapshot.Nodes, own) // it is left in the same way as any other
 	}
-	snapshot.Config, _, _ = s.parser.Parse(config.Objects{
-		Pools: s.pools.Objects(), L2Advertisements: s.l2ads.Objects(),
-		BGPPeers: s.peers.Objects(), BGPAdvertisements: s.bgpads.Objects(),
-		BFDProfiles: s.profiles.Objects(), Communities: s.names.Objects(),
-	})
-	speakers := s.speakers.Objects()
+	snapshot.Config, _, _ = s.parser.Parse(s.kinds.Objects())
+	speakers := s.kinds.Speakers.Objects()
 	snapshot.Links = maps.Clone(s.links.Get(s.linkStates.Observe(speakers, sameLinks), func() map[string][]l2.Link {
 		links := make(map[string][]l2.Link, len(speakers))
 		for _, reported := range speakers {

@@ -42,18 +42,12 @@ type Speaker struct {
 	log      *slog.Logger
 	announce *l2.Announcer
 
+	kinds        client.Informers // of Fairlead's own kinds
 	factory      informers.SharedInformerFactory
 	ownNamespace informers.SharedInformerFactory
 	services     client.Source[*corev1.Service]
 	slices       client.Source[*discoveryv1.EndpointSlice]
 	nodes        client.Source[*corev1.Node]
-	pools        client.Source[*v1alpha1.IPAddressPool]
-	l2ads        client.Source[*v1alpha1.L2Advertisement]
-	peers        client.Source[*v1alpha1.BGPPeer]
-	bgpads       client.Source[*v1alpha1.BGPAdvertisement]
-	profiles     client.Source[*v1alpha1.BFDProfile]
-	names        client.Source[*v1alpha1.Community]
-	speakers     client.Source[*v1alpha1.Speaker]
 	secrets      client.Source[*corev1.Secret]
 
 	routing *routing
@@ -101,17 +95,10 @@ func New(o Options) (*Speaker, error) {
 	own := informers.NewSharedInformerFactoryWithOptions(o.Client, 0, informers.WithTransform(strip), informers.WithNamespace(o.Namespace))
 	s := &Speaker{
 		node: o.Node, version: o.Version, fairlead: o.Fairlead, events: o.Events, log: o.Log,
-		factory: factory, ownNamespace: own,
+		kinds: o.Fairlead.Informers(), factory: factory, ownNamespace: own,
 		services: client.Source[*corev1.Service]{SharedIndexInformer: newServiceInformer(o.Client)},
 		slices:   client.Source[*discoveryv1.EndpointSlice]{SharedIndexInformer: newEndpointSliceInformer(o.Client)},
 		nodes:    client.Source[*corev1.Node]{SharedIndexInformer: factory.Core().V1().Nodes().Informer()},
-		pools:    o.Fairlead.Pools.Informer(),
-		l2ads:    o.Fairlead.L2Advertisements.Informer(),
-		peers:    o.Fairlead.BGPPeers.Informer(),
-		bgpads:   o.Fairlead.BGPAdvertisements.Informer(),
-		profiles: o.Fairlead.BFDProfiles.Informer(),
-		names:    o.Fairlead.Communities.Informer(),
-		speakers: o.Fairlead.Speakers.Informer(),
 		secrets:  client.Source[*corev1.Secret]{SharedIndexInformer: own.Core().V1().Secrets().Informer()},
 		exit:     exit{client: o.Client, namespace: o.Namespace, drain: o.Drain},
 		wake:     make(chan struct{}, 1),
@@ -126,7 +113,7 @@ func New(o Options) (*Speaker, error) {
 	}
 	// What has become of a report decides whether another one is due.
 	reported := func(any) { poke(s.report) }
-	if _, err := s.speakers.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	if _, err := s.kinds.Speakers.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: reported, UpdateFunc: func(_, o any) { reported(o) }, DeleteFunc: reported,
 	}); err != nil {
 		return nil, fmt.Errorf("set up an informer: %w", err)
@@ -141,11 +128,7 @@ func New(o Options) (*Speaker, error) {
 
 // direct returns the informers that no factory runs.
 func (s *Speaker) direct() []cache.SharedIndexInformer {
-	return []cache.SharedIndexInformer{
-		s.pools.SharedIndexInformer, s.l2ads.SharedIndexInformer, s.peers.SharedIndexInformer, s.bgpads.SharedIndexInformer,
-		s.profiles.SharedIndexInformer, s.names.SharedIndexInformer, s.speakers.SharedIndexInformer,
-		s.services.SharedIndexInformer, s.slices.SharedIndexInformer,
-	}
+	return append(s.kinds.All(), s.services.SharedIndexInformer, s.slices.SharedIndexInformer)
 }
 
 func (s *Speaker) informers() []cache.SharedIndexInformer {

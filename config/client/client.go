@@ -85,8 +85,7 @@ func resource[T Object, L runtime.Object](r rest.Interface, codec runtime.Parame
 	return Resource[T, L]{gentype.NewClientWithList(name, r, codec, "", object, list), object}
 }
 
-// Informer is a Source of the resource's objects.
-func (r Resource[T, L]) Informer() Source[T] {
+func (r Resource[T, L]) informer() Source[T] {
 	return Source[T]{cache.NewSharedIndexInformer(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			return r.List(ctx, options)
