@@ -147,18 +147,24 @@ func TestSpread(t *testing.T) {
 	}
 }
 
-// BenchmarkDecide chooses owners for 10,000 addresses among 100 nodes.
+// BenchmarkDecide plans for 10,000 addresses among 100 nodes, and for 100 among
+// 1,000.
 func BenchmarkDecide(b *testing.B) {
-	s := Snapshot{Node: "node-0", Links: map[string][]l2.Link{}, Config: parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}
-	for i := range 100 {
-		n := node(fmt.Sprintf("node-%d", i))
-		s.Nodes = append(s.Nodes, n)
-		s.Links[n.Name] = []l2.Link{link("eth0", "10.0.0.0/8")}
-	}
-	for i := range 10_000 {
-		s.Services = append(s.Services, service(fmt.Sprintf("s%d", i), fmt.Sprintf("10.1.%d.%d", i/250, i%250), "p"))
-	}
-	for b.Loop() {
-		Decide(s)
+	for _, size := range []struct{ nodes, services int }{{100, 10_000}, {1000, 100}} {
+		b.Run(fmt.Sprintf("nodes=%d/services=%d", size.nodes, size.services), func(b *testing.B) {
+			s := Snapshot{Node: "node-0", Links: map[string][]l2.Link{}, Config: parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}
+			for i := range size.nodes {
+				n := node(fmt.Sprintf("node-%d", i))
+				s.Nodes = append(s.Nodes, n)
+				s.Links[n.Name] = []l2.Link{link("eth0", "10.0.0.0/8")}
+			}
+			for i := range size.services {
+				s.Services = append(s.Services, service(fmt.Sprintf("s%d", i), fmt.Sprintf("10.1.%d.%d", i/250, i%250), "p"))
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				Decide(s)
+			}
+		})
 	}
 }
