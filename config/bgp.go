@@ -185,7 +185,7 @@ func parseBGPAdvertisement(object *v1alpha1.BGPAdvertisement, objects Objects, c
 		Name: object.Name,
 		Scope: Scope{
 			len(spec.IPAddressPools) == 0 && len(spec.IPAddressPoolSelectors) == 0,
-			parsePools(spec.IPAddressPools, spec.IPAddressPoolSelectors, objects.Pools, complain),
+			selectPools(spec.IPAddressPools, spec.IPAddressPoolSelectors, objects.Pools, complain),
 			parseNodes(spec.NodeSelectors, complain),
 		},
 		AllPeers: len(spec.Peers) == 0, Peers: spec.Peers,

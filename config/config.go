@@ -114,20 +114,10 @@ func Parse(objects Objects) (Config, []Problem) {
 	var problems []Problem
 	report := func(p ...Problem) { problems = append(problems, p...) }
 
-	taken := &claims{all: map[string]*netipx.IPSetBuilder{}}
+	// A pool that is being deleted assigns no address any more, so that others take precedence.
 	pools := byAge(objects.Pools)
-	// A pool that is being deleted gives nothing any more, so that others come first.
-	for _, deleted := range []bool{false, true} {
-		for _, object := range pools {
-			if (object.DeletionTimestamp != nil) == deleted {
-				c.Pools = append(c.Pools, parsePool(object, taken, report))
-			}
-		}
-	}
-	overlaps := taken.overlaps()
-	for i := range c.Pools {
-		c.Pools[i].Overlaps = overlaps[c.Pools[i].Name]
-	}
+	slices.SortStableFunc(pools, func(a, b *v1alpha1.IPAddressPool) int { return cmp.Compare(terminating(a), terminating(b)) })
+	c.Pools = parsePools(pools, report)
 	slices.SortFunc(c.Pools, func(a, b Pool) int {
 		// Seen as unsigned, 0 - 1 is the largest number: no priority comes last.
 		return cmp.Or(cmp.Compare(uint32(a.Priority)-1, uint32(b.Priority)-1), cmp.Compare(a.breadth(), b.breadth()), strings.Compare(a.Name, b.Name))
@@ -155,6 +145,13 @@ func byAge[T metav1.Object](objects []T) []T {
 	return slices.SortedFunc(slices.Values(objects), func(a, b T) int {
 		return cmp.Or(a.GetCreationTimestamp().Compare(b.GetCreationTimestamp().Time), strings.Compare(a.GetName(), b.GetName()))
 	})
+}
+
+func terminating(p *v1alpha1.IPAddressPool) int {
+	if p.DeletionTimestamp != nil {
+		return 1
+	}
+	return 0
 }
 
 func byName[T metav1.Object](objects []T) []T {

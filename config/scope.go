@@ -47,7 +47,7 @@ func parseL2Advertisement(object *v1alpha1.L2Advertisement, pools []*v1alpha1.IP
 	r := report.about("L2Advertisement", object.Name)
 	return L2Advertisement{
 		Name:       object.Name,
-		Scope:      Scope{len(spec.IPAddressPools) == 0 && len(spec.IPAddressPoolSelectors) == 0, parsePools(spec.IPAddressPools, spec.IPAddressPoolSelectors, pools, r), parseNodes(spec.NodeSelectors, r)},
+		Scope:      Scope{len(spec.IPAddressPools) == 0 && len(spec.IPAddressPoolSelectors) == 0, selectPools(spec.IPAddressPools, spec.IPAddressPoolSelectors, pools, r), parseNodes(spec.NodeSelectors, r)},
 		Interfaces: slices.Compact(slices.Sorted(slices.Values(spec.Interfaces))),
 	}
 }
@@ -64,7 +64,7 @@ func (r reporter) about(kind, name string) complaint {
 	}
 }
 
-func parsePools(names []string, selectors []metav1.LabelSelector, pools []*v1alpha1.IPAddressPool, report complaint) []string {
+func selectPools(names []string, selectors []metav1.LabelSelector, pools []*v1alpha1.IPAddressPool, report complaint) []string {
 	all := slices.Clone(names)
 	for i, name := range names {
 		if !slices.ContainsFunc(pools, func(p *v1alpha1.IPAddressPool) bool { return p.Name == name }) {
