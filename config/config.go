@@ -123,20 +123,48 @@ func Parse(objects Objects) (Config, []Problem) {
 		return cmp.Or(cmp.Compare(uint32(a.Priority)-1, uint32(b.Priority)-1), cmp.Compare(a.breadth(), b.breadth()), strings.Compare(a.Name, b.Name))
 	})
 
+	refs := newReferences(objects)
 	for _, object := range byName(objects.L2Advertisements) {
-		c.L2Advertisements = append(c.L2Advertisements, parseL2Advertisement(object, objects.Pools, report))
+		c.L2Advertisements = append(c.L2Advertisements, parseL2Advertisement(object, refs, report))
 	}
 	for _, object := range byAge(objects.BGPPeers) {
-		c.BGPPeers = append(c.BGPPeers, parseBGPPeer(object, objects.BFDProfiles, report))
+		c.BGPPeers = append(c.BGPPeers, parseBGPPeer(object, refs, report))
 	}
-	communities := parseCommunities(byAge(objects.Communities), report)
+	refs.communities = parseCommunities(byAge(objects.Communities), report)
+	misfits := misfits{}
 	for _, object := range byName(objects.BGPAdvertisements) {
-		ad := parseBGPAdvertisement(object, objects, communities, report)
-		checkAggregates(ad, c.Pools, report)
+		ad := parseBGPAdvertisement(object, refs, report)
+		misfits.check(ad, c.Pools, report)
 		checkAttributes(ad, c.BGPAdvertisements, report)
 		c.BGPAdvertisements = append(c.BGPAdvertisements, ad)
 	}
 	return c, problems
+}
+
+// references are the objects that others refer to.
+type references struct {
+	pools       []*v1alpha1.IPAddressPool
+	poolNames   map[string]bool
+	peerNames   map[string]bool
+	profiles    map[string]*v1alpha1.BFDProfile
+	communities map[string]string // values by name
+}
+
+func newReferences(o Objects) references {
+	refs := references{
+		pools: o.Pools, poolNames: make(map[string]bool, len(o.Pools)), peerNames: make(map[string]bool, len(o.BGPPeers)),
+		profiles: make(map[string]*v1alpha1.BFDProfile, len(o.BFDProfiles)),
+	}
+	for _, p := range o.Pools {
+		refs.poolNames[p.Name] = true
+	}
+	for _, p := range o.BGPPeers {
+		refs.peerNames[p.Name] = true
+	}
+	for _, f := range o.BFDProfiles {
+		refs.profiles[f.Name] = f
+	}
+	return refs
 }
 
 // byAge sorts objects oldest first, so that the newcomer of a conflict is the
