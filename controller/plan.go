@@ -117,13 +117,15 @@ type decision struct {
 	Snapshot
 	config   config.Config
 	problems []config.Problem
-	subjects []subject // as the Services came
-	pools    []allocator.Pool
-	menus    menus
-	requests []allocator.Request
-	reports  *reports
-	ports    map[types.NamespacedName][]NodePort // lacking ones, chosen; none if none is free
-	wake     time.Time
+	// problemsBy are the problems by kind and name of the object.
+	problemsBy map[[2]string][]config.Problem
+	subjects   []subject // as the Services came
+	pools      []allocator.Pool
+	menus      menus
+	requests   []allocator.Request
+	reports    *reports
+	ports      map[types.NamespacedName][]NodePort // lacking ones, chosen; none if none is free
+	wake       time.Time
 }
 
 // subject is a Service, understood.
@@ -169,6 +171,11 @@ func newDecision(s Snapshot) *decision {
 			Auto: p.AutoAssign, Closed: p.Terminating,
 		})
 	}
+	d.problemsBy = make(map[[2]string][]config.Problem)
+	for _, p := range d.problems {
+		object := [2]string{p.Kind, p.Name}
+		d.problemsBy[object] = append(d.problemsBy[object], p)
+	}
 	d.menus = newMenus(d.config.Pools, s.Namespaces)
 	chooser := providers.NewChooser(s.Policy, s.Nodes)
 	for i, svc := range s.Services {
@@ -197,13 +204,8 @@ func (d *decision) ready(kind, name, whenReady string) []metav1.Condition {
 	return []metav1.Condition{config.ReadyCondition(d.problemsOf(kind, name), whenReady)}
 }
 
-func (d *decision) problemsOf(kind, name string) (problems []config.Problem) {
-	for _, p := range d.problems {
-		if p.Kind == kind && p.Name == name {
-			problems = append(problems, p)
-		}
-	}
-	return problems
+func (d *decision) problemsOf(kind, name string) []config.Problem {
+	return d.problemsBy[[2]string{kind, name}]
 }
 
 func condition(kind string, status metav1.ConditionStatus, reason v1alpha1.Reason, message string) metav1.Condition {
