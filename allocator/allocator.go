@@ -6,6 +6,7 @@ package allocator
 import (
 	"math/big"
 	"net/netip"
+	"sync"
 	"time"
 
 	"go4.org/netipx"
@@ -55,17 +56,17 @@ type Reserved struct {
 	Why string // "is an address of Node n1"
 }
 
-// Standing is the right by which a request holds the addresses of its Have.
-type Standing uint8
+// Role is the right by which a request holds the addresses of its Have.
+type Role uint8
 
 const (
 	// Owner holds what it has, whatever happens to the pools.
-	Owner Standing = iota
+	Owner Role = iota
 	// Adopter comes from another implementation: it holds what it has only if all
-	// of it is in pools, and nobody else has it, or only those with whom it may
-	// share it. What it shall release does not count.
+	// of it is in pools, and no other has it except those with which it may share
+	// it. What is to be released does not count.
 	Adopter
-	// Stranger is served by somebody else: its addresses are not given to
+	// Stranger is served by another controller: its addresses are not assigned to
 	// others, and it is assigned nothing.
 	Stranger
 )
@@ -74,7 +75,7 @@ const (
 type Request struct {
 	Key      types.NamespacedName
 	Since    time.Time // older first
-	Standing Standing
+	Role     Role
 	Frozen   bool         // keeps what it has, gets nothing new
 	Families []Want       // one address of each
 	Pools    []string     // may use these, most preferred first
@@ -139,30 +140,45 @@ type Result struct {
 	Pools       []Usage      // as the pools came
 }
 
-// Verdict says what became of one pool, or of one held address, in a decision.
-type Verdict struct {
+// TraceEntry says why one pool, or one held address, is used for a request or is not.
+type TraceEntry struct {
 	Family  Family
 	Pool    string
 	Used    bool
 	Message string
 }
 
-// Allocate decides for all requests at once, in three passes, each oldest
-// first: holders keep what they have, then addresses asked for by name, then
+// Allocate decides for all requests at once, in three steps, each oldest first:
+// holders keep what they have, then addresses that are asked for by name, then
 // any address: one that the request may share, or the lowest free one of the
-// most preferred pool. Where the last two free an address, they are repeated,
-// so that the answer is final: asked again with what it answered, Allocate
-// answers the same.
-func Allocate(pools []Pool, requests []Request) Result {
-	r := newRun(pools, requests)
+// most preferred pool. What the last two steps release is granted to those that
+// were refused before, so that the answer is final: asked again with what it
+// answered, Allocate answers the same.
+//
+// The slices of a Result must not be appended to: they share memory. Its
+// counts belong to the Pools and must not be changed.
+func Allocate(pools *Pools, requests []Request) Result {
+	m := memories.Get().(*memory)
+	defer m.free()
+	r := newRun(m, pools, requests)
 	return Result{r.allocate(), r.usage()}
 }
 
-// Explain is Allocate, watched from one request: the verdicts in the order in
-// which they fell.
-func Explain(pools []Pool, requests []Request, key types.NamespacedName) []Verdict {
-	r := newRun(pools, requests)
+// Explain is Allocate, watched from one request: the pools and addresses in the
+// order in which they were considered.
+func Explain(pools *Pools, requests []Request, key types.NamespacedName) []TraceEntry {
+	m := memories.Get().(*memory)
+	defer m.free()
+	r := newRun(m, pools, requests)
 	r.watched = &key
 	r.allocate()
-	return r.verdicts
+	return r.trace
+}
+
+// memories are those of runs that have ended. No Result refers to them.
+var memories = sync.Pool{New: func() any { return new(memory) }}
+
+func (m *memory) free() {
+	m.forget()
+	memories.Put(m)
 }

@@ -65,7 +65,7 @@ type PoolPlan struct {
 // Decide plans for everything at once. Equal snapshots give equal plans.
 func Decide(s Snapshot) Plan {
 	d := newDecision(s)
-	result := allocator.Allocate(d.pools, d.requests)
+	result := allocator.Allocate(allocator.NewPools(d.pools), d.requests)
 	plan := Plan{
 		Services:         make(map[types.NamespacedName]ServicePlan, len(s.Services)),
 		Pools:            d.poolPlans(result),
@@ -93,7 +93,7 @@ func Decide(s Snapshot) Plan {
 // Trace is how the plan for one Service came about.
 type Trace struct {
 	Choice   providers.Choice
-	Verdicts []allocator.Verdict
+	Verdicts []allocator.TraceEntry
 	Plan     ServicePlan
 }
 
@@ -102,8 +102,9 @@ func Explain(s Snapshot, service types.NamespacedName) Trace {
 	d := newDecision(s)
 	i := slices.IndexFunc(d.subjects, func(svc subject) bool { return svc.key == service })
 	svc := &d.subjects[i]
-	result := allocator.Allocate(d.pools, d.requests)
-	return Trace{Choice: svc.choice, Verdicts: allocator.Explain(d.pools, d.requests, service), Plan: d.servicePlan(svc, svc.assignment(result))}
+	pools := allocator.NewPools(d.pools)
+	result := allocator.Allocate(pools, d.requests)
+	return Trace{Choice: svc.choice, Verdicts: allocator.Explain(pools, d.requests, service), Plan: d.servicePlan(svc, svc.assignment(result))}
 }
 
 // refusal is why a Service does not get what it asks for.
