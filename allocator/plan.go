@@ -16,8 +16,6 @@ import (
 type candidate struct {
 	*Request
 	index   int32        // of the request
-	rank    int32        // by age
-	turn    turn         // in which it keeps addresses
 	foreign bool         // its status must not be written
 	held    [2]int32     // by slot: places in run.held; 0 is none
 	leaving [2]int32     // so are these, which others have replaced
@@ -35,8 +33,14 @@ const (
 	departedTurn
 	strangerTurn
 	adopterTurn
-	lastTurn = adopterTurn
 )
+
+// ordered is a candidate and what orders it, without the memory of its request.
+type ordered struct {
+	*candidate
+	since int64
+	turn  turn
+}
 
 func turnOf(r *Request) turn {
 	switch {
@@ -67,7 +71,7 @@ type run struct {
 	*Pools
 	states      []poolState
 	candidates  []candidate
-	byAge       []*candidate // oldest first
+	order       []ordered    // in which addresses are kept
 	held        []Held       // of all candidates
 	assignments []Assignment // as the requests came
 	owners      map[netip.Addr]*candidate
@@ -88,7 +92,7 @@ type run struct {
 // use it again.
 type memory struct {
 	candidates []candidate
-	byAge      []*candidate
+	order      []ordered
 	owners     map[netip.Addr]*candidate
 }
 
@@ -97,38 +101,39 @@ func newRun(m *memory, pools *Pools, requests []Request) *run {
 		m.owners = make(map[netip.Addr]*candidate, len(requests))
 	}
 	m.candidates = slices.Grow(m.candidates[:0], len(requests))[:len(requests)]
-	m.byAge = slices.Grow(m.byAge[:0], len(requests))[:len(requests)]
+	m.order = slices.Grow(m.order[:0], len(requests))[:len(requests)]
 	r := &run{
 		Pools: pools, states: make([]poolState, len(pools.sources)),
-		candidates: m.candidates, byAge: m.byAge, owners: m.owners,
+		candidates: m.candidates, order: m.order, owners: m.owners,
 		held: make([]Held, 1, 1+len(requests)), assignments: make([]Assignment, len(requests)),
 		groups: make(map[netip.Addr]*group), foreign: make(map[netip.Addr]*candidate),
 		waiting: make(map[netip.Addr]*pendingIndex),
 	}
 	for i := range requests {
-		r.candidates[i] = candidate{Request: &requests[i], index: int32(i), turn: turnOf(&requests[i])}
+		q := &requests[i]
+		r.candidates[i] = candidate{Request: q, index: int32(i)}
+		r.order[i] = ordered{&r.candidates[i], q.Since.Unix(), turnOf(q)}
 	}
-	r.sortByAge()
+	slices.SortFunc(r.order, func(a, b ordered) int {
+		r.steps++
+		if o := cmp.Or(cmp.Compare(a.turn, b.turn), cmp.Compare(a.since, b.since)); o != 0 {
+			return o
+		}
+		return a.compareAge(b.candidate)
+	})
 	return r
+}
+
+// compareAge orders the older candidate first.
+func (c *candidate) compareAge(o *candidate) int {
+	return cmp.Or(c.Since.Compare(o.Since), strings.Compare(c.Key.Namespace, o.Key.Namespace), strings.Compare(c.Key.Name, o.Key.Name))
 }
 
 // forget drops what refers to the requests.
 func (m *memory) forget() {
 	clear(m.candidates)
+	clear(m.order)
 	clear(m.owners)
-}
-
-func (r *run) sortByAge() {
-	for i := range r.candidates {
-		r.byAge[i] = &r.candidates[i]
-	}
-	slices.SortFunc(r.byAge, func(a, b *candidate) int {
-		r.steps++
-		return cmp.Or(a.Since.Compare(b.Since), strings.Compare(a.Key.Namespace, b.Key.Namespace), strings.Compare(a.Key.Name, b.Key.Name))
-	})
-	for i, c := range r.byAge {
-		c.rank = int32(i)
-	}
 }
 
 func (r *run) allocate() []Assignment {
@@ -210,25 +215,20 @@ func (r *run) recordLost(c *candidate) {
 	}
 }
 
-// keep has the candidates keep what they hold, in turns and each oldest first.
+// keep has the candidates keep what they hold.
 func (r *run) keep() {
-	for t := range lastTurn + 1 {
-		for _, c := range r.byAge {
-			if c.turn != t {
-				continue
-			}
-			refusal := (*Missing)(nil)
-			if t == adopterTurn {
-				refusal = r.refuseAdoption(c)
-			}
-			if refusal != nil {
-				c.addMissing(refusal)
-			}
-			if t == strangerTurn || refusal != nil {
-				r.reserve(c)
-			} else {
-				r.keepAll(c)
-			}
+	for _, c := range r.order {
+		refusal := (*Missing)(nil)
+		if c.turn == adopterTurn {
+			refusal = r.refuseAdoption(c.candidate)
+		}
+		if refusal != nil {
+			c.addMissing(refusal)
+		}
+		if c.turn == strangerTurn || refusal != nil {
+			r.reserve(c.candidate)
+		} else {
+			r.keepAll(c.candidate)
 		}
 	}
 }

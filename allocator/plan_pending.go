@@ -1,7 +1,6 @@
 package allocator
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -43,7 +42,7 @@ func (r *run) findPending() {
 			}
 			return 1
 		}
-		return cmp.Compare(a.rank, b.rank)
+		return a.compareAge(b.candidate)
 	})
 	for i := range r.pending {
 		r.pending[i].place = i + 1

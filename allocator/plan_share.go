@@ -212,7 +212,9 @@ func (r *run) take(c *candidate, addr netip.Addr, s *source) {
 	if owner == nil {
 		r.owners[addr] = c
 		r.count(addr, s, 1)
-		r.index(addr, s, nil)
+		if c.Share.Key != "" {
+			r.index(addr, s, nil)
+		}
 		return
 	}
 	before := r.tableKeys(addr, s)
