@@ -4,8 +4,10 @@
 package allocator
 
 import (
+	"cmp"
 	"math/big"
 	"net/netip"
+	"slices"
 	"time"
 
 	"go4.org/netipx"
@@ -55,17 +57,17 @@ type Reserved struct {
 	Why string // "is an address of Node n1"
 }
 
-// Standing is the right by which a request holds the addresses of its Have.
-type Standing uint8
+// Role is the right by which a request holds the addresses of its Have.
+type Role uint8
 
 const (
 	// Owner holds what it has, whatever happens to the pools.
-	Owner Standing = iota
+	Owner Role = iota
 	// Adopter comes from another implementation: it holds what it has only if all
-	// of it is in pools, and nobody else has it, or only those with whom it may
-	// share it. What it shall release does not count.
+	// of it is in pools, and no other has it except those with which it may share
+	// it. What is to be released does not count.
 	Adopter
-	// Stranger is served by somebody else: its addresses are not given to
+	// Stranger is served by another controller: its addresses are not assigned to
 	// others, and it is assigned nothing.
 	Stranger
 )
@@ -74,7 +76,7 @@ const (
 type Request struct {
 	Key      types.NamespacedName
 	Since    time.Time // older first
-	Standing Standing
+	Role     Role
 	Frozen   bool         // keeps what it has, gets nothing new
 	Families []Want       // one address of each
 	Pools    []string     // may use these, most preferred first
@@ -139,30 +141,70 @@ type Result struct {
 	Pools       []Usage      // as the pools came
 }
 
-// Verdict says what became of one pool, or of one held address, in a decision.
-type Verdict struct {
+// TraceEntry says why one pool, or one held address, is used for a request or is not.
+type TraceEntry struct {
 	Family  Family
 	Pool    string
 	Used    bool
 	Message string
 }
 
-// Allocate decides for all requests at once, in three passes, each oldest
-// first: holders keep what they have, then addresses asked for by name, then
+// Allocate decides for all requests at once, in three steps, each oldest first:
+// holders keep what they have, then addresses that are asked for by name, then
 // any address: one that the request may share, or the lowest free one of the
-// most preferred pool. Where the last two free an address, they are repeated,
-// so that the answer is final: asked again with what it answered, Allocate
-// answers the same.
-func Allocate(pools []Pool, requests []Request) Result {
-	r := newRun(pools, requests)
-	return Result{r.allocate(), r.usage()}
+// most preferred pool. What the last two steps release is granted to those that
+// were refused before, so that the answer is final: asked again with what it
+// answered, Allocate answers the same.
+//
+// The slices of a Result must not be appended to: they share memory. Its
+// counts belong to the Pools and must not be changed.
+func Allocate(pools *Pools, requests []Request) Result {
+	return new(Allocator).Allocate(pools, requests)
 }
 
-// Explain is Allocate, watched from one request: the verdicts in the order in
-// which they fell.
-func Explain(pools []Pool, requests []Request, key types.NamespacedName) []Verdict {
-	r := newRun(pools, requests)
+// Explain is Allocate, watched from one request: the pools and addresses in the
+// order in which they were considered.
+func Explain(pools *Pools, requests []Request, key types.NamespacedName) []TraceEntry {
+	r := newRun(&memory{}, pools, requests)
 	r.watched = &key
 	r.allocate()
-	return r.verdicts
+	return r.trace
+}
+
+// Allocator allocates repeatedly, and reuses the memory of the last decision.
+// The zero value is ready for use. It must not be used concurrently.
+type Allocator struct {
+	memory memory
+	last   *run // nil: there is nothing to extend
+}
+
+// Allocate returns what the function Allocate returns. The requests must not be
+// changed before the next call.
+func (a *Allocator) Allocate(pools *Pools, requests []Request) Result {
+	a.memory.forget()
+	a.last = newRun(&a.memory, pools, requests)
+	return Result{a.last.allocate(), a.last.usage()}
+}
+
+// Extend decides for a request in addition to those of the last Allocate and
+// Extend, which keep what they were assigned. It is ok if the request holds
+// nothing and shares nothing, and gets an address of each family that it asks for:
+// then Allocate decides the same for all of them together. Otherwise only Allocate
+// can decide, and must be called next.
+func (a *Allocator) Extend(request *Request) (assignment Assignment, ok bool) {
+	plain := request.Role == Owner && !request.Frozen && len(request.Have) == 0 && request.Share.Key == ""
+	if a.last == nil || !plain {
+		return Assignment{}, false
+	}
+	c := &candidate{Request: request}
+	for _, w := range request.Families {
+		_, byName := c.asked(w.Family)
+		if !a.last.tryGrant(&pending{candidate: c, Want: w, byName: byName}) {
+			a.last = nil // a part may have been granted
+			return Assignment{}, false
+		}
+		assignment.Held = append(assignment.Held, *a.last.holding(c, slot(w.Family)))
+	}
+	slices.SortFunc(assignment.Held, func(a, b Held) int { return cmp.Compare(slot(FamilyOf(a.Addr)), slot(FamilyOf(b.Addr))) })
+	return assignment, true
 }

@@ -31,7 +31,7 @@ func pool(name string, ranges ...string) Pool {
 // allocate is Allocate, by key.
 func allocate(pools []Pool, requests []Request) map[types.NamespacedName]Assignment {
 	got := make(map[types.NamespacedName]Assignment, len(requests))
-	for i, a := range Allocate(pools, requests).Assignments {
+	for i, a := range Allocate(NewPools(pools), requests).Assignments {
 		got[requests[i].Key] = a
 	}
 	return got
@@ -210,11 +210,11 @@ func TestAllocate(t *testing.T) {
 			"adopted if a pool has it and nobody else",
 			[]Pool{pool("p", "192.0.2.0/24")},
 			[]Request{
-				with(having(request("a", "p"), "192.0.2.5", ""), func(r *Request) { r.Standing = Adopter }),
-				with(having(request("b", "p"), "203.0.113.5", ""), func(r *Request) { r.Standing = Adopter }),
-				with(having(request("c", "p"), "192.0.2.6", ""), func(r *Request) { r.Standing = Adopter }),
+				with(having(request("a", "p"), "192.0.2.5", ""), func(r *Request) { r.Role = Adopter }),
+				with(having(request("b", "p"), "203.0.113.5", ""), func(r *Request) { r.Role = Adopter }),
+				with(having(request("c", "p"), "192.0.2.6", ""), func(r *Request) { r.Role = Adopter }),
 				having(request("d", "p"), "192.0.2.6", "p"),
-				with(having(having(request("e", "p"), "192.0.2.8", ""), "192.0.2.9", ""), func(r *Request) { r.Standing = Adopter }),
+				with(having(having(request("e", "p"), "192.0.2.8", ""), "192.0.2.9", ""), func(r *Request) { r.Role = Adopter }),
 			},
 			map[string][]string{
 				"a": {"192.0.2.5=p"}, "b": {"ForeignStatus"}, "c": {"ForeignStatus"},
@@ -226,7 +226,7 @@ func TestAllocate(t *testing.T) {
 			[]Pool{pool("p", "192.0.2.0/24")},
 			[]Request{
 				request("a", "p"), asking(request("b", "p"), "192.0.2.0"),
-				with(having(request("c"), "192.0.2.0", ""), func(r *Request) { r.Standing = Stranger }),
+				with(having(request("c"), "192.0.2.0", ""), func(r *Request) { r.Role = Stranger }),
 			},
 			map[string][]string{"a": {"192.0.2.1=p"}, "b": {"AddressTaken"}, "c": nil},
 		},
@@ -234,8 +234,8 @@ func TestAllocate(t *testing.T) {
 			"neither are those that a refused adopter or a stranger shows beside its first",
 			[]Pool{pool("p", "192.0.2.0/29")},
 			[]Request{
-				with(having(having(request("a", "p"), "192.0.2.0", ""), "203.0.113.9", ""), func(r *Request) { r.Standing = Adopter }),
-				with(having(having(request("b"), "192.0.2.2", ""), "192.0.2.1", ""), func(r *Request) { r.Standing = Stranger }),
+				with(having(having(request("a", "p"), "192.0.2.0", ""), "203.0.113.9", ""), func(r *Request) { r.Role = Adopter }),
+				with(having(having(request("b"), "192.0.2.2", ""), "192.0.2.1", ""), func(r *Request) { r.Role = Stranger }),
 				request("c", "p"),
 			},
 			map[string][]string{"a": {"ForeignStatus"}, "b": nil, "c": {"192.0.2.3=p"}},
@@ -285,11 +285,11 @@ func TestMessagesNameTheOther(t *testing.T) {
 func TestExplainIsAllocateWatched(t *testing.T) {
 	pools := []Pool{pool("p", "192.0.2.0/32"), {Name: "m", Ranges: pool("", "198.51.100.0/24").Ranges}, pool("q", "203.0.113.0/24")}
 	requests := []Request{request("a", "p", "m", "q"), request("b", "p", "m", "q")}
-	verdicts := Explain(pools, requests, key("b"))
+	verdicts := Explain(NewPools(pools), requests, key("b"))
 	if s := summary(allocate(pools, requests)[key("b")]); !slices.Equal(s, []string{"203.0.113.0=q"}) {
 		t.Errorf("got %v", s)
 	}
-	want := []Verdict{
+	want := []TraceEntry{
 		{IPv4, "p", false, "pool p has no free IPv4 address"},
 		{IPv4, "m", false, "pool m has autoAssign: false"},
 		{IPv4, "q", true, "gives 203.0.113.0"},

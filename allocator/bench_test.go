@@ -3,25 +3,26 @@ package allocator
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"go4.org/netipx"
 )
 
-// BenchmarkAllocate gives addresses to n new Services, and confirms n held
-// ones, from pools of very different sizes. The cost of a pool does not depend
-// on its size: B/op of the last columns says so.
+// BenchmarkAllocate assigns addresses to n new Services, and confirms n held
+// ones, from pools of very different sizes, on which the cost does not depend.
 func BenchmarkAllocate(b *testing.B) {
 	for _, p := range []string{"10.0.0.0/18", "10.0.0.0/8", "2001:db8::/64"} {
 		for _, n := range []int{10, 1_000, 10_000} {
 			pools := []Pool{pool("p", p)}
+			prepared := NewPools(pools)
 			family := FamilyOf(pools[0].Ranges[0].From())
 			fresh := make([]Request, n)
 			for i := range fresh {
 				fresh[i] = Request{Key: key(fmt.Sprintf("s%06d", i)), Families: []Want{{Family: family}}, Pools: []string{"p"}}
 			}
 			held := make([]Request, n)
-			for i, a := range Allocate(pools, fresh).Assignments {
+			for i, a := range Allocate(NewPools(pools), fresh).Assignments {
 				held[i] = fresh[i]
 				held[i].Have = []Have{{Addr: a.Held[0].Addr, Pool: "p"}}
 			}
@@ -29,10 +30,50 @@ func BenchmarkAllocate(b *testing.B) {
 				b.Run(fmt.Sprintf("pool=%s/services=%d/%s", p, n, name), func(b *testing.B) {
 					b.ReportAllocs()
 					for b.Loop() {
-						Allocate(pools, requests)
+						Allocate(prepared, requests)
 					}
 				})
 			}
+		}
+	}
+}
+
+// BenchmarkSettled confirms 10,000 Services in 50 pools of 1,024 ranges, with
+// pools that are prepared already, and prepares these.
+func BenchmarkSettled(b *testing.B) {
+	pools, requests := settled(singles(50, 1024), plain(10_000))
+	for _, order := range []struct {
+		name     string
+		requests []Request
+	}{{"by age", requests}, {"random", shuffled(slices.Clone(requests))}} {
+		b.Run(order.name, func(b *testing.B) {
+			prepared := NewPools(pools)
+			b.ReportAllocs()
+			for b.Loop() {
+				Allocate(prepared, order.requests)
+			}
+		})
+	}
+	b.Run("NewPools", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			NewPools(pools)
+		}
+	})
+}
+
+// BenchmarkShapes measures every shape of input at n and 2n.
+func BenchmarkShapes(b *testing.B) {
+	for _, s := range shapes {
+		for _, n := range []int{4000, 8000} {
+			pools, requests := s.make(n)
+			prepared := NewPools(pools)
+			b.Run(fmt.Sprintf("%s/n=%d", s.name, n), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					Allocate(prepared, requests)
+				}
+			})
 		}
 	}
 }
@@ -48,7 +89,7 @@ func BenchmarkMoves(b *testing.B) {
 		for i := range requests {
 			requests[i] = Request{Key: key(fmt.Sprintf("s%06d", i)), Families: []Want{{Family: IPv4}}, Pools: []string{"p"}}
 		}
-		requests = written(requests, Allocate([]Pool{old}, requests))
+		requests = written(requests, Allocate(NewPools([]Pool{old}), requests))
 		for i := range requests {
 			requests[i].Pools, requests[i].Pinned = []string{"q"}, true
 		}
@@ -62,9 +103,10 @@ func BenchmarkMoves(b *testing.B) {
 			requests = append(requests, r)
 		}
 		pools := []Pool{old, pool("q", "10.1.0.0/16")}
+		prepared := NewPools(pools)
 		b.Run(fmt.Sprintf("waiting=%d", waiting), func(b *testing.B) {
 			for b.Loop() {
-				Allocate(pools, requests)
+				Allocate(prepared, requests)
 			}
 		})
 	}
@@ -79,7 +121,7 @@ func BenchmarkSharing(b *testing.B) {
 		for i := range fresh {
 			fresh[i] = ports(Request{Key: key(fmt.Sprintf("s%06d", i)), Families: []Want{{Family: IPv4}}, Pools: []string{"p"}}, int32(80+i%different))
 		}
-		pools := []Pool{pool("p", "10.0.0.0/8")}
+		pools := NewPools([]Pool{pool("p", "10.0.0.0/8")})
 		held := written(fresh, Allocate(pools, fresh))
 		for name, requests := range map[string][]Request{"new": fresh, "held": held} {
 			b.Run(fmt.Sprintf("ports=%d/%s", different, name), func(b *testing.B) {

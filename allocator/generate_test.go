@@ -92,7 +92,7 @@ func someRequest(t *rapid.T, i int) Request {
 	r := Request{
 		Key:      key(fmt.Sprintf("s%02d", i)),
 		Since:    time.Unix(rapid.Int64Range(0, 3).Draw(t, "since"), 0),
-		Standing: rapid.SampledFrom([]Standing{Owner, Owner, Owner, Adopter, Stranger}).Draw(t, "standing"),
+		Role:     rapid.SampledFrom([]Role{Owner, Owner, Owner, Adopter, Stranger}).Draw(t, "role"),
 		Departed: seldom(t, 4, "departed"),
 	}
 	r.wishes(t)
@@ -120,7 +120,7 @@ func someCrowd(t *rapid.T) (pools []Pool, requests []Request) {
 		}
 		requests = append(requests, r)
 	}
-	requests = written(requests, Allocate(pools, requests))
+	requests = written(requests, Allocate(NewPools(pools), requests))
 	for i := range requests {
 		r := &requests[i]
 		r.Pools = rapid.Permutation(r.Pools).Draw(t, "pools")[:rapid.IntRange(1, 3).Draw(t, "pools")]
@@ -146,10 +146,10 @@ func someCrowd(t *rapid.T) (pools []Pool, requests []Request) {
 func written(requests []Request, result Result) []Request {
 	next := slices.Clone(requests)
 	for i, a := range result.Assignments {
-		if next[i].Standing == Stranger || foreign(a) {
+		if next[i].Role == Stranger || foreign(a) {
 			continue // their status is not ours to write
 		}
-		next[i].Standing, next[i].Departed, next[i].Have = Owner, false, nil
+		next[i].Role, next[i].Departed, next[i].Have = Owner, false, nil
 		for _, h := range a.Held {
 			next[i].Have = append(next[i].Have, Have{h.Addr, h.Pool, h.Leaving})
 		}
@@ -196,7 +196,7 @@ func checkWorlds(t *testing.T, law func(t *rapid.T, pools []Pool, requests []Req
 	t.Run("our status", func(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) {
 			requests := someRequests(t)
-			requests = written(requests, Allocate(somePools(t), requests))
+			requests = written(requests, Allocate(NewPools(somePools(t)), requests))
 			requests, _ = edited(t, requests)
 			law(t, somePools(t), requests)
 		})

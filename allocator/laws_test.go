@@ -36,7 +36,7 @@ func holders(requests []Request, got []Assignment) (holding, showing map[netip.A
 			holding[h.Addr] = append(holding[h.Addr], i)
 		}
 		for _, h := range requests[i].Have {
-			if requests[i].Standing == Stranger || foreign(a) {
+			if requests[i].Role == Stranger || foreign(a) {
 				showing[h.Addr] = append(showing[h.Addr], i)
 			}
 		}
@@ -48,7 +48,7 @@ func holders(requests []Request, got []Assignment) (holding, showing map[netip.A
 // each other, all of them.
 func TestLawUnique(t *testing.T) {
 	checkWorlds(t, func(t *rapid.T, pools []Pool, requests []Request) {
-		holding, _ := holders(requests, Allocate(pools, requests).Assignments)
+		holding, _ := holders(requests, Allocate(NewPools(pools), requests).Assignments)
 		for addr, all := range holding {
 			for n, i := range all {
 				for _, j := range all[:n] {
@@ -68,9 +68,9 @@ func TestLawUnique(t *testing.T) {
 // renumbers keeps two of a family.
 func TestLawSticky(t *testing.T) {
 	checkWorlds(t, func(t *rapid.T, pools []Pool, requests []Request) {
-		got := Allocate(pools, requests).Assignments
+		got := Allocate(NewPools(pools), requests).Assignments
 		for i, r := range requests {
-			if r.Standing != Owner {
+			if r.Role != Owner {
 				continue
 			}
 			for _, f := range []Family{IPv4, IPv6} {
@@ -123,7 +123,7 @@ func later(leaving bool) int {
 func disputed(requests []Request, i int, addr netip.Addr) bool {
 	for j, o := range requests {
 		shows := slices.ContainsFunc(o.Have, func(h Have) bool { return h.Addr == addr })
-		if j != i && shows && o.Standing == Owner && !mayShare(requests[i].Share, o.Share) && (requests[i].Departed || !o.Departed) {
+		if j != i && shows && o.Role == Owner && !mayShare(requests[i].Share, o.Share) && (requests[i].Departed || !o.Departed) {
 			return true
 		}
 	}
@@ -145,12 +145,12 @@ func containing(pools []Pool, addr netip.Addr) string {
 func TestLawInnocent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		pools, requests := somePools(t), someRequests(t)
-		first := Allocate(pools, requests)
+		first := Allocate(NewPools(pools), requests)
 		settled := written(requests, first)
 		next, changed := edited(t, settled)
-		second := Allocate(somePools(t), next)
+		second := Allocate(NewPools(somePools(t)), next)
 		for i, a := range first.Assignments {
-			if changed[i] || settled[i].Standing != Owner {
+			if changed[i] || settled[i].Role != Owner {
 				continue
 			}
 			had, has := addrs(a.Held), addrs(second.Assignments[i].Held)
@@ -177,7 +177,7 @@ func addrs(held []Held) (addrs []netip.Addr) {
 // everybody else one, unless it is frozen with what it has.
 func TestLawRenumber(t *testing.T) {
 	checkWorlds(t, func(t *rapid.T, pools []Pool, requests []Request) {
-		for i, a := range Allocate(pools, requests).Assignments {
+		for i, a := range Allocate(NewPools(pools), requests).Assignments {
 			r := requests[i]
 			for _, f := range []Family{IPv4, IPv6} {
 				var staying, leaving int
@@ -203,7 +203,7 @@ func TestLawRenumber(t *testing.T) {
 // Law 5: every new address is one that the request may have.
 func TestLawNewAddresses(t *testing.T) {
 	checkWorlds(t, func(t *rapid.T, pools []Pool, requests []Request) {
-		got := Allocate(pools, requests).Assignments
+		got := Allocate(NewPools(pools), requests).Assignments
 		_, showing := holders(requests, got)
 		for i, r := range requests {
 			for _, h := range got[i].Held {
@@ -211,7 +211,7 @@ func TestLawNewAddresses(t *testing.T) {
 					continue
 				}
 				asked := slices.Contains(r.Addrs, h.Addr)
-				if h.OutOfPool || h.Unselected || r.Frozen || r.Standing == Stranger || slices.Contains(r.Release, h.Addr) || showing[h.Addr] != nil ||
+				if h.OutOfPool || h.Unselected || r.Frozen || r.Role == Stranger || slices.Contains(r.Release, h.Addr) || showing[h.Addr] != nil ||
 					!accepting(pools, h.Pool, &r, asked) || !slices.Contains(given(pools, h.Pool), h.Addr) {
 					t.Fatalf("%s may not have %s of %s", r.Key, h.Addr, h.Pool)
 				}
@@ -253,7 +253,7 @@ func enumerate(p Pool) (all []netip.Addr) {
 // Law 6: every "no" is true, and who gets nothing is told so.
 func TestLawHonest(t *testing.T) {
 	checkWorlds(t, func(t *rapid.T, pools []Pool, requests []Request) {
-		got := Allocate(pools, requests).Assignments
+		got := Allocate(NewPools(pools), requests).Assignments
 		for i, r := range requests {
 			for _, m := range got[i].Missing {
 				if lie := untrue(pools, requests, got, i, m); lie != "" {
@@ -263,7 +263,7 @@ func TestLawHonest(t *testing.T) {
 			for _, w := range r.Families {
 				holds := slices.ContainsFunc(got[i].Held, func(h Held) bool { return FamilyOf(h.Addr) == w.Family })
 				told := slices.ContainsFunc(got[i].Missing, func(m Missing) bool { return m.Family == w.Family })
-				if !holds && !told && !r.Frozen && r.Standing != Stranger && !foreign(got[i]) {
+				if !holds && !told && !r.Frozen && r.Role != Stranger && !foreign(got[i]) {
 					t.Fatalf("%s has no %s address and does not know why", r.Key, w.Family)
 				}
 			}
@@ -332,8 +332,8 @@ func untrue(pools []Pool, requests []Request, got []Assignment, i int, m Missing
 	case v1alpha1.PoolExhausted, v1alpha1.NoMatchingPool:
 		return notExhausted(pools, requests, got, i, m)
 	case v1alpha1.ForeignStatus:
-		if r.Standing != Adopter || len(got[i].Held) > 0 {
-			return fmt.Sprintf("it has standing %d and holds %v", r.Standing, got[i].Held)
+		if r.Role != Adopter || len(got[i].Held) > 0 {
+			return fmt.Sprintf("it has role %d and holds %v", r.Role, got[i].Held)
 		}
 	default:
 		return "there is no such reason"
@@ -376,10 +376,10 @@ func TestLawFinal(t *testing.T) {
 		if again := allocate(rapid.Permutation(pools).Draw(t, "order"), rapid.Permutation(requests).Draw(t, "order")); !reflect.DeepEqual(got, again) {
 			t.Fatalf("another order, another answer:\n%v\n%v", got, again)
 		}
-		next := written(requests, Allocate(pools, requests))
+		next := written(requests, Allocate(NewPools(pools), requests))
 		again := allocate(pools, next)
 		for _, r := range next {
-			if r.Standing == Owner && !reflect.DeepEqual(got[r.Key].Held, again[r.Key].Held) {
+			if r.Role == Owner && !reflect.DeepEqual(got[r.Key].Held, again[r.Key].Held) {
 				t.Fatalf("%s held %v, then %v", r.Key, got[r.Key].Held, again[r.Key].Held)
 			}
 		}
@@ -389,7 +389,7 @@ func TestLawFinal(t *testing.T) {
 // Law 8: the counts of a pool are those that one gets by counting.
 func TestLawUsage(t *testing.T) {
 	checkWorlds(t, func(t *rapid.T, pools []Pool, requests []Request) {
-		got := Allocate(pools, requests)
+		got := Allocate(NewPools(pools), requests)
 		holding, showing := holders(requests, got.Assignments)
 		for i, p := range pools {
 			want := Usage{Capacity: [2]*big.Int{new(big.Int), new(big.Int)}, Free: [2]*big.Int{new(big.Int), new(big.Int)}}

@@ -15,7 +15,7 @@ import (
 // leaving; the refusals and the counts have laws of their own.
 func TestOracle(t *testing.T) {
 	checkWorlds(t, func(t *rapid.T, pools []Pool, requests []Request) {
-		got, want := Allocate(pools, requests).Assignments, oracle(pools, requests)
+		got, want := Allocate(NewPools(pools), requests).Assignments, oracle(pools, requests)
 		for i, r := range requests {
 			var held []holding
 			for _, h := range got[i].Held {
@@ -50,15 +50,15 @@ func oracle(pools []Pool, requests []Request) [][]holding {
 	b := &book{pools: pools, requests: requests, foreign: map[int]bool{}}
 	for i := range requests {
 		b.order = append(b.order, i)
-		b.foreign[i] = requests[i].Standing == Stranger
+		b.foreign[i] = requests[i].Role == Stranger
 	}
 	slices.SortFunc(b.order, func(i, j int) int {
 		return cmp.Or(requests[i].Since.Compare(requests[j].Since), strings.Compare(requests[i].Key.String(), requests[j].Key.String()))
 	})
 	for _, turn := range []func(Request) bool{
-		func(r Request) bool { return r.Standing == Owner && !r.Departed },
-		func(r Request) bool { return r.Standing == Owner && r.Departed },
-		func(r Request) bool { return r.Standing == Adopter },
+		func(r Request) bool { return r.Role == Owner && !r.Departed },
+		func(r Request) bool { return r.Role == Owner && r.Departed },
+		func(r Request) bool { return r.Role == Adopter },
 	} {
 		for _, i := range b.order {
 			if turn(requests[i]) {
@@ -85,7 +85,7 @@ func (b *book) keep(i int) {
 	wanted := func(a netip.Addr) bool {
 		return slices.ContainsFunc(r.Families, func(w Want) bool { return w.Family == FamilyOf(a) })
 	}
-	if r.Standing == Adopter {
+	if r.Role == Adopter {
 		seen := map[Family]bool{}
 		for _, h := range r.Have {
 			if slices.Contains(r.Release, h.Addr) {

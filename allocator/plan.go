@@ -12,17 +12,49 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// claimant is a request while its assignment is being decided.
-type claimant struct {
+// candidate is a request while its assignment is being decided.
+type candidate struct {
 	*Request
-	rank    int     // by age
-	held    [2]Held // by slot; no Addr: none
-	leaving [2]Held
-	missing [2]*Missing
-	givesUp []netip.Addr
+	index   int32        // of the request
+	foreign bool         // its status must not be written
+	held    [2]int32     // by slot: places in run.held; 0 is none
+	leaving [2]int32     // so are these, which others have replaced
+	missing *[2]*Missing // by slot; nil if nothing is missing
 }
 
-// slot is the place of a family in a claimant's and a source's arrays.
+// turn orders those that keep addresses. Owners come before adopters, so that
+// none loses an address to a newcomer, and of owners those first that hold what
+// they have as before: to share it differently is a new request. No adopter gets
+// what the status of a stranger shows.
+type turn uint8
+
+const (
+	ownerTurn turn = iota
+	departedTurn
+	strangerTurn
+	adopterTurn
+)
+
+// ordered is a candidate and what orders it, without the memory of its request.
+type ordered struct {
+	*candidate
+	since int64
+	turn  turn
+}
+
+func turnOf(r *Request) turn {
+	switch {
+	case r.Role == Stranger:
+		return strangerTurn
+	case r.Role == Adopter:
+		return adopterTurn
+	case r.Departed:
+		return departedTurn
+	}
+	return ownerTurn
+}
+
+// slot is the place of a family in arrays.
 func slot(f Family) int {
 	if f == IPv4 {
 		return 0
@@ -30,174 +62,190 @@ func slot(f Family) int {
 	return 1
 }
 
-func (c *claimant) wants(f Family) bool {
+func (c *candidate) wants(f Family) bool {
 	return slices.ContainsFunc(c.Families, func(w Want) bool { return w.Family == f })
 }
 
 // run is one decision over all pools and requests.
 type run struct {
-	sources   map[string]*source
-	order     []*source // as the pools came
-	spans     [2][]span // of all sources, sorted
-	claimants []claimant
-	byAge     []*claimant // oldest first
-	owners    map[netip.Addr]*claimant
-	sharers   map[netip.Addr][]*claimant // beside the owner
-	tables    map[place]*table
-	foreign   map[netip.Addr]*claimant // shows the address too, in a status that is not ours to write
-	queue     queue
-	watched   *types.NamespacedName // nil: nobody asks for verdicts
-	verdicts  []Verdict
+	*Pools
+	states      []poolState
+	candidates  []candidate
+	order       []ordered    // in which addresses are kept
+	held        []Held       // of all candidates
+	assignments []Assignment // as the requests came
+	owners      map[netip.Addr]*candidate
+	groups      map[netip.Addr]*group     // of the addresses that several hold or held
+	foreign     map[netip.Addr]*candidate // shows the address too, in a status that must not be written
+	tables      map[tableKey]*table       // of shared addresses; nil until they are needed
+	pending     []pending
+	waiting     map[netip.Addr]*pendingIndex // for an address by name
+	mayRelease  bool                         // a pending candidate may release an address
+	menu        menu
+	released    []*release
+	watched     *types.NamespacedName // nil: there is no trace
+	trace       []TraceEntry
+	steps       int // counts what the decision costs, for tests
 }
 
-func newRun(pools []Pool, requests []Request) *run {
+// memory is what a run needs and its result does not, so that the next run can
+// use it again.
+type memory struct {
+	candidates []candidate
+	order      []ordered
+	owners     map[netip.Addr]*candidate
+}
+
+func newRun(m *memory, pools *Pools, requests []Request) *run {
+	if m.owners == nil {
+		m.owners = make(map[netip.Addr]*candidate, len(requests))
+	}
+	m.candidates = slices.Grow(m.candidates[:0], len(requests))[:len(requests)]
+	m.order = slices.Grow(m.order[:0], len(requests))[:len(requests)]
 	r := &run{
-		sources: make(map[string]*source, len(pools)),
-		owners:  make(map[netip.Addr]*claimant, len(requests)),
-		sharers: make(map[netip.Addr][]*claimant),
-		tables:  make(map[place]*table),
-		foreign: make(map[netip.Addr]*claimant),
+		Pools: pools, states: make([]poolState, len(pools.sources)),
+		candidates: m.candidates, order: m.order, owners: m.owners,
+		held: make([]Held, 1, 1+len(requests)), assignments: make([]Assignment, len(requests)),
+		groups: make(map[netip.Addr]*group), foreign: make(map[netip.Addr]*candidate),
+		waiting: make(map[netip.Addr]*pendingIndex),
 	}
-	for i := range pools {
-		s := newSource(&pools[i])
-		r.sources[s.Name] = s
-		r.order = append(r.order, s)
-		for f, ranges := range s.ranges {
-			for _, rng := range ranges {
-				r.spans[f] = append(r.spans[f], span{rng, s})
-			}
-		}
-	}
-	for f := range r.spans {
-		slices.SortFunc(r.spans[f], func(a, b span) int { return a.From().Compare(b.From()) })
-	}
-	r.claimants = make([]claimant, len(requests))
-	r.byAge = make([]*claimant, len(requests))
 	for i := range requests {
-		r.claimants[i].Request = &requests[i]
-		r.byAge[i] = &r.claimants[i]
+		q := &requests[i]
+		r.candidates[i] = candidate{Request: q, index: int32(i)}
+		r.order[i] = ordered{&r.candidates[i], q.Since.Unix(), turnOf(q)}
 	}
-	slices.SortFunc(r.byAge, func(a, b *claimant) int {
-		return cmp.Or(a.Since.Compare(b.Since), strings.Compare(a.Key.Namespace, b.Key.Namespace), strings.Compare(a.Key.Name, b.Key.Name))
+	slices.SortFunc(r.order, func(a, b ordered) int {
+		r.steps++
+		if o := cmp.Or(cmp.Compare(a.turn, b.turn), cmp.Compare(a.since, b.since)); o != 0 {
+			return o
+		}
+		return a.compareAge(b.candidate)
 	})
-	for i, c := range r.byAge {
-		c.rank = i
-	}
 	return r
+}
+
+// compareAge orders the older candidate first.
+func (c *candidate) compareAge(o *candidate) int {
+	return cmp.Or(c.Since.Compare(o.Since), strings.Compare(c.Key.Namespace, o.Key.Namespace), strings.Compare(c.Key.Name, o.Key.Name))
+}
+
+// forget drops what refers to the requests.
+func (m *memory) forget() {
+	clear(m.candidates)
+	clear(m.order)
+	clear(m.owners)
 }
 
 func (r *run) allocate() []Assignment {
 	r.keep()
-	for _, c := range r.byAge {
-		c.notice()
+	for i := range r.candidates {
+		r.recordLost(&r.candidates[i])
 	}
-	kept := len(r.verdicts)
-	for moved := true; moved; moved = r.queue.moved { // what was refused before a move may be told wrongly
-		r.queue, r.verdicts = queue{}, r.verdicts[:kept]
-		r.each((*run).grantByName)
-		r.each((*run).grantAny)
+	r.findPending()
+	r.grantPending()
+	for i := range r.candidates {
+		r.assign(&r.candidates[i])
 	}
-	for _, c := range r.byAge {
-		r.mourn(c)
-	}
-	result := make([]Assignment, len(r.claimants))
-	for i := range r.claimants {
-		result[i] = r.claimants[i].assignment()
-	}
-	return result
+	return r.assignments
 }
 
-func (c *claimant) assignment() (a Assignment) {
+// holding returns what the candidate holds of a family; its Addr is invalid if
+// that is nothing.
+func (r *run) holding(c *candidate, f int) *Held { return &r.held[c.held[f]] }
+
+func (r *run) leaving(c *candidate, f int) *Held { return &r.held[c.leaving[f]] }
+
+func (r *run) holds(c *candidate, addr netip.Addr) bool {
+	f := slot(FamilyOf(addr))
+	return r.holding(c, f).Addr == addr || r.leaving(c, f).Addr == addr
+}
+
+// assign completes the candidate's assignment.
+func (r *run) assign(c *candidate) {
+	a := &r.assignments[c.index]
+	var held [4]int32
+	n := 0
 	for f := range c.held {
-		for _, h := range []Held{c.leaving[f], c.held[f]} {
-			if h.Addr.IsValid() {
-				a.Held = append(a.Held, h)
+		for _, place := range []int32{c.leaving[f], c.held[f]} {
+			if place > 0 {
+				held[n], n = place, n+1
 			}
 		}
-		if c.missing[f] != nil {
-			a.Missing = append(a.Missing, *c.missing[f])
+	}
+	switch n {
+	case 0:
+	case 1:
+		a.Held = r.held[held[0] : held[0]+1 : held[0]+1]
+	default:
+		first := len(r.held)
+		for _, place := range held[:n] {
+			r.held = append(r.held, r.held[place])
+		}
+		a.Held = r.held[first:len(r.held):len(r.held)]
+	}
+	if c.missing == nil {
+		return
+	}
+	for _, m := range c.missing {
+		if m != nil {
+			m.Optional = m.Optional && n > 0 // without any address it is a failure
+			a.Missing = append(a.Missing, *m)
 		}
 	}
-	for i := range a.Missing {
-		a.Missing[i].Optional = a.Missing[i].Optional && len(a.Held) > 0 // without any address it is a failure
-	}
-	a.GivesUp = c.givesUp
-	return a
 }
 
-// notice notes what the claimant shows and has not been let keep.
-func (c *claimant) notice() {
-	if !c.served() {
+func (c *candidate) addMissing(m *Missing) {
+	if c.missing == nil {
+		c.missing = &[2]*Missing{}
+	}
+	c.missing[slot(m.Family)] = m
+}
+
+// recordLost records which addresses the candidate shows and does not keep. A
+// frozen one asks for nothing else, so that this is refused.
+func (r *run) recordLost(c *candidate) {
+	if c.foreign {
 		return
 	}
 	for _, h := range c.Have {
-		if !c.holds(h.Addr) {
-			c.givesUp = append(c.givesUp, h.Addr)
+		if !r.holds(c, h.Addr) {
+			a := &r.assignments[c.index]
+			a.GivesUp = append(a.GivesUp, h.Addr)
 		}
 	}
 }
 
-// mourn says what a frozen claimant has lost to whom. It asks for nothing else.
-func (r *run) mourn(c *claimant) {
-	for _, a := range c.givesUp {
-		other, why := r.inTheWay(c, a)
-		if f := FamilyOf(a); c.Frozen && c.wants(f) && other != nil {
-			c.missing[slot(f)] = &Missing{Family: f, Refusal: v1alpha1.Refusal{Reason: v1alpha1.AddressTaken, Message: c.beside(other, a, why)}}
-		}
-	}
-}
-
-// keep is the first pass: owners before adopters, so that nobody loses an
-// address to a newcomer, and of owners first those who hold what they have as
-// before: whoever asks to share it differently asks for something new. What
-// strangers show nobody adopts, and what is left of the addresses that anybody
-// shows is nobody's to give.
+// keep has the candidates keep what they hold.
 func (r *run) keep() {
-	for _, turn := range []struct {
-		do  func(*claimant)
-		who func(*claimant) bool
-	}{
-		{r.keepOne, func(c *claimant) bool { return c.Standing == Owner && !c.Departed }},
-		{r.keepOne, func(c *claimant) bool { return c.Standing == Owner && c.Departed }},
-		{r.leave, func(c *claimant) bool { return c.Standing == Stranger }},
-		{r.adopt, func(c *claimant) bool { return c.Standing == Adopter }},
-	} {
-		for _, c := range r.byAge {
-			if turn.who(c) {
-				turn.do(c)
-			}
+	for _, c := range r.order {
+		refusal := (*Missing)(nil)
+		if c.turn == adopterTurn {
+			refusal = r.refuseAdoption(c.candidate)
+		}
+		if refusal != nil {
+			c.addMissing(refusal)
+		}
+		if c.turn == strangerTurn || refusal != nil {
+			r.reserve(c.candidate)
+		} else {
+			r.keepAll(c.candidate)
 		}
 	}
 }
 
-// adopt takes over what an adopter shows, or leaves it alone.
-func (r *run) adopt(c *claimant) {
-	if refusal := r.unadoptable(c); refusal != nil {
-		c.missing[slot(refusal.Family)] = refusal
-		r.leave(c)
-		return
-	}
-	r.keepOne(c)
-}
-
-// leave notes what a status shows that is not ours to write.
-func (r *run) leave(c *claimant) {
+// reserve reserves what a status shows that must not be written.
+func (r *run) reserve(c *candidate) {
+	c.foreign = true
 	for _, h := range c.Have {
 		if r.owners[h.Addr] == nil {
-			r.owners[h.Addr] = c
+			r.take(c, h.Addr, r.container(h.Addr, h.Pool))
 		} else if r.foreign[h.Addr] == nil {
 			r.foreign[h.Addr] = c
 		}
 	}
 }
 
-// served reports whether the claimant's status is ours to write.
-func (c *claimant) served() bool {
-	foreign := func(m *Missing) bool { return m != nil && m.Reason == v1alpha1.ForeignStatus }
-	return c.Standing != Stranger && !foreign(c.missing[0]) && !foreign(c.missing[1])
-}
-
-func (r *run) keepOne(c *claimant) {
+func (r *run) keepAll(c *candidate) {
 	for _, leaving := range []bool{false, true} { // of two, the one that replaced the other comes first
 		for _, h := range c.Have {
 			if h.Leaving == leaving {
@@ -206,38 +254,41 @@ func (r *run) keepOne(c *claimant) {
 		}
 	}
 	for f := range c.leaving {
-		if c.leaving[f].Addr.IsValid() && !c.Frozen {
-			r.settle(c, f)
+		if c.leaving[f] > 0 && !c.Frozen && !r.satisfied(c, c.held[f]) && r.satisfied(c, c.leaving[f]) {
+			// The request asks for the address that was leaving.
+			c.held[f], c.leaving[f] = c.leaving[f], c.held[f]
+			r.holding(c, f).Leaving, r.leaving(c, f).Leaving = false, true
 		}
 	}
 }
 
-func (r *run) keepAddr(c *claimant, h Have) {
-	f := slot(FamilyOf(h.Addr))
-	wanted := (c.Frozen || c.wants(FamilyOf(h.Addr))) && !slices.Contains(c.Release, h.Addr)
+func (r *run) keepAddr(c *candidate, h Have) {
+	family := FamilyOf(h.Addr)
+	f := slot(family)
+	wanted := (c.Frozen || c.wants(family)) && !slices.Contains(c.Release, h.Addr)
 	place := &c.held[f]
-	if place.Addr.IsValid() && (c.Renumber || c.Frozen) {
+	if *place > 0 && (c.Renumber || c.Frozen) {
 		place = &c.leaving[f]
 	}
-	if !wanted || place.Addr.IsValid() || c.held[f].Addr == h.Addr {
+	if !wanted || *place > 0 || r.holding(c, f).Addr == h.Addr || r.blocked(c, h.Addr) {
 		return
 	}
-	if other, _ := r.inTheWay(c, h.Addr); other != nil {
-		return
-	}
-	*place = r.heldBy(c, h)
-	place.Leaving = place == &c.leaving[f]
-	r.take(c, h.Addr)
-	if r.watched != nil { // most of all Services come by here
-		r.say(c, Verdict{FamilyOf(h.Addr), place.Pool, true, fmt.Sprintf("holds %s and keeps it", h.Addr)})
+	s := r.container(h.Addr, h.Pool)
+	held := c.heldFrom(s, h)
+	held.Leaving = place == &c.leaving[f]
+	*place = int32(len(r.held))
+	r.held = append(r.held, held)
+	r.take(c, h.Addr, s)
+	if r.watching(c) {
+		r.trace = append(r.trace, TraceEntry{family, held.Pool, true, fmt.Sprintf("holds %s and keeps it", h.Addr)})
 	}
 }
 
-// heldBy says to which pool a kept address belongs: the recorded one, whatever
-// that contains today, unless the claimant asks for the pool that contains it.
-func (r *run) heldBy(c *claimant, h Have) Held {
+// heldFrom returns what a kept address of the source is recorded as: from the
+// pool that is recorded, whatever that contains today, unless the candidate asks
+// for the pool that contains it.
+func (c *candidate) heldFrom(s *source, h Have) Held {
 	held := Held{Addr: h.Addr, Pool: h.Pool}
-	s := r.container(h.Addr)
 	if s == nil {
 		held.OutOfPool = true
 		return held
@@ -248,47 +299,45 @@ func (r *run) heldBy(c *claimant, h Have) Held {
 		held.Pool = s.Name
 	}
 	held.OutOfPool = held.Pool != s.Name
-	held.Unselected = !held.OutOfPool && slices.Contains(c.Barred, s.Name)
+	held.Unselected = !held.OutOfPool && c.barredFrom(s.Name)
 	return held
 }
 
-// unadoptable says why the adopter's addresses cannot be taken over as they
+// barredFrom searches the shorter list first: no pool is in both.
+func (c *candidate) barredFrom(pool string) bool {
+	if len(c.Pools) < len(c.Barred) && slices.Contains(c.Pools, pool) {
+		return false
+	}
+	return slices.Contains(c.Barred, pool)
+}
+
+// refuseAdoption says why the adopter's addresses cannot be taken over as they
 // are: all of them, or none.
-func (r *run) unadoptable(c *claimant) *Missing {
+func (r *run) refuseAdoption(c *candidate) *Missing {
 	var seen [2]bool
 	for _, h := range c.Have {
 		if slices.Contains(c.Release, h.Addr) {
-			continue // somebody who may has said that it shall go
+			continue // an administrator releases it
 		}
 		f, why := FamilyOf(h.Addr), ""
-		other, _ := r.inTheWay(c, h.Addr)
 		switch {
-		case r.container(h.Addr) == nil:
+		case r.container(h.Addr, h.Pool) == nil:
 			why = "is in no pool"
-		case other != nil:
-			why = fmt.Sprintf("belongs to Service %s", other.Key)
+		case r.blocked(c, h.Addr):
+			names, _ := r.blockers(c, h.Addr)
+			why = "belongs to " + names
 		case !c.wants(f) || seen[slot(f)]:
 			why = fmt.Sprintf("is more than the one %s address that the Service asks for", f)
 		}
 		if why != "" {
-			return &Missing{Family: f, Refusal: v1alpha1.Refusal{Reason: v1alpha1.ForeignStatus, Message: fmt.Sprintf("the status holds %s, which %s: it is left to whoever wrote it", h.Addr, why)}}
+			return &Missing{Family: f, Refusal: v1alpha1.Refusal{
+				Reason:  v1alpha1.ForeignStatus,
+				Message: fmt.Sprintf("the status holds %s, which %s: it is left to whoever wrote it", h.Addr, why),
+			}}
 		}
 		seen[slot(f)] = true
 	}
 	return nil
 }
 
-// each calls ask for every claimant that may get something new, oldest first,
-// and every family it wants. What becomes free serves those first who were
-// refused before.
-func (r *run) each(ask func(*run, *claimant, Want)) {
-	for _, c := range r.byAge {
-		if c.Frozen || !c.served() {
-			continue
-		}
-		for _, w := range c.Families {
-			ask(r, c, w)
-			r.serve()
-		}
-	}
-}
+func (r *run) watching(c *candidate) bool { return r.watched != nil && c.Key == *r.watched }

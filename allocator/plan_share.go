@@ -4,16 +4,16 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
+	"strings"
 )
 
 // Terms are those under which a request shares an address with others.
 type Terms struct {
-	Key string // "" shares with nobody
+	Key string // "" shares no address
 	// Cluster: packets may be sent to any node. Otherwise they may only be sent
 	// to nodes with the request's own backends.
 	Cluster  bool
-	Backends string // which pods; "" where nobody knows
+	Backends string // which pods; "" if that is not known
 	Ports    []Port
 }
 
@@ -35,7 +35,7 @@ func (t Terms) against(o Terms) string {
 		return "this Service shares its addresses with nobody"
 	case t.Key != o.Key:
 		return fmt.Sprintf("its key is %q, this Service's %q", o.Key, t.Key)
-	case !(t.Cluster && o.Cluster) && (t.Backends == "" || t.Backends != o.Backends):
+	case !t.sameNodes(o):
 		return "with externalTrafficPolicy Local only Services of one namespace with the same selector can share"
 	}
 	for _, p := range t.Ports {
@@ -46,139 +46,229 @@ func (t Terms) against(o Terms) string {
 	return ""
 }
 
-// inTheWay is who keeps c from holding the address, and why; nil if nobody does.
-func (r *run) inTheWay(c *claimant, addr netip.Addr) (other *claimant, why string) {
-	first := r.owners[addr]
-	if first == nil || first == c {
-		return nil, ""
-	}
-	for _, o := range append([]*claimant{first}, r.sharers[addr]...) {
-		if o == c {
-			continue
-		}
-		if why := c.Share.against(o.Share); why != "" || !o.served() {
-			return o, why
-		}
-	}
-	return r.foreign[addr], ""
+// sameNodes reports whether each node that may serve one may serve the other.
+func (t Terms) sameNodes(o Terms) bool {
+	return t.Cluster && o.Cluster || t.Backends != "" && t.Backends == o.Backends
 }
 
-// take makes c an owner of the address, beside those with whom it shares it.
-func (r *run) take(c *claimant, addr netip.Addr) {
-	if r.owners[addr] != nil {
-		r.sharers[addr] = append(r.sharers[addr], c)
+// group is several candidates that hold one address. All of them may share it
+// with each other.
+type group struct {
+	holders  []*candidate // in the order in which they came; some have left
+	count    int
+	ports    map[Port]*candidate
+	backends map[string]int // how many have these
+	local    int            // how many are not Cluster
+	// elsewhere are holders that may be served on other nodes than candidates with a policy.
+	elsewhere map[policy]*candidate
+}
+
+func (g *group) add(c *candidate) {
+	g.holders = append(g.holders, c)
+	g.change(c, 1)
+	for _, p := range c.Share.Ports {
+		g.ports[p] = c
+	}
+}
+
+func (g *group) remove(c *candidate) {
+	g.change(c, -1)
+	for _, p := range c.Share.Ports {
+		delete(g.ports, p)
+	}
+}
+
+func (g *group) change(c *candidate, by int) {
+	g.count += by
+	if !c.Share.Cluster {
+		g.local += by
+	}
+	if g.backends[c.Share.Backends] += by; g.backends[c.Share.Backends] == 0 {
+		delete(g.backends, c.Share.Backends)
+	}
+}
+
+// sameNodes reports whether each node that may serve all holders may serve t.
+func (g *group) sameNodes(t Terms) bool {
+	return t.Cluster && g.local == 0 || t.Backends != "" && g.backends[t.Backends] == g.count
+}
+
+// blocked reports whether the candidate cannot hold the address, because others
+// hold it or show it.
+func (r *run) blocked(c *candidate, addr netip.Addr) bool {
+	owner := r.owners[addr]
+	if owner == nil || owner == c {
+		return false
+	}
+	key := c.Share.Key
+	if key == "" || key != owner.Share.Key || owner.foreign || r.foreign[addr] != nil {
+		return true
+	}
+	if g := r.groups[addr]; g != nil {
+		if !g.sameNodes(c.Share) {
+			return true
+		}
+	} else if !c.Share.sameNodes(owner.Share) {
+		return true
+	}
+	return slices.ContainsFunc(c.Share.Ports, func(p Port) bool { return r.userOf(addr, p) != nil })
+}
+
+// userOf returns the candidate that uses the port of a shared address.
+func (r *run) userOf(addr netip.Addr, p Port) *candidate {
+	r.steps++
+	if g := r.groups[addr]; g != nil {
+		return g.ports[p]
+	}
+	if owner := r.owners[addr]; slices.Contains(owner.Share.Ports, p) {
+		return owner
+	}
+	return nil
+}
+
+// blockers names those that block the candidate, and says why the first of them
+// does, if either of the two shares at all.
+func (r *run) blockers(c *candidate, addr netip.Addr) (names, why string) {
+	var all []*candidate
+	count := 0
+	owner, g := r.owners[addr], r.groups[addr]
+	switch {
+	case g == nil && (owner.foreign || c.Share.against(owner.Share) != ""):
+		all = []*candidate{owner}
+	case g == nil:
+	case c.Share.Key != owner.Share.Key:
+		all, count = r.holders(addr, g), g.count
+	case !g.sameNodes(c.Share):
+		all = []*candidate{r.elsewhere(c, addr, g)}
+	default:
+		for _, p := range c.Share.Ports {
+			if user := g.ports[p]; user != nil && !slices.Contains(all, user) {
+				all = append(all, user)
+			}
+		}
+	}
+	if len(all) == 0 {
+		all = []*candidate{r.foreign[addr]}
+	}
+	if first := all[0]; c.Share.Key != "" || first.Share.Key != "" {
+		why = c.Share.against(first.Share)
+	}
+	return namesOf(all, max(count, len(all))), why
+}
+
+// holders returns those who hold the address of the group still.
+func (r *run) holders(addr netip.Addr, g *group) []*candidate {
+	if len(g.holders) > g.count {
+		r.steps += len(g.holders)
+		g.holders = slices.DeleteFunc(g.holders, func(c *candidate) bool { return !r.holds(c, addr) })
+	}
+	return g.holders
+}
+
+// policy is what decides on which nodes a candidate may be served.
+type policy struct {
+	cluster  bool
+	backends string
+}
+
+// elsewhere returns a holder that may be served on other nodes than c. It
+// remembers the answer, which is the same for all candidates with one policy.
+func (r *run) elsewhere(c *candidate, addr netip.Addr, g *group) *candidate {
+	at := policy{backends: c.Share.Backends}
+	if c.Share.Cluster {
+		at = policy{cluster: true} // all that are not Cluster have the same backends
+	}
+	if known := g.elsewhere[at]; known != nil && r.holds(known, addr) {
+		return known
+	}
+	holders := r.holders(addr, g)
+	i := slices.IndexFunc(holders, func(o *candidate) bool {
+		r.steps++
+		return !c.Share.sameNodes(o.Share)
+	})
+	g.elsewhere[at] = holders[i]
+	return holders[i]
+}
+
+// namesOf names the first of all Services, the count of which may be larger.
+func namesOf(all []*candidate, count int) string {
+	if count == 1 {
+		return "Service " + all[0].Key.String()
+	}
+	var names []string
+	for _, c := range all[:min(maxNamed, len(all))] {
+		names = append(names, c.Key.String())
+	}
+	list := "Services " + strings.Join(names, ", ")
+	if count > maxNamed {
+		list += fmt.Sprintf(" … and %d more", count-maxNamed)
+	}
+	return list
+}
+
+// take makes c a holder of the address, alongside those with which it shares it.
+func (r *run) take(c *candidate, addr netip.Addr, s *source) {
+	owner := r.owners[addr]
+	if owner == nil {
+		r.owners[addr] = c
+		r.count(addr, s, 1)
+		if c.Share.Key != "" {
+			r.index(addr, s, nil)
+		}
 		return
 	}
-	r.owners[addr] = c
-	if c.Share.Key != "" {
-		t := r.table(c.Share.Key, r.container(addr), slot(FamilyOf(addr)))
-		t.addrs = append(t.addrs, addr)
+	before := r.tableKeys(addr, s)
+	g := r.groups[addr]
+	if g == nil {
+		g = &group{ports: map[Port]*candidate{}, backends: map[string]int{}, elsewhere: map[policy]*candidate{}}
+		g.add(owner)
+		r.groups[addr] = g
 	}
+	g.add(c)
+	r.index(addr, s, before)
 }
 
-// drop ends c's ownership. It returns whether the address is free now.
-func (r *run) drop(c *claimant, addr netip.Addr) bool {
-	rest := r.sharers[addr]
-	if r.owners[addr] != c {
-		i := slices.Index(rest, c)
-		r.sharers[addr] = slices.Delete(rest, i, i+1)
-		return false
-	}
-	if len(rest) > 0 {
-		r.owners[addr], r.sharers[addr] = rest[0], rest[1:]
-		return false
-	}
-	delete(r.owners, addr)
-	return true
-}
-
-// place is where the addresses are that requests with one key share.
-type place struct {
-	key    string
-	pool   *source
-	family int
-}
-
-// table is what is shared in one place.
-type table struct {
-	addrs []netip.Addr // taken under the key; some are free again
-	full  map[string]*full
-}
-
-// full are the first n addresses of a table, none of which has room for anybody
-// under certain terms.
-type full struct {
-	n    int
-	last clash
-}
-
-// clash is why one address has no room.
-type clash struct {
-	addr  netip.Addr
-	other *claimant
-	why   string
-}
-
-func (c clash) String() string {
-	if c.other == nil {
-		return ""
-	}
-	return fmt.Sprintf("%s of Service %s cannot be shared: %s", c.addr, c.other.Key, c.why)
-}
-
-func (r *run) table(key string, s *source, f int) *table {
-	at := place{key, s, f}
-	if r.tables[at] == nil {
-		r.tables[at] = &table{}
-	}
-	return r.tables[at]
-}
-
-// fullFor is what is known to have no room for the terms.
-func (t *table) fullFor(terms Terms) *full {
-	text := strconv.AppendBool(nil, terms.Cluster)
-	text = append(text, terms.Backends...)
-	for _, p := range terms.Ports {
-		text = strconv.AppendInt(append(append(text, ' '), p.Protocol...), int64(p.Number), 10)
-	}
-	if t.full == nil {
-		t.full = make(map[string]*full)
-	}
-	if t.full[string(text)] == nil {
-		t.full[string(text)] = &full{}
-	}
-	return t.full[string(text)]
-}
-
-// joinable is the lowest address of the source that others hold and that c may
-// hold beside them. If there is none, why names one who is in the way.
-func (r *run) joinable(c *claimant, s *source, f int) (addr netip.Addr, why string) {
-	if c.Share.Key == "" {
-		return addr, ""
-	}
-	t := r.table(c.Share.Key, s, f)
-	known := t.fullFor(c.Share)
-	last := known.last
-	for i := known.n; i < len(t.addrs); i++ {
-		a := t.addrs[i]
-		other, because := r.inTheWay(c, a)
-		if other != nil {
-			last = clash{a, other, because}
-		}
-		if other != nil || r.owners[a] == nil {
-			if known.n == i {
-				known.n, known.last = i+1, last
-			}
-			continue
-		}
-		if (!addr.IsValid() || a.Less(addr)) && s.giving(a) && !c.holds(a) && !slices.Contains(c.Release, a) {
-			addr = a
+// release has c hold the address no longer. It leaves it to the others that hold
+// or show it.
+func (r *run) release(c *candidate, addr netip.Addr) {
+	s, g := r.container(addr, ""), r.groups[addr]
+	before := r.tableKeys(addr, s)
+	if g != nil {
+		g.remove(c)
+		for len(g.holders) > 0 && !r.holds(g.holders[0], addr) {
+			g.holders = g.holders[1:]
 		}
 	}
-	return addr, last.String()
+	if g != nil && g.count > 0 {
+		r.owners[addr] = g.holders[0]
+	} else {
+		delete(r.groups, addr)
+		delete(r.owners, addr)
+		if other := r.foreign[addr]; other != nil {
+			r.owners[addr] = other
+		} else {
+			r.count(addr, s, -1)
+		}
+	}
+	open := r.index(addr, s, before) || r.owners[addr] == nil
+	r.unlimit(addr, s, c.Share.Ports)
+	r.released = append(r.released, &release{addr: addr, source: s, ports: c.Share.Ports, open: open, after: map[*pendingIndex]int{}})
 }
 
-func (c *claimant) holds(addr netip.Addr) bool {
-	f := slot(FamilyOf(addr))
-	return c.held[f].Addr == addr || c.leaving[f].Addr == addr
+// count counts an address of the source as held, or as free again.
+func (r *run) count(addr netip.Addr, s *source, by int64) {
+	if s == nil {
+		return
+	}
+	st, f := &r.states[s.index], slot(FamilyOf(addr))
+	st.used[f] += by
+	if !s.available(addr) {
+		return
+	}
+	st.taken[f] += by
+	if by < 0 && st.passed(s, addr) {
+		st.freed[f].add(addr)
+	} else if by > 0 {
+		st.freed[f].remove(addr)
+	}
 }

@@ -156,7 +156,7 @@ func TestSharing(t *testing.T) {
 	}
 }
 
-func adopted(r *Request) { r.Standing = Adopter }
+func adopted(r *Request) { r.Role = Adopter }
 
 func releasing(addr string) func(*Request) {
 	return func(r *Request) { r.Release = append(r.Release, netip.MustParseAddr(addr)) }

@@ -77,7 +77,7 @@ func (p BGPPeer) ASN() string {
 	return strconv.FormatUint(uint64(p.PeerASN), 10)
 }
 
-func parseBGPPeer(object *v1alpha1.BGPPeer, profiles []*v1alpha1.BFDProfile, report reporter) BGPPeer {
+func parseBGPPeer(object *v1alpha1.BGPPeer, refs references, report reporter) BGPPeer {
 	complain := report.about("BGPPeer", object.Name)
 	spec := object.Spec
 	p := BGPPeer{
@@ -105,11 +105,10 @@ func parseBGPPeer(object *v1alpha1.BGPPeer, profiles []*v1alpha1.BFDProfile, rep
 	p.Source, _ = netip.ParseAddr(spec.SourceAddress)
 	p.RouterID, _ = netip.ParseAddr(spec.RouterID)
 	if spec.BFDProfile != "" {
-		i := slices.IndexFunc(profiles, func(f *v1alpha1.BFDProfile) bool { return f.Name == spec.BFDProfile })
-		if i < 0 {
-			complain("spec.bfdProfile", v1alpha1.UnknownBFDProfile, "there is no BFDProfile %q: the session runs without BFD", spec.BFDProfile)
+		if profile := refs.profiles[spec.BFDProfile]; profile != nil {
+			p.BFD = parseBFDProfile(profile.Spec)
 		} else {
-			p.BFD = parseBFDProfile(profiles[i].Spec)
+			complain("spec.bfdProfile", v1alpha1.UnknownBFDProfile, "there is no BFDProfile %q: the session runs without BFD", spec.BFDProfile)
 		}
 	}
 	if silence := p.silence(); p.RestartTime > 0 && silence > 0 && silence < upgradeTime {
@@ -178,14 +177,14 @@ func (a BGPAdvertisement) ToldTo(peer string) bool {
 // defaultLocalPref is what routers take where no LOCAL_PREF is told.
 const defaultLocalPref = 100
 
-func parseBGPAdvertisement(object *v1alpha1.BGPAdvertisement, objects Objects, communities map[string]string, report reporter) BGPAdvertisement {
+func parseBGPAdvertisement(object *v1alpha1.BGPAdvertisement, refs references, report reporter) BGPAdvertisement {
 	complain := report.about("BGPAdvertisement", object.Name)
 	spec := object.Spec
 	ad := BGPAdvertisement{
 		Name: object.Name,
 		Scope: Scope{
 			len(spec.IPAddressPools) == 0 && len(spec.IPAddressPoolSelectors) == 0,
-			parsePools(spec.IPAddressPools, spec.IPAddressPoolSelectors, objects.Pools, complain),
+			refs.selectPools(spec.IPAddressPools, spec.IPAddressPoolSelectors, complain),
 			parseNodes(spec.NodeSelectors, complain),
 		},
 		AllPeers: len(spec.Peers) == 0, Peers: spec.Peers,
@@ -204,12 +203,12 @@ func parseBGPAdvertisement(object *v1alpha1.BGPAdvertisement, objects Objects, c
 		ad.MED, ad.HasMED = uint32(*spec.MED), true
 	}
 	for i, name := range spec.Peers {
-		if !slices.ContainsFunc(objects.BGPPeers, func(p *v1alpha1.BGPPeer) bool { return p.Name == name }) {
+		if !refs.peerNames[name] {
 			complain(fmt.Sprintf("spec.peers[%d]", i), v1alpha1.UnknownPeer, "there is no BGPPeer %q", name)
 		}
 	}
 	for i, text := range spec.Communities {
-		value, known := communities[text]
+		value, known := refs.communities[text]
 		if !known {
 			var err error
 			if value, err = parseCommunity(text); err != nil {
@@ -246,51 +245,96 @@ func (a BGPAdvertisement) Prefix(addr netip.Addr, pool []netipx.IPRange) netip.P
 	return host
 }
 
-// checkAggregates reports pools that are not made of whole aggregates.
-func checkAggregates(ad BGPAdvertisement, pools []Pool, report reporter) {
+// misfit is the first range of a pool that is not made of whole aggregates, and
+// how many more there are.
+type misfit struct {
+	netipx.IPRange
+	more int
+}
+
+// aggregation is the length of the aggregates of one pool and family.
+type aggregation struct {
+	pool   int
+	ipv6   bool
+	length int
+}
+
+// misfits remembers what was found out about each aggregation.
+type misfits map[aggregation]misfit
+
+// check reports pools that are not made of whole aggregates of the advertisement.
+func (ms misfits) check(ad BGPAdvertisement, pools []Pool, report reporter) {
 	complain := report.about("BGPAdvertisement", ad.Name)
-	for _, p := range pools {
+	for i, p := range pools {
 		if !ad.Covers(p.Name) {
 			continue
 		}
-		for _, r := range p.Ranges {
-			field, length := "spec.aggregationLength", ad.Length4
-			if r.From().Is6() {
-				field, length = "spec.aggregationLengthV6", ad.Length6
+		for _, a := range []aggregation{{i, false, ad.Length4}, {i, true, ad.Length6}} {
+			m, known := ms[a]
+			if !known {
+				m = a.misfit(p.Ranges)
+				ms[a] = m
 			}
-			first := netip.PrefixFrom(r.From(), length).Masked().Addr()
-			last := netipx.RangeOfPrefix(netip.PrefixFrom(r.To(), length).Masked()).To()
-			if first != r.From() || last != r.To() {
-				complain(field, v1alpha1.AggregateBeyondPool, "%s of IPAddressPool %q is not made of whole /%ds: the addresses at its ends are announced one by one", r, p.Name, length)
+			if !m.IsValid() {
+				continue
+			}
+			field, ranges, verb, end := "spec.aggregationLength", m.IPRange.String(), "is", "its"
+			if a.ipv6 {
+				field = "spec.aggregationLengthV6"
+			}
+			if m.more > 0 {
+				ranges, verb, end = fmt.Sprintf("%s and %d more ranges", m.IPRange, m.more), "are", "their"
+			}
+			complain(field, v1alpha1.AggregateBeyondPool,
+				"%s of IPAddressPool %q %s not made of whole /%ds: the addresses at %s ends are announced one by one", ranges, p.Name, verb, a.length, end)
+		}
+	}
+}
+
+func (a aggregation) misfit(ranges []netipx.IPRange) (m misfit) {
+	for _, r := range ranges {
+		if r.From().Is6() != a.ipv6 {
+			continue
+		}
+		first := netip.PrefixFrom(r.From(), a.length).Masked().Addr()
+		last := netipx.RangeOfPrefix(netip.PrefixFrom(r.To(), a.length).Masked()).To()
+		switch {
+		case first == r.From() && last == r.To():
+		case m.IsValid():
+			m.more++
+		default:
+			m.IPRange = r
+		}
+	}
+	return m
+}
+
+// checkAttributes reports the first of the earlier advertisements that may make
+// the same routes with other attributes.
+func checkAttributes(ad BGPAdvertisement, earlier []BGPAdvertisement, report reporter) {
+	complain := report.about("BGPAdvertisement", ad.Name)
+	for _, f := range []struct {
+		field string
+		same  func(e *BGPAdvertisement) bool
+	}{
+		{"spec.localPref", func(e *BGPAdvertisement) bool { return ad.LocalPref == e.LocalPref }},
+		{"spec.med", func(e *BGPAdvertisement) bool { return ad.MED == e.MED && ad.HasMED == e.HasMED }},
+		{"spec.asPathPrepend", func(e *BGPAdvertisement) bool { return ad.ASPathPrepend == e.ASPathPrepend }},
+	} {
+		for i := range earlier {
+			if e := &earlier[i]; !f.same(e) && ad.mayMakeRoutesOf(e) {
+				complain(f.field, v1alpha1.ConflictingAttributes, "BGPAdvertisement %q makes the same routes with another value, which counts", e.Name)
+				break
 			}
 		}
 	}
 }
 
-// checkAttributes reports an earlier advertisement that may make the same routes
-// with other attributes.
-func checkAttributes(ad BGPAdvertisement, earlier []BGPAdvertisement, report reporter) {
-	complain := report.about("BGPAdvertisement", ad.Name)
-	for _, e := range earlier {
-		pools := ad.AllPools || e.AllPools || slices.ContainsFunc(ad.Pools, e.Covers)
-		peers := ad.AllPeers || e.AllPeers || slices.ContainsFunc(ad.Peers, e.ToldTo)
-		lengths := ad.Length4 == e.Length4 || ad.Length6 == e.Length6
-		if !pools || !peers || !lengths || !ad.AllNodes && !e.AllNodes {
-			continue
-		}
-		for _, f := range []struct {
-			field string
-			same  bool
-		}{
-			{"spec.localPref", ad.LocalPref == e.LocalPref},
-			{"spec.med", ad.MED == e.MED && ad.HasMED == e.HasMED},
-			{"spec.asPathPrepend", ad.ASPathPrepend == e.ASPathPrepend},
-		} {
-			if !f.same {
-				complain(f.field, v1alpha1.ConflictingAttributes, "BGPAdvertisement %q makes the same routes with another value, which counts", e.Name)
-			}
-		}
-	}
+// mayMakeRoutesOf reports whether both may make one route for one peer.
+func (a *BGPAdvertisement) mayMakeRoutesOf(e *BGPAdvertisement) bool {
+	return (a.AllNodes || e.AllNodes) && (a.Length4 == e.Length4 || a.Length6 == e.Length6) &&
+		(a.AllPeers || e.AllPeers || slices.ContainsFunc(a.Peers, e.ToldTo)) &&
+		(a.AllPools || e.AllPools || slices.ContainsFunc(a.Pools, e.Covers))
 }
 
 // wellKnown communities (IANA, "BGP Well-known Communities").

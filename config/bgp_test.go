@@ -74,6 +74,28 @@ func TestBGPProblems(t *testing.T) {
 	}
 }
 
+// TestAggregatesOfManyRanges: a pool has one problem, however many ranges it has.
+func TestAggregatesOfManyRanges(t *testing.T) {
+	four, six := int32(30), int32(64)
+	_, problems := Parse(Objects{
+		Pools: []*v1alpha1.IPAddressPool{pool("p", 1, "192.0.2.0/30", "192.0.2.9", "192.0.2.11", "192.0.2.16/31", "2001:db8::7")},
+		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
+			{ObjectMeta: metav1.ObjectMeta{Name: "ad"}, Spec: v1alpha1.BGPAdvertisementSpec{AggregationLength: &four, AggregationLengthV6: &six}},
+		},
+	})
+	var got []string
+	for _, p := range problems {
+		got = append(got, p.String())
+	}
+	want := []string{
+		`BGPAdvertisement ad: spec.aggregationLength: 192.0.2.9-192.0.2.9 and 2 more ranges of IPAddressPool "p" are not made of whole /30s: the addresses at their ends are announced one by one`,
+		`BGPAdvertisement ad: spec.aggregationLengthV6: 2001:db8::7-2001:db8::7 of IPAddressPool "p" is not made of whole /64s: the addresses at its ends are announced one by one`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 // FuzzCommunity: whatever is accepted is in range and means the same when read
 // again.
 func FuzzCommunity(f *testing.F) {

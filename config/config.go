@@ -114,39 +114,57 @@ func Parse(objects Objects) (Config, []Problem) {
 	var problems []Problem
 	report := func(p ...Problem) { problems = append(problems, p...) }
 
-	taken := &claims{all: map[string]*netipx.IPSetBuilder{}}
+	// A pool that is being deleted assigns no address any more, so that others take precedence.
 	pools := byAge(objects.Pools)
-	// A pool that is being deleted gives nothing any more, so that others come first.
-	for _, deleted := range []bool{false, true} {
-		for _, object := range pools {
-			if (object.DeletionTimestamp != nil) == deleted {
-				c.Pools = append(c.Pools, parsePool(object, taken, report))
-			}
-		}
-	}
-	overlaps := taken.overlaps()
-	for i := range c.Pools {
-		c.Pools[i].Overlaps = overlaps[c.Pools[i].Name]
-	}
+	slices.SortStableFunc(pools, func(a, b *v1alpha1.IPAddressPool) int { return cmp.Compare(terminating(a), terminating(b)) })
+	c.Pools = parsePools(pools, report)
 	slices.SortFunc(c.Pools, func(a, b Pool) int {
 		// Seen as unsigned, 0 - 1 is the largest number: no priority comes last.
 		return cmp.Or(cmp.Compare(uint32(a.Priority)-1, uint32(b.Priority)-1), cmp.Compare(a.breadth(), b.breadth()), strings.Compare(a.Name, b.Name))
 	})
 
+	refs := newReferences(objects)
 	for _, object := range byName(objects.L2Advertisements) {
-		c.L2Advertisements = append(c.L2Advertisements, parseL2Advertisement(object, objects.Pools, report))
+		c.L2Advertisements = append(c.L2Advertisements, parseL2Advertisement(object, refs, report))
 	}
 	for _, object := range byAge(objects.BGPPeers) {
-		c.BGPPeers = append(c.BGPPeers, parseBGPPeer(object, objects.BFDProfiles, report))
+		c.BGPPeers = append(c.BGPPeers, parseBGPPeer(object, refs, report))
 	}
-	communities := parseCommunities(byAge(objects.Communities), report)
+	refs.communities = parseCommunities(byAge(objects.Communities), report)
+	misfits := misfits{}
 	for _, object := range byName(objects.BGPAdvertisements) {
-		ad := parseBGPAdvertisement(object, objects, communities, report)
-		checkAggregates(ad, c.Pools, report)
+		ad := parseBGPAdvertisement(object, refs, report)
+		misfits.check(ad, c.Pools, report)
 		checkAttributes(ad, c.BGPAdvertisements, report)
 		c.BGPAdvertisements = append(c.BGPAdvertisements, ad)
 	}
 	return c, problems
+}
+
+// references are the objects that others refer to.
+type references struct {
+	pools       []*v1alpha1.IPAddressPool
+	poolNames   map[string]bool
+	peerNames   map[string]bool
+	profiles    map[string]*v1alpha1.BFDProfile
+	communities map[string]string // values by name
+}
+
+func newReferences(o Objects) references {
+	refs := references{
+		pools: o.Pools, poolNames: make(map[string]bool, len(o.Pools)), peerNames: make(map[string]bool, len(o.BGPPeers)),
+		profiles: make(map[string]*v1alpha1.BFDProfile, len(o.BFDProfiles)),
+	}
+	for _, p := range o.Pools {
+		refs.poolNames[p.Name] = true
+	}
+	for _, p := range o.BGPPeers {
+		refs.peerNames[p.Name] = true
+	}
+	for _, f := range o.BFDProfiles {
+		refs.profiles[f.Name] = f
+	}
+	return refs
 }
 
 // byAge sorts objects oldest first, so that the newcomer of a conflict is the
@@ -155,6 +173,13 @@ func byAge[T metav1.Object](objects []T) []T {
 	return slices.SortedFunc(slices.Values(objects), func(a, b T) int {
 		return cmp.Or(a.GetCreationTimestamp().Compare(b.GetCreationTimestamp().Time), strings.Compare(a.GetName(), b.GetName()))
 	})
+}
+
+func terminating(p *v1alpha1.IPAddressPool) int {
+	if p.DeletionTimestamp != nil {
+		return 1
+	}
+	return 0
 }
 
 func byName[T metav1.Object](objects []T) []T {

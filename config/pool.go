@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,7 +13,47 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-func parsePool(object *v1alpha1.IPAddressPool, taken *claims, to reporter) Pool {
+// parsePools returns the pools in the order of precedence: where two overlap,
+// the earlier one has the addresses.
+func parsePools(objects []*v1alpha1.IPAddressPool, report reporter) []Pool {
+	es := newEntries(objects)
+	overlaps := es.findOverlaps()
+	es.selectUsed()
+	pools := make([]Pool, len(objects))
+	for i := range objects {
+		pools[i] = es.parsePool(i, report)
+	}
+	for _, b := range es.last {
+		if e := &es.all[b.entry]; e.precedence < 0 {
+			pools[b.pool].addRange(e.IPRange)
+		}
+	}
+	for i := range pools {
+		for j := 0; j < overlaps[i].BitLen(); j++ {
+			if overlaps[i].Bit(j) == 1 && i != j {
+				pools[i].Overlaps = append(pools[i].Overlaps, pools[j].Name)
+				pools[j].Overlaps = append(pools[j].Overlaps, pools[i].Name)
+			}
+		}
+	}
+	for i := range pools {
+		slices.Sort(pools[i].Overlaps)
+		pools[i].Overlaps = slices.Compact(pools[i].Overlaps)
+	}
+	return pools
+}
+
+// addRange adds a range above all others.
+func (p *Pool) addRange(r netipx.IPRange) {
+	if last := len(p.Ranges) - 1; last >= 0 && p.Ranges[last].To().Next() == r.From() {
+		p.Ranges[last] = netipx.IPRangeFrom(p.Ranges[last].From(), r.To())
+		return
+	}
+	p.Ranges = append(p.Ranges, r)
+}
+
+func (es *entries) parsePool(i int, to reporter) Pool {
+	object, first, end := es.pools[i], es.start[i], es.start[i+1]
 	report := to.about("IPAddressPool", object.Name)
 	pool := Pool{
 		Name:          object.Name,
@@ -22,6 +61,7 @@ func parsePool(object *v1alpha1.IPAddressPool, taken *claims, to reporter) Pool 
 		AvoidBuggyIPs: object.Spec.AvoidBuggyIPs,
 		Selection:     parseSelection(object.Spec.ServiceAllocation, report),
 		Terminating:   object.DeletionTimestamp != nil,
+		Ranges:        make([]netipx.IPRange, 0, end-first),
 	}
 	if a := object.Spec.ServiceAllocation; a != nil {
 		pool.Priority = a.Priority
@@ -30,38 +70,35 @@ func parsePool(object *v1alpha1.IPAddressPool, taken *claims, to reporter) Pool 
 		report("metadata.deletionTimestamp", v1alpha1.PoolTerminating,
 			"the pool is being deleted: Services keep its addresses, nobody gets a new one")
 	}
-	var set netipx.IPSetBuilder
-	for i, entry := range object.Spec.Addresses {
-		field := fmt.Sprintf("spec.addresses[%d]", i)
-		r, err := ParseRange(string(entry))
-		if err != nil {
+	for j := first; j < end; j++ {
+		e, text, field := &es.all[j], es.text(int32(j)), ""
+		if e.err != nil || e.precedence >= 0 {
+			field = fmt.Sprintf("spec.addresses[%d]", j-first)
+		}
+		switch {
+		case e.err != nil:
 			var invalid *InvalidRangeError
-			errors.As(err, &invalid)
+			errors.As(e.err, &invalid)
 			report(field, invalid.Reason, "%s", invalid.Error())
-			continue
-		}
-		if other, overlaps := taken.claim(claim{r, object.Name, string(entry)}); overlaps {
-			where := "an earlier entry"
-			if other.pool != object.Name {
-				where = fmt.Sprintf("the older IPAddressPool %q with", other.pool)
-				if pool.Terminating {
-					where = fmt.Sprintf("IPAddressPool %q with", other.pool)
-				}
-			}
-			report(field, v1alpha1.OverlappingAddresses, "%q overlaps %s %q", entry, where, other.entry)
-			continue
-		}
-		set.AddRange(r)
-		if pool.AvoidBuggyIPs {
-			pool.Edges = append(pool.Edges, edges(string(entry))...)
+		case e.precedence >= 0:
+			report(field, v1alpha1.OverlappingAddresses, "%q overlaps %s %q", text, es.owner(e), es.text(e.precedence))
+		case pool.AvoidBuggyIPs:
+			pool.Edges = append(pool.Edges, edges(text)...)
 		}
 	}
-	s, err := set.IPSet()
-	if err != nil {
-		panic(fmt.Sprintf("pool %s: ranges that ParseRange accepts do not make a set: %v", object.Name, err))
-	}
-	pool.Ranges = s.Ranges()
 	return pool
+}
+
+// owner names the pool of the entry that takes precedence over e.
+func (es *entries) owner(e *entry) string {
+	switch other := es.pools[es.all[e.precedence].pool]; {
+	case other.Name == es.pools[e.pool].Name:
+		return "an earlier entry"
+	case es.pools[e.pool].DeletionTimestamp != nil:
+		return fmt.Sprintf("IPAddressPool %q with", other.Name)
+	default:
+		return fmt.Sprintf("the older IPAddressPool %q with", other.Name)
+	}
 }
 
 // edges are the network's own and the broadcast address of an IPv4 CIDR. Two
@@ -73,70 +110,6 @@ func edges(entry string) []netip.Addr {
 	}
 	r := netipx.RangeOfPrefix(p)
 	return []netip.Addr{r.From(), r.To()}
-}
-
-// claim is an entry of a pool that is in use.
-type claim struct {
-	netipx.IPRange
-	pool, entry string
-}
-
-// claims are the entries so far.
-type claims struct {
-	used []claim                         // sorted, disjoint
-	all  map[string]*netipx.IPSetBuilder // of each pool, used or not
-}
-
-// claim adds c, or returns an entry that it overlaps.
-func (cs *claims) claim(c claim) (other claim, overlaps bool) {
-	if cs.all[c.pool] == nil {
-		cs.all[c.pool] = &netipx.IPSetBuilder{}
-	}
-	cs.all[c.pool].AddRange(c.IPRange)
-	i, _ := slices.BinarySearchFunc(cs.used, c, func(a, b claim) int { return a.From().Compare(b.From()) })
-	for _, j := range []int{i - 1, i} {
-		if j >= 0 && j < len(cs.used) && cs.used[j].Overlaps(c.IPRange) {
-			return cs.used[j], true
-		}
-	}
-	cs.used = slices.Insert(cs.used, i, c)
-	return claim{}, false
-}
-
-// overlaps are for each pool those that share addresses with it, sorted.
-func (cs *claims) overlaps() map[string][]string {
-	var entries []claim
-	for pool, all := range cs.all {
-		set, err := all.IPSet()
-		if err != nil {
-			panic(fmt.Sprintf("pool %s: ranges that ParseRange accepts do not make a set: %v", pool, err))
-		}
-		for _, r := range set.Ranges() {
-			entries = append(entries, claim{IPRange: r, pool: pool})
-		}
-	}
-	slices.SortFunc(entries, func(a, b claim) int { return a.From().Compare(b.From()) })
-	others := map[string]map[string]bool{}
-	note := func(a, b string) {
-		if others[a] == nil {
-			others[a] = map[string]bool{}
-		}
-		others[a][b] = true
-	}
-	var open []claim // of those that begin earlier, at most one of each pool
-	for _, e := range entries {
-		open = slices.DeleteFunc(open, func(o claim) bool { return o.To().Less(e.From()) })
-		for _, o := range open {
-			note(o.pool, e.pool)
-			note(e.pool, o.pool)
-		}
-		open = append(open, e)
-	}
-	all := make(map[string][]string, len(others))
-	for pool, names := range others {
-		all[pool] = slices.Sorted(maps.Keys(names))
-	}
-	return all
 }
 
 // InvalidRangeError says why an entry of a pool cannot be used.
@@ -154,11 +127,25 @@ func invalid(reason v1alpha1.Reason, format string, args ...any) error {
 
 // neverAssigned are the addresses that no host on a network can own: RFC 6890
 // "this network" and loopback, RFC 5771 and RFC 4291 multicast, limited
-// broadcast, and IPv6 link-local, which needs a zone.
+// broadcast, and IPv6 link-local, which needs a zone. They are sorted.
 var neverAssigned = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"),
 	netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("255.255.255.255/32"),
 	netip.MustParsePrefix("::/127"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
+}
+
+// neverAssignedIn returns the first of neverAssigned that overlaps the range.
+func neverAssignedIn(r netipx.IPRange) (p netip.Prefix, overlaps bool) {
+	i, _ := slices.BinarySearchFunc(neverAssigned, r.From(), func(p netip.Prefix, first netip.Addr) int {
+		if p.Contains(first) {
+			return 0
+		}
+		return p.Addr().Compare(first)
+	})
+	if i == len(neverAssigned) || r.To().Less(neverAssigned[i].Addr()) {
+		return netip.Prefix{}, false
+	}
+	return neverAssigned[i], true
 }
 
 // ParseRange reads an entry of a pool: a CIDR, "first-last", or one address.
@@ -168,10 +155,8 @@ func ParseRange(entry string) (netipx.IPRange, error) {
 	if err != nil {
 		return netipx.IPRange{}, err
 	}
-	for _, p := range neverAssigned {
-		if netipx.RangeOfPrefix(p).Overlaps(r) {
-			return netipx.IPRange{}, invalid(v1alpha1.InvalidAddress, "%q contains addresses of %s, which no host can own", entry, p)
-		}
+	if p, overlaps := neverAssignedIn(r); overlaps {
+		return netipx.IPRange{}, invalid(v1alpha1.InvalidAddress, "%q contains addresses of %s, which no host can own", entry, p)
 	}
 	return r, nil
 }
@@ -201,7 +186,8 @@ func parseRange(entry string) (netipx.IPRange, error) {
 			return none, invalid(v1alpha1.InvalidAddress, "%q is no CIDR", entry)
 		}
 		if p != p.Masked() {
-			return none, invalid(v1alpha1.HostBitsSet, "%q has host bits set; did you mean %q, or \"%s/%d\"?", entry, p.Masked(), p.Addr(), p.Addr().BitLen())
+			return none, invalid(v1alpha1.HostBitsSet, "%q has host bits set; did you mean %q, or \"%s/%d\"?",
+				entry, p.Masked(), p.Addr(), p.Addr().BitLen())
 		}
 		return netipx.RangeOfPrefix(p), nil
 	}

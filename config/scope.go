@@ -42,12 +42,15 @@ type L2Advertisement struct {
 	Interfaces []string // none: the links whose subnet contains the address
 }
 
-func parseL2Advertisement(object *v1alpha1.L2Advertisement, pools []*v1alpha1.IPAddressPool, report reporter) L2Advertisement {
+func parseL2Advertisement(object *v1alpha1.L2Advertisement, refs references, report reporter) L2Advertisement {
 	spec := object.Spec
 	r := report.about("L2Advertisement", object.Name)
 	return L2Advertisement{
-		Name:       object.Name,
-		Scope:      Scope{len(spec.IPAddressPools) == 0 && len(spec.IPAddressPoolSelectors) == 0, parsePools(spec.IPAddressPools, spec.IPAddressPoolSelectors, pools, r), parseNodes(spec.NodeSelectors, r)},
+		Name: object.Name,
+		Scope: Scope{
+			len(spec.IPAddressPools) == 0 && len(spec.IPAddressPoolSelectors) == 0,
+			refs.selectPools(spec.IPAddressPools, spec.IPAddressPoolSelectors, r), parseNodes(spec.NodeSelectors, r),
+		},
 		Interfaces: slices.Compact(slices.Sorted(slices.Values(spec.Interfaces))),
 	}
 }
@@ -64,15 +67,17 @@ func (r reporter) about(kind, name string) complaint {
 	}
 }
 
-func parsePools(names []string, selectors []metav1.LabelSelector, pools []*v1alpha1.IPAddressPool, report complaint) []string {
+// selectPools returns the pools that are named, existing or not, and those that
+// the selectors select, sorted.
+func (refs references) selectPools(names []string, selectors []metav1.LabelSelector, report complaint) []string {
 	all := slices.Clone(names)
 	for i, name := range names {
-		if !slices.ContainsFunc(pools, func(p *v1alpha1.IPAddressPool) bool { return p.Name == name }) {
+		if !refs.poolNames[name] {
 			report(fmt.Sprintf("spec.ipAddressPools[%d]", i), v1alpha1.UnknownPool, "there is no IPAddressPool %q", name)
 		}
 	}
 	for _, s := range parseSelectors("ipAddressPoolSelectors", selectors, report) {
-		for _, p := range pools {
+		for _, p := range refs.pools {
 			if s.Matches(labels.Set(p.Labels)) {
 				all = append(all, p.Name)
 			}

@@ -55,15 +55,14 @@ type Controller struct {
 	// nil where the API server has no ServiceCIDRs (before Kubernetes 1.33)
 	serviceCIDRs cache.SharedIndexInformer
 
-	leads       chan struct{} // closed when this replica leads
-	queue       workqueue.TypedRateLimitingInterface[string]
-	ownWrites   ownWrites
-	nodePorts   nodePorts
-	balancers   *balancers // nil without a cloud
-	changes     changes
-	limiter     fullSyncLimiter
-	planner     plan.Planner      // of the goroutine that syncs
-	incremental *plan.Incremental // since the last full sync
+	leads     chan struct{} // closed when this replica leads
+	queue     workqueue.TypedRateLimitingInterface[string]
+	ownWrites ownWrites
+	nodePorts nodePorts
+	balancers *balancers // nil without a cloud
+	changes   changes
+	limiter   fullSyncLimiter
+	planner   plan.Planner // of the goroutine that syncs
 	// writtenUpTo is the last Service that the last sync wrote, if it reached the
 	// limit of what one sync writes.
 	writtenUpTo types.NamespacedName

@@ -21,10 +21,9 @@
 //     the watch has delivered them (read-your-writes, ADR 0003).
 //   - outcomeUnknown: a write failed that may have taken effect; until all
 //     Services have been listed.
-//   - planner: what was derived from objects, until one of them changes. The keys
-//     are in plan/planner.go.
-//   - incremental: the addresses that are in use, since the last full sync; until
-//     the next one, or an event that it does not cover.
+//   - planner: what was derived from objects, until one of them changes (the keys
+//     are in plan/planner.go); and the last allocation, for incremental syncs,
+//     until the next full one.
 //   - balancers: what each call of the cloud returned, until the desired state
 //     changes, or the resync period is over.
 //   - nodePorts: ports that the API server refused, for five minutes.

@@ -127,15 +127,13 @@ func (c *Controller) syncFully(ctx context.Context) error {
 	}
 	show(desired)
 	c.limiter.ran(time.Since(began))
-	err := c.write(ctx, snapshot, desired)
-	c.incremental = c.planner.Incremental(snapshot, desired)
-	return err
+	return c.write(ctx, snapshot, desired)
 }
 
 // syncIncrementally plans for the changed Services only, and writes what differs
 // from the plan. It is not done if that needs a full sync.
 func (c *Controller) syncIncrementally(ctx context.Context) (done bool, err error) {
-	if c.incremental == nil || c.outcomeUnknown.Load() {
+	if c.outcomeUnknown.Load() {
 		return false, nil
 	}
 	keys, ok := c.changes.take()
@@ -159,11 +157,10 @@ func (c *Controller) syncIncrementally(ctx context.Context) (done bool, err erro
 		}
 		services = append(services, svc)
 	}
-	planned, ok := c.incremental.Decide(services, time.Now())
+	planned, ok := c.planner.DecideChanged(services, time.Now())
 	if !ok {
 		return false, nil
 	}
-	c.incremental.Record(services, planned)
 	w := c.newWrites(ctx)
 	c.writeServices(w, slices.DeleteFunc(planned, func(p plan.Planned) bool { return p.Plan.Matches(p.Service) }))
 	return true, w.wait()

@@ -28,7 +28,7 @@ func TestIncrementalSyncForgetsNothing(t *testing.T) {
 	}
 	s.Services[0].Finalizers = []string{v1alpha1.FinalizerBareMetal}
 	c := &Controller{parallel: 1}
-	c.incremental = c.planner.Incremental(s, c.planner.Decide(s))
+	c.planner.Decide(s)
 	c.services = cache.NewSharedIndexInformer(&cache.ListWatch{}, &corev1.Service{}, 0, nil)
 	come := func(svc *corev1.Service) {
 		t.Helper()

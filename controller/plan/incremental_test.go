@@ -82,7 +82,6 @@ func TestQuick(t *testing.T) {
 		}
 		var planner Planner
 		plan := planner.Decide(s)
-		w := planner.Incremental(s, plan)
 		s.Services = allWritten(s.Services, plan.Services)
 		var changed []*corev1.Service
 		for i := range rapid.IntRange(1, 3).Draw(t, "changes") {
@@ -99,7 +98,7 @@ func TestQuick(t *testing.T) {
 			changed = slices.DeleteFunc(changed, func(o *corev1.Service) bool { return KeyOf(o) == KeyOf(svc) })
 			s.Services[at], changed = svc, append(changed, svc)
 		}
-		plans, ok := w.Decide(changed, time.Time{})
+		plans, ok := planner.DecideChanged(changed, time.Time{})
 		if !ok {
 			return
 		}
@@ -133,12 +132,6 @@ func TestQuick(t *testing.T) {
 	}
 }
 
-// incremental is the state after a full sync.
-func incremental(s Snapshot) *Incremental {
-	var planner Planner
-	return planner.Incremental(s, planner.Decide(s))
-}
-
 // TestQuickOnly lists what a quick decision is made about, beside Service a,
 // which holds 192.0.2.0.
 func TestQuickOnly(t *testing.T) {
@@ -166,7 +159,9 @@ func TestQuickOnly(t *testing.T) {
 				Objects:  config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29"), pool("unused", "198.51.100.0/24")}},
 				Services: []*corev1.Service{service("a")},
 			}
-			_, quick := incremental(s).Decide([]*corev1.Service{row.svc}, time.Time{})
+			var planner Planner
+			planner.Decide(s)
+			_, quick := planner.DecideChanged([]*corev1.Service{row.svc}, time.Time{})
 			if quick != row.quick {
 				t.Errorf("quick is %t", quick)
 			}
@@ -210,24 +205,5 @@ func TestSways(t *testing.T) {
 				t.Errorf("sways is %t", got)
 			}
 		})
-	}
-}
-
-// TestQuickBesideForeign: what another implementation shows is taken from then on.
-func TestQuickBesideForeign(t *testing.T) {
-	s := town(service("c"))
-	s.pass(t) // it holds 192.0.2.0
-	w := incremental(s)
-	class := "example.com/lb"
-	foreign := []*corev1.Service{service("a", holding("192.0.2.1"), func(s *corev1.Service) { s.Spec.LoadBalancerClass = &class })}
-	plans, ok := w.Decide(foreign, s.Now)
-	if !ok || len(plans) > 0 {
-		t.Fatalf("got %v, %v", plans, ok)
-	}
-	w.Record(foreign, plans)
-	w.Record(foreign, plans)
-	plans, ok = w.Decide([]*corev1.Service{service("b")}, s.Now)
-	if got := shownBy(plans[0].Plan.Ingress); !ok || len(got) != 1 || got[0].String() != "192.0.2.2" {
-		t.Errorf("got %v, %v", got, ok)
 	}
 }

@@ -16,7 +16,6 @@ import (
 	"slices"
 	"time"
 
-	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,8 +43,6 @@ type Snapshot struct {
 	// Cloud is what the cloud has answered since the process began.
 	Cloud     map[types.UID]Outcome
 	NodePorts PortRange
-	// Taken are held by Services that are left out (see settled): sorted, disjoint.
-	Taken []netipx.IPRange
 }
 
 // Plan is what the objects that Fairlead writes should say. An object that is
@@ -98,7 +95,7 @@ func (p Plan) ByKey() map[types.NamespacedName]*ServicePlan {
 // Trace is how the plan for one Service came about.
 type Trace struct {
 	Choice   providers.Choice
-	Verdicts []allocator.Verdict
+	Verdicts []allocator.TraceEntry
 	Plan     ServicePlan
 }
 

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -45,7 +44,12 @@ type Planner struct {
 	chooserState uint64
 
 	subjects map[*corev1.Service]*subject
-	run      uint64 // the number of the current decision
+	latest   map[types.NamespacedName]*subject // of each Service
+	run      uint64                            // the number of the last full decision
+
+	allocator allocator.Allocator
+	last      *decision       // the last full one; nil if only another one will do
+	inUse     map[string]bool // by it: pools that have, or are to get, their finalizer
 
 	// Buffers, whose contents do not outlive a decision.
 	order    []*subject
@@ -74,7 +78,7 @@ type (
 
 // pools are the pools as the allocator needs them.
 type pools struct {
-	pools      []allocator.Pool
+	pools      *allocator.Pools
 	problems   []config.Problem // of all objects
 	problemsOf map[objectKey][]config.Problem
 }
@@ -152,7 +156,7 @@ func (s *subject) assigned(r allocator.Result) allocator.Assignment {
 // with later plans and must not be changed.
 func (p *Planner) Decide(s Snapshot) Plan {
 	d := p.decision(s)
-	result := allocator.Allocate(d.pools.pools, d.requests)
+	result := p.allocator.Allocate(d.pools.pools, d.requests)
 	ads := p.ads.Get(adStates{d.poolStates, d.reportStates}, d.advertisementPlans)
 	plan := Plan{
 		Services: make([]Planned, 0, len(d.subjects)), Pools: d.poolPlans(result),
@@ -177,6 +181,11 @@ func (p *Planner) Decide(s Snapshot) Plan {
 	}
 	if len(p.subjects) > 2*len(d.subjects)+1000 { // most are of versions that nothing refers to any more
 		maps.DeleteFunc(p.subjects, func(_ *corev1.Service, svc *subject) bool { return svc.run != p.run })
+		maps.DeleteFunc(p.latest, func(_ types.NamespacedName, svc *subject) bool { return svc.run != p.run })
+	}
+	p.last, p.inUse = d, make(map[string]bool, len(plan.Pools))
+	for name, pool := range plan.Pools {
+		p.inUse[name] = pool.InUse
 	}
 	return plan
 }
@@ -217,6 +226,7 @@ func (p *Planner) decision(s Snapshot) *decision {
 	p.run++
 	if p.subjects == nil {
 		p.subjects = make(map[*corev1.Service]*subject, len(s.Services))
+		p.latest = make(map[types.NamespacedName]*subject, len(s.Services))
 	}
 	d := &decision{Snapshot: s}
 	var problems []config.Problem
@@ -237,9 +247,6 @@ func (p *Planner) decision(s Snapshot) *decision {
 	d.chooser = p.chooser
 	d.requestStates = requestStates{menuStates{parsed, namespaces}, p.chooserState}
 	d.menus = p.menus.Get(d.requestStates.menus, func() menus { return newMenus(d.config.Pools, s.Namespaces) })
-	if len(s.Taken) > 0 {
-		d.pools.pools = reserving(d.pools.pools, s.Taken)
-	}
 	p.order, p.requests = p.order[:0], p.requests[:0]
 	for _, svc := range s.Services {
 		subject := p.subject(d, svc)
@@ -260,7 +267,7 @@ func (p *Planner) subject(d *decision, svc *corev1.Service) *subject {
 	known := p.subjects[svc]
 	if known == nil {
 		known = &subject{Service: svc, key: KeyOf(svc)}
-		p.subjects[svc] = known
+		p.subjects[svc], p.latest[known.key] = known, known
 	}
 	known.run = p.run
 	if known.states != d.requestStates || known.volatile() {
@@ -280,34 +287,21 @@ func sameServiceCIDR(a, b *networkingv1.ServiceCIDR) bool {
 
 func newPools(all []config.Pool, problems []config.Problem, guards guards) pools {
 	p := pools{problems: slices.Clip(problems), problemsOf: map[objectKey][]config.Problem{}}
+	prepared := make([]allocator.Pool, 0, len(all))
 	for _, pool := range all {
 		reserved, problems := guards.of(pool)
 		p.problems = append(p.problems, problems...)
-		p.pools = append(p.pools, allocator.Pool{
+		prepared = append(prepared, allocator.Pool{
 			Name: pool.Name, Ranges: pool.Ranges, Reserved: reserved, AvoidBuggyIPs: pool.AvoidBuggyIPs,
 			Auto: pool.AutoAssign, Closed: pool.Terminating,
 		})
 	}
+	p.pools = allocator.NewPools(prepared)
 	for _, problem := range p.problems {
 		key := objectKey{problem.Kind, problem.Name}
 		p.problemsOf[key] = append(p.problemsOf[key], problem)
 	}
 	return p
-}
-
-// reserving returns the pools without the taken addresses.
-func reserving(all []allocator.Pool, taken []netipx.IPRange) []allocator.Pool {
-	all = slices.Clone(all)
-	for i := range all {
-		reserved := slices.Clip(all[i].Reserved)
-		for _, r := range all[i].Ranges {
-			for _, t := range overlapping(taken, r) {
-				reserved = append(reserved, allocator.Reserved{IPRange: t, Why: "is held by another Service"})
-			}
-		}
-		all[i].Reserved = reserved
-	}
-	return all
 }
 
 func (d *decision) advertisementPlans() advertisementPlans {

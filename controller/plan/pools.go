@@ -166,7 +166,7 @@ func (d *decision) poolPlans(result allocator.Result) map[string]PoolPlan {
 		counts[p.Name] = &count{}
 	}
 	for i, r := range d.requests {
-		if r.Standing == allocator.Stranger {
+		if r.Role == allocator.Stranger {
 			continue
 		}
 		held := result.Assignments[i].Held

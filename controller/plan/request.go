@@ -28,11 +28,11 @@ func (d *decision) request(svc *subject) (r allocator.Request, asks bool) {
 	if svc.choice.Verdict == providers.OnAWS && has(svc.Service, v1alpha1.FinalizerBareMetal) && svc.DeletionTimestamp == nil {
 		r.Frozen = true // holds its addresses until the balancer answers
 	} else if !onBareMetal || svc.DeletionTimestamp != nil || foreign {
-		r.Standing = allocator.Stranger
+		r.Role = allocator.Stranger
 		return r, len(r.Have) > 0
 	}
 	if !owned(svc.Service) && len(r.Have) > 0 {
-		r.Standing = allocator.Adopter
+		r.Role = allocator.Adopter
 	}
 	r.Families = families(svc.Service)
 	if svc.why = d.wishes(svc, &r); svc.why.Reason == "" && onBareMetal && svc.choice.Reason != "" {

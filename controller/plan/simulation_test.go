@@ -174,7 +174,6 @@ type replica struct {
 	pools   int // how many changes of pools its other watch has brought
 	unsure  bool
 
-	settled *Incremental
 	passed  map[types.NamespacedName]string // the versions in its cache at the last pass
 	settles int                             // the pools of the last pass over everything
 }
@@ -305,7 +304,7 @@ func (r *replica) reconcile(t *rapid.T, server *apiServer, lax laxity) {
 	for _, svc := range cached {
 		r.passed[KeyOf(svc)] = svc.ResourceVersion
 	}
-	if r.settled != nil && r.settles == r.pools && !r.unsure && rapid.Bool().Draw(t, "quick") && r.quick(t, server, changed, lax) {
+	if r.planner.last != nil && r.settles == r.pools && !r.unsure && rapid.Bool().Draw(t, "quick") && r.quick(t, server, changed, lax) {
 		return
 	}
 	if r.unsure && !lax.noFreshList {
@@ -319,7 +318,7 @@ func (r *replica) reconcile(t *rapid.T, server *apiServer, lax laxity) {
 	}
 	snapshot := Snapshot{Policy: providers.Policy{Mode: providers.BareMetal}, Services: services, Objects: config.Objects{Pools: server.pools[r.pools]}}
 	plan := r.planner.Decide(snapshot)
-	r.settled, r.settles = r.planner.Incremental(snapshot, plan), r.pools
+	r.settles = r.pools
 	r.write(t, server, plan.Services, lax)
 }
 
@@ -335,12 +334,15 @@ func (r *replica) quick(t *rapid.T, server *apiServer, changed []*corev1.Service
 		}
 		services = append(services, svc)
 	}
-	if lax.noTaken {
-		r.settled.taken = nil
+	planner := &r.planner
+	if lax.noTaken { // another planner, which knows none of the other Services
+		snapshot := r.planner.last.Snapshot
+		planner = &Planner{}
+		planner.Decide(Snapshot{Policy: snapshot.Policy, Objects: snapshot.Objects})
+		planner.inUse = r.planner.inUse
 	}
-	plans, ok := r.settled.Decide(services, time.Time{})
+	plans, ok := planner.DecideChanged(services, time.Time{})
 	if ok {
-		r.settled.Record(services, plans)
 		r.write(t, server, plans, lax)
 	}
 	return ok

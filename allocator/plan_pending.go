@@ -1,0 +1,220 @@
+package allocator
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// pending is a candidate that asks for another address of a family.
+type pending struct {
+	*candidate
+	Want
+	byName bool
+	place  int  // in the order in which they are served, from 1
+	done   bool // it was granted one
+}
+
+// findPending lists what is pending as it is served: those that ask for an
+// address by name first, and then the oldest.
+func (r *run) findPending() {
+	for i := range r.candidates {
+		c := &r.candidates[i]
+		if c.Frozen || c.foreign {
+			continue
+		}
+		for _, w := range c.Families {
+			f := slot(w.Family)
+			if c.held[f] > 0 && r.satisfied(c, c.held[f]) {
+				continue
+			}
+			_, asks := c.asked(w.Family)
+			w.Optional = w.Optional && !asks
+			r.pending = append(r.pending, pending{candidate: c, Want: w, byName: asks})
+			r.mayRelease = r.mayRelease || c.held[f] > 0 && !c.Renumber
+		}
+	}
+	slices.SortStableFunc(r.pending, func(a, b pending) int {
+		r.steps++
+		if a.byName != b.byName {
+			if a.byName {
+				return -1
+			}
+			return 1
+		}
+		return a.compareAge(b.candidate)
+	})
+	for i := range r.pending {
+		r.pending[i].place = i + 1
+	}
+}
+
+// grantPending grants what can be granted. A grant in place of another address
+// releases that, which serves those that were tried before: the result is as if
+// all were tried again in order after each grant. Refusals come last, because
+// they are about the final state.
+func (r *run) grantPending() {
+	for i := range r.pending {
+		p := &r.pending[i]
+		if !r.tryGrant(p) && r.mayRelease && !r.isThird(p) {
+			r.wait(p)
+		}
+		r.grantReleased()
+	}
+	for i := range r.pending {
+		if p := &r.pending[i]; !p.done {
+			r.refuse(p)
+		}
+	}
+	for i := range r.candidates {
+		r.refuseLost(&r.candidates[i])
+	}
+}
+
+// asked returns the address of the family that the candidate asks for by name.
+func (c *candidate) asked(f Family) (netip.Addr, bool) {
+	for _, a := range c.Addrs {
+		if FamilyOf(a) == f {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// satisfied reports whether the candidate needs no other address in place of the
+// held one.
+func (r *run) satisfied(c *candidate, place int32) bool {
+	if len(c.Addrs) == 0 && !c.Pinned && !c.Renumber {
+		return true
+	}
+	h := &r.held[place]
+	if addr, asks := c.asked(FamilyOf(h.Addr)); asks {
+		return h.Addr == addr
+	}
+	if c.Pinned && !slices.Contains(c.Pools, h.Pool) && !slices.Contains(c.Barred, h.Pool) {
+		return false
+	}
+	if !c.Renumber {
+		return true
+	}
+	s := r.byName[h.Pool]
+	return !h.OutOfPool && !h.Unselected && s != nil && !s.Closed
+}
+
+// isThird reports whether another address of the family would be the third.
+func (r *run) isThird(p *pending) bool {
+	f := slot(p.Family)
+	return p.Renumber && p.held[f] > 0 && p.leaving[f] > 0
+}
+
+// tryGrant grants an address if there is one.
+func (r *run) tryGrant(p *pending) bool {
+	if r.isThird(p) {
+		return false
+	}
+	addr, s := r.find(p)
+	if p.done = s != nil; p.done {
+		r.grant(p, addr, s)
+	}
+	return p.done
+}
+
+// find returns an address that can be granted: the one that is asked for by
+// name, or one that can be shared, or the lowest free one of the most preferred
+// pool. The source is nil if there is none.
+func (r *run) find(p *pending) (netip.Addr, *source) {
+	c, f := p.candidate, slot(p.Family)
+	if p.byName {
+		addr, _ := c.asked(p.Family)
+		s := r.container(addr, "")
+		if reason, _ := c.unfit(s, addr); reason != "" || r.blocked(c, addr) {
+			return addr, nil
+		}
+		return addr, s
+	}
+	sources := r.sourcesOf(c)
+	if c.Share.Key != "" {
+		for _, s := range sources {
+			if !s.serves(c, f) {
+				continue
+			}
+			if addr := r.lowestShared(c, s, f); addr.IsValid() {
+				return addr, s
+			}
+		}
+	}
+	for _, s := range sources {
+		if !s.serves(c, f) {
+			continue
+		}
+		if addr, free := r.lowestFree(s, f, c.Release); free {
+			return addr, s
+		}
+	}
+	return netip.Addr{}, nil
+}
+
+// menu has the sources of a list of pools. Many candidates have the same list.
+type menu struct {
+	first   *string
+	sources []*source
+}
+
+// sourcesOf returns the candidate's pools; nil is one that does not exist.
+func (r *run) sourcesOf(c *candidate) []*source {
+	if len(c.Pools) == 0 {
+		return nil
+	}
+	if r.menu.first == &c.Pools[0] && len(r.menu.sources) == len(c.Pools) {
+		return r.menu.sources
+	}
+	r.menu.first, r.menu.sources = &c.Pools[0], r.menu.sources[:0]
+	for _, name := range c.Pools {
+		r.menu.sources = append(r.menu.sources, r.byName[name])
+	}
+	return r.menu.sources
+}
+
+// serves reports whether the source assigns addresses of the family to the
+// candidate, as far as there are any.
+func (s *source) serves(c *candidate, f int) bool {
+	return s != nil && (s.Auto || c.Pinned) && !s.Closed && len(s.ranges[f]) > 0
+}
+
+func (r *run) grant(p *pending, addr netip.Addr, s *source) {
+	c, f := p.candidate, slot(p.Family)
+	old := *r.holding(c, f)
+	if r.watching(c) {
+		r.traceGrant(p, addr, s)
+	}
+	switch {
+	case !old.Addr.IsValid() || c.Renumber:
+		if old.Addr.IsValid() {
+			r.holding(c, f).Leaving = true
+			c.leaving[f] = c.held[f]
+		}
+		c.held[f] = int32(len(r.held))
+		r.held = append(r.held, Held{Addr: addr, Pool: s.Name})
+	default:
+		*r.holding(c, f) = Held{Addr: addr, Pool: s.Name}
+		r.release(c, old.Addr)
+	}
+	r.take(c, addr, s)
+}
+
+// traceGrant explains what the candidate is granted, and why not from a pool that it prefers.
+func (r *run) traceGrant(p *pending, addr netip.Addr, s *source) {
+	free := r.owners[addr] == nil
+	for i := 0; free && !p.byName && p.Pools[i] != s.Name; i++ {
+		r.trace = append(r.trace, TraceEntry{p.Family, p.Pools[i], false, r.whyNone(p, p.Pools[i])})
+	}
+	message := "gives " + addr.String()
+	if old := r.holding(p.candidate, slot(p.Family)); old.Addr.IsValid() {
+		relation := "in place of"
+		if p.Renumber {
+			relation = "beside"
+		}
+		message += fmt.Sprintf(" %s %s", relation, old.Addr)
+	}
+	r.trace = append(r.trace, TraceEntry{p.Family, s.Name, true, message})
+}

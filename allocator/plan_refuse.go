@@ -1,0 +1,167 @@
+package allocator
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+// maxNamed bounds how many holders, and how many pools, a message names.
+const maxNamed = 3
+
+// refuse records why nothing could be granted.
+func (r *run) refuse(p *pending) {
+	if r.isThird(p) {
+		if addr, s := r.find(p); s != nil {
+			r.addRefusal(p, v1alpha1.Renumbering, fmt.Sprintf("%s is free for it, but %s has not been released yet, and a third address is not given",
+				addr, r.leaving(p.candidate, slot(p.Family)).Addr))
+			return
+		}
+	}
+	if p.byName {
+		r.refuseByName(p)
+	} else {
+		r.refuseAny(p)
+	}
+}
+
+func (r *run) refuseByName(p *pending) {
+	addr, _ := p.asked(p.Family)
+	reason, message := p.unfit(r.container(addr, ""), addr)
+	if r.blocked(p.candidate, addr) {
+		reason, message = v1alpha1.AddressTaken, r.taken(p.candidate, addr)
+	}
+	r.traceRefusal(p, "", message)
+	r.addRefusal(p, reason, message)
+}
+
+func (r *run) refuseAny(p *pending) {
+	reason := v1alpha1.NoMatchingPool
+	for _, s := range r.sourcesOf(p.candidate) {
+		if s.serves(p.candidate, slot(p.Family)) {
+			reason = v1alpha1.PoolExhausted
+			break
+		}
+	}
+	n := len(p.Pools) + len(p.Barred)
+	var why []string
+	for i := range n {
+		if i == maxNamed && n > maxNamed+1 && !r.watching(p.candidate) {
+			break
+		}
+		name, message := "", ""
+		if i < len(p.Pools) {
+			name = p.Pools[i]
+			message = r.whyNone(p, name)
+		} else {
+			name = p.Barred[i-len(p.Pools)]
+			message = fmt.Sprintf("pool %s does not select this Service", name)
+		}
+		r.traceRefusal(p, name, message)
+		why = append(why, message)
+	}
+	if n == 0 {
+		why = append(why, "there is no IPAddressPool that this Service may use")
+		r.traceRefusal(p, "", why[0])
+	}
+	if n > maxNamed+1 {
+		why = append(why[:maxNamed], fmt.Sprintf("and %d more pools", n-maxNamed))
+	}
+	r.addRefusal(p, reason, strings.Join(why, "; "))
+}
+
+// whyNone says why the pool of the name has no address for the candidate.
+func (r *run) whyNone(p *pending, name string) string {
+	s, f := r.byName[name], slot(p.Family)
+	switch {
+	case s == nil:
+		return fmt.Sprintf("pool %s does not exist", name)
+	case !s.Auto && !p.Pinned:
+		return fmt.Sprintf("pool %s has autoAssign: false", name)
+	case s.Closed:
+		return fmt.Sprintf("pool %s is being deleted", name)
+	case len(s.ranges[f]) == 0:
+		return fmt.Sprintf("pool %s has no %s addresses", name, p.Family)
+	}
+	message := fmt.Sprintf("pool %s has no free %s address", name, p.Family)
+	if p.Share.Key == "" {
+		return message
+	}
+	t := r.tables[tableKey{key: p.Share.Key, source: s, family: f}]
+	if t == nil {
+		return message
+	}
+	for addr := t.addrs.next(netip.Addr{}); addr.IsValid(); addr = t.addrs.next(addr) {
+		r.steps++
+		if !r.holds(p.candidate, addr) && r.blocked(p.candidate, addr) {
+			names, why := r.blockers(p.candidate, addr)
+			return message + fmt.Sprintf(", and %s of %s cannot be shared: %s", addr, names, why)
+		}
+	}
+	return message
+}
+
+// unfit says why the candidate may not have the address of the source, whoever
+// holds it; "" if it may.
+func (c *candidate) unfit(s *source, addr netip.Addr) (v1alpha1.Reason, string) {
+	switch {
+	case slices.Contains(c.Release, addr):
+		return v1alpha1.ConflictingRequest, fmt.Sprintf("%s is asked for, and shall be released", addr)
+	case s == nil:
+		return v1alpha1.AddressNotInPool, fmt.Sprintf("%s is in none of the pools that this Service may use%s", addr, listed(c.Pools))
+	case !slices.Contains(c.Pools, s.Name) && c.Pinned:
+		return v1alpha1.ConflictingRequest, fmt.Sprintf("%s is in pool %s, but the Service asks for pool %s", addr, s.Name, strings.Join(slices.Concat(c.Pools, c.Barred), ", "))
+	case !slices.Contains(c.Pools, s.Name):
+		return v1alpha1.AddressNotInPool, fmt.Sprintf("%s is in pool %s, which does not select this Service", addr, s.Name)
+	case s.Closed:
+		return v1alpha1.AddressNotInPool, fmt.Sprintf("%s is in pool %s, which is being deleted", addr, s.Name)
+	}
+	if why := s.whyNot(addr); why != "" {
+		return v1alpha1.AddressReserved, fmt.Sprintf("%s %s", addr, why)
+	}
+	return "", ""
+}
+
+func listed(names []string) string {
+	if len(names) == 0 {
+		return ": there is none"
+	}
+	return " (" + strings.Join(names, ", ") + ")"
+}
+
+func (r *run) addRefusal(p *pending, reason v1alpha1.Reason, message string) {
+	if old := r.holding(p.candidate, slot(p.Family)).Addr; old.IsValid() {
+		message += fmt.Sprintf("; %s is kept until then", old)
+	}
+	p.addMissing(&Missing{p.Family, v1alpha1.Refusal{Reason: reason, Message: message}, p.Optional})
+}
+
+func (r *run) traceRefusal(p *pending, pool, message string) {
+	if r.watching(p.candidate) {
+		r.trace = append(r.trace, TraceEntry{p.Family, pool, false, message})
+	}
+}
+
+// refuseLost says which Services hold what a frozen candidate shows and has
+// lost. It asks for nothing else.
+func (r *run) refuseLost(c *candidate) {
+	for _, a := range r.assignments[c.index].GivesUp {
+		if f := FamilyOf(a); c.Frozen && c.wants(f) && r.blocked(c, a) {
+			c.addMissing(&Missing{Family: f, Refusal: v1alpha1.Refusal{Reason: v1alpha1.AddressTaken, Message: r.taken(c, a)}})
+		}
+	}
+}
+
+// taken says which Services hold the address, and why the candidate cannot hold
+// it too, if either of them shares at all.
+func (r *run) taken(c *candidate, addr netip.Addr) string {
+	names, why := r.blockers(c, addr)
+	message := fmt.Sprintf("%s belongs to %s", addr, names)
+	if why != "" {
+		message += ": " + why
+	}
+	return message
+}

@@ -1,0 +1,181 @@
+package allocator
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// tableKey says which addresses are in a table: those of a pool and a family
+// that are held under a key.
+type tableKey struct {
+	key      string
+	source   *source
+	family   int
+	nodes    nodes
+	backends string
+}
+
+// nodes says on which nodes the holders of a table's addresses are served.
+type nodes uint8
+
+const (
+	onAnyNodes   nodes = iota // whichever
+	onAllNodes                // all holders are Cluster
+	withBackends              // all holders have the same backends
+)
+
+// table is an index of addresses that may be shared.
+type table struct {
+	addrs addrSet
+	// full says up to which address all of the table have the port in use.
+	full    map[Port]netip.Addr
+	waiting *pendingIndex
+}
+
+// table returns the table of the key, and makes it if there is none.
+func (r *run) table(k tableKey) *table {
+	t := r.tables[k]
+	if t == nil {
+		t = &table{full: map[Port]netip.Addr{}, waiting: newPendingIndex()}
+		r.tables[k] = t
+	}
+	return t
+}
+
+// tableKeys returns the tables in which the address belongs.
+func (r *run) tableKeys(addr netip.Addr, s *source) []tableKey {
+	owner := r.owners[addr]
+	if owner == nil || owner.Share.Key == "" || owner.foreign || r.foreign[addr] != nil || s == nil || !s.available(addr) {
+		return nil
+	}
+	terms, allCluster, same := owner.Share, owner.Share.Cluster, true
+	if g := r.groups[addr]; g != nil {
+		allCluster, same = g.local == 0, len(g.backends) == 1
+	}
+	k := tableKey{key: terms.Key, source: s, family: slot(FamilyOf(addr))}
+	keys := []tableKey{k}
+	if allCluster {
+		k.nodes = onAllNodes
+		keys = append(keys, k)
+	}
+	if same && terms.Backends != "" {
+		k.nodes, k.backends = withBackends, terms.Backends
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// joinKeys returns the tables with the addresses of the source that the
+// candidate may share as far as the nodes go.
+func (c *candidate) joinKeys(s *source, f int) (keys []tableKey) {
+	k := tableKey{key: c.Share.Key, source: s, family: f}
+	if c.Share.Cluster {
+		k.nodes = onAllNodes
+		keys = append(keys, k)
+	}
+	if c.Share.Backends != "" {
+		k.nodes, k.backends = withBackends, c.Share.Backends
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// unlimit notes that ports of the address may be free again.
+func (r *run) unlimit(addr netip.Addr, s *source, ports []Port) {
+	if r.tables == nil {
+		return
+	}
+	for _, k := range r.tableKeys(addr, s) {
+		for _, p := range ports {
+			r.table(k).limit(p, addr)
+		}
+	}
+}
+
+// index moves the address from the tables in which it was before to those in
+// which it belongs. It returns whether some of these are new.
+func (r *run) index(addr netip.Addr, s *source, before []tableKey) (added bool) {
+	after := r.tableKeys(addr, s)
+	for _, k := range before {
+		if r.tables != nil && !slices.Contains(after, k) {
+			r.table(k).addrs.remove(addr)
+		}
+	}
+	for _, k := range after {
+		if slices.Contains(before, k) {
+			continue
+		}
+		added = true
+		if r.tables == nil {
+			continue
+		}
+		t := r.table(k)
+		t.addrs.add(addr)
+		for p := range t.full {
+			if r.userOf(addr, p) == nil {
+				t.limit(p, addr)
+			}
+		}
+	}
+	return added
+}
+
+// limit notes that the port may be free on the address.
+func (t *table) limit(p Port, addr netip.Addr) {
+	if last, known := t.full[p]; known && !last.Less(addr) {
+		t.full[p] = addr.Prev()
+	}
+}
+
+// lowestShared returns the lowest address of the source that others hold and that
+// the candidate may hold alongside them.
+func (r *run) lowestShared(c *candidate, s *source, f int) (lowest netip.Addr) {
+	r.makeTables()
+	for _, k := range c.joinKeys(s, f) {
+		if t := r.tables[k]; t != nil {
+			if addr := r.lowestIn(t, c); addr.IsValid() && (!lowest.IsValid() || addr.Less(lowest)) {
+				lowest = addr
+			}
+		}
+	}
+	return lowest
+}
+
+func (r *run) makeTables() {
+	if r.tables != nil {
+		return
+	}
+	r.tables = make(map[tableKey]*table)
+	for addr, owner := range r.owners {
+		if owner.Share.Key != "" {
+			r.index(addr, r.container(addr, ""), nil)
+		}
+	}
+}
+
+// lowestIn returns the lowest address of the table with room for the candidate.
+func (r *run) lowestIn(t *table, c *candidate) netip.Addr {
+	var full netip.Addr
+	for _, p := range c.Share.Ports {
+		if last := t.full[p]; full.Less(last) {
+			full = last
+		}
+	}
+	for addr := t.addrs.next(full); addr.IsValid(); addr = t.addrs.next(addr) {
+		r.steps++
+		inUse := false
+		for _, p := range c.Share.Ports {
+			if r.userOf(addr, p) == nil {
+				continue
+			}
+			inUse = true
+			if t.addrs.next(t.full[p]) == addr {
+				t.full[p] = addr
+			}
+		}
+		if !inUse && !r.holds(c, addr) && !slices.Contains(c.Release, addr) {
+			return addr
+		}
+	}
+	return netip.Addr{}
+}

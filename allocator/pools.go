@@ -1,0 +1,257 @@
+package allocator
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"slices"
+
+	"go4.org/netipx"
+)
+
+// Pools are prepared for Allocate: indexed by name and address. They are
+// immutable and may be used by several goroutines, so that they need to be
+// prepared once for each configuration only.
+type Pools struct {
+	sources []*source // as the pools came
+	byName  map[string]*source
+	spans   [2][]span // of all pools, by slot, sorted
+}
+
+// source is a prepared pool.
+type source struct {
+	Pool
+	index    int
+	ranges   [2][]netipx.IPRange // what it contains
+	gives    [2][]netipx.IPRange // without what is reserved
+	capacity [2]*big.Int         // of what it gives
+}
+
+// span is a range of a source. Those of all sources together are disjoint.
+type span struct {
+	netipx.IPRange
+	*source
+}
+
+// NewPools prepares pools whose ranges are disjoint. The pools must not be
+// changed afterwards.
+func NewPools(pools []Pool) *Pools {
+	p := &Pools{byName: make(map[string]*source, len(pools))}
+	for i := range pools {
+		s := newSource(pools[i], i)
+		p.sources = append(p.sources, s)
+		p.byName[s.Name] = s
+	}
+	for f := range p.spans {
+		n := 0
+		for _, s := range p.sources {
+			n += len(s.ranges[f])
+		}
+		p.spans[f] = make([]span, 0, n)
+		for _, s := range p.sources {
+			for _, r := range s.ranges[f] {
+				p.spans[f] = append(p.spans[f], span{r, s})
+			}
+		}
+		slices.SortFunc(p.spans[f], func(a, b span) int { return a.From().Compare(b.From()) })
+	}
+	return p
+}
+
+// container returns the pool that contains the address, whoever may use it. It
+// looks into the pool of the name first.
+func (p *Pools) container(addr netip.Addr, name string) *source {
+	f := slot(FamilyOf(addr))
+	if s := p.byName[name]; s != nil && within(s.ranges[f], addr) {
+		return s
+	}
+	i, found := slices.BinarySearchFunc(p.spans[f], addr, func(s span, a netip.Addr) int { return s.From().Compare(a) })
+	switch {
+	case found:
+		return p.spans[f][i].source
+	case i > 0 && p.spans[f][i-1].Contains(addr):
+		return p.spans[f][i-1].source
+	}
+	return nil
+}
+
+func newSource(p Pool, index int) *source {
+	s := &source{Pool: p, index: index, ranges: byFamily(p.Ranges)}
+	s.Reserved = disjoint(p.Reserved)
+	s.gives = s.ranges
+	if len(s.Reserved) > 0 {
+		var b netipx.IPSetBuilder
+		for _, r := range p.Ranges {
+			b.AddRange(r)
+		}
+		for _, r := range s.Reserved {
+			b.RemoveRange(r.IPRange)
+		}
+		set, err := b.IPSet()
+		if err != nil {
+			panic(fmt.Sprintf("pool %s: valid ranges make no set: %v", p.Name, err))
+		}
+		s.gives = byFamily(set.Ranges())
+	}
+	for f := range s.gives {
+		s.capacity[f] = s.count(f)
+	}
+	return s
+}
+
+// disjoint sorts the ranges, and cuts off what an earlier one contains.
+func disjoint(reserved []Reserved) (cut []Reserved) {
+	sorted := slices.SortedStableFunc(slices.Values(reserved), func(a, b Reserved) int { return a.From().Compare(b.From()) })
+	var last netip.Addr // of those before
+	for _, r := range sorted {
+		if !last.Less(r.To()) {
+			continue
+		}
+		if !last.Less(r.From()) {
+			r.IPRange = netipx.IPRangeFrom(last.Next(), r.To())
+		}
+		last = r.To()
+		cut = append(cut, r)
+	}
+	return cut
+}
+
+// byFamily splits sorted ranges: IPv4 is first.
+func byFamily(ranges []netipx.IPRange) [2][]netipx.IPRange {
+	n, _ := slices.BinarySearchFunc(ranges, IPv6, func(r netipx.IPRange, f Family) int { return int(FamilyOf(r.From())) - int(f) })
+	return [2][]netipx.IPRange{ranges[:n], ranges[n:]}
+}
+
+// available reports whether the source, which contains the address, can assign it.
+func (s *source) available(addr netip.Addr) bool {
+	reserved := len(s.Reserved) > 0 && !within(s.gives[slot(FamilyOf(addr))], addr)
+	return !reserved && !(s.AvoidBuggyIPs && buggy(addr))
+}
+
+// within searches sorted ranges of one family. Most of the time of a decision
+// that changes nothing is spent here.
+func within(ranges []netipx.IPRange, addr netip.Addr) bool {
+	low, high := 0, len(ranges) // those below low begin at the address or before
+	for low < high {
+		if middle := (low + high) / 2; addr.Less(ranges[middle].From()) {
+			high = middle
+		} else {
+			low = middle + 1
+		}
+	}
+	return low > 0 && !ranges[low-1].To().Less(addr)
+}
+
+// whyNot says why the source, which contains the address, cannot assign it: ""
+// if it can.
+func (s *source) whyNot(addr netip.Addr) string {
+	i, _ := slices.BinarySearchFunc(s.Reserved, addr, func(r Reserved, a netip.Addr) int { return r.To().Compare(a) })
+	if i < len(s.Reserved) && s.Reserved[i].Contains(addr) {
+		return s.Reserved[i].Why
+	}
+	if s.AvoidBuggyIPs && buggy(addr) {
+		return fmt.Sprintf("ends in .0 or .255, which pool %s avoids", s.Name)
+	}
+	return ""
+}
+
+// buggy are the IPv4 addresses that old devices take for a network's own, or
+// for its broadcast address, whatever the prefix length.
+func buggy(a netip.Addr) bool {
+	last := a.As16()[15]
+	return a.Is4() && (last == 0 || last == 255)
+}
+
+// count returns how many addresses of the family the source can assign.
+func (s *source) count(f int) *big.Int {
+	total, n, one := new(big.Int), new(big.Int), big.NewInt(1)
+	var small int64 // of IPv4
+	for _, r := range s.gives[f] {
+		if from, to := r.From(), r.To(); from.Is4() {
+			a, b := from.As4(), to.As4()
+			low, high := int64(binary.BigEndian.Uint32(a[:])), int64(binary.BigEndian.Uint32(b[:]))
+			small += high - low + 1
+			if s.AvoidBuggyIPs {
+				small -= high/256 - (low+255)/256 + 1 // those that end in .0
+				small -= (high+1)/256 - low/256       // and in .255
+			}
+		} else {
+			a, b := from.As16(), to.As16()
+			total.Add(total, n.SetBytes(b[:])).Add(total, one)
+			total.Sub(total, n.SetBytes(a[:]))
+		}
+	}
+	return total.Add(total, n.SetInt64(small))
+}
+
+// poolState is a source while addresses are taken from it.
+type poolState struct {
+	used, taken [2]int64        // how many are held, and of these could be assigned
+	at          [2]int          // the range of gives that the walk for a free address has reached
+	next        [2]netip.Addr   // and the address there; zero is the first one
+	freed       [2]addrSet      // free addresses that it has passed
+	waiting     [2]pendingQueue // for a free address
+}
+
+// passed reports whether the walk has passed the address.
+func (st *poolState) passed(s *source, addr netip.Addr) bool {
+	f := slot(FamilyOf(addr))
+	switch {
+	case st.next[f].IsValid():
+		return addr.Less(st.next[f])
+	case st.at[f] < len(s.gives[f]):
+		return addr.Less(s.gives[f][st.at[f]].From())
+	}
+	return true
+}
+
+// lowestFree returns the lowest free address of the source that is not in not.
+// It walks over taken addresses once.
+func (r *run) lowestFree(s *source, f int, not []netip.Addr) (netip.Addr, bool) {
+	st := &r.states[s.index]
+	for a := st.freed[f].next(netip.Addr{}); a.IsValid(); a = st.freed[f].next(a) {
+		if !slices.Contains(not, a) {
+			return a, true
+		}
+	}
+	skipped := false // an address that others may have
+	next := st.next[f]
+	for i := st.at[f]; i < len(s.gives[f]); i++ {
+		rng := s.gives[f][i]
+		if !next.IsValid() {
+			next = rng.From()
+		}
+		for ; rng.Contains(next); next = next.Next() {
+			r.steps++
+			if r.owners[next] == nil && !(s.AvoidBuggyIPs && buggy(next)) {
+				if !slices.Contains(not, next) {
+					return next, true
+				}
+				skipped = true
+			}
+			if !skipped {
+				st.at[f], st.next[f] = i, next.Next()
+			}
+		}
+		if next = (netip.Addr{}); !skipped {
+			st.at[f], st.next[f] = i+1, next
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// usage counts, without enumerating any pool.
+func (r *run) usage() []Usage {
+	usage := make([]Usage, len(r.sources))
+	for i, s := range r.sources {
+		st, u := &r.states[i], &usage[i]
+		u.Capacity, u.Used = s.capacity, st.used
+		for f := range u.Free {
+			if u.Free[f] = new(big.Int); !s.Closed {
+				u.Free[f].Sub(s.capacity[f], big.NewInt(st.taken[f]))
+			}
+		}
+	}
+	return usage
+}
