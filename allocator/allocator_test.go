@@ -292,7 +292,7 @@ func TestExplainIsAllocateWatched(t *testing.T) {
 	want := []TraceEntry{
 		{IPv4, "p", false, "pool p has no free IPv4 address"},
 		{IPv4, "m", false, "pool m has autoAssign: false"},
-		{IPv4, "q", true, "gives 203.0.113.0"},
+		{IPv4, "q", true, "assigns 203.0.113.0"},
 	}
 	if !slices.Equal(verdicts, want) {
 		t.Errorf("got %v\nwant %v", verdicts, want)
