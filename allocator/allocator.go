@@ -1,6 +1,13 @@
 // Package allocator decides which address each Service gets: one pure function
-// over all pools and all Services. It enumerates no pool, so its cost depends
-// on the number of Services only.
+// over all pools and all Services. It enumerates no pool, so that its cost
+// depends on the number of Services and ranges only. Twice as many of them take
+// little more than twice the time, whatever they ask for.
+//
+// The files: pools.go prepares what depends on the pools only; plan.go has the
+// holders keep their addresses, plan_pending.go grants what else is asked for,
+// plan_release.go finds those that a release helps, and plan_refuse.go says why
+// something is not granted; plan_share.go and plan_tables.go know which
+// addresses can be shared.
 package allocator
 
 import (
@@ -45,13 +52,13 @@ func (f Family) String() string {
 type Pool struct {
 	Name          string
 	Ranges        []netipx.IPRange // sorted, disjoint, also from those of other pools
-	Reserved      []Reserved       // never given; what is held already is kept
+	Reserved      []Reserved       // never assigned; what is held already is kept
 	AvoidBuggyIPs bool             // nor are IPv4 addresses that end in .0 or .255
-	Auto          bool             // gives addresses to requests that do not pin it
-	Closed        bool             // gives no new addresses; what it gave is kept
+	Auto          bool             // assigns addresses to requests that do not pin it
+	Closed        bool             // assigns no new addresses; what is held is kept
 }
 
-// Reserved are addresses that no pool gives.
+// Reserved are addresses that no pool assigns.
 type Reserved struct {
 	netipx.IPRange
 	Why string // "is an address of Node n1"
@@ -84,8 +91,8 @@ type Request struct {
 	Pinned   bool         // asks for one of Pools by name: may use it without Auto, and moves there
 	Addrs    []netip.Addr // asks for these addresses, at most one of each family
 	Have     []Have       // in the status now
-	Release  []netip.Addr // shall not hold these
-	Renumber bool         // keeps an address that is replaced beside the new one
+	Release  []netip.Addr // must not hold these
+	Renumber bool         // keeps an address that is replaced alongside the new one
 	Share    Terms
 	Departed bool // Share is not what the request held its addresses by until now
 }
@@ -99,7 +106,7 @@ type Want struct {
 // Have is an address that the request's status shows.
 type Have struct {
 	Addr    netip.Addr
-	Pool    string // as recorded when it was given; "" where no record exists
+	Pool    string // as recorded when it was assigned; "" where no record exists
 	Leaving bool   // another one has replaced it
 }
 
@@ -109,7 +116,7 @@ type Held struct {
 	Pool       string // recorded, or the one that contains it; "" where there is neither
 	OutOfPool  bool   // kept although that pool does not contain it any more
 	Unselected bool   // kept although that pool does not select the request any more
-	Leaving    bool   // kept beside the one that has replaced it
+	Leaving    bool   // kept alongside the one that has replaced it
 }
 
 // Missing is an address that a request asks for and did not get.
@@ -130,9 +137,9 @@ type Assignment struct {
 
 // Usage counts the addresses of a pool, by family, IPv4 first.
 type Usage struct {
-	Capacity [2]*big.Int // can be given
-	Used     [2]int64    // are held by somebody
-	Free     [2]*big.Int // can still be given; of a closed pool none
+	Capacity [2]*big.Int // can be assigned
+	Used     [2]int64    // are held
+	Free     [2]*big.Int // can still be assigned; of a closed pool none
 }
 
 // Result is a decision about all requests.

@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -282,6 +283,45 @@ func TestMessagesNameTheOther(t *testing.T) {
 	}
 }
 
+// TestMessagesOfMany: a message names three of many holders, and of many pools.
+func TestMessagesOfMany(t *testing.T) {
+	var requests []Request
+	for i, name := range []string{"a", "b", "c", "d", "e"} {
+		requests = append(requests, having(ports(request(name, "p"), int32(80+i)), "192.0.2.9", "p"))
+	}
+	requests = append(requests,
+		asking(request("f", "p"), "192.0.2.9"), asking(ports(request("g", "p"), 84, 7, 80), "192.0.2.9"),
+		request("h", "v", "w", "x", "y"), request("i", "v", "w", "x", "y", "z"),
+	)
+	got := allocate([]Pool{pool("p", "192.0.2.0/24")}, requests)
+	for name, want := range map[string]string{
+		"f": "192.0.2.9 belongs to Services ns/a, ns/b, ns/c … and 2 more: this Service does not share its addresses",
+		"g": "192.0.2.9 belongs to Services ns/e, ns/a: both use port 84/TCP",
+		"h": "pool v does not exist; pool w does not exist; pool x does not exist; pool y does not exist",
+		"i": "pool v does not exist; pool w does not exist; pool x does not exist; and 2 more pools",
+	} {
+		if m := got[key(name)].Missing; len(m) != 1 || m[0].Message != want {
+			t.Errorf("%s: got %v, want %q", name, m, want)
+		}
+	}
+}
+
+// TestResultsAreIndependent: a later decision does not change an earlier result.
+func TestResultsAreIndependent(t *testing.T) {
+	pools := NewPools([]Pool{pool("p", "192.0.2.0/24"), pool("q", "2001:db8::/64")})
+	requests := []Request{
+		with(request("a", "p", "q"), func(r *Request) { r.Families = []Want{{IPv4, false}, {IPv6, false}} }),
+		asking(having(request("b", "p"), "192.0.2.7", "p"), "198.51.100.1"), request("c", "q"),
+	}
+	first := fmt.Sprintf("%+v", Allocate(pools, requests))
+	result := Allocate(pools, requests)
+	slices.Reverse(requests)
+	Allocate(pools, requests[:2])
+	if now := fmt.Sprintf("%+v", result); now != first {
+		t.Errorf("first\n%s\nnow\n%s", first, now)
+	}
+}
+
 func TestExplainIsAllocateWatched(t *testing.T) {
 	pools := []Pool{pool("p", "192.0.2.0/32"), {Name: "m", Ranges: pool("", "198.51.100.0/24").Ranges}, pool("q", "203.0.113.0/24")}
 	requests := []Request{request("a", "p", "m", "q"), request("b", "p", "m", "q")}
@@ -292,7 +332,7 @@ func TestExplainIsAllocateWatched(t *testing.T) {
 	want := []TraceEntry{
 		{IPv4, "p", false, "pool p has no free IPv4 address"},
 		{IPv4, "m", false, "pool m has autoAssign: false"},
-		{IPv4, "q", true, "gives 203.0.113.0"},
+		{IPv4, "q", true, "assigns 203.0.113.0"},
 	}
 	if !slices.Equal(verdicts, want) {
 		t.Errorf("got %v\nwant %v", verdicts, want)

@@ -113,10 +113,12 @@ func someRequests(t *rapid.T) (requests []Request) {
 func someCrowd(t *rapid.T) (pools []Pool, requests []Request) {
 	pools = []Pool{pool("p", "192.0.2.0/31"), pool("q", "192.0.2.2/31"), pool("r", "192.0.2.4/32")}
 	addr := rapid.Map(rapid.IntRange(0, 4), func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}) })
-	for i := range rapid.IntRange(3, 9).Draw(t, "n") {
+	for i := range rapid.IntRange(3, 12).Draw(t, "n") {
 		r := Request{Key: key(fmt.Sprintf("s%02d", i)), Families: []Want{{Family: IPv4}}, Pools: []string{"p", "q", "r"}}
 		if !seldom(t, 4, "alone") {
-			r.Share = Terms{Key: "k", Cluster: true, Ports: []Port{{"TCP", rapid.Int32Range(1, 3).Draw(t, "port")}}}
+			r.Share = Terms{
+				Key: "k", Cluster: !seldom(t, 6, "local"), Backends: rapid.SampledFrom([]string{"", "a", "a", "b"}).Draw(t, "backends"), Ports: crowdPorts(t),
+			}
 		}
 		requests = append(requests, r)
 	}
@@ -136,10 +138,17 @@ func someCrowd(t *rapid.T) (pools []Pool, requests []Request) {
 			r.Release = []netip.Addr{addr.Draw(t, "release")}
 		}
 		if seldom(t, 6, "changes its ports") {
-			r.Share.Ports, r.Departed = []Port{{"TCP", rapid.Int32Range(1, 3).Draw(t, "port")}}, true
+			r.Share.Ports, r.Departed = crowdPorts(t), true
 		}
 	}
 	return pools, requests
+}
+
+func crowdPorts(t *rapid.T) (ports []Port) {
+	for _, n := range rapid.SliceOfNDistinct(rapid.Int32Range(1, 4), 1, 2, rapid.ID).Draw(t, "ports") {
+		ports = append(ports, Port{"TCP", n})
+	}
+	return ports
 }
 
 // written are the requests once the answer is in the statuses.

@@ -208,11 +208,11 @@ func (r *run) traceGrant(p *pending, addr netip.Addr, s *source) {
 	for i := 0; free && !p.byName && p.Pools[i] != s.Name; i++ {
 		r.trace = append(r.trace, TraceEntry{p.Family, p.Pools[i], false, r.whyNone(p, p.Pools[i])})
 	}
-	message := "gives " + addr.String()
+	message := "assigns " + addr.String()
 	if old := r.holding(p.candidate, slot(p.Family)); old.Addr.IsValid() {
 		relation := "in place of"
 		if p.Renumber {
-			relation = "beside"
+			relation = "alongside"
 		}
 		message += fmt.Sprintf(" %s %s", relation, old.Addr)
 	}

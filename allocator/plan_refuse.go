@@ -16,7 +16,8 @@ const maxNamed = 3
 func (r *run) refuse(p *pending) {
 	if r.isThird(p) {
 		if addr, s := r.find(p); s != nil {
-			r.addRefusal(p, v1alpha1.Renumbering, fmt.Sprintf("%s is free for it, but %s has not been released yet, and a third address is not given",
+			r.addRefusal(p, v1alpha1.Renumbering, fmt.Sprintf(
+				"%s is free for it, but %s has not been released yet, and no third address is assigned",
 				addr, r.leaving(p.candidate, slot(p.Family)).Addr))
 			return
 		}
@@ -109,11 +110,12 @@ func (r *run) whyNone(p *pending, name string) string {
 func (c *candidate) unfit(s *source, addr netip.Addr) (v1alpha1.Reason, string) {
 	switch {
 	case slices.Contains(c.Release, addr):
-		return v1alpha1.ConflictingRequest, fmt.Sprintf("%s is asked for, and shall be released", addr)
+		return v1alpha1.ConflictingRequest, fmt.Sprintf("%s is asked for, and is to be released", addr)
 	case s == nil:
 		return v1alpha1.AddressNotInPool, fmt.Sprintf("%s is in none of the pools that this Service may use%s", addr, listed(c.Pools))
 	case !slices.Contains(c.Pools, s.Name) && c.Pinned:
-		return v1alpha1.ConflictingRequest, fmt.Sprintf("%s is in pool %s, but the Service asks for pool %s", addr, s.Name, strings.Join(slices.Concat(c.Pools, c.Barred), ", "))
+		return v1alpha1.ConflictingRequest, fmt.Sprintf("%s is in pool %s, but the Service asks for pool %s",
+			addr, s.Name, strings.Join(slices.Concat(c.Pools, c.Barred), ", "))
 	case !slices.Contains(c.Pools, s.Name):
 		return v1alpha1.AddressNotInPool, fmt.Sprintf("%s is in pool %s, which does not select this Service", addr, s.Name)
 	case s.Closed:

@@ -30,9 +30,9 @@ func (t Terms) against(o Terms) string {
 	case o.Key == "" && t.Key == "":
 		return "neither shares its addresses"
 	case o.Key == "":
-		return "it shares its addresses with nobody"
+		return "it does not share its addresses"
 	case t.Key == "":
-		return "this Service shares its addresses with nobody"
+		return "this Service does not share its addresses"
 	case t.Key != o.Key:
 		return fmt.Sprintf("its key is %q, this Service's %q", o.Key, t.Key)
 	case !t.sameNodes(o):

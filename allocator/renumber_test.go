@@ -192,7 +192,7 @@ func TestRules(t *testing.T) {
 	checkRules(t, []rule{
 		{"a released address goes, and is not given again", []Pool{p}, with(having(request("a", "p"), "192.0.2.0", "p"), releasing("192.0.2.0")), []string{"192.0.2.1=p"}, ""},
 		{"released and nothing else is free", []Pool{pool("p", "192.0.2.0/32")}, with(having(request("a", "p"), "192.0.2.0", "p"), releasing("192.0.2.0")), []string{"PoolExhausted"}, ""},
-		{"released and asked for", []Pool{p}, with(asking(request("a", "p"), "192.0.2.7"), releasing("192.0.2.7")), []string{"ConflictingRequest"}, "192.0.2.7 is asked for, and shall be released"},
+		{"released and asked for", []Pool{p}, with(asking(request("a", "p"), "192.0.2.7"), releasing("192.0.2.7")), []string{"ConflictingRequest"}, "192.0.2.7 is asked for, and is to be released"},
 		{"an adopter's release", []Pool{p}, with(with(having(having(request("a", "p"), "192.0.2.5", ""), "203.0.113.1", ""), releasing("203.0.113.1")), adopted), []string{"192.0.2.5=p"}, ""},
 		{"reserved addresses are not given", []Pool{guarded}, request("a", "p"), []string{"192.0.2.1=p"}, ""},
 		{"not by name either", []Pool{guarded}, asking(request("a", "p"), "192.0.2.2"), []string{"AddressReserved"}, "192.0.2.2 is an address of Node n1"},

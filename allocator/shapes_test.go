@@ -142,7 +142,8 @@ var shapes = []shape{
 		for i := range waiting {
 			waiting[i].Pools = []string{"p", "full"}
 		}
-		return append(pools, pool("q", "11.0.0.0/8"), pool("full")), append(reaged(pinned([]Pool{pool("q")}, requests[:n/2])), append(requests[n/2:], waiting...)...)
+		moving := reaged(pinned([]Pool{pool("q")}, requests[:n/2]))
+		return append(pools, pool("q", "11.0.0.0/8"), pool("full")), slices.Concat(moving, requests[n/2:], waiting)
 	}},
 	{"renumbering begins", func(n int) ([]Pool, []Request) {
 		pools, requests := settled(wide("p"), plain(n))

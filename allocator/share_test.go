@@ -78,7 +78,7 @@ func TestSharing(t *testing.T) {
 			[]Pool{pool("p", "192.0.2.0/24")},
 			[]Request{request("a", "p"), asking(ports(request("b", "p"), 443), "192.0.2.7"), having(request("c", "p"), "192.0.2.7", "p")},
 			map[string][]string{"a": {"192.0.2.0=p"}, "b": {"AddressTaken"}},
-			"192.0.2.7 belongs to Service ns/c: it shares its addresses with nobody",
+			"192.0.2.7 belongs to Service ns/c: it does not share its addresses",
 		},
 		{
 			"of two who clash, the one loses that has departed from its terms, although it is older",
