@@ -13,7 +13,6 @@ import (
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/memo"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
-	"github.com/fairlead-io/fairlead/providers"
 )
 
 // DecideChanged plans for Services that have changed, or were created, since the
@@ -50,7 +49,7 @@ func (p *Planner) decideChanged(d *decision, svc *corev1.Service) (planned Plann
 		before = nil
 	}
 	s := p.subject(d, svc)
-	if s.volatile() || s.choice.Verdict == providers.OnAWS {
+	if s.volatile {
 		return Planned{}, false
 	}
 	assigned, ok := p.extend(s, before)

@@ -49,7 +49,7 @@ type Snapshot struct {
 // not in it is not touched.
 type Plan struct {
 	// Services are all Services that carry, or are to carry, anything of
-	// Fairlead's, in the order of the snapshot. Changes are those of them whose
+	// Fairlead's, oldest first. Changes are those of them whose
 	// observed state differs from the desired one.
 	Services, Changes []Planned
 	Pools             map[string]PoolPlan

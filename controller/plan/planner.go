@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -51,9 +52,9 @@ type Planner struct {
 	last      *decision       // the last full one; nil if only another one will do
 	inUse     map[string]bool // by it: pools that have, or are to get, their finalizer
 
-	// Buffers, whose contents do not outlive a decision.
-	order    []*subject
-	requests []allocator.Request
+	order    []*subject          // of the last full decision, oldest first
+	added    []*subject          // to be merged into order
+	requests []allocator.Request // of the last full decision, in the same order
 }
 
 type (
@@ -115,8 +116,12 @@ type decision struct {
 // subject is a Service with what was derived from it.
 type subject struct {
 	*corev1.Service
-	key types.NamespacedName
-	run uint64 // the number of the last decision that it was part of
+	key     types.NamespacedName
+	run     uint64 // the number of the last full decision that it was part of
+	ordered bool   // it is in the planner's order
+	// volatile: more than the Service, the configuration, the nodes and the reports
+	// decide its plan: the time, or the cloud.
+	volatile bool
 
 	// Derived from the Service and the states.
 	states  requestStates
@@ -134,14 +139,6 @@ type subject struct {
 	reports    reportStates
 	plan       *ServicePlan // nil: the Service has nothing of Fairlead's
 	differs    bool         // the plan from the Service
-}
-
-// volatile reports whether more than the Service, the configuration, the nodes
-// and the reports decide its plan: the time, or the cloud.
-func (s *subject) volatile() bool {
-	_, renumbers := s.Annotations[v1alpha1.AnnotationRenumber]
-	_, leaving := s.Annotations[v1alpha1.AnnotationLeaving]
-	return renumbers || leaving || has(s.Service, v1alpha1.FinalizerAWS) || s.choice.Verdict == providers.OnAWS
 }
 
 // assigned is what the allocator assigned to the Service.
@@ -200,7 +197,7 @@ func (d *decision) planService(svc *subject, a allocator.Assignment) {
 	if !p.IsZero() || touched(svc.Service) {
 		svc.plan, svc.differs = &p, !p.Matches(svc.Service)
 	}
-	svc.planned = !svc.volatile()
+	svc.planned = !svc.volatile
 	svc.assignment, svc.reports = a, d.reportStates
 }
 
@@ -247,10 +244,14 @@ func (p *Planner) decision(s Snapshot) *decision {
 	d.chooser = p.chooser
 	d.requestStates = requestStates{menuStates{parsed, namespaces}, p.chooserState}
 	d.menus = p.menus.Get(d.requestStates.menus, func() menus { return newMenus(d.config.Pools, s.Namespaces) })
-	p.order, p.requests = p.order[:0], p.requests[:0]
 	for _, svc := range s.Services {
-		subject := p.subject(d, svc)
-		p.order = append(p.order, subject)
+		if subject := p.subject(d, svc); !subject.ordered {
+			p.added = append(p.added, subject)
+		}
+	}
+	p.sort()
+	p.requests = p.requests[:0]
+	for _, subject := range p.order {
 		if subject.asks {
 			subject.ask = len(p.requests)
 			p.requests = append(p.requests, subject.request)
@@ -270,11 +271,49 @@ func (p *Planner) subject(d *decision, svc *corev1.Service) *subject {
 		p.subjects[svc], p.latest[known.key] = known, known
 	}
 	known.run = p.run
-	if known.states != d.requestStates || known.volatile() {
-		*known = subject{Service: svc, key: known.key, run: p.run, states: d.requestStates, choice: d.chooser.Choose(svc)}
+	if known.states != d.requestStates || known.volatile {
+		*known = subject{
+			Service: svc, key: known.key, run: p.run, ordered: known.ordered, states: d.requestStates, choice: d.chooser.Choose(svc),
+		}
+		known.volatile = isVolatile(svc) || known.choice.Verdict == providers.OnAWS
 		known.request, known.asks = d.request(known)
 	}
 	return known
+}
+
+func isVolatile(svc *corev1.Service) bool {
+	_, renumbers := svc.Annotations[v1alpha1.AnnotationRenumber]
+	_, leaving := svc.Annotations[v1alpha1.AnnotationLeaving]
+	return renumbers || leaving || has(svc, v1alpha1.FinalizerAWS)
+}
+
+// sort removes from the order what is not part of this decision, and merges what
+// was added. Most of the order is that of the last decision.
+func (p *Planner) sort() {
+	byAge := func(a, b *subject) int {
+		return cmp.Or(
+			a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
+			strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name),
+		)
+	}
+	slices.SortFunc(p.added, byAge)
+	added := p.added
+	order := make([]*subject, 0, len(p.order)+len(added))
+	for _, svc := range p.order {
+		if svc.ordered = svc.run == p.run; !svc.ordered {
+			continue
+		}
+		for len(added) > 0 && byAge(added[0], svc) < 0 {
+			order, added = append(order, added[0]), added[1:]
+		}
+		order = append(order, svc)
+	}
+	p.order = append(order, added...)
+	for _, svc := range p.added {
+		svc.ordered = true
+	}
+	clear(p.added)
+	p.added = p.added[:0]
 }
 
 func sameNamespace(a, b *corev1.Namespace) bool {
