@@ -66,14 +66,14 @@ func skip(t testing.TB, format string, args ...any) {
 // eventually waits for a condition; what says what is missing when it does not come.
 func eventually(t testing.TB, what func() string) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		missing := what()
 		if missing == "" {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("not after 20 s: %s", missing)
+			t.Fatalf("not after a minute: %s", missing)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -113,7 +113,7 @@ func runSpeaker(t testing.TB, state State) (s *Speaker, stop func()) {
 			if err != nil {
 				t.Errorf("Run: %v", err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("Run did not end")
 		}
 	}
