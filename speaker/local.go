@@ -30,9 +30,11 @@ const (
 	// daemonSet is what runs the speakers.
 	daemonSet = "fairlead-speaker"
 
-	// askTimeout bounds the question whether this is the end of Fairlead or
-	// just of this pod.
-	askTimeout = time.Second
+	// askTimeout bounds the requests that find whether this is the end of Fairlead
+	// or just of this pod. A busy API server takes more than a second, and routes
+	// that are left by mistake attract packets until the restart time is over. With
+	// the drain delay and writeTimeout it stays below the pod's grace period.
+	askTimeout = 5 * time.Second
 )
 
 // local is what only this node knows.
@@ -178,11 +180,11 @@ func (e *exit) why(ctx context.Context, node *corev1.Node) string {
 }
 
 // sayGoodbye leaves the routers in the way that fits why the speaker ends.
-func (s *Speaker) sayGoodbye(ctx context.Context) {
+// why is "" before a restart.
+func (s *Speaker) sayGoodbye(ctx context.Context, why string) {
 	if !s.exit.routing {
 		return
 	}
-	why := s.exit.why(ctx, s.ownNode())
 	if why == "" {
 		s.log.Info("routes left with the routers, for the next speaker")
 		s.routing.pause(ctx)
