@@ -166,15 +166,21 @@ func by(t *testing.T, r *lab.Router, addr netip.Addr, nodes ...int) {
 	}
 }
 
+// byAll waits until both routers of the fabric send packets to the address to
+// these nodes.
+func byAll(t *testing.T, addr netip.Addr, nodes ...int) {
+	t.Helper()
+	by(t, fabric.bird, addr, nodes...)
+	by(t, fabric.frr, addr, nodes...)
+}
+
 // TestBGP: both routers share an address's packets out to all nodes, every pod
 // is reached from behind them, and every place says so.
 func TestBGP(t *testing.T) {
-	routers := routers(t)
+	routers(t)
 	svc, addr := routed(t, "bgp-cluster")
 	contains(t, condition(t, "bgp-cluster", "Announced", "Announced"), addr.String()+" by BGP")
-	for _, r := range routers {
-		by(t, r, addr, 0, 1, 2)
-	}
+	byAll(t, addr, 0, 1, 2)
 	remote := cluster.Network.Remote
 	seen := map[string]bool{}
 	eventually(t, "every backend answers the remote client", func() error {
@@ -217,40 +223,32 @@ func doctor(t *testing.T) string {
 // TestBGPLocal: under externalTrafficPolicy Local only nodes with an endpoint
 // are next hops, the client's address is seen, and both follow the endpoints.
 func TestBGPLocal(t *testing.T) {
-	routers := routers(t)
+	routers(t)
 	if err := cluster.SetPodReady(t.Context(), 1, false); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cluster.SetPodReady(context.Background(), 1, true) })
 	svc, addr := routed(t, "bgp-local", local)
-	for _, r := range routers {
-		by(t, r, addr, 0, 2)
-	}
+	byAll(t, addr, 0, 2)
 	answer := reach(t, cluster.Network.Remote, url(addr, svc.Spec.Ports[0].Port))
 	contains(t, answer, " to "+cluster.Network.Remote.Addr.String())
 	if err := cluster.SetPodReady(t.Context(), 0, false); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cluster.SetPodReady(context.Background(), 0, true) })
-	for _, r := range routers {
-		by(t, r, addr, 2)
-	}
+	byAll(t, addr, 2)
 	if err := cluster.SetPodReady(t.Context(), 2, false); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cluster.SetPodReady(context.Background(), 2, true) })
 	condition(t, "bgp-local", "Announced", "NoEndpoints")
-	for _, r := range routers {
-		by(t, r, addr)
-	}
+	byAll(t, addr)
 	for i := range cluster.Nodes {
 		if err := cluster.SetPodReady(t.Context(), i, true); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, r := range routers {
-		by(t, r, addr, 0, 1, 2)
-	}
+	byAll(t, addr, 0, 1, 2)
 }
 
 // TestRollingUpdate: under externalTrafficPolicy Local every pod is replaced, one
@@ -262,9 +260,7 @@ func TestRollingUpdate(t *testing.T) {
 	svc, addr := routed(t, "bgp-rolling", local)
 	everywhere := func() {
 		t.Helper()
-		for _, r := range routers {
-			by(t, r, addr, 0, 1, 2)
-		}
+		byAll(t, addr, 0, 1, 2)
 	}
 	everywhere()
 	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
@@ -273,9 +269,7 @@ func TestRollingUpdate(t *testing.T) {
 		if err := cluster.TerminatePod(t.Context(), i); err != nil {
 			t.Fatal(err)
 		}
-		for _, r := range routers {
-			by(t, r, addr, others[i]...)
-		}
+		byAll(t, addr, others[i]...)
 		if err := cluster.ReplacePod(t.Context(), i); err != nil {
 			t.Fatal(err)
 		}
@@ -306,16 +300,12 @@ const birdLog, frrLog = "bird-bird", "bgpd-frr"
 // TestBGPNodeDies: a node that falls silent is no next hop any more, by BFD and
 // not by the hold time; its own speaker sees the routers go, and all come back.
 func TestBGPNodeDies(t *testing.T) {
-	routers := routers(t)
+	routers(t)
 	_, addr := routed(t, "bgp-node-dies")
-	for _, r := range routers {
-		by(t, r, addr, 0, 1, 2)
-	}
+	byAll(t, addr, 0, 1, 2)
 	frrLogs, node := logged(frrLog), cluster.Nodes[1].Addr
 	plugIn := unplug(t, cluster.Nodes[1])
-	for _, r := range routers {
-		by(t, r, addr, 0, 2)
-	}
+	byAll(t, addr, 0, 2)
 	frrLogs(t, fmt.Sprintf(`neighbor %s [^\n]*BFD Down`, node))
 	shown, err := fabric.bird.Show(t.Context(), "show", "protocols", "all", "neighbour1")
 	if err != nil {
@@ -326,19 +316,15 @@ func TestBGPNodeDies(t *testing.T) {
 	if err := cluster.RestoreRoutes(1); err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range routers {
-		by(t, r, addr, 0, 1, 2)
-	}
+	byAll(t, addr, 0, 1, 2)
 }
 
 // TestBGPRouterDies: a router that falls silent is seen by BFD in the status,
 // and the other one goes on.
 func TestBGPRouterDies(t *testing.T) {
-	routers := routers(t)
+	routers(t)
 	_, addr := routed(t, "bgp-router-dies")
-	for _, r := range routers {
-		by(t, r, addr, 0, 1, 2)
-	}
+	byAll(t, addr, 0, 1, 2)
 	plugIn := unplug(t, fabric.bird.Host)
 	eventually(t, "the speakers see the path die", func() error {
 		out, err := cluster.Kubectl(t.Context(), "", "get", "speakers", "-o", `jsonpath={.items[*].status.sessions[?(@.peer=="bird")].bfd}`)
@@ -351,9 +337,7 @@ func TestBGPRouterDies(t *testing.T) {
 	sessions(t, "frr", "Established 3/3")
 	condition(t, "bgp-router-dies", "Announced", "Announced")
 	plugIn()
-	for _, r := range routers {
-		by(t, r, addr, 0, 1, 2)
-	}
+	byAll(t, addr, 0, 1, 2)
 }
 
 // quiet fails if the router's kernel changes a route to the address before it
@@ -403,9 +387,7 @@ func unharmed(t *testing.T, report lab.Report, changes int) {
 func TestSpeakerUpgradeKeepsRoutes(t *testing.T) {
 	routers := routers(t)
 	svc, addr := routed(t, "bgp-upgrade")
-	for _, r := range routers {
-		by(t, r, addr, 0, 1, 2)
-	}
+	byAll(t, addr, 0, 1, 2)
 	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
 	quietUntil := []func(netip.Addr){quiet(t, routers[0], addr), quiet(t, routers[1], addr)}
 	birdLogs, frrLogs := logged(birdLog), logged(frrLog)
@@ -434,20 +416,16 @@ func TestSpeakerUpgradeKeepsRoutes(t *testing.T) {
 // TestSpeakerKilled: a speaker that has no time to hand its BFD session on is
 // noticed by BIRD, and its routes come back with it. FRR keeps them meanwhile.
 func TestSpeakerKilled(t *testing.T) {
-	routers := routers(t)
+	routers(t)
 	_, addr := routed(t, "bgp-killed")
-	for _, r := range routers {
-		by(t, r, addr, 0, 1, 2)
-	}
+	byAll(t, addr, 0, 1, 2)
 	cluster.Speakers[2].Kill()
 	by(t, fabric.bird, addr, 0, 1)
 	by(t, fabric.frr, addr, 0, 1, 2)
 	if err := cluster.StartSpeaker(t.Context(), 2); err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range routers {
-		by(t, r, addr, 0, 1, 2)
-	}
+	byAll(t, addr, 0, 1, 2)
 }
 
 // TestDrain: a node that is excluded asks for other ways first (RFC 8326), and
@@ -455,23 +433,17 @@ func TestSpeakerKilled(t *testing.T) {
 func TestDrain(t *testing.T) {
 	routers := routers(t)
 	svc, addr := routed(t, "bgp-drain")
-	for _, r := range routers {
-		by(t, r, addr, 0, 1, 2)
-	}
+	byAll(t, addr, 0, 1, 2)
 	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
 	node, frrLogs := cluster.Nodes[2], logged(frrLog)
 	label(t, node.Name, `"true"`)
 	t.Cleanup(func() { label(t, node.Name, "null") })
-	for _, r := range routers {
-		by(t, r, addr, 0, 1)
-	}
+	byAll(t, addr, 0, 1)
 	frrLogs(t, fmt.Sprintf(`%s\S* rcvd UPDATE w/ attr: [^\n]*graceful-shutdown`, node.Addr),
 		fmt.Sprintf(`%s\S* rcvd UPDATE about %s/32 [^\n]*-- withdrawn`, node.Addr, addr))
 	unharmed(t, stop(), len(routers))
 	label(t, node.Name, "null")
-	for _, r := range routers {
-		by(t, r, addr, 0, 1, 2)
-	}
+	byAll(t, addr, 0, 1, 2)
 }
 
 // label excludes a node from load balancers, or with null no longer.
@@ -487,7 +459,7 @@ func label(t *testing.T, node, value string) {
 // ends, and costs the client nothing: on a node that is being emptied, and when
 // Fairlead is removed.
 func TestSpeakerLeaves(t *testing.T) {
-	routers := routers(t)
+	routers(t)
 	svc, addr := routed(t, "bgp-leave")
 	for name, row := range map[string]struct{ begin, end func(t *testing.T) }{
 		"cordoned": {
@@ -512,9 +484,7 @@ func TestSpeakerLeaves(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, r := range routers {
-				by(t, r, addr, 0, 1, 2)
-			}
+			byAll(t, addr, 0, 1, 2)
 			reach(t, cluster.Network.Remote, url(addr, svc.Spec.Ports[0].Port))
 			row.begin(t)
 			t.Cleanup(func() {
@@ -529,9 +499,7 @@ func TestSpeakerLeaves(t *testing.T) {
 			if err := cluster.Speakers[1].Stop(); err != nil {
 				t.Errorf("the speaker ended with %v", err)
 			}
-			for _, r := range routers {
-				by(t, r, addr, 0, 2)
-			}
+			byAll(t, addr, 0, 2)
 			unharmed(t, stop(), 0)
 		})
 	}
@@ -628,7 +596,7 @@ func manifest(t *testing.T, yaml string) {
 // TestBGPProblems: what cannot be used is said where it stands, and nothing else
 // suffers.
 func TestBGPProblems(t *testing.T) {
-	routers := routers(t)
+	routers(t)
 	manifest(t, `apiVersion: fairlead.io/v1alpha1
 kind: BGPPeer
 metadata: {name: wrong-asn}
@@ -667,9 +635,7 @@ spec: {ipAddressPools: [bgp, gone], peers: [bird, nowhere], communities: [unhear
 		return err
 	})
 	_, addr := routed(t, "bgp-beside-problems")
-	for _, r := range routers {
-		by(t, r, addr, 0, 1, 2)
-	}
+	byAll(t, addr, 0, 1, 2)
 }
 
 // TestLoopGuard: a packet to an announced address that nothing wants does not
