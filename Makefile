@@ -65,9 +65,12 @@ verify: ## Fail if generated code is out of date.
 	  || { echo "generated code is out of date: make generate"; exit 1; }
 
 bench: .build/lab ## Measure plans, engines, the controller at scale, and announcements in a cluster with two routers. SCALE=1: only plans and scale.
-	.build/lab with go test -run='^$$' -bench=. -benchtime=1s ./allocator ./controller $(if $(SCALE),,./speaker/...)
-	@.build/lab bench --scale
-	@$(if $(SCALE),:,.build/lab bench)
+	.build/lab with go test -p=1 -timeout=1h -run='^$$' -bench=. $(if $(FULL),-count=5,-benchtime=0.3s) ./allocator ./controller $(if $(SCALE),,./speaker/...)
+	@.build/lab bench --scale $(if $(FULL),--full)
+	@$(if $(SCALE),:,.build/lab bench $(if $(FULL),--full))
+
+bench-full: ## The same at all sizes and with all repetitions, for the tables in the documentation (more than an hour).
+	@$(MAKE) bench FULL=1
 
 build: ## Build the three programs into .build.
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(VERSION)' -o .build/fairlead-controller ./cmd/controller

@@ -49,7 +49,7 @@ func isOpen(g *gate, addr netip.Addr) bool {
 
 func opens(t *testing.T, g *gate, addr netip.Addr) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !isOpen(g, addr); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !isOpen(g, addr); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s stays closed", addr)
 		}
@@ -62,7 +62,7 @@ func TestGateLocal(t *testing.T) {
 	addr := netip.MustParseAddr("203.0.113.5")
 	waiting := map[netip.Addr][]uint16{addr: {health.port()}}
 	g.Set(t.Context(), nil, nil, waiting)
-	for deadline := time.Now().Add(20 * time.Second); health.asked.Load() < 3; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); health.asked.Load() < 3; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("nobody asks")
 		}
@@ -120,7 +120,7 @@ func TestGateShared(t *testing.T) {
 	addr := netip.MustParseAddr("203.0.113.5")
 	one.healthy.Store(true)
 	g.Set(t.Context(), nil, nil, map[netip.Addr][]uint16{addr: {one.port(), other.port()}})
-	for deadline := time.Now().Add(20 * time.Second); other.asked.Load() < 3; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); other.asked.Load() < 3; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("nobody asks")
 		}

@@ -42,8 +42,9 @@ func (s *Speaker) Run(ctx context.Context) error {
 	tasks.Go(func() error {
 		defer stop()
 		s.reconcileLoop(ctx)
+		why := s.exit.why(routing, s.ownNode()) // while links are still answered for
 		s.announce.Close()
-		s.sayGoodbye(routing)
+		s.sayGoodbye(routing, why)
 		return nil
 	})
 	err := tasks.Wait()

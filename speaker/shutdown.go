@@ -19,9 +19,12 @@ const (
 	// daemonSet is the name of the DaemonSet that runs the speakers.
 	daemonSet = "fairlead-speaker"
 
-	// shutdownQueryTimeout bounds each request by which a speaker that ends finds
-	// out whether only its pod is restarted.
-	shutdownQueryTimeout = time.Second
+	// shutdownQueryTimeout bounds the requests by which a speaker that ends finds out
+	// whether only its pod is restarted. A busy API server takes more than a second,
+	// and routes that are left by mistake attract packets until the restart time is
+	// over. With the drain delay and writeTimeout it stays below the pod's grace
+	// period.
+	shutdownQueryTimeout = 5 * time.Second
 )
 
 // exit is how this node leaves: slowly when it is excluded, politely when it is
@@ -86,11 +89,11 @@ func (e *exit) why(ctx context.Context, node *corev1.Node) string {
 }
 
 // sayGoodbye leaves the routers in the way that fits why the speaker ends.
-func (s *Speaker) sayGoodbye(ctx context.Context) {
+// why is "" before a restart.
+func (s *Speaker) sayGoodbye(ctx context.Context, why string) {
 	if !s.exit.routing {
 		return
 	}
-	why := s.exit.why(ctx, s.ownNode())
 	if why == "" {
 		s.log.Info("routes left with the routers, for the next speaker")
 		s.routing.pause(ctx)

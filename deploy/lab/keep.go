@@ -232,6 +232,15 @@ func (c *Cluster) Announced(ctx context.Context, namespace, name string) (netip.
 	return netip.Addr{}, fmt.Errorf("the Service is not announced: %+v", svc.Status.Conditions)
 }
 
+// WaitAnnounced waits until the Service of the default namespace is announced.
+func (c *Cluster) WaitAnnounced(ctx context.Context, name string) (addr netip.Addr, err error) {
+	err = Wait(ctx, "Service "+name+" has an address that is announced", func() (err error) {
+		addr, err = c.Announced(ctx, "default", name)
+		return err
+	})
+	return addr, err
+}
+
 // Ingress is the one address in the Service's status.
 func Ingress(svc *corev1.Service) (netip.Addr, error) {
 	if len(svc.Status.LoadBalancer.Ingress) != 1 {

@@ -29,14 +29,14 @@ func TestMain(m *testing.M) {
 // eventually waits for a condition; what returns what is missing, or nothing.
 func eventually(t testing.TB, what func() string) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		missing := what()
 		if missing == "" {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("not after 20 s: %s", missing)
+			t.Fatalf("not after a minute: %s", missing)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -76,7 +76,7 @@ func runSpeaker(t testing.TB, state State) (s *Speaker, stop func()) {
 			if err != nil {
 				t.Errorf("Run: %v", err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("Run did not end")
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/mdlayher/ethernet"
 	"github.com/mdlayher/packet"
@@ -49,7 +50,28 @@ func newCable(t *testing.T) *cable {
 	c.tap, err = packet.Listen(c.lan, packet.Raw, int(ethernet.EtherTypeARP), nil)
 	must(err)
 	t.Cleanup(func() { _ = c.tap.Close() })
+	// Until the kernel has seen the carrier, frames are dropped.
+	for _, name := range []string{"vip0", "lan0"} {
+		eventually(t, name+" is up", func() bool {
+			link, err := netlink.LinkByName(name)
+			must(err)
+			return link.Attrs().OperState == netlink.OperUp
+		})
+	}
 	return c
+}
+
+// patience bounds waits: a busy machine is slow.
+const patience = time.Minute
+
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %s until %s", patience, what)
+		}
+	}
 }
 
 var vip = netip.MustParseAddr("192.0.2.77")

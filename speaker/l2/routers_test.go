@@ -15,14 +15,8 @@ import (
 // found waits until the router on the link is found.
 func found(t *testing.T, r *Routers, link string) netip.Addr {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if addr := r.Found()[link]; addr.IsValid() {
-			return addr
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("no router is found on %s", link)
-		}
-	}
+	eventually(t, "a router is found on "+link, func() bool { return r.Found()[link].IsValid() })
+	return r.Found()[link]
 }
 
 func linkLocal(t *testing.T, link string) netip.Addr {
@@ -90,7 +84,7 @@ func TestAdvertisement(t *testing.T) {
 	if err := conn.JoinGroup(netip.MustParseAddr("ff02::1")); err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	far.Set(ctx, []string{"vip0"})
@@ -111,7 +105,7 @@ func TestAdvertisement(t *testing.T) {
 // linkUp waits until the link has a link-local address that is not tentative.
 func linkUp(t *testing.T, link string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	eventually(t, link+" has a link-local address", func() bool {
 		l, err := netlink.LinkByName(link)
 		if err != nil {
 			t.Fatal(err)
@@ -121,11 +115,6 @@ func linkUp(t *testing.T, link string) {
 			t.Fatal(err)
 		}
 		const tentative = 0x40 // IFA_F_TENTATIVE
-		if len(addrs) > 0 && addrs[0].Flags&tentative == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s has no address: %v", link, addrs)
-		}
-	}
+		return len(addrs) > 0 && addrs[0].Flags&tentative == 0
+	})
 }

@@ -193,7 +193,7 @@ func unplug(t *testing.T, h *lab.Host) (plugIn func()) {
 }
 
 func deletePool(t *testing.T, name string) {
-	_, err := cluster.Kubectl(context.Background(), "", "delete", "--ignore-not-found", "--timeout=60s", "ipaddresspool", name)
+	_, err := cluster.Kubectl(context.Background(), "", "delete", "--ignore-not-found", "--timeout="+lab.Patience.String(), "ipaddresspool", name)
 	if err != nil {
 		t.Error(err)
 	}

@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
 // TestSelectionFromMetalLBAnnotations: Services that come from MetalLB ask in
@@ -65,7 +67,7 @@ func TestSelection(t *testing.T) {
 	t.Cleanup(func() {
 		ctx := context.Background()
 		for _, name := range []string{"picked", "unpicked"} {
-			_, _ = cluster.Kubectl(ctx, "", "delete", "-n", "tenant", "--ignore-not-found", "--timeout=60s", "svc", name)
+			_, _ = cluster.Kubectl(ctx, "", "delete", "-n", "tenant", "--ignore-not-found", "--timeout="+lab.Patience.String(), "svc", name)
 		}
 		_, _ = cluster.Kubectl(ctx, "", "delete", "--ignore-not-found", "l2advertisement", "blue")
 		deletePool(t, "blue")

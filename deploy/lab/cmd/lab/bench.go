@@ -42,32 +42,38 @@ kind: BGPAdvertisement
 metadata: {name: bench}
 `
 
-const (
-	samples = 30 // new routes that are timed, in a cluster of each size
-	deaths  = 10 // nodes whose power is taken
-	creates = 32 // Services created at a time
-)
+// benchAmounts are how much bench measures.
+type benchAmounts struct {
+	sizes   []int // Services in the cluster
+	samples int   // new routes that are timed beside each
+	deaths  int   // nodes whose power is taken
+}
+
+var quickBench, fullBench = benchAmounts{[]int{10, 1000}, 10, 3}, benchAmounts{[]int{10, 5000}, 30, 10}
+
+const creates = 32 // Services created at a time
 
 // bench measures what BGP announcements cost in a whole cluster.
 type bench struct {
 	*lab.Cluster
 	lab.Progress
+	benchAmounts
 	bird, frr *lab.Router
 	made      int // Services, by fill
 }
 
-func runBench(ctx context.Context, o lab.Options) error {
+func runBench(ctx context.Context, o lab.Options, amounts benchAmounts) error {
 	c, err := lab.Start(ctx, o)
 	if err != nil {
 		return err
 	}
-	b := &bench{Cluster: c, Progress: o.Progress}
+	b := &bench{Cluster: c, Progress: o.Progress, benchAmounts: amounts}
 	if err := b.routers(ctx); err != nil {
 		return err
 	}
 	var lines []string
-	for _, size := range []int{10, 5000} {
-		if size > 1000 {
+	for i, size := range b.sizes {
+		if i > 0 {
 			// Here the kube-proxies of all nodes share one machine, and with
 			// thousands of Services leave nothing of it to what is measured.
 			b.pauseProxies()
@@ -81,7 +87,7 @@ func runBench(ctx context.Context, o lab.Options) error {
 			return err
 		}
 		lines = append(append(lines, more...), b.speakerCost(size))
-		if size == 10 {
+		if i == 0 {
 			for _, measure := range []func(context.Context) ([]string, error){b.powerOffs, b.planned} {
 				more, err := measure(ctx)
 				if err != nil {
@@ -229,9 +235,9 @@ func (b *bench) newRoutes(ctx context.Context, size int) (lines []string, err er
 			}
 		}()
 	}
-	what := fmt.Sprintf("time %d new routes beside %d Services", samples, size)
+	what := fmt.Sprintf("time %d new routes beside %d Services", b.samples, size)
 	err = b.Step(what, func() error {
-		for i := range samples {
+		for i := range b.samples {
 			name := fmt.Sprintf("new-%d-%d", size, i)
 			if err := b.create(ctx, name, corev1.ServiceExternalTrafficPolicyCluster); err != nil {
 				return err
@@ -259,7 +265,7 @@ func (b *bench) newRoutes(ctx context.Context, size int) (lines []string, err er
 	defer mu.Unlock()
 	for _, r := range []*lab.Router{b.bird, b.frr} {
 		var took []time.Duration
-		for i := range samples {
+		for i := range b.samples {
 			name := fmt.Sprintf("new-%d-%d", size, i)
 			took = append(took, routed[r][addrs[name]].Sub(assigned[name]))
 		}
@@ -270,11 +276,7 @@ func (b *bench) newRoutes(ctx context.Context, size int) (lines []string, err er
 
 // all waits until both routers send packets to every node.
 func (b *bench) all(ctx context.Context, service string) (addr netip.Addr, err error) {
-	err = lab.Wait(ctx, service+" is announced", func() (err error) {
-		addr, err = b.Announced(ctx, "default", service)
-		return err
-	})
-	if err != nil {
+	if addr, err = b.WaitAnnounced(ctx, service); err != nil {
 		return addr, err
 	}
 	var hops []netip.Addr

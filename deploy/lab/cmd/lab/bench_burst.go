@@ -10,9 +10,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// burstCreated creates 5,000 Services without the controller, and as many with
+// burstCreated creates Services without the controller, and as many with
 // it: a half of each by turns, so that what else the machine does hits both. In
-// the middle, beside 5,000, it restarts the controller.
+// the middle it restarts the controller.
 func (s *scale) burstCreated(ctx context.Context) error {
 	var bare, with, used time.Duration
 	var events int64
@@ -21,7 +21,7 @@ func (s *scale) burstCreated(ctx context.Context) error {
 			if err := s.stop(); err != nil {
 				return err
 			}
-			took, err := s.burst(fmt.Sprintf("create %d Services, and patch each at once, by a bare loop", half/2), func() error {
+			took, err := s.burst(fmt.Sprintf("create %d Services, and patch each at once, by a bare loop", s.half/2), func() error {
 				return s.bareBurst(ctx, fmt.Sprintf("bare%d", part))
 			})
 			if err != nil {
@@ -37,7 +37,7 @@ func (s *scale) burstCreated(ctx context.Context) error {
 				return err
 			}
 			cpu, _ := s.Controllers[0].Usage()
-			took, err := s.burst(fmt.Sprintf("create %d Services, and let the controller serve them", half/2), func() error {
+			took, err := s.burst(fmt.Sprintf("create %d Services, and let the controller serve them", s.half/2), func() error {
 				return s.servedBurst(ctx, fmt.Sprintf("s%d", part))
 			})
 			if err != nil {
@@ -58,7 +58,7 @@ func (s *scale) burstCreated(ctx context.Context) error {
 			}
 		}
 	}
-	s.table.add(fmt.Sprintf("burst: %d Services are created", half), with, bare, 1.3)
+	s.table.add(fmt.Sprintf("burst: %d Services are created", s.half), with, bare, 1.3)
 	s.note("the burst", events, used)
 	return nil
 }
@@ -81,7 +81,7 @@ func (s *scale) timed(do func() error) (time.Duration, error) {
 // bareBurst creates, and patches what has been created, at the controller's
 // concurrency each.
 func (s *scale) bareBurst(ctx context.Context, name string) error {
-	created := make(chan *corev1.Service, half/2)
+	created := make(chan *corev1.Service, s.half/2)
 	var creating, patching errgroup.Group
 	creating.SetLimit(inFlight)
 	patching.SetLimit(inFlight)
@@ -92,7 +92,7 @@ func (s *scale) bareBurst(ctx context.Context, name string) error {
 		}
 		return nil
 	})
-	for i := range half / 2 {
+	for i := range s.half / 2 {
 		creating.Go(func() error {
 			svc, err := s.create(ctx, service(fmt.Sprintf("%s-%05d", name, i)))
 			if err == nil {
@@ -111,8 +111,8 @@ func (s *scale) bareBurst(ctx context.Context, name string) error {
 
 // servedBurst creates, and waits until the last Service has its address.
 func (s *scale) servedBurst(ctx context.Context, name string) error {
-	want := s.seen.count("bench") + half/2
-	if err := s.createAll(ctx, half/2, name); err != nil {
+	want := s.seen.count("bench") + s.half/2
+	if err := s.createAll(ctx, s.half/2, name); err != nil {
 		return err
 	}
 	return s.seen.until(ctx, want, "bench")
@@ -148,15 +148,15 @@ func (s *scale) note(what string, events int64, cpu time.Duration) {
 	s.notes = append(s.notes, fmt.Sprintf("%s: %d Events written by its end; the controller used %.1f s of CPU", what, events, cpu.Seconds()))
 }
 
-// restart restarts the controller beside 5,000 Services that have addresses.
+// restart restarts the controller beside Services that have addresses.
 func (s *scale) restart(ctx context.Context) error {
 	var lead, process, list []time.Duration
 	had, err := s.versions(ctx)
 	if err != nil {
 		return err
 	}
-	err = s.Step(fmt.Sprintf("restart the controller beside %d Services, %d times", half, restarts), func() error {
-		for range restarts {
+	err = s.Step(fmt.Sprintf("restart the controller beside %d Services, %d times", s.half, s.restarts), func() error {
+		for range s.restarts {
 			if err := s.stop(); err != nil {
 				return err
 			}
@@ -192,9 +192,9 @@ func (s *scale) restart(ctx context.Context) error {
 			writes++
 		}
 	}
-	s.table.addAll(fmt.Sprintf("restart beside %d Services: lease → first pass done", half), lead, list, 2)
+	s.table.addAll(fmt.Sprintf("restart beside %d Services: lease → first pass done", s.half), lead, list, 2)
 	s.table.addAll("  the same, from the process's start", process, list, 0)
-	s.table.addCount(fmt.Sprintf("  Services written to by %d restarts", restarts), writes, 0)
+	s.table.addCount(fmt.Sprintf("  Services written to by %d restarts", s.restarts), writes, 0)
 	return nil
 }
 
@@ -210,22 +210,22 @@ func (s *scale) versions(ctx context.Context) (map[string]string, error) {
 	return versions, nil
 }
 
-// burstPending makes pools that 2,500 Services are waiting for: one while a
+// burstPending makes pools that Services are waiting for: one while a
 // bare loop stands in for the controller, and one with it.
 func (s *scale) burstPending(ctx context.Context) error {
 	if err := s.stop(); err != nil {
 		return err
 	}
-	err := s.Step(fmt.Sprintf("have 2 × %d Services that wait for a pool", waiting), func() error {
+	err := s.Step(fmt.Sprintf("have 2 × %d Services that wait for a pool", s.waiting()), func() error {
 		for _, pool := range []string{"late0", "late1"} {
-			if err := s.createAll(ctx, waiting, pool, fromPool(pool)); err != nil {
+			if err := s.createAll(ctx, s.waiting(), pool, fromPool(pool)); err != nil {
 				return err
 			}
 		}
 		if _, err := s.start(ctx); err != nil {
 			return err
 		}
-		return s.seen.until(ctx, 2*waiting, pending)
+		return s.seen.until(ctx, 2*s.waiting(), pending)
 	})
 	if err != nil {
 		return err
@@ -234,7 +234,7 @@ func (s *scale) burstPending(ctx context.Context) error {
 		return err
 	}
 	var bare, with time.Duration
-	err = s.Step(fmt.Sprintf("patch %d of them by a bare loop", waiting), func() (err error) {
+	err = s.Step(fmt.Sprintf("patch %d of them by a bare loop", s.waiting()), func() (err error) {
 		list, err := s.API.CoreV1().Services("default").List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return fmt.Errorf("list all Services: %w", err)
@@ -257,12 +257,12 @@ func (s *scale) burstPending(ctx context.Context) error {
 		return err
 	}
 	cpu, _ := s.Controllers[0].Usage()
-	err = s.Step(fmt.Sprintf("give the other %d their pool, and let the controller serve them", waiting), func() (err error) {
+	err = s.Step(fmt.Sprintf("give the other %d their pool, and let the controller serve them", s.waiting()), func() (err error) {
 		with, err = s.timed(func() error {
 			if err := s.makePool(ctx, "late1", "10.82.0.0/16"); err != nil {
 				return err
 			}
-			return s.seen.until(ctx, waiting, "late1")
+			return s.seen.until(ctx, s.waiting(), "late1")
 		})
 		return err
 	})
@@ -270,7 +270,7 @@ func (s *scale) burstPending(ctx context.Context) error {
 		return err
 	}
 	used, _ := s.Controllers[0].Usage()
-	s.table.add(fmt.Sprintf("burst: %d Services get the pool that they wait for", waiting), with, bare, 1.3)
+	s.table.add(fmt.Sprintf("burst: %d Services get the pool that they wait for", s.waiting()), with, bare, 1.3)
 	at, err := s.events(ctx)
 	s.note("the pool's burst", at-before, used-cpu)
 	return err

@@ -22,8 +22,8 @@ func (b *bench) powerOffs(ctx context.Context) (lines []string, err error) {
 	}
 	var outages []time.Duration
 	lost, sent := 0, 0
-	err = b.Step(fmt.Sprintf("take a node's power, %d times", deaths), func() error {
-		for i := range deaths {
+	err = b.Step(fmt.Sprintf("take a node's power, %d times", b.deaths), func() error {
+		for i := range b.deaths {
 			node := i % len(b.Nodes)
 			report, err := b.while(ctx, addr, func() error {
 				if err := b.Nodes[node].SetLink(false); err != nil {
@@ -49,7 +49,7 @@ func (b *bench) powerOffs(ctx context.Context) (lines []string, err error) {
 		}
 		return nil
 	})
-	line := fmt.Sprintf("node power-off → full reachability, BFD 50 ms × 3: median %s, max %s (%d of %d requests lost in %d runs)", quantile(outages, .5), quantile(outages, 1), lost, sent, deaths)
+	line := fmt.Sprintf("node power-off → full reachability, BFD 50 ms × 3: median %s, max %s (%d of %d requests lost in %d runs)", quantile(outages, .5), quantile(outages, 1), lost, sent, b.deaths)
 	return []string{line}, err
 }
 

@@ -18,11 +18,19 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
+// scaleAmounts are how much scale measures.
+type scaleAmounts struct {
+	half     int // Services of a burst, and at a restart
+	changes  int // single changes that are timed, of each sort
+	restarts int
+}
+
+var quickScale, fullScale = scaleAmounts{1000, 20, 2}, scaleAmounts{5000, 60, 5}
+
+// waiting is how many Services wait for a pool.
+func (a scaleAmounts) waiting() int { return a.half / 5 }
+
 const (
-	half     = 5000 // Services of a burst, and at a restart
-	waiting  = half / 5
-	changes  = 60 // single changes that are timed, of each sort
-	restarts = 5
 	// inFlight is the number of writes at the same time, as the controller's own.
 	inFlight = 16
 
@@ -35,6 +43,7 @@ const (
 type scale struct {
 	*lab.Cluster
 	lab.Progress
+	scaleAmounts
 	bare *kubernetes.Clientset // with the controller's token and settings
 	seen *statuses
 	// model is a Service as the controller has written it: what a bare patch
@@ -45,13 +54,13 @@ type scale struct {
 	notes []string
 }
 
-func runScale(ctx context.Context, o lab.Options) error {
+func runScale(ctx context.Context, o lab.Options, amounts scaleAmounts) error {
 	o.Nodes = 1
 	c, err := lab.Start(ctx, o)
 	if err != nil {
 		return err
 	}
-	s := &scale{Cluster: c, Progress: o.Progress}
+	s := &scale{Cluster: c, Progress: o.Progress, scaleAmounts: amounts}
 	for _, p := range slices.Concat(c.Speakers, c.Proxies) {
 		p.Kill() // here they share one machine with what is measured
 	}

@@ -23,8 +23,8 @@ const quiet = 60 * time.Millisecond
 // single times one change at a time, by turns with a bare patch.
 func (s *scale) single(ctx context.Context) error {
 	var created, edited, first, again []time.Duration
-	err := s.Step(fmt.Sprintf("make %d single changes of each sort beside %d Services", changes, 2*half), func() error {
-		for i := range changes {
+	err := s.Step(fmt.Sprintf("make %d single changes of each sort beside %d Services", s.changes, 2*s.half), func() error {
+		for i := range s.changes {
 			bare, err := s.bareChange(ctx, fmt.Sprintf("other-%d", i))
 			if err != nil {
 				return err
@@ -41,7 +41,7 @@ func (s *scale) single(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.table.addAll(fmt.Sprintf("one Service more beside %d: created → status written", 2*half), created, first, 2)
+	s.table.addAll(fmt.Sprintf("one Service more beside %d: created → status written", 2*s.half), created, first, 2)
 	s.table.addAll("one Service asks for another address → status written", edited, again, 2)
 	for _, q := range []struct {
 		name string

@@ -49,11 +49,8 @@ func demo(ctx context.Context, o lab.Options, keep bool) error {
 		if err := c.Apply(ctx, manifests); err != nil {
 			return err
 		}
-		return lab.Wait(ctx, "Service influxdb has an address that is announced", func() error {
-			var err error
-			external, err = c.Announced(ctx, "default", "influxdb")
-			return err
-		})
+		external, err = c.WaitAnnounced(ctx, "influxdb")
+		return err
 	})
 	if err != nil {
 		return err

@@ -28,6 +28,7 @@ spec:
 // demoAWS does on a cluster in AWS, with a machine in a rack beside it, what a
 // user would.
 func demoAWS(ctx context.Context, o lab.Options, keep bool) error {
+	o.AWS = max(1, o.Nodes-1)
 	started := time.Now()
 	c, err := lab.Start(ctx, o)
 	if err != nil {
@@ -40,10 +41,8 @@ func demoAWS(ctx context.Context, o lab.Options, keep bool) error {
 		if err := waitTargets(ctx, c, 1, o.AWS); err != nil {
 			return err
 		}
-		return lab.Wait(ctx, "Service on-rack has an address that is announced", func() error {
-			_, err := c.Announced(ctx, "default", "on-rack")
-			return err
-		})
+		_, err := c.WaitAnnounced(ctx, "on-rack")
+		return err
 	})
 	if err != nil {
 		return err

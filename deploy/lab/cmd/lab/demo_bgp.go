@@ -79,11 +79,8 @@ func sceneTwo(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 		if err := c.Apply(ctx, routed); err != nil {
 			return err
 		}
-		err := lab.Wait(ctx, "Service routed has an address that is announced", func() (err error) {
-			external, err = c.Announced(ctx, "default", "routed")
-			return err
-		})
-		if err != nil {
+		var err error
+		if external, err = c.WaitAnnounced(ctx, "routed"); err != nil {
 			return err
 		}
 		return router.WaitRoute(ctx, netip.PrefixFrom(external, 32), hops...)

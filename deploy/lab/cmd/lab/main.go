@@ -19,7 +19,8 @@ const usage = `usage: lab COMMAND
   demo [--aws] [--keep] [--nodes N]
                               start a cluster, show Fairlead at work, clean up
   bench [--nodes N]           measure what announcing by BGP costs, against BIRD and FRR
-  bench --scale               measure the controller at 10,000 Services, against a bare API loop
+  bench --scale               measure the controller, against a bare API loop
+  bench --full [--scale]      the same with 5,000 and 10,000 Services, and more repetitions
   exec HOST -- COMMAND …      run a command on a machine of the kept cluster:
                               client, node-1, pod-1, aws, … or control-plane
   stop                        stop the kept cluster
@@ -81,35 +82,57 @@ func with(command []string) error {
 	return binaries.With(command)
 }
 
-// runCluster builds what a cluster needs, and does in a sandbox what the command says.
-func runCluster(command string, args []string) error {
+// job is what a cluster is started for.
+type job struct {
+	tools []lab.Tool
+	nodes int
+	keep  bool
+	do    func(ctx context.Context, o lab.Options) error
+}
+
+func parseJob(command string, args []string) (j job, err error) {
 	flags := flag.NewFlagSet(command, flag.ContinueOnError)
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
-	keep, aws, scale := flags.Bool("keep", false, ""), flags.Bool("aws", false, ""), flags.Bool("scale", false, "")
-	nodes := flags.Int("nodes", 3, "")
+	flags.BoolVar(&j.keep, "keep", false, "")
+	flags.IntVar(&j.nodes, "nodes", 3, "")
+	aws, scale, full := flags.Bool("aws", false, ""), flags.Bool("scale", false, ""), flags.Bool("full", false, "")
 	if err := flags.Parse(args); err != nil {
 		os.Exit(2)
 	}
-	if *nodes < 1 || *nodes > 80 || flags.NArg() > 0 {
-		return fmt.Errorf("--nodes=%d: must be from 1 to 80, and nothing may follow the flags", *nodes)
+	if j.nodes < 1 || j.nodes > 80 || flags.NArg() > 0 {
+		return j, fmt.Errorf("--nodes=%d: must be from 1 to 80, and nothing may follow the flags", j.nodes)
+	}
+	benchAmounts, scaleAmounts := quickBench, quickScale
+	if *full {
+		benchAmounts, scaleAmounts = fullBench, fullScale
+	}
+	switch {
+	case command == "bench" && *scale:
+		j.do = func(ctx context.Context, o lab.Options) error { return runScale(ctx, o, scaleAmounts) }
+	case command == "bench":
+		j.tools = []lab.Tool{lab.BIRD, lab.FRR}
+		j.do = func(ctx context.Context, o lab.Options) error { return runBench(ctx, o, benchAmounts) }
+	case *aws:
+		j.tools = []lab.Tool{lab.Moto}
+		j.do = func(ctx context.Context, o lab.Options) error { return demoAWS(ctx, o, j.keep) }
+	default:
+		j.tools = []lab.Tool{lab.BIRD}
+		j.do = func(ctx context.Context, o lab.Options) error { return demo(ctx, o, j.keep) }
+	}
+	return j, nil
+}
+
+// runCluster builds what a cluster needs, and does in a sandbox what the command says.
+func runCluster(command string, args []string) error {
+	j, err := parseJob(command, args)
+	if err != nil {
+		return err
 	}
 	progress := lab.Progress{Out: os.Stdout}
 	if lab.Inside() {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 		defer stop()
-		options := lab.Options{Nodes: *nodes, Progress: progress}
-		var err error
-		switch {
-		case command == "bench" && *scale:
-			err = runScale(ctx, options)
-		case command == "bench":
-			err = runBench(ctx, options)
-		case *aws:
-			options.AWS = max(1, *nodes-1)
-			err = demoAWS(ctx, options, *keep)
-		default:
-			err = demo(ctx, options, *keep)
-		}
+		err := j.do(ctx, lab.Options{Nodes: j.nodes, Progress: progress})
 		if ctx.Err() != nil && err != nil {
 			return errors.New("interrupted; nothing is left behind")
 		}
@@ -119,21 +142,12 @@ func runCluster(command string, args []string) error {
 		return err
 	}
 	fmt.Printf("Fairlead %s: a cluster in network namespaces on this machine\n", command)
-	tools := []lab.Tool{lab.BIRD}
-	switch {
-	case *scale:
-		tools = nil
-	case command == "bench":
-		tools = append(tools, lab.FRR)
-	case *aws:
-		tools = []lab.Tool{lab.Moto}
-	}
-	binaries, err := lab.Prepare(progress, tools...)
+	binaries, err := lab.Prepare(progress, j.tools...)
 	if err != nil {
 		return err
 	}
 	enter := lab.Enter
-	if *keep {
+	if j.keep {
 		enter = lab.EnterKept
 	}
 	code, err := enter(binaries)

@@ -1,0 +1,250 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"syscall"
+	"testing"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
+)
+
+func stopControllers(t *testing.T) {
+	t.Helper()
+	revive(t)
+	for _, p := range cluster.Controllers {
+		if err := p.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// revive does a kubelet's part: a controller that has lost its lease, because a
+// test cut it off from the API server, ends and is started again.
+func revive(t *testing.T) {
+	t.Helper()
+	for i, p := range cluster.Controllers {
+		if !p.Ended() {
+			continue
+		}
+		if !p.Logged("lost the leader lease") {
+			t.Fatalf("%s ended by itself:\n%s", p.Name, lab.Logs(20))
+		}
+		if err := cluster.StartController(context.Background(), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func startControllers(t *testing.T) {
+	t.Helper()
+	for i := range cluster.Controllers {
+		if err := cluster.StartController(context.Background(), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// leader is the controller that holds the lease, by index.
+func leader(t *testing.T, not string) (index int, identity string) {
+	t.Helper()
+	eventually(t, "a controller leads", func() error {
+		lease, err := cluster.API.CoordinationV1().Leases("fairlead-system").Get(t.Context(), "fairlead-controller", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == "" || *lease.Spec.HolderIdentity == not {
+			return fmt.Errorf("the lease is not held by another one than %q", not)
+		}
+		identity = *lease.Spec.HolderIdentity
+		return nil
+	})
+	for i, p := range cluster.Controllers {
+		if p.Logged(identity) {
+			return i, identity
+		}
+	}
+	t.Fatalf("no controller is known as %s", identity)
+	return 0, ""
+}
+
+func TestLeaderHandsOver(t *testing.T) {
+	revive(t)
+	i, identity := leader(t, "")
+	leases, err := cluster.API.CoordinationV1().Leases("fairlead-system").Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=fairlead-controller"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer leases.Stop()
+	if err := cluster.Controllers[i].Stop(); err != nil {
+		t.Fatalf("the leader did not stop cleanly: %v", err)
+	}
+	_, next := leader(t, identity)
+	released := false
+	for e := range leases.ResultChan() {
+		holder := e.Object.(*coordinationv1.Lease).Spec.HolderIdentity
+		if released = released || holder == nil || *holder == ""; holder != nil && *holder == next {
+			break
+		}
+	}
+	if !released {
+		t.Errorf("%s leads because the lease has run out: %s did not release it", next, identity)
+	}
+	if err := cluster.StartController(context.Background(), i); err != nil {
+		t.Fatal(err)
+	}
+	service(t, "after-handover")
+	announced(t, "after-handover")
+}
+
+func TestControllerRestartMovesAndWritesNothing(t *testing.T) {
+	var names []string
+	for i := range 5 {
+		names = append(names, fmt.Sprintf("steady-%d", i))
+		service(t, names[i])
+	}
+	before := map[string]*corev1.Service{}
+	for _, n := range names {
+		announced(t, n)
+	}
+	for _, n := range names {
+		before[n] = get(t, n)
+	}
+	stopControllers(t)
+	startControllers(t)
+	service(t, "newcomer")
+	announced(t, "newcomer")
+	for _, n := range names {
+		if after := get(t, n); after.ResourceVersion != before[n].ResourceVersion {
+			t.Errorf("%s was written to:\n%+v\n%+v", n, before[n].Status, after.Status)
+		}
+	}
+}
+
+func TestSpeakerRestartKeepsItsAddresses(t *testing.T) {
+	service(t, "kept")
+	addr := announced(t, "kept")
+	node := owner(t, addr, anyNode)
+	if err := cluster.Speakers[node].Stop(); err != nil {
+		t.Errorf("the speaker did not stop cleanly: %v", err)
+	}
+	silent(t, addr)
+	if err := cluster.StartSpeaker(context.Background(), node); err != nil {
+		t.Fatal(err)
+	}
+	owner(t, addr, func(n int) bool { return n == node })
+}
+
+// TestAPIServerGone: what is announced stays announced, and everything goes on
+// when the API server is back.
+func TestAPIServerGone(t *testing.T) {
+	service(t, "outage")
+	addr := announced(t, "outage")
+	node := owner(t, addr, anyNode)
+	reach(t, cluster.Client, url(addr, 8086))
+	cluster.APIServer.Kill()
+	for range 10 {
+		owner(t, addr, func(n int) bool { return n == node })
+		reach(t, cluster.Client, url(addr, 8086))
+	}
+	if err := cluster.StartAPIServer(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	service(t, "after-outage")
+	eventually(t, "after-outage is announced", func() error {
+		revive(t)
+		_, err := cluster.Announced(t.Context(), "default", "after-outage")
+		return err
+	})
+	owner(t, addr, func(n int) bool { return n == node })
+}
+
+func TestControllerKilledInABurst(t *testing.T) {
+	const burst = 200
+	name := func(i int) string { return fmt.Sprintf("burst-%03d", i) }
+	t.Cleanup(func() {
+		for i := range burst {
+			_ = cluster.API.CoreV1().Services("default").Delete(context.Background(), name(i), metav1.DeleteOptions{})
+		}
+		eventuallyGone(t, burst)
+	})
+	var creators sync.WaitGroup
+	for w := range 4 {
+		creators.Go(func() {
+			for i := w; i < burst; i += 4 {
+				_, err := cluster.API.CoreV1().Services("default").Create(context.Background(), &corev1.Service{
+					ObjectMeta: metav1.ObjectMeta{
+						Name: name(i), Labels: map[string]string{"burst": ""},
+						Annotations: map[string]string{"fairlead.io/address-pool": "many"},
+					},
+					Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80}}},
+				}, metav1.CreateOptions{})
+				if err != nil {
+					t.Errorf("create %s: %v", name(i), err)
+				}
+			}
+		})
+	}
+	assigned := func() (addrs map[netip.Addr][]string, total int) {
+		addrs = map[netip.Addr][]string{}
+		list, err := cluster.API.CoreV1().Services("default").List(t.Context(), metav1.ListOptions{LabelSelector: "burst"})
+		if err != nil {
+			t.Error(err)
+			return addrs, 0
+		}
+		for _, s := range list.Items {
+			if a, err := lab.Ingress(&s); err == nil {
+				addrs[a] = append(addrs[a], s.Name)
+				total++
+			}
+		}
+		return addrs, total
+	}
+	eventually(t, "some have an address", func() error {
+		if _, n := assigned(); n < 20 {
+			return fmt.Errorf("%d have one", n)
+		}
+		return nil
+	})
+	for _, p := range cluster.Controllers {
+		p.Signal(syscall.SIGKILL)
+	}
+	_, atDeath := assigned()
+	for i := range cluster.Controllers {
+		cluster.Controllers[i].Kill()
+	}
+	creators.Wait()
+	startControllers(t)
+	eventually(t, "all are served", func() error {
+		addrs, n := assigned()
+		for a, names := range addrs {
+			if len(names) > 1 {
+				return lab.Permanent(fmt.Errorf("%s belongs to %v", a, names))
+			}
+		}
+		if n < burst {
+			return fmt.Errorf("%d of %d have an address", n, burst)
+		}
+		return nil
+	})
+	t.Logf("%d of %d had an address when the controllers were killed", atDeath, burst)
+}
+
+func eventuallyGone(t *testing.T, burst int) {
+	err := lab.Wait(context.Background(), "the burst is gone", func() error {
+		list, err := cluster.API.CoreV1().Services("default").List(context.Background(), metav1.ListOptions{LabelSelector: "burst"})
+		if err == nil && len(list.Items) > 0 {
+			err = fmt.Errorf("%d of %d are left", len(list.Items), burst)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,103 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func TestOwnerNotReady(t *testing.T) {
+	service(t, "failover")
+	addr := announced(t, "failover")
+	first := owner(t, addr, anyNode)
+	if err := cluster.SetNodeReady(t.Context(), first, false); err != nil {
+		t.Fatal(err)
+	}
+	owner(t, addr, func(node int) bool { return node != first })
+	reach(t, cluster.Client, url(addr, 8086))
+	contains(t, condition(t, "failover", "Announced", "Announced"), "node-")
+	if err := cluster.SetNodeReady(context.Background(), first, true); err != nil {
+		t.Fatal(err)
+	}
+	owner(t, addr, func(node int) bool { return node == first })
+}
+
+func TestOwnerExcluded(t *testing.T) {
+	service(t, "excluded")
+	addr := announced(t, "excluded")
+	first := owner(t, addr, anyNode)
+	const label = "node.kubernetes.io/exclude-from-external-load-balancers"
+	if _, err := cluster.Kubectl(t.Context(), "", "label", "node", cluster.Nodes[first].Name, label+"="); err != nil {
+		t.Fatal(err)
+	}
+	owner(t, addr, func(node int) bool { return node != first })
+	if _, err := cluster.Kubectl(t.Context(), "", "label", "node", cluster.Nodes[first].Name, label+"-"); err != nil {
+		t.Fatal(err)
+	}
+	owner(t, addr, func(node int) bool { return node == first })
+}
+
+func TestOwnersLinkDown(t *testing.T) {
+	service(t, "cable")
+	addr := announced(t, "cable")
+	first := owner(t, addr, anyNode)
+	reach(t, cluster.Client, url(addr, 8086))
+	// The node is cut off altogether: only its Ready condition can tell.
+	plugIn := unplug(t, cluster.Nodes[first])
+	if err := cluster.SetNodeReady(t.Context(), first, false); err != nil {
+		t.Fatal(err)
+	}
+	owner(t, addr, func(node int) bool { return node != first })
+	reach(t, cluster.Client, url(addr, 8086))
+	plugIn()
+	if err := cluster.RestoreRoutes(first); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.SetNodeReady(t.Context(), first, true); err != nil {
+		t.Fatal(err)
+	}
+	owner(t, addr, func(node int) bool { return node == first })
+	reported(t, "cable", addr, first)
+	reach(t, cluster.Client, url(addr, 8086))
+	// A controller on that node may find that it lost its lease meanwhile.
+	service(t, "after-cable")
+	eventually(t, "after-cable is announced", func() error {
+		revive(t)
+		_, err := cluster.Announced(t.Context(), "default", "after-cable")
+		return err
+	})
+}
+
+func TestOwnerDeleted(t *testing.T) {
+	service(t, "node-gone")
+	addr := announced(t, "node-gone")
+	first := owner(t, addr, anyNode)
+	reported(t, "node-gone", addr, first)
+	node := cluster.Nodes[first].Name
+	object, err := cluster.API.CoreV1().Nodes().Get(t.Context(), node, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.API.CoreV1().Nodes().Delete(t.Context(), node, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	owner(t, addr, func(n int) bool { return n != first })
+	reach(t, cluster.Client, url(addr, 8086))
+	// The garbage collector takes the Speaker object with its Node.
+	eventually(t, "the Speaker object of "+node+" goes", func() error {
+		if o, err := cluster.Resource("speakers").Get(t.Context(), node, metav1.GetOptions{}); err == nil && o.GetOwnerReferences()[0].UID == object.UID {
+			return fmt.Errorf("it is still there")
+		}
+		return nil
+	})
+	object.ResourceVersion, object.UID = "", ""
+	if _, err := cluster.API.CoreV1().Nodes().Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.SetNodeReady(t.Context(), first, true); err != nil {
+		t.Fatal(err)
+	}
+	owner(t, addr, func(n int) bool { return n == first })
+}
