@@ -65,7 +65,7 @@ verify: ## Fail if generated code is out of date.
 	  || { echo "generated code is out of date: make generate"; exit 1; }
 
 bench: .build/lab ## Measure plans, engines, the controller at scale, and announcements in a cluster with two routers. SCALE=1: only plans and scale.
-	.build/lab with go test -p=1 -timeout=1h -run='^$$' -bench=. $(if $(FULL),-count=5,-benchtime=0.3s) ./allocator ./controller $(if $(SCALE),,./speaker/...)
+	.build/lab with go test -p=1 -timeout=1h -run='^$$' -bench=. $(if $(FULL),-count=5,-benchtime=0.3s) ./config ./allocator ./controller/... $(if $(SCALE),,./speaker/...)
 	@.build/lab bench --scale $(if $(FULL),--full)
 	@$(if $(SCALE),:,.build/lab bench $(if $(FULL),--full))
 

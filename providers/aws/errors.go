@@ -114,16 +114,6 @@ func refused(err error) error {
 	return err
 }
 
-// worst is a failure rather than something to wait for.
-func worst(errs []error) (worst error) {
-	for _, err := range errs {
-		if err != nil && (worst == nil || errors.Is(worst, errInUse)) {
-			worst = err
-		}
-	}
-	return worst
-}
-
 func newRefusal(reason v1alpha1.Reason, format string, args ...any) *v1alpha1.Refusal {
 	return &v1alpha1.Refusal{Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
