@@ -12,6 +12,8 @@ import (
 //
 // A *Refusal is an error, so that a provider can return one from the standard
 // cloudprovider.LoadBalancer methods.
+//
+// +kubebuilder:object:generate=false
 type Refusal struct {
 	Reason  Reason
 	Message string
