@@ -18,11 +18,7 @@ import (
 func stopControllers(t *testing.T) {
 	t.Helper()
 	revive(t)
-	for _, p := range cluster.Controllers {
-		if err := p.Stop(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	cluster.StopControllers(t)
 }
 
 // revive does a kubelet's part: a controller that has lost its lease, because a
@@ -36,15 +32,6 @@ func revive(t *testing.T) {
 		if !p.Logged("lost the leader lease") {
 			t.Fatalf("%s ended by itself:\n%s", p.Name, lab.Logs(20))
 		}
-		if err := cluster.StartController(context.Background(), i); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func startControllers(t *testing.T) {
-	t.Helper()
-	for i := range cluster.Controllers {
 		if err := cluster.StartController(context.Background(), i); err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +104,7 @@ func TestControllerRestartMovesAndWritesNothing(t *testing.T) {
 		before[n] = get(t, n)
 	}
 	stopControllers(t)
-	startControllers(t)
+	cluster.StartControllers(t)
 	service(t, "newcomer")
 	announced(t, "newcomer")
 	for _, n := range names {
@@ -220,7 +207,7 @@ func TestControllerKilledInABurst(t *testing.T) {
 		cluster.Controllers[i].Kill()
 	}
 	creators.Wait()
-	startControllers(t)
+	cluster.StartControllers(t)
 	eventually(t, "all are served", func() error {
 		addrs, n := assigned()
 		for a, names := range addrs {

@@ -120,7 +120,7 @@ func restartAll(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	startControllers(t)
+	cluster.StartControllers(t)
 }
 
 // TestPoolShrunkStaysAnnounced: an address that its pool does not contain any

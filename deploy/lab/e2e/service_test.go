@@ -150,20 +150,40 @@ func TestDeletedServiceFreesItsAddress(t *testing.T) {
 	}
 }
 
+// TestTypeChangeReleases: a Service that is no LoadBalancer any more is released,
+// whether the controller sees the change or finds it when it starts, and gets an
+// address again when it becomes one.
 func TestTypeChangeReleases(t *testing.T) {
-	service(t, "demoted")
-	addr := announced(t, "demoted")
-	update(t, "demoted", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP })
-	eventually(t, "nothing of ours is left on it", func() error {
-		s := get(t, "demoted")
-		if len(s.Finalizers)+len(s.Status.Conditions)+len(s.Status.LoadBalancer.Ingress)+len(s.Annotations) > 0 {
-			return fmt.Errorf("finalizers %v, annotations %v, status %+v", s.Finalizers, s.Annotations, s.Status)
-		}
-		return nil
-	})
-	silent(t, addr)
-	update(t, "demoted", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeLoadBalancer })
-	announced(t, "demoted")
+	for _, stopped := range []bool{false, true} {
+		t.Run(fmt.Sprintf("controller stopped %t", stopped), func(t *testing.T) {
+			name := fmt.Sprintf("demoted-%t", stopped)
+			service(t, name)
+			addr := announced(t, name)
+			if stopped {
+				stopControllers(t)
+			}
+			update(t, name, func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP })
+			if stopped {
+				cluster.StartControllers(t)
+			}
+			eventually(t, "nothing of ours is left on it", func() error {
+				s := get(t, name)
+				if len(s.Finalizers)+len(s.Status.Conditions)+len(s.Status.LoadBalancer.Ingress)+len(s.Annotations) > 0 {
+					return fmt.Errorf("finalizers %v, annotations %v, status %+v", s.Finalizers, s.Annotations, s.Status)
+				}
+				return nil
+			})
+			silent(t, addr)
+			if stopped {
+				stopControllers(t)
+			}
+			update(t, name, func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeLoadBalancer })
+			if stopped {
+				cluster.StartControllers(t)
+			}
+			announced(t, name)
+		})
+	}
 }
 
 func TestOthersAreNeverTouched(t *testing.T) {
@@ -255,7 +275,7 @@ func TestAdoption(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	startControllers(t)
+	cluster.StartControllers(t)
 	if got := announced(t, "adopted"); got.String() != "10.13.242.219" {
 		t.Errorf("the adopted Service has %s", got)
 	}

@@ -84,11 +84,7 @@ func TestKilledWhileItCreates(t *testing.T) {
 	for _, p := range cluster.Controllers {
 		p.Kill()
 	}
-	for i := range cluster.Controllers {
-		if err := cluster.StartController(t.Context(), i); err != nil {
-			t.Fatal(err)
-		}
-	}
+	cluster.StartControllers(t)
 	for _, name := range names {
 		listens(t, name, []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
 	}

@@ -124,15 +124,30 @@ func TestTargetsFollowNodes(t *testing.T) {
 	listens(t, "followed", []string{"TCP 8086"}, one, two)
 }
 
+// TestAnotherType: what a Service has in AWS is deleted when it is no LoadBalancer
+// any more, whether the controller sees the change or finds it when it starts.
 func TestAnotherType(t *testing.T) {
-	leaveNothing(t)
-	service(t, "changed")
-	balancer(t, "changed")
-	update(t, "changed", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP })
-	released(t, "changed")
-	empty(t)
-	update(t, "changed", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeLoadBalancer })
-	listens(t, "changed", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+	for _, stopped := range []bool{false, true} {
+		t.Run(fmt.Sprintf("controller stopped %t", stopped), func(t *testing.T) {
+			leaveNothing(t)
+			change := func(kind corev1.ServiceType) {
+				if stopped {
+					cluster.StopControllers(t)
+				}
+				update(t, "changed", func(s *corev1.Service) { s.Spec.Type = kind })
+				if stopped {
+					cluster.StartControllers(t)
+				}
+			}
+			service(t, "changed")
+			balancer(t, "changed")
+			change(corev1.ServiceTypeClusterIP)
+			released(t, "changed")
+			empty(t)
+			change(corev1.ServiceTypeLoadBalancer)
+			listens(t, "changed", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+		})
+	}
 }
 
 func TestAnnotations(t *testing.T) {

@@ -149,6 +149,26 @@ func (c *Cluster) Record(t *testing.T, name string) (until func(last string) []s
 	}
 }
 
+// StopControllers stops all replicas of the controller.
+func (c *Cluster) StopControllers(t *testing.T) {
+	t.Helper()
+	for _, p := range c.Controllers {
+		if err := p.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// StartControllers starts all replicas again, after they have ended.
+func (c *Cluster) StartControllers(t *testing.T) {
+	t.Helper()
+	for i := range c.Controllers {
+		if err := c.StartController(context.Background(), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Update changes the live Service.
 func (c *Cluster) Update(t *testing.T, name string, change func(*corev1.Service)) {
 	t.Helper()
