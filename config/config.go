@@ -67,9 +67,6 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s %s: %s: %s", p.Kind, p.Name, p.Field, p.Message)
 }
 
-// maxListed bounds how many problems a condition spells out.
-const maxListed = 20
-
 // maxMessage is what a condition's message may have, in bytes. The API server
 // refuses a status with a longer one, and all that is written together with it.
 const maxMessage = 32768
@@ -84,8 +81,8 @@ func Message(text string) string {
 	return strings.ToValidUTF8(text[:maxMessage-len(cut)], "") + cut
 }
 
-// ReadyCondition is the condition Ready of an object with these problems. Its
-// time is for the writer to set.
+// ReadyCondition is the condition Ready of an object with these problems, of which
+// it names three. Its time is for the writer to set.
 func ReadyCondition(problems []Problem, whenReady string) metav1.Condition {
 	if len(problems) == 0 {
 		return metav1.Condition{
@@ -94,16 +91,12 @@ func ReadyCondition(problems []Problem, whenReady string) metav1.Condition {
 		}
 	}
 	var lines []string
-	for i, p := range problems {
-		if i == maxListed {
-			lines = append(lines, fmt.Sprintf("and %d more", len(problems)-maxListed))
-			break
-		}
+	for _, p := range problems {
 		lines = append(lines, p.Field+": "+p.Message)
 	}
 	return metav1.Condition{
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse,
-		Reason: string(problems[0].Reason), Message: Message(strings.Join(lines, "; ")),
+		Reason: string(problems[0].Reason), Message: Message(v1alpha1.Abbreviate(lines, "; ")),
 	}
 }
 

@@ -219,7 +219,7 @@ func TestReadyCondition(t *testing.T) {
 		problems = append(problems, Problem{Field: fmt.Sprintf("f%d", i), Reason: v1alpha1.InvalidAddress, Message: "bad"})
 	}
 	c := ReadyCondition(problems, "")
-	if c.Status != metav1.ConditionFalse || c.Reason != "InvalidAddress" || !strings.HasSuffix(c.Message, "f19: bad; and 10 more") {
+	if c.Status != metav1.ConditionFalse || c.Reason != "InvalidAddress" || c.Message != "f0: bad; f1: bad; f2: bad; and 27 more" {
 		t.Errorf("got %+v", c)
 	}
 }

@@ -40,7 +40,7 @@ func tellable(o outcome) (told func(i int, addr netip.Addr) bool, why func(peers
 			}
 			errors = append(errors, o.plan.BGP[i].Config.Name+": "+text)
 		}
-		return "no BGP session can carry it: " + v1alpha1.Abbreviate(errors)
+		return "no BGP session can carry it: " + v1alpha1.Abbreviate(errors, "; ")
 	}
 	return told, why
 }

@@ -24,10 +24,10 @@ func (r *Refusal) Error() string { return string(r.Reason) + ": " + r.Message }
 
 // Abbreviate joins the items for a message: at most three of them, and how many
 // more there are.
-func Abbreviate(items []string) string {
+func Abbreviate(items []string, separator string) string {
 	const limit = 3
 	if len(items) <= limit {
-		return strings.Join(items, "; ")
+		return strings.Join(items, separator)
 	}
-	return fmt.Sprintf("%s; and %d more", strings.Join(items[:limit], "; "), len(items)-limit)
+	return fmt.Sprintf("%s%sand %d more", strings.Join(items[:limit], separator), separator, len(items)-limit)
 }

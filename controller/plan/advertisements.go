@@ -56,7 +56,7 @@ func (d *decision) bgpPeerStatus(p config.BGPPeer) v1alpha1.BGPPeerStatus {
 	case status.Nodes == 0:
 		is = condition(v1alpha1.ConditionEstablished, metav1.ConditionFalse, v1alpha1.NoNode, "the nodeSelectors select no node")
 	case len(down) > 0:
-		is = condition(v1alpha1.ConditionEstablished, metav1.ConditionFalse, v1alpha1.SessionDown, v1alpha1.Abbreviate(down))
+		is = condition(v1alpha1.ConditionEstablished, metav1.ConditionFalse, v1alpha1.SessionDown, v1alpha1.Abbreviate(down, "; "))
 	}
 	status.Conditions = []metav1.Condition{config.ReadyCondition(problems, "the peer can be used as it is"), is}
 	return status

@@ -147,7 +147,7 @@ func (g guards) of(p config.Pool) (reserved []allocator.Reserved, problems []con
 		if what := found[reason]; len(what) > 0 {
 			problems = append(problems, config.Problem{
 				Kind: "IPAddressPool", Name: p.Name, Field: "spec.addresses", Reason: reason,
-				Message: "these are never given: " + v1alpha1.Abbreviate(what),
+				Message: "these are never given: " + v1alpha1.Abbreviate(what, "; "),
 			})
 		}
 	}
@@ -224,5 +224,5 @@ func overlaps(p config.Pool) metav1.Condition {
 		return condition(v1alpha1.ConditionOverlaps, metav1.ConditionFalse, v1alpha1.NoOverlap, "no other pool has an address of this one")
 	}
 	return condition(v1alpha1.ConditionOverlaps, metav1.ConditionTrue, v1alpha1.OverlappingAddresses,
-		"shares addresses with "+strings.Join(p.Overlaps, ", ")+"; where pools overlap, the entry of the younger one, or of one that is being deleted, is not used")
+		"shares addresses with "+v1alpha1.Abbreviate(p.Overlaps, ", ")+"; where pools overlap, the entry of the younger one, or of one that is being deleted, is not used")
 }

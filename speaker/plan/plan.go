@@ -267,16 +267,16 @@ func summarize(pool string, standings []Standing) v1alpha1.Refusal {
 		return v1alpha1.Refusal{Reason: v1alpha1.NoEndpoints, Message: "externalTrafficPolicy is Local, and no eligible node has a ready endpoint"}
 	}
 	if nodes := by[v1alpha1.NoLink]; len(nodes) > 0 {
-		return v1alpha1.Refusal{Reason: v1alpha1.NoLink, Message: "no eligible node has a link for it: " + v1alpha1.Abbreviate(nodes)}
+		return v1alpha1.Refusal{Reason: v1alpha1.NoLink, Message: "no eligible node has a link for it: " + v1alpha1.Abbreviate(nodes, "; ")}
 	}
 	if nodes := by[v1alpha1.NoPeer]; len(nodes) > 0 {
-		return v1alpha1.Refusal{Reason: v1alpha1.NoPeer, Message: "no eligible node has a peer for it: " + v1alpha1.Abbreviate(nodes)}
+		return v1alpha1.Refusal{Reason: v1alpha1.NoPeer, Message: "no eligible node has a peer for it: " + v1alpha1.Abbreviate(nodes, "; ")}
 	}
 	nodes := slices.Concat(by[v1alpha1.NodeExcluded], by[v1alpha1.NodeNotReady], by[v1alpha1.NodeNotSelected])
 	if len(nodes) == 0 {
 		return v1alpha1.Refusal{Reason: v1alpha1.NoEligibleNode, Message: "the cluster has no node"}
 	}
-	return v1alpha1.Refusal{Reason: v1alpha1.NoEligibleNode, Message: fmt.Sprintf("no node may announce pool %q: %s", pool, v1alpha1.Abbreviate(nodes))}
+	return v1alpha1.Refusal{Reason: v1alpha1.NoEligibleNode, Message: fmt.Sprintf("no node may announce pool %q: %s", pool, v1alpha1.Abbreviate(nodes, "; "))}
 }
 
 // spokesman is the node that reports about an address that nobody announces:
