@@ -28,6 +28,7 @@ type Planner struct {
 	// the states that it was in last.
 	parser       config.Parser
 	nodes        memo.List[*corev1.Node]
+	addresses    memo.List[*corev1.Node] // those of the nodes and their pods
 	namespaces   memo.List[*corev1.Namespace]
 	serviceCIDRs memo.List[*networkingv1.ServiceCIDR]
 	speakers     memo.List[*v1alpha1.Speaker]
@@ -59,8 +60,8 @@ type Planner struct {
 
 type (
 	poolStates struct {
-		config              config.State
-		nodes, serviceCIDRs uint64
+		config                  config.State
+		addresses, serviceCIDRs uint64
 	}
 	menuStates struct {
 		config     config.State
@@ -69,7 +70,7 @@ type (
 	reportStates struct{ nodes, speakers uint64 }
 	adStates     struct {
 		pools   poolStates
-		reports reportStates
+		reports reportStates // and the nodes
 	}
 	requestStates struct {
 		menus   menuStates
@@ -218,7 +219,7 @@ func (d *decision) holds(svc *subject, a allocator.Assignment) bool {
 	return true
 }
 
-// decision derives what the snapshot has to say about each input.
+// decision derives everything from the snapshot that planning needs.
 func (p *Planner) decision(s Snapshot) *decision {
 	p.run++
 	if p.subjects == nil {
@@ -229,10 +230,10 @@ func (p *Planner) decision(s Snapshot) *decision {
 	var problems []config.Problem
 	var parsed config.State
 	d.config, problems, parsed = p.parser.Parse(s.Objects)
-	nodes, namespaces, speakers := p.nodes.Observe(s.Nodes, config.SameNode), p.namespaces.Observe(s.Namespaces, sameNamespace), p.speakers.Observe(s.Speakers, memo.SameVersion)
-	d.poolStates = poolStates{parsed, nodes, p.serviceCIDRs.Observe(s.ServiceCIDRs, sameServiceCIDR)}
+	nodes, namespaces := p.nodes.Observe(s.Nodes, config.SameNode), p.namespaces.Observe(s.Namespaces, sameNamespace)
+	d.poolStates = poolStates{parsed, p.addresses.Observe(s.Nodes, sameAddresses), p.serviceCIDRs.Observe(s.ServiceCIDRs, sameServiceCIDR)}
 	d.pools = p.pools.Get(d.poolStates, func() pools { return newPools(d.config.Pools, problems, guardsOf(s.Nodes, s.ServiceCIDRs)) })
-	d.reportStates = reportStates{nodes, speakers}
+	d.reportStates = reportStates{nodes, p.speakers.Observe(s.Speakers, memo.SameVersion)}
 	d.reports = p.reports.Get(d.reportStates, func() *reports { return newReports(s.Nodes, s.Speakers) })
 	d.sortedNodes = p.sortedNodes.Get(nodes, func() []*corev1.Node {
 		return slices.SortedFunc(slices.Values(s.Nodes), func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
@@ -268,7 +269,10 @@ func (p *Planner) subject(d *decision, svc *corev1.Service) *subject {
 	known := p.subjects[svc]
 	if known == nil {
 		known = &subject{Service: svc, key: KeyOf(svc)}
-		p.subjects[svc], p.latest[known.key] = known, known
+		p.subjects[svc] = known
+	}
+	if known.run+1 < p.run || known.run == 0 { // not part of the decision before this one
+		p.latest[known.key] = known
 	}
 	known.run = p.run
 	if known.states != d.requestStates || known.volatile {
@@ -318,6 +322,11 @@ func (p *Planner) sort() {
 
 func sameNamespace(a, b *corev1.Namespace) bool {
 	return a.UID == b.UID && maps.Equal(a.Labels, b.Labels)
+}
+
+// sameAddresses reports whether no pool is guarded differently for the node.
+func sameAddresses(a, b *corev1.Node) bool {
+	return slices.Equal(a.Status.Addresses, b.Status.Addresses) && a.Spec.PodCIDR == b.Spec.PodCIDR && slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs)
 }
 
 func sameServiceCIDR(a, b *networkingv1.ServiceCIDR) bool {
