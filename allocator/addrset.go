@@ -1,83 +1,39 @@
 package allocator
 
 import (
-	"encoding/binary"
 	"net/netip"
+
+	"github.com/google/btree"
 )
 
-// addrSet is an ordered set of addresses: a treap, with hashes of the addresses
-// as priorities, so that equal sets have equal trees.
-type addrSet struct{ root *addrNode }
-
-type addrNode struct {
-	addr        netip.Addr
-	priority    uint64
-	left, right *addrNode
-}
+// addrSet is an ordered set of addresses. The zero value is empty.
+type addrSet struct{ tree *btree.BTreeG[netip.Addr] }
 
 // next returns the lowest member above a, and the zero Addr if there is none.
 // All are above the zero Addr.
 func (s *addrSet) next(a netip.Addr) (next netip.Addr) {
-	for n := s.root; n != nil; {
-		if a.Less(n.addr) {
-			next, n = n.addr, n.left
-		} else {
-			n = n.right
-		}
+	if s.tree == nil {
+		return next
 	}
+	s.tree.AscendGreaterOrEqual(a, func(member netip.Addr) bool {
+		if member == a {
+			return true
+		}
+		next = member
+		return false
+	})
 	return next
 }
 
-// add adds an address that is not in the set.
 func (s *addrSet) add(a netip.Addr) {
-	bytes := a.As16()
-	hash := (binary.BigEndian.Uint64(bytes[:8])*0x9e3779b97f4a7c15 ^ binary.BigEndian.Uint64(bytes[8:])) * 0xd1342543de82ef95
-	hash ^= hash >> 32
-	low, high := s.root.split(a)
-	s.root = merge(merge(low, &addrNode{addr: a, priority: hash * 0x9e3779b97f4a7c15}), high)
+	if s.tree == nil {
+		s.tree = btree.NewG(32, netip.Addr.Less)
+	}
+	s.tree.ReplaceOrInsert(a)
 }
 
-// remove removes an address that may be in the set.
 func (s *addrSet) remove(a netip.Addr) {
-	n := &s.root
-	for *n != nil && (*n).addr != a {
-		if a.Less((*n).addr) {
-			n = &(*n).left
-		} else {
-			n = &(*n).right
-		}
-	}
-	if *n != nil {
-		*n = merge((*n).left, (*n).right)
-	}
-}
-
-// split returns what is below a, and the rest.
-func (n *addrNode) split(a netip.Addr) (low, high *addrNode) {
-	switch {
-	case n == nil:
-		return nil, nil
-	case n.addr.Less(a):
-		n.right, high = n.right.split(a)
-		return n, high
-	default:
-		low, n.left = n.left.split(a)
-		return low, n
-	}
-}
-
-// merge joins two trees, the first of which is below the second.
-func merge(low, high *addrNode) *addrNode {
-	switch {
-	case low == nil:
-		return high
-	case high == nil:
-		return low
-	case low.priority > high.priority:
-		low.right = merge(low.right, high)
-		return low
-	default:
-		high.left = merge(low, high.left)
-		return high
+	if s.tree != nil {
+		s.tree.Delete(a)
 	}
 }
