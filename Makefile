@@ -23,7 +23,7 @@ lab: .build/lab ## The same cluster, kept until Ctrl-C, and how to use it.
 	@echo "Building the lab"
 	@cd deploy/lab && go build -o ../../$@ ./cmd/lab
 
-# `make test` skips LONG, tests with third-party programs or tables of faults that
+# `make test` skips LONG, tests of AWS, BGP and BFD with third-party programs or tables of faults that
 # take long, and of the end-to-end tests runs SMOKE, which shows that the main job
 # is done. `make test-long` runs LONG, and all end-to-end tests but SMOKE.
 # (Not -short, for which rapid makes a fifth of its checks.)
@@ -36,7 +36,7 @@ E2E = .build/lab build && cd deploy/lab && FAIRLEAD_LAB_BIN=$(CURDIR)/.build go 
 test: lint verify unit e2e ## Run every check, and the tests that do not take long.
 
 test-long: .build/lab ## Run the tests that take long: end to end, with third-party programs, tables of faults.
-	.build/lab with go test -p=1 -timeout=20m -run='$(LONG)' ./... # one at a time: they keep the cores busy, and some have deadlines
+	.build/lab with go test -p=1 -timeout=20m -run='$(LONG)' ./providers/aws ./speaker/bgp ./speaker/bfd # one at a time: they keep the cores busy, and some have deadlines
 	$(E2E) -timeout=40m -skip='$(SMOKE)' ./...
 
 unit: .build/lab ## Run the unit, property and kernel-level tests that do not take long.

@@ -198,7 +198,7 @@ func (d *decision) planService(svc *subject, a allocator.Assignment) {
 	if !p.IsZero() || touched(svc.Service) {
 		svc.plan, svc.differs = &p, !p.Matches(svc.Service)
 	}
-	svc.planned = !svc.volatile
+	svc.planned = !svc.volatile && p.Leaving == "" // the record of a leaving address has the time
 	svc.assignment, svc.reports = a, d.reportStates
 }
 
