@@ -70,7 +70,7 @@ bench: .build/lab ## Measure plans, engines, the controller at scale, and announ
 	@.build/lab bench --scale $(if $(FULL),--full)
 	@$(if $(SCALE),:,.build/lab bench $(if $(FULL),--full))
 
-bench-full: ## The same at all sizes and with all repetitions, for the tables in the documentation (more than an hour).
+bench-full: ## The same at all sizes and with all repetitions, for the tables in the documentation.
 	@$(MAKE) bench FULL=1
 
 build: ## Build the three programs into .build.
