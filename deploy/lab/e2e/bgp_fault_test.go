@@ -222,10 +222,10 @@ func label(t *testing.T, node, value string) {
 }
 
 // TestSpeakerLeaves: a speaker that will not be back withdraws its routes when it
-// ends, and costs the client nothing: on a node that is being emptied, and when
+// ends, and loses no request: on a node that is being emptied, and when
 // Fairlead is removed.
 func TestSpeakerLeaves(t *testing.T) {
-	routers(t)
+	routers := routers(t)
 	svc, addr := routed(t, "bgp-leave")
 	for name, row := range map[string]struct{ begin, end func(t *testing.T) }{
 		"cordoned": {
@@ -266,7 +266,7 @@ func TestSpeakerLeaves(t *testing.T) {
 				t.Errorf("the speaker ended with %v", err)
 			}
 			byAll(t, addr, 0, 2)
-			unharmed(t, stop(), 0)
+			unharmed(t, stop(), len(routers))
 		})
 	}
 }
