@@ -75,8 +75,8 @@ const (
 	NoEligibleNode Reason = "NoEligibleNode"
 	// NoEndpoints: externalTrafficPolicy is Local and no eligible node has a ready endpoint.
 	NoEndpoints Reason = "NoEndpoints"
-	// NoLink: no eligible node has a link that can carry the address.
-	NoLink Reason = "NoLink"
+	// NoInterface: no eligible node has a link that can carry the address.
+	NoInterface Reason = "NoInterface"
 	// AnnounceFailed: the node that should announce the address cannot.
 	AnnounceFailed Reason = "AnnounceFailed"
 	// NoPeer: no node that may announce the address has a session with a peer that may be told.

@@ -10,7 +10,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Announced",type=integer,JSONPath=`.status.announcedAddresses`,description="addresses that this node answers for"
 // +kubebuilder:printcolumn:name="Sessions",type=string,JSONPath=`.status.sessionSummary`,description="BGP sessions that are established, of those wanted"
-// +kubebuilder:printcolumn:name="Links",type=string,JSONPath=`.status.links[*].name`
+// +kubebuilder:printcolumn:name="Interfaces",type=string,JSONPath=`.status.interfaces[*].name`
 // +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.status.version`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type Speaker struct {
@@ -28,13 +28,13 @@ type SpeakerStatus struct {
 	// +optional
 	Version string `json:"version,omitempty"`
 
-	// Links of the node that can carry announcements: up, and with an address
+	// Interfaces of the node that can carry announcements: up, and with an address
 	// or named by an advertisement.
 	//
 	// +optional
 	// +listType=map
 	// +listMapKey=name
-	Links []Link `json:"links,omitempty"`
+	Interfaces []Interface `json:"interfaces,omitempty"`
 
 	// AnnouncedAddresses counts the addresses that this node answers for on a
 	// link or announces to a BGP peer.
@@ -180,8 +180,8 @@ type Session struct {
 	BFDMessage string `json:"bfdMessage,omitempty"`
 }
 
-// Link is a network interface of the node.
-type Link struct {
+// Interface is a network interface of the node.
+type Interface struct {
 	// Name of the interface.
 	Name string `json:"name"`
 
