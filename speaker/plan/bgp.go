@@ -231,7 +231,7 @@ func (d *decision) part(s scope, m *member, ads []config.BGPAdvertisement) (p pa
 func ways(peer config.BGPPeer, ads []config.BGPAdvertisement, is6, leaving bool) (all []way) {
 	var communities [][]string
 	for _, ad := range ads {
-		if !ad.ToldTo(peer.Name) {
+		if !ad.AdvertisedTo(peer.Name) {
 			continue
 		}
 		i := slices.IndexFunc(all, func(w way) bool {

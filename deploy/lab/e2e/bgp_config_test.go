@@ -131,11 +131,11 @@ kind: BGPAdvertisement
 metadata: {name: broken}
 spec: {ipAddressPools: [bgp, gone], peers: [bird, nowhere], communities: [unheard], aggregationLength: 24}
 `)
-	contains(t, ready(t, "bgppeers", "wrong-asn", "UnknownBFDProfile"), `spec.bfdProfile: there is no BFDProfile "gone"`)
+	contains(t, ready(t, "bgppeers", "wrong-asn", "UnknownBFDProfile"), `spec.bfdProfile: BFDProfile "gone" does not exist`)
 	contains(t, ready(t, "bgppeers", "twice", "DuplicatePeer"), "node node-", `BGPPeer "bird" is older`)
 	contains(t, ready(t, "communities", "broken", "DuplicateCommunity"), "spec.communities[0].name")
 	message := ready(t, "bgpadvertisements", "broken", "UnknownPool")
-	contains(t, message, "spec.ipAddressPools[1]", `spec.peers[1]: there is no BGPPeer "nowhere"`, `spec.communities[0]: "unheard" is no community`)
+	contains(t, message, "spec.ipAddressPools[1]", `spec.peers[1]: BGPPeer "nowhere" does not exist`, `spec.communities[0]: invalid community "unheard"`)
 	eventually(t, "a refused connection is said", func() error {
 		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", "nobody", "-o", "jsonpath={.status.conditions[?(@.type=='Established')].message}")
 		if err == nil && !strings.Contains(out, "connection refused") {
