@@ -34,7 +34,7 @@ func (s *addrSet) add(a netip.Addr) {
 	hash := (binary.BigEndian.Uint64(bytes[:8])*0x9e3779b97f4a7c15 ^ binary.BigEndian.Uint64(bytes[8:])) * 0xd1342543de82ef95
 	hash ^= hash >> 32
 	low, high := s.root.split(a)
-	s.root = merge(merge(low, &addrNode{addr: a, priority: hash * 0x9e3779b97f4a7c15}), high)
+	s.root = mergeTrees(mergeTrees(low, &addrNode{addr: a, priority: hash * 0x9e3779b97f4a7c15}), high)
 }
 
 // remove removes an address that may be in the set.
@@ -48,7 +48,7 @@ func (s *addrSet) remove(a netip.Addr) {
 		}
 	}
 	if *n != nil {
-		*n = merge((*n).left, (*n).right)
+		*n = mergeTrees((*n).left, (*n).right)
 	}
 }
 
@@ -66,18 +66,18 @@ func (n *addrNode) split(a netip.Addr) (low, high *addrNode) {
 	}
 }
 
-// merge joins two trees, the first of which is below the second.
-func merge(low, high *addrNode) *addrNode {
+// mergeTrees joins two trees, the first of which is below the second.
+func mergeTrees(low, high *addrNode) *addrNode {
 	switch {
 	case low == nil:
 		return high
 	case high == nil:
 		return low
 	case low.priority > high.priority:
-		low.right = merge(low.right, high)
+		low.right = mergeTrees(low.right, high)
 		return low
 	default:
-		high.left = merge(low, high.left)
+		high.left = mergeTrees(low, high.left)
 		return high
 	}
 }
