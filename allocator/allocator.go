@@ -172,25 +172,25 @@ func Allocate(pools *Pools, requests []Request) Result {
 // Explain is Allocate, watched from one request: the pools and addresses in the
 // order in which they were considered.
 func Explain(pools *Pools, requests []Request, key types.NamespacedName) []TraceEntry {
-	r := newRun(&memory{}, pools, requests)
-	r.watched = &key
-	r.allocate()
+	r := newRun(&runMemory{}, pools, requests)
+	r.traced = &key
+	r.allocateAll()
 	return r.trace
 }
 
 // Allocator allocates repeatedly, and reuses the memory of the last decision.
 // The zero value is ready for use. It must not be used concurrently.
 type Allocator struct {
-	memory memory
+	memory runMemory
 	last   *run // nil: there is nothing to extend
 }
 
 // Allocate returns what the function Allocate returns. The requests must not be
 // changed before the next call.
 func (a *Allocator) Allocate(pools *Pools, requests []Request) Result {
-	a.memory.forget()
+	a.memory.dropRequests()
 	a.last = newRun(&a.memory, pools, requests)
-	return Result{a.last.allocate(), a.last.usage()}
+	return Result{a.last.allocateAll(), a.last.poolUsage()}
 }
 
 // Extend decides for a request in addition to those of the last Allocate and
@@ -205,13 +205,13 @@ func (a *Allocator) Extend(request *Request) (assignment Assignment, ok bool) {
 	}
 	c := &candidate{Request: request}
 	for _, w := range request.Families {
-		_, byName := c.asked(w.Family)
-		if !a.last.tryGrant(&pending{candidate: c, Want: w, byName: byName}) {
+		_, byName := c.requestedAddr(w.Family)
+		if !a.last.tryGrant(&pendingRequest{candidate: c, Want: w, byName: byName}) {
 			a.last = nil // a part may have been granted
 			return Assignment{}, false
 		}
-		assignment.Held = append(assignment.Held, *a.last.holding(c, slot(w.Family)))
+		assignment.Held = append(assignment.Held, *a.last.heldOf(c, familyIndex(w.Family)))
 	}
-	slices.SortFunc(assignment.Held, func(a, b Held) int { return cmp.Compare(slot(FamilyOf(a.Addr)), slot(FamilyOf(b.Addr))) })
+	slices.SortFunc(assignment.Held, func(a, b Held) int { return cmp.Compare(familyIndex(FamilyOf(a.Addr)), familyIndex(FamilyOf(b.Addr))) })
 	return assignment, true
 }

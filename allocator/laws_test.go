@@ -395,7 +395,7 @@ func TestLawUsage(t *testing.T) {
 			want := Usage{Capacity: [2]*big.Int{new(big.Int), new(big.Int)}, Free: [2]*big.Int{new(big.Int), new(big.Int)}}
 			gives := given(pools, p.Name)
 			for _, a := range enumerate(p) {
-				f, taken := slot(FamilyOf(a)), holding[a] != nil || showing[a] != nil
+				f, taken := familyIndex(FamilyOf(a)), holding[a] != nil || showing[a] != nil
 				if taken {
 					want.Used[f]++
 				}

@@ -22,47 +22,47 @@ type candidate struct {
 	missing *[2]*Missing // by slot; nil if nothing is missing
 }
 
-// turn orders those that keep addresses. Owners come before adopters, so that
+// holderClass orders those that keep addresses. Owners come before adopters, so that
 // none loses an address to a newcomer, and of owners those first that hold what
 // they have as before: to share it differently is a new request. No adopter gets
 // what the status of a stranger shows.
-type turn uint8
+type holderClass uint8
 
 const (
-	ownerTurn turn = iota
-	departedTurn
-	strangerTurn
-	adopterTurn
+	ownerClass holderClass = iota
+	departedClass
+	strangerClass
+	adopterClass
 )
 
-// ordered is a candidate and what orders it, without the memory of its request.
-type ordered struct {
+// orderedCandidate is a candidate and what orders it, without the memory of its request.
+type orderedCandidate struct {
 	*candidate
 	since int64
-	turn  turn
+	turn  holderClass
 }
 
-func turnOf(r *Request) turn {
+func classOf(r *Request) holderClass {
 	switch {
 	case r.Role == Stranger:
-		return strangerTurn
+		return strangerClass
 	case r.Role == Adopter:
-		return adopterTurn
+		return adopterClass
 	case r.Departed:
-		return departedTurn
+		return departedClass
 	}
-	return ownerTurn
+	return ownerClass
 }
 
-// slot is the place of a family in arrays.
-func slot(f Family) int {
+// familyIndex is the place of a family in arrays.
+func familyIndex(f Family) int {
 	if f == IPv4 {
 		return 0
 	}
 	return 1
 }
 
-func (c *candidate) wants(f Family) bool {
+func (c *candidate) wantsFamily(f Family) bool {
 	return slices.ContainsFunc(c.Families, func(w Want) bool { return w.Family == f })
 }
 
@@ -71,32 +71,32 @@ type run struct {
 	*Pools
 	states      []poolState
 	candidates  []candidate
-	order       []ordered    // in which addresses are kept
-	held        []Held       // of all candidates
-	assignments []Assignment // as the requests came
+	order       []orderedCandidate // in which addresses are kept
+	held        []Held             // of all candidates
+	assignments []Assignment       // as the requests came
 	owners      map[netip.Addr]*candidate
-	groups      map[netip.Addr]*group     // of the addresses that several hold or held
-	foreign     map[netip.Addr]*candidate // shows the address too, in a status that must not be written
-	tables      map[tableKey]*table       // of shared addresses; nil until they are needed
-	pending     []pending
+	groups      map[netip.Addr]*sharedGroup // of the addresses that several hold or held
+	foreign     map[netip.Addr]*candidate   // shows the address too, in a status that must not be written
+	tables      map[tableKey]*sharedTable   // of shared addresses; nil until they are needed
+	pending     []pendingRequest
 	waiting     map[netip.Addr]*pendingIndex // for an address by name
 	mayRelease  bool                         // a pending candidate may release an address
-	menu        menu
-	released    []*release
-	watched     *types.NamespacedName // nil: there is no trace
+	menu        sourceList
+	released    []*releasedAddr
+	traced      *types.NamespacedName // nil: there is no trace
 	trace       []TraceEntry
 	steps       int // counts what the decision costs, for tests
 }
 
-// memory is what a run needs and its result does not, so that the next run can
+// runMemory is what a run needs and its result does not, so that the next run can
 // use it again.
-type memory struct {
+type runMemory struct {
 	candidates []candidate
-	order      []ordered
+	order      []orderedCandidate
 	owners     map[netip.Addr]*candidate
 }
 
-func newRun(m *memory, pools *Pools, requests []Request) *run {
+func newRun(m *runMemory, pools *Pools, requests []Request) *run {
 	if m.owners == nil {
 		m.owners = make(map[netip.Addr]*candidate, len(requests))
 	}
@@ -106,15 +106,15 @@ func newRun(m *memory, pools *Pools, requests []Request) *run {
 		Pools: pools, states: make([]poolState, len(pools.sources)),
 		candidates: m.candidates, order: m.order, owners: m.owners,
 		held: make([]Held, 1, 1+len(requests)), assignments: make([]Assignment, len(requests)),
-		groups: make(map[netip.Addr]*group), foreign: make(map[netip.Addr]*candidate),
+		groups: make(map[netip.Addr]*sharedGroup), foreign: make(map[netip.Addr]*candidate),
 		waiting: make(map[netip.Addr]*pendingIndex),
 	}
 	for i := range requests {
 		q := &requests[i]
 		r.candidates[i] = candidate{Request: q, index: int32(i)}
-		r.order[i] = ordered{&r.candidates[i], q.Since.Unix(), turnOf(q)}
+		r.order[i] = orderedCandidate{&r.candidates[i], q.Since.Unix(), classOf(q)}
 	}
-	slices.SortFunc(r.order, func(a, b ordered) int {
+	slices.SortFunc(r.order, func(a, b orderedCandidate) int {
 		r.steps++
 		if o := cmp.Or(cmp.Compare(a.turn, b.turn), cmp.Compare(a.since, b.since)); o != 0 {
 			return o
@@ -129,39 +129,39 @@ func (c *candidate) compareAge(o *candidate) int {
 	return cmp.Or(c.Since.Compare(o.Since), strings.Compare(c.Key.Namespace, o.Key.Namespace), strings.Compare(c.Key.Name, o.Key.Name))
 }
 
-// forget drops what refers to the requests.
-func (m *memory) forget() {
+// dropRequests drops what refers to the requests.
+func (m *runMemory) dropRequests() {
 	clear(m.candidates)
 	clear(m.order)
 	clear(m.owners)
 }
 
-func (r *run) allocate() []Assignment {
-	r.keep()
+func (r *run) allocateAll() []Assignment {
+	r.keepHeld()
 	for i := range r.candidates {
 		r.recordLost(&r.candidates[i])
 	}
 	r.findPending()
 	r.grantPending()
 	for i := range r.candidates {
-		r.assign(&r.candidates[i])
+		r.completeAssignment(&r.candidates[i])
 	}
 	return r.assignments
 }
 
-// holding returns what the candidate holds of a family; its Addr is invalid if
+// heldOf returns what the candidate holds of a family; its Addr is invalid if
 // that is nothing.
-func (r *run) holding(c *candidate, f int) *Held { return &r.held[c.held[f]] }
+func (r *run) heldOf(c *candidate, f int) *Held { return &r.held[c.held[f]] }
 
-func (r *run) leaving(c *candidate, f int) *Held { return &r.held[c.leaving[f]] }
+func (r *run) leavingOf(c *candidate, f int) *Held { return &r.held[c.leaving[f]] }
 
-func (r *run) holds(c *candidate, addr netip.Addr) bool {
-	f := slot(FamilyOf(addr))
-	return r.holding(c, f).Addr == addr || r.leaving(c, f).Addr == addr
+func (r *run) holdsAddr(c *candidate, addr netip.Addr) bool {
+	f := familyIndex(FamilyOf(addr))
+	return r.heldOf(c, f).Addr == addr || r.leavingOf(c, f).Addr == addr
 }
 
-// assign completes the candidate's assignment.
-func (r *run) assign(c *candidate) {
+// completeAssignment completes the candidate's assignment.
+func (r *run) completeAssignment(c *candidate) {
 	a := &r.assignments[c.index]
 	var held [4]int32
 	n := 0
@@ -198,7 +198,7 @@ func (c *candidate) addMissing(m *Missing) {
 	if c.missing == nil {
 		c.missing = &[2]*Missing{}
 	}
-	c.missing[slot(m.Family)] = m
+	c.missing[familyIndex(m.Family)] = m
 }
 
 // recordLost records which addresses the candidate shows and does not keep. A
@@ -208,37 +208,37 @@ func (r *run) recordLost(c *candidate) {
 		return
 	}
 	for _, h := range c.Have {
-		if !r.holds(c, h.Addr) {
+		if !r.holdsAddr(c, h.Addr) {
 			a := &r.assignments[c.index]
 			a.GivesUp = append(a.GivesUp, h.Addr)
 		}
 	}
 }
 
-// keep has the candidates keep what they hold.
-func (r *run) keep() {
+// keepHeld has the candidates keep what they hold.
+func (r *run) keepHeld() {
 	for _, c := range r.order {
 		refusal := (*Missing)(nil)
-		if c.turn == adopterTurn {
+		if c.turn == adopterClass {
 			refusal = r.refuseAdoption(c.candidate)
 		}
 		if refusal != nil {
 			c.addMissing(refusal)
 		}
-		if c.turn == strangerTurn || refusal != nil {
-			r.reserve(c.candidate)
+		if c.turn == strangerClass || refusal != nil {
+			r.reserveForeign(c.candidate)
 		} else {
 			r.keepAll(c.candidate)
 		}
 	}
 }
 
-// reserve reserves what a status shows that must not be written.
-func (r *run) reserve(c *candidate) {
+// reserveForeign reserves what a status shows that must not be written.
+func (r *run) reserveForeign(c *candidate) {
 	c.foreign = true
 	for _, h := range c.Have {
 		if r.owners[h.Addr] == nil {
-			r.take(c, h.Addr, r.container(h.Addr, h.Pool))
+			r.takeAddr(c, h.Addr, r.sourceContaining(h.Addr, h.Pool))
 		} else if r.foreign[h.Addr] == nil {
 			r.foreign[h.Addr] = c
 		}
@@ -254,32 +254,32 @@ func (r *run) keepAll(c *candidate) {
 		}
 	}
 	for f := range c.leaving {
-		if c.leaving[f] > 0 && !c.Frozen && !r.satisfied(c, c.held[f]) && r.satisfied(c, c.leaving[f]) {
+		if c.leaving[f] > 0 && !c.Frozen && !r.isSatisfied(c, c.held[f]) && r.isSatisfied(c, c.leaving[f]) {
 			// The request asks for the address that was leaving.
 			c.held[f], c.leaving[f] = c.leaving[f], c.held[f]
-			r.holding(c, f).Leaving, r.leaving(c, f).Leaving = false, true
+			r.heldOf(c, f).Leaving, r.leavingOf(c, f).Leaving = false, true
 		}
 	}
 }
 
 func (r *run) keepAddr(c *candidate, h Have) {
 	family := FamilyOf(h.Addr)
-	f := slot(family)
-	wanted := (c.Frozen || c.wants(family)) && !slices.Contains(c.Release, h.Addr)
+	f := familyIndex(family)
+	wanted := (c.Frozen || c.wantsFamily(family)) && !slices.Contains(c.Release, h.Addr)
 	place := &c.held[f]
 	if *place > 0 && (c.Renumber || c.Frozen) {
 		place = &c.leaving[f]
 	}
-	if !wanted || *place > 0 || r.holding(c, f).Addr == h.Addr || r.blocked(c, h.Addr) {
+	if !wanted || *place > 0 || r.heldOf(c, f).Addr == h.Addr || r.isBlocked(c, h.Addr) {
 		return
 	}
-	s := r.container(h.Addr, h.Pool)
+	s := r.sourceContaining(h.Addr, h.Pool)
 	held := c.heldFrom(s, h)
 	held.Leaving = place == &c.leaving[f]
 	*place = int32(len(r.held))
 	r.held = append(r.held, held)
-	r.take(c, h.Addr, s)
-	if r.watching(c) {
+	r.takeAddr(c, h.Addr, s)
+	if r.isTraced(c) {
 		r.trace = append(r.trace, TraceEntry{family, held.Pool, true, fmt.Sprintf("holds %s and keeps it", h.Addr)})
 	}
 }
@@ -287,13 +287,13 @@ func (r *run) keepAddr(c *candidate, h Have) {
 // heldFrom returns what a kept address of the source is recorded as: from the
 // pool that is recorded, whatever that contains today, unless the candidate asks
 // for the pool that contains it.
-func (c *candidate) heldFrom(s *source, h Have) Held {
+func (c *candidate) heldFrom(s *poolSource, h Have) Held {
 	held := Held{Addr: h.Addr, Pool: h.Pool}
 	if s == nil {
 		held.OutOfPool = true
 		return held
 	}
-	asked, asks := c.asked(FamilyOf(h.Addr))
+	asked, asks := c.requestedAddr(FamilyOf(h.Addr))
 	asksForIt := !c.Frozen && !s.Closed && (asks && asked == h.Addr || c.Pinned) && slices.Contains(c.Pools, s.Name)
 	if held.Pool == "" || asksForIt {
 		held.Pool = s.Name
@@ -321,12 +321,12 @@ func (r *run) refuseAdoption(c *candidate) *Missing {
 		}
 		f, why := FamilyOf(h.Addr), ""
 		switch {
-		case r.container(h.Addr, h.Pool) == nil:
+		case r.sourceContaining(h.Addr, h.Pool) == nil:
 			why = "is in no pool"
-		case r.blocked(c, h.Addr):
-			names, _ := r.blockers(c, h.Addr)
+		case r.isBlocked(c, h.Addr):
+			names, _ := r.blockersOf(c, h.Addr)
 			why = "belongs to " + names
-		case !c.wants(f) || seen[slot(f)]:
+		case !c.wantsFamily(f) || seen[familyIndex(f)]:
 			why = fmt.Sprintf("is more than the one %s address that the Service asks for", f)
 		}
 		if why != "" {
@@ -335,9 +335,9 @@ func (r *run) refuseAdoption(c *candidate) *Missing {
 				Message: fmt.Sprintf("the status holds %s, which %s: it is left to whoever wrote it", h.Addr, why),
 			}}
 		}
-		seen[slot(f)] = true
+		seen[familyIndex(f)] = true
 	}
 	return nil
 }
 
-func (r *run) watching(c *candidate) bool { return r.watched != nil && c.Key == *r.watched }
+func (r *run) isTraced(c *candidate) bool { return r.traced != nil && c.Key == *r.traced }

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// pending is a candidate that asks for another address of a family.
-type pending struct {
+// pendingRequest is a candidate that asks for another address of a family.
+type pendingRequest struct {
 	*candidate
 	Want
 	byName bool
@@ -24,17 +24,17 @@ func (r *run) findPending() {
 			continue
 		}
 		for _, w := range c.Families {
-			f := slot(w.Family)
-			if c.held[f] > 0 && r.satisfied(c, c.held[f]) {
+			f := familyIndex(w.Family)
+			if c.held[f] > 0 && r.isSatisfied(c, c.held[f]) {
 				continue
 			}
-			_, asks := c.asked(w.Family)
+			_, asks := c.requestedAddr(w.Family)
 			w.Optional = w.Optional && !asks
-			r.pending = append(r.pending, pending{candidate: c, Want: w, byName: asks})
+			r.pending = append(r.pending, pendingRequest{candidate: c, Want: w, byName: asks})
 			r.mayRelease = r.mayRelease || c.held[f] > 0 && !c.Renumber
 		}
 	}
-	slices.SortStableFunc(r.pending, func(a, b pending) int {
+	slices.SortStableFunc(r.pending, func(a, b pendingRequest) int {
 		r.steps++
 		if a.byName != b.byName {
 			if a.byName {
@@ -63,7 +63,7 @@ func (r *run) grantPending() {
 	}
 	for i := range r.pending {
 		if p := &r.pending[i]; !p.done {
-			r.refuse(p)
+			r.refusePending(p)
 		}
 	}
 	for i := range r.candidates {
@@ -71,8 +71,8 @@ func (r *run) grantPending() {
 	}
 }
 
-// asked returns the address of the family that the candidate asks for by name.
-func (c *candidate) asked(f Family) (netip.Addr, bool) {
+// requestedAddr returns the address of the family that the candidate asks for by name.
+func (c *candidate) requestedAddr(f Family) (netip.Addr, bool) {
 	for _, a := range c.Addrs {
 		if FamilyOf(a) == f {
 			return a, true
@@ -81,14 +81,14 @@ func (c *candidate) asked(f Family) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// satisfied reports whether the candidate needs no other address in place of the
+// isSatisfied reports whether the candidate needs no other address in place of the
 // held one.
-func (r *run) satisfied(c *candidate, place int32) bool {
+func (r *run) isSatisfied(c *candidate, place int32) bool {
 	if len(c.Addrs) == 0 && !c.Pinned && !c.Renumber {
 		return true
 	}
 	h := &r.held[place]
-	if addr, asks := c.asked(FamilyOf(h.Addr)); asks {
+	if addr, asks := c.requestedAddr(FamilyOf(h.Addr)); asks {
 		return h.Addr == addr
 	}
 	if c.Pinned && !slices.Contains(c.Pools, h.Pool) && !slices.Contains(c.Barred, h.Pool) {
@@ -102,32 +102,32 @@ func (r *run) satisfied(c *candidate, place int32) bool {
 }
 
 // isThird reports whether another address of the family would be the third.
-func (r *run) isThird(p *pending) bool {
-	f := slot(p.Family)
+func (r *run) isThird(p *pendingRequest) bool {
+	f := familyIndex(p.Family)
 	return p.Renumber && p.held[f] > 0 && p.leaving[f] > 0
 }
 
 // tryGrant grants an address if there is one.
-func (r *run) tryGrant(p *pending) bool {
+func (r *run) tryGrant(p *pendingRequest) bool {
 	if r.isThird(p) {
 		return false
 	}
-	addr, s := r.find(p)
+	addr, s := r.findAddr(p)
 	if p.done = s != nil; p.done {
-		r.grant(p, addr, s)
+		r.grantAddr(p, addr, s)
 	}
 	return p.done
 }
 
-// find returns an address that can be granted: the one that is asked for by
+// findAddr returns an address that can be granted: the one that is asked for by
 // name, or one that can be shared, or the lowest free one of the most preferred
 // pool. The source is nil if there is none.
-func (r *run) find(p *pending) (netip.Addr, *source) {
-	c, f := p.candidate, slot(p.Family)
+func (r *run) findAddr(p *pendingRequest) (netip.Addr, *poolSource) {
+	c, f := p.candidate, familyIndex(p.Family)
 	if p.byName {
-		addr, _ := c.asked(p.Family)
-		s := r.container(addr, "")
-		if reason, _ := c.unfit(s, addr); reason != "" || r.blocked(c, addr) {
+		addr, _ := c.requestedAddr(p.Family)
+		s := r.sourceContaining(addr, "")
+		if reason, _ := c.whyUnusable(s, addr); reason != "" || r.isBlocked(c, addr) {
 			return addr, nil
 		}
 		return addr, s
@@ -135,7 +135,7 @@ func (r *run) find(p *pending) (netip.Addr, *source) {
 	sources := r.sourcesOf(c)
 	if c.Share.Key != "" {
 		for _, s := range sources {
-			if !s.serves(c, f) {
+			if !s.servesFamily(c, f) {
 				continue
 			}
 			if addr := r.lowestShared(c, s, f); addr.IsValid() {
@@ -144,7 +144,7 @@ func (r *run) find(p *pending) (netip.Addr, *source) {
 		}
 	}
 	for _, s := range sources {
-		if !s.serves(c, f) {
+		if !s.servesFamily(c, f) {
 			continue
 		}
 		if addr, free := r.lowestFree(s, f, c.Release); free {
@@ -154,14 +154,14 @@ func (r *run) find(p *pending) (netip.Addr, *source) {
 	return netip.Addr{}, nil
 }
 
-// menu has the sources of a list of pools. Many candidates have the same list.
-type menu struct {
+// sourceList has the sources of a list of pools. Many candidates have the same list.
+type sourceList struct {
 	first   *string
-	sources []*source
+	sources []*poolSource
 }
 
 // sourcesOf returns the candidate's pools; nil is one that does not exist.
-func (r *run) sourcesOf(c *candidate) []*source {
+func (r *run) sourcesOf(c *candidate) []*poolSource {
 	if len(c.Pools) == 0 {
 		return nil
 	}
@@ -175,41 +175,41 @@ func (r *run) sourcesOf(c *candidate) []*source {
 	return r.menu.sources
 }
 
-// serves reports whether the source assigns addresses of the family to the
+// servesFamily reports whether the source assigns addresses of the family to the
 // candidate, as far as there are any.
-func (s *source) serves(c *candidate, f int) bool {
+func (s *poolSource) servesFamily(c *candidate, f int) bool {
 	return s != nil && (s.Auto || c.Pinned) && !s.Closed && len(s.ranges[f]) > 0
 }
 
-func (r *run) grant(p *pending, addr netip.Addr, s *source) {
-	c, f := p.candidate, slot(p.Family)
-	old := *r.holding(c, f)
-	if r.watching(c) {
+func (r *run) grantAddr(p *pendingRequest, addr netip.Addr, s *poolSource) {
+	c, f := p.candidate, familyIndex(p.Family)
+	old := *r.heldOf(c, f)
+	if r.isTraced(c) {
 		r.traceGrant(p, addr, s)
 	}
 	switch {
 	case !old.Addr.IsValid() || c.Renumber:
 		if old.Addr.IsValid() {
-			r.holding(c, f).Leaving = true
+			r.heldOf(c, f).Leaving = true
 			c.leaving[f] = c.held[f]
 		}
 		c.held[f] = int32(len(r.held))
 		r.held = append(r.held, Held{Addr: addr, Pool: s.Name})
 	default:
-		*r.holding(c, f) = Held{Addr: addr, Pool: s.Name}
-		r.release(c, old.Addr)
+		*r.heldOf(c, f) = Held{Addr: addr, Pool: s.Name}
+		r.releaseAddr(c, old.Addr)
 	}
-	r.take(c, addr, s)
+	r.takeAddr(c, addr, s)
 }
 
 // traceGrant explains what the candidate is granted, and why not from a pool that it prefers.
-func (r *run) traceGrant(p *pending, addr netip.Addr, s *source) {
+func (r *run) traceGrant(p *pendingRequest, addr netip.Addr, s *poolSource) {
 	free := r.owners[addr] == nil
 	for i := 0; free && !p.byName && p.Pools[i] != s.Name; i++ {
 		r.trace = append(r.trace, TraceEntry{p.Family, p.Pools[i], false, r.whyNone(p, p.Pools[i])})
 	}
 	message := "assigns " + addr.String()
-	if old := r.holding(p.candidate, slot(p.Family)); old.Addr.IsValid() {
+	if old := r.heldOf(p.candidate, familyIndex(p.Family)); old.Addr.IsValid() {
 		relation := "in place of"
 		if p.Renumber {
 			relation = "alongside"

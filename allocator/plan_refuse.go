@@ -12,13 +12,13 @@ import (
 // maxNamed bounds how many holders, and how many pools, a message names.
 const maxNamed = 3
 
-// refuse records why nothing could be granted.
-func (r *run) refuse(p *pending) {
+// refusePending records why nothing could be granted.
+func (r *run) refusePending(p *pendingRequest) {
 	if r.isThird(p) {
-		if addr, s := r.find(p); s != nil {
+		if addr, s := r.findAddr(p); s != nil {
 			r.addRefusal(p, v1alpha1.Renumbering, fmt.Sprintf(
 				"%s is free for it, but %s has not been released yet, and no third address is assigned",
-				addr, r.leaving(p.candidate, slot(p.Family)).Addr))
+				addr, r.leavingOf(p.candidate, familyIndex(p.Family)).Addr))
 			return
 		}
 	}
@@ -29,20 +29,20 @@ func (r *run) refuse(p *pending) {
 	}
 }
 
-func (r *run) refuseByName(p *pending) {
-	addr, _ := p.asked(p.Family)
-	reason, message := p.unfit(r.container(addr, ""), addr)
-	if r.blocked(p.candidate, addr) {
+func (r *run) refuseByName(p *pendingRequest) {
+	addr, _ := p.requestedAddr(p.Family)
+	reason, message := p.whyUnusable(r.sourceContaining(addr, ""), addr)
+	if r.isBlocked(p.candidate, addr) {
 		reason, message = v1alpha1.AddressTaken, r.taken(p.candidate, addr)
 	}
 	r.traceRefusal(p, "", message)
 	r.addRefusal(p, reason, message)
 }
 
-func (r *run) refuseAny(p *pending) {
+func (r *run) refuseAny(p *pendingRequest) {
 	reason := v1alpha1.NoMatchingPool
 	for _, s := range r.sourcesOf(p.candidate) {
-		if s.serves(p.candidate, slot(p.Family)) {
+		if s.servesFamily(p.candidate, familyIndex(p.Family)) {
 			reason = v1alpha1.PoolExhausted
 			break
 		}
@@ -50,7 +50,7 @@ func (r *run) refuseAny(p *pending) {
 	n := len(p.Pools) + len(p.Barred)
 	var why []string
 	for i := range n {
-		if i == maxNamed && n > maxNamed+1 && !r.watching(p.candidate) {
+		if i == maxNamed && n > maxNamed+1 && !r.isTraced(p.candidate) {
 			break
 		}
 		name, message := "", ""
@@ -75,8 +75,8 @@ func (r *run) refuseAny(p *pending) {
 }
 
 // whyNone says why the pool of the name has no address for the candidate.
-func (r *run) whyNone(p *pending, name string) string {
-	s, f := r.byName[name], slot(p.Family)
+func (r *run) whyNone(p *pendingRequest, name string) string {
+	s, f := r.byName[name], familyIndex(p.Family)
 	switch {
 	case s == nil:
 		return fmt.Sprintf("pool %s does not exist", name)
@@ -97,22 +97,22 @@ func (r *run) whyNone(p *pending, name string) string {
 	}
 	for addr := t.addrs.next(netip.Addr{}); addr.IsValid(); addr = t.addrs.next(addr) {
 		r.steps++
-		if !r.holds(p.candidate, addr) && r.blocked(p.candidate, addr) {
-			names, why := r.blockers(p.candidate, addr)
+		if !r.holdsAddr(p.candidate, addr) && r.isBlocked(p.candidate, addr) {
+			names, why := r.blockersOf(p.candidate, addr)
 			return message + fmt.Sprintf(", and %s of %s cannot be shared: %s", addr, names, why)
 		}
 	}
 	return message
 }
 
-// unfit says why the candidate may not have the address of the source, whoever
+// whyUnusable says why the candidate may not have the address of the source, whoever
 // holds it; "" if it may.
-func (c *candidate) unfit(s *source, addr netip.Addr) (v1alpha1.Reason, string) {
+func (c *candidate) whyUnusable(s *poolSource, addr netip.Addr) (v1alpha1.Reason, string) {
 	switch {
 	case slices.Contains(c.Release, addr):
 		return v1alpha1.ConflictingRequest, fmt.Sprintf("%s is asked for, and is to be released", addr)
 	case s == nil:
-		return v1alpha1.AddressNotInPool, fmt.Sprintf("%s is in none of the pools that this Service may use%s", addr, listed(c.Pools))
+		return v1alpha1.AddressNotInPool, fmt.Sprintf("%s is in none of the pools that this Service may use%s", addr, listNames(c.Pools))
 	case !slices.Contains(c.Pools, s.Name) && c.Pinned:
 		return v1alpha1.ConflictingRequest, fmt.Sprintf("%s is in pool %s, but the Service asks for pool %s",
 			addr, s.Name, strings.Join(slices.Concat(c.Pools, c.Barred), ", "))
@@ -127,22 +127,22 @@ func (c *candidate) unfit(s *source, addr netip.Addr) (v1alpha1.Reason, string) 
 	return "", ""
 }
 
-func listed(names []string) string {
+func listNames(names []string) string {
 	if len(names) == 0 {
 		return ": there is none"
 	}
 	return " (" + strings.Join(names, ", ") + ")"
 }
 
-func (r *run) addRefusal(p *pending, reason v1alpha1.Reason, message string) {
-	if old := r.holding(p.candidate, slot(p.Family)).Addr; old.IsValid() {
+func (r *run) addRefusal(p *pendingRequest, reason v1alpha1.Reason, message string) {
+	if old := r.heldOf(p.candidate, familyIndex(p.Family)).Addr; old.IsValid() {
 		message += fmt.Sprintf("; %s is kept until then", old)
 	}
 	p.addMissing(&Missing{p.Family, v1alpha1.Refusal{Reason: reason, Message: message}, p.Optional})
 }
 
-func (r *run) traceRefusal(p *pending, pool, message string) {
-	if r.watching(p.candidate) {
+func (r *run) traceRefusal(p *pendingRequest, pool, message string) {
+	if r.isTraced(p.candidate) {
 		r.trace = append(r.trace, TraceEntry{p.Family, pool, false, message})
 	}
 }
@@ -151,7 +151,7 @@ func (r *run) traceRefusal(p *pending, pool, message string) {
 // lost. It asks for nothing else.
 func (r *run) refuseLost(c *candidate) {
 	for _, a := range r.assignments[c.index].GivesUp {
-		if f := FamilyOf(a); c.Frozen && c.wants(f) && r.blocked(c, a) {
+		if f := FamilyOf(a); c.Frozen && c.wantsFamily(f) && r.isBlocked(c, a) {
 			c.addMissing(&Missing{Family: f, Refusal: v1alpha1.Refusal{Reason: v1alpha1.AddressTaken, Message: r.taken(c, a)}})
 		}
 	}
@@ -160,7 +160,7 @@ func (r *run) refuseLost(c *candidate) {
 // taken says which Services hold the address, and why the candidate cannot hold
 // it too, if either of them shares at all.
 func (r *run) taken(c *candidate, addr netip.Addr) string {
-	names, why := r.blockers(c, addr)
+	names, why := r.blockersOf(c, addr)
 	message := fmt.Sprintf("%s belongs to %s", addr, names)
 	if why != "" {
 		message += ": " + why

@@ -7,11 +7,11 @@ import (
 	"slices"
 )
 
-// release is an address that fewer hold than before.
-type release struct {
+// releasedAddr is an address that fewer hold than before.
+type releasedAddr struct {
 	addr   netip.Addr
-	source *source // that contains it; nil is none
-	ports  []Port  // that were in use on it
+	source *poolSource // that contains it; nil is none
+	ports  []Port      // that were in use on it
 	// open: candidates may hold it that could not before, whatever ports they use.
 	open bool
 	// inUse are ports that have come into use since, and after says of each index
@@ -21,21 +21,21 @@ type release struct {
 }
 
 // pendingQueue has pending candidates in the order in which they are served.
-type pendingQueue []*pending
+type pendingQueue []*pendingRequest
 
-// after returns those behind a place.
-func (q *pendingQueue) after(place int) pendingQueue {
+// afterPlace returns those behind a place.
+func (q *pendingQueue) afterPlace(place int) pendingQueue {
 	for len(*q) > 0 && (*q)[0].done {
 		*q = (*q)[1:]
 	}
-	i, _ := slices.BinarySearchFunc(*q, place+1, func(p *pending, place int) int { return cmp.Compare(p.place, place) })
+	i, _ := slices.BinarySearchFunc(*q, place+1, func(p *pendingRequest, place int) int { return cmp.Compare(p.place, place) })
 	return (*q)[i:]
 }
 
-// first returns the first one behind a place that can take the address. It drops
+// firstAfter returns the first one behind a place that can take the address. It drops
 // those on its way that are done.
-func (q *pendingQueue) first(place int, can func(*pending) bool) (first *pending) {
-	rest := q.after(place)
+func (q *pendingQueue) firstAfter(place int, can func(*pendingRequest) bool) (first *pendingRequest) {
+	rest := q.afterPlace(place)
 	passed := slices.IndexFunc(rest, can)
 	if passed < 0 {
 		passed = len(rest)
@@ -70,7 +70,7 @@ func newPendingIndex() *pendingIndex {
 
 // allUsing returns up to which place all candidates use the port.
 func (r *run) allUsing(x *pendingIndex, port Port) int {
-	for _, p := range x.all.after(x.using[port]) {
+	for _, p := range x.all.afterPlace(x.using[port]) {
 		r.steps++
 		if !p.done && !slices.Contains(p.Share.Ports, port) {
 			break
@@ -80,7 +80,7 @@ func (r *run) allUsing(x *pendingIndex, port Port) int {
 	return x.using[port]
 }
 
-func (x *pendingIndex) add(p *pending) {
+func (x *pendingIndex) add(p *pendingRequest) {
 	x.all = append(x.all, p)
 	for _, port := range p.Share.Ports {
 		if x.byPort[port] == nil {
@@ -91,11 +91,11 @@ func (x *pendingIndex) add(p *pending) {
 }
 
 // wait has the pending candidate tried again when what it waits for is released.
-func (r *run) wait(p *pending) {
-	c, f := p.candidate, slot(p.Family)
+func (r *run) wait(p *pendingRequest) {
+	c, f := p.candidate, familyIndex(p.Family)
 	if p.byName {
-		addr, _ := c.asked(p.Family)
-		if reason, _ := c.unfit(r.container(addr, ""), addr); reason != "" {
+		addr, _ := c.requestedAddr(p.Family)
+		if reason, _ := c.whyUnusable(r.sourceContaining(addr, ""), addr); reason != "" {
 			return // whoever holds it
 		}
 		if r.waiting[addr] == nil {
@@ -105,7 +105,7 @@ func (r *run) wait(p *pending) {
 		return
 	}
 	for _, s := range r.sourcesOf(c) {
-		if !s.serves(c, f) {
+		if !s.servesFamily(c, f) {
 			continue
 		}
 		q := &r.states[s.index].waiting[f]
@@ -114,7 +114,7 @@ func (r *run) wait(p *pending) {
 			continue
 		}
 		for _, k := range c.joinKeys(s, f) {
-			r.table(k).waiting.add(p)
+			r.tableFor(k).waiting.add(p)
 		}
 	}
 }
@@ -123,10 +123,10 @@ func (r *run) wait(p *pending) {
 // can take any of it.
 func (r *run) grantReleased() {
 	for len(r.released) > 0 {
-		var first *pending
-		r.released = slices.DeleteFunc(r.released, func(e *release) bool {
+		var first *pendingRequest
+		r.released = slices.DeleteFunc(r.released, func(e *releasedAddr) bool {
 			p := r.waitingFor(e)
-			first = earlier(first, p)
+			first = earlierOf(first, p)
 			return p == nil
 		})
 		if first == nil {
@@ -136,14 +136,14 @@ func (r *run) grantReleased() {
 			panic(fmt.Sprintf("%s cannot take what it waits for", first.Key))
 		}
 		for _, e := range r.released {
-			if r.holds(first.candidate, e.addr) {
+			if r.holdsAddr(first.candidate, e.addr) {
 				e.inUse = append(e.inUse, first.Share.Ports...)
 			}
 		}
 	}
 }
 
-func earlier(p, q *pending) *pending {
+func earlierOf(p, q *pendingRequest) *pendingRequest {
 	if p == nil || q != nil && q.place < p.place {
 		return q
 	}
@@ -152,39 +152,39 @@ func earlier(p, q *pending) *pending {
 
 // waitingFor returns the first of those that can take the released address, and
 // nil if there is none.
-func (r *run) waitingFor(e *release) (first *pending) {
-	can := func(p *pending) bool {
+func (r *run) waitingFor(e *releasedAddr) (first *pendingRequest) {
+	can := func(p *pendingRequest) bool {
 		r.steps++
-		return !p.done && !r.blocked(p.candidate, e.addr) && !r.holds(p.candidate, e.addr) && !slices.Contains(p.Release, e.addr)
+		return !p.done && !r.isBlocked(p.candidate, e.addr) && !r.holdsAddr(p.candidate, e.addr) && !slices.Contains(p.Release, e.addr)
 	}
 	byName := r.waiting[e.addr]
 	if r.owners[e.addr] == nil {
 		if byName != nil {
-			first = byName.all.first(0, can)
+			first = byName.all.firstAfter(0, can)
 		}
-		if e.source != nil && e.source.available(e.addr) {
-			first = earlier(first, r.states[e.source.index].waiting[slot(FamilyOf(e.addr))].first(0, can))
+		if e.source != nil && e.source.canAssign(e.addr) {
+			first = earlierOf(first, r.states[e.source.index].waiting[familyIndex(FamilyOf(e.addr))].firstAfter(0, can))
 		}
 		return first
 	}
 	defer func() { e.inUse = nil }()
 	if byName != nil {
-		first = r.joining(e, byName, can)
+		first = r.firstJoining(e, byName, can)
 	}
 	for _, k := range r.tableKeys(e.addr, e.source) {
 		if t := r.tables[k]; t != nil {
-			first = earlier(first, r.joining(e, t.waiting, can))
+			first = earlierOf(first, r.firstJoining(e, t.waiting, can))
 		}
 	}
 	return first
 }
 
-// joining returns the first candidate of the index that can share the address.
-func (r *run) joining(e *release, x *pendingIndex, can func(*pending) bool) (first *pending) {
+// firstJoining returns the first candidate of the index that can share the address.
+func (r *run) firstJoining(e *releasedAddr, x *pendingIndex, can func(*pendingRequest) bool) (first *pendingRequest) {
 	r.steps += len(e.ports) + len(e.inUse)
 	for _, port := range e.ports {
 		if q := x.byPort[port]; q != nil {
-			first = earlier(first, q.first(0, can))
+			first = earlierOf(first, q.firstAfter(0, can))
 		}
 	}
 	if !e.open {
@@ -193,5 +193,5 @@ func (r *run) joining(e *release, x *pendingIndex, can func(*pending) bool) (fir
 	for _, port := range e.inUse {
 		e.after[x] = max(e.after[x], r.allUsing(x, port))
 	}
-	return earlier(first, x.all.first(e.after[x], can))
+	return earlierOf(first, x.all.firstAfter(e.after[x], can))
 }

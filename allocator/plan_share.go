@@ -23,9 +23,9 @@ type Port struct {
 	Number   int32
 }
 
-// against says why the two cannot hold one address together, "" if they can.
+// conflictWith says why the two cannot hold one address together, "" if they can.
 // One node answers for the address, so all that share it must be served there.
-func (t Terms) against(o Terms) string {
+func (t Terms) conflictWith(o Terms) string {
 	switch {
 	case o.Key == "" && t.Key == "":
 		return "neither shares its addresses"
@@ -51,34 +51,34 @@ func (t Terms) sameNodes(o Terms) bool {
 	return t.Cluster && o.Cluster || t.Backends != "" && t.Backends == o.Backends
 }
 
-// group is several candidates that hold one address. All of them may share it
+// sharedGroup is several candidates that hold one address. All of them may share it
 // with each other.
-type group struct {
+type sharedGroup struct {
 	holders  []*candidate // in the order in which they came; some have left
 	count    int
 	ports    map[Port]*candidate
 	backends map[string]int // how many have these
 	local    int            // how many are not Cluster
 	// elsewhere are holders that may be served on other nodes than candidates with a policy.
-	elsewhere map[policy]*candidate
+	elsewhere map[trafficPolicy]*candidate
 }
 
-func (g *group) add(c *candidate) {
+func (g *sharedGroup) add(c *candidate) {
 	g.holders = append(g.holders, c)
-	g.change(c, 1)
+	g.adjustCounts(c, 1)
 	for _, p := range c.Share.Ports {
 		g.ports[p] = c
 	}
 }
 
-func (g *group) remove(c *candidate) {
-	g.change(c, -1)
+func (g *sharedGroup) remove(c *candidate) {
+	g.adjustCounts(c, -1)
 	for _, p := range c.Share.Ports {
 		delete(g.ports, p)
 	}
 }
 
-func (g *group) change(c *candidate, by int) {
+func (g *sharedGroup) adjustCounts(c *candidate, by int) {
 	g.count += by
 	if !c.Share.Cluster {
 		g.local += by
@@ -89,13 +89,13 @@ func (g *group) change(c *candidate, by int) {
 }
 
 // sameNodes reports whether each node that may serve all holders may serve t.
-func (g *group) sameNodes(t Terms) bool {
+func (g *sharedGroup) sameNodes(t Terms) bool {
 	return t.Cluster && g.local == 0 || t.Backends != "" && g.backends[t.Backends] == g.count
 }
 
-// blocked reports whether the candidate cannot hold the address, because others
+// isBlocked reports whether the candidate cannot hold the address, because others
 // hold it or show it.
-func (r *run) blocked(c *candidate, addr netip.Addr) bool {
+func (r *run) isBlocked(c *candidate, addr netip.Addr) bool {
 	owner := r.owners[addr]
 	if owner == nil || owner == c {
 		return false
@@ -126,20 +126,20 @@ func (r *run) userOf(addr netip.Addr, p Port) *candidate {
 	return nil
 }
 
-// blockers names those that block the candidate, and says why the first of them
+// blockersOf names those that block the candidate, and says why the first of them
 // does, if either of the two shares at all.
-func (r *run) blockers(c *candidate, addr netip.Addr) (names, why string) {
+func (r *run) blockersOf(c *candidate, addr netip.Addr) (names, why string) {
 	var all []*candidate
 	count := 0
 	owner, g := r.owners[addr], r.groups[addr]
 	switch {
-	case g == nil && (owner.foreign || c.Share.against(owner.Share) != ""):
+	case g == nil && (owner.foreign || c.Share.conflictWith(owner.Share) != ""):
 		all = []*candidate{owner}
 	case g == nil:
 	case c.Share.Key != owner.Share.Key:
-		all, count = r.holders(addr, g), g.count
+		all, count = r.holdersOf(addr, g), g.count
 	case !g.sameNodes(c.Share):
-		all = []*candidate{r.elsewhere(c, addr, g)}
+		all = []*candidate{r.servedElsewhere(c, addr, g)}
 	default:
 		for _, p := range c.Share.Ports {
 			if user := g.ports[p]; user != nil && !slices.Contains(all, user) {
@@ -151,37 +151,37 @@ func (r *run) blockers(c *candidate, addr netip.Addr) (names, why string) {
 		all = []*candidate{r.foreign[addr]}
 	}
 	if first := all[0]; c.Share.Key != "" || first.Share.Key != "" {
-		why = c.Share.against(first.Share)
+		why = c.Share.conflictWith(first.Share)
 	}
 	return namesOf(all, max(count, len(all))), why
 }
 
-// holders returns those who hold the address of the group still.
-func (r *run) holders(addr netip.Addr, g *group) []*candidate {
+// holdersOf returns those who hold the address of the group still.
+func (r *run) holdersOf(addr netip.Addr, g *sharedGroup) []*candidate {
 	if len(g.holders) > g.count {
 		r.steps += len(g.holders)
-		g.holders = slices.DeleteFunc(g.holders, func(c *candidate) bool { return !r.holds(c, addr) })
+		g.holders = slices.DeleteFunc(g.holders, func(c *candidate) bool { return !r.holdsAddr(c, addr) })
 	}
 	return g.holders
 }
 
-// policy is what decides on which nodes a candidate may be served.
-type policy struct {
+// trafficPolicy is what decides on which nodes a candidate may be served.
+type trafficPolicy struct {
 	cluster  bool
 	backends string
 }
 
-// elsewhere returns a holder that may be served on other nodes than c. It
+// servedElsewhere returns a holder that may be served on other nodes than c. It
 // remembers the answer, which is the same for all candidates with one policy.
-func (r *run) elsewhere(c *candidate, addr netip.Addr, g *group) *candidate {
-	at := policy{backends: c.Share.Backends}
+func (r *run) servedElsewhere(c *candidate, addr netip.Addr, g *sharedGroup) *candidate {
+	at := trafficPolicy{backends: c.Share.Backends}
 	if c.Share.Cluster {
-		at = policy{cluster: true} // all that are not Cluster have the same backends
+		at = trafficPolicy{cluster: true} // all that are not Cluster have the same backends
 	}
-	if known := g.elsewhere[at]; known != nil && r.holds(known, addr) {
+	if known := g.elsewhere[at]; known != nil && r.holdsAddr(known, addr) {
 		return known
 	}
-	holders := r.holders(addr, g)
+	holders := r.holdersOf(addr, g)
 	i := slices.IndexFunc(holders, func(o *candidate) bool {
 		r.steps++
 		return !c.Share.sameNodes(o.Share)
@@ -206,36 +206,36 @@ func namesOf(all []*candidate, count int) string {
 	return list
 }
 
-// take makes c a holder of the address, alongside those with which it shares it.
-func (r *run) take(c *candidate, addr netip.Addr, s *source) {
+// takeAddr makes c a holder of the address, alongside those with which it shares it.
+func (r *run) takeAddr(c *candidate, addr netip.Addr, s *poolSource) {
 	owner := r.owners[addr]
 	if owner == nil {
 		r.owners[addr] = c
-		r.count(addr, s, 1)
+		r.countHeld(addr, s, 1)
 		if c.Share.Key != "" {
-			r.index(addr, s, nil)
+			r.updateTables(addr, s, nil)
 		}
 		return
 	}
 	before := r.tableKeys(addr, s)
 	g := r.groups[addr]
 	if g == nil {
-		g = &group{ports: map[Port]*candidate{}, backends: map[string]int{}, elsewhere: map[policy]*candidate{}}
+		g = &sharedGroup{ports: map[Port]*candidate{}, backends: map[string]int{}, elsewhere: map[trafficPolicy]*candidate{}}
 		g.add(owner)
 		r.groups[addr] = g
 	}
 	g.add(c)
-	r.index(addr, s, before)
+	r.updateTables(addr, s, before)
 }
 
-// release has c hold the address no longer. It leaves it to the others that hold
+// releaseAddr has c hold the address no longer. It leaves it to the others that hold
 // or show it.
-func (r *run) release(c *candidate, addr netip.Addr) {
-	s, g := r.container(addr, ""), r.groups[addr]
+func (r *run) releaseAddr(c *candidate, addr netip.Addr) {
+	s, g := r.sourceContaining(addr, ""), r.groups[addr]
 	before := r.tableKeys(addr, s)
 	if g != nil {
 		g.remove(c)
-		for len(g.holders) > 0 && !r.holds(g.holders[0], addr) {
+		for len(g.holders) > 0 && !r.holdsAddr(g.holders[0], addr) {
 			g.holders = g.holders[1:]
 		}
 	}
@@ -247,26 +247,26 @@ func (r *run) release(c *candidate, addr netip.Addr) {
 		if other := r.foreign[addr]; other != nil {
 			r.owners[addr] = other
 		} else {
-			r.count(addr, s, -1)
+			r.countHeld(addr, s, -1)
 		}
 	}
-	open := r.index(addr, s, before) || r.owners[addr] == nil
-	r.unlimit(addr, s, c.Share.Ports)
-	r.released = append(r.released, &release{addr: addr, source: s, ports: c.Share.Ports, open: open, after: map[*pendingIndex]int{}})
+	open := r.updateTables(addr, s, before) || r.owners[addr] == nil
+	r.markPortsFree(addr, s, c.Share.Ports)
+	r.released = append(r.released, &releasedAddr{addr: addr, source: s, ports: c.Share.Ports, open: open, after: map[*pendingIndex]int{}})
 }
 
-// count counts an address of the source as held, or as free again.
-func (r *run) count(addr netip.Addr, s *source, by int64) {
+// countHeld counts an address of the source as held, or as free again.
+func (r *run) countHeld(addr netip.Addr, s *poolSource, by int64) {
 	if s == nil {
 		return
 	}
-	st, f := &r.states[s.index], slot(FamilyOf(addr))
+	st, f := &r.states[s.index], familyIndex(FamilyOf(addr))
 	st.used[f] += by
-	if !s.available(addr) {
+	if !s.canAssign(addr) {
 		return
 	}
 	st.taken[f] += by
-	if by < 0 && st.passed(s, addr) {
+	if by < 0 && st.hasPassed(s, addr) {
 		st.freed[f].add(addr)
 	} else if by > 0 {
 		st.freed[f].remove(addr)

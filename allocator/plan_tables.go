@@ -9,50 +9,50 @@ import (
 // that are held under a key.
 type tableKey struct {
 	key      string
-	source   *source
+	source   *poolSource
 	family   int
-	nodes    nodes
+	nodes    nodeScope
 	backends string
 }
 
-// nodes says on which nodes the holders of a table's addresses are served.
-type nodes uint8
+// nodeScope says on which nodes the holders of a table's addresses are served.
+type nodeScope uint8
 
 const (
-	onAnyNodes   nodes = iota // whichever
-	onAllNodes                // all holders are Cluster
-	withBackends              // all holders have the same backends
+	onAnyNodes   nodeScope = iota // whichever
+	onAllNodes                    // all holders are Cluster
+	withBackends                  // all holders have the same backends
 )
 
-// table is an index of addresses that may be shared.
-type table struct {
+// sharedTable is an index of addresses that may be shared.
+type sharedTable struct {
 	addrs addrSet
 	// full says up to which address all of the table have the port in use.
 	full    map[Port]netip.Addr
 	waiting *pendingIndex
 }
 
-// table returns the table of the key, and makes it if there is none.
-func (r *run) table(k tableKey) *table {
+// tableFor returns the table of the key, and makes it if there is none.
+func (r *run) tableFor(k tableKey) *sharedTable {
 	t := r.tables[k]
 	if t == nil {
-		t = &table{full: map[Port]netip.Addr{}, waiting: newPendingIndex()}
+		t = &sharedTable{full: map[Port]netip.Addr{}, waiting: newPendingIndex()}
 		r.tables[k] = t
 	}
 	return t
 }
 
 // tableKeys returns the tables in which the address belongs.
-func (r *run) tableKeys(addr netip.Addr, s *source) []tableKey {
+func (r *run) tableKeys(addr netip.Addr, s *poolSource) []tableKey {
 	owner := r.owners[addr]
-	if owner == nil || owner.Share.Key == "" || owner.foreign || r.foreign[addr] != nil || s == nil || !s.available(addr) {
+	if owner == nil || owner.Share.Key == "" || owner.foreign || r.foreign[addr] != nil || s == nil || !s.canAssign(addr) {
 		return nil
 	}
 	terms, allCluster, same := owner.Share, owner.Share.Cluster, true
 	if g := r.groups[addr]; g != nil {
 		allCluster, same = g.local == 0, len(g.backends) == 1
 	}
-	k := tableKey{key: terms.Key, source: s, family: slot(FamilyOf(addr))}
+	k := tableKey{key: terms.Key, source: s, family: familyIndex(FamilyOf(addr))}
 	keys := []tableKey{k}
 	if allCluster {
 		k.nodes = onAllNodes
@@ -67,7 +67,7 @@ func (r *run) tableKeys(addr netip.Addr, s *source) []tableKey {
 
 // joinKeys returns the tables with the addresses of the source that the
 // candidate may share as far as the nodes go.
-func (c *candidate) joinKeys(s *source, f int) (keys []tableKey) {
+func (c *candidate) joinKeys(s *poolSource, f int) (keys []tableKey) {
 	k := tableKey{key: c.Share.Key, source: s, family: f}
 	if c.Share.Cluster {
 		k.nodes = onAllNodes
@@ -80,25 +80,25 @@ func (c *candidate) joinKeys(s *source, f int) (keys []tableKey) {
 	return keys
 }
 
-// unlimit notes that ports of the address may be free again.
-func (r *run) unlimit(addr netip.Addr, s *source, ports []Port) {
+// markPortsFree notes that ports of the address may be free again.
+func (r *run) markPortsFree(addr netip.Addr, s *poolSource, ports []Port) {
 	if r.tables == nil {
 		return
 	}
 	for _, k := range r.tableKeys(addr, s) {
 		for _, p := range ports {
-			r.table(k).limit(p, addr)
+			r.tableFor(k).markPortFree(p, addr)
 		}
 	}
 }
 
-// index moves the address from the tables in which it was before to those in
+// updateTables moves the address from the tables in which it was before to those in
 // which it belongs. It returns whether some of these are new.
-func (r *run) index(addr netip.Addr, s *source, before []tableKey) (added bool) {
+func (r *run) updateTables(addr netip.Addr, s *poolSource, before []tableKey) (added bool) {
 	after := r.tableKeys(addr, s)
 	for _, k := range before {
 		if r.tables != nil && !slices.Contains(after, k) {
-			r.table(k).addrs.remove(addr)
+			r.tableFor(k).addrs.remove(addr)
 		}
 	}
 	for _, k := range after {
@@ -109,19 +109,19 @@ func (r *run) index(addr netip.Addr, s *source, before []tableKey) (added bool) 
 		if r.tables == nil {
 			continue
 		}
-		t := r.table(k)
+		t := r.tableFor(k)
 		t.addrs.add(addr)
 		for p := range t.full {
 			if r.userOf(addr, p) == nil {
-				t.limit(p, addr)
+				t.markPortFree(p, addr)
 			}
 		}
 	}
 	return added
 }
 
-// limit notes that the port may be free on the address.
-func (t *table) limit(p Port, addr netip.Addr) {
+// markPortFree notes that the port may be free on the address.
+func (t *sharedTable) markPortFree(p Port, addr netip.Addr) {
 	if last, known := t.full[p]; known && !last.Less(addr) {
 		t.full[p] = addr.Prev()
 	}
@@ -129,7 +129,7 @@ func (t *table) limit(p Port, addr netip.Addr) {
 
 // lowestShared returns the lowest address of the source that others hold and that
 // the candidate may hold alongside them.
-func (r *run) lowestShared(c *candidate, s *source, f int) (lowest netip.Addr) {
+func (r *run) lowestShared(c *candidate, s *poolSource, f int) (lowest netip.Addr) {
 	r.makeTables()
 	for _, k := range c.joinKeys(s, f) {
 		if t := r.tables[k]; t != nil {
@@ -145,16 +145,16 @@ func (r *run) makeTables() {
 	if r.tables != nil {
 		return
 	}
-	r.tables = make(map[tableKey]*table)
+	r.tables = make(map[tableKey]*sharedTable)
 	for addr, owner := range r.owners {
 		if owner.Share.Key != "" {
-			r.index(addr, r.container(addr, ""), nil)
+			r.updateTables(addr, r.sourceContaining(addr, ""), nil)
 		}
 	}
 }
 
 // lowestIn returns the lowest address of the table with room for the candidate.
-func (r *run) lowestIn(t *table, c *candidate) netip.Addr {
+func (r *run) lowestIn(t *sharedTable, c *candidate) netip.Addr {
 	var full netip.Addr
 	for _, p := range c.Share.Ports {
 		if last := t.full[p]; full.Less(last) {
@@ -173,7 +173,7 @@ func (r *run) lowestIn(t *table, c *candidate) netip.Addr {
 				t.full[p] = addr
 			}
 		}
-		if !inUse && !r.holds(c, addr) && !slices.Contains(c.Release, addr) {
+		if !inUse && !r.holdsAddr(c, addr) && !slices.Contains(c.Release, addr) {
 			return addr
 		}
 	}

@@ -14,13 +14,13 @@ import (
 // immutable and may be used by several goroutines, so that they need to be
 // prepared once for each configuration only.
 type Pools struct {
-	sources []*source // as the pools came
-	byName  map[string]*source
-	spans   [2][]span // of all pools, by slot, sorted
+	sources []*poolSource // as the pools came
+	byName  map[string]*poolSource
+	spans   [2][]addrSpan // of all pools, by slot, sorted
 }
 
-// source is a prepared pool.
-type source struct {
+// poolSource is a prepared pool.
+type poolSource struct {
 	Pool
 	index    int
 	ranges   [2][]netipx.IPRange // what it contains
@@ -28,16 +28,16 @@ type source struct {
 	capacity [2]*big.Int         // of what it gives
 }
 
-// span is a range of a source. Those of all sources together are disjoint.
-type span struct {
+// addrSpan is a range of a source. Those of all sources together are disjoint.
+type addrSpan struct {
 	netipx.IPRange
-	*source
+	*poolSource
 }
 
 // NewPools prepares pools whose ranges are disjoint. The pools must not be
 // changed afterwards.
 func NewPools(pools []Pool) *Pools {
-	p := &Pools{byName: make(map[string]*source, len(pools))}
+	p := &Pools{byName: make(map[string]*poolSource, len(pools))}
 	for i := range pools {
 		s := newSource(pools[i], i)
 		p.sources = append(p.sources, s)
@@ -48,37 +48,37 @@ func NewPools(pools []Pool) *Pools {
 		for _, s := range p.sources {
 			n += len(s.ranges[f])
 		}
-		p.spans[f] = make([]span, 0, n)
+		p.spans[f] = make([]addrSpan, 0, n)
 		for _, s := range p.sources {
 			for _, r := range s.ranges[f] {
-				p.spans[f] = append(p.spans[f], span{r, s})
+				p.spans[f] = append(p.spans[f], addrSpan{r, s})
 			}
 		}
-		slices.SortFunc(p.spans[f], func(a, b span) int { return a.From().Compare(b.From()) })
+		slices.SortFunc(p.spans[f], func(a, b addrSpan) int { return a.From().Compare(b.From()) })
 	}
 	return p
 }
 
-// container returns the pool that contains the address, whoever may use it. It
+// sourceContaining returns the pool that contains the address, whoever may use it. It
 // looks into the pool of the name first.
-func (p *Pools) container(addr netip.Addr, name string) *source {
-	f := slot(FamilyOf(addr))
-	if s := p.byName[name]; s != nil && within(s.ranges[f], addr) {
+func (p *Pools) sourceContaining(addr netip.Addr, name string) *poolSource {
+	f := familyIndex(FamilyOf(addr))
+	if s := p.byName[name]; s != nil && containsAddr(s.ranges[f], addr) {
 		return s
 	}
-	i, found := slices.BinarySearchFunc(p.spans[f], addr, func(s span, a netip.Addr) int { return s.From().Compare(a) })
+	i, found := slices.BinarySearchFunc(p.spans[f], addr, func(s addrSpan, a netip.Addr) int { return s.From().Compare(a) })
 	switch {
 	case found:
-		return p.spans[f][i].source
+		return p.spans[f][i].poolSource
 	case i > 0 && p.spans[f][i-1].Contains(addr):
-		return p.spans[f][i-1].source
+		return p.spans[f][i-1].poolSource
 	}
 	return nil
 }
 
-func newSource(p Pool, index int) *source {
-	s := &source{Pool: p, index: index, ranges: byFamily(p.Ranges)}
-	s.Reserved = disjoint(p.Reserved)
+func newSource(p Pool, index int) *poolSource {
+	s := &poolSource{Pool: p, index: index, ranges: byFamily(p.Ranges)}
+	s.Reserved = makeDisjoint(p.Reserved)
 	s.gives = s.ranges
 	if len(s.Reserved) > 0 {
 		var b netipx.IPSetBuilder
@@ -95,13 +95,13 @@ func newSource(p Pool, index int) *source {
 		s.gives = byFamily(set.Ranges())
 	}
 	for f := range s.gives {
-		s.capacity[f] = s.count(f)
+		s.capacity[f] = s.countAssignable(f)
 	}
 	return s
 }
 
-// disjoint sorts the ranges, and cuts off what an earlier one contains.
-func disjoint(reserved []Reserved) (cut []Reserved) {
+// makeDisjoint sorts the ranges, and cuts off what an earlier one contains.
+func makeDisjoint(reserved []Reserved) (cut []Reserved) {
 	sorted := slices.SortedStableFunc(slices.Values(reserved), func(a, b Reserved) int { return a.From().Compare(b.From()) })
 	var last netip.Addr // of those before
 	for _, r := range sorted {
@@ -123,15 +123,15 @@ func byFamily(ranges []netipx.IPRange) [2][]netipx.IPRange {
 	return [2][]netipx.IPRange{ranges[:n], ranges[n:]}
 }
 
-// available reports whether the source, which contains the address, can assign it.
-func (s *source) available(addr netip.Addr) bool {
-	reserved := len(s.Reserved) > 0 && !within(s.gives[slot(FamilyOf(addr))], addr)
-	return !reserved && !(s.AvoidBuggyIPs && buggy(addr))
+// canAssign reports whether the source, which contains the address, can assign it.
+func (s *poolSource) canAssign(addr netip.Addr) bool {
+	reserved := len(s.Reserved) > 0 && !containsAddr(s.gives[familyIndex(FamilyOf(addr))], addr)
+	return !reserved && !(s.AvoidBuggyIPs && isBuggyAddr(addr))
 }
 
-// within searches sorted ranges of one family. Most of the time of a decision
+// containsAddr searches sorted ranges of one family. Most of the time of a decision
 // that changes nothing is spent here.
-func within(ranges []netipx.IPRange, addr netip.Addr) bool {
+func containsAddr(ranges []netipx.IPRange, addr netip.Addr) bool {
 	low, high := 0, len(ranges) // those below low begin at the address or before
 	for low < high {
 		if middle := (low + high) / 2; addr.Less(ranges[middle].From()) {
@@ -145,26 +145,26 @@ func within(ranges []netipx.IPRange, addr netip.Addr) bool {
 
 // whyNot says why the source, which contains the address, cannot assign it: ""
 // if it can.
-func (s *source) whyNot(addr netip.Addr) string {
+func (s *poolSource) whyNot(addr netip.Addr) string {
 	i, _ := slices.BinarySearchFunc(s.Reserved, addr, func(r Reserved, a netip.Addr) int { return r.To().Compare(a) })
 	if i < len(s.Reserved) && s.Reserved[i].Contains(addr) {
 		return s.Reserved[i].Why
 	}
-	if s.AvoidBuggyIPs && buggy(addr) {
+	if s.AvoidBuggyIPs && isBuggyAddr(addr) {
 		return fmt.Sprintf("ends in .0 or .255, which pool %s avoids", s.Name)
 	}
 	return ""
 }
 
-// buggy are the IPv4 addresses that old devices take for a network's own, or
+// isBuggyAddr are the IPv4 addresses that old devices take for a network's own, or
 // for its broadcast address, whatever the prefix length.
-func buggy(a netip.Addr) bool {
+func isBuggyAddr(a netip.Addr) bool {
 	last := a.As16()[15]
 	return a.Is4() && (last == 0 || last == 255)
 }
 
-// count returns how many addresses of the family the source can assign.
-func (s *source) count(f int) *big.Int {
+// countAssignable returns how many addresses of the family the source can assign.
+func (s *poolSource) countAssignable(f int) *big.Int {
 	total, n, one := new(big.Int), new(big.Int), big.NewInt(1)
 	var small int64 // of IPv4
 	for _, r := range s.gives[f] {
@@ -194,9 +194,9 @@ type poolState struct {
 	waiting     [2]pendingQueue // for a free address
 }
 
-// passed reports whether the walk has passed the address.
-func (st *poolState) passed(s *source, addr netip.Addr) bool {
-	f := slot(FamilyOf(addr))
+// hasPassed reports whether the walk has passed the address.
+func (st *poolState) hasPassed(s *poolSource, addr netip.Addr) bool {
+	f := familyIndex(FamilyOf(addr))
 	switch {
 	case st.next[f].IsValid():
 		return addr.Less(st.next[f])
@@ -208,7 +208,7 @@ func (st *poolState) passed(s *source, addr netip.Addr) bool {
 
 // lowestFree returns the lowest free address of the source that is not in not.
 // It walks over taken addresses once.
-func (r *run) lowestFree(s *source, f int, not []netip.Addr) (netip.Addr, bool) {
+func (r *run) lowestFree(s *poolSource, f int, not []netip.Addr) (netip.Addr, bool) {
 	st := &r.states[s.index]
 	for a := st.freed[f].next(netip.Addr{}); a.IsValid(); a = st.freed[f].next(a) {
 		if !slices.Contains(not, a) {
@@ -224,7 +224,7 @@ func (r *run) lowestFree(s *source, f int, not []netip.Addr) (netip.Addr, bool) 
 		}
 		for ; rng.Contains(next); next = next.Next() {
 			r.steps++
-			if r.owners[next] == nil && !(s.AvoidBuggyIPs && buggy(next)) {
+			if r.owners[next] == nil && !(s.AvoidBuggyIPs && isBuggyAddr(next)) {
 				if !slices.Contains(not, next) {
 					return next, true
 				}
@@ -241,8 +241,8 @@ func (r *run) lowestFree(s *source, f int, not []netip.Addr) (netip.Addr, bool) 
 	return netip.Addr{}, false
 }
 
-// usage counts, without enumerating any pool.
-func (r *run) usage() []Usage {
+// poolUsage counts, without enumerating any pool.
+func (r *run) poolUsage() []Usage {
 	usage := make([]Usage, len(r.sources))
 	for i, s := range r.sources {
 		st, u := &r.states[i], &usage[i]

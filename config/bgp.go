@@ -16,24 +16,26 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// BGPPeer is the usable part of a BGPPeer: the router, and how to talk to it.
+// BGPPeer is the valid part of a BGPPeer: the router, and the parameters of the
+// session with it.
 type BGPPeer struct {
 	Name string
 	Nodes
 	MyASN   uint32
-	PeerASN uint32 // 0: as Dynamic says
+	PeerASN uint32 // 0: any that Dynamic accepts
 	Dynamic string // "internal" or "external"
 
-	Address        netip.Addr // or else
-	Interface      string     // the router on this link, or else
-	DefaultGateway string     // the node's gateway of this family, "IPv4" or "IPv6"
+	// Exactly one of these identifies the router.
+	Address        netip.Addr
+	Interface      string // on which the router is discovered
+	DefaultGateway string // the family of the node's default gateway, "IPv4" or "IPv6"
 
 	Port           uint16
 	Passive        bool
 	Source         netip.Addr
 	RouterID       netip.Addr
 	EBGPMultiHop   bool
-	TTLSecurity    uint8 // hops; 0 is off
+	TTLSecurity    uint8 // hops; 0 disables it
 	PasswordSecret string
 	BFD            *BFDProfile
 	IPv4, IPv6     bool
@@ -43,7 +45,7 @@ type BGPPeer struct {
 	RestartTime    time.Duration // 0: no graceful restart
 }
 
-// BFDProfile is how BFD sessions are run.
+// BFDProfile has the parameters of BFD sessions.
 type BFDProfile struct {
 	Transmit, Receive time.Duration
 	Multiplier        uint8
@@ -56,7 +58,7 @@ func (p BGPPeer) Internal() bool {
 	return p.PeerASN == p.MyASN || p.Dynamic == "internal"
 }
 
-// String says whom the peer is.
+// String describes the router.
 func (p BGPPeer) String() string {
 	switch {
 	case p.Interface != "":
@@ -69,7 +71,7 @@ func (p BGPPeer) String() string {
 	return p.Address.String()
 }
 
-// ASN says which autonomous system the peer is in.
+// ASN returns the peer's autonomous system number, or which ones are accepted.
 func (p BGPPeer) ASN() string {
 	if p.PeerASN == 0 {
 		return p.Dynamic
@@ -77,30 +79,30 @@ func (p BGPPeer) ASN() string {
 	return strconv.FormatUint(uint64(p.PeerASN), 10)
 }
 
-func parseBGPPeer(object *v1alpha1.BGPPeer, refs references, report reporter) BGPPeer {
-	complain := report.about("BGPPeer", object.Name)
+func parseBGPPeer(object *v1alpha1.BGPPeer, refs objectReferences, report problemReporter) BGPPeer {
+	reportField := report.forObject("BGPPeer", object.Name)
 	spec := object.Spec
 	p := BGPPeer{
-		Name: object.Name, Nodes: parseNodes(spec.NodeSelectors, complain),
+		Name: object.Name, Nodes: parseNodes(spec.NodeSelectors, reportField),
 		MyASN: uint32(spec.MyASN), PeerASN: uint32(spec.PeerASN), Dynamic: spec.DynamicASN,
 		Interface: spec.Interface, DefaultGateway: spec.DefaultGateway,
 		Port: uint16(spec.PeerPort), Passive: spec.Passive,
 		EBGPMultiHop: spec.EBGPMultiHop, TTLSecurity: uint8(spec.TTLSecurity),
 		IPv4:     len(spec.AddressFamilies) == 0 || slices.Contains(spec.AddressFamilies, "IPv4"),
 		IPv6:     len(spec.AddressFamilies) == 0 || slices.Contains(spec.AddressFamilies, "IPv6"),
-		HoldTime: duration(spec.HoldTime, 9*time.Second), KeepaliveTime: duration(spec.KeepaliveTime, 0),
-		ConnectTime: duration(spec.ConnectTime, 10*time.Second),
+		HoldTime: durationOr(spec.HoldTime, 9*time.Second), KeepaliveTime: durationOr(spec.KeepaliveTime, 0),
+		ConnectTime: durationOr(spec.ConnectTime, 10*time.Second),
 	}
 	if p.Port == 0 {
 		p.Port = 179
 	}
 	if spec.EnableGracefulRestart {
-		p.RestartTime = duration(spec.RestartTime, 2*time.Minute)
+		p.RestartTime = durationOr(spec.RestartTime, 2*time.Minute)
 	}
 	if spec.PasswordSecret != nil {
 		p.PasswordSecret = spec.PasswordSecret.Name
 	}
-	// The schema has seen to the syntax.
+	// The schema has validated the syntax.
 	p.Address, _ = netip.ParseAddr(spec.PeerAddress)
 	p.Source, _ = netip.ParseAddr(spec.SourceAddress)
 	p.RouterID, _ = netip.ParseAddr(spec.RouterID)
@@ -108,28 +110,29 @@ func parseBGPPeer(object *v1alpha1.BGPPeer, refs references, report reporter) BG
 		if profile := refs.profiles[spec.BFDProfile]; profile != nil {
 			p.BFD = parseBFDProfile(profile.Spec)
 		} else {
-			complain("spec.bfdProfile", v1alpha1.UnknownBFDProfile, "there is no BFDProfile %q: the session runs without BFD", spec.BFDProfile)
+			reportField("spec.bfdProfile", v1alpha1.UnknownBFDProfile, "BFDProfile %q does not exist: the session has no BFD", spec.BFDProfile)
 		}
 	}
-	if silence := p.silence(); p.RestartTime > 0 && silence > 0 && silence < upgradeTime {
-		complain("spec.bfdProfile", v1alpha1.BFDTooFast, "with BFDProfile %q the router takes a speaker for dead that is restarted for more than %s, and graceful restart is in vain: a transmitInterval of at least %d gives it %s",
-			spec.BFDProfile, silence, (upgradeTime/longestMultiplier).Milliseconds()+1, upgradeTime)
+	if detection := p.maxDetectionTime(); p.RestartTime > 0 && detection > 0 && detection < upgradeTime {
+		reportField("spec.bfdProfile", v1alpha1.BFDTooFast, "with BFDProfile %q, BFD detects a failure if the restart of a speaker takes longer than %s, and the router drops the routes despite graceful restart; "+
+			"transmitInterval must be at least %d to allow %s",
+			spec.BFDProfile, detection, (upgradeTime/longestMultiplier).Milliseconds()+1, upgradeTime)
 	}
 	return p
 }
 
 const (
-	// upgradeTime is what the restart of a speaker may take.
+	// upgradeTime is how long the restart of a speaker may take.
 	upgradeTime = 5 * time.Second
 
-	// longestMultiplier is the largest detect multiplier (RFC 5880 section 4.1),
-	// which a speaker that restarts leaves to its routers.
+	// longestMultiplier is the largest detect multiplier (RFC 5880 section 4.1). A
+	// speaker announces it to its routers before it stops.
 	longestMultiplier = 255
 )
 
-// silence is how long a speaker may be away before the router's BFD notices, if
+// maxDetectionTime is how long a speaker may be away before the router's BFD notices, if
 // the router does not ask for slower packets; 0 without BFD.
-func (p BGPPeer) silence() time.Duration {
+func (p BGPPeer) maxDetectionTime() time.Duration {
 	if p.BFD == nil {
 		return 0
 	}
@@ -137,7 +140,7 @@ func (p BGPPeer) silence() time.Duration {
 }
 
 func parseBFDProfile(spec v1alpha1.BFDProfileSpec) *BFDProfile {
-	// The schema's defaults, for profiles that no API server has seen.
+	// The defaults of the schema are for profiles that were not read from an API server.
 	return &BFDProfile{
 		Transmit:   time.Duration(cmp.Or(spec.TransmitInterval, 300)) * time.Millisecond,
 		Receive:    time.Duration(cmp.Or(spec.ReceiveInterval, 300)) * time.Millisecond,
@@ -147,14 +150,14 @@ func parseBFDProfile(spec v1alpha1.BFDProfileSpec) *BFDProfile {
 	}
 }
 
-func duration(d *metav1.Duration, byDefault time.Duration) time.Duration {
+func durationOr(d *metav1.Duration, fallback time.Duration) time.Duration {
 	if d == nil {
-		return byDefault
+		return fallback
 	}
 	return d.Duration
 }
 
-// BGPAdvertisement is the usable part of a BGPAdvertisement.
+// BGPAdvertisement is the valid part of a BGPAdvertisement.
 type BGPAdvertisement struct {
 	Name string
 	Scope
@@ -169,23 +172,23 @@ type BGPAdvertisement struct {
 	Communities   []string // standard "64512:100" and large "64512:1:2", sorted
 }
 
-// ToldTo reports whether the peer is told.
-func (a BGPAdvertisement) ToldTo(peer string) bool {
+// AdvertisedTo reports whether the peer is told.
+func (a BGPAdvertisement) AdvertisedTo(peer string) bool {
 	return a.AllPeers || slices.Contains(a.Peers, peer)
 }
 
-// defaultLocalPref is what routers take where no LOCAL_PREF is told.
+// defaultLocalPref is what routers assume for routes without LOCAL_PREF.
 const defaultLocalPref = 100
 
-func parseBGPAdvertisement(object *v1alpha1.BGPAdvertisement, refs references, report reporter) BGPAdvertisement {
-	complain := report.about("BGPAdvertisement", object.Name)
+func parseBGPAdvertisement(object *v1alpha1.BGPAdvertisement, refs objectReferences, report problemReporter) BGPAdvertisement {
+	reportField := report.forObject("BGPAdvertisement", object.Name)
 	spec := object.Spec
 	ad := BGPAdvertisement{
 		Name: object.Name,
 		Scope: Scope{
 			len(spec.IPAddressPools) == 0 && len(spec.IPAddressPoolSelectors) == 0,
-			refs.selectPools(spec.IPAddressPools, spec.IPAddressPoolSelectors, complain),
-			parseNodes(spec.NodeSelectors, complain),
+			refs.selectPools(spec.IPAddressPools, spec.IPAddressPoolSelectors, reportField),
+			parseNodes(spec.NodeSelectors, reportField),
 		},
 		AllPeers: len(spec.Peers) == 0, Peers: spec.Peers,
 		Length4: 32, Length6: 128, LocalPref: defaultLocalPref, ASPathPrepend: uint8(spec.ASPathPrepend),
@@ -204,7 +207,7 @@ func parseBGPAdvertisement(object *v1alpha1.BGPAdvertisement, refs references, r
 	}
 	for i, name := range spec.Peers {
 		if !refs.peerNames[name] {
-			complain(fmt.Sprintf("spec.peers[%d]", i), v1alpha1.UnknownPeer, "there is no BGPPeer %q", name)
+			reportField(fmt.Sprintf("spec.peers[%d]", i), v1alpha1.UnknownPeer, "BGPPeer %q does not exist", name)
 		}
 	}
 	for i, text := range spec.Communities {
@@ -212,7 +215,7 @@ func parseBGPAdvertisement(object *v1alpha1.BGPAdvertisement, refs references, r
 		if !known {
 			var err error
 			if value, err = parseCommunity(text); err != nil {
-				complain(fmt.Sprintf("spec.communities[%d]", i), v1alpha1.UnknownCommunity, "%v: the routes are told without it", err)
+				reportField(fmt.Sprintf("spec.communities[%d]", i), v1alpha1.UnknownCommunity, "%v: the routes are advertised without it", err)
 				continue
 			}
 		}
@@ -223,10 +226,10 @@ func parseBGPAdvertisement(object *v1alpha1.BGPAdvertisement, refs references, r
 	return ad
 }
 
-// Prefix is the route that the address, of the pool with these ranges, is
-// announced by: the aggregate if the pool contains all of it, else the address
-// alone. An aggregate that reaches beyond the pool would attract packets to
-// addresses that are not Fairlead's.
+// Prefix returns the prefix of the route for an address of the pool with these
+// ranges: the aggregate if the pool contains all of it, otherwise the host route. An
+// aggregate that exceeds the pool would attract packets to addresses that Fairlead
+// does not manage.
 func (a BGPAdvertisement) Prefix(addr netip.Addr, pool []netipx.IPRange) netip.Prefix {
 	length := a.Length4
 	if addr.Is6() {
@@ -245,53 +248,54 @@ func (a BGPAdvertisement) Prefix(addr netip.Addr, pool []netipx.IPRange) netip.P
 	return host
 }
 
-// misfit is the first range of a pool that is not made of whole aggregates, and
+// unalignedRanges is the first range of a pool that is not made of whole aggregates, and
 // how many more there are.
-type misfit struct {
+type unalignedRanges struct {
 	netipx.IPRange
 	more int
 }
 
-// aggregation is the length of the aggregates of one pool and family.
-type aggregation struct {
+// poolAggregation is the length of the aggregates of one pool and family.
+type poolAggregation struct {
 	pool   int
 	ipv6   bool
 	length int
 }
 
-// misfits remembers what was found out about each aggregation.
-type misfits map[aggregation]misfit
+// alignmentCache remembers what was found out about each aggregation.
+type alignmentCache map[poolAggregation]unalignedRanges
 
-// check reports pools that are not made of whole aggregates of the advertisement.
-func (ms misfits) check(ad BGPAdvertisement, pools []Pool, report reporter) {
-	complain := report.about("BGPAdvertisement", ad.Name)
+// checkAlignment reports pools with ranges that do not consist of whole aggregates
+// of the advertisement.
+func (ms alignmentCache) checkAlignment(ad BGPAdvertisement, pools []Pool, report problemReporter) {
+	reportField := report.forObject("BGPAdvertisement", ad.Name)
 	for i, p := range pools {
 		if !ad.Covers(p.Name) {
 			continue
 		}
-		for _, a := range []aggregation{{i, false, ad.Length4}, {i, true, ad.Length6}} {
+		for _, a := range []poolAggregation{{i, false, ad.Length4}, {i, true, ad.Length6}} {
 			m, known := ms[a]
 			if !known {
-				m = a.misfit(p.Ranges)
+				m = a.findUnaligned(p.Ranges)
 				ms[a] = m
 			}
 			if !m.IsValid() {
 				continue
 			}
-			field, ranges, verb, end := "spec.aggregationLength", m.IPRange.String(), "is", "its"
+			field, ranges, verb := "spec.aggregationLength", m.IPRange.String(), "is"
 			if a.ipv6 {
 				field = "spec.aggregationLengthV6"
 			}
 			if m.more > 0 {
-				ranges, verb, end = fmt.Sprintf("%s and %d more ranges", m.IPRange, m.more), "are", "their"
+				ranges, verb = fmt.Sprintf("%s and %d more ranges", m.IPRange, m.more), "are"
 			}
-			complain(field, v1alpha1.AggregateBeyondPool,
-				"%s of IPAddressPool %q %s not made of whole /%ds: the addresses at %s ends are announced one by one", ranges, p.Name, verb, a.length, end)
+			reportField(field, v1alpha1.AggregateBeyondPool,
+				"%s of IPAddressPool %q %s not aligned to /%d: addresses outside of whole aggregates are advertised as host routes", ranges, p.Name, verb, a.length)
 		}
 	}
 }
 
-func (a aggregation) misfit(ranges []netipx.IPRange) (m misfit) {
+func (a poolAggregation) findUnaligned(ranges []netipx.IPRange) (m unalignedRanges) {
 	for _, r := range ranges {
 		if r.From().Is6() != a.ipv6 {
 			continue
@@ -309,10 +313,10 @@ func (a aggregation) misfit(ranges []netipx.IPRange) (m misfit) {
 	return m
 }
 
-// checkAttributes reports the first of the earlier advertisements that may make
-// the same routes with other attributes.
-func checkAttributes(ad BGPAdvertisement, earlier []BGPAdvertisement, report reporter) {
-	complain := report.about("BGPAdvertisement", ad.Name)
+// checkAttributes reports the first of the earlier advertisements that may yield
+// the same routes with different attributes.
+func checkAttributes(ad BGPAdvertisement, earlier []BGPAdvertisement, report problemReporter) {
+	reportField := report.forObject("BGPAdvertisement", ad.Name)
 	for _, f := range []struct {
 		field string
 		same  func(e *BGPAdvertisement) bool
@@ -323,21 +327,21 @@ func checkAttributes(ad BGPAdvertisement, earlier []BGPAdvertisement, report rep
 	} {
 		for i := range earlier {
 			if e := &earlier[i]; !f.same(e) && ad.mayMakeRoutesOf(e) {
-				complain(f.field, v1alpha1.ConflictingAttributes, "BGPAdvertisement %q makes the same routes with another value, which counts", e.Name)
+				reportField(f.field, v1alpha1.ConflictingAttributes, "BGPAdvertisement %q yields the same routes with a different value, which takes precedence", e.Name)
 				break
 			}
 		}
 	}
 }
 
-// mayMakeRoutesOf reports whether both may make one route for one peer.
+// mayMakeRoutesOf reports whether both may yield the same route for the same peer.
 func (a *BGPAdvertisement) mayMakeRoutesOf(e *BGPAdvertisement) bool {
 	return (a.AllNodes || e.AllNodes) && (a.Length4 == e.Length4 || a.Length6 == e.Length6) &&
-		(a.AllPeers || e.AllPeers || slices.ContainsFunc(a.Peers, e.ToldTo)) &&
+		(a.AllPeers || e.AllPeers || slices.ContainsFunc(a.Peers, e.AdvertisedTo)) &&
 		(a.AllPools || e.AllPools || slices.ContainsFunc(a.Pools, e.Covers))
 }
 
-// wellKnown communities (IANA, "BGP Well-known Communities").
+// wellKnown has the well-known communities (IANA, "BGP Well-known Communities").
 var wellKnown = map[string]string{
 	"graceful-shutdown":   GracefulShutdown,
 	"blackhole":           "65535:666",
@@ -350,23 +354,23 @@ var wellKnown = map[string]string{
 // GracefulShutdown asks routers to prefer any other path (RFC 8326).
 const GracefulShutdown = "65535:0"
 
-// parseCommunities is what each name stands for.
-func parseCommunities(objects []*v1alpha1.Community, report reporter) map[string]string {
+// parseCommunities returns the values of the communities by name.
+func parseCommunities(objects []*v1alpha1.Community, report problemReporter) map[string]string {
 	names := maps.Clone(wellKnown)
 	owner := map[string]string{}
 	for name := range names {
 		owner[name] = "the well-known communities"
 	}
 	for _, o := range objects {
-		complain := report.about("Community", o.Name)
+		reportField := report.forObject("Community", o.Name)
 		for i, c := range o.Spec.Communities {
 			field := fmt.Sprintf("spec.communities[%d]", i)
 			value, err := parseCommunity(c.Value)
 			switch before, taken := owner[c.Name]; {
 			case err != nil:
-				complain(field+".value", v1alpha1.InvalidCommunity, "%v", err)
+				reportField(field+".value", v1alpha1.InvalidCommunity, "%v", err)
 			case taken:
-				complain(field+".name", v1alpha1.DuplicateCommunity, "the name %q is defined by %s already, which counts", c.Name, before)
+				reportField(field+".name", v1alpha1.DuplicateCommunity, "name %q is already defined by %s, which takes precedence", c.Name, before)
 			default:
 				names[c.Name], owner[c.Name] = value, fmt.Sprintf("Community %q", o.Name)
 			}
@@ -375,8 +379,8 @@ func parseCommunities(objects []*v1alpha1.Community, report reporter) map[string
 	return names
 }
 
-// parseCommunity reads "64512:100" (RFC 1997) and "large:64512:1:2" (RFC 8092)
-// and writes it as GoBGP and routers do, without the "large:".
+// parseCommunity parses "64512:100" (RFC 1997) and "large:64512:1:2" (RFC 8092), and
+// returns the notation of GoBGP and routers, without the "large:".
 func parseCommunity(text string) (string, error) {
 	digits, large := strings.CutPrefix(text, "large:")
 	parts := strings.Split(digits, ":")
@@ -385,12 +389,12 @@ func parseCommunity(text string) (string, error) {
 		bits, want = 32, 3
 	}
 	if len(parts) != want {
-		return "", fmt.Errorf("%q is no community, and no Community defines it", text)
+		return "", fmt.Errorf("invalid community %q: not a value, and not defined by any Community", text)
 	}
 	for i, p := range parts {
 		n, err := strconv.ParseUint(p, 10, bits)
 		if err != nil {
-			return "", fmt.Errorf("%q is no community: %q is no number below %d", text, p, uint64(1)<<bits)
+			return "", fmt.Errorf("invalid community %q: %q must be a number below %d", text, p, uint64(1)<<bits)
 		}
 		parts[i] = strconv.FormatUint(n, 10)
 	}

@@ -88,8 +88,8 @@ func TestAggregatesOfManyRanges(t *testing.T) {
 		got = append(got, p.String())
 	}
 	want := []string{
-		`BGPAdvertisement ad: spec.aggregationLength: 192.0.2.9-192.0.2.9 and 2 more ranges of IPAddressPool "p" are not made of whole /30s: the addresses at their ends are announced one by one`,
-		`BGPAdvertisement ad: spec.aggregationLengthV6: 2001:db8::7-2001:db8::7 of IPAddressPool "p" is not made of whole /64s: the addresses at its ends are announced one by one`,
+		`BGPAdvertisement ad: spec.aggregationLength: 192.0.2.9-192.0.2.9 and 2 more ranges of IPAddressPool "p" are not aligned to /30: addresses outside of whole aggregates are advertised as host routes`,
+		`BGPAdvertisement ad: spec.aggregationLengthV6: 2001:db8::7-2001:db8::7 of IPAddressPool "p" is not aligned to /64: addresses outside of whole aggregates are advertised as host routes`,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -1,6 +1,6 @@
-// Package config turns what the user asked for, Fairlead's custom resources,
-// into one immutable Config and a list of Problems. It keeps everything that is
-// valid: a broken entry hurts only itself.
+// Package config parses Fairlead's custom resources into an immutable Config and a
+// list of Problems. Everything that is valid is kept: an invalid entry does not
+// affect the others.
 package config
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// Objects is every custom resource that Parse reads.
+// Objects has the custom resources that Parse reads.
 type Objects struct {
 	Pools             []*v1alpha1.IPAddressPool
 	L2Advertisements  []*v1alpha1.L2Advertisement
@@ -26,63 +26,62 @@ type Objects struct {
 	Communities       []*v1alpha1.Community
 }
 
-// Config is the valid part of Objects. It is never changed once made.
+// Config is the valid part of Objects. It is immutable.
 type Config struct {
-	// Pools in the order in which they are used: by priority, then those that
-	// select Services, then by name.
+	// Pools in the order in which they are used: by priority, those that select
+	// Services before the others, then by name.
 	Pools []Pool
 	// L2Advertisements by name.
 	L2Advertisements []L2Advertisement
-	// BGPPeers, oldest first: of two that clash, the first is used.
+	// BGPPeers, oldest first: of two that conflict, the first is used.
 	BGPPeers []BGPPeer
 	// BGPAdvertisements by name.
 	BGPAdvertisements []BGPAdvertisement
 }
 
-// Pool is the usable part of an IPAddressPool.
+// Pool is the valid part of an IPAddressPool.
 type Pool struct {
 	Name          string
 	Ranges        []netipx.IPRange // sorted, disjoint, not adjacent
 	AutoAssign    bool
 	AvoidBuggyIPs bool
-	Edges         []netip.Addr // that AvoidBuggyIPs avoids beside those that end in .0 and .255
-	Priority      int32        // 0 is last
+	Edges         []netip.Addr // that AvoidBuggyIPs excludes in addition to those that end in .0 and .255
+	Priority      int32        // 0 is the lowest
 	Selection
-	Terminating bool     // keeps what it gave, gives nothing more
-	Overlaps    []string // older and younger pools that have some of its addresses, sorted
+	Terminating bool     // assigned addresses are kept, no new ones are assigned
+	Overlaps    []string // pools that contain some of its addresses, sorted
 }
 
-// Problem is one thing in one object that cannot be used, in words for the
-// object's owner.
+// Problem is an invalid entry of an object.
 type Problem struct {
 	Kind    string // "IPAddressPool"
 	Name    string
 	Field   string // "spec.addresses[3]"
 	Reason  v1alpha1.Reason
-	Message string // without object and field
+	Message string // does not repeat object and field
 }
 
-// String names the object, the field and the reason.
+// String returns the object, the field and the message.
 func (p Problem) String() string {
 	return fmt.Sprintf("%s %s: %s: %s", p.Kind, p.Name, p.Field, p.Message)
 }
 
-// maxMessage is what a condition's message may have, in bytes. The API server
-// refuses a status with a longer one, and all that is written together with it.
+// maxMessage is the maximum length of a condition's message, in bytes. The API
+// server rejects a status with a longer one.
 const maxMessage = 32768
 
-// Message is the text, cut where a condition has no room for it: people write
-// names and selectors of any length.
+// Message truncates the text to the maximum length of a condition's message. It may
+// contain names and selectors of any length.
 func Message(text string) string {
-	const cut = " … (cut)"
+	const suffix = " … (truncated)"
 	if len(text) <= maxMessage {
 		return text
 	}
-	return strings.ToValidUTF8(text[:maxMessage-len(cut)], "") + cut
+	return strings.ToValidUTF8(text[:maxMessage-len(suffix)], "") + suffix
 }
 
-// ReadyCondition is the condition Ready of an object with these problems, of which
-// it names three. Its time is for the writer to set.
+// ReadyCondition returns the condition Ready of an object with these problems, of
+// which it lists three. The caller sets lastTransitionTime.
 func ReadyCondition(problems []Problem, whenReady string) metav1.Condition {
 	if len(problems) == 0 {
 		return metav1.Condition{
@@ -100,20 +99,20 @@ func ReadyCondition(problems []Problem, whenReady string) metav1.Condition {
 	}
 }
 
-// Parse keeps every object, and every entry of an object, that is valid, and
-// reports the rest. Equal input gives equal output, in whatever order it comes.
+// Parse returns the objects without their invalid entries, which it reports. The
+// result does not depend on the order of the objects.
 func Parse(objects Objects) (Config, []Problem) {
 	var c Config
 	var problems []Problem
 	report := func(p ...Problem) { problems = append(problems, p...) }
 
-	// A pool that is being deleted assigns no address any more, so that others take precedence.
+	// A pool that is being deleted no longer assigns addresses, so others take precedence.
 	pools := byAge(objects.Pools)
-	slices.SortStableFunc(pools, func(a, b *v1alpha1.IPAddressPool) int { return cmp.Compare(terminating(a), terminating(b)) })
+	slices.SortStableFunc(pools, func(a, b *v1alpha1.IPAddressPool) int { return cmp.Compare(terminatingRank(a), terminatingRank(b)) })
 	c.Pools = parsePools(pools, report)
 	slices.SortFunc(c.Pools, func(a, b Pool) int {
-		// Seen as unsigned, 0 - 1 is the largest number: no priority comes last.
-		return cmp.Or(cmp.Compare(uint32(a.Priority)-1, uint32(b.Priority)-1), cmp.Compare(a.breadth(), b.breadth()), strings.Compare(a.Name, b.Name))
+		// As an unsigned number 0 - 1 is the largest: pools without a priority are last.
+		return cmp.Or(cmp.Compare(uint32(a.Priority)-1, uint32(b.Priority)-1), cmp.Compare(a.selectionRank(), b.selectionRank()), strings.Compare(a.Name, b.Name))
 	})
 
 	refs := newReferences(objects)
@@ -124,18 +123,18 @@ func Parse(objects Objects) (Config, []Problem) {
 		c.BGPPeers = append(c.BGPPeers, parseBGPPeer(object, refs, report))
 	}
 	refs.communities = parseCommunities(byAge(objects.Communities), report)
-	misfits := misfits{}
+	aligned := alignmentCache{}
 	for _, object := range byName(objects.BGPAdvertisements) {
 		ad := parseBGPAdvertisement(object, refs, report)
-		misfits.check(ad, c.Pools, report)
+		aligned.checkAlignment(ad, c.Pools, report)
 		checkAttributes(ad, c.BGPAdvertisements, report)
 		c.BGPAdvertisements = append(c.BGPAdvertisements, ad)
 	}
 	return c, problems
 }
 
-// references are the objects that others refer to.
-type references struct {
+// objectReferences has the objects that others refer to.
+type objectReferences struct {
 	pools       []*v1alpha1.IPAddressPool
 	poolNames   map[string]bool
 	peerNames   map[string]bool
@@ -143,8 +142,8 @@ type references struct {
 	communities map[string]string // values by name
 }
 
-func newReferences(o Objects) references {
-	refs := references{
+func newReferences(o Objects) objectReferences {
+	refs := objectReferences{
 		pools: o.Pools, poolNames: make(map[string]bool, len(o.Pools)), peerNames: make(map[string]bool, len(o.BGPPeers)),
 		profiles: make(map[string]*v1alpha1.BFDProfile, len(o.BFDProfiles)),
 	}
@@ -160,15 +159,15 @@ func newReferences(o Objects) references {
 	return refs
 }
 
-// byAge sorts objects oldest first, so that the newcomer of a conflict is the
-// one that is reported.
+// byAge sorts the objects, oldest first, so that the younger object of a conflict is
+// reported.
 func byAge[T metav1.Object](objects []T) []T {
 	return slices.SortedFunc(slices.Values(objects), func(a, b T) int {
 		return cmp.Or(a.GetCreationTimestamp().Compare(b.GetCreationTimestamp().Time), strings.Compare(a.GetName(), b.GetName()))
 	})
 }
 
-func terminating(p *v1alpha1.IPAddressPool) int {
+func terminatingRank(p *v1alpha1.IPAddressPool) int {
 	if p.DeletionTimestamp != nil {
 		return 1
 	}

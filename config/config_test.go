@@ -254,7 +254,7 @@ func FuzzParseRange(f *testing.F) {
 
 func TestMessage(t *testing.T) {
 	long := strings.Repeat("ü", 20000)
-	if got := Message(long); len(got) > 32768 || !utf8.ValidString(got) || !strings.HasSuffix(got, "ü … (cut)") {
+	if got := Message(long); len(got) > 32768 || !utf8.ValidString(got) || !strings.HasSuffix(got, "ü … (truncated)") {
 		t.Errorf("got %d bytes, valid: %v", len(got), utf8.ValidString(got))
 	}
 	if got := Message("short"); got != "short" {

@@ -11,44 +11,43 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// entry is one of a pool's spec.addresses.
-type entry struct {
+// poolEntry is an element of a pool's spec.addresses.
+type poolEntry struct {
 	netipx.IPRange       // invalid if err is set
 	err            error // of ParseRange
 	pool           int32
-	precedence     int32 // the place of the entry that it overlaps and that is used; -1 if it is used itself
+	precedence     int32 // the index of the used entry that it overlaps; -1 if it is used itself
 	rank           int32 // among the valid entries, by their last addresses
 	first          int32 // the lowest rank of an entry that does not end before this one begins
 }
 
-// bound is the first or the last address of an entry. It has what a walk over
+// entryBound is the first or the last address of an entry. It copies what a walk over
 // all addresses needs, because the entries are far apart in memory.
-type bound struct {
+type entryBound struct {
 	netip.Addr
 	entry, pool int32
 }
 
-// entries are those of all pools, in the order of precedence.
-type entries struct {
+// poolEntries has the entries of all pools, in the order of precedence.
+type poolEntries struct {
 	pools       []*v1alpha1.IPAddressPool
 	start       []int // of each pool, and the end of the last one
-	all         []entry
-	last, first []bound // of the valid entries, sorted
+	all         []poolEntry
+	last, first []entryBound // of the valid entries, sorted
 }
 
-// newEntries parses the entries, and decides which of them are used: those that
-// overlap no earlier one that is used.
-func newEntries(pools []*v1alpha1.IPAddressPool) *entries {
-	es := &entries{pools: pools, start: make([]int, 1, len(pools)+1)}
+// newEntries parses the entries.
+func newEntries(pools []*v1alpha1.IPAddressPool) *poolEntries {
+	es := &poolEntries{pools: pools, start: make([]int, 1, len(pools)+1)}
 	n := 0
 	for _, p := range pools {
 		n += len(p.Spec.Addresses)
 	}
-	es.all = make([]entry, 0, n)
+	es.all = make([]poolEntry, 0, n)
 	for i, p := range pools {
 		for _, text := range p.Spec.Addresses {
 			r, err := ParseRange(string(text))
-			es.all = append(es.all, entry{IPRange: r, err: err, pool: int32(i), precedence: -1})
+			es.all = append(es.all, poolEntry{IPRange: r, err: err, pool: int32(i), precedence: -1})
 		}
 		es.start = append(es.start, len(es.all))
 	}
@@ -56,20 +55,20 @@ func newEntries(pools []*v1alpha1.IPAddressPool) *entries {
 	return es
 }
 
-// text is the i-th entry as it is written.
-func (es *entries) text(i int32) string {
+// entryText returns the i-th entry as it is written in the spec.
+func (es *poolEntries) entryText(i int32) string {
 	p := es.all[i].pool
 	return string(es.pools[p].Spec.Addresses[int(i)-es.start[p]])
 }
 
-func (es *entries) sortBounds() {
-	es.last = make([]bound, 0, len(es.all))
+func (es *poolEntries) sortBounds() {
+	es.last = make([]entryBound, 0, len(es.all))
 	for i := range es.all {
 		if e := &es.all[i]; e.err == nil {
-			es.last = append(es.last, bound{e.To(), int32(i), e.pool})
+			es.last = append(es.last, entryBound{e.To(), int32(i), e.pool})
 		}
 	}
-	compare := func(a, b bound) int { return a.Compare(b.Addr) }
+	compare := func(a, b entryBound) int { return a.Compare(b.Addr) }
 	slices.SortFunc(es.last, compare)
 	es.first = slices.Clone(es.last)
 	for rank, b := range es.last {
@@ -77,15 +76,14 @@ func (es *entries) sortBounds() {
 		e.rank = int32(rank)
 		es.first[rank].Addr = e.From()
 	}
-	slices.SortFunc(es.first, compare) // they are sorted already, unless entries overlap
+	slices.SortFunc(es.first, compare) // already sorted unless entries overlap
 }
 
-// findOverlaps walks over all addresses, and returns for each pool the ones
-// that share addresses with it, as a set of their indexes. A pair may be in one
-// of its two sets only.
-func (es *entries) findOverlaps() []big.Int {
+// findOverlaps returns for each pool the set of the indexes of pools that share
+// addresses with it. A pair may be in one of its two sets only.
+func (es *poolEntries) findOverlaps() []big.Int {
 	sets := make([]big.Int, len(es.pools))
-	var open big.Int                    // the pools with entries that have begun and not ended
+	var open big.Int                    // pools with entries that have begun and not ended
 	count := make([]int, len(es.pools)) // of such entries
 	ended := 0
 	for _, b := range es.first {
@@ -105,16 +103,16 @@ func (es *entries) findOverlaps() []big.Int {
 	return sets
 }
 
-// selectUsed decides, in order, which entries are used: those that overlap no
-// earlier one that is used. Of several, the lowest takes precedence.
-func (es *entries) selectUsed() {
+// selectUsed decides, in order, which entries are used: those that do not overlap an
+// earlier one that is used. If they overlap several, the lowest takes precedence.
+func (es *poolEntries) selectUsed() {
 	used := newRankSet(len(es.last))
 	for i := range es.all {
 		e := &es.all[i]
 		if e.err != nil {
 			continue
 		}
-		// What is used is disjoint, so that the last addresses are in the order of the first.
+		// Used entries are disjoint, so their last addresses are in the order of the first.
 		if next := used.next(int(e.first)); next < len(es.last) && !e.To().Less(es.all[es.last[next].entry].From()) {
 			e.precedence = es.last[next].entry
 		} else {
@@ -123,8 +121,8 @@ func (es *entries) selectUsed() {
 	}
 }
 
-// rankSet is a set of ranks in a binary tree: element 1 is the root, 2i and
-// 2i+1 are the children of i, and what is true has a member below it.
+// rankSet is a set of ranks in a binary tree: element 1 is the root, 2i and 2i+1 are
+// the children of i, and an element is true if its subtree has a member.
 type rankSet []bool
 
 // newRankSet returns the empty set of ranks below n. The rank n is a sentinel.
@@ -144,7 +142,7 @@ func (s rankSet) add(rank int) {
 func (s rankSet) next(rank int) int {
 	i := len(s)/2 + rank
 	for !s[i] {
-		i++ // the neighbor, or the highest parent whose subtree it begins
+		i++ // the neighbor, or its highest ancestor in whose subtree it is the first leaf
 		i >>= bits.TrailingZeros(uint(i))
 	}
 	for i < len(s)/2 {

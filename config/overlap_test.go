@@ -79,7 +79,7 @@ func (o *oracle) parse(p *v1alpha1.IPAddressPool) {
 	}
 	if p.DeletionTimestamp != nil {
 		problem("metadata.deletionTimestamp", v1alpha1.PoolTerminating,
-			"the pool is being deleted: Services keep its addresses, nobody gets a new one")
+			"the pool is being deleted: Services keep its addresses, and no new ones are assigned")
 	}
 	for i, entry := range p.Spec.Addresses {
 		field := fmt.Sprintf("spec.addresses[%d]", i)
@@ -120,7 +120,7 @@ func (o *oracle) pool(name string) string {
 		if e.used {
 			ranges.AddRange(e.IPRange)
 			if e.avoid {
-				avoided = append(avoided, edges(e.text)...)
+				avoided = append(avoided, edgeAddresses(e.text)...)
 			}
 		}
 		for _, other := range o.all {

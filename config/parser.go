@@ -11,7 +11,7 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// Parser parses Objects like Parse, and keeps the result until one of them
+// Parser parses Objects like Parse, and caches the result until one of them
 // changes. The zero value is ready for use. It must not be used concurrently.
 type Parser struct {
 	pools       memo.List[*v1alpha1.IPAddressPool]
@@ -20,14 +20,14 @@ type Parser struct {
 	bgpads      memo.List[*v1alpha1.BGPAdvertisement]
 	profiles    memo.List[*v1alpha1.BFDProfile]
 	communities memo.List[*v1alpha1.Community]
-	parsed      memo.Value[State, parsed]
+	parsed      memo.Value[State, parseResult]
 }
 
-// State identifies what a Parser has parsed: equal States of one Parser stand
-// for equal results.
+// State identifies a result of a Parser: equal States of the same Parser mean equal
+// results.
 type State struct{ pools, l2ads, peers, bgpads, profiles, communities uint64 }
 
-type parsed struct {
+type parseResult struct {
 	config   Config
 	problems []Problem
 }
@@ -43,7 +43,7 @@ func (p *Parser) Parse(o Objects) (Config, []Problem, State) {
 		profiles:    p.profiles.Observe(o.BFDProfiles, memo.SameGeneration),
 		communities: p.communities.Observe(o.Communities, memo.SameGeneration),
 	}
-	result := p.parsed.Get(state, func() (r parsed) {
+	result := p.parsed.Get(state, func() (r parseResult) {
 		r.config, r.problems = Parse(o)
 		r.problems = slices.Clip(r.problems)
 		return r
@@ -52,7 +52,7 @@ func (p *Parser) Parse(o Objects) (Config, []Problem, State) {
 }
 
 // SameNode reports whether two versions of a Node are equal in everything that
-// Fairlead's decisions depend on. A heartbeat makes no difference.
+// Fairlead's decisions depend on. Heartbeats are ignored.
 func SameNode(a, b *corev1.Node) bool {
 	return a.UID == b.UID && (a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) &&
 		maps.Equal(a.Labels, b.Labels) && NodeReady(a) == NodeReady(b) &&

@@ -13,9 +13,9 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// parsePools returns the pools in the order of precedence: where two overlap,
-// the earlier one has the addresses.
-func parsePools(objects []*v1alpha1.IPAddressPool, report reporter) []Pool {
+// parsePools returns the pools in the order of precedence: the earlier of two pools
+// that overlap has the addresses.
+func parsePools(objects []*v1alpha1.IPAddressPool, report problemReporter) []Pool {
 	es := newEntries(objects)
 	overlaps := es.findOverlaps()
 	es.selectUsed()
@@ -43,7 +43,7 @@ func parsePools(objects []*v1alpha1.IPAddressPool, report reporter) []Pool {
 	return pools
 }
 
-// addRange adds a range above all others.
+// addRange adds a range that is above all others.
 func (p *Pool) addRange(r netipx.IPRange) {
 	if last := len(p.Ranges) - 1; last >= 0 && p.Ranges[last].To().Next() == r.From() {
 		p.Ranges[last] = netipx.IPRangeFrom(p.Ranges[last].From(), r.To())
@@ -52,9 +52,9 @@ func (p *Pool) addRange(r netipx.IPRange) {
 	p.Ranges = append(p.Ranges, r)
 }
 
-func (es *entries) parsePool(i int, to reporter) Pool {
+func (es *poolEntries) parsePool(i int, to problemReporter) Pool {
 	object, first, end := es.pools[i], es.start[i], es.start[i+1]
-	report := to.about("IPAddressPool", object.Name)
+	report := to.forObject("IPAddressPool", object.Name)
 	pool := Pool{
 		Name:          object.Name,
 		AutoAssign:    object.Spec.AutoAssign == nil || *object.Spec.AutoAssign,
@@ -68,10 +68,10 @@ func (es *entries) parsePool(i int, to reporter) Pool {
 	}
 	if pool.Terminating {
 		report("metadata.deletionTimestamp", v1alpha1.PoolTerminating,
-			"the pool is being deleted: Services keep its addresses, nobody gets a new one")
+			"the pool is being deleted: Services keep its addresses, and no new ones are assigned")
 	}
 	for j := first; j < end; j++ {
-		e, text, field := &es.all[j], es.text(int32(j)), ""
+		e, text, field := &es.all[j], es.entryText(int32(j)), ""
 		if e.err != nil || e.precedence >= 0 {
 			field = fmt.Sprintf("spec.addresses[%d]", j-first)
 		}
@@ -81,16 +81,16 @@ func (es *entries) parsePool(i int, to reporter) Pool {
 			errors.As(e.err, &invalid)
 			report(field, invalid.Reason, "%s", invalid.Error())
 		case e.precedence >= 0:
-			report(field, v1alpha1.OverlappingAddresses, "%q overlaps %s %q", text, es.owner(e), es.text(e.precedence))
+			report(field, v1alpha1.OverlappingAddresses, "%q overlaps %s %q", text, es.precedingPool(e), es.entryText(e.precedence))
 		case pool.AvoidBuggyIPs:
-			pool.Edges = append(pool.Edges, edges(text)...)
+			pool.Edges = append(pool.Edges, edgeAddresses(text)...)
 		}
 	}
 	return pool
 }
 
-// owner names the pool of the entry that takes precedence over e.
-func (es *entries) owner(e *entry) string {
+// precedingPool describes the pool of the entry that takes precedence over e.
+func (es *poolEntries) precedingPool(e *poolEntry) string {
 	switch other := es.pools[es.all[e.precedence].pool]; {
 	case other.Name == es.pools[e.pool].Name:
 		return "an earlier entry"
@@ -101,9 +101,9 @@ func (es *entries) owner(e *entry) string {
 	}
 }
 
-// edges are the network's own and the broadcast address of an IPv4 CIDR. Two
-// addresses and less have neither (RFC 3021).
-func edges(entry string) []netip.Addr {
+// edgeAddresses returns the network and broadcast addresses of an IPv4 CIDR. A /31
+// or /32 has neither (RFC 3021).
+func edgeAddresses(entry string) []netip.Addr {
 	p, err := netip.ParsePrefix(entry)
 	if err != nil || !p.Addr().Is4() || p.Bits() > 30 {
 		return nil
@@ -112,20 +112,20 @@ func edges(entry string) []netip.Addr {
 	return []netip.Addr{r.From(), r.To()}
 }
 
-// InvalidRangeError says why an entry of a pool cannot be used.
+// InvalidRangeError is why an entry of a pool is invalid.
 type InvalidRangeError struct {
 	Reason v1alpha1.Reason
 	text   string
 }
 
-// Error is the reason in words.
+// Error implements error.
 func (e *InvalidRangeError) Error() string { return e.text }
 
-func invalid(reason v1alpha1.Reason, format string, args ...any) error {
+func invalidRange(reason v1alpha1.Reason, format string, args ...any) error {
 	return &InvalidRangeError{reason, fmt.Sprintf(format, args...)}
 }
 
-// neverAssigned are the addresses that no host on a network can own: RFC 6890
+// neverAssigned has the addresses that a host on a network cannot own: RFC 6890
 // "this network" and loopback, RFC 5771 and RFC 4291 multicast, limited
 // broadcast, and IPv6 link-local, which needs a zone. They are sorted.
 var neverAssigned = []netip.Prefix{
@@ -148,7 +148,7 @@ func neverAssignedIn(r netipx.IPRange) (p netip.Prefix, overlaps bool) {
 	return neverAssigned[i], true
 }
 
-// ParseRange reads an entry of a pool: a CIDR, "first-last", or one address.
+// ParseRange parses an entry of a pool: a CIDR, "first-last", or an address.
 // The error is an *InvalidRangeError.
 func ParseRange(entry string) (netipx.IPRange, error) {
 	r, err := parseRange(entry)
@@ -156,7 +156,7 @@ func ParseRange(entry string) (netipx.IPRange, error) {
 		return netipx.IPRange{}, err
 	}
 	if p, overlaps := neverAssignedIn(r); overlaps {
-		return netipx.IPRange{}, invalid(v1alpha1.InvalidAddress, "%q contains addresses of %s, which no host can own", entry, p)
+		return netipx.IPRange{}, invalidRange(v1alpha1.InvalidAddress, "%q contains addresses of %s, which cannot be assigned to a host", entry, p)
 	}
 	return r, nil
 }
@@ -166,58 +166,58 @@ func parseRange(entry string) (netipx.IPRange, error) {
 	if first, last, isRange := strings.Cut(entry, "-"); isRange {
 		from, err := ParseAddr(strings.TrimSpace(first))
 		if err != nil {
-			return none, invalid(v1alpha1.InvalidAddress, "%q: %v", entry, err)
+			return none, invalidRange(v1alpha1.InvalidAddress, "%q: %v", entry, err)
 		}
 		to, err := ParseAddr(strings.TrimSpace(last))
 		if err != nil {
-			return none, invalid(v1alpha1.InvalidAddress, "%q: %v", entry, err)
+			return none, invalidRange(v1alpha1.InvalidAddress, "%q: %v", entry, err)
 		}
 		if from.Is4() != to.Is4() {
-			return none, invalid(v1alpha1.InvalidAddress, "%q mixes IPv4 and IPv6", entry)
+			return none, invalidRange(v1alpha1.InvalidAddress, "%q mixes IPv4 and IPv6", entry)
 		}
 		if to.Less(from) {
-			return none, invalid(v1alpha1.InvertedRange, "%q ends before it starts; did you mean \"%s-%s\"?", entry, to, from)
+			return none, invalidRange(v1alpha1.InvertedRange, "%q ends before it starts; did you mean \"%s-%s\"?", entry, to, from)
 		}
 		return netipx.IPRangeFrom(from, to), nil
 	}
 	if strings.Contains(entry, "/") {
 		p, err := netip.ParsePrefix(entry)
 		if err != nil || p.Addr().Is4In6() {
-			return none, invalid(v1alpha1.InvalidAddress, "%q is no CIDR", entry)
+			return none, invalidRange(v1alpha1.InvalidAddress, "invalid CIDR %q", entry)
 		}
 		if p != p.Masked() {
-			return none, invalid(v1alpha1.HostBitsSet, "%q has host bits set; did you mean %q, or \"%s/%d\"?",
+			return none, invalidRange(v1alpha1.HostBitsSet, "%q has host bits set; did you mean %q, or \"%s/%d\"?",
 				entry, p.Masked(), p.Addr(), p.Addr().BitLen())
 		}
 		return netipx.RangeOfPrefix(p), nil
 	}
 	a, err := ParseAddr(entry)
 	if err != nil {
-		return none, invalid(v1alpha1.InvalidAddress, "%v", err)
+		return none, invalidRange(v1alpha1.InvalidAddress, "%v", err)
 	}
 	return netipx.IPRangeFrom(a, a), nil
 }
 
-// ParseAddr reads an address without a zone that is not an IPv4-mapped IPv6 one.
+// ParseAddr parses an address. Zones and IPv4-mapped IPv6 addresses are invalid.
 func ParseAddr(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	if err != nil || a.Zone() != "" || a.Is4In6() {
-		return netip.Addr{}, fmt.Errorf("%q is no IP address", s)
+		return netip.Addr{}, fmt.Errorf("invalid IP address %q", s)
 	}
 	return a, nil
 }
 
-// ReportedRange reads what a speaker reports: one address, or "first-last".
+// ReportedRange parses an entry of a speaker's report: an address or "first-last".
 func ReportedRange(text string) (r netipx.IPRange, ok bool) {
 	r, err := parseRange(text)
 	return r, err == nil
 }
 
-// maxReported bounds what is read of one reported range; more than that many
-// Services a cluster does not have.
+// maxReported limits the addresses of one reported range. Clusters have fewer
+// Services.
 const maxReported = 1 << 20
 
-// AddressesOf are the addresses of a reported range, one by one.
+// AddressesOf iterates over the addresses of a reported range.
 func AddressesOf(reported string) iter.Seq[netip.Addr] {
 	return func(yield func(netip.Addr) bool) {
 		r, ok := ReportedRange(reported)

@@ -10,41 +10,41 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// Nodes are those that an object is for.
+// Nodes selects the nodes that an object applies to.
 type Nodes struct {
 	AllNodes      bool
 	NodeSelectors []labels.Selector
 }
 
-// SelectsNode reports whether a node with these labels takes part.
+// SelectsNode reports whether a node with these labels is selected.
 func (n Nodes) SelectsNode(node labels.Set) bool {
 	return n.AllNodes || slices.ContainsFunc(n.NodeSelectors, func(s labels.Selector) bool { return s.Matches(node) })
 }
 
-// Scope is which addresses an advertisement announces, and by which nodes.
+// Scope selects the pools and nodes of an advertisement.
 type Scope struct {
 	AllPools bool
-	Pools    []string // sorted: named or selected, existing or not
+	Pools    []string // named or selected, sorted; they may not exist
 	Nodes
 }
 
-// Covers reports whether addresses recorded as the pool's are announced. The
-// pool need not exist any more.
+// Covers reports whether addresses that were assigned from the pool are announced.
+// The pool may have been deleted.
 func (s Scope) Covers(pool string) bool {
 	_, named := slices.BinarySearch(s.Pools, pool)
 	return s.AllPools || named
 }
 
-// L2Advertisement is the usable part of an L2Advertisement.
+// L2Advertisement is the valid part of an L2Advertisement.
 type L2Advertisement struct {
 	Name string
 	Scope
-	Interfaces []string // none: the links whose subnet contains the address
+	Interfaces []string // empty: those with a subnet that contains the address
 }
 
-func parseL2Advertisement(object *v1alpha1.L2Advertisement, refs references, report reporter) L2Advertisement {
+func parseL2Advertisement(object *v1alpha1.L2Advertisement, refs objectReferences, report problemReporter) L2Advertisement {
 	spec := object.Spec
-	r := report.about("L2Advertisement", object.Name)
+	r := report.forObject("L2Advertisement", object.Name)
 	return L2Advertisement{
 		Name: object.Name,
 		Scope: Scope{
@@ -55,25 +55,25 @@ func parseL2Advertisement(object *v1alpha1.L2Advertisement, refs references, rep
 	}
 }
 
-// reporter takes Problems.
-type reporter func(...Problem)
+// problemReporter records Problems.
+type problemReporter func(...Problem)
 
-// complaint is about a field of one object.
-type complaint func(field string, reason v1alpha1.Reason, format string, args ...any)
+// fieldReporter records a Problem about a field of an object.
+type fieldReporter func(field string, reason v1alpha1.Reason, format string, args ...any)
 
-func (r reporter) about(kind, name string) complaint {
+func (r problemReporter) forObject(kind, name string) fieldReporter {
 	return func(field string, reason v1alpha1.Reason, format string, args ...any) {
 		r(Problem{Kind: kind, Name: name, Field: field, Reason: reason, Message: fmt.Sprintf(format, args...)})
 	}
 }
 
-// selectPools returns the pools that are named, existing or not, and those that
-// the selectors select, sorted.
-func (refs references) selectPools(names []string, selectors []metav1.LabelSelector, report complaint) []string {
+// selectPools returns the named pools, which may not exist, and those that the
+// selectors select, sorted.
+func (refs objectReferences) selectPools(names []string, selectors []metav1.LabelSelector, report fieldReporter) []string {
 	all := slices.Clone(names)
 	for i, name := range names {
 		if !refs.poolNames[name] {
-			report(fmt.Sprintf("spec.ipAddressPools[%d]", i), v1alpha1.UnknownPool, "there is no IPAddressPool %q", name)
+			report(fmt.Sprintf("spec.ipAddressPools[%d]", i), v1alpha1.UnknownPool, "IPAddressPool %q does not exist", name)
 		}
 	}
 	for _, s := range parseSelectors("ipAddressPoolSelectors", selectors, report) {
@@ -87,11 +87,11 @@ func (refs references) selectPools(names []string, selectors []metav1.LabelSelec
 	return slices.Compact(all)
 }
 
-func parseNodes(selectors []metav1.LabelSelector, report complaint) Nodes {
+func parseNodes(selectors []metav1.LabelSelector, report fieldReporter) Nodes {
 	return Nodes{len(selectors) == 0, parseSelectors("nodeSelectors", selectors, report)}
 }
 
-func parseSelectors(field string, from []metav1.LabelSelector, report complaint) (out []labels.Selector) {
+func parseSelectors(field string, from []metav1.LabelSelector, report fieldReporter) (out []labels.Selector) {
 	for i := range from {
 		s, err := metav1.LabelSelectorAsSelector(&from[i])
 		if err != nil {

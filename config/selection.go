@@ -8,8 +8,7 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// Selection is which Services may use a pool: those in a selected namespace
-// that have selected labels.
+// Selection selects the Services that may use a pool, by namespace and labels.
 type Selection struct {
 	AnyNamespace       bool
 	Namespaces         []string
@@ -18,7 +17,7 @@ type Selection struct {
 	ServiceSelectors   []labels.Selector
 }
 
-func parseSelection(a *v1alpha1.ServiceAllocation, report complaint) Selection {
+func parseSelection(a *v1alpha1.ServiceAllocation, report fieldReporter) Selection {
 	if a == nil {
 		return Selection{AnyNamespace: true, AnyService: true}
 	}
@@ -43,8 +42,8 @@ func (s Selection) SelectsService(has labels.Set) bool {
 	return s.AnyService || slices.ContainsFunc(s.ServiceSelectors, func(l labels.Selector) bool { return l.Matches(has) })
 }
 
-// breadth orders pools that select Services before those that are for all.
-func (s Selection) breadth() int {
+// selectionRank orders pools that select Services before those that serve all.
+func (s Selection) selectionRank() int {
 	if s.AnyNamespace && s.AnyService {
 		return 1
 	}

@@ -9,17 +9,17 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// Records are what one of the controller's annotations says about addresses.
+// Records are parsed from an annotation that the controller writes.
 type Records []Record
 
-// Record is what is recorded about one address.
+// Record is the value that is recorded for an address.
 type Record struct {
 	Addr  netip.Addr
 	Value string
 }
 
-// ReadRecords reads "ADDRESS=VALUE", comma-separated, and leaves out what is
-// none: only the controller writes them.
+// ReadRecords parses "ADDRESS=VALUE", comma-separated. It ignores invalid records,
+// because only the controller writes them.
 func ReadRecords(text string) (records Records) {
 	if text == "" {
 		return nil
@@ -33,7 +33,7 @@ func ReadRecords(text string) (records Records) {
 	return records
 }
 
-// Of is what is recorded about the address.
+// Of returns the value that is recorded for the address.
 func (r Records) Of(addr netip.Addr) (value string, ok bool) {
 	for _, record := range r {
 		if record.Addr == addr {
@@ -43,15 +43,15 @@ func (r Records) Of(addr netip.Addr) (value string, ok bool) {
 	return "", false
 }
 
-// RecordedPool is the pool that a Service's address was given from, "" where
-// there is no record. It is the record that counts for advertisements, not
-// what the pool contains today.
+// RecordedPool returns the pool that a Service's address was assigned from, "" if
+// there is no record. Advertisements match the recorded pool, even if the pool no
+// longer contains the address.
 func RecordedPool(service *corev1.Service, addr netip.Addr) string {
 	pool, _ := ReadRecords(service.Annotations[v1alpha1.AnnotationAllocatedFrom]).Of(addr)
 	return pool
 }
 
-// Recorded reports whether Fairlead gave the address to the Service.
+// Recorded reports whether the controller has assigned the address to the Service.
 func Recorded(service *corev1.Service, addr netip.Addr) bool {
 	_, ok := ReadRecords(service.Annotations[v1alpha1.AnnotationAllocatedFrom]).Of(addr)
 	return ok

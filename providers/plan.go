@@ -100,11 +100,11 @@ func NewChooser(policy Policy, nodes []*corev1.Node) Chooser {
 	case aws != "":
 		c.onAWS = Choice{Verdict: OnAWS, Message: "node " + aws + " is on AWS"}
 	case len(nodes) == 0:
-		c.onAWS = undecided(v1alpha1.ProviderUndecided, "there is no node yet, and nodes tell the provider; --provider=bare-metal decides without them")
+		c.onAWS = undecidedChoice(v1alpha1.ProviderUndecided, "there is no node yet, and nodes tell the provider; --provider=bare-metal decides without them")
 	case uninitialized != "":
-		c.onAWS = undecided(v1alpha1.ProviderUndecided, "node "+uninitialized+" still has the taint "+taintUninitialized+", so it may be in a cloud; --provider=bare-metal decides without it")
+		c.onAWS = undecidedChoice(v1alpha1.ProviderUndecided, "node "+uninitialized+" still has the taint "+taintUninitialized+", so it may be in a cloud; --provider=bare-metal decides without it")
 	default:
-		c.onAWS = fallback("no node of this cluster is on AWS")
+		c.onAWS = fallbackChoice("no node of this cluster is on AWS")
 	}
 	c.byDefault = c.onAWS
 	switch {
@@ -116,11 +116,11 @@ func NewChooser(policy Policy, nodes []*corev1.Node) Chooser {
 	return c
 }
 
-func undecided(reason v1alpha1.Reason, message string) Choice {
+func undecidedChoice(reason v1alpha1.Reason, message string) Choice {
 	return Choice{Verdict: Undecided, Reason: reason, Message: message}
 }
 
-func fallback(why string) Choice {
+func fallbackChoice(why string) Choice {
 	why = "AWS cannot serve it: " + why
 	return Choice{Verdict: OnBareMetal, Message: why, Fallback: why}
 }
@@ -169,7 +169,7 @@ func (c Chooser) chooseWithoutClass(service *corev1.Service) Choice {
 			choice = Choice{Verdict: OnAWS, Message: byAnnotation(requested)}
 		}
 	default:
-		choice = undecided(v1alpha1.InvalidRequest, fmt.Sprintf("annotation %s: %q is neither %q nor %q", v1alpha1.AnnotationProvider, requested, AWS, BareMetal))
+		choice = undecidedChoice(v1alpha1.InvalidRequest, fmt.Sprintf("annotation %s: %q is neither %q nor %q", v1alpha1.AnnotationProvider, requested, AWS, BareMetal))
 	}
 	choice = c.requireConfiguration(service, c.excludeUnservable(service, choice))
 	if served && (choice.Verdict == Undecided || choice.Verdict == NotOurs) {
@@ -202,18 +202,18 @@ func (c Chooser) excludeUnservable(service *corev1.Service, choice Choice) Choic
 	if choice.Verdict != OnAWS || hasFinalizer(service, v1alpha1.FinalizerAWS) {
 		return choice
 	}
-	if why := Elsewhere(service); why != "" {
+	if why := ForOtherController(service); why != "" {
 		return Choice{Message: why}
 	}
-	if why := Unspoken(service); why != "" {
-		return fallback(why)
+	if why := UnsupportedProtocol(service); why != "" {
+		return fallbackChoice(why)
 	}
 	return choice
 }
 
-// Elsewhere returns why a Service without a class is for another implementation on
+// ForOtherController returns why a Service without a class is for another implementation on
 // AWS, "" if it is not.
-func Elsewhere(service *corev1.Service) string {
+func ForOtherController(service *corev1.Service) string {
 	kind := service.Annotations[annotationType]
 	if service.Spec.LoadBalancerClass != nil || !slices.Contains(typesElsewhere, kind) {
 		return ""
@@ -221,9 +221,9 @@ func Elsewhere(service *corev1.Service) string {
 	return "annotation " + annotationType + ": " + kind + " is for another implementation"
 }
 
-// Unspoken names the port whose protocol no load balancer of AWS supports, "" if
+// UnsupportedProtocol names the port whose protocol no load balancer of AWS supports, "" if
 // there is none.
-func Unspoken(service *corev1.Service) string {
+func UnsupportedProtocol(service *corev1.Service) string {
 	for _, p := range service.Spec.Ports {
 		if p.Protocol == corev1.ProtocolSCTP {
 			return fmt.Sprintf("port %d speaks SCTP, which no balancer does", p.Port)
@@ -242,7 +242,7 @@ func (c Chooser) requireConfiguration(service *corev1.Service, choice Choice) Ch
 		choice.Reason, choice.Message = v1alpha1.CloudNotConfigured, c.policy.AWSLacks
 		return choice
 	}
-	return undecided(v1alpha1.CloudNotConfigured, c.policy.AWSLacks)
+	return undecidedChoice(v1alpha1.CloudNotConfigured, c.policy.AWSLacks)
 }
 
 func hasFinalizer(service *corev1.Service, finalizer string) bool {

@@ -140,7 +140,7 @@ func TestGateJoined(t *testing.T) {
 		return service(name, "203.0.113.5", "p", change...)
 	}
 	s := plan.Snapshot{
-		Node: "a", Nodes: []*corev1.Node{node("a"), node("b")}, Links: map[string][]l2.Link{"a": nil, "b": nil},
+		Node: "a", Nodes: []*corev1.Node{node("a"), node("b")}, Interfaces: map[string][]l2.Interface{"a": nil, "b": nil},
 		Services: []*corev1.Service{sharer("x")}, Slices: []*discoveryv1.EndpointSlice{endpoints("y", "a ready")},
 	}
 	s.Config, _ = config.Parse(config.Objects{

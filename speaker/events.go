@@ -126,14 +126,14 @@ func (s *Speaker) affected(before, after any) bool {
 		return was == nil || !config.SameNode(was, now)
 	case *v1alpha1.Speaker:
 		was, _ := before.(*v1alpha1.Speaker)
-		return was == nil || !sameLinks(was, now)
+		return was == nil || !sameInterfaces(was, now)
 	}
 	return true
 }
 
-// sameLinks reports whether two versions of a Speaker report the same links.
-func sameLinks(a, b *v1alpha1.Speaker) bool {
-	return a.UID == b.UID && equality.Semantic.DeepEqual(a.Status.Links, b.Status.Links)
+// sameInterfaces reports whether two versions of a Speaker report the same links.
+func sameInterfaces(a, b *v1alpha1.Speaker) bool {
+	return a.UID == b.UID && equality.Semantic.DeepEqual(a.Status.Interfaces, b.Status.Interfaces)
 }
 
 // dependsOn reports whether the slice belongs to a Service whose announcement

@@ -53,7 +53,7 @@ func TestAffected(t *testing.T) {
 		{"a node's label", node("n"), node("n", labelled("a", "b")), true},
 		{"a node that is cordoned", node("n"), node("n", func(n *corev1.Node) { n.Spec.Unschedulable = true }), true},
 		{"a speaker's announcements", reported(func(*v1alpha1.SpeakerStatus) {}), reported(func(s *v1alpha1.SpeakerStatus) { s.AnnouncedAddresses = 7 }), false},
-		{"a speaker's links", reported(func(*v1alpha1.SpeakerStatus) {}), reported(func(s *v1alpha1.SpeakerStatus) { s.Links = []v1alpha1.Link{{Name: "eth0"}} }), true},
+		{"a speaker's links", reported(func(*v1alpha1.SpeakerStatus) {}), reported(func(s *v1alpha1.SpeakerStatus) { s.Interfaces = []v1alpha1.Interface{{Name: "eth0"}} }), true},
 		{"an endpoint of a Service with policy Local", endpoints("local", "n ready"), endpoints("local", "n serving"), true},
 		{"the same endpoints again", endpoints("local", "n ready"), endpoints("local", "n ready"), false},
 		{"a slice of a Service with policy Local", nil, endpoints("local", "n ready"), true},

@@ -26,8 +26,8 @@ const (
 )
 
 // local is what only this node knows.
-func (s *Speaker) local(ctx context.Context, c config.Config, links []l2.Link) (plan.Local, error) {
-	l := plan.Local{Links: links, Passwords: map[string]bgp.Secret{}, Drained: s.exit.drained(s.ownNode(), func() { poke(s.wake) })}
+func (s *Speaker) local(ctx context.Context, c config.Config, links []l2.Interface) (plan.Local, error) {
+	l := plan.Local{Interfaces: links, Passwords: map[string]bgp.Secret{}, Drained: s.exit.drained(s.ownNode(), func() { poke(s.wake) })}
 	s.gate.Open(&l)
 	for _, secret := range s.secrets.Objects() {
 		if password := secret.Data[passwordKey]; len(password) > 0 {

@@ -81,7 +81,7 @@ func (r *routing) Set(plan plan.Plan) {
 	var shield guard.State
 	for addr, claim := range plan.L2 {
 		shield.Prefixes = append(shield.Prefixes, netip.PrefixFrom(addr, addr.BitLen()))
-		shield.Links = append(shield.Links, claim.Links...)
+		shield.Interfaces = append(shield.Interfaces, claim.Interfaces...)
 	}
 	for _, p := range plan.BGP {
 		if p.Problem.Reason != "" {
@@ -94,13 +94,13 @@ func (r *routing) Set(plan plan.Plan) {
 		shield.Prefixes = slices.AppendSeq(shield.Prefixes, maps.Keys(p.Peer.Routes))
 		shield.Toward = append(shield.Toward, p.Peer.Address)
 		if p.Config.Interface != "" {
-			shield.Links = append(shield.Links, p.Config.Interface)
+			shield.Interfaces = append(shield.Interfaces, p.Config.Interface)
 		}
 	}
 	r.sessions.Set(state) // first: the rest takes longer
 	shield.Prefixes = tidy(shield.Prefixes, netip.Prefix.Compare)
 	shield.Toward = tidy(shield.Toward, netip.Addr.Compare)
-	shield.Links = tidy(shield.Links, strings.Compare)
+	shield.Interfaces = tidy(shield.Interfaces, strings.Compare)
 	r.mu.Lock()
 	r.users, r.shield = users, shield
 	r.mu.Unlock()

@@ -37,7 +37,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	for _, i := range s.direct() {
 		tasks.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
-	tasks.Go(func() error { l2.WatchLinks(ctx, s.log, func() { poke(s.wake) }); return nil })
+	tasks.Go(func() error { l2.WatchInterfaces(ctx, s.log, func() { poke(s.wake) }); return nil })
 	tasks.Go(func() error { s.reportLoop(ctx); return nil })
 	tasks.Go(func() error {
 		defer stop()
@@ -83,7 +83,7 @@ func (s *Speaker) reconcileLoop(ctx context.Context) {
 
 // reconcile decides once and makes this node do its part.
 func (s *Speaker) reconcile(ctx context.Context) error {
-	links, err := l2.Links()
+	links, err := l2.Interfaces()
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (s *Speaker) reconcile(ctx context.Context) error {
 	return err
 }
 
-func (s *Speaker) snapshot(ctx context.Context, own []l2.Link) (plan.Snapshot, error) {
+func (s *Speaker) snapshot(ctx context.Context, own []l2.Interface) (plan.Snapshot, error) {
 	snapshot := plan.Snapshot{
 		Node:     s.node,
 		Services: s.services.Objects(), Nodes: s.nodes.Objects(),
@@ -127,15 +127,15 @@ func (s *Speaker) snapshot(ctx context.Context, own []l2.Link) (plan.Snapshot, e
 	}
 	snapshot.Config, _, _ = s.parser.Parse(s.kinds.Objects())
 	speakers := s.kinds.Speakers.Objects()
-	snapshot.Links = maps.Clone(s.links.Get(s.linkStates.Observe(speakers, sameLinks), func() map[string][]l2.Link {
-		links := make(map[string][]l2.Link, len(speakers))
+	snapshot.Interfaces = maps.Clone(s.links.Get(s.interfaceStates.Observe(speakers, sameInterfaces), func() map[string][]l2.Interface {
+		links := make(map[string][]l2.Interface, len(speakers))
 		for _, reported := range speakers {
-			links[reported.Name] = plan.LinksOf(reported)
+			links[reported.Name] = plan.InterfacesOf(reported)
 		}
 		return links
 	}))
-	if reported, ok := snapshot.Links[s.node]; ok {
-		snapshot.Links[s.node] = common(reported, own)
+	if reported, ok := snapshot.Interfaces[s.node]; ok {
+		snapshot.Interfaces[s.node] = common(reported, own)
 	}
 	var err error
 	snapshot.Local, err = s.local(ctx, snapshot.Config, own)
@@ -148,7 +148,7 @@ func (s *Speaker) tell(plan plan.Plan, announced map[netip.Addr]l2.Claim) {
 	for addr, claim := range announced {
 		now[addr] = true
 		if !s.announced[addr] {
-			on := strings.Join(claim.Links, ", ")
+			on := strings.Join(claim.Interfaces, ", ")
 			s.log.Info("announcement started", "address", addr.String(), "links", on)
 			s.events.Eventf(plan.Services[addr], corev1.EventTypeNormal, "Announcing", "node %s answers for %s on %s", s.node, addr, on)
 		}

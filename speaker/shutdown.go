@@ -103,7 +103,7 @@ func (s *Speaker) sayGoodbye(ctx context.Context, why string) {
 	if !s.exit.since.IsZero() {
 		left -= time.Since(s.exit.since) // they have been asked already
 	}
-	links, err := l2.Links()
+	links, err := l2.Interfaces()
 	if err == nil && left > 0 {
 		err = s.ask(ctx, links)
 		s.log.Info("routers asked to look for other ways", "reason", why, "for", left)
@@ -124,7 +124,7 @@ func (s *Speaker) sayGoodbye(ctx context.Context, why string) {
 
 // ask asks the routers to look for other ways (RFC 8326), so that nothing is
 // lost when the routes go.
-func (s *Speaker) ask(ctx context.Context, links []l2.Link) error {
+func (s *Speaker) ask(ctx context.Context, links []l2.Interface) error {
 	snapshot, err := s.snapshot(ctx, links)
 	if err != nil {
 		return err

@@ -57,9 +57,9 @@ type Speaker struct {
 
 	// What was derived from objects that have not changed; of the reconciling
 	// goroutine.
-	parser     config.Parser
-	linkStates memo.List[*v1alpha1.Speaker]
-	links      memo.Value[uint64, map[string][]l2.Link]
+	parser          config.Parser
+	interfaceStates memo.List[*v1alpha1.Speaker]
+	links           memo.Value[uint64, map[string][]l2.Interface]
 
 	lastNode *corev1.Node // the last version of this Node
 

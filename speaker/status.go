@@ -20,7 +20,7 @@ import (
 type outcome struct {
 	version  string
 	config   config.Config
-	links    []l2.Link
+	links    []l2.Interface
 	claims   map[netip.Addr]l2.Claim // in force
 	plan     plan.Plan
 	sessions []bgp.PeerStatus
@@ -30,7 +30,7 @@ type outcome struct {
 // status is what the node's Speaker object says: what is announced, not what
 // should be. before is what it said until now.
 func status(before v1alpha1.SpeakerStatus, o outcome) v1alpha1.SpeakerStatus {
-	s := v1alpha1.SpeakerStatus{Version: o.version, Links: reportedLinks(o)}
+	s := v1alpha1.SpeakerStatus{Version: o.version, Interfaces: reportedInterfaces(o)}
 	unannounced := maps.Clone(o.plan.Unannounced)
 	announced := map[string]v1alpha1.Announcement{}
 	addrs := map[string][]netip.Addr{}
@@ -40,7 +40,7 @@ func status(before v1alpha1.SpeakerStatus, o outcome) v1alpha1.SpeakerStatus {
 		announced[key], addrs[key], count[addr] = a, append(addrs[key], addr), true
 	}
 	for addr, claim := range o.claims {
-		announce(v1alpha1.Announcement{Interfaces: claim.Links}, addr)
+		announce(v1alpha1.Announcement{Interfaces: claim.Interfaces}, addr)
 	}
 	told, why := tellable(o)
 	for addr, peers := range o.plan.Routed {
@@ -52,7 +52,7 @@ func status(before v1alpha1.SpeakerStatus, o outcome) v1alpha1.SpeakerStatus {
 		}
 		if len(to) > 0 {
 			announce(v1alpha1.Announcement{Peers: to}, addr)
-		} else if _, onLink := o.claims[addr]; !onLink {
+		} else if _, onInterface := o.claims[addr]; !onInterface {
 			unannounced[addr] = v1alpha1.Refusal{Reason: v1alpha1.NoSession, Message: why(peers)}
 		}
 	}
@@ -86,7 +86,7 @@ func status(before v1alpha1.SpeakerStatus, o outcome) v1alpha1.SpeakerStatus {
 	return s
 }
 
-func reportedLinks(o outcome) (links []v1alpha1.Link) {
+func reportedInterfaces(o outcome) (links []v1alpha1.Interface) {
 	var named []string
 	for _, ad := range o.config.L2Advertisements {
 		named = append(named, ad.Interfaces...)
@@ -95,7 +95,7 @@ func reportedLinks(o outcome) (links []v1alpha1.Link) {
 		if len(l.Prefixes) == 0 && !slices.Contains(named, l.Name) {
 			continue // one end of a pod's pair, as a rule: nothing can be announced there
 		}
-		link := v1alpha1.Link{Name: l.Name}
+		link := v1alpha1.Interface{Name: l.Name}
 		for _, p := range l.Prefixes {
 			link.Addresses = append(link.Addresses, p.String())
 		}
@@ -127,14 +127,14 @@ func ranges(addrs []netip.Addr) (texts []string) {
 // yet does not count: the other nodes cannot reckon with it, and would go on
 // answering for what it would make this node's. One that is gone does not count
 // either, whatever was reported.
-func common(reported, live []l2.Link) []l2.Link {
-	var links []l2.Link
+func common(reported, live []l2.Interface) []l2.Interface {
+	var links []l2.Interface
 	for _, l := range live {
-		i := slices.IndexFunc(reported, func(r l2.Link) bool { return r.Name == l.Name })
+		i := slices.IndexFunc(reported, func(r l2.Interface) bool { return r.Name == l.Name })
 		if i < 0 {
 			continue
 		}
-		both := l2.Link{Name: l.Name}
+		both := l2.Interface{Name: l.Name}
 		for _, p := range l.Prefixes {
 			if slices.Contains(reported[i].Prefixes, p) {
 				both.Prefixes = append(both.Prefixes, p)

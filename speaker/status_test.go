@@ -30,8 +30,8 @@ var (
 	bgpad     = fixture.BGPAdvertisement
 )
 
-func link(name string, prefixes ...string) l2.Link {
-	l := l2.Link{Name: name}
+func link(name string, prefixes ...string) l2.Interface {
+	l := l2.Interface{Name: name}
 	for _, p := range prefixes {
 		l.Prefixes = append(l.Prefixes, netip.MustParsePrefix(p))
 	}
@@ -39,18 +39,18 @@ func link(name string, prefixes ...string) l2.Link {
 }
 
 func TestStatusRoundTrip(t *testing.T) {
-	links := []l2.Link{link("eth0", "192.0.2.1/24", "2001:db8::1/64"), link("named"), link("cali1")}
+	links := []l2.Interface{link("eth0", "192.0.2.1/24", "2001:db8::1/64"), link("named"), link("cali1")}
 	a, b, c := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8"), netip.MustParseAddr("192.0.2.9")
-	why := v1alpha1.Refusal{Reason: v1alpha1.NoLink, Message: "why"}
+	why := v1alpha1.Refusal{Reason: v1alpha1.NoInterface, Message: "why"}
 	got := status(v1alpha1.SpeakerStatus{}, outcome{
 		version: "v1", links: links, config: config.Config{L2Advertisements: []config.L2Advertisement{{Interfaces: []string{"named"}}}},
 		claims: map[netip.Addr]l2.Claim{
-			a: {Links: []string{"eth0"}}, b: {Links: []string{"eth0", "named"}}, c: {Links: []string{"eth0"}},
+			a: {Interfaces: []string{"eth0"}}, b: {Interfaces: []string{"eth0", "named"}}, c: {Interfaces: []string{"eth0"}},
 		},
 		plan: plan.Plan{Unannounced: map[netip.Addr]v1alpha1.Refusal{netip.MustParseAddr("203.0.113.1"): why, netip.MustParseAddr("203.0.113.2"): why}},
 	})
 	speaker := &v1alpha1.Speaker{Status: got}
-	if back := plan.LinksOf(speaker); len(back) != 2 || !slices.Equal(back[0].Prefixes, links[0].Prefixes) || back[1].Name != "named" {
+	if back := plan.InterfacesOf(speaker); len(back) != 2 || !slices.Equal(back[0].Prefixes, links[0].Prefixes) || back[1].Name != "named" {
 		t.Errorf("links %v", back)
 	}
 	if back := announcedBefore(speaker); !maps.Equal(back, map[netip.Addr]bool{a: true, b: true, c: true}) {
@@ -62,8 +62,8 @@ func TestStatusRoundTrip(t *testing.T) {
 }
 
 func TestCommon(t *testing.T) {
-	reported := []l2.Link{link("eth0", "192.0.2.1/24", "198.51.100.1/24"), link("gone", "10.0.0.1/8")}
-	live := []l2.Link{link("eth0", "192.0.2.1/24", "203.0.113.1/24"), link("new", "10.0.0.1/8")}
+	reported := []l2.Interface{link("eth0", "192.0.2.1/24", "198.51.100.1/24"), link("gone", "10.0.0.1/8")}
+	live := []l2.Interface{link("eth0", "192.0.2.1/24", "203.0.113.1/24"), link("new", "10.0.0.1/8")}
 	if got := common(reported, live); len(got) != 1 || got[0].Name != "eth0" || !slices.Equal(got[0].Prefixes, live[0].Prefixes[:1]) {
 		t.Errorf("got %v", got)
 	}
@@ -73,7 +73,7 @@ func TestCommon(t *testing.T) {
 // them, and an idle peer does not change the report at every attempt.
 func TestSessionStatus(t *testing.T) {
 	s := plan.Snapshot{
-		Node: "node-1", Nodes: []*corev1.Node{node("node-1")}, Links: map[string][]l2.Link{"node-1": nil},
+		Node: "node-1", Nodes: []*corev1.Node{node("node-1")}, Interfaces: map[string][]l2.Interface{"node-1": nil},
 		Services: []*corev1.Service{service("s", "203.0.113.5", "p"), service("r", "203.0.113.6", "p"), service("v6", "2001:db8::5", "p")},
 	}
 	s.Config, _ = config.Parse(config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1"), peer("b", "192.0.2.2")}})
@@ -100,7 +100,7 @@ func TestSessionStatus(t *testing.T) {
 
 // BenchmarkRoutes decides 50,000 routes to two peers, and reports them.
 func BenchmarkRoutes(b *testing.B) {
-	s := plan.Snapshot{Node: "node-0", Links: map[string][]l2.Link{}}
+	s := plan.Snapshot{Node: "node-0", Interfaces: map[string][]l2.Interface{}}
 	s.Config, _ = config.Parse(config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1"), peer("b", "192.0.2.2")}})
 	for i := range 3 {
 		s.Nodes = append(s.Nodes, node(fmt.Sprintf("node-%d", i)))

@@ -1,5 +1,5 @@
-// Package client talks to the API server about Fairlead's own kinds: what
-// client-gen would generate, from client-go's generic parts.
+// Package client has typed clients and informers of Fairlead's own kinds, made from
+// the generic parts of client-go.
 package client
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// Object is a kind that a Resource can hold.
+// Object is a type that a Resource can have.
 type Object interface {
 	runtime.Object
 	metav1.Object
@@ -40,8 +40,8 @@ type Client struct {
 	Speakers          Resource[*v1alpha1.Speaker, *v1alpha1.SpeakerList]
 }
 
-// New makes a Client. Whatever content type the configuration names for the
-// built-in kinds, custom resources are sent as JSON, which is all they have.
+// New returns a Client. It sends JSON, the only encoding of custom resources, even if
+// the configuration has another content type for built-in kinds.
 func New(config *rest.Config) (*Client, error) {
 	scheme := runtime.NewScheme()
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
@@ -53,39 +53,39 @@ func New(config *rest.Config) (*Client, error) {
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	r, err := rest.RESTClientFor(config)
 	if err != nil {
-		return nil, fmt.Errorf("make a client for %s: %w", v1alpha1.GroupVersion, err)
+		return nil, fmt.Errorf("create client for %s: %w", v1alpha1.GroupVersion, err)
 	}
 	codec := runtime.NewParameterCodec(scheme)
 	return &Client{
-		Pools: resource(r, codec, "ipaddresspools",
+		Pools: newResource(r, codec, "ipaddresspools",
 			func() *v1alpha1.IPAddressPool { return &v1alpha1.IPAddressPool{} },
 			func() *v1alpha1.IPAddressPoolList { return &v1alpha1.IPAddressPoolList{} }),
-		L2Advertisements: resource(r, codec, "l2advertisements",
+		L2Advertisements: newResource(r, codec, "l2advertisements",
 			func() *v1alpha1.L2Advertisement { return &v1alpha1.L2Advertisement{} },
 			func() *v1alpha1.L2AdvertisementList { return &v1alpha1.L2AdvertisementList{} }),
-		BGPPeers: resource(r, codec, "bgppeers",
+		BGPPeers: newResource(r, codec, "bgppeers",
 			func() *v1alpha1.BGPPeer { return &v1alpha1.BGPPeer{} },
 			func() *v1alpha1.BGPPeerList { return &v1alpha1.BGPPeerList{} }),
-		BGPAdvertisements: resource(r, codec, "bgpadvertisements",
+		BGPAdvertisements: newResource(r, codec, "bgpadvertisements",
 			func() *v1alpha1.BGPAdvertisement { return &v1alpha1.BGPAdvertisement{} },
 			func() *v1alpha1.BGPAdvertisementList { return &v1alpha1.BGPAdvertisementList{} }),
-		BFDProfiles: resource(r, codec, "bfdprofiles",
+		BFDProfiles: newResource(r, codec, "bfdprofiles",
 			func() *v1alpha1.BFDProfile { return &v1alpha1.BFDProfile{} },
 			func() *v1alpha1.BFDProfileList { return &v1alpha1.BFDProfileList{} }),
-		Communities: resource(r, codec, "communities",
+		Communities: newResource(r, codec, "communities",
 			func() *v1alpha1.Community { return &v1alpha1.Community{} },
 			func() *v1alpha1.CommunityList { return &v1alpha1.CommunityList{} }),
-		Speakers: resource(r, codec, "speakers",
+		Speakers: newResource(r, codec, "speakers",
 			func() *v1alpha1.Speaker { return &v1alpha1.Speaker{} },
 			func() *v1alpha1.SpeakerList { return &v1alpha1.SpeakerList{} }),
 	}, nil
 }
 
-func resource[T Object, L runtime.Object](r rest.Interface, codec runtime.ParameterCodec, name string, object func() T, list func() L) Resource[T, L] {
+func newResource[T Object, L runtime.Object](r rest.Interface, codec runtime.ParameterCodec, name string, object func() T, list func() L) Resource[T, L] {
 	return Resource[T, L]{gentype.NewClientWithList(name, r, codec, "", object, list), object}
 }
 
-func (r Resource[T, L]) informer() Source[T] {
+func (r Resource[T, L]) newInformer() Source[T] {
 	return Source[T]{cache.NewSharedIndexInformer(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			return r.List(ctx, options)
@@ -96,10 +96,10 @@ func (r Resource[T, L]) informer() Source[T] {
 	}, r.empty(), 0, cache.Indexers{})}
 }
 
-// Source is an informer whose objects are known to be of one type.
+// Source is an informer for objects of one type.
 type Source[T Object] struct{ cache.SharedIndexInformer }
 
-// Objects are all objects in the cache. They are shared: look, don't touch.
+// Objects returns all objects in the cache. They are shared and must not be changed.
 func (s Source[T]) Objects() []T {
 	stored := s.GetStore().List()
 	objects := make([]T, len(stored))
@@ -109,7 +109,7 @@ func (s Source[T]) Objects() []T {
 	return objects
 }
 
-// Get is the object with the name, or nil.
+// Get returns the object with the name, or nil.
 func (s Source[T]) Get(name string) (object T) {
 	if o, exists, err := s.GetStore().GetByKey(name); err == nil && exists {
 		object = o.(T)
@@ -117,8 +117,8 @@ func (s Source[T]) Get(name string) (object T) {
 	return object
 }
 
-// Strip is an informer's transform that drops what nobody here reads and every
-// object carries.
+// Strip is a transform for informers that removes managedFields, which are not read
+// and take most of the memory of small objects.
 func Strip(object any) (any, error) {
 	if o, ok := object.(metav1.Object); ok {
 		o.SetManagedFields(nil)

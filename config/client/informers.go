@@ -18,16 +18,16 @@ type Informers struct {
 	Speakers          Source[*v1alpha1.Speaker]
 }
 
-// Informers returns informers of all kinds, which do not run yet.
+// Informers returns informers for all kinds, which the caller must run.
 func (c *Client) Informers() Informers {
 	return Informers{
-		Pools:             c.Pools.informer(),
-		L2Advertisements:  c.L2Advertisements.informer(),
-		BGPPeers:          c.BGPPeers.informer(),
-		BGPAdvertisements: c.BGPAdvertisements.informer(),
-		BFDProfiles:       c.BFDProfiles.informer(),
-		Communities:       c.Communities.informer(),
-		Speakers:          c.Speakers.informer(),
+		Pools:             c.Pools.newInformer(),
+		L2Advertisements:  c.L2Advertisements.newInformer(),
+		BGPPeers:          c.BGPPeers.newInformer(),
+		BGPAdvertisements: c.BGPAdvertisements.newInformer(),
+		BFDProfiles:       c.BFDProfiles.newInformer(),
+		Communities:       c.Communities.newInformer(),
+		Speakers:          c.Speakers.newInformer(),
 	}
 }
 
@@ -39,7 +39,7 @@ func (i Informers) All() []cache.SharedIndexInformer {
 	}
 }
 
-// Objects returns what the caches of the configuration hold.
+// Objects returns the configuration from the caches.
 func (i Informers) Objects() config.Objects {
 	return config.Objects{
 		Pools: i.Pools.Objects(), L2Advertisements: i.L2Advertisements.Objects(),

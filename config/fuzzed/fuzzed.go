@@ -1,14 +1,14 @@
-// Package fuzzed makes values for tests out of what a fuzzer makes up: words
-// that somebody might write, and anything else.
+// Package fuzzed derives test values from the input of a fuzzer: numbers, likely
+// words, and arbitrary text.
 package fuzzed
 
 import "strings"
 
-// Bytes are what is left of the fuzzer's input. When nothing is left, all values
-// are the first of their kind.
+// Bytes is the remaining input of the fuzzer. When it is empty, all values are the
+// first of their kind.
 type Bytes struct{ Rest []byte }
 
-// Below is a number from 0 to n-1.
+// Below returns a number from 0 to n-1.
 func (b *Bytes) Below(n int) int {
 	if len(b.Rest) == 0 {
 		return 0
@@ -18,8 +18,8 @@ func (b *Bytes) Below(n int) int {
 	return x % n
 }
 
-// Text is one of the words or any other text that JSON can carry, often short
-// and at most 65,280 bytes before what is no UTF-8 is replaced.
+// Text returns one of the words, or other text that is valid in JSON. The text is
+// mostly short and has at most 65,280 bytes before invalid UTF-8 is replaced.
 func (b *Bytes) Text(words ...string) string {
 	if i := b.Below(len(words) + 1); i < len(words) {
 		return words[i]

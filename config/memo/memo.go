@@ -1,8 +1,7 @@
-// Package memo keeps values that were derived from API objects until one of the
-// objects changes. A List numbers the states of a list of objects, and a Value
-// is computed again when the numbers in its key differ from the last ones. So a
-// sync pays for what has changed since the last one, and the invalidation of
-// everything that is kept is written as keys, in one place for each consumer.
+// Package memo caches values that are derived from API objects until one of the
+// objects changes. A List numbers the states of a list of objects, and a Value is
+// recomputed when the numbers in its key change. The cost of a sync then depends on
+// what has changed since the last one, and the keys define what invalidates a value.
 package memo
 
 import (
@@ -18,11 +17,10 @@ type List[T metav1.Object] struct {
 	state   uint64
 }
 
-// Observe returns the number of the state that the list is in: another one than
-// before if an object was added, removed, or changed so that same is false for
-// its two versions. Objects with the same pointer are the same version, as in an
-// informer's cache, and are not compared. The order of the list makes no
-// difference.
+// Observe returns the number of the list's state. It changes if an object was added,
+// removed, or changed so that same is false for its two versions. Objects with the same pointer are the same version, as in an
+// informer's cache, and are not compared. The order of the list is
+// ignored.
 func (l *List[T]) Observe(objects []T, same func(a, b T) bool) uint64 {
 	changed := l.state == 0 || len(objects) != len(l.objects)
 	for _, o := range objects {
@@ -33,7 +31,7 @@ func (l *List[T]) Observe(objects []T, same func(a, b T) bool) uint64 {
 		if changed = changed || !ok || !same(known, o); changed {
 			break
 		}
-		l.objects[o.GetName()] = o // to be found by its pointer the next time
+		l.objects[o.GetName()] = o // the next call compares pointers
 	}
 	if changed {
 		l.state++
@@ -45,15 +43,15 @@ func (l *List[T]) Observe(objects []T, same func(a, b T) bool) uint64 {
 	return l.state
 }
 
-// Value is a value that is derived from everything that its key numbers. The
-// zero Value is ready for use. It must not be used concurrently.
+// Value is a value that depends only on the states in its key. The zero Value is
+// ready for use. It must not be used concurrently.
 type Value[K comparable, V any] struct {
 	key   K
 	value *V
 }
 
-// Get returns the value for the key: the last one if the key is the same, else a
-// computed one. The value is shared and must not be changed.
+// Get returns the value for the key: the cached one if the key is the same, otherwise
+// a computed one. The value is shared and must not be changed.
 func (v *Value[K, V]) Get(key K, compute func() V) V {
 	if v.value == nil || v.key != key {
 		value := compute()
@@ -65,15 +63,15 @@ func (v *Value[K, V]) Get(key K, compute func() V) V {
 // SameGeneration reports whether two versions of an object are equal in their
 // spec and in the metadata that describes the user's intent: everything except
 // the status, the annotations and the finalizers. It is for kinds that have a
-// generation, which the API server increments with each change of the spec. A
-// re-created object starts at generation 1 again, and is told apart by its UID.
+// generation, which the API server increments with each change of the spec. The
+// UID distinguishes an object from one that was recreated with the same name.
 func SameGeneration[T metav1.Object](a, b T) bool {
 	return a.GetUID() == b.GetUID() && a.GetGeneration() == b.GetGeneration() &&
 		(a.GetDeletionTimestamp() == nil) == (b.GetDeletionTimestamp() == nil) && maps.Equal(a.GetLabels(), b.GetLabels())
 }
 
-// SameVersion reports whether two versions of an object are one. It is for kinds
-// without a generation, and for those whose status is read.
+// SameVersion reports whether an object is unchanged. It is for kinds without a
+// generation, and for those with a status that is read.
 func SameVersion[T metav1.Object](a, b T) bool {
 	return a.GetUID() == b.GetUID() && a.GetResourceVersion() == b.GetResourceVersion()
 }

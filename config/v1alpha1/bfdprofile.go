@@ -2,9 +2,9 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// BFDProfile is how BFD sessions are run (RFC 5880). Two ends agree on the
-// slower of what one sends and the other accepts. A change is agreed upon
-// without a session going down.
+// BFDProfile has the parameters of BFD sessions (RFC 5880). For each direction,
+// the two ends agree on the longer of the intervals that one can transmit and the
+// other can receive. A change is negotiated while sessions stay up.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,path=bfdprofiles
@@ -21,9 +21,10 @@ type BFDProfile struct {
 	Spec BFDProfileSpec `json:"spec"`
 }
 
-// BFDProfileSpec is what the administrator asks for.
+// BFDProfileSpec is the desired state of a BFDProfile.
 type BFDProfileSpec struct {
-	// TransmitInterval is the shortest time between two packets sent, in milliseconds.
+	// TransmitInterval is the minimum interval between transmitted BFD packets, in
+	// milliseconds.
 	//
 	// +optional
 	// +kubebuilder:default=300
@@ -31,7 +32,7 @@ type BFDProfileSpec struct {
 	// +kubebuilder:validation:Maximum=60000
 	TransmitInterval int32 `json:"transmitInterval,omitempty"`
 
-	// ReceiveInterval is the shortest time between two packets that can be
+	// ReceiveInterval is the minimum interval between BFD packets that can be
 	// received, in milliseconds.
 	//
 	// +optional
@@ -40,7 +41,8 @@ type BFDProfileSpec struct {
 	// +kubebuilder:validation:Maximum=60000
 	ReceiveInterval int32 `json:"receiveInterval,omitempty"`
 
-	// DetectMultiplier is how many packets in a row may be lost, less one.
+	// DetectMultiplier is the number of consecutive packets that must be missed before
+	// the session goes down.
 	//
 	// +optional
 	// +kubebuilder:default=3
@@ -48,12 +50,12 @@ type BFDProfileSpec struct {
 	// +kubebuilder:validation:Maximum=255
 	DetectMultiplier int32 `json:"detectMultiplier,omitempty"`
 
-	// PassiveMode sends nothing before the other end has.
+	// PassiveMode sends no packets until one was received from the other end.
 	//
 	// +optional
 	PassiveMode bool `json:"passiveMode,omitempty"`
 
-	// MinimumTTL that a packet of a session over several hops must arrive with.
+	// MinimumTTL is the lowest TTL with which packets of a multihop session are accepted.
 	//
 	// +optional
 	// +kubebuilder:default=1

@@ -2,15 +2,15 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// BGPAdvertisement says which pools' addresses are told to which BGP peers by
-// which nodes, and with which attributes.
+// BGPAdvertisement selects the pools whose addresses are advertised by BGP, the
+// peers and nodes that take part, and the attributes of the routes.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,path=bgpadvertisements
 // +kubebuilder:subresource:status
-// +kubebuilder:printcolumn:name="Pools",type=integer,JSONPath=`.status.pools`,description="pools that it covers"
-// +kubebuilder:printcolumn:name="Peers",type=integer,JSONPath=`.status.peers`,description="peers that are told"
-// +kubebuilder:printcolumn:name="Nodes",type=integer,JSONPath=`.status.nodes`,description="nodes that it selects"
+// +kubebuilder:printcolumn:name="Pools",type=integer,JSONPath=`.status.pools`,description="pools that the advertisement covers"
+// +kubebuilder:printcolumn:name="Peers",type=integer,JSONPath=`.status.peers`,description="peers the routes are advertised to"
+// +kubebuilder:printcolumn:name="Nodes",type=integer,JSONPath=`.status.nodes`,description="nodes that the advertisement selects"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
@@ -24,11 +24,11 @@ type BGPAdvertisement struct {
 	Status BGPAdvertisementStatus `json:"status,omitempty"`
 }
 
-// BGPAdvertisementSpec is what the administrator asks for.
+// BGPAdvertisementSpec is the desired state of a BGPAdvertisement.
 //
-// Several advertisements may cover one address. If they make the same prefix
-// for the same peer, their communities are united; localPref, med and
-// asPathPrepend come from the first of them by name.
+// Several advertisements may cover one address. If they yield the same prefix for
+// the same peer, the route has the communities of all of them, and localPref, med
+// and asPathPrepend of the first one by name.
 type BGPAdvertisementSpec struct {
 	// IPAddressPools names the pools to announce. Without names and
 	// selectors, all pools are announced.
@@ -54,7 +54,8 @@ type BGPAdvertisementSpec struct {
 	// +kubebuilder:validation:MaxItems=64
 	NodeSelectors []metav1.LabelSelector `json:"nodeSelectors,omitempty"`
 
-	// Peers names the BGPPeers that are told. Without names, all are.
+	// Peers names the BGPPeers to advertise to. Without names, the routes are
+	// advertised to all peers.
 	//
 	// +optional
 	// +listType=set
@@ -62,9 +63,9 @@ type BGPAdvertisementSpec struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	Peers []string `json:"peers,omitempty"`
 
-	// AggregationLength is the prefix length of the IPv4 routes. Less than 32
-	// announces a whole prefix as soon as one of its addresses is in use by a
-	// Service whose externalTrafficPolicy is Cluster.
+	// AggregationLength is the prefix length of the IPv4 routes. If it is less than
+	// 32, the whole prefix is advertised as soon as one of its addresses is assigned
+	// to a Service with externalTrafficPolicy: Cluster.
 	//
 	// +optional
 	// +kubebuilder:default=32
@@ -80,23 +81,24 @@ type BGPAdvertisementSpec struct {
 	// +kubebuilder:validation:Maximum=128
 	AggregationLengthV6 *int32 `json:"aggregationLengthV6,omitempty"`
 
-	// LocalPref is the LOCAL_PREF told to internal peers; the highest is
-	// preferred. Without, 100.
+	// LocalPref is the LOCAL_PREF of the routes for internal peers; the highest is
+	// preferred. The default is 100.
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=4294967295
 	LocalPref *int64 `json:"localPref,omitempty"`
 
-	// MED is the MULTI_EXIT_DISC; the lowest is preferred. Without, none is told.
+	// MED is the MULTI_EXIT_DISC of the routes; the lowest is preferred. By default
+	// the routes have no MULTI_EXIT_DISC.
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=4294967295
 	MED *int64 `json:"med,omitempty"`
 
-	// ASPathPrepend is how many more times the nodes' ASN is put before the AS
-	// path, for external peers.
+	// ASPathPrepend is how many additional times the ASN of the nodes is prepended to
+	// the AS path, for external peers.
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=0
@@ -116,9 +118,10 @@ type BGPAdvertisementSpec struct {
 	Communities []string `json:"communities,omitempty"`
 }
 
-// BGPAdvertisementStatus is what the controller found.
+// BGPAdvertisementStatus is the observed state of a BGPAdvertisement.
 type BGPAdvertisementStatus struct {
-	// Conditions of the advertisement: Ready is True if every entry is in use.
+	// Conditions of the advertisement. Ready is True if all entries of the spec are in
+	// use.
 	//
 	// +optional
 	// +listType=map
@@ -130,7 +133,7 @@ type BGPAdvertisementStatus struct {
 	// +optional
 	Pools int64 `json:"pools"`
 
-	// Peers counts the peers that are told.
+	// Peers counts the peers that the routes are advertised to.
 	//
 	// +optional
 	Peers int64 `json:"peers"`

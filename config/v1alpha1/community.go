@@ -2,7 +2,7 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// Community gives names to BGP communities, for use in BGPAdvertisements.
+// Community defines names of BGP communities, for use in BGPAdvertisements.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,path=communities
@@ -20,7 +20,7 @@ type Community struct {
 	Status CommunityStatus `json:"status,omitempty"`
 }
 
-// CommunitySpec is what the administrator asks for.
+// CommunitySpec is the desired state of a Community.
 type CommunitySpec struct {
 	// Communities by name.
 	//
@@ -34,8 +34,8 @@ type CommunitySpec struct {
 
 // NamedCommunity is a community with a name.
 type NamedCommunity struct {
-	// Name for use in BGPAdvertisements. The first Community, by age, that
-	// defines a name counts.
+	// Name for use in BGPAdvertisements. If several Communities define a name, the
+	// definition of the oldest is used.
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1
@@ -43,7 +43,7 @@ type NamedCommunity struct {
 	// +kubebuilder:validation:Pattern=`^[A-Za-z_][A-Za-z0-9_.-]*$`
 	Name string `json:"name"`
 
-	// Value: "64512:100", or "large:64512:1:2".
+	// Value of the community: "64512:100" or "large:64512:1:2".
 	//
 	// +required
 	// +kubebuilder:validation:MaxLength=40
@@ -51,9 +51,9 @@ type NamedCommunity struct {
 	Value string `json:"value"`
 }
 
-// CommunityStatus is what the controller found.
+// CommunityStatus is the observed state of a Community.
 type CommunityStatus struct {
-	// Conditions: Ready is True if every entry is in use.
+	// Conditions of the object. Ready is True if all entries of the spec are in use.
 	//
 	// +optional
 	// +listType=map

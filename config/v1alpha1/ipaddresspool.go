@@ -2,7 +2,7 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// IPAddressPool is a set of addresses that Services of type LoadBalancer may get.
+// IPAddressPool is a set of addresses to assign to Services of type LoadBalancer.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster
@@ -14,7 +14,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Advertised",type=string,JSONPath=`.status.conditions[?(@.type=="Advertised")].status`
 // +kubebuilder:printcolumn:name="Ready",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
-// +kubebuilder:printcolumn:name="Out of pool",type=integer,priority=1,JSONPath=`.status.outOfPool`,description="addresses that Services keep although the pool would not give them any more"
+// +kubebuilder:printcolumn:name="Out of pool",type=integer,priority=1,JSONPath=`.status.outOfPool`,description="addresses that Services keep although the pool would no longer assign them"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type IPAddressPool struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -26,13 +26,13 @@ type IPAddressPool struct {
 	Status IPAddressPoolStatus `json:"status,omitempty"`
 }
 
-// IPAddressPoolSpec is what the administrator asks for.
+// IPAddressPoolSpec is the desired state of an IPAddressPool.
 type IPAddressPoolSpec struct {
 	// Addresses of the pool: CIDRs ("192.0.2.0/24"), ranges
 	// ("192.0.2.10-192.0.2.20") and single addresses ("192.0.2.7"), IPv4 and
-	// IPv6. Every address of a CIDR can be assigned, the first and the last
-	// included. An entry that cannot be used is named in the condition Ready;
-	// the other entries keep working.
+	// IPv6. All addresses of a CIDR are assigned, including the first and the last.
+	// An invalid entry is reported in the condition Ready and does not affect the other
+	// entries.
 	//
 	// +required
 	// +listType=atomic
@@ -40,43 +40,43 @@ type IPAddressPoolSpec struct {
 	// +kubebuilder:validation:MaxItems=1024
 	Addresses []AddressRange `json:"addresses"`
 
-	// AutoAssign says whether Services that do not ask for this pool, or for
-	// an address of it, may get an address from it.
+	// AutoAssign allows the pool to be used for Services that request neither the pool
+	// nor an address of it.
 	//
 	// +optional
 	// +kubebuilder:default=true
 	AutoAssign *bool `json:"autoAssign,omitempty"`
 
-	// AvoidBuggyIPs keeps IPv4 addresses that some old devices take for those
-	// of a network or a broadcast from being given: those that end in .0 or
-	// .255, and the first and the last of a CIDR of four or more.
+	// AvoidBuggyIPs excludes IPv4 addresses that some old devices mistake for network
+	// or broadcast addresses: those that end in .0 or .255, and the first and the last
+	// address of a CIDR of four or more addresses.
 	//
 	// +optional
 	AvoidBuggyIPs bool `json:"avoidBuggyIPs,omitempty"`
 
-	// ServiceAllocation says which Services may use the pool, and in which order pools are used.
+	// ServiceAllocation selects the Services that may use the pool, and sets its priority.
 	//
 	// +optional
 	ServiceAllocation *ServiceAllocation `json:"serviceAllocation,omitempty"`
 }
 
-// AddressRange is a CIDR, "first-last" with both ends of one family, or a
-// single address. What the schema cannot see within its cost budget (order and
-// overlap of ranges, bits behind the prefix) is reported in the status.
+// AddressRange is a CIDR, a range "first-last" with both ends of the same family, or
+// a single address. What the schema cannot validate within its cost budget (order
+// and overlap of ranges, host bits) is reported in the status.
 //
 // +kubebuilder:validation:MinLength=2
 // +kubebuilder:validation:MaxLength=83
-// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+(/[0-9]+| *- *[0-9.]+)?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(/[0-9]+| *- *[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)?)$')",message="must be a CIDR (192.0.2.0/24), a range with both ends of one family (192.0.2.10-192.0.2.20), or an address (192.0.2.7)"
-// +kubebuilder:validation:XValidation:rule="self.contains('-') || isCIDR(self) || isIP(self)",message="is no valid CIDR or IP address"
+// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+(/[0-9]+| *- *[0-9.]+)?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(/[0-9]+| *- *[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)?)$')",message="must be a CIDR (192.0.2.0/24), a range with both ends of the same family (192.0.2.10-192.0.2.20), or an address (192.0.2.7)"
+// +kubebuilder:validation:XValidation:rule="self.contains('-') || isCIDR(self) || isIP(self)",message="must be a valid CIDR or IP address"
 type AddressRange string
 
-// ServiceAllocation selects the Services that may use a pool, and orders pools.
-// A Service is selected if its namespace is, by name or by labels, or no
-// namespace is asked for, and its labels are, or no labels are asked for.
+// ServiceAllocation selects the Services that may use a pool, and sets the priority
+// of the pool. A Service is selected if its namespace matches, by name or by labels,
+// and its labels match. A criterion that is not set matches all Services.
 type ServiceAllocation struct {
-	// Priority of the pool when several could serve a Service: the lowest
-	// number is used first; 0, or no priority, is used last. Of equal priority,
-	// pools that select Services come first.
+	// Priority of the pool if several may serve a Service: the lowest number is used
+	// first, and 0 or no priority is used last. With equal priority, pools that select
+	// Services are used before those that serve all.
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=0
@@ -89,15 +89,15 @@ type ServiceAllocation struct {
 	// +kubebuilder:validation:MaxItems=1024
 	Namespaces []string `json:"namespaces,omitempty"`
 
-	// NamespaceSelectors select, by their labels, more namespaces whose Services may use the pool.
+	// NamespaceSelectors select additional namespaces by label.
 	//
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=128
 	NamespaceSelectors []metav1.LabelSelector `json:"namespaceSelectors,omitempty"`
 
-	// ServiceSelectors select, by their labels, the Services that may use the
-	// pool: those that at least one of them matches.
+	// ServiceSelectors select Services by label: those that at least one of the
+	// selectors matches.
 	//
 	// +optional
 	// +listType=atomic
@@ -105,25 +105,24 @@ type ServiceAllocation struct {
 	ServiceSelectors []metav1.LabelSelector `json:"serviceSelectors,omitempty"`
 }
 
-// IPAddressPoolStatus is what the controller found.
+// IPAddressPoolStatus is the observed state of an IPAddressPool.
 type IPAddressPoolStatus struct {
-	// Conditions of the pool. Ready: every entry is in use. Advertised: an
-	// L2Advertisement or a BGPAdvertisement covers the pool. Overlaps: another
-	// pool has some of its addresses.
+	// Conditions of the pool. Ready: all entries are in use. Advertised: an
+	// L2Advertisement or a BGPAdvertisement covers the pool. Overlaps: another pool
+	// contains some of its addresses.
 	//
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
-	// Services counts the Services that hold an address that came from this pool.
+	// Services counts the Services that hold an address assigned from this pool.
 	//
 	// +optional
 	Services int64 `json:"services,omitempty"`
 
-	// OutOfPool counts the addresses that came from this pool and that Services
-	// keep, although the pool does not contain them, or does not select these
-	// Services, any more.
+	// OutOfPool counts the addresses assigned from this pool that Services keep
+	// although the pool no longer contains them or no longer selects these Services.
 	//
 	// +optional
 	OutOfPool int64 `json:"outOfPool,omitempty"`
@@ -139,26 +138,26 @@ type IPAddressPoolStatus struct {
 	IPv6 FamilyUsage `json:"ipv6,omitempty"`
 }
 
-// FamilyUsage counts the addresses of one family. What one IPv6 /64 has is more
-// than a 64-bit number can count, so such numbers are text, in decimal.
+// FamilyUsage counts the addresses of one family. An IPv6 /64 has more addresses
+// than a 64-bit integer can count, so such numbers are decimal strings.
 type FamilyUsage struct {
-	// Capacity is how many addresses can be given: without those of nodes, of
-	// pods and of the cluster itself, and those that avoidBuggyIPs avoids.
+	// Capacity is the number of assignable addresses: without those of nodes, pods and
+	// ClusterIPs, and those that avoidBuggyIPs excludes.
 	//
 	// +optional
 	Capacity string `json:"capacity,omitempty"`
 
-	// Used counts the addresses of the pool that somebody holds, wherever they came from.
+	// Used counts the addresses of the pool that Services hold.
 	//
 	// +optional
 	Used int64 `json:"used"`
 
-	// Free is how many addresses can still be given.
+	// Free is the number of addresses that can still be assigned.
 	//
 	// +optional
 	Free string `json:"free,omitempty"`
 
-	// Usage is "used/capacity" for people; a large capacity is rounded.
+	// Usage is "used/capacity"; a large capacity is rounded.
 	//
 	// +optional
 	Usage string `json:"usage,omitempty"`

@@ -2,14 +2,15 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// L2Advertisement says which nodes announce which pools' addresses on the LAN,
-// by answering ARP. One node at a time answers for an address.
+// L2Advertisement selects the pools whose addresses are announced on the LAN, by
+// answering ARP and Neighbor Discovery, and the nodes and interfaces that take part.
+// One node at a time answers for an address on a segment.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster
 // +kubebuilder:subresource:status
-// +kubebuilder:printcolumn:name="Pools",type=integer,JSONPath=`.status.pools`,description="pools that it covers"
-// +kubebuilder:printcolumn:name="Nodes",type=integer,JSONPath=`.status.nodes`,description="nodes that it selects"
+// +kubebuilder:printcolumn:name="Pools",type=integer,JSONPath=`.status.pools`,description="pools that the advertisement covers"
+// +kubebuilder:printcolumn:name="Nodes",type=integer,JSONPath=`.status.nodes`,description="nodes that the advertisement selects"
 // +kubebuilder:printcolumn:name="Interfaces",type=string,JSONPath=`.spec.interfaces`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
@@ -24,7 +25,7 @@ type L2Advertisement struct {
 	Status L2AdvertisementStatus `json:"status,omitempty"`
 }
 
-// L2AdvertisementSpec is what the administrator asks for.
+// L2AdvertisementSpec is the desired state of an L2Advertisement.
 type L2AdvertisementSpec struct {
 	// IPAddressPools names the pools to announce. Without names and
 	// selectors, all pools are announced.
@@ -50,8 +51,9 @@ type L2AdvertisementSpec struct {
 	// +kubebuilder:validation:MaxItems=64
 	NodeSelectors []metav1.LabelSelector `json:"nodeSelectors,omitempty"`
 
-	// Interfaces names the links to announce on, whatever their subnets.
-	// Without names, an address is announced on the links whose subnet contains it.
+	// Interfaces names the network interfaces to announce on, whatever their subnets.
+	// Without names, an address is announced on the interfaces with a subnet that
+	// contains it.
 	//
 	// +optional
 	// +listType=set
@@ -61,9 +63,10 @@ type L2AdvertisementSpec struct {
 	Interfaces []string `json:"interfaces,omitempty"`
 }
 
-// L2AdvertisementStatus is what the controller found.
+// L2AdvertisementStatus is the observed state of an L2Advertisement.
 type L2AdvertisementStatus struct {
-	// Conditions of the advertisement: Ready is True if every entry is in use.
+	// Conditions of the advertisement. Ready is True if all entries of the spec are in
+	// use.
 	//
 	// +optional
 	// +listType=map

@@ -1,7 +1,7 @@
 package v1alpha1
 
-// Load balancer classes (Service spec.loadBalancerClass) that name a provider
-// of Fairlead. Any other class is somebody else's.
+// Load balancer classes (Service spec.loadBalancerClass) that name a provider of
+// Fairlead. Services with any other class belong to other controllers.
 const (
 	ClassBareMetal = "fairlead.io/bare-metal"
 	ClassAWS       = "fairlead.io/aws"
@@ -9,36 +9,36 @@ const (
 
 // Finalizers.
 const (
-	// FinalizerBareMetal on a Service records that the bare-metal provider
-	// serves it: its addresses are ours until the finalizer is gone.
+	// FinalizerBareMetal on a Service records that the bare-metal provider serves it.
+	// Its addresses are managed by Fairlead until the finalizer is removed.
 	FinalizerBareMetal = "fairlead.io/bare-metal"
 
-	// FinalizerAWS on a Service records that the AWS provider serves it: its
-	// balancer, in the cloud, is ours until the finalizer is gone.
+	// FinalizerAWS on a Service records that the AWS provider serves it. Its load
+	// balancer is managed by Fairlead until the finalizer is removed.
 	FinalizerAWS = "fairlead.io/aws"
 
-	// FinalizerPoolInUse keeps a deleted IPAddressPool terminating until the
-	// last Service has let go of its addresses.
+	// FinalizerPoolInUse keeps a deleted IPAddressPool terminating until its last
+	// address has been released.
 	FinalizerPoolInUse = "fairlead.io/pool-in-use"
 )
 
 // Annotations on Services.
 const (
-	// AnnotationAddressPool asks for an address of the named pool.
+	// AnnotationAddressPool requests an address of the named pool.
 	AnnotationAddressPool = "fairlead.io/address-pool"
 
-	// AnnotationLoadBalancerIPs asks for these addresses, comma-separated,
-	// at most one of each family.
+	// AnnotationLoadBalancerIPs requests these addresses, comma-separated, at most one
+	// of each family.
 	AnnotationLoadBalancerIPs = "fairlead.io/load-balancer-ips"
 
-	// AnnotationProvider asks, on a Service without a class, for a provider:
-	// "aws" or "bare-metal". On a Service that is served already it is a switch
-	// that keeps the old way in until the new one answers.
+	// AnnotationProvider requests a provider for a Service without a class: "aws" or
+	// "bare-metal". A Service that another provider serves is moved make-before-break:
+	// its old addresses work until the new ones do.
 	AnnotationProvider = "fairlead.io/provider"
 
-	// AnnotationAllowReplacement, with the value "true", allows the cloud's
-	// provider to replace the balancer by another one, with another host name,
-	// where a change cannot be made in place.
+	// AnnotationAllowReplacement, with the value "true", allows the provider to replace
+	// the load balancer by another one, with another host name, if a change cannot be
+	// made in place.
 	AnnotationAllowReplacement = "fairlead.io/allow-replacement"
 
 	// AnnotationAllocatedFrom is written by the controller, together with the
@@ -46,65 +46,65 @@ const (
 	// pool recorded here, so an address outlives an edit of its pool.
 	AnnotationAllocatedFrom = "fairlead.io/allocated-from"
 
-	// AnnotationAllowSharedIP is a key: Services with one key may hold one
-	// address together, if their ports differ and packets may be sent to the
-	// same nodes for all of them.
+	// AnnotationAllowSharedIP is a key: Services with the same key may share an
+	// address, if their ports differ and the same nodes may serve all of them.
 	AnnotationAllowSharedIP = "fairlead.io/allow-shared-ip"
 
 	// AnnotationSharedAs is written by the controller, together with the
-	// addresses: the terms under which the Service shares them. Of two Services
-	// that cannot share any more, the one that has departed from its terms loses.
+	// addresses: the terms under which the Service shares them. Of two Services that
+	// can no longer share, the one that has changed its terms releases the address.
 	AnnotationSharedAs = "fairlead.io/shared-as"
 
-	// AnnotationRelease names addresses, comma-separated, that the Service shall
-	// not hold. It is an administrator's way to move a Service off an address.
+	// AnnotationRelease names addresses, comma-separated, that the Service must not
+	// hold. It lets an administrator move a Service off an address.
 	AnnotationRelease = "fairlead.io/release"
 
-	// AnnotationRenumber makes a Service keep an address that is replaced beside
-	// the new one: "hold" until the annotation is removed, or until a time (RFC
-	// 3339), or for a duration ("48h") since the new one was given.
+	// AnnotationRenumber makes a Service keep an address that is replaced alongside the
+	// new one: "hold" until the annotation is removed, or until a time (RFC 3339), or
+	// for a duration ("48h") after the new one was assigned.
 	AnnotationRenumber = "fairlead.io/renumber"
 
-	// AnnotationLeaving is written by the controller: "ADDRESS=TIME",
-	// comma-separated: addresses that others replace, and since when (RFC 3339).
+	// AnnotationLeaving is written by the controller: "ADDRESS=TIME", comma-separated:
+	// addresses that have been replaced, and since when (RFC 3339).
 	AnnotationLeaving = "fairlead.io/leaving"
 )
 
-// RecordAnnotations are those that only the controller writes.
+// RecordAnnotations are written by the controller only.
 var RecordAnnotations = [...]string{AnnotationAllocatedFrom, AnnotationSharedAs, AnnotationLeaving}
 
-// Annotations of MetalLB that mean the same, read where the own one's are read.
+// Annotations of Fairlead and those of MetalLB with the same meaning, in the order
+// of precedence.
 var (
-	// AddressPoolAnnotations ask for a pool by name.
+	// AddressPoolAnnotations request a pool by name.
 	AddressPoolAnnotations = []string{AnnotationAddressPool, "metallb.io/address-pool", "metallb.universe.tf/address-pool"}
-	// LoadBalancerIPsAnnotations ask for addresses.
+	// LoadBalancerIPsAnnotations request addresses.
 	LoadBalancerIPsAnnotations = []string{AnnotationLoadBalancerIPs, "metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs"}
-	// AllowSharedIPAnnotations are keys of sharing.
+	// AllowSharedIPAnnotations have the key of sharing.
 	AllowSharedIPAnnotations = []string{AnnotationAllowSharedIP, "metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip"}
 )
 
 // Types of the conditions in a Service's status.
 const (
-	// ConditionProvisioned says whether the Service has every address it asks for.
+	// ConditionProvisioned is True if all requested addresses are assigned.
 	ConditionProvisioned = "fairlead.io/Provisioned"
 
-	// ConditionAnnounced says whether the network can learn where its addresses are.
+	// ConditionAnnounced is True if all addresses are announced to the network.
 	ConditionAnnounced = "fairlead.io/Announced"
 )
 
-// ConditionReady is the type of the condition on Fairlead's own kinds: True if
-// every entry of the spec is in use.
+// ConditionReady is the type of the condition on Fairlead's own kinds. It is True if
+// all entries of the spec are in use.
 const ConditionReady = "Ready"
 
-// Types of further conditions on IPAddressPools.
+// Types of additional conditions on IPAddressPools.
 const (
-	// ConditionAdvertised says whether an advertisement covers the pool.
+	// ConditionAdvertised is True if an advertisement covers the pool.
 	ConditionAdvertised = "Advertised"
 
-	// ConditionOverlaps says whether another pool has some of its addresses.
+	// ConditionOverlaps is True if another pool contains some of its addresses.
 	ConditionOverlaps = "Overlaps"
 )
 
-// ConditionEstablished is the type of the condition on BGPPeers: True if every
-// session that is wanted is established.
+// ConditionEstablished is the type of the condition on BGPPeers. It is True if all
+// desired sessions are established.
 const ConditionEstablished = "Established"

@@ -1,71 +1,71 @@
 package v1alpha1
 
-// Reason says in one word why something is as it is. The same word reaches
-// conditions, Events, metrics and the command line; docs/troubleshooting.md
-// has a heading for each.
+// Reason is the machine-readable reason of a state or a refusal. The same Reason
+// appears in conditions, Events, metrics and the command line, and has a heading in
+// docs/troubleshooting.md.
 type Reason string
 
 // Reasons of the Service condition fairlead.io/Provisioned.
 const (
-	// Assigned: the Service holds every address it asks for.
+	// Assigned: the Service holds all addresses that it requests.
 	Assigned Reason = "Assigned"
-	// OutOfPool: the Service keeps its address, but the pool that it came from
-	// does not contain it, or does not select the Service, any more.
+	// OutOfPool: the Service keeps its address, but the pool it was assigned from no
+	// longer contains it or no longer selects the Service.
 	OutOfPool Reason = "OutOfPool"
 	// PoolExhausted: a pool matches, but has no free address of the family.
 	PoolExhausted Reason = "PoolExhausted"
 	// NoMatchingPool: no pool may serve this Service.
 	NoMatchingPool Reason = "NoMatchingPool"
-	// AddressTaken: the requested address belongs to another Service.
+	// AddressTaken: the requested address is assigned to another Service.
 	AddressTaken Reason = "AddressTaken"
 	// AddressNotInPool: the requested address is in no pool that may serve this Service.
 	AddressNotInPool Reason = "AddressNotInPool"
-	// AddressReserved: the requested address is one of the cluster's own, or one that its pool avoids.
+	// AddressReserved: the requested address belongs to the cluster itself, or its pool avoids it.
 	AddressReserved Reason = "AddressReserved"
-	// Renumbering: the Service holds a new address beside the one that it replaces.
+	// Renumbering: the Service holds a new address alongside the one that it replaces.
 	Renumbering Reason = "Renumbering"
-	// ConflictingRequest: two ways of asking for an address contradict each other.
+	// ConflictingRequest: two requests of the Service contradict each other.
 	ConflictingRequest Reason = "ConflictingRequest"
-	// InvalidRequest: an annotation or field of the Service cannot be understood.
+	// InvalidRequest: an annotation or field of the Service is invalid.
 	InvalidRequest Reason = "InvalidRequest"
 	// ProviderUndecided: it is not yet known which provider serves Services without a class.
 	ProviderUndecided Reason = "ProviderUndecided"
-	// ForeignStatus: the status holds an address that is not Fairlead's to manage.
+	// ForeignStatus: the status has an address that Fairlead does not manage.
 	ForeignStatus Reason = "ForeignStatus"
 
-	// Provisioning: the cloud is still making the balancer.
+	// Provisioning: the cloud is still creating the load balancer.
 	Provisioning Reason = "Provisioning"
-	// Deleting: the cloud has not yet let go of everything that belonged to the Service.
+	// Deleting: the cloud has not yet deleted all objects of the Service.
 	Deleting Reason = "Deleting"
-	// ReplacementRequired: the change cannot be made in place, and nobody has allowed a new balancer.
+	// ReplacementRequired: the change cannot be made in place, and replacing the load balancer is not allowed.
 	ReplacementRequired Reason = "ReplacementRequired"
-	// CloudNotConfigured: the cloud's provider lacks a setting that it cannot do without.
+	// CloudNotConfigured: a required setting of the cloud provider is missing.
 	CloudNotConfigured Reason = "CloudNotConfigured"
-	// CloudCannotServe: no balancer of the cloud can do what the Service asks for.
+	// CloudCannotServe: no load balancer of the cloud supports what the Service requests.
 	CloudCannotServe Reason = "CloudCannotServe"
-	// CloudFailed: the cloud's API failed; the call will be made again.
+	// CloudFailed: a call to the API of the cloud failed; it is retried.
 	CloudFailed Reason = "CloudFailed"
-	// PermissionDenied: the cloud does not allow the controller a call that it needs.
+	// PermissionDenied: the controller lacks a permission in the cloud.
 	PermissionDenied Reason = "PermissionDenied"
-	// QuotaExceeded: the cloud's quota, or a limit of its balancers, is reached.
+	// QuotaExceeded: a quota of the cloud, or a limit of its load balancers, is reached.
 	QuotaExceeded Reason = "QuotaExceeded"
-	// NameTaken: somebody else's object has the name that ours would have.
+	// NameTaken: an object that Fairlead does not manage has the required name.
 	NameTaken Reason = "NameTaken"
-	// NoSubnet: the cloud's network has no subnet for the balancer.
+	// NoSubnet: the network of the cloud has no subnet for the load balancer.
 	NoSubnet Reason = "NoSubnet"
-	// NoTargets: no node can be a target of the balancer.
+	// NoTargets: no node can be a target of the load balancer.
 	NoTargets Reason = "NoTargets"
-	// NodePortsExhausted: no free port is left for a Service whose balancer needs one.
+	// NodePortsExhausted: no free node port is left for a Service that needs one.
 	NodePortsExhausted Reason = "NodePortsExhausted"
 )
 
 // Reasons of the Service condition fairlead.io/Announced. NodeNotReady,
-// NodeExcluded and NodeNotSelected are verdicts about one node; they appear
-// in the message of NoEligibleNode and in `fairlead explain`.
+// NodeExcluded, NodeNotSelected and NotOwner are about one node. They appear in the
+// message of NoEligibleNode and in `fairlead explain`.
 const (
-	// Announced: a node answers for every address.
+	// Announced: all addresses are announced.
 	Announced Reason = "Announced"
-	// NoAddress: there is nothing to announce yet.
+	// NoAddress: no address is assigned yet.
 	NoAddress Reason = "NoAddress"
 	// NoSpeaker: no speaker has reported about the address yet.
 	NoSpeaker Reason = "NoSpeaker"
@@ -75,104 +75,104 @@ const (
 	NoEligibleNode Reason = "NoEligibleNode"
 	// NoEndpoints: externalTrafficPolicy is Local and no eligible node has a ready endpoint.
 	NoEndpoints Reason = "NoEndpoints"
-	// NoLink: no eligible node has a link that can carry the address.
-	NoLink Reason = "NoLink"
-	// AnnounceFailed: the node that should announce the address cannot.
+	// NoInterface: no eligible node has an interface on the segment of the address.
+	NoInterface Reason = "NoInterface"
+	// AnnounceFailed: the node that owns the address failed to announce it.
 	AnnounceFailed Reason = "AnnounceFailed"
-	// NoPeer: no node that may announce the address has a session with a peer that may be told.
+	// NoPeer: no eligible node has a session with a peer that the address may be advertised to.
 	NoPeer Reason = "NoPeer"
-	// NoSession: no BGP session over which the address would be told is established.
+	// NoSession: none of the BGP sessions over which the address is advertised is established.
 	NoSession Reason = "NoSession"
-	// UnsupportedFamily: nothing announces addresses of this family yet.
+	// UnsupportedFamily: addresses of this family are not supported.
 	UnsupportedFamily Reason = "UnsupportedFamily"
 
 	// NodeNotReady: the node's Ready condition is not True.
 	NodeNotReady Reason = "NodeNotReady"
-	// NodeExcluded: the node is labelled node.kubernetes.io/exclude-from-external-load-balancers or is being deleted.
+	// NodeExcluded: the node has the label node.kubernetes.io/exclude-from-external-load-balancers or is being deleted.
 	NodeExcluded Reason = "NodeExcluded"
 	// NodeNotSelected: no advertisement of the pool selects the node.
 	NodeNotSelected Reason = "NodeNotSelected"
-	// NotOwner: the node could announce the address, but another one has the higher rank.
+	// NotOwner: the node is eligible, but another one has the higher rank.
 	NotOwner Reason = "NotOwner"
 )
 
 // Reasons of the condition Ready on Fairlead's own kinds, and of Problems.
 const (
-	// Ready: every entry of the spec is in use.
+	// Ready: all entries of the spec are in use.
 	Ready Reason = "Ready"
-	// InvalidAddress: an entry is no CIDR, range or address.
+	// InvalidAddress: an entry is not a valid CIDR, range or address.
 	InvalidAddress Reason = "InvalidAddress"
-	// HostBitsSet: a CIDR has bits set behind its prefix length.
+	// HostBitsSet: a CIDR has host bits set.
 	HostBitsSet Reason = "HostBitsSet"
 	// InvertedRange: a range ends before it starts.
 	InvertedRange Reason = "InvertedRange"
 	// OverlappingAddresses: an entry shares addresses with an earlier entry or an older pool.
 	OverlappingAddresses Reason = "OverlappingAddresses"
-	// NodeAddress: an entry contains addresses of nodes, which are never given.
+	// NodeAddress: an entry contains addresses of nodes, which are never assigned.
 	NodeAddress Reason = "NodeAddress"
-	// ClusterAddress: an entry contains addresses of pods or of ClusterIPs, which are never given.
+	// ClusterAddress: an entry contains addresses of pods or ClusterIPs, which are never assigned.
 	ClusterAddress Reason = "ClusterAddress"
-	// InvalidSelector: a label selector cannot be understood.
+	// InvalidSelector: a label selector is invalid.
 	InvalidSelector Reason = "InvalidSelector"
 	// UnknownPool: an advertisement names a pool that does not exist.
 	UnknownPool Reason = "UnknownPool"
-	// PoolTerminating: the pool is being deleted; its addresses stay with the Services that hold them.
+	// PoolTerminating: the pool is being deleted; Services keep its addresses.
 	PoolTerminating Reason = "PoolTerminating"
 	// UnknownPeer: an advertisement names a BGPPeer that does not exist.
 	UnknownPeer Reason = "UnknownPeer"
-	// UnknownCommunity: an advertisement names a community that nobody defines.
+	// UnknownCommunity: an advertisement names a community that is not defined.
 	UnknownCommunity Reason = "UnknownCommunity"
-	// InvalidCommunity: the value of a community cannot be understood.
+	// InvalidCommunity: the value of a community is invalid.
 	InvalidCommunity Reason = "InvalidCommunity"
-	// DuplicateCommunity: a name of a community is defined twice.
+	// DuplicateCommunity: a name of a community is already defined.
 	DuplicateCommunity Reason = "DuplicateCommunity"
 	// UnknownBFDProfile: a BGPPeer names a BFDProfile that does not exist.
 	UnknownBFDProfile Reason = "UnknownBFDProfile"
-	// BFDTooFast: BFD ends sooner than the restart that graceful restart is for.
+	// BFDTooFast: BFD detects a failure sooner than a speaker with graceful restart is restarted.
 	BFDTooFast Reason = "BFDTooFast"
-	// AggregateBeyondPool: an aggregate would contain addresses that are not the pool's.
+	// AggregateBeyondPool: an aggregate would contain addresses outside the pool.
 	AggregateBeyondPool Reason = "AggregateBeyondPool"
-	// ConflictingAttributes: two advertisements make the same route with different attributes.
+	// ConflictingAttributes: two advertisements yield the same route with different attributes.
 	ConflictingAttributes Reason = "ConflictingAttributes"
-	// DuplicatePeer: two BGPPeers lead to the same router from one node.
+	// DuplicatePeer: two BGPPeers are the same router for a node.
 	DuplicatePeer Reason = "DuplicatePeer"
 	// NoSecret: the Secret with the peer's password is missing, or has no key "password".
 	NoSecret Reason = "NoSecret"
-	// NoRouter: a node has found no router on the link, or has no default gateway.
+	// NoRouter: a node has discovered no router on the interface, or has no default gateway.
 	NoRouter Reason = "NoRouter"
 )
 
-// Reasons of the conditions Advertised and Overlaps on IPAddressPools, beside
+// Reasons of the conditions Advertised and Overlaps on IPAddressPools, in addition to
 // NoAdvertisement and OverlappingAddresses.
 const (
 	// Advertised: an advertisement covers the pool.
 	Advertised Reason = "Advertised"
-	// NoOverlap: no other pool has an address of this one.
+	// NoOverlap: no other pool contains an address of this one.
 	NoOverlap Reason = "NoOverlap"
 )
 
 // Reasons of the condition Established on BGPPeers.
 const (
-	// Established: every session that is wanted is established.
+	// Established: all desired sessions are established.
 	Established Reason = "Established"
-	// SessionDown: a session that is wanted is not established.
+	// SessionDown: a desired session is not established.
 	SessionDown Reason = "SessionDown"
 	// NoNode: the peer selects no node.
 	NoNode Reason = "NoNode"
 )
 
-// Reasons that only `fairlead doctor` gives.
+// Reasons that only `fairlead doctor` reports.
 const (
-	// ControllerBehind: Services do not say what the controller would say.
+	// ControllerBehind: the status of Services differs from what the controller would write.
 	ControllerBehind Reason = "ControllerBehind"
 	// PoolNearlyExhausted: a pool has few free addresses left.
 	PoolNearlyExhausted Reason = "PoolNearlyExhausted"
-	// RoutesWithheld: a session is established, but not all routes can be told over it.
+	// RoutesWithheld: a session is established, but some routes cannot be advertised over it.
 	RoutesWithheld Reason = "RoutesWithheld"
-	// BFDDown: a BGP session is established, but the BFD session beside it is not up.
+	// BFDDown: a BGP session is established, but its BFD session is not up.
 	BFDDown Reason = "BFDDown"
-	// ChangePending: a change of a peer waits for the next session.
+	// ChangePending: a change of a peer takes effect with the next session.
 	ChangePending Reason = "ChangePending"
-	// NoGracefulRestart: graceful restart is wanted, and the router does not offer it.
+	// NoGracefulRestart: graceful restart is enabled, but the router does not support it.
 	NoGracefulRestart Reason = "NoGracefulRestart"
 )

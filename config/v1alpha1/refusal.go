@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// Refusal is a request that cannot be satisfied in the user's current
-// situation: a named Reason, and one sentence for the condition, the Event and
-// the command line. It is not worth a retry before the configuration or the
-// cluster changes. The zero Refusal means that nothing was refused.
+// Refusal explains why a request cannot be satisfied in the present state of the
+// cluster: a Reason, and a message for the condition, the Event and the command
+// line. It is not retried before the configuration or the cluster changes. The zero
+// Refusal means that nothing was refused.
 //
 // A *Refusal is an error, so that a provider can return one from the standard
 // cloudprovider.LoadBalancer methods.
@@ -22,8 +22,8 @@ type Refusal struct {
 // Error implements error.
 func (r *Refusal) Error() string { return string(r.Reason) + ": " + r.Message }
 
-// Abbreviate joins the items for a message: at most three of them, and how many
-// more there are.
+// Abbreviate joins items for a message: at most three of them, and the number of
+// those that are left out.
 func Abbreviate(items []string, separator string) string {
 	const limit = 3
 	if len(items) <= limit {

@@ -2,15 +2,15 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// Speaker is what the speaker of one node reports. It carries the node's name,
-// is owned by the Node, and only that node's speaker writes it.
+// Speaker is the report of the speaker on one node. It has the name of the node, is
+// owned by the Node, and is written by that speaker only.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster
 // +kubebuilder:subresource:status
-// +kubebuilder:printcolumn:name="Announced",type=integer,JSONPath=`.status.announcedAddresses`,description="addresses that this node answers for"
-// +kubebuilder:printcolumn:name="Sessions",type=string,JSONPath=`.status.sessionSummary`,description="BGP sessions that are established, of those wanted"
-// +kubebuilder:printcolumn:name="Links",type=string,JSONPath=`.status.links[*].name`
+// +kubebuilder:printcolumn:name="Announced",type=integer,JSONPath=`.status.announcedAddresses`,description="addresses that the node announces"
+// +kubebuilder:printcolumn:name="Sessions",type=string,JSONPath=`.status.sessionSummary`,description="established BGP sessions, of those desired"
+// +kubebuilder:printcolumn:name="Interfaces",type=string,JSONPath=`.status.interfaces[*].name`
 // +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.status.version`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type Speaker struct {
@@ -21,44 +21,43 @@ type Speaker struct {
 	Status SpeakerStatus `json:"status,omitempty"`
 }
 
-// SpeakerStatus is what the speaker sees and does.
+// SpeakerStatus is the state that the speaker reports.
 type SpeakerStatus struct {
 	// Version of the speaker.
 	//
 	// +optional
 	Version string `json:"version,omitempty"`
 
-	// Links of the node that can carry announcements: up, and with an address
-	// or named by an advertisement.
+	// Interfaces of the node that can be announced on: those that are up, and have an
+	// address or are named by an advertisement.
 	//
 	// +optional
 	// +listType=map
 	// +listMapKey=name
-	Links []Link `json:"links,omitempty"`
+	Interfaces []Interface `json:"interfaces,omitempty"`
 
-	// AnnouncedAddresses counts the addresses that this node answers for on a
-	// link or announces to a BGP peer.
+	// AnnouncedAddresses counts the addresses that the node announces on an interface
+	// or to a BGP peer.
 	//
 	// +optional
 	AnnouncedAddresses int64 `json:"announcedAddresses"`
 
-	// Announcing lists the addresses that this node answers for, grouped by
-	// links, and those that it announces by BGP, grouped by peers.
+	// Announcing lists the addresses that the node announces on its interfaces, grouped
+	// by interfaces, and by BGP, grouped by peers.
 	//
 	// +optional
 	// +listType=atomic
 	Announcing []Announcement `json:"announcing,omitempty"`
 
-	// Unannounced lists addresses that no node can announce, grouped by
-	// reason: one node speaks for each, so that the lists of all nodes
-	// together hold it once. It also lists those that this node should announce
-	// and cannot.
+	// Unannounced lists addresses that no node can announce, grouped by reason. Each is
+	// reported by one node. It also lists the addresses that this node owns and failed
+	// to announce.
 	//
 	// +optional
 	// +listType=atomic
 	Unannounced []Unannounced `json:"unannounced,omitempty"`
 
-	// SessionSummary is how many BGP sessions are established of those wanted: "2/2".
+	// SessionSummary is the number of established BGP sessions, of those desired: "2/2".
 	//
 	// +optional
 	SessionSummary string `json:"sessionSummary,omitempty"`
@@ -71,7 +70,7 @@ type SpeakerStatus struct {
 	Sessions []Session `json:"sessions,omitempty"`
 }
 
-// Session is what a node can say about its BGP session with a peer.
+// Session is the state of a BGP session with a peer.
 type Session struct {
 	// Peer is the name of the BGPPeer.
 	Peer string `json:"peer"`
@@ -80,7 +79,7 @@ type Session struct {
 	// OpenSent, OpenConfirm or Established.
 	State string `json:"state"`
 
-	// Since when the session is established, or is not.
+	// Since is when the session was established, or when it ended.
 	//
 	// +optional
 	Since *metav1.Time `json:"since,omitempty"`
@@ -95,48 +94,48 @@ type Session struct {
 	// +optional
 	RemoteAddress string `json:"remoteAddress,omitempty"`
 
-	// RemoteASN that the router says it has.
+	// RemoteASN is the autonomous system number in the OPEN message of the router.
 	//
 	// +optional
 	RemoteASN int64 `json:"remoteASN,omitempty"`
 
-	// RemoteRouterID that the router says it has.
+	// RemoteRouterID is the BGP Identifier in the OPEN message of the router.
 	//
 	// +optional
 	RemoteRouterID string `json:"remoteRouterID,omitempty"`
 
-	// HoldTime that was agreed upon, in seconds.
+	// HoldTime is the negotiated hold time, in seconds.
 	//
 	// +optional
 	HoldTime int64 `json:"holdTime,omitempty"`
 
-	// Families that both ends accept routes of.
+	// Families are the negotiated address families.
 	//
 	// +optional
 	// +listType=set
 	Families []string `json:"families,omitempty"`
 
-	// GracefulRestart that the router agreed to, in words.
+	// GracefulRestart describes the negotiated graceful restart.
 	//
 	// +optional
 	GracefulRestart string `json:"gracefulRestart,omitempty"`
 
-	// Routes told over the session.
+	// Routes counts the routes advertised over the session.
 	//
 	// +optional
 	Routes int64 `json:"routes"`
 
-	// Withheld says which routes are not told, and why.
+	// Withheld describes the routes that are not advertised, and why.
 	//
 	// +optional
 	Withheld string `json:"withheld,omitempty"`
 
-	// Lost counts the established sessions that ended, since the speaker started.
+	// Lost counts the established sessions that ended since the speaker started.
 	//
 	// +optional
 	Lost int64 `json:"lost,omitempty"`
 
-	// LastError says why there is no session, or why the last one ended.
+	// LastError is why the session is not established, or why the last one ended.
 	//
 	// +optional
 	LastError string `json:"lastError,omitempty"`
@@ -147,23 +146,24 @@ type Session struct {
 	// +optional
 	FailedAt string `json:"failedAt,omitempty"`
 
-	// LastErrorTime is when that was.
+	// LastErrorTime is when LastError occurred.
 	//
 	// +optional
 	LastErrorTime *metav1.Time `json:"lastErrorTime,omitempty"`
 
-	// Pending names the fields of the peer whose change waits for the next session.
+	// Pending names the changed fields of the peer that take effect with the next
+	// session.
 	//
 	// +optional
 	// +listType=set
 	Pending []string `json:"pending,omitempty"`
 
-	// Problem says why the session is not even tried.
+	// Problem is why no session is attempted.
 	//
 	// +optional
 	Problem string `json:"problem,omitempty"`
 
-	// ProblemReason is that in one word.
+	// ProblemReason is the reason of Problem.
 	//
 	// +optional
 	ProblemReason Reason `json:"problemReason,omitempty"`
@@ -174,14 +174,14 @@ type Session struct {
 	// +optional
 	BFD string `json:"bfd,omitempty"`
 
-	// BFDMessage says more about it.
+	// BFDMessage has details about the BFD session.
 	//
 	// +optional
 	BFDMessage string `json:"bfdMessage,omitempty"`
 }
 
-// Link is a network interface of the node.
-type Link struct {
+// Interface is a network interface of the node.
+type Interface struct {
 	// Name of the interface.
 	Name string `json:"name"`
 
@@ -192,7 +192,7 @@ type Link struct {
 	Addresses []string `json:"addresses,omitempty"`
 }
 
-// Announcement is a group of addresses announced in the same way.
+// Announcement is a group of addresses that are announced in the same way.
 type Announcement struct {
 	// Interfaces that the addresses are announced on.
 	//
@@ -212,12 +212,12 @@ type Announcement struct {
 	Addresses []string `json:"addresses"`
 }
 
-// Unannounced is a group of addresses that nobody announces for the same reason.
+// Unannounced is a group of addresses that no node announces, for the same reason.
 type Unannounced struct {
-	// Reason in one word.
+	// Reason why the addresses are not announced.
 	Reason Reason `json:"reason"`
 
-	// Message says what to do, or what stands in the way.
+	// Message explains the reason.
 	Message string `json:"message"`
 
 	// Addresses that are not announced, and ranges of them.

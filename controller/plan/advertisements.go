@@ -82,7 +82,7 @@ func (d *decision) bgpAdvertisementStatuses() map[string]v1alpha1.BGPAdvertiseme
 		var status v1alpha1.BGPAdvertisementStatus
 		status.Pools, status.Nodes = d.reach(ad.Scope)
 		for _, p := range d.config.BGPPeers {
-			if ad.ToldTo(p.Name) {
+			if ad.AdvertisedTo(p.Name) {
 				status.Peers++
 			}
 		}

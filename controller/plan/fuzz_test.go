@@ -126,7 +126,7 @@ func (b *bytesIn) speaker(i int) *v1alpha1.Speaker {
 		s.Status.Announcing = append(s.Status.Announcing, v1alpha1.Announcement{Interfaces: []string{b.Text("eth0")}, Addresses: []string{b.Text(append(someIPs, "192.0.2.0-192.0.2.7")...)}})
 	}
 	for range b.Below(3) {
-		s.Status.Unannounced = append(s.Status.Unannounced, v1alpha1.Unannounced{Reason: v1alpha1.Reason(b.Text("NoLink")), Message: b.Text("no link"), Addresses: []string{b.Text(someIPs...)}})
+		s.Status.Unannounced = append(s.Status.Unannounced, v1alpha1.Unannounced{Reason: v1alpha1.Reason(b.Text("NoInterface")), Message: b.Text("no link"), Addresses: []string{b.Text(someIPs...)}})
 	}
 	return s
 }

@@ -65,9 +65,9 @@ func TestDecide(t *testing.T) {
 		{"unannounced with a reason", service("a"), func(s *Snapshot) {
 			s.Speakers = append(s.Speakers, &v1alpha1.Speaker{
 				ObjectMeta: metav1.ObjectMeta{Name: "n1"},
-				Status:     v1alpha1.SpeakerStatus{Unannounced: []v1alpha1.Unannounced{{Reason: v1alpha1.NoLink, Message: "why", Addresses: []string{"192.0.2.0"}}}},
+				Status:     v1alpha1.SpeakerStatus{Unannounced: []v1alpha1.Unannounced{{Reason: v1alpha1.NoInterface, Message: "why", Addresses: []string{"192.0.2.0"}}}},
 			})
-		}, served + "NoLink", "192.0.2.0: why"},
+		}, served + "NoInterface", "192.0.2.0: why"},
 		{"our class", service("a", class(&ours)), nil, served + "NoSpeaker", ""},
 		{"AWS's class", service("a", class(&aws)), nil, "Provisioned=Provisioning", "being asked"},
 		{"another's class", service("a", class(&other)), nil, "untouched", ""},

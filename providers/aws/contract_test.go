@@ -35,7 +35,7 @@ func (a *account) contract(t *testing.T) providertest.Cloud {
 			return all
 		},
 		Remains: a.everything,
-		Vandal: func(t *testing.T, s *corev1.Service) {
+		DeleteManually: func(t *testing.T, s *corev1.Service) {
 			for _, b := range a.balancers(t) {
 				if *b.LoadBalancerName == name(s) {
 					get(t, a.elb.DeleteLoadBalancer, &elb.DeleteLoadBalancerInput{LoadBalancerArn: b.LoadBalancerArn})

@@ -62,7 +62,7 @@ func statusOf(b elb.LoadBalancer) *corev1.LoadBalancerStatus {
 func (c *Cloud) EnsureLoadBalancer(
 	ctx context.Context, _ string, svc *corev1.Service, nodes []*corev1.Node,
 ) (*corev1.LoadBalancerStatus, error) {
-	if providers.Elsewhere(svc) != "" {
+	if providers.ForOtherController(svc) != "" {
 		return nil, cloudprovider.ImplementedElsewhere
 	}
 	defer c.lockService(svc.UID)()

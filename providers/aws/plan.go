@@ -77,7 +77,7 @@ type settings struct {
 // problem that it found.
 func planStack(svc *corev1.Service, admin settings) (stack, *v1alpha1.Refusal) {
 	o, problems := parseAnnotations(svc)
-	if why := providers.Unspoken(svc); why != "" {
+	if why := providers.UnsupportedProtocol(svc); why != "" {
 		return stack{}, newRefusal(v1alpha1.CloudCannotServe, "spec.ports: %s", why)
 	}
 	s := stack{

@@ -35,8 +35,8 @@ type Cloud struct {
 	Parts func(t *testing.T, service *corev1.Service) map[int32]string
 	// Remains lists what the provider made in the account and did not delete.
 	Remains func(t *testing.T) []string
-	// Vandal deletes the balancer of a Service, and no more, as a person would.
-	Vandal func(t *testing.T, service *corev1.Service)
+	// DeleteManually deletes the balancer of a Service, and no more, as a person would.
+	DeleteManually func(t *testing.T, service *corev1.Service)
 	// Writes counts the calls so far that could change something.
 	Writes func() int
 	// Restart is the provider in a new process, which remembers nothing.
@@ -54,9 +54,9 @@ func Run(t *testing.T, cloud func(t *testing.T) Cloud) {
 				}
 			})
 			c := cloud(t)
-			c.LoadBalancer = checked{t, c.LoadBalancer}
+			c.LoadBalancer = checkedLoadBalancer{t, c.LoadBalancer}
 			restart := c.Restart
-			c.Restart = func() cloudprovider.LoadBalancer { return checked{t, restart()} }
+			c.Restart = func() cloudprovider.LoadBalancer { return checkedLoadBalancer{t, restart()} }
 			row.test(t, c)
 		})
 	}
@@ -66,7 +66,7 @@ func Run(t *testing.T, cloud func(t *testing.T) Cloud) {
 // follows from the name. The nodePort of each port is NodePort.
 func Service(name string, ports ...int32) *corev1.Service {
 	s := &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: uid(name), Annotations: map[string]string{}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: serviceUID(name), Annotations: map[string]string{}},
 		Spec: corev1.ServiceSpec{
 			Type:                  corev1.ServiceTypeLoadBalancer,
 			SessionAffinity:       corev1.ServiceAffinityNone,
@@ -85,23 +85,23 @@ func Service(name string, ports ...int32) *corev1.Service {
 // NodePort is the nodePort that Service gives to a port.
 func NodePort(port int32) int32 { return 30000 + port%2768 }
 
-func uid(text string) types.UID {
+func serviceUID(text string) types.UID {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(text))
 	sum := h.Sum64()
 	return types.UID(fmt.Sprintf("%08x-%04x-4000-8000-%012x", sum>>32, sum>>16&0xffff, sum&0xffffffffffff))
 }
 
-// checked is a provider whose every call is held to the laws that do not
+// checkedLoadBalancer is a provider whose every call is held to the laws that do not
 // depend on the row: what is passed in is only read, ImplementedElsewhere is
 // compared with == by the service controller, and an ingress is an address
 // with a mode, or a hostname.
-type checked struct {
+type checkedLoadBalancer struct {
 	t  *testing.T
 	lb cloudprovider.LoadBalancer
 }
 
-func (c checked) law(call string, service *corev1.Service, nodes []*corev1.Node) func(status *corev1.LoadBalancerStatus, err error) {
+func (c checkedLoadBalancer) checkCall(call string, service *corev1.Service, nodes []*corev1.Node) func(status *corev1.LoadBalancerStatus, err error) {
 	before := service.DeepCopy()
 	var nodesBefore []*corev1.Node
 	for _, n := range nodes {
@@ -131,25 +131,25 @@ func (c checked) law(call string, service *corev1.Service, nodes []*corev1.Node)
 	}
 }
 
-func (c checked) GetLoadBalancer(ctx context.Context, cluster string, service *corev1.Service) (*corev1.LoadBalancerStatus, bool, error) {
+func (c checkedLoadBalancer) GetLoadBalancer(ctx context.Context, cluster string, service *corev1.Service) (*corev1.LoadBalancerStatus, bool, error) {
 	c.t.Helper()
-	law := c.law("GetLoadBalancer", service, nil)
+	law := c.checkCall("GetLoadBalancer", service, nil)
 	status, exists, err := c.lb.GetLoadBalancer(ctx, cluster, service)
 	law(status, err)
 	return status, exists, err
 }
 
-func (c checked) GetLoadBalancerName(ctx context.Context, cluster string, service *corev1.Service) string {
+func (c checkedLoadBalancer) GetLoadBalancerName(ctx context.Context, cluster string, service *corev1.Service) string {
 	c.t.Helper()
-	law := c.law("GetLoadBalancerName", service, nil)
+	law := c.checkCall("GetLoadBalancerName", service, nil)
 	name := c.lb.GetLoadBalancerName(ctx, cluster, service)
 	law(nil, nil)
 	return name
 }
 
-func (c checked) EnsureLoadBalancer(ctx context.Context, cluster string, service *corev1.Service, nodes []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
+func (c checkedLoadBalancer) EnsureLoadBalancer(ctx context.Context, cluster string, service *corev1.Service, nodes []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
 	c.t.Helper()
-	law := c.law("EnsureLoadBalancer", service, nodes)
+	law := c.checkCall("EnsureLoadBalancer", service, nodes)
 	status, err := c.lb.EnsureLoadBalancer(ctx, cluster, service, nodes)
 	if law(status, err); err == nil && status == nil {
 		c.t.Error("EnsureLoadBalancer returned neither a status nor an error")
@@ -157,25 +157,25 @@ func (c checked) EnsureLoadBalancer(ctx context.Context, cluster string, service
 	return status, err
 }
 
-func (c checked) UpdateLoadBalancer(ctx context.Context, cluster string, service *corev1.Service, nodes []*corev1.Node) error {
+func (c checkedLoadBalancer) UpdateLoadBalancer(ctx context.Context, cluster string, service *corev1.Service, nodes []*corev1.Node) error {
 	c.t.Helper()
-	law := c.law("UpdateLoadBalancer", service, nodes)
+	law := c.checkCall("UpdateLoadBalancer", service, nodes)
 	err := c.lb.UpdateLoadBalancer(ctx, cluster, service, nodes)
 	law(nil, err)
 	return err
 }
 
-func (c checked) EnsureLoadBalancerDeleted(ctx context.Context, cluster string, service *corev1.Service) error {
+func (c checkedLoadBalancer) EnsureLoadBalancerDeleted(ctx context.Context, cluster string, service *corev1.Service) error {
 	c.t.Helper()
-	law := c.law("EnsureLoadBalancerDeleted", service, nil)
+	law := c.checkCall("EnsureLoadBalancerDeleted", service, nil)
 	err := c.lb.EnsureLoadBalancerDeleted(ctx, cluster, service)
 	law(nil, err)
 	return err
 }
 
-// retried calls until the answer is not "later", as a controller does, but
+// callWithRetry calls until the answer is not "later", as a controller does, but
 // with less patience.
-func retried(call func() error) (err error) {
+func callWithRetry(call func() error) (err error) {
 	for range 200 {
 		var later *api.RetryError
 		if err = call(); !errors.As(err, &later) {
@@ -186,18 +186,18 @@ func retried(call func() error) (err error) {
 	return err
 }
 
-func again(t *testing.T, what string, call func() error) {
+func mustSucceed(t *testing.T, what string, call func() error) {
 	t.Helper()
-	if err := retried(call); err != nil {
+	if err := callWithRetry(call); err != nil {
 		t.Fatalf("%s: %v", what, err)
 	}
 }
 
-// ensure is the status of a Service whose balancer must come about.
-func ensure(t *testing.T, lb cloudprovider.LoadBalancer, service *corev1.Service, nodes []*corev1.Node) *corev1.LoadBalancerStatus {
+// ensureLoadBalancer is the status of a Service whose balancer must come about.
+func ensureLoadBalancer(t *testing.T, lb cloudprovider.LoadBalancer, service *corev1.Service, nodes []*corev1.Node) *corev1.LoadBalancerStatus {
 	t.Helper()
 	var status *corev1.LoadBalancerStatus
-	again(t, "ensure "+service.Name, func() (err error) {
+	mustSucceed(t, "ensure "+service.Name, func() (err error) {
 		status, err = lb.EnsureLoadBalancer(t.Context(), Cluster, service, nodes)
 		return err
 	})
@@ -207,9 +207,9 @@ func ensure(t *testing.T, lb cloudprovider.LoadBalancer, service *corev1.Service
 	return status
 }
 
-func remove(t *testing.T, lb cloudprovider.LoadBalancer, service *corev1.Service) {
+func deleteLoadBalancer(t *testing.T, lb cloudprovider.LoadBalancer, service *corev1.Service) {
 	t.Helper()
-	again(t, "delete "+service.Name, func() error {
+	mustSucceed(t, "delete "+service.Name, func() error {
 		return lb.EnsureLoadBalancerDeleted(t.Context(), Cluster, service)
 	})
 }

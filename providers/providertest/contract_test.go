@@ -119,7 +119,7 @@ func toyCloud(broken string) func(t *testing.T) Cloud {
 		}
 		c.Targets = func(_ *testing.T, s *corev1.Service) map[int32][]string { return a.balancers[s.UID] }
 		c.Parts = func(_ *testing.T, s *corev1.Service) map[int32]string { return map[int32]string{80: string(s.UID)} }
-		c.Vandal = func(_ *testing.T, s *corev1.Service) { delete(a.balancers, s.UID) }
+		c.DeleteManually = func(_ *testing.T, s *corev1.Service) { delete(a.balancers, s.UID) }
 		c.Remains = func(*testing.T) (all []string) {
 			for uid := range a.balancers {
 				all = append(all, string(uid))

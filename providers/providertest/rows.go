@@ -20,7 +20,7 @@ var rows = []struct {
 }{
 	{"get of a Service that never had one", "a controller asks before it cleans up, and an error would keep the finalizer", getNever},
 	{"delete of a Service that never had one", "the finalizer comes before the first call, so deletion may come before creation", deleteNever},
-	{"create", "what is ensured is there, and can be asked for", create},
+	{"create", "what is ensured is there, and can be asked for", createLoadBalancer},
 	{"ensure again", "an unchanged Service must not change anything, and the same status writes nothing to the API", ensureAgain},
 	{"ensure after a restart", "a new process looks at every Service; it must find them in order", ensureAfterRestart},
 	{"names", "an object must be found again by a process that remembers nothing, and clouds allow 32 characters", namesDiffer},
@@ -29,15 +29,15 @@ var rows = []struct {
 	{"nodes come and go", "a node that left gets no traffic, a new one does", nodesChange},
 	{"update of a Service without a balancer", "a node event may come before the Service's own", updateNever},
 	{"no nodes", "an empty list is more often a mistake than a cluster without nodes", noNodes},
-	{"nodes of elsewhere", "one strange node must not keep the others from serving", strangeNodes},
+	{"nodes of elsewhere", "one strange node must not keep the others from serving", foreignNodes},
 	{"ports come and go", "a port that did not change keeps its connections", portsChange},
 	{"delete", "what is left costs money, or blocks a VPC from being deleted", deleteAll},
 	{"delete twice", "deletion is repeated until it succeeds, and after a crash once more", deleteTwice},
 	{"delete of what is no LoadBalancer any more", "when the type changes, nodePorts and annotations are gone before the balancer", deleteStripped},
 	{"delete after a restart", "deletion must not need memory", deleteAfterRestart},
-	{"balancer deleted by hand", "a person's deletion leaves the rest, which nobody else will find", vandal},
-	{"ensure after deletion by hand", "what a Service asks for comes back", vandalHealed},
-	{"cancelled", "leadership is lost at any time, and the next leader goes on", cancelled},
+	{"balancer deleted by hand", "a person's deletion leaves the rest, which nobody else will find", deleteAfterManualDeletion},
+	{"ensure after deletion by hand", "what a Service asks for comes back", ensureAfterManualDeletion},
+	{"cancelled", "leadership is lost at any time, and the next leader goes on", cancelledContext},
 	{"one Service, many calls", "the node and the Service workers do not wait for each other", concurrentCalls},
 	{"many Services at once", "workers are parallel", manyServices},
 }
@@ -50,22 +50,22 @@ func getNever(t *testing.T, c Cloud) {
 }
 
 func deleteNever(t *testing.T, c Cloud) {
-	remove(t, c.LoadBalancer, Service("never", 80))
-	nothingRemains(t, c)
+	deleteLoadBalancer(t, c.LoadBalancer, Service("never", 80))
+	expectNothingRemains(t, c)
 }
 
-func create(t *testing.T, c Cloud) {
+func createLoadBalancer(t *testing.T, c Cloud) {
 	s := Service("web", 80, 443)
-	status := ensure(t, c.LoadBalancer, s, c.Nodes)
-	expect(t, c, s, c.Nodes)
-	same(t, c.LoadBalancer, s, status)
+	status := ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes)
+	expectTargets(t, c, s, c.Nodes)
+	expectGet(t, c.LoadBalancer, s, status)
 }
 
 func ensureAgain(t *testing.T, c Cloud) {
 	s := Service("web", 80, 443)
-	first := ensure(t, c.LoadBalancer, s, c.Nodes)
+	first := ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes)
 	before := c.Writes()
-	equal(t, ensure(t, c.LoadBalancer, s, c.Nodes), first)
+	expectStatus(t, ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes), first)
 	if n := c.Writes() - before; n != 0 {
 		t.Errorf("%d writes for an unchanged Service", n)
 	}
@@ -73,13 +73,13 @@ func ensureAgain(t *testing.T, c Cloud) {
 
 func ensureAfterRestart(t *testing.T, c Cloud) {
 	s := Service("web", 80, 443)
-	first := ensure(t, c.LoadBalancer, s, c.Nodes)
+	first := ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes)
 	before := c.Writes()
-	equal(t, ensure(t, c.Restart(), s, c.Nodes), first)
+	expectStatus(t, ensureLoadBalancer(t, c.Restart(), s, c.Nodes), first)
 	if n := c.Writes() - before; n != 0 {
 		t.Errorf("%d writes for an unchanged Service", n)
 	}
-	expect(t, c, s, c.Nodes)
+	expectTargets(t, c, s, c.Nodes)
 }
 
 func namesDiffer(t *testing.T, c Cloud) {
@@ -97,55 +97,55 @@ func namesDiffer(t *testing.T, c Cloud) {
 
 func twoServices(t *testing.T, c Cloud) {
 	a, b := Service("a", 80), Service("b", 80)
-	ensure(t, c.LoadBalancer, a, c.Nodes)
-	status := ensure(t, c.LoadBalancer, b, c.Nodes)
-	remove(t, c.LoadBalancer, a)
-	expect(t, c, b, c.Nodes)
-	same(t, c.LoadBalancer, b, status)
-	remove(t, c.LoadBalancer, b)
-	nothingRemains(t, c)
+	ensureLoadBalancer(t, c.LoadBalancer, a, c.Nodes)
+	status := ensureLoadBalancer(t, c.LoadBalancer, b, c.Nodes)
+	deleteLoadBalancer(t, c.LoadBalancer, a)
+	expectTargets(t, c, b, c.Nodes)
+	expectGet(t, c.LoadBalancer, b, status)
+	deleteLoadBalancer(t, c.LoadBalancer, b)
+	expectNothingRemains(t, c)
 }
 
 func newUID(t *testing.T, c Cloud) {
 	before, after := Service("web", 80), Service("web", 80)
-	after.UID = uid("another")
-	ensure(t, c.LoadBalancer, before, c.Nodes)
+	after.UID = serviceUID("another")
+	ensureLoadBalancer(t, c.LoadBalancer, before, c.Nodes)
 	if _, exists, err := c.LoadBalancer.GetLoadBalancer(t.Context(), Cluster, after); exists || err != nil {
 		t.Errorf("the new Service's balancer exists: %t, %v", exists, err)
 	}
-	status := ensure(t, c.LoadBalancer, after, c.Nodes[:1])
-	remove(t, c.LoadBalancer, before)
-	expect(t, c, after, c.Nodes[:1])
-	same(t, c.LoadBalancer, after, status)
+	status := ensureLoadBalancer(t, c.LoadBalancer, after, c.Nodes[:1])
+	deleteLoadBalancer(t, c.LoadBalancer, before)
+	expectTargets(t, c, after, c.Nodes[:1])
+	expectGet(t, c.LoadBalancer, after, status)
 }
 
 func nodesChange(t *testing.T, c Cloud) {
 	s := Service("web", 80, 443)
-	ensure(t, c.LoadBalancer, s, c.Nodes[:1])
+	ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes[:1])
 	for _, nodes := range [][]*corev1.Node{c.Nodes, c.Nodes[1:], c.Nodes[:2]} {
-		update(t, c, s, nodes)
-		expect(t, c, s, nodes)
+		updateLoadBalancer(t, c, s, nodes)
+		expectTargets(t, c, s, nodes)
 	}
 }
 
 func updateNever(t *testing.T, c Cloud) {
 	// An error is fine, a balancer is not: nobody has written a finalizer.
 	_ = c.LoadBalancer.UpdateLoadBalancer(t.Context(), Cluster, Service("never", 80), c.Nodes)
-	nothingRemains(t, c)
+	expectNothingRemains(t, c)
 }
 
 func noNodes(t *testing.T, c Cloud) {
 	s := Service("web", 80)
-	ensure(t, c.LoadBalancer, s, c.Nodes)
-	again(t, "update", func() error { return c.LoadBalancer.UpdateLoadBalancer(t.Context(), Cluster, s, nil) })
-	expect(t, c, s, c.Nodes)
-	ensure(t, c.LoadBalancer, s, nil)
-	expect(t, c, s, c.Nodes)
-	ensure(t, c.Restart(), s, nil)
-	expect(t, c, s, c.Nodes)
+	ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes)
+	mustSucceed(t, "update", func() error { return c.LoadBalancer.UpdateLoadBalancer(t.Context(), Cluster, s, nil) })
+	expectTargets(t, c, s, c.Nodes)
+	ensureLoadBalancer(t, c.LoadBalancer, s, nil)
+	expectTargets(t, c, s, c.Nodes)
+	ensureLoadBalancer(t, c.Restart(), s, nil)
+	expectTargets(t, c, s, c.Nodes)
 }
 
-func strangeNodes(t *testing.T, c Cloud) {
+func foreignNodes(t *testing.T, c Cloud) {
 	s := Service("web", 80)
 	strange := func(providerID string) *corev1.Node {
 		n := c.Nodes[0].DeepCopy()
@@ -153,22 +153,22 @@ func strangeNodes(t *testing.T, c Cloud) {
 		return n
 	}
 	for _, id := range []string{"", "elsewhere://rack-7/unit-3", "://"} {
-		ensure(t, c.LoadBalancer, s, append([]*corev1.Node{strange(id)}, c.Nodes...))
-		expect(t, c, s, c.Nodes)
-		update(t, c, s, append([]*corev1.Node{strange(id)}, c.Nodes[1:]...))
-		expect(t, c, s, c.Nodes[1:])
+		ensureLoadBalancer(t, c.LoadBalancer, s, append([]*corev1.Node{strange(id)}, c.Nodes...))
+		expectTargets(t, c, s, c.Nodes)
+		updateLoadBalancer(t, c, s, append([]*corev1.Node{strange(id)}, c.Nodes[1:]...))
+		expectTargets(t, c, s, c.Nodes[1:])
 	}
 }
 
 func portsChange(t *testing.T, c Cloud) {
 	s := Service("web", 80)
-	status := ensure(t, c.LoadBalancer, s, c.Nodes)
+	status := ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes)
 	kept := c.Parts(t, s)[80]
 	change := func(what string, ports ...int32) *corev1.Service {
 		t.Helper()
 		changed := Service("web", ports...)
-		equal(t, ensure(t, c.LoadBalancer, changed, c.Nodes), status)
-		expect(t, c, changed, c.Nodes)
+		expectStatus(t, ensureLoadBalancer(t, c.LoadBalancer, changed, c.Nodes), status)
+		expectTargets(t, c, changed, c.Nodes)
 		if have := c.Parts(t, changed)[80]; have != kept {
 			t.Errorf("%s: port 80 was %s, and is %s", what, kept, have)
 		}
@@ -179,17 +179,17 @@ func portsChange(t *testing.T, c Cloud) {
 	change("the order changed", 8443, 80)
 	moved := change("a port went", 80)
 	moved.Spec.Ports[0].NodePort++
-	equal(t, ensure(t, c.LoadBalancer, moved, c.Nodes), status)
-	expect(t, c, moved, c.Nodes)
-	remove(t, c.LoadBalancer, moved)
-	nothingRemains(t, c)
+	expectStatus(t, ensureLoadBalancer(t, c.LoadBalancer, moved, c.Nodes), status)
+	expectTargets(t, c, moved, c.Nodes)
+	deleteLoadBalancer(t, c.LoadBalancer, moved)
+	expectNothingRemains(t, c)
 }
 
 func deleteAll(t *testing.T, c Cloud) {
 	s := Service("web", 80, 443)
-	ensure(t, c.LoadBalancer, s, c.Nodes)
-	remove(t, c.LoadBalancer, s)
-	nothingRemains(t, c)
+	ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes)
+	deleteLoadBalancer(t, c.LoadBalancer, s)
+	expectNothingRemains(t, c)
 	if _, exists, err := c.LoadBalancer.GetLoadBalancer(t.Context(), Cluster, s); exists || err != nil {
 		t.Errorf("after deletion: exists %t, error %v", exists, err)
 	}
@@ -197,64 +197,64 @@ func deleteAll(t *testing.T, c Cloud) {
 
 func deleteTwice(t *testing.T, c Cloud) {
 	s := Service("web", 80)
-	ensure(t, c.LoadBalancer, s, c.Nodes)
-	remove(t, c.LoadBalancer, s)
-	remove(t, c.LoadBalancer, s)
-	nothingRemains(t, c)
-	ensure(t, c.LoadBalancer, s, c.Nodes)
-	expect(t, c, s, c.Nodes)
+	ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes)
+	deleteLoadBalancer(t, c.LoadBalancer, s)
+	deleteLoadBalancer(t, c.LoadBalancer, s)
+	expectNothingRemains(t, c)
+	ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes)
+	expectTargets(t, c, s, c.Nodes)
 }
 
 func deleteStripped(t *testing.T, c Cloud) {
 	s := Service("web", 80, 443)
-	ensure(t, c.LoadBalancer, s, c.Nodes)
+	ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes)
 	stripped := s.DeepCopy()
 	stripped.Annotations = nil
 	stripped.Spec = corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP}
 	if _, exists, err := c.LoadBalancer.GetLoadBalancer(t.Context(), Cluster, stripped); !exists || err != nil {
 		t.Errorf("before deletion: exists %t, error %v", exists, err)
 	}
-	remove(t, c.Restart(), stripped)
-	nothingRemains(t, c)
+	deleteLoadBalancer(t, c.Restart(), stripped)
+	expectNothingRemains(t, c)
 }
 
 func deleteAfterRestart(t *testing.T, c Cloud) {
 	s := Service("web", 80)
-	ensure(t, c.LoadBalancer, s, c.Nodes)
-	remove(t, c.Restart(), s)
-	nothingRemains(t, c)
+	ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes)
+	deleteLoadBalancer(t, c.Restart(), s)
+	expectNothingRemains(t, c)
 }
 
-func vandal(t *testing.T, c Cloud) {
+func deleteAfterManualDeletion(t *testing.T, c Cloud) {
 	s := Service("web", 80, 443)
-	ensure(t, c.LoadBalancer, s, c.Nodes)
-	c.Vandal(t, s)
-	remove(t, c.LoadBalancer, s)
-	nothingRemains(t, c)
+	ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes)
+	c.DeleteManually(t, s)
+	deleteLoadBalancer(t, c.LoadBalancer, s)
+	expectNothingRemains(t, c)
 }
 
-func vandalHealed(t *testing.T, c Cloud) {
+func ensureAfterManualDeletion(t *testing.T, c Cloud) {
 	s := Service("web", 80, 443)
-	ensure(t, c.LoadBalancer, s, c.Nodes)
-	c.Vandal(t, s)
-	ensure(t, c.Restart(), s, c.Nodes)
-	expect(t, c, s, c.Nodes)
+	ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes)
+	c.DeleteManually(t, s)
+	ensureLoadBalancer(t, c.Restart(), s, c.Nodes)
+	expectTargets(t, c, s, c.Nodes)
 }
 
-func cancelled(t *testing.T, c Cloud) {
+func cancelledContext(t *testing.T, c Cloud) {
 	s := Service("web", 80)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := c.LoadBalancer.EnsureLoadBalancer(ctx, Cluster, s, c.Nodes); err == nil {
 		t.Error("ensuring with a cancelled context succeeded")
 	}
-	ensure(t, c.LoadBalancer, s, c.Nodes)
-	expect(t, c, s, c.Nodes)
+	ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes)
+	expectTargets(t, c, s, c.Nodes)
 	if err := c.LoadBalancer.EnsureLoadBalancerDeleted(ctx, Cluster, s); err == nil {
 		t.Error("deleting with a cancelled context succeeded")
 	}
-	remove(t, c.LoadBalancer, s)
-	nothingRemains(t, c)
+	deleteLoadBalancer(t, c.LoadBalancer, s)
+	expectNothingRemains(t, c)
 }
 
 func concurrentCalls(t *testing.T, c Cloud) {
@@ -265,10 +265,10 @@ func concurrentCalls(t *testing.T, c Cloud) {
 		all.Go(func() { _ = c.LoadBalancer.UpdateLoadBalancer(t.Context(), Cluster, s, c.Nodes[i%2:]) })
 	}
 	all.Wait()
-	ensure(t, c.LoadBalancer, s, c.Nodes)
-	expect(t, c, s, c.Nodes)
-	remove(t, c.LoadBalancer, s)
-	nothingRemains(t, c)
+	ensureLoadBalancer(t, c.LoadBalancer, s, c.Nodes)
+	expectTargets(t, c, s, c.Nodes)
+	deleteLoadBalancer(t, c.LoadBalancer, s)
+	expectNothingRemains(t, c)
 }
 
 func manyServices(t *testing.T, c Cloud) {
@@ -281,7 +281,7 @@ func manyServices(t *testing.T, c Cloud) {
 		var all sync.WaitGroup
 		for _, s := range services {
 			all.Go(func() {
-				if err := retried(func() error { return do(s) }); err != nil {
+				if err := callWithRetry(func() error { return do(s) }); err != nil {
 					t.Errorf("%s: %v", s.Name, err)
 				}
 			})
@@ -304,22 +304,22 @@ func manyServices(t *testing.T, c Cloud) {
 		t.Errorf("%d Services share %d ingresses: %v", len(services), len(owner), owner)
 	}
 	for _, s := range services {
-		expect(t, c, s, c.Nodes)
+		expectTargets(t, c, s, c.Nodes)
 	}
 	each(func(s *corev1.Service) error {
 		return c.LoadBalancer.EnsureLoadBalancerDeleted(t.Context(), Cluster, s)
 	})
-	nothingRemains(t, c)
+	expectNothingRemains(t, c)
 }
 
-func update(t *testing.T, c Cloud, s *corev1.Service, nodes []*corev1.Node) {
+func updateLoadBalancer(t *testing.T, c Cloud, s *corev1.Service, nodes []*corev1.Node) {
 	t.Helper()
-	again(t, "update "+s.Name, func() error { return c.LoadBalancer.UpdateLoadBalancer(t.Context(), Cluster, s, nodes) })
+	mustSucceed(t, "update "+s.Name, func() error { return c.LoadBalancer.UpdateLoadBalancer(t.Context(), Cluster, s, nodes) })
 }
 
-// expect checks that every port of the Service, and no other, goes to these
+// expectTargets checks that every port of the Service, and no other, goes to these
 // nodes.
-func expect(t *testing.T, c Cloud, s *corev1.Service, nodes []*corev1.Node) {
+func expectTargets(t *testing.T, c Cloud, s *corev1.Service, nodes []*corev1.Node) {
 	t.Helper()
 	want := map[int32][]string{}
 	for _, p := range s.Spec.Ports {
@@ -337,26 +337,26 @@ func expect(t *testing.T, c Cloud, s *corev1.Service, nodes []*corev1.Node) {
 	}
 }
 
-func nothingRemains(t *testing.T, c Cloud) {
+func expectNothingRemains(t *testing.T, c Cloud) {
 	t.Helper()
 	if left := c.Remains(t); len(left) > 0 {
 		t.Errorf("there remain %v", left)
 	}
 }
 
-func equal(t *testing.T, have, want *corev1.LoadBalancerStatus) {
+func expectStatus(t *testing.T, have, want *corev1.LoadBalancerStatus) {
 	t.Helper()
 	if !equality.Semantic.DeepEqual(have, want) {
 		t.Errorf("the status is %+v, not %+v", have, want)
 	}
 }
 
-// same checks that Get says what Ensure said.
-func same(t *testing.T, lb cloudprovider.LoadBalancer, s *corev1.Service, want *corev1.LoadBalancerStatus) {
+// expectGet checks that Get says what Ensure said.
+func expectGet(t *testing.T, lb cloudprovider.LoadBalancer, s *corev1.Service, want *corev1.LoadBalancerStatus) {
 	t.Helper()
 	have, exists, err := lb.GetLoadBalancer(t.Context(), Cluster, s)
 	if !exists || err != nil {
 		t.Fatalf("get %s: exists %t, error %v", s.Name, exists, err)
 	}
-	equal(t, have, want)
+	expectStatus(t, have, want)
 }

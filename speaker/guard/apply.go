@@ -138,7 +138,7 @@ func linksOf(r netlink.Route) (indexes []int) {
 // are named in the error.
 func (k *kernel) links(want State) (names []string, err error) {
 	indexes := slices.Clone(k.uplinks)
-	named := slices.Clone(want.Links)
+	named := slices.Clone(want.Interfaces)
 	for _, addr := range want.Toward {
 		if addr.Zone() != "" {
 			named = append(named, addr.Zone())

@@ -44,7 +44,7 @@ func (w world) has(want ...string) {
 // TestLeftovers: a new process takes over what a killed one left.
 func TestLeftovers(t *testing.T) {
 	w := newWorld(t)
-	w.set(New(quiet), State{Prefixes: prefixes("203.0.113.1/32", "203.0.113.2/32", "2001:db8::/32"), Links: []string{"pod0"}})
+	w.set(New(quiet), State{Prefixes: prefixes("203.0.113.1/32", "203.0.113.2/32", "2001:db8::/32"), Interfaces: []string{"pod0"}})
 	w.has("2 203.0.113.1/32", "2 203.0.113.2/32", "2 2001:db8::/32", "eth0 v6=false", "eth0 v6=true", "pod0 v6=false", "pod0 v6=true")
 	g := New(quiet)
 	w.set(g, State{Prefixes: prefixes("203.0.113.2/32", "10.0.0.0/8")})
@@ -152,10 +152,10 @@ func TestLinks(t *testing.T) {
 		{State{Prefixes: p, Toward: []netip.Addr{netip.MustParseAddr("fd02::2")}}, "eth0 pod0", ""},
 		{State{Prefixes: p, Toward: []netip.Addr{zone}}, "eth0 pod0", ""},
 		{State{Prefixes: p, Toward: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("10.1.0.2")}}, "eth0", ""},
-		{State{Prefixes: p, Links: []string{"pod0", "eth0"}}, "eth0 pod0", ""},
-		{State{Prefixes: p, Links: []string{"pod0", "eth7"}}, "eth0 pod0", "guard link eth7"},
-		{State{Prefixes: p, Links: []string{"lo"}}, "eth0", "guard link lo: it is the loopback"},
-		{State{Links: []string{"pod0"}}, "", ""},
+		{State{Prefixes: p, Interfaces: []string{"pod0", "eth0"}}, "eth0 pod0", ""},
+		{State{Prefixes: p, Interfaces: []string{"pod0", "eth7"}}, "eth0 pod0", "guard link eth7"},
+		{State{Prefixes: p, Interfaces: []string{"lo"}}, "eth0", "guard link lo: it is the loopback"},
+		{State{Interfaces: []string{"pod0"}}, "", ""},
 	} {
 		err := w.node.try(func() error { return g.Set(t.Context(), tt.state) })
 		if (tt.err == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), tt.err) {

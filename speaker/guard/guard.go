@@ -19,13 +19,13 @@ type State struct {
 	// links through which the kernel reaches them. A link-local address
 	// carries its zone. One that the kernel has no route to is passed over.
 	Toward []netip.Addr
-	// Links are the names of interfaces to guard besides these and besides
+	// Interfaces are the names of interfaces to guard besides these and besides
 	// the links of the main table's default routes.
-	Links []string
+	Interfaces []string
 }
 
 func (s State) equal(o State) bool {
-	return slices.Equal(s.Prefixes, o.Prefixes) && slices.Equal(s.Toward, o.Toward) && slices.Equal(s.Links, o.Links)
+	return slices.Equal(s.Prefixes, o.Prefixes) && slices.Equal(s.Toward, o.Toward) && slices.Equal(s.Interfaces, o.Interfaces)
 }
 
 // recheckAfter is how long what was found in the kernel counts as known.
@@ -50,7 +50,7 @@ func New(log *slog.Logger) *Guard { return &Guard{log: log} }
 // than the last time, or 10 s after it last looked: call it again whenever links
 // or routes change, and every now and then.
 //
-// An interface of Links that is not there, or is the loopback, is named in the
+// An interface of Interfaces that is not there, or is the loopback, is named in the
 // error; everything else is guarded nevertheless. Without CAP_NET_ADMIN the
 // error wraps unix.EPERM.
 func (g *Guard) Set(ctx context.Context, want State) error {
@@ -63,7 +63,7 @@ func (g *Guard) Set(ctx context.Context, want State) error {
 	if err := g.apply(ctx, &want); err != nil {
 		return fmt.Errorf("set the loop guard: %w", err)
 	}
-	g.set = State{slices.Clone(want.Prefixes), slices.Clone(want.Toward), slices.Clone(want.Links)}
+	g.set = State{slices.Clone(want.Prefixes), slices.Clone(want.Toward), slices.Clone(want.Interfaces)}
 	g.checked = time.Now()
 	return nil
 }

@@ -51,8 +51,8 @@ func decide(prefixes []netip.Prefix, links []string, n node) tables {
 	want := tables{routes: make(map[netip.Prefix]action), rules: make(map[rule]bool)}
 	for _, p := range prefixes {
 		p = p.Masked()
-		onLink := slices.ContainsFunc(n.subnets, func(s netip.Prefix) bool { return covers(s, p) })
-		if p.Bits() == 0 || onLink && !p.IsSingleIP() {
+		onInterface := slices.ContainsFunc(n.subnets, func(s netip.Prefix) bool { return covers(s, p) })
+		if p.Bits() == 0 || onInterface && !p.IsSingleIP() {
 			continue // without a default route or neighbours the node would be cut off itself
 		}
 		for _, link := range links {

@@ -14,7 +14,7 @@ import (
 
 // Claim is where an address is announced.
 type Claim struct {
-	Links []string // names of interfaces, sorted
+	Interfaces []string // names of interfaces, sorted
 }
 
 // Announcer answers for a set of addresses. It holds one socket for each link
@@ -43,7 +43,7 @@ func (a *Announcer) Set(ctx context.Context, claims map[netip.Addr]Claim) (map[n
 	defer a.mu.Unlock()
 	wanted := make(map[string][]netip.Addr)
 	for addr, c := range claims {
-		for _, link := range c.Links {
+		for _, link := range c.Interfaces {
 			wanted[link] = append(wanted[link], addr)
 		}
 	}
@@ -55,7 +55,7 @@ func (a *Announcer) Set(ctx context.Context, claims map[netip.Addr]Claim) (map[n
 			continue
 		}
 		for _, addr := range wanted[link] {
-			held[addr] = Claim{append(held[addr].Links, link)}
+			held[addr] = Claim{append(held[addr].Interfaces, link)}
 		}
 	}
 	for link, r := range a.responders {

@@ -220,7 +220,7 @@ func TestContractReal(t *testing.T) {
 	c := newCable(t)
 	a := New(slog.Default(), func() {})
 	defer a.Close()
-	held, err := a.Set(t.Context(), map[netip.Addr]Claim{vip: {Links: []string{"vip0"}}})
+	held, err := a.Set(t.Context(), map[netip.Addr]Claim{vip: {Interfaces: []string{"vip0"}}})
 	if err != nil || len(held) != 1 {
 		t.Fatalf("held %v, %v", held, err)
 	}
@@ -304,7 +304,7 @@ func TestTakeOver(t *testing.T) {
 	}
 	a := New(slog.Default(), func() {})
 	defer a.Close()
-	if _, err := a.Set(t.Context(), map[netip.Addr]Claim{vip: {Links: []string{"vip0"}}}); err != nil {
+	if _, err := a.Set(t.Context(), map[netip.Addr]Claim{vip: {Interfaces: []string{"vip0"}}}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the client has the speaker's MAC", func() bool {
@@ -323,7 +323,7 @@ func TestForeignARPDoesNotWake(t *testing.T) {
 	c := newCable(t)
 	a := New(slog.Default(), func() {})
 	defer a.Close()
-	if _, err := a.Set(t.Context(), map[netip.Addr]Claim{vip: {Links: []string{"vip0"}}}); err != nil {
+	if _, err := a.Set(t.Context(), map[netip.Addr]Claim{vip: {Interfaces: []string{"vip0"}}}); err != nil {
 		t.Fatal(err)
 	}
 	conn := a.responders["vip0"].conn.(*packet.Conn)
@@ -352,7 +352,7 @@ func TestSetFollowsTheWish(t *testing.T) {
 	c := newCable(t)
 	a := New(slog.Default(), func() {})
 	other := netip.MustParseAddr("192.0.2.78")
-	claim := Claim{Links: []string{"vip0"}}
+	claim := Claim{Interfaces: []string{"vip0"}}
 	// only checks that one address is answered for, once, and the other is not.
 	only := func(addr, not netip.Addr) bool {
 		request := func(addr netip.Addr) []byte {
@@ -366,11 +366,11 @@ func TestSetFollowsTheWish(t *testing.T) {
 	if _, err := a.Set(t.Context(), map[netip.Addr]Claim{other: claim}); err != nil || !only(other, vip) {
 		t.Errorf("the other: %v", err)
 	}
-	held, err := a.Set(t.Context(), map[netip.Addr]Claim{vip: {Links: []string{"absent", "vip0"}}, other: {Links: []string{"absent"}}})
+	held, err := a.Set(t.Context(), map[netip.Addr]Claim{vip: {Interfaces: []string{"absent", "vip0"}}, other: {Interfaces: []string{"absent"}}})
 	if err == nil || !strings.Contains(err.Error(), "announce on absent") || !only(vip, other) {
 		t.Errorf("a link that is not there: %v", err)
 	}
-	if len(held) != 1 || !slices.Equal(held[vip].Links, []string{"vip0"}) {
+	if len(held) != 1 || !slices.Equal(held[vip].Interfaces, []string{"vip0"}) {
 		t.Errorf("held %v", held)
 	}
 	// The interface gets another MAC: the next Set answers with the new one.
@@ -405,12 +405,12 @@ func TestLinkDownAndUp(t *testing.T) {
 	c := newCable(t)
 	a := New(slog.Default(), func() {})
 	defer a.Close()
-	claims := map[netip.Addr]Claim{vip: {Links: []string{"vip0"}}}
+	claims := map[netip.Addr]Claim{vip: {Interfaces: []string{"vip0"}}}
 	changed := make(chan struct{}, 100)
 	ctx, cancel := context.WithCancel(t.Context())
 	var watcher sync.WaitGroup
 	watcher.Go(func() {
-		WatchLinks(ctx, slog.Default(), func() { changed <- struct{}{} })
+		WatchInterfaces(ctx, slog.Default(), func() { changed <- struct{}{} })
 	})
 	defer watcher.Wait()
 	defer cancel()
@@ -422,11 +422,11 @@ func TestLinkDownAndUp(t *testing.T) {
 		t.Helper()
 		deadline := time.After(patience)
 		for {
-			links, err := Links()
+			links, err := Interfaces()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if slices.ContainsFunc(links, func(l Link) bool { return l.Name == "vip0" && l.Contains(vip) }) == want {
+			if slices.ContainsFunc(links, func(l Interface) bool { return l.Name == "vip0" && l.Contains(vip) }) == want {
 				return
 			}
 			select {

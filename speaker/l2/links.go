@@ -15,19 +15,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Link is an Ethernet interface that is up and running.
-type Link struct {
+// Interface is an Ethernet interface that is up and running.
+type Interface struct {
 	Name     string
 	Prefixes []netip.Prefix // addresses with their prefix lengths, without link-local ones; sorted
 }
 
 // Contains reports whether the address is in one of the link's subnets.
-func (l Link) Contains(addr netip.Addr) bool {
+func (l Interface) Contains(addr netip.Addr) bool {
 	return slices.ContainsFunc(l.Prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // Links are the node's links, by name.
-func Links() ([]Link, error) {
+func Interfaces() ([]Interface, error) {
 	all, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list the links: %w", err)
@@ -36,7 +36,7 @@ func Links() ([]Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the links' addresses: %w", err)
 	}
-	var links []Link
+	var links []Interface
 	for _, l := range all {
 		a := l.Attrs()
 		usable := len(a.HardwareAddr) == 6 && a.Flags&net.FlagLoopback == 0 && a.RawFlags&unix.IFF_NOARP == 0 &&
@@ -44,7 +44,7 @@ func Links() ([]Link, error) {
 		if !usable {
 			continue // a bridge's or bond's member is reached through its master
 		}
-		link := Link{Name: a.Name}
+		link := Interface{Name: a.Name}
 		for _, addr := range addrs {
 			ip, ok := netip.AddrFromSlice(addr.IP)
 			ones, _ := addr.Mask.Size()
@@ -55,17 +55,17 @@ func Links() ([]Link, error) {
 		slices.SortFunc(link.Prefixes, netip.Prefix.Compare)
 		links = append(links, link)
 	}
-	slices.SortFunc(links, func(a, b Link) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(links, func(a, b Interface) int { return strings.Compare(a.Name, b.Name) })
 	return links, nil
 }
 
 // rewatchAfter is the wait before a broken watch is begun again.
 const rewatchAfter = time.Second
 
-// WatchLinks calls changed whenever a link or an address of a link changes,
+// WatchInterfaces calls changed whenever a link or an address of a link changes,
 // until ctx ends. A watch that breaks, as when the kernel has more to tell than
 // the socket holds, is begun again, and changed is called for what was missed.
-func WatchLinks(ctx context.Context, log *slog.Logger, changed func()) {
+func WatchInterfaces(ctx context.Context, log *slog.Logger, changed func()) {
 	for ctx.Err() == nil {
 		if err := watchLinks(ctx, changed); err != nil && ctx.Err() == nil {
 			log.Warn("watch of the links broke, will be begun again", "error", err)

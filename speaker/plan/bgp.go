@@ -20,8 +20,8 @@ import (
 
 // Local is what only the node itself knows.
 type Local struct {
-	// Links of the node, as they are.
-	Links []l2.Link
+	// Interfaces of the node, as they are.
+	Interfaces []l2.Interface
 	// Gateways of the node, by family: "IPv4", "IPv6".
 	Gateways map[string]netip.Addr
 	// Routers heard on links, with their link-local addresses.
@@ -72,7 +72,7 @@ func peerings(c config.Config, node *corev1.Node, local Local, routes int) (all 
 		transport, problem := transport(p, local)
 		peering.Peer.Transport, peering.Problem = transport, problem
 		peering.Beyond = !transport.Address.IsLinkLocalUnicast() &&
-			(p.EBGPMultiHop || p.TTLSecurity > 1 || p.Internal() && !onLink(transport.Address, local.Links))
+			(p.EBGPMultiHop || p.TTLSecurity > 1 || p.Internal() && !onInterface(transport.Address, local.Interfaces))
 		if problem.Reason == "" {
 			e := end{netip.AddrPortFrom(transport.Address, transport.Port), p.Passive}
 			if other, clashes := taken[e]; clashes {
@@ -86,9 +86,9 @@ func peerings(c config.Config, node *corev1.Node, local Local, routes int) (all 
 	return all
 }
 
-// onLink reports whether no router is between the node and the address.
-func onLink(addr netip.Addr, links []l2.Link) bool {
-	return slices.ContainsFunc(links, func(l l2.Link) bool { return l.Contains(addr) })
+// onInterface reports whether no router is between the node and the address.
+func onInterface(addr netip.Addr, links []l2.Interface) bool {
+	return slices.ContainsFunc(links, func(l l2.Interface) bool { return l.Contains(addr) })
 }
 
 func session(p config.BGPPeer, node *corev1.Node) bgp.Session {
@@ -231,7 +231,7 @@ func (d *decision) part(s scope, m *member, ads []config.BGPAdvertisement) (p pa
 func ways(peer config.BGPPeer, ads []config.BGPAdvertisement, is6, leaving bool) (all []way) {
 	var communities [][]string
 	for _, ad := range ads {
-		if !ad.ToldTo(peer.Name) {
+		if !ad.AdvertisedTo(peer.Name) {
 			continue
 		}
 		i := slices.IndexFunc(all, func(w way) bool {

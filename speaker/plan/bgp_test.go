@@ -267,7 +267,7 @@ func TestRoutes(t *testing.T) {
 			}
 			s := Snapshot{
 				Node: "node-1", Nodes: []*corev1.Node{own, node("node-2")}, Services: services, Slices: tt.slices, Local: tt.local,
-				Links: map[string][]l2.Link{"node-1": nil, "node-2": nil},
+				Interfaces: map[string][]l2.Interface{"node-1": nil, "node-2": nil},
 			}
 			s.Config, _ = config.Parse(tt.objects)
 			if got := told(Decide(s)); !slices.Equal(got, tt.want) {

@@ -52,7 +52,7 @@ type eligible struct {
 	*member
 	whole bool // serves all Services that hold the address
 	score uint64
-	links []l2.Link
+	links []l2.Interface
 }
 
 // own returns each L2 owner's links, or why there is none. watch, if not nil,
@@ -123,7 +123,7 @@ func outranked(h holding, node string, fit []eligible) (v1alpha1.Reason, string)
 
 // judge says why the candidate may not own the address, or on which links it may.
 // The order of the questions is that of summarize.
-func (c candidate) judge(h holding) (v1alpha1.Refusal, []l2.Link) {
+func (c candidate) judge(h holding) (v1alpha1.Refusal, []l2.Interface) {
 	if !c.selected {
 		return v1alpha1.Refusal{Reason: v1alpha1.NodeNotSelected, Message: "is selected by no L2Advertisement of the pool"}, nil
 	}
@@ -131,8 +131,10 @@ func (c candidate) judge(h holding) (v1alpha1.Refusal, []l2.Link) {
 		return c.refusal, nil
 	}
 	links := c.links
-	fits := func(l l2.Link) bool { return slices.Contains(c.interfaces, l.Name) || c.subnets && l.Contains(h.addr) }
-	if slices.ContainsFunc(links, func(l l2.Link) bool { return !fits(l) }) {
+	fits := func(l l2.Interface) bool {
+		return slices.Contains(c.interfaces, l.Name) || c.subnets && l.Contains(h.addr)
+	}
+	if slices.ContainsFunc(links, func(l l2.Interface) bool { return !fits(l) }) {
 		links = nil
 		for _, l := range c.links {
 			if fits(l) {
@@ -149,11 +151,11 @@ func (c candidate) judge(h holding) (v1alpha1.Refusal, []l2.Link) {
 		}
 		switch {
 		case len(c.links) == 0:
-			return v1alpha1.Refusal{Reason: v1alpha1.NoLink, Message: "has reported no links: does a speaker run there?"}, nil
+			return v1alpha1.Refusal{Reason: v1alpha1.NoInterface, Message: "has reported no links: does a speaker run there?"}, nil
 		case !c.subnets:
-			return v1alpha1.Refusal{Reason: v1alpha1.NoLink, Message: "has no link named " + strings.Join(c.interfaces, ", ")}, nil
+			return v1alpha1.Refusal{Reason: v1alpha1.NoInterface, Message: "has no link named " + strings.Join(c.interfaces, ", ")}, nil
 		}
-		return v1alpha1.Refusal{Reason: v1alpha1.NoLink, Message: "has only " + strings.Join(has, ", ")}, nil
+		return v1alpha1.Refusal{Reason: v1alpha1.NoInterface, Message: "has only " + strings.Join(has, ", ")}, nil
 	}
 	if any, _ := h.serves(c.name); !any {
 		return h.lacks(c.name), nil
@@ -175,14 +177,14 @@ func rank(a, b eligible) int {
 // subnetsOnly reports whether every link has been chosen for its subnet.
 func subnetsOnly(fit []eligible, addr netip.Addr) bool {
 	return !slices.ContainsFunc(fit, func(e eligible) bool {
-		return slices.ContainsFunc(e.links, func(l l2.Link) bool { return !l.Contains(addr) })
+		return slices.ContainsFunc(e.links, func(l l2.Interface) bool { return !l.Contains(addr) })
 	})
 }
 
 // seat is a link of an eligible node.
 type seat struct {
 	eligible
-	link l2.Link
+	link l2.Interface
 }
 
 // segments groups the links that may be on one LAN: those with a common name
@@ -207,7 +209,7 @@ func segments(fit []eligible) (groups [][]seat) {
 	return groups
 }
 
-func together(a, b l2.Link) bool {
+func together(a, b l2.Interface) bool {
 	return a.Name == b.Name || slices.ContainsFunc(a.Prefixes, func(p netip.Prefix) bool {
 		return slices.ContainsFunc(b.Prefixes, p.Overlaps)
 	})

@@ -22,8 +22,8 @@ import (
 // share an address.
 func someSnapshot(t *rapid.T) Snapshot {
 	s := Snapshot{
-		Links:  map[string][]l2.Link{},
-		Config: parse(l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}, NodeSelectors: matching("x", "y")}), l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}})),
+		Interfaces: map[string][]l2.Interface{},
+		Config:     parse(l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}, NodeSelectors: matching("x", "y")}), l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}})),
 	}
 	pools, _ := config.Parse(config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/24")}})
 	s.Config.Pools = pools.Pools
@@ -39,7 +39,7 @@ func someSnapshot(t *rapid.T) Snapshot {
 			n.Labels["x"] = "y"
 		}
 		if rapid.IntRange(0, 4).Draw(t, "speaker") > 0 {
-			s.Links[n.Name] = []l2.Link{link("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
+			s.Interfaces[n.Name] = []l2.Interface{link("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
 		}
 		s.Nodes = append(s.Nodes, n)
 	}
@@ -94,7 +94,7 @@ func TestLawOneOwner(t *testing.T) {
 		s := someSnapshot(t)
 		owners, unannounced := ownersOf(s)
 		speakers := slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool {
-			return s.Links[n.Name] != nil && (config.NodeReady(n) || !slices.ContainsFunc(s.Nodes, config.NodeReady))
+			return s.Interfaces[n.Name] != nil && (config.NodeReady(n) || !slices.ContainsFunc(s.Nodes, config.NodeReady))
 		})
 		for _, svc := range s.Services {
 			addr := netip.MustParseAddr(svc.Status.LoadBalancer.Ingress[0].IP)
@@ -149,7 +149,7 @@ func plainlyEligible(s Snapshot, addr netip.Addr) []string {
 		advertised := pool == "q" || pool == "p" && n.Labels["x"] == "y"
 		_, excluded := n.Labels["node.kubernetes.io/exclude-from-external-load-balancers"]
 		away := !config.NodeReady(n) && slices.ContainsFunc(s.Nodes, config.NodeReady)
-		if advertised && !excluded && !away && s.Links[n.Name] != nil {
+		if advertised && !excluded && !away && s.Interfaces[n.Name] != nil {
 			could = append(could, n)
 		}
 	}

@@ -33,13 +33,13 @@ import (
 
 // Snapshot is everything that a decision depends on.
 type Snapshot struct {
-	Node     string // this speaker's
-	Config   config.Config
-	Services []*corev1.Service
-	Slices   []*discoveryv1.EndpointSlice
-	Nodes    []*corev1.Node
-	Links    map[string][]l2.Link // by node, as its speaker reports them
-	Local    Local
+	Node       string // this speaker's
+	Config     config.Config
+	Services   []*corev1.Service
+	Slices     []*discoveryv1.EndpointSlice
+	Nodes      []*corev1.Node
+	Interfaces map[string][]l2.Interface // by node, as its speaker reports them
+	Local      Local
 }
 
 // Plan is one node's part.
@@ -103,7 +103,7 @@ func Decide(s Snapshot) Plan {
 		told, noRoute := d.tell(h)
 		own := claims[s.Node]
 		if len(own) > 0 {
-			p.L2[h.addr] = l2.Claim{Links: own}
+			p.L2[h.addr] = l2.Claim{Interfaces: own}
 		}
 		switch {
 		case told != nil && s.Local.opens(h, s.Node):
@@ -209,7 +209,7 @@ type member struct {
 	seed    uint64
 	refusal v1alpha1.Refusal // set: not eligible, whatever the address
 	leaving bool             // not eligible any more, and peers are asked to look for other ways
-	links   []l2.Link
+	links   []l2.Interface
 }
 
 func newDecision(s Snapshot) *decision {
@@ -227,7 +227,7 @@ func newDecision(s Snapshot) *decision {
 	for _, n := range s.Nodes {
 		h := fnv.New64a()
 		h.Write([]byte(n.Name))
-		m := &member{name: n.Name, labels: n.Labels, seed: h.Sum64(), links: s.Links[n.Name]}
+		m := &member{name: n.Name, labels: n.Labels, seed: h.Sum64(), links: s.Interfaces[n.Name]}
 		if why := Excluded(n); anyReady && !config.NodeReady(n) {
 			m.refusal = v1alpha1.Refusal{Reason: v1alpha1.NodeNotReady, Message: "is not Ready"}
 		} else if why != "" {
@@ -266,8 +266,8 @@ func summarize(pool string, standings []Standing) v1alpha1.Refusal {
 	if len(by[v1alpha1.NoEndpoints]) > 0 {
 		return v1alpha1.Refusal{Reason: v1alpha1.NoEndpoints, Message: "externalTrafficPolicy is Local, and no eligible node has a ready endpoint"}
 	}
-	if nodes := by[v1alpha1.NoLink]; len(nodes) > 0 {
-		return v1alpha1.Refusal{Reason: v1alpha1.NoLink, Message: "no eligible node has a link for it: " + v1alpha1.Abbreviate(nodes, "; ")}
+	if nodes := by[v1alpha1.NoInterface]; len(nodes) > 0 {
+		return v1alpha1.Refusal{Reason: v1alpha1.NoInterface, Message: "no eligible node has a link for it: " + v1alpha1.Abbreviate(nodes, "; ")}
 	}
 	if nodes := by[v1alpha1.NoPeer]; len(nodes) > 0 {
 		return v1alpha1.Refusal{Reason: v1alpha1.NoPeer, Message: "no eligible node has a peer for it: " + v1alpha1.Abbreviate(nodes, "; ")}
@@ -284,7 +284,7 @@ func summarize(pool string, standings []Standing) v1alpha1.Refusal {
 func (d *decision) spokesman(addr netip.Addr) (node string) {
 	var best uint64
 	for _, m := range d.nodes {
-		if _, reports := d.Links[m.name]; !reports || m.refusal.Reason == v1alpha1.NodeNotReady {
+		if _, reports := d.Interfaces[m.name]; !reports || m.refusal.Reason == v1alpha1.NodeNotReady {
 			continue
 		}
 		if s := score(m.seed, addr); node == "" || s >= best {
@@ -294,11 +294,11 @@ func (d *decision) spokesman(addr netip.Addr) (node string) {
 	return node
 }
 
-// LinksOf reads back the links that a speaker reports.
-func LinksOf(s *v1alpha1.Speaker) []l2.Link {
-	var links []l2.Link
-	for _, reported := range s.Status.Links {
-		l := l2.Link{Name: reported.Name}
+// InterfacesOf reads back the links that a speaker reports.
+func InterfacesOf(s *v1alpha1.Speaker) []l2.Interface {
+	var links []l2.Interface
+	for _, reported := range s.Status.Interfaces {
+		l := l2.Interface{Name: reported.Name}
 		for _, text := range reported.Addresses {
 			if p, err := netip.ParsePrefix(text); err == nil {
 				l.Prefixes = append(l.Prefixes, p)

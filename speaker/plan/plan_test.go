@@ -16,8 +16,8 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
-func link(name string, prefixes ...string) l2.Link {
-	l := l2.Link{Name: name}
+func link(name string, prefixes ...string) l2.Interface {
+	l := l2.Interface{Name: name}
 	for _, p := range prefixes {
 		l.Prefixes = append(l.Prefixes, netip.MustParsePrefix(p))
 	}
@@ -46,7 +46,7 @@ func decidedByAll(t *testing.T, s Snapshot) (owners []string, refusal v1alpha1.R
 		s.Node = n.Name
 		p := Decide(s)
 		for _, c := range p.L2 {
-			owners = append(owners, n.Name+":"+strings.Join(c.Links, ","))
+			owners = append(owners, n.Name+":"+strings.Join(c.Interfaces, ","))
 		}
 		for _, r := range p.Unannounced {
 			refusal = r
@@ -60,9 +60,9 @@ func decidedByAll(t *testing.T, s Snapshot) (owners []string, refusal v1alpha1.R
 }
 
 func TestDecide(t *testing.T) {
-	lan := map[string][]l2.Link{}
+	lan := map[string][]l2.Interface{}
 	for i, n := range []string{"a", "b", "c"} {
-		lan[n] = []l2.Link{link("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
+		lan[n] = []l2.Interface{link("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
 	}
 	three := []*corev1.Node{node("a"), node("b"), node("c")}
 	all := parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))
@@ -77,36 +77,36 @@ func TestDecide(t *testing.T) {
 		reason v1alpha1.Reason
 		says   string
 	}{
-		{"one of all", Snapshot{Config: all, Services: []*corev1.Service{one}, Nodes: three, Links: lan}, 1, "a b c", "", ""},
-		{"no advertisement", Snapshot{Services: []*corev1.Service{one}, Nodes: three, Links: lan}, 0, "", v1alpha1.NoAdvertisement, `pool "p"`},
-		{"an advertisement of another pool", Snapshot{Config: parse(l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}})), Services: []*corev1.Service{one}, Nodes: three, Links: lan}, 0, "", v1alpha1.NoAdvertisement, ""},
-		{"a pool that is gone, by name", Snapshot{Config: parse(l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}})), Services: []*corev1.Service{one}, Nodes: three, Links: lan}, 1, "a b c", "", ""},
-		{"not ready, excluded, deleted", Snapshot{Config: all, Services: []*corev1.Service{one}, Links: lan, Nodes: []*corev1.Node{node("a", notReady), node("b", exclude), node("c", func(n *corev1.Node) { now := metav1.Now(); n.DeletionTimestamp = &now })}}, 0, "", v1alpha1.NoEligibleNode, "b has the label"},
-		{"excluded false is included", Snapshot{Config: all, Services: []*corev1.Service{one}, Links: lan, Nodes: []*corev1.Node{node("a", notReady), node("b", labelled("node.kubernetes.io/exclude-from-external-load-balancers", "false"))}}, 1, "b", "", ""},
-		{"all not ready: the control plane was away", Snapshot{Config: all, Services: []*corev1.Service{one}, Links: lan, Nodes: []*corev1.Node{node("a", notReady), node("b", notReady)}}, 1, "a b", "", ""},
-		{"a speaker that reports no links", Snapshot{Config: all, Services: []*corev1.Service{one}, Links: map[string][]l2.Link{"a": nil}, Nodes: three}, 0, "", v1alpha1.NoLink, "a has reported no links"},
-		{"another's class, with our finalizer", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", func(s *corev1.Service) { class := "example.com/lb"; s.Spec.LoadBalancerClass = &class })}, Nodes: three, Links: lan}, 0, "", "", ""},
-		{"selected nodes", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{NodeSelectors: matching("x", "y")})), Services: []*corev1.Service{one}, Links: lan, Nodes: []*corev1.Node{node("a"), node("b", labelled("x", "y")), node("c")}}, 1, "b", "", ""},
-		{"no node selected", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{NodeSelectors: matching("x", "y")})), Services: []*corev1.Service{one}, Links: lan, Nodes: three}, 0, "", v1alpha1.NoEligibleNode, "selected by no L2Advertisement"},
-		{"no subnet", Snapshot{Config: all, Services: []*corev1.Service{service("s", "203.0.113.1", "p")}, Nodes: three, Links: lan}, 0, "", v1alpha1.NoLink, "a has only eth0 192.0.2.0/24; b has only"},
-		{"no subnet, but a named link", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0"}})), Services: []*corev1.Service{service("s", "203.0.113.1", "p")}, Nodes: three, Links: lan}, 1, "a b c", "", ""},
-		{"no link of the name", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth9"}})), Services: []*corev1.Service{one}, Nodes: three, Links: lan}, 0, "", v1alpha1.NoLink, "no link named eth9"},
-		{"no speaker on two of three", Snapshot{Config: all, Services: []*corev1.Service{one}, Nodes: three, Links: map[string][]l2.Link{"b": lan["b"]}}, 1, "b", "", ""},
-		{"Local: the ready one", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Links: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "a down", "b ready", "c serving"), endpoints("t", "a ready")}}, 1, "b", "", ""},
-		{"Local: serving, when none is ready", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Links: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "a down", "c serving")}}, 1, "c", "", ""},
-		{"Local: none", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Links: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "a down")}}, 0, "", v1alpha1.NoEndpoints, "externalTrafficPolicy is Local"},
-		{"Local: without a node name", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Links: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "* ready")}}, 1, "a b c", "", ""},
-		{"Cluster needs no endpoint", Snapshot{Config: all, Services: []*corev1.Service{one}, Nodes: three, Links: lan}, 1, "a b c", "", ""},
-		{"IPv6", Snapshot{Config: all, Services: []*corev1.Service{service("s", "2001:db8::1", "p")}, Nodes: three, Links: lan}, 0, "", v1alpha1.UnsupportedFamily, ""},
-		{"not ours", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", func(s *corev1.Service) { s.Finalizers = nil })}, Nodes: three, Links: lan}, 0, "", "", ""},
-		{"being deleted", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", func(s *corev1.Service) { now := metav1.Now(); s.DeletionTimestamp = &now })}, Nodes: three, Links: lan}, 0, "", "", ""},
+		{"one of all", Snapshot{Config: all, Services: []*corev1.Service{one}, Nodes: three, Interfaces: lan}, 1, "a b c", "", ""},
+		{"no advertisement", Snapshot{Services: []*corev1.Service{one}, Nodes: three, Interfaces: lan}, 0, "", v1alpha1.NoAdvertisement, `pool "p"`},
+		{"an advertisement of another pool", Snapshot{Config: parse(l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}})), Services: []*corev1.Service{one}, Nodes: three, Interfaces: lan}, 0, "", v1alpha1.NoAdvertisement, ""},
+		{"a pool that is gone, by name", Snapshot{Config: parse(l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}})), Services: []*corev1.Service{one}, Nodes: three, Interfaces: lan}, 1, "a b c", "", ""},
+		{"not ready, excluded, deleted", Snapshot{Config: all, Services: []*corev1.Service{one}, Interfaces: lan, Nodes: []*corev1.Node{node("a", notReady), node("b", exclude), node("c", func(n *corev1.Node) { now := metav1.Now(); n.DeletionTimestamp = &now })}}, 0, "", v1alpha1.NoEligibleNode, "b has the label"},
+		{"excluded false is included", Snapshot{Config: all, Services: []*corev1.Service{one}, Interfaces: lan, Nodes: []*corev1.Node{node("a", notReady), node("b", labelled("node.kubernetes.io/exclude-from-external-load-balancers", "false"))}}, 1, "b", "", ""},
+		{"all not ready: the control plane was away", Snapshot{Config: all, Services: []*corev1.Service{one}, Interfaces: lan, Nodes: []*corev1.Node{node("a", notReady), node("b", notReady)}}, 1, "a b", "", ""},
+		{"a speaker that reports no links", Snapshot{Config: all, Services: []*corev1.Service{one}, Interfaces: map[string][]l2.Interface{"a": nil}, Nodes: three}, 0, "", v1alpha1.NoInterface, "a has reported no links"},
+		{"another's class, with our finalizer", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", func(s *corev1.Service) { class := "example.com/lb"; s.Spec.LoadBalancerClass = &class })}, Nodes: three, Interfaces: lan}, 0, "", "", ""},
+		{"selected nodes", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{NodeSelectors: matching("x", "y")})), Services: []*corev1.Service{one}, Interfaces: lan, Nodes: []*corev1.Node{node("a"), node("b", labelled("x", "y")), node("c")}}, 1, "b", "", ""},
+		{"no node selected", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{NodeSelectors: matching("x", "y")})), Services: []*corev1.Service{one}, Interfaces: lan, Nodes: three}, 0, "", v1alpha1.NoEligibleNode, "selected by no L2Advertisement"},
+		{"no subnet", Snapshot{Config: all, Services: []*corev1.Service{service("s", "203.0.113.1", "p")}, Nodes: three, Interfaces: lan}, 0, "", v1alpha1.NoInterface, "a has only eth0 192.0.2.0/24; b has only"},
+		{"no subnet, but a named link", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0"}})), Services: []*corev1.Service{service("s", "203.0.113.1", "p")}, Nodes: three, Interfaces: lan}, 1, "a b c", "", ""},
+		{"no link of the name", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth9"}})), Services: []*corev1.Service{one}, Nodes: three, Interfaces: lan}, 0, "", v1alpha1.NoInterface, "no link named eth9"},
+		{"no speaker on two of three", Snapshot{Config: all, Services: []*corev1.Service{one}, Nodes: three, Interfaces: map[string][]l2.Interface{"b": lan["b"]}}, 1, "b", "", ""},
+		{"Local: the ready one", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Interfaces: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "a down", "b ready", "c serving"), endpoints("t", "a ready")}}, 1, "b", "", ""},
+		{"Local: serving, when none is ready", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Interfaces: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "a down", "c serving")}}, 1, "c", "", ""},
+		{"Local: none", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Interfaces: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "a down")}}, 0, "", v1alpha1.NoEndpoints, "externalTrafficPolicy is Local"},
+		{"Local: without a node name", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Interfaces: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "* ready")}}, 1, "a b c", "", ""},
+		{"Cluster needs no endpoint", Snapshot{Config: all, Services: []*corev1.Service{one}, Nodes: three, Interfaces: lan}, 1, "a b c", "", ""},
+		{"IPv6", Snapshot{Config: all, Services: []*corev1.Service{service("s", "2001:db8::1", "p")}, Nodes: three, Interfaces: lan}, 0, "", v1alpha1.UnsupportedFamily, ""},
+		{"not ours", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", func(s *corev1.Service) { s.Finalizers = nil })}, Nodes: three, Interfaces: lan}, 0, "", "", ""},
+		{"being deleted", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", func(s *corev1.Service) { now := metav1.Now(); s.DeletionTimestamp = &now })}, Nodes: three, Interfaces: lan}, 0, "", "", ""},
 		{"links of one LAN with different names have one owner", Snapshot{
 			Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0", "enp3s0"}})), Services: []*corev1.Service{service("s", "203.0.113.1", "p")}, Nodes: three,
-			Links: map[string][]l2.Link{"a": {link("eth0", "192.0.2.1/24")}, "b": {link("enp3s0", "192.0.2.2/24")}, "c": {link("eth0", "192.0.2.3/25")}},
+			Interfaces: map[string][]l2.Interface{"a": {link("eth0", "192.0.2.1/24")}, "b": {link("enp3s0", "192.0.2.2/24")}, "c": {link("eth0", "192.0.2.3/25")}},
 		}, 1, "a b c", "", ""},
 		{"two LANs have an owner each", Snapshot{
 			Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0", "eth1"}})), Services: []*corev1.Service{service("s", "203.0.113.1", "p")}, Nodes: three[:2],
-			Links: map[string][]l2.Link{"a": {link("eth0", "192.0.2.1/24")}, "b": {link("eth1", "198.51.100.2/24")}},
+			Interfaces: map[string][]l2.Interface{"a": {link("eth0", "192.0.2.1/24")}, "b": {link("eth1", "198.51.100.2/24")}},
 		}, 2, "a b", "", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -130,11 +130,11 @@ func TestDecide(t *testing.T) {
 
 // TestSpread: the ranks share addresses out evenly enough.
 func TestSpread(t *testing.T) {
-	s := Snapshot{Links: map[string][]l2.Link{}, Config: parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}
+	s := Snapshot{Interfaces: map[string][]l2.Interface{}, Config: parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}
 	for i := range 5 {
 		n := node(fmt.Sprintf("node-%d", i))
 		s.Nodes = append(s.Nodes, n)
-		s.Links[n.Name] = []l2.Link{link("eth0", "10.0.0.0/8")}
+		s.Interfaces[n.Name] = []l2.Interface{link("eth0", "10.0.0.0/8")}
 	}
 	for i := range 2000 {
 		s.Services = append(s.Services, service(fmt.Sprintf("s%d", i), fmt.Sprintf("10.1.%d.%d", i/250, i%250), "p"))
@@ -152,11 +152,11 @@ func TestSpread(t *testing.T) {
 func BenchmarkDecide(b *testing.B) {
 	for _, size := range []struct{ nodes, services int }{{100, 10_000}, {1000, 100}} {
 		b.Run(fmt.Sprintf("nodes=%d/services=%d", size.nodes, size.services), func(b *testing.B) {
-			s := Snapshot{Node: "node-0", Links: map[string][]l2.Link{}, Config: parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}
+			s := Snapshot{Node: "node-0", Interfaces: map[string][]l2.Interface{}, Config: parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}
 			for i := range size.nodes {
 				n := node(fmt.Sprintf("node-%d", i))
 				s.Nodes = append(s.Nodes, n)
-				s.Links[n.Name] = []l2.Link{link("eth0", "10.0.0.0/8")}
+				s.Interfaces[n.Name] = []l2.Interface{link("eth0", "10.0.0.0/8")}
 			}
 			for i := range size.services {
 				s.Services = append(s.Services, service(fmt.Sprintf("s%d", i), fmt.Sprintf("10.1.%d.%d", i/250, i%250), "p"))

@@ -18,7 +18,7 @@ import (
 
 // someRouting is a cluster that speaks BGP, without Services.
 func someRouting(t *rapid.T) (s Snapshot, objects config.Objects) {
-	s.Links = map[string][]l2.Link{}
+	s.Interfaces = map[string][]l2.Interface{}
 	for i := range rapid.IntRange(1, 4).Draw(t, "nodes") {
 		n := node(fmt.Sprintf("node-%d", i))
 		if rapid.Bool().Draw(t, "labelled") {
@@ -27,7 +27,7 @@ func someRouting(t *rapid.T) (s Snapshot, objects config.Objects) {
 		if rapid.IntRange(0, 4).Draw(t, "excluded") == 0 {
 			n.Labels[corev1.LabelNodeExcludeBalancers] = ""
 		}
-		s.Nodes, s.Links[n.Name] = append(s.Nodes, n), nil
+		s.Nodes, s.Interfaces[n.Name] = append(s.Nodes, n), nil
 	}
 	rack := []metav1.LabelSelector{{MatchLabels: map[string]string{"rack": "a"}}}
 	for i := range rapid.IntRange(0, 3).Draw(t, "peers") {
@@ -145,7 +145,7 @@ func TestLawOutOfPool(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s, objects := someRouting(t)
 		for i, n := range s.Nodes {
-			s.Links[n.Name] = []l2.Link{link("eth0", fmt.Sprintf("203.0.113.%d/16", i+1))}
+			s.Interfaces[n.Name] = []l2.Interface{link("eth0", fmt.Sprintf("203.0.113.%d/16", i+1))}
 		}
 		lan := by[rapid.SampledFrom(slices.Sorted(maps.Keys(by))).Draw(t, "on links by")]
 		objects.L2Advertisements = []*v1alpha1.L2Advertisement{l2ad("lan", v1alpha1.L2AdvertisementSpec{IPAddressPools: lan.IPAddressPools, IPAddressPoolSelectors: lan.IPAddressPoolSelectors})}
@@ -203,7 +203,7 @@ func announcing(s Snapshot, addrs []netip.Addr) map[string]bool {
 		s.Node = n.Name
 		p := Decide(s)
 		for addr, claim := range p.L2 {
-			all[fmt.Sprint(n.Name, addr, claim.Links)] = true
+			all[fmt.Sprint(n.Name, addr, claim.Interfaces)] = true
 		}
 		for _, addr := range addrs {
 			for _, peer := range peersTold(p, addr) {

@@ -30,10 +30,10 @@ func created(second int64) func(*corev1.Service) {
 
 // sharing is a cluster of the nodes a, b and c on one LAN with a router.
 func sharing(services []*corev1.Service, slices ...*discoveryv1.EndpointSlice) Snapshot {
-	s := Snapshot{Links: map[string][]l2.Link{}, Services: services, Slices: slices}
+	s := Snapshot{Interfaces: map[string][]l2.Interface{}, Services: services, Slices: slices}
 	for _, name := range []string{"a", "b", "c"} {
 		s.Nodes = append(s.Nodes, node(name))
-		s.Links[name] = []l2.Link{link("eth0", "203.0.113.200/24")}
+		s.Interfaces[name] = []l2.Interface{link("eth0", "203.0.113.200/24")}
 	}
 	s.Config, _ = config.Parse(config.Objects{
 		Pools:            []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/24")},
@@ -185,7 +185,7 @@ func saidOf(v Verdict) said {
 func TestShareSegments(t *testing.T) {
 	s := sharing([]*corev1.Service{sharer("x", local), sharer("y", local)}, endpoints("x", "a ready", "b ready", "c ready"), endpoints("y", "b ready"))
 	s.Config = parse(l2ad("p", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0", "eth1"}}))
-	s.Links = map[string][]l2.Link{
+	s.Interfaces = map[string][]l2.Interface{
 		"a": {link("eth0", "192.0.2.1/24")}, "b": {link("eth0", "192.0.2.2/24")}, "c": {link("eth1", "198.51.100.3/24")},
 	}
 	owners, _ := ownersOf(s)

@@ -70,7 +70,7 @@ type announcement struct {
 // nodeAnnouncement is how one node announces an address.
 type nodeAnnouncement struct {
 	Node       string          `json:"node"`
-	Interfaces []string        `json:"links"` // on which it answers
+	Interfaces []string        `json:"interfaces"` // on which it answers
 	Routes     []route         `json:"routes"`
 	Reason     v1alpha1.Reason `json:"reason,omitempty"` // why neither
 	Message    string          `json:"message,omitempty"`
@@ -80,7 +80,7 @@ type nodeAnnouncement struct {
 type route struct {
 	Peer        string `json:"peer"`
 	Prefix      string `json:"prefix"`
-	Advertised  bool   `json:"told"` // the session is established
+	Advertised  bool   `json:"advertised"` // the session is established
 	State       string `json:"state"`
 	LocalPref   uint32 `json:"localPref"`
 	MED         *int64 `json:"med,omitempty"`

@@ -41,7 +41,7 @@ func TestFromManifests(t *testing.T) {
 		{"too small", pool + "spec: {addresses: [192.0.2.1], serviceAllocation: {priority: -1}}", `IPAddressPool "lan": spec.serviceAllocation.priority: should be greater than or equal to 0`},
 		{"required", pool, `IPAddressPool "lan": spec: is required`},
 		{"none", pool + "spec: {addresses: []}", `spec.addresses: should have at least 1 items`},
-		{"rule", pool + "spec: {addresses: [192.0.2.0/24, 192.0.2.0/33]}", `IPAddressPool "lan": spec.addresses[1]: is no valid CIDR or IP address`},
+		{"rule", pool + "spec: {addresses: [192.0.2.0/24, 192.0.2.0/33]}", `IPAddressPool "lan": spec.addresses[1]: must be a valid CIDR or IP address`},
 		{"enum", peer + "spec: {myASN: 1, dynamicASN: some, peerAddress: 192.0.2.1}", `BGPPeer "tor": spec.dynamicASN: should be one of [internal external]`},
 		{"rule of an object", peer + "spec: {myASN: 1}", `BGPPeer "tor": spec: exactly one of peerASN and dynamicASN must be set; spec: exactly one of peerAddress, interface and defaultGateway must be set`},
 		{"durations", peer + "spec: {myASN: 1, peerASN: 2, peerAddress: 192.0.2.1, holdTime: 1s}", `BGPPeer "tor": spec.holdTime: must be 0s or from 3s to 65535s (RFC 4271 section 4.2)`},

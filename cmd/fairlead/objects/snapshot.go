@@ -31,11 +31,11 @@ func (c *Collection) Snapshot(now time.Time, policy providers.Policy) Snapshot {
 			Policy: policy, Now: now, Objects: c.Objects, Services: c.Services, Nodes: c.Nodes, Namespaces: c.Namespaces,
 			ServiceCIDRs: c.ServiceCIDRs, Speakers: c.Speakers,
 		},
-		Speaker: speakerplan.Snapshot{Services: c.Services, Nodes: c.Nodes, Slices: c.EndpointSlices, Links: map[string][]l2.Link{}},
+		Speaker: speakerplan.Snapshot{Services: c.Services, Nodes: c.Nodes, Slices: c.EndpointSlices, Interfaces: map[string][]l2.Interface{}},
 	}
 	s.Speaker.Config, _ = config.Parse(c.Objects)
 	for _, reported := range c.Speakers {
-		s.Speaker.Links[reported.Name] = speakerplan.LinksOf(reported)
+		s.Speaker.Interfaces[reported.Name] = speakerplan.InterfacesOf(reported)
 	}
 	return s
 }

@@ -131,11 +131,11 @@ kind: BGPAdvertisement
 metadata: {name: broken}
 spec: {ipAddressPools: [bgp, gone], peers: [bird, nowhere], communities: [unheard], aggregationLength: 24}
 `)
-	contains(t, ready(t, "bgppeers", "wrong-asn", "UnknownBFDProfile"), `spec.bfdProfile: there is no BFDProfile "gone"`)
+	contains(t, ready(t, "bgppeers", "wrong-asn", "UnknownBFDProfile"), `spec.bfdProfile: BFDProfile "gone" does not exist`)
 	contains(t, ready(t, "bgppeers", "twice", "DuplicatePeer"), "node node-", `BGPPeer "bird" is older`)
 	contains(t, ready(t, "communities", "broken", "DuplicateCommunity"), "spec.communities[0].name")
 	message := ready(t, "bgpadvertisements", "broken", "UnknownPool")
-	contains(t, message, "spec.ipAddressPools[1]", `spec.peers[1]: there is no BGPPeer "nowhere"`, `spec.communities[0]: "unheard" is no community`)
+	contains(t, message, "spec.ipAddressPools[1]", `spec.peers[1]: BGPPeer "nowhere" does not exist`, `spec.communities[0]: invalid community "unheard"`)
 	eventually(t, "a refused connection is said", func() error {
 		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", "nobody", "-o", "jsonpath={.status.conditions[?(@.type=='Established')].message}")
 		if err == nil && !strings.Contains(out, "connection refused") {
@@ -292,13 +292,13 @@ func TestBGPSchema(t *testing.T) {
 		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, interface: eth0"):                 "exactly one of peerAddress, interface and defaultGateway",
 		object("BGPPeer", "myASN: 0, peerASN: 1, peerAddress: 192.0.2.1"):                                      "myASN",
 		object("BGPPeer", "myASN: 64512, peerASN: 4294967296, peerAddress: 192.0.2.1"):                         "peerASN",
-		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: tor-a"):                                      "is no IP address",
+		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: tor-a"):                                      "must be a valid IP address",
 		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, sourceAddress: '2001:db8::1'"):    "of one family",
 		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, holdTime: 1s"):                    "must be 0s or from 3s",
 		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, holdTime: 9s, keepaliveTime: 9s"): "shorter than holdTime",
 		object("BGPPeer", "myASN: 64512, peerASN: 64512, peerAddress: 192.0.2.1, ebgpMultiHop: true"):          "for external peers",
 		object("BGPPeer", "myASN: 64512, dynamicASN: internal, peerAddress: 192.0.2.1, ebgpMultiHop: true"):    "for external peers",
-		object("BGPPeer", "myASN: 64512, peerASN: 1, interface: eth0, ebgpMultiHop: true"):                     "exclude each other",
+		object("BGPPeer", "myASN: 64512, peerASN: 1, interface: eth0, ebgpMultiHop: true"):                     "must not be set together",
 		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, routerID: '2001:db8::1'"):         "routerID",
 		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, restartTime: 2h"):                 "from 1s to 4095s",
 		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, addressFamilies: [IPX]"):          "addressFamilies",

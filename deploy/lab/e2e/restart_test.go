@@ -29,7 +29,7 @@ func TestSpeakerRestartKeepsItsReport(t *testing.T) {
 			if !ok {
 				continue
 			}
-			if links, _, _ := unstructured.NestedSlice(o.Object, "status", "links"); len(links) == 0 {
+			if interfaces, _, _ := unstructured.NestedSlice(o.Object, "status", "interfaces"); len(interfaces) == 0 {
 				empty <- fmt.Errorf("the speaker of %s reported %v", o.GetName(), o.Object["status"])
 				return
 			}
