@@ -12,16 +12,16 @@ func TestCalm(t *testing.T) {
 	states := []State{Down, Init, Up}
 	for seed := range uint64(20000) {
 		random := rand.New(rand.NewPCG(seed, 1))
-		ends, flying, stray := [2]*session{}, [2][]packet{}, 0
+		ends, flying, stray := [2]*session{}, [2][]controlPacket{}, 0
 		for i := range ends {
-			ends[i] = newSession(uint32(i+1), fast, 0)
+			ends[i] = newSession(uint32(i+1), fastProfile, 0)
 			ends[i].state = states[random.IntN(3)]
-			ends[i].departed(0, 0)
+			ends[i].packetSent(0, 0)
 		}
 		for i, s := range ends {
 			for range random.IntN(7) {
-				p := s.packet()
-				p.state, p.yours, p.poll = states[random.IntN(3)], uint32(2-i), random.IntN(2) == 0
+				p := s.nextPacket()
+				p.state, p.yourDiscriminator, p.poll = states[random.IntN(3)], uint32(2-i), random.IntN(2) == 0
 				flying[1-i] = append(flying[1-i], p)
 				stray++
 			}
@@ -34,13 +34,13 @@ func TestCalm(t *testing.T) {
 			}
 			s, p := ends[i], flying[i][0]
 			flying[i] = flying[i][1:]
-			s.receive(p, 0)
-			if s.owed {
-				flying[1-i] = append(flying[1-i], s.answer())
+			s.receivePacket(p, 0)
+			if s.finalPending {
+				flying[1-i] = append(flying[1-i], s.finalPacket())
 			}
-			if s.urgent {
-				flying[1-i] = append(flying[1-i], s.packet())
-				s.departed(0, 0)
+			if s.sendNow {
+				flying[1-i] = append(flying[1-i], s.nextPacket())
+				s.packetSent(0, 0)
 			}
 		}
 		if flaps := ends[0].flaps + ends[1].flaps; flaps > stray+1 || turns > 10*stray {

@@ -62,24 +62,24 @@ type Status struct {
 
 // Engine runs a set of sessions.
 type Engine struct {
-	log     *slog.Logger
-	name    string // of this end, the same after a restart; "" resumes nothing
-	changed func(Key, Status)
-	start   time.Time
+	log      *slog.Logger
+	identity string // of this end, the same after a restart; "" resumes nothing
+	changed  func(Key, Status)
+	start    time.Time
 
-	mu      sync.Mutex
-	paths   map[Key]*path
-	ids     map[uint32]*path // by their discriminators, also those that say goodbye
-	queue   queue
-	peers   map[origin][]*path // for packets that name no discriminator; the choosiest first
-	events  []event
-	buf     [packetLength]byte // of the packet being sent
-	wire    wire               // nil unless Run runs
-	parting chan struct{}      // closed when all have said AdminDown; nil unless AdminDown was called
+	mu              sync.Mutex
+	sessions        map[Key]*runningSession
+	byDiscriminator map[uint32]*runningSession // by their discriminators, also those that say goodbye
+	queue           deadlineQueue
+	byRemoteEnd     map[remoteEnd][]*runningSession // for packets that name no discriminator; the choosiest first
+	changes         []stateChange
+	buf             [packetLength]byte // of the packet being sent
+	transport       transport          // nil unless Run runs
+	adminDownDone   chan struct{}      // closed when all have said AdminDown; nil unless AdminDown was called
 }
 
 // origin is where a packet comes from.
-type origin struct {
+type remoteEnd struct {
 	addr     netip.Addr // without a zone
 	multihop bool
 }
@@ -90,8 +90,8 @@ type origin struct {
 // that that one left by Pause; without a name it takes up none.
 func New(log *slog.Logger, name string, changed func(Key, Status)) *Engine {
 	return &Engine{
-		log: log, name: name, changed: changed, start: time.Now(),
-		paths: make(map[Key]*path), ids: make(map[uint32]*path), peers: make(map[origin][]*path),
+		log: log, identity: name, changed: changed, start: time.Now(),
+		sessions: make(map[Key]*runningSession), byDiscriminator: make(map[uint32]*runningSession), byRemoteEnd: make(map[remoteEnd][]*runningSession),
 	}
 }
 
@@ -103,25 +103,25 @@ func New(log *slog.Logger, name string, changed func(Key, Status)) *Engine {
 func (e *Engine) Set(want map[Key]Profile) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.parting != nil {
+	if e.adminDownDone != nil {
 		return nil
 	}
-	now := e.now()
-	for key, p := range e.paths {
+	now := e.elapsed()
+	for key, p := range e.sessions {
 		if _, wanted := want[key]; !wanted {
-			e.leave(p, now)
+			e.removeSession(p, now)
 		}
 	}
 	var failures []error
 	for key, profile := range want {
-		if err := check(key, profile); err != nil {
+		if err := validateSession(key, profile); err != nil {
 			failures = append(failures, err)
 			continue
 		}
-		if p := e.paths[key]; p == nil {
-			e.add(key, profile, now)
+		if p := e.sessions[key]; p == nil {
+			e.addSession(key, profile, now)
 		} else if p.profile != profile {
-			p.configure(profile)
+			p.setProfile(profile)
 			e.schedule(p)
 		}
 	}
@@ -133,9 +133,9 @@ func (e *Engine) Set(want map[Key]Profile) error {
 func (e *Engine) Status() map[Key]Status {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	all := make(map[Key]Status, len(e.paths))
-	for key, p := range e.paths {
-		all[key] = e.status(p)
+	all := make(map[Key]Status, len(e.sessions))
+	for key, p := range e.sessions {
+		all[key] = e.statusOf(p)
 	}
 	return all
 }
@@ -145,20 +145,20 @@ func (e *Engine) Status() map[Key]Status {
 // take the path for broken (RFC 5882 section 3.2).
 func (e *Engine) AdminDown(ctx context.Context) {
 	e.mu.Lock()
-	if e.wire == nil {
+	if e.transport == nil {
 		e.mu.Unlock()
 		return
 	}
-	if e.parting == nil {
-		e.parting = make(chan struct{})
-		for _, p := range e.paths {
-			p.shut(e.now())
-			e.note(p)
+	if e.adminDownDone == nil {
+		e.adminDownDone = make(chan struct{})
+		for _, p := range e.sessions {
+			p.setAdminDown(e.elapsed())
+			e.recordChange(p)
 			e.schedule(p)
 		}
 		e.wakeLocked()
 	}
-	parting := e.parting
+	parting := e.adminDownDone
 	e.mu.Unlock()
 	select {
 	case <-ctx.Done():
@@ -167,7 +167,7 @@ func (e *Engine) AdminDown(ctx context.Context) {
 }
 
 // check finds what can never work.
-func check(k Key, p Profile) error {
+func validateSession(k Key, p Profile) error {
 	const longest = math.MaxUint32 * time.Microsecond
 	var what string
 	switch {
@@ -175,7 +175,7 @@ func check(k Key, p Profile) error {
 		what = "is no address of a peer"
 	case k.Local.IsValid() && (k.Local.Is4In6() || k.Local.Is4() != k.Peer.Is4()):
 		what = fmt.Sprintf("and %s are not of one family", k.Local)
-	case k.Peer.IsLinkLocalUnicast() && k.Peer.Is6() && (k.Multihop || k.link() == ""):
+	case k.Peer.IsLinkLocalUnicast() && k.Peer.Is6() && (k.Multihop || k.boundInterface() == ""):
 		what = "is link-local, and needs a link"
 	case k.Peer.Zone() != "" && k.Interface != "" && k.Peer.Zone() != k.Interface:
 		what = fmt.Sprintf("is not on %s", k.Interface)
@@ -190,7 +190,7 @@ func check(k Key, p Profile) error {
 }
 
 // link is the name of the link that the session is bound to, "" if none.
-func (k Key) link() string {
+func (k Key) boundInterface() string {
 	switch {
 	case k.Multihop:
 		return ""
@@ -200,24 +200,24 @@ func (k Key) link() string {
 	return k.Peer.Zone()
 }
 
-func (k Key) origin() origin { return origin{k.Peer.WithZone(""), k.Multihop} }
+func (k Key) remoteEnd() remoteEnd { return remoteEnd{k.Peer.WithZone(""), k.Multihop} }
 
-func (e *Engine) add(key Key, profile Profile, now time.Duration) {
-	p := &path{
-		key: key, session: e.newSession(key, profile, now), reported: Down, place: -1,
+func (e *Engine) addSession(key Key, profile Profile, now time.Duration) {
+	p := &runningSession{
+		key: key, session: e.newSession(key, profile, now), reported: Down, queueIndex: -1,
 		log: e.log.With("peer", key.Peer, "interface", key.Interface, "multihop", key.Multihop),
 	}
-	e.paths[key], e.ids[p.id] = p, p
-	all := append(e.peers[key.origin()], p)
-	slices.SortFunc(all, func(a, b *path) int { return b.key.choosiness() - a.key.choosiness() })
-	e.peers[key.origin()] = all
+	e.sessions[key], e.byDiscriminator[p.discriminator] = p, p
+	all := append(e.byRemoteEnd[key.remoteEnd()], p)
+	slices.SortFunc(all, func(a, b *runningSession) int { return b.key.specificity() - a.key.specificity() })
+	e.byRemoteEnd[key.remoteEnd()] = all
 	e.schedule(p)
 }
 
 // choosiness orders sessions to the same peer: a packet is for the one that
 // says most about where it comes from.
-func (k Key) choosiness() (n int) {
-	if k.link() != "" {
+func (k Key) specificity() (n int) {
+	if k.boundInterface() != "" {
 		n++
 	}
 	if k.Local.IsValid() {
@@ -227,32 +227,32 @@ func (k Key) choosiness() (n int) {
 }
 
 // newID is a discriminator that no session has, and that no stranger can guess.
-func (e *Engine) newID() uint32 {
+func (e *Engine) newDiscriminator() uint32 {
 	for {
 		var b [4]byte
 		_, _ = rand.Read(b[:]) // never fails, by its documentation
-		if id := binary.BigEndian.Uint32(b[:]); id != 0 && e.ids[id] == nil {
+		if id := binary.BigEndian.Uint32(b[:]); id != 0 && e.byDiscriminator[id] == nil {
 			return id
 		}
 	}
 }
 
 // leave makes the session say goodbye, and forgets it when it has.
-func (e *Engine) leave(p *path, now time.Duration) {
-	delete(e.paths, p.key)
-	others := slices.DeleteFunc(e.peers[p.key.origin()], func(o *path) bool { return o == p })
-	if e.peers[p.key.origin()] = others; len(others) == 0 {
-		delete(e.peers, p.key.origin())
+func (e *Engine) removeSession(p *runningSession, now time.Duration) {
+	delete(e.sessions, p.key)
+	others := slices.DeleteFunc(e.byRemoteEnd[p.key.remoteEnd()], func(o *runningSession) bool { return o == p })
+	if e.byRemoteEnd[p.key.remoteEnd()] = others; len(others) == 0 {
+		delete(e.byRemoteEnd, p.key.remoteEnd())
 	}
-	p.leaving = true
-	p.shut(now)
+	p.removed = true
+	p.setAdminDown(now)
 	e.schedule(p)
 }
 
-func (e *Engine) status(p *path) Status {
+func (e *Engine) statusOf(p *runningSession) Status {
 	return Status{
 		State: p.state, RemoteState: p.peer.state, Diagnostic: p.diagnostic, RemoteDiagnostic: p.peer.diagnostic,
-		Since: e.start.Add(p.since), Flaps: p.flaps, Detection: p.detection(), Interval: p.interval(),
-		ControlPlaneIndependent: p.peer.independent, Problem: p.problem(),
+		Since: e.start.Add(p.since), Flaps: p.flaps, Detection: p.detectionTime(), Interval: p.transmitInterval(),
+		ControlPlaneIndependent: p.peer.controlPlaneIndependent, Problem: p.problem(),
 	}
 }

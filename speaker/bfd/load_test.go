@@ -17,7 +17,7 @@ import (
 
 // manyPaths are n sessions from one address to others, and the same as the
 // others see them.
-func manyPaths(n int) (one, others []Key) {
+func manyKeys(n int) (one, others []Key) {
 	for i := range n {
 		peer := netip.AddrFrom4([4]byte{10, 0, byte(1 + i/250), byte(1 + i%250)})
 		one = append(one, Key{Peer: peer})
@@ -37,14 +37,14 @@ func runPeer(n, interval string) error {
 		return err
 	}
 	e := New(slog.New(slog.DiscardHandler), "", func(Key, Status) {})
-	_, others := manyPaths(count)
-	if err := e.Set(alike(others, pace)); err != nil {
+	_, others := manyKeys(count)
+	if err := e.Set(uniformProfiles(others, pace)); err != nil {
 		return err
 	}
 	return e.Run(context.Background())
 }
 
-func alike(keys []Key, pace time.Duration) map[Key]Profile {
+func uniformProfiles(keys []Key, pace time.Duration) map[Key]Profile {
 	all := make(map[Key]Profile, len(keys))
 	for _, k := range keys {
 		all[k] = Profile{Transmit: pace, Receive: pace, Multiplier: 3}
@@ -53,24 +53,24 @@ func alike(keys []Key, pace time.Duration) map[Key]Profile {
 }
 
 // manySessions runs n sessions to another process and waits until all are up.
-func manySessions(t testing.TB, n int, pace time.Duration) *host {
+func manySessions(t testing.TB, n int, pace time.Duration) *runningEngine {
 	t.Helper()
-	cmd := self(rolePeer, strconv.Itoa(n), pace.String())
+	cmd := commandInRole(rolePeer, strconv.Itoa(n), pace.String())
 	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
 	cmd.Stderr = os.Stderr
-	start(t, cmd)
-	one, others := manyPaths(n)
+	startProcess(t, cmd)
+	one, others := manyKeys(n)
 	addrs := []string{"10.0.0.1/16"}
 	for _, k := range others {
 		addrs = append(addrs, k.Local.String()+"/16", "")
 	}
 	here := &node{os.Getpid()}
-	cable(t, "many0", here, &node{cmd.Process.Pid}, addrs...)
-	t.Cleanup(func() { must(t, deleteLink("many0")) })
-	h := newHost(t, func(run func() error) error { return run() })
-	h.want(t, alike(one, pace))
+	connectNodes(t, "many0", here, &node{cmd.Process.Pid}, addrs...)
+	t.Cleanup(func() { must(t, deleteInterface("many0")) })
+	h := newRunningEngine(t, func(run func() error) error { return run() })
+	h.setProfiles(t, uniformProfiles(one, pace))
 	eventually(t, func() string { return fmt.Sprintf("not all of %d sessions came up: %+v", n, h.Status()) }, func() bool {
-		up, _ := h.count()
+		up, _ := h.countSessions()
 		return up == n
 	})
 	time.Sleep(time.Second) // they settle: the first packets, which wait for ARP, may come out of order
@@ -78,7 +78,7 @@ func manySessions(t testing.TB, n int, pace time.Duration) *host {
 }
 
 // count is how many sessions are Up, and how often any has left Up.
-func (h *host) count() (up, flaps int) {
+func (h *runningEngine) countSessions() (up, flaps int) {
 	for _, s := range h.Status() {
 		if s.State == Up {
 			up++
@@ -99,7 +99,7 @@ func BenchmarkSessions(b *testing.B) {
 	for _, n := range []int{1, 10, 100, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			h := manySessions(b, n, 100*ms)
-			_, before := h.count()
+			_, before := h.countSessions()
 			used, begun := cpu(b), time.Now()
 			var memory, now runtime.MemStats
 			runtime.ReadMemStats(&memory)
@@ -111,7 +111,7 @@ func BenchmarkSessions(b *testing.B) {
 			b.ReportMetric(100*share, "%core")
 			b.ReportMetric(1e6*share/float64(n), "µs/session/s")
 			b.ReportMetric(float64(now.Mallocs-memory.Mallocs)/time.Since(begun).Seconds()/float64(n), "mallocs/session/s")
-			if up, after := h.count(); up < n || after > before {
+			if up, after := h.countSessions(); up < n || after > before {
 				b.Errorf("%d of %d are up, with %d flaps", up, n, after-before)
 			}
 		})
@@ -126,12 +126,12 @@ func TestBusyMachine(t *testing.T) {
 		duration = d
 	}
 	h := manySessions(t, 10, 50*ms)
-	_, before := h.count()
+	_, before := h.countSessions()
 	for range 2 * runtime.NumCPU() {
-		start(t, self(roleBurner))
+		startProcess(t, commandInRole(roleBurner))
 	}
 	time.Sleep(duration)
-	if up, after := h.count(); up < 10 || after > before {
+	if up, after := h.countSessions(); up < 10 || after > before {
 		t.Errorf("%d of 10 sessions are up, with %d flaps", up, after-before)
 	}
 }

@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 
 // self is this binary in another role. It dies with its parent. In a session of
 // its own the kernel counts it as another application (sched(7), autogroups).
-func self(role string, args ...string) *exec.Cmd {
+func commandInRole(role string, args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), roleEnv+"="+role)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
@@ -60,7 +60,7 @@ func self(role string, args ...string) *exec.Cmd {
 
 // forks runs on a thread that lasts as long as the tests: a process dies with
 // the thread that started it, and do leaves threads dead.
-var forks = sync.OnceValue(func() chan<- func() {
+var forkThread = sync.OnceValue(func() chan<- func() {
 	c := make(chan func())
 	go func() {
 		runtime.LockOSThread()
@@ -72,10 +72,10 @@ var forks = sync.OnceValue(func() chan<- func() {
 })
 
 // start starts a process that does not outlive the tests.
-func start(t testing.TB, cmd *exec.Cmd) {
+func startProcess(t testing.TB, cmd *exec.Cmd) {
 	t.Helper()
 	done := make(chan error)
-	forks() <- func() { done <- cmd.Start() }
+	forkThread() <- func() { done <- cmd.Start() }
 	must(t, <-done)
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
@@ -108,13 +108,13 @@ type node struct{ pid int }
 
 func newNode(t testing.TB) *node {
 	t.Helper()
-	cmd := self(roleHolder)
+	cmd := commandInRole(roleHolder)
 	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
 	_, err := cmd.StdinPipe()
 	must(t, err)
-	start(t, cmd)
+	startProcess(t, cmd)
 	n := &node{cmd.Process.Pid}
-	must(t, n.do(func() error {
+	must(t, n.inNamespace(func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return err
@@ -130,7 +130,7 @@ func newNode(t testing.TB) *node {
 }
 
 // do runs f on a thread in the node.
-func (n *node) do(f func() error) error {
+func (n *node) inNamespace(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends here
@@ -149,7 +149,7 @@ func (n *node) do(f func() error) error {
 
 // cable links a and b by interfaces with the name given, and addresses like
 // "192.0.2.1/24" alternately to a and b; "" is none.
-func cable(t testing.TB, name string, a, b *node, addrs ...string) {
+func connectNodes(t testing.TB, name string, a, b *node, addrs ...string) {
 	t.Helper()
 	veth := &netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: name, Namespace: netlink.NsPid(a.pid)},
@@ -157,7 +157,7 @@ func cable(t testing.TB, name string, a, b *node, addrs ...string) {
 	}
 	must(t, netlink.LinkAdd(veth))
 	for i, n := range []*node{a, b} {
-		must(t, n.do(func() error {
+		must(t, n.inNamespace(func() error {
 			link, err := netlink.LinkByName(name)
 			if err != nil {
 				return err
@@ -180,9 +180,9 @@ func cable(t testing.TB, name string, a, b *node, addrs ...string) {
 }
 
 // route makes the node reach a prefix by a gateway.
-func (n *node) route(t testing.TB, prefix, via string) {
+func (n *node) addRoute(t testing.TB, prefix, via string) {
 	t.Helper()
-	must(t, n.do(func() error {
+	must(t, n.inNamespace(func() error {
 		to, err := netlink.ParseIPNet(prefix)
 		if err != nil {
 			return err
@@ -191,9 +191,9 @@ func (n *node) route(t testing.TB, prefix, via string) {
 	}))
 }
 
-func (n *node) linkDown(t testing.TB, name string) {
+func (n *node) setInterfaceDown(t testing.TB, name string) {
 	t.Helper()
-	must(t, n.do(func() error {
+	must(t, n.inNamespace(func() error {
 		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
@@ -203,15 +203,15 @@ func (n *node) linkDown(t testing.TB, name string) {
 }
 
 // forward makes the node a router.
-func (n *node) forward(t testing.TB) {
+func (n *node) enableForwarding(t testing.TB) {
 	t.Helper()
-	must(t, n.do(func() error {
+	must(t, n.inNamespace(func() error {
 		return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
 			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
 	}))
 }
 
-func deleteLink(name string) error {
+func deleteInterface(name string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
@@ -223,7 +223,7 @@ func deleteLink(name string) error {
 func (n *node) linkLocal(t testing.TB) (found netip.Addr) {
 	t.Helper()
 	eventually(t, func() string { return "no link-local address" }, func() bool {
-		must(t, n.do(func() error {
+		must(t, n.inNamespace(func() error {
 			link, err := netlink.LinkByName("eth0")
 			if err != nil {
 				return err
@@ -242,23 +242,23 @@ func (n *node) linkLocal(t testing.TB) (found netip.Addr) {
 }
 
 // host is an engine that runs in a node.
-type host struct {
+type runningEngine struct {
 	*Engine
 	kill func() // returns when it has stopped
 
-	mu   sync.Mutex
-	past map[Key][]change
+	mu      sync.Mutex
+	changes map[Key][]timedStatus
 }
 
-func (n *node) host(t testing.TB) *host {
+func (n *node) newEngine(t testing.TB) *runningEngine {
 	t.Helper()
-	return newHost(t, n.do)
+	return newRunningEngine(t, n.inNamespace)
 }
 
 // newHost runs an engine by within, which runs a function at a place.
-func newHost(t testing.TB, within func(func() error) error) *host {
+func newRunningEngine(t testing.TB, within func(func() error) error) *runningEngine {
 	t.Helper()
-	h := &host{past: make(map[Key][]change)}
+	h := &runningEngine{changes: make(map[Key][]timedStatus)}
 	log := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -266,7 +266,7 @@ func newHost(t testing.TB, within func(func() error) error) *host {
 	h.Engine = New(log, "", func(k Key, s Status) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.past[k] = append(h.past[k], change{time.Now(), s})
+		h.changes[k] = append(h.changes[k], timedStatus{time.Now(), s})
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
@@ -281,14 +281,14 @@ func newHost(t testing.TB, within func(func() error) error) *host {
 	return h
 }
 
-func (h *host) want(t testing.TB, sessions map[Key]Profile) {
+func (h *runningEngine) setProfiles(t testing.TB, sessions map[Key]Profile) {
 	t.Helper()
 	must(t, h.Set(sessions))
 }
 
 // becomes waits until a session has the state, and returns its status and when
 // it got there.
-func (h *host) becomes(t testing.TB, k Key, want State) (Status, time.Time) {
+func (h *runningEngine) waitFor(t testing.TB, k Key, want State) (Status, time.Time) {
 	t.Helper()
 	eventually(t, func() string { return fmt.Sprintf("%v is not %s: %+v", k, want, h.Status()[k]) },
 		func() bool { return h.Status()[k].State == want })

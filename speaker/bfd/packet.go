@@ -57,17 +57,17 @@ func (d Diagnostic) String() string {
 
 // packet is a BFD Control packet (RFC 5880 section 4.1) without the fields that
 // are always the same here.
-type packet struct {
-	state         State
-	diagnostic    Diagnostic
-	poll, final   bool
-	independent   bool // C: the sender's data plane keeps the session up without its control plane
-	authenticated bool // A: more follows, and is not understood here
-	demand        bool // D
-	multiplier    uint8
-	mine, yours   uint32        // discriminators, of the sender and of the receiver
-	transmit      time.Duration // Desired Min TX Interval
-	receive       time.Duration // Required Min RX Interval
+type controlPacket struct {
+	state                              State
+	diagnostic                         Diagnostic
+	poll, final                        bool
+	controlPlaneIndependent            bool // C: the sender's data plane keeps the session up without its control plane
+	authenticated                      bool // A: more follows, and is not understood here
+	demand                             bool // D
+	multiplier                         uint8
+	myDiscriminator, yourDiscriminator uint32        // discriminators, of the sender and of the receiver
+	transmit                           time.Duration // Desired Min TX Interval
+	receive                            time.Duration // Required Min RX Interval
 }
 
 const (
@@ -87,18 +87,18 @@ const (
 
 // append adds the packet as it is on the wire to b. Intervals are cut to whole
 // microseconds.
-func (p packet) append(b []byte) []byte {
-	flags := uint8(p.state)<<6 | flag(p.poll, bitPoll) | flag(p.final, bitFinal) | flag(p.independent, bitIndependent) |
-		flag(p.authenticated, bitAuthenticated) | flag(p.demand, bitDemand)
+func (p controlPacket) appendTo(b []byte) []byte {
+	flags := uint8(p.state)<<6 | flagBit(p.poll, bitPoll) | flagBit(p.final, bitFinal) | flagBit(p.controlPlaneIndependent, bitIndependent) |
+		flagBit(p.authenticated, bitAuthenticated) | flagBit(p.demand, bitDemand)
 	b = append(b, version<<5|uint8(p.diagnostic), flags, p.multiplier, packetLength)
-	b = binary.BigEndian.AppendUint32(b, p.mine)
-	b = binary.BigEndian.AppendUint32(b, p.yours)
+	b = binary.BigEndian.AppendUint32(b, p.myDiscriminator)
+	b = binary.BigEndian.AppendUint32(b, p.yourDiscriminator)
 	b = binary.BigEndian.AppendUint32(b, uint32(p.transmit/time.Microsecond))
 	b = binary.BigEndian.AppendUint32(b, uint32(p.receive/time.Microsecond))
 	return binary.BigEndian.AppendUint32(b, 0) // Required Min Echo RX Interval: send no echo
 }
 
-func flag(set bool, bit uint8) uint8 {
+func flagBit(set bool, bit uint8) uint8 {
 	if set {
 		return bit
 	}
@@ -107,34 +107,34 @@ func flag(set bool, bit uint8) uint8 {
 
 // decode reads a packet. It is not ok if the rules of RFC 5880 section 6.8.6
 // that need no session tell to discard it.
-func decode(b []byte) (p packet, ok bool) {
+func decodePacket(b []byte) (p controlPacket, ok bool) {
 	if len(b) < packetLength || b[0]>>5 != version {
-		return packet{}, false
+		return controlPacket{}, false
 	}
 	flags, length := b[1], int(b[3])
-	p = packet{
-		state:         State(flags >> 6),
-		diagnostic:    Diagnostic(b[0] & 0x1f),
-		poll:          flags&bitPoll != 0,
-		final:         flags&bitFinal != 0,
-		independent:   flags&bitIndependent != 0,
-		authenticated: flags&bitAuthenticated != 0,
-		demand:        flags&bitDemand != 0,
-		multiplier:    b[2],
-		mine:          binary.BigEndian.Uint32(b[4:]),
-		yours:         binary.BigEndian.Uint32(b[8:]),
-		transmit:      time.Duration(binary.BigEndian.Uint32(b[12:])) * time.Microsecond,
-		receive:       time.Duration(binary.BigEndian.Uint32(b[16:])) * time.Microsecond,
+	p = controlPacket{
+		state:                   State(flags >> 6),
+		diagnostic:              Diagnostic(b[0] & 0x1f),
+		poll:                    flags&bitPoll != 0,
+		final:                   flags&bitFinal != 0,
+		controlPlaneIndependent: flags&bitIndependent != 0,
+		authenticated:           flags&bitAuthenticated != 0,
+		demand:                  flags&bitDemand != 0,
+		multiplier:              b[2],
+		myDiscriminator:         binary.BigEndian.Uint32(b[4:]),
+		yourDiscriminator:       binary.BigEndian.Uint32(b[8:]),
+		transmit:                time.Duration(binary.BigEndian.Uint32(b[12:])) * time.Microsecond,
+		receive:                 time.Duration(binary.BigEndian.Uint32(b[16:])) * time.Microsecond,
 	}
 	least := packetLength
 	if p.authenticated {
 		least += 2
 	}
 	switch {
-	case length < least, length > len(b), p.multiplier == 0, flags&bitMultipoint != 0, p.mine == 0:
-		return packet{}, false
-	case p.yours == 0 && p.state != Down && p.state != AdminDown:
-		return packet{}, false // claims a session with us, and cannot name it
+	case length < least, length > len(b), p.multiplier == 0, flags&bitMultipoint != 0, p.myDiscriminator == 0:
+		return controlPacket{}, false
+	case p.yourDiscriminator == 0 && p.state != Down && p.state != AdminDown:
+		return controlPacket{}, false // claims a session with us, and cannot name it
 	}
 	return p, true
 }

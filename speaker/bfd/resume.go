@@ -11,12 +11,12 @@ import (
 const (
 	// patience is how long a new session waits to hear a peer that takes it for
 	// Up. A peer that runs slower than this is not resumed with.
-	patience = 1500 * time.Millisecond
+	resumeTimeout = 1500 * time.Millisecond
 
 	// pauses is how many packets announce a pause, and pausePace the time between
 	// two of them: one may be lost.
-	pauses    = 3
-	pausePace = 10 * time.Millisecond
+	pausePackets  = 3
+	pauseInterval = 10 * time.Millisecond
 )
 
 // Pause leaves all sessions that are Up to an Engine that will have the same
@@ -28,11 +28,11 @@ const (
 //
 // It is for the restart of a process on a path that goes on working.
 func (e *Engine) Pause(ctx context.Context) {
-	for range pauses {
+	for range pausePackets {
 		e.mu.Lock()
-		for _, p := range e.paths {
+		for _, p := range e.sessions {
 			if p.state == Up {
-				p.profile.Multiplier, p.urgent = math.MaxUint8, true
+				p.profile.Multiplier, p.sendNow = math.MaxUint8, true
 				e.schedule(p)
 			}
 		}
@@ -41,7 +41,7 @@ func (e *Engine) Pause(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(pausePace):
+		case <-time.After(pauseInterval):
 		}
 	}
 }
@@ -49,25 +49,25 @@ func (e *Engine) Pause(ctx context.Context) {
 // newSession makes a session that first listens whether the peer knows it, if
 // an earlier Engine can have left it.
 func (e *Engine) newSession(key Key, profile Profile, now time.Duration) *session {
-	id := e.knownID(key)
+	id := e.resumableDiscriminator(key)
 	if id == 0 {
-		return newSession(e.newID(), profile, now)
+		return newSession(e.newDiscriminator(), profile, now)
 	}
 	s := newSession(id, profile, now)
-	s.listen = now + patience
+	s.resumeUntil = now + resumeTimeout
 	return s
 }
 
 // knownID is the discriminator that an Engine of this name gives to the key, 0
 // if there is none to be had.
-func (e *Engine) knownID(key Key) uint32 {
-	if e.name == "" {
+func (e *Engine) resumableDiscriminator(key Key) uint32 {
+	if e.identity == "" {
 		return 0
 	}
 	h := fnv.New32a()
 	// Spelled out: the next release must come to the same.
-	fmt.Fprintf(h, "%s|%s|%s|%s|%t", e.name, key.Peer, key.Local, key.Interface, key.Multihop)
-	if id := h.Sum32(); e.ids[id] == nil {
+	fmt.Fprintf(h, "%s|%s|%s|%s|%t", e.identity, key.Peer, key.Local, key.Interface, key.Multihop)
+	if id := h.Sum32(); e.byDiscriminator[id] == nil {
 		return id
 	}
 	return 0
@@ -75,9 +75,9 @@ func (e *Engine) knownID(key Key) uint32 {
 
 // resume takes up a session that the peer takes for Up. What it was told of the
 // timers is not known, so it is told again.
-func (s *session) resume(now time.Duration) {
-	s.enter(Up, NoDiagnostic, now)
-	if s.poll == idle {
-		s.poll, s.urgent = asking, true
+func (s *session) resumeUp(now time.Duration) {
+	s.setState(Up, NoDiagnostic, now)
+	if s.poll == pollIdle {
+		s.poll, s.sendNow = pollSent, true
 	}
 }

@@ -18,22 +18,22 @@ import (
 )
 
 // router is another implementation in a node.
-type router interface {
+type peerDaemon interface {
 	name() string
 	// start runs it with the peers given, all with one pace and a multiplier of
 	// 3; configure changes them. A peer that is shut is in AdminDown.
 	start(t testing.TB, n *node, peers []Key)
 	configure(t testing.TB, pace time.Duration, shut bool)
 	// sees is what it says of a peer. ups changes when the session comes up.
-	sees(t testing.TB, peer netip.Addr) (up bool, ups string)
+	sessionState(t testing.TB, peer netip.Addr) (up bool, ups string)
 	// parting is how its peers learn that it was shut.
-	parting() Status
+	statusAfterShutdown() Status
 	kill()
 }
 
 // find is the path of a program of the system, or of one that the lab has
 // fetched beside our own binaries.
-func find(t testing.TB, programs ...string) (paths []string) {
+func findPrograms(t testing.TB, programs ...string) (paths []string) {
 	t.Helper()
 	dirs := append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin", "/usr/lib/frr")
 	for _, of := range []string{"bird", "frr"} {
@@ -68,14 +68,14 @@ func (d *daemon) command(args ...string) *exec.Cmd {
 	return exec.Command("nsenter", append([]string{fmt.Sprintf("--net=/proc/%d/ns/net", d.node.pid)}, args...)...)
 }
 
-func (d *daemon) run(t testing.TB, args ...string) {
+func (d *daemon) startProgram(t testing.TB, args ...string) {
 	t.Helper()
 	cmd := d.command(args...)
-	cmd.SysProcAttr = self("").SysProcAttr
+	cmd.SysProcAttr = commandInRole("").SysProcAttr
 	if testing.Verbose() {
 		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	}
-	start(t, cmd)
+	startProcess(t, cmd)
 	d.running = append(d.running, cmd)
 }
 
@@ -85,7 +85,7 @@ func (d *daemon) kill() {
 	}
 }
 
-func (d *daemon) tell(t testing.TB, args ...string) string {
+func (d *daemon) output(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := d.command(args...).CombinedOutput()
 	if err != nil {
@@ -112,13 +112,15 @@ type bird struct {
 func (*bird) name() string { return "BIRD" }
 
 // parting: a protocol that is disabled falls silent.
-func (*bird) parting() Status { return Status{Diagnostic: DetectionTimeExpired, RemoteState: Down} }
+func (*bird) statusAfterShutdown() Status {
+	return Status{Diagnostic: DetectionTimeExpired, RemoteState: Down}
+}
 
 func (b *bird) start(t testing.TB, n *node, peers []Key) {
-	b.tools = find(t, "bird", "birdc")
+	b.tools = findPrograms(t, "bird", "birdc")
 	b.daemon, b.peers, b.since = daemon{node: n, dir: t.TempDir()}, peers, make(map[netip.Addr]time.Time)
 	conf := b.config(t, 100*ms, false)
-	b.run(t, b.tools[0], "-f", "-c", conf, "-s", filepath.Join(b.dir, "ctl"))
+	b.startProgram(t, b.tools[0], "-f", "-c", conf, "-s", filepath.Join(b.dir, "ctl"))
 	eventually(t, func() string { return "BIRD does not answer" }, func() bool {
 		return b.command(b.tools[1], "-s", filepath.Join(b.dir, "ctl"), "show", "status").Run() == nil
 	})
@@ -144,11 +146,11 @@ func (b *bird) config(t testing.TB, pace time.Duration, shut bool) string {
 
 func (b *bird) configure(t testing.TB, pace time.Duration, shut bool) {
 	b.config(t, pace, shut)
-	b.tell(t, b.tools[1], "-s", filepath.Join(b.dir, "ctl"), "configure")
+	b.output(t, b.tools[1], "-s", filepath.Join(b.dir, "ctl"), "configure")
 }
 
-func (b *bird) sees(t testing.TB, peer netip.Addr) (bool, string) {
-	out := b.tell(t, b.tools[1], "-s", filepath.Join(b.dir, "ctl"), "show", "bfd", "sessions")
+func (b *bird) sessionState(t testing.TB, peer netip.Addr) (bool, string) {
+	out := b.output(t, b.tools[1], "-s", filepath.Join(b.dir, "ctl"), "show", "bfd", "sessions")
 	for line := range strings.Lines(out) {
 		if f := strings.Fields(line); len(f) > 3 && f[0] == peer.WithZone("").String() {
 			at, err := time.Parse("15:04:05.000", f[3])
@@ -173,12 +175,12 @@ type frr struct {
 
 func (*frr) name() string { return "FRR" }
 
-func (*frr) parting() Status {
+func (*frr) statusAfterShutdown() Status {
 	return Status{Diagnostic: NeighborSignaledDown, RemoteState: AdminDown}
 }
 
 func (f *frr) start(t testing.TB, n *node, peers []Key) {
-	f.tools = find(t, "zebra", "bfdd", "vtysh")
+	f.tools = findPrograms(t, "zebra", "bfdd", "vtysh")
 	owner, err := user.Lookup("frr")
 	if os.Geteuid() != 0 || err != nil {
 		netnstest.Skip(t, "FRR needs root and the user frr")
@@ -200,7 +202,7 @@ func (f *frr) start(t testing.TB, n *node, peers []Key) {
 		if name == "bfdd" {
 			args = append(args, "--bfdctl", dir+"/bfdd.sock")
 		}
-		f.run(t, args...)
+		f.startProgram(t, args...)
 		eventually(t, func() string { return name + " does not answer" }, func() bool {
 			_, err := os.Stat(filepath.Join(dir, name+".vty"))
 			return err == nil
@@ -211,7 +213,7 @@ func (f *frr) start(t testing.TB, n *node, peers []Key) {
 
 func (f *frr) vtysh(t testing.TB, args ...string) string {
 	t.Helper()
-	return f.tell(t, append([]string{f.tools[2], "--config_dir", f.dir, "--vty_socket", f.dir}, args...)...)
+	return f.output(t, append([]string{f.tools[2], "--config_dir", f.dir, "--vty_socket", f.dir}, args...)...)
 }
 
 func (f *frr) configure(t testing.TB, pace time.Duration, shut bool) {
@@ -238,7 +240,7 @@ func (f *frr) configure(t testing.TB, pace time.Duration, shut bool) {
 	}
 }
 
-func (f *frr) sees(t testing.TB, peer netip.Addr) (bool, string) {
+func (f *frr) sessionState(t testing.TB, peer netip.Addr) (bool, string) {
 	var peers, counters []struct {
 		Peer   string
 		Status string
