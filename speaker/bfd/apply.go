@@ -12,49 +12,52 @@ import (
 )
 
 const (
-	// retryAfter is the wait before a socket is opened again.
+	// socketRetryInterval is the time between two attempts to open a socket.
 	socketRetryInterval = time.Second
 
-	// glut is how many packets are read before timers have their turn, so that
-	// a flood does not silence the sessions.
+	// maxPacketsPerRound limits the packets that are read before timers are
+	// processed, so that a flood does not delay the sessions' own packets.
 	maxPacketsPerRound = 4096
 
-	// tardy is how late the loop may wake and still trust that what the peers
-	// have sent can be read. Later than that the whole machine may have stood
-	// still, and packets are given a reprieve to come up from the network card.
+	// maxWakeupDelay is how late the loop may wake and still assume that all
+	// packets the peers have sent can be read. After a longer delay the whole
+	// machine may have been suspended; sessions then expire expiryGrace later, so
+	// that packets can arrive from the network card first.
 	maxWakeupDelay = 10 * time.Millisecond
 	expiryGrace    = 5 * time.Millisecond
 )
 
-// wire is what the engine needs of the network.
+// transport is the network interface of the Engine.
 type transport interface {
-	// open makes a way to send to the key's peer and begins to receive on its
-	// port. link is the index of the link that it is bound to, 0 if none.
-	openSender(Key) (s packetSender, link int, err error)
-	// receive takes the next packet that has arrived. It does not wait.
+	// openSender opens a sender to the key's peer and starts receiving on the
+	// session's port. ifIndex is the index of the interface that the sender is
+	// bound to, or 0.
+	openSender(Key) (s packetSender, ifIndex int, err error)
+	// nextPacket returns the next packet that has arrived. It does not block.
 	nextPacket() (receivedPacket, bool)
-	// wait returns after wake, after a time, and when a packet has arrived, but
-	// not for that alone while it is deaf, at first.
-	wait(deaf, d time.Duration)
+	// wait blocks until wake is called, timeout has passed or a packet has
+	// arrived. During the first minimum of the time it ignores packets.
+	wait(minimum, timeout time.Duration)
+	// wake makes the current or the next wait return.
 	wake()
 }
 
-// sender sends to one peer.
+// packetSender sends to one peer.
 type packetSender interface {
 	send([]byte) error
 	close()
 }
 
-// arrival is a packet that has come.
+// receivedPacket is a packet with its addresses.
 type receivedPacket struct {
 	remoteEnd
 	destination netip.Addr // without a zone
 	ifIndex     int
 	ttl         uint8
-	payload     []byte // until the next receive
+	payload     []byte // valid until the next call of nextPacket
 }
 
-// path is a session in the engine.
+// runningSession is a session with its sender and its place in the queue.
 type runningSession struct {
 	*session
 	key Key
@@ -62,14 +65,14 @@ type runningSession struct {
 
 	sender      packetSender // nil if it could not be opened
 	ifIndex     int
-	retryAt     time.Duration // when to open it, if it is nil or fails
-	socketError string        // of the socket
-	rejection   string        // of what the peer sends
+	retryAt     time.Duration // when to open the sender, if it is nil or fails
+	socketError string        // the last error of the socket, "" if it works
+	rejection   string        // why the last packet of the peer was rejected, "" if it was not
 
 	reported   State
 	removed    bool
-	wakeAt     time.Duration // at which time the queue has it; its due time is not before
-	queueIndex int           // in the queue
+	wakeAt     time.Duration // the time it has in the queue, not after nextDeadline
+	queueIndex int
 }
 
 type stateChange struct {
@@ -79,7 +82,7 @@ type stateChange struct {
 
 func (p *runningSession) problem() string { return cmp.Or(p.socketError, p.rejection) }
 
-// due is when something has to be done for the path.
+// nextDeadline returns when the session has to send, to expire or to retry.
 func (p *runningSession) nextDeadline() time.Duration {
 	at := p.nextExpiry()
 	if p.removed && (p.adminDownLeft == 0 || p.sender == nil) {
@@ -94,24 +97,25 @@ func (p *runningSession) nextDeadline() time.Duration {
 	return at
 }
 
-// Run runs the sessions until ctx ends. It then falls silent at once: a planned
-// exit calls AdminDown first. It fails if the kernel refuses even an empty
-// engine; whatever concerns one session is that session's Problem.
+// Run runs the sessions until ctx ends, and then stops sending at once: callers
+// that stop for good call AdminDown first, callers that restart call Pause. Run
+// returns an error only if it cannot start; errors of one session are in its
+// Status.Problem.
 func (e *Engine) Run(ctx context.Context) error {
-	k, err := newSocketTransport()
+	t, err := newSocketTransport()
 	if err != nil {
 		return fmt.Errorf("run BFD: %w", err)
 	}
-	defer k.close()
-	e.runLoop(ctx, k)
+	defer t.close()
+	e.runLoop(ctx, t)
 	return nil
 }
 
-// run is Run over any wire.
-func (e *Engine) runLoop(ctx context.Context, w transport) {
+// runLoop implements Run over any transport.
+func (e *Engine) runLoop(ctx context.Context, t transport) {
 	defer raisePriority()()
 	e.mu.Lock()
-	e.transport = w
+	e.transport = t
 	e.mu.Unlock()
 	defer e.closeSenders()
 	defer context.AfterFunc(ctx, e.wake)()
@@ -119,11 +123,11 @@ func (e *Engine) runLoop(ctx context.Context, w transport) {
 	for ctx.Err() == nil {
 		next = e.runOnce(next)
 		now := e.elapsed()
-		w.wait(now.Truncate(timerGranularity)+timerGranularity-now, next-now)
+		t.wait(now.Truncate(timerGranularity)+timerGranularity-now, next-now)
 	}
 }
 
-// stop closes all sockets. The sessions stay, for another Run.
+// closeSenders closes all sockets. The sessions stay for the next Run.
 func (e *Engine) closeSenders() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -145,18 +149,19 @@ func (e *Engine) wake() {
 	e.wakeLocked()
 }
 
+// wakeLocked wakes the loop. The caller holds the lock.
 func (e *Engine) wakeLocked() {
 	if e.transport != nil {
 		e.transport.wake()
 	}
 }
 
-// round does all that there is to do and returns when the next round is due.
-// planned is when this one was.
+// runOnce processes all received packets and expired timers, and returns when
+// the next round is due. planned is when this one was due.
 func (e *Engine) runOnce(planned time.Duration) time.Duration {
 	e.mu.Lock()
-	// The order matters: what has arrived before now is read before anybody is
-	// found silent at now.
+	// Packets that arrived before now must be processed before sessions expire
+	// at now.
 	now := e.elapsed()
 	e.receivePackets(now)
 	late := now > planned+maxWakeupDelay
@@ -178,7 +183,7 @@ func (e *Engine) runOnce(planned time.Duration) time.Duration {
 	return next
 }
 
-// drain takes what has arrived.
+// receivePackets processes the packets that have arrived.
 func (e *Engine) receivePackets(now time.Duration) {
 	for range maxPacketsPerRound {
 		a, ok := e.transport.nextPacket()
@@ -191,8 +196,8 @@ func (e *Engine) receivePackets(now time.Duration) {
 	}
 }
 
-// hear finds the packet's session and tells it (RFC 5880 section 6.8.6; RFC
-// 5881 section 3). Packets for nobody leave no trace.
+// processPacket passes a packet to its session (RFC 5880 section 6.8.6; RFC
+// 5881 section 3). Packets without a session are dropped.
 func (e *Engine) processPacket(a receivedPacket, p controlPacket, now time.Duration) {
 	to := e.findSession(a, p.yourDiscriminator)
 	if to == nil {
@@ -205,12 +210,12 @@ func (e *Engine) processPacket(a receivedPacket, p controlPacket, now time.Durat
 	to.receivePacket(p, now)
 	e.sendDue(to, now)
 	if to.nextDeadline() < to.wakeAt {
-		e.schedule(to) // later ones find their place when their time has come
+		e.schedule(to) // a later deadline is scheduled when wakeAt has passed
 	}
 }
 
-// find follows the discriminator if the packet names one, and addresses and
-// links only if not.
+// findSession selects the session by Your Discriminator if it is not zero,
+// otherwise by addresses and interface. It returns nil if there is none.
 func (e *Engine) findSession(a receivedPacket, id uint32) *runningSession {
 	if id != 0 {
 		if p := e.byDiscriminator[id]; p != nil && p.key.Multihop == a.multihop && p.receivesOn(a.ifIndex) {
@@ -226,24 +231,25 @@ func (e *Engine) findSession(a receivedPacket, id uint32) *runningSession {
 	return nil
 }
 
-func (p *runningSession) receivesOn(link int) bool {
-	return p.sender != nil && (p.ifIndex == 0 || p.ifIndex == link)
+func (p *runningSession) receivesOn(ifIndex int) bool {
+	return p.sender != nil && (p.ifIndex == 0 || p.ifIndex == ifIndex)
 }
 
-// refuse says why the packet is not believed, "" if it is.
+// rejectionOf returns why the session must not accept the packet, or "".
 func (p *runningSession) rejectionOf(a receivedPacket, got controlPacket) string {
 	switch {
 	case !p.key.Multihop && a.ttl != maxTTL:
-		return fmt.Sprintf("the peer's packets arrive with TTL %d instead of %d: a router is between", a.ttl, maxTTL)
+		return fmt.Sprintf("packets from the peer have TTL %d instead of %d: the peer is not directly connected", a.ttl, maxTTL)
 	case p.key.Multihop && a.ttl < p.profile.MinTTL:
-		return fmt.Sprintf("the peer's packets arrive with TTL %d, below the minimum of %d", a.ttl, p.profile.MinTTL)
+		return fmt.Sprintf("packets from the peer have TTL %d, below the minimum of %d", a.ttl, p.profile.MinTTL)
 	case got.authenticated:
-		return "the peer demands authentication, which is not supported"
+		return "the peer requires BFD authentication, which is not supported"
 	}
 	return ""
 }
 
-// act does what is due for a path.
+// runDue does what is due for a session: it opens the sender, expires the peer,
+// sends packets and deletes a removed session.
 func (e *Engine) runDue(p *runningSession, now time.Duration, late bool) {
 	if (p.sender == nil || p.socketError != "") && p.retryAt <= now && !p.removed {
 		e.openSender(p, now)
@@ -264,21 +270,21 @@ func (e *Engine) runDue(p *runningSession, now time.Duration, late bool) {
 	e.schedule(p)
 }
 
-// open opens the path's socket, or another one in its place.
+// openSender opens the session's sender, or replaces one that fails.
 func (e *Engine) openSender(p *runningSession, now time.Duration) {
 	again := p.sender != nil
 	p.closeSender()
-	s, link, err := e.transport.openSender(p.key)
+	s, ifIndex, err := e.transport.openSender(p.key)
 	p.retryAt = now + socketRetryInterval
 	if err == nil {
-		p.sender, p.ifIndex = s, link
+		p.sender, p.ifIndex = s, ifIndex
 	}
-	if err != nil || !again { // a socket that could not send has yet to prove itself
+	if err != nil || !again { // the error of a replaced sender stays until a packet was sent
 		p.setSocketError(err)
 	}
 }
 
-// send sends what is due, and notes if the session has changed.
+// sendDue sends the packets that are due, and records a change of state.
 func (e *Engine) sendDue(p *runningSession, now time.Duration) {
 	e.recordChange(p)
 	if p.sender == nil {
@@ -298,7 +304,7 @@ func (e *Engine) sendDue(p *runningSession, now time.Duration) {
 	}
 }
 
-// note remembers to report a change of state.
+// recordChange queues a change of state for the changed callback.
 func (e *Engine) recordChange(p *runningSession) {
 	if p.state != p.reported && !p.removed {
 		p.reported = p.state
@@ -306,7 +312,8 @@ func (e *Engine) recordChange(p *runningSession) {
 	}
 }
 
-// farewell releases AdminDown when nobody has anything left to say.
+// finishAdminDown makes AdminDown return when all sessions have sent their last
+// AdminDown packet.
 func (e *Engine) finishAdminDown() {
 	if e.adminDownDone == nil {
 		return
@@ -323,7 +330,7 @@ func (e *Engine) finishAdminDown() {
 	}
 }
 
-// schedule puts the path where it belongs in the queue.
+// schedule updates the session's position in the queue.
 func (e *Engine) schedule(p *runningSession) {
 	p.wakeAt = p.nextDeadline()
 	if p.queueIndex < 0 {
@@ -345,8 +352,8 @@ func (p *runningSession) closeSender() {
 	}
 }
 
-// fail notes whether the socket works. A packet that was not sent is not sent
-// again: the next one follows soon.
+// setSocketError records whether the socket works. A packet that could not be
+// sent is not retransmitted: the next one follows soon.
 func (p *runningSession) setSocketError(err error) {
 	if err == nil {
 		p.socketError = ""
@@ -358,6 +365,7 @@ func (p *runningSession) setSocketError(err error) {
 	p.socketError = err.Error()
 }
 
+// logChange logs a change of state.
 func logChange(p *runningSession, s Status) {
 	level, message := slog.LevelDebug, "BFD session changed"
 	switch {

@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// batchSize is how many packets are read at once.
+// batchSize is the number of packets that one system call reads at most.
 const batchSize = 32
 
-// batch reads many packets in one system call and without allocating.
+// packetBatch reads many packets in one system call and without allocating.
 type packetBatch struct {
 	multihop           bool // of the socket that it was filled from
 	received, returned int
@@ -22,13 +22,13 @@ type packetBatch struct {
 	payloads           [batchSize][128]byte
 }
 
-// header is struct mmsghdr of recvmmsg(2).
+// messageHeader is struct mmsghdr of recvmmsg(2).
 type messageHeader struct {
 	unix.Msghdr
 	length uint32
 }
 
-// fill reads what has come to the listener, at most a batch.
+// readFrom reads packets that have arrived at a listener, at most batchSize.
 func (b *packetBatch) readFrom(l *sharedListener) {
 	b.multihop, b.received, b.returned = l.multihop, 0, 0
 	for i := range b.headers {
@@ -46,7 +46,7 @@ func (b *packetBatch) readFrom(l *sharedListener) {
 	}
 }
 
-// take returns the next packet. There must be one.
+// next returns the next packet of the batch. There must be one.
 func (b *packetBatch) next() receivedPacket {
 	i := b.returned
 	b.returned++
@@ -63,8 +63,8 @@ func (b *packetBatch) next() receivedPacket {
 	return a
 }
 
-// read takes what the kernel says beside the packet: struct in_pktinfo, struct
-// in6_pktinfo, and the TTL as an int.
+// parseControl reads the control messages of a packet: struct in_pktinfo,
+// struct in6_pktinfo, and the TTL as an int.
 func (a *receivedPacket) parseControl(control []byte) {
 	number := binary.NativeEndian.Uint32
 	for len(control) > 0 {

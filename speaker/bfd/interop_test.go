@@ -7,20 +7,21 @@ import (
 	"time"
 )
 
-// interop is an engine and another implementation on one cable, with a session
-// of each kind.
+// interopTest is an Engine and another implementation that are directly connected,
+// with a session of each kind.
 type interopTest struct {
 	peerDaemon
 	host       *runningEngine
 	here       *node
-	localKeys  []Key // as we name the sessions
+	localKeys  []Key // the sessions of the Engine
 	remoteKeys []Key
 }
 
 func newInterop(t *testing.T, r peerDaemon) *interopTest {
 	addr := netip.MustParseAddr
 	here, other := newNode(t), newNode(t)
-	connectNodes(t, "eth0", here, other, "192.0.2.1/24", "192.0.2.2/24", "198.51.100.1/24", "198.51.100.2/24", "2001:db8::1/64", "2001:db8::2/64")
+	connectNodes(t, "eth0", here, other,
+		"192.0.2.1/24", "192.0.2.2/24", "198.51.100.1/24", "198.51.100.2/24", "2001:db8::1/64", "2001:db8::2/64")
 	llHere, llOther := here.linkLocal(t), other.linkLocal(t)
 	i := &interopTest{
 		peerDaemon: r, here: here, host: here.newEngine(t),
@@ -41,30 +42,31 @@ func newInterop(t *testing.T, r peerDaemon) *interopTest {
 	return i
 }
 
-func (i *interopTest) setProfiles(t *testing.T, pace time.Duration) {
-	all := uniformProfiles(i.localKeys, pace)
+func (i *interopTest) setProfiles(t *testing.T, interval time.Duration) {
+	all := uniformProfiles(i.localKeys, interval)
 	for k, p := range all {
 		if k.Multihop {
-			p.MinTTL = 64 // BIRD sends no more over several hops
+			p.MinTTL = 64 // BIRD sends multihop packets with this TTL
 			all[k] = p
 		}
 	}
 	i.host.setProfiles(t, all)
 }
 
-// up waits until both ends have all sessions up.
+// waitUp waits until all sessions are up at both ends.
 func (i *interopTest) waitUp(t *testing.T) {
 	t.Helper()
 	for n, k := range i.localKeys {
 		i.host.waitFor(t, k, Up)
-		eventually(t, func() string { return fmt.Sprintf("%s does not see %s up", i.name(), i.remoteKeys[n].Peer) }, func() bool {
+		eventually(t, func() string { return fmt.Sprintf("%s does not have %s up", i.name(), i.remoteKeys[n].Peer) }, func() bool {
 			up, _ := i.sessionState(t, i.remoteKeys[n].Peer)
 			return up
 		})
 	}
 }
 
-// record is how often sessions came up, as both ends see it.
+// sessionRecords returns the state of each session, and how often it has flapped or
+// gone up, at both ends.
 func (i *interopTest) sessionRecords(t *testing.T) (all []string) {
 	for n, k := range i.localKeys {
 		up, ups := i.sessionState(t, i.remoteKeys[n].Peer)
@@ -74,16 +76,16 @@ func (i *interopTest) sessionRecords(t *testing.T) (all []string) {
 	return all
 }
 
-// settles waits until the sessions run at a pace, and shows that no session
-// flapped for it.
-func (i *interopTest) waitForInterval(t *testing.T, before []string, pace time.Duration) {
+// waitForInterval waits until the sessions use an interval, and checks that no
+// session flapped.
+func (i *interopTest) waitForInterval(t *testing.T, before []string, interval time.Duration) {
 	t.Helper()
 	for _, k := range i.localKeys {
 		status := func() Status { return i.host.Status()[k] }
-		eventually(t, func() string { return fmt.Sprintf("the pace is not %s: %+v", pace, status()) },
-			func() bool { return status().Interval == pace && status().Detection == 3*pace })
+		eventually(t, func() string { return fmt.Sprintf("the interval is not %s: %+v", interval, status()) },
+			func() bool { return status().Interval == interval && status().Detection == 3*interval })
 	}
-	time.Sleep(4 * pace) // a flap would come now
+	time.Sleep(4 * interval) // longer than the detection time
 	for n, now := range i.sessionRecords(t) {
 		if now != before[n] {
 			t.Errorf("%s became %s", before[n], now)
@@ -91,7 +93,7 @@ func (i *interopTest) waitForInterval(t *testing.T, before []string, pace time.D
 	}
 }
 
-// down waits until all sessions are Down for the reason given.
+// waitDown waits until all sessions are Down, and checks the diagnostic.
 func (i *interopTest) waitDown(t *testing.T, what string, begun time.Time, want Status) {
 	t.Helper()
 	for _, k := range i.localKeys {
@@ -103,20 +105,20 @@ func (i *interopTest) waitDown(t *testing.T, what string, begun time.Time, want 
 	}
 }
 
-// theyNotice waits until the other sees no session up.
+// waitRemoteDown waits until all sessions are down in the other implementation.
 func (i *interopTest) waitRemoteDown(t *testing.T, what string, begun time.Time) {
 	t.Helper()
 	for _, k := range i.remoteKeys {
-		eventually(t, func() string { return fmt.Sprintf("%s sees %s up", i.name(), k.Peer) }, func() bool {
+		eventually(t, func() string { return fmt.Sprintf("%s has %s up", i.name(), k.Peer) }, func() bool {
 			up, _ := i.sessionState(t, k.Peer)
 			return !up
 		})
 	}
-	t.Logf("%s: %s sees all down after at most %s", what, i.name(), time.Since(begun).Round(ms))
+	t.Logf("%s: %s has all sessions down after at most %s", what, i.name(), time.Since(begun).Round(ms))
 }
 
-// TestInterop: everything that happens to a session, against other
-// implementations.
+// TestInterop runs sessions with other implementations through changes of the
+// intervals, shutdown and failure at both ends.
 func TestInterop(t *testing.T) {
 	for _, r := range []peerDaemon{&frr{}, &bird{}} {
 		t.Run(r.name(), func(t *testing.T) {
@@ -128,7 +130,7 @@ func TestInterop(t *testing.T) {
 
 			i.setProfiles(t, 300*ms)
 			i.waitForInterval(t, before, 300*ms)
-			i.setProfiles(t, 50*ms) // they do not go below 100 ms
+			i.setProfiles(t, 50*ms) // the peer stays at 100 ms
 			i.waitForInterval(t, before, 100*ms)
 			i.configure(t, 50*ms, false)
 			i.waitForInterval(t, before, 50*ms)
@@ -139,26 +141,26 @@ func TestInterop(t *testing.T) {
 
 			begun := time.Now()
 			i.configure(t, 50*ms, true)
-			i.waitDown(t, "they are shut", begun, i.statusAfterShutdown())
+			i.waitDown(t, "the peer is shut down", begun, i.statusAfterShutdown())
 			i.configure(t, 50*ms, false)
 			i.waitUp(t)
 
 			begun = time.Now()
 			i.host.setProfiles(t, nil)
-			i.waitRemoteDown(t, "we are shut", begun)
+			i.waitRemoteDown(t, "the engine has no sessions", begun)
 			i.setProfiles(t, 50*ms)
 			i.waitUp(t)
 
 			begun = time.Now()
 			i.host.kill()
-			i.waitRemoteDown(t, "we are dead", begun)
+			i.waitRemoteDown(t, "the engine is killed", begun)
 			i.host = i.here.newEngine(t)
 			i.setProfiles(t, 50*ms)
 			i.waitUp(t)
 
 			begun = time.Now()
 			i.kill()
-			i.waitDown(t, "they are killed", begun, Status{Diagnostic: DetectionTimeExpired, RemoteState: Down})
+			i.waitDown(t, "the peer is killed", begun, Status{Diagnostic: DetectionTimeExpired, RemoteState: Down})
 		})
 	}
 }

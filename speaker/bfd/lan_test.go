@@ -16,20 +16,20 @@ import (
 type lan struct {
 	mu    sync.Mutex
 	hosts map[netip.Addr]*simulatedTransport
-	drop  func(from, to netip.Addr) bool // nil loses nothing
+	drop  func(from, to netip.Addr) bool // nil drops no packet
 	ttl   uint8
 }
 
-// simulated is the wire of one host.
+// simulatedTransport is the transport of one host.
 type simulatedTransport struct {
 	lan             *lan
 	addr            netip.Addr
-	wakeup          chan struct{} // something came, or wake
+	wakeup          chan struct{} // a packet has arrived, or wake was called
 	mu              sync.Mutex
 	inFlight, inbox []receivedPacket
-	socketError     error // of open and of send
-	// frozen is until when the process is not scheduled, stopped until when the
-	// machine receives nothing either. Instants of the bubble's clock.
+	socketError     error // of openSender and of send
+	// Until frozen the process is not scheduled; until stopped the machine receives
+	// no packets either.
 	frozen, stopped time.Time
 }
 
@@ -63,16 +63,16 @@ func (s *simulatedTransport) nextPacket() (receivedPacket, bool) {
 	return a, true
 }
 
-func (s *simulatedTransport) wait(deaf, d time.Duration) {
-	time.Sleep(min(deaf, d))
-	d -= deaf
+func (s *simulatedTransport) wait(minimum, timeout time.Duration) {
+	time.Sleep(min(minimum, timeout))
+	timeout -= minimum
 	s.mu.Lock()
 	full := len(s.inbox) > 0
 	s.mu.Unlock()
 	if !full {
 		select {
 		case <-s.wakeup:
-		case <-time.After(d):
+		case <-time.After(timeout):
 		}
 	}
 	s.mu.Lock()
@@ -88,8 +88,8 @@ func (s *simulatedTransport) wake() {
 	}
 }
 
-// carry delivers packets after a time, in the order in which they were sent:
-// timers of one instant fire in any order.
+// deliverAfter delivers packets after a time, in the order in which they were sent,
+// although timers of one instant fire in any order.
 func (s *simulatedTransport) deliverAfter(a receivedPacket, d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,7 +135,7 @@ func (l *simulatedSender) send(b []byte) error {
 	return nil
 }
 
-// end is an engine with one session to the other end of the LAN.
+// end is an Engine with one session to the other end of the LAN.
 type end struct {
 	*Engine
 	*simulatedTransport
@@ -156,7 +156,7 @@ var (
 	addrB = netip.MustParseAddr("192.0.2.2")
 )
 
-// join makes a running end without a session.
+// newEnd runs an end without a session.
 func (l *lan) newEnd(addr, peer netip.Addr) *end {
 	e := &end{key: Key{Peer: peer}, simulatedTransport: l.newTransport(addr)}
 	e.Engine = New(slog.New(slog.DiscardHandler), "", func(_ Key, s Status) {
@@ -194,7 +194,7 @@ func (e *end) lastChange() timedStatus {
 	return e.changes[len(e.changes)-1]
 }
 
-// bubble runs a simulation whose ends are all gone when it returns.
+// simulate runs f with a simulated clock and two ends, which it stops when f returns.
 func simulate(t *testing.T, f func(t *testing.T, l *lan, a, b *end)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {

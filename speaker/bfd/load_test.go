@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// manyPaths are n sessions from one address to others, and the same as the
-// others see them.
+// manyKeys returns the keys of n sessions from one address to others, and the keys
+// that the other ends use.
 func manyKeys(n int) (one, others []Key) {
 	for i := range n {
 		peer := netip.AddrFrom4([4]byte{10, 0, byte(1 + i/250), byte(1 + i%250)})
@@ -26,36 +26,36 @@ func manyKeys(n int) (one, others []Key) {
 	return one, others
 }
 
-// runPeer is the other end of manySessions, in a process of its own.
-func runPeer(n, interval string) error {
-	count, err := strconv.Atoi(n)
+// runPeer runs the other end of manySessions in a separate process.
+func runPeer(sessions, every string) error {
+	count, err := strconv.Atoi(sessions)
 	if err != nil {
 		return err
 	}
-	pace, err := time.ParseDuration(interval)
+	interval, err := time.ParseDuration(every)
 	if err != nil {
 		return err
 	}
 	e := New(slog.New(slog.DiscardHandler), "", func(Key, Status) {})
 	_, others := manyKeys(count)
-	if err := e.Set(uniformProfiles(others, pace)); err != nil {
+	if err := e.Set(uniformProfiles(others, interval)); err != nil {
 		return err
 	}
 	return e.Run(context.Background())
 }
 
-func uniformProfiles(keys []Key, pace time.Duration) map[Key]Profile {
+func uniformProfiles(keys []Key, interval time.Duration) map[Key]Profile {
 	all := make(map[Key]Profile, len(keys))
 	for _, k := range keys {
-		all[k] = Profile{Transmit: pace, Receive: pace, Multiplier: 3}
+		all[k] = Profile{Transmit: interval, Receive: interval, Multiplier: 3}
 	}
 	return all
 }
 
 // manySessions runs n sessions to another process and waits until all are up.
-func manySessions(t testing.TB, n int, pace time.Duration) *runningEngine {
+func manySessions(t testing.TB, n int, interval time.Duration) *runningEngine {
 	t.Helper()
-	cmd := commandInRole(rolePeer, strconv.Itoa(n), pace.String())
+	cmd := commandInRole(rolePeer, strconv.Itoa(n), interval.String())
 	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
 	cmd.Stderr = os.Stderr
 	startProcess(t, cmd)
@@ -68,16 +68,16 @@ func manySessions(t testing.TB, n int, pace time.Duration) *runningEngine {
 	connectNodes(t, "many0", here, &node{cmd.Process.Pid}, addrs...)
 	t.Cleanup(func() { must(t, deleteInterface("many0")) })
 	h := newRunningEngine(t, func(run func() error) error { return run() })
-	h.setProfiles(t, uniformProfiles(one, pace))
+	h.setProfiles(t, uniformProfiles(one, interval))
 	eventually(t, func() string { return fmt.Sprintf("not all of %d sessions came up: %+v", n, h.Status()) }, func() bool {
 		up, _ := h.countSessions()
 		return up == n
 	})
-	time.Sleep(time.Second) // they settle: the first packets, which wait for ARP, may come out of order
+	time.Sleep(time.Second) // the first packets wait for ARP and may arrive out of order
 	return h
 }
 
-// count is how many sessions are Up, and how often any has left Up.
+// countSessions returns how many sessions are Up, and how often any has left Up.
 func (h *runningEngine) countSessions() (up, flaps int) {
 	for _, s := range h.Status() {
 		if s.State == Up {
@@ -94,7 +94,7 @@ func cpu(b testing.TB) time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-// BenchmarkSessions runs sessions at 100 ms and shows what they cost.
+// BenchmarkSessions measures the cost of sessions with an interval of 100 ms.
 func BenchmarkSessions(b *testing.B) {
 	for _, n := range []int{1, 10, 100, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -118,8 +118,8 @@ func BenchmarkSessions(b *testing.B) {
 	}
 }
 
-// TestBusyMachine: with every core taken twice by others, nobody is taken for
-// gone. FAIRLEAD_BFD_BUSY says for how long, if not 5s.
+// TestBusyMachine checks that no session goes down while two other processes per
+// core are busy. FAIRLEAD_BFD_BUSY sets the duration, 5s by default.
 func TestBusyMachine(t *testing.T) {
 	duration := 5 * time.Second
 	if d, err := time.ParseDuration(os.Getenv("FAIRLEAD_BFD_BUSY")); err == nil {

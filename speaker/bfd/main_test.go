@@ -21,7 +21,7 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
-// What this binary is when it runs itself.
+// The roles of this binary when it executes itself.
 const (
 	roleEnv    = "FAIRLEAD_BFD_ROLE" // empty: it runs the tests
 	roleHolder = "holder"            // keeps a network namespace until its parent ends
@@ -29,11 +29,11 @@ const (
 	rolePeer   = "peer"              // the other end of many sessions
 )
 
-// init keeps the main thread for the main goroutine. It must never run node.do,
-// for it cannot end: what /proc/PID/ns/net shows of a process is its main thread's.
+// init keeps the main thread for the main goroutine. The main thread must not run
+// node.inNamespace, because it cannot end, and /proc/PID/ns/net is its namespace.
 func init() { runtime.LockOSThread() }
 
-// TestMain runs the tests, or what they need beside them.
+// TestMain runs the tests, or one of the roles.
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleEnv) {
 	case roleHolder:
@@ -49,8 +49,9 @@ func TestMain(m *testing.M) {
 	os.Exit(netnstest.Run(m))
 }
 
-// self is this binary in another role. It dies with its parent. In a session of
-// its own the kernel counts it as another application (sched(7), autogroups).
+// commandInRole returns a command that runs this binary in a role. The process is
+// killed with its parent. It has its own session, so that the kernel schedules it
+// as another application (sched(7), autogroups).
 func commandInRole(role string, args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), roleEnv+"="+role)
@@ -58,8 +59,8 @@ func commandInRole(role string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// forks runs on a thread that lasts as long as the tests: a process dies with
-// the thread that started it, and do leaves threads dead.
+// forkThread runs functions on a thread that lasts as long as the tests: a child
+// process is killed with the thread that started it, and inNamespace ends threads.
 var forkThread = sync.OnceValue(func() chan<- func() {
 	c := make(chan func())
 	go func() {
@@ -71,7 +72,7 @@ var forkThread = sync.OnceValue(func() chan<- func() {
 	return c
 })
 
-// start starts a process that does not outlive the tests.
+// startProcess starts a process and kills it at the end of the test.
 func startProcess(t testing.TB, cmd *exec.Cmd) {
 	t.Helper()
 	done := make(chan error)
@@ -90,7 +91,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// eventually waits for a condition that is sure to come, and returns how long it took.
+// eventually waits for a condition, and returns how long it took.
 func eventually(t testing.TB, what func() string, condition func() bool) time.Duration {
 	t.Helper()
 	begun := time.Now()
@@ -121,7 +122,7 @@ func newNode(t testing.TB) *node {
 		}
 		for _, setting := range []string{"ipv6/conf/default/accept_dad", "ipv6/conf/all/accept_dad"} {
 			if err := os.WriteFile("/proc/sys/net/"+setting, []byte("0"), 0); err != nil {
-				return err // else addresses cannot be used for a second
+				return err // with duplicate address detection, addresses are unusable for a second
 			}
 		}
 		return netlink.LinkSetUp(lo)
@@ -129,7 +130,7 @@ func newNode(t testing.TB) *node {
 	return n
 }
 
-// do runs f on a thread in the node.
+// inNamespace runs f on a thread in the node's namespace.
 func (n *node) inNamespace(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -147,8 +148,8 @@ func (n *node) inNamespace(f func() error) error {
 	return <-done
 }
 
-// cable links a and b by interfaces with the name given, and addresses like
-// "192.0.2.1/24" alternately to a and b; "" is none.
+// connectNodes connects a and b by a pair of interfaces with the given name, and
+// adds addresses such as "192.0.2.1/24" alternately to a and b; "" is no address.
 func connectNodes(t testing.TB, name string, a, b *node, addrs ...string) {
 	t.Helper()
 	veth := &netlink.Veth{
@@ -179,7 +180,7 @@ func connectNodes(t testing.TB, name string, a, b *node, addrs ...string) {
 	}
 }
 
-// route makes the node reach a prefix by a gateway.
+// addRoute adds a route to a prefix via a gateway.
 func (n *node) addRoute(t testing.TB, prefix, via string) {
 	t.Helper()
 	must(t, n.inNamespace(func() error {
@@ -202,7 +203,7 @@ func (n *node) setInterfaceDown(t testing.TB, name string) {
 	}))
 }
 
-// forward makes the node a router.
+// enableForwarding makes the node a router.
 func (n *node) enableForwarding(t testing.TB) {
 	t.Helper()
 	must(t, n.inNamespace(func() error {
@@ -219,7 +220,7 @@ func deleteInterface(name string) error {
 	return netlink.LinkDel(link)
 }
 
-// linkLocal is the address of a node's interface eth0.
+// linkLocal returns the link-local address of the node's interface eth0.
 func (n *node) linkLocal(t testing.TB) (found netip.Addr) {
 	t.Helper()
 	eventually(t, func() string { return "no link-local address" }, func() bool {
@@ -241,7 +242,7 @@ func (n *node) linkLocal(t testing.TB) (found netip.Addr) {
 	return found
 }
 
-// host is an engine that runs in a node.
+// runningEngine is an Engine that runs in a node.
 type runningEngine struct {
 	*Engine
 	kill func() // returns when it has stopped
@@ -255,7 +256,8 @@ func (n *node) newEngine(t testing.TB) *runningEngine {
 	return newRunningEngine(t, n.inNamespace)
 }
 
-// newHost runs an engine by within, which runs a function at a place.
+// newRunningEngine runs an Engine by means of within, which runs a function in a
+// namespace.
 func newRunningEngine(t testing.TB, within func(func() error) error) *runningEngine {
 	t.Helper()
 	h := &runningEngine{changes: make(map[Key][]timedStatus)}
@@ -286,8 +288,8 @@ func (h *runningEngine) setProfiles(t testing.TB, sessions map[Key]Profile) {
 	must(t, h.Set(sessions))
 }
 
-// becomes waits until a session has the state, and returns its status and when
-// it got there.
+// waitFor waits until a session has the state, and returns its status and when it
+// entered the state.
 func (h *runningEngine) waitFor(t testing.TB, k Key, want State) (Status, time.Time) {
 	t.Helper()
 	eventually(t, func() string { return fmt.Sprintf("%v is not %s: %+v", k, want, h.Status()[k]) },

@@ -25,9 +25,10 @@ func TestEncode(t *testing.T) {
 	}
 }
 
-// TestDecode: every rule of RFC 5880 section 6.8.6 that needs no session.
+// TestDecode covers every rule of RFC 5880 section 6.8.6 that does not depend on a
+// session.
 func TestDecode(t *testing.T) {
-	// with changes one byte of the sample.
+	// with returns the sample packet with one byte changed.
 	with := func(at int, value byte) []byte {
 		b := samplePacket.appendTo(nil)
 		b[at] = value
@@ -53,11 +54,11 @@ func TestDecode(t *testing.T) {
 		{"authenticated", append(with(1, 0xc4)[:3], append([]byte{26}, append(samplePacket.appendTo(nil)[4:], 1, 2)...)...), true},
 		{"multiplier 0", with(2, 0), false},
 		{"multipoint", with(1, 0xc1), false},
-		{"no discriminator", controlPacket{state: Up, multiplier: 3, yourDiscriminator: 1}.appendTo(nil), false},
-		{"Down to a stranger", first(Down, 0), true},
-		{"AdminDown to a stranger", first(AdminDown, 0), true},
-		{"Init to a stranger", first(Init, 0), false},
-		{"Up to a stranger", first(Up, 0), false},
+		{"without My Discriminator", controlPacket{state: Up, multiplier: 3, yourDiscriminator: 1}.appendTo(nil), false},
+		{"Down without Your Discriminator", first(Down, 0), true},
+		{"AdminDown without Your Discriminator", first(AdminDown, 0), true},
+		{"Init without Your Discriminator", first(Init, 0), false},
+		{"Up without Your Discriminator", first(Up, 0), false},
 		{"Init", first(Init, 7), true},
 	} {
 		if _, ok := decodePacket(test.b); ok != test.ok {
@@ -69,7 +70,7 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// FuzzDecode: what is accepted survives being sent again.
+// FuzzDecode checks that an accepted packet is equal after encoding and decoding.
 func FuzzDecode(f *testing.F) {
 	f.Add(samplePacket.appendTo(nil))
 	f.Add([]byte{})
@@ -82,7 +83,7 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("accepted %+v", p)
 		}
 		if p.authenticated {
-			return // what follows is not kept
+			return // the authentication section is not preserved
 		}
 		if again, ok := decodePacket(p.appendTo(nil)); !ok || again != p {
 			t.Errorf("%+v became %+v", p, again)

@@ -1,6 +1,6 @@
 package bfd
 
-// queue is a heap of paths by the time of their next action.
+// deadlineQueue is a heap of sessions by the time of their next action.
 type deadlineQueue []*runningSession
 
 // Len is part of heap.Interface.

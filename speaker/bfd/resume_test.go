@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// TestResume: to the peer, a session that was paused and taken up again has
-// never gone. One whose other end comes back under another name, or too late, has.
+// TestResume checks that a peer does not notice that a session was paused and
+// resumed, but does if the next Engine has another identity or starts too late.
 func TestResume(t *testing.T) {
 	for _, tt := range []struct {
 		name, next string
@@ -15,7 +15,7 @@ func TestResume(t *testing.T) {
 	}{
 		{"soon", "node-1", 2 * time.Second, 0},
 		{"at the last moment", "node-1", 254*fastProfile.Transmit - resumeTimeout, 0},
-		{"under another name", "node-2", 2 * time.Second, 1},
+		{"another identity", "node-2", 2 * time.Second, 1},
 		{"too late", "node-1", 300 * fastProfile.Transmit, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -44,9 +44,9 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// TestPauseOfTheDead: a peer that dies during a pause is noticed afterwards, and
-// a session that has not come up is begun as ever.
-func TestPauseOfTheDead(t *testing.T) {
+// TestPeerFailsDuringPause checks that a resumed Engine notices that its peer has
+// failed during the pause, and that the session comes up again with a new peer.
+func TestPeerFailsDuringPause(t *testing.T) {
 	simulate(t, func(t *testing.T, l *lan, a, b *end) {
 		a.identity = "node-1"
 		a.set(t, fastProfile)

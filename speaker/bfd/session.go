@@ -6,47 +6,46 @@ import (
 )
 
 const (
-	// slowest is the shortest DesiredMinTxInterval of a session that is not Up
-	// (RFC 5880 section 6.8.3): paths that lead nowhere cost next to nothing.
+	// minSlowInterval is the shortest DesiredMinTxInterval of a session that is not
+	// Up (RFC 5880 section 6.8.3), which limits the load of paths that do not work.
 	minSlowInterval = time.Second
 
-	// beat is what the clock of all sessions goes by, where it may: one look at
-	// what has come and what is due costs more than either.
+	// timerGranularity is the unit that deadlines are rounded down to where the
+	// jitter allows it, so that one wakeup serves the timers of many sessions.
 	timerGranularity = 2 * time.Millisecond
 
-	// farewells is how many packets say AdminDown before a session falls silent,
-	// and partingPace the time between two of them.
+	// adminDownPackets is the number of packets that signal AdminDown before a
+	// session stops sending, and adminDownInterval the time between two of them.
 	adminDownPackets  = 3
 	adminDownInterval = 50 * time.Millisecond
 
-	// never is the instant that does not come. Instants are durations since the
-	// engine was made.
+	// never is an instant that is never reached. Instants are durations since the
+	// Engine was created.
 	never time.Duration = math.MaxInt64
 )
 
-// timing is what one end says of its timers: its DesiredMinTxInterval and its
-// RequiredMinRxInterval.
+// timerValues are the DesiredMinTxInterval and the RequiredMinRxInterval of one end.
 type timerValues struct{ transmit, receive time.Duration }
 
-// sequence is where a Poll Sequence stands (RFC 5880 section 6.5).
+// pollState is the state of a Poll Sequence (RFC 5880 section 6.5).
 type pollState uint8
 
 const (
 	pollIdle pollState = iota
 	pollSent
-	// settling: the answer has come, but only a packet without the F bit proves
-	// that no other answer to the same question is still on its way (RFC 5880
+	// pollAnswered: a packet with the F bit has arrived, but only a packet without
+	// it proves that no other answer to the same Poll is still in transit (RFC 5880
 	// section 6.8.3).
 	pollAnswered
 )
 
-// stranger is the peer before its first packet and after its silence, with the
-// initial values of RFC 5880 section 6.8.1.
+// unknownPeer has the initial values of RFC 5880 section 6.8.1. They apply before
+// the peer's first packet and after the session has expired.
 var unknownPeer = controlPacket{state: Down, receive: time.Microsecond}
 
 // session is one end of a session: the variables and rules of RFC 5880 section
-// 6.8, without a clock and without sockets. It says when it wants to act (due);
-// whoever runs it sends what it says.
+// 6.8, without a clock and without sockets. nextSend and nextExpiry return its
+// deadlines; the caller sends the packets that nextPacket and finalPacket return.
 type session struct {
 	profile       Profile
 	discriminator uint32 // bfd.LocalDiscr
@@ -55,19 +54,19 @@ type session struct {
 	since         time.Duration // when it entered the state
 	flaps         int           // how often it left Up
 
-	peer         controlPacket // the last one accepted: all bfd.Remote… variables
-	lastReceived time.Duration // when that came; never: not for a detection time
+	peer         controlPacket // the last accepted packet: all bfd.Remote… variables
+	lastReceived time.Duration // when peer arrived; never: none within the detection time
 
-	advertised, inUse timerValues // used differs from told while a Poll Sequence is under way
+	advertised, inUse timerValues // they differ while a Poll Sequence is in progress
 	poll              pollState
-	finalPending      bool // a packet with the F bit
+	finalPending      bool // a packet with the F bit has to be sent
 
-	lastSent        time.Duration // the last packet
-	sendNow         bool          // what the peer knows is outdated: send without waiting
-	jitter          float64       // of the interval until the next packet, a factor
+	lastSent        time.Duration // when the last periodic packet was sent
+	sendNow         bool          // the state or the timers have changed since the last packet
+	jitter          float64       // the factor of the interval until the next packet
 	adminDownLeft   int           // packets still to be sent in AdminDown
-	resumeUntil     time.Duration // until then it waits for a peer that takes it for Up; 0: no more
-	expiryPostponed bool          // its expiry was put off once
+	resumeUntil     time.Duration // until then it waits for a peer that considers it Up; 0: it does not wait
+	expiryPostponed bool          // since the last received packet
 }
 
 func newSession(id uint32, p Profile, now time.Duration) *session {
@@ -76,7 +75,8 @@ func newSession(id uint32, p Profile, now time.Duration) *session {
 	return s
 }
 
-// interval is the time between two packets before jitter (RFC 5880 section 6.8.2).
+// transmitInterval returns the time between two packets before jitter (RFC 5880
+// section 6.8.2).
 func (s *session) transmitInterval() time.Duration {
 	if s.state == AdminDown {
 		return adminDownInterval
@@ -84,15 +84,15 @@ func (s *session) transmitInterval() time.Duration {
 	return max(s.inUse.transmit, s.peer.receive)
 }
 
-// detection is the time without packets after which the peer is gone (RFC 5880
-// section 6.8.4); 0 if none has come.
+// detectionTime returns the time without packets after which the session goes
+// Down (RFC 5880 section 6.8.4), or 0 before the first packet.
 func (s *session) detectionTime() time.Duration {
 	return time.Duration(s.peer.multiplier) * max(s.inUse.receive, s.peer.transmit)
 }
 
-// sendAt is when the next periodic packet is due (RFC 5880 section 6.8.7). It
-// is derived from the parameters of this moment, so that a changed interval
-// takes effect at once (section 6.8.3).
+// nextSend returns when the next periodic packet is due (RFC 5880 section 6.8.7).
+// It uses the current parameters, so that a changed interval takes effect at once
+// (section 6.8.3).
 func (s *session) nextSend() time.Duration {
 	switch {
 	case s.state == AdminDown && s.adminDownLeft == 0, s.profile.Passive && s.peer.myDiscriminator == 0:
@@ -101,7 +101,7 @@ func (s *session) nextSend() time.Duration {
 		return s.resumeUntil
 	case s.sendNow:
 		return 0
-	case s.peer.receive == 0: // the peer wants no periodic packets
+	case s.peer.receive == 0: // the peer does not accept periodic packets
 		return never
 	}
 	interval := s.transmitInterval()
@@ -112,7 +112,7 @@ func (s *session) nextSend() time.Duration {
 	return at
 }
 
-// expireAt is when the peer is taken for gone if nothing comes from it.
+// nextExpiry returns when the detection time ends if no packet arrives.
 func (s *session) nextExpiry() time.Duration {
 	if s.lastReceived == never || s.state == AdminDown {
 		return never
@@ -120,7 +120,8 @@ func (s *session) nextExpiry() time.Duration {
 	return s.lastReceived + s.detectionTime()
 }
 
-// receive follows RFC 5880 section 6.8.6 from where the session is found.
+// receivePacket processes a packet as in RFC 5880 section 6.8.6, from the step at
+// which the session is known.
 func (s *session) receivePacket(p controlPacket, now time.Duration) {
 	s.peer, s.lastReceived, s.expiryPostponed = p, now, false
 	resumes := s.resumeUntil > 0 && p.state == Up && p.yourDiscriminator == s.discriminator
@@ -148,31 +149,34 @@ func (s *session) receivePacket(p controlPacket, now time.Duration) {
 	s.negotiateTimers()
 }
 
-// expire forgets a peer that was silent for the detection time.
+// expirePeer resets the variables of a peer that sent no packet for the detection
+// time, and takes the session down.
 func (s *session) expirePeer(now time.Duration) {
 	last := s.peer
 	s.peer, s.lastReceived, s.expiryPostponed = unknownPeer, never, false
-	// Of use to operators, and to whom RFC 5882 section 4.3.2 concerns.
+	// Operators need the diagnostic, and BGP graceful restart the C bit (RFC 5882
+	// section 4.3.2).
 	s.peer.diagnostic, s.peer.controlPlaneIndependent = last.diagnostic, last.controlPlaneIndependent
 	if s.state == Init || s.state == Up {
 		s.setState(Down, DetectionTimeExpired, now)
 	}
 }
 
-// spare puts off the expiry once, for a moment.
-func (s *session) postponeExpiry(now, moment time.Duration) {
-	s.expiryPostponed, s.lastReceived = true, now+moment-s.detectionTime()
+// postponeExpiry moves the expiry to the end of a grace period that begins now.
+func (s *session) postponeExpiry(now, grace time.Duration) {
+	s.expiryPostponed, s.lastReceived = true, now+grace-s.detectionTime()
 }
 
-// configure changes the profile and begins to tell the peer.
+// setProfile changes the profile, and starts a Poll Sequence if one is required.
 func (s *session) setProfile(p Profile) {
 	s.sendNow = s.sendNow || p.Multiplier != s.profile.Multiplier
 	s.profile = p
 	s.negotiateTimers()
 }
 
-// shut takes the session down for good. It says so a few times, and nothing to
-// a peer that a passive session has never heard (RFC 5880 section 6.8.16).
+// setAdminDown takes the session down permanently (RFC 5880 section 6.8.16). The
+// session signals it in a few packets; a passive session that has received no
+// packet sends none.
 func (s *session) setAdminDown(now time.Duration) {
 	if s.state == AdminDown {
 		return
@@ -187,9 +191,9 @@ func (s *session) setAdminDown(now time.Duration) {
 	s.setState(AdminDown, AdministrativelyDown, now)
 }
 
-// enter changes the state. The peer hears of it at once, unless it said so
-// itself: if that too were answered at once, two ends that one late packet has
-// put out of step would take each other down for ever.
+// setState changes the state. The session sends a packet at once, except where the
+// peer has signaled the change: if both ends answered such packets at once, one
+// late packet could make them take each other down forever.
 func (s *session) setState(state State, d Diagnostic, now time.Duration) {
 	if s.state == Up {
 		s.flaps++
@@ -199,33 +203,35 @@ func (s *session) setState(state State, d Diagnostic, now time.Duration) {
 	s.negotiateTimers()
 }
 
-// negotiate makes what the peer is told follow the profile and the state (RFC
-// 5880 section 6.8.3). In Up a change takes a Poll Sequence, and until it has
-// ended packets go at the shorter interval and are expected at the longer one.
-// In other states there is nothing that could break.
+// negotiateTimers derives the advertised timer values from the profile and the
+// state (RFC 5880 section 6.8.3). In Up a change requires a Poll Sequence; until
+// it ends, the session sends at the shorter interval and expects packets at the
+// longer one. In other states a change takes effect at once.
 func (s *session) negotiateTimers() {
-	want := timerValues{s.profile.Transmit, s.profile.Receive}
+	desired := timerValues{s.profile.Transmit, s.profile.Receive}
 	if s.state != Up {
-		want.transmit = max(want.transmit, minSlowInterval)
-		s.advertised, s.inUse, s.poll = want, want, pollIdle
+		desired.transmit = max(desired.transmit, minSlowInterval)
+		s.advertised, s.inUse, s.poll = desired, desired, pollIdle
 		return
 	}
-	if want == s.advertised || s.poll != pollIdle {
+	if desired == s.advertised || s.poll != pollIdle {
 		return
 	}
-	s.advertised, s.poll, s.sendNow = want, pollSent, true
-	s.inUse = timerValues{min(s.inUse.transmit, want.transmit), max(s.inUse.receive, want.receive)}
+	s.advertised, s.poll, s.sendNow = desired, pollSent, true
+	s.inUse = timerValues{min(s.inUse.transmit, desired.transmit), max(s.inUse.receive, desired.receive)}
 }
 
-// packet is what the session has to say now.
+// nextPacket returns the next periodic packet.
 func (s *session) nextPacket() controlPacket {
 	return controlPacket{
 		state: s.state, diagnostic: s.diagnostic, poll: s.poll == pollSent, multiplier: s.profile.Multiplier,
-		myDiscriminator: s.discriminator, yourDiscriminator: s.peer.myDiscriminator, transmit: s.advertised.transmit, receive: s.advertised.receive,
+		myDiscriminator: s.discriminator, yourDiscriminator: s.peer.myDiscriminator,
+		transmit: s.advertised.transmit, receive: s.advertised.receive,
 	}
 }
 
-// answer is the reply to a packet with the P bit. It is no periodic packet.
+// finalPacket returns the reply to a packet with the P bit. It is not a periodic
+// packet.
 func (s *session) finalPacket() controlPacket {
 	s.finalPending = false
 	p := s.nextPacket()
@@ -233,10 +239,10 @@ func (s *session) finalPacket() controlPacket {
 	return p
 }
 
-// departed notes that a periodic packet was sent. random is in [0, 1) and makes
-// the jitter: the interval is shortened by up to a quarter, with a multiplier
-// of 1 by at least a tenth, so that one packet that is a little late does not
-// end the session (RFC 5880 section 6.8.7).
+// packetSent records that a periodic packet was sent. random is in [0, 1) and
+// selects the jitter (RFC 5880 section 6.8.7): the interval is reduced by up to a
+// quarter; with a multiplier of 1 by at least a tenth, so that one packet that is
+// slightly late does not end the session.
 func (s *session) packetSent(now time.Duration, random float64) {
 	s.lastSent, s.sendNow, s.resumeUntil = now, false, 0
 	s.jitter = 1 - random/4

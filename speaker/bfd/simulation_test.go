@@ -12,32 +12,32 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestUpAndDead(t *testing.T) {
+func TestPeerFails(t *testing.T) {
 	simulate(t, func(t *testing.T, _ *lan, a, b *end) {
 		a.set(t, fastProfile)
-		time.Sleep(10 * time.Second) // b comes later
+		time.Sleep(10 * time.Second) // b starts later
 		b.set(t, fastProfile)
 		time.Sleep(1500 * ms)
 		requireUp(t, a, b)
 		if s := a.status(); s.Detection != 300*ms || s.Interval != 100*ms || s.Problem != "" {
 			t.Errorf("%+v", s)
 		}
-		died := time.Now()
+		failed := time.Now()
 		b.kill()
 		time.Sleep(time.Second)
 		down := a.lastChange()
 		if down.State != Down || down.Diagnostic != DetectionTimeExpired || down.Flaps != 1 {
 			t.Errorf("%+v", down)
 		}
-		if took := down.at.Sub(died); took < 200*ms || took > 300*ms+2*timerGranularity {
+		if took := down.at.Sub(failed); took < 200*ms || took > 300*ms+2*timerGranularity {
 			t.Errorf("took %s", took)
 		}
 	})
 }
 
-// TestReturn: a peer that starts again with another discriminator is noticed at
-// once, and the session comes up again.
-func TestReturn(t *testing.T) {
+// TestPeerRestart checks that the restart of a peer with another discriminator is
+// noticed at once, and that the session comes up again.
+func TestPeerRestart(t *testing.T) {
 	simulate(t, func(t *testing.T, l *lan, a, b *end) {
 		a.set(t, fastProfile)
 		b.set(t, fastProfile)
@@ -71,8 +71,8 @@ func TestPassive(t *testing.T) {
 	})
 }
 
-// TestAdminDown: all peers know when AdminDown returns, even if only one packet
-// in three arrives.
+// TestAdminDown checks that the peers have received AdminDown when it returns, even
+// if only one packet in three arrives.
 func TestAdminDown(t *testing.T) {
 	simulate(t, func(t *testing.T, l *lan, a, b *end) {
 		a.set(t, fastProfile)
@@ -103,9 +103,9 @@ func TestAdminDown(t *testing.T) {
 	})
 }
 
-// TestLeave: a session that is no longer wanted says so, and is forgotten; wanted
-// again it comes up again.
-func TestLeave(t *testing.T) {
+// TestSessionRemoved checks that a session that is not desired any more signals
+// AdminDown and is deleted, and that it comes up again when it is desired again.
+func TestSessionRemoved(t *testing.T) {
 	simulate(t, func(t *testing.T, _ *lan, a, b *end) {
 		a.set(t, fastProfile)
 		b.set(t, fastProfile)
@@ -118,7 +118,7 @@ func TestLeave(t *testing.T) {
 			t.Errorf("%+v, left: %v %v %v", s, a.byDiscriminator, a.queue, a.byRemoteEnd)
 		}
 		a.set(t, fastProfile)
-		if err := a.Set(nil); err != nil { // and at once, while it says goodbye, wanted again
+		if err := a.Set(nil); err != nil { // it is desired again while it still signals AdminDown
 			t.Fatal(err)
 		}
 		a.set(t, fastProfile)
@@ -130,18 +130,19 @@ func TestLeave(t *testing.T) {
 	})
 }
 
-// TestAsleep: a process that was not scheduled reads what came before it judges,
-// and one whose machine stood still waits for what has yet to come.
-func TestAsleep(t *testing.T) {
+// TestProcessNotScheduled checks that a process that was not scheduled reads all
+// packets before it expires peers, and after a pause of the whole machine waits for
+// packets that have yet to arrive.
+func TestProcessNotScheduled(t *testing.T) {
 	for name, stop := range map[string]func(s *simulatedTransport, until time.Time){
 		"process": func(s *simulatedTransport, until time.Time) { s.frozen = until },
 		"machine": func(s *simulatedTransport, until time.Time) { s.frozen, s.stopped = until, until },
 	} {
 		t.Run(name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, _ *lan, a, b *end) {
-				patient := fastProfile
-				patient.Multiplier = 200 // b tolerates the silence
-				a.set(t, patient)
+				tolerant := fastProfile
+				tolerant.Multiplier = 200 // b tolerates the pause of a
+				a.set(t, tolerant)
 				b.set(t, fastProfile)
 				time.Sleep(2 * time.Second)
 				for range 20 {
@@ -161,7 +162,8 @@ func TestAsleep(t *testing.T) {
 	}
 }
 
-// TestProblem: what keeps a session from working is told, and tried again.
+// TestProblem checks that Status.Problem names what keeps a session from working,
+// and that the session retries.
 func TestProblem(t *testing.T) {
 	simulate(t, func(t *testing.T, l *lan, a, b *end) {
 		fault := func(err error) {
@@ -189,7 +191,7 @@ func TestProblem(t *testing.T) {
 		l.mu.Lock()
 		l.ttl = 254
 		l.mu.Unlock()
-		expect("the peer's packets arrive with TTL 254 instead of 255: a router is between", false)
+		expect("packets from the peer have TTL 254 instead of 255: the peer is not directly connected", false)
 		l.mu.Lock()
 		l.ttl = 255
 		l.mu.Unlock()
@@ -199,14 +201,14 @@ func TestProblem(t *testing.T) {
 		raw[3] += 2
 		b.kill()
 		a.deliverAfter(receivedPacket{remoteEnd: remoteEnd{addrB, false}, destination: addrA, ttl: 255, payload: raw}, ms)
-		expect("the peer demands authentication, which is not supported", false)
+		expect("the peer requires BFD authentication, which is not supported", false)
 	})
 }
 
-// scenario is a life of two ends under loss and changes.
+// scenario is a session of two ends under packet loss and changes of its profiles.
 type scenario struct {
 	Seed       uint64
-	MaxLossRun int // how many packets in a row may be lost
+	MaxLossRun int // the number of successive packets that may be lost
 	Begin      [2]Profile
 	Changes    []profileChange
 }
@@ -214,20 +216,21 @@ type scenario struct {
 type profileChange struct {
 	End     int
 	Profile Profile
-	After   time.Duration // until the next
+	After   time.Duration // the time until the next change
 }
 
 func drawScenario(t *rapid.T) scenario {
 	row := rapid.IntRange(0, 3).Draw(t, "row")
 	profile := rapid.Custom(func(t *rapid.T) Profile {
-		pace := rapid.SampledFrom([]time.Duration{10 * ms, 50 * ms, 100 * ms, 300 * ms, 2 * time.Second})
+		interval := rapid.SampledFrom([]time.Duration{10 * ms, 50 * ms, 100 * ms, 300 * ms, 2 * time.Second})
 		return Profile{
-			Transmit: pace.Draw(t, "transmit"), Receive: pace.Draw(t, "receive"),
+			Transmit: interval.Draw(t, "transmit"), Receive: interval.Draw(t, "receive"),
 			Multiplier: rapid.Uint8Range(uint8(row)+2, 6).Draw(t, "multiplier"),
 		}
 	})
 	change := rapid.Custom(func(t *rapid.T) profileChange {
-		return profileChange{rapid.IntRange(0, 1).Draw(t, "who"), profile.Draw(t, "to"), time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * ms}
+		after := time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * ms
+		return profileChange{rapid.IntRange(0, 1).Draw(t, "end"), profile.Draw(t, "to"), after}
 	})
 	return scenario{
 		rapid.Uint64().Draw(t, "seed"), row,
@@ -236,8 +239,8 @@ func drawScenario(t *rapid.T) scenario {
 	}
 }
 
-// play returns what went wrong.
-func (s scenario) failure() (wrong string) {
+// failure runs the scenario and returns what failed, or "".
+func (s scenario) failure() string {
 	l := newLAN()
 	random, row := rand.New(rand.NewPCG(s.Seed, 1)), map[netip.Addr]int{}
 	ends := []*end{l.newEnd(addrA, addrB), l.newEnd(addrB, addrA)}
@@ -269,38 +272,40 @@ func (s scenario) failure() (wrong string) {
 	ends[1].kill()
 	time.Sleep(detection + 2*timerGranularity)
 	if h := ends[0].lastChange(); h.State != Down {
-		return fmt.Sprintf("not Down after the death: %+v", h)
+		return fmt.Sprintf("not Down after the peer failed: %+v", h)
 	}
 	return ""
 }
 
-// TestLossAndChange: if always fewer packets in a row are lost than any
-// multiplier in use forgives, and profiles change at any time, no session
-// flaps; and a death is still noticed within the detection time.
+// TestLossAndChange checks that no session flaps if fewer successive packets are
+// lost than every multiplier in use tolerates and profiles change at any time, and
+// that a failure is still detected within the detection time.
 func TestLossAndChange(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
-		s, wrong := drawScenario(r), ""
-		synctest.Test(t, func(*testing.T) { wrong = s.failure() })
-		if wrong != "" {
-			r.Fatalf("%s\nin %+v", wrong, s)
+		s, failure := drawScenario(r), ""
+		synctest.Test(t, func(*testing.T) { failure = s.failure() })
+		if failure != "" {
+			r.Fatalf("%s\nin %+v", failure, s)
 		}
 	})
 }
 
-// TestSet: what can never work is named, and keeps nothing else from working.
-func TestSet(t *testing.T) {
+// TestInvalidSessions checks that Set returns an error for a session that can never
+// work, and runs the others.
+func TestInvalidSessions(t *testing.T) {
 	simulate(t, func(t *testing.T, _ *lan, a, b *end) {
+		addr := netip.MustParseAddr
 		bad := map[Key]Profile{
-			{}:                                     fastProfile,
-			{Peer: netip.MustParseAddr("fe80::1")}: fastProfile,
-			{Peer: netip.MustParseAddr("fe80::1%eth0"), Multihop: true}:                                       fastProfile,
-			{Peer: netip.MustParseAddr("fe80::1%eth0"), Interface: "eth1"}:                                    fastProfile,
-			{Peer: netip.MustParseAddr("::ffff:192.0.2.1")}:                                                   fastProfile,
-			{Peer: netip.MustParseAddr("192.0.2.9"), Local: netip.MustParseAddr("2001:db8::1")}:               fastProfile,
-			{Peer: netip.MustParseAddr("192.0.2.7")}:                                                          {Transmit: ms, Receive: ms},
-			{Peer: netip.MustParseAddr("192.0.2.8")}:                                                          {Transmit: ms / 2, Receive: ms, Multiplier: 3},
-			{Peer: netip.MustParseAddr("192.0.2.8"), Interface: "eth0"}:                                       {Transmit: ms, Receive: 2 * time.Hour, Multiplier: 3},
-			{Peer: netip.MustParseAddr("224.0.0.1"), Local: netip.MustParseAddr("192.0.2.1"), Multihop: true}: fastProfile,
+			{}:                      fastProfile,
+			{Peer: addr("fe80::1")}: fastProfile,
+			{Peer: addr("fe80::1%eth0"), Multihop: true}:                        fastProfile,
+			{Peer: addr("fe80::1%eth0"), Interface: "eth1"}:                     fastProfile,
+			{Peer: addr("::ffff:192.0.2.1")}:                                    fastProfile,
+			{Peer: addr("192.0.2.9"), Local: addr("2001:db8::1")}:               fastProfile,
+			{Peer: addr("192.0.2.7")}:                                           {Transmit: ms, Receive: ms},
+			{Peer: addr("192.0.2.8")}:                                           {Transmit: ms / 2, Receive: ms, Multiplier: 3},
+			{Peer: addr("192.0.2.8"), Interface: "eth0"}:                        {Transmit: ms, Receive: 2 * time.Hour, Multiplier: 3},
+			{Peer: addr("224.0.0.1"), Local: addr("192.0.2.1"), Multihop: true}: fastProfile,
 		}
 		for key, profile := range bad {
 			if err := a.Set(map[Key]Profile{key: profile, a.key: fastProfile}); err == nil {

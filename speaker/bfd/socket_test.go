@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestSockets: two engines over a cable and over a router, each kind of path.
+// TestSockets runs two Engines with each kind of path, directly connected and over
+// a router.
 func TestSockets(t *testing.T) {
 	a, b, router := newNode(t), newNode(t), newNode(t)
 	connectNodes(t, "eth0", a, b, "192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64", "2001:db8::2/64")
@@ -34,17 +35,32 @@ func TestSockets(t *testing.T) {
 		problem string
 	}{
 		{"IPv4", Key{Peer: addr("192.0.2.2")}, Key{Peer: addr("192.0.2.1")}, fastProfile, ""},
-		{"IPv4 bound", Key{Peer: addr("192.0.2.2"), Local: addr("192.0.2.1"), Interface: "eth0"}, Key{Peer: addr("192.0.2.1"), Interface: "eth0"}, fastProfile, ""},
+		{
+			"IPv4 bound",
+			Key{Peer: addr("192.0.2.2"), Local: addr("192.0.2.1"), Interface: "eth0"},
+			Key{Peer: addr("192.0.2.1"), Interface: "eth0"},
+			fastProfile, "",
+		},
 		{"IPv6", Key{Peer: addr("2001:db8::2")}, Key{Peer: addr("2001:db8::1"), Local: addr("2001:db8::2")}, fastProfile, ""},
 		{"link-local", Key{Peer: llB}, Key{Peer: llA, Local: llB}, fastProfile, ""},
 		{"multihop", Key{Peer: addr("203.0.113.2"), Multihop: true}, Key{Peer: addr("198.51.100.1"), Multihop: true}, multihop, ""},
 		{"multihop IPv6", Key{Peer: addr("2001:db8:2::2"), Multihop: true}, Key{Peer: addr("2001:db8:1::1"), Multihop: true}, multihop, ""},
-		{"too far", Key{Peer: addr("203.0.113.2")}, Key{Peer: addr("198.51.100.1")}, fastProfile, "TTL 254 instead of 255"},
-		{"too far IPv6", Key{Peer: addr("2001:db8:2::2")}, Key{Peer: addr("2001:db8:1::1")}, fastProfile, "TTL 254 instead of 255"},
-		{"below the minimum", Key{Peer: addr("203.0.113.2"), Multihop: true}, Key{Peer: addr("198.51.100.1"), Multihop: true}, strict, "TTL 254, below the minimum of 255"},
-		{"no such link", Key{Peer: addr("192.0.2.2"), Interface: "eth7"}, Key{Peer: addr("192.0.2.1")}, fastProfile, "find the link eth7"},
-		{"no such address", Key{Peer: addr("192.0.2.2"), Local: addr("192.0.2.7")}, Key{Peer: addr("192.0.2.1")}, fastProfile, "cannot assign requested address"},
-		{"wrong link", Key{Peer: addr("192.0.2.2")}, Key{Peer: addr("192.0.2.1"), Interface: "eth2"}, fastProfile, "-"},
+		{"not connected", Key{Peer: addr("203.0.113.2")}, Key{Peer: addr("198.51.100.1")}, fastProfile, "TTL 254 instead of 255"},
+		{"IPv6, not connected", Key{Peer: addr("2001:db8:2::2")}, Key{Peer: addr("2001:db8:1::1")}, fastProfile, "TTL 254 instead of 255"},
+		{
+			"below the minimum",
+			Key{Peer: addr("203.0.113.2"), Multihop: true},
+			Key{Peer: addr("198.51.100.1"), Multihop: true},
+			strict, "TTL 254, below the minimum of 255",
+		},
+		{"no such interface", Key{Peer: addr("192.0.2.2"), Interface: "eth7"}, Key{Peer: addr("192.0.2.1")}, fastProfile, "find interface eth7"},
+		{
+			"no such address",
+			Key{Peer: addr("192.0.2.2"), Local: addr("192.0.2.7")},
+			Key{Peer: addr("192.0.2.1")},
+			fastProfile, "cannot assign requested address",
+		},
+		{"wrong interface", Key{Peer: addr("192.0.2.2")}, Key{Peer: addr("192.0.2.1"), Interface: "eth2"}, fastProfile, "-"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			ha, hb := a.newEngine(t), b.newEngine(t)
@@ -54,13 +70,13 @@ func TestSockets(t *testing.T) {
 			case "":
 				ha.waitFor(t, test.a, Up)
 				hb.waitFor(t, test.b, Up)
-				died := time.Now()
+				failed := time.Now()
 				hb.kill()
 				s, at := ha.waitFor(t, test.a, Down)
 				if s.Diagnostic != DetectionTimeExpired {
 					t.Errorf("%+v", s)
 				}
-				t.Logf("noticed after %s", at.Sub(died).Round(ms))
+				t.Logf("detected after %s", at.Sub(failed).Round(ms))
 			case "-":
 				time.Sleep(300 * ms)
 			default:
@@ -74,8 +90,9 @@ func TestSockets(t *testing.T) {
 	}
 }
 
-// TestPortTaken: another BFD daemon on the node is a Problem, until it goes.
-func TestPortTaken(t *testing.T) {
+// TestPortInUse checks that Status.Problem names another BFD daemon on the node
+// while it runs, and that a session survives the replacement of its interface.
+func TestPortInUse(t *testing.T) {
 	a, b := newNode(t), newNode(t)
 	connectNodes(t, "eth0", a, b, "192.0.2.1/24", "192.0.2.2/24")
 	var other int
@@ -98,7 +115,7 @@ func TestPortTaken(t *testing.T) {
 	if problem() != "" {
 		t.Error(problem())
 	}
-	// A link that goes and comes back, with another index.
+	// The interface is replaced by one with another index.
 	a.setInterfaceDown(t, "eth0")
 	if s, _ := ha.waitFor(t, ka, Down); s.Diagnostic != DetectionTimeExpired {
 		t.Errorf("%+v", s)
@@ -107,9 +124,9 @@ func TestPortTaken(t *testing.T) {
 	must(t, a.inNamespace(func() error { return deleteInterface("eth0") }))
 	connectNodes(t, "eth0", a, b, "192.0.2.1/24", "192.0.2.2/24")
 	ha.waitFor(t, ka, Up)
-	// Nobody is left: the port is free.
+	// The port is free without sessions.
 	ha.setProfiles(t, nil)
-	eventually(t, func() string { return "the port is taken" }, func() bool {
+	eventually(t, func() string { return "the port is in use" }, func() bool {
 		return a.inNamespace(func() error {
 			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 			if err != nil {
@@ -121,7 +138,8 @@ func TestPortTaken(t *testing.T) {
 	})
 }
 
-// TestSourcePorts: they are in the range of RFC 5881 section 4, and differ.
+// TestSourcePorts checks that source ports are in the range of RFC 5881 section 4
+// and differ.
 func TestSourcePorts(t *testing.T) {
 	seen := map[int]bool{}
 	for i := range 200 {

@@ -5,14 +5,14 @@ import (
 	"testing"
 )
 
-// TestCalm: packets of another time, as when they overtake each other because
-// some had to wait for ARP, hardly take down a session more than once each, and whatever
-// was on the way, two ends soon stop to answer each other.
-func TestCalm(t *testing.T) {
+// TestReorderedPackets checks that delayed packets, such as packets that waited for
+// ARP resolution, take a session down at most once each, plus once, and that two
+// ends stop replying to each other soon, whichever packets are in transit.
+func TestReorderedPackets(t *testing.T) {
 	states := []State{Down, Init, Up}
 	for seed := range uint64(20000) {
 		random := rand.New(rand.NewPCG(seed, 1))
-		ends, flying, stray := [2]*session{}, [2][]controlPacket{}, 0
+		ends, inFlight, stray := [2]*session{}, [2][]controlPacket{}, 0
 		for i := range ends {
 			ends[i] = newSession(uint32(i+1), fastProfile, 0)
 			ends[i].state = states[random.IntN(3)]
@@ -22,24 +22,24 @@ func TestCalm(t *testing.T) {
 			for range random.IntN(7) {
 				p := s.nextPacket()
 				p.state, p.yourDiscriminator, p.poll = states[random.IntN(3)], uint32(2-i), random.IntN(2) == 0
-				flying[1-i] = append(flying[1-i], p)
+				inFlight[1-i] = append(inFlight[1-i], p)
 				stray++
 			}
 		}
 		turns := 0
-		for ; len(flying[0])+len(flying[1]) > 0; turns++ {
+		for ; len(inFlight[0])+len(inFlight[1]) > 0; turns++ {
 			i := random.IntN(2)
-			if len(flying[i]) == 0 {
+			if len(inFlight[i]) == 0 {
 				i = 1 - i
 			}
-			s, p := ends[i], flying[i][0]
-			flying[i] = flying[i][1:]
+			s, p := ends[i], inFlight[i][0]
+			inFlight[i] = inFlight[i][1:]
 			s.receivePacket(p, 0)
 			if s.finalPending {
-				flying[1-i] = append(flying[1-i], s.finalPacket())
+				inFlight[1-i] = append(inFlight[1-i], s.finalPacket())
 			}
 			if s.sendNow {
-				flying[1-i] = append(flying[1-i], s.nextPacket())
+				inFlight[1-i] = append(inFlight[1-i], s.nextPacket())
 				s.packetSent(0, 0)
 			}
 		}
