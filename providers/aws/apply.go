@@ -43,7 +43,7 @@ func (r *reconciler) ensure(ctx context.Context) error {
 		return err
 	}
 	if len(instances) == 0 && len(r.observed.balancers) == 0 {
-		return newRefusal(v1alpha1.NoTargets, "none of %s is an instance that AWS knows", plural(len(r.result.targets), "node"))
+		return newRefusal(v1alpha1.NoTargets, "none of %s is an instance known to AWS", plural(len(r.result.targets), "node"))
 	}
 	selected, refusal := selectBalancer(r.result.desired, r.existingBalancers())
 	if refusal != nil {
@@ -89,7 +89,7 @@ func (r *reconciler) deleteSuperfluous(ctx context.Context, b elb.LoadBalancer) 
 		if err := r.deleteBalancer(ctx, *r.old); err != nil {
 			return err
 		}
-		r.log.Info("balancer replaced", "service", r.svc.Namespace+"/"+r.svc.Name,
+		r.log.Info("load balancer replaced", "service", r.svc.Namespace+"/"+r.svc.Name,
 			"old", aws.ToString(r.old.LoadBalancerName), "new", r.name)
 		r.old = nil
 	}

@@ -114,7 +114,7 @@ func (c *Cloud) admitSharedGroup(ctx context.Context, id string, nodeGroups []st
 	for _, group := range selected {
 		g, exists := byID[group]
 		if !exists {
-			return newRefusal(v1alpha1.CloudNotConfigured, "--aws-node-security-groups: there is no security group %s", group)
+			return newRefusal(v1alpha1.CloudNotConfigured, "--aws-node-security-groups: security group %s not found", group)
 		}
 		if err := c.authorize(ctx, group, without(nodeRules(id, c.settings.NodePorts), rulesOf(g.IpPermissions))); err != nil {
 			return err

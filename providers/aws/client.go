@@ -48,7 +48,7 @@ func (c *Cloud) connect(ctx context.Context) error {
 	}
 	if c.options.Cluster == "" {
 		return newRefusal(v1alpha1.CloudNotConfigured,
-			"AWS needs a name for the cluster, which tells its balancers from those of other clusters: give the controller --cluster-name")
+			"AWS requires a cluster name, which identifies the load balancers of this cluster: set the controller's flag --cluster-name")
 	}
 	load := append([]func(*config.LoadOptions) error{
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(callTimeout)), // reads AWS_CA_BUNDLE
@@ -59,7 +59,7 @@ func (c *Cloud) connect(ctx context.Context) error {
 	}, c.options.Load...)
 	cfg, err := config.LoadDefaultConfig(ctx, load...)
 	if err != nil {
-		return newRefusal(v1alpha1.CloudNotConfigured, "read the configuration for AWS: %s", err)
+		return newRefusal(v1alpha1.CloudNotConfigured, "load the AWS configuration: %s", err)
 	}
 	if cfg.Region, err = c.detectRegion(ctx, cfg); err != nil {
 		return err
@@ -84,8 +84,8 @@ func (c *Cloud) detectRegion(ctx context.Context, cfg aws.Config) (string, error
 	out, err := imds.NewFromConfig(cfg).GetRegion(ctx, &imds.GetRegionInput{})
 	if err != nil || out.Region == "" {
 		return "", newRefusal(v1alpha1.CloudNotConfigured,
-			"the region is not known: no node's providerID names a zone, and there is no instance metadata; "+
-				"give the controller --aws-region, or AWS_REGION in its environment")
+			"unknown AWS region: no node's providerID contains a zone, and instance metadata is not available; "+
+				"set the controller's flag --aws-region or the environment variable AWS_REGION")
 	}
 	return out.Region, nil
 }

@@ -23,7 +23,7 @@ func (r *reconciler) deleteStack(ctx context.Context) error {
 	for _, b := range r.observed.balancers {
 		if o.Attributes[attrProtected] == "true" {
 			return newRefusal(v1alpha1.PermissionDenied,
-				"the annotation %sattributes protects balancer %s from deletion (%s=true): take it off the Service",
+				"annotation %sattributes: load balancer %s is protected from deletion by %s=true: remove the attribute",
 				prefix, aws.ToString(b.LoadBalancerName), attrProtected)
 		}
 		if err := r.deleteBalancer(ctx, b); err != nil {
@@ -70,7 +70,7 @@ func (c *Cloud) deleteBalancer(ctx context.Context, b elb.LoadBalancer) error {
 		err = remove()
 	}
 	if isCode(err, "ResourceInUse") {
-		return fmt.Errorf("load balancer %s, which something else in AWS uses, such as a VPC endpoint service: %w", name, errInUse)
+		return fmt.Errorf("load balancer %s, which another AWS resource uses, such as a VPC endpoint service: %w", name, errInUse)
 	}
 	if err != nil && !isCode(err, notFoundCodes...) {
 		return err

@@ -19,7 +19,7 @@ func TestProtection(t *testing.T) {
 	annotate("attributes", "deletion_protection.enabled=true")(s)
 	a.ensured(t, c, s)
 	var refusal *v1alpha1.Refusal
-	if err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s); !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "take it off") {
+	if err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s); !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "protected from deletion") {
 		t.Fatalf("got %v", err)
 	}
 	s.Annotations = nil

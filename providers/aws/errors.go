@@ -75,7 +75,7 @@ var notFoundCodes = []string{"LoadBalancerNotFound", "TargetGroupNotFound", "Lis
 var errInUse = errors.New("still in use")
 
 func nameTaken(kind, name string) error {
-	return newRefusal(v1alpha1.NameTaken, "there is a %s %s without our tags: it is not ours, and is left alone", kind, name)
+	return newRefusal(v1alpha1.NameTaken, "%s %s exists without the tags of this controller and is not changed", kind, name)
 }
 
 // reasons has the codes of the EC2 and Elastic Load Balancing APIs that a user

@@ -143,7 +143,7 @@ func (c *Cloud) Report(svc *corev1.Service) providers.Report {
 	if l := c.lastSyncOf(svc.UID); l != nil {
 		return l.report
 	}
-	return providers.Report{Reason: v1alpha1.Provisioning, Message: "nothing is known yet"}
+	return providers.Report{Reason: v1alpha1.Provisioning, Message: "the load balancer has not been synced yet"}
 }
 
 // UpdateLoadBalancer makes the nodes the targets of the Service's load balancer,
@@ -185,7 +185,7 @@ func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *co
 	case errors.Is(err, errInUse):
 		// Its interfaces keep a deleted load balancer's security groups for minutes.
 		c.storeSync(svc.UID, &lastSync{deletions: deletions + 1})
-		return api.NewRetryError("AWS has not let go of "+err.Error(), minDeletionRetry<<min(deletions, 3))
+		return api.NewRetryError("waiting for AWS to release "+err.Error(), minDeletionRetry<<min(deletions, 3))
 	case err != nil:
 		c.invalidateLists()
 	}

@@ -11,14 +11,14 @@ import (
 var (
 	callDuration = metrics.NewHistogramVec(&metrics.HistogramOpts{
 		Name:           "fairlead_aws_api_call_duration_seconds",
-		Help:           "Attempts of calls of AWS's APIs, by action and code (OK, AWS's own code, or Unanswered).",
+		Help:           "Duration of AWS API calls, one observation per attempt, by action and code (OK, the error code of AWS, or Unanswered).",
 		Buckets:        []float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"action", "code"})
 
 	orphans = metrics.NewGaugeVec(&metrics.GaugeOpts{
 		Name:           "fairlead_aws_orphans",
-		Help:           "Objects in AWS that belong to this cluster but to no Service, by kind.",
+		Help:           "AWS resources of this cluster that do not belong to a Service, by kind.",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"kind"})
 )

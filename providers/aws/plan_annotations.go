@@ -54,15 +54,15 @@ type serviceOptions struct {
 // unsupported are annotations of other implementations that change what clients
 // get, or which clients are admitted. They are refused by name instead of ignored.
 var unsupported = map[string]string{
-	"name":                                     "the balancer's name follows from the Service's UID",
-	"extra-security-groups":                    "name all groups with security-groups",
-	"ipv6-addresses":                           "AWS chooses the IPv6 addresses",
-	"enable-prefix-for-ipv6-source-nat":        "UDP is not supported on dual-stack balancers",
-	"source-nat-ipv6-prefixes":                 "UDP is not supported on dual-stack balancers",
+	"name":                                     "the name of the load balancer is derived from the Service's UID",
+	"extra-security-groups":                    "list all groups in security-groups",
+	"ipv6-addresses":                           "AWS selects the IPv6 addresses",
+	"enable-prefix-for-ipv6-source-nat":        "UDP is not supported on dual-stack load balancers",
+	"source-nat-ipv6-prefixes":                 "UDP is not supported on dual-stack load balancers",
 	"multi-cluster-target-group":               "a target group belongs to one cluster",
 	"quic-enabled-ports":                       "QUIC listeners are not supported",
 	"minimum-load-balancer-capacity":           "capacity reservation is not supported",
-	"access-log-emit-interval":                 "classic balancers only",
+	"access-log-emit-interval":                 "applies to Classic Load Balancers only",
 	"security-group-prefix-lists":              "use load-balancer-source-ranges or security-groups",
 	"healthcheck-matcher":                      "use healthcheck-success-codes",
 	"inbound-sg-rules-on-private-link-traffic": "AWS's default applies",
@@ -134,11 +134,11 @@ func (r *annotationReader) pairs(name string) map[string]string {
 		k, v, _ := strings.Cut(part, "=")
 		k, v = strings.TrimSpace(k), strings.TrimSpace(v)
 		if k == "" {
-			r.fail(name, "%q has no key: write KEY=VALUE", part)
+			r.fail(name, "invalid entry %q: must be KEY=VALUE", part)
 			continue
 		}
 		if _, twice := all[k]; twice {
-			r.fail(name, "the key %q is there twice", k)
+			r.fail(name, "duplicate key %q", k)
 		}
 		all = put(all, k, v)
 	}
@@ -160,7 +160,7 @@ func parseAnnotations(svc *corev1.Service) (o serviceOptions, problems []string)
 	o.NodeLabels = r.pairs("target-node-labels")
 	r.tags(&o)
 	if svc.Spec.LoadBalancerIP != "" {
-		r.problems = append(r.problems, "spec.loadBalancerIP: AWS chooses a balancer's addresses; "+
+		r.problems = append(r.problems, "spec.loadBalancerIP: not supported: AWS selects the addresses; "+
 			"use the annotation "+prefix+"eip-allocations or private-ipv4-addresses")
 	}
 	r.unknown()
@@ -175,7 +175,7 @@ func (r *annotationReader) placement(o *serviceOptions) {
 	case v == "" || o.Scheme != "":
 		wants := map[bool]string{true: "internet-facing", false: "internal"}[v == "false"]
 		if v != "" && wants != o.Scheme {
-			r.fail("internal", "%q contradicts the annotation %sscheme: %s", v, prefix, o.Scheme)
+			r.fail("internal", "%q conflicts with the annotation %sscheme: %s", v, prefix, o.Scheme)
 		}
 	case v == "false":
 		o.Scheme = "internet-facing"
@@ -185,19 +185,19 @@ func (r *annotationReader) placement(o *serviceOptions) {
 	o.Subnets, o.EIPs, o.PrivateIPv4 = r.list("subnets"), r.list("eip-allocations"), r.list("private-ipv4-addresses")
 	o.AddressType = r.oneOf("ip-address-type", "ipv4", "dualstack")
 	if len(o.EIPs) > 0 && o.Scheme == "internal" {
-		r.fail("eip-allocations", "an internal balancer has no Elastic IP addresses")
+		r.fail("eip-allocations", "must not be set for an internal load balancer")
 	}
 	if len(o.PrivateIPv4) > 0 && o.Scheme != "internal" {
-		r.fail("private-ipv4-addresses", "only a balancer whose scheme is internal has private addresses of one's choice")
+		r.fail("private-ipv4-addresses", "requires an internal load balancer")
 	}
 	for _, a := range o.PrivateIPv4 {
 		if ip, err := netip.ParseAddr(a); err != nil || !ip.Is4() {
-			r.fail("private-ipv4-addresses", "%q is no IPv4 address", a)
+			r.fail("private-ipv4-addresses", "invalid IPv4 address %q", a)
 		}
 	}
 	for name, n := range map[string]int{"eip-allocations": len(o.EIPs), "private-ipv4-addresses": len(o.PrivateIPv4)} {
 		if n > 0 && len(o.Subnets) > 0 && n != len(o.Subnets) {
-			r.fail(name, "%d entries for %d subnets: there must be one for each", n, len(o.Subnets))
+			r.fail(name, "%d entries for %d subnets: must have one entry for each subnet", n, len(o.Subnets))
 		}
 	}
 }
@@ -206,7 +206,7 @@ func (r *annotationReader) securityGroups(svc *corev1.Service, o *serviceOptions
 	o.Groups = r.list("security-groups")
 	o.NoGroups = r.boolean("disable-nlb-sg") == "true" || slices.Equal(o.Groups, []string{"none"})
 	if o.NoGroups && len(o.Groups) > 0 && !slices.Equal(o.Groups, []string{"none"}) {
-		r.fail("disable-nlb-sg", "contradicts the annotation %ssecurity-groups", prefix)
+		r.fail("disable-nlb-sg", "conflicts with the annotation %ssecurity-groups", prefix)
 	}
 	if o.NoGroups {
 		o.Groups = nil
@@ -215,13 +215,13 @@ func (r *annotationReader) securityGroups(svc *corev1.Service, o *serviceOptions
 	o.Groups = slices.Compact(o.Groups)
 	for _, g := range o.Groups {
 		if !strings.HasPrefix(g, "sg-") {
-			r.fail("security-groups", "%q is no ID of a security group (sg-…)", g)
+			r.fail("security-groups", "invalid security group ID %q: must begin with sg-", g)
 		}
 	}
 	backend := r.boolean("manage-backend-security-group-rules")
 	o.Backend = !o.NoGroups && (backend == "true" || backend == "" && len(o.Groups) == 0)
 	if backend == "true" && o.NoGroups {
-		r.fail("manage-backend-security-group-rules", "needs a balancer with security groups")
+		r.fail("manage-backend-security-group-rules", "requires a load balancer with security groups")
 	}
 	// Messages of PMTU discovery are always admitted: without them large packets are lost.
 	r.oneOf("enable-icmp-for-path-mtu-discovery", "on")
@@ -233,7 +233,7 @@ func (r *annotationReader) securityGroups(svc *corev1.Service, o *serviceOptions
 	for _, text := range ranges {
 		p, err := netip.ParsePrefix(strings.TrimSpace(text))
 		if err != nil {
-			r.problems = append(r.problems, fmt.Sprintf("%s: %q is no CIDR", field, text))
+			r.problems = append(r.problems, fmt.Sprintf("%s: invalid CIDR %q", field, text))
 			continue
 		}
 		o.Ranges = append(o.Ranges, p.Masked().String())
@@ -241,8 +241,8 @@ func (r *annotationReader) securityGroups(svc *corev1.Service, o *serviceOptions
 	slices.Sort(o.Ranges)
 	o.Ranges = slices.Compact(o.Ranges)
 	if len(ranges) > 0 && (o.NoGroups || len(o.Groups) > 0) {
-		r.problems = append(r.problems, field+": source ranges are rules of the balancer's own security group, "+
-			"which the annotations "+prefix+"security-groups and disable-nlb-sg turn off")
+		r.problems = append(r.problems, field+": source ranges are rules of the load balancer's own security group, "+
+			"which the annotations "+prefix+"security-groups and disable-nlb-sg disable")
 	}
 }
 
@@ -253,7 +253,7 @@ func (r *annotationReader) attributes(o *serviceOptions) {
 			return
 		}
 		if other, twice := o.Attributes[key]; twice && other != value {
-			r.fail(name, "contradicts %s=%s in the annotation %sattributes", key, other, prefix)
+			r.fail(name, "conflicts with %s=%s in the annotation %sattributes", key, other, prefix)
 			return
 		}
 		o.Attributes = put(o.Attributes, key, value)
@@ -263,7 +263,7 @@ func (r *annotationReader) attributes(o *serviceOptions) {
 	setAttribute("access-log-s3-bucket-name", "access_logs.s3.bucket", r.text("access-log-s3-bucket-name"))
 	setAttribute("access-log-s3-bucket-prefix", "access_logs.s3.prefix", r.text("access-log-s3-bucket-prefix"))
 	if o.Attributes["access_logs.s3.enabled"] == "true" && o.Attributes["access_logs.s3.bucket"] == "" {
-		r.fail("access-log-enabled", "needs the annotation %saccess-log-s3-bucket-name", prefix)
+		r.fail("access-log-enabled", "requires the annotation %saccess-log-s3-bucket-name", prefix)
 	}
 
 	for k, v := range r.pairs("target-group-attributes") {
@@ -302,7 +302,7 @@ func (r *annotationReader) attributes(o *serviceOptions) {
 	}
 	o.ProxyPorts = r.list("proxy-protocol-per-target-group")
 	if o.ProxyAll && len(o.ProxyPorts) > 0 {
-		r.fail("proxy-protocol-per-target-group", "contradicts the annotation %sproxy-protocol, which is about all", prefix)
+		r.fail("proxy-protocol-per-target-group", "conflicts with the annotation %sproxy-protocol, which applies to all ports", prefix)
 	}
 }
 
@@ -310,24 +310,24 @@ func (r *annotationReader) tls(o *serviceOptions) {
 	o.Certificates, o.TLSPorts = r.list("ssl-cert"), r.list("ssl-ports")
 	for _, c := range o.Certificates {
 		if !strings.HasPrefix(c, "arn:") {
-			r.fail("ssl-cert", "%q is no ARN of a certificate", c)
+			r.fail("ssl-cert", "invalid certificate ARN %q", c)
 		}
 	}
 	if len(o.Certificates) > maxCertificates {
-		r.fail("ssl-cert", "%d certificates, and a listener has at most %d", len(o.Certificates), maxCertificates)
+		r.fail("ssl-cert", "must have at most %d certificates, but has %d", maxCertificates, len(o.Certificates))
 	}
 	o.TLSPolicy = r.text("ssl-negotiation-policy")
 	o.ALPN = r.oneOf("alpn-policy", "HTTP1Only", "HTTP2Only", "HTTP2Optional", "HTTP2Preferred", "None")
 	if len(o.Certificates) == 0 {
 		for _, name := range []string{"ssl-ports", "ssl-negotiation-policy", "alpn-policy"} {
 			if r.text(name) != "" {
-				r.fail(name, "needs the annotation %sssl-cert", prefix)
+				r.fail(name, "requires the annotation %sssl-cert", prefix)
 			}
 		}
 	}
 	o.BackendTLS = r.oneOf("backend-protocol", "tcp", "ssl") == "ssl"
 	if o.BackendTLS && len(o.Certificates) == 0 {
-		r.fail("backend-protocol", "ssl needs the annotation %sssl-cert: only a TLS listener speaks TLS to its targets", prefix)
+		r.fail("backend-protocol", "ssl requires the annotation %sssl-cert: only TLS listeners use TLS to their targets", prefix)
 	}
 }
 
@@ -348,7 +348,7 @@ func (r *annotationReader) tags(o *serviceOptions) {
 		}
 	}
 	if n := len(o.Tags); n > maxTags {
-		r.fail("additional-resource-tags", "%d tags, of at most %d", n, maxTags)
+		r.fail("additional-resource-tags", "must have at most %d tags, but has %d", maxTags, n)
 	}
 }
 
@@ -364,7 +364,7 @@ func (r *annotationReader) unknown() {
 		case why != "":
 			r.fail(rest, "not supported: %s", why)
 		default:
-			r.fail(rest, "unknown; see the table of annotations in docs/aws.md")
+			r.fail(rest, "unknown annotation; see the table of annotations in docs/aws.md")
 		}
 	}
 }

@@ -37,7 +37,7 @@ func (r *annotationReader) health() (h health) {
 	}
 	for _, name := range []string{"healthcheck-path", "healthcheck-success-codes"} {
 		if h.Protocol == "TCP" && r.text(name) != "" {
-			r.fail(name, "contradicts the annotation %shealthcheck-protocol: tcp", prefix)
+			r.fail(name, "conflicts with the annotation %shealthcheck-protocol: tcp", prefix)
 		}
 	}
 	h.Interval = int32(r.number("healthcheck-interval", 5, 300))
@@ -93,7 +93,7 @@ func (p *portPlanner) healthCheck(t targetGroup) health {
 	}
 	h.Timeout, h.Healthy, h.Unhealthy = cmp.Or(o.Timeout, h.Timeout), cmp.Or(o.Healthy, h.Healthy), cmp.Or(o.Unhealthy, h.Unhealthy)
 	if h.Timeout > h.Interval {
-		p.fail("annotation %shealthcheck-timeout: %d s is longer than the interval of %d s", prefix, h.Timeout, h.Interval)
+		p.fail("annotation %shealthcheck-timeout: %d s must not be longer than the interval of %d s", prefix, h.Timeout, h.Interval)
 	}
 	return h
 }
@@ -113,10 +113,10 @@ func (p *portPlanner) healthPort(text string) string {
 	n, err := strconv.Atoi(text)
 	switch r := p.settings.NodePorts; {
 	case err != nil || n < 1 || n > 65535:
-		p.fail("annotation %shealthcheck-port: %q is no port number, no name of a port of the Service, and not traffic-port", prefix, text)
+		p.fail("annotation %shealthcheck-port: %q must be a port number, the name of a port of the Service, or traffic-port", prefix, text)
 	case p.options.Backend && n != portKubeProxy && (n < int(r[0]) || n > int(r[1])):
-		p.fail("annotation %shealthcheck-port: the nodes admit balancers to node ports (%d-%d) and %d only, not to %d, "+
-			"unless the annotation %ssecurity-groups names a group that they admit there", prefix, r[0], r[1], portKubeProxy, n, prefix)
+		p.fail("annotation %shealthcheck-port: the security groups of the nodes admit load balancers to node ports (%d-%d) and %d only, not to %d, "+
+			"unless the annotation %ssecurity-groups names a group that they admit to it", prefix, r[0], r[1], portKubeProxy, n, prefix)
 	}
 	return text
 }

@@ -19,9 +19,9 @@ func (b existingBalancer) unchangeable(desired stack) string {
 	case b.Scheme != "" && b.Scheme != desired.Scheme && !desired.AnyScheme:
 		return fmt.Sprintf("the scheme from %s to %s", b.Scheme, desired.Scheme)
 	case desired.NoGroups && len(b.SecurityGroups) > 0:
-		return "to no security groups"
+		return "the security groups to none"
 	case !desired.NoGroups && len(b.SecurityGroups) == 0:
-		return "to security groups"
+		return "the security groups from none"
 	case len(requested) == 0:
 		return ""
 	case b.addresses == "" || len(without(strings.Fields(b.addresses), requested)) > 0:
@@ -66,7 +66,7 @@ func selectBalancer(desired stack, existing []existingBalancer) (balancerSelecti
 		}
 		if why = b.unchangeable(desired); why != "" {
 			return balancerSelection{}, newRefusal(v1alpha1.ReplacementRequired,
-				"AWS cannot change %s on balancer %s, which is still being replaced", why, aws.ToString(b.LoadBalancerName))
+				"AWS cannot change %s of load balancer %s, which is still being replaced", why, aws.ToString(b.LoadBalancerName))
 		}
 		return balancerSelection{b.LoadBalancer, old.LoadBalancer, b.second}, nil
 	}
@@ -77,7 +77,7 @@ func selectBalancer(desired stack, existing []existingBalancer) (balancerSelecti
 		return balancerSelection{b.LoadBalancer, nil, b.second}, nil
 	case !desired.Replaceable:
 		return balancerSelection{}, newRefusal(v1alpha1.ReplacementRequired,
-			"AWS cannot change %s on balancer %s; the annotation %s: \"true\" allows a new one, with another host name",
+			"AWS cannot change %s of load balancer %s; the annotation %s: \"true\" allows replacing it by one with another host name",
 			why, aws.ToString(b.LoadBalancerName), v1alpha1.AnnotationAllowReplacement)
 	}
 	return balancerSelection{nil, b.LoadBalancer, !b.second}, nil

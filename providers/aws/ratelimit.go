@@ -67,7 +67,7 @@ func (l *rateLimiter) HandleFinalize(ctx context.Context, in middleware.Finalize
 	bucket := awsmiddleware.GetServiceID(ctx) + bucketOf(action)
 	if b := l.buckets[bucket]; b != nil {
 		if err := b.Wait(ctx); err != nil {
-			return middleware.FinalizeOutput{}, middleware.Metadata{}, fmt.Errorf("too many calls wait for their turn: %w", err)
+			return middleware.FinalizeOutput{}, middleware.Metadata{}, fmt.Errorf("rate limit of AWS API calls: %w", err)
 		}
 	}
 	start := time.Now()

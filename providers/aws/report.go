@@ -21,17 +21,17 @@ func (r *reconciler) reportBalancer(b elb.LoadBalancer) {
 	l.report = providers.Report{Ready: true, Reason: v1alpha1.Assigned}
 	switch state := stateOf(b); {
 	case r.old != nil && !isProvisioned(b):
-		l.incomplete, l.progress = true, "; it replaces "+aws.ToString(r.old.LoadBalancerName)+" as soon as AWS has finished it"
+		l.incomplete, l.progress = true, "; it replaces "+aws.ToString(r.old.LoadBalancerName)+" when AWS has provisioned it"
 		l.report.Reason, l.status = v1alpha1.Provisioning, statusOf(*r.old)
 	case r.old != nil:
 		l.incomplete, l.progress = true, "; it replaces "+aws.ToString(r.old.LoadBalancerName)+
-			", which stays for some minutes, until clients know the new name and a target is healthy"
+			", which is deleted when a target is healthy and clients have had some minutes to resolve the new name"
 	case state == elb.LoadBalancerStateEnumActive:
 	case state == elb.LoadBalancerStateEnumActiveImpaired:
-		l.progress = "; AWS lacks resources to scale it up (active_impaired)"
+		l.progress = "; AWS does not have the resources to scale it up (active_impaired)"
 	case state == elb.LoadBalancerStateEnumProvisioning:
 		l.report = providers.Report{Reason: v1alpha1.Provisioning, Again: r.pollInterval}
-		l.progress = "; AWS is still making it, which takes one to three minutes"
+		l.progress = "; AWS is provisioning it, which takes one to three minutes"
 	default:
 		l.report = providers.Report{Reason: v1alpha1.CloudFailed, Again: r.pollInterval}
 		l.progress = fmt.Sprintf("; its state is %s: %s", state, aws.ToString(b.State.Reason))
@@ -74,15 +74,15 @@ func (l *lastSync) composeMessage() {
 		l.report.Reason = v1alpha1.Assigned
 		if l.noUsable {
 			l.report.Reason = v1alpha1.NoTargets
-			l.report.Message += "; no node can be a target any more, so the last targets stay"
+			l.report.Message += "; no node can be a target, so the registered targets stay"
 		}
 	}
 	if len(l.missing) > 0 {
-		l.report.Message += fmt.Sprintf("; no target: %s, whose instances AWS does not know, or does not accept", shortList(l.missing))
+		l.report.Message += fmt.Sprintf("; not registered: %s: AWS does not know the instances or does not accept them as targets", shortList(l.missing))
 	}
 	if cut := len(l.targets) - used - len(l.missing); cut > 0 {
-		l.report.Message += fmt.Sprintf("; %s left out: the balancer can have %d targets for each of its %d ports in a zone; "+
-			"choose with the annotation %starget-node-labels", plural(cut, "node"), l.limit().instances, len(l.groups), prefix)
+		l.report.Message += fmt.Sprintf("; %s omitted: the load balancer can have %d targets for each of its %d ports in a zone; "+
+			"select nodes with the annotation %starget-node-labels", plural(cut, "node"), l.limit().instances, len(l.groups), prefix)
 	}
 }
 

@@ -28,7 +28,7 @@ func TestChooseSubnets(t *testing.T) {
 		all  []subnet
 		want string
 	}{
-		{"none", nil, "NoSubnet: no subnet for an internet-facing balancer: the VPC has none"},
+		{"none", nil, "NoSubnet: no subnet for an internet-facing load balancer: the VPC does not have any"},
 		{"one in each zone, by tag", []subnet{{ID: "b", Zone: "z2", Free: 99, Tags: tags(role)}, {ID: "a", Zone: "z1", Free: 99, Tags: tags(role)}}, "a b"},
 		{"the cluster's first", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(role)}, {ID: "b", Zone: "z", Free: 99, Tags: tags(role, ours)}}, "b"},
 		{"else by ID", []subnet{{ID: "b", Zone: "z", Free: 99, Tags: tags(role)}, {ID: "a", Zone: "z", Free: 99, Tags: tags(role)}}, "a"},

@@ -146,7 +146,7 @@ func TestLateInstance(t *testing.T) {
 	if got := a.balances(t, c.names.service(s.UID))[80]; len(got) != 3 {
 		t.Errorf("targets are %v", got)
 	}
-	if r := c.Report(s); r.Again != 0 || strings.Contains(r.Message, "no target") {
+	if r := c.Report(s); r.Again != 0 || strings.Contains(r.Message, "not registered") {
 		t.Errorf("the report is %+v", r)
 	}
 }
