@@ -23,8 +23,8 @@ var (
 	}, []string{"kind"})
 )
 
-var register = sync.OnceFunc(func() { legacyregistry.MustRegister(callDuration, orphans) })
+var registerMetrics = sync.OnceFunc(func() { legacyregistry.MustRegister(callDuration, orphans) })
 
-func observe(action, code string, took time.Duration) {
+func observeCall(action, code string, took time.Duration) {
 	callDuration.WithLabelValues(action, code).Observe(took.Seconds())
 }

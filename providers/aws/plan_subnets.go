@@ -20,7 +20,7 @@ type subnet struct {
 	CIDR           netip.Prefix
 	IPv6           bool
 	Tags           map[string]string
-	Public         bool // the route table leads to an internet gateway; only if needRoutes
+	Public         bool // the route table has a route to an internet gateway; set only if needRoutes
 	Remote         bool // in a local, wavelength or outpost zone
 }
 
@@ -103,7 +103,7 @@ func ofOthersOnly(s subnet, cluster string) bool {
 	return false
 }
 
-// isPreferred reports whether a comes before b, of the subnets of one zone.
+// isPreferred reports whether a is preferred to b, a subnet of the same zone.
 func isPreferred(a, b subnet, cluster string) bool {
 	_, inA := a.Tags[tagClusterOwned(cluster)]
 	_, inB := b.Tags[tagClusterOwned(cluster)]
@@ -176,7 +176,7 @@ func (s stack) addressType(subnets []subnet) (elb.IpAddressType, *v1alpha1.Refus
 	case s.PreferDual && i < 0 && !s.hasUDP():
 		return elb.IpAddressTypeDualstack, nil
 	case s.AddressType == elb.IpAddressTypeDualstack && i >= 0:
-		return "", newRefusal(v1alpha1.NoSubnet, "a dual-stack load balancer was requested, but subnet %s does not have an IPv6 CIDR", subnets[i].ID)
+		return "", newRefusal(v1alpha1.NoSubnet, "a dual-stack load balancer requires an IPv6 CIDR in subnet %s", subnets[i].ID)
 	}
 	return s.AddressType, nil
 }

@@ -110,10 +110,10 @@ func TestPlan(t *testing.T) {
 		{"known words of others that fit", annotate("type", "nlb", "nlb-target-type", "instance", "enable-icmp-for-path-mtu-discovery", "on"), "TCP-80"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			s := aService("web")
+			s := newService("web")
 			s.Spec.Ports = []corev1.ServicePort{tcp80}
 			row.change(s)
-			plan, refusal := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
+			plan, refusal := planStack(s, adminSettings{NodePorts: [2]int32{30000, 32767}})
 			if refusal != nil {
 				t.Fatal(refusal)
 			}
@@ -189,9 +189,9 @@ func TestRefusals(t *testing.T) {
 		}, v1alpha1.QuotaExceeded, "250 ranges for 1 ports require 251 rules"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			s := aService("web", 80)
+			s := newService("web", 80)
 			row.change(s)
-			_, refusal := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
+			_, refusal := planStack(s, adminSettings{NodePorts: [2]int32{30000, 32767}})
 			if refusal == nil || refusal.Reason != row.reason || !strings.Contains(refusal.Message, row.message) {
 				t.Errorf("got %v, want %s with %q", refusal, row.reason, row.message)
 			}
@@ -201,9 +201,9 @@ func TestRefusals(t *testing.T) {
 
 // TestAllProblemsReported checks that a refusal names every invalid annotation.
 func TestAllProblemsReported(t *testing.T) {
-	s := aService("web", 80)
+	s := newService("web", 80)
 	annotate("scheme", "public", "healthcheck-interval", "no", "ssl-ports", "9")(s)
-	_, refusal := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
+	_, refusal := planStack(s, adminSettings{NodePorts: [2]int32{30000, 32767}})
 	for _, name := range []string{"scheme", "healthcheck-interval", "ssl-ports"} {
 		if refusal == nil || !strings.Contains(refusal.Message, prefix+name) {
 			t.Errorf("%v does not name %s", refusal, name)
@@ -217,10 +217,10 @@ func FuzzPlan(f *testing.F) {
 	f.Add("healthcheck-port", "-1", "listener-attributes.TCP-80", "=")
 	f.Add("additional-resource-tags", "a=b=c,ü=é", "ssl-cert", ",,")
 	f.Fuzz(func(t *testing.T, nameA, valueA, nameB, valueB string) {
-		s := aService("web", 80, 443)
+		s := newService("web", 80, 443)
 		annotate(nameA, valueA, nameB, valueB)(s)
-		first, refusal := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
-		second, again := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
+		first, refusal := planStack(s, adminSettings{NodePorts: [2]int32{30000, 32767}})
+		second, again := planStack(s, adminSettings{NodePorts: [2]int32{30000, 32767}})
 		if !reflect.DeepEqual(first, second) || (refusal == nil) != (again == nil) || refusal != nil && *refusal != *again {
 			t.Errorf("one Service, two plans: %+v %v, %+v %v", first, refusal, second, again)
 		}
@@ -229,29 +229,29 @@ func FuzzPlan(f *testing.F) {
 
 func TestNames(t *testing.T) {
 	n := newNames("a cluster with a long name, which AWS would not take")
-	for _, name := range []string{n.service("x"), n.second("x"), n.shared(), n.securityGroup("x", 3), n.targetGroup("x", n.second("x"), targetGroup{Port: 32767, Protocol: "TCP_UDP"})} {
+	for _, name := range []string{n.firstName("x"), n.secondName("x"), n.sharedGroup(), n.securityGroup("x", 3), n.targetGroup("x", n.secondName("x"), targetGroup{Port: 32767, Protocol: "TCP_UDP"})} {
 		if len(name) > 32 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || strings.HasSuffix(name, "-") {
 			t.Errorf("%q is no name for a balancer", name)
 		}
 	}
 	ofX := n.ofService("x")
-	if ofX(n.service("y")) || !ofX(n.second("x")) || ofX(n.shared()) || newNames("other").ofService("x")(n.service("x")) {
+	if ofX(n.firstName("y")) || !ofX(n.secondName("x")) || ofX(n.sharedGroup()) || newNames("other").ofService("x")(n.firstName("x")) {
 		t.Error("names are taken for another's")
 	}
 }
 
-// TestLaws: what a diff says, applied to what there is, is what is wanted, and
+// TestDiffProperties: what a diff says, applied to what there is, is what is wanted, and
 // a second look finds nothing to do.
-func TestLaws(t *testing.T) {
+func TestDiffProperties(t *testing.T) {
 	keys := rapid.SampledFrom([]string{"team", "cost", "env", "fairlead.io/attributes", "Name", "foreign"})
 	tags := rapid.MapOf(keys, rapid.StringMatching(`[a-z]{0,3}`))
 	t.Run("tags", rapid.MakeCheck(func(t *rapid.T) {
 		have, users := tags.Draw(t, "have"), rapid.MapOf(rapid.SampledFrom([]string{"team", "cost", "env"}), rapid.StringMatching(`[a-z]{0,3}`)).Draw(t, "users")
 		before := rapid.MapOf(rapid.SampledFrom([]string{"team", "cost"}), rapid.Just("x")).Draw(t, "before")
-		have = merged(have, record(tagTags, strings.Join(slices.Sorted(maps.Keys(before)), "=")))
+		have = mergeMaps(have, recordTags(tagTags, strings.Join(slices.Sorted(maps.Keys(before)), "=")))
 		want := allTags(map[string]string{tagUID: "1"}, users, "ns/web")
 		add, remove := diffTags(have, want)
-		after := merged(have, add)
+		after := mergeMaps(have, add)
 		for _, k := range remove {
 			delete(after, k)
 		}
@@ -275,14 +275,14 @@ func TestLaws(t *testing.T) {
 	}))
 	t.Run("attributes", rapid.MakeCheck(func(t *rapid.T) {
 		kind := rapid.SampledFrom([]string{"TCP", "UDP", "TCP_UDP", "TLS"}).Draw(t, "kind")
-		standard := merged(defaultAttributes["group"], defaultAttributes["group "+kind])
+		standard := mergeMaps(defaultAttributes["group"], defaultAttributes["group "+kind])
 		attributes := rapid.MapOf(rapid.SampledFrom(slices.Sorted(maps.Keys(standard))), rapid.StringMatching(`[a-z0-9]{1,3}`))
 		before, want := attributes.Draw(t, "before"), attributes.Draw(t, "want")
-		have := merged(standard, before)
+		have := mergeMaps(standard, before)
 		for k, v := range attributesToSet(want, attributeRecord(before), "group", kind) {
 			have[k] = v
 		}
-		if fresh := merged(standard, want); !maps.Equal(have, fresh) {
+		if fresh := mergeMaps(standard, want); !maps.Equal(have, fresh) {
 			t.Fatalf("%v, not %v", have, fresh)
 		}
 		if more := attributesToSet(want, attributeRecord(want), "group", kind); len(more) > 0 {
@@ -291,24 +291,24 @@ func TestLaws(t *testing.T) {
 	}))
 	t.Run("records", rapid.MakeCheck(func(t *rapid.T) {
 		text := rapid.StringMatching(`[a-zé=. ]{0,900}`).Draw(t, "text")
-		if got := recorded(record("tag", text), "tag"); got != text {
+		if got := recordedText(recordTags("tag", text), "tag"); got != text {
 			t.Fatalf("%q, not %q", got, text)
 		}
 	}))
 	t.Run("rules", rapid.MakeCheck(func(t *rapid.T) {
-		one := rapid.Custom(func(t *rapid.T) rule {
+		one := rapid.Custom(func(t *rapid.T) securityRule {
 			port := rapid.Int32Range(1, 3).Draw(t, "port")
-			return rule{rapid.SampledFrom([]string{"tcp", "udp"}).Draw(t, "protocol"), port, port, rapid.SampledFrom([]string{"0.0.0.0/0", "::/0", "sg-1"}).Draw(t, "source")}
+			return securityRule{rapid.SampledFrom([]string{"tcp", "udp"}).Draw(t, "protocol"), port, port, rapid.SampledFrom([]string{"0.0.0.0/0", "::/0", "sg-1"}).Draw(t, "source")}
 		})
-		all := rapid.SliceOfDistinct(one, func(r rule) rule { return r })
+		all := rapid.SliceOfDistinct(one, func(r securityRule) securityRule { return r })
 		have, want := all.Draw(t, "have"), all.Draw(t, "want")
-		after := append(without(have, without(have, want)), without(want, have)...)
+		after := append(subtract(have, subtract(have, want)), subtract(want, have)...)
 		slices.SortFunc(after, compareRules)
 		slices.SortFunc(want, compareRules)
 		if !slices.Equal(after, want) {
 			t.Fatalf("%v, not %v", after, want)
 		}
-		if back := rulesOf(permissions(want)); !slices.Equal(back, want) {
+		if back := rulesOf(permissionsOf(want)); !slices.Equal(back, want) {
 			t.Fatalf("%v became %v on its way through AWS's form", want, back)
 		}
 	}))

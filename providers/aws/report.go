@@ -17,7 +17,7 @@ import (
 // provisioned the new one.
 func (r *reconciler) reportBalancer(b elb.LoadBalancer) {
 	l := r.result
-	l.status, l.subject, l.progress = statusOf(b), r.describe(b), ""
+	l.status, l.subject, l.progress = statusOf(b), r.describeBalancer(b), ""
 	l.report = providers.Report{Ready: true, Reason: v1alpha1.Assigned}
 	switch state := stateOf(b); {
 	case r.old != nil && !isProvisioned(b):
@@ -42,17 +42,17 @@ func (r *reconciler) reportBalancer(b elb.LoadBalancer) {
 	l.composeMessage()
 }
 
-func (r *reconciler) describe(b elb.LoadBalancer) string {
+func (r *reconciler) describeBalancer(b elb.LoadBalancer) string {
 	scheme := string(b.Scheme)
 	if scheme == "" {
 		scheme = string(r.result.desired.Scheme)
 	}
-	return fmt.Sprintf("%s Network Load Balancer %s in %s", scheme, aws.ToString(b.LoadBalancerName), r.clients.region)
+	return fmt.Sprintf("%s Network Load Balancer %s in %s", scheme, aws.ToString(b.LoadBalancerName), r.apiClients.region)
 }
 
-// noteMissing compares the desired targets with the instances that can be
+// recordMissing compares the desired targets with the instances that can be
 // targets.
-func (l *lastSync) noteMissing(usable []instance) {
+func (l *lastSync) recordMissing(usable []instance) {
 	l.missing, l.noUsable = nil, len(usable) == 0
 	for _, t := range l.targets {
 		if !slices.ContainsFunc(usable, func(i instance) bool { return i.ID == t.Instance }) || !l.refused[t.Instance].IsZero() {
@@ -68,7 +68,7 @@ func (l *lastSync) composeMessage() {
 	if len(l.groups) > 0 {
 		used = len(l.groups[0].instances)
 	}
-	l.report.Message = fmt.Sprintf("%s, %s%s", l.subject, plural(used, "target"), l.progress)
+	l.report.Message = fmt.Sprintf("%s, %s%s", l.subject, pluralize(used, "target"), l.progress)
 	switch l.report.Reason {
 	case v1alpha1.Assigned, v1alpha1.NoTargets:
 		l.report.Reason = v1alpha1.Assigned
@@ -78,15 +78,15 @@ func (l *lastSync) composeMessage() {
 		}
 	}
 	if len(l.missing) > 0 {
-		l.report.Message += fmt.Sprintf("; not registered: %s: AWS does not know the instances or does not accept them as targets", shortList(l.missing))
+		l.report.Message += fmt.Sprintf("; not registered: %s: AWS does not know or does not accept the instances", shortList(l.missing))
 	}
 	if cut := len(l.targets) - used - len(l.missing); cut > 0 {
 		l.report.Message += fmt.Sprintf("; %s omitted: the load balancer can have %d targets for each of its %d ports in a zone; "+
-			"select nodes with the annotation %starget-node-labels", plural(cut, "node"), l.limit().instances, len(l.groups), prefix)
+			"select nodes with the annotation %starget-node-labels", pluralize(cut, "node"), l.targetLimit().instances, len(l.groups), prefix)
 	}
 }
 
-func plural(n int, noun string) string {
+func pluralize(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}
