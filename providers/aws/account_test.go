@@ -31,12 +31,12 @@ import (
 func TestMain(m *testing.M) {
 	for _, variable := range os.Environ() {
 		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "AWS_") {
-			must(os.Unsetenv(name))
+			panicOnError(os.Unsetenv(name))
 		}
 	}
-	must(os.Setenv("AWS_EC2_METADATA_DISABLED", "true"))
-	must(os.Setenv("AWS_CONFIG_FILE", os.DevNull))
-	must(os.Setenv("AWS_SHARED_CREDENTIALS_FILE", os.DevNull))
+	panicOnError(os.Setenv("AWS_EC2_METADATA_DISABLED", "true"))
+	panicOnError(os.Setenv("AWS_CONFIG_FILE", os.DevNull))
+	panicOnError(os.Setenv("AWS_SHARED_CREDENTIALS_FILE", os.DevNull))
 	for class, size := range bucketSizes { // no test's account is shared with anybody
 		size.rate *= 100
 		bucketSizes[class] = size
@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func must(err error) {
+func panicOnError(err error) {
 	if err != nil {
 		panic(err)
 	}
@@ -73,7 +73,7 @@ type account struct {
 	nodes     []*corev1.Node // of the instances, in the same order
 	ec2       *ec2.Client
 	elb       *elb.Client
-	fake      *fake // nil on moto
+	fake      *fakeAWS // nil on moto
 	id        string
 	under     []func(*config.LoadOptions) error
 }
@@ -111,7 +111,7 @@ func motoAccount(t *testing.T) *account {
 	server := moto(t)
 	a := newAccount(t, "moto")
 	a.under = []func(*config.LoadOptions) error{config.WithBaseEndpoint(a.proxy(t, server, a.id))}
-	a.seed(t, config.WithBaseEndpoint(server.String()),
+	a.seedAccount(t, config.WithBaseEndpoint(server.String()),
 		config.WithAPIOptions([]func(*middleware.Stack) error{smithyhttp.AddHeaderValue("x-moto-account-id", a.id)}))
 	return a
 }
@@ -121,7 +121,7 @@ func fakeAccount(t *testing.T) *account {
 	a := newAccount(t, "fake")
 	a.fake = newFake(t, a.id, a.region)
 	a.under = []func(*config.LoadOptions) error{a.fake.load(a.wire)}
-	a.seed(t, a.fake.load(nil))
+	a.seedAccount(t, a.fake.load(nil))
 	return a
 }
 
@@ -131,7 +131,7 @@ var identity = config.WithCredentialsProvider(credentials.NewStaticCredentialsPr
 // hardly wait, and no region.
 func (a *account) load() []func(*config.LoadOptions) error {
 	retryer := config.WithRetryer(func() aws.Retryer {
-		return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = attempts, time.Millisecond })
+		return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = maxAttempts, time.Millisecond })
 	})
 	return append([]func(*config.LoadOptions) error{identity, retryer}, a.under...)
 }
@@ -146,8 +146,8 @@ func get[In, Out, Options any](t *testing.T, do func(context.Context, *In, ...fu
 	return out
 }
 
-// seed makes the clients, the network and three nodes.
-func (a *account) seed(t *testing.T, load ...func(*config.LoadOptions) error) {
+// seedAccount makes the clients, the network and three nodes.
+func (a *account) seedAccount(t *testing.T, load ...func(*config.LoadOptions) error) {
 	t.Helper()
 	cfg, err := config.LoadDefaultConfig(context.Background(), append(load, identity, config.WithRegion(a.region))...)
 	if err != nil {
@@ -168,14 +168,14 @@ func (a *account) seed(t *testing.T, load ...func(*config.LoadOptions) error) {
 	}
 	a.nodeGroup = *get(t, a.ec2.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{
 		VpcId: &a.vpc, GroupName: new("nodes"), Description: new("nodes"),
-		TagSpecifications: tagged(ec2types.ResourceTypeSecurityGroup, map[string]string{"kubernetes.io/cluster/" + a.cluster: "owned"}),
+		TagSpecifications: tagSpecifications(ec2types.ResourceTypeSecurityGroup, map[string]string{"kubernetes.io/cluster/" + a.cluster: "owned"}),
 	}).GroupId
 	for range zones {
 		a.addNode(t)
 	}
 }
 
-func tagged(kind ec2types.ResourceType, tags map[string]string) []ec2types.TagSpecification {
+func tagSpecifications(kind ec2types.ResourceType, tags map[string]string) []ec2types.TagSpecification {
 	s := ec2types.TagSpecification{ResourceType: kind}
 	for k, v := range tags {
 		s.Tags = append(s.Tags, ec2types.Tag{Key: &k, Value: &v})
@@ -189,7 +189,7 @@ func (a *account) addSubnet(t *testing.T, zone, cidr string, tags map[string]str
 	t.Helper()
 	tags["kubernetes.io/cluster/"+a.cluster] = "owned"
 	return *get(t, a.ec2.CreateSubnet, &ec2.CreateSubnetInput{
-		VpcId: &a.vpc, AvailabilityZone: &zone, CidrBlock: &cidr, TagSpecifications: tagged(ec2types.ResourceTypeSubnet, tags),
+		VpcId: &a.vpc, AvailabilityZone: &zone, CidrBlock: &cidr, TagSpecifications: tagSpecifications(ec2types.ResourceTypeSubnet, tags),
 	}).Subnet.SubnetId
 }
 
@@ -238,8 +238,8 @@ func (a *account) certificate(t *testing.T, domain string) string {
 	return arn
 }
 
-// code is that of AWS's error.
-func code(err error) string {
+// errorCode is that of AWS's error.
+func errorCode(err error) string {
 	var e smithy.APIError
 	if errors.As(err, &e) {
 		return e.ErrorCode()

@@ -32,10 +32,10 @@ type reconciler struct {
 	usedGroups []string
 }
 
-// ensure applies the desired stack. It creates before it deletes, and every
+// ensureStack applies the desired stack. It creates before it deletes, and every
 // step can be repeated.
-func (r *reconciler) ensure(ctx context.Context) error {
-	if err := r.read(ctx); err != nil {
+func (r *reconciler) ensureStack(ctx context.Context) error {
+	if err := r.readStack(ctx); err != nil {
 		return err
 	}
 	instances, err := r.usableInstances(ctx)
@@ -43,15 +43,15 @@ func (r *reconciler) ensure(ctx context.Context) error {
 		return err
 	}
 	if len(instances) == 0 && len(r.observed.balancers) == 0 {
-		return newRefusal(v1alpha1.NoTargets, "none of %s is an instance that AWS knows", plural(len(r.result.targets), "node"))
+		return newRefusal(v1alpha1.NoTargets, "none of %s is an instance known to AWS", pluralize(len(r.result.targets), "node"))
 	}
 	selected, refusal := selectBalancer(r.result.desired, r.existingBalancers())
 	if refusal != nil {
 		return errors.Join(r.syncRegistered(ctx, instances), refusal)
 	}
-	r.name, r.old = r.names.service(r.svc.UID), selected.old
+	r.name, r.old = r.names.firstName(r.svc.UID), selected.old
 	if selected.second {
-		r.name = r.names.second(r.svc.UID)
+		r.name = r.names.secondName(r.svc.UID)
 	}
 	r.sharedGroup.users.RLock()
 	defer r.sharedGroup.users.RUnlock()
@@ -73,7 +73,7 @@ func (r *reconciler) ensure(ctx context.Context) error {
 		return err
 	}
 	r.result.tags = r.observed.tags
-	r.result.noteMissing(instances)
+	r.result.recordMissing(instances)
 	r.reportBalancer(b)
 	return nil
 }
@@ -89,7 +89,7 @@ func (r *reconciler) deleteSuperfluous(ctx context.Context, b elb.LoadBalancer) 
 		if err := r.deleteBalancer(ctx, *r.old); err != nil {
 			return err
 		}
-		r.log.Info("balancer replaced", "service", r.svc.Namespace+"/"+r.svc.Name,
+		r.log.Info("load balancer replaced", "service", r.svc.Namespace+"/"+r.svc.Name,
 			"old", aws.ToString(r.old.LoadBalancerName), "new", r.name)
 		r.old = nil
 	}

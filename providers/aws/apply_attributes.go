@@ -22,7 +22,7 @@ type attributeStore struct {
 // the tags that record what was set. In the mode syncAttributes it reads them
 // as well.
 func (r *reconciler) ensureAttributes(ctx context.Context, store attributeStore, desired, tags map[string]string) error {
-	changes := attributesToSet(desired, recorded(tags, tagAttributes), store.kind, store.variant)
+	changes := attributesToSet(desired, recordedText(tags, tagAttributes), store.kind, store.variant)
 	if r.mode == syncAttributes && len(desired) > 0 {
 		observed, err := store.read(ctx)
 		if err != nil {
@@ -40,12 +40,12 @@ func (r *reconciler) ensureAttributes(ctx context.Context, store attributeStore,
 	return store.set(ctx, changes)
 }
 
-// attribute is one of the types of the SDK, which have the same fields.
-type attribute interface {
+// sdkAttribute is one of the types of the SDK, which have the same fields.
+type sdkAttribute interface {
 	elb.LoadBalancerAttribute | elb.TargetGroupAttribute | elb.ListenerAttribute
 }
 
-func attributeMap[A attribute](list []A) map[string]string {
+func attributeMap[A sdkAttribute](list []A) map[string]string {
 	all := make(map[string]string, len(list))
 	for _, a := range list {
 		pair := elb.ListenerAttribute(a)
@@ -54,7 +54,7 @@ func attributeMap[A attribute](list []A) map[string]string {
 	return all
 }
 
-func attributeList[A attribute](all map[string]string) (list []A) {
+func attributeList[A sdkAttribute](all map[string]string) (list []A) {
 	for _, k := range slices.Sorted(maps.Keys(all)) {
 		list = append(list, A(elb.ListenerAttribute{Key: aws.String(k), Value: aws.String(all[k])}))
 	}
@@ -65,14 +65,14 @@ func (c *Cloud) loadBalancerAttributes(arn string, scheme elb.LoadBalancerScheme
 	return attributeStore{
 		"balancer", string(scheme),
 		func(ctx context.Context) (map[string]string, error) {
-			out, err := call(ctx, c.elb.DescribeLoadBalancerAttributes, &elbapi.DescribeLoadBalancerAttributesInput{LoadBalancerArn: &arn})
+			out, err := callAPI(ctx, c.elb.DescribeLoadBalancerAttributes, &elbapi.DescribeLoadBalancerAttributesInput{LoadBalancerArn: &arn})
 			if err != nil {
 				return nil, err
 			}
 			return attributeMap(out.Attributes), nil
 		},
 		func(ctx context.Context, changes map[string]string) error {
-			_, err := call(ctx, c.elb.ModifyLoadBalancerAttributes, &elbapi.ModifyLoadBalancerAttributesInput{
+			_, err := callAPI(ctx, c.elb.ModifyLoadBalancerAttributes, &elbapi.ModifyLoadBalancerAttributesInput{
 				LoadBalancerArn: &arn, Attributes: attributeList[elb.LoadBalancerAttribute](changes),
 			})
 			return err
@@ -84,14 +84,14 @@ func (c *Cloud) targetGroupAttributes(arn string, protocol elb.ProtocolEnum) att
 	return attributeStore{
 		"group", string(protocol),
 		func(ctx context.Context) (map[string]string, error) {
-			out, err := call(ctx, c.elb.DescribeTargetGroupAttributes, &elbapi.DescribeTargetGroupAttributesInput{TargetGroupArn: &arn})
+			out, err := callAPI(ctx, c.elb.DescribeTargetGroupAttributes, &elbapi.DescribeTargetGroupAttributesInput{TargetGroupArn: &arn})
 			if err != nil {
 				return nil, err
 			}
 			return attributeMap(out.Attributes), nil
 		},
 		func(ctx context.Context, changes map[string]string) error {
-			_, err := call(ctx, c.elb.ModifyTargetGroupAttributes, &elbapi.ModifyTargetGroupAttributesInput{
+			_, err := callAPI(ctx, c.elb.ModifyTargetGroupAttributes, &elbapi.ModifyTargetGroupAttributesInput{
 				TargetGroupArn: &arn, Attributes: attributeList[elb.TargetGroupAttribute](changes),
 			})
 			return err
@@ -103,14 +103,14 @@ func (c *Cloud) listenerAttributes(arn string, protocol elb.ProtocolEnum) attrib
 	return attributeStore{
 		"listener", string(protocol),
 		func(ctx context.Context) (map[string]string, error) {
-			out, err := call(ctx, c.elb.DescribeListenerAttributes, &elbapi.DescribeListenerAttributesInput{ListenerArn: &arn})
+			out, err := callAPI(ctx, c.elb.DescribeListenerAttributes, &elbapi.DescribeListenerAttributesInput{ListenerArn: &arn})
 			if err != nil {
 				return nil, err
 			}
 			return attributeMap(out.Attributes), nil
 		},
 		func(ctx context.Context, changes map[string]string) error {
-			_, err := call(ctx, c.elb.ModifyListenerAttributes, &elbapi.ModifyListenerAttributesInput{
+			_, err := callAPI(ctx, c.elb.ModifyListenerAttributes, &elbapi.ModifyListenerAttributesInput{
 				ListenerArn: &arn, Attributes: attributeList[elb.ListenerAttribute](changes),
 			})
 			return err

@@ -44,13 +44,13 @@ func (r *reconciler) ensureListener(ctx context.Context, l listener) error {
 	arn, observed := r.listenerOn(l.Port)
 	tags := r.observed.tags[arn]
 	if arn == "" {
-		tags = r.tags(l.name())
+		tags = r.desiredTags(l.name())
 		var err error
 		if arn, err = r.createListener(ctx, l, group, tags); err != nil {
 			return err
 		}
 	} else if listenerDiffers(l, group, observed) {
-		in := &elbapi.ModifyListenerInput{ListenerArn: aws.String(arn), DefaultActions: forward(group)}
+		in := &elbapi.ModifyListenerInput{ListenerArn: aws.String(arn), DefaultActions: forwardTo(group)}
 		if observed.Protocol != l.Protocol {
 			in.Protocol = l.Protocol
 			l.Policy = cmp.Or(l.Policy, defaultPolicy)
@@ -59,7 +59,7 @@ func (r *reconciler) ensureListener(ctx context.Context, l listener) error {
 			l.ALPN = "None"
 		}
 		l.setTLS(&in.Certificates, &in.SslPolicy, &in.AlpnPolicy)
-		if _, err := call(ctx, r.elb.ModifyListener, in); err != nil {
+		if _, err := callAPI(ctx, r.elb.ModifyListener, in); err != nil {
 			return err
 		}
 	}
@@ -69,13 +69,14 @@ func (r *reconciler) ensureListener(ctx context.Context, l listener) error {
 // completeListener sets what CreateListener cannot: further certificates,
 // attributes, and the tags that record them.
 func (r *reconciler) completeListener(ctx context.Context, arn string, l listener, tags map[string]string) error {
-	if err := r.ensureCertificates(ctx, arn, l, recorded(tags, tagCertificates)); err != nil {
+	if err := r.ensureCertificates(ctx, arn, l, recordedText(tags, tagCertificates)); err != nil {
 		return err
 	}
 	if err := r.ensureAttributes(ctx, r.listenerAttributes(arn, l.Protocol), l.Attributes, tags); err != nil {
 		return err
 	}
-	return r.retag(ctx, arn, tags, r.tags(l.name(), recordAttributes(l.Attributes), record(tagCertificates, l.moreCertificates())))
+	certificates := recordTags(tagCertificates, l.moreCertificates())
+	return r.updateTags(ctx, arn, tags, r.desiredTags(l.name(), recordAttributes(l.Attributes), certificates))
 }
 
 // deleteListeners deletes those of the desired load balancer that are not
@@ -86,7 +87,7 @@ func (r *reconciler) deleteListeners(ctx context.Context) error {
 		if desired || aws.ToString(l.LoadBalancerArn) != r.arn {
 			continue
 		}
-		_, err := call(ctx, r.elb.DeleteListener, &elbapi.DeleteListenerInput{ListenerArn: aws.String(arn)})
+		_, err := callAPI(ctx, r.elb.DeleteListener, &elbapi.DeleteListenerInput{ListenerArn: aws.String(arn)})
 		if err != nil && !isCode(err, notFoundCodes...) {
 			return err
 		}
@@ -113,10 +114,10 @@ func (r *reconciler) listenerOn(port int32) (arn string, observed elb.Listener) 
 func (r *reconciler) createListener(ctx context.Context, l listener, group string, tags map[string]string) (arn string, err error) {
 	in := &elbapi.CreateListenerInput{
 		LoadBalancerArn: aws.String(r.arn), Port: aws.Int32(l.Port), Protocol: l.Protocol,
-		DefaultActions: forward(group), Tags: elbTagList(tags),
+		DefaultActions: forwardTo(group), Tags: elbTagList(tags),
 	}
 	l.setTLS(&in.Certificates, &in.SslPolicy, &in.AlpnPolicy)
-	out, err := call(ctx, r.elb.CreateListener, in)
+	out, err := callAPI(ctx, r.elb.CreateListener, in)
 	if err != nil {
 		return "", err
 	}
@@ -126,7 +127,7 @@ func (r *reconciler) createListener(ctx context.Context, l listener, group strin
 	return aws.ToString(out.Listeners[0].ListenerArn), nil
 }
 
-func forward(group string) []elb.Action {
+func forwardTo(group string) []elb.Action {
 	return []elb.Action{{Type: elb.ActionTypeEnumForward, TargetGroupArn: aws.String(group)}}
 }
 
@@ -158,7 +159,7 @@ func (r *reconciler) ensureCertificates(ctx context.Context, arn string, l liste
 	if l.moreCertificates() == recorded {
 		return nil
 	}
-	out, err := call(ctx, r.elb.DescribeListenerCertificates, &elbapi.DescribeListenerCertificatesInput{
+	out, err := callAPI(ctx, r.elb.DescribeListenerCertificates, &elbapi.DescribeListenerCertificatesInput{
 		ListenerArn: aws.String(arn), PageSize: aws.Int32(100),
 	})
 	if err != nil {
@@ -181,7 +182,7 @@ func (r *reconciler) ensureCertificates(ctx context.Context, arn string, l liste
 		}
 	}
 	for _, c := range add {
-		_, err := call(ctx, r.elb.AddListenerCertificates, &elbapi.AddListenerCertificatesInput{
+		_, err := callAPI(ctx, r.elb.AddListenerCertificates, &elbapi.AddListenerCertificatesInput{
 			ListenerArn: aws.String(arn), Certificates: []elb.Certificate{c},
 		})
 		if err != nil {
@@ -189,7 +190,7 @@ func (r *reconciler) ensureCertificates(ctx context.Context, arn string, l liste
 		}
 	}
 	for _, c := range remove {
-		_, err := call(ctx, r.elb.RemoveListenerCertificates, &elbapi.RemoveListenerCertificatesInput{
+		_, err := callAPI(ctx, r.elb.RemoveListenerCertificates, &elbapi.RemoveListenerCertificatesInput{
 			ListenerArn: aws.String(arn), Certificates: []elb.Certificate{c},
 		})
 		if err != nil && !strings.Contains(codeOf(err), "NotFound") {

@@ -19,8 +19,8 @@ func (r *reconciler) existingBalancers() (all []existingBalancer) {
 	for i := range r.observed.balancers {
 		b := &r.observed.balancers[i]
 		all = append(all, existingBalancer{
-			b, recorded(r.observed.tags[aws.ToString(b.LoadBalancerArn)], tagAddresses),
-			aws.ToString(b.LoadBalancerName) == r.names.second(r.svc.UID),
+			b, recordedText(r.observed.tags[aws.ToString(b.LoadBalancerArn)], tagAddresses),
+			aws.ToString(b.LoadBalancerName) == r.names.secondName(r.svc.UID),
 		})
 	}
 	return all
@@ -30,9 +30,9 @@ func (r *reconciler) existingBalancers() (all []existingBalancer) {
 // place.
 func (r *reconciler) ensureBalancer(ctx context.Context, current *elb.LoadBalancer, groups []string) (b elb.LoadBalancer, err error) {
 	var tags map[string]string
-	addresses := record(tagAddresses, strings.Join(r.result.desired.addresses(), " "))
+	addresses := recordTags(tagAddresses, strings.Join(r.result.desired.requestedAddresses(), " "))
 	if current == nil {
-		tags = r.tags("", addresses)
+		tags = r.desiredTags("", addresses)
 		if b, err = r.createBalancer(ctx, groups, tags); err != nil {
 			return b, err
 		}
@@ -43,14 +43,14 @@ func (r *reconciler) ensureBalancer(ctx context.Context, current *elb.LoadBalanc
 			return b, err
 		}
 		if len(addresses) == 0 { // those that it has are not requested any more
-			addresses = record(tagAddresses, recorded(tags, tagAddresses))
+			addresses = recordTags(tagAddresses, recordedText(tags, tagAddresses))
 		}
 	}
 	r.arn = aws.ToString(b.LoadBalancerArn)
 	if err := r.ensureAttributes(ctx, r.loadBalancerAttributes(r.arn, b.Scheme), r.result.desired.Attributes, tags); err != nil {
 		return b, err
 	}
-	return b, r.retag(ctx, r.arn, tags, r.tags("", addresses, recordAttributes(r.result.desired.Attributes)))
+	return b, r.updateTags(ctx, r.arn, tags, r.desiredTags("", addresses, recordAttributes(r.result.desired.Attributes)))
 }
 
 func (r *reconciler) createBalancer(ctx context.Context, groups []string, tags map[string]string) (b elb.LoadBalancer, err error) {
@@ -62,7 +62,7 @@ func (r *reconciler) createBalancer(ctx context.Context, groups []string, tags m
 	if refusal != nil {
 		return b, refusal
 	}
-	out, err := call(ctx, r.elb.CreateLoadBalancer, &elbapi.CreateLoadBalancerInput{
+	out, err := callAPI(ctx, r.elb.CreateLoadBalancer, &elbapi.CreateLoadBalancerInput{
 		Name: aws.String(r.name), Type: elb.LoadBalancerTypeEnumNetwork, Scheme: r.result.desired.Scheme, IpAddressType: kind,
 		SubnetMappings: mappings, SecurityGroups: groups, Tags: elbTagList(tags),
 	})
@@ -96,7 +96,7 @@ func (r *reconciler) changeBalancer(ctx context.Context, b *elb.LoadBalancer, gr
 	slices.Sort(groups)
 	groups = slices.Compact(groups)
 	if !slices.Equal(slices.Sorted(slices.Values(b.SecurityGroups)), groups) {
-		_, err := call(ctx, r.elb.SetSecurityGroups, &elbapi.SetSecurityGroupsInput{
+		_, err := callAPI(ctx, r.elb.SetSecurityGroups, &elbapi.SetSecurityGroupsInput{
 			LoadBalancerArn: b.LoadBalancerArn, SecurityGroups: groups,
 		})
 		if err != nil {
@@ -110,7 +110,7 @@ func (r *reconciler) changeBalancer(ctx context.Context, b *elb.LoadBalancer, gr
 			return err
 		}
 		if !sameSubnets(mappings, b.AvailabilityZones) {
-			out, err := call(ctx, r.elb.SetSubnets, &elbapi.SetSubnetsInput{LoadBalancerArn: b.LoadBalancerArn, SubnetMappings: mappings})
+			out, err := callAPI(ctx, r.elb.SetSubnets, &elbapi.SetSubnetsInput{LoadBalancerArn: b.LoadBalancerArn, SubnetMappings: mappings})
 			if err != nil {
 				return err
 			}
@@ -118,7 +118,7 @@ func (r *reconciler) changeBalancer(ctx context.Context, b *elb.LoadBalancer, gr
 		}
 	}
 	if kind := r.result.desired.AddressType; !r.result.desired.PreferDual && b.IpAddressType != "" && b.IpAddressType != kind {
-		_, err := call(ctx, r.elb.SetIpAddressType, &elbapi.SetIpAddressTypeInput{LoadBalancerArn: b.LoadBalancerArn, IpAddressType: kind})
+		_, err := callAPI(ctx, r.elb.SetIpAddressType, &elbapi.SetIpAddressTypeInput{LoadBalancerArn: b.LoadBalancerArn, IpAddressType: kind})
 		if err != nil {
 			return err
 		}

@@ -11,7 +11,7 @@ import (
 // groupRules are rules of one security group.
 type groupRules struct {
 	group string
-	rules []rule
+	rules []securityRule
 }
 
 // ownSecurityGroups returns the security groups that were created for the Service.
@@ -20,8 +20,8 @@ func (r *reconciler) ownSecurityGroups(ctx context.Context) ([]ec2.SecurityGroup
 	for i := range maxGroups {
 		names = append(names, r.names.securityGroup(r.svc.UID, i))
 	}
-	groups, err := r.listSecurityGroups(ctx, filter("group-name", names...))
-	return slices.DeleteFunc(groups, func(g ec2.SecurityGroup) bool { return !r.owns(tagMap(g.Tags)) }), err
+	groups, err := r.listSecurityGroups(ctx, ec2Filter("group-name", names...))
+	return slices.DeleteFunc(groups, func(g ec2.SecurityGroup) bool { return !r.ownsObject(tagMap(g.Tags)) }), err
 }
 
 // ensureSecurityGroups creates the load balancer's security groups, adds the
@@ -33,7 +33,7 @@ func (r *reconciler) ensureSecurityGroups(ctx context.Context, instances []insta
 		return nil, nil
 	}
 	ids = slices.Clone(desired.Groups)
-	observed := make([][]rule, maxGroups)
+	observed := make([][]securityRule, maxGroups)
 	for i := range observed {
 		if g := r.ownGroup(r.names.securityGroup(r.svc.UID, i)); g != nil {
 			observed[i] = rulesOf(g.IpPermissions)
@@ -69,24 +69,24 @@ func (r *reconciler) ownGroup(name string) *ec2.SecurityGroup {
 	return &r.observed.security[i]
 }
 
-func (r *reconciler) ensureOwnGroup(ctx context.Context, name string, observed, desired []rule) (id string, err error) {
-	tags := r.tags("")
+func (r *reconciler) ensureOwnGroup(ctx context.Context, name string, observed, desired []securityRule) (id string, err error) {
+	tags := r.desiredTags("")
 	g := r.ownGroup(name)
 	if g == nil {
 		if id, err = r.createSecurityGroup(ctx, r.result.vpc, name, tags); err != nil {
 			return "", err
 		}
-		return id, r.authorize(ctx, id, desired)
+		return id, r.authorizeIngress(ctx, id, desired)
 	}
 	id = aws.ToString(g.GroupId)
-	add, remove := without(desired, observed), without(observed, desired)
+	add, remove := subtract(desired, observed), subtract(observed, desired)
 	if len(observed)+len(add) > rulesPerGroup { // no room for both
-		if err := r.revoke(ctx, id, remove); err != nil {
+		if err := r.revokeIngress(ctx, id, remove); err != nil {
 			return "", err
 		}
 		remove = nil
 	}
-	if err := r.authorize(ctx, id, add); err != nil {
+	if err := r.authorizeIngress(ctx, id, add); err != nil {
 		return "", err
 	}
 	r.staleRules = append(r.staleRules, groupRules{id, remove})
@@ -96,7 +96,7 @@ func (r *reconciler) ensureOwnGroup(ctx context.Context, name string, observed, 
 // deleteRulesAndGroups revokes rules and deletes own groups that are not desired.
 func (r *reconciler) deleteRulesAndGroups(ctx context.Context) error {
 	for _, s := range r.staleRules {
-		if err := r.revoke(ctx, s.group, s.rules); err != nil {
+		if err := r.revokeIngress(ctx, s.group, s.rules); err != nil {
 			return err
 		}
 	}

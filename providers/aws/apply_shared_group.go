@@ -74,9 +74,9 @@ func (c *Cloud) ensureSharedGroup(ctx context.Context, vpc string, instances []i
 		return id, nil
 	}
 	err = callOnce(ctx, &s.flight, key, func(ctx context.Context) error {
-		id, err := c.findSecurityGroup(ctx, vpc, c.names.shared())
+		id, err := c.findSecurityGroup(ctx, vpc, c.names.sharedGroup())
 		if id == "" && err == nil {
-			id, err = c.createSecurityGroup(ctx, vpc, c.names.shared(), map[string]string{
+			id, err = c.createSecurityGroup(ctx, vpc, c.names.sharedGroup(), map[string]string{
 				tagCluster: c.options.Cluster, tagClusterOwned(c.options.Cluster): "owned",
 				tagName: "shared by all load balancers of " + c.options.Cluster,
 			})
@@ -97,7 +97,7 @@ func (c *Cloud) admitSharedGroup(ctx context.Context, id string, nodeGroups []st
 	if len(nodeGroups) == 0 {
 		return nil
 	}
-	groups, err := c.listSecurityGroups(ctx, filter("group-id", nodeGroups...))
+	groups, err := c.listSecurityGroups(ctx, ec2Filter("group-id", nodeGroups...))
 	if err != nil {
 		return err
 	}
@@ -114,9 +114,9 @@ func (c *Cloud) admitSharedGroup(ctx context.Context, id string, nodeGroups []st
 	for _, group := range selected {
 		g, exists := byID[group]
 		if !exists {
-			return newRefusal(v1alpha1.CloudNotConfigured, "--aws-node-security-groups: there is no security group %s", group)
+			return newRefusal(v1alpha1.CloudNotConfigured, "--aws-node-security-groups: security group %s not found", group)
 		}
-		if err := c.authorize(ctx, group, without(nodeRules(id, c.settings.NodePorts), rulesOf(g.IpPermissions))); err != nil {
+		if err := c.authorizeIngress(ctx, group, subtract(nodeRules(id, c.settings.NodePorts), rulesOf(g.IpPermissions))); err != nil {
 			return err
 		}
 	}
@@ -128,18 +128,18 @@ func (c *Cloud) admitSharedGroup(ctx context.Context, id string, nodeGroups []st
 // wait for one that is being created.
 func (c *Cloud) deleteSharedGroup(ctx context.Context) error {
 	all := func(string) bool { return true }
-	if left, err := c.loadBalancers.get(ctx, all); err != nil || len(left) > 0 {
+	if left, err := c.loadBalancers.match(ctx, all); err != nil || len(left) > 0 {
 		return err
 	}
 	if !c.sharedGroup.users.TryLock() {
-		return fmt.Errorf("security group %s: %w", c.names.shared(), errInUse)
+		return fmt.Errorf("security group %s: %w", c.names.sharedGroup(), errInUse)
 	}
 	defer c.sharedGroup.users.Unlock()
 	c.loadBalancers.invalidate() // what follows would disconnect every load balancer
-	if left, err := c.loadBalancers.get(ctx, all); err != nil || len(left) > 0 {
+	if left, err := c.loadBalancers.match(ctx, all); err != nil || len(left) > 0 {
 		return err
 	}
-	groups, err := c.listSecurityGroups(ctx, filter("group-name", c.names.shared()))
+	groups, err := c.listSecurityGroups(ctx, ec2Filter("group-name", c.names.sharedGroup()))
 	if err != nil {
 		return err
 	}
@@ -149,13 +149,13 @@ func (c *Cloud) deleteSharedGroup(ctx context.Context) error {
 			return nil
 		}
 		id := aws.ToString(g.GroupId)
-		admitting, err := c.listSecurityGroups(ctx, filter("ip-permission.group-id", id))
+		admitting, err := c.listSecurityGroups(ctx, ec2Filter("ip-permission.group-id", id))
 		if err != nil {
 			return err
 		}
 		for _, n := range admitting {
-			rules := slices.DeleteFunc(rulesOf(n.IpPermissions), func(r rule) bool { return r.Source != id })
-			if err := c.revoke(ctx, aws.ToString(n.GroupId), rules); err != nil {
+			rules := slices.DeleteFunc(rulesOf(n.IpPermissions), func(r securityRule) bool { return r.Source != id })
+			if err := c.revokeIngress(ctx, aws.ToString(n.GroupId), rules); err != nil {
 				return err
 			}
 		}

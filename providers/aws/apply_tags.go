@@ -21,7 +21,7 @@ func (c *Cloud) describeTags(ctx context.Context, arns []string) (map[string]map
 	for part := range slices.Chunk(arns, tagsPerCall) {
 		var out *elbapi.DescribeTagsOutput
 		err := retryWhile(ctx, "ListenerNotFound", func() (err error) {
-			out, err = call(ctx, c.elb.DescribeTags, &elbapi.DescribeTagsInput{ResourceArns: part})
+			out, err = callAPI(ctx, c.elb.DescribeTags, &elbapi.DescribeTagsInput{ResourceArns: part})
 			return err
 		})
 		if err != nil {
@@ -46,8 +46,8 @@ func tagMap(tags []ec2.Tag) map[string]string {
 	return all
 }
 
-// tags returns the desired tags of an object of the Service.
-func (r *reconciler) tags(object string, records ...map[string]string) map[string]string {
+// desiredTags returns the desired tags of an object of the Service.
+func (r *reconciler) desiredTags(object string, records ...map[string]string) map[string]string {
 	name := r.svc.Namespace + "/" + r.svc.Name
 	if object != "" {
 		name += " " + object
@@ -55,21 +55,21 @@ func (r *reconciler) tags(object string, records ...map[string]string) map[strin
 	return allTags(ownTags(r.options.Cluster, r.svc), r.result.desired.Tags, name, records...)
 }
 
-// retag changes the tags of an object of Elastic Load Balancing. It removes tags
+// updateTags changes the tags of an object of Elastic Load Balancing. It removes tags
 // before it overwrites the record of the user's tags, by which they are known.
-func (r *reconciler) retag(ctx context.Context, arn string, observed, desired map[string]string) error {
+func (r *reconciler) updateTags(ctx context.Context, arn string, observed, desired map[string]string) error {
 	add, remove := diffTags(observed, desired)
 	if len(remove) > 0 {
-		if _, err := call(ctx, r.elb.RemoveTags, &elbapi.RemoveTagsInput{ResourceArns: []string{arn}, TagKeys: remove}); err != nil {
+		if _, err := callAPI(ctx, r.elb.RemoveTags, &elbapi.RemoveTagsInput{ResourceArns: []string{arn}, TagKeys: remove}); err != nil {
 			return err
 		}
 	}
 	if len(add) > 0 {
-		if _, err := call(ctx, r.elb.AddTags, &elbapi.AddTagsInput{ResourceArns: []string{arn}, Tags: elbTagList(add)}); err != nil {
+		if _, err := callAPI(ctx, r.elb.AddTags, &elbapi.AddTagsInput{ResourceArns: []string{arn}, Tags: elbTagList(add)}); err != nil {
 			return err
 		}
 	}
-	after := merged(observed, add)
+	after := mergeMaps(observed, add)
 	maps.DeleteFunc(after, func(k, _ string) bool { return slices.Contains(remove, k) })
 	r.observed.tags = put(r.observed.tags, arn, after)
 	return nil
@@ -90,12 +90,12 @@ func (c *Cloud) retagSecurityGroup(ctx context.Context, id string, observed, des
 		for _, k := range remove {
 			tags = append(tags, ec2.Tag{Key: aws.String(k)})
 		}
-		if _, err := call(ctx, c.ec2.DeleteTags, &ec2api.DeleteTagsInput{Resources: []string{id}, Tags: tags}); err != nil {
+		if _, err := callAPI(ctx, c.ec2.DeleteTags, &ec2api.DeleteTagsInput{Resources: []string{id}, Tags: tags}); err != nil {
 			return err
 		}
 	}
 	if len(add) > 0 {
-		if _, err := call(ctx, c.ec2.CreateTags, &ec2api.CreateTagsInput{Resources: []string{id}, Tags: ec2TagList(add)}); err != nil {
+		if _, err := callAPI(ctx, c.ec2.CreateTags, &ec2api.CreateTagsInput{Resources: []string{id}, Tags: ec2TagList(add)}); err != nil {
 			return err
 		}
 	}

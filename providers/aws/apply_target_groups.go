@@ -19,7 +19,7 @@ func (r *reconciler) groupName(t targetGroup) string {
 func (r *reconciler) ensureTargetGroups(ctx context.Context, instances []instance) error {
 	desired := r.result.desired
 	limit := desired.targetLimit(len(desired.Listeners))
-	ids := limit.cut(instances)
+	ids := limit.instanceIDs(instances)
 	for _, l := range desired.Listeners {
 		registered, err := r.ensureTargetGroup(ctx, l)
 		if err != nil {
@@ -35,12 +35,12 @@ func (r *reconciler) ensureTargetGroups(ctx context.Context, instances []instanc
 	return nil
 }
 
-func (r *reconciler) ensureTargetGroup(ctx context.Context, l listener) (registered registration, err error) {
+func (r *reconciler) ensureTargetGroup(ctx context.Context, l listener) (registered targetRegistration, err error) {
 	t, name := l.Target, r.groupName(l.Target)
 	g, exists := r.observed.groups[name]
 	tags := r.observed.tags[aws.ToString(g.TargetGroupArn)]
 	if !exists {
-		tags = r.tags(l.name())
+		tags = r.desiredTags(l.name())
 		if g, err = r.createTargetGroup(ctx, name, t, tags); err != nil {
 			return registered, err
 		}
@@ -59,7 +59,7 @@ func (r *reconciler) ensureTargetGroup(ctx context.Context, l listener) (registe
 	if err := r.ensureAttributes(ctx, r.targetGroupAttributes(registered.arn, t.Protocol), t.Attributes, tags); err != nil {
 		return registered, err
 	}
-	return registered, r.retag(ctx, registered.arn, tags, r.tags(l.name(), recordAttributes(t.Attributes)))
+	return registered, r.updateTags(ctx, registered.arn, tags, r.desiredTags(l.name(), recordAttributes(t.Attributes)))
 }
 
 func (r *reconciler) createTargetGroup(ctx context.Context, name string, t targetGroup, tags map[string]string) (elb.TargetGroup, error) {
@@ -74,7 +74,7 @@ func (r *reconciler) createTargetGroup(ctx context.Context, name string, t targe
 	if t.Health.Path != "" {
 		in.HealthCheckPath, in.Matcher = aws.String(t.Health.Path), &elb.Matcher{HttpCode: aws.String(t.Health.Codes)}
 	}
-	out, err := call(ctx, r.elb.CreateTargetGroup, in)
+	out, err := callAPI(ctx, r.elb.CreateTargetGroup, in)
 	if err != nil {
 		return elb.TargetGroup{}, err
 	}
@@ -94,7 +94,7 @@ func (r *reconciler) changeHealthCheck(ctx context.Context, arn string, h health
 	if h.Path != "" {
 		in.HealthCheckPath, in.Matcher = aws.String(h.Path), &elb.Matcher{HttpCode: aws.String(h.Codes)}
 	}
-	out, err := call(ctx, r.elb.ModifyTargetGroup, in)
+	out, err := callAPI(ctx, r.elb.ModifyTargetGroup, in)
 	if err != nil {
 		return err
 	}

@@ -18,14 +18,14 @@ import (
 
 const (
 	targetsPerCall = 200
-	// refusedFor is how long an instance that AWS has refused is not registered.
-	refusedFor = 5 * time.Minute
+	// refusalPeriod is how long an instance that AWS has refused is not registered.
+	refusalPeriod = 5 * time.Minute
 )
 
 // readRegistered sets the result to what exists, so that the targets of a load
 // balancer can be updated that this process has not synced yet.
 func (r *reconciler) readRegistered(ctx context.Context) (exists bool, err error) {
-	if err := r.read(ctx); err != nil || len(r.observed.balancers) == 0 {
+	if err := r.readStack(ctx); err != nil || len(r.observed.balancers) == 0 {
 		return false, err
 	}
 	o, _ := parseAnnotations(r.svc)
@@ -35,7 +35,7 @@ func (r *reconciler) readRegistered(ctx context.Context) (exists bool, err error
 		status:  statusOf(b), vpc: aws.ToString(b.VpcId),
 		report: providers.Report{Ready: true, Reason: v1alpha1.Assigned},
 	}
-	r.result.subject = r.describe(b)
+	r.result.subject = r.describeBalancer(b)
 	for _, g := range r.observed.groups {
 		registered, err := r.readTargets(ctx, g)
 		if err != nil {
@@ -64,7 +64,7 @@ func (r *reconciler) updateTargets(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	l.noteMissing(instances)
+	l.recordMissing(instances)
 	l.composeMessage()
 	if len(l.missing) > 0 {
 		l.report.Again = r.pollInterval
@@ -84,8 +84,8 @@ func (r *reconciler) replaceTargets(ctx context.Context, instances []instance) e
 			return err
 		}
 	}
-	limit := l.limit()
-	ids := limit.cut(instances)
+	limit := l.targetLimit()
+	ids := limit.instanceIDs(instances)
 	var failures []error
 	for i := range l.groups {
 		failures = append(failures, r.setTargets(ctx, &l.groups[i], ids, limit))
@@ -100,7 +100,7 @@ func (r *reconciler) syncRegistered(ctx context.Context, instances []instance) e
 		return nil
 	}
 	limit := r.result.desired.targetLimit(len(r.observed.groups))
-	ids := limit.cut(instances)
+	ids := limit.instanceIDs(instances)
 	for _, g := range r.observed.groups {
 		registered, err := r.readTargets(ctx, g)
 		if err != nil {
@@ -136,9 +136,9 @@ func (r *reconciler) usableInstances(ctx context.Context) ([]instance, error) {
 }
 
 // readTargets reads which instances are registered.
-func (r *reconciler) readTargets(ctx context.Context, g elb.TargetGroup) (registration, error) {
-	registered := registration{arn: aws.ToString(g.TargetGroupArn)}
-	out, err := call(ctx, r.elb.DescribeTargetHealth, &elbapi.DescribeTargetHealthInput{TargetGroupArn: g.TargetGroupArn})
+func (r *reconciler) readTargets(ctx context.Context, g elb.TargetGroup) (targetRegistration, error) {
+	registered := targetRegistration{arn: aws.ToString(g.TargetGroupArn)}
+	out, err := callAPI(ctx, r.elb.DescribeTargetHealth, &elbapi.DescribeTargetHealthInput{TargetGroupArn: g.TargetGroupArn})
 	if err != nil {
 		return registered, err
 	}
@@ -155,7 +155,7 @@ func (r *reconciler) readTargets(ctx context.Context, g elb.TargetGroup) (regist
 
 // setTargets makes the instances the targets. Where AWS has refused all of
 // them, the registered ones stay: they are better than none.
-func (r *reconciler) setTargets(ctx context.Context, registered *registration, ids []string, limit targetLimit) error {
+func (r *reconciler) setTargets(ctx context.Context, registered *targetRegistration, ids []string, limit targetLimit) error {
 	first, remove, rest := planMoves(registered.instances, ids, limit.instances)
 	if err := r.registerTargets(ctx, registered, first); err != nil {
 		return err
@@ -169,7 +169,7 @@ func (r *reconciler) setTargets(ctx context.Context, registered *registration, i
 	return r.registerTargets(ctx, registered, rest)
 }
 
-func (r *reconciler) registerTargets(ctx context.Context, registered *registration, ids []string) error {
+func (r *reconciler) registerTargets(ctx context.Context, registered *targetRegistration, ids []string) error {
 	for part := range slices.Chunk(ids, targetsPerCall) {
 		if err := r.registerAccepted(ctx, registered, part); err != nil {
 			return err
@@ -183,11 +183,11 @@ var anyInstance = regexp.MustCompile(`i-[0-9a-f]{8,17}`)
 // registerAccepted registers all instances that AWS accepts. AWS refuses a call
 // for one invalid target, which is then left out: the one that the message
 // names, otherwise it is searched for by bisection.
-func (r *reconciler) registerAccepted(ctx context.Context, registered *registration, ids []string) error {
+func (r *reconciler) registerAccepted(ctx context.Context, registered *targetRegistration, ids []string) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	_, err := call(ctx, r.elb.RegisterTargets, &elbapi.RegisterTargetsInput{
+	_, err := callAPI(ctx, r.elb.RegisterTargets, &elbapi.RegisterTargetsInput{
 		TargetGroupArn: aws.String(registered.arn), Targets: targetDescriptions(ids),
 	})
 	if err == nil {
@@ -207,15 +207,15 @@ func (r *reconciler) registerAccepted(ctx context.Context, registered *registrat
 		return errors.Join(r.registerAccepted(ctx, registered, ids[:half]), r.registerAccepted(ctx, registered, ids[half:]))
 	}
 	for _, id := range named {
-		r.result.refused = put(r.result.refused, id, time.Now().Add(refusedFor))
+		r.result.refused = put(r.result.refused, id, time.Now().Add(refusalPeriod))
 	}
 	r.log.Warn("targets refused", "service", r.svc.Namespace+"/"+r.svc.Name, "instances", named, "error", err)
-	return r.registerAccepted(ctx, registered, without(ids, named))
+	return r.registerAccepted(ctx, registered, subtract(ids, named))
 }
 
-func (r *reconciler) deregisterTargets(ctx context.Context, registered *registration, ids []string) error {
+func (r *reconciler) deregisterTargets(ctx context.Context, registered *targetRegistration, ids []string) error {
 	for part := range slices.Chunk(ids, targetsPerCall) {
-		_, err := call(ctx, r.elb.DeregisterTargets, &elbapi.DeregisterTargetsInput{
+		_, err := callAPI(ctx, r.elb.DeregisterTargets, &elbapi.DeregisterTargetsInput{
 			TargetGroupArn: aws.String(registered.arn), Targets: targetDescriptions(part),
 		})
 		if err != nil && !isCode(err, "InvalidTarget") { // which is not registered any more

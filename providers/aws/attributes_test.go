@@ -15,41 +15,41 @@ import (
 // back, but forgotten.
 func TestTLSAfterAttributes(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), aService("web", 443)
+	c, s := a.provider(t), newService("web", 443)
 	annotate("connection-idle-timeout", "400")(s)
-	a.ensured(t, c, s)
+	a.ensureService(t, c, s)
 	delete(s.Annotations, prefix+"connection-idle-timeout")
 	annotate("ssl-cert", a.certificate(t, "a.example.com"))(s)
-	a.ensured(t, c, s)
+	a.ensureService(t, c, s)
 }
 
 // TestDefaults: what is taken back gets the default of its protocol and scheme.
 func TestDefaults(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), aService("web", 80)
+	c, s := a.provider(t), newService("web", 80)
 	s.Spec.Ports[0].Protocol = corev1.ProtocolUDP
 	annotate("scheme", "internal")(s)
-	a.ensured(t, c, s)
+	a.ensureService(t, c, s)
 	before := a.world(t)
 	annotate("attributes", attrDenyIPv6+"=false", "target-group-attributes", attrTerminate+"=false")(s)
-	a.ensured(t, c, s)
+	a.ensureService(t, c, s)
 	if a.world(t) == before {
 		t.Fatal("nothing was changed")
 	}
 	delete(s.Annotations, prefix+"attributes")
 	delete(s.Annotations, prefix+"target-group-attributes")
-	a.ensured(t, c, s)
+	a.ensureService(t, c, s)
 	if got := a.world(t); got != before {
 		t.Errorf("the world is\n%s\nand not\n%s", got, before)
 	}
 }
 
-// TestTakenBack: a change that failed half-way and is taken back leaves nothing.
-func TestTakenBack(t *testing.T) {
+// TestAttributesReset: a change that failed half-way and is taken back leaves nothing.
+func TestAttributesReset(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		c, s := a.provider(t), aService("web", 80)
+		c, s := a.provider(t), newService("web", 80)
 		annotate("target-group-attributes", attrDelay+"=30")(s)
-		a.ensured(t, c, s)
+		a.ensureService(t, c, s)
 		before := a.world(t)
 		annotate("target-group-attributes", attrDelay+"=60", "cross-zone-load-balancing-enabled", "true")(s)
 		a.fail(fault{action: "ModifyLoadBalancerAttributes", times: forever, kind: clientError("AccessDenied")})
@@ -63,7 +63,7 @@ func TestTakenBack(t *testing.T) {
 		a.reset()
 		annotate("target-group-attributes", attrDelay+"=30")(s)
 		delete(s.Annotations, prefix+"cross-zone-load-balancing-enabled")
-		a.ensured(t, c, s)
+		a.ensureService(t, c, s)
 		if got := a.world(t); got != before {
 			t.Errorf("the world is\n%s\nand not\n%s", got, before)
 		}
@@ -74,14 +74,14 @@ func TestTakenBack(t *testing.T) {
 // taken back.
 func TestAccessLogs(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		c, s := a.provider(t), aService("web", 80)
+		c, s := a.provider(t), newService("web", 80)
 		annotate("access-log-enabled", "true", "access-log-s3-bucket-name", "logs", "access-log-s3-bucket-prefix", "web")(s)
-		a.ensured(t, c, s)
+		a.ensureService(t, c, s)
 		if world := a.world(t); !strings.Contains(world, "access_logs.s3.enabled=true") || !strings.Contains(world, "access_logs.s3.bucket=logs") || !strings.Contains(world, "access_logs.s3.prefix=web") {
 			t.Errorf("the world is\n%s", world)
 		}
 		s.Annotations = nil
-		a.ensured(t, c, s)
+		a.ensureService(t, c, s)
 		if world := a.world(t); strings.Contains(world, "access_logs.s3.enabled=true") {
 			t.Errorf("the world is\n%s", world)
 		}
@@ -90,7 +90,7 @@ func TestAccessLogs(t *testing.T) {
 
 // TestRecordsAreText: records are cut between characters.
 func TestRecordsAreText(t *testing.T) {
-	for k, v := range record("x", strings.Repeat("é", 300)) {
+	for k, v := range recordTags("x", strings.Repeat("é", 300)) {
 		if !utf8.ValidString(v) || utf8.RuneCountInString(v) > maxRecord {
 			t.Errorf("%s: %d bytes", k, len(v))
 		}

@@ -27,8 +27,8 @@ func (a *account) provider(t *testing.T, change ...func(*Options)) *Cloud {
 	return c
 }
 
-// aService has a TCP port for each of the ports, and NodePorts.
-func aService(name string, ports ...int32) *corev1.Service {
+// newService has a TCP port for each of the ports, and NodePorts.
+func newService(name string, ports ...int32) *corev1.Service {
 	s := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name + "-uid"), Annotations: map[string]string{}},
 		Spec: corev1.ServiceSpec{
@@ -42,8 +42,8 @@ func aService(name string, ports ...int32) *corev1.Service {
 	return s
 }
 
-// ensured makes the balancer until it is finished.
-func (a *account) ensured(t *testing.T, c *Cloud, svc *corev1.Service) *corev1.LoadBalancerStatus {
+// ensureService makes the balancer until it is finished.
+func (a *account) ensureService(t *testing.T, c *Cloud, svc *corev1.Service) *corev1.LoadBalancerStatus {
 	t.Helper()
 	for range 20 {
 		status, err := c.EnsureLoadBalancer(t.Context(), a.cluster, svc, a.nodes)
@@ -59,8 +59,8 @@ func (a *account) ensured(t *testing.T, c *Cloud, svc *corev1.Service) *corev1.L
 	return nil
 }
 
-// counted is what was called since the last reset.
-func (a *account) counted() (all []string) {
+// callCounts is what was called since the last reset.
+func (a *account) callCounts() (all []string) {
 	all = a.calls()
 	a.reset()
 	return all
@@ -74,29 +74,29 @@ func TestCalls(t *testing.T) {
 			a.fake.lingering, a.fake.inUse, a.fake.provisioning = 0, 0, 1
 		}
 		c := a.provider(t)
-		a.ensured(t, c, aService("first", 80))
-		t.Logf("the cluster's first balancer: %v", a.counted())
+		a.ensureService(t, c, newService("first", 80))
+		t.Logf("the cluster's first balancer: %v", a.callCounts())
 
-		three := aService("three", 80, 81, 82)
+		three := newService("three", 80, 81, 82)
 		for _, row := range []struct {
 			name string
 			do   func()
 			most int
 		}{
-			{"create, one port", func() { c.invalidateLists(); a.ensured(t, c, aService("one", 80)) }, 10},
-			{"create, three ports", func() { c.invalidateLists(); a.ensured(t, c, three) }, 10 + 2*3},
-			{"nothing has changed", func() { a.ensured(t, c, three) }, 0},
-			{"drift check", func() { c.invalidateSync(three.UID); a.ensured(t, c, three) }, 5 + 3},
-			{"drift check by a new process", func() { c = a.provider(t); a.ensured(t, c, three) }, 5 + 3 + 4},
-			{"a node goes", func() { update(t, a, c, three, a.nodes[:2]) }, 3},
-			{"a known node comes", func() { update(t, a, c, three, a.nodes) }, 3},
-			{"nodes as they were", func() { update(t, a, c, three, a.nodes) }, 0},
-			{"a new node comes", func() { a.addNode(t); a.counted(); update(t, a, c, three, a.nodes) }, 3 + 1},
-			{"delete", func() { c.invalidateLists(); deleted(t, a, c, three) }, 2 + 1 + 1 + 3 + 1 + 1},
+			{"create, one port", func() { c.invalidateLists(); a.ensureService(t, c, newService("one", 80)) }, 10},
+			{"create, three ports", func() { c.invalidateLists(); a.ensureService(t, c, three) }, 10 + 2*3},
+			{"nothing has changed", func() { a.ensureService(t, c, three) }, 0},
+			{"drift check", func() { c.invalidateSync(three.UID); a.ensureService(t, c, three) }, 5 + 3},
+			{"drift check by a new process", func() { c = a.provider(t); a.ensureService(t, c, three) }, 5 + 3 + 4},
+			{"a node goes", func() { updateTargets(t, a, c, three, a.nodes[:2]) }, 3},
+			{"a known node comes", func() { updateTargets(t, a, c, three, a.nodes) }, 3},
+			{"nodes as they were", func() { updateTargets(t, a, c, three, a.nodes) }, 0},
+			{"a new node comes", func() { a.addNode(t); a.callCounts(); updateTargets(t, a, c, three, a.nodes) }, 3 + 1},
+			{"delete", func() { c.invalidateLists(); deleteService(t, a, c, three) }, 2 + 1 + 1 + 3 + 1 + 1},
 		} {
-			a.counted()
+			a.callCounts()
 			row.do()
-			if calls := a.counted(); len(calls) > row.most {
+			if calls := a.callCounts(); len(calls) > row.most {
 				t.Errorf("%s: %d calls, of at most %d: %v", row.name, len(calls), row.most, calls)
 			} else {
 				t.Logf("%s: %d calls: %s", row.name, len(calls), strings.Join(calls, " "))
@@ -105,15 +105,15 @@ func TestCalls(t *testing.T) {
 	})
 }
 
-func update(t *testing.T, a *account, c *Cloud, svc *corev1.Service, nodes []*corev1.Node) {
+func updateTargets(t *testing.T, a *account, c *Cloud, svc *corev1.Service, nodes []*corev1.Node) {
 	t.Helper()
 	if err := c.UpdateLoadBalancer(t.Context(), a.cluster, svc, nodes); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// deleted deletes until AWS has let go of everything.
-func deleted(t *testing.T, a *account, c *Cloud, svc *corev1.Service) {
+// deleteService deletes until AWS has let go of everything.
+func deleteService(t *testing.T, a *account, c *Cloud, svc *corev1.Service) {
 	t.Helper()
 	var err error
 	for range 50 {

@@ -46,12 +46,12 @@ func TestChanges(t *testing.T) {
 				if strings.HasSuffix(t.Name(), "UDP_on_a_TCP_port/moto") {
 					return // moto's ModifyListener does not know TCP_UDP
 				}
-				base, changed := aService("web", 80, 443), aService("web", 80, 443)
+				base, changed := newService("web", 80, 443), newService("web", 80, 443)
 				row.change(changed)
 				fresh := account(t)
 				fresh.label(1, "pool", "front")
-				fresh.ensured(t, fresh.provider(t), changed)
-				want := fresh.plain(t)
+				fresh.ensureService(t, fresh.provider(t), changed)
+				want := fresh.normalizedWorld(t)
 				for _, line := range row.says {
 					if !strings.Contains(want, line) {
 						t.Errorf("the world lacks %q:\n%s", line, want)
@@ -61,20 +61,20 @@ func TestChanges(t *testing.T) {
 				a := account(t)
 				a.label(1, "pool", "front")
 				c := a.provider(t)
-				a.ensured(t, c, base)
-				before := a.plain(t)
-				a.ensured(t, c, changed)
-				a.settled(t, c, changed, want)
-				a.ensured(t, a.provider(t), base) // another process, without memory
-				a.settled(t, c, base, before)
+				a.ensureService(t, c, base)
+				before := a.normalizedWorld(t)
+				a.ensureService(t, c, changed)
+				a.requireWorld(t, c, changed, want)
+				a.ensureService(t, a.provider(t), base) // another process, without memory
+				a.requireWorld(t, c, base, before)
 			})
 		})
 	}
 }
 
-// plain is the world without what moto shows only after it was set: defaults
+// normalizedWorld is the world without what moto shows only after it was set: defaults
 // that it does not list, and the path of a health check that has become TCP.
-func (a *account) plain(t *testing.T) string {
+func (a *account) normalizedWorld(t *testing.T) string {
 	t.Helper()
 	world := strings.NewReplacer("  preserve_client_ip.enabled=true\n", "", "  proxy_protocol_v2.enabled=false\n", "").Replace(a.world(t))
 	return pathOfTCP.ReplaceAllString(world, "$1")
@@ -88,16 +88,16 @@ func (a *account) label(node int, k, v string) {
 	a.nodes[node].Labels = map[string]string{k: v}
 }
 
-// settled demands a world, which may take further looks: AWS lets go late.
-func (a *account) settled(t *testing.T, c *Cloud, svc *corev1.Service, want string) {
+// requireWorld demands a world, which may take further looks: AWS lets go late.
+func (a *account) requireWorld(t *testing.T, c *Cloud, svc *corev1.Service, want string) {
 	t.Helper()
 	var got string
 	for range 10 {
-		if got = a.plain(t); got == want {
+		if got = a.normalizedWorld(t); got == want {
 			return
 		}
 		c.invalidateSync(svc.UID)
-		a.ensured(t, c, svc)
+		a.ensureService(t, c, svc)
 	}
 	t.Fatalf("the world is\n%s\nand not\n%s", got, want)
 }

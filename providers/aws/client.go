@@ -21,17 +21,17 @@ import (
 
 const (
 	callTimeout     = 30 * time.Second // of one attempt
-	attempts        = 5
-	longestBackoff  = 20 * time.Second
-	metadataTimeout = time.Second // without instance metadata no server answers
+	maxAttempts     = 5
+	maxBackoff      = 20 * time.Second
+	metadataTimeout = time.Second // outside of EC2 no server answers
 )
 
 // sharedCallTimeout limits a call that serves several callers, none of which
 // can cancel it.
 const sharedCallTimeout = time.Minute
 
-// clients are the SDK's clients for one region.
-type clients struct {
+// apiClients are the SDK's clients for one region.
+type apiClients struct {
 	ec2    *ec2api.Client
 	elb    *elbapi.Client
 	region string
@@ -43,23 +43,23 @@ type clients struct {
 func (c *Cloud) connect(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.clients != nil {
+	if c.apiClients != nil {
 		return nil
 	}
 	if c.options.Cluster == "" {
 		return newRefusal(v1alpha1.CloudNotConfigured,
-			"AWS needs a name for the cluster, which tells its balancers from those of other clusters: give the controller --cluster-name")
+			"AWS requires a cluster name, which identifies the load balancers of this cluster: set the controller's flag --cluster-name")
 	}
 	load := append([]func(*config.LoadOptions) error{
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(callTimeout)), // reads AWS_CA_BUNDLE
 		config.WithAppID("fairlead"),
 		config.WithRetryer(func() aws.Retryer {
-			return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = attempts, longestBackoff })
+			return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = maxAttempts, maxBackoff })
 		}),
 	}, c.options.Load...)
 	cfg, err := config.LoadDefaultConfig(ctx, load...)
 	if err != nil {
-		return newRefusal(v1alpha1.CloudNotConfigured, "read the configuration for AWS: %s", err)
+		return newRefusal(v1alpha1.CloudNotConfigured, "load the AWS configuration: %s", err)
 	}
 	if cfg.Region, err = c.detectRegion(ctx, cfg); err != nil {
 		return err
@@ -68,7 +68,7 @@ func (c *Cloud) connect(ctx context.Context) error {
 	cfg.APIOptions = append(cfg.APIOptions, func(s *middleware.Stack) error {
 		return s.Finalize.Insert(limiter, "Retry", middleware.After)
 	})
-	c.clients = &clients{ec2: ec2api.NewFromConfig(cfg), elb: elbapi.NewFromConfig(cfg), region: cfg.Region}
+	c.apiClients = &apiClients{ec2: ec2api.NewFromConfig(cfg), elb: elbapi.NewFromConfig(cfg), region: cfg.Region}
 	c.log.Info("connected to AWS", "region", cfg.Region, "cluster", c.options.Cluster)
 	return nil
 }
@@ -84,22 +84,24 @@ func (c *Cloud) detectRegion(ctx context.Context, cfg aws.Config) (string, error
 	out, err := imds.NewFromConfig(cfg).GetRegion(ctx, &imds.GetRegionInput{})
 	if err != nil || out.Region == "" {
 		return "", newRefusal(v1alpha1.CloudNotConfigured,
-			"the region is not known: no node's providerID names a zone, and there is no instance metadata; "+
-				"give the controller --aws-region, or AWS_REGION in its environment")
+			"unknown AWS region: no node's providerID contains a zone, and instance metadata is not available; "+
+				"set the controller's flag --aws-region or the environment variable AWS_REGION")
 	}
 	return out.Region, nil
 }
 
-// call makes a call of the SDK, whose error it explains.
-func call[In, Out, Options any](ctx context.Context, do func(context.Context, *In, ...func(*Options)) (*Out, error), in *In) (*Out, error) {
+// callAPI makes one call of the SDK. Its error is a callError.
+func callAPI[In, Out, Options any](
+	ctx context.Context, do func(context.Context, *In, ...func(*Options)) (*Out, error), in *In,
+) (*Out, error) {
 	out, err := do(ctx, in)
 	if err != nil {
-		return nil, explain(err)
+		return nil, explainError(err)
 	}
 	return out, nil
 }
 
-// paginator is one of the SDK's.
+// paginator is implemented by the SDK's paginators.
 type paginator[Out, Options any] interface {
 	HasMorePages() bool
 	NextPage(ctx context.Context, options ...func(*Options)) (*Out, error)
@@ -110,7 +112,7 @@ func listAll[Out, Options, Item any](ctx context.Context, pages paginator[Out, O
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return nil, explain(err)
+			return nil, explainError(err)
 		}
 		all = append(all, items(page)...)
 	}
@@ -134,8 +136,8 @@ func callOnce(ctx context.Context, flight *singleflight.Group, key string, do fu
 	}
 }
 
-// retryWhile repeats a call for some seconds while it fails with a code of what
-// was just created and is not known everywhere yet.
+// retryWhile retries a call for some seconds while it fails with the code of an
+// object that was just created, since AWS is eventually consistent.
 func retryWhile(ctx context.Context, code string, do func() error) error {
 	for wait := 100 * time.Millisecond; ; wait *= 2 {
 		err := do()
@@ -150,6 +152,6 @@ func retryWhile(ctx context.Context, code string, do func() error) error {
 	}
 }
 
-func filter(name string, values ...string) []ec2.Filter {
+func ec2Filter(name string, values ...string) []ec2.Filter {
 	return []ec2.Filter{{Name: aws.String(name), Values: values}}
 }

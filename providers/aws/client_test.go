@@ -30,12 +30,12 @@ func TestOptions(t *testing.T) {
 		"--aws-region":   func(o *Options) { o.Nodes = nil },
 	} {
 		var refusal *v1alpha1.Refusal
-		_, err := a.provider(t, change).EnsureLoadBalancer(t.Context(), a.cluster, aService("web", 80), a.nodes)
+		_, err := a.provider(t, change).EnsureLoadBalancer(t.Context(), a.cluster, newService("web", 80), a.nodes)
 		if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.CloudNotConfigured || !strings.Contains(refusal.Message, flag) {
 			t.Errorf("%s: got %v", flag, err)
 		}
 	}
-	_, err := a.provider(t).EnsureLoadBalancer(t.Context(), a.cluster, aService("web", 80), nil)
+	_, err := a.provider(t).EnsureLoadBalancer(t.Context(), a.cluster, newService("web", 80), nil)
 	var refusal *v1alpha1.Refusal
 	if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NoTargets {
 		t.Errorf("without nodes: got %v", err)
@@ -78,7 +78,7 @@ func TestMetadata(t *testing.T) {
 			if err := c.connect(t.Context()); err != nil { // which calls only the metadata service
 				t.Fatal(err)
 			}
-			if got := c.clients.region; got != row.want || (asked > 0) != row.asks {
+			if got := c.apiClients.region; got != row.want || (asked > 0) != row.asks {
 				t.Errorf("the region is %s, after %d requests", got, asked)
 			}
 		})
@@ -95,7 +95,7 @@ func TestOutage(t *testing.T) {
 	failed := make(chan error, services)
 	for i := range services {
 		go func() {
-			_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, aService(fmt.Sprint("web-", i), 80), a.nodes)
+			_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, newService(fmt.Sprint("web-", i), 80), a.nodes)
 			failed <- err
 		}()
 	}
@@ -112,17 +112,17 @@ func TestOutage(t *testing.T) {
 // TestQuotas: limits of the account become reasons, and are no end: when there
 // is room again the Service is served.
 func TestQuotas(t *testing.T) {
-	for name, limit := range map[string]func(*quota){
-		"balancers":     func(q *quota) { q.balancers = 0 },
-		"target groups": func(q *quota) { q.targetGroups = 1 },
-		"listeners":     func(q *quota) { q.listeners = 1 },
-		"targets":       func(q *quota) { q.targets = 2 },
-		"groups":        func(q *quota) { q.groups = 2 },
-		"rules":         func(q *quota) { q.rules = 1 },
+	for name, limit := range map[string]func(*fakeQuota){
+		"balancers":     func(q *fakeQuota) { q.balancers = 0 },
+		"target groups": func(q *fakeQuota) { q.targetGroups = 1 },
+		"listeners":     func(q *fakeQuota) { q.listeners = 1 },
+		"targets":       func(q *fakeQuota) { q.targets = 2 },
+		"groups":        func(q *fakeQuota) { q.groups = 2 },
+		"rules":         func(q *fakeQuota) { q.rules = 1 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := fakeAccount(t)
-			c, s := a.provider(t), aService("web", 80, 443)
+			c, s := a.provider(t), newService("web", 80, 443)
 			usual := a.fake.quota
 			limit(&a.fake.quota)
 			var refusal *v1alpha1.Refusal
@@ -130,8 +130,8 @@ func TestQuotas(t *testing.T) {
 				t.Fatalf("got %v", err)
 			}
 			a.fake.quota = usual
-			a.ensured(t, c, s)
-			deleted(t, a, c, s)
+			a.ensureService(t, c, s)
+			deleteService(t, a, c, s)
 			if left := a.everything(t); len(left) > 0 {
 				t.Errorf("there remain %v", left)
 			}
@@ -148,7 +148,7 @@ func TestCancelledWait(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := call(ctx, c.ec2.DescribeSubnets, &ec2.DescribeSubnetsInput{}); err == nil {
+	if _, err := callAPI(ctx, c.ec2.DescribeSubnets, &ec2.DescribeSubnetsInput{}); err == nil {
 		t.Error("a cancelled call succeeded")
 	}
 	if calls := a.calls(); len(calls) > 0 {

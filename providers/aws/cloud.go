@@ -63,17 +63,17 @@ type Options struct {
 // called concurrently, also for one Service; Sweep must not run twice at a time.
 type Cloud struct {
 	options      Options
-	settings     settings
-	names        names
+	settings     adminSettings
+	names        objectNames
 	log          *slog.Logger
 	pollInterval time.Duration // for what AWS has not completed
 	gracePeriod  time.Duration // of a load balancer that was replaced
 
-	mu        sync.Mutex // guards the following fields
-	*clients             // nil before connect
-	lastSyncs map[types.UID]*lastSync
-	locked    map[types.UID]bool
-	unlocked  *sync.Cond
+	mu          sync.Mutex // guards the following fields
+	*apiClients            // nil before connect
+	lastSyncs   map[types.UID]*lastSync
+	locked      map[types.UID]bool
+	unlocked    *sync.Cond
 
 	loadBalancers listCache[elb.LoadBalancer]
 	targetGroups  listCache[elb.TargetGroup]
@@ -88,7 +88,7 @@ func New(o Options) (*Cloud, error) {
 	c := &Cloud{
 		options: o, names: newNames(o.Cluster), log: o.Log,
 		lastSyncs: map[types.UID]*lastSync{}, locked: map[types.UID]bool{}, orphanedSince: map[string]time.Time{},
-		settings: settings{
+		settings: adminSettings{
 			Scheme: cmp.Or(o.Scheme, Schemes[0]), Probe: cmp.Or(o.HealthProbe, probeKubeProxy), Tags: o.Tags, NodePorts: o.NodePorts,
 		},
 	}
@@ -126,7 +126,7 @@ func New(o Options) (*Cloud, error) {
 	if c.settings.NodePorts == [2]int32{} {
 		c.settings.NodePorts = [2]int32{30000, 32767}
 	}
-	register()
+	registerMetrics()
 	return c, nil
 }
 

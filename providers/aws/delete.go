@@ -16,14 +16,14 @@ import (
 // deleteStack deletes all objects that have the Service's tags. An object that
 // AWS still uses does not keep the others.
 func (r *reconciler) deleteStack(ctx context.Context) error {
-	if err := r.read(ctx); err != nil {
+	if err := r.readStack(ctx); err != nil {
 		return err
 	}
 	o, _ := parseAnnotations(r.svc)
 	for _, b := range r.observed.balancers {
 		if o.Attributes[attrProtected] == "true" {
 			return newRefusal(v1alpha1.PermissionDenied,
-				"the annotation %sattributes protects balancer %s from deletion (%s=true): take it off the Service",
+				"annotation %sattributes: load balancer %s is protected from deletion by %s=true: remove the attribute",
 				prefix, aws.ToString(b.LoadBalancerName), attrProtected)
 		}
 		if err := r.deleteBalancer(ctx, b); err != nil {
@@ -58,7 +58,7 @@ func failureOf(results []error) (failure error) {
 func (c *Cloud) deleteBalancer(ctx context.Context, b elb.LoadBalancer) error {
 	name := aws.ToString(b.LoadBalancerName)
 	remove := func() error {
-		_, err := call(ctx, c.elb.DeleteLoadBalancer, &elbapi.DeleteLoadBalancerInput{LoadBalancerArn: b.LoadBalancerArn})
+		_, err := callAPI(ctx, c.elb.DeleteLoadBalancer, &elbapi.DeleteLoadBalancerInput{LoadBalancerArn: b.LoadBalancerArn})
 		return err
 	}
 	err := remove()
@@ -70,7 +70,7 @@ func (c *Cloud) deleteBalancer(ctx context.Context, b elb.LoadBalancer) error {
 		err = remove()
 	}
 	if isCode(err, "ResourceInUse") {
-		return fmt.Errorf("load balancer %s, which something else in AWS uses, such as a VPC endpoint service: %w", name, errInUse)
+		return fmt.Errorf("load balancer %s, which another AWS resource uses, such as a VPC endpoint service: %w", name, errInUse)
 	}
 	if err != nil && !isCode(err, notFoundCodes...) {
 		return err
@@ -81,7 +81,7 @@ func (c *Cloud) deleteBalancer(ctx context.Context, b elb.LoadBalancer) error {
 
 func (c *Cloud) deleteTargetGroup(ctx context.Context, g elb.TargetGroup) error {
 	name := aws.ToString(g.TargetGroupName)
-	_, err := call(ctx, c.elb.DeleteTargetGroup, &elbapi.DeleteTargetGroupInput{TargetGroupArn: g.TargetGroupArn})
+	_, err := callAPI(ctx, c.elb.DeleteTargetGroup, &elbapi.DeleteTargetGroupInput{TargetGroupArn: g.TargetGroupArn})
 	if isCode(err, "ResourceInUse") {
 		return fmt.Errorf("target group %s: %w", name, errInUse)
 	}
@@ -93,7 +93,7 @@ func (c *Cloud) deleteTargetGroup(ctx context.Context, g elb.TargetGroup) error 
 }
 
 func (c *Cloud) deleteSecurityGroup(ctx context.Context, id string) error {
-	_, err := call(ctx, c.ec2.DeleteSecurityGroup, &ec2api.DeleteSecurityGroupInput{GroupId: aws.String(id)})
+	_, err := callAPI(ctx, c.ec2.DeleteSecurityGroup, &ec2api.DeleteSecurityGroupInput{GroupId: aws.String(id)})
 	switch {
 	case isCode(err, "InvalidGroup.NotFound"):
 		return nil

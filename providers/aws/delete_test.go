@@ -15,15 +15,15 @@ import (
 // TestProtection against deletion holds if the Service asks for it, and only then.
 func TestProtection(t *testing.T) {
 	a := fakeAccount(t) // moto ignores protection
-	c, s := a.provider(t), aService("web", 80)
+	c, s := a.provider(t), newService("web", 80)
 	annotate("attributes", "deletion_protection.enabled=true")(s)
-	a.ensured(t, c, s)
+	a.ensureService(t, c, s)
 	var refusal *v1alpha1.Refusal
-	if err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s); !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "take it off") {
+	if err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s); !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "protected from deletion") {
 		t.Fatalf("got %v", err)
 	}
 	s.Annotations = nil
-	deleted(t, a, c, s)
+	deleteService(t, a, c, s)
 	if left := a.everything(t); len(left) > 0 {
 		t.Errorf("there remain %v", left)
 	}
@@ -33,8 +33,8 @@ func TestProtection(t *testing.T) {
 func TestDeletionWaits(t *testing.T) {
 	a := fakeAccount(t)
 	a.fake.lingering, a.fake.inUse = 3, 0
-	c, s := a.provider(t), aService("web", 80)
-	a.ensured(t, c, s)
+	c, s := a.provider(t), newService("web", 80)
+	a.ensureService(t, c, s)
 	var waits []time.Duration
 	for {
 		err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
@@ -61,28 +61,28 @@ func retryAfter(t *testing.T, err error) time.Duration {
 	return retry.RetryAfter()
 }
 
-// TestUsedElsewhere: what AWS uses elsewhere is waited for, in words.
-func TestUsedElsewhere(t *testing.T) {
+// TestBalancerInUse: what AWS uses elsewhere is waited for, in words.
+func TestBalancerInUse(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), aService("web", 80)
-	a.ensured(t, c, s)
+	c, s := a.provider(t), newService("web", 80)
+	a.ensureService(t, c, s)
 	a.fail(fault{action: "DeleteLoadBalancer", times: forever, kind: clientError("ResourceInUse")})
 	err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
 	if retryAfter(t, err) < time.Second || !strings.Contains(err.Error(), "VPC endpoint") {
 		t.Errorf("got %v", err)
 	}
 	a.reset()
-	deleted(t, a, c, s)
+	deleteService(t, a, c, s)
 }
 
 // TestSweep counts what belongs to no Service, and deletes it only if told to,
 // and only after a while.
 func TestSweep(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		c, kept, lost := a.provider(t), aService("kept", 80), aService("lost", 80)
-		a.ensured(t, c, kept)
+		c, kept, lost := a.provider(t), newService("kept", 80), newService("lost", 80)
+		a.ensureService(t, c, kept)
 		world := a.world(t)
-		a.ensured(t, c, lost)
+		a.ensureService(t, c, lost)
 		live := map[types.UID]bool{kept.UID: true}
 		for range 3 {
 			if err := c.Sweep(t.Context(), live); err != nil {
@@ -111,7 +111,7 @@ func TestTwoClusters(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
 		blue := a.provider(t)
 		green := a.provider(t, func(o *Options) { o.Cluster = "green" })
-		mine, theirs := aService("web", 80), aService("web", 80)
+		mine, theirs := newService("web", 80), newService("web", 80)
 		theirs.UID = "another"
 		for _, g := range []string{"kubernetes.io/cluster/green"} {
 			a.setTag(t, a.nodeGroup, g, "owned")
@@ -119,16 +119,16 @@ func TestTwoClusters(t *testing.T) {
 				a.setTag(t, s, g, "owned")
 			}
 		}
-		a.ensured(t, blue, mine)
+		a.ensureService(t, blue, mine)
 		before := a.world(t)
-		a.ensured(t, green, theirs)
+		a.ensureService(t, green, theirs)
 		if n := len(a.balancers(t)); n != 2 {
 			t.Fatalf("there are %d balancers", n)
 		}
 		if err := green.Sweep(t.Context(), map[types.UID]bool{theirs.UID: true}); err != nil {
 			t.Error(err)
 		}
-		deleted(t, a, green, theirs)
+		deleteService(t, a, green, theirs)
 		if got := a.world(t); got != before {
 			t.Errorf("the world is\n%s\nand not\n%s", got, before)
 		}

@@ -26,8 +26,8 @@ func TestDrift(t *testing.T) {
 				if *g.GroupId == a.nodeGroup || len(g.IpPermissions) == 0 {
 					continue
 				}
-				get(t, a.ec2.RevokeSecurityGroupIngress, &ec2.RevokeSecurityGroupIngressInput{GroupId: g.GroupId, IpPermissions: permissions([]rule{{"tcp", 80, 80, "0.0.0.0/0"}})})
-				get(t, a.ec2.AuthorizeSecurityGroupIngress, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: g.GroupId, IpPermissions: permissions([]rule{{"tcp", 22, 22, "0.0.0.0/0"}})})
+				get(t, a.ec2.RevokeSecurityGroupIngress, &ec2.RevokeSecurityGroupIngressInput{GroupId: g.GroupId, IpPermissions: permissionsOf([]securityRule{{"tcp", 80, 80, "0.0.0.0/0"}})})
+				get(t, a.ec2.AuthorizeSecurityGroupIngress, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: g.GroupId, IpPermissions: permissionsOf([]securityRule{{"tcp", 22, 22, "0.0.0.0/0"}})})
 			}
 		},
 		"groups taken off": func(t *testing.T, a *account) {
@@ -66,10 +66,10 @@ func TestDrift(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachAccount(t, func(t *testing.T, a *account) {
-				c, s := a.provider(t), aService("web", 80, 443)
+				c, s := a.provider(t), newService("web", 80, 443)
 				annotate("additional-resource-tags", "team=net", "attributes", attrCrossZone+"=true",
 					"target-group-attributes", attrDelay+"=30", "connection-idle-timeout", "600")(s)
-				a.ensured(t, c, s)
+				a.ensureService(t, c, s)
 				before := a.world(t)
 				meddle(t, a)
 				if a.world(t) == before {
@@ -77,7 +77,7 @@ func TestDrift(t *testing.T) {
 				}
 				for range attributesEvery {
 					c.invalidateSync(s.UID)
-					a.ensured(t, c, s)
+					a.ensureService(t, c, s)
 				}
 				if got := a.world(t); got != before {
 					t.Errorf("the world is\n%s\nand not\n%s", got, before)

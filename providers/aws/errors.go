@@ -12,22 +12,22 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// failure is a failed call. Its text is the same for the same failure: it has no
+// callError is a failed call. Its text is the same for the same failure: it has no
 // request ID.
-type failure struct {
+type callError struct {
 	action, code, message string
 	cause                 error
 }
 
-func (f *failure) Error() string {
+func (f *callError) Error() string {
 	return strings.TrimSuffix(f.action+": "+f.code+": "+f.message, ": ")
 }
 
-func (f *failure) Unwrap() error { return f.cause }
+func (f *callError) Unwrap() error { return f.cause }
 
-// explain converts an error of the SDK into a failure.
-func explain(err error) error {
-	f := &failure{cause: err}
+// explainError converts an error of the SDK into a callError.
+func explainError(err error) error {
+	f := &callError{cause: err}
 	var op *smithy.OperationError
 	if errors.As(err, &op) {
 		f.action = op.Operation()
@@ -38,7 +38,7 @@ func explain(err error) error {
 	case errors.As(err, &api):
 		f.code, f.message = api.ErrorCode(), api.ErrorMessage()
 	case errors.As(err, &dial):
-		f.code, f.message = "no answer", dial.Err.Error()
+		f.code, f.message = "no response", dial.Err.Error()
 	case op != nil:
 		f.code, f.message = "failed", op.Unwrap().Error()
 	default:
@@ -53,7 +53,7 @@ func explain(err error) error {
 
 // isCode reports whether a call failed with one of the codes.
 func isCode(err error, codes ...string) bool {
-	var f *failure
+	var f *callError
 	return errors.As(err, &f) && slices.Contains(codes, f.code)
 }
 
@@ -75,12 +75,12 @@ var notFoundCodes = []string{"LoadBalancerNotFound", "TargetGroupNotFound", "Lis
 var errInUse = errors.New("still in use")
 
 func nameTaken(kind, name string) error {
-	return newRefusal(v1alpha1.NameTaken, "there is a %s %s without our tags: it is not ours, and is left alone", kind, name)
+	return newRefusal(v1alpha1.NameTaken, "%s %s exists without the tags of this controller and is not changed", kind, name)
 }
 
-// reasons has the codes of the EC2 and Elastic Load Balancing APIs that a user
+// reasonCodes has the codes of the EC2 and Elastic Load Balancing APIs that a user
 // or administrator can resolve.
-var reasons = map[v1alpha1.Reason][]string{
+var reasonCodes = map[v1alpha1.Reason][]string{
 	v1alpha1.PermissionDenied: {
 		"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "OptInRequired",
 		"InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException", "ExpiredToken", "OperationNotPermitted",
@@ -99,14 +99,14 @@ var reasons = map[v1alpha1.Reason][]string{
 	},
 }
 
-// refused converts a failure that a user or administrator must resolve into a
-// Refusal.
-func refused(err error) error {
-	var f *failure
+// asRefusal converts a callError that a user or administrator must resolve into a
+// Refusal. It returns other errors unchanged.
+func asRefusal(err error) error {
+	var f *callError
 	if !errors.As(err, &f) {
 		return err
 	}
-	for reason, codes := range reasons {
+	for reason, codes := range reasonCodes {
 		if slices.Contains(codes, f.code) {
 			return newRefusal(reason, "%s", f.Error())
 		}

@@ -19,7 +19,7 @@ type fakeBalancer struct {
 	provisioning int
 }
 
-func (f *fake) doELB(input any) (any, error) {
+func (f *fakeAWS) doELB(input any) (any, error) {
 	switch in := input.(type) {
 	case *elb.CreateLoadBalancerInput:
 		return f.createLoadBalancer(in)
@@ -50,35 +50,35 @@ func (f *fake) doELB(input any) (any, error) {
 	return f.doTargets(input)
 }
 
-func (f *fake) balancer(arn *string) (*fakeBalancer, error) {
+func (f *fakeAWS) balancer(arn *string) (*fakeBalancer, error) {
 	for _, b := range f.balancers {
 		if *b.LoadBalancerArn == *arn {
 			return b, nil
 		}
 	}
-	return nil, refuse("LoadBalancerNotFound", "Load balancer '%s' not found", *arn)
+	return nil, newAWSError("LoadBalancerNotFound", "Load balancer '%s' not found", *arn)
 }
 
 var fakeNames = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?$`)
 
-func (f *fake) createLoadBalancer(in *elb.CreateLoadBalancerInput) (any, error) {
+func (f *fakeAWS) createLoadBalancer(in *elb.CreateLoadBalancerInput) (any, error) {
 	if !fakeNames.MatchString(*in.Name) || strings.HasPrefix(*in.Name, "internal-") {
-		return nil, refuse("ValidationError", "The load balancer name '%s' is not allowed", *in.Name)
+		return nil, newAWSError("ValidationError", "The load balancer name '%s' is not allowed", *in.Name)
 	}
 	for _, b := range f.balancers {
 		if *b.LoadBalancerName != *in.Name {
 			continue
 		}
 		if b.settings != fingerprint(in) {
-			return nil, refuse("DuplicateLoadBalancerName", "A load balancer with the same name '%s' exists, but with different settings", *in.Name)
+			return nil, newAWSError("DuplicateLoadBalancerName", "A load balancer with the same name '%s' exists, but with different settings", *in.Name)
 		}
 		return &elb.CreateLoadBalancerOutput{LoadBalancers: []elbtypes.LoadBalancer{b.LoadBalancer}}, nil
 	}
 	if in.Type != elbtypes.LoadBalancerTypeEnumNetwork {
-		return nil, refuse("ValidationError", "the fake makes only balancers of type network, not '%s'", in.Type)
+		return nil, newAWSError("ValidationError", "the fake makes only balancers of type network, not '%s'", in.Type)
 	}
 	if len(f.balancers) >= f.quota.balancers {
-		return nil, refuse("TooManyLoadBalancers", "The maximum number of load balancers has been reached")
+		return nil, newAWSError("TooManyLoadBalancers", "The maximum number of load balancers has been reached")
 	}
 	tags, err := f.newTags(in.Tags)
 	if err != nil {
@@ -114,12 +114,12 @@ func (f *fake) createLoadBalancer(in *elb.CreateLoadBalancerInput) (any, error) 
 }
 
 // place puts the balancer into subnets, one of each zone.
-func (f *fake) place(b *fakeBalancer, subnets []string, mappings []elbtypes.SubnetMapping) error {
+func (f *fakeAWS) place(b *fakeBalancer, subnets []string, mappings []elbtypes.SubnetMapping) error {
 	for _, id := range subnets {
 		mappings = append(mappings, elbtypes.SubnetMapping{SubnetId: new(id)})
 	}
 	if len(mappings) == 0 {
-		return refuse("ValidationError", "At least one subnet must be specified")
+		return newAWSError("ValidationError", "At least one subnet must be specified")
 	}
 	var zones []elbtypes.AvailabilityZone
 	public := b.Scheme == elbtypes.LoadBalancerSchemeEnumInternetFacing
@@ -127,19 +127,19 @@ func (f *fake) place(b *fakeBalancer, subnets []string, mappings []elbtypes.Subn
 		s := f.subnet(*m.SubnetId)
 		switch {
 		case s == nil:
-			return refuse("SubnetNotFound", "The subnet ID '%s' does not exist", *m.SubnetId)
+			return newAWSError("SubnetNotFound", "The subnet ID '%s' does not exist", *m.SubnetId)
 		case b.VpcId != nil && *b.VpcId != *s.VpcId:
-			return refuse("InvalidConfigurationRequest", "All subnets must belong to the same VPC")
+			return newAWSError("InvalidConfigurationRequest", "All subnets must belong to the same VPC")
 		case public && f.vpc(*s.VpcId).gateway == "":
-			return refuse("InvalidSubnet", "VPC %s has no internet gateway", *s.VpcId)
+			return newAWSError("InvalidSubnet", "VPC %s has no internet gateway", *s.VpcId)
 		case b.IpAddressType == elbtypes.IpAddressTypeDualstack && len(s.Ipv6CidrBlockAssociationSet) == 0:
-			return refuse("ValidationError", "You must specify subnets with an associated IPv6 CIDR block.")
+			return newAWSError("ValidationError", "You must specify subnets with an associated IPv6 CIDR block.")
 		case m.AllocationId != nil && !f.addresses[*m.AllocationId]:
-			return refuse("AllocationIdNotFound", "The allocation IDs '%s' do not exist", *m.AllocationId)
+			return newAWSError("AllocationIdNotFound", "The allocation IDs '%s' do not exist", *m.AllocationId)
 		case m.AllocationId != nil && !public:
-			return refuse("InvalidConfigurationRequest", "Elastic IP addresses are for internet-facing load balancers")
+			return newAWSError("InvalidConfigurationRequest", "Elastic IP addresses are for internet-facing load balancers")
 		case m.PrivateIPv4Address != nil && public:
-			return refuse("InvalidConfigurationRequest", "Private IPv4 addresses are for internal load balancers")
+			return newAWSError("InvalidConfigurationRequest", "Private IPv4 addresses are for internal load balancers")
 		}
 		b.VpcId = s.VpcId
 		zone := elbtypes.AvailabilityZone{SubnetId: m.SubnetId, ZoneName: s.AvailabilityZone}
@@ -148,7 +148,7 @@ func (f *fake) place(b *fakeBalancer, subnets []string, mappings []elbtypes.Subn
 		}
 		for _, other := range zones {
 			if *other.ZoneName == *zone.ZoneName {
-				return refuse("InvalidConfigurationRequest", "A load balancer cannot be attached to multiple subnets in the same Availability Zone")
+				return newAWSError("InvalidConfigurationRequest", "A load balancer cannot be attached to multiple subnets in the same Availability Zone")
 			}
 		}
 		zones = append(zones, zone)
@@ -158,20 +158,20 @@ func (f *fake) place(b *fakeBalancer, subnets []string, mappings []elbtypes.Subn
 }
 
 // guard gives the balancer its security groups.
-func (f *fake) guard(b *fakeBalancer, groups []string) error {
+func (f *fakeAWS) guard(b *fakeBalancer, groups []string) error {
 	if len(groups) > f.quota.groupsPerBalancer {
-		return refuse("InvalidConfigurationRequest", "You cannot specify more than %d security groups", f.quota.groupsPerBalancer)
+		return newAWSError("InvalidConfigurationRequest", "You cannot specify more than %d security groups", f.quota.groupsPerBalancer)
 	}
 	for _, id := range groups {
 		if g := f.group(id); g == nil || g.vpc != *b.VpcId {
-			return refuse("InvalidSecurityGroup", "One or more security groups are invalid: '%s'", id)
+			return newAWSError("InvalidSecurityGroup", "One or more security groups are invalid: '%s'", id)
 		}
 	}
 	b.SecurityGroups = groups
 	return nil
 }
 
-func (f *fake) describeLoadBalancers(in *elb.DescribeLoadBalancersInput) (any, error) {
+func (f *fakeAWS) describeLoadBalancers(in *elb.DescribeLoadBalancersInput) (any, error) {
 	var found []*fakeBalancer
 	for _, b := range f.balancers {
 		if len(in.Names)+len(in.LoadBalancerArns) == 0 || slices.Contains(in.Names, *b.LoadBalancerName) || slices.Contains(in.LoadBalancerArns, *b.LoadBalancerArn) {
@@ -179,7 +179,7 @@ func (f *fake) describeLoadBalancers(in *elb.DescribeLoadBalancersInput) (any, e
 		}
 	}
 	if len(found) < len(in.Names)+len(in.LoadBalancerArns) {
-		return nil, refuse("LoadBalancerNotFound", "Load balancers '%v' not found", append(in.Names, in.LoadBalancerArns...))
+		return nil, newAWSError("LoadBalancerNotFound", "Load balancers '%v' not found", append(in.Names, in.LoadBalancerArns...))
 	}
 	found, next, err := paged(f, found, in.PageSize, in.Marker)
 	if err != nil {
@@ -197,13 +197,13 @@ func (f *fake) describeLoadBalancers(in *elb.DescribeLoadBalancersInput) (any, e
 
 // deleteLoadBalancer takes the listeners along. What was used stays in use for
 // a while.
-func (f *fake) deleteLoadBalancer(in *elb.DeleteLoadBalancerInput) (any, error) {
+func (f *fakeAWS) deleteLoadBalancer(in *elb.DeleteLoadBalancerInput) (any, error) {
 	b, err := f.balancer(in.LoadBalancerArn)
 	if err != nil {
 		return &elb.DeleteLoadBalancerOutput{}, nil // "the call succeeds"
 	}
 	if b.attributes["deletion_protection.enabled"] == "true" {
-		return nil, refuse("OperationNotPermitted", "Load balancer '%s' cannot be deleted because deletion protection is enabled", *in.LoadBalancerArn)
+		return nil, newAWSError("OperationNotPermitted", "Load balancer '%s' cannot be deleted because deletion protection is enabled", *in.LoadBalancerArn)
 	}
 	for _, id := range b.SecurityGroups {
 		f.group(id).lingering = f.lingering
@@ -217,7 +217,7 @@ func (f *fake) deleteLoadBalancer(in *elb.DeleteLoadBalancerInput) (any, error) 
 	return &elb.DeleteLoadBalancerOutput{}, nil
 }
 
-func (f *fake) describeLoadBalancerAttributes(in *elb.DescribeLoadBalancerAttributesInput) (any, error) {
+func (f *fakeAWS) describeLoadBalancerAttributes(in *elb.DescribeLoadBalancerAttributesInput) (any, error) {
 	b, err := f.balancer(in.LoadBalancerArn)
 	if err != nil {
 		return nil, err
@@ -225,7 +225,7 @@ func (f *fake) describeLoadBalancerAttributes(in *elb.DescribeLoadBalancerAttrib
 	return &elb.DescribeLoadBalancerAttributesOutput{Attributes: attributeList[elbtypes.LoadBalancerAttribute](b.attributes)}, nil
 }
 
-func (f *fake) modifyLoadBalancerAttributes(in *elb.ModifyLoadBalancerAttributesInput) (any, error) {
+func (f *fakeAWS) modifyLoadBalancerAttributes(in *elb.ModifyLoadBalancerAttributesInput) (any, error) {
 	b, err := f.balancer(in.LoadBalancerArn)
 	if err != nil {
 		return nil, err
@@ -235,20 +235,20 @@ func (f *fake) modifyLoadBalancerAttributes(in *elb.ModifyLoadBalancerAttributes
 		return nil, err
 	}
 	if after["access_logs.s3.enabled"] == "true" && after["access_logs.s3.bucket"] == "" {
-		return nil, refuse("InvalidConfigurationRequest", "The access log bucket must be specified")
+		return nil, newAWSError("InvalidConfigurationRequest", "The access log bucket must be specified")
 	}
 	b.attributes = after
 	return &elb.ModifyLoadBalancerAttributesOutput{Attributes: attributeList[elbtypes.LoadBalancerAttribute](after)}, nil
 }
 
 // setSecurityGroups: a balancer that was made without groups never has any.
-func (f *fake) setSecurityGroups(in *elb.SetSecurityGroupsInput) (any, error) {
+func (f *fakeAWS) setSecurityGroups(in *elb.SetSecurityGroupsInput) (any, error) {
 	b, err := f.balancer(in.LoadBalancerArn)
 	if err != nil {
 		return nil, err
 	}
 	if b.withGroups == (len(in.SecurityGroups) == 0) {
-		return nil, refuse("InvalidConfigurationRequest", "Security groups can be set only on a load balancer that was created with some, and not all of them removed")
+		return nil, newAWSError("InvalidConfigurationRequest", "Security groups can be set only on a load balancer that was created with some, and not all of them removed")
 	}
 	before := b.SecurityGroups
 	if err := f.guard(b, in.SecurityGroups); err != nil {
@@ -263,7 +263,7 @@ func (f *fake) setSecurityGroups(in *elb.SetSecurityGroupsInput) (any, error) {
 	return &elb.SetSecurityGroupsOutput{SecurityGroupIds: b.SecurityGroups}, nil
 }
 
-func (f *fake) setSubnets(in *elb.SetSubnetsInput) (any, error) {
+func (f *fakeAWS) setSubnets(in *elb.SetSubnetsInput) (any, error) {
 	b, err := f.balancer(in.LoadBalancerArn)
 	if err != nil {
 		return nil, err
@@ -275,14 +275,14 @@ func (f *fake) setSubnets(in *elb.SetSubnetsInput) (any, error) {
 	return &elb.SetSubnetsOutput{AvailabilityZones: b.AvailabilityZones, IpAddressType: b.IpAddressType}, nil
 }
 
-func (f *fake) setIPAddressType(in *elb.SetIpAddressTypeInput) (any, error) {
+func (f *fakeAWS) setIPAddressType(in *elb.SetIpAddressTypeInput) (any, error) {
 	b, err := f.balancer(in.LoadBalancerArn)
 	if err != nil {
 		return nil, err
 	}
 	for _, z := range b.AvailabilityZones {
 		if in.IpAddressType == elbtypes.IpAddressTypeDualstack && len(f.subnet(*z.SubnetId).Ipv6CidrBlockAssociationSet) == 0 {
-			return nil, refuse("InvalidSubnet", "Subnet %s has no IPv6 CIDR block", *z.SubnetId)
+			return nil, newAWSError("InvalidSubnet", "Subnet %s has no IPv6 CIDR block", *z.SubnetId)
 		}
 	}
 	b.IpAddressType, b.settings = in.IpAddressType, ""

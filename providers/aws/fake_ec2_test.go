@@ -15,7 +15,7 @@ type fakeVPC struct {
 	gateway  string
 }
 
-func (f *fake) doEC2(input any) (any, error) {
+func (f *fakeAWS) doEC2(input any) (any, error) {
 	switch in := input.(type) {
 	case *ec2.CreateVpcInput:
 		return f.createVpc(in)
@@ -56,10 +56,10 @@ func (f *fake) doEC2(input any) (any, error) {
 	case *ec2.DeleteTagsInput:
 		return &ec2.DeleteTagsOutput{}, f.tag(in.Resources, in.Tags, true)
 	}
-	return nil, f.stranger(input)
+	return nil, f.foreignObject(input)
 }
 
-func (f *fake) createVpc(in *ec2.CreateVpcInput) (any, error) {
+func (f *fakeAWS) createVpc(in *ec2.CreateVpcInput) (any, error) {
 	v := &fakeVPC{id: f.id("vpc-"), cidr: *in.CidrBlock}
 	f.vpcs = append(f.vpcs, v)
 	f.routes = append(f.routes, &ec2types.RouteTable{
@@ -70,7 +70,7 @@ func (f *fake) createVpc(in *ec2.CreateVpcInput) (any, error) {
 	return &ec2.CreateVpcOutput{Vpc: &ec2types.Vpc{VpcId: &v.id, CidrBlock: &v.cidr}}, nil
 }
 
-func (f *fake) vpc(id string) *fakeVPC {
+func (f *fakeAWS) vpc(id string) *fakeVPC {
 	for _, v := range f.vpcs {
 		if v.id == id {
 			return v
@@ -79,9 +79,9 @@ func (f *fake) vpc(id string) *fakeVPC {
 	return nil
 }
 
-func (f *fake) createSubnet(in *ec2.CreateSubnetInput) (any, error) {
+func (f *fakeAWS) createSubnet(in *ec2.CreateSubnetInput) (any, error) {
 	if f.vpc(*in.VpcId) == nil {
-		return nil, refuse("InvalidVpcID.NotFound", "The vpc ID '%s' does not exist", *in.VpcId)
+		return nil, newAWSError("InvalidVpcID.NotFound", "The vpc ID '%s' does not exist", *in.VpcId)
 	}
 	id := f.id("subnet-")
 	s := &ec2types.Subnet{
@@ -102,7 +102,7 @@ func (f *fake) createSubnet(in *ec2.CreateSubnetInput) (any, error) {
 	return &ec2.CreateSubnetOutput{Subnet: s}, nil
 }
 
-func (f *fake) subnet(id string) *ec2types.Subnet {
+func (f *fakeAWS) subnet(id string) *ec2types.Subnet {
 	for _, s := range f.subnets {
 		if *s.SubnetId == id {
 			return s
@@ -111,12 +111,12 @@ func (f *fake) subnet(id string) *ec2types.Subnet {
 	return nil
 }
 
-func (f *fake) attachInternetGateway(in *ec2.AttachInternetGatewayInput) (any, error) {
+func (f *fakeAWS) attachInternetGateway(in *ec2.AttachInternetGatewayInput) (any, error) {
 	f.vpc(*in.VpcId).gateway = *in.InternetGatewayId
 	return &ec2.AttachInternetGatewayOutput{}, nil
 }
 
-func (f *fake) createRoute(in *ec2.CreateRouteInput) (any, error) {
+func (f *fakeAWS) createRoute(in *ec2.CreateRouteInput) (any, error) {
 	for _, r := range f.routes {
 		if *r.RouteTableId == *in.RouteTableId {
 			r.Routes = append(r.Routes, ec2types.Route{
@@ -127,10 +127,10 @@ func (f *fake) createRoute(in *ec2.CreateRouteInput) (any, error) {
 	return &ec2.CreateRouteOutput{Return: new(true)}, nil
 }
 
-func (f *fake) runInstances(in *ec2.RunInstancesInput) (any, error) {
+func (f *fakeAWS) runInstances(in *ec2.RunInstancesInput) (any, error) {
 	s := f.subnet(*in.SubnetId)
 	if s == nil {
-		return nil, refuse("InvalidSubnetID.NotFound", "The subnet ID '%s' does not exist", *in.SubnetId)
+		return nil, newAWSError("InvalidSubnetID.NotFound", "The subnet ID '%s' does not exist", *in.SubnetId)
 	}
 	i := &ec2types.Instance{
 		InstanceId: new(f.id("i-")), SubnetId: in.SubnetId, VpcId: s.VpcId,
@@ -146,7 +146,7 @@ func (f *fake) runInstances(in *ec2.RunInstancesInput) (any, error) {
 
 // terminateInstances: a terminated instance is described for about an hour,
 // without a network, and is no target any more.
-func (f *fake) terminateInstances(in *ec2.TerminateInstancesInput) (any, error) {
+func (f *fakeAWS) terminateInstances(in *ec2.TerminateInstancesInput) (any, error) {
 	for _, i := range f.instances {
 		if slices.Contains(in.InstanceIds, *i.InstanceId) {
 			i.State = &ec2types.InstanceState{Name: ec2types.InstanceStateNameTerminated, Code: new(int32(48))}
@@ -159,7 +159,7 @@ func (f *fake) terminateInstances(in *ec2.TerminateInstancesInput) (any, error) 
 	return &ec2.TerminateInstancesOutput{}, nil
 }
 
-func (f *fake) instance(id string) *ec2types.Instance {
+func (f *fakeAWS) instance(id string) *ec2types.Instance {
 	for _, i := range f.instances {
 		if *i.InstanceId == id {
 			return i
@@ -168,15 +168,15 @@ func (f *fake) instance(id string) *ec2types.Instance {
 	return nil
 }
 
-func (f *fake) describeSubnets(in *ec2.DescribeSubnetsInput) (any, error) {
+func (f *fakeAWS) describeSubnets(in *ec2.DescribeSubnetsInput) (any, error) {
 	for _, id := range in.SubnetIds {
 		if f.subnet(id) == nil {
-			return nil, refuse("InvalidSubnetID.NotFound", "The subnet ID '%s' does not exist", id)
+			return nil, newAWSError("InvalidSubnetID.NotFound", "The subnet ID '%s' does not exist", id)
 		}
 	}
 	var found []ec2types.Subnet
 	for _, s := range f.subnets {
-		fits, err := matches(in.Filters, s.Tags, map[string][]string{
+		fits, err := matchesFilters(in.Filters, s.Tags, map[string][]string{
 			"vpc-id": {*s.VpcId}, "subnet-id": {*s.SubnetId}, "availability-zone": {*s.AvailabilityZone}, "state": {string(s.State)},
 		})
 		if err != nil {
@@ -190,10 +190,10 @@ func (f *fake) describeSubnets(in *ec2.DescribeSubnetsInput) (any, error) {
 	return &ec2.DescribeSubnetsOutput{Subnets: found, NextToken: next}, err
 }
 
-func (f *fake) describeRouteTables(in *ec2.DescribeRouteTablesInput) (any, error) {
+func (f *fakeAWS) describeRouteTables(in *ec2.DescribeRouteTablesInput) (any, error) {
 	var found []ec2types.RouteTable
 	for _, r := range f.routes {
-		fits, err := matches(in.Filters, r.Tags, map[string][]string{"vpc-id": {*r.VpcId}, "route-table-id": {*r.RouteTableId}})
+		fits, err := matchesFilters(in.Filters, r.Tags, map[string][]string{"vpc-id": {*r.VpcId}, "route-table-id": {*r.RouteTableId}})
 		if err != nil {
 			return nil, err
 		}
@@ -205,10 +205,10 @@ func (f *fake) describeRouteTables(in *ec2.DescribeRouteTablesInput) (any, error
 	return &ec2.DescribeRouteTablesOutput{RouteTables: found, NextToken: next}, err
 }
 
-func (f *fake) describeInstances(in *ec2.DescribeInstancesInput) (any, error) {
+func (f *fakeAWS) describeInstances(in *ec2.DescribeInstancesInput) (any, error) {
 	for _, id := range in.InstanceIds {
 		if f.instance(id) == nil {
-			return nil, refuse("InvalidInstanceID.NotFound", "The instance ID '%s' does not exist", id)
+			return nil, newAWSError("InvalidInstanceID.NotFound", "The instance ID '%s' does not exist", id)
 		}
 	}
 	var found []ec2types.Reservation
@@ -217,7 +217,7 @@ func (f *fake) describeInstances(in *ec2.DescribeInstancesInput) (any, error) {
 		if i.VpcId != nil {
 			values["vpc-id"] = []string{*i.VpcId}
 		}
-		fits, err := matches(in.Filters, i.Tags, values)
+		fits, err := matchesFilters(in.Filters, i.Tags, values)
 		if err != nil {
 			return nil, err
 		}
@@ -230,7 +230,7 @@ func (f *fake) describeInstances(in *ec2.DescribeInstancesInput) (any, error) {
 }
 
 // tag adds or removes tags of anything in EC2.
-func (f *fake) tag(resources []string, tags []ec2types.Tag, remove bool) error {
+func (f *fakeAWS) tag(resources []string, tags []ec2types.Tag, remove bool) error {
 	for _, id := range resources {
 		var list *[]ec2types.Tag
 		if s := f.subnet(id); s != nil {
@@ -240,7 +240,7 @@ func (f *fake) tag(resources []string, tags []ec2types.Tag, remove bool) error {
 		} else if g := f.group(id); g != nil {
 			list = &g.tags
 		} else {
-			return refuse("InvalidID", "The ID '%s' is not valid", id)
+			return newAWSError("InvalidID", "The ID '%s' is not valid", id)
 		}
 		for _, t := range tags {
 			*list = slices.DeleteFunc(*list, func(have ec2types.Tag) bool {
@@ -251,15 +251,15 @@ func (f *fake) tag(resources []string, tags []ec2types.Tag, remove bool) error {
 			}
 		}
 		if len(*list) > f.quota.tags {
-			return refuse("TagLimitExceeded", "The maximum number of Tags for a resource has been reached.")
+			return newAWSError("TagLimitExceeded", "The maximum number of Tags for a resource has been reached.")
 		}
 	}
 	return nil
 }
 
-// matches says whether every filter has one value that fits; * and ? are
+// matchesFilters says whether every filter has one value that fits; * and ? are
 // wildcards. values are by the names of filters that AWS knows here.
-func matches(filters []ec2types.Filter, tags []ec2types.Tag, values map[string][]string) (bool, error) {
+func matchesFilters(filters []ec2types.Filter, tags []ec2types.Tag, values map[string][]string) (bool, error) {
 	all := maps.Clone(values)
 	all["tag-key"] = nil
 	for _, t := range tags {
@@ -269,10 +269,10 @@ func matches(filters []ec2types.Filter, tags []ec2types.Tag, values map[string][
 	for _, filter := range filters {
 		have, known := all[*filter.Name]
 		if !known && !strings.HasPrefix(*filter.Name, "tag:") {
-			return false, refuse("InvalidParameterValue", "The filter '%s' is invalid", *filter.Name)
+			return false, newAWSError("InvalidParameterValue", "The filter '%s' is invalid", *filter.Name)
 		}
 		if len(filter.Values) > 200 {
-			return false, refuse("FilterLimitExceeded", "The maximum number of filter values specified on a single call is 200")
+			return false, newAWSError("FilterLimitExceeded", "The maximum number of filter values specified on a single call is 200")
 		}
 		if !slices.ContainsFunc(have, func(value string) bool {
 			return slices.ContainsFunc(filter.Values, func(pattern string) bool { return glob(pattern, value) })

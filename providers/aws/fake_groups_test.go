@@ -31,7 +31,7 @@ func (r fakeRule) same(s fakeRule) bool {
 	return r == s
 }
 
-func (f *fake) group(id string) *fakeGroup {
+func (f *fakeAWS) group(id string) *fakeGroup {
 	for _, g := range f.groups {
 		if g.id == id {
 			return g
@@ -41,41 +41,41 @@ func (f *fake) group(id string) *fakeGroup {
 }
 
 // known is the group, if AWS has heard of it everywhere.
-func (f *fake) known(id *string) (*fakeGroup, error) {
+func (f *fakeAWS) known(id *string) (*fakeGroup, error) {
 	if id == nil {
-		return nil, refuse("MissingParameter", "The request must contain the parameter groupId")
+		return nil, newAWSError("MissingParameter", "The request must contain the parameter groupId")
 	}
 	g := f.group(*id)
 	if g == nil || g.unknown > 0 {
 		if g != nil {
 			g.unknown--
 		}
-		return nil, refuse("InvalidGroup.NotFound", "The security group '%s' does not exist", *id)
+		return nil, newAWSError("InvalidGroup.NotFound", "The security group '%s' does not exist", *id)
 	}
 	return g, nil
 }
 
-func (f *fake) createSecurityGroup(in *ec2.CreateSecurityGroupInput) (any, error) {
+func (f *fakeAWS) createSecurityGroup(in *ec2.CreateSecurityGroupInput) (any, error) {
 	v := f.vpc(*in.VpcId)
 	switch {
 	case v == nil:
-		return nil, refuse("InvalidVpcID.NotFound", "The vpc ID '%s' does not exist", *in.VpcId)
+		return nil, newAWSError("InvalidVpcID.NotFound", "The vpc ID '%s' does not exist", *in.VpcId)
 	case len(*in.GroupName) > 255 || strings.HasPrefix(*in.GroupName, "sg-"):
-		return nil, refuse("InvalidParameterValue", "Invalid value '%s' for groupName", *in.GroupName)
+		return nil, newAWSError("InvalidParameterValue", "Invalid value '%s' for groupName", *in.GroupName)
 	case in.Description == nil || *in.Description == "" || !descriptionAllowed(*in.Description):
-		return nil, refuse("InvalidParameterValue", "Value for parameter GroupDescription is invalid")
+		return nil, newAWSError("InvalidParameterValue", "Value for parameter GroupDescription is invalid")
 	case len(f.groups) >= f.quota.groups:
-		return nil, refuse("SecurityGroupLimitExceeded", "The maximum number of security groups has been reached.")
+		return nil, newAWSError("SecurityGroupLimitExceeded", "The maximum number of security groups has been reached.")
 	}
 	for _, g := range f.groups {
 		if g.vpc == v.id && g.name == *in.GroupName {
-			return nil, refuse("InvalidGroup.Duplicate", "The security group '%s' already exists for VPC '%s'", g.name, v.id)
+			return nil, newAWSError("InvalidGroup.Duplicate", "The security group '%s' already exists for VPC '%s'", g.name, v.id)
 		}
 	}
 	g := &fakeGroup{id: f.id("sg-"), name: *in.GroupName, vpc: v.id, description: *in.Description, unknown: f.unknown}
 	for _, t := range in.TagSpecifications {
 		if t.ResourceType != ec2types.ResourceTypeSecurityGroup {
-			return nil, refuse("InvalidParameterValue", "'%s' is not a valid taggable resource type for this operation.", t.ResourceType)
+			return nil, newAWSError("InvalidParameterValue", "'%s' is not a valid taggable resource type for this operation.", t.ResourceType)
 		}
 		g.tags = append(g.tags, t.Tags...)
 	}
@@ -90,10 +90,10 @@ func descriptionAllowed(text string) bool {
 	})
 }
 
-func (f *fake) deleteSecurityGroup(in *ec2.DeleteSecurityGroupInput) (any, error) {
+func (f *fakeAWS) deleteSecurityGroup(in *ec2.DeleteSecurityGroupInput) (any, error) {
 	g := f.group(*in.GroupId)
 	if g == nil {
-		return nil, refuse("InvalidGroup.NotFound", "The security group '%s' does not exist", *in.GroupId)
+		return nil, newAWSError("InvalidGroup.NotFound", "The security group '%s' does not exist", *in.GroupId)
 	}
 	used := slices.ContainsFunc(f.balancers, func(b *fakeBalancer) bool { return slices.Contains(b.SecurityGroups, g.id) }) ||
 		slices.ContainsFunc(f.instances, func(i *ec2types.Instance) bool {
@@ -106,14 +106,14 @@ func (f *fake) deleteSecurityGroup(in *ec2.DeleteSecurityGroupInput) (any, error
 		if !used {
 			g.lingering--
 		}
-		return nil, refuse("DependencyViolation", "resource %s has a dependent object", g.id)
+		return nil, newAWSError("DependencyViolation", "resource %s has a dependent object", g.id)
 	}
 	f.groups = slices.DeleteFunc(f.groups, func(other *fakeGroup) bool { return other == g })
 	return &ec2.DeleteSecurityGroupOutput{Return: new(true), GroupId: &g.id}, nil
 }
 
 // rulesOf takes permissions apart.
-func (f *fake) rulesOf(permissions []ec2types.IpPermission) (all []fakeRule, err error) {
+func (f *fakeAWS) rulesOf(permissions []ec2types.IpPermission) (all []fakeRule, err error) {
 	for _, p := range permissions {
 		r := fakeRule{protocol: *p.IpProtocol}
 		if p.FromPort != nil && r.protocol != "-1" {
@@ -130,14 +130,14 @@ func (f *fake) rulesOf(permissions []ec2types.IpPermission) (all []fakeRule, err
 		for _, s := range p.IpRanges {
 			prefix, err := netip.ParsePrefix(*s.CidrIp)
 			if err != nil || !prefix.Addr().Is4() {
-				return nil, refuse("InvalidParameterValue", "CIDR block %s is malformed", *s.CidrIp)
+				return nil, newAWSError("InvalidParameterValue", "CIDR block %s is malformed", *s.CidrIp)
 			}
 			add(prefix.Masked().String(), s.Description)
 		}
 		for _, s := range p.Ipv6Ranges {
 			prefix, err := netip.ParsePrefix(*s.CidrIpv6)
 			if err != nil || !prefix.Addr().Is6() {
-				return nil, refuse("InvalidParameterValue", "CIDR block %s is malformed", *s.CidrIpv6)
+				return nil, newAWSError("InvalidParameterValue", "CIDR block %s is malformed", *s.CidrIpv6)
 			}
 			add(prefix.Masked().String(), s.Description)
 		}
@@ -149,17 +149,17 @@ func (f *fake) rulesOf(permissions []ec2types.IpPermission) (all []fakeRule, err
 		}
 	}
 	if len(all) == 0 {
-		return nil, refuse("MissingParameter", "Source group or CIDR must be specified")
+		return nil, newAWSError("MissingParameter", "Source group or CIDR must be specified")
 	}
 	for _, r := range all {
 		if r.description != "" && !descriptionAllowed(r.description) {
-			return nil, refuse("InvalidParameterValue", "Invalid rule description")
+			return nil, newAWSError("InvalidParameterValue", "Invalid rule description")
 		}
 	}
 	return all, nil
 }
 
-func (f *fake) authorize(in *ec2.AuthorizeSecurityGroupIngressInput) (any, error) {
+func (f *fakeAWS) authorize(in *ec2.AuthorizeSecurityGroupIngressInput) (any, error) {
 	g, err := f.known(in.GroupId)
 	if err != nil {
 		return nil, err
@@ -171,7 +171,7 @@ func (f *fake) authorize(in *ec2.AuthorizeSecurityGroupIngressInput) (any, error
 	rules := slices.Clone(g.rules)
 	for _, r := range added {
 		if slices.ContainsFunc(rules, r.same) {
-			return nil, refuse("InvalidPermission.Duplicate", "the specified rule already exists")
+			return nil, newAWSError("InvalidPermission.Duplicate", "the specified rule already exists")
 		}
 		rules = append(rules, r)
 	}
@@ -185,13 +185,13 @@ func (f *fake) authorize(in *ec2.AuthorizeSecurityGroupIngressInput) (any, error
 		}
 	}
 	if max(v4, v6) > f.quota.rules {
-		return nil, refuse("RulesPerSecurityGroupLimitExceeded", "The maximum number of rules per security group has been reached.")
+		return nil, newAWSError("RulesPerSecurityGroupLimitExceeded", "The maximum number of rules per security group has been reached.")
 	}
 	g.rules = rules
 	return &ec2.AuthorizeSecurityGroupIngressOutput{Return: new(true)}, nil
 }
 
-func (f *fake) revoke(in *ec2.RevokeSecurityGroupIngressInput) (any, error) {
+func (f *fakeAWS) revoke(in *ec2.RevokeSecurityGroupIngressInput) (any, error) {
 	g, err := f.known(in.GroupId)
 	if err != nil {
 		return nil, err
@@ -204,7 +204,7 @@ func (f *fake) revoke(in *ec2.RevokeSecurityGroupIngressInput) (any, error) {
 	for _, r := range removed {
 		at := slices.IndexFunc(rules, r.same)
 		if at < 0 {
-			return nil, refuse("InvalidPermission.NotFound", "The specified rule does not exist in this security group.")
+			return nil, newAWSError("InvalidPermission.NotFound", "The specified rule does not exist in this security group.")
 		}
 		rules = slices.Delete(rules, at, at+1)
 	}
@@ -212,7 +212,7 @@ func (f *fake) revoke(in *ec2.RevokeSecurityGroupIngressInput) (any, error) {
 	return &ec2.RevokeSecurityGroupIngressOutput{Return: new(true)}, nil
 }
 
-func (f *fake) describeSecurityGroups(in *ec2.DescribeSecurityGroupsInput) (any, error) {
+func (f *fakeAWS) describeSecurityGroups(in *ec2.DescribeSecurityGroupsInput) (any, error) {
 	for _, id := range in.GroupIds {
 		if _, err := f.known(&id); err != nil {
 			return nil, err
@@ -224,7 +224,7 @@ func (f *fake) describeSecurityGroups(in *ec2.DescribeSecurityGroupsInput) (any,
 		for _, r := range g.rules {
 			sources = append(sources, r.source)
 		}
-		fits, err := matches(in.Filters, g.tags, map[string][]string{
+		fits, err := matchesFilters(in.Filters, g.tags, map[string][]string{
 			"vpc-id": {g.vpc}, "group-id": {g.id}, "group-name": {g.name}, "description": {g.description},
 			"ip-permission.group-id": sources,
 		})
@@ -240,7 +240,7 @@ func (f *fake) describeSecurityGroups(in *ec2.DescribeSecurityGroupsInput) (any,
 }
 
 // describe puts the rules for the same ports together, as AWS does.
-func (f *fake) describe(g *fakeGroup) ec2types.SecurityGroup {
+func (f *fakeAWS) describe(g *fakeGroup) ec2types.SecurityGroup {
 	described := ec2types.SecurityGroup{
 		GroupId: &g.id, GroupName: &g.name, VpcId: &g.vpc, Description: &g.description, OwnerId: &f.account, Tags: g.tags,
 		SecurityGroupArn: new("arn:aws:ec2:" + f.region + ":" + f.account + ":security-group/" + g.id),

@@ -19,7 +19,7 @@ type fakeListener struct {
 	unknown    int // calls that do not know it yet
 }
 
-func (f *fake) doListeners(input any) (any, error) {
+func (f *fakeAWS) doListeners(input any) (any, error) {
 	switch in := input.(type) {
 	case *elb.CreateListenerInput:
 		return f.createListener(in)
@@ -40,10 +40,10 @@ func (f *fake) doListeners(input any) (any, error) {
 	case *elb.RemoveListenerCertificatesInput:
 		return f.removeListenerCertificates(in)
 	}
-	return nil, f.stranger(input)
+	return nil, f.foreignObject(input)
 }
 
-func (f *fake) listener(arn *string) (*fakeListener, error) {
+func (f *fakeAWS) listener(arn *string) (*fakeListener, error) {
 	for _, l := range f.listeners {
 		if *l.ListenerArn == *arn {
 			if l.unknown == 0 {
@@ -52,10 +52,10 @@ func (f *fake) listener(arn *string) (*fakeListener, error) {
 			l.unknown--
 		}
 	}
-	return nil, refuse("ListenerNotFound", "Listener '%s' not found", *arn)
+	return nil, newAWSError("ListenerNotFound", "Listener '%s' not found", *arn)
 }
 
-func (f *fake) createListener(in *elb.CreateListenerInput) (any, error) {
+func (f *fakeAWS) createListener(in *elb.CreateListenerInput) (any, error) {
 	b, err := f.balancer(in.LoadBalancerArn)
 	if err != nil {
 		return nil, err
@@ -71,11 +71,11 @@ func (f *fake) createListener(in *elb.CreateListenerInput) (any, error) {
 		case l.settings == fingerprint(in):
 			return &elb.CreateListenerOutput{Listeners: []elbtypes.Listener{l.Listener}}, nil
 		default:
-			return nil, refuse("DuplicateListener", "A listener already exists on this port for this load balancer '%s'", *b.LoadBalancerArn)
+			return nil, newAWSError("DuplicateListener", "A listener already exists on this port for this load balancer '%s'", *b.LoadBalancerArn)
 		}
 	}
 	if count >= f.quota.listeners {
-		return nil, refuse("TooManyListeners", "The maximum number of listeners has been reached on load balancer '%s'", *b.LoadBalancerArn)
+		return nil, newAWSError("TooManyListeners", "The maximum number of listeners has been reached on load balancer '%s'", *b.LoadBalancerArn)
 	}
 	tags, err := f.newTags(in.Tags)
 	if err != nil {
@@ -106,25 +106,25 @@ var fakeForwards = map[elbtypes.ProtocolEnum][]elbtypes.ProtocolEnum{
 }
 
 // listenerAllowed completes a listener, if AWS would have it.
-func (f *fake) listenerAllowed(l *fakeListener) error {
+func (f *fakeAWS) listenerAllowed(l *fakeListener) error {
 	switch tls := l.Protocol == elbtypes.ProtocolEnumTls; {
 	case *l.Port < 1 || *l.Port > 65535:
-		return refuse("ValidationError", "Port '%d' is not valid", *l.Port)
+		return newAWSError("ValidationError", "Port '%d' is not valid", *l.Port)
 	case fakeForwards[l.Protocol] == nil:
-		return refuse("UnsupportedProtocol", "Protocol '%s' is not supported by a network load balancer", l.Protocol)
+		return newAWSError("UnsupportedProtocol", "Protocol '%s' is not supported by a network load balancer", l.Protocol)
 	case !tls && (l.SslPolicy != nil || len(l.Certificates) > 0 || len(l.AlpnPolicy) > 0):
-		return refuse("InvalidConfigurationRequest", "A certificate, policy or ALPN policy cannot be specified for protocol '%s'", l.Protocol)
+		return newAWSError("InvalidConfigurationRequest", "A certificate, policy or ALPN policy cannot be specified for protocol '%s'", l.Protocol)
 	case tls && len(l.Certificates) != 1:
-		return refuse("ValidationError", "You must specify exactly one certificate for a TLS listener")
+		return newAWSError("ValidationError", "You must specify exactly one certificate for a TLS listener")
 	case tls && !f.certificates[*l.Certificates[0].CertificateArn]:
-		return refuse("CertificateNotFound", "Certificate ARN '%s' is not valid", *l.Certificates[0].CertificateArn)
+		return newAWSError("CertificateNotFound", "Certificate ARN '%s' is not valid", *l.Certificates[0].CertificateArn)
 	case tls && l.SslPolicy == nil:
 		l.SslPolicy = new("ELBSecurityPolicy-2016-08")
 	case tls && !strings.HasPrefix(*l.SslPolicy, "ELBSecurityPolicy-"):
-		return refuse("SSLPolicyNotFound", "SSL policy '%s' not found", *l.SslPolicy)
+		return newAWSError("SSLPolicyNotFound", "SSL policy '%s' not found", *l.SslPolicy)
 	}
 	if len(l.DefaultActions) != 1 || l.DefaultActions[0].Type != elbtypes.ActionTypeEnumForward {
-		return refuse("ValidationError", "A listener of a network load balancer has one default action, forward")
+		return newAWSError("ValidationError", "A listener of a network load balancer has one default action, forward")
 	}
 	action := &l.DefaultActions[0]
 	if action.TargetGroupArn == nil {
@@ -136,18 +136,18 @@ func (f *fake) listenerAllowed(l *fakeListener) error {
 		return err
 	}
 	if !slices.Contains(fakeForwards[l.Protocol], g.Protocol) {
-		return refuse("IncompatibleProtocols", "A %s listener cannot forward to a %s target group", l.Protocol, g.Protocol)
+		return newAWSError("IncompatibleProtocols", "A %s listener cannot forward to a %s target group", l.Protocol, g.Protocol)
 	}
 	for _, arn := range g.LoadBalancerArns {
 		if arn != *l.LoadBalancerArn {
-			return refuse("TargetGroupAssociationLimit", "The following target groups cannot be associated with more than one load balancer: %s", *g.TargetGroupArn)
+			return newAWSError("TargetGroupAssociationLimit", "The following target groups cannot be associated with more than one load balancer: %s", *g.TargetGroupArn)
 		}
 	}
 	return nil
 }
 
 // use connects a listener and its target group.
-func (f *fake) use(l *fakeListener) {
+func (f *fakeAWS) use(l *fakeListener) {
 	l.group = *l.DefaultActions[0].TargetGroupArn
 	g, err := f.targetGroup(&l.group)
 	if err != nil {
@@ -157,7 +157,7 @@ func (f *fake) use(l *fakeListener) {
 }
 
 // release is the opposite of use.
-func (f *fake) release(l *fakeListener) {
+func (f *fakeAWS) release(l *fakeListener) {
 	for _, other := range f.listeners {
 		if other != l && other.group == l.group {
 			return
@@ -168,16 +168,16 @@ func (f *fake) release(l *fakeListener) {
 	}
 }
 
-func (f *fake) removeListener(l *fakeListener) {
+func (f *fakeAWS) removeListener(l *fakeListener) {
 	f.release(l)
 	f.listeners = slices.DeleteFunc(f.listeners, func(other *fakeListener) bool { return other == l })
 }
 
-func (f *fake) describeListeners(in *elb.DescribeListenersInput) (any, error) {
+func (f *fakeAWS) describeListeners(in *elb.DescribeListenersInput) (any, error) {
 	var found []elbtypes.Listener
 	switch {
 	case (in.LoadBalancerArn == nil) == (len(in.ListenerArns) == 0):
-		return nil, refuse("ValidationError", "You must specify either listener ARNs or a load balancer ARN")
+		return nil, newAWSError("ValidationError", "You must specify either listener ARNs or a load balancer ARN")
 	case in.LoadBalancerArn != nil:
 		if _, err := f.balancer(in.LoadBalancerArn); err != nil {
 			return nil, err
@@ -199,7 +199,7 @@ func (f *fake) describeListeners(in *elb.DescribeListenersInput) (any, error) {
 	return &elb.DescribeListenersOutput{Listeners: found, NextMarker: next}, err
 }
 
-func (f *fake) modifyListener(in *elb.ModifyListenerInput) (any, error) {
+func (f *fakeAWS) modifyListener(in *elb.ModifyListenerInput) (any, error) {
 	l, err := f.listener(in.ListenerArn)
 	if err != nil {
 		return nil, err
@@ -229,7 +229,7 @@ func (f *fake) modifyListener(in *elb.ModifyListenerInput) (any, error) {
 	}
 	for _, other := range f.listeners {
 		if other != l && *other.LoadBalancerArn == *l.LoadBalancerArn && *other.Port == *after.Port {
-			return nil, refuse("DuplicateListener", "A listener already exists on port %d", *after.Port)
+			return nil, newAWSError("DuplicateListener", "A listener already exists on port %d", *after.Port)
 		}
 	}
 	if err := f.listenerAllowed(&after); err != nil {
@@ -243,7 +243,7 @@ func (f *fake) modifyListener(in *elb.ModifyListenerInput) (any, error) {
 	return &elb.ModifyListenerOutput{Listeners: []elbtypes.Listener{l.Listener}}, nil
 }
 
-func (f *fake) deleteListener(in *elb.DeleteListenerInput) (any, error) {
+func (f *fakeAWS) deleteListener(in *elb.DeleteListenerInput) (any, error) {
 	l, err := f.listener(in.ListenerArn)
 	if err != nil {
 		return nil, err
@@ -252,7 +252,7 @@ func (f *fake) deleteListener(in *elb.DeleteListenerInput) (any, error) {
 	return &elb.DeleteListenerOutput{}, nil
 }
 
-func (f *fake) describeListenerAttributes(in *elb.DescribeListenerAttributesInput) (any, error) {
+func (f *fakeAWS) describeListenerAttributes(in *elb.DescribeListenerAttributesInput) (any, error) {
 	l, err := f.listener(in.ListenerArn)
 	if err != nil {
 		return nil, err
@@ -260,7 +260,7 @@ func (f *fake) describeListenerAttributes(in *elb.DescribeListenerAttributesInpu
 	return &elb.DescribeListenerAttributesOutput{Attributes: attributeList[elbtypes.ListenerAttribute](l.attributes)}, nil
 }
 
-func (f *fake) modifyListenerAttributes(in *elb.ModifyListenerAttributesInput) (any, error) {
+func (f *fakeAWS) modifyListenerAttributes(in *elb.ModifyListenerAttributesInput) (any, error) {
 	l, err := f.listener(in.ListenerArn)
 	if err != nil {
 		return nil, err
@@ -273,7 +273,7 @@ func (f *fake) modifyListenerAttributes(in *elb.ModifyListenerAttributesInput) (
 	return &elb.ModifyListenerAttributesOutput{Attributes: attributeList[elbtypes.ListenerAttribute](after)}, nil
 }
 
-func (f *fake) describeListenerCertificates(in *elb.DescribeListenerCertificatesInput) (any, error) {
+func (f *fakeAWS) describeListenerCertificates(in *elb.DescribeListenerCertificatesInput) (any, error) {
 	l, err := f.listener(in.ListenerArn)
 	if err != nil {
 		return nil, err
@@ -289,7 +289,7 @@ func (f *fake) describeListenerCertificates(in *elb.DescribeListenerCertificates
 	return &elb.DescribeListenerCertificatesOutput{Certificates: all, NextMarker: next}, err
 }
 
-func (f *fake) addListenerCertificates(in *elb.AddListenerCertificatesInput) (any, error) {
+func (f *fakeAWS) addListenerCertificates(in *elb.AddListenerCertificatesInput) (any, error) {
 	l, err := f.listener(in.ListenerArn)
 	if err != nil {
 		return nil, err
@@ -297,27 +297,27 @@ func (f *fake) addListenerCertificates(in *elb.AddListenerCertificatesInput) (an
 	arn := in.Certificates[0].CertificateArn
 	switch {
 	case len(in.Certificates) != 1 || in.Certificates[0].IsDefault != nil:
-		return nil, refuse("ValidationError", "You must specify one certificate, without IsDefault")
+		return nil, newAWSError("ValidationError", "You must specify one certificate, without IsDefault")
 	case l.Protocol != elbtypes.ProtocolEnumTls:
-		return nil, refuse("InvalidConfigurationRequest", "Certificates can be added to TLS listeners only")
+		return nil, newAWSError("InvalidConfigurationRequest", "Certificates can be added to TLS listeners only")
 	case !f.certificates[*arn]:
-		return nil, refuse("CertificateNotFound", "Certificate ARN '%s' is not valid", *arn)
+		return nil, newAWSError("CertificateNotFound", "Certificate ARN '%s' is not valid", *arn)
 	case slices.Contains(l.more, *arn):
 	case len(l.more) >= f.quota.certificates:
-		return nil, refuse("TooManyCertificates", "The maximum number of certificates has been reached")
+		return nil, newAWSError("TooManyCertificates", "The maximum number of certificates has been reached")
 	default:
 		l.more = append(l.more, *arn)
 	}
 	return &elb.AddListenerCertificatesOutput{Certificates: in.Certificates}, nil
 }
 
-func (f *fake) removeListenerCertificates(in *elb.RemoveListenerCertificatesInput) (any, error) {
+func (f *fakeAWS) removeListenerCertificates(in *elb.RemoveListenerCertificatesInput) (any, error) {
 	l, err := f.listener(in.ListenerArn)
 	if err != nil {
 		return nil, err
 	}
 	if len(in.Certificates) != 1 || in.Certificates[0].IsDefault != nil {
-		return nil, refuse("ValidationError", "You must specify one certificate, without IsDefault")
+		return nil, newAWSError("ValidationError", "You must specify one certificate, without IsDefault")
 	}
 	l.more = slices.DeleteFunc(l.more, func(arn string) bool { return arn == *in.Certificates[0].CertificateArn })
 	return &elb.RemoveListenerCertificatesOutput{}, nil

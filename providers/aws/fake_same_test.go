@@ -31,7 +31,7 @@ func TestAccount(t *testing.T) {
 		e, l := a.clients(t)
 		group := get(t, e.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{
 			VpcId: &a.vpc, GroupName: new("front"), Description: new("front"),
-			TagSpecifications: tagged(ec2types.ResourceTypeSecurityGroup, map[string]string{"fairlead.io/cluster": "prod"}),
+			TagSpecifications: tagSpecifications(ec2types.ResourceTypeSecurityGroup, map[string]string{"fairlead.io/cluster": "prod"}),
 		}).GroupId
 		get(t, e.AuthorizeSecurityGroupIngress, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: group, IpPermissions: []ec2types.IpPermission{
 			{IpProtocol: new("tcp"), FromPort: new(int32(80)), ToPort: new(int32(80)), IpRanges: []ec2types.IpRange{{CidrIp: new("0.0.0.0/0")}, {CidrIp: new("10.0.0.0/8")}}},
@@ -73,7 +73,7 @@ func TestAccount(t *testing.T) {
 		a.reset()
 
 		a.fail(fault{action: "DeleteLoadBalancer", kind: clientError("AccessDenied")})
-		if _, err := l.DeleteLoadBalancer(t.Context(), &elb.DeleteLoadBalancerInput{LoadBalancerArn: made.LoadBalancerArn}); code(err) != "AccessDenied" {
+		if _, err := l.DeleteLoadBalancer(t.Context(), &elb.DeleteLoadBalancerInput{LoadBalancerArn: made.LoadBalancerArn}); errorCode(err) != "AccessDenied" {
 			t.Errorf("the call failed with %v", err)
 		}
 		a.reset()

@@ -69,25 +69,25 @@ func changeAttributes(have, changed map[string]string) (map[string]string, error
 	for key, value := range changed {
 		was, known := have[key]
 		if !known {
-			return nil, refuse("ValidationError", "The attribute key '%s' is not recognized", key)
+			return nil, newAWSError("ValidationError", "The attribute key '%s' is not recognized", key)
 		}
 		if limits, ok := fakeRanges[key]; ok {
 			if n, err := strconv.Atoi(value); err != nil || n < limits[0] || n > limits[1] {
-				return nil, refuse("ValidationError", "'%s' value '%s' must be between '%d-%d' inclusive", key, value, limits[0], limits[1])
+				return nil, newAWSError("ValidationError", "'%s' value '%s' must be between '%d-%d' inclusive", key, value, limits[0], limits[1])
 			}
 		} else if (was == "true" || was == "false") && value != "true" && value != "false" {
-			return nil, refuse("ValidationError", "'%s' must be one of [true, false]", key)
+			return nil, newAWSError("ValidationError", "'%s' must be one of [true, false]", key)
 		}
 		after[key] = value
 	}
 	return after, nil
 }
 
-func (f *fake) newTags(tags []elbtypes.Tag) (map[string]string, error) {
+func (f *fakeAWS) newTags(tags []elbtypes.Tag) (map[string]string, error) {
 	all := map[string]string{}
 	for _, t := range tags {
 		if _, twice := all[*t.Key]; twice {
-			return nil, refuse("DuplicateTagKeys", "Tag key '%s' was specified more than once", *t.Key)
+			return nil, newAWSError("DuplicateTagKeys", "Tag key '%s' was specified more than once", *t.Key)
 		}
 		if t.Value == nil {
 			t.Value = new("")
@@ -97,20 +97,20 @@ func (f *fake) newTags(tags []elbtypes.Tag) (map[string]string, error) {
 	return all, f.tagsAllowed(all)
 }
 
-func (f *fake) tagsAllowed(tags map[string]string) error {
+func (f *fakeAWS) tagsAllowed(tags map[string]string) error {
 	if len(tags) > f.quota.tags {
-		return refuse("TooManyTags", "The maximum number of tags has been reached")
+		return newAWSError("TooManyTags", "The maximum number of tags has been reached")
 	}
 	for key, value := range tags {
 		if key == "" || len(key) > 128 || len(value) > 256 || strings.HasPrefix(strings.ToLower(key), "aws:") {
-			return refuse("ValidationError", "The tag '%s=%s' is not allowed", key, value)
+			return newAWSError("ValidationError", "The tag '%s=%s' is not allowed", key, value)
 		}
 	}
 	return nil
 }
 
 // tagsOf is the map of whatever has the ARN.
-func (f *fake) tagsOf(arn string) (map[string]string, error) {
+func (f *fakeAWS) tagsOf(arn string) (map[string]string, error) {
 	switch {
 	case strings.Contains(arn, ":loadbalancer/"):
 		b, err := f.balancer(&arn)
@@ -132,9 +132,9 @@ func (f *fake) tagsOf(arn string) (map[string]string, error) {
 	return g.tags, nil
 }
 
-func (f *fake) describeTags(in *elb.DescribeTagsInput) (any, error) {
+func (f *fakeAWS) describeTags(in *elb.DescribeTagsInput) (any, error) {
 	if len(in.ResourceArns) > 20 {
-		return nil, refuse("ValidationError", "Cannot have more than 20 resources described")
+		return nil, newAWSError("ValidationError", "Cannot have more than 20 resources described")
 	}
 	out := &elb.DescribeTagsOutput{}
 	for _, arn := range in.ResourceArns {
@@ -151,7 +151,7 @@ func (f *fake) describeTags(in *elb.DescribeTagsInput) (any, error) {
 	return out, nil
 }
 
-func (f *fake) addTags(in *elb.AddTagsInput) (any, error) {
+func (f *fakeAWS) addTags(in *elb.AddTagsInput) (any, error) {
 	added, err := f.newTags(in.Tags)
 	if err != nil {
 		return nil, err
@@ -171,7 +171,7 @@ func (f *fake) addTags(in *elb.AddTagsInput) (any, error) {
 	return &elb.AddTagsOutput{}, nil
 }
 
-func (f *fake) removeTags(in *elb.RemoveTagsInput) (any, error) {
+func (f *fakeAWS) removeTags(in *elb.RemoveTagsInput) (any, error) {
 	for _, arn := range in.ResourceArns {
 		tags, err := f.tagsOf(arn)
 		if err != nil {

@@ -35,7 +35,7 @@ func (g *fakeTargets) drain(ids []string, descriptions int) {
 	}
 }
 
-func (f *fake) doTargets(input any) (any, error) {
+func (f *fakeAWS) doTargets(input any) (any, error) {
 	switch in := input.(type) {
 	case *elb.CreateTargetGroupInput:
 		return f.createTargetGroup(in)
@@ -56,42 +56,42 @@ func (f *fake) doTargets(input any) (any, error) {
 	case *elb.DescribeTargetHealthInput:
 		return f.describeTargetHealth(in)
 	}
-	return nil, f.stranger(input)
+	return nil, f.foreignObject(input)
 }
 
-func (f *fake) targetGroup(arn *string) (*fakeTargets, error) {
+func (f *fakeAWS) targetGroup(arn *string) (*fakeTargets, error) {
 	for _, g := range f.targets {
 		if *g.TargetGroupArn == *arn {
 			return g, nil
 		}
 	}
-	return nil, refuse("TargetGroupNotFound", "Target groups '%s' not found", *arn)
+	return nil, newAWSError("TargetGroupNotFound", "Target groups '%s' not found", *arn)
 }
 
-func (f *fake) createTargetGroup(in *elb.CreateTargetGroupInput) (any, error) {
+func (f *fakeAWS) createTargetGroup(in *elb.CreateTargetGroupInput) (any, error) {
 	if !fakeNames.MatchString(*in.Name) {
-		return nil, refuse("ValidationError", "Target group name '%s' is not allowed", *in.Name)
+		return nil, newAWSError("ValidationError", "Target group name '%s' is not allowed", *in.Name)
 	}
 	for _, g := range f.targets {
 		if *g.TargetGroupName != *in.Name {
 			continue
 		}
 		if g.settings != fingerprint(in) {
-			return nil, refuse("DuplicateTargetGroupName", "A target group with the same name '%s' exists, but with different settings", *in.Name)
+			return nil, newAWSError("DuplicateTargetGroupName", "A target group with the same name '%s' exists, but with different settings", *in.Name)
 		}
 		return &elb.CreateTargetGroupOutput{TargetGroups: []elbtypes.TargetGroup{g.TargetGroup}}, nil
 	}
 	switch {
 	case len(f.targets) >= f.quota.targetGroups:
-		return nil, refuse("TooManyTargetGroups", "The maximum number of target groups has been reached")
+		return nil, newAWSError("TooManyTargetGroups", "The maximum number of target groups has been reached")
 	case f.vpc(*in.VpcId) == nil:
-		return nil, refuse("ValidationError", "The VPC ID '%s' is not found", *in.VpcId)
+		return nil, newAWSError("ValidationError", "The VPC ID '%s' is not found", *in.VpcId)
 	case fakeForwards[in.Protocol] == nil:
-		return nil, refuse("ValidationError", "the fake has no target group for protocol '%s'", in.Protocol)
+		return nil, newAWSError("ValidationError", "the fake has no target group for protocol '%s'", in.Protocol)
 	case in.TargetType != "" && in.TargetType != elbtypes.TargetTypeEnumInstance:
-		return nil, refuse("ValidationError", "the fake has no targets of type '%s'", in.TargetType)
+		return nil, newAWSError("ValidationError", "the fake has no targets of type '%s'", in.TargetType)
 	case *in.Port < 1 || *in.Port > 65535:
-		return nil, refuse("ValidationError", "Port '%d' is not valid", *in.Port)
+		return nil, newAWSError("ValidationError", "Port '%d' is not valid", *in.Port)
 	}
 	tags, err := f.newTags(in.Tags)
 	if err != nil {
@@ -129,10 +129,10 @@ func (g *fakeTargets) check(in *elb.ModifyTargetGroupInput) error {
 	}
 	http := after.HealthCheckProtocol == elbtypes.ProtocolEnumHttp || after.HealthCheckProtocol == elbtypes.ProtocolEnumHttps
 	if !http && after.HealthCheckProtocol != elbtypes.ProtocolEnumTcp {
-		return refuse("ValidationError", "Health check protocol '%s' is not supported", after.HealthCheckProtocol)
+		return newAWSError("ValidationError", "Health check protocol '%s' is not supported", after.HealthCheckProtocol)
 	}
 	if !http && (in.HealthCheckPath != nil || in.Matcher != nil) {
-		return refuse("InvalidConfigurationRequest", "A health check path or matcher cannot be specified for protocol TCP")
+		return newAWSError("InvalidConfigurationRequest", "A health check path or matcher cannot be specified for protocol TCP")
 	}
 	switch {
 	case !http:
@@ -170,17 +170,17 @@ func (g *fakeTargets) check(in *elb.ModifyTargetGroupInput) error {
 			*number.in = number.set
 		}
 		if **number.in < number.min || **number.in > number.max {
-			return refuse("ValidationError", "Health check %s '%d' must be between %d and %d", number.name, **number.in, number.min, number.max)
+			return newAWSError("ValidationError", "Health check %s '%d' must be between %d and %d", number.name, **number.in, number.min, number.max)
 		}
 	}
 	if *after.HealthCheckTimeoutSeconds > *after.HealthCheckIntervalSeconds {
-		return refuse("ValidationError", "Health check timeout '%d' must be smaller than or equal to the interval '%d'", *after.HealthCheckTimeoutSeconds, *after.HealthCheckIntervalSeconds)
+		return newAWSError("ValidationError", "Health check timeout '%d' must be smaller than or equal to the interval '%d'", *after.HealthCheckTimeoutSeconds, *after.HealthCheckIntervalSeconds)
 	}
 	g.TargetGroup = after
 	return nil
 }
 
-func (f *fake) describeTargetGroups(in *elb.DescribeTargetGroupsInput) (any, error) {
+func (f *fakeAWS) describeTargetGroups(in *elb.DescribeTargetGroupsInput) (any, error) {
 	if in.LoadBalancerArn != nil {
 		if _, err := f.balancer(in.LoadBalancerArn); err != nil {
 			return nil, err
@@ -195,13 +195,13 @@ func (f *fake) describeTargetGroups(in *elb.DescribeTargetGroupsInput) (any, err
 		}
 	}
 	if len(found) < len(in.Names)+len(in.TargetGroupArns) {
-		return nil, refuse("TargetGroupNotFound", "One or more target groups not found")
+		return nil, newAWSError("TargetGroupNotFound", "One or more target groups not found")
 	}
 	found, next, err := paged(f, found, in.PageSize, in.Marker)
 	return &elb.DescribeTargetGroupsOutput{TargetGroups: found, NextMarker: next}, err
 }
 
-func (f *fake) modifyTargetGroup(in *elb.ModifyTargetGroupInput) (any, error) {
+func (f *fakeAWS) modifyTargetGroup(in *elb.ModifyTargetGroupInput) (any, error) {
 	g, err := f.targetGroup(in.TargetGroupArn)
 	if err != nil {
 		return nil, err
@@ -214,20 +214,20 @@ func (f *fake) modifyTargetGroup(in *elb.ModifyTargetGroupInput) (any, error) {
 }
 
 // deleteTargetGroup: AWS documents no error for a group that is not there.
-func (f *fake) deleteTargetGroup(in *elb.DeleteTargetGroupInput) (any, error) {
+func (f *fakeAWS) deleteTargetGroup(in *elb.DeleteTargetGroupInput) (any, error) {
 	g, err := f.targetGroup(in.TargetGroupArn)
 	if err != nil {
 		return &elb.DeleteTargetGroupOutput{}, nil
 	}
 	if len(g.LoadBalancerArns) > 0 || g.inUse > 0 {
 		g.inUse--
-		return nil, refuse("ResourceInUse", "Target group '%s' is currently in use by a listener or a rule", *in.TargetGroupArn)
+		return nil, newAWSError("ResourceInUse", "Target group '%s' is currently in use by a listener or a rule", *in.TargetGroupArn)
 	}
 	f.targets = slices.DeleteFunc(f.targets, func(other *fakeTargets) bool { return other == g })
 	return &elb.DeleteTargetGroupOutput{}, nil
 }
 
-func (f *fake) describeTargetGroupAttributes(in *elb.DescribeTargetGroupAttributesInput) (any, error) {
+func (f *fakeAWS) describeTargetGroupAttributes(in *elb.DescribeTargetGroupAttributesInput) (any, error) {
 	g, err := f.targetGroup(in.TargetGroupArn)
 	if err != nil {
 		return nil, err
@@ -235,7 +235,7 @@ func (f *fake) describeTargetGroupAttributes(in *elb.DescribeTargetGroupAttribut
 	return &elb.DescribeTargetGroupAttributesOutput{Attributes: attributeList[elbtypes.TargetGroupAttribute](g.attributes)}, nil
 }
 
-func (f *fake) modifyTargetGroupAttributes(in *elb.ModifyTargetGroupAttributesInput) (any, error) {
+func (f *fakeAWS) modifyTargetGroupAttributes(in *elb.ModifyTargetGroupAttributesInput) (any, error) {
 	g, err := f.targetGroup(in.TargetGroupArn)
 	if err != nil {
 		return nil, err
@@ -247,20 +247,20 @@ func (f *fake) modifyTargetGroupAttributes(in *elb.ModifyTargetGroupAttributesIn
 	udp := g.Protocol == elbtypes.ProtocolEnumUdp || g.Protocol == elbtypes.ProtocolEnumTcpUdp
 	switch {
 	case udp && after["preserve_client_ip.enabled"] == "false":
-		return nil, refuse("InvalidConfigurationRequest", "Client IP preservation cannot be disabled for %s target groups", g.Protocol)
+		return nil, newAWSError("InvalidConfigurationRequest", "Client IP preservation cannot be disabled for %s target groups", g.Protocol)
 	case udp && after["target_health_state.unhealthy.connection_termination.enabled"] == "true":
-		return nil, refuse("InvalidConfigurationRequest", "Connection termination of unhealthy targets cannot be enabled for %s target groups", g.Protocol)
+		return nil, newAWSError("InvalidConfigurationRequest", "Connection termination of unhealthy targets cannot be enabled for %s target groups", g.Protocol)
 	case g.Protocol == elbtypes.ProtocolEnumTls && after["stickiness.enabled"] == "true":
-		return nil, refuse("InvalidConfigurationRequest", "You cannot enable stickiness on target groups with the TLS protocol")
+		return nil, newAWSError("InvalidConfigurationRequest", "You cannot enable stickiness on target groups with the TLS protocol")
 	case after["stickiness.type"] != "source_ip":
-		return nil, refuse("InvalidConfigurationRequest", "Stickiness type '%s' is not supported for target groups with the %s protocol", after["stickiness.type"], g.Protocol)
+		return nil, newAWSError("InvalidConfigurationRequest", "Stickiness type '%s' is not supported for target groups with the %s protocol", after["stickiness.type"], g.Protocol)
 	}
 	g.attributes = after
 	return &elb.ModifyTargetGroupAttributesOutput{Attributes: attributeList[elbtypes.TargetGroupAttribute](g.attributes)}, nil
 }
 
 // registerTargets takes all targets or none.
-func (f *fake) registerTargets(in *elb.RegisterTargetsInput) (any, error) {
+func (f *fakeAWS) registerTargets(in *elb.RegisterTargetsInput) (any, error) {
 	g, err := f.targetGroup(in.TargetGroupArn)
 	if err != nil {
 		return nil, err
@@ -283,11 +283,11 @@ func (f *fake) registerTargets(in *elb.RegisterTargetsInput) (any, error) {
 	}
 	switch {
 	case len(invalid) > 0:
-		return nil, refuse("InvalidTarget", "The following targets are not valid instances: %s", strings.Join(invalid, ", "))
+		return nil, newAWSError("InvalidTarget", "The following targets are not valid instances: %s", strings.Join(invalid, ", "))
 	case len(stopped) > 0:
-		return nil, refuse("InvalidTarget", "The following targets are not in a running state and cannot be registered: %s", strings.Join(stopped, ", "))
+		return nil, newAWSError("InvalidTarget", "The following targets are not in a running state and cannot be registered: %s", strings.Join(stopped, ", "))
 	case len(after) > f.quota.targets:
-		return nil, refuse("TooManyTargets", "The maximum number of targets has been reached on target group '%s'", *g.TargetGroupArn)
+		return nil, newAWSError("TooManyTargets", "The maximum number of targets has been reached on target group '%s'", *g.TargetGroupArn)
 	}
 	g.targets = after
 	return &elb.RegisterTargetsOutput{}, nil
@@ -295,7 +295,7 @@ func (f *fake) registerTargets(in *elb.RegisterTargetsInput) (any, error) {
 
 // deregisterTargets: "If the specified target does not exist, the action
 // returns successfully."
-func (f *fake) deregisterTargets(in *elb.DeregisterTargetsInput) (any, error) {
+func (f *fakeAWS) deregisterTargets(in *elb.DeregisterTargetsInput) (any, error) {
 	g, err := f.targetGroup(in.TargetGroupArn)
 	if err != nil {
 		return nil, err
@@ -308,7 +308,7 @@ func (f *fake) deregisterTargets(in *elb.DeregisterTargetsInput) (any, error) {
 	return &elb.DeregisterTargetsOutput{}, nil
 }
 
-func (f *fake) describeTargetHealth(in *elb.DescribeTargetHealthInput) (any, error) {
+func (f *fakeAWS) describeTargetHealth(in *elb.DescribeTargetHealthInput) (any, error) {
 	g, err := f.targetGroup(in.TargetGroupArn)
 	if err != nil {
 		return nil, err

@@ -21,12 +21,12 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// fake is one account of AWS in memory. It follows AWS's documentation where
+// fakeAWS is one account of AWS in memory. It follows AWS's documentation where
 // moto does not: what takes time, what refers to what, limits, and what is
 // refused. It sits inside the SDK's clients, so their signing, retries and
 // errors are the real ones. Tests may change the fields between calls.
-type fake struct {
-	quota        quota
+type fakeAWS struct {
+	quota        fakeQuota
 	provisioning int             // so many descriptions of a new balancer say "provisioning"
 	lingering    int             // so often a deleted balancer's interfaces keep its groups from being deleted
 	inUse        int             // so often a deleted listener's target group is still in use
@@ -52,15 +52,15 @@ type fake struct {
 	targets      []*fakeTargets
 }
 
-// quota are the limits of the account.
-type quota struct {
+// fakeQuota are the limits of the account.
+type fakeQuota struct {
 	balancers, listeners, targetGroups, targets, certificates int
 	groups, rules, groupsPerBalancer, tags                    int
 }
 
-func newFake(t *testing.T, account, region string) *fake {
-	return &fake{
-		quota: quota{
+func newFake(t *testing.T, account, region string) *fakeAWS {
+	return &fakeAWS{
+		quota: fakeQuota{
 			balancers: 50, listeners: 50, targetGroups: 3000, targets: 1000, certificates: 25,
 			groups: 2500, rules: 60, groupsPerBalancer: 5, tags: 50,
 		},
@@ -77,7 +77,7 @@ type awsError struct {
 
 func (e *awsError) Error() string { return e.code + ": " + e.message }
 
-func refuse(code, format string, args ...any) error {
+func newAWSError(code, format string, args ...any) error {
 	return &awsError{code, fmt.Sprintf(format, args...)}
 }
 
@@ -86,13 +86,13 @@ type (
 	answerKey struct{} // what goes through the real deserializer: an error
 )
 
-type rawAnswer struct {
+type rawResponse struct {
 	response *http.Response
 	err      error
 }
 
 // load makes clients that talk to the fake, through the wire if there is one.
-func (f *fake) load(w *wire) config.LoadOptionsFunc {
+func (f *fakeAWS) load(w *wire) config.LoadOptionsFunc {
 	return config.WithAPIOptions([]func(*middleware.Stack) error{func(stack *middleware.Stack) error {
 		keep := middleware.InitializeMiddlewareFunc("keep the input", func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {
 			return next.HandleInitialize(middleware.WithStackValue(ctx, inputKey{}, in.Parameters), in)
@@ -107,7 +107,7 @@ func (f *fake) load(w *wire) config.LoadOptionsFunc {
 		})
 		// … and errors behind it, so that it makes the SDK's types of them.
 		refuse := middleware.DeserializeMiddlewareFunc("refuse", func(ctx context.Context, _ middleware.DeserializeInput, _ middleware.DeserializeHandler) (middleware.DeserializeOutput, middleware.Metadata, error) {
-			raw := middleware.GetStackValue(ctx, answerKey{}).(*rawAnswer)
+			raw := middleware.GetStackValue(ctx, answerKey{}).(*rawResponse)
 			if raw.err != nil {
 				return middleware.DeserializeOutput{}, middleware.Metadata{}, raw.err
 			}
@@ -124,13 +124,13 @@ func (f *fake) load(w *wire) config.LoadOptionsFunc {
 }
 
 // attempt is one attempt of a client to call AWS.
-func (f *fake) attempt(ctx context.Context, w *wire) (any, *rawAnswer) {
+func (f *fakeAWS) attempt(ctx context.Context, w *wire) (any, *rawResponse) {
 	service := serviceELB
 	if middleware.GetServiceID(ctx) == ec2.ServiceID {
 		service = serviceEC2
 	}
 	if ctx.Err() != nil {
-		return nil, &rawAnswer{err: &smithy.CanceledError{Err: ctx.Err()}}
+		return nil, &rawResponse{err: &smithy.CanceledError{Err: ctx.Err()}}
 	}
 	var failing *kind
 	if w != nil {
@@ -143,23 +143,23 @@ func (f *fake) attempt(ctx context.Context, w *wire) (any, *rawAnswer) {
 		case err == nil:
 			return output, nil
 		case refusal != nil:
-			return nil, &rawAnswer{response: errorAnswer(service, http.StatusBadRequest, refusal.code, refusal.message)}
+			return nil, &rawResponse{response: errorAnswer(service, http.StatusBadRequest, refusal.code, refusal.message)}
 		default:
-			return nil, &rawAnswer{err: err}
+			return nil, &rawResponse{err: err}
 		}
 	}
 	response, err := failing.answer(service)
 	if err != nil {
 		err = &smithyhttp.RequestSendError{Err: &url.Error{Op: "Post", URL: "https://" + service, Err: err}}
 	}
-	return nil, &rawAnswer{response, err}
+	return nil, &rawResponse{response, err}
 }
 
 // do runs an action. The fake and its callers share no memory.
-func (f *fake) do(input any) (any, error) {
+func (f *fakeAWS) do(input any) (any, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	input = copied(input)
+	input = deepCopy(input)
 	var output any
 	var err error
 	switch reflect.TypeOf(input).Elem().PkgPath() {
@@ -168,22 +168,22 @@ func (f *fake) do(input any) (any, error) {
 	case reflect.TypeFor[elb.Client]().PkgPath():
 		output, err = f.doELB(input)
 	default:
-		err = f.stranger(input)
+		err = f.foreignObject(input)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return copied(output), nil
+	return deepCopy(output), nil
 }
 
-// stranger is an action that the fake does not have.
-func (f *fake) stranger(input any) error {
+// foreignObject is an action that the fake does not have.
+func (f *fakeAWS) foreignObject(input any) error {
 	f.t.Errorf("the fake has no answer to %T", input)
-	return refuse("InvalidAction", "the fake has no answer to %T", input)
+	return newAWSError("InvalidAction", "the fake has no answer to %T", input)
 }
 
-// copied is a deep copy of what x points to.
-func copied(x any) any {
+// deepCopy is a deep copy of what x points to.
+func deepCopy(x any) any {
 	text, err := json.Marshal(x)
 	if err != nil {
 		panic(err)
@@ -205,17 +205,17 @@ func fingerprint(x any) string {
 }
 
 // id makes an identifier as AWS does.
-func (f *fake) id(prefix string) string {
+func (f *fakeAWS) id(prefix string) string {
 	f.serial++
 	return fmt.Sprintf("%s%017x", prefix, f.serial)
 }
 
-func (f *fake) arn(kind string) string {
+func (f *fakeAWS) arn(kind string) string {
 	return "arn:aws:elasticloadbalancing:" + f.region + ":" + f.account + ":" + kind
 }
 
 // paged cuts one page out of all results: those after the marker.
-func paged[T any](f *fake, all []T, size *int32, marker *string) ([]T, *string, error) {
+func paged[T any](f *fakeAWS, all []T, size *int32, marker *string) ([]T, *string, error) {
 	from, length := 0, f.page
 	if size != nil {
 		length = min(length, int(*size))
@@ -223,7 +223,7 @@ func paged[T any](f *fake, all []T, size *int32, marker *string) ([]T, *string, 
 	if marker != nil {
 		at, err := strconv.Atoi(*marker)
 		if err != nil || at > len(all) {
-			return nil, nil, refuse("ValidationError", "Invalid marker %s", *marker)
+			return nil, nil, newAWSError("ValidationError", "Invalid marker %s", *marker)
 		}
 		from = at
 	}

@@ -25,7 +25,7 @@ type step struct {
 // steps are a Service's life, with all that a change can change in place.
 func (a *account) steps(t *testing.T) []step {
 	t.Helper()
-	before, after := aService("web", 80, 443, 25), aService("web", 80, 443, 8080)
+	before, after := newService("web", 80, 443, 25), newService("web", 80, 443, 8080)
 	first, second, third := a.certificate(t, "a.example.com"), a.certificate(t, "b.example.com"), a.certificate(t, "c.example.com")
 	before.Annotations = map[string]string{
 		prefix + "ssl-cert":                 first + "," + second,
@@ -145,11 +145,11 @@ func (a *account) live(t *testing.T, s step, f *fault, killed bool) (calls []str
 func (a *account) faultsOf(action string) (all []fault) {
 	all = []fault{
 		{kind: clientError("AccessDenied")},
-		{kind: throttle, times: attempts},
+		{kind: throttle, times: maxAttempts},
 		{kind: lostAnswer},
 	}
 	if a.fake != nil {
-		all = append(all, fault{kind: lostAnswer, times: attempts}, fault{kind: serverError(500), times: attempts}, fault{kind: unreached, times: attempts})
+		all = append(all, fault{kind: lostAnswer, times: maxAttempts}, fault{kind: serverError(500), times: maxAttempts}, fault{kind: unreached, times: maxAttempts})
 	}
 	for i := range all {
 		all[i].action = action
@@ -174,7 +174,7 @@ func TestFaults(t *testing.T) {
 				check := func(name string, f fault, killed bool) {
 					good := t.Run(name, func(t *testing.T) {
 						if _, have := a.live(t, s, &f, killed); have != world {
-							t.Errorf("the world differs:\n%s", difference(world, have))
+							t.Errorf("the world differs:\n%s", textDifference(world, have))
 						}
 					})
 					if !good { // what is left over would meet the next fault
@@ -194,8 +194,8 @@ func TestFaults(t *testing.T) {
 	})
 }
 
-// difference is what is only in one of two texts.
-func difference(want, have string) string {
+// textDifference returns the lines that are in one of two texts only.
+func textDifference(want, have string) string {
 	var out []string
 	a, b := strings.Split(want, "\n"), strings.Split(have, "\n")
 	for _, line := range a {

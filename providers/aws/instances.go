@@ -37,9 +37,9 @@ type instanceCache struct {
 
 // lookUpInstances returns the instances of the targets. It leaves out those that
 // AWS does not know or that have ended: one bad node must not affect the others.
-func (c *Cloud) lookUpInstances(ctx context.Context, targets []target) (found []instance, err error) {
+func (c *Cloud) lookUpInstances(ctx context.Context, targets []nodeTarget) (found []instance, err error) {
 	cache := &c.instances
-	for ids := range slices.Chunk(cache.outdated(targets), instancesPerCall) {
+	for ids := range slices.Chunk(cache.outdatedIDs(targets), instancesPerCall) {
 		err := callOnce(ctx, &cache.flight, strings.Join(ids, " "), func(ctx context.Context) error {
 			found, err := c.describeInstances(ctx, ids)
 			if err == nil {
@@ -61,8 +61,8 @@ func (c *Cloud) lookUpInstances(ctx context.Context, targets []target) (found []
 	return found, nil
 }
 
-// outdated returns the instances that must be read.
-func (c *instanceCache) outdated(targets []target) (ids []string) {
+// outdatedIDs returns the instances that must be read.
+func (c *instanceCache) outdatedIDs(targets []nodeTarget) (ids []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, t := range targets {
@@ -92,7 +92,7 @@ func (c *instanceCache) store(ids []string, found map[string]instance) {
 // describeInstances uses a filter: an unknown ID in InstanceIds would fail the
 // call for all.
 func (c *Cloud) describeInstances(ctx context.Context, ids []string) (map[string]instance, error) {
-	pages := ec2api.NewDescribeInstancesPaginator(c.ec2, &ec2api.DescribeInstancesInput{Filters: filter("instance-id", ids...)})
+	pages := ec2api.NewDescribeInstancesPaginator(c.ec2, &ec2api.DescribeInstancesInput{Filters: ec2Filter("instance-id", ids...)})
 	reservations, err := listAll(ctx, pages, func(p *ec2api.DescribeInstancesOutput) []ec2.Reservation { return p.Reservations })
 	found := map[string]instance{}
 	for _, r := range reservations {

@@ -15,13 +15,13 @@ import (
 // only saves calls. It does not change while it is stored, except that
 // invalidate makes a comparison due.
 type lastSync struct {
-	desired stack     // of a stack that this process did not apply, only what targets depend on
-	targets []target  // the desired ones
-	due     time.Time // when the stack must be compared with AWS
-	syncs   int       // of the whole stack, before this one
+	desired stack        // of a stack that this process did not apply, only what targets depend on
+	targets []nodeTarget // the desired ones
+	due     time.Time    // when the stack must be compared with AWS
+	syncs   int          // of the whole stack, before this one
 	vpc     string
 	tags    map[string]map[string]string // by ARN
-	groups  []registration
+	groups  []targetRegistration
 	// refused are the instances that AWS has refused, and until when they are
 	// not registered.
 	refused map[string]time.Time
@@ -35,14 +35,14 @@ type lastSync struct {
 
 	status   *corev1.LoadBalancerStatus
 	report   providers.Report
-	subject  string   // of the report's message, which comes before the targets
-	progress string   // comes after the targets
+	subject  string   // the part of the report's message before the targets
+	progress string   // the part after the targets
 	missing  []string // nodes among the targets that are not registered
 	noUsable bool     // none of the nodes can be a target
 }
 
-// registration is a target group and the instances registered with it.
-type registration struct {
+// targetRegistration is a target group and the instances registered with it.
+type targetRegistration struct {
 	arn       string
 	instances []string
 }
@@ -54,8 +54,8 @@ func (l *lastSync) clone() *lastSync {
 	return &n
 }
 
-// limit returns how many targets the load balancer can have.
-func (l *lastSync) limit() targetLimit { return l.desired.targetLimit(len(l.groups)) }
+// targetLimit returns how many targets the load balancer can have.
+func (l *lastSync) targetLimit() targetLimit { return l.desired.targetLimit(len(l.groups)) }
 
 // lockService waits until no other sync of the Service runs.
 func (c *Cloud) lockService(uid types.UID) (unlock func()) {

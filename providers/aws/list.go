@@ -39,19 +39,19 @@ type ownWrite[V any] struct {
 }
 
 // put caches an object that was created or changed.
-func (l *listCache[V]) put(item V) { l.write(l.name(item), &item) }
+func (l *listCache[V]) put(item V) { l.recordWrite(l.name(item), &item) }
 
 // remove removes an object that was deleted.
-func (l *listCache[V]) remove(name string) { l.write(name, nil) }
+func (l *listCache[V]) remove(name string) { l.recordWrite(name, nil) }
 
-func (l *listCache[V]) write(name string, item *V) {
+func (l *listCache[V]) recordWrite(name string, item *V) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.writes = put(l.writes, name, ownWrite[V]{item, time.Now()})
-	l.apply(name, item)
+	l.applyWrite(name, item)
 }
 
-func (l *listCache[V]) apply(name string, item *V) {
+func (l *listCache[V]) applyWrite(name string, item *V) {
 	if item == nil {
 		delete(l.items, name)
 	} else {
@@ -67,9 +67,9 @@ func (l *listCache[V]) invalidate() {
 	l.listed = time.Time{}
 }
 
-// get returns the objects whose names match. Callers that need a new list at
+// match returns the objects whose names match. Callers that need a new list at
 // the same time share one, or its failure.
-func (l *listCache[V]) get(ctx context.Context, match func(name string) bool) (all []V, err error) {
+func (l *listCache[V]) match(ctx context.Context, match func(name string) bool) (all []V, err error) {
 	l.mu.Lock()
 	old := time.Since(l.listed) > l.maxAge
 	l.mu.Unlock()
@@ -109,7 +109,7 @@ func (l *listCache[V]) refresh(ctx context.Context) error {
 		if w.at.Before(begun) {
 			delete(l.writes, name)
 		} else {
-			l.apply(name, w.item)
+			l.applyWrite(name, w.item)
 		}
 	}
 	return nil

@@ -10,13 +10,13 @@ import (
 func TestCertificates(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
 		first, second, third := a.certificate(t, "a.example.com"), a.certificate(t, "b.example.com"), a.certificate(t, "c.example.com")
-		c, s := a.provider(t), aService("web", 443)
+		c, s := a.provider(t), newService("web", 443)
 		for _, certificates := range [][]string{{first, second}, {first, third}, {second}, {first, second, third}} {
 			if a.fake == nil && certificates[0] != first {
 				continue // moto lists a wrong default certificate after it has changed
 			}
 			annotate("ssl-cert", strings.Join(certificates, ","), "ssl-negotiation-policy", "ELBSecurityPolicy-TLS13-1-2-2021-06")(s)
-			a.ensured(t, c, s)
+			a.ensureService(t, c, s)
 			world := a.world(t)
 			for _, arn := range []string{first, second, third} {
 				want := false
@@ -38,17 +38,17 @@ func TestFiftyPorts(t *testing.T) {
 	for i := range int32(maxListeners) {
 		ports = append(ports, 1000+i)
 	}
-	c, s := a.provider(t), aService("web", ports...)
-	a.ensured(t, c, s)
+	c, s := a.provider(t), newService("web", ports...)
+	a.ensureService(t, c, s)
 	a.reset()
 	c.lastSyncOf(s.UID).due = time.Time{}
 	c.invalidateLists()
-	a.ensured(t, c, s)
+	a.ensureService(t, c, s)
 	if n := len(a.calls()); n > 5+len(ports) {
 		t.Errorf("a comparison takes %d calls", n)
 	}
 	s.Spec.Ports[49].Port = 2000
-	a.ensured(t, c, s)
+	a.ensureService(t, c, s)
 	if n := len(a.listeners(t, *a.balancers(t)[0].LoadBalancerArn)); n != maxListeners {
 		t.Errorf("there are %d listeners", n)
 	}

@@ -33,7 +33,7 @@ const (
 // GetLoadBalancerName returns the name of the Service's first load balancer
 // (cloudprovider.LoadBalancer).
 func (c *Cloud) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.Service) string {
-	return c.names.service(svc.UID)
+	return c.names.firstName(svc.UID)
 }
 
 // GetLoadBalancer finds the Service's load balancer (cloudprovider.LoadBalancer).
@@ -41,7 +41,7 @@ func (c *Cloud) GetLoadBalancer(ctx context.Context, _ string, svc *corev1.Servi
 	if err := c.connect(ctx); err != nil {
 		return nil, false, err
 	}
-	found, err := c.loadBalancers.get(ctx, c.names.ofService(svc.UID))
+	found, err := c.loadBalancers.match(ctx, c.names.ofService(svc.UID))
 	if err != nil || len(found) == 0 {
 		return nil, false, err
 	}
@@ -80,7 +80,7 @@ func (c *Cloud) EnsureLoadBalancer(
 		r := &reconciler{Cloud: c, svc: svc, mode: mode, result: last.clone()}
 		completed, err := r.completePending(ctx)
 		if err != nil {
-			return nil, refused(err)
+			return nil, asRefusal(err)
 		}
 		if completed {
 			c.storeSync(svc.UID, r.result)
@@ -93,9 +93,9 @@ func (c *Cloud) EnsureLoadBalancer(
 		r.result.syncs, r.result.refused, r.result.shown = last.syncs+1, maps.Clone(last.refused), last.shown
 		r.knownTags = last.tags
 	}
-	if err := r.ensure(ctx); err != nil {
+	if err := r.ensureStack(ctx); err != nil {
 		c.invalidateSync(svc.UID)
-		return nil, refused(err)
+		return nil, asRefusal(err)
 	}
 	// A caller with the period Resync must find the comparison due.
 	r.result.due = time.Now().Add(c.options.Resync - c.options.Resync/10)
@@ -107,7 +107,7 @@ func (c *Cloud) EnsureLoadBalancer(
 // neither being provisioned nor usable.
 func (r *reconciler) completePending(ctx context.Context) (completed bool, err error) {
 	if !r.result.report.Ready {
-		found, err := r.loadBalancers.get(ctx, r.names.ofService(r.svc.UID))
+		found, err := r.loadBalancers.match(ctx, r.names.ofService(r.svc.UID))
 		if err != nil || len(found) != 1 {
 			return false, err
 		}
@@ -143,7 +143,7 @@ func (c *Cloud) Report(svc *corev1.Service) providers.Report {
 	if l := c.lastSyncOf(svc.UID); l != nil {
 		return l.report
 	}
-	return providers.Report{Reason: v1alpha1.Provisioning, Message: "nothing is known yet"}
+	return providers.Report{Reason: v1alpha1.Provisioning, Message: "the load balancer has not been synced yet"}
 }
 
 // UpdateLoadBalancer makes the nodes the targets of the Service's load balancer,
@@ -157,11 +157,11 @@ func (c *Cloud) UpdateLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 	if last := c.lastSyncOf(svc.UID); last != nil {
 		r.result = last.clone()
 	} else if exists, err := r.readRegistered(ctx); err != nil || !exists {
-		return refused(err)
+		return asRefusal(err)
 	}
 	r.result.targets = targetNodes(nodes, r.result.desired.NodeLabels)
 	if err := r.updateTargets(ctx); err != nil {
-		return refused(err)
+		return asRefusal(err)
 	}
 	c.storeSync(svc.UID, r.result)
 	return nil
@@ -185,10 +185,10 @@ func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *co
 	case errors.Is(err, errInUse):
 		// Its interfaces keep a deleted load balancer's security groups for minutes.
 		c.storeSync(svc.UID, &lastSync{deletions: deletions + 1})
-		return api.NewRetryError("AWS has not let go of "+err.Error(), minDeletionRetry<<min(deletions, 3))
+		return api.NewRetryError("waiting for AWS to release "+err.Error(), minDeletionRetry<<min(deletions, 3))
 	case err != nil:
 		c.invalidateLists()
 	}
 	c.storeSync(svc.UID, nil)
-	return refused(err)
+	return asRefusal(err)
 }

@@ -14,8 +14,8 @@ func put[K comparable, V any](m map[K]V, k K, v V) map[K]V {
 	return m
 }
 
-// merged returns a new map with all entries; the last map wins.
-func merged(all ...map[string]string) map[string]string {
+// mergeMaps returns a new map with all entries; the last map wins.
+func mergeMaps(all ...map[string]string) map[string]string {
 	m := map[string]string{}
 	for _, more := range all {
 		maps.Copy(m, more)
@@ -23,7 +23,7 @@ func merged(all ...map[string]string) map[string]string {
 	return m
 }
 
-// without returns what the first slice has and the second lacks.
-func without[T comparable](a, b []T) []T {
+// subtract returns what the first slice has and the second lacks.
+func subtract[T comparable](a, b []T) []T {
 	return slices.DeleteFunc(slices.Clone(a), func(x T) bool { return slices.Contains(b, x) })
 }

@@ -31,50 +31,50 @@ const (
 // delete with a cluster, and which assigns subnets and security groups to one.
 func tagClusterOwned(cluster string) string { return "kubernetes.io/cluster/" + cluster }
 
-// names are those of a cluster's objects in AWS. They follow from the
+// objectNames are those of a cluster's objects in AWS. They follow from the
 // cluster's name and the Service's UID, so that a new process finds by prefix
 // what another one has created: at most 32 letters, digits and hyphens
 // (CreateLoadBalancer, Name).
-type names struct {
+type objectNames struct {
 	prefix string // of every name
 }
 
-func newNames(cluster string) names { return names{"fl-" + shortHash(7, cluster) + "-"} }
+func newNames(cluster string) objectNames { return objectNames{"fl-" + shortHash(7, cluster) + "-"} }
 
 func shortHash(n int, parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:n]
 }
 
-// shared is the name of the security group that all load balancers share.
-func (n names) shared() string { return n.prefix + "backend" }
+// sharedGroup is the name of the security group that all load balancers share.
+func (n objectNames) sharedGroup() string { return n.prefix + "backend" }
 
-// service is the prefix of all names of a Service's objects, and the name of
+// firstName is the prefix of all names of a Service's objects, and the name of
 // its first load balancer and security group.
-func (n names) service(uid types.UID) string { return n.prefix + shortHash(10, string(uid)) }
+func (n objectNames) firstName(uid types.UID) string { return n.prefix + shortHash(10, string(uid)) }
 
-// second is the name of the load balancer that replaces the first, and vice
+// secondName is the name of the load balancer that replaces the first, and vice
 // versa.
-func (n names) second(uid types.UID) string { return n.service(uid) + "-b" }
+func (n objectNames) secondName(uid types.UID) string { return n.firstName(uid) + "-b" }
 
 // securityGroup is the name of the i-th security group of a Service.
-func (n names) securityGroup(uid types.UID, i int) string {
+func (n objectNames) securityGroup(uid types.UID, i int) string {
 	if i == 0 {
-		return n.service(uid)
+		return n.firstName(uid)
 	}
-	return fmt.Sprintf("%s-%d", n.service(uid), i+1)
+	return fmt.Sprintf("%s-%d", n.firstName(uid), i+1)
 }
 
 // targetGroup is the name of a target group. It depends on everything that
 // cannot be changed in place, and on the load balancer, since a target group
 // has only one.
-func (n names) targetGroup(uid types.UID, balancer string, t targetGroup) string {
-	return n.service(uid) + "-" + shortHash(7, balancer, string(t.Protocol), fmt.Sprint(t.Port), string(t.Family))
+func (n objectNames) targetGroup(uid types.UID, balancer string, t targetGroup) string {
+	return n.firstName(uid) + "-" + shortHash(7, balancer, string(t.Protocol), fmt.Sprint(t.Port), string(t.Family))
 }
 
 // ofService matches the names of one Service's objects.
-func (n names) ofService(uid types.UID) (match func(name string) bool) {
-	service := n.service(uid)
+func (n objectNames) ofService(uid types.UID) (match func(name string) bool) {
+	service := n.firstName(uid)
 	return func(name string) bool {
 		rest, ok := strings.CutPrefix(name, service)
 		return ok && (rest == "" || rest[0] == '-')

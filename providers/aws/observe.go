@@ -25,13 +25,13 @@ type observedStack struct {
 
 // listStack lists the load balancers and target groups whose names match.
 func (c *Cloud) listStack(ctx context.Context, match func(name string) bool) (o observedStack, err error) {
-	if o.balancers, err = c.loadBalancers.get(ctx, match); err != nil {
+	if o.balancers, err = c.loadBalancers.match(ctx, match); err != nil {
 		return o, err
 	}
 	slices.SortFunc(o.balancers, func(a, b elb.LoadBalancer) int {
 		return strings.Compare(aws.ToString(a.LoadBalancerName), aws.ToString(b.LoadBalancerName))
 	})
-	groups, err := c.targetGroups.get(ctx, match)
+	groups, err := c.targetGroups.match(ctx, match)
 	o.groups, o.listeners = map[string]elb.TargetGroup{}, map[string]elb.Listener{}
 	for _, g := range groups {
 		o.groups[aws.ToString(g.TargetGroupName)] = g
@@ -39,8 +39,8 @@ func (c *Cloud) listStack(ctx context.Context, match func(name string) bool) (o 
 	return o, err
 }
 
-// arns returns the ARN of everything that has tags of Elastic Load Balancing.
-func (o *observedStack) arns() []string {
+// taggedARNs returns the ARN of everything that has tags of Elastic Load Balancing.
+func (o *observedStack) taggedARNs() []string {
 	arns := slices.Collect(maps.Keys(o.listeners))
 	for _, g := range o.groups {
 		arns = append(arns, aws.ToString(g.TargetGroupArn))
@@ -57,30 +57,30 @@ func (o *observedStack) keepTagged(match func(tags map[string]string) bool) {
 	maps.DeleteFunc(o.groups, func(_ string, g elb.TargetGroup) bool { return !match(o.tags[aws.ToString(g.TargetGroupArn)]) })
 }
 
-// read finds all objects of the Service, whether or not its load balancer
+// readStack finds all objects of the Service, whether or not its load balancer
 // exists. If an object has one of our names but not our tags it returns a
 // Refusal, except that syncDeletion leaves such objects out.
 //
 // What others have deleted may still be in a cached list; then it lists again.
-func (r *reconciler) read(ctx context.Context) error {
-	err := r.readOnce(ctx)
+func (r *reconciler) readStack(ctx context.Context) error {
+	err := r.readStackOnce(ctx)
 	if isCode(err, notFoundCodes...) {
 		r.invalidateLists()
-		err = r.readOnce(ctx)
+		err = r.readStackOnce(ctx)
 	}
 	return err
 }
 
-func (r *reconciler) readOnce(ctx context.Context) (err error) {
+func (r *reconciler) readStackOnce(ctx context.Context) (err error) {
 	if r.observed, err = r.listStack(ctx, r.names.ofService(r.svc.UID)); err != nil {
 		return err
 	}
 	o := &r.observed
 	if r.mode == syncDeletion {
-		if o.tags, err = r.describeTags(ctx, o.arns()); err != nil {
+		if o.tags, err = r.describeTags(ctx, o.taggedARNs()); err != nil {
 			return err
 		}
-		o.keepTagged(r.owns)
+		o.keepTagged(r.ownsObject)
 		o.security, err = r.ownSecurityGroups(ctx)
 		return err
 	}
@@ -96,12 +96,12 @@ func (r *reconciler) readOnce(ctx context.Context) (err error) {
 		return err
 	}
 	for _, b := range o.balancers {
-		if !r.owns(o.tags[aws.ToString(b.LoadBalancerArn)]) {
+		if !r.ownsObject(o.tags[aws.ToString(b.LoadBalancerArn)]) {
 			return nameTaken("load balancer", aws.ToString(b.LoadBalancerName))
 		}
 	}
 	for name, g := range o.groups {
-		if !r.owns(o.tags[aws.ToString(g.TargetGroupArn)]) {
+		if !r.ownsObject(o.tags[aws.ToString(g.TargetGroupArn)]) {
 			return nameTaken("target group", name)
 		}
 	}
@@ -113,7 +113,7 @@ func (r *reconciler) readOnce(ctx context.Context) (err error) {
 // balancers, and of what the last sync did not know.
 func (r *reconciler) readTags(ctx context.Context) (err error) {
 	known := map[string]map[string]string{}
-	arns := r.observed.arns()
+	arns := r.observed.taggedARNs()
 	if r.mode == syncDrift {
 		arns = slices.DeleteFunc(arns, func(arn string) bool {
 			isBalancer := func(b elb.LoadBalancer) bool { return aws.ToString(b.LoadBalancerArn) == arn }
@@ -132,8 +132,8 @@ func (r *reconciler) readTags(ctx context.Context) (err error) {
 	return nil
 }
 
-// owns reports whether the tags are those of an object of this Service.
-func (r *reconciler) owns(tags map[string]string) bool {
+// ownsObject reports whether the tags are those of an object of this Service.
+func (r *reconciler) ownsObject(tags map[string]string) bool {
 	return tags[tagCluster] == r.options.Cluster && tags[tagUID] == string(r.svc.UID)
 }
 

@@ -39,7 +39,7 @@ type stack struct {
 	Private    []string
 	NoGroups   bool
 	Groups     []string // requested security groups, otherwise our own with Rules
-	Rules      []rule
+	Rules      []securityRule
 	Backend    bool // the shared security group is used as well
 	Attributes map[string]string
 	Tags       map[string]string // in addition to those of ownTags
@@ -65,8 +65,8 @@ type targetGroup struct {
 	Attributes map[string]string
 }
 
-// settings are the administrator's, for all Services.
-type settings struct {
+// adminSettings are the administrator's, for all Services.
+type adminSettings struct {
 	Scheme    string
 	Probe     string
 	Tags      map[string]string
@@ -75,7 +75,7 @@ type settings struct {
 
 // planStack returns the desired stack of a Service, or a Refusal with every
 // problem that it found.
-func planStack(svc *corev1.Service, admin settings) (stack, *v1alpha1.Refusal) {
+func planStack(svc *corev1.Service, admin adminSettings) (stack, *v1alpha1.Refusal) {
 	o, problems := parseAnnotations(svc)
 	if why := providers.UnsupportedProtocol(svc); why != "" {
 		return stack{}, newRefusal(v1alpha1.CloudCannotServe, "spec.ports: %s", why)
@@ -86,14 +86,14 @@ func planStack(svc *corev1.Service, admin settings) (stack, *v1alpha1.Refusal) {
 		Subnets: o.Subnets, EIPs: o.EIPs, Private: o.PrivateIPv4,
 		NoGroups: o.NoGroups, Groups: o.Groups, Backend: o.Backend,
 		Attributes: o.Attributes, NodeLabels: o.NodeLabels,
-		Tags: merged(admin.Tags, o.Tags),
+		Tags: mergeMaps(admin.Tags, o.Tags),
 	}
 	if len(o.EIPs) > 0 && s.Scheme == elb.LoadBalancerSchemeEnumInternal {
-		problems = append(problems, "annotation "+prefix+"eip-allocations: an internal balancer has no Elastic IP addresses")
+		problems = append(problems, "annotation "+prefix+"eip-allocations: must not be set for an internal load balancer")
 	}
 	family := s.setAddressType(svc, o)
 	p := portPlanner{svc: svc, options: o, settings: admin, family: family}
-	s.Listeners = p.listeners()
+	s.Listeners = p.planListeners()
 	problems = append(problems, p.problems...)
 	if s.AddressType == elb.IpAddressTypeDualstack && s.hasUDP() {
 		problems = append(problems, noUDP)
@@ -102,13 +102,13 @@ func planStack(svc *corev1.Service, admin settings) (stack, *v1alpha1.Refusal) {
 		return s, newRefusal(v1alpha1.InvalidRequest, "%s", strings.Join(problems, "; "))
 	}
 	if n := len(s.Listeners); n > maxListeners {
-		return s, newRefusal(v1alpha1.QuotaExceeded, "spec.ports: %d ports, and a balancer has at most %d listeners", n, maxListeners)
+		return s, newRefusal(v1alpha1.QuotaExceeded, "spec.ports: must have at most %d ports, one for each listener, but has %d", maxListeners, n)
 	}
 	if !s.NoGroups && len(s.Groups) == 0 {
 		s.Rules = clientRules(s.Listeners, o.Ranges, s.AddressType == elb.IpAddressTypeDualstack || s.PreferDual)
 		if n := len(s.Rules); n > rulesPerGroup*maxGroups {
 			return s, newRefusal(v1alpha1.QuotaExceeded,
-				"spec.loadBalancerSourceRanges: %d ranges for %d ports need %d rules, and a balancer's security groups hold %d; "+
+				"spec.loadBalancerSourceRanges: %d ranges for %d ports require %d rules, and the security groups of a load balancer have at most %d; "+
 					"use the annotation %ssecurity-groups with a prefix list",
 				len(o.Ranges), len(s.Listeners), n, rulesPerGroup*maxGroups, prefix)
 		}
@@ -117,7 +117,7 @@ func planStack(svc *corev1.Service, admin settings) (stack, *v1alpha1.Refusal) {
 }
 
 // noUDP is the message that refuses UDP on a dual-stack load balancer.
-const noUDP = "spec.ports: a dual-stack balancer carries no UDP here; use the annotation " + prefix + "ip-address-type: ipv4"
+const noUDP = "spec.ports: UDP is not supported on a dual-stack load balancer; use the annotation " + prefix + "ip-address-type: ipv4"
 
 func (s stack) hasUDP() bool { return slices.ContainsFunc(s.Listeners, listener.hasUDP) }
 

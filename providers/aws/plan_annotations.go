@@ -20,8 +20,8 @@ const (
 	annotationSourceRanges = corev1.AnnotationLoadBalancerSourceRangesKey
 )
 
-// serviceOptions are the requests of a Service's annotations; the zero value of a
-// field is no request.
+// serviceOptions are the options that a Service's annotations request. The zero
+// value of a field means that the option is not requested.
 type serviceOptions struct {
 	Type           string
 	Scheme         string
@@ -51,18 +51,18 @@ type serviceOptions struct {
 	Tags           map[string]string
 }
 
-// unsupported are annotations of other implementations that change what clients
+// unsupportedAnnotations are annotations of other implementations that change what clients
 // get, or which clients are admitted. They are refused by name instead of ignored.
-var unsupported = map[string]string{
-	"name":                                     "the balancer's name follows from the Service's UID",
-	"extra-security-groups":                    "name all groups with security-groups",
-	"ipv6-addresses":                           "AWS chooses the IPv6 addresses",
-	"enable-prefix-for-ipv6-source-nat":        "UDP is not supported on dual-stack balancers",
-	"source-nat-ipv6-prefixes":                 "UDP is not supported on dual-stack balancers",
+var unsupportedAnnotations = map[string]string{
+	"name":                                     "the name of the load balancer is derived from the Service's UID",
+	"extra-security-groups":                    "list all groups in security-groups",
+	"ipv6-addresses":                           "AWS selects the IPv6 addresses",
+	"enable-prefix-for-ipv6-source-nat":        "UDP is not supported on dual-stack load balancers",
+	"source-nat-ipv6-prefixes":                 "UDP is not supported on dual-stack load balancers",
 	"multi-cluster-target-group":               "a target group belongs to one cluster",
 	"quic-enabled-ports":                       "QUIC listeners are not supported",
 	"minimum-load-balancer-capacity":           "capacity reservation is not supported",
-	"access-log-emit-interval":                 "classic balancers only",
+	"access-log-emit-interval":                 "applies to Classic Load Balancers only",
 	"security-group-prefix-lists":              "use load-balancer-source-ranges or security-groups",
 	"healthcheck-matcher":                      "use healthcheck-success-codes",
 	"inbound-sg-rules-on-private-link-traffic": "AWS's default applies",
@@ -75,51 +75,51 @@ type annotationReader struct {
 	problems    []string
 }
 
-func (r *annotationReader) fail(name, format string, args ...any) {
+func (r *annotationReader) addProblem(name, format string, args ...any) {
 	r.problems = append(r.problems, fmt.Sprintf("annotation %s: %s", prefix+name, fmt.Sprintf(format, args...)))
 }
 
-func (r *annotationReader) text(name string) string {
+func (r *annotationReader) readText(name string) string {
 	r.known[prefix+name] = true
 	return strings.TrimSpace(r.annotations[prefix+name])
 }
 
-func (r *annotationReader) oneOf(name string, values ...string) string {
-	v := r.text(name)
+func (r *annotationReader) readEnum(name string, values ...string) string {
+	v := r.readText(name)
 	if v != "" && !slices.Contains(values, v) {
-		r.fail(name, "%q must be one of %s", v, strings.Join(values, ", "))
+		r.addProblem(name, "%q must be one of %s", v, strings.Join(values, ", "))
 		return ""
 	}
 	return v
 }
 
-// boolean is "" if the annotation is absent, else "true" or "false".
-func (r *annotationReader) boolean(name string) string {
-	switch v := r.text(name); strings.ToLower(v) {
+// readBool returns "true" or "false", or "" if the annotation is absent.
+func (r *annotationReader) readBool(name string) string {
+	switch v := r.readText(name); strings.ToLower(v) {
 	case "", "true", "false":
 		return strings.ToLower(v)
 	default:
-		r.fail(name, "%q must be true or false", v)
+		r.addProblem(name, "%q must be true or false", v)
 		return ""
 	}
 }
 
-// number is 0 if the annotation is absent.
-func (r *annotationReader) number(name string, from, to int) int {
-	v := r.text(name)
+// readNumber returns 0 if the annotation is absent.
+func (r *annotationReader) readNumber(name string, from, to int) int {
+	v := r.readText(name)
 	if v == "" {
 		return 0
 	}
 	n, err := strconv.Atoi(v)
 	if err != nil || n < from || n > to {
-		r.fail(name, "%q must be a number from %d to %d", v, from, to)
+		r.addProblem(name, "%q must be a number from %d to %d", v, from, to)
 		return 0
 	}
 	return n
 }
 
-func (r *annotationReader) list(name string) (all []string) {
-	for part := range strings.SplitSeq(r.text(name), ",") {
+func (r *annotationReader) readList(name string) (all []string) {
+	for part := range strings.SplitSeq(r.readText(name), ",") {
 		if part = strings.TrimSpace(part); part != "" {
 			all = append(all, part)
 		}
@@ -127,18 +127,18 @@ func (r *annotationReader) list(name string) (all []string) {
 	return all
 }
 
-// pairs reads "k=v,k=v". A value may contain "=".
-func (r *annotationReader) pairs(name string) map[string]string {
+// readPairs reads "k=v,k=v". A value may contain "=".
+func (r *annotationReader) readPairs(name string) map[string]string {
 	var all map[string]string
-	for _, part := range r.list(name) {
+	for _, part := range r.readList(name) {
 		k, v, _ := strings.Cut(part, "=")
 		k, v = strings.TrimSpace(k), strings.TrimSpace(v)
 		if k == "" {
-			r.fail(name, "%q has no key: write KEY=VALUE", part)
+			r.addProblem(name, "invalid entry %q: must be KEY=VALUE", part)
 			continue
 		}
 		if _, twice := all[k]; twice {
-			r.fail(name, "the key %q is there twice", k)
+			r.addProblem(name, "duplicate key %q", k)
 		}
 		all = put(all, k, v)
 	}
@@ -149,64 +149,65 @@ func (r *annotationReader) pairs(name string) map[string]string {
 // none is ignored.
 func parseAnnotations(svc *corev1.Service) (o serviceOptions, problems []string) {
 	r := &annotationReader{annotations: svc.Annotations, known: map[string]bool{}}
-	o.Type = r.oneOf("type", "nlb", "external")
-	r.oneOf("nlb-target-type", "instance")
+	o.Type = r.readEnum("type", "nlb", "external")
+	r.readEnum("nlb-target-type", "instance")
 	o.AllowReplace = svc.Annotations[v1alpha1.AnnotationAllowReplacement] == "true"
-	r.placement(&o)
-	r.securityGroups(svc, &o)
-	r.attributes(&o)
-	r.tls(&o)
-	o.Health = r.health()
-	o.NodeLabels = r.pairs("target-node-labels")
-	r.tags(&o)
+	r.readPlacement(&o)
+	r.readSecurityGroups(svc, &o)
+	r.readAttributes(&o)
+	r.readTLS(&o)
+	o.Health = r.readHealth()
+	o.NodeLabels = r.readPairs("target-node-labels")
+	r.readTags(&o)
 	if svc.Spec.LoadBalancerIP != "" {
-		r.problems = append(r.problems, "spec.loadBalancerIP: AWS chooses a balancer's addresses; "+
+		r.problems = append(r.problems, "spec.loadBalancerIP: not supported: AWS selects the addresses; "+
 			"use the annotation "+prefix+"eip-allocations or private-ipv4-addresses")
 	}
-	r.unknown()
+	r.reportUnknown()
 	return o, r.problems
 }
 
-func (r *annotationReader) placement(o *serviceOptions) {
-	o.Scheme = r.oneOf("scheme", "internal", "internet-facing")
+func (r *annotationReader) readPlacement(o *serviceOptions) {
+	o.Scheme = r.readEnum("scheme", "internal", "internet-facing")
 	// The other implementation reads any value except "false" as true, such as
 	// the "0.0.0.0/0" of old examples.
-	switch v := strings.ToLower(r.text("internal")); {
+	switch v := strings.ToLower(r.readText("internal")); {
+	// The annotation "scheme" takes precedence, and must not conflict.
 	case v == "" || o.Scheme != "":
 		wants := map[bool]string{true: "internet-facing", false: "internal"}[v == "false"]
 		if v != "" && wants != o.Scheme {
-			r.fail("internal", "%q contradicts the annotation %sscheme: %s", v, prefix, o.Scheme)
+			r.addProblem("internal", "%q conflicts with the annotation %sscheme: %s", v, prefix, o.Scheme)
 		}
 	case v == "false":
 		o.Scheme = "internet-facing"
 	default:
 		o.Scheme = "internal"
 	}
-	o.Subnets, o.EIPs, o.PrivateIPv4 = r.list("subnets"), r.list("eip-allocations"), r.list("private-ipv4-addresses")
-	o.AddressType = r.oneOf("ip-address-type", "ipv4", "dualstack")
+	o.Subnets, o.EIPs, o.PrivateIPv4 = r.readList("subnets"), r.readList("eip-allocations"), r.readList("private-ipv4-addresses")
+	o.AddressType = r.readEnum("ip-address-type", "ipv4", "dualstack")
 	if len(o.EIPs) > 0 && o.Scheme == "internal" {
-		r.fail("eip-allocations", "an internal balancer has no Elastic IP addresses")
+		r.addProblem("eip-allocations", "must not be set for an internal load balancer")
 	}
 	if len(o.PrivateIPv4) > 0 && o.Scheme != "internal" {
-		r.fail("private-ipv4-addresses", "only a balancer whose scheme is internal has private addresses of one's choice")
+		r.addProblem("private-ipv4-addresses", "requires an internal load balancer")
 	}
 	for _, a := range o.PrivateIPv4 {
 		if ip, err := netip.ParseAddr(a); err != nil || !ip.Is4() {
-			r.fail("private-ipv4-addresses", "%q is no IPv4 address", a)
+			r.addProblem("private-ipv4-addresses", "invalid IPv4 address %q", a)
 		}
 	}
 	for name, n := range map[string]int{"eip-allocations": len(o.EIPs), "private-ipv4-addresses": len(o.PrivateIPv4)} {
 		if n > 0 && len(o.Subnets) > 0 && n != len(o.Subnets) {
-			r.fail(name, "%d entries for %d subnets: there must be one for each", n, len(o.Subnets))
+			r.addProblem(name, "%d entries for %d subnets: must have one entry for each subnet", n, len(o.Subnets))
 		}
 	}
 }
 
-func (r *annotationReader) securityGroups(svc *corev1.Service, o *serviceOptions) {
-	o.Groups = r.list("security-groups")
-	o.NoGroups = r.boolean("disable-nlb-sg") == "true" || slices.Equal(o.Groups, []string{"none"})
+func (r *annotationReader) readSecurityGroups(svc *corev1.Service, o *serviceOptions) {
+	o.Groups = r.readList("security-groups")
+	o.NoGroups = r.readBool("disable-nlb-sg") == "true" || slices.Equal(o.Groups, []string{"none"})
 	if o.NoGroups && len(o.Groups) > 0 && !slices.Equal(o.Groups, []string{"none"}) {
-		r.fail("disable-nlb-sg", "contradicts the annotation %ssecurity-groups", prefix)
+		r.addProblem("disable-nlb-sg", "conflicts with the annotation %ssecurity-groups", prefix)
 	}
 	if o.NoGroups {
 		o.Groups = nil
@@ -215,16 +216,16 @@ func (r *annotationReader) securityGroups(svc *corev1.Service, o *serviceOptions
 	o.Groups = slices.Compact(o.Groups)
 	for _, g := range o.Groups {
 		if !strings.HasPrefix(g, "sg-") {
-			r.fail("security-groups", "%q is no ID of a security group (sg-…)", g)
+			r.addProblem("security-groups", "invalid security group ID %q: must begin with sg-", g)
 		}
 	}
-	backend := r.boolean("manage-backend-security-group-rules")
+	backend := r.readBool("manage-backend-security-group-rules")
 	o.Backend = !o.NoGroups && (backend == "true" || backend == "" && len(o.Groups) == 0)
 	if backend == "true" && o.NoGroups {
-		r.fail("manage-backend-security-group-rules", "needs a balancer with security groups")
+		r.addProblem("manage-backend-security-group-rules", "requires a load balancer with security groups")
 	}
 	// Messages of PMTU discovery are always admitted: without them large packets are lost.
-	r.oneOf("enable-icmp-for-path-mtu-discovery", "on")
+	r.readEnum("enable-icmp-for-path-mtu-discovery", "on")
 
 	field, ranges := "spec.loadBalancerSourceRanges", svc.Spec.LoadBalancerSourceRanges
 	if text := strings.TrimSpace(svc.Annotations[annotationSourceRanges]); text != "" && len(ranges) == 0 {
@@ -233,7 +234,7 @@ func (r *annotationReader) securityGroups(svc *corev1.Service, o *serviceOptions
 	for _, text := range ranges {
 		p, err := netip.ParsePrefix(strings.TrimSpace(text))
 		if err != nil {
-			r.problems = append(r.problems, fmt.Sprintf("%s: %q is no CIDR", field, text))
+			r.problems = append(r.problems, fmt.Sprintf("%s: invalid CIDR %q", field, text))
 			continue
 		}
 		o.Ranges = append(o.Ranges, p.Masked().String())
@@ -241,32 +242,32 @@ func (r *annotationReader) securityGroups(svc *corev1.Service, o *serviceOptions
 	slices.Sort(o.Ranges)
 	o.Ranges = slices.Compact(o.Ranges)
 	if len(ranges) > 0 && (o.NoGroups || len(o.Groups) > 0) {
-		r.problems = append(r.problems, field+": source ranges are rules of the balancer's own security group, "+
-			"which the annotations "+prefix+"security-groups and disable-nlb-sg turn off")
+		r.problems = append(r.problems, field+": source ranges are rules of the load balancer's own security group, "+
+			"which the annotations "+prefix+"security-groups and disable-nlb-sg disable")
 	}
 }
 
-func (r *annotationReader) attributes(o *serviceOptions) {
-	o.Attributes = r.pairs("attributes")
+func (r *annotationReader) readAttributes(o *serviceOptions) {
+	o.Attributes = r.readPairs("attributes")
 	setAttribute := func(name, key, value string) {
 		if value == "" {
 			return
 		}
 		if other, twice := o.Attributes[key]; twice && other != value {
-			r.fail(name, "contradicts %s=%s in the annotation %sattributes", key, other, prefix)
+			r.addProblem(name, "conflicts with %s=%s in the annotation %sattributes", key, other, prefix)
 			return
 		}
 		o.Attributes = put(o.Attributes, key, value)
 	}
-	setAttribute("cross-zone-load-balancing-enabled", attrCrossZone, r.boolean("cross-zone-load-balancing-enabled"))
-	setAttribute("access-log-enabled", "access_logs.s3.enabled", r.boolean("access-log-enabled"))
-	setAttribute("access-log-s3-bucket-name", "access_logs.s3.bucket", r.text("access-log-s3-bucket-name"))
-	setAttribute("access-log-s3-bucket-prefix", "access_logs.s3.prefix", r.text("access-log-s3-bucket-prefix"))
+	setAttribute("cross-zone-load-balancing-enabled", attrCrossZone, r.readBool("cross-zone-load-balancing-enabled"))
+	setAttribute("access-log-enabled", "access_logs.s3.enabled", r.readBool("access-log-enabled"))
+	setAttribute("access-log-s3-bucket-name", "access_logs.s3.bucket", r.readText("access-log-s3-bucket-name"))
+	setAttribute("access-log-s3-bucket-prefix", "access_logs.s3.prefix", r.readText("access-log-s3-bucket-prefix"))
 	if o.Attributes["access_logs.s3.enabled"] == "true" && o.Attributes["access_logs.s3.bucket"] == "" {
-		r.fail("access-log-enabled", "needs the annotation %saccess-log-s3-bucket-name", prefix)
+		r.addProblem("access-log-enabled", "requires the annotation %saccess-log-s3-bucket-name", prefix)
 	}
 
-	for k, v := range r.pairs("target-group-attributes") {
+	for k, v := range r.readPairs("target-group-attributes") {
 		name, port := k, ""
 		if i := strings.LastIndexByte(k, '.'); i > 0 {
 			if _, err := strconv.Atoi(k[i+1:]); err == nil {
@@ -279,55 +280,55 @@ func (r *annotationReader) attributes(o *serviceOptions) {
 		}
 		o.GroupByPort = put(o.GroupByPort, port, put(o.GroupByPort[port], name, v))
 	}
-	drain := r.number("connection-draining-timeout", 0, 3600)
-	enabled := r.boolean("connection-draining-enabled")
+	drain := r.readNumber("connection-draining-timeout", 0, 3600)
+	enabled := r.readBool("connection-draining-enabled")
 	if enabled == "false" {
 		drain = 0
 	}
 	if _, set := o.GroupDefaults[attrDelay]; !set && (drain > 0 || enabled == "false") {
 		o.GroupDefaults = put(o.GroupDefaults, attrDelay, strconv.Itoa(drain))
 	}
-	o.IdleTimeout = r.number("connection-idle-timeout", 60, 6000)
+	o.IdleTimeout = r.readNumber("connection-idle-timeout", 60, 6000)
 	for _, name := range slices.Sorted(maps.Keys(r.annotations)) {
 		if port, ok := strings.CutPrefix(name, prefix+"listener-attributes."); ok {
-			o.ListenerByPort = put(o.ListenerByPort, port, r.pairs("listener-attributes."+port))
+			o.ListenerByPort = put(o.ListenerByPort, port, r.readPairs("listener-attributes."+port))
 		}
 	}
-	switch v := r.text("proxy-protocol"); v {
+	switch v := r.readText("proxy-protocol"); v {
 	case "":
 	case "*":
 		o.ProxyAll = true
 	default:
-		r.fail("proxy-protocol", "%q must be *", v)
+		r.addProblem("proxy-protocol", "%q must be *", v)
 	}
-	o.ProxyPorts = r.list("proxy-protocol-per-target-group")
+	o.ProxyPorts = r.readList("proxy-protocol-per-target-group")
 	if o.ProxyAll && len(o.ProxyPorts) > 0 {
-		r.fail("proxy-protocol-per-target-group", "contradicts the annotation %sproxy-protocol, which is about all", prefix)
+		r.addProblem("proxy-protocol-per-target-group", "conflicts with the annotation %sproxy-protocol, which applies to all ports", prefix)
 	}
 }
 
-func (r *annotationReader) tls(o *serviceOptions) {
-	o.Certificates, o.TLSPorts = r.list("ssl-cert"), r.list("ssl-ports")
+func (r *annotationReader) readTLS(o *serviceOptions) {
+	o.Certificates, o.TLSPorts = r.readList("ssl-cert"), r.readList("ssl-ports")
 	for _, c := range o.Certificates {
 		if !strings.HasPrefix(c, "arn:") {
-			r.fail("ssl-cert", "%q is no ARN of a certificate", c)
+			r.addProblem("ssl-cert", "invalid certificate ARN %q", c)
 		}
 	}
 	if len(o.Certificates) > maxCertificates {
-		r.fail("ssl-cert", "%d certificates, and a listener has at most %d", len(o.Certificates), maxCertificates)
+		r.addProblem("ssl-cert", "must have at most %d certificates, but has %d", maxCertificates, len(o.Certificates))
 	}
-	o.TLSPolicy = r.text("ssl-negotiation-policy")
-	o.ALPN = r.oneOf("alpn-policy", "HTTP1Only", "HTTP2Only", "HTTP2Optional", "HTTP2Preferred", "None")
+	o.TLSPolicy = r.readText("ssl-negotiation-policy")
+	o.ALPN = r.readEnum("alpn-policy", "HTTP1Only", "HTTP2Only", "HTTP2Optional", "HTTP2Preferred", "None")
 	if len(o.Certificates) == 0 {
 		for _, name := range []string{"ssl-ports", "ssl-negotiation-policy", "alpn-policy"} {
-			if r.text(name) != "" {
-				r.fail(name, "needs the annotation %sssl-cert", prefix)
+			if r.readText(name) != "" {
+				r.addProblem(name, "requires the annotation %sssl-cert", prefix)
 			}
 		}
 	}
-	o.BackendTLS = r.oneOf("backend-protocol", "tcp", "ssl") == "ssl"
+	o.BackendTLS = r.readEnum("backend-protocol", "tcp", "ssl") == "ssl"
 	if o.BackendTLS && len(o.Certificates) == 0 {
-		r.fail("backend-protocol", "ssl needs the annotation %sssl-cert: only a TLS listener speaks TLS to its targets", prefix)
+		r.addProblem("backend-protocol", "ssl requires the annotation %sssl-cert: only TLS listeners use TLS to their targets", prefix)
 	}
 }
 
@@ -340,31 +341,31 @@ func reservedTag(key string) bool {
 // maxTags leaves room for our own among the 50 that an object can have.
 const maxTags = 35
 
-func (r *annotationReader) tags(o *serviceOptions) {
-	o.Tags = r.pairs("additional-resource-tags")
+func (r *annotationReader) readTags(o *serviceOptions) {
+	o.Tags = r.readPairs("additional-resource-tags")
 	for k := range o.Tags {
 		if reservedTag(k) {
-			r.fail("additional-resource-tags", "the key %q is reserved", k)
+			r.addProblem("additional-resource-tags", "the key %q is reserved", k)
 		}
 	}
 	if n := len(o.Tags); n > maxTags {
-		r.fail("additional-resource-tags", "%d tags, of at most %d", n, maxTags)
+		r.addProblem("additional-resource-tags", "must have at most %d tags, but has %d", maxTags, n)
 	}
 }
 
-// unknown reports every annotation that was not read: a typing error in "internal"
+// reportUnknown reports every annotation that was not read: a typing error in "internal"
 // must not result in a load balancer that faces the internet.
-func (r *annotationReader) unknown() {
+func (r *annotationReader) reportUnknown() {
 	for _, name := range slices.Sorted(maps.Keys(r.annotations)) {
 		rest, ours := strings.CutPrefix(name, prefix)
-		switch why := unsupported[rest]; {
+		switch why := unsupportedAnnotations[rest]; {
 		case strings.HasPrefix(name, "service.beta.kubernetes.io/actions."):
 			r.problems = append(r.problems, "annotation "+name+": weighted target groups are not supported")
 		case !ours || r.known[name]:
 		case why != "":
-			r.fail(rest, "not supported: %s", why)
+			r.addProblem(rest, "not supported: %s", why)
 		default:
-			r.fail(rest, "unknown; see the table of annotations in docs/aws.md")
+			r.addProblem(rest, "unknown annotation; see the table of annotations in docs/aws.md")
 		}
 	}
 }

@@ -34,7 +34,7 @@ func attributeRecord(attributes map[string]string) string {
 
 // recordAttributes returns the tags with that record.
 func recordAttributes(attributes map[string]string) map[string]string {
-	return record(tagAttributes, attributeRecord(attributes))
+	return recordTags(tagAttributes, attributeRecord(attributes))
 }
 
 // defaultAttributes are AWS's, for attributes whose annotation was removed

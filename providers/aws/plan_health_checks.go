@@ -20,30 +20,30 @@ type health struct {
 	Interval, Timeout, Healthy, Unhealthy int32
 }
 
-func (r *annotationReader) health() (h health) {
-	switch v := strings.ToLower(r.text("healthcheck-protocol")); v {
+func (r *annotationReader) readHealth() (h health) {
+	switch v := strings.ToLower(r.readText("healthcheck-protocol")); v {
 	case "":
 	case "tcp", "http", "https":
 		h.Protocol = strings.ToUpper(v)
 	default:
-		r.fail("healthcheck-protocol", "%q must be one of tcp, http, https", v)
+		r.addProblem("healthcheck-protocol", "%q must be one of tcp, http, https", v)
 	}
-	h.Port = r.text("healthcheck-port")
-	if h.Path = r.text("healthcheck-path"); h.Path != "" && h.Path[0] != '/' {
-		r.fail("healthcheck-path", "%q must begin with /", h.Path)
+	h.Port = r.readText("healthcheck-port")
+	if h.Path = r.readText("healthcheck-path"); h.Path != "" && h.Path[0] != '/' {
+		r.addProblem("healthcheck-path", "%q must begin with /", h.Path)
 	}
-	if h.Codes = r.text("healthcheck-success-codes"); h.Codes != "" && strings.Trim(h.Codes, "0123456789,-") != "" {
-		r.fail("healthcheck-success-codes", "%q must be codes from 200 to 599: 200, or 200,204, or 200-399", h.Codes)
+	if h.Codes = r.readText("healthcheck-success-codes"); h.Codes != "" && strings.Trim(h.Codes, "0123456789,-") != "" {
+		r.addProblem("healthcheck-success-codes", "%q must be codes from 200 to 599: 200, or 200,204, or 200-399", h.Codes)
 	}
 	for _, name := range []string{"healthcheck-path", "healthcheck-success-codes"} {
-		if h.Protocol == "TCP" && r.text(name) != "" {
-			r.fail(name, "contradicts the annotation %shealthcheck-protocol: tcp", prefix)
+		if h.Protocol == "TCP" && r.readText(name) != "" {
+			r.addProblem(name, "conflicts with the annotation %shealthcheck-protocol: tcp", prefix)
 		}
 	}
-	h.Interval = int32(r.number("healthcheck-interval", 5, 300))
-	h.Timeout = int32(r.number("healthcheck-timeout", 2, 120))
-	h.Healthy = int32(r.number("healthcheck-healthy-threshold", 2, 10))
-	h.Unhealthy = int32(r.number("healthcheck-unhealthy-threshold", 2, 10))
+	h.Interval = int32(r.readNumber("healthcheck-interval", 5, 300))
+	h.Timeout = int32(r.readNumber("healthcheck-timeout", 2, 120))
+	h.Healthy = int32(r.readNumber("healthcheck-healthy-threshold", 2, 10))
+	h.Unhealthy = int32(r.readNumber("healthcheck-unhealthy-threshold", 2, 10))
 	return h
 }
 
@@ -93,7 +93,7 @@ func (p *portPlanner) healthCheck(t targetGroup) health {
 	}
 	h.Timeout, h.Healthy, h.Unhealthy = cmp.Or(o.Timeout, h.Timeout), cmp.Or(o.Healthy, h.Healthy), cmp.Or(o.Unhealthy, h.Unhealthy)
 	if h.Timeout > h.Interval {
-		p.fail("annotation %shealthcheck-timeout: %d s is longer than the interval of %d s", prefix, h.Timeout, h.Interval)
+		p.addProblem("annotation %shealthcheck-timeout: %d s must not be longer than the interval of %d s", prefix, h.Timeout, h.Interval)
 	}
 	return h
 }
@@ -113,10 +113,10 @@ func (p *portPlanner) healthPort(text string) string {
 	n, err := strconv.Atoi(text)
 	switch r := p.settings.NodePorts; {
 	case err != nil || n < 1 || n > 65535:
-		p.fail("annotation %shealthcheck-port: %q is no port number, no name of a port of the Service, and not traffic-port", prefix, text)
+		p.addProblem("annotation %shealthcheck-port: %q must be a port number, the name of a port of the Service, or traffic-port", prefix, text)
 	case p.options.Backend && n != portKubeProxy && (n < int(r[0]) || n > int(r[1])):
-		p.fail("annotation %shealthcheck-port: the nodes admit balancers to node ports (%d-%d) and %d only, not to %d, "+
-			"unless the annotation %ssecurity-groups names a group that they admit there", prefix, r[0], r[1], portKubeProxy, n, prefix)
+		p.addProblem("annotation %shealthcheck-port: the nodes' security groups admit load balancers to the ports %d-%d and %d only, not to %d, "+
+			"unless the annotation %ssecurity-groups names a group that they admit to it", prefix, r[0], r[1], portKubeProxy, n, prefix)
 	}
 	return text
 }

@@ -16,48 +16,48 @@ import (
 type portPlanner struct {
 	svc      *corev1.Service
 	options  serviceOptions
-	settings settings
+	settings adminSettings
 	family   elb.TargetGroupIpAddressTypeEnum
 	problems []string
 }
 
-func (p *portPlanner) fail(format string, args ...any) {
+func (p *portPlanner) addProblem(format string, args ...any) {
 	p.problems = append(p.problems, fmt.Sprintf(format, args...))
 }
 
-func (p *portPlanner) listeners() (all []listener) {
+func (p *portPlanner) planListeners() (all []listener) {
 	p.checkPorts()
 	byPort := map[int32]int{}
 	for _, port := range p.svc.Spec.Ports {
 		if port.NodePort == 0 {
-			p.fail("spec.ports: %d/%s has no nodePort, which the targets need", port.Port, port.Protocol)
+			p.addProblem("spec.ports: port %d/%s requires a node port", port.Port, port.Protocol)
 			continue
 		}
 		if i, twice := byPort[port.Port]; twice {
 			// A load balancer has one listener for a port number; it can have both
 			// protocols if the target's port is the same.
 			if l := &all[i]; l.Target.Port != port.NodePort {
-				p.fail("spec.ports: %d is there for TCP and UDP with the nodePorts %d and %d, which must be the same",
+				p.addProblem("spec.ports: port %d has the node ports %d for TCP and %d for UDP, which must be the same",
 					port.Port, l.Target.Port, port.NodePort)
 			} else if l.Protocol == elb.ProtocolEnumTls {
-				p.fail("spec.ports: %d is there for UDP and TLS: a port can have only one of them", port.Port)
+				p.addProblem("spec.ports: port %d must not be used for both UDP and TLS", port.Port)
 			} else {
 				l.Protocol, l.Target.Protocol = elb.ProtocolEnumTcpUdp, elb.ProtocolEnumTcpUdp
 			}
 			continue
 		}
 		byPort[port.Port] = len(all)
-		all = append(all, p.listener(port))
+		all = append(all, p.planListener(port))
 	}
 	for i := range all {
 		p.completeListener(&all[i])
 	}
 	if p.options.IdleTimeout > 0 && !slices.ContainsFunc(all, func(l listener) bool { return l.Protocol == elb.ProtocolEnumTcp }) {
-		p.fail("annotation %sconnection-idle-timeout: only TCP listeners have one, and the Service has none", prefix)
+		p.addProblem("annotation %sconnection-idle-timeout: requires a TCP listener", prefix)
 	}
 	for name := range p.options.ListenerByPort {
 		if !slices.ContainsFunc(all, func(l listener) bool { return l.name() == name }) {
-			p.fail("annotation %slistener-attributes.%s: there is no such listener; they are called PROTOCOL-PORT, as in TCP-80",
+			p.addProblem("annotation %slistener-attributes.%s: listener not found: the name must be PROTOCOL-PORT, such as TCP-80",
 				prefix, name)
 		}
 	}
@@ -79,7 +79,7 @@ func (p *portPlanner) checkPorts() {
 		for _, text := range ports {
 			named := func(port corev1.ServicePort) bool { return matchesPort(port, text) }
 			if !(text == "*" && name == "ssl-ports") && !slices.ContainsFunc(p.svc.Spec.Ports, named) {
-				p.fail("annotation %s%s: the Service has no port %q", prefix, name, text)
+				p.addProblem("annotation %s%s: port %q not found in the Service", prefix, name, text)
 			}
 		}
 	}
@@ -94,7 +94,7 @@ func matchesAnyPort(p corev1.ServicePort, texts []string) bool {
 	return slices.ContainsFunc(texts, func(t string) bool { return matchesPort(p, t) })
 }
 
-func (p *portPlanner) listener(port corev1.ServicePort) listener {
+func (p *portPlanner) planListener(port corev1.ServicePort) listener {
 	o := p.options
 	l := listener{Port: port.Port, Protocol: elb.ProtocolEnum(port.Protocol)}
 	l.Target = targetGroup{Protocol: l.Protocol, Port: port.NodePort, Family: p.family}
@@ -107,13 +107,13 @@ func (p *portPlanner) listener(port corev1.ServicePort) listener {
 		if o.BackendTLS {
 			l.Target.Protocol = elb.ProtocolEnumTls
 		}
-	} else if port.Protocol == corev1.ProtocolUDP && len(o.TLSPorts) > 0 && matchesAnyPort(port, o.TLSPorts) && !p.alsoTCP(port) {
-		p.fail("annotation %sssl-ports: %d is a UDP port, and TLS needs TCP", prefix, port.Port)
+	} else if port.Protocol == corev1.ProtocolUDP && len(o.TLSPorts) > 0 && matchesAnyPort(port, o.TLSPorts) && !p.hasTCPPort(port) {
+		p.addProblem("annotation %sssl-ports: port %d is a UDP port, and TLS requires TCP", prefix, port.Port)
 	}
 	l.Target.Attributes = maps.Clone(o.GroupDefaults)
 	for text, attributes := range o.GroupByPort {
 		if matchesPort(port, text) {
-			l.Target.Attributes = merged(l.Target.Attributes, attributes)
+			l.Target.Attributes = mergeMaps(l.Target.Attributes, attributes)
 		}
 	}
 	if o.ProxyAll || matchesAnyPort(port, o.ProxyPorts) {
@@ -121,14 +121,14 @@ func (p *portPlanner) listener(port corev1.ServicePort) listener {
 	}
 	if p.svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
 		if l.Protocol == elb.ProtocolEnumTls {
-			p.fail("spec.sessionAffinity: ClientIP: port %d has a TLS listener, which AWS cannot make sticky", port.Port)
+			p.addProblem("spec.sessionAffinity: ClientIP is not supported on port %d, which has a TLS listener", port.Port)
 		}
 		l.Target.Attributes = put(put(l.Target.Attributes, attrSticky, "true"), attrStickyBy, "source_ip")
 	}
 	return l
 }
 
-func (p *portPlanner) alsoTCP(port corev1.ServicePort) bool {
+func (p *portPlanner) hasTCPPort(port corev1.ServicePort) bool {
 	return slices.ContainsFunc(p.svc.Spec.Ports, func(o corev1.ServicePort) bool {
 		return o.Port == port.Port && o.Protocol == corev1.ProtocolTCP
 	})
@@ -137,8 +137,8 @@ func (p *portPlanner) alsoTCP(port corev1.ServicePort) bool {
 // completeListener adds what depends on the listener's final protocol.
 func (p *portPlanner) completeListener(l *listener) {
 	if l.hasUDP() && l.Target.Attributes[attrPreserve] == "false" {
-		p.fail("annotation %starget-group-attributes: %s=false: AWS cannot do so on port %d, which speaks UDP; "+
-			"name the others, as in %s.80=false", prefix, attrPreserve, l.Port, attrPreserve)
+		p.addProblem("annotation %starget-group-attributes: %s=false is not supported on port %d, which uses UDP; "+
+			"set it for other ports only, such as %s.80=false", prefix, attrPreserve, l.Port, attrPreserve)
 	}
 	l.Target.Health = p.healthCheck(l.Target)
 	if p.options.IdleTimeout > 0 && l.Protocol == elb.ProtocolEnumTcp {

@@ -31,12 +31,12 @@ const (
 	syncDeletion
 )
 
-// attributesEvery is how many syncs of a stack come to one that compares
+// attributesEvery is the number of syncs of a stack of which one compares
 // attributes.
 const attributesEvery = 6
 
 // nextMode returns the mode of the sync that follows the last one, nil for none.
-func nextMode(last *lastSync, desired stack, targets []target, now time.Time) syncMode {
+func nextMode(last *lastSync, desired stack, targets []nodeTarget, now time.Time) syncMode {
 	if last != nil && last.covers(desired, targets) && now.Before(last.due) {
 		return syncPending
 	}
@@ -44,7 +44,7 @@ func nextMode(last *lastSync, desired stack, targets []target, now time.Time) sy
 }
 
 // comparisonMode is nextMode if a comparison is due.
-func comparisonMode(last *lastSync, desired stack, targets []target) syncMode {
+func comparisonMode(last *lastSync, desired stack, targets []nodeTarget) syncMode {
 	switch {
 	case last == nil:
 		return syncStack
@@ -58,6 +58,6 @@ func comparisonMode(last *lastSync, desired stack, targets []target) syncMode {
 
 // covers reports whether the last sync has applied this stack with these
 // targets, as far as it does not depend on AWS alone.
-func (l *lastSync) covers(desired stack, targets []target) bool {
+func (l *lastSync) covers(desired stack, targets []nodeTarget) bool {
 	return !l.incomplete && slices.Equal(l.targets, targets) && reflect.DeepEqual(l.desired, desired)
 }

@@ -8,7 +8,7 @@ import (
 func TestNextMode(t *testing.T) {
 	now := time.Unix(1000, 0)
 	web, other := stack{Scheme: "internal", Tags: map[string]string{"a": "b"}}, stack{Scheme: "internal"}
-	nodes := []target{{"node-0", "i-0"}}
+	nodes := []nodeTarget{{"node-0", "i-0"}}
 	last := func(change func(*lastSync)) *lastSync {
 		l := &lastSync{desired: web, targets: nodes, due: now.Add(time.Minute)}
 		change(l)
@@ -18,7 +18,7 @@ func TestNextMode(t *testing.T) {
 		name    string
 		last    *lastSync
 		desired stack
-		targets []target
+		targets []nodeTarget
 		want    syncMode
 	}{
 		{"none before", nil, web, nodes, syncStack},

@@ -11,28 +11,28 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// unchangeable names the desired change that AWS cannot make to a load balancer,
+// unchangeableField names the desired change that AWS cannot make to a load balancer,
 // "" if it can make all.
-func (b existingBalancer) unchangeable(desired stack) string {
-	requested := desired.addresses()
+func (b existingBalancer) unchangeableField(desired stack) string {
+	requested := desired.requestedAddresses()
 	switch {
 	case b.Scheme != "" && b.Scheme != desired.Scheme && !desired.AnyScheme:
 		return fmt.Sprintf("the scheme from %s to %s", b.Scheme, desired.Scheme)
 	case desired.NoGroups && len(b.SecurityGroups) > 0:
-		return "to no security groups"
+		return "the security groups to none"
 	case !desired.NoGroups && len(b.SecurityGroups) == 0:
-		return "to security groups"
+		return "the security groups from none"
 	case len(requested) == 0:
 		return ""
-	case b.addresses == "" || len(without(strings.Fields(b.addresses), requested)) > 0:
+	case b.addresses == "" || len(subtract(strings.Fields(b.addresses), requested)) > 0:
 		return "the addresses to " + strings.Join(requested, ", ")
 	}
 	return ""
 }
 
-// addresses returns the requested addresses in the form of their record: AWS does
+// requestedAddresses returns the requested addresses in the form of their record: AWS does
 // not always list those of a load balancer.
-func (s stack) addresses() []string {
+func (s stack) requestedAddresses() []string {
 	return slices.Sorted(slices.Values(append(slices.Clone(s.EIPs), s.Private...)))
 }
 
@@ -58,15 +58,15 @@ func selectBalancer(desired stack, existing []existingBalancer) (balancerSelecti
 		return balancerSelection{}, nil
 	}
 	b := existing[0]
-	why := b.unchangeable(desired)
+	why := b.unchangeableField(desired)
 	if len(existing) > 1 { // a replacement has begun, and may not be desired any more
 		old := existing[1]
 		if why != "" {
 			b, old = old, b
 		}
-		if why = b.unchangeable(desired); why != "" {
+		if why = b.unchangeableField(desired); why != "" {
 			return balancerSelection{}, newRefusal(v1alpha1.ReplacementRequired,
-				"AWS cannot change %s on balancer %s, which is still being replaced", why, aws.ToString(b.LoadBalancerName))
+				"AWS cannot change %s of load balancer %s, which is still being replaced", why, aws.ToString(b.LoadBalancerName))
 		}
 		return balancerSelection{b.LoadBalancer, old.LoadBalancer, b.second}, nil
 	}
@@ -77,7 +77,7 @@ func selectBalancer(desired stack, existing []existingBalancer) (balancerSelecti
 		return balancerSelection{b.LoadBalancer, nil, b.second}, nil
 	case !desired.Replaceable:
 		return balancerSelection{}, newRefusal(v1alpha1.ReplacementRequired,
-			"AWS cannot change %s on balancer %s; the annotation %s: \"true\" allows a new one, with another host name",
+			"AWS cannot change %s of load balancer %s; the annotation %s: \"true\" allows replacing it by one with another host name",
 			why, aws.ToString(b.LoadBalancerName), v1alpha1.AnnotationAllowReplacement)
 	}
 	return balancerSelection{nil, b.LoadBalancer, !b.second}, nil

@@ -10,22 +10,22 @@ import (
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
-// rule admits one source (EC2 IpPermission).
-type rule struct {
+// securityRule admits one source (EC2 IpPermission).
+type securityRule struct {
 	Protocol string // tcp, udp, icmp, icmpv6
 	From, To int32  // ports; with ICMP type and code
 	Source   string // CIDR, or the ID of a security group
 }
 
-func (r rule) String() string {
+func (r securityRule) String() string {
 	return fmt.Sprintf("%s %d-%d from %s", r.Protocol, r.From, r.To, r.Source)
 }
 
-func compareRules(a, b rule) int { return strings.Compare(a.String(), b.String()) }
+func compareRules(a, b securityRule) int { return strings.Compare(a.String(), b.String()) }
 
 // clientRules admit clients to the listeners, and the ICMP messages without which
 // path MTU discovery fails (RFC 1191, RFC 8201).
-func clientRules(listeners []listener, ranges []string, dual bool) (all []rule) {
+func clientRules(listeners []listener, ranges []string, dual bool) (all []securityRule) {
 	if len(ranges) == 0 {
 		ranges = []string{"0.0.0.0/0"}
 		if dual {
@@ -35,16 +35,16 @@ func clientRules(listeners []listener, ranges []string, dual bool) (all []rule) 
 	for _, l := range listeners {
 		for _, source := range ranges {
 			if l.Protocol != elb.ProtocolEnumUdp {
-				all = append(all, rule{"tcp", l.Port, l.Port, source})
+				all = append(all, securityRule{"tcp", l.Port, l.Port, source})
 			}
 			if l.hasUDP() {
-				all = append(all, rule{"udp", l.Port, l.Port, source})
+				all = append(all, securityRule{"udp", l.Port, l.Port, source})
 			}
 		}
 	}
-	all = append(all, rule{"icmp", 3, 4, "0.0.0.0/0"})
+	all = append(all, securityRule{"icmp", 3, 4, "0.0.0.0/0"})
 	if dual {
-		all = append(all, rule{"icmpv6", 2, 0, "::/0"})
+		all = append(all, securityRule{"icmpv6", 2, 0, "::/0"})
 	}
 	slices.SortFunc(all, compareRules)
 	return all
@@ -53,16 +53,16 @@ func clientRules(listeners []listener, ranges []string, dual bool) (all []rule) 
 // placeRules distributes rules over security groups. A rule stays in its group,
 // so that no client is refused on the way, and new ones go where there is room
 // alongside those that will be revoked, if possible.
-func placeRules(desired []rule, observed [][]rule) (placed [][]rule) {
-	placed = make([][]rule, len(observed))
+func placeRules(desired []securityRule, observed [][]securityRule) (placed [][]securityRule) {
+	placed = make([][]securityRule, len(observed))
 	room, later := make([]int, len(observed)), make([]int, len(observed))
-	var rest []rule
+	var rest []securityRule
 	for i := range observed {
 		room[i] = rulesPerGroup - len(observed[i])
 		later[i] = rulesPerGroup
 	}
 	for _, r := range desired {
-		i := slices.IndexFunc(observed, func(rules []rule) bool { return slices.Contains(rules, r) })
+		i := slices.IndexFunc(observed, func(rules []securityRule) bool { return slices.Contains(rules, r) })
 		if i < 0 {
 			rest = append(rest, r)
 			continue
@@ -87,8 +87,8 @@ func placeRules(desired []rule, observed [][]rule) (placed [][]rule) {
 
 // nodeRules admit the load balancers, by their shared security group, to the
 // NodePorts and kube-proxy's health port of the nodes.
-func nodeRules(shared string, nodePorts [2]int32) []rule {
-	return []rule{
+func nodeRules(shared string, nodePorts [2]int32) []securityRule {
+	return []securityRule{
 		{"tcp", portKubeProxy, portKubeProxy, shared},
 		{"tcp", nodePorts[0], nodePorts[1], shared},
 		{"udp", nodePorts[0], nodePorts[1], shared},
@@ -96,9 +96,9 @@ func nodeRules(shared string, nodePorts [2]int32) []rule {
 }
 
 // rulesOf flattens the permissions of a group.
-func rulesOf(permissions []ec2.IpPermission) (all []rule) {
+func rulesOf(permissions []ec2.IpPermission) (all []securityRule) {
 	for _, p := range permissions {
-		r := rule{Protocol: aws.ToString(p.IpProtocol), From: aws.ToInt32(p.FromPort), To: aws.ToInt32(p.ToPort)}
+		r := securityRule{Protocol: aws.ToString(p.IpProtocol), From: aws.ToInt32(p.FromPort), To: aws.ToInt32(p.ToPort)}
 		switch r.Protocol {
 		case "1":
 			r.Protocol = "icmp"
@@ -126,8 +126,8 @@ func rulesOf(permissions []ec2.IpPermission) (all []rule) {
 	return all
 }
 
-// permissions is the inverse of rulesOf.
-func permissions(all []rule) (permissions []ec2.IpPermission) {
+// permissionsOf is the inverse of rulesOf.
+func permissionsOf(all []securityRule) (permissions []ec2.IpPermission) {
 	for _, r := range all {
 		p := ec2.IpPermission{IpProtocol: aws.String(r.Protocol), FromPort: aws.Int32(r.From), ToPort: aws.Int32(r.To)}
 		switch {

@@ -20,7 +20,7 @@ type subnet struct {
 	CIDR           netip.Prefix
 	IPv6           bool
 	Tags           map[string]string
-	Public         bool // the route table leads to an internet gateway; only if needRoutes
+	Public         bool // the route table has a route to an internet gateway; set only if needRoutes
 	Remote         bool // in a local, wavelength or outpost zone
 }
 
@@ -81,10 +81,10 @@ func selectSubnets(all []subnet, scheme elb.LoadBalancerSchemeEnum, cluster stri
 		}
 		slices.Sort(why)
 		if len(all) == 0 {
-			why = []string{"the VPC has none"}
+			why = []string{"the VPC does not have any"}
 		}
 		return nil, newRefusal(v1alpha1.NoSubnet,
-			"no subnet for an %s balancer: %s; tag one in each zone with %s=1, or name them with the annotation %ssubnets",
+			"no subnet for an %s load balancer: %s; tag one in each zone with %s=1, or list them in the annotation %ssubnets",
 			scheme, strings.Join(why, ", "), roleTag(scheme), prefix)
 	}
 	return slices.SortedFunc(maps.Values(best), func(a, b subnet) int { return strings.Compare(a.Zone, b.Zone) }), nil
@@ -103,7 +103,7 @@ func ofOthersOnly(s subnet, cluster string) bool {
 	return false
 }
 
-// isPreferred reports whether a comes before b, of the subnets of one zone.
+// isPreferred reports whether a is preferred to b, a subnet of the same zone.
 func isPreferred(a, b subnet, cluster string) bool {
 	_, inA := a.Tags[tagClusterOwned(cluster)]
 	_, inB := b.Tags[tagClusterOwned(cluster)]
@@ -119,11 +119,11 @@ func namedSubnets(all []subnet, names []string) (selected []subnet, refusal *v1a
 	for _, name := range names {
 		i := slices.IndexFunc(all, func(s subnet) bool { return s.ID == name || s.Name == name && name != "" })
 		if i < 0 {
-			return nil, newRefusal(v1alpha1.NoSubnet, "annotation %ssubnets: the VPC has no subnet %q", prefix, name)
+			return nil, newRefusal(v1alpha1.NoSubnet, "annotation %ssubnets: subnet %q not found in the VPC", prefix, name)
 		}
 		if other, twice := zones[all[i].Zone]; twice {
 			return nil, newRefusal(v1alpha1.NoSubnet,
-				"annotation %ssubnets: %s and %s are both in %s, and a balancer has one subnet in a zone",
+				"annotation %ssubnets: %s and %s are both in zone %s, and a load balancer has one subnet in each zone",
 				prefix, other, name, all[i].Zone)
 		}
 		zones[all[i].Zone] = name
@@ -137,11 +137,11 @@ func namedSubnets(all []subnet, names []string) (selected []subnet, refusal *v1a
 func planMappings(s stack, subnets []subnet) (all []elb.SubnetMapping, refusal *v1alpha1.Refusal) {
 	if n := len(s.EIPs); n > 0 && n != len(subnets) {
 		return nil, newRefusal(v1alpha1.InvalidRequest,
-			"annotation %seip-allocations: %d allocations for %d subnets: there must be one for each", prefix, n, len(subnets))
+			"annotation %seip-allocations: %d allocations for %d subnets: must have one for each subnet", prefix, n, len(subnets))
 	}
 	if n := len(s.Private); n > 0 && n != len(subnets) {
 		return nil, newRefusal(v1alpha1.InvalidRequest,
-			"annotation %sprivate-ipv4-addresses: %d addresses for %d subnets: there must be one for each", prefix, n, len(subnets))
+			"annotation %sprivate-ipv4-addresses: %d addresses for %d subnets: must have one for each subnet", prefix, n, len(subnets))
 	}
 	for i, n := range subnets {
 		m := elb.SubnetMapping{SubnetId: &n.ID}
@@ -155,7 +155,7 @@ func planMappings(s stack, subnets []subnet) (all []elb.SubnetMapping, refusal *
 		}
 		if len(s.Private) > 0 && m.PrivateIPv4Address == nil {
 			return nil, newRefusal(v1alpha1.InvalidRequest,
-				"annotation %sprivate-ipv4-addresses: none is in %s of subnet %s", prefix, n.CIDR, n.ID)
+				"annotation %sprivate-ipv4-addresses: no address is in CIDR %s of subnet %s", prefix, n.CIDR, n.ID)
 		}
 		all = append(all, m)
 	}
@@ -176,7 +176,7 @@ func (s stack) addressType(subnets []subnet) (elb.IpAddressType, *v1alpha1.Refus
 	case s.PreferDual && i < 0 && !s.hasUDP():
 		return elb.IpAddressTypeDualstack, nil
 	case s.AddressType == elb.IpAddressTypeDualstack && i >= 0:
-		return "", newRefusal(v1alpha1.NoSubnet, "a dual-stack balancer is asked for, but subnet %s has no IPv6 CIDR", subnets[i].ID)
+		return "", newRefusal(v1alpha1.NoSubnet, "a dual-stack load balancer requires an IPv6 CIDR in subnet %s", subnets[i].ID)
 	}
 	return s.AddressType, nil
 }

@@ -22,8 +22,8 @@ func ownTags(cluster string, svc *corev1.Service) map[string]string {
 // maxRecord is the length limit of a tag's value (AddTags).
 const maxRecord = 256
 
-// record writes a text into as many tags as it needs.
-func record(tag, text string) map[string]string {
+// recordTags writes a text into as many tags as it needs.
+func recordTags(tag, text string) map[string]string {
 	all := map[string]string{}
 	i := 1
 	for part := range slices.Chunk([]rune(text), maxRecord) {
@@ -37,8 +37,8 @@ func record(tag, text string) map[string]string {
 	return all
 }
 
-// recorded is the inverse of record.
-func recorded(tags map[string]string, tag string) string {
+// recordedText is the inverse of record.
+func recordedText(tags map[string]string, tag string) string {
 	text := tags[tag]
 	for i := 2; tags[fmt.Sprintf("%s-%d", tag, i)] != ""; i++ {
 		text += tags[fmt.Sprintf("%s-%d", tag, i)]
@@ -50,7 +50,7 @@ func recorded(tags map[string]string, tag string) string {
 // user's, and the records of what was set.
 func allTags(own, users map[string]string, name string, records ...map[string]string) map[string]string {
 	all := append([]map[string]string{{tagName: name}, users, own}, records...)
-	return merged(append(all, record(tagTags, strings.Join(slices.Sorted(maps.Keys(users)), "=")))...)
+	return mergeMaps(append(all, recordTags(tagTags, strings.Join(slices.Sorted(maps.Keys(users)), "=")))...)
 }
 
 // diffTags returns which tags to add and which to remove. Tags that are neither
@@ -61,7 +61,7 @@ func diffTags(observed, desired map[string]string) (add map[string]string, remov
 			add = put(add, k, v)
 		}
 	}
-	users := strings.Split(recorded(observed, tagTags), "=")
+	users := strings.Split(recordedText(observed, tagTags), "=")
 	for _, k := range slices.Sorted(maps.Keys(observed)) {
 		_, kept := desired[k]
 		ours := strings.HasPrefix(k, v1alpha1.GroupVersion.Group+"/") || slices.Contains(users, k)

@@ -37,23 +37,23 @@ func parseProviderID(providerID string) (zone, instance string, ok bool) {
 	return zone, instance, true
 }
 
-// target is a node that is an instance.
-type target struct {
+// nodeTarget is a node that is an instance.
+type nodeTarget struct {
 	Node, Instance string
 }
 
 // targetNodes returns the nodes that can be targets, ordered by instance, each
 // instance once.
-func targetNodes(nodes []*corev1.Node, labels map[string]string) (all []target) {
+func targetNodes(nodes []*corev1.Node, labels map[string]string) (all []nodeTarget) {
 	for _, n := range nodes {
 		_, id, ok := parseProviderID(n.Spec.ProviderID)
 		if !ok || !hasLabels(n, labels) {
 			continue
 		}
-		all = append(all, target{n.Name, id})
+		all = append(all, nodeTarget{n.Name, id})
 	}
-	slices.SortFunc(all, func(a, b target) int { return strings.Compare(a.Instance, b.Instance) })
-	return slices.CompactFunc(all, func(a, b target) bool { return a.Instance == b.Instance })
+	slices.SortFunc(all, func(a, b nodeTarget) int { return strings.Compare(a.Instance, b.Instance) })
+	return slices.CompactFunc(all, func(a, b nodeTarget) bool { return a.Instance == b.Instance })
 }
 
 // hasLabels reports whether a node has all the labels; a label without a value
@@ -106,8 +106,8 @@ func (s stack) targetLimit(groups int) targetLimit {
 	return targetLimit{maxTargets / max(groups, 1), s.Attributes[attrCrossZone] == "true"}
 }
 
-// cut returns the IDs of the first instances within the limit, in order.
-func (l targetLimit) cut(all []instance) (ids []string) {
+// instanceIDs returns the IDs of the first instances within the limit, in order.
+func (l targetLimit) instanceIDs(all []instance) (ids []string) {
 	count := map[string]int{}
 	for _, i := range all {
 		zone := i.Zone
@@ -126,7 +126,7 @@ func (l targetLimit) cut(all []instance) (ids []string) {
 // then rest registered. Never more than most are registered at once, except
 // where no target would be left for a moment.
 func planMoves(observed, desired []string, most int) (first, remove, rest []string) {
-	add, remove := without(desired, observed), without(observed, desired)
+	add, remove := subtract(desired, observed), subtract(observed, desired)
 	room := min(max(most-len(observed), 0), len(add))
 	if room == 0 && len(remove) == len(observed) {
 		room = len(add)

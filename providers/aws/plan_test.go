@@ -110,10 +110,10 @@ func TestPlan(t *testing.T) {
 		{"known words of others that fit", annotate("type", "nlb", "nlb-target-type", "instance", "enable-icmp-for-path-mtu-discovery", "on"), "TCP-80"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			s := aService("web")
+			s := newService("web")
 			s.Spec.Ports = []corev1.ServicePort{tcp80}
 			row.change(s)
-			plan, refusal := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
+			plan, refusal := planStack(s, adminSettings{NodePorts: [2]int32{30000, 32767}})
 			if refusal != nil {
 				t.Fatal(refusal)
 			}
@@ -140,70 +140,70 @@ func TestRefusals(t *testing.T) {
 	}
 	udp := corev1.ServicePort{Port: 80, Protocol: corev1.ProtocolUDP, NodePort: 30081}
 	for _, row := range []struct {
-		name   string
-		change func(*corev1.Service)
-		reason v1alpha1.Reason
-		says   string
+		name    string
+		change  func(*corev1.Service)
+		reason  v1alpha1.Reason
+		message string
 	}{
-		{"a typing error", annotate("interal", "true"), v1alpha1.InvalidRequest, "aws-load-balancer-interal: unknown"},
-		{"another's annotation", annotate("quic-enabled-ports", "443"), v1alpha1.InvalidRequest, "not supported: QUIC"},
+		{"unknown annotation", annotate("interal", "true"), v1alpha1.InvalidRequest, "aws-load-balancer-interal: unknown annotation"},
+		{"unsupported annotation", annotate("quic-enabled-ports", "443"), v1alpha1.InvalidRequest, "not supported: QUIC"},
 		{"weighted target groups", func(s *corev1.Service) { s.Annotations["service.beta.kubernetes.io/actions.TCP-80"] = "{}" }, v1alpha1.InvalidRequest, "weighted"},
 		{"scheme", annotate("scheme", "public"), v1alpha1.InvalidRequest, `"public" must be one of internal, internet-facing`},
-		{"contradiction", annotate("scheme", "internal", "internal", "false"), v1alpha1.InvalidRequest, "contradicts"},
+		{"scheme and internal", annotate("scheme", "internal", "internal", "false"), v1alpha1.InvalidRequest, "conflicts with"},
 		{"ip targets", annotate("nlb-target-type", "ip"), v1alpha1.InvalidRequest, `"ip" must be one of instance`},
 		{"classic", annotate("type", "classic"), v1alpha1.InvalidRequest, `"classic" must be one of`},
-		{"addresses of an internal balancer", annotate("scheme", "internal", "eip-allocations", "eipalloc-1"), v1alpha1.InvalidRequest, "internal balancer has no Elastic IP"},
-		{"private addresses of a public one", annotate("private-ipv4-addresses", "10.0.0.5"), v1alpha1.InvalidRequest, "whose scheme is internal"},
-		{"no address", annotate("scheme", "internal", "private-ipv4-addresses", "fd00::1"), v1alpha1.InvalidRequest, "no IPv4 address"},
+		{"Elastic IP addresses, internal", annotate("scheme", "internal", "eip-allocations", "eipalloc-1"), v1alpha1.InvalidRequest, "eip-allocations: must not be set for an internal"},
+		{"private addresses, internet-facing", annotate("private-ipv4-addresses", "10.0.0.5"), v1alpha1.InvalidRequest, "requires an internal load balancer"},
+		{"invalid address", annotate("scheme", "internal", "private-ipv4-addresses", "fd00::1"), v1alpha1.InvalidRequest, `invalid IPv4 address "fd00::1"`},
 		{"too few addresses", annotate("subnets", "a,b", "eip-allocations", "eipalloc-1"), v1alpha1.InvalidRequest, "1 entries for 2 subnets"},
-		{"no such number", annotate("healthcheck-interval", "4"), v1alpha1.InvalidRequest, "from 5 to 300"},
-		{"timeout beyond the interval", annotate("healthcheck-interval", "10", "healthcheck-timeout", "20"), v1alpha1.InvalidRequest, "longer than the interval"},
-		{"no health port", annotate("healthcheck-port", "admin"), v1alpha1.InvalidRequest, `"admin" is no port number`},
-		{"a health port that no node admits", annotate("healthcheck-port", "8081"), v1alpha1.InvalidRequest, "not to 8081"},
-		{"idle timeout without TCP", both(withPorts(udp), annotate("connection-idle-timeout", "400")), v1alpha1.InvalidRequest, "only TCP listeners"},
-		{"a path by TCP", annotate("healthcheck-protocol", "tcp", "healthcheck-path", "/x"), v1alpha1.InvalidRequest, "contradicts"},
-		{"no such port", annotate("ssl-cert", certificateA, "ssl-ports", "443"), v1alpha1.InvalidRequest, `no port "443"`},
-		{"TLS without a certificate", annotate("ssl-ports", "80"), v1alpha1.InvalidRequest, "needs the annotation"},
-		{"no certificate", annotate("ssl-cert", "mine"), v1alpha1.InvalidRequest, "no ARN"},
-		{"no such listener", annotate("listener-attributes.UDP-80", "a=b"), v1alpha1.InvalidRequest, "there is no such listener"},
-		{"groups, and none", annotate("security-groups", "sg-1", "disable-nlb-sg", "true"), v1alpha1.InvalidRequest, "contradicts"},
-		{"a group's name", annotate("security-groups", "web"), v1alpha1.InvalidRequest, "no ID of a security group"},
-		{"ranges without our group", both(annotate("security-groups", "sg-1"), func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }), v1alpha1.InvalidRequest, "spec.loadBalancerSourceRanges"},
-		{"no range", func(s *corev1.Service) { s.Annotations[annotationSourceRanges] = "everybody" }, v1alpha1.InvalidRequest, `"everybody" is no CIDR`},
+		{"number out of range", annotate("healthcheck-interval", "4"), v1alpha1.InvalidRequest, "from 5 to 300"},
+		{"timeout beyond the interval", annotate("healthcheck-interval", "10", "healthcheck-timeout", "20"), v1alpha1.InvalidRequest, "must not be longer than the interval"},
+		{"invalid health port", annotate("healthcheck-port", "admin"), v1alpha1.InvalidRequest, `"admin" must be a port number`},
+		{"health port outside of the node ports", annotate("healthcheck-port", "8081"), v1alpha1.InvalidRequest, "not to 8081"},
+		{"idle timeout without TCP", both(withPorts(udp), annotate("connection-idle-timeout", "400")), v1alpha1.InvalidRequest, "requires a TCP listener"},
+		{"path with TCP", annotate("healthcheck-protocol", "tcp", "healthcheck-path", "/x"), v1alpha1.InvalidRequest, "conflicts with"},
+		{"unknown port", annotate("ssl-cert", certificateA, "ssl-ports", "443"), v1alpha1.InvalidRequest, `port "443" not found`},
+		{"TLS without a certificate", annotate("ssl-ports", "80"), v1alpha1.InvalidRequest, "requires the annotation"},
+		{"invalid certificate", annotate("ssl-cert", "mine"), v1alpha1.InvalidRequest, `invalid certificate ARN "mine"`},
+		{"unknown listener", annotate("listener-attributes.UDP-80", "a=b"), v1alpha1.InvalidRequest, "listener not found"},
+		{"groups and no groups", annotate("security-groups", "sg-1", "disable-nlb-sg", "true"), v1alpha1.InvalidRequest, "conflicts with"},
+		{"name of a group", annotate("security-groups", "web"), v1alpha1.InvalidRequest, `invalid security group ID "web"`},
+		{"ranges without own group", both(annotate("security-groups", "sg-1"), func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }), v1alpha1.InvalidRequest, "spec.loadBalancerSourceRanges"},
+		{"invalid range", func(s *corev1.Service) { s.Annotations[annotationSourceRanges] = "all" }, v1alpha1.InvalidRequest, `invalid CIDR "all"`},
 		{"reserved tag", annotate("additional-resource-tags", "fairlead.io/cluster=x"), v1alpha1.InvalidRequest, "reserved"},
-		{"a key twice", annotate("attributes", "a=1,a=2"), v1alpha1.InvalidRequest, "twice"},
-		{"cross-zone, both ways", annotate("cross-zone-load-balancing-enabled", "true", "attributes", attrCrossZone+"=false"), v1alpha1.InvalidRequest, "contradicts"},
+		{"duplicate key", annotate("attributes", "a=1,a=2"), v1alpha1.InvalidRequest, `duplicate key "a"`},
+		{"conflicting cross-zone settings", annotate("cross-zone-load-balancing-enabled", "true", "attributes", attrCrossZone+"=false"), v1alpha1.InvalidRequest, "conflicts with"},
 		{"logs without a bucket", annotate("access-log-enabled", "true"), v1alpha1.InvalidRequest, "s3-bucket-name"},
-		{"sticky TLS", both(annotate("ssl-cert", certificateA), func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }), v1alpha1.InvalidRequest, "sticky"},
-		{"an address", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.1" }, v1alpha1.InvalidRequest, "spec.loadBalancerIP"},
-		{"no nodePort", func(s *corev1.Service) { s.Spec.Ports[0].NodePort = 0 }, v1alpha1.InvalidRequest, "80/TCP has no nodePort"},
-		{"one port, two nodePorts", func(s *corev1.Service) { s.Spec.Ports = append(s.Spec.Ports, udp) }, v1alpha1.InvalidRequest, "must be the same"},
-		{"UDP on dual stack", both(withPorts(udp), annotate("ip-address-type", "dualstack")), v1alpha1.InvalidRequest, "carries no UDP"},
-		{"UDP without its clients' addresses", both(withPorts(udp), annotate("target-group-attributes", attrPreserve+"=false")), v1alpha1.InvalidRequest, "port 80, which speaks UDP"},
+		{"session affinity with TLS", both(annotate("ssl-cert", certificateA), func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }), v1alpha1.InvalidRequest, "ClientIP is not supported on port 80"},
+		{"loadBalancerIP", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.1" }, v1alpha1.InvalidRequest, "spec.loadBalancerIP"},
+		{"no node port", func(s *corev1.Service) { s.Spec.Ports[0].NodePort = 0 }, v1alpha1.InvalidRequest, "port 80/TCP requires a node port"},
+		{"one port, two node ports", func(s *corev1.Service) { s.Spec.Ports = append(s.Spec.Ports, udp) }, v1alpha1.InvalidRequest, "must be the same"},
+		{"UDP on dual stack", both(withPorts(udp), annotate("ip-address-type", "dualstack")), v1alpha1.InvalidRequest, "UDP is not supported"},
+		{"UDP without client addresses", both(withPorts(udp), annotate("target-group-attributes", attrPreserve+"=false")), v1alpha1.InvalidRequest, "port 80, which uses UDP"},
 		{"SCTP", withPorts(corev1.ServicePort{Port: 38412, Protocol: corev1.ProtocolSCTP, NodePort: 30001}), v1alpha1.CloudCannotServe, "port 38412 speaks SCTP"},
-		{"too many ports", many, v1alpha1.QuotaExceeded, "at most 50 listeners"},
+		{"too many ports", many, v1alpha1.QuotaExceeded, "at most 50 ports"},
 		{"too many ranges", func(s *corev1.Service) {
 			for i := range 250 {
 				s.Spec.LoadBalancerSourceRanges = append(s.Spec.LoadBalancerSourceRanges, fmt.Sprintf("10.0.%d.0/24", i))
 			}
-		}, v1alpha1.QuotaExceeded, "250 ranges for 1 ports need 251 rules"},
+		}, v1alpha1.QuotaExceeded, "250 ranges for 1 ports require 251 rules"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			s := aService("web", 80)
+			s := newService("web", 80)
 			row.change(s)
-			_, refusal := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
-			if refusal == nil || refusal.Reason != row.reason || !strings.Contains(refusal.Message, row.says) {
-				t.Errorf("got %v, want %s with %q", refusal, row.reason, row.says)
+			_, refusal := planStack(s, adminSettings{NodePorts: [2]int32{30000, 32767}})
+			if refusal == nil || refusal.Reason != row.reason || !strings.Contains(refusal.Message, row.message) {
+				t.Errorf("got %v, want %s with %q", refusal, row.reason, row.message)
 			}
 		})
 	}
 }
 
-// TestEveryProblemIsNamed: who makes three mistakes learns of three.
-func TestEveryProblemIsNamed(t *testing.T) {
-	s := aService("web", 80)
+// TestAllProblemsReported checks that a refusal names every invalid annotation.
+func TestAllProblemsReported(t *testing.T) {
+	s := newService("web", 80)
 	annotate("scheme", "public", "healthcheck-interval", "no", "ssl-ports", "9")(s)
-	_, refusal := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
+	_, refusal := planStack(s, adminSettings{NodePorts: [2]int32{30000, 32767}})
 	for _, name := range []string{"scheme", "healthcheck-interval", "ssl-ports"} {
 		if refusal == nil || !strings.Contains(refusal.Message, prefix+name) {
 			t.Errorf("%v does not name %s", refusal, name)
@@ -217,10 +217,10 @@ func FuzzPlan(f *testing.F) {
 	f.Add("healthcheck-port", "-1", "listener-attributes.TCP-80", "=")
 	f.Add("additional-resource-tags", "a=b=c,ü=é", "ssl-cert", ",,")
 	f.Fuzz(func(t *testing.T, nameA, valueA, nameB, valueB string) {
-		s := aService("web", 80, 443)
+		s := newService("web", 80, 443)
 		annotate(nameA, valueA, nameB, valueB)(s)
-		first, refusal := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
-		second, again := planStack(s, settings{NodePorts: [2]int32{30000, 32767}})
+		first, refusal := planStack(s, adminSettings{NodePorts: [2]int32{30000, 32767}})
+		second, again := planStack(s, adminSettings{NodePorts: [2]int32{30000, 32767}})
 		if !reflect.DeepEqual(first, second) || (refusal == nil) != (again == nil) || refusal != nil && *refusal != *again {
 			t.Errorf("one Service, two plans: %+v %v, %+v %v", first, refusal, second, again)
 		}
@@ -229,29 +229,29 @@ func FuzzPlan(f *testing.F) {
 
 func TestNames(t *testing.T) {
 	n := newNames("a cluster with a long name, which AWS would not take")
-	for _, name := range []string{n.service("x"), n.second("x"), n.shared(), n.securityGroup("x", 3), n.targetGroup("x", n.second("x"), targetGroup{Port: 32767, Protocol: "TCP_UDP"})} {
+	for _, name := range []string{n.firstName("x"), n.secondName("x"), n.sharedGroup(), n.securityGroup("x", 3), n.targetGroup("x", n.secondName("x"), targetGroup{Port: 32767, Protocol: "TCP_UDP"})} {
 		if len(name) > 32 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || strings.HasSuffix(name, "-") {
 			t.Errorf("%q is no name for a balancer", name)
 		}
 	}
 	ofX := n.ofService("x")
-	if ofX(n.service("y")) || !ofX(n.second("x")) || ofX(n.shared()) || newNames("other").ofService("x")(n.service("x")) {
+	if ofX(n.firstName("y")) || !ofX(n.secondName("x")) || ofX(n.sharedGroup()) || newNames("other").ofService("x")(n.firstName("x")) {
 		t.Error("names are taken for another's")
 	}
 }
 
-// TestLaws: what a diff says, applied to what there is, is what is wanted, and
+// TestDiffProperties: what a diff says, applied to what there is, is what is wanted, and
 // a second look finds nothing to do.
-func TestLaws(t *testing.T) {
+func TestDiffProperties(t *testing.T) {
 	keys := rapid.SampledFrom([]string{"team", "cost", "env", "fairlead.io/attributes", "Name", "foreign"})
 	tags := rapid.MapOf(keys, rapid.StringMatching(`[a-z]{0,3}`))
 	t.Run("tags", rapid.MakeCheck(func(t *rapid.T) {
 		have, users := tags.Draw(t, "have"), rapid.MapOf(rapid.SampledFrom([]string{"team", "cost", "env"}), rapid.StringMatching(`[a-z]{0,3}`)).Draw(t, "users")
 		before := rapid.MapOf(rapid.SampledFrom([]string{"team", "cost"}), rapid.Just("x")).Draw(t, "before")
-		have = merged(have, record(tagTags, strings.Join(slices.Sorted(maps.Keys(before)), "=")))
+		have = mergeMaps(have, recordTags(tagTags, strings.Join(slices.Sorted(maps.Keys(before)), "=")))
 		want := allTags(map[string]string{tagUID: "1"}, users, "ns/web")
 		add, remove := diffTags(have, want)
-		after := merged(have, add)
+		after := mergeMaps(have, add)
 		for _, k := range remove {
 			delete(after, k)
 		}
@@ -275,14 +275,14 @@ func TestLaws(t *testing.T) {
 	}))
 	t.Run("attributes", rapid.MakeCheck(func(t *rapid.T) {
 		kind := rapid.SampledFrom([]string{"TCP", "UDP", "TCP_UDP", "TLS"}).Draw(t, "kind")
-		standard := merged(defaultAttributes["group"], defaultAttributes["group "+kind])
+		standard := mergeMaps(defaultAttributes["group"], defaultAttributes["group "+kind])
 		attributes := rapid.MapOf(rapid.SampledFrom(slices.Sorted(maps.Keys(standard))), rapid.StringMatching(`[a-z0-9]{1,3}`))
 		before, want := attributes.Draw(t, "before"), attributes.Draw(t, "want")
-		have := merged(standard, before)
+		have := mergeMaps(standard, before)
 		for k, v := range attributesToSet(want, attributeRecord(before), "group", kind) {
 			have[k] = v
 		}
-		if fresh := merged(standard, want); !maps.Equal(have, fresh) {
+		if fresh := mergeMaps(standard, want); !maps.Equal(have, fresh) {
 			t.Fatalf("%v, not %v", have, fresh)
 		}
 		if more := attributesToSet(want, attributeRecord(want), "group", kind); len(more) > 0 {
@@ -291,24 +291,24 @@ func TestLaws(t *testing.T) {
 	}))
 	t.Run("records", rapid.MakeCheck(func(t *rapid.T) {
 		text := rapid.StringMatching(`[a-zé=. ]{0,900}`).Draw(t, "text")
-		if got := recorded(record("tag", text), "tag"); got != text {
+		if got := recordedText(recordTags("tag", text), "tag"); got != text {
 			t.Fatalf("%q, not %q", got, text)
 		}
 	}))
 	t.Run("rules", rapid.MakeCheck(func(t *rapid.T) {
-		one := rapid.Custom(func(t *rapid.T) rule {
+		one := rapid.Custom(func(t *rapid.T) securityRule {
 			port := rapid.Int32Range(1, 3).Draw(t, "port")
-			return rule{rapid.SampledFrom([]string{"tcp", "udp"}).Draw(t, "protocol"), port, port, rapid.SampledFrom([]string{"0.0.0.0/0", "::/0", "sg-1"}).Draw(t, "source")}
+			return securityRule{rapid.SampledFrom([]string{"tcp", "udp"}).Draw(t, "protocol"), port, port, rapid.SampledFrom([]string{"0.0.0.0/0", "::/0", "sg-1"}).Draw(t, "source")}
 		})
-		all := rapid.SliceOfDistinct(one, func(r rule) rule { return r })
+		all := rapid.SliceOfDistinct(one, func(r securityRule) securityRule { return r })
 		have, want := all.Draw(t, "have"), all.Draw(t, "want")
-		after := append(without(have, without(have, want)), without(want, have)...)
+		after := append(subtract(have, subtract(have, want)), subtract(want, have)...)
 		slices.SortFunc(after, compareRules)
 		slices.SortFunc(want, compareRules)
 		if !slices.Equal(after, want) {
 			t.Fatalf("%v, not %v", after, want)
 		}
-		if back := rulesOf(permissions(want)); !slices.Equal(back, want) {
+		if back := rulesOf(permissionsOf(want)); !slices.Equal(back, want) {
 			t.Fatalf("%v became %v on its way through AWS's form", want, back)
 		}
 	}))

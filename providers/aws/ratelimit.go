@@ -67,18 +67,18 @@ func (l *rateLimiter) HandleFinalize(ctx context.Context, in middleware.Finalize
 	bucket := awsmiddleware.GetServiceID(ctx) + bucketOf(action)
 	if b := l.buckets[bucket]; b != nil {
 		if err := b.Wait(ctx); err != nil {
-			return middleware.FinalizeOutput{}, middleware.Metadata{}, fmt.Errorf("too many calls wait for their turn: %w", err)
+			return middleware.FinalizeOutput{}, middleware.Metadata{}, fmt.Errorf("rate limit of AWS API calls: %w", err)
 		}
 	}
 	start := time.Now()
 	out, metadata, err := next.HandleFinalize(ctx, in)
-	l.adapt(bucket, err)
-	observe(action, codeOf(err), time.Since(start))
+	l.adaptRate(bucket, err)
+	observeCall(action, codeOf(err), time.Since(start))
 	return out, metadata, err
 }
 
-// adapt halves the rate when AWS throttles, and raises it again slowly.
-func (l *rateLimiter) adapt(bucket string, err error) {
+// adaptRate halves the rate when AWS throttles, and raises it again slowly.
+func (l *rateLimiter) adaptRate(bucket string, err error) {
 	b := l.buckets[bucket]
 	if b == nil {
 		return
@@ -86,11 +86,11 @@ func (l *rateLimiter) adapt(bucket string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	base := l.bases[bucket]
-	if throttled.IsErrorThrottle(err) == aws.TrueTernary {
+	if throttleErrors.IsErrorThrottle(err) == aws.TrueTernary {
 		b.SetLimit(max(b.Limit()/2, base/20))
 	} else if b.Limit() < base {
 		b.SetLimit(min(b.Limit()+base/50, base))
 	}
 }
 
-var throttled = retry.ThrottleErrorCode{Codes: retry.DefaultThrottleErrorCodes}
+var throttleErrors = retry.ThrottleErrorCode{Codes: retry.DefaultThrottleErrorCodes}

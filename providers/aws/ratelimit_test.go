@@ -9,26 +9,26 @@ import (
 	"github.com/aws/smithy-go"
 )
 
-// TestAdapt: a throttled class of calls gets slower, alone, and recovers.
-func TestAdapt(t *testing.T) {
+// TestRateAdaptation: a throttled class of calls gets slower, alone, and recovers.
+func TestRateAdaptation(t *testing.T) {
 	l := newRateLimiter()
 	bucket, other := ec2.ServiceID+"Modify", ec2.ServiceID+"Describe"
 	base, untouched := l.bases[bucket], l.buckets[other].Limit()
 	throttle := &smithy.GenericAPIError{Code: "RequestLimitExceeded"}
 	for range 3 {
-		l.adapt(bucket, throttle)
+		l.adaptRate(bucket, throttle)
 	}
 	if got := l.buckets[bucket].Limit(); got != base/8 {
 		t.Errorf("the rate is %v, not %v", got, base/8)
 	}
 	for range 100 {
-		l.adapt(bucket, throttle)
+		l.adaptRate(bucket, throttle)
 	}
 	if got := l.buckets[bucket].Limit(); got < base/20 {
 		t.Errorf("the rate is %v: it would never recover", got)
 	}
 	for range 100 {
-		l.adapt(bucket, nil)
+		l.adaptRate(bucket, nil)
 	}
 	if got := l.buckets[bucket].Limit(); got != base {
 		t.Errorf("the rate is %v after many successes, not %v", got, base)
@@ -36,15 +36,15 @@ func TestAdapt(t *testing.T) {
 	if got := l.buckets[other].Limit(); got != untouched {
 		t.Errorf("another class has %v, not %v", got, untouched)
 	}
-	l.adapt(bucket, fmt.Errorf("anything else"))
+	l.adaptRate(bucket, fmt.Errorf("anything else"))
 	if got := l.buckets[bucket].Limit(); got != base {
 		t.Errorf("the rate is %v after another failure", got)
 	}
 }
 
-// TestThrottlingStorm: many Services under throttling end well, with each
+// TestThrottling: many Services under throttling end well, with each
 // thing made once.
-func TestThrottlingStorm(t *testing.T) {
+func TestThrottling(t *testing.T) {
 	a := fakeAccount(t)
 	c := a.provider(t)
 	for _, action := range []string{"CreateTargetGroup", "CreateLoadBalancer", "RegisterTargets", "AuthorizeSecurityGroupIngress", "DescribeLoadBalancers"} {
@@ -54,7 +54,7 @@ func TestThrottlingStorm(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range services {
 		group.Go(func() {
-			s := aService(fmt.Sprint("web-", i), 80, 443)
+			s := newService(fmt.Sprint("web-", i), 80, 443)
 			for range 50 {
 				if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err == nil {
 					return

@@ -63,8 +63,8 @@ func TestSelectBalancer(t *testing.T) {
 // and where it may be, the new balancer comes before the old one goes.
 func TestReplacement(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		c, s := a.provider(t), aService("web", 80)
-		old := a.ensured(t, c, s).Ingress[0].Hostname
+		c, s := a.provider(t), newService("web", 80)
+		old := a.ensureService(t, c, s).Ingress[0].Hostname
 		before := a.world(t)
 		annotate("scheme", "internal")(s)
 		var refusal *v1alpha1.Refusal
@@ -76,8 +76,8 @@ func TestReplacement(t *testing.T) {
 		if got := a.world(t); got != before {
 			t.Fatalf("the refusal changed the world to\n%s\nfrom\n%s", got, before)
 		}
-		update(t, a, c, s, a.nodes[:2]) // its targets follow all the same
-		if n := len(a.balances(t, c.names.service(s.UID))[80]); n != 2 {
+		updateTargets(t, a, c, s, a.nodes[:2]) // its targets follow all the same
+		if n := len(a.balances(t, c.names.firstName(s.UID))[80]); n != 2 {
 			t.Errorf("%d targets", n)
 		}
 
@@ -127,7 +127,7 @@ func TestReplacement(t *testing.T) {
 		if n := len(a.targetGroups(t)); n != 1 {
 			t.Errorf("there are %d target groups", n)
 		}
-		deleted(t, a, c, s)
+		deleteService(t, a, c, s)
 		if left := a.everything(t); len(left) > 0 {
 			t.Errorf("there remain %v", left)
 		}
@@ -138,11 +138,11 @@ func TestReplacement(t *testing.T) {
 // remembered though AWS does not list them.
 func TestAddresses(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		c, s := a.provider(t), aService("web", 80)
+		c, s := a.provider(t), newService("web", 80)
 		annotate("scheme", "internal", "private-ipv4-addresses", "10.0.0.50,10.0.1.50,10.0.2.50")(s)
-		a.ensured(t, c, s)
+		a.ensureService(t, c, s)
 		c.invalidateSync(s.UID)
-		a.ensured(t, c, s)
+		a.ensureService(t, c, s)
 		for _, other := range []string{"10.0.0.51,10.0.1.50,10.0.2.50", "10.0.0.50,10.0.1.50,10.0.2.51"} {
 			annotate("private-ipv4-addresses", other)(s)
 			var refusal *v1alpha1.Refusal
@@ -151,8 +151,8 @@ func TestAddresses(t *testing.T) {
 			}
 		}
 		delete(s.Annotations, prefix+"private-ipv4-addresses")
-		a.ensured(t, c, s)
+		a.ensureService(t, c, s)
 		annotate("private-ipv4-addresses", "10.0.0.50,10.0.1.50,10.0.2.50")(s)
-		a.ensured(t, a.provider(t), s)
+		a.ensureService(t, a.provider(t), s)
 	})
 }

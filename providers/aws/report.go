@@ -17,21 +17,21 @@ import (
 // provisioned the new one.
 func (r *reconciler) reportBalancer(b elb.LoadBalancer) {
 	l := r.result
-	l.status, l.subject, l.progress = statusOf(b), r.describe(b), ""
+	l.status, l.subject, l.progress = statusOf(b), r.describeBalancer(b), ""
 	l.report = providers.Report{Ready: true, Reason: v1alpha1.Assigned}
 	switch state := stateOf(b); {
 	case r.old != nil && !isProvisioned(b):
-		l.incomplete, l.progress = true, "; it replaces "+aws.ToString(r.old.LoadBalancerName)+" as soon as AWS has finished it"
+		l.incomplete, l.progress = true, "; it replaces "+aws.ToString(r.old.LoadBalancerName)+" when AWS has provisioned it"
 		l.report.Reason, l.status = v1alpha1.Provisioning, statusOf(*r.old)
 	case r.old != nil:
 		l.incomplete, l.progress = true, "; it replaces "+aws.ToString(r.old.LoadBalancerName)+
-			", which stays for some minutes, until clients know the new name and a target is healthy"
+			", which is deleted when a target is healthy and clients have had some minutes to resolve the new name"
 	case state == elb.LoadBalancerStateEnumActive:
 	case state == elb.LoadBalancerStateEnumActiveImpaired:
-		l.progress = "; AWS lacks resources to scale it up (active_impaired)"
+		l.progress = "; AWS does not have the resources to scale it up (active_impaired)"
 	case state == elb.LoadBalancerStateEnumProvisioning:
 		l.report = providers.Report{Reason: v1alpha1.Provisioning, Again: r.pollInterval}
-		l.progress = "; AWS is still making it, which takes one to three minutes"
+		l.progress = "; AWS is provisioning it, which takes one to three minutes"
 	default:
 		l.report = providers.Report{Reason: v1alpha1.CloudFailed, Again: r.pollInterval}
 		l.progress = fmt.Sprintf("; its state is %s: %s", state, aws.ToString(b.State.Reason))
@@ -42,17 +42,17 @@ func (r *reconciler) reportBalancer(b elb.LoadBalancer) {
 	l.composeMessage()
 }
 
-func (r *reconciler) describe(b elb.LoadBalancer) string {
+func (r *reconciler) describeBalancer(b elb.LoadBalancer) string {
 	scheme := string(b.Scheme)
 	if scheme == "" {
 		scheme = string(r.result.desired.Scheme)
 	}
-	return fmt.Sprintf("%s Network Load Balancer %s in %s", scheme, aws.ToString(b.LoadBalancerName), r.clients.region)
+	return fmt.Sprintf("%s Network Load Balancer %s in %s", scheme, aws.ToString(b.LoadBalancerName), r.apiClients.region)
 }
 
-// noteMissing compares the desired targets with the instances that can be
+// recordMissing compares the desired targets with the instances that can be
 // targets.
-func (l *lastSync) noteMissing(usable []instance) {
+func (l *lastSync) recordMissing(usable []instance) {
 	l.missing, l.noUsable = nil, len(usable) == 0
 	for _, t := range l.targets {
 		if !slices.ContainsFunc(usable, func(i instance) bool { return i.ID == t.Instance }) || !l.refused[t.Instance].IsZero() {
@@ -68,25 +68,25 @@ func (l *lastSync) composeMessage() {
 	if len(l.groups) > 0 {
 		used = len(l.groups[0].instances)
 	}
-	l.report.Message = fmt.Sprintf("%s, %s%s", l.subject, plural(used, "target"), l.progress)
+	l.report.Message = fmt.Sprintf("%s, %s%s", l.subject, pluralize(used, "target"), l.progress)
 	switch l.report.Reason {
 	case v1alpha1.Assigned, v1alpha1.NoTargets:
 		l.report.Reason = v1alpha1.Assigned
 		if l.noUsable {
 			l.report.Reason = v1alpha1.NoTargets
-			l.report.Message += "; no node can be a target any more, so the last targets stay"
+			l.report.Message += "; no node can be a target, so the registered targets stay"
 		}
 	}
 	if len(l.missing) > 0 {
-		l.report.Message += fmt.Sprintf("; no target: %s, whose instances AWS does not know, or does not accept", shortList(l.missing))
+		l.report.Message += fmt.Sprintf("; not registered: %s: AWS does not know or does not accept the instances", shortList(l.missing))
 	}
 	if cut := len(l.targets) - used - len(l.missing); cut > 0 {
-		l.report.Message += fmt.Sprintf("; %s left out: the balancer can have %d targets for each of its %d ports in a zone; "+
-			"choose with the annotation %starget-node-labels", plural(cut, "node"), l.limit().instances, len(l.groups), prefix)
+		l.report.Message += fmt.Sprintf("; %s omitted: the load balancer can have %d targets for each of its %d ports in a zone; "+
+			"select nodes with the annotation %starget-node-labels", pluralize(cut, "node"), l.targetLimit().instances, len(l.groups), prefix)
 	}
 }
 
-func plural(n int, noun string) string {
+func pluralize(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}

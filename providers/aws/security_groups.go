@@ -17,7 +17,7 @@ func (c *Cloud) listSecurityGroups(ctx context.Context, filters []ec2.Filter) ([
 // findSecurityGroup returns the ID of the group with the name, "" if there is
 // none, and a Refusal if it is not ours.
 func (c *Cloud) findSecurityGroup(ctx context.Context, vpc, name string) (id string, err error) {
-	groups, err := c.listSecurityGroups(ctx, filter("group-name", name))
+	groups, err := c.listSecurityGroups(ctx, ec2Filter("group-name", name))
 	if err != nil {
 		return "", err
 	}
@@ -38,7 +38,7 @@ func (c *Cloud) ownsSecurityGroup(g ec2.SecurityGroup) bool {
 }
 
 func (c *Cloud) createSecurityGroup(ctx context.Context, vpc, name string, tags map[string]string) (id string, err error) {
-	out, err := call(ctx, c.ec2.CreateSecurityGroup, &ec2api.CreateSecurityGroupInput{
+	out, err := callAPI(ctx, c.ec2.CreateSecurityGroup, &ec2api.CreateSecurityGroupInput{
 		GroupName: aws.String(name), VpcId: aws.String(vpc),
 		Description:       aws.String("Load balancers of Kubernetes cluster " + plainText(c.options.Cluster)),
 		TagSpecifications: []ec2.TagSpecification{{ResourceType: ec2.ResourceTypeSecurityGroup, Tags: ec2TagList(tags)}},
@@ -67,23 +67,23 @@ func plainText(text string) string {
 	}, text)
 }
 
-// authorize adds rules to a group.
-func (c *Cloud) authorize(ctx context.Context, group string, rules []rule) error {
-	return allOrEach(rules, "InvalidPermission.Duplicate", func(rules []rule) error {
+// authorizeIngress adds rules to a group.
+func (c *Cloud) authorizeIngress(ctx context.Context, group string, rules []securityRule) error {
+	return allOrEach(rules, "InvalidPermission.Duplicate", func(rules []securityRule) error {
 		return retryWhile(ctx, "InvalidGroup.NotFound", func() error {
-			_, err := call(ctx, c.ec2.AuthorizeSecurityGroupIngress, &ec2api.AuthorizeSecurityGroupIngressInput{
-				GroupId: aws.String(group), IpPermissions: permissions(rules),
+			_, err := callAPI(ctx, c.ec2.AuthorizeSecurityGroupIngress, &ec2api.AuthorizeSecurityGroupIngressInput{
+				GroupId: aws.String(group), IpPermissions: permissionsOf(rules),
 			})
 			return err
 		})
 	})
 }
 
-// revoke removes rules from a group.
-func (c *Cloud) revoke(ctx context.Context, group string, rules []rule) error {
-	err := allOrEach(rules, "InvalidPermission.NotFound", func(rules []rule) error {
-		_, err := call(ctx, c.ec2.RevokeSecurityGroupIngress, &ec2api.RevokeSecurityGroupIngressInput{
-			GroupId: aws.String(group), IpPermissions: permissions(rules),
+// revokeIngress removes rules from a group.
+func (c *Cloud) revokeIngress(ctx context.Context, group string, rules []securityRule) error {
+	err := allOrEach(rules, "InvalidPermission.NotFound", func(rules []securityRule) error {
+		_, err := callAPI(ctx, c.ec2.RevokeSecurityGroupIngress, &ec2api.RevokeSecurityGroupIngressInput{
+			GroupId: aws.String(group), IpPermissions: permissionsOf(rules),
 		})
 		return err
 	})
@@ -95,7 +95,7 @@ func (c *Cloud) revoke(ctx context.Context, group string, rules []rule) error {
 
 // allOrEach makes one call for all rules. A rule for which nothing is to be done
 // fails the call with the code; then it makes a call for each rule.
-func allOrEach(all []rule, doneCode string, do func([]rule) error) error {
+func allOrEach(all []securityRule, doneCode string, do func([]securityRule) error) error {
 	if len(all) == 0 {
 		return nil
 	}
@@ -104,7 +104,7 @@ func allOrEach(all []rule, doneCode string, do func([]rule) error) error {
 		return err
 	}
 	for _, r := range all {
-		if err := do([]rule{r}); err != nil && !isCode(err, doneCode) {
+		if err := do([]securityRule{r}); err != nil && !isCode(err, doneCode) {
 			return err
 		}
 	}

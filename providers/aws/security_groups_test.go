@@ -18,12 +18,14 @@ import (
 // has more than it holds.
 func TestPlaceRules(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		one := rapid.Custom(func(t *rapid.T) rule { return rule{"tcp", rapid.Int32Range(1, 300).Draw(t, "port"), 0, "0.0.0.0/0"} })
-		all := rapid.SliceOfNDistinct(one, 0, rulesPerGroup*maxGroups, func(r rule) rule { return r })
+		one := rapid.Custom(func(t *rapid.T) securityRule {
+			return securityRule{"tcp", rapid.Int32Range(1, 300).Draw(t, "port"), 0, "0.0.0.0/0"}
+		})
+		all := rapid.SliceOfNDistinct(one, 0, rulesPerGroup*maxGroups, func(r securityRule) securityRule { return r })
 		before, want := all.Draw(t, "before"), all.Draw(t, "want")
-		have := placeRules(before, make([][]rule, maxGroups))
+		have := placeRules(before, make([][]securityRule, maxGroups))
 		placed := placeRules(want, have)
-		var flat []rule
+		var flat []securityRule
 		for i, rules := range placed {
 			if len(rules) > rulesPerGroup {
 				t.Fatalf("%d rules in a group", len(rules))
@@ -49,25 +51,25 @@ func TestPlaceRules(t *testing.T) {
 func TestSecurityGroups(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
 		given := *get(t, a.ec2.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{GroupName: new("given"), Description: new("x"), VpcId: &a.vpc}).GroupId
-		c, s := a.provider(t), aService("web", 80)
-		a.ensured(t, c, s)
+		c, s := a.provider(t), newService("web", 80)
+		a.ensureService(t, c, s)
 		annotate("security-groups", given)(s)
-		a.ensured(t, c, s)
+		a.ensureService(t, c, s)
 		if got := a.balancers(t)[0].SecurityGroups; len(got) != 1 || got[0] != given {
 			t.Errorf("the balancer has %v", got)
 		}
-		deleted(t, a, c, s)
+		deleteService(t, a, c, s)
 		if left := a.everything(t); len(left) != 1 || left[0] != "security group given" {
 			t.Errorf("there remain %v", left)
 		}
 	})
 }
 
-// TestStrangers: what has our names but not our tags is never touched.
-func TestStrangers(t *testing.T) {
+// TestForeignObjects: what has our names but not our tags is never touched.
+func TestForeignObjects(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		c, s := a.provider(t), aService("web", 80)
-		name := c.names.service(s.UID)
+		c, s := a.provider(t), newService("web", 80)
+		name := c.names.firstName(s.UID)
 		get(t, a.elb.CreateLoadBalancer, &elb.CreateLoadBalancerInput{Name: &name, Type: elbtypes.LoadBalancerTypeEnumNetwork, Subnets: a.subnets[:1]})
 		get(t, a.ec2.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{GroupName: &name, Description: new("x"), VpcId: &a.vpc})
 		before := a.world(t)
@@ -75,7 +77,7 @@ func TestStrangers(t *testing.T) {
 		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NameTaken {
 			t.Errorf("got %v", err)
 		}
-		deleted(t, a, c, s)
+		deleteService(t, a, c, s)
 		if got := a.world(t); got != before {
 			t.Errorf("the world is\n%s\nand not\n%s", got, before)
 		}
@@ -86,7 +88,7 @@ func TestStrangers(t *testing.T) {
 // on the way, and in the end just those are let in who shall be.
 func TestManyRules(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), aService("web", 80)
+	c, s := a.provider(t), newService("web", 80)
 	sources := func() map[string]bool {
 		all := map[string]bool{}
 		for _, b := range a.fake.balancers {
@@ -101,7 +103,7 @@ func TestManyRules(t *testing.T) {
 	for i := range 59 {
 		s.Spec.LoadBalancerSourceRanges = append(s.Spec.LoadBalancerSourceRanges, fmt.Sprintf("10.9.%d.0/24", i))
 	}
-	a.ensured(t, c, s)
+	a.ensureService(t, c, s)
 	before := sources()
 	for i := range 100 {
 		s.Spec.LoadBalancerSourceRanges = append(s.Spec.LoadBalancerSourceRanges, fmt.Sprintf("10.8.%d.0/24", i))
@@ -116,32 +118,32 @@ func TestManyRules(t *testing.T) {
 		}
 	}
 	a.reset()
-	a.ensured(t, c, s)
+	a.ensureService(t, c, s)
 	if n := len(sources()); n != 160 {
 		t.Errorf("%d sources are let in", n)
 	}
 	s.Spec.LoadBalancerSourceRanges = s.Spec.LoadBalancerSourceRanges[100:]
 	for range 10 {
 		c.invalidateSync(s.UID)
-		a.ensured(t, c, s)
+		a.ensureService(t, c, s)
 	}
 	if n := len(sources()); n != 60 {
 		t.Errorf("%d sources are let in after most have gone", n)
 	}
 }
 
-// TestSlowNeighbour: a deletion does not hold up the Services for which
+// TestSlowCallOfOtherService: a deletion does not hold up the Services for which
 // something is being made, nor wait for them.
-func TestSlowNeighbour(t *testing.T) {
+func TestSlowCallOfOtherService(t *testing.T) {
 	a := fakeAccount(t)
-	c, one := a.provider(t), aService("one", 80)
-	a.ensured(t, c, one)
+	c, one := a.provider(t), newService("one", 80)
+	a.ensureService(t, c, one)
 	c.sharedGroup.users.RLock() // somebody is being made, slowly
 	var err error
 	for range 10 {
 		err = c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, one)
 	}
 	retryAfter(t, err)
-	a.ensured(t, c, aService("two", 80))
+	a.ensureService(t, c, newService("two", 80))
 	c.sharedGroup.users.RUnlock()
 }

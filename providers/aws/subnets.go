@@ -89,7 +89,7 @@ func (c *Cloud) listSubnets(ctx context.Context, vpc string, scheme elb.LoadBala
 }
 
 func (c *Cloud) describeSubnets(ctx context.Context, vpc string) (all []subnet, err error) {
-	pages := ec2api.NewDescribeSubnetsPaginator(c.ec2, &ec2api.DescribeSubnetsInput{Filters: filter("vpc-id", vpc)})
+	pages := ec2api.NewDescribeSubnetsPaginator(c.ec2, &ec2api.DescribeSubnetsInput{Filters: ec2Filter("vpc-id", vpc)})
 	found, err := listAll(ctx, pages, func(p *ec2api.DescribeSubnetsOutput) []ec2.Subnet { return p.Subnets })
 	for _, s := range found {
 		// The name of a standard zone is its region and one letter; those of local
@@ -113,7 +113,7 @@ func (c *Cloud) describeSubnets(ctx context.Context, vpc string) (all []subnet, 
 // describeRoutes sets which subnets have a route to an internet gateway: in
 // their own route table, otherwise in the VPC's main one.
 func (c *Cloud) describeRoutes(ctx context.Context, vpc string, subnets []subnet) error {
-	pages := ec2api.NewDescribeRouteTablesPaginator(c.ec2, &ec2api.DescribeRouteTablesInput{Filters: filter("vpc-id", vpc)})
+	pages := ec2api.NewDescribeRouteTablesPaginator(c.ec2, &ec2api.DescribeRouteTablesInput{Filters: ec2Filter("vpc-id", vpc)})
 	tables, err := listAll(ctx, pages, func(p *ec2api.DescribeRouteTablesOutput) []ec2.RouteTable { return p.RouteTables })
 	if err != nil {
 		return err

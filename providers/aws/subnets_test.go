@@ -14,7 +14,7 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-func TestChooseSubnets(t *testing.T) {
+func TestSelectSubnets(t *testing.T) {
 	role, internal, ours, others := roleTag(elbtypes.LoadBalancerSchemeEnumInternetFacing), roleTag(elbtypes.LoadBalancerSchemeEnumInternal), tagClusterOwned("prod"), tagClusterOwned("other")
 	tags := func(keys ...string) map[string]string {
 		all := map[string]string{}
@@ -28,7 +28,7 @@ func TestChooseSubnets(t *testing.T) {
 		all  []subnet
 		want string
 	}{
-		{"none", nil, "NoSubnet: no subnet for an internet-facing balancer: the VPC has none"},
+		{"none", nil, "NoSubnet: no subnet for an internet-facing load balancer: the VPC does not have any"},
 		{"one in each zone, by tag", []subnet{{ID: "b", Zone: "z2", Free: 99, Tags: tags(role)}, {ID: "a", Zone: "z1", Free: 99, Tags: tags(role)}}, "a b"},
 		{"the cluster's first", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(role)}, {ID: "b", Zone: "z", Free: 99, Tags: tags(role, ours)}}, "b"},
 		{"else by ID", []subnet{{ID: "b", Zone: "z", Free: 99, Tags: tags(role)}, {ID: "a", Zone: "z", Free: 99, Tags: tags(role)}}, "a"},
@@ -60,15 +60,15 @@ func TestChooseSubnets(t *testing.T) {
 // TestSubnets: by annotation a balancer can move to other zones.
 func TestSubnets(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		c, s := a.provider(t), aService("web", 80)
+		c, s := a.provider(t), newService("web", 80)
 		annotate("subnets", a.subnets[0]+","+a.subnets[1])(s)
-		a.ensured(t, c, s)
+		a.ensureService(t, c, s)
 		zones := func() (n int) { return len(a.balancers(t)[0].AvailabilityZones) }
 		if n := zones(); n != 2 {
 			t.Errorf("in %d zones", n)
 		}
 		annotate("subnets", strings.Join(a.subnets, ","))(s)
-		a.ensured(t, c, s)
+		a.ensureService(t, c, s)
 		if n := zones(); n != 3 {
 			t.Errorf("in %d zones after the change", n)
 		}
@@ -87,12 +87,12 @@ func TestRoutes(t *testing.T) {
 			a.setTag(t, s, "kubernetes.io/role/elb", "")
 			a.setTag(t, s, "kubernetes.io/role/internal-elb", "")
 		}
-		c, s := a.provider(t), aService("web", 80)
-		a.ensured(t, c, s)
+		c, s := a.provider(t), newService("web", 80)
+		a.ensureService(t, c, s)
 		if n := len(a.balancers(t)[0].AvailabilityZones); n != 3 {
 			t.Errorf("in %d zones", n)
 		}
-		internal := aService("internal", 80)
+		internal := newService("internal", 80)
 		annotate("scheme", "internal")(internal)
 		var refusal *v1alpha1.Refusal
 		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, internal, a.nodes); !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "3 public") {
@@ -104,30 +104,30 @@ func TestRoutes(t *testing.T) {
 // TestDualStack needs subnets with IPv6, and says so.
 func TestDualStack(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), aService("web", 80)
+	c, s := a.provider(t), newService("web", 80)
 	dualStack(corev1.IPFamilyPolicyRequireDualStack)(s)
 	var refusal *v1alpha1.Refusal
 	if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NoSubnet {
 		t.Fatalf("got %v", err)
 	}
-	preferring := aService("prefers", 80)
+	preferring := newService("prefers", 80)
 	dualStack(corev1.IPFamilyPolicyPreferDualStack)(preferring)
-	a.ensured(t, c, preferring)
+	a.ensureService(t, c, preferring)
 	a.addIPv6()
 	c.subnets.invalidate()
-	a.ensured(t, c, s)
+	a.ensureService(t, c, s)
 	kinds := map[string]elbtypes.IpAddressType{}
 	for _, b := range a.balancers(t) {
 		kinds[aws.ToString(b.LoadBalancerName)] = b.IpAddressType
 	}
-	if got := kinds[c.names.service(s.UID)]; got != elbtypes.IpAddressTypeDualstack {
+	if got := kinds[c.names.firstName(s.UID)]; got != elbtypes.IpAddressTypeDualstack {
 		t.Errorf("got %s", got)
 	}
-	if got := kinds[c.names.service(preferring.UID)]; got != elbtypes.IpAddressTypeIpv4 {
+	if got := kinds[c.names.firstName(preferring.UID)]; got != elbtypes.IpAddressTypeIpv4 {
 		t.Errorf("who prefers got %s", got)
 	}
 	annotate("ip-address-type", "dualstack")(preferring)
-	a.ensured(t, c, preferring)
+	a.ensureService(t, c, preferring)
 	for _, b := range a.balancers(t) {
 		if b.IpAddressType != elbtypes.IpAddressTypeDualstack {
 			t.Errorf("%s is %s", *b.LoadBalancerName, b.IpAddressType)
@@ -140,9 +140,9 @@ func TestDualStack(t *testing.T) {
 func TestUDPOnDualStack(t *testing.T) {
 	a := fakeAccount(t)
 	a.addIPv6()
-	c, s := a.provider(t), aService("web", 80)
+	c, s := a.provider(t), newService("web", 80)
 	dualStack(corev1.IPFamilyPolicyPreferDualStack)(s)
-	a.ensured(t, c, s)
+	a.ensureService(t, c, s)
 	s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Port: 53, Protocol: corev1.ProtocolUDP, NodePort: 31999})
 	var refusal *v1alpha1.Refusal
 	if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "UDP") {
@@ -169,16 +169,16 @@ func TestElasticIPs(t *testing.T) {
 		for range a.subnets {
 			ids = append(ids, *get(t, a.ec2.AllocateAddress, &ec2.AllocateAddressInput{Domain: ec2types.DomainTypeVpc}).AllocationId)
 		}
-		c, s := a.provider(t), aService("web", 80)
+		c, s := a.provider(t), newService("web", 80)
 		annotate("subnets", strings.Join(a.subnets[:2], ","), "eip-allocations", strings.Join(ids, ","))(s)
 		var refusal *v1alpha1.Refusal
 		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.InvalidRequest {
 			t.Errorf("three for two: got %v", err)
 		}
 		annotate("eip-allocations", strings.Join(ids[:2], ","))(s)
-		a.ensured(t, c, s)
+		a.ensureService(t, c, s)
 		annotate("subnets", strings.Join(a.subnets, ","), "eip-allocations", strings.Join(ids, ","))(s) // one zone more is no replacement
-		a.ensured(t, c, s)
+		a.ensureService(t, c, s)
 		if n := len(a.balancers(t)[0].AvailabilityZones); n != 3 {
 			t.Errorf("in %d zones", n)
 		}

@@ -69,7 +69,7 @@ func (c *Cloud) findOrphans(ctx context.Context, live map[types.UID]bool) (found
 	if found, err = c.listStack(ctx, func(string) bool { return true }); err != nil {
 		return found, err
 	}
-	if found.tags, err = c.describeTags(ctx, found.arns()); err != nil {
+	if found.tags, err = c.describeTags(ctx, found.taggedARNs()); err != nil {
 		if isCode(err, notFoundCodes...) {
 			c.invalidateLists()
 		}
@@ -80,7 +80,7 @@ func (c *Cloud) findOrphans(ctx context.Context, live map[types.UID]bool) (found
 		return tags[tagCluster] == c.options.Cluster && uid != "" && !live[uid]
 	}
 	found.keepTagged(orphaned)
-	found.security, err = c.listSecurityGroups(ctx, filter("tag:"+tagCluster, c.options.Cluster))
+	found.security, err = c.listSecurityGroups(ctx, ec2Filter("tag:"+tagCluster, c.options.Cluster))
 	found.security = slices.DeleteFunc(found.security, func(g ec2.SecurityGroup) bool { return !orphaned(tagMap(g.Tags)) })
 	return found, err
 }

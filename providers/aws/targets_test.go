@@ -82,15 +82,15 @@ func TestPlanMoves(t *testing.T) {
 	})
 }
 
-// TestBadNodes cost nobody else a place.
-func TestBadNodes(t *testing.T) {
+// TestUnusableNodes cost nobody else a place.
+func TestUnusableNodes(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
 		node := func(name, providerID string) *corev1.Node {
 			n := a.nodes[0].DeepCopy()
 			n.Name, n.Spec.ProviderID = name, providerID
 			return n
 		}
-		c, s := a.provider(t), aService("web", 80)
+		c, s := a.provider(t), newService("web", 80)
 		a.terminate(t, a.instances[2])
 		nodes := append([]*corev1.Node{
 			node("fargate", "aws:///eu-west-1a/fargate-ip-10-0-0-7.eu-west-1.compute.internal"), node("rack", ""),
@@ -99,7 +99,7 @@ func TestBadNodes(t *testing.T) {
 		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, nodes); err != nil {
 			t.Fatal(err)
 		}
-		if got := a.balances(t, c.names.service(s.UID))[80]; len(got) != 2 {
+		if got := a.balances(t, c.names.firstName(s.UID))[80]; len(got) != 2 {
 			t.Errorf("targets are %v", got)
 		}
 		if r := c.Report(s); !strings.Contains(r.Message, "gone") || r.Again == 0 {
@@ -112,13 +112,13 @@ func TestBadNodes(t *testing.T) {
 // since it was looked up. Only the fake does so; moto takes it.
 func TestRefusedTargets(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), aService("web", 80)
-	a.ensured(t, c, aService("other", 80)) // learns of all instances
+	c, s := a.provider(t), newService("web", 80)
+	a.ensureService(t, c, newService("other", 80)) // learns of all instances
 	a.terminate(t, a.instances[1])
 	if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err != nil {
 		t.Fatal(err)
 	}
-	if got := a.balances(t, c.names.service(s.UID))[80]; len(got) != 2 {
+	if got := a.balances(t, c.names.firstName(s.UID))[80]; len(got) != 2 {
 		t.Errorf("targets are %v", got)
 	}
 	if r := c.Report(s); !strings.Contains(r.Message, a.nodes[1].Name) {
@@ -126,14 +126,14 @@ func TestRefusedTargets(t *testing.T) {
 	}
 }
 
-// TestLateInstance: a node whose instance AWS does not know yet becomes a
+// TestInstanceKnownLater: a node whose instance AWS does not know yet becomes a
 // target at the next look, though nothing has changed in the cluster.
-func TestLateInstance(t *testing.T) {
+func TestInstanceKnownLater(t *testing.T) {
 	a := fakeAccount(t)
 	late := a.fake.instances[2]
 	a.fake.instances = a.fake.instances[:2]
-	c, s := a.provider(t), aService("web", 80)
-	a.ensured(t, c, s)
+	c, s := a.provider(t), newService("web", 80)
+	a.ensureService(t, c, s)
 	if r := c.Report(s); !strings.Contains(r.Message, a.nodes[2].Name) || r.Again == 0 {
 		t.Errorf("the report is %+v", r)
 	}
@@ -142,24 +142,24 @@ func TestLateInstance(t *testing.T) {
 		i.seen = i.seen.Add(-maxUnusableAge)
 		c.instances.byID[id] = i
 	}
-	a.ensured(t, c, s)
-	if got := a.balances(t, c.names.service(s.UID))[80]; len(got) != 3 {
+	a.ensureService(t, c, s)
+	if got := a.balances(t, c.names.firstName(s.UID))[80]; len(got) != 3 {
 		t.Errorf("targets are %v", got)
 	}
-	if r := c.Report(s); r.Again != 0 || strings.Contains(r.Message, "no target") {
+	if r := c.Report(s); r.Again != 0 || strings.Contains(r.Message, "not registered") {
 		t.Errorf("the report is %+v", r)
 	}
 }
 
-// TestAllRefused: where AWS accepts none of the new targets, the old ones stay.
-func TestAllRefused(t *testing.T) {
+// TestAllTargetsRefused: where AWS accepts none of the new targets, the old ones stay.
+func TestAllTargetsRefused(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), aService("web", 80)
-	a.ensured(t, c, s)
+	c, s := a.provider(t), newService("web", 80)
+	a.ensureService(t, c, s)
 	a.addNode(t)
 	a.fail(fault{action: "RegisterTargets", times: forever, kind: clientError("InvalidTarget")})
-	update(t, a, c, s, a.nodes[3:])
-	if got := a.balances(t, c.names.service(s.UID))[80]; len(got) != 3 {
+	updateTargets(t, a, c, s, a.nodes[3:])
+	if got := a.balances(t, c.names.firstName(s.UID))[80]; len(got) != 3 {
 		t.Errorf("targets are %v", got)
 	}
 	if r := c.Report(s); !strings.Contains(r.Message, a.nodes[3].Name) {
@@ -170,13 +170,13 @@ func TestAllRefused(t *testing.T) {
 // TestNoNodeLeft is said, though the last targets stay.
 func TestNoNodeLeft(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), aService("web", 80)
-	a.ensured(t, c, s)
-	update(t, a, c, s, nil)
+	c, s := a.provider(t), newService("web", 80)
+	a.ensureService(t, c, s)
+	updateTargets(t, a, c, s, nil)
 	if r := c.Report(s); !r.Ready || r.Reason != v1alpha1.NoTargets || !strings.Contains(r.Message, "3 targets") {
 		t.Errorf("the report is %+v", r)
 	}
-	update(t, a, c, s, a.nodes)
+	updateTargets(t, a, c, s, a.nodes)
 	if r := c.Report(s); r.Reason != v1alpha1.Assigned {
 		t.Errorf("the report is %+v", r)
 	}

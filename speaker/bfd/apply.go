@@ -12,132 +12,136 @@ import (
 )
 
 const (
-	// retryAfter is the wait before a socket is opened again.
-	retryAfter = time.Second
+	// socketRetryInterval is the time between two attempts to open a socket.
+	socketRetryInterval = time.Second
 
-	// glut is how many packets are read before timers have their turn, so that
-	// a flood does not silence the sessions.
-	glut = 4096
+	// maxPacketsPerRound limits the packets that are read before timers are
+	// processed, so that a flood does not delay the sessions' own packets.
+	maxPacketsPerRound = 4096
 
-	// tardy is how late the loop may wake and still trust that what the peers
-	// have sent can be read. Later than that the whole machine may have stood
-	// still, and packets are given a reprieve to come up from the network card.
-	tardy    = 10 * time.Millisecond
-	reprieve = 5 * time.Millisecond
+	// maxWakeupDelay is how late the loop may wake and still assume that all
+	// packets the peers have sent can be read. After a longer delay the whole
+	// machine may have been suspended; sessions then expire expiryGrace later, so
+	// that packets can arrive from the network card first.
+	maxWakeupDelay = 10 * time.Millisecond
+	expiryGrace    = 5 * time.Millisecond
 )
 
-// wire is what the engine needs of the network.
-type wire interface {
-	// open makes a way to send to the key's peer and begins to receive on its
-	// port. link is the index of the link that it is bound to, 0 if none.
-	open(Key) (s sender, link int, err error)
-	// receive takes the next packet that has arrived. It does not wait.
-	receive() (arrival, bool)
-	// wait returns after wake, after a time, and when a packet has arrived, but
-	// not for that alone while it is deaf, at first.
-	wait(deaf, d time.Duration)
+// transport is the network interface of the Engine.
+type transport interface {
+	// openSender opens a sender to the key's peer and starts receiving on the
+	// session's port. ifIndex is the index of the interface that the sender is
+	// bound to, or 0.
+	openSender(Key) (s packetSender, ifIndex int, err error)
+	// nextPacket returns the next packet that has arrived. It does not block.
+	nextPacket() (receivedPacket, bool)
+	// wait blocks until wake is called, timeout has passed or a packet has
+	// arrived. During the first minimum of the time it ignores packets.
+	wait(minimum, timeout time.Duration)
+	// wake makes the current or the next wait return.
 	wake()
 }
 
-// sender sends to one peer.
-type sender interface {
+// packetSender sends to one peer.
+type packetSender interface {
 	send([]byte) error
 	close()
 }
 
-// arrival is a packet that has come.
-type arrival struct {
-	origin
-	to      netip.Addr // without a zone
-	link    int
-	ttl     uint8
-	payload []byte // until the next receive
+// receivedPacket is a packet with its addresses.
+type receivedPacket struct {
+	remoteEnd
+	destination netip.Addr // without a zone
+	ifIndex     int
+	ttl         uint8
+	payload     []byte // valid until the next call of nextPacket
 }
 
-// path is a session in the engine.
-type path struct {
+// runningSession is a session with its sender and its place in the queue.
+type runningSession struct {
 	*session
 	key Key
 	log *slog.Logger
 
-	sender  sender // nil if it could not be opened
-	link    int
-	retry   time.Duration // when to open it, if it is nil or fails
-	failure string        // of the socket
-	refusal string        // of what the peer sends
+	sender      packetSender // nil if it could not be opened
+	ifIndex     int
+	retryAt     time.Duration // when to open the sender, if it is nil or fails
+	socketError string        // the last error of the socket, "" if it works
+	rejection   string        // why the last packet of the peer was rejected, "" if it was not
 
-	reported State
-	leaving  bool
-	wakeAt   time.Duration // at which time the queue has it; its due time is not before
-	place    int           // in the queue
+	reported   State
+	removed    bool
+	wakeAt     time.Duration // the time it has in the queue, not after nextDeadline
+	queueIndex int
 }
 
-type event struct {
-	path   *path
-	status Status
+type stateChange struct {
+	session *runningSession
+	status  Status
 }
 
-func (p *path) problem() string { return cmp.Or(p.failure, p.refusal) }
+func (p *runningSession) problem() string { return cmp.Or(p.socketError, p.rejection) }
 
-// due is when something has to be done for the path.
-func (p *path) due() time.Duration {
-	at := p.expireAt()
-	if p.leaving && (p.left == 0 || p.sender == nil) {
+// nextDeadline returns when the session has to send, to expire or to retry.
+func (p *runningSession) nextDeadline() time.Duration {
+	at := p.nextExpiry()
+	if p.removed && (p.adminDownLeft == 0 || p.sender == nil) {
 		return 0
 	}
 	if p.sender != nil {
-		at = min(at, p.sendAt())
+		at = min(at, p.nextSend())
 	}
-	if p.sender == nil || p.failure != "" {
-		at = min(at, p.retry)
+	if p.sender == nil || p.socketError != "" {
+		at = min(at, p.retryAt)
 	}
 	return at
 }
 
-// Run runs the sessions until ctx ends. It then falls silent at once: a planned
-// exit calls AdminDown first. It fails if the kernel refuses even an empty
-// engine; whatever concerns one session is that session's Problem.
+// Run runs the sessions until ctx ends, and then stops sending at once: callers
+// that stop for good call AdminDown first, callers that restart call Pause. Run
+// returns an error only if it cannot start; errors of one session are in its
+// Status.Problem.
 func (e *Engine) Run(ctx context.Context) error {
-	k, err := newKernel()
+	t, err := newSocketTransport()
 	if err != nil {
 		return fmt.Errorf("run BFD: %w", err)
 	}
-	defer k.close()
-	e.run(ctx, k)
+	defer t.close()
+	e.runLoop(ctx, t)
 	return nil
 }
 
-// run is Run over any wire.
-func (e *Engine) run(ctx context.Context, w wire) {
+// runLoop implements Run over any transport.
+func (e *Engine) runLoop(ctx context.Context, t transport) {
 	defer raisePriority()()
 	e.mu.Lock()
-	e.wire = w
+	e.transport = t
 	e.mu.Unlock()
-	defer e.stop()
+	defer e.closeSenders()
 	defer context.AfterFunc(ctx, e.wake)()
-	next := e.now()
+	next := e.elapsed()
 	for ctx.Err() == nil {
-		next = e.round(next)
-		now := e.now()
-		w.wait(now.Truncate(beat)+beat-now, next-now)
+		next = e.runOnce(next)
+		now := e.elapsed()
+		t.wait(now.Truncate(timerGranularity)+timerGranularity-now, next-now)
 	}
 }
 
-// stop closes all sockets. The sessions stay, for another Run.
-func (e *Engine) stop() {
+// closeSenders closes all sockets. The sessions stay for the next Run.
+func (e *Engine) closeSenders() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, p := range e.ids {
-		p.hangUp()
-		if p.leaving {
-			e.forget(p)
+	for _, p := range e.byDiscriminator {
+		p.closeSender()
+		if p.removed {
+			e.deleteSession(p)
 		}
 	}
-	e.wire = nil
-	e.farewell()
+	e.transport = nil
+	e.finishAdminDown()
 }
 
-func (e *Engine) now() time.Duration { return time.Since(e.start) }
+func (e *Engine) elapsed() time.Duration { return time.Since(e.start) }
 
 func (e *Engine) wake() {
 	e.mu.Lock()
@@ -145,218 +149,224 @@ func (e *Engine) wake() {
 	e.wakeLocked()
 }
 
+// wakeLocked wakes the loop. The caller holds the lock.
 func (e *Engine) wakeLocked() {
-	if e.wire != nil {
-		e.wire.wake()
+	if e.transport != nil {
+		e.transport.wake()
 	}
 }
 
-// round does all that there is to do and returns when the next round is due.
-// planned is when this one was.
-func (e *Engine) round(planned time.Duration) time.Duration {
+// runOnce processes all received packets and expired timers, and returns when
+// the next round is due. planned is when this one was due.
+func (e *Engine) runOnce(planned time.Duration) time.Duration {
 	e.mu.Lock()
-	// The order matters: what has arrived before now is read before anybody is
-	// found silent at now.
-	now := e.now()
-	e.drain(now)
-	late := now > planned+tardy
+	// Packets that arrived before now must be processed before sessions expire
+	// at now.
+	now := e.elapsed()
+	e.receivePackets(now)
+	late := now > planned+maxWakeupDelay
 	for len(e.queue) > 0 && e.queue[0].wakeAt <= now {
-		e.act(e.queue[0], now, late)
+		e.runDue(e.queue[0], now, late)
 	}
 	next := never
 	if len(e.queue) > 0 {
 		next = e.queue[0].wakeAt
 	}
-	e.farewell()
-	events := e.events
-	e.events = nil
+	e.finishAdminDown()
+	events := e.changes
+	e.changes = nil
 	e.mu.Unlock()
 	for _, ev := range events {
-		report(ev.path, ev.status)
-		e.changed(ev.path.key, ev.status)
+		logChange(ev.session, ev.status)
+		e.changed(ev.session.key, ev.status)
 	}
 	return next
 }
 
-// drain takes what has arrived.
-func (e *Engine) drain(now time.Duration) {
-	for range glut {
-		a, ok := e.wire.receive()
+// receivePackets processes the packets that have arrived.
+func (e *Engine) receivePackets(now time.Duration) {
+	for range maxPacketsPerRound {
+		a, ok := e.transport.nextPacket()
 		if !ok {
 			return
 		}
-		if p, ok := decode(a.payload); ok {
-			e.hear(a, p, now)
+		if p, ok := decodePacket(a.payload); ok {
+			e.processPacket(a, p, now)
 		}
 	}
 }
 
-// hear finds the packet's session and tells it (RFC 5880 section 6.8.6; RFC
-// 5881 section 3). Packets for nobody leave no trace.
-func (e *Engine) hear(a arrival, p packet, now time.Duration) {
-	to := e.find(a, p.yours)
+// processPacket passes a packet to its session (RFC 5880 section 6.8.6; RFC
+// 5881 section 3). Packets without a session are dropped.
+func (e *Engine) processPacket(a receivedPacket, p controlPacket, now time.Duration) {
+	to := e.findSession(a, p.yourDiscriminator)
 	if to == nil {
 		return
 	}
-	to.refusal = to.refuse(a, p)
-	if to.refusal != "" {
+	to.rejection = to.rejectionOf(a, p)
+	if to.rejection != "" {
 		return
 	}
-	to.receive(p, now)
-	e.send(to, now)
-	if to.due() < to.wakeAt {
-		e.schedule(to) // later ones find their place when their time has come
+	to.receivePacket(p, now)
+	e.sendDue(to, now)
+	if to.nextDeadline() < to.wakeAt {
+		e.schedule(to) // a later deadline is scheduled when wakeAt has passed
 	}
 }
 
-// find follows the discriminator if the packet names one, and addresses and
-// links only if not.
-func (e *Engine) find(a arrival, id uint32) *path {
+// findSession selects the session by Your Discriminator if it is not zero,
+// otherwise by addresses and interface. It returns nil if there is none.
+func (e *Engine) findSession(a receivedPacket, id uint32) *runningSession {
 	if id != 0 {
-		if p := e.ids[id]; p != nil && p.key.Multihop == a.multihop && p.isOn(a.link) {
+		if p := e.byDiscriminator[id]; p != nil && p.key.Multihop == a.multihop && p.receivesOn(a.ifIndex) {
 			return p
 		}
 		return nil
 	}
-	for _, p := range e.peers[a.origin] {
-		if p.isOn(a.link) && (!p.key.Local.IsValid() || p.key.Local.WithZone("") == a.to) {
+	for _, p := range e.byRemoteEnd[a.remoteEnd] {
+		if p.receivesOn(a.ifIndex) && (!p.key.Local.IsValid() || p.key.Local.WithZone("") == a.destination) {
 			return p
 		}
 	}
 	return nil
 }
 
-func (p *path) isOn(link int) bool { return p.sender != nil && (p.link == 0 || p.link == link) }
+func (p *runningSession) receivesOn(ifIndex int) bool {
+	return p.sender != nil && (p.ifIndex == 0 || p.ifIndex == ifIndex)
+}
 
-// refuse says why the packet is not believed, "" if it is.
-func (p *path) refuse(a arrival, got packet) string {
+// rejectionOf returns why the session must not accept the packet, or "".
+func (p *runningSession) rejectionOf(a receivedPacket, got controlPacket) string {
 	switch {
 	case !p.key.Multihop && a.ttl != maxTTL:
-		return fmt.Sprintf("the peer's packets arrive with TTL %d instead of %d: a router is between", a.ttl, maxTTL)
+		return fmt.Sprintf("packets from the peer have TTL %d instead of %d: the peer is not directly connected", a.ttl, maxTTL)
 	case p.key.Multihop && a.ttl < p.profile.MinTTL:
-		return fmt.Sprintf("the peer's packets arrive with TTL %d, below the minimum of %d", a.ttl, p.profile.MinTTL)
+		return fmt.Sprintf("packets from the peer have TTL %d, below the minimum of %d", a.ttl, p.profile.MinTTL)
 	case got.authenticated:
-		return "the peer demands authentication, which is not supported"
+		return "the peer requires BFD authentication, which is not supported"
 	}
 	return ""
 }
 
-// act does what is due for a path.
-func (e *Engine) act(p *path, now time.Duration, late bool) {
-	if (p.sender == nil || p.failure != "") && p.retry <= now && !p.leaving {
-		e.open(p, now)
+// runDue does what is due for a session: it opens the sender, expires the peer,
+// sends packets and deletes a removed session.
+func (e *Engine) runDue(p *runningSession, now time.Duration, late bool) {
+	if (p.sender == nil || p.socketError != "") && p.retryAt <= now && !p.removed {
+		e.openSender(p, now)
 	}
-	if p.expireAt() <= now {
-		if late && !p.spared {
-			p.spare(now, reprieve)
+	if p.nextExpiry() <= now {
+		if late && !p.expiryPostponed {
+			p.postponeExpiry(now, expiryGrace)
 		} else {
-			p.expire(now)
+			p.expirePeer(now)
 		}
 	}
-	e.send(p, now)
-	if p.leaving && (p.left == 0 || p.sender == nil) {
-		p.hangUp()
-		e.forget(p)
+	e.sendDue(p, now)
+	if p.removed && (p.adminDownLeft == 0 || p.sender == nil) {
+		p.closeSender()
+		e.deleteSession(p)
 		return
 	}
 	e.schedule(p)
 }
 
-// open opens the path's socket, or another one in its place.
-func (e *Engine) open(p *path, now time.Duration) {
+// openSender opens the session's sender, or replaces one that fails.
+func (e *Engine) openSender(p *runningSession, now time.Duration) {
 	again := p.sender != nil
-	p.hangUp()
-	s, link, err := e.wire.open(p.key)
-	p.retry = now + retryAfter
+	p.closeSender()
+	s, ifIndex, err := e.transport.openSender(p.key)
+	p.retryAt = now + socketRetryInterval
 	if err == nil {
-		p.sender, p.link = s, link
+		p.sender, p.ifIndex = s, ifIndex
 	}
-	if err != nil || !again { // a socket that could not send has yet to prove itself
-		p.fail(err)
+	if err != nil || !again { // the error of a replaced sender stays until a packet was sent
+		p.setSocketError(err)
 	}
 }
 
-// send sends what is due, and notes if the session has changed.
-func (e *Engine) send(p *path, now time.Duration) {
-	e.note(p)
+// sendDue sends the packets that are due, and records a change of state.
+func (e *Engine) sendDue(p *runningSession, now time.Duration) {
+	e.recordChange(p)
 	if p.sender == nil {
-		p.owed = false
+		p.finalPending = false
 		return
 	}
-	if p.owed {
-		p.fail(p.sender.send(p.answer().append(e.buf[:0])))
+	if p.finalPending {
+		p.setSocketError(p.sender.send(p.finalPacket().appendTo(e.buf[:0])))
 	}
-	if p.sendAt() <= now {
-		err := p.sender.send(p.packet().append(e.buf[:0]))
-		p.departed(now, rand.Float64())
-		if err != nil && p.failure == "" {
-			p.retry = now + retryAfter
+	if p.nextSend() <= now {
+		err := p.sender.send(p.nextPacket().appendTo(e.buf[:0]))
+		p.packetSent(now, rand.Float64())
+		if err != nil && p.socketError == "" {
+			p.retryAt = now + socketRetryInterval
 		}
-		p.fail(err)
+		p.setSocketError(err)
 	}
 }
 
-// note remembers to report a change of state.
-func (e *Engine) note(p *path) {
-	if p.state != p.reported && !p.leaving {
+// recordChange queues a change of state for the changed callback.
+func (e *Engine) recordChange(p *runningSession) {
+	if p.state != p.reported && !p.removed {
 		p.reported = p.state
-		e.events = append(e.events, event{p, e.status(p)})
+		e.changes = append(e.changes, stateChange{p, e.statusOf(p)})
 	}
 }
 
-// farewell releases AdminDown when nobody has anything left to say.
-func (e *Engine) farewell() {
-	if e.parting == nil {
+// finishAdminDown makes AdminDown return when all sessions have sent their last
+// AdminDown packet.
+func (e *Engine) finishAdminDown() {
+	if e.adminDownDone == nil {
 		return
 	}
-	for _, p := range e.ids {
-		if p.left > 0 && p.sender != nil {
+	for _, p := range e.byDiscriminator {
+		if p.adminDownLeft > 0 && p.sender != nil {
 			return
 		}
 	}
 	select {
-	case <-e.parting:
+	case <-e.adminDownDone:
 	default:
-		close(e.parting)
+		close(e.adminDownDone)
 	}
 }
 
-// schedule puts the path where it belongs in the queue.
-func (e *Engine) schedule(p *path) {
-	p.wakeAt = p.due()
-	if p.place < 0 {
+// schedule updates the session's position in the queue.
+func (e *Engine) schedule(p *runningSession) {
+	p.wakeAt = p.nextDeadline()
+	if p.queueIndex < 0 {
 		heap.Push(&e.queue, p)
 		return
 	}
-	heap.Fix(&e.queue, p.place)
+	heap.Fix(&e.queue, p.queueIndex)
 }
 
-func (e *Engine) forget(p *path) {
-	delete(e.ids, p.id)
-	heap.Remove(&e.queue, p.place)
+func (e *Engine) deleteSession(p *runningSession) {
+	delete(e.byDiscriminator, p.discriminator)
+	heap.Remove(&e.queue, p.queueIndex)
 }
 
-func (p *path) hangUp() {
+func (p *runningSession) closeSender() {
 	if p.sender != nil {
 		p.sender.close()
 		p.sender = nil
 	}
 }
 
-// fail notes whether the socket works. A packet that was not sent is not sent
-// again: the next one follows soon.
-func (p *path) fail(err error) {
+// setSocketError records whether the socket works. A packet that could not be
+// sent is not retransmitted: the next one follows soon.
+func (p *runningSession) setSocketError(err error) {
 	if err == nil {
-		p.failure = ""
+		p.socketError = ""
 		return
 	}
-	if p.failure == "" {
+	if p.socketError == "" {
 		p.log.Warn("BFD socket failed", "error", err)
 	}
-	p.failure = err.Error()
+	p.socketError = err.Error()
 }
 
-func report(p *path, s Status) {
+// logChange logs a change of state.
+func logChange(p *runningSession, s Status) {
 	level, message := slog.LevelDebug, "BFD session changed"
 	switch {
 	case s.State == Up:

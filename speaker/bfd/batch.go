@@ -8,29 +8,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// batchSize is how many packets are read at once.
+// batchSize is the number of packets that one system call reads at most.
 const batchSize = 32
 
-// batch reads many packets in one system call and without allocating.
-type batch struct {
-	multihop bool // of the socket that it was filled from
-	n, taken int
-	headers  [batchSize]header
-	vectors  [batchSize]unix.Iovec
-	names    [batchSize][unix.SizeofSockaddrInet6]byte
-	controls [batchSize][128]byte
-	payloads [batchSize][128]byte
+// packetBatch reads many packets in one system call and without allocating.
+type packetBatch struct {
+	multihop           bool // of the socket that it was filled from
+	received, returned int
+	headers            [batchSize]messageHeader
+	vectors            [batchSize]unix.Iovec
+	names              [batchSize][unix.SizeofSockaddrInet6]byte
+	controls           [batchSize][128]byte
+	payloads           [batchSize][128]byte
 }
 
-// header is struct mmsghdr of recvmmsg(2).
-type header struct {
+// messageHeader is struct mmsghdr of recvmmsg(2).
+type messageHeader struct {
 	unix.Msghdr
 	length uint32
 }
 
-// fill reads what has come to the listener, at most a batch.
-func (b *batch) fill(l *listener) {
-	b.multihop, b.n, b.taken = l.multihop, 0, 0
+// readFrom reads packets that have arrived at a listener, at most batchSize.
+func (b *packetBatch) readFrom(l *sharedListener) {
+	b.multihop, b.received, b.returned = l.multihop, 0, 0
 	for i := range b.headers {
 		b.vectors[i].Base = &b.payloads[i][0]
 		b.vectors[i].SetLen(len(b.payloads[i]))
@@ -42,16 +42,16 @@ func (b *batch) fill(l *listener) {
 	}
 	n, _, err := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&b.headers)), batchSize, unix.MSG_DONTWAIT, 0, 0)
 	if err == 0 {
-		b.n = int(n)
+		b.received = int(n)
 	}
 }
 
-// take returns the next packet. There must be one.
-func (b *batch) take() arrival {
-	i := b.taken
-	b.taken++
+// next returns the next packet of the batch. There must be one.
+func (b *packetBatch) next() receivedPacket {
+	i := b.returned
+	b.returned++
 	h, name := &b.headers[i], &b.names[i]
-	a := arrival{payload: b.payloads[i][:h.length]}
+	a := receivedPacket{payload: b.payloads[i][:h.length]}
 	a.multihop = b.multihop
 	switch binary.NativeEndian.Uint16(name[:]) { // struct sockaddr_in, struct sockaddr_in6
 	case unix.AF_INET:
@@ -59,13 +59,13 @@ func (b *batch) take() arrival {
 	case unix.AF_INET6:
 		a.addr = netip.AddrFrom16([16]byte(name[8:24]))
 	}
-	a.read(b.controls[i][:h.Controllen])
+	a.parseControl(b.controls[i][:h.Controllen])
 	return a
 }
 
-// read takes what the kernel says beside the packet: struct in_pktinfo, struct
-// in6_pktinfo, and the TTL as an int.
-func (a *arrival) read(control []byte) {
+// parseControl reads the control messages of a packet: struct in_pktinfo,
+// struct in6_pktinfo, and the TTL as an int.
+func (a *receivedPacket) parseControl(control []byte) {
 	number := binary.NativeEndian.Uint32
 	for len(control) > 0 {
 		h, data, rest, err := unix.ParseOneSocketControlMessage(control)
@@ -78,9 +78,9 @@ func (a *arrival) read(control []byte) {
 			h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_HOPLIMIT && len(data) >= 4:
 			a.ttl = uint8(number(data))
 		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
-			a.link, a.to = int(number(data)), netip.AddrFrom4([4]byte(data[8:12]))
+			a.ifIndex, a.destination = int(number(data)), netip.AddrFrom4([4]byte(data[8:12]))
 		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
-			a.to, a.link = netip.AddrFrom16([16]byte(data[:16])), int(number(data[16:]))
+			a.destination, a.ifIndex = netip.AddrFrom16([16]byte(data[:16])), int(number(data[16:]))
 		}
 	}
 }

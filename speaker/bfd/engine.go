@@ -14,114 +14,117 @@ import (
 	"time"
 )
 
-// Key names a session by its path.
+// Key identifies a session by its path.
 type Key struct {
-	// Peer is the address of the other end. A link-local one carries its zone.
+	// Peer is the address of the other end. A link-local address has a zone.
 	Peer netip.Addr
-	// Local is the source address; zero is the kernel's choice.
+	// Local is the source address. If it is zero, the kernel selects one.
 	Local netip.Addr
-	// Interface is the only link that a single-hop session uses; "" is any.
+	// Interface is the only interface that a single-hop session uses; "" is any.
 	Interface string
-	// Multihop is RFC 5883 (port 4784) instead of RFC 5881 (port 3784, and only
-	// packets that no router has passed on, RFC 5082).
+	// Multihop selects RFC 5883 (port 4784). Otherwise the session follows RFC
+	// 5881 (port 3784) and accepts only packets with TTL 255 (RFC 5082).
 	Multihop bool
 }
 
-// Profile is how a session is run.
+// Profile is the configuration of a session.
 type Profile struct {
 	// Transmit is the DesiredMinTxInterval, Receive the RequiredMinRxInterval
 	// (RFC 5880 section 6.8.1): from a millisecond to 71 minutes.
 	Transmit, Receive time.Duration
-	// Multiplier is how many packets the peer may miss before it takes this end
-	// for gone (DetectMult), at least 1.
+	// Multiplier is the number of intervals without a packet after which the peer
+	// declares this end down (DetectMult), at least 1.
 	Multiplier uint8
-	// MinTTL of packets from the peer, if multihop.
+	// MinTTL is the lowest accepted TTL of a multihop session's packets.
 	MinTTL uint8
-	// Passive sends nothing until the peer has.
+	// Passive sends no packet before the first one of the peer.
 	Passive bool
 }
 
-// Status is how a session is doing.
+// Status is the observed state of a session.
 type Status struct {
 	State, RemoteState State
 	// Diagnostic is why the session is not Up, RemoteDiagnostic the peer's view.
 	Diagnostic, RemoteDiagnostic Diagnostic
 	// Since is when the session entered State.
 	Since time.Time
-	// Flaps is how often the session left Up.
+	// Flaps counts how often the session left Up.
 	Flaps int
-	// Detection is the detection time (RFC 5880 section 6.8.4), 0 while the peer
-	// is not heard; Interval that between two packets sent, before jitter.
+	// Detection is the detection time (RFC 5880 section 6.8.4), 0 while no packets
+	// arrive; Interval is the time between two packets sent, before jitter.
 	Detection, Interval time.Duration
 	// ControlPlaneIndependent is the peer's C bit: its session survives a restart
 	// of its control plane (RFC 5882 section 4.3.2).
 	ControlPlaneIndependent bool
-	// Problem is what hinders the session, in words for an operator; "" if nothing.
+	// Problem describes for an operator what keeps the session from working, or "".
 	Problem string
 }
 
-// Engine runs a set of sessions.
+// Engine runs a set of sessions. Its methods may be called concurrently; Run once
+// at a time.
 type Engine struct {
-	log     *slog.Logger
-	name    string // of this end, the same after a restart; "" resumes nothing
-	changed func(Key, Status)
-	start   time.Time
+	log      *slog.Logger
+	identity string // of this end, the same after a restart; "" disables resumption
+	changed  func(Key, Status)
+	start    time.Time
 
-	mu      sync.Mutex
-	paths   map[Key]*path
-	ids     map[uint32]*path // by their discriminators, also those that say goodbye
-	queue   queue
-	peers   map[origin][]*path // for packets that name no discriminator; the choosiest first
-	events  []event
-	buf     [packetLength]byte // of the packet being sent
-	wire    wire               // nil unless Run runs
-	parting chan struct{}      // closed when all have said AdminDown; nil unless AdminDown was called
+	mu              sync.Mutex
+	sessions        map[Key]*runningSession
+	byDiscriminator map[uint32]*runningSession // includes removed sessions that still send AdminDown
+	queue           deadlineQueue
+	byRemoteEnd     map[remoteEnd][]*runningSession // for packets without Your Discriminator; the most specific first
+	changes         []stateChange
+	buf             [packetLength]byte // the packet being sent
+	transport       transport          // nil unless Run is running
+	adminDownDone   chan struct{}      // closed when all sessions have sent AdminDown; nil before AdminDown
 }
 
-// origin is where a packet comes from.
-type origin struct {
+// remoteEnd is the source of a packet.
+type remoteEnd struct {
 	addr     netip.Addr // without a zone
 	multihop bool
 }
 
-// New makes an Engine without sessions. It calls changed after each change of a
-// session's state, from one goroutine; changed must not block. An Engine with
-// the name of an earlier one, of this process or another, takes up the sessions
-// that that one left by Pause; without a name it takes up none.
-func New(log *slog.Logger, name string, changed func(Key, Status)) *Engine {
+// New returns an Engine without sessions. It calls changed after each change of a
+// session's state, from one goroutine; changed must not block. An Engine with the
+// identity of an earlier one, in this process or another, continues the sessions
+// that the earlier one paused; with the identity "" it continues none.
+func New(log *slog.Logger, identity string, changed func(Key, Status)) *Engine {
 	return &Engine{
-		log: log, name: name, changed: changed, start: time.Now(),
-		paths: make(map[Key]*path), ids: make(map[uint32]*path), peers: make(map[origin][]*path),
+		log: log, identity: identity, changed: changed, start: time.Now(),
+		sessions:        make(map[Key]*runningSession),
+		byDiscriminator: make(map[uint32]*runningSession),
+		byRemoteEnd:     make(map[remoteEnd][]*runningSession),
 	}
 }
 
-// Set makes want all the sessions there are. New ones begin in Down. Those no
-// longer wanted tell their peers AdminDown and are forgotten. A changed profile
-// is negotiated without leaving Up. What can never work is left out and named in
-// the error; what may work later is run, and its status tells the Problem. After
-// AdminDown, Set changes nothing.
-func (e *Engine) Set(want map[Key]Profile) error {
+// Set sets the desired sessions. New sessions begin in Down. Sessions that are not
+// desired signal AdminDown to their peers and are deleted. A changed profile is
+// negotiated without leaving Up. Set omits sessions that can never work and
+// returns an error for each; sessions that may work later run, with the cause in
+// Status.Problem. After AdminDown, Set has no effect.
+func (e *Engine) Set(desired map[Key]Profile) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.parting != nil {
+	if e.adminDownDone != nil {
 		return nil
 	}
-	now := e.now()
-	for key, p := range e.paths {
-		if _, wanted := want[key]; !wanted {
-			e.leave(p, now)
+	now := e.elapsed()
+	for key, p := range e.sessions {
+		if _, ok := desired[key]; !ok {
+			e.removeSession(p, now)
 		}
 	}
 	var failures []error
-	for key, profile := range want {
-		if err := check(key, profile); err != nil {
+	for key, profile := range desired {
+		if err := validateSession(key, profile); err != nil {
 			failures = append(failures, err)
 			continue
 		}
-		if p := e.paths[key]; p == nil {
-			e.add(key, profile, now)
+		if p := e.sessions[key]; p == nil {
+			e.addSession(key, profile, now)
 		} else if p.profile != profile {
-			p.configure(profile)
+			p.setProfile(profile)
 			e.schedule(p)
 		}
 	}
@@ -129,36 +132,36 @@ func (e *Engine) Set(want map[Key]Profile) error {
 	return errors.Join(failures...)
 }
 
-// Status is how the sessions are doing that the last Set wanted.
+// Status returns the observed state of the desired sessions.
 func (e *Engine) Status() map[Key]Status {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	all := make(map[Key]Status, len(e.paths))
-	for key, p := range e.paths {
-		all[key] = e.status(p)
+	all := make(map[Key]Status, len(e.sessions))
+	for key, p := range e.sessions {
+		all[key] = e.statusOf(p)
 	}
 	return all
 }
 
-// AdminDown takes all sessions down and returns when the peers have been told,
-// or when ctx or Run ends. It is for a planned exit: a peer told so does not
-// take the path for broken (RFC 5882 section 3.2).
+// AdminDown sets all sessions to AdminDown, and returns when they have signaled
+// it to their peers, or when ctx or Run ends. It is for a planned shutdown: the
+// peers then do not consider the path failed (RFC 5882 section 3.2).
 func (e *Engine) AdminDown(ctx context.Context) {
 	e.mu.Lock()
-	if e.wire == nil {
+	if e.transport == nil {
 		e.mu.Unlock()
 		return
 	}
-	if e.parting == nil {
-		e.parting = make(chan struct{})
-		for _, p := range e.paths {
-			p.shut(e.now())
-			e.note(p)
+	if e.adminDownDone == nil {
+		e.adminDownDone = make(chan struct{})
+		for _, p := range e.sessions {
+			p.setAdminDown(e.elapsed())
+			e.recordChange(p)
 			e.schedule(p)
 		}
 		e.wakeLocked()
 	}
-	parting := e.parting
+	parting := e.adminDownDone
 	e.mu.Unlock()
 	select {
 	case <-ctx.Done():
@@ -166,31 +169,31 @@ func (e *Engine) AdminDown(ctx context.Context) {
 	}
 }
 
-// check finds what can never work.
-func check(k Key, p Profile) error {
+// validateSession returns an error for a session that can never work.
+func validateSession(k Key, p Profile) error {
 	const longest = math.MaxUint32 * time.Microsecond
-	var what string
+	var problem string
 	switch {
 	case !k.Peer.IsValid() || k.Peer.Is4In6() || k.Peer.IsUnspecified() || k.Peer.IsMulticast():
-		what = "is no address of a peer"
+		problem = "the peer must be a unicast address"
 	case k.Local.IsValid() && (k.Local.Is4In6() || k.Local.Is4() != k.Peer.Is4()):
-		what = fmt.Sprintf("and %s are not of one family", k.Local)
-	case k.Peer.IsLinkLocalUnicast() && k.Peer.Is6() && (k.Multihop || k.link() == ""):
-		what = "is link-local, and needs a link"
+		problem = fmt.Sprintf("the source address %s must be of the same family as the peer", k.Local)
+	case k.Peer.IsLinkLocalUnicast() && k.Peer.Is6() && (k.Multihop || k.boundInterface() == ""):
+		problem = "a link-local peer requires a single-hop session with an interface"
 	case k.Peer.Zone() != "" && k.Interface != "" && k.Peer.Zone() != k.Interface:
-		what = fmt.Sprintf("is not on %s", k.Interface)
+		problem = fmt.Sprintf("the zone of the peer must be %s", k.Interface)
 	case p.Multiplier == 0:
-		what = "needs a multiplier of at least 1"
+		problem = "multiplier must be at least 1"
 	case min(p.Transmit, p.Receive) < time.Millisecond || max(p.Transmit, p.Receive) > longest:
-		what = fmt.Sprintf("needs intervals from 1ms to %s", longest)
+		problem = fmt.Sprintf("intervals must be from 1ms to %s", longest)
 	default:
 		return nil
 	}
-	return fmt.Errorf("run a BFD session: %s %s", k.Peer, what)
+	return fmt.Errorf("invalid BFD session to %s: %s", k.Peer, problem)
 }
 
-// link is the name of the link that the session is bound to, "" if none.
-func (k Key) link() string {
+// boundInterface returns the interface that the session is bound to, or "".
+func (k Key) boundInterface() string {
 	switch {
 	case k.Multihop:
 		return ""
@@ -200,24 +203,24 @@ func (k Key) link() string {
 	return k.Peer.Zone()
 }
 
-func (k Key) origin() origin { return origin{k.Peer.WithZone(""), k.Multihop} }
+func (k Key) remoteEnd() remoteEnd { return remoteEnd{k.Peer.WithZone(""), k.Multihop} }
 
-func (e *Engine) add(key Key, profile Profile, now time.Duration) {
-	p := &path{
-		key: key, session: e.newSession(key, profile, now), reported: Down, place: -1,
+func (e *Engine) addSession(key Key, profile Profile, now time.Duration) {
+	p := &runningSession{
+		key: key, session: e.newSession(key, profile, now), reported: Down, queueIndex: -1,
 		log: e.log.With("peer", key.Peer, "interface", key.Interface, "multihop", key.Multihop),
 	}
-	e.paths[key], e.ids[p.id] = p, p
-	all := append(e.peers[key.origin()], p)
-	slices.SortFunc(all, func(a, b *path) int { return b.key.choosiness() - a.key.choosiness() })
-	e.peers[key.origin()] = all
+	e.sessions[key], e.byDiscriminator[p.discriminator] = p, p
+	all := append(e.byRemoteEnd[key.remoteEnd()], p)
+	slices.SortFunc(all, func(a, b *runningSession) int { return b.key.specificity() - a.key.specificity() })
+	e.byRemoteEnd[key.remoteEnd()] = all
 	e.schedule(p)
 }
 
-// choosiness orders sessions to the same peer: a packet is for the one that
-// says most about where it comes from.
-func (k Key) choosiness() (n int) {
-	if k.link() != "" {
+// specificity orders sessions to the same peer: a packet without Your
+// Discriminator belongs to the session with the most specific key.
+func (k Key) specificity() (n int) {
+	if k.boundInterface() != "" {
 		n++
 	}
 	if k.Local.IsValid() {
@@ -226,33 +229,33 @@ func (k Key) choosiness() (n int) {
 	return n
 }
 
-// newID is a discriminator that no session has, and that no stranger can guess.
-func (e *Engine) newID() uint32 {
+// newDiscriminator returns an unused discriminator that is not predictable.
+func (e *Engine) newDiscriminator() uint32 {
 	for {
 		var b [4]byte
 		_, _ = rand.Read(b[:]) // never fails, by its documentation
-		if id := binary.BigEndian.Uint32(b[:]); id != 0 && e.ids[id] == nil {
+		if id := binary.BigEndian.Uint32(b[:]); id != 0 && e.byDiscriminator[id] == nil {
 			return id
 		}
 	}
 }
 
-// leave makes the session say goodbye, and forgets it when it has.
-func (e *Engine) leave(p *path, now time.Duration) {
-	delete(e.paths, p.key)
-	others := slices.DeleteFunc(e.peers[p.key.origin()], func(o *path) bool { return o == p })
-	if e.peers[p.key.origin()] = others; len(others) == 0 {
-		delete(e.peers, p.key.origin())
+// removeSession makes the session signal AdminDown. It is deleted afterwards.
+func (e *Engine) removeSession(p *runningSession, now time.Duration) {
+	delete(e.sessions, p.key)
+	others := slices.DeleteFunc(e.byRemoteEnd[p.key.remoteEnd()], func(o *runningSession) bool { return o == p })
+	if e.byRemoteEnd[p.key.remoteEnd()] = others; len(others) == 0 {
+		delete(e.byRemoteEnd, p.key.remoteEnd())
 	}
-	p.leaving = true
-	p.shut(now)
+	p.removed = true
+	p.setAdminDown(now)
 	e.schedule(p)
 }
 
-func (e *Engine) status(p *path) Status {
+func (e *Engine) statusOf(p *runningSession) Status {
 	return Status{
 		State: p.state, RemoteState: p.peer.state, Diagnostic: p.diagnostic, RemoteDiagnostic: p.peer.diagnostic,
-		Since: e.start.Add(p.since), Flaps: p.flaps, Detection: p.detection(), Interval: p.interval(),
-		ControlPlaneIndependent: p.peer.independent, Problem: p.problem(),
+		Since: e.start.Add(p.since), Flaps: p.flaps, Detection: p.detectionTime(), Interval: p.transmitInterval(),
+		ControlPlaneIndependent: p.peer.controlPlaneIndependent, Problem: p.problem(),
 	}
 }

@@ -15,64 +15,64 @@ import (
 // for synctest bubbles.
 type lan struct {
 	mu    sync.Mutex
-	hosts map[netip.Addr]*simulated
-	lost  func(from, to netip.Addr) bool // nil loses nothing
+	hosts map[netip.Addr]*simulatedTransport
+	drop  func(from, to netip.Addr) bool // nil drops no packet
 	ttl   uint8
 }
 
-// simulated is the wire of one host.
-type simulated struct {
-	lan           *lan
-	addr          netip.Addr
-	some          chan struct{} // something came, or wake
-	mu            sync.Mutex
-	flying, inbox []arrival
-	fault         error // of open and of send
-	// frozen is until when the process is not scheduled, stopped until when the
-	// machine receives nothing either. Instants of the bubble's clock.
+// simulatedTransport is the transport of one host.
+type simulatedTransport struct {
+	lan             *lan
+	addr            netip.Addr
+	wakeup          chan struct{} // a packet has arrived, or wake was called
+	mu              sync.Mutex
+	inFlight, inbox []receivedPacket
+	socketError     error // of openSender and of send
+	// Until frozen the process is not scheduled; until stopped the machine receives
+	// no packets either.
 	frozen, stopped time.Time
 }
 
-func newLAN() *lan { return &lan{hosts: make(map[netip.Addr]*simulated), ttl: maxTTL} }
+func newLAN() *lan { return &lan{hosts: make(map[netip.Addr]*simulatedTransport), ttl: maxTTL} }
 
-func (l *lan) host(addr netip.Addr) *simulated {
-	s := &simulated{lan: l, addr: addr, some: make(chan struct{}, 1)}
+func (l *lan) newTransport(addr netip.Addr) *simulatedTransport {
+	s := &simulatedTransport{lan: l, addr: addr, wakeup: make(chan struct{}, 1)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.hosts[addr] = s
 	return s
 }
 
-func (s *simulated) open(k Key) (sender, int, error) {
+func (s *simulatedTransport) openSender(k Key) (packetSender, int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fault != nil {
-		return nil, 0, s.fault
+	if s.socketError != nil {
+		return nil, 0, s.socketError
 	}
-	return &simulatedLine{s, k}, 0, nil
+	return &simulatedSender{s, k}, 0, nil
 }
 
-func (s *simulated) receive() (arrival, bool) {
+func (s *simulatedTransport) nextPacket() (receivedPacket, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.inbox) == 0 {
-		return arrival{}, false
+		return receivedPacket{}, false
 	}
 	a := s.inbox[0]
 	s.inbox = s.inbox[1:]
 	return a, true
 }
 
-func (s *simulated) wait(deaf, d time.Duration) {
-	time.Sleep(min(deaf, d))
-	d -= deaf
+func (s *simulatedTransport) wait(minimum, timeout time.Duration) {
+	time.Sleep(min(minimum, timeout))
+	timeout -= minimum
 	s.mu.Lock()
 	full := len(s.inbox) > 0
 	s.mu.Unlock()
 	if !full {
 		select {
-		case <-s.some:
-		case <-time.After(d):
+		case <-s.wakeup:
+		case <-time.After(timeout):
 		}
 	}
 	s.mu.Lock()
@@ -81,44 +81,44 @@ func (s *simulated) wait(deaf, d time.Duration) {
 	time.Sleep(frozen)
 }
 
-func (s *simulated) wake() {
+func (s *simulatedTransport) wake() {
 	select {
-	case s.some <- struct{}{}:
+	case s.wakeup <- struct{}{}:
 	default:
 	}
 }
 
-// carry delivers packets after a time, in the order in which they were sent:
-// timers of one instant fire in any order.
-func (s *simulated) carry(a arrival, d time.Duration) {
+// deliverAfter delivers packets after a time, in the order in which they were sent,
+// although timers of one instant fire in any order.
+func (s *simulatedTransport) deliverAfter(a receivedPacket, d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.flying = append(s.flying, a)
+	s.inFlight = append(s.inFlight, a)
 	time.AfterFunc(d, s.deliver)
 }
 
-func (s *simulated) deliver() {
+func (s *simulatedTransport) deliver() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if rest := time.Until(s.stopped); rest > 0 {
 		time.AfterFunc(rest+ms, s.deliver)
 		return
 	}
-	s.inbox = append(s.inbox, s.flying[0])
-	s.flying = s.flying[1:]
+	s.inbox = append(s.inbox, s.inFlight[0])
+	s.inFlight = s.inFlight[1:]
 	s.wake()
 }
 
-type simulatedLine struct {
-	from *simulated
+type simulatedSender struct {
+	from *simulatedTransport
 	key  Key
 }
 
-func (l *simulatedLine) close() {}
+func (l *simulatedSender) close() {}
 
-func (l *simulatedLine) send(b []byte) error {
+func (l *simulatedSender) send(b []byte) error {
 	l.from.mu.Lock()
-	fault := l.from.fault
+	fault := l.from.socketError
 	l.from.mu.Unlock()
 	if fault != nil {
 		return fault
@@ -127,26 +127,26 @@ func (l *simulatedLine) send(b []byte) error {
 	lan.mu.Lock()
 	defer lan.mu.Unlock()
 	to := lan.hosts[l.key.Peer]
-	if to == nil || lan.lost != nil && lan.lost(l.from.addr, to.addr) {
+	if to == nil || lan.drop != nil && lan.drop(l.from.addr, to.addr) {
 		return nil
 	}
-	a := arrival{origin: origin{l.from.addr, l.key.Multihop}, to: to.addr, ttl: lan.ttl, payload: slices.Clone(b)}
-	to.carry(a, ms)
+	a := receivedPacket{remoteEnd: remoteEnd{l.from.addr, l.key.Multihop}, destination: to.addr, ttl: lan.ttl, payload: slices.Clone(b)}
+	to.deliverAfter(a, ms)
 	return nil
 }
 
-// end is an engine with one session to the other end of the LAN.
+// end is an Engine with one session to the other end of the LAN.
 type end struct {
 	*Engine
-	*simulated
+	*simulatedTransport
 	key  Key
 	kill func() // returns when it has stopped
 
-	mu   sync.Mutex
-	past []change
+	mu      sync.Mutex
+	changes []timedStatus
 }
 
-type change struct {
+type timedStatus struct {
 	at time.Time
 	Status
 }
@@ -156,19 +156,19 @@ var (
 	addrB = netip.MustParseAddr("192.0.2.2")
 )
 
-// join makes a running end without a session.
-func (l *lan) join(addr, peer netip.Addr) *end {
-	e := &end{key: Key{Peer: peer}, simulated: l.host(addr)}
+// newEnd runs an end without a session.
+func (l *lan) newEnd(addr, peer netip.Addr) *end {
+	e := &end{key: Key{Peer: peer}, simulatedTransport: l.newTransport(addr)}
 	e.Engine = New(slog.New(slog.DiscardHandler), "", func(_ Key, s Status) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		e.past = append(e.past, change{time.Now(), s})
+		e.changes = append(e.changes, timedStatus{time.Now(), s})
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		e.run(ctx, e.simulated)
+		e.runLoop(ctx, e.simulatedTransport)
 	}()
 	e.kill = func() {
 		cancel()
@@ -183,32 +183,32 @@ func (e *end) set(t *testing.T, p Profile) {
 	}
 }
 
-func (e *end) now() Status { return e.Status()[e.key] }
+func (e *end) status() Status { return e.Status()[e.key] }
 
-func (e *end) last() change {
+func (e *end) lastChange() timedStatus {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.past) == 0 {
-		return change{}
+	if len(e.changes) == 0 {
+		return timedStatus{}
 	}
-	return e.past[len(e.past)-1]
+	return e.changes[len(e.changes)-1]
 }
 
-// bubble runs a simulation whose ends are all gone when it returns.
-func bubble(t *testing.T, f func(t *testing.T, l *lan, a, b *end)) {
+// simulate runs f with a simulated clock and two ends, which it stops when f returns.
+func simulate(t *testing.T, f func(t *testing.T, l *lan, a, b *end)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLAN()
-		a, b := l.join(addrA, addrB), l.join(addrB, addrA)
+		a, b := l.newEnd(addrA, addrB), l.newEnd(addrB, addrA)
 		defer b.kill()
 		defer a.kill()
 		f(t, l, a, b)
 	})
 }
 
-func bothUp(t *testing.T, ends ...*end) {
+func requireUp(t *testing.T, ends ...*end) {
 	for _, e := range ends {
-		if s := e.now(); s.State != Up || s.RemoteState != Up || s.Flaps != 0 {
+		if s := e.status(); s.State != Up || s.RemoteState != Up || s.Flaps != 0 {
 			t.Fatalf("session to %s: %+v", e.key.Peer, s)
 		}
 	}

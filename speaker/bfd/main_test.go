@@ -21,7 +21,7 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
-// What this binary is when it runs itself.
+// The roles of this binary when it executes itself.
 const (
 	roleEnv    = "FAIRLEAD_BFD_ROLE" // empty: it runs the tests
 	roleHolder = "holder"            // keeps a network namespace until its parent ends
@@ -29,11 +29,11 @@ const (
 	rolePeer   = "peer"              // the other end of many sessions
 )
 
-// init keeps the main thread for the main goroutine. It must never run node.do,
-// for it cannot end: what /proc/PID/ns/net shows of a process is its main thread's.
+// init keeps the main thread for the main goroutine. The main thread must not run
+// node.inNamespace, because it cannot end, and /proc/PID/ns/net is its namespace.
 func init() { runtime.LockOSThread() }
 
-// TestMain runs the tests, or what they need beside them.
+// TestMain runs the tests, or one of the roles.
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleEnv) {
 	case roleHolder:
@@ -49,18 +49,19 @@ func TestMain(m *testing.M) {
 	os.Exit(netnstest.Run(m))
 }
 
-// self is this binary in another role. It dies with its parent. In a session of
-// its own the kernel counts it as another application (sched(7), autogroups).
-func self(role string, args ...string) *exec.Cmd {
+// commandInRole returns a command that runs this binary in a role. The process is
+// killed with its parent. It has its own session, so that the kernel schedules it
+// as another application (sched(7), autogroups).
+func commandInRole(role string, args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), roleEnv+"="+role)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	return cmd
 }
 
-// forks runs on a thread that lasts as long as the tests: a process dies with
-// the thread that started it, and do leaves threads dead.
-var forks = sync.OnceValue(func() chan<- func() {
+// forkThread runs functions on a thread that lasts as long as the tests: a child
+// process is killed with the thread that started it, and inNamespace ends threads.
+var forkThread = sync.OnceValue(func() chan<- func() {
 	c := make(chan func())
 	go func() {
 		runtime.LockOSThread()
@@ -71,11 +72,11 @@ var forks = sync.OnceValue(func() chan<- func() {
 	return c
 })
 
-// start starts a process that does not outlive the tests.
-func start(t testing.TB, cmd *exec.Cmd) {
+// startProcess starts a process and kills it at the end of the test.
+func startProcess(t testing.TB, cmd *exec.Cmd) {
 	t.Helper()
 	done := make(chan error)
-	forks() <- func() { done <- cmd.Start() }
+	forkThread() <- func() { done <- cmd.Start() }
 	must(t, <-done)
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
@@ -90,7 +91,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// eventually waits for a condition that is sure to come, and returns how long it took.
+// eventually waits for a condition, and returns how long it took.
 func eventually(t testing.TB, what func() string, condition func() bool) time.Duration {
 	t.Helper()
 	begun := time.Now()
@@ -108,20 +109,20 @@ type node struct{ pid int }
 
 func newNode(t testing.TB) *node {
 	t.Helper()
-	cmd := self(roleHolder)
+	cmd := commandInRole(roleHolder)
 	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
 	_, err := cmd.StdinPipe()
 	must(t, err)
-	start(t, cmd)
+	startProcess(t, cmd)
 	n := &node{cmd.Process.Pid}
-	must(t, n.do(func() error {
+	must(t, n.inNamespace(func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return err
 		}
 		for _, setting := range []string{"ipv6/conf/default/accept_dad", "ipv6/conf/all/accept_dad"} {
 			if err := os.WriteFile("/proc/sys/net/"+setting, []byte("0"), 0); err != nil {
-				return err // else addresses cannot be used for a second
+				return err // with duplicate address detection, addresses are unusable for a second
 			}
 		}
 		return netlink.LinkSetUp(lo)
@@ -129,8 +130,8 @@ func newNode(t testing.TB) *node {
 	return n
 }
 
-// do runs f on a thread in the node.
-func (n *node) do(f func() error) error {
+// inNamespace runs f on a thread in the node's namespace.
+func (n *node) inNamespace(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends here
@@ -147,9 +148,9 @@ func (n *node) do(f func() error) error {
 	return <-done
 }
 
-// cable links a and b by interfaces with the name given, and addresses like
-// "192.0.2.1/24" alternately to a and b; "" is none.
-func cable(t testing.TB, name string, a, b *node, addrs ...string) {
+// connectNodes connects a and b by a pair of interfaces with the given name, and
+// adds addresses such as "192.0.2.1/24" alternately to a and b; "" is no address.
+func connectNodes(t testing.TB, name string, a, b *node, addrs ...string) {
 	t.Helper()
 	veth := &netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: name, Namespace: netlink.NsPid(a.pid)},
@@ -157,7 +158,7 @@ func cable(t testing.TB, name string, a, b *node, addrs ...string) {
 	}
 	must(t, netlink.LinkAdd(veth))
 	for i, n := range []*node{a, b} {
-		must(t, n.do(func() error {
+		must(t, n.inNamespace(func() error {
 			link, err := netlink.LinkByName(name)
 			if err != nil {
 				return err
@@ -179,10 +180,10 @@ func cable(t testing.TB, name string, a, b *node, addrs ...string) {
 	}
 }
 
-// route makes the node reach a prefix by a gateway.
-func (n *node) route(t testing.TB, prefix, via string) {
+// addRoute adds a route to a prefix via a gateway.
+func (n *node) addRoute(t testing.TB, prefix, via string) {
 	t.Helper()
-	must(t, n.do(func() error {
+	must(t, n.inNamespace(func() error {
 		to, err := netlink.ParseIPNet(prefix)
 		if err != nil {
 			return err
@@ -191,9 +192,9 @@ func (n *node) route(t testing.TB, prefix, via string) {
 	}))
 }
 
-func (n *node) linkDown(t testing.TB, name string) {
+func (n *node) setInterfaceDown(t testing.TB, name string) {
 	t.Helper()
-	must(t, n.do(func() error {
+	must(t, n.inNamespace(func() error {
 		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
@@ -202,16 +203,16 @@ func (n *node) linkDown(t testing.TB, name string) {
 	}))
 }
 
-// forward makes the node a router.
-func (n *node) forward(t testing.TB) {
+// enableForwarding makes the node a router.
+func (n *node) enableForwarding(t testing.TB) {
 	t.Helper()
-	must(t, n.do(func() error {
+	must(t, n.inNamespace(func() error {
 		return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
 			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
 	}))
 }
 
-func deleteLink(name string) error {
+func deleteInterface(name string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
@@ -219,11 +220,11 @@ func deleteLink(name string) error {
 	return netlink.LinkDel(link)
 }
 
-// linkLocal is the address of a node's interface eth0.
+// linkLocal returns the link-local address of the node's interface eth0.
 func (n *node) linkLocal(t testing.TB) (found netip.Addr) {
 	t.Helper()
 	eventually(t, func() string { return "no link-local address" }, func() bool {
-		must(t, n.do(func() error {
+		must(t, n.inNamespace(func() error {
 			link, err := netlink.LinkByName("eth0")
 			if err != nil {
 				return err
@@ -241,24 +242,25 @@ func (n *node) linkLocal(t testing.TB) (found netip.Addr) {
 	return found
 }
 
-// host is an engine that runs in a node.
-type host struct {
+// runningEngine is an Engine that runs in a node.
+type runningEngine struct {
 	*Engine
 	kill func() // returns when it has stopped
 
-	mu   sync.Mutex
-	past map[Key][]change
+	mu      sync.Mutex
+	changes map[Key][]timedStatus
 }
 
-func (n *node) host(t testing.TB) *host {
+func (n *node) newEngine(t testing.TB) *runningEngine {
 	t.Helper()
-	return newHost(t, n.do)
+	return newRunningEngine(t, n.inNamespace)
 }
 
-// newHost runs an engine by within, which runs a function at a place.
-func newHost(t testing.TB, within func(func() error) error) *host {
+// newRunningEngine runs an Engine by means of within, which runs a function in a
+// namespace.
+func newRunningEngine(t testing.TB, within func(func() error) error) *runningEngine {
 	t.Helper()
-	h := &host{past: make(map[Key][]change)}
+	h := &runningEngine{changes: make(map[Key][]timedStatus)}
 	log := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -266,7 +268,7 @@ func newHost(t testing.TB, within func(func() error) error) *host {
 	h.Engine = New(log, "", func(k Key, s Status) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.past[k] = append(h.past[k], change{time.Now(), s})
+		h.changes[k] = append(h.changes[k], timedStatus{time.Now(), s})
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
@@ -281,14 +283,14 @@ func newHost(t testing.TB, within func(func() error) error) *host {
 	return h
 }
 
-func (h *host) want(t testing.TB, sessions map[Key]Profile) {
+func (h *runningEngine) setProfiles(t testing.TB, sessions map[Key]Profile) {
 	t.Helper()
 	must(t, h.Set(sessions))
 }
 
-// becomes waits until a session has the state, and returns its status and when
-// it got there.
-func (h *host) becomes(t testing.TB, k Key, want State) (Status, time.Time) {
+// waitFor waits until a session has the state, and returns its status and when it
+// entered the state.
+func (h *runningEngine) waitFor(t testing.TB, k Key, want State) (Status, time.Time) {
 	t.Helper()
 	eventually(t, func() string { return fmt.Sprintf("%v is not %s: %+v", k, want, h.Status()[k]) },
 		func() bool { return h.Status()[k].State == want })

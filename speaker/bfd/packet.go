@@ -11,13 +11,13 @@ type State uint8
 
 // The states in the order of the protocol's numbers.
 const (
-	AdminDown State = iota // taken down by an administrator: says nothing of the path
+	AdminDown State = iota // set down by an administrator: does not indicate a failure of the path
 	Down
-	Init // the peer is heard, but does not hear yet
+	Init // packets from the peer arrive, but the peer does not confirm ours yet
 	Up
 )
 
-// String is the state's name in the RFC.
+// String returns the state's name in the RFC.
 func (s State) String() string {
 	if s > Up {
 		return fmt.Sprintf("State(%d)", uint8(s))
@@ -25,7 +25,7 @@ func (s State) String() string {
 	return [...]string{"AdminDown", "Down", "Init", "Up"}[s]
 }
 
-// Diagnostic is why a session left Up the last time (RFC 5880 section 4.1).
+// Diagnostic is why a session last left Up (RFC 5880 section 4.1).
 type Diagnostic uint8
 
 // The diagnostics in the order of the protocol's numbers.
@@ -47,7 +47,7 @@ var diagnostics = [...]string{
 	"concatenated path down", "administratively down", "reverse concatenated path down",
 }
 
-// String is the diagnostic's name in the RFC.
+// String returns the diagnostic's name in the RFC.
 func (d Diagnostic) String() string {
 	if int(d) >= len(diagnostics) {
 		return fmt.Sprintf("Diagnostic(%d)", uint8(d))
@@ -55,26 +55,26 @@ func (d Diagnostic) String() string {
 	return diagnostics[d]
 }
 
-// packet is a BFD Control packet (RFC 5880 section 4.1) without the fields that
-// are always the same here.
-type packet struct {
-	state         State
-	diagnostic    Diagnostic
-	poll, final   bool
-	independent   bool // C: the sender's data plane keeps the session up without its control plane
-	authenticated bool // A: more follows, and is not understood here
-	demand        bool // D
-	multiplier    uint8
-	mine, yours   uint32        // discriminators, of the sender and of the receiver
-	transmit      time.Duration // Desired Min TX Interval
-	receive       time.Duration // Required Min RX Interval
+// controlPacket is a BFD Control packet (RFC 5880 section 4.1) without the fields
+// that never differ in this implementation.
+type controlPacket struct {
+	state                              State
+	diagnostic                         Diagnostic
+	poll, final                        bool
+	controlPlaneIndependent            bool // C: the sender's data plane keeps the session up without its control plane
+	authenticated                      bool // A: an authentication section follows
+	demand                             bool // D
+	multiplier                         uint8
+	myDiscriminator, yourDiscriminator uint32        // of the sender and of the receiver
+	transmit                           time.Duration // Desired Min TX Interval
+	receive                            time.Duration // Required Min RX Interval
 }
 
 const (
 	version = 1
 
-	// packetLength is that of a packet without authentication; one with it has
-	// at least two bytes more.
+	// packetLength is the length of a packet without authentication; a packet with
+	// authentication has at least two more bytes.
 	packetLength = 24
 
 	bitPoll          = 1 << 5
@@ -85,56 +85,56 @@ const (
 	bitMultipoint    = 1 << 0
 )
 
-// append adds the packet as it is on the wire to b. Intervals are cut to whole
+// appendTo appends the encoded packet to b. Intervals are truncated to whole
 // microseconds.
-func (p packet) append(b []byte) []byte {
-	flags := uint8(p.state)<<6 | flag(p.poll, bitPoll) | flag(p.final, bitFinal) | flag(p.independent, bitIndependent) |
-		flag(p.authenticated, bitAuthenticated) | flag(p.demand, bitDemand)
+func (p controlPacket) appendTo(b []byte) []byte {
+	flags := uint8(p.state)<<6 | flagBit(p.poll, bitPoll) | flagBit(p.final, bitFinal) | flagBit(p.controlPlaneIndependent, bitIndependent) |
+		flagBit(p.authenticated, bitAuthenticated) | flagBit(p.demand, bitDemand)
 	b = append(b, version<<5|uint8(p.diagnostic), flags, p.multiplier, packetLength)
-	b = binary.BigEndian.AppendUint32(b, p.mine)
-	b = binary.BigEndian.AppendUint32(b, p.yours)
+	b = binary.BigEndian.AppendUint32(b, p.myDiscriminator)
+	b = binary.BigEndian.AppendUint32(b, p.yourDiscriminator)
 	b = binary.BigEndian.AppendUint32(b, uint32(p.transmit/time.Microsecond))
 	b = binary.BigEndian.AppendUint32(b, uint32(p.receive/time.Microsecond))
 	return binary.BigEndian.AppendUint32(b, 0) // Required Min Echo RX Interval: send no echo
 }
 
-func flag(set bool, bit uint8) uint8 {
+func flagBit(set bool, bit uint8) uint8 {
 	if set {
 		return bit
 	}
 	return 0
 }
 
-// decode reads a packet. It is not ok if the rules of RFC 5880 section 6.8.6
-// that need no session tell to discard it.
-func decode(b []byte) (p packet, ok bool) {
+// decodePacket decodes a packet. It is not ok if one of the rules of RFC 5880
+// section 6.8.6 that do not depend on a session discards it.
+func decodePacket(b []byte) (p controlPacket, ok bool) {
 	if len(b) < packetLength || b[0]>>5 != version {
-		return packet{}, false
+		return controlPacket{}, false
 	}
 	flags, length := b[1], int(b[3])
-	p = packet{
-		state:         State(flags >> 6),
-		diagnostic:    Diagnostic(b[0] & 0x1f),
-		poll:          flags&bitPoll != 0,
-		final:         flags&bitFinal != 0,
-		independent:   flags&bitIndependent != 0,
-		authenticated: flags&bitAuthenticated != 0,
-		demand:        flags&bitDemand != 0,
-		multiplier:    b[2],
-		mine:          binary.BigEndian.Uint32(b[4:]),
-		yours:         binary.BigEndian.Uint32(b[8:]),
-		transmit:      time.Duration(binary.BigEndian.Uint32(b[12:])) * time.Microsecond,
-		receive:       time.Duration(binary.BigEndian.Uint32(b[16:])) * time.Microsecond,
+	p = controlPacket{
+		state:                   State(flags >> 6),
+		diagnostic:              Diagnostic(b[0] & 0x1f),
+		poll:                    flags&bitPoll != 0,
+		final:                   flags&bitFinal != 0,
+		controlPlaneIndependent: flags&bitIndependent != 0,
+		authenticated:           flags&bitAuthenticated != 0,
+		demand:                  flags&bitDemand != 0,
+		multiplier:              b[2],
+		myDiscriminator:         binary.BigEndian.Uint32(b[4:]),
+		yourDiscriminator:       binary.BigEndian.Uint32(b[8:]),
+		transmit:                time.Duration(binary.BigEndian.Uint32(b[12:])) * time.Microsecond,
+		receive:                 time.Duration(binary.BigEndian.Uint32(b[16:])) * time.Microsecond,
 	}
 	least := packetLength
 	if p.authenticated {
 		least += 2
 	}
 	switch {
-	case length < least, length > len(b), p.multiplier == 0, flags&bitMultipoint != 0, p.mine == 0:
-		return packet{}, false
-	case p.yours == 0 && p.state != Down && p.state != AdminDown:
-		return packet{}, false // claims a session with us, and cannot name it
+	case length < least, length > len(b), p.multiplier == 0, flags&bitMultipoint != 0, p.myDiscriminator == 0:
+		return controlPacket{}, false
+	case p.yourDiscriminator == 0 && p.state != Down && p.state != AdminDown:
+		return controlPacket{}, false // Your Discriminator may be 0 only in Down and AdminDown
 	}
 	return p, true
 }

@@ -1,33 +1,33 @@
 package bfd
 
-// queue is a heap of paths by the time of their next action.
-type queue []*path
+// deadlineQueue is a heap of sessions by the time of their next action.
+type deadlineQueue []*runningSession
 
 // Len is part of heap.Interface.
-func (q queue) Len() int { return len(q) }
+func (q deadlineQueue) Len() int { return len(q) }
 
 // Less is part of heap.Interface.
-func (q queue) Less(i, j int) bool { return q[i].wakeAt < q[j].wakeAt }
+func (q deadlineQueue) Less(i, j int) bool { return q[i].wakeAt < q[j].wakeAt }
 
 // Swap is part of heap.Interface.
-func (q queue) Swap(i, j int) {
+func (q deadlineQueue) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
-	q[i].place, q[j].place = i, j
+	q[i].queueIndex, q[j].queueIndex = i, j
 }
 
 // Push is part of heap.Interface.
-func (q *queue) Push(x any) {
-	p := x.(*path)
-	p.place = len(*q)
+func (q *deadlineQueue) Push(x any) {
+	p := x.(*runningSession)
+	p.queueIndex = len(*q)
 	*q = append(*q, p)
 }
 
 // Pop is part of heap.Interface.
-func (q *queue) Pop() any {
+func (q *deadlineQueue) Pop() any {
 	last := len(*q) - 1
 	p := (*q)[last]
 	(*q)[last] = nil
 	*q = (*q)[:last]
-	p.place = -1
+	p.queueIndex = -1
 	return p
 }

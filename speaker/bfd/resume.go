@@ -9,30 +9,30 @@ import (
 )
 
 const (
-	// patience is how long a new session waits to hear a peer that takes it for
-	// Up. A peer that runs slower than this is not resumed with.
-	patience = 1500 * time.Millisecond
+	// resumeTimeout is how long a new session waits for a packet of a peer that
+	// considers it Up. Sessions with peers that send less often are not resumed.
+	resumeTimeout = 1500 * time.Millisecond
 
-	// pauses is how many packets announce a pause, and pausePace the time between
-	// two of them: one may be lost.
-	pauses    = 3
-	pausePace = 10 * time.Millisecond
+	// pausePackets is the number of packets that signal a pause, because one may be
+	// lost, and pauseInterval the time between two of them.
+	pausePackets  = 3
+	pauseInterval = 10 * time.Millisecond
 )
 
-// Pause leaves all sessions that are Up to an Engine that will have the same
-// name: it tells the peers the largest multiplier there is (RFC 5880 section
-// 4.1), so that they take a silence of 255 intervals for no failure, and
-// returns. The caller then ends Run. The next Engine finds the sessions by
-// their discriminators, which follow from name and path; to the peer nothing
-// has happened. The other sessions are just left.
+// Pause prepares all sessions that are Up for another Engine with the same
+// identity: it signals the largest Detect Mult, 255 (RFC 5880 section 4.1), so
+// that the peers' sessions stay up for 255 intervals without packets, and returns.
+// The caller then ends Run. The next Engine identifies the sessions by their
+// discriminators, which are derived from identity and path; the peers do not
+// notice the restart. Pause does not signal anything for sessions in other states.
 //
-// It is for the restart of a process on a path that goes on working.
+// It is for the restart of a process while the path keeps working.
 func (e *Engine) Pause(ctx context.Context) {
-	for range pauses {
+	for range pausePackets {
 		e.mu.Lock()
-		for _, p := range e.paths {
+		for _, p := range e.sessions {
 			if p.state == Up {
-				p.profile.Multiplier, p.urgent = math.MaxUint8, true
+				p.profile.Multiplier, p.sendNow = math.MaxUint8, true
 				e.schedule(p)
 			}
 		}
@@ -41,43 +41,43 @@ func (e *Engine) Pause(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(pausePace):
+		case <-time.After(pauseInterval):
 		}
 	}
 }
 
-// newSession makes a session that first listens whether the peer knows it, if
-// an earlier Engine can have left it.
+// newSession returns a session. If an earlier Engine may have paused it, the
+// session first waits for a packet of a peer that considers it Up.
 func (e *Engine) newSession(key Key, profile Profile, now time.Duration) *session {
-	id := e.knownID(key)
+	id := e.resumableDiscriminator(key)
 	if id == 0 {
-		return newSession(e.newID(), profile, now)
+		return newSession(e.newDiscriminator(), profile, now)
 	}
 	s := newSession(id, profile, now)
-	s.listen = now + patience
+	s.resumeUntil = now + resumeTimeout
 	return s
 }
 
-// knownID is the discriminator that an Engine of this name gives to the key, 0
-// if there is none to be had.
-func (e *Engine) knownID(key Key) uint32 {
-	if e.name == "" {
+// resumableDiscriminator returns the discriminator that every Engine of this
+// identity derives from the key, or 0 if there is none or it is in use.
+func (e *Engine) resumableDiscriminator(key Key) uint32 {
+	if e.identity == "" {
 		return 0
 	}
 	h := fnv.New32a()
-	// Spelled out: the next release must come to the same.
-	fmt.Fprintf(h, "%s|%s|%s|%s|%t", e.name, key.Peer, key.Local, key.Interface, key.Multihop)
-	if id := h.Sum32(); e.ids[id] == nil {
+	// Every release must derive the same value, therefore the fields are explicit.
+	fmt.Fprintf(h, "%s|%s|%s|%s|%t", e.identity, key.Peer, key.Local, key.Interface, key.Multihop)
+	if id := h.Sum32(); e.byDiscriminator[id] == nil {
 		return id
 	}
 	return 0
 }
 
-// resume takes up a session that the peer takes for Up. What it was told of the
-// timers is not known, so it is told again.
-func (s *session) resume(now time.Duration) {
-	s.enter(Up, NoDiagnostic, now)
-	if s.poll == idle {
-		s.poll, s.urgent = asking, true
+// resumeUp continues a session that the peer considers Up. The timer values that
+// the peer knows are unknown here, so a Poll Sequence advertises them again.
+func (s *session) resumeUp(now time.Duration) {
+	s.setState(Up, NoDiagnostic, now)
+	if s.poll == pollIdle {
+		s.poll, s.sendNow = pollSent, true
 	}
 }

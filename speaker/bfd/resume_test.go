@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// TestResume: to the peer, a session that was paused and taken up again has
-// never gone. One whose other end comes back under another name, or too late, has.
+// TestResume checks that a peer does not notice that a session was paused and
+// resumed, but does if the next Engine has another identity or starts too late.
 func TestResume(t *testing.T) {
 	for _, tt := range []struct {
 		name, next string
@@ -14,29 +14,29 @@ func TestResume(t *testing.T) {
 		flaps      int
 	}{
 		{"soon", "node-1", 2 * time.Second, 0},
-		{"at the last moment", "node-1", 254*fast.Transmit - patience, 0},
-		{"under another name", "node-2", 2 * time.Second, 1},
-		{"too late", "node-1", 300 * fast.Transmit, 1},
+		{"at the last moment", "node-1", 254*fastProfile.Transmit - resumeTimeout, 0},
+		{"another identity", "node-2", 2 * time.Second, 1},
+		{"too late", "node-1", 300 * fastProfile.Transmit, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, l *lan, a, b *end) {
-				a.name = "node-1"
-				a.set(t, fast)
-				b.set(t, fast)
+			simulate(t, func(t *testing.T, l *lan, a, b *end) {
+				a.identity = "node-1"
+				a.set(t, fastProfile)
+				b.set(t, fastProfile)
 				time.Sleep(5 * time.Second)
-				bothUp(t, a, b)
+				requireUp(t, a, b)
 				a.Pause(t.Context())
 				a.kill()
 				time.Sleep(tt.away)
-				again := l.join(addrA, addrB)
+				again := l.newEnd(addrA, addrB)
 				defer again.kill()
-				again.name = tt.next
-				again.set(t, fast)
+				again.identity = tt.next
+				again.set(t, fastProfile)
 				time.Sleep(10 * time.Second)
-				if s := b.now(); s.State != Up || s.Flaps != tt.flaps || s.Detection != 300*ms {
+				if s := b.status(); s.State != Up || s.Flaps != tt.flaps || s.Detection != 300*ms {
 					t.Errorf("the peer: %+v, want %d flaps", s, tt.flaps)
 				}
-				if s := again.now(); s.State != Up || s.Flaps != 0 || s.Detection != 300*ms {
+				if s := again.status(); s.State != Up || s.Flaps != 0 || s.Detection != 300*ms {
 					t.Errorf("again: %+v", s)
 				}
 			})
@@ -44,29 +44,29 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// TestPauseOfTheDead: a peer that dies during a pause is noticed afterwards, and
-// a session that has not come up is begun as ever.
-func TestPauseOfTheDead(t *testing.T) {
-	bubble(t, func(t *testing.T, l *lan, a, b *end) {
-		a.name = "node-1"
-		a.set(t, fast)
-		b.set(t, fast)
+// TestPeerFailsDuringPause checks that a resumed Engine notices that its peer has
+// failed during the pause, and that the session comes up again with a new peer.
+func TestPeerFailsDuringPause(t *testing.T) {
+	simulate(t, func(t *testing.T, l *lan, a, b *end) {
+		a.identity = "node-1"
+		a.set(t, fastProfile)
+		b.set(t, fastProfile)
 		time.Sleep(5 * time.Second)
 		a.Pause(t.Context())
 		a.kill()
 		b.kill()
-		again := l.join(addrA, addrB)
+		again := l.newEnd(addrA, addrB)
 		defer again.kill()
-		again.name = "node-1"
-		again.set(t, fast)
+		again.identity = "node-1"
+		again.set(t, fastProfile)
 		time.Sleep(5 * time.Second)
-		if s := again.now(); s.State != Down {
+		if s := again.status(); s.State != Down {
 			t.Errorf("%+v", s)
 		}
-		peer := l.join(addrB, addrA)
+		peer := l.newEnd(addrB, addrA)
 		defer peer.kill()
-		peer.set(t, fast)
+		peer.set(t, fastProfile)
 		time.Sleep(5 * time.Second)
-		bothUp(t, again, peer)
+		requireUp(t, again, peer)
 	})
 }

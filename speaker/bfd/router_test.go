@@ -17,23 +17,23 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
-// router is another implementation in a node.
-type router interface {
+// peerDaemon is another implementation in a node.
+type peerDaemon interface {
 	name() string
-	// start runs it with the peers given, all with one pace and a multiplier of
-	// 3; configure changes them. A peer that is shut is in AdminDown.
+	// start starts the daemon with the given peers, all with one interval and a
+	// multiplier of 3; configure changes them. With shut, all sessions are AdminDown.
 	start(t testing.TB, n *node, peers []Key)
-	configure(t testing.TB, pace time.Duration, shut bool)
-	// sees is what it says of a peer. ups changes when the session comes up.
-	sees(t testing.TB, peer netip.Addr) (up bool, ups string)
-	// parting is how its peers learn that it was shut.
-	parting() Status
+	configure(t testing.TB, interval time.Duration, shut bool)
+	// sessionState returns whether the session is up. ups changes with each up event.
+	sessionState(t testing.TB, peer netip.Addr) (up bool, ups string)
+	// statusAfterShutdown is the status of the peers after its sessions were shut down.
+	statusAfterShutdown() Status
 	kill()
 }
 
-// find is the path of a program of the system, or of one that the lab has
-// fetched beside our own binaries.
-func find(t testing.TB, programs ...string) (paths []string) {
+// findPrograms returns the paths of programs that are installed, or that the lab has
+// downloaded.
+func findPrograms(t testing.TB, programs ...string) (paths []string) {
 	t.Helper()
 	dirs := append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin", "/usr/lib/frr")
 	for _, of := range []string{"bird", "frr"} {
@@ -57,7 +57,7 @@ next:
 	return paths
 }
 
-// daemon runs programs in a node.
+// daemon runs the programs of an implementation in a node.
 type daemon struct {
 	node    *node
 	dir     string
@@ -68,14 +68,14 @@ func (d *daemon) command(args ...string) *exec.Cmd {
 	return exec.Command("nsenter", append([]string{fmt.Sprintf("--net=/proc/%d/ns/net", d.node.pid)}, args...)...)
 }
 
-func (d *daemon) run(t testing.TB, args ...string) {
+func (d *daemon) startProgram(t testing.TB, args ...string) {
 	t.Helper()
 	cmd := d.command(args...)
-	cmd.SysProcAttr = self("").SysProcAttr
+	cmd.SysProcAttr = commandInRole("").SysProcAttr
 	if testing.Verbose() {
 		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	}
-	start(t, cmd)
+	startProcess(t, cmd)
 	d.running = append(d.running, cmd)
 }
 
@@ -85,7 +85,7 @@ func (d *daemon) kill() {
 	}
 }
 
-func (d *daemon) tell(t testing.TB, args ...string) string {
+func (d *daemon) output(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := d.command(args...).CombinedOutput()
 	if err != nil {
@@ -111,20 +111,22 @@ type bird struct {
 
 func (*bird) name() string { return "BIRD" }
 
-// parting: a protocol that is disabled falls silent.
-func (*bird) parting() Status { return Status{Diagnostic: DetectionTimeExpired, RemoteState: Down} }
+// statusAfterShutdown: BIRD stops sending when its protocol is disabled.
+func (*bird) statusAfterShutdown() Status {
+	return Status{Diagnostic: DetectionTimeExpired, RemoteState: Down}
+}
 
 func (b *bird) start(t testing.TB, n *node, peers []Key) {
-	b.tools = find(t, "bird", "birdc")
+	b.tools = findPrograms(t, "bird", "birdc")
 	b.daemon, b.peers, b.since = daemon{node: n, dir: t.TempDir()}, peers, make(map[netip.Addr]time.Time)
 	conf := b.config(t, 100*ms, false)
-	b.run(t, b.tools[0], "-f", "-c", conf, "-s", filepath.Join(b.dir, "ctl"))
+	b.startProgram(t, b.tools[0], "-f", "-c", conf, "-s", filepath.Join(b.dir, "ctl"))
 	eventually(t, func() string { return "BIRD does not answer" }, func() bool {
 		return b.command(b.tools[1], "-s", filepath.Join(b.dir, "ctl"), "show", "status").Run() == nil
 	})
 }
 
-func (b *bird) config(t testing.TB, pace time.Duration, shut bool) string {
+func (b *bird) config(t testing.TB, interval time.Duration, shut bool) string {
 	var neighbors strings.Builder
 	for _, k := range b.peers {
 		switch {
@@ -137,24 +139,25 @@ func (b *bird) config(t testing.TB, pace time.Duration, shut bool) string {
 		}
 	}
 	disabled := map[bool]string{true: "yes", false: "no"}[shut]
-	timers := fmt.Sprintf("{ min rx interval %d ms; min tx interval %d ms; multiplier 3; };", pace.Milliseconds(), pace.Milliseconds())
-	return b.write(t, "bird.conf", fmt.Sprintf("router id 192.0.2.2;\nprotocol device { scan time 1; }\nprotocol bfd b {\n  disabled %s;\n  interface \"eth0\" %s\n  multihop %s\n%s}\n",
+	timers := fmt.Sprintf("{ min rx interval %d ms; min tx interval %d ms; multiplier 3; };", interval.Milliseconds(), interval.Milliseconds())
+	return b.write(t, "bird.conf", fmt.Sprintf("router id 192.0.2.2;\nprotocol device { scan time 1; }\n"+
+		"protocol bfd b {\n  disabled %s;\n  interface \"eth0\" %s\n  multihop %s\n%s}\n",
 		disabled, timers, timers, neighbors.String()))
 }
 
-func (b *bird) configure(t testing.TB, pace time.Duration, shut bool) {
-	b.config(t, pace, shut)
-	b.tell(t, b.tools[1], "-s", filepath.Join(b.dir, "ctl"), "configure")
+func (b *bird) configure(t testing.TB, interval time.Duration, shut bool) {
+	b.config(t, interval, shut)
+	b.output(t, b.tools[1], "-s", filepath.Join(b.dir, "ctl"), "configure")
 }
 
-func (b *bird) sees(t testing.TB, peer netip.Addr) (bool, string) {
-	out := b.tell(t, b.tools[1], "-s", filepath.Join(b.dir, "ctl"), "show", "bfd", "sessions")
+func (b *bird) sessionState(t testing.TB, peer netip.Addr) (bool, string) {
+	out := b.output(t, b.tools[1], "-s", filepath.Join(b.dir, "ctl"), "show", "bfd", "sessions")
 	for line := range strings.Lines(out) {
 		if f := strings.Fields(line); len(f) > 3 && f[0] == peer.WithZone("").String() {
 			at, err := time.Parse("15:04:05.000", f[3])
 			must(t, err)
-			// It is reckoned back from the clock each time, and is not always the
-			// same millisecond. To flap takes longer than the detection time.
+			// BIRD computes the time from the current one, and it varies by some
+			// milliseconds. A flap takes longer than the detection time.
 			if at.Sub(b.since[peer]).Abs() > 50*ms {
 				b.since[peer] = at
 			}
@@ -164,7 +167,7 @@ func (b *bird) sees(t testing.TB, peer netip.Addr) (bool, string) {
 	return false, ""
 }
 
-// frr is FRR: zebra for the links, and bfdd.
+// frr is FRR: zebra for the interfaces, and bfdd.
 type frr struct {
 	daemon
 	peers []Key
@@ -173,12 +176,12 @@ type frr struct {
 
 func (*frr) name() string { return "FRR" }
 
-func (*frr) parting() Status {
+func (*frr) statusAfterShutdown() Status {
 	return Status{Diagnostic: NeighborSignaledDown, RemoteState: AdminDown}
 }
 
 func (f *frr) start(t testing.TB, n *node, peers []Key) {
-	f.tools = find(t, "zebra", "bfdd", "vtysh")
+	f.tools = findPrograms(t, "zebra", "bfdd", "vtysh")
 	owner, err := user.Lookup("frr")
 	if os.Geteuid() != 0 || err != nil {
 		netnstest.Skip(t, "FRR needs root and the user frr")
@@ -196,11 +199,14 @@ func (f *frr) start(t testing.TB, n *node, peers []Key) {
 	f.write(t, "vtysh.conf", "username root nopassword\n")
 	for _, path := range f.tools[:2] {
 		name := filepath.Base(path)
-		args := []string{path, "-z", dir + "/zserv.api", "--vty_socket", dir, "-i", dir + "/" + name + ".pid", "-f", f.write(t, name+".conf", ""), "-P", "0"}
+		args := []string{
+			path, "-z", dir + "/zserv.api", "--vty_socket", dir, "-P", "0",
+			"-i", dir + "/" + name + ".pid", "-f", f.write(t, name+".conf", ""),
+		}
 		if name == "bfdd" {
 			args = append(args, "--bfdctl", dir+"/bfdd.sock")
 		}
-		f.run(t, args...)
+		f.startProgram(t, args...)
 		eventually(t, func() string { return name + " does not answer" }, func() bool {
 			_, err := os.Stat(filepath.Join(dir, name+".vty"))
 			return err == nil
@@ -211,10 +217,10 @@ func (f *frr) start(t testing.TB, n *node, peers []Key) {
 
 func (f *frr) vtysh(t testing.TB, args ...string) string {
 	t.Helper()
-	return f.tell(t, append([]string{f.tools[2], "--config_dir", f.dir, "--vty_socket", f.dir}, args...)...)
+	return f.output(t, append([]string{f.tools[2], "--config_dir", f.dir, "--vty_socket", f.dir}, args...)...)
 }
 
-func (f *frr) configure(t testing.TB, pace time.Duration, shut bool) {
+func (f *frr) configure(t testing.TB, interval time.Duration, shut bool) {
 	conf := "bfd\n"
 	for _, k := range f.peers {
 		conf += " peer " + k.Peer.WithZone("").String()
@@ -231,14 +237,15 @@ func (f *frr) configure(t testing.TB, pace time.Duration, shut bool) {
 		if shut {
 			no = ""
 		}
-		conf += fmt.Sprintf("\n  transmit-interval %d\n  receive-interval %d\n  detect-multiplier 3\n  %sshutdown\n exit\n", pace.Milliseconds(), pace.Milliseconds(), no)
+		conf += fmt.Sprintf("\n  transmit-interval %d\n  receive-interval %d\n  detect-multiplier 3\n  %sshutdown\n exit\n",
+			interval.Milliseconds(), interval.Milliseconds(), no)
 	}
 	if out := f.vtysh(t, "-f", f.write(t, "frr.conf", conf)); strings.Contains(out, "%") {
 		t.Fatalf("%s\n%s", conf, out)
 	}
 }
 
-func (f *frr) sees(t testing.TB, peer netip.Addr) (bool, string) {
+func (f *frr) sessionState(t testing.TB, peer netip.Addr) (bool, string) {
 	var peers, counters []struct {
 		Peer   string
 		Status string

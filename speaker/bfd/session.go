@@ -6,244 +6,250 @@ import (
 )
 
 const (
-	// slowest is the shortest DesiredMinTxInterval of a session that is not Up
-	// (RFC 5880 section 6.8.3): paths that lead nowhere cost next to nothing.
-	slowest = time.Second
+	// minSlowInterval is the shortest DesiredMinTxInterval of a session that is not
+	// Up (RFC 5880 section 6.8.3), which limits the load of paths that do not work.
+	minSlowInterval = time.Second
 
-	// beat is what the clock of all sessions goes by, where it may: one look at
-	// what has come and what is due costs more than either.
-	beat = 2 * time.Millisecond
+	// timerGranularity is the unit that deadlines are rounded down to where the
+	// jitter allows it, so that one wakeup serves the timers of many sessions.
+	timerGranularity = 2 * time.Millisecond
 
-	// farewells is how many packets say AdminDown before a session falls silent,
-	// and partingPace the time between two of them.
-	farewells   = 3
-	partingPace = 50 * time.Millisecond
+	// adminDownPackets is the number of packets that signal AdminDown before a
+	// session stops sending, and adminDownInterval the time between two of them.
+	adminDownPackets  = 3
+	adminDownInterval = 50 * time.Millisecond
 
-	// never is the instant that does not come. Instants are durations since the
-	// engine was made.
+	// never is an instant that is never reached. Instants are durations since the
+	// Engine was created.
 	never time.Duration = math.MaxInt64
 )
 
-// timing is what one end says of its timers: its DesiredMinTxInterval and its
-// RequiredMinRxInterval.
-type timing struct{ transmit, receive time.Duration }
+// timerValues are the DesiredMinTxInterval and the RequiredMinRxInterval of one end.
+type timerValues struct{ transmit, receive time.Duration }
 
-// sequence is where a Poll Sequence stands (RFC 5880 section 6.5).
-type sequence uint8
+// pollState is the state of a Poll Sequence (RFC 5880 section 6.5).
+type pollState uint8
 
 const (
-	idle sequence = iota
-	asking
-	// settling: the answer has come, but only a packet without the F bit proves
-	// that no other answer to the same question is still on its way (RFC 5880
+	pollIdle pollState = iota
+	pollSent
+	// pollAnswered: a packet with the F bit has arrived, but only a packet without
+	// it proves that no other answer to the same Poll is still in transit (RFC 5880
 	// section 6.8.3).
-	settling
+	pollAnswered
 )
 
-// stranger is the peer before its first packet and after its silence, with the
-// initial values of RFC 5880 section 6.8.1.
-var stranger = packet{state: Down, receive: time.Microsecond}
+// unknownPeer has the initial values of RFC 5880 section 6.8.1. They apply before
+// the peer's first packet and after the session has expired.
+var unknownPeer = controlPacket{state: Down, receive: time.Microsecond}
 
 // session is one end of a session: the variables and rules of RFC 5880 section
-// 6.8, without a clock and without sockets. It says when it wants to act (due);
-// whoever runs it sends what it says.
+// 6.8, without a clock and without sockets. nextSend and nextExpiry return its
+// deadlines; the caller sends the packets that nextPacket and finalPacket return.
 type session struct {
-	profile    Profile
-	id         uint32 // bfd.LocalDiscr
-	state      State
-	diagnostic Diagnostic
-	since      time.Duration // when it entered the state
-	flaps      int           // how often it left Up
+	profile       Profile
+	discriminator uint32 // bfd.LocalDiscr
+	state         State
+	diagnostic    Diagnostic
+	since         time.Duration // when it entered the state
+	flaps         int           // how often it left Up
 
-	peer  packet        // the last one accepted: all bfd.Remote… variables
-	heard time.Duration // when that came; never: not for a detection time
+	peer         controlPacket // the last accepted packet: all bfd.Remote… variables
+	lastReceived time.Duration // when peer arrived; never: none within the detection time
 
-	told, used timing // used differs from told while a Poll Sequence is under way
-	poll       sequence
-	owed       bool // a packet with the F bit
+	advertised, inUse timerValues // they differ while a Poll Sequence is in progress
+	poll              pollState
+	finalPending      bool // a packet with the F bit has to be sent
 
-	sent   time.Duration // the last packet
-	urgent bool          // what the peer knows is outdated: send without waiting
-	jitter float64       // of the interval until the next packet, a factor
-	left   int           // packets still to be sent in AdminDown
-	listen time.Duration // until then it waits for a peer that takes it for Up; 0: no more
-	spared bool          // its expiry was put off once
+	lastSent        time.Duration // when the last periodic packet was sent
+	sendNow         bool          // the state or the timers have changed since the last packet
+	jitter          float64       // the factor of the interval until the next packet
+	adminDownLeft   int           // packets still to be sent in AdminDown
+	resumeUntil     time.Duration // until then it waits for a peer that considers it Up; 0: it does not wait
+	expiryPostponed bool          // since the last received packet
 }
 
 func newSession(id uint32, p Profile, now time.Duration) *session {
-	s := &session{profile: p, id: id, state: Down, since: now, peer: stranger, heard: never, urgent: true, jitter: 1}
-	s.negotiate()
+	s := &session{profile: p, discriminator: id, state: Down, since: now, peer: unknownPeer, lastReceived: never, sendNow: true, jitter: 1}
+	s.negotiateTimers()
 	return s
 }
 
-// interval is the time between two packets before jitter (RFC 5880 section 6.8.2).
-func (s *session) interval() time.Duration {
+// transmitInterval returns the time between two packets before jitter (RFC 5880
+// section 6.8.2).
+func (s *session) transmitInterval() time.Duration {
 	if s.state == AdminDown {
-		return partingPace
+		return adminDownInterval
 	}
-	return max(s.used.transmit, s.peer.receive)
+	return max(s.inUse.transmit, s.peer.receive)
 }
 
-// detection is the time without packets after which the peer is gone (RFC 5880
-// section 6.8.4); 0 if none has come.
-func (s *session) detection() time.Duration {
-	return time.Duration(s.peer.multiplier) * max(s.used.receive, s.peer.transmit)
+// detectionTime returns the time without packets after which the session goes
+// Down (RFC 5880 section 6.8.4), or 0 before the first packet.
+func (s *session) detectionTime() time.Duration {
+	return time.Duration(s.peer.multiplier) * max(s.inUse.receive, s.peer.transmit)
 }
 
-// sendAt is when the next periodic packet is due (RFC 5880 section 6.8.7). It
-// is derived from the parameters of this moment, so that a changed interval
-// takes effect at once (section 6.8.3).
-func (s *session) sendAt() time.Duration {
+// nextSend returns when the next periodic packet is due (RFC 5880 section 6.8.7).
+// It uses the current parameters, so that a changed interval takes effect at once
+// (section 6.8.3).
+func (s *session) nextSend() time.Duration {
 	switch {
-	case s.state == AdminDown && s.left == 0, s.profile.Passive && s.peer.mine == 0:
+	case s.state == AdminDown && s.adminDownLeft == 0, s.profile.Passive && s.peer.myDiscriminator == 0:
 		return never
-	case s.listen > 0:
-		return s.listen
-	case s.urgent:
+	case s.resumeUntil > 0:
+		return s.resumeUntil
+	case s.sendNow:
 		return 0
-	case s.peer.receive == 0: // the peer wants no periodic packets
+	case s.peer.receive == 0: // the peer does not accept periodic packets
 		return never
 	}
-	interval := s.interval()
-	at := s.sent + time.Duration(s.jitter*float64(interval))
-	if sooner := at.Truncate(beat); sooner >= s.sent+interval*3/4 {
+	interval := s.transmitInterval()
+	at := s.lastSent + time.Duration(s.jitter*float64(interval))
+	if sooner := at.Truncate(timerGranularity); sooner >= s.lastSent+interval*3/4 {
 		return sooner
 	}
 	return at
 }
 
-// expireAt is when the peer is taken for gone if nothing comes from it.
-func (s *session) expireAt() time.Duration {
-	if s.heard == never || s.state == AdminDown {
+// nextExpiry returns when the detection time ends if no packet arrives.
+func (s *session) nextExpiry() time.Duration {
+	if s.lastReceived == never || s.state == AdminDown {
 		return never
 	}
-	return s.heard + s.detection()
+	return s.lastReceived + s.detectionTime()
 }
 
-// receive follows RFC 5880 section 6.8.6 from where the session is found.
-func (s *session) receive(p packet, now time.Duration) {
-	s.peer, s.heard, s.spared = p, now, false
-	resumes := s.listen > 0 && p.state == Up && p.yours == s.id
-	s.listen = 0
+// receivePacket processes a packet as in RFC 5880 section 6.8.6, from the step at
+// which the session is known.
+func (s *session) receivePacket(p controlPacket, now time.Duration) {
+	s.peer, s.lastReceived, s.expiryPostponed = p, now, false
+	resumes := s.resumeUntil > 0 && p.state == Up && p.yourDiscriminator == s.discriminator
+	s.resumeUntil = 0
 	switch {
-	case s.poll == asking && p.final:
-		s.used, s.poll = s.told, settling
-	case s.poll == settling && !p.final:
-		s.poll = idle
+	case s.poll == pollSent && p.final:
+		s.inUse, s.poll = s.advertised, pollAnswered
+	case s.poll == pollAnswered && !p.final:
+		s.poll = pollIdle
 	}
 	if s.state == AdminDown {
 		return
 	}
-	s.owed = s.owed || p.poll
+	s.finalPending = s.finalPending || p.poll
 	switch {
 	case resumes:
-		s.resume(now)
+		s.resumeUp(now)
 	case p.state == AdminDown && s.state != Down, p.state == Down && s.state == Up:
-		s.enter(Down, NeighborSignaledDown, now)
+		s.setState(Down, NeighborSignaledDown, now)
 	case p.state == Down && s.state == Down:
-		s.enter(Init, NoDiagnostic, now)
+		s.setState(Init, NoDiagnostic, now)
 	case p.state == Init && s.state == Down, p.state >= Init && s.state == Init:
-		s.enter(Up, NoDiagnostic, now)
+		s.setState(Up, NoDiagnostic, now)
 	}
-	s.negotiate()
+	s.negotiateTimers()
 }
 
-// expire forgets a peer that was silent for the detection time.
-func (s *session) expire(now time.Duration) {
+// expirePeer resets the variables of a peer that sent no packet for the detection
+// time, and takes the session down.
+func (s *session) expirePeer(now time.Duration) {
 	last := s.peer
-	s.peer, s.heard, s.spared = stranger, never, false
-	// Of use to operators, and to whom RFC 5882 section 4.3.2 concerns.
-	s.peer.diagnostic, s.peer.independent = last.diagnostic, last.independent
+	s.peer, s.lastReceived, s.expiryPostponed = unknownPeer, never, false
+	// Operators need the diagnostic, and BGP graceful restart the C bit (RFC 5882
+	// section 4.3.2).
+	s.peer.diagnostic, s.peer.controlPlaneIndependent = last.diagnostic, last.controlPlaneIndependent
 	if s.state == Init || s.state == Up {
-		s.enter(Down, DetectionTimeExpired, now)
+		s.setState(Down, DetectionTimeExpired, now)
 	}
 }
 
-// spare puts off the expiry once, for a moment.
-func (s *session) spare(now, moment time.Duration) {
-	s.spared, s.heard = true, now+moment-s.detection()
+// postponeExpiry moves the expiry to the end of a grace period that begins now.
+func (s *session) postponeExpiry(now, grace time.Duration) {
+	s.expiryPostponed, s.lastReceived = true, now+grace-s.detectionTime()
 }
 
-// configure changes the profile and begins to tell the peer.
-func (s *session) configure(p Profile) {
-	s.urgent = s.urgent || p.Multiplier != s.profile.Multiplier
+// setProfile changes the profile, and starts a Poll Sequence if one is required.
+func (s *session) setProfile(p Profile) {
+	s.sendNow = s.sendNow || p.Multiplier != s.profile.Multiplier
 	s.profile = p
-	s.negotiate()
+	s.negotiateTimers()
 }
 
-// shut takes the session down for good. It says so a few times, and nothing to
-// a peer that a passive session has never heard (RFC 5880 section 6.8.16).
-func (s *session) shut(now time.Duration) {
+// setAdminDown takes the session down permanently (RFC 5880 section 6.8.16). The
+// session signals it in a few packets; a passive session that has received no
+// packet sends none.
+func (s *session) setAdminDown(now time.Duration) {
 	if s.state == AdminDown {
 		return
 	}
-	s.left = 1
+	s.adminDownLeft = 1
 	if s.state == Up {
-		s.left = farewells
+		s.adminDownLeft = adminDownPackets
 	}
-	if s.profile.Passive && s.peer.mine == 0 {
-		s.left = 0
+	if s.profile.Passive && s.peer.myDiscriminator == 0 {
+		s.adminDownLeft = 0
 	}
-	s.enter(AdminDown, AdministrativelyDown, now)
+	s.setState(AdminDown, AdministrativelyDown, now)
 }
 
-// enter changes the state. The peer hears of it at once, unless it said so
-// itself: if that too were answered at once, two ends that one late packet has
-// put out of step would take each other down for ever.
-func (s *session) enter(state State, d Diagnostic, now time.Duration) {
+// setState changes the state. The session sends a packet at once, except where the
+// peer has signaled the change: if both ends answered such packets at once, one
+// late packet could make them take each other down forever.
+func (s *session) setState(state State, d Diagnostic, now time.Duration) {
 	if s.state == Up {
 		s.flaps++
 	}
 	s.state, s.diagnostic, s.since = state, d, now
-	s.urgent = s.urgent || d != NeighborSignaledDown
-	s.negotiate()
+	s.sendNow = s.sendNow || d != NeighborSignaledDown
+	s.negotiateTimers()
 }
 
-// negotiate makes what the peer is told follow the profile and the state (RFC
-// 5880 section 6.8.3). In Up a change takes a Poll Sequence, and until it has
-// ended packets go at the shorter interval and are expected at the longer one.
-// In other states there is nothing that could break.
-func (s *session) negotiate() {
-	want := timing{s.profile.Transmit, s.profile.Receive}
+// negotiateTimers derives the advertised timer values from the profile and the
+// state (RFC 5880 section 6.8.3). In Up a change requires a Poll Sequence; until
+// it ends, the session sends at the shorter interval and expects packets at the
+// longer one. In other states a change takes effect at once.
+func (s *session) negotiateTimers() {
+	desired := timerValues{s.profile.Transmit, s.profile.Receive}
 	if s.state != Up {
-		want.transmit = max(want.transmit, slowest)
-		s.told, s.used, s.poll = want, want, idle
+		desired.transmit = max(desired.transmit, minSlowInterval)
+		s.advertised, s.inUse, s.poll = desired, desired, pollIdle
 		return
 	}
-	if want == s.told || s.poll != idle {
+	if desired == s.advertised || s.poll != pollIdle {
 		return
 	}
-	s.told, s.poll, s.urgent = want, asking, true
-	s.used = timing{min(s.used.transmit, want.transmit), max(s.used.receive, want.receive)}
+	s.advertised, s.poll, s.sendNow = desired, pollSent, true
+	s.inUse = timerValues{min(s.inUse.transmit, desired.transmit), max(s.inUse.receive, desired.receive)}
 }
 
-// packet is what the session has to say now.
-func (s *session) packet() packet {
-	return packet{
-		state: s.state, diagnostic: s.diagnostic, poll: s.poll == asking, multiplier: s.profile.Multiplier,
-		mine: s.id, yours: s.peer.mine, transmit: s.told.transmit, receive: s.told.receive,
+// nextPacket returns the next periodic packet.
+func (s *session) nextPacket() controlPacket {
+	return controlPacket{
+		state: s.state, diagnostic: s.diagnostic, poll: s.poll == pollSent, multiplier: s.profile.Multiplier,
+		myDiscriminator: s.discriminator, yourDiscriminator: s.peer.myDiscriminator,
+		transmit: s.advertised.transmit, receive: s.advertised.receive,
 	}
 }
 
-// answer is the reply to a packet with the P bit. It is no periodic packet.
-func (s *session) answer() packet {
-	s.owed = false
-	p := s.packet()
+// finalPacket returns the reply to a packet with the P bit. It is not a periodic
+// packet.
+func (s *session) finalPacket() controlPacket {
+	s.finalPending = false
+	p := s.nextPacket()
 	p.poll, p.final = false, true
 	return p
 }
 
-// departed notes that a periodic packet was sent. random is in [0, 1) and makes
-// the jitter: the interval is shortened by up to a quarter, with a multiplier
-// of 1 by at least a tenth, so that one packet that is a little late does not
-// end the session (RFC 5880 section 6.8.7).
-func (s *session) departed(now time.Duration, random float64) {
-	s.sent, s.urgent, s.listen = now, false, 0
+// packetSent records that a periodic packet was sent. random is in [0, 1) and
+// selects the jitter (RFC 5880 section 6.8.7): the interval is reduced by up to a
+// quarter; with a multiplier of 1 by at least a tenth, so that one packet that is
+// slightly late does not end the session.
+func (s *session) packetSent(now time.Duration, random float64) {
+	s.lastSent, s.sendNow, s.resumeUntil = now, false, 0
 	s.jitter = 1 - random/4
 	if s.profile.Multiplier == 1 {
 		s.jitter = 0.9 - random*0.15
 	}
 	if s.state == AdminDown {
-		s.left--
+		s.adminDownLeft--
 	}
 }

@@ -10,32 +10,32 @@ import (
 
 const ms = time.Millisecond
 
-var fast = Profile{Transmit: 100 * ms, Receive: 100 * ms, Multiplier: 3}
+var fastProfile = Profile{Transmit: 100 * ms, Receive: 100 * ms, Multiplier: 3}
 
-// upSession is a session that has come up with a peer of the same profile at 0,
-// and whose Poll Sequence has ended.
-func upSession(p Profile) *session {
+// newUpSession returns a session that is Up since 0 with a peer of the same
+// profile, after the end of its Poll Sequence.
+func newUpSession(p Profile) *session {
 	s := newSession(1, p, 0)
-	peer := packet{state: Down, multiplier: p.Multiplier, mine: 2, transmit: time.Second, receive: p.Receive}
-	s.receive(peer, 0)
-	peer.state, peer.yours = Up, 1
-	s.receive(peer, 0)
-	s.departed(0, 0)
+	peer := controlPacket{state: Down, multiplier: p.Multiplier, myDiscriminator: 2, transmit: time.Second, receive: p.Receive}
+	s.receivePacket(peer, 0)
+	peer.state, peer.yourDiscriminator = Up, 1
+	s.receivePacket(peer, 0)
+	s.packetSent(0, 0)
 	peer.transmit, peer.final = p.Transmit, true
-	s.receive(peer, 0)
+	s.receivePacket(peer, 0)
 	peer.final = false
-	s.receive(peer, 0)
+	s.receivePacket(peer, 0)
 	return s
 }
 
-// heardFrom is a packet of the peer of upSession.
-func heardFrom(s *session, state State) packet {
+// packetFrom returns a packet of the peer of a session of newUpSession.
+func packetFrom(s *session, state State) controlPacket {
 	p := s.peer
 	p.state, p.poll, p.final = state, false, false
 	return p
 }
 
-// TestTransitions: the state machine of RFC 5880 section 6.2, with the
+// TestTransitions covers the state machine of RFC 5880 section 6.2, with the
 // diagnostics of section 6.8.6.
 func TestTransitions(t *testing.T) {
 	const same = NoDiagnostic
@@ -60,81 +60,85 @@ func TestTransitions(t *testing.T) {
 		{Up, Init, Up, same},
 		{Up, Up, Up, same},
 	} {
-		s := newSession(1, fast, 0)
+		s := newSession(1, fastProfile, 0)
 		if test.have == AdminDown {
-			s.shut(0)
+			s.setAdminDown(0)
 		} else {
 			s.state = test.have
 		}
-		s.receive(packet{state: test.got, multiplier: 3, mine: 2, yours: 1, transmit: 100 * ms, receive: 100 * ms}, 5)
+		s.receivePacket(controlPacket{
+			state: test.got, multiplier: 3, myDiscriminator: 2, yourDiscriminator: 1, transmit: 100 * ms, receive: 100 * ms,
+		}, 5)
 		if s.state != test.want || s.diagnostic != test.diagnostic {
-			t.Errorf("%s receives %s: %s (%s), want %s (%s)", test.have, test.got, s.state, s.diagnostic, test.want, test.diagnostic)
+			t.Errorf("%s receives %s: %s (%s), want %s (%s)", test.have, test.got, s.state, s.diagnostic,
+				test.want, test.diagnostic)
 		}
 		if moved := test.have != test.want; moved != (s.since == 5) {
-			t.Errorf("%s receives %s: since %d, urgent is %t", test.have, test.got, s.since, s.urgent)
+			t.Errorf("%s receives %s: since %d, sendNow is %t", test.have, test.got, s.since, s.sendNow)
 		}
 	}
 }
 
 func TestExpiry(t *testing.T) {
-	s := upSession(fast)
-	if at := s.expireAt(); at != 300*ms {
+	s := newUpSession(fastProfile)
+	if at := s.nextExpiry(); at != 300*ms {
 		t.Fatalf("expires at %s", at)
 	}
-	s.expire(300 * ms)
-	if s.state != Down || s.diagnostic != DetectionTimeExpired || s.flaps != 1 || s.expireAt() != never {
-		t.Errorf("%s (%s), %d flaps, expires at %s", s.state, s.diagnostic, s.flaps, s.expireAt())
+	s.expirePeer(300 * ms)
+	if s.state != Down || s.diagnostic != DetectionTimeExpired || s.flaps != 1 || s.nextExpiry() != never {
+		t.Errorf("%s (%s), %d flaps, expires at %s", s.state, s.diagnostic, s.flaps, s.nextExpiry())
 	}
-	if p := s.packet(); p.yours != 0 || p.transmit != time.Second || p.poll {
-		t.Errorf("says %+v", p)
+	// The session sends slowly, and without the peer's discriminator, after expiry.
+	if p := s.nextPacket(); p.yourDiscriminator != 0 || p.transmit != time.Second || p.poll {
+		t.Errorf("sends %+v", p)
 	}
-	s.departed(300*ms, 0)
-	if at := s.sendAt(); at != 1300*ms {
-		t.Errorf("sends again at %s", at)
+	s.packetSent(300*ms, 0)
+	if at := s.nextSend(); at != 1300*ms {
+		t.Errorf("sends the next packet at %s", at)
 	}
 }
 
-// TestPace: when packets are sent, and when not at all (RFC 5880 sections 6.8.2,
-// 6.8.3 and 6.8.7).
-func TestPace(t *testing.T) {
-	up := func(change func(*packet)) *session {
-		s := upSession(fast)
-		p := heardFrom(s, Up)
+// TestTransmitInterval checks when a packet is sent, and when none is (RFC 5880
+// sections 6.8.2, 6.8.3 and 6.8.7).
+func TestTransmitInterval(t *testing.T) {
+	up := func(change func(*controlPacket)) *session {
+		s := newUpSession(fastProfile)
+		p := packetFrom(s, Up)
 		change(&p)
-		s.departed(50*ms, 0)
-		s.receive(p, 60*ms)
+		s.packetSent(50*ms, 0)
+		s.receivePacket(p, 60*ms)
 		return s
 	}
-	passive := fast
+	passive := fastProfile
 	passive.Passive = true
 	answering := newSession(1, passive, 0)
-	answering.receive(packet{state: Down, multiplier: 3, mine: 2, receive: 1}, 0)
-	shut := up(func(p *packet) { p.receive = 0 })
-	shut.shut(0)
+	answering.receivePacket(controlPacket{state: Down, multiplier: 3, myDiscriminator: 2, receive: 1}, 0)
+	adminDown := up(func(p *controlPacket) { p.receive = 0 })
+	adminDown.setAdminDown(0)
 	for name, test := range map[string]struct {
 		s    *session
 		want time.Duration
 	}{
-		"a new session says so at once":              {newSession(1, fast, 0), 0},
-		"passive waits":                              {newSession(1, passive, 0), never},
-		"passive answers":                            {answering, 0},
-		"own interval":                               {up(func(*packet) {}), 150 * ms},
-		"the peer wants less":                        {up(func(p *packet) { p.receive = 400 * ms }), 450 * ms},
-		"the peer can't have more":                   {up(func(p *packet) { p.receive = 1 }), 150 * ms},
-		"the peer wants nothing":                     {up(func(p *packet) { p.receive = 0 }), never},
-		"but hears of changes":                       {shut, 0},
-		"demand mode is not honored":                 {up(func(p *packet) { p.demand = true }), 150 * ms},
-		"what the peer sends with does not matter":   {up(func(p *packet) { p.transmit = time.Hour }), 150 * ms},
-		"a question is answered beside the schedule": {up(func(p *packet) { p.poll = true }), 150 * ms},
+		"a new session sends at once":                {newSession(1, fastProfile, 0), 0},
+		"a passive session waits":                    {newSession(1, passive, 0), never},
+		"a passive session answers":                  {answering, 0},
+		"own interval":                               {up(func(*controlPacket) {}), 150 * ms},
+		"the peer requires a longer interval":        {up(func(p *controlPacket) { p.receive = 400 * ms }), 450 * ms},
+		"the peer accepts a shorter interval":        {up(func(p *controlPacket) { p.receive = 1 }), 150 * ms},
+		"the peer accepts no periodic packets":       {up(func(p *controlPacket) { p.receive = 0 }), never},
+		"a change is sent to it nevertheless":        {adminDown, 0},
+		"demand mode is not honored":                 {up(func(p *controlPacket) { p.demand = true }), 150 * ms},
+		"the peer's transmit interval has no effect": {up(func(p *controlPacket) { p.transmit = time.Hour }), 150 * ms},
+		"a reply does not change the schedule":       {up(func(p *controlPacket) { p.poll = true }), 150 * ms},
 	} {
-		if have := test.s.sendAt(); have != test.want {
+		if have := test.s.nextSend(); have != test.want {
 			t.Errorf("%s: sends at %s, want %s", name, have, test.want)
 		}
 	}
-	// A peer that was slow and becomes fast gets the next packet at once.
-	s := up(func(p *packet) { p.receive = time.Hour })
-	s.receive(heardFrom(upSession(fast), Up), 10*time.Second)
-	if at := s.sendAt(); at != 150*ms {
+	// A shorter interval of the peer applies to the next packet.
+	s := up(func(p *controlPacket) { p.receive = time.Hour })
+	s.receivePacket(packetFrom(newUpSession(fastProfile), Up), 10*time.Second)
+	if at := s.nextSend(); at != 150*ms {
 		t.Errorf("after the peer's interval fell: sends at %s", at)
 	}
 }
@@ -145,18 +149,19 @@ func TestJitter(t *testing.T) {
 		random     float64
 		want       time.Duration
 	}{{3, 0, 100 * ms}, {3, 1, 75 * ms}, {1, 0, 90 * ms}, {1, 1, 75 * ms}} {
-		p := fast
+		p := fastProfile
 		p.Multiplier = test.multiplier
-		s := upSession(p)
-		s.departed(0, test.random)
-		if at := s.sendAt().Round(time.Microsecond); at != test.want {
+		s := newUpSession(p)
+		s.packetSent(0, test.random)
+		if at := s.nextSend().Round(time.Microsecond); at != test.want {
 			t.Errorf("multiplier %d, random %v: sends after %s, want %s", test.multiplier, test.random, at, test.want)
 		}
 	}
 }
 
-// TestPoll: a changed profile is told at once, and used when nothing can break
-// (RFC 5880 sections 6.5 and 6.8.3).
+// TestPoll checks that a changed profile is advertised at once, and that each new
+// interval takes effect when the session cannot expire because of it (RFC 5880
+// sections 6.5 and 6.8.3).
 func TestPoll(t *testing.T) {
 	type times struct{ interval, detection time.Duration }
 	for _, test := range []struct {
@@ -167,155 +172,156 @@ func TestPoll(t *testing.T) {
 		{"slower", Profile{Transmit: 400 * ms, Receive: 400 * ms, Multiplier: 3}, times{100 * ms, 1200 * ms}, times{400 * ms, 1200 * ms}},
 		{"faster", Profile{Transmit: 100 * ms, Receive: 50 * ms, Multiplier: 3}, times{100 * ms, 300 * ms}, times{100 * ms, 300 * ms}},
 	} {
-		s := upSession(fast)
-		s.departed(0, 0)
-		s.configure(test.to)
-		if p := s.packet(); !p.poll || p.transmit != test.to.Transmit || p.receive != test.to.Receive || s.sendAt() != 0 {
-			t.Errorf("%s: says %+v at %s", test.name, p, s.sendAt())
+		s := newUpSession(fastProfile)
+		s.packetSent(0, 0)
+		s.setProfile(test.to)
+		if p := s.nextPacket(); !p.poll || p.transmit != test.to.Transmit || p.receive != test.to.Receive || s.nextSend() != 0 {
+			t.Errorf("%s: sends %+v at %s", test.name, p, s.nextSend())
 		}
-		s.departed(10*ms, 0)
-		if have := (times{s.interval(), s.detection()}); have != test.during {
+		s.packetSent(10*ms, 0)
+		if have := (times{s.transmitInterval(), s.detectionTime()}); have != test.during {
 			t.Errorf("%s: during the Poll Sequence %v, want %v", test.name, have, test.during)
 		}
-		p := heardFrom(s, Up)
-		s.receive(p, 20*ms)
-		if !s.packet().poll {
+		p := packetFrom(s, Up)
+		s.receivePacket(p, 20*ms)
+		if !s.nextPacket().poll {
 			t.Errorf("%s: a packet without the F bit ended the Poll Sequence", test.name)
 		}
 		p.final = true
-		s.receive(p, 30*ms)
-		if have := (times{s.interval(), s.detection()}); have != test.after || s.packet().poll || s.urgent {
+		s.receivePacket(p, 30*ms)
+		if have := (times{s.transmitInterval(), s.detectionTime()}); have != test.after || s.nextPacket().poll || s.sendNow {
 			t.Errorf("%s: after the Poll Sequence %v, want %v", test.name, have, test.after)
 		}
 	}
 }
 
-// TestPollAgain: a change during a Poll Sequence waits for a packet without the
-// F bit, because answers to two questions look the same.
-func TestPollAgain(t *testing.T) {
-	s := upSession(fast)
-	second, third := fast, fast
+// TestChangeDuringPoll checks that a change during a Poll Sequence waits for a
+// packet without the F bit, because the replies to two Polls do not differ.
+func TestChangeDuringPoll(t *testing.T) {
+	s := newUpSession(fastProfile)
+	second, third := fastProfile, fastProfile
 	second.Transmit, third.Transmit = 200*ms, 300*ms
-	s.configure(second)
-	s.configure(third)
-	if p := s.packet(); p.transmit != 200*ms {
-		t.Errorf("told %s during a Poll Sequence", p.transmit)
+	s.setProfile(second)
+	s.setProfile(third)
+	if p := s.nextPacket(); p.transmit != 200*ms {
+		t.Errorf("advertises %s during a Poll Sequence", p.transmit)
 	}
-	answer := heardFrom(s, Up)
+	answer := packetFrom(s, Up)
 	answer.final = true
-	s.receive(answer, 10*ms)
-	s.receive(answer, 20*ms) // late, for the same question
-	if p := s.packet(); p.transmit != 200*ms || p.poll {
-		t.Errorf("says %+v before a packet without the F bit", p)
+	s.receivePacket(answer, 10*ms)
+	s.receivePacket(answer, 20*ms) // a second reply to the same Poll
+	if p := s.nextPacket(); p.transmit != 200*ms || p.poll {
+		t.Errorf("sends %+v before a packet without the F bit", p)
 	}
-	s.receive(heardFrom(s, Up), 30*ms)
-	if p := s.packet(); p.transmit != 300*ms || !p.poll {
-		t.Errorf("says %+v after a packet without the F bit", p)
+	s.receivePacket(packetFrom(s, Up), 30*ms)
+	if p := s.nextPacket(); p.transmit != 300*ms || !p.poll {
+		t.Errorf("sends %+v after a packet without the F bit", p)
 	}
-	s.receive(heardFrom(s, Down), 40*ms)
-	if p := s.packet(); p.poll || p.transmit != time.Second {
-		t.Errorf("says %+v in %s", p, s.state)
+	s.receivePacket(packetFrom(s, Down), 40*ms)
+	if p := s.nextPacket(); p.poll || p.transmit != time.Second {
+		t.Errorf("sends %+v in %s", p, s.state)
 	}
 }
 
-// TestAnswer: the reply to a question asks none itself.
-func TestAnswer(t *testing.T) {
-	s := upSession(fast)
-	slower := fast
+// TestFinalPacket checks that the reply to a Poll has no P bit itself.
+func TestFinalPacket(t *testing.T) {
+	s := newUpSession(fastProfile)
+	slower := fastProfile
 	slower.Transmit = time.Second
-	s.configure(slower)
-	ask := heardFrom(s, Up)
-	ask.poll = true
-	s.receive(ask, 0)
-	if !s.owed {
-		t.Fatal("no answer")
+	s.setProfile(slower)
+	poll := packetFrom(s, Up)
+	poll.poll = true
+	s.receivePacket(poll, 0)
+	if !s.finalPending {
+		t.Fatal("no reply to a Poll")
 	}
-	if p := s.answer(); !p.final || p.poll || p.yours != 2 || s.owed {
-		t.Errorf("answers %+v", p)
+	if p := s.finalPacket(); !p.final || p.poll || p.yourDiscriminator != 2 || s.finalPending {
+		t.Errorf("replies %+v", p)
 	}
-	s.shut(0)
-	s.receive(ask, 0)
-	if s.owed {
-		t.Error("answers in AdminDown")
+	s.setAdminDown(0)
+	s.receivePacket(poll, 0)
+	if s.finalPending {
+		t.Error("replies in AdminDown")
 	}
 }
 
-func TestShut(t *testing.T) {
-	passive := fast
+func TestSetAdminDown(t *testing.T) {
+	passive := fastProfile
 	passive.Passive = true
 	for name, test := range map[string]struct {
 		s       *session
 		packets int
 	}{
-		"up":                {upSession(fast), farewells},
-		"not up":            {newSession(1, fast, 0), 1},
-		"passive and alone": {newSession(1, passive, 0), 0},
-		"passive and up":    {upSession(passive), farewells},
+		"up":               {newUpSession(fastProfile), adminDownPackets},
+		"not up":           {newSession(1, fastProfile, 0), 1},
+		"passive, no peer": {newSession(1, passive, 0), 0},
+		"passive and up":   {newUpSession(passive), adminDownPackets},
 	} {
 		s, packets, now := test.s, 0, time.Duration(0)
-		s.shut(0)
-		s.shut(0)
-		for ; s.sendAt() != never; packets++ {
-			now = max(now, s.sendAt())
-			if p := s.packet(); p.state != AdminDown || p.diagnostic != AdministrativelyDown {
-				t.Errorf("%s: says %+v", name, p)
+		s.setAdminDown(0)
+		s.setAdminDown(0)
+		for ; s.nextSend() != never; packets++ {
+			now = max(now, s.nextSend())
+			if p := s.nextPacket(); p.state != AdminDown || p.diagnostic != AdministrativelyDown {
+				t.Errorf("%s: sends %+v", name, p)
 			}
-			s.departed(now, 0)
+			s.packetSent(now, 0)
 		}
-		if packets != test.packets || now > farewells*partingPace || s.expireAt() != never {
+		if packets != test.packets || now > adminDownPackets*adminDownInterval || s.nextExpiry() != never {
 			t.Errorf("%s: %d packets in %s, want %d", name, packets, now, test.packets)
 		}
 	}
 }
 
-// TestTranscript is a whole life: a and b meet, b becomes slower, b goes.
+// TestTranscript shows all packets of a session: it comes up, b gets longer
+// intervals, and b is set to AdminDown.
 func TestTranscript(t *testing.T) {
 	const want = `
-0.000 a says Down ...... id=1 to=0 tx=1s rx=100ms
-0.001 b says Init ...... id=2 to=1 tx=1s rx=50ms
-0.002 a says Up   P..... id=1 to=2 tx=100ms rx=100ms
-0.003 b says Up   .F.... id=2 to=1 tx=50ms rx=50ms
-0.003 b says Up   P..... id=2 to=1 tx=50ms rx=50ms
-0.004 a says Up   .F.... id=1 to=2 tx=100ms rx=100ms
-0.102 a says Up   ...... id=1 to=2 tx=100ms rx=100ms
-0.102 b says Up   ...... id=2 to=1 tx=50ms rx=50ms
-0.120 b says Up   P..... id=2 to=1 tx=300ms rx=300ms
-0.121 a says Up   .F.... id=1 to=2 tx=100ms rx=100ms
-0.402 a says Up   ...... id=1 to=2 tx=100ms rx=100ms
-0.420 b says Up   ...... id=2 to=1 tx=300ms rx=300ms
-0.500 b says AdminDown ...... id=2 to=1 tx=1s rx=300ms
-0.550 b says AdminDown ...... id=2 to=1 tx=1s rx=300ms
-0.600 b says AdminDown ...... id=2 to=1 tx=1s rx=300ms
+0.000 a sends Down ...... id=1 to=0 tx=1s rx=100ms
+0.001 b sends Init ...... id=2 to=1 tx=1s rx=50ms
+0.002 a sends Up   P..... id=1 to=2 tx=100ms rx=100ms
+0.003 b sends Up   .F.... id=2 to=1 tx=50ms rx=50ms
+0.003 b sends Up   P..... id=2 to=1 tx=50ms rx=50ms
+0.004 a sends Up   .F.... id=1 to=2 tx=100ms rx=100ms
+0.102 a sends Up   ...... id=1 to=2 tx=100ms rx=100ms
+0.102 b sends Up   ...... id=2 to=1 tx=50ms rx=50ms
+0.120 b sends Up   P..... id=2 to=1 tx=300ms rx=300ms
+0.121 a sends Up   .F.... id=1 to=2 tx=100ms rx=100ms
+0.402 a sends Up   ...... id=1 to=2 tx=100ms rx=100ms
+0.420 b sends Up   ...... id=2 to=1 tx=300ms rx=300ms
+0.500 b sends AdminDown ...... id=2 to=1 tx=1s rx=300ms
+0.550 b sends AdminDown ...... id=2 to=1 tx=1s rx=300ms
+0.600 b sends AdminDown ...... id=2 to=1 tx=1s rx=300ms
 `
 	b := Profile{Transmit: 50 * ms, Receive: 50 * ms, Multiplier: 3}
 	var out strings.Builder
 	out.WriteString("\n")
-	ends := [2]*session{newSession(1, fast, 0), newSession(2, b, 0)}
-	flying := [2][]packet{} // on the way to each end; they take 1 ms
+	ends := [2]*session{newSession(1, fastProfile, 0), newSession(2, b, 0)}
+	inFlight := [2][]controlPacket{} // to each end; packets take 1 ms
 	for now := time.Duration(0); now < 700*ms; now += ms {
 		switch now {
 		case 120 * ms:
-			ends[1].configure(Profile{Transmit: 300 * ms, Receive: 300 * ms, Multiplier: 3})
+			ends[1].setProfile(Profile{Transmit: 300 * ms, Receive: 300 * ms, Multiplier: 3})
 		case 500 * ms:
-			ends[1].shut(now)
+			ends[1].setAdminDown(now)
 		}
-		arrived := flying
-		flying = [2][]packet{}
+		arrived := inFlight
+		inFlight = [2][]controlPacket{}
 		for i, s := range ends {
-			say := func(p packet) {
-				fmt.Fprintf(&out, "%.3f %c says %-4s %s id=%d to=%d tx=%s rx=%s\n", now.Seconds(), 'a'+i, p.state,
-					flags(p), p.mine, p.yours, p.transmit, p.receive)
-				flying[1-i] = append(flying[1-i], p)
+			send := func(p controlPacket) {
+				fmt.Fprintf(&out, "%.3f %c sends %-4s %s id=%d to=%d tx=%s rx=%s\n", now.Seconds(), 'a'+i, p.state,
+					flags(p), p.myDiscriminator, p.yourDiscriminator, p.transmit, p.receive)
+				inFlight[1-i] = append(inFlight[1-i], p)
 			}
 			for _, p := range arrived[i] {
-				s.receive(p, now)
+				s.receivePacket(p, now)
 			}
-			if s.owed {
-				say(s.answer())
+			if s.finalPending {
+				send(s.finalPacket())
 			}
-			if (i == 0 || now > 0) && s.sendAt() <= now { // b starts a little later
-				say(s.packet())
-				s.departed(now, 0)
+			if (i == 0 || now > 0) && s.nextSend() <= now { // b starts 1 ms later
+				send(s.nextPacket())
+				s.packetSent(now, 0)
 			}
 		}
 	}
@@ -324,9 +330,9 @@ func TestTranscript(t *testing.T) {
 	}
 }
 
-func flags(p packet) string {
+func flags(p controlPacket) string {
 	text := []byte("......")
-	for i, set := range []bool{p.poll, p.final, p.independent, p.authenticated, p.demand} {
+	for i, set := range []bool{p.poll, p.final, p.controlPlaneIndependent, p.authenticated, p.demand} {
 		if set {
 			text[i] = "PFCAD"[i]
 		}
@@ -334,49 +340,49 @@ func flags(p packet) string {
 	return string(text)
 }
 
-// FuzzSession: whatever comes, nothing panics, nobody is Up without a handshake
-// (the peer has named our discriminator and said Init or Up), the peer cannot
-// make us send faster than we want, nor expire sooner.
+// FuzzSession checks that no sequence of packets makes a session panic, enter Up
+// without a handshake (a packet in Init or Up with its discriminator), send faster
+// than its profile, or expire earlier.
 func FuzzSession(f *testing.F) {
 	f.Add([]byte("0123456789"))
 	f.Fuzz(func(t *testing.T, script []byte) {
-		s, now, shaken := newSession(1, fast, 0), time.Duration(0), false
+		s, now, handshake := newSession(1, fastProfile, 0), time.Duration(0), false
 		for len(script) >= 8 {
 			n := binary.BigEndian.Uint64(script)
 			script = script[8:]
 			now += time.Duration(n>>16&0xff) * ms
 			switch n & 7 {
 			case 0:
-				if s.expireAt() <= now {
-					s.expire(now)
+				if s.nextExpiry() <= now {
+					s.expirePeer(now)
 				}
 			case 1:
-				s.departed(now, float64(n>>8&0xff)/256)
+				s.packetSent(now, float64(n>>8&0xff)/256)
 			case 2:
-				s.configure(Profile{
+				s.setProfile(Profile{
 					Transmit: time.Duration(n>>24&0xff+1) * ms, Receive: time.Duration(n>>32&0xff+1) * ms,
 					Multiplier: uint8(n>>40) | 1, Passive: n>>48&1 == 1,
 				})
 			case 3:
-				s.answer()
+				s.finalPacket()
 			default:
-				raw := packet{
-					state: State(n >> 24 & 3), poll: n>>26&1 == 1, final: n>>27&1 == 1, multiplier: uint8(n >> 28), mine: uint32(n >> 32 & 3),
-					yours: uint32(n >> 34 & 1), transmit: time.Duration(n>>35&0xff) * ms, receive: time.Duration(n>>43) * time.Microsecond,
+				raw := controlPacket{
+					state: State(n >> 24 & 3), poll: n>>26&1 == 1, final: n>>27&1 == 1, multiplier: uint8(n >> 28), myDiscriminator: uint32(n >> 32 & 3),
+					yourDiscriminator: uint32(n >> 34 & 1), transmit: time.Duration(n>>35&0xff) * ms, receive: time.Duration(n>>43) * time.Microsecond,
 				}
-				p, ok := decode(raw.append(nil))
+				p, ok := decodePacket(raw.appendTo(nil))
 				if !ok {
 					continue
 				}
-				shaken = p.state >= Init && p.yours == 1 || shaken && s.state == Up
-				s.receive(p, now)
+				handshake = p.state >= Init && p.yourDiscriminator == 1 || handshake && s.state == Up
+				s.receivePacket(p, now)
 			}
-			if s.state == Up && !shaken {
+			if s.state == Up && !handshake {
 				t.Fatal("Up without a handshake")
 			}
-			slowest := min(s.profile.Transmit, s.told.transmit, s.used.transmit)
-			if s.interval() < slowest || s.heard != never && s.detection() < min(s.used.receive, s.told.receive) {
-				t.Fatalf("interval %s, detection %s", s.interval(), s.detection())
+			slowest := min(s.profile.Transmit, s.advertised.transmit, s.inUse.transmit)
+			if s.transmitInterval() < slowest || s.lastReceived != never && s.detectionTime() < min(s.inUse.receive, s.advertised.receive) {
+				t.Fatalf("interval %s, detection %s", s.transmitInterval(), s.detectionTime())
 			}
 		}
 	})

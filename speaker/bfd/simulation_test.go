@@ -12,148 +12,149 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestUpAndDead(t *testing.T) {
-	bubble(t, func(t *testing.T, _ *lan, a, b *end) {
-		a.set(t, fast)
-		time.Sleep(10 * time.Second) // b comes later
-		b.set(t, fast)
+func TestPeerFails(t *testing.T) {
+	simulate(t, func(t *testing.T, _ *lan, a, b *end) {
+		a.set(t, fastProfile)
+		time.Sleep(10 * time.Second) // b starts later
+		b.set(t, fastProfile)
 		time.Sleep(1500 * ms)
-		bothUp(t, a, b)
-		if s := a.now(); s.Detection != 300*ms || s.Interval != 100*ms || s.Problem != "" {
+		requireUp(t, a, b)
+		if s := a.status(); s.Detection != 300*ms || s.Interval != 100*ms || s.Problem != "" {
 			t.Errorf("%+v", s)
 		}
-		died := time.Now()
+		failed := time.Now()
 		b.kill()
 		time.Sleep(time.Second)
-		down := a.last()
+		down := a.lastChange()
 		if down.State != Down || down.Diagnostic != DetectionTimeExpired || down.Flaps != 1 {
 			t.Errorf("%+v", down)
 		}
-		if took := down.at.Sub(died); took < 200*ms || took > 300*ms+2*beat {
+		if took := down.at.Sub(failed); took < 200*ms || took > 300*ms+2*timerGranularity {
 			t.Errorf("took %s", took)
 		}
 	})
 }
 
-// TestReturn: a peer that starts again with another discriminator is noticed at
-// once, and the session comes up again.
-func TestReturn(t *testing.T) {
-	bubble(t, func(t *testing.T, l *lan, a, b *end) {
-		a.set(t, fast)
-		b.set(t, fast)
+// TestPeerRestart checks that the restart of a peer with another discriminator is
+// noticed at once, and that the session comes up again.
+func TestPeerRestart(t *testing.T) {
+	simulate(t, func(t *testing.T, l *lan, a, b *end) {
+		a.set(t, fastProfile)
+		b.set(t, fastProfile)
 		time.Sleep(time.Second)
 		b.kill()
-		again := l.join(addrB, addrA)
+		again := l.newEnd(addrB, addrA)
 		defer again.kill()
-		again.set(t, fast)
+		again.set(t, fastProfile)
 		time.Sleep(3 * time.Second)
-		if s := a.now(); s.State != Up || s.Flaps != 1 {
+		if s := a.status(); s.State != Up || s.Flaps != 1 {
 			t.Errorf("%+v", s)
 		}
 	})
 }
 
 func TestPassive(t *testing.T) {
-	passive := fast
+	passive := fastProfile
 	passive.Passive = true
-	bubble(t, func(t *testing.T, l *lan, a, b *end) {
+	simulate(t, func(t *testing.T, l *lan, a, b *end) {
 		packets := 0
-		l.lost = func(netip.Addr, netip.Addr) bool { packets++; return false }
+		l.drop = func(netip.Addr, netip.Addr) bool { packets++; return false }
 		a.set(t, passive)
 		b.set(t, passive)
 		time.Sleep(time.Minute)
 		if packets != 0 {
 			t.Errorf("%d packets between passive ends", packets)
 		}
-		b.set(t, fast)
+		b.set(t, fastProfile)
 		time.Sleep(2 * time.Second)
-		bothUp(t, a, b)
+		requireUp(t, a, b)
 	})
 }
 
-// TestAdminDown: all peers know when AdminDown returns, even if only one packet
-// in three arrives.
+// TestAdminDown checks that the peers have received AdminDown when it returns, even
+// if only one packet in three arrives.
 func TestAdminDown(t *testing.T) {
-	bubble(t, func(t *testing.T, l *lan, a, b *end) {
-		a.set(t, fast)
-		b.set(t, fast)
+	simulate(t, func(t *testing.T, l *lan, a, b *end) {
+		a.set(t, fastProfile)
+		b.set(t, fastProfile)
 		time.Sleep(2 * time.Second)
 		n := 0
 		l.mu.Lock()
-		l.lost = func(from, _ netip.Addr) bool { n++; return from == addrA && n < farewells }
+		l.drop = func(from, _ netip.Addr) bool { n++; return from == addrA && n < adminDownPackets }
 		l.mu.Unlock()
 		begun := time.Now()
 		a.AdminDown(t.Context())
-		if took := time.Since(begun); took > farewells*partingPace {
+		if took := time.Since(begun); took > adminDownPackets*adminDownInterval {
 			t.Errorf("took %s", took)
 		}
-		time.Sleep(2 * beat)
-		if s := b.now(); s.State != Down || s.Diagnostic != NeighborSignaledDown || s.RemoteState != AdminDown {
+		time.Sleep(2 * timerGranularity)
+		if s := b.status(); s.State != Down || s.Diagnostic != NeighborSignaledDown || s.RemoteState != AdminDown {
 			t.Errorf("%+v", s)
 		}
-		if s := a.last(); s.State != AdminDown {
+		if s := a.lastChange(); s.State != AdminDown {
 			t.Errorf("%+v", s)
 		}
 		a.AdminDown(t.Context())
 		a.set(t, Profile{Transmit: 50 * ms, Receive: 50 * ms, Multiplier: 3})
 		time.Sleep(10 * time.Second)
-		if s := a.now(); s.State != AdminDown {
+		if s := a.status(); s.State != AdminDown {
 			t.Errorf("%+v", s)
 		}
 	})
 }
 
-// TestLeave: a session that is no longer wanted says so, and is forgotten; wanted
-// again it comes up again.
-func TestLeave(t *testing.T) {
-	bubble(t, func(t *testing.T, _ *lan, a, b *end) {
-		a.set(t, fast)
-		b.set(t, fast)
+// TestSessionRemoved checks that a session that is not desired any more signals
+// AdminDown and is deleted, and that it comes up again when it is desired again.
+func TestSessionRemoved(t *testing.T) {
+	simulate(t, func(t *testing.T, _ *lan, a, b *end) {
+		a.set(t, fastProfile)
+		b.set(t, fastProfile)
 		time.Sleep(2 * time.Second)
 		if err := a.Set(nil); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(200 * ms)
-		if s := b.now(); s.RemoteState != AdminDown || len(a.Status()) != 0 || len(a.ids)+len(a.queue)+len(a.peers) != 0 {
-			t.Errorf("%+v, left: %v %v %v", s, a.ids, a.queue, a.peers)
+		if s := b.status(); s.RemoteState != AdminDown || len(a.Status()) != 0 || len(a.byDiscriminator)+len(a.queue)+len(a.byRemoteEnd) != 0 {
+			t.Errorf("%+v, left: %v %v %v", s, a.byDiscriminator, a.queue, a.byRemoteEnd)
 		}
-		a.set(t, fast)
-		if err := a.Set(nil); err != nil { // and at once, while it says goodbye, wanted again
+		a.set(t, fastProfile)
+		if err := a.Set(nil); err != nil { // it is desired again while it still signals AdminDown
 			t.Fatal(err)
 		}
-		a.set(t, fast)
+		a.set(t, fastProfile)
 		time.Sleep(3 * time.Second)
-		bothUp(t, a)
-		if len(a.ids) != 1 || len(a.queue) != 1 {
-			t.Errorf("left: %v %v", a.ids, a.queue)
+		requireUp(t, a)
+		if len(a.byDiscriminator) != 1 || len(a.queue) != 1 {
+			t.Errorf("left: %v %v", a.byDiscriminator, a.queue)
 		}
 	})
 }
 
-// TestAsleep: a process that was not scheduled reads what came before it judges,
-// and one whose machine stood still waits for what has yet to come.
-func TestAsleep(t *testing.T) {
-	for name, stop := range map[string]func(s *simulated, until time.Time){
-		"process": func(s *simulated, until time.Time) { s.frozen = until },
-		"machine": func(s *simulated, until time.Time) { s.frozen, s.stopped = until, until },
+// TestProcessNotScheduled checks that a process that was not scheduled reads all
+// packets before it expires peers, and after a pause of the whole machine waits for
+// packets that have yet to arrive.
+func TestProcessNotScheduled(t *testing.T) {
+	for name, stop := range map[string]func(s *simulatedTransport, until time.Time){
+		"process": func(s *simulatedTransport, until time.Time) { s.frozen = until },
+		"machine": func(s *simulatedTransport, until time.Time) { s.frozen, s.stopped = until, until },
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, _ *lan, a, b *end) {
-				patient := fast
-				patient.Multiplier = 200 // b tolerates the silence
-				a.set(t, patient)
-				b.set(t, fast)
+			simulate(t, func(t *testing.T, _ *lan, a, b *end) {
+				tolerant := fastProfile
+				tolerant.Multiplier = 200 // b tolerates the pause of a
+				a.set(t, tolerant)
+				b.set(t, fastProfile)
 				time.Sleep(2 * time.Second)
 				for range 20 {
-					a.simulated.mu.Lock()
-					stop(a.simulated, time.Now().Add(10*time.Second))
-					a.simulated.mu.Unlock()
+					a.simulatedTransport.mu.Lock()
+					stop(a.simulatedTransport, time.Now().Add(10*time.Second))
+					a.simulatedTransport.mu.Unlock()
 					time.Sleep(11 * time.Second)
 				}
-				bothUp(t, a, b)
+				requireUp(t, a, b)
 				b.kill()
 				time.Sleep(time.Second)
-				if s := a.now(); s.State != Down {
+				if s := a.status(); s.State != Down {
 					t.Errorf("%+v", s)
 				}
 			})
@@ -161,24 +162,25 @@ func TestAsleep(t *testing.T) {
 	}
 }
 
-// TestProblem: what keeps a session from working is told, and tried again.
+// TestProblem checks that Status.Problem names what keeps a session from working,
+// and that the session retries.
 func TestProblem(t *testing.T) {
-	bubble(t, func(t *testing.T, l *lan, a, b *end) {
+	simulate(t, func(t *testing.T, l *lan, a, b *end) {
 		fault := func(err error) {
-			a.simulated.mu.Lock()
-			defer a.simulated.mu.Unlock()
-			a.fault = err
+			a.simulatedTransport.mu.Lock()
+			defer a.simulatedTransport.mu.Unlock()
+			a.socketError = err
 		}
 		expect := func(problem string, up bool) {
 			t.Helper()
 			time.Sleep(3 * time.Second)
-			if s := a.now(); s.Problem != problem || (s.State == Up) != up {
+			if s := a.status(); s.Problem != problem || (s.State == Up) != up {
 				t.Errorf("%+v, want %q, up %t", s, problem, up)
 			}
 		}
 		fault(errors.New("port taken"))
-		a.set(t, fast)
-		b.set(t, fast)
+		a.set(t, fastProfile)
+		b.set(t, fastProfile)
 		expect("port taken", false)
 		fault(nil)
 		expect("", true)
@@ -189,45 +191,46 @@ func TestProblem(t *testing.T) {
 		l.mu.Lock()
 		l.ttl = 254
 		l.mu.Unlock()
-		expect("the peer's packets arrive with TTL 254 instead of 255: a router is between", false)
+		expect("packets from the peer have TTL 254 instead of 255: the peer is not directly connected", false)
 		l.mu.Lock()
 		l.ttl = 255
 		l.mu.Unlock()
 		expect("", true)
-		p := packet{state: Up, multiplier: 3, mine: 7, yours: a.paths[a.key].id, authenticated: true}
-		raw := append(p.append(nil), 0, 0)
+		p := controlPacket{state: Up, multiplier: 3, myDiscriminator: 7, yourDiscriminator: a.sessions[a.key].discriminator, authenticated: true}
+		raw := append(p.appendTo(nil), 0, 0)
 		raw[3] += 2
 		b.kill()
-		a.carry(arrival{origin: origin{addrB, false}, to: addrA, ttl: 255, payload: raw}, ms)
-		expect("the peer demands authentication, which is not supported", false)
+		a.deliverAfter(receivedPacket{remoteEnd: remoteEnd{addrB, false}, destination: addrA, ttl: 255, payload: raw}, ms)
+		expect("the peer requires BFD authentication, which is not supported", false)
 	})
 }
 
-// scenario is a life of two ends under loss and changes.
+// scenario is a session of two ends under packet loss and changes of its profiles.
 type scenario struct {
-	Seed    uint64
-	Row     int // how many packets in a row may be lost
-	Begin   [2]Profile
-	Changes []turn
+	Seed       uint64
+	MaxLossRun int // the number of successive packets that may be lost
+	Begin      [2]Profile
+	Changes    []profileChange
 }
 
-type turn struct {
-	Who  int
-	To   Profile
-	Rest time.Duration // until the next
+type profileChange struct {
+	End     int
+	Profile Profile
+	After   time.Duration // the time until the next change
 }
 
-func scenarios(t *rapid.T) scenario {
+func drawScenario(t *rapid.T) scenario {
 	row := rapid.IntRange(0, 3).Draw(t, "row")
 	profile := rapid.Custom(func(t *rapid.T) Profile {
-		pace := rapid.SampledFrom([]time.Duration{10 * ms, 50 * ms, 100 * ms, 300 * ms, 2 * time.Second})
+		interval := rapid.SampledFrom([]time.Duration{10 * ms, 50 * ms, 100 * ms, 300 * ms, 2 * time.Second})
 		return Profile{
-			Transmit: pace.Draw(t, "transmit"), Receive: pace.Draw(t, "receive"),
+			Transmit: interval.Draw(t, "transmit"), Receive: interval.Draw(t, "receive"),
 			Multiplier: rapid.Uint8Range(uint8(row)+2, 6).Draw(t, "multiplier"),
 		}
 	})
-	change := rapid.Custom(func(t *rapid.T) turn {
-		return turn{rapid.IntRange(0, 1).Draw(t, "who"), profile.Draw(t, "to"), time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * ms}
+	change := rapid.Custom(func(t *rapid.T) profileChange {
+		after := time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * ms
+		return profileChange{rapid.IntRange(0, 1).Draw(t, "end"), profile.Draw(t, "to"), after}
 	})
 	return scenario{
 		rapid.Uint64().Draw(t, "seed"), row,
@@ -236,79 +239,81 @@ func scenarios(t *rapid.T) scenario {
 	}
 }
 
-// play returns what went wrong.
-func (s scenario) play() (wrong string) {
+// failure runs the scenario and returns what failed, or "".
+func (s scenario) failure() string {
 	l := newLAN()
 	random, row := rand.New(rand.NewPCG(s.Seed, 1)), map[netip.Addr]int{}
-	ends := []*end{l.join(addrA, addrB), l.join(addrB, addrA)}
+	ends := []*end{l.newEnd(addrA, addrB), l.newEnd(addrB, addrA)}
 	for i, e := range ends {
 		defer e.kill()
 		_ = e.Set(map[Key]Profile{e.key: s.Begin[i]})
 	}
 	time.Sleep(3 * time.Second)
 	l.mu.Lock()
-	l.lost = func(from, _ netip.Addr) bool {
+	l.drop = func(from, _ netip.Addr) bool {
 		row[from]++
-		if row[from] > s.Row || random.IntN(3) == 0 {
+		if row[from] > s.MaxLossRun || random.IntN(3) == 0 {
 			row[from] = 0
 		}
 		return row[from] > 0
 	}
 	l.mu.Unlock()
 	for _, c := range s.Changes {
-		_ = ends[c.Who].Set(map[Key]Profile{ends[c.Who].key: c.To})
-		time.Sleep(c.Rest)
+		_ = ends[c.End].Set(map[Key]Profile{ends[c.End].key: c.Profile})
+		time.Sleep(c.After)
 	}
 	time.Sleep(10 * time.Second)
 	for _, e := range ends {
-		if h := e.now(); h.State != Up || h.Flaps != 0 {
+		if h := e.status(); h.State != Up || h.Flaps != 0 {
 			return fmt.Sprintf("%s: %+v", e.addr, h)
 		}
 	}
-	detection := ends[0].now().Detection
+	detection := ends[0].status().Detection
 	ends[1].kill()
-	time.Sleep(detection + 2*beat)
-	if h := ends[0].last(); h.State != Down {
-		return fmt.Sprintf("not Down after the death: %+v", h)
+	time.Sleep(detection + 2*timerGranularity)
+	if h := ends[0].lastChange(); h.State != Down {
+		return fmt.Sprintf("not Down after the peer failed: %+v", h)
 	}
 	return ""
 }
 
-// TestLossAndChange: if always fewer packets in a row are lost than any
-// multiplier in use forgives, and profiles change at any time, no session
-// flaps; and a death is still noticed within the detection time.
+// TestLossAndChange checks that no session flaps if fewer successive packets are
+// lost than every multiplier in use tolerates and profiles change at any time, and
+// that a failure is still detected within the detection time.
 func TestLossAndChange(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
-		s, wrong := scenarios(r), ""
-		synctest.Test(t, func(*testing.T) { wrong = s.play() })
-		if wrong != "" {
-			r.Fatalf("%s\nin %+v", wrong, s)
+		s, failure := drawScenario(r), ""
+		synctest.Test(t, func(*testing.T) { failure = s.failure() })
+		if failure != "" {
+			r.Fatalf("%s\nin %+v", failure, s)
 		}
 	})
 }
 
-// TestSet: what can never work is named, and keeps nothing else from working.
-func TestSet(t *testing.T) {
-	bubble(t, func(t *testing.T, _ *lan, a, b *end) {
+// TestInvalidSessions checks that Set returns an error for a session that can never
+// work, and runs the others.
+func TestInvalidSessions(t *testing.T) {
+	simulate(t, func(t *testing.T, _ *lan, a, b *end) {
+		addr := netip.MustParseAddr
 		bad := map[Key]Profile{
-			{}:                                     fast,
-			{Peer: netip.MustParseAddr("fe80::1")}: fast,
-			{Peer: netip.MustParseAddr("fe80::1%eth0"), Multihop: true}:                                       fast,
-			{Peer: netip.MustParseAddr("fe80::1%eth0"), Interface: "eth1"}:                                    fast,
-			{Peer: netip.MustParseAddr("::ffff:192.0.2.1")}:                                                   fast,
-			{Peer: netip.MustParseAddr("192.0.2.9"), Local: netip.MustParseAddr("2001:db8::1")}:               fast,
-			{Peer: netip.MustParseAddr("192.0.2.7")}:                                                          {Transmit: ms, Receive: ms},
-			{Peer: netip.MustParseAddr("192.0.2.8")}:                                                          {Transmit: ms / 2, Receive: ms, Multiplier: 3},
-			{Peer: netip.MustParseAddr("192.0.2.8"), Interface: "eth0"}:                                       {Transmit: ms, Receive: 2 * time.Hour, Multiplier: 3},
-			{Peer: netip.MustParseAddr("224.0.0.1"), Local: netip.MustParseAddr("192.0.2.1"), Multihop: true}: fast,
+			{}:                      fastProfile,
+			{Peer: addr("fe80::1")}: fastProfile,
+			{Peer: addr("fe80::1%eth0"), Multihop: true}:                        fastProfile,
+			{Peer: addr("fe80::1%eth0"), Interface: "eth1"}:                     fastProfile,
+			{Peer: addr("::ffff:192.0.2.1")}:                                    fastProfile,
+			{Peer: addr("192.0.2.9"), Local: addr("2001:db8::1")}:               fastProfile,
+			{Peer: addr("192.0.2.7")}:                                           {Transmit: ms, Receive: ms},
+			{Peer: addr("192.0.2.8")}:                                           {Transmit: ms / 2, Receive: ms, Multiplier: 3},
+			{Peer: addr("192.0.2.8"), Interface: "eth0"}:                        {Transmit: ms, Receive: 2 * time.Hour, Multiplier: 3},
+			{Peer: addr("224.0.0.1"), Local: addr("192.0.2.1"), Multihop: true}: fastProfile,
 		}
 		for key, profile := range bad {
-			if err := a.Set(map[Key]Profile{key: profile, a.key: fast}); err == nil {
+			if err := a.Set(map[Key]Profile{key: profile, a.key: fastProfile}); err == nil {
 				t.Errorf("%v %v was accepted", key, profile)
 			}
 		}
-		b.set(t, fast)
+		b.set(t, fastProfile)
 		time.Sleep(3 * time.Second)
-		bothUp(t, a, b)
+		requireUp(t, a, b)
 	})
 }

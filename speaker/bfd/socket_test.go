@@ -10,22 +10,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestSockets: two engines over a cable and over a router, each kind of path.
+// TestSockets runs two Engines with each kind of path, directly connected and over
+// a router.
 func TestSockets(t *testing.T) {
 	a, b, router := newNode(t), newNode(t), newNode(t)
-	cable(t, "eth0", a, b, "192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64", "2001:db8::2/64")
-	cable(t, "eth1", a, router, "198.51.100.1/24", "198.51.100.254/24", "2001:db8:1::1/64", "2001:db8:1::fe/64")
-	cable(t, "eth2", b, router, "203.0.113.2/24", "203.0.113.254/24", "2001:db8:2::2/64", "2001:db8:2::fe/64")
-	router.forward(t)
-	a.route(t, "203.0.113.0/24", "198.51.100.254")
-	b.route(t, "198.51.100.0/24", "203.0.113.254")
-	a.route(t, "2001:db8:2::/64", "2001:db8:1::fe")
-	b.route(t, "2001:db8:1::/64", "2001:db8:2::fe")
+	connectNodes(t, "eth0", a, b, "192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64", "2001:db8::2/64")
+	connectNodes(t, "eth1", a, router, "198.51.100.1/24", "198.51.100.254/24", "2001:db8:1::1/64", "2001:db8:1::fe/64")
+	connectNodes(t, "eth2", b, router, "203.0.113.2/24", "203.0.113.254/24", "2001:db8:2::2/64", "2001:db8:2::fe/64")
+	router.enableForwarding(t)
+	a.addRoute(t, "203.0.113.0/24", "198.51.100.254")
+	b.addRoute(t, "198.51.100.0/24", "203.0.113.254")
+	a.addRoute(t, "2001:db8:2::/64", "2001:db8:1::fe")
+	b.addRoute(t, "2001:db8:1::/64", "2001:db8:2::fe")
 	llA, llB := a.linkLocal(t), b.linkLocal(t)
 	addr := netip.MustParseAddr
-	multihop := fast
+	multihop := fastProfile
 	multihop.MinTTL = 254
-	strict := fast
+	strict := fastProfile
 	strict.MinTTL = 255
 	for _, test := range []struct {
 		name    string
@@ -33,34 +34,49 @@ func TestSockets(t *testing.T) {
 		profile Profile
 		problem string
 	}{
-		{"IPv4", Key{Peer: addr("192.0.2.2")}, Key{Peer: addr("192.0.2.1")}, fast, ""},
-		{"IPv4 bound", Key{Peer: addr("192.0.2.2"), Local: addr("192.0.2.1"), Interface: "eth0"}, Key{Peer: addr("192.0.2.1"), Interface: "eth0"}, fast, ""},
-		{"IPv6", Key{Peer: addr("2001:db8::2")}, Key{Peer: addr("2001:db8::1"), Local: addr("2001:db8::2")}, fast, ""},
-		{"link-local", Key{Peer: llB}, Key{Peer: llA, Local: llB}, fast, ""},
+		{"IPv4", Key{Peer: addr("192.0.2.2")}, Key{Peer: addr("192.0.2.1")}, fastProfile, ""},
+		{
+			"IPv4 bound",
+			Key{Peer: addr("192.0.2.2"), Local: addr("192.0.2.1"), Interface: "eth0"},
+			Key{Peer: addr("192.0.2.1"), Interface: "eth0"},
+			fastProfile, "",
+		},
+		{"IPv6", Key{Peer: addr("2001:db8::2")}, Key{Peer: addr("2001:db8::1"), Local: addr("2001:db8::2")}, fastProfile, ""},
+		{"link-local", Key{Peer: llB}, Key{Peer: llA, Local: llB}, fastProfile, ""},
 		{"multihop", Key{Peer: addr("203.0.113.2"), Multihop: true}, Key{Peer: addr("198.51.100.1"), Multihop: true}, multihop, ""},
 		{"multihop IPv6", Key{Peer: addr("2001:db8:2::2"), Multihop: true}, Key{Peer: addr("2001:db8:1::1"), Multihop: true}, multihop, ""},
-		{"too far", Key{Peer: addr("203.0.113.2")}, Key{Peer: addr("198.51.100.1")}, fast, "TTL 254 instead of 255"},
-		{"too far IPv6", Key{Peer: addr("2001:db8:2::2")}, Key{Peer: addr("2001:db8:1::1")}, fast, "TTL 254 instead of 255"},
-		{"below the minimum", Key{Peer: addr("203.0.113.2"), Multihop: true}, Key{Peer: addr("198.51.100.1"), Multihop: true}, strict, "TTL 254, below the minimum of 255"},
-		{"no such link", Key{Peer: addr("192.0.2.2"), Interface: "eth7"}, Key{Peer: addr("192.0.2.1")}, fast, "find the link eth7"},
-		{"no such address", Key{Peer: addr("192.0.2.2"), Local: addr("192.0.2.7")}, Key{Peer: addr("192.0.2.1")}, fast, "cannot assign requested address"},
-		{"wrong link", Key{Peer: addr("192.0.2.2")}, Key{Peer: addr("192.0.2.1"), Interface: "eth2"}, fast, "-"},
+		{"not connected", Key{Peer: addr("203.0.113.2")}, Key{Peer: addr("198.51.100.1")}, fastProfile, "TTL 254 instead of 255"},
+		{"IPv6, not connected", Key{Peer: addr("2001:db8:2::2")}, Key{Peer: addr("2001:db8:1::1")}, fastProfile, "TTL 254 instead of 255"},
+		{
+			"below the minimum",
+			Key{Peer: addr("203.0.113.2"), Multihop: true},
+			Key{Peer: addr("198.51.100.1"), Multihop: true},
+			strict, "TTL 254, below the minimum of 255",
+		},
+		{"no such interface", Key{Peer: addr("192.0.2.2"), Interface: "eth7"}, Key{Peer: addr("192.0.2.1")}, fastProfile, "find interface eth7"},
+		{
+			"no such address",
+			Key{Peer: addr("192.0.2.2"), Local: addr("192.0.2.7")},
+			Key{Peer: addr("192.0.2.1")},
+			fastProfile, "cannot assign requested address",
+		},
+		{"wrong interface", Key{Peer: addr("192.0.2.2")}, Key{Peer: addr("192.0.2.1"), Interface: "eth2"}, fastProfile, "-"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			ha, hb := a.host(t), b.host(t)
-			ha.want(t, map[Key]Profile{test.a: test.profile})
-			hb.want(t, map[Key]Profile{test.b: test.profile})
+			ha, hb := a.newEngine(t), b.newEngine(t)
+			ha.setProfiles(t, map[Key]Profile{test.a: test.profile})
+			hb.setProfiles(t, map[Key]Profile{test.b: test.profile})
 			switch test.problem {
 			case "":
-				ha.becomes(t, test.a, Up)
-				hb.becomes(t, test.b, Up)
-				died := time.Now()
+				ha.waitFor(t, test.a, Up)
+				hb.waitFor(t, test.b, Up)
+				failed := time.Now()
 				hb.kill()
-				s, at := ha.becomes(t, test.a, Down)
+				s, at := ha.waitFor(t, test.a, Down)
 				if s.Diagnostic != DetectionTimeExpired {
 					t.Errorf("%+v", s)
 				}
-				t.Logf("noticed after %s", at.Sub(died).Round(ms))
+				t.Logf("detected after %s", at.Sub(failed).Round(ms))
 			case "-":
 				time.Sleep(300 * ms)
 			default:
@@ -74,43 +90,44 @@ func TestSockets(t *testing.T) {
 	}
 }
 
-// TestPortTaken: another BFD daemon on the node is a Problem, until it goes.
-func TestPortTaken(t *testing.T) {
+// TestPortInUse checks that Status.Problem names another BFD daemon on the node
+// while it runs, and that a session survives the replacement of its interface.
+func TestPortInUse(t *testing.T) {
 	a, b := newNode(t), newNode(t)
-	cable(t, "eth0", a, b, "192.0.2.1/24", "192.0.2.2/24")
+	connectNodes(t, "eth0", a, b, "192.0.2.1/24", "192.0.2.2/24")
 	var other int
-	must(t, a.do(func() (err error) {
+	must(t, a.inNamespace(func() (err error) {
 		if other, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0); err != nil {
 			return err
 		}
 		return unix.Bind(other, &unix.SockaddrInet4{Port: portSingleHop})
 	}))
-	ha, hb := a.host(t), b.host(t)
+	ha, hb := a.newEngine(t), b.newEngine(t)
 	ka, kb := Key{Peer: netip.MustParseAddr("192.0.2.2")}, Key{Peer: netip.MustParseAddr("192.0.2.1")}
-	ha.want(t, map[Key]Profile{ka: fast})
-	hb.want(t, map[Key]Profile{kb: fast})
+	ha.setProfiles(t, map[Key]Profile{ka: fastProfile})
+	hb.setProfiles(t, map[Key]Profile{kb: fastProfile})
 	problem := func() string { return ha.Status()[ka].Problem }
 	eventually(t, problem, func() bool {
 		return strings.Contains(problem(), "port 3784") && strings.Contains(problem(), "another BFD daemon")
 	})
 	must(t, syscall.Close(other))
-	ha.becomes(t, ka, Up)
+	ha.waitFor(t, ka, Up)
 	if problem() != "" {
 		t.Error(problem())
 	}
-	// A link that goes and comes back, with another index.
-	a.linkDown(t, "eth0")
-	if s, _ := ha.becomes(t, ka, Down); s.Diagnostic != DetectionTimeExpired {
+	// The interface is replaced by one with another index.
+	a.setInterfaceDown(t, "eth0")
+	if s, _ := ha.waitFor(t, ka, Down); s.Diagnostic != DetectionTimeExpired {
 		t.Errorf("%+v", s)
 	}
 	eventually(t, problem, func() bool { return strings.Contains(problem(), "network is unreachable") })
-	must(t, a.do(func() error { return deleteLink("eth0") }))
-	cable(t, "eth0", a, b, "192.0.2.1/24", "192.0.2.2/24")
-	ha.becomes(t, ka, Up)
-	// Nobody is left: the port is free.
-	ha.want(t, nil)
-	eventually(t, func() string { return "the port is taken" }, func() bool {
-		return a.do(func() error {
+	must(t, a.inNamespace(func() error { return deleteInterface("eth0") }))
+	connectNodes(t, "eth0", a, b, "192.0.2.1/24", "192.0.2.2/24")
+	ha.waitFor(t, ka, Up)
+	// The port is free without sessions.
+	ha.setProfiles(t, nil)
+	eventually(t, func() string { return "the port is in use" }, func() bool {
+		return a.inNamespace(func() error {
 			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 			if err != nil {
 				return err
@@ -121,11 +138,12 @@ func TestPortTaken(t *testing.T) {
 	})
 }
 
-// TestSourcePorts: they are in the range of RFC 5881 section 4, and differ.
+// TestSourcePorts checks that source ports are in the range of RFC 5881 section 4
+// and differ.
 func TestSourcePorts(t *testing.T) {
 	seen := map[int]bool{}
 	for i := range 200 {
-		fd, err := dial(Key{Peer: netip.AddrFrom4([4]byte{127, 0, 0, byte(i)})}, 0)
+		fd, err := openSource(Key{Peer: netip.AddrFrom4([4]byte{127, 0, 0, byte(i)})}, 0)
 		must(t, err)
 		defer func() { _ = unix.Close(fd) }()
 		name, err := unix.Getsockname(fd)
