@@ -40,11 +40,11 @@ on AWS it shows the state of the load balancer that the controller last wrote.`,
 		if !named {
 			name = namespace
 			var err error
-			if namespace, err = from.namespace(); err != nil {
+			if namespace, err = from.defaultNamespace(); err != nil {
 				return err
 			}
 		}
-		snapshot, err := from.snapshot(cmd, policy)
+		snapshot, err := from.readSnapshot(cmd, policy)
 		if err != nil {
 			return err
 		}
@@ -75,7 +75,7 @@ is worth knowing.`,
 	policy := policyFlags(cmd)
 	print := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		snapshot, err := from.snapshot(cmd, policy)
+		snapshot, err := from.readSnapshot(cmd, policy)
 		if err != nil {
 			return err
 		}
@@ -126,11 +126,11 @@ advertisement of its pool), and 1 if there is no result.`,
 		if slices.Contains(files, "-") && slices.Contains(from.dumps, "-") {
 			return errors.New("-f - and --from -: standard input can be read once only")
 		}
-		request, err := from.request(cmd, files, deletions)
+		request, err := from.readRequest(cmd, files, deletions)
 		if err != nil {
 			return err
 		}
-		snapshot, err := from.snapshot(cmd, policy)
+		snapshot, err := from.readSnapshot(cmd, policy)
 		if err != nil {
 			return err
 		}
@@ -165,7 +165,7 @@ It holds no Secrets. What others have written into annotations is part of it.`,
 	}
 	from := objectFlags(cmd, access)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		all, err := from.read(cmd)
+		all, err := from.readObjects(cmd)
 		if err != nil {
 			return err
 		}

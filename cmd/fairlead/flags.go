@@ -31,8 +31,8 @@ func objectFlags(cmd *cobra.Command, access clientcmd.ClientConfig) *objectSourc
 	return s
 }
 
-// read reads all objects, and writes the notes on them to stderr.
-func (s *objectSource) read(cmd *cobra.Command) (all *objects.Collection, err error) {
+// readObjects reads all objects, and writes the notes on them to stderr.
+func (s *objectSource) readObjects(cmd *cobra.Command) (all *objects.Collection, err error) {
 	var notes []string
 	if len(s.dumps) > 0 {
 		all, notes, err = objects.FromDumps(s.dumps, cmd.InOrStdin())
@@ -51,9 +51,9 @@ func (s *objectSource) read(cmd *cobra.Command) (all *objects.Collection, err er
 	return all, err
 }
 
-// snapshot reads all objects as the controller that has the policy sees them.
-func (s *objectSource) snapshot(cmd *cobra.Command, policy func() (providers.Policy, error)) (objects.Snapshot, error) {
-	all, err := s.read(cmd)
+// readSnapshot reads all objects as the controller that has the policy sees them.
+func (s *objectSource) readSnapshot(cmd *cobra.Command, policy func() (providers.Policy, error)) (objects.Snapshot, error) {
+	all, err := s.readObjects(cmd)
 	if err != nil {
 		return objects.Snapshot{}, err
 	}
@@ -64,8 +64,8 @@ func (s *objectSource) snapshot(cmd *cobra.Command, policy func() (providers.Pol
 	return all.Snapshot(time.Now(), p), nil
 }
 
-// namespace returns the namespace of Services that are named without one.
-func (s *objectSource) namespace() (string, error) {
+// defaultNamespace returns the namespace of Services that are named without one.
+func (s *objectSource) defaultNamespace() (string, error) {
 	namespace, _, err := s.access.Namespace()
 	if err != nil && len(s.dumps) > 0 {
 		return corev1.NamespaceDefault, nil // the dump need not be of the kubeconfig's cluster
@@ -76,9 +76,9 @@ func (s *objectSource) namespace() (string, error) {
 	return namespace, nil
 }
 
-// request reads what plan is to preview.
-func (s *objectSource) request(cmd *cobra.Command, files, deletions []string) (r plan.Request, err error) {
-	namespace, err := s.namespace()
+// readRequest reads what plan is to preview.
+func (s *objectSource) readRequest(cmd *cobra.Command, files, deletions []string) (r plan.Request, err error) {
+	namespace, err := s.defaultNamespace()
 	if err != nil {
 		return r, err
 	}

@@ -29,7 +29,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
+	if err := newRootCommand().ExecuteContext(ctx); err != nil {
 		os.Exit(exitCode(err, os.Stderr))
 	}
 }
@@ -49,7 +49,7 @@ func exitCode(err error, stderr io.Writer) int {
 	return 1
 }
 
-func command() *cobra.Command {
+func newRootCommand() *cobra.Command {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	var overrides clientcmd.ConfigOverrides
 	config := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &overrides)

@@ -18,7 +18,7 @@ func run(t *testing.T, folder, line string) string {
 	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
 	line, input, _ := strings.Cut(line, " < ")
 	var out strings.Builder
-	cmd := command()
+	cmd := newRootCommand()
 	cmd.SetArgs(strings.Fields(line)[1:])
 	cmd.SetOut(&out)
 	cmd.SetErr(&out)

@@ -36,10 +36,10 @@ type Explanation struct {
 	Type     string         `json:"type"` // with ports and policy, for people
 	Provider providerChoice `json:"provider"`
 	// Address lists the pools, or the held address, in the order of the decision.
-	Address       []addressCandidate `json:"address"`
-	Balancer      []string           `json:"balancer,omitempty"` // on AWS
-	Announcements []announcement     `json:"announcements"`
-	Conditions    []output.Condition `json:"conditions"`
+	Address       []addressCandidate    `json:"address"`
+	Balancer      []string              `json:"balancer,omitempty"` // on AWS
+	Announcements []addressAnnouncement `json:"announcements"`
+	Conditions    []output.Condition    `json:"conditions"`
 	onAWS         bool
 }
 
@@ -58,8 +58,8 @@ type addressCandidate struct {
 	Message string `json:"message"`
 }
 
-// announcement is which nodes announce one address.
-type announcement struct {
+// addressAnnouncement is which nodes announce one address.
+type addressAnnouncement struct {
 	Address string             `json:"address"`
 	Pool    string             `json:"pool"`             // recorded
 	Reason  v1alpha1.Reason    `json:"reason,omitempty"` // why no node does
@@ -71,13 +71,13 @@ type announcement struct {
 type nodeAnnouncement struct {
 	Node       string          `json:"node"`
 	Interfaces []string        `json:"interfaces"` // on which it answers
-	Routes     []route         `json:"routes"`
+	Routes     []peerRoute     `json:"routes"`
 	Reason     v1alpha1.Reason `json:"reason,omitempty"` // why neither
 	Message    string          `json:"message,omitempty"`
 }
 
-// route is what a node advertises, or would advertise, to a BGP peer.
-type route struct {
+// peerRoute is what a node advertises, or would advertise, to a BGP peer.
+type peerRoute struct {
 	Peer        string `json:"peer"`
 	Prefix      string `json:"prefix"`
 	Advertised  bool   `json:"advertised"` // the session is established
@@ -102,7 +102,7 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 	e = Explanation{
 		Service: key.String(), Type: typeText(svc),
 		Provider: providerChoice{providerNames[trace.Choice.Verdict], trace.Choice.Reason, trace.Choice.Message},
-		Address:  []addressCandidate{}, Announcements: []announcement{}, Conditions: output.Conditions(trace.Plan.Conditions),
+		Address:  []addressCandidate{}, Announcements: []addressAnnouncement{}, Conditions: output.Conditions(trace.Plan.Conditions),
 		onAWS: trace.Choice.Verdict == providers.OnAWS,
 	}
 	for _, v := range trace.Verdicts {
@@ -114,9 +114,9 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 		}
 	}
 	for _, v := range speakerplan.Explain(s.Speaker, svc) {
-		a := announcement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []nodeAnnouncement{}}
+		a := addressAnnouncement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []nodeAnnouncement{}}
 		for _, n := range v.Nodes {
-			node := nodeAnnouncement{n.Node, append([]string{}, n.Owns...), []route{}, n.Reason, n.Message}
+			node := nodeAnnouncement{n.Node, append([]string{}, n.Owns...), []peerRoute{}, n.Reason, n.Message}
 			for _, r := range n.Tells {
 				node.Routes = append(node.Routes, routeOf(s, n.Node, r))
 			}
@@ -144,9 +144,9 @@ func typeText(svc *corev1.Service) string {
 
 // routeOf combines the route that the node should advertise with the session
 // that its speaker reports.
-func routeOf(s objects.Snapshot, node string, desired speakerplan.Told) route {
+func routeOf(s objects.Snapshot, node string, desired speakerplan.Told) peerRoute {
 	a := desired.Attributes
-	r := route{
+	r := peerRoute{
 		Peer: desired.Peer, Prefix: desired.Prefix.String(),
 		LocalPref: a.LocalPref, Prepend: int(a.Prepend), Communities: a.Communities,
 	}

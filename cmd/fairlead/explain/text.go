@@ -41,7 +41,7 @@ func (e Explanation) Text(w io.Writer) error {
 		}
 	}
 	for _, a := range e.Announcements {
-		b.WriteString(a.text())
+		b.WriteString(a.sectionText())
 	}
 	if len(e.Conditions) > 0 {
 		b.WriteString("\nConditions\n")
@@ -55,7 +55,7 @@ func (e Explanation) Text(w io.Writer) error {
 	return err
 }
 
-func (a announcement) text() string {
+func (a addressAnnouncement) sectionText() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nAnnouncement of %s (pool %s)\n", a.Address, cmp.Or(a.Pool, "not recorded"))
 	if a.Reason != "" {
@@ -68,9 +68,9 @@ func (a announcement) text() string {
 			}
 			for _, r := range n.Routes {
 				if r.Advertised {
-					fmt.Fprintf(t, "  * %s\ttells %s\t%s\n", n.Node, r.Peer, r.attributes())
+					fmt.Fprintf(t, "  * %s\ttells %s\t%s\n", n.Node, r.Peer, r.attributesText())
 				} else {
-					fmt.Fprintf(t, "  - %s\twould tell %s (%s)\t%s\n", n.Node, r.Peer, r.State, r.attributes())
+					fmt.Fprintf(t, "  - %s\twould tell %s (%s)\t%s\n", n.Node, r.Peer, r.State, r.attributesText())
 				}
 			}
 			if n.Reason != "" {
@@ -81,8 +81,8 @@ func (a announcement) text() string {
 	return b.String()
 }
 
-// attributes returns the prefix and the BGP attributes.
-func (r route) attributes() string {
+// attributesText returns the prefix and the BGP attributes.
+func (r peerRoute) attributesText() string {
 	text := fmt.Sprintf("%s local-pref %d", r.Prefix, r.LocalPref)
 	if r.MED != nil {
 		text += fmt.Sprintf(" med %d", *r.MED)

@@ -57,9 +57,9 @@ func (d *decoder) readAll(name string, in io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
-	all, err := documents(content)
+	all, err := splitDocuments(content)
 	for i, document := range all {
-		if err := d.decode(document); err != nil {
+		if err := d.decodeDocument(document); err != nil {
 			return fmt.Errorf("%s: document %d: %w", name, i+1, err)
 		}
 	}
@@ -72,10 +72,10 @@ func (d *decoder) readAll(name string, in io.Reader) error {
 	return nil
 }
 
-// documents returns the YAML or JSON documents of a file, as JSON, up to the
+// splitDocuments returns the YAML or JSON documents of a file, as JSON, up to the
 // first one that is invalid. Empty ones, such as comments, do not count.
-func documents(content []byte) ([]json.RawMessage, error) {
-	if all, ok := jsonDocuments(content); ok {
+func splitDocuments(content []byte) ([]json.RawMessage, error) {
+	if all, ok := splitJSONDocuments(content); ok {
 		return all, nil // much faster than as YAML, which also refuses tabs
 	}
 	var all []json.RawMessage
@@ -97,7 +97,7 @@ func documents(content []byte) ([]json.RawMessage, error) {
 	}
 }
 
-func jsonDocuments(content []byte) (all []json.RawMessage, ok bool) {
+func splitJSONDocuments(content []byte) (all []json.RawMessage, ok bool) {
 	for decoder := json.NewDecoder(bytes.NewReader(content)); ; {
 		var document json.RawMessage
 		err := decoder.Decode(&document)
@@ -111,8 +111,8 @@ func jsonDocuments(content []byte) (all []json.RawMessage, ok bool) {
 	}
 }
 
-// header is what every object has in common, and the items of a list.
-type header struct {
+// objectHeader is what every object has in common, and the items of a list.
+type objectHeader struct {
 	metav1.TypeMeta `json:",inline"`
 	Metadata        struct {
 		Namespace    string `json:"namespace"`
@@ -122,9 +122,9 @@ type header struct {
 	Items []json.RawMessage `json:"items"`
 }
 
-// decode reads one document: an object, or a list of objects.
-func (d *decoder) decode(document []byte) error {
-	var h header
+// decodeDocument reads one document: an object, or a list of objects.
+func (d *decoder) decodeDocument(document []byte) error {
+	var h objectHeader
 	if err := json.Unmarshal(document, &h); err != nil {
 		return fmt.Errorf("is no Kubernetes object: %s", typeError(err))
 	}
@@ -136,7 +136,7 @@ func (d *decoder) decode(document []byte) error {
 		return d.decodeObject(document, h)
 	}
 	for i, content := range h.Items {
-		var item header
+		var item objectHeader
 		if err := json.Unmarshal(content, &item); err != nil {
 			return fmt.Errorf("item %d: is no Kubernetes object: %s", i, typeError(err))
 		}
@@ -151,7 +151,7 @@ func (d *decoder) decode(document []byte) error {
 }
 
 // decodeObject reads one object.
-func (d *decoder) decodeObject(content []byte, h header) error {
+func (d *decoder) decodeObject(content []byte, h objectHeader) error {
 	name := strings.TrimPrefix(h.Metadata.Namespace+"/"+h.Metadata.Name, "/")
 	kind := schema.FromAPIVersionAndKind(h.APIVersion, h.Kind)
 	empty, err := Scheme.New(kind)
@@ -172,7 +172,7 @@ func (d *decoder) decodeObject(content []byte, h header) error {
 		return fmt.Errorf("%s %q: %s", h.Kind, name, decodeErrors(content, empty, err))
 	}
 	if d.strict {
-		if err := validate(h.Kind, content); err != nil {
+		if err := validateSchema(h.Kind, content); err != nil {
 			return fmt.Errorf("%s %q: %w", h.Kind, name, err)
 		}
 	}

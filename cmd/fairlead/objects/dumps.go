@@ -29,11 +29,11 @@ func FromDumps(paths []string, stdin io.Reader) (c *Collection, notes []string, 
 		}
 		notes = append(notes, "nothing depends on these objects of the dump: "+strings.Join(kinds, ", "))
 	}
-	return d.into, append(notes, d.into.gaps()...), nil
+	return d.into, append(notes, d.into.missingKinds()...), nil
 }
 
-// gaps returns what a dump lacks, and the consequences.
-func (c *Collection) gaps() (notes []string) {
+// missingKinds returns what a dump lacks, and the consequences.
+func (c *Collection) missingKinds() (notes []string) {
 	selects := slices.ContainsFunc(c.Pools, func(p *v1alpha1.IPAddressPool) bool {
 		return p.Spec.ServiceAllocation != nil && len(p.Spec.ServiceAllocation.NamespaceSelectors) > 0
 	})

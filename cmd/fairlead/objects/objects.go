@@ -61,36 +61,36 @@ func (c *Collection) put(o runtime.Object) (held, replaced bool) {
 	held = true
 	switch o := o.(type) {
 	case *corev1.Service:
-		replaced = put(c, &c.Services, "Service", o)
+		replaced = putObject(c, &c.Services, "Service", o)
 	case *corev1.Node:
-		replaced = put(c, &c.Nodes, "Node", o)
+		replaced = putObject(c, &c.Nodes, "Node", o)
 	case *corev1.Namespace:
-		replaced = put(c, &c.Namespaces, "Namespace", o)
+		replaced = putObject(c, &c.Namespaces, "Namespace", o)
 	case *discoveryv1.EndpointSlice:
-		replaced = put(c, &c.EndpointSlices, "EndpointSlice", o)
+		replaced = putObject(c, &c.EndpointSlices, "EndpointSlice", o)
 	case *networkingv1.ServiceCIDR:
-		replaced = put(c, &c.ServiceCIDRs, "ServiceCIDR", o)
+		replaced = putObject(c, &c.ServiceCIDRs, "ServiceCIDR", o)
 	case *v1alpha1.Speaker:
-		replaced = put(c, &c.Speakers, "Speaker", o)
+		replaced = putObject(c, &c.Speakers, "Speaker", o)
 	case *v1alpha1.IPAddressPool:
-		replaced = put(c, &c.Pools, "IPAddressPool", o)
+		replaced = putObject(c, &c.Pools, "IPAddressPool", o)
 	case *v1alpha1.L2Advertisement:
-		replaced = put(c, &c.L2Advertisements, "L2Advertisement", o)
+		replaced = putObject(c, &c.L2Advertisements, "L2Advertisement", o)
 	case *v1alpha1.BGPAdvertisement:
-		replaced = put(c, &c.BGPAdvertisements, "BGPAdvertisement", o)
+		replaced = putObject(c, &c.BGPAdvertisements, "BGPAdvertisement", o)
 	case *v1alpha1.BGPPeer:
-		replaced = put(c, &c.BGPPeers, "BGPPeer", o)
+		replaced = putObject(c, &c.BGPPeers, "BGPPeer", o)
 	case *v1alpha1.BFDProfile:
-		replaced = put(c, &c.BFDProfiles, "BFDProfile", o)
+		replaced = putObject(c, &c.BFDProfiles, "BFDProfile", o)
 	case *v1alpha1.Community:
-		replaced = put(c, &c.Communities, "Community", o)
+		replaced = putObject(c, &c.Communities, "Community", o)
 	default:
 		held = false
 	}
 	return held, replaced
 }
 
-func put[T metav1.Object](c *Collection, all *[]T, kind string, o T) (replaced bool) {
+func putObject[T metav1.Object](c *Collection, all *[]T, kind string, o T) (replaced bool) {
 	id := objectID{kind, o.GetNamespace(), o.GetName()}
 	if i, known := c.indices[id]; known {
 		(*all)[i] = o

@@ -53,10 +53,10 @@ var crdSchemas = sync.OnceValues(func() (map[string]*spec.Schema, error) {
 
 var errorInBody = regexp.MustCompile(`^\.?(\S*) in body (.*)$`)
 
-// validate returns an error that names every field that the API server would
+// validateSchema returns an error that names every field that the API server would
 // refuse in an object of the kind. Kinds that are not Fairlead's have no schema
 // here and are valid.
-func validate(kind string, content []byte) error {
+func validateSchema(kind string, content []byte) error {
 	schemas, err := crdSchemas()
 	if err != nil {
 		return err
@@ -112,7 +112,7 @@ func brokenRules(env *cel.Env, field string, schema *spec.Schema, value any) (br
 	for _, d := range declared {
 		rule, _ := d.(map[string]any)
 		expression, _ := rule["rule"].(string)
-		holds, err := evaluate(env, expression, value)
+		holds, err := evaluateRule(env, expression, value)
 		if err != nil {
 			return nil, fmt.Errorf("evaluate a rule of %s: %w", field, err)
 		}
@@ -148,8 +148,8 @@ func brokenRules(env *cel.Env, field string, schema *spec.Schema, value any) (br
 	return broken, nil
 }
 
-// evaluate reports whether the rule holds for the value.
-func evaluate(env *cel.Env, rule string, self any) (holds bool, err error) {
+// evaluateRule reports whether the rule holds for the value.
+func evaluateRule(env *cel.Env, rule string, self any) (holds bool, err error) {
 	ast, issues := env.Compile(rule)
 	if err := issues.Err(); err != nil {
 		return false, err

@@ -56,21 +56,21 @@ func (d Deletion) deleteFrom(s controllerplan.Snapshot) (controllerplan.Snapshot
 	found := false
 	switch d.kind {
 	case "IPAddressPool":
-		s.Objects.Pools, found = terminate(s.Objects.Pools, d, (*v1alpha1.IPAddressPool).DeepCopy, now)
+		s.Objects.Pools, found = terminateObject(s.Objects.Pools, d, (*v1alpha1.IPAddressPool).DeepCopy, now)
 	case "Service":
-		s.Services, found = terminate(s.Services, d, (*corev1.Service).DeepCopy, now)
+		s.Services, found = terminateObject(s.Services, d, (*corev1.Service).DeepCopy, now)
 	case "L2Advertisement":
-		s.Objects.L2Advertisements, found = remove(s.Objects.L2Advertisements, d)
+		s.Objects.L2Advertisements, found = removeObject(s.Objects.L2Advertisements, d)
 	case "BGPAdvertisement":
-		s.Objects.BGPAdvertisements, found = remove(s.Objects.BGPAdvertisements, d)
+		s.Objects.BGPAdvertisements, found = removeObject(s.Objects.BGPAdvertisements, d)
 	case "BGPPeer":
-		s.Objects.BGPPeers, found = remove(s.Objects.BGPPeers, d)
+		s.Objects.BGPPeers, found = removeObject(s.Objects.BGPPeers, d)
 	case "BFDProfile":
-		s.Objects.BFDProfiles, found = remove(s.Objects.BFDProfiles, d)
+		s.Objects.BFDProfiles, found = removeObject(s.Objects.BFDProfiles, d)
 	case "Community":
-		s.Objects.Communities, found = remove(s.Objects.Communities, d)
+		s.Objects.Communities, found = removeObject(s.Objects.Communities, d)
 	case "Node":
-		s.Nodes, found = remove(s.Nodes, d)
+		s.Nodes, found = removeObject(s.Nodes, d)
 	}
 	if !found {
 		return s, fmt.Errorf("--delete: there is no %s %q", d.kind, strings.TrimPrefix(d.namespace+"/"+d.name, "/"))
@@ -82,8 +82,8 @@ func (d Deletion) matches(o metav1.Object) bool {
 	return o.GetNamespace() == d.namespace && o.GetName() == d.name
 }
 
-// terminate returns the objects with a copy of the deleted one that is terminating.
-func terminate[T metav1.Object](all []T, d Deletion, deepCopy func(T) T, now metav1.Time) (after []T, found bool) {
+// terminateObject returns the objects with a copy of the deleted one that is terminating.
+func terminateObject[T metav1.Object](all []T, d Deletion, deepCopy func(T) T, now metav1.Time) (after []T, found bool) {
 	i := slices.IndexFunc(all, func(o T) bool { return d.matches(o) })
 	if i < 0 {
 		return all, false
@@ -94,8 +94,8 @@ func terminate[T metav1.Object](all []T, d Deletion, deepCopy func(T) T, now met
 	return after, true
 }
 
-// remove returns the objects without the deleted one.
-func remove[T metav1.Object](all []T, d Deletion) (after []T, found bool) {
+// removeObject returns the objects without the deleted one.
+func removeObject[T metav1.Object](all []T, d Deletion) (after []T, found bool) {
 	after = slices.DeleteFunc(slices.Clone(all), func(o T) bool { return d.matches(o) })
 	return after, len(after) < len(all)
 }

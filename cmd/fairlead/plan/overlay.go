@@ -23,36 +23,36 @@ import (
 func overlayManifests(s controllerplan.Snapshot, manifests *objects.Collection) (controllerplan.Snapshot, []string) {
 	var notes []string
 	now := metav1.NewTime(s.Now)
-	s.Objects.Pools = overlay(s.Objects.Pools, manifests.Pools, now)
-	s.Objects.L2Advertisements = overlay(s.Objects.L2Advertisements, manifests.L2Advertisements, now)
-	s.Objects.BGPAdvertisements = overlay(s.Objects.BGPAdvertisements, manifests.BGPAdvertisements, now)
-	s.Objects.BGPPeers = overlay(s.Objects.BGPPeers, manifests.BGPPeers, now)
-	s.Objects.BFDProfiles = overlay(s.Objects.BFDProfiles, manifests.BFDProfiles, now)
-	s.Objects.Communities = overlay(s.Objects.Communities, manifests.Communities, now)
+	s.Objects.Pools = overlayObjects(s.Objects.Pools, manifests.Pools, now)
+	s.Objects.L2Advertisements = overlayObjects(s.Objects.L2Advertisements, manifests.L2Advertisements, now)
+	s.Objects.BGPAdvertisements = overlayObjects(s.Objects.BGPAdvertisements, manifests.BGPAdvertisements, now)
+	s.Objects.BGPPeers = overlayObjects(s.Objects.BGPPeers, manifests.BGPPeers, now)
+	s.Objects.BFDProfiles = overlayObjects(s.Objects.BFDProfiles, manifests.BFDProfiles, now)
+	s.Objects.Communities = overlayObjects(s.Objects.Communities, manifests.Communities, now)
 	for _, ns := range manifests.Namespaces { // as the API server does
 		metav1.SetMetaDataLabel(&ns.ObjectMeta, corev1.LabelMetadataName, ns.Name)
 	}
-	s.Namespaces = overlay(s.Namespaces, manifests.Namespaces, now)
+	s.Namespaces = overlayObjects(s.Namespaces, manifests.Namespaces, now)
 
 	existing := servicesByKey(s.Services)
 	families := clusterFamilies(s)
 	for _, svc := range manifests.Services {
 		notes = append(notes, completeService(svc, existing[keyOf(svc)], families)...)
 	}
-	s.Services = overlay(s.Services, manifests.Services, now)
+	s.Services = overlayObjects(s.Services, manifests.Services, now)
 	for _, n := range manifests.Nodes {
 		if i := slices.IndexFunc(s.Nodes, func(o *corev1.Node) bool { return o.Name == n.Name }); i >= 0 {
 			completeNode(n, s.Nodes[i])
 		}
 	}
-	s.Nodes = overlay(s.Nodes, manifests.Nodes, now)
+	s.Nodes = overlayObjects(s.Nodes, manifests.Nodes, now)
 	return s, notes
 }
 
-// overlay returns the observed objects with each manifest in place of the one
+// overlayObjects returns the observed objects with each manifest in place of the one
 // with its name. What the API server writes into the metadata is kept; an object
 // that does not exist yet is created now.
-func overlay[T metav1.Object](observed, manifests []T, now metav1.Time) []T {
+func overlayObjects[T metav1.Object](observed, manifests []T, now metav1.Time) []T {
 	all := slices.Clone(observed)
 	indices := make(map[types.NamespacedName]int, len(all))
 	for i, o := range all {

@@ -34,14 +34,14 @@ type poolResult struct {
 func comparePools(before, after convergence) []poolResult {
 	was, is := poolStates(before), poolStates(after)
 	all := []poolResult{}
-	for _, name := range slices.Sorted(maps.Keys(union(was, is))) {
+	for _, name := range slices.Sorted(maps.Keys(unionOfKeys(was, is))) {
 		all = append(all, poolResult{name, !equality.Semantic.DeepEqual(was[name], is[name]), was[name], is[name]})
 	}
 	return all
 }
 
-// union returns a map with the keys of both.
-func union[K comparable, V any](a, b map[K]V) map[K]V {
+// unionOfKeys returns a map with the keys of both.
+func unionOfKeys[K comparable, V any](a, b map[K]V) map[K]V {
 	all := maps.Clone(a)
 	maps.Copy(all, b)
 	return all

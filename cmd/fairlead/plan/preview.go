@@ -39,7 +39,7 @@ type Request struct {
 
 // Result is what would happen. Its JSON is described in docs/cli.md.
 type Result struct {
-	Summary  summary         `json:"summary"`
+	Summary  planSummary     `json:"summary"`
 	Services []serviceResult `json:"services"` // the worst change first
 	Pools    []poolResult    `json:"pools"`
 	Problems []problemResult `json:"problems"`
@@ -63,7 +63,7 @@ func Preview(cluster controllerplan.Snapshot, r Request) (Result, error) {
 		Services: compareServices(before, after), Pools: comparePools(before, after), Problems: compareProblems(before, after),
 		Notes: append([]string{}, notes...),
 	}
-	result.Summary = summarize(result.Services)
+	result.Summary = summarizeServices(result.Services)
 	if before.pending > 0 {
 		result.Notes = append(result.Notes, fmt.Sprintf("the controller has yet to write %s of the cluster as it is; the plan compares with "+
 			"what it will write", output.Count(before.pending, "Service", "Services")))
@@ -78,13 +78,13 @@ func Preview(cluster controllerplan.Snapshot, r Request) (Result, error) {
 // Changed returns the result without the Services, pools and problems that stay
 // as they are. The summary still counts all Services.
 func (r Result) Changed() Result {
-	r.Services = without(r.Services, func(s serviceResult) bool { return s.Changes[0] == addressKept || s.Changes[0] == addressMissing })
-	r.Pools = without(r.Pools, func(p poolResult) bool { return !p.Changed })
-	r.Problems = without(r.Problems, func(p problemResult) bool { return p.Change == problemStays })
+	r.Services = deleteMatching(r.Services, func(s serviceResult) bool { return s.Changes[0] == addressKept || s.Changes[0] == addressMissing })
+	r.Pools = deleteMatching(r.Pools, func(p poolResult) bool { return !p.Changed })
+	r.Problems = deleteMatching(r.Problems, func(p problemResult) bool { return p.Change == problemStays })
 	return r
 }
 
-func without[T any](all []T, unwanted func(T) bool) []T {
+func deleteMatching[T any](all []T, unwanted func(T) bool) []T {
 	return slices.DeleteFunc(slices.Clone(all), unwanted)
 }
 

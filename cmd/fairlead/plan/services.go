@@ -80,8 +80,8 @@ func compareServices(before, after convergence) []serviceResult {
 		services: servicesByKey(after.cluster.Services), chooser: providers.NewChooser(after.cluster.Policy, after.cluster.Nodes),
 	}
 	all := []serviceResult{}
-	for key := range union(was, is) {
-		all = append(all, c.compare(key, was[key], is[key]))
+	for key := range unionOfKeys(was, is) {
+		all = append(all, c.compareService(key, was[key], is[key]))
 	}
 	slices.SortFunc(all, func(a, b serviceResult) int {
 		return cmp.Or(compareSeverity(a.Changes[0], b.Changes[0]), strings.Compare(a.Service, b.Service))
@@ -151,8 +151,8 @@ type serviceComparison struct {
 	chooser                   providers.Chooser                        // after
 }
 
-// compare returns the result for one Service. At most one of the states is nil.
-func (c serviceComparison) compare(key types.NamespacedName, before, after *serviceState) serviceResult {
+// compareService returns the result for one Service. At most one of the states is nil.
+func (c serviceComparison) compareService(key types.NamespacedName, before, after *serviceState) serviceResult {
 	var was, is serviceState
 	if before != nil {
 		was = *before

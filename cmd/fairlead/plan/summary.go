@@ -8,8 +8,8 @@ import (
 	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
 )
 
-// summary counts Services. One that has several changes counts for each.
-type summary struct {
+// planSummary counts Services. One that has several changes counts for each.
+type planSummary struct {
 	Keep        int `json:"keep"`      // every address that they have
 	OutOfPool   int `json:"outOfPool"` // of those that keep
 	Renumber    int `json:"renumber"`  // of those that keep
@@ -21,7 +21,7 @@ type summary struct {
 	Lack        int `json:"lack"` // an address, before and after
 }
 
-func summarize(all []serviceResult) (s summary) {
+func summarizeServices(all []serviceResult) (s planSummary) {
 	for _, r := range all {
 		had := r.Before != nil && len(r.Before.Addresses) > 0
 		has := r.After != nil && len(r.After.Addresses) > 0
@@ -54,7 +54,7 @@ func summarize(all []serviceResult) (s summary) {
 }
 
 // String returns the summary in one sentence.
-func (s summary) String() string {
+func (s planSummary) String() string {
 	var parts []string
 	if s.Keep > 0 {
 		keep := output.Count(s.Keep, "Service keeps its address", "Services keep their addresses")
