@@ -94,9 +94,9 @@ func router(t *testing.T, name string, number byte) *lab.Router {
 }
 
 // fabricConfig peers a router with every node.
-func fabricConfig(r *lab.Router, changes ...func(*lab.Neighbour, *lab.Host)) lab.BGP {
-	changes = append([]func(*lab.Neighbour, *lab.Host){func(n *lab.Neighbour, _ *lab.Host) { n.BFD = bfdEvery }}, changes...)
-	return lab.BGP{ASN: routerASN, RouterID: r.Addr, Neighbours: lab.EachNode(cluster.Nodes, nodeASN, changes...)}
+func fabricConfig(r *lab.Router, changes ...func(*lab.Neighbor, *lab.Host)) lab.BGP {
+	changes = append([]func(*lab.Neighbor, *lab.Host){func(n *lab.Neighbor, _ *lab.Host) { n.BFD = bfdEvery }}, changes...)
+	return lab.BGP{ASN: routerASN, RouterID: r.Addr, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, changes...)}
 }
 
 // start runs BIRD on routers called bird…, and FRR on others.
