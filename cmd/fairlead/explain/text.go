@@ -10,8 +10,8 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// Text writes the sections of the explanation. A star marks what is the case, a
-// dash what is not. It returns the error of the one write.
+// Text writes the sections of the explanation. A star marks an effective choice, a
+// dash one that is not in effect. It returns the error of the one write.
 func (e Explanation) Text(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Service %s (%s)\n", e.Service, e.Type)
@@ -55,11 +55,12 @@ func (e Explanation) Text(w io.Writer) error {
 	return err
 }
 
+// sectionText returns the section of one address.
 func (a addressAnnouncement) sectionText() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nAnnouncement of %s (pool %s)\n", a.Address, cmp.Or(a.Pool, "not recorded"))
 	if a.Reason != "" {
-		fmt.Fprintf(&b, "  - nobody: %s: %s\n", a.Reason, a.Message)
+		fmt.Fprintf(&b, "  - no node: %s: %s\n", a.Reason, a.Message)
 	}
 	b.WriteString(output.Table(func(t io.Writer) {
 		for _, n := range a.Nodes {
@@ -68,9 +69,9 @@ func (a addressAnnouncement) sectionText() string {
 			}
 			for _, r := range n.Routes {
 				if r.Advertised {
-					fmt.Fprintf(t, "  * %s\ttells %s\t%s\n", n.Node, r.Peer, r.attributesText())
+					fmt.Fprintf(t, "  * %s\tadvertises to %s\t%s\n", n.Node, r.Peer, r.attributesText())
 				} else {
-					fmt.Fprintf(t, "  - %s\twould tell %s (%s)\t%s\n", n.Node, r.Peer, r.State, r.attributesText())
+					fmt.Fprintf(t, "  - %s\tnot advertised to %s (%s)\t%s\n", n.Node, r.Peer, r.State, r.attributesText())
 				}
 			}
 			if n.Reason != "" {
@@ -81,7 +82,7 @@ func (a addressAnnouncement) sectionText() string {
 	return b.String()
 }
 
-// attributesText returns the prefix and the BGP attributes.
+// attributesText returns the prefix and the BGP path attributes.
 func (r peerRoute) attributesText() string {
 	text := fmt.Sprintf("%s local-pref %d", r.Prefix, r.LocalPref)
 	if r.MED != nil {

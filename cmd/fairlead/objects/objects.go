@@ -1,19 +1,17 @@
 // Package objects reads the Kubernetes objects that Fairlead's decisions depend
-// on, and makes from them the snapshots that the controller and the speakers
-// decide from.
+// on, and builds the snapshots that the controller and the speakers decide from.
 //
-//   - FromCluster lists them from an API server (cluster.go).
-//   - FromDumps reads them from what fairlead dump or kubectl get have written
-//     (dumps.go). What a cluster has written may hold anything: fields that are
-//     not known are ignored, and kinds that no decision depends on are skipped.
-//   - FromManifests reads them from what is to be applied (manifests.go). These
-//     files are read strictly and validated against the schemas of the CRDs
-//     that the program was built with (schema.go).
+//   - FromCluster lists the objects from an API server (cluster.go).
+//   - FromDumps reads the output of fairlead dump or kubectl get (dumps.go).
+//     Unknown fields are ignored, and kinds that no decision depends on are
+//     skipped.
+//   - FromManifests reads manifests that are to be applied (manifests.go). They
+//     are decoded strictly and validated against the schemas of the CRDs that the
+//     program was built with (schema.go).
 //
-// The two that read a whole cluster return notes too: sentences on what could
-// not be read and which questions have no answer without it. The package prints
-// nothing. It keeps the parsed schemas in memory; they are constants of the
-// program.
+// FromCluster and FromDumps also return notes: sentences on objects that could not
+// be read, and on the consequences. The package prints nothing. It keeps the parsed
+// schemas in memory; they are constants of the program.
 package objects
 
 import (
@@ -30,8 +28,8 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// Collection holds every object that a decision can depend on. The zero value
-// is empty and ready for use.
+// Collection holds all objects that a decision can depend on. The zero value is
+// empty and ready for use.
 type Collection struct {
 	config.Objects
 	Services       []*corev1.Service
@@ -40,14 +38,14 @@ type Collection struct {
 	EndpointSlices []*discoveryv1.EndpointSlice
 	ServiceCIDRs   []*networkingv1.ServiceCIDR
 	Speakers       []*v1alpha1.Speaker
-	// indices are the places of the objects in the lists above.
+	// indices are the indices of the objects in the lists above.
 	indices map[objectID]int
 }
 
 // objectID identifies an object in a Collection.
 type objectID struct{ kind, namespace, name string }
 
-// Scheme holds the kinds of a Collection, and the lists of them.
+// Scheme contains the kinds of a Collection, and their list kinds.
 var Scheme = func() *runtime.Scheme {
 	s := runtime.NewScheme()
 	kinds := runtime.NewSchemeBuilder(corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme, v1alpha1.AddToScheme)
@@ -55,8 +53,9 @@ var Scheme = func() *runtime.Scheme {
 	return s
 }()
 
-// put adds the object, or replaces the one of its kind and name. It reports
-// whether a Collection holds objects of the kind, and whether there was one.
+// put adds the object, or replaces the object of the same kind and name. It reports
+// whether a Collection holds objects of the kind, and whether an object was
+// replaced.
 func (c *Collection) put(o runtime.Object) (held, replaced bool) {
 	held = true
 	switch o := o.(type) {

@@ -15,7 +15,7 @@ import (
 func (r Result) Text(w io.Writer) error {
 	var b strings.Builder
 	if c := r.Changed(); len(c.Services)+len(c.Pools)+len(c.Problems) == 0 {
-		b.WriteString("Nothing changes. ")
+		b.WriteString("No changes. ")
 	}
 	b.WriteString(r.Summary.String() + "\n")
 	if len(r.Services) > 0 {
@@ -52,19 +52,19 @@ func (r Result) Text(w io.Writer) error {
 	return err
 }
 
-var changeWords = map[serviceChange]string{
+var changeTexts = map[serviceChange]string{
 	addressOutOfPool: "out of pool", addressBackInPool: "back in pool",
 }
 
 func serviceChangesText(changes []serviceChange) string {
 	var texts []string
 	for _, c := range changes {
-		texts = append(texts, cmp.Or(changeWords[c], string(c)))
+		texts = append(texts, cmp.Or(changeTexts[c], string(c)))
 	}
 	return strings.Join(texts, ", ")
 }
 
-// changeText returns what was and what will be, or what stays.
+// changeText returns the values before and after, or the one value if they are equal.
 func changeText(was, is string) string {
 	if was == is {
 		return was
