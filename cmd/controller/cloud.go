@@ -10,8 +10,9 @@ import (
 	"github.com/fairlead-io/fairlead/providers/aws"
 )
 
-// cloud is AWS as the flags want it. Nobody is called before a Service needs it.
-func (f *flags) cloud(cluster string, log *slog.Logger, nodes func() []*corev1.Node) (cloudprovider.LoadBalancer, error) {
+// newCloud returns the AWS provider as the flags configure it. It makes no call to
+// AWS before a Service needs it.
+func (f *flags) newCloud(cluster string, log *slog.Logger, nodes func() []*corev1.Node) (cloudprovider.LoadBalancer, error) {
 	cloud, err := aws.New(aws.Options{
 		Cluster: cluster, Region: f.region, VPC: f.vpc, Nodes: nodes,
 		NodeSecurityGroups: f.groups, ManageNodeSecurityGroups: f.manageGroups,
@@ -19,14 +20,15 @@ func (f *flags) cloud(cluster string, log *slog.Logger, nodes func() []*corev1.N
 		Resync: f.resync, DeleteOrphans: f.deletesOrphans, Log: log,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("an --aws flag cannot be used: %w", err)
+		return nil, fmt.Errorf("configure AWS: %w", err)
 	}
 	return cloud, nil
 }
 
-// noCloud satisfies the framework, which wants a cloud. It has nothing to
-// offer: no instances, or the framework's node controllers would delete nodes
-// that it does not know, and no balancer, for the service controller is ours.
+// noCloud satisfies the framework, which requires a cloud. It implements nothing:
+// no instances, because the framework's node controllers would delete nodes that
+// it does not know, and no load balancers, because Fairlead has its own service
+// controller.
 type noCloud struct{}
 
 func (noCloud) Initialize(cloudprovider.ControllerClientBuilder, <-chan struct{}) {}
@@ -45,5 +47,5 @@ func (noCloud) Routes() (cloudprovider.Routes, bool) { return nil, false }
 
 func (noCloud) ProviderName() string { return "fairlead" }
 
-// HasClusterID is true, or the framework warns about a missing cloud tag.
+// HasClusterID returns true; otherwise the framework warns about a missing cloud tag.
 func (noCloud) HasClusterID() bool { return true }

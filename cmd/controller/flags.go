@@ -13,14 +13,14 @@ import (
 	"github.com/fairlead-io/fairlead/providers/aws"
 )
 
-// flags are Fairlead's own, beside those of the framework.
+// flags are Fairlead's own flags, in addition to those of the framework.
 type flags struct {
 	provider  string
 	classless bool
 	nodePorts string
-	portRange plan.PortRange // nodePorts, once checked
+	portRange plan.PortRange // nodePorts, parsed by validate
 
-	named bool // the cluster has a name of its own
+	named bool // --cluster-name is set
 
 	region, vpc    string
 	groups         []string
@@ -31,29 +31,42 @@ type flags struct {
 	deletesOrphans bool
 }
 
-func (f *flags) sets() (sets cliflag.NamedFlagSets) {
+// namedFlagSets adds the flags to named sets, by which --help groups them.
+func (f *flags) namedFlagSets() (sets cliflag.NamedFlagSets) {
 	fs := sets.FlagSet("fairlead")
-	fs.StringVar(&f.provider, "provider", string(providers.Auto), "Who serves Services without a loadBalancerClass: "+modes()+". auto: AWS if a node is an instance there, else bare metal, and nobody while a node is not initialized yet. A Service stays with the provider that serves it; its annotation fairlead.io/provider moves it.")
-	fs.BoolVar(&f.classless, "serve-services-without-class", true, "Serve Services without a loadBalancerClass. false leaves them to another implementation, but for those that are served already.")
-	fs.StringVar(&f.nodePorts, "node-port-range", "30000-32767", "The API server's --service-node-port-range. Node ports are chosen from it for Services on AWS whose allocateLoadBalancerNodePorts is false.")
+	fs.StringVar(&f.provider, "provider", string(providers.Auto), "Provider of Services without a loadBalancerClass: "+providerModes()+
+		". auto: AWS if a node is an EC2 instance, otherwise bare metal; undecided while a node is not initialized."+
+		" A Service keeps the provider that serves it until its annotation fairlead.io/provider names another one.")
+	fs.BoolVar(&f.classless, "serve-services-without-class", true, "Serve Services without a loadBalancerClass."+
+		" With false, only those that are already served stay; the others are left to another implementation.")
+	fs.StringVar(&f.nodePorts, "node-port-range", "30000-32767", "The API server's --service-node-port-range."+
+		" Node ports are allocated from it for Services on AWS with allocateLoadBalancerNodePorts: false.")
 
 	fs = sets.FlagSet("aws")
-	fs.StringVar(&f.region, "aws-region", "", "The region of the balancers. Without it: that of the environment, of the nodes, or of the instance the controller runs on.")
-	fs.StringVar(&f.vpc, "aws-vpc-id", "", "The VPC of the balancers. Without it: that of the nodes.")
-	fs.StringSliceVar(&f.groups, "aws-node-security-groups", nil, "The nodes' security groups that shall admit the balancers, comma-separated. Without it: those of the nodes, tagged kubernetes.io/cluster/CLUSTER-NAME if a node has several.")
-	fs.BoolVar(&f.manageGroups, "aws-manage-node-security-groups", true, "Add the rules to the nodes' security groups that admit the balancers.")
-	fs.StringVar(&f.probe, "aws-health-probe", aws.HealthProbes[0], "What balancers ask for a node's health under externalTrafficPolicy Cluster: "+strings.Join(aws.HealthProbes, ", ")+".")
-	fs.StringVar(&f.scheme, "aws-scheme", aws.Schemes[0], "The scheme of balancers whose Service names none: "+strings.Join(aws.Schemes, ", ")+".")
-	fs.StringToStringVar(&f.tags, "aws-tags", nil, "Tags for everything that is made, KEY=VALUE, comma-separated.")
-	fs.DurationVar(&f.resync, "aws-resync", 10*time.Minute, "How often a balancer to which nothing has happened is compared with what it shall be.")
-	fs.BoolVar(&f.deletesOrphans, "aws-delete-orphans", false, "Delete what was made for Services of this cluster that are gone. false only counts it.")
+	fs.StringVar(&f.region, "aws-region", "", "AWS region of the load balancers."+
+		" Default: from the environment, the nodes, or the instance metadata, in this order.")
+	fs.StringVar(&f.vpc, "aws-vpc-id", "", "ID of the VPC of the load balancers. Default: the VPC of the nodes.")
+	fs.StringSliceVar(&f.groups, "aws-node-security-groups", nil, "Security groups of the nodes that must admit traffic from the"+
+		" load balancers, comma-separated. Default: the security group of each node; if a node has several, the one tagged"+
+		" kubernetes.io/cluster/CLUSTER-NAME.")
+	fs.BoolVar(&f.manageGroups, "aws-manage-node-security-groups", true, "Manage the rules of the nodes' security groups that admit"+
+		" traffic from the load balancers.")
+	fs.StringVar(&f.probe, "aws-health-probe", aws.HealthProbes[0], "Health check of nodes under externalTrafficPolicy Cluster: "+
+		strings.Join(aws.HealthProbes, ", ")+".")
+	fs.StringVar(&f.scheme, "aws-scheme", aws.Schemes[0], "Scheme of load balancers of Services without a scheme annotation: "+
+		strings.Join(aws.Schemes, ", ")+".")
+	fs.StringToStringVar(&f.tags, "aws-tags", nil, "Additional tags of all created AWS resources, KEY=VALUE, comma-separated.")
+	fs.DurationVar(&f.resync, "aws-resync", 10*time.Minute, "Interval at which every load balancer is compared with its desired state,"+
+		" even if nothing has changed.")
+	fs.BoolVar(&f.deletesOrphans, "aws-delete-orphans", false, "Delete AWS resources of this cluster's Services that no longer exist."+
+		" With false, they are only counted.")
 	return sets
 }
 
-// check names the flag whose value cannot be used.
-func (f *flags) check() error {
+// validate returns an error that names the flag with an invalid value. It parses --node-port-range.
+func (f *flags) validate() error {
 	if !slices.Contains(providers.Modes, providers.Mode(f.provider)) {
-		return fmt.Errorf("--provider=%q: must be one of %s", f.provider, modes())
+		return fmt.Errorf("--provider=%q: must be one of %s", f.provider, providerModes())
 	}
 	var err error
 	if f.portRange, err = plan.ParsePortRange(f.nodePorts); err != nil {
@@ -66,21 +79,21 @@ func (f *flags) check() error {
 		return fmt.Errorf("--aws-scheme=%q: must be one of %s", f.scheme, strings.Join(aws.Schemes, ", "))
 	}
 	if f.resync <= 0 {
-		return fmt.Errorf("--aws-resync=%s: must be more than nothing", f.resync)
+		return fmt.Errorf("--aws-resync=%s: must be greater than 0", f.resync)
 	}
 	return nil
 }
 
-// policy is what the flags say about whose a Service is.
-func (f *flags) policy() providers.Policy {
+// providerPolicy returns how the flags assign Services to providers.
+func (f *flags) providerPolicy() providers.Policy {
 	p := providers.Policy{Mode: providers.Mode(f.provider), ClassedOnly: !f.classless}
 	if !f.named {
-		p.AWSLacks = "AWS needs the controller's flag --cluster-name: a name that no other cluster of the AWS account has"
+		p.AWSLacks = "AWS requires the controller's flag --cluster-name, with a name that is unique in the AWS account"
 	}
 	return p
 }
 
-func modes() string {
+func providerModes() string {
 	var all []string
 	for _, m := range providers.Modes {
 		all = append(all, string(m))

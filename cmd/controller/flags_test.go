@@ -7,33 +7,34 @@ import (
 	"github.com/spf13/pflag"
 )
 
-func parsed(t *testing.T, args ...string) (*flags, error) {
+func parseFlags(t *testing.T, args ...string) (*flags, error) {
 	t.Helper()
 	f := &flags{}
 	all := pflag.NewFlagSet("", pflag.ContinueOnError)
-	for _, set := range f.sets().FlagSets {
+	for _, set := range f.namedFlagSets().FlagSets {
 		all.AddFlagSet(set)
 	}
 	if err := all.Parse(args); err != nil {
 		return f, err
 	}
-	return f, f.check()
+	return f, f.validate()
 }
 
 func TestFlags(t *testing.T) {
-	f, err := parsed(t)
+	f, err := parseFlags(t)
 	if err != nil || f.portRange.Low != 30000 || f.portRange.High != 32767 || !f.manageGroups {
 		t.Fatalf("defaults: %+v, %v", f, err)
 	}
-	if p := f.policy(); p.Mode != "auto" || p.ClassedOnly || !strings.Contains(p.AWSLacks, "--cluster-name") {
+	if p := f.providerPolicy(); p.Mode != "auto" || p.ClassedOnly || !strings.Contains(p.AWSLacks, "--cluster-name") {
 		t.Errorf("policy %+v", p)
 	}
-	f, err = parsed(t, "--provider=aws", "--serve-services-without-class=false", "--aws-node-security-groups=sg-1,sg-2", "--aws-tags=a=b,c=d=e")
+	f, err = parseFlags(t, "--provider=aws", "--serve-services-without-class=false",
+		"--aws-node-security-groups=sg-1,sg-2", "--aws-tags=a=b,c=d=e")
 	if err != nil || len(f.groups) != 2 || f.tags["c"] != "d=e" {
 		t.Fatalf("%+v, %v", f, err)
 	}
 	f.named = true
-	if p := f.policy(); p.Mode != "aws" || !p.ClassedOnly || p.AWSLacks != "" {
+	if p := f.providerPolicy(); p.Mode != "aws" || !p.ClassedOnly || p.AWSLacks != "" {
 		t.Errorf("policy %+v", p)
 	}
 	for _, wrong := range []string{
@@ -41,7 +42,7 @@ func TestFlags(t *testing.T) {
 		"--aws-health-probe=tcp", "--aws-scheme=public", "--aws-resync=0s", "--aws-tags=novalue",
 	} {
 		name, _, _ := strings.Cut(wrong, "=")
-		if _, err := parsed(t, wrong); err == nil || !strings.Contains(err.Error(), name) {
+		if _, err := parseFlags(t, wrong); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", wrong, err)
 		}
 	}

@@ -1,5 +1,6 @@
-// Command controller is fairlead-controller: a cloud-controller-manager whose
-// service controller gives Services of type LoadBalancer their addresses.
+// Command controller is fairlead-controller: a cloud-controller-manager with a
+// service controller of its own, which assigns addresses to Services of type
+// LoadBalancer.
 package main
 
 import (
@@ -46,10 +47,11 @@ func main() {
 	os.Exit(code)
 }
 
-// elected is what the framework hands over to our own leader election.
-type elected struct {
-	election componentbaseconfig.LeaderElectionConfiguration
-	done     chan error // receives when the controller has stopped
+// leaderElection runs Fairlead's own leader election with the configuration of the
+// framework.
+type leaderElection struct {
+	config componentbaseconfig.LeaderElectionConfiguration
+	done   chan error // receives the result when the controller has stopped
 }
 
 func run(ctx context.Context) (exit int, err error) {
@@ -61,14 +63,14 @@ func run(ctx context.Context) (exit int, err error) {
 	o.Webhook, o.WebhookServing = nil, nil
 	o.Generic.LeaderElection.ResourceName = name
 	o.Generic.LeaderElection.ResourceNamespace = "fairlead-system"
-	// A released lease is taken over at the other replica's next try, after at
+	// The other replica acquires a released lease at its next attempt, after at
 	// most 2.2 retry periods (leaderelection.JitterFactor).
 	o.Generic.LeaderElection.RetryPeriod.Duration = 500 * time.Millisecond
-	// The API server's own priority and fairness is the limit, not the client.
+	// API priority and fairness limits the rate, not the client.
 	o.Generic.ClientConnection.QPS = -1
 	o.ServiceController.ConcurrentServiceSyncs = 16
 
-	e, f := &elected{done: make(chan error, 1)}, &flags{}
+	e, f := &leaderElection{done: make(chan error, 1)}, &flags{}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	started := false
@@ -85,9 +87,9 @@ func run(ctx context.Context) (exit int, err error) {
 					started = true
 					go c.Watch(ctx)
 					go func() {
-						id := identity()
-						klog.InfoS("waiting to lead", "identity", id, "election", e.election.LeaderElect)
-						e.done <- controller.RunElected(ctx, cc.Client, e.election, id, c.Run)
+						id := leaderIdentity()
+						klog.InfoS("waiting to lead", "identity", id, "election", e.config.LeaderElect)
+						e.done <- controller.RunElected(ctx, cc.Client, e.config, id, c.Run)
 						cancel()
 					}()
 					return nil, true, nil
@@ -96,21 +98,22 @@ func run(ctx context.Context) (exit int, err error) {
 		},
 	}
 	initCloud := func(cc *appconfig.CompletedConfig) cloudprovider.Interface {
-		// The framework's election does not release the lease when it stops;
-		// ours does, so the framework is told not to elect.
-		e.election = cc.ComponentConfig.Generic.LeaderElection
+		// The framework's leader election does not release the lease on shutdown.
+		// RunElected does, so the framework's own election is disabled.
+		e.config = cc.ComponentConfig.Generic.LeaderElection
 		cc.ComponentConfig.Generic.LeaderElection.LeaderElect = false
 		return noCloud{}
 	}
-	cmd := app.NewCloudControllerManagerCommand(o, initCloud, constructors, names.CCMControllerAliases(), f.sets(), ctx.Done())
+	cmd := app.NewCloudControllerManagerCommand(o, initCloud, constructors, names.CCMControllerAliases(), f.namedFlagSets(), ctx.Done())
 	cmd.Use = name
-	cmd.Long = "fairlead-controller gives Services of type LoadBalancer their addresses.\nIt is a cloud-controller-manager; its service controller is Fairlead's own."
+	cmd.Long = "fairlead-controller assigns addresses to Services of type LoadBalancer.\n" +
+		"It is a cloud-controller-manager with a service controller of its own."
 	cmd.SilenceUsage = true
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
-		// The framework's default is the same in all clusters: two of them in one
-		// account would take each other's balancers for their own.
+		// The framework's default name is the same in all clusters. Two clusters in
+		// one account with the same name would manage each other's load balancers.
 		f.named = cmd.Flags().Changed("cluster-name") && o.KubeCloudShared.ClusterName != ""
-		return f.check()
+		return f.validate()
 	}
 	exit = cli.Run(cmd)
 	cancel()
@@ -135,7 +138,7 @@ func newController(cc *appconfig.CompletedConfig, f *flags) (*controller.Control
 		Informers: cc.SharedInformers,
 		Events:    cc.EventBroadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name}),
 		Log:       log,
-		Policy:    f.policy(),
+		Policy:    f.providerPolicy(),
 		Parallel:  int(cc.ComponentConfig.ServiceController.ConcurrentServiceSyncs),
 		NodePorts: f.portRange,
 		Cluster:   cc.ComponentConfig.KubeCloudShared.ClusterName,
@@ -143,15 +146,15 @@ func newController(cc *appconfig.CompletedConfig, f *flags) (*controller.Control
 	}
 	if f.named {
 		nodes := client.Source[*corev1.Node]{SharedIndexInformer: cc.SharedInformers.Core().V1().Nodes().Informer()}
-		if options.Cloud, err = f.cloud(options.Cluster, log, nodes.Objects); err != nil {
+		if options.Cloud, err = f.newCloud(options.Cluster, log, nodes.Objects); err != nil {
 			return nil, err
 		}
 	}
 	return controller.New(options)
 }
 
-// identity tells the replicas apart, also two on one host.
-func identity() string {
+// leaderIdentity returns an identity that is unique even among replicas on one host.
+func leaderIdentity() string {
 	host, err := os.Hostname()
 	if err != nil {
 		host = name

@@ -18,16 +18,17 @@ import (
 func explainCommand(access clientcmd.ClientConfig) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain svc [NAMESPACE/]NAME",
-		Short: "Show which address a Service has, which node announces it, and why.",
-		Long: `Show which address a Service has, from which pool, which node announces it on
-which interface, and why: the decisions of the controller and of the speakers,
-made again by their own code from what the API server returns now. For a Service
-on AWS it shows the state of the load balancer that the controller last wrote.`,
+		Short: "Show which address is assigned to a Service, which node announces it, and why.",
+		Long: `Show which address is assigned to a Service, from which pool, which node
+announces it on which interface or to which BGP peers, and why. The decisions of
+the controller and of the speakers are computed by their own code from the
+current objects. For a Service on AWS, the state of the load balancer that the
+controller last wrote is shown.`,
 		Example: `  fairlead explain svc default/influxdb
   fairlead explain svc default/influxdb --from dump.yaml -o json`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 || !slices.Contains([]string{"svc", "service", "services"}, args[0]) {
-				return errors.New("what to explain? Try: fairlead explain svc NAMESPACE/NAME")
+				return errors.New("the arguments must be: explain svc [NAMESPACE/]NAME")
 			}
 			return nil
 		},
@@ -40,11 +41,11 @@ on AWS it shows the state of the load balancer that the controller last wrote.`,
 		if !named {
 			name = namespace
 			var err error
-			if namespace, err = from.namespace(); err != nil {
+			if namespace, err = from.defaultNamespace(); err != nil {
 				return err
 			}
 		}
-		snapshot, err := from.snapshot(cmd, policy)
+		snapshot, err := from.readSnapshot(cmd, policy)
 		if err != nil {
 			return err
 		}
@@ -60,22 +61,22 @@ on AWS it shows the state of the load balancer that the controller last wrote.`,
 func doctorCommand(access clientcmd.ClientConfig) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "List every problem that Fairlead can see, worst first. Exits 1 if there is any.",
-		Long: `List every problem that Fairlead can see, worst first: Services without an
-address or that no node announces, pools that are used up, overlap or are not
-announced, nodes without a speaker, BGP sessions that are not established and at
-which step they fail, objects that cannot be used as they are. Exits 1 if there
-is any, and changes nothing.
+		Short: "List all detected problems, the most severe first. Exits with 1 if there is any.",
+		Long: `List all detected problems, the most severe first: Services without an address
+or without an announcement; pools that are exhausted, overlapping or not
+advertised; nodes without a speaker; BGP sessions that are not established, with
+the step that fails; invalid configuration objects. Exits with 1 if there is any
+problem. Changes nothing.
 
-BROKEN is without service now, DEGRADED works with less than it should, NOTICE
-is worth knowing.`,
+BROKEN means no service, DEGRADED means reduced service or redundancy, NOTICE
+means that no action is required now.`,
 		Args: cobra.NoArgs,
 	}
 	from := objectFlags(cmd, access)
 	policy := policyFlags(cmd)
 	print := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		snapshot, err := from.snapshot(cmd, policy)
+		snapshot, err := from.readSnapshot(cmd, policy)
 		if err != nil {
 			return err
 		}
@@ -96,18 +97,18 @@ func planCommand(access clientcmd.ClientConfig) *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
 		Use:   "plan [-f FILE]... [--delete KIND/NAME]...",
-		Short: "Preview what would happen to Services and pools if a file were applied. Changes nothing.",
-		Long: `Preview, before anything is applied, which Services would keep, lose or newly get
-an address, and what would happen to the pools: the decision of the controller,
-made by its own code on the cluster as it is, and on the cluster with the file's
-objects in it. Changes nothing.
+		Short: "Preview how Services and pools would change if manifests were applied. Changes nothing.",
+		Long: `Preview which addresses of Services would be kept, released, reassigned or newly
+assigned if manifests were applied, and how pools would change. The controller's
+own code computes its decisions for the current cluster and for the cluster with
+the manifests applied. Changes nothing.
 
-A file holds Fairlead's kinds, Services, Namespaces and Nodes, in YAML or JSON,
-as kubectl apply takes it. It is read strictly: a field or kind that is not known
-is an error.
+A manifest contains Fairlead's kinds, Services, Namespaces and Nodes, in YAML or
+JSON, as for kubectl apply. It is decoded strictly: unknown kinds and fields are
+errors.
 
-Exits 0 if no Service would lose anything, 2 if one would (an address, or the
-advertisement of its pool), and 1 if there is no result.`,
+Exits with 0 if no Service would lose an address or its advertisement, with 2 if
+one would, and with 1 on an error.`,
 		Example: `  fairlead plan -f new-pool.yaml
   fairlead plan --delete ipaddresspool/lan
   fairlead plan -f new-pool.yaml --from dump.yaml -o json`,
@@ -116,21 +117,21 @@ advertisement of its pool), and 1 if there is no result.`,
 	from := objectFlags(cmd, access)
 	policy := policyFlags(cmd)
 	print := outputFlag(cmd)
-	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "File with objects to be applied; - is standard input. May be repeated.")
-	cmd.Flags().StringArrayVar(&deletions, "delete", nil, "Object to be deleted: KIND/NAME, service/NAMESPACE/NAME. May be repeated.")
-	cmd.Flags().BoolVar(&all, "all", false, "Show what stays as it is too.")
+	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "Manifest to preview; - is standard input. May be repeated.")
+	cmd.Flags().StringArrayVar(&deletions, "delete", nil, "Object to delete: KIND/NAME or service/NAMESPACE/NAME. May be repeated.")
+	cmd.Flags().BoolVar(&all, "all", false, "Include Services, pools and problems that do not change.")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if len(files)+len(deletions) == 0 {
-			return errors.New("what to plan? Try: fairlead plan -f FILE, or --delete KIND/NAME")
+			return errors.New("at least one of -f FILE and --delete KIND/NAME must be set")
 		}
 		if slices.Contains(files, "-") && slices.Contains(from.dumps, "-") {
-			return errors.New("-f - and --from -: standard input can be read once only")
+			return errors.New("-f - and --from -: standard input can be read only once")
 		}
-		request, err := from.request(cmd, files, deletions)
+		request, err := from.readRequest(cmd, files, deletions)
 		if err != nil {
 			return err
 		}
-		snapshot, err := from.snapshot(cmd, policy)
+		snapshot, err := from.readSnapshot(cmd, policy)
 		if err != nil {
 			return err
 		}
@@ -155,17 +156,17 @@ advertisement of its pool), and 1 if there is no result.`,
 func dumpCommand(access clientcmd.ClientConfig) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dump",
-		Short: "Write everything that the other commands read, for their --from.",
-		Long: `Write everything that the other commands read, as one YAML List: Fairlead's own
+		Short: "Write all objects that the other commands read, for their --from.",
+		Long: `Write all objects that the other commands read, as one YAML List: Fairlead's own
 kinds, Speakers, Nodes, Namespaces, ServiceCIDRs, Services and EndpointSlices.
-It holds no Secrets. What others have written into annotations is part of it.`,
+The dump contains no Secrets. It contains all annotations of these objects.`,
 		Example: `  fairlead dump > dump.yaml
   fairlead doctor --from dump.yaml`,
 		Args: cobra.NoArgs,
 	}
 	from := objectFlags(cmd, access)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		all, err := from.read(cmd)
+		all, err := from.readObjects(cmd)
 		if err != nil {
 			return err
 		}

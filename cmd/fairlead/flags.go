@@ -17,22 +17,22 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// objectSource is where a command reads objects from: dumps, or a cluster.
+// objectSource is the source of the objects of a command: dumps, or a cluster.
 type objectSource struct {
 	access clientcmd.ClientConfig
 	dumps  []string
 }
 
-// objectFlags adds --from.
+// objectFlags adds the flag --from to the command.
 func objectFlags(cmd *cobra.Command, access clientcmd.ClientConfig) *objectSource {
 	s := &objectSource{access: access}
-	cmd.Flags().StringArrayVar(&s.dumps, "from", nil, "Read this dump (fairlead dump, or kubectl get -o yaml or json) instead of "+
-		"a cluster; - is standard input. May be repeated.")
+	cmd.Flags().StringArrayVar(&s.dumps, "from", nil, "Read objects from this dump (of fairlead dump, or kubectl get -o yaml or "+
+		"json) instead of from a cluster; - is standard input. May be repeated.")
 	return s
 }
 
-// read reads all objects, and writes the notes on them to stderr.
-func (s *objectSource) read(cmd *cobra.Command) (all *objects.Collection, err error) {
+// readObjects returns all objects. It writes the notes on them to stderr.
+func (s *objectSource) readObjects(cmd *cobra.Command) (all *objects.Collection, err error) {
 	var notes []string
 	if len(s.dumps) > 0 {
 		all, notes, err = objects.FromDumps(s.dumps, cmd.InOrStdin())
@@ -51,9 +51,9 @@ func (s *objectSource) read(cmd *cobra.Command) (all *objects.Collection, err er
 	return all, err
 }
 
-// snapshot reads all objects as the controller that has the policy sees them.
-func (s *objectSource) snapshot(cmd *cobra.Command, policy func() (providers.Policy, error)) (objects.Snapshot, error) {
-	all, err := s.read(cmd)
+// readSnapshot returns all objects as the snapshot of a controller with the policy.
+func (s *objectSource) readSnapshot(cmd *cobra.Command, policy func() (providers.Policy, error)) (objects.Snapshot, error) {
+	all, err := s.readObjects(cmd)
 	if err != nil {
 		return objects.Snapshot{}, err
 	}
@@ -64,11 +64,12 @@ func (s *objectSource) snapshot(cmd *cobra.Command, policy func() (providers.Pol
 	return all.Snapshot(time.Now(), p), nil
 }
 
-// namespace returns the namespace of Services that are named without one.
-func (s *objectSource) namespace() (string, error) {
+// defaultNamespace returns the namespace of Services that are named without a
+// namespace.
+func (s *objectSource) defaultNamespace() (string, error) {
 	namespace, _, err := s.access.Namespace()
 	if err != nil && len(s.dumps) > 0 {
-		return corev1.NamespaceDefault, nil // the dump need not be of the kubeconfig's cluster
+		return corev1.NamespaceDefault, nil // a dump needs no kubeconfig
 	}
 	if err != nil {
 		return "", fmt.Errorf("read the kubeconfig: %w", err)
@@ -76,9 +77,9 @@ func (s *objectSource) namespace() (string, error) {
 	return namespace, nil
 }
 
-// request reads what plan is to preview.
-func (s *objectSource) request(cmd *cobra.Command, files, deletions []string) (r plan.Request, err error) {
-	namespace, err := s.namespace()
+// readRequest returns the manifests and deletions that plan previews.
+func (s *objectSource) readRequest(cmd *cobra.Command, files, deletions []string) (r plan.Request, err error) {
+	namespace, err := s.defaultNamespace()
 	if err != nil {
 		return r, err
 	}
@@ -93,12 +94,12 @@ func (s *objectSource) request(cmd *cobra.Command, files, deletions []string) (r
 	return r, err
 }
 
-// policyFlags adds the flags of the controller that its decisions depend on,
-// and returns a function that reads them.
+// policyFlags adds the flags of the controller that its decisions depend on. The
+// returned function validates and returns their values.
 func policyFlags(cmd *cobra.Command) func() (providers.Policy, error) {
 	mode, classless := string(providers.Auto), true
-	cmd.Flags().StringVar(&mode, "provider", mode, "The controller's --provider.")
-	cmd.Flags().BoolVar(&classless, "serve-services-without-class", classless, "The controller's --serve-services-without-class.")
+	cmd.Flags().StringVar(&mode, "provider", mode, "Value of the controller's flag --provider.")
+	cmd.Flags().BoolVar(&classless, "serve-services-without-class", classless, "Value of the controller's flag --serve-services-without-class.")
 	return func() (p providers.Policy, err error) {
 		if !slices.Contains(providers.Modes, providers.Mode(mode)) {
 			return p, fmt.Errorf("--provider=%q: must be one of %q", mode, providers.Modes)
@@ -107,8 +108,8 @@ func policyFlags(cmd *cobra.Command) func() (providers.Policy, error) {
 	}
 }
 
-// outputFlag adds -o, which is checked before the command runs, and returns a
-// function that prints in its format.
+// outputFlag adds the flag -o, which is validated before the command runs. The
+// returned function prints a result in the format.
 func outputFlag(cmd *cobra.Command) (print func(output.Result) error) {
 	format := output.Formats[0]
 	cmd.Flags().StringVarP(&format, "output", "o", format, "Output format: "+strings.Join(output.Formats, " or ")+".")

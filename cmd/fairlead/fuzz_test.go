@@ -18,8 +18,8 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// FuzzDump: whatever a dump and a manifest hold, every command has a result or
-// an error.
+// FuzzDump checks that every command returns a result or an error for arbitrary
+// dumps and manifests.
 func FuzzDump(f *testing.F) {
 	for _, pattern := range []string{"testdata/docs/*.yaml", "testdata/*.txt"} {
 		files, err := filepath.Glob(pattern)

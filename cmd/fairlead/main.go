@@ -1,14 +1,13 @@
-// Command fairlead is the command line tool: it explains, with the code that
-// the controller and the speakers run, why things are as they are. Installed as
-// kubectl-fairlead it is a kubectl plugin. It never changes anything in a
-// cluster.
+// Command fairlead is the command line tool. It explains the state of Services,
+// with the code that the controller and the speakers run. Installed as
+// kubectl-fairlead it is a kubectl plugin. It only reads from a cluster.
 //
-// This package holds the commands' flags (flags.go), their wiring (commands.go)
-// and exit statuses: 0 is success, 2 is a loss that plan previews, 1 anything
-// else. What a command does is in the package with its name: explain, plan,
-// doctor, dump. Package objects reads what they decide from, package output
-// prints what they find. The transcripts in testdata and docs/cli.md test them
-// together.
+// This package contains the flags of the commands (flags.go), their wiring
+// (commands.go) and the exit statuses: 0 is success, 2 is a loss of an address or
+// of an announcement that plan previews, 1 is any other result. Each command is
+// implemented in the package of its name: explain, plan, doctor, dump. Package
+// objects reads the input of the decisions, package output prints the results.
+// The transcripts in testdata and docs/cli.md test all of them together.
 package main
 
 import (
@@ -29,13 +28,13 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
+	if err := newRootCommand().ExecuteContext(ctx); err != nil {
 		os.Exit(exitCode(err, os.Stderr))
 	}
 }
 
-// exitStatus is the error of a command that has printed its result and yet must
-// end the process with the status.
+// exitStatus is returned by a command that has printed its result and must end
+// the process with this status.
 type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", s) }
@@ -49,22 +48,22 @@ func exitCode(err error, stderr io.Writer) int {
 	return 1
 }
 
-func command() *cobra.Command {
+func newRootCommand() *cobra.Command {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	var overrides clientcmd.ConfigOverrides
 	config := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &overrides)
 
 	root := &cobra.Command{
 		Use:               "fairlead",
-		Short:             "Explain what Fairlead does with Services of type LoadBalancer, and why.",
+		Short:             "Explain how Fairlead serves Services of type LoadBalancer, and why.",
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&rules.ExplicitPath, "kubeconfig", "", "Path to the kubeconfig.")
-	flags.StringVar(&overrides.CurrentContext, "context", "", "Context of the kubeconfig.")
-	flags.StringVarP(&overrides.Context.Namespace, "namespace", "n", "", "Namespace of a Service that is named without one.")
+	flags.StringVar(&rules.ExplicitPath, "kubeconfig", "", "Path to the kubeconfig file.")
+	flags.StringVar(&overrides.CurrentContext, "context", "", "Context of the kubeconfig to use.")
+	flags.StringVarP(&overrides.Context.Namespace, "namespace", "n", "", "Namespace of Services that are named without a namespace.")
 	root.AddCommand(explainCommand(config), planCommand(config), doctorCommand(config), dumpCommand(config), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version.",

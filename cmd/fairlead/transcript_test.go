@@ -9,16 +9,17 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write what the commands print into the transcripts")
+var update = flag.Bool("update", false, "update the transcripts with the output of the commands")
 
-// run is a command line in a folder, as a terminal shows it.
+// run runs a command line in a directory and returns its output as a terminal shows
+// it.
 func run(t *testing.T, folder, line string) string {
 	t.Helper()
 	t.Chdir(folder)
 	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
 	line, input, _ := strings.Cut(line, " < ")
 	var out strings.Builder
-	cmd := command()
+	cmd := newRootCommand()
 	cmd.SetArgs(strings.Fields(line)[1:])
 	cmd.SetOut(&out)
 	cmd.SetErr(&out)
@@ -70,15 +71,15 @@ func compare(t *testing.T, file, got, want string) {
 		}
 		return
 	}
-	t.Errorf("%s: got\n%s\nwant\n%s\nIf that is right: go test ./cmd/fairlead -run '%s' -update", file, got, want, t.Name())
+	t.Errorf("%s: got\n%s\nwant\n%s\nTo accept the output: go test ./cmd/fairlead -run '%s' -update", file, got, want, t.Name())
 }
 
-// TestTranscripts replays small clusters: each file holds some files, each
-// behind a line "-- NAME --", and what is typed and printed.
+// TestTranscripts replays the transcripts in testdata. Each contains some files, each
+// after a line "-- NAME --", and command lines with their output.
 func TestTranscripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
-		t.Fatalf("no transcripts: %v", err)
+		t.Fatalf("found no transcripts: %v", err)
 	}
 	for _, file := range files {
 		file, err := filepath.Abs(file)
@@ -93,7 +94,7 @@ func TestTranscripts(t *testing.T) {
 			folder := t.TempDir()
 			head, transcript, found := strings.Cut(string(content), "-- transcript --\n")
 			if !found {
-				t.Fatal("it has no transcript")
+				t.Fatal("the line -- transcript -- is missing")
 			}
 			var name string
 			parts := map[string]string{}
@@ -106,7 +107,7 @@ func TestTranscripts(t *testing.T) {
 			}
 			for name, text := range parts {
 				if name == "" {
-					continue // what the transcript is about
+					continue // the description of the transcript
 				}
 				if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o644); err != nil {
 					t.Fatal(err)

@@ -1,5 +1,5 @@
 // Sockets that listen for BGP peers need TCP MD5 and TTL security, which Linux
-// does not have for Multipath TCP, Go's default for listeners.
+// does not support for Multipath TCP, Go's default for listeners.
 //go:debug multipathtcp=0
 
 // Command speaker is fairlead-speaker: it runs on every node and announces the
@@ -36,7 +36,7 @@ import (
 
 const name = "fairlead-speaker"
 
-// flags are the command line.
+// flags are the values of the command line flags.
 type flags struct {
 	namespace  string
 	guard      bool
@@ -50,13 +50,13 @@ type flags struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
+	if err := newCommand().ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		os.Exit(1)
 	}
 }
 
-func command() *cobra.Command {
+func newCommand() *cobra.Command {
 	var f flags
 	cmd := &cobra.Command{
 		Use:           name,
@@ -68,18 +68,21 @@ func command() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), &f) },
 	}
 	cmd.Flags().StringVar(&f.node, "node-name", os.Getenv("NODE_NAME"), "Name of the Node that this speaker runs on. Default: $NODE_NAME.")
-	cmd.Flags().StringVar(&f.namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "fairlead-system"), "Namespace that Fairlead runs in; Secrets with passwords of BGP peers are read there and nowhere else. Default: $POD_NAMESPACE.")
-	cmd.Flags().BoolVar(&f.guard, "loop-guard", true, "Keep packets to announced addresses that nothing wants from bouncing between the node and its router. Needs CAP_NET_ADMIN.")
-	cmd.Flags().DurationVar(&f.drain, "drain-delay", 5*time.Second, "Time between asking BGP peers to look for other ways (GRACEFUL_SHUTDOWN, RFC 8326) and withdrawing the routes, when the node is excluded or emptied.")
+	cmd.Flags().StringVar(&f.namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "fairlead-system"),
+		"Namespace of Fairlead. Secrets with passwords of BGP peers are read from this namespace only. Default: $POD_NAMESPACE.")
+	cmd.Flags().BoolVar(&f.guard, "loop-guard", true, "Drop packets to announced addresses that no Service port handles, so that they"+
+		" do not loop between the node and its router. Requires CAP_NET_ADMIN.")
+	cmd.Flags().DurationVar(&f.drain, "drain-delay", 5*time.Second, "Time between marking routes with GRACEFUL_SHUTDOWN (RFC 8326),"+
+		" which makes BGP peers prefer other paths, and withdrawing them, when the node is excluded or drained.")
 	cmd.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "Path to a kubeconfig. Default: the pod's service account.")
-	cmd.Flags().StringVar(&f.health, "health-address", "127.0.0.1:9797", "Address to serve /healthz and /readyz on; empty serves nothing.")
-	cmd.Flags().TextVar(&f.level, "log-level", &slog.LevelVar{}, "DEBUG, INFO, WARN or ERROR.")
+	cmd.Flags().StringVar(&f.health, "health-address", "127.0.0.1:9797", "Address to serve /healthz and /readyz on; empty disables them.")
+	cmd.Flags().TextVar(&f.level, "log-level", &slog.LevelVar{}, "Minimum level of log lines: DEBUG, INFO, WARN or ERROR.")
 	return cmd
 }
 
 func run(ctx context.Context, f *flags) error {
 	if f.node == "" {
-		return errors.New("--node-name is empty: set it, or the environment variable NODE_NAME, to the name of this Node")
+		return errors.New("--node-name: must be set, or the environment variable NODE_NAME, to the name of this Node")
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &f.level}))
 	klog.SetSlogLogger(log)
@@ -97,7 +100,7 @@ func run(ctx context.Context, f *flags) error {
 	config.AcceptContentTypes = config.ContentType + ",application/json"
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
-		return fmt.Errorf("make an API client: %w", err)
+		return fmt.Errorf("create API client: %w", err)
 	}
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	defer broadcaster.Shutdown()
@@ -121,7 +124,8 @@ func run(ctx context.Context, f *flags) error {
 	return err
 }
 
-// serveHealth answers /healthz while the process lives and /readyz once it announces.
+// serveHealth serves /healthz, which succeeds while the process runs, and /readyz,
+// which succeeds once the speaker announces.
 func serveHealth(ctx context.Context, address string, ready func() bool) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })

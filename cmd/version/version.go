@@ -1,4 +1,4 @@
-// Package version says which build of Fairlead this is.
+// Package version identifies the build of Fairlead.
 package version
 
 import (
@@ -9,8 +9,8 @@ import (
 // version is set by the linker.
 var version string
 
-// String is the version that the build was given, or what the Go toolchain
-// recorded of the module, or "dev".
+// String returns the version that the linker has set, the module version that the Go
+// toolchain has recorded, or "dev".
 func String() string {
 	recorded := ""
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "(devel)" {

@@ -18,12 +18,12 @@ import (
 type AWS struct {
 	Host *Host
 
-	server  *Process
-	nft     string
-	vpc     string
-	subnets map[string]string // by zone
-	nodeSG  string
-	seeded  []string // what inventory says of an empty VPC
+	server           *Process
+	nft              string
+	vpc              string
+	subnets          map[string]string // by zone
+	nodeSG           string
+	initialResources []string // what inventory says of an empty VPC
 }
 
 // What the emulated AWS is called.
@@ -57,31 +57,31 @@ const (
 
 // startAWS starts the emulator and makes the account's network.
 func (c *Cluster) startAWS(ctx context.Context) error {
-	moto, err := c.bin.find(Moto.program)
+	moto, err := c.bin.findProgram(Moto.program)
 	if err != nil {
 		return err
 	}
 	a := &AWS{subnets: map[string]string{}}
-	if a.nft, err = c.bin.find(NFT.program); err != nil {
+	if a.nft, err = c.bin.findProgram(NFT.program); err != nil {
 		return err
 	}
-	if a.Host, err = newHost(awsName, c.plane.env); err != nil {
+	if a.Host, err = newHost(awsName, c.controlPlane.env); err != nil {
 		return err
 	}
-	a.Host.Addr, a.Host.Addr6 = awsAddr, twin(awsAddr)
-	if err := plug(c.Network.lan, a.Host, "eth0"); err != nil {
+	a.Host.Addr, a.Host.Addr6 = awsAddr, pairedIPv6(awsAddr)
+	if err := connectBridge(c.Network.lan, a.Host, "eth0"); err != nil {
 		return err
 	}
 	// Without a gateway: the emulator asks for its own name, which fails at once
 	// only where no name server can be.
-	if err := a.Host.configure("eth0", netip.PrefixFrom(awsAddr, lanPrefix.Bits()), netip.Addr{}); err != nil {
+	if err := a.Host.configureLink("eth0", netip.PrefixFrom(awsAddr, lanPrefix.Bits()), netip.Addr{}); err != nil {
 		return err
 	}
 	if a.server, err = a.Host.Start(awsName, moto, nil, "-H", awsAddr.String(), "-p", fmt.Sprint(awsPort)); err != nil {
 		return err
 	}
 	err = Wait(ctx, "the emulated AWS answers", func() error {
-		if a.server.Ended() {
+		if a.server.HasEnded() {
 			return Permanent(fmt.Errorf("%s ended: %w", Moto.program, a.server.err))
 		}
 		_, err := a.Host.Get(ctx, awsEnv()["AWS_ENDPOINT_URL"]+"/moto-api/")
@@ -90,17 +90,17 @@ func (c *Cluster) startAWS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := a.seed(ctx); err != nil {
+	if err := a.createVPC(ctx); err != nil {
 		return err
 	}
-	a.seeded, err = a.inventory(ctx)
+	a.initialResources, err = a.listResources(ctx)
 	c.AWS = a
 	return err
 }
 
-// seed makes what a cluster's installer makes: a VPC that reaches the internet,
+// createVPC makes what a cluster's installer makes: a VPC that reaches the internet,
 // with a subnet in each zone, and a security group for the nodes.
-func (a *AWS) seed(ctx context.Context) (err error) {
+func (a *AWS) createVPC(ctx context.Context) (err error) {
 	create := func(id *string, action string, parameters ...string) {
 		var answer struct {
 			VPC     string `xml:"vpc>vpcId"`
@@ -110,7 +110,7 @@ func (a *AWS) seed(ctx context.Context) (err error) {
 			Group   string `xml:"groupId"`
 		}
 		if err == nil {
-			err = a.call(ctx, ec2, action, &answer, parameters...)
+			err = a.callAPI(ctx, ec2, action, &answer, parameters...)
 			*id = answer.VPC + answer.Subnet + answer.Gateway + answer.Table + answer.Group
 		}
 	}
@@ -124,17 +124,17 @@ func (a *AWS) seed(ctx context.Context) (err error) {
 		var subnet string
 		create(&subnet, "CreateSubnet", "VpcId="+a.vpc, "AvailabilityZone="+zone, fmt.Sprintf("CidrBlock=10.0.%d.0/24", i))
 		create(&none, "AssociateRouteTable", "RouteTableId="+table, "SubnetId="+subnet)
-		create(&none, "CreateTags", append(tags("kubernetes.io/cluster/"+ClusterName+"=owned", "kubernetes.io/role/elb=1", "kubernetes.io/role/internal-elb=1"),
+		create(&none, "CreateTags", append(tagParameters("kubernetes.io/cluster/"+ClusterName+"=owned", "kubernetes.io/role/elb=1", "kubernetes.io/role/internal-elb=1"),
 			"ResourceId.1="+subnet)...)
 		a.subnets[zone] = subnet
 	}
 	create(&a.nodeSG, "CreateSecurityGroup", "VpcId="+a.vpc, "GroupName=nodes", "GroupDescription=nodes of the cluster "+ClusterName)
-	create(&none, "CreateTags", append(tags("kubernetes.io/cluster/"+ClusterName+"=owned"), "ResourceId.1="+a.nodeSG)...)
+	create(&none, "CreateTags", append(tagParameters("kubernetes.io/cluster/"+ClusterName+"=owned"), "ResourceId.1="+a.nodeSG)...)
 	return err
 }
 
-// tags are the parameters that name tags: "key=value".
-func tags(all ...string) (parameters []string) {
+// tagParameters are the parameters that name tags: "key=value".
+func tagParameters(all ...string) (parameters []string) {
 	for i, tag := range all {
 		key, value, _ := strings.Cut(tag, "=")
 		parameters = append(parameters, fmt.Sprintf("Tag.%d.Key=%s", i+1, key), fmt.Sprintf("Tag.%d.Value=%s", i+1, value))
@@ -142,27 +142,27 @@ func tags(all ...string) (parameters []string) {
 	return parameters
 }
 
-// Launch starts an instance that can be a node, in the i-th zone if there were
+// LaunchInstance starts an instance that can be a node, in the i-th zone if there were
 // enough, and returns its zone and ID.
-func (a *AWS) Launch(ctx context.Context, i int) (zone, id string, err error) {
+func (a *AWS) LaunchInstance(ctx context.Context, i int) (zone, id string, err error) {
 	zone = zones[i%len(zones)]
 	var answer struct {
 		ID string `xml:"instancesSet>item>instanceId"`
 	}
-	err = a.call(ctx, ec2, "RunInstances", &answer, "ImageId=ami-12345678", "MinCount=1", "MaxCount=1",
+	err = a.callAPI(ctx, ec2, "RunInstances", &answer, "ImageId=ami-12345678", "MinCount=1", "MaxCount=1",
 		"SubnetId="+a.subnets[zone], "SecurityGroupId.1="+a.nodeSG)
 	return zone, answer.ID, err
 }
 
-// Join makes the instance a node of the cluster, with no machine of the lab
+// JoinNode makes the instance a node of the cluster, with no machine of the lab
 // behind it, and returns its ID.
-func (c *Cluster) Join(ctx context.Context, name string, i int) (id string, err error) {
-	zone, id, err := c.AWS.Launch(ctx, i)
+func (c *Cluster) JoinNode(ctx context.Context, name string, i int) (id string, err error) {
+	zone, id, err := c.AWS.LaunchInstance(ctx, i)
 	if err != nil {
 		return "", err
 	}
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	onAWS(node, zone, id)
+	setInstance(node, zone, id)
 	if node, err = c.API.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
 		return "", fmt.Errorf("create node %s: %w", name, err)
 	}
@@ -173,8 +173,8 @@ func (c *Cluster) Join(ctx context.Context, name string, i int) (id string, err 
 	return id, nil
 }
 
-// onAWS says on a Node, as AWS's cloud-controller-manager does, what instance it is.
-func onAWS(node *corev1.Node, zone, id string) {
+// setInstance says on a Node, as AWS's cloud-controller-manager does, what instance it is.
+func setInstance(node *corev1.Node, zone, id string) {
 	node.Spec.ProviderID = "aws:///" + zone + "/" + id
 	if node.Labels == nil {
 		node.Labels = map[string]string{}
@@ -182,8 +182,8 @@ func onAWS(node *corev1.Node, zone, id string) {
 	node.Labels[corev1.LabelTopologyZone] = zone
 }
 
-// configure adds to the controller's manifest what an administrator would.
-func (c *Cluster) configure(container *corev1.Container) {
+// configureController adds to the controller's manifest what an administrator would.
+func (c *Cluster) configureController(container *corev1.Container) {
 	container.Args = append(container.Args, c.options.Flags...)
 	if c.AWS == nil {
 		return

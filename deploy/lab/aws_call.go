@@ -10,18 +10,18 @@ import (
 	"strings"
 )
 
-// api is one of AWS's, of those that are asked by parameters and answer in XML.
-type api struct{ name, version string }
+// queryAPI is one of AWS's, of those that are asked by parameters and answer in XML.
+type queryAPI struct{ name, version string }
 
 var (
-	ec2 = api{"ec2", "2016-11-15"}
-	elb = api{"elasticloadbalancing", "2015-12-01"}
+	ec2 = queryAPI{"ec2", "2016-11-15"}
+	elb = queryAPI{"elasticloadbalancing", "2015-12-01"}
 )
 
-// call asks the emulated AWS, with parameters like "VpcId=vpc-1". Nobody checks
+// callAPI asks the emulated AWS, with parameters like "VpcId=vpc-1". Nobody checks
 // the signature, which says the region and the API.
-func (a *AWS) call(ctx context.Context, api api, action string, answer any, parameters ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, Patience)
+func (a *AWS) callAPI(ctx context.Context, api queryAPI, action string, answer any, parameters ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, WaitTimeout)
 	defer cancel()
 	form := url.Values{"Action": {action}, "Version": {api.version}}
 	for _, p := range parameters {
@@ -34,7 +34,7 @@ func (a *AWS) call(ctx context.Context, api api, action string, answer any, para
 	}
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	request.Header.Set("Authorization", fmt.Sprintf("AWS4-HMAC-SHA256 Credential=lab/20260101/%s/%s/aws4_request, SignedHeaders=host, Signature=0", Region, api.name))
-	body, err := a.Host.ask(request)
+	body, err := a.Host.sendRequest(request)
 	if err != nil {
 		return fmt.Errorf("ask AWS to %s: %w: %s", action, err, body)
 	}
@@ -76,11 +76,11 @@ func (a *AWS) Balancers(ctx context.Context) (all []Balancer, err error) {
 			Scheme  string `xml:"Scheme"`
 		} `xml:"DescribeLoadBalancersResult>LoadBalancers>member"`
 	}
-	if err := a.call(ctx, elb, "DescribeLoadBalancers", &answer, "PageSize=400"); err != nil {
+	if err := a.callAPI(ctx, elb, "DescribeLoadBalancers", &answer, "PageSize=400"); err != nil {
 		return nil, err
 	}
 	for _, b := range answer.Balancers {
-		listeners, err := a.listeners(ctx, b.ARN)
+		listeners, err := a.describeListeners(ctx, b.ARN)
 		if err != nil {
 			return nil, err
 		}
@@ -90,7 +90,7 @@ func (a *AWS) Balancers(ctx context.Context) (all []Balancer, err error) {
 	return all, nil
 }
 
-func (a *AWS) listeners(ctx context.Context, balancer string) (all []Listener, err error) {
+func (a *AWS) describeListeners(ctx context.Context, balancer string) (all []Listener, err error) {
 	var answer struct {
 		Listeners []struct {
 			Port     int    `xml:"Port"`
@@ -98,11 +98,11 @@ func (a *AWS) listeners(ctx context.Context, balancer string) (all []Listener, e
 			Group    string `xml:"DefaultActions>member>TargetGroupArn"`
 		} `xml:"DescribeListenersResult>Listeners>member"`
 	}
-	if err := a.call(ctx, elb, "DescribeListeners", &answer, "LoadBalancerArn="+balancer); err != nil {
+	if err := a.callAPI(ctx, elb, "DescribeListeners", &answer, "LoadBalancerArn="+balancer); err != nil {
 		return nil, err
 	}
 	for _, l := range answer.Listeners {
-		targets, err := a.targets(ctx, l.Group)
+		targets, err := a.describeTargets(ctx, l.Group)
 		if err != nil {
 			return nil, err
 		}
@@ -112,7 +112,7 @@ func (a *AWS) listeners(ctx context.Context, balancer string) (all []Listener, e
 	return all, nil
 }
 
-func (a *AWS) targets(ctx context.Context, group string) (all []Target, err error) {
+func (a *AWS) describeTargets(ctx context.Context, group string) (all []Target, err error) {
 	var answer struct {
 		Targets []struct {
 			ID    string `xml:"Target>Id"`
@@ -120,7 +120,7 @@ func (a *AWS) targets(ctx context.Context, group string) (all []Target, err erro
 			State string `xml:"TargetHealth>State"`
 		} `xml:"DescribeTargetHealthResult>TargetHealthDescriptions>member"`
 	}
-	if err := a.call(ctx, elb, "DescribeTargetHealth", &answer, "TargetGroupArn="+group); err != nil {
+	if err := a.callAPI(ctx, elb, "DescribeTargetHealth", &answer, "TargetGroupArn="+group); err != nil {
 		return nil, err
 	}
 	for _, t := range answer.Targets {
@@ -130,18 +130,18 @@ func (a *AWS) targets(ctx context.Context, group string) (all []Target, err erro
 	return all, nil
 }
 
-// Left are the balancers, target groups, security groups and their rules that
+// Leftovers are the balancers, target groups, security groups and their rules that
 // somebody made since the cluster's start.
-func (a *AWS) Left(ctx context.Context) (all []string, err error) {
-	all, err = a.inventory(ctx)
-	return slices.DeleteFunc(all, func(s string) bool { return slices.Contains(a.seeded, s) }), err
+func (a *AWS) Leftovers(ctx context.Context) (all []string, err error) {
+	all, err = a.listResources(ctx)
+	return slices.DeleteFunc(all, func(s string) bool { return slices.Contains(a.initialResources, s) }), err
 }
 
-func (a *AWS) inventory(ctx context.Context) (all []string, err error) {
+func (a *AWS) listResources(ctx context.Context) (all []string, err error) {
 	var balancers struct {
 		Names []string `xml:"DescribeLoadBalancersResult>LoadBalancers>member>LoadBalancerName"`
 	}
-	if err := a.call(ctx, elb, "DescribeLoadBalancers", &balancers, "PageSize=400"); err != nil {
+	if err := a.callAPI(ctx, elb, "DescribeLoadBalancers", &balancers, "PageSize=400"); err != nil {
 		return nil, err
 	}
 	for _, name := range balancers.Names {
@@ -150,7 +150,7 @@ func (a *AWS) inventory(ctx context.Context) (all []string, err error) {
 	var groups struct {
 		Names []string `xml:"DescribeTargetGroupsResult>TargetGroups>member>TargetGroupName"`
 	}
-	if err := a.call(ctx, elb, "DescribeTargetGroups", &groups, "PageSize=400"); err != nil {
+	if err := a.callAPI(ctx, elb, "DescribeTargetGroups", &groups, "PageSize=400"); err != nil {
 		return nil, err
 	}
 	for _, name := range groups.Names {
@@ -168,7 +168,7 @@ func (a *AWS) inventory(ctx context.Context) (all []string, err error) {
 			} `xml:"ipPermissions>item"`
 		} `xml:"securityGroupInfo>item"`
 	}
-	if err := a.call(ctx, ec2, "DescribeSecurityGroups", &security, "Filter.1.Name=vpc-id", "Filter.1.Value.1="+a.vpc); err != nil {
+	if err := a.callAPI(ctx, ec2, "DescribeSecurityGroups", &security, "Filter.1.Name=vpc-id", "Filter.1.Value.1="+a.vpc); err != nil {
 		return nil, err
 	}
 	for _, g := range security.Groups {
@@ -183,5 +183,5 @@ func (a *AWS) inventory(ctx context.Context) (all []string, err error) {
 
 // Delete deletes a balancer, as somebody might by hand.
 func (a *AWS) Delete(ctx context.Context, b Balancer) error {
-	return a.call(ctx, elb, "DeleteLoadBalancer", &struct{}{}, "LoadBalancerArn="+b.ARN)
+	return a.callAPI(ctx, elb, "DeleteLoadBalancer", &struct{}{}, "LoadBalancerArn="+b.ARN)
 }

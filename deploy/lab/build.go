@@ -17,30 +17,30 @@ type Binaries string
 // building them: a run of several test programs builds them once.
 const binEnv = "FAIRLEAD_LAB_BIN"
 
-// env makes a process and its children run these binaries.
-func (b Binaries) env() string { return binEnv + "=" + string(b) }
+// environ makes a process and its children run these binaries.
+func (b Binaries) environ() string { return binEnv + "=" + string(b) }
 
 // Prepare returns the binaries, and fetches the tools that the system lacks. It
 // runs outside of the sandbox, where the network is.
 func Prepare(p Progress, tools ...Tool) (bin Binaries, err error) {
 	if bin = Binaries(os.Getenv(binEnv)); bin == "" {
-		if bin, err = build(p); err != nil {
+		if bin, err = buildAll(p); err != nil {
 			return "", err
 		}
 	}
 	return bin, bin.Fetch(p, append([]Tool{NFT}, tools...)...)
 }
 
-// build builds all binaries from the repository into its folder .build, each
+// buildAll builds all binaries from the repository into its folder .build, each
 // time, so that nothing stale is ever run. Of several that build at the same
 // time, the others wait.
-func build(p Progress) (Binaries, error) {
+func buildAll(p Progress) (Binaries, error) {
 	root, err := Root()
 	if err != nil {
 		return "", err
 	}
 	bin := Binaries(filepath.Join(root, ".build"))
-	unlock, err := bin.lock()
+	unlock, err := bin.lockFolder()
 	if err != nil {
 		return "", err
 	}
@@ -64,8 +64,8 @@ func build(p Progress) (Binaries, error) {
 	return bin, err
 }
 
-// lock makes the folder this process's own until unlock.
-func (b Binaries) lock() (unlock func(), err error) {
+// lockFolder makes the folder this process's own until unlock.
+func (b Binaries) lockFolder() (unlock func(), err error) {
 	if err := os.MkdirAll(string(b), 0o755); err != nil {
 		return nil, fmt.Errorf("make the folder for binaries: %w", err)
 	}
@@ -82,14 +82,14 @@ func (b Binaries) lock() (unlock func(), err error) {
 func goBuild(dir, out, pkg string) error {
 	cmd := exec.Command("go", "build", "-o", out, pkg)
 	cmd.Dir = dir
-	if b, err := together(cmd); err != nil {
+	if b, err := runBound(cmd); err != nil {
 		return fmt.Errorf("go build %s: %w\n%s", pkg, err, b)
 	}
 	return nil
 }
 
-// together runs a command that does not outlive this process.
-func together(cmd *exec.Cmd) (output []byte, err error) {
+// runBound runs a command that does not outlive this process.
+func runBound(cmd *exec.Cmd) (output []byte, err error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	// The signal comes when the thread ends that started the command.
 	err = onThread(func() error {

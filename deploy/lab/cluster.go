@@ -43,11 +43,11 @@ type Cluster struct {
 	Speakers    []*Process
 	Proxies     []*Process // kube-proxy of each node
 
-	options  Options
-	root     string // the repository
-	bin      Binaries
-	plane    *Host
-	gateways []netip.Addr // of the nodes, if not the control plane
+	options      Options
+	root         string // the repository
+	bin          Binaries
+	controlPlane *Host
+	gateways     []netip.Addr // of the nodes, if not the control plane
 }
 
 // Start starts a cluster in the sandbox that the process is the first one of:
@@ -59,15 +59,15 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := settle(); err != nil {
+	if err := setUpSandbox(); err != nil {
 		return nil, err
 	}
 	c := &Cluster{options: o, root: root, bin: Binaries(os.Getenv(binEnv))}
-	err = o.Progress.Step(fmt.Sprintf("lay cables: %d nodes, a pod behind each, and a client on one LAN", o.Nodes), c.layCables)
+	err = o.Progress.Step(fmt.Sprintf("lay cables: %d nodes, a pod behind each, and a client on one LAN", o.Nodes), c.createNetwork)
 	if err != nil {
 		return nil, err
 	}
-	if err := o.Progress.Step("start etcd, kube-apiserver and kube-controller-manager", func() error { return c.startPlane(ctx) }); err != nil {
+	if err := o.Progress.Step("start etcd, kube-apiserver and kube-controller-manager", func() error { return c.startControlPlane(ctx) }); err != nil {
 		return nil, err
 	}
 	if o.AWS > 0 {
@@ -79,17 +79,17 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if err := o.Progress.Step("start kube-proxy on every node", func() error { return c.startNodes(ctx) }); err != nil {
 		return nil, err
 	}
-	return c, c.install(ctx)
+	return c, c.installFairlead(ctx)
 }
 
-func (c *Cluster) layCables() error {
-	env := c.bin.environment()
+func (c *Cluster) createNetwork() error {
+	env := c.bin.commandEnv()
 	ns, err := unix.Open("/proc/self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("find the sandbox's network: %w", err)
 	}
-	c.plane = &Host{Name: "control-plane", Addr: planeAddr, env: env, ns: ns}
-	bridge, err := lan()
+	c.controlPlane = &Host{Name: "control-plane", Addr: controlPlaneAddr, env: env, ns: ns}
+	bridge, err := createLAN()
 	if err != nil {
 		return err
 	}
@@ -105,17 +105,17 @@ func (c *Cluster) layCables() error {
 		if err != nil {
 			return err
 		}
-		if err := join(bridge, node, addr); err != nil {
+		if err := joinLAN(bridge, node, addr); err != nil {
 			return err
 		}
-		if err := node.forward(); err != nil {
+		if err := node.enableForwarding(); err != nil {
 			return err
 		}
 		if err := addPod(node, pod, podAddr(i)); err != nil {
 			return err
 		}
 		for _, port := range []string{":8086", ":80"} {
-			if err := pod.Serve(port, backend(pod.Name)); err != nil {
+			if err := pod.Serve(port, echoHandler(pod.Name)); err != nil {
 				return err
 			}
 		}
@@ -133,14 +133,14 @@ func (c *Cluster) layCables() error {
 	if c.Client, err = newHost("client", env); err != nil {
 		return err
 	}
-	return join(bridge, c.Client, netip.MustParseAddr("10.13.242.100"))
+	return joinLAN(bridge, c.Client, netip.MustParseAddr("10.13.242.100"))
 }
 
 func podAddr(node int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 244, byte(node + 1), 2})
 }
 
-func (c *Cluster) startPlane(ctx context.Context) error {
+func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if err := makeKeys(); err != nil {
 		return err
 	}
@@ -149,10 +149,10 @@ func (c *Cluster) startPlane(ctx context.Context) error {
 		return fmt.Errorf("write tokens: %w", err)
 	}
 	kube := c.bin.path("kube")
-	if _, err := c.plane.Start("etcd", kube, nil, "etcd", "--data-dir", runDir+"/etcd"); err != nil {
+	if _, err := c.controlPlane.Start("etcd", kube, nil, "etcd", "--data-dir", runDir+"/etcd"); err != nil {
 		return err
 	}
-	if err := writeKubeconfig(adminConfig, "https://"+planeAddr.String()+":6443", "admin"); err != nil {
+	if err := writeKubeconfig(adminConfig, "https://"+controlPlaneAddr.String()+":6443", "admin"); err != nil {
 		return err
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", adminConfig)
@@ -169,7 +169,7 @@ func (c *Cluster) startPlane(ctx context.Context) error {
 	if err := c.StartAPIServer(ctx); err != nil {
 		return err
 	}
-	_, err = c.plane.Start("kube-controller-manager", kube, nil, "kube-controller-manager",
+	_, err = c.controlPlane.Start("kube-controller-manager", kube, nil, "kube-controller-manager",
 		"--kubeconfig="+adminConfig, "--leader-elect=false", "--secure-port=0",
 		"--controllers=endpointslice-controller,endpointslice-mirroring-controller,garbage-collector-controller")
 	return err
@@ -177,9 +177,9 @@ func (c *Cluster) startPlane(ctx context.Context) error {
 
 // StartAPIServer starts kube-apiserver and waits until it is ready.
 func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
-	c.APIServer, err = c.plane.Start("kube-apiserver", c.bin.path("kube"), nil, "kube-apiserver",
+	c.APIServer, err = c.controlPlane.Start("kube-apiserver", c.bin.path("kube"), nil, "kube-apiserver",
 		"--etcd-servers=http://127.0.0.1:2379", "--service-cluster-ip-range="+svcPrefix,
-		"--bind-address=0.0.0.0", "--advertise-address="+planeAddr.String(), "--secure-port=6443",
+		"--bind-address=0.0.0.0", "--advertise-address="+controlPlaneAddr.String(), "--secure-port=6443",
 		"--tls-cert-file="+serverCert, "--tls-private-key-file="+serverKey, "--client-ca-file="+caCert,
 		"--token-auth-file="+tokenFile, "--authorization-mode=RBAC",
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+accountKey,
@@ -191,7 +191,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
 		return err
 	}
 	return Wait(ctx, "kube-apiserver is ready", func() error {
-		if c.APIServer.Ended() {
+		if c.APIServer.HasEnded() {
 			return Permanent(fmt.Errorf("kube-apiserver ended: %w", c.APIServer.err))
 		}
 		return c.API.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
@@ -200,7 +200,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
 
 func (c *Cluster) startNodes(ctx context.Context) error {
 	config := runDir + "/proxy.kubeconfig"
-	if err := writeKubeconfig(config, "https://"+planeAddr.String()+":6443", "proxy"); err != nil {
+	if err := writeKubeconfig(config, "https://"+controlPlaneAddr.String()+":6443", "proxy"); err != nil {
 		return err
 	}
 	for i, node := range c.Nodes {
@@ -240,17 +240,17 @@ func (c *Cluster) createNode(ctx context.Context, i int) error {
 		Spec:       podRanges(i),
 	}
 	if i < c.options.AWS {
-		zone, id, err := c.AWS.Launch(ctx, i)
+		zone, id, err := c.AWS.LaunchInstance(ctx, i)
 		if err != nil {
 			return err
 		}
-		onAWS(object, zone, id)
+		setInstance(object, zone, id)
 	}
 	object, err := c.API.CoreV1().Nodes().Create(ctx, object, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("create node %s: %w", node.Name, err)
 	}
-	for _, addr := range node.both() {
+	for _, addr := range node.addresses() {
 		object.Status.Addresses = append(object.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: addr.String()})
 	}
 	object.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
@@ -279,17 +279,17 @@ func (c *Cluster) SetNodeReady(ctx context.Context, i int, ready bool) error {
 
 // Kubectl runs kubectl as the cluster's administrator.
 func (c *Cluster) Kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
-	return c.admin(ctx, stdin, c.bin.path("kube"), append([]string{"kubectl"}, args...)...)
+	return c.runAsAdmin(ctx, stdin, c.bin.path("kube"), append([]string{"kubectl"}, args...)...)
 }
 
 // Fairlead runs the command line tool as the cluster's administrator.
 func (c *Cluster) Fairlead(ctx context.Context, args ...string) (string, error) {
-	return c.admin(ctx, "", c.bin.path("fairlead"), args...)
+	return c.runAsAdmin(ctx, "", c.bin.path("fairlead"), args...)
 }
 
-func (c *Cluster) admin(ctx context.Context, stdin, program string, args ...string) (string, error) {
+func (c *Cluster) runAsAdmin(ctx context.Context, stdin, program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = append(c.plane.env, "KUBECONFIG="+adminConfig)
+	cmd.Env = append(c.controlPlane.env, "KUBECONFIG="+adminConfig)
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -310,8 +310,8 @@ func (c *Cluster) Resource(plural string) dynamic.ResourceInterface {
 	return c.Dynamic.Resource(schema.GroupVersionResource{Group: "fairlead.io", Version: "v1alpha1", Resource: plural})
 }
 
-// As is a client that speaks for a service account of Fairlead's namespace.
-func (c *Cluster) As(account string) (*kubernetes.Clientset, error) {
+// ClientAs is a client that speaks for a service account of Fairlead's namespace.
+func (c *Cluster) ClientAs(account string) (*kubernetes.Clientset, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", adminConfig)
 	if err != nil {
 		return nil, fmt.Errorf("configure the API client: %w", err)
@@ -320,17 +320,17 @@ func (c *Cluster) As(account string) (*kubernetes.Clientset, error) {
 	return kubernetes.NewForConfig(config)
 }
 
-// WithTokenOf is a client that speaks with the very token of a running pod.
-func (c *Cluster) WithTokenOf(pod string) (*dynamic.DynamicClient, error) {
-	config, err := c.ConfigOf(pod)
+// ClientWithTokenOf is a client that speaks with the very token of a running pod.
+func (c *Cluster) ClientWithTokenOf(pod string) (*dynamic.DynamicClient, error) {
+	config, err := c.ConfigOfPod(pod)
 	if err != nil {
 		return nil, err
 	}
 	return dynamic.NewForConfig(config)
 }
 
-// ConfigOf is a running pod's way to the API: its server and its very token.
-func (c *Cluster) ConfigOf(pod string) (*rest.Config, error) {
+// ConfigOfPod is a running pod's way to the API: its server and its very token.
+func (c *Cluster) ConfigOfPod(pod string) (*rest.Config, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(runDir, pod+".kubeconfig"))
 	if err != nil {
 		return nil, fmt.Errorf("configure the API client: %w", err)

@@ -14,15 +14,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// install applies the shipped manifests and starts the shipped binaries as
+// installFairlead applies the shipped manifests and starts the shipped binaries as
 // they say: with the same flags, and as their own service accounts.
-func (c *Cluster) install(ctx context.Context) error {
+func (c *Cluster) installFairlead(ctx context.Context) error {
 	deploy := filepath.Join(c.root, "deploy")
 	err := c.options.Progress.Step("install Fairlead's manifests", func() error {
 		if _, err := c.Kubectl(ctx, "", "apply", "--server-side", "-k", deploy); err != nil {
 			return err
 		}
-		_, err := c.Kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout="+Patience.String(), "crd",
+		_, err := c.Kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout="+WaitTimeout.String(), "crd",
 			"ipaddresspools.fairlead.io", "l2advertisements.fairlead.io", "bgppeers.fairlead.io", "bgpadvertisements.fairlead.io",
 			"bfdprofiles.fairlead.io", "communities.fairlead.io", "speakers.fairlead.io")
 		return err
@@ -60,12 +60,12 @@ func (c *Cluster) StartController(ctx context.Context, i int) error {
 		return fmt.Errorf("read the controller's manifest: %w", err)
 	}
 	spec := deployment.Spec.Template.Spec
-	c.configure(&spec.Containers[0])
+	c.configureController(&spec.Containers[0])
 	p, err := c.startPod(ctx, c.Nodes[i], fmt.Sprintf("fairlead-controller-%d", i+1), spec)
 	if err != nil {
 		return err
 	}
-	c.Controllers = put(c.Controllers, i, p)
+	c.Controllers = setProcess(c.Controllers, i, p)
 	return nil
 }
 
@@ -79,11 +79,11 @@ func (c *Cluster) StartSpeaker(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	c.Speakers = put(c.Speakers, i, p)
+	c.Speakers = setProcess(c.Speakers, i, p)
 	return nil
 }
 
-func put(all []*Process, i int, p *Process) []*Process {
+func setProcess(all []*Process, i int, p *Process) []*Process {
 	for len(all) <= i {
 		all = append(all, nil)
 	}
@@ -114,7 +114,7 @@ func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec co
 		return nil, fmt.Errorf("token for %s: %w", name, err)
 	}
 	config := filepath.Join(runDir, name+".kubeconfig")
-	if err := writeKubeconfig(config, "https://"+planeAddr.String()+":6443", token.Status.Token); err != nil {
+	if err := writeKubeconfig(config, "https://"+controlPlaneAddr.String()+":6443", token.Status.Token); err != nil {
 		return nil, err
 	}
 	container := spec.Containers[0]

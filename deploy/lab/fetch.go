@@ -16,19 +16,19 @@ type Tool struct {
 	program string // that shows that it is there
 	pkg     string // that has it, in Debian and Ubuntu
 	pip     string // that has it, if the distribution does not: a Python package
-	what    string // it is for
+	purpose string // it is for
 }
 
 // Tools that can be fetched.
 var (
-	NFT  = Tool{name: "tools", program: "nft", pkg: "nftables", what: "kube-proxy needs it"}
-	BIRD = Tool{name: "bird", program: "bird", pkg: "bird2", what: "a router runs it"}
-	FRR  = Tool{name: "frr", program: "zebra", pkg: "frr", what: "a router runs it"} // OpenBGPD, too, has a bgpd
+	NFT  = Tool{name: "tools", program: "nft", pkg: "nftables", purpose: "kube-proxy needs it"}
+	BIRD = Tool{name: "bird", program: "bird", pkg: "bird2", purpose: "a router runs it"}
+	FRR  = Tool{name: "frr", program: "zebra", pkg: "frr", purpose: "a router runs it"} // OpenBGPD, too, has a bgpd
 	// OpenBGPD and ExaBGP are peers in tests of BGP.
-	OpenBGPD = Tool{name: "openbgpd", program: "bgpctl", pkg: "openbgpd", what: "a test's BGP peer runs it"}
-	ExaBGP   = Tool{name: "exabgp", program: "python3-exabgp", pkg: "python3-exabgp", what: "a test's BGP peer runs it"}
+	OpenBGPD = Tool{name: "openbgpd", program: "bgpctl", pkg: "openbgpd", purpose: "a test's BGP peer runs it"}
+	ExaBGP   = Tool{name: "exabgp", program: "python3-exabgp", pkg: "python3-exabgp", purpose: "a test's BGP peer runs it"}
 
-	Moto = Tool{name: "moto", program: "moto_server", pip: "moto[server]==5.2.1", what: "it emulates AWS"}
+	Moto = Tool{name: "moto", program: "moto_server", pip: "moto[server]==5.2.1", purpose: "it emulates AWS"}
 )
 
 var fetchable = []Tool{NFT, BIRD, FRR, OpenBGPD, ExaBGP, Moto}
@@ -37,12 +37,12 @@ var fetchable = []Tool{NFT, BIRD, FRR, OpenBGPD, ExaBGP, Moto}
 // user's PATH does not say so.
 var sbin = []string{"/usr/sbin", "/sbin", "/usr/lib/frr"}
 
-// find is the path of a program: the system's, or one that was fetched.
-func (b Binaries) find(program string) (string, error) {
+// findProgram is the path of a program: the system's, or one that was fetched.
+func (b Binaries) findProgram(program string) (string, error) {
 	if path, err := exec.LookPath(program); err == nil {
 		return path, nil
 	}
-	for _, dir := range append(slices.Clone(sbin), b.folders()...) {
+	for _, dir := range append(slices.Clone(sbin), b.programFolders()...) {
 		if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
 			return path, nil
 		}
@@ -50,8 +50,8 @@ func (b Binaries) find(program string) (string, error) {
 	return "", fmt.Errorf("find the program %s: %w", program, exec.ErrNotFound)
 }
 
-// folders are where the programs are that were fetched.
-func (b Binaries) folders() (all []string) {
+// programFolders are where the programs are that were fetched.
+func (b Binaries) programFolders() (all []string) {
 	for _, t := range fetchable {
 		for _, dir := range []string{"usr/sbin", "usr/bin", "usr/lib/frr", "bin"} {
 			all = append(all, b.path(filepath.Join(t.name, dir)))
@@ -65,56 +65,56 @@ func (b Binaries) folders() (all []string) {
 // system lacks is unpacked beside our own binaries, with the libraries that it
 // lacks as well.
 func (b Binaries) Fetch(p Progress, tools ...Tool) error {
-	missing := slices.DeleteFunc(slices.Clone(tools), func(t Tool) bool { _, err := b.find(t.program); return err == nil })
+	missing := slices.DeleteFunc(slices.Clone(tools), func(t Tool) bool { _, err := b.findProgram(t.program); return err == nil })
 	if len(missing) == 0 {
 		return nil // the folder may be somebody else's
 	}
-	unlock, err := b.lock()
+	unlock, err := b.lockFolder()
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	for _, t := range missing {
-		if err := b.fetch(p, t); err != nil {
+		if err := b.fetchTool(p, t); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// fetch is Fetch while the folder is locked.
-func (b Binaries) fetch(p Progress, t Tool) error {
-	if _, err := b.find(t.program); err == nil {
+// fetchTool is Fetch while the folder is locked.
+func (b Binaries) fetchTool(p Progress, t Tool) error {
+	if _, err := b.findProgram(t.program); err == nil {
 		return nil
 	}
-	return p.Step(fmt.Sprintf("fetch %s: %s", t.program, t.what), func() error {
-		install := b.unpack
+	return p.Step(fmt.Sprintf("fetch %s: %s", t.program, t.purpose), func() error {
+		install := b.unpackPackage
 		if t.pip != "" {
-			install = b.install
+			install = b.installPython
 		}
 		if err := install(t); err != nil {
 			return err
 		}
-		_, err := b.find(t.program)
+		_, err := b.findProgram(t.program)
 		return err
 	})
 }
 
-// unpack fetches a package of the distribution, and what it depends on.
-func (b Binaries) unpack(t Tool) error {
+// unpackPackage fetches a package of the distribution, and what it depends on.
+func (b Binaries) unpackPackage(t Tool) error {
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return fmt.Errorf("%s: install the package %s", t.what, t.pkg)
+		return fmt.Errorf("%s: install the package %s", t.purpose, t.pkg)
 	}
 	part := b.path(t.name + ".part") // becomes the tool's folder when it is whole
 	if err := errors.Join(os.RemoveAll(part), os.MkdirAll(part, 0o755)); err != nil {
 		return fmt.Errorf("fetch %s: %w", t.pkg, err)
 	}
-	debs, err := b.download(t.pkg)
+	debs, err := b.downloadPackages(t.pkg)
 	if err != nil {
 		return fmt.Errorf("fetch %s: %w", t.pkg, err)
 	}
 	for _, deb := range debs {
-		if err := run("dpkg-deb", "-x", deb, part); err != nil {
+		if err := runCommand("dpkg-deb", "-x", deb, part); err != nil {
 			return fmt.Errorf("fetch %s: %w", t.pkg, err)
 		}
 	}
@@ -124,33 +124,33 @@ func (b Binaries) unpack(t Tool) error {
 	return nil
 }
 
-// install fetches a Python package into an environment of its own, which cannot
+// installPython fetches a Python package into an environment of its own, which cannot
 // be moved once it is made. pip installs a package after all that it depends on,
 // so the program is not there before it can run.
-func (b Binaries) install(t Tool) error {
+func (b Binaries) installPython(t Tool) error {
 	python, err := exec.LookPath("python3")
 	if err != nil {
-		return fmt.Errorf("%s: install the packages python3 and python3-venv, or have a %s on the PATH", t.what, t.program)
+		return fmt.Errorf("%s: install the packages python3 and python3-venv, or have a %s on the PATH", t.purpose, t.program)
 	}
 	if exec.Command(python, "-c", "import ensurepip, venv").Run() != nil {
-		return fmt.Errorf("%s: install the package python3-venv, or have a %s on the PATH", t.what, t.program)
+		return fmt.Errorf("%s: install the package python3-venv, or have a %s on the PATH", t.purpose, t.program)
 	}
 	if err := os.RemoveAll(b.path(t.name)); err != nil {
 		return fmt.Errorf("fetch %s: %w", t.pip, err)
 	}
-	if err := run(python, "-m", "venv", b.path(t.name)); err != nil {
+	if err := runCommand(python, "-m", "venv", b.path(t.name)); err != nil {
 		return fmt.Errorf("fetch %s: %w", t.pip, err)
 	}
-	if out, err := together(exec.Command(b.path(t.name+"/bin/pip"), "install", "--quiet", t.pip)); err != nil {
+	if out, err := runBound(exec.Command(b.path(t.name+"/bin/pip"), "install", "--quiet", t.pip)); err != nil {
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 		return fmt.Errorf("%s: pip install '%s', which needs PyPI or another index, or have a %s on the PATH: %w: %s",
-			t.what, t.pip, t.program, err, lines[len(lines)-1])
+			t.purpose, t.pip, t.program, err, lines[len(lines)-1])
 	}
 	return nil
 }
 
-// download downloads a package and what it depends on that is not installed.
-func (b Binaries) download(pkg string) (debs []string, err error) {
+// downloadPackages downloads a package and what it depends on that is not installed.
+func (b Binaries) downloadPackages(pkg string) (debs []string, err error) {
 	// A state of its own: apt's needs root, and may never have been updated.
 	state := b.path("apt")
 	archives := filepath.Join(state, "cache/archives")
@@ -167,7 +167,7 @@ func (b Binaries) download(pkg string) (debs []string, err error) {
 					return nil, err
 				}
 			}
-			if err := run("apt-get", append(options, "update")...); err != nil {
+			if err := runCommand("apt-get", append(options, "update")...); err != nil {
 				_ = os.RemoveAll(state)
 				return nil, err
 			}
@@ -176,7 +176,7 @@ func (b Binaries) download(pkg string) (debs []string, err error) {
 		for _, deb := range old {
 			_ = os.Remove(deb)
 		}
-		err := run("apt-get", append(options, "-y", "--no-install-recommends", "--download-only", "install", pkg)...)
+		err := runCommand("apt-get", append(options, "-y", "--no-install-recommends", "--download-only", "install", pkg)...)
 		if err == nil {
 			return filepath.Glob(filepath.Join(archives, "*.deb"))
 		}
@@ -187,17 +187,17 @@ func (b Binaries) download(pkg string) (debs []string, err error) {
 	}
 }
 
-// run runs a command to its end, and returns an error with what it printed.
-func run(name string, args ...string) error {
-	if out, err := together(exec.Command(name, args...)); err != nil {
+// runCommand runs a command to its end, and returns an error with what it printed.
+func runCommand(name string, args ...string) error {
+	if out, err := runBound(exec.Command(name, args...)); err != nil {
 		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
 	}
 	return nil
 }
 
-// environment is this process's, with the folders of the tools added.
-func (b Binaries) environment() []string {
-	path := slices.Concat([]string{string(b), os.Getenv("PATH")}, sbin, b.folders())
+// commandEnv is this process's, with the folders of the tools added.
+func (b Binaries) commandEnv() []string {
+	path := slices.Concat([]string{string(b), os.Getenv("PATH")}, sbin, b.programFolders())
 	var libs []string
 	for _, t := range fetchable {
 		for _, pattern := range []string{"usr/lib/*-linux-gnu*", "lib/*-linux-gnu*", "usr/lib/*-linux-gnu*/frr"} {

@@ -73,7 +73,7 @@ func newHost(name string, env []string) (*Host, error) {
 		return h, err
 	}
 	// Addresses shall be usable at once, and outlive a link that is down.
-	return h, h.sysctl("ipv6.conf.all.disable_ipv6=0", "ipv6.conf.default.disable_ipv6=0",
+	return h, h.setSysctls("ipv6.conf.all.disable_ipv6=0", "ipv6.conf.default.disable_ipv6=0",
 		"ipv6.conf.default.accept_dad=0", "ipv6.conf.default.accept_ra=0", "ipv6.conf.default.keep_addr_on_down=1",
 		"ipv6.conf.all.keep_addr_on_down=1")
 }
@@ -99,18 +99,18 @@ func (h *Host) Do(work func() error) error {
 	})
 }
 
-// forward makes the host pass on packets of others.
-func (h *Host) forward() error {
+// enableForwarding makes the host pass on packets of others.
+func (h *Host) enableForwarding() error {
 	if hasIPv6() {
-		if err := h.sysctl("ipv6.conf.all.forwarding=1"); err != nil {
+		if err := h.setSysctls("ipv6.conf.all.forwarding=1"); err != nil {
 			return err
 		}
 	}
-	return h.sysctl("ipv4.ip_forward=1")
+	return h.setSysctls("ipv4.ip_forward=1")
 }
 
-// sysctl sets network parameters of the host: "ipv4.ip_forward=1".
-func (h *Host) sysctl(settings ...string) error {
+// setSysctls sets network parameters of the host: "ipv4.ip_forward=1".
+func (h *Host) setSysctls(settings ...string) error {
 	return h.Do(func() error {
 		for _, s := range settings {
 			name, value, _ := strings.Cut(s, "=")
@@ -135,12 +135,12 @@ type Process struct {
 
 // Start starts a program on the host; what it prints goes to a log file.
 func (h *Host) Start(name, program string, env []string, args ...string) (*Process, error) {
-	return h.start(name, exec.Command(program, args...), env, func() error { return nil })
+	return h.startProcess(name, exec.Command(program, args...), env, func() error { return nil })
 }
 
-// start is Start, which first does something to the thread that the program
+// startProcess is Start, which first does something to the thread that the program
 // inherits from.
-func (h *Host) start(name string, cmd *exec.Cmd, env []string, before func() error) (*Process, error) {
+func (h *Host) startProcess(name string, cmd *exec.Cmd, env []string, before func() error) (*Process, error) {
 	p := &Process{Name: name, Log: filepath.Join(logDir, name+".log"), done: make(chan struct{})}
 	out, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -185,9 +185,9 @@ func (p *Process) Stop() error {
 	select {
 	case <-p.done:
 		return p.err
-	case <-time.After(Patience):
+	case <-time.After(WaitTimeout):
 		p.Kill()
-		return fmt.Errorf("%s did not stop within %s of SIGTERM", p.Name, Patience)
+		return fmt.Errorf("%s did not stop within %s of SIGTERM", p.Name, WaitTimeout)
 	}
 }
 
@@ -213,8 +213,8 @@ func (p *Process) Usage() (cpu time.Duration, resident int64) {
 	return cpu, resident
 }
 
-// Ended reports whether the process is gone.
-func (p *Process) Ended() bool {
+// HasEnded reports whether the process is gone.
+func (p *Process) HasEnded() bool {
 	select {
 	case <-p.done:
 		return true
@@ -242,22 +242,22 @@ func (h *Host) Run(ctx context.Context, program string, args ...string) (string,
 func (h *Host) Get(ctx context.Context, url string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	return h.get(ctx, url)
+	return h.getURL(ctx, url)
 }
 
 // requestTimeout is long enough for a SYN to be sent again.
 const requestTimeout = 4 * time.Second
 
-func (h *Host) get(ctx context.Context, url string) (string, error) {
+func (h *Host) getURL(ctx context.Context, url string) (string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", fmt.Errorf("get %s: %w", url, err)
 	}
-	return h.ask(request)
+	return h.sendRequest(request)
 }
 
-// ask sends a request from the host, over a connection of its own.
-func (h *Host) ask(request *http.Request) (string, error) {
+// sendRequest sends a request from the host, over a connection of its own.
+func (h *Host) sendRequest(request *http.Request) (string, error) {
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
@@ -296,10 +296,10 @@ func (h *Host) Serve(address string, handler http.Handler) error {
 	})
 }
 
-// WhoHas sends an ARP request for the address from the host's eth0 and returns
+// ResolveARP sends an ARP request for the address from the host's eth0 and returns
 // the MACs that answered it within the wait. Announcements that pass by are no
 // answers.
-func (h *Host) WhoHas(addr netip.Addr, wait time.Duration) (macs []string, err error) {
+func (h *Host) ResolveARP(addr netip.Addr, wait time.Duration) (macs []string, err error) {
 	err = h.Do(func() error {
 		ifi, err := net.InterfaceByName("eth0")
 		if err != nil {
@@ -366,8 +366,8 @@ func (h *Host) SetLink(up bool) error {
 	})
 }
 
-// Logged reports whether the program has printed the text.
-func (p *Process) Logged(text string) bool {
+// HasLogged reports whether the program has printed the text.
+func (p *Process) HasLogged(text string) bool {
 	b, err := os.ReadFile(p.Log)
 	return err == nil && strings.Contains(string(b), text)
 }

@@ -24,20 +24,22 @@ import (
 // keptEnv names the folder that a kept lab shares with its user.
 const keptEnv = "FAIRLEAD_LAB_KEPT"
 
-// kept is the folder: one lab is kept at a time for each user.
-func kept() string { return filepath.Join(os.TempDir(), "fairlead-lab-"+strconv.Itoa(os.Getuid())) }
+// keptFolder is the folder: one lab is kept at a time for each user.
+func keptFolder() string {
+	return filepath.Join(os.TempDir(), "fairlead-lab-"+strconv.Itoa(os.Getuid()))
+}
 
-// door is what the kept lab's folder says about it.
-type door struct {
+// keptLab is what the kept lab's folder says about it.
+type keptLab struct {
 	PID   int    // of the sandbox's first process, as the user sees it
 	Since string // when it started: a PID alone may be another process's by now
 }
 
-// openDoor writes the door of a kept lab.
-func openDoor(pid int) error {
-	b, err := json.Marshal(door{PID: pid, Since: startOf(pid)})
+// writeKeptLab writes the door of a kept lab.
+func writeKeptLab(pid int) error {
+	b, err := json.Marshal(keptLab{PID: pid, Since: startTime(pid)})
 	if err == nil {
-		err = os.WriteFile(filepath.Join(kept(), "door.json"), b, 0o600)
+		err = os.WriteFile(filepath.Join(keptFolder(), "door.json"), b, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("write the lab's folder: %w", err)
@@ -45,9 +47,9 @@ func openDoor(pid int) error {
 	return nil
 }
 
-// startOf is when a process started, in clock ticks since boot (proc_pid_stat(5),
+// startTime is when a process started, in clock ticks since boot (proc_pid_stat(5),
 // field 22), "" if there is none.
-func startOf(pid int) string {
+func startTime(pid int) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return ""
@@ -63,10 +65,10 @@ func startOf(pid int) string {
 // EnterKept is Enter for a lab that is kept: it makes a door into the sandbox for
 // its user, which goes when the lab ends.
 func EnterKept(bin Binaries) (int, error) {
-	dir := kept()
+	dir := keptFolder()
 	// A signal that comes before Enter listens must not leave the folder behind.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	if _, err := readDoor(); err == nil {
+	if _, err := readKeptLab(); err == nil {
 		return 1, errors.New("a lab is being kept already: use it, or end it with `lab stop`")
 	}
 	if err := os.RemoveAll(dir); err != nil { // of a lab that was killed
@@ -81,12 +83,12 @@ func EnterKept(bin Binaries) (int, error) {
 		return 1, fmt.Errorf("listen for kubectl: %w", err)
 	}
 	defer listener.Close()
-	go relay(listener, func() (net.Conn, error) { return net.Dial("unix", filepath.Join(dir, "apiserver.sock")) })
-	return enter(openDoor, bin.env(), keptEnv+"="+dir, "FAIRLEAD_LAB_SERVER=https://"+listener.Addr().String())
+	go relayConnections(listener, func() (net.Conn, error) { return net.Dial("unix", filepath.Join(dir, "apiserver.sock")) })
+	return enterSandbox(writeKeptLab, bin.environ(), keptEnv+"="+dir, "FAIRLEAD_LAB_SERVER=https://"+listener.Addr().String())
 }
 
-// relay copies bytes between each connection that comes and one that dial makes.
-func relay(l net.Listener, dial func() (net.Conn, error)) {
+// relayConnections copies bytes between each connection that comes and one that dial makes.
+func relayConnections(l net.Listener, dial func() (net.Conn, error)) {
 	for {
 		from, err := l.Accept()
 		if err != nil {
@@ -117,7 +119,7 @@ func Keep(ctx context.Context, c *Cluster) error {
 		return fmt.Errorf("open the lab: %w", err)
 	}
 	defer listener.Close()
-	go relay(listener, func() (net.Conn, error) { return net.Dial("tcp", planeAddr.String()+":6443") })
+	go relayConnections(listener, func() (net.Conn, error) { return net.Dial("tcp", controlPlaneAddr.String()+":6443") })
 
 	kubeconfig := filepath.Join(dir, "kubeconfig")
 	ca, err := os.ReadFile(caCert)
@@ -157,13 +159,13 @@ The emulated AWS, if you have its command line:
 	return nil
 }
 
-// readDoor finds the kept lab.
-func readDoor() (d door, err error) {
-	b, err := os.ReadFile(filepath.Join(kept(), "door.json"))
+// readKeptLab finds the kept lab.
+func readKeptLab() (d keptLab, err error) {
+	b, err := os.ReadFile(filepath.Join(keptFolder(), "door.json"))
 	if err == nil {
 		err = json.Unmarshal(b, &d)
 	}
-	if err != nil || d.Since == "" || startOf(d.PID) != d.Since {
+	if err != nil || d.Since == "" || startTime(d.PID) != d.Since {
 		return d, errors.New("no lab is being kept: start one with `make lab`")
 	}
 	return d, nil
@@ -177,7 +179,7 @@ func Exec(args []string) error {
 	if len(args) < 2 {
 		return errors.New("which machine, which command? lab exec HOST -- COMMAND …")
 	}
-	d, err := readDoor()
+	d, err := readKeptLab()
 	if err != nil {
 		return err
 	}
@@ -208,7 +210,7 @@ func Exec(args []string) error {
 
 // Stop ends the kept lab.
 func Stop() error {
-	d, err := readDoor()
+	d, err := readKeptLab()
 	if err != nil {
 		return err
 	}
@@ -218,15 +220,15 @@ func Stop() error {
 	return nil
 }
 
-// Announced is the Service's address once the condition Announced is True.
-func (c *Cluster) Announced(ctx context.Context, namespace, name string) (netip.Addr, error) {
+// AnnouncedAddress is the Service's address once the condition Announced is True.
+func (c *Cluster) AnnouncedAddress(ctx context.Context, namespace, name string) (netip.Addr, error) {
 	svc, err := c.API.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("get Service %s/%s: %w", namespace, name, err)
 	}
 	for _, condition := range svc.Status.Conditions {
 		if condition.Type == "fairlead.io/Announced" && condition.Status == metav1.ConditionTrue {
-			return Ingress(svc)
+			return IngressAddress(svc)
 		}
 	}
 	return netip.Addr{}, fmt.Errorf("the Service is not announced: %+v", svc.Status.Conditions)
@@ -235,14 +237,14 @@ func (c *Cluster) Announced(ctx context.Context, namespace, name string) (netip.
 // WaitAnnounced waits until the Service of the default namespace is announced.
 func (c *Cluster) WaitAnnounced(ctx context.Context, name string) (addr netip.Addr, err error) {
 	err = Wait(ctx, "Service "+name+" has an address that is announced", func() (err error) {
-		addr, err = c.Announced(ctx, "default", name)
+		addr, err = c.AnnouncedAddress(ctx, "default", name)
 		return err
 	})
 	return addr, err
 }
 
-// Ingress is the one address in the Service's status.
-func Ingress(svc *corev1.Service) (netip.Addr, error) {
+// IngressAddress is the one address in the Service's status.
+func IngressAddress(svc *corev1.Service) (netip.Addr, error) {
 	if len(svc.Status.LoadBalancer.Ingress) != 1 {
 		return netip.Addr{}, fmt.Errorf("the status has %d addresses, want 1", len(svc.Status.LoadBalancer.Ingress))
 	}

@@ -47,7 +47,7 @@ func makeKeys() error {
 	leaf := valid
 	leaf.SerialNumber, leaf.Subject = big.NewInt(2), pkix.Name{CommonName: "kube-apiserver"}
 	leaf.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	leaf.IPAddresses = []net.IP{planeAddr.AsSlice(), net.IPv4(127, 0, 0, 1)}
+	leaf.IPAddresses = []net.IP{controlPlaneAddr.AsSlice(), net.IPv4(127, 0, 0, 1)}
 	leaf.DNSNames = []string{"localhost", "kubernetes.default.svc"}
 	rootDER, err := x509.CreateCertificate(rand.Reader, &root, &root, &ca.PublicKey, ca)
 	if err != nil {

@@ -14,7 +14,7 @@ func podRanges(i int) (spec corev1.NodeSpec) {
 	spec.PodCIDR = netip.PrefixFrom(podAddr(i), 24).Masked().String()
 	spec.PodCIDRs = []string{spec.PodCIDR}
 	if hasIPv6() {
-		spec.PodCIDRs = append(spec.PodCIDRs, netip.PrefixFrom(twin(podAddr(i)), prefix6).Masked().String())
+		spec.PodCIDRs = append(spec.PodCIDRs, netip.PrefixFrom(pairedIPv6(podAddr(i)), prefix6).Masked().String())
 	}
 	return spec
 }
@@ -33,7 +33,7 @@ func (c *Cluster) createPod(ctx context.Context, i int) error {
 	}
 	pod.Status.Phase = corev1.PodRunning
 	pod.Status.PodIP = c.Pods[i].Addr.String()
-	for _, addr := range c.Pods[i].both() {
+	for _, addr := range c.Pods[i].addresses() {
 		pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: addr.String()})
 	}
 	if _, err := c.API.CoreV1().Pods("default").UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil {

@@ -12,8 +12,8 @@ type Progress struct {
 	Out io.Writer
 }
 
-// beat is how often a step that is still running says so.
-const beat = 15 * time.Second
+// progressInterval is how often a step that is still running says so.
+const progressInterval = 15 * time.Second
 
 // Step runs work and prints what it was and how long it took.
 func (p Progress) Step(what string, work func() error) error {
@@ -21,7 +21,7 @@ func (p Progress) Step(what string, work func() error) error {
 	done := make(chan struct{})
 	var talker sync.WaitGroup
 	talker.Go(func() {
-		tick := time.NewTicker(beat)
+		tick := time.NewTicker(progressInterval)
 		defer tick.Stop()
 		for {
 			select {

@@ -28,10 +28,10 @@ type Network struct {
 // StartNetwork makes a sandbox that the process is the first one of a LAN with
 // nothing else on it. A Cluster has one of its own.
 func StartNetwork(bin Binaries) (*Network, error) {
-	if err := settle(); err != nil {
+	if err := setUpSandbox(); err != nil {
 		return nil, err
 	}
-	bridge, err := lan()
+	bridge, err := createLAN()
 	if err != nil {
 		return nil, err
 	}
@@ -40,11 +40,11 @@ func StartNetwork(bin Binaries) (*Network, error) {
 
 // AddHost adds a machine with this number to the LAN.
 func (n *Network) AddHost(name string, number byte) (*Host, error) {
-	h, err := newHost(name, n.bin.environment())
+	h, err := newHost(name, n.bin.commandEnv())
 	if err != nil {
 		return nil, err
 	}
-	return h, join(n.lan, h, netip.AddrFrom4([4]byte{10, 13, 242, number}))
+	return h, joinLAN(n.lan, h, netip.AddrFrom4([4]byte{10, 13, 242, number}))
 }
 
 // Router is a machine between the LAN and the WAN: eth0 is on the LAN, wan on
@@ -57,12 +57,12 @@ type Router struct {
 
 	bin       Binaries
 	dir       string // of the routing daemon's files
-	daemon    daemon
+	daemon    routingDaemon
 	processes []*Process // of the routing daemon
 }
 
-// daemon is a routing daemon, BIRD or FRR.
-type daemon interface {
+// routingDaemon is a routing daemon, BIRD or FRR.
+type routingDaemon interface {
 	// start starts the processes, and returns when they have the configuration.
 	// It returns those that it has started also with an error.
 	start(ctx context.Context, r *Router, config string) ([]*Process, error)
@@ -79,7 +79,7 @@ func (n *Network) AddRouter(name string, number byte) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := join(n.lan, r.Host, netip.AddrFrom4([4]byte{10, 13, 242, number})); err != nil {
+	if err := joinLAN(n.lan, r.Host, netip.AddrFrom4([4]byte{10, 13, 242, number})); err != nil {
 		return nil, err
 	}
 	if err := n.joinWAN(r.Host, "wan", number, netip.Addr{}); err != nil {
@@ -90,21 +90,21 @@ func (n *Network) AddRouter(name string, number byte) (*Router, error) {
 		return nil, err
 	}
 	if n.Remote == nil {
-		if n.Remote, err = newHost("remote", n.bin.environment()); err != nil {
+		if n.Remote, err = newHost("remote", n.bin.commandEnv()); err != nil {
 			return nil, err
 		}
 		if err := n.joinWAN(n.Remote, "eth0", 100, r.WAN); err != nil {
 			return nil, err
 		}
 		n.Remote.Addr = wanAddr(100)
-		n.Remote.Addr6 = twin(n.Remote.Addr)
+		n.Remote.Addr6 = pairedIPv6(n.Remote.Addr)
 	}
 	n.Routers = append(n.Routers, r)
 	return r, nil
 }
 
-// On makes a router of any machine, as far as running a routing daemon goes.
-func (n *Network) On(h *Host) *Router {
+// RouterOn makes a router of any machine, as far as running a routing daemon goes.
+func (n *Network) RouterOn(h *Host) *Router {
 	return &Router{Host: h, bin: n.bin, dir: filepath.Join(runDir, h.Name)}
 }
 
@@ -119,14 +119,14 @@ func (n *Network) AddFarRouter(name string, number byte, via *Router) (*Router, 
 		return nil, err
 	}
 	r.WAN = wanAddr(number)
-	r.Addr, r.Addr6 = r.WAN, twin(r.WAN)
+	r.Addr, r.Addr6 = r.WAN, pairedIPv6(r.WAN)
 	// Next hops on the LAN are looked up by the daemons, which need more than
 	// a default route for that.
 	return r, r.Do(func() error {
-		for _, p := range []netip.Prefix{lanPrefix, netip.PrefixFrom(twin(lanPrefix.Addr()), prefix6)} {
+		for _, p := range []netip.Prefix{lanPrefix, netip.PrefixFrom(pairedIPv6(lanPrefix.Addr()), prefix6)} {
 			gateway := via.WAN
 			if p.Addr().Is6() {
-				gateway = twin(gateway)
+				gateway = pairedIPv6(gateway)
 			}
 			if err := netlink.RouteAdd(&netlink.Route{Dst: ipNet(p), Gw: gateway.AsSlice(), Protocol: 4}); err != nil {
 				return fmt.Errorf("router %s: route to the LAN: %w", name, err)
@@ -177,15 +177,15 @@ func (n *Network) newRouter(name string) (*Router, error) {
 	if !hasIPv6() {
 		return nil, errors.New("routers need a kernel with IPv6")
 	}
-	h, err := newHost(name, n.bin.environment())
+	h, err := newHost(name, n.bin.commandEnv())
 	if err != nil {
 		return nil, err
 	}
-	if err := h.forward(); err != nil {
+	if err := h.enableForwarding(); err != nil {
 		return nil, err
 	}
 	// Packets may come back another way than they went.
-	return n.On(h), h.sysctl("ipv4.fib_multipath_hash_policy=1", "ipv6.fib_multipath_hash_policy=1",
+	return n.RouterOn(h), h.setSysctls("ipv4.fib_multipath_hash_policy=1", "ipv6.fib_multipath_hash_policy=1",
 		"ipv4.conf.all.rp_filter=0", "ipv4.conf.default.rp_filter=0")
 }
 
@@ -202,10 +202,10 @@ func (n *Network) joinWAN(h *Host, link string, number byte, gateway netip.Addr)
 			return fmt.Errorf("make the WAN: %w", err)
 		}
 	}
-	if err := plug(n.wan, h, link); err != nil {
+	if err := connectBridge(n.wan, h, link); err != nil {
 		return err
 	}
-	return h.configure(link, netip.PrefixFrom(wanAddr(number), 24), gateway)
+	return h.configureLink(link, netip.PrefixFrom(wanAddr(number), 24), gateway)
 }
 
 // SetGateways makes the routers share what the nodes have no other route for,
@@ -243,15 +243,15 @@ func (h *Host) SetGateways(gateways ...netip.Addr) error {
 
 // StartBIRD starts BIRD on the router, and returns when it answers.
 func (r *Router) StartBIRD(ctx context.Context, config string) error {
-	return r.startDaemon(ctx, bird{}, config)
+	return r.startDaemon(ctx, birdDaemon{}, config)
 }
 
 // StartFRR starts FRR on the router, and returns when it has its configuration.
 func (r *Router) StartFRR(ctx context.Context, config string) error {
-	return r.startDaemon(ctx, frr{}, config)
+	return r.startDaemon(ctx, frrDaemon{}, config)
 }
 
-func (r *Router) startDaemon(ctx context.Context, d daemon, config string) (err error) {
+func (r *Router) startDaemon(ctx context.Context, d routingDaemon, config string) (err error) {
 	if r.daemon != nil {
 		return fmt.Errorf("router %s: it runs a daemon already", r.Name)
 	}

@@ -8,23 +8,23 @@ import (
 	"strings"
 )
 
-// bird runs BIRD 2. It needs no root.
-type bird struct{}
+// birdDaemon runs BIRD 2. It needs no root.
+type birdDaemon struct{}
 
-func (b bird) start(ctx context.Context, r *Router, config string) ([]*Process, error) {
-	program, err := r.bin.find("bird")
+func (b birdDaemon) start(ctx context.Context, r *Router, config string) ([]*Process, error) {
+	program, err := r.bin.findProgram("bird")
 	if err != nil {
 		return nil, fmt.Errorf("%w: fetch it with Fetch(…, BIRD)", err)
 	}
-	if err := os.WriteFile(r.file("bird.conf"), []byte(config), 0o644); err != nil {
+	if err := os.WriteFile(r.filePath("bird.conf"), []byte(config), 0o644); err != nil {
 		return nil, fmt.Errorf("write BIRD's configuration: %w", err)
 	}
-	p, err := r.Start("bird-"+r.Name, program, nil, "-f", "-c", r.file("bird.conf"), "-s", r.file("bird.ctl"), "-P", r.file("bird.pid"))
+	p, err := r.Start("bird-"+r.Name, program, nil, "-f", "-c", r.filePath("bird.conf"), "-s", r.filePath("bird.ctl"), "-P", r.filePath("bird.pid"))
 	if err != nil {
 		return nil, err
 	}
 	return []*Process{p}, Wait(ctx, "BIRD is up", func() error {
-		if p.Ended() {
+		if p.HasEnded() {
 			said, _ := os.ReadFile(p.Log)
 			return Permanent(fmt.Errorf("BIRD ended: %w\n%s\nof\n%s", p.err, said, config))
 		}
@@ -33,8 +33,8 @@ func (b bird) start(ctx context.Context, r *Router, config string) ([]*Process, 
 	})
 }
 
-func (b bird) configure(ctx context.Context, r *Router, config string) error {
-	if err := os.WriteFile(r.file("bird.conf"), []byte(config), 0o644); err != nil {
+func (b birdDaemon) configure(ctx context.Context, r *Router, config string) error {
+	if err := os.WriteFile(r.filePath("bird.conf"), []byte(config), 0o644); err != nil {
 		return fmt.Errorf("write BIRD's configuration: %w", err)
 	}
 	out, err := b.show(ctx, r, "configure")
@@ -47,15 +47,15 @@ func (b bird) configure(ctx context.Context, r *Router, config string) error {
 	return nil
 }
 
-func (bird) show(ctx context.Context, r *Router, args ...string) (string, error) {
-	birdc, err := r.bin.find("birdc")
+func (birdDaemon) show(ctx context.Context, r *Router, args ...string) (string, error) {
+	birdc, err := r.bin.findProgram("birdc")
 	if err != nil {
 		return "", err
 	}
-	return r.Run(ctx, birdc, append([]string{"-s", r.file("bird.ctl")}, args...)...)
+	return r.Run(ctx, birdc, append([]string{"-s", r.filePath("bird.ctl")}, args...)...)
 }
 
-func (b bird) sessions(ctx context.Context, r *Router) (map[string]Session, error) {
+func (b birdDaemon) sessions(ctx context.Context, r *Router) (map[string]Session, error) {
 	out, err := b.show(ctx, r, "show", "protocols", "all")
 	if err != nil {
 		return nil, err
@@ -86,5 +86,5 @@ func (b bird) sessions(ctx context.Context, r *Router) (map[string]Session, erro
 	return all, nil
 }
 
-// file is the path of one of the daemon's files.
-func (r *Router) file(name string) string { return filepath.Join(r.dir, name) }
+// filePath is the path of one of the daemon's files.
+func (r *Router) filePath(name string) string { return filepath.Join(r.dir, name) }

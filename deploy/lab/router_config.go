@@ -15,14 +15,14 @@ type BGP struct {
 	RouterID netip.Addr // an IPv4 address: the router's Addr is a good one
 	// Announce are prefixes that the router tells its neighbours, though it
 	// has no route to them.
-	Announce   []netip.Prefix
-	Neighbours []Neighbour
+	Announce  []netip.Prefix
+	Neighbors []Neighbor
 	// Extra is appended as it is, in the daemon's own language.
 	Extra string
 }
 
-// Neighbour is a BGP neighbour, or any number of them.
-type Neighbour struct {
+// Neighbor is a BGP neighbour, or any number of them.
+type Neighbor struct {
 	// One of these says who it is. An Address may be link-local, with the link
 	// as its zone (BIRD only). Range is for those who connect from there. Link
 	// is for whoever is on its other end (unnumbered); BIRD waits for them to
@@ -48,11 +48,11 @@ type Neighbour struct {
 	NextHopSelf     bool
 }
 
-// EachNode is a neighbour for each of the nodes, over IPv4. A change may make
+// NodeNeighbors is a neighbour for each of the nodes, over IPv4. A change may make
 // something else of it.
-func EachNode(nodes []*Host, asn uint32, changes ...func(*Neighbour, *Host)) (all []Neighbour) {
+func NodeNeighbors(nodes []*Host, asn uint32, changes ...func(*Neighbor, *Host)) (all []Neighbor) {
 	for _, node := range nodes {
-		n := Neighbour{Address: node.Addr, ASN: asn}
+		n := Neighbor{Address: node.Addr, ASN: asn}
 		for _, change := range changes {
 			change(&n, node)
 		}
@@ -61,19 +61,19 @@ func EachNode(nodes []*Host, asn uint32, changes ...func(*Neighbour, *Host)) (al
 	return all
 }
 
-func (n Neighbour) hold() int {
+func (n Neighbor) holdSeconds() int {
 	if n.Hold == 0 {
 		return 9
 	}
 	return int(n.Hold.Seconds())
 }
 
-// text is a configuration that is being written.
-type text struct{ strings.Builder }
+// configText is a configuration that is being written.
+type configText struct{ strings.Builder }
 
-func (t *text) add(format string, args ...any) { fmt.Fprintf(t, format+"\n", args...) }
+func (t *configText) add(format string, args ...any) { fmt.Fprintf(t, format+"\n", args...) }
 
-func (t *text) when(condition bool, format string, args ...any) {
+func (t *configText) addIf(condition bool, format string, args ...any) {
 	if condition {
 		t.add(format, args...)
 	}
@@ -82,7 +82,7 @@ func (t *text) when(condition bool, format string, args ...any) {
 // BIRD is the configuration in the language of BIRD 2. What the router has
 // learned from neighbours goes to the kernel; what it announces itself does not.
 func (c BGP) BIRD() string {
-	t := &text{}
+	t := &configText{}
 	t.add("log stderr all;\nrouter id %s;", c.RouterID)
 	t.add("protocol device { scan time 5; }\nprotocol direct { ipv4; ipv6; interface -\"lo\", \"*\"; }\nprotocol bfd { }")
 	for _, family := range []string{"ipv4", "ipv6"} {
@@ -90,9 +90,9 @@ func (c BGP) BIRD() string {
 		t.add("  %s { import all; export where source = RTS_BGP; };\n}", family)
 	}
 	for _, p := range c.Announce {
-		t.add("protocol static { %s; route %s unreachable; }", channel(p.Addr().Is6()), p)
+		t.add("protocol static { %s; route %s unreachable; }", familyName(p.Addr().Is6()), p)
 	}
-	for i, n := range c.Neighbours {
+	for i, n := range c.Neighbors {
 		t.add("protocol bgp neighbour%d {\n  local as %d;", i, c.ASN)
 		n.birdSession(t, i)
 		for _, family := range []struct {
@@ -107,9 +107,9 @@ func (c BGP) BIRD() string {
 				continue
 			}
 			t.add("  %s {\n    import all; export where source ~ [ RTS_BGP, RTS_STATIC ];", family.name)
-			t.when(family.extended, "    extended next hop;")
-			t.when(n.NextHopSelf, "    next hop self;")
-			t.when(n.Hops > 1, "    gateway recursive;")
+			t.addIf(family.extended, "    extended next hop;")
+			t.addIf(n.NextHopSelf, "    next hop self;")
+			t.addIf(n.Hops > 1, "    gateway recursive;")
 			t.add("  };")
 		}
 		t.add("}")
@@ -117,7 +117,7 @@ func (c BGP) BIRD() string {
 	return t.String() + c.Extra
 }
 
-func channel(v6 bool) string {
+func familyName(v6 bool) string {
 	if v6 {
 		return "ipv6"
 	}
@@ -125,7 +125,7 @@ func channel(v6 bool) string {
 }
 
 // birdSession is what does not depend on the family.
-func (n Neighbour) birdSession(t *text, i int) {
+func (n Neighbor) birdSession(t *configText, i int) {
 	as := "external"
 	if n.ASN != 0 {
 		as = fmt.Sprintf("as %d", n.ASN)
@@ -142,26 +142,26 @@ func (n Neighbour) birdSession(t *text, i int) {
 	}
 	if n.Hops > 1 {
 		t.add("  multihop %d;", n.Hops)
-		t.when(n.Local.IsValid(), "  source address %s;", n.Local)
+		t.addIf(n.Local.IsValid(), "  source address %s;", n.Local)
 	} else {
 		t.add("  direct;")
 	}
-	t.add("  hold time %d;\n  connect delay time 1; connect retry time 1; error wait time 1, 2;", n.hold())
-	t.when(n.NoRestart, "  graceful restart off;")
-	t.when(n.Passive, "  passive;")
-	t.when(n.Password != "", "  password %q;", n.Password)
-	t.when(n.TTLSecurity, "  ttl security;")
-	t.when(n.Client, "  rr client;")
+	t.add("  hold time %d;\n  connect delay time 1; connect retry time 1; error wait time 1, 2;", n.holdSeconds())
+	t.addIf(n.NoRestart, "  graceful restart off;")
+	t.addIf(n.Passive, "  passive;")
+	t.addIf(n.Password != "", "  password %q;", n.Password)
+	t.addIf(n.TTLSecurity, "  ttl security;")
+	t.addIf(n.Client, "  rr client;")
 	ms := n.BFD.Milliseconds()
-	t.when(ms > 0, "  bfd { min rx interval %d ms; min tx interval %d ms; idle tx interval %d ms; multiplier 3; };", ms, ms, ms)
+	t.addIf(ms > 0, "  bfd { min rx interval %d ms; min tx interval %d ms; idle tx interval %d ms; multiplier 3; };", ms, ms, ms)
 }
 
 // FRR is the configuration in the language of FRR.
 func (c BGP) FRR() string {
-	t := &text{}
+	t := &configText{}
 	t.add("log stdout informational")
 	profiles := make(map[int64]bool)
-	for _, n := range c.Neighbours {
+	for _, n := range c.Neighbors {
 		if n.BFD > 0 {
 			profiles[n.BFD.Milliseconds()] = true
 		}
@@ -173,21 +173,21 @@ func (c BGP) FRR() string {
 	t.add("router bgp %d\n bgp router-id %s\n bgp log-neighbor-changes", c.ASN, c.RouterID)
 	t.add(" no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n no bgp network import-check")
 	t.add(" bgp bestpath as-path multipath-relax")
-	for _, n := range c.Neighbours {
+	for _, n := range c.Neighbors {
 		n.frrSession(t)
 	}
 	for _, v6 := range []bool{false, true} {
-		t.add(" address-family %s unicast\n  maximum-paths 16\n  maximum-paths ibgp 16", channel(v6))
+		t.add(" address-family %s unicast\n  maximum-paths 16\n  maximum-paths ibgp 16", familyName(v6))
 		for _, p := range c.Announce {
-			t.when(p.Addr().Is6() == v6, "  network %s", p)
+			t.addIf(p.Addr().Is6() == v6, "  network %s", p)
 		}
-		for _, n := range c.Neighbours {
+		for _, n := range c.Neighbors {
 			if v6 && n.OnlyIPv4 || !v6 && n.OnlyIPv6 {
 				continue
 			}
 			t.add("  neighbor %s activate", n.frrName())
-			t.when(n.Client, "  neighbor %s route-reflector-client", n.frrName())
-			t.when(n.NextHopSelf, "  neighbor %s next-hop-self", n.frrName())
+			t.addIf(n.Client, "  neighbor %s route-reflector-client", n.frrName())
+			t.addIf(n.NextHopSelf, "  neighbor %s next-hop-self", n.frrName())
 		}
 		t.add(" exit-address-family")
 	}
@@ -196,7 +196,7 @@ func (c BGP) FRR() string {
 }
 
 // frrSession is what does not depend on the family.
-func (n Neighbour) frrSession(t *text) {
+func (n Neighbor) frrSession(t *configText) {
 	name, as := n.frrName(), "external"
 	if n.ASN != 0 {
 		as = fmt.Sprint(n.ASN)
@@ -210,23 +210,23 @@ func (n Neighbour) frrSession(t *text) {
 	default:
 		t.add(" neighbor %s remote-as %s", name, as)
 	}
-	t.add(" neighbor %s timers %d %d\n neighbor %s timers connect 1", name, max(1, n.hold()/3), n.hold(), name)
+	t.add(" neighbor %s timers %d %d\n neighbor %s timers connect 1", name, max(1, n.holdSeconds()/3), n.holdSeconds(), name)
 	t.add(" neighbor %s advertisement-interval 0", name)
-	t.when(n.ExtendedNextHop, " neighbor %s capability extended-nexthop", name)
-	t.when(n.Passive, " neighbor %s passive", name)
-	t.when(n.Password != "", " neighbor %s password %s", name, n.Password)
+	t.addIf(n.ExtendedNextHop, " neighbor %s capability extended-nexthop", name)
+	t.addIf(n.Passive, " neighbor %s passive", name)
+	t.addIf(n.Password != "", " neighbor %s password %s", name, n.Password)
 	switch {
 	case n.TTLSecurity:
 		t.add(" neighbor %s ttl-security hops %d", name, max(1, n.Hops))
 	case n.Hops > 1:
 		t.add(" neighbor %s ebgp-multihop %d", name, n.Hops)
 	}
-	t.when(n.BFD > 0, " neighbor %s bfd profile every%d", name, n.BFD.Milliseconds())
-	t.when(n.NoRestart, " neighbor %s graceful-restart-disable", name)
+	t.addIf(n.BFD > 0, " neighbor %s bfd profile every%d", name, n.BFD.Milliseconds())
+	t.addIf(n.NoRestart, " neighbor %s graceful-restart-disable", name)
 }
 
 // frrName is what FRR calls the neighbour.
-func (n Neighbour) frrName() string {
+func (n Neighbor) frrName() string {
 	switch {
 	case n.Link != "":
 		return n.Link

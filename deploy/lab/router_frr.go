@@ -14,32 +14,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// frr runs FRR: zebra, which has the routes, bgpd and bfdd. Its programs are
+// frrDaemon runs FRR: zebra, which has the routes, bgpd and bfdd. Its programs are
 // those of a distribution, which become the user frr, a member of frrvty. In the
 // sandbox that user is root under another name: there may be no other to become.
-type frr struct{}
+type frrDaemon struct{}
 
-func (f frr) start(ctx context.Context, r *Router, config string) (all []*Process, err error) {
+func (f frrDaemon) start(ctx context.Context, r *Router, config string) (all []*Process, err error) {
 	if err := addRouterUsers(runDir); err != nil {
 		return nil, err
 	}
 	// Without it vtysh would ask PAM, which a fetched FRR has not set up.
-	if err := os.WriteFile(r.file("vtysh.conf"), []byte("username root nopassword\n"), 0o644); err != nil {
+	if err := os.WriteFile(r.filePath("vtysh.conf"), []byte("username root nopassword\n"), 0o644); err != nil {
 		return nil, fmt.Errorf("write FRR's configuration: %w", err)
 	}
 	for _, name := range []string{"zebra", "mgmtd", "bgpd", "bfdd"} {
-		program, err := r.bin.find(name)
+		program, err := r.bin.findProgram(name)
 		if err != nil && name == "mgmtd" {
 			continue // it came with FRR 9
 		}
 		if err != nil {
 			return all, fmt.Errorf("%w: fetch it with Fetch(…, FRR)", err)
 		}
-		args := []string{"-z", r.file("zserv.api"), "--vty_socket", r.dir, "-i", r.file(name + ".pid"), "-f", r.file(name + ".conf"), "-P", "0"}
+		args := []string{"-z", r.filePath("zserv.api"), "--vty_socket", r.dir, "-i", r.filePath(name + ".pid"), "-f", r.filePath(name + ".conf"), "-P", "0"}
 		if name == "bfdd" {
-			args = append(args, "--bfdctl", r.file("bfdd.sock"))
+			args = append(args, "--bfdctl", r.filePath("bfdd.sock"))
 		}
-		p, err := r.Host.start(name+"-"+r.Name, exec.Command(program, args...), nil, allowSetgroups)
+		p, err := r.Host.startProcess(name+"-"+r.Name, exec.Command(program, args...), nil, allowSetgroups)
 		if err != nil {
 			return all, err
 		}
@@ -52,22 +52,22 @@ func (f frr) start(ctx context.Context, r *Router, config string) (all []*Proces
 }
 
 // waitVTY waits until the daemon listens to vtysh, which it does when it is up.
-func (frr) waitVTY(ctx context.Context, r *Router, name string, p *Process) error {
+func (frrDaemon) waitVTY(ctx context.Context, r *Router, name string, p *Process) error {
 	return Wait(ctx, name+" is up", func() error {
-		if p.Ended() {
+		if p.HasEnded() {
 			b, _ := os.ReadFile(p.Log)
 			return Permanent(fmt.Errorf("%s ended: %w\n%s", name, p.err, b))
 		}
-		_, err := os.Stat(r.file(name + ".vty"))
+		_, err := os.Stat(r.filePath(name + ".vty"))
 		return err
 	})
 }
 
-func (f frr) configure(ctx context.Context, r *Router, config string) error {
-	if err := os.WriteFile(r.file("frr.conf"), []byte(config), 0o644); err != nil {
+func (f frrDaemon) configure(ctx context.Context, r *Router, config string) error {
+	if err := os.WriteFile(r.filePath("frr.conf"), []byte(config), 0o644); err != nil {
 		return fmt.Errorf("write FRR's configuration: %w", err)
 	}
-	out, err := f.vtysh(ctx, r, "-f", r.file("frr.conf"))
+	out, err := f.vtysh(ctx, r, "-f", r.filePath("frr.conf"))
 	if err == nil && strings.Contains(out, "%") { // "% Unknown command", "% Specify …"
 		err = fmt.Errorf("vtysh says\n%s\nof\n%s", out, config)
 	}
@@ -77,19 +77,19 @@ func (f frr) configure(ctx context.Context, r *Router, config string) error {
 	return nil
 }
 
-func (f frr) show(ctx context.Context, r *Router, args ...string) (string, error) {
+func (f frrDaemon) show(ctx context.Context, r *Router, args ...string) (string, error) {
 	return f.vtysh(ctx, r, "-c", strings.Join(args, " "))
 }
 
-func (frr) vtysh(ctx context.Context, r *Router, args ...string) (string, error) {
-	program, err := r.bin.find("vtysh")
+func (frrDaemon) vtysh(ctx context.Context, r *Router, args ...string) (string, error) {
+	program, err := r.bin.findProgram("vtysh")
 	if err != nil {
 		return "", err
 	}
 	return r.Run(ctx, program, append([]string{"--config_dir", r.dir, "--vty_socket", r.dir}, args...)...)
 }
 
-func (f frr) sessions(ctx context.Context, r *Router) (map[string]Session, error) {
+func (f frrDaemon) sessions(ctx context.Context, r *Router) (map[string]Session, error) {
 	out, err := f.show(ctx, r, "show bgp neighbors json")
 	if err != nil {
 		return nil, err

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Stream is a row of requests, each over a connection of its own.
-type Stream struct {
+// RequestStream is a row of requests, each over a connection of its own.
+type RequestStream struct {
 	URL     string
 	Every   time.Duration // from the start of one request to the start of the next
 	Timeout time.Duration // after which a request counts as lost; 0 is 300 ms: no SYN is sent twice
@@ -20,8 +20,8 @@ type Stream struct {
 	Serial bool
 }
 
-// Report says how a Stream fared.
-type Report struct {
+// StreamReport says how a Stream fared.
+type StreamReport struct {
 	Sent, Lost int
 	// Gap is the longest time in which no request succeeded, from the start of
 	// the last one before to the start of the first one after. Without losses
@@ -39,7 +39,7 @@ type Report struct {
 }
 
 // String is the report in a line.
-func (r Report) String() string {
+func (r StreamReport) String() string {
 	if r.Lost == 0 {
 		return fmt.Sprintf("none of %d requests lost", r.Sent)
 	}
@@ -47,16 +47,16 @@ func (r Report) String() string {
 }
 
 // Start runs the stream until stop, which returns the report.
-func (s Stream) Start(ctx context.Context, from *Host) (stop func() Report) {
+func (s RequestStream) Start(ctx context.Context, from *Host) (stop func() StreamReport) {
 	ctx, cancel := context.WithCancel(ctx)
-	report := make(chan Report, 1)
+	report := make(chan StreamReport, 1)
 	go func() { report <- s.Run(ctx, from) }()
-	return func() Report { cancel(); return <-report }
+	return func() StreamReport { cancel(); return <-report }
 }
 
 // Run sends requests from the host until ctx ends, and reports when the last of
 // them has been answered or lost.
-func (s Stream) Run(ctx context.Context, from *Host) Report {
+func (s RequestStream) Run(ctx context.Context, from *Host) StreamReport {
 	if s.Timeout == 0 {
 		s.Timeout = 300 * time.Millisecond
 	}
@@ -79,7 +79,7 @@ func (s Stream) Run(ctx context.Context, from *Host) Report {
 			// A request that is under way when the stream ends still counts.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Timeout)
 			defer cancel()
-			answer, err := from.get(ctx, s.URL)
+			answer, err := from.getURL(ctx, s.URL)
 			mu.Lock()
 			defer mu.Unlock()
 			results[i] = result{at, answer, err}
@@ -93,7 +93,7 @@ func (s Stream) Run(ctx context.Context, from *Host) Report {
 		}
 	}
 	running.Wait()
-	report := Report{Sent: len(results), Answers: make(map[string]int), Errors: make(map[string]int)}
+	report := StreamReport{Sent: len(results), Answers: make(map[string]int), Errors: make(map[string]int)}
 	var last time.Duration
 	first := time.Duration(-1) // when the first one was sent that was lost
 	for i := range len(results) {

@@ -111,52 +111,52 @@ func TestRouters(t *testing.T) {
 	const fast = 100 * time.Millisecond
 	for _, tt := range []struct {
 		name    string
-		b, f    lab.Neighbour // whom BIRD, and whom FRR peers with
-		asn     uint32        // of FRR, if not 64514
-		extra   string        // for BIRD
-		inBIRD  string        // what BIRD calls FRR, if not Address; "*" is any
+		b, f    lab.Neighbor // whom BIRD, and whom FRR peers with
+		asn     uint32       // of FRR, if not 64514
+		extra   string       // for BIRD
+		inBIRD  string       // what BIRD calls FRR, if not Address; "*" is any
 		inFRR   string
 		viaLink bool // next hops are link-local
 		only6   bool
 	}{
-		{name: "over IPv4", b: lab.Neighbour{Address: f.Addr, ASN: 64514}, f: lab.Neighbour{Address: b.Addr, ASN: 64513}},
+		{name: "over IPv4", b: lab.Neighbor{Address: f.Addr, ASN: 64514}, f: lab.Neighbor{Address: b.Addr, ASN: 64513}},
 		{
 			name: "over IPv6, with BFD and extended next hops",
-			b:    lab.Neighbour{Address: f.Addr6, BFD: fast, ExtendedNextHop: true},
-			f:    lab.Neighbour{Address: b.Addr6, BFD: fast, ExtendedNextHop: true},
+			b:    lab.Neighbor{Address: f.Addr6, BFD: fast, ExtendedNextHop: true},
+			f:    lab.Neighbor{Address: b.Addr6, BFD: fast, ExtendedNextHop: true},
 		},
 		{
 			name: "with a password and BFD, FRR waiting",
-			b:    lab.Neighbour{Address: f.Addr, Password: "tall-ship", BFD: fast},
-			f:    lab.Neighbour{Address: b.Addr, Password: "tall-ship", BFD: fast, Passive: true},
+			b:    lab.Neighbor{Address: f.Addr, Password: "tall-ship", BFD: fast},
+			f:    lab.Neighbor{Address: b.Addr, Password: "tall-ship", BFD: fast, Passive: true},
 		},
 		{
 			name: "with TTL security, BIRD waiting",
-			b:    lab.Neighbour{Address: f.Addr6, TTLSecurity: true, Passive: true, OnlyIPv6: true},
-			f:    lab.Neighbour{Address: b.Addr6, TTLSecurity: true, OnlyIPv6: true}, only6: true,
+			b:    lab.Neighbor{Address: f.Addr6, TTLSecurity: true, Passive: true, OnlyIPv6: true},
+			f:    lab.Neighbor{Address: b.Addr6, TTLSecurity: true, OnlyIPv6: true}, only6: true,
 		},
 		{
-			name: "FRR takes whoever comes", b: lab.Neighbour{Address: f.Addr},
-			f: lab.Neighbour{Range: netip.MustParsePrefix("10.13.242.0/24")}, inFRR: b.Addr.String(),
+			name: "FRR takes whoever comes", b: lab.Neighbor{Address: f.Addr},
+			f: lab.Neighbor{Range: netip.MustParsePrefix("10.13.242.0/24")}, inFRR: b.Addr.String(),
 		},
 		{
-			name: "BIRD takes whoever comes", b: lab.Neighbour{Range: netip.MustParsePrefix("10.13.242.0/24")},
-			f: lab.Neighbour{Address: b.Addr}, inBIRD: f.Addr.String(),
+			name: "BIRD takes whoever comes", b: lab.Neighbor{Range: netip.MustParsePrefix("10.13.242.0/24")},
+			f: lab.Neighbor{Address: b.Addr}, inBIRD: f.Addr.String(),
 		},
 		{
 			name: "a route reflector and its client", asn: 64513,
-			b: lab.Neighbour{Address: f.Addr, ASN: 64513, Client: true, NextHopSelf: true},
-			f: lab.Neighbour{Address: b.Addr, ASN: 64513, NextHopSelf: true},
+			b: lab.Neighbor{Address: f.Addr, ASN: 64513, Client: true, NextHopSelf: true},
+			f: lab.Neighbor{Address: b.Addr, ASN: 64513, NextHopSelf: true},
 		},
 		{
-			name: "unnumbered", b: lab.Neighbour{Link: "cable0"}, f: lab.Neighbour{Link: "cable0"},
+			name: "unnumbered", b: lab.Neighbor{Link: "cable0"}, f: lab.Neighbor{Link: "cable0"},
 			extra:  "protocol radv { interface \"cable0\" { max ra interval 4; }; }\n",
 			inBIRD: "*", inFRR: "cable0", viaLink: true,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			forBIRD := lab.BGP{ASN: 64513, RouterID: b.Addr, Announce: ofBIRD, Neighbours: []lab.Neighbour{tt.b}, Extra: tt.extra}
-			forFRR := lab.BGP{ASN: 64514, RouterID: f.Addr, Announce: ofFRR, Neighbours: []lab.Neighbour{tt.f}}
+			forBIRD := lab.BGP{ASN: 64513, RouterID: b.Addr, Announce: ofBIRD, Neighbors: []lab.Neighbor{tt.b}, Extra: tt.extra}
+			forFRR := lab.BGP{ASN: 64514, RouterID: f.Addr, Announce: ofFRR, Neighbors: []lab.Neighbor{tt.f}}
 			if tt.asn != 0 {
 				forFRR.ASN = tt.asn
 			}
@@ -230,17 +230,17 @@ func TestFabric(t *testing.T) {
 			return err
 		}))
 		must(t, h.Serve(":8080", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, name) })))
-		node := n.On(h)
-		must(t, node.StartBIRD(ctx, lab.BGP{ASN: 64512, RouterID: h.Addr, Announce: []netip.Prefix{vip, vip6}, Neighbours: []lab.Neighbour{
+		node := n.RouterOn(h)
+		must(t, node.StartBIRD(ctx, lab.BGP{ASN: 64512, RouterID: h.Addr, Announce: []netip.Prefix{vip, vip6}, Neighbors: []lab.Neighbor{
 			{Address: b.Addr, BFD: every}, {Address: f.Addr, BFD: every}, {Address: far.Addr, Hops: 2},
 		}}.BIRD()))
 		nodes, hosts = append(nodes, node), append(hosts, h)
 	}
-	fabric := lab.EachNode(hosts, 64512, func(n *lab.Neighbour, _ *lab.Host) { n.BFD = every })
-	must(t, b.StartBIRD(ctx, lab.BGP{ASN: 64513, RouterID: b.Addr, Neighbours: fabric}.BIRD()))
-	must(t, f.StartFRR(ctx, lab.BGP{ASN: 64513, RouterID: f.Addr, Neighbours: fabric}.FRR()))
-	multihop := lab.EachNode(hosts, 64512, func(n *lab.Neighbour, _ *lab.Host) { n.Hops, n.OnlyIPv4 = 2, true })
-	must(t, far.StartBIRD(ctx, lab.BGP{ASN: 64515, RouterID: far.Addr, Neighbours: multihop}.BIRD()))
+	fabric := lab.NodeNeighbors(hosts, 64512, func(n *lab.Neighbor, _ *lab.Host) { n.BFD = every })
+	must(t, b.StartBIRD(ctx, lab.BGP{ASN: 64513, RouterID: b.Addr, Neighbors: fabric}.BIRD()))
+	must(t, f.StartFRR(ctx, lab.BGP{ASN: 64513, RouterID: f.Addr, Neighbors: fabric}.FRR()))
+	multihop := lab.NodeNeighbors(hosts, 64512, func(n *lab.Neighbor, _ *lab.Host) { n.Hops, n.OnlyIPv4 = 2, true })
+	must(t, far.StartBIRD(ctx, lab.BGP{ASN: 64515, RouterID: far.Addr, Neighbors: multihop}.BIRD()))
 	for _, r := range []*lab.Router{b, f} {
 		must(t, r.WaitRoute(ctx, vip, hosts[0].Addr, hosts[1].Addr))
 	}
@@ -258,7 +258,7 @@ func TestFabric(t *testing.T) {
 	counter, err := b.Count("eth0", vip.Addr())
 	must(t, err)
 	defer counter.Close()
-	stop := lab.Stream{URL: "http://203.0.113.7:8080", Every: 5 * time.Millisecond}.Start(ctx, n.Remote)
+	stop := lab.RequestStream{URL: "http://203.0.113.7:8080", Every: 5 * time.Millisecond}.Start(ctx, n.Remote)
 	pass := func() {
 		t.Helper()
 		want := counter.Packets() + 200
@@ -287,7 +287,7 @@ func TestFabric(t *testing.T) {
 		}
 	}
 	far.Kill()
-	must(t, far.StartFRR(ctx, lab.BGP{ASN: 64515, RouterID: far.Addr, Neighbours: multihop}.FRR()))
+	must(t, far.StartFRR(ctx, lab.BGP{ASN: 64515, RouterID: far.Addr, Neighbors: multihop}.FRR()))
 	must(t, far.WaitSession(ctx, hosts[1].Addr.String(), "Established"))
 	must(t, far.WaitRoute(ctx, vip, b.WAN))
 	if out, err := f.Show(ctx, "show bgp summary"); err != nil || !strings.Contains(out, hosts[1].Addr.String()) {

@@ -132,7 +132,7 @@ func (h *Host) Count(link string, to netip.Addr) (*Counter, error) {
 			if err != nil {
 				return // closed
 			}
-			if destination(frame[:n]) == to {
+			if destinationAddr(frame[:n]) == to {
 				c.count.Add(1)
 			}
 		}
@@ -140,8 +140,8 @@ func (h *Host) Count(link string, to netip.Addr) (*Counter, error) {
 	return c, nil
 }
 
-// destination is the IP address that an Ethernet frame goes to, if any.
-func destination(frame []byte) (addr netip.Addr) {
+// destinationAddr is the IP address that an Ethernet frame goes to, if any.
+func destinationAddr(frame []byte) (addr netip.Addr) {
 	switch kind := binary.BigEndian.Uint16(frame[12:]); {
 	case kind == unix.ETH_P_IP && len(frame) >= 34:
 		addr, _ = netip.AddrFromSlice(frame[30:34])

@@ -25,11 +25,11 @@ func Inside() bool { return os.Getenv(innerEnv) != "" }
 // whatever reason, so does the other, and with the inner one every process,
 // namespace and file of the sandbox. A cluster there runs the binaries of bin.
 func Enter(bin Binaries) (exitCode int, err error) {
-	return enter(func(int) error { return nil }, bin.env())
+	return enterSandbox(func(int) error { return nil }, bin.environ())
 }
 
-// enter is Enter, which tells started the first process's ID as soon as it runs.
-func enter(started func(pid int) error, env ...string) (exitCode int, err error) {
+// enterSandbox is Enter, which tells started the first process's ID as soon as it runs.
+func enterSandbox(started func(pid int) error, env ...string) (exitCode int, err error) {
 	// The inner process holds the reading end: it ends when the writer does.
 	alive, here, err := os.Pipe()
 	if err != nil {
@@ -83,8 +83,8 @@ const sandboxHelp = `The lab needs namespaces. As an ordinary user it needs user
   others:  sudo sysctl user.max_user_namespaces=10000   or   sudo sysctl kernel.unprivileged_userns_clone=1
 Or run the same command as root.`
 
-// settle makes the sandbox fit to live in. It runs once, as its first process.
-func settle() error {
+// setUpSandbox makes the sandbox fit to live in. It runs once, as its first process.
+func setUpSandbox() error {
 	go func() {
 		_, _ = io.Copy(io.Discard, os.NewFile(3, "alive"))
 		if dir := os.Getenv(keptEnv); dir != "" {

@@ -14,10 +14,10 @@ import (
 // The lab's addresses. The control plane is the first address of the LAN. A
 // machine with an IPv4 address has its twin, too.
 var (
-	lanPrefix = netip.MustParsePrefix("10.13.242.0/24")
-	planeAddr = netip.MustParseAddr("10.13.242.1")
-	podPrefix = dualStack("10.244.0.0/16", "fd13:244::/32")
-	svcPrefix = dualStack("10.97.0.0/16", "fd13:97::/112")
+	lanPrefix        = netip.MustParsePrefix("10.13.242.0/24")
+	controlPlaneAddr = netip.MustParseAddr("10.13.242.1")
+	podPrefix        = dualStack("10.244.0.0/16", "fd13:244::/32")
+	svcPrefix        = dualStack("10.97.0.0/16", "fd13:97::/112")
 )
 
 // dualStack is the list of both where the kernel has both families.
@@ -28,17 +28,17 @@ func dualStack(v4, v6 string) string {
 	return v4
 }
 
-// both are the host's addresses, of the families that the kernel has.
-func (h *Host) both() []netip.Addr {
+// addresses are the host's addresses, of the families that the kernel has.
+func (h *Host) addresses() []netip.Addr {
 	if hasIPv6() {
 		return []netip.Addr{h.Addr, h.Addr6}
 	}
 	return []netip.Addr{h.Addr}
 }
 
-// twin is the IPv6 address that goes with an IPv4 address of the lab:
+// pairedIPv6 is the IPv6 address that goes with an IPv4 address of the lab:
 // fd13:242::11 with 10.13.242.11, fd13:244:1::2 with 10.244.1.2.
-func twin(addr netip.Addr) netip.Addr {
+func pairedIPv6(addr netip.Addr) netip.Addr {
 	b := addr.As4()
 	if b[1] == 244 {
 		return netip.MustParseAddr(fmt.Sprintf("fd13:244:%d::%d", b[2], b[3]))
@@ -55,9 +55,9 @@ func hasIPv6() bool {
 	return err == nil
 }
 
-// lan makes the bridge that is the LAN, in the sandbox's own namespace, which
+// createLAN makes the bridge that is the LAN, in the sandbox's own namespace, which
 // is also where the control plane runs.
-func lan() (*netlink.Bridge, error) {
+func createLAN() (*netlink.Bridge, error) {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return nil, fmt.Errorf("make the LAN: %w", err)
@@ -66,7 +66,7 @@ func lan() (*netlink.Bridge, error) {
 	for _, step := range []func() error{
 		func() error { return netlink.LinkSetUp(lo) },
 		func() error { return netlink.LinkAdd(bridge) },
-		func() error { return addAddresses(bridge, netip.PrefixFrom(planeAddr, lanPrefix.Bits())) },
+		func() error { return addAddresses(bridge, netip.PrefixFrom(controlPlaneAddr, lanPrefix.Bits())) },
 		func() error { return netlink.LinkSetUp(bridge) },
 	} {
 		if err := step(); err != nil {
@@ -76,17 +76,17 @@ func lan() (*netlink.Bridge, error) {
 	return bridge, nil
 }
 
-// join puts the host on the LAN: its eth0 is one end of a cable to the bridge.
-func join(bridge *netlink.Bridge, h *Host, addr netip.Addr) error {
-	h.Addr, h.Addr6 = addr, twin(addr)
-	if err := plug(bridge, h, "eth0"); err != nil {
+// joinLAN puts the host on the LAN: its eth0 is one end of a cable to the bridge.
+func joinLAN(bridge *netlink.Bridge, h *Host, addr netip.Addr) error {
+	h.Addr, h.Addr6 = addr, pairedIPv6(addr)
+	if err := connectBridge(bridge, h, "eth0"); err != nil {
 		return err
 	}
-	return h.configure("eth0", netip.PrefixFrom(addr, lanPrefix.Bits()), planeAddr)
+	return h.configureLink("eth0", netip.PrefixFrom(addr, lanPrefix.Bits()), controlPlaneAddr)
 }
 
-// plug connects a link of the host with the bridge.
-func plug(bridge *netlink.Bridge, h *Host, name string) error {
+// connectBridge connects a link of the host with the bridge.
+func connectBridge(bridge *netlink.Bridge, h *Host, name string) error {
 	port := fmt.Sprintf("%.3s-%.11s", bridge.Name, h.Name) // names have 15 characters at most
 	cable := &netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: port, MasterIndex: bridge.Index},
@@ -113,16 +113,16 @@ func addAddresses(link netlink.Link, p netip.Prefix) error {
 	if !hasIPv6() {
 		return nil
 	}
-	p = netip.PrefixFrom(twin(p.Addr()), prefix6)
+	p = netip.PrefixFrom(pairedIPv6(p.Addr()), prefix6)
 	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NODAD}); err != nil {
 		return fmt.Errorf("address %s: %w", p, err)
 	}
 	return nil
 }
 
-// configure gives the host's link an address and its twin, takes it up, and, if
+// configureLink gives the host's link an address and its twin, takes it up, and, if
 // a gateway is named, routes everything else there.
-func (h *Host) configure(link string, p netip.Prefix, gateway netip.Addr) error {
+func (h *Host) configureLink(link string, p netip.Prefix, gateway netip.Addr) error {
 	return h.Do(func() error {
 		l, err := netlink.LinkByName(link)
 		if err != nil {
@@ -148,7 +148,7 @@ func setDefault(gateways ...netip.Addr) error {
 	v6 := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("::/0"))}
 	for _, g := range gateways {
 		v4.MultiPath = append(v4.MultiPath, &netlink.NexthopInfo{Gw: g.AsSlice()})
-		v6.MultiPath = append(v6.MultiPath, &netlink.NexthopInfo{Gw: twin(g).AsSlice()})
+		v6.MultiPath = append(v6.MultiPath, &netlink.NexthopInfo{Gw: pairedIPv6(g).AsSlice()})
 	}
 	if err := netlink.RouteReplace(v4); err != nil {
 		return fmt.Errorf("default route by %v: %w", gateways, err)
@@ -165,7 +165,7 @@ func setDefault(gateways ...netip.Addr) error {
 // addPod puts a namespace behind the node, as a container runtime would.
 func addPod(node, pod *Host, addr netip.Addr) error {
 	gateway := netip.PrefixFrom(addr, 24).Masked().Addr().Next()
-	pod.Addr, pod.Addr6 = addr, twin(addr)
+	pod.Addr, pod.Addr6 = addr, pairedIPv6(addr)
 	err := node.Do(func() error {
 		return netlink.LinkAdd(&netlink.Veth{
 			LinkAttrs: netlink.LinkAttrs{Name: "pod0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(pod.ns),
@@ -174,10 +174,10 @@ func addPod(node, pod *Host, addr netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("pod %s: %w", pod.Name, err)
 	}
-	if err := node.configure("pod0", netip.PrefixFrom(gateway, 24), netip.Addr{}); err != nil {
+	if err := node.configureLink("pod0", netip.PrefixFrom(gateway, 24), netip.Addr{}); err != nil {
 		return err
 	}
-	return pod.configure("eth0", netip.PrefixFrom(addr, 24), gateway)
+	return pod.configureLink("eth0", netip.PrefixFrom(addr, 24), gateway)
 }
 
 // routePods tells a node the way to another node's pods.
@@ -189,7 +189,7 @@ func routePods(from, to *Host, pods netip.Prefix) error {
 		if !hasIPv6() {
 			return nil
 		}
-		pods := netip.PrefixFrom(twin(pods.Addr()), prefix6)
+		pods := netip.PrefixFrom(pairedIPv6(pods.Addr()), prefix6)
 		if err := netlink.RouteReplace(&netlink.Route{Dst: ipNet(pods), Gw: to.Addr6.AsSlice()}); err != nil {
 			return fmt.Errorf("route from %s to the pods of %s: %w", from.Name, to.Name, err)
 		}
@@ -197,8 +197,8 @@ func routePods(from, to *Host, pods netip.Prefix) error {
 	})
 }
 
-// backend answers like an application that says who it is and whom it sees.
-func backend(name string) http.Handler {
+// echoHandler answers like an application that says who it is and whom it sees.
+func echoHandler(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, _ := net.SplitHostPort(r.RemoteAddr)
 		fmt.Fprintf(w, "pong from %s to %s\n", name, host)
@@ -213,7 +213,7 @@ func ipNet(p netip.Prefix) *net.IPNet {
 func (c *Cluster) RestoreRoutes(node int) error {
 	gateways := c.gateways
 	if len(gateways) == 0 {
-		gateways = []netip.Addr{planeAddr}
+		gateways = []netip.Addr{controlPlaneAddr}
 	}
 	if err := c.Nodes[node].SetGateways(gateways...); err != nil {
 		return err

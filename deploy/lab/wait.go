@@ -7,24 +7,24 @@ import (
 	"time"
 )
 
-// Patience bounds waits. It is not an expectation: a busy machine is slow.
-const Patience = 3 * time.Minute
+// WaitTimeout bounds waits. It is not an expectation: a busy machine is slow.
+const WaitTimeout = 3 * time.Minute
 
-// permanent is an error that waiting does not mend.
-type permanent struct{ error }
+// permanentError is an error that waiting does not mend.
+type permanentError struct{ error }
 
 // Permanent makes Wait give up at once.
-func Permanent(err error) error { return permanent{err} }
+func Permanent(err error) error { return permanentError{err} }
 
 // Wait calls check until it succeeds, and fails with its last error when
 // Patience is over.
 func Wait(ctx context.Context, what string, check func() error) error {
 	const pause = 25 * time.Millisecond
-	ctx, cancel := context.WithTimeout(ctx, Patience)
+	ctx, cancel := context.WithTimeout(ctx, WaitTimeout)
 	defer cancel()
 	for {
 		err := check()
-		var p permanent
+		var p permanentError
 		if err == nil {
 			return nil
 		}

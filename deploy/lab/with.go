@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// With runs a command in place of this process, with the tools that were fetched
+// RunWith runs a command in place of this process, with the tools that were fetched
 // on its PATH and the users of FRR and OpenBGPD known, for tests that run routers
 // themselves. As root only the mounts are the command's own; an ordinary user's
 // command gets neither user, and so neither router.
-func (b Binaries) With(command []string) error {
+func (b Binaries) RunWith(command []string) error {
 	if len(command) == 0 {
 		return errors.New("with: which command?")
 	}
-	env := b.environment()
+	env := b.commandEnv()
 	if os.Geteuid() == 0 {
 		runtime.LockOSThread() // mounts are the thread's, and the command is run in its place
 		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {

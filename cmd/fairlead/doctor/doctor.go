@@ -1,12 +1,11 @@
-// Package doctor finds everything that is wrong with Fairlead in a cluster: with
-// nodes, Services, configuration objects, pools and BGP sessions.
+// Package doctor detects problems of nodes, Services, configuration objects, pools
+// and BGP sessions in a cluster.
 //
-// It reads an objects.Snapshot and compares what the cluster holds with the
-// decision that the controller would make, so that a controller that does not
-// run hides nothing. It changes nothing. The result is printed as a line for
-// each finding, the worst first, and a table of the BGP sessions, or encoded as
-// JSON. The exit status of the command is 0 if there is no finding and 1
-// otherwise.
+// It reads an objects.Snapshot and computes the controller's decision itself, so
+// that it detects problems also while no controller runs. It changes nothing. The
+// result is printed as one line for each finding, the most severe first, and a
+// table of the BGP sessions, or encoded as JSON. The exit status of the command is
+// 0 without findings and 1 otherwise.
 package doctor
 
 import (
@@ -23,9 +22,9 @@ import (
 	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// Diagnosis is what Examine finds. Its JSON is described in docs/cli.md.
+// Diagnosis is the result of Examine. Its JSON is described in docs/cli.md.
 type Diagnosis struct {
-	Findings []finding       `json:"findings"` // the worst first
+	Findings []finding       `json:"findings"` // the most severe first
 	Services int             `json:"services"`
 	Nodes    int             `json:"nodes"`
 	Pools    int             `json:"pools"`
@@ -41,22 +40,22 @@ type finding struct {
 	Message  string          `json:"message"`
 }
 
-// severity orders findings, the worst first.
+// severity orders findings, the most severe first.
 type severity int
 
 const (
-	severityBroken   severity = iota // without service now
-	severityDegraded                 // works with less than it should
-	severityNotice                   // worth knowing
+	severityBroken   severity = iota // no service
+	severityDegraded                 // reduced service or redundancy
+	severityNotice                   // no action is required now
 )
 
-// String returns the severity as text shows it.
+// String returns the severity as printed in text.
 func (s severity) String() string { return [...]string{"BROKEN", "DEGRADED", "NOTICE"}[s] }
 
-// MarshalText returns the severity as JSON shows it.
+// MarshalText returns the severity as encoded in JSON.
 func (s severity) MarshalText() ([]byte, error) { return []byte(strings.ToLower(s.String())), nil }
 
-// Examine finds every problem in the snapshot, which is not changed.
+// Examine returns all problems in the snapshot. It does not modify the snapshot.
 func Examine(s objects.Snapshot) Diagnosis {
 	plan := controllerplan.Decide(s.Controller)
 	findings := slices.Concat([]finding{}, nodeFindings(s), serviceFindings(s, plan), configFindings(plan), poolFindings(s, plan),
@@ -70,12 +69,12 @@ func Examine(s objects.Snapshot) Diagnosis {
 	}
 }
 
-// Text writes a line for each finding, and a table of the sessions. It returns
+// Text writes one line for each finding, and a table of the sessions. It returns
 // the error of the one write.
 func (d Diagnosis) Text(w io.Writer) error {
 	var b strings.Builder
 	if len(d.Findings) == 0 {
-		fmt.Fprintf(&b, "No problem found: %s, %s, %s, %s.\n",
+		fmt.Fprintf(&b, "No problems found: %s, %s, %s, %s.\n",
 			output.Count(d.Services, "Service", "Services"), output.Count(d.Nodes, "node", "nodes"),
 			output.Count(d.Pools, "pool", "pools"), output.Count(d.Peers, "BGP peer", "BGP peers"))
 	}
@@ -91,11 +90,12 @@ func (d Diagnosis) Text(w io.Writer) error {
 	return err
 }
 
+// nodeFindings returns the nodes without a speaker and those that are not Ready.
 func nodeFindings(s objects.Snapshot) (found []finding) {
 	if len(s.Controller.Nodes) > 0 && len(s.Controller.Speakers) == 0 {
 		return []finding{{
 			severityBroken, "DaemonSet fairlead-speaker", v1alpha1.NoSpeaker,
-			"no speaker has ever reported: kubectl -n fairlead-system get pods",
+			"no speaker has reported; check: kubectl -n fairlead-system get pods",
 		}}
 	}
 	for _, n := range s.Controller.Nodes {
@@ -104,19 +104,19 @@ func nodeFindings(s objects.Snapshot) (found []finding) {
 		case !reports:
 			found = append(found, finding{
 				severityDegraded, "Node " + n.Name, v1alpha1.NoSpeaker,
-				"its speaker has never reported: kubectl -n fairlead-system get pods -o wide",
+				"the speaker of the node has not reported; check: kubectl -n fairlead-system get pods -o wide",
 			})
 		case !config.NodeReady(n):
 			found = append(found, finding{
 				severityDegraded, "Node " + n.Name, v1alpha1.NodeNotReady,
-				"it is not Ready, and announces nothing if another node can",
+				"the node is not Ready; it announces an address only if no other node can",
 			})
 		}
 	}
 	return found
 }
 
-// configFindings returns the problems of Fairlead's own objects.
+// configFindings returns the problems of Fairlead's configuration objects.
 func configFindings(plan controllerplan.Plan) (found []finding) {
 	for _, p := range plan.Problems {
 		found = append(found, finding{severityDegraded, p.Kind + " " + p.Name, p.Reason, p.Field + ": " + p.Message})

@@ -60,18 +60,18 @@ func TestExamine(t *testing.T) {
 	if err := Examine(brokenCluster()).Text(&out); err != nil {
 		t.Fatal(err)
 	}
-	// The width of the columns is not tested here.
+	// The column widths are not compared.
 	got := strings.TrimSpace(strings.Join(strings.Fields(strings.ReplaceAll(out.String(), "\n", " | ")), " "))
 	want := strings.Join([]string{
 		`BROKEN BGPPeer tor-b from node-1 SessionDown connection refused by 192.0.2.2 port 179`,
 		`BROKEN BGPPeer tor-b from node-2 SessionDown expected AS 64513, but the peer's OPEN has AS 64999`,
-		`BROKEN BGPPeer tor-b from node-3 NoSpeaker the node's speaker has not reported about it`,
+		`BROKEN BGPPeer tor-b from node-3 NoSpeaker the speaker of the node has not reported this session`,
 		`DEGRADED BGPPeer tor-a from node-1 RoutesWithheld IPv6: the peer does not have the family enabled`,
 		`DEGRADED BGPPeer tor-a from node-2 RoutesWithheld IPv6: the peer does not have the family enabled`,
-		`DEGRADED BGPPeer tor-a from node-3 NoSpeaker the node's speaker has not reported about it`,
+		`DEGRADED BGPPeer tor-a from node-3 NoSpeaker the speaker of the node has not reported this session`,
 		`DEGRADED IPAddressPool lan InvertedRange spec.addresses[0]: "192.0.2.9-192.0.2.1" ends before it starts; did you mean "192.0.2.1-192.0.2.9"?`,
-		`DEGRADED IPAddressPool unused NoAdvertisement no L2Advertisement and no BGPAdvertisement covers it`,
-		`DEGRADED Node node-3 NoSpeaker its speaker has never reported: kubectl -n fairlead-system get pods -o wide`,
+		`DEGRADED IPAddressPool unused NoAdvertisement no L2Advertisement or BGPAdvertisement selects the pool`,
+		`DEGRADED Node node-3 NoSpeaker the speaker of the node has not reported; check: kubectl -n fairlead-system get pods -o wide`,
 		``,
 		`PEER NODE STATE REACH TTL,PASSWORD PORT OPEN ASN FAMILIES ACCEPTS BFD ROUTES`,
 		`tor-a node-1 Established ok ok ok ok ok IPv4 ok Up 7`,
@@ -85,10 +85,10 @@ func TestExamine(t *testing.T) {
 	}
 }
 
-// TestNoFinding: the text says that there is no problem.
+// TestNoFinding checks the text of a diagnosis without findings.
 func TestNoFinding(t *testing.T) {
 	var out strings.Builder
-	if err := Examine(objects.Snapshot{}).Text(&out); err != nil || !strings.Contains(out.String(), "No problem found") {
+	if err := Examine(objects.Snapshot{}).Text(&out); err != nil || !strings.Contains(out.String(), "No problems found") {
 		t.Error(out.String())
 	}
 }

@@ -11,8 +11,8 @@ import (
 	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// poolFindings returns the pools that no advertisement covers, and those that
-// are exhausted or nearly so.
+// poolFindings returns the pools that no advertisement selects, and those that
+// are exhausted or nearly exhausted.
 func poolFindings(s objects.Snapshot, plan controllerplan.Plan) (found []finding) {
 	for _, p := range s.Controller.Objects.Pools {
 		object := "IPAddressPool " + p.Name
@@ -21,7 +21,7 @@ func poolFindings(s objects.Snapshot, plan controllerplan.Plan) (found []finding
 			found = append(found, finding{severity, object, reason, fmt.Sprintf(format, args...)})
 		}
 		if apimeta.IsStatusConditionFalse(status.Conditions, v1alpha1.ConditionAdvertised) {
-			add(severityDegraded, v1alpha1.NoAdvertisement, "no L2Advertisement and no BGPAdvertisement covers it")
+			add(severityDegraded, v1alpha1.NoAdvertisement, "no L2Advertisement or BGPAdvertisement selects the pool")
 		}
 		for _, family := range []struct {
 			name  string
@@ -31,11 +31,12 @@ func poolFindings(s objects.Snapshot, plan controllerplan.Plan) (found []finding
 			switch {
 			case !scarce:
 			case free.Sign() > 0:
-				add(severityNotice, v1alpha1.PoolNearlyExhausted, "%s of %s %s addresses can still be given", free, family.usage.Capacity, family.name)
-			case p.Spec.AutoAssign != nil && !*p.Spec.AutoAssign: // its Services have asked for it by name
-				add(severityNotice, v1alpha1.PoolExhausted, "no %s address is free, of %s", family.name, family.usage.Capacity)
+				add(severityNotice, v1alpha1.PoolNearlyExhausted, "only %s of %s %s addresses are free",
+					free, family.usage.Capacity, family.name)
+			case p.Spec.AutoAssign != nil && !*p.Spec.AutoAssign: // all its Services have requested it by name
+				add(severityNotice, v1alpha1.PoolExhausted, "no free %s address, capacity %s", family.name, family.usage.Capacity)
 			default:
-				add(severityDegraded, v1alpha1.PoolExhausted, "no %s address is free, of %s", family.name, family.usage.Capacity)
+				add(severityDegraded, v1alpha1.PoolExhausted, "no free %s address, capacity %s", family.name, family.usage.Capacity)
 			}
 		}
 	}

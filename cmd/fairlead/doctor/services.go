@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -17,8 +16,8 @@ import (
 	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// serviceFindings returns the conditions that the controller would write and
-// that are a problem, and whether it has yet to write any.
+// serviceFindings returns the desired conditions of Services that are a problem,
+// and a finding if the status of any Service is not the desired one.
 func serviceFindings(s objects.Snapshot, plan controllerplan.Plan) (found []finding) {
 	outdated, desired := 0, plan.ByKey()
 	for _, svc := range s.Controller.Services {
@@ -33,19 +32,19 @@ func serviceFindings(s objects.Snapshot, plan controllerplan.Plan) (found []find
 		for _, c := range p.Conditions {
 			reason := v1alpha1.Reason(c.Reason)
 			switch {
-			case c.Status == metav1.ConditionFalse && reason == v1alpha1.NoAddress: // the other condition has the cause
+			case c.Status == metav1.ConditionFalse && reason == v1alpha1.NoAddress: // the condition Provisioned has the cause
 			case c.Status == metav1.ConditionFalse && c.Type == v1alpha1.ConditionProvisioned && hasAddress(*p):
-				add(severityDegraded, reason, c.Message) // it has an address, though not what it asks for
+				add(severityDegraded, reason, c.Message) // it has an address, but a request is refused
 			case c.Status == metav1.ConditionFalse:
 				add(severityBroken, reason, c.Message)
 			case reason == v1alpha1.OutOfPool || reason == v1alpha1.CloudCannotServe:
 				add(severityNotice, reason, c.Message)
 			case c.Type == v1alpha1.ConditionProvisioned && len(p.Overdue) > 0:
-				add(severityDegraded, v1alpha1.Renumbering, "the time of the old address is over: "+c.Message)
+				add(severityDegraded, v1alpha1.Renumbering, "the deadline of the old address has passed: "+c.Message)
 			}
 		}
 		if len(p.OutOfPool) > 0 && !hasReason(*p, v1alpha1.OutOfPool) {
-			add(severityNotice, v1alpha1.OutOfPool, fmt.Sprintf("keeps %s, which its pool would not give any more", joinAddrs(p.OutOfPool)))
+			add(severityNotice, v1alpha1.OutOfPool, joinAddrs(p.OutOfPool)+" is kept, although its pool would no longer assign it")
 		}
 		if statusOutdated(svc, *p) {
 			outdated++
@@ -54,7 +53,8 @@ func serviceFindings(s objects.Snapshot, plan controllerplan.Plan) (found []find
 	if outdated > 0 {
 		found = append(found, finding{
 			severityDegraded, "Deployment fairlead-controller", v1alpha1.ControllerBehind,
-			output.Count(outdated, "Service does", "Services do") + " not say what the controller would say: is one running, and able to write?",
+			"the status of " + output.Count(outdated, "Service", "Services") +
+				" is not the desired one; check that a controller is running and can write",
 		})
 	}
 	return found
@@ -65,8 +65,9 @@ func hasAddress(p controllerplan.ServicePlan) bool {
 	return len(p.Ingress) > 0 && slices.Contains(p.Finalizers, v1alpha1.FinalizerBareMetal)
 }
 
-// statusOutdated reports whether the controller has yet to write other addresses
-// or reasons. Messages are not compared: it may be of another version.
+// statusOutdated reports whether the addresses or reasons in the status differ from
+// the desired ones. Messages are not compared, because the running controller may
+// be of another version.
 func statusOutdated(svc *corev1.Service, p controllerplan.ServicePlan) bool {
 	same := func(a, b corev1.LoadBalancerIngress) bool { return a.IP == b.IP && a.Hostname == b.Hostname }
 	if p.Serves && !slices.EqualFunc(svc.Status.LoadBalancer.Ingress, p.Ingress, same) {

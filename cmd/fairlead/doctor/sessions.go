@@ -17,8 +17,8 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/bgp"
 )
 
-// sessionFindings returns the BGP sessions that are down or incomplete. A peer
-// without any established session is broken.
+// sessionFindings returns the BGP sessions that are down or incomplete. They are
+// broken if the peer has no established session at all, otherwise degraded.
 func sessionFindings(s objects.Snapshot) (found []finding) {
 	for _, p := range s.Speaker.Config.BGPPeers {
 		var down, more []finding
@@ -34,7 +34,7 @@ func sessionFindings(s objects.Snapshot) (found []finding) {
 			f := finding{Severity: severityDegraded, Object: fmt.Sprintf("BGPPeer %s from %s", p.Name, n.Name)}
 			switch session, reported := s.Session(n.Name, p.Name); {
 			case !reported:
-				f.Reason, f.Message = v1alpha1.NoSpeaker, "the node's speaker has not reported about it"
+				f.Reason, f.Message = v1alpha1.NoSpeaker, "the speaker of the node has not reported this session"
 				down = append(down, f)
 			case session.State != bgp.Established.String():
 				f.Reason = cmp.Or(session.ProblemReason, v1alpha1.SessionDown)
@@ -46,7 +46,7 @@ func sessionFindings(s objects.Snapshot) (found []finding) {
 			}
 		}
 		if selected == 0 {
-			more = append(more, finding{severityDegraded, "BGPPeer " + p.Name, v1alpha1.NoNode, "its nodeSelectors select no node"})
+			more = append(more, finding{severityDegraded, "BGPPeer " + p.Name, v1alpha1.NoNode, "nodeSelectors select no node"})
 		}
 		for i := range down {
 			if established == 0 {
@@ -58,7 +58,7 @@ func sessionFindings(s objects.Snapshot) (found []finding) {
 	return found
 }
 
-// establishedFindings returns what an established session lacks.
+// establishedFindings returns the problems of an established session.
 func establishedFindings(object string, p config.BGPPeer, session v1alpha1.Session) (found []finding) {
 	add := func(severity severity, reason v1alpha1.Reason, message string) {
 		found = append(found, finding{severity, object, reason, message})
@@ -67,11 +67,11 @@ func establishedFindings(object string, p config.BGPPeer, session v1alpha1.Sessi
 		add(severityDegraded, v1alpha1.RoutesWithheld, session.Withheld)
 	}
 	if session.BFD != "" && session.BFD != "Up" {
-		message := cmp.Or(session.BFDMessage, "is "+session.BFD)
-		add(severityDegraded, v1alpha1.BFDDown, message+": a dead path is noticed by the hold timer only")
+		message := cmp.Or(session.BFDMessage, "BFD is "+session.BFD)
+		add(severityDegraded, v1alpha1.BFDDown, message+"; a path failure is detected by the hold timer only")
 	}
 	if len(session.Pending) > 0 {
-		add(severityNotice, v1alpha1.ChangePending, strings.Join(session.Pending, ", ")+": takes effect with the next session")
+		add(severityNotice, v1alpha1.ChangePending, strings.Join(session.Pending, ", ")+" takes effect with the next session")
 	}
 	if p.RestartTime > 0 && strings.Contains(session.GracefulRestart, "does not") {
 		add(severityNotice, v1alpha1.NoGracefulRestart, session.GracefulRestart)
@@ -79,7 +79,7 @@ func establishedFindings(object string, p config.BGPPeer, session v1alpha1.Sessi
 	return found
 }
 
-// sessionSteps are the steps of a session, in the order in which they can fail.
+// sessionSteps are the steps of establishing a session, in their order.
 var sessionSteps = []struct {
 	step  bgp.Step
 	title string
@@ -93,7 +93,7 @@ var sessionSteps = []struct {
 	{bgp.StepAccept, "ACCEPTS"},
 }
 
-// sessionReport is which steps one session has taken.
+// sessionReport lists the results of the steps of one session.
 type sessionReport struct {
 	Peer   string       `json:"peer"`
 	Node   string       `json:"node"`
@@ -103,15 +103,15 @@ type sessionReport struct {
 	Routes int64        `json:"routes"`
 }
 
-// stepReport is the result of one step: ok, FAIL or ?, or, of an established
-// session, the address families.
+// stepReport is the result of one step: ok, FAIL or ?. The result of the step
+// families of an established session is the list of address families.
 type stepReport struct {
 	Step   bgp.Step `json:"step"`
 	Result string   `json:"result"`
 }
 
-// sessionReports returns a report for each session. Those of nodes that are not
-// Ready are left out, because they may be outdated.
+// sessionReports returns a report for each session. Reports of nodes that are not
+// Ready are omitted, because they may be outdated.
 func sessionReports(s objects.Snapshot) []sessionReport {
 	all := []sessionReport{}
 	if len(s.Speaker.Config.BGPPeers) == 0 {
@@ -131,7 +131,8 @@ func sessionReports(s objects.Snapshot) []sessionReport {
 	return all
 }
 
-// stepReports returns ok up to the step that failed, and ? after it.
+// stepReports returns ok for the steps before the failed one, and ? for those after
+// it.
 func stepReports(session v1alpha1.Session) (reports []stepReport) {
 	failed := false
 	for _, s := range sessionSteps {

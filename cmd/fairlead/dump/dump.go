@@ -1,11 +1,11 @@
-// Package dump writes every object that Fairlead's decisions depend on, so that
-// the other commands can read them without the cluster.
+// Package dump writes all objects that Fairlead's decisions depend on, so that
+// the other commands can read them without access to the cluster.
 //
-// It reads an objects.Collection and writes one YAML List, which
-// objects.FromDumps reads. Managed fields and the images on nodes,
-// which are long and decide nothing, are left out. There are no Secrets among
-// the kinds of a Collection. The exit status of the command is 0, or 1 if
-// objects cannot be read or the dump cannot be written.
+// It writes an objects.Collection as one YAML List, which objects.FromDumps reads.
+// Managed fields and the list of images of a Node are omitted: they are large, and
+// no decision depends on them. A Collection contains no Secrets. The exit status
+// of the command is 0, or 1 if objects cannot be read or the dump cannot be
+// written.
 package dump
 
 import (
@@ -22,7 +22,7 @@ import (
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 )
 
-// Write writes the dump, in one write. The objects are not changed.
+// Write writes the dump in one write. It does not modify the objects.
 func Write(w io.Writer, c *objects.Collection) error {
 	var b bytes.Buffer
 	b.WriteString("apiVersion: v1\nkind: List\nitems:\n")
@@ -43,7 +43,8 @@ func Write(w io.Writer, c *objects.Collection) error {
 	return nil
 }
 
-// listItem encodes the object with its kind, and without what decides nothing.
+// listItem encodes the object with its kind, without the fields that no decision
+// depends on.
 func listItem(o runtime.Object) (json.RawMessage, error) {
 	o = o.DeepCopyObject()
 	if node, ok := o.(*corev1.Node); ok {

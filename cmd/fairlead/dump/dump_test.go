@@ -12,7 +12,7 @@ import (
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 )
 
-// TestRoundTrip: FromDumps reads the objects that Write has written.
+// TestRoundTrip checks that FromDumps reads the objects that Write has written.
 func TestRoundTrip(t *testing.T) {
 	first, notes, err := objects.FromDumps([]string{"../testdata/docs/dump.yaml"}, nil)
 	if err != nil || len(notes) > 0 {
@@ -37,8 +37,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestLeftOut: a dump has neither managed fields nor the images on nodes.
-func TestLeftOut(t *testing.T) {
+// TestOmitted checks that a dump contains neither managed fields nor images of nodes.
+func TestOmitted(t *testing.T) {
 	node := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: "node-1", ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "cloud-node-controller"}}},
 		Status:     corev1.NodeStatus{Images: []corev1.ContainerImage{{Names: []string{"nginx"}}}},

@@ -1,14 +1,13 @@
-// Package explain shows how the decisions about one Service came about: the
-// provider that serves it, which address it has from which pool, which node
-// announces the address on which interface or to which BGP peer, and why no
-// other does.
+// Package explain shows the decisions about one Service and their reasons: the
+// provider that serves it, the assigned addresses and their pools, and which node
+// announces an address on which interface or to which BGP peer.
 //
-// It reads an objects.Snapshot and makes the decisions of the controller and of
-// the speakers again, by their own code. What only the controller knows, the
-// state of a load balancer on AWS, it takes from the Service's status. The
-// result is printed as a text of sections or encoded as JSON. A Service that
-// does not exist is an error, exit status 1; any other result is success,
-// whether the Service has an address or not.
+// It reads an objects.Snapshot and computes the decisions of the controller and
+// of the speakers again, by their own code. The state of a load balancer on AWS is
+// not part of the snapshot; it is read from the status of the Service. The result
+// is printed as a text of sections or encoded as JSON. A Service that does not
+// exist is an error, exit status 1; any other result is success, whether the
+// Service has an address or not.
 package explain
 
 import (
@@ -29,28 +28,29 @@ import (
 	speakerplan "github.com/fairlead-io/fairlead/speaker/plan"
 )
 
-// Explanation is why a Service is served as it is. Its JSON is described in
+// Explanation holds the decisions about one Service. Its JSON is described in
 // docs/cli.md.
 type Explanation struct {
 	Service  string         `json:"service"`
-	Type     string         `json:"type"` // with ports and policy, for people
+	Type     string         `json:"type"` // with ports and policy, as text
 	Provider providerChoice `json:"provider"`
-	// Address lists the pools, or the held address, in the order of the decision.
-	Address       []addressCandidate `json:"address"`
-	Balancer      []string           `json:"balancer,omitempty"` // on AWS
-	Announcements []announcement     `json:"announcements"`
-	Conditions    []output.Condition `json:"conditions"`
+	// Address lists the considered pools, or the held address, in the order of the
+	// decision.
+	Address       []addressCandidate    `json:"address"`
+	Balancer      []string              `json:"balancer,omitempty"` // on AWS
+	Announcements []addressAnnouncement `json:"announcements"`
+	Conditions    []output.Condition    `json:"conditions"`
 	onAWS         bool
 }
 
-// providerChoice is which provider serves the Service.
+// providerChoice is the provider that serves the Service, and why.
 type providerChoice struct {
 	Verdict string          `json:"verdict"`
 	Reason  v1alpha1.Reason `json:"reason,omitempty"`
 	Message string          `json:"message"`
 }
 
-// addressCandidate is a pool, or a held address, that the controller considered.
+// addressCandidate is a pool, or a held address, that the allocator considered.
 type addressCandidate struct {
 	Family  string `json:"family"`
 	Pool    string `json:"pool,omitempty"`
@@ -58,26 +58,26 @@ type addressCandidate struct {
 	Message string `json:"message"`
 }
 
-// announcement is which nodes announce one address.
-type announcement struct {
+// addressAnnouncement lists the nodes that announce one address, or could.
+type addressAnnouncement struct {
 	Address string             `json:"address"`
 	Pool    string             `json:"pool"`             // recorded
-	Reason  v1alpha1.Reason    `json:"reason,omitempty"` // why no node does
+	Reason  v1alpha1.Reason    `json:"reason,omitempty"` // why no node announces it
 	Message string             `json:"message,omitempty"`
 	Nodes   []nodeAnnouncement `json:"nodes"`
 }
 
-// nodeAnnouncement is how one node announces an address.
+// nodeAnnouncement lists how one node announces an address.
 type nodeAnnouncement struct {
 	Node       string          `json:"node"`
-	Interfaces []string        `json:"interfaces"` // on which it answers
-	Routes     []route         `json:"routes"`
-	Reason     v1alpha1.Reason `json:"reason,omitempty"` // why neither
+	Interfaces []string        `json:"interfaces"` // on which it answers ARP and NDP
+	Routes     []peerRoute     `json:"routes"`
+	Reason     v1alpha1.Reason `json:"reason,omitempty"` // why it does neither
 	Message    string          `json:"message,omitempty"`
 }
 
-// route is what a node advertises, or would advertise, to a BGP peer.
-type route struct {
+// peerRoute is a route that a node advertises, or would advertise, to a BGP peer.
+type peerRoute struct {
 	Peer        string `json:"peer"`
 	Prefix      string `json:"prefix"`
 	Advertised  bool   `json:"advertised"` // the session is established
@@ -102,7 +102,7 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 	e = Explanation{
 		Service: key.String(), Type: typeText(svc),
 		Provider: providerChoice{providerNames[trace.Choice.Verdict], trace.Choice.Reason, trace.Choice.Message},
-		Address:  []addressCandidate{}, Announcements: []announcement{}, Conditions: output.Conditions(trace.Plan.Conditions),
+		Address:  []addressCandidate{}, Announcements: []addressAnnouncement{}, Conditions: output.Conditions(trace.Plan.Conditions),
 		onAWS: trace.Choice.Verdict == providers.OnAWS,
 	}
 	for _, v := range trace.Verdicts {
@@ -114,9 +114,9 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 		}
 	}
 	for _, v := range speakerplan.Explain(s.Speaker, svc) {
-		a := announcement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []nodeAnnouncement{}}
+		a := addressAnnouncement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []nodeAnnouncement{}}
 		for _, n := range v.Nodes {
-			node := nodeAnnouncement{n.Node, append([]string{}, n.Owns...), []route{}, n.Reason, n.Message}
+			node := nodeAnnouncement{n.Node, append([]string{}, n.Owns...), []peerRoute{}, n.Reason, n.Message}
 			for _, r := range n.Tells {
 				node.Routes = append(node.Routes, routeOf(s, n.Node, r))
 			}
@@ -142,11 +142,12 @@ func typeText(svc *corev1.Service) string {
 	return strings.Join(all, ", ")
 }
 
-// routeOf combines the route that the node should advertise with the session
-// that its speaker reports.
-func routeOf(s objects.Snapshot, node string, desired speakerplan.Told) route {
+// routeOf combines the desired route of the node with the session that its speaker
+// reports. The route is advertised only over an established session that has the
+// address family.
+func routeOf(s objects.Snapshot, node string, desired speakerplan.Told) peerRoute {
 	a := desired.Attributes
-	r := route{
+	r := peerRoute{
 		Peer: desired.Peer, Prefix: desired.Prefix.String(),
 		LocalPref: a.LocalPref, Prepend: int(a.Prepend), Communities: a.Communities,
 	}

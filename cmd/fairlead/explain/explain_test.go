@@ -46,10 +46,10 @@ func peered(sessions ...v1alpha1.Session) objects.Snapshot {
 	return c.Snapshot(time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), providers.Policy{Mode: providers.BareMetal})
 }
 
-// TestRoutes: a route reaches its peer only over an established session that
-// has the address family, and otherwise the session's problem is shown.
+// TestRoutes checks that a route is shown as advertised only over an established
+// session that has the address family, and otherwise with the problem of the session.
 func TestRoutes(t *testing.T) {
-	const advertised = "  * node-1  tells tor  192.0.2.10/32 local-pref 100\n"
+	const advertised = "  * node-1  advertises to tor  192.0.2.10/32 local-pref 100\n"
 	for _, row := range []struct {
 		name    string
 		session v1alpha1.Session
@@ -59,23 +59,23 @@ func TestRoutes(t *testing.T) {
 		{
 			"family withheld",
 			v1alpha1.Session{Peer: "tor", State: "Established", Families: []string{"IPv6"}, Withheld: "IPv4 is off"},
-			"  - node-1  would tell tor (IPv4 is off)  ",
+			"  - node-1  not advertised to tor (IPv4 is off)  ",
 		},
-		{"connecting", v1alpha1.Session{Peer: "tor", State: "Connect"}, "  - node-1  would tell tor (Connect)  "},
+		{"connecting", v1alpha1.Session{Peer: "tor", State: "Connect"}, "  - node-1  not advertised to tor (Connect)  "},
 		{
 			"last error",
 			v1alpha1.Session{Peer: "tor", State: "Connect", LastError: "refused"},
-			"  - node-1  would tell tor (refused)  ",
+			"  - node-1  not advertised to tor (refused)  ",
 		},
 		{
 			"problem",
 			v1alpha1.Session{Peer: "tor", State: "Connect", LastError: "refused", Problem: "wrong AS"},
-			"  - node-1  would tell tor (wrong AS)  ",
+			"  - node-1  not advertised to tor (wrong AS)  ",
 		},
 		{
 			"another peer",
 			v1alpha1.Session{Peer: "spine", State: "Established", Families: []string{"IPv4"}},
-			"  - node-1  would tell tor (its speaker has not reported)  ",
+			"  - node-1  not advertised to tor (its speaker has not reported)  ",
 		},
 	} {
 		t.Run(row.name, func(t *testing.T) {

@@ -10,8 +10,8 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// Text writes the sections of the explanation. A star marks what is the case, a
-// dash what is not. It returns the error of the one write.
+// Text writes the sections of the explanation. A star marks an effective choice, a
+// dash one that is not in effect. It returns the error of the one write.
 func (e Explanation) Text(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Service %s (%s)\n", e.Service, e.Type)
@@ -41,7 +41,7 @@ func (e Explanation) Text(w io.Writer) error {
 		}
 	}
 	for _, a := range e.Announcements {
-		b.WriteString(a.text())
+		b.WriteString(a.sectionText())
 	}
 	if len(e.Conditions) > 0 {
 		b.WriteString("\nConditions\n")
@@ -55,11 +55,12 @@ func (e Explanation) Text(w io.Writer) error {
 	return err
 }
 
-func (a announcement) text() string {
+// sectionText returns the section of one address.
+func (a addressAnnouncement) sectionText() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nAnnouncement of %s (pool %s)\n", a.Address, cmp.Or(a.Pool, "not recorded"))
 	if a.Reason != "" {
-		fmt.Fprintf(&b, "  - nobody: %s: %s\n", a.Reason, a.Message)
+		fmt.Fprintf(&b, "  - no node: %s: %s\n", a.Reason, a.Message)
 	}
 	b.WriteString(output.Table(func(t io.Writer) {
 		for _, n := range a.Nodes {
@@ -68,9 +69,9 @@ func (a announcement) text() string {
 			}
 			for _, r := range n.Routes {
 				if r.Advertised {
-					fmt.Fprintf(t, "  * %s\ttells %s\t%s\n", n.Node, r.Peer, r.attributes())
+					fmt.Fprintf(t, "  * %s\tadvertises to %s\t%s\n", n.Node, r.Peer, r.attributesText())
 				} else {
-					fmt.Fprintf(t, "  - %s\twould tell %s (%s)\t%s\n", n.Node, r.Peer, r.State, r.attributes())
+					fmt.Fprintf(t, "  - %s\tnot advertised to %s (%s)\t%s\n", n.Node, r.Peer, r.State, r.attributesText())
 				}
 			}
 			if n.Reason != "" {
@@ -81,8 +82,8 @@ func (a announcement) text() string {
 	return b.String()
 }
 
-// attributes returns the prefix and the BGP attributes.
-func (r route) attributes() string {
+// attributesText returns the prefix and the BGP path attributes.
+func (r peerRoute) attributesText() string {
 	text := fmt.Sprintf("%s local-pref %d", r.Prefix, r.LocalPref)
 	if r.MED != nil {
 		text += fmt.Sprintf(" med %d", *r.MED)

@@ -15,26 +15,26 @@ import (
 	"github.com/fairlead-io/fairlead/config/client"
 )
 
-// FromCluster lists all objects from the API server. Namespaces and
-// ServiceCIDRs may be forbidden, which the notes mention; any other list that
+// FromCluster lists all objects from the API server. Listing Namespaces and
+// ServiceCIDRs may be forbidden, in which case there is a note; any other list that
 // fails is an error.
 func FromCluster(ctx context.Context, restConfig *rest.Config) (c *Collection, notes []string, err error) {
 	restConfig = rest.CopyConfig(restConfig)
-	restConfig.QPS = -1 // a dozen lists, once
+	restConfig.QPS = -1 // only a dozen requests
 	kube, err := kubernetes.NewForConfig(restConfig)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make an API client: %w", err)
+		return nil, nil, fmt.Errorf("create API client: %w", err)
 	}
 	fairlead, err := client.New(restConfig)
 	if err != nil {
 		return nil, nil, err
 	}
 	c = new(Collection)
-	for _, l := range lists(kube, fairlead) {
+	for _, l := range clusterListings(kube, fairlead) {
 		list, err := l.list(ctx, metav1.ListOptions{})
 		switch {
 		case apierrors.IsForbidden(err) && l.ifForbidden != "":
-			notes = append(notes, "may not list "+l.kinds+": "+l.ifForbidden)
+			notes = append(notes, "listing "+l.kinds+" is forbidden: "+l.ifForbidden)
 			continue
 		case apierrors.IsNotFound(err) && l.optional:
 			continue
@@ -50,44 +50,44 @@ func FromCluster(ctx context.Context, restConfig *rest.Config) (c *Collection, n
 	return c, notes, nil
 }
 
-// listing is how the objects of one kind are listed.
+// listing describes how the objects of one kind are listed.
 type listing struct {
 	kinds       string
-	list        lister
-	ifForbidden string // what is not known then; "" where the list is needed
-	ifNotServed error  // a better error than that of the API server
-	optional    bool   // not served by every supported version of Kubernetes
+	list        listFunc
+	ifForbidden string // the consequence; "" if the list is required
+	ifNotServed error  // replaces the error of the API server
+	optional    bool   // not served by all supported versions of Kubernetes
 }
 
-func lists(kube kubernetes.Interface, fairlead *client.Client) []listing {
+func clusterListings(kube kubernetes.Interface, fairlead *client.Client) []listing {
 	return []listing{
-		{kinds: "IPAddressPools", list: listerOf(fairlead.Pools.List), ifNotServed: errNoCRDs},
-		{kinds: "L2Advertisements", list: listerOf(fairlead.L2Advertisements.List)},
-		{kinds: "BGPPeers", list: listerOf(fairlead.BGPPeers.List)},
-		{kinds: "BGPAdvertisements", list: listerOf(fairlead.BGPAdvertisements.List)},
-		{kinds: "BFDProfiles", list: listerOf(fairlead.BFDProfiles.List)},
-		{kinds: "Communities", list: listerOf(fairlead.Communities.List)},
-		{kinds: "Speakers", list: listerOf(fairlead.Speakers.List)},
-		{kinds: "Services", list: listerOf(kube.CoreV1().Services(metav1.NamespaceAll).List)},
-		{kinds: "Nodes", list: listerOf(kube.CoreV1().Nodes().List)},
-		{kinds: "EndpointSlices", list: listerOf(kube.DiscoveryV1().EndpointSlices(metav1.NamespaceAll).List)},
+		{kinds: "IPAddressPools", list: listFuncOf(fairlead.Pools.List), ifNotServed: errNoCRDs},
+		{kinds: "L2Advertisements", list: listFuncOf(fairlead.L2Advertisements.List)},
+		{kinds: "BGPPeers", list: listFuncOf(fairlead.BGPPeers.List)},
+		{kinds: "BGPAdvertisements", list: listFuncOf(fairlead.BGPAdvertisements.List)},
+		{kinds: "BFDProfiles", list: listFuncOf(fairlead.BFDProfiles.List)},
+		{kinds: "Communities", list: listFuncOf(fairlead.Communities.List)},
+		{kinds: "Speakers", list: listFuncOf(fairlead.Speakers.List)},
+		{kinds: "Services", list: listFuncOf(kube.CoreV1().Services(metav1.NamespaceAll).List)},
+		{kinds: "Nodes", list: listFuncOf(kube.CoreV1().Nodes().List)},
+		{kinds: "EndpointSlices", list: listFuncOf(kube.DiscoveryV1().EndpointSlices(metav1.NamespaceAll).List)},
 		{
-			kinds: "Namespaces", list: listerOf(kube.CoreV1().Namespaces().List),
-			ifForbidden: "where pools have namespaceSelectors, what Services would newly get is not known",
+			kinds: "Namespaces", list: listFuncOf(kube.CoreV1().Namespaces().List),
+			ifForbidden: "new addresses from pools with namespaceSelectors are unknown",
 		},
 		{ // served since Kubernetes 1.33
-			kinds: "ServiceCIDRs", list: listerOf(kube.NetworkingV1().ServiceCIDRs().List), optional: true,
-			ifForbidden: "addresses of ClusterIPs are not known to be reserved",
+			kinds: "ServiceCIDRs", list: listFuncOf(kube.NetworkingV1().ServiceCIDRs().List), optional: true,
+			ifForbidden: "the ClusterIP ranges are not reserved",
 		},
 	}
 }
 
-var errNoCRDs = errors.New("the CRDs of Fairlead are not installed in this cluster: kubectl apply --server-side -k deploy")
+var errNoCRDs = errors.New("the CRDs of Fairlead are not installed in this cluster; install them: kubectl apply --server-side -k deploy")
 
-// lister is the List method of a client, whatever it lists.
-type lister func(context.Context, metav1.ListOptions) (runtime.Object, error)
+// listFunc is the List method of a client for any kind.
+type listFunc func(context.Context, metav1.ListOptions) (runtime.Object, error)
 
-func listerOf[L runtime.Object](list func(context.Context, metav1.ListOptions) (L, error)) lister {
+func listFuncOf[L runtime.Object](list func(context.Context, metav1.ListOptions) (L, error)) listFunc {
 	return func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 		return list(ctx, options)
 	}

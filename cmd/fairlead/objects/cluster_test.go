@@ -70,8 +70,8 @@ func TestFromCluster(t *testing.T) {
 		lacks int
 	}{
 		{"", 0, "", 0},
-		{"/api/v1/namespaces", http.StatusForbidden, "may not list Namespaces", 3},
-		{"/apis/networking.k8s.io/v1/servicecidrs", http.StatusForbidden, "may not list ServiceCIDRs", 1},
+		{"/api/v1/namespaces", http.StatusForbidden, "listing Namespaces is forbidden", 3},
+		{"/apis/networking.k8s.io/v1/servicecidrs", http.StatusForbidden, "listing ServiceCIDRs is forbidden", 1},
 		{"/apis/networking.k8s.io/v1/servicecidrs", http.StatusNotFound, "", 1},
 		{"/apis/networking.k8s.io/v1/servicecidrs", http.StatusInternalServerError, "list ServiceCIDRs: ", -1},
 		{"/api/v1/nodes", http.StatusForbidden, "list Nodes: ", -1},

@@ -28,13 +28,14 @@ import (
 // decoder adds the objects of files to a Collection. Its errors name the file,
 // the document and the object.
 type decoder struct {
-	// strict is for manifests: they must hold nothing but kinds that users write,
-	// and be valid.
+	// strict is set for manifests, which may contain supported kinds only and must be
+	// valid.
 	strict bool
-	// namespace is that of Services that name none.
+	// namespace is the namespace of Services without one.
 	namespace string
 	into      *Collection
-	// skipped counts the objects of kinds that no decision depends on; nil if strict.
+	// skipped counts the objects of kinds that no decision depends on; nil if strict
+	// is set.
 	skipped map[string]int
 }
 
@@ -45,21 +46,21 @@ func (d *decoder) readFile(path string, stdin io.Reader) error {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return err // it names the file
+		return err // names the file
 	}
 	defer f.Close()
 	return d.readAll(path, f)
 }
 
-// readAll reads all documents. The name is for errors.
+// readAll reads all documents. Errors contain the name.
 func (d *decoder) readAll(name string, in io.Reader) error {
 	content, err := io.ReadAll(in)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
-	all, err := documents(content)
+	all, err := splitDocuments(content)
 	for i, document := range all {
-		if err := d.decode(document); err != nil {
+		if err := d.decodeDocument(document); err != nil {
 			return fmt.Errorf("%s: document %d: %w", name, i+1, err)
 		}
 	}
@@ -67,16 +68,16 @@ func (d *decoder) readAll(name string, in io.Reader) error {
 	case err != nil:
 		return fmt.Errorf("%s: document %d: %w", name, len(all)+1, err)
 	case len(all) == 0:
-		return fmt.Errorf("%s: it holds no object", name)
+		return fmt.Errorf("%s: contains no objects", name)
 	}
 	return nil
 }
 
-// documents returns the YAML or JSON documents of a file, as JSON, up to the
-// first one that is invalid. Empty ones, such as comments, do not count.
-func documents(content []byte) ([]json.RawMessage, error) {
-	if all, ok := jsonDocuments(content); ok {
-		return all, nil // much faster than as YAML, which also refuses tabs
+// splitDocuments returns the YAML or JSON documents of a file, as JSON, up to the
+// first invalid one. Empty documents, such as comments, are skipped.
+func splitDocuments(content []byte) ([]json.RawMessage, error) {
+	if all, ok := splitJSONDocuments(content); ok {
+		return all, nil // much faster than parsing as YAML, which also rejects tabs
 	}
 	var all []json.RawMessage
 	for parts := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(content))); ; {
@@ -89,7 +90,7 @@ func documents(content []byte) ([]json.RawMessage, error) {
 		}
 		document, err := sigsyaml.YAMLToJSONStrict(part)
 		if err != nil {
-			return all, errors.New(strings.Join(strings.Fields(err.Error()), " ")) // it may have several lines
+			return all, errors.New(strings.Join(strings.Fields(err.Error()), " ")) // the error may have several lines
 		}
 		if string(document) != "null" {
 			all = append(all, document)
@@ -97,7 +98,7 @@ func documents(content []byte) ([]json.RawMessage, error) {
 	}
 }
 
-func jsonDocuments(content []byte) (all []json.RawMessage, ok bool) {
+func splitJSONDocuments(content []byte) (all []json.RawMessage, ok bool) {
 	for decoder := json.NewDecoder(bytes.NewReader(content)); ; {
 		var document json.RawMessage
 		err := decoder.Decode(&document)
@@ -111,8 +112,8 @@ func jsonDocuments(content []byte) (all []json.RawMessage, ok bool) {
 	}
 }
 
-// header is what every object has in common, and the items of a list.
-type header struct {
+// objectHeader contains the fields common to all objects, and the items of a list.
+type objectHeader struct {
 	metav1.TypeMeta `json:",inline"`
 	Metadata        struct {
 		Namespace    string `json:"namespace"`
@@ -122,25 +123,25 @@ type header struct {
 	Items []json.RawMessage `json:"items"`
 }
 
-// decode reads one document: an object, or a list of objects.
-func (d *decoder) decode(document []byte) error {
-	var h header
+// decodeDocument decodes one document: an object, or a list of objects.
+func (d *decoder) decodeDocument(document []byte) error {
+	var h objectHeader
 	if err := json.Unmarshal(document, &h); err != nil {
-		return fmt.Errorf("is no Kubernetes object: %s", typeError(err))
+		return fmt.Errorf("not a Kubernetes object: %s", typeError(err))
 	}
 	if h.Kind == "" || h.APIVersion == "" {
-		return errors.New("is no Kubernetes object: it has no apiVersion, or no kind")
+		return errors.New("not a Kubernetes object: apiVersion and kind must be set")
 	}
 	kind, isList := strings.CutSuffix(h.Kind, "List")
 	if !isList {
 		return d.decodeObject(document, h)
 	}
 	for i, content := range h.Items {
-		var item header
+		var item objectHeader
 		if err := json.Unmarshal(content, &item); err != nil {
-			return fmt.Errorf("item %d: is no Kubernetes object: %s", i, typeError(err))
+			return fmt.Errorf("item %d: not a Kubernetes object: %s", i, typeError(err))
 		}
-		if item.Kind == "" && kind != "" { // the items of a ServiceList do not name their kind
+		if item.Kind == "" && kind != "" { // the items of a ServiceList may omit their kind
 			item.APIVersion, item.Kind = h.APIVersion, kind
 		}
 		if err := d.decodeObject(content, item); err != nil {
@@ -150,21 +151,21 @@ func (d *decoder) decode(document []byte) error {
 	return nil
 }
 
-// decodeObject reads one object.
-func (d *decoder) decodeObject(content []byte, h header) error {
+// decodeObject decodes one object and adds it to the Collection.
+func (d *decoder) decodeObject(content []byte, h objectHeader) error {
 	name := strings.TrimPrefix(h.Metadata.Namespace+"/"+h.Metadata.Name, "/")
 	kind := schema.FromAPIVersionAndKind(h.APIVersion, h.Kind)
 	empty, err := Scheme.New(kind)
 	if held, _ := new(Collection).put(empty); err != nil || !held || d.strict && !inManifests(empty) {
 		if d.strict {
-			return fmt.Errorf("%s %q: the kind %s of %s is not known here: a file may hold Fairlead's kinds (%s), and Services, "+
+			return fmt.Errorf("%s %q: unsupported kind %s of %s; a manifest may contain Fairlead's kinds (%s), and Services, "+
 				"Namespaces and Nodes (v1)", h.Kind, name, h.Kind, h.APIVersion, v1alpha1.GroupVersion)
 		}
 		d.skipped[h.Kind]++
 		return nil
 	}
 	if h.Metadata.Name == "" {
-		return fmt.Errorf("%s: metadata.name: is missing", h.Kind)
+		return fmt.Errorf("%s: metadata.name: must be set", h.Kind)
 	}
 	codec := kubejson.NewSerializerWithOptions(kubejson.DefaultMetaFactory, Scheme, Scheme, kubejson.SerializerOptions{Strict: d.strict})
 	object, _, err := codec.Decode(content, &kind, nil)
@@ -172,7 +173,7 @@ func (d *decoder) decodeObject(content []byte, h header) error {
 		return fmt.Errorf("%s %q: %s", h.Kind, name, decodeErrors(content, empty, err))
 	}
 	if d.strict {
-		if err := validate(h.Kind, content); err != nil {
+		if err := validateSchema(h.Kind, content); err != nil {
 			return fmt.Errorf("%s %q: %w", h.Kind, name, err)
 		}
 	}
@@ -181,21 +182,21 @@ func (d *decoder) decodeObject(content []byte, h header) error {
 		o.Namespace = cmp.Or(o.Namespace, d.namespace)
 	case *discoveryv1.EndpointSlice:
 	case metav1.Object:
-		o.SetNamespace("") // the other kinds have none, whatever the file says
+		o.SetNamespace("") // the other kinds are cluster-scoped; a namespace in the file is ignored
 	}
 	if _, replaced := d.into.put(object); replaced && d.strict {
-		return fmt.Errorf("%s %q: is there twice", h.Kind, name)
+		return fmt.Errorf("%s %q: duplicate object", h.Kind, name)
 	}
 	return nil
 }
 
 var strictError = regexp.MustCompile(`^(unknown|duplicate) field "(.+)"$`)
 
-// decodeErrors returns the fields that cannot be decoded, and why.
+// decodeErrors returns the fields that cannot be decoded, with the causes.
 func decodeErrors(content []byte, empty runtime.Object, err error) string {
 	strict, ok := runtime.AsStrictDecodingError(err)
 	if !ok {
-		// The decoder's error does not name the field; that of the standard library does.
+		// The error of encoding/json names the field; the one of the decoder does not.
 		if standard := json.Unmarshal(content, empty); standard != nil {
 			err = standard
 		}
@@ -212,16 +213,16 @@ func decodeErrors(content []byte, empty runtime.Object, err error) string {
 	return strings.Join(all, "; ")
 }
 
-// typeError names the field that has the wrong type, if that is the error.
+// typeError returns the field and the expected type if the error is a wrong type.
 func typeError(err error) string {
 	var wrong *json.UnmarshalTypeError
 	if !errors.As(err, &wrong) {
 		return err.Error()
 	}
-	return fmt.Sprintf("%s: is %s, must be %s", cmp.Or(wrong.Field, "the document"), valueText(wrong.Value), typeText(wrong.Type))
+	return fmt.Sprintf("%s: must be %s, not %s", cmp.Or(wrong.Field, "the document"), typeText(wrong.Type), valueText(wrong.Value))
 }
 
-// valueText describes a value by the description that encoding/json has of it.
+// valueText returns the description of a value, given that of encoding/json.
 func valueText(value string) string {
 	value = strings.TrimSuffix(value, " ")
 	switch {
@@ -237,7 +238,7 @@ func valueText(value string) string {
 	return "a " + value
 }
 
-// typeText describes the type that a field must have.
+// typeText returns the description of the type of a field.
 func typeText(t reflect.Type) string {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -248,9 +249,9 @@ func typeText(t reflect.Type) string {
 	case reflect.String:
 		return "a string"
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		return fmt.Sprintf("a whole number of %d bits", t.Bits())
+		return fmt.Sprintf("a %d-bit integer", t.Bits())
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		return fmt.Sprintf("a whole number from 0, of %d bits", t.Bits())
+		return fmt.Sprintf("an unsigned %d-bit integer", t.Bits())
 	case reflect.Slice, reflect.Array:
 		return "a list"
 	}

@@ -12,9 +12,9 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// FromDumps reads the files that fairlead dump, or kubectl get -o yaml or json,
-// have written; "-" is stdin. Of an object that is there twice the last one
-// counts. The notes say which kinds were skipped and what the dumps lack.
+// FromDumps reads the output of fairlead dump, or of kubectl get -o yaml or json;
+// "-" is stdin. The last one of duplicate objects is used. The notes list the
+// skipped kinds and the kinds that are missing from the dumps.
 func FromDumps(paths []string, stdin io.Reader) (c *Collection, notes []string, err error) {
 	d := decoder{into: new(Collection), skipped: map[string]int{}}
 	for _, path := range paths {
@@ -27,13 +27,14 @@ func FromDumps(paths []string, stdin io.Reader) (c *Collection, notes []string, 
 		for _, kind := range slices.Sorted(maps.Keys(d.skipped)) {
 			kinds = append(kinds, fmt.Sprintf("%s (%d)", kind, d.skipped[kind]))
 		}
-		notes = append(notes, "nothing depends on these objects of the dump: "+strings.Join(kinds, ", "))
+		notes = append(notes, "the dump contains objects of kinds that Fairlead does not use: "+strings.Join(kinds, ", "))
 	}
-	return d.into, append(notes, d.into.gaps()...), nil
+	return d.into, append(notes, d.into.missingKinds()...), nil
 }
 
-// gaps returns what a dump lacks, and the consequences.
-func (c *Collection) gaps() (notes []string) {
+// missingKinds returns notes on the kinds that are missing from a dump, and on the
+// consequences.
+func (c *Collection) missingKinds() (notes []string) {
 	selects := slices.ContainsFunc(c.Pools, func(p *v1alpha1.IPAddressPool) bool {
 		return p.Spec.ServiceAllocation != nil && len(p.Spec.ServiceAllocation.NamespaceSelectors) > 0
 	})
@@ -44,22 +45,22 @@ func (c *Collection) gaps() (notes []string) {
 		lacking bool
 		text    string
 	}{
-		{len(c.Services) == 0, "no Services: there is nothing to decide about (kubectl get services -A)"},
-		{len(c.Nodes) == 0, "no Nodes: which provider serves Services without a class is undecided, no node can announce anything, " +
-			"and addresses of nodes are not known to be reserved (kubectl get nodes)"},
-		{len(c.Pools) == 0, "no IPAddressPools: no Service can get an address (kubectl get ipaddresspools)"},
-		{len(c.L2Advertisements)+len(c.BGPAdvertisements) == 0, "no L2Advertisements and no BGPAdvertisements: nothing is announced " +
+		{len(c.Services) == 0, "no Services (kubectl get services -A)"},
+		{len(c.Nodes) == 0, "no Nodes: the provider of Services without a class is undecided, no address can be announced, " +
+			"and addresses of nodes are not reserved (kubectl get nodes)"},
+		{len(c.Pools) == 0, "no IPAddressPools: no address can be assigned (kubectl get ipaddresspools)"},
+		{len(c.L2Advertisements)+len(c.BGPAdvertisements) == 0, "no L2Advertisements and no BGPAdvertisements: no address is announced " +
 			"(kubectl get l2advertisements,bgpadvertisements)"},
-		{len(c.Speakers) == 0, "no Speakers: what nodes announce and how their BGP sessions are is not known (kubectl get speakers)"},
-		{local && len(c.EndpointSlices) == 0, "no EndpointSlices: Services with externalTrafficPolicy Local seem to have no endpoints " +
+		{len(c.Speakers) == 0, "no Speakers: announcements and BGP sessions of nodes are unknown (kubectl get speakers)"},
+		{local && len(c.EndpointSlices) == 0, "no EndpointSlices: Services with externalTrafficPolicy Local appear to be without endpoints " +
 			"(kubectl get endpointslices -A)"},
-		{selects && len(c.Namespaces) == 0, "no Namespaces, whose labels some pools select: what Services would newly get is not known " +
+		{selects && len(c.Namespaces) == 0, "no Namespaces: new addresses from pools with namespaceSelectors are unknown " +
 			"(kubectl get namespaces)"},
-		{len(c.ServiceCIDRs) == 0, "no ServiceCIDRs: addresses of ClusterIPs are not known to be reserved " +
-			"(kubectl get servicecidrs; Kubernetes before 1.33 has none)"},
+		{len(c.ServiceCIDRs) == 0, "no ServiceCIDRs: the ClusterIP ranges are not reserved " +
+			"(kubectl get servicecidrs; requires Kubernetes 1.33)"},
 	} {
 		if gap.lacking {
-			notes = append(notes, "the dump holds "+gap.text)
+			notes = append(notes, "the dump contains "+gap.text)
 		}
 	}
 	return notes

@@ -9,11 +9,11 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// FromManifests reads the files that are to be applied; "-" is stdin. Services
-// without a namespace are put into the given one. A kind that users do not
-// write, an unknown or duplicate field, a wrong type, an object that is there
-// twice, and what the schema of a kind of Fairlead refuses is an error that
-// names the file, the document, the object and the field.
+// FromManifests reads manifests that are to be applied; "-" is stdin. Services
+// without a namespace are in the given one. An unsupported kind, an unknown or
+// duplicate field, a wrong type, a duplicate object, and a violation of the schema
+// of one of Fairlead's kinds is an error that names the file, the document, the
+// object and the field.
 func FromManifests(paths []string, stdin io.Reader, namespace string) (*Collection, error) {
 	d := decoder{strict: true, namespace: namespace, into: new(Collection)}
 	for _, path := range paths {
@@ -24,7 +24,7 @@ func FromManifests(paths []string, stdin io.Reader, namespace string) (*Collecti
 	return d.into, nil
 }
 
-// inManifests reports whether users write objects of the kind.
+// inManifests reports whether a manifest may contain objects of the kind.
 func inManifests(o runtime.Object) bool {
 	switch o.(type) {
 	case *corev1.Service, *corev1.Namespace, *corev1.Node,

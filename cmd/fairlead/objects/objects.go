@@ -1,19 +1,17 @@
 // Package objects reads the Kubernetes objects that Fairlead's decisions depend
-// on, and makes from them the snapshots that the controller and the speakers
-// decide from.
+// on, and builds the snapshots that the controller and the speakers decide from.
 //
-//   - FromCluster lists them from an API server (cluster.go).
-//   - FromDumps reads them from what fairlead dump or kubectl get have written
-//     (dumps.go). What a cluster has written may hold anything: fields that are
-//     not known are ignored, and kinds that no decision depends on are skipped.
-//   - FromManifests reads them from what is to be applied (manifests.go). These
-//     files are read strictly and validated against the schemas of the CRDs
-//     that the program was built with (schema.go).
+//   - FromCluster lists the objects from an API server (cluster.go).
+//   - FromDumps reads the output of fairlead dump or kubectl get (dumps.go).
+//     Unknown fields are ignored, and kinds that no decision depends on are
+//     skipped.
+//   - FromManifests reads manifests that are to be applied (manifests.go). They
+//     are decoded strictly and validated against the schemas of the CRDs that the
+//     program was built with (schema.go).
 //
-// The two that read a whole cluster return notes too: sentences on what could
-// not be read and which questions have no answer without it. The package prints
-// nothing. It keeps the parsed schemas in memory; they are constants of the
-// program.
+// FromCluster and FromDumps also return notes: sentences on objects that could not
+// be read, and on the consequences. The package prints nothing. It keeps the parsed
+// schemas in memory; they are constants of the program.
 package objects
 
 import (
@@ -30,8 +28,8 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// Collection holds every object that a decision can depend on. The zero value
-// is empty and ready for use.
+// Collection holds all objects that a decision can depend on. The zero value is
+// empty and ready for use.
 type Collection struct {
 	config.Objects
 	Services       []*corev1.Service
@@ -40,14 +38,14 @@ type Collection struct {
 	EndpointSlices []*discoveryv1.EndpointSlice
 	ServiceCIDRs   []*networkingv1.ServiceCIDR
 	Speakers       []*v1alpha1.Speaker
-	// indices are the places of the objects in the lists above.
+	// indices are the indices of the objects in the lists above.
 	indices map[objectID]int
 }
 
 // objectID identifies an object in a Collection.
 type objectID struct{ kind, namespace, name string }
 
-// Scheme holds the kinds of a Collection, and the lists of them.
+// Scheme contains the kinds of a Collection, and their list kinds.
 var Scheme = func() *runtime.Scheme {
 	s := runtime.NewScheme()
 	kinds := runtime.NewSchemeBuilder(corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme, v1alpha1.AddToScheme)
@@ -55,42 +53,43 @@ var Scheme = func() *runtime.Scheme {
 	return s
 }()
 
-// put adds the object, or replaces the one of its kind and name. It reports
-// whether a Collection holds objects of the kind, and whether there was one.
+// put adds the object, or replaces the object of the same kind and name. It reports
+// whether a Collection holds objects of the kind, and whether an object was
+// replaced.
 func (c *Collection) put(o runtime.Object) (held, replaced bool) {
 	held = true
 	switch o := o.(type) {
 	case *corev1.Service:
-		replaced = put(c, &c.Services, "Service", o)
+		replaced = putObject(c, &c.Services, "Service", o)
 	case *corev1.Node:
-		replaced = put(c, &c.Nodes, "Node", o)
+		replaced = putObject(c, &c.Nodes, "Node", o)
 	case *corev1.Namespace:
-		replaced = put(c, &c.Namespaces, "Namespace", o)
+		replaced = putObject(c, &c.Namespaces, "Namespace", o)
 	case *discoveryv1.EndpointSlice:
-		replaced = put(c, &c.EndpointSlices, "EndpointSlice", o)
+		replaced = putObject(c, &c.EndpointSlices, "EndpointSlice", o)
 	case *networkingv1.ServiceCIDR:
-		replaced = put(c, &c.ServiceCIDRs, "ServiceCIDR", o)
+		replaced = putObject(c, &c.ServiceCIDRs, "ServiceCIDR", o)
 	case *v1alpha1.Speaker:
-		replaced = put(c, &c.Speakers, "Speaker", o)
+		replaced = putObject(c, &c.Speakers, "Speaker", o)
 	case *v1alpha1.IPAddressPool:
-		replaced = put(c, &c.Pools, "IPAddressPool", o)
+		replaced = putObject(c, &c.Pools, "IPAddressPool", o)
 	case *v1alpha1.L2Advertisement:
-		replaced = put(c, &c.L2Advertisements, "L2Advertisement", o)
+		replaced = putObject(c, &c.L2Advertisements, "L2Advertisement", o)
 	case *v1alpha1.BGPAdvertisement:
-		replaced = put(c, &c.BGPAdvertisements, "BGPAdvertisement", o)
+		replaced = putObject(c, &c.BGPAdvertisements, "BGPAdvertisement", o)
 	case *v1alpha1.BGPPeer:
-		replaced = put(c, &c.BGPPeers, "BGPPeer", o)
+		replaced = putObject(c, &c.BGPPeers, "BGPPeer", o)
 	case *v1alpha1.BFDProfile:
-		replaced = put(c, &c.BFDProfiles, "BFDProfile", o)
+		replaced = putObject(c, &c.BFDProfiles, "BFDProfile", o)
 	case *v1alpha1.Community:
-		replaced = put(c, &c.Communities, "Community", o)
+		replaced = putObject(c, &c.Communities, "Community", o)
 	default:
 		held = false
 	}
 	return held, replaced
 }
 
-func put[T metav1.Object](c *Collection, all *[]T, kind string, o T) (replaced bool) {
+func putObject[T metav1.Object](c *Collection, all *[]T, kind string, o T) (replaced bool) {
 	id := objectID{kind, o.GetNamespace(), o.GetName()}
 	if i, known := c.indices[id]; known {
 		(*all)[i] = o

@@ -20,8 +20,8 @@ import (
 	"github.com/fairlead-io/fairlead/deploy/crds"
 )
 
-// crdSchemas returns the schemas, by kind, in the CRDs that this program was
-// built with.
+// crdSchemas returns the schemas of the CRDs that this program was built with, by
+// kind.
 var crdSchemas = sync.OnceValues(func() (map[string]*spec.Schema, error) {
 	all := map[string]*spec.Schema{}
 	files, err := crds.Files.ReadDir(".")
@@ -53,10 +53,10 @@ var crdSchemas = sync.OnceValues(func() (map[string]*spec.Schema, error) {
 
 var errorInBody = regexp.MustCompile(`^\.?(\S*) in body (.*)$`)
 
-// validate returns an error that names every field that the API server would
-// refuse in an object of the kind. Kinds that are not Fairlead's have no schema
-// here and are valid.
-func validate(kind string, content []byte) error {
+// validateSchema returns an error that names all fields that the API server would
+// reject in an object of the kind. It accepts objects of other kinds than
+// Fairlead's, for which there is no schema here.
+func validateSchema(kind string, content []byte) error {
 	schemas, err := crdSchemas()
 	if err != nil {
 		return err
@@ -77,7 +77,7 @@ func validate(kind string, content []byte) error {
 		}
 		invalid = append(invalid, text)
 	}
-	if len(invalid) == 0 { // rules may rely on the types
+	if len(invalid) == 0 { // rules rely on valid types
 		env, err := celEnv()
 		if err != nil {
 			return err
@@ -92,7 +92,7 @@ func validate(kind string, content []byte) error {
 	return nil
 }
 
-// celEnv returns the environment in which the API server evaluates the rules of
+// celEnv returns the CEL environment in which the API server evaluates the rules of
 // a CRD (x-kubernetes-validations).
 var celEnv = sync.OnceValues(func() (*cel.Env, error) {
 	env, err := environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()).Env(environment.StoredExpressions)
@@ -100,19 +100,19 @@ var celEnv = sync.OnceValues(func() (*cel.Env, error) {
 		env, err = env.Extend(cel.Variable("self", cel.DynType))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("prepare the rules: %w", err)
+		return nil, fmt.Errorf("create the CEL environment: %w", err)
 	}
 	return env, nil
 })
 
-// brokenRules returns the field and the message of each rule that does not hold
-// for the value or for anything in it.
+// brokenRules returns the field and the message of each rule that the value, or a
+// value nested in it, violates.
 func brokenRules(env *cel.Env, field string, schema *spec.Schema, value any) (broken []string, err error) {
 	declared, _ := schema.Extensions["x-kubernetes-validations"].([]any)
 	for _, d := range declared {
 		rule, _ := d.(map[string]any)
 		expression, _ := rule["rule"].(string)
-		holds, err := evaluate(env, expression, value)
+		holds, err := evaluateRule(env, expression, value)
 		if err != nil {
 			return nil, fmt.Errorf("evaluate a rule of %s: %w", field, err)
 		}
@@ -148,8 +148,8 @@ func brokenRules(env *cel.Env, field string, schema *spec.Schema, value any) (br
 	return broken, nil
 }
 
-// evaluate reports whether the rule holds for the value.
-func evaluate(env *cel.Env, rule string, self any) (holds bool, err error) {
+// evaluateRule reports whether the value satisfies the rule.
+func evaluateRule(env *cel.Env, rule string, self any) (holds bool, err error) {
 	ast, issues := env.Compile(rule)
 	if err := issues.Err(); err != nil {
 		return false, err

@@ -15,15 +15,15 @@ import (
 	speakerplan "github.com/fairlead-io/fairlead/speaker/plan"
 )
 
-// Snapshot is what the decisions are made from.
+// Snapshot is the input of the decisions of the controller and of the speakers.
 type Snapshot struct {
 	Controller controllerplan.Snapshot
 	Speaker    speakerplan.Snapshot // of no particular node
 }
 
-// Snapshot returns the objects as the controller and the speakers see them at
-// the time. What the policy lacks for AWS is read from the Services, because
-// the controller alone knows it. The Snapshot shares the objects.
+// Snapshot returns the input of the decisions at the time. Whether AWS is configured
+// is known to the controller only, so it is read from the conditions of the
+// Services. The Snapshot shares the objects with the Collection.
 func (c *Collection) Snapshot(now time.Time, policy providers.Policy) Snapshot {
 	policy.AWSLacks = reportedMessage(c.Services, v1alpha1.CloudNotConfigured)
 	s := Snapshot{
@@ -40,8 +40,8 @@ func (c *Collection) Snapshot(now time.Time, policy providers.Policy) Snapshot {
 	return s
 }
 
-// reportedMessage returns the message of the first Service that is Provisioned,
-// or not, for the reason; "" if there is none.
+// reportedMessage returns the message of the first condition Provisioned with the
+// reason; "" if there is none.
 func reportedMessage(services []*corev1.Service, reason v1alpha1.Reason) string {
 	for _, svc := range services {
 		if c := apimeta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ConditionProvisioned); c != nil && c.Reason == string(reason) {
@@ -51,8 +51,8 @@ func reportedMessage(services []*corev1.Service, reason v1alpha1.Reason) string 
 	return ""
 }
 
-// Session returns the session with the peer that the speaker of the node
-// reports, if it reports one.
+// Session returns the session with the peer in the report of the node's speaker, if
+// there is one.
 func (s Snapshot) Session(node, peer string) (session v1alpha1.Session, reported bool) {
 	for _, r := range s.Controller.Speakers {
 		if r.Name != node {

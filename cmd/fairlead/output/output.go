@@ -1,6 +1,5 @@
-// Package output prints what the commands find: as text for people, which is
-// aligned in tables and may change, and as JSON for programs, which is indented
-// with field names that are stable.
+// Package output prints the results of the commands: as text in aligned tables,
+// which may change between versions, or as indented JSON with stable field names.
 package output
 
 import (
@@ -15,12 +14,12 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// Formats are the formats that Print knows, the default one first.
+// Formats are the formats that Print supports, the default one first.
 var Formats = []string{"text", "json"}
 
-// Result is what a command finds. It is encoded as JSON as it is.
+// Result is the result of a command. Print encodes it as JSON.
 type Result interface {
-	// Text writes the result for people, in one write.
+	// Text writes the result as text, in one write.
 	Text(w io.Writer) error
 }
 
@@ -36,13 +35,14 @@ func Print(w io.Writer, format string, r Result) error {
 		}
 	}
 	if err := print(w); err != nil {
-		return fmt.Errorf("print the answer: %w", err)
+		return fmt.Errorf("print the result: %w", err)
 	}
 	return nil
 }
 
-// Table aligns the columns, separated by tabs, of the rows that the function
-// writes, and trims the lines. The writer that it is given cannot fail.
+// Table returns the rows that the function writes, with their tab-separated columns
+// aligned and trailing spaces removed. The writer passed to the function never
+// returns an error.
 func Table(rows func(w io.Writer)) string {
 	var aligned, trimmed strings.Builder
 	t := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
@@ -54,7 +54,7 @@ func Table(rows func(w io.Writer)) string {
 	return trimmed.String()
 }
 
-// Count returns the number with the noun, in the singular or in the plural.
+// Count returns the number with the noun in the singular or in the plural.
 func Count(n int, one, many string) string {
 	if n == 1 {
 		return "1 " + one
@@ -62,7 +62,7 @@ func Count(n int, one, many string) string {
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-// Condition is a condition of an object, as results show it: without its time.
+// Condition is a condition of an object without its transition time.
 type Condition struct {
 	Type    string                 `json:"type"`
 	Status  metav1.ConditionStatus `json:"status"`
@@ -70,7 +70,7 @@ type Condition struct {
 	Message string                 `json:"message"`
 }
 
-// Conditions converts conditions. It never returns nil.
+// Conditions converts the conditions of an object. It never returns nil.
 func Conditions(from []metav1.Condition) []Condition {
 	all := make([]Condition, 0, len(from))
 	for _, c := range from {

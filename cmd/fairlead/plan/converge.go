@@ -13,21 +13,21 @@ import (
 	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// maxRounds bounds how often the decision is repeated. Two rounds are usual: one
-// that writes, and one that has nothing left to write.
+// maxRounds bounds the repetitions of the decision. Two rounds are usual: one that
+// writes, and one without writes.
 const maxRounds = 8
 
-// convergence is the state in which the controller leaves a cluster that only
-// the controller changes.
+// convergence is the state of a cluster after all writes of the controller, if
+// nothing else changes it.
 type convergence struct {
 	cluster   controllerplan.Snapshot
 	plan      controllerplan.Plan
-	converged bool // false: the last round still wrote something
-	pending   int  // Services that the first round wrote
+	converged bool // false: the last round still had writes
+	pending   int  // writes of the first round
 }
 
-// converge repeats the controller's decision, each time with the writes of the
-// last one applied, until it writes nothing. The snapshot is not changed.
+// converge repeats the controller's decision with its own writes applied until there
+// are no more writes. It does not modify the snapshot.
 func converge(s controllerplan.Snapshot) convergence {
 	c := convergence{cluster: s}
 	for round := range maxRounds {
@@ -48,7 +48,7 @@ func converge(s controllerplan.Snapshot) convergence {
 	return c
 }
 
-// writtenServices returns the Services as the plan's writes leave them.
+// writtenServices returns the Services with the writes of the plan applied.
 func writtenServices(services []*corev1.Service, plan controllerplan.Plan) (after []*corev1.Service, writes int) {
 	desired := plan.ByKey()
 	for _, svc := range services {

@@ -15,17 +15,17 @@ import (
 	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// Deletion is an object that is to be deleted.
+// Deletion identifies an object to delete.
 type Deletion struct{ kind, namespace, name string }
 
-// deletableKinds are the kinds of which the deletion can be previewed.
+// deletableKinds are the kinds that a Deletion may have.
 var deletableKinds = []string{
 	"BFDProfile", "BGPAdvertisement", "BGPPeer", "Community", "IPAddressPool", "L2Advertisement", "Node", "Service",
 }
 
-// ParseDeletion reads KIND/NAME, and service/NAMESPACE/NAME; a Service without a
-// namespace is in the given one. As with kubectl, the kind may be in lower case,
-// in the plural, and svc.
+// ParseDeletion parses KIND/NAME or service/NAMESPACE/NAME. A Service without a
+// namespace is in the given one. As in kubectl, the kind may be in lower case, in
+// the plural, or svc.
 func ParseDeletion(text, namespace string) (d Deletion, err error) {
 	kind, name, _ := strings.Cut(text, "/")
 	kind = strings.ToLower(kind)
@@ -34,7 +34,7 @@ func ParseDeletion(text, namespace string) (d Deletion, err error) {
 		return kind == singular.Resource || kind == plural.Resource || k == "Service" && kind == "svc"
 	})
 	if i < 0 {
-		return d, fmt.Errorf("--delete=%q: must be KIND/NAME, with one of the kinds %q", text, deletableKinds)
+		return d, fmt.Errorf("--delete=%q: must be KIND/NAME with one of the kinds %q", text, deletableKinds)
 	}
 	d = Deletion{kind: deletableKinds[i], name: name}
 	if d.kind == "Service" {
@@ -44,36 +44,36 @@ func ParseDeletion(text, namespace string) (d Deletion, err error) {
 		}
 	}
 	if d.name == "" || strings.Contains(d.name, "/") {
-		return d, fmt.Errorf("--delete=%q: must be KIND/NAME, or service/NAMESPACE/NAME", text)
+		return d, fmt.Errorf("--delete=%q: must be KIND/NAME or service/NAMESPACE/NAME", text)
 	}
 	return d, nil
 }
 
-// deleteFrom returns the cluster after the deletion. A Service or a pool has a
-// finalizer and is terminating; the controller removes it once it can.
+// deleteFrom returns the cluster after the deletion. Services and pools have a
+// finalizer and are terminating until the controller removes it.
 func (d Deletion) deleteFrom(s controllerplan.Snapshot) (controllerplan.Snapshot, error) {
 	now := metav1.NewTime(s.Now)
 	found := false
 	switch d.kind {
 	case "IPAddressPool":
-		s.Objects.Pools, found = terminate(s.Objects.Pools, d, (*v1alpha1.IPAddressPool).DeepCopy, now)
+		s.Objects.Pools, found = terminateObject(s.Objects.Pools, d, (*v1alpha1.IPAddressPool).DeepCopy, now)
 	case "Service":
-		s.Services, found = terminate(s.Services, d, (*corev1.Service).DeepCopy, now)
+		s.Services, found = terminateObject(s.Services, d, (*corev1.Service).DeepCopy, now)
 	case "L2Advertisement":
-		s.Objects.L2Advertisements, found = remove(s.Objects.L2Advertisements, d)
+		s.Objects.L2Advertisements, found = removeObject(s.Objects.L2Advertisements, d)
 	case "BGPAdvertisement":
-		s.Objects.BGPAdvertisements, found = remove(s.Objects.BGPAdvertisements, d)
+		s.Objects.BGPAdvertisements, found = removeObject(s.Objects.BGPAdvertisements, d)
 	case "BGPPeer":
-		s.Objects.BGPPeers, found = remove(s.Objects.BGPPeers, d)
+		s.Objects.BGPPeers, found = removeObject(s.Objects.BGPPeers, d)
 	case "BFDProfile":
-		s.Objects.BFDProfiles, found = remove(s.Objects.BFDProfiles, d)
+		s.Objects.BFDProfiles, found = removeObject(s.Objects.BFDProfiles, d)
 	case "Community":
-		s.Objects.Communities, found = remove(s.Objects.Communities, d)
+		s.Objects.Communities, found = removeObject(s.Objects.Communities, d)
 	case "Node":
-		s.Nodes, found = remove(s.Nodes, d)
+		s.Nodes, found = removeObject(s.Nodes, d)
 	}
 	if !found {
-		return s, fmt.Errorf("--delete: there is no %s %q", d.kind, strings.TrimPrefix(d.namespace+"/"+d.name, "/"))
+		return s, fmt.Errorf("--delete: %s %q not found", d.kind, strings.TrimPrefix(d.namespace+"/"+d.name, "/"))
 	}
 	return s, nil
 }
@@ -82,8 +82,9 @@ func (d Deletion) matches(o metav1.Object) bool {
 	return o.GetNamespace() == d.namespace && o.GetName() == d.name
 }
 
-// terminate returns the objects with a copy of the deleted one that is terminating.
-func terminate[T metav1.Object](all []T, d Deletion, deepCopy func(T) T, now metav1.Time) (after []T, found bool) {
+// terminateObject returns the objects with the deleted one replaced by a
+// terminating copy.
+func terminateObject[T metav1.Object](all []T, d Deletion, deepCopy func(T) T, now metav1.Time) (after []T, found bool) {
 	i := slices.IndexFunc(all, func(o T) bool { return d.matches(o) })
 	if i < 0 {
 		return all, false
@@ -94,8 +95,8 @@ func terminate[T metav1.Object](all []T, d Deletion, deepCopy func(T) T, now met
 	return after, true
 }
 
-// remove returns the objects without the deleted one.
-func remove[T metav1.Object](all []T, d Deletion) (after []T, found bool) {
+// removeObject returns the objects without the deleted one.
+func removeObject[T metav1.Object](all []T, d Deletion) (after []T, found bool) {
 	after = slices.DeleteFunc(slices.Clone(all), func(o T) bool { return d.matches(o) })
 	return after, len(after) < len(all)
 }

@@ -87,8 +87,8 @@ func drawCluster(t *rapid.T) controllerplan.Snapshot {
 	return s
 }
 
-// TestEmptyRequest: nothing changes, whatever the controller has yet to write,
-// and the snapshot stays as it is.
+// TestEmptyRequest checks that an empty request causes no changes, irrespective of
+// pending writes of the controller, and does not modify the snapshot.
 func TestEmptyRequest(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cluster := drawCluster(t)
@@ -111,8 +111,7 @@ func TestEmptyRequest(t *testing.T) {
 	})
 }
 
-// TestNoAddressLost: whatever happens to pools, no Service loses the address that
-// it has.
+// TestNoAddressLost checks that no change of pools releases an assigned address.
 func TestNoAddressLost(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cluster := converge(drawCluster(t)).cluster
@@ -131,17 +130,17 @@ func TestNoAddressLost(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, p := range result.Services {
-			// A Service that requests an address, or a pool, by name moves there when it can.
+			// A Service that requests an address or a pool is reassigned as soon as possible.
 			svc := servicesByKey(cluster.Services)[keyNamed(p.Service)]
 			requests := svc.Annotations[v1alpha1.AnnotationAddressPool] != "" || svc.Annotations[v1alpha1.AnnotationLoadBalancerIPs] != ""
-			if slices.Contains(p.Changes, addressLost) || slices.Contains(p.Changes, addressMoved) && !requests {
+			if slices.Contains(p.Changes, addressReleased) || slices.Contains(p.Changes, addressReassigned) && !requests {
 				t.Fatalf("%s: %v: %+v -> %+v: %s", p.Service, p.Changes, p.Before, p.After, p.Why)
 			}
 		}
 	})
 }
 
-// TestConverged: a converged cluster stays as it is.
+// TestConverged checks that a converged cluster has no further writes.
 func TestConverged(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		first := converge(drawCluster(t))

@@ -17,42 +17,42 @@ import (
 	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// overlayManifests returns the cluster with the manifests in place of the
-// objects with their names, or alongside them, and notes on what it assumed. The
-// manifests are completed in place.
+// overlayManifests returns the cluster after the manifests have been applied, and
+// notes on assumptions. A manifest replaces the object of its kind and name, or is
+// added. overlayManifests completes the manifests in place.
 func overlayManifests(s controllerplan.Snapshot, manifests *objects.Collection) (controllerplan.Snapshot, []string) {
 	var notes []string
 	now := metav1.NewTime(s.Now)
-	s.Objects.Pools = overlay(s.Objects.Pools, manifests.Pools, now)
-	s.Objects.L2Advertisements = overlay(s.Objects.L2Advertisements, manifests.L2Advertisements, now)
-	s.Objects.BGPAdvertisements = overlay(s.Objects.BGPAdvertisements, manifests.BGPAdvertisements, now)
-	s.Objects.BGPPeers = overlay(s.Objects.BGPPeers, manifests.BGPPeers, now)
-	s.Objects.BFDProfiles = overlay(s.Objects.BFDProfiles, manifests.BFDProfiles, now)
-	s.Objects.Communities = overlay(s.Objects.Communities, manifests.Communities, now)
-	for _, ns := range manifests.Namespaces { // as the API server does
+	s.Objects.Pools = overlayObjects(s.Objects.Pools, manifests.Pools, now)
+	s.Objects.L2Advertisements = overlayObjects(s.Objects.L2Advertisements, manifests.L2Advertisements, now)
+	s.Objects.BGPAdvertisements = overlayObjects(s.Objects.BGPAdvertisements, manifests.BGPAdvertisements, now)
+	s.Objects.BGPPeers = overlayObjects(s.Objects.BGPPeers, manifests.BGPPeers, now)
+	s.Objects.BFDProfiles = overlayObjects(s.Objects.BFDProfiles, manifests.BFDProfiles, now)
+	s.Objects.Communities = overlayObjects(s.Objects.Communities, manifests.Communities, now)
+	for _, ns := range manifests.Namespaces { // the API server sets this label
 		metav1.SetMetaDataLabel(&ns.ObjectMeta, corev1.LabelMetadataName, ns.Name)
 	}
-	s.Namespaces = overlay(s.Namespaces, manifests.Namespaces, now)
+	s.Namespaces = overlayObjects(s.Namespaces, manifests.Namespaces, now)
 
 	existing := servicesByKey(s.Services)
 	families := clusterFamilies(s)
 	for _, svc := range manifests.Services {
 		notes = append(notes, completeService(svc, existing[keyOf(svc)], families)...)
 	}
-	s.Services = overlay(s.Services, manifests.Services, now)
+	s.Services = overlayObjects(s.Services, manifests.Services, now)
 	for _, n := range manifests.Nodes {
 		if i := slices.IndexFunc(s.Nodes, func(o *corev1.Node) bool { return o.Name == n.Name }); i >= 0 {
 			completeNode(n, s.Nodes[i])
 		}
 	}
-	s.Nodes = overlay(s.Nodes, manifests.Nodes, now)
+	s.Nodes = overlayObjects(s.Nodes, manifests.Nodes, now)
 	return s, notes
 }
 
-// overlay returns the observed objects with each manifest in place of the one
-// with its name. What the API server writes into the metadata is kept; an object
-// that does not exist yet is created now.
-func overlay[T metav1.Object](observed, manifests []T, now metav1.Time) []T {
+// overlayObjects returns the observed objects with each manifest in place of the
+// object of its name. Metadata that the API server writes is kept; the creation time
+// of an object that does not exist yet is now.
+func overlayObjects[T metav1.Object](observed, manifests []T, now metav1.Time) []T {
 	all := slices.Clone(observed)
 	indices := make(map[types.NamespacedName]int, len(all))
 	for i, o := range all {
@@ -79,7 +79,8 @@ func overlay[T metav1.Object](observed, manifests []T, now metav1.Time) []T {
 	return all
 }
 
-// completeNode adds to a Node of a manifest what its kubelet and the cloud write.
+// completeNode adds the fields that the kubelet and the cloud write to a Node of a
+// manifest.
 func completeNode(n, existing *corev1.Node) {
 	if len(n.Status.Conditions) == 0 && len(n.Status.Addresses) == 0 {
 		n.Status = existing.Status
@@ -90,8 +91,8 @@ func completeNode(n, existing *corev1.Node) {
 	}
 }
 
-// completeService adds to a Service of a manifest what the API server and the
-// controllers write. The existing one is nil if there is none.
+// completeService adds the fields that the API server and the controllers write to a
+// Service of a manifest. The existing Service may be nil.
 func completeService(svc, existing *corev1.Service, families []corev1.IPFamily) (notes []string) {
 	svc.Status = corev1.ServiceStatus{}
 	for _, name := range v1alpha1.RecordAnnotations {
@@ -122,8 +123,7 @@ func completeService(svc, existing *corev1.Service, families []corev1.IPFamily) 
 	return notes
 }
 
-// completeFamilies chooses families as the API server does where a Service
-// leaves them open.
+// completeFamilies sets unset IP families as the API server does.
 func completeFamilies(svc, existing *corev1.Service, families []corev1.IPFamily) {
 	single := corev1.IPFamilyPolicySingleStack
 	if svc.Spec.IPFamilyPolicy == nil {
@@ -151,8 +151,7 @@ func completeFamilies(svc, existing *corev1.Service, families []corev1.IPFamily)
 	}
 }
 
-// clusterFamilies returns the families that Services of the cluster can have,
-// the default one first.
+// clusterFamilies returns the IP families of the cluster, the default one first.
 func clusterFamilies(s controllerplan.Snapshot) []corev1.IPFamily {
 	first := []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
 	both := false
@@ -171,7 +170,8 @@ func clusterFamilies(s controllerplan.Snapshot) []corev1.IPFamily {
 	return first[:1]
 }
 
-// lastApplied returns the metadata that the last kubectl apply has set.
+// lastApplied returns the metadata that the last kubectl apply has set, if it was
+// used.
 func lastApplied(o metav1.Object) (metadata metav1.ObjectMeta, known bool) {
 	var applied struct{ Metadata metav1.ObjectMeta }
 	text, known := o.GetAnnotations()[corev1.LastAppliedConfigAnnotation]
@@ -179,8 +179,8 @@ func lastApplied(o metav1.Object) (metadata metav1.ObjectMeta, known bool) {
 	return applied.Metadata, known
 }
 
-// appliedLabels returns the labels after applying the manifest: kubectl apply
-// removes only those that its last run has set.
+// appliedLabels returns the labels after the manifest has been applied. kubectl apply
+// removes only labels that its last run has set.
 func appliedLabels(manifest, existing metav1.Object) map[string]string {
 	applied, _ := lastApplied(existing)
 	kept := maps.Clone(existing.GetLabels())
@@ -192,9 +192,9 @@ func appliedLabels(manifest, existing metav1.Object) map[string]string {
 	return kept
 }
 
-// applyAnnotations adds the annotations that applying the manifest would keep:
-// the controller's records, and those that the last kubectl apply has not set.
-// If there was no kubectl apply, the manifest is assumed to be complete.
+// applyAnnotations adds the annotations that are kept when the manifest is applied:
+// the controller's records, and those that the last kubectl apply has not set. If
+// kubectl apply was not used, the manifest is assumed to be complete.
 func applyAnnotations(svc, existing *corev1.Service) (notes []string) {
 	applied, wasApplied := lastApplied(existing)
 	for _, name := range slices.Sorted(maps.Keys(existing.Annotations)) {
@@ -209,12 +209,13 @@ func applyAnnotations(svc, existing *corev1.Service) (notes []string) {
 			}
 			svc.Annotations[name] = value
 		case slices.ContainsFunc(annotationPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) }):
-			notes = append(notes, fmt.Sprintf("Service %s has the annotation %s: %s, which the file lacks: the plan is for without it",
+			notes = append(notes, fmt.Sprintf("Service %s has the annotation %s: %s, which is not in the manifest; "+
+				"the plan assumes that it is removed",
 				keyOf(svc), name, value))
 		}
 	}
 	return notes
 }
 
-// annotationPrefixes are those of the annotations that the controller reads.
+// annotationPrefixes are the prefixes of the annotations that the controller reads.
 var annotationPrefixes = []string{v1alpha1.GroupVersion.Group, "metallb.", "service.beta.kubernetes.io/aws-"}

@@ -17,8 +17,8 @@ import (
 	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// TestOverlayFamilies: a Service of a manifest gets the families that the API
-// server would choose.
+// TestOverlayFamilies checks that a Service of a manifest has the IP families that
+// the API server would choose.
 func TestOverlayFamilies(t *testing.T) {
 	const v4, v6 = corev1.IPv4Protocol, corev1.IPv6Protocol
 	const single, prefer = corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack
@@ -68,9 +68,9 @@ func TestOverlayFamilies(t *testing.T) {
 	}
 }
 
-// TestOverlayAnnotations: annotations that others have set stay, those that the
-// manifest does not hold any more go, and no manifest changes the controller's
-// records.
+// TestOverlayAnnotations checks that annotations of other clients are kept, that
+// annotations missing from the manifest are removed, and that a manifest cannot
+// change the controller's records.
 func TestOverlayAnnotations(t *testing.T) {
 	const pool, recorded = v1alpha1.AnnotationAddressPool, v1alpha1.AnnotationAllocatedFrom
 	const applied, asks = corev1.LastAppliedConfigAnnotation, `{"metadata":{"annotations":{"fairlead.io/address-pool":"a"}}}`
@@ -85,8 +85,8 @@ func TestOverlayAnnotations(t *testing.T) {
 		{"record of a new Service", nil, map[string]string{recorded: "192.0.2.1=b"}, map[string]string{}, ""},
 		{"set", map[string]string{}, map[string]string{pool: "b"}, map[string]string{pool: "b"}, ""},
 		{"changed", map[string]string{pool: "a"}, map[string]string{pool: "b"}, map[string]string{pool: "b"}, ""},
-		{"taken out", map[string]string{pool: "a"}, nil, map[string]string{}, "has the annotation " + pool + ": a, which the file lacks"},
-		{"applied, taken out", map[string]string{pool: "a", applied: asks}, nil, map[string]string{applied: asks}, "which the file lacks"},
+		{"taken out", map[string]string{pool: "a"}, nil, map[string]string{}, "has the annotation " + pool + ": a, which is not in the manifest"},
+		{"applied, taken out", map[string]string{pool: "a", applied: asks}, nil, map[string]string{applied: asks}, "which is not in the manifest"},
 		{"applied, set by hand", map[string]string{pool: "a", applied: `{}`}, nil, map[string]string{pool: "a", applied: `{}`}, ""},
 		{"not read by the controller", map[string]string{"team": "a"}, nil, map[string]string{}, ""},
 	} {
@@ -109,8 +109,8 @@ func TestOverlayAnnotations(t *testing.T) {
 	}
 }
 
-// TestOverlayAge: an existing object keeps its age and identity, and a new one is
-// the youngest, whatever the manifest says.
+// TestOverlayAge checks that an existing object keeps its creation time and UID, and
+// that a new object is the youngest, irrespective of the manifest.
 func TestOverlayAge(t *testing.T) {
 	now, old := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), metav1.NewTime(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
 	older := metav1.NewTime(old.AddDate(-1, 0, 0))
@@ -140,7 +140,8 @@ func TestOverlayAge(t *testing.T) {
 	}
 }
 
-// TestOverlayLabels: labels that the last kubectl apply has not set stay.
+// TestOverlayLabels checks that labels that the last kubectl apply has not set are
+// kept.
 func TestOverlayLabels(t *testing.T) {
 	labelled := func(labels ...string) *corev1.Service {
 		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "a", Labels: map[string]string{}}}

@@ -12,7 +12,7 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// poolState is what the controller writes on a pool.
+// poolState is the status of a pool as the controller writes it.
 type poolState struct {
 	IPv4        v1alpha1.FamilyUsage `json:"ipv4"`
 	IPv6        v1alpha1.FamilyUsage `json:"ipv6"`
@@ -22,11 +22,11 @@ type poolState struct {
 	Conditions  []output.Condition   `json:"conditions"`
 }
 
-// poolResult is what would happen to a pool.
+// poolResult compares a pool before and after.
 type poolResult struct {
 	Pool    string     `json:"pool"`
 	Changed bool       `json:"changed"`
-	Before  *poolState `json:"before"` // null: there is none
+	Before  *poolState `json:"before"` // null: the pool does not exist
 	After   *poolState `json:"after"`
 }
 
@@ -34,14 +34,14 @@ type poolResult struct {
 func comparePools(before, after convergence) []poolResult {
 	was, is := poolStates(before), poolStates(after)
 	all := []poolResult{}
-	for _, name := range slices.Sorted(maps.Keys(union(was, is))) {
+	for _, name := range slices.Sorted(maps.Keys(unionOfKeys(was, is))) {
 		all = append(all, poolResult{name, !equality.Semantic.DeepEqual(was[name], is[name]), was[name], is[name]})
 	}
 	return all
 }
 
-// union returns a map with the keys of both.
-func union[K comparable, V any](a, b map[K]V) map[K]V {
+// unionOfKeys returns a map with the keys of both.
+func unionOfKeys[K comparable, V any](a, b map[K]V) map[K]V {
 	all := maps.Clone(a)
 	maps.Copy(all, b)
 	return all
@@ -71,7 +71,7 @@ func (s *poolState) conditionStatus(conditionType string) string {
 	return ""
 }
 
-// problemChange is whether a Problem is new.
+// problemChange classifies a Problem of a configuration object.
 type problemChange string
 
 const (
@@ -80,7 +80,7 @@ const (
 	problemStays  problemChange = "stays"
 )
 
-// problemResult is what would happen to a Problem of an object.
+// problemResult compares a Problem of an object before and after.
 type problemResult struct {
 	Change  problemChange   `json:"change"`
 	Object  string          `json:"object"`
@@ -89,8 +89,8 @@ type problemResult struct {
 	Message string          `json:"message"`
 }
 
-// compareProblems returns a result for each Problem: the new ones, those that
-// are solved, and those that stay.
+// compareProblems returns a result for each Problem: new ones first, then solved
+// ones, then those that stay.
 func compareProblems(before, after convergence) []problemResult {
 	all := []problemResult{}
 	add := func(change problemChange, problems, others []config.Problem) {

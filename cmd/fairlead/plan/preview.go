@@ -1,24 +1,22 @@
-// Package plan previews what would happen to Services and pools if manifests
-// were applied or objects deleted.
+// Package plan previews how Services and pools would change if manifests were
+// applied or objects deleted.
 //
-// It takes the controller's snapshot of a cluster and a Request, and returns
-// values; it has no clock, client or other input, and changes neither. It lets
-// the controller's own decision converge twice, on the cluster as it is and on
-// the cluster in which the request has been applied, and compares the two
-// results (services.go, pools.go). What the controller has yet to do anyway is
-// therefore no consequence of the request.
+// It is a pure function of the controller's snapshot of a cluster and a Request. It
+// runs the controller's own decision until it converges, for the current cluster
+// and for the cluster with the request applied, and compares the two results
+// (services.go, pools.go). Writes that the controller has still to make in the
+// current cluster are therefore not attributed to the request.
 //
 //   - overlay.go and deletion.go apply a Request to a snapshot, as the API
 //     server and kubectl apply would.
 //   - converge.go repeats the decision with its own writes applied.
 //
-// The result is printed as a summary in one line and tables of what changes, or
-// encoded as JSON. The exit status of the command is 0 if no Service would lose
-// anything, 2 if one would lose an address or its announcement, and 1 if there
-// is no result.
+// The result is printed as a one-line summary and tables of the changes, or encoded
+// as JSON. The exit status of the command is 0 if no Service would lose an address
+// or its announcement, 2 if one would, and 1 on an error.
 //
-// It does not know what a cloud will answer, and of announcements it compares
-// only whether an advertisement covers the pool.
+// The responses of a cloud are unknown. Of announcements, it compares only whether
+// an advertisement selects the pool.
 package plan
 
 import (
@@ -30,26 +28,27 @@ import (
 	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// Request is what is to be previewed: manifests that are applied, then objects
-// that are deleted.
+// Request is the change to preview: the manifests are applied, then the objects are
+// deleted.
 type Request struct {
 	Manifests *objects.Collection
 	Deletions []Deletion
 }
 
-// Result is what would happen. Its JSON is described in docs/cli.md.
+// Result lists the changes that a Request would cause. Its JSON is described in
+// docs/cli.md.
 type Result struct {
-	Summary  summary         `json:"summary"`
-	Services []serviceResult `json:"services"` // the worst change first
+	Summary  planSummary     `json:"summary"`
+	Services []serviceResult `json:"services"` // the most severe change first
 	Pools    []poolResult    `json:"pools"`
 	Problems []problemResult `json:"problems"`
 	Notes    []string        `json:"notes"`
 }
 
-// Preview returns what would happen to all Services and pools. A deletion of an
-// object that does not exist is an error. The snapshot is not changed; the
-// request's manifests are completed as the API server would complete them, and
-// must not be used again.
+// Preview returns the changes that the request would cause. The deletion of an
+// object that does not exist is an error. Preview does not modify the snapshot. It
+// completes the manifests of the request as the API server would; they must not be
+// used again.
 func Preview(cluster controllerplan.Snapshot, r Request) (Result, error) {
 	requested, notes := overlayManifests(cluster, r.Manifests)
 	for _, d := range r.Deletions {
@@ -63,31 +62,33 @@ func Preview(cluster controllerplan.Snapshot, r Request) (Result, error) {
 		Services: compareServices(before, after), Pools: comparePools(before, after), Problems: compareProblems(before, after),
 		Notes: append([]string{}, notes...),
 	}
-	result.Summary = summarize(result.Services)
+	result.Summary = summarizeServices(result.Services)
 	if before.pending > 0 {
-		result.Notes = append(result.Notes, fmt.Sprintf("the controller has yet to write %s of the cluster as it is; the plan compares with "+
-			"what it will write", output.Count(before.pending, "Service", "Services")))
+		result.Notes = append(result.Notes, fmt.Sprintf("the controller has still to write %s of the current cluster; the plan compares "+
+			"with the state after these writes", output.Count(before.pending, "Service", "Services")))
 	}
 	if !before.converged || !after.converged {
-		result.Notes = append(result.Notes, fmt.Sprintf("the controller still had something to write after %d rounds; the plan shows the "+
-			"last one", maxRounds))
+		result.Notes = append(result.Notes, fmt.Sprintf("the decision has not converged after %d rounds; the plan shows the last one",
+			maxRounds))
 	}
 	return result, nil
 }
 
-// Changed returns the result without the Services, pools and problems that stay
-// as they are. The summary still counts all Services.
+// Changed returns the result without unchanged Services, pools and problems. The
+// summary still counts all Services.
 func (r Result) Changed() Result {
-	r.Services = without(r.Services, func(s serviceResult) bool { return s.Changes[0] == addressKept || s.Changes[0] == addressMissing })
-	r.Pools = without(r.Pools, func(p poolResult) bool { return !p.Changed })
-	r.Problems = without(r.Problems, func(p problemResult) bool { return p.Change == problemStays })
+	r.Services = deleteMatching(r.Services, func(s serviceResult) bool {
+		return s.Changes[0] == addressKept || s.Changes[0] == addressUnassigned
+	})
+	r.Pools = deleteMatching(r.Pools, func(p poolResult) bool { return !p.Changed })
+	r.Problems = deleteMatching(r.Problems, func(p problemResult) bool { return p.Change == problemStays })
 	return r
 }
 
-func without[T any](all []T, unwanted func(T) bool) []T {
+func deleteMatching[T any](all []T, unwanted func(T) bool) []T {
 	return slices.DeleteFunc(slices.Clone(all), unwanted)
 }
 
-// Loss reports whether a Service would lose an address, at once or for another
-// one, or its announcement.
+// Loss reports whether an address of a Service would be released, reassigned or no
+// longer announced.
 func (r Result) Loss() bool { return r.Summary.Lose+r.Summary.Move+r.Summary.Unannounced > 0 }

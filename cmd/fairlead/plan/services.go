@@ -16,29 +16,29 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// serviceChange is one thing that would happen to a Service.
+// serviceChange is one change of a Service.
 type serviceChange string
 
 const (
-	addressLost        serviceChange = "loses"       // an address goes, without a new one in its place
-	addressMoved       serviceChange = "moves"       // an address is replaced at once by another one
-	addressUnannounced serviceChange = "unannounced" // no advertisement covers the pool of an address any more
-	addressOutOfPool   serviceChange = "outOfPool"   // an address that its pool would not assign any more is kept
-	requestRefused     serviceChange = "refused"     // a request is refused, or for another reason
-	renumberingStarts  serviceChange = "renumbers"   // a new address is assigned alongside the old one for a while
-	renumberingEnds    serviceChange = "renumbered"  // the old address is released, the new one stays
-	sharingStarts      serviceChange = "shares"      // more Services hold an address
-	sharingEnds        serviceChange = "alone"       // no other Service holds an address any more
+	addressReleased    serviceChange = "released"    // an address is released without a replacement
+	addressReassigned  serviceChange = "reassigned"  // an address is released and another one is assigned at once
+	addressUnannounced serviceChange = "unannounced" // no advertisement selects the pool of an address any more
+	addressOutOfPool   serviceChange = "outOfPool"   // an address is kept, although its pool would no longer assign it
+	requestRefused     serviceChange = "refused"     // a request is refused, or refused for another reason
+	renumberingStarts  serviceChange = "renumbering" // a new address is assigned alongside the old one for a while
+	renumberingEnds    serviceChange = "renumbered"  // the old one of two addresses is released
+	sharingStarts      serviceChange = "shared"      // more Services hold an address
+	sharingEnds        serviceChange = "unshared"    // no other Service holds an address any more
 	addressBackInPool  serviceChange = "backInPool"  // a pool contains an address again
-	addressAssigned    serviceChange = "gets"        // an address that it did not have
-	addressKept        serviceChange = "keeps"       // everything stays
-	addressMissing     serviceChange = "lacks"       // there is no address, before and after
+	addressAssigned    serviceChange = "assigned"    // an address is newly assigned
+	addressKept        serviceChange = "kept"        // no change
+	addressUnassigned  serviceChange = "unassigned"  // without an address before and after
 )
 
-// serviceChanges are all changes, the worst first.
+// serviceChanges are all changes, the most severe first.
 var serviceChanges = []serviceChange{
-	addressLost, addressMoved, addressUnannounced, addressOutOfPool, requestRefused, renumberingStarts, renumberingEnds,
-	sharingStarts, sharingEnds, addressBackInPool, addressAssigned, addressKept, addressMissing,
+	addressReleased, addressReassigned, addressUnannounced, addressOutOfPool, requestRefused, renumberingStarts, renumberingEnds,
+	sharingStarts, sharingEnds, addressBackInPool, addressAssigned, addressKept, addressUnassigned,
 }
 
 func compareSeverity(a, b serviceChange) int {
@@ -54,7 +54,7 @@ type heldAddress struct {
 	SharedWith []string `json:"sharedWith,omitempty"`
 }
 
-// serviceState is what the controller writes on a Service.
+// serviceState is the status of a Service as the controller writes it.
 type serviceState struct {
 	Addresses []heldAddress          `json:"addresses"`
 	Status    metav1.ConditionStatus `json:"status,omitempty"` // of the condition Provisioned
@@ -62,17 +62,17 @@ type serviceState struct {
 	Message   string                 `json:"message,omitempty"`
 }
 
-// serviceResult is what would happen to a Service.
+// serviceResult compares a Service before and after.
 type serviceResult struct {
 	Service string          `json:"service"`
-	Changes []serviceChange `json:"changes"` // at least one, the worst first
-	Before  *serviceState   `json:"before"`  // null: the Service is not Fairlead's
+	Changes []serviceChange `json:"changes"` // at least one, the most severe first
+	Before  *serviceState   `json:"before"`  // null: Fairlead does not serve the Service
 	After   *serviceState   `json:"after"`
 	Why     string          `json:"why"`
 }
 
-// compareServices returns a result for each Service that Fairlead serves or
-// refuses, before or after, the worst first.
+// compareServices returns a result for each Service that Fairlead serves or refuses
+// before or after, the most severe change first.
 func compareServices(before, after convergence) []serviceResult {
 	was, is := serviceStates(before), serviceStates(after)
 	c := serviceComparison{
@@ -80,8 +80,8 @@ func compareServices(before, after convergence) []serviceResult {
 		services: servicesByKey(after.cluster.Services), chooser: providers.NewChooser(after.cluster.Policy, after.cluster.Nodes),
 	}
 	all := []serviceResult{}
-	for key := range union(was, is) {
-		all = append(all, c.compare(key, was[key], is[key]))
+	for key := range unionOfKeys(was, is) {
+		all = append(all, c.compareService(key, was[key], is[key]))
 	}
 	slices.SortFunc(all, func(a, b serviceResult) int {
 		return cmp.Or(compareSeverity(a.Changes[0], b.Changes[0]), strings.Compare(a.Service, b.Service))
@@ -89,7 +89,7 @@ func compareServices(before, after convergence) []serviceResult {
 	return all
 }
 
-// serviceStates returns those of the Services that Fairlead serves or refuses.
+// serviceStates returns the states of the Services that Fairlead serves or refuses.
 func serviceStates(c convergence) map[types.NamespacedName]*serviceState {
 	all := make(map[types.NamespacedName]*serviceState, len(c.cluster.Services))
 	holders := map[string][]string{}
@@ -126,7 +126,7 @@ func serviceStates(c convergence) map[types.NamespacedName]*serviceState {
 	return all
 }
 
-// advertisedScopes returns those of all advertisements.
+// advertisedScopes returns the scopes of all advertisements.
 func advertisedScopes(objects config.Objects) (all []config.Scope) {
 	c, _ := config.Parse(objects)
 	for _, ad := range c.L2Advertisements {
@@ -138,21 +138,22 @@ func advertisedScopes(objects config.Objects) (all []config.Scope) {
 	return all
 }
 
-// isCovered reports whether an advertisement covers the pool, which need not
-// exist any more.
+// isCovered reports whether an advertisement selects the pool, which may have been
+// deleted.
 func isCovered(scopes []config.Scope, pool string) bool {
 	return slices.ContainsFunc(scopes, func(s config.Scope) bool { return s.Covers(pool) })
 }
 
-// serviceComparison is what comparing a Service depends on in addition to its states.
+// serviceComparison holds the context of the comparison of Services.
 type serviceComparison struct {
 	scopesBefore, scopesAfter []config.Scope
 	services                  map[types.NamespacedName]*corev1.Service // after
 	chooser                   providers.Chooser                        // after
 }
 
-// compare returns the result for one Service. At most one of the states is nil.
-func (c serviceComparison) compare(key types.NamespacedName, before, after *serviceState) serviceResult {
+// compareService returns the result for one Service. At most one of the states is
+// nil.
+func (c serviceComparison) compareService(key types.NamespacedName, before, after *serviceState) serviceResult {
 	var was, is serviceState
 	if before != nil {
 		was = *before
@@ -169,7 +170,7 @@ func (c serviceComparison) compare(key types.NamespacedName, before, after *serv
 	}
 	for _, h := range is.Addresses {
 		if h.Pool != "" && !isCovered(c.scopesAfter, h.Pool) {
-			why = append(why, "no advertisement covers pool "+h.Pool)
+			why = append(why, "no advertisement selects pool "+h.Pool)
 			if i := indexOf(was.Addresses, h.Address); i >= 0 && isCovered(c.scopesBefore, was.Addresses[i].Pool) {
 				changes = append(changes, addressUnannounced)
 			}
@@ -184,12 +185,12 @@ func (c serviceComparison) compare(key types.NamespacedName, before, after *serv
 	case len(was.Addresses) > 0:
 		changes = []serviceChange{addressKept}
 	default:
-		changes = []serviceChange{addressMissing}
+		changes = []serviceChange{addressUnassigned}
 	}
 	return serviceResult{Service: key.String(), Changes: slices.Compact(changes), Before: before, After: after, Why: strings.Join(why, "; ")}
 }
 
-// releaseMessage returns why Fairlead does not serve the Service any more.
+// releaseMessage returns the reason why Fairlead no longer serves the Service.
 func (c serviceComparison) releaseMessage(key types.NamespacedName) string {
 	svc := c.services[key]
 	if svc == nil || svc.DeletionTimestamp != nil {
@@ -202,7 +203,7 @@ func indexOf(all []heldAddress, address string) int {
 	return slices.IndexFunc(all, func(h heldAddress) bool { return h.Address == address })
 }
 
-// addressChanges compares the addresses of a Service.
+// addressChanges returns the changes of the addresses of a Service.
 func addressChanges(was, is []heldAddress) (found []serviceChange) {
 	for _, h := range was {
 		i := indexOf(is, h.Address)
@@ -222,15 +223,15 @@ func addressChanges(was, is []heldAddress) (found []serviceChange) {
 		case h.Leaving:
 			found = append(found, renumberingEnds)
 		case slices.ContainsFunc(is, func(n heldAddress) bool { return indexOf(was, n.Address) < 0 && sameFamily(n.Address, h.Address) }):
-			found = append(found, addressMoved)
+			found = append(found, addressReassigned)
 		default:
-			found = append(found, addressLost)
+			found = append(found, addressReleased)
 		}
 	}
 	for _, h := range is {
 		alongside := func(o heldAddress) bool { return o.Address != h.Address && sameFamily(o.Address, h.Address) }
 		if indexOf(was, h.Address) >= 0 || slices.ContainsFunc(was, alongside) {
-			continue // or it replaces another one, which the loop above has compared
+			continue // kept, or a replacement, which the loop above has classified
 		}
 		found = append(found, addressAssigned)
 		if len(h.SharedWith) > 0 {
@@ -240,20 +241,20 @@ func addressChanges(was, is []heldAddress) (found []serviceChange) {
 	return found
 }
 
-// sameFamily reports whether one address can take the place of the other. All
-// host names are one family.
+// sameFamily reports whether the addresses are of one IP family. Host names are a
+// family of their own.
 func sameFamily(a, b string) bool {
 	x, _ := netip.ParseAddr(a)
 	y, _ := netip.ParseAddr(b)
 	return x.BitLen() == y.BitLen()
 }
 
-// reasonChanges compares the condition Provisioned of a Service.
+// reasonChanges returns the changes of the condition Provisioned of a Service.
 func reasonChanges(was, is serviceState) (found []serviceChange) {
 	switch {
 	case was.Reason == is.Reason && was.Status == is.Status:
 	case is.Reason == v1alpha1.Provisioning:
-		found = append(found, addressAssigned) // later, by a cloud
+		found = append(found, addressAssigned) // the cloud assigns it later
 	case is.Status == metav1.ConditionFalse:
 		found = append(found, requestRefused)
 	}

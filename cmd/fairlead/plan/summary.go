@@ -8,27 +8,27 @@ import (
 	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
 )
 
-// summary counts Services. One that has several changes counts for each.
-type summary struct {
-	Keep        int `json:"keep"`      // every address that they have
-	OutOfPool   int `json:"outOfPool"` // of those that keep
-	Renumber    int `json:"renumber"`  // of those that keep
+// planSummary counts Services. A Service with several changes is counted for each.
+type planSummary struct {
+	Keep        int `json:"keep"`      // all addresses are kept
+	OutOfPool   int `json:"outOfPool"` // subset of Keep
+	Renumber    int `json:"renumber"`  // subset of Keep
 	Unannounced int `json:"unannounced"`
 	Lose        int `json:"lose"`
 	Move        int `json:"move"`
 	Get         int `json:"get"`
 	Refused     int `json:"refused"`
-	Lack        int `json:"lack"` // an address, before and after
+	Lack        int `json:"lack"` // without an address before and after
 }
 
-func summarize(all []serviceResult) (s summary) {
+func summarizeServices(all []serviceResult) (s planSummary) {
 	for _, r := range all {
 		had := r.Before != nil && len(r.Before.Addresses) > 0
 		has := r.After != nil && len(r.After.Addresses) > 0
-		if had && !slices.Contains(r.Changes, addressLost) && !slices.Contains(r.Changes, addressMoved) {
+		if had && !slices.Contains(r.Changes, addressReleased) && !slices.Contains(r.Changes, addressReassigned) {
 			s.Keep++
 		}
-		if !has && !had && r.Changes[0] == addressMissing {
+		if !has && !had && r.Changes[0] == addressUnassigned {
 			s.Lack++
 		}
 		for _, c := range r.Changes {
@@ -39,9 +39,9 @@ func summarize(all []serviceResult) (s summary) {
 				s.Renumber++
 			case addressUnannounced:
 				s.Unannounced++
-			case addressLost:
+			case addressReleased:
 				s.Lose++
-			case addressMoved:
+			case addressReassigned:
 				s.Move++
 			case addressAssigned:
 				s.Get++
@@ -54,7 +54,7 @@ func summarize(all []serviceResult) (s summary) {
 }
 
 // String returns the summary in one sentence.
-func (s summary) String() string {
+func (s planSummary) String() string {
 	var parts []string
 	if s.Keep > 0 {
 		keep := output.Count(s.Keep, "Service keeps its address", "Services keep their addresses")
@@ -63,8 +63,8 @@ func (s summary) String() string {
 			one, many string
 		}{
 			{s.OutOfPool, "becomes out of pool", "become out of pool"},
-			{s.Renumber, "gets a new one beside it", "get a new one beside it"},
-			{s.Unannounced, "is not announced any more", "are not announced any more"},
+			{s.Renumber, "is assigned a new one alongside it", "are assigned a new one alongside it"},
+			{s.Unannounced, "is no longer announced", "are no longer announced"},
 		} {
 			switch {
 			case some.n == 1 && s.Keep == 1:
@@ -81,18 +81,18 @@ func (s summary) String() string {
 		n         int
 		one, many string
 	}{
-		{s.Lose, "Service loses an address", "Services lose an address"},
-		{s.Move, "Service changes its address at once", "Services change their address at once"},
-		{s.Get, "Service newly gets an address", "Services newly get an address"},
-		{s.Refused, "Service is refused what it asks for", "Services are refused what they ask for"},
-		{s.Lack, "Service has no address, before and after", "Services have no address, before and after"},
+		{s.Lose, "Service releases an address", "Services release an address"},
+		{s.Move, "Service is reassigned to another address", "Services are reassigned to another address"},
+		{s.Get, "Service is newly assigned an address", "Services are newly assigned an address"},
+		{s.Refused, "Service has a refused request", "Services have a refused request"},
+		{s.Lack, "Service is without an address, before and after", "Services are without an address, before and after"},
 	} {
 		if more.n > 0 {
 			parts = append(parts, output.Count(more.n, more.one, more.many))
 		}
 	}
 	if len(parts) == 0 {
-		return "There is no Service that Fairlead serves."
+		return "Fairlead serves no Services."
 	}
 	return strings.Join(parts, "; ") + "."
 }

@@ -15,14 +15,14 @@ import (
 func (r Result) Text(w io.Writer) error {
 	var b strings.Builder
 	if c := r.Changed(); len(c.Services)+len(c.Pools)+len(c.Problems) == 0 {
-		b.WriteString("Nothing changes. ")
+		b.WriteString("No changes. ")
 	}
 	b.WriteString(r.Summary.String() + "\n")
 	if len(r.Services) > 0 {
 		b.WriteString("\n" + output.Table(func(t io.Writer) {
 			fmt.Fprintln(t, "SERVICE\tCHANGE\tADDRESSES\tWHY")
 			for _, s := range r.Services {
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", s.Service, changesText(s.Changes), arrow(s.Before.addressCell(), s.After.addressCell()), s.Why)
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", s.Service, serviceChangesText(s.Changes), changeText(s.Before.addressCell(), s.After.addressCell()), s.Why)
 			}
 		}))
 	}
@@ -30,7 +30,7 @@ func (r Result) Text(w io.Writer) error {
 		b.WriteString("\n" + output.Table(func(t io.Writer) {
 			fmt.Fprintln(t, "POOL\tCHANGE\tUSED/TOTAL v4\tUSED/TOTAL v6\tSERVICES\tOUT OF POOL\tADVERTISED\tOVERLAPS\tREADY")
 			for _, p := range r.Pools {
-				fmt.Fprintln(t, strings.Join(p.cells(), "\t"))
+				fmt.Fprintln(t, strings.Join(p.tableCells(), "\t"))
 			}
 		}))
 	}
@@ -52,20 +52,20 @@ func (r Result) Text(w io.Writer) error {
 	return err
 }
 
-var changeWords = map[serviceChange]string{
+var changeTexts = map[serviceChange]string{
 	addressOutOfPool: "out of pool", addressBackInPool: "back in pool",
 }
 
-func changesText(changes []serviceChange) string {
+func serviceChangesText(changes []serviceChange) string {
 	var texts []string
 	for _, c := range changes {
-		texts = append(texts, cmp.Or(changeWords[c], string(c)))
+		texts = append(texts, cmp.Or(changeTexts[c], string(c)))
 	}
 	return strings.Join(texts, ", ")
 }
 
-// arrow returns what was and what will be, or what stays.
-func arrow(was, is string) string {
+// changeText returns the values before and after, or the one value if they are equal.
+func changeText(was, is string) string {
 	if was == is {
 		return was
 	}
@@ -102,7 +102,7 @@ var poolColumns = []func(*poolState) string{
 	func(s *poolState) string { return s.conditionStatus(v1alpha1.ConditionReady) },
 }
 
-func (p poolResult) cells() []string {
+func (p poolResult) tableCells() []string {
 	change, before, after := "changes", cmp.Or(p.Before, p.After), cmp.Or(p.After, p.Before)
 	switch {
 	case p.Before == nil:
@@ -116,7 +116,7 @@ func (p poolResult) cells() []string {
 	}
 	cells := []string{p.Pool, change}
 	for _, column := range poolColumns {
-		cells = append(cells, arrow(cmp.Or(column(before), "-"), cmp.Or(column(after), "-")))
+		cells = append(cells, changeText(cmp.Or(column(before), "-"), cmp.Or(column(after), "-")))
 	}
 	return cells
 }

@@ -29,7 +29,7 @@ func TestPasswords(t *testing.T) {
 	const first, second = "hunter2-first-one", "hunter2-second-one"
 	r := spare(t, "bird-secret", 253)
 	config := func(password string) lab.BGP {
-		return fabricConfig(r, func(n *lab.Neighbour, _ *lab.Host) { n.Password, n.BFD = password, 0 })
+		return fabricConfig(r, func(n *lab.Neighbor, _ *lab.Host) { n.Password, n.BFD = password, 0 })
 	}
 	start(t, r, config(first))
 	manifest(t, `apiVersion: fairlead.io/v1alpha1
@@ -96,7 +96,7 @@ func manifest(t *testing.T, yaml string) {
 	t.Helper()
 	apply(t, yaml)
 	t.Cleanup(func() {
-		if _, err := cluster.Kubectl(context.Background(), yaml, "delete", "--ignore-not-found", "--timeout="+lab.Patience.String(), "-f", "-"); err != nil {
+		if _, err := cluster.Kubectl(context.Background(), yaml, "delete", "--ignore-not-found", "--timeout="+lab.WaitTimeout.String(), "-f", "-"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -220,7 +220,7 @@ func ping(t *testing.T, from *lab.Host, to netip.Addr) (kind byte) {
 			return err
 		}
 		defer conn.Close()
-		if err := conn.SetDeadline(time.Now().Add(lab.Patience)); err != nil {
+		if err := conn.SetDeadline(time.Now().Add(lab.WaitTimeout)); err != nil {
 			return err
 		}
 		if _, err := conn.WriteTo(request, &net.IPAddr{IP: to.AsSlice()}); err != nil {

@@ -129,10 +129,10 @@ func quiet(t *testing.T, r *lab.Router, addr netip.Addr) (until func(marker neti
 }
 
 // stream sends requests until stop, which reports them.
-func stream(t *testing.T, target string) (stop func() lab.Report) {
+func stream(t *testing.T, target string) (stop func() lab.StreamReport) {
 	t.Helper()
 	reachAgain(t, cluster.Network.Remote, target)
-	return lab.Stream{URL: target, Every: 5 * time.Millisecond, Timeout: lostAfter, Serial: true}.Start(t.Context(), cluster.Network.Remote)
+	return lab.RequestStream{URL: target, Every: 5 * time.Millisecond, Timeout: lostAfter, Serial: true}.Start(t.Context(), cluster.Network.Remote)
 }
 
 // lostAfter is when a request is lost that must not be: a SYN has been sent twice.
@@ -141,7 +141,7 @@ const lostAfter = 3 * time.Second
 // unharmed fails if requests were lost, except one connection at each change of
 // next hops in a router: it hashes flows again, and the one that is under way may
 // reach another node.
-func unharmed(t *testing.T, report lab.Report, changes int) {
+func unharmed(t *testing.T, report lab.StreamReport, changes int) {
 	t.Helper()
 	if report.Lost > report.Broken || report.Broken > changes {
 		t.Errorf("%s: %v", report, report.Errors)
@@ -255,7 +255,7 @@ func TestSpeakerLeaves(t *testing.T) {
 			row.begin(t)
 			t.Cleanup(func() {
 				row.end(t)
-				if cluster.Speakers[1].Ended() {
+				if cluster.Speakers[1].HasEnded() {
 					if err := cluster.StartSpeaker(context.Background(), 1); err != nil {
 						t.Error(err)
 					}

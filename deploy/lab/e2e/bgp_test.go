@@ -94,9 +94,9 @@ func router(t *testing.T, name string, number byte) *lab.Router {
 }
 
 // fabricConfig peers a router with every node.
-func fabricConfig(r *lab.Router, changes ...func(*lab.Neighbour, *lab.Host)) lab.BGP {
-	changes = append([]func(*lab.Neighbour, *lab.Host){func(n *lab.Neighbour, _ *lab.Host) { n.BFD = bfdEvery }}, changes...)
-	return lab.BGP{ASN: routerASN, RouterID: r.Addr, Neighbours: lab.EachNode(cluster.Nodes, nodeASN, changes...)}
+func fabricConfig(r *lab.Router, changes ...func(*lab.Neighbor, *lab.Host)) lab.BGP {
+	changes = append([]func(*lab.Neighbor, *lab.Host){func(n *lab.Neighbor, _ *lab.Host) { n.BFD = bfdEvery }}, changes...)
+	return lab.BGP{ASN: routerASN, RouterID: r.Addr, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, changes...)}
 }
 
 // start runs BIRD on routers called bird…, and FRR on others.
@@ -185,7 +185,7 @@ func TestBGP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	contains(t, out, "* node-1  tells bird", "* node-3  tells frr", addr.String()+"/32 local-pref 100 communities 64512:100 64512:1:2")
+	contains(t, out, "* node-1  advertises to bird", "* node-3  advertises to frr", addr.String()+"/32 local-pref 100 communities 64512:100 64512:1:2")
 	shown, err := fabric.frr.Show(t.Context(), "show bgp ipv4 unicast "+addr.String()+"/32")
 	if err != nil {
 		t.Fatal(err)

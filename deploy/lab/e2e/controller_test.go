@@ -26,10 +26,10 @@ func stopControllers(t *testing.T) {
 func revive(t *testing.T) {
 	t.Helper()
 	for i, p := range cluster.Controllers {
-		if !p.Ended() {
+		if !p.HasEnded() {
 			continue
 		}
-		if !p.Logged("lost the leader lease") {
+		if !p.HasLogged("lost the leader lease") {
 			t.Fatalf("%s ended by itself:\n%s", p.Name, lab.Logs(20))
 		}
 		if err := cluster.StartController(context.Background(), i); err != nil {
@@ -53,7 +53,7 @@ func leader(t *testing.T, not string) (index int, identity string) {
 		return nil
 	})
 	for i, p := range cluster.Controllers {
-		if p.Logged(identity) {
+		if p.HasLogged(identity) {
 			return i, identity
 		}
 	}
@@ -146,7 +146,7 @@ func TestAPIServerGone(t *testing.T) {
 	service(t, "after-outage")
 	eventually(t, "after-outage is announced", func() error {
 		revive(t)
-		_, err := cluster.Announced(t.Context(), "default", "after-outage")
+		_, err := cluster.AnnouncedAddress(t.Context(), "default", "after-outage")
 		return err
 	})
 	owner(t, addr, func(n int) bool { return n == node })
@@ -186,7 +186,7 @@ func TestControllerKilledInABurst(t *testing.T) {
 			return addrs, 0
 		}
 		for _, s := range list.Items {
-			if a, err := lab.Ingress(&s); err == nil {
+			if a, err := lab.IngressAddress(&s); err == nil {
 				addrs[a] = append(addrs[a], s.Name)
 				total++
 			}

@@ -73,7 +73,7 @@ func TestPermissions(t *testing.T) {
 		{"fairlead-speaker", "patch", "", "nodes", false},
 	} {
 		t.Run(fmt.Sprintf("%s %s %s", row.account, row.verb, row.resource), func(t *testing.T) {
-			api, err := cluster.As(row.account)
+			api, err := cluster.ClientAs(row.account)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,7 +96,7 @@ func TestPermissions(t *testing.T) {
 // TestSpeakerSpeaksForItselfOnly uses the token of a running speaker, as who
 // steals a node can.
 func TestSpeakerSpeaksForItselfOnly(t *testing.T) {
-	thief, err := cluster.WithTokenOf("fairlead-speaker-node-1")
+	thief, err := cluster.ClientWithTokenOf("fairlead-speaker-node-1")
 	if err != nil {
 		t.Fatal(err)
 	}

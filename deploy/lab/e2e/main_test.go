@@ -110,7 +110,7 @@ func url(addr netip.Addr, port int32) string {
 func owner(t *testing.T, addr netip.Addr, may func(node int) bool) (node int) {
 	t.Helper()
 	eventually(t, "one node answers for "+addr.String(), func() error {
-		macs, err := cluster.Client.WhoHas(addr, 300*time.Millisecond)
+		macs, err := cluster.Client.ResolveARP(addr, 300*time.Millisecond)
 		if err != nil {
 			return err
 		}
@@ -146,7 +146,7 @@ func reported(t *testing.T, name string, addr netip.Addr, node int) {
 func silent(t *testing.T, addr netip.Addr) {
 	t.Helper()
 	eventually(t, "nobody answers for "+addr.String(), func() error {
-		macs, err := cluster.Client.WhoHas(addr, 300*time.Millisecond)
+		macs, err := cluster.Client.ResolveARP(addr, 300*time.Millisecond)
 		if err == nil && len(macs) > 0 {
 			err = fmt.Errorf("%v answer", macs)
 		}
@@ -193,7 +193,7 @@ func unplug(t *testing.T, h *lab.Host) (plugIn func()) {
 }
 
 func deletePool(t *testing.T, name string) {
-	_, err := cluster.Kubectl(context.Background(), "", "delete", "--ignore-not-found", "--timeout="+lab.Patience.String(), "ipaddresspool", name)
+	_, err := cluster.Kubectl(context.Background(), "", "delete", "--ignore-not-found", "--timeout="+lab.WaitTimeout.String(), "ipaddresspool", name)
 	if err != nil {
 		t.Error(err)
 	}

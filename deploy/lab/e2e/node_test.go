@@ -65,7 +65,7 @@ func TestOwnersLinkDown(t *testing.T) {
 	service(t, "after-cable")
 	eventually(t, "after-cable is announced", func() error {
 		revive(t)
-		_, err := cluster.Announced(t.Context(), "default", "after-cable")
+		_, err := cluster.AnnouncedAddress(t.Context(), "default", "after-cable")
 		return err
 	})
 }

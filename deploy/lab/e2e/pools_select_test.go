@@ -67,7 +67,7 @@ func TestSelection(t *testing.T) {
 	t.Cleanup(func() {
 		ctx := context.Background()
 		for _, name := range []string{"picked", "unpicked"} {
-			_, _ = cluster.Kubectl(ctx, "", "delete", "-n", "tenant", "--ignore-not-found", "--timeout="+lab.Patience.String(), "svc", name)
+			_, _ = cluster.Kubectl(ctx, "", "delete", "-n", "tenant", "--ignore-not-found", "--timeout="+lab.WaitTimeout.String(), "svc", name)
 		}
 		_, _ = cluster.Kubectl(ctx, "", "delete", "--ignore-not-found", "l2advertisement", "blue")
 		deletePool(t, "blue")
@@ -109,7 +109,7 @@ spec: {type: LoadBalancer, ports: [{port: 80}]}
 		want            netip.Prefix
 	}{{"tenant", "unpicked", lan}, {"default", "namesake", lan}, {"tenant", "picked", blue}} {
 		eventually(t, tt.name+" is announced", func() (err error) {
-			addr, err = cluster.Announced(t.Context(), tt.namespace, tt.name)
+			addr, err = cluster.AnnouncedAddress(t.Context(), tt.namespace, tt.name)
 			return err
 		})
 		if !tt.want.Contains(addr) {
@@ -122,7 +122,7 @@ spec: {type: LoadBalancer, ports: [{port: 80}]}
 	service(t, "wishful", annotated("fairlead.io/load-balancer-ips=10.13.242.142"))
 	message := condition(t, "wishful", "Provisioned", "AddressNotInPool")
 	contains(t, message, "10.13.242.142", "blue")
-	if got, err := cluster.Announced(t.Context(), "tenant", "picked"); err != nil || got != addr {
+	if got, err := cluster.AnnouncedAddress(t.Context(), "tenant", "picked"); err != nil || got != addr {
 		t.Errorf("picked has %s, %v; want %s", got, err, addr)
 	}
 	// It matches again: who asks by name gets one as soon as the labels allow it.

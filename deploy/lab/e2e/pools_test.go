@@ -85,7 +85,7 @@ func keeps(t *testing.T, name string, want ...netip.Addr) {
 func uninterrupted(t *testing.T, from *lab.Host, target string) (stop func()) {
 	t.Helper()
 	reachAgain(t, from, target)
-	stream := lab.Stream{URL: target, Every: 20 * time.Millisecond, Timeout: lostAfter}.Start(t.Context(), from)
+	stream := lab.RequestStream{URL: target, Every: 20 * time.Millisecond, Timeout: lostAfter}.Start(t.Context(), from)
 	return func() {
 		t.Helper()
 		report := stream()
@@ -258,7 +258,7 @@ func TestRelease(t *testing.T) {
 	update(t, "moved-on", annotated("fairlead.io/release="+addr.String()))
 	var next netip.Addr
 	eventually(t, "another address comes", func() (err error) {
-		if next, err = cluster.Announced(t.Context(), "default", "moved-on"); err == nil && next == addr {
+		if next, err = cluster.AnnouncedAddress(t.Context(), "default", "moved-on"); err == nil && next == addr {
 			err = fmt.Errorf("it still has %s", addr)
 		}
 		return err

@@ -281,7 +281,7 @@ func TestAdoption(t *testing.T) {
 	}
 	contains(t, condition(t, "left-alone", "Provisioned", "ForeignStatus"), "192.0.2.19", "no pool")
 	s := get(t, "left-alone")
-	if in, err := lab.Ingress(s); err != nil || in.String() != "192.0.2.19" || len(s.Finalizers) > 0 {
+	if in, err := lab.IngressAddress(s); err != nil || in.String() != "192.0.2.19" || len(s.Finalizers) > 0 {
 		t.Errorf("it was not left alone: %v %v, finalizers %v", in, err, s.Finalizers)
 	}
 }

@@ -29,7 +29,7 @@ var topologies = []topology{
 		name: "eBGP, both families over IPv4", nodes: []int{0, 1, 2},
 		connect: func(t *testing.T, b *builder) (*lab.Router, string) {
 			r := b.router(t)
-			b.start(t, r, lab.BGP{ASN: routerASN, Neighbours: lab.EachNode(cluster.Nodes, nodeASN)})
+			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN)})
 			return r, fmt.Sprintf("peerASN: %d, peerAddress: %s", routerASN, r.Addr)
 		},
 	},
@@ -37,7 +37,7 @@ var topologies = []topology{
 		name: "eBGP, both families over IPv6", nodes: []int{0, 1, 2},
 		connect: func(t *testing.T, b *builder) (*lab.Router, string) {
 			r := b.router(t)
-			b.start(t, r, lab.BGP{ASN: routerASN, Neighbours: lab.EachNode(cluster.Nodes, nodeASN, over6, func(n *lab.Neighbour, _ *lab.Host) { n.ExtendedNextHop = true })})
+			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, over6, func(n *lab.Neighbor, _ *lab.Host) { n.ExtendedNextHop = true })})
 			return r, fmt.Sprintf("dynamicASN: external, peerAddress: %q, holdTime: 3s", r.Addr6)
 		},
 		linked: true, // of IPv4
@@ -46,7 +46,7 @@ var topologies = []topology{
 		name: "IPv6 only", nodes: []int{0, 1, 2}, no4: true,
 		connect: func(t *testing.T, b *builder) (*lab.Router, string) {
 			r := b.router(t)
-			b.start(t, r, lab.BGP{ASN: routerASN, Neighbours: lab.EachNode(cluster.Nodes, nodeASN, over6, func(n *lab.Neighbour, _ *lab.Host) { n.OnlyIPv6 = true })})
+			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, over6, func(n *lab.Neighbor, _ *lab.Host) { n.OnlyIPv6 = true })})
 			return r, fmt.Sprintf("peerASN: %d, peerAddress: %q, addressFamilies: [IPv6]", routerASN, r.Addr6)
 		},
 	},
@@ -54,7 +54,7 @@ var topologies = []topology{
 		name: "iBGP", nodes: []int{0, 1, 2},
 		connect: func(t *testing.T, b *builder) (*lab.Router, string) {
 			r := b.router(t)
-			b.start(t, r, lab.BGP{ASN: nodeASN, Neighbours: lab.EachNode(cluster.Nodes, nodeASN)})
+			b.start(t, r, lab.BGP{ASN: nodeASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN)})
 			return r, fmt.Sprintf("dynamicASN: internal, peerAddress: %s", r.Addr)
 		},
 	},
@@ -62,9 +62,9 @@ var topologies = []topology{
 		name: "a route reflector", nodes: []int{0, 1, 2},
 		connect: func(t *testing.T, b *builder) (*lab.Router, string) {
 			reflector, client := b.router(t), b.router(t)
-			b.start(t, client, lab.BGP{ASN: nodeASN, Neighbours: []lab.Neighbour{{Address: reflector.Addr, ASN: nodeASN}}})
-			clients := lab.EachNode(cluster.Nodes, nodeASN, func(n *lab.Neighbour, _ *lab.Host) { n.Client = true })
-			b.start(t, reflector, lab.BGP{ASN: nodeASN, Neighbours: append(clients, lab.Neighbour{Address: client.Addr, ASN: nodeASN, Client: true})})
+			b.start(t, client, lab.BGP{ASN: nodeASN, Neighbors: []lab.Neighbor{{Address: reflector.Addr, ASN: nodeASN}}})
+			clients := lab.NodeNeighbors(cluster.Nodes, nodeASN, func(n *lab.Neighbor, _ *lab.Host) { n.Client = true })
+			b.start(t, reflector, lab.BGP{ASN: nodeASN, Neighbors: append(clients, lab.Neighbor{Address: client.Addr, ASN: nodeASN, Client: true})})
 			return reflector, fmt.Sprintf("peerASN: %d, peerAddress: %s", nodeASN, reflector.Addr)
 		},
 	},
@@ -76,7 +76,7 @@ var topologies = []topology{
 			if err != nil {
 				t.Fatal(err)
 			}
-			b.start(t, r, lab.BGP{ASN: routerASN, Neighbours: lab.EachNode(cluster.Nodes, nodeASN, func(n *lab.Neighbour, _ *lab.Host) { n.Hops, n.Local = 2, r.Addr })})
+			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, func(n *lab.Neighbor, _ *lab.Host) { n.Hops, n.Local = 2, r.Addr })})
 			return r, fmt.Sprintf("peerASN: %d, peerAddress: %s, ebgpMultiHop: true", routerASN, r.Addr)
 		},
 	},
@@ -84,7 +84,7 @@ var topologies = []topology{
 		name: "the router connects", nodes: []int{0, 1, 2},
 		connect: func(t *testing.T, b *builder) (*lab.Router, string) {
 			r := b.router(t)
-			b.start(t, r, lab.BGP{ASN: routerASN, Neighbours: lab.EachNode(cluster.Nodes, nodeASN)})
+			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN)})
 			return r, fmt.Sprintf("peerASN: %d, peerAddress: %s, passive: true", routerASN, r.Addr)
 		},
 	},
@@ -100,13 +100,13 @@ var topologies = []topology{
 			if b.daemon == "bird" {
 				extra = fmt.Sprintf("protocol radv { interface %q { max ra interval 4; min ra interval 3; default lifetime 0; }; }\n", link)
 			}
-			b.start(t, r, lab.BGP{ASN: routerASN, Neighbours: []lab.Neighbour{{Link: link, ASN: nodeASN}}, Extra: extra})
+			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: []lab.Neighbor{{Link: link, ASN: nodeASN}}, Extra: extra})
 			return r, fmt.Sprintf("dynamicASN: external, interface: %s, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: node-1}}]", link)
 		},
 	},
 }
 
-func over6(n *lab.Neighbour, h *lab.Host) { n.Address = h.Addr6 }
+func over6(n *lab.Neighbor, h *lab.Host) { n.Address = h.Addr6 }
 
 // builder makes routers that run one daemon.
 type builder struct {
@@ -123,8 +123,8 @@ func (b *builder) router(t *testing.T) *lab.Router {
 func (b *builder) start(t *testing.T, r *lab.Router, c lab.BGP) {
 	t.Helper()
 	c.RouterID = r.Addr
-	for i := range c.Neighbours {
-		c.Neighbours[i].BFD = bfdEvery
+	for i := range c.Neighbors {
+		c.Neighbors[i].BFD = bfdEvery
 	}
 	start(t, r, c)
 	t.Cleanup(r.Kill)

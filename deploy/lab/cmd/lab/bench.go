@@ -44,14 +44,14 @@ metadata: {name: bench}
 
 // benchAmounts are how much bench measures.
 type benchAmounts struct {
-	sizes   []int // Services in the cluster
-	samples int   // new routes that are timed beside each
-	deaths  int   // nodes whose power is taken
+	sizes     []int // Services in the cluster
+	samples   int   // new routes that are timed beside each
+	powerOffs int   // nodes whose power is taken
 }
 
 var quickBench, fullBench = benchAmounts{[]int{10, 1000}, 10, 3}, benchAmounts{[]int{10, 5000}, 30, 10}
 
-const creates = 32 // Services created at a time
+const parallelCreates = 32 // Services created at a time
 
 // bench measures what BGP announcements cost in a whole cluster.
 type bench struct {
@@ -59,7 +59,7 @@ type bench struct {
 	lab.Progress
 	benchAmounts
 	bird, frr *lab.Router
-	made      int // Services, by fill
+	created   int // Services, by fill
 }
 
 func runBench(ctx context.Context, o lab.Options, amounts benchAmounts) error {
@@ -68,7 +68,7 @@ func runBench(ctx context.Context, o lab.Options, amounts benchAmounts) error {
 		return err
 	}
 	b := &bench{Cluster: c, Progress: o.Progress, benchAmounts: amounts}
-	if err := b.routers(ctx); err != nil {
+	if err := b.startRouters(ctx); err != nil {
 		return err
 	}
 	var lines []string
@@ -78,17 +78,17 @@ func runBench(ctx context.Context, o lab.Options, amounts benchAmounts) error {
 			// thousands of Services leave nothing of it to what is measured.
 			b.pauseProxies()
 		}
-		if err := b.Step(fmt.Sprintf("have %d Services", size), func() error { return b.fill(ctx, size) }); err != nil {
+		if err := b.Step(fmt.Sprintf("have %d Services", size), func() error { return b.createServices(ctx, size) }); err != nil {
 			return err
 		}
 		time.Sleep(3 * time.Second) // for the last reports
-		more, err := b.newRoutes(ctx, size)
+		more, err := b.measureNewRoutes(ctx, size)
 		if err != nil {
 			return err
 		}
 		lines = append(append(lines, more...), b.speakerCost(size))
 		if i == 0 {
-			for _, measure := range []func(context.Context) ([]string, error){b.powerOffs, b.planned} {
+			for _, measure := range []func(context.Context) ([]string, error){b.measurePowerOffs, b.measurePlanned} {
 				more, err := measure(ctx)
 				if err != nil {
 					return err
@@ -107,7 +107,7 @@ func (b *bench) pauseProxies() {
 	}
 }
 
-func (b *bench) routers(ctx context.Context) (err error) {
+func (b *bench) startRouters(ctx context.Context) (err error) {
 	return b.Step("start two routers (BIRD, FRR)", func() error {
 		if b.bird, err = b.Network.AddRouter("bird", 251); err != nil {
 			return err
@@ -115,10 +115,10 @@ func (b *bench) routers(ctx context.Context) (err error) {
 		if b.frr, err = b.Network.AddRouter("frr", 252); err != nil {
 			return err
 		}
-		if err := b.bird.StartBIRD(ctx, b.config(b.bird).BIRD()); err != nil {
+		if err := b.bird.StartBIRD(ctx, b.routerConfig(b.bird).BIRD()); err != nil {
 			return err
 		}
-		if err := b.frr.StartFRR(ctx, b.config(b.frr).FRR()); err != nil {
+		if err := b.frr.StartFRR(ctx, b.routerConfig(b.frr).FRR()); err != nil {
 			return err
 		}
 		if err := b.SetGateways(b.bird, b.frr); err != nil {
@@ -138,12 +138,12 @@ func (b *bench) routers(ctx context.Context) (err error) {
 	})
 }
 
-// config peers a router with every node, with BFD every 50 ms.
-func (b *bench) config(r *lab.Router) lab.BGP {
-	return lab.BGP{ASN: 64513, RouterID: r.Addr, Neighbours: lab.EachNode(b.Nodes, 64512, func(n *lab.Neighbour, _ *lab.Host) { n.BFD = 50 * time.Millisecond })}
+// routerConfig peers a router with every node, with BFD every 50 ms.
+func (b *bench) routerConfig(r *lab.Router) lab.BGP {
+	return lab.BGP{ASN: 64513, RouterID: r.Addr, Neighbors: lab.NodeNeighbors(b.Nodes, 64512, func(n *lab.Neighbor, _ *lab.Host) { n.BFD = 50 * time.Millisecond })}
 }
 
-func (b *bench) create(ctx context.Context, name string, policy corev1.ServiceExternalTrafficPolicy) error {
+func (b *bench) createService(ctx context.Context, name string, policy corev1.ServiceExternalTrafficPolicy) error {
 	no := false
 	_, err := b.API.CoreV1().Services("default").Create(ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -158,13 +158,13 @@ func (b *bench) create(ctx context.Context, name string, policy corev1.ServiceEx
 	return nil
 }
 
-// fill creates Services until there are that many, and waits for the last route.
-func (b *bench) fill(ctx context.Context, size int) error {
+// createServices creates Services until there are that many, and waits for the last route.
+func (b *bench) createServices(ctx context.Context, size int) error {
 	var group errgroup.Group
-	group.SetLimit(creates)
-	for ; b.made < size; b.made++ {
-		name := fmt.Sprintf("s%05d", b.made)
-		group.Go(func() error { return b.create(ctx, name, corev1.ServiceExternalTrafficPolicyCluster) })
+	group.SetLimit(parallelCreates)
+	for ; b.created < size; b.created++ {
+		name := fmt.Sprintf("s%05d", b.created)
+		group.Go(func() error { return b.createService(ctx, name, corev1.ServiceExternalTrafficPolicyCluster) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
@@ -190,9 +190,9 @@ func (b *bench) fill(ctx context.Context, size int) error {
 	})
 }
 
-// newRoutes times single new Services: from the moment that a watcher of the
+// measureNewRoutes times single new Services: from the moment that a watcher of the
 // API sees the address to the moment that the router's kernel forwards by it.
-func (b *bench) newRoutes(ctx context.Context, size int) (lines []string, err error) {
+func (b *bench) measureNewRoutes(ctx context.Context, size int) (lines []string, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watch, err := b.API.CoreV1().Services("default").Watch(ctx, metav1.ListOptions{FieldSelector: ""})
@@ -239,7 +239,7 @@ func (b *bench) newRoutes(ctx context.Context, size int) (lines []string, err er
 	err = b.Step(what, func() error {
 		for i := range b.samples {
 			name := fmt.Sprintf("new-%d-%d", size, i)
-			if err := b.create(ctx, name, corev1.ServiceExternalTrafficPolicyCluster); err != nil {
+			if err := b.createService(ctx, name, corev1.ServiceExternalTrafficPolicyCluster); err != nil {
 				return err
 			}
 			err := lab.Wait(ctx, "the route of "+name, func() error {
@@ -274,8 +274,8 @@ func (b *bench) newRoutes(ctx context.Context, size int) (lines []string, err er
 	return lines, nil
 }
 
-// all waits until both routers send packets to every node.
-func (b *bench) all(ctx context.Context, service string) (addr netip.Addr, err error) {
+// waitAllNodes waits until both routers send packets to every node.
+func (b *bench) waitAllNodes(ctx context.Context, service string) (addr netip.Addr, err error) {
 	if addr, err = b.WaitAnnounced(ctx, service); err != nil {
 		return addr, err
 	}

@@ -10,45 +10,45 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// burstCreated creates Services without the controller, and as many with
+// measureCreation creates Services without the controller, and as many with
 // it: a half of each by turns, so that what else the machine does hits both. In
 // the middle it restarts the controller.
-func (s *scale) burstCreated(ctx context.Context) error {
+func (s *scaleBench) measureCreation(ctx context.Context) error {
 	var bare, with, used time.Duration
 	var events int64
 	for part := range 2 {
 		without := func() error {
-			if err := s.stop(); err != nil {
+			if err := s.stopController(); err != nil {
 				return err
 			}
-			took, err := s.burst(fmt.Sprintf("create %d Services, and patch each at once, by a bare loop", s.half/2), func() error {
+			took, err := s.timeStep(fmt.Sprintf("create %d Services, and patch each at once, by a bare loop", s.half/2), func() error {
 				return s.bareBurst(ctx, fmt.Sprintf("bare%d", part))
 			})
 			if err != nil {
 				return err
 			}
 			bare += took
-			_, err = s.start(ctx)
+			_, err = s.startController(ctx)
 			return err
 		}
 		served := func() error {
-			before, err := s.events(ctx)
+			before, err := s.countEvents(ctx)
 			if err != nil {
 				return err
 			}
 			cpu, _ := s.Controllers[0].Usage()
-			took, err := s.burst(fmt.Sprintf("create %d Services, and let the controller serve them", s.half/2), func() error {
+			took, err := s.timeStep(fmt.Sprintf("create %d Services, and let the controller serve them", s.half/2), func() error {
 				return s.servedBurst(ctx, fmt.Sprintf("s%d", part))
 			})
 			if err != nil {
 				return err
 			}
 			after, _ := s.Controllers[0].Usage()
-			at, err := s.events(ctx)
+			at, err := s.countEvents(ctx)
 			with, used, events = with+took, used+after-cpu, events+at-before
 			return err
 		}
-		order := []func() error{without, served, func() error { return s.restart(ctx) }}
+		order := []func() error{without, served, func() error { return s.measureRestarts(ctx) }}
 		if part == 1 {
 			order = []func() error{served, without}
 		}
@@ -59,20 +59,20 @@ func (s *scale) burstCreated(ctx context.Context) error {
 		}
 	}
 	s.table.add(fmt.Sprintf("burst: %d Services are created", s.half), with, bare, 1.3)
-	s.note("the burst", events, used)
+	s.addNote("the burst", events, used)
 	return nil
 }
 
-// burst is a step that is timed.
-func (s *scale) burst(what string, do func() error) (took time.Duration, err error) {
+// timeStep is a step that is timed.
+func (s *scaleBench) timeStep(what string, do func() error) (took time.Duration, err error) {
 	err = s.Step(what, func() (err error) {
-		took, err = s.timed(do)
+		took, err = s.timeCall(do)
 		return err
 	})
 	return took, err
 }
 
-func (s *scale) timed(do func() error) (time.Duration, error) {
+func (s *scaleBench) timeCall(do func() error) (time.Duration, error) {
 	began := time.Now()
 	err := do()
 	return time.Since(began), err
@@ -80,21 +80,21 @@ func (s *scale) timed(do func() error) (time.Duration, error) {
 
 // bareBurst creates, and patches what has been created, at the controller's
 // concurrency each.
-func (s *scale) bareBurst(ctx context.Context, name string) error {
+func (s *scaleBench) bareBurst(ctx context.Context, name string) error {
 	created := make(chan *corev1.Service, s.half/2)
 	var creating, patching errgroup.Group
 	creating.SetLimit(inFlight)
 	patching.SetLimit(inFlight)
 	patching.Go(func() error {
 		for svc := range created {
-			patch := s.patch(svc, "bench", "10.80")
-			patching.Go(func() error { return s.apply(ctx, svc.Name, patch) })
+			patch := s.statusPatch(svc, "bench", "10.80")
+			patching.Go(func() error { return s.applyStatus(ctx, svc.Name, patch) })
 		}
 		return nil
 	})
 	for i := range s.half / 2 {
 		creating.Go(func() error {
-			svc, err := s.create(ctx, service(fmt.Sprintf("%s-%05d", name, i)))
+			svc, err := s.createService(ctx, newService(fmt.Sprintf("%s-%05d", name, i)))
 			if err == nil {
 				created <- svc
 			}
@@ -110,28 +110,28 @@ func (s *scale) bareBurst(ctx context.Context, name string) error {
 }
 
 // servedBurst creates, and waits until the last Service has its address.
-func (s *scale) servedBurst(ctx context.Context, name string) error {
-	want := s.seen.count("bench") + s.half/2
+func (s *scaleBench) servedBurst(ctx context.Context, name string) error {
+	want := s.statuses.poolCount("bench") + s.half/2
 	if err := s.createAll(ctx, s.half/2, name); err != nil {
 		return err
 	}
-	return s.seen.until(ctx, want, "bench")
+	return s.statuses.waitCount(ctx, want, "bench")
 }
 
-func (s *scale) createAll(ctx context.Context, n int, name string, change ...func(*corev1.Service)) error {
+func (s *scaleBench) createAll(ctx context.Context, n int, name string, change ...func(*corev1.Service)) error {
 	var group errgroup.Group
 	group.SetLimit(inFlight)
 	for i := range n {
 		group.Go(func() error {
-			_, err := s.create(ctx, service(fmt.Sprintf("%s-%05d", name, i), change...))
+			_, err := s.createService(ctx, newService(fmt.Sprintf("%s-%05d", name, i), change...))
 			return err
 		})
 	}
 	return group.Wait()
 }
 
-// events is how many Events there are.
-func (s *scale) events(ctx context.Context) (int64, error) {
+// countEvents is how many Events there are.
+func (s *scaleBench) countEvents(ctx context.Context) (int64, error) {
 	list, err := s.API.CoreV1().Events("default").List(ctx, metav1.ListOptions{Limit: 1})
 	if err != nil {
 		return 0, fmt.Errorf("count Events: %w", err)
@@ -143,25 +143,25 @@ func (s *scale) events(ctx context.Context) (int64, error) {
 	return n, nil
 }
 
-// note says what a burst has cost beside its time.
-func (s *scale) note(what string, events int64, cpu time.Duration) {
+// addNote says what a burst has cost beside its time.
+func (s *scaleBench) addNote(what string, events int64, cpu time.Duration) {
 	s.notes = append(s.notes, fmt.Sprintf("%s: %d Events written by its end; the controller used %.1f s of CPU", what, events, cpu.Seconds()))
 }
 
-// restart restarts the controller beside Services that have addresses.
-func (s *scale) restart(ctx context.Context) error {
+// measureRestarts restarts the controller beside Services that have addresses.
+func (s *scaleBench) measureRestarts(ctx context.Context) error {
 	var lead, process, list []time.Duration
-	had, err := s.versions(ctx)
+	had, err := s.resourceVersions(ctx)
 	if err != nil {
 		return err
 	}
 	err = s.Step(fmt.Sprintf("restart the controller beside %d Services, %d times", s.half, s.restarts), func() error {
 		for range s.restarts {
-			if err := s.stop(); err != nil {
+			if err := s.stopController(); err != nil {
 				return err
 			}
 			for range 2 {
-				took, err := s.timed(func() error {
+				took, err := s.timeCall(func() error {
 					_, err := s.bare.CoreV1().Services("").List(ctx, metav1.ListOptions{})
 					return err
 				})
@@ -170,19 +170,19 @@ func (s *scale) restart(ctx context.Context) error {
 				}
 				list = append(list, took)
 			}
-			started, err := s.start(ctx)
+			started, err := s.startController(ctx)
 			if err != nil {
 				return err
 			}
 			lead = append(lead, started.done.Sub(started.leads))
-			process = append(process, started.done.Sub(started.begun))
+			process = append(process, started.done.Sub(started.started))
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	have, err := s.versions(ctx)
+	have, err := s.resourceVersions(ctx)
 	if err != nil {
 		return err
 	}
@@ -198,7 +198,7 @@ func (s *scale) restart(ctx context.Context) error {
 	return nil
 }
 
-func (s *scale) versions(ctx context.Context) (map[string]string, error) {
+func (s *scaleBench) resourceVersions(ctx context.Context) (map[string]string, error) {
 	list, err := s.API.CoreV1().Services("default").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("list all Services: %w", err)
@@ -210,31 +210,31 @@ func (s *scale) versions(ctx context.Context) (map[string]string, error) {
 	return versions, nil
 }
 
-// burstPending makes pools that Services are waiting for: one while a
+// measurePending makes pools that Services are waiting for: one while a
 // bare loop stands in for the controller, and one with it.
-func (s *scale) burstPending(ctx context.Context) error {
-	if err := s.stop(); err != nil {
+func (s *scaleBench) measurePending(ctx context.Context) error {
+	if err := s.stopController(); err != nil {
 		return err
 	}
-	err := s.Step(fmt.Sprintf("have 2 × %d Services that wait for a pool", s.waiting()), func() error {
+	err := s.Step(fmt.Sprintf("have 2 × %d Services that wait for a pool", s.pendingServices()), func() error {
 		for _, pool := range []string{"late0", "late1"} {
-			if err := s.createAll(ctx, s.waiting(), pool, fromPool(pool)); err != nil {
+			if err := s.createAll(ctx, s.pendingServices(), pool, fromPool(pool)); err != nil {
 				return err
 			}
 		}
-		if _, err := s.start(ctx); err != nil {
+		if _, err := s.startController(ctx); err != nil {
 			return err
 		}
-		return s.seen.until(ctx, 2*s.waiting(), pending)
+		return s.statuses.waitCount(ctx, 2*s.pendingServices(), noPool)
 	})
 	if err != nil {
 		return err
 	}
-	if err := s.stop(); err != nil {
+	if err := s.stopController(); err != nil {
 		return err
 	}
 	var bare, with time.Duration
-	err = s.Step(fmt.Sprintf("patch %d of them by a bare loop", s.waiting()), func() (err error) {
+	err = s.Step(fmt.Sprintf("patch %d of them by a bare loop", s.pendingServices()), func() (err error) {
 		list, err := s.API.CoreV1().Services("default").List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return fmt.Errorf("list all Services: %w", err)
@@ -242,27 +242,27 @@ func (s *scale) burstPending(ctx context.Context) error {
 		if err := s.makePool(ctx, "late0", "10.81.0.0/16"); err != nil {
 			return err
 		}
-		s.given = 0
-		bare, err = s.timed(func() error { return s.patchAll(ctx, list.Items, "late0", "10.81") })
+		s.assigned = 0
+		bare, err = s.timeCall(func() error { return s.patchAll(ctx, list.Items, "late0", "10.81") })
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if _, err := s.start(ctx); err != nil {
+	if _, err := s.startController(ctx); err != nil {
 		return err
 	}
-	before, err := s.events(ctx)
+	before, err := s.countEvents(ctx)
 	if err != nil {
 		return err
 	}
 	cpu, _ := s.Controllers[0].Usage()
-	err = s.Step(fmt.Sprintf("give the other %d their pool, and let the controller serve them", s.waiting()), func() (err error) {
-		with, err = s.timed(func() error {
+	err = s.Step(fmt.Sprintf("give the other %d their pool, and let the controller serve them", s.pendingServices()), func() (err error) {
+		with, err = s.timeCall(func() error {
 			if err := s.makePool(ctx, "late1", "10.82.0.0/16"); err != nil {
 				return err
 			}
-			return s.seen.until(ctx, s.waiting(), "late1")
+			return s.statuses.waitCount(ctx, s.pendingServices(), "late1")
 		})
 		return err
 	})
@@ -270,19 +270,19 @@ func (s *scale) burstPending(ctx context.Context) error {
 		return err
 	}
 	used, _ := s.Controllers[0].Usage()
-	s.table.add(fmt.Sprintf("burst: %d Services get the pool that they wait for", s.waiting()), with, bare, 1.3)
-	at, err := s.events(ctx)
-	s.note("the pool's burst", at-before, used-cpu)
+	s.table.add(fmt.Sprintf("burst: %d Services get the pool that they wait for", s.pendingServices()), with, bare, 1.3)
+	at, err := s.countEvents(ctx)
+	s.addNote("the pool's burst", at-before, used-cpu)
 	return err
 }
 
-func (s *scale) patchAll(ctx context.Context, services []corev1.Service, pool, prefix string) error {
+func (s *scaleBench) patchAll(ctx context.Context, services []corev1.Service, pool, prefix string) error {
 	var group errgroup.Group
 	group.SetLimit(inFlight)
 	for i := range services {
 		if svc := &services[i]; svc.Annotations["fairlead.io/address-pool"] == pool {
-			patch := s.patch(svc, pool, prefix)
-			group.Go(func() error { return s.apply(ctx, svc.Name, patch) })
+			patch := s.statusPatch(svc, pool, prefix)
+			group.Go(func() error { return s.applyStatus(ctx, svc.Name, patch) })
 		}
 	}
 	return group.Wait()

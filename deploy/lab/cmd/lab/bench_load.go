@@ -11,21 +11,21 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-// powerOffs takes nodes' power while a client asks every 5 ms.
-func (b *bench) powerOffs(ctx context.Context) (lines []string, err error) {
-	if err := b.create(ctx, "local", corev1.ServiceExternalTrafficPolicyLocal); err != nil {
+// measurePowerOffs takes nodes' power while a client asks every 5 ms.
+func (b *bench) measurePowerOffs(ctx context.Context) (lines []string, err error) {
+	if err := b.createService(ctx, "local", corev1.ServiceExternalTrafficPolicyLocal); err != nil {
 		return nil, err
 	}
-	addr, err := b.all(ctx, "local")
+	addr, err := b.waitAllNodes(ctx, "local")
 	if err != nil {
 		return nil, err
 	}
 	var outages []time.Duration
 	lost, sent := 0, 0
-	err = b.Step(fmt.Sprintf("take a node's power, %d times", b.deaths), func() error {
-		for i := range b.deaths {
+	err = b.Step(fmt.Sprintf("take a node's power, %d times", b.powerOffs), func() error {
+		for i := range b.powerOffs {
 			node := i % len(b.Nodes)
-			report, err := b.while(ctx, addr, func() error {
+			report, err := b.streamDuring(ctx, addr, func() error {
 				if err := b.Nodes[node].SetLink(false); err != nil {
 					return err
 				}
@@ -43,19 +43,19 @@ func (b *bench) powerOffs(ctx context.Context) (lines []string, err error) {
 			if err := b.RestoreRoutes(node); err != nil {
 				return err
 			}
-			if _, err := b.all(ctx, "local"); err != nil {
+			if _, err := b.waitAllNodes(ctx, "local"); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	line := fmt.Sprintf("node power-off → full reachability, BFD 50 ms × 3: median %s, max %s (%d of %d requests lost in %d runs)", quantile(outages, .5), quantile(outages, 1), lost, sent, b.deaths)
+	line := fmt.Sprintf("node power-off → full reachability, BFD 50 ms × 3: median %s, max %s (%d of %d requests lost in %d runs)", quantile(outages, .5), quantile(outages, 1), lost, sent, b.powerOffs)
 	return []string{line}, err
 }
 
-// planned restarts a speaker, and drains a node.
-func (b *bench) planned(ctx context.Context) (lines []string, err error) {
-	addr, err := b.all(ctx, "local")
+// measurePlanned restarts a speaker, and drains a node.
+func (b *bench) measurePlanned(ctx context.Context) (lines []string, err error) {
+	addr, err := b.waitAllNodes(ctx, "local")
 	if err != nil {
 		return nil, err
 	}
@@ -84,9 +84,9 @@ func (b *bench) planned(ctx context.Context) (lines []string, err error) {
 			return err
 		}},
 	} {
-		var report lab.Report
+		var report lab.StreamReport
 		err := b.Step(event.name+" under load", func() (err error) {
-			report, err = b.while(ctx, addr, event.do)
+			report, err = b.streamDuring(ctx, addr, event.do)
 			return err
 		})
 		if err != nil {
@@ -97,9 +97,9 @@ func (b *bench) planned(ctx context.Context) (lines []string, err error) {
 	return lines, nil
 }
 
-// while streams requests around what is done.
-func (b *bench) while(ctx context.Context, addr netip.Addr, do func() error) (lab.Report, error) {
-	stop := lab.Stream{URL: fmt.Sprintf("http://%s:8086/ping", addr), Every: requestEvery}.Start(ctx, b.Network.Remote)
+// streamDuring streams requests around what is done.
+func (b *bench) streamDuring(ctx context.Context, addr netip.Addr, do func() error) (lab.StreamReport, error) {
+	stop := lab.RequestStream{URL: fmt.Sprintf("http://%s:8086/ping", addr), Every: requestEvery}.Start(ctx, b.Network.Remote)
 	time.Sleep(500 * time.Millisecond)
 	err := do()
 	return stop(), err

@@ -27,8 +27,8 @@ type scaleAmounts struct {
 
 var quickScale, fullScale = scaleAmounts{1000, 20, 2}, scaleAmounts{5000, 60, 5}
 
-// waiting is how many Services wait for a pool.
-func (a scaleAmounts) waiting() int { return a.half / 5 }
+// pendingServices is how many Services wait for a pool.
+func (a scaleAmounts) pendingServices() int { return a.half / 5 }
 
 const (
 	// inFlight is the number of writes at the same time, as the controller's own.
@@ -37,21 +37,21 @@ const (
 	controllerPod = "fairlead-controller-1"
 )
 
-// scale measures the controller against a loop of the same API calls without
+// scaleBench measures the controller against a loop of the same API calls without
 // it. Both have the same token, client settings, patches and concurrency, and
 // kube-apiserver and they share one machine.
-type scale struct {
+type scaleBench struct {
 	*lab.Cluster
 	lab.Progress
 	scaleAmounts
-	bare *kubernetes.Clientset // with the controller's token and settings
-	seen *statuses
+	bare     *kubernetes.Clientset // with the controller's token and settings
+	statuses *statusWatch
 	// model is a Service as the controller has written it: what a bare patch
 	// says, but for names and addresses.
-	model *corev1.Service
-	given int // addresses that bare patches have given
-	table table
-	notes []string
+	model    *corev1.Service
+	assigned int // addresses that bare patches have given
+	table    resultTable
+	notes    []string
 }
 
 func runScale(ctx context.Context, o lab.Options, amounts scaleAmounts) error {
@@ -60,11 +60,11 @@ func runScale(ctx context.Context, o lab.Options, amounts scaleAmounts) error {
 	if err != nil {
 		return err
 	}
-	s := &scale{Cluster: c, Progress: o.Progress, scaleAmounts: amounts}
+	s := &scaleBench{Cluster: c, Progress: o.Progress, scaleAmounts: amounts}
 	for _, p := range slices.Concat(c.Speakers, c.Proxies) {
 		p.Kill() // here they share one machine with what is measured
 	}
-	for _, measure := range []func(context.Context) error{s.setUp, s.burstCreated, s.single, s.burstPending} {
+	for _, measure := range []func(context.Context) error{s.createModel, s.measureCreation, s.measureSingle, s.measurePending} {
 		if err := measure(ctx); err != nil {
 			return err
 		}
@@ -73,10 +73,10 @@ func runScale(ctx context.Context, o lab.Options, amounts scaleAmounts) error {
 	return nil
 }
 
-// setUp makes one Service, the model of all patches.
-func (s *scale) setUp(ctx context.Context) error {
+// createModel makes one Service, the model of all patches.
+func (s *scaleBench) createModel(ctx context.Context) error {
 	return s.Step("have a pool, and one Service as the model of all patches", func() error {
-		config, err := s.ConfigOf(controllerPod)
+		config, err := s.ConfigOfPod(controllerPod)
 		if err != nil {
 			return err
 		}
@@ -85,16 +85,16 @@ func (s *scale) setUp(ctx context.Context) error {
 		if s.bare, err = kubernetes.NewForConfig(config); err != nil {
 			return fmt.Errorf("make an API client: %w", err)
 		}
-		if s.seen, err = watchStatuses(ctx, s.API); err != nil {
+		if s.statuses, err = watchStatuses(ctx, s.API); err != nil {
 			return err
 		}
 		if err := s.makePool(ctx, "bench", "10.80.0.0/16"); err != nil {
 			return err
 		}
-		if _, err := s.create(ctx, service("model")); err != nil {
+		if _, err := s.createService(ctx, newService("model")); err != nil {
 			return err
 		}
-		if err := s.seen.until(ctx, 1, "bench"); err != nil {
+		if err := s.statuses.waitCount(ctx, 1, "bench"); err != nil {
 			return err
 		}
 		s.model, err = s.API.CoreV1().Services("default").Get(ctx, "model", metav1.GetOptions{})
@@ -102,9 +102,9 @@ func (s *scale) setUp(ctx context.Context) error {
 	})
 }
 
-// service needs no endpoints and no node ports: nothing but the controller
+// newService needs no endpoints and no node ports: nothing but the controller
 // works for it.
-func service(name string, change ...func(*corev1.Service)) *corev1.Service {
+func newService(name string, change ...func(*corev1.Service)) *corev1.Service {
 	no := false
 	svc := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -119,20 +119,20 @@ func service(name string, change ...func(*corev1.Service)) *corev1.Service {
 	return svc
 }
 
-// elsewhere makes the Service another implementation's.
-func elsewhere(svc *corev1.Service) {
-	class := elsewhereGroup + "/bare"
+// otherClass makes the Service another implementation's.
+func otherClass(svc *corev1.Service) {
+	class := otherGroup + "/bare"
 	svc.Spec.LoadBalancerClass = &class
 }
 
 // elsewhereGroup is as long as Fairlead's group.
-const fairleadGroup, elsewhereGroup = "fairlead.io", "elsewher.io"
+const fairleadGroup, otherGroup = "fairlead.io", "elsewher.io"
 
 func fromPool(pool string) func(*corev1.Service) {
 	return func(svc *corev1.Service) { svc.Annotations = map[string]string{"fairlead.io/address-pool": pool} }
 }
 
-func (s *scale) create(ctx context.Context, svc *corev1.Service) (*corev1.Service, error) {
+func (s *scaleBench) createService(ctx context.Context, svc *corev1.Service) (*corev1.Service, error) {
 	made, err := s.API.CoreV1().Services("default").Create(ctx, svc, metav1.CreateOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("create Service %s: %w", svc.Name, err)
@@ -140,11 +140,11 @@ func (s *scale) create(ctx context.Context, svc *corev1.Service) (*corev1.Servic
 	return made, nil
 }
 
-// patch is what the controller would write on the Service, with the next
+// statusPatch is what the controller would write on the Service, with the next
 // address from the pool.
-func (s *scale) patch(svc *corev1.Service, pool, prefix string) []byte {
-	s.given++
-	n := s.given
+func (s *scaleBench) statusPatch(svc *corev1.Service, pool, prefix string) []byte {
+	s.assigned++
+	n := s.assigned
 	old := s.model.Status.LoadBalancer.Ingress[0].IP
 	addr := fmt.Sprintf("%s.%d.%d", prefix, n/256, n%256)
 	annotation := "fairlead.io/allocated-from"
@@ -163,12 +163,12 @@ func (s *scale) patch(svc *corev1.Service, pool, prefix string) []byte {
 	text := strings.ReplaceAll(string(body), old, addr)
 	text = strings.ReplaceAll(text, "from pool bench", "from pool "+pool)
 	if svc.Spec.LoadBalancerClass != nil {
-		text = strings.ReplaceAll(text, fairleadGroup, elsewhereGroup)
+		text = strings.ReplaceAll(text, fairleadGroup, otherGroup)
 	}
 	return []byte(text)
 }
 
-func (s *scale) apply(ctx context.Context, name string, patch []byte) error {
+func (s *scaleBench) applyStatus(ctx context.Context, name string, patch []byte) error {
 	force := true
 	options := metav1.PatchOptions{FieldManager: "fairlead-controller", Force: &force}
 	if _, err := s.bare.CoreV1().Services("default").Patch(ctx, name, types.ApplyPatchType, patch, options, "status"); err != nil {
@@ -177,27 +177,27 @@ func (s *scale) apply(ctx context.Context, name string, patch []byte) error {
 	return nil
 }
 
-// start starts the controller and waits for its first pass.
-func (s *scale) start(ctx context.Context) (ready start, err error) {
-	ready.begun = time.Now()
+// startController starts the controller and waits for its first pass.
+func (s *scaleBench) startController(ctx context.Context) (ready startTimes, err error) {
+	ready.started = time.Now()
 	if err := s.StartController(ctx, 0); err != nil {
 		return ready, err
 	}
 	// A start before this one has left its lines in the same file.
-	ready.begun = ready.begun.Truncate(time.Microsecond)
+	ready.started = ready.started.Truncate(time.Microsecond)
 	err = lab.Wait(ctx, "the controller's first pass is done", func() error {
 		log := s.Controllers[0].Log
-		if ready.leads, err = loggedAt(log, "Successfully acquired lease", ready.begun); err != nil {
+		if ready.leads, err = loggedAt(log, "Successfully acquired lease", ready.started); err != nil {
 			return err
 		}
-		ready.done, err = loggedAt(log, "first pass done", ready.begun)
+		ready.done, err = loggedAt(log, "first pass done", ready.started)
 		return err
 	})
 	return ready, err
 }
 
-// start is when a controller came to what.
-type start struct{ begun, leads, done time.Time }
+// startTimes is when a controller came to what.
+type startTimes struct{ started, leads, done time.Time }
 
 // loggedAt is when the program said the text, first after the time.
 func loggedAt(path, text string, after time.Time) (time.Time, error) {
@@ -218,5 +218,5 @@ func loggedAt(path, text string, after time.Time) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("%s does not say %q yet", path, text)
 }
 
-// stop stops the controller as an upgrade would.
-func (s *scale) stop() error { return s.Controllers[0].Stop() }
+// stopController stops the controller as an upgrade would.
+func (s *scaleBench) stopController() error { return s.Controllers[0].Stop() }

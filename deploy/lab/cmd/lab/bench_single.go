@@ -17,11 +17,11 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-// quiet is how long nothing is written before a change is timed.
-const quiet = 60 * time.Millisecond
+// quietTime is how long nothing is written before a change is timed.
+const quietTime = 60 * time.Millisecond
 
-// single times one change at a time, by turns with a bare patch.
-func (s *scale) single(ctx context.Context) error {
+// measureSingle times one change at a time, by turns with a bare patch.
+func (s *scaleBench) measureSingle(ctx context.Context) error {
 	var created, edited, first, again []time.Duration
 	err := s.Step(fmt.Sprintf("make %d single changes of each sort beside %d Services", s.changes, 2*s.half), func() error {
 		for i := range s.changes {
@@ -54,15 +54,15 @@ func (s *scale) single(ctx context.Context) error {
 
 // bareChange patches a Service that is another implementation's: one without a
 // status, and then with one.
-func (s *scale) bareChange(ctx context.Context, name string) (took [2]time.Duration, err error) {
-	svc, err := s.create(ctx, service(name, elsewhere))
+func (s *scaleBench) bareChange(ctx context.Context, name string) (took [2]time.Duration, err error) {
+	svc, err := s.createService(ctx, newService(name, otherClass))
 	for i := range took {
 		if err != nil {
 			return took, err
 		}
-		patch := s.patch(svc, "bench", "10.79")
-		time.Sleep(quiet)
-		if took[i], err = s.timed(func() error { return s.apply(ctx, name, patch) }); err != nil {
+		patch := s.statusPatch(svc, "bench", "10.79")
+		time.Sleep(quietTime)
+		if took[i], err = s.timeCall(func() error { return s.applyStatus(ctx, name, patch) }); err != nil {
 			return took, err
 		}
 		svc, err = s.API.CoreV1().Services("default").Get(ctx, name, metav1.GetOptions{})
@@ -71,64 +71,64 @@ func (s *scale) bareChange(ctx context.Context, name string) (took [2]time.Durat
 }
 
 // servedChange creates a Service, and then has it ask for another address.
-func (s *scale) servedChange(ctx context.Context, i int) (took [2]time.Duration, err error) {
+func (s *scaleBench) servedChange(ctx context.Context, i int) (took [2]time.Duration, err error) {
 	name := fmt.Sprintf("single-%d", i)
-	time.Sleep(quiet)
-	if _, err = s.create(ctx, service(name)); err != nil {
+	time.Sleep(quietTime)
+	if _, err = s.createService(ctx, newService(name)); err != nil {
 		return took, err
 	}
 	answered := time.Now()
-	at, err := s.seen.address(ctx, name, "")
+	at, err := s.statuses.waitAddress(ctx, name, "")
 	if err != nil {
 		return took, err
 	}
 	took[0] = at.Sub(answered)
-	time.Sleep(quiet)
+	time.Sleep(quietTime)
 	asked := fmt.Sprintf("10.80.255.%d", i+1)
 	body := fmt.Sprintf(`{"metadata":{"annotations":{"fairlead.io/load-balancer-ips":%q}}}`, asked)
 	if _, err := s.API.CoreV1().Services("default").Patch(ctx, name, types.MergePatchType, []byte(body), metav1.PatchOptions{}); err != nil {
 		return took, fmt.Errorf("annotate Service %s: %w", name, err)
 	}
 	answered = time.Now()
-	if at, err = s.seen.address(ctx, name, asked); err != nil {
+	if at, err = s.statuses.waitAddress(ctx, name, asked); err != nil {
 		return took, err
 	}
 	took[1] = at.Sub(answered)
 	return took, nil
 }
 
-// pending is what statuses counts a Service under that waits for a pool.
-const pending = "no pool"
+// noPool is what statuses counts a Service under that waits for a pool.
+const noPool = "no pool"
 
-// statuses is what a watch of the API has seen of the Services' statuses.
-type statuses struct {
-	mu     sync.Mutex
-	by     map[string]seenStatus // by name
-	counts map[string]int        // by pool
-	asked  string                // by address: name and address
-	wanted string
-	news   chan time.Time
+// statusWatch is what a watch of the API has seen of the Services' statuses.
+type statusWatch struct {
+	mu       sync.Mutex
+	by       map[string]seenStatus // by name
+	counts   map[string]int        // by pool
+	waitName string                // by address: name and address
+	waitAddr string
+	notify   chan time.Time
 }
 
 type seenStatus struct{ pool, addr string }
 
-func watchStatuses(ctx context.Context, api *kubernetes.Clientset) (*statuses, error) {
+func watchStatuses(ctx context.Context, api *kubernetes.Clientset) (*statusWatch, error) {
 	w, err := api.CoreV1().Services("default").Watch(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("watch Services: %w", err)
 	}
-	s := &statuses{by: map[string]seenStatus{}, counts: map[string]int{}, news: make(chan time.Time, 1)}
+	s := &statusWatch{by: map[string]seenStatus{}, counts: map[string]int{}, notify: make(chan time.Time, 1)}
 	go func() {
 		for e := range w.ResultChan() {
 			if svc, ok := e.Object.(*corev1.Service); ok && e.Type != watch.Deleted {
-				s.saw(svc)
+				s.observe(svc)
 			}
 		}
 	}()
 	return s, nil
 }
 
-func (s *statuses) saw(svc *corev1.Service) {
+func (s *statusWatch) observe(svc *corev1.Service) {
 	at := time.Now()
 	var now seenStatus
 	switch {
@@ -136,49 +136,49 @@ func (s *statuses) saw(svc *corev1.Service) {
 		now.addr = svc.Status.LoadBalancer.Ingress[0].IP
 		_, now.pool, _ = strings.Cut(svc.Annotations["fairlead.io/allocated-from"], "=")
 	case len(svc.Status.Conditions) > 0:
-		now.pool = pending
+		now.pool = noPool
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.counts[s.by[svc.Name].pool]--
 	s.by[svc.Name] = now
 	s.counts[now.pool]++
-	if svc.Name == s.asked && now.addr != "" && (s.wanted == "" || s.wanted == now.addr) {
-		s.asked = ""
-		s.news <- at
+	if svc.Name == s.waitName && now.addr != "" && (s.waitAddr == "" || s.waitAddr == now.addr) {
+		s.waitName = ""
+		s.notify <- at
 	}
 }
 
-// address waits until the Service has the address, or any.
-func (s *statuses) address(ctx context.Context, name, addr string) (at time.Time, err error) {
+// waitAddress waits until the Service has the address, or any.
+func (s *statusWatch) waitAddress(ctx context.Context, name, addr string) (at time.Time, err error) {
 	s.mu.Lock()
 	if have := s.by[name].addr; have != "" && (addr == "" || addr == have) {
 		s.mu.Unlock()
 		return time.Now(), nil // before the change itself was answered
 	}
-	s.asked, s.wanted = name, addr
+	s.waitName, s.waitAddr = name, addr
 	s.mu.Unlock()
 	select {
-	case at = <-s.news:
+	case at = <-s.notify:
 		return at, nil
 	case <-ctx.Done():
 		return at, ctx.Err()
-	case <-time.After(lab.Patience):
-		return at, fmt.Errorf("waiting for address %q of Service %s: %s are over", addr, name, lab.Patience)
+	case <-time.After(lab.WaitTimeout):
+		return at, fmt.Errorf("waiting for address %q of Service %s: %s are over", addr, name, lab.WaitTimeout)
 	}
 }
 
-// count is how many Services have an address from the pool.
-func (s *statuses) count(pool string) int {
+// poolCount is how many Services have an address from the pool.
+func (s *statusWatch) poolCount(pool string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.counts[pool]
 }
 
-// until waits until so many Services have an address from the pool.
-func (s *statuses) until(ctx context.Context, n int, pool string) error {
+// waitCount waits until so many Services have an address from the pool.
+func (s *statusWatch) waitCount(ctx context.Context, n int, pool string) error {
 	return lab.Wait(ctx, fmt.Sprintf("%d Services show pool %s", n, pool), func() error {
-		if have := s.count(pool); have < n {
+		if have := s.poolCount(pool); have < n {
 			return fmt.Errorf("%d do", have)
 		}
 		return nil
@@ -186,7 +186,7 @@ func (s *statuses) until(ctx context.Context, n int, pool string) error {
 }
 
 // makePool creates a pool.
-func (s *scale) makePool(ctx context.Context, name, addresses string) error {
+func (s *scaleBench) makePool(ctx context.Context, name, addresses string) error {
 	pool := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "fairlead.io/v1alpha1", "kind": "IPAddressPool",
 		"metadata": map[string]any{"name": name},

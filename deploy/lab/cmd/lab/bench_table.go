@@ -9,38 +9,38 @@ import (
 	"time"
 )
 
-// table compares what is measured with a bare API call in the same run.
-type table struct{ rows []string }
+// resultTable compares what is measured with a bare API call in the same run.
+type resultTable struct{ rows []string }
 
 // add compares one measurement each. A limit of 0 is none.
-func (t *table) add(what string, took, bare time.Duration, limit float64) {
+func (t *resultTable) add(what string, took, bare time.Duration, limit float64) {
 	t.addAll(what, []time.Duration{took}, []time.Duration{bare}, limit)
 }
 
 // addAll compares medians.
-func (t *table) addAll(what string, took, bare []time.Duration, limit float64) {
+func (t *resultTable) addAll(what string, took, bare []time.Duration, limit float64) {
 	m, b := quantile(took, .5), quantile(bare, .5)
 	ratio := m.Seconds() / b.Seconds()
 	verdict := ""
 	if limit > 0 {
-		verdict = fmt.Sprintf("≤ %g\t%s", limit, within(ratio <= limit))
+		verdict = fmt.Sprintf("≤ %g\t%s", limit, limitText(ratio <= limit))
 	}
 	t.rows = append(t.rows, fmt.Sprintf("%s\t%s\t%s\t%.2f\t%s", what, m, b, ratio, verdict))
 }
 
 // addCount tells a number that has a limit.
-func (t *table) addCount(what string, n, limit int) {
-	t.rows = append(t.rows, fmt.Sprintf("%s\t%d\t\t\t≤ %d\t%s", what, n, limit, within(n <= limit)))
+func (t *resultTable) addCount(what string, n, limit int) {
+	t.rows = append(t.rows, fmt.Sprintf("%s\t%d\t\t\t≤ %d\t%s", what, n, limit, limitText(n <= limit)))
 }
 
-func within(ok bool) string {
+func limitText(ok bool) string {
 	if ok {
 		return "within"
 	}
 	return "MISSED"
 }
 
-func (t *table) String() string {
+func (t *resultTable) String() string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(w, "median\tFairlead\tbare API\tratio\tbound\t")

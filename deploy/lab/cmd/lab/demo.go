@@ -12,7 +12,7 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-const manifests = `apiVersion: fairlead.io/v1alpha1
+const l2Manifests = `apiVersion: fairlead.io/v1alpha1
 kind: IPAddressPool
 metadata:
   name: lan
@@ -37,8 +37,8 @@ spec:
   - port: 8086
 `
 
-// demo starts a cluster and does with it what a user would.
-func demo(ctx context.Context, o lab.Options, keep bool) error {
+// runDemo starts a cluster and does with it what a user would.
+func runDemo(ctx context.Context, o lab.Options, keep bool) error {
 	started := time.Now()
 	c, err := lab.Start(ctx, o)
 	if err != nil {
@@ -46,7 +46,7 @@ func demo(ctx context.Context, o lab.Options, keep bool) error {
 	}
 	var external netip.Addr
 	err = o.Progress.Step("create an IPAddressPool, an L2Advertisement and a Service", func() error {
-		if err := c.Apply(ctx, manifests); err != nil {
+		if err := c.Apply(ctx, l2Manifests); err != nil {
 			return err
 		}
 		external, err = c.WaitAnnounced(ctx, "influxdb")
@@ -56,10 +56,10 @@ func demo(ctx context.Context, o lab.Options, keep bool) error {
 		return err
 	}
 	fmt.Printf("  == first address after %.1f s\n", time.Since(started).Seconds())
-	if err := show(ctx, c, external); err != nil {
+	if err := showService(ctx, c, external); err != nil {
 		return err
 	}
-	if err := sceneTwo(ctx, c, o); err != nil {
+	if err := showBGP(ctx, c, o); err != nil {
 		return err
 	}
 	if !keep {
@@ -69,9 +69,9 @@ func demo(ctx context.Context, o lab.Options, keep bool) error {
 	return lab.Keep(ctx, c)
 }
 
-// curl asks until there is an answer: kube-proxy programs a new Service within a
+// showRequest asks until there is an answer: kube-proxy programs a new Service within a
 // second, which a new address does not wait for.
-func curl(ctx context.Context, from *lab.Host, url string) error {
+func showRequest(ctx context.Context, from *lab.Host, url string) error {
 	var answer string
 	err := lab.Wait(ctx, url+" answers", func() (err error) {
 		answer, err = from.Get(ctx, url)
@@ -83,7 +83,7 @@ func curl(ctx context.Context, from *lab.Host, url string) error {
 	return err
 }
 
-func show(ctx context.Context, c *lab.Cluster, external netip.Addr) error {
+func showService(ctx context.Context, c *lab.Cluster, external netip.Addr) error {
 	if err := showCommands(ctx, c, "get svc influxdb"); err != nil {
 		return err
 	}
@@ -96,12 +96,12 @@ func show(ctx context.Context, c *lab.Cluster, external netip.Addr) error {
 		urls = append(urls, fmt.Sprintf("http://%s:%d/ping", node.Addr, svc.Spec.Ports[0].NodePort))
 	}
 	for _, url := range urls {
-		if err := curl(ctx, c.Client, url); err != nil {
+		if err := showRequest(ctx, c.Client, url); err != nil {
 			return err
 		}
 	}
 
-	macs, err := c.Client.WhoHas(external, 500*time.Millisecond)
+	macs, err := c.Client.ResolveARP(external, 500*time.Millisecond)
 	if err != nil {
 		return err
 	}

@@ -11,8 +11,8 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-// onRack is served from the pool beside the Service that AWS serves.
-const onRack = `---
+// rackManifests is served from the pool beside the Service that AWS serves.
+const rackManifests = `---
 apiVersion: v1
 kind: Service
 metadata:
@@ -25,9 +25,9 @@ spec:
   - port: 8086
 `
 
-// demoAWS does on a cluster in AWS, with a machine in a rack beside it, what a
+// runAWSDemo does on a cluster in AWS, with a machine in a rack beside it, what a
 // user would.
-func demoAWS(ctx context.Context, o lab.Options, keep bool) error {
+func runAWSDemo(ctx context.Context, o lab.Options, keep bool) error {
 	o.AWS = max(1, o.Nodes-1)
 	started := time.Now()
 	c, err := lab.Start(ctx, o)
@@ -35,7 +35,7 @@ func demoAWS(ctx context.Context, o lab.Options, keep bool) error {
 		return err
 	}
 	err = o.Progress.Step("create an IPAddressPool, an L2Advertisement and two Services", func() error {
-		if err := c.Apply(ctx, manifests+onRack); err != nil {
+		if err := c.Apply(ctx, l2Manifests+rackManifests); err != nil {
 			return err
 		}
 		if err := waitTargets(ctx, c, 1, o.AWS); err != nil {
@@ -59,7 +59,7 @@ func demoAWS(ctx context.Context, o lab.Options, keep bool) error {
 		return err
 	}
 	fmt.Printf("\n$ fairlead explain svc default/influxdb\n%s", out)
-	if err := change(ctx, c, o); err != nil {
+	if err := changeService(ctx, c, o); err != nil {
 		return err
 	}
 	if keep {
@@ -69,7 +69,7 @@ func demoAWS(ctx context.Context, o lab.Options, keep bool) error {
 		return err
 	}
 	err = lab.Wait(ctx, "nothing is left in AWS", func() error {
-		left, err := c.AWS.Left(ctx)
+		left, err := c.AWS.Leftovers(ctx)
 		if err == nil && len(left) > 0 {
 			err = fmt.Errorf("left: %s", strings.Join(left, ", "))
 		}
@@ -82,8 +82,8 @@ func demoAWS(ctx context.Context, o lab.Options, keep bool) error {
 	return nil
 }
 
-// change adds a port, and removes a node.
-func change(ctx context.Context, c *lab.Cluster, o lab.Options) error {
+// changeService adds a port, and removes a node.
+func changeService(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 	patch := `{"spec":{"ports":[{"port":8086,"name":"api"},{"port":80,"name":"web","targetPort":"http"}]}}`
 	out, err := c.Kubectl(ctx, "", "patch", "svc", "influxdb", "-p", patch)
 	if err != nil {
@@ -106,8 +106,8 @@ func change(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 	return showTargets(ctx, c)
 }
 
-// balancer is the one of Service influxdb.
-func balancer(ctx context.Context, c *lab.Cluster) (b lab.Balancer, err error) {
+// serviceBalancer is the one of Service influxdb.
+func serviceBalancer(ctx context.Context, c *lab.Cluster) (b lab.Balancer, err error) {
 	svc, err := c.API.CoreV1().Services("default").Get(ctx, "influxdb", metav1.GetOptions{})
 	if err != nil {
 		return b, fmt.Errorf("get Service influxdb: %w", err)
@@ -129,7 +129,7 @@ func balancer(ctx context.Context, c *lab.Cluster) (b lab.Balancer, err error) {
 // waitTargets waits until so many listeners have so many targets each.
 func waitTargets(ctx context.Context, c *lab.Cluster, listeners, targets int) error {
 	return lab.Wait(ctx, fmt.Sprintf("the balancer has %d listeners with %d targets each", listeners, targets), func() error {
-		b, err := balancer(ctx, c)
+		b, err := serviceBalancer(ctx, c)
 		if err != nil {
 			return err
 		}
@@ -147,7 +147,7 @@ func waitTargets(ctx context.Context, c *lab.Cluster, listeners, targets int) er
 
 // showTargets prints what the command line of AWS prints of the balancer.
 func showTargets(ctx context.Context, c *lab.Cluster) error {
-	b, err := balancer(ctx, c)
+	b, err := serviceBalancer(ctx, c)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-const routed = `apiVersion: fairlead.io/v1alpha1
+const bgpManifests = `apiVersion: fairlead.io/v1alpha1
 kind: BFDProfile
 metadata:
   name: fast
@@ -50,8 +50,8 @@ spec:
 // requestEvery is the time between two requests of the client whose outage is measured.
 const requestEvery = 5 * time.Millisecond
 
-// sceneTwo announces the same pool to a router, and takes a node's power away.
-func sceneTwo(ctx context.Context, c *lab.Cluster, o lab.Options) error {
+// showBGP announces the same pool to a router, and takes a node's power away.
+func showBGP(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 	fmt.Println("\nScene 2: the same pool over BGP, to a router with a client behind it")
 	router, err := c.Network.AddRouter("tor", 251)
 	if err != nil {
@@ -60,7 +60,7 @@ func sceneTwo(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 	err = o.Progress.Step("start a router (BIRD): AS 64513, BFD every 50 ms", func() error {
 		config := lab.BGP{
 			ASN: 64513, RouterID: router.Addr,
-			Neighbours: lab.EachNode(c.Nodes, 64512, func(n *lab.Neighbour, _ *lab.Host) { n.BFD = 50 * time.Millisecond }),
+			Neighbors: lab.NodeNeighbors(c.Nodes, 64512, func(n *lab.Neighbor, _ *lab.Host) { n.BFD = 50 * time.Millisecond }),
 		}
 		if err := router.StartBIRD(ctx, config.BIRD()); err != nil {
 			return err
@@ -76,7 +76,7 @@ func sceneTwo(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 		hops = append(hops, n.Addr)
 	}
 	err = o.Progress.Step("create a BGPPeer, a BGPAdvertisement and a Service", func() error {
-		if err := c.Apply(ctx, routed); err != nil {
+		if err := c.Apply(ctx, bgpManifests); err != nil {
 			return err
 		}
 		var err error
@@ -94,7 +94,7 @@ func sceneTwo(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 	if err := showRoute(ctx, router, external); err != nil {
 		return err
 	}
-	if err := curl(ctx, c.Network.Remote, fmt.Sprintf("http://%s:8086/ping", external)); err != nil {
+	if err := showRequest(ctx, c.Network.Remote, fmt.Sprintf("http://%s:8086/ping", external)); err != nil {
 		return err
 	}
 	out, err := c.Fairlead(ctx, "explain", "svc", "default/routed")
@@ -105,18 +105,18 @@ func sceneTwo(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 	if len(c.Nodes) < 2 {
 		return nil
 	}
-	return powerOff(ctx, c, o, router, external)
+	return showPowerOff(ctx, c, o, router, external)
 }
 
-// powerOff takes a node away while a client asks without pause, and says how
+// showPowerOff takes a node away while a client asks without pause, and says how
 // long it was without an answer.
-func powerOff(ctx context.Context, c *lab.Cluster, o lab.Options, router *lab.Router, external netip.Addr) error {
+func showPowerOff(ctx context.Context, c *lab.Cluster, o lab.Options, router *lab.Router, external netip.Addr) error {
 	last := len(c.Nodes) - 1
 	var hops []netip.Addr
 	for _, n := range c.Nodes[:last] {
 		hops = append(hops, n.Addr)
 	}
-	stop := lab.Stream{URL: fmt.Sprintf("http://%s:8086/ping", external), Every: requestEvery}.Start(ctx, c.Network.Remote)
+	stop := lab.RequestStream{URL: fmt.Sprintf("http://%s:8086/ping", external), Every: requestEvery}.Start(ctx, c.Network.Remote)
 	fmt.Println()
 	err := o.Progress.Step("take the power of "+c.Nodes[last].Name+" while the client goes on", func() error {
 		time.Sleep(500 * time.Millisecond)

@@ -56,7 +56,7 @@ func run(args []string) error {
 		_, err := lab.Prepare(lab.Progress{Out: os.Stdout}, allTools...)
 		return err
 	case "with":
-		return with(args[1:])
+		return runWithTools(args[1:])
 	case "stop":
 		return lab.Stop()
 	case "help", "-h", "--help":
@@ -69,8 +69,8 @@ func run(args []string) error {
 // allTools are the tools of all tests.
 var allTools = []lab.Tool{lab.NFT, lab.BIRD, lab.FRR, lab.OpenBGPD, lab.ExaBGP, lab.Moto}
 
-// with runs a command that needs the tools, which are fetched first.
-func with(command []string) error {
+// runWithTools runs a command that needs the tools, which are fetched first.
+func runWithTools(command []string) error {
 	root, err := lab.Root()
 	if err != nil {
 		return err
@@ -79,18 +79,18 @@ func with(command []string) error {
 	if err := binaries.Fetch(lab.Progress{Out: os.Stdout}, allTools...); err != nil {
 		return err
 	}
-	return binaries.With(command)
+	return binaries.RunWith(command)
 }
 
-// job is what a cluster is started for.
-type job struct {
+// labJob is what a cluster is started for.
+type labJob struct {
 	tools []lab.Tool
 	nodes int
 	keep  bool
 	do    func(ctx context.Context, o lab.Options) error
 }
 
-func parseJob(command string, args []string) (j job, err error) {
+func parseJob(command string, args []string) (j labJob, err error) {
 	flags := flag.NewFlagSet(command, flag.ContinueOnError)
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
 	flags.BoolVar(&j.keep, "keep", false, "")
@@ -114,10 +114,10 @@ func parseJob(command string, args []string) (j job, err error) {
 		j.do = func(ctx context.Context, o lab.Options) error { return runBench(ctx, o, benchAmounts) }
 	case *aws:
 		j.tools = []lab.Tool{lab.Moto}
-		j.do = func(ctx context.Context, o lab.Options) error { return demoAWS(ctx, o, j.keep) }
+		j.do = func(ctx context.Context, o lab.Options) error { return runAWSDemo(ctx, o, j.keep) }
 	default:
 		j.tools = []lab.Tool{lab.BIRD}
-		j.do = func(ctx context.Context, o lab.Options) error { return demo(ctx, o, j.keep) }
+		j.do = func(ctx context.Context, o lab.Options) error { return runDemo(ctx, o, j.keep) }
 	}
 	return j, nil
 }

@@ -75,7 +75,7 @@ func TestKilledWhileItCreates(t *testing.T) {
 		service(t, names[i])
 	}
 	eventually(t, "AWS has made something", func() error {
-		left, err := cluster.AWS.Left(t.Context())
+		left, err := cluster.AWS.Leftovers(t.Context())
 		if err == nil && !slices.ContainsFunc(left, func(s string) bool { return strings.HasPrefix(s, "target group") }) {
 			err = fmt.Errorf("it has %v", left)
 		}
@@ -88,7 +88,7 @@ func TestKilledWhileItCreates(t *testing.T) {
 	for _, name := range names {
 		listens(t, name, []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
 	}
-	left, err := cluster.AWS.Left(t.Context())
+	left, err := cluster.AWS.Leftovers(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

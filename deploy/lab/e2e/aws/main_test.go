@@ -52,7 +52,7 @@ func leaveNothing(t *testing.T) { t.Cleanup(func() { empty(t) }) }
 func empty(t *testing.T) {
 	ctx := context.Background()
 	err := lab.Wait(ctx, "nothing is left in AWS", func() error {
-		left, err := cluster.AWS.Left(ctx)
+		left, err := cluster.AWS.Leftovers(ctx)
 		if err == nil && len(left) > 0 {
 			err = errors.New(strings.Join(left, ", "))
 		}

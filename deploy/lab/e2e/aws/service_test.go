@@ -107,7 +107,7 @@ func TestTargetsFollowNodes(t *testing.T) {
 	service(t, "followed")
 	one, two := instance(t, "node-1"), instance(t, "node-2")
 	listens(t, "followed", []string{"TCP 8086"}, one, two)
-	three, err := cluster.Join(t.Context(), "joined", 2)
+	three, err := cluster.JoinNode(t.Context(), "joined", 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestAnnotations(t *testing.T) {
 	const prefix = "service.beta.kubernetes.io/aws-load-balancer-"
 	service(t, "noted", annotated(prefix+"shceme", "internal"))
 	contains(t, condition(t, "noted", "Provisioned", "InvalidRequest"), prefix+"shceme")
-	if left, err := cluster.AWS.Left(t.Context()); err != nil || len(left) > 0 {
+	if left, err := cluster.AWS.Leftovers(t.Context()); err != nil || len(left) > 0 {
 		t.Errorf("AWS has %v, %v, want nothing", left, err)
 	}
 	update(t, "noted", func(s *corev1.Service) { s.Annotations = map[string]string{prefix + "scheme": "internal"} })

@@ -127,7 +127,7 @@ func (c *Cluster) Record(t *testing.T, name string) (until func(last string) []s
 	t.Cleanup(seen.Stop)
 	return func(last string) (all []string) {
 		t.Helper()
-		timeout := time.After(lab.Patience)
+		timeout := time.After(lab.WaitTimeout)
 		for {
 			select {
 			case e := <-seen.ResultChan():
@@ -184,7 +184,7 @@ func (c *Cluster) Update(t *testing.T, name string, change func(*corev1.Service)
 func (c *Cluster) Address(t *testing.T, name string) (addr netip.Addr) {
 	t.Helper()
 	c.Eventually(t, name+" is announced", func() (err error) {
-		addr, err = c.Announced(t.Context(), "default", name)
+		addr, err = c.AnnouncedAddress(t.Context(), "default", name)
 		return err
 	})
 	return addr
