@@ -120,7 +120,20 @@ func TestTranscripts(t *testing.T) {
 
 // TestDocumentation replays the transcripts in the documentation.
 func TestDocumentation(t *testing.T) {
-	file, err := filepath.Abs("../../docs/cli.md")
+	for page, atLeast := range map[string]int{"docs/cli.md": 5, "README.md": 1} {
+		t.Run(page, func(t *testing.T) {
+			if replayed := replayPage(t, page); replayed < atLeast {
+				t.Errorf("only %d transcripts were found", replayed)
+			}
+		})
+	}
+}
+
+// replayPage replays the code blocks of a page that start with "$ fairlead", and
+// returns how many there are.
+func replayPage(t *testing.T, name string) (replayed int) {
+	t.Helper()
+	file, err := filepath.Abs(filepath.Join("../..", name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,15 +147,12 @@ func TestDocumentation(t *testing.T) {
 	}
 	const fence = "```\n"
 	parts := strings.SplitAfter(string(page), fence)
-	replayed := 0
 	for i, part := range parts {
 		if i > 0 && strings.HasSuffix(part, fence) && strings.HasPrefix(part, "$ fairlead ") {
 			parts[i] = replay(t, folder, strings.TrimSuffix(part, fence)) + fence
 			replayed++
 		}
 	}
-	if replayed < 5 {
-		t.Errorf("only %d transcripts were found", replayed)
-	}
 	compare(t, file, strings.Join(parts, ""), string(page))
+	return replayed
 }
