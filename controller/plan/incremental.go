@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-io/fairlead/allocator"
 	"github.com/fairlead-io/fairlead/config"
@@ -27,6 +28,16 @@ func (p *Planner) DecideChanged(services []*corev1.Service, now time.Time) (plan
 	}
 	d := p.last
 	d.Now = now
+	if p.latestRun != p.run {
+		if p.latest == nil {
+			p.latest = make(map[types.NamespacedName]*subject, len(p.order))
+		}
+		clear(p.latest)
+		for _, svc := range p.order {
+			p.latest[svc.key] = svc
+		}
+		p.latestRun = p.run
+	}
 	for _, svc := range services {
 		one, ok := p.decideChanged(d, svc)
 		if !ok {
@@ -45,10 +56,11 @@ func (p *Planner) decideChanged(d *decision, svc *corev1.Service) (planned Plann
 		return Planned{}, false
 	}
 	before := p.latest[KeyOf(svc)]
-	if before != nil && (before.run != p.run || before.UID != svc.UID) {
+	if before != nil && before.UID != svc.UID {
 		before = nil
 	}
 	s := p.subject(d, svc)
+	p.latest[s.key] = s
 	if s.volatile {
 		return Planned{}, false
 	}

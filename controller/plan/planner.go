@@ -46,12 +46,15 @@ type Planner struct {
 	chooserState uint64
 
 	subjects map[*corev1.Service]*subject
-	latest   map[types.NamespacedName]*subject // of each Service
-	run      uint64                            // the number of the last full decision
+	run      uint64 // the number of the last full decision
 
 	allocator allocator.Allocator
 	last      *decision       // the last full one; nil if only another one will do
 	inUse     map[string]bool // by it: pools that have, or are to get, their finalizer
+	// latest are the versions of the Services that the decision with this number,
+	// and those of changed Services since, were about.
+	latest    map[types.NamespacedName]*subject
+	latestRun uint64
 
 	order    []*subject          // of the last full decision, oldest first
 	added    []*subject          // to be merged into order
@@ -179,7 +182,6 @@ func (p *Planner) Decide(s Snapshot) Plan {
 	}
 	if len(p.subjects) > 2*len(d.subjects)+1000 { // most are of versions that nothing refers to any more
 		maps.DeleteFunc(p.subjects, func(_ *corev1.Service, svc *subject) bool { return svc.run != p.run })
-		maps.DeleteFunc(p.latest, func(_ types.NamespacedName, svc *subject) bool { return svc.run != p.run })
 	}
 	p.last, p.inUse = d, make(map[string]bool, len(plan.Pools))
 	for name, pool := range plan.Pools {
@@ -224,7 +226,6 @@ func (p *Planner) decision(s Snapshot) *decision {
 	p.run++
 	if p.subjects == nil {
 		p.subjects = make(map[*corev1.Service]*subject, len(s.Services))
-		p.latest = make(map[types.NamespacedName]*subject, len(s.Services))
 	}
 	d := &decision{Snapshot: s}
 	var problems []config.Problem
@@ -270,9 +271,6 @@ func (p *Planner) subject(d *decision, svc *corev1.Service) *subject {
 	if known == nil {
 		known = &subject{Service: svc, key: KeyOf(svc)}
 		p.subjects[svc] = known
-	}
-	if known.run+1 < p.run || known.run == 0 { // not part of the decision before this one
-		p.latest[known.key] = known
 	}
 	known.run = p.run
 	if known.states != d.requestStates || known.volatile {
