@@ -106,18 +106,23 @@ type scenarioStep struct {
 func outcomeIs(o CloudOutcome) func(*providerScenario) {
 	return func(l *providerScenario) { l.setOutcome(o) }
 }
+
 func providerIs(provider string) func(*providerScenario) {
 	return func(l *providerScenario) { l.requestProvider(provider) }
 }
+
 func serviceChange(f func(*corev1.Service)) func(*providerScenario) {
 	return func(l *providerScenario) { l.changeService(f) }
 }
+
 func announcedAre(addrs ...string) func(*providerScenario) {
 	return func(l *providerScenario) { l.setAnnounced(addrs...) }
 }
+
 func nodesAre(all ...*corev1.Node) func(l *providerScenario) {
 	return func(l *providerScenario) { l.Nodes = all }
 }
+
 func policyIs(p providers.Policy) func(l *providerScenario) {
 	return func(l *providerScenario) { l.Policy = p }
 }
@@ -282,10 +287,10 @@ func TestCloudMessages(t *testing.T) {
 		{"an error", service("a", onAWS), broke, true, []string{"create listener: boom"}},
 		{"a report", service("a", onAWS), active, true, []string{"it answers"}},
 		{"deletion", service("a", onAWS, deleting), held, true, []string{"network interfaces"}},
-		{"foreign", service("a", showing("x.example.com")), CloudOutcome{}, true, []string{"x.example.com", "no balancer is made"}},
+		{"foreign", service("a", showing("x.example.com")), CloudOutcome{}, true, []string{"x.example.com", "no load balancer is created"}},
 		{"fallback to a pool", service("a", sctp), CloudOutcome{}, true, []string{"192.0.2.0 from pool p", "AWS cannot serve it", "SCTP"}},
 		{"fallback to nothing", service("a", sctp), CloudOutcome{}, false, []string{"AWS cannot serve it", "SCTP", "there is no IPAddressPool"}},
-		{"leaving", service("a", onAWS, showing(host), annotated(v1alpha1.AnnotationProvider, "bare-metal")), CloudOutcome{}, true, []string{"192.0.2.0 from pool p", host + " stays"}},
+		{"leaving", service("a", onAWS, showing(host), annotated(v1alpha1.AnnotationProvider, "bare-metal")), CloudOutcome{}, true, []string{"192.0.2.0 from pool p", host + " is kept"}},
 		{"left", service("a", onAWS, annotated(v1alpha1.AnnotationProvider, "bare-metal")), held, true, []string{"being deleted: its network interfaces"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
