@@ -24,119 +24,124 @@ import (
 )
 
 const (
-	// callTimeout ends a call of the cloud; what it has begun, the next one finishes.
+	// callTimeout bounds a call of the cloud. Calls are idempotent: the next one
+	// completes what the last one started.
 	callTimeout = 2 * time.Minute
 
-	// firstCallRetry and lastCallRetry bound the wait after a call that failed.
+	// firstCallRetry and lastCallRetry bound the backoff after a failed call.
 	firstCallRetry, lastCallRetry = 5 * time.Second, 5 * time.Minute
 
-	// settle is how long a change of the nodes waits for more of them.
-	settle = 2 * time.Second
+	// nodeDebounce is the debounce of changes of nodes.
+	nodeDebounce = 2 * time.Second
 
-	// firstSweep and sweepEvery are when the cloud looks for what belongs to no Service.
-	firstSweep, sweepEvery = 10 * time.Minute, 4 * time.Hour
+	// firstSweep and sweepPeriod are the delay of the first sweep for orphans and the
+	// time between sweeps.
+	firstSweep, sweepPeriod = 10 * time.Minute, 4 * time.Hour
 
-	// jitter spreads what is periodic, as a share of its period.
+	// jitter spreads periodic calls, as a share of their period.
 	jitter = 0.2
 )
 
-// sweeper is what a cloud may offer in addition: it looks for what it has made
-// for Services that are not live any more.
-type sweeper interface {
+// orphanSweeper is implemented by clouds that can search for resources of Services
+// that are not live any more.
+type orphanSweeper interface {
 	Sweep(ctx context.Context, live map[types.UID]bool) error
 }
 
-// balancers keeps the balancers of a cloud as the last wish wants them: several
-// at a time, but never two calls about one Service.
+// balancers reconciles the load balancers of a cloud with the desired state: several
+// at a time, but never with two concurrent calls for one Service. All methods may be
+// called concurrently; run may be called once.
 type balancers struct {
-	cloud    cloudprovider.LoadBalancer
-	cluster  string
-	resync   time.Duration
-	parallel int
-	log      *slog.Logger
-	wake     func() // when there are new outcomes
+	cloud           cloudprovider.LoadBalancer
+	cluster         string
+	resync          time.Duration
+	parallel        int
+	log             *slog.Logger
+	outcomesChanged func() // when there are new outcomes
 
 	queue   workqueue.TypedDelayingInterface[types.UID]
 	backoff workqueue.TypedRateLimiter[types.UID]
 
-	mu    sync.Mutex
-	all   map[types.UID]*balancer
-	nodes []*corev1.Node
-	era   int // counts the changes of nodes
-	live  map[types.UID]bool
+	mu              sync.Mutex
+	byUID           map[types.UID]*balancer
+	nodes           []*corev1.Node
+	nodesGeneration int // counts the changes of nodes
+	live            map[types.UID]bool
 }
 
-// balancer is what is wanted of, and known about, one balancer.
+// balancer is the desired and the observed state of one load balancer.
 type balancer struct {
-	want    plan.Work
-	tried   plan.Work // at the last call
-	era     int       // of the nodes that the cloud was told last
-	outcome plan.Outcome
-	next    time.Time // when to call again though nothing has changed
+	desired         plan.CloudRequest
+	attempted       plan.CloudRequest // at the last call
+	nodesGeneration int               // of the nodes in the last successful call
+	outcome         plan.CloudOutcome
+	callAt          time.Time // when to call again even if nothing has changed
 }
 
 func newBalancers(o Options, wake func()) *balancers {
 	return &balancers{
-		cloud: o.Cloud, cluster: o.Cluster, resync: o.Resync, parallel: max(o.Parallel, 1), log: o.Log, wake: wake,
+		cloud: o.Cloud, cluster: o.Cluster, resync: o.Resync, parallel: max(o.Parallel, 1), log: o.Log, outcomesChanged: wake,
 		queue:   workqueue.NewTypedDelayingQueue[types.UID](),
 		backoff: workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](firstCallRetry, lastCallRetry),
-		all:     map[types.UID]*balancer{},
+		byUID:   map[types.UID]*balancer{},
 	}
 }
 
-// set tells the whole wish: what to do for which Services, for which nodes, and
-// which Services may have anything in the cloud at all. Where the wish has not
-// changed, nothing happens.
-func (b *balancers) set(wish map[types.UID]plan.Work, live map[types.UID]bool, nodes []*corev1.Node) {
+// setDesired replaces the desired state: the requests by Service, the target nodes,
+// and the Services that may own resources in the cloud. Only what has changed is
+// enqueued.
+func (b *balancers) setDesired(desired map[types.UID]plan.CloudRequest, live map[types.UID]bool, nodes []*corev1.Node) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.live = live
-	moved := !plan.SameTargets(b.nodes, nodes)
+	nodesChanged := !plan.SameTargetNodes(b.nodes, nodes)
 	b.nodes = nodes
-	if moved {
-		b.era++
+	if nodesChanged {
+		b.nodesGeneration++
 	}
-	for uid := range b.all {
-		if _, wanted := wish[uid]; !wanted {
-			delete(b.all, uid)
+	for uid := range b.byUID {
+		if _, requested := desired[uid]; !requested {
+			delete(b.byUID, uid)
 			b.backoff.Forget(uid)
 		}
 	}
-	for uid, want := range wish {
-		known := b.all[uid]
-		if known == nil || known.want.Do != want.Do {
-			known = &balancer{} // what is known of the opposite is worth nothing now
-			b.all[uid] = known
+	for uid, request := range desired {
+		known := b.byUID[uid]
+		if known == nil || known.desired.Action != request.Action {
+			known = &balancer{} // the outcome of the opposite action is obsolete
+			b.byUID[uid] = known
 		}
-		changed := !plan.SameWork(known.want, want)
-		known.want = want
+		changed := !plan.SameCloudRequest(known.desired, request)
+		known.desired = request
 		switch {
+		// The owner has changed the Service: earlier failures do not delay it.
 		case changed:
 			b.backoff.Forget(uid)
 			b.queue.Add(uid)
-		case moved && want.Do == plan.Ensure:
-			b.queue.AddAfter(uid, settle)
+		// Nodes often change in groups.
+		case nodesChanged && request.Action == plan.EnsureBalancer:
+			b.queue.AddAfter(uid, nodeDebounce)
 		}
 	}
 }
 
-// outcomes are what is known of all balancers.
-func (b *balancers) outcomes() map[types.UID]plan.Outcome {
+// outcomes returns the last outcome for each Service.
+func (b *balancers) outcomes() map[types.UID]plan.CloudOutcome {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	known := make(map[types.UID]plan.Outcome, len(b.all))
-	for uid, one := range b.all {
+	known := make(map[types.UID]plan.CloudOutcome, len(b.byUID))
+	for uid, one := range b.byUID {
 		known[uid] = one.outcome
 	}
 	return known
 }
 
-// run makes calls until ctx ends, and returns when the last one has returned.
+// run calls the cloud until ctx is done, and returns when the last call has returned.
 func (b *balancers) run(ctx context.Context) {
 	var calls sync.WaitGroup
 	defer calls.Wait()
-	if s, ok := b.cloud.(sweeper); ok {
-		calls.Go(func() { b.sweep(ctx, s) })
+	if s, ok := b.cloud.(orphanSweeper); ok {
+		calls.Go(func() { b.sweepOrphans(ctx, s) })
 	}
 	for range b.parallel {
 		calls.Go(func() {
@@ -145,7 +150,7 @@ func (b *balancers) run(ctx context.Context) {
 				if shutdown {
 					return
 				}
-				b.turn(ctx, uid)
+				b.syncBalancer(ctx, uid)
 				b.queue.Done(uid)
 			}
 		})
@@ -154,83 +159,86 @@ func (b *balancers) run(ctx context.Context) {
 	b.queue.ShutDown()
 }
 
-// turn makes the call that is due about one Service, if any is.
-func (b *balancers) turn(ctx context.Context, uid types.UID) {
+// syncBalancer makes the call that is due for one Service, if any.
+func (b *balancers) syncBalancer(ctx context.Context, uid types.UID) {
 	b.mu.Lock()
-	known := b.all[uid]
-	if known == nil || known.outcome.Gone() {
+	known := b.byUID[uid]
+	if known == nil || known.outcome.Deleted() {
 		b.mu.Unlock()
 		return
 	}
-	due, era, nodes := *known, b.era, b.nodes
+	due, era, nodes := *known, b.nodesGeneration, b.nodes
 	b.mu.Unlock()
 
-	// The nodes are told first, also while something else is wrong: a balancer
-	// whose targets no longer exist serves nobody.
-	moved := due.era != era && due.outcome.To == plan.Ensure && due.want.Do == plan.Ensure
-	wait := time.Until(due.next)
-	early := wait > 0 && plan.SameWork(due.tried, due.want)
-	if early && !moved {
+	// Nodes are updated first, even if the Service is refused or in backoff: a load
+	// balancer whose targets no longer exist serves no traffic.
+	nodesChanged := due.nodesGeneration != era && due.outcome.Action == plan.EnsureBalancer && due.desired.Action == plan.EnsureBalancer
+	wait := time.Until(due.callAt)
+	early := wait > 0 && plan.SameCloudRequest(due.attempted, due.desired)
+	// Nothing is due: the item was enqueued before its time.
+	if early && !nodesChanged {
 		b.queue.AddAfter(uid, wait)
 		return
 	}
 	limited, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	told := moved && b.cloud.UpdateLoadBalancer(limited, b.cluster, due.want.Service, nodes) == nil
-	onlyNodes := early && told
-	var outcome plan.Outcome
+	updated := nodesChanged && b.cloud.UpdateLoadBalancer(limited, b.cluster, due.desired.Service, nodes) == nil
+	onlyNodes := early && updated
+	var outcome plan.CloudOutcome
 	var err error
 	if onlyNodes {
 		outcome = due.outcome
-		outcome.Report = b.report(due.want.Service, outcome.Report)
+		outcome.Report = b.balancerReport(due.desired.Service, outcome.Report)
 	} else {
-		outcome, err = b.call(limited, due, nodes)
+		outcome, err = b.callCloud(limited, due, nodes)
 	}
 	if ctx.Err() != nil {
-		return // what the call has come to is the next leader's to see
+		return // the outcome of a cancelled call is unknown; the next leader calls again
 	}
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.all[uid] != known {
-		return // the wish has turned meanwhile
+	if b.byUID[uid] != known {
+		return // the desired action has changed during the call
 	}
 	if !equality.Semantic.DeepEqual(known.outcome, outcome) {
-		b.wake()
+		b.outcomesChanged()
 	}
-	known.outcome, known.tried = outcome, due.want
-	if err == nil || told {
-		known.era = era
+	known.outcome, known.attempted = outcome, due.desired
+	if err == nil || updated {
+		known.nodesGeneration = era
 	}
-	after := time.Until(due.next) // which nodes that come and go do not put off
+	after := time.Until(due.callAt) // changes of nodes do not postpone the resync
 	if !onlyNodes {
-		after = b.again(uid, outcome, err)
+		after = b.nextCall(uid, outcome, err)
 	} else if outcome.Reason == "" && outcome.Report.Again > 0 {
 		after = min(after, outcome.Report.Again)
 	}
-	known.next = time.Now().Add(after)
-	if !outcome.Gone() {
+	known.callAt = time.Now().Add(after)
+	if !outcome.Deleted() {
 		b.queue.AddAfter(uid, after)
 	}
 }
 
-// again is when the next call is due if nothing changes.
-func (b *balancers) again(uid types.UID, outcome plan.Outcome, err error) time.Duration {
+// nextCall is the time until the next call if nothing changes.
+func (b *balancers) nextCall(uid types.UID, outcome plan.CloudOutcome, err error) time.Duration {
 	if retry := (*cloudapi.RetryError)(nil); errors.As(err, &retry) {
 		return retry.RetryAfter()
 	}
 	if err != nil {
 		return b.backoff.When(uid)
 	}
+	// A report may request an earlier call than the resync.
 	b.backoff.Forget(uid)
 	return cmp.Or(outcome.Report.Again, wait.Jitter(b.resync, jitter))
 }
 
-// call makes one call about a whole balancer.
-func (b *balancers) call(ctx context.Context, due balancer, nodes []*corev1.Node) (o plan.Outcome, err error) {
-	svc := due.want.Service
-	o = plan.Outcome{To: due.want.Do, Ingress: due.outcome.Ingress, Report: due.outcome.Report}
-	if o.To == plan.Delete {
+// callCloud ensures or deletes a load balancer. On failure the outcome keeps the
+// ingress and the report of the last success.
+func (b *balancers) callCloud(ctx context.Context, due balancer, nodes []*corev1.Node) (o plan.CloudOutcome, err error) {
+	svc := due.desired.Service
+	o = plan.CloudOutcome{Action: due.desired.Action, Ingress: due.outcome.Ingress, Report: due.outcome.Report}
+	if o.Action == plan.DeleteBalancer {
 		err = b.cloud.EnsureLoadBalancerDeleted(ctx, b.cluster, svc)
 	} else {
 		var status *corev1.LoadBalancerStatus
@@ -238,47 +246,50 @@ func (b *balancers) call(ctx context.Context, due balancer, nodes []*corev1.Node
 		switch {
 		case err != nil:
 		case status == nil:
-			err = fmt.Errorf("ensure the balancer of Service %s: the cloud returned no status", plan.KeyOf(svc))
+			err = fmt.Errorf("ensure the load balancer of Service %s: the cloud returned no status", plan.KeyOf(svc))
 		default:
-			o.Ingress, o.Report = status.Ingress, b.report(svc, providers.Report{Ready: len(status.Ingress) > 0, Message: "the balancer is made"})
+			o.Ingress = status.Ingress
+			o.Report = b.balancerReport(svc, providers.Report{Ready: len(status.Ingress) > 0, Message: "the load balancer is provisioned"})
 		}
 	}
 	if err != nil {
-		o.Reason, o.Message = failure(o.To, err)
+		o.Reason, o.Message = callFailure(o.Action, err)
 	}
 	return o, err
 }
 
-// report is what the cloud says about a balancer beside its status; otherwise
-// is for a cloud that says nothing.
-func (b *balancers) report(svc *corev1.Service, otherwise providers.Report) providers.Report {
+// balancerReport is the cloud's report about a load balancer, in addition to its
+// status, or the default for a cloud that does not report.
+func (b *balancers) balancerReport(svc *corev1.Service, byDefault providers.Report) providers.Report {
 	if r, ok := b.cloud.(providers.Reporter); ok {
 		return r.Report(svc)
 	}
-	return otherwise
+	return byDefault
 }
 
-// failure is why a call has not done what it was asked to.
-func failure(to plan.Do, err error) (v1alpha1.Reason, string) {
+// callFailure is the reason and message of a failed call.
+func callFailure(action plan.CloudAction, err error) (v1alpha1.Reason, string) {
+	// The owner or an administrator must change something.
 	if refusal := (*v1alpha1.Refusal)(nil); errors.As(err, &refusal) {
 		return refusal.Reason, refusal.Message
 	}
+	// The call is in progress, not failed: it is continued after a while.
 	if retry := (*cloudapi.RetryError)(nil); errors.As(err, &retry) {
-		if to == plan.Delete {
+		if action == plan.DeleteBalancer {
 			return v1alpha1.Deleting, err.Error()
 		}
 		return v1alpha1.Provisioning, err.Error()
 	}
 	if errors.Is(err, cloudprovider.ImplementedElsewhere) {
-		return v1alpha1.CloudCannotServe, "the Service asks for a balancer of another implementation"
+		return v1alpha1.CloudCannotServe, "the Service requests a load balancer of another implementation"
 	}
 	return v1alpha1.CloudFailed, err.Error()
 }
 
-// sweep has the cloud look for what belongs to no Service. A cloud that is not
-// in use is not asked: it may not even be reachable from here.
-func (b *balancers) sweep(ctx context.Context, cloud sweeper) {
-	for after := firstSweep; ; after = sweepEvery {
+// sweepOrphans searches the cloud periodically for resources of Services that no
+// longer exist. A cloud that is not in use is not called: it may not be reachable.
+func (b *balancers) sweepOrphans(ctx context.Context, cloud orphanSweeper) {
+	for after := firstSweep; ; after = sweepPeriod {
 		select {
 		case <-ctx.Done():
 			return
@@ -292,7 +303,7 @@ func (b *balancers) sweep(ctx context.Context, cloud sweeper) {
 		}
 		limited, cancel := context.WithTimeout(ctx, callTimeout)
 		if err := cloud.Sweep(limited, live); err != nil && ctx.Err() == nil {
-			b.log.Warn("search for orphans failed", "error", err)
+			b.log.Warn("orphan sweep failed", "error", err)
 		}
 		cancel()
 	}

@@ -24,43 +24,43 @@ import (
 )
 
 const (
-	// fieldManager owns what the controller applies.
+	// fieldManager owns the fields that the controller applies.
 	fieldManager = "fairlead-controller"
 
-	// writeTimeout ends a write whose answer does not come. It is shorter than
-	// what lies between a leader's renew deadline (10 s) and the end of its
-	// lease (15 s): a leader that was cut off has no write in flight when the
-	// next one begins.
+	// writeTimeout is shorter than the time between a leader's renew deadline (10 s)
+	// and the end of its lease (15 s): a leader that was cut off has no write in
+	// flight when the next one starts.
 	writeTimeout = 4 * time.Second
 
-	// firstRetry and lastRetry bound the wait after a pass with failed writes.
+	// firstRetry and lastRetry bound the backoff after a sync with failed writes.
 	firstRetry, lastRetry = 20 * time.Millisecond, 30 * time.Second
 )
 
-// Controller makes the statuses of Services, pools and advertisements say what
-// Decide wants them to say.
+// Controller reconciles the statuses of Services, pools, peers and advertisements
+// with the desired state that Decide returns. Watch and Run may be called
+// concurrently, each of them once.
 type Controller struct {
 	client   kubernetes.Interface
 	fairlead *client.Client
-	events   *patience
+	events   *eventQueue
 	log      *slog.Logger
 	policy   providers.Policy
 	parallel int
 
-	kinds      client.Informers // of Fairlead's own kinds
-	lister     *lister
-	services   cache.SharedIndexInformer // lister's
-	nodes      cache.SharedIndexInformer
-	namespaces cache.SharedIndexInformer
-	// nil where the API server has no ServiceCIDRs (before Kubernetes 1.33)
+	kinds         client.Informers // of Fairlead's own kinds
+	serviceLister *serviceLister
+	services      cache.SharedIndexInformer // of serviceLister
+	nodes         cache.SharedIndexInformer
+	namespaces    cache.SharedIndexInformer
+	// serviceCIDRs is nil if the API server does not serve them (before Kubernetes 1.33).
 	serviceCIDRs cache.SharedIndexInformer
 
-	leads     chan struct{} // closed when this replica leads
+	leading   chan struct{} // closed when this replica leads
 	queue     workqueue.TypedRateLimitingInterface[string]
 	ownWrites ownWrites
-	nodePorts nodePorts
+	nodePorts nodePortRange
 	balancers *balancers // nil without a cloud
-	changes   changes
+	pending   pendingChanges
 	limiter   fullSyncLimiter
 	planner   plan.Planner // of the goroutine that syncs
 	// writtenUpTo is the last Service that the last sync wrote, if it reached the
@@ -72,7 +72,7 @@ type Controller struct {
 	outcomeUnknown atomic.Bool
 }
 
-// Options are a Controller's parts.
+// Options are the dependencies and settings of a Controller.
 type Options struct {
 	Client    kubernetes.Interface
 	Fairlead  *client.Client
@@ -80,30 +80,30 @@ type Options struct {
 	Events    record.EventRecorder
 	Log       *slog.Logger
 	Policy    providers.Policy
-	Parallel  int // writes, and calls of the cloud, at the same time
+	Parallel  int // the number of concurrent writes, and of concurrent calls of the cloud
 	NodePorts plan.PortRange
-	// Cloud makes the balancers of Services on AWS; nil while it lacks a setting,
-	// which Policy then names.
+	// Cloud ensures the load balancers of Services on AWS. It is nil if a setting is
+	// missing, which Policy then names.
 	Cloud   cloudprovider.LoadBalancer
-	Cluster string        // as the cloud knows it
-	Resync  time.Duration // between two looks at a balancer to which nothing has happened
+	Cluster string        // the cluster's name in the cloud
+	Resync  time.Duration // the period after which a load balancer is ensured again if nothing has changed
 }
 
-// New makes a Controller and asks for its informers.
+// New returns a Controller, and registers its informers with o.Informers.
 func New(o Options) (*Controller, error) {
 	registerMetrics()
 	c := &Controller{
-		client: o.Client, fairlead: o.Fairlead, events: newPatience(o.Events), log: o.Log, policy: o.Policy, parallel: max(o.Parallel, 1),
-		kinds:      o.Fairlead.Informers(),
-		lister:     &lister{client: o.Client},
-		nodes:      o.Informers.Core().V1().Nodes().Informer(),
-		namespaces: o.Informers.Core().V1().Namespaces().Informer(),
-		leads:      make(chan struct{}),
-		queue:      workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
-		nodePorts:  nodePorts{inRange: o.NodePorts},
+		client: o.Client, fairlead: o.Fairlead, events: newEventQueue(o.Events), log: o.Log, policy: o.Policy, parallel: max(o.Parallel, 1),
+		kinds:         o.Fairlead.Informers(),
+		serviceLister: &serviceLister{client: o.Client},
+		nodes:         o.Informers.Core().V1().Nodes().Informer(),
+		namespaces:    o.Informers.Core().V1().Namespaces().Informer(),
+		leading:       make(chan struct{}),
+		queue:         workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
+		nodePorts:     nodePortRange{inRange: o.NodePorts},
 	}
-	c.services = c.lister.informer()
-	served, err := serves(o.Client.Discovery(), networkingv1.SchemeGroupVersion.String(), "servicecidrs")
+	c.services = c.serviceLister.newInformer()
+	served, err := isServed(o.Client.Discovery(), networkingv1.SchemeGroupVersion.String(), "servicecidrs")
 	if err != nil {
 		return nil, err
 	}
@@ -114,11 +114,11 @@ func New(o Options) (*Controller, error) {
 		c.balancers = newBalancers(o, c.requestFullSync)
 	}
 	for _, i := range c.informers() {
-		if err := i.SetTransform(strip); err != nil {
-			return nil, fmt.Errorf("set up an informer: %w", err)
+		if err := i.SetTransform(stripObject); err != nil {
+			return nil, fmt.Errorf("set the transform of an informer: %w", err)
 		}
 		if _, err := i.AddEventHandler(c.handler(i)); err != nil {
-			return nil, fmt.Errorf("set up an informer: %w", err)
+			return nil, fmt.Errorf("add the event handler of an informer: %w", err)
 		}
 	}
 	return c, nil
@@ -132,11 +132,11 @@ func (c *Controller) informers() []cache.SharedIndexInformer {
 	return all
 }
 
-// serves reports whether the API server has the resource.
-func serves(d discovery.DiscoveryInterface, groupVersion, resource string) (bool, error) {
+// isServed reports whether the API server serves the resource.
+func isServed(d discovery.DiscoveryInterface, groupVersion, resource string) (bool, error) {
 	list, err := d.ServerResourcesForGroupVersion(groupVersion)
 	if err != nil {
-		return false, fmt.Errorf("look for %s in %s: %w", resource, groupVersion, err)
+		return false, fmt.Errorf("discover %s in %s: %w", resource, groupVersion, err)
 	}
 	return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == resource }), nil
 }

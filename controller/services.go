@@ -19,29 +19,29 @@ import (
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// beforeList is how long a replica that starts waits for the lease before it
-// lists all Services. One that gets it at once lists only once.
-const beforeList = 2 * time.Second
+// listDelay is how long a replica waits for the lease after its start before it
+// lists all Services. A replica that gets the lease within it lists only once.
+const listDelay = 2 * time.Second
 
-// lister lists and watches the Services. Its lists are quorum reads: one that
-// was begun while this replica led is as fresh as a new leader needs it.
-type lister struct {
-	client  kubernetes.Interface
-	leading atomic.Bool
-	fresh   atomic.Bool // the last list was begun while leading
+// serviceLister lists and watches the Services. Its lists are quorum reads: a list
+// that was started while this replica led contains all writes of previous leaders.
+type serviceLister struct {
+	client         kubernetes.Interface
+	leading        atomic.Bool
+	listedAsLeader atomic.Bool // the last list was started while leading
 }
 
-// informer is a cache of all Services. They come as a list: to have the first
-// ones streamed one by one takes longer.
-func (l *lister) informer() cache.SharedIndexInformer {
-	return cache.NewSharedIndexInformer(listed{&cache.ListWatch{
+// newInformer returns an informer of all Services. It starts with a list, which is
+// faster than to stream the Services one by one.
+func (l *serviceLister) newInformer() cache.SharedIndexInformer {
+	return cache.NewSharedIndexInformer(listOnly{&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			leading := l.leading.Load()
-			if options.ResourceVersion == "0" { // any: the first list
+			if options.ResourceVersion == "0" { // the first list: any version would do for client-go
 				options.ResourceVersion, options.Limit = "", 0
 			}
 			list, err := l.client.CoreV1().Services(metav1.NamespaceAll).List(ctx, options)
-			l.fresh.Store(leading && err == nil && options.ResourceVersion == "")
+			l.listedAsLeader.Store(leading && err == nil && options.ResourceVersion == "")
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
@@ -56,13 +56,13 @@ func (l *lister) informer() cache.SharedIndexInformer {
 	})
 }
 
-// listed asks for a list where client-go prefers a stream.
-type listed struct{ *cache.ListWatch }
+// listOnly makes an informer list where client-go prefers to stream.
+type listOnly struct{ *cache.ListWatch }
 
-// IsWatchListSemanticsUnSupported is how client-go asks.
-func (listed) IsWatchListSemanticsUnSupported() bool { return true }
+// IsWatchListSemanticsUnSupported disables streaming in client-go.
+func (listOnly) IsWatchListSemanticsUnSupported() bool { return true }
 
-// ownWrites is a plan.Overlay that writes in parallel may use.
+// ownWrites is a plan.Overlay whose methods may be called concurrently.
 type ownWrites struct {
 	mu      sync.Mutex
 	overlay plan.Overlay
@@ -80,10 +80,10 @@ func (o *ownWrites) observeList(services []*corev1.Service, resourceVersion stri
 	o.overlay.ObserveList(services, resourceVersion)
 }
 
-func (o *ownWrites) over(cached []*corev1.Service, reached string) []*corev1.Service {
+func (o *ownWrites) merge(cached []*corev1.Service, reached string) []*corev1.Service {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.overlay.Over(cached, reached)
+	return o.overlay.Merge(cached, reached)
 }
 
 func (o *ownWrites) newest(cached *corev1.Service) *corev1.Service {
@@ -92,9 +92,9 @@ func (o *ownWrites) newest(cached *corev1.Service) *corev1.Service {
 	return o.overlay.Newest(cached)
 }
 
-// The indices of the cache of Services: those that plans are made for, and those
-// of the others that occupy node ports. Beside 50,000 other Services a sync reads
-// no more than these.
+// The indices of the cache of Services: those that are Managed, and those of the
+// others that occupy node ports. A sync reads only these, however many other
+// Services there are.
 const managedIndex, nodePortsIndex = "managed", "node-ports"
 
 // member is the one value of both indices.
@@ -111,7 +111,7 @@ func indexIf(is bool) []string {
 func (c *Controller) indexed(index string) []*corev1.Service {
 	objects, err := c.services.GetIndexer().ByIndex(index, member)
 	if err != nil {
-		panic(fmt.Sprintf("the cache of Services has no index %s: %v", index, err))
+		panic(fmt.Sprintf("read index %s of the cache of Services: %v", index, err))
 	}
 	services := make([]*corev1.Service, len(objects))
 	for i, o := range objects {
@@ -124,8 +124,8 @@ func hasNodePorts(svc *corev1.Service) bool {
 	return slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.NodePort != 0 })
 }
 
-// strip is the transform of the informer of Services.
-func strip(object any) (any, error) {
+// stripObject is the transform of the informer of Services.
+func stripObject(object any) (any, error) {
 	if svc, ok := object.(*corev1.Service); ok {
 		stripService(svc)
 		return svc, nil
@@ -133,8 +133,8 @@ func strip(object any) (any, error) {
 	return client.Strip(object)
 }
 
-// stripService drops the managed fields and, of a Service that no plan is made
-// for, all that does not identify it or occupy an address or a port.
+// stripService removes the managed fields and, from a Service that is not Managed,
+// everything except its identity, its addresses and its node ports.
 func stripService(svc *corev1.Service) {
 	svc.ManagedFields = nil
 	if plan.Managed(svc) {

@@ -24,15 +24,21 @@ import (
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
-func applyStatus[T client.Object, L runtime.Object](ctx context.Context, r client.Resource[T, L], kind string, object T, status any) error {
+// applyStatus applies the status of an object of one of Fairlead's kinds.
+func applyStatus[T client.Object, L runtime.Object](
+	ctx context.Context, r client.Resource[T, L], kind string, object T, status any,
+) error {
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(status)
 	if err != nil {
 		return fmt.Errorf("encode the status of %s %s: %w", kind, object.GetName(), err)
 	}
-	return apply(ctx, r, kind, map[string]any{"metadata": identity(object), "status": content}, "status")
+	return applyObject(ctx, r, kind, map[string]any{"metadata": objectIdentity(object), "status": content}, "status")
 }
 
-func apply[T client.Object, L runtime.Object](ctx context.Context, r client.Resource[T, L], kind string, content map[string]any, subresources ...string) error {
+// applyObject applies the content, whose metadata is an objectIdentity.
+func applyObject[T client.Object, L runtime.Object](
+	ctx context.Context, r client.Resource[T, L], kind string, content map[string]any, subresources ...string,
+) error {
 	content["apiVersion"], content["kind"] = v1alpha1.GroupVersion.String(), kind
 	name := content["metadata"].(map[string]any)["name"].(string)
 	body, err := json.Marshal(content)
@@ -45,22 +51,23 @@ func apply[T client.Object, L runtime.Object](ctx context.Context, r client.Reso
 	return nil
 }
 
-// identity names the very object, in the very version, that was decided upon.
-func identity(o metav1.Object) map[string]any {
+// objectIdentity is the metadata that limits an apply to the object and version that
+// was decided upon (optimistic locking).
+func objectIdentity(o metav1.Object) map[string]any {
 	return map[string]any{"name": o.GetName(), "uid": o.GetUID(), "resourceVersion": o.GetResourceVersion()}
 }
 
-// without is a merge patch that takes finalizers off the object, whoever owns
-// them.
-func without(o metav1.Object, finalizers ...string) map[string]any {
+// finalizersPatch is the metadata of a merge patch that removes finalizers from the
+// object, whichever field manager owns them.
+func finalizersPatch(o metav1.Object, finalizers ...string) map[string]any {
 	return map[string]any{
 		"uid": o.GetUID(), "resourceVersion": o.GetResourceVersion(),
 		"finalizers": slices.DeleteFunc(slices.Clone(o.GetFinalizers()), func(f string) bool { return slices.Contains(finalizers, f) }),
 	}
 }
 
-// patch is a merge patch of an object's metadata.
-func patch(metadata map[string]any) []byte {
+// encodePatch encodes a merge patch of an object's metadata.
+func encodePatch(metadata map[string]any) []byte {
 	body, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {
 		panic(fmt.Sprintf("encode a patch: %v", err)) // strings and lists always encode
@@ -68,26 +75,29 @@ func patch(metadata map[string]any) []byte {
 	return body
 }
 
-// applyOptions force: the decision whether a field is ours was made on the
-// very version that is written to.
+// applyOptions force the apply: whether the controller owns a field was decided on
+// the version that is written to.
 func applyOptions() metav1.PatchOptions {
 	force := true
 	return metav1.PatchOptions{FieldManager: fieldManager, Force: &force}
 }
 
-// writeService says everything in one apply, on the condition that the Service
-// is still the one that was decided upon.
+// writeService applies the plan in one request, on the condition that the Service is
+// still in the version that was decided upon. Fields that an earlier apply wrote and
+// this one omits are removed by the API server.
 func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p plan.ServicePlan) error {
-	if len(p.NodePorts) > 0 || p.ReturnsPorts {
+	// Node ports belong to another field manager, and so need an apply of their own.
+	if len(p.NodePorts) > 0 || p.ReleasesNodePorts {
 		if changed, err := c.writeNodePorts(ctx, svc, p); err != nil || changed {
-			return err // the rest follows when the watch brings the next version
+			return err // the watch delivers the next version, and a sync writes the rest
 		}
 	}
-	metadata := identity(svc)
+	metadata := objectIdentity(svc)
 	status := map[string]any{}
 	if len(p.Finalizers) > 0 {
 		metadata["finalizers"] = p.Finalizers
 	}
+	// The records of the addresses are written together with the addresses.
 	records := map[string]string{}
 	for i, value := range p.Records() {
 		if value != "" {
@@ -98,7 +108,7 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p pl
 		metadata["annotations"] = records
 	}
 	if p.WritesIngress(svc) {
-		// Written even if empty: an adopted address has another owner beside us.
+		// An adopted address has another owner, too: only an empty list removes it.
 		status["loadBalancer"] = map[string]any{"ingress": append([]corev1.LoadBalancerIngress{}, p.Ingress...)}
 	}
 	conditions := plan.WithTransitionTimes(svc.Status.Conditions, p.Conditions, metav1.Now())
@@ -109,62 +119,74 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p pl
 	if err != nil {
 		return fmt.Errorf("encode the status of Service %s: %w", plan.KeyOf(svc), err)
 	}
-	c.events.writing()
+	c.events.noteWrite()
 	written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.ApplyPatchType, body, applyOptions(), "status")
 	if err != nil {
 		return fmt.Errorf("apply the status of Service %s: %w", plan.KeyOf(svc), err)
 	}
 	c.ownWrites.observe(written)
-	if finalizers, annotations := p.Leftovers(svc, written); len(finalizers)+len(annotations) > 0 {
-		// An apply removes only what no other field manager owns; after a restored
-		// backup or an adoption another one does.
-		metadata := without(written, finalizers...)
-		if len(annotations) > 0 {
-			removed := map[string]any{}
-			for _, name := range annotations {
-				removed[name] = nil
-			}
-			metadata["annotations"] = removed
+	if finalizers, annotations := p.RemainingMetadata(svc, written); len(finalizers)+len(annotations) > 0 {
+		if err := c.removeMetadata(ctx, written, finalizers, annotations); err != nil {
+			return err
 		}
-		written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.MergePatchType, patch(metadata), metav1.PatchOptions{FieldManager: fieldManager}, "status")
-		if err != nil {
-			return fmt.Errorf("release Service %s: %w", plan.KeyOf(svc), err)
-		}
-		c.ownWrites.observe(written)
 	}
-	c.tell(svc, p)
+	c.reportTransitions(svc, p)
 	return nil
 }
 
-// tell reports a change of state in the log and as an Event.
-func (c *Controller) tell(svc *corev1.Service, p plan.ServicePlan) {
+// removeMetadata removes finalizers and annotations that an apply has left: it
+// removes only what no other field manager owns, and after a restored backup or an
+// adoption another one does.
+func (c *Controller) removeMetadata(ctx context.Context, svc *corev1.Service, finalizers, annotations []string) error {
+	metadata := finalizersPatch(svc, finalizers...)
+	if len(annotations) > 0 {
+		removed := map[string]any{}
+		for _, name := range annotations {
+			removed[name] = nil
+		}
+		metadata["annotations"] = removed
+	}
+	options := metav1.PatchOptions{FieldManager: fieldManager}
+	services := c.client.CoreV1().Services(svc.Namespace)
+	written, err := services.Patch(ctx, svc.Name, types.MergePatchType, encodePatch(metadata), options, "status")
+	if err != nil {
+		return fmt.Errorf("remove metadata of Service %s: %w", plan.KeyOf(svc), err)
+	}
+	c.ownWrites.observe(written)
+	return nil
+}
+
+// reportTransitions reports conditions whose status or reason has changed in the log
+// and as Events.
+func (c *Controller) reportTransitions(svc *corev1.Service, p plan.ServicePlan) {
 	if p.IsZero() {
 		c.log.Info("service released", "service", plan.KeyOf(svc).String())
 		return
 	}
-	for _, want := range p.Conditions {
-		have := apimeta.FindStatusCondition(svc.Status.Conditions, want.Type)
-		if have != nil && have.Status == want.Status && have.Reason == want.Reason {
+	for _, desired := range p.Conditions {
+		observed := apimeta.FindStatusCondition(svc.Status.Conditions, desired.Type)
+		if observed != nil && observed.Status == desired.Status && observed.Reason == desired.Reason {
 			continue
 		}
 		kind := corev1.EventTypeNormal
-		switch v1alpha1.Reason(want.Reason) {
+		switch v1alpha1.Reason(desired.Reason) {
+		// Transient states, which the other condition or the next report explains.
 		case v1alpha1.NoAddress, v1alpha1.NoSpeaker:
-			continue // passing states, which the other condition or the next report explains
+			continue
 		case v1alpha1.Assigned, v1alpha1.Announced, v1alpha1.Renumbering, v1alpha1.Provisioning, v1alpha1.Deleting:
 		default:
 			kind = corev1.EventTypeWarning
 		}
-		c.log.Info("service changed", "service", plan.KeyOf(svc).String(), "reason", want.Reason, "message", want.Message)
-		c.events.Event(svc, kind, want.Reason, want.Message)
+		c.log.Info("service changed", "service", plan.KeyOf(svc).String(), "reason", desired.Reason, "message", desired.Message)
+		c.events.Event(svc, kind, desired.Reason, desired.Message)
 	}
 }
 
-// writeServices writes the changes, as many as one sync may; for the others it
-// asks for another sync. If a round fails, the rounds after it, which may depend
-// on it, are left for the next sync.
-func (c *Controller) writeServices(w *writes, changes []plan.Planned) {
-	rounds, all := plan.Rounds(after(changes, c.writtenUpTo))
+// writeServices writes as many of the changes as one sync may, and requests another
+// sync for the rest. If a round fails, the rounds after it, which may depend on it,
+// are left for the next sync.
+func (c *Controller) writeServices(w *writeGroup, changes []plan.PlannedService) {
+	rounds, all := plan.Rounds(rotateAfter(changes, c.writtenUpTo))
 	c.writtenUpTo = types.NamespacedName{}
 	if !all {
 		last := rounds[len(rounds)-1]
@@ -172,23 +194,24 @@ func (c *Controller) writeServices(w *writes, changes []plan.Planned) {
 		c.queue.Add(fullSync)
 	}
 	for i, round := range rounds {
+		// The addresses of this round are released by the round before it.
 		if i > 0 && w.wait() != nil {
 			return
 		}
 		for _, change := range round {
-			w.do(func(ctx context.Context) error { return c.writeService(ctx, change.Service, *change.Plan) })
+			w.start(func(ctx context.Context) error { return c.writeService(ctx, change.Service, *change.Plan) })
 		}
 	}
 }
 
-// after sorts changes by key and begins with the first one after the key, so that
-// a sync goes on where the one before it reached its limit: Services whose writes
-// fail do not keep the others from being written.
-func after(changes []plan.Planned, key types.NamespacedName) []plan.Planned {
-	compare := func(c plan.Planned, key types.NamespacedName) int {
+// rotateAfter sorts changes by key and starts with the first one after the key, so
+// that a sync continues where the last one reached its limit: Services whose writes
+// fail repeatedly do not starve the others.
+func rotateAfter(changes []plan.PlannedService, key types.NamespacedName) []plan.PlannedService {
+	compare := func(c plan.PlannedService, key types.NamespacedName) int {
 		return cmp.Or(strings.Compare(c.Service.Namespace, key.Namespace), strings.Compare(c.Service.Name, key.Name))
 	}
-	slices.SortFunc(changes, func(a, b plan.Planned) int { return compare(a, plan.KeyOf(b.Service)) })
+	slices.SortFunc(changes, func(a, b plan.PlannedService) int { return compare(a, plan.KeyOf(b.Service)) })
 	i, found := slices.BinarySearchFunc(changes, key, compare)
 	if found {
 		i++
@@ -196,9 +219,9 @@ func after(changes []plan.Planned, key types.NamespacedName) []plan.Planned {
 	return slices.Concat(changes[i:], changes[:i])
 }
 
-// writes are the writes of one sync. A write that was started is completed even
+// writeGroup are the writes of one sync. A write that was started is completed even
 // if ctx is done.
-type writes struct {
+type writeGroup struct {
 	ctx      context.Context
 	c        *Controller
 	group    errgroup.Group
@@ -206,19 +229,22 @@ type writes struct {
 	failures []error
 }
 
-func (c *Controller) newWrites(ctx context.Context) *writes {
-	w := &writes{ctx: ctx, c: c}
+func (c *Controller) newWrites(ctx context.Context) *writeGroup {
+	w := &writeGroup{ctx: ctx, c: c}
 	w.group.SetLimit(c.parallel)
 	return w
 }
 
-func (w *writes) do(write func(context.Context) error) {
+// start runs a write, after others if the limit of concurrent ones is reached. It
+// does nothing if ctx is done.
+func (w *writeGroup) start(write func(context.Context) error) {
 	if w.ctx.Err() != nil {
 		return
 	}
 	w.group.Go(func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(w.ctx), writeTimeout)
 		defer cancel()
+		// An object that was deleted needs no write.
 		if err := write(ctx); err != nil && !apierrors.IsNotFound(err) {
 			if unknownOutcome(err) {
 				w.c.outcomeUnknown.Store(true)
@@ -231,21 +257,22 @@ func (w *writes) do(write func(context.Context) error) {
 	})
 }
 
-// unknownOutcome reports whether the failed write may have taken effect.
+// unknownOutcome reports whether the failed write may have taken effect: a timeout, a
+// lost connection, or an error of the server.
 func unknownOutcome(err error) bool {
 	var answer apierrors.APIStatus
 	return !errors.As(err, &answer) || answer.Status().Code >= http.StatusInternalServerError
 }
 
 // wait waits until all writes have returned, and returns an error if one failed.
-func (w *writes) wait() error {
+func (w *writeGroup) wait() error {
 	if err := w.group.Wait(); err != nil {
 		return err
 	}
 	if len(w.failures) == 0 {
 		return nil
 	}
-	// Conflicts are expected; report another error first.
+	// Conflicts are expected: another error is reported first.
 	first := max(0, slices.IndexFunc(w.failures, func(err error) bool { return !apierrors.IsConflict(err) }))
 	if others := len(w.failures) - 1; others > 0 {
 		return fmt.Errorf("%w (and %d more)", w.failures[first], others)

@@ -24,49 +24,50 @@ import (
 // were part of a snapshot: a new version is a new object, as in an informer's
 // cache. The zero value is ready for use. It must not be used concurrently.
 type Planner struct {
-	// Everything that a decision reads, except the Services, and the numbers of
-	// the states that it was in last.
+	// The inputs of a decision, except the Services. Each numbers its states, which
+	// are the keys below.
 	parser       config.Parser
 	nodes        memo.List[*corev1.Node]
-	addresses    memo.List[*corev1.Node] // those of the nodes and their pods
+	addresses    memo.List[*corev1.Node] // of the same nodes; changes with the addresses of nodes and Pods only
 	namespaces   memo.List[*corev1.Namespace]
 	serviceCIDRs memo.List[*networkingv1.ServiceCIDR]
 	speakers     memo.List[*v1alpha1.Speaker]
 
-	// Each value is computed again when a part of its key changes.
-	pools       memo.Value[poolStates, pools]
-	menus       memo.Value[menuStates, menus]
-	reports     memo.Value[reportStates, *reports]
-	sortedNodes memo.Value[uint64, []*corev1.Node]
-	ads         memo.Value[adStates, advertisementPlans]
+	// Derived values. Each is invalidated when a part of its key changes.
+	pools          memo.Value[poolStates, allocatorPools]
+	poolSelections memo.Value[selectionStates, poolSelections]
+	reports        memo.Value[reportStates, *speakerReports]
+	sortedNodes    memo.Value[uint64, []*corev1.Node]
+	ads            memo.Value[adStates, advertisementPlans]
 
-	// Most changes of nodes do not change the provider of any Service, so that
-	// the chooser's states are those of its value.
+	// Most changes of nodes do not change the provider of any Service: the state
+	// number of the chooser increases only when its value changes.
 	chooser      providers.Chooser
 	chooserState uint64
 
-	subjects map[*corev1.Service]*subject
-	run      uint64 // the number of the last full decision
+	states map[*corev1.Service]*serviceState
+	run    uint64 // the number of the last full decision
 
 	allocator allocator.Allocator
-	last      *decision       // the last full one; nil if only another one will do
-	inUse     map[string]bool // by it: pools that have, or are to get, their finalizer
-	// latest are the versions of the Services that the decision with this number,
-	// and those of changed Services since, were about.
-	latest    map[types.NamespacedName]*subject
+	last      *decision       // the last full one; nil if an incremental one is not possible
+	inUse     map[string]bool // by pool: it has a finalizer, or gets one by the last decision
+	// latest are the versions of the Services in the decision with this number, and
+	// those of Services that have changed since.
+	latest    map[types.NamespacedName]*serviceState
 	latestRun uint64
 
-	order    []*subject          // of the last full decision, oldest first
-	added    []*subject          // to be merged into order
+	order    []*serviceState     // of the last full decision, oldest first
+	added    []*serviceState     // to be merged into order
 	requests []allocator.Request // of the last full decision, in the same order
 }
 
+// The keys of the derived values: the numbers of the states that they depend on.
 type (
 	poolStates struct {
 		config                  config.State
 		addresses, serviceCIDRs uint64
 	}
-	menuStates struct {
+	selectionStates struct {
 		config     config.State
 		namespaces uint64
 	}
@@ -76,13 +77,13 @@ type (
 		reports reportStates // and the nodes
 	}
 	requestStates struct {
-		menus   menuStates
-		chooser uint64
+		selections selectionStates
+		chooser    uint64
 	}
 )
 
-// pools are the pools as the allocator needs them.
-type pools struct {
+// allocatorPools are the pools in the form that the allocator needs.
+type allocatorPools struct {
 	pools      *allocator.Pools
 	problems   []config.Problem // of all objects
 	problemsOf map[objectKey][]config.Problem
@@ -101,87 +102,87 @@ type advertisementPlans struct {
 // decision is a Snapshot with everything that was derived from it.
 type decision struct {
 	Snapshot
-	pools
-	config      config.Config
-	menus       menus
-	chooser     providers.Chooser
-	reports     *reports
-	sortedNodes []*corev1.Node
-	subjects    []*subject // in the order of the Services
-	requests    []allocator.Request
-	ports       map[types.NamespacedName][]NodePort // of Services that lack node ports; none if none is free
-	wake        time.Time
+	allocatorPools
+	config         config.Config
+	poolSelections poolSelections
+	chooser        providers.Chooser
+	reports        *speakerReports
+	sortedNodes    []*corev1.Node
+	services       []*serviceState // in the order of the Services
+	requests       []allocator.Request
+	chosenPorts    map[types.NamespacedName][]NodePort // of Services that lack node ports; empty if none is free
+	requeueAt      time.Time
 
 	poolStates    poolStates
 	requestStates requestStates
 	reportStates  reportStates
 }
 
-// subject is a Service with what was derived from it.
-type subject struct {
+// serviceState is a Service with what was derived from it.
+type serviceState struct {
 	*corev1.Service
 	key     types.NamespacedName
 	run     uint64 // the number of the last full decision that it was part of
 	ordered bool   // it is in the planner's order
-	// volatile: more than the Service, the configuration, the nodes and the reports
-	// decide its plan: the time, or the cloud.
+	// volatile: the plan also depends on the time or on the cloud, and is not kept.
 	volatile bool
 
 	// Derived from the Service and the states.
-	states  requestStates
-	choice  providers.Choice
-	why     v1alpha1.Refusal // set: it gets nothing new
-	terms   string           // under which it shares addresses, as they are recorded
-	request allocator.Request
-	asks    bool // whether it has a request
-	ask     int  // the index of the request
+	states       requestStates
+	choice       providers.Choice
+	refusal      v1alpha1.Refusal // if set, the Service gets nothing new
+	terms        string           // the record of the terms under which it shares addresses
+	request      allocator.Request
+	hasRequest   bool
+	requestIndex int // in the requests of the decision
 
-	// Derived from all that, the assignment and the reports. No plan is kept
-	// unless planned is true.
+	// Derived from all of the above, the assignment and the reports. The plan is
+	// kept for the next decision if planned is true.
 	planned    bool
 	assignment allocator.Assignment
 	reports    reportStates
-	plan       *ServicePlan // nil: the Service has nothing of Fairlead's
-	differs    bool         // the plan from the Service
+	plan       *ServicePlan // nil: the Service neither has nor gets state of Fairlead's
+	changed    bool         // the plan differs from the observed state
 }
 
-// assigned is what the allocator assigned to the Service.
-func (s *subject) assigned(r allocator.Result) allocator.Assignment {
-	if !s.asks {
+// assignmentIn returns what the allocator assigned to the Service.
+func (s *serviceState) assignmentIn(r allocator.Result) allocator.Assignment {
+	if !s.hasRequest {
 		return allocator.Assignment{}
 	}
-	return r.Assignments[s.ask]
+	return r.Assignments[s.requestIndex]
 }
 
 // Decide returns what the function Decide returns. Parts of the plan are shared
 // with later plans and must not be changed.
 func (p *Planner) Decide(s Snapshot) Plan {
 	d := p.decision(s)
-	result := p.allocator.Allocate(d.pools.pools, d.requests)
+	result := p.allocator.Allocate(d.allocatorPools.pools, d.requests)
 	ads := p.ads.Get(adStates{d.poolStates, d.reportStates}, d.advertisementPlans)
 	plan := Plan{
-		Services: make([]Planned, 0, len(d.subjects)), Pools: d.poolPlans(result),
+		Services: make([]PlannedService, 0, len(d.services)), Pools: d.poolPlans(result),
 		L2Advertisements: ads.l2ads, BGPPeers: ads.peers, BGPAdvertisements: ads.bgpads, Communities: ads.communities,
-		Cloud: make(map[types.UID]Work), Live: make(map[types.UID]bool),
-		Problems: d.problems, Wake: d.wake,
+		Cloud: make(map[types.UID]CloudRequest), LiveServices: make(map[types.UID]bool),
+		Problems: d.problems, RequeueAt: d.requeueAt,
 	}
-	for _, svc := range d.subjects {
-		d.planService(svc, svc.assigned(result))
+	for _, svc := range d.services {
+		d.planService(svc, svc.assignmentIn(result))
 		if svc.plan != nil {
-			plan.Services = append(plan.Services, Planned{svc.Service, svc.plan})
+			plan.Services = append(plan.Services, PlannedService{svc.Service, svc.plan})
 		}
-		if svc.differs {
-			plan.Changes = append(plan.Changes, Planned{svc.Service, svc.plan})
+		if svc.changed {
+			plan.Changes = append(plan.Changes, PlannedService{svc.Service, svc.plan})
 		}
-		if has(svc.Service, v1alpha1.FinalizerAWS) || svc.choice.Verdict == providers.OnAWS {
-			plan.Live[svc.UID] = true
+		if hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) || svc.choice.Verdict == providers.OnAWS {
+			plan.LiveServices[svc.UID] = true
 		}
-		if do := d.work(svc); do != Nothing {
-			plan.Cloud[svc.UID] = Work{svc.Service, do}
+		if action := d.cloudAction(svc); action != NoAction {
+			plan.Cloud[svc.UID] = CloudRequest{svc.Service, action}
 		}
 	}
-	if len(p.subjects) > 2*len(d.subjects)+1000 { // most are of versions that nothing refers to any more
-		maps.DeleteFunc(p.subjects, func(_ *corev1.Service, svc *subject) bool { return svc.run != p.run })
+	// Most of these are versions of Services that no snapshot contains any more.
+	if len(p.states) > 2*len(d.services)+1000 {
+		maps.DeleteFunc(p.states, func(_ *corev1.Service, svc *serviceState) bool { return svc.run != p.run })
 	}
 	p.last, p.inUse = d, make(map[string]bool, len(plan.Pools))
 	for name, pool := range plan.Pools {
@@ -190,42 +191,44 @@ func (p *Planner) Decide(s Snapshot) Plan {
 	return plan
 }
 
-// planService sets the Service's plan, unless the kept one still holds.
-func (d *decision) planService(svc *subject, a allocator.Assignment) {
-	if svc.planned && d.holds(svc, a) {
+// planService sets the Service's plan, unless the kept one is still current.
+func (d *decision) planService(svc *serviceState, a allocator.Assignment) {
+	if svc.planned && d.planIsCurrent(svc, a) {
 		return
 	}
 	p := d.servicePlan(svc, a)
-	svc.plan, svc.differs = nil, false
-	if !p.IsZero() || touched(svc.Service) {
-		svc.plan, svc.differs = &p, !p.Matches(svc.Service)
+	svc.plan, svc.changed = nil, false
+	if !p.IsZero() || hasOwnState(svc.Service) {
+		svc.plan, svc.changed = &p, !p.Matches(svc.Service)
 	}
 	svc.planned = !svc.volatile && p.Leaving == "" // the record of a leaving address has the time
 	svc.assignment, svc.reports = a, d.reportStates
 }
 
-// holds reports whether the kept plan is what the assignment leads to.
-func (d *decision) holds(svc *subject, a allocator.Assignment) bool {
+// planIsCurrent reports whether the kept plan is still the one that the assignment
+// and the reports lead to.
+func (d *decision) planIsCurrent(svc *serviceState, a allocator.Assignment) bool {
 	k := svc.assignment
 	if !slices.Equal(a.Held, k.Held) || !slices.Equal(a.Missing, k.Missing) || !slices.Equal(a.GivesUp, k.GivesUp) {
 		return false
 	}
+	// Most reports that change concern other Services: only the condition is compared.
 	if svc.reports == d.reportStates || svc.plan == nil {
 		return true
 	}
 	shown := apimeta.FindStatusCondition(svc.plan.Conditions, v1alpha1.ConditionAnnounced)
-	if shown != nil && *shown != d.reports.announced(a.Held) {
+	if shown != nil && *shown != d.reports.announcedCondition(a.Held) {
 		return false
 	}
 	svc.reports = d.reportStates
 	return true
 }
 
-// decision derives everything from the snapshot that planning needs.
+// decision derives from the snapshot what planning needs, or reuses it.
 func (p *Planner) decision(s Snapshot) *decision {
 	p.run++
-	if p.subjects == nil {
-		p.subjects = make(map[*corev1.Service]*subject, len(s.Services))
+	if p.states == nil {
+		p.states = make(map[*corev1.Service]*serviceState, len(s.Services))
 	}
 	d := &decision{Snapshot: s}
 	var problems []config.Problem
@@ -233,9 +236,11 @@ func (p *Planner) decision(s Snapshot) *decision {
 	d.config, problems, parsed = p.parser.Parse(s.Objects)
 	nodes, namespaces := p.nodes.Observe(s.Nodes, config.SameNode), p.namespaces.Observe(s.Namespaces, sameNamespace)
 	d.poolStates = poolStates{parsed, p.addresses.Observe(s.Nodes, sameAddresses), p.serviceCIDRs.Observe(s.ServiceCIDRs, sameServiceCIDR)}
-	d.pools = p.pools.Get(d.poolStates, func() pools { return newPools(d.config.Pools, problems, guardsOf(s.Nodes, s.ServiceCIDRs)) })
+	d.allocatorPools = p.pools.Get(d.poolStates, func() allocatorPools {
+		return newAllocatorPools(d.config.Pools, problems, newClusterRanges(s.Nodes, s.ServiceCIDRs))
+	})
 	d.reportStates = reportStates{nodes, p.speakers.Observe(s.Speakers, memo.SameVersion)}
-	d.reports = p.reports.Get(d.reportStates, func() *reports { return newReports(s.Nodes, s.Speakers) })
+	d.reports = p.reports.Get(d.reportStates, func() *speakerReports { return newSpeakerReports(s.Nodes, s.Speakers) })
 	d.sortedNodes = p.sortedNodes.Get(nodes, func() []*corev1.Node {
 		return slices.SortedFunc(slices.Values(s.Nodes), func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
 	})
@@ -244,55 +249,59 @@ func (p *Planner) decision(s Snapshot) *decision {
 		p.chooserState++
 	}
 	d.chooser = p.chooser
-	d.requestStates = requestStates{menuStates{parsed, namespaces}, p.chooserState}
-	d.menus = p.menus.Get(d.requestStates.menus, func() menus { return newMenus(d.config.Pools, s.Namespaces) })
+	d.requestStates = requestStates{selectionStates{parsed, namespaces}, p.chooserState}
+	d.poolSelections = p.poolSelections.Get(d.requestStates.selections, func() poolSelections {
+		return newPoolSelections(d.config.Pools, s.Namespaces)
+	})
 	for _, svc := range s.Services {
-		if subject := p.subject(d, svc); !subject.ordered {
-			p.added = append(p.added, subject)
+		if state := p.serviceState(d, svc); !state.ordered {
+			p.added = append(p.added, state)
 		}
 	}
-	p.sort()
+	p.mergeOrder()
 	p.requests = p.requests[:0]
-	for _, subject := range p.order {
-		if subject.asks {
-			subject.ask = len(p.requests)
-			p.requests = append(p.requests, subject.request)
+	for _, state := range p.order {
+		if state.hasRequest {
+			state.requestIndex = len(p.requests)
+			p.requests = append(p.requests, state.request)
 		}
 	}
-	d.subjects, d.requests = p.order, p.requests
-	d.ports = d.lackingPorts()
+	d.services, d.requests = p.order, p.requests
+	d.chosenPorts = d.chooseNodePorts()
 	return d
 }
 
-// subject returns what was derived from the Service, from now on also for this
-// decision.
-func (p *Planner) subject(d *decision, svc *corev1.Service) *subject {
-	known := p.subjects[svc]
+// serviceState returns the state of the Service for this decision. It is derived
+// again if an input has changed or if it is volatile.
+func (p *Planner) serviceState(d *decision, svc *corev1.Service) *serviceState {
+	known := p.states[svc]
 	if known == nil {
-		known = &subject{Service: svc, key: KeyOf(svc)}
-		p.subjects[svc] = known
+		known = &serviceState{Service: svc, key: KeyOf(svc)}
+		p.states[svc] = known
 	}
 	known.run = p.run
 	if known.states != d.requestStates || known.volatile {
-		*known = subject{
+		*known = serviceState{
 			Service: svc, key: known.key, run: p.run, ordered: known.ordered, states: d.requestStates, choice: d.chooser.Choose(svc),
 		}
-		known.volatile = isVolatile(svc) || known.choice.Verdict == providers.OnAWS
-		known.request, known.asks = d.request(known)
+		known.volatile = hasVolatilePlan(svc) || known.choice.Verdict == providers.OnAWS
+		known.request, known.hasRequest = d.buildRequest(known)
 	}
 	return known
 }
 
-func isVolatile(svc *corev1.Service) bool {
+// hasVolatilePlan reports whether the plan of the Service depends on the time or on
+// the cloud.
+func hasVolatilePlan(svc *corev1.Service) bool {
 	_, renumbers := svc.Annotations[v1alpha1.AnnotationRenumber]
 	_, leaving := svc.Annotations[v1alpha1.AnnotationLeaving]
-	return renumbers || leaving || has(svc, v1alpha1.FinalizerAWS)
+	return renumbers || leaving || hasFinalizer(svc, v1alpha1.FinalizerAWS)
 }
 
-// sort removes from the order what is not part of this decision, and merges what
-// was added. Most of the order is that of the last decision.
-func (p *Planner) sort() {
-	byAge := func(a, b *subject) int {
+// mergeOrder updates the order by age: it removes Services that are not part of this
+// decision, and merges the added ones. That is cheaper than sorting all of them.
+func (p *Planner) mergeOrder() {
+	byAge := func(a, b *serviceState) int {
 		return cmp.Or(
 			a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
 			strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name),
@@ -300,7 +309,7 @@ func (p *Planner) sort() {
 	}
 	slices.SortFunc(p.added, byAge)
 	added := p.added
-	order := make([]*subject, 0, len(p.order)+len(added))
+	order := make([]*serviceState, 0, len(p.order)+len(added))
 	for _, svc := range p.order {
 		if svc.ordered = svc.run == p.run; !svc.ordered {
 			continue
@@ -322,20 +331,23 @@ func sameNamespace(a, b *corev1.Namespace) bool {
 	return a.UID == b.UID && maps.Equal(a.Labels, b.Labels)
 }
 
-// sameAddresses reports whether no pool is guarded differently for the node.
+// sameAddresses reports whether the node reserves the same addresses as before.
 func sameAddresses(a, b *corev1.Node) bool {
-	return slices.Equal(a.Status.Addresses, b.Status.Addresses) && a.Spec.PodCIDR == b.Spec.PodCIDR && slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs)
+	return slices.Equal(a.Status.Addresses, b.Status.Addresses) &&
+		a.Spec.PodCIDR == b.Spec.PodCIDR && slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs)
 }
 
 func sameServiceCIDR(a, b *networkingv1.ServiceCIDR) bool {
 	return a.UID == b.UID && slices.Equal(a.Spec.CIDRs, b.Spec.CIDRs)
 }
 
-func newPools(all []config.Pool, problems []config.Problem, guards guards) pools {
-	p := pools{problems: slices.Clip(problems), problemsOf: map[objectKey][]config.Problem{}}
+// newAllocatorPools adds the reserved ranges to the pools, and their problems to
+// those of the configuration.
+func newAllocatorPools(all []config.Pool, problems []config.Problem, cluster clusterRanges) allocatorPools {
+	p := allocatorPools{problems: slices.Clip(problems), problemsOf: map[objectKey][]config.Problem{}}
 	prepared := make([]allocator.Pool, 0, len(all))
 	for _, pool := range all {
-		reserved, problems := guards.of(pool)
+		reserved, problems := cluster.reservedIn(pool)
 		p.problems = append(p.problems, problems...)
 		prepared = append(prepared, allocator.Pool{
 			Name: pool.Name, Ranges: pool.Ranges, Reserved: reserved, AvoidBuggyIPs: pool.AvoidBuggyIPs,
