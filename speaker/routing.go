@@ -92,14 +92,14 @@ func (r *routing) Set(plan plan.Plan) {
 			profiles[key], users[key] = profile, append(users[key], p.Config.Name)
 		}
 		shield.Prefixes = slices.AppendSeq(shield.Prefixes, maps.Keys(p.Peer.Routes))
-		shield.Toward = append(shield.Toward, p.Peer.Address)
+		shield.Peers = append(shield.Peers, p.Peer.Address)
 		if p.Config.Interface != "" {
 			shield.Interfaces = append(shield.Interfaces, p.Config.Interface)
 		}
 	}
 	r.sessions.Set(state) // first: the rest takes longer
 	shield.Prefixes = tidy(shield.Prefixes, netip.Prefix.Compare)
-	shield.Toward = tidy(shield.Toward, netip.Addr.Compare)
+	shield.Peers = tidy(shield.Peers, netip.Addr.Compare)
 	shield.Interfaces = tidy(shield.Interfaces, strings.Compare)
 	r.mu.Lock()
 	r.users, r.shield = users, shield
