@@ -74,7 +74,7 @@ func newGate(wake func()) *gate {
 func (g *gate) Open(l *plan.Local) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l.Open, l.Routed, l.Proxy = maps.Clone(g.open), g.routed, g.proxy
+	l.DataPathReady, l.Advertised, l.ProxyReady = maps.Clone(g.open), g.routed, g.proxy
 }
 
 // Settled reports whether no question is open any more.

@@ -44,7 +44,7 @@ func (c *check) port() uint16 {
 func isOpen(g *gate, addr netip.Addr) bool {
 	var l plan.Local
 	g.Open(&l)
-	return l.Open[addr]
+	return l.DataPathReady[addr]
 }
 
 func opens(t *testing.T, g *gate, addr netip.Addr) {
@@ -97,7 +97,7 @@ func TestGateCluster(t *testing.T) {
 	g.Set(t.Context(), nil, nil, map[netip.Addr][]uint16{a: nil})
 	opens(t, g, a)
 	var l plan.Local
-	if g.Open(&l); !l.Proxy {
+	if g.Open(&l); !l.ProxyReady {
 		t.Error("kube-proxy is not known to be there")
 	}
 }
@@ -150,20 +150,20 @@ func TestGateJoined(t *testing.T) {
 	pass := func() plan.Plan {
 		g.Open(&s.Local)
 		p := plan.Decide(s)
-		g.Set(t.Context(), nil, p.Routed, p.Waiting)
+		g.Set(t.Context(), nil, p.Advertised, p.AwaitingDataPath)
 		return p
 	}
 	y := sharer("y", local, fixture.WithHealthCheck(1)) // where nobody answers
 	pass()
 	s.Services = append(s.Services, y)
-	if p := pass(); len(p.Routed) != 1 || len(p.Waiting) != 0 {
-		t.Errorf("routed %v, waiting %v", p.Routed, p.Waiting)
+	if p := pass(); len(p.Advertised) != 1 || len(p.AwaitingDataPath) != 0 {
+		t.Errorf("routed %v, waiting %v", p.Advertised, p.AwaitingDataPath)
 	}
 	// A node that begins waits.
 	s.Slices = []*discoveryv1.EndpointSlice{endpoints("y", "b ready")}
 	pass()
 	s.Slices = []*discoveryv1.EndpointSlice{endpoints("y", "a ready")}
-	if p := pass(); len(p.Routed) != 0 || len(p.Waiting) != 1 {
-		t.Errorf("routed %v, waiting %v", p.Routed, p.Waiting)
+	if p := pass(); len(p.Advertised) != 0 || len(p.AwaitingDataPath) != 1 {
+		t.Errorf("routed %v, waiting %v", p.Advertised, p.AwaitingDataPath)
 	}
 }

@@ -108,7 +108,7 @@ func (s *Speaker) affected(before, after any) bool {
 	switch now := after.(type) {
 	case *corev1.Service:
 		was, _ := before.(*corev1.Service)
-		if len(plan.Announceable(now)) == 0 && (was == nil || len(plan.Announceable(was)) == 0) {
+		if len(plan.AnnounceableAddresses(now)) == 0 && (was == nil || len(plan.AnnounceableAddresses(was)) == 0) {
 			return false
 		}
 		return was == nil || was.UID != now.UID || (now.DeletionTimestamp == nil) != (was.DeletionTimestamp == nil) ||

@@ -133,7 +133,7 @@ func path(p plan.Peering) (bfd.Key, bfd.Profile, bool) {
 	if p.Config.BFD == nil {
 		return bfd.Key{}, bfd.Profile{}, false
 	}
-	key := bfd.Key{Peer: p.Peer.Address, Local: p.Peer.Source, Multihop: p.Beyond}
+	key := bfd.Key{Peer: p.Peer.Address, Local: p.Peer.Source, Multihop: p.Multihop}
 	b := p.Config.BFD
 	return key, bfd.Profile{Transmit: b.Transmit, Receive: b.Receive, Multiplier: b.Multiplier, MinTTL: b.MinTTL, Passive: b.Passive}, true
 }

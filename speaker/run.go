@@ -92,7 +92,7 @@ func (s *Speaker) reconcile(ctx context.Context) error {
 		return err
 	}
 	plan := plan.Decide(snapshot)
-	s.gate.Set(ctx, s.nodes.Get(s.node), plan.Routed, plan.Waiting)
+	s.gate.Set(ctx, s.nodes.Get(s.node), plan.Advertised, plan.AwaitingDataPath)
 	announced, err := s.announce.Set(ctx, plan.L2)
 	for addr := range plan.L2 {
 		if _, done := announced[addr]; !done {
@@ -130,7 +130,7 @@ func (s *Speaker) snapshot(ctx context.Context, own []l2.Interface) (plan.Snapsh
 	snapshot.Interfaces = maps.Clone(s.links.Get(s.interfaceStates.Observe(speakers, sameInterfaces), func() map[string][]l2.Interface {
 		links := make(map[string][]l2.Interface, len(speakers))
 		for _, reported := range speakers {
-			links[reported.Name] = plan.InterfacesOf(reported)
+			links[reported.Name] = plan.ReportedInterfaces(reported)
 		}
 		return links
 	}))

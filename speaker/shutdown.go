@@ -43,7 +43,7 @@ type exit struct {
 // since the node was excluded. One that was excluded from the start announces
 // nothing.
 func (e *exit) drained(node *corev1.Node, wake func()) bool {
-	if node == nil || plan.Excluded(node) == "" {
+	if node == nil || plan.ExclusionReason(node) == "" {
 		e.since = time.Time{}
 		return false
 	}
@@ -76,8 +76,8 @@ func (e *exit) why(ctx context.Context, node *corev1.Node) string {
 		return "the Node is gone"
 	case node.Spec.Unschedulable:
 		return "the Node is cordoned"
-	case plan.Excluded(node) != "":
-		return "the Node " + plan.Excluded(node)
+	case plan.ExclusionReason(node) != "":
+		return "the Node " + plan.ExclusionReason(node)
 	}
 	d, err := e.client.AppsV1().DaemonSets(e.namespace).Get(ctx, daemonSet, metav1.GetOptions{})
 	// Who may not ask any more has lost its account together with everything else.

@@ -43,7 +43,7 @@ func status(before v1alpha1.SpeakerStatus, o outcome) v1alpha1.SpeakerStatus {
 		announce(v1alpha1.Announcement{Interfaces: claim.Interfaces}, addr)
 	}
 	told, why := tellable(o)
-	for addr, peers := range o.plan.Routed {
+	for addr, peers := range o.plan.Advertised {
 		var to []string
 		for _, i := range peers {
 			if told(i, addr) {

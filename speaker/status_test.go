@@ -50,7 +50,7 @@ func TestStatusRoundTrip(t *testing.T) {
 		plan: plan.Plan{Unannounced: map[netip.Addr]v1alpha1.Refusal{netip.MustParseAddr("203.0.113.1"): why, netip.MustParseAddr("203.0.113.2"): why}},
 	})
 	speaker := &v1alpha1.Speaker{Status: got}
-	if back := plan.InterfacesOf(speaker); len(back) != 2 || !slices.Equal(back[0].Prefixes, links[0].Prefixes) || back[1].Name != "named" {
+	if back := plan.ReportedInterfaces(speaker); len(back) != 2 || !slices.Equal(back[0].Prefixes, links[0].Prefixes) || back[1].Name != "named" {
 		t.Errorf("links %v", back)
 	}
 	if back := announcedBefore(speaker); !maps.Equal(back, map[netip.Addr]bool{a: true, b: true, c: true}) {

@@ -116,8 +116,8 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 	for _, v := range speakerplan.Explain(s.Speaker, svc) {
 		a := announcement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []nodeAnnouncement{}}
 		for _, n := range v.Nodes {
-			node := nodeAnnouncement{n.Node, append([]string{}, n.Owns...), []route{}, n.Reason, n.Message}
-			for _, r := range n.Tells {
+			node := nodeAnnouncement{n.Node, append([]string{}, n.Interfaces...), []route{}, n.Reason, n.Message}
+			for _, r := range n.Routes {
 				node.Routes = append(node.Routes, routeOf(s, n.Node, r))
 			}
 			a.Nodes = append(a.Nodes, node)
@@ -144,7 +144,7 @@ func typeText(svc *corev1.Service) string {
 
 // routeOf combines the route that the node should advertise with the session
 // that its speaker reports.
-func routeOf(s objects.Snapshot, node string, desired speakerplan.Told) route {
+func routeOf(s objects.Snapshot, node string, desired speakerplan.AdvertisedRoute) route {
 	a := desired.Attributes
 	r := route{
 		Peer: desired.Peer, Prefix: desired.Prefix.String(),
