@@ -16,150 +16,153 @@ import (
 )
 
 const (
-	// proxyPort is where kube-proxy says that it is healthy.
-	proxyPort = 10256
+	// proxyHealthPort is the port of kube-proxy's own health check.
+	proxyHealthPort = 10256
 
-	// askEvery is the time between two questions whether the data path is there.
-	askEvery = 20 * time.Millisecond
+	// probeInterval is the time between two probes of a health check.
+	probeInterval = 20 * time.Millisecond
 
-	// settle is the time that kube-proxy gets for its first rules after it has
-	// come up.
-	settle = time.Second
+	// proxyWarmUp is the time that kube-proxy has for its first rules after it has
+	// started.
+	proxyWarmUp = time.Second
 
-	// giveUp is how long an answer is waited for where nothing listens, or
-	// where what listens never agrees: other implementations of Services need
-	// not answer at all.
-	giveUp = 5 * time.Second
+	// probeTimeout bounds the wait for a health check that is absent or always fails:
+	// replacements of kube-proxy may not implement it.
+	probeTimeout = 5 * time.Second
 
-	// asking bounds the questions under way.
-	asking = 16
+	// maxProbes bounds the number of concurrent requests.
+	maxProbes = 16
 )
 
-// gate lets an address through when this node's own data path can serve it.
-// Routers spread packets over all nodes that announce an address, so a node
-// that begins before its kube-proxy knows the Service loses its share of them.
-// Under externalTrafficPolicy Local kube-proxy is asked about the very Service, or
-// about each of those that share the address; it answers after it has programmed
-// its rules. Under Cluster it is asked only whether it is there: an address that
-// is new to the whole cluster has no client to lose.
-type gate struct {
-	wake   func()
-	port   uint16 // where kube-proxy says that it is healthy
-	client *http.Client
-	slots  chan struct{}
+// dataPathGate delays the advertisement of an address until this node's own data path
+// serves it. Routers distribute packets over all nodes that advertise an address, so a
+// node that begins before its kube-proxy knows the Service drops its share of them.
+// Under externalTrafficPolicy Local, the health check of the Service is probed, or those
+// of all Services that share the address; kube-proxy answers after it has programmed
+// its rules. Under Cluster only kube-proxy's own health check is probed: an address
+// that is new to the whole cluster does not have clients yet.
+type dataPathGate struct {
+	wake       func()
+	port       uint16 // of kube-proxy's own health check
+	client     *http.Client
+	probeSlots chan struct{}
 
-	mu      sync.Mutex
-	hosts   []netip.Addr // of this node
-	open    map[netip.Addr]bool
-	routed  map[netip.Addr][]int // announced already; replaced, never changed
-	pending map[string]*question // by their ports
-	proxy   bool                 // kube-proxy is there
+	mu         sync.Mutex
+	hosts      []netip.Addr // of this node
+	ready      map[netip.Addr]bool
+	advertised map[netip.Addr][]int    // advertised already; replaced, never modified
+	pending    map[string]*healthProbe // by their ports, as text
+	proxyReady bool                    // kube-proxy's own health check has answered
 }
 
-// question is asked of some ports until all have answered, for these addresses.
-type question struct {
+// healthProbe probes some ports, until all have answered, for some addresses.
+type healthProbe struct {
 	stop  func()
 	ports []uint16
 	addrs []netip.Addr
 }
 
-func newGate(wake func()) *gate {
-	return &gate{
-		wake: wake, port: proxyPort, open: map[netip.Addr]bool{}, pending: map[string]*question{}, slots: make(chan struct{}, asking),
-		client: &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
+func newDataPathGate(wake func()) *dataPathGate {
+	return &dataPathGate{
+		wake: wake, port: proxyHealthPort, ready: map[netip.Addr]bool{}, pending: map[string]*healthProbe{},
+		probeSlots: make(chan struct{}, maxProbes),
+		client:     &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 	}
 }
 
-// Open tells l what may be announced.
-func (g *gate) Open(l *plan.Local) {
+// FillLocal sets what l has of the data path.
+func (g *dataPathGate) FillLocal(l *plan.Local) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l.Open, l.Routed, l.Proxy = maps.Clone(g.open), g.routed, g.proxy
+	l.DataPathReady, l.Advertised, l.ProxyReady = maps.Clone(g.ready), g.advertised, g.proxyReady
 }
 
-// Settled reports whether no question is open any more.
-func (g *gate) Settled() bool {
+// Idle reports whether no probe is pending.
+func (g *dataPathGate) Idle() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.pending) == 0
 }
 
-// Set asks for the addresses that wait, each with the ports of its health checks,
-// and closes the gate behind those that are no longer announced.
-func (g *gate) Set(ctx context.Context, node *corev1.Node, routed map[netip.Addr][]int, waiting map[netip.Addr][]uint16) {
+// Set replaces the addresses that are probed, each with the ports of its health checks,
+// and forgets those that are no longer advertised.
+func (g *dataPathGate) Set(
+	ctx context.Context, node *corev1.Node, advertised map[netip.Addr][]int, waiting map[netip.Addr][]uint16,
+) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.hosts = hostsOf(node)
-	for addr := range g.open {
+	g.hosts = healthCheckHosts(node)
+	for addr := range g.ready {
 		_, waits := waiting[addr]
-		if _, told := routed[addr]; !told && !waits {
-			delete(g.open, addr)
+		if _, kept := advertised[addr]; !kept && !waits {
+			delete(g.ready, addr)
 		}
 	}
-	g.routed = routed
-	wanted := map[string]*question{}
+	g.advertised = advertised
+	desired := map[string]*healthProbe{}
 	for addr, ports := range waiting {
 		if len(ports) == 0 {
 			ports = []uint16{g.port}
 		}
 		key := fmt.Sprint(ports)
-		if wanted[key] == nil {
-			wanted[key] = &question{ports: ports}
+		if desired[key] == nil {
+			desired[key] = &healthProbe{ports: ports}
 		}
-		wanted[key].addrs = append(wanted[key].addrs, addr)
+		desired[key].addrs = append(desired[key].addrs, addr)
 	}
-	for key, q := range g.pending {
-		if wanted[key] == nil {
-			q.stop()
+	for key, p := range g.pending {
+		if desired[key] == nil {
+			p.stop()
 			delete(g.pending, key)
 		}
 	}
-	for key, q := range wanted {
-		if asked := g.pending[key]; asked != nil {
-			asked.addrs = q.addrs
+	for key, p := range desired {
+		if running := g.pending[key]; running != nil {
+			running.addrs = p.addrs
 			continue
 		}
 		ctx, stop := context.WithCancel(ctx)
-		q.stop = stop
-		g.pending[key] = q
-		go g.ask(ctx, key, q)
+		p.stop = stop
+		g.pending[key] = p
+		go g.probeUntilReady(ctx, key, p)
 	}
 }
 
-// ask opens the gate when all ports answer with OK, or when it is no use to wait.
-func (g *gate) ask(ctx context.Context, key string, q *question) {
-	defer q.stop()
-	deadline := time.Now().Add(giveUp)
-	self := slices.Contains(q.ports, g.port)
+// probeUntilReady marks the probe's addresses as ready when all ports answer with OK, or
+// after the timeout.
+func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healthProbe) {
+	defer p.stop()
+	deadline := time.Now().Add(probeTimeout)
+	ofProxy := slices.Contains(p.ports, g.port)
 	for first := true; ; first = false {
-		ok := !slices.ContainsFunc(q.ports, func(port uint16) bool { return !g.answers(ctx, port) })
+		ok := !slices.ContainsFunc(p.ports, func(port uint16) bool { return !g.probePort(ctx, port) })
 		if ctx.Err() != nil {
 			return
 		}
-		if ok && !first && self {
-			sleep(ctx, settle) // it has just come up
+		if ok && !first && ofProxy {
+			sleepContext(ctx, proxyWarmUp) // it has just started
 		}
 		if ok || time.Now().After(deadline) {
 			break
 		}
-		sleep(ctx, askEvery)
+		sleepContext(ctx, probeInterval)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if ctx.Err() != nil || g.pending[key] != q {
+	if ctx.Err() != nil || g.pending[key] != p {
 		return
 	}
 	delete(g.pending, key)
-	for _, addr := range q.addrs {
-		g.open[addr] = true
+	for _, addr := range p.addrs {
+		g.ready[addr] = true
 	}
-	g.proxy = g.proxy || self
+	g.proxyReady = g.proxyReady || ofProxy
 	g.wake()
 }
 
-// hostsOf are where this node's own kube-proxy may listen: in some modes not on
-// the loopback address.
-func hostsOf(node *corev1.Node) []netip.Addr {
+// healthCheckHosts returns the addresses on which this node's kube-proxy may listen: in
+// some modes it does not listen on the loopback address.
+func healthCheckHosts(node *corev1.Node) []netip.Addr {
 	hosts := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
 	if node == nil {
 		return hosts
@@ -172,12 +175,12 @@ func hostsOf(node *corev1.Node) []netip.Addr {
 	return hosts
 }
 
-func (g *gate) answers(ctx context.Context, port uint16) bool {
+func (g *dataPathGate) probePort(ctx context.Context, port uint16) bool {
 	select {
 	case <-ctx.Done():
 		return false
-	case g.slots <- struct{}{}:
-		defer func() { <-g.slots }()
+	case g.probeSlots <- struct{}{}:
+		defer func() { <-g.probeSlots }()
 	}
 	g.mu.Lock()
 	hosts := g.hosts
@@ -186,19 +189,20 @@ func (g *gate) answers(ctx context.Context, port uint16) bool {
 		url := fmt.Sprintf("http://%s/healthz", netip.AddrPortFrom(host, port))
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {
-			panic(fmt.Sprintf("%s is no URL: %v", url, err))
+			panic(fmt.Sprintf("invalid URL %q: %v", url, err))
 		}
-		answer, err := g.client.Do(request)
+		response, err := g.client.Do(request)
 		if err != nil {
 			continue
 		}
-		_ = answer.Body.Close()
-		return answer.StatusCode == http.StatusOK
+		_ = response.Body.Close()
+		return response.StatusCode == http.StatusOK
 	}
 	return false
 }
 
-func sleep(ctx context.Context, d time.Duration) {
+// sleepContext waits for the duration or until ctx ends.
+func sleepContext(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(d):

@@ -18,17 +18,17 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
-// check is a health check whose answer can change.
-type check struct {
+// healthCheck is a health check server with a variable answer.
+type healthCheck struct {
 	*httptest.Server
-	healthy atomic.Bool
-	asked   atomic.Int64
+	healthy  atomic.Bool
+	requests atomic.Int64
 }
 
-func newCheck(t *testing.T) *check {
-	c := &check{}
+func newHealthCheck(t *testing.T) *healthCheck {
+	c := &healthCheck{}
 	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		c.asked.Add(1)
+		c.requests.Add(1)
 		if !c.healthy.Load() {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
@@ -37,105 +37,105 @@ func newCheck(t *testing.T) *check {
 	return c
 }
 
-func (c *check) port() uint16 {
+func (c *healthCheck) port() uint16 {
 	return netip.MustParseAddrPort(c.Listener.Addr().String()).Port()
 }
 
-func isOpen(g *gate, addr netip.Addr) bool {
+func isReady(g *dataPathGate, addr netip.Addr) bool {
 	var l plan.Local
-	g.Open(&l)
-	return l.Open[addr]
+	g.FillLocal(&l)
+	return l.DataPathReady[addr]
 }
 
-func opens(t *testing.T, g *gate, addr netip.Addr) {
+func waitUntilReady(t *testing.T, g *dataPathGate, addr netip.Addr) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !isOpen(g, addr); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !isReady(g, addr); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s stays closed", addr)
+			t.Fatalf("%s does not become ready", addr)
 		}
 	}
 }
 
-func TestGateLocal(t *testing.T) {
-	health := newCheck(t)
-	g := newGate(func() {})
+func TestDataPathLocal(t *testing.T) {
+	health := newHealthCheck(t)
+	g := newDataPathGate(func() {})
 	addr := netip.MustParseAddr("203.0.113.5")
 	waiting := map[netip.Addr][]uint16{addr: {health.port()}}
 	g.Set(t.Context(), nil, nil, waiting)
-	for deadline := time.Now().Add(time.Minute); health.asked.Load() < 3; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); health.requests.Load() < 3; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("nobody asks")
+			t.Fatal("the health check is not probed")
 		}
 	}
-	if g.Settled() || isOpen(g, addr) {
-		t.Errorf("settled is %t and open %t before there is an answer", g.Settled(), isOpen(g, addr))
+	if g.Idle() || isReady(g, addr) {
+		t.Errorf("idle is %t and ready %t before there is an answer", g.Idle(), isReady(g, addr))
 	}
 	health.healthy.Store(true)
-	opens(t, g, addr)
+	waitUntilReady(t, g, addr)
 
-	// An endpoint that leaves the node and returns is asked about again.
+	// An endpoint that leaves the node and returns is probed again.
 	health.healthy.Store(false)
 	g.Set(t.Context(), nil, nil, nil)
 	g.Set(t.Context(), nil, nil, waiting)
-	if isOpen(g, addr) {
-		t.Error("it is open before anybody has asked")
+	if isReady(g, addr) {
+		t.Error("ready before the health check has answered again")
 	}
 	health.healthy.Store(true)
-	opens(t, g, addr)
+	waitUntilReady(t, g, addr)
 	g.Set(t.Context(), nil, map[netip.Addr][]int{addr: {0}}, nil)
-	if !isOpen(g, addr) {
-		t.Error("it closes although it is announced")
+	if !isReady(g, addr) {
+		t.Error("no longer ready although it is advertised")
 	}
 }
 
-func TestGateCluster(t *testing.T) {
-	proxy := newCheck(t)
+func TestDataPathCluster(t *testing.T) {
+	proxy := newHealthCheck(t)
 	proxy.healthy.Store(true)
-	g := newGate(func() {})
+	g := newDataPathGate(func() {})
 	g.port = proxy.port()
 	a := netip.MustParseAddr("203.0.113.5")
 	g.Set(t.Context(), nil, nil, map[netip.Addr][]uint16{a: nil})
-	opens(t, g, a)
+	waitUntilReady(t, g, a)
 	var l plan.Local
-	if g.Open(&l); !l.Proxy {
-		t.Error("kube-proxy is not known to be there")
+	if g.FillLocal(&l); !l.ProxyReady {
+		t.Error("kube-proxy is not ready although its health check has answered")
 	}
 }
 
-// TestGateNobodyAnswers: where nothing listens the wait is bounded.
-func TestGateNobodyAnswers(t *testing.T) {
-	gone := newCheck(t)
+// TestDataPathTimeout checks that the wait is bounded where nothing listens.
+func TestDataPathTimeout(t *testing.T) {
+	gone := newHealthCheck(t)
 	gone.Close()
-	g := newGate(func() {})
+	g := newDataPathGate(func() {})
 	g.port = gone.port()
 	addr := netip.MustParseAddr("203.0.113.5")
 	g.Set(t.Context(), nil, nil, map[netip.Addr][]uint16{addr: nil})
-	opens(t, g, addr)
+	waitUntilReady(t, g, addr)
 }
 
-// TestGateShared: an address of two Services waits until both are served.
-func TestGateShared(t *testing.T) {
-	one, other := newCheck(t), newCheck(t)
-	g := newGate(func() {})
+// TestDataPathShared checks that an address of two Services waits until both are served.
+func TestDataPathShared(t *testing.T) {
+	one, other := newHealthCheck(t), newHealthCheck(t)
+	g := newDataPathGate(func() {})
 	addr := netip.MustParseAddr("203.0.113.5")
 	one.healthy.Store(true)
 	g.Set(t.Context(), nil, nil, map[netip.Addr][]uint16{addr: {one.port(), other.port()}})
-	for deadline := time.Now().Add(time.Minute); other.asked.Load() < 3; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); other.requests.Load() < 3; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("nobody asks")
+			t.Fatal("the health check is not probed")
 		}
 	}
-	if isOpen(g, addr) {
-		t.Error("it is open although one of its Services is not served")
+	if isReady(g, addr) {
+		t.Error("ready although one of its Services is not served")
 	}
 	other.healthy.Store(true)
-	opens(t, g, addr)
+	waitUntilReady(t, g, addr)
 }
 
-// TestGateJoined: an address that is announced because kube-proxy is there goes on
-// when a Service with a health check joins.
-func TestGateJoined(t *testing.T) {
-	g := newGate(func() {})
+// TestDataPathJoined checks that an address that is advertised because kube-proxy is
+// ready stays advertised when a Service with a health check joins.
+func TestDataPathJoined(t *testing.T) {
+	g := newDataPathGate(func() {})
 	sharer := func(name string, change ...func(*corev1.Service)) *corev1.Service {
 		return service(name, "203.0.113.5", "p", change...)
 	}
@@ -146,24 +146,24 @@ func TestGateJoined(t *testing.T) {
 	s.Config, _ = config.Parse(config.Objects{
 		BGPPeers: []*v1alpha1.BGPPeer{peer("router", "203.0.113.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")},
 	})
-	g.proxy = true
-	pass := func() plan.Plan {
-		g.Open(&s.Local)
+	g.proxyReady = true
+	syncOnce := func() plan.Plan {
+		g.FillLocal(&s.Local)
 		p := plan.Decide(s)
-		g.Set(t.Context(), nil, p.Routed, p.Waiting)
+		g.Set(t.Context(), nil, p.Advertised, p.AwaitingDataPath)
 		return p
 	}
-	y := sharer("y", local, fixture.WithHealthCheck(1)) // where nobody answers
-	pass()
+	y := sharer("y", local, fixture.WithHealthCheck(1)) // a port where nothing listens
+	syncOnce()
 	s.Services = append(s.Services, y)
-	if p := pass(); len(p.Routed) != 1 || len(p.Waiting) != 0 {
-		t.Errorf("routed %v, waiting %v", p.Routed, p.Waiting)
+	if p := syncOnce(); len(p.Advertised) != 1 || len(p.AwaitingDataPath) != 0 {
+		t.Errorf("advertised %v, waiting %v", p.Advertised, p.AwaitingDataPath)
 	}
-	// A node that begins waits.
+	// A node that is not advertising it yet waits.
 	s.Slices = []*discoveryv1.EndpointSlice{endpoints("y", "b ready")}
-	pass()
+	syncOnce()
 	s.Slices = []*discoveryv1.EndpointSlice{endpoints("y", "a ready")}
-	if p := pass(); len(p.Routed) != 0 || len(p.Waiting) != 1 {
-		t.Errorf("routed %v, waiting %v", p.Routed, p.Waiting)
+	if p := syncOnce(); len(p.Advertised) != 0 || len(p.AwaitingDataPath) != 1 {
+		t.Errorf("advertised %v, waiting %v", p.Advertised, p.AwaitingDataPath)
 	}
 }

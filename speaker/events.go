@@ -19,8 +19,8 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
-// newServiceInformer watches the Services of type LoadBalancer. A Service that
-// gets another type is deleted from its cache.
+// newServiceInformer watches the Services of type LoadBalancer. A Service that changes
+// to another type is deleted from its cache.
 func newServiceInformer(c kubernetes.Interface) cache.SharedIndexInformer {
 	return coreinformers.NewFilteredServiceInformer(c, metav1.NamespaceAll, 0, cache.Indexers{}, func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector("spec.type", string(corev1.ServiceTypeLoadBalancer)).String()
@@ -31,7 +31,7 @@ func newServiceInformer(c kubernetes.Interface) cache.SharedIndexInformer {
 const byService = "service"
 
 // newEndpointSliceInformer watches the EndpointSlices, except those of headless
-// Services, which have no address to announce.
+// Services, which do not have addresses to announce.
 func newEndpointSliceInformer(c kubernetes.Interface) cache.SharedIndexInformer {
 	index := cache.Indexers{byService: func(o any) ([]string, error) { return []string{serviceOf(o.(*discoveryv1.EndpointSlice))}, nil }}
 	return discoveryinformers.NewFilteredEndpointSliceInformer(c, metav1.NamespaceAll, 0, index, func(o *metav1.ListOptions) {
@@ -39,7 +39,7 @@ func newEndpointSliceInformer(c kubernetes.Interface) cache.SharedIndexInformer 
 	})
 }
 
-// serviceOf is the key of the Service that the slice belongs to.
+// serviceOf returns the key of the Service that the slice belongs to.
 func serviceOf(slice *discoveryv1.EndpointSlice) string {
 	return cache.NewObjectName(slice.Namespace, slice.Labels[discoveryv1.LabelServiceName]).String()
 }
@@ -48,7 +48,7 @@ func serviceOf(slice *discoveryv1.EndpointSlice) string {
 func (s *Speaker) slicesOf(svc *corev1.Service) []*discoveryv1.EndpointSlice {
 	objects, err := s.slices.GetIndexer().ByIndex(byService, cache.MetaObjectToName(svc).String())
 	if err != nil {
-		panic(fmt.Sprintf("the cache of EndpointSlices has no index %s: %v", byService, err))
+		panic(fmt.Sprintf("missing index %s of EndpointSlices: %v", byService, err))
 	}
 	slices := make([]*discoveryv1.EndpointSlice, len(objects))
 	for i, o := range objects {
@@ -57,9 +57,9 @@ func (s *Speaker) slicesOf(svc *corev1.Service) []*discoveryv1.EndpointSlice {
 	return slices
 }
 
-// strip is the transform of all informers: it drops what the speaker never
-// reads. Every node's speaker caches every object that it watches.
-func strip(object any) (any, error) {
+// stripObject is the transform of all informers: it drops what the speaker never
+// reads, because every node's speaker caches every object that it watches.
+func stripObject(object any) (any, error) {
 	switch o := object.(type) {
 	case *corev1.Node:
 		o.Status.Images, o.Status.VolumesAttached, o.Status.VolumesInUse = nil, nil, nil
@@ -79,47 +79,50 @@ func strip(object any) (any, error) {
 	return client.Strip(object)
 }
 
-// handler returns the event handler of the informers: it requests a sync for
-// events that can change what this node announces.
-func (s *Speaker) handler() cache.ResourceEventHandler {
+// eventHandler returns the event filter of the informers: it requests a sync for events
+// that can change what this node announces.
+func (s *Speaker) eventHandler() cache.ResourceEventHandler {
 	wakeIf := func(affected bool) {
 		if affected {
-			poke(s.wake)
+			notify(s.syncRequested)
 		}
 	}
 	return cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { wakeIf(s.affected(nil, o)) },
-		UpdateFunc: func(was, is any) { wakeIf(s.affected(was, is)) },
+		AddFunc:    func(o any) { wakeIf(s.affectsPlan(nil, o)) },
+		UpdateFunc: func(was, is any) { wakeIf(s.affectsPlan(was, is)) },
 		DeleteFunc: func(o any) {
 			if unknown, ok := o.(cache.DeletedFinalStateUnknown); ok {
 				o = unknown.Obj
 			}
-			// The last version of a Service need not show what it was until then.
+			// The last version of a Service may already be without its addresses.
 			_, service := o.(*corev1.Service)
-			wakeIf(service || s.affected(nil, o))
+			wakeIf(service || s.affectsPlan(nil, o))
 		},
 	}
 }
 
-// affected reports whether a plan can depend on what distinguishes two versions
+// affectsPlan reports whether a plan can depend on the difference between two versions
 // of an object; before is nil if the object was added or deleted. If in doubt, it
-// reports true.
-func (s *Speaker) affected(before, after any) bool {
+// returns true.
+func (s *Speaker) affectsPlan(before, after any) bool {
 	switch now := after.(type) {
 	case *corev1.Service:
 		was, _ := before.(*corev1.Service)
-		if len(plan.Announceable(now)) == 0 && (was == nil || len(plan.Announceable(was)) == 0) {
+		if len(plan.AnnounceableAddresses(now)) == 0 && (was == nil || len(plan.AnnounceableAddresses(was)) == 0) {
 			return false
 		}
 		return was == nil || was.UID != now.UID || (now.DeletionTimestamp == nil) != (was.DeletionTimestamp == nil) ||
-			!equality.Semantic.DeepEqual(was.Annotations, now.Annotations) || !equality.Semantic.DeepEqual(was.Finalizers, now.Finalizers) ||
-			!equality.Semantic.DeepEqual(was.Spec, now.Spec) || !equality.Semantic.DeepEqual(was.Status.LoadBalancer, now.Status.LoadBalancer)
+			!equality.Semantic.DeepEqual(was.Annotations, now.Annotations) ||
+			!equality.Semantic.DeepEqual(was.Finalizers, now.Finalizers) ||
+			!equality.Semantic.DeepEqual(was.Spec, now.Spec) ||
+			!equality.Semantic.DeepEqual(was.Status.LoadBalancer, now.Status.LoadBalancer)
 	case *discoveryv1.EndpointSlice:
 		was, _ := before.(*discoveryv1.EndpointSlice)
 		if was == nil {
 			return s.dependsOn(now)
 		}
-		same := serviceOf(was) == serviceOf(now) && was.AddressType == now.AddressType && equality.Semantic.DeepEqual(was.Endpoints, now.Endpoints)
+		same := serviceOf(was) == serviceOf(now) && was.AddressType == now.AddressType &&
+			equality.Semantic.DeepEqual(was.Endpoints, now.Endpoints)
 		return !same && (s.dependsOn(now) || s.dependsOn(was))
 	case *corev1.Node:
 		was, _ := before.(*corev1.Node)
@@ -131,7 +134,7 @@ func (s *Speaker) affected(before, after any) bool {
 	return true
 }
 
-// sameInterfaces reports whether two versions of a Speaker report the same links.
+// sameInterfaces reports whether two versions of a Speaker report the same interfaces.
 func sameInterfaces(a, b *v1alpha1.Speaker) bool {
 	return a.UID == b.UID && equality.Semantic.DeepEqual(a.Status.Interfaces, b.Status.Interfaces)
 }

@@ -12,10 +12,12 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// TestAffected lists the events for which a speaker syncs.
-func TestAffected(t *testing.T) {
+// TestAffectsPlan lists the events for which a speaker syncs.
+func TestAffectsPlan(t *testing.T) {
 	s := &Speaker{services: client.Source[*corev1.Service]{SharedIndexInformer: newServiceInformer(fake.NewClientset())}}
-	for _, svc := range []*corev1.Service{service("local", "203.0.113.5", "p", local), service("cluster", "203.0.113.6", "p"), fixture.Service("pending", local)} {
+	for _, svc := range []*corev1.Service{
+		service("local", "203.0.113.5", "p", local), service("cluster", "203.0.113.6", "p"), fixture.Service("pending", local),
+	} {
 		if err := s.services.GetStore().Add(svc); err != nil {
 			t.Fatal(err)
 		}
@@ -37,23 +39,32 @@ func TestAffected(t *testing.T) {
 	}{
 		{"a Service without an address", nil, without, false},
 		{"one with an address", nil, svc(), true},
-		{"an address comes", without, svc(), true},
-		{"an address goes", svc(), without, true},
+		{"an address is added", without, svc(), true},
+		{"an address is removed", svc(), without, true},
 		{"a condition", svc(), svc(func(s *corev1.Service) { s.Status.Conditions = []metav1.Condition{{Type: "x"}} }), false},
 		{"a record of a pool", svc(), svc(func(s *corev1.Service) { s.Annotations[v1alpha1.AnnotationAllocatedFrom] = "x" }), true},
 		{"a traffic policy", svc(), svc(local), true},
-		{"another one of the name", svc(), svc(func(s *corev1.Service) { s.UID = "2" }), true},
+		{"another Service of the same name", svc(), svc(func(s *corev1.Service) { s.UID = "2" }), true},
 		{"a second address", svc(), svc(func(s *corev1.Service) {
 			s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: "203.0.113.6"})
 		}), true},
-		{"a finalizer goes", svc(), svc(func(s *corev1.Service) { s.Finalizers = nil }), true},
+		{"a finalizer is removed", svc(), svc(func(s *corev1.Service) { s.Finalizers = nil }), true},
 		{"a deletion", svc(), svc(func(s *corev1.Service) { s.DeletionTimestamp = &metav1.Time{} }), true},
-		{"a node's heartbeat", node("n"), node("n", func(n *corev1.Node) { n.ResourceVersion = "2"; n.Status.Conditions[0].Reason = "x" }), false},
+		{"a node's heartbeat", node("n"), node("n", func(n *corev1.Node) {
+			n.ResourceVersion = "2"
+			n.Status.Conditions[0].Reason = "x"
+		}), false},
 		{"a node that is not Ready", node("n"), node("n", notReady), true},
 		{"a node's label", node("n"), node("n", labelled("a", "b")), true},
 		{"a node that is cordoned", node("n"), node("n", func(n *corev1.Node) { n.Spec.Unschedulable = true }), true},
-		{"a speaker's announcements", reported(func(*v1alpha1.SpeakerStatus) {}), reported(func(s *v1alpha1.SpeakerStatus) { s.AnnouncedAddresses = 7 }), false},
-		{"a speaker's links", reported(func(*v1alpha1.SpeakerStatus) {}), reported(func(s *v1alpha1.SpeakerStatus) { s.Interfaces = []v1alpha1.Interface{{Name: "eth0"}} }), true},
+		{
+			"a speaker's announcements", reported(func(*v1alpha1.SpeakerStatus) {}),
+			reported(func(s *v1alpha1.SpeakerStatus) { s.AnnouncedAddresses = 7 }), false,
+		},
+		{
+			"a speaker's interfaces", reported(func(*v1alpha1.SpeakerStatus) {}),
+			reported(func(s *v1alpha1.SpeakerStatus) { s.Interfaces = []v1alpha1.Interface{{Name: "eth0"}} }), true,
+		},
 		{"an endpoint of a Service with policy Local", endpoints("local", "n ready"), endpoints("local", "n serving"), true},
 		{"the same endpoints again", endpoints("local", "n ready"), endpoints("local", "n ready"), false},
 		{"a slice of a Service with policy Local", nil, endpoints("local", "n ready"), true},
@@ -63,7 +74,7 @@ func TestAffected(t *testing.T) {
 		{"a slice that moves to another Service", endpoints("local", "n ready"), endpoints("other", "n ready"), true},
 		{"anything else", &v1alpha1.BGPPeer{}, &v1alpha1.BGPPeer{}, true},
 	} {
-		if got := s.affected(tt.before, tt.after); got != tt.want {
+		if got := s.affectsPlan(tt.before, tt.after); got != tt.want {
 			t.Errorf("%s: %t, want %t", tt.name, got, tt.want)
 		}
 	}

@@ -18,25 +18,26 @@ import (
 )
 
 const (
-	// passwordKey of a Secret holds the password of BGP peers.
+	// passwordKey is the key of the password of BGP peers in a Secret.
 	passwordKey = "password"
 
-	// gatewaysEvery is how often the default gateways are looked for again.
-	gatewaysEvery = 5 * time.Second
+	// gatewayInterval is how often the default gateways are read.
+	gatewayInterval = 5 * time.Second
 )
 
-// local is what only this node knows.
-func (s *Speaker) local(ctx context.Context, c config.Config, links []l2.Interface) (plan.Local, error) {
-	l := plan.Local{Interfaces: links, Passwords: map[string]bgp.Secret{}, Drained: s.exit.drained(s.ownNode(), func() { poke(s.wake) })}
-	s.gate.Open(&l)
+// localFacts returns what only this node knows.
+func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []l2.Interface) (plan.Local, error) {
+	drained := s.shutdown.drainComplete(s.ownNode(), func() { notify(s.syncRequested) })
+	l := plan.Local{Interfaces: interfaces, Passwords: map[string]bgp.Secret{}, Drained: drained}
+	s.dataPath.FillLocal(&l)
 	for _, secret := range s.secrets.Objects() {
 		if password := secret.Data[passwordKey]; len(password) > 0 {
 			l.Passwords[secret.Name] = bgp.Secret(password)
 		}
 	}
-	// A Secret or a gateway that is replaced is gone for a moment. That must
-	// not end sessions that work.
-	s.known.keep(s.log, &l)
+	// A Secret or a gateway that is being replaced is missing for a moment. That must
+	// not reset established sessions.
+	s.lastKnown.retain(s.log, &l)
 	var watched []string
 	gateway := false
 	for _, p := range c.BGPPeers {
@@ -55,21 +56,21 @@ func (s *Speaker) local(ctx context.Context, c config.Config, links []l2.Interfa
 		if l.Gateways, err = l2.Gateways(); err != nil {
 			return l, err
 		}
-		s.known.keep(s.log, &l)
-		s.again = min(s.again, gatewaysEvery)
+		s.lastKnown.retain(s.log, &l)
+		s.nextSync = min(s.nextSync, gatewayInterval)
 	}
 	return l, nil
 }
 
-// known is what was known last of things that may be gone for a moment.
-type known struct {
+// lastKnownFacts are the last values of facts that may be missing for a moment.
+type lastKnownFacts struct {
 	passwords map[string]bgp.Secret
 	gateways  map[string]netip.Addr
 }
 
-// keep gives l what is gone, for as long as this process runs, and remembers
-// what is there.
-func (k *known) keep(log *slog.Logger, l *plan.Local) {
+// retain records the facts of l and adds those that are missing, which are kept until
+// the process ends.
+func (k *lastKnownFacts) retain(log *slog.Logger, l *plan.Local) {
 	if k.passwords == nil {
 		k.passwords, k.gateways = map[string]bgp.Secret{}, map[string]netip.Addr{}
 	}
@@ -91,7 +92,8 @@ func (k *known) keep(log *slog.Logger, l *plan.Local) {
 	maps.Copy(k.gateways, l.Gateways)
 }
 
-// ownNode is this node, as it is or, if it has been deleted, as it was last.
+// ownNode returns this node's Node or, if it was deleted, its last version with a
+// deletion timestamp; nil if there never was one.
 func (s *Speaker) ownNode() *corev1.Node {
 	if node := s.nodes.Get(s.node); node != nil {
 		s.lastNode = node

@@ -9,9 +9,10 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
-// TestKnown: what is gone for a moment is kept, and what has changed is not.
-func TestKnown(t *testing.T) {
-	var k known
+// TestLastKnownFacts checks that facts that are missing are kept, and that changed ones
+// are replaced.
+func TestLastKnownFacts(t *testing.T) {
+	var k lastKnownFacts
 	log := slog.New(slog.DiscardHandler)
 	one, two := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	for i, step := range []struct {
@@ -24,7 +25,7 @@ func TestKnown(t *testing.T) {
 		{map[string]bgp.Secret{"a": "2"}, map[string]bgp.Secret{"a": "2"}, map[string]netip.Addr{"IPv4": two}, two},
 	} {
 		l := plan.Local{Passwords: step.passwords, Gateways: step.gateways}
-		k.keep(log, &l)
+		k.retain(log, &l)
 		if len(l.Passwords) != 1 || l.Passwords["a"] != step.want["a"] || l.Gateways["IPv4"] != step.gateway {
 			t.Errorf("step %d: passwords of %d Secrets, gateways %v", i, len(l.Passwords), l.Gateways)
 		}

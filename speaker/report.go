@@ -14,30 +14,30 @@ import (
 )
 
 const (
-	// reportEvery is the shortest time between two reports: a burst of new
-	// Services makes a few large reports, not many small ones.
-	reportEvery = 100 * time.Millisecond
+	// reportInterval is the shortest time between two reports: a rate limit, so that
+	// a burst of new Services causes a few large reports, not many small ones.
+	reportInterval = 100 * time.Millisecond
 
-	// writeTimeout ends a report whose answer does not come.
+	// writeTimeout bounds a write of the report.
 	writeTimeout = 10 * time.Second
 )
 
-// reportLoop writes the Speaker object whenever it should say something else.
-// It is apart from the announcing, which never waits for the API server.
+// reportLoop writes the Speaker object whenever it differs from the desired report, in
+// a goroutine of its own, so that announcing never waits for the API server.
 func (s *Speaker) reportLoop(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.report:
+		case <-s.reportChanged:
 		}
-		wait := reportEvery
+		wait := reportInterval
 		if err := s.writeReport(ctx); err != nil && ctx.Err() == nil {
 			if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
-				wait = retryAfter
-				s.log.Warn("report failed, will be tried again", "error", err)
+				wait = retryInterval
+				s.log.Warn("report failed, retrying", "error", err)
 			}
-			poke(s.report)
+			notify(s.reportChanged)
 		}
 		select {
 		case <-ctx.Done():
@@ -47,32 +47,34 @@ func (s *Speaker) reportLoop(ctx context.Context) {
 	}
 }
 
-// want replaces what the Speaker object shall say.
-func (s *Speaker) want(next func(before v1alpha1.SpeakerStatus) v1alpha1.SpeakerStatus) {
+// setDesiredReport replaces the desired status of the Speaker object by what next
+// makes of it.
+func (s *Speaker) setDesiredReport(next func(before v1alpha1.SpeakerStatus) v1alpha1.SpeakerStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var before v1alpha1.SpeakerStatus
-	if s.wanted != nil {
-		before = *s.wanted
+	if s.desiredReport != nil {
+		before = *s.desiredReport
 	}
 	report := next(before)
-	s.wanted = &report
+	s.desiredReport = &report
 }
 
-// errNoNode is returned while the node's own object cannot be seen.
-var errNoNode = errors.New("there is no such Node: is --node-name its name?")
+// errNoNode is returned while the node's own object is not in the cache.
+var errNoNode = errors.New("Node not found: check --node-name")
 
+// writeReport updates the Speaker object, and creates it first if it does not exist.
 func (s *Speaker) writeReport(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	s.mu.Lock()
-	want := s.wanted
+	desired := s.desiredReport
 	s.mu.Unlock()
-	if want == nil {
-		return nil // a report of nothing would give this node's addresses to others
+	if desired == nil {
+		return nil // an empty report would make other nodes the owners of this node's addresses
 	}
-	have := s.kinds.Speakers.Get(s.node)
-	if have == nil {
+	observed := s.kinds.Speakers.Get(s.node)
+	if observed == nil {
 		node := s.nodes.Get(s.node)
 		if node == nil {
 			return fmt.Errorf("create Speaker %s: %w", s.node, errNoNode)
@@ -84,15 +86,15 @@ func (s *Speaker) writeReport(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("create Speaker %s: %w", s.node, err)
 		}
-		have = created
+		observed = created
 	}
-	if equality.Semantic.DeepEqual(have.Status, *want) {
+	if equality.Semantic.DeepEqual(observed.Status, *desired) {
 		return nil
 	}
-	next := have.DeepCopy()
-	next.Status = *want
+	next := observed.DeepCopy()
+	next.Status = *desired
 	if _, err := s.fairlead.Speakers.UpdateStatus(ctx, next, metav1.UpdateOptions{}); err != nil {
-		return fmt.Errorf("update the status of Speaker %s: %w", s.node, err)
+		return fmt.Errorf("update status of Speaker %s: %w", s.node, err)
 	}
 	return nil
 }

@@ -19,43 +19,43 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
-// reguard is how often the loop guard is looked at when nothing has changed.
-const reguard = 15 * time.Second
+// guardInterval is how often the loop guard is checked if nothing has changed.
+const guardInterval = 15 * time.Second
 
-// routing is this node's part by BGP: sessions, BFD beside them, and the guard
-// against loops.
-type routing struct {
-	log      *slog.Logger
-	wake     func()
-	sessions *bgp.Speaker
-	paths    *bfd.Engine
-	routers  *l2.Routers
-	guard    *guard.Guard
-	guarding bool          // else there shall be no guard
-	guarded  chan struct{} // what is to be guarded has changed
+// routingEngines are the engines for BGP: the sessions, BFD alongside them, and the
+// loop guard.
+type routingEngines struct {
+	log          *slog.Logger
+	wake         func()
+	sessions     *bgp.Speaker
+	paths        *bfd.Engine
+	routers      *l2.Routers
+	guard        *guard.Guard
+	guardEnabled bool          // otherwise an existing guard is removed
+	guardChanged chan struct{} // guardState has changed
 
-	said string // about BFD, of the reconciling goroutine
+	lastBFDError string // already logged; used by the sync loop only
 
-	mu     sync.Mutex
-	users  map[bfd.Key][]string // peers, by the BFD session beside them
-	up     map[bfd.Key]bool
-	shield guard.State
+	mu          sync.Mutex
+	peersByPath map[bfd.Key][]string // names of peers, by their BFD session
+	pathUp      map[bfd.Key]bool
+	guardState  guard.State
 }
 
-func newRouting(log *slog.Logger, node string, guarding bool, wake func()) *routing {
-	r := &routing{
+func newRouting(log *slog.Logger, node string, guarding bool, wake func()) *routingEngines {
+	r := &routingEngines{
 		log: log, wake: wake, sessions: bgp.New(log), routers: l2.NewRouters(log, wake),
-		guarded: make(chan struct{}, 1), up: map[bfd.Key]bool{},
+		guardChanged: make(chan struct{}, 1), pathUp: map[bfd.Key]bool{},
 	}
 	r.paths = bfd.New(log, node, r.pathChanged)
 	r.guard = guard.New(log)
-	r.guarding = guarding
+	r.guardEnabled = guarding
 	return r
 }
 
-// Run keeps sessions until ctx ends. Then it leaves without a word, so that
-// routers that have agreed to graceful restart keep the routes.
-func (r *routing) Run(ctx context.Context) error {
+// Run runs the engines until ctx ends. Connections then end without a NOTIFICATION,
+// so that routers that support graceful restart keep the routes.
+func (r *routingEngines) Run(ctx context.Context) error {
 	tasks, ctx := errgroup.WithContext(ctx)
 	tasks.Go(func() error { return r.sessions.Run(ctx) })
 	tasks.Go(func() error { return r.paths.Run(ctx) })
@@ -73,132 +73,137 @@ func (r *routing) Run(ctx context.Context) error {
 	return tasks.Wait()
 }
 
-// Set makes the plan's sessions and routes all there are.
-func (r *routing) Set(plan plan.Plan) {
-	var state bgp.State
+// Set replaces the desired sessions, routes and BFD paths, and the guarded prefixes,
+// by the plan's.
+func (r *routingEngines) Set(plan plan.Plan) {
+	var sessions bgp.State
 	profiles := map[bfd.Key]bfd.Profile{}
-	users := map[bfd.Key][]string{}
-	var shield guard.State
+	peersByPath := map[bfd.Key][]string{}
+	var guarded guard.State
 	for addr, claim := range plan.L2 {
-		shield.Prefixes = append(shield.Prefixes, netip.PrefixFrom(addr, addr.BitLen()))
-		shield.Interfaces = append(shield.Interfaces, claim.Interfaces...)
+		guarded.Prefixes = append(guarded.Prefixes, netip.PrefixFrom(addr, addr.BitLen()))
+		guarded.Interfaces = append(guarded.Interfaces, claim.Interfaces...)
 	}
 	for _, p := range plan.BGP {
 		if p.Problem.Reason != "" {
 			continue
 		}
-		state.Peers = append(state.Peers, p.Peer)
-		if key, profile, ok := path(p); ok {
-			profiles[key], users[key] = profile, append(users[key], p.Config.Name)
+		sessions.Peers = append(sessions.Peers, p.Peer)
+		if key, profile, ok := bfdPath(p); ok {
+			profiles[key], peersByPath[key] = profile, append(peersByPath[key], p.Config.Name)
 		}
-		shield.Prefixes = slices.AppendSeq(shield.Prefixes, maps.Keys(p.Peer.Routes))
-		shield.Toward = append(shield.Toward, p.Peer.Address)
+		guarded.Prefixes = slices.AppendSeq(guarded.Prefixes, maps.Keys(p.Peer.Routes))
+		guarded.Peers = append(guarded.Peers, p.Peer.Address)
 		if p.Config.Interface != "" {
-			shield.Interfaces = append(shield.Interfaces, p.Config.Interface)
+			guarded.Interfaces = append(guarded.Interfaces, p.Config.Interface)
 		}
 	}
-	r.sessions.Set(state) // first: the rest takes longer
-	shield.Prefixes = tidy(shield.Prefixes, netip.Prefix.Compare)
-	shield.Toward = tidy(shield.Toward, netip.Addr.Compare)
-	shield.Interfaces = tidy(shield.Interfaces, strings.Compare)
+	r.sessions.Set(sessions) // before the rest, which takes longer
+	guarded.Prefixes = sortUnique(guarded.Prefixes, netip.Prefix.Compare)
+	guarded.Peers = sortUnique(guarded.Peers, netip.Addr.Compare)
+	guarded.Interfaces = sortUnique(guarded.Interfaces, strings.Compare)
 	r.mu.Lock()
-	r.users, r.shield = users, shield
+	r.peersByPath, r.guardState = peersByPath, guarded
 	r.mu.Unlock()
-	poke(r.guarded)
+	notify(r.guardChanged)
 	r.setPaths(profiles)
 }
 
-// setPaths runs BFD where it can be run. Where it cannot, that is a matter of the
-// configuration and told once, and in the session's status.
-func (r *routing) setPaths(profiles map[bfd.Key]bfd.Profile) {
-	said := ""
+// setPaths sets the BFD sessions. Those that are not possible with their addresses
+// are a problem of the configuration: they are logged once, and reported with the
+// BGP session.
+func (r *routingEngines) setPaths(profiles map[bfd.Key]bfd.Profile) {
+	lastError := ""
 	if err := r.paths.Set(profiles); err != nil {
-		said = err.Error()
+		lastError = err.Error()
 	}
-	if said != r.said && said != "" {
-		r.log.Warn("BFD incomplete", "error", said)
+	if lastError != r.lastBFDError && lastError != "" {
+		r.log.Warn("BFD incomplete", "error", lastError)
 	}
-	r.said = said
+	r.lastBFDError = lastError
 }
 
-// tidy sorts, and leaves each value once.
-func tidy[T comparable](values []T, compare func(a, b T) int) []T {
+// sortUnique sorts values and removes duplicates.
+func sortUnique[T comparable](values []T, compare func(a, b T) int) []T {
 	slices.SortFunc(values, compare)
 	return slices.Compact(values)
 }
 
-// path is the BFD session beside a BGP session. As on routers, it is a
-// single-hop one with a neighbour, and runs over several hops with who is not.
-func path(p plan.Peering) (bfd.Key, bfd.Profile, bool) {
+// bfdPath returns the BFD session for a BGP session, if any. As on routers, it is a
+// single-hop session with a neighbor, and a multihop one otherwise.
+func bfdPath(p plan.Peering) (bfd.Key, bfd.Profile, bool) {
 	if p.Config.BFD == nil {
 		return bfd.Key{}, bfd.Profile{}, false
 	}
-	key := bfd.Key{Peer: p.Peer.Address, Local: p.Peer.Source, Multihop: p.Beyond}
+	key := bfd.Key{Peer: p.Peer.Address, Local: p.Peer.Source, Multihop: p.Multihop}
 	b := p.Config.BFD
-	return key, bfd.Profile{Transmit: b.Transmit, Receive: b.Receive, Multiplier: b.Multiplier, MinTTL: b.MinTTL, Passive: b.Passive}, true
+	return key, bfd.Profile{
+		Transmit: b.Transmit, Receive: b.Receive, Multiplier: b.Multiplier, MinTTL: b.MinTTL, Passive: b.Passive,
+	}, true
 }
 
-// pathChanged ends the BGP sessions over a path that has died: that is faster
-// than their hold timers. A peer that takes BFD down by intention says nothing
-// about the path (RFC 5882 section 3.2), and one whose BFD shares the fate of its
-// control plane may only be restarting that.
-func (r *routing) pathChanged(key bfd.Key, s bfd.Status) {
+// pathChanged resets the BGP sessions over a path that has failed, which is faster
+// than their hold timers. AdminDown is not a statement about the path (RFC 5882
+// section 3.2). If BFD shares the fate of the peer's control plane, only that may be
+// restarting, so that graceful restart applies.
+func (r *routingEngines) pathChanged(key bfd.Key, s bfd.Status) {
 	r.mu.Lock()
-	was := r.up[key]
-	r.up[key] = s.State == bfd.Up
-	users := r.users[key]
+	was := r.pathUp[key]
+	r.pathUp[key] = s.State == bfd.Up
+	peers := r.peersByPath[key]
 	r.mu.Unlock()
-	// A router that begins BFD anew says Down, too, and lives.
-	anew := s.Diagnostic == bfd.NeighborSignaledDown && s.RemoteDiagnostic == bfd.NoDiagnostic
-	if was && s.State == bfd.Down && s.RemoteState != bfd.AdminDown && !anew {
-		for _, peer := range users {
+	// A router that restarts its BFD session signals Down, too, on a working path.
+	restarted := s.Diagnostic == bfd.NeighborSignaledDown && s.RemoteDiagnostic == bfd.NoDiagnostic
+	if was && s.State == bfd.Down && s.RemoteState != bfd.AdminDown && !restarted {
+		for _, peer := range peers {
 			r.sessions.Reset(peer, "BFD: "+s.Diagnostic.String(), !s.ControlPlaneIndependent)
 		}
 	}
 	r.wake()
 }
 
-// guardLoop keeps the loop guard as it should be. It is apart from the
-// announcing, which need not wait for it.
-func (r *routing) guardLoop(ctx context.Context) {
-	if !r.guarding {
+// guardLoop sets the loop guard, in a goroutine of its own, so that announcing does
+// not wait for it.
+func (r *routingEngines) guardLoop(ctx context.Context) {
+	if !r.guardEnabled {
 		if err := r.guard.Remove(ctx); err != nil { // what an earlier speaker left
-			r.log.Debug("loop guard of an earlier speaker not removed", "error", err)
+			r.log.Debug("removing the loop guard of an earlier speaker failed", "error", err)
 		}
 		return
 	}
-	said := ""
+	lastError := ""
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.guarded:
-		case <-time.After(reguard):
+		case <-r.guardChanged:
+		case <-time.After(guardInterval):
 		}
 		r.mu.Lock()
-		shield := r.shield
+		state := r.guardState
 		r.mu.Unlock()
-		switch err := r.guard.Set(ctx, shield); {
+		switch err := r.guard.Set(ctx, state); {
 		case err == nil:
-			said = ""
-		case err.Error() != said && ctx.Err() == nil:
-			said = err.Error()
-			r.log.Warn("loop guard incomplete, will be tried again", "error", err)
+			lastError = ""
+		case err.Error() != lastError && ctx.Err() == nil:
+			lastError = err.Error()
+			r.log.Warn("loop guard incomplete, retrying", "error", err)
 		}
 	}
 }
 
-// leave ends all sessions for good: routers look for other ways at once.
-func (r *routing) leave(ctx context.Context, why string) {
-	r.sessions.Shutdown(ctx, why)
+// withdrawAll closes all sessions with a NOTIFICATION that has the reason, so that
+// routers remove the routes at once.
+func (r *routingEngines) withdrawAll(ctx context.Context, reason string) {
+	r.sessions.Shutdown(ctx, reason)
 	r.paths.AdminDown(ctx)
-	if r.guarding {
+	if r.guardEnabled {
 		if err := r.guard.Remove(ctx); err != nil {
-			r.log.Warn("loop guard left behind", "error", err)
+			r.log.Warn("removing the loop guard failed", "error", err)
 		}
 	}
 }
 
-// pause prepares for a restart: routers shall neither take the silence of BFD
-// for a broken path nor forget the routes.
-func (r *routing) pause(ctx context.Context) { r.paths.Pause(ctx) }
+// prepareRestart pauses BFD before a restart, so that routers neither detect a failed
+// path nor remove the routes.
+func (r *routingEngines) prepareRestart(ctx context.Context) { r.paths.Pause(ctx) }

@@ -17,16 +17,16 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
-// Ready reports whether the speaker has seen the cluster's state and acted on it.
-func (s *Speaker) Ready() bool { return s.synced.Load() }
+// Ready reports whether the speaker has synced the cluster's state.
+func (s *Speaker) Ready() bool { return s.ready.Load() }
 
-// Run announces until ctx ends. On links it then falls silent: no socket is
-// left. Routers are told goodbye only if the node is being emptied or Fairlead
-// removed; before a restart they are not, and those that have agreed to graceful
-// restart keep the routes. Without the API server it goes on announcing what it
-// announced.
+// Run announces until ctx ends. It then stops answering on interfaces. It withdraws
+// the routes by a graceful shutdown only if the node is being drained or Fairlead
+// removed; before a restart the connections end without a NOTIFICATION, so that
+// routers that support graceful restart keep the routes. Without the API server it
+// keeps what it announces.
 func (s *Speaker) Run(ctx context.Context) error {
-	// What talks to routers outlives ctx by its goodbye.
+	// The routing engines outlive ctx until the graceful shutdown is over.
 	routing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	tasks, ctx := errgroup.WithContext(ctx)
@@ -34,17 +34,17 @@ func (s *Speaker) Run(ctx context.Context) error {
 
 	s.factory.StartWithContext(ctx)
 	s.ownNamespace.StartWithContext(ctx)
-	for _, i := range s.direct() {
+	for _, i := range s.ownInformers() {
 		tasks.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
-	tasks.Go(func() error { l2.WatchInterfaces(ctx, s.log, func() { poke(s.wake) }); return nil })
+	tasks.Go(func() error { l2.WatchInterfaces(ctx, s.log, func() { notify(s.syncRequested) }); return nil })
 	tasks.Go(func() error { s.reportLoop(ctx); return nil })
 	tasks.Go(func() error {
 		defer stop()
-		s.reconcileLoop(ctx)
-		why := s.exit.why(routing, s.ownNode()) // while links are still answered for
-		s.announce.Close()
-		s.sayGoodbye(routing, why)
+		s.syncLoop(ctx)
+		reason := s.shutdown.withdrawalReason(routing, s.ownNode()) // while it still answers on interfaces
+		s.announcer.Close()
+		s.leaveRouters(routing, reason)
 		return nil
 	})
 	err := tasks.Wait()
@@ -53,65 +53,75 @@ func (s *Speaker) Run(ctx context.Context) error {
 	return err
 }
 
-func (s *Speaker) reconcileLoop(ctx context.Context) {
-	for _, i := range s.informers() {
+func (s *Speaker) syncLoop(ctx context.Context) {
+	for _, i := range s.allInformers() {
 		if !cache.WaitForCacheSync(ctx.Done(), i.HasSynced) {
 			return // ctx ended
 		}
 	}
-	s.announced = announcedBefore(s.kinds.Speakers.Get(s.node))
+	s.announced = previouslyAnnounced(s.kinds.Speakers.Get(s.node))
 	s.log.Info("speaker started", "node", s.node, "version", s.version)
-	s.exit.started = time.Now()
+	s.shutdown.startedAt = time.Now()
 	for ctx.Err() == nil {
-		s.again = never
+		s.nextSync = noResync
 		began := time.Now()
-		if err := s.reconcile(ctx); err != nil {
-			s.log.Warn("announcements failed, will be tried again", "error", err)
-			s.again = retryAfter
+		if err := s.sync(ctx); err != nil {
+			s.log.Warn("announcements failed, retrying", "error", err)
+			s.nextSync = retryInterval
 		}
-		s.synced.Store(s.exit.routing)
-		// What comes in a burst is looked at together. A single event after a
-		// rest is looked at at once.
-		sleep(ctx, min(time.Since(began), longestRest))
+		s.ready.Store(s.shutdown.routesSet)
+		// Debounce: events that arrive in a burst share a sync, and the pause is as
+		// long as the last sync took. A single event is handled at once.
+		sleepContext(ctx, min(time.Since(began), maxDebounce))
 		select {
 		case <-ctx.Done():
-		case <-s.wake:
-		case <-time.After(s.again):
+		case <-s.syncRequested:
+		case <-time.After(s.nextSync):
 		}
 	}
 }
 
-// reconcile decides once and makes this node do its part.
-func (s *Speaker) reconcile(ctx context.Context) error {
-	links, err := l2.Interfaces()
+// sync takes a snapshot, decides, and passes the plan to the engines.
+func (s *Speaker) sync(ctx context.Context) error {
+	interfaces, err := l2.Interfaces()
 	if err != nil {
 		return err
 	}
-	snapshot, err := s.snapshot(ctx, links)
+	snapshot, err := s.snapshot(ctx, interfaces)
 	if err != nil {
 		return err
 	}
 	plan := plan.Decide(snapshot)
-	s.gate.Set(ctx, s.nodes.Get(s.node), plan.Routed, plan.Waiting)
-	announced, err := s.announce.Set(ctx, plan.L2)
+	s.dataPath.Set(ctx, s.nodes.Get(s.node), plan.Advertised, plan.AwaitingDataPath)
+	announced, err := s.announcer.Set(ctx, plan.L2)
 	for addr := range plan.L2 {
 		if _, done := announced[addr]; !done {
-			plan.Unannounced[addr] = v1alpha1.Refusal{Reason: v1alpha1.AnnounceFailed, Message: fmt.Sprintf("node %s cannot announce it: %s", s.node, strings.ReplaceAll(err.Error(), "\n", "; "))}
+			plan.Unannounced[addr] = v1alpha1.Refusal{
+				Reason:  v1alpha1.AnnounceFailed,
+				Message: fmt.Sprintf("node %s cannot announce it: %s", s.node, strings.ReplaceAll(err.Error(), "\n", "; ")),
+			}
 		}
 	}
-	// The first routes of a restarted speaker go together: what a router has
-	// kept of the last one's and does not hear at once, it forgets.
-	if s.exit.routing = s.exit.routing || s.gate.Settled() || time.Since(s.exit.started) > giveUp; s.exit.routing {
+	// The first routes of a restarted speaker are advertised together: after
+	// End-of-RIB (RFC 4724) a router removes the stale routes that are missing.
+	routesReady := s.dataPath.Idle() || time.Since(s.shutdown.startedAt) > probeTimeout
+	s.shutdown.routesSet = s.shutdown.routesSet || routesReady
+	if s.shutdown.routesSet {
 		s.routing.Set(plan)
 	}
-	s.tell(plan, announced)
-	s.want(func(before v1alpha1.SpeakerStatus) v1alpha1.SpeakerStatus {
-		return status(before, outcome{version: s.version, config: snapshot.Config, links: links, claims: announced, plan: plan, sessions: s.routing.sessions.Status(), paths: s.routing.paths.Status()})
+	s.recordAnnouncements(plan, announced)
+	s.setDesiredReport(func(before v1alpha1.SpeakerStatus) v1alpha1.SpeakerStatus {
+		return speakerStatus(before, observedState{
+			version: s.version, config: snapshot.Config, interfaces: interfaces, claims: announced, plan: plan,
+			sessions: s.routing.sessions.Status(), paths: s.routing.paths.Status(),
+		})
 	})
-	poke(s.report)
+	notify(s.reportChanged)
 	return err
 }
 
+// snapshot returns the cached objects and the facts of this node, own being the
+// interfaces that it has now.
 func (s *Speaker) snapshot(ctx context.Context, own []l2.Interface) (plan.Snapshot, error) {
 	snapshot := plan.Snapshot{
 		Node:     s.node,
@@ -123,34 +133,35 @@ func (s *Speaker) snapshot(ctx context.Context, own []l2.Interface) (plan.Snapsh
 		}
 	}
 	if own := s.ownNode(); own != nil && own.DeletionTimestamp != nil && s.nodes.Get(s.node) == nil {
-		snapshot.Nodes = append(snapshot.Nodes, own) // it is left in the same way as any other
+		snapshot.Nodes = append(snapshot.Nodes, own) // so that its routes are withdrawn as on any excluded node
 	}
 	snapshot.Config, _, _ = s.parser.Parse(s.kinds.Objects())
 	speakers := s.kinds.Speakers.Objects()
-	snapshot.Interfaces = maps.Clone(s.links.Get(s.interfaceStates.Observe(speakers, sameInterfaces), func() map[string][]l2.Interface {
-		links := make(map[string][]l2.Interface, len(speakers))
+	snapshot.Interfaces = maps.Clone(s.interfaces.Get(s.interfaceStates.Observe(speakers, sameInterfaces), func() map[string][]l2.Interface {
+		interfaces := make(map[string][]l2.Interface, len(speakers))
 		for _, reported := range speakers {
-			links[reported.Name] = plan.InterfacesOf(reported)
+			interfaces[reported.Name] = plan.ReportedInterfaces(reported)
 		}
-		return links
+		return interfaces
 	}))
 	if reported, ok := snapshot.Interfaces[s.node]; ok {
-		snapshot.Interfaces[s.node] = common(reported, own)
+		snapshot.Interfaces[s.node] = usableInterfaces(reported, own)
 	}
 	var err error
-	snapshot.Local, err = s.local(ctx, snapshot.Config, own)
+	snapshot.Local, err = s.localFacts(ctx, snapshot.Config, own)
 	return snapshot, err
 }
 
-// tell logs what began and ended, and puts an Event on the Service of what began.
-func (s *Speaker) tell(plan plan.Plan, announced map[netip.Addr]l2.Claim) {
+// recordAnnouncements logs the announcements on interfaces that started and ended,
+// and records an Event on the Service for each that started.
+func (s *Speaker) recordAnnouncements(plan plan.Plan, announced map[netip.Addr]l2.Claim) {
 	now := make(map[netip.Addr]bool, len(announced))
 	for addr, claim := range announced {
 		now[addr] = true
 		if !s.announced[addr] {
 			on := strings.Join(claim.Interfaces, ", ")
-			s.log.Info("announcement started", "address", addr.String(), "links", on)
-			s.events.Eventf(plan.Services[addr], corev1.EventTypeNormal, "Announcing", "node %s answers for %s on %s", s.node, addr, on)
+			s.log.Info("announcement started", "address", addr.String(), "interfaces", on)
+			s.events.Eventf(plan.Services[addr], corev1.EventTypeNormal, "Announcing", "node %s announces %s on %s", s.node, addr, on)
 		}
 	}
 	for addr := range s.announced {

@@ -15,19 +15,20 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
-// tellable says which of the plan's peers can be told of an address, and why
-// none of some can.
-func tellable(o outcome) (told func(i int, addr netip.Addr) bool, why func(peers []int) string) {
+// sessionCarriers returns a function that reports whether the session with the i-th
+// peer of the plan carries routes to an address, and one that explains why none of
+// some sessions does.
+func sessionCarriers(o observedState) (carries func(i int, addr netip.Addr) bool, explain func(peers []int) string) {
 	status := make([]bgp.PeerStatus, len(o.plan.BGP))
 	for i, p := range o.plan.BGP {
-		status[i] = statusOf(o.sessions, p.Config.Name)
+		status[i] = peerStatus(o.sessions, p.Config.Name)
 	}
-	told = func(i int, addr netip.Addr) bool {
+	carries = func(i int, addr netip.Addr) bool {
 		s := status[i]
 		return o.plan.BGP[i].Problem.Reason == "" && s.State == bgp.Established && (addr.Is4() && s.IPv4 || addr.Is6() && s.IPv6)
 	}
-	why = func(peers []int) string {
-		var errors []string
+	explain = func(peers []int) string {
+		var problems []string
 		for _, i := range peers {
 			text := status[i].LastError
 			switch {
@@ -38,29 +39,32 @@ func tellable(o outcome) (told func(i int, addr netip.Addr) bool, why func(peers
 			case text == "":
 				text = "not established yet"
 			}
-			errors = append(errors, o.plan.BGP[i].Config.Name+": "+text)
+			problems = append(problems, o.plan.BGP[i].Config.Name+": "+text)
 		}
-		return "no BGP session can carry it: " + v1alpha1.Abbreviate(errors, "; ")
+		return "no BGP session can carry it: " + v1alpha1.Abbreviate(problems, "; ")
 	}
-	return told, why
+	return carries, explain
 }
 
-func statusOf(all []bgp.PeerStatus, peer string) bgp.PeerStatus {
-	i, found := slices.BinarySearchFunc(all, peer, func(s bgp.PeerStatus, name string) int { return strings.Compare(s.Name, name) })
+// peerStatus returns the status of the peer from all, which are sorted by name.
+func peerStatus(all []bgp.PeerStatus, peer string) bgp.PeerStatus {
+	i, found := slices.BinarySearchFunc(all, peer, func(s bgp.PeerStatus, name string) int {
+		return strings.Compare(s.Name, name)
+	})
 	if !found {
 		return bgp.PeerStatus{Name: peer}
 	}
 	return all[i]
 }
 
-// sessionsOf reports each session. What changes with every attempt to connect is
-// left out, or kept from before: a router that is off must not keep the API
-// server busy.
-func sessionsOf(before []v1alpha1.Session, o outcome) (sessions []v1alpha1.Session) {
+// sessionReports returns the report for each session. What changes with every attempt
+// to connect is omitted or kept from the last report, so that a router that is down
+// does not cause a status update for each attempt.
+func sessionReports(before []v1alpha1.Session, o observedState) (sessions []v1alpha1.Session) {
 	for _, p := range o.plan.BGP {
-		st := statusOf(o.sessions, p.Config.Name)
+		st := peerStatus(o.sessions, p.Config.Name)
 		s := v1alpha1.Session{
-			Peer: p.Config.Name, State: steady(st.State, p), Routes: int64(st.Routes), Lost: int64(st.Lost),
+			Peer: p.Config.Name, State: stableState(st.State, p), Routes: int64(st.Routes), Lost: int64(st.Lost),
 			LastError: st.LastError, FailedAt: string(st.FailedAt), Withheld: st.Withheld, Pending: st.Pending,
 			Problem: p.Problem.Message, ProblemReason: p.Problem.Reason,
 		}
@@ -71,21 +75,21 @@ func sessionsOf(before []v1alpha1.Session, o outcome) (sessions []v1alpha1.Sessi
 			s.LocalAddress, s.RemoteAddress = st.LocalAddr.String(), st.RemoteAddr.String()
 			s.RemoteASN, s.RemoteRouterID = int64(st.Remote.ASN), st.Remote.RouterID.String()
 			s.HoldTime = int64(st.HoldTime / time.Second)
-			s.Families = families(st)
-			s.GracefulRestart = graceful(p, st)
+			s.Families = familyNames(st)
+			s.GracefulRestart = gracefulRestartMessage(p, st)
 		}
 		i := slices.IndexFunc(before, func(b v1alpha1.Session) bool { return b.Peer == s.Peer })
-		s.Since, s.LastErrorTime = timeOf(st.Since), timeOf(st.LastErrorAt)
+		s.Since, s.LastErrorTime = metaTime(st.Since), metaTime(st.LastErrorAt)
 		if i >= 0 && before[i].LastError == s.LastError && before[i].Lost == s.Lost && before[i].LastErrorTime != nil {
 			s.LastErrorTime = before[i].LastErrorTime
 		}
 		if i >= 0 && before[i].State == s.State && s.State != bgp.Established.String() && before[i].Since != nil {
 			s.Since = before[i].Since
 		}
-		if key, _, ok := path(p); ok && p.Problem.Reason == "" {
-			s.BFD, s.BFDMessage = bfd.AdminDown.String(), "cannot be run with these addresses"
+		if key, _, ok := bfdPath(p); ok && p.Problem.Reason == "" {
+			s.BFD, s.BFDMessage = bfd.AdminDown.String(), "not possible with these addresses"
 			if path, runs := o.paths[key]; runs {
-				s.BFD, s.BFDMessage = pathOf(path)
+				s.BFD, s.BFDMessage = bfdReport(path)
 			}
 		}
 		sessions = append(sessions, s)
@@ -94,8 +98,8 @@ func sessionsOf(before []v1alpha1.Session, o outcome) (sessions []v1alpha1.Sessi
 	return sessions
 }
 
-// steady is the state without the steps of each attempt.
-func steady(state bgp.SessionState, p plan.Peering) string {
+// stableState returns the state without the transitions of each connection attempt.
+func stableState(state bgp.SessionState, p plan.Peering) string {
 	switch {
 	case p.Problem.Reason != "":
 		return bgp.Idle.String()
@@ -107,7 +111,7 @@ func steady(state bgp.SessionState, p plan.Peering) string {
 	return bgp.Connect.String()
 }
 
-func families(st bgp.PeerStatus) (names []string) {
+func familyNames(st bgp.PeerStatus) (names []string) {
 	if st.IPv4 {
 		names = append(names, "IPv4")
 	}
@@ -117,29 +121,29 @@ func families(st bgp.PeerStatus) (names []string) {
 	return names
 }
 
-func graceful(p plan.Peering, st bgp.PeerStatus) string {
+func gracefulRestartMessage(p plan.Peering, st bgp.PeerStatus) string {
 	switch {
 	case p.Peer.RestartTime == 0:
 		return ""
 	case !st.Remote.GracefulRestart:
-		return "the router does not offer it: a restart of the speaker withdraws the routes for a moment"
+		return "not supported by the router: restarting the speaker withdraws the routes temporarily"
 	}
 	return fmt.Sprintf("the router keeps the routes for %s", p.Peer.RestartTime)
 }
 
-func pathOf(s bfd.Status) (state, message string) {
+func bfdReport(s bfd.Status) (state, message string) {
 	switch {
 	case s.Problem != "":
 		return s.State.String(), s.Problem
 	case s.State == bfd.Up:
-		return s.State.String(), fmt.Sprintf("a dead path is noticed within %s", s.Detection)
+		return s.State.String(), fmt.Sprintf("a failed path is detected within %s", s.Detection)
 	case s.Diagnostic != 0:
 		return s.State.String(), s.Diagnostic.String()
 	}
 	return s.State.String(), ""
 }
 
-func timeOf(t time.Time) *metav1.Time {
+func metaTime(t time.Time) *metav1.Time {
 	if t.IsZero() {
 		return nil
 	}

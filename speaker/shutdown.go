@@ -19,51 +19,51 @@ const (
 	// daemonSet is the name of the DaemonSet that runs the speakers.
 	daemonSet = "fairlead-speaker"
 
-	// shutdownQueryTimeout bounds the requests by which a speaker that ends finds out
-	// whether only its pod is restarted. A busy API server takes more than a second,
-	// and routes that are left by mistake attract packets until the restart time is
-	// over. With the drain delay and writeTimeout it stays below the pod's grace
-	// period.
+	// shutdownQueryTimeout bounds the requests that determine whether only the pod is
+	// being restarted. A busy API server takes more than a second, and routes that are
+	// kept by mistake attract packets until the restart time is over. Together with the
+	// drain delay and writeTimeout it must stay below the pod's grace period.
 	shutdownQueryTimeout = 5 * time.Second
 )
 
-// exit is how this node leaves: slowly when it is excluded, politely when it is
-// emptied, and without a word when the speaker is only restarted.
-type exit struct {
-	client    kubernetes.Interface
-	namespace string
-	drain     time.Duration
+// shutdownPolicy decides how the speaker ends: an excluded node first asks routers to
+// select other paths, a node that is drained or removed withdraws its routes, and a
+// restart leaves them to graceful restart.
+type shutdownPolicy struct {
+	client     kubernetes.Interface
+	namespace  string
+	drainDelay time.Duration
 
-	started time.Time // of the first pass
-	routing bool      // sessions have been set up
-	since   time.Time // excluded since then; zero if not
+	startedAt     time.Time // when the first sync started
+	routesSet     bool      // the routing engines have a desired state
+	excludedSince time.Time // zero if the node is not excluded
 }
 
-// drained reports whether routers have had the time to look for other ways
-// since the node was excluded. One that was excluded from the start announces
-// nothing.
-func (e *exit) drained(node *corev1.Node, wake func()) bool {
-	if node == nil || plan.Excluded(node) == "" {
-		e.since = time.Time{}
+// drainComplete reports whether routers have had the drain delay to select other paths
+// since the node was excluded. It calls wake when that time is over. A node that was
+// excluded before the speaker started advertises nothing, so it is drained at once.
+func (e *shutdownPolicy) drainComplete(node *corev1.Node, wake func()) bool {
+	if node == nil || plan.ExclusionReason(node) == "" {
+		e.excludedSince = time.Time{}
 		return false
 	}
-	if e.since.IsZero() {
-		e.since = time.Now()
-		if !e.routing {
-			e.since = e.since.Add(-e.drain)
+	if e.excludedSince.IsZero() {
+		e.excludedSince = time.Now()
+		if !e.routesSet {
+			e.excludedSince = e.excludedSince.Add(-e.drainDelay)
 		}
-		time.AfterFunc(e.drain, wake)
+		time.AfterFunc(e.drainDelay, wake)
 	}
-	return time.Since(e.since) >= e.drain
+	return time.Since(e.excludedSince) >= e.drainDelay
 }
 
-// why this speaker's routes shall be withdrawn when it ends; "" if it is only
-// being restarted or upgraded. Without an answer from the API server it counts
-// as that.
-func (e *exit) why(ctx context.Context, node *corev1.Node) string {
+// withdrawalReason returns why the routes must be withdrawn when the speaker ends, or
+// "" if it is only being restarted or upgraded. The latter is assumed if the API
+// server does not respond.
+func (e *shutdownPolicy) withdrawalReason(ctx context.Context, node *corev1.Node) string {
 	ctx, cancel := context.WithTimeout(ctx, shutdownQueryTimeout)
 	defer cancel()
-	if node != nil { // what happened to it a moment ago need not have come by watch yet
+	if node != nil { // the cached Node may be stale: a drain cordons it just before it evicts pods
 		switch now, err := e.client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{}); {
 		case err == nil:
 			node = now
@@ -73,14 +73,15 @@ func (e *exit) why(ctx context.Context, node *corev1.Node) string {
 	}
 	switch {
 	case node == nil:
-		return "the Node is gone"
+		return "the Node was deleted"
 	case node.Spec.Unschedulable:
 		return "the Node is cordoned"
-	case plan.Excluded(node) != "":
-		return "the Node " + plan.Excluded(node)
+	case plan.ExclusionReason(node) != "":
+		return "the Node " + plan.ExclusionReason(node)
 	}
 	d, err := e.client.AppsV1().DaemonSets(e.namespace).Get(ctx, daemonSet, metav1.GetOptions{})
-	// Who may not ask any more has lost its account together with everything else.
+	// Without permission for the request, the ServiceAccount or its Role was removed
+	// together with everything else.
 	gone := apierrors.IsNotFound(err) || apierrors.IsUnauthorized(err) || apierrors.IsForbidden(err)
 	if gone || err == nil && d.DeletionTimestamp != nil {
 		return "Fairlead is being removed"
@@ -88,44 +89,46 @@ func (e *exit) why(ctx context.Context, node *corev1.Node) string {
 	return ""
 }
 
-// sayGoodbye leaves the routers in the way that fits why the speaker ends.
-// why is "" before a restart.
-func (s *Speaker) sayGoodbye(ctx context.Context, why string) {
-	if !s.exit.routing {
+// leaveRouters ends the BGP sessions: with GRACEFUL_SHUTDOWN and a withdrawal if there
+// is a reason to withdraw the routes, and by graceful restart otherwise.
+func (s *Speaker) leaveRouters(ctx context.Context, reason string) {
+	if !s.shutdown.routesSet {
 		return
 	}
-	if why == "" {
-		s.log.Info("routes left with the routers, for the next speaker")
-		s.routing.pause(ctx)
+	if reason == "" {
+		s.log.Info("routes kept by the routers until the speaker has restarted")
+		s.routing.prepareRestart(ctx)
 		return
 	}
-	left := s.exit.drain
-	if !s.exit.since.IsZero() {
-		left -= time.Since(s.exit.since) // they have been asked already
+	remaining := s.shutdown.drainDelay
+	if !s.shutdown.excludedSince.IsZero() {
+		remaining -= time.Since(s.shutdown.excludedSince) // the routers know since then
 	}
-	links, err := l2.Interfaces()
-	if err == nil && left > 0 {
-		err = s.ask(ctx, links)
-		s.log.Info("routers asked to look for other ways", "reason", why, "for", left)
-		sleep(ctx, left)
+	interfaces, err := l2.Interfaces()
+	if err == nil && remaining > 0 {
+		err = s.requestGracefulShutdown(ctx, interfaces)
+		s.log.Info("graceful shutdown of routes started", "reason", reason, "for", remaining)
+		sleepContext(ctx, remaining)
 	}
 	if err != nil {
-		s.log.Warn("routers not asked to look for other ways", "error", err)
+		s.log.Warn("graceful shutdown of routes failed", "error", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	s.routing.leave(ctx, fmt.Sprintf("%s: %s", s.node, why))
-	s.log.Info("routes withdrawn", "reason", why)
-	s.want(func(v1alpha1.SpeakerStatus) v1alpha1.SpeakerStatus { return v1alpha1.SpeakerStatus{Version: s.version} })
+	s.routing.withdrawAll(ctx, fmt.Sprintf("%s: %s", s.node, reason))
+	s.log.Info("routes withdrawn", "reason", reason)
+	s.setDesiredReport(func(v1alpha1.SpeakerStatus) v1alpha1.SpeakerStatus {
+		return v1alpha1.SpeakerStatus{Version: s.version}
+	})
 	if err := s.writeReport(ctx); err != nil {
 		s.log.Warn("last report failed", "error", err)
 	}
 }
 
-// ask asks the routers to look for other ways (RFC 8326), so that nothing is
-// lost when the routes go.
-func (s *Speaker) ask(ctx context.Context, links []l2.Interface) error {
-	snapshot, err := s.snapshot(ctx, links)
+// requestGracefulShutdown advertises all routes with the GRACEFUL_SHUTDOWN community
+// (RFC 8326), so that routers select other paths before the routes are withdrawn.
+func (s *Speaker) requestGracefulShutdown(ctx context.Context, interfaces []l2.Interface) error {
+	snapshot, err := s.snapshot(ctx, interfaces)
 	if err != nil {
 		return err
 	}

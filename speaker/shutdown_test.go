@@ -13,9 +13,9 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// TestWhy: a speaker withdraws its routes only if it knows that it will not be
-// back.
-func TestWhy(t *testing.T) {
+// TestWithdrawalReason checks that a speaker withdraws its routes only if it is certain
+// that it is not being restarted.
+func TestWithdrawalReason(t *testing.T) {
 	answer := func(code int, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
@@ -26,7 +26,9 @@ func TestWhy(t *testing.T) {
 	status := func(code int, reason string) http.HandlerFunc {
 		return answer(code, fmt.Sprintf(`{"kind":"Status","apiVersion":"v1","status":"Failure","reason":%q,"code":%d}`, reason, code))
 	}
-	there := answer(200, `{"kind":"DaemonSet","apiVersion":"apps/v1","metadata":{"name":"fairlead-speaker"}}`)
+	found := answer(200, `{"kind":"DaemonSet","apiVersion":"apps/v1","metadata":{"name":"fairlead-speaker"}}`)
+	deleting := answer(200, `{"kind":"DaemonSet","apiVersion":"apps/v1",
+		"metadata":{"name":"fairlead-speaker","deletionTimestamp":"2026-01-01T00:00:00Z"}}`)
 	cordoned := node("n", func(n *corev1.Node) { n.Spec.Unschedulable = true })
 	for _, tt := range []struct {
 		name    string
@@ -35,17 +37,23 @@ func TestWhy(t *testing.T) {
 		want    string
 		fresh   http.HandlerFunc // of the Node
 	}{
-		{"an upgrade", node("n"), there, "", nil},
-		{"a cordoned node", cordoned, there, "the Node is cordoned", nil},
-		{"an excluded node", node("n", labelled(corev1.LabelNodeExcludeBalancers, "")), there, "the Node has the label " + corev1.LabelNodeExcludeBalancers, nil},
-		{"cordoned a moment ago", node("n"), there, "the Node is cordoned", answer(200, `{"kind":"Node","apiVersion":"v1","metadata":{"name":"n"},"spec":{"unschedulable":true}}`)},
-		{"deleted a moment ago", node("n"), there, "the Node is gone", status(404, "NotFound")},
-		{"no node", nil, there, "the Node is gone", nil},
+		{"an upgrade", node("n"), found, "", nil},
+		{"a cordoned node", cordoned, found, "the Node is cordoned", nil},
+		{
+			"an excluded node", node("n", labelled(corev1.LabelNodeExcludeBalancers, "")), found,
+			"the Node has the label " + corev1.LabelNodeExcludeBalancers, nil,
+		},
+		{
+			"cordoned a moment ago", node("n"), found, "the Node is cordoned",
+			answer(200, `{"kind":"Node","apiVersion":"v1","metadata":{"name":"n"},"spec":{"unschedulable":true}}`),
+		},
+		{"deleted a moment ago", node("n"), found, "the Node was deleted", status(404, "NotFound")},
+		{"no node", nil, found, "the Node was deleted", nil},
 		{"no DaemonSet", node("n"), status(404, "NotFound"), "Fairlead is being removed", nil},
-		{"a DaemonSet that is being deleted", node("n"), answer(200, `{"kind":"DaemonSet","apiVersion":"apps/v1","metadata":{"name":"fairlead-speaker","deletionTimestamp":"2026-01-01T00:00:00Z"}}`), "Fairlead is being removed", nil},
-		{"no account any more", node("n"), status(401, "Unauthorized"), "Fairlead is being removed", nil},
-		{"no role any more", node("n"), status(403, "Forbidden"), "Fairlead is being removed", nil},
-		{"an API server in trouble", node("n"), status(500, "InternalError"), "", nil},
+		{"a DaemonSet that is being deleted", node("n"), deleting, "Fairlead is being removed", nil},
+		{"the ServiceAccount was removed", node("n"), status(401, "Unauthorized"), "Fairlead is being removed", nil},
+		{"the Role was removed", node("n"), status(403, "Forbidden"), "Fairlead is being removed", nil},
+		{"an API server that fails", node("n"), status(500, "InternalError"), "", nil},
 		{"an API server that does not answer", node("n"), func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "", nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -58,38 +66,38 @@ func TestWhy(t *testing.T) {
 					tt.fresh(w, r)
 					return
 				}
-				status(503, "ServiceUnavailable")(w, r) // then the cached one counts
+				status(503, "ServiceUnavailable")(w, r) // so that the cached Node counts
 			}))
 			defer api.Close()
 			client, err := kubernetes.NewForConfig(&rest.Config{Host: api.URL})
 			if err != nil {
 				t.Fatal(err)
 			}
-			e := exit{client: client, namespace: "fairlead-system"}
-			if got := e.why(t.Context(), tt.node); got != tt.want {
+			e := shutdownPolicy{client: client, namespace: "fairlead-system"}
+			if got := e.withdrawalReason(t.Context(), tt.node); got != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
 	}
 }
 
-// TestDrained: an excluded node withdraws after a while, and at once if it was
-// excluded before it announced anything.
-func TestDrained(t *testing.T) {
+// TestDrainComplete checks that an excluded node withdraws after the drain delay, and
+// at once if it was excluded before it advertised anything.
+func TestDrainComplete(t *testing.T) {
 	excluded := node("n", labelled(corev1.LabelNodeExcludeBalancers, ""))
-	e := exit{drain: time.Hour, routing: true}
-	if e.drained(node("n"), func() {}) || e.drained(excluded, func() {}) {
-		t.Error("it withdraws without a word")
+	e := shutdownPolicy{drainDelay: time.Hour, routesSet: true}
+	if e.drainComplete(node("n"), func() {}) || e.drainComplete(excluded, func() {}) {
+		t.Error("drained before the drain delay is over")
 	}
-	e.since = e.since.Add(-2 * time.Hour)
-	if !e.drained(excluded, func() {}) {
-		t.Error("it never withdraws")
+	e.excludedSince = e.excludedSince.Add(-2 * time.Hour)
+	if !e.drainComplete(excluded, func() {}) {
+		t.Error("not drained after the drain delay")
 	}
-	if e.drained(node("n"), func() {}) || e.drained(excluded, func() {}) {
-		t.Error("the second time it withdraws without a word")
+	if e.drainComplete(node("n"), func() {}) || e.drainComplete(excluded, func() {}) {
+		t.Error("the second time drained before the drain delay is over")
 	}
-	e = exit{drain: time.Hour}
-	if !e.drained(excluded, func() {}) {
-		t.Error("it begins to announce although it is excluded")
+	e = shutdownPolicy{drainDelay: time.Hour}
+	if !e.drainComplete(excluded, func() {}) {
+		t.Error("not drained although excluded from the start")
 	}
 }

@@ -23,24 +23,24 @@ import (
 )
 
 const (
-	// retryAfter is the wait before a failed announcement or report is tried again.
-	retryAfter = time.Second
+	// retryInterval is the wait before a failed announcement or report is retried.
+	retryInterval = time.Second
 
-	// never is when to look again if nothing asks for it.
-	never = 24 * time.Hour
+	// noResync is the wait for the next sync if nothing requires one.
+	noResync = 24 * time.Hour
 
-	// longestRest bounds the pause between two passes.
-	longestRest = 50 * time.Millisecond
+	// maxDebounce bounds the pause between two syncs.
+	maxDebounce = 50 * time.Millisecond
 )
 
-// Speaker makes one node announce its part of the Plan, and reports it.
+// Speaker makes one node announce what its Plan has, and reports it.
 type Speaker struct {
-	node     string
-	version  string
-	fairlead *client.Client
-	events   record.EventRecorder
-	log      *slog.Logger
-	announce *l2.Announcer
+	node      string
+	version   string
+	fairlead  *client.Client
+	events    record.EventRecorder
+	log       *slog.Logger
+	announcer *l2.Announcer
 
 	kinds        client.Informers // of Fairlead's own kinds
 	factory      informers.SharedInformerFactory
@@ -50,30 +50,29 @@ type Speaker struct {
 	nodes        client.Source[*corev1.Node]
 	secrets      client.Source[*corev1.Secret]
 
-	routing *routing
-	gate    *gate
-	exit    exit
-	known   known
+	routing   *routingEngines
+	dataPath  *dataPathGate
+	shutdown  shutdownPolicy
+	lastKnown lastKnownFacts
 
-	// What was derived from objects that have not changed; of the reconciling
-	// goroutine.
+	// Derived from objects that have not changed; used by the sync loop only.
 	parser          config.Parser
 	interfaceStates memo.List[*v1alpha1.Speaker]
-	links           memo.Value[uint64, map[string][]l2.Interface]
+	interfaces      memo.Value[uint64, map[string][]l2.Interface]
 
 	lastNode *corev1.Node // the last version of this Node
 
-	wake      chan struct{}       // something has changed
-	again     time.Duration       // when to look again if nothing does
-	report    chan struct{}       // the wanted report has changed
-	announced map[netip.Addr]bool // on links at the last pass, to tell what is new
+	syncRequested chan struct{}       // something has changed
+	nextSync      time.Duration       // wait for the next sync if nothing changes
+	reportChanged chan struct{}       // the desired or the actual report has changed
+	announced     map[netip.Addr]bool // on interfaces at the last sync
 
-	mu     sync.Mutex
-	wanted *v1alpha1.SpeakerStatus // nil before the first pass
-	synced atomic.Bool
+	mu            sync.Mutex
+	desiredReport *v1alpha1.SpeakerStatus // nil before the first sync
+	ready         atomic.Bool
 }
 
-// Options are a Speaker's parts.
+// Options configure a Speaker. All fields but Guard and Drain are required.
 type Options struct {
 	Node      string // name of the Node object
 	Namespace string // of the speaker, and of the Secrets that BGPPeers name
@@ -82,60 +81,63 @@ type Options struct {
 	Fairlead  *client.Client
 	Events    record.EventRecorder
 	Log       *slog.Logger
-	// Guard keeps packets from bouncing between the node and its routers.
+	// Guard enables the loop guard for stray packets to announced addresses.
 	Guard bool
-	// Drain is how long routers have to look for other ways before an excluded
+	// Drain is the time that routers have to select other paths before an excluded
 	// node withdraws its routes.
 	Drain time.Duration
 }
 
-// New makes a Speaker. It announces nothing before Run.
+// New returns a Speaker. It announces nothing before Run.
 func New(o Options) (*Speaker, error) {
-	factory := informers.NewSharedInformerFactoryWithOptions(o.Client, 0, informers.WithTransform(strip))
-	own := informers.NewSharedInformerFactoryWithOptions(o.Client, 0, informers.WithTransform(strip), informers.WithNamespace(o.Namespace))
+	factory := informers.NewSharedInformerFactoryWithOptions(o.Client, 0, informers.WithTransform(stripObject))
+	own := informers.NewSharedInformerFactoryWithOptions(
+		o.Client, 0, informers.WithTransform(stripObject), informers.WithNamespace(o.Namespace))
 	s := &Speaker{
 		node: o.Node, version: o.Version, fairlead: o.Fairlead, events: o.Events, log: o.Log,
 		kinds: o.Fairlead.Informers(), factory: factory, ownNamespace: own,
-		services: client.Source[*corev1.Service]{SharedIndexInformer: newServiceInformer(o.Client)},
-		slices:   client.Source[*discoveryv1.EndpointSlice]{SharedIndexInformer: newEndpointSliceInformer(o.Client)},
-		nodes:    client.Source[*corev1.Node]{SharedIndexInformer: factory.Core().V1().Nodes().Informer()},
-		secrets:  client.Source[*corev1.Secret]{SharedIndexInformer: own.Core().V1().Secrets().Informer()},
-		exit:     exit{client: o.Client, namespace: o.Namespace, drain: o.Drain},
-		wake:     make(chan struct{}, 1),
-		report:   make(chan struct{}, 1),
+		services:      client.Source[*corev1.Service]{SharedIndexInformer: newServiceInformer(o.Client)},
+		slices:        client.Source[*discoveryv1.EndpointSlice]{SharedIndexInformer: newEndpointSliceInformer(o.Client)},
+		nodes:         client.Source[*corev1.Node]{SharedIndexInformer: factory.Core().V1().Nodes().Informer()},
+		secrets:       client.Source[*corev1.Secret]{SharedIndexInformer: own.Core().V1().Secrets().Informer()},
+		shutdown:      shutdownPolicy{client: o.Client, namespace: o.Namespace, drainDelay: o.Drain},
+		syncRequested: make(chan struct{}, 1),
+		reportChanged: make(chan struct{}, 1),
 	}
-	wake := func() { poke(s.wake) }
-	s.announce, s.routing, s.gate = l2.New(o.Log, wake), newRouting(o.Log, o.Node, o.Guard, wake), newGate(wake)
-	for _, i := range s.informers() {
-		if _, err := i.AddEventHandler(s.handler()); err != nil {
-			return nil, fmt.Errorf("set up an informer: %w", err)
+	wake := func() { notify(s.syncRequested) }
+	s.announcer, s.routing, s.dataPath = l2.New(o.Log, wake), newRouting(o.Log, o.Node, o.Guard, wake), newDataPathGate(wake)
+	for _, i := range s.allInformers() {
+		if _, err := i.AddEventHandler(s.eventHandler()); err != nil {
+			return nil, fmt.Errorf("set up informer: %w", err)
 		}
 	}
-	// What has become of a report decides whether another one is due.
-	reported := func(any) { poke(s.report) }
+	// The report is compared with the object's actual status, so it must be checked
+	// again when that has changed.
+	reported := func(any) { notify(s.reportChanged) }
 	if _, err := s.kinds.Speakers.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: reported, UpdateFunc: func(_, o any) { reported(o) }, DeleteFunc: reported,
 	}); err != nil {
-		return nil, fmt.Errorf("set up an informer: %w", err)
+		return nil, fmt.Errorf("set up informer: %w", err)
 	}
-	for _, i := range s.direct() {
-		if err := i.SetTransform(strip); err != nil {
-			return nil, fmt.Errorf("set up an informer: %w", err)
+	for _, i := range s.ownInformers() {
+		if err := i.SetTransform(stripObject); err != nil {
+			return nil, fmt.Errorf("set up informer: %w", err)
 		}
 	}
 	return s, nil
 }
 
-// direct returns the informers that no factory runs.
-func (s *Speaker) direct() []cache.SharedIndexInformer {
+// ownInformers returns the informers that are not run by a factory.
+func (s *Speaker) ownInformers() []cache.SharedIndexInformer {
 	return append(s.kinds.All(), s.services.SharedIndexInformer, s.slices.SharedIndexInformer)
 }
 
-func (s *Speaker) informers() []cache.SharedIndexInformer {
-	return append(s.direct(), s.nodes.SharedIndexInformer, s.secrets.SharedIndexInformer)
+func (s *Speaker) allInformers() []cache.SharedIndexInformer {
+	return append(s.ownInformers(), s.nodes.SharedIndexInformer, s.secrets.SharedIndexInformer)
 }
 
-func poke(c chan struct{}) {
+// notify sends on a channel with a buffer of one, unless a notification is pending.
+func notify(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:

@@ -16,20 +16,20 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
-// outcome is what a speaker has achieved.
-type outcome struct {
-	version  string
-	config   config.Config
-	links    []l2.Interface
-	claims   map[netip.Addr]l2.Claim // in force
-	plan     plan.Plan
-	sessions []bgp.PeerStatus
-	paths    map[bfd.Key]bfd.Status
+// observedState is what the report is computed from.
+type observedState struct {
+	version    string
+	config     config.Config
+	interfaces []l2.Interface
+	claims     map[netip.Addr]l2.Claim // in force
+	plan       plan.Plan
+	sessions   []bgp.PeerStatus
+	paths      map[bfd.Key]bfd.Status
 }
 
-// status is what the node's Speaker object says: what is announced, not what
-// should be. before is what it said until now.
-func status(before v1alpha1.SpeakerStatus, o outcome) v1alpha1.SpeakerStatus {
+// speakerStatus returns the status of the node's Speaker object: what is announced
+// now, not what is desired. before is the last status.
+func speakerStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.SpeakerStatus {
 	s := v1alpha1.SpeakerStatus{Version: o.version, Interfaces: reportedInterfaces(o)}
 	unannounced := maps.Clone(o.plan.Unannounced)
 	announced := map[string]v1alpha1.Announcement{}
@@ -42,23 +42,23 @@ func status(before v1alpha1.SpeakerStatus, o outcome) v1alpha1.SpeakerStatus {
 	for addr, claim := range o.claims {
 		announce(v1alpha1.Announcement{Interfaces: claim.Interfaces}, addr)
 	}
-	told, why := tellable(o)
-	for addr, peers := range o.plan.Routed {
+	carries, explain := sessionCarriers(o)
+	for addr, peers := range o.plan.Advertised {
 		var to []string
 		for _, i := range peers {
-			if told(i, addr) {
+			if carries(i, addr) {
 				to = append(to, o.plan.BGP[i].Config.Name)
 			}
 		}
 		if len(to) > 0 {
 			announce(v1alpha1.Announcement{Peers: to}, addr)
 		} else if _, onInterface := o.claims[addr]; !onInterface {
-			unannounced[addr] = v1alpha1.Refusal{Reason: v1alpha1.NoSession, Message: why(peers)}
+			unannounced[addr] = v1alpha1.Refusal{Reason: v1alpha1.NoSession, Message: explain(peers)}
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(announced)) {
 		a := announced[key]
-		a.Addresses = ranges(addrs[key])
+		a.Addresses = formatRanges(addrs[key])
 		s.Announcing = append(s.Announcing, a)
 	}
 	s.AnnouncedAddresses = int64(len(count))
@@ -71,9 +71,9 @@ func status(before v1alpha1.SpeakerStatus, o outcome) v1alpha1.SpeakerStatus {
 		return cmp.Or(strings.Compare(string(a.Reason), string(b.Reason)), strings.Compare(a.Message, b.Message))
 	})
 	for _, r := range refusals {
-		s.Unannounced = append(s.Unannounced, v1alpha1.Unannounced{Reason: r.Reason, Message: r.Message, Addresses: ranges(byRefusal[r])})
+		s.Unannounced = append(s.Unannounced, v1alpha1.Unannounced{Reason: r.Reason, Message: r.Message, Addresses: formatRanges(byRefusal[r])})
 	}
-	s.Sessions = sessionsOf(before.Sessions, o)
+	s.Sessions = sessionReports(before.Sessions, o)
 	if len(s.Sessions) > 0 {
 		up := 0
 		for _, session := range s.Sessions {
@@ -86,27 +86,27 @@ func status(before v1alpha1.SpeakerStatus, o outcome) v1alpha1.SpeakerStatus {
 	return s
 }
 
-func reportedInterfaces(o outcome) (links []v1alpha1.Interface) {
+func reportedInterfaces(o observedState) (interfaces []v1alpha1.Interface) {
 	var named []string
 	for _, ad := range o.config.L2Advertisements {
 		named = append(named, ad.Interfaces...)
 	}
-	for _, l := range o.links {
+	for _, l := range o.interfaces {
 		if len(l.Prefixes) == 0 && !slices.Contains(named, l.Name) {
-			continue // one end of a pod's pair, as a rule: nothing can be announced there
+			continue // as a rule the host end of a pod's veth pair, where no address can be announced
 		}
 		link := v1alpha1.Interface{Name: l.Name}
 		for _, p := range l.Prefixes {
 			link.Addresses = append(link.Addresses, p.String())
 		}
-		links = append(links, link)
+		interfaces = append(interfaces, link)
 	}
-	return links
+	return interfaces
 }
 
-// ranges writes addresses as people do, runs of them as "first-last": what is
-// announced by BGP is, as a rule, most of a pool.
-func ranges(addrs []netip.Addr) (texts []string) {
+// formatRanges returns addresses as text, consecutive ones as "first-last". The
+// addresses that are advertised by BGP are, as a rule, most of a pool.
+func formatRanges(addrs []netip.Addr) (texts []string) {
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	for i := 0; i < len(addrs); {
 		j := i + 1
@@ -123,12 +123,12 @@ func ranges(addrs []netip.Addr) (texts []string) {
 	return texts
 }
 
-// common is what a node may count on of its own links. One that is not reported
-// yet does not count: the other nodes cannot reckon with it, and would go on
-// answering for what it would make this node's. One that is gone does not count
-// either, whatever was reported.
-func common(reported, live []l2.Interface) []l2.Interface {
-	var links []l2.Interface
+// usableInterfaces returns the interfaces of this node that count for its plan. An
+// interface that is not reported yet does not count: the other nodes do not know it,
+// and would also answer for addresses that it makes this node the owner of. A
+// reported interface that no longer exists does not count either.
+func usableInterfaces(reported, live []l2.Interface) []l2.Interface {
+	var interfaces []l2.Interface
 	for _, l := range live {
 		i := slices.IndexFunc(reported, func(r l2.Interface) bool { return r.Name == l.Name })
 		if i < 0 {
@@ -140,14 +140,14 @@ func common(reported, live []l2.Interface) []l2.Interface {
 				both.Prefixes = append(both.Prefixes, p)
 			}
 		}
-		links = append(links, both)
+		interfaces = append(interfaces, both)
 	}
-	return links
+	return interfaces
 }
 
-// announcedBefore reads back the addresses that the speaker answered for on
-// links when it last reported.
-func announcedBefore(s *v1alpha1.Speaker) map[netip.Addr]bool {
+// previouslyAnnounced returns the addresses that the speaker announced on interfaces
+// according to its last report.
+func previouslyAnnounced(s *v1alpha1.Speaker) map[netip.Addr]bool {
 	before := map[netip.Addr]bool{}
 	if s == nil {
 		return before

@@ -30,7 +30,7 @@ var (
 	bgpad     = fixture.BGPAdvertisement
 )
 
-func link(name string, prefixes ...string) l2.Interface {
+func newInterface(name string, prefixes ...string) l2.Interface {
 	l := l2.Interface{Name: name}
 	for _, p := range prefixes {
 		l.Prefixes = append(l.Prefixes, netip.MustParsePrefix(p))
@@ -39,69 +39,86 @@ func link(name string, prefixes ...string) l2.Interface {
 }
 
 func TestStatusRoundTrip(t *testing.T) {
-	links := []l2.Interface{link("eth0", "192.0.2.1/24", "2001:db8::1/64"), link("named"), link("cali1")}
+	interfaces := []l2.Interface{newInterface("eth0", "192.0.2.1/24", "2001:db8::1/64"), newInterface("named"), newInterface("cali1")}
 	a, b, c := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8"), netip.MustParseAddr("192.0.2.9")
-	why := v1alpha1.Refusal{Reason: v1alpha1.NoInterface, Message: "why"}
-	got := status(v1alpha1.SpeakerStatus{}, outcome{
-		version: "v1", links: links, config: config.Config{L2Advertisements: []config.L2Advertisement{{Interfaces: []string{"named"}}}},
+	refusal := v1alpha1.Refusal{Reason: v1alpha1.NoInterface, Message: "message"}
+	got := speakerStatus(v1alpha1.SpeakerStatus{}, observedState{
+		version: "v1", interfaces: interfaces,
+		config: config.Config{L2Advertisements: []config.L2Advertisement{{Interfaces: []string{"named"}}}},
 		claims: map[netip.Addr]l2.Claim{
 			a: {Interfaces: []string{"eth0"}}, b: {Interfaces: []string{"eth0", "named"}}, c: {Interfaces: []string{"eth0"}},
 		},
-		plan: plan.Plan{Unannounced: map[netip.Addr]v1alpha1.Refusal{netip.MustParseAddr("203.0.113.1"): why, netip.MustParseAddr("203.0.113.2"): why}},
+		plan: plan.Plan{Unannounced: map[netip.Addr]v1alpha1.Refusal{
+			netip.MustParseAddr("203.0.113.1"): refusal, netip.MustParseAddr("203.0.113.2"): refusal,
+		}},
 	})
 	speaker := &v1alpha1.Speaker{Status: got}
-	if back := plan.InterfacesOf(speaker); len(back) != 2 || !slices.Equal(back[0].Prefixes, links[0].Prefixes) || back[1].Name != "named" {
-		t.Errorf("links %v", back)
+	back := plan.ReportedInterfaces(speaker)
+	if len(back) != 2 || !slices.Equal(back[0].Prefixes, interfaces[0].Prefixes) || back[1].Name != "named" {
+		t.Errorf("interfaces %v", back)
 	}
-	if back := announcedBefore(speaker); !maps.Equal(back, map[netip.Addr]bool{a: true, b: true, c: true}) {
+	if back := previouslyAnnounced(speaker); !maps.Equal(back, map[netip.Addr]bool{a: true, b: true, c: true}) {
 		t.Errorf("announced %v", back)
 	}
-	if len(got.Announcing) != 2 || len(got.Unannounced) != 1 || !slices.Equal(got.Unannounced[0].Addresses, []string{"203.0.113.1-203.0.113.2"}) || got.AnnouncedAddresses != 3 {
+	if len(got.Announcing) != 2 || len(got.Unannounced) != 1 || got.AnnouncedAddresses != 3 ||
+		!slices.Equal(got.Unannounced[0].Addresses, []string{"203.0.113.1-203.0.113.2"}) {
 		t.Errorf("got %+v", got)
 	}
 }
 
-func TestCommon(t *testing.T) {
-	reported := []l2.Interface{link("eth0", "192.0.2.1/24", "198.51.100.1/24"), link("gone", "10.0.0.1/8")}
-	live := []l2.Interface{link("eth0", "192.0.2.1/24", "203.0.113.1/24"), link("new", "10.0.0.1/8")}
-	if got := common(reported, live); len(got) != 1 || got[0].Name != "eth0" || !slices.Equal(got[0].Prefixes, live[0].Prefixes[:1]) {
+func TestUsableInterfaces(t *testing.T) {
+	reported := []l2.Interface{newInterface("eth0", "192.0.2.1/24", "198.51.100.1/24"), newInterface("gone", "10.0.0.1/8")}
+	live := []l2.Interface{newInterface("eth0", "192.0.2.1/24", "203.0.113.1/24"), newInterface("new", "10.0.0.1/8")}
+	got := usableInterfaces(reported, live)
+	if len(got) != 1 || got[0].Name != "eth0" || !slices.Equal(got[0].Prefixes, live[0].Prefixes[:1]) {
 		t.Errorf("got %v", got)
 	}
 }
 
-// TestSessionStatus: addresses count as announced only if a session carries
-// them, and an idle peer does not change the report at every attempt.
+// TestSessionStatus checks that addresses count as announced only if a session carries
+// them, and that an idle peer does not change the report at every attempt.
 func TestSessionStatus(t *testing.T) {
 	s := plan.Snapshot{
 		Node: "node-1", Nodes: []*corev1.Node{node("node-1")}, Interfaces: map[string][]l2.Interface{"node-1": nil},
 		Services: []*corev1.Service{service("s", "203.0.113.5", "p"), service("r", "203.0.113.6", "p"), service("v6", "2001:db8::5", "p")},
 	}
-	s.Config, _ = config.Parse(config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1"), peer("b", "192.0.2.2")}})
+	s.Config, _ = config.Parse(config.Objects{
+		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")},
+		BGPPeers:          []*v1alpha1.BGPPeer{peer("a", "192.0.2.1"), peer("b", "192.0.2.2")},
+	})
 	up := bgp.PeerStatus{Name: "a", State: bgp.Established, IPv4: true, Since: time.Unix(100, 5), Withheld: "IPv6: not enabled"}
 	down := bgp.PeerStatus{Name: "b", State: bgp.OpenSent, LastError: "connection refused", LastErrorAt: time.Unix(100, 0)}
-	first := status(v1alpha1.SpeakerStatus{}, outcome{plan: plan.Decide(s), sessions: []bgp.PeerStatus{up, down}})
+	first := speakerStatus(v1alpha1.SpeakerStatus{}, observedState{plan: plan.Decide(s), sessions: []bgp.PeerStatus{up, down}})
 
 	if first.SessionSummary != "1/2" || first.AnnouncedAddresses != 2 {
 		t.Errorf("got %+v", first)
 	}
-	if len(first.Announcing) != 1 || !slices.Equal(first.Announcing[0].Addresses, []string{"203.0.113.5-203.0.113.6"}) || !slices.Equal(first.Announcing[0].Peers, []string{"a"}) {
+	if len(first.Announcing) != 1 || !slices.Equal(first.Announcing[0].Peers, []string{"a"}) ||
+		!slices.Equal(first.Announcing[0].Addresses, []string{"203.0.113.5-203.0.113.6"}) {
 		t.Errorf("announcing %+v", first.Announcing)
 	}
-	want := v1alpha1.Unannounced{Reason: v1alpha1.NoSession, Message: "no BGP session can carry it: a: IPv6: not enabled; b: connection refused", Addresses: []string{"2001:db8::5"}}
+	want := v1alpha1.Unannounced{
+		Reason:    v1alpha1.NoSession,
+		Message:   "no BGP session can carry it: a: IPv6: not enabled; b: connection refused",
+		Addresses: []string{"2001:db8::5"},
+	}
 	if len(first.Unannounced) != 1 || fmt.Sprint(first.Unannounced[0]) != fmt.Sprint(want) {
 		t.Errorf("unannounced %+v, want %+v", first.Unannounced, want)
 	}
 	down.State, down.LastErrorAt, down.Since = bgp.Connect, time.Unix(200, 0), time.Unix(200, 0)
-	second := status(first, outcome{plan: plan.Decide(s), sessions: []bgp.PeerStatus{up, down}})
-	if a, b := fmt.Sprintf("%+v", first.Sessions[1]), fmt.Sprintf("%+v", second.Sessions[1]); !first.Sessions[1].LastErrorTime.Equal(second.Sessions[1].LastErrorTime) || first.Sessions[1].State != second.Sessions[1].State {
-		t.Errorf("another attempt changes the report from\n%s\nto\n%s", a, b)
+	second := speakerStatus(first, observedState{plan: plan.Decide(s), sessions: []bgp.PeerStatus{up, down}})
+	if a, b := first.Sessions[1], second.Sessions[1]; !a.LastErrorTime.Equal(b.LastErrorTime) || a.State != b.State {
+		t.Errorf("another attempt changes the report from\n%+v\nto\n%+v", a, b)
 	}
 }
 
-// BenchmarkRoutes decides 50,000 routes to two peers, and reports them.
+// BenchmarkRoutes measures deciding and reporting 50,000 routes to two peers.
 func BenchmarkRoutes(b *testing.B) {
 	s := plan.Snapshot{Node: "node-0", Interfaces: map[string][]l2.Interface{}}
-	s.Config, _ = config.Parse(config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1"), peer("b", "192.0.2.2")}})
+	s.Config, _ = config.Parse(config.Objects{
+		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")},
+		BGPPeers:          []*v1alpha1.BGPPeer{peer("a", "192.0.2.1"), peer("b", "192.0.2.2")},
+	})
 	for i := range 3 {
 		s.Nodes = append(s.Nodes, node(fmt.Sprintf("node-%d", i)))
 	}
@@ -110,6 +127,6 @@ func BenchmarkRoutes(b *testing.B) {
 	}
 	sessions := []bgp.PeerStatus{{Name: "a", State: bgp.Established, IPv4: true}, {Name: "b", State: bgp.Established, IPv4: true}}
 	for b.Loop() {
-		status(v1alpha1.SpeakerStatus{}, outcome{plan: plan.Decide(s), sessions: sessions})
+		speakerStatus(v1alpha1.SpeakerStatus{}, observedState{plan: plan.Decide(s), sessions: sessions})
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What is ours in the kernel carries all three numbers, and only that is ever
-// changed. Others use, as far as their sources and manuals tell:
+// All routes and rules of the guard have all three numbers, and no others are ever
+// changed. According to their sources and manuals, other programs use:
 //
 //	            tables                            priorities of rules     protocol
 //	Calico      1-250 (to be configured)          99-101                  80
@@ -24,82 +24,85 @@ import (
 //	AWS VPC CNI 2 and up                          512, 1024, 1536         -
 //	WireGuard   51820                             32764, 32765            -
 //
-// Just before the main table, at 32766, would be best for the rule: whoever
-// routes on purpose comes first. The kernel itself gives the next smaller
-// priority to rules without one, so that there must be room.
+// The rule must follow the rules of all other programs and precede the main table's,
+// at 32766. It leaves room below that, because the kernel gives a rule without a
+// priority the next smaller one.
 const (
-	table    = 17996 // 0x464c, "FL"
-	priority = 32460
-	protocol = 70
+	tableID      = 17996 // 0x464c, "FL"
+	rulePriority = 32460
+	protocolID   = 70
 )
 
-// allTables asks for the routes of all tables.
+// allTables is the filter for the routes of all tables.
 var allTables = &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
 
-// kernel is the kernel's routing in the thread's network namespace.
-type kernel struct {
+// kernelState is the kernel's routing in the thread's network namespace.
+type kernelState struct {
 	*netlink.Handle
-	have    tables
-	node    node
-	uplinks []int // indexes of the links of default routes
+	observed          guardTables
+	main              mainTable
+	defaultInterfaces []int // their indexes, by the default routes
 }
 
-// apply makes the kernel's tables what the state wants, and without a state
-// leaves nothing.
-func (g *Guard) apply(ctx context.Context, want *State) error {
+// apply changes the kernel's tables to the desired state; nil removes everything.
+func (g *Guard) apply(ctx context.Context, desired *State) error {
 	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
-		return fmt.Errorf("open a netlink socket: %w", err)
+		return fmt.Errorf("open netlink socket: %w", err)
 	}
 	defer handle.Close()
-	k := kernel{Handle: handle, have: tables{routes: make(map[netip.Prefix]action), rules: make(map[rule]bool)}}
+	k := kernelState{
+		Handle:   handle,
+		observed: guardTables{routes: make(map[netip.Prefix]routeAction), rules: make(map[interfaceRule]bool)},
+	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		if err := k.read(family); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
-			return err // a kernel without IPv6 has nothing of it
+		// EAFNOSUPPORT: a kernel without IPv6 has neither routes nor rules for it.
+		if err := k.readFamily(family); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+			return err
 		}
 	}
 	var (
-		wanted  tables
-		links   []string
-		unknown error
+		want       guardTables
+		interfaces []string
+		unknown    error
 	)
-	if want != nil {
-		links, unknown = k.links(*want)
-		wanted = decide(want.Prefixes, links, k.node)
+	if desired != nil {
+		interfaces, unknown = k.guardedInterfaces(*desired)
+		want = desiredTables(desired.Prefixes, interfaces, k.main)
 	}
-	c := diff(k.have, wanted)
-	if err := errors.Join(k.change(ctx, c), unknown); err != nil {
+	c := diffTables(k.observed, want)
+	if err := errors.Join(k.applyChanges(ctx, c), unknown); err != nil {
 		return err
 	}
 	if c.count() > 0 {
-		g.log.Info("loop guard changed", "prefixes", len(wanted.routes), "links", links)
+		g.log.Info("loop guard changed", "prefixes", len(want.routes), "interfaces", interfaces)
 	}
 	return nil
 }
 
-// read finds what there is of a family.
-func (k *kernel) read(family int) error {
+// readFamily reads the rules and routes of a family.
+func (k *kernelState) readFamily(family int) error {
 	rules, err := k.RuleList(family)
 	if err != nil {
-		return fmt.Errorf("list the routing rules: %w", err)
+		return fmt.Errorf("list routing rules: %w", err)
 	}
 	for _, r := range rules {
-		if r.Priority == priority && r.Table == table && r.Protocol == protocol && r.IifName != "" {
-			k.have.rules[rule{r.IifName, family == unix.AF_INET6}] = true
+		if r.Priority == rulePriority && r.Table == tableID && r.Protocol == protocolID && r.IifName != "" {
+			k.observed.rules[interfaceRule{r.IifName, family == unix.AF_INET6}] = true
 		}
 	}
 	err = k.RouteListFilteredIter(family, allTables, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
-		k.note(r)
+		k.addRoute(r)
 		return true
 	})
 	if err != nil {
-		return fmt.Errorf("list the routes: %w", err)
+		return fmt.Errorf("list routes: %w", err)
 	}
 	return nil
 }
 
-// note sorts a route in.
-func (k *kernel) note(r netlink.Route) {
+// addRoute adds a route that was read to where it belongs.
+func (k *kernelState) addRoute(r netlink.Route) {
 	to := netip.Prefix{} // stays so for a default route
 	if r.Dst != nil {
 		addr, _ := netip.AddrFromSlice(r.Dst.IP)
@@ -108,23 +111,23 @@ func (k *kernel) note(r netlink.Route) {
 	}
 	isDefault := to.Bits() <= 0
 	switch {
-	case r.Table == table && r.Protocol == protocol && r.Type == unix.RTN_UNREACHABLE:
-		k.have.routes[to] = refuse
-	case r.Table == table && r.Protocol == protocol && r.Type == unix.RTN_THROW:
-		k.have.routes[to] = pass
+	case r.Table == tableID && r.Protocol == protocolID && r.Type == unix.RTN_UNREACHABLE:
+		k.observed.routes[to] = actionUnreachable
+	case r.Table == tableID && r.Protocol == protocolID && r.Type == unix.RTN_THROW:
+		k.observed.routes[to] = actionThrow
 	case r.Table != unix.RT_TABLE_MAIN:
 	case isDefault:
-		k.uplinks = append(k.uplinks, linksOf(r)...)
+		k.defaultInterfaces = append(k.defaultInterfaces, routeInterfaces(r)...)
 	default:
-		k.node.others = append(k.node.others, to)
+		k.main.destinations = append(k.main.destinations, to)
 		if r.Type == unix.RTN_UNICAST && r.Gw == nil && r.Via == nil && len(r.MultiPath) == 0 {
-			k.node.subnets = append(k.node.subnets, to)
+			k.main.connected = append(k.main.connected, to)
 		}
 	}
 }
 
-// linksOf are the links that a route sends packets to.
-func linksOf(r netlink.Route) (indexes []int) {
+// routeInterfaces returns the indexes of the interfaces that a route uses.
+func routeInterfaces(r netlink.Route) (indexes []int) {
 	if r.LinkIndex > 0 {
 		indexes = append(indexes, r.LinkIndex)
 	}
@@ -134,28 +137,28 @@ func linksOf(r netlink.Route) (indexes []int) {
 	return indexes
 }
 
-// links are the names of the links to guard, sorted. Those that are not there
-// are named in the error.
-func (k *kernel) links(want State) (names []string, err error) {
-	indexes := slices.Clone(k.uplinks)
+// guardedInterfaces returns the names of the interfaces to guard, sorted. The error
+// names those that do not exist.
+func (k *kernelState) guardedInterfaces(want State) (names []string, err error) {
+	indexes := slices.Clone(k.defaultInterfaces)
 	named := slices.Clone(want.Interfaces)
-	for _, addr := range want.Toward {
+	for _, addr := range want.Peers {
 		if addr.Zone() != "" {
 			named = append(named, addr.Zone())
 			continue
 		}
 		routes, err := k.RouteGetWithOptions(addr.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
 		if err != nil {
-			continue // no way there, so none back
+			continue // without a route to the peer, no packets arrive from it
 		}
 		for _, r := range routes {
-			indexes = append(indexes, linksOf(r)...)
+			indexes = append(indexes, routeInterfaces(r)...)
 		}
 	}
 	for _, index := range indexes {
 		link, err := k.LinkByIndex(index)
-		// Rules for the loopback are about what the node itself sends: a peer
-		// on the node itself sends nothing in from outside.
+		// A rule for the loopback would affect what the node itself sends. A peer
+		// on the node itself does not send packets from outside.
 		if err == nil && link.Attrs().Flags&net.FlagLoopback == 0 {
 			names = append(names, link.Attrs().Name)
 		}
@@ -165,9 +168,9 @@ func (k *kernel) links(want State) (names []string, err error) {
 		link, err := k.LinkByName(name)
 		switch {
 		case err != nil:
-			unknown = append(unknown, fmt.Errorf("guard link %s: %w", name, err))
+			unknown = append(unknown, fmt.Errorf("guard interface %s: %w", name, err))
 		case link.Attrs().Flags&net.FlagLoopback != 0:
-			unknown = append(unknown, fmt.Errorf("guard link %s: it is the loopback", name))
+			unknown = append(unknown, fmt.Errorf("guard interface %s: must not be the loopback", name))
 		default:
 			names = append(names, name)
 		}
@@ -176,16 +179,22 @@ func (k *kernel) links(want State) (names []string, err error) {
 	return slices.Compact(names), errors.Join(unknown...)
 }
 
-// change carries the changes out. What fails does not keep the rest from being
-// tried, except where everything would fail.
-func (k *kernel) change(ctx context.Context, c changes) error {
+// applyChanges makes the changes. A failed change does not prevent the others, except
+// that it stops when the permission is missing or ctx has ended.
+func (k *kernelState) applyChanges(ctx context.Context, c tableChanges) error {
 	var failures []error
 	for _, step := range []func() error{
-		func() error { return each(ctx, "add", c.addRoutes, with(k.RouteAdd, route.netlink)) },
-		func() error { return each(ctx, "replace", c.replaceRoutes, with(k.RouteReplace, route.netlink)) },
-		func() error { return each(ctx, "add", c.addRules, with(k.RuleAdd, rule.netlink)) },
-		func() error { return each(ctx, "remove", c.dropRules, with(k.RuleDel, rule.netlink)) },
-		func() error { return each(ctx, "remove", c.dropRoutes, with(k.RouteDel, route.netlink)) },
+		func() error { return applyEach(ctx, "add", c.addRoutes, convertAnd(k.RouteAdd, tableRoute.netlink)) },
+		func() error {
+			return applyEach(ctx, "replace", c.replaceRoutes, convertAnd(k.RouteReplace, tableRoute.netlink))
+		},
+		func() error { return applyEach(ctx, "add", c.addRules, convertAnd(k.RuleAdd, interfaceRule.netlink)) },
+		func() error {
+			return applyEach(ctx, "remove", c.dropRules, convertAnd(k.RuleDel, interfaceRule.netlink))
+		},
+		func() error {
+			return applyEach(ctx, "remove", c.dropRoutes, convertAnd(k.RouteDel, tableRoute.netlink))
+		},
 	} {
 		err := step()
 		failures = append(failures, err)
@@ -196,12 +205,12 @@ func (k *kernel) change(ctx context.Context, c changes) error {
 	return errors.Join(failures...)
 }
 
-func with[T, N any](do func(*N) error, convert func(T) *N) func(T) error {
+func convertAnd[T, N any](do func(*N) error, convert func(T) *N) func(T) error {
 	return func(t T) error { return do(convert(t)) }
 }
 
-// each does something with all of the items.
-func each[T fmt.Stringer](ctx context.Context, what string, items []T, do func(T) error) error {
+// applyEach calls do for all items and joins the errors.
+func applyEach[T fmt.Stringer](ctx context.Context, what string, items []T, do func(T) error) error {
 	var failures []error
 	for _, item := range items {
 		err := do(item)
@@ -217,20 +226,20 @@ func each[T fmt.Stringer](ctx context.Context, what string, items []T, do func(T
 	return errors.Join(failures...)
 }
 
-func (r route) netlink() *netlink.Route {
+func (r tableRoute) netlink() *netlink.Route {
 	kind := unix.RTN_UNREACHABLE
-	if r.do == pass {
+	if r.action == actionThrow {
 		kind = unix.RTN_THROW
 	}
 	return &netlink.Route{
-		Dst:   &net.IPNet{IP: r.to.Addr().AsSlice(), Mask: net.CIDRMask(r.to.Bits(), r.to.Addr().BitLen())},
-		Table: table, Protocol: protocol, Type: kind,
+		Dst:   &net.IPNet{IP: r.dst.Addr().AsSlice(), Mask: net.CIDRMask(r.dst.Bits(), r.dst.Addr().BitLen())},
+		Table: tableID, Protocol: protocolID, Type: kind,
 	}
 }
 
-func (r rule) netlink() *netlink.Rule {
+func (r interfaceRule) netlink() *netlink.Rule {
 	n := netlink.NewRule()
-	n.Family, n.IifName, n.Table, n.Priority, n.Protocol = unix.AF_INET, r.link, table, priority, protocol
+	n.Family, n.IifName, n.Table, n.Priority, n.Protocol = unix.AF_INET, r.iface, tableID, rulePriority, protocolID
 	if r.v6 {
 		n.Family = unix.AF_INET6
 	}

@@ -10,69 +10,71 @@ import (
 	"time"
 )
 
-// State is everything that shall be guarded.
+// State is the desired state of the guard.
 type State struct {
-	// Prefixes that are announced: host routes and aggregates. A default
+	// Prefixes are the announced prefixes: host routes and aggregates. A default
 	// route is not guarded.
 	Prefixes []netip.Prefix
-	// Toward are BGP peers and the like: packets to Prefixes come in by the
-	// links through which the kernel reaches them. A link-local address
-	// carries its zone. One that the kernel has no route to is passed over.
-	Toward []netip.Addr
-	// Interfaces are the names of interfaces to guard besides these and besides
-	// the links of the main table's default routes.
+	// Peers are the routers that send packets to Prefixes. The interfaces by which
+	// the kernel reaches them are guarded. A link-local address must have a zone.
+	// An address without a route is ignored.
+	Peers []netip.Addr
+	// Interfaces are the names of further interfaces to guard, in addition to those
+	// of Peers and of the default routes in the main table.
 	Interfaces []string
 }
 
 func (s State) equal(o State) bool {
-	return slices.Equal(s.Prefixes, o.Prefixes) && slices.Equal(s.Toward, o.Toward) && slices.Equal(s.Interfaces, o.Interfaces)
+	return slices.Equal(s.Prefixes, o.Prefixes) && slices.Equal(s.Peers, o.Peers) && slices.Equal(s.Interfaces, o.Interfaces)
 }
 
-// recheckAfter is how long what was found in the kernel counts as known.
-// Others may take away what they do not know: systemd-networkd does, by default.
-const recheckAfter = 10 * time.Second
+// recheckInterval is how long the kernel is assumed to be as it was last found.
+// Other programs may remove foreign rules and routes, as systemd-networkd does by
+// default.
+const recheckInterval = 10 * time.Second
 
-// Guard keeps routes and rules in the kernel. They stay when the process ends.
+// Guard maintains routes and rules in the kernel. They stay when the process ends.
+// All methods may be called concurrently.
 type Guard struct {
 	log *slog.Logger
 
-	mu      sync.Mutex
-	set     State
-	checked time.Time // when the kernel was found to be, or made, as set; zero if it may not be
+	mu        sync.Mutex
+	applied   State
+	checkedAt time.Time // when the kernel matched applied; zero if it may not
 }
 
-// New makes a Guard that has not touched the kernel.
+// New returns a Guard. It does not change the kernel before Set or Remove.
 func New(log *slog.Logger) *Guard { return &Guard{log: log} }
 
-// Set makes the state all that is guarded, in the network namespace of the
-// caller. It takes over what an earlier process left, and takes nothing away
-// before the new is there. It looks at the kernel if the state is another one
-// than the last time, or 10 s after it last looked: call it again whenever links
-// or routes change, and every now and then.
+// Set makes the desired state the only one, in the network namespace of the caller.
+// It adopts what an earlier process left, and removes nothing before the new routes
+// and rules exist. It reads the kernel's tables if the state differs from the last
+// one, or 10 s after it last read them: it must be called again whenever interfaces
+// or routes change, and periodically.
 //
-// An interface of Interfaces that is not there, or is the loopback, is named in the
-// error; everything else is guarded nevertheless. Without CAP_NET_ADMIN the
-// error wraps unix.EPERM.
-func (g *Guard) Set(ctx context.Context, want State) error {
+// If an interface in Interfaces does not exist, or is the loopback, the error names it
+// and everything else is guarded nevertheless. Without CAP_NET_ADMIN the error wraps
+// unix.EPERM.
+func (g *Guard) Set(ctx context.Context, desired State) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if want.equal(g.set) && time.Since(g.checked) < recheckAfter {
+	if desired.equal(g.applied) && time.Since(g.checkedAt) < recheckInterval {
 		return nil
 	}
-	g.checked = time.Time{}
-	if err := g.apply(ctx, &want); err != nil {
+	g.checkedAt = time.Time{}
+	if err := g.apply(ctx, &desired); err != nil {
 		return fmt.Errorf("set the loop guard: %w", err)
 	}
-	g.set = State{slices.Clone(want.Prefixes), slices.Clone(want.Toward), slices.Clone(want.Interfaces)}
-	g.checked = time.Now()
+	g.applied = State{slices.Clone(desired.Prefixes), slices.Clone(desired.Peers), slices.Clone(desired.Interfaces)}
+	g.checkedAt = time.Now()
 	return nil
 }
 
-// Remove takes all rules and routes of any Guard away.
+// Remove removes all rules and routes, also those of another Guard.
 func (g *Guard) Remove(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.checked = time.Time{}
+	g.checkedAt = time.Time{}
 	if err := g.apply(ctx, nil); err != nil {
 		return fmt.Errorf("remove the loop guard: %w", err)
 	}

@@ -15,20 +15,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var quiet = slog.New(slog.DiscardHandler)
+var discardLog = slog.New(slog.DiscardHandler)
 
-// world is a router that has been told to send the prefixes to the node, whose
-// default gateway it is, a client behind the router and a pod behind the node:
+// testNetwork is a router with routes to the announced prefixes by the node, for
+// which it is the default gateway, a client behind the router and a pod behind the
+// node:
 //
 //	client eth0 -- down0 router up0 -- eth0 node pod0 -- eth0 pod
-type world struct{ client, router, node, pod host }
+type testNetwork struct{ client, router, node, pod testHost }
 
-var announced = []string{"203.0.113.1/32", "203.0.113.128/25", "10.0.0.0/8", "2001:db8:a::1/128", "2001:db8:b::/48", "fd00::/8"}
+var announcedPrefixes = []string{"203.0.113.1/32", "203.0.113.128/25", "10.0.0.0/8", "2001:db8:a::1/128", "2001:db8:b::/48", "fd00::/8"}
 
-func newWorld(t testing.TB) world {
+func newTestNetwork(t testing.TB) testNetwork {
 	t.Helper()
-	w := world{newHost(t), newHost(t), newHost(t), newHost(t)}
-	w.router.sysctl("ipv4/conf/all/rp_filter=0", "ipv4/conf/default/rp_filter=0") // or it would end loops itself
+	w := testNetwork{newHost(t), newHost(t), newHost(t), newHost(t)}
+	w.router.sysctl("ipv4/conf/all/rp_filter=0", "ipv4/conf/default/rp_filter=0") // or the filter would prevent loops
 	w.client.connect("eth0", w.router, "down0")
 	w.client.address("eth0", "198.51.100.9/24", "2001:db8:c::9/64")
 	w.router.address("down0", "198.51.100.1/24", "2001:db8:c::1/64")
@@ -44,7 +45,7 @@ func newWorld(t testing.TB) world {
 	w.node.route("::/0", "fd01::1")
 	w.pod.route("0.0.0.0/0", "10.244.1.1")
 	w.pod.route("::/0", "fd02::1")
-	for _, p := range announced {
+	for _, p := range announcedPrefixes {
 		gateway := "10.1.0.2"
 		if strings.Contains(p, ":") {
 			gateway = "fd01::2"
@@ -54,8 +55,8 @@ func newWorld(t testing.TB) world {
 	return w
 }
 
-// wait waits until the links are up, which takes the kernel a second or two.
-func (w world) wait() {
+// waitForLinks waits until all links are up, which takes the kernel a second or two.
+func (w testNetwork) waitForLinks() {
 	w.client.t.Helper()
 	for _, there := range []string{"10.244.1.2:1", "[fd02::2]:1"} {
 		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
@@ -77,14 +78,14 @@ func prefixes(texts ...string) (all []netip.Prefix) {
 	return all
 }
 
-func (w world) set(g *Guard, s State) {
+func (w testNetwork) setGuard(g *Guard, s State) {
 	w.node.t.Helper()
 	w.node.do(func() error { return g.Set(w.node.t.Context(), s) })
 }
 
-// stray sends one packet that no Service wants, and returns how many passed the
-// router's link.
-func (w world) stray(to string) (packets, icmpErrors int) {
+// sendStray sends one packet that does not belong to a Service, and returns how many
+// packets and ICMP errors were seen on the router's interface.
+func (w testNetwork) sendStray(to string) (packets, icmpErrors int) {
 	w.router.t.Helper()
 	tap := w.router.tap("up0")
 	w.client.do(func() error {
@@ -100,31 +101,31 @@ func (w world) stray(to string) (packets, icmpErrors int) {
 }
 
 func TestStrayPacketsDoNotLoop(t *testing.T) {
-	w := newWorld(t)
-	w.wait()
-	g := New(quiet)
+	w := newTestNetwork(t)
+	w.waitForLinks()
+	g := New(discardLog)
 	strays := []string{"203.0.113.1", "203.0.113.200", "10.9.9.9", "2001:db8:a::1", "2001:db8:b::9", "fd99::9"}
 	for _, to := range strays {
-		if n, _ := w.stray(to); n != looped {
-			t.Fatalf("without a guard one packet to %s was seen %d times: the test cannot fail", to, n)
+		if n, _ := w.sendStray(to); n != loopedCount {
+			t.Fatalf("without a guard one packet to %s was seen %d times, so the test cannot fail", to, n)
 		}
 	}
-	w.set(g, State{Prefixes: prefixes(announced...)})
+	w.setGuard(g, State{Prefixes: prefixes(announcedPrefixes...)})
 	for _, to := range strays {
-		if n, errs := w.stray(to); n != 1 || errs != 1 {
+		if n, errs := w.sendStray(to); n != 1 || errs != 1 {
 			t.Errorf("one packet to %s was seen %d times, and %d ICMP errors, want 1 and 1", to, n, errs)
 		}
 	}
 	w.node.do(func() error { return g.Remove(t.Context()) })
 	for _, to := range strays {
-		if n, _ := w.stray(to); n != looped {
+		if n, _ := w.sendStray(to); n != loopedCount {
 			t.Errorf("after Remove one packet to %s was seen %d times", to, n)
 		}
 	}
 }
 
-// serve answers HTTP on the host with the address of who asks.
-func (h host) serve(address string) {
+// serve answers HTTP on the host with the client's address.
+func (h testHost) serve(address string) {
 	h.t.Helper()
 	h.do(func() error {
 		l, err := net.Listen("tcp", address)
@@ -139,8 +140,8 @@ func (h host) serve(address string) {
 	})
 }
 
-// get asks the address from the host.
-func (h host) get(address string) (answer string, err error) {
+// get sends an HTTP request from the host to the address.
+func (h testHost) get(address string) (answer string, err error) {
 	err = h.try(func() error {
 		conn, err := net.DialTimeout("tcp", address, 3*time.Second)
 		if err != nil {
@@ -160,12 +161,12 @@ func (h host) get(address string) (answer string, err error) {
 	return answer, err
 }
 
-// TestTraffic: what a Service wants, and what the node and its pod do, goes on,
-// with strict reverse path filters, host routes and aggregates that contain the
-// addresses of router, node and pod.
+// TestTraffic checks that the guard does not affect traffic to Services, the node and
+// its pods, with strict reverse path filters, host routes and aggregates that contain
+// the addresses of router, node and pod.
 func TestTraffic(t *testing.T) {
-	w := newWorld(t)
-	w.wait()
+	w := newTestNetwork(t)
+	w.waitForLinks()
 	w.node.nft(`
 table inet services {
   chain in { type nat hook prerouting priority dstnat; jump vips; }
@@ -184,20 +185,20 @@ table inet services {
 }`)
 	w.pod.serve(":8080")
 	w.node.serve(":7070")
-	w.router.serve(":8080") // stands for a pod of another node, too
+	w.router.serve(":8080") // also represents a pod of another node
 	w.router.route("203.0.113.2/32", "10.1.0.2")
 	w.router.route("203.0.113.3/32", "10.1.0.2")
 	type path struct {
-		from host
+		from testHost
 		to   string
 		sees string
 	}
 	paths := []path{
 		{w.client, "203.0.113.1:80", "198.51.100.9:"},
 		{w.client, "203.0.113.2:80", "198.51.100.9:"},
-		{w.client, "203.0.113.3:80", "10.1.0.2:"}, // comes back masqueraded
+		{w.client, "203.0.113.3:80", "10.1.0.2:"}, // masqueraded by the node
 		{w.client, "[2001:db8:a::1]:80", "[2001:db8:c::9]:"},
-		{w.router, "203.0.113.1:80", "10.1.0.1:"}, // whose address is in an aggregate
+		{w.router, "203.0.113.1:80", "10.1.0.1:"}, // its own address is in an aggregate
 		{w.router, "203.0.113.3:80", "10.1.0.2:"},
 		{w.router, "[2001:db8:a::1]:80", "[fd01::1]:"},
 		{w.node, "203.0.113.1:80", "10."},
@@ -221,6 +222,6 @@ table inet services {
 		}
 	}
 	check("without a guard")
-	w.set(New(quiet), State{Prefixes: prefixes(append(announced, "203.0.113.0/24", "2001:db8:a::/47", "fd00::/7", "10.1.0.0/24", "10.1.0.128/25")...)})
+	w.setGuard(New(discardLog), State{Prefixes: prefixes(append(announcedPrefixes, "203.0.113.0/24", "2001:db8:a::/47", "fd00::/7", "10.1.0.0/24", "10.1.0.128/25")...)})
 	check("with a guard")
 }

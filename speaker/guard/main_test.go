@@ -23,15 +23,15 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(netnstest.Run(m)) }
 
-// host is a machine: a network namespace.
-type host struct {
+// testHost is a host in a network namespace of its own.
+type testHost struct {
 	t  testing.TB
 	ns int
 }
 
-func newHost(t testing.TB) host {
+func newHost(t testing.TB) testHost {
 	t.Helper()
-	h := host{t: t}
+	h := testHost{t: t}
 	err := onThread(func() (err error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
@@ -43,14 +43,14 @@ func newHost(t testing.TB) host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Close(h.ns) })
-	h.do(func() error { return up("lo") })
+	h.do(func() error { return setLinkUp("lo") })
 	h.sysctl("ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1", "ipv6/conf/default/accept_dad=0",
 		"ipv4/icmp_ratemask=0", "ipv6/icmp/ratelimit=0", "ipv4/conf/all/send_redirects=0", "ipv4/conf/default/send_redirects=0",
 		"ipv4/conf/all/rp_filter=1", "ipv4/conf/default/rp_filter=1") // strict
 	return h
 }
 
-// onThread runs work on a thread that ends with it.
+// onThread runs work on a new thread, which ends afterwards.
 func onThread(work func() error) error {
 	result := make(chan error, 1)
 	go func() {
@@ -61,7 +61,7 @@ func onThread(work func() error) error {
 }
 
 // try runs work in the host's network.
-func (h host) try(work func() error) error {
+func (h testHost) try(work func() error) error {
 	return onThread(func() error {
 		if err := unix.Setns(h.ns, unix.CLONE_NEWNET); err != nil {
 			return err
@@ -70,14 +70,14 @@ func (h host) try(work func() error) error {
 	})
 }
 
-func (h host) do(work func() error) {
+func (h testHost) do(work func() error) {
 	h.t.Helper()
 	if err := h.try(work); err != nil {
 		h.t.Fatal(err)
 	}
 }
 
-func (h host) sysctl(settings ...string) {
+func (h testHost) sysctl(settings ...string) {
 	h.t.Helper()
 	h.do(func() error {
 		for _, s := range settings {
@@ -90,16 +90,16 @@ func (h host) sysctl(settings ...string) {
 	})
 }
 
-func up(link string) error {
-	l, err := netlink.LinkByName(link)
+func setLinkUp(iface string) error {
+	l, err := netlink.LinkByName(iface)
 	if err != nil {
 		return err
 	}
 	return netlink.LinkSetUp(l)
 }
 
-// connect lays a cable between two hosts: the link a on h, and b on o.
-func (h host) connect(a string, o host, b string) {
+// connect adds a veth pair between two hosts: the interface a on h, and b on o.
+func (h testHost) connect(a string, o testHost, b string) {
 	h.t.Helper()
 	h.do(func() error {
 		return netlink.LinkAdd(&netlink.Veth{
@@ -108,11 +108,11 @@ func (h host) connect(a string, o host, b string) {
 	})
 }
 
-// address takes the link up with the addresses.
-func (h host) address(link string, prefixes ...string) {
+// address adds the addresses to the interface and sets it up.
+func (h testHost) address(iface string, prefixes ...string) {
 	h.t.Helper()
 	h.do(func() error {
-		l, err := netlink.LinkByName(link)
+		l, err := netlink.LinkByName(iface)
 		if err != nil {
 			return err
 		}
@@ -130,8 +130,8 @@ func (h host) address(link string, prefixes ...string) {
 	})
 }
 
-// route sends packets for a prefix to a gateway.
-func (h host) route(to, gateway string) {
+// route adds a route to a prefix by a gateway.
+func (h testHost) route(to, gateway string) {
 	h.t.Helper()
 	h.do(func() error {
 		return netlink.RouteAdd(&netlink.Route{Dst: ipNet(netip.MustParsePrefix(to)), Gw: net.ParseIP(gateway)})
@@ -143,11 +143,11 @@ func ipNet(p netip.Prefix) *net.IPNet {
 }
 
 // nft runs a script of the program nft.
-func (h host) nft(script string) {
+func (h testHost) nft(script string) {
 	h.t.Helper()
 	program, err := exec.LookPath("nft")
 	var env []string
-	if err != nil { // the one that the lab fetches
+	if err != nil { // the one that the lab downloads
 		tools, _ := filepath.Abs("../../.build/tools")
 		program = filepath.Join(tools, "usr/sbin/nft")
 		libs, _ := filepath.Glob(filepath.Join(tools, "*/x86_64-linux-gnu"))
@@ -166,17 +166,17 @@ func (h host) nft(script string) {
 	}
 }
 
-// tap sees all packets on a link.
-type tap struct {
+// packetTap receives all packets on an interface.
+type packetTap struct {
 	t    testing.TB
 	conn *packet.Conn
 }
 
-func (h host) tap(link string) tap {
+func (h testHost) tap(iface string) packetTap {
 	h.t.Helper()
-	p := tap{t: h.t}
+	p := packetTap{t: h.t}
 	h.do(func() error {
-		ifi, err := net.InterfaceByName(link)
+		ifi, err := net.InterfaceByName(iface)
 		if err != nil {
 			return err
 		}
@@ -187,16 +187,16 @@ func (h host) tap(link string) tap {
 	return p
 }
 
-// looped is how often a packet with a TTL of 64 passes a link that it goes to and
-// fro on, when a router took it there.
-const looped = 63
+// loopedCount is how often a packet with a TTL of 64 passes an interface in a loop,
+// after one router.
+const loopedCount = 63
 
-// count waits until no packet has passed for a while or one has looped, and
-// returns how many UDP packets to the address there were, and how many ICMP errors.
-func (p tap) count(to netip.Addr) (packets, icmpErrors int) {
+// count waits until no packet has passed for a while or one has looped, and returns
+// the numbers of UDP packets to the address and of ICMP errors.
+func (p packetTap) count(to netip.Addr) (packets, icmpErrors int) {
 	p.t.Helper()
 	buf := make([]byte, 2000)
-	for packets < looped {
+	for packets < loopedCount {
 		if err := p.conn.SetReadDeadline(time.Now().Add(400 * time.Millisecond)); err != nil {
 			p.t.Fatal(err)
 		}

@@ -8,115 +8,119 @@ import (
 	"strings"
 )
 
-// action is what one of the guard's routes does with a packet. Routes that are
-// added in the order of the constants, and removed in the reverse order, never
-// cut off for a moment what shall stay reachable.
-type action uint8
+// routeAction is what one of the guard's routes does with a packet. Routes are added
+// in the order of the constants, and removed in the reverse order, so that what must
+// stay reachable is never unreachable for a moment.
+type routeAction uint8
 
 const (
-	pass   action = iota + 1 // leave it to the tables that come after
-	refuse                   // answer with an ICMP error
+	actionThrow       routeAction = iota + 1 // continue with the next rule's table
+	actionUnreachable                        // reply with an ICMP error
 )
 
-// route is an entry of the guard's table.
-type route struct {
-	to netip.Prefix
-	do action
+// tableRoute is an entry of the guard's table.
+type tableRoute struct {
+	dst    netip.Prefix
+	action routeAction
 }
 
-func (r route) String() string { return "route to " + r.to.String() }
+func (r tableRoute) String() string { return "route to " + r.dst.String() }
 
-// rule makes packets of a family that arrive by a link look up the guard's table.
-type rule struct {
-	link string
-	v6   bool
+// interfaceRule is the rule that packets of a family that arrive on an interface look
+// up the guard's table.
+type interfaceRule struct {
+	iface string
+	v6    bool
 }
 
-func (r rule) String() string { return "rule for link " + r.link }
+func (r interfaceRule) String() string { return "rule for interface " + r.iface }
 
-// tables are all that is the guard's in the kernel.
-type tables struct {
-	routes map[netip.Prefix]action
-	rules  map[rule]bool
+// guardTables are all routes and rules of the guard in the kernel.
+type guardTables struct {
+	routes map[netip.Prefix]routeAction
+	rules  map[interfaceRule]bool
 }
 
-// node is what the guard must know of the kernel's main table.
-type node struct {
-	subnets []netip.Prefix // of the node's links
-	others  []netip.Prefix // all destinations but the default ones, subnets included
+// mainTable is what the guard needs to know of the kernel's main table.
+type mainTable struct {
+	connected    []netip.Prefix // subnets of the node's interfaces
+	destinations []netip.Prefix // of all routes except default ones, connected included
 }
 
-// decide says what the tables shall be to guard the prefixes on the links.
-func decide(prefixes []netip.Prefix, links []string, n node) tables {
-	want := tables{routes: make(map[netip.Prefix]action), rules: make(map[rule]bool)}
+// desiredTables returns the tables that guard the prefixes on the interfaces.
+func desiredTables(prefixes []netip.Prefix, interfaces []string, n mainTable) guardTables {
+	desired := guardTables{routes: make(map[netip.Prefix]routeAction), rules: make(map[interfaceRule]bool)}
 	for _, p := range prefixes {
 		p = p.Masked()
-		onInterface := slices.ContainsFunc(n.subnets, func(s netip.Prefix) bool { return covers(s, p) })
-		if p.Bits() == 0 || onInterface && !p.IsSingleIP() {
-			continue // without a default route or neighbours the node would be cut off itself
+		onLink := slices.ContainsFunc(n.connected, func(s netip.Prefix) bool { return containsPrefix(s, p) })
+		if p.Bits() == 0 || onLink && !p.IsSingleIP() {
+			continue // the node itself needs its default route and its neighbors
 		}
-		for _, link := range links {
-			want.rules[rule{link, p.Addr().Is6()}] = true
+		for _, iface := range interfaces {
+			desired.rules[interfaceRule{iface, p.Addr().Is6()}] = true
 		}
-		want.routes[p] = refuse
-		for _, other := range n.others {
-			if p != other && covers(p, other) && want.routes[other] == 0 {
-				want.routes[other] = pass // unless it is announced itself
+		desired.routes[p] = actionUnreachable
+		for _, other := range n.destinations {
+			if p != other && containsPrefix(p, other) && desired.routes[other] == 0 {
+				desired.routes[other] = actionThrow // unless it is announced itself
 			}
 		}
 	}
-	return want
+	return desired
 }
 
-// covers reports whether all of b's addresses are in a.
-func covers(a, b netip.Prefix) bool { return a.Bits() <= b.Bits() && a.Contains(b.Addr()) }
+// containsPrefix reports whether all of b's addresses are in a.
+func containsPrefix(a, b netip.Prefix) bool { return a.Bits() <= b.Bits() && a.Contains(b.Addr()) }
 
-// changes lead from one state of the tables to another, in this order.
-type changes struct {
-	addRoutes     []route
-	replaceRoutes []route // with another action
-	addRules      []rule
-	dropRules     []rule
-	dropRoutes    []route
+// tableChanges are the changes from one state of the tables to another, in the order
+// in which they must be made.
+type tableChanges struct {
+	addRoutes     []tableRoute
+	replaceRoutes []tableRoute // with another action
+	addRules      []interfaceRule
+	dropRules     []interfaceRule
+	dropRoutes    []tableRoute
 }
 
-func (c changes) count() int {
+func (c tableChanges) count() int {
 	return len(c.addRoutes) + len(c.replaceRoutes) + len(c.addRules) + len(c.dropRules) + len(c.dropRoutes)
 }
 
-func diff(have, want tables) (c changes) {
-	for to, do := range want.routes {
-		switch have.routes[to] {
+func diffTables(observed, desired guardTables) (c tableChanges) {
+	for to, do := range desired.routes {
+		switch observed.routes[to] {
 		case do:
 		case 0:
-			c.addRoutes = append(c.addRoutes, route{to, do})
+			c.addRoutes = append(c.addRoutes, tableRoute{to, do})
 		default:
-			c.replaceRoutes = append(c.replaceRoutes, route{to, do})
+			c.replaceRoutes = append(c.replaceRoutes, tableRoute{to, do})
 		}
 	}
-	for to, do := range have.routes {
-		if want.routes[to] == 0 {
-			c.dropRoutes = append(c.dropRoutes, route{to, do})
+	for to, do := range observed.routes {
+		if desired.routes[to] == 0 {
+			c.dropRoutes = append(c.dropRoutes, tableRoute{to, do})
 		}
 	}
 	slices.SortFunc(c.addRoutes, compareRoutes)
 	slices.SortFunc(c.replaceRoutes, compareRoutes)
-	slices.SortFunc(c.dropRoutes, func(a, b route) int { return compareRoutes(b, a) })
-	c.addRules = without(want.rules, have.rules)
-	c.dropRules = without(have.rules, want.rules)
+	slices.SortFunc(c.dropRoutes, func(a, b tableRoute) int { return compareRoutes(b, a) })
+	c.addRules = missingRules(desired.rules, observed.rules)
+	c.dropRules = missingRules(observed.rules, desired.rules)
 	return c
 }
 
-func compareRoutes(a, b route) int { return cmp.Or(cmp.Compare(a.do, b.do), a.to.Compare(b.to)) }
+func compareRoutes(a, b tableRoute) int {
+	return cmp.Or(cmp.Compare(a.action, b.action), a.dst.Compare(b.dst))
+}
 
-// without are the rules that are in a and not in b, sorted.
-func without(a, b map[rule]bool) []rule {
-	rest := slices.DeleteFunc(slices.Collect(maps.Keys(a)), func(r rule) bool { return b[r] })
-	slices.SortFunc(rest, func(a, b rule) int {
-		if a.link == b.link && b.v6 {
+// missingRules returns the rules that are in a and not in b, sorted.
+func missingRules(a, b map[interfaceRule]bool) []interfaceRule {
+	rest := slices.DeleteFunc(slices.Collect(maps.Keys(a)), func(r interfaceRule) bool { return b[r] })
+	slices.SortFunc(rest, func(a, b interfaceRule) int {
+		if a.iface == b.iface && b.v6 {
 			return -1
 		}
-		return strings.Compare(a.link, b.link)
+		return strings.Compare(a.iface, b.iface)
 	})
 	return rest
 }

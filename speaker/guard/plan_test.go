@@ -10,7 +10,7 @@ import (
 )
 
 func TestDecide(t *testing.T) {
-	lan := node{subnets: prefixes("10.1.0.0/24", "10.244.1.0/24"), others: prefixes("10.1.0.0/24", "10.244.1.0/24", "10.244.2.0/24")}
+	lan := mainTable{connected: prefixes("10.1.0.0/24", "10.244.1.0/24"), destinations: prefixes("10.1.0.0/24", "10.244.1.0/24", "10.244.2.0/24")}
 	for _, tt := range []struct {
 		name         string
 		prefix       string
@@ -20,22 +20,22 @@ func TestDecide(t *testing.T) {
 		{"a host route in a subnet", "10.1.0.9/32", prefixes("10.1.0.9/32"), nil},
 		{"an aggregate elsewhere", "203.0.113.0/24", prefixes("203.0.113.0/24"), nil},
 		{"an aggregate not masked", "203.0.113.9/24", prefixes("203.0.113.0/24"), nil},
-		{"an aggregate around subnets", "10.0.0.0/8", prefixes("10.0.0.0/8"), lan.others},
+		{"an aggregate around subnets", "10.0.0.0/8", prefixes("10.0.0.0/8"), lan.destinations},
 		{"an aggregate around a routed prefix", "10.244.2.0/23", prefixes("10.244.2.0/23"), prefixes("10.244.2.0/24")},
 		{"an aggregate that is routed", "10.244.2.0/24", prefixes("10.244.2.0/24"), nil},
 		{"an aggregate that is a subnet", "10.1.0.0/24", nil, nil},
 		{"an aggregate in a subnet", "10.1.0.128/25", nil, nil},
-		{"everything", "0.0.0.0/0", nil, nil},
+		{"a default route", "0.0.0.0/0", nil, nil},
 	} {
-		want := tables{routes: map[netip.Prefix]action{}, rules: map[rule]bool{}}
+		want := guardTables{routes: map[netip.Prefix]routeAction{}, rules: map[interfaceRule]bool{}}
 		for _, p := range tt.refuse {
-			want.routes[p] = refuse
-			want.rules[rule{link: "eth0"}] = true
+			want.routes[p] = actionUnreachable
+			want.rules[interfaceRule{iface: "eth0"}] = true
 		}
 		for _, p := range tt.pass {
-			want.routes[p] = pass
+			want.routes[p] = actionThrow
 		}
-		got := decide(prefixes(tt.prefix), []string{"eth0"}, lan)
+		got := desiredTables(prefixes(tt.prefix), []string{"eth0"}, lan)
 		if !maps.Equal(got.routes, want.routes) || !maps.Equal(got.rules, want.rules) {
 			t.Errorf("%s: %v, want %v", tt.name, got, want)
 		}
@@ -50,89 +50,89 @@ func drawPrefix(t *rapid.T) netip.Prefix {
 	return netip.PrefixFrom(addr, rapid.IntRange(0, addr.BitLen()).Draw(t, "bits")).Masked()
 }
 
-func drawTables(t *rapid.T) tables {
-	drawRule := rapid.Custom(func(t *rapid.T) rule {
-		return rule{rapid.SampledFrom([]string{"eth0", "eth1", "bond0"}).Draw(t, "link"), rapid.Bool().Draw(t, "v6")}
+func drawTables(t *rapid.T) guardTables {
+	ruleGenerator := rapid.Custom(func(t *rapid.T) interfaceRule {
+		return interfaceRule{rapid.SampledFrom([]string{"eth0", "eth1", "bond0"}).Draw(t, "link"), rapid.Bool().Draw(t, "v6")}
 	})
-	return tables{
-		routes: rapid.MapOf(rapid.Custom(drawPrefix), rapid.SampledFrom([]action{pass, refuse})).Draw(t, "routes"),
-		rules:  rapid.MapOf(drawRule, rapid.Just(true)).Draw(t, "rules"),
+	return guardTables{
+		routes: rapid.MapOf(rapid.Custom(drawPrefix), rapid.SampledFrom([]routeAction{actionThrow, actionUnreachable})).Draw(t, "routes"),
+		rules:  rapid.MapOf(ruleGenerator, rapid.Just(true)).Draw(t, "rules"),
 	}
 }
 
-// TestDiffLaws: the changes lead where they should, whatever was there, and
-// where nothing is to be changed there are none.
+// TestDiffLaws checks that the changes lead from any state to any other, and that
+// there are none between equal states.
 func TestDiffLaws(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		have, want := drawTables(t), drawTables(t)
-		if c := diff(have, have); c.count() != 0 {
+		observed, want := drawTables(t), drawTables(t)
+		if c := diffTables(observed, observed); c.count() != 0 {
 			t.Fatalf("from a state to itself: %+v", c)
 		}
-		c := diff(have, want)
+		c := diffTables(observed, want)
 		for _, r := range c.addRoutes {
-			if have.routes[r.to] != 0 {
+			if observed.routes[r.dst] != 0 {
 				t.Fatalf("adds %v, which is there", r)
 			}
-			have.routes[r.to] = r.do
+			observed.routes[r.dst] = r.action
 		}
 		for _, r := range c.replaceRoutes {
-			if have.routes[r.to] == 0 {
+			if observed.routes[r.dst] == 0 {
 				t.Fatalf("replaces %v, which is not there", r)
 			}
-			have.routes[r.to] = r.do
+			observed.routes[r.dst] = r.action
 		}
 		for _, r := range c.addRules {
-			have.rules[r] = true
+			observed.rules[r] = true
 		}
 		for _, r := range c.dropRules {
-			delete(have.rules, r)
+			delete(observed.rules, r)
 		}
 		for _, r := range c.dropRoutes {
-			delete(have.routes, r.to)
+			delete(observed.routes, r.dst)
 		}
-		if !maps.Equal(have.routes, want.routes) || !maps.Equal(have.rules, want.rules) {
-			t.Fatalf("led to %v, want %v", have, want)
+		if !maps.Equal(observed.routes, want.routes) || !maps.Equal(observed.rules, want.rules) {
+			t.Fatalf("led to %v, want %v", observed, want)
 		}
 	})
 }
 
-// TestRoutesAreNeverCutOff: after each single change, nothing is refused that the
-// node has a route to, unless it is announced itself.
-func TestRoutesAreNeverCutOff(t *testing.T) {
+// TestRoutesStayReachable checks that after each single change no destination of the
+// node's routes is unreachable, unless it is announced itself.
+func TestRoutesStayReachable(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		n := node{others: rapid.SliceOfN(rapid.Custom(drawPrefix), 0, 8).Draw(t, "others")}
-		n.others = slices.DeleteFunc(n.others, func(p netip.Prefix) bool { return p.Bits() == 0 })
-		n.subnets = n.others[:rapid.IntRange(0, len(n.others)).Draw(t, "subnets")]
+		n := mainTable{destinations: rapid.SliceOfN(rapid.Custom(drawPrefix), 0, 8).Draw(t, "others")}
+		n.destinations = slices.DeleteFunc(n.destinations, func(p netip.Prefix) bool { return p.Bits() == 0 })
+		n.connected = n.destinations[:rapid.IntRange(0, len(n.destinations)).Draw(t, "subnets")]
 		draw := func(what string) []netip.Prefix {
 			return rapid.SliceOfN(rapid.Custom(drawPrefix), 0, 6).Draw(t, what)
 		}
 		before, after := draw("before"), draw("after")
-		have := decide(before, []string{"eth0"}, n)
+		observed := desiredTables(before, []string{"eth0"}, n)
 		check := func() {
-			for _, p := range n.others {
+			for _, p := range n.destinations {
 				announced := slices.Contains(before, p) || slices.Contains(after, p)
-				if !announced && lookup(have.routes, p) == refuse {
-					t.Fatalf("%s is refused by %v", p, have.routes)
+				if !announced && longestMatch(observed.routes, p) == actionUnreachable {
+					t.Fatalf("%s is unreachable in %v", p, observed.routes)
 				}
 			}
 		}
-		c := diff(have, decide(after, []string{"eth0"}, n))
+		c := diffTables(observed, desiredTables(after, []string{"eth0"}, n))
 		for _, r := range append(c.addRoutes, c.replaceRoutes...) {
-			have.routes[r.to] = r.do
+			observed.routes[r.dst] = r.action
 			check()
 		}
 		for _, r := range c.dropRoutes {
-			delete(have.routes, r.to)
+			delete(observed.routes, r.dst)
 			check()
 		}
 	})
 }
 
-// lookup finds the route of the longest prefix, as the kernel does.
-func lookup(routes map[netip.Prefix]action, to netip.Prefix) (do action) {
+// longestMatch returns the action of the route with the longest matching prefix.
+func longestMatch(routes map[netip.Prefix]routeAction, to netip.Prefix) (do routeAction) {
 	best := -1
 	for p, a := range routes {
-		if covers(p, to) && p.Bits() > best {
+		if containsPrefix(p, to) && p.Bits() > best {
 			best, do = p.Bits(), a
 		}
 	}

@@ -17,85 +17,86 @@ type Claim struct {
 	Interfaces []string // names of interfaces, sorted
 }
 
-// Announcer answers for a set of addresses. It holds one socket for each link
-// that it is used on, and none when it has nothing to announce.
+// Announcer announces a set of addresses. It has one socket for each interface in
+// use, and none when it has nothing to announce. All methods may be called
+// concurrently.
 type Announcer struct {
-	log    *slog.Logger
-	failed func()
+	log       *slog.Logger
+	onFailure func()
 
 	mu         sync.Mutex
-	responders map[string]*responder // by name of the link
+	responders map[string]*arpResponder // by name of the interface
 }
 
-// New makes an Announcer that announces nothing yet. It calls failed when a link
-// fails that it announces on: then is the time to call Set again.
+// New returns an Announcer that announces nothing yet. It calls failed when an
+// interface in use fails; Set must then be called again.
 func New(log *slog.Logger, failed func()) *Announcer {
-	return &Announcer{log: log, failed: failed, responders: make(map[string]*responder)}
+	return &Announcer{log: log, onFailure: failed, responders: make(map[string]*arpResponder)}
 }
 
-// Set makes the claims all that is announced. What is new is announced before
-// what is gone falls silent. It returns the claims that hold now: links that
-// could not be opened are missing from them and named in the error. Set may be
-// called again with the same claims at any time; it then follows links that
-// have changed.
+// Set replaces all claims. It announces new addresses before it stops answering for
+// removed ones. It returns the claims that are in force: interfaces that could not be
+// opened are missing from them and named in the error. Set is idempotent, and must be
+// called again when interfaces have changed.
 func (a *Announcer) Set(ctx context.Context, claims map[netip.Addr]Claim) (map[netip.Addr]Claim, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	wanted := make(map[string][]netip.Addr)
+	desired := make(map[string][]netip.Addr)
 	for addr, c := range claims {
-		for _, link := range c.Interfaces {
-			wanted[link] = append(wanted[link], addr)
+		for _, iface := range c.Interfaces {
+			desired[iface] = append(desired[iface], addr)
 		}
 	}
 	var failures []error
 	held := make(map[netip.Addr]Claim, len(claims))
-	for _, link := range slices.Sorted(maps.Keys(wanted)) {
-		if err := a.serve(ctx, link, wanted[link]); err != nil {
+	for _, iface := range slices.Sorted(maps.Keys(desired)) {
+		if err := a.setInterface(ctx, iface, desired[iface]); err != nil {
 			failures = append(failures, err)
 			continue
 		}
-		for _, addr := range wanted[link] {
-			held[addr] = Claim{append(held[addr].Interfaces, link)}
+		for _, addr := range desired[iface] {
+			held[addr] = Claim{append(held[addr].Interfaces, iface)}
 		}
 	}
-	for link, r := range a.responders {
-		if wanted[link] == nil {
-			r.close()
-			delete(a.responders, link)
+	for iface, r := range a.responders {
+		if desired[iface] == nil {
+			r.shutdown()
+			delete(a.responders, iface)
 		}
 	}
 	return held, errors.Join(failures...)
 }
 
-// Close falls silent. Every socket and goroutine is gone when it returns.
+// Close stops answering. When it returns, all sockets are closed and all goroutines
+// have ended.
 func (a *Announcer) Close() {
-	_, _ = a.Set(context.Background(), nil) // nothing is opened, so nothing can fail
+	_, _ = a.Set(context.Background(), nil) // opens no socket, so it cannot fail
 }
 
-// serve answers for the addresses on one link.
-func (a *Announcer) serve(ctx context.Context, link string, addrs []netip.Addr) error {
-	ifi, err := net.InterfaceByName(link)
+// setInterface answers for the addresses on one interface.
+func (a *Announcer) setInterface(ctx context.Context, iface string, addrs []netip.Addr) error {
+	ifi, err := net.InterfaceByName(iface)
 	if err != nil {
-		return fmt.Errorf("announce on %s: %w", link, err)
+		return fmt.Errorf("announce on %s: %w", iface, err)
 	}
-	r := a.responders[link]
-	if r != nil && !r.isOn(ifi) {
-		r.close() // the interface was replaced, got another MAC, or its socket failed
-		delete(a.responders, link)
+	r := a.responders[iface]
+	if r != nil && !r.isBoundTo(ifi) {
+		r.shutdown() // the interface was replaced, got another MAC, or its socket failed
+		delete(a.responders, iface)
 		r = nil
 	}
 	if r == nil {
-		conn, err := listen(ifi, addrs)
+		conn, err := listenARP(ifi, addrs)
 		if err != nil {
-			return fmt.Errorf("announce on %s: %w", link, err)
+			return fmt.Errorf("announce on %s: %w", iface, err)
 		}
-		r = newResponder(context.WithoutCancel(ctx), ifi, conn, a.log.With("link", link), a.failed)
-		a.responders[link] = r
+		r = newResponder(context.WithoutCancel(ctx), ifi, conn, a.log.With("interface", iface), a.onFailure)
+		a.responders[iface] = r
 	}
-	if err := r.set(addrs); err != nil {
-		r.close() // or it would go on answering for what is no longer wanted
-		delete(a.responders, link)
-		return fmt.Errorf("announce on %s: %w", link, err)
+	if err := r.setAddresses(addrs); err != nil {
+		r.shutdown() // so that it does not answer for addresses that were removed
+		delete(a.responders, iface)
+		return fmt.Errorf("announce on %s: %w", iface, err)
 	}
 	return nil
 }

@@ -24,25 +24,25 @@ import (
 	"golang.org/x/net/bpf"
 )
 
-// lan is what the contract needs of a link: to put a frame on it, and to hear
-// what the responder says. It is a real cable, or a simulated one.
-type lan interface {
+// segment is what the contract needs of a network: to send a frame to the responder
+// and to receive what the responder sends. It is a veth pair or simulated.
+type segment interface {
 	send(t *testing.T, frame []byte)
-	// hear returns the next frame.
-	hear(t *testing.T) []byte
+	// receive returns the next frame that the responder sends.
+	receive(t *testing.T) []byte
 }
 
-func (c *cable) send(t *testing.T, frame []byte) {
+func (c *vethPair) send(t *testing.T, frame []byte) {
 	t.Helper()
 	if _, err := c.tap.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (c *cable) hear(t *testing.T) []byte {
+func (c *vethPair) receive(t *testing.T) []byte {
 	t.Helper()
 	buf := make([]byte, 1500)
-	if err := c.tap.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.tap.SetReadDeadline(time.Now().Add(testTimeout)); err != nil {
 		t.Fatal(err)
 	}
 	n, _, err := c.tap.ReadFrom(buf)
@@ -52,9 +52,9 @@ func (c *cable) hear(t *testing.T) []byte {
 	return buf[:n]
 }
 
-// simulated is a socket and the LAN behind it. Like the kernel, it runs the
-// filter on what comes in.
-type simulated struct {
+// simulatedSegment is a socket and the network that it is connected to. Like the
+// kernel, it runs the filter on received frames.
+type simulatedSegment struct {
 	in, out chan []byte
 	closed  chan struct{}
 	once    sync.Once
@@ -62,11 +62,11 @@ type simulated struct {
 	filter  *bpf.VM
 }
 
-func newSimulated() *simulated {
-	return &simulated{in: make(chan []byte, 100), out: make(chan []byte, 100), closed: make(chan struct{})}
+func newSimulatedSegment() *simulatedSegment {
+	return &simulatedSegment{in: make(chan []byte, 100), out: make(chan []byte, 100), closed: make(chan struct{})}
 }
 
-func (s *simulated) SetBPF(raw []bpf.RawInstruction) error {
+func (s *simulatedSegment) SetBPF(raw []bpf.RawInstruction) error {
 	program, ok := bpf.Disassemble(raw)
 	if !ok {
 		return errors.New("the filter does not disassemble")
@@ -83,7 +83,7 @@ func (s *simulated) SetBPF(raw []bpf.RawInstruction) error {
 	return err
 }
 
-func (s *simulated) ReadFrom(b []byte) (int, net.Addr, error) {
+func (s *simulatedSegment) ReadFrom(b []byte) (int, net.Addr, error) {
 	for {
 		select {
 		case <-s.closed:
@@ -99,61 +99,61 @@ func (s *simulated) ReadFrom(b []byte) (int, net.Addr, error) {
 	}
 }
 
-func (s *simulated) WriteTo(b []byte, _ net.Addr) (int, error) {
+func (s *simulatedSegment) WriteTo(b []byte, _ net.Addr) (int, error) {
 	s.out <- slices.Clone(b)
 	return len(b), nil
 }
 
-func (s *simulated) Close() error {
+func (s *simulatedSegment) Close() error {
 	s.once.Do(func() { close(s.closed) })
 	return nil
 }
 
-func (s *simulated) LocalAddr() net.Addr              { return nil }
-func (s *simulated) SetDeadline(time.Time) error      { return nil }
-func (s *simulated) SetReadDeadline(time.Time) error  { return nil }
-func (s *simulated) SetWriteDeadline(time.Time) error { return nil }
+func (s *simulatedSegment) LocalAddr() net.Addr              { return nil }
+func (s *simulatedSegment) SetDeadline(time.Time) error      { return nil }
+func (s *simulatedSegment) SetReadDeadline(time.Time) error  { return nil }
+func (s *simulatedSegment) SetWriteDeadline(time.Time) error { return nil }
 
-func (s *simulated) send(_ *testing.T, frame []byte) { s.in <- frame }
+func (s *simulatedSegment) send(_ *testing.T, frame []byte) { s.in <- frame }
 
-func (s *simulated) hear(t *testing.T) []byte {
+func (s *simulatedSegment) receive(t *testing.T) []byte {
 	t.Helper()
 	select {
 	case f := <-s.out:
 		return f
-	case <-time.After(patience):
-		t.Fatal("no frame came")
+	case <-time.After(testTimeout):
+		t.Fatal("no frame received")
 		return nil
 	}
 }
 
-// answers sends a frame and returns what is sent to its sender before a later
-// request for an address that is held is answered. Announcements do not count.
-func answers(t *testing.T, l lan, frame []byte, held netip.Addr) (all []string) {
+// answersTo sends a frame and returns the unicast frames sent in response. It sends a
+// second request, for an address that is held, and waits until that is answered.
+func answersTo(t *testing.T, l segment, frame []byte, held netip.Addr) (all []string) {
 	t.Helper()
 	later, laterIP := net.HardwareAddr{2, 0, 0, 0, 0, 7}, netip.MustParseAddr("192.0.2.7")
 	l.send(t, frame)
-	l.send(t, encode(arp.OperationRequest, later, laterIP, nobody, held, ethernet.Broadcast))
+	l.send(t, encodeARP(arp.OperationRequest, later, laterIP, zeroMAC, held, ethernet.Broadcast))
 	for {
-		answer := l.hear(t)
+		answer := l.receive(t)
 		switch destination := net.HardwareAddr(answer[:6]); {
 		case bytes.Equal(destination, later):
 			return all
 		case !bytes.Equal(destination, ethernet.Broadcast):
-			all = append(all, decode(t, answer))
+			all = append(all, decodeARP(t, answer))
 		}
 	}
 }
 
 var (
-	asker    = net.HardwareAddr{2, 0, 0, 0, 0, 9}
-	askerIP  = netip.MustParseAddr("192.0.2.9")
-	stranger = net.HardwareAddr{2, 0, 0, 0, 0, 8}
-	nobody   = net.HardwareAddr{0, 0, 0, 0, 0, 0}
+	clientMAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
+	clientIP  = netip.MustParseAddr("192.0.2.9")
+	otherMAC  = net.HardwareAddr{2, 0, 0, 0, 0, 8}
+	zeroMAC   = net.HardwareAddr{0, 0, 0, 0, 0, 0}
 )
 
-// decode reads a frame as "op SENDER MAC for TARGET MAC to DESTINATION".
-func decode(t *testing.T, b []byte) string {
+// decodeARP returns a frame as "op SENDER MAC for TARGET MAC to DESTINATION".
+func decodeARP(t *testing.T, b []byte) string {
 	t.Helper()
 	var eth ethernet.Frame
 	var p arp.Packet
@@ -163,35 +163,39 @@ func decode(t *testing.T, b []byte) string {
 	if err := p.UnmarshalBinary(eth.Payload); err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("%d %s %s for %s %s to %s", p.Operation, p.SenderIP, p.SenderHardwareAddr, p.TargetIP, p.TargetHardwareAddr, eth.Destination)
+	return fmt.Sprintf("%d %s %s for %s %s to %s",
+		p.Operation, p.SenderIP, p.SenderHardwareAddr, p.TargetIP, p.TargetHardwareAddr, eth.Destination)
 }
 
-// contract is the table that the simulated and the real link both obey.
-func contract(t *testing.T, l lan, mac net.HardwareAddr) {
+// testContract is the table that holds for the simulated and the real interface.
+func testContract(t *testing.T, l segment, mac net.HardwareAddr) {
 	request := func(to net.HardwareAddr, sender, target netip.Addr) []byte {
-		return encode(arp.OperationRequest, asker, sender, nobody, target, to)
+		return encodeARP(arp.OperationRequest, clientMAC, sender, zeroMAC, target, to)
 	}
-	answer := fmt.Sprintf("2 %s %s for %s %s to %s", vip, mac, askerIP, asker, asker)
-	short := request(ethernet.Broadcast, askerIP, vip)[:41]
-	odd := request(ethernet.Broadcast, askerIP, vip)
+	answer := fmt.Sprintf("2 %s %s for %s %s to %s", vip, mac, clientIP, clientMAC, clientMAC)
+	short := request(ethernet.Broadcast, clientIP, vip)[:41]
+	odd := request(ethernet.Broadcast, clientIP, vip)
 	odd[18] = 8 // a hardware address of eight bytes, which the frame does not have
 	for _, row := range []struct {
 		name  string
 		frame []byte
 		want  string
 	}{
-		{"broadcast request", request(ethernet.Broadcast, askerIP, vip), answer},
-		{"unicast request, as clients refresh", request(mac, askerIP, vip), answer},
-		{"probe", request(ethernet.Broadcast, netip.IPv4Unspecified(), vip), fmt.Sprintf("2 %s %s for 0.0.0.0 %s to %s", vip, mac, asker, asker)},
-		{"request to another host", request(stranger, askerIP, vip), ""},
-		{"request for another address", request(ethernet.Broadcast, askerIP, netip.MustParseAddr("192.0.2.78")), ""},
-		{"somebody's announcement of our address", request(ethernet.Broadcast, vip, vip), ""},
-		{"reply", encode(arp.OperationReply, asker, askerIP, mac, vip, mac), ""},
+		{"broadcast request", request(ethernet.Broadcast, clientIP, vip), answer},
+		{"unicast request, as clients refresh", request(mac, clientIP, vip), answer},
+		{
+			"probe", request(ethernet.Broadcast, netip.IPv4Unspecified(), vip),
+			fmt.Sprintf("2 %s %s for 0.0.0.0 %s to %s", vip, mac, clientMAC, clientMAC),
+		},
+		{"request to another host", request(otherMAC, clientIP, vip), ""},
+		{"request for another address", request(ethernet.Broadcast, clientIP, netip.MustParseAddr("192.0.2.78")), ""},
+		{"gratuitous ARP of another host for the address", request(ethernet.Broadcast, vip, vip), ""},
+		{"reply", encodeARP(arp.OperationReply, clientMAC, clientIP, mac, vip, mac), ""},
 		{"cut short", short, ""},
 		{"wrong lengths", odd, ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			if got := strings.Join(answers(t, l, row.frame, vip), "; "); got != row.want {
+			if got := strings.Join(answersTo(t, l, row.frame, vip), "; "); got != row.want {
 				t.Errorf("got  %q\nwant %q", got, row.want)
 			}
 		})
@@ -200,57 +204,57 @@ func contract(t *testing.T, l lan, mac net.HardwareAddr) {
 
 func TestContractSimulated(t *testing.T) {
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
-	s := newSimulated()
+	s := newSimulatedSegment()
 	r := newResponder(t.Context(), &net.Interface{Index: 1, HardwareAddr: mac}, s, slog.Default(), func() {})
-	defer r.close()
+	defer r.shutdown()
 	r.mu.Lock()
 	r.addrs[vip] = true // without a burst
 	r.mu.Unlock()
-	program, err := filter([]netip.Addr{vip})
+	program, err := newFilter([]netip.Addr{vip})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.SetBPF(program); err != nil {
 		t.Fatal(err)
 	}
-	contract(t, s, mac)
+	testContract(t, s, mac)
 }
 
 func TestContractReal(t *testing.T) {
-	c := newCable(t)
+	c := newVethPair(t)
 	a := New(slog.Default(), func() {})
 	defer a.Close()
 	held, err := a.Set(t.Context(), map[netip.Addr]Claim{vip: {Interfaces: []string{"vip0"}}})
 	if err != nil || len(held) != 1 {
 		t.Fatalf("held %v, %v", held, err)
 	}
-	contract(t, c, c.speaker.HardwareAddr)
+	testContract(t, c, c.speaker.HardwareAddr)
 }
 
-// TestBurst: an address that was taken over is announced in both forms at
-// growing intervals, then never again; one that was given up, no more at all.
+// TestBurst checks that an address that was taken over is announced in both forms, at
+// growing intervals and a limited number of times, and a removed address not at all.
 func TestBurst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
-		s := newSimulated()
+		s := newSimulatedSegment()
 		r := newResponder(t.Context(), &net.Interface{Index: 1, HardwareAddr: mac}, s, slog.Default(), func() {})
-		defer r.close()
+		defer r.shutdown()
 		start := time.Now()
-		if err := r.set([]netip.Addr{vip}); err != nil {
+		if err := r.setAddresses([]netip.Addr{vip}); err != nil {
 			t.Fatal(err)
 		}
 		var got []string
-		for i := range 4 * len(bursts) {
-			if i == 2*len(bursts) {
+		for i := range 4 * len(burstDelays) {
+			if i == 2*len(burstDelays) {
 				time.Sleep(time.Hour)
 				break
 			}
 			frame := <-s.out
-			got = append(got, fmt.Sprintf("%s %s", time.Since(start).Round(10*time.Millisecond), decode(t, frame)))
+			got = append(got, fmt.Sprintf("%s %s", time.Since(start).Round(10*time.Millisecond), decodeARP(t, frame)))
 		}
 		var want []string
 		at := time.Duration(0)
-		for _, wait := range bursts {
+		for _, wait := range burstDelays {
 			at += wait
 			want = append(want,
 				fmt.Sprintf("%s 1 %s %s for %s 00:00:00:00:00:00 to ff:ff:ff:ff:ff:ff", at, vip, mac, vip),
@@ -264,29 +268,29 @@ func TestBurst(t *testing.T) {
 		}
 
 		other := netip.MustParseAddr("192.0.2.78")
-		if err := r.set([]netip.Addr{vip, other}); err != nil {
+		if err := r.setAddresses([]netip.Addr{vip, other}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
 		for range 2 {
-			if got := decode(t, <-s.out); !strings.Contains(got, other.String()) {
-				t.Errorf("announced %s, which is no news", got)
+			if got := decodeARP(t, <-s.out); !strings.Contains(got, other.String()) {
+				t.Errorf("announced %s, which has been announced before", got)
 			}
 		}
-		if err := r.set([]netip.Addr{vip}); err != nil {
+		if err := r.setAddresses([]netip.Addr{vip}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
 		if len(s.out) > 0 {
-			t.Errorf("%d frames for an address that was given up", len(s.out))
+			t.Errorf("%d frames for an address that was removed", len(s.out))
 		}
 	})
 }
 
-// TestTakeOver: the kernel of a client on the LAN, whose entry is fresh and
-// names another machine, believes the announcement at once.
+// TestTakeOver checks that the kernel of a client on the segment, with a fresh entry
+// for another MAC, accepts the announcement at once.
 func TestTakeOver(t *testing.T) {
-	c := newCable(t)
+	c := newVethPair(t)
 	lan0, err := netlink.LinkByName("lan0")
 	if err != nil {
 		t.Fatal(err)
@@ -298,7 +302,7 @@ func TestTakeOver(t *testing.T) {
 	if err := netlink.AddrAdd(lan0, address); err != nil {
 		t.Fatal(err)
 	}
-	entry := &netlink.Neigh{LinkIndex: c.lan.Index, State: netlink.NUD_REACHABLE, IP: vip.AsSlice(), HardwareAddr: stranger}
+	entry := &netlink.Neigh{LinkIndex: c.lan.Index, State: netlink.NUD_REACHABLE, IP: vip.AsSlice(), HardwareAddr: otherMAC}
 	if err := netlink.NeighSet(entry); err != nil {
 		t.Fatal(err)
 	}
@@ -318,9 +322,9 @@ func TestTakeOver(t *testing.T) {
 	})
 }
 
-// TestForeignARPDoesNotWake: the kernel drops what does not matter.
+// TestForeignARPDoesNotWake checks that the kernel drops requests for other addresses.
 func TestForeignARPDoesNotWake(t *testing.T) {
-	c := newCable(t)
+	c := newVethPair(t)
 	a := New(slog.Default(), func() {})
 	defer a.Close()
 	if _, err := a.Set(t.Context(), map[netip.Addr]Claim{vip: {Interfaces: []string{"vip0"}}}); err != nil {
@@ -332,33 +336,34 @@ func TestForeignARPDoesNotWake(t *testing.T) {
 	}
 	for i := range 1000 {
 		other := netip.AddrFrom4([4]byte{198, 51, 100, byte(i)})
-		c.send(t, encode(arp.OperationRequest, asker, askerIP, nobody, other, ethernet.Broadcast))
+		c.send(t, encodeARP(arp.OperationRequest, clientMAC, clientIP, zeroMAC, other, ethernet.Broadcast))
 	}
-	c.send(t, encode(arp.OperationRequest, asker, askerIP, nobody, vip, ethernet.Broadcast))
-	answer := fmt.Sprintf("2 %s %s for %s %s to %s", vip, c.speaker.HardwareAddr, askerIP, asker, asker)
-	for decode(t, c.hear(t)) != answer {
+	c.send(t, encodeARP(arp.OperationRequest, clientMAC, clientIP, zeroMAC, vip, ethernet.Broadcast))
+	answer := fmt.Sprintf("2 %s %s for %s %s to %s", vip, c.speaker.HardwareAddr, clientIP, clientMAC, clientMAC)
+	for decodeARP(t, c.receive(t)) != answer {
 	}
 	stats, err := conn.Stats()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if stats.Packets != 1 {
-		t.Errorf("%d packets came through the filter, want 1", stats.Packets)
+		t.Errorf("%d packets passed the filter, want 1", stats.Packets)
 	}
 }
 
-// TestSetFollowsTheWish: claims come and go, links too, and nothing is left.
-func TestSetFollowsTheWish(t *testing.T) {
-	c := newCable(t)
+// TestSetReplacesClaims checks that each Set replaces the claims, also when an
+// interface is missing or changes its MAC, and that Close leaves no socket.
+func TestSetReplacesClaims(t *testing.T) {
+	c := newVethPair(t)
 	a := New(slog.Default(), func() {})
 	other := netip.MustParseAddr("192.0.2.78")
 	claim := Claim{Interfaces: []string{"vip0"}}
 	// only checks that one address is answered for, once, and the other is not.
 	only := func(addr, not netip.Addr) bool {
 		request := func(addr netip.Addr) []byte {
-			return encode(arp.OperationRequest, asker, askerIP, nobody, addr, ethernet.Broadcast)
+			return encodeARP(arp.OperationRequest, clientMAC, clientIP, zeroMAC, addr, ethernet.Broadcast)
 		}
-		return len(answers(t, c, request(addr), addr)) == 1 && len(answers(t, c, request(not), addr)) == 0
+		return len(answersTo(t, c, request(addr), addr)) == 1 && len(answersTo(t, c, request(not), addr)) == 0
 	}
 	if _, err := a.Set(t.Context(), map[netip.Addr]Claim{vip: claim}); err != nil || !only(vip, other) {
 		t.Errorf("one: %v", err)
@@ -366,9 +371,11 @@ func TestSetFollowsTheWish(t *testing.T) {
 	if _, err := a.Set(t.Context(), map[netip.Addr]Claim{other: claim}); err != nil || !only(other, vip) {
 		t.Errorf("the other: %v", err)
 	}
-	held, err := a.Set(t.Context(), map[netip.Addr]Claim{vip: {Interfaces: []string{"absent", "vip0"}}, other: {Interfaces: []string{"absent"}}})
+	held, err := a.Set(t.Context(), map[netip.Addr]Claim{
+		vip: {Interfaces: []string{"absent", "vip0"}}, other: {Interfaces: []string{"absent"}},
+	})
 	if err == nil || !strings.Contains(err.Error(), "announce on absent") || !only(vip, other) {
-		t.Errorf("a link that is not there: %v", err)
+		t.Errorf("an interface that does not exist: %v", err)
 	}
 	if len(held) != 1 || !slices.Equal(held[vip].Interfaces, []string{"vip0"}) {
 		t.Errorf("held %v", held)
@@ -385,8 +392,8 @@ func TestSetFollowsTheWish(t *testing.T) {
 	if _, err := a.Set(t.Context(), map[netip.Addr]Claim{vip: claim}); err != nil {
 		t.Fatal(err)
 	}
-	request := encode(arp.OperationRequest, asker, askerIP, nobody, vip, ethernet.Broadcast)
-	if got := answers(t, c, request, vip); len(got) != 1 || !strings.Contains(got[0], mac.String()) {
+	request := encodeARP(arp.OperationRequest, clientMAC, clientIP, zeroMAC, vip, ethernet.Broadcast)
+	if got := answersTo(t, c, request, vip); len(got) != 1 || !strings.Contains(got[0], mac.String()) {
 		t.Errorf("answered with %q, want the new MAC %s", got, mac)
 	}
 	a.Close()
@@ -400,9 +407,10 @@ func TestSetFollowsTheWish(t *testing.T) {
 	}
 }
 
-// TestLinkDownAndUp: a link that went down answers again after the next Set.
-func TestLinkDownAndUp(t *testing.T) {
-	c := newCable(t)
+// TestInterfaceDownAndUp checks that an interface that was down is announced on again
+// after the next Set.
+func TestInterfaceDownAndUp(t *testing.T) {
+	c := newVethPair(t)
 	a := New(slog.Default(), func() {})
 	defer a.Close()
 	claims := map[netip.Addr]Claim{vip: {Interfaces: []string{"vip0"}}}
@@ -420,19 +428,19 @@ func TestLinkDownAndUp(t *testing.T) {
 	}
 	has := func(want bool) {
 		t.Helper()
-		deadline := time.After(patience)
+		deadline := time.After(testTimeout)
 		for {
-			links, err := Interfaces()
+			interfaces, err := Interfaces()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if slices.ContainsFunc(links, func(l Interface) bool { return l.Name == "vip0" && l.Contains(vip) }) == want {
+			if slices.ContainsFunc(interfaces, func(l Interface) bool { return l.Name == "vip0" && l.Contains(vip) }) == want {
 				return
 			}
 			select {
 			case <-changed:
 			case <-deadline:
-				t.Fatalf("vip0 is not up=%t: %v", want, links)
+				t.Fatalf("vip0 is not up=%t: %v", want, interfaces)
 			}
 		}
 	}
@@ -441,7 +449,7 @@ func TestLinkDownAndUp(t *testing.T) {
 		if _, err := a.Set(t.Context(), claims); err != nil {
 			t.Fatal(err)
 		}
-		c.hear(t) // the announcement
+		c.receive(t) // the announcement
 		if err := netlink.LinkSetDown(vip0); err != nil {
 			t.Fatal(err)
 		}
@@ -456,8 +464,8 @@ func TestLinkDownAndUp(t *testing.T) {
 	has(true)
 }
 
-// TestFilter: the program lets through exactly the requests for its addresses,
-// however many and however scattered; beyond its size, at least those.
+// TestFilter checks that exactly the requests for the filter's addresses pass, or at
+// least those if there are too many ranges for the program.
 func TestFilter(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	some := func() netip.Addr {
@@ -472,8 +480,8 @@ func TestFilter(t *testing.T) {
 				addrs = append(addrs, a)
 			}
 		}
-		s := newSimulated()
-		program, err := filter(addrs)
+		s := newSimulatedSegment()
+		program, err := newFilter(addrs)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -483,18 +491,18 @@ func TestFilter(t *testing.T) {
 		if err := s.SetBPF(program); err != nil {
 			t.Fatal(err)
 		}
-		exact := len(spans(addrs)) < maxRanges
+		exact := len(coverRanges(addrs)) < maxRanges
 		through := 0
 		for range 20000 {
 			a := some()
-			verdict, err := s.filter.Run(encode(arp.OperationRequest, asker, askerIP, nobody, a, ethernet.Broadcast))
+			accepted, err := s.filter.Run(encodeARP(arp.OperationRequest, clientMAC, clientIP, zeroMAC, a, ethernet.Broadcast))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if owned[a] && verdict == 0 || exact && !owned[a] && verdict != 0 {
-				t.Fatalf("%d addresses: %s: owned is %t, verdict %d", n, a, owned[a], verdict)
+			if owned[a] && accepted == 0 || exact && !owned[a] && accepted != 0 {
+				t.Fatalf("%d addresses: %s: owned is %t, the filter returned %d", n, a, owned[a], accepted)
 			}
-			if verdict != 0 {
+			if accepted != 0 {
 				through++
 			}
 		}
@@ -502,24 +510,24 @@ func TestFilter(t *testing.T) {
 	}
 }
 
-// FuzzReply: no frame makes the responder panic, or answer for an address that
-// it does not own.
+// FuzzReply checks that no frame makes the responder panic, or answer for an address
+// that it does not own.
 func FuzzReply(f *testing.F) {
-	f.Add(encode(arp.OperationRequest, asker, askerIP, nobody, vip, ethernet.Broadcast))
+	f.Add(encodeARP(arp.OperationRequest, clientMAC, clientIP, zeroMAC, vip, ethernet.Broadcast))
 	f.Add([]byte{})
-	r := &responder{ifi: net.Interface{HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1}}, addrs: map[netip.Addr]bool{vip: true}}
+	r := &arpResponder{ifi: net.Interface{HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1}}, addrs: map[netip.Addr]bool{vip: true}}
 	f.Fuzz(func(t *testing.T, frame []byte) {
-		reply, _ := r.reply(frame)
-		if reply != nil && !strings.HasPrefix(decode(t, reply), "2 "+vip.String()+" 02:00:00:00:00:01 ") {
-			t.Errorf("%x: %s", frame, decode(t, reply))
+		reply, _ := r.buildReply(frame)
+		if reply != nil && !strings.HasPrefix(decodeARP(t, reply), "2 "+vip.String()+" 02:00:00:00:00:01 ") {
+			t.Errorf("%x: %s", frame, decodeARP(t, reply))
 		}
 	})
 }
 
 func BenchmarkReply(b *testing.B) {
-	r := &responder{ifi: net.Interface{HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1}}, addrs: map[netip.Addr]bool{vip: true}}
-	frame := encode(arp.OperationRequest, asker, askerIP, nobody, vip, ethernet.Broadcast)
+	r := &arpResponder{ifi: net.Interface{HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1}}, addrs: map[netip.Addr]bool{vip: true}}
+	frame := encodeARP(arp.OperationRequest, clientMAC, clientIP, zeroMAC, vip, ethernet.Broadcast)
 	for b.Loop() {
-		r.reply(frame)
+		r.buildReply(frame)
 	}
 }

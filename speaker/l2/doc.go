@@ -1,3 +1,14 @@
-// Package l2 answers ARP for a set of addresses on a set of links, from user
-// space: the addresses are on no interface. It knows nothing of Services.
+// Package l2 announces a set of addresses on a set of interfaces by answering ARP
+// from user space, so that no interface has the addresses. It does not know
+// Services. IPv6 addresses are not supported yet.
+//
+// announcer.go has the Announcer: which addresses are announced on which
+// interfaces. responder.go answers requests and sends gratuitous ARP on one
+// interface, filter.go makes the kernel drop all other ARP. interfaces.go lists
+// and watches the node's interfaces. routers.go discovers routers by router
+// advertisements, for BGP unnumbered, and reads the default gateways.
+//
+// In memory are the announced addresses, until the next Set, and the discovered
+// routers, until they have been silent for a minute. Both are lost with the
+// process; clients keep their ARP entries until they expire.
 package l2

@@ -19,22 +19,23 @@ const (
 const (
 	operationRequest = 1
 
-	// accepted is how many bytes of a frame the filter lets through: all of them.
-	accepted = 0x40000
+	// acceptAll is the filter's result for a frame that passes: the number of its
+	// bytes to keep, more than any frame has.
+	acceptAll = 0x40000
 
-	// maxRanges keeps the program below the kernel's limit of 4096
-	// instructions (BPF_MAXINSNS), at 6 for a range.
+	// maxRanges keeps the program below the kernel's limit of 4096 instructions
+	// (BPF_MAXINSNS): a range takes 6.
 	maxRanges = 600
 )
 
-// span is a range of IPv4 addresses as numbers.
-type span struct{ first, last uint32 }
+// addrRange is a range of IPv4 addresses as numbers.
+type addrRange struct{ first, last uint32 }
 
-// filter is a program for the ARP socket: requests for one of the addresses
-// wake the process, all other ARP dies in the kernel. With more than maxRanges
-// separate ranges the closest are joined, so that some foreign requests come
-// through; the process looks again anyway.
-func filter(addrs []netip.Addr) ([]bpf.RawInstruction, error) {
+// newFilter returns a program for the ARP socket: requests for one of the addresses
+// wake the process, and the kernel drops all other ARP. More than maxRanges separate
+// ranges are reduced by joining the closest ones, so that some foreign requests
+// pass; the process checks each request again.
+func newFilter(addrs []netip.Addr) ([]bpf.RawInstruction, error) {
 	program := []bpf.Instruction{
 		bpf.LoadExtension{Num: bpf.ExtLen},
 		bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: frameLength, SkipTrue: 1},
@@ -44,46 +45,46 @@ func filter(addrs []netip.Addr) ([]bpf.RawInstruction, error) {
 		bpf.RetConstant{Val: 0},
 		bpf.LoadAbsolute{Off: offsetTargetIP, Size: 4},
 	}
-	raw, err := bpf.Assemble(append(program, search(spans(addrs))...))
+	raw, err := bpf.Assemble(append(program, rangeSearch(coverRanges(addrs))...))
 	if err != nil {
-		return nil, fmt.Errorf("assemble the filter for %d addresses: %w", len(addrs), err)
+		return nil, fmt.Errorf("assemble the ARP filter for %d addresses: %w", len(addrs), err)
 	}
 	return raw, nil
 }
 
-// search is a binary search for the accumulator in sorted spans. Conditional
-// jumps reach 255 instructions only, so they hop over an unconditional one.
-func search(spans []span) []bpf.Instruction {
-	switch len(spans) {
+// rangeSearch returns a binary search for the accumulator in sorted ranges.
+// Conditional jumps reach only 255 instructions, so they skip an unconditional one.
+func rangeSearch(ranges []addrRange) []bpf.Instruction {
+	switch len(ranges) {
 	case 0:
 		return []bpf.Instruction{bpf.RetConstant{Val: 0}}
 	case 1:
 		return []bpf.Instruction{
-			bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: spans[0].first, SkipFalse: 2},
-			bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: spans[0].last, SkipTrue: 1},
-			bpf.RetConstant{Val: accepted},
+			bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: ranges[0].first, SkipFalse: 2},
+			bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: ranges[0].last, SkipTrue: 1},
+			bpf.RetConstant{Val: acceptAll},
 			bpf.RetConstant{Val: 0},
 		}
 	}
-	middle := len(spans) / 2
-	left, right := search(spans[:middle]), search(spans[middle:])
+	middle := len(ranges) / 2
+	left, right := rangeSearch(ranges[:middle]), rangeSearch(ranges[middle:])
 	program := []bpf.Instruction{
-		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: spans[middle].first, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: ranges[middle].first, SkipTrue: 1},
 		bpf.Jump{Skip: uint32(len(left))},
 	}
 	return append(append(program, left...), right...)
 }
 
-// spans covers the addresses with at most maxRanges ranges.
-func spans(addrs []netip.Addr) []span {
-	var all []span
+// coverRanges returns at most maxRanges ranges that cover the addresses.
+func coverRanges(addrs []netip.Addr) []addrRange {
+	var all []addrRange
 	for _, a := range slices.SortedFunc(slices.Values(addrs), netip.Addr.Compare) {
-		n := number(a)
+		n := toUint32(a)
 		if last := len(all) - 1; last >= 0 && n <= all[last].last+1 {
 			all[last].last = n
 			continue
 		}
-		all = append(all, span{n, n})
+		all = append(all, addrRange{n, n})
 	}
 	if len(all) <= maxRanges {
 		return all
@@ -105,7 +106,7 @@ func spans(addrs []netip.Addr) []span {
 	return joined
 }
 
-func number(a netip.Addr) uint32 {
+func toUint32(a netip.Addr) uint32 {
 	b := a.As4()
 	return binary.BigEndian.Uint32(b[:])
 }

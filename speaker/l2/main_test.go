@@ -16,14 +16,14 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(netnstest.Run(m)) }
 
-// cable is a pair of links: the speaker's end "vip0", which has the address
-// 192.0.2.1/24, and the LAN's end "lan0".
-type cable struct {
+// vethPair is a pair of interfaces: the speaker's "vip0", which has the address
+// 192.0.2.1/24, and the segment's "lan0".
+type vethPair struct {
 	speaker, lan *net.Interface
-	tap          *packet.Conn // on the LAN's end
+	tap          *packet.Conn // on lan0
 }
 
-func newCable(t *testing.T) *cable {
+func newVethPair(t *testing.T) *vethPair {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -42,7 +42,7 @@ func newCable(t *testing.T) *cable {
 	must(netlink.AddrAdd(vip0, address))
 	must(netlink.LinkSetUp(vip0))
 	must(netlink.LinkSetUp(lan0))
-	c := &cable{}
+	c := &vethPair{}
 	c.speaker, err = net.InterfaceByName("vip0")
 	must(err)
 	c.lan, err = net.InterfaceByName("lan0")
@@ -53,23 +53,23 @@ func newCable(t *testing.T) *cable {
 	// Until the kernel has seen the carrier, frames are dropped.
 	for _, name := range []string{"vip0", "lan0"} {
 		eventually(t, name+" is up", func() bool {
-			link, err := netlink.LinkByName(name)
+			iface, err := netlink.LinkByName(name)
 			must(err)
-			return link.Attrs().OperState == netlink.OperUp
+			return iface.Attrs().OperState == netlink.OperUp
 		})
 	}
 	return c
 }
 
-// patience bounds waits: a busy machine is slow.
-const patience = time.Minute
+// testTimeout bounds waits for conditions.
+const testTimeout = time.Minute
 
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(testTimeout); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %s until %s", patience, what)
+			t.Fatalf("waited %s until %s", testTimeout, what)
 		}
 	}
 }

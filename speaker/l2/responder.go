@@ -18,126 +18,129 @@ import (
 	"golang.org/x/net/bpf"
 )
 
-// bursts are the waits between the gratuitous frames for an address that was
-// taken over: quickly at first, for the clients that lost the address's last
-// owner, then for those that missed the first ones, then never again.
-var bursts = []time.Duration{0, 100 * time.Millisecond, 400 * time.Millisecond, 1500 * time.Millisecond, 5 * time.Second}
+// burstDelays are the waits between the gratuitous ARP frames for an address that
+// was taken over: short at first, for clients of the previous owner, then longer,
+// for clients that missed the first frames.
+var burstDelays = []time.Duration{0, 100 * time.Millisecond, 400 * time.Millisecond, 1500 * time.Millisecond, 5 * time.Second}
 
-// pace is the shortest time between two gratuitous announcements on a link, so
-// that taking over thousands of addresses does not flood it.
-const pace = 100 * time.Microsecond
+// announceInterval is the shortest time between two gratuitous announcements on an
+// interface: a rate limit, so that a takeover of thousands of addresses does not
+// flood the segment.
+const announceInterval = 100 * time.Microsecond
 
-// socket is the part of packet.Conn that a responder uses.
-type socket interface {
+// arpSocket is the part of packet.Conn that a responder uses.
+type arpSocket interface {
 	net.PacketConn
 	SetBPF([]bpf.RawInstruction) error
 }
 
-// listen opens a raw ARP socket (CAP_NET_RAW) that hears requests for the addresses only.
-func listen(ifi *net.Interface, addrs []netip.Addr) (socket, error) {
-	program, err := filter(addrs)
+// listenARP opens a raw ARP socket (CAP_NET_RAW) that receives only requests for the
+// addresses.
+func listenARP(ifi *net.Interface, addrs []netip.Addr) (arpSocket, error) {
+	program, err := newFilter(addrs)
 	if err != nil {
 		return nil, err
 	}
 	conn, err := packet.Listen(ifi, packet.Raw, int(ethernet.EtherTypeARP), &packet.Config{Filter: program})
 	if errors.Is(err, os.ErrPermission) {
-		return nil, fmt.Errorf("open an ARP socket: %w (the speaker needs the capability NET_RAW)", err)
+		return nil, fmt.Errorf("open ARP socket: %w (the speaker needs the capability NET_RAW)", err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open an ARP socket: %w", err)
+		return nil, fmt.Errorf("open ARP socket: %w", err)
 	}
 	return conn, nil
 }
 
-// responder answers on one link, over one socket.
-type responder struct {
-	ifi    net.Interface
-	conn   socket
-	log    *slog.Logger
-	failed func()
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
-	wake   chan struct{} // there are new bursts
+// arpResponder answers ARP on one interface, over one socket.
+type arpResponder struct {
+	ifi           net.Interface
+	conn          arpSocket
+	log           *slog.Logger
+	onFailure     func()
+	cancel        context.CancelFunc
+	tasks         sync.WaitGroup
+	burstsChanged chan struct{} // pending has changed
 
-	mu     sync.Mutex
-	dead   bool                   // the socket cannot be read any more
-	addrs  map[netip.Addr]bool    // answered for
-	bursts map[netip.Addr]*sequel // gratuitous frames still to come
+	mu      sync.Mutex
+	failed  bool                         // the socket must be replaced
+	addrs   map[netip.Addr]bool          // answered for
+	pending map[netip.Addr]*pendingBurst // gratuitous frames that are not sent yet
 }
 
-// sequel is the rest of an address's burst.
-type sequel struct {
+// pendingBurst is the rest of an address's burst of gratuitous frames.
+type pendingBurst struct {
 	step int
 	due  time.Time
 }
 
-// newResponder starts a responder that answers for nothing yet. It calls failed
-// if its socket fails.
-func newResponder(ctx context.Context, ifi *net.Interface, conn socket, log *slog.Logger, failed func()) *responder {
+// newResponder starts a responder without addresses. It calls failed if its socket
+// fails.
+func newResponder(ctx context.Context, ifi *net.Interface, conn arpSocket, log *slog.Logger, failed func()) *arpResponder {
 	ctx, cancel := context.WithCancel(ctx)
-	r := &responder{
-		ifi: *ifi, conn: conn, log: log, failed: failed, cancel: cancel, wake: make(chan struct{}, 1),
-		addrs: make(map[netip.Addr]bool), bursts: make(map[netip.Addr]*sequel),
+	r := &arpResponder{
+		ifi: *ifi, conn: conn, log: log, onFailure: failed, cancel: cancel, burstsChanged: make(chan struct{}, 1),
+		addrs: make(map[netip.Addr]bool), pending: make(map[netip.Addr]*pendingBurst),
 	}
-	r.tasks.Go(func() { r.answer(ctx) })
-	r.tasks.Go(func() { r.announce(ctx) })
+	r.tasks.Go(func() { r.answerRequests(ctx) })
+	r.tasks.Go(func() { r.sendBursts(ctx) })
 	return r
 }
 
-func (r *responder) isOn(ifi *net.Interface) bool {
+func (r *arpResponder) isBoundTo(ifi *net.Interface) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return !r.dead && r.ifi.Index == ifi.Index && bytes.Equal(r.ifi.HardwareAddr, ifi.HardwareAddr)
+	return !r.failed && r.ifi.Index == ifi.Index && bytes.Equal(r.ifi.HardwareAddr, ifi.HardwareAddr)
 }
 
-// set makes addrs all that is answered for, and announces those that are new.
-func (r *responder) set(addrs []netip.Addr) error {
+// setAddresses replaces the addresses that are answered for, and announces the new
+// ones by gratuitous ARP.
+func (r *arpResponder) setAddresses(addrs []netip.Addr) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	wanted := make(map[netip.Addr]bool, len(addrs))
+	desired := make(map[netip.Addr]bool, len(addrs))
 	same := len(addrs) == len(r.addrs)
 	for _, a := range addrs {
-		wanted[a] = true
+		desired[a] = true
 		same = same && r.addrs[a]
 	}
 	if same {
 		return nil
 	}
-	program, err := filter(addrs)
+	program, err := newFilter(addrs)
 	if err != nil {
 		return err
 	}
 	if err := r.conn.SetBPF(program); err != nil {
-		return fmt.Errorf("attach the ARP filter: %w", err)
+		return fmt.Errorf("attach ARP filter: %w", err)
 	}
-	for a := range wanted {
+	for a := range desired {
 		if !r.addrs[a] {
-			r.bursts[a] = &sequel{due: time.Now()}
+			r.pending[a] = &pendingBurst{due: time.Now()}
 		}
 	}
-	for a := range r.bursts {
-		if !wanted[a] {
-			delete(r.bursts, a)
+	for a := range r.pending {
+		if !desired[a] {
+			delete(r.pending, a)
 		}
 	}
-	r.addrs = wanted
+	r.addrs = desired
 	select {
-	case r.wake <- struct{}{}:
+	case r.burstsChanged <- struct{}{}:
 	default:
 	}
 	return nil
 }
 
-func (r *responder) close() {
+func (r *arpResponder) shutdown() {
 	r.cancel()
 	if err := r.conn.Close(); err != nil {
-		r.log.Warn("ARP socket did not close", "error", err)
+		r.log.Warn("closing the ARP socket failed", "error", err)
 	}
 	r.tasks.Wait()
 }
 
-// answer serves requests until the responder is closed or the socket fails.
-func (r *responder) answer(ctx context.Context) {
+// answerRequests answers requests until the responder is closed or the socket fails.
+func (r *arpResponder) answerRequests(ctx context.Context) {
 	buf := make([]byte, 1500)
 	for {
 		n, _, err := r.conn.ReadFrom(buf)
@@ -147,23 +150,23 @@ func (r *responder) answer(ctx context.Context) {
 		if err != nil {
 			// The interface is down or gone; the next Set opens another socket.
 			r.mu.Lock()
-			r.dead = true
+			r.failed = true
 			r.mu.Unlock()
 			r.log.Warn("ARP socket failed", "error", err)
-			r.failed()
+			r.onFailure()
 			return
 		}
-		if reply, to := r.reply(buf[:n]); reply != nil {
+		if reply, to := r.buildReply(buf[:n]); reply != nil {
 			if _, err := r.conn.WriteTo(reply, to); err != nil && ctx.Err() == nil {
-				r.log.Warn("ARP reply was not sent", "error", err)
+				r.log.Warn("sending an ARP reply failed", "error", err)
 			}
 		}
 	}
 }
 
-// reply is the answer to a frame, nil if it deserves none (RFC 826, "Packet
-// Reception").
-func (r *responder) reply(b []byte) (frame []byte, to net.Addr) {
+// buildReply returns the reply to a frame and its destination, nil if the frame must
+// not be answered (RFC 826, "Packet Reception").
+func (r *arpResponder) buildReply(b []byte) (frame []byte, to net.Addr) {
 	var eth ethernet.Frame
 	var request arp.Packet
 	if eth.UnmarshalBinary(b) != nil || eth.EtherType != ethernet.EtherTypeARP || request.UnmarshalBinary(eth.Payload) != nil {
@@ -173,23 +176,25 @@ func (r *responder) reply(b []byte) (frame []byte, to net.Addr) {
 	r.mu.Lock()
 	owned := r.addrs[request.TargetIP]
 	r.mu.Unlock()
-	// A sender that names the address as its own does not ask for it.
-	if !forUs || !owned || request.Operation != arp.OperationRequest || request.SenderIP == request.TargetIP || len(request.SenderHardwareAddr) != 6 {
+	// A request with the address as its sender is gratuitous ARP, not a question.
+	gratuitous := request.SenderIP == request.TargetIP
+	if !forUs || !owned || gratuitous || request.Operation != arp.OperationRequest || len(request.SenderHardwareAddr) != 6 {
 		return nil, nil
 	}
-	return encode(arp.OperationReply, r.ifi.HardwareAddr, request.TargetIP, request.SenderHardwareAddr, request.SenderIP, request.SenderHardwareAddr),
-		&packet.Addr{HardwareAddr: request.SenderHardwareAddr}
+	client := request.SenderHardwareAddr
+	return encodeARP(arp.OperationReply, r.ifi.HardwareAddr, request.TargetIP, client, request.SenderIP, client),
+		&packet.Addr{HardwareAddr: client}
 }
 
-// announce sends the bursts that are due, until ctx ends.
-func (r *responder) announce(ctx context.Context) {
+// sendBursts sends the gratuitous frames that are due, until ctx ends.
+func (r *arpResponder) sendBursts(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.wake:
+		case <-r.burstsChanged:
 		case <-timer.C:
 		}
 		for {
@@ -200,22 +205,23 @@ func (r *responder) announce(ctx context.Context) {
 				}
 				break
 			}
-			r.gratuitous(ctx, addr)
+			r.sendGratuitous(ctx, addr)
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(pace):
+			case <-time.After(announceInterval):
 			}
 		}
 	}
 }
 
-// nextBurst takes an address whose next announcement is due, or says how long
-// to wait for one; 0 is for ever.
-func (r *responder) nextBurst(now time.Time) (due netip.Addr, wait time.Duration) {
+// nextBurst returns an address with an announcement that is due and schedules its
+// next one. Without such an address it returns the time until one is due, 0 if none
+// is pending.
+func (r *arpResponder) nextBurst(now time.Time) (due netip.Addr, wait time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for a, s := range r.bursts {
+	for a, s := range r.pending {
 		if left := s.due.Sub(now); left > 0 {
 			if wait == 0 || left < wait {
 				wait = left
@@ -223,35 +229,37 @@ func (r *responder) nextBurst(now time.Time) (due netip.Addr, wait time.Duration
 			continue
 		}
 		s.step++
-		if s.step == len(bursts) {
-			delete(r.bursts, a)
+		if s.step == len(burstDelays) {
+			delete(r.pending, a)
 		} else {
-			s.due = now.Add(bursts[s.step])
+			s.due = now.Add(burstDelays[s.step])
 		}
 		return a, 0
 	}
 	return netip.Addr{}, wait
 }
 
-// gratuitous announces the address in both forms that clients accept: Linux
-// takes a reply as gratuitous only if it names its own MAC as the target, and
+// sendGratuitous announces the address in both forms that clients accept. Linux
+// takes a reply as gratuitous ARP only if its target MAC is the sender's, and
 // ignores other replies while its entry is younger than a second.
-func (r *responder) gratuitous(ctx context.Context, addr netip.Addr) {
+func (r *arpResponder) sendGratuitous(ctx context.Context, addr netip.Addr) {
 	mac := r.ifi.HardwareAddr
-	nobody := make(net.HardwareAddr, 6)
+	zeroMAC := make(net.HardwareAddr, 6)
 	for _, frame := range [][]byte{
-		encode(arp.OperationRequest, mac, addr, nobody, addr, ethernet.Broadcast),
-		encode(arp.OperationReply, mac, addr, mac, addr, ethernet.Broadcast),
+		encodeARP(arp.OperationRequest, mac, addr, zeroMAC, addr, ethernet.Broadcast),
+		encodeARP(arp.OperationReply, mac, addr, mac, addr, ethernet.Broadcast),
 	} {
 		if _, err := r.conn.WriteTo(frame, &packet.Addr{HardwareAddr: ethernet.Broadcast}); err != nil && ctx.Err() == nil {
-			r.log.Warn("gratuitous ARP was not sent", "address", addr, "error", err)
+			r.log.Warn("sending gratuitous ARP failed", "address", addr, "error", err)
 		}
 	}
 }
 
-// encode makes an Ethernet frame with an ARP packet. It panics on addresses
-// that are not IPv4 and Ethernet: callers have checked them.
-func encode(op arp.Operation, senderMAC net.HardwareAddr, sender netip.Addr, targetMAC net.HardwareAddr, target netip.Addr, to net.HardwareAddr) []byte {
+// encodeARP returns an Ethernet frame with an ARP packet. It panics unless the
+// addresses are IPv4 and Ethernet ones; callers have checked them.
+func encodeARP(
+	op arp.Operation, senderMAC net.HardwareAddr, sender netip.Addr, targetMAC net.HardwareAddr, target netip.Addr, to net.HardwareAddr,
+) []byte {
 	p, err := arp.NewPacket(op, senderMAC, sender, targetMAC, target)
 	if err != nil {
 		panic(fmt.Sprintf("ARP packet for %s at %s: %v", sender, senderMAC, err))

@@ -12,29 +12,30 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// found waits until the router on the link is found.
-func found(t *testing.T, r *Routers, link string) netip.Addr {
+// waitForRouter waits until the router on the interface is found.
+func waitForRouter(t *testing.T, r *Routers, iface string) netip.Addr {
 	t.Helper()
-	eventually(t, "a router is found on "+link, func() bool { return r.Found()[link].IsValid() })
-	return r.Found()[link]
+	eventually(t, "a router is found on "+iface, func() bool { return r.Found()[iface].IsValid() })
+	return r.Found()[iface]
 }
 
-func linkLocal(t *testing.T, link string) netip.Addr {
+func linkLocal(t *testing.T, iface string) netip.Addr {
 	t.Helper()
-	l, err := netlink.LinkByName(link)
+	l, err := netlink.LinkByName(iface)
 	if err != nil {
 		t.Fatal(err)
 	}
 	addrs, err := netlink.AddrList(l, netlink.FAMILY_V6)
 	if err != nil || len(addrs) == 0 {
-		t.Fatalf("%s has no link-local address: %v", link, err)
+		t.Fatalf("%s has no link-local address: %v", iface, err)
 	}
 	addr, _ := netip.AddrFromSlice(addrs[0].IP)
-	return addr.WithZone(link)
+	return addr.WithZone(iface)
 }
 
-// TestRouters: the two ends of a cable find each other, a real router's
-// advertisement is preferred to a speaker's, and a link that comes later is found.
+// TestRouters checks that the two ends of a veth pair find each other, that a
+// router's advertisement is preferred to a speaker's, and that an interface may be
+// created later.
 func TestRouters(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -43,37 +44,38 @@ func TestRouters(t *testing.T) {
 	near := NewRouters(log, func() { changed <- struct{}{} })
 	far := NewRouters(log, func() {})
 	near.Set(ctx, []string{"vip0"}) // which does not exist yet
-	newCable(t)
+	newVethPair(t)
 	far.Set(ctx, []string{"lan0"})
-	if got, want := found(t, near, "vip0").WithZone(""), linkLocal(t, "lan0").WithZone(""); got != want {
+	if got, want := waitForRouter(t, near, "vip0").WithZone(""), linkLocal(t, "lan0").WithZone(""); got != want {
 		t.Errorf("found %s, want %s", got, want)
 	}
-	if got, want := found(t, far, "lan0").WithZone(""), linkLocal(t, "vip0").WithZone(""); got != want {
+	if got, want := waitForRouter(t, far, "lan0").WithZone(""), linkLocal(t, "vip0").WithZone(""); got != want {
 		t.Errorf("found %s, want %s", got, want)
 	}
 	<-changed
 
-	near.hear("vip0", netip.MustParseAddr("fe80::99%vip0"), false)
+	near.observe("vip0", netip.MustParseAddr("fe80::99%vip0"), false)
 	if got := near.Found()["vip0"]; got.WithZone("") == netip.MustParseAddr("fe80::99") {
-		t.Error("another speaker has taken the router's place")
+		t.Error("another speaker has replaced the router")
 	}
-	near.hear("vip0", netip.MustParseAddr("fe80::42%vip0"), true)
+	near.observe("vip0", netip.MustParseAddr("fe80::42%vip0"), true)
 	if got := near.Found()["vip0"]; got != netip.MustParseAddr("fe80::42%vip0") {
 		t.Errorf("found %s, want the one that offers to be a gateway", got)
 	}
 	near.Set(ctx, nil)
 	if len(near.Found()) > 0 {
-		t.Errorf("found %v on links that nobody asks about", near.Found())
+		t.Errorf("found %v on interfaces that are no longer watched", near.Found())
 	}
 }
 
-// TestAdvertisement: ours makes this node nobody's default gateway.
+// TestAdvertisement checks that this node's advertisements do not make it a default
+// gateway.
 func TestAdvertisement(t *testing.T) {
-	c := newCable(t)
+	c := newVethPair(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	far := NewRouters(slog.New(slog.DiscardHandler), func() {})
-	linkUp(t, "lan0")
+	waitForLinkLocal(t, "lan0")
 	numbered := *c.lan
 	numbered.Name = strconv.Itoa(c.lan.Index)
 	conn, _, err := ndp.Listen(&numbered, ndp.LinkLocal)
@@ -84,7 +86,7 @@ func TestAdvertisement(t *testing.T) {
 	if err := conn.JoinGroup(netip.MustParseAddr("ff02::1")); err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(testTimeout)); err != nil {
 		t.Fatal(err)
 	}
 	far.Set(ctx, []string{"vip0"})
@@ -102,11 +104,12 @@ func TestAdvertisement(t *testing.T) {
 	}
 }
 
-// linkUp waits until the link has a link-local address that is not tentative.
-func linkUp(t *testing.T, link string) {
+// waitForLinkLocal waits until the interface has a link-local address that is not
+// tentative.
+func waitForLinkLocal(t *testing.T, iface string) {
 	t.Helper()
-	eventually(t, link+" has a link-local address", func() bool {
-		l, err := netlink.LinkByName(link)
+	eventually(t, iface+" has a link-local address", func() bool {
+		l, err := netlink.LinkByName(iface)
 		if err != nil {
 			t.Fatal(err)
 		}

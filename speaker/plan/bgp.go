@@ -18,65 +18,67 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
-// Local is what only the node itself knows.
+// Local is the part of a Snapshot that only the node itself knows.
 type Local struct {
-	// Interfaces of the node, as they are.
+	// Interfaces are the node's interfaces, as the kernel has them now.
 	Interfaces []l2.Interface
-	// Gateways of the node, by family: "IPv4", "IPv6".
+	// Gateways are the node's default gateways, by family: "IPv4", "IPv6".
 	Gateways map[string]netip.Addr
-	// Routers heard on links, with their link-local addresses.
+	// Routers are the link-local addresses of discovered routers, by interface.
 	Routers map[string]netip.Addr
-	// Passwords by the name of their Secret.
+	// Passwords are the passwords of BGP peers, by the name of their Secret.
 	Passwords map[string]bgp.Secret
-	// Open are the addresses that the node's data path serves; if nil, all.
-	Open map[netip.Addr]bool
-	// Routed are the addresses that the node announces by BGP already. They wait
-	// for nothing, whatever would be asked today.
-	Routed map[netip.Addr][]int
-	// Proxy: kube-proxy is there, which is all that addresses of Services wait
-	// for that have no health check of their own.
-	Proxy bool
-	// Drained: the node has been excluded for so long that its routers have
-	// had the time to look for other ways.
+	// DataPathReady are the addresses that the node's data path serves; if nil, all.
+	DataPathReady map[netip.Addr]bool
+	// Advertised are the addresses that the node already advertises by BGP. They
+	// never wait for the data path again.
+	Advertised map[netip.Addr][]int
+	// ProxyReady is whether kube-proxy has answered on this node. Addresses of
+	// Services without a health check of their own wait for nothing else.
+	ProxyReady bool
+	// Drained is whether the node has been excluded for the drain delay, so that
+	// its routers have had the time to select other paths.
 	Drained bool
-	// Leaving: the node is about to withdraw all its routes.
+	// Leaving is whether the node is about to withdraw all its routes.
 	Leaving bool
 }
 
 // Peering is this node's session with one peer.
 type Peering struct {
 	Config config.BGPPeer
-	// Peer is what the session shall be, with its routes.
+	// Peer is the desired session with its routes.
 	Peer bgp.Peer
-	// Beyond: the router is not on a link of the node, and so is its BFD.
-	Beyond bool
-	// Problem, if set, says why there shall be none.
+	// Multihop is whether the router is not a neighbor on an interface of the
+	// node. Its BFD session is then a multihop one, too.
+	Multihop bool
+	// Problem, if set, is why there must be no session.
 	Problem v1alpha1.Refusal
 }
 
-// peerings are the node's sessions, in the order of the configuration. The
-// first of two that lead to the same router is used. About so many routes are to
-// be expected.
-func peerings(c config.Config, node *corev1.Node, local Local, routes int) (all []Peering) {
+// newPeerings returns the node's sessions, in the order of the configuration. The
+// first of two that lead to the same router is used. Parameter routes is about the
+// number of routes to allocate memory for.
+func newPeerings(c config.Config, node *corev1.Node, local Local, routes int) (all []Peering) {
 	type end struct {
-		addr netip.AddrPort
-		// Passive ones listen; only the address tells who connects.
-		passive bool
+		addr    netip.AddrPort
+		passive bool // a passive session is identified by the peer's address only
 	}
 	taken := map[end]string{}
 	for _, p := range c.BGPPeers {
 		if !p.SelectsNode(node.Labels) {
 			continue
 		}
-		peering := Peering{Config: p, Peer: bgp.Peer{Name: p.Name, Session: session(p, node), Routes: make(bgp.Routes, routes)}}
-		transport, problem := transport(p, local)
+		peering := Peering{Config: p, Peer: bgp.Peer{Name: p.Name, Session: newSession(p, node), Routes: make(bgp.Routes, routes)}}
+		transport, problem := newTransport(p, local)
 		peering.Peer.Transport, peering.Problem = transport, problem
-		peering.Beyond = !transport.Address.IsLinkLocalUnicast() &&
-			(p.EBGPMultiHop || p.TTLSecurity > 1 || p.Internal() && !onInterface(transport.Address, local.Interfaces))
+		peering.Multihop = !transport.Address.IsLinkLocalUnicast() &&
+			(p.EBGPMultiHop || p.TTLSecurity > 1 || p.Internal() && !isOnLink(transport.Address, local.Interfaces))
 		if problem.Reason == "" {
 			e := end{netip.AddrPortFrom(transport.Address, transport.Port), p.Passive}
 			if other, clashes := taken[e]; clashes {
-				peering.Problem = v1alpha1.Refusal{Reason: v1alpha1.DuplicatePeer, Message: fmt.Sprintf("BGPPeer %q is older and leads to %s, too", other, e.addr)}
+				peering.Problem = v1alpha1.Refusal{
+					Reason: v1alpha1.DuplicatePeer, Message: fmt.Sprintf("older BGPPeer %q connects to %s, too", other, e.addr),
+				}
 			} else {
 				taken[e] = p.Name
 			}
@@ -86,12 +88,13 @@ func peerings(c config.Config, node *corev1.Node, local Local, routes int) (all 
 	return all
 }
 
-// onInterface reports whether no router is between the node and the address.
-func onInterface(addr netip.Addr, links []l2.Interface) bool {
-	return slices.ContainsFunc(links, func(l l2.Interface) bool { return l.Contains(addr) })
+// isOnLink reports whether the address is in a subnet of an interface, so that there
+// is no router between it and the node.
+func isOnLink(addr netip.Addr, interfaces []l2.Interface) bool {
+	return slices.ContainsFunc(interfaces, func(i l2.Interface) bool { return i.Contains(addr) })
 }
 
-func session(p config.BGPPeer, node *corev1.Node) bgp.Session {
+func newSession(p config.BGPPeer, node *corev1.Node) bgp.Session {
 	s := bgp.Session{
 		LocalASN: p.MyASN, PeerASN: p.PeerASN, RouterID: p.RouterID, IPv4: p.IPv4, IPv6: p.IPv6,
 		HoldTime: p.HoldTime, KeepaliveTime: p.KeepaliveTime, RestartTime: p.RestartTime,
@@ -108,8 +111,8 @@ func session(p config.BGPPeer, node *corev1.Node) bgp.Session {
 	return s
 }
 
-// routerID is the node's IPv4 address or, in a cluster without IPv4, a number
-// made of its name: RFC 6286 asks only that it be unique in the AS and not 0.
+// routerID returns the node's IPv4 address or, in a cluster without IPv4, a hash of
+// its name. RFC 6286 requires only that it is unique in the AS and not 0.
 func routerID(node *corev1.Node) netip.Addr {
 	for _, a := range node.Status.Addresses {
 		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP && ip.Is4() {
@@ -121,63 +124,69 @@ func routerID(node *corev1.Node) netip.Addr {
 	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, h.Sum32()|1)))
 }
 
-// anyDistance is the TTL of sessions over several hops.
-const anyDistance = 255
+// multihopTTL is the TTL of sessions over several hops.
+const multihopTTL = 255
 
-func transport(p config.BGPPeer, local Local) (bgp.Transport, v1alpha1.Refusal) {
+// newTransport returns how to reach the peer, or why that is not known yet.
+func newTransport(p config.BGPPeer, local Local) (bgp.Transport, v1alpha1.Refusal) {
 	t := bgp.Transport{Address: p.Address, Port: p.Port, Passive: p.Passive, Source: p.Source, Hops: 1, RetryTime: p.ConnectTime}
 	switch {
 	case p.Interface != "":
 		if t.Address = local.Routers[p.Interface]; !t.Address.IsValid() {
-			return t, v1alpha1.Refusal{Reason: v1alpha1.NoRouter, Message: fmt.Sprintf("no router advertises itself on link %s yet", p.Interface)}
+			return t, v1alpha1.Refusal{
+				Reason: v1alpha1.NoRouter, Message: fmt.Sprintf("no router advertisement received on interface %s yet", p.Interface),
+			}
 		}
 	case p.DefaultGateway != "":
 		if t.Address = local.Gateways[p.DefaultGateway]; !t.Address.IsValid() {
-			return t, v1alpha1.Refusal{Reason: v1alpha1.NoRouter, Message: fmt.Sprintf("the node has no %s default gateway", p.DefaultGateway)}
+			return t, v1alpha1.Refusal{Reason: v1alpha1.NoRouter, Message: fmt.Sprintf("no %s default gateway found on the node", p.DefaultGateway)}
 		}
 	}
 	switch {
 	case p.TTLSecurity > 0:
 		t.Hops, t.TTLSecurity = p.TTLSecurity, true
 	case p.EBGPMultiHop || p.Internal():
-		t.Hops = anyDistance
+		t.Hops = multihopTTL
 	}
 	if p.PasswordSecret != "" {
 		password := local.Passwords[p.PasswordSecret]
 		if password == "" {
-			return t, v1alpha1.Refusal{Reason: v1alpha1.NoSecret, Message: fmt.Sprintf("there is no Secret %q with a key \"password\" in Fairlead's namespace", p.PasswordSecret)}
+			return t, v1alpha1.Refusal{
+				Reason:  v1alpha1.NoSecret,
+				Message: fmt.Sprintf("Secret %q with the key \"password\" not found in Fairlead's namespace", p.PasswordSecret),
+			}
 		}
 		t.Password = password
 	}
 	return t, v1alpha1.Refusal{}
 }
 
-// scope is what nodes' parts by BGP depend on.
-type scope struct {
+// routeScope is a set of addresses that each node advertises alike.
+type routeScope struct {
 	pool string
 	is6  bool
 }
 
-// part is a node's part by BGP in the addresses of a scope.
-type part struct {
-	refusal v1alpha1.Refusal
-	ways    []way
-	peers   []int // that are told, by their places among this node's sessions
+// nodeRoutes are the routes that a node may advertise for an address of a scope.
+type nodeRoutes struct {
+	refusal     v1alpha1.Refusal // why there are none
+	routes      []peerRoute
+	peerIndexes []int // of the routes' peers, into decision.peerings; of this node only
 }
 
-// way is a peer that is told, by one advertisement or by several that agree on
-// the length.
-type way struct {
-	peer       string
-	to         int // the peer's place among this node's sessions
-	by         config.BGPAdvertisement
-	attributes bgp.Attributes
+// peerRoute is how a route is advertised to a peer, by one BGPAdvertisement or by
+// several with the same prefix length.
+type peerRoute struct {
+	peer          string
+	peerIndex     int // into decision.peerings; of this node only
+	advertisement config.BGPAdvertisement
+	attributes    bgp.Attributes
 }
 
-// partsOf are all nodes' parts, in the order of d.nodes; nil if no
-// advertisement covers the pool.
-func (d *decision) partsOf(s scope) []part {
-	if known, ok := d.parts[s]; ok {
+// routesOfScope returns the routes of all nodes, in the order of d.nodes; nil if no
+// BGPAdvertisement covers the pool.
+func (d *decision) routesOfScope(s routeScope) []nodeRoutes {
+	if known, ok := d.routesByScope[s]; ok {
 		return known
 	}
 	var ads []config.BGPAdvertisement
@@ -186,60 +195,63 @@ func (d *decision) partsOf(s scope) []part {
 			ads = append(ads, ad)
 		}
 	}
-	var parts []part
+	var nodes []nodeRoutes
 	if len(ads) > 0 {
-		parts = make([]part, len(d.nodes))
+		nodes = make([]nodeRoutes, len(d.nodes))
 		for i, m := range d.nodes {
-			parts[i] = d.part(s, m, ads)
+			nodes[i] = d.routesOfNode(s, m, ads)
 		}
 	}
-	d.parts[s] = parts
-	return parts
+	d.routesByScope[s] = nodes
+	return nodes
 }
 
-func (d *decision) part(s scope, m *member, ads []config.BGPAdvertisement) (p part) {
+// routesOfNode returns the routes of one node under the BGPAdvertisements of a pool.
+func (d *decision) routesOfNode(s routeScope, m *clusterNode, ads []config.BGPAdvertisement) (routes nodeRoutes) {
 	ads = slices.DeleteFunc(slices.Clone(ads), func(ad config.BGPAdvertisement) bool { return !ad.SelectsNode(m.labels) })
 	if len(ads) == 0 {
-		p.refusal = v1alpha1.Refusal{Reason: v1alpha1.NodeNotSelected, Message: "is selected by no BGPAdvertisement of the pool"}
-		return p
+		routes.refusal = v1alpha1.Refusal{Reason: v1alpha1.NodeNotSelected, Message: "is selected by no BGPAdvertisement of the pool"}
+		return routes
 	}
 	if m.refusal.Reason != "" && !m.leaving {
-		p.refusal = m.refusal
-		return p
+		routes.refusal = m.refusal
+		return routes
 	}
 	for _, peer := range d.Config.BGPPeers {
 		if carried := s.is6 && peer.IPv6 || !s.is6 && peer.IPv4; carried && peer.SelectsNode(m.labels) {
-			p.ways = append(p.ways, ways(peer, ads, s.is6, m.leaving)...)
+			routes.routes = append(routes.routes, peerRoutes(peer, ads, s.is6, m.leaving)...)
 		}
 	}
 	if m.name == d.Node {
-		for i := range p.ways {
-			p.ways[i].to = slices.IndexFunc(d.peerings, func(s Peering) bool { return s.Config.Name == p.ways[i].peer })
-			p.peers = append(p.peers, p.ways[i].to)
+		for i := range routes.routes {
+			routes.routes[i].peerIndex = slices.IndexFunc(d.peerings, func(s Peering) bool { return s.Config.Name == routes.routes[i].peer })
+			routes.peerIndexes = append(routes.peerIndexes, routes.routes[i].peerIndex)
 		}
-		p.peers = slices.Compact(p.peers) // the ways to a peer follow each other
+		routes.peerIndexes = slices.Compact(routes.peerIndexes) // routes to the same peer are adjacent
 	}
-	if len(p.ways) == 0 {
-		p.refusal = v1alpha1.Refusal{Reason: v1alpha1.NoPeer, Message: "has no BGPPeer that a BGPAdvertisement of the pool names and that carries the family"}
+	if len(routes.routes) == 0 {
+		routes.refusal = v1alpha1.Refusal{
+			Reason: v1alpha1.NoPeer, Message: "is selected by no BGPPeer for the address family that a BGPAdvertisement of the pool names",
+		}
 	}
-	return p
+	return routes
 }
 
-// ways are the routes that the peer is told by these advertisements: one for
-// each prefix length, with the attributes of the first of that length and the
-// communities of all.
-func ways(peer config.BGPPeer, ads []config.BGPAdvertisement, is6, leaving bool) (all []way) {
+// peerRoutes returns the routes that these advertisements make for the peer: one for
+// each prefix length, with the attributes of the first advertisement of that length
+// and the communities of all.
+func peerRoutes(peer config.BGPPeer, ads []config.BGPAdvertisement, is6, leaving bool) (all []peerRoute) {
 	var communities [][]string
 	for _, ad := range ads {
 		if !ad.AdvertisedTo(peer.Name) {
 			continue
 		}
-		i := slices.IndexFunc(all, func(w way) bool {
-			return is6 && w.by.Length6 == ad.Length6 || !is6 && w.by.Length4 == ad.Length4
+		i := slices.IndexFunc(all, func(r peerRoute) bool {
+			return is6 && r.advertisement.Length6 == ad.Length6 || !is6 && r.advertisement.Length4 == ad.Length4
 		})
 		if i < 0 {
 			i = len(all)
-			all = append(all, way{peer: peer.Name, by: ad, attributes: bgp.Attributes{
+			all = append(all, peerRoute{peer: peer.Name, advertisement: ad, attributes: bgp.Attributes{
 				LocalPref: ad.LocalPref, MED: ad.MED, HasMED: ad.HasMED, Prepend: ad.ASPathPrepend,
 			}})
 			communities = append(communities, nil)
@@ -249,7 +261,8 @@ func ways(peer config.BGPPeer, ads []config.BGPAdvertisement, is6, leaving bool)
 	for i := range all {
 		if leaving {
 			communities[i] = append(communities[i], config.GracefulShutdown)
-			all[i].attributes.LocalPref = 0 // RFC 8326 section 4.2: for internal peers that do not know the community
+			// RFC 8326 section 4.2: for internal peers that do not know the community.
+			all[i].attributes.LocalPref = 0
 		}
 		slices.Sort(communities[i])
 		all[i].attributes.Communities = strings.Join(slices.Compact(communities[i]), " ")
@@ -257,95 +270,96 @@ func ways(peer config.BGPPeer, ads []config.BGPAdvertisement, is6, leaving bool)
 	return all
 }
 
-// tell returns this node's part in announcing the address, nil if it has none,
-// and why no node announces it, if none does.
-func (d *decision) tell(h holding) (own *part, why v1alpha1.Refusal) {
-	parts := d.partsOf(scope{h.pool, h.addr.Is6()})
-	if parts == nil {
+// selectAdvertisers returns the routes by which this node advertises the address,
+// nil if it must not, and why no node advertises it, if none does.
+func (d *decision) selectAdvertisers(h heldAddress) (ownRoutes *nodeRoutes, refusal v1alpha1.Refusal) {
+	routes := d.routesOfScope(routeScope{h.pool, h.addr.Is6()})
+	if routes == nil {
 		return nil, v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
 	}
-	told, whole := false, d.wholly(h, parts)
+	advertised, requireAll := false, d.anyServesAll(h, routes)
 	for i, m := range d.nodes {
-		if any, all := h.serves(m.name); parts[i].refusal.Reason != "" || !any || whole && !all {
+		// While one node serves all Services of the address, no other attracts packets.
+		if any, all := h.servedBy(m.name); routes[i].refusal.Reason != "" || !any || requireAll && !all {
 			continue
 		}
-		told = true
+		advertised = true
 		if m.name == d.Node {
-			own = &parts[i]
+			ownRoutes = &routes[i]
 		}
 	}
-	if told {
-		return own, v1alpha1.Refusal{}
+	if advertised {
+		return ownRoutes, v1alpha1.Refusal{}
 	}
-	var standings []Standing
+	var states []NodeState
 	for i, m := range d.nodes {
-		_, r := d.standing(h, i)
-		standings = append(standings, Standing{Node: m.name, Reason: r.Reason, Message: r.Message})
+		_, r := d.advertisedRoutes(h, i)
+		states = append(states, NodeState{Node: m.name, Reason: r.Reason, Message: r.Message})
 	}
-	return nil, summarize(h.pool, standings)
+	return nil, summarizeRefusals(h.pool, states)
 }
 
-// wholly reports whether a node with a part serves all Services that hold the
+// anyServesAll reports whether a node that has routes serves all Services of the
 // address.
-func (d *decision) wholly(h holding, parts []part) bool {
+func (d *decision) anyServesAll(h heldAddress, routes []nodeRoutes) bool {
 	for i, m := range d.nodes {
-		if _, all := h.serves(m.name); all && parts[i].refusal.Reason == "" {
+		if _, all := h.servedBy(m.name); all && routes[i].refusal.Reason == "" {
 			return true
 		}
 	}
 	return false
 }
 
-// standing is what the i-th node tells, or why nothing.
-func (d *decision) standing(h holding, i int) (tells []Told, why v1alpha1.Refusal) {
-	parts := d.partsOf(scope{h.pool, h.addr.Is6()})
-	switch any, all := h.serves(d.nodes[i].name); {
-	case parts == nil:
+// advertisedRoutes returns what the i-th node advertises, or why nothing.
+func (d *decision) advertisedRoutes(h heldAddress, i int) (routes []AdvertisedRoute, refusal v1alpha1.Refusal) {
+	scoped := d.routesOfScope(routeScope{h.pool, h.addr.Is6()})
+	switch any, all := h.servedBy(d.nodes[i].name); {
+	case scoped == nil:
 		return nil, v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
-	case parts[i].refusal.Reason != "":
-		return nil, parts[i].refusal
-	case !any, !all && d.wholly(h, parts):
-		return nil, h.lacks(d.nodes[i].name)
+	case scoped[i].refusal.Reason != "":
+		return nil, scoped[i].refusal
+	case !any, !all && d.anyServesAll(h, scoped):
+		return nil, h.missingEndpoints(d.nodes[i].name)
 	}
-	for w, prefix := range parts[i].routes(h.addr, d.within(h)) {
-		tells = append(tells, Told{w.peer, prefix, w.attributes})
+	for r, prefix := range scoped[i].prefixes(h.addr, d.aggregatableRanges(h)) {
+		routes = append(routes, AdvertisedRoute{r.peer, prefix, r.attributes})
 	}
-	return tells, v1alpha1.Refusal{}
+	return routes, v1alpha1.Refusal{}
 }
 
-// routes are the prefixes for an address, each with its way. Where ways to a peer
-// come to the same prefix, because an aggregate cannot be made, the first gives
-// the attributes and all give their communities.
-func (p *part) routes(addr netip.Addr, within []netipx.IPRange) iter.Seq2[way, netip.Prefix] {
-	return func(yield func(way, netip.Prefix) bool) {
-		for i, w := range p.ways {
-			prefix := w.by.Prefix(addr, within)
-			same := func(o way) bool { return o.peer == w.peer && o.by.Prefix(addr, within) == prefix }
-			if slices.ContainsFunc(p.ways[:i], same) {
+// prefixes yields the routes for an address. Several routes to a peer may have the
+// same prefix, because an aggregate is not possible: then the first one determines
+// the attributes, and the communities of all are merged.
+func (n *nodeRoutes) prefixes(addr netip.Addr, within []netipx.IPRange) iter.Seq2[peerRoute, netip.Prefix] {
+	return func(yield func(peerRoute, netip.Prefix) bool) {
+		for i, r := range n.routes {
+			prefix := r.advertisement.Prefix(addr, within)
+			same := func(o peerRoute) bool { return o.peer == r.peer && o.advertisement.Prefix(addr, within) == prefix }
+			if slices.ContainsFunc(n.routes[:i], same) {
 				continue
 			}
-			for _, o := range p.ways[i+1:] {
+			for _, o := range n.routes[i+1:] {
 				if same(o) {
-					w.attributes.Communities = unite(w.attributes.Communities, o.attributes.Communities)
+					r.attributes.Communities = mergeCommunities(r.attributes.Communities, o.attributes.Communities)
 				}
 			}
-			if !yield(w, prefix) {
+			if !yield(r, prefix) {
 				return
 			}
 		}
 	}
 }
 
-// unite is the union of two sets of communities.
-func unite(a, b string) string {
+// mergeCommunities returns the union of two sets of communities.
+func mergeCommunities(a, b string) string {
 	all := slices.Sorted(slices.Values(strings.Fields(a + " " + b)))
 	return strings.Join(slices.Compact(all), " ")
 }
 
-// route adds the routes of one address, by this node's part, to the sessions.
-func (p *Plan) route(addr netip.Addr, own *part, within []netipx.IPRange) {
-	p.Routed[addr] = own.peers
-	for w, prefix := range own.routes(addr, within) {
-		p.BGP[w.to].Peer.Routes[prefix] = w.attributes
+// addRoutes adds the node's own routes of one address to the sessions.
+func (p *Plan) addRoutes(addr netip.Addr, own *nodeRoutes, within []netipx.IPRange) {
+	p.Advertised[addr] = own.peerIndexes
+	for r, prefix := range own.prefixes(addr, within) {
+		p.BGP[r.peerIndex].Peer.Routes[prefix] = r.attributes
 	}
 }

@@ -26,17 +26,17 @@ func pool(name string, addresses ...string) *v1alpha1.IPAddressPool {
 	return p
 }
 
-// deletedPool is held back by its finalizer.
+// deletedPool returns a pool that is being deleted and still has its finalizer.
 func deletedPool(name string, addresses ...string) *v1alpha1.IPAddressPool {
 	p := pool(name, addresses...)
 	p.Labels, p.DeletionTimestamp = map[string]string{"tier": "edge"}, &metav1.Time{}
 	return p
 }
 
-func num[T any](n T) *T { return &n }
+func ptrTo[T any](n T) *T { return &n }
 
-// told is what the plan tells, one line a route.
-func told(p Plan) (lines []string) {
+// advertisedRoutes returns the routes and problems of the plan's sessions as text.
+func advertisedRoutes(p Plan) (lines []string) {
 	for _, peering := range p.BGP {
 		if peering.Problem.Reason != "" {
 			lines = append(lines, fmt.Sprintf("%s: %s", peering.Config.Name, peering.Problem.Reason))
@@ -58,7 +58,9 @@ func told(p Plan) (lines []string) {
 
 func TestRoutes(t *testing.T) {
 	excluding := labelled(corev1.LabelNodeExcludeBalancers, "")
-	slowly := func(s *v1alpha1.BGPAdvertisementSpec) { s.AggregationLength = num(int32(24)) }
+	aggregated := func(s *v1alpha1.BGPAdvertisementSpec) { s.AggregationLength = ptrTo(int32(24)) }
+	toAll := []*v1alpha1.BGPAdvertisement{bgpad("all")}
+	toPeerA := config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: toAll}
 	for _, tt := range []struct {
 		name     string
 		objects  config.Objects
@@ -67,23 +69,25 @@ func TestRoutes(t *testing.T) {
 		node     *corev1.Node
 		local    Local
 		want     []string
-		reason   v1alpha1.Reason // of 203.0.113.5, if nobody announces it
+		reason   v1alpha1.Reason // of 203.0.113.5, if no node announces it
 	}{
 		{
-			name: "each peer is told", want: []string{"a: 203.0.113.5/32 lp 100", "b: 203.0.113.5/32 lp 100"},
-			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1"), peer("b", "192.0.2.2")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+			name: "every peer gets the route", want: []string{"a: 203.0.113.5/32 lp 100", "b: 203.0.113.5/32 lp 100"},
+			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1"), peer("b", "192.0.2.2")}, BGPAdvertisements: toAll},
 		},
 		{
 			name: "attributes", want: []string{"a: 203.0.113.5/32 lp 200 med 7 prepend 2 64512:1 64512:2 64512:3:4 65535:65281"},
 			objects: config.Objects{
-				BGPPeers:    []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
-				Communities: []*v1alpha1.Community{{Spec: v1alpha1.CommunitySpec{Communities: []v1alpha1.NamedCommunity{{Name: "ours", Value: "64512:2"}}}}},
+				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
+				Communities: []*v1alpha1.Community{{Spec: v1alpha1.CommunitySpec{
+					Communities: []v1alpha1.NamedCommunity{{Name: "ours", Value: "64512:2"}},
+				}}},
 				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
 					bgpad("1", func(s *v1alpha1.BGPAdvertisementSpec) {
-						s.LocalPref, s.MED, s.ASPathPrepend, s.Communities = num(int64(200)), num(int64(7)), 2, []string{"ours", "no-export"}
+						s.LocalPref, s.MED, s.ASPathPrepend, s.Communities = ptrTo(int64(200)), ptrTo(int64(7)), 2, []string{"ours", "no-export"}
 					}),
 					bgpad("2", func(s *v1alpha1.BGPAdvertisementSpec) {
-						s.LocalPref, s.Communities = num(int64(50)), []string{"large:64512:3:4", "64512:01"}
+						s.LocalPref, s.Communities = ptrTo(int64(50)), []string{"large:64512:3:4", "64512:01"}
 					}),
 				},
 			},
@@ -102,23 +106,25 @@ func TestRoutes(t *testing.T) {
 			name: "an aggregate within the pool", want: []string{"a: 203.0.113.0/24 lp 100"},
 			objects: config.Objects{
 				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/24")},
-				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", slowly)},
+				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", aggregated)},
 			},
 		},
 		{
 			name: "an aggregate beyond the pool", want: []string{"a: 203.0.113.5/32 lp 100"},
 			objects: config.Objects{
 				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0-203.0.113.100")},
-				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", slowly)},
+				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", aggregated)},
 			},
 		},
 		{
-			name: "a pool that was shrunk: what it still contains in aggregates, the rest alone", want: []string{"a: 203.0.113.128/25 lp 100", "a: 203.0.113.5/32 lp 100"},
+			name:     "a pool that was shrunk: aggregates for what it still contains, host routes otherwise",
+			want:     []string{"a: 203.0.113.128/25 lp 100", "a: 203.0.113.5/32 lp 100"},
 			services: []*corev1.Service{service("s", "203.0.113.5", "p"), service("r", "203.0.113.200", "p")},
 			objects: config.Objects{
 				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.128/25")},
-				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", func(s *v1alpha1.BGPAdvertisementSpec) {
-					s.AggregationLength = num(int32(25))
+				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
+				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", func(s *v1alpha1.BGPAdvertisementSpec) {
+					s.AggregationLength = ptrTo(int32(25))
 				})},
 			},
 		},
@@ -126,13 +132,14 @@ func TestRoutes(t *testing.T) {
 			name: "a pool that is being deleted, by its label", want: []string{"a: 203.0.113.0/24 lp 100"},
 			objects: config.Objects{
 				Pools: []*v1alpha1.IPAddressPool{deletedPool("p", "203.0.113.0/24")}, BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
-				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("edge", slowly, func(s *v1alpha1.BGPAdvertisementSpec) {
+				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("edge", aggregated, func(s *v1alpha1.BGPAdvertisementSpec) {
 					s.IPAddressPoolSelectors = matching("tier", "edge")
 				})},
 			},
 		},
 		{
-			name: "a Service that is being renumbered, from pool to pool", want: []string{"a: 198.51.100.7/32 lp 100", "a: 203.0.113.5/32 lp 50"},
+			name: "a Service that is being renumbered, from pool to pool",
+			want: []string{"a: 198.51.100.7/32 lp 100", "a: 203.0.113.5/32 lp 50"},
 			services: []*corev1.Service{service("s", "203.0.113.5", "p", func(s *corev1.Service) {
 				s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: "198.51.100.7"})
 				s.Annotations[v1alpha1.AnnotationAllocatedFrom] += ",198.51.100.7=q"
@@ -140,7 +147,9 @@ func TestRoutes(t *testing.T) {
 			objects: config.Objects{
 				Pools: []*v1alpha1.IPAddressPool{pool("q", "198.51.100.0/24")}, BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
 				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
-					bgpad("p", func(s *v1alpha1.BGPAdvertisementSpec) { s.IPAddressPools, s.LocalPref = []string{"p"}, num(int64(50)) }),
+					bgpad("p", func(s *v1alpha1.BGPAdvertisementSpec) {
+						s.IPAddressPools, s.LocalPref = []string{"p"}, ptrTo(int64(50))
+					}),
 					bgpad("q", func(s *v1alpha1.BGPAdvertisementSpec) { s.IPAddressPools = []string{"q"} }),
 				},
 			},
@@ -150,107 +159,117 @@ func TestRoutes(t *testing.T) {
 			objects: config.Objects{
 				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/24")},
 				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
-				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("1", slowly), bgpad("2", func(s *v1alpha1.BGPAdvertisementSpec) {
+				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("1", aggregated), bgpad("2", func(s *v1alpha1.BGPAdvertisementSpec) {
 					s.Communities = []string{"no-export"}
 				})},
 			},
 		},
 		{
 			name: "local without an endpoint here", want: nil,
-			services: []*corev1.Service{service("s", "203.0.113.5", "p", local)}, slices: []*discoveryv1.EndpointSlice{endpoints("s", "node-2 ready")},
-			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+			services: []*corev1.Service{service("s", "203.0.113.5", "p", local)},
+			slices:   []*discoveryv1.EndpointSlice{endpoints("s", "node-2 ready")},
+			objects:  toPeerA,
 		},
 		{
 			name: "local without any endpoint", want: nil, reason: v1alpha1.NoEndpoints,
 			services: []*corev1.Service{service("s", "203.0.113.5", "p", local)},
-			objects:  config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+			objects:  toPeerA,
 		},
 		{
 			name: "local with an endpoint here", want: []string{"a: 203.0.113.5/32 lp 100"},
-			services: []*corev1.Service{service("s", "203.0.113.5", "p", local)}, slices: []*discoveryv1.EndpointSlice{endpoints("s", "node-1 ready")},
-			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+			services: []*corev1.Service{service("s", "203.0.113.5", "p", local)},
+			slices:   []*discoveryv1.EndpointSlice{endpoints("s", "node-1 ready")},
+			objects:  toPeerA,
 		},
 		{
-			name: "an excluded node asks for other ways", want: []string{"a: 203.0.113.5/32 lp 0 65535:0"}, node: node("node-1", excluding),
-			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+			name: "an excluded node asks for graceful shutdown",
+			want: []string{"a: 203.0.113.5/32 lp 0 65535:0"}, node: node("node-1", excluding),
+			objects: toPeerA,
 		},
 		{
 			name: "and then withdraws", want: nil, node: node("node-1", excluding), local: Local{Drained: true},
-			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+			objects: toPeerA,
 		},
 		{
-			name: "not before the data path", want: nil, local: Local{Open: map[netip.Addr]bool{}},
-			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+			name: "not before the data path", want: nil, local: Local{DataPathReady: map[netip.Addr]bool{}},
+			objects: toPeerA,
 		},
 		{
-			name: "an aggregate that cannot be made: communities are united", want: []string{"a: 203.0.113.5/32 lp 100 64512:1 65535:65281"},
+			name: "an aggregate that is not possible: communities are merged",
+			want: []string{"a: 203.0.113.5/32 lp 100 64512:1 65535:65281"},
 			objects: config.Objects{
 				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/28")},
 				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
 				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
 					bgpad("1", func(s *v1alpha1.BGPAdvertisementSpec) { s.Communities = []string{"64512:1"} }),
-					bgpad("2", slowly, func(s *v1alpha1.BGPAdvertisementSpec) { s.Communities = []string{"no-export"} }),
+					bgpad("2", aggregated, func(s *v1alpha1.BGPAdvertisementSpec) { s.Communities = []string{"no-export"} }),
 				},
 			},
 		},
 		{
 			name: "no aggregate under Local", want: []string{"a: 203.0.113.5/32 lp 100"},
-			services: []*corev1.Service{service("s", "203.0.113.5", "p", local)}, slices: []*discoveryv1.EndpointSlice{endpoints("s", "node-1 ready")},
+			services: []*corev1.Service{service("s", "203.0.113.5", "p", local)},
+			slices:   []*discoveryv1.EndpointSlice{endpoints("s", "node-1 ready")},
 			objects: config.Objects{
 				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/24")},
-				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", slowly)},
+				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", aggregated)},
 			},
 		},
 		{
-			name: "a speaker that leaves asks for other ways", want: []string{"a: 203.0.113.5/32 lp 0 65535:0"}, local: Local{Leaving: true},
-			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+			name: "a speaker that shuts down asks for graceful shutdown",
+			want: []string{"a: 203.0.113.5/32 lp 0 65535:0"}, local: Local{Leaving: true},
+			objects: toPeerA,
 		},
 		{
-			name: "but begins nothing on its way out", want: nil, local: Local{Leaving: true}, node: node("node-1", notReady),
-			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+			name: "but it advertises nothing new", want: nil, local: Local{Leaving: true}, node: node("node-1", notReady),
+			objects: toPeerA,
 		},
 		{
-			name: "a node that is deleted asks for other ways", want: []string{"a: 203.0.113.5/32 lp 0 65535:0"},
+			name: "a deleted node asks for graceful shutdown", want: []string{"a: 203.0.113.5/32 lp 0 65535:0"},
 			node:    node("node-1", func(n *corev1.Node) { n.DeletionTimestamp = &metav1.Time{} }),
-			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+			objects: toPeerA,
 		},
 		{
-			name: "an empty password is none", want: []string{"a: 203.0.113.5/32 lp 100", "a: NoSecret"}, local: Local{Passwords: map[string]bgp.Secret{"x": ""}},
-			objects: config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{
+			name: "an empty password counts as missing",
+			want: []string{"a: 203.0.113.5/32 lp 100", "a: NoSecret"}, local: Local{Passwords: map[string]bgp.Secret{"x": ""}},
+			objects: config.Objects{BGPAdvertisements: toAll, BGPPeers: []*v1alpha1.BGPPeer{
 				peer("a", "192.0.2.1", func(s *v1alpha1.BGPPeerSpec) { s.PasswordSecret = &v1alpha1.SecretReference{Name: "x"} }),
 			}},
 		},
 		{
-			name: "a new address needs only kube-proxy", want: []string{"a: 203.0.113.5/32 lp 100"}, local: Local{Open: map[netip.Addr]bool{}, Proxy: true},
-			objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+			name: "a new address needs only kube-proxy",
+			want: []string{"a: 203.0.113.5/32 lp 100"}, local: Local{DataPathReady: map[netip.Addr]bool{}, ProxyReady: true},
+			objects: toPeerA,
 		},
 		{
-			name: "under Local it needs its health check", want: nil, local: Local{Open: map[netip.Addr]bool{}, Proxy: true},
+			name: "under Local it needs its health check", want: nil, local: Local{DataPathReady: map[netip.Addr]bool{}, ProxyReady: true},
 			services: []*corev1.Service{service("s", "203.0.113.5", "p", local, func(s *corev1.Service) { s.Spec.HealthCheckNodePort = 30000 })},
 			slices:   []*discoveryv1.EndpointSlice{endpoints("s", "node-1 ready")},
-			objects:  config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+			objects:  toPeerA,
 		},
 		{
-			name: "two peers that lead to one router", want: []string{"a: 203.0.113.5/32 lp 100", "b: 203.0.113.5/32 lp 100", "b: DuplicatePeer"},
+			name:  "two peers with the same router",
+			want:  []string{"a: 203.0.113.5/32 lp 100", "b: 203.0.113.5/32 lp 100", "b: DuplicatePeer"},
 			local: Local{Gateways: map[string]netip.Addr{"IPv4": netip.MustParseAddr("192.0.2.1")}},
-			objects: config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{
+			objects: config.Objects{BGPAdvertisements: toAll, BGPPeers: []*v1alpha1.BGPPeer{
 				peer("a", "192.0.2.1"), peer("b", "", func(s *v1alpha1.BGPPeerSpec) { s.DefaultGateway = "IPv4" }),
 			}},
 		},
 		{
-			name: "a password that is missing, a link without a router", want: []string{"a: 203.0.113.5/32 lp 100", "a: NoSecret", "b: 203.0.113.5/32 lp 100", "b: NoRouter"},
-			objects: config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{
+			name: "a missing password, and an interface without a router",
+			want: []string{"a: 203.0.113.5/32 lp 100", "a: NoSecret", "b: 203.0.113.5/32 lp 100", "b: NoRouter"},
+			objects: config.Objects{BGPAdvertisements: toAll, BGPPeers: []*v1alpha1.BGPPeer{
 				peer("a", "192.0.2.1", func(s *v1alpha1.BGPPeerSpec) { s.PasswordSecret = &v1alpha1.SecretReference{Name: "x"} }),
 				peer("b", "", func(s *v1alpha1.BGPPeerSpec) { s.Interface = "eth1" }),
 			}},
 		},
 		{
-			name: "nobody to tell", want: nil, reason: v1alpha1.NoPeer,
-			objects: config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}},
+			name: "no peer", want: nil, reason: v1alpha1.NoPeer,
+			objects: config.Objects{BGPAdvertisements: toAll},
 		},
 		{
 			name: "a peer for the other family only", want: nil, reason: v1alpha1.NoPeer,
-			objects: config.Objects{BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{
+			objects: config.Objects{BGPAdvertisements: toAll, BGPPeers: []*v1alpha1.BGPPeer{
 				peer("a", "192.0.2.1", func(s *v1alpha1.BGPPeerSpec) { s.AddressFamilies = []string{"IPv6"} }),
 			}},
 		},
@@ -270,8 +289,8 @@ func TestRoutes(t *testing.T) {
 				Interfaces: map[string][]l2.Interface{"node-1": nil, "node-2": nil},
 			}
 			s.Config, _ = config.Parse(tt.objects)
-			if got := told(Decide(s)); !slices.Equal(got, tt.want) {
-				t.Errorf("told\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(tt.want, "\n  "))
+			if got := advertisedRoutes(Decide(s)); !slices.Equal(got, tt.want) {
+				t.Errorf("got\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(tt.want, "\n  "))
 			}
 			all := Decide(s).Unannounced
 			s.Node = "node-2"

@@ -10,194 +10,210 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
-// candidate is a node's part in a pool.
-type candidate struct {
-	*member
-	selected   bool
-	subnets    bool     // announces on links whose subnet contains the address
-	interfaces []string // and on these
+// candidateNode is a node with what the L2Advertisements of a pool select of it.
+type candidateNode struct {
+	*clusterNode
+	selected        bool
+	bySubnet        bool     // announces on interfaces in a subnet that contains the address
+	namedInterfaces []string // announces on these, whatever their subnet
 }
 
-// candidates are all nodes' parts in the addresses of a pool; nil if no
-// advertisement covers it.
-func (d *decision) candidates(pool string) []candidate {
-	if known, ok := d.pools[pool]; ok {
+// candidates returns all nodes as candidates for the addresses of a pool, nil if no
+// L2Advertisement covers the pool.
+func (d *decision) candidates(pool string) []candidateNode {
+	if known, ok := d.candidatesByPool[pool]; ok {
 		return known
 	}
-	var all []candidate
+	var all []candidateNode
 	for _, ad := range d.Config.L2Advertisements {
 		if !ad.Covers(pool) {
 			continue
 		}
 		if all == nil {
-			all = make([]candidate, len(d.nodes))
+			all = make([]candidateNode, len(d.nodes))
 			for i, m := range d.nodes {
-				all[i].member = m
+				all[i].clusterNode = m
 			}
 		}
 		for i := range all {
 			if ad.SelectsNode(all[i].labels) {
 				all[i].selected = true
-				all[i].subnets = all[i].subnets || len(ad.Interfaces) == 0
-				all[i].interfaces = append(all[i].interfaces, ad.Interfaces...)
+				all[i].bySubnet = all[i].bySubnet || len(ad.Interfaces) == 0
+				all[i].namedInterfaces = append(all[i].namedInterfaces, ad.Interfaces...)
 			}
 		}
 	}
-	d.pools[pool] = all
+	d.candidatesByPool[pool] = all
 	return all
 }
 
-// eligible is a node that may own the address, with the links it may use.
-type eligible struct {
-	*member
-	whole bool // serves all Services that hold the address
-	score uint64
-	links []l2.Interface
+// eligibleNode is a node that may own the address, with the interfaces it may use.
+type eligibleNode struct {
+	*clusterNode
+	servesAll  bool // serves all Services that hold the address
+	score      uint64
+	interfaces []l2.Interface
 }
 
-// own returns each L2 owner's links, or why there is none. watch, if not nil,
-// hears every node's standing, by name.
-func (d *decision) own(h holding, watch func(Standing)) (claims map[string][]string, why v1alpha1.Refusal) {
+// electOwners returns the interfaces of each L2 owner, or why there is none.
+// It calls observe, unless nil, with the state of every node, in order of names.
+func (d *decision) electOwners(h heldAddress, observe func(NodeState)) (claims map[string][]string, refusal v1alpha1.Refusal) {
 	candidates := d.candidates(h.pool)
 	if candidates == nil {
 		return nil, v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
 	}
 	if h.addr.Is6() {
-		return nil, v1alpha1.Refusal{Reason: v1alpha1.UnsupportedFamily, Message: "IPv6 addresses are not announced on links yet"}
+		return nil, v1alpha1.Refusal{Reason: v1alpha1.UnsupportedFamily, Message: "IPv6 addresses cannot be announced on interfaces yet"}
 	}
-	standings, fit := d.standings[:0], d.fit[:0]
-	defer func() { d.standings, d.fit = standings, fit }()
+	states, eligible := d.nodeStates[:0], d.eligible[:0]
+	defer func() { d.nodeStates, d.eligible = states, eligible }()
 	for _, c := range candidates {
-		r, links := c.judge(h)
+		r, interfaces := c.checkEligibility(h)
 		if r.Reason == "" {
-			_, whole := h.serves(c.name)
-			fit = append(fit, eligible{c.member, whole, score(c.seed, h.addr), links})
+			_, servesAll := h.servedBy(c.name)
+			eligible = append(eligible, eligibleNode{c.clusterNode, servesAll, rendezvousScore(c.seed, h.addr), interfaces})
 		}
-		standings = append(standings, Standing{Node: c.name, Reason: r.Reason, Message: r.Message})
+		states = append(states, NodeState{Node: c.name, Reason: r.Reason, Message: r.Message})
 	}
-	claims = map[string][]string{}
-	if subnetsOnly(fit, h.addr) {
-		// Subnets that contain one address are one segment.
-		if len(fit) > 0 {
-			owner := slices.MaxFunc(fit, rank)
-			for _, l := range owner.links {
-				claims[owner.name] = append(claims[owner.name], l.Name)
-			}
-		}
-	} else {
-		for _, segment := range segments(fit) {
-			owner := slices.MaxFunc(segment, func(a, b seat) int { return rank(a.eligible, b.eligible) })
-			for _, s := range segment {
-				if s.member == owner.member {
-					claims[owner.name] = append(claims[owner.name], s.link.Name)
-				}
-			}
-		}
-		for _, links := range claims {
-			slices.Sort(links)
-		}
-	}
+	claims = claimedInterfaces(eligible, h.addr)
 	if len(claims) == 0 {
-		why = summarize(h.pool, standings)
+		refusal = summarizeRefusals(h.pool, states)
 	}
-	for _, s := range standings {
-		if watch == nil {
+	for _, s := range states {
+		if observe == nil {
 			break
 		}
-		if s.Owns = claims[s.Node]; s.Reason == "" && len(s.Owns) == 0 {
-			s.Reason, s.Message = outranked(h, s.Node, fit)
+		if s.Interfaces = claims[s.Node]; s.Reason == "" && len(s.Interfaces) == 0 {
+			s.Reason, s.Message = notOwnerRefusal(h, s.Node, eligible)
 		}
-		watch(s)
+		observe(s)
 	}
-	return claims, why
+	return claims, refusal
 }
 
-// outranked says why a node that is eligible does not own the address.
-func outranked(h holding, node string, fit []eligible) (v1alpha1.Reason, string) {
-	if _, all := h.serves(node); !all && slices.ContainsFunc(fit, func(e eligible) bool { return e.whole }) {
-		r := h.lacks(node)
+// claimedInterfaces returns the owner of each segment with the names of its
+// interfaces there.
+func claimedInterfaces(eligible []eligibleNode, addr netip.Addr) map[string][]string {
+	claims := map[string][]string{}
+	if len(eligible) > 0 && selectedBySubnet(eligible, addr) {
+		// Subnets that contain one address are one segment, so there is one owner.
+		owner := slices.MaxFunc(eligible, compareRank)
+		for _, i := range owner.interfaces {
+			claims[owner.name] = append(claims[owner.name], i.Name)
+		}
+		return claims
+	}
+	// Interfaces chosen by name may be on several segments. Each has its own owner.
+	for _, segment := range groupBySegment(eligible) {
+		owner := slices.MaxFunc(segment, func(a, b segmentMember) int { return compareRank(a.eligibleNode, b.eligibleNode) })
+		for _, s := range segment {
+			if s.clusterNode == owner.clusterNode {
+				claims[owner.name] = append(claims[owner.name], s.iface.Name)
+			}
+		}
+	}
+	for _, interfaces := range claims {
+		slices.Sort(interfaces)
+	}
+	return claims
+}
+
+// notOwnerRefusal returns why an eligible node does not own the address.
+func notOwnerRefusal(h heldAddress, node string, eligible []eligibleNode) (v1alpha1.Reason, string) {
+	if _, all := h.servedBy(node); !all && slices.ContainsFunc(eligible, func(e eligibleNode) bool { return e.servesAll }) {
+		r := h.missingEndpoints(node)
 		return r.Reason, r.Message
 	}
 	return v1alpha1.NotOwner, "could announce it, but another node ranks higher"
 }
 
-// judge says why the candidate may not own the address, or on which links it may.
-// The order of the questions is that of summarize.
-func (c candidate) judge(h holding) (v1alpha1.Refusal, []l2.Interface) {
+// checkEligibility returns why the candidate must not own the address, or the
+// interfaces on which it may. summarizeRefusals relies on the order of the checks.
+func (c candidateNode) checkEligibility(h heldAddress) (v1alpha1.Refusal, []l2.Interface) {
 	if !c.selected {
 		return v1alpha1.Refusal{Reason: v1alpha1.NodeNotSelected, Message: "is selected by no L2Advertisement of the pool"}, nil
 	}
 	if c.refusal.Reason != "" {
 		return c.refusal, nil
 	}
-	links := c.links
-	fits := func(l l2.Interface) bool {
-		return slices.Contains(c.interfaces, l.Name) || c.subnets && l.Contains(h.addr)
+	interfaces := c.interfaces
+	matches := func(i l2.Interface) bool {
+		return slices.Contains(c.namedInterfaces, i.Name) || c.bySubnet && i.Contains(h.addr)
 	}
-	if slices.ContainsFunc(links, func(l l2.Interface) bool { return !fits(l) }) {
-		links = nil
-		for _, l := range c.links {
-			if fits(l) {
-				links = append(links, l)
+	// As a rule all interfaces match, and nothing is allocated.
+	if slices.ContainsFunc(interfaces, func(i l2.Interface) bool { return !matches(i) }) {
+		interfaces = nil
+		for _, i := range c.interfaces {
+			if matches(i) {
+				interfaces = append(interfaces, i)
 			}
 		}
 	}
-	if len(links) == 0 {
-		var has []string
-		for _, l := range c.links {
-			for _, p := range l.Prefixes {
-				has = append(has, l.Name+" "+p.Masked().String())
-			}
-		}
-		switch {
-		case len(c.links) == 0:
-			return v1alpha1.Refusal{Reason: v1alpha1.NoInterface, Message: "has reported no links: does a speaker run there?"}, nil
-		case !c.subnets:
-			return v1alpha1.Refusal{Reason: v1alpha1.NoInterface, Message: "has no link named " + strings.Join(c.interfaces, ", ")}, nil
-		}
-		return v1alpha1.Refusal{Reason: v1alpha1.NoInterface, Message: "has only " + strings.Join(has, ", ")}, nil
+	if len(interfaces) == 0 {
+		return c.noInterface(), nil
 	}
-	if any, _ := h.serves(c.name); !any {
-		return h.lacks(c.name), nil
+	if any, _ := h.servedBy(c.name); !any {
+		return h.missingEndpoints(c.name), nil
 	}
-	return v1alpha1.Refusal{}, links
+	return v1alpha1.Refusal{}, interfaces
 }
 
-// rank orders nodes for one address; the last one owns it.
-func rank(a, b eligible) int {
+// noInterface returns why the candidate has no interface for an address.
+func (c candidateNode) noInterface() v1alpha1.Refusal {
+	refusal := v1alpha1.Refusal{Reason: v1alpha1.NoInterface}
 	switch {
-	case a.whole && !b.whole:
+	case len(c.interfaces) == 0:
+		refusal.Message = "has not reported any interfaces: check that a speaker runs there"
+	case !c.bySubnet:
+		refusal.Message = "has no interface named " + strings.Join(c.namedInterfaces, ", ")
+	default:
+		var reported []string
+		for _, i := range c.interfaces {
+			for _, p := range i.Prefixes {
+				reported = append(reported, i.Name+" "+p.Masked().String())
+			}
+		}
+		refusal.Message = "has only " + strings.Join(reported, ", ")
+	}
+	return refusal
+}
+
+// compareRank orders nodes for one address; the last one owns it. A node that serves
+// all Services of the address ranks above one that does not.
+func compareRank(a, b eligibleNode) int {
+	switch {
+	case a.servesAll && !b.servesAll:
 		return 1
-	case b.whole && !a.whole:
+	case b.servesAll && !a.servesAll:
 		return -1
 	}
 	return cmp.Or(cmp.Compare(a.score, b.score), strings.Compare(a.name, b.name))
 }
 
-// subnetsOnly reports whether every link has been chosen for its subnet.
-func subnetsOnly(fit []eligible, addr netip.Addr) bool {
-	return !slices.ContainsFunc(fit, func(e eligible) bool {
-		return slices.ContainsFunc(e.links, func(l l2.Interface) bool { return !l.Contains(addr) })
+// selectedBySubnet reports whether every interface has been chosen for its subnet.
+func selectedBySubnet(eligible []eligibleNode, addr netip.Addr) bool {
+	return !slices.ContainsFunc(eligible, func(e eligibleNode) bool {
+		return slices.ContainsFunc(e.interfaces, func(i l2.Interface) bool { return !i.Contains(addr) })
 	})
 }
 
-// seat is a link of an eligible node.
-type seat struct {
-	eligible
-	link l2.Interface
+// segmentMember is an interface of an eligible node.
+type segmentMember struct {
+	eligibleNode
+	iface l2.Interface
 }
 
-// segments groups the links that may be on one LAN: those with a common name
-// or a common subnet, and whatever these are connected to. Too large a group
-// leaves a LAN without an owner, too small a one gives it two, and two nodes
-// that answer for one address are worse.
-func segments(fit []eligible) (groups [][]seat) {
-	for _, e := range fit {
-		for _, l := range e.links {
-			joined := []seat{{e, l}}
+// groupBySegment groups the interfaces that may be on one segment: those with a
+// common name or a common subnet, transitively. Too large a group leaves a segment
+// without an owner, and too small a group gives it two. The second is worse: two
+// nodes would answer for one address.
+func groupBySegment(eligible []eligibleNode) (groups [][]segmentMember) {
+	for _, e := range eligible {
+		for _, i := range e.interfaces {
+			joined := []segmentMember{{e, i}}
 			rest := groups[:0]
 			for _, g := range groups {
-				if slices.ContainsFunc(g, func(s seat) bool { return together(s.link, l) }) {
+				if slices.ContainsFunc(g, func(s segmentMember) bool { return sameSegment(s.iface, i) }) {
 					joined = append(g, joined...)
 				} else {
 					rest = append(rest, g)
@@ -209,21 +225,22 @@ func segments(fit []eligible) (groups [][]seat) {
 	return groups
 }
 
-func together(a, b l2.Interface) bool {
+func sameSegment(a, b l2.Interface) bool {
 	return a.Name == b.Name || slices.ContainsFunc(a.Prefixes, func(p netip.Prefix) bool {
 		return slices.ContainsFunc(b.Prefixes, p.Overlaps)
 	})
 }
 
-// score ranks nodes for an address (highest random weight, Thaler and
+// rendezvousScore ranks nodes for an address (highest random weight, Thaler and
 // Ravishankar 1998): removing a node moves only the addresses that it owned.
-func score(seed uint64, addr netip.Addr) uint64 {
+func rendezvousScore(seed uint64, addr netip.Addr) uint64 {
 	b := addr.As16()
 	h := seed
 	for _, x := range b {
 		h = (h ^ uint64(x)) * 0x100000001b3 // FNV-1a
 	}
-	// FNV spreads its last bytes badly over the high bits; finish as MurmurHash3 does.
+	// FNV distributes its last bytes badly over the high bits; MurmurHash3's
+	// finalizer corrects that.
 	h = (h ^ h>>33) * 0xff51afd7ed558ccd
 	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
 	return h ^ h>>33

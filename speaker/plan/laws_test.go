@@ -18,12 +18,14 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
-// someSnapshot has one LAN, on which every link of every node is. Some Services
-// share an address.
-func someSnapshot(t *rapid.T) Snapshot {
+// drawSnapshot draws a snapshot in which all nodes are on one segment and some
+// Services share an address.
+func drawSnapshot(t *rapid.T) Snapshot {
 	s := Snapshot{
 		Interfaces: map[string][]l2.Interface{},
-		Config:     parse(l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}, NodeSelectors: matching("x", "y")}), l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}})),
+		Config: parse(
+			l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}, NodeSelectors: matching("x", "y")}),
+			l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}})),
 	}
 	pools, _ := config.Parse(config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/24")}})
 	s.Config.Pools = pools.Pools
@@ -39,22 +41,22 @@ func someSnapshot(t *rapid.T) Snapshot {
 			n.Labels["x"] = "y"
 		}
 		if rapid.IntRange(0, 4).Draw(t, "speaker") > 0 {
-			s.Interfaces[n.Name] = []l2.Interface{link("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
+			s.Interfaces[n.Name] = []l2.Interface{newInterface("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
 		}
 		s.Nodes = append(s.Nodes, n)
 	}
 	for i := range rapid.IntRange(0, 8).Draw(t, "services") {
 		addr := fmt.Sprintf("192.0.2.%d", 100+rapid.IntRange(0, i).Draw(t, "address"))
 		svc := service(fmt.Sprintf("s%d", i), addr, rapid.SampledFrom([]string{"p", "q", "r"}).Draw(t, "pool"))
-		s.Slices = append(s.Slices, someEndpoints(t, svc, s.Nodes)...)
+		s.Slices = append(s.Slices, drawEndpoints(t, svc, s.Nodes)...)
 		s.Services = append(s.Services, svc)
 	}
 	return s
 }
 
-// someEndpoints gives the Service an age and a policy and, under Local, a random
-// state on each node.
-func someEndpoints(t *rapid.T, svc *corev1.Service, nodes []*corev1.Node) []*discoveryv1.EndpointSlice {
+// drawEndpoints draws an age and a traffic policy for the Service and, under Local,
+// the state of its endpoint on each node.
+func drawEndpoints(t *rapid.T, svc *corev1.Service, nodes []*corev1.Node) []*discoveryv1.EndpointSlice {
 	svc.CreationTimestamp = metav1.Unix(rapid.Int64Range(1, 3).Draw(t, "age"), 0)
 	if rapid.Bool().Draw(t, "cluster") {
 		return nil
@@ -69,36 +71,37 @@ func someEndpoints(t *rapid.T, svc *corev1.Service, nodes []*corev1.Node) []*dis
 	return []*discoveryv1.EndpointSlice{endpoints(svc.Name, each...)}
 }
 
-// ownersOf is what all nodes do together.
+// ownersOf returns, from the plans of all nodes, the owners of each address and how
+// many nodes report it as unannounced.
 func ownersOf(s Snapshot) (owners map[netip.Addr][]string, unannounced map[netip.Addr]int) {
 	owners, unannounced = map[netip.Addr][]string{}, map[netip.Addr]int{}
 	for _, n := range s.Nodes {
 		s.Node = n.Name
-		p := Decide(s)
-		for a := range p.L2 {
+		plan := Decide(s)
+		for a := range plan.L2 {
 			owners[a] = append(owners[a], n.Name)
 		}
-		for a := range p.Unannounced {
+		for a := range plan.Unannounced {
 			unannounced[a]++
 		}
 	}
 	return owners, unannounced
 }
 
-// TestLawOneOwner: decided for every node of one snapshot, an address has
-// exactly one owner, however many Services hold it, and none if and only if no
-// node is eligible. Then exactly one node says so, if one can. Explain says the
-// same, whichever of the Services it is asked about.
+// TestLawOneOwner checks that in the plans of all nodes an address has exactly one
+// owner, however many Services hold it, and none if and only if no node is
+// eligible. Then exactly one node reports it, if a speaker runs. Explain agrees for
+// each of the Services.
 func TestLawOneOwner(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := someSnapshot(t)
+		s := drawSnapshot(t)
 		owners, unannounced := ownersOf(s)
 		speakers := slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool {
 			return s.Interfaces[n.Name] != nil && (config.NodeReady(n) || !slices.ContainsFunc(s.Nodes, config.NodeReady))
 		})
 		for _, svc := range s.Services {
 			addr := netip.MustParseAddr(svc.Status.LoadBalancer.Ingress[0].IP)
-			eligible := plainlyEligible(s, addr)
+			eligible := oracleEligible(s, addr)
 			want := min(len(eligible), 1)
 			if len(owners[addr]) != want {
 				t.Fatalf("%s has the owners %v, want %d", addr, owners[addr], want)
@@ -106,29 +109,29 @@ func TestLawOneOwner(t *testing.T) {
 			if want > 0 && !slices.Contains(eligible, owners[addr][0]) {
 				t.Fatalf("%s owns %s, and eligible are %v", owners[addr][0], addr, eligible)
 			}
-			if said := unannounced[addr]; (said == 1) != (want == 0 && speakers) || said > 1 {
-				t.Fatalf("%s: %d owners, %d nodes say that there is none", addr, want, said)
+			if reports := unannounced[addr]; (reports == 1) != (want == 0 && speakers) || reports > 1 {
+				t.Fatalf("%s: %d owners, %d nodes report that there is none", addr, want, reports)
 			}
-			verdict := Explain(s, svc)[0]
+			state := Explain(s, svc)[0]
 			var explained []string
-			for _, n := range verdict.Nodes {
-				if len(n.Owns) > 0 {
+			for _, n := range state.Nodes {
+				if len(n.Interfaces) > 0 {
 					explained = append(explained, n.Node)
 				}
-				if (n.Reason == v1alpha1.NotOwner) != (slices.Contains(eligible, n.Node) && len(n.Owns) == 0) {
-					t.Fatalf("%s: Explain says of %s %q (%s), and eligible are %v", addr, n.Node, n.Reason, n.Message, eligible)
+				if (n.Reason == v1alpha1.NotOwner) != (slices.Contains(eligible, n.Node) && len(n.Interfaces) == 0) {
+					t.Fatalf("%s: Explain returns for %s %q (%s), and eligible are %v", addr, n.Node, n.Reason, n.Message, eligible)
 				}
 			}
-			if !slices.Equal(explained, owners[addr]) || (verdict.Refusal.Reason == "") != (want == 1) {
-				t.Fatalf("%s is owned by %v, and Explain says %+v", addr, owners[addr], verdict)
+			if !slices.Equal(explained, owners[addr]) || (state.Refusal.Reason == "") != (want == 1) {
+				t.Fatalf("%s is owned by %v, and Explain returns %+v", addr, owners[addr], state)
 			}
 		}
 	})
 }
 
-// plainlyHolding are the Services that hold the address, oldest first, said as
-// plainly as possible.
-func plainlyHolding(s Snapshot, addr netip.Addr) (all []*corev1.Service) {
+// oracleHolders returns the Services that hold the address, oldest first. Like the
+// other oracle functions it is a second, simpler implementation of the rule.
+func oracleHolders(s Snapshot, addr netip.Addr) (all []*corev1.Service) {
 	for age := int64(0); age < 9; age++ {
 		for _, svc := range s.Services { // generated in the order of their names
 			held := slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.IP == addr.String() })
@@ -140,10 +143,10 @@ func plainlyHolding(s Snapshot, addr netip.Addr) (all []*corev1.Service) {
 	return all
 }
 
-// plainlyEligible is the rule, said as plainly as possible.
-func plainlyEligible(s Snapshot, addr netip.Addr) []string {
-	holding := plainlyHolding(s, addr)
-	pool := plainlyRecorded(holding)
+// oracleEligible returns the nodes that are eligible for the address.
+func oracleEligible(s Snapshot, addr netip.Addr) []string {
+	holding := oracleHolders(s, addr)
+	pool := oracleRecordedPool(holding)
 	var could []*corev1.Node
 	for _, n := range s.Nodes {
 		advertised := pool == "q" || pool == "p" && n.Labels["x"] == "y"
@@ -153,12 +156,12 @@ func plainlyEligible(s Snapshot, addr netip.Addr) []string {
 			could = append(could, n)
 		}
 	}
-	return plainlyServing(s, holding, could)
+	return oracleServingNodes(s, holding, could)
 }
 
-// plainlyRecorded is the pool by whose name the address goes. p and q are
-// announced, and p contains it.
-func plainlyRecorded(holding []*corev1.Service) string {
+// oracleRecordedPool returns the pool that the address is announced under. Pools p
+// and q are announced, and p contains the address.
+func oracleRecordedPool(holding []*corev1.Service) string {
 	var records []string
 	for _, svc := range holding {
 		records = append(records, strings.Split(svc.Annotations[v1alpha1.AnnotationAllocatedFrom], "=")[1])
@@ -171,14 +174,14 @@ func plainlyRecorded(holding []*corev1.Service) string {
 	return records[0]
 }
 
-// plainlyServing are those of the nodes that serve all of the Services or, if none
+// oracleServingNodes returns the nodes that serve all of the Services or, if none
 // does, any of them.
-func plainlyServing(s Snapshot, holding []*corev1.Service, could []*corev1.Node) []string {
+func oracleServingNodes(s Snapshot, holding []*corev1.Service, could []*corev1.Node) []string {
 	var any, all []string
 	for _, n := range could {
 		count := 0
 		for _, svc := range holding {
-			if plainlyServes(s, svc, n) {
+			if oracleServes(s, svc, n) {
 				count++
 			}
 		}
@@ -195,7 +198,7 @@ func plainlyServing(s Snapshot, holding []*corev1.Service, could []*corev1.Node)
 	return any
 }
 
-func plainlyServes(s Snapshot, svc *corev1.Service, n *corev1.Node) bool {
+func oracleServes(s Snapshot, svc *corev1.Service, n *corev1.Node) bool {
 	if svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
 		return true
 	}
@@ -213,12 +216,12 @@ func plainlyServes(s Snapshot, svc *corev1.Service, n *corev1.Node) bool {
 	return ready || !anyReady && serving
 }
 
-// TestLawStable: a node that goes takes only its own addresses along.
+// TestLawStable checks that removing a node moves only the addresses that it owned.
 func TestLawStable(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := someSnapshot(t)
+		s := drawSnapshot(t)
 		for _, svc := range s.Services {
-			svc.Spec.ExternalTrafficPolicy = "" // endpoints go with their node, which moves others
+			svc.Spec.ExternalTrafficPolicy = "" // removing endpoints moves addresses of other nodes
 		}
 		if len(s.Nodes) == 0 {
 			return
@@ -228,27 +231,27 @@ func TestLawStable(t *testing.T) {
 		name := s.Nodes[gone].Name
 		s.Nodes = slices.Delete(slices.Clone(s.Nodes), gone, gone+1)
 		if !slices.ContainsFunc(s.Nodes, config.NodeReady) {
-			return // then readiness no longer counts
+			return // readiness then does not count
 		}
 		after, _ := ownersOf(s)
 		for addr, o := range before {
 			if o[0] != name && !slices.Equal(o, after[addr]) {
-				t.Fatalf("%s went, and %s moved from %v to %v", name, addr, o, after[addr])
+				t.Fatalf("%s was removed, and %s moved from %v to %v", name, addr, o, after[addr])
 			}
 		}
 	})
 }
 
-// TestLawJoin: a Service with the same endpoints as the one that holds an address
-// joins it, and a Service that shares one leaves: no address moves.
+// TestLawJoin checks that no address moves when a Service with the same endpoints as
+// the holder of an address joins it.
 func TestLawJoin(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := someSnapshot(t)
+		s := drawSnapshot(t)
 		if len(s.Services) == 0 {
 			return
 		}
 		addr := netip.MustParseAddr(rapid.SampledFrom(s.Services).Draw(t, "joined").Status.LoadBalancer.Ingress[0].IP)
-		holding := plainlyHolding(s, addr)
+		holding := oracleHolders(s, addr)
 		before, _ := ownersOf(s)
 		twin := holding[0].DeepCopy()
 		twin.Name, twin.CreationTimestamp = "twin", metav1.Unix(8, 0)

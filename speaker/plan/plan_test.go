@@ -6,17 +6,19 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
-func link(name string, prefixes ...string) l2.Interface {
+func newInterface(name string, prefixes ...string) l2.Interface {
 	l := l2.Interface{Name: name}
 	for _, p := range prefixes {
 		l.Prefixes = append(l.Prefixes, netip.MustParsePrefix(p))
@@ -37,11 +39,11 @@ func matching(key, value string) []metav1.LabelSelector {
 	return []metav1.LabelSelector{{MatchLabels: map[string]string{key: value}}}
 }
 
-// decidedByAll is what all nodes do, as decided by each of them: "NODE:LINKS" or
-// the refusal's reason, for the one address of the snapshot.
-func decidedByAll(t *testing.T, s Snapshot) (owners []string, refusal v1alpha1.Refusal) {
+// decideForAllNodes returns the owners of the one address of the snapshot, each as
+// "NODE:INTERFACES", or the refusal, as each node decides on its own.
+func decideForAllNodes(t *testing.T, s Snapshot) (owners []string, refusal v1alpha1.Refusal) {
 	t.Helper()
-	said := 0
+	reports := 0
 	for _, n := range s.Nodes {
 		s.Node = n.Name
 		p := Decide(s)
@@ -50,11 +52,11 @@ func decidedByAll(t *testing.T, s Snapshot) (owners []string, refusal v1alpha1.R
 		}
 		for _, r := range p.Unannounced {
 			refusal = r
-			said++
+			reports++
 		}
 	}
-	if len(owners) > 0 && said > 0 || said > 1 {
-		t.Errorf("owners %v, and %d nodes speak of %v", owners, said, refusal)
+	if len(owners) > 0 && reports > 0 || reports > 1 {
+		t.Errorf("owners %v, and %d nodes report %v", owners, reports, refusal)
 	}
 	return owners, refusal
 }
@@ -62,61 +64,120 @@ func decidedByAll(t *testing.T, s Snapshot) (owners []string, refusal v1alpha1.R
 func TestDecide(t *testing.T) {
 	lan := map[string][]l2.Interface{}
 	for i, n := range []string{"a", "b", "c"} {
-		lan[n] = []l2.Interface{link("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
+		lan[n] = []l2.Interface{newInterface("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
 	}
 	three := []*corev1.Node{node("a"), node("b"), node("c")}
 	all := parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))
-	one := service("s", "192.0.2.77", "p")
-	exclude := labelled("node.kubernetes.io/exclude-from-external-load-balancers", "")
+	exclude := labelled(corev1.LabelNodeExcludeBalancers, "")
+	const addr = "192.0.2.77"
+
+	// snapshot returns three nodes on one segment, with an advertisement for all pools
+	// and a Service with an address, to which the changes have been applied.
+	snapshot := func(changes ...func(*Snapshot)) Snapshot {
+		s := Snapshot{Config: all, Services: []*corev1.Service{service("s", addr, "p")}, Nodes: three, Interfaces: lan}
+		for _, change := range changes {
+			change(&s)
+		}
+		return s
+	}
+	advertised := func(spec v1alpha1.L2AdvertisementSpec) func(*Snapshot) {
+		return func(s *Snapshot) { s.Config = parse(l2ad("x", spec)) }
+	}
+	onInterfaces := func(names ...string) func(*Snapshot) {
+		return advertised(v1alpha1.L2AdvertisementSpec{Interfaces: names})
+	}
+	nodes := func(all ...*corev1.Node) func(*Snapshot) { return func(s *Snapshot) { s.Nodes = all } }
+	holding := func(addr string, changes ...func(*corev1.Service)) func(*Snapshot) {
+		return func(s *Snapshot) { s.Services = []*corev1.Service{service("s", addr, "p", changes...)} }
+	}
+	localTo := func(slices ...*discoveryv1.EndpointSlice) func(*Snapshot) {
+		return func(s *Snapshot) {
+			s.Services, s.Slices = []*corev1.Service{service("s", addr, "p", local)}, slices
+		}
+	}
+	interfaces := func(byNode map[string][]l2.Interface) func(*Snapshot) {
+		return func(s *Snapshot) { s.Interfaces = byNode }
+	}
+	onPool := func(name string) func(*Snapshot) {
+		return advertised(v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{name}})
+	}
+	selecting := advertised(v1alpha1.L2AdvertisementSpec{NodeSelectors: matching("x", "y")})
+	deletedNode := func(n *corev1.Node) { n.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }
 
 	for _, row := range []struct {
 		name   string
 		s      Snapshot
-		owners int    // how many own it
-		among  string // these only
+		owners int    // number of owners
+		among  string // nodes that may own it
 		reason v1alpha1.Reason
-		says   string
+		says   string // part of the refusal's message
 	}{
-		{"one of all", Snapshot{Config: all, Services: []*corev1.Service{one}, Nodes: three, Interfaces: lan}, 1, "a b c", "", ""},
-		{"no advertisement", Snapshot{Services: []*corev1.Service{one}, Nodes: three, Interfaces: lan}, 0, "", v1alpha1.NoAdvertisement, `pool "p"`},
-		{"an advertisement of another pool", Snapshot{Config: parse(l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}})), Services: []*corev1.Service{one}, Nodes: three, Interfaces: lan}, 0, "", v1alpha1.NoAdvertisement, ""},
-		{"a pool that is gone, by name", Snapshot{Config: parse(l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}})), Services: []*corev1.Service{one}, Nodes: three, Interfaces: lan}, 1, "a b c", "", ""},
-		{"not ready, excluded, deleted", Snapshot{Config: all, Services: []*corev1.Service{one}, Interfaces: lan, Nodes: []*corev1.Node{node("a", notReady), node("b", exclude), node("c", func(n *corev1.Node) { now := metav1.Now(); n.DeletionTimestamp = &now })}}, 0, "", v1alpha1.NoEligibleNode, "b has the label"},
-		{"excluded false is included", Snapshot{Config: all, Services: []*corev1.Service{one}, Interfaces: lan, Nodes: []*corev1.Node{node("a", notReady), node("b", labelled("node.kubernetes.io/exclude-from-external-load-balancers", "false"))}}, 1, "b", "", ""},
-		{"all not ready: the control plane was away", Snapshot{Config: all, Services: []*corev1.Service{one}, Interfaces: lan, Nodes: []*corev1.Node{node("a", notReady), node("b", notReady)}}, 1, "a b", "", ""},
-		{"a speaker that reports no links", Snapshot{Config: all, Services: []*corev1.Service{one}, Interfaces: map[string][]l2.Interface{"a": nil}, Nodes: three}, 0, "", v1alpha1.NoInterface, "a has reported no links"},
-		{"another's class, with our finalizer", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", func(s *corev1.Service) { class := "example.com/lb"; s.Spec.LoadBalancerClass = &class })}, Nodes: three, Interfaces: lan}, 0, "", "", ""},
-		{"selected nodes", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{NodeSelectors: matching("x", "y")})), Services: []*corev1.Service{one}, Interfaces: lan, Nodes: []*corev1.Node{node("a"), node("b", labelled("x", "y")), node("c")}}, 1, "b", "", ""},
-		{"no node selected", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{NodeSelectors: matching("x", "y")})), Services: []*corev1.Service{one}, Interfaces: lan, Nodes: three}, 0, "", v1alpha1.NoEligibleNode, "selected by no L2Advertisement"},
-		{"no subnet", Snapshot{Config: all, Services: []*corev1.Service{service("s", "203.0.113.1", "p")}, Nodes: three, Interfaces: lan}, 0, "", v1alpha1.NoInterface, "a has only eth0 192.0.2.0/24; b has only"},
-		{"no subnet, but a named link", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0"}})), Services: []*corev1.Service{service("s", "203.0.113.1", "p")}, Nodes: three, Interfaces: lan}, 1, "a b c", "", ""},
-		{"no link of the name", Snapshot{Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth9"}})), Services: []*corev1.Service{one}, Nodes: three, Interfaces: lan}, 0, "", v1alpha1.NoInterface, "no link named eth9"},
-		{"no speaker on two of three", Snapshot{Config: all, Services: []*corev1.Service{one}, Nodes: three, Interfaces: map[string][]l2.Interface{"b": lan["b"]}}, 1, "b", "", ""},
-		{"Local: the ready one", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Interfaces: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "a down", "b ready", "c serving"), endpoints("t", "a ready")}}, 1, "b", "", ""},
-		{"Local: serving, when none is ready", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Interfaces: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "a down", "c serving")}}, 1, "c", "", ""},
-		{"Local: none", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Interfaces: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "a down")}}, 0, "", v1alpha1.NoEndpoints, "externalTrafficPolicy is Local"},
-		{"Local: without a node name", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", local)}, Nodes: three, Interfaces: lan, Slices: []*discoveryv1.EndpointSlice{endpoints("s", "* ready")}}, 1, "a b c", "", ""},
-		{"Cluster needs no endpoint", Snapshot{Config: all, Services: []*corev1.Service{one}, Nodes: three, Interfaces: lan}, 1, "a b c", "", ""},
-		{"IPv6", Snapshot{Config: all, Services: []*corev1.Service{service("s", "2001:db8::1", "p")}, Nodes: three, Interfaces: lan}, 0, "", v1alpha1.UnsupportedFamily, ""},
-		{"not ours", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", func(s *corev1.Service) { s.Finalizers = nil })}, Nodes: three, Interfaces: lan}, 0, "", "", ""},
-		{"being deleted", Snapshot{Config: all, Services: []*corev1.Service{service("s", "192.0.2.77", "p", func(s *corev1.Service) { now := metav1.Now(); s.DeletionTimestamp = &now })}, Nodes: three, Interfaces: lan}, 0, "", "", ""},
-		{"links of one LAN with different names have one owner", Snapshot{
-			Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0", "enp3s0"}})), Services: []*corev1.Service{service("s", "203.0.113.1", "p")}, Nodes: three,
-			Interfaces: map[string][]l2.Interface{"a": {link("eth0", "192.0.2.1/24")}, "b": {link("enp3s0", "192.0.2.2/24")}, "c": {link("eth0", "192.0.2.3/25")}},
-		}, 1, "a b c", "", ""},
-		{"two LANs have an owner each", Snapshot{
-			Config: parse(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0", "eth1"}})), Services: []*corev1.Service{service("s", "203.0.113.1", "p")}, Nodes: three[:2],
-			Interfaces: map[string][]l2.Interface{"a": {link("eth0", "192.0.2.1/24")}, "b": {link("eth1", "198.51.100.2/24")}},
-		}, 2, "a b", "", ""},
+		{"one of all", snapshot(), 1, "a b c", "", ""},
+		{"no advertisement", snapshot(func(s *Snapshot) { s.Config = config.Config{} }), 0, "", v1alpha1.NoAdvertisement, `pool "p"`},
+		{"an advertisement of another pool", snapshot(onPool("q")), 0, "", v1alpha1.NoAdvertisement, ""},
+		{"a pool that is gone, by name", snapshot(onPool("p")), 1, "a b c", "", ""},
+		{
+			"not ready, excluded, deleted", snapshot(nodes(node("a", notReady), node("b", exclude), node("c", deletedNode))),
+			0, "", v1alpha1.NoEligibleNode, "b has the label",
+		},
+		{
+			"excluded false is included", snapshot(nodes(node("a", notReady), node("b", labelled(corev1.LabelNodeExcludeBalancers, "false")))),
+			1, "b", "", "",
+		},
+		{"all not ready: the control plane was unavailable", snapshot(nodes(node("a", notReady), node("b", notReady))), 1, "a b", "", ""},
+		{
+			"a speaker without interfaces in its report", snapshot(interfaces(map[string][]l2.Interface{"a": nil})),
+			0, "", v1alpha1.NoInterface, "a has not reported any interfaces",
+		},
+		{
+			"a foreign class, with Fairlead's finalizer",
+			snapshot(holding(addr, func(s *corev1.Service) { s.Spec.LoadBalancerClass = ptrTo("example.com/lb") })),
+			0, "", "", "",
+		},
+		{"selected nodes", snapshot(selecting, nodes(node("a"), node("b", labelled("x", "y")), node("c"))), 1, "b", "", ""},
+		{"no node selected", snapshot(selecting), 0, "", v1alpha1.NoEligibleNode, "selected by no L2Advertisement"},
+		{
+			"no subnet", snapshot(holding("203.0.113.1")),
+			0, "", v1alpha1.NoInterface, "a has only eth0 192.0.2.0/24; b has only",
+		},
+		{"no subnet, but a named interface", snapshot(onInterfaces("eth0"), holding("203.0.113.1")), 1, "a b c", "", ""},
+		{"no interface of the name", snapshot(onInterfaces("eth9")), 0, "", v1alpha1.NoInterface, "no interface named eth9"},
+		{"no speaker on two of three", snapshot(interfaces(map[string][]l2.Interface{"b": lan["b"]})), 1, "b", "", ""},
+		{
+			"Local: the ready one", snapshot(localTo(endpoints("s", "a down", "b ready", "c serving"), endpoints("t", "a ready"))),
+			1, "b", "", "",
+		},
+		{"Local: serving, when none is ready", snapshot(localTo(endpoints("s", "a down", "c serving"))), 1, "c", "", ""},
+		{
+			"Local: none", snapshot(localTo(endpoints("s", "a down"))),
+			0, "", v1alpha1.NoEndpoints, "externalTrafficPolicy is Local",
+		},
+		{"Local: without a node name", snapshot(localTo(endpoints("s", "* ready"))), 1, "a b c", "", ""},
+		{"IPv6", snapshot(holding("2001:db8::1")), 0, "", v1alpha1.UnsupportedFamily, ""},
+		{"without Fairlead's finalizer", snapshot(holding(addr, func(s *corev1.Service) { s.Finalizers = nil })), 0, "", "", ""},
+		{"being deleted", snapshot(holding(addr, fixture.Deleting)), 0, "", "", ""},
+		{
+			"interfaces on one segment with different names have one owner",
+			snapshot(onInterfaces("eth0", "enp3s0"), holding("203.0.113.1"), interfaces(map[string][]l2.Interface{
+				"a": {newInterface("eth0", "192.0.2.1/24")}, "b": {newInterface("enp3s0", "192.0.2.2/24")},
+				"c": {newInterface("eth0", "192.0.2.3/25")},
+			})), 1, "a b c", "", "",
+		},
+		{
+			"two segments have an owner each",
+			snapshot(onInterfaces("eth0", "eth1"), holding("203.0.113.1"), nodes(three[:2]...), interfaces(map[string][]l2.Interface{
+				"a": {newInterface("eth0", "192.0.2.1/24")}, "b": {newInterface("eth1", "198.51.100.2/24")},
+			})), 2, "a b", "", "",
+		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			owners, refusal := decidedByAll(t, row.s)
+			owners, refusal := decideForAllNodes(t, row.s)
 			if len(owners) != row.owners || refusal.Reason != row.reason || !strings.Contains(refusal.Message, row.says) {
 				t.Errorf("owners %v, refusal %+v; want %d of %s, %q", owners, refusal, row.owners, row.among, row.reason)
 			}
 			for _, o := range owners {
 				if name, _, _ := strings.Cut(o, ":"); !slices.Contains(strings.Fields(row.among), name) {
-					t.Errorf("%s owns it, who may not", o)
+					t.Errorf("%s owns it, but must not", o)
 				}
 			}
 			for _, v := range Explain(row.s, row.s.Services[0]) {
@@ -128,13 +189,13 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// TestSpread: the ranks share addresses out evenly enough.
+// TestSpread checks that the ranks distribute addresses evenly enough.
 func TestSpread(t *testing.T) {
 	s := Snapshot{Interfaces: map[string][]l2.Interface{}, Config: parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}
 	for i := range 5 {
 		n := node(fmt.Sprintf("node-%d", i))
 		s.Nodes = append(s.Nodes, n)
-		s.Interfaces[n.Name] = []l2.Interface{link("eth0", "10.0.0.0/8")}
+		s.Interfaces[n.Name] = []l2.Interface{newInterface("eth0", "10.0.0.0/8")}
 	}
 	for i := range 2000 {
 		s.Services = append(s.Services, service(fmt.Sprintf("s%d", i), fmt.Sprintf("10.1.%d.%d", i/250, i%250), "p"))
@@ -147,8 +208,8 @@ func TestSpread(t *testing.T) {
 	}
 }
 
-// BenchmarkDecide plans for 10,000 addresses among 100 nodes, and for 100 among
-// 1,000.
+// BenchmarkDecide measures plans for 10,000 addresses and 100 nodes, and for 100
+// addresses and 1,000 nodes.
 func BenchmarkDecide(b *testing.B) {
 	for _, size := range []struct{ nodes, services int }{{100, 10_000}, {1000, 100}} {
 		b.Run(fmt.Sprintf("nodes=%d/services=%d", size.nodes, size.services), func(b *testing.B) {
@@ -156,7 +217,7 @@ func BenchmarkDecide(b *testing.B) {
 			for i := range size.nodes {
 				n := node(fmt.Sprintf("node-%d", i))
 				s.Nodes = append(s.Nodes, n)
-				s.Interfaces[n.Name] = []l2.Interface{link("eth0", "10.0.0.0/8")}
+				s.Interfaces[n.Name] = []l2.Interface{newInterface("eth0", "10.0.0.0/8")}
 			}
 			for i := range size.services {
 				s.Services = append(s.Services, service(fmt.Sprintf("s%d", i), fmt.Sprintf("10.1.%d.%d", i/250, i%250), "p"))

@@ -16,8 +16,8 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
-// someRouting is a cluster that speaks BGP, without Services.
-func someRouting(t *rapid.T) (s Snapshot, objects config.Objects) {
+// drawBGPSnapshot draws a cluster with BGP peers, without Services.
+func drawBGPSnapshot(t *rapid.T) (s Snapshot, objects config.Objects) {
 	s.Interfaces = map[string][]l2.Interface{}
 	for i := range rapid.IntRange(1, 4).Draw(t, "nodes") {
 		n := node(fmt.Sprintf("node-%d", i))
@@ -51,14 +51,16 @@ func someRouting(t *rapid.T) (s Snapshot, objects config.Objects) {
 	return s, objects
 }
 
-// plainlyTelling are the nodes that could tell an address, whoever holds it.
-func plainlyTelling(s Snapshot, objects config.Objects) (could []*corev1.Node) {
+// oracleAdvertisers returns the nodes that could advertise an address, whatever Services
+// hold it.
+func oracleAdvertisers(s Snapshot, objects config.Objects) (could []*corev1.Node) {
 	for _, n := range s.Nodes {
 		selects := func(selectors []metav1.LabelSelector) bool { return selectors == nil || n.Labels["rack"] == "a" }
 		for _, ad := range objects.BGPAdvertisements {
 			for _, p := range objects.BGPPeers {
 				named := ad.Spec.Peers == nil || slices.Contains(ad.Spec.Peers, p.Name)
-				if named && selects(ad.Spec.NodeSelectors) && selects(p.Spec.NodeSelectors) && Excluded(n) == "" && !slices.Contains(could, n) {
+				selected := named && selects(ad.Spec.NodeSelectors) && selects(p.Spec.NodeSelectors)
+				if selected && ExclusionReason(n) == "" && !slices.Contains(could, n) {
 					could = append(could, n)
 				}
 			}
@@ -67,11 +69,10 @@ func plainlyTelling(s Snapshot, objects config.Objects) (could []*corev1.Node) {
 	return could
 }
 
-// peersTold are the peers that the plan tells of the address, by whatever route.
-// Those that only learn an aggregate for another address have better routes for
-// this one.
-func peersTold(p Plan, addr netip.Addr) (peers []string) {
-	for _, i := range p.Routed[addr] {
+// advertisedPeers returns the peers that the plan advertises a route for the address
+// to. A peer that learns only an aggregate for another address is not among them.
+func advertisedPeers(p Plan, addr netip.Addr) (peers []string) {
+	for _, i := range p.Advertised[addr] {
 		for prefix := range p.BGP[i].Peer.Routes {
 			if prefix.Contains(addr) {
 				peers = append(peers, p.BGP[i].Config.Name)
@@ -82,60 +83,60 @@ func peersTold(p Plan, addr netip.Addr) (peers []string) {
 	return peers
 }
 
-// TestRouteLaws: over random clusters, an address is told by exactly the nodes
-// that serve all of its Services or, if there is none, any; they are those that
-// Explain names; and it is unannounced if and only if no node tells it.
+// TestRouteLaws checks for random clusters that an address is advertised by exactly the
+// nodes that serve all of its Services or, if there is none, any of them; that Explain
+// names the same nodes; and that it is unannounced if and only if no node advertises it.
 func TestRouteLaws(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s, objects := someRouting(t)
+		s, objects := drawBGPSnapshot(t)
 		s.Config, _ = config.Parse(objects)
 		for i := range rapid.IntRange(1, 3).Draw(t, "sharers") {
 			svc := service(fmt.Sprintf("s%d", i), "203.0.113.5", "p")
-			s.Slices = append(s.Slices, someEndpoints(t, svc, s.Nodes)...)
+			s.Slices = append(s.Slices, drawEndpoints(t, svc, s.Nodes)...)
 			s.Services = append(s.Services, svc)
 		}
 		addr := netip.MustParseAddr("203.0.113.5")
-		want := plainlyServing(s, s.Services, plainlyTelling(s, objects))
-		verdict := Explain(s, rapid.SampledFrom(s.Services).Draw(t, "explained"))[0]
-		var tellers []string
+		want := oracleServingNodes(s, s.Services, oracleAdvertisers(s, objects))
+		state := Explain(s, rapid.SampledFrom(s.Services).Draw(t, "explained"))[0]
+		var advertisers []string
 		refusals := 0
 		for _, n := range s.Nodes {
 			s.Node = n.Name
 			plan := Decide(s)
-			peers := peersTold(plan, addr)
+			peers := advertisedPeers(plan, addr)
 			if len(peers) > 0 {
-				tellers = append(tellers, n.Name)
+				advertisers = append(advertisers, n.Name)
 			}
 			var explained []string
-			for _, standing := range verdict.Nodes {
-				if standing.Node == n.Name {
-					for _, told := range standing.Tells {
-						explained = append(explained, told.Peer)
+			for _, explainedNode := range state.Nodes {
+				if explainedNode.Node == n.Name {
+					for _, route := range explainedNode.Routes {
+						explained = append(explained, route.Peer)
 					}
 				}
 			}
 			if !slices.Equal(peers, explained) {
-				t.Fatalf("%s tells %v, and Explain says %v", n.Name, peers, explained)
+				t.Fatalf("%s advertises to %v, and Explain returns %v", n.Name, peers, explained)
 			}
 			if _, refused := plan.Unannounced[addr]; refused {
 				refusals++
 			}
 		}
-		if !slices.Equal(tellers, want) {
-			t.Fatalf("%v tell the address, want %v", tellers, want)
+		if !slices.Equal(advertisers, want) {
+			t.Fatalf("%v advertise the address, want %v", advertisers, want)
 		}
-		if (len(tellers) == 0) != (refusals == 1) || refusals > 1 {
-			t.Fatalf("%v tell the address, and %d say that nobody can", tellers, refusals)
+		if (len(advertisers) == 0) != (refusals == 1) || refusals > 1 {
+			t.Fatalf("%v advertise the address, and %d report it as unannounced", advertisers, refusals)
 		}
-		if (len(tellers) == 0) != (verdict.Refusal.Reason != "") {
-			t.Fatalf("%v tell the address, and Explain says %q", tellers, verdict.Refusal.Reason)
+		if (len(advertisers) == 0) != (state.Refusal.Reason != "") {
+			t.Fatalf("%v advertise the address, and Explain returns %q", advertisers, state.Refusal.Reason)
 		}
 	})
 }
 
-// TestLawOutOfPool: whatever becomes of a pool, the addresses that it gave stay
-// announced by the nodes that announced them, on links and to the same peers; and
-// no route reaches beyond what is left of the pool.
+// TestLawOutOfPool checks that when a pool is changed in any way, the addresses that
+// were allocated from it stay announced by the same nodes, on the same interfaces and to
+// the same peers; and that no route contains more than what is left of the pool.
 func TestLawOutOfPool(t *testing.T) {
 	by := map[string]v1alpha1.BGPAdvertisementSpec{
 		"all":      {},
@@ -143,16 +144,18 @@ func TestLawOutOfPool(t *testing.T) {
 		"selector": {IPAddressPoolSelectors: matching("tier", "edge")},
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		s, objects := someRouting(t)
+		s, objects := drawBGPSnapshot(t)
 		for i, n := range s.Nodes {
-			s.Interfaces[n.Name] = []l2.Interface{link("eth0", fmt.Sprintf("203.0.113.%d/16", i+1))}
+			s.Interfaces[n.Name] = []l2.Interface{newInterface("eth0", fmt.Sprintf("203.0.113.%d/16", i+1))}
 		}
-		lan := by[rapid.SampledFrom(slices.Sorted(maps.Keys(by))).Draw(t, "on links by")]
-		objects.L2Advertisements = []*v1alpha1.L2Advertisement{l2ad("lan", v1alpha1.L2AdvertisementSpec{IPAddressPools: lan.IPAddressPools, IPAddressPoolSelectors: lan.IPAddressPoolSelectors})}
+		lan := by[rapid.SampledFrom(slices.Sorted(maps.Keys(by))).Draw(t, "on interfaces by")]
+		objects.L2Advertisements = []*v1alpha1.L2Advertisement{l2ad("lan", v1alpha1.L2AdvertisementSpec{
+			IPAddressPools: lan.IPAddressPools, IPAddressPoolSelectors: lan.IPAddressPoolSelectors,
+		})}
 		for _, ad := range objects.BGPAdvertisements {
 			scope := by[rapid.SampledFrom(slices.Sorted(maps.Keys(by))).Draw(t, "by BGP by")]
 			ad.Spec.IPAddressPools, ad.Spec.IPAddressPoolSelectors = scope.IPAddressPools, scope.IPAddressPoolSelectors
-			ad.Spec.AggregationLength = num(rapid.SampledFrom([]int32{24, 28, 32}).Draw(t, "length"))
+			ad.Spec.AggregationLength = ptrTo(rapid.SampledFrom([]int32{24, 28, 32}).Draw(t, "length"))
 		}
 		old, other := pool("p", "203.0.113.0/24"), pool("q", "203.0.114.0/24")
 		old.Labels, other.Labels = map[string]string{"tier": "edge"}, map[string]string{"tier": "edge"}
@@ -161,7 +164,7 @@ func TestLawOutOfPool(t *testing.T) {
 		for i := range rapid.IntRange(1, 6).Draw(t, "services") {
 			a, b := fmt.Sprintf("203.0.113.%d", 10+40*i), fmt.Sprintf("203.0.114.%d", 10+40*i)
 			svc := service(fmt.Sprintf("s%d", i), a, "p")
-			s.Slices = append(s.Slices, someEndpoints(t, svc, s.Nodes)...)
+			s.Slices = append(s.Slices, drawEndpoints(t, svc, s.Nodes)...)
 			if addrs = append(addrs, netip.MustParseAddr(a)); rapid.Bool().Draw(t, "being renumbered") {
 				svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: b})
 				svc.Annotations[v1alpha1.AnnotationAllocatedFrom] += "," + b + "=q"
@@ -170,22 +173,23 @@ func TestLawOutOfPool(t *testing.T) {
 			s.Services = append(s.Services, svc)
 		}
 		s.Config, _ = config.Parse(objects)
-		before := announcing(s, addrs)
-		changed := changedPool(t, old)
+		before := announcements(s, addrs)
+		changed := drawChangedPool(t, old)
 		objects.Pools = []*v1alpha1.IPAddressPool{changed, other}
-		if rapid.Bool().Draw(t, "another pool takes what is free") {
+		if rapid.Bool().Draw(t, "another pool contains the rest") {
 			objects.Pools = append(objects.Pools, pool("r", "203.0.113.128/25"))
 		}
 		s.Config, _ = config.Parse(objects)
-		if after := announcing(s, addrs); !maps.Equal(before, after) {
+		if after := announcements(s, addrs); !maps.Equal(before, after) {
 			t.Fatalf("before: %v\nafter:  %v", before, after)
 		}
-		checkReach(t, s)
+		checkContained(t, s)
 	})
 }
 
-// changedPool is shrunk, or deleted and held back by its finalizer, or both.
-func changedPool(t *rapid.T, from *v1alpha1.IPAddressPool) *v1alpha1.IPAddressPool {
+// drawChangedPool returns the pool shrunk, or deleted while its finalizer keeps it, or
+// both.
+func drawChangedPool(t *rapid.T, from *v1alpha1.IPAddressPool) *v1alpha1.IPAddressPool {
 	changed := from.DeepCopy()
 	changed.Spec.Addresses = rapid.SampledFrom([][]v1alpha1.AddressRange{
 		{"203.0.113.0/24"}, {"203.0.113.0/25"}, {"203.0.113.60-203.0.113.100"}, {"198.51.100.0/24"}, {"nonsense"},
@@ -196,8 +200,8 @@ func changedPool(t *rapid.T, from *v1alpha1.IPAddressPool) *v1alpha1.IPAddressPo
 	return changed
 }
 
-// announcing says "NODE ADDRESS WHERE" of all nodes and addresses.
-func announcing(s Snapshot, addrs []netip.Addr) map[string]bool {
+// announcements returns all announcements of the addresses as "NODE ADDRESS WHERE".
+func announcements(s Snapshot, addrs []netip.Addr) map[string]bool {
 	all := map[string]bool{}
 	for _, n := range s.Nodes {
 		s.Node = n.Name
@@ -206,7 +210,7 @@ func announcing(s Snapshot, addrs []netip.Addr) map[string]bool {
 			all[fmt.Sprint(n.Name, addr, claim.Interfaces)] = true
 		}
 		for _, addr := range addrs {
-			for _, peer := range peersTold(p, addr) {
+			for _, peer := range advertisedPeers(p, addr) {
 				all[fmt.Sprint(n.Name, addr, peer)] = true
 			}
 		}
@@ -214,8 +218,8 @@ func announcing(s Snapshot, addrs []netip.Addr) map[string]bool {
 	return all
 }
 
-// checkReach: a route is for one address, or for part of one pool.
-func checkReach(t *rapid.T, s Snapshot) {
+// checkContained checks that each route is for one address, or for part of one pool.
+func checkContained(t *rapid.T, s Snapshot) {
 	for _, n := range s.Nodes {
 		s.Node = n.Name
 		for _, peering := range Decide(s).BGP {
@@ -223,19 +227,19 @@ func checkReach(t *rapid.T, s Snapshot) {
 				inside := prefix.IsSingleIP()
 				for _, p := range s.Config.Pools {
 					for _, r := range p.Ranges {
-						inside = inside || r.Contains(prefix.Addr()) && r.Contains(lastOf(prefix))
+						inside = inside || r.Contains(prefix.Addr()) && r.Contains(lastAddr(prefix))
 					}
 				}
 				if !inside {
-					t.Fatalf("%s tells %s, which is in no pool", n.Name, prefix)
+					t.Fatalf("%s advertises %s, which is outside of all pools", n.Name, prefix)
 				}
 			}
 		}
 	}
 }
 
-// lastOf is the last address of an IPv4 prefix.
-func lastOf(p netip.Prefix) netip.Addr {
+// lastAddr returns the last address of an IPv4 prefix.
+func lastAddr(p netip.Prefix) netip.Addr {
 	a := p.Addr().As4()
 	for bit := p.Bits(); bit < 32; bit++ {
 		a[bit/8] |= 0x80 >> (bit % 8)

@@ -16,20 +16,20 @@ import (
 // DependsOnEndpoints reports whether the nodes that may announce the Service's
 // addresses depend on where its endpoints are.
 func DependsOnEndpoints(svc *corev1.Service) bool {
-	return svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && len(Announceable(svc)) > 0
+	return svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && len(AnnounceableAddresses(svc)) > 0
 }
 
-// serves reports whether a packet to the address may be sent to the node: for
-// any of its Services, and for all of them. A node may announce the address if it
-// is for all. If that is so on no node that could announce it, the Services' lists
-// of endpoints are of different age: then nobody shall go dark meanwhile, and it is
-// enough to serve any.
-func (h holding) serves(node string) (any, all bool) {
-	if h.local == nil {
+// servedBy reports whether packets to the address may be sent to the node: for any
+// of its Services, and for all of them. A node may announce the address if it
+// serves all. If no node that could announce it does, the EndpointSlices of the
+// Services are not equally fresh. A node that serves any of them is then enough, so
+// that the address does not become unreachable in the meantime.
+func (h heldAddress) servedBy(node string) (any, all bool) {
+	if h.localNodes == nil {
 		return true, true
 	}
 	all = true
-	for _, has := range h.local {
+	for _, has := range h.localNodes {
 		if has == nil || has(node) {
 			any = true
 		} else {
@@ -39,19 +39,20 @@ func (h holding) serves(node string) (any, all bool) {
 	return any, all
 }
 
-// lacks says why the node does not serve all of the address's Services.
-func (h holding) lacks(node string) v1alpha1.Refusal {
-	if any, _ := h.serves(node); !any {
+// missingEndpoints returns why the node does not serve all Services of the address.
+func (h heldAddress) missingEndpoints(node string) v1alpha1.Refusal {
+	if any, _ := h.servedBy(node); !any {
 		return v1alpha1.Refusal{Reason: v1alpha1.NoEndpoints, Message: "has no ready endpoint, and externalTrafficPolicy is Local"}
 	}
-	svc := h.services[slices.IndexFunc(h.local, func(has func(string) bool) bool { return has != nil && !has(node) })]
-	return v1alpha1.Refusal{Reason: v1alpha1.NoEndpoints, Message: fmt.Sprintf("has no ready endpoint of Service %s/%s, which shares the address, and whose externalTrafficPolicy is Local", svc.Namespace, svc.Name)}
+	svc := h.services[slices.IndexFunc(h.localNodes, func(has func(string) bool) bool { return has != nil && !has(node) })]
+	return v1alpha1.Refusal{Reason: v1alpha1.NoEndpoints, Message: fmt.Sprintf(
+		"has no ready endpoint of Service %s/%s, which shares the address and has externalTrafficPolicy Local", svc.Namespace, svc.Name)}
 }
 
-// localNodes tells the nodes with an endpoint that kube-proxy there will use under
-// externalTrafficPolicy Local. A terminating endpoint that still serves counts
+// localEndpointNodes returns whether a node has an endpoint that its kube-proxy uses
+// under externalTrafficPolicy Local. A terminating endpoint that still serves counts
 // only if no ready one is left in the cluster.
-func (d *decision) localNodes(svc *corev1.Service, addr netip.Addr) func(node string) bool {
+func (d *decision) localEndpointNodes(svc *corev1.Service, addr netip.Addr) func(node string) bool {
 	family := discoveryv1.AddressTypeIPv4
 	if addr.Is6() {
 		family = discoveryv1.AddressTypeIPv6
@@ -61,14 +62,14 @@ func (d *decision) localNodes(svc *corev1.Service, addr netip.Addr) func(node st
 		if slice.AddressType != family {
 			continue
 		}
-		for _, e := range slice.Endpoints {
-			node := "" // everywhere
-			if e.NodeName != nil {
-				node = *e.NodeName
+		for _, endpoint := range slice.Endpoints {
+			node := "" // an endpoint without a node counts on every node
+			if endpoint.NodeName != nil {
+				node = *endpoint.NodeName
 			}
-			if e.Conditions.Ready == nil || *e.Conditions.Ready {
+			if endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready {
 				ready[node] = true
-			} else if e.Conditions.Serving != nil && *e.Conditions.Serving {
+			} else if endpoint.Conditions.Serving != nil && *endpoint.Conditions.Serving {
 				serving[node] = true
 			}
 		}
@@ -79,21 +80,21 @@ func (d *decision) localNodes(svc *corev1.Service, addr netip.Addr) func(node st
 	return func(node string) bool { return ready[node] || ready[""] }
 }
 
-// within are the ranges that may be aggregated: none under externalTrafficPolicy
-// Local, where a node without an endpoint would attract packets for one address
-// by announcing the aggregate for another one.
-func (d *decision) within(h holding) []netipx.IPRange {
-	if h.local != nil {
+// aggregatableRanges returns the ranges in which the address may be aggregated: none
+// under externalTrafficPolicy Local, where a node without an endpoint would attract
+// packets for one address by advertising the aggregate for another one.
+func (d *decision) aggregatableRanges(h heldAddress) []netipx.IPRange {
+	if h.localNodes != nil {
 		return nil
 	}
-	return d.known[h.pool]
+	return d.poolRanges[h.pool]
 }
 
-// checks are the ports on which the node's kube-proxy says that it serves the
-// address: of each of its Services under externalTrafficPolicy Local with an
-// endpoint there. If there is none, kube-proxy says only that it is there itself.
-func (h holding) checks(node string) (ports []uint16) {
-	for i, has := range h.local {
+// healthCheckPorts returns the ports on which the node's kube-proxy reports that it
+// serves the address: one for each Service under externalTrafficPolicy Local with an
+// endpoint there. Without such a Service kube-proxy reports only its own health.
+func (h heldAddress) healthCheckPorts(node string) (ports []uint16) {
+	for i, has := range h.localNodes {
 		if has == nil || !has(node) {
 			continue
 		}
@@ -105,12 +106,13 @@ func (h holding) checks(node string) (ports []uint16) {
 	return ports
 }
 
-// opens reports whether the node's data path serves the address. What is announced
-// goes on: a Service that joins does not end it.
-func (l Local) opens(h holding, node string) bool {
-	if l.Open == nil || l.Open[h.addr] || l.Proxy && len(h.checks(node)) == 0 {
+// dataPathServes reports whether the node's data path serves the address. An address
+// that is advertised already counts as served, so that a Service that joins does not
+// withdraw it.
+func (l Local) dataPathServes(h heldAddress, node string) bool {
+	if l.DataPathReady == nil || l.DataPathReady[h.addr] || l.ProxyReady && len(h.healthCheckPorts(node)) == 0 {
 		return true
 	}
-	_, already := l.Routed[h.addr]
+	_, already := l.Advertised[h.addr]
 	return already
 }

@@ -116,8 +116,8 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 	for _, v := range speakerplan.Explain(s.Speaker, svc) {
 		a := addressAnnouncement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []nodeAnnouncement{}}
 		for _, n := range v.Nodes {
-			node := nodeAnnouncement{n.Node, append([]string{}, n.Owns...), []peerRoute{}, n.Reason, n.Message}
-			for _, r := range n.Tells {
+			node := nodeAnnouncement{n.Node, append([]string{}, n.Interfaces...), []peerRoute{}, n.Reason, n.Message}
+			for _, r := range n.Routes {
 				node.Routes = append(node.Routes, routeOf(s, n.Node, r))
 			}
 			a.Nodes = append(a.Nodes, node)
@@ -145,7 +145,7 @@ func typeText(svc *corev1.Service) string {
 // routeOf combines the desired route of the node with the session that its speaker
 // reports. The route is advertised only over an established session that has the
 // address family.
-func routeOf(s objects.Snapshot, node string, desired speakerplan.Told) peerRoute {
+func routeOf(s objects.Snapshot, node string, desired speakerplan.AdvertisedRoute) peerRoute {
 	a := desired.Attributes
 	r := peerRoute{
 		Peer: desired.Peer, Prefix: desired.Prefix.String(),

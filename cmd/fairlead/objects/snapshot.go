@@ -35,7 +35,7 @@ func (c *Collection) Snapshot(now time.Time, policy providers.Policy) Snapshot {
 	}
 	s.Speaker.Config, _ = config.Parse(c.Objects)
 	for _, reported := range c.Speakers {
-		s.Speaker.Interfaces[reported.Name] = speakerplan.InterfacesOf(reported)
+		s.Speaker.Interfaces[reported.Name] = speakerplan.ReportedInterfaces(reported)
 	}
 	return s
 }

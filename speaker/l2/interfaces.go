@@ -1,0 +1,124 @@
+package l2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Interface is an Ethernet interface that is up and running.
+type Interface struct {
+	Name     string
+	Prefixes []netip.Prefix // addresses with their prefix lengths, without link-local ones; sorted
+}
+
+// Contains reports whether the address is in one of the interface's subnets.
+func (i Interface) Contains(addr netip.Addr) bool {
+	return slices.ContainsFunc(i.Prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// Interfaces returns the usable interfaces of the node, sorted by name.
+func Interfaces() ([]Interface, error) {
+	all, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses of interfaces: %w", err)
+	}
+	var interfaces []Interface
+	for _, l := range all {
+		a := l.Attrs()
+		usable := len(a.HardwareAddr) == 6 && a.Flags&net.FlagLoopback == 0 && a.RawFlags&unix.IFF_NOARP == 0 &&
+			a.Flags&net.FlagUp != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0 && a.MasterIndex == 0
+		if !usable {
+			continue // among them the members of a bridge or bond, which are reached through it
+		}
+		iface := Interface{Name: a.Name}
+		for _, addr := range addrs {
+			ip, ok := netip.AddrFromSlice(addr.IP)
+			ones, _ := addr.Mask.Size()
+			if addr.LinkIndex == a.Index && ok && !ip.Unmap().IsLinkLocalUnicast() {
+				iface.Prefixes = append(iface.Prefixes, netip.PrefixFrom(ip.Unmap(), ones))
+			}
+		}
+		slices.SortFunc(iface.Prefixes, netip.Prefix.Compare)
+		interfaces = append(interfaces, iface)
+	}
+	slices.SortFunc(interfaces, func(a, b Interface) int { return strings.Compare(a.Name, b.Name) })
+	return interfaces, nil
+}
+
+// rewatchDelay is the wait before a failed watch is restarted.
+const rewatchDelay = time.Second
+
+// WatchInterfaces calls changed whenever an interface or an address of an interface
+// changes, until ctx ends. It restarts a watch that fails, for example because the
+// socket's buffer is full, and calls changed for the events that were missed.
+func WatchInterfaces(ctx context.Context, log *slog.Logger, changed func()) {
+	for ctx.Err() == nil {
+		if err := watchOnce(ctx, changed); err != nil && ctx.Err() == nil {
+			log.Warn("watch of interfaces failed, restarting", "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(rewatchDelay):
+				changed()
+			}
+		}
+	}
+}
+
+// watchOnce watches until ctx ends or a subscription fails.
+func watchOnce(ctx context.Context, changed func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	interfaces, addrs := make(chan netlink.LinkUpdate, 16), make(chan netlink.AddrUpdate, 16)
+	lost := make(chan error, 2)
+	onError := func(err error) {
+		select {
+		case lost <- err:
+		default:
+		}
+	}
+	if err := netlink.LinkSubscribeWithOptions(interfaces, ctx.Done(), netlink.LinkSubscribeOptions{ErrorCallback: onError}); err != nil {
+		return fmt.Errorf("subscribe to interfaces: %w", err)
+	}
+	// A subscription that is ending may block on its channel until it is read.
+	defer func() { go drainChannel(interfaces) }()
+	if err := netlink.AddrSubscribeWithOptions(addrs, ctx.Done(), netlink.AddrSubscribeOptions{ErrorCallback: onError}); err != nil {
+		return fmt.Errorf("subscribe to addresses: %w", err)
+	}
+	defer func() { go drainChannel(addrs) }()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-lost:
+			return err
+		case _, open := <-interfaces:
+			if !open {
+				return errors.New("the subscription to interfaces ended")
+			}
+		case _, open := <-addrs:
+			if !open {
+				return errors.New("the subscription to addresses ended")
+			}
+		}
+		changed()
+	}
+}
+
+func drainChannel[T any](c <-chan T) {
+	for range c {
+	}
+}
