@@ -52,7 +52,7 @@ func (s *addrSet) remove(a netip.Addr) {
 	}
 }
 
-// split returns what is below a, and the rest.
+// split returns the trees of the addresses below a, and of the others.
 func (n *addrNode) split(a netip.Addr) (low, high *addrNode) {
 	switch {
 	case n == nil:
@@ -66,7 +66,7 @@ func (n *addrNode) split(a netip.Addr) (low, high *addrNode) {
 	}
 }
 
-// mergeTrees joins two trees, the first of which is below the second.
+// mergeTrees joins two trees. All addresses of low are below those of high.
 func mergeTrees(low, high *addrNode) *addrNode {
 	switch {
 	case low == nil:

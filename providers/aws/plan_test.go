@@ -180,7 +180,7 @@ func TestRefusals(t *testing.T) {
 		{"one port, two nodePorts", func(s *corev1.Service) { s.Spec.Ports = append(s.Spec.Ports, udp) }, v1alpha1.InvalidRequest, "must be the same"},
 		{"UDP on dual stack", both(withPorts(udp), annotate("ip-address-type", "dualstack")), v1alpha1.InvalidRequest, "carries no UDP"},
 		{"UDP without its clients' addresses", both(withPorts(udp), annotate("target-group-attributes", attrPreserve+"=false")), v1alpha1.InvalidRequest, "port 80, which speaks UDP"},
-		{"SCTP", withPorts(corev1.ServicePort{Port: 38412, Protocol: corev1.ProtocolSCTP, NodePort: 30001}), v1alpha1.CloudCannotServe, "port 38412 speaks SCTP"},
+		{"SCTP", withPorts(corev1.ServicePort{Port: 38412, Protocol: corev1.ProtocolSCTP, NodePort: 30001}), v1alpha1.CloudCannotServe, "port 38412 uses SCTP"},
 		{"too many ports", many, v1alpha1.QuotaExceeded, "at most 50 listeners"},
 		{"too many ranges", func(s *corev1.Service) {
 			for i := range 250 {
