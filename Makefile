@@ -48,10 +48,12 @@ unit: .build/lab ## Run the unit, property and kernel-level tests that do not ta
 e2e: .build/lab ## Run the end-to-end tests that do not take long.
 	$(E2E) -run='$(SMOKE)' ./...
 
-lint: ## Format check, go vet and staticcheck, in all modules.
+lint: ## Format check, go vet and staticcheck in all modules, and a spelling check of code and docs.
 	@bad="$$($(TOOLS) gofumpt -l $$(git ls-files '*.go' | grep -v zz_generated))"; \
 	  if [ -n "$$bad" ]; then echo "not formatted (make generate):"; echo "$$bad"; exit 1; fi
 	@go build -o .build/staticcheck -modfile=deploy/tools/go.mod honnef.co/go/tools/cmd/staticcheck
+	@go build -o .build/misspell -modfile=deploy/tools/go.mod github.com/golangci/misspell/cmd/misspell
+	@git ls-files '*.go' '*.md' '*.yaml' Makefile | xargs .build/misspell -error
 	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && go vet ./... && $(CURDIR)/.build/staticcheck -checks=all ./...) || exit 1; done
 
 generate: ## Generate deep copies and CRDs, and format the code.

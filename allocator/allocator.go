@@ -1,13 +1,12 @@
 // Package allocator decides which address each Service gets: one pure function
-// over all pools and all Services. It enumerates no pool, so that its cost
-// depends on the number of Services and ranges only. Twice as many of them take
-// little more than twice the time, whatever they ask for.
+// over all pools and all Services. It does not enumerate pools: its cost depends on
+// the number of Services and ranges only, and is O(n log n) in both.
 //
-// The files: pools.go prepares what depends on the pools only; plan.go has the
-// holders keep their addresses, plan_pending.go grants what else is asked for,
-// plan_release.go finds those that a release helps, and plan_refuse.go says why
-// something is not granted; plan_share.go and plan_tables.go know which
-// addresses can be shared.
+// The files: pools.go prepares what depends on the pools only; plan.go keeps the
+// addresses that are held, plan_pending.go grants requests for other addresses,
+// plan_release.go retries them when an address is released, and plan_refuse.go
+// explains refusals; plan_share.go and plan_tables.go decide which addresses can be
+// shared.
 package allocator
 
 import (
@@ -32,7 +31,7 @@ const (
 	IPv6 Family = 6
 )
 
-// FamilyOf is the family of an address.
+// FamilyOf returns the family of an address.
 func FamilyOf(a netip.Addr) Family {
 	if a.Is4() {
 		return IPv4
@@ -40,7 +39,7 @@ func FamilyOf(a netip.Addr) Family {
 	return IPv6
 }
 
-// String is "IPv4" or "IPv6", as in Service spec.ipFamilies.
+// String returns "IPv4" or "IPv6", as in Service spec.ipFamilies.
 func (f Family) String() string {
 	if f == IPv4 {
 		return "IPv4"
@@ -51,11 +50,11 @@ func (f Family) String() string {
 // Pool is a set of addresses.
 type Pool struct {
 	Name          string
-	Ranges        []netipx.IPRange // sorted, disjoint, also from those of other pools
-	Reserved      []Reserved       // never assigned; what is held already is kept
-	AvoidBuggyIPs bool             // nor are IPv4 addresses that end in .0 or .255
-	Auto          bool             // assigns addresses to requests that do not pin it
-	Closed        bool             // assigns no new addresses; what is held is kept
+	Ranges        []netipx.IPRange // sorted, and disjoint from all ranges of all pools
+	Reserved      []Reserved       // not assigned, but kept if they are held
+	AvoidBuggyIPs bool             // does not assign IPv4 addresses that end in .0 or .255
+	Auto          bool             // assigns addresses to requests that do not request it by name
+	Closed        bool             // does not assign addresses; those that are held are kept
 }
 
 // Reserved are addresses that no pool assigns.
@@ -64,91 +63,90 @@ type Reserved struct {
 	Why string // "is an address of Node n1"
 }
 
-// Role is the right by which a request holds the addresses of its Have.
+// Role is the right of a request to the addresses of its Have.
 type Role uint8
 
 const (
-	// Owner holds what it has, whatever happens to the pools.
+	// Owner keeps its addresses even if the pools change.
 	Owner Role = iota
-	// Adopter comes from another implementation: it holds what it has only if all
-	// of it is in pools, and no other has it except those with which it may share
-	// it. What is to be released does not count.
+	// Adopter was served by another implementation. It keeps its addresses only if
+	// all of them are in pools, and no other request holds them except those it may
+	// share them with. Addresses to be released are ignored.
 	Adopter
-	// Stranger is served by another controller: its addresses are not assigned to
-	// others, and it is assigned nothing.
+	// Stranger is served by another controller. Its addresses are not assigned to
+	// others, and no addresses are assigned to it.
 	Stranger
 )
 
-// Request is what one Service asks for and has.
+// Request is the desired and the observed state of a Service.
 type Request struct {
 	Key      types.NamespacedName
-	Since    time.Time // older first
+	Since    time.Time // the oldest has precedence
 	Role     Role
-	Frozen   bool         // keeps what it has, gets nothing new
+	Frozen   bool         // keeps its addresses, and no new ones are assigned
 	Families []Want       // one address of each
-	Pools    []string     // may use these, most preferred first
-	Barred   []string     // may not use these, which select other requests
-	Pinned   bool         // asks for one of Pools by name: may use it without Auto, and moves there
-	Addrs    []netip.Addr // asks for these addresses, at most one of each family
-	Have     []Have       // in the status now
-	Release  []netip.Addr // must not hold these
+	Pools    []string     // that it may use, in order of preference
+	Barred   []string     // that it must not use, because they do not select it
+	Pinned   bool         // requests one of Pools by name: may use it without Auto, and moves there
+	Addrs    []netip.Addr // requested by name, at most one of each family
+	Have     []Have       // in the status
+	Release  []netip.Addr // addresses that it must not hold
 	Renumber bool         // keeps an address that is replaced alongside the new one
 	Share    Terms
-	Departed bool // Share is not what the request held its addresses by until now
+	Departed bool // Share differs from the terms under which it holds its addresses
 }
 
-// Want asks for one address of a family.
+// Want requests an address of a family.
 type Want struct {
 	Family   Family
-	Optional bool // going without is no failure, while there is an address of the other family
+	Optional bool // not a failure if it has an address of the other family
 }
 
-// Have is an address that the request's status shows.
+// Have is an address in the status of the request.
 type Have struct {
 	Addr    netip.Addr
-	Pool    string // as recorded when it was assigned; "" where no record exists
-	Leaving bool   // another one has replaced it
+	Pool    string // recorded when the address was assigned; "" without a record
+	Leaving bool   // was replaced by another address
 }
 
-// Held is an address that a request holds from now on.
+// Held is an address that is assigned to a request.
 type Held struct {
 	Addr       netip.Addr
-	Pool       string // recorded, or the one that contains it; "" where there is neither
-	OutOfPool  bool   // kept although that pool does not contain it any more
-	Unselected bool   // kept although that pool does not select the request any more
-	Leaving    bool   // kept alongside the one that has replaced it
+	Pool       string // the recorded one, or the one that contains it; "" if there is neither
+	OutOfPool  bool   // kept although the pool no longer contains it
+	Unselected bool   // kept although the pool no longer selects the request
+	Leaving    bool   // kept alongside its replacement
 }
 
-// Missing is an address that a request asks for and did not get.
+// Missing is a requested address that could not be assigned.
 type Missing struct {
 	Family Family
 	v1alpha1.Refusal
-	Optional bool // it can do without
+	Optional bool // not a failure
 }
 
-// Assignment is what a request holds, and what it was refused. A request that
-// holds an address of a family and was refused another one, which it asked for
-// by name, keeps the old one.
+// Assignment is the result for a request. A request that holds an address of a
+// family keeps it if another one that it requests by name is refused.
 type Assignment struct {
-	Held    []Held       // IPv4 first, and of a family the one that is leaving first
+	Held    []Held       // IPv4 first; within a family the one that is leaving first
 	Missing []Missing    // IPv4 first
-	GivesUp []netip.Addr // of Have: not kept, whatever comes in their place
+	GivesUp []netip.Addr // addresses of Have that are released, with or without a replacement
 }
 
 // Usage counts the addresses of a pool, by family, IPv4 first.
 type Usage struct {
-	Capacity [2]*big.Int // can be assigned
-	Used     [2]int64    // are held
-	Free     [2]*big.Int // can still be assigned; of a closed pool none
+	Capacity [2]*big.Int // assignable addresses
+	Used     [2]int64    // held addresses
+	Free     [2]*big.Int // addresses that can still be assigned; 0 if the pool is closed
 }
 
-// Result is a decision about all requests.
+// Result is the decision for all requests.
 type Result struct {
-	Assignments []Assignment // as the requests came
-	Pools       []Usage      // as the pools came
+	Assignments []Assignment // in the order of the requests
+	Pools       []Usage      // in the order of the pools
 }
 
-// TraceEntry says why one pool, or one held address, is used for a request or is not.
+// TraceEntry explains why a pool, or a held address, is or is not used for a request.
 type TraceEntry struct {
 	Family  Family
 	Pool    string
@@ -156,21 +154,21 @@ type TraceEntry struct {
 	Message string
 }
 
-// Allocate decides for all requests at once, in three steps, each oldest first:
-// holders keep what they have, then addresses that are asked for by name, then
-// any address: one that the request may share, or the lowest free one of the
-// most preferred pool. What the last two steps release is granted to those that
-// were refused before, so that the answer is final: asked again with what it
-// answered, Allocate answers the same.
+// Allocate decides for all requests at once, in three steps, each of them oldest
+// first. Held addresses are kept; then addresses that are requested by name are
+// assigned; then any address: one that the request may share, or the lowest free one
+// of the most preferred pool. Addresses that the last two steps release are assigned
+// to requests that were refused before. Allocate is idempotent: with its result as
+// the input, the result is the same.
 //
-// The slices of a Result must not be appended to: they share memory. Its
-// counts belong to the Pools and must not be changed.
+// The slices of a Result share memory and must not be appended to. Its counts belong
+// to the Pools and must not be changed.
 func Allocate(pools *Pools, requests []Request) Result {
 	return new(Allocator).Allocate(pools, requests)
 }
 
-// Explain is Allocate, watched from one request: the pools and addresses in the
-// order in which they were considered.
+// Explain runs Allocate, and returns the pools and addresses that it considered for
+// one request, in order.
 func Explain(pools *Pools, requests []Request, key types.NamespacedName) []TraceEntry {
 	r := newRun(&runMemory{}, pools, requests)
 	r.traced = &key
@@ -178,11 +176,11 @@ func Explain(pools *Pools, requests []Request, key types.NamespacedName) []Trace
 	return r.trace
 }
 
-// Allocator allocates repeatedly, and reuses the memory of the last decision.
+// Allocator allocates repeatedly, and reuses the memory of the last result.
 // The zero value is ready for use. It must not be used concurrently.
 type Allocator struct {
 	memory runMemory
-	last   *run // nil: there is nothing to extend
+	last   *run // nil if there is nothing to extend
 }
 
 // Allocate returns what the function Allocate returns. The requests must not be
@@ -193,11 +191,10 @@ func (a *Allocator) Allocate(pools *Pools, requests []Request) Result {
 	return Result{a.last.allocateAll(), a.last.poolUsage()}
 }
 
-// Extend decides for a request in addition to those of the last Allocate and
-// Extend, which keep what they were assigned. It is ok if the request holds
-// nothing and shares nothing, and gets an address of each family that it asks for:
-// then Allocate decides the same for all of them together. Otherwise only Allocate
-// can decide, and must be called next.
+// Extend decides for a request in addition to those of the last Allocate and Extend,
+// which keep their addresses. It is ok if the request neither holds nor shares
+// addresses, and all families it requests could be assigned: Allocate would then
+// return the same for all requests together. Otherwise Allocate must be called next.
 func (a *Allocator) Extend(request *Request) (assignment Assignment, ok bool) {
 	plain := request.Role == Owner && !request.Frozen && len(request.Have) == 0 && request.Share.Key == ""
 	if a.last == nil || !plain {

@@ -277,7 +277,7 @@ func TestAllocate(t *testing.T) {
 func TestMessagesNameTheOther(t *testing.T) {
 	got := allocate([]Pool{pool("p", "192.0.2.0/24")},
 		[]Request{asking(request("a", "p"), "192.0.2.9"), asking(request("b", "p"), "192.0.2.9")})
-	want := Missing{IPv4, v1alpha1.Refusal{Reason: v1alpha1.AddressTaken, Message: "192.0.2.9 belongs to Service ns/a"}, false}
+	want := Missing{IPv4, v1alpha1.Refusal{Reason: v1alpha1.AddressTaken, Message: "192.0.2.9 is assigned to Service ns/a"}, false}
 	if m := got[key("b")].Missing; len(m) != 1 || m[0] != want {
 		t.Errorf("got %v, want %v", m, want)
 	}
@@ -295,8 +295,8 @@ func TestMessagesOfMany(t *testing.T) {
 	)
 	got := allocate([]Pool{pool("p", "192.0.2.0/24")}, requests)
 	for name, want := range map[string]string{
-		"f": "192.0.2.9 belongs to Services ns/a, ns/b, ns/c … and 2 more: this Service does not share its addresses",
-		"g": "192.0.2.9 belongs to Services ns/e, ns/a: both use port 84/TCP",
+		"f": "192.0.2.9 is assigned to Services ns/a, ns/b, ns/c … and 2 more: this Service does not share its addresses",
+		"g": "192.0.2.9 is assigned to Services ns/e, ns/a: both use port 84/TCP",
 		"h": "pool v does not exist; pool w does not exist; pool x does not exist; pool y does not exist",
 		"i": "pool v does not exist; pool w does not exist; pool x does not exist; and 2 more pools",
 	} {

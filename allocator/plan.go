@@ -15,17 +15,17 @@ import (
 // candidate is a request while its assignment is being decided.
 type candidate struct {
 	*Request
-	index   int32        // of the request
-	foreign bool         // its status must not be written
-	held    [2]int32     // by slot: places in run.held; 0 is none
-	leaving [2]int32     // so are these, which others have replaced
-	missing *[2]*Missing // by slot; nil if nothing is missing
+	index   int32        // of its request
+	foreign bool         // its status is not written
+	held    [2]int32     // by family: indexes in run.held; 0 is none
+	leaving [2]int32     // likewise, of addresses that were replaced
+	missing *[2]*Missing // by family; nil if nothing is missing
 }
 
-// holderClass orders those that keep addresses. Owners come before adopters, so that
-// none loses an address to a newcomer, and of owners those first that hold what
-// they have as before: to share it differently is a new request. No adopter gets
-// what the status of a stranger shows.
+// holderClass orders the requests that keep addresses. Owners precede adopters, so
+// that they never lose an address to one. Owners with unchanged terms precede those
+// that departed from theirs, because changed terms are a new request. Strangers
+// precede adopters, which must not take over their addresses.
 type holderClass uint8
 
 const (
@@ -35,7 +35,7 @@ const (
 	adopterClass
 )
 
-// orderedCandidate is a candidate and what orders it, without the memory of its request.
+// orderedCandidate is a candidate with its sort key.
 type orderedCandidate struct {
 	*candidate
 	since int64
@@ -54,7 +54,7 @@ func classOf(r *Request) holderClass {
 	return ownerClass
 }
 
-// familyIndex is the place of a family in arrays.
+// familyIndex returns the index of a family in arrays.
 func familyIndex(f Family) int {
 	if f == IPv4 {
 		return 0
@@ -66,30 +66,30 @@ func (c *candidate) wantsFamily(f Family) bool {
 	return slices.ContainsFunc(c.Families, func(w Want) bool { return w.Family == f })
 }
 
-// run is one decision over all pools and requests.
+// run is the state of one Allocate.
 type run struct {
 	*Pools
 	states      []poolState
 	candidates  []candidate
-	order       []orderedCandidate // in which addresses are kept
+	order       []orderedCandidate // in which held addresses are kept
 	held        []Held             // of all candidates
-	assignments []Assignment       // as the requests came
+	assignments []Assignment       // in the order of the requests
 	owners      map[netip.Addr]*candidate
-	groups      map[netip.Addr]*sharedGroup // of the addresses that several hold or held
-	foreign     map[netip.Addr]*candidate   // shows the address too, in a status that must not be written
-	tables      map[tableKey]*sharedTable   // of shared addresses; nil until they are needed
+	groups      map[netip.Addr]*sharedGroup // of addresses that several candidates hold or held
+	foreign     map[netip.Addr]*candidate   // candidates that have the address in a status that is not written
+	tables      map[tableKey]*sharedTable   // of shared addresses; nil until the first use
 	pending     []pendingRequest
-	waiting     map[netip.Addr]*pendingIndex // for an address by name
+	waiting     map[netip.Addr]*pendingIndex // for an address that they request by name
 	mayRelease  bool                         // a pending candidate may release an address
-	menu        sourceList
+	lastList    sourceList
 	released    []*releasedAddr
-	traced      *types.NamespacedName // nil: there is no trace
+	traced      *types.NamespacedName // nil disables the trace
 	trace       []TraceEntry
-	steps       int // counts what the decision costs, for tests
+	steps       int // counts the operations, for tests
 }
 
-// runMemory is what a run needs and its result does not, so that the next run can
-// use it again.
+// runMemory is memory of a run that its result does not refer to. The next run
+// reuses it.
 type runMemory struct {
 	candidates []candidate
 	order      []orderedCandidate
@@ -129,7 +129,7 @@ func (c *candidate) compareAge(o *candidate) int {
 	return cmp.Or(c.Since.Compare(o.Since), strings.Compare(c.Key.Namespace, o.Key.Namespace), strings.Compare(c.Key.Name, o.Key.Name))
 }
 
-// dropRequests drops what refers to the requests.
+// dropRequests drops the references to the requests.
 func (m *runMemory) dropRequests() {
 	clear(m.candidates)
 	clear(m.order)
@@ -149,8 +149,8 @@ func (r *run) allocateAll() []Assignment {
 	return r.assignments
 }
 
-// heldOf returns what the candidate holds of a family; its Addr is invalid if
-// that is nothing.
+// heldOf returns the address of a family that the candidate holds; its Addr is
+// invalid if there is none.
 func (r *run) heldOf(c *candidate, f int) *Held { return &r.held[c.held[f]] }
 
 func (r *run) leavingOf(c *candidate, f int) *Held { return &r.held[c.leaving[f]] }
@@ -188,7 +188,7 @@ func (r *run) completeAssignment(c *candidate) {
 	}
 	for _, m := range c.missing {
 		if m != nil {
-			m.Optional = m.Optional && n > 0 // without any address it is a failure
+			m.Optional = m.Optional && n > 0 // a request without any address is a failure
 			a.Missing = append(a.Missing, *m)
 		}
 	}
@@ -201,8 +201,7 @@ func (c *candidate) addMissing(m *Missing) {
 	c.missing[familyIndex(m.Family)] = m
 }
 
-// recordLost records which addresses the candidate shows and does not keep. A
-// frozen one asks for nothing else, so that this is refused.
+// recordLost records the addresses of the status that the candidate does not keep.
 func (r *run) recordLost(c *candidate) {
 	if c.foreign {
 		return
@@ -215,7 +214,7 @@ func (r *run) recordLost(c *candidate) {
 	}
 }
 
-// keepHeld has the candidates keep what they hold.
+// keepHeld assigns the addresses of the statuses to their holders.
 func (r *run) keepHeld() {
 	for _, c := range r.order {
 		refusal := (*Missing)(nil)
@@ -233,7 +232,7 @@ func (r *run) keepHeld() {
 	}
 }
 
-// reserveForeign reserves what a status shows that must not be written.
+// reserveForeign reserves the addresses in a status that is not written.
 func (r *run) reserveForeign(c *candidate) {
 	c.foreign = true
 	for _, h := range c.Have {
@@ -246,7 +245,7 @@ func (r *run) reserveForeign(c *candidate) {
 }
 
 func (r *run) keepAll(c *candidate) {
-	for _, leaving := range []bool{false, true} { // of two, the one that replaced the other comes first
+	for _, leaving := range []bool{false, true} { // the replacement before the address that it replaces
 		for _, h := range c.Have {
 			if h.Leaving == leaving {
 				r.keepAddr(c, h)
@@ -255,7 +254,7 @@ func (r *run) keepAll(c *candidate) {
 	}
 	for f := range c.leaving {
 		if c.leaving[f] > 0 && !c.Frozen && !r.isSatisfied(c, c.held[f]) && r.isSatisfied(c, c.leaving[f]) {
-			// The request asks for the address that was leaving.
+			// The request wants the leaving address again: the two change places.
 			c.held[f], c.leaving[f] = c.leaving[f], c.held[f]
 			r.heldOf(c, f).Leaving, r.leavingOf(c, f).Leaving = false, true
 		}
@@ -284,9 +283,8 @@ func (r *run) keepAddr(c *candidate, h Have) {
 	}
 }
 
-// heldFrom returns what a kept address of the source is recorded as: from the
-// pool that is recorded, whatever that contains today, unless the candidate asks
-// for the pool that contains it.
+// heldFrom returns the record of a kept address. The recorded pool stays, even if it
+// no longer contains the address, unless the candidate requests the pool that does.
 func (c *candidate) heldFrom(s *poolSource, h Have) Held {
 	held := Held{Addr: h.Addr, Pool: h.Pool}
 	if s == nil {
@@ -303,7 +301,7 @@ func (c *candidate) heldFrom(s *poolSource, h Have) Held {
 	return held
 }
 
-// barredFrom searches the shorter list first: no pool is in both.
+// barredFrom searches the shorter list first, because no pool is in both.
 func (c *candidate) barredFrom(pool string) bool {
 	if len(c.Pools) < len(c.Barred) && slices.Contains(c.Pools, pool) {
 		return false
@@ -311,28 +309,28 @@ func (c *candidate) barredFrom(pool string) bool {
 	return slices.Contains(c.Barred, pool)
 }
 
-// refuseAdoption says why the adopter's addresses cannot be taken over as they
-// are: all of them, or none.
+// refuseAdoption returns why the addresses of an adopter cannot be kept. They are
+// kept all or none.
 func (r *run) refuseAdoption(c *candidate) *Missing {
 	var seen [2]bool
 	for _, h := range c.Have {
 		if slices.Contains(c.Release, h.Addr) {
-			continue // an administrator releases it
+			continue // released by an administrator
 		}
 		f, why := FamilyOf(h.Addr), ""
 		switch {
 		case r.sourceContaining(h.Addr, h.Pool) == nil:
-			why = "is in no pool"
+			why = "is not in any pool"
 		case r.isBlocked(c, h.Addr):
 			names, _ := r.blockersOf(c, h.Addr)
-			why = "belongs to " + names
+			why = "is assigned to " + names
 		case !c.wantsFamily(f) || seen[familyIndex(f)]:
-			why = fmt.Sprintf("is more than the one %s address that the Service asks for", f)
+			why = fmt.Sprintf("is not the only %s address, and the Service requests one", f)
 		}
 		if why != "" {
 			return &Missing{Family: f, Refusal: v1alpha1.Refusal{
 				Reason:  v1alpha1.ForeignStatus,
-				Message: fmt.Sprintf("the status holds %s, which %s: it is left to whoever wrote it", h.Addr, why),
+				Message: fmt.Sprintf("the status has %s, which %s: the status is left to the controller that wrote it", h.Addr, why),
 			}}
 		}
 		seen[familyIndex(f)] = true

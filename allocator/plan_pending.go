@@ -6,17 +6,17 @@ import (
 	"slices"
 )
 
-// pendingRequest is a candidate that asks for another address of a family.
+// pendingRequest is a candidate that needs another address of a family.
 type pendingRequest struct {
 	*candidate
 	Want
 	byName bool
-	place  int  // in the order in which they are served, from 1
-	done   bool // it was granted one
+	place  int  // in the order of service, from 1
+	done   bool // an address was granted
 }
 
-// findPending lists what is pending as it is served: those that ask for an
-// address by name first, and then the oldest.
+// findPending lists the pending requests in the order of service: those for an
+// address by name first, then the oldest.
 func (r *run) findPending() {
 	for i := range r.candidates {
 		c := &r.candidates[i]
@@ -49,10 +49,10 @@ func (r *run) findPending() {
 	}
 }
 
-// grantPending grants what can be granted. A grant in place of another address
-// releases that, which serves those that were tried before: the result is as if
-// all were tried again in order after each grant. Refusals come last, because
-// they are about the final state.
+// grantPending grants addresses to the pending requests. A grant that replaces an
+// address releases the old one, so earlier requests are retried: the result is as if
+// all of them were retried in order after each grant. Refusals are last, because
+// they describe the final state.
 func (r *run) grantPending() {
 	for i := range r.pending {
 		p := &r.pending[i]
@@ -71,7 +71,7 @@ func (r *run) grantPending() {
 	}
 }
 
-// requestedAddr returns the address of the family that the candidate asks for by name.
+// requestedAddr returns the address of the family that is requested by name.
 func (c *candidate) requestedAddr(f Family) (netip.Addr, bool) {
 	for _, a := range c.Addrs {
 		if FamilyOf(a) == f {
@@ -81,8 +81,7 @@ func (c *candidate) requestedAddr(f Family) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// isSatisfied reports whether the candidate needs no other address in place of the
-// held one.
+// isSatisfied reports whether the held address is what the candidate requests.
 func (r *run) isSatisfied(c *candidate, place int32) bool {
 	if len(c.Addrs) == 0 && !c.Pinned && !c.Renumber {
 		return true
@@ -101,13 +100,13 @@ func (r *run) isSatisfied(c *candidate, place int32) bool {
 	return !h.OutOfPool && !h.Unselected && s != nil && !s.Closed
 }
 
-// isThird reports whether another address of the family would be the third.
+// isThird reports whether the candidate already has two addresses of the family.
 func (r *run) isThird(p *pendingRequest) bool {
 	f := familyIndex(p.Family)
 	return p.Renumber && p.held[f] > 0 && p.leaving[f] > 0
 }
 
-// tryGrant grants an address if there is one.
+// tryGrant grants an address if one is available.
 func (r *run) tryGrant(p *pendingRequest) bool {
 	if r.isThird(p) {
 		return false
@@ -119,9 +118,9 @@ func (r *run) tryGrant(p *pendingRequest) bool {
 	return p.done
 }
 
-// findAddr returns an address that can be granted: the one that is asked for by
-// name, or one that can be shared, or the lowest free one of the most preferred
-// pool. The source is nil if there is none.
+// findAddr returns an address that can be granted: the one that is requested by name,
+// or one that can be shared, or the lowest free one of the most preferred pool. The
+// source is nil if there is none.
 func (r *run) findAddr(p *pendingRequest) (netip.Addr, *poolSource) {
 	c, f := p.candidate, familyIndex(p.Family)
 	if p.byName {
@@ -154,29 +153,30 @@ func (r *run) findAddr(p *pendingRequest) (netip.Addr, *poolSource) {
 	return netip.Addr{}, nil
 }
 
-// sourceList has the sources of a list of pools. Many candidates have the same list.
+// sourceList caches the sources of the last list of pools. Many candidates share one.
 type sourceList struct {
 	first   *string
 	sources []*poolSource
 }
 
-// sourcesOf returns the candidate's pools; nil is one that does not exist.
+// sourcesOf returns the sources of the candidate's pools, nil for a pool that does
+// not exist.
 func (r *run) sourcesOf(c *candidate) []*poolSource {
 	if len(c.Pools) == 0 {
 		return nil
 	}
-	if r.menu.first == &c.Pools[0] && len(r.menu.sources) == len(c.Pools) {
-		return r.menu.sources
+	if r.lastList.first == &c.Pools[0] && len(r.lastList.sources) == len(c.Pools) {
+		return r.lastList.sources
 	}
-	r.menu.first, r.menu.sources = &c.Pools[0], r.menu.sources[:0]
+	r.lastList.first, r.lastList.sources = &c.Pools[0], r.lastList.sources[:0]
 	for _, name := range c.Pools {
-		r.menu.sources = append(r.menu.sources, r.byName[name])
+		r.lastList.sources = append(r.lastList.sources, r.byName[name])
 	}
-	return r.menu.sources
+	return r.lastList.sources
 }
 
-// servesFamily reports whether the source assigns addresses of the family to the
-// candidate, as far as there are any.
+// servesFamily reports whether the candidate may use addresses of the family from
+// the source.
 func (s *poolSource) servesFamily(c *candidate, f int) bool {
 	return s != nil && (s.Auto || c.Pinned) && !s.Closed && len(s.ranges[f]) > 0
 }
@@ -202,7 +202,7 @@ func (r *run) grantAddr(p *pendingRequest, addr netip.Addr, s *poolSource) {
 	r.takeAddr(c, addr, s)
 }
 
-// traceGrant explains what the candidate is granted, and why not from a pool that it prefers.
+// traceGrant records the granted address, and why preferred pools were not used.
 func (r *run) traceGrant(p *pendingRequest, addr netip.Addr, s *poolSource) {
 	free := r.owners[addr] == nil
 	for i := 0; free && !p.byName && p.Pools[i] != s.Name; i++ {

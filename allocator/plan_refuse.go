@@ -9,15 +9,15 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// maxNamed bounds how many holders, and how many pools, a message names.
+// maxNamed limits the number of holders, and of pools, in a message.
 const maxNamed = 3
 
-// refusePending records why nothing could be granted.
+// refusePending records why no address could be granted.
 func (r *run) refusePending(p *pendingRequest) {
 	if r.isThird(p) {
 		if addr, s := r.findAddr(p); s != nil {
 			r.addRefusal(p, v1alpha1.Renumbering, fmt.Sprintf(
-				"%s is free for it, but %s has not been released yet, and no third address is assigned",
+				"%s is available, but %s has not been released yet, and a third address is not assigned",
 				addr, r.leavingOf(p.candidate, familyIndex(p.Family)).Addr))
 			return
 		}
@@ -65,7 +65,7 @@ func (r *run) refuseAny(p *pendingRequest) {
 		why = append(why, message)
 	}
 	if n == 0 {
-		why = append(why, "there is no IPAddressPool that this Service may use")
+		why = append(why, "there is no IPAddressPool for this Service")
 		r.traceRefusal(p, "", why[0])
 	}
 	if n > maxNamed+1 {
@@ -74,7 +74,7 @@ func (r *run) refuseAny(p *pendingRequest) {
 	r.addRefusal(p, reason, strings.Join(why, "; "))
 }
 
-// whyNone says why the pool of the name has no address for the candidate.
+// whyNone returns why the pool has no address for the candidate.
 func (r *run) whyNone(p *pendingRequest, name string) string {
 	s, f := r.byName[name], familyIndex(p.Family)
 	switch {
@@ -105,16 +105,16 @@ func (r *run) whyNone(p *pendingRequest, name string) string {
 	return message
 }
 
-// whyUnusable says why the candidate may not have the address of the source, whoever
-// holds it; "" if it may.
+// whyUnusable returns why the candidate must not use the address of the source, even
+// if it is free; "" if it may.
 func (c *candidate) whyUnusable(s *poolSource, addr netip.Addr) (v1alpha1.Reason, string) {
 	switch {
 	case slices.Contains(c.Release, addr):
-		return v1alpha1.ConflictingRequest, fmt.Sprintf("%s is asked for, and is to be released", addr)
+		return v1alpha1.ConflictingRequest, fmt.Sprintf("%s is requested, but is also to be released", addr)
 	case s == nil:
-		return v1alpha1.AddressNotInPool, fmt.Sprintf("%s is in none of the pools that this Service may use%s", addr, listNames(c.Pools))
+		return v1alpha1.AddressNotInPool, fmt.Sprintf("%s is not in any pool that this Service may use%s", addr, listNames(c.Pools))
 	case !slices.Contains(c.Pools, s.Name) && c.Pinned:
-		return v1alpha1.ConflictingRequest, fmt.Sprintf("%s is in pool %s, but the Service asks for pool %s",
+		return v1alpha1.ConflictingRequest, fmt.Sprintf("%s is in pool %s, but the Service requests pool %s",
 			addr, s.Name, strings.Join(slices.Concat(c.Pools, c.Barred), ", "))
 	case !slices.Contains(c.Pools, s.Name):
 		return v1alpha1.AddressNotInPool, fmt.Sprintf("%s is in pool %s, which does not select this Service", addr, s.Name)
@@ -129,7 +129,7 @@ func (c *candidate) whyUnusable(s *poolSource, addr netip.Addr) (v1alpha1.Reason
 
 func listNames(names []string) string {
 	if len(names) == 0 {
-		return ": there is none"
+		return " (none)"
 	}
 	return " (" + strings.Join(names, ", ") + ")"
 }
@@ -147,8 +147,8 @@ func (r *run) traceRefusal(p *pendingRequest, pool, message string) {
 	}
 }
 
-// refuseLost says which Services hold what a frozen candidate shows and has
-// lost. It asks for nothing else.
+// refuseLost records which Services hold the addresses that a frozen candidate had.
+// It does not request others.
 func (r *run) refuseLost(c *candidate) {
 	for _, a := range r.assignments[c.index].GivesUp {
 		if f := FamilyOf(a); c.Frozen && c.wantsFamily(f) && r.isBlocked(c, a) {
@@ -157,11 +157,11 @@ func (r *run) refuseLost(c *candidate) {
 	}
 }
 
-// taken says which Services hold the address, and why the candidate cannot hold
-// it too, if either of them shares at all.
+// taken describes the holders of the address, and why the candidate cannot share it,
+// if either of them shares addresses.
 func (r *run) taken(c *candidate, addr netip.Addr) string {
 	names, why := r.blockersOf(c, addr)
-	message := fmt.Sprintf("%s belongs to %s", addr, names)
+	message := fmt.Sprintf("%s is assigned to %s", addr, names)
 	if why != "" {
 		message += ": " + why
 	}

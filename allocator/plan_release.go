@@ -7,23 +7,23 @@ import (
 	"slices"
 )
 
-// releasedAddr is an address that fewer hold than before.
+// releasedAddr is an address that one of its holders has released.
 type releasedAddr struct {
 	addr   netip.Addr
-	source *poolSource // that contains it; nil is none
-	ports  []Port      // that were in use on it
-	// open: candidates may hold it that could not before, whatever ports they use.
+	source *poolSource // that contains it, or nil
+	ports  []Port      // that the holder used
+	// open: candidates may hold it that could not before, with any ports.
 	open bool
-	// inUse are ports that have come into use since, and after says of each index
-	// up to which place all candidates use one of these.
+	// inUse are ports that are in use since then. For each index, all candidates up
+	// to the place in after use one of these.
 	inUse []Port
 	after map[*pendingIndex]int
 }
 
-// pendingQueue has pending candidates in the order in which they are served.
+// pendingQueue has pending requests in the order of service.
 type pendingQueue []*pendingRequest
 
-// afterPlace returns those behind a place.
+// afterPlace returns the requests after a place.
 func (q *pendingQueue) afterPlace(place int) pendingQueue {
 	for len(*q) > 0 && (*q)[0].done {
 		*q = (*q)[1:]
@@ -32,8 +32,8 @@ func (q *pendingQueue) afterPlace(place int) pendingQueue {
 	return (*q)[i:]
 }
 
-// firstAfter returns the first one behind a place that can take the address. It drops
-// those on its way that are done.
+// firstAfter returns the first request after a place that can use the address. It
+// drops the ones before it that are done.
 func (q *pendingQueue) firstAfter(place int, can func(*pendingRequest) bool) (first *pendingRequest) {
 	rest := q.afterPlace(place)
 	passed := slices.IndexFunc(rest, can)
@@ -45,7 +45,7 @@ func (q *pendingQueue) firstAfter(place int, can func(*pendingRequest) bool) (fi
 	if len(rest) < len(*q) {
 		return first
 	}
-	left := passed // those that are not done move to the right
+	left := passed // requests that are not done move to the right
 	for i := passed - 1; i >= 0; i-- {
 		if !rest[i].done {
 			left--
@@ -56,19 +56,18 @@ func (q *pendingQueue) firstAfter(place int, can func(*pendingRequest) bool) (fi
 	return first
 }
 
-// pendingIndex has the candidates that wait for an address, or for those of a
-// table.
+// pendingIndex has the requests that wait for an address, or for one of a table.
 type pendingIndex struct {
 	all    pendingQueue
 	byPort map[Port]*pendingQueue
-	using  map[Port]int // up to which place all use the port
+	using  map[Port]int // up to this place all use the port
 }
 
 func newPendingIndex() *pendingIndex {
 	return &pendingIndex{byPort: map[Port]*pendingQueue{}, using: map[Port]int{}}
 }
 
-// allUsing returns up to which place all candidates use the port.
+// allUsing returns the place up to which all requests use the port.
 func (r *run) allUsing(x *pendingIndex, port Port) int {
 	for _, p := range x.all.afterPlace(x.using[port]) {
 		r.steps++
@@ -90,13 +89,13 @@ func (x *pendingIndex) add(p *pendingRequest) {
 	}
 }
 
-// wait has the pending candidate tried again when what it waits for is released.
+// wait registers a refused request, to be retried when an address is released.
 func (r *run) wait(p *pendingRequest) {
 	c, f := p.candidate, familyIndex(p.Family)
 	if p.byName {
 		addr, _ := c.requestedAddr(p.Family)
 		if reason, _ := c.whyUnusable(r.sourceContaining(addr, ""), addr); reason != "" {
-			return // whoever holds it
+			return // its release would not help
 		}
 		if r.waiting[addr] == nil {
 			r.waiting[addr] = newPendingIndex()
@@ -119,8 +118,8 @@ func (r *run) wait(p *pendingRequest) {
 	}
 }
 
-// grantReleased serves those that wait for what was released, until none of them
-// can take any of it.
+// grantReleased serves the requests that wait for released addresses, until none of
+// them can use one.
 func (r *run) grantReleased() {
 	for len(r.released) > 0 {
 		var first *pendingRequest
@@ -133,7 +132,7 @@ func (r *run) grantReleased() {
 			return
 		}
 		if !r.tryGrant(first) {
-			panic(fmt.Sprintf("%s cannot take what it waits for", first.Key))
+			panic(fmt.Sprintf("%s cannot use the address that it waits for", first.Key))
 		}
 		for _, e := range r.released {
 			if r.holdsAddr(first.candidate, e.addr) {
@@ -150,8 +149,7 @@ func earlierOf(p, q *pendingRequest) *pendingRequest {
 	return p
 }
 
-// waitingFor returns the first of those that can take the released address, and
-// nil if there is none.
+// waitingFor returns the first request that can use the released address, or nil.
 func (r *run) waitingFor(e *releasedAddr) (first *pendingRequest) {
 	can := func(p *pendingRequest) bool {
 		r.steps++
@@ -179,7 +177,7 @@ func (r *run) waitingFor(e *releasedAddr) (first *pendingRequest) {
 	return first
 }
 
-// firstJoining returns the first candidate of the index that can share the address.
+// firstJoining returns the first request of the index that can share the address.
 func (r *run) firstJoining(e *releasedAddr, x *pendingIndex, can func(*pendingRequest) bool) (first *pendingRequest) {
 	r.steps += len(e.ports) + len(e.inUse)
 	for _, port := range e.ports {

@@ -7,24 +7,24 @@ import (
 	"strings"
 )
 
-// Terms are those under which a request shares an address with others.
+// Terms are the conditions under which a request shares an address with others.
 type Terms struct {
-	Key string // "" shares no address
+	Key string // "" disables sharing
 	// Cluster: packets may be sent to any node. Otherwise they may only be sent
 	// to nodes with the request's own backends.
 	Cluster  bool
-	Backends string // which pods; "" if that is not known
+	Backends string // identifies the pods; "" if unknown
 	Ports    []Port
 }
 
-// Port is one that a request occupies on its addresses.
+// Port is a port that a request uses on its addresses.
 type Port struct {
 	Protocol string
 	Number   int32
 }
 
-// conflictWith says why the two cannot hold one address together, "" if they can.
-// One node answers for the address, so all that share it must be served there.
+// conflictWith returns why the two cannot share an address, "" if they can. One node
+// answers for the address, so that it must be able to serve all of them.
 func (t Terms) conflictWith(o Terms) string {
 	switch {
 	case o.Key == "" && t.Key == "":
@@ -36,7 +36,7 @@ func (t Terms) conflictWith(o Terms) string {
 	case t.Key != o.Key:
 		return fmt.Sprintf("its key is %q, this Service's %q", o.Key, t.Key)
 	case !t.sameNodes(o):
-		return "with externalTrafficPolicy Local only Services of one namespace with the same selector can share"
+		return "with externalTrafficPolicy Local, only Services in the same namespace with the same selector can share"
 	}
 	for _, p := range t.Ports {
 		if slices.Contains(o.Ports, p) {
@@ -51,15 +51,15 @@ func (t Terms) sameNodes(o Terms) bool {
 	return t.Cluster && o.Cluster || t.Backends != "" && t.Backends == o.Backends
 }
 
-// sharedGroup is several candidates that hold one address. All of them may share it
-// with each other.
+// sharedGroup has the candidates that share an address.
 type sharedGroup struct {
-	holders  []*candidate // in the order in which they came; some have left
+	holders  []*candidate // in the order in which they were added; some may have released it
 	count    int
 	ports    map[Port]*candidate
-	backends map[string]int // how many have these
-	local    int            // how many are not Cluster
-	// elsewhere are holders that may be served on other nodes than candidates with a policy.
+	backends map[string]int // number of holders with these
+	local    int            // number of holders that are not Cluster
+	// elsewhere has holders that may be served on other nodes than candidates with
+	// the policy.
 	elsewhere map[trafficPolicy]*candidate
 }
 
@@ -94,7 +94,7 @@ func (g *sharedGroup) sameNodes(t Terms) bool {
 }
 
 // isBlocked reports whether the candidate cannot hold the address, because others
-// hold it or show it.
+// hold it or have it in their status.
 func (r *run) isBlocked(c *candidate, addr netip.Addr) bool {
 	owner := r.owners[addr]
 	if owner == nil || owner == c {
@@ -126,8 +126,8 @@ func (r *run) userOf(addr netip.Addr, p Port) *candidate {
 	return nil
 }
 
-// blockersOf names those that block the candidate, and says why the first of them
-// does, if either of the two shares at all.
+// blockersOf returns the names of the holders that block the candidate, and why the
+// first of them does, if either of the two shares addresses.
 func (r *run) blockersOf(c *candidate, addr netip.Addr) (names, why string) {
 	var all []*candidate
 	count := 0
@@ -156,7 +156,7 @@ func (r *run) blockersOf(c *candidate, addr netip.Addr) (names, why string) {
 	return namesOf(all, max(count, len(all))), why
 }
 
-// holdersOf returns those who hold the address of the group still.
+// holdersOf returns the present holders of the address of the group.
 func (r *run) holdersOf(addr netip.Addr, g *sharedGroup) []*candidate {
 	if len(g.holders) > g.count {
 		r.steps += len(g.holders)
@@ -165,18 +165,18 @@ func (r *run) holdersOf(addr netip.Addr, g *sharedGroup) []*candidate {
 	return g.holders
 }
 
-// trafficPolicy is what decides on which nodes a candidate may be served.
+// trafficPolicy determines on which nodes a candidate may be served.
 type trafficPolicy struct {
 	cluster  bool
 	backends string
 }
 
-// servedElsewhere returns a holder that may be served on other nodes than c. It
-// remembers the answer, which is the same for all candidates with one policy.
+// servedElsewhere returns a holder that may be served on other nodes than c. The
+// result is cached by policy.
 func (r *run) servedElsewhere(c *candidate, addr netip.Addr, g *sharedGroup) *candidate {
 	at := trafficPolicy{backends: c.Share.Backends}
 	if c.Share.Cluster {
-		at = trafficPolicy{cluster: true} // all that are not Cluster have the same backends
+		at = trafficPolicy{cluster: true} // holders that are not Cluster all have the same backends
 	}
 	if known := g.elsewhere[at]; known != nil && r.holdsAddr(known, addr) {
 		return known
@@ -190,7 +190,7 @@ func (r *run) servedElsewhere(c *candidate, addr netip.Addr, g *sharedGroup) *ca
 	return holders[i]
 }
 
-// namesOf names the first of all Services, the count of which may be larger.
+// namesOf lists the first of the Services. Their count may be larger than the list.
 func namesOf(all []*candidate, count int) string {
 	if count == 1 {
 		return "Service " + all[0].Key.String()
@@ -206,7 +206,7 @@ func namesOf(all []*candidate, count int) string {
 	return list
 }
 
-// takeAddr makes c a holder of the address, alongside those with which it shares it.
+// takeAddr makes c a holder of the address, alongside those that share it.
 func (r *run) takeAddr(c *candidate, addr netip.Addr, s *poolSource) {
 	owner := r.owners[addr]
 	if owner == nil {
@@ -228,8 +228,7 @@ func (r *run) takeAddr(c *candidate, addr netip.Addr, s *poolSource) {
 	r.updateTables(addr, s, before)
 }
 
-// releaseAddr has c hold the address no longer. It leaves it to the others that hold
-// or show it.
+// releaseAddr removes c from the holders of the address. The other holders keep it.
 func (r *run) releaseAddr(c *candidate, addr netip.Addr) {
 	s, g := r.sourceContaining(addr, ""), r.groups[addr]
 	before := r.tableKeys(addr, s)
@@ -255,7 +254,7 @@ func (r *run) releaseAddr(c *candidate, addr netip.Addr) {
 	r.released = append(r.released, &releasedAddr{addr: addr, source: s, ports: c.Share.Ports, open: open, after: map[*pendingIndex]int{}})
 }
 
-// countHeld counts an address of the source as held, or as free again.
+// countHeld counts an address of the source as held (1) or released (-1).
 func (r *run) countHeld(addr netip.Addr, s *poolSource, by int64) {
 	if s == nil {
 		return

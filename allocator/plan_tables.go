@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// tableKey says which addresses are in a table: those of a pool and a family
-// that are held under a key.
+// tableKey identifies a table: the addresses of a pool and a family that are held
+// under a key.
 type tableKey struct {
 	key      string
 	source   *poolSource
@@ -15,11 +15,12 @@ type tableKey struct {
 	backends string
 }
 
-// nodeScope says on which nodes the holders of a table's addresses are served.
+// nodeScope describes the nodes on which the holders of a table's addresses are
+// served.
 type nodeScope uint8
 
 const (
-	onAnyNodes   nodeScope = iota // whichever
+	onAnyNodes   nodeScope = iota // any
 	onAllNodes                    // all holders are Cluster
 	withBackends                  // all holders have the same backends
 )
@@ -27,12 +28,12 @@ const (
 // sharedTable is an index of addresses that may be shared.
 type sharedTable struct {
 	addrs addrSet
-	// full says up to which address all of the table have the port in use.
+	// full has, by port, the address up to which the port is in use on all of them.
 	full    map[Port]netip.Addr
 	waiting *pendingIndex
 }
 
-// tableFor returns the table of the key, and makes it if there is none.
+// tableFor returns the table of the key, which it creates if necessary.
 func (r *run) tableFor(k tableKey) *sharedTable {
 	t := r.tables[k]
 	if t == nil {
@@ -42,7 +43,7 @@ func (r *run) tableFor(k tableKey) *sharedTable {
 	return t
 }
 
-// tableKeys returns the tables in which the address belongs.
+// tableKeys returns the keys of the tables that must contain the address.
 func (r *run) tableKeys(addr netip.Addr, s *poolSource) []tableKey {
 	owner := r.owners[addr]
 	if owner == nil || owner.Share.Key == "" || owner.foreign || r.foreign[addr] != nil || s == nil || !s.canAssign(addr) {
@@ -65,8 +66,8 @@ func (r *run) tableKeys(addr netip.Addr, s *poolSource) []tableKey {
 	return keys
 }
 
-// joinKeys returns the tables with the addresses of the source that the
-// candidate may share as far as the nodes go.
+// joinKeys returns the keys of the tables with addresses of the source that the
+// candidate may share, if the ports do not conflict.
 func (c *candidate) joinKeys(s *poolSource, f int) (keys []tableKey) {
 	k := tableKey{key: c.Share.Key, source: s, family: f}
 	if c.Share.Cluster {
@@ -80,7 +81,7 @@ func (c *candidate) joinKeys(s *poolSource, f int) (keys []tableKey) {
 	return keys
 }
 
-// markPortsFree notes that ports of the address may be free again.
+// markPortsFree records that ports may be free on the address.
 func (r *run) markPortsFree(addr netip.Addr, s *poolSource, ports []Port) {
 	if r.tables == nil {
 		return
@@ -92,8 +93,8 @@ func (r *run) markPortsFree(addr netip.Addr, s *poolSource, ports []Port) {
 	}
 }
 
-// updateTables moves the address from the tables in which it was before to those in
-// which it belongs. It returns whether some of these are new.
+// updateTables moves the address from the tables before to those that must contain
+// it. It reports whether it was added to any.
 func (r *run) updateTables(addr netip.Addr, s *poolSource, before []tableKey) (added bool) {
 	after := r.tableKeys(addr, s)
 	for _, k := range before {
@@ -120,15 +121,15 @@ func (r *run) updateTables(addr netip.Addr, s *poolSource, before []tableKey) (a
 	return added
 }
 
-// markPortFree notes that the port may be free on the address.
+// markPortFree records that the port may be free on the address.
 func (t *sharedTable) markPortFree(p Port, addr netip.Addr) {
 	if last, known := t.full[p]; known && !last.Less(addr) {
 		t.full[p] = addr.Prev()
 	}
 }
 
-// lowestShared returns the lowest address of the source that others hold and that
-// the candidate may hold alongside them.
+// lowestShared returns the lowest address of the source that the candidate can share
+// with its holders.
 func (r *run) lowestShared(c *candidate, s *poolSource, f int) (lowest netip.Addr) {
 	r.makeTables()
 	for _, k := range c.joinKeys(s, f) {

@@ -10,32 +10,31 @@ import (
 	"go4.org/netipx"
 )
 
-// Pools are prepared for Allocate: indexed by name and address. They are
-// immutable and may be used by several goroutines, so that they need to be
-// prepared once for each configuration only.
+// Pools are indexed by name and address for Allocate. They are immutable and may be
+// used concurrently, so they are prepared once for each configuration.
 type Pools struct {
-	sources []*poolSource // as the pools came
+	sources []*poolSource // in the order of the pools
 	byName  map[string]*poolSource
-	spans   [2][]addrSpan // of all pools, by slot, sorted
+	spans   [2][]addrSpan // of all pools, by family, sorted
 }
 
 // poolSource is a prepared pool.
 type poolSource struct {
 	Pool
 	index    int
-	ranges   [2][]netipx.IPRange // what it contains
-	gives    [2][]netipx.IPRange // without what is reserved
-	capacity [2]*big.Int         // of what it gives
+	ranges   [2][]netipx.IPRange // all addresses
+	gives    [2][]netipx.IPRange // without the reserved addresses
+	capacity [2]*big.Int         // number of assignable addresses
 }
 
-// addrSpan is a range of a source. Those of all sources together are disjoint.
+// addrSpan is a range of a source. The ranges of all sources are disjoint.
 type addrSpan struct {
 	netipx.IPRange
 	*poolSource
 }
 
-// NewPools prepares pools whose ranges are disjoint. The pools must not be
-// changed afterwards.
+// NewPools prepares pools for Allocate. Their ranges must be disjoint, and they must
+// not be changed afterwards.
 func NewPools(pools []Pool) *Pools {
 	p := &Pools{byName: make(map[string]*poolSource, len(pools))}
 	for i := range pools {
@@ -59,8 +58,8 @@ func NewPools(pools []Pool) *Pools {
 	return p
 }
 
-// sourceContaining returns the pool that contains the address, whoever may use it. It
-// looks into the pool of the name first.
+// sourceContaining returns the pool that contains the address, or nil. It tries the
+// named pool first.
 func (p *Pools) sourceContaining(addr netip.Addr, name string) *poolSource {
 	f := familyIndex(FamilyOf(addr))
 	if s := p.byName[name]; s != nil && containsAddr(s.ranges[f], addr) {
@@ -90,7 +89,7 @@ func newSource(p Pool, index int) *poolSource {
 		}
 		set, err := b.IPSet()
 		if err != nil {
-			panic(fmt.Sprintf("pool %s: valid ranges make no set: %v", p.Name, err))
+			panic(fmt.Sprintf("pool %s: build a set of valid ranges: %v", p.Name, err))
 		}
 		s.gives = byFamily(set.Ranges())
 	}
@@ -100,10 +99,10 @@ func newSource(p Pool, index int) *poolSource {
 	return s
 }
 
-// makeDisjoint sorts the ranges, and cuts off what an earlier one contains.
+// makeDisjoint sorts the ranges, and removes from each what an earlier one contains.
 func makeDisjoint(reserved []Reserved) (cut []Reserved) {
 	sorted := slices.SortedStableFunc(slices.Values(reserved), func(a, b Reserved) int { return a.From().Compare(b.From()) })
-	var last netip.Addr // of those before
+	var last netip.Addr // of the ranges so far
 	for _, r := range sorted {
 		if !last.Less(r.To()) {
 			continue
@@ -132,7 +131,7 @@ func (s *poolSource) canAssign(addr netip.Addr) bool {
 // containsAddr searches sorted ranges of one family. Most of the time of a decision
 // that changes nothing is spent here.
 func containsAddr(ranges []netipx.IPRange, addr netip.Addr) bool {
-	low, high := 0, len(ranges) // those below low begin at the address or before
+	low, high := 0, len(ranges) // ranges below low begin at the address or before
 	for low < high {
 		if middle := (low + high) / 2; addr.Less(ranges[middle].From()) {
 			high = middle
@@ -143,8 +142,8 @@ func containsAddr(ranges []netipx.IPRange, addr netip.Addr) bool {
 	return low > 0 && !ranges[low-1].To().Less(addr)
 }
 
-// whyNot says why the source, which contains the address, cannot assign it: ""
-// if it can.
+// whyNot returns why the source, which contains the address, cannot assign it, "" if
+// it can.
 func (s *poolSource) whyNot(addr netip.Addr) string {
 	i, _ := slices.BinarySearchFunc(s.Reserved, addr, func(r Reserved, a netip.Addr) int { return r.To().Compare(a) })
 	if i < len(s.Reserved) && s.Reserved[i].Contains(addr) {
@@ -156,14 +155,14 @@ func (s *poolSource) whyNot(addr netip.Addr) string {
 	return ""
 }
 
-// isBuggyAddr are the IPv4 addresses that old devices take for a network's own, or
-// for its broadcast address, whatever the prefix length.
+// isBuggyAddr reports whether old devices mistake the IPv4 address for a network or
+// broadcast address, independent of the prefix length.
 func isBuggyAddr(a netip.Addr) bool {
 	last := a.As16()[15]
 	return a.Is4() && (last == 0 || last == 255)
 }
 
-// countAssignable returns how many addresses of the family the source can assign.
+// countAssignable returns the number of assignable addresses of the family.
 func (s *poolSource) countAssignable(f int) *big.Int {
 	total, n, one := new(big.Int), new(big.Int), big.NewInt(1)
 	var small int64 // of IPv4
@@ -185,16 +184,16 @@ func (s *poolSource) countAssignable(f int) *big.Int {
 	return total.Add(total, n.SetInt64(small))
 }
 
-// poolState is a source while addresses are taken from it.
+// poolState is the state of a source during a run.
 type poolState struct {
-	used, taken [2]int64        // how many are held, and of these could be assigned
-	at          [2]int          // the range of gives that the walk for a free address has reached
-	next        [2]netip.Addr   // and the address there; zero is the first one
-	freed       [2]addrSet      // free addresses that it has passed
-	waiting     [2]pendingQueue // for a free address
+	used, taken [2]int64        // number of held addresses, and of assignable ones among these
+	at          [2]int          // the index in gives that the search for a free address has reached
+	next        [2]netip.Addr   // the address there; the zero Addr is the first one
+	freed       [2]addrSet      // free addresses that the search has passed
+	waiting     [2]pendingQueue // requests for a free address
 }
 
-// hasPassed reports whether the walk has passed the address.
+// hasPassed reports whether the search has passed the address.
 func (st *poolState) hasPassed(s *poolSource, addr netip.Addr) bool {
 	f := familyIndex(FamilyOf(addr))
 	switch {
@@ -207,7 +206,7 @@ func (st *poolState) hasPassed(s *poolSource, addr netip.Addr) bool {
 }
 
 // lowestFree returns the lowest free address of the source that is not in not.
-// It walks over taken addresses once.
+// It searches each range once.
 func (r *run) lowestFree(s *poolSource, f int, not []netip.Addr) (netip.Addr, bool) {
 	st := &r.states[s.index]
 	for a := st.freed[f].next(netip.Addr{}); a.IsValid(); a = st.freed[f].next(a) {
@@ -215,7 +214,7 @@ func (r *run) lowestFree(s *poolSource, f int, not []netip.Addr) (netip.Addr, bo
 			return a, true
 		}
 	}
-	skipped := false // an address that others may have
+	skipped := false // an address that other requests may use
 	next := st.next[f]
 	for i := st.at[f]; i < len(s.gives[f]); i++ {
 		rng := s.gives[f][i]
@@ -241,7 +240,7 @@ func (r *run) lowestFree(s *poolSource, f int, not []netip.Addr) (netip.Addr, bo
 	return netip.Addr{}, false
 }
 
-// poolUsage counts, without enumerating any pool.
+// poolUsage returns the usage of all pools, without enumerating them.
 func (r *run) poolUsage() []Usage {
 	usage := make([]Usage, len(r.sources))
 	for i, s := range r.sources {

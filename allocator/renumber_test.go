@@ -106,7 +106,7 @@ func TestRenumber(t *testing.T) {
 			[]Pool{p, q},
 			asking(both, "198.51.100.7"),
 			[]string{"192.0.2.9=p leaving", "198.51.100.9=q", "Renumbering"},
-			"198.51.100.7 is free for it, but 192.0.2.9 has not been released yet",
+			"198.51.100.7 is available, but 192.0.2.9 has not been released yet",
 		},
 		{
 			"asked for again, the old one leads and the new one leaves",
@@ -192,7 +192,7 @@ func TestRules(t *testing.T) {
 	checkRules(t, []rule{
 		{"a released address goes, and is not given again", []Pool{p}, with(having(request("a", "p"), "192.0.2.0", "p"), releasing("192.0.2.0")), []string{"192.0.2.1=p"}, ""},
 		{"released and nothing else is free", []Pool{pool("p", "192.0.2.0/32")}, with(having(request("a", "p"), "192.0.2.0", "p"), releasing("192.0.2.0")), []string{"PoolExhausted"}, ""},
-		{"released and asked for", []Pool{p}, with(asking(request("a", "p"), "192.0.2.7"), releasing("192.0.2.7")), []string{"ConflictingRequest"}, "192.0.2.7 is asked for, and is to be released"},
+		{"released and asked for", []Pool{p}, with(asking(request("a", "p"), "192.0.2.7"), releasing("192.0.2.7")), []string{"ConflictingRequest"}, "192.0.2.7 is requested, but is also to be released"},
 		{"an adopter's release", []Pool{p}, with(with(having(having(request("a", "p"), "192.0.2.5", ""), "203.0.113.1", ""), releasing("203.0.113.1")), adopted), []string{"192.0.2.5=p"}, ""},
 		{"reserved addresses are not given", []Pool{guarded}, request("a", "p"), []string{"192.0.2.1=p"}, ""},
 		{"not by name either", []Pool{guarded}, asking(request("a", "p"), "192.0.2.2"), []string{"AddressReserved"}, "192.0.2.2 is an address of Node n1"},
@@ -227,7 +227,7 @@ func TestRules(t *testing.T) {
 			[]Pool{p, pool("q", "198.51.100.0/24")},
 			with(asking(request("a", "q"), "192.0.2.5"), pinned),
 			[]string{"ConflictingRequest"},
-			"192.0.2.5 is in pool p, but the Service asks for pool q",
+			"192.0.2.5 is in pool p, but the Service requests pool q",
 		},
 		{"an address and its pool", []Pool{p}, with(asking(request("a", "p"), "192.0.2.5"), pinned), []string{"192.0.2.5=p"}, ""},
 		{"either family will do: IPv4", []Pool{p}, with(request("a", "p"), prefer), []string{"192.0.2.0=p", "NoMatchingPool optional"}, "pool p has no IPv6 addresses"},

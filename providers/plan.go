@@ -100,9 +100,9 @@ func NewChooser(policy Policy, nodes []*corev1.Node) Chooser {
 	case aws != "":
 		c.onAWS = Choice{Verdict: OnAWS, Message: "node " + aws + " is on AWS"}
 	case len(nodes) == 0:
-		c.onAWS = undecidedChoice(v1alpha1.ProviderUndecided, "there is no node yet, and nodes tell the provider; --provider=bare-metal decides without them")
+		c.onAWS = undecidedChoice(v1alpha1.ProviderUndecided, "there are no nodes to detect the provider from; set --provider=bare-metal to serve Services without nodes")
 	case uninitialized != "":
-		c.onAWS = undecidedChoice(v1alpha1.ProviderUndecided, "node "+uninitialized+" still has the taint "+taintUninitialized+", so it may be in a cloud; --provider=bare-metal decides without it")
+		c.onAWS = undecidedChoice(v1alpha1.ProviderUndecided, "node "+uninitialized+" still has the taint "+taintUninitialized+", so it may be in a cloud; set --provider=bare-metal to ignore it")
 	default:
 		c.onAWS = fallbackChoice("no node of this cluster is on AWS")
 	}
@@ -140,7 +140,7 @@ func (c Chooser) Choose(service *corev1.Service) Choice {
 	case v1alpha1.ClassAWS:
 		return c.requireConfiguration(service, Choice{Verdict: OnAWS, Message: "loadBalancerClass " + *class})
 	}
-	return Choice{Message: "loadBalancerClass " + *class + " is somebody else's"}
+	return Choice{Message: "loadBalancerClass " + *class + " belongs to another controller"}
 }
 
 // chooseWithoutClass decides by the annotation, otherwise by the finalizer, which
@@ -169,7 +169,7 @@ func (c Chooser) chooseWithoutClass(service *corev1.Service) Choice {
 			choice = Choice{Verdict: OnAWS, Message: byAnnotation(requested)}
 		}
 	default:
-		choice = undecidedChoice(v1alpha1.InvalidRequest, fmt.Sprintf("annotation %s: %q is neither %q nor %q", v1alpha1.AnnotationProvider, requested, AWS, BareMetal))
+		choice = undecidedChoice(v1alpha1.InvalidRequest, fmt.Sprintf("annotation %s: invalid value %q: must be %q or %q", v1alpha1.AnnotationProvider, requested, AWS, BareMetal))
 	}
 	choice = c.requireConfiguration(service, c.excludeUnservable(service, choice))
 	if served && (choice.Verdict == Undecided || choice.Verdict == NotOurs) {
@@ -191,9 +191,9 @@ func recordedProvider(service *corev1.Service) (present Choice, served bool) {
 		aws = slices.ContainsFunc(service.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.Hostname != "" })
 	}
 	if aws {
-		return Choice{Verdict: OnAWS, Message: "AWS serves it already"}, true
+		return Choice{Verdict: OnAWS, Message: "already served by AWS"}, true
 	}
-	return Choice{Verdict: OnBareMetal, Message: "bare metal serves it already"}, bareMetal
+	return Choice{Verdict: OnBareMetal, Message: "already served by bare metal"}, bareMetal
 }
 
 // excludeUnservable replaces the choice of AWS if no load balancer of ours can ever
@@ -211,8 +211,8 @@ func (c Chooser) excludeUnservable(service *corev1.Service, choice Choice) Choic
 	return choice
 }
 
-// ForOtherController returns why a Service without a class is for another implementation on
-// AWS, "" if it is not.
+// ForOtherController returns why a Service without a class is for another
+// implementation on AWS, "" if it is not.
 func ForOtherController(service *corev1.Service) string {
 	kind := service.Annotations[annotationType]
 	if service.Spec.LoadBalancerClass != nil || !slices.Contains(typesElsewhere, kind) {
@@ -221,12 +221,12 @@ func ForOtherController(service *corev1.Service) string {
 	return "annotation " + annotationType + ": " + kind + " is for another implementation"
 }
 
-// UnsupportedProtocol names the port whose protocol no load balancer of AWS supports, "" if
-// there is none.
+// UnsupportedProtocol describes the first port with a protocol that Network Load
+// Balancers do not support, "" if there is none.
 func UnsupportedProtocol(service *corev1.Service) string {
 	for _, p := range service.Spec.Ports {
 		if p.Protocol == corev1.ProtocolSCTP {
-			return fmt.Sprintf("port %d speaks SCTP, which no balancer does", p.Port)
+			return fmt.Sprintf("port %d uses SCTP, which Network Load Balancers do not support", p.Port)
 		}
 	}
 	return ""

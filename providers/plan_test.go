@@ -166,9 +166,9 @@ func TestChoose(t *testing.T) {
 		{"AWS by flag, no node there", service(lb, ""), flagged, rack, OnBareMetal, "", "no node of this cluster"},
 		{"AWS by annotation, no node there", asking(service(lb, ""), "aws"), auto, rack, OnBareMetal, "", "no node of this cluster"},
 		{"AWS by flag, no node there, on bare metal since", service(lb, "", ours), flagged, rack, OnBareMetal, "", "no node of this cluster"},
-		{"SCTP", sctp(service(lb, "")), auto, cloud, OnBareMetal, "", "port 132 speaks SCTP"},
-		{"SCTP, on bare metal since", sctp(service(lb, "", ours)), auto, cloud, OnBareMetal, "", "port 132 speaks SCTP"},
-		{"SCTP, by annotation", asking(sctp(service(lb, "", ours)), "aws"), auto, cloud, OnBareMetal, "", "port 132 speaks SCTP"},
+		{"SCTP", sctp(service(lb, "")), auto, cloud, OnBareMetal, "", "port 132 uses SCTP"},
+		{"SCTP, on bare metal since", sctp(service(lb, "", ours)), auto, cloud, OnBareMetal, "", "port 132 uses SCTP"},
+		{"SCTP, by annotation", asking(sctp(service(lb, "", ours)), "aws"), auto, cloud, OnBareMetal, "", "port 132 uses SCTP"},
 		{"SCTP on a rack is no fallback", sctp(service(lb, "")), auto, rack, OnBareMetal, "", ""},
 		{"SCTP, bare metal asked for", asking(sctp(service(lb, "")), "bare-metal"), auto, cloud, OnBareMetal, "", ""},
 	} {

@@ -93,14 +93,14 @@ func TestDecide(t *testing.T) {
 		{"an invalid request keeps what it has", service("a", finalized, holding("192.0.2.7"), annotated(v1alpha1.AnnotationLoadBalancerIPs, "ten")), nil, "192.0.2.7 Provisioned=InvalidRequest Announced=NoSpeaker", ""},
 		{"not in a pool", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "203.0.113.1")), nil, "Provisioned=AddressNotInPool Announced=NoAddress", "203.0.113.1"},
 		{"adopted", service("a", holding("192.0.2.7")), nil, "192.0.2.7 Provisioned=Assigned Announced=NoSpeaker", ""},
-		{"foreign", service("a", holding("203.0.113.7")), nil, "Provisioned=ForeignStatus (not served)", "no pool"},
+		{"foreign", service("a", holding("203.0.113.7")), nil, "Provisioned=ForeignStatus (not served)", "not in any pool"},
 		{"foreign host name", service("a", func(s *corev1.Service) {
 			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{Hostname: "lb.example.com"}}
 		}), nil, "Provisioned=ForeignStatus (not served)", `"lb.example.com"`},
 		{"foreign, written in another way", service("a", holding("::ffff:192.0.2.7")), nil, "Provisioned=ForeignStatus (not served)", `"::ffff:192.0.2.7"`},
 		{"foreign, shown by another implementation's Service too", service("a", holding("192.0.2.7")), func(s *Snapshot) {
 			s.Services = append(s.Services, service("b", class(&other), holding("192.0.2.7")))
-		}, "Provisioned=ForeignStatus (not served)", "belongs to Service ns/b"},
+		}, "Provisioned=ForeignStatus (not served)", "is assigned to Service ns/b"},
 		{"dual stack, half of it", service("a", func(s *corev1.Service) {
 			s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
 		}), nil, "192.0.2.0 Provisioned=NoMatchingPool Announced=NoSpeaker", "no IPv6 addresses"},

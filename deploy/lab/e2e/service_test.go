@@ -242,7 +242,7 @@ func TestTwoAskForOneAddress(t *testing.T) {
 	service(t, "quick", ask)
 	announced(t, "quick")
 	service(t, "late", ask)
-	contains(t, condition(t, "late", "Provisioned", "AddressTaken"), "10.13.242.221 belongs to Service default/quick")
+	contains(t, condition(t, "late", "Provisioned", "AddressTaken"), "10.13.242.221 is assigned to Service default/quick")
 	event(t, "late", "AddressTaken")
 	service(t, "elsewhere", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.1" })
 	condition(t, "elsewhere", "Provisioned", "AddressNotInPool")
