@@ -28,7 +28,7 @@ lab: .build/lab ## The same cluster, kept until Ctrl-C, and how to use it.
 # is done. `make test-long` runs LONG, and all end-to-end tests but SMOKE.
 # (Not -short, for which rapid makes a fifth of its checks.)
 LONG  := /^(moto|BIRD|FRR|OpenBGPD|ExaBGP)$$|//^moto$$|^Test(BusyMachine|NextHopFollows|RotatesPassword|RouterIsShutDown)$$
-SMOKE := ^Test(AddressAnswers|LocalTrafficKeepsTheClientsAddress|OwnerNotReady|LeaderHandsOver|BGP|Manifests|Permissions|Explain|Balancer|FetchSaysWhatIsMissing)$$
+SMOKE := ^Test(AddressAnswers|LocalTrafficKeepsTheClientsAddress|OwnerNotReady|LeaderHandsOver|BGP|Manifests|Permissions|Explain|Balancer|FetchErrors)$$
 
 # The end-to-end tests of all packages run the programs of one build.
 E2E = .build/lab build && cd deploy/lab && FAIRLEAD_LAB_BIN=$(CURDIR)/.build go test -count=1 -p=1
