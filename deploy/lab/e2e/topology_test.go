@@ -14,8 +14,8 @@ import (
 // topology is a way to connect a router with the nodes.
 type topology struct {
 	name string
-	// connect starts a router and says how nodes reach it: the spec of a
-	// BGPPeer, less the nodes' own ASN and BFD.
+	// connect starts a router and returns the spec of its BGPPeer, without the ASN of
+	// the nodes and without BFD.
 	connect func(t *testing.T, b *builder) (r *lab.Router, peer string)
 	nodes   []int // that have a session
 	linked  bool  // next hops are link-local
@@ -108,7 +108,7 @@ var topologies = []topology{
 
 func over6(n *lab.Neighbor, h *lab.Host) { n.Address = h.Addr6 }
 
-// builder makes routers that run one daemon.
+// builder creates routers that run one daemon.
 type builder struct {
 	daemon string
 	number byte
@@ -117,7 +117,7 @@ type builder struct {
 func (b *builder) router(t *testing.T) *lab.Router {
 	t.Helper()
 	b.number--
-	return spare(t, fmt.Sprintf("%s-%d", b.daemon, b.number), b.number)
+	return addRouter(t, fmt.Sprintf("%s-%d", b.daemon, b.number), b.number)
 }
 
 func (b *builder) start(t *testing.T, r *lab.Router, c lab.BGP) {
@@ -130,8 +130,7 @@ func (b *builder) start(t *testing.T, r *lab.Router, c lab.BGP) {
 	t.Cleanup(r.Kill)
 }
 
-// TestTopologies: the ways in which people connect their racks, with BIRD and
-// with FRR.
+// TestTopologies checks the common topologies of racks, with BIRD and with FRR.
 func TestTopologies(t *testing.T) {
 	routers(t)
 	service(t, "everywhere", func(s *corev1.Service) {
@@ -175,7 +174,7 @@ spec: {ipAddressPools: [bgp], peers: [topology]}
 					eventually(t, "BFD is Up at "+node, func() error {
 						out, err := cluster.Kubectl(t.Context(), "", "get", "speaker", node, "-o", `jsonpath={.status.sessions[?(@.peer=="topology")]}`)
 						if err == nil && !strings.Contains(out, `"bfd":"Up"`) {
-							err = fmt.Errorf("it says %s", out)
+							err = fmt.Errorf("it is %s", out)
 						}
 						return err
 					})
@@ -185,8 +184,8 @@ spec: {ipAddressPools: [bgp], peers: [topology]}
 	}
 }
 
-// reached waits until the router sends packets to the address to the nodes of
-// the topology.
+// reached waits until the next hops of the address in the router are the nodes of the
+// topology.
 func reached(t *testing.T, r *lab.Router, addr netip.Addr, tt topology) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%s has routes to %s by nodes %v", r.Name, addr, tt.nodes), func() error {
@@ -198,12 +197,12 @@ func reached(t *testing.T, r *lab.Router, addr netip.Addr, tt topology) {
 			return nil // as far as the kernel knows
 		}
 		if len(hops) != len(tt.nodes) {
-			return fmt.Errorf("it has them by %v", hops)
+			return fmt.Errorf("the next hops are %v", hops)
 		}
 		for _, hop := range hops {
 			if hop.IsLinkLocalUnicast() {
 				if !tt.linked {
-					return fmt.Errorf("it has them by %v", hops)
+					return fmt.Errorf("the next hops are %v", hops)
 				}
 				continue
 			}
@@ -212,7 +211,7 @@ func reached(t *testing.T, r *lab.Router, addr netip.Addr, tt topology) {
 				known = known || hop == cluster.Nodes[n].Addr || hop == cluster.Nodes[n].Addr6
 			}
 			if !known {
-				return fmt.Errorf("it has them by %v", hops)
+				return fmt.Errorf("the next hops are %v", hops)
 			}
 		}
 		return nil

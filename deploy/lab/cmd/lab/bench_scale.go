@@ -190,7 +190,7 @@ func (s *scaleBench) startController(ctx context.Context) (ready startTimes, err
 		if ready.leads, err = loggedAt(log, "Successfully acquired lease", ready.started); err != nil {
 			return err
 		}
-		ready.done, err = loggedAt(log, "first pass done", ready.started)
+		ready.done, err = loggedAt(log, "first sync completed", ready.started)
 		return err
 	})
 	return ready, err
