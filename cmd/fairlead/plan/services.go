@@ -187,7 +187,10 @@ func (c serviceComparison) compareService(key types.NamespacedName, before, afte
 	default:
 		changes = []serviceChange{addressUnassigned}
 	}
-	return serviceResult{Service: key.String(), Changes: slices.Compact(changes), Before: before, After: after, Why: strings.Join(why, "; ")}
+	return serviceResult{
+		Service: key.String(), Changes: slices.Compact(changes), Before: before, After: after,
+		Why: strings.Join(why, "; "),
+	}
 }
 
 // releaseMessage returns the reason why Fairlead no longer serves the Service.
