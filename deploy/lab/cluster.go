@@ -66,7 +66,8 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := o.Progress.Step("start etcd, kube-apiserver and kube-controller-manager", func() error { return c.startControlPlane(ctx) }); err != nil {
+	if err := o.Progress.Step("start etcd, kube-apiserver and kube-controller-manager",
+		func() error { return c.startControlPlane(ctx) }); err != nil {
 		return nil, err
 	}
 	if o.AWS > 0 {

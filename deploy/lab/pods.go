@@ -24,8 +24,11 @@ func (c *Cluster) createPod(ctx context.Context, i int) error {
 	pod, err := c.API.CoreV1().Pods("default").Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: c.Pods[i].Name, Labels: map[string]string{"app": "influxdb"}},
 		Spec: corev1.PodSpec{
-			NodeName:   c.Nodes[i].Name,
-			Containers: []corev1.Container{{Name: "influxdb", Image: "influxdb", Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8086}}}},
+			NodeName: c.Nodes[i].Name,
+			Containers: []corev1.Container{{
+				Name: "influxdb", Image: "influxdb",
+				Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8086}},
+			}},
 		},
 	}, metav1.CreateOptions{})
 	if err != nil {

@@ -19,7 +19,8 @@ func (b birdDaemon) start(ctx context.Context, r *Router, config string) ([]*Pro
 	if err := os.WriteFile(r.filePath("bird.conf"), []byte(config), 0o644); err != nil {
 		return nil, fmt.Errorf("write BIRD's configuration: %w", err)
 	}
-	p, err := r.Start("bird-"+r.Name, program, nil, "-f", "-c", r.filePath("bird.conf"), "-s", r.filePath("bird.ctl"), "-P", r.filePath("bird.pid"))
+	p, err := r.Start("bird-"+r.Name, program, nil, "-f", "-c", r.filePath("bird.conf"), "-s", r.filePath("bird.ctl"), "-P",
+		r.filePath("bird.pid"))
 	if err != nil {
 		return nil, err
 	}

@@ -40,7 +40,7 @@ type Neighbor struct {
 	Password        string        // TCP MD5 (RFC 2385)
 	BFD             time.Duration // interval, with a detect multiplier of 3; 0 disables BFD
 	Hold            time.Duration // 0 is 9 s
-	Hops            uint8         // to the neighbour; 0 is 1
+	Hops            uint8         // to the neighbor; 0 is 1
 	Local           netip.Addr    // source address, required for multihop BFD in BIRD
 	TTLSecurity     bool          // RFC 5082; FRR then uses multihop BFD (port 4784)
 	Client          bool          // route reflector client

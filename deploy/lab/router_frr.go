@@ -35,7 +35,10 @@ func (f frrDaemon) start(ctx context.Context, r *Router, config string) (all []*
 		if err != nil {
 			return all, fmt.Errorf("%w; fetch it with Fetch(…, FRR)", err)
 		}
-		args := []string{"-z", r.filePath("zserv.api"), "--vty_socket", r.dir, "-i", r.filePath(name + ".pid"), "-f", r.filePath(name + ".conf"), "-P", "0"}
+		args := []string{
+			"-z", r.filePath("zserv.api"), "--vty_socket", r.dir, "-i", r.filePath(name + ".pid"), "-f",
+			r.filePath(name + ".conf"), "-P", "0",
+		}
 		if name == "bfdd" {
 			args = append(args, "--bfdctl", r.filePath("bfdd.sock"))
 		}

@@ -55,7 +55,8 @@ spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.13.242.253, connectTime: 1s
 	})
 	secret(second)
 	eventually(t, "the speakers report that the peer does not answer", func() error {
-		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", "password", "-o", "jsonpath={.status.conditions[?(@.type=='Established')].message}")
+		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", "password", "-o",
+			"jsonpath={.status.conditions[?(@.type=='Established')].message}")
 		if err == nil && !strings.Contains(out, "password differs") {
 			err = fmt.Errorf("the message is %q", out)
 		}
@@ -96,7 +97,8 @@ func manifest(t *testing.T, yaml string) {
 	t.Helper()
 	apply(t, yaml)
 	t.Cleanup(func() {
-		if _, err := cluster.Kubectl(context.Background(), yaml, "delete", "--ignore-not-found", "--timeout="+lab.WaitTimeout.String(), "-f", "-"); err != nil {
+		if _, err := cluster.Kubectl(context.Background(), yaml, "delete", "--ignore-not-found", "--timeout="+lab.WaitTimeout.String(),
+			"-f", "-"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -135,9 +137,11 @@ spec: {ipAddressPools: [bgp, gone], peers: [bird, nowhere], communities: [unhear
 	contains(t, ready(t, "bgppeers", "twice", "DuplicatePeer"), "node node-", `BGPPeer "bird" is older`)
 	contains(t, ready(t, "communities", "broken", "DuplicateCommunity"), "spec.communities[0].name")
 	message := ready(t, "bgpadvertisements", "broken", "UnknownPool")
-	contains(t, message, "spec.ipAddressPools[1]", `spec.peers[1]: there is no BGPPeer "nowhere"`, `spec.communities[0]: "unheard" is no community`)
+	contains(t, message, "spec.ipAddressPools[1]", `spec.peers[1]: there is no BGPPeer "nowhere"`,
+		`spec.communities[0]: "unheard" is no community`)
 	eventually(t, "the refused connection is reported", func() error {
-		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", "no-listener", "-o", "jsonpath={.status.conditions[?(@.type=='Established')].message}")
+		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", "no-listener", "-o",
+			"jsonpath={.status.conditions[?(@.type=='Established')].message}")
 		if err == nil && !strings.Contains(out, "connection refused") {
 			err = fmt.Errorf("the message is %q", out)
 		}
@@ -256,7 +260,8 @@ metadata: {name: passive}
 spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.13.242.254, passive: true, peerPort: 1790}
 `)
 	eventually(t, "the port in use is reported", func() error {
-		out, err := cluster.Kubectl(t.Context(), "", "get", "speaker", "node-1", "-o", "jsonpath={.status.sessions[?(@.peer=='passive')].lastError}")
+		out, err := cluster.Kubectl(t.Context(), "", "get", "speaker", "node-1", "-o",
+			"jsonpath={.status.sessions[?(@.peer=='passive')].lastError}")
 		if err == nil && !strings.Contains(out, "1790") {
 			err = fmt.Errorf("the message is %q", out)
 		}

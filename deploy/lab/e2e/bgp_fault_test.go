@@ -133,7 +133,8 @@ func checkNoRouteChange(t *testing.T, r *lab.Router, addr netip.Addr) (until fun
 func stream(t *testing.T, target string) (stop func() lab.StreamReport) {
 	t.Helper()
 	reachAgain(t, cluster.Network.Remote, target)
-	return lab.RequestStream{URL: target, Every: 5 * time.Millisecond, Timeout: lostAfter, Serial: true}.Start(t.Context(), cluster.Network.Remote)
+	return lab.RequestStream{URL: target, Every: 5 * time.Millisecond, Timeout: lostAfter, Serial: true}.Start(t.Context(),
+		cluster.Network.Remote)
 }
 
 // lostAfter is the timeout of requests that must not be lost. It allows SYN
@@ -217,7 +218,8 @@ func TestDrain(t *testing.T) {
 func label(t *testing.T, node, value string) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s}}}`, corev1.LabelNodeExcludeBalancers, value)
-	if _, err := cluster.API.CoreV1().Nodes().Patch(context.Background(), node, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+	if _, err := cluster.API.CoreV1().Nodes().Patch(context.Background(), node, types.MergePatchType, []byte(patch),
+		metav1.PatchOptions{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -234,7 +236,8 @@ func TestSpeakerLeaves(t *testing.T) {
 		},
 		"removed": {
 			func(t *testing.T) {
-				if _, err := cluster.Kubectl(t.Context(), "", "-n", "fairlead-system", "delete", "daemonset", "fairlead-speaker"); err != nil {
+				if _, err := cluster.Kubectl(t.Context(), "", "-n", "fairlead-system", "delete", "daemonset",
+					"fairlead-speaker"); err != nil {
 					t.Fatal(err)
 				}
 			},
@@ -243,7 +246,8 @@ func TestSpeakerLeaves(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := cluster.Kubectl(context.Background(), "", "apply", "--server-side", "-k", filepath.Join(root, "deploy")); err != nil {
+				if _, err := cluster.Kubectl(context.Background(), "", "apply", "--server-side", "-k",
+					filepath.Join(root, "deploy")); err != nil {
 					t.Fatal(err)
 				}
 			},
@@ -274,7 +278,8 @@ func TestSpeakerLeaves(t *testing.T) {
 func cordon(t *testing.T, node string, yes bool) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"spec":{"unschedulable":%v}}`, yes)
-	if _, err := cluster.API.CoreV1().Nodes().Patch(context.Background(), node, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+	if _, err := cluster.API.CoreV1().Nodes().Patch(context.Background(), node, types.MergePatchType, []byte(patch),
+		metav1.PatchOptions{}); err != nil {
 		t.Error(err)
 	}
 }

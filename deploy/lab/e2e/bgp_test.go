@@ -117,7 +117,8 @@ func start(t *testing.T, r *lab.Router, c lab.BGP) {
 func sessions(t *testing.T, peer, want string) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("BGPPeer %s is %s", peer, want), func() error {
-		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", peer, "-o", `jsonpath={.status.summary}{" "}{.status.conditions[*].message}`)
+		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", peer, "-o",
+			`jsonpath={.status.summary}{" "}{.status.conditions[*].message}`)
 		if err == nil && !strings.HasPrefix(out, want+" ") {
 			err = fmt.Errorf("it is %s", out)
 		}
@@ -186,7 +187,8 @@ func TestBGP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	contains(t, out, "* node-1  advertises to bird", "* node-3  advertises to frr", addr.String()+"/32 local-pref 100 communities 64512:100 64512:1:2")
+	contains(t, out, "* node-1  advertises to bird", "* node-3  advertises to frr",
+		addr.String()+"/32 local-pref 100 communities 64512:100 64512:1:2")
 	shown, err := fabric.frr.Show(t.Context(), "show bgp ipv4 unicast "+addr.String()+"/32")
 	if err != nil {
 		t.Fatal(err)

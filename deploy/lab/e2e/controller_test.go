@@ -64,7 +64,8 @@ func leader(t *testing.T, not string) (index int, identity string) {
 func TestLeaderHandsOver(t *testing.T) {
 	restartEnded(t)
 	i, identity := leader(t, "")
-	leases, err := cluster.API.CoordinationV1().Leases("fairlead-system").Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=fairlead-controller"})
+	leases, err := cluster.API.CoordinationV1().Leases("fairlead-system").Watch(t.Context(),
+		metav1.ListOptions{FieldSelector: "metadata.name=fairlead-controller"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -177,7 +177,8 @@ func TestLargestPool(t *testing.T) {
 		t.Fatal(err)
 	}
 	contains(t, out, fmt.Sprint(1024*0xffff))
-	if _, err := cluster.Kubectl(t.Context(), pool("too-large", append(entries, "2001:db9::1")...), "apply", "--server-side", "--dry-run=server", "-f", "-"); err == nil {
+	if _, err := cluster.Kubectl(t.Context(), pool("too-large", append(entries, "2001:db9::1")...), "apply", "--server-side",
+		"--dry-run=server", "-f", "-"); err == nil {
 		t.Error("a pool of 1025 entries was accepted")
 	}
 }
@@ -213,7 +214,8 @@ func TestExplain(t *testing.T) {
 		t.Fatal(err)
 	}
 	contains(t, out, "bare metal", "pool lan: holds "+addr.String(), "answers on eth0", "NotOwner", "Provisioned", "Assigned", "Announced")
-	if _, err := cluster.Fairlead(t.Context(), "explain", "svc", "default/absent"); err == nil || !strings.Contains(err.Error(), "there is no Service default/absent") {
+	if _, err := cluster.Fairlead(t.Context(), "explain", "svc", "default/absent"); err == nil ||
+		!strings.Contains(err.Error(), "there is no Service default/absent") {
 		t.Errorf("got %v", err)
 	}
 	if out, err = cluster.Fairlead(t.Context(), "version"); err != nil || !strings.HasPrefix(out, "fairlead ") {

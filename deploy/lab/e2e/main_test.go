@@ -192,7 +192,8 @@ func unplug(t *testing.T, h *lab.Host) (plugIn func()) {
 }
 
 func deletePool(t *testing.T, name string) {
-	_, err := cluster.Kubectl(context.Background(), "", "delete", "--ignore-not-found", "--timeout="+lab.WaitTimeout.String(), "ipaddresspool", name)
+	_, err := cluster.Kubectl(context.Background(), "", "delete", "--ignore-not-found", "--timeout="+lab.WaitTimeout.String(),
+		"ipaddresspool", name)
 	if err != nil {
 		t.Error(err)
 	}

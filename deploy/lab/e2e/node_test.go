@@ -87,7 +87,8 @@ func TestOwnerDeleted(t *testing.T) {
 	reach(t, cluster.Client, url(addr, 8086))
 	// The garbage collector deletes the Speaker object of a deleted Node.
 	eventually(t, "the Speaker object of "+node+" is deleted", func() error {
-		if o, err := cluster.Resource("speakers").Get(t.Context(), node, metav1.GetOptions{}); err == nil && o.GetOwnerReferences()[0].UID == object.UID {
+		if o, err := cluster.Resource("speakers").Get(t.Context(), node, metav1.GetOptions{}); err == nil &&
+			o.GetOwnerReferences()[0].UID == object.UID {
 			return fmt.Errorf("it still exists")
 		}
 		return nil

@@ -116,7 +116,8 @@ func TestSharing(t *testing.T) {
 	event(t, "share-same-port", "AddressTaken")
 	service(t, "share-no-key", requested, on(443))
 	contains(t, condition(t, "share-no-key", "Provisioned", "AddressTaken"), addr.String(), "default/share-")
-	service(t, "share-backends", key, requested, local, on(443), func(s *corev1.Service) { s.Spec.Selector = map[string]string{"app": "other"} })
+	service(t, "share-backends", key, requested, local, on(443),
+		func(s *corev1.Service) { s.Spec.Selector = map[string]string{"app": "other"} })
 	contains(t, condition(t, "share-backends", "Provisioned", "AddressTaken"), addr.String(), "default/share-")
 
 	// The others keep the address when the first one is deleted, and other Services can

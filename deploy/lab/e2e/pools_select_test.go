@@ -67,7 +67,8 @@ func TestSelection(t *testing.T) {
 	t.Cleanup(func() {
 		ctx := context.Background()
 		for _, name := range []string{"picked", "unpicked"} {
-			_, _ = cluster.Kubectl(ctx, "", "delete", "-n", "tenant", "--ignore-not-found", "--timeout="+lab.WaitTimeout.String(), "svc", name)
+			_, _ = cluster.Kubectl(ctx, "", "delete", "-n", "tenant", "--ignore-not-found", "--timeout="+lab.WaitTimeout.String(), "svc",
+				name)
 		}
 		_, _ = cluster.Kubectl(ctx, "", "delete", "--ignore-not-found", "l2advertisement", "blue")
 		deletePool(t, "blue")

@@ -58,7 +58,8 @@ func waitAddresses(t *testing.T, name string, count int) (addrs []netip.Addr) {
 			addrs = append(addrs, netip.MustParseAddr(in.IP))
 		}
 		announced := slices.ContainsFunc(s.Status.Conditions, func(c metav1.Condition) bool {
-			return c.Type == "fairlead.io/Announced" && c.Status == metav1.ConditionTrue && !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !strings.Contains(c.Message, a.String()) })
+			return c.Type == "fairlead.io/Announced" && c.Status == metav1.ConditionTrue &&
+				!slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !strings.Contains(c.Message, a.String()) })
 		})
 		if len(addrs) != count || !announced {
 			return fmt.Errorf("it has %v, and its conditions are %+v", addrs, s.Status.Conditions)
@@ -303,7 +304,8 @@ func TestPoolColumns(t *testing.T) {
 	if want := []string{"NAME", "ADDRESSES", "USED/TOTAL V4", "USED/TOTAL V6", "AUTO", "ADVERTISED", "AGE"}; !slices.Equal(header, want) {
 		t.Errorf("the header is %q, want %q", header, want)
 	}
-	if want := []string{"printed", `["10.13.242.110/31","fd13:242::1:0/112"]`, "1/2", "0/65536", "false", "True"}; !slices.Equal(row, want) {
+	if want := []string{"printed", `["10.13.242.110/31","fd13:242::1:0/112"]`, "1/2", "0/65536", "false", "True"}; !slices.Equal(row,
+		want) {
 		t.Errorf("the row is %q, want %q", row, want)
 	}
 }

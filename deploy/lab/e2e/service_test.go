@@ -90,8 +90,11 @@ func TestWithoutSelector(t *testing.T) {
 	_, err := cluster.API.DiscoveryV1().EndpointSlices("default").Create(t.Context(), &discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Name: "manual-1", Labels: map[string]string{discoveryv1.LabelServiceName: "manual"}},
 		AddressType: discoveryv1.AddressTypeIPv4,
-		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{cluster.Pods[1].Addr.String()}, Conditions: discoveryv1.EndpointConditions{Ready: &yes}}},
-		Ports:       []discoveryv1.EndpointPort{{Name: &name, Port: &port, Protocol: &protocol}},
+		Endpoints: []discoveryv1.Endpoint{{
+			Addresses:  []string{cluster.Pods[1].Addr.String()},
+			Conditions: discoveryv1.EndpointConditions{Ready: &yes},
+		}},
+		Ports: []discoveryv1.EndpointPort{{Name: &name, Port: &port, Protocol: &protocol}},
 	}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +111,8 @@ func TestLocalTrafficKeepsTheClientsAddress(t *testing.T) {
 	contains(t, condition(t, "local", "Announced", "NoEndpoints"), "externalTrafficPolicy is Local")
 	label := func(pod int, value string) {
 		t.Helper()
-		_, err := cluster.Kubectl(t.Context(), "", "label", "--overwrite", "pod", cluster.Pods[pod].Name, "statefulset.kubernetes.io/pod-name="+value)
+		_, err := cluster.Kubectl(t.Context(), "", "label", "--overwrite", "pod", cluster.Pods[pod].Name,
+			"statefulset.kubernetes.io/pod-name="+value)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -271,7 +275,8 @@ func TestAdoption(t *testing.T) {
 	for name, addr := range map[string]string{"adopted": "10.13.242.219", "left-alone": "192.0.2.19"} {
 		service(t, name)
 		patch := fmt.Sprintf(`{"status":{"loadBalancer":{"ingress":[{"ip":%q}]}}}`, addr)
-		if _, err := cluster.Kubectl(t.Context(), "", "patch", "svc", name, "--subresource=status", "--type=merge", "-p", patch); err != nil {
+		if _, err := cluster.Kubectl(t.Context(), "", "patch", "svc", name, "--subresource=status", "--type=merge", "-p",
+			patch); err != nil {
 			t.Fatal(err)
 		}
 	}

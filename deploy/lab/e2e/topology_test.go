@@ -37,7 +37,8 @@ var topologies = []topology{
 		name: "eBGP, both families over IPv6", nodes: []int{0, 1, 2},
 		connect: func(t *testing.T, b *builder) (*lab.Router, string) {
 			r := b.router(t)
-			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, over6, func(n *lab.Neighbor, _ *lab.Host) { n.ExtendedNextHop = true })})
+			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, over6,
+				func(n *lab.Neighbor, _ *lab.Host) { n.ExtendedNextHop = true })})
 			return r, fmt.Sprintf("dynamicASN: external, peerAddress: %q, holdTime: 3s", r.Addr6)
 		},
 		linked: true, // of IPv4
@@ -46,7 +47,8 @@ var topologies = []topology{
 		name: "IPv6 only", nodes: []int{0, 1, 2}, no4: true,
 		connect: func(t *testing.T, b *builder) (*lab.Router, string) {
 			r := b.router(t)
-			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, over6, func(n *lab.Neighbor, _ *lab.Host) { n.OnlyIPv6 = true })})
+			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, over6,
+				func(n *lab.Neighbor, _ *lab.Host) { n.OnlyIPv6 = true })})
 			return r, fmt.Sprintf("peerASN: %d, peerAddress: %q, addressFamilies: [IPv6]", routerASN, r.Addr6)
 		},
 	},
@@ -64,7 +66,10 @@ var topologies = []topology{
 			reflector, client := b.router(t), b.router(t)
 			b.start(t, client, lab.BGP{ASN: nodeASN, Neighbors: []lab.Neighbor{{Address: reflector.Addr, ASN: nodeASN}}})
 			clients := lab.NodeNeighbors(cluster.Nodes, nodeASN, func(n *lab.Neighbor, _ *lab.Host) { n.Client = true })
-			b.start(t, reflector, lab.BGP{ASN: nodeASN, Neighbors: append(clients, lab.Neighbor{Address: client.Addr, ASN: nodeASN, Client: true})})
+			b.start(t, reflector, lab.BGP{
+				ASN:       nodeASN,
+				Neighbors: append(clients, lab.Neighbor{Address: client.Addr, ASN: nodeASN, Client: true}),
+			})
 			return reflector, fmt.Sprintf("peerASN: %d, peerAddress: %s", nodeASN, reflector.Addr)
 		},
 	},
@@ -76,7 +81,8 @@ var topologies = []topology{
 			if err != nil {
 				t.Fatal(err)
 			}
-			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, func(n *lab.Neighbor, _ *lab.Host) { n.Hops, n.Local = 2, r.Addr })})
+			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN,
+				func(n *lab.Neighbor, _ *lab.Host) { n.Hops, n.Local = 2, r.Addr })})
 			return r, fmt.Sprintf("peerASN: %d, peerAddress: %s, ebgpMultiHop: true", routerASN, r.Addr)
 		},
 	},
@@ -101,7 +107,8 @@ var topologies = []topology{
 				extra = fmt.Sprintf("protocol radv { interface %q { max ra interval 4; min ra interval 3; default lifetime 0; }; }\n", link)
 			}
 			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: []lab.Neighbor{{Link: link, ASN: nodeASN}}, Extra: extra})
-			return r, fmt.Sprintf("dynamicASN: external, interface: %s, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: node-1}}]", link)
+			return r, fmt.Sprintf("dynamicASN: external, interface: %s, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: node-1}}]",
+				link)
 		},
 	},
 }
@@ -172,7 +179,8 @@ spec: {ipAddressPools: [bgp], peers: [topology]}
 				for _, n := range tt.nodes {
 					node := cluster.Nodes[n].Name
 					eventually(t, "BFD is Up at "+node, func() error {
-						out, err := cluster.Kubectl(t.Context(), "", "get", "speaker", node, "-o", `jsonpath={.status.sessions[?(@.peer=="topology")]}`)
+						out, err := cluster.Kubectl(t.Context(), "", "get", "speaker", node, "-o",
+							`jsonpath={.status.sessions[?(@.peer=="topology")]}`)
 						if err == nil && !strings.Contains(out, `"bfd":"Up"`) {
 							err = fmt.Errorf("it is %s", out)
 						}

@@ -116,7 +116,10 @@ func buildImage(o options, command string, platform v1.Platform) (v1.Image, erro
 	// The header has no time or owner, so that equal sources result in equal digests.
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
-	if err := w.WriteHeader(&tar.Header{Name: "fairlead-" + command, Typeflag: tar.TypeReg, Mode: 0o555, Size: int64(len(binary))}); err != nil {
+	if err := w.WriteHeader(&tar.Header{
+		Name: "fairlead-" + command, Typeflag: tar.TypeReg, Mode: 0o555,
+		Size: int64(len(binary)),
+	}); err != nil {
 		return nil, fmt.Errorf("pack %s: %w", command, err)
 	}
 	if _, err := w.Write(binary); err != nil {
@@ -125,7 +128,8 @@ func buildImage(o options, command string, platform v1.Platform) (v1.Image, erro
 	if err := w.Close(); err != nil {
 		return nil, fmt.Errorf("pack %s: %w", command, err)
 	}
-	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil }, tarball.WithMediaType(types.OCILayer))
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil },
+		tarball.WithMediaType(types.OCILayer))
 	if err != nil {
 		return nil, fmt.Errorf("pack %s: %w", command, err)
 	}
@@ -137,7 +141,10 @@ func buildImage(o options, command string, platform v1.Platform) (v1.Image, erro
 		OS: platform.OS, Architecture: platform.Architecture, RootFS: mustConfig(image).RootFS,
 		Config: v1.Config{
 			Entrypoint: []string{"/fairlead-" + command}, User: "65532:65532",
-			Labels: map[string]string{"org.opencontainers.image.source": "https://github.com/fairlead-io/fairlead", "org.opencontainers.image.version": o.tag},
+			Labels: map[string]string{
+				"org.opencontainers.image.source":  "https://github.com/fairlead-io/fairlead",
+				"org.opencontainers.image.version": o.tag,
+			},
 		},
 	})
 	if err != nil {

@@ -21,9 +21,10 @@ func (s *scaleBench) measureCreation(ctx context.Context) error {
 			if err := s.stopController(); err != nil {
 				return err
 			}
-			took, err := s.timeStep(fmt.Sprintf("create %d Services, and patch each immediately, with plain API calls", s.half/2), func() error {
-				return s.bareBurst(ctx, fmt.Sprintf("bare%d", part))
-			})
+			took, err := s.timeStep(fmt.Sprintf("create %d Services, and patch each immediately, with plain API calls", s.half/2),
+				func() error {
+					return s.bareBurst(ctx, fmt.Sprintf("bare%d", part))
+				})
 			if err != nil {
 				return err
 			}

@@ -87,7 +87,8 @@ func (s *scaleBench) servedChange(ctx context.Context, i int) (took [2]time.Dura
 	time.Sleep(quietTime)
 	asked := fmt.Sprintf("10.80.255.%d", i+1)
 	body := fmt.Sprintf(`{"metadata":{"annotations":{"fairlead.io/load-balancer-ips":%q}}}`, asked)
-	if _, err := s.API.CoreV1().Services("default").Patch(ctx, name, types.MergePatchType, []byte(body), metav1.PatchOptions{}); err != nil {
+	if _, err := s.API.CoreV1().Services("default").Patch(ctx, name, types.MergePatchType, []byte(body),
+		metav1.PatchOptions{}); err != nil {
 		return took, fmt.Errorf("annotate Service %s: %w", name, err)
 	}
 	answered = time.Now()

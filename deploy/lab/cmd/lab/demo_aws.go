@@ -49,7 +49,8 @@ func runAWSDemo(ctx context.Context, o lab.Options, keep bool) error {
 		return err
 	}
 	fmt.Printf("  == first load balancer after %.1f s\n", time.Since(started).Seconds())
-	if err := showCommands(ctx, c, "get nodes -o custom-columns=NODE:.metadata.name,PROVIDER-ID:.spec.providerID", "get svc influxdb on-rack"); err != nil {
+	if err := showCommands(ctx, c, "get nodes -o custom-columns=NODE:.metadata.name,PROVIDER-ID:.spec.providerID",
+		"get svc influxdb on-rack"); err != nil {
 		return err
 	}
 	if err := showTargets(ctx, c); err != nil {
@@ -155,7 +156,8 @@ func showTargets(ctx context.Context, c *lab.Cluster) error {
 	}
 	for _, l := range b.Listeners {
 		fmt.Printf("\n$ aws elbv2 describe-target-health --output text \\\n    --target-group-arn %s \\\n", l.Group)
-		fmt.Printf("    --query 'TargetHealthDescriptions[].[Target.Id,Target.Port,TargetHealth.State]'    # %s port %d\n", l.Protocol, l.Port)
+		fmt.Printf("    --query 'TargetHealthDescriptions[].[Target.Id,Target.Port,TargetHealth.State]'    # %s port %d\n", l.Protocol,
+			l.Port)
 		for _, t := range l.Targets {
 			fmt.Printf("%s\t%d\t%s\n", t.Instance, t.Port, t.State)
 		}

@@ -26,7 +26,10 @@ func TestBalancer(t *testing.T) {
 	contains(t, out, balancer(t, "web").DNSName, fmt.Sprintf("8086:%d/TCP", s.Spec.Ports[0].NodePort))
 
 	update(t, "web", func(s *corev1.Service) {
-		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP, TargetPort: intstr.FromInt32(8086)})
+		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{
+			Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP,
+			TargetPort: intstr.FromInt32(8086),
+		})
 	})
 	waitListeners(t, "web", []string{"UDP 53", "TCP 8086"}, one, two)
 	update(t, "web", func(s *corev1.Service) { s.Spec.Ports = s.Spec.Ports[1:] })
@@ -59,7 +62,10 @@ func TestNodePortsAreGiven(t *testing.T) {
 	no := false
 	service(t, "given", func(s *corev1.Service) {
 		s.Spec.AllocateLoadBalancerNodePorts = &no
-		s.Spec.Ports = []corev1.ServicePort{{Name: "a", Port: 80, TargetPort: intstr.FromString("http"), NodePort: 30123}, {Name: "b", Port: 8086}}
+		s.Spec.Ports = []corev1.ServicePort{
+			{Name: "a", Port: 80, TargetPort: intstr.FromString("http"), NodePort: 30123},
+			{Name: "b", Port: 8086},
+		}
 	})
 	waitListeners(t, "given", []string{"TCP 80", "TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
 	ports := get(t, "given").Spec.Ports
@@ -118,7 +124,8 @@ func TestTargetsFollowNodes(t *testing.T) {
 		}
 	}
 	waitListeners(t, "followed", []string{"TCP 8086"}, one)
-	if _, err := cluster.Kubectl(t.Context(), "", "label", "node", "node-2", "node.kubernetes.io/exclude-from-external-load-balancers-"); err != nil {
+	if _, err := cluster.Kubectl(t.Context(), "", "label", "node", "node-2",
+		"node.kubernetes.io/exclude-from-external-load-balancers-"); err != nil {
 		t.Fatal(err)
 	}
 	waitListeners(t, "followed", []string{"TCP 8086"}, one, two)
@@ -203,7 +210,8 @@ func TestSwitch(t *testing.T) {
 	update(t, "moved", annotated("fairlead.io/provider", "aws"))
 	waitListeners(t, "moved", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
 	eventually(t, "the address of the pool is released", func() error {
-		if s := get(t, "moved"); slices.Contains(s.Finalizers, "fairlead.io/bare-metal") || s.Annotations["fairlead.io/allocated-from"] != "" {
+		if s := get(t, "moved"); slices.Contains(s.Finalizers, "fairlead.io/bare-metal") ||
+			s.Annotations["fairlead.io/allocated-from"] != "" {
 			return fmt.Errorf("finalizers are %v, annotations %v", s.Finalizers, s.Annotations)
 		}
 		return nil
