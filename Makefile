@@ -29,7 +29,7 @@ lab: .build/lab ## The same cluster, kept until Ctrl-C, and how to use it.
 # (Not -short, for which rapid makes a fifth of its checks. Of alternatives, those
 # with fewer slashes come first: -skip does not look beyond a partial match.)
 LONG  := ^Test(BusyMachine|NextHopFollows|RotatesPassword|RouterIsShutDown)$$|/^(moto|BIRD|FRR|OpenBGPD|ExaBGP)$$|//^moto$$
-SMOKE := ^Test(AddressAnswers|LocalTrafficKeepsTheClientsAddress|OwnerNotReady|LeaderHandsOver|BGP|Manifests|Permissions|Explain|Balancer|FetchSaysWhatIsMissing)$$
+SMOKE := ^Test(AddressAnswers|LocalTrafficKeepsTheClientsAddress|OwnerNotReady|LeaderHandsOver|BGP|Manifests|Permissions|Explain|Balancer|FetchErrors)$$
 
 # The end-to-end tests of all packages run the programs of one build.
 E2E = .build/lab build && cd deploy/lab && FAIRLEAD_LAB_BIN=$(CURDIR)/.build go test -count=1 -p=1

@@ -99,7 +99,8 @@ func (s *objectSource) readRequest(cmd *cobra.Command, files, deletions []string
 func policyFlags(cmd *cobra.Command) func() (providers.Policy, error) {
 	mode, classless := string(providers.Auto), true
 	cmd.Flags().StringVar(&mode, "provider", mode, "Value of the controller's flag --provider.")
-	cmd.Flags().BoolVar(&classless, "serve-services-without-class", classless, "Value of the controller's flag --serve-services-without-class.")
+	cmd.Flags().BoolVar(&classless, "serve-services-without-class", classless,
+		"Value of the controller's flag --serve-services-without-class.")
 	return func() (p providers.Policy, err error) {
 		if !slices.Contains(providers.Modes, providers.Mode(mode)) {
 			return p, fmt.Errorf("--provider=%q: must be one of %q", mode, providers.Modes)

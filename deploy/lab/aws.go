@@ -12,9 +12,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// AWS is an emulated Amazon Web Services on a machine of the LAN: moto's server,
-// with a VPC that the nodes are instances in. It answers for the APIs; packets to
-// its load balancers go nowhere.
+// AWS is an emulated Amazon Web Services on a machine of the LAN: a moto server
+// with a VPC in which the nodes are instances. It emulates the APIs only; its load
+// balancers forward no packets.
 type AWS struct {
 	Host *Host
 
@@ -23,10 +23,10 @@ type AWS struct {
 	vpc              string
 	subnets          map[string]string // by zone
 	nodeSG           string
-	initialResources []string // what inventory says of an empty VPC
+	initialResources []string // result of listResources for the empty VPC
 }
 
-// What the emulated AWS is called.
+// Names of the cluster and of the region in the emulated AWS.
 const (
 	ClusterName = "lab"
 	Region      = "eu-central-1"
@@ -37,8 +37,8 @@ var (
 	zones   = []string{Region + "a", Region + "b", Region + "c"}
 )
 
-// awsEnv is what a program needs to speak to the emulated AWS and to no other,
-// whatever its user has configured. It names no region.
+// awsEnv returns the environment variables that make a program use the emulated
+// AWS only, irrespective of the user's configuration. It does not set a region.
 func awsEnv() map[string]string {
 	return map[string]string{
 		"AWS_ENDPOINT_URL":            "http://" + netip.AddrPortFrom(awsAddr, awsPort).String(),
@@ -51,11 +51,11 @@ func awsEnv() map[string]string {
 }
 
 const (
-	awsName = "aws" // the machine's
+	awsName = "aws" // of the machine
 	awsPort = 5000
 )
 
-// startAWS starts the emulator and makes the account's network.
+// startAWS starts the emulator and creates the network of the account.
 func (c *Cluster) startAWS(ctx context.Context) error {
 	moto, err := c.bin.findProgram(Moto.program)
 	if err != nil {
@@ -72,8 +72,8 @@ func (c *Cluster) startAWS(ctx context.Context) error {
 	if err := connectBridge(c.Network.lan, a.Host, "eth0"); err != nil {
 		return err
 	}
-	// Without a gateway: the emulator asks for its own name, which fails at once
-	// only where no name server can be.
+	// No gateway: the emulator looks up its own name, which fails immediately only
+	// if no name server is reachable.
 	if err := a.Host.configureLink("eth0", netip.PrefixFrom(awsAddr, lanPrefix.Bits()), netip.Addr{}); err != nil {
 		return err
 	}
@@ -98,8 +98,8 @@ func (c *Cluster) startAWS(ctx context.Context) error {
 	return err
 }
 
-// createVPC makes what a cluster's installer makes: a VPC that reaches the internet,
-// with a subnet in each zone, and a security group for the nodes.
+// createVPC creates the resources that a cluster installer would create: a VPC with
+// an internet gateway and a subnet in each zone, and a security group of the nodes.
 func (a *AWS) createVPC(ctx context.Context) (err error) {
 	create := func(id *string, action string, parameters ...string) {
 		var answer struct {
@@ -124,7 +124,8 @@ func (a *AWS) createVPC(ctx context.Context) (err error) {
 		var subnet string
 		create(&subnet, "CreateSubnet", "VpcId="+a.vpc, "AvailabilityZone="+zone, fmt.Sprintf("CidrBlock=10.0.%d.0/24", i))
 		create(&none, "AssociateRouteTable", "RouteTableId="+table, "SubnetId="+subnet)
-		create(&none, "CreateTags", append(tagParameters("kubernetes.io/cluster/"+ClusterName+"=owned", "kubernetes.io/role/elb=1", "kubernetes.io/role/internal-elb=1"),
+		create(&none, "CreateTags", append(tagParameters("kubernetes.io/cluster/"+ClusterName+"=owned", "kubernetes.io/role/elb=1",
+			"kubernetes.io/role/internal-elb=1"),
 			"ResourceId.1="+subnet)...)
 		a.subnets[zone] = subnet
 	}
@@ -133,7 +134,7 @@ func (a *AWS) createVPC(ctx context.Context) (err error) {
 	return err
 }
 
-// tagParameters are the parameters that name tags: "key=value".
+// tagParameters returns the parameters for tags in the form "key=value".
 func tagParameters(all ...string) (parameters []string) {
 	for i, tag := range all {
 		key, value, _ := strings.Cut(tag, "=")
@@ -142,8 +143,8 @@ func tagParameters(all ...string) (parameters []string) {
 	return parameters
 }
 
-// LaunchInstance starts an instance that can be a node, in the i-th zone if there were
-// enough, and returns its zone and ID.
+// LaunchInstance launches an instance for a node and returns its zone and ID.
+// Instances are distributed over the zones by i.
 func (a *AWS) LaunchInstance(ctx context.Context, i int) (zone, id string, err error) {
 	zone = zones[i%len(zones)]
 	var answer struct {
@@ -154,8 +155,8 @@ func (a *AWS) LaunchInstance(ctx context.Context, i int) (zone, id string, err e
 	return zone, answer.ID, err
 }
 
-// JoinNode makes the instance a node of the cluster, with no machine of the lab
-// behind it, and returns its ID.
+// JoinNode launches an instance and creates a ready Node for it, without a machine of
+// the lab. It returns the ID of the instance.
 func (c *Cluster) JoinNode(ctx context.Context, name string, i int) (id string, err error) {
 	zone, id, err := c.AWS.LaunchInstance(ctx, i)
 	if err != nil {
@@ -173,7 +174,8 @@ func (c *Cluster) JoinNode(ctx context.Context, name string, i int) (id string, 
 	return id, nil
 }
 
-// setInstance says on a Node, as AWS's cloud-controller-manager does, what instance it is.
+// setInstance sets the provider ID and the zone of a Node, as the
+// cloud-controller-manager of AWS does.
 func setInstance(node *corev1.Node, zone, id string) {
 	node.Spec.ProviderID = "aws:///" + zone + "/" + id
 	if node.Labels == nil {
@@ -182,7 +184,8 @@ func setInstance(node *corev1.Node, zone, id string) {
 	node.Labels[corev1.LabelTopologyZone] = zone
 }
 
-// configureController adds to the controller's manifest what an administrator would.
+// configureController adds flags and environment variables to the controller's
+// manifest, as an administrator would.
 func (c *Cluster) configureController(container *corev1.Container) {
 	container.Args = append(container.Args, c.options.Flags...)
 	if c.AWS == nil {
@@ -195,10 +198,11 @@ func (c *Cluster) configureController(container *corev1.Container) {
 	}
 }
 
-// SetReachable ends or begins an outage: while it lasts every connection with
-// AWS is refused or reset. AWS forgets nothing.
+// SetReachable starts or ends an outage. During an outage all connections to AWS are
+// refused or reset. AWS keeps its state.
 func (a *AWS) SetReachable(ctx context.Context, reachable bool) error {
-	command := fmt.Sprintf("add table inet outage; add chain inet outage in { type filter hook input priority 0; }; add rule inet outage in iifname eth0 tcp dport %d reject with tcp reset", awsPort)
+	command := fmt.Sprintf("add table inet outage; add chain inet outage in { type filter hook input priority 0; }; "+
+		"add rule inet outage in iifname eth0 tcp dport %d reject with tcp reset", awsPort)
 	if reachable {
 		command = "delete table inet outage"
 	}

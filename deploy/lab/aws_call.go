@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// queryAPI is one of AWS's, of those that are asked by parameters and answer in XML.
+// queryAPI identifies an AWS API with query parameters and responses in XML.
 type queryAPI struct{ name, version string }
 
 var (
@@ -18,8 +18,8 @@ var (
 	elb = queryAPI{"elasticloadbalancing", "2015-12-01"}
 )
 
-// callAPI asks the emulated AWS, with parameters like "VpcId=vpc-1". Nobody checks
-// the signature, which says the region and the API.
+// callAPI calls the emulated AWS with parameters of the form "VpcId=vpc-1". The
+// emulator reads the region and the API from the signature, but does not verify it.
 func (a *AWS) callAPI(ctx context.Context, api queryAPI, action string, answer any, parameters ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, WaitTimeout)
 	defer cancel()
@@ -30,28 +30,29 @@ func (a *AWS) callAPI(ctx context.Context, api queryAPI, action string, answer a
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, awsEnv()["AWS_ENDPOINT_URL"], strings.NewReader(form.Encode()))
 	if err != nil {
-		return fmt.Errorf("ask AWS to %s: %w", action, err)
+		return fmt.Errorf("call %s of AWS: %w", action, err)
 	}
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	request.Header.Set("Authorization", fmt.Sprintf("AWS4-HMAC-SHA256 Credential=lab/20260101/%s/%s/aws4_request, SignedHeaders=host, Signature=0", Region, api.name))
+	request.Header.Set("Authorization", fmt.Sprintf(
+		"AWS4-HMAC-SHA256 Credential=lab/20260101/%s/%s/aws4_request, SignedHeaders=host, Signature=0", Region, api.name))
 	body, err := a.Host.sendRequest(request)
 	if err != nil {
-		return fmt.Errorf("ask AWS to %s: %w: %s", action, err, body)
+		return fmt.Errorf("call %s of AWS: %w: %s", action, err, body)
 	}
 	if err := xml.Unmarshal([]byte(body), answer); err != nil {
-		return fmt.Errorf("ask AWS to %s: %w", action, err)
+		return fmt.Errorf("call %s of AWS: %w", action, err)
 	}
 	return nil
 }
 
-// Balancer is a load balancer as AWS shows it.
+// Balancer is a load balancer as described by AWS.
 type Balancer struct {
 	Name, ARN, DNSName, Scheme string
 
 	Listeners []Listener // by port
 }
 
-// Listener is a port of a Balancer, and where it goes.
+// Listener is a port of a Balancer with its targets.
 type Listener struct {
 	Port     int
 	Protocol string
@@ -59,14 +60,14 @@ type Listener struct {
 	Targets  []Target
 }
 
-// Target is an instance that a Listener's packets may go to.
+// Target is a registered target of a Listener.
 type Target struct {
 	Instance string
 	Port     int
 	State    string
 }
 
-// Balancers are all load balancers that there are, by name.
+// Balancers returns all load balancers, sorted by name.
 func (a *AWS) Balancers(ctx context.Context) (all []Balancer, err error) {
 	var answer struct {
 		Balancers []struct {
@@ -130,8 +131,8 @@ func (a *AWS) describeTargets(ctx context.Context, group string) (all []Target, 
 	return all, nil
 }
 
-// Leftovers are the balancers, target groups, security groups and their rules that
-// somebody made since the cluster's start.
+// Leftovers returns the load balancers, target groups, security groups and rules that
+// have been created since the start of the cluster and still exist.
 func (a *AWS) Leftovers(ctx context.Context) (all []string, err error) {
 	all, err = a.listResources(ctx)
 	return slices.DeleteFunc(all, func(s string) bool { return slices.Contains(a.initialResources, s) }), err
@@ -174,14 +175,15 @@ func (a *AWS) listResources(ctx context.Context) (all []string, err error) {
 	for _, g := range security.Groups {
 		all = append(all, "security group "+g.Name)
 		for _, r := range g.Rules {
-			all = append(all, fmt.Sprintf("rule of security group %s: %s %s-%s from %s", g.Name, r.Protocol, r.From, r.To, strings.Join(append(r.Ranges, r.Groups...), " ")))
+			sources := strings.Join(append(r.Ranges, r.Groups...), " ")
+			all = append(all, fmt.Sprintf("rule of security group %s: %s %s-%s from %s", g.Name, r.Protocol, r.From, r.To, sources))
 		}
 	}
 	slices.Sort(all)
 	return all, nil
 }
 
-// Delete deletes a balancer, as somebody might by hand.
+// Delete deletes a load balancer, as a user might do manually.
 func (a *AWS) Delete(ctx context.Context, b Balancer) error {
 	return a.callAPI(ctx, elb, "DeleteLoadBalancer", &struct{}{}, "LoadBalancerArn="+b.ARN)
 }

@@ -8,20 +8,21 @@ import (
 	"syscall"
 )
 
-// Binaries is the folder with the programs that the lab runs: kube, the
-// Kubernetes components; fairlead-controller, fairlead-speaker and fairlead;
-// and a folder for each Tool that the system lacks.
+// Binaries is the directory of the programs that the lab runs: kube, which contains
+// the Kubernetes components; fairlead-controller, fairlead-speaker and fairlead; and
+// a directory for each Tool that is not installed on the system.
 type Binaries string
 
-// binEnv names a folder with binaries that were built before, to run instead of
-// building them: a run of several test programs builds them once.
+// binEnv names a directory of binaries to run instead of building them, so that
+// several test programs can use the binaries of one build.
 const binEnv = "FAIRLEAD_LAB_BIN"
 
-// environ makes a process and its children run these binaries.
+// environ returns the environment variable that makes a process and its children run
+// these binaries.
 func (b Binaries) environ() string { return binEnv + "=" + string(b) }
 
-// Prepare returns the binaries, and fetches the tools that the system lacks. It
-// runs outside of the sandbox, where the network is.
+// Prepare builds the binaries and fetches the tools that are not installed. It must
+// run outside of the sandbox, because it needs the network.
 func Prepare(p Progress, tools ...Tool) (bin Binaries, err error) {
 	if bin = Binaries(os.Getenv(binEnv)); bin == "" {
 		if bin, err = buildAll(p); err != nil {
@@ -31,9 +32,9 @@ func Prepare(p Progress, tools ...Tool) (bin Binaries, err error) {
 	return bin, bin.Fetch(p, append([]Tool{NFT}, tools...)...)
 }
 
-// buildAll builds all binaries from the repository into its folder .build, each
-// time, so that nothing stale is ever run. Of several that build at the same
-// time, the others wait.
+// buildAll builds all binaries from the repository into its directory .build, on
+// every call, so that no outdated binary is run. Concurrent builds wait for each
+// other.
 func buildAll(p Progress) (Binaries, error) {
 	root, err := Root()
 	if err != nil {
@@ -48,7 +49,7 @@ func buildAll(p Progress) (Binaries, error) {
 	kube := filepath.Join(string(bin), "kube")
 	what := "build Kubernetes"
 	if _, err := os.Stat(kube); err != nil {
-		what += " (the first time takes some minutes)"
+		what += " (the first build takes some minutes)"
 	}
 	if err := p.Step(what, func() error { return goBuild(filepath.Join(root, "deploy/lab"), kube, "./cmd/kube") }); err != nil {
 		return "", err
@@ -64,14 +65,14 @@ func buildAll(p Progress) (Binaries, error) {
 	return bin, err
 }
 
-// lockFolder makes the folder this process's own until unlock.
+// lockFolder acquires the exclusive lock of the directory until unlock is called.
 func (b Binaries) lockFolder() (unlock func(), err error) {
 	if err := os.MkdirAll(string(b), 0o755); err != nil {
-		return nil, fmt.Errorf("make the folder for binaries: %w", err)
+		return nil, fmt.Errorf("create the directory of the binaries: %w", err)
 	}
 	f, err := os.OpenFile(b.path("lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
-		return nil, fmt.Errorf("lock the folder for binaries: %w", err)
+		return nil, fmt.Errorf("lock the directory of the binaries: %w", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
@@ -88,10 +89,10 @@ func goBuild(dir, out, pkg string) error {
 	return nil
 }
 
-// runBound runs a command that does not outlive this process.
+// runBound runs a command that is terminated when this process ends.
 func runBound(cmd *exec.Cmd) (output []byte, err error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	// The signal comes when the thread ends that started the command.
+	// The kernel sends the signal when the thread that started the command ends.
 	err = onThread(func() error {
 		output, err = cmd.CombinedOutput()
 		return err

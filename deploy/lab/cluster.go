@@ -20,11 +20,11 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Options say what cluster to start.
+// Options configure the cluster to start.
 type Options struct {
 	Nodes    int
-	AWS      int      // so many of the nodes are instances of an emulated AWS
-	Flags    []string // of the controllers, in addition to those that the manifest has
+	AWS      int      // number of nodes that are instances of an emulated AWS
+	Flags    []string // of the controllers, in addition to those of the manifest
 	Progress Progress
 }
 
@@ -34,7 +34,7 @@ type Cluster struct {
 	Dynamic *dynamic.DynamicClient
 	Nodes   []*Host
 	Pods    []*Host // Pods[i] is behind Nodes[i]
-	Client  *Host   // a machine on the LAN that is no node
+	Client  *Host   // a machine on the LAN that is not a node
 	Network *Network
 	AWS     *AWS // nil if no node is an instance
 
@@ -47,13 +47,12 @@ type Cluster struct {
 	root         string // the repository
 	bin          Binaries
 	controlPlane *Host
-	gateways     []netip.Addr // of the nodes, if not the control plane
+	gateways     []netip.Addr // default gateways of the nodes; none: the control plane
 }
 
-// Start starts a cluster in the sandbox that the process is the first one of:
-// control plane, nodes, a pod behind each, and a client, with Fairlead installed.
-// It runs the binaries of the environment that Enter or EnterKept made. Everything
-// ends with the process.
+// Start starts a cluster: control plane, nodes, a pod on each node, and a client,
+// with Fairlead installed. The process must be the first one of a sandbox that Enter
+// or EnterKept has created. Everything ends with the process.
 func Start(ctx context.Context, o Options) (*Cluster, error) {
 	root, err := Root()
 	if err != nil {
@@ -63,11 +62,12 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{options: o, root: root, bin: Binaries(os.Getenv(binEnv))}
-	err = o.Progress.Step(fmt.Sprintf("lay cables: %d nodes, a pod behind each, and a client on one LAN", o.Nodes), c.createNetwork)
+	err = o.Progress.Step(fmt.Sprintf("create the network: %d nodes, a pod on each, and a client on one LAN", o.Nodes), c.createNetwork)
 	if err != nil {
 		return nil, err
 	}
-	if err := o.Progress.Step("start etcd, kube-apiserver and kube-controller-manager", func() error { return c.startControlPlane(ctx) }); err != nil {
+	if err := o.Progress.Step("start etcd, kube-apiserver and kube-controller-manager",
+		func() error { return c.startControlPlane(ctx) }); err != nil {
 		return nil, err
 	}
 	if o.AWS > 0 {
@@ -161,10 +161,10 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	}
 	config.QPS = -1
 	if c.API, err = kubernetes.NewForConfig(config); err != nil {
-		return fmt.Errorf("make an API client: %w", err)
+		return fmt.Errorf("create API client: %w", err)
 	}
 	if c.Dynamic, err = dynamic.NewForConfig(config); err != nil {
-		return fmt.Errorf("make an API client: %w", err)
+		return fmt.Errorf("create API client: %w", err)
 	}
 	if err := c.StartAPIServer(ctx); err != nil {
 		return err
@@ -184,7 +184,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
 		"--token-auth-file="+tokenFile, "--authorization-mode=RBAC",
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+accountKey,
 		"--service-account-signing-key-file="+accountKey,
-		// Pods here have no service account controller behind them.
+		// The lab runs no service account controller.
 		"--disable-admission-plugins=ServiceAccount",
 	)
 	if err != nil {
@@ -232,7 +232,7 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 	return nil
 }
 
-// createNode does a kubelet's part, and the cloud's: a Node that is ready.
+// createNode creates a ready Node, as the kubelet and the cloud would.
 func (c *Cluster) createNode(ctx context.Context, i int) error {
 	node := c.Nodes[i]
 	object := &corev1.Node{
@@ -255,12 +255,13 @@ func (c *Cluster) createNode(ctx context.Context, i int) error {
 	}
 	object.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 	if _, err := c.API.CoreV1().Nodes().UpdateStatus(ctx, object, metav1.UpdateOptions{}); err != nil {
-		return fmt.Errorf("make node %s ready: %w", node.Name, err)
+		return fmt.Errorf("set node %s ready: %w", node.Name, err)
 	}
 	return nil
 }
 
-// SetNodeReady makes the i-th node Ready or not, as its lifecycle controller would.
+// SetNodeReady sets the condition Ready of the i-th node, as the node lifecycle
+// controller would.
 func (c *Cluster) SetNodeReady(ctx context.Context, i int, ready bool) error {
 	node, err := c.API.CoreV1().Nodes().Get(ctx, c.Nodes[i].Name, metav1.GetOptions{})
 	if err != nil {
@@ -272,17 +273,17 @@ func (c *Cluster) SetNodeReady(ctx context.Context, i int, ready bool) error {
 	}
 	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status}}
 	if _, err := c.API.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
-		return fmt.Errorf("make node %s ready=%t: %w", node.Name, ready, err)
+		return fmt.Errorf("set node %s ready=%t: %w", node.Name, ready, err)
 	}
 	return nil
 }
 
-// Kubectl runs kubectl as the cluster's administrator.
+// Kubectl runs kubectl as the administrator of the cluster.
 func (c *Cluster) Kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
 	return c.runAsAdmin(ctx, stdin, c.bin.path("kube"), append([]string{"kubectl"}, args...)...)
 }
 
-// Fairlead runs the command line tool as the cluster's administrator.
+// Fairlead runs the command line tool as the administrator of the cluster.
 func (c *Cluster) Fairlead(ctx context.Context, args ...string) (string, error) {
 	return c.runAsAdmin(ctx, "", c.bin.path("fairlead"), args...)
 }
@@ -299,18 +300,19 @@ func (c *Cluster) runAsAdmin(ctx context.Context, stdin, program string, args ..
 	return out.String(), nil
 }
 
-// Apply applies manifests.
+// Apply applies the manifests by server-side apply.
 func (c *Cluster) Apply(ctx context.Context, yaml string) error {
 	_, err := c.Kubectl(ctx, yaml, "apply", "--server-side", "-f", "-")
 	return err
 }
 
-// Resource is one of Fairlead's own kinds, by its plural name.
+// Resource returns a client of one of Fairlead's kinds, given its plural name.
 func (c *Cluster) Resource(plural string) dynamic.ResourceInterface {
 	return c.Dynamic.Resource(schema.GroupVersionResource{Group: "fairlead.io", Version: "v1alpha1", Resource: plural})
 }
 
-// ClientAs is a client that speaks for a service account of Fairlead's namespace.
+// ClientAs returns a client that impersonates a service account of Fairlead's
+// namespace.
 func (c *Cluster) ClientAs(account string) (*kubernetes.Clientset, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", adminConfig)
 	if err != nil {
@@ -320,7 +322,7 @@ func (c *Cluster) ClientAs(account string) (*kubernetes.Clientset, error) {
 	return kubernetes.NewForConfig(config)
 }
 
-// ClientWithTokenOf is a client that speaks with the very token of a running pod.
+// ClientWithTokenOf returns a client with the token of a running pod.
 func (c *Cluster) ClientWithTokenOf(pod string) (*dynamic.DynamicClient, error) {
 	config, err := c.ConfigOfPod(pod)
 	if err != nil {
@@ -329,7 +331,7 @@ func (c *Cluster) ClientWithTokenOf(pod string) (*dynamic.DynamicClient, error) 
 	return dynamic.NewForConfig(config)
 }
 
-// ConfigOfPod is a running pod's way to the API: its server and its very token.
+// ConfigOfPod returns the client configuration of a running pod, with its token.
 func (c *Cluster) ConfigOfPod(pod string) (*rest.Config, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(runDir, pod+".kubeconfig"))
 	if err != nil {
@@ -338,14 +340,14 @@ func (c *Cluster) ConfigOfPod(pod string) (*rest.Config, error) {
 	return config, nil
 }
 
-// Log returns what the program of this name, of a Process, has printed so far.
+// Log returns the log of the Process with this name.
 func Log(name string) string {
 	b, _ := os.ReadFile(filepath.Join(logDir, name+".log"))
 	return string(b)
 }
 
-// Logs are the last lines of every program's log, for a person who looks for
-// a failure's cause.
+// Logs returns the last lines of the logs of all processes, for the analysis of a
+// failure.
 func Logs(lines int) string {
 	var b strings.Builder
 	paths, _ := filepath.Glob(filepath.Join(logDir, "*.log"))

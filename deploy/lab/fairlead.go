@@ -14,11 +14,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// installFairlead applies the shipped manifests and starts the shipped binaries as
-// they say: with the same flags, and as their own service accounts.
+// installFairlead applies the manifests in deploy and starts the binaries with the
+// flags and as the service accounts of the manifests.
 func (c *Cluster) installFairlead(ctx context.Context) error {
 	deploy := filepath.Join(c.root, "deploy")
-	err := c.options.Progress.Step("install Fairlead's manifests", func() error {
+	err := c.options.Progress.Step("apply the manifests of Fairlead", func() error {
 		if _, err := c.Kubectl(ctx, "", "apply", "--server-side", "-k", deploy); err != nil {
 			return err
 		}
@@ -30,7 +30,7 @@ func (c *Cluster) installFairlead(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.options.Progress.Step("start two controllers, and a speaker on every node", func() error {
+	return c.options.Progress.Step("start two controllers and a speaker on every node", func() error {
 		for i := range min(2, len(c.Nodes)) {
 			if err := c.StartController(ctx, i); err != nil {
 				return err
@@ -44,7 +44,7 @@ func (c *Cluster) installFairlead(ctx context.Context) error {
 		return Wait(ctx, "every speaker has reported", func() error {
 			list, err := c.Resource("speakers").List(ctx, metav1.ListOptions{})
 			if err == nil && len(list.Items) < len(c.Nodes) {
-				err = fmt.Errorf("%d of %d have", len(list.Items), len(c.Nodes))
+				err = fmt.Errorf("%d of %d have reported", len(list.Items), len(c.Nodes))
 			}
 			return err
 		})
@@ -53,7 +53,7 @@ func (c *Cluster) installFairlead(ctx context.Context) error {
 
 const namespace = "fairlead-system"
 
-// StartController starts the i-th replica, on the i-th node.
+// StartController starts the i-th replica of the controller on the i-th node.
 func (c *Cluster) StartController(ctx context.Context, i int) error {
 	deployment, err := c.API.AppsV1().Deployments(namespace).Get(ctx, "fairlead-controller", metav1.GetOptions{})
 	if err != nil {
@@ -83,6 +83,7 @@ func (c *Cluster) StartSpeaker(ctx context.Context, i int) error {
 	return nil
 }
 
+// setProcess sets the i-th element, and extends the list if necessary.
 func setProcess(all []*Process, i int, p *Process) []*Process {
 	for len(all) <= i {
 		all = append(all, nil)
@@ -91,9 +92,9 @@ func setProcess(all []*Process, i int, p *Process) []*Process {
 	return all
 }
 
-// startPod starts a pod's program on a node, by the pod's manifest: with its
-// arguments and environment, its capabilities and no others, and a token of its
-// service account that is bound to the pod.
+// startPod starts the program of a pod on a node according to the manifest: with
+// its arguments and environment, only its capabilities, and a token of its service
+// account that is bound to the pod.
 func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec corev1.PodSpec) (*Process, error) {
 	spec.NodeName = node.Name
 	pods := c.API.CoreV1().Pods(namespace)
@@ -102,7 +103,7 @@ func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec co
 		pod, err = pods.Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}, metav1.CreateOptions{})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("make pod %s: %w", name, err)
+		return nil, fmt.Errorf("create pod %s: %w", name, err)
 	}
 	expires := int64((24 * time.Hour).Seconds())
 	token, err := c.API.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, spec.ServiceAccountName,
@@ -111,7 +112,7 @@ func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec co
 			BoundObjectRef:    &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: name, UID: pod.UID},
 		}}, metav1.CreateOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("token for %s: %w", name, err)
+		return nil, fmt.Errorf("create token of %s: %w", name, err)
 	}
 	config := filepath.Join(runDir, name+".kubeconfig")
 	if err := writeKubeconfig(config, "https://"+controlPlaneAddr.String()+":6443", token.Status.Token); err != nil {
@@ -128,7 +129,7 @@ func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec co
 	}
 	setpriv, err := exec.LookPath("setpriv")
 	if err != nil {
-		return nil, fmt.Errorf("start %s with the capabilities of its manifest: %w: install the package util-linux", name, err)
+		return nil, fmt.Errorf("start %s with the capabilities of its manifest: %w; install the package util-linux", name, err)
 	}
 	capabilities := "-all"
 	if s := container.SecurityContext; s != nil && s.Capabilities != nil {

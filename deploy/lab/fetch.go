@@ -10,34 +10,34 @@ import (
 	"strings"
 )
 
-// Tool is a program that the lab runs and does not build itself.
+// Tool is a third-party program that the lab runs but does not build.
 type Tool struct {
-	name    string // of the folder that it is unpacked into
-	program string // that shows that it is there
-	pkg     string // that has it, in Debian and Ubuntu
-	pip     string // that has it, if the distribution does not: a Python package
-	purpose string // it is for
+	name    string // of the directory that it is unpacked into
+	program string // presence of this program shows that the tool is installed
+	pkg     string // package of Debian and Ubuntu
+	pip     string // Python package, if there is no package of the distribution
+	purpose string // shown in progress lines and errors
 }
 
-// Tools that can be fetched.
+// The tools that can be fetched.
 var (
-	NFT  = Tool{name: "tools", program: "nft", pkg: "nftables", purpose: "kube-proxy needs it"}
-	BIRD = Tool{name: "bird", program: "bird", pkg: "bird2", purpose: "a router runs it"}
-	FRR  = Tool{name: "frr", program: "zebra", pkg: "frr", purpose: "a router runs it"} // OpenBGPD, too, has a bgpd
+	NFT  = Tool{name: "tools", program: "nft", pkg: "nftables", purpose: "required by kube-proxy"}
+	BIRD = Tool{name: "bird", program: "bird", pkg: "bird2", purpose: "routing daemon of a router"}
+	FRR  = Tool{name: "frr", program: "zebra", pkg: "frr", purpose: "routing daemon of a router"} // not bgpd, which OpenBGPD has as well
 	// OpenBGPD and ExaBGP are peers in tests of BGP.
-	OpenBGPD = Tool{name: "openbgpd", program: "bgpctl", pkg: "openbgpd", purpose: "a test's BGP peer runs it"}
-	ExaBGP   = Tool{name: "exabgp", program: "python3-exabgp", pkg: "python3-exabgp", purpose: "a test's BGP peer runs it"}
+	OpenBGPD = Tool{name: "openbgpd", program: "bgpctl", pkg: "openbgpd", purpose: "BGP peer in tests"}
+	ExaBGP   = Tool{name: "exabgp", program: "python3-exabgp", pkg: "python3-exabgp", purpose: "BGP peer in tests"}
 
-	Moto = Tool{name: "moto", program: "moto_server", pip: "moto[server]==5.2.1", purpose: "it emulates AWS"}
+	Moto = Tool{name: "moto", program: "moto_server", pip: "moto[server]==5.2.1", purpose: "emulates AWS"}
 )
 
 var fetchable = []Tool{NFT, BIRD, FRR, OpenBGPD, ExaBGP, Moto}
 
-// sbin are folders that the system's programs may be in, though an ordinary
-// user's PATH does not say so.
+// sbin are directories of system programs that may not be on the PATH of an
+// ordinary user.
 var sbin = []string{"/usr/sbin", "/sbin", "/usr/lib/frr"}
 
-// findProgram is the path of a program: the system's, or one that was fetched.
+// findProgram returns the path of an installed or fetched program.
 func (b Binaries) findProgram(program string) (string, error) {
 	if path, err := exec.LookPath(program); err == nil {
 		return path, nil
@@ -50,7 +50,7 @@ func (b Binaries) findProgram(program string) (string, error) {
 	return "", fmt.Errorf("find the program %s: %w", program, exec.ErrNotFound)
 }
 
-// programFolders are where the programs are that were fetched.
+// programFolders returns the directories of fetched programs.
 func (b Binaries) programFolders() (all []string) {
 	for _, t := range fetchable {
 		for _, dir := range []string{"usr/sbin", "usr/bin", "usr/lib/frr", "bin"} {
@@ -60,14 +60,13 @@ func (b Binaries) programFolders() (all []string) {
 	return all
 }
 
-// Fetch makes sure that the tools are there. It runs outside of the sandbox,
-// where the network is. Without root nothing can be installed, so what the
-// system lacks is unpacked beside our own binaries, with the libraries that it
-// lacks as well.
+// Fetch ensures that the tools are available. It must run outside of the sandbox,
+// because it needs the network. Installing a package requires root, so missing tools
+// are unpacked alongside the other binaries, with the libraries that are missing.
 func (b Binaries) Fetch(p Progress, tools ...Tool) error {
 	missing := slices.DeleteFunc(slices.Clone(tools), func(t Tool) bool { _, err := b.findProgram(t.program); return err == nil })
 	if len(missing) == 0 {
-		return nil // the folder may be somebody else's
+		return nil // the directory may belong to another user
 	}
 	unlock, err := b.lockFolder()
 	if err != nil {
@@ -82,7 +81,7 @@ func (b Binaries) Fetch(p Progress, tools ...Tool) error {
 	return nil
 }
 
-// fetchTool is Fetch while the folder is locked.
+// fetchTool fetches one tool. The directory must be locked.
 func (b Binaries) fetchTool(p Progress, t Tool) error {
 	if _, err := b.findProgram(t.program); err == nil {
 		return nil
@@ -100,12 +99,13 @@ func (b Binaries) fetchTool(p Progress, t Tool) error {
 	})
 }
 
-// unpackPackage fetches a package of the distribution, and what it depends on.
+// unpackPackage fetches and unpacks a package of the distribution and its
+// dependencies.
 func (b Binaries) unpackPackage(t Tool) error {
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return fmt.Errorf("%s: install the package %s", t.purpose, t.pkg)
 	}
-	part := b.path(t.name + ".part") // becomes the tool's folder when it is whole
+	part := b.path(t.name + ".part") // renamed when it is complete
 	if err := errors.Join(os.RemoveAll(part), os.MkdirAll(part, 0o755)); err != nil {
 		return fmt.Errorf("fetch %s: %w", t.pkg, err)
 	}
@@ -124,16 +124,16 @@ func (b Binaries) unpackPackage(t Tool) error {
 	return nil
 }
 
-// installPython fetches a Python package into an environment of its own, which cannot
-// be moved once it is made. pip installs a package after all that it depends on,
-// so the program is not there before it can run.
+// installPython installs a Python package into a virtual environment, which cannot be
+// moved after its creation. pip installs a package after its dependencies, so the
+// program does not exist before it can run.
 func (b Binaries) installPython(t Tool) error {
 	python, err := exec.LookPath("python3")
 	if err != nil {
-		return fmt.Errorf("%s: install the packages python3 and python3-venv, or have a %s on the PATH", t.purpose, t.program)
+		return fmt.Errorf("%s: install the packages python3 and python3-venv, or provide a %s on the PATH", t.purpose, t.program)
 	}
 	if exec.Command(python, "-c", "import ensurepip, venv").Run() != nil {
-		return fmt.Errorf("%s: install the package python3-venv, or have a %s on the PATH", t.purpose, t.program)
+		return fmt.Errorf("%s: install the package python3-venv, or provide a %s on the PATH", t.purpose, t.program)
 	}
 	if err := os.RemoveAll(b.path(t.name)); err != nil {
 		return fmt.Errorf("fetch %s: %w", t.pip, err)
@@ -143,15 +143,16 @@ func (b Binaries) installPython(t Tool) error {
 	}
 	if out, err := runBound(exec.Command(b.path(t.name+"/bin/pip"), "install", "--quiet", t.pip)); err != nil {
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		return fmt.Errorf("%s: pip install '%s', which needs PyPI or another index, or have a %s on the PATH: %w: %s",
+		return fmt.Errorf("%s: pip install '%s', which requires PyPI or another index, or provide a %s on the PATH: %w: %s",
 			t.purpose, t.pip, t.program, err, lines[len(lines)-1])
 	}
 	return nil
 }
 
-// downloadPackages downloads a package and what it depends on that is not installed.
+// downloadPackages downloads a package and those of its dependencies that are not
+// installed.
 func (b Binaries) downloadPackages(pkg string) (debs []string, err error) {
-	// A state of its own: apt's needs root, and may never have been updated.
+	// A separate state directory: that of apt requires root and may be outdated.
 	state := b.path("apt")
 	archives := filepath.Join(state, "cache/archives")
 	options := []string{
@@ -183,11 +184,11 @@ func (b Binaries) downloadPackages(pkg string) (debs []string, err error) {
 		if !fresh {
 			return nil, err
 		}
-		fresh = false // the lists may be old: packages move on
+		fresh = false // the package lists may be outdated
 	}
 }
 
-// runCommand runs a command to its end, and returns an error with what it printed.
+// runCommand runs a command and waits for it. An error contains its output.
 func runCommand(name string, args ...string) error {
 	if out, err := runBound(exec.Command(name, args...)); err != nil {
 		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
@@ -195,7 +196,8 @@ func runCommand(name string, args ...string) error {
 	return nil
 }
 
-// commandEnv is this process's, with the folders of the tools added.
+// commandEnv returns the environment of this process with the directories of the
+// tools added.
 func (b Binaries) commandEnv() []string {
 	path := slices.Concat([]string{string(b), os.Getenv("PATH")}, sbin, b.programFolders())
 	var libs []string
@@ -205,7 +207,7 @@ func (b Binaries) commandEnv() []string {
 			libs = append(libs, found...)
 		}
 	}
-	// Not twice: of two, some programs take the first.
+	// A duplicate must be removed, because some programs use the first value.
 	env := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "PATH=") })
 	env = append(env, "PATH="+strings.Join(path, ":"))
 	if len(libs) > 0 {

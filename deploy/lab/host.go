@@ -30,8 +30,8 @@ import (
 // Host is a machine of the lab: a network namespace.
 type Host struct {
 	Name  string
-	Addr  netip.Addr // on the LAN, or of the pod
-	Addr6 netip.Addr // its twin
+	Addr  netip.Addr // on the LAN, or in the pod network
+	Addr6 netip.Addr // the paired IPv6 address
 
 	env []string
 	ns  int // descriptor of the namespace
@@ -40,13 +40,13 @@ type Host struct {
 	processes []*Process
 }
 
-// newHost makes a namespace and binds it to a name, as ip-netns(8) does.
+// newHost creates a network namespace with a name, as ip-netns(8) does.
 func newHost(name string, env []string) (*Host, error) {
 	h := &Host{Name: name, env: env}
 	path := filepath.Join(netnsDir, name)
 	f, err := os.Create(path)
 	if err != nil {
-		return nil, fmt.Errorf("make host %s: %w", name, err)
+		return nil, fmt.Errorf("create host %s: %w", name, err)
 	}
 	_ = f.Close()
 	err = onThread(func() error {
@@ -60,7 +60,7 @@ func newHost(name string, env []string) (*Host, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("make host %s: %w", name, err)
+		return nil, fmt.Errorf("create host %s: %w", name, err)
 	}
 	err = h.Do(func() error {
 		lo, err := netlink.LinkByName("lo")
@@ -72,14 +72,14 @@ func newHost(name string, env []string) (*Host, error) {
 	if err != nil || !hasIPv6() {
 		return h, err
 	}
-	// Addresses shall be usable at once, and outlive a link that is down.
+	// Addresses must be usable immediately, and must be kept while the link is down.
 	return h, h.setSysctls("ipv6.conf.all.disable_ipv6=0", "ipv6.conf.default.disable_ipv6=0",
 		"ipv6.conf.default.accept_dad=0", "ipv6.conf.default.accept_ra=0", "ipv6.conf.default.keep_addr_on_down=1",
 		"ipv6.conf.all.keep_addr_on_down=1")
 }
 
-// onThread runs work on a thread that ends with it, so that whatever work does
-// to its thread is undone.
+// onThread runs work on a thread that ends afterwards, so that changes of the thread
+// by work have no further effect.
 func onThread(work func() error) error {
 	result := make(chan error, 1)
 	go func() {
@@ -89,7 +89,8 @@ func onThread(work func() error) error {
 	return <-result
 }
 
-// Do runs work in the host's network. Sockets that it opens stay there.
+// Do runs work in the network namespace of the host. Sockets that it opens stay in
+// the namespace.
 func (h *Host) Do(work func() error) error {
 	return onThread(func() error {
 		if err := unix.Setns(h.ns, unix.CLONE_NEWNET); err != nil {
@@ -99,7 +100,7 @@ func (h *Host) Do(work func() error) error {
 	})
 }
 
-// enableForwarding makes the host pass on packets of others.
+// enableForwarding enables IP forwarding on the host.
 func (h *Host) enableForwarding() error {
 	if hasIPv6() {
 		if err := h.setSysctls("ipv6.conf.all.forwarding=1"); err != nil {
@@ -109,7 +110,7 @@ func (h *Host) enableForwarding() error {
 	return h.setSysctls("ipv4.ip_forward=1")
 }
 
-// setSysctls sets network parameters of the host: "ipv4.ip_forward=1".
+// setSysctls sets network parameters of the host, such as "ipv4.ip_forward=1".
 func (h *Host) setSysctls(settings ...string) error {
 	return h.Do(func() error {
 		for _, s := range settings {
@@ -123,23 +124,23 @@ func (h *Host) setSysctls(settings ...string) error {
 	})
 }
 
-// Process is a program that runs on a Host.
+// Process is a program running on a Host.
 type Process struct {
 	Name string
-	Log  string // path of what it prints
+	Log  string // path of its output
 
 	cmd  *exec.Cmd
 	done chan struct{}
-	err  error // how it ended, once done is closed
+	err  error // result of Wait, valid once done is closed
 }
 
-// Start starts a program on the host; what it prints goes to a log file.
+// Start starts a program on the host. Its output is written to a log file.
 func (h *Host) Start(name, program string, env []string, args ...string) (*Process, error) {
 	return h.startProcess(name, exec.Command(program, args...), env, func() error { return nil })
 }
 
-// startProcess is Start, which first does something to the thread that the program
-// inherits from.
+// startProcess starts the command after it has called before on the thread that the
+// command inherits from.
 func (h *Host) startProcess(name string, cmd *exec.Cmd, env []string, before func() error) (*Process, error) {
 	p := &Process{Name: name, Log: filepath.Join(logDir, name+".log"), done: make(chan struct{})}
 	out, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -170,16 +171,16 @@ func (h *Host) startProcess(name string, cmd *exec.Cmd, env []string, before fun
 	return p, nil
 }
 
-// Signal sends a signal.
+// Signal sends a signal to the process.
 func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
 
-// Kill ends the process at once and waits until it is gone.
+// Kill kills the process and waits until it has ended.
 func (p *Process) Kill() {
 	p.Signal(syscall.SIGKILL)
 	<-p.done
 }
 
-// Stop asks the process to end and waits until it is gone.
+// Stop sends SIGTERM to the process and waits until it has ended.
 func (p *Process) Stop() error {
 	p.Signal(syscall.SIGTERM)
 	select {
@@ -191,10 +192,10 @@ func (p *Process) Stop() error {
 	}
 }
 
-// Usage is what the process has used of the CPU so far, and the memory that it
-// has now, in octets; zero if it is gone.
+// Usage returns the CPU time of the process so far and its resident memory in bytes;
+// zero if it has ended.
 func (p *Process) Usage() (cpu time.Duration, resident int64) {
-	const ticks, page = 100, 4096 // per second, and octets: of Linux on amd64 and arm64
+	const ticks, page = 100, 4096 // per second, and bytes: of Linux on amd64 and arm64
 	proc := fmt.Sprintf("/proc/%d/", p.cmd.Process.Pid)
 	if stat, err := os.ReadFile(proc + "stat"); err == nil {
 		_, rest, _ := strings.Cut(string(stat), ") ")
@@ -213,7 +214,7 @@ func (p *Process) Usage() (cpu time.Duration, resident int64) {
 	return cpu, resident
 }
 
-// HasEnded reports whether the process is gone.
+// HasEnded reports whether the process has ended.
 func (p *Process) HasEnded() bool {
 	select {
 	case <-p.done:
@@ -223,7 +224,7 @@ func (p *Process) HasEnded() bool {
 	}
 }
 
-// Run runs a program on the host and returns what it prints.
+// Run runs a program on the host and returns its output.
 func (h *Host) Run(ctx context.Context, program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = h.env
@@ -238,14 +239,14 @@ func (h *Host) Run(ctx context.Context, program string, args ...string) (string,
 	return out.String(), nil
 }
 
-// Get requests a URL from the host, over a connection of its own.
+// Get requests a URL from the host over a new connection.
 func (h *Host) Get(ctx context.Context, url string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	return h.getURL(ctx, url)
 }
 
-// requestTimeout is long enough for a SYN to be sent again.
+// requestTimeout is long enough for a retransmission of the SYN.
 const requestTimeout = 4 * time.Second
 
 func (h *Host) getURL(ctx context.Context, url string) (string, error) {
@@ -256,7 +257,7 @@ func (h *Host) getURL(ctx context.Context, url string) (string, error) {
 	return h.sendRequest(request)
 }
 
-// sendRequest sends a request from the host, over a connection of its own.
+// sendRequest sends a request from the host over a new connection.
 func (h *Host) sendRequest(request *http.Request) (string, error) {
 	transport := &http.Transport{
 		DisableKeepAlives: true,
@@ -273,18 +274,18 @@ func (h *Host) sendRequest(request *http.Request) (string, error) {
 		return "", fmt.Errorf("from %s: %w", h.Name, err)
 	}
 	defer response.Body.Close()
-	asked := strings.ToLower(request.Method) + " " + request.URL.String()
+	target := strings.ToLower(request.Method) + " " + request.URL.String()
 	body, err := io.ReadAll(response.Body)
 	if err != nil {
-		return "", fmt.Errorf("from %s: %s: %w", h.Name, asked, err)
+		return "", fmt.Errorf("from %s: %s: %w", h.Name, target, err)
 	}
 	if response.StatusCode != http.StatusOK {
-		return string(body), fmt.Errorf("from %s: %s: %s", h.Name, asked, response.Status)
+		return string(body), fmt.Errorf("from %s: %s: %s", h.Name, target, response.Status)
 	}
 	return strings.TrimSpace(string(body)), nil
 }
 
-// Serve answers HTTP on the host until the sandbox ends.
+// Serve serves HTTP on the host until the sandbox ends.
 func (h *Host) Serve(address string, handler http.Handler) error {
 	return h.Do(func() error {
 		l, err := net.Listen("tcp", address)
@@ -297,8 +298,8 @@ func (h *Host) Serve(address string, handler http.Handler) error {
 }
 
 // ResolveARP sends an ARP request for the address from the host's eth0 and returns
-// the MACs that answered it within the wait. Announcements that pass by are no
-// answers.
+// the MAC addresses of the replies within the wait. Gratuitous ARP packets are
+// ignored.
 func (h *Host) ResolveARP(addr netip.Addr, wait time.Duration) (macs []string, err error) {
 	err = h.Do(func() error {
 		ifi, err := net.InterfaceByName("eth0")
@@ -335,12 +336,12 @@ func (h *Host) ResolveARP(addr netip.Addr, wait time.Duration) (macs []string, e
 		}
 	})
 	if err != nil {
-		return nil, fmt.Errorf("from %s: who has %s: %w", h.Name, addr, err)
+		return nil, fmt.Errorf("from %s: ARP request for %s: %w", h.Name, addr, err)
 	}
 	return macs, nil
 }
 
-// MAC is the hardware address of the host's eth0.
+// MAC returns the MAC address of the host's eth0.
 func (h *Host) MAC() (mac string) {
 	_ = h.Do(func() error {
 		ifi, err := net.InterfaceByName("eth0")
@@ -352,7 +353,7 @@ func (h *Host) MAC() (mac string) {
 	return mac
 }
 
-// SetLink takes the host's eth0 up or down.
+// SetLink sets the host's eth0 up or down.
 func (h *Host) SetLink(up bool) error {
 	return h.Do(func() error {
 		link, err := netlink.LinkByName("eth0")
@@ -366,7 +367,7 @@ func (h *Host) SetLink(up bool) error {
 	})
 }
 
-// HasLogged reports whether the program has printed the text.
+// HasLogged reports whether the log of the process contains the text.
 func (p *Process) HasLogged(text string) bool {
 	b, err := os.ReadFile(p.Log)
 	return err == nil && strings.Contains(string(b), text)

@@ -16,10 +16,11 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-// nobody is an ordinary user.
-const nobody = 65534
+// unprivilegedID is the ID of an ordinary user and group.
+const unprivilegedID = 65534
 
-// prepare builds the lab and what it needs, and returns the repository's folder.
+// prepare builds the lab and its binaries, and returns the directory of the
+// repository.
 func prepare(t *testing.T, tools ...lab.Tool) (root string) {
 	t.Helper()
 	bin, err := lab.Prepare(lab.Progress{Out: io.Discard}, tools...)
@@ -33,11 +34,11 @@ func prepare(t *testing.T, tools ...lab.Tool) (root string) {
 	return filepath.Dir(string(bin))
 }
 
-// tree is a copy of what the demo reads, for a user who owns nothing of the
-// repository, with binaries that were built without the tools on the PATH.
-func tree(t *testing.T) string {
+// copyTree returns a copy of the files that the demo reads, for a user without access
+// to the repository, with binaries that were built without the tools on the PATH.
+func copyTree(t *testing.T) string {
 	t.Helper()
-	// As an ordinary user's, with no nft, iptables or conntrack on it.
+	// The PATH of an ordinary user, without nft, iptables or conntrack.
 	path := slices.DeleteFunc(filepath.SplitList(os.Getenv("PATH")), func(dir string) bool {
 		_, err := os.Stat(filepath.Join(dir, "nft"))
 		return err == nil || strings.HasSuffix(dir, "sbin")
@@ -58,7 +59,10 @@ func tree(t *testing.T) string {
 	if err := os.Mkdir(filepath.Join(dir, ".build"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	parts := []string{"go.mod", "deploy/crds", "deploy/kustomization.yaml", "deploy/namespace.yaml", "deploy/controller.yaml", "deploy/speaker.yaml", ".build/kube", ".build/lab", ".build/fairlead", ".build/fairlead-controller", ".build/fairlead-speaker"}
+	parts := []string{
+		"go.mod", "deploy/crds", "deploy/kustomization.yaml", "deploy/namespace.yaml", "deploy/controller.yaml", "deploy/speaker.yaml",
+		".build/kube", ".build/lab", ".build/fairlead", ".build/fairlead-controller", ".build/fairlead-speaker",
+	}
 	for _, fetched := range []string{".build/tools", ".build/bird"} { // unless the system has them
 		if _, err := os.Stat(filepath.Join(root, fetched)); err == nil {
 			parts = append(parts, fetched)
@@ -78,7 +82,7 @@ func tree(t *testing.T) string {
 	return dir
 }
 
-// demo is the demo as an ordinary user.
+// demo returns the demo command, to run as an ordinary user.
 func demo(dir string, out io.Writer, flags ...string) *exec.Cmd {
 	bin := filepath.Join(dir, ".build")
 	cmd := exec.Command(filepath.Join(bin, "lab"), append([]string{"demo"}, flags...)...)
@@ -87,12 +91,13 @@ func demo(dir string, out io.Writer, flags ...string) *exec.Cmd {
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if os.Geteuid() == 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: unprivilegedID, Gid: unprivilegedID}
 	}
 	return cmd
 }
 
-// leftovers are processes that run binaries of the tree.
+// leftovers returns the processes that run binaries of the tree, and the directory of
+// a kept lab.
 func leftovers(dir string) (found []string) {
 	links, _ := filepath.Glob("/proc/[0-9]*/exe")
 	for _, link := range links {
@@ -102,7 +107,7 @@ func leftovers(dir string) (found []string) {
 	}
 	user := os.Geteuid()
 	if user == 0 {
-		user = nobody
+		user = unprivilegedID
 	}
 	kept, _ := filepath.Glob(filepath.Join(os.TempDir(), fmt.Sprintf("fairlead-lab-%d", user)))
 	return append(found, kept...)
@@ -110,7 +115,7 @@ func leftovers(dir string) (found []string) {
 
 func nothingLeft(t *testing.T, dir string) {
 	t.Helper()
-	err := lab.Wait(t.Context(), "nothing is left", func() error {
+	err := lab.Wait(t.Context(), "no process or file is left", func() error {
 		if found := leftovers(dir); len(found) > 0 {
 			return fmt.Errorf("left: %v", found)
 		}
@@ -122,20 +127,20 @@ func nothingLeft(t *testing.T, dir string) {
 }
 
 // TestDemo runs the demo as an ordinary user without the tools that kube-proxy
-// needs: twice in a row, interrupted in the middle, and after a kill.
+// requires: twice in a row, interrupted, and after a kill.
 func TestDemo(t *testing.T) {
-	dir := tree(t)
+	dir := copyTree(t)
 	for range 2 {
 		var out bytes.Buffer
 		if err := demo(dir, &out).Run(); err != nil {
 			t.Fatalf("%v\n%s", err, out.String())
 		}
-		for _, says := range []string{
+		for _, want := range []string{
 			"influxdb   LoadBalancer", "10.13.242.236   8086:3", "pong from pod-", "curl http://10.13.242.13:3",
-			"which is node-", "Provisioned  True  Assigned", "Everything is cleaned up",
+			"which is node-", "Provisioned  True  Assigned", "Everything was removed",
 		} {
-			if !strings.Contains(out.String(), says) {
-				t.Errorf("it does not say %q:\n%s", says, out.String())
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("the output does not contain %q:\n%s", want, out.String())
 			}
 		}
 		nothingLeft(t, dir)
@@ -162,26 +167,26 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// TestDemoOnAWS runs the demo whose nodes are instances of an emulated AWS.
+// TestDemoOnAWS runs the demo with nodes that are instances of an emulated AWS.
 func TestDemoOnAWS(t *testing.T) {
 	cmd := exec.Command(filepath.Join(prepare(t, lab.Moto), ".build", "lab"), "demo", "--aws")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, says := range []string{
+	for _, want := range []string{
 		"node-2   aws:///eu-central-1b/i-", "node-3   <none>", "-1.eu-central-1.elb.amazonaws.com   8086:3",
 		"10.13.242.236", "\thealthy\n", "internet-facing Network Load Balancer fl-", "is left in AWS",
 	} {
-		if !strings.Contains(string(out), says) {
-			t.Errorf("it does not say %q:\n%s", says, out)
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the output does not contain %q:\n%s", want, out)
 		}
 	}
 }
 
-// TestKeptLab uses a kept lab as its user would, from outside.
+// TestKeptLab uses a kept lab from outside of its sandbox, as a user would.
 func TestKeptLab(t *testing.T) {
-	dir := tree(t)
+	dir := copyTree(t)
 	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
 	if err != nil {
 		t.Fatal(err)
@@ -191,7 +196,7 @@ func TestKeptLab(t *testing.T) {
 	if err := kept.Start(); err != nil {
 		t.Fatal(err)
 	}
-	said := func() string {
+	output := func() string {
 		b, err := os.ReadFile(out.Name())
 		if err != nil {
 			t.Fatal(err)
@@ -199,8 +204,8 @@ func TestKeptLab(t *testing.T) {
 		return string(b)
 	}
 	err = lab.Wait(t.Context(), "the lab is up", func() error {
-		if !strings.Contains(said(), "stays until Ctrl-C") {
-			return fmt.Errorf("it says\n%s", said())
+		if !strings.Contains(output(), "runs until Ctrl-C") {
+			return fmt.Errorf("the output is\n%s", output())
 		}
 		return nil
 	})
@@ -218,20 +223,20 @@ func TestKeptLab(t *testing.T) {
 		}
 		return string(b)
 	}
-	_, after, _ := strings.Cut(said(), "export ")
+	_, after, _ := strings.Cut(output(), "export ")
 	kubeconfig, _, _ := strings.Cut(after, "\n")
 	if got := as(kubeconfig, "kube", "kubectl", "get", "svc", "influxdb"); !strings.Contains(got, "10.13.242.236") {
-		t.Errorf("kubectl says %q", got)
+		t.Errorf("kubectl printed %q", got)
 	}
 	if got := as(kubeconfig, "fairlead", "explain", "svc", "default/influxdb"); !strings.Contains(got, "answers on eth0") {
-		t.Errorf("fairlead says %q", got)
+		t.Errorf("fairlead printed %q", got)
 	}
 	if got := as("", "lab", "exec", "client", "--", "cat", "/proc/net/arp"); !strings.Contains(got, "10.13.242.236") {
-		t.Errorf("the client's neighbours are %q", got)
+		t.Errorf("the neighbor table of the client is %q", got)
 	}
 	as("", "lab", "stop")
 	if err := kept.Wait(); err != nil {
-		t.Errorf("the lab ended with %v:\n%s", err, said())
+		t.Errorf("the lab ended with %v:\n%s", err, output())
 	}
 	nothingLeft(t, dir)
 }

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Paths of the control plane's keys and certificates.
+// Paths of the keys and certificates of the control plane.
 const (
 	caCert      = runDir + "/ca.crt"
 	serverCert  = runDir + "/apiserver.crt"
@@ -24,21 +24,21 @@ const (
 	adminConfig = runDir + "/admin.kubeconfig"
 )
 
-// makeKeys writes a certificate authority, the API server's certificate, and
-// the key that signs service account tokens.
+// makeKeys writes a certificate authority, the certificate of the API server, and the
+// signing key of service account tokens.
 func makeKeys() error {
 	newKey := func() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 	ca, err := newKey()
 	if err != nil {
-		return fmt.Errorf("make keys: %w", err)
+		return fmt.Errorf("create keys: %w", err)
 	}
 	server, err := newKey()
 	if err != nil {
-		return fmt.Errorf("make keys: %w", err)
+		return fmt.Errorf("create keys: %w", err)
 	}
 	account, err := newKey()
 	if err != nil {
-		return fmt.Errorf("make keys: %w", err)
+		return fmt.Errorf("create keys: %w", err)
 	}
 	valid := x509.Certificate{NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(365 * 24 * time.Hour)}
 	root := valid
@@ -51,11 +51,11 @@ func makeKeys() error {
 	leaf.DNSNames = []string{"localhost", "kubernetes.default.svc"}
 	rootDER, err := x509.CreateCertificate(rand.Reader, &root, &root, &ca.PublicKey, ca)
 	if err != nil {
-		return fmt.Errorf("make keys: %w", err)
+		return fmt.Errorf("create keys: %w", err)
 	}
 	leafDER, err := x509.CreateCertificate(rand.Reader, &leaf, &root, &server.PublicKey, ca)
 	if err != nil {
-		return fmt.Errorf("make keys: %w", err)
+		return fmt.Errorf("create keys: %w", err)
 	}
 	write := func(path, kind string, der []byte) {
 		if err == nil {
@@ -74,7 +74,7 @@ func makeKeys() error {
 	writeKey(serverKey, server)
 	writeKey(accountKey, account)
 	if err != nil {
-		return fmt.Errorf("make keys: %w", err)
+		return fmt.Errorf("create keys: %w", err)
 	}
 	return nil
 }

@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// podRanges are the addresses of the pods behind the i-th node.
+// podRanges returns a NodeSpec with the pod CIDRs of the i-th node.
 func podRanges(i int) (spec corev1.NodeSpec) {
 	spec.PodCIDR = netip.PrefixFrom(podAddr(i), 24).Masked().String()
 	spec.PodCIDRs = []string{spec.PodCIDR}
@@ -19,13 +19,16 @@ func podRanges(i int) (spec corev1.NodeSpec) {
 	return spec
 }
 
-// createPod does a kubelet's part: a pod behind the node that is ready.
+// createPod creates a ready pod on the i-th node, as the kubelet would.
 func (c *Cluster) createPod(ctx context.Context, i int) error {
 	pod, err := c.API.CoreV1().Pods("default").Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: c.Pods[i].Name, Labels: map[string]string{"app": "influxdb"}},
 		Spec: corev1.PodSpec{
-			NodeName:   c.Nodes[i].Name,
-			Containers: []corev1.Container{{Name: "influxdb", Image: "influxdb", Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8086}}}},
+			NodeName: c.Nodes[i].Name,
+			Containers: []corev1.Container{{
+				Name: "influxdb", Image: "influxdb",
+				Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8086}},
+			}},
 		},
 	}, metav1.CreateOptions{})
 	if err != nil {
@@ -37,12 +40,12 @@ func (c *Cluster) createPod(ctx context.Context, i int) error {
 		pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: addr.String()})
 	}
 	if _, err := c.API.CoreV1().Pods("default").UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil {
-		return fmt.Errorf("start %s: %w", pod.Name, err)
+		return fmt.Errorf("set %s running: %w", pod.Name, err)
 	}
 	return c.SetPodReady(ctx, i, true)
 }
 
-// SetPodReady makes the pod behind the i-th node ready or not.
+// SetPodReady sets the condition Ready of the pod on the i-th node.
 func (c *Cluster) SetPodReady(ctx context.Context, i int, ready bool) error {
 	pod, err := c.API.CoreV1().Pods("default").Get(ctx, c.Pods[i].Name, metav1.GetOptions{})
 	if err != nil {
@@ -54,18 +57,18 @@ func (c *Cluster) SetPodReady(ctx context.Context, i int, ready bool) error {
 	}
 	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: status}}
 	if _, err := c.API.CoreV1().Pods("default").UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil {
-		return fmt.Errorf("make %s ready=%t: %w", pod.Name, ready, err)
+		return fmt.Errorf("set %s ready=%t: %w", pod.Name, ready, err)
 	}
 	return nil
 }
 
-// TerminatePod begins to end the pod behind the i-th node, as a rolling update
-// does: it still serves, but shall get no new connections.
+// TerminatePod starts the termination of the pod on the i-th node, as in a rolling
+// update. The pod still serves, but must receive no new connections.
 func (c *Cluster) TerminatePod(ctx context.Context, i int) error {
 	return c.deletePod(ctx, i, 30)
 }
 
-// ReplacePod ends the pod behind the i-th node at once, and makes another one.
+// ReplacePod deletes the pod on the i-th node immediately and creates another one.
 func (c *Cluster) ReplacePod(ctx context.Context, i int) error {
 	if err := c.deletePod(ctx, i, 0); err != nil {
 		return err

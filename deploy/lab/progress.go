@@ -7,20 +7,20 @@ import (
 	"time"
 )
 
-// Progress tells a person what is going on.
+// Progress prints the steps of the lab and their durations.
 type Progress struct {
 	Out io.Writer
 }
 
-// progressInterval is how often a step that is still running says so.
+// progressInterval is the interval at which the progress of a running step is printed.
 const progressInterval = 15 * time.Second
 
-// Step runs work and prints what it was and how long it took.
+// Step runs work and prints its description and duration.
 func (p Progress) Step(what string, work func() error) error {
 	started := time.Now()
 	done := make(chan struct{})
-	var talker sync.WaitGroup
-	talker.Go(func() {
+	var reporter sync.WaitGroup
+	reporter.Go(func() {
 		tick := time.NewTicker(progressInterval)
 		defer tick.Stop()
 		for {
@@ -34,7 +34,7 @@ func (p Progress) Step(what string, work func() error) error {
 	})
 	err := work()
 	close(done)
-	talker.Wait()
+	reporter.Wait()
 	mark := "ok"
 	if err != nil {
 		mark = "!!"

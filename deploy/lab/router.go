@@ -12,21 +12,21 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Network is the lab's LAN and, as soon as it has a router, the WAN behind it,
-// with a client. Machines have IPv4 and IPv6 addresses on both: N on
-// 10.13.242.0/24 and fd13:242::/64 (LAN), 10.13.243.0/24 and fd13:243::/64 (WAN).
+// Network is the LAN of the lab and, once it has a router, the WAN behind the router
+// with a client. Machine number N has IPv4 and IPv6 addresses: N in 10.13.242.0/24
+// and fd13:242::/64 on the LAN, and N in 10.13.243.0/24 and fd13:243::/64 on the WAN.
 type Network struct {
 	Routers []*Router
-	// Remote is a client behind the routers, number 100 on the WAN. Its
-	// packets go by the first router, unless SetGateways says otherwise.
+	// Remote is a client behind the routers, number 100 on the WAN. Its gateway is
+	// the first router, unless SetGateways sets others.
 	Remote *Host
 
 	bin      Binaries
 	lan, wan *netlink.Bridge
 }
 
-// StartNetwork makes a sandbox that the process is the first one of a LAN with
-// nothing else on it. A Cluster has one of its own.
+// StartNetwork sets up the sandbox and creates a LAN without machines. The process
+// must be the first one of a sandbox. Start creates the network of a cluster itself.
 func StartNetwork(bin Binaries) (*Network, error) {
 	if err := setUpSandbox(); err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func StartNetwork(bin Binaries) (*Network, error) {
 	return &Network{bin: bin, lan: bridge}, nil
 }
 
-// AddHost adds a machine with this number to the LAN.
+// AddHost adds a machine with the number to the LAN.
 func (n *Network) AddHost(name string, number byte) (*Host, error) {
 	h, err := newHost(name, n.bin.commandEnv())
 	if err != nil {
@@ -47,33 +47,33 @@ func (n *Network) AddHost(name string, number byte) (*Host, error) {
 	return h, joinLAN(n.lan, h, netip.AddrFrom4([4]byte{10, 13, 242, number}))
 }
 
-// Router is a machine between the LAN and the WAN: eth0 is on the LAN, wan on
-// the WAN. It forwards, and shares a route's flows between its next hops by
-// addresses and ports.
+// Router is a machine between the LAN and the WAN: its interface eth0 is on the LAN,
+// wan is on the WAN. It forwards packets, and distributes the flows of a route over
+// its next hops by addresses and ports (ECMP).
 type Router struct {
 	*Host
-	// WAN address; Addr is the one on the LAN.
+	// WAN is the address on the WAN; Addr is the one on the LAN.
 	WAN netip.Addr
 
 	bin       Binaries
-	dir       string // of the routing daemon's files
+	dir       string // files of the routing daemon
 	daemon    routingDaemon
 	processes []*Process // of the routing daemon
 }
 
-// routingDaemon is a routing daemon, BIRD or FRR.
+// routingDaemon runs a routing daemon, BIRD or FRR.
 type routingDaemon interface {
-	// start starts the processes, and returns when they have the configuration.
-	// It returns those that it has started also with an error.
+	// start starts the processes, and returns when they have the configuration. On an
+	// error, it returns the processes that it has started.
 	start(ctx context.Context, r *Router, config string) ([]*Process, error)
-	// configure makes running processes take another configuration.
+	// configure changes the configuration of the running processes.
 	configure(ctx context.Context, r *Router, config string) error
 	show(ctx context.Context, r *Router, args ...string) (string, error)
 	sessions(ctx context.Context, r *Router) (map[string]Session, error)
 }
 
-// AddRouter adds a router with this number on the LAN and the WAN. Numbers from
-// 251 on are free.
+// AddRouter adds a router with the number on the LAN and the WAN. Numbers from 251 on
+// are unused.
 func (n *Network) AddRouter(name string, number byte) (*Router, error) {
 	r, err := n.newRouter(name)
 	if err != nil {
@@ -103,13 +103,13 @@ func (n *Network) AddRouter(name string, number byte) (*Router, error) {
 	return r, nil
 }
 
-// RouterOn makes a router of any machine, as far as running a routing daemon goes.
+// RouterOn returns a Router for running a routing daemon on any machine.
 func (n *Network) RouterOn(h *Host) *Router {
 	return &Router{Host: h, bin: n.bin, dir: filepath.Join(runDir, h.Name)}
 }
 
-// AddFarRouter adds a router that is on the WAN only, and reaches the LAN by
-// another one: for sessions over several hops.
+// AddFarRouter adds a router that is on the WAN only and reaches the LAN through
+// another router, for multihop sessions.
 func (n *Network) AddFarRouter(name string, number byte, via *Router) (*Router, error) {
 	r, err := n.newRouter(name)
 	if err != nil {
@@ -120,8 +120,8 @@ func (n *Network) AddFarRouter(name string, number byte, via *Router) (*Router, 
 	}
 	r.WAN = wanAddr(number)
 	r.Addr, r.Addr6 = r.WAN, pairedIPv6(r.WAN)
-	// Next hops on the LAN are looked up by the daemons, which need more than
-	// a default route for that.
+	// The daemons resolve next hops on the LAN, for which a default route is not
+	// sufficient.
 	return r, r.Do(func() error {
 		for _, p := range []netip.Prefix{lanPrefix, netip.PrefixFrom(pairedIPv6(lanPrefix.Addr()), prefix6)} {
 			gateway := via.WAN
@@ -136,8 +136,8 @@ func (n *Network) AddFarRouter(name string, number byte, via *Router) (*Router, 
 	})
 }
 
-// linkUp takes a link up and waits until it has its link-local address, which
-// takes the kernel a second: daemons that look before take wrong decisions.
+// linkUp sets an interface up and waits until it has its link-local address, which
+// takes about a second. Daemons that start before do not use the interface correctly.
 func (h *Host) linkUp(name string) error {
 	return Wait(context.Background(), name+" of "+h.Name+" is up", func() error {
 		return h.Do(func() error {
@@ -150,15 +150,15 @@ func (h *Host) linkUp(name string) error {
 			}
 			addrs, err := netlink.AddrList(link, netlink.FAMILY_V6)
 			if err == nil && !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() }) {
-				err = errors.New("it has no link-local address yet")
+				err = errors.New("waiting for the link-local address")
 			}
 			return err
 		})
 	})
 }
 
-// Connect lays a cable between two machines: link a of one, and link b of the
-// other, with link-local addresses only.
+// Connect connects interface a of one machine with interface b of the other one, with
+// link-local addresses only.
 func Connect(one *Host, a string, other *Host, b string) error {
 	err := one.Do(func() error {
 		return netlink.LinkAdd(&netlink.Veth{
@@ -169,13 +169,13 @@ func Connect(one *Host, a string, other *Host, b string) error {
 		return fmt.Errorf("connect %s with %s: %w", one.Name, other.Name, err)
 	}
 	result := make(chan error, 1)
-	go func() { result <- other.linkUp(b) }() // neither end is up without the other
+	go func() { result <- other.linkUp(b) }() // neither end has a carrier while the other is down
 	return errors.Join(one.linkUp(a), <-result)
 }
 
 func (n *Network) newRouter(name string) (*Router, error) {
 	if !hasIPv6() {
-		return nil, errors.New("routers need a kernel with IPv6")
+		return nil, errors.New("routers require a kernel with IPv6")
 	}
 	h, err := newHost(name, n.bin.commandEnv())
 	if err != nil {
@@ -184,22 +184,23 @@ func (n *Network) newRouter(name string) (*Router, error) {
 	if err := h.enableForwarding(); err != nil {
 		return nil, err
 	}
-	// Packets may come back another way than they went.
+	// Paths may be asymmetric.
 	return n.RouterOn(h), h.setSysctls("ipv4.fib_multipath_hash_policy=1", "ipv6.fib_multipath_hash_policy=1",
 		"ipv4.conf.all.rp_filter=0", "ipv4.conf.default.rp_filter=0")
 }
 
 func wanAddr(number byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 13, 243, number}) }
 
-// joinWAN connects a link of the host with the WAN, which comes with its first.
+// joinWAN connects an interface of the host with the WAN. It creates the WAN if
+// necessary.
 func (n *Network) joinWAN(h *Host, link string, number byte, gateway netip.Addr) error {
 	if n.wan == nil {
 		n.wan = &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "wan"}}
 		if err := netlink.LinkAdd(n.wan); err != nil {
-			return fmt.Errorf("make the WAN: %w", err)
+			return fmt.Errorf("create the WAN: %w", err)
 		}
 		if err := netlink.LinkSetUp(n.wan); err != nil {
-			return fmt.Errorf("make the WAN: %w", err)
+			return fmt.Errorf("create the WAN: %w", err)
 		}
 	}
 	if err := connectBridge(n.wan, h, link); err != nil {
@@ -208,8 +209,8 @@ func (n *Network) joinWAN(h *Host, link string, number byte, gateway netip.Addr)
 	return h.configureLink(link, netip.PrefixFrom(wanAddr(number), 24), gateway)
 }
 
-// SetGateways makes the routers share what the nodes have no other route for,
-// and nothing else. Without it, nodes use the control plane, which knows no WAN.
+// SetGateways sets the routers as the default gateways of the nodes (ECMP). The
+// initial gateway is the control plane, which has no route to the WAN.
 func (c *Cluster) SetGateways(routers ...*Router) error {
 	c.gateways = nil
 	for _, r := range routers {
@@ -223,7 +224,7 @@ func (c *Cluster) SetGateways(routers ...*Router) error {
 	return nil
 }
 
-// SetGateways makes the routers share the packets of the client behind them.
+// SetGateways sets the routers as the default gateways of the remote client (ECMP).
 func (n *Network) SetGateways(routers ...*Router) error {
 	var gateways []netip.Addr
 	for _, r := range routers {
@@ -232,8 +233,7 @@ func (n *Network) SetGateways(routers ...*Router) error {
 	return n.Remote.SetGateways(gateways...)
 }
 
-// SetGateways makes the gateways, and their twins, share the packets that the
-// host has no other route for.
+// SetGateways sets the default gateways of the host, for IPv4 and for IPv6 (ECMP).
 func (h *Host) SetGateways(gateways ...netip.Addr) error {
 	if err := h.Do(func() error { return setDefault(gateways...) }); err != nil {
 		return fmt.Errorf("%s: %w", h.Name, err)
@@ -241,7 +241,7 @@ func (h *Host) SetGateways(gateways ...netip.Addr) error {
 	return nil
 }
 
-// StartBIRD starts BIRD on the router, and returns when it answers.
+// StartBIRD starts BIRD on the router, and returns when it is running.
 func (r *Router) StartBIRD(ctx context.Context, config string) error {
 	return r.startDaemon(ctx, birdDaemon{}, config)
 }
@@ -253,9 +253,9 @@ func (r *Router) StartFRR(ctx context.Context, config string) error {
 
 func (r *Router) startDaemon(ctx context.Context, d routingDaemon, config string) (err error) {
 	if r.daemon != nil {
-		return fmt.Errorf("router %s: it runs a daemon already", r.Name)
+		return fmt.Errorf("router %s: a daemon is already running", r.Name)
 	}
-	// What one that was killed left would look like this one's.
+	// Files of a killed daemon must not be mistaken for those of the new one.
 	if err := errors.Join(os.RemoveAll(r.dir), os.MkdirAll(r.dir, 0o755)); err != nil {
 		return fmt.Errorf("router %s: %w", r.Name, err)
 	}
@@ -267,9 +267,9 @@ func (r *Router) startDaemon(ctx context.Context, d routingDaemon, config string
 	return nil
 }
 
-// Reconfigure gives the running daemon another configuration. BIRD takes it for
-// all there is; FRR adds its lines to those that it has, and takes away where
-// they say no.
+// Reconfigure changes the configuration of the running daemon. BIRD replaces its
+// configuration. FRR adds the lines to its configuration, and removes those that are
+// negated by no.
 func (r *Router) Reconfigure(ctx context.Context, config string) error {
 	if err := r.daemon.configure(ctx, r, config); err != nil {
 		return fmt.Errorf("router %s: %w", r.Name, err)
@@ -277,16 +277,16 @@ func (r *Router) Reconfigure(ctx context.Context, config string) error {
 	return nil
 }
 
-// Stop ends the daemon as an administrator would. It says good-bye to its peers.
+// Stop terminates the daemon with SIGTERM, so that it closes its sessions.
 func (r *Router) Stop() (err error) {
-	for i := len(r.processes) - 1; i >= 0; i-- { // zebra, which has the routes, was first
+	for i := len(r.processes) - 1; i >= 0; i-- { // zebra, which installs the routes, must stop last
 		err = errors.Join(err, r.processes[i].Stop())
 	}
 	r.daemon, r.processes = nil, nil
 	return err
 }
 
-// Kill ends the daemon at once. Its routes stay in the kernel.
+// Kill kills the daemon. Its routes stay in the kernel.
 func (r *Router) Kill() {
 	for _, p := range r.processes {
 		p.Kill()
@@ -294,39 +294,39 @@ func (r *Router) Kill() {
 	r.daemon, r.processes = nil, nil
 }
 
-// Show asks the daemon, as its command line client (birdc, vtysh) does.
+// Show runs a command of the daemon's command line client (birdc, vtysh).
 func (r *Router) Show(ctx context.Context, args ...string) (string, error) {
 	if r.daemon == nil {
-		return "", fmt.Errorf("router %s runs no daemon", r.Name)
+		return "", fmt.Errorf("router %s: no daemon is running", r.Name)
 	}
 	return r.daemon.show(ctx, r, args...)
 }
 
-// Session is the state of a neighbour.
+// Session is the state of the session with a neighbor.
 type Session struct {
 	State string // of BGP: Established, Active, Idle …
 	BFD   string // Up, Down, Init, AdminDown; empty without BFD
 }
 
-// Sessions are the sessions of the router, by the neighbour's address. FRR's that
-// are unnumbered are by their link.
+// Sessions returns the sessions of the router by the address of the neighbor, or by
+// the interface for unnumbered sessions of FRR.
 func (r *Router) Sessions(ctx context.Context) (map[string]Session, error) {
 	if r.daemon == nil {
-		return nil, fmt.Errorf("router %s runs no daemon", r.Name)
+		return nil, fmt.Errorf("router %s: no daemon is running", r.Name)
 	}
 	return r.daemon.sessions(ctx, r)
 }
 
-// WaitSession waits until the session with the neighbour is in the state, and
-// if it has BFD and shall be Established, that is Up.
-func (r *Router) WaitSession(ctx context.Context, neighbour, state string) error {
-	what := fmt.Sprintf("the session of %s with %s is %s", r.Name, neighbour, state)
+// WaitSession waits until the session with the neighbor is in the state. If the state
+// is Established and the session has BFD, it also waits until BFD is Up.
+func (r *Router) WaitSession(ctx context.Context, neighbor, state string) error {
+	what := fmt.Sprintf("the session of %s with %s is %s", r.Name, neighbor, state)
 	return Wait(ctx, what, func() error {
 		all, err := r.Sessions(ctx)
 		if err != nil {
 			return err
 		}
-		s, ok := all[neighbour]
+		s, ok := all[neighbor]
 		if !ok || s.State != state || state == "Established" && s.BFD != "" && s.BFD != "Up" {
 			return fmt.Errorf("the sessions are %+v", all)
 		}

@@ -8,25 +8,26 @@ import (
 	"strings"
 )
 
-// birdDaemon runs BIRD 2. It needs no root.
+// birdDaemon runs BIRD 2. It does not require root.
 type birdDaemon struct{}
 
 func (b birdDaemon) start(ctx context.Context, r *Router, config string) ([]*Process, error) {
 	program, err := r.bin.findProgram("bird")
 	if err != nil {
-		return nil, fmt.Errorf("%w: fetch it with Fetch(…, BIRD)", err)
+		return nil, fmt.Errorf("%w; fetch it with Fetch(…, BIRD)", err)
 	}
 	if err := os.WriteFile(r.filePath("bird.conf"), []byte(config), 0o644); err != nil {
 		return nil, fmt.Errorf("write BIRD's configuration: %w", err)
 	}
-	p, err := r.Start("bird-"+r.Name, program, nil, "-f", "-c", r.filePath("bird.conf"), "-s", r.filePath("bird.ctl"), "-P", r.filePath("bird.pid"))
+	p, err := r.Start("bird-"+r.Name, program, nil, "-f", "-c", r.filePath("bird.conf"), "-s", r.filePath("bird.ctl"), "-P",
+		r.filePath("bird.pid"))
 	if err != nil {
 		return nil, err
 	}
 	return []*Process{p}, Wait(ctx, "BIRD is up", func() error {
 		if p.HasEnded() {
-			said, _ := os.ReadFile(p.Log)
-			return Permanent(fmt.Errorf("BIRD ended: %w\n%s\nof\n%s", p.err, said, config))
+			output, _ := os.ReadFile(p.Log)
+			return Permanent(fmt.Errorf("BIRD ended: %w\n%s\nconfiguration:\n%s", p.err, output, config))
 		}
 		_, err := b.show(ctx, r, "show", "status")
 		return err
@@ -39,7 +40,7 @@ func (b birdDaemon) configure(ctx context.Context, r *Router, config string) err
 	}
 	out, err := b.show(ctx, r, "configure")
 	if err == nil && !strings.Contains(out, "Reconfigur") { // "Reconfigured", "Reconfiguration in progress"
-		err = fmt.Errorf("birdc says\n%s\nof\n%s", out, config)
+		err = fmt.Errorf("birdc printed\n%s\nconfiguration:\n%s", out, config)
 	}
 	if err != nil {
 		return fmt.Errorf("configure BIRD: %w", err)
@@ -73,7 +74,7 @@ func (b birdDaemon) sessions(ctx context.Context, r *Router) (map[string]Session
 	}
 	out, err = b.show(ctx, r, "show", "bfd", "sessions")
 	if err != nil {
-		return all, nil // there is no BFD
+		return all, nil // BFD is not configured
 	}
 	for line := range strings.Lines(out) {
 		if f := strings.Fields(line); len(f) > 2 {
@@ -86,5 +87,5 @@ func (b birdDaemon) sessions(ctx context.Context, r *Router) (map[string]Session
 	return all, nil
 }
 
-// filePath is the path of one of the daemon's files.
+// filePath returns the path of a file of the daemon.
 func (r *Router) filePath(name string) string { return filepath.Join(r.dir, name) }

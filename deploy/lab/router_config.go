@@ -9,47 +9,47 @@ import (
 	"time"
 )
 
-// BGP is a router's configuration, as either daemon can be told it.
+// BGP is the configuration of a router, independent of the daemon.
 type BGP struct {
 	ASN      uint32
-	RouterID netip.Addr // an IPv4 address: the router's Addr is a good one
-	// Announce are prefixes that the router tells its neighbours, though it
-	// has no route to them.
+	RouterID netip.Addr // an IPv4 address, usually the Addr of the router
+	// Announce are prefixes that the router originates, although it has no route to
+	// them.
 	Announce  []netip.Prefix
 	Neighbors []Neighbor
-	// Extra is appended as it is, in the daemon's own language.
+	// Extra is appended unchanged, in the syntax of the daemon.
 	Extra string
 }
 
-// Neighbor is a BGP neighbour, or any number of them.
+// Neighbor is a BGP neighbor, or a group of dynamic neighbors.
 type Neighbor struct {
-	// One of these says who it is. An Address may be link-local, with the link
-	// as its zone (BIRD only). Range is for those who connect from there. Link
-	// is for whoever is on its other end (unnumbered); BIRD waits for them to
-	// connect, FRR for their router advertisements.
+	// Exactly one of Address, Range and Link must be set. An Address may be
+	// link-local, with the interface as its zone (BIRD only). Range accepts dynamic
+	// neighbors from the prefix. Link accepts the neighbor on the interface
+	// (unnumbered): BIRD waits for its connection, FRR for its router advertisement.
 	Address netip.Addr
 	Range   netip.Prefix
 	Link    string
 
-	ASN                uint32 // 0 is any but the router's own
-	OnlyIPv4, OnlyIPv6 bool   // without them, both families are exchanged
-	// ExtendedNextHop lets IPv4 routes have IPv6 next hops (RFC 8950); it
-	// goes without saying where the session runs over a link-local address.
+	ASN                uint32 // 0 is any external ASN
+	OnlyIPv4, OnlyIPv6 bool   // without both, IPv4 and IPv6 are exchanged
+	// ExtendedNextHop allows IPv6 next hops of IPv4 routes (RFC 8950). It is implied
+	// by a session over a link-local address.
 	ExtendedNextHop bool
 	Passive         bool
 	Password        string        // TCP MD5 (RFC 2385)
-	BFD             time.Duration // between packets, of which three may be lost; 0 is no BFD
+	BFD             time.Duration // interval, with a detect multiplier of 3; 0 disables BFD
 	Hold            time.Duration // 0 is 9 s
-	Hops            uint8         // to the neighbour; 0 is 1
-	Local           netip.Addr    // source address, which BIRD's BFD needs over several hops
-	TTLSecurity     bool          // RFC 5082; FRR takes BFD for multihop then (port 4784)
-	Client          bool          // of this route reflector
-	NoRestart       bool          // drop the routes of a neighbour that is being restarted (RFC 4724)
+	Hops            uint8         // to the neighbor; 0 is 1
+	Local           netip.Addr    // source address, required for multihop BFD in BIRD
+	TTLSecurity     bool          // RFC 5082; FRR then uses multihop BFD (port 4784)
+	Client          bool          // route reflector client
+	NoRestart       bool          // disables graceful restart (RFC 4724)
 	NextHopSelf     bool
 }
 
-// NodeNeighbors is a neighbour for each of the nodes, over IPv4. A change may make
-// something else of it.
+// NodeNeighbors returns a neighbor for the IPv4 address of each node, modified by the
+// changes.
 func NodeNeighbors(nodes []*Host, asn uint32, changes ...func(*Neighbor, *Host)) (all []Neighbor) {
 	for _, node := range nodes {
 		n := Neighbor{Address: node.Addr, ASN: asn}
@@ -68,7 +68,7 @@ func (n Neighbor) holdSeconds() int {
 	return int(n.Hold.Seconds())
 }
 
-// configText is a configuration that is being written.
+// configText builds a configuration.
 type configText struct{ strings.Builder }
 
 func (t *configText) add(format string, args ...any) { fmt.Fprintf(t, format+"\n", args...) }
@@ -79,8 +79,8 @@ func (t *configText) addIf(condition bool, format string, args ...any) {
 	}
 }
 
-// BIRD is the configuration in the language of BIRD 2. What the router has
-// learned from neighbours goes to the kernel; what it announces itself does not.
+// BIRD returns the configuration in the syntax of BIRD 2. Routes learned from
+// neighbors are exported to the kernel; originated routes are not.
 func (c BGP) BIRD() string {
 	t := &configText{}
 	t.add("log stderr all;\nrouter id %s;", c.RouterID)
@@ -93,7 +93,7 @@ func (c BGP) BIRD() string {
 		t.add("protocol static { %s; route %s unreachable; }", familyName(p.Addr().Is6()), p)
 	}
 	for i, n := range c.Neighbors {
-		t.add("protocol bgp neighbour%d {\n  local as %d;", i, c.ASN)
+		t.add("protocol bgp neighbor%d {\n  local as %d;", i, c.ASN)
 		n.birdSession(t, i)
 		for _, family := range []struct {
 			name     string
@@ -124,7 +124,7 @@ func familyName(v6 bool) string {
 	return "ipv4"
 }
 
-// birdSession is what does not depend on the family.
+// birdSession adds the settings that do not depend on the address family.
 func (n Neighbor) birdSession(t *configText, i int) {
 	as := "external"
 	if n.ASN != 0 {
@@ -156,7 +156,7 @@ func (n Neighbor) birdSession(t *configText, i int) {
 	t.addIf(ms > 0, "  bfd { min rx interval %d ms; min tx interval %d ms; idle tx interval %d ms; multiplier 3; };", ms, ms, ms)
 }
 
-// FRR is the configuration in the language of FRR.
+// FRR returns the configuration in the syntax of FRR.
 func (c BGP) FRR() string {
 	t := &configText{}
 	t.add("log stdout informational")
@@ -195,7 +195,7 @@ func (c BGP) FRR() string {
 	return t.String() + c.Extra
 }
 
-// frrSession is what does not depend on the family.
+// frrSession adds the settings that do not depend on the address family.
 func (n Neighbor) frrSession(t *configText) {
 	name, as := n.frrName(), "external"
 	if n.ASN != 0 {
@@ -225,7 +225,7 @@ func (n Neighbor) frrSession(t *configText) {
 	t.addIf(n.NoRestart, " neighbor %s graceful-restart-disable", name)
 }
 
-// frrName is what FRR calls the neighbour.
+// frrName returns the name of the neighbor in the configuration of FRR.
 func (n Neighbor) frrName() string {
 	switch {
 	case n.Link != "":

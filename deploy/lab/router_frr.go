@@ -14,28 +14,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// frrDaemon runs FRR: zebra, which has the routes, bgpd and bfdd. Its programs are
-// those of a distribution, which become the user frr, a member of frrvty. In the
-// sandbox that user is root under another name: there may be no other to become.
+// frrDaemon runs FRR: zebra, which installs the routes, bgpd and bfdd. The programs of
+// a distribution change to the user frr, a member of the group frrvty. In the sandbox
+// this user has the ID of root, because other IDs may not be mapped.
 type frrDaemon struct{}
 
 func (f frrDaemon) start(ctx context.Context, r *Router, config string) (all []*Process, err error) {
 	if err := addRouterUsers(runDir); err != nil {
 		return nil, err
 	}
-	// Without it vtysh would ask PAM, which a fetched FRR has not set up.
+	// Otherwise vtysh would use PAM, which a fetched FRR has no configuration for.
 	if err := os.WriteFile(r.filePath("vtysh.conf"), []byte("username root nopassword\n"), 0o644); err != nil {
 		return nil, fmt.Errorf("write FRR's configuration: %w", err)
 	}
 	for _, name := range []string{"zebra", "mgmtd", "bgpd", "bfdd"} {
 		program, err := r.bin.findProgram(name)
 		if err != nil && name == "mgmtd" {
-			continue // it came with FRR 9
+			continue // new in FRR 9
 		}
 		if err != nil {
-			return all, fmt.Errorf("%w: fetch it with Fetch(…, FRR)", err)
+			return all, fmt.Errorf("%w; fetch it with Fetch(…, FRR)", err)
 		}
-		args := []string{"-z", r.filePath("zserv.api"), "--vty_socket", r.dir, "-i", r.filePath(name + ".pid"), "-f", r.filePath(name + ".conf"), "-P", "0"}
+		args := []string{
+			"-z", r.filePath("zserv.api"), "--vty_socket", r.dir, "-i", r.filePath(name + ".pid"), "-f",
+			r.filePath(name + ".conf"), "-P", "0",
+		}
 		if name == "bfdd" {
 			args = append(args, "--bfdctl", r.filePath("bfdd.sock"))
 		}
@@ -51,7 +54,7 @@ func (f frrDaemon) start(ctx context.Context, r *Router, config string) (all []*
 	return all, f.configure(ctx, r, config)
 }
 
-// waitVTY waits until the daemon listens to vtysh, which it does when it is up.
+// waitVTY waits until the daemon listens for vtysh, which it does once it is up.
 func (frrDaemon) waitVTY(ctx context.Context, r *Router, name string, p *Process) error {
 	return Wait(ctx, name+" is up", func() error {
 		if p.HasEnded() {
@@ -69,7 +72,7 @@ func (f frrDaemon) configure(ctx context.Context, r *Router, config string) erro
 	}
 	out, err := f.vtysh(ctx, r, "-f", r.filePath("frr.conf"))
 	if err == nil && strings.Contains(out, "%") { // "% Unknown command", "% Specify …"
-		err = fmt.Errorf("vtysh says\n%s\nof\n%s", out, config)
+		err = fmt.Errorf("vtysh printed\n%s\nconfiguration:\n%s", out, config)
 	}
 	if err != nil {
 		return fmt.Errorf("configure FRR: %w", err)
@@ -94,12 +97,12 @@ func (f frrDaemon) sessions(ctx context.Context, r *Router) (map[string]Session,
 	if err != nil {
 		return nil, err
 	}
-	var neighbours map[string]json.RawMessage
-	if err := json.Unmarshal([]byte(out), &neighbours); err != nil {
-		return nil, fmt.Errorf("read FRR's neighbours: %w\n%s", err, out)
+	var neighbors map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(out), &neighbors); err != nil {
+		return nil, fmt.Errorf("read FRR's neighbors: %w\n%s", err, out)
 	}
 	all := make(map[string]Session)
-	for address, raw := range neighbours {
+	for address, raw := range neighbors {
 		var n struct {
 			BGPState    string
 			PeerBFDInfo struct{ Status string }
@@ -111,9 +114,9 @@ func (f frrDaemon) sessions(ctx context.Context, r *Router) (map[string]Session,
 	return all, nil
 }
 
-// addRouterUsers adds the users and groups of FRR and OpenBGPD to the mount
-// namespace, as other names of root, by files that it writes to dir. OpenBGPD
-// changes its root to its user's home.
+// addRouterUsers adds the users and groups of FRR and OpenBGPD, with the IDs of root,
+// to the mount namespace. It writes the bind-mounted files to dir. OpenBGPD changes
+// its root directory to the home directory of its user.
 func addRouterUsers(dir string) error {
 	for path, own := range map[string][]string{
 		"/etc/passwd": {"frr:x:0:0:FRR:/:/bin/false", "_openbgpd:x:0:0:OpenBGPD:/:/bin/false"},
@@ -124,7 +127,7 @@ func addRouterUsers(dir string) error {
 			return fmt.Errorf("add the routers' users: %w", err)
 		}
 		if strings.Contains("\n"+string(b), "\n"+own[0]+"\n") {
-			continue // for another router
+			continue // added for another router
 		}
 		lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(b)), "\n"), func(line string) bool {
 			name, _, _ := strings.Cut(line, ":")
@@ -141,9 +144,9 @@ func addRouterUsers(dir string) error {
 	return nil
 }
 
-// allowSetgroups makes setgroups(2) do nothing and succeed, for the thread and
-// the programs that it starts, where it is denied: in the sandbox of an ordinary
-// user. FRR does not start without.
+// allowSetgroups makes setgroups(2) a successful no-op for the thread and the
+// programs that it starts, if it is denied, as in the sandbox of an ordinary user.
+// FRR requires it to start.
 func allowSetgroups() error {
 	b, err := os.ReadFile("/proc/self/setgroups")
 	if err != nil || strings.TrimSpace(string(b)) != "deny" {

@@ -10,35 +10,34 @@ import (
 	"time"
 )
 
-// RequestStream is a row of requests, each over a connection of its own.
+// RequestStream is a sequence of requests, each over a new connection.
 type RequestStream struct {
 	URL     string
 	Every   time.Duration // from the start of one request to the start of the next
-	Timeout time.Duration // after which a request counts as lost; 0 is 300 ms: no SYN is sent twice
-	// Serial makes a request wait for the end of the one before, so that what
-	// breaks the connections of a moment breaks one.
+	Timeout time.Duration // after which a request counts as lost; 0 is 300 ms, which excludes a SYN retransmission
+	// Serial makes each request wait for the end of the previous one, so that a short
+	// disruption affects one connection only.
 	Serial bool
 }
 
-// StreamReport says how a Stream fared.
+// StreamReport is the result of a RequestStream.
 type StreamReport struct {
 	Sent, Lost int
-	// Gap is the longest time in which no request succeeded, from the start of
-	// the last one before to the start of the first one after. Without losses
-	// it is about Every.
+	// Gap is the longest time between the starts of two successive successful
+	// requests. Without losses it is about Every.
 	Gap time.Duration
-	// Outage is from the start of the first request that was lost to that of
-	// the first one after the last that was: as long as some clients, though
-	// perhaps not all, had no answer.
+	// Outage is the time from the start of the first lost request to the start of
+	// the first request after the last lost one. During the outage some clients, but
+	// not necessarily all, had no response.
 	Outage time.Duration
-	// Broken are those of Lost whose connection was reset: a router that spreads
-	// flows anew sends its packets to another node, which knows nothing of it.
+	// Broken is the number of lost requests with a connection that was reset, because
+	// a router rehashed the flow to another node.
 	Broken int
-	// Answers are how often each was given, and Errors how often each was met.
+	// Answers and Errors are the numbers of occurrences of each response and error.
 	Answers, Errors map[string]int
 }
 
-// String is the report in a line.
+// String returns the report in one line.
 func (r StreamReport) String() string {
 	if r.Lost == 0 {
 		return fmt.Sprintf("none of %d requests lost", r.Sent)
@@ -46,7 +45,7 @@ func (r StreamReport) String() string {
 	return fmt.Sprintf("%d of %d requests lost, within %s", r.Lost, r.Sent, r.Outage.Round(time.Millisecond))
 }
 
-// Start runs the stream until stop, which returns the report.
+// Start starts the stream. stop ends it and returns the report.
 func (s RequestStream) Start(ctx context.Context, from *Host) (stop func() StreamReport) {
 	ctx, cancel := context.WithCancel(ctx)
 	report := make(chan StreamReport, 1)
@@ -54,8 +53,8 @@ func (s RequestStream) Start(ctx context.Context, from *Host) (stop func() Strea
 	return func() StreamReport { cancel(); return <-report }
 }
 
-// Run sends requests from the host until ctx ends, and reports when the last of
-// them has been answered or lost.
+// Run sends requests from the host until ctx ends. It returns the report when the last
+// request has been answered or lost.
 func (s RequestStream) Run(ctx context.Context, from *Host) StreamReport {
 	if s.Timeout == 0 {
 		s.Timeout = 300 * time.Millisecond
@@ -76,7 +75,7 @@ func (s RequestStream) Run(ctx context.Context, from *Host) StreamReport {
 	for i := 0; ctx.Err() == nil; i++ {
 		at := time.Since(started)
 		running.Go(func() {
-			// A request that is under way when the stream ends still counts.
+			// A request in flight at the end of the stream is included.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Timeout)
 			defer cancel()
 			answer, err := from.getURL(ctx, s.URL)
@@ -95,10 +94,10 @@ func (s RequestStream) Run(ctx context.Context, from *Host) StreamReport {
 	running.Wait()
 	report := StreamReport{Sent: len(results), Answers: make(map[string]int), Errors: make(map[string]int)}
 	var last time.Duration
-	first := time.Duration(-1) // when the first one was sent that was lost
+	first := time.Duration(-1) // start of the first lost request
 	for i := range len(results) {
 		r := results[i]
-		report.Gap = max(report.Gap, r.at-last) // also if it never succeeds again
+		report.Gap = max(report.Gap, r.at-last) // also if no later request succeeds
 		if i > 0 && results[i-1].err != nil {
 			report.Outage = r.at - first
 		}

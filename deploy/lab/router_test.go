@@ -35,8 +35,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// inside runs the rest of a test in a sandbox, as root and as an ordinary user,
-// and reports whether this is the rest.
+// inside runs the test again in a sandbox, as root and as an ordinary user, and
+// reports whether this process is in the sandbox.
 func inside(t *testing.T, tools ...lab.Tool) bool {
 	t.Helper()
 	if lab.Inside() {
@@ -50,7 +50,7 @@ func inside(t *testing.T, tools ...lab.Tool) bool {
 	if err := bin.Fetch(lab.Progress{Out: io.Discard}, tools...); err != nil {
 		t.Fatal(err)
 	}
-	users := map[string]uint32{"root": 0, "an ordinary user": nobody}
+	users := map[string]uint32{"root": 0, "an ordinary user": unprivilegedID}
 	if os.Geteuid() != 0 {
 		users = map[string]uint32{"this user": uint32(os.Geteuid())}
 	}
@@ -98,8 +98,8 @@ var (
 	ofFRR  = []netip.Prefix{netip.MustParsePrefix("203.0.113.7/32"), netip.MustParsePrefix("2001:db8:6::7/128")}
 )
 
-// TestRouters lets BIRD and FRR peer with each other in all the ways that the
-// lab can configure, without Fairlead.
+// TestRouters establishes sessions between BIRD and FRR with all configurations that
+// the lab supports, without Fairlead.
 func TestRouters(t *testing.T) {
 	if !inside(t, lab.BIRD, lab.FRR) {
 		return
@@ -111,10 +111,10 @@ func TestRouters(t *testing.T) {
 	const fast = 100 * time.Millisecond
 	for _, tt := range []struct {
 		name    string
-		b, f    lab.Neighbor // whom BIRD, and whom FRR peers with
+		b, f    lab.Neighbor // the peer of BIRD, and the peer of FRR
 		asn     uint32       // of FRR, if not 64514
 		extra   string       // for BIRD
-		inBIRD  string       // what BIRD calls FRR, if not Address; "*" is any
+		inBIRD  string       // the name of FRR in BIRD, if not Address; "*" is any
 		inFRR   string
 		viaLink bool // next hops are link-local
 		only6   bool
@@ -136,11 +136,11 @@ func TestRouters(t *testing.T) {
 			f:    lab.Neighbor{Address: b.Addr6, TTLSecurity: true, OnlyIPv6: true}, only6: true,
 		},
 		{
-			name: "FRR takes whoever comes", b: lab.Neighbor{Address: f.Addr},
+			name: "FRR accepts any peer of a range", b: lab.Neighbor{Address: f.Addr},
 			f: lab.Neighbor{Range: netip.MustParsePrefix("10.13.242.0/24")}, inFRR: b.Addr.String(),
 		},
 		{
-			name: "BIRD takes whoever comes", b: lab.Neighbor{Range: netip.MustParsePrefix("10.13.242.0/24")},
+			name: "BIRD accepts any peer of a range", b: lab.Neighbor{Range: netip.MustParsePrefix("10.13.242.0/24")},
 			f: lab.Neighbor{Address: b.Addr}, inBIRD: f.Addr.String(),
 		},
 		{
@@ -170,12 +170,12 @@ func TestRouters(t *testing.T) {
 			must(t, f.WaitSession(ctx, cmp.Or(tt.inFRR, tt.f.Address.String()), "Established"))
 			check := func(r *lab.Router, prefix netip.Prefix, want netip.Addr) {
 				t.Helper()
-				// Told both addresses of the link, FRR prefers the link-local one.
+				// FRR prefers the link-local next hop if both are advertised.
 				may := tt.viaLink || r == f && want.Is6()
 				must(t, lab.Wait(ctx, fmt.Sprintf("%s has a route to %s by %s", r.Name, prefix, want), func() error {
 					hops, err := r.Routes(prefix)
 					if err == nil && (len(hops) != 1 || hops[0] != want && !(may && hops[0].IsLinkLocalUnicast())) {
-						err = fmt.Errorf("it is by %v", hops)
+						err = fmt.Errorf("the next hops are %v", hops)
 					}
 					return err
 				}))
@@ -192,7 +192,7 @@ func TestRouters(t *testing.T) {
 				check(b, ofFRR[i], viaFRR)
 				check(f, ofBIRD[i], viaBIRD)
 			}
-			must(t, b.Stop()) // says good-bye
+			must(t, b.Stop()) // closes its sessions
 			for _, p := range ofBIRD {
 				must(t, f.WaitRoute(ctx, p))
 			}
@@ -201,9 +201,9 @@ func TestRouters(t *testing.T) {
 	}
 }
 
-// TestFabric sends requests from behind two routers to an address that two
-// machines announce by BGP, and takes one of them away. A third router is one hop
-// farther.
+// TestFabric sends requests through two routers to an address that two machines
+// announce by BGP, and disconnects one of the machines. A third router is one hop
+// farther away.
 func TestFabric(t *testing.T) {
 	if !inside(t, lab.BIRD, lab.FRR) {
 		return
@@ -245,7 +245,7 @@ func TestFabric(t *testing.T) {
 		must(t, r.WaitRoute(ctx, vip, hosts[0].Addr, hosts[1].Addr))
 	}
 	must(t, b.WaitRoute(ctx, vip6, hosts[0].Addr6, hosts[1].Addr6))
-	must(t, far.WaitRoute(ctx, vip, b.WAN)) // both are behind that one
+	must(t, far.WaitRoute(ctx, vip, b.WAN)) // both are reached through that router
 	for _, node := range nodes {
 		must(t, b.WaitSession(ctx, node.Addr.String(), "Established"))
 	}
@@ -264,7 +264,7 @@ func TestFabric(t *testing.T) {
 		want := counter.Packets() + 200
 		must(t, lab.Wait(ctx, "requests pass the router", func() error {
 			if have := counter.Packets(); have < want {
-				return fmt.Errorf("%d packets of %d have", have, want)
+				return fmt.Errorf("%d of %d packets have passed", have, want)
 			}
 			return nil
 		}))

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Routes are the next hops of the prefix in the host's kernel, sorted: none if
-// it has no such route. A next hop that is a link only is the zero address.
+// Routes returns the sorted next hops of the prefix in the kernel of the host, none
+// without a route. A next hop without a gateway is the zero address.
 func (h *Host) Routes(prefix netip.Prefix) (hops []netip.Addr, err error) {
 	family := netlink.FAMILY_V4
 	if prefix.Addr().Is6() {
@@ -46,7 +46,7 @@ func nextHops(r netlink.Route) (hops []netip.Addr) {
 	return hops
 }
 
-// nextHop is the gateway, or the one of the other family (RFC 8950).
+// nextHop returns the gateway, which may be of the other family (RFC 8950).
 func nextHop(gw net.IP, via netlink.Destination) netip.Addr {
 	if v, ok := via.(*netlink.Via); ok {
 		gw = v.Addr
@@ -55,37 +55,37 @@ func nextHop(gw net.IP, via netlink.Destination) netip.Addr {
 	return addr.Unmap()
 }
 
-// WaitRoute waits until the prefix has exactly these next hops in the host's
-// kernel: with none, until there is no such route.
+// WaitRoute waits until the prefix has exactly these next hops in the kernel of the
+// host. Without hops, it waits until the route is removed.
 func (h *Host) WaitRoute(ctx context.Context, prefix netip.Prefix, hops ...netip.Addr) error {
 	want := slices.SortedFunc(slices.Values(hops), netip.Addr.Compare)
 	return Wait(ctx, fmt.Sprintf("%s has routes to %s by %v", h.Name, prefix, want), func() error {
 		have, err := h.Routes(prefix)
 		if err == nil && !slices.Equal(have, want) {
-			err = fmt.Errorf("it has them by %v", have)
+			err = fmt.Errorf("the next hops are %v", have)
 		}
 		return err
 	})
 }
 
-// RouteChange is a change of the host's kernel routes.
+// RouteChange is a change of a kernel route of the host.
 type RouteChange struct {
-	At     time.Time // when it was heard of, a fraction of a millisecond later
+	At     time.Time // time of the notification, a fraction of a millisecond later
 	Prefix netip.Prefix
-	Hops   []netip.Addr // none: the route has gone
+	Hops   []netip.Addr // none: the route was removed
 }
 
-// WatchRoutes returns the changes of the host's kernel routes from now on,
-// until ctx ends.
+// WatchRoutes returns a channel of the changes of the kernel routes of the host, until
+// ctx ends.
 func (h *Host) WatchRoutes(ctx context.Context) (<-chan RouteChange, error) {
-	heard := make(chan netlink.RouteUpdate, 4096)
+	updates := make(chan netlink.RouteUpdate, 4096)
 	changes := make(chan RouteChange, 4096)
-	if err := h.Do(func() error { return netlink.RouteSubscribe(heard, ctx.Done()) }); err != nil {
+	if err := h.Do(func() error { return netlink.RouteSubscribe(updates, ctx.Done()) }); err != nil {
 		return nil, fmt.Errorf("%s: watch the routes: %w", h.Name, err)
 	}
 	go func() {
 		defer close(changes)
-		for r := range heard {
+		for r := range updates {
 			change := RouteChange{At: time.Now()}
 			if r.Table != unix.RT_TABLE_MAIN || r.Dst == nil {
 				continue
@@ -105,13 +105,13 @@ func (h *Host) WatchRoutes(ctx context.Context) (<-chan RouteChange, error) {
 	return changes, nil
 }
 
-// Counter counts the packets to an address that pass a link, in both directions.
+// Counter counts the packets to an address on an interface, in both directions.
 type Counter struct {
 	conn  *packet.Conn
 	count atomic.Int64
 }
 
-// Count begins to count the packets to an address that pass the host's link.
+// Count starts counting the packets to an address on an interface of the host.
 func (h *Host) Count(link string, to netip.Addr) (*Counter, error) {
 	c := &Counter{}
 	err := h.Do(func() error {
@@ -140,7 +140,7 @@ func (h *Host) Count(link string, to netip.Addr) (*Counter, error) {
 	return c, nil
 }
 
-// destinationAddr is the IP address that an Ethernet frame goes to, if any.
+// destinationAddr returns the destination IP address of an Ethernet frame, if any.
 func destinationAddr(frame []byte) (addr netip.Addr) {
 	switch kind := binary.BigEndian.Uint16(frame[12:]); {
 	case kind == unix.ETH_P_IP && len(frame) >= 34:
@@ -151,8 +151,8 @@ func destinationAddr(frame []byte) (addr netip.Addr) {
 	return addr
 }
 
-// Packets that have passed so far.
+// Packets returns the number of packets so far.
 func (c *Counter) Packets() int64 { return c.count.Load() }
 
-// Close ends the counting.
+// Close stops counting.
 func (c *Counter) Close() { _ = c.conn.Close() }

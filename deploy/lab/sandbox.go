@@ -14,26 +14,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// innerEnv tells a process that it is the first one of a sandbox.
+// innerEnv is set for the first process of a sandbox.
 const innerEnv = "FAIRLEAD_LAB_SANDBOX"
 
 // Inside reports whether this process is the first one of a sandbox.
 func Inside() bool { return os.Getenv(innerEnv) != "" }
 
-// Enter runs this program again, with the same arguments, as the first process
-// of a new sandbox, and returns its exit code. When either of the two ends, for
-// whatever reason, so does the other, and with the inner one every process,
-// namespace and file of the sandbox. A cluster there runs the binaries of bin.
+// Enter runs this program again, with the same arguments, as the first process of a
+// new sandbox, and returns its exit code. When either process ends for any reason,
+// the other one ends as well, and with the inner one all processes, namespaces and
+// files of the sandbox. A cluster in the sandbox runs the binaries of bin.
 func Enter(bin Binaries) (exitCode int, err error) {
 	return enterSandbox(func(int) error { return nil }, bin.environ())
 }
 
-// enterSandbox is Enter, which tells started the first process's ID as soon as it runs.
+// enterSandbox implements Enter. It calls started with the ID of the first process as
+// soon as the process runs.
 func enterSandbox(started func(pid int) error, env ...string) (exitCode int, err error) {
-	// The inner process holds the reading end: it ends when the writer does.
+	// The inner process reads from the pipe, and ends when the outer one closes it.
 	alive, here, err := os.Pipe()
 	if err != nil {
-		return 1, fmt.Errorf("make a pipe: %w", err)
+		return 1, fmt.Errorf("create a pipe: %w", err)
 	}
 	defer here.Close()
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
@@ -43,7 +44,7 @@ func enterSandbox(started func(pid int) error, env ...string) (exitCode int, err
 	cmd.ExtraFiles = []*os.File{alive} // descriptor 3
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC,
-		Setpgid:    true, // Ctrl-C reaches the outer process, which passes it on once
+		Setpgid:    true, // the outer process forwards Ctrl-C once
 	}
 	if os.Geteuid() != 0 {
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
@@ -54,7 +55,7 @@ func enterSandbox(started func(pid int) error, env ...string) (exitCode int, err
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer signal.Stop(signals)
 	if err := cmd.Start(); err != nil {
-		return 1, fmt.Errorf("make namespaces: %w\n%s", err, sandboxHelp)
+		return 1, fmt.Errorf("create namespaces: %w\n%s", err, sandboxHelp)
 	}
 	_ = alive.Close()
 	if err := started(cmd.Process.Pid); err != nil {
@@ -78,19 +79,20 @@ func enterSandbox(started func(pid int) error, env ...string) (exitCode int, err
 	return 1, fmt.Errorf("the sandbox ended: %w", err)
 }
 
-const sandboxHelp = `The lab needs namespaces. As an ordinary user it needs user namespaces, which this system does not allow:
+const sandboxHelp = `The lab requires namespaces. For an ordinary user it requires user namespaces, which this system does not allow:
   Ubuntu:  sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0
   others:  sudo sysctl user.max_user_namespaces=10000   or   sudo sysctl kernel.unprivileged_userns_clone=1
 Or run the same command as root.`
 
-// setUpSandbox makes the sandbox fit to live in. It runs once, as its first process.
+// setUpSandbox mounts the file systems of the sandbox. The first process must call it
+// once.
 func setUpSandbox() error {
 	go func() {
 		_, _ = io.Copy(io.Discard, os.NewFile(3, "alive"))
 		if dir := os.Getenv(keptEnv); dir != "" {
 			_ = os.RemoveAll(dir)
 		}
-		os.Exit(1) // the outer process is gone; the kernel ends the rest with us
+		os.Exit(1) // the outer process has ended; the kernel kills all processes of the sandbox
 	}()
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w\n%s", err, sandboxHelp)
@@ -102,20 +104,21 @@ func setUpSandbox() error {
 	}
 	for _, dir := range []string{runDir, netnsDir, logDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("make the lab's folders: %w", err)
+			return fmt.Errorf("create the directories of the lab: %w", err)
 		}
 	}
 	return nil
 }
 
-// Folders of the sandbox, on a tmpfs that ends with it.
+// Directories of the sandbox, on a tmpfs that is removed with it.
 const (
 	runDir   = "/run/fairlead-lab"
 	netnsDir = "/run/netns"
 	logDir   = runDir + "/log"
 )
 
-// Root is the repository's root folder, found from the current one upwards.
+// Root returns the root directory of the repository that contains the current
+// directory.
 func Root() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -127,5 +130,5 @@ func Root() (string, error) {
 			return dir, nil
 		}
 	}
-	return "", errors.New("find the repository: no go.mod of github.com/fairlead-io/fairlead in this folder or above")
+	return "", errors.New("find the repository: no go.mod of github.com/fairlead-io/fairlead in this directory or its parents")
 }

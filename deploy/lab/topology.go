@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The lab's addresses. The control plane is the first address of the LAN. A
-// machine with an IPv4 address has its twin, too.
+// The addresses of the lab. The control plane has the first address of the LAN. Each
+// machine has an IPv4 address and the paired IPv6 address.
 var (
 	lanPrefix        = netip.MustParsePrefix("10.13.242.0/24")
 	controlPlaneAddr = netip.MustParseAddr("10.13.242.1")
@@ -20,7 +20,7 @@ var (
 	svcPrefix        = dualStack("10.97.0.0/16", "fd13:97::/112")
 )
 
-// dualStack is the list of both where the kernel has both families.
+// dualStack returns both, comma-separated, if the kernel supports IPv6, otherwise v4.
 func dualStack(v4, v6 string) string {
 	if hasIPv6() {
 		return v4 + "," + v6
@@ -28,7 +28,7 @@ func dualStack(v4, v6 string) string {
 	return v4
 }
 
-// addresses are the host's addresses, of the families that the kernel has.
+// addresses returns the addresses of the host in the families of the kernel.
 func (h *Host) addresses() []netip.Addr {
 	if hasIPv6() {
 		return []netip.Addr{h.Addr, h.Addr6}
@@ -36,8 +36,8 @@ func (h *Host) addresses() []netip.Addr {
 	return []netip.Addr{h.Addr}
 }
 
-// pairedIPv6 is the IPv6 address that goes with an IPv4 address of the lab:
-// fd13:242::11 with 10.13.242.11, fd13:244:1::2 with 10.244.1.2.
+// pairedIPv6 returns the IPv6 address paired with an IPv4 address of the lab:
+// fd13:242::11 for 10.13.242.11, fd13:244:1::2 for 10.244.1.2.
 func pairedIPv6(addr netip.Addr) netip.Addr {
 	b := addr.As4()
 	if b[1] == 244 {
@@ -46,21 +46,21 @@ func pairedIPv6(addr netip.Addr) netip.Addr {
 	return netip.MustParseAddr(fmt.Sprintf("fd13:%d::%d", b[2], b[3]))
 }
 
-// prefix6 is the length of all IPv6 subnets.
+// prefix6 is the prefix length of all IPv6 subnets.
 const prefix6 = 64
 
-// hasIPv6 reports whether the kernel does.
+// hasIPv6 reports whether the kernel supports IPv6.
 func hasIPv6() bool {
 	_, err := os.Stat("/proc/sys/net/ipv6")
 	return err == nil
 }
 
-// createLAN makes the bridge that is the LAN, in the sandbox's own namespace, which
-// is also where the control plane runs.
+// createLAN creates the bridge of the LAN in the network namespace of the sandbox, in
+// which the control plane runs as well.
 func createLAN() (*netlink.Bridge, error) {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
-		return nil, fmt.Errorf("make the LAN: %w", err)
+		return nil, fmt.Errorf("create the LAN: %w", err)
 	}
 	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "lan"}}
 	for _, step := range []func() error{
@@ -70,13 +70,13 @@ func createLAN() (*netlink.Bridge, error) {
 		func() error { return netlink.LinkSetUp(bridge) },
 	} {
 		if err := step(); err != nil {
-			return nil, fmt.Errorf("make the LAN: %w", err)
+			return nil, fmt.Errorf("create the LAN: %w", err)
 		}
 	}
 	return bridge, nil
 }
 
-// joinLAN puts the host on the LAN: its eth0 is one end of a cable to the bridge.
+// joinLAN connects the host's eth0 with the bridge of the LAN.
 func joinLAN(bridge *netlink.Bridge, h *Host, addr netip.Addr) error {
 	h.Addr, h.Addr6 = addr, pairedIPv6(addr)
 	if err := connectBridge(bridge, h, "eth0"); err != nil {
@@ -85,7 +85,7 @@ func joinLAN(bridge *netlink.Bridge, h *Host, addr netip.Addr) error {
 	return h.configureLink("eth0", netip.PrefixFrom(addr, lanPrefix.Bits()), controlPlaneAddr)
 }
 
-// connectBridge connects a link of the host with the bridge.
+// connectBridge connects an interface of the host with the bridge.
 func connectBridge(bridge *netlink.Bridge, h *Host, name string) error {
 	port := fmt.Sprintf("%.3s-%.11s", bridge.Name, h.Name) // names have 15 characters at most
 	cable := &netlink.Veth{
@@ -93,19 +93,20 @@ func connectBridge(bridge *netlink.Bridge, h *Host, name string) error {
 		PeerName:  name, PeerNamespace: netlink.NsFd(h.ns),
 	}
 	if err := netlink.LinkAdd(cable); err != nil {
-		return fmt.Errorf("cable to %s: %w", h.Name, err)
+		return fmt.Errorf("connect %s: %w", h.Name, err)
 	}
 	link, err := netlink.LinkByName(port)
 	if err != nil {
-		return fmt.Errorf("cable to %s: %w", h.Name, err)
+		return fmt.Errorf("connect %s: %w", h.Name, err)
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("cable to %s: %w", h.Name, err)
+		return fmt.Errorf("connect %s: %w", h.Name, err)
 	}
 	return nil
 }
 
-// addAddresses gives a link an address and its twin, usable at once.
+// addAddresses adds an address and the paired IPv6 address to an interface, usable
+// immediately.
 func addAddresses(link netlink.Link, p netip.Prefix) error {
 	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p)}); err != nil {
 		return fmt.Errorf("address %s: %w", p, err)
@@ -120,8 +121,8 @@ func addAddresses(link netlink.Link, p netip.Prefix) error {
 	return nil
 }
 
-// configureLink gives the host's link an address and its twin, takes it up, and, if
-// a gateway is named, routes everything else there.
+// configureLink adds an address and the paired IPv6 address to an interface of the
+// host, sets it up, and sets the default gateway, if there is one.
 func (h *Host) configureLink(link string, p netip.Prefix, gateway netip.Addr) error {
 	return h.Do(func() error {
 		l, err := netlink.LinkByName(link)
@@ -141,8 +142,8 @@ func (h *Host) configureLink(link string, p netip.Prefix, gateway netip.Addr) er
 	})
 }
 
-// setDefault makes the gateways share the packets that the thread's network has
-// no other route for, and their twins those of IPv6.
+// setDefault sets the default gateways, and the paired IPv6 gateways, of the network
+// namespace of the thread (ECMP).
 func setDefault(gateways ...netip.Addr) error {
 	v4 := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0"))}
 	v6 := &netlink.Route{Dst: ipNet(netip.MustParsePrefix("::/0"))}
@@ -151,18 +152,18 @@ func setDefault(gateways ...netip.Addr) error {
 		v6.MultiPath = append(v6.MultiPath, &netlink.NexthopInfo{Gw: pairedIPv6(g).AsSlice()})
 	}
 	if err := netlink.RouteReplace(v4); err != nil {
-		return fmt.Errorf("default route by %v: %w", gateways, err)
+		return fmt.Errorf("default route via %v: %w", gateways, err)
 	}
 	if !hasIPv6() {
 		return nil
 	}
 	if err := netlink.RouteReplace(v6); err != nil {
-		return fmt.Errorf("default route by the twins of %v: %w", gateways, err)
+		return fmt.Errorf("IPv6 default route via the addresses paired with %v: %w", gateways, err)
 	}
 	return nil
 }
 
-// addPod puts a namespace behind the node, as a container runtime would.
+// addPod connects the network namespace of a pod with the node, as a CNI plugin would.
 func addPod(node, pod *Host, addr netip.Addr) error {
 	gateway := netip.PrefixFrom(addr, 24).Masked().Addr().Next()
 	pod.Addr, pod.Addr6 = addr, pairedIPv6(addr)
@@ -180,7 +181,7 @@ func addPod(node, pod *Host, addr netip.Addr) error {
 	return pod.configureLink("eth0", netip.PrefixFrom(addr, 24), gateway)
 }
 
-// routePods tells a node the way to another node's pods.
+// routePods adds routes from one node to the pods of another one.
 func routePods(from, to *Host, pods netip.Prefix) error {
 	return from.Do(func() error {
 		if err := netlink.RouteReplace(&netlink.Route{Dst: ipNet(pods), Gw: to.Addr.AsSlice()}); err != nil {
@@ -197,7 +198,7 @@ func routePods(from, to *Host, pods netip.Prefix) error {
 	})
 }
 
-// echoHandler answers like an application that says who it is and whom it sees.
+// echoHandler responds with the name of the pod and the address of the client.
 func echoHandler(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, _ := net.SplitHostPort(r.RemoteAddr)
@@ -209,7 +210,8 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// RestoreRoutes gives a node whose link was down its routes back.
+// RestoreRoutes adds the routes of a node again, which the kernel removes while its
+// link is down.
 func (c *Cluster) RestoreRoutes(node int) error {
 	gateways := c.gateways
 	if len(gateways) == 0 {

@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
-// WaitTimeout bounds waits. It is not an expectation: a busy machine is slow.
+// WaitTimeout bounds Wait. It is generous, because a busy machine is slow.
 const WaitTimeout = 3 * time.Minute
 
-// permanentError is an error that waiting does not mend.
+// permanentError is an error that Wait does not retry.
 type permanentError struct{ error }
 
-// Permanent makes Wait give up at once.
+// Permanent returns an error that makes Wait return immediately.
 func Permanent(err error) error { return permanentError{err} }
 
-// Wait calls check until it succeeds, and fails with its last error when
-// Patience is over.
+// Wait calls check until it succeeds. It returns the last error of check when ctx
+// ends or after WaitTimeout.
 func Wait(ctx context.Context, what string, check func() error) error {
 	const pause = 25 * time.Millisecond
 	ctx, cancel := context.WithTimeout(ctx, WaitTimeout)

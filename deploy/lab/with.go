@@ -10,19 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RunWith runs a command in place of this process, with the tools that were fetched
-// on its PATH and the users of FRR and OpenBGPD known, for tests that run routers
-// themselves. As root only the mounts are the command's own; an ordinary user's
-// command gets neither user, and so neither router.
+// RunWith replaces this process by a command with the fetched tools on its PATH and
+// with the users of FRR and OpenBGPD, for tests that run routers themselves. For root,
+// the command has its own mount namespace. For an ordinary user the users cannot be
+// added, so FRR and OpenBGPD cannot run.
 func (b Binaries) RunWith(command []string) error {
 	if len(command) == 0 {
-		return errors.New("with: which command?")
+		return errors.New("the arguments must be: with COMMAND …")
 	}
 	env := b.commandEnv()
 	if os.Geteuid() == 0 {
-		runtime.LockOSThread() // mounts are the thread's, and the command is run in its place
+		runtime.LockOSThread() // the mount namespace is that of the thread, which the command replaces
 		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-			return fmt.Errorf("make mounts of our own: %w", err)
+			return fmt.Errorf("create a mount namespace: %w", err)
 		}
 		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 			return fmt.Errorf("make mounts private: %w", err)

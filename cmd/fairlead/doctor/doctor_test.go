@@ -23,7 +23,10 @@ func brokenCluster() objects.Snapshot {
 	named := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name} }
 	configured := config.Objects{
 		Pools: []*v1alpha1.IPAddressPool{
-			{ObjectMeta: named("lan"), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{"192.0.2.9-192.0.2.1", "192.0.2.20"}}},
+			{ObjectMeta: named("lan"), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{
+				"192.0.2.9-192.0.2.1",
+				"192.0.2.20",
+			}}},
 			{ObjectMeta: named("unused"), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{"198.51.100.0/24"}}},
 		},
 		BGPPeers: []*v1alpha1.BGPPeer{

@@ -160,10 +160,13 @@ func routeOf(s objects.Snapshot, node string, desired speakerplan.AdvertisedRout
 		family = "IPv6"
 	}
 	switch session, reported := s.Session(node, desired.Peer); {
+	// The node has no session: the peer is new, or its speaker does not run.
 	case !reported:
 		r.State = "its speaker has not reported"
+	// A configuration problem explains the state better than the last error.
 	case session.State != bgp.Established.String():
 		r.State = cmp.Or(session.Problem, session.LastError, session.State)
+	// The peer has not negotiated the address family.
 	case !slices.Contains(session.Families, family):
 		r.State = session.Withheld
 	default:

@@ -47,7 +47,8 @@ func (e Explanation) Text(w io.Writer) error {
 		b.WriteString("\nConditions\n")
 		b.WriteString(output.Table(func(t io.Writer) {
 			for _, c := range e.Conditions {
-				fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", strings.TrimPrefix(c.Type, v1alpha1.GroupVersion.Group+"/"), c.Status, c.Reason, c.Message)
+				fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", strings.TrimPrefix(c.Type, v1alpha1.GroupVersion.Group+"/"), c.Status, c.Reason,
+					c.Message)
 			}
 		}))
 	}

@@ -52,7 +52,7 @@ func (c *Collection) missingKinds() (notes []string) {
 		{len(c.L2Advertisements)+len(c.BGPAdvertisements) == 0, "no L2Advertisements and no BGPAdvertisements: no address is announced " +
 			"(kubectl get l2advertisements,bgpadvertisements)"},
 		{len(c.Speakers) == 0, "no Speakers: announcements and BGP sessions of nodes are unknown (kubectl get speakers)"},
-		{local && len(c.EndpointSlices) == 0, "no EndpointSlices: Services with externalTrafficPolicy Local appear to be without endpoints " +
+		{local && len(c.EndpointSlices) == 0, "no EndpointSlices: Services with externalTrafficPolicy Local appear without endpoints " +
 			"(kubectl get endpointslices -A)"},
 		{selects && len(c.Namespaces) == 0, "no Namespaces: new addresses from pools with namespaceSelectors are unknown " +
 			"(kubectl get namespaces)"},

@@ -20,37 +20,102 @@ func TestFromManifests(t *testing.T) {
 		{"good", good, ""},
 		{"comments", "# a\n---\n" + good + "---\n# b\n---\n", ""},
 		{"JSON with tabs", "{\t\"apiVersion\": \"v1\", \"kind\": \"Namespace\",\n\t\"metadata\": {\"name\": \"a\"}}", ""},
-		{"JSON, twice", `{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}} {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "b"}}`, ""},
-		{"YAML with braces", "{apiVersion: v1, kind: Namespace, metadata: {name: a}}\n---\n{apiVersion: v1, kind: Namespace, metadata: {name: b}}", ""},
+		{
+			"JSON, twice",
+			`{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}} ` +
+				`{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "b"}}`,
+			"",
+		},
+		{
+			"YAML with braces",
+			"{apiVersion: v1, kind: Namespace, metadata: {name: a}}\n---\n" +
+				"{apiVersion: v1, kind: Namespace, metadata: {name: b}}",
+			"",
+		},
 		{"list", "{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Namespace, metadata: {name: a}}]}", ""},
 		{"list of one kind", "{apiVersion: v1, kind: NamespaceList, items: [{metadata: {name: a}}]}", ""},
 		{"Windows", strings.ReplaceAll(good, "\n", "\r\n"), ""},
-		{"as kubectl get writes it", good + "status: {services: 3, conditions: [{type: Ready, status: 'True', reason: Ready, message: '', lastTransitionTime: '2026-01-01T00:00:00Z'}]}", ""},
+		{"as kubectl get writes it", good + "status: {services: 3, conditions: [{type: Ready, status: 'True', reason: Ready, message: '', " +
+			"lastTransitionTime: '2026-01-01T00:00:00Z'}]}", ""},
 
-		{"field", good + "---\n" + pool + "spec: {adresses: [192.0.2.1]}", `f.yaml: document 2: IPAddressPool "lan": spec.adresses: unknown field`},
-		{"deep field", pool + "spec: {addresses: [192.0.2.1], serviceAllocation: {serviceSelectors: [{matchLabel: {a: b}}]}}", `f.yaml: document 1: IPAddressPool "lan": spec.serviceAllocation.serviceSelectors[0].matchLabel: unknown field`},
-		{"in a list", "{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Namespace, metadata: {name: a}}, {apiVersion: v1, kind: Namespace, metadata: {name: b}, spek: {}}]}", `f.yaml: document 1: item 1: Namespace "b": spek: unknown field`},
-		{"kind", "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: shop}}", `f.yaml: document 1: Deployment "shop/web": unsupported kind Deployment of apps/v1; a manifest may contain Fairlead's kinds (fairlead.io/v1alpha1), and Services, Namespaces and Nodes (v1)`},
-		{"MetalLB's", "{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: a}}", `unsupported kind IPAddressPool of metallb.io/v1beta1`},
+		{
+			"field", good + "---\n" + pool + "spec: {adresses: [192.0.2.1]}",
+			`f.yaml: document 2: IPAddressPool "lan": spec.adresses: unknown field`,
+		},
+		{
+			"deep field", pool + "spec: {addresses: [192.0.2.1], serviceAllocation: {serviceSelectors: [{matchLabel: {a: b}}]}}",
+			`f.yaml: document 1: IPAddressPool "lan": spec.serviceAllocation.serviceSelectors[0].matchLabel: unknown field`,
+		},
+		{"in a list", "{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Namespace, metadata: {name: a}}, " +
+			"{apiVersion: v1, kind: Namespace, metadata: {name: b}, spek: {}}]}", `f.yaml: document 1: item 1: Namespace "b": spek: unknown field`},
+		{
+			"kind", "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: shop}}",
+			`f.yaml: document 1: Deployment "shop/web": unsupported kind Deployment of apps/v1; ` +
+				`a manifest may contain Fairlead's kinds (fairlead.io/v1alpha1), and Services, Namespaces and Nodes (v1)`,
+		},
+		{
+			"MetalLB's", "{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: a}}",
+			`unsupported kind IPAddressPool of metallb.io/v1beta1`,
+		},
 		{"known, but not planned", "{apiVersion: v1, kind: Secret, metadata: {name: a}}", `unsupported kind Secret of v1`},
-		{"Speaker", "{apiVersion: fairlead.io/v1alpha1, kind: Speaker, metadata: {name: a}}", `unsupported kind Speaker of fairlead.io/v1alpha1`},
-		{"type", pool + "spec: {addresses: [192.0.2.1], autoAssign: 'yes'}", `IPAddressPool "lan": spec.autoAssign: must be true or false, not a string`},
+		{
+			"Speaker", "{apiVersion: fairlead.io/v1alpha1, kind: Speaker, metadata: {name: a}}",
+			`unsupported kind Speaker of fairlead.io/v1alpha1`,
+		},
+		{
+			"type", pool + "spec: {addresses: [192.0.2.1], autoAssign: 'yes'}",
+			`IPAddressPool "lan": spec.autoAssign: must be true or false, not a string`,
+		},
 		{"type of an entry", pool + "spec: {addresses: [7]}", `IPAddressPool "lan": spec.addresses: must be a string, not a number`},
 		{"list wanted", pool + "spec: {addresses: 192.0.2.1}", `IPAddressPool "lan": spec.addresses: must be a list, not a string`},
-		{"too large", pool + "spec: {addresses: [192.0.2.1], serviceAllocation: {priority: 3000000000}}", `spec.serviceAllocation.priority: must be a 32-bit integer, not the number 3000000000`},
-		{"too small", pool + "spec: {addresses: [192.0.2.1], serviceAllocation: {priority: -1}}", `IPAddressPool "lan": spec.serviceAllocation.priority: should be greater than or equal to 0`},
+		{
+			"too large", pool + "spec: {addresses: [192.0.2.1], serviceAllocation: {priority: 3000000000}}",
+			`spec.serviceAllocation.priority: must be a 32-bit integer, not the number 3000000000`,
+		},
+		{
+			"too small", pool + "spec: {addresses: [192.0.2.1], serviceAllocation: {priority: -1}}",
+			`IPAddressPool "lan": spec.serviceAllocation.priority: should be greater than or equal to 0`,
+		},
 		{"required", pool, `IPAddressPool "lan": spec: is required`},
 		{"none", pool + "spec: {addresses: []}", `spec.addresses: should have at least 1 items`},
-		{"rule", pool + "spec: {addresses: [192.0.2.0/24, 192.0.2.0/33]}", `IPAddressPool "lan": spec.addresses[1]: must be a valid CIDR or IP address`},
-		{"enum", peer + "spec: {myASN: 1, dynamicASN: some, peerAddress: 192.0.2.1}", `BGPPeer "tor": spec.dynamicASN: should be one of [internal external]`},
-		{"rule of an object", peer + "spec: {myASN: 1}", `BGPPeer "tor": spec: exactly one of peerASN and dynamicASN must be set; spec: exactly one of peerAddress, interface and defaultGateway must be set`},
-		{"durations", peer + "spec: {myASN: 1, peerASN: 2, peerAddress: 192.0.2.1, holdTime: 1s}", `BGPPeer "tor": spec.holdTime: must be 0s or from 3s to 65535s (RFC 4271 section 4.2)`},
+		{
+			"rule", pool + "spec: {addresses: [192.0.2.0/24, 192.0.2.0/33]}",
+			`IPAddressPool "lan": spec.addresses[1]: must be a valid CIDR or IP address`,
+		},
+		{
+			"enum", peer + "spec: {myASN: 1, dynamicASN: some, peerAddress: 192.0.2.1}",
+			`BGPPeer "tor": spec.dynamicASN: should be one of [internal external]`,
+		},
+		{
+			"rule of an object", peer + "spec: {myASN: 1}",
+			`BGPPeer "tor": spec: exactly one of peerASN and dynamicASN must be set; ` +
+				`spec: exactly one of peerAddress, interface and defaultGateway must be set`,
+		},
+		{
+			"durations", peer + "spec: {myASN: 1, peerASN: 2, peerAddress: 192.0.2.1, holdTime: 1s}",
+			`BGPPeer "tor": spec.holdTime: must be 0s or from 3s to 65535s (RFC 4271 section 4.2)`,
+		},
 		{"twice", good + "---\n" + good, `f.yaml: document 2: IPAddressPool "lan": duplicate object`},
-		{"key twice", pool + "spec: {addresses: [192.0.2.1], addresses: [192.0.2.2]}", `f.yaml: document 1: yaml: unmarshal errors: line 4: key "addresses" already set in map`},
-		{"key twice in JSON", `{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "name": "b"}}`, `Namespace "b": metadata.name: duplicate field`},
-		{"no name", "{apiVersion: v1, kind: Namespace, metadata: {generateName: a}}", `f.yaml: document 1: Namespace: metadata.name: must be set`},
-		{"no version", "{kind: Namespace, metadata: {name: a}}", `f.yaml: document 1: not a Kubernetes object: apiVersion and kind must be set`},
-		{"name", "{apiVersion: v1, kind: Namespace, metadata: {name: [a]}}", `f.yaml: document 1: not a Kubernetes object: metadata.name: must be a string, not a list`},
+		{
+			"key twice", pool + "spec: {addresses: [192.0.2.1], addresses: [192.0.2.2]}",
+			`f.yaml: document 1: yaml: unmarshal errors: line 4: key "addresses" already set in map`,
+		},
+		{
+			"key twice in JSON", `{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "name": "b"}}`,
+			`Namespace "b": metadata.name: duplicate field`,
+		},
+		{
+			"no name", "{apiVersion: v1, kind: Namespace, metadata: {generateName: a}}",
+			`f.yaml: document 1: Namespace: metadata.name: must be set`,
+		},
+		{
+			"no version", "{kind: Namespace, metadata: {name: a}}",
+			`f.yaml: document 1: not a Kubernetes object: apiVersion and kind must be set`,
+		},
+		{
+			"name", "{apiVersion: v1, kind: Namespace, metadata: {name: [a]}}",
+			`f.yaml: document 1: not a Kubernetes object: metadata.name: must be a string, not a list`,
+		},
 		{"text", "hello", `f.yaml: document 1: not a Kubernetes object: the document: must be an object, not a string`},
 		{"YAML", good + "---\n{a", `f.yaml: document 2: yaml: line 1: did not find expected ',' or '}'`},
 		{"JSON", `{"apiVersion": "v1", "kind"`, `f.yaml: document 1: yaml: line 1: did not find expected ',' or '}'`},

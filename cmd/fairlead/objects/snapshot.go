@@ -31,7 +31,10 @@ func (c *Collection) Snapshot(now time.Time, policy providers.Policy) Snapshot {
 			Policy: policy, Now: now, Objects: c.Objects, Services: c.Services, Nodes: c.Nodes, Namespaces: c.Namespaces,
 			ServiceCIDRs: c.ServiceCIDRs, Speakers: c.Speakers,
 		},
-		Speaker: speakerplan.Snapshot{Services: c.Services, Nodes: c.Nodes, Slices: c.EndpointSlices, Interfaces: map[string][]l2.Interface{}},
+		Speaker: speakerplan.Snapshot{
+			Services: c.Services, Nodes: c.Nodes, Slices: c.EndpointSlices,
+			Interfaces: map[string][]l2.Interface{},
+		},
 	}
 	s.Speaker.Config, _ = config.Parse(c.Objects)
 	for _, reported := range c.Speakers {

@@ -55,6 +55,7 @@ func (d Deletion) deleteFrom(s controllerplan.Snapshot) (controllerplan.Snapshot
 	now := metav1.NewTime(s.Now)
 	found := false
 	switch d.kind {
+	// Pools and Services have a finalizer; the other kinds are removed immediately.
 	case "IPAddressPool":
 		s.Objects.Pools, found = terminateObject(s.Objects.Pools, d, (*v1alpha1.IPAddressPool).DeepCopy, now)
 	case "Service":

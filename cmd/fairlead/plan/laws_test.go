@@ -47,7 +47,10 @@ func drawService(t *rapid.T, name string, made time.Time) *corev1.Service {
 			Namespace: "ns", Name: name, UID: "service", CreationTimestamp: metav1.NewTime(made), Annotations: map[string]string{},
 		},
 		Spec: corev1.ServiceSpec{
-			Type: corev1.ServiceTypeLoadBalancer, IPFamilyPolicy: &policy, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol},
+			Type: corev1.ServiceTypeLoadBalancer, IPFamilyPolicy: &policy, IPFamilies: []corev1.IPFamily{
+				corev1.IPv4Protocol,
+				corev1.IPv6Protocol,
+			},
 			Ports: []corev1.ServicePort{{Port: int32(rapid.IntRange(80, 82).Draw(t, "port")), Protocol: corev1.ProtocolTCP}},
 		},
 	}

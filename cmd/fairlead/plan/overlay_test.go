@@ -44,7 +44,12 @@ func TestOverlayFamilies(t *testing.T) {
 		{"new, asks for both", of("", v6, v4), nil, nil, v4, require, []corev1.IPFamily{v6, v4}},
 		{"prefers, cluster has one", of(prefer), nil, []string{"10.96.0.0/16"}, v4, prefer, []corev1.IPFamily{v4}},
 		{"prefers, cluster has both", of(prefer), nil, []string{"10.96.0.0/16", "fd00::/112"}, v4, prefer, []corev1.IPFamily{v4, v6}},
-		{"prefers IPv6, cluster has both", of(prefer, v6), nil, []string{"10.96.0.0/16", "fd00::/112"}, v4, prefer, []corev1.IPFamily{v6, v4}},
+		{
+			"prefers IPv6, cluster has both", of(prefer, v6), nil,
+			[]string{"10.96.0.0/16", "fd00::/112"},
+			v4, prefer,
+			[]corev1.IPFamily{v6, v4},
+		},
 		{"stays", of(""), of(single, v6), nil, v4, single, []corev1.IPFamily{v6}},
 		{"stays dual", of(""), of(require, v6, v4), nil, v4, require, []corev1.IPFamily{v6, v4}},
 		{"upgrade", of(require), of(single, v4), []string{"10.96.0.0/16", "fd00::/112"}, v4, require, []corev1.IPFamily{v4, v6}},
@@ -81,12 +86,30 @@ func TestOverlayAnnotations(t *testing.T) {
 		note      string
 	}{
 		{"record stays", map[string]string{recorded: "192.0.2.1=a"}, nil, map[string]string{recorded: "192.0.2.1=a"}, ""},
-		{"record in the manifest", map[string]string{recorded: "192.0.2.1=a"}, map[string]string{recorded: "192.0.2.1=b"}, map[string]string{recorded: "192.0.2.1=a"}, ""},
+		{
+			"record in the manifest",
+			map[string]string{recorded: "192.0.2.1=a"},
+			map[string]string{recorded: "192.0.2.1=b"},
+			map[string]string{recorded: "192.0.2.1=a"},
+			"",
+		},
 		{"record of a new Service", nil, map[string]string{recorded: "192.0.2.1=b"}, map[string]string{}, ""},
 		{"set", map[string]string{}, map[string]string{pool: "b"}, map[string]string{pool: "b"}, ""},
 		{"changed", map[string]string{pool: "a"}, map[string]string{pool: "b"}, map[string]string{pool: "b"}, ""},
-		{"taken out", map[string]string{pool: "a"}, nil, map[string]string{}, "has the annotation " + pool + ": a, which is not in the manifest"},
-		{"applied, taken out", map[string]string{pool: "a", applied: asks}, nil, map[string]string{applied: asks}, "which is not in the manifest"},
+		{
+			"taken out",
+			map[string]string{pool: "a"},
+			nil,
+			map[string]string{},
+			"has the annotation " + pool + ": a, which is not in the manifest",
+		},
+		{
+			"applied, taken out",
+			map[string]string{pool: "a", applied: asks},
+			nil,
+			map[string]string{applied: asks},
+			"which is not in the manifest",
+		},
 		{"applied, set by hand", map[string]string{pool: "a", applied: `{}`}, nil, map[string]string{pool: "a", applied: `{}`}, ""},
 		{"not read by the controller", map[string]string{"team": "a"}, nil, map[string]string{}, ""},
 	} {

@@ -187,7 +187,10 @@ func (c serviceComparison) compareService(key types.NamespacedName, before, afte
 	default:
 		changes = []serviceChange{addressUnassigned}
 	}
-	return serviceResult{Service: key.String(), Changes: slices.Compact(changes), Before: before, After: after, Why: strings.Join(why, "; ")}
+	return serviceResult{
+		Service: key.String(), Changes: slices.Compact(changes), Before: before, After: after,
+		Why: strings.Join(why, "; "),
+	}
 }
 
 // releaseMessage returns the reason why Fairlead no longer serves the Service.
@@ -207,12 +210,14 @@ func indexOf(all []heldAddress, address string) int {
 func addressChanges(was, is []heldAddress) (found []serviceChange) {
 	for _, h := range was {
 		i := indexOf(is, h.Address)
+		// A change of the pool is reported in addition to the other changes.
 		if i >= 0 && !h.OutOfPool && is[i].OutOfPool {
 			found = append(found, addressOutOfPool)
 		} else if i >= 0 && h.OutOfPool && !is[i].OutOfPool {
 			found = append(found, addressBackInPool)
 		}
 		switch {
+		// The address is kept: one change, the most specific one, is reported.
 		case i >= 0 && !h.Leaving && is[i].Leaving:
 			found = append(found, renumberingStarts)
 		case i >= 0 && len(is[i].SharedWith) > len(h.SharedWith):
@@ -220,6 +225,8 @@ func addressChanges(was, is []heldAddress) (found []serviceChange) {
 		case i >= 0 && len(is[i].SharedWith) == 0 && len(h.SharedWith) > 0:
 			found = append(found, sharingEnds)
 		case i >= 0:
+		// The address is released: at the end of a renumbering, for a replacement of its
+		// family, or without a replacement.
 		case h.Leaving:
 			found = append(found, renumberingEnds)
 		case slices.ContainsFunc(is, func(n heldAddress) bool { return indexOf(was, n.Address) < 0 && sameFamily(n.Address, h.Address) }):

@@ -22,7 +22,8 @@ func (r Result) Text(w io.Writer) error {
 		b.WriteString("\n" + output.Table(func(t io.Writer) {
 			fmt.Fprintln(t, "SERVICE\tCHANGE\tADDRESSES\tWHY")
 			for _, s := range r.Services {
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", s.Service, serviceChangesText(s.Changes), changeText(s.Before.addressCell(), s.After.addressCell()), s.Why)
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", s.Service, serviceChangesText(s.Changes),
+					changeText(s.Before.addressCell(), s.After.addressCell()), s.Why)
 			}
 		}))
 	}

@@ -22,12 +22,12 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-// TestPasswords: a password comes from a Secret of Fairlead's namespace, changes
-// with it, and is seen nowhere.
+// TestPasswords checks that a password is read from a Secret of Fairlead's namespace,
+// follows its changes, and appears in no status or log.
 func TestPasswords(t *testing.T) {
 	routers(t)
 	const first, second = "hunter2-first-one", "hunter2-second-one"
-	r := spare(t, "bird-secret", 253)
+	r := addRouter(t, "bird-secret", 253)
 	config := func(password string) lab.BGP {
 		return fabricConfig(r, func(n *lab.Neighbor, _ *lab.Host) { n.Password, n.BFD = password, 0 })
 	}
@@ -54,10 +54,11 @@ spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.13.242.253, connectTime: 1s
 		_ = cluster.API.CoreV1().Secrets("fairlead-system").Delete(context.Background(), "bgp-password", metav1.DeleteOptions{})
 	})
 	secret(second)
-	eventually(t, "the speakers see that nobody answers", func() error {
-		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", "password", "-o", "jsonpath={.status.conditions[?(@.type=='Established')].message}")
+	eventually(t, "the speakers report that the peer does not answer", func() error {
+		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", "password", "-o",
+			"jsonpath={.status.conditions[?(@.type=='Established')].message}")
 		if err == nil && !strings.Contains(out, "password differs") {
-			err = fmt.Errorf("it says %q", out)
+			err = fmt.Errorf("the message is %q", out)
 		}
 		return err
 	})
@@ -77,33 +78,34 @@ spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.13.242.253, connectTime: 1s
 	for _, text := range []string{dump, lab.Logs(1 << 20), doctor(t)} {
 		for _, password := range []string{first, second} {
 			if strings.Contains(text, password) {
-				t.Errorf("the password %q is to be seen", password)
+				t.Errorf("the password %q is visible", password)
 			}
 		}
 	}
 }
 
-// spare is a router for one test.
-func spare(t *testing.T, name string, number byte) *lab.Router {
+// addRouter adds a router for one test.
+func addRouter(t *testing.T, name string, number byte) *lab.Router {
 	t.Helper()
 	r := router(t, name, number)
 	t.Cleanup(r.Kill)
 	return r
 }
 
-// manifest applies objects that go with the test.
+// manifest applies objects that are deleted when the test ends.
 func manifest(t *testing.T, yaml string) {
 	t.Helper()
 	apply(t, yaml)
 	t.Cleanup(func() {
-		if _, err := cluster.Kubectl(context.Background(), yaml, "delete", "--ignore-not-found", "--timeout="+lab.WaitTimeout.String(), "-f", "-"); err != nil {
+		if _, err := cluster.Kubectl(context.Background(), yaml, "delete", "--ignore-not-found", "--timeout="+lab.WaitTimeout.String(),
+			"-f", "-"); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-// TestBGPProblems: what cannot be used is said where it stands, and nothing else
-// suffers.
+// TestBGPProblems checks that invalid objects have a condition that names the field,
+// and that they do not affect other objects.
 func TestBGPProblems(t *testing.T) {
 	routers(t)
 	manifest(t, `apiVersion: fairlead.io/v1alpha1
@@ -113,7 +115,7 @@ spec: {myASN: 64512, peerASN: 64999, peerAddress: fd13:242::251, connectTime: 1s
 ---
 apiVersion: fairlead.io/v1alpha1
 kind: BGPPeer
-metadata: {name: nobody}
+metadata: {name: no-listener}
 spec: {myASN: 64512, peerASN: 64999, peerAddress: 10.13.242.100, connectTime: 1s}
 ---
 apiVersion: fairlead.io/v1alpha1
@@ -135,21 +137,23 @@ spec: {ipAddressPools: [bgp, gone], peers: [bird, nowhere], communities: [unhear
 	contains(t, ready(t, "bgppeers", "twice", "DuplicatePeer"), "node node-", `BGPPeer "bird" is older`)
 	contains(t, ready(t, "communities", "broken", "DuplicateCommunity"), "spec.communities[0].name")
 	message := ready(t, "bgpadvertisements", "broken", "UnknownPool")
-	contains(t, message, "spec.ipAddressPools[1]", `spec.peers[1]: BGPPeer "nowhere" does not exist`, `spec.communities[0]: invalid community "unheard"`)
-	eventually(t, "a refused connection is said", func() error {
-		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", "nobody", "-o", "jsonpath={.status.conditions[?(@.type=='Established')].message}")
+	contains(t, message, "spec.ipAddressPools[1]", `spec.peers[1]: BGPPeer "nowhere" does not exist`,
+		`spec.communities[0]: invalid community "unheard"`)
+	eventually(t, "the refused connection is reported", func() error {
+		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", "no-listener", "-o",
+			"jsonpath={.status.conditions[?(@.type=='Established')].message}")
 		if err == nil && !strings.Contains(out, "connection refused") {
-			err = fmt.Errorf("it says %q", out)
+			err = fmt.Errorf("the message is %q", out)
 		}
 		return err
 	})
-	_, addr := routed(t, "bgp-beside-problems")
-	byAll(t, addr, 0, 1, 2)
+	_, addr := routed(t, "bgp-with-problems")
+	routedViaAll(t, addr, 0, 1, 2)
 }
 
-// TestLoopGuard: a packet to an announced address that nothing wants does not
-// bounce between node and router, for an address and for an aggregate of which
-// one address is in use; and what is wanted passes.
+// TestLoopGuard checks that packets to announced addresses without a Service port do
+// not loop between node and router, for a single address and for an aggregate with one
+// assigned address, and that other packets are forwarded.
 func TestLoopGuard(t *testing.T) {
 	routers(t)
 	manifest(t, `apiVersion: fairlead.io/v1alpha1
@@ -193,12 +197,12 @@ spec: {ipAddressPools: [aggregate], peers: [bird], aggregationLength: 24}
 		reach(t, from, url(addr, svc.Spec.Ports[0].Port))
 	}
 	remove(t, "guarded")
-	eventually(t, "the guard goes with the address", func() error {
+	eventually(t, "the guard is removed with the address", func() error {
 		return cluster.Nodes[0].Do(func() error {
 			routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE)
 			for _, r := range routes {
 				if r.Type == unix.RTN_UNREACHABLE && r.Dst != nil && r.Dst.String() == prefix.String() {
-					return fmt.Errorf("it is there: %s", r)
+					return fmt.Errorf("it still exists: %s", r)
 				}
 			}
 			return err
@@ -206,10 +210,10 @@ spec: {ipAddressPools: [aggregate], peers: [bird], aggregationLength: 24}
 	})
 }
 
-// ICMP types (RFC 792): a packet that loops exceeds its TTL in the end.
+// ICMP types (RFC 792): the TTL of a looping packet is exceeded.
 const unreachable, exceeded = 3, 11
 
-// ping sends one echo request and returns the type of the error that it meets.
+// ping sends one echo request and returns the type of the ICMP error.
 func ping(t *testing.T, from *lab.Host, to netip.Addr) (kind byte) {
 	t.Helper()
 	request := []byte{8, 0, 0, 0, 0, 1, 0, 1} // echo request 1 of process 1
@@ -231,7 +235,7 @@ func ping(t *testing.T, from *lab.Host, to netip.Addr) (kind byte) {
 			if err != nil {
 				return err
 			}
-			// The error contains the header of the packet that met it.
+			// The ICMP error contains the header of the echo request.
 			if kind = answer[0]; (kind == unreachable || kind == exceeded) && bytes.Contains(answer[:n], to.AsSlice()) {
 				return nil
 			}
@@ -243,8 +247,8 @@ func ping(t *testing.T, from *lab.Host, to netip.Addr) (kind byte) {
 	return kind
 }
 
-// TestPortTaken: a passive peer whose port somebody else has is a problem of
-// that peer, and of nothing else.
+// TestPortTaken checks that a port in use is a problem of the passive peer with this
+// port only.
 func TestPortTaken(t *testing.T) {
 	routers(t)
 	if err := cluster.Nodes[0].Serve(":1790", http.NotFoundHandler()); err != nil {
@@ -255,18 +259,19 @@ kind: BGPPeer
 metadata: {name: passive}
 spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.13.242.254, passive: true, peerPort: 1790}
 `)
-	eventually(t, "the taken port is said", func() error {
-		out, err := cluster.Kubectl(t.Context(), "", "get", "speaker", "node-1", "-o", "jsonpath={.status.sessions[?(@.peer=='passive')].lastError}")
+	eventually(t, "the port in use is reported", func() error {
+		out, err := cluster.Kubectl(t.Context(), "", "get", "speaker", "node-1", "-o",
+			"jsonpath={.status.sessions[?(@.peer=='passive')].lastError}")
 		if err == nil && !strings.Contains(out, "1790") {
-			err = fmt.Errorf("it says %q", out)
+			err = fmt.Errorf("the message is %q", out)
 		}
 		return err
 	})
 	_, addr := routed(t, "bgp-port-taken")
-	by(t, fabric.bird, addr, 0, 1, 2)
+	routedVia(t, fabric.bird, addr, 0, 1, 2)
 }
 
-// TestBGPSchema lets the API server judge what its schema can.
+// TestBGPSchema checks which objects the API server accepts by their schema.
 func TestBGPSchema(t *testing.T) {
 	object := func(kind, spec string) string {
 		return fmt.Sprintf("apiVersion: fairlead.io/v1alpha1\nkind: %s\nmetadata: {name: schema}\nspec: {%s}\n", kind, spec)
@@ -284,7 +289,7 @@ func TestBGPSchema(t *testing.T) {
 			t.Errorf("%s: %v", good, err)
 		}
 	}
-	for bad, says := range map[string]string{
+	for bad, want := range map[string]string{
 		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 'fe80::1'"):                                  "interface names the link",
 		object("BGPPeer", "myASN: 64512, peerAddress: 192.0.2.1"):                                              "exactly one of peerASN and dynamicASN",
 		object("BGPPeer", "myASN: 64512, peerASN: 1, dynamicASN: external, peerAddress: 192.0.2.1"):            "exactly one of peerASN and dynamicASN",
@@ -316,6 +321,6 @@ func TestBGPSchema(t *testing.T) {
 			t.Errorf("accepted: %s", bad)
 			continue
 		}
-		contains(t, err.Error(), says)
+		contains(t, err.Error(), want)
 	}
 }

@@ -17,16 +17,16 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-// TestRollingUpdate: under externalTrafficPolicy Local every pod is replaced, one
-// after the other, and the client notices nothing. A node whose pod terminates is
-// no next hop any more while that still serves, and is one again only when its
-// own kube-proxy knows the new pod.
+// TestRollingUpdate checks that no request is lost under externalTrafficPolicy Local
+// while the pods are replaced one by one. A node with a terminating pod is withdrawn
+// while the pod still serves, and is advertised again once its kube-proxy forwards to
+// the new pod.
 func TestRollingUpdate(t *testing.T) {
 	routers := routers(t)
 	svc, addr := routed(t, "bgp-rolling", local)
 	everywhere := func() {
 		t.Helper()
-		byAll(t, addr, 0, 1, 2)
+		routedViaAll(t, addr, 0, 1, 2)
 	}
 	everywhere()
 	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
@@ -35,18 +35,18 @@ func TestRollingUpdate(t *testing.T) {
 		if err := cluster.TerminatePod(t.Context(), i); err != nil {
 			t.Fatal(err)
 		}
-		byAll(t, addr, others[i]...)
+		routedViaAll(t, addr, others[i]...)
 		if err := cluster.ReplacePod(t.Context(), i); err != nil {
 			t.Fatal(err)
 		}
 		everywhere()
 	}
-	unharmed(t, stop(), 2*len(cluster.Nodes)*len(routers))
+	checkLosses(t, stop(), 2*len(cluster.Nodes)*len(routers))
 }
 
-// logged returns a function that waits until the program has logged a text that
-// matches all patterns in this order.
-func logged(program string) (wait func(t *testing.T, patterns ...string)) {
+// waitLogged returns a function that waits until the program has logged texts that
+// match all patterns in this order.
+func waitLogged(program string) (wait func(t *testing.T, patterns ...string)) {
 	seen := len(lab.Log(program))
 	return func(t *testing.T, patterns ...string) {
 		t.Helper()
@@ -63,15 +63,16 @@ func logged(program string) (wait func(t *testing.T, patterns ...string)) {
 // Logs of the routers that most tests use.
 const birdLog, frrLog = "bird-bird", "bgpd-frr"
 
-// TestBGPNodeDies: a node that falls silent is no next hop any more, by BFD and
-// not by the hold time; its own speaker sees the routers go, and all come back.
+// TestBGPNodeDies checks that BFD, not the hold timer, removes the routes of a
+// disconnected node, that its speaker detects the failure as well, and that all
+// sessions recover.
 func TestBGPNodeDies(t *testing.T) {
 	routers(t)
 	_, addr := routed(t, "bgp-node-dies")
-	byAll(t, addr, 0, 1, 2)
-	frrLogs, node := logged(frrLog), cluster.Nodes[1].Addr
+	routedViaAll(t, addr, 0, 1, 2)
+	frrLogs, node := waitLogged(frrLog), cluster.Nodes[1].Addr
 	plugIn := unplug(t, cluster.Nodes[1])
-	byAll(t, addr, 0, 2)
+	routedViaAll(t, addr, 0, 2)
 	frrLogs(t, fmt.Sprintf(`neighbor %s [^\n]*BFD Down`, node))
 	shown, err := fabric.bird.Show(t.Context(), "show", "protocols", "all", "neighbour1")
 	if err != nil {
@@ -82,17 +83,17 @@ func TestBGPNodeDies(t *testing.T) {
 	if err := cluster.RestoreRoutes(1); err != nil {
 		t.Fatal(err)
 	}
-	byAll(t, addr, 0, 1, 2)
+	routedViaAll(t, addr, 0, 1, 2)
 }
 
-// TestBGPRouterDies: a router that falls silent is seen by BFD in the status,
-// and the other one goes on.
+// TestBGPRouterDies checks that the status reports the BFD failure of a disconnected
+// router, and that the other router is not affected.
 func TestBGPRouterDies(t *testing.T) {
 	routers(t)
 	_, addr := routed(t, "bgp-router-dies")
-	byAll(t, addr, 0, 1, 2)
+	routedViaAll(t, addr, 0, 1, 2)
 	plugIn := unplug(t, fabric.bird.Host)
-	eventually(t, "the speakers see the path die", func() error {
+	eventually(t, "the speakers detect the path failure", func() error {
 		out, err := cluster.Kubectl(t.Context(), "", "get", "speakers", "-o", `jsonpath={.items[*].status.sessions[?(@.peer=="bird")].bfd}`)
 		if err == nil && out != "Down Down Down" {
 			err = fmt.Errorf("BFD is %s", out)
@@ -103,12 +104,12 @@ func TestBGPRouterDies(t *testing.T) {
 	sessions(t, "frr", "Established 3/3")
 	condition(t, "bgp-router-dies", "Announced", "Announced")
 	plugIn()
-	byAll(t, addr, 0, 1, 2)
+	routedViaAll(t, addr, 0, 1, 2)
 }
 
-// quiet fails if the router's kernel changes a route to the address before it
-// has one to the marker by all nodes.
-func quiet(t *testing.T, r *lab.Router, addr netip.Addr) (until func(marker netip.Addr)) {
+// checkNoRouteChange fails if a route to the address changes in the kernel of the
+// router before the route to the marker via all nodes is installed.
+func checkNoRouteChange(t *testing.T, r *lab.Router, addr netip.Addr) (until func(marker netip.Addr)) {
 	t.Helper()
 	changes, err := r.WatchRoutes(t.Context())
 	if err != nil {
@@ -116,7 +117,7 @@ func quiet(t *testing.T, r *lab.Router, addr netip.Addr) (until func(marker neti
 	}
 	return func(marker netip.Addr) {
 		t.Helper()
-		by(t, r, marker, 0, 1, 2)
+		routedVia(t, r, marker, 0, 1, 2)
 		for c := range changes {
 			switch {
 			case c.Prefix.Addr() == addr:
@@ -132,31 +133,32 @@ func quiet(t *testing.T, r *lab.Router, addr netip.Addr) (until func(marker neti
 func stream(t *testing.T, target string) (stop func() lab.StreamReport) {
 	t.Helper()
 	reachAgain(t, cluster.Network.Remote, target)
-	return lab.RequestStream{URL: target, Every: 5 * time.Millisecond, Timeout: lostAfter, Serial: true}.Start(t.Context(), cluster.Network.Remote)
+	return lab.RequestStream{URL: target, Every: 5 * time.Millisecond, Timeout: lostAfter, Serial: true}.Start(t.Context(),
+		cluster.Network.Remote)
 }
 
-// lostAfter is when a request is lost that must not be: a SYN has been sent twice.
+// lostAfter is the timeout of requests that must not be lost. It allows SYN
+// retransmissions.
 const lostAfter = 3 * time.Second
 
-// unharmed fails if requests were lost, except one connection at each change of
-// next hops in a router: it hashes flows again, and the one that is under way may
-// reach another node.
-func unharmed(t *testing.T, report lab.StreamReport, changes int) {
+// checkLosses fails if requests were lost, except one connection for each change of the
+// next hops in a router, which rehashes flows in flight to another node.
+func checkLosses(t *testing.T, report lab.StreamReport, changes int) {
 	t.Helper()
 	if report.Lost > report.Broken || report.Broken > changes {
 		t.Errorf("%s: %v", report, report.Errors)
 	}
 }
 
-// TestSpeakerUpgradeKeepsRoutes: with graceful restart, a speaker that ends and
-// begins again changes no route in any router and costs the client nothing.
+// TestSpeakerUpgradeKeepsRoutes checks that with graceful restart the restart of a
+// speaker changes no route in any router, and that no request is lost.
 func TestSpeakerUpgradeKeepsRoutes(t *testing.T) {
 	routers := routers(t)
 	svc, addr := routed(t, "bgp-upgrade")
-	byAll(t, addr, 0, 1, 2)
+	routedViaAll(t, addr, 0, 1, 2)
 	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
-	quietUntil := []func(netip.Addr){quiet(t, routers[0], addr), quiet(t, routers[1], addr)}
-	birdLogs, frrLogs := logged(birdLog), logged(frrLog)
+	quietUntil := []func(netip.Addr){checkNoRouteChange(t, routers[0], addr), checkNoRouteChange(t, routers[1], addr)}
+	birdLogs, frrLogs := waitLogged(birdLog), waitLogged(frrLog)
 	if err := cluster.Speakers[0].Stop(); err != nil {
 		t.Errorf("the speaker ended with %v", err)
 	}
@@ -169,61 +171,61 @@ func TestSpeakerUpgradeKeepsRoutes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// End-of-RIB removes what was not advertised again.
+	// End-of-RIB removes routes that were not advertised again.
 	birdLogs(t, `neighbour0: Got END-OF-RIB`, `neighbour0: Got END-OF-RIB`) // of both families
 	frrLogs(t, fmt.Sprintf(`rcvd End-of-RIB for IPv4 Unicast from %s `, cluster.Nodes[0].Addr))
 	_, marker := routed(t, "bgp-upgrade-marker")
 	for _, until := range quietUntil {
 		until(marker)
 	}
-	unharmed(t, stop(), 0)
+	checkLosses(t, stop(), 0)
 }
 
-// TestSpeakerKilled: a speaker that has no time to hand its BFD session on is
-// noticed by BIRD, and its routes come back with it. FRR keeps them meanwhile.
+// TestSpeakerKilled checks that BIRD detects the BFD failure of a killed speaker and
+// installs its routes again after the restart. FRR keeps the routes.
 func TestSpeakerKilled(t *testing.T) {
 	routers(t)
 	_, addr := routed(t, "bgp-killed")
-	byAll(t, addr, 0, 1, 2)
+	routedViaAll(t, addr, 0, 1, 2)
 	cluster.Speakers[2].Kill()
-	by(t, fabric.bird, addr, 0, 1)
-	by(t, fabric.frr, addr, 0, 1, 2)
+	routedVia(t, fabric.bird, addr, 0, 1)
+	routedVia(t, fabric.frr, addr, 0, 1, 2)
 	if err := cluster.StartSpeaker(t.Context(), 2); err != nil {
 		t.Fatal(err)
 	}
-	byAll(t, addr, 0, 1, 2)
+	routedViaAll(t, addr, 0, 1, 2)
 }
 
-// TestDrain: a node that is excluded asks for other ways first (RFC 8326), and
-// only then withdraws; no request is lost.
+// TestDrain checks that an excluded node marks its routes for graceful shutdown
+// (RFC 8326) before it withdraws them, and that no request is lost.
 func TestDrain(t *testing.T) {
 	routers := routers(t)
 	svc, addr := routed(t, "bgp-drain")
-	byAll(t, addr, 0, 1, 2)
+	routedViaAll(t, addr, 0, 1, 2)
 	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
-	node, frrLogs := cluster.Nodes[2], logged(frrLog)
+	node, frrLogs := cluster.Nodes[2], waitLogged(frrLog)
 	label(t, node.Name, `"true"`)
 	t.Cleanup(func() { label(t, node.Name, "null") })
-	byAll(t, addr, 0, 1)
+	routedViaAll(t, addr, 0, 1)
 	frrLogs(t, fmt.Sprintf(`%s\S* rcvd UPDATE w/ attr: [^\n]*graceful-shutdown`, node.Addr),
 		fmt.Sprintf(`%s\S* rcvd UPDATE about %s/32 [^\n]*-- withdrawn`, node.Addr, addr))
-	unharmed(t, stop(), len(routers))
+	checkLosses(t, stop(), len(routers))
 	label(t, node.Name, "null")
-	byAll(t, addr, 0, 1, 2)
+	routedViaAll(t, addr, 0, 1, 2)
 }
 
-// label excludes a node from load balancers, or with null no longer.
+// label sets the label that excludes a node from load balancers; null removes it.
 func label(t *testing.T, node, value string) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s}}}`, corev1.LabelNodeExcludeBalancers, value)
-	if _, err := cluster.API.CoreV1().Nodes().Patch(context.Background(), node, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+	if _, err := cluster.API.CoreV1().Nodes().Patch(context.Background(), node, types.MergePatchType, []byte(patch),
+		metav1.PatchOptions{}); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestSpeakerLeaves: a speaker that will not be back withdraws its routes when it
-// ends, and loses no request: on a node that is being emptied, and when
-// Fairlead is removed.
+// TestSpeakerLeaves checks that a speaker withdraws its routes when it ends for good,
+// on a drained node and when Fairlead is uninstalled, and that no request is lost.
 func TestSpeakerLeaves(t *testing.T) {
 	routers := routers(t)
 	svc, addr := routed(t, "bgp-leave")
@@ -234,7 +236,8 @@ func TestSpeakerLeaves(t *testing.T) {
 		},
 		"removed": {
 			func(t *testing.T) {
-				if _, err := cluster.Kubectl(t.Context(), "", "-n", "fairlead-system", "delete", "daemonset", "fairlead-speaker"); err != nil {
+				if _, err := cluster.Kubectl(t.Context(), "", "-n", "fairlead-system", "delete", "daemonset",
+					"fairlead-speaker"); err != nil {
 					t.Fatal(err)
 				}
 			},
@@ -243,14 +246,15 @@ func TestSpeakerLeaves(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := cluster.Kubectl(context.Background(), "", "apply", "--server-side", "-k", filepath.Join(root, "deploy")); err != nil {
+				if _, err := cluster.Kubectl(context.Background(), "", "apply", "--server-side", "-k",
+					filepath.Join(root, "deploy")); err != nil {
 					t.Fatal(err)
 				}
 			},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			byAll(t, addr, 0, 1, 2)
+			routedViaAll(t, addr, 0, 1, 2)
 			reach(t, cluster.Network.Remote, url(addr, svc.Spec.Ports[0].Port))
 			row.begin(t)
 			t.Cleanup(func() {
@@ -265,8 +269,8 @@ func TestSpeakerLeaves(t *testing.T) {
 			if err := cluster.Speakers[1].Stop(); err != nil {
 				t.Errorf("the speaker ended with %v", err)
 			}
-			byAll(t, addr, 0, 2)
-			unharmed(t, stop(), len(routers))
+			routedViaAll(t, addr, 0, 2)
+			checkLosses(t, stop(), len(routers))
 		})
 	}
 }
@@ -274,7 +278,8 @@ func TestSpeakerLeaves(t *testing.T) {
 func cordon(t *testing.T, node string, yes bool) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"spec":{"unschedulable":%v}}`, yes)
-	if _, err := cluster.API.CoreV1().Nodes().Patch(context.Background(), node, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+	if _, err := cluster.API.CoreV1().Nodes().Patch(context.Background(), node, types.MergePatchType, []byte(patch),
+		metav1.PatchOptions{}); err != nil {
 		t.Error(err)
 	}
 }

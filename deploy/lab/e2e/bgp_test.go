@@ -16,12 +16,12 @@ import (
 const (
 	nodeASN, routerASN = 64512, 64513
 
-	// bfdEvery is the time between two BFD packets; three may be lost.
+	// bfdEvery is the BFD interval, with a detect multiplier of 3.
 	bfdEvery = 100 * time.Millisecond
 )
 
-// bgp is what the tests of this file start from: a pool that is announced to
-// two routers, with BFD and graceful restart.
+// bgp is the common configuration of the tests: a pool that is announced to two
+// routers, with BFD and graceful restart.
 const bgp = `apiVersion: fairlead.io/v1alpha1
 kind: IPAddressPool
 metadata: {name: bgp}
@@ -48,10 +48,10 @@ metadata: {name: frr}
 spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.13.242.252, bfdProfile: fast, enableGracefulRestart: true}
 `
 
-// fabric are the two routers that most tests use. They stay up between tests.
+// fabric are the two routers of most tests. They keep running between tests.
 var fabric struct{ bird, frr *lab.Router }
 
-// routers gives the cluster its two routers, once, and waits for all sessions.
+// routers adds the two routers to the cluster once, and waits for all sessions.
 func routers(t *testing.T) []*lab.Router {
 	t.Helper()
 	if fabric.bird == nil {
@@ -59,7 +59,7 @@ func routers(t *testing.T) []*lab.Router {
 		fabric.frr = router(t, "frr", 252)
 		start(t, fabric.bird, fabricConfig(fabric.bird))
 		start(t, fabric.frr, fabricConfig(fabric.frr))
-		// The log shows what a state that has passed no longer does.
+		// The log shows transient states.
 		if err := fabric.frr.Reconfigure(t.Context(), "log stdout debugging\ndebug bgp updates in\n"); err != nil {
 			t.Fatal(err)
 		}
@@ -93,7 +93,7 @@ func router(t *testing.T, name string, number byte) *lab.Router {
 	return r
 }
 
-// fabricConfig peers a router with every node.
+// fabricConfig returns the configuration of a router with a session with every node.
 func fabricConfig(r *lab.Router, changes ...func(*lab.Neighbor, *lab.Host)) lab.BGP {
 	changes = append([]func(*lab.Neighbor, *lab.Host){func(n *lab.Neighbor, _ *lab.Host) { n.BFD = bfdEvery }}, changes...)
 	return lab.BGP{ASN: routerASN, RouterID: r.Addr, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, changes...)}
@@ -113,11 +113,12 @@ func start(t *testing.T, r *lab.Router, c lab.BGP) {
 	}
 }
 
-// sessions waits until the summary of a BGPPeer is as wanted.
+// sessions waits until the status of the BGPPeer has the summary.
 func sessions(t *testing.T, peer, want string) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("BGPPeer %s is %s", peer, want), func() error {
-		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", peer, "-o", `jsonpath={.status.summary}{" "}{.status.conditions[*].message}`)
+		out, err := cluster.Kubectl(t.Context(), "", "get", "bgppeer", peer, "-o",
+			`jsonpath={.status.summary}{" "}{.status.conditions[*].message}`)
 		if err == nil && !strings.HasPrefix(out, want+" ") {
 			err = fmt.Errorf("it is %s", out)
 		}
@@ -125,7 +126,7 @@ func sessions(t *testing.T, peer, want string) {
 	})
 }
 
-// routed makes a Service of the pool bgp.
+// routed creates a Service with an address from the pool bgp.
 func routed(t *testing.T, name string, change ...func(*corev1.Service)) (*corev1.Service, netip.Addr) {
 	t.Helper()
 	change = append([]func(*corev1.Service){func(s *corev1.Service) { s.Annotations["fairlead.io/address-pool"] = "bgp" }}, change...)
@@ -137,8 +138,8 @@ func local(s *corev1.Service) {
 	s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 }
 
-// by waits until the router sends packets to the address to these nodes.
-func by(t *testing.T, r *lab.Router, addr netip.Addr, nodes ...int) {
+// routedVia waits until the next hops of the address in the router are these nodes.
+func routedVia(t *testing.T, r *lab.Router, addr netip.Addr, nodes ...int) {
 	t.Helper()
 	var hops []netip.Addr
 	for _, n := range nodes {
@@ -154,21 +155,22 @@ func by(t *testing.T, r *lab.Router, addr netip.Addr, nodes ...int) {
 	}
 }
 
-// byAll waits until both routers of the fabric send packets to the address to
-// these nodes.
-func byAll(t *testing.T, addr netip.Addr, nodes ...int) {
+// routedViaAll waits until the next hops of the address in both routers are these
+// nodes.
+func routedViaAll(t *testing.T, addr netip.Addr, nodes ...int) {
 	t.Helper()
-	by(t, fabric.bird, addr, nodes...)
-	by(t, fabric.frr, addr, nodes...)
+	routedVia(t, fabric.bird, addr, nodes...)
+	routedVia(t, fabric.frr, addr, nodes...)
 }
 
-// TestBGP: both routers share an address's packets out to all nodes, every pod
-// is reached from behind them, and every place says so.
+// TestBGP checks that both routers distribute the packets to an address over all nodes,
+// that every pod is reachable from behind them, and that the status, explain and doctor
+// report it.
 func TestBGP(t *testing.T) {
 	routers(t)
 	svc, addr := routed(t, "bgp-cluster")
 	contains(t, condition(t, "bgp-cluster", "Announced", "Announced"), addr.String()+" by BGP")
-	byAll(t, addr, 0, 1, 2)
+	routedViaAll(t, addr, 0, 1, 2)
 	remote := cluster.Network.Remote
 	seen := map[string]bool{}
 	eventually(t, "every backend answers the remote client", func() error {
@@ -177,7 +179,7 @@ func TestBGP(t *testing.T) {
 			return err
 		}
 		if seen[strings.Fields(answer)[2]] = true; len(seen) < 3 {
-			return fmt.Errorf("so far only %v", seen)
+			return fmt.Errorf("only %v have answered so far", seen)
 		}
 		return nil
 	})
@@ -185,7 +187,8 @@ func TestBGP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	contains(t, out, "* node-1  advertises to bird", "* node-3  advertises to frr", addr.String()+"/32 local-pref 100 communities 64512:100 64512:1:2")
+	contains(t, out, "* node-1  advertises to bird", "* node-3  advertises to frr",
+		addr.String()+"/32 local-pref 100 communities 64512:100 64512:1:2")
 	shown, err := fabric.frr.Show(t.Context(), "show bgp ipv4 unicast "+addr.String()+"/32")
 	if err != nil {
 		t.Fatal(err)
@@ -194,22 +197,23 @@ func TestBGP(t *testing.T) {
 	doctor := doctor(t)
 	for _, line := range strings.Split(doctor, "\n") {
 		if strings.Contains(line, "BGPPeer bird") || strings.Contains(line, "BGPPeer frr") {
-			t.Errorf("doctor says %q", line)
+			t.Errorf("doctor printed %q", line)
 		}
 	}
 	contains(t, doctor, "PEER", "bird", "Established", "IPv4")
 }
 
-// doctor runs fairlead doctor, which fails where anything at all is wrong in
-// the cluster that all tests share.
+// doctor runs fairlead doctor. Its exit status is ignored, because other tests may have
+// caused findings.
 func doctor(t *testing.T) string {
 	t.Helper()
 	out, _ := cluster.Fairlead(t.Context(), "doctor")
 	return out
 }
 
-// TestBGPLocal: under externalTrafficPolicy Local only nodes with an endpoint
-// are next hops, the client's address is seen, and both follow the endpoints.
+// TestBGPLocal checks that under externalTrafficPolicy Local only nodes with an
+// endpoint are next hops, following the endpoints, and that the client's address is
+// preserved.
 func TestBGPLocal(t *testing.T) {
 	routers(t)
 	if err := cluster.SetPodReady(t.Context(), 1, false); err != nil {
@@ -217,24 +221,24 @@ func TestBGPLocal(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = cluster.SetPodReady(context.Background(), 1, true) })
 	svc, addr := routed(t, "bgp-local", local)
-	byAll(t, addr, 0, 2)
+	routedViaAll(t, addr, 0, 2)
 	answer := reach(t, cluster.Network.Remote, url(addr, svc.Spec.Ports[0].Port))
 	contains(t, answer, " to "+cluster.Network.Remote.Addr.String())
 	if err := cluster.SetPodReady(t.Context(), 0, false); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cluster.SetPodReady(context.Background(), 0, true) })
-	byAll(t, addr, 2)
+	routedViaAll(t, addr, 2)
 	if err := cluster.SetPodReady(t.Context(), 2, false); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cluster.SetPodReady(context.Background(), 2, true) })
 	condition(t, "bgp-local", "Announced", "NoEndpoints")
-	byAll(t, addr)
+	routedViaAll(t, addr)
 	for i := range cluster.Nodes {
 		if err := cluster.SetPodReady(t.Context(), i, true); err != nil {
 			t.Fatal(err)
 		}
 	}
-	byAll(t, addr, 0, 1, 2)
+	routedViaAll(t, addr, 0, 1, 2)
 }

@@ -17,20 +17,20 @@ import (
 
 func stopControllers(t *testing.T) {
 	t.Helper()
-	revive(t)
+	restartEnded(t)
 	cluster.StopControllers(t)
 }
 
-// revive does a kubelet's part: a controller that has lost its lease, because a
-// test cut it off from the API server, ends and is started again.
-func revive(t *testing.T) {
+// restartEnded restarts controllers that have ended, as the kubelet would. A controller
+// ends when it loses its lease, because a test has disconnected it from the API server.
+func restartEnded(t *testing.T) {
 	t.Helper()
 	for i, p := range cluster.Controllers {
 		if !p.HasEnded() {
 			continue
 		}
 		if !p.HasLogged("lost the leader lease") {
-			t.Fatalf("%s ended by itself:\n%s", p.Name, lab.Logs(20))
+			t.Fatalf("%s ended unexpectedly:\n%s", p.Name, lab.Logs(20))
 		}
 		if err := cluster.StartController(context.Background(), i); err != nil {
 			t.Fatal(err)
@@ -38,7 +38,7 @@ func revive(t *testing.T) {
 	}
 }
 
-// leader is the controller that holds the lease, by index.
+// leader returns the index of the controller that holds the lease.
 func leader(t *testing.T, not string) (index int, identity string) {
 	t.Helper()
 	eventually(t, "a controller leads", func() error {
@@ -62,9 +62,10 @@ func leader(t *testing.T, not string) (index int, identity string) {
 }
 
 func TestLeaderHandsOver(t *testing.T) {
-	revive(t)
+	restartEnded(t)
 	i, identity := leader(t, "")
-	leases, err := cluster.API.CoordinationV1().Leases("fairlead-system").Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=fairlead-controller"})
+	leases, err := cluster.API.CoordinationV1().Leases("fairlead-system").Watch(t.Context(),
+		metav1.ListOptions{FieldSelector: "metadata.name=fairlead-controller"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,15 +122,15 @@ func TestSpeakerRestartKeepsItsAddresses(t *testing.T) {
 	if err := cluster.Speakers[node].Stop(); err != nil {
 		t.Errorf("the speaker did not stop cleanly: %v", err)
 	}
-	silent(t, addr)
+	notAnnounced(t, addr)
 	if err := cluster.StartSpeaker(context.Background(), node); err != nil {
 		t.Fatal(err)
 	}
 	owner(t, addr, func(n int) bool { return n == node })
 }
 
-// TestAPIServerGone: what is announced stays announced, and everything goes on
-// when the API server is back.
+// TestAPIServerGone checks that addresses stay announced during an outage of the API
+// server, and that synchronization continues afterwards.
 func TestAPIServerGone(t *testing.T) {
 	service(t, "outage")
 	addr := announced(t, "outage")
@@ -145,7 +146,7 @@ func TestAPIServerGone(t *testing.T) {
 	}
 	service(t, "after-outage")
 	eventually(t, "after-outage is announced", func() error {
-		revive(t)
+		restartEnded(t)
 		_, err := cluster.AnnouncedAddress(t.Context(), "default", "after-outage")
 		return err
 	})
@@ -195,7 +196,7 @@ func TestControllerKilledInABurst(t *testing.T) {
 	}
 	eventually(t, "some have an address", func() error {
 		if _, n := assigned(); n < 20 {
-			return fmt.Errorf("%d have one", n)
+			return fmt.Errorf("%d have an address", n)
 		}
 		return nil
 	})

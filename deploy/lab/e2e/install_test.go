@@ -16,7 +16,7 @@ import (
 
 func intOrString(name string) intstr.IntOrString { return intstr.FromString(name) }
 
-// TestManifests has the real API server validate every shipped object strictly.
+// TestManifests validates all objects in deploy strictly with the API server.
 func TestManifests(t *testing.T) {
 	root, err := lab.Root()
 	if err != nil {
@@ -33,7 +33,7 @@ func TestManifests(t *testing.T) {
 	contains(t, out, "deployment.apps/fairlead-controller", "daemonset.apps/fairlead-speaker", "ipaddresspools.fairlead.io")
 }
 
-// TestPermissions asks the API server what each program may do.
+// TestPermissions checks the permissions of each program with the API server.
 func TestPermissions(t *testing.T) {
 	for _, row := range []struct {
 		account, verb, group, resource string
@@ -93,9 +93,9 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
-// TestSpeakerSpeaksForItselfOnly uses the token of a running speaker, as who
-// steals a node can.
-func TestSpeakerSpeaksForItselfOnly(t *testing.T) {
+// TestSpeakerWritesOwnStatusOnly uses the token of a running speaker, as an attacker on
+// its node could.
+func TestSpeakerWritesOwnStatusOnly(t *testing.T) {
 	thief, err := cluster.ClientWithTokenOf("fairlead-speaker-node-1")
 	if err != nil {
 		t.Fatal(err)
@@ -104,7 +104,7 @@ func TestSpeakerSpeaksForItselfOnly(t *testing.T) {
 	eventually(t, "all speakers have reported", func() error {
 		list, err := speakers.List(t.Context(), metav1.ListOptions{})
 		if err == nil && len(list.Items) < len(cluster.Nodes) {
-			err = fmt.Errorf("%d have", len(list.Items))
+			err = fmt.Errorf("%d have reported", len(list.Items))
 		}
 		return err
 	})
@@ -134,7 +134,7 @@ func pool(name string, entries ...string) string {
 	return fmt.Sprintf("apiVersion: fairlead.io/v1alpha1\nkind: IPAddressPool\nmetadata: {name: %s}\nspec: {autoAssign: false, addresses: [%s]}\n", name, strings.Join(quoted, ", "))
 }
 
-// TestSchema lets the API server judge what its schema can.
+// TestSchema checks which objects the API server accepts by their schema.
 func TestSchema(t *testing.T) {
 	for _, good := range []string{
 		"192.0.2.0/24", "192.0.2.1-192.0.2.9", "192.0.2.1 - 192.0.2.9", "192.0.2.7", "2001:db8::/64",
@@ -144,7 +144,7 @@ func TestSchema(t *testing.T) {
 			t.Errorf("%q: %v", good, err)
 		}
 	}
-	for bad, says := range map[string]string{
+	for bad, want := range map[string]string{
 		"ten": "must be a CIDR", "192.0.2.0/33": "must be a valid CIDR", "192.0.2.300": "must be a valid CIDR", "": "at least 2 chars",
 		"192.0.2.1-2001:db8::1": "one family", "192.0.2.1-192.0.2.2-192.0.2.3": "must be a CIDR", "fe80::1%eth0": "must be a CIDR",
 		"::ffff:192.0.2.1": "must be a valid CIDR", "192.0.2.0/24,192.0.3.0/24": "must be a CIDR", "１９２.0.2.1": "must be a CIDR",
@@ -154,7 +154,7 @@ func TestSchema(t *testing.T) {
 			t.Errorf("%q was accepted", bad)
 			continue
 		}
-		contains(t, err.Error(), "addresses[0]", says)
+		contains(t, err.Error(), "addresses[0]", want)
 	}
 	_, err := cluster.Kubectl(t.Context(), pool("empty"), "apply", "--server-side", "--dry-run=server", "-f", "-")
 	if err == nil {
@@ -166,7 +166,7 @@ func TestSchema(t *testing.T) {
 func TestLargestPool(t *testing.T) {
 	var entries []string
 	for i := range 1024 {
-		// The longest spelling of an IPv6 range.
+		// The longest form of an IPv6 range.
 		entries = append(entries, fmt.Sprintf("2001:0db8:0000:%04x:0000:0000:0000:0001 - 2001:0db8:0000:%04x:0000:0000:0000:ffff", i, i))
 	}
 	apply(t, pool("largest", entries...))
@@ -177,13 +177,14 @@ func TestLargestPool(t *testing.T) {
 		t.Fatal(err)
 	}
 	contains(t, out, fmt.Sprint(1024*0xffff))
-	if _, err := cluster.Kubectl(t.Context(), pool("too-large", append(entries, "2001:db9::1")...), "apply", "--server-side", "--dry-run=server", "-f", "-"); err == nil {
+	if _, err := cluster.Kubectl(t.Context(), pool("too-large", append(entries, "2001:db9::1")...), "apply", "--server-side",
+		"--dry-run=server", "-f", "-"); err == nil {
 		t.Error("a pool of 1025 entries was accepted")
 	}
 }
 
-// TestBrokenEntries: what the schema cannot see is in the status, and hurts
-// nothing else.
+// TestBrokenEntries checks that problems that the schema cannot detect are in the
+// status, and do not affect other entries.
 func TestBrokenEntries(t *testing.T) {
 	apply(t, pool("partly", "198.51.100.9-198.51.100.1", "198.51.100.77/24", "10.13.242.200/32", "203.0.113.0/28", "203.0.113.5"))
 	t.Cleanup(func() { deletePool(t, "partly") })
@@ -213,7 +214,8 @@ func TestExplain(t *testing.T) {
 		t.Fatal(err)
 	}
 	contains(t, out, "bare metal", "pool lan: holds "+addr.String(), "answers on eth0", "NotOwner", "Provisioned", "Assigned", "Announced")
-	if _, err := cluster.Fairlead(t.Context(), "explain", "svc", "default/absent"); err == nil || !strings.Contains(err.Error(), "there is no Service default/absent") {
+	if _, err := cluster.Fairlead(t.Context(), "explain", "svc", "default/absent"); err == nil ||
+		!strings.Contains(err.Error(), "there is no Service default/absent") {
 		t.Errorf("got %v", err)
 	}
 	if out, err = cluster.Fairlead(t.Context(), "version"); err != nil || !strings.HasPrefix(out, "fairlead ") {

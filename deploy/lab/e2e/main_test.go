@@ -1,6 +1,5 @@
-// Package e2e tests Fairlead from end to end: the shipped manifests and
-// binaries on a real control plane, with a real data path, in one cluster that
-// all tests share.
+// Package e2e tests Fairlead end to end: the manifests in deploy and the binaries on
+// a real control plane, with a real data path. All tests share one cluster.
 package e2e
 
 import (
@@ -20,11 +19,11 @@ import (
 	"github.com/fairlead-io/fairlead/deploy/lab/e2e/suite"
 )
 
-// cluster is shared by all tests; each uses Services of its own.
+// cluster is shared by all tests. Each test uses its own Services.
 var cluster = &suite.Cluster{
-	Options: lab.Options{Nodes: 3},
-	Tools:   []lab.Tool{lab.BIRD, lab.FRR},
-	Basics:  basics,
+	Options:       lab.Options{Nodes: 3},
+	Tools:         []lab.Tool{lab.BIRD, lab.FRR},
+	BaseManifests: basePools,
 }
 
 var (
@@ -42,8 +41,9 @@ var (
 
 func TestMain(m *testing.M) { cluster.Main(m) }
 
-// basics are the pools that the tests use: "lan" for all, the others by name.
-const basics = `apiVersion: fairlead.io/v1alpha1
+// basePools are the pools of the tests: "lan" is the default, the others are requested
+// by name.
+const basePools = `apiVersion: fairlead.io/v1alpha1
 kind: IPAddressPool
 metadata: {name: lan}
 spec: {addresses: [10.13.242.192/27]}
@@ -59,7 +59,7 @@ metadata: {name: lan}
 spec: {ipAddressPools: [lan]}
 `
 
-// reach waits until the URL answers the host.
+// reach waits until a request of the host to the URL succeeds, and returns the response.
 func reach(t *testing.T, from *lab.Host, url string) (answer string) {
 	t.Helper()
 	eventually(t, from.Name+" reaches "+url, func() (err error) {
@@ -69,11 +69,11 @@ func reach(t *testing.T, from *lab.Host, url string) (answer string) {
 	return answer
 }
 
-// reachAgain waits until the host reaches the URL many times in a row. One
-// answer does not show that kube-proxy serves a new Service on all nodes.
+// reachAgain waits until many successive requests of the host succeed. One response
+// does not show that all kube-proxies have programmed a new Service.
 func reachAgain(t *testing.T, from *lab.Host, url string) {
 	t.Helper()
-	eventually(t, from.Name+" reaches "+url+" again and again", func() error {
+	eventually(t, from.Name+" reaches "+url+" repeatedly", func() error {
 		for range 30 {
 			if _, err := from.Get(t.Context(), url); err != nil {
 				return err
@@ -83,18 +83,18 @@ func reachAgain(t *testing.T, from *lab.Host, url string) {
 	})
 }
 
-// says waits until the URL's answer says all this. For up to a second kube-proxy
-// serves a new Service whose address was another one's by that one's rules.
-func says(t *testing.T, from *lab.Host, url string, parts ...string) {
+// respondsWith waits until the response contains all parts. For up to a second,
+// kube-proxy forwards packets to a reassigned address to the previous Service.
+func respondsWith(t *testing.T, from *lab.Host, url string, parts ...string) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%s says %q to %s", url, parts, from.Name), func() error {
+	eventually(t, fmt.Sprintf("%s responds with %q to %s", url, parts, from.Name), func() error {
 		answer, err := from.Get(t.Context(), url)
 		if err != nil {
 			return err
 		}
 		for _, p := range parts {
 			if !strings.Contains(answer, p) {
-				return fmt.Errorf("it says %q", answer)
+				return fmt.Errorf("the response is %q", answer)
 			}
 		}
 		return nil
@@ -105,8 +105,8 @@ func url(addr netip.Addr, port int32) string {
 	return fmt.Sprintf("http://%s/ping", netip.AddrPortFrom(addr, uint16(port)))
 }
 
-// owner waits until exactly one node answers ARP for the address, and that it
-// is one that may, and returns its index.
+// owner waits until exactly one node answers ARP for the address, for which may is
+// true, and returns its index.
 func owner(t *testing.T, addr netip.Addr, may func(node int) bool) (node int) {
 	t.Helper()
 	eventually(t, "one node answers for "+addr.String(), func() error {
@@ -119,7 +119,7 @@ func owner(t *testing.T, addr netip.Addr, may func(node int) bool) (node int) {
 		}
 		node = slices.IndexFunc(cluster.Nodes, func(h *lab.Host) bool { return h.MAC() == macs[0] })
 		if node < 0 || !may(node) {
-			return fmt.Errorf("node %d answers, who should not", node+1)
+			return fmt.Errorf("node %d answers, which is not a permitted owner", node+1)
 		}
 		return nil
 	})
@@ -128,24 +128,23 @@ func owner(t *testing.T, addr netip.Addr, may func(node int) bool) (node int) {
 
 func anyNode(int) bool { return true }
 
-// reported waits until the speakers' reports agree with what is seen on the LAN:
-// the node, and no other, answers for the Service's address. A node that was cut
-// off may answer before the others have heard that it is back.
-func reported(t *testing.T, name string, addr netip.Addr, node int) {
+// waitReported waits until the condition Announced names the node that answers on the
+// LAN. A node that was disconnected may answer before the condition is updated.
+func waitReported(t *testing.T, name string, addr netip.Addr, node int) {
 	t.Helper()
 	want := fmt.Sprintf("%s by node %s on eth0", addr, cluster.Nodes[node].Name)
-	eventually(t, "the API says "+want, func() error {
+	eventually(t, "the condition Announced is "+want, func() error {
 		if got := condition(t, name, "Announced", "Announced"); got != want && got != want+" and BGP" {
-			return fmt.Errorf("it says %s", got)
+			return fmt.Errorf("it is %s", got)
 		}
 		return nil
 	})
 }
 
-// silent waits until nobody answers ARP for the address.
-func silent(t *testing.T, addr netip.Addr) {
+// notAnnounced waits until no machine answers ARP for the address.
+func notAnnounced(t *testing.T, addr netip.Addr) {
 	t.Helper()
-	eventually(t, "nobody answers for "+addr.String(), func() error {
+	eventually(t, "no machine answers for "+addr.String(), func() error {
 		macs, err := cluster.Client.ResolveARP(addr, 300*time.Millisecond)
 		if err == nil && len(macs) > 0 {
 			err = fmt.Errorf("%v answer", macs)
@@ -154,7 +153,7 @@ func silent(t *testing.T, addr netip.Addr) {
 	})
 }
 
-// ready waits until the condition Ready of one of our objects has the reason.
+// ready waits until the condition Ready of one of Fairlead's objects has the reason.
 func ready(t *testing.T, plural, name, reason string) (message string) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%s %s is %s", plural, name, reason), func() error {
@@ -177,7 +176,7 @@ func ready(t *testing.T, plural, name, reason string) (message string) {
 	return message
 }
 
-// unplug takes the host's link down until plugIn, or until the test ends.
+// unplug sets the link of the host down until plugIn is called or the test ends.
 func unplug(t *testing.T, h *lab.Host) (plugIn func()) {
 	t.Helper()
 	if err := h.SetLink(false); err != nil {
@@ -193,7 +192,8 @@ func unplug(t *testing.T, h *lab.Host) (plugIn func()) {
 }
 
 func deletePool(t *testing.T, name string) {
-	_, err := cluster.Kubectl(context.Background(), "", "delete", "--ignore-not-found", "--timeout="+lab.WaitTimeout.String(), "ipaddresspool", name)
+	_, err := cluster.Kubectl(context.Background(), "", "delete", "--ignore-not-found", "--timeout="+lab.WaitTimeout.String(),
+		"ipaddresspool", name)
 	if err != nil {
 		t.Error(err)
 	}

@@ -44,7 +44,7 @@ func TestOwnersLinkDown(t *testing.T) {
 	addr := announced(t, "cable")
 	first := owner(t, addr, anyNode)
 	reach(t, cluster.Client, url(addr, 8086))
-	// The node is cut off altogether: only its Ready condition can tell.
+	// The node is disconnected, so its failure is visible in the condition Ready only.
 	plugIn := unplug(t, cluster.Nodes[first])
 	if err := cluster.SetNodeReady(t.Context(), first, false); err != nil {
 		t.Fatal(err)
@@ -59,12 +59,12 @@ func TestOwnersLinkDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	owner(t, addr, func(node int) bool { return node == first })
-	reported(t, "cable", addr, first)
+	waitReported(t, "cable", addr, first)
 	reach(t, cluster.Client, url(addr, 8086))
-	// A controller on that node may find that it lost its lease meanwhile.
+	// A controller on that node may have lost its lease.
 	service(t, "after-cable")
 	eventually(t, "after-cable is announced", func() error {
-		revive(t)
+		restartEnded(t)
 		_, err := cluster.AnnouncedAddress(t.Context(), "default", "after-cable")
 		return err
 	})
@@ -74,7 +74,7 @@ func TestOwnerDeleted(t *testing.T) {
 	service(t, "node-gone")
 	addr := announced(t, "node-gone")
 	first := owner(t, addr, anyNode)
-	reported(t, "node-gone", addr, first)
+	waitReported(t, "node-gone", addr, first)
 	node := cluster.Nodes[first].Name
 	object, err := cluster.API.CoreV1().Nodes().Get(t.Context(), node, metav1.GetOptions{})
 	if err != nil {
@@ -85,10 +85,11 @@ func TestOwnerDeleted(t *testing.T) {
 	}
 	owner(t, addr, func(n int) bool { return n != first })
 	reach(t, cluster.Client, url(addr, 8086))
-	// The garbage collector takes the Speaker object with its Node.
-	eventually(t, "the Speaker object of "+node+" goes", func() error {
-		if o, err := cluster.Resource("speakers").Get(t.Context(), node, metav1.GetOptions{}); err == nil && o.GetOwnerReferences()[0].UID == object.UID {
-			return fmt.Errorf("it is still there")
+	// The garbage collector deletes the Speaker object of a deleted Node.
+	eventually(t, "the Speaker object of "+node+" is deleted", func() error {
+		if o, err := cluster.Resource("speakers").Get(t.Context(), node, metav1.GetOptions{}); err == nil &&
+			o.GetOwnerReferences()[0].UID == object.UID {
+			return fmt.Errorf("it still exists")
 		}
 		return nil
 	})

@@ -15,7 +15,7 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-// echo answers UDP on every pod until the test ends.
+// echo runs a UDP echo server on every pod until the test ends.
 func echo(t *testing.T, port int) {
 	t.Helper()
 	for _, pod := range cluster.Pods {
@@ -43,7 +43,7 @@ func echo(t *testing.T, port int) {
 	}
 }
 
-// echoes waits until the address answers UDP.
+// echoes waits until the UDP echo server at the address responds.
 func echoes(t *testing.T, from *lab.Host, addr netip.Addr, port uint16) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%s answers UDP on port %d", addr, port), func() error {
@@ -62,16 +62,17 @@ func echoes(t *testing.T, from *lab.Host, addr netip.Addr, port uint16) {
 			buffer := make([]byte, 1500)
 			n, err := conn.Read(buffer)
 			if err == nil && !strings.HasSuffix(string(buffer[:n]), " hello") {
-				err = fmt.Errorf("it says %q", buffer[:n])
+				err = fmt.Errorf("the response is %q", buffer[:n])
 			}
 			return err
 		})
 	})
 }
 
-// TestSharing: Services with one key share an address, over TCP and UDP, whatever
-// their externalTrafficPolicy is if their backends are the same. One node answers
-// for it, with endpoints of all; and who would clash is told with whom.
+// TestSharing checks that Services with the same key share an address, over TCP and
+// UDP, and with different externalTrafficPolicies if their backends are the same. One
+// node with endpoints of all Services announces it. The condition of a conflicting
+// Service names the other Service.
 func TestSharing(t *testing.T) {
 	echo(t, 5353)
 	lanPool(t, "sharing", "10.13.242.112/30")
@@ -89,49 +90,51 @@ func TestSharing(t *testing.T) {
 			t.Fatalf("%s has %s, want %s", name, got, addr)
 		}
 	}
-	says(t, cluster.Client, url(addr, 80), "to "+cluster.Client.Addr.String())
+	respondsWith(t, cluster.Client, url(addr, 80), "to "+cluster.Client.Addr.String())
 	echoes(t, cluster.Client, addr, 5353)
 	owner(t, addr, func(n int) bool { return n == node })
-	shown(t, "sharing", ".status.ipv4.used", "1")
-	shown(t, "sharing", ".status.services", "3")
+	waitPoolField(t, "sharing", ".status.ipv4.used", "1")
+	waitPoolField(t, "sharing", ".status.services", "3")
 	stop()
 
-	// One of them is Local: the address goes where it has an endpoint.
+	// One Service becomes Local: the owner must have one of its endpoints.
 	if err := cluster.SetPodReady(t.Context(), node, false); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cluster.SetPodReady(context.Background(), node, true) })
 	owner(t, addr, func(n int) bool { return n != node })
 	reach(t, cluster.Client, url(addr, 8086))
-	says(t, cluster.Client, url(addr, 80), "to "+cluster.Client.Addr.String())
+	respondsWith(t, cluster.Client, url(addr, 80), "to "+cluster.Client.Addr.String())
 	if err := cluster.SetPodReady(t.Context(), node, true); err != nil {
 		t.Fatal(err)
 	}
 	owner(t, addr, func(n int) bool { return n == node })
 
-	wish := annotated("fairlead.io/load-balancer-ips=" + addr.String())
-	service(t, "share-same-port", key, wish)
+	requested := annotated("fairlead.io/load-balancer-ips=" + addr.String())
+	service(t, "share-same-port", key, requested)
 	contains(t, condition(t, "share-same-port", "Provisioned", "AddressTaken"), addr.String(), "default/share-web", "8086")
 	event(t, "share-same-port", "AddressTaken")
-	service(t, "share-no-key", wish, on(443))
+	service(t, "share-no-key", requested, on(443))
 	contains(t, condition(t, "share-no-key", "Provisioned", "AddressTaken"), addr.String(), "default/share-")
-	service(t, "share-backends", key, wish, local, on(443), func(s *corev1.Service) { s.Spec.Selector = map[string]string{"app": "other"} })
+	service(t, "share-backends", key, requested, local, on(443),
+		func(s *corev1.Service) { s.Spec.Selector = map[string]string{"app": "other"} })
 	contains(t, condition(t, "share-backends", "Provisioned", "AddressTaken"), addr.String(), "default/share-")
 
-	// The others stay when the first one goes, and whoever fits may follow.
+	// The others keep the address when the first one is deleted, and other Services can
+	// be assigned it.
 	remove(t, "share-web")
 	owner(t, addr, func(n int) bool { return n == node })
-	says(t, cluster.Client, url(addr, 80), "to "+cluster.Client.Addr.String())
+	respondsWith(t, cluster.Client, url(addr, 80), "to "+cluster.Client.Addr.String())
 	if got := announced(t, "share-same-port"); got != addr {
-		t.Errorf("it got %s, want %s", got, addr)
+		t.Errorf("it was assigned %s, want %s", got, addr)
 	}
 	reach(t, cluster.Client, url(addr, 8086))
-	keeps(t, "share-local", addr)
-	keeps(t, "share-udp", addr)
+	checkAddresses(t, "share-local", addr)
+	checkAddresses(t, "share-udp", addr)
 }
 
-// TestRenumber: a Service moves to another pool without a gap: both addresses
-// answer until it is told that the old one may go.
+// TestRenumber checks that a Service is reassigned to another pool without an
+// interruption: both addresses are announced until the annotation is removed.
 func TestRenumber(t *testing.T) {
 	lanPool(t, "old-net", "10.13.242.116/30")
 	lanPool(t, "new-net", "10.13.242.120/30")
@@ -140,7 +143,7 @@ func TestRenumber(t *testing.T) {
 	node := owner(t, before, anyNode)
 	stop := uninterrupted(t, cluster.Client, url(before, 8086))
 	update(t, "renumbered", from("new-net"))
-	both := holds(t, "renumbered", 2)
+	both := waitAddresses(t, "renumbered", 2)
 	after := both[1]
 	if both[0] != before || !netip.MustParsePrefix("10.13.242.120/30").Contains(after) {
 		t.Fatalf("it has %v, want %s and one of the pool new-net", both, before)
@@ -151,18 +154,18 @@ func TestRenumber(t *testing.T) {
 	there := owner(t, after, anyNode)
 	contains(t, get(t, "renumbered").Annotations["fairlead.io/leaving"], before.String()+"=")
 
-	// Nothing of this is in anybody's memory.
+	// The state is in the API only, so it survives restarts.
 	restartAll(t)
 	owner(t, before, func(n int) bool { return n == node })
 	owner(t, after, func(n int) bool { return n == there })
-	keeps(t, "renumbered", before, after)
+	checkAddresses(t, "renumbered", before, after)
 
 	stop()
 	update(t, "renumbered", func(s *corev1.Service) { delete(s.Annotations, "fairlead.io/renumber") })
 	if got := announced(t, "renumbered"); got != after {
 		t.Errorf("it has %s, want %s", got, after)
 	}
-	silent(t, before)
+	notAnnounced(t, before)
 	owner(t, after, func(n int) bool { return n == there })
 	condition(t, "renumbered", "Provisioned", "Assigned")
 	if leaving := get(t, "renumbered").Annotations["fairlead.io/leaving"]; leaving != "" {
@@ -171,8 +174,7 @@ func TestRenumber(t *testing.T) {
 	stopAfter()
 }
 
-// TestRenumberDeadline: after the time that it was given, the old address goes by
-// itself.
+// TestRenumberDeadline checks that the old address is released at the deadline.
 func TestRenumberDeadline(t *testing.T) {
 	lanPool(t, "deadline", "10.13.242.124/30")
 	service(t, "expiring", annotated("fairlead.io/load-balancer-ips=10.13.242.124", "fairlead.io/renumber=3s"))
@@ -184,14 +186,14 @@ func TestRenumberDeadline(t *testing.T) {
 		t.Errorf("it had %q, want %q", all, want)
 	}
 	if took := time.Since(started); took < 2*time.Second { // times in the record are whole seconds
-		t.Errorf("%s was left after %s", before, took)
+		t.Errorf("%s was released after %s", before, took)
 	}
-	silent(t, before)
+	notAnnounced(t, before)
 	reach(t, cluster.Client, url(after, 8086))
 }
 
-// TestDualStackLive: a live Service gets a second family and gives it back, and
-// its first address is none the wiser.
+// TestDualStackLive checks that adding and removing an IP family of a Service does not
+// change its first address.
 func TestDualStackLive(t *testing.T) {
 	routers(t)
 	remote := cluster.Network.Remote
@@ -202,27 +204,27 @@ func TestDualStackLive(t *testing.T) {
 	_, first := routed(t, "two-faced", families(corev1.IPFamilyPolicySingleStack))
 	remove(t, "in-front")
 	if !lower.Less(first) {
-		t.Fatalf("got %s, then %s: nothing would tempt the Service to move", lower, first)
+		t.Fatalf("got %s, then %s: there is no free lower address", lower, first)
 	}
 	stop := uninterrupted(t, remote, url(first, 8086))
 	for range 2 {
 		update(t, "two-faced", families(corev1.IPFamilyPolicyPreferDualStack))
-		both := holds(t, "two-faced", 2)
+		both := waitAddresses(t, "two-faced", 2)
 		if both[0] != first || !both[1].Is6() {
 			t.Fatalf("it has %v, want %s and an IPv6 address", both, first)
 		}
 		condition(t, "two-faced", "Provisioned", "Assigned")
 		reach(t, remote, url(both[1], 8086))
-		by(t, fabric.frr, both[1], 0, 1, 2)
+		routedVia(t, fabric.frr, both[1], 0, 1, 2)
 		update(t, "two-faced", families(corev1.IPFamilyPolicySingleStack))
-		if only := holds(t, "two-faced", 1); only[0] != first {
+		if only := waitAddresses(t, "two-faced", 1); only[0] != first {
 			t.Fatalf("it has %v, want %s", only, first)
 		}
-		by(t, fabric.frr, both[1])
+		routedVia(t, fabric.frr, both[1])
 	}
 	stop()
 
-	// What is only preferred may be missing.
+	// An unavailable preferred family is not an error.
 	service(t, "preferring", from("lan"), families(corev1.IPFamilyPolicyPreferDualStack))
 	announced(t, "preferring")
 	contains(t, condition(t, "preferring", "Provisioned", "Assigned"), "IPv6")

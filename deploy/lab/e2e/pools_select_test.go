@@ -13,8 +13,8 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-// TestSelectionFromMetalLBAnnotations: Services that come from MetalLB ask in
-// the same way, and ways that disagree get nothing.
+// TestSelectionFromMetalLBAnnotations checks that the annotations of MetalLB are
+// equivalent, and that conflicting requests are refused.
 func TestSelectionFromMetalLBAnnotations(t *testing.T) {
 	lanPool(t, "moving", "10.13.242.128/29")
 	lanPool(t, "staying", "10.13.242.136/31")
@@ -42,32 +42,33 @@ func TestSelectionFromMetalLBAnnotations(t *testing.T) {
 	service(t, "torn", annotated("fairlead.io/address-pool=staying", "metallb.io/address-pool=moving"))
 	contains(t, condition(t, "torn", "Provisioned", "ConflictingRequest"), "fairlead.io/address-pool", "metallb.io/address-pool")
 	event(t, "torn", "ConflictingRequest")
-	keeps(t, "torn")
+	checkAddresses(t, "torn")
 	update(t, "torn", func(s *corev1.Service) { delete(s.Annotations, "metallb.io/address-pool") })
 	addr := announced(t, "torn")
 	if addr.String() != "10.13.242.136" {
 		t.Errorf("got %s, want one of the pool staying", addr)
 	}
-	// A Service that has an address keeps it while its wishes disagree.
+	// A Service keeps its address while its requests conflict.
 	update(t, "torn", annotated("metallb.io/loadBalancerIPs=10.13.242.130", "fairlead.io/load-balancer-ips=10.13.242.131"))
 	condition(t, "torn", "Provisioned", "ConflictingRequest")
-	keeps(t, "torn", addr)
+	checkAddresses(t, "torn", addr)
 	reach(t, cluster.Client, url(addr, 8086))
 }
 
-// on makes the one port of a Service this one.
+// on sets the only port of a Service.
 func on(port int32) func(*corev1.Service) {
 	return func(s *corev1.Service) { s.Spec.Ports[0].Port = port }
 }
 
-// TestSelection: a pool that selects a Service by its namespace and its labels
-// comes before one for all, nobody else gets its addresses, and who has one keeps
-// it when labels change.
+// TestSelection checks that a pool that selects a Service by namespace and labels is
+// preferred to a pool for all, that its addresses are not assigned to other Services,
+// and that an assigned address is kept when labels change.
 func TestSelection(t *testing.T) {
 	t.Cleanup(func() {
 		ctx := context.Background()
 		for _, name := range []string{"picked", "unpicked"} {
-			_, _ = cluster.Kubectl(ctx, "", "delete", "-n", "tenant", "--ignore-not-found", "--timeout="+lab.WaitTimeout.String(), "svc", name)
+			_, _ = cluster.Kubectl(ctx, "", "delete", "-n", "tenant", "--ignore-not-found", "--timeout="+lab.WaitTimeout.String(), "svc",
+				name)
 		}
 		_, _ = cluster.Kubectl(ctx, "", "delete", "--ignore-not-found", "l2advertisement", "blue")
 		deletePool(t, "blue")
@@ -113,11 +114,11 @@ spec: {type: LoadBalancer, ports: [{port: 80}]}
 			return err
 		})
 		if !tt.want.Contains(addr) {
-			t.Errorf("%s got %s, want one of %s", tt.name, addr, tt.want)
+			t.Errorf("%s was assigned %s, want an address of %s", tt.name, addr, tt.want)
 		}
 	}
 
-	// The namespace no longer matches: the address stays, and nobody else gets one.
+	// The namespace no longer matches: the address is kept, and no other is assigned.
 	team("red")
 	service(t, "wishful", annotated("fairlead.io/load-balancer-ips=10.13.242.142"))
 	message := condition(t, "wishful", "Provisioned", "AddressNotInPool")
@@ -125,7 +126,7 @@ spec: {type: LoadBalancer, ports: [{port: 80}]}
 	if got, err := cluster.AnnouncedAddress(t.Context(), "tenant", "picked"); err != nil || got != addr {
 		t.Errorf("picked has %s, %v; want %s", got, err, addr)
 	}
-	// It matches again: who asks by name gets one as soon as the labels allow it.
+	// It matches again: a Service that requests the pool is assigned an address.
 	if _, err := cluster.Kubectl(t.Context(), "", "label", "namespace", "default", "team=blue"); err != nil {
 		t.Fatal(err)
 	}
@@ -136,8 +137,8 @@ spec: {type: LoadBalancer, ports: [{port: 80}]}
 	}
 }
 
-// TestGuards: the addresses of nodes, of pods and of the cluster's own Services
-// are given to nobody, whatever a pool says.
+// TestGuards checks that addresses of nodes, pods and ClusterIPs in a pool are not
+// assigned.
 func TestGuards(t *testing.T) {
 	node, err := cluster.API.CoreV1().Nodes().Get(t.Context(), cluster.Nodes[0].Name, metav1.GetOptions{})
 	if err != nil {
@@ -158,7 +159,7 @@ func TestGuards(t *testing.T) {
 	serviceAddr := netip.MustParsePrefix(services).Addr().Next().Next().Next().String()
 	for _, tt := range []struct {
 		name, entry, addr, reason string
-		says                      []string
+		wanted                    []string
 	}{
 		{"guard-node", nodeAddr, nodeAddr, "NodeAddress", []string{nodeAddr, node.Name}},
 		{"guard-pods", pods, podAddr, "ClusterAddress", []string{pods}},
@@ -166,21 +167,21 @@ func TestGuards(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			lanPool(t, tt.name, tt.entry)
-			contains(t, ready(t, "ipaddresspools", tt.name, tt.reason), tt.says...)
-			shown(t, tt.name, ".status.ipv4.capacity", "0")
+			contains(t, ready(t, "ipaddresspools", tt.name, tt.reason), tt.wanted...)
+			waitPoolField(t, tt.name, ".status.ipv4.capacity", "0")
 			service(t, tt.name, from(tt.name))
 			condition(t, tt.name, "Provisioned", "PoolExhausted")
 			service(t, tt.name+"-by-name", annotated("fairlead.io/load-balancer-ips="+tt.addr))
-			contains(t, condition(t, tt.name+"-by-name", "Provisioned", "AddressReserved"), append(tt.says, tt.addr)...)
+			contains(t, condition(t, tt.name+"-by-name", "Provisioned", "AddressReserved"), append(tt.wanted, tt.addr)...)
 			event(t, tt.name+"-by-name", "AddressReserved")
-			keeps(t, tt.name)
-			keeps(t, tt.name+"-by-name")
-			// What is left of the pool is used.
+			checkAddresses(t, tt.name)
+			checkAddresses(t, tt.name+"-by-name")
+			// The remaining addresses of the pool are assigned.
 			apply(t, pool(tt.name, tt.entry, "10.13.242.144"))
 			if got := announced(t, tt.name); got.String() != "10.13.242.144" {
 				t.Errorf("got %s", got)
 			}
-			shown(t, tt.name, ".status.ipv4.usage", "1/1")
+			waitPoolField(t, tt.name, ".status.ipv4.usage", "1/1")
 		})
 	}
 }

@@ -16,8 +16,8 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-// lanPool makes a pool of the test's, of addresses on the LAN that are used only
-// by name, and announces it there. Both go when the test ends.
+// lanPool creates a pool of addresses on the LAN that must be requested by name, and
+// its L2Advertisement. Both are deleted when the test ends.
 func lanPool(t *testing.T, name string, entries ...string) {
 	t.Helper()
 	t.Cleanup(func() {
@@ -47,9 +47,9 @@ func annotated(each ...string) func(*corev1.Service) {
 
 func from(pool string) func(*corev1.Service) { return annotated("fairlead.io/address-pool=" + pool) }
 
-// holds waits until the Service is announced with so many addresses, and returns
-// them in the order of its status.
-func holds(t *testing.T, name string, count int) (addrs []netip.Addr) {
+// waitAddresses waits until the Service is announced with the number of addresses, and
+// returns them in the order of its status.
+func waitAddresses(t *testing.T, name string, count int) (addrs []netip.Addr) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%s is announced with %d addresses", name, count), func() error {
 		s := get(t, name)
@@ -58,7 +58,8 @@ func holds(t *testing.T, name string, count int) (addrs []netip.Addr) {
 			addrs = append(addrs, netip.MustParseAddr(in.IP))
 		}
 		announced := slices.ContainsFunc(s.Status.Conditions, func(c metav1.Condition) bool {
-			return c.Type == "fairlead.io/Announced" && c.Status == metav1.ConditionTrue && !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !strings.Contains(c.Message, a.String()) })
+			return c.Type == "fairlead.io/Announced" && c.Status == metav1.ConditionTrue &&
+				!slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !strings.Contains(c.Message, a.String()) })
 		})
 		if len(addrs) != count || !announced {
 			return fmt.Errorf("it has %v, and its conditions are %+v", addrs, s.Status.Conditions)
@@ -68,8 +69,8 @@ func holds(t *testing.T, name string, count int) (addrs []netip.Addr) {
 	return addrs
 }
 
-// keeps checks that the Service's status has these addresses and no others.
-func keeps(t *testing.T, name string, want ...netip.Addr) {
+// checkAddresses checks that the status of the Service has exactly these addresses.
+func checkAddresses(t *testing.T, name string, want ...netip.Addr) {
 	t.Helper()
 	var have []netip.Addr
 	for _, in := range get(t, name).Status.LoadBalancer.Ingress {
@@ -80,8 +81,8 @@ func keeps(t *testing.T, name string, want ...netip.Addr) {
 	}
 }
 
-// uninterrupted asks for the URL, again and again, until stop, which fails if a
-// single request was lost.
+// uninterrupted sends requests to the URL until stop is called, which fails if any
+// request was lost.
 func uninterrupted(t *testing.T, from *lab.Host, target string) (stop func()) {
 	t.Helper()
 	reachAgain(t, from, target)
@@ -96,8 +97,8 @@ func uninterrupted(t *testing.T, from *lab.Host, target string) (stop func()) {
 	}
 }
 
-// shown waits until a field of a pool is as wanted.
-func shown(t *testing.T, pool, field, want string) {
+// waitPoolField waits until the field of the pool has the value.
+func waitPoolField(t *testing.T, pool, field, want string) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%s of pool %s is %s", field, pool, want), func() error {
 		out, err := cluster.Kubectl(t.Context(), "", "get", "ipaddresspool", pool, "-o", "jsonpath={"+field+"}")
@@ -111,7 +112,7 @@ func shown(t *testing.T, pool, field, want string) {
 // restartAll kills every speaker and every controller, and starts them again.
 func restartAll(t *testing.T) {
 	t.Helper()
-	revive(t)
+	restartEnded(t)
 	for _, p := range slices.Concat(cluster.Speakers, cluster.Controllers) {
 		p.Kill()
 	}
@@ -123,9 +124,9 @@ func restartAll(t *testing.T) {
 	cluster.StartControllers(t)
 }
 
-// TestPoolShrunkStaysAnnounced: an address that its pool does not contain any
-// more, and one whose pool is being deleted, stay with their Service and on their
-// node, across a restart of everything that Fairlead runs.
+// TestPoolShrunkStaysAnnounced checks that an address that is no longer in its pool,
+// and an address from a terminating pool, stay assigned and announced by the same
+// node, also after a restart of all controllers and speakers.
 func TestPoolShrunkStaysAnnounced(t *testing.T) {
 	lanPool(t, "shrinking", "10.13.242.104/30")
 	service(t, "outside", from("shrinking"))
@@ -138,16 +139,16 @@ func TestPoolShrunkStaysAnnounced(t *testing.T) {
 		t.Helper()
 		owner(t, addr, func(n int) bool { return n == node })
 		owner(t, inside, func(n int) bool { return n == other })
-		keeps(t, "outside", addr)
-		keeps(t, "inside", inside)
+		checkAddresses(t, "outside", addr)
+		checkAddresses(t, "inside", inside)
 		condition(t, "outside", "Announced", "Announced")
 	}
 
 	apply(t, pool("shrinking", "10.13.242.107"))
 	contains(t, condition(t, "outside", "Provisioned", "OutOfPool"), addr.String(), "shrinking")
 	condition(t, "inside", "Provisioned", "Assigned")
-	shown(t, "shrinking", ".status.outOfPool", "1")
-	shown(t, "shrinking", ".status.services", "2")
+	waitPoolField(t, "shrinking", ".status.outOfPool", "1")
+	waitPoolField(t, "shrinking", ".status.services", "2")
 	still()
 	restartAll(t)
 	still()
@@ -165,20 +166,20 @@ func TestPoolShrunkStaysAnnounced(t *testing.T) {
 	stop()
 
 	remove(t, "outside")
-	silent(t, addr)
+	notAnnounced(t, addr)
 	ready(t, "ipaddresspools", "shrinking", "PoolTerminating")
 	remove(t, "inside")
-	eventually(t, "the pool is gone", func() error {
+	eventually(t, "the pool is deleted", func() error {
 		if _, err := cluster.Resource("ipaddresspools").Get(t.Context(), "shrinking", metav1.GetOptions{}); err == nil {
-			return fmt.Errorf("it is still there")
+			return fmt.Errorf("it still exists")
 		}
 		return nil
 	})
 }
 
-// TestPoolShrunkKeepsRoutes: where routers learn aggregates of a pool that an
-// advertisement selects by its label, an address that is cut off has a route of
-// its own, and nothing is lost on the way.
+// TestPoolShrunkKeepsRoutes checks that an address outside of the shrunk pool has a
+// route of its own, if the pool is advertised as an aggregate, and that no request is
+// lost.
 func TestPoolShrunkKeepsRoutes(t *testing.T) {
 	routers := routers(t)
 	edge := func(entry string) string {
@@ -219,8 +220,8 @@ spec: {ipAddressPoolSelectors: [{matchLabels: {tier: edge}}], peers: [bird, frr]
 	routed("198.18.114.0/25")
 	routed("198.18.114.128/25", 0, 1, 2)
 	unchanged()
-	// The routers learn the longer prefix from one node after the other.
-	unharmed(t, changing(), len(cluster.Nodes)*len(routers))
+	// The nodes advertise the longer prefix one after the other.
+	checkLosses(t, changing(), len(cluster.Nodes)*len(routers))
 
 	stops := []func(){uninterrupted(t, remote, cutOff), uninterrupted(t, remote, inner)}
 	if _, err := cluster.Kubectl(t.Context(), "", "delete", "--wait=false", "ipaddresspool", "edge"); err != nil {
@@ -250,41 +251,42 @@ spec: {ipAddressPoolSelectors: [{matchLabels: {tier: edge}}], peers: [bird, frr]
 	condition(t, "cut-off", "Announced", "Announced")
 }
 
-// TestRelease: an administrator moves a Service off its address, for good.
+// TestRelease checks that the annotation release makes a Service release its address
+// permanently.
 func TestRelease(t *testing.T) {
 	lanPool(t, "released", "10.13.242.108/31")
 	service(t, "moved-on", from("released"))
 	addr := announced(t, "moved-on")
 	update(t, "moved-on", annotated("fairlead.io/release="+addr.String()))
 	var next netip.Addr
-	eventually(t, "another address comes", func() (err error) {
+	eventually(t, "another address is assigned", func() (err error) {
 		if next, err = cluster.AnnouncedAddress(t.Context(), "default", "moved-on"); err == nil && next == addr {
 			err = fmt.Errorf("it still has %s", addr)
 		}
 		return err
 	})
-	silent(t, addr)
+	notAnnounced(t, addr)
 	reach(t, cluster.Client, url(next, 8086))
-	// Another Service may have it.
+	// Another Service can be assigned it.
 	service(t, "heir", from("released"))
 	if got := announced(t, "heir"); got != addr {
-		t.Errorf("the heir got %s, want %s", got, addr)
+		t.Errorf("the other Service was assigned %s, want %s", got, addr)
 	}
-	// The Service does not want it back, even if there is no other.
+	// The Service is not assigned it again, even if no other address is free.
 	remove(t, "heir")
 	update(t, "moved-on", annotated("fairlead.io/release="+addr.String()+","+next.String()))
 	condition(t, "moved-on", "Provisioned", "PoolExhausted")
-	silent(t, next)
-	keeps(t, "moved-on")
+	notAnnounced(t, next)
+	checkAddresses(t, "moved-on")
 }
 
-// TestPoolColumns: what kubectl prints answers the first questions.
+// TestPoolColumns checks the printer columns of pools.
 func TestPoolColumns(t *testing.T) {
 	lanPool(t, "printed", "10.13.242.110/31", "fd13:242::1:0/112")
 	service(t, "counted", from("printed"))
 	announced(t, "counted")
-	shown(t, "printed", ".status.ipv4.usage", "1/2")
-	shown(t, "printed", `.status.conditions[?(@.type=="Advertised")].status`, "True")
+	waitPoolField(t, "printed", ".status.ipv4.usage", "1/2")
+	waitPoolField(t, "printed", `.status.conditions[?(@.type=="Advertised")].status`, "True")
 	out, err := cluster.Kubectl(t.Context(), "", "get", "ipaddresspools")
 	if err != nil {
 		t.Fatal(err)
@@ -302,10 +304,11 @@ func TestPoolColumns(t *testing.T) {
 	if want := []string{"NAME", "ADDRESSES", "USED/TOTAL V4", "USED/TOTAL V6", "AUTO", "ADVERTISED", "AGE"}; !slices.Equal(header, want) {
 		t.Errorf("the header is %q, want %q", header, want)
 	}
-	if want := []string{"printed", `["10.13.242.110/31","fd13:242::1:0/112"]`, "1/2", "0/65536", "false", "True"}; !slices.Equal(row, want) {
+	if want := []string{"printed", `["10.13.242.110/31","fd13:242::1:0/112"]`, "1/2", "0/65536", "false", "True"}; !slices.Equal(row,
+		want) {
 		t.Errorf("the row is %q, want %q", row, want)
 	}
 }
 
-// between is what separates the columns of a table.
+// between matches the separator of table columns.
 var between = regexp.MustCompile(" {2,}")

@@ -9,8 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// TestSpeakerRestartKeepsItsReport: a speaker that begins again says nothing
-// before it knows something. Who reports no links loses its addresses to others.
+// TestSpeakerRestartKeepsItsReport checks that a restarting speaker does not report
+// empty interfaces, which would make other nodes the owners of its addresses.
 func TestSpeakerRestartKeepsItsReport(t *testing.T) {
 	service(t, "reported")
 	addr := announced(t, "reported")

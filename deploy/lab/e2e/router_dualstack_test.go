@@ -8,8 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// TestDualStack: the lab's cluster serves Services of both families, from nodes
-// and pods, to pods of other nodes.
+// TestDualStack checks that the cluster of the lab forwards dual-stack Services from
+// nodes and pods to pods of other nodes.
 func TestDualStack(t *testing.T) {
 	svc := service(t, "dual", func(s *corev1.Service) {
 		policy := corev1.IPFamilyPolicyRequireDualStack
@@ -36,7 +36,7 @@ func TestDualStack(t *testing.T) {
 				seen[name] = true
 			}
 			if len(seen) < len(cluster.Pods) {
-				return fmt.Errorf("only %v do", seen)
+				return fmt.Errorf("only %v have answered", seen)
 			}
 			return nil
 		})

@@ -90,13 +90,16 @@ func TestWithoutSelector(t *testing.T) {
 	_, err := cluster.API.DiscoveryV1().EndpointSlices("default").Create(t.Context(), &discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Name: "manual-1", Labels: map[string]string{discoveryv1.LabelServiceName: "manual"}},
 		AddressType: discoveryv1.AddressTypeIPv4,
-		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{cluster.Pods[1].Addr.String()}, Conditions: discoveryv1.EndpointConditions{Ready: &yes}}},
-		Ports:       []discoveryv1.EndpointPort{{Name: &name, Port: &port, Protocol: &protocol}},
+		Endpoints: []discoveryv1.Endpoint{{
+			Addresses:  []string{cluster.Pods[1].Addr.String()},
+			Conditions: discoveryv1.EndpointConditions{Ready: &yes},
+		}},
+		Ports: []discoveryv1.EndpointPort{{Name: &name, Port: &port, Protocol: &protocol}},
 	}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	says(t, cluster.Client, url(announced(t, "manual"), 8086), "pod-2")
+	respondsWith(t, cluster.Client, url(announced(t, "manual"), 8086), "pod-2")
 }
 
 func TestLocalTrafficKeepsTheClientsAddress(t *testing.T) {
@@ -104,11 +107,12 @@ func TestLocalTrafficKeepsTheClientsAddress(t *testing.T) {
 		s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 		s.Spec.Selector = map[string]string{"app": "influxdb", "statefulset.kubernetes.io/pod-name": "one"}
 	})
-	// No pod has the second label yet: nobody may announce.
+	// No pod has the second label yet, so no node may announce the address.
 	contains(t, condition(t, "local", "Announced", "NoEndpoints"), "externalTrafficPolicy is Local")
 	label := func(pod int, value string) {
 		t.Helper()
-		_, err := cluster.Kubectl(t.Context(), "", "label", "--overwrite", "pod", cluster.Pods[pod].Name, "statefulset.kubernetes.io/pod-name="+value)
+		_, err := cluster.Kubectl(t.Context(), "", "label", "--overwrite", "pod", cluster.Pods[pod].Name,
+			"statefulset.kubernetes.io/pod-name="+value)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,10 +121,10 @@ func TestLocalTrafficKeepsTheClientsAddress(t *testing.T) {
 		label(i, "one")
 		addr := announced(t, "local")
 		owner(t, addr, func(node int) bool { return node == i })
-		says(t, cluster.Client, url(addr, 8086), cluster.Pods[i].Name, "to "+cluster.Client.Addr.String())
+		respondsWith(t, cluster.Client, url(addr, 8086), cluster.Pods[i].Name, "to "+cluster.Client.Addr.String())
 		label(i, "other")
 		condition(t, "local", "Announced", "NoEndpoints")
-		silent(t, addr)
+		notAnnounced(t, addr)
 	}
 }
 
@@ -131,7 +135,7 @@ func TestSourceRanges(t *testing.T) {
 	addr := announced(t, "fenced")
 	reach(t, cluster.Client, url(addr, 8086))
 	update(t, "fenced", func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"10.13.242.77/32"} })
-	eventually(t, "the client is kept out", func() error {
+	eventually(t, "the client is rejected", func() error {
 		if answer, err := cluster.Client.Get(t.Context(), url(addr, 8086)); err == nil {
 			return fmt.Errorf("it got %q", answer)
 		}
@@ -143,16 +147,16 @@ func TestDeletedServiceFreesItsAddress(t *testing.T) {
 	service(t, "short-lived", func(s *corev1.Service) { s.Annotations["fairlead.io/load-balancer-ips"] = "10.13.242.222" })
 	addr := announced(t, "short-lived")
 	remove(t, "short-lived")
-	silent(t, addr)
+	notAnnounced(t, addr)
 	service(t, "successor", func(s *corev1.Service) { s.Annotations["fairlead.io/load-balancer-ips"] = "10.13.242.222" })
 	if next := announced(t, "successor"); next != addr {
 		t.Errorf("got %s, want %s", next, addr)
 	}
 }
 
-// TestTypeChangeReleases: a Service that is no LoadBalancer any more is released,
-// whether the controller sees the change or finds it when it starts, and gets an
-// address again when it becomes one.
+// TestTypeChangeReleases checks that a Service releases its address when its type is
+// no longer LoadBalancer, whether the change is made while the controller runs or while
+// it is stopped, and that it is assigned an address when the type is changed back.
 func TestTypeChangeReleases(t *testing.T) {
 	for _, stopped := range []bool{false, true} {
 		t.Run(fmt.Sprintf("controller stopped %t", stopped), func(t *testing.T) {
@@ -166,14 +170,14 @@ func TestTypeChangeReleases(t *testing.T) {
 			if stopped {
 				cluster.StartControllers(t)
 			}
-			eventually(t, "nothing of ours is left on it", func() error {
+			eventually(t, "all fields of Fairlead are removed from it", func() error {
 				s := get(t, name)
 				if len(s.Finalizers)+len(s.Status.Conditions)+len(s.Status.LoadBalancer.Ingress)+len(s.Annotations) > 0 {
 					return fmt.Errorf("finalizers %v, annotations %v, status %+v", s.Finalizers, s.Annotations, s.Status)
 				}
 				return nil
 			})
-			silent(t, addr)
+			notAnnounced(t, addr)
 			if stopped {
 				stopControllers(t)
 			}
@@ -208,7 +212,7 @@ func TestOthersAreNeverTouched(t *testing.T) {
 	}
 	for _, n := range names {
 		if s := get(t, n); s.ResourceVersion != before[n] {
-			t.Errorf("%s was touched: %+v", n, s)
+			t.Errorf("%s was modified: %+v", n, s)
 		}
 	}
 }
@@ -254,8 +258,8 @@ func TestTwoAskForOneAddress(t *testing.T) {
 	}
 }
 
-// foreign makes a Service that carries an address from another implementation.
-func foreign(t *testing.T, name, addr string) {
+// otherService creates a Service with an address from another implementation.
+func otherService(t *testing.T, name, addr string) {
 	t.Helper()
 	other := "example.com/other"
 	service(t, name, func(s *corev1.Service) { s.Spec.LoadBalancerClass = &other })
@@ -267,11 +271,12 @@ func foreign(t *testing.T, name, addr string) {
 
 func TestAdoption(t *testing.T) {
 	stopControllers(t)
-	// Without a running controller, somebody else writes the status first.
+	// The test writes the status before the controller runs.
 	for name, addr := range map[string]string{"adopted": "10.13.242.219", "left-alone": "192.0.2.19"} {
 		service(t, name)
 		patch := fmt.Sprintf(`{"status":{"loadBalancer":{"ingress":[{"ip":%q}]}}}`, addr)
-		if _, err := cluster.Kubectl(t.Context(), "", "patch", "svc", name, "--subresource=status", "--type=merge", "-p", patch); err != nil {
+		if _, err := cluster.Kubectl(t.Context(), "", "patch", "svc", name, "--subresource=status", "--type=merge", "-p",
+			patch); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -286,8 +291,8 @@ func TestAdoption(t *testing.T) {
 	}
 }
 
-// TestRestoredTraces: what a backup brought back, under another field manager,
-// is removed or put to use, and then left in peace.
+// TestRestoredTraces checks that fields of Fairlead that were restored from a backup,
+// under another field manager, are removed or used, and not written repeatedly.
 func TestRestoredTraces(t *testing.T) {
 	apply(t, `apiVersion: v1
 kind: Service
@@ -305,7 +310,7 @@ metadata: {name: restored, finalizers: [fairlead.io/pool-in-use]}
 spec: {addresses: [198.51.100.0/24], autoAssign: false}
 `)
 	t.Cleanup(func() { remove(t, "restored") })
-	eventually(t, "the traces are gone", func() error {
+	eventually(t, "the restored fields are removed", func() error {
 		if s := get(t, "restored"); len(s.Finalizers)+len(s.Annotations) > 0 {
 			return fmt.Errorf("finalizers %v, annotations %v", s.Finalizers, s.Annotations)
 		}
@@ -318,7 +323,7 @@ spec: {addresses: [198.51.100.0/24], autoAssign: false}
 }
 
 func TestAStrangersAddressIsNotGiven(t *testing.T) {
-	foreign(t, "stranger", "10.13.242.218")
+	otherService(t, "stranger", "10.13.242.218")
 	service(t, "wants-it", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "10.13.242.218" })
 	contains(t, condition(t, "wants-it", "Provisioned", "AddressTaken"), "default/stranger")
 }

@@ -14,8 +14,8 @@ import (
 // topology is a way to connect a router with the nodes.
 type topology struct {
 	name string
-	// connect starts a router and says how nodes reach it: the spec of a
-	// BGPPeer, less the nodes' own ASN and BFD.
+	// connect starts a router and returns the spec of its BGPPeer, without the ASN of
+	// the nodes and without BFD.
 	connect func(t *testing.T, b *builder) (r *lab.Router, peer string)
 	nodes   []int // that have a session
 	linked  bool  // next hops are link-local
@@ -37,7 +37,8 @@ var topologies = []topology{
 		name: "eBGP, both families over IPv6", nodes: []int{0, 1, 2},
 		connect: func(t *testing.T, b *builder) (*lab.Router, string) {
 			r := b.router(t)
-			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, over6, func(n *lab.Neighbor, _ *lab.Host) { n.ExtendedNextHop = true })})
+			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, over6,
+				func(n *lab.Neighbor, _ *lab.Host) { n.ExtendedNextHop = true })})
 			return r, fmt.Sprintf("dynamicASN: external, peerAddress: %q, holdTime: 3s", r.Addr6)
 		},
 		linked: true, // of IPv4
@@ -46,7 +47,8 @@ var topologies = []topology{
 		name: "IPv6 only", nodes: []int{0, 1, 2}, no4: true,
 		connect: func(t *testing.T, b *builder) (*lab.Router, string) {
 			r := b.router(t)
-			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, over6, func(n *lab.Neighbor, _ *lab.Host) { n.OnlyIPv6 = true })})
+			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, over6,
+				func(n *lab.Neighbor, _ *lab.Host) { n.OnlyIPv6 = true })})
 			return r, fmt.Sprintf("peerASN: %d, peerAddress: %q, addressFamilies: [IPv6]", routerASN, r.Addr6)
 		},
 	},
@@ -64,7 +66,10 @@ var topologies = []topology{
 			reflector, client := b.router(t), b.router(t)
 			b.start(t, client, lab.BGP{ASN: nodeASN, Neighbors: []lab.Neighbor{{Address: reflector.Addr, ASN: nodeASN}}})
 			clients := lab.NodeNeighbors(cluster.Nodes, nodeASN, func(n *lab.Neighbor, _ *lab.Host) { n.Client = true })
-			b.start(t, reflector, lab.BGP{ASN: nodeASN, Neighbors: append(clients, lab.Neighbor{Address: client.Addr, ASN: nodeASN, Client: true})})
+			b.start(t, reflector, lab.BGP{
+				ASN:       nodeASN,
+				Neighbors: append(clients, lab.Neighbor{Address: client.Addr, ASN: nodeASN, Client: true}),
+			})
 			return reflector, fmt.Sprintf("peerASN: %d, peerAddress: %s", nodeASN, reflector.Addr)
 		},
 	},
@@ -76,7 +81,8 @@ var topologies = []topology{
 			if err != nil {
 				t.Fatal(err)
 			}
-			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN, func(n *lab.Neighbor, _ *lab.Host) { n.Hops, n.Local = 2, r.Addr })})
+			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: lab.NodeNeighbors(cluster.Nodes, nodeASN,
+				func(n *lab.Neighbor, _ *lab.Host) { n.Hops, n.Local = 2, r.Addr })})
 			return r, fmt.Sprintf("peerASN: %d, peerAddress: %s, ebgpMultiHop: true", routerASN, r.Addr)
 		},
 	},
@@ -101,14 +107,15 @@ var topologies = []topology{
 				extra = fmt.Sprintf("protocol radv { interface %q { max ra interval 4; min ra interval 3; default lifetime 0; }; }\n", link)
 			}
 			b.start(t, r, lab.BGP{ASN: routerASN, Neighbors: []lab.Neighbor{{Link: link, ASN: nodeASN}}, Extra: extra})
-			return r, fmt.Sprintf("dynamicASN: external, interface: %s, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: node-1}}]", link)
+			return r, fmt.Sprintf("dynamicASN: external, interface: %s, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: node-1}}]",
+				link)
 		},
 	},
 }
 
 func over6(n *lab.Neighbor, h *lab.Host) { n.Address = h.Addr6 }
 
-// builder makes routers that run one daemon.
+// builder creates routers that run one daemon.
 type builder struct {
 	daemon string
 	number byte
@@ -117,7 +124,7 @@ type builder struct {
 func (b *builder) router(t *testing.T) *lab.Router {
 	t.Helper()
 	b.number--
-	return spare(t, fmt.Sprintf("%s-%d", b.daemon, b.number), b.number)
+	return addRouter(t, fmt.Sprintf("%s-%d", b.daemon, b.number), b.number)
 }
 
 func (b *builder) start(t *testing.T, r *lab.Router, c lab.BGP) {
@@ -130,8 +137,7 @@ func (b *builder) start(t *testing.T, r *lab.Router, c lab.BGP) {
 	t.Cleanup(r.Kill)
 }
 
-// TestTopologies: the ways in which people connect their racks, with BIRD and
-// with FRR.
+// TestTopologies checks the common topologies of racks, with BIRD and with FRR.
 func TestTopologies(t *testing.T) {
 	routers(t)
 	service(t, "everywhere", func(s *corev1.Service) {
@@ -173,9 +179,10 @@ spec: {ipAddressPools: [bgp], peers: [topology]}
 				for _, n := range tt.nodes {
 					node := cluster.Nodes[n].Name
 					eventually(t, "BFD is Up at "+node, func() error {
-						out, err := cluster.Kubectl(t.Context(), "", "get", "speaker", node, "-o", `jsonpath={.status.sessions[?(@.peer=="topology")]}`)
+						out, err := cluster.Kubectl(t.Context(), "", "get", "speaker", node, "-o",
+							`jsonpath={.status.sessions[?(@.peer=="topology")]}`)
 						if err == nil && !strings.Contains(out, `"bfd":"Up"`) {
-							err = fmt.Errorf("it says %s", out)
+							err = fmt.Errorf("it is %s", out)
 						}
 						return err
 					})
@@ -185,8 +192,8 @@ spec: {ipAddressPools: [bgp], peers: [topology]}
 	}
 }
 
-// reached waits until the router sends packets to the address to the nodes of
-// the topology.
+// reached waits until the next hops of the address in the router are the nodes of the
+// topology.
 func reached(t *testing.T, r *lab.Router, addr netip.Addr, tt topology) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%s has routes to %s by nodes %v", r.Name, addr, tt.nodes), func() error {
@@ -198,12 +205,12 @@ func reached(t *testing.T, r *lab.Router, addr netip.Addr, tt topology) {
 			return nil // as far as the kernel knows
 		}
 		if len(hops) != len(tt.nodes) {
-			return fmt.Errorf("it has them by %v", hops)
+			return fmt.Errorf("the next hops are %v", hops)
 		}
 		for _, hop := range hops {
 			if hop.IsLinkLocalUnicast() {
 				if !tt.linked {
-					return fmt.Errorf("it has them by %v", hops)
+					return fmt.Errorf("the next hops are %v", hops)
 				}
 				continue
 			}
@@ -212,7 +219,7 @@ func reached(t *testing.T, r *lab.Router, addr netip.Addr, tt topology) {
 				known = known || hop == cluster.Nodes[n].Addr || hop == cluster.Nodes[n].Addr6
 			}
 			if !known {
-				return fmt.Errorf("it has them by %v", hops)
+				return fmt.Errorf("the next hops are %v", hops)
 			}
 		}
 		return nil

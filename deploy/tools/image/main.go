@@ -1,6 +1,6 @@
-// Command image builds Fairlead's container images, without Docker and from
-// nothing but the Go sources, and pushes them: a static binary on an empty
-// base, for each platform. It prints the manifests that run them.
+// Command image builds Fairlead's container images from the Go sources, without
+// Docker, and pushes them. An image consists of a static binary on an empty base, for
+// each platform.
 package main
 
 import (
@@ -26,7 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// options are the command line.
+// options are the values of the command line flags.
 type options struct {
 	root, repository, tag string
 	platforms             []string
@@ -37,10 +37,10 @@ func main() {
 	var o options
 	var platforms string
 	flag.StringVar(&o.root, "root", ".", "root of the Fairlead repository")
-	flag.StringVar(&o.repository, "repository", "", "where to push: REPOSITORY/controller and REPOSITORY/speaker")
+	flag.StringVar(&o.repository, "repository", "", "destination of the images REPOSITORY/controller and REPOSITORY/speaker")
 	flag.StringVar(&o.tag, "tag", "dev", "tag of the images")
 	flag.StringVar(&platforms, "platforms", "linux/amd64,linux/arm64", "platforms to build for")
-	flag.BoolVar(&o.insecure, "insecure", false, "speak HTTP to the registry")
+	flag.BoolVar(&o.insecure, "insecure", false, "use HTTP for the registry")
 	flag.Parse()
 	o.platforms = strings.Split(platforms, ",")
 	if err := run(context.Background(), o); err != nil {
@@ -51,7 +51,7 @@ func main() {
 
 func run(ctx context.Context, o options) error {
 	if o.repository == "" {
-		return errors.New("which repository? make image IMG=registry.example.com/fairlead")
+		return errors.New("--repository must be set: make image IMG=registry.example.com/fairlead")
 	}
 	for _, command := range []string{"controller", "speaker"} {
 		var opts []name.Option
@@ -62,7 +62,7 @@ func run(ctx context.Context, o options) error {
 		if err != nil {
 			return fmt.Errorf("IMG=%s: %w", o.repository, err)
 		}
-		index, err := build(o, command)
+		index, err := buildIndex(o, command)
 		if err != nil {
 			return err
 		}
@@ -78,15 +78,15 @@ func run(ctx context.Context, o options) error {
 	return nil
 }
 
-// build makes a multi-platform image of a command.
-func build(o options, command string) (v1.ImageIndex, error) {
+// buildIndex builds a multi-platform image of a command.
+func buildIndex(o options, command string) (v1.ImageIndex, error) {
 	index := v1.ImageIndex(mutate.IndexMediaType(empty.Index, types.OCIImageIndex))
 	for _, text := range o.platforms {
 		platform, err := v1.ParsePlatform(text)
 		if err != nil {
 			return nil, fmt.Errorf("platform %q: %w", text, err)
 		}
-		image, err := buildFor(o, command, *platform)
+		image, err := buildImage(o, command, *platform)
 		if err != nil {
 			return nil, err
 		}
@@ -95,7 +95,7 @@ func build(o options, command string) (v1.ImageIndex, error) {
 	return index, nil
 }
 
-func buildFor(o options, command string, platform v1.Platform) (v1.Image, error) {
+func buildImage(o options, command string, platform v1.Platform) (v1.Image, error) {
 	dir, err := os.MkdirTemp("", "fairlead-image-")
 	if err != nil {
 		return nil, fmt.Errorf("build %s: %w", command, err)
@@ -113,10 +113,13 @@ func buildFor(o options, command string, platform v1.Platform) (v1.Image, error)
 	if err != nil {
 		return nil, fmt.Errorf("build %s: %w", command, err)
 	}
-	// Without a time or an owner, equal sources give equal digests.
+	// The header has no time or owner, so that equal sources result in equal digests.
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
-	if err := w.WriteHeader(&tar.Header{Name: "fairlead-" + command, Typeflag: tar.TypeReg, Mode: 0o555, Size: int64(len(binary))}); err != nil {
+	if err := w.WriteHeader(&tar.Header{
+		Name: "fairlead-" + command, Typeflag: tar.TypeReg, Mode: 0o555,
+		Size: int64(len(binary)),
+	}); err != nil {
 		return nil, fmt.Errorf("pack %s: %w", command, err)
 	}
 	if _, err := w.Write(binary); err != nil {
@@ -125,7 +128,8 @@ func buildFor(o options, command string, platform v1.Platform) (v1.Image, error)
 	if err := w.Close(); err != nil {
 		return nil, fmt.Errorf("pack %s: %w", command, err)
 	}
-	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil }, tarball.WithMediaType(types.OCILayer))
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil },
+		tarball.WithMediaType(types.OCILayer))
 	if err != nil {
 		return nil, fmt.Errorf("pack %s: %w", command, err)
 	}
@@ -137,7 +141,10 @@ func buildFor(o options, command string, platform v1.Platform) (v1.Image, error)
 		OS: platform.OS, Architecture: platform.Architecture, RootFS: mustConfig(image).RootFS,
 		Config: v1.Config{
 			Entrypoint: []string{"/fairlead-" + command}, User: "65532:65532",
-			Labels: map[string]string{"org.opencontainers.image.source": "https://github.com/fairlead-io/fairlead", "org.opencontainers.image.version": o.tag},
+			Labels: map[string]string{
+				"org.opencontainers.image.source":  "https://github.com/fairlead-io/fairlead",
+				"org.opencontainers.image.version": o.tag,
+			},
 		},
 	})
 	if err != nil {
@@ -146,7 +153,7 @@ func buildFor(o options, command string, platform v1.Platform) (v1.Image, error)
 	return image, nil
 }
 
-// mustConfig cannot fail: the image was made in memory.
+// mustConfig returns the configuration of an image in memory, which cannot fail.
 func mustConfig(image v1.Image) *v1.ConfigFile {
 	c, err := image.ConfigFile()
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// TestPushedImages pushes both images to a registry and looks at what a node
-// would pull from it.
+// TestPushedImages pushes both images to a registry and checks the images that a node
+// would pull.
 func TestPushedImages(t *testing.T) {
 	server := httptest.NewServer(registry.New())
 	defer server.Close()
@@ -55,8 +55,8 @@ func TestPushedImages(t *testing.T) {
 }
 
 func TestRepositoryIsChecked(t *testing.T) {
-	for repository, says := range map[string]string{"": "which repository", "UPPER/case": "IMG=UPPER/case"} {
-		if err := run(t.Context(), options{repository: repository, tag: "v1"}); err == nil || !strings.Contains(err.Error(), says) {
+	for repository, want := range map[string]string{"": "--repository must be set", "UPPER/case": "IMG=UPPER/case"} {
+		if err := run(t.Context(), options{repository: repository, tag: "v1"}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v", repository, err)
 		}
 	}

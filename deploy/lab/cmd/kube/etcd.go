@@ -11,8 +11,8 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
-// etcdCommand runs a single-member etcd on loopback. Its data live as long as
-// the lab, so nothing is synced to disk.
+// etcdCommand returns the command of a single-member etcd on loopback. Its data need
+// not outlive the lab, so it does not sync to disk.
 func etcdCommand() *cobra.Command {
 	config := embed.NewConfig()
 	var client, peer string
@@ -45,13 +45,13 @@ func etcdCommand() *cobra.Command {
 			case <-ctx.Done():
 				return nil
 			case <-server.Server.StopNotify():
-				return errors.New("etcd stopped by itself")
+				return errors.New("etcd stopped unexpectedly")
 			case err := <-server.Err():
 				return fmt.Errorf("etcd: %w", err)
 			}
 		},
 	}
-	cmd.Flags().StringVar(&config.Dir, "data-dir", "", "where etcd keeps its data")
+	cmd.Flags().StringVar(&config.Dir, "data-dir", "", "directory of the data")
 	cmd.Flags().StringVar(&client, "listen-client-url", "http://127.0.0.1:2379", "URL to serve clients on")
 	cmd.Flags().StringVar(&peer, "listen-peer-url", "http://127.0.0.1:2380", "URL to serve peers on")
 	return cmd

@@ -1,6 +1,6 @@
-// Command kube is a whole Kubernetes control plane in one binary: the
-// upstream components of the pinned version, dispatched by the first argument.
-// One binary shares its pages between the many processes of a lab cluster.
+// Command kube contains the Kubernetes components of the pinned version in one
+// binary, selected by the first argument. The processes of a lab cluster share the
+// pages of this one binary.
 package main
 
 import (

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -42,24 +43,24 @@ kind: BGPAdvertisement
 metadata: {name: bench}
 `
 
-// benchAmounts are how much bench measures.
+// benchAmounts are the sizes and repetitions of the BGP benchmarks.
 type benchAmounts struct {
 	sizes     []int // Services in the cluster
-	samples   int   // new routes that are timed beside each
-	powerOffs int   // nodes whose power is taken
+	samples   int   // new routes that are timed with each size
+	powerOffs int   // number of nodes that are powered off
 }
 
 var quickBench, fullBench = benchAmounts{[]int{10, 1000}, 10, 3}, benchAmounts{[]int{10, 5000}, 30, 10}
 
-const parallelCreates = 32 // Services created at a time
+const parallelCreates = 32 // number of concurrent creations
 
-// bench measures what BGP announcements cost in a whole cluster.
+// bench measures announcements over BGP in a whole cluster.
 type bench struct {
 	*lab.Cluster
 	lab.Progress
 	benchAmounts
 	bird, frr *lab.Router
-	created   int // Services, by fill
+	created   int // Services created by createServices
 }
 
 func runBench(ctx context.Context, o lab.Options, amounts benchAmounts) error {
@@ -74,14 +75,14 @@ func runBench(ctx context.Context, o lab.Options, amounts benchAmounts) error {
 	var lines []string
 	for i, size := range b.sizes {
 		if i > 0 {
-			// Here the kube-proxies of all nodes share one machine, and with
-			// thousands of Services leave nothing of it to what is measured.
+			// The kube-proxies of all nodes share one machine. With thousands of
+			// Services they would use all of its CPU time.
 			b.pauseProxies()
 		}
-		if err := b.Step(fmt.Sprintf("have %d Services", size), func() error { return b.createServices(ctx, size) }); err != nil {
+		if err := b.Step(fmt.Sprintf("create Services, up to %d", size), func() error { return b.createServices(ctx, size) }); err != nil {
 			return err
 		}
-		time.Sleep(3 * time.Second) // for the last reports
+		time.Sleep(3 * time.Second) // until the last reports are written
 		more, err := b.measureNewRoutes(ctx, size)
 		if err != nil {
 			return err
@@ -138,9 +139,11 @@ func (b *bench) startRouters(ctx context.Context) (err error) {
 	})
 }
 
-// routerConfig peers a router with every node, with BFD every 50 ms.
+// routerConfig returns the configuration of a router with a session with every node,
+// and BFD every 50 ms.
 func (b *bench) routerConfig(r *lab.Router) lab.BGP {
-	return lab.BGP{ASN: 64513, RouterID: r.Addr, Neighbors: lab.NodeNeighbors(b.Nodes, 64512, func(n *lab.Neighbor, _ *lab.Host) { n.BFD = 50 * time.Millisecond })}
+	neighbors := lab.NodeNeighbors(b.Nodes, 64512, func(n *lab.Neighbor, _ *lab.Host) { n.BFD = 50 * time.Millisecond })
+	return lab.BGP{ASN: 64513, RouterID: r.Addr, Neighbors: neighbors}
 }
 
 func (b *bench) createService(ctx context.Context, name string, policy corev1.ServiceExternalTrafficPolicy) error {
@@ -158,7 +161,7 @@ func (b *bench) createService(ctx context.Context, name string, policy corev1.Se
 	return nil
 }
 
-// createServices creates Services until there are that many, and waits for the last route.
+// createServices creates Services up to the size, and waits until all are announced.
 func (b *bench) createServices(ctx context.Context, size int) error {
 	var group errgroup.Group
 	group.SetLimit(parallelCreates)
@@ -184,14 +187,14 @@ func (b *bench) createServices(ctx context.Context, size int) error {
 			}
 		}
 		if without > 0 {
-			return fmt.Errorf("%d are not", without)
+			return fmt.Errorf("%d are not announced", without)
 		}
 		return nil
 	})
 }
 
-// measureNewRoutes times single new Services: from the moment that a watcher of the
-// API sees the address to the moment that the router's kernel forwards by it.
+// measureNewRoutes times single new Services, from the time that a watch of the API
+// returns the address to the time that the route is in the kernel of the router.
 func (b *bench) measureNewRoutes(ctx context.Context, size int) (lines []string, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -235,7 +238,7 @@ func (b *bench) measureNewRoutes(ctx context.Context, size int) (lines []string,
 			}
 		}()
 	}
-	what := fmt.Sprintf("time %d new routes beside %d Services", b.samples, size)
+	what := fmt.Sprintf("time %d new routes with %d Services", b.samples, size)
 	err = b.Step(what, func() error {
 		for i := range b.samples {
 			name := fmt.Sprintf("new-%d-%d", size, i)
@@ -247,7 +250,7 @@ func (b *bench) measureNewRoutes(ctx context.Context, size int) (lines []string,
 				defer mu.Unlock()
 				for _, seen := range routed {
 					if _, ok := seen[addrs[name]]; !ok {
-						return fmt.Errorf("not yet")
+						return errors.New("the route is not in all kernels yet")
 					}
 				}
 				return nil
@@ -269,12 +272,14 @@ func (b *bench) measureNewRoutes(ctx context.Context, size int) (lines []string,
 			name := fmt.Sprintf("new-%d-%d", size, i)
 			took = append(took, routed[r][addrs[name]].Sub(assigned[name]))
 		}
-		lines = append(lines, fmt.Sprintf("status seen → first next hop in %s's kernel, beside %d Services: median %s, p90 %s", r.Name, size, quantile(took, .5), quantile(took, .9)))
+		lines = append(lines, fmt.Sprintf("status written → first next hop in the kernel of %s, with %d Services: median %s, p90 %s",
+			r.Name, size, quantile(took, .5), quantile(took, .9)))
 	}
 	return lines, nil
 }
 
-// waitAllNodes waits until both routers send packets to every node.
+// waitAllNodes waits until both routers have all nodes as next hops of the Service, and
+// returns its address.
 func (b *bench) waitAllNodes(ctx context.Context, service string) (addr netip.Addr, err error) {
 	if addr, err = b.WaitAnnounced(ctx, service); err != nil {
 		return addr, err
@@ -288,11 +293,11 @@ func (b *bench) waitAllNodes(ctx context.Context, service string) (addr netip.Ad
 			return addr, err
 		}
 	}
-	time.Sleep(2 * time.Second) // BFD's slow start, and kube-proxy
+	time.Sleep(2 * time.Second) // for the slow start of BFD, and for kube-proxy
 	return addr, nil
 }
 
-// speakerCost is what the first node's speaker has used so far.
+// speakerCost returns the CPU time and the memory of the speaker of the first node.
 func (b *bench) speakerCost(size int) string {
 	cpu, rss := b.Speakers[0].Usage()
 	return fmt.Sprintf("speaker with %d Services: %s of CPU since its start, %d MB resident", size, cpu.Round(time.Millisecond), rss>>20)

@@ -10,9 +10,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// measureCreation creates Services without the controller, and as many with
-// it: a half of each by turns, so that what else the machine does hits both. In
-// the middle it restarts the controller.
+// measureCreation creates Services without the controller, and the same number with it,
+// in alternating halves, so that other load of the machine affects both. Between the
+// halves it restarts the controller.
 func (s *scaleBench) measureCreation(ctx context.Context) error {
 	var bare, with, used time.Duration
 	var events int64
@@ -21,9 +21,10 @@ func (s *scaleBench) measureCreation(ctx context.Context) error {
 			if err := s.stopController(); err != nil {
 				return err
 			}
-			took, err := s.timeStep(fmt.Sprintf("create %d Services, and patch each at once, by a bare loop", s.half/2), func() error {
-				return s.bareBurst(ctx, fmt.Sprintf("bare%d", part))
-			})
+			took, err := s.timeStep(fmt.Sprintf("create %d Services, and patch each immediately, with plain API calls", s.half/2),
+				func() error {
+					return s.bareBurst(ctx, fmt.Sprintf("bare%d", part))
+				})
 			if err != nil {
 				return err
 			}
@@ -37,7 +38,7 @@ func (s *scaleBench) measureCreation(ctx context.Context) error {
 				return err
 			}
 			cpu, _ := s.Controllers[0].Usage()
-			took, err := s.timeStep(fmt.Sprintf("create %d Services, and let the controller serve them", s.half/2), func() error {
+			took, err := s.timeStep(fmt.Sprintf("create %d Services, and wait for the controller", s.half/2), func() error {
 				return s.servedBurst(ctx, fmt.Sprintf("s%d", part))
 			})
 			if err != nil {
@@ -59,11 +60,11 @@ func (s *scaleBench) measureCreation(ctx context.Context) error {
 		}
 	}
 	s.table.add(fmt.Sprintf("burst: %d Services are created", s.half), with, bare, 1.3)
-	s.addNote("the burst", events, used)
+	s.addNote("the burst of created Services", events, used)
 	return nil
 }
 
-// timeStep is a step that is timed.
+// timeStep times a step.
 func (s *scaleBench) timeStep(what string, do func() error) (took time.Duration, err error) {
 	err = s.Step(what, func() (err error) {
 		took, err = s.timeCall(do)
@@ -78,8 +79,8 @@ func (s *scaleBench) timeCall(do func() error) (time.Duration, error) {
 	return time.Since(began), err
 }
 
-// bareBurst creates, and patches what has been created, at the controller's
-// concurrency each.
+// bareBurst creates Services and patches each once it is created, with the concurrency
+// of the controller for both.
 func (s *scaleBench) bareBurst(ctx context.Context, name string) error {
 	created := make(chan *corev1.Service, s.half/2)
 	var creating, patching errgroup.Group
@@ -109,7 +110,7 @@ func (s *scaleBench) bareBurst(ctx context.Context, name string) error {
 	return err
 }
 
-// servedBurst creates, and waits until the last Service has its address.
+// servedBurst creates Services, and waits until all have an address.
 func (s *scaleBench) servedBurst(ctx context.Context, name string) error {
 	want := s.statuses.poolCount("bench") + s.half/2
 	if err := s.createAll(ctx, s.half/2, name); err != nil {
@@ -130,7 +131,7 @@ func (s *scaleBench) createAll(ctx context.Context, n int, name string, change .
 	return group.Wait()
 }
 
-// countEvents is how many Events there are.
+// countEvents returns the number of Events.
 func (s *scaleBench) countEvents(ctx context.Context) (int64, error) {
 	list, err := s.API.CoreV1().Events("default").List(ctx, metav1.ListOptions{Limit: 1})
 	if err != nil {
@@ -143,19 +144,19 @@ func (s *scaleBench) countEvents(ctx context.Context) (int64, error) {
 	return n, nil
 }
 
-// addNote says what a burst has cost beside its time.
+// addNote adds the Events and the CPU time of a burst.
 func (s *scaleBench) addNote(what string, events int64, cpu time.Duration) {
-	s.notes = append(s.notes, fmt.Sprintf("%s: %d Events written by its end; the controller used %.1f s of CPU", what, events, cpu.Seconds()))
+	s.notes = append(s.notes, fmt.Sprintf("%s: %d Events written; the controller used %.1f s of CPU time", what, events, cpu.Seconds()))
 }
 
-// measureRestarts restarts the controller beside Services that have addresses.
+// measureRestarts restarts the controller while Services have addresses.
 func (s *scaleBench) measureRestarts(ctx context.Context) error {
 	var lead, process, list []time.Duration
 	had, err := s.resourceVersions(ctx)
 	if err != nil {
 		return err
 	}
-	err = s.Step(fmt.Sprintf("restart the controller beside %d Services, %d times", s.half, s.restarts), func() error {
+	err = s.Step(fmt.Sprintf("restart the controller with %d Services, %d times", s.half, s.restarts), func() error {
 		for range s.restarts {
 			if err := s.stopController(); err != nil {
 				return err
@@ -192,9 +193,9 @@ func (s *scaleBench) measureRestarts(ctx context.Context) error {
 			writes++
 		}
 	}
-	s.table.addAll(fmt.Sprintf("restart beside %d Services: lease → first pass done", s.half), lead, list, 2)
-	s.table.addAll("  the same, from the process's start", process, list, 0)
-	s.table.addCount(fmt.Sprintf("  Services written to by %d restarts", s.restarts), writes, 0)
+	s.table.addAll(fmt.Sprintf("restart with %d Services: lease acquired → first sync done", s.half), lead, list, 2)
+	s.table.addAll("  the same, from the start of the process", process, list, 0)
+	s.table.addCount(fmt.Sprintf("  Services written by %d restarts", s.restarts), writes, 0)
 	return nil
 }
 
@@ -210,13 +211,13 @@ func (s *scaleBench) resourceVersions(ctx context.Context) (map[string]string, e
 	return versions, nil
 }
 
-// measurePending makes pools that Services are waiting for: one while a
-// bare loop stands in for the controller, and one with it.
+// measurePending creates pools that pending Services request: one with plain API calls
+// instead of the controller, and one with the controller.
 func (s *scaleBench) measurePending(ctx context.Context) error {
 	if err := s.stopController(); err != nil {
 		return err
 	}
-	err := s.Step(fmt.Sprintf("have 2 × %d Services that wait for a pool", s.pendingServices()), func() error {
+	err := s.Step(fmt.Sprintf("create 2 × %d Services that request a missing pool", s.pendingServices()), func() error {
 		for _, pool := range []string{"late0", "late1"} {
 			if err := s.createAll(ctx, s.pendingServices(), pool, fromPool(pool)); err != nil {
 				return err
@@ -234,7 +235,7 @@ func (s *scaleBench) measurePending(ctx context.Context) error {
 		return err
 	}
 	var bare, with time.Duration
-	err = s.Step(fmt.Sprintf("patch %d of them by a bare loop", s.pendingServices()), func() (err error) {
+	err = s.Step(fmt.Sprintf("patch %d of them with plain API calls", s.pendingServices()), func() (err error) {
 		list, err := s.API.CoreV1().Services("default").List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return fmt.Errorf("list all Services: %w", err)
@@ -257,7 +258,7 @@ func (s *scaleBench) measurePending(ctx context.Context) error {
 		return err
 	}
 	cpu, _ := s.Controllers[0].Usage()
-	err = s.Step(fmt.Sprintf("give the other %d their pool, and let the controller serve them", s.pendingServices()), func() (err error) {
+	err = s.Step(fmt.Sprintf("create the pool of the other %d, and wait for the controller", s.pendingServices()), func() (err error) {
 		with, err = s.timeCall(func() error {
 			if err := s.makePool(ctx, "late1", "10.82.0.0/16"); err != nil {
 				return err
@@ -270,9 +271,9 @@ func (s *scaleBench) measurePending(ctx context.Context) error {
 		return err
 	}
 	used, _ := s.Controllers[0].Usage()
-	s.table.add(fmt.Sprintf("burst: %d Services get the pool that they wait for", s.pendingServices()), with, bare, 1.3)
+	s.table.add(fmt.Sprintf("burst: the pool of %d pending Services is created", s.pendingServices()), with, bare, 1.3)
 	at, err := s.countEvents(ctx)
-	s.addNote("the pool's burst", at-before, used-cpu)
+	s.addNote("the burst of pending Services", at-before, used-cpu)
 	return err
 }
 

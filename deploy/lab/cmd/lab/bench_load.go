@@ -11,7 +11,7 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-// measurePowerOffs takes nodes' power while a client asks every 5 ms.
+// measurePowerOffs disconnects nodes while a client sends a request every 5 ms.
 func (b *bench) measurePowerOffs(ctx context.Context) (lines []string, err error) {
 	if err := b.createService(ctx, "local", corev1.ServiceExternalTrafficPolicyLocal); err != nil {
 		return nil, err
@@ -22,7 +22,7 @@ func (b *bench) measurePowerOffs(ctx context.Context) (lines []string, err error
 	}
 	var outages []time.Duration
 	lost, sent := 0, 0
-	err = b.Step(fmt.Sprintf("take a node's power, %d times", b.powerOffs), func() error {
+	err = b.Step(fmt.Sprintf("power off a node, %d times", b.powerOffs), func() error {
 		for i := range b.powerOffs {
 			node := i % len(b.Nodes)
 			report, err := b.streamDuring(ctx, addr, func() error {
@@ -49,11 +49,12 @@ func (b *bench) measurePowerOffs(ctx context.Context) (lines []string, err error
 		}
 		return nil
 	})
-	line := fmt.Sprintf("node power-off → full reachability, BFD 50 ms × 3: median %s, max %s (%d of %d requests lost in %d runs)", quantile(outages, .5), quantile(outages, 1), lost, sent, b.powerOffs)
+	line := fmt.Sprintf("node power-off → full reachability, BFD 50 ms × 3: median %s, max %s (%d of %d requests lost in %d runs)",
+		quantile(outages, .5), quantile(outages, 1), lost, sent, b.powerOffs)
 	return []string{line}, err
 }
 
-// measurePlanned restarts a speaker, and drains a node.
+// measurePlanned restarts a speaker and drains a node while a client sends requests.
 func (b *bench) measurePlanned(ctx context.Context) (lines []string, err error) {
 	addr, err := b.waitAllNodes(ctx, "local")
 	if err != nil {
@@ -97,7 +98,7 @@ func (b *bench) measurePlanned(ctx context.Context) (lines []string, err error) 
 	return lines, nil
 }
 
-// streamDuring streams requests around what is done.
+// streamDuring calls do while a client sends requests.
 func (b *bench) streamDuring(ctx context.Context, addr netip.Addr, do func() error) (lab.StreamReport, error) {
 	stop := lab.RequestStream{URL: fmt.Sprintf("http://%s:8086/ping", addr), Every: requestEvery}.Start(ctx, b.Network.Remote)
 	time.Sleep(500 * time.Millisecond)

@@ -18,38 +18,38 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-// scaleAmounts are how much scale measures.
+// scaleAmounts are the sizes and repetitions of the controller benchmarks.
 type scaleAmounts struct {
 	half     int // Services of a burst, and at a restart
-	changes  int // single changes that are timed, of each sort
+	changes  int // timed single changes of each kind
 	restarts int
 }
 
 var quickScale, fullScale = scaleAmounts{1000, 20, 2}, scaleAmounts{5000, 60, 5}
 
-// pendingServices is how many Services wait for a pool.
+// pendingServices is the number of Services that request a missing pool.
 func (a scaleAmounts) pendingServices() int { return a.half / 5 }
 
 const (
-	// inFlight is the number of writes at the same time, as the controller's own.
+	// inFlight is the number of concurrent writes, the same as in the controller.
 	inFlight = 16
 
 	controllerPod = "fairlead-controller-1"
 )
 
-// scaleBench measures the controller against a loop of the same API calls without
-// it. Both have the same token, client settings, patches and concurrency, and
-// kube-apiserver and they share one machine.
+// scaleBench measures the controller against a loop of the same plain API calls. Both
+// have the same token, client settings, patches and concurrency, and share one machine
+// with kube-apiserver.
 type scaleBench struct {
 	*lab.Cluster
 	lab.Progress
 	scaleAmounts
 	bare     *kubernetes.Clientset // with the controller's token and settings
 	statuses *statusWatch
-	// model is a Service as the controller has written it: what a bare patch
-	// says, but for names and addresses.
+	// model is a Service as written by the controller. Plain patches have the same
+	// content, except names and addresses.
 	model    *corev1.Service
-	assigned int // addresses that bare patches have given
+	assigned int // addresses assigned by plain patches
 	table    resultTable
 	notes    []string
 }
@@ -62,7 +62,7 @@ func runScale(ctx context.Context, o lab.Options, amounts scaleAmounts) error {
 	}
 	s := &scaleBench{Cluster: c, Progress: o.Progress, scaleAmounts: amounts}
 	for _, p := range slices.Concat(c.Speakers, c.Proxies) {
-		p.Kill() // here they share one machine with what is measured
+		p.Kill() // they share the machine and are not measured
 	}
 	for _, measure := range []func(context.Context) error{s.createModel, s.measureCreation, s.measureSingle, s.measurePending} {
 		if err := measure(ctx); err != nil {
@@ -73,9 +73,9 @@ func runScale(ctx context.Context, o lab.Options, amounts scaleAmounts) error {
 	return nil
 }
 
-// createModel makes one Service, the model of all patches.
+// createModel creates a pool and the Service that is the model of all patches.
 func (s *scaleBench) createModel(ctx context.Context) error {
-	return s.Step("have a pool, and one Service as the model of all patches", func() error {
+	return s.Step("create a pool, and a Service as the model of all patches", func() error {
 		config, err := s.ConfigOfPod(controllerPod)
 		if err != nil {
 			return err
@@ -102,8 +102,8 @@ func (s *scaleBench) createModel(ctx context.Context) error {
 	})
 }
 
-// newService needs no endpoints and no node ports: nothing but the controller
-// works for it.
+// newService returns a Service without endpoints and node ports, which only the
+// controller processes.
 func newService(name string, change ...func(*corev1.Service)) *corev1.Service {
 	no := false
 	svc := &corev1.Service{
@@ -119,13 +119,13 @@ func newService(name string, change ...func(*corev1.Service)) *corev1.Service {
 	return svc
 }
 
-// otherClass makes the Service another implementation's.
+// otherClass sets the class of another implementation.
 func otherClass(svc *corev1.Service) {
 	class := otherGroup + "/bare"
 	svc.Spec.LoadBalancerClass = &class
 }
 
-// elsewhereGroup is as long as Fairlead's group.
+// otherGroup has the length of Fairlead's group, so that patches have equal sizes.
 const fairleadGroup, otherGroup = "fairlead.io", "elsewher.io"
 
 func fromPool(pool string) func(*corev1.Service) {
@@ -140,8 +140,8 @@ func (s *scaleBench) createService(ctx context.Context, svc *corev1.Service) (*c
 	return made, nil
 }
 
-// statusPatch is what the controller would write on the Service, with the next
-// address from the pool.
+// statusPatch returns the patch that the controller would apply to the Service, with the
+// next address from the pool.
 func (s *scaleBench) statusPatch(svc *corev1.Service, pool, prefix string) []byte {
 	s.assigned++
 	n := s.assigned
@@ -158,7 +158,7 @@ func (s *scaleBench) statusPatch(svc *corev1.Service, pool, prefix string) []byt
 		"status": map[string]any{"loadBalancer": s.model.Status.LoadBalancer, "conditions": s.model.Status.Conditions},
 	})
 	if err != nil {
-		panic(err) // it came as JSON
+		panic(err) // the values were decoded from JSON
 	}
 	text := strings.ReplaceAll(string(body), old, addr)
 	text = strings.ReplaceAll(text, "from pool bench", "from pool "+pool)
@@ -177,29 +177,30 @@ func (s *scaleBench) applyStatus(ctx context.Context, name string, patch []byte)
 	return nil
 }
 
-// startController starts the controller and waits for its first pass.
+// startController starts the controller and waits for its first sync.
 func (s *scaleBench) startController(ctx context.Context) (ready startTimes, err error) {
 	ready.started = time.Now()
 	if err := s.StartController(ctx, 0); err != nil {
 		return ready, err
 	}
-	// A start before this one has left its lines in the same file.
+	// The log contains the lines of earlier starts as well.
 	ready.started = ready.started.Truncate(time.Microsecond)
-	err = lab.Wait(ctx, "the controller's first pass is done", func() error {
+	err = lab.Wait(ctx, "the first sync of the controller is done", func() error {
 		log := s.Controllers[0].Log
 		if ready.leads, err = loggedAt(log, "Successfully acquired lease", ready.started); err != nil {
 			return err
 		}
-		ready.done, err = loggedAt(log, "first pass done", ready.started)
+		ready.done, err = loggedAt(log, "first sync completed", ready.started)
 		return err
 	})
 	return ready, err
 }
 
-// startTimes is when a controller came to what.
+// startTimes are the times at which a controller reached the steps of its start.
 type startTimes struct{ started, leads, done time.Time }
 
-// loggedAt is when the program said the text, first after the time.
+// loggedAt returns the time of the first log line with the text that is not before the
+// given time.
 func loggedAt(path, text string, after time.Time) (time.Time, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -215,8 +216,8 @@ func loggedAt(path, text string, after time.Time) (time.Time, error) {
 			return at, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("%s does not say %q yet", path, text)
+	return time.Time{}, fmt.Errorf("%s does not contain %q yet", path, text)
 }
 
-// stopController stops the controller as an upgrade would.
+// stopController stops the controller with SIGTERM, as in an upgrade.
 func (s *scaleBench) stopController() error { return s.Controllers[0].Stop() }

@@ -17,13 +17,13 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-// quietTime is how long nothing is written before a change is timed.
+// quietTime is the time without writes before a timed change.
 const quietTime = 60 * time.Millisecond
 
-// measureSingle times one change at a time, by turns with a bare patch.
+// measureSingle times single changes, alternating with plain patches.
 func (s *scaleBench) measureSingle(ctx context.Context) error {
 	var created, edited, first, again []time.Duration
-	err := s.Step(fmt.Sprintf("make %d single changes of each sort beside %d Services", s.changes, 2*s.half), func() error {
+	err := s.Step(fmt.Sprintf("make %d single changes of each kind with %d Services", s.changes, 2*s.half), func() error {
 		for i := range s.changes {
 			bare, err := s.bareChange(ctx, fmt.Sprintf("other-%d", i))
 			if err != nil {
@@ -41,19 +41,20 @@ func (s *scaleBench) measureSingle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.table.addAll(fmt.Sprintf("one Service more beside %d: created → status written", 2*s.half), created, first, 2)
-	s.table.addAll("one Service asks for another address → status written", edited, again, 2)
+	s.table.addAll(fmt.Sprintf("one more Service with %d: created → status written", 2*s.half), created, first, 2)
+	s.table.addAll("a Service requests another address → status written", edited, again, 2)
 	for _, q := range []struct {
 		name string
 		all  []time.Duration
-	}{{"created", created}, {"its bare patch", first}, {"edited", edited}, {"its bare patch", again}} {
-		s.notes = append(s.notes, fmt.Sprintf("%s: p10 %s, p90 %s, max %s", q.name, quantile(q.all, .1), quantile(q.all, .9), quantile(q.all, 1)))
+	}{{"created", created}, {"its plain patch", first}, {"edited", edited}, {"its plain patch", again}} {
+		s.notes = append(s.notes, fmt.Sprintf("%s: p10 %s, p90 %s, max %s", q.name,
+			quantile(q.all, .1), quantile(q.all, .9), quantile(q.all, 1)))
 	}
 	return nil
 }
 
-// bareChange patches a Service that is another implementation's: one without a
-// status, and then with one.
+// bareChange patches a Service of another implementation twice, first without and then
+// with a status.
 func (s *scaleBench) bareChange(ctx context.Context, name string) (took [2]time.Duration, err error) {
 	svc, err := s.createService(ctx, newService(name, otherClass))
 	for i := range took {
@@ -70,7 +71,7 @@ func (s *scaleBench) bareChange(ctx context.Context, name string) (took [2]time.
 	return took, err
 }
 
-// servedChange creates a Service, and then has it ask for another address.
+// servedChange creates a Service, and then requests another address for it.
 func (s *scaleBench) servedChange(ctx context.Context, i int) (took [2]time.Duration, err error) {
 	name := fmt.Sprintf("single-%d", i)
 	time.Sleep(quietTime)
@@ -86,7 +87,8 @@ func (s *scaleBench) servedChange(ctx context.Context, i int) (took [2]time.Dura
 	time.Sleep(quietTime)
 	asked := fmt.Sprintf("10.80.255.%d", i+1)
 	body := fmt.Sprintf(`{"metadata":{"annotations":{"fairlead.io/load-balancer-ips":%q}}}`, asked)
-	if _, err := s.API.CoreV1().Services("default").Patch(ctx, name, types.MergePatchType, []byte(body), metav1.PatchOptions{}); err != nil {
+	if _, err := s.API.CoreV1().Services("default").Patch(ctx, name, types.MergePatchType, []byte(body),
+		metav1.PatchOptions{}); err != nil {
 		return took, fmt.Errorf("annotate Service %s: %w", name, err)
 	}
 	answered = time.Now()
@@ -97,15 +99,15 @@ func (s *scaleBench) servedChange(ctx context.Context, i int) (took [2]time.Dura
 	return took, nil
 }
 
-// noPool is what statuses counts a Service under that waits for a pool.
+// noPool is the pool of Services without an address in the counts of a statusWatch.
 const noPool = "no pool"
 
-// statusWatch is what a watch of the API has seen of the Services' statuses.
+// statusWatch holds the state of the Services as seen by a watch of the API.
 type statusWatch struct {
 	mu       sync.Mutex
 	by       map[string]seenStatus // by name
 	counts   map[string]int        // by pool
-	waitName string                // by address: name and address
+	waitName string                // the Service and address that waitAddress waits for
 	waitAddr string
 	notify   chan time.Time
 }
@@ -128,6 +130,7 @@ func watchStatuses(ctx context.Context, api *kubernetes.Clientset) (*statusWatch
 	return s, nil
 }
 
+// observe records the status of the Service.
 func (s *statusWatch) observe(svc *corev1.Service) {
 	at := time.Now()
 	var now seenStatus
@@ -149,12 +152,13 @@ func (s *statusWatch) observe(svc *corev1.Service) {
 	}
 }
 
-// waitAddress waits until the Service has the address, or any.
+// waitAddress waits until the Service has the address, or any address if addr is empty.
+// It returns the time at which the watch saw it.
 func (s *statusWatch) waitAddress(ctx context.Context, name, addr string) (at time.Time, err error) {
 	s.mu.Lock()
 	if have := s.by[name].addr; have != "" && (addr == "" || addr == have) {
 		s.mu.Unlock()
-		return time.Now(), nil // before the change itself was answered
+		return time.Now(), nil // seen before the response to the change
 	}
 	s.waitName, s.waitAddr = name, addr
 	s.mu.Unlock()
@@ -164,22 +168,22 @@ func (s *statusWatch) waitAddress(ctx context.Context, name, addr string) (at ti
 	case <-ctx.Done():
 		return at, ctx.Err()
 	case <-time.After(lab.WaitTimeout):
-		return at, fmt.Errorf("waiting for address %q of Service %s: %s are over", addr, name, lab.WaitTimeout)
+		return at, fmt.Errorf("waiting for address %q of Service %s: timeout after %s", addr, name, lab.WaitTimeout)
 	}
 }
 
-// poolCount is how many Services have an address from the pool.
+// poolCount returns the number of Services with an address from the pool.
 func (s *statusWatch) poolCount(pool string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.counts[pool]
 }
 
-// waitCount waits until so many Services have an address from the pool.
+// waitCount waits until n Services have an address from the pool.
 func (s *statusWatch) waitCount(ctx context.Context, n int, pool string) error {
-	return lab.Wait(ctx, fmt.Sprintf("%d Services show pool %s", n, pool), func() error {
+	return lab.Wait(ctx, fmt.Sprintf("%d Services are assigned addresses from pool %s", n, pool), func() error {
 		if have := s.poolCount(pool); have < n {
-			return fmt.Errorf("%d do", have)
+			return fmt.Errorf("%d are", have)
 		}
 		return nil
 	})

@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// resultTable compares what is measured with a bare API call in the same run.
+// resultTable compares measurements with those of plain API calls in the same run.
 type resultTable struct{ rows []string }
 
-// add compares one measurement each. A limit of 0 is none.
+// add compares two measurements. A limit of 0 is no limit.
 func (t *resultTable) add(what string, took, bare time.Duration, limit float64) {
 	t.addAll(what, []time.Duration{took}, []time.Duration{bare}, limit)
 }
 
-// addAll compares medians.
+// addAll compares the medians of two series of measurements.
 func (t *resultTable) addAll(what string, took, bare []time.Duration, limit float64) {
 	m, b := quantile(took, .5), quantile(bare, .5)
 	ratio := m.Seconds() / b.Seconds()
@@ -28,7 +28,7 @@ func (t *resultTable) addAll(what string, took, bare []time.Duration, limit floa
 	t.rows = append(t.rows, fmt.Sprintf("%s\t%s\t%s\t%.2f\t%s", what, m, b, ratio, verdict))
 }
 
-// addCount tells a number that has a limit.
+// addCount adds a number with its limit.
 func (t *resultTable) addCount(what string, n, limit int) {
 	t.rows = append(t.rows, fmt.Sprintf("%s\t%d\t\t\t≤ %d\t%s", what, n, limit, limitText(n <= limit)))
 }
@@ -43,7 +43,7 @@ func limitText(ok bool) string {
 func (t *resultTable) String() string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "median\tFairlead\tbare API\tratio\tbound\t")
+	fmt.Fprintln(w, "median\tFairlead\tplain API\tratio\tlimit\t")
 	for _, row := range t.rows {
 		fmt.Fprintln(w, row)
 	}
@@ -51,7 +51,7 @@ func (t *resultTable) String() string {
 	return b.String()
 }
 
-// quantile is the q-th of the values, rounded for reading.
+// quantile returns the q-quantile of the values, rounded to 100 µs.
 func quantile(values []time.Duration, q float64) time.Duration {
 	if len(values) == 0 {
 		return 0

@@ -37,7 +37,7 @@ spec:
   - port: 8086
 `
 
-// runDemo starts a cluster and does with it what a user would.
+// runDemo starts a cluster and demonstrates announcements by ARP and BGP.
 func runDemo(ctx context.Context, o lab.Options, keep bool) error {
 	started := time.Now()
 	c, err := lab.Start(ctx, o)
@@ -63,14 +63,14 @@ func runDemo(ctx context.Context, o lab.Options, keep bool) error {
 		return err
 	}
 	if !keep {
-		fmt.Println("\nDone. Everything is cleaned up.")
+		fmt.Println("\nDone. Everything was removed.")
 		return nil
 	}
 	return lab.Keep(ctx, c)
 }
 
-// showRequest asks until there is an answer: kube-proxy programs a new Service within a
-// second, which a new address does not wait for.
+// showRequest repeats the request until it succeeds, because kube-proxy programs a new
+// Service up to a second after its address is assigned.
 func showRequest(ctx context.Context, from *lab.Host, url string) error {
 	var answer string
 	err := lab.Wait(ctx, url+" answers", func() (err error) {
@@ -83,6 +83,7 @@ func showRequest(ctx context.Context, from *lab.Host, url string) error {
 	return err
 }
 
+// showService shows that a Service is reachable, and which node announces it.
 func showService(ctx context.Context, c *lab.Cluster, external netip.Addr) error {
 	if err := showCommands(ctx, c, "get svc influxdb"); err != nil {
 		return err
@@ -107,7 +108,7 @@ func showService(ctx context.Context, c *lab.Cluster, external netip.Addr) error
 	}
 	fmt.Printf("\nclient$ arping %s\n", external)
 	if len(macs) != 1 {
-		return fmt.Errorf("%d machines answer for %s, want 1: %s", len(macs), external, strings.Join(macs, ", "))
+		return fmt.Errorf("%d machines answer ARP for %s, want 1: %s", len(macs), external, strings.Join(macs, ", "))
 	}
 	for _, node := range c.Nodes {
 		if node.MAC() == macs[0] {

@@ -11,7 +11,8 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-// rackManifests is served from the pool beside the Service that AWS serves.
+// rackManifests has a Service that is served from the pool, in addition to the Service
+// that AWS serves.
 const rackManifests = `---
 apiVersion: v1
 kind: Service
@@ -25,8 +26,8 @@ spec:
   - port: 8086
 `
 
-// runAWSDemo does on a cluster in AWS, with a machine in a rack beside it, what a
-// user would.
+// runAWSDemo starts a cluster in an emulated AWS with one bare-metal node, and
+// demonstrates a Service on each.
 func runAWSDemo(ctx context.Context, o lab.Options, keep bool) error {
 	o.AWS = max(1, o.Nodes-1)
 	started := time.Now()
@@ -47,8 +48,9 @@ func runAWSDemo(ctx context.Context, o lab.Options, keep bool) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("  == first balancer after %.1f s\n", time.Since(started).Seconds())
-	if err := showCommands(ctx, c, "get nodes -o custom-columns=NODE:.metadata.name,PROVIDER-ID:.spec.providerID", "get svc influxdb on-rack"); err != nil {
+	fmt.Printf("  == first load balancer after %.1f s\n", time.Since(started).Seconds())
+	if err := showCommands(ctx, c, "get nodes -o custom-columns=NODE:.metadata.name,PROVIDER-ID:.spec.providerID",
+		"get svc influxdb on-rack"); err != nil {
 		return err
 	}
 	if err := showTargets(ctx, c); err != nil {
@@ -68,21 +70,21 @@ func runAWSDemo(ctx context.Context, o lab.Options, keep bool) error {
 	if err := showCommands(ctx, c, "delete svc influxdb"); err != nil {
 		return err
 	}
-	err = lab.Wait(ctx, "nothing is left in AWS", func() error {
+	err = lab.Wait(ctx, "all resources in AWS are deleted", func() error {
 		left, err := c.AWS.Leftovers(ctx)
 		if err == nil && len(left) > 0 {
-			err = fmt.Errorf("left: %s", strings.Join(left, ", "))
+			err = fmt.Errorf("existing resources: %s", strings.Join(left, ", "))
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	fmt.Println("\nNo load balancer, target group, security group or rule is left in AWS.\nDone. Everything is cleaned up.")
+	fmt.Println("\nNo load balancer, target group, security group or rule is left in AWS.\nDone. Everything was removed.")
 	return nil
 }
 
-// changeService adds a port, and removes a node.
+// changeService adds a port to the Service, and deletes a node.
 func changeService(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 	patch := `{"spec":{"ports":[{"port":8086,"name":"api"},{"port":80,"name":"web","targetPort":"http"}]}}`
 	out, err := c.Kubectl(ctx, "", "patch", "svc", "influxdb", "-p", patch)
@@ -106,7 +108,7 @@ func changeService(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 	return showTargets(ctx, c)
 }
 
-// serviceBalancer is the one of Service influxdb.
+// serviceBalancer returns the load balancer of the Service influxdb.
 func serviceBalancer(ctx context.Context, c *lab.Cluster) (b lab.Balancer, err error) {
 	svc, err := c.API.CoreV1().Services("default").Get(ctx, "influxdb", metav1.GetOptions{})
 	if err != nil {
@@ -123,18 +125,19 @@ func serviceBalancer(ctx context.Context, c *lab.Cluster) (b lab.Balancer, err e
 			}
 		}
 	}
-	return b, fmt.Errorf("none of the %d balancers is in the status: %+v", len(all), svc.Status)
+	return b, fmt.Errorf("none of the %d load balancers is in the status: %+v", len(all), svc.Status)
 }
 
-// waitTargets waits until so many listeners have so many targets each.
+// waitTargets waits until the load balancer has the number of listeners with the
+// number of targets each.
 func waitTargets(ctx context.Context, c *lab.Cluster, listeners, targets int) error {
-	return lab.Wait(ctx, fmt.Sprintf("the balancer has %d listeners with %d targets each", listeners, targets), func() error {
+	return lab.Wait(ctx, fmt.Sprintf("the load balancer has %d listeners with %d targets each", listeners, targets), func() error {
 		b, err := serviceBalancer(ctx, c)
 		if err != nil {
 			return err
 		}
 		if len(b.Listeners) != listeners {
-			return fmt.Errorf("it has %d listeners", len(b.Listeners))
+			return fmt.Errorf("the load balancer has %d listeners", len(b.Listeners))
 		}
 		for _, l := range b.Listeners {
 			if len(l.Targets) != targets {
@@ -145,7 +148,7 @@ func waitTargets(ctx context.Context, c *lab.Cluster, listeners, targets int) er
 	})
 }
 
-// showTargets prints what the command line of AWS prints of the balancer.
+// showTargets prints the targets of the load balancer as the command line of AWS does.
 func showTargets(ctx context.Context, c *lab.Cluster) error {
 	b, err := serviceBalancer(ctx, c)
 	if err != nil {
@@ -153,7 +156,8 @@ func showTargets(ctx context.Context, c *lab.Cluster) error {
 	}
 	for _, l := range b.Listeners {
 		fmt.Printf("\n$ aws elbv2 describe-target-health --output text \\\n    --target-group-arn %s \\\n", l.Group)
-		fmt.Printf("    --query 'TargetHealthDescriptions[].[Target.Id,Target.Port,TargetHealth.State]'    # %s port %d\n", l.Protocol, l.Port)
+		fmt.Printf("    --query 'TargetHealthDescriptions[].[Target.Id,Target.Port,TargetHealth.State]'    # %s port %d\n", l.Protocol,
+			l.Port)
 		for _, t := range l.Targets {
 			fmt.Printf("%s\t%d\t%s\n", t.Instance, t.Port, t.State)
 		}

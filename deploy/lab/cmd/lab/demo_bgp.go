@@ -47,10 +47,11 @@ spec:
   - port: 8086
 `
 
-// requestEvery is the time between two requests of the client whose outage is measured.
+// requestEvery is the interval between the requests of the client that measures an
+// outage.
 const requestEvery = 5 * time.Millisecond
 
-// showBGP announces the same pool to a router, and takes a node's power away.
+// showBGP announces the same pool to a router, and disconnects a node.
 func showBGP(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 	fmt.Println("\nScene 2: the same pool over BGP, to a router with a client behind it")
 	router, err := c.Network.AddRouter("tor", 251)
@@ -108,8 +109,8 @@ func showBGP(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 	return showPowerOff(ctx, c, o, router, external)
 }
 
-// showPowerOff takes a node away while a client asks without pause, and says how
-// long it was without an answer.
+// showPowerOff disconnects a node while a client sends requests, and prints how many
+// requests were lost.
 func showPowerOff(ctx context.Context, c *lab.Cluster, o lab.Options, router *lab.Router, external netip.Addr) error {
 	last := len(c.Nodes) - 1
 	var hops []netip.Addr
@@ -118,7 +119,7 @@ func showPowerOff(ctx context.Context, c *lab.Cluster, o lab.Options, router *la
 	}
 	stop := lab.RequestStream{URL: fmt.Sprintf("http://%s:8086/ping", external), Every: requestEvery}.Start(ctx, c.Network.Remote)
 	fmt.Println()
-	err := o.Progress.Step("take the power of "+c.Nodes[last].Name+" while the client goes on", func() error {
+	err := o.Progress.Step("power off "+c.Nodes[last].Name+" while the client sends requests", func() error {
 		time.Sleep(500 * time.Millisecond)
 		if err := c.Nodes[last].SetLink(false); err != nil {
 			return err
@@ -147,14 +148,14 @@ func showRoute(ctx context.Context, router *lab.Router, addr netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\n%s$ ip route show %s    # what the kernel forwards by\n", router.Name, addr)
+	fmt.Printf("\n%s$ ip route show %s    # the next hops in the kernel\n", router.Name, addr)
 	for _, hop := range hops {
 		fmt.Printf("  nexthop via %s\n", hop)
 	}
 	return nil
 }
 
-// showCommands prints what kubectl says.
+// showCommands runs kubectl commands and prints their output.
 func showCommands(ctx context.Context, c *lab.Cluster, commands ...string) error {
 	for _, command := range commands {
 		out, err := c.Kubectl(ctx, "", strings.Fields(command)...)

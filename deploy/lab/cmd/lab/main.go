@@ -1,4 +1,5 @@
-// Command lab starts a whole cluster on this machine and shows Fairlead at work.
+// Command lab starts a whole cluster on this machine, for demonstrations, benchmarks
+// and tests of Fairlead.
 package main
 
 import (
@@ -17,22 +18,22 @@ import (
 const usage = `usage: lab COMMAND
 
   demo [--aws] [--keep] [--nodes N]
-                              start a cluster, show Fairlead at work, clean up
-  bench [--nodes N]           measure what announcing by BGP costs, against BIRD and FRR
-  bench --scale               measure the controller, against a bare API loop
-  bench --full [--scale]      the same with 5,000 and 10,000 Services, and more repetitions
+                              start a cluster, demonstrate Fairlead, and remove the cluster
+  bench [--nodes N]           benchmark announcements over BGP, with BIRD and FRR as routers
+  bench --scale               benchmark the controller against plain API calls
+  bench --full [--scale]      benchmark with 5,000 and 10,000 Services, and more repetitions
   exec HOST -- COMMAND …      run a command on a machine of the kept cluster:
                               client, node-1, pod-1, aws, … or control-plane
   stop                        stop the kept cluster
-  build                       build and fetch what clusters and tests need, into .build
+  build                       build and fetch all programs for clusters and tests into .build
   with COMMAND …              run a command with BIRD, FRR, OpenBGPD, ExaBGP, nft and moto_server on its PATH
 
 flags of demo:
-  --aws       all nodes but one are instances of an emulated AWS
-  --keep      keep the cluster running until Ctrl-C, and say how to use it
-  --nodes N   how many nodes (3)
+  --aws       all nodes except one are instances of an emulated AWS
+  --keep      keep the cluster running until Ctrl-C, and print how to use it
+  --nodes N   number of nodes (default 3)
 
-FAIRLEAD_LAB_BIN=DIR runs the binaries of this folder instead of building them.
+FAIRLEAD_LAB_BIN=DIR runs the binaries in the directory instead of building them.
 `
 
 func main() {
@@ -66,10 +67,10 @@ func run(args []string) error {
 	return fmt.Errorf("unknown command %q\n\n%s", args[0], usage)
 }
 
-// allTools are the tools of all tests.
+// allTools are the tools that any test requires.
 var allTools = []lab.Tool{lab.NFT, lab.BIRD, lab.FRR, lab.OpenBGPD, lab.ExaBGP, lab.Moto}
 
-// runWithTools runs a command that needs the tools, which are fetched first.
+// runWithTools fetches the tools and runs a command with them.
 func runWithTools(command []string) error {
 	root, err := lab.Root()
 	if err != nil {
@@ -82,7 +83,7 @@ func runWithTools(command []string) error {
 	return binaries.RunWith(command)
 }
 
-// labJob is what a cluster is started for.
+// labJob is a command that runs in a cluster.
 type labJob struct {
 	tools []lab.Tool
 	nodes int
@@ -100,7 +101,7 @@ func parseJob(command string, args []string) (j labJob, err error) {
 		os.Exit(2)
 	}
 	if j.nodes < 1 || j.nodes > 80 || flags.NArg() > 0 {
-		return j, fmt.Errorf("--nodes=%d: must be from 1 to 80, and nothing may follow the flags", j.nodes)
+		return j, fmt.Errorf("--nodes=%d: must be from 1 to 80, and there must be no arguments", j.nodes)
 	}
 	benchAmounts, scaleAmounts := quickBench, quickScale
 	if *full {
@@ -122,7 +123,7 @@ func parseJob(command string, args []string) (j labJob, err error) {
 	return j, nil
 }
 
-// runCluster builds what a cluster needs, and does in a sandbox what the command says.
+// runCluster builds the binaries of a cluster, and runs the command in a sandbox.
 func runCluster(command string, args []string) error {
 	j, err := parseJob(command, args)
 	if err != nil {
@@ -134,7 +135,7 @@ func runCluster(command string, args []string) error {
 		defer stop()
 		err := j.do(ctx, lab.Options{Nodes: j.nodes, Progress: progress})
 		if ctx.Err() != nil && err != nil {
-			return errors.New("interrupted; nothing is left behind")
+			return errors.New("interrupted; the cluster was removed")
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, lab.Logs(6))

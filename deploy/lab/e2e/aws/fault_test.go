@@ -18,11 +18,11 @@ func reachable(t *testing.T, yes bool) {
 	}
 }
 
-// TestOutage deletes one Service and creates another while AWS does not answer.
+// TestOutage deletes one Service and creates another one during an outage of AWS.
 func TestOutage(t *testing.T) {
-	leaveNothing(t)
+	checkEmpty(t)
 	service(t, "leaving")
-	listens(t, "leaving", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+	waitListeners(t, "leaving", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
 	reachable(t, false)
 	back := false
 	t.Cleanup(func() {
@@ -41,7 +41,7 @@ func TestOutage(t *testing.T) {
 	}
 	reachable(t, true)
 	back = true
-	listens(t, "coming", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+	waitListeners(t, "coming", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
 	cluster.Remove(t, "leaving")
 	if all, err := cluster.AWS.Balancers(t.Context()); err != nil || len(all) != 1 {
 		t.Errorf("AWS has the balancers %v, %v, want one", all, err)
@@ -49,7 +49,7 @@ func TestOutage(t *testing.T) {
 }
 
 func TestBalancerDeletedByHand(t *testing.T) {
-	leaveNothing(t)
+	checkEmpty(t)
 	service(t, "again")
 	was := balancer(t, "again")
 	if err := cluster.AWS.Delete(t.Context(), was); err != nil {
@@ -61,20 +61,20 @@ func TestBalancerDeletedByHand(t *testing.T) {
 		}
 		return nil
 	})
-	listens(t, "again", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+	waitListeners(t, "again", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
 }
 
-// TestKilledWhileItCreates kills the controllers when some of what they make
-// exists, and looks whether those that come next make anything twice.
+// TestKilledWhileItCreates kills the controllers while they create resources, and
+// checks that the restarted controllers create no duplicates.
 func TestKilledWhileItCreates(t *testing.T) {
-	leaveNothing(t)
+	checkEmpty(t)
 	const services = 6
 	var names []string
 	for i := range services {
 		names = append(names, fmt.Sprintf("burst-%d", i))
 		service(t, names[i])
 	}
-	eventually(t, "AWS has made something", func() error {
+	eventually(t, "AWS has created a resource", func() error {
 		left, err := cluster.AWS.Leftovers(t.Context())
 		if err == nil && !slices.ContainsFunc(left, func(s string) bool { return strings.HasPrefix(s, "target group") }) {
 			err = fmt.Errorf("it has %v", left)
@@ -86,7 +86,7 @@ func TestKilledWhileItCreates(t *testing.T) {
 	}
 	cluster.StartControllers(t)
 	for _, name := range names {
-		listens(t, name, []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+		waitListeners(t, name, []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
 	}
 	left, err := cluster.AWS.Leftovers(t.Context())
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package aws tests Fairlead from end to end on a hybrid cluster: two nodes are
-// instances of an emulated AWS, one is a machine in a rack.
+// Package aws tests Fairlead end to end on a hybrid cluster: two nodes are instances of
+// an emulated AWS, one is a bare-metal node.
 package aws
 
 import (
@@ -20,7 +20,7 @@ import (
 var cluster = &suite.Cluster{
 	Options: lab.Options{Nodes: 3, AWS: 2, Flags: []string{"--aws-resync=3s"}},
 	Tools:   []lab.Tool{lab.Moto},
-	Basics: `apiVersion: fairlead.io/v1alpha1
+	BaseManifests: `apiVersion: fairlead.io/v1alpha1
 kind: IPAddressPool
 metadata: {name: lan}
 spec: {addresses: [10.13.242.192/27]}
@@ -44,12 +44,12 @@ var (
 
 func TestMain(m *testing.M) { cluster.Main(m) }
 
-// leaveNothing checks, when the test's Services are gone, that AWS is as it was
-// before. It comes first in a test.
-func leaveNothing(t *testing.T) { t.Cleanup(func() { empty(t) }) }
+// checkEmpty checks at the end of the test, after the deletion of its Services, that no
+// resources are left in AWS. It must be called first in a test.
+func checkEmpty(t *testing.T) { t.Cleanup(func() { waitEmpty(t) }) }
 
-// empty waits until AWS has nothing that the cluster did not start with.
-func empty(t *testing.T) {
+// waitEmpty waits until AWS has the initial resources of the cluster only.
+func waitEmpty(t *testing.T) {
 	ctx := context.Background()
 	err := lab.Wait(ctx, "nothing is left in AWS", func() error {
 		left, err := cluster.AWS.Leftovers(ctx)
@@ -63,8 +63,8 @@ func empty(t *testing.T) {
 	}
 }
 
-// released waits until no trace of Fairlead is on the Service.
-func released(t *testing.T, name string) {
+// waitReleased waits until all fields of Fairlead are removed from the Service.
+func waitReleased(t *testing.T, name string) {
 	t.Helper()
 	eventually(t, name+" is released", func() error {
 		s := get(t, name)
@@ -83,8 +83,8 @@ func annotated(key, value string) func(*corev1.Service) {
 	return func(s *corev1.Service) { metav1.SetMetaDataAnnotation(&s.ObjectMeta, key, value) }
 }
 
-// balancer waits until the Service has a host name alone for its ingress, and
-// returns the one balancer that is behind it.
+// balancer waits until the ingress of the Service is exactly one host name, and returns
+// the load balancer with this name.
 func balancer(t *testing.T, name string) (b lab.Balancer) {
 	t.Helper()
 	eventually(t, name+" has a balancer", func() error {
@@ -106,7 +106,7 @@ func balancer(t *testing.T, name string) (b lab.Balancer) {
 	return b
 }
 
-// instance is the one that a node is, "" of a machine in a rack.
+// instance returns the ID of the instance of a node, "" for a bare-metal node.
 func instance(t *testing.T, node string) string {
 	t.Helper()
 	n, err := cluster.API.CoreV1().Nodes().Get(t.Context(), node, metav1.GetOptions{})
@@ -116,9 +116,9 @@ func instance(t *testing.T, node string) string {
 	return n.Spec.ProviderID[strings.LastIndexByte(n.Spec.ProviderID, '/')+1:]
 }
 
-// listens waits until the Service's balancer has exactly these listeners, as in
-// "TCP 80", each with the instances as targets, on the node port of the Service.
-func listens(t *testing.T, name string, listeners []string, instances ...string) {
+// waitListeners waits until the load balancer of the Service has exactly these
+// listeners ("TCP 80"), each with the instances as targets on the node port.
+func waitListeners(t *testing.T, name string, listeners []string, instances ...string) {
 	t.Helper()
 	slices.Sort(instances)
 	eventually(t, fmt.Sprintf("%s listens on %v with the targets %v", name, listeners, instances), func() error {

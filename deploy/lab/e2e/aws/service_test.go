@@ -11,10 +11,10 @@ import (
 )
 
 func TestBalancer(t *testing.T) {
-	leaveNothing(t)
+	checkEmpty(t)
 	service(t, "web")
 	one, two := instance(t, "node-1"), instance(t, "node-2")
-	listens(t, "web", []string{"TCP 8086"}, one, two)
+	waitListeners(t, "web", []string{"TCP 8086"}, one, two)
 	s := get(t, "web")
 	if want := []string{"fairlead.io/aws", "service.kubernetes.io/load-balancer-cleanup"}; !slices.Equal(s.Finalizers, want) {
 		t.Errorf("finalizers are %v, want %v", s.Finalizers, want)
@@ -26,19 +26,22 @@ func TestBalancer(t *testing.T) {
 	contains(t, out, balancer(t, "web").DNSName, fmt.Sprintf("8086:%d/TCP", s.Spec.Ports[0].NodePort))
 
 	update(t, "web", func(s *corev1.Service) {
-		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP, TargetPort: intstr.FromInt32(8086)})
+		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{
+			Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP,
+			TargetPort: intstr.FromInt32(8086),
+		})
 	})
-	listens(t, "web", []string{"UDP 53", "TCP 8086"}, one, two)
+	waitListeners(t, "web", []string{"UDP 53", "TCP 8086"}, one, two)
 	update(t, "web", func(s *corev1.Service) { s.Spec.Ports = s.Spec.Ports[1:] })
-	listens(t, "web", []string{"UDP 53"}, one, two)
+	waitListeners(t, "web", []string{"UDP 53"}, one, two)
 	contains(t, condition(t, "web", "Provisioned", "Assigned"), "internet-facing Network Load Balancer", "eu-central-1")
 }
 
 func TestClasses(t *testing.T) {
-	leaveNothing(t)
+	checkEmpty(t)
 	service(t, "cloud", classed("fairlead.io/aws"))
 	service(t, "rack", classed("fairlead.io/bare-metal"))
-	listens(t, "cloud", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+	waitListeners(t, "cloud", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
 	addr := address(t, "rack")
 	eventually(t, "the client reaches "+addr.String(), func() error {
 		_, err := cluster.Client.Get(t.Context(), fmt.Sprintf("http://%s:8086/ping", addr))
@@ -55,13 +58,16 @@ func TestClasses(t *testing.T) {
 }
 
 func TestNodePortsAreGiven(t *testing.T) {
-	leaveNothing(t)
+	checkEmpty(t)
 	no := false
 	service(t, "given", func(s *corev1.Service) {
 		s.Spec.AllocateLoadBalancerNodePorts = &no
-		s.Spec.Ports = []corev1.ServicePort{{Name: "a", Port: 80, TargetPort: intstr.FromString("http"), NodePort: 30123}, {Name: "b", Port: 8086}}
+		s.Spec.Ports = []corev1.ServicePort{
+			{Name: "a", Port: 80, TargetPort: intstr.FromString("http"), NodePort: 30123},
+			{Name: "b", Port: 8086},
+		}
 	})
-	listens(t, "given", []string{"TCP 80", "TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+	waitListeners(t, "given", []string{"TCP 80", "TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
 	ports := get(t, "given").Spec.Ports
 	if ports[0].NodePort != 30123 || ports[1].NodePort == 0 {
 		t.Errorf("the node ports are %d and %d, want 30123 and another one", ports[0].NodePort, ports[1].NodePort)
@@ -76,7 +82,7 @@ func TestNodePortsAreGiven(t *testing.T) {
 	}
 	update(t, "given", annotated("fairlead.io/provider", "bare-metal"))
 	address(t, "given")
-	eventually(t, "the node port that nobody asked for is given back", func() error {
+	eventually(t, "the node port that was not requested is released", func() error {
 		ports := get(t, "given").Spec.Ports
 		if ports[0].NodePort != 30123 || ports[1].NodePort != 0 {
 			return fmt.Errorf("the node ports are %d and %d", ports[0].NodePort, ports[1].NodePort)
@@ -86,7 +92,7 @@ func TestNodePortsAreGiven(t *testing.T) {
 }
 
 func TestWhatNoBalancerSpeaks(t *testing.T) {
-	leaveNothing(t)
+	checkEmpty(t)
 	sctp := func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolSCTP }
 	service(t, "signals", sctp)
 	addr := address(t, "signals")
@@ -103,33 +109,35 @@ func TestWhatNoBalancerSpeaks(t *testing.T) {
 }
 
 func TestTargetsFollowNodes(t *testing.T) {
-	leaveNothing(t)
+	checkEmpty(t)
 	service(t, "followed")
 	one, two := instance(t, "node-1"), instance(t, "node-2")
-	listens(t, "followed", []string{"TCP 8086"}, one, two)
+	waitListeners(t, "followed", []string{"TCP 8086"}, one, two)
 	three, err := cluster.JoinNode(t.Context(), "joined", 2)
 	if err != nil {
 		t.Fatal(err)
 	}
-	listens(t, "followed", []string{"TCP 8086"}, one, two, three)
+	waitListeners(t, "followed", []string{"TCP 8086"}, one, two, three)
 	for _, command := range []string{"label node node-2 node.kubernetes.io/exclude-from-external-load-balancers=", "delete node joined"} {
 		if _, err := cluster.Kubectl(t.Context(), "", strings.Fields(command)...); err != nil {
 			t.Fatal(err)
 		}
 	}
-	listens(t, "followed", []string{"TCP 8086"}, one)
-	if _, err := cluster.Kubectl(t.Context(), "", "label", "node", "node-2", "node.kubernetes.io/exclude-from-external-load-balancers-"); err != nil {
+	waitListeners(t, "followed", []string{"TCP 8086"}, one)
+	if _, err := cluster.Kubectl(t.Context(), "", "label", "node", "node-2",
+		"node.kubernetes.io/exclude-from-external-load-balancers-"); err != nil {
 		t.Fatal(err)
 	}
-	listens(t, "followed", []string{"TCP 8086"}, one, two)
+	waitListeners(t, "followed", []string{"TCP 8086"}, one, two)
 }
 
-// TestAnotherType: what a Service has in AWS is deleted when it is no LoadBalancer
-// any more, whether the controller sees the change or finds it when it starts.
+// TestAnotherType checks that the resources of a Service in AWS are deleted when its
+// type is no longer LoadBalancer, whether the change is made while the controller runs
+// or while it is stopped.
 func TestAnotherType(t *testing.T) {
 	for _, stopped := range []bool{false, true} {
 		t.Run(fmt.Sprintf("controller stopped %t", stopped), func(t *testing.T) {
-			leaveNothing(t)
+			checkEmpty(t)
 			change := func(kind corev1.ServiceType) {
 				if stopped {
 					cluster.StopControllers(t)
@@ -142,16 +150,16 @@ func TestAnotherType(t *testing.T) {
 			service(t, "changed")
 			balancer(t, "changed")
 			change(corev1.ServiceTypeClusterIP)
-			released(t, "changed")
-			empty(t)
+			waitReleased(t, "changed")
+			waitEmpty(t)
 			change(corev1.ServiceTypeLoadBalancer)
-			listens(t, "changed", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+			waitListeners(t, "changed", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
 		})
 	}
 }
 
 func TestAnnotations(t *testing.T) {
-	leaveNothing(t)
+	checkEmpty(t)
 	const prefix = "service.beta.kubernetes.io/aws-load-balancer-"
 	service(t, "noted", annotated(prefix+"shceme", "internal"))
 	contains(t, condition(t, "noted", "Provisioned", "InvalidRequest"), prefix+"shceme")
@@ -164,7 +172,7 @@ func TestAnnotations(t *testing.T) {
 		t.Errorf("the scheme is %s", first.Scheme)
 	}
 
-	// What can't be changed in place waits for somebody who allows it.
+	// A change that requires a replacement is pending until it is confirmed.
 	update(t, "noted", annotated(prefix+"scheme", "internet-facing"))
 	contains(t, condition(t, "noted", "Provisioned", "ReplacementRequired"), "fairlead.io/allow-replacement")
 	if now := balancer(t, "noted"); now.ARN != first.ARN {
@@ -183,31 +191,33 @@ func TestAnnotations(t *testing.T) {
 	})
 }
 
-// TestSwitch moves a Service from AWS to a pool and back, while clients go on.
+// TestSwitch changes the provider of a Service from AWS to bare metal and back, while a
+// client sends requests.
 func TestSwitch(t *testing.T) {
-	leaveNothing(t)
+	checkEmpty(t)
 	service(t, "moved")
 	balancer(t, "moved")
 	recorded := cluster.Record(t, "moved")
 	update(t, "moved", annotated("fairlead.io/provider", "bare-metal"))
 	addr := address(t, "moved")
-	eventually(t, "AWS has let go", func() error {
+	eventually(t, "the load balancer is deleted", func() error {
 		if s := get(t, "moved"); slices.Contains(s.Finalizers, "fairlead.io/aws") {
 			return fmt.Errorf("finalizers are %v", s.Finalizers)
 		}
 		return nil
 	})
-	empty(t)
+	waitEmpty(t)
 	update(t, "moved", annotated("fairlead.io/provider", "aws"))
-	listens(t, "moved", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
-	eventually(t, "the pool has its address back", func() error {
-		if s := get(t, "moved"); slices.Contains(s.Finalizers, "fairlead.io/bare-metal") || s.Annotations["fairlead.io/allocated-from"] != "" {
+	waitListeners(t, "moved", []string{"TCP 8086"}, instance(t, "node-1"), instance(t, "node-2"))
+	eventually(t, "the address of the pool is released", func() error {
+		if s := get(t, "moved"); slices.Contains(s.Finalizers, "fairlead.io/bare-metal") ||
+			s.Annotations["fairlead.io/allocated-from"] != "" {
 			return fmt.Errorf("finalizers are %v, annotations %v", s.Finalizers, s.Annotations)
 		}
 		return nil
 	})
 	all := append(recorded(addr.String()), recorded(balancer(t, "moved").DNSName)...)
 	if slices.Contains(all, "") {
-		t.Errorf("its versions showed %q, want always something", all)
+		t.Errorf("the statuses were %q, want none to be empty", all)
 	}
 }

@@ -1,5 +1,6 @@
-// Package suite is what end-to-end tests share: a cluster that is started once
-// for all tests of a package, and how they make Services and wait for facts.
+// Package suite contains the helpers of the end-to-end tests: a cluster that is started
+// once for all tests of a package, and functions to create Services and to wait for
+// conditions.
 package suite
 
 import (
@@ -18,18 +19,18 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-// Cluster is shared by all tests of a package; each uses Services of its own.
+// Cluster is shared by all tests of a package. Each test uses its own Services.
 type Cluster struct {
 	*lab.Cluster // runs once Main has started it
 
-	Options lab.Options // Nodes, AWS and Flags
-	Tools   []lab.Tool  // that the tests use
-	Basics  string      // manifests that are there before the first test
+	Options       lab.Options // Nodes, AWS and Flags
+	Tools         []lab.Tool  // that the tests use
+	BaseManifests string      // manifests that are applied before the first test
 }
 
-// Main starts the cluster, runs the tests, and ends the process.
+// Main starts the cluster, runs the tests and exits.
 func (c *Cluster) Main(m *testing.M) {
-	code, err := c.run(m)
+	code, err := c.runTests(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		code = 1
@@ -37,7 +38,7 @@ func (c *Cluster) Main(m *testing.M) {
 	os.Exit(code)
 }
 
-func (c *Cluster) run(m *testing.M) (int, error) {
+func (c *Cluster) runTests(m *testing.M) (int, error) {
 	o := c.Options
 	o.Progress = lab.Progress{Out: os.Stdout}
 	if !lab.Inside() {
@@ -53,7 +54,7 @@ func (c *Cluster) run(m *testing.M) (int, error) {
 		fmt.Println(lab.Logs(20))
 		return 1, err
 	}
-	if err := c.Apply(ctx, c.Basics); err != nil {
+	if err := c.Apply(ctx, c.BaseManifests); err != nil {
 		return 1, err
 	}
 	return m.Run(), nil
@@ -68,7 +69,7 @@ func (c *Cluster) Eventually(t *testing.T, what string, check func() error) {
 	}
 }
 
-// Service is a Service of the test's, which is deleted when the test ends.
+// Service creates a Service, which is deleted when the test ends.
 func (c *Cluster) Service(t *testing.T, name string, change ...func(*corev1.Service)) *corev1.Service {
 	t.Helper()
 	s := &corev1.Service{
@@ -89,14 +90,14 @@ func (c *Cluster) Service(t *testing.T, name string, change ...func(*corev1.Serv
 	return created
 }
 
-// Remove deletes a Service and waits until it is gone.
+// Remove deletes a Service and waits until it no longer exists.
 func (c *Cluster) Remove(t *testing.T, name string) {
 	ctx := context.Background()
 	services := c.API.CoreV1().Services("default")
 	_ = services.Delete(ctx, name, metav1.DeleteOptions{})
-	err := lab.Wait(ctx, "Service "+name+" is gone", func() error {
+	err := lab.Wait(ctx, "Service "+name+" is deleted", func() error {
 		if s, err := services.Get(ctx, name, metav1.GetOptions{}); err == nil {
-			return fmt.Errorf("it is still there, with finalizers %v", s.Finalizers)
+			return fmt.Errorf("it still exists, with finalizers %v", s.Finalizers)
 		}
 		return nil
 	})
@@ -105,7 +106,7 @@ func (c *Cluster) Remove(t *testing.T, name string) {
 	}
 }
 
-// Get is the Service as it is now.
+// Get returns the current Service.
 func (c *Cluster) Get(t *testing.T, name string) *corev1.Service {
 	t.Helper()
 	s, err := c.API.CoreV1().Services("default").Get(t.Context(), name, metav1.GetOptions{})
@@ -115,9 +116,9 @@ func (c *Cluster) Get(t *testing.T, name string) *corev1.Service {
 	return s
 }
 
-// Record records the Service's versions. until waits for the first one whose
-// status has these addresses and host names alone, and returns what the statuses
-// had until then, without repetition.
+// Record records the versions of the Service. until waits for the first version with
+// exactly these addresses and host names in its status, and returns the status of all
+// versions so far, without repetitions.
 func (c *Cluster) Record(t *testing.T, name string) (until func(last string) []string) {
 	t.Helper()
 	seen, err := c.API.CoreV1().Services("default").Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=" + name})
@@ -143,7 +144,7 @@ func (c *Cluster) Record(t *testing.T, name string) (until func(last string) []s
 					return all
 				}
 			case <-timeout:
-				t.Fatalf("the Service's versions showed %q, and never %q", all, last)
+				t.Fatalf("the statuses of the Service were %q, but not %q", all, last)
 			}
 		}
 	}
@@ -159,7 +160,7 @@ func (c *Cluster) StopControllers(t *testing.T) {
 	}
 }
 
-// StartControllers starts all replicas again, after they have ended.
+// StartControllers starts all replicas again after they have ended.
 func (c *Cluster) StartControllers(t *testing.T) {
 	t.Helper()
 	for i := range c.Controllers {
@@ -169,7 +170,7 @@ func (c *Cluster) StartControllers(t *testing.T) {
 	}
 }
 
-// Update changes the live Service.
+// Update changes the current Service.
 func (c *Cluster) Update(t *testing.T, name string, change func(*corev1.Service)) {
 	t.Helper()
 	c.Eventually(t, "Service "+name+" is updated", func() error {
@@ -236,12 +237,12 @@ func (c *Cluster) MustApply(t *testing.T, yaml string) {
 	}
 }
 
-// Contains checks that the text says all parts.
+// Contains checks that the text contains all parts.
 func Contains(t *testing.T, text string, parts ...string) {
 	t.Helper()
 	for _, p := range parts {
 		if !strings.Contains(text, p) {
-			t.Errorf("%q does not say %q", text, p)
+			t.Errorf("%q does not contain %q", text, p)
 		}
 	}
 }
