@@ -75,7 +75,7 @@ func (r *routing) Run(ctx context.Context) error {
 
 // Set makes the plan's sessions and routes all there are.
 func (r *routing) Set(plan plan.Plan) {
-	var state bgp.State
+	var state bgp.Config
 	profiles := map[bfd.Key]bfd.Profile{}
 	users := map[bfd.Key][]string{}
 	var shield guard.State

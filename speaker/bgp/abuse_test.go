@@ -19,7 +19,7 @@ import (
 func TestErrors(t *testing.T) {
 	note := func(code, subcode uint8, data ...byte) func(net.Conn) {
 		return func(c net.Conn) {
-			_, _ = c.Write(Notification{code, subcode, data}.message())
+			_, _ = c.Write(Notification{code, subcode, data}.encode())
 			_, _ = io.Copy(io.Discard, c)
 		}
 	}
@@ -76,13 +76,13 @@ func TestErrors(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			r := newRouter(t, func(r *router) { r.handle = row.met })
-			s := New(logs(t))
+			r := newRouter(t, func(r *fakeRouter) { r.handle = row.met })
+			s := New(testLogger(t))
 			s.openWait = 300 * time.Millisecond
 			if strings.HasPrefix(row.name, "speaks") { // nothing to wait for
 				s.openWait = time.Minute
 			}
-			s.Set(State{[]Peer{r.peer("tor", routesTo(prefixes(1, false)...))}})
+			s.Set(Config{[]Peer{r.peer("tor", routesTo(prefixes(1, false)...))}})
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			go func() { _ = s.Run(ctx) }()
@@ -97,7 +97,7 @@ func TestErrors(t *testing.T) {
 		r := newRouter(t)
 		p := r.peer("tor", nil)
 		r.close()
-		s, _ := runSpeaker(t, State{[]Peer{p}})
+		s, _ := runSpeaker(t, Config{[]Peer{p}})
 		awaitError(t, s, "tor", fmt.Sprintf("connection refused by 127.0.0.9 port %d (is BGP running there, and is this node allowed?)", p.Port))
 	})
 	t.Run("has a source that this node lacks", func(t *testing.T) {
@@ -105,7 +105,7 @@ func TestErrors(t *testing.T) {
 		r := newRouter(t)
 		p := r.peer("tor", nil)
 		p.Source = netip.MustParseAddr("192.0.2.99")
-		s, _ := runSpeaker(t, State{[]Peer{p}})
+		s, _ := runSpeaker(t, Config{[]Peer{p}})
 		awaitError(t, s, "tor", "this node does not have the source address 192.0.2.99")
 	})
 	t.Run("is on a link that this node lacks", func(t *testing.T) {
@@ -113,7 +113,7 @@ func TestErrors(t *testing.T) {
 		r := newRouter(t)
 		p := r.peer("tor", nil)
 		p.Address = netip.MustParseAddr("fe80::1%eth9")
-		s, _ := runSpeaker(t, State{[]Peer{p}})
+		s, _ := runSpeaker(t, Config{[]Peer{p}})
 		awaitError(t, s, "tor", `this node has no interface "eth9"`)
 	})
 	t.Run("has no route", func(t *testing.T) {
@@ -121,7 +121,7 @@ func TestErrors(t *testing.T) {
 		r := newRouter(t)
 		p := r.peer("tor", nil)
 		p.Address = netip.MustParseAddr("198.51.100.1")
-		s, _ := runSpeaker(t, State{[]Peer{p}})
+		s, _ := runSpeaker(t, Config{[]Peer{p}})
 		awaitError(t, s, "tor", fmt.Sprintf("no route to 198.51.100.1 port %d from this node", p.Port))
 	})
 }
@@ -129,15 +129,15 @@ func TestErrors(t *testing.T) {
 // TestNotificationAfterReset: a NOTIFICATION is read although the connection was reset, which
 // a write of ours finds out first.
 func TestNotificationAfterReset(t *testing.T) {
-	r := newRouter(t, func(r *router) {
+	r := newRouter(t, func(r *fakeRouter) {
 		r.handle = func(c net.Conn) {
 			_, _ = c.Write(append(bytes.Clone(r.open), keepalive...))
 			_, _ = c.Read(make([]byte, 10)) // and nothing more: a close is a reset
-			_, _ = c.Write(Notification{codeCease, 8, nil}.message())
+			_, _ = c.Write(Notification{codeCease, 8, nil}.encode())
 			_ = c.Close()
 		}
 	})
-	s, _ := runSpeaker(t, State{[]Peer{r.peer("tor", routesTo(prefixes(2000, false)...))}})
+	s, _ := runSpeaker(t, Config{[]Peer{r.peer("tor", routesTo(prefixes(2000, false)...))}})
 	for range 5 {
 		st := awaitError(t, s, "tor", "the peer sent a NOTIFICATION: Cease: out of resources")
 		s.Reset("tor", "again", false)
@@ -154,16 +154,16 @@ func TestNotificationAfterReset(t *testing.T) {
 // TestBackoff counts how often a peer is bothered that ends every session.
 func TestBackoff(t *testing.T) {
 	var met atomic.Int32
-	r := newRouter(t, func(r *router) {
+	r := newRouter(t, func(r *fakeRouter) {
 		r.handle = func(c net.Conn) {
 			met.Add(1)
-			_, _ = c.Write(append(append(bytes.Clone(r.open), keepalive...), Notification{codeCease, ceaseReset, nil}.message()...))
+			_, _ = c.Write(append(append(bytes.Clone(r.open), keepalive...), Notification{codeCease, ceaseReset, nil}.encode()...))
 			_, _ = io.Copy(io.Discard, c)
 		}
 	})
 	p := r.peer("tor", nil)
 	p.RetryTime = time.Minute
-	s, _ := runSpeaker(t, State{[]Peer{p}})
+	s, _ := runSpeaker(t, Config{[]Peer{p}})
 	time.Sleep(3 * time.Second)
 	st := statusOf(t, s, "tor")
 	// At 0, 0.2, 0.6, 1.4 and 3.0 s, each a quarter sooner at most.
@@ -175,12 +175,12 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
-// TestFlood has a peer announce a million prefixes, ours and the default route
+// TestUpdateFlood has a peer announce a million prefixes, ours and the default route
 // among them, and ask for ours a hundred thousand times.
-func TestFlood(t *testing.T) {
+func TestUpdateFlood(t *testing.T) {
 	r, calm := newRouter(t), newRouter(t)
 	want := routesTo(prefixes(10, false)...)
-	s, _ := runSpeaker(t, State{[]Peer{r.peer("loud", want), calm.peer("calm", want)}})
+	s, _ := runSpeaker(t, Config{[]Peer{r.peer("loud", want), calm.peer("calm", want)}})
 	awaitState(t, s, "loud", Established)
 	awaitState(t, s, "calm", Established)
 	r.awaitRoutes(want)
@@ -202,9 +202,9 @@ func TestFlood(t *testing.T) {
 	}
 	before := heap()
 	for i := range n / 100 {
-		r.send(burst)
+		r.sendMessage(burst)
 		more := routesTo(prefixes(11+i, false)...)
-		s.Set(State{[]Peer{r.peer("loud", want), calm.peer("calm", more)}})
+		s.Set(Config{[]Peer{r.peer("loud", want), calm.peer("calm", more)}})
 		calm.awaitRoutes(more)
 	}
 	eventually(t, func() string {
@@ -237,18 +237,18 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// TestRefresh has a peer that asks get everything again.
-func TestRefresh(t *testing.T) {
+// TestRouteRefresh has a peer that asks get everything again.
+func TestRouteRefresh(t *testing.T) {
 	r := newRouter(t)
 	want := routesTo(prefixes(10, false)...)
-	s, _ := runSpeaker(t, State{[]Peer{r.peer("tor", want)}})
+	s, _ := runSpeaker(t, Config{[]Peer{r.peer("tor", want)}})
 	awaitState(t, s, "tor", Established)
 	for range 2 {
 		r.awaitRoutes(want)
 		r.mu.Lock()
 		clear(r.table)
 		r.mu.Unlock()
-		r.send(newMessage(msgRouteRefresh, []byte{0, 1, 0, 1}))
+		r.sendMessage(newMessage(msgRouteRefresh, []byte{0, 1, 0, 1}))
 	}
 	r.awaitRoutes(want)
 }
@@ -257,7 +257,7 @@ func TestRefresh(t *testing.T) {
 // No other peer is affected, nothing is queued, and its last routes are the desired ones.
 func TestSlowReader(t *testing.T) {
 	hold := make(chan struct{})
-	slow := newRouter(t, func(r *router) {
+	slow := newRouter(t, func(r *fakeRouter) {
 		r.handle = func(c net.Conn) {
 			_ = c.(*net.TCPConn).SetReadBuffer(64 << 10)
 			_, _ = c.Write(append(bytes.Clone(r.open), keepalive...))
@@ -267,7 +267,7 @@ func TestSlowReader(t *testing.T) {
 		}
 	})
 	other := newRouter(t)
-	s, _ := runSpeaker(t, State{[]Peer{slow.peer("slow", nil), other.peer("other", nil)}})
+	s, _ := runSpeaker(t, Config{[]Peer{slow.peer("slow", nil), other.peer("other", nil)}})
 	awaitState(t, s, "slow", Established)
 	awaitState(t, s, "other", Established)
 	many := prefixes(20_000, false)
@@ -279,7 +279,7 @@ func TestSlowReader(t *testing.T) {
 			routes[p] = Attributes{MED: med, HasMED: true}
 		}
 		few := routesTo(prefixes(int(med), false)...)
-		s.Set(State{[]Peer{slow.peer("slow", routes), other.peer("other", few)}})
+		s.Set(Config{[]Peer{slow.peer("slow", routes), other.peer("other", few)}})
 		other.awaitRoutes(few)
 		return routes
 	}

@@ -22,17 +22,17 @@ func BenchmarkRoute(b *testing.B) {
 			more := maps.Clone(few)
 			extra := netip.MustParsePrefix("203.0.113.7/32")
 			more[extra] = Attributes{}
-			s, _ := runSpeaker(b, State{[]Peer{r.peer("tor", few)}})
+			s, _ := runSpeaker(b, Config{[]Peer{r.peer("tor", few)}})
 			r.awaitRoutes(few)
 			var took []time.Duration
 			for b.Loop() {
 				started := time.Now()
-				s.Set(State{[]Peer{r.peer("tor", more)}})
+				s.Set(Config{[]Peer{r.peer("tor", more)}})
 				for !r.has(extra) {
 					time.Sleep(10 * time.Microsecond)
 				}
 				took = append(took, time.Since(started))
-				s.Set(State{[]Peer{r.peer("tor", few)}})
+				s.Set(Config{[]Peer{r.peer("tor", few)}})
 				for r.has(extra) {
 					time.Sleep(10 * time.Microsecond)
 				}
@@ -44,7 +44,7 @@ func BenchmarkRoute(b *testing.B) {
 	}
 }
 
-func (r *router) has(p netip.Prefix) bool {
+func (r *fakeRouter) has(p netip.Prefix) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, ok := r.table[p]
@@ -58,7 +58,7 @@ func BenchmarkSession(b *testing.B) {
 			for b.Loop() {
 				r := newRouter(b)
 				want := routesTo(prefixes(n, false)...)
-				_, stop := runSpeaker(b, State{[]Peer{r.peer("tor", want)}})
+				_, stop := runSpeaker(b, Config{[]Peer{r.peer("tor", want)}})
 				for len(want) > r.size() {
 					time.Sleep(100 * time.Microsecond)
 				}
@@ -69,7 +69,7 @@ func BenchmarkSession(b *testing.B) {
 	}
 }
 
-func (r *router) size() int {
+func (r *fakeRouter) size() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.table)
@@ -97,27 +97,27 @@ func BenchmarkTable(b *testing.B) {
 					time.Sleep(5 * time.Millisecond)
 				}
 			}
-			p := l.node()
+			p := l.nodePeer()
 			p.Routes = routesTo(append(prefixes(n/2, false), prefixes(n-n/2, true)...)...)
 			for b.Loop() {
 				own := newRouter(b)
 				second := own.peer("own", p.Routes)
-				before := used(b)
-				s, stop := runSpeaker(b, State{[]Peer{p, second}})
+				before := cpuTime(b)
+				s, stop := runSpeaker(b, Config{[]Peer{p, second}})
 				took := until(n)
 				for started := time.Now(); own.size() < n/2; took = max(took, time.Since(started)) {
 					time.Sleep(time.Millisecond)
 				}
 				b.ReportMetric(took.Seconds(), "session-s")
-				b.ReportMetric((used(b) - before).Seconds(), "cpu-s")
-				b.ReportMetric(resident(b), "MB")
+				b.ReportMetric((cpuTime(b) - before).Seconds(), "cpu-s")
+				b.ReportMetric(residentMB(b), "MB")
 
 				extra := netip.MustParsePrefix("203.0.113.7/32")
 				third := second
 				third.Routes = maps.Clone(second.Routes)
 				third.Routes[extra] = Attributes{}
 				started := time.Now()
-				s.Set(State{[]Peer{p, third}})
+				s.Set(Config{[]Peer{p, third}})
 				for !own.has(extra) {
 					time.Sleep(10 * time.Microsecond)
 				}
@@ -125,9 +125,9 @@ func BenchmarkTable(b *testing.B) {
 
 				none := p
 				none.Routes = nil
-				s.Set(State{[]Peer{none, third}})
+				s.Set(Config{[]Peer{none, third}})
 				b.ReportMetric(until(0).Seconds(), "withdraw-s")
-				s.Set(State{[]Peer{p, third}})
+				s.Set(Config{[]Peer{p, third}})
 				b.ReportMetric(until(n).Seconds(), "add-s")
 				started = time.Now()
 				stop()
@@ -138,8 +138,8 @@ func BenchmarkTable(b *testing.B) {
 	}
 }
 
-// used is the CPU time of this process so far.
-func used(b *testing.B) time.Duration {
+// cpuTime is the CPU time of this process so far.
+func cpuTime(b *testing.B) time.Duration {
 	b.Helper()
 	var u unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
@@ -148,8 +148,8 @@ func used(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// resident is the memory of this process, in MB.
-func resident(b *testing.B) float64 {
+// residentMB is the memory of this process, in MB.
+func residentMB(b *testing.B) float64 {
 	b.Helper()
 	statm, err := os.ReadFile("/proc/self/statm")
 	if err != nil {

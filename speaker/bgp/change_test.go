@@ -12,17 +12,17 @@ import (
 // TestRestartKeepsRoutes replaces a speaker by another one, as an upgrade does, and changes
 // a password, and looks for events in the router's kernel: there are none.
 func TestRestartKeepsRoutes(t *testing.T) {
-	start := map[string]func(*lab){
-		"BIRD": func(l *lab) {
+	start := map[string]func(*testLab){
+		"BIRD": func(l *testLab) {
 			l.bird(birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512; graceful restart on;"))
 		},
-		"FRR": func(l *lab) { l.frr(frrConfig("neighbor 192.0.2.1 remote-as 64512")) },
+		"FRR": func(l *testLab) { l.frr(frrConfig("neighbor 192.0.2.1 remote-as 64512")) },
 	}
 	for name, router := range start {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
 			router(l)
-			p := l.node(func(p *Peer) { p.RestartTime = time.Minute })
+			p := l.nodePeer(func(p *Peer) { p.RestartTime = time.Minute })
 			for i := range 200 {
 				p.Routes[netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 32)] = Attributes{}
 			}
@@ -30,12 +30,12 @@ func TestRestartKeepsRoutes(t *testing.T) {
 			for i := range 200 {
 				want[fmt.Sprintf("10.0.0.%d", i)] = node4
 			}
-			s, stop := runSpeaker(t, State{[]Peer{p}})
+			s, stop := runSpeaker(t, Config{[]Peer{p}})
 			awaitState(t, s, "tor", Established)
 			l.hasRoutes(want)
-			events, _ := l.start("ip", "monitor", "route")
+			events, _ := l.startInRouter("ip", "monitor", "route")
 			eventually(t, func() string { // until the monitor has begun to listen
-				l.router("ip route add 240.0.0.1 dev lo; ip route del 240.0.0.1 dev lo")
+				l.runInRouter("ip route add 240.0.0.1 dev lo; ip route del 240.0.0.1 dev lo")
 				time.Sleep(200 * time.Millisecond)
 				if !strings.Contains(events(), "Deleted 240.0.0.1") {
 					return "the monitor does not hear"
@@ -47,7 +47,7 @@ func TestRestartKeepsRoutes(t *testing.T) {
 
 			stop()
 			time.Sleep(time.Second)
-			s, _ = runSpeaker(t, State{[]Peer{p}})
+			s, _ = runSpeaker(t, Config{[]Peer{p}})
 			awaitState(t, s, "tor", Established)
 			time.Sleep(2 * time.Second)
 			if more := strings.TrimPrefix(events(), heard); more != "" {
@@ -58,7 +58,7 @@ func TestRestartKeepsRoutes(t *testing.T) {
 			// A reset for a change that the router does not care about.
 			p.RouterID = netip.MustParseAddr("192.0.2.1")
 			p.Hops = 2
-			s.Set(State{[]Peer{p}})
+			s.Set(Config{[]Peer{p}})
 			eventually(t, func() string {
 				if st := statusOf(t, s, "tor"); st.Sessions != 2 || st.State != Established {
 					return fmt.Sprintf("status %+v", st)
@@ -83,18 +83,18 @@ func TestRestartKeepsRoutes(t *testing.T) {
 func TestNextHopChange(t *testing.T) {
 	l := newLab(t)
 	l.bird(birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512;"))
-	s, _ := runSpeaker(t, State{[]Peer{l.node()}})
+	s, _ := runSpeaker(t, Config{[]Peer{l.nodePeer()}})
 	l.hasRoutes(map[string]string{vip4: node4, vip6: node6})
-	l.shell("sh", "-ec", "ip addr del 2001:db8:1::1/64 dev n0")
-	s.Set(State{[]Peer{l.node()}})
+	l.runCommand("sh", "-ec", "ip addr del 2001:db8:1::1/64 dev n0")
+	s.Set(Config{[]Peer{l.nodePeer()}})
 	l.hasRoutes(map[string]string{vip4: node4, vip6: "fe80::1"})
-	l.shell("sh", "-ec", "ip addr del fe80::1/64 dev n0")
-	s.Set(State{[]Peer{l.node()}})
+	l.runCommand("sh", "-ec", "ip addr del fe80::1/64 dev n0")
+	s.Set(Config{[]Peer{l.nodePeer()}})
 	l.hasRoutes(map[string]string{vip4: node4})
 	if st := statusOf(t, s, "tor"); st.Withheld != "IPv6: no next hop: the interface of 192.0.2.1 has no IPv6 address" || st.Routes != 1 {
 		t.Errorf("status %+v", st)
 	}
-	l.shell("sh", "-ec", "ip addr add 2001:db8:1::2/64 dev n0 nodad")
+	l.runCommand("sh", "-ec", "ip addr add 2001:db8:1::2/64 dev n0 nodad")
 	l.hasRoutes(map[string]string{vip4: node4, vip6: "2001:db8:1::2"}) // without a Set, too
 	if st := statusOf(t, s, "tor"); st.Sessions != 1 || st.Withheld != "" {
 		t.Errorf("status %+v", st)
@@ -108,12 +108,12 @@ func TestPasswordChange(t *testing.T) {
 		return birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512; graceful restart on; password \"" + password + "\";")
 	}
 	l.bird(config("old"))
-	p := l.node(func(p *Peer) { p.Password, p.RestartTime = "old", time.Minute })
-	s, _ := runSpeaker(t, State{[]Peer{p}})
+	p := l.nodePeer(func(p *Peer) { p.Password, p.RestartTime = "old", time.Minute })
+	s, _ := runSpeaker(t, Config{[]Peer{p}})
 	want := map[string]string{vip4: node4, vip6: node6}
 	l.hasRoutes(want)
 	p.Password = "new"
-	s.Set(State{[]Peer{p}})
+	s.Set(Config{[]Peer{p}})
 	eventually(t, func() string {
 		if st := statusOf(t, s, "tor"); st.Lost != 1 || st.LastError != "reset: password was changed" {
 			return fmt.Sprintf("status %+v", st)
@@ -121,7 +121,7 @@ func TestPasswordChange(t *testing.T) {
 		return ""
 	})
 	l.hasRoutes(want) // kept for a minute
-	conf := l.shell("sh", "-c", "sed -i 's/\"old\"/\"new\"/' "+l.dir+"/bird.conf; echo done")
+	conf := l.runCommand("sh", "-c", "sed -i 's/\"old\"/\"new\"/' "+l.dir+"/bird.conf; echo done")
 	if !strings.Contains(conf, "done") {
 		t.Fatal(conf)
 	}
@@ -142,8 +142,8 @@ func TestRouterIsShutDown(t *testing.T) {
 	limited := strings.ReplaceAll(birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512; error wait time 1, 1;"),
 		"ipv4 { ", "ipv4 { import limit 2 action restart; ")
 	stop := l.bird(limited)
-	p := l.node()
-	s, _ := runSpeaker(t, State{[]Peer{p}})
+	p := l.nodePeer()
+	s, _ := runSpeaker(t, Config{[]Peer{p}})
 	want := map[string]string{vip4: node4, vip6: node6}
 	l.hasRoutes(want)
 
@@ -159,10 +159,10 @@ func TestRouterIsShutDown(t *testing.T) {
 
 	more := p
 	more.Routes = routesTo(prefixes(3, false)...)
-	s.Set(State{[]Peer{more}})
+	s.Set(Config{[]Peer{more}})
 	awaitError(t, s, "tor",
 		"the peer sent a NOTIFICATION: Cease: maximum number of prefixes reached: it accepts fewer prefixes than are announced")
-	s.Set(State{[]Peer{p}})
+	s.Set(Config{[]Peer{p}})
 	l.hasRoutes(want)
 
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

@@ -53,7 +53,7 @@ func FuzzOpen(f *testing.F) {
 		if err != nil {
 			return
 		}
-		_ = o.check(Peer{Session: Session{IPv4: true}})
+		_ = o.validate(Peer{Session: Session{IPv4: true}})
 		// What GoBGP reads as well means the same to it.
 		m := &bgp.BGPOpen{}
 		if m.DecodeFromBytes(body) == nil && m.ID.String() != o.RouterID.String() {
@@ -65,12 +65,12 @@ func FuzzOpen(f *testing.F) {
 // FuzzMessages reads whatever a peer may send.
 func FuzzMessages(f *testing.F) {
 	f.Add(append(routerOpen(f), keepalive...))
-	f.Add(Notification{codeCease, ceaseShutdown, shutdownData("maintenance")}.message())
+	f.Add(Notification{codeCease, ceaseShutdown, shutdownData("maintenance")}.encode())
 	f.Add(newMessage(msgUpdate, []byte{0, 0, 0, 6, 0x80, 15, 3, 0, 2, 1}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		w := newMessageConn(reader{bytes.NewReader(b), nil})
 		for {
-			kind, body, err := w.read()
+			kind, body, err := w.readMessage()
 			if err != nil {
 				return
 			}

@@ -27,7 +27,7 @@ const (
 
 // establishedSession is a session in Established, until it ends.
 type establishedSession struct {
-	*session
+	*peerSession
 	conn     *messageConn
 	p        Peer
 	peer     Open
@@ -39,9 +39,9 @@ type establishedSession struct {
 }
 
 // runEstablished runs a session in Established, and returns why it ended.
-func (s *session) runEstablished(ctx context.Context, conn *messageConn, p Peer, peer Open) error {
+func (s *peerSession) runEstablished(ctx context.Context, conn *messageConn, p Peer, peer Open) error {
 	t := &establishedSession{
-		session: s, conn: conn, p: p, peer: peer,
+		peerSession: s, conn: conn, p: p, peer: peer,
 		graceful: p.RestartTime > 0 && peer.GracefulRestart,
 		hold:     min(p.HoldTime, peer.HoldTime),
 		refresh:  make(chan struct{}, 1),
@@ -79,7 +79,7 @@ func (t *establishedSession) receiveMessages(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		kind, body, err := t.conn.read()
+		kind, body, err := t.conn.readMessage()
 		var malformed *sessionEnd
 		switch {
 		case errors.As(err, &malformed):
@@ -139,7 +139,7 @@ func (t *establishedSession) sendKeepalives(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-			if err := t.conn.write(keepalive, true); err != nil {
+			if err := t.conn.writeMessage(keepalive, true); err != nil {
 				return t.writeError(ctx, err)
 			}
 		}
@@ -153,7 +153,7 @@ func (t *establishedSession) writeError(ctx context.Context, err error) error {
 	if isTimeout(err) {
 		return fmt.Errorf("send hold timer expired: the peer read nothing for %s (RFC 9687)", sendHoldTime)
 	}
-	sleep(ctx, notificationWait, nil)
+	waitOrWake(ctx, notificationWait, nil)
 	return connectionLost(t.p, Established, err)
 }
 
@@ -214,7 +214,7 @@ func (t *establishedSession) advertiseRoutes(ctx context.Context) error {
 			continue
 		case <-due:
 			due, refreshed = nil, time.Now()
-			sent = sent.without(t.refreshFamilies.Swap(0))
+			sent = sent.withoutFamilies(t.refreshFamilies.Swap(0))
 		case <-t.wake:
 		case <-tick.C:
 		}
@@ -232,8 +232,8 @@ func (t *establishedSession) updateRoutes(ctx context.Context, sent adjRIBOut) (
 	t.mu.Lock()
 	desired := t.desired.Routes
 	t.mu.Unlock()
-	e := encoder{t.p.LocalASN, t.peer.ASN, t.peer.FourOctetASN}
-	messages, now, invalid := e.updates(sent, desired, h)
+	e := routeEncoder{t.p.LocalASN, t.peer.ASN, t.peer.FourOctetASN}
+	messages, now, invalid := e.planUpdates(sent, desired, h)
 	if err := t.sendMessages(ctx, messages); err != nil {
 		return sent, err
 	}
@@ -259,7 +259,7 @@ func (t *establishedSession) updateRoutes(ctx context.Context, sent adjRIBOut) (
 // the desired routes are not queued meanwhile, and the next update has them all.
 func (t *establishedSession) sendMessages(ctx context.Context, messages [][]byte) error {
 	for i, m := range messages {
-		if err := t.conn.write(m, i == len(messages)-1); err != nil {
+		if err := t.conn.writeMessage(m, i == len(messages)-1); err != nil {
 			return t.writeError(ctx, err)
 		}
 	}

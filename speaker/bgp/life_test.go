@@ -19,7 +19,7 @@ import (
 func TestRunEndsSilently(t *testing.T) {
 	r := newRouter(t)
 	want := routesTo(prefixes(3, false)...)
-	s, stop := runSpeaker(t, State{[]Peer{r.peer("tor", want)}})
+	s, stop := runSpeaker(t, Config{[]Peer{r.peer("tor", want)}})
 	awaitState(t, s, "tor", Established)
 	r.awaitRoutes(want)
 	stop()
@@ -31,8 +31,8 @@ func TestRunEndsSilently(t *testing.T) {
 
 // TestShutdown: every peer has the reason when Shutdown returns, and nothing is dialed again.
 func TestShutdown(t *testing.T) {
-	rs := []*router{newRouter(t), newRouter(t), newRouter(t)}
-	var state State
+	rs := []*fakeRouter{newRouter(t), newRouter(t), newRouter(t)}
+	var state Config
 	for i, r := range rs {
 		state.Peers = append(state.Peers, r.peer(fmt.Sprint("tor", i), routesTo(prefixes(100, false)...)))
 	}
@@ -58,23 +58,23 @@ func TestShutdown(t *testing.T) {
 // TestShutdownText keeps to RFC 9003's 255 bytes and whole characters.
 func TestShutdownText(t *testing.T) {
 	long := shutdownData(strings.Repeat("ä", 200))
-	if len(long) != 255 || long[0] != 254 || communication(long) != strings.Repeat("ä", 127) {
+	if len(long) != 255 || long[0] != 254 || shutdownText(long) != strings.Repeat("ä", 127) {
 		t.Errorf("%d bytes: %q", len(long), long)
 	}
 }
 
-// TestLeavesNothing counts goroutines and sockets after sessions of all sorts.
-func TestLeavesNothing(t *testing.T) {
-	before, sockets := goroutines(), openFiles(t)
+// TestNoLeaks counts goroutines and sockets after sessions of all sorts.
+func TestNoLeaks(t *testing.T) {
+	before, sockets := countGoroutines(), openFiles(t)
 	t.Run("sessions", func(t *testing.T) {
-		r, closed, resetting := newRouter(t), newRouter(t), newRouter(t, func(r *router) {
+		r, closed, resetting := newRouter(t), newRouter(t), newRouter(t, func(r *fakeRouter) {
 			r.handle = func(c net.Conn) { _ = c.Close() }
 		})
 		gone := closed.peer("closed", nil)
 		closed.close()
 		passive := r.peer("passive", nil)
 		passive.Passive, passive.Port = true, freeTCPPort(t)
-		s, stop := runSpeaker(t, State{[]Peer{r.peer("tor", routesTo(prefixes(100, false)...)), gone, resetting.peer("resetting", nil), passive}})
+		s, stop := runSpeaker(t, Config{[]Peer{r.peer("tor", routesTo(prefixes(100, false)...)), gone, resetting.peer("resetting", nil), passive}})
 		for i := range 5 {
 			awaitState(t, s, "tor", Established)
 			s.Reset("tor", "again", false)
@@ -89,7 +89,7 @@ func TestLeavesNothing(t *testing.T) {
 	})
 	eventually(t, func() string {
 		var left []string
-		for g, n := range goroutines() {
+		for g, n := range countGoroutines() {
 			if n > before[g] {
 				left = append(left, fmt.Sprintf("%d × %s", n-before[g], g))
 			}
@@ -101,8 +101,8 @@ func TestLeavesNothing(t *testing.T) {
 	})
 }
 
-// goroutines counts them by the function that each began in.
-func goroutines() map[string]int {
+// countGoroutines counts them by the function that each began in.
+func countGoroutines() map[string]int {
 	buf := make([]byte, 4<<20)
 	counts := make(map[string]int)
 	for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
@@ -132,8 +132,8 @@ func openFiles(t *testing.T) int {
 
 // TestManyPeers brings many sessions up at once.
 func TestManyPeers(t *testing.T) {
-	var state State
-	var rs []*router
+	var state Config
+	var rs []*fakeRouter
 	for i := range 30 {
 		r := newRouter(t)
 		rs = append(rs, r)
@@ -146,15 +146,15 @@ func TestManyPeers(t *testing.T) {
 	}
 }
 
-// TestTableIsDesired: whatever is set, in whatever order, and however often the
+// TestRoutesConverge: whatever is set, in whatever order, and however often the
 // session breaks, the router ends up with the last desired routes.
-func TestTableIsDesired(t *testing.T) {
+func TestRoutesConverge(t *testing.T) {
 	r := newRouter(t)
 	all := append(prefixes(40, false), prefixes(40, true)...)
 	p := r.peer("tor", nil)
 	p.IPv6 = true
 	p.Source = netip.MustParseAddr("127.0.0.1")
-	s, _ := runSpeaker(t, State{[]Peer{p}})
+	s, _ := runSpeaker(t, Config{[]Peer{p}})
 	rapid.Check(t, func(t *rapid.T) {
 		for range rapid.IntRange(1, 5).Draw(t, "sets") {
 			p.Routes = make(Routes)
@@ -163,7 +163,7 @@ func TestTableIsDesired(t *testing.T) {
 					p.Routes[prefix] = Attributes{MED: uint32(rapid.IntRange(0, 2).Draw(t, "MED")), HasMED: true}
 				}
 			}
-			s.Set(State{[]Peer{p}})
+			s.Set(Config{[]Peer{p}})
 			if rapid.IntRange(0, 9).Draw(t, "break") == 0 {
 				s.Reset("tor", "test", false)
 			}
@@ -187,7 +187,7 @@ func TestTableIsDesired(t *testing.T) {
 	}
 }
 
-func (r *router) differs(want Routes) string {
+func (r *fakeRouter) differs(want Routes) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for p, a := range want {

@@ -44,9 +44,9 @@ func listenAddr(p Peer) netip.AddrPort {
 	return netip.AddrPortFrom(addr, p.Port)
 }
 
-// add accepts a peer from now on: its connections are sent to inbound, or closed
+// addPeer accepts a peer from now on: its connections are sent to inbound, or closed
 // while that is full. It may be called again for the same inbound.
-func (s *listenerSet) add(ctx context.Context, e expectedPeer) error {
+func (s *listenerSet) addPeer(ctx context.Context, e expectedPeer) error {
 	at := listenAddr(e.Peer)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,7 +61,7 @@ func (s *listenerSet) add(ctx context.Context, e expectedPeer) error {
 		}
 		l = &sharedListener{listener, make(map[netip.Addr]expectedPeer)}
 		s.open[at] = l
-		go s.accept(l) // until the listener is closed
+		go s.acceptConns(l) // until the listener is closed
 	}
 	if other, ok := l.expected[e.Address]; ok && other.inbound != e.inbound {
 		return fmt.Errorf("cannot listen for the peer: BGPPeer %s expects the same address at the same port", other.Name)
@@ -76,8 +76,8 @@ func (s *listenerSet) add(ctx context.Context, e expectedPeer) error {
 	return nil
 }
 
-// remove accepts a peer no longer.
-func (s *listenerSet) remove(e expectedPeer) {
+// removePeer accepts a peer no longer.
+func (s *listenerSet) removePeer(e expectedPeer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := listenAddr(e.Peer)
@@ -111,7 +111,7 @@ func (l *sharedListener) setPassword(remote netip.Addr, password Secret) error {
 	return setMD5(c, remote, password)
 }
 
-func (s *listenerSet) accept(l *sharedListener) {
+func (s *listenerSet) acceptConns(l *sharedListener) {
 	for {
 		conn, err := l.AcceptTCP()
 		if errors.Is(err, net.ErrClosed) {
@@ -121,13 +121,13 @@ func (s *listenerSet) accept(l *sharedListener) {
 			time.Sleep(minBackoff)
 			continue
 		}
-		s.dispatch(l, conn)
+		s.dispatchConn(l, conn)
 	}
 }
 
-// dispatch passes a connection to the peer that it is from. It closes one that is
+// dispatchConn passes a connection to the peer that it is from. It closes one that is
 // from no expected peer, or that comes while another waits.
-func (s *listenerSet) dispatch(l *sharedListener, conn *net.TCPConn) {
+func (s *listenerSet) dispatchConn(l *sharedListener, conn *net.TCPConn) {
 	remote := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 	s.mu.Lock()
 	e, ok := l.expected[remote]

@@ -42,8 +42,8 @@ func eventually(t testing.TB, what func() string) {
 	}
 }
 
-// logs are shown of a test that fails.
-func logs(t testing.TB) *slog.Logger {
+// testLogger are shown of a test that fails.
+func testLogger(t testing.TB) *slog.Logger {
 	if _, ok := t.(*testing.B); ok {
 		return slog.New(slog.DiscardHandler)
 	}
@@ -55,9 +55,9 @@ func newTextLogger(w io.Writer) *slog.Logger {
 }
 
 // runSpeaker runs a Speaker until the test or stop ends it.
-func runSpeaker(t testing.TB, state State) (s *Speaker, stop func()) {
+func runSpeaker(t testing.TB, state Config) (s *Speaker, stop func()) {
 	t.Helper()
-	s = New(logs(t))
+	s = New(testLogger(t))
 	s.connectWait = 2 * time.Second
 	s.Set(state)
 	ctx, cancel := context.WithCancel(context.Background())

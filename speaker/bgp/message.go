@@ -97,9 +97,9 @@ func newMessageConn(conn net.Conn) *messageConn {
 	return &messageConn{Conn: conn, in: bufio.NewReaderSize(conn, readBuffer), out: bufio.NewWriterSize(conn, readBuffer)}
 }
 
-// read returns the type and body of the next message. The next call overwrites
+// readMessage returns the type and body of the next message. The next call overwrites
 // the body. A message of more than 4096 bytes is an error, and is not read.
-func (w *messageConn) read() (kind uint8, body []byte, err error) {
+func (w *messageConn) readMessage() (kind uint8, body []byte, err error) {
 	if _, err := io.ReadFull(w.in, w.buf[:headerLen]); err != nil {
 		return 0, nil, err
 	}
@@ -113,9 +113,9 @@ func (w *messageConn) read() (kind uint8, body []byte, err error) {
 	return kind, w.buf[headerLen:length], nil
 }
 
-// write writes a message, and with flush sends it and those before it. It blocks
+// writeMessage writes a message, and with flush sends it and those before it. It blocks
 // for up to 8 minutes while the peer does not read (RFC 9687).
-func (w *messageConn) write(message []byte, flush bool) error {
+func (w *messageConn) writeMessage(message []byte, flush bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.SetWriteDeadline(time.Now().Add(sendHoldTime)); err != nil {
@@ -124,10 +124,10 @@ func (w *messageConn) write(message []byte, flush bool) error {
 	if w.closing.Load() { // checked after the deadline was set: closeWith sets another one after this
 		return net.ErrClosed
 	}
-	return w.buffer(message, flush)
+	return w.bufferMessage(message, flush)
 }
 
-func (w *messageConn) buffer(message []byte, flush bool) error {
+func (w *messageConn) bufferMessage(message []byte, flush bool) error {
 	if _, err := w.out.Write(message); err != nil {
 		return err
 	}
@@ -150,7 +150,7 @@ func (w *messageConn) closeWith(n *Notification) {
 	_ = w.SetWriteDeadline(time.Now().Add(closeWait / 4)) // ends a write that holds the lock
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.buffer(n.message(), true) != nil {
+	if w.bufferMessage(n.encode(), true) != nil {
 		return
 	}
 	half, ok := w.Conn.(interface{ CloseWrite() error })

@@ -8,7 +8,7 @@ import (
 // nextHops are the next hops of both families; the zero Addr where there is none.
 type nextHops struct{ v4, v6 netip.Addr }
 
-func (h nextHops) of(prefix netip.Prefix) netip.Addr {
+func (h nextHops) nextHopOf(prefix netip.Prefix) netip.Addr {
 	if prefix.Addr().Is4() {
 		return h.v4
 	}

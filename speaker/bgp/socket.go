@@ -18,8 +18,8 @@ const networkControl = 0xc0
 
 var errNoInterface = errors.New("no such interface")
 
-// dial connects to a peer.
-func dial(ctx context.Context, p Peer) (net.Conn, error) {
+// dialPeer connects to a peer.
+func dialPeer(ctx context.Context, p Peer) (net.Conn, error) {
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		if p.Password != "" {
 			if err := setMD5(c, p.Address, p.Password); err != nil {
@@ -48,8 +48,8 @@ func dial(ctx context.Context, p Peer) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", netip.AddrPortFrom(address, p.Port).String())
 }
 
-// option sets an option of a socket by its file descriptor.
-func option(c syscall.RawConn, set func(fd int) error) error {
+// setSocketOption sets an option of a socket by its file descriptor.
+func setSocketOption(c syscall.RawConn, set func(fd int) error) error {
 	var err error
 	return errors.Join(c.Control(func(fd uintptr) { err = set(int(fd)) }), err)
 }
@@ -69,7 +69,7 @@ func setMD5(c syscall.RawConn, peer netip.Addr, password Secret) error {
 		sig.Addr.Family = unix.AF_INET6
 		copy(sig.Addr.Data[6:], peer.AsSlice()) // sockaddr_in6: after port and flow
 	}
-	err := option(c, func(fd int) error {
+	err := setSocketOption(c, func(fd int) error {
 		return unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, &sig)
 	})
 	if err != nil {
@@ -84,7 +84,7 @@ func setTTL(c syscall.RawConn, p Peer) error {
 	if p.Address.Is6() {
 		level, ttl, least, class = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, unix.IPV6_MINHOPCOUNT, unix.IPV6_TCLASS
 	}
-	return option(c, func(fd int) error {
+	return setSocketOption(c, func(fd int) error {
 		_ = unix.SetsockoptInt(fd, level, class, networkControl) // it only helps on congested links
 		internal := p.PeerASN == p.LocalASN || p.PeerASN == 0 && p.Kind == Internal
 		if p.TTLSecurity {
@@ -111,7 +111,7 @@ func listenTCP(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error)
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		// A peer with TTL security expects 255 from the first packet on.
-		return option(c, func(fd int) error { return unix.SetsockoptInt(fd, level, ttl, 255) })
+		return setSocketOption(c, func(fd int) error { return unix.SetsockoptInt(fd, level, ttl, 255) })
 	}}
 	lc.SetMultipathTCP(false)
 	l, err := lc.Listen(ctx, network, at.String())
@@ -154,9 +154,9 @@ func interfaceAddrs(local netip.Addr) (addrs []netip.Addr) {
 	return nil
 }
 
-// sleep waits until the time is over, ctx ends or wake has a value. It reports
+// waitOrWake waits until the time is over, ctx ends or wake has a value. It reports
 // whether the time is over.
-func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+func waitOrWake(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

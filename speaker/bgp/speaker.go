@@ -21,7 +21,7 @@ type Speaker struct {
 	connectWait, openWait time.Duration
 
 	mu       sync.Mutex
-	sessions map[string]*session
+	sessions map[string]*peerSession
 	runCtx   context.Context // Run's, nil before
 	ended    bool            // Run starts nothing more
 	tasks    sync.WaitGroup
@@ -33,7 +33,7 @@ func New(log *slog.Logger) *Speaker {
 	return &Speaker{
 		log: log, changed: make(chan struct{}, 1), connectWait: connectWait, openWait: openWait,
 		listeners: &listenerSet{log: log, open: make(map[netip.AddrPort]*sharedListener)},
-		sessions:  make(map[string]*session),
+		sessions:  make(map[string]*peerSession),
 	}
 }
 
@@ -44,38 +44,38 @@ func New(log *slog.Logger) *Speaker {
 // keepalive time waits for the next session; a change of any other field of a
 // peer resets that peer's session. A session whose peer is not in the State ends
 // with a Cease, Peer De-configured, upon which the peer withdraws the routes.
-func (s *Speaker) Set(state State) {
+func (s *Speaker) Set(state Config) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	desired := make(map[string]bool, len(state.Peers))
 	for _, p := range state.Peers {
 		desired[p.Name] = true
 		if existing := s.sessions[p.Name]; existing != nil {
-			existing.set(p)
+			existing.setDesired(p)
 			continue
 		}
-		n := &session{
-			log: s.log.With("peer", p.Name), listeners: s.listeners, notify: s.notify,
+		n := &peerSession{
+			log: s.log.With("peer", p.Name), listeners: s.listeners, notify: s.notifyChanged,
 			connectWait: s.connectWait, openWait: s.openWait,
 			wake: make(chan struct{}, 1), inbound: make(chan net.Conn, 1),
 			desired: p, final: s.shutdown, status: PeerStatus{Since: time.Now()},
 		}
 		s.sessions[p.Name] = n
-		s.start(n)
+		s.startSession(n)
 	}
 	for name, existing := range s.sessions {
 		if !desired[name] {
-			existing.stop(&sessionEnd{notification: &Notification{codeCease, ceaseDeconfigured, nil}, reason: "the peer was removed", final: true})
+			existing.endSession(&sessionEnd{notification: &Notification{codeCease, ceaseDeconfigured, nil}, reason: "the peer was removed", final: true})
 			delete(s.sessions, name)
-			s.notify()
+			s.notifyChanged()
 		}
 	}
 }
 
-// start runs a session if Run is running. The caller holds the lock.
-func (s *Speaker) start(n *session) {
+// startSession runs a session if Run is running. The caller holds the lock.
+func (s *Speaker) startSession(n *peerSession) {
 	if s.runCtx != nil && !s.ended && s.shutdown == nil {
-		s.tasks.Go(func() { n.run(s.runCtx) })
+		s.tasks.Go(func() { n.runLoop(s.runCtx) })
 	}
 }
 
@@ -86,7 +86,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.runCtx = ctx
 	for _, n := range s.sessions {
-		s.start(n)
+		s.startSession(n)
 	}
 	s.mu.Unlock()
 	<-ctx.Done()
@@ -108,7 +108,7 @@ func (s *Speaker) Shutdown(ctx context.Context, reason string) {
 	s.mu.Lock()
 	s.shutdown = end
 	for _, n := range s.sessions {
-		n.stop(end)
+		n.endSession(end)
 	}
 	s.mu.Unlock()
 	flushed := make(chan struct{})
@@ -130,7 +130,7 @@ func (s *Speaker) Reset(peer, reason string, keepRoutes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := s.sessions[peer]; n != nil {
-		n.stop(&sessionEnd{
+		n.endSession(&sessionEnd{
 			notification: &Notification{codeCease, ceaseBFDDown, nil},
 			reason:       "reset: " + reason, retryNow: true, keepRoutes: keepRoutes,
 		})
@@ -153,7 +153,7 @@ func (s *Speaker) Status() []PeerStatus {
 // last value was received.
 func (s *Speaker) Changed() <-chan struct{} { return s.changed }
 
-func (s *Speaker) notify() {
+func (s *Speaker) notifyChanged() {
 	select {
 	case s.changed <- struct{}{}:
 	default: // one waits already

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// State is the desired state of a Speaker.
-type State struct {
+// Config is the desired state of a Speaker.
+type Config struct {
 	// Peers have distinct names.
 	Peers []Peer
 }
