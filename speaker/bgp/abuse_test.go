@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// TestErrors has peers fail in every way, and reads what an operator gets to read.
+// TestErrors has peers fail in every way, and compares the errors for
+// operators.
 func TestErrors(t *testing.T) {
 	note := func(code, subcode uint8, data ...byte) func(net.Conn) {
 		return func(c net.Conn) {
@@ -51,28 +52,28 @@ func TestErrors(t *testing.T) {
 			_ = c.(*net.TCPConn).CloseWrite()
 			_, _ = io.Copy(io.Discard, c)
 		}, "the peer closed the connection after its OPEN without a NOTIFICATION"},
-		{"refuses our ASN", note(2, 2), "the peer sent a NOTIFICATION: OPEN message error: bad peer AS: it expects another AS number of this node"},
+		{"refuses our ASN", note(2, 2), "the peer sent a NOTIFICATION: OPEN message error: bad peer AS: it expects another AS number for this node"},
 		{"refuses us", note(6, 5), "the peer sent a NOTIFICATION: Cease: connection rejected: this node is not among its neighbors, or it has too many of them"},
 		{"is shut down", note(6, 2, append([]byte{11}, "maintenance"...)...), `the peer sent a NOTIFICATION: Cease: administrative shutdown ("maintenance")`},
 		{"is shut down with a lie about the length", note(6, 2, 200, 'x'), "the peer sent a NOTIFICATION: Cease: administrative shutdown"},
-		{"has too many of our prefixes", note(6, 1, 0, 1, 1, 0, 0, 0, 100), "the peer sent a NOTIFICATION: Cease: maximum number of prefixes reached (at most 100): it accepts fewer prefixes than are announced"},
+		{"has too many of our prefixes", note(6, 1, 0, 1, 1, 0, 0, 0, 100), "the peer sent a NOTIFICATION: Cease: maximum number of prefixes reached (at most 100): it accepts fewer prefixes than are advertised"},
 		{"has a new kind of error", note(99, 7), "the peer sent a NOTIFICATION: error 99: subcode 7"},
 		{"has another ASN", open(func(p *Peer) { p.LocalASN = 64999 }), "expected AS 64513, but the peer's OPEN has AS 64999"},
-		{"has our router ID, externally", open(func(p *Peer) { p.RouterID = netip.MustParseAddr("0.0.0.0") }), "the peer has no router ID"},
+		{"has our router ID, externally", open(func(p *Peer) { p.RouterID = netip.MustParseAddr("0.0.0.0") }), "invalid router ID 0.0.0.0 of the peer"},
 		{"has an impossible hold time", open(func(p *Peer) { p.HoldTime = 2 * time.Second }), "the peer's hold time is 2s, but must be 0 or at least 3s"},
 		{"has another family", open(func(p *Peer) { p.IPv4 = false }), "the peer has none of the configured address families enabled: IPv4"},
 		{"speaks BGP 3", sends(newMessage(msgOpen, []byte{3, 0, 1, 0, 90, 1, 1, 1, 1, 0})), "the peer has BGP version 3, not 4"},
-		{"has a malformed OPEN", sends(newMessage(msgOpen, []byte{4, 0, 1, 0, 90, 1, 1, 1, 1, 3, 2, 9, 1})), "the peer's OPEN is malformed: it ends too early"},
-		{"speaks HTTP", sends([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")), "what the peer sent is not BGP: wrong marker"},
-		{"sends too long a message", sends(header(4097, msgUpdate)), "the peer sent a message of type 2 with the impossible length 4097"},
-		{"sends too short a message", sends(header(18, msgOpen)), "the peer sent a message of type 1 with the impossible length 18"},
-		{"sends another kind of message", sends(header(19, 6)), "the peer sent a message of the unknown type 6"},
+		{"has a malformed OPEN", sends(newMessage(msgOpen, []byte{4, 0, 1, 0, 90, 1, 1, 1, 1, 3, 2, 9, 1})), "the peer's OPEN is malformed: truncated"},
+		{"speaks HTTP", sends([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")), "invalid BGP message from the peer: wrong marker"},
+		{"sends too long a message", sends(header(4097, msgUpdate)), "the peer sent a message of type 2 with invalid length 4097"},
+		{"sends too short a message", sends(header(18, msgOpen)), "the peer sent a message of type 1 with invalid length 18"},
+		{"sends another kind of message", sends(header(19, 6)), "the peer sent a message of unknown type 6"},
 		{"begins with an UPDATE", sends(newMessage(msgUpdate, []byte{0, 0, 0, 0})), "the peer sent a message of type 2 in OpenSent"},
 		{"sends an UPDATE after its OPEN", sends(append(routerOpen(t), newMessage(msgUpdate, []byte{0, 0, 0, 0})...)), "the peer sent a message of type 2 in OpenConfirm"},
-		{"is silent", sends(nil), "the peer accepted the connection but was silent for 300ms in OpenSent"},
-		{"is silent after the session is established", sends(append(routerOpen(t, func(p *Peer) { p.HoldTime = 3 * time.Second }), keepalive...)), "hold timer expired: the peer was silent for 3s"},
+		{"sends nothing", sends(nil), "the peer accepted the connection but sent nothing for 300ms in OpenSent"},
+		{"sends nothing after the session is established", sends(append(routerOpen(t, func(p *Peer) { p.HoldTime = 3 * time.Second }), keepalive...)), "hold timer expired: the peer sent nothing for 3s"},
 		{"sends an OPEN in Established", sends(append(append(routerOpen(t), keepalive...), routerOpen(t)...)), "the peer sent an OPEN in Established"},
-		{"sends garbage in Established", sends(append(append(routerOpen(t), keepalive...), strings.Repeat("garbage", 9)...)), "what the peer sent is not BGP: wrong marker"},
+		{"sends garbage in Established", sends(append(append(routerOpen(t), keepalive...), strings.Repeat("garbage", 9)...)), "invalid BGP message from the peer: wrong marker"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
@@ -98,7 +99,7 @@ func TestErrors(t *testing.T) {
 		p := r.peer("tor", nil)
 		r.close()
 		s, _ := runSpeaker(t, Config{[]Peer{p}})
-		awaitError(t, s, "tor", fmt.Sprintf("connection refused by 127.0.0.9 port %d (is BGP running there, and is this node allowed?)", p.Port))
+		awaitError(t, s, "tor", fmt.Sprintf("connection refused by 127.0.0.9 port %d (is BGP running there, and is this node one of its neighbors?)", p.Port))
 	})
 	t.Run("has a source that this node lacks", func(t *testing.T) {
 		t.Parallel()
@@ -114,7 +115,7 @@ func TestErrors(t *testing.T) {
 		p := r.peer("tor", nil)
 		p.Address = netip.MustParseAddr("fe80::1%eth9")
 		s, _ := runSpeaker(t, Config{[]Peer{p}})
-		awaitError(t, s, "tor", `this node has no interface "eth9"`)
+		awaitError(t, s, "tor", `interface "eth9" not found on this node`)
 	})
 	t.Run("has no route", func(t *testing.T) {
 		t.Parallel()
@@ -126,8 +127,8 @@ func TestErrors(t *testing.T) {
 	})
 }
 
-// TestNotificationAfterReset: a NOTIFICATION is read although the connection was reset, which
-// a write of ours finds out first.
+// TestNotificationAfterReset checks that a NOTIFICATION is read although the
+// connection was reset and a write failed first.
 func TestNotificationAfterReset(t *testing.T) {
 	r := newRouter(t, func(r *fakeRouter) {
 		r.handle = func(c net.Conn) {
@@ -151,7 +152,7 @@ func TestNotificationAfterReset(t *testing.T) {
 	}
 }
 
-// TestBackoff counts how often a peer is bothered that ends every session.
+// TestBackoff counts the attempts to connect to a peer that ends every session.
 func TestBackoff(t *testing.T) {
 	var met atomic.Int32
 	r := newRouter(t, func(r *fakeRouter) {
@@ -175,8 +176,9 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
-// TestUpdateFlood has a peer announce a million prefixes, ours and the default route
-// among them, and ask for ours a hundred thousand times.
+// TestUpdateFlood has a peer advertise a million prefixes, including the
+// default route and those of the speaker, and request a route refresh a hundred
+// thousand times.
 func TestUpdateFlood(t *testing.T) {
 	r, calm := newRouter(t), newRouter(t)
 	want := routesTo(prefixes(10, false)...)
@@ -237,7 +239,8 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// TestRouteRefresh has a peer that asks get everything again.
+// TestRouteRefresh checks that a peer that requests a refresh gets all routes
+// again.
 func TestRouteRefresh(t *testing.T) {
 	r := newRouter(t)
 	want := routesTo(prefixes(10, false)...)
@@ -253,8 +256,9 @@ func TestRouteRefresh(t *testing.T) {
 	r.awaitRoutes(want)
 }
 
-// TestSlowReader has a peer that reads nothing while thousands of routes change.
-// No other peer is affected, nothing is queued, and its last routes are the desired ones.
+// TestSlowReader has a peer that reads nothing while thousands of routes
+// change. It checks that other peers are not affected, that nothing is queued,
+// and that the last routes are the desired ones.
 func TestSlowReader(t *testing.T) {
 	hold := make(chan struct{})
 	slow := newRouter(t, func(r *fakeRouter) {

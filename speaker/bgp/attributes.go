@@ -60,7 +60,7 @@ func (e routeEncoder) encodeAttributes(a Attributes, hop netip.Addr, viaMP bool)
 		encoded = append(encoded, b...)
 	}
 	if len(encoded) > maxAttributes {
-		return nil, fmt.Errorf("its attributes take %d bytes, and a message has no more than %d for them", len(encoded), maxAttributes)
+		return nil, fmt.Errorf("attributes of %d bytes exceed the maximum of %d bytes in a message", len(encoded), maxAttributes)
 	}
 	return encoded, nil
 }
@@ -112,12 +112,12 @@ func parseCommunities(text string) (standard []uint32, large []*bgp.LargeCommuni
 			bits = 16
 		}
 		if len(parts) != 2 && len(parts) != 3 {
-			return nil, nil, fmt.Errorf("community %q has %d parts", c, len(parts))
+			return nil, nil, fmt.Errorf("invalid community %q: must have 2 or 3 parts, but has %d", c, len(parts))
 		}
 		for i, part := range parts {
 			v, err := strconv.ParseUint(part, 10, bits)
 			if err != nil {
-				return nil, nil, fmt.Errorf("community %q: %w", c, err)
+				return nil, nil, fmt.Errorf("invalid community %q: %w", c, err)
 			}
 			n[i] = uint32(v)
 		}

@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkRoute is the time from Set to a route's arrival at a peer, among n others.
+// BenchmarkRoute measures the time from Set to the arrival of a route at a
+// peer, among n others.
 func BenchmarkRoute(b *testing.B) {
 	for _, n := range []int{1, 1000, 10_000} {
 		b.Run(fmt.Sprint("among ", n), func(b *testing.B) {
@@ -51,7 +52,8 @@ func (r *fakeRouter) has(p netip.Prefix) bool {
 	return ok
 }
 
-// BenchmarkSession is the time from Run to the last route at a peer.
+// BenchmarkSession measures the time from Run to the arrival of the last route
+// at a peer.
 func BenchmarkSession(b *testing.B) {
 	for _, n := range []int{1, 1000} {
 		b.Run(fmt.Sprint(n, " routes"), func(b *testing.B) {
@@ -75,10 +77,10 @@ func (r *fakeRouter) size() int {
 	return len(r.table)
 }
 
-// BenchmarkTable is the time for n routes to BIRD, and the IPv4 half of them to a
-// peer of the test's own: until both have them with new sessions, then for one more to get
-// there, and then until BIRD has lost all and got all again. Half of them are
-// IPv6. CPU and memory are those of the whole test, its own peer included.
+// BenchmarkTable measures the time until BIRD has n routes, half of them IPv6,
+// and a peer of the test the IPv4 ones: with new sessions, then for one more
+// route, and then until BIRD has lost and received all. CPU and memory are
+// those of the whole test, including its peer.
 func BenchmarkTable(b *testing.B) {
 	for _, n := range []int{1000, 10_000, 50_000} {
 		b.Run(fmt.Sprint(n, " routes"), func(b *testing.B) {
@@ -138,7 +140,7 @@ func BenchmarkTable(b *testing.B) {
 	}
 }
 
-// cpuTime is the CPU time of this process so far.
+// cpuTime returns the CPU time of this process.
 func cpuTime(b *testing.B) time.Duration {
 	b.Helper()
 	var u unix.Rusage
@@ -148,7 +150,7 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// residentMB is the memory of this process, in MB.
+// residentMB returns the resident memory of this process in MB.
 func residentMB(b *testing.B) float64 {
 	b.Helper()
 	statm, err := os.ReadFile("/proc/self/statm")

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestRestartKeepsRoutes replaces a speaker by another one, as an upgrade does, and changes
-// a password, and looks for events in the router's kernel: there are none.
+// TestRestartKeepsRoutes replaces a speaker, as an upgrade does, and changes a
+// password, and checks that the router's kernel routes do not change.
 func TestRestartKeepsRoutes(t *testing.T) {
 	start := map[string]func(*testLab){
 		"BIRD": func(l *testLab) {
@@ -38,19 +38,19 @@ func TestRestartKeepsRoutes(t *testing.T) {
 				l.runInRouter("ip route add 240.0.0.1 dev lo; ip route del 240.0.0.1 dev lo")
 				time.Sleep(200 * time.Millisecond)
 				if !strings.Contains(events(), "Deleted 240.0.0.1") {
-					return "the monitor does not hear"
+					return "the monitor has no events"
 				}
 				return ""
 			})
 			time.Sleep(time.Second)
-			heard := events()
+			known := events()
 
 			stop()
 			time.Sleep(time.Second)
 			s, _ = runSpeaker(t, Config{[]Peer{p}})
 			awaitState(t, s, "tor", Established)
 			time.Sleep(2 * time.Second)
-			if more := strings.TrimPrefix(events(), heard); more != "" {
+			if more := strings.TrimPrefix(events(), known); more != "" {
 				t.Errorf("a new speaker made events:\n%.500s", more)
 			}
 			l.hasRoutes(want)
@@ -66,7 +66,7 @@ func TestRestartKeepsRoutes(t *testing.T) {
 				return ""
 			})
 			time.Sleep(2 * time.Second)
-			if more := strings.TrimPrefix(events(), heard); more != "" {
+			if more := strings.TrimPrefix(events(), known); more != "" {
 				t.Errorf("a reset made events:\n%.500s", more)
 			}
 
@@ -79,7 +79,8 @@ func TestRestartKeepsRoutes(t *testing.T) {
 	}
 }
 
-// TestNextHopChange changes the address that is the other family's next hop.
+// TestNextHopChange changes the address that is the next hop of the other
+// family.
 func TestNextHopChange(t *testing.T) {
 	l := newLab(t)
 	l.bird(birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512;"))
@@ -91,7 +92,7 @@ func TestNextHopChange(t *testing.T) {
 	l.runCommand("sh", "-ec", "ip addr del fe80::1/64 dev n0")
 	s.Set(Config{[]Peer{l.nodePeer()}})
 	l.hasRoutes(map[string]string{vip4: node4})
-	if st := statusOf(t, s, "tor"); st.Withheld != "IPv6: no next hop: the interface of 192.0.2.1 has no IPv6 address" || st.Routes != 1 {
+	if st := statusOf(t, s, "tor"); st.Withheld != "IPv6: no next hop: the interface of 192.0.2.1 does not have an IPv6 address" || st.Routes != 1 {
 		t.Errorf("status %+v", st)
 	}
 	l.runCommand("sh", "-ec", "ip addr add 2001:db8:1::2/64 dev n0 nodad")
@@ -101,7 +102,8 @@ func TestNextHopChange(t *testing.T) {
 	}
 }
 
-// TestPasswordChange changes it at both ends: one reset, and no route lost.
+// TestPasswordChange changes the password at both ends, which must cause one
+// reset and no lost route.
 func TestPasswordChange(t *testing.T) {
 	l := newLab(t)
 	config := func(password string) string {
@@ -135,8 +137,9 @@ func TestPasswordChange(t *testing.T) {
 	l.hasRoutes(want)
 }
 
-// TestRouterIsShutDown exchanges an operator's words in both directions, and
-// comes back when the router does, also from a restart and from a prefix limit.
+// TestRouterIsShutDown checks that shutdown reasons are exchanged in both
+// directions, and that the session is established again after a shutdown, a
+// restart and a prefix limit of the router.
 func TestRouterIsShutDown(t *testing.T) {
 	l := newLab(t)
 	limited := strings.ReplaceAll(birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512; error wait time 1, 1;"),
@@ -153,7 +156,7 @@ func TestRouterIsShutDown(t *testing.T) {
 	l.hasRoutes(want)
 
 	stop()
-	awaitError(t, s, "tor", "connection refused by 192.0.2.254 port 179 (is BGP running there, and is this node allowed?)")
+	awaitError(t, s, "tor", "connection refused by 192.0.2.254 port 179 (is BGP running there, and is this node one of its neighbors?)")
 	l.bird(limited)
 	l.hasRoutes(want)
 
@@ -161,7 +164,7 @@ func TestRouterIsShutDown(t *testing.T) {
 	more.Routes = routesTo(prefixes(3, false)...)
 	s.Set(Config{[]Peer{more}})
 	awaitError(t, s, "tor",
-		"the peer sent a NOTIFICATION: Cease: maximum number of prefixes reached: it accepts fewer prefixes than are announced")
+		"the peer sent a NOTIFICATION: Cease: maximum number of prefixes reached: it accepts fewer prefixes than are advertised")
 	s.Set(Config{[]Peer{p}})
 	l.hasRoutes(want)
 

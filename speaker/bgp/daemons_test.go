@@ -94,7 +94,7 @@ func (l *testLab) needsUser(name string) (uid, gid int) {
 	return uid, gid
 }
 
-// openbgpd starts OpenBGPD, which on Linux keeps its routes to itself.
+// openbgpd starts OpenBGPD, which does not install routes on Linux.
 func (l *testLab) openbgpd(config string) {
 	l.t.Helper()
 	bgpctl := findProgram(l.t, "bgpctl")
@@ -140,7 +140,7 @@ allow from any
 `, asn, local, l.dir, neighbor, lines)
 }
 
-// exabgp starts ExaBGP, whose routes are what it prints.
+// exabgp starts ExaBGP, which prints its routes.
 func (l *testLab) exabgp(config string) {
 	l.t.Helper()
 	program := findProgram(l.t, "python3-exabgp")
@@ -156,8 +156,7 @@ func (l *testLab) exabgp(config string) {
 	}
 }
 
-// exabgpRoutes reads what ExaBGP prints of the UPDATEs that it receives, and of
-// the session's end.
+// exabgpRoutes parses the UPDATEs and session ends that ExaBGP prints.
 func exabgpRoutes(t testing.TB, lines string) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
@@ -232,7 +231,8 @@ neighbor %s {
 `, neighbor, local, asn, peer, lines)
 }
 
-// singleAddress is a prefix as ip(8) prints it: without the length of a single address.
+// singleAddress returns a prefix as ip(8) prints it: without the length of a
+// single address.
 func singleAddress(prefix string) string {
 	return strings.TrimSuffix(strings.TrimSuffix(prefix, "/32"), "/128")
 }

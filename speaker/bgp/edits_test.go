@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestPeerChanges makes every kind of change to a peer, and counts what it costs that
-// peer's session and another's.
+// TestPeerChanges makes every kind of change to a peer, and counts the resets
+// of its session and of another.
 func TestPeerChanges(t *testing.T) {
 	for _, edit := range []struct {
 		name    string

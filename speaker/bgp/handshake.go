@@ -16,7 +16,7 @@ func (s *peerSession) exchangeOpens(ctx context.Context, conn *messageConn, p Pe
 		return Open{}, err
 	}
 	s.setState(OpenSent)
-	_ = conn.writeMessage(open, true) // if it fails, reading returns the cause
+	_ = conn.writeMessage(open, true) // if it fails, the next read returns the cause
 	body, err := s.readExpected(ctx, conn, p, OpenSent, s.openWait)
 	if err != nil {
 		return Open{}, err
@@ -44,7 +44,7 @@ func (s *peerSession) exchangeOpens(ctx context.Context, conn *messageConn, p Pe
 
 // readExpected reads the message that a state waits for, and returns its body.
 func (s *peerSession) readExpected(ctx context.Context, conn *messageConn, p Peer, state SessionState, wait time.Duration) ([]byte, error) {
-	_ = conn.SetReadDeadline(time.Now().Add(wait)) // if it fails, reading does
+	_ = conn.SetReadDeadline(time.Now().Add(wait)) // if it fails, the next read fails
 	if ctx.Err() != nil {                          // checked after the deadline was set: the end of ctx sets another one
 		return nil, context.Cause(ctx)
 	}
@@ -62,7 +62,7 @@ func (s *peerSession) readExpected(ctx context.Context, conn *messageConn, p Pee
 	case isTimeout(err):
 		return nil, &sessionEnd{
 			notification: &Notification{codeHoldTimer, 0, nil},
-			reason:       fmt.Sprintf("the peer accepted the connection but was silent for %s in %s", wait, state),
+			reason:       fmt.Sprintf("the peer accepted the connection but sent nothing for %s in %s", wait, state),
 		}
 	case err != nil:
 		return nil, connectionLost(p, state, err)

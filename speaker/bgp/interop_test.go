@@ -14,8 +14,8 @@ const (
 	node6      = "2001:db8:1::1"
 )
 
-// TestRouters has sessions of all kinds with four implementations, and looks at
-// the routes that these have.
+// TestRouters has sessions of all kinds with four implementations, and checks
+// their routes.
 func TestRouters(t *testing.T) {
 	both := map[string]string{vip4: node4, vip6: node6}
 	at := func(address string) func(*Peer) {
@@ -207,7 +207,7 @@ func TestRouters(t *testing.T) {
 	}
 }
 
-// TestRouterAttributes reads the attributes of routes at routers.
+// TestRouterAttributes checks the attributes of the routes at the routers.
 func TestRouterAttributes(t *testing.T) {
 	attributes := Attributes{MED: 7, HasMED: true, Prepend: 2, Communities: "64512:100 65535:0 64512:1:2", LocalPref: 300}
 	for _, row := range []struct {
@@ -301,7 +301,7 @@ func frrConfig(lines string) string {
 `, asn, lines, neighbor)
 }
 
-// TestRouterErrors has BIRD and FRR refuse a session, and reads why.
+// TestRouterErrors has BIRD and FRR reject a session, and checks the error.
 func TestRouterErrors(t *testing.T) {
 	for _, row := range []struct {
 		name, bird, frr, want string
@@ -309,7 +309,7 @@ func TestRouterErrors(t *testing.T) {
 	}{
 		{
 			name: "another ASN of ours", bird: "local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64999;", frr: "neighbor 192.0.2.1 remote-as 64999",
-			want: "the peer sent a NOTIFICATION: OPEN message error: bad peer AS: it expects another AS number of this node",
+			want: "the peer sent a NOTIFICATION: OPEN message error: bad peer AS: it expects another AS number for this node",
 		},
 		{
 			name: "another ASN of theirs", bird: "local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512;", frr: "neighbor 192.0.2.1 remote-as 64512",

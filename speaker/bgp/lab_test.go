@@ -20,9 +20,9 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
-// testLab is a node, which is this process's network, and a router, on a link of
-// their own: 192.0.2.1 and .254, 2001:db8:1::1 and ::fe, fe80::1 and ::fe.
-// The router's loopback has 203.0.113.254 and 2001:db8:ff::fe.
+// testLab is a node, the network of this process, and a router, connected by an
+// interface pair: 192.0.2.1 and .254, 2001:db8:1::1 and ::fe, fe80::1 and ::fe.
+// The router's loopback interface has 203.0.113.254 and 2001:db8:ff::fe.
 type testLab struct {
 	t   testing.TB
 	dir string
@@ -32,8 +32,8 @@ type testLab struct {
 	routes func() map[string]string
 }
 
-// findProgram looks for a program of the system, in folders too that an ordinary PATH
-// lacks.
+// findProgram searches for a program, also in directories that are usually not
+// in PATH.
 func findProgram(t testing.TB, name string) string {
 	t.Helper()
 	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/usr/lib/frr") {
@@ -96,8 +96,8 @@ func (l *testLab) runInRouter(command string) string {
 	return l.runCommand("nsenter", "--net=/proc/"+strconv.Itoa(l.pid)+"/ns/net", "sh", "-ec", command)
 }
 
-// startInRouter runs a program in the router's network until the test ends or stop is
-// called. Its output is returned as it grows.
+// startInRouter runs a program in the router's network until the test ends or
+// stop is called. output returns its output so far.
 func (l *testLab) startInRouter(name string, args ...string) (output func() string, stop func()) {
 	l.t.Helper()
 	cmd := exec.Command("nsenter", append([]string{"--net=/proc/" + strconv.Itoa(l.pid) + "/ns/net", name}, args...)...)
@@ -179,7 +179,7 @@ func (l *testLab) hasRoutes(want map[string]string) {
 	})
 }
 
-// nodePeer is the speaker's view of the router.
+// nodePeer returns the Peer with which the speaker reaches the router.
 func (l *testLab) nodePeer(change ...func(*Peer)) Peer {
 	p := Peer{
 		Name: "tor",

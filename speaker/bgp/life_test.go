@@ -15,7 +15,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestRunEndsSilently: a speaker that is being replaced sends its peers nothing.
+// TestRunEndsSilently checks that a speaker that is replaced sends nothing to
+// its peers.
 func TestRunEndsSilently(t *testing.T) {
 	r := newRouter(t)
 	want := routesTo(prefixes(3, false)...)
@@ -25,11 +26,12 @@ func TestRunEndsSilently(t *testing.T) {
 	stop()
 	r.close()
 	if len(r.notifications) != 0 || r.withdrew != 0 {
-		t.Errorf("the router heard %v and %d withdrawals", r.notifications, r.withdrew)
+		t.Errorf("the router received %v and %d withdrawals", r.notifications, r.withdrew)
 	}
 }
 
-// TestShutdown: every peer has the reason when Shutdown returns, and nothing is dialed again.
+// TestShutdown checks that every peer has received the reason when Shutdown
+// returns, and that the speaker does not connect again.
 func TestShutdown(t *testing.T) {
 	rs := []*fakeRouter{newRouter(t), newRouter(t), newRouter(t)}
 	var state Config
@@ -55,7 +57,8 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// TestShutdownText keeps to RFC 9003's 255 bytes and whole characters.
+// TestShutdownText checks the limit of 255 bytes and whole characters (RFC
+// 9003).
 func TestShutdownText(t *testing.T) {
 	long := shutdownData(strings.Repeat("ä", 200))
 	if len(long) != 255 || long[0] != 254 || shutdownText(long) != strings.Repeat("ä", 127) {
@@ -63,7 +66,7 @@ func TestShutdownText(t *testing.T) {
 	}
 }
 
-// TestNoLeaks counts goroutines and sockets after sessions of all sorts.
+// TestNoLeaks counts goroutines and sockets after sessions of all kinds.
 func TestNoLeaks(t *testing.T) {
 	before, sockets := countGoroutines(), openFiles(t)
 	t.Run("sessions", func(t *testing.T) {
@@ -101,7 +104,7 @@ func TestNoLeaks(t *testing.T) {
 	})
 }
 
-// countGoroutines counts them by the function that each began in.
+// countGoroutines counts the goroutines by the function in which they started.
 func countGoroutines() map[string]int {
 	buf := make([]byte, 4<<20)
 	counts := make(map[string]int)
@@ -130,7 +133,7 @@ func openFiles(t *testing.T) int {
 	return n
 }
 
-// TestManyPeers brings many sessions up at once.
+// TestManyPeers establishes many sessions at once.
 func TestManyPeers(t *testing.T) {
 	var state Config
 	var rs []*fakeRouter
@@ -146,8 +149,9 @@ func TestManyPeers(t *testing.T) {
 	}
 }
 
-// TestRoutesConverge: whatever is set, in whatever order, and however often the
-// session breaks, the router ends up with the last desired routes.
+// TestRoutesConverge checks that the router finally has the last desired
+// routes, whatever is set in whatever order, and however often the session
+// ends.
 func TestRoutesConverge(t *testing.T) {
 	r := newRouter(t)
 	all := append(prefixes(40, false), prefixes(40, true)...)
@@ -182,7 +186,7 @@ func TestRoutesConverge(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	})
-	if st := statusOf(t, s, "tor"); st.Withheld != "IPv6: no next hop: the interface of 127.0.0.1 has no IPv6 address" {
+	if st := statusOf(t, s, "tor"); st.Withheld != "IPv6: no next hop: the interface of 127.0.0.1 does not have an IPv6 address" {
 		t.Errorf("withheld %q", st.Withheld)
 	}
 }

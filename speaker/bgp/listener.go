@@ -13,7 +13,7 @@ import (
 )
 
 // listenerSet accepts the connections of passive peers. It has a listener for
-// each address and port that at least one of them is expected at.
+// each address and port at which at least one of them is expected.
 type listenerSet struct {
 	log *slog.Logger
 
@@ -27,13 +27,13 @@ type sharedListener struct {
 	expected map[netip.Addr]expectedPeer
 }
 
-// expectedPeer is a passive peer, and where its connections go.
+// expectedPeer is a passive peer with the channel for its connections.
 type expectedPeer struct {
 	Peer
 	inbound chan net.Conn
 }
 
-// listenAddr is where a passive peer is expected.
+// listenAddr returns the address and port at which a passive peer is expected.
 func listenAddr(p Peer) netip.AddrPort {
 	addr := p.Source
 	if !addr.IsValid() && p.Address.Is4() {
@@ -44,7 +44,7 @@ func listenAddr(p Peer) netip.AddrPort {
 	return netip.AddrPortFrom(addr, p.Port)
 }
 
-// addPeer accepts a peer from now on: its connections are sent to inbound, or closed
+// addPeer starts accepting connections of a peer: they are sent to inbound, or closed
 // while that is full. It may be called again for the same inbound.
 func (s *listenerSet) addPeer(ctx context.Context, e expectedPeer) error {
 	at := listenAddr(e.Peer)
@@ -54,29 +54,29 @@ func (s *listenerSet) addPeer(ctx context.Context, e expectedPeer) error {
 	if l == nil {
 		listener, err := listenTCP(ctx, at)
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return fmt.Errorf("cannot listen for the peer: another program (another BGP speaker?) has port %s", at)
+			return fmt.Errorf("listen for the peer: %s is in use (is another BGP speaker running on this node?)", at)
 		}
 		if err != nil {
-			return fmt.Errorf("cannot listen for the peer: %w", err)
+			return fmt.Errorf("listen for the peer: %w", err)
 		}
 		l = &sharedListener{listener, make(map[netip.Addr]expectedPeer)}
 		s.open[at] = l
 		go s.acceptConns(l) // until the listener is closed
 	}
 	if other, ok := l.expected[e.Address]; ok && other.inbound != e.inbound {
-		return fmt.Errorf("cannot listen for the peer: BGPPeer %s expects the same address at the same port", other.Name)
+		return fmt.Errorf("listen for the peer: BGPPeer %s has the same peer address and port", other.Name)
 	}
 	if e.Password != l.expected[e.Address].Password {
 		if err := l.setPassword(e.Address, e.Password); err != nil {
 			s.closeUnused(at, l)
-			return fmt.Errorf("cannot listen for the peer: %w", err)
+			return fmt.Errorf("listen for the peer: %w", err)
 		}
 	}
 	l.expected[e.Address] = e
 	return nil
 }
 
-// removePeer accepts a peer no longer.
+// removePeer stops accepting connections of a peer.
 func (s *listenerSet) removePeer(e expectedPeer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,7 +87,7 @@ func (s *listenerSet) removePeer(e expectedPeer) {
 	}
 	if l.expected[e.Address].Password != "" {
 		if err := l.setPassword(e.Address, ""); err != nil {
-			s.log.Warn("password of a removed peer stayed on the listener", "peer", e.Name, "error", err)
+			s.log.Warn("password of a removed peer not deleted from the listener", "peer", e.Name, "error", err)
 		}
 	}
 	delete(l.expected, e.Address)
@@ -97,7 +97,7 @@ func (s *listenerSet) removePeer(e expectedPeer) {
 // closeUnused closes a listener at which no peer is expected.
 func (s *listenerSet) closeUnused(at netip.AddrPort, l *sharedListener) {
 	if len(l.expected) == 0 {
-		_ = l.Close() // it accepts nothing more in any case
+		_ = l.Close() // it stops accepting in any case
 		delete(s.open, at)
 	}
 }
@@ -125,8 +125,8 @@ func (s *listenerSet) acceptConns(l *sharedListener) {
 	}
 }
 
-// dispatchConn passes a connection to the peer that it is from. It closes one that is
-// from no expected peer, or that comes while another waits.
+// dispatchConn passes a connection to its peer. It closes connections that are not
+// from an expected peer, or that arrive while another one is pending.
 func (s *listenerSet) dispatchConn(l *sharedListener, conn *net.TCPConn) {
 	remote := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 	s.mu.Lock()
@@ -134,12 +134,12 @@ func (s *listenerSet) dispatchConn(l *sharedListener, conn *net.TCPConn) {
 	s.mu.Unlock()
 	raw, err := conn.SyscallConn()
 	if !ok || err != nil || setTTL(raw, e.Peer) != nil {
-		_ = conn.Close() // refused
+		_ = conn.Close() // rejected
 		return
 	}
 	select {
 	case e.inbound <- conn:
 	default:
-		_ = conn.Close() // refused
+		_ = conn.Close() // rejected
 	}
 }

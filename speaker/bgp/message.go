@@ -27,7 +27,7 @@ const (
 var (
 	marker    = bytes.Repeat([]byte{0xff}, 16)
 	keepalive = newMessage(msgKeepalive, nil)
-	// minLength is the least length of a message, by type.
+	// minLength is the minimum length of a message, by type.
 	minLength = [...]int{msgOpen: 29, msgUpdate: 23, msgNotification: 21, msgKeepalive: 19, msgRouteRefresh: 23}
 )
 
@@ -41,9 +41,9 @@ func newMessage(kind uint8, body []byte) []byte {
 }
 
 const (
-	// closeWait is how long a NOTIFICATION has to arrive.
+	// closeWait is the time limit for the delivery of a NOTIFICATION.
 	closeWait = time.Second
-	// sendHoldTime is how long a peer may read nothing (RFC 9687 section 5).
+	// sendHoldTime is how long a write may block (RFC 9687 section 5).
 	sendHoldTime = 8 * time.Minute
 	readBuffer   = 16 << 10
 	socketBuffer = 256 << 10
@@ -55,21 +55,21 @@ func checkHeader(h []byte) (kind uint8, length int, err error) {
 	if !bytes.Equal(h[:16], marker) {
 		return 0, 0, &sessionEnd{
 			notification: &Notification{codeHeader, notSynchronized, nil},
-			reason:       "what the peer sent is not BGP: wrong marker",
+			reason:       "invalid BGP message from the peer: wrong marker",
 		}
 	}
 	length, kind = int(binary.BigEndian.Uint16(h[16:])), h[18]
 	if int(kind) >= len(minLength) || kind == 0 {
 		return 0, 0, &sessionEnd{
 			notification: &Notification{codeHeader, badType, []byte{kind}},
-			reason:       fmt.Sprintf("the peer sent a message of the unknown type %d", kind),
+			reason:       fmt.Sprintf("the peer sent a message of unknown type %d", kind),
 		}
 	}
 	fixed := kind == msgKeepalive || kind == msgRouteRefresh
 	if length < minLength[kind] || length > maxMessage || fixed && length != minLength[kind] {
 		return 0, 0, &sessionEnd{
 			notification: &Notification{codeHeader, badLength, bytes.Clone(h[16:18])},
-			reason:       fmt.Sprintf("the peer sent a message of type %d with the impossible length %d", kind, length),
+			reason:       fmt.Sprintf("the peer sent a message of type %d with invalid length %d", kind, length),
 		}
 	}
 	return kind, length, nil
@@ -90,8 +90,8 @@ type messageConn struct {
 
 func newMessageConn(conn net.Conn) *messageConn {
 	if tcp, ok := conn.(*net.TCPConn); ok {
-		// The kernel would let megabytes wait for a peer that does not read.
-		_ = tcp.SetWriteBuffer(socketBuffer) // without it, the only loss is memory
+		// By default the kernel would buffer megabytes for a peer that does not read.
+		_ = tcp.SetWriteBuffer(socketBuffer) // on failure more memory is used
 		_ = tcp.SetReadBuffer(socketBuffer)
 	}
 	return &messageConn{Conn: conn, in: bufio.NewReaderSize(conn, readBuffer), out: bufio.NewWriterSize(conn, readBuffer)}
@@ -142,7 +142,7 @@ func (w *messageConn) bufferMessage(message []byte, flush bool) error {
 // socket would send a reset, which the NOTIFICATION could be lost to. It does not
 // wait for a peer that does not read.
 func (w *messageConn) closeWith(n *Notification) {
-	defer func() { _ = w.Close() }() // nothing is left to do if that fails
+	defer func() { _ = w.Close() }() // a failure has no consequence
 	w.closing.Store(true)
 	if n == nil {
 		return

@@ -96,9 +96,9 @@ var subcodeNames = map[[2]uint8]string{
 
 // notificationHints are what an operator should check.
 var notificationHints = map[[2]uint8]string{
-	{2, 2}: "it expects another AS number of this node",
-	{2, 3}: "it or another of its peers has this node's router ID",
-	{6, 1}: "it accepts fewer prefixes than are announced",
+	{2, 2}: "it expects another AS number for this node",
+	{2, 3}: "it or another of its peers has the router ID of this node",
+	{6, 1}: "it accepts fewer prefixes than are advertised",
 	{6, 5}: "this node is not among its neighbors, or it has too many of them",
 }
 

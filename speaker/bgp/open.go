@@ -47,7 +47,7 @@ const (
 	restartTimeMax = 0x0fff // 12 bits of seconds
 )
 
-var errTruncated = errors.New("it ends too early")
+var errTruncated = errors.New("truncated")
 
 // decodeOpen decodes the body of an OPEN. It ignores unknown parameters and
 // capabilities (RFC 5492 section 3).
@@ -75,7 +75,7 @@ func decodeOpen(body []byte) (Open, error) {
 		length, params, lenSize = int(binary.BigEndian.Uint16(params[1:])), params[3:], 2
 	}
 	if length != len(params) {
-		return Open{}, errors.New("the length of its parameters is wrong")
+		return Open{}, errors.New("invalid length of the parameters")
 	}
 	multiprotocol, err := o.parseParameters(params, lenSize)
 	if err != nil {
@@ -165,11 +165,11 @@ func (o Open) validate(p Peer) error {
 	case p.PeerASN == 0 && p.Kind == Internal && !internal:
 		return refuse(badPeerAS, nil, "expected an internal peer of AS %d, but the peer's OPEN has AS %d", p.LocalASN, o.ASN)
 	case p.PeerASN == 0 && p.Kind == External && internal:
-		return refuse(badPeerAS, nil, "expected an external peer, but the peer's OPEN has our own AS %d", o.ASN)
+		return refuse(badPeerAS, nil, "expected an external peer, but the peer's OPEN has the local AS %d", o.ASN)
 	case o.RouterID.IsUnspecified():
-		return refuse(badIdentifier, nil, "the peer has no router ID")
+		return refuse(badIdentifier, nil, "invalid router ID 0.0.0.0 of the peer")
 	case internal && o.RouterID == p.RouterID:
-		return refuse(badIdentifier, nil, "the peer has our own router ID %s", o.RouterID)
+		return refuse(badIdentifier, nil, "the peer has the same router ID %s as this node", o.RouterID)
 	case o.HoldTime == time.Second || o.HoldTime == 2*time.Second:
 		return refuse(badHoldTime, nil, "the peer's hold time is %s, but must be 0 or at least 3s", o.HoldTime)
 	case !(p.IPv4 && o.IPv4 || p.IPv6 && o.IPv6):

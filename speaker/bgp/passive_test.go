@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// caller is a router that connects to the speaker from a loopback address.
+// connectFrom makes the router connect to the speaker from a loopback address.
 func (r *fakeRouter) connectFrom(from string, port uint16, password Secret) {
 	r.t.Helper()
 	p := Peer{Transport: Transport{
@@ -95,7 +95,7 @@ func TestPortTaken(t *testing.T) {
 	port := l.Addr().(*net.TCPAddr).AddrPort().Port()
 	r, other := newRouter(t), newRouter(t)
 	s, _ := runSpeaker(t, Config{[]Peer{waitFor(r, "passive", "127.0.1.1", port), other.peer("other", nil)}})
-	awaitError(t, s, "passive", fmt.Sprintf("cannot listen for the peer: another program (another BGP speaker?) has port 0.0.0.0:%d", port))
+	awaitError(t, s, "passive", fmt.Sprintf("listen for the peer: 0.0.0.0:%d is in use (is another BGP speaker running on this node?)", port))
 	awaitState(t, s, "other", Established)
 	_ = l.Close()
 	awaitState(t, s, "passive", Active)
@@ -109,11 +109,12 @@ func TestTwoPeersAtOneAddress(t *testing.T) {
 	s, _ := runSpeaker(t, Config{[]Peer{waitFor(r, "one", "127.0.1.1", port)}})
 	awaitState(t, s, "one", Active)
 	s.Set(Config{[]Peer{waitFor(r, "one", "127.0.1.1", port), waitFor(r, "two", "127.0.1.1", port)}})
-	awaitError(t, s, "two", "cannot listen for the peer: BGPPeer one expects the same address at the same port")
+	awaitError(t, s, "two", "listen for the peer: BGPPeer one has the same peer address and port")
 }
 
-// TestPassiveReconnect: a restarted peer gets a new session at once if it knows
-// graceful restart, and otherwise is sent away while the old one is up.
+// TestPassiveReconnect checks that a restarted peer gets a new session at once
+// if it has graceful restart, and that its connection is rejected otherwise
+// while the session is established.
 func TestPassiveReconnect(t *testing.T) {
 	for _, graceful := range []bool{true, false} {
 		t.Run(fmt.Sprint("graceful ", graceful), func(t *testing.T) {
@@ -143,7 +144,7 @@ func TestPassiveReconnect(t *testing.T) {
 				return ""
 			})
 			r.awaitRoutes(p.Routes)
-			if st := statusOf(t, s, "tor"); st.LastError != "the peer connected again" {
+			if st := statusOf(t, s, "tor"); st.LastError != "the peer reconnected" {
 				t.Errorf("error %q", st.LastError)
 			}
 		})

@@ -10,8 +10,8 @@ import (
 // lengths of the withdrawn routes and of the attributes (RFC 4271 section 4.3).
 const maxUpdate = maxMessage - headerLen - 4
 
-// adjRIBOut is the routes that a peer has been sent (RFC 4271 section 3.2): those
-// of routes whose family has a next hop. The zero value is empty.
+// adjRIBOut contains the routes that a peer has been sent (RFC 4271 section 3.2):
+// those of the families that have a next hop. The zero value is empty.
 type adjRIBOut struct {
 	routes Routes // shared with the desired state, and never changed
 	hops   nextHops
@@ -27,8 +27,8 @@ func (sent adjRIBOut) attributesOf(prefix netip.Prefix) (Attributes, bool) {
 // Families of a ROUTE-REFRESH, as a set.
 const refreshIPv4, refreshIPv6 = 1, 2
 
-// refreshedFamilies returns the family that the body of a ROUTE-REFRESH asks for
-// (RFC 2918 section 3); none if it is not spoken here.
+// refreshedFamilies returns the family that the body of a ROUTE-REFRESH requests
+// (RFC 2918 section 3), or 0 if it is not supported.
 func refreshedFamilies(body []byte) uint32 {
 	afi, safi := binary.BigEndian.Uint16(body), body[3]
 	switch {
@@ -58,14 +58,15 @@ func (sent adjRIBOut) withoutFamilies(families uint32) adjRIBOut {
 	return sent
 }
 
-// planUpdates returns the UPDATE messages that take a peer from what it has been
-// sent to the desired routes of the families that have a next hop: additions and
+// planUpdates returns the UPDATE messages that change the routes of a peer from those
+// that it has been sent to the desired routes of the families that have a next hop: additions and
 // changes first, then withdrawals. now is what the peer has after them; routes
 // that do not fit a message are not in it, but in invalid.
 //
-// The cost of a call is a look at each desired route, and the encoding of those
-// that differ.
-func (e routeEncoder) planUpdates(sent adjRIBOut, desired Routes, h nextHops) (messages [][]byte, now adjRIBOut, invalid map[netip.Prefix]error) {
+// A call compares every desired route and encodes only those that differ.
+func (e routeEncoder) planUpdates(sent adjRIBOut, desired Routes, h nextHops) (
+	messages [][]byte, now adjRIBOut, invalid map[netip.Prefix]error,
+) {
 	changed, withdrawn, size := sent.diffRoutes(desired, h)
 	now = adjRIBOut{desired, h, size}
 	for _, group := range groupRoutes(changed, desired) {
@@ -97,9 +98,9 @@ func (e routeEncoder) planUpdates(sent adjRIBOut, desired Routes, h nextHops) (m
 	return append(messages, packUnreach(withdrawn, sent.hops)...), now, invalid
 }
 
-// diffRoutes returns the prefixes of the desired routes that the peer lacks or has
-// with other attributes, those of the routes that it has too many, and how many
-// it should have.
+// diffRoutes returns the prefixes to advertise, because the peer does not have the
+// route or has it with other attributes, the prefixes to withdraw, and the desired
+// number of routes.
 func (sent adjRIBOut) diffRoutes(desired Routes, h nextHops) (changed, withdrawn []netip.Prefix, size int) {
 	kept := 0
 	for prefix, attributes := range desired {

@@ -22,7 +22,7 @@ type decodedRoute struct {
 	large     string
 }
 
-// peerTable is a peer's table, with what has been counted since it was reset.
+// peerTable is the table of a peer, with counters since the last reset.
 type peerTable struct {
 	table              map[netip.Prefix]decodedRoute
 	reached, withdrawn map[netip.Prefix]int
@@ -134,7 +134,8 @@ func readUpdate(t *rapid.T, u *bgp.BGPUpdate) (reached, withdrawn []netip.Prefix
 	return reached, withdrawn, route
 }
 
-// expectedRoute is what a peer should read, or false if the route does not fit a message.
+// expectedRoute returns the route that a peer must decode, or false if it does
+// not fit in a message.
 func (e routeEncoder) expectedRoute(a Attributes, hop netip.Addr) (decodedRoute, bool) {
 	r := decodedRoute{hop: hop}
 	if e.isInternal() {
@@ -158,7 +159,7 @@ func (e routeEncoder) expectedRoute(a Attributes, hop netip.Addr) (decodedRoute,
 	return r, len(a.Communities) < len(tooManyCommunities)
 }
 
-// tooManyCommunities take more than a message.
+// tooManyCommunities do not fit in a message.
 var tooManyCommunities = strings.TrimSpace(strings.Repeat("1:2:3 ", 400))
 
 func drawAttributes(t *rapid.T) Attributes {
@@ -214,8 +215,9 @@ func drawHops(t *rapid.T) nextHops {
 	}
 }
 
-// TestUpdates takes a peer from any routes to any others, several times: what it
-// has afterwards is what was desired, and each message is needed.
+// TestUpdates changes the routes of a peer from any set to any other, several
+// times, and checks that it has the desired ones afterwards and that each
+// message was necessary.
 func TestUpdates(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		e := rapid.SampledFrom([]routeEncoder{
@@ -251,7 +253,8 @@ func TestUpdates(t *testing.T) {
 	})
 }
 
-// expectedTable is what a peer should have, and checks which routes are invalid.
+// expectedTable returns the table that a peer must have, and checks which
+// routes are invalid.
 func (e routeEncoder) expectedTable(t *rapid.T, desired Routes, h nextHops, invalid map[netip.Prefix]error) map[netip.Prefix]decodedRoute {
 	want := make(map[netip.Prefix]decodedRoute)
 	for prefix, attributes := range desired {
@@ -267,8 +270,8 @@ func (e routeEncoder) expectedTable(t *rapid.T, desired Routes, h nextHops, inva
 	return want
 }
 
-// checkTable fails unless the table is the expected one, and each of the messages that
-// were applied last was needed to get there.
+// checkTable fails unless the table is the expected one, and each of the
+// messages that were applied last was necessary.
 func (r *peerTable) checkTable(t *rapid.T, before, want map[netip.Prefix]decodedRoute) {
 	if !maps.Equal(r.table, want) {
 		t.Fatalf("the peer has %.2000s\nnot          %.2000s", fmt.Sprint(r.table), fmt.Sprint(want))
@@ -311,7 +314,8 @@ func TestUpdatesAreFull(t *testing.T) {
 	}
 }
 
-// BenchmarkUpdates is the time to find and pack one change among n routes.
+// BenchmarkUpdates measures the time to find and encode one change among n
+// routes.
 func BenchmarkUpdates(b *testing.B) {
 	for _, n := range []int{1000, 10_000, 50_000} {
 		b.Run(fmt.Sprint("one of ", n), func(b *testing.B) {

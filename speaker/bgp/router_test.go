@@ -11,8 +11,8 @@ import (
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
 
-// fakeRouter is a peer that a test controls. It behaves properly unless configured
-// otherwise, and stores the routes that it learns.
+// fakeRouter is a peer that a test controls. It follows the protocol unless
+// configured otherwise, and stores the routes that it receives.
 type fakeRouter struct {
 	t        testing.TB
 	listener net.Listener
@@ -32,7 +32,7 @@ type fakeRouter struct {
 	tasks         sync.WaitGroup
 }
 
-// routerOpen is the OPEN of AS 64513 with all capabilities that matter.
+// routerOpen returns the OPEN of AS 64513 with all relevant capabilities.
 func routerOpen(t testing.TB, change ...func(*Peer)) []byte {
 	t.Helper()
 	p := Peer{
@@ -85,7 +85,7 @@ func (r *fakeRouter) hangUp() {
 
 func (r *fakeRouter) addr() netip.AddrPort { return r.listener.Addr().(*net.TCPAddr).AddrPort() }
 
-// peer is how a speaker reaches it.
+// peer returns the Peer with which a speaker reaches the router.
 func (r *fakeRouter) peer(name string, routes Routes) Peer {
 	return Peer{
 		Name: name,
@@ -118,7 +118,7 @@ func (r *fakeRouter) serve() {
 	}
 }
 
-// serveSession is a session in which the router listens.
+// serveSession runs a session that the speaker has connected.
 func (r *fakeRouter) serveSession(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
 	w := newMessageConn(conn)
@@ -236,10 +236,10 @@ func (r *fakeRouter) awaitNotification(want string) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if len(r.notifications) == 0 {
-			return "the router has heard no NOTIFICATION"
+			return "the router has not received a NOTIFICATION"
 		}
 		if got := r.notifications[len(r.notifications)-1].String(); got != want {
-			return fmt.Sprintf("the router heard %q, not %q", got, want)
+			return fmt.Sprintf("the router received %q, not %q", got, want)
 		}
 		return ""
 	})

@@ -14,10 +14,10 @@ import (
 
 const (
 	connectWait = 10 * time.Second
-	// minBackoff is the wait after a first failure. It doubles up to RetryTime.
+	// minBackoff is the backoff after the first failure. It doubles up to RetryTime.
 	minBackoff        = 200 * time.Millisecond
 	defaultMaxBackoff = 30 * time.Second
-	// passiveMaxBackoff is the longest wait before a passive peer is accepted again.
+	// passiveMaxBackoff is the longest backoff before a passive peer is accepted again.
 	passiveMaxBackoff = 5 * time.Second
 	// stableAfter is how long a session must have lasted for its loss not to count as a failure.
 	stableAfter = 10 * time.Second
@@ -28,7 +28,7 @@ const (
 )
 
 // peerSession keeps the session with one peer established: it connects, exchanges
-// messages until that ends, and begins again.
+// messages until the session ends, and connects again.
 type peerSession struct {
 	log       *slog.Logger
 	listeners *listenerSet
@@ -40,13 +40,13 @@ type peerSession struct {
 	inbound chan net.Conn // connections of a passive peer
 	ignored atomic.Uint64 // UPDATEs
 
-	// Of run's goroutine and those that it waits for.
+	// Used by the goroutine of runLoop and those that it waits for.
 	expected    *expectedPeer // at a listener
 	reconnected *openedConn   // accepted while another session was established
 
 	mu      sync.Mutex
 	desired Peer
-	applied Peer // of the attempt or session under way
+	applied Peer // of the current attempt or session
 	cancel  context.CancelCauseFunc
 	final   *sessionEnd // no further attempt
 	status  PeerStatus
@@ -116,7 +116,7 @@ func (s *peerSession) beginAttempt(cancel context.CancelCauseFunc) bool {
 }
 
 // applyDesired returns the desired Peer, which is the applied one from then on.
-// If the two differ in what takes a reset, the attempt has been ended already.
+// If a difference requires a reset, setDesired has already ended the attempt.
 func (s *peerSession) applyDesired() Peer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,8 +146,8 @@ func (s *peerSession) runAttempt(ctx context.Context, failures int) error {
 }
 
 // waitBackoff waits after failures: 200 ms, doubled up to RetryTime, each up to a
-// quarter shorter or longer at random, so that a router that comes back does not
-// get the connections of all nodes at the same moment.
+// quarter shorter or longer at random, so that a router that restarts does not
+// receive the connections of all nodes at the same time.
 func (s *peerSession) waitBackoff(ctx context.Context, failures int) {
 	if failures == 0 {
 		return
@@ -219,7 +219,7 @@ func (s *peerSession) stopListening() {
 	}
 }
 
-// cleanUp releases what an attempt leaves to the next one.
+// cleanUp releases the resources that attempts share.
 func (s *peerSession) cleanUp() {
 	s.stopListening()
 	if s.reconnected != nil {
@@ -227,7 +227,7 @@ func (s *peerSession) cleanUp() {
 	}
 }
 
-// setState reports a state before Established. An old session stays Established
+// setState reports a state before Established. An existing session stays Established
 // while OPENs are exchanged over a new connection of its peer.
 func (s *peerSession) setState(state SessionState) {
 	s.mu.Lock()

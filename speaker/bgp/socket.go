@@ -59,7 +59,7 @@ func setSocketOption(c syscall.RawConn, set func(fd int) error) error {
 func setMD5(c syscall.RawConn, peer netip.Addr, password Secret) error {
 	sig := unix.TCPMD5Sig{Keylen: uint16(len(password))}
 	if len(password) > len(sig.Key) {
-		return fmt.Errorf("the password has more than %d bytes", len(sig.Key))
+		return fmt.Errorf("the password must have at most %d bytes", len(sig.Key))
 	}
 	copy(sig.Key[:], password)
 	if peer.Is4() {
@@ -78,21 +78,21 @@ func setMD5(c syscall.RawConn, peer netip.Addr, password Secret) error {
 	return nil
 }
 
-// setTTL limits how far packets go and where they may come from (RFC 5082).
+// setTTL limits the distance of the peer, in both directions (RFC 5082).
 func setTTL(c syscall.RawConn, p Peer) error {
 	level, ttl, least, class := unix.IPPROTO_IP, unix.IP_TTL, unix.IP_MINTTL, unix.IP_TOS
 	if p.Address.Is6() {
 		level, ttl, least, class = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, unix.IPV6_MINHOPCOUNT, unix.IPV6_TCLASS
 	}
 	return setSocketOption(c, func(fd int) error {
-		_ = unix.SetsockoptInt(fd, level, class, networkControl) // it only helps on congested links
+		_ = unix.SetsockoptInt(fd, level, class, networkControl) // it has an effect on congested links only
 		internal := p.PeerASN == p.LocalASN || p.PeerASN == 0 && p.Kind == Internal
 		if p.TTLSecurity {
 			if err := unix.SetsockoptInt(fd, level, ttl, 255); err != nil {
 				return fmt.Errorf("set the TTL: %w", err)
 			}
 			if err := unix.SetsockoptInt(fd, level, least, 256-max(1, int(p.Hops))); err != nil {
-				return fmt.Errorf("set the least TTL: %w", err)
+				return fmt.Errorf("set the minimum TTL: %w", err)
 			}
 		} else if p.Hops > 0 && !internal {
 			if err := unix.SetsockoptInt(fd, level, ttl, int(p.Hops)); err != nil {
@@ -134,7 +134,7 @@ func interfaceAddrs(local netip.Addr) (addrs []netip.Addr) {
 		}
 		prefixes, err := ifi.Addrs()
 		if err != nil {
-			continue // it has just gone
+			continue // it was just deleted
 		}
 		found := false
 		addrs = addrs[:0]

@@ -12,7 +12,7 @@ import (
 )
 
 // Speaker keeps the sessions with peers, and the routes advertised to them, at a
-// desired State. Its methods may be called concurrently; Run once.
+// desired Config. Its methods may be called concurrently; Run once.
 type Speaker struct {
 	log       *slog.Logger
 	changed   chan struct{}
@@ -23,7 +23,7 @@ type Speaker struct {
 	mu       sync.Mutex
 	sessions map[string]*peerSession
 	runCtx   context.Context // Run's, nil before
-	ended    bool            // Run starts nothing more
+	ended    bool            // Run does not start sessions any more
 	tasks    sync.WaitGroup
 	shutdown *sessionEnd // after Shutdown
 }
@@ -37,13 +37,13 @@ func New(log *slog.Logger) *Speaker {
 	}
 }
 
-// Set sets the desired State, and returns at once. It may be called before Run
-// too. The caller must not change the State's maps afterwards.
+// Set sets the desired Config, and returns at once. It may be called before Run
+// too. The caller must not change the Config's maps afterwards.
 //
 // Routes, their attributes and RetryTime change within a session. A hold or
 // keepalive time waits for the next session; a change of any other field of a
-// peer resets that peer's session. A session whose peer is not in the State ends
-// with a Cease, Peer De-configured, upon which the peer withdraws the routes.
+// peer resets that peer's session. The session of a peer that is not in the Config
+// ends with a Cease, Peer De-configured, upon which the peer withdraws the routes.
 func (s *Speaker) Set(state Config) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -65,7 +65,10 @@ func (s *Speaker) Set(state Config) {
 	}
 	for name, existing := range s.sessions {
 		if !desired[name] {
-			existing.endSession(&sessionEnd{notification: &Notification{codeCease, ceaseDeconfigured, nil}, reason: "the peer was removed", final: true})
+			existing.endSession(&sessionEnd{
+				notification: &Notification{codeCease, ceaseDeconfigured, nil},
+				reason:       "the peer was removed", final: true,
+			})
 			delete(s.sessions, name)
 			s.notifyChanged()
 		}
@@ -81,7 +84,7 @@ func (s *Speaker) startSession(n *peerSession) {
 
 // Run keeps the sessions until ctx ends. It then closes the connections without
 // a NOTIFICATION, so that peers with graceful restart (RFC 4724) preserve the
-// routes for a speaker that comes back; Shutdown is for one that does not.
+// routes for the next process; Shutdown is for a speaker that does not restart.
 func (s *Speaker) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.runCtx = ctx
@@ -99,7 +102,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 
 // Shutdown ends all sessions with a Cease, Administrative Shutdown, that carries
 // the reason (RFC 9003), upon which the peers withdraw the routes. It returns when
-// they have it or ctx ends. There are no sessions from then on.
+// they have received it or ctx ends. The Speaker has no sessions afterwards.
 func (s *Speaker) Shutdown(ctx context.Context, reason string) {
 	end := &sessionEnd{
 		notification: &Notification{codeCease, ceaseShutdown, shutdownData(reason)},
@@ -156,6 +159,6 @@ func (s *Speaker) Changed() <-chan struct{} { return s.changed }
 func (s *Speaker) notifyChanged() {
 	select {
 	case s.changed <- struct{}{}:
-	default: // one waits already
+	default: // a value is pending already
 	}
 }

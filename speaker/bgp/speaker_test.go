@@ -38,7 +38,8 @@ func TestAdvertisedRoutes(t *testing.T) {
 	r.awaitNotification("Cease: peer de-configured")
 }
 
-// TestInvalidRoutes: a route that fits no message is reported, and affects no other.
+// TestInvalidRoutes checks that a route that does not fit in a message is
+// reported and does not affect others.
 func TestInvalidRoutes(t *testing.T) {
 	r := newRouter(t)
 	good := routesTo(prefixes(3, false)...)
@@ -48,7 +49,7 @@ func TestInvalidRoutes(t *testing.T) {
 	s, _ := runSpeaker(t, Config{[]Peer{r.peer("tor", all)}})
 	r.awaitRoutes(good)
 	eventually(t, func() string {
-		const want = `2 routes, such as 203.0.113.1/32: community "no-export" has 1 parts`
+		const want = `2 routes, such as 203.0.113.1/32: invalid community "no-export": must have 2 or 3 parts, but has 1`
 		if st := statusOf(t, s, "tor"); st.Withheld != want || st.Routes != 3 {
 			return fmt.Sprintf("status %+v", st)
 		}
@@ -72,7 +73,7 @@ func TestInvalidRoutes(t *testing.T) {
 	})
 }
 
-// TestTwoOctetPeer has a peer without ASNs of four octets (RFC 6793).
+// TestTwoOctetPeer has a peer without four-octet ASNs (RFC 6793).
 func TestTwoOctetPeer(t *testing.T) {
 	r := newRouter(t, func(r *fakeRouter) { r.open = newMessage(msgOpen, []byte{4, 0xfc, 0x01, 0, 90, 192, 0, 2, 254, 0}) })
 	p := r.peer("tor", routesTo(prefixes(1, false)...))
@@ -91,7 +92,7 @@ func TestTwoOctetPeer(t *testing.T) {
 	}
 }
 
-// TestTTLSecurity: the fake router's packets have a TTL of 64.
+// TestTTLSecurity checks that packets with a TTL of 64 are rejected.
 func TestTTLSecurity(t *testing.T) {
 	r := newRouter(t)
 	p := r.peer("tor", nil)

@@ -1,5 +1,5 @@
 // Package bgp keeps BGP sessions, and the routes advertised over them, at a
-// desired State. Sockets, sessions and the packing of UPDATE messages are its
+// desired Config. Sockets, sessions and the packing of UPDATE messages are its
 // own; GoBGP's packet library encodes capabilities and path attributes.
 //
 // A session remembers what its peer has been sent, until the session ends: a
@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Config is the desired state of a Speaker.
+// Config is the desired configuration of a Speaker.
 type Config struct {
 	// Peers have distinct names.
 	Peers []Peer
