@@ -76,7 +76,7 @@ func (r *routingEngines) Run(ctx context.Context) error {
 // Set replaces the desired sessions, routes and BFD paths, and the guarded prefixes,
 // by the plan's.
 func (r *routingEngines) Set(plan plan.Plan) {
-	var sessions bgp.State
+	var sessions bgp.Config
 	profiles := map[bfd.Key]bfd.Profile{}
 	peersByPath := map[bfd.Key][]string{}
 	var guarded guard.State

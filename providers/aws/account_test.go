@@ -26,8 +26,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestMain keeps the tests away from the developer's own account, and lets them
-// call as often as they like.
+// TestMain isolates the tests from the developer's AWS configuration, and
+// removes the rate limits.
 func TestMain(m *testing.M) {
 	for _, variable := range os.Environ() {
 		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "AWS_") {
@@ -37,13 +37,13 @@ func TestMain(m *testing.M) {
 	panicOnError(os.Setenv("AWS_EC2_METADATA_DISABLED", "true"))
 	panicOnError(os.Setenv("AWS_CONFIG_FILE", os.DevNull))
 	panicOnError(os.Setenv("AWS_SHARED_CREDENTIALS_FILE", os.DevNull))
-	for class, size := range bucketSizes { // no test's account is shared with anybody
+	for class, size := range bucketSizes { // the accounts of tests are not shared
 		size.rate *= 100
 		bucketSizes[class] = size
 	}
 	code := m.Run()
 	if code == 0 {
-		// Which actions are called is known when all tests have run.
+		// The called actions are complete when all tests have run.
 		if err := comparePolicy(flag.Lookup("test.run").Value.String() == ""); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
@@ -58,11 +58,11 @@ func panicOnError(err error) {
 	}
 }
 
-// account is an account of AWS with a cluster's nodes in it: one of moto's
-// server, or a fake. What is embedded is the wire of the provider under test;
-// the clients here are the test's own, which nobody counts or fails.
+// account is an AWS account with the nodes of a cluster: on moto's server or on
+// the fake. The embedded callRecorder belongs to the provider under test; the
+// clients here are the test's own, whose calls are neither counted nor failed.
 type account struct {
-	*wire
+	*callRecorder
 	name      string // "moto" or "fake"
 	cluster   string
 	region    string
@@ -78,7 +78,7 @@ type account struct {
 	under     []func(*config.LoadOptions) error
 }
 
-// zones are where the subnets are.
+// zones are the availability zones of the subnets.
 var zones = []string{"eu-west-1a", "eu-west-1b", "eu-west-1c"}
 
 // eachKind runs a test with moto and with the fake.
@@ -95,13 +95,13 @@ func eachAccount(t *testing.T, test func(t *testing.T, a *account)) {
 	eachKind(t, func(t *testing.T, account func(t *testing.T) *account) { test(t, account(t)) })
 }
 
-// accounts have numbers of twelve digits.
+// accounts counts the account numbers, which have twelve digits.
 var accounts atomic.Int64
 
 func newAccount(t *testing.T, name string) *account {
 	t.Helper()
 	return &account{
-		wire: &wire{}, name: name, cluster: "prod", region: "eu-west-1",
+		callRecorder: &callRecorder{}, name: name, cluster: "prod", region: "eu-west-1",
 		id: fmt.Sprint(100000000000 + accounts.Add(1)),
 	}
 }
@@ -110,7 +110,7 @@ func motoAccount(t *testing.T) *account {
 	t.Helper()
 	server := moto(t)
 	a := newAccount(t, "moto")
-	a.under = []func(*config.LoadOptions) error{config.WithBaseEndpoint(a.proxy(t, server, a.id))}
+	a.under = []func(*config.LoadOptions) error{config.WithBaseEndpoint(a.startProxy(t, server, a.id))}
 	a.seedAccount(t, config.WithBaseEndpoint(server.String()),
 		config.WithAPIOptions([]func(*middleware.Stack) error{smithyhttp.AddHeaderValue("x-moto-account-id", a.id)}))
 	return a
@@ -120,23 +120,23 @@ func fakeAccount(t *testing.T) *account {
 	t.Helper()
 	a := newAccount(t, "fake")
 	a.fake = newFake(t, a.id, a.region)
-	a.under = []func(*config.LoadOptions) error{a.fake.load(a.wire)}
-	a.seedAccount(t, a.fake.load(nil))
+	a.under = []func(*config.LoadOptions) error{a.fake.loadOptions(a.callRecorder)}
+	a.seedAccount(t, a.fake.loadOptions(nil))
 	return a
 }
 
 var identity = config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider("AKIATEST", "secret", ""))
 
-// load is Options.Load of the provider under test: the account, retries that
-// hardly wait, and no region.
-func (a *account) load() []func(*config.LoadOptions) error {
+// loadOptions returns Options.Load of the provider under test: the account, retries
+// with short delays, and no region.
+func (a *account) loadOptions() []func(*config.LoadOptions) error {
 	retryer := config.WithRetryer(func() aws.Retryer {
 		return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = maxAttempts, time.Millisecond })
 	})
 	return append([]func(*config.LoadOptions) error{identity, retryer}, a.under...)
 }
 
-// get is a call of the test's own, which must succeed.
+// get makes a call of the test's own, which must succeed.
 func get[In, Out, Options any](t *testing.T, do func(context.Context, *In, ...func(*Options)) (*Out, error), in *In) *Out {
 	t.Helper()
 	out, err := do(context.Background(), in)
@@ -146,7 +146,7 @@ func get[In, Out, Options any](t *testing.T, do func(context.Context, *In, ...fu
 	return out
 }
 
-// seedAccount makes the clients, the network and three nodes.
+// seedAccount creates the clients, the network and three nodes.
 func (a *account) seedAccount(t *testing.T, load ...func(*config.LoadOptions) error) {
 	t.Helper()
 	cfg, err := config.LoadDefaultConfig(context.Background(), append(load, identity, config.WithRegion(a.region))...)
@@ -183,8 +183,8 @@ func tagSpecifications(kind ec2types.ResourceType, tags map[string]string) []ec2
 	return []ec2types.TagSpecification{s}
 }
 
-// addSubnet makes one more subnet of the VPC, of the cluster and with an IPv6
-// prefix as well.
+// addSubnet creates another subnet of the VPC, with the cluster's tag and an
+// IPv6 prefix.
 func (a *account) addSubnet(t *testing.T, zone, cidr string, tags map[string]string) string {
 	t.Helper()
 	tags["kubernetes.io/cluster/"+a.cluster] = "owned"
@@ -193,7 +193,7 @@ func (a *account) addSubnet(t *testing.T, zone, cidr string, tags map[string]str
 	}).Subnet.SubnetId
 }
 
-// addNode starts one more instance, in the zones by turns.
+// addNode starts another instance; the zones alternate.
 func (a *account) addNode(t *testing.T) *corev1.Node {
 	t.Helper()
 	n := len(a.instances)
@@ -209,7 +209,7 @@ func (a *account) addNode(t *testing.T) *corev1.Node {
 	return a.nodes[n]
 }
 
-// terminate ends an instance; its node stays.
+// terminate terminates an instance; its node stays.
 func (a *account) terminate(t *testing.T, instance string) {
 	t.Helper()
 	get(t, a.ec2.TerminateInstances, &ec2.TerminateInstancesInput{InstanceIds: []string{instance}})
@@ -225,7 +225,7 @@ func (a *account) setTag(t *testing.T, id, key, value string) {
 	get(t, a.ec2.CreateTags, &ec2.CreateTagsInput{Resources: []string{id}, Tags: []ec2types.Tag{{Key: &key, Value: &value}}})
 }
 
-// certificate makes one, and returns its ARN.
+// certificate creates a certificate and returns its ARN.
 func (a *account) certificate(t *testing.T, domain string) string {
 	t.Helper()
 	if a.fake == nil {
@@ -238,7 +238,7 @@ func (a *account) certificate(t *testing.T, domain string) string {
 	return arn
 }
 
-// errorCode is that of AWS's error.
+// errorCode returns the code of an AWS error.
 func errorCode(err error) string {
 	var e smithy.APIError
 	if errors.As(err, &e) {
@@ -247,5 +247,5 @@ func errorCode(err error) string {
 	return ""
 }
 
-// sorted is a copy in order.
+// sorted returns a sorted copy.
 func sorted(all []string) []string { return slices.Sorted(slices.Values(all)) }

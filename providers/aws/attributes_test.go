@@ -11,11 +11,11 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// TestTLSAfterAttributes: an attribute that the new protocol lacks is not taken
-// back, but forgotten.
+// TestTLSAfterAttributes checks that an attribute that the new protocol does
+// not have is not reset, but removed from the record.
 func TestTLSAfterAttributes(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), newService("web", 443)
+	c, s := a.newProvider(t), newService("web", 443)
 	annotate("connection-idle-timeout", "400")(s)
 	a.ensureService(t, c, s)
 	delete(s.Annotations, prefix+"connection-idle-timeout")
@@ -23,10 +23,11 @@ func TestTLSAfterAttributes(t *testing.T) {
 	a.ensureService(t, c, s)
 }
 
-// TestDefaults: what is taken back gets the default of its protocol and scheme.
+// TestDefaults checks that a removed attribute gets the default of its protocol
+// and scheme.
 func TestDefaults(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), newService("web", 80)
+	c, s := a.newProvider(t), newService("web", 80)
 	s.Spec.Ports[0].Protocol = corev1.ProtocolUDP
 	annotate("scheme", "internal")(s)
 	a.ensureService(t, c, s)
@@ -44,10 +45,11 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// TestAttributesReset: a change that failed half-way and is taken back leaves nothing.
+// TestAttributesReset checks that a change that failed half-way and is reverted
+// leaves nothing.
 func TestAttributesReset(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		c, s := a.provider(t), newService("web", 80)
+		c, s := a.newProvider(t), newService("web", 80)
 		annotate("target-group-attributes", attrDelay+"=30")(s)
 		a.ensureService(t, c, s)
 		before := a.world(t)
@@ -70,11 +72,11 @@ func TestAttributesReset(t *testing.T) {
 	})
 }
 
-// TestAccessLogs end with their annotation, though a bucket's name cannot be
-// taken back.
+// TestAccessLogs checks that access logs end with their annotation, although
+// the name of a bucket cannot be reset.
 func TestAccessLogs(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		c, s := a.provider(t), newService("web", 80)
+		c, s := a.newProvider(t), newService("web", 80)
 		annotate("access-log-enabled", "true", "access-log-s3-bucket-name", "logs", "access-log-s3-bucket-prefix", "web")(s)
 		a.ensureService(t, c, s)
 		if world := a.world(t); !strings.Contains(world, "access_logs.s3.enabled=true") || !strings.Contains(world, "access_logs.s3.bucket=logs") || !strings.Contains(world, "access_logs.s3.prefix=web") {
@@ -88,8 +90,9 @@ func TestAccessLogs(t *testing.T) {
 	})
 }
 
-// TestRecordsAreText: records are cut between characters.
-func TestRecordsAreText(t *testing.T) {
+// TestRecordsSplitAtCharacters checks that long records are split between
+// characters.
+func TestRecordsSplitAtCharacters(t *testing.T) {
 	for k, v := range recordTags("x", strings.Repeat("é", 300)) {
 		if !utf8.ValidString(v) || utf8.RuneCountInString(v) > maxRecord {
 			t.Errorf("%s: %d bytes", k, len(v))
@@ -97,7 +100,8 @@ func TestRecordsAreText(t *testing.T) {
 	}
 }
 
-// TestReservedTags: no option can take away whose an object is.
+// TestReservedTags checks that no option can overwrite the tags that identify
+// objects.
 func TestReservedTags(t *testing.T) {
 	for _, key := range []string{tagUID, tagClusterOwned("x"), "aws:name"} {
 		if _, err := New(Options{Tags: map[string]string{key: "x"}}); err == nil || !strings.Contains(err.Error(), key) {

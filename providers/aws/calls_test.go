@@ -10,12 +10,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// provider is a cloud without memory on the account.
-func (a *account) provider(t *testing.T, change ...func(*Options)) *Cloud {
+// newProvider returns a Cloud without state on the account.
+func (a *account) newProvider(t *testing.T, change ...func(*Options)) *Cloud {
 	t.Helper()
 	o := Options{
 		Cluster: a.cluster, Nodes: func() []*corev1.Node { return a.nodes }, ManageNodeSecurityGroups: true,
-		Load: a.load(),
+		Load: a.loadOptions(),
 	}
 	for _, c := range change {
 		c(&o)
@@ -27,7 +27,8 @@ func (a *account) provider(t *testing.T, change ...func(*Options)) *Cloud {
 	return c
 }
 
-// newService has a TCP port for each of the ports, and NodePorts.
+// newService returns a Service with a TCP port and a node port for each of the
+// ports.
 func newService(name string, ports ...int32) *corev1.Service {
 	s := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name + "-uid"), Annotations: map[string]string{}},
@@ -42,7 +43,7 @@ func newService(name string, ports ...int32) *corev1.Service {
 	return s
 }
 
-// ensureService makes the balancer until it is finished.
+// ensureService ensures the load balancer until it is provisioned.
 func (a *account) ensureService(t *testing.T, c *Cloud, svc *corev1.Service) *corev1.LoadBalancerStatus {
 	t.Helper()
 	for range 20 {
@@ -53,27 +54,27 @@ func (a *account) ensureService(t *testing.T, c *Cloud, svc *corev1.Service) *co
 		if c.Report(svc).Ready {
 			return status
 		}
-		c.invalidateLists() // rather than waiting for its age
+		c.invalidateLists() // instead of waiting until it is outdated
 	}
 	t.Fatalf("not finished: %+v", c.Report(svc))
 	return nil
 }
 
-// callCounts is what was called since the last reset.
+// callCounts returns the calls since the last reset.
 func (a *account) callCounts() (all []string) {
 	all = a.calls()
 	a.reset()
 	return all
 }
 
-// TestCalls counts calls on the wire: they are what throttles an account.
+// TestCalls counts the API calls, which are what AWS throttles.
 func TestCalls(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
 		if a.fake != nil {
-			// What AWS takes time for costs calls that say nothing about ours.
+			// Calls that wait for AWS would make the count depend on its delays.
 			a.fake.lingering, a.fake.inUse, a.fake.provisioning = 0, 0, 1
 		}
-		c := a.provider(t)
+		c := a.newProvider(t)
 		a.ensureService(t, c, newService("first", 80))
 		t.Logf("the cluster's first balancer: %v", a.callCounts())
 
@@ -87,11 +88,11 @@ func TestCalls(t *testing.T) {
 			{"create, three ports", func() { c.invalidateLists(); a.ensureService(t, c, three) }, 10 + 2*3},
 			{"nothing has changed", func() { a.ensureService(t, c, three) }, 0},
 			{"drift check", func() { c.invalidateSync(three.UID); a.ensureService(t, c, three) }, 5 + 3},
-			{"drift check by a new process", func() { c = a.provider(t); a.ensureService(t, c, three) }, 5 + 3 + 4},
+			{"drift check by a new process", func() { c = a.newProvider(t); a.ensureService(t, c, three) }, 5 + 3 + 4},
 			{"a node goes", func() { updateTargets(t, a, c, three, a.nodes[:2]) }, 3},
-			{"a known node comes", func() { updateTargets(t, a, c, three, a.nodes) }, 3},
+			{"a known node is added", func() { updateTargets(t, a, c, three, a.nodes) }, 3},
 			{"nodes as they were", func() { updateTargets(t, a, c, three, a.nodes) }, 0},
-			{"a new node comes", func() { a.addNode(t); a.callCounts(); updateTargets(t, a, c, three, a.nodes) }, 3 + 1},
+			{"a new node is added", func() { a.addNode(t); a.callCounts(); updateTargets(t, a, c, three, a.nodes) }, 3 + 1},
 			{"delete", func() { c.invalidateLists(); deleteService(t, a, c, three) }, 2 + 1 + 1 + 3 + 1 + 1},
 		} {
 			a.callCounts()
@@ -112,7 +113,7 @@ func updateTargets(t *testing.T, a *account, c *Cloud, svc *corev1.Service, node
 	}
 }
 
-// deleteService deletes until AWS has let go of everything.
+// deleteService retries the deletion until AWS has released all objects.
 func deleteService(t *testing.T, a *account, c *Cloud, svc *corev1.Service) {
 	t.Helper()
 	var err error

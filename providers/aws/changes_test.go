@@ -8,14 +8,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// TestChanges makes each change to a balancer that exists, and demands the
-// same world as where the Service was like this from the start; and when the
-// change is taken back, the world from before it.
+// TestChanges makes each change to an existing load balancer, and requires the
+// same world as for a Service that was created like this; when the change is
+// reverted, it requires the world from before.
 func TestChanges(t *testing.T) {
 	for _, row := range []struct {
 		name   string
 		change func(*corev1.Service)
-		says   []string // lines of the world, in part
+		lines  []string // parts of lines of the world
 	}{
 		{"source ranges", func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }, []string{"rule tcp 80-80 from 192.0.2.0/24", "rule icmp 3-4 from 0.0.0.0/0"}},
 		{"Local", localPolicy, []string{"check HTTP 32100 every 10 for 6, 2/2 /healthz"}},
@@ -50,9 +50,9 @@ func TestChanges(t *testing.T) {
 				row.change(changed)
 				fresh := account(t)
 				fresh.label(1, "pool", "front")
-				fresh.ensureService(t, fresh.provider(t), changed)
+				fresh.ensureService(t, fresh.newProvider(t), changed)
 				want := fresh.normalizedWorld(t)
-				for _, line := range row.says {
+				for _, line := range row.lines {
 					if !strings.Contains(want, line) {
 						t.Errorf("the world lacks %q:\n%s", line, want)
 					}
@@ -60,20 +60,21 @@ func TestChanges(t *testing.T) {
 
 				a := account(t)
 				a.label(1, "pool", "front")
-				c := a.provider(t)
+				c := a.newProvider(t)
 				a.ensureService(t, c, base)
 				before := a.normalizedWorld(t)
 				a.ensureService(t, c, changed)
 				a.requireWorld(t, c, changed, want)
-				a.ensureService(t, a.provider(t), base) // another process, without memory
+				a.ensureService(t, a.newProvider(t), base) // another process, without state
 				a.requireWorld(t, c, base, before)
 			})
 		})
 	}
 }
 
-// normalizedWorld is the world without what moto shows only after it was set: defaults
-// that it does not list, and the path of a health check that has become TCP.
+// normalizedWorld returns the world without what moto shows only after it was
+// set: defaults that it does not list, and the path of a health check that was
+// changed to TCP.
 func (a *account) normalizedWorld(t *testing.T) string {
 	t.Helper()
 	world := strings.NewReplacer("  preserve_client_ip.enabled=true\n", "", "  proxy_protocol_v2.enabled=false\n", "").Replace(a.world(t))
@@ -82,13 +83,14 @@ func (a *account) normalizedWorld(t *testing.T) string {
 
 var pathOfTCP = regexp.MustCompile(`(?m)(check TCP .*?) /\S*$`)
 
-// label gives a node a label.
+// label sets a label of a node.
 func (a *account) label(node int, k, v string) {
 	a.nodes[node] = a.nodes[node].DeepCopy()
 	a.nodes[node].Labels = map[string]string{k: v}
 }
 
-// requireWorld demands a world, which may take further looks: AWS lets go late.
+// requireWorld syncs until the account is in a state, which may take several
+// syncs, because AWS releases objects late.
 func (a *account) requireWorld(t *testing.T, c *Cloud, svc *corev1.Service, want string) {
 	t.Helper()
 	var got string

@@ -14,7 +14,8 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// TestOptions: bad ones are refused by name, missing ones when they are needed.
+// TestOptions checks that invalid options are rejected by name, and missing
+// ones when they are needed.
 func TestOptions(t *testing.T) {
 	for text, o := range map[string]Options{
 		"scheme":       {Scheme: "public"},
@@ -30,19 +31,19 @@ func TestOptions(t *testing.T) {
 		"--aws-region":   func(o *Options) { o.Nodes = nil },
 	} {
 		var refusal *v1alpha1.Refusal
-		_, err := a.provider(t, change).EnsureLoadBalancer(t.Context(), a.cluster, newService("web", 80), a.nodes)
+		_, err := a.newProvider(t, change).EnsureLoadBalancer(t.Context(), a.cluster, newService("web", 80), a.nodes)
 		if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.CloudNotConfigured || !strings.Contains(refusal.Message, flag) {
 			t.Errorf("%s: got %v", flag, err)
 		}
 	}
-	_, err := a.provider(t).EnsureLoadBalancer(t.Context(), a.cluster, newService("web", 80), nil)
+	_, err := a.newProvider(t).EnsureLoadBalancer(t.Context(), a.cluster, newService("web", 80), nil)
 	var refusal *v1alpha1.Refusal
 	if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NoTargets {
 		t.Errorf("without nodes: got %v", err)
 	}
 }
 
-// TestMetadata is asked for the region last, and only if nothing else tells.
+// TestMetadata checks that instance metadata is the last source of the region.
 func TestMetadata(t *testing.T) {
 	asked := 0
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -74,8 +75,8 @@ func TestMetadata(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			asked = 0
 			t.Setenv("AWS_REGION", row.environment)
-			c := a.provider(t, row.change, func(o *Options) { o.Load = o.Load[:1] })
-			if err := c.connect(t.Context()); err != nil { // which calls only the metadata service
+			c := a.newProvider(t, row.change, func(o *Options) { o.Load = o.Load[:1] })
+			if err := c.connect(t.Context()); err != nil { // it calls only the metadata service
 				t.Fatal(err)
 			}
 			if got := c.apiClients.region; got != row.want || (asked > 0) != row.asks {
@@ -85,11 +86,11 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
-// TestOutage: those who want to know the same share one failure, rather than
-// waiting for each other's retries.
+// TestOutage checks that syncs that need the same list share one failed call,
+// instead of waiting for each other's retries.
 func TestOutage(t *testing.T) {
 	a := fakeAccount(t)
-	c := a.provider(t)
+	c := a.newProvider(t)
 	a.fail(fault{action: "DescribeLoadBalancers", times: forever, kind: unreached})
 	const services = 50
 	failed := make(chan error, services)
@@ -109,8 +110,8 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-// TestQuotas: limits of the account become reasons, and are no end: when there
-// is room again the Service is served.
+// TestQuotas checks that exceeded quotas become reasons, and that the Service
+// is served when the quota allows it again.
 func TestQuotas(t *testing.T) {
 	for name, limit := range map[string]func(*fakeQuota){
 		"balancers":     func(q *fakeQuota) { q.balancers = 0 },
@@ -122,7 +123,7 @@ func TestQuotas(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := fakeAccount(t)
-			c, s := a.provider(t), newService("web", 80, 443)
+			c, s := a.newProvider(t), newService("web", 80, 443)
 			usual := a.fake.quota
 			limit(&a.fake.quota)
 			var refusal *v1alpha1.Refusal
@@ -132,17 +133,18 @@ func TestQuotas(t *testing.T) {
 			a.fake.quota = usual
 			a.ensureService(t, c, s)
 			deleteService(t, a, c, s)
-			if left := a.everything(t); len(left) > 0 {
+			if left := a.leakedObjects(t); len(left) > 0 {
 				t.Errorf("there remain %v", left)
 			}
 		})
 	}
 }
 
-// TestCancelledWait: who waits for a turn does not wait beyond the end.
+// TestCancelledWait checks that a wait for the rate limit ends with the
+// context.
 func TestCancelledWait(t *testing.T) {
 	a := fakeAccount(t)
-	c := a.provider(t)
+	c := a.newProvider(t)
 	if err := c.connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -10,10 +10,10 @@ import (
 	"github.com/fairlead-io/fairlead/providers/providertest"
 )
 
-// contract is the account as the contract's test suite sees it.
+// contract is the account for the contract's test suite.
 func (a *account) contract(t *testing.T) providertest.Cloud {
 	t.Helper()
-	c := a.provider(t)
+	c := a.newProvider(t)
 	name := func(s *corev1.Service) string {
 		return c.GetLoadBalancerName(t.Context(), providertest.Cluster, s)
 	}
@@ -21,7 +21,7 @@ func (a *account) contract(t *testing.T) providertest.Cloud {
 		LoadBalancer: c,
 		Nodes:        a.nodes,
 		Targets: func(t *testing.T, s *corev1.Service) map[int32][]string {
-			return a.balances(t, name(s))
+			return a.trafficTargets(t, name(s))
 		},
 		Parts: func(t *testing.T, s *corev1.Service) map[int32]string {
 			all := map[int32]string{}
@@ -34,7 +34,7 @@ func (a *account) contract(t *testing.T) providertest.Cloud {
 			}
 			return all
 		},
-		Remains: a.everything,
+		Remains: a.leakedObjects,
 		DeleteManually: func(t *testing.T, s *corev1.Service) {
 			for _, b := range a.balancers(t) {
 				if *b.LoadBalancerName == name(s) {
@@ -43,7 +43,7 @@ func (a *account) contract(t *testing.T) providertest.Cloud {
 			}
 		},
 		Writes:  func() int { return len(a.writes()) },
-		Restart: func() cloudprovider.LoadBalancer { return a.provider(t) },
+		Restart: func() cloudprovider.LoadBalancer { return a.newProvider(t) },
 	}
 }
 

@@ -12,10 +12,11 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// TestProtection against deletion holds if the Service asks for it, and only then.
+// TestProtection checks that deletion protection applies if the Service
+// requests it, and only then.
 func TestProtection(t *testing.T) {
-	a := fakeAccount(t) // moto ignores protection
-	c, s := a.provider(t), newService("web", 80)
+	a := fakeAccount(t) // moto ignores deletion protection
+	c, s := a.newProvider(t), newService("web", 80)
 	annotate("attributes", "deletion_protection.enabled=true")(s)
 	a.ensureService(t, c, s)
 	var refusal *v1alpha1.Refusal
@@ -24,16 +25,17 @@ func TestProtection(t *testing.T) {
 	}
 	s.Annotations = nil
 	deleteService(t, a, c, s)
-	if left := a.everything(t); len(left) > 0 {
+	if left := a.leakedObjects(t); len(left) > 0 {
 		t.Errorf("there remain %v", left)
 	}
 }
 
-// TestDeletionWaits for AWS without blocking, and asks less and less often.
+// TestDeletionWaits checks that a deletion does not block while AWS uses
+// objects, and is retried with backoff.
 func TestDeletionWaits(t *testing.T) {
 	a := fakeAccount(t)
 	a.fake.lingering, a.fake.inUse = 3, 0
-	c, s := a.provider(t), newService("web", 80)
+	c, s := a.newProvider(t), newService("web", 80)
 	a.ensureService(t, c, s)
 	var waits []time.Duration
 	for {
@@ -51,7 +53,7 @@ func TestDeletionWaits(t *testing.T) {
 	}
 }
 
-// retryAfter is how long a RetryError asks to wait.
+// retryAfter returns the delay of a RetryError.
 func retryAfter(t *testing.T, err error) time.Duration {
 	t.Helper()
 	var retry *api.RetryError
@@ -61,10 +63,11 @@ func retryAfter(t *testing.T, err error) time.Duration {
 	return retry.RetryAfter()
 }
 
-// TestBalancerInUse: what AWS uses elsewhere is waited for, in words.
+// TestBalancerInUse checks that the deletion of a load balancer that another
+// AWS resource uses is retried, and that the error names the cause.
 func TestBalancerInUse(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), newService("web", 80)
+	c, s := a.newProvider(t), newService("web", 80)
 	a.ensureService(t, c, s)
 	a.fail(fault{action: "DeleteLoadBalancer", times: forever, kind: clientError("ResourceInUse")})
 	err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
@@ -75,11 +78,11 @@ func TestBalancerInUse(t *testing.T) {
 	deleteService(t, a, c, s)
 }
 
-// TestSweep counts what belongs to no Service, and deletes it only if told to,
-// and only after a while.
+// TestSweep checks that orphans are counted, and deleted only if
+// Options.DeleteOrphans is set and only after a delay.
 func TestSweep(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		c, kept, lost := a.provider(t), newService("kept", 80), newService("lost", 80)
+		c, kept, lost := a.newProvider(t), newService("kept", 80), newService("lost", 80)
 		a.ensureService(t, c, kept)
 		world := a.world(t)
 		a.ensureService(t, c, lost)
@@ -92,9 +95,9 @@ func TestSweep(t *testing.T) {
 		if n := len(a.balancers(t)); n != 2 {
 			t.Fatalf("%d balancers after a dry run", n)
 		}
-		d := a.provider(t, func(o *Options) { o.DeleteOrphans = true })
+		d := a.newProvider(t, func(o *Options) { o.DeleteOrphans = true })
 		for range 20 {
-			_ = d.Sweep(t.Context(), live) // AWS lets go late
+			_ = d.Sweep(t.Context(), live) // AWS releases objects late
 			for id := range d.orphanedSince {
 				d.orphanedSince[id] = d.orphanedSince[id].Add(-orphanAge)
 			}
@@ -105,12 +108,12 @@ func TestSweep(t *testing.T) {
 	})
 }
 
-// TestTwoClusters in one account, with Services of the same name: the end of
-// one is no matter to the other.
+// TestTwoClusters checks that two clusters in one account with Services of the
+// same name are independent.
 func TestTwoClusters(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		blue := a.provider(t)
-		green := a.provider(t, func(o *Options) { o.Cluster = "green" })
+		blue := a.newProvider(t)
+		green := a.newProvider(t, func(o *Options) { o.Cluster = "green" })
 		mine, theirs := newService("web", 80), newService("web", 80)
 		theirs.UID = "another"
 		for _, g := range []string{"kubernetes.io/cluster/green"} {

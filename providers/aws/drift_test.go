@@ -9,8 +9,8 @@ import (
 	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
-// TestDrift changes things by hand, and demands that the next comparison puts
-// them right. Attributes are compared at every attributesEvery only.
+// TestDrift changes objects manually, and requires the next comparison to revert
+// the changes. Only every attributesEvery-th sync compares attributes.
 func TestDrift(t *testing.T) {
 	for name, meddle := range map[string]func(t *testing.T, a *account){
 		"listener deleted": func(t *testing.T, a *account) {
@@ -66,7 +66,7 @@ func TestDrift(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachAccount(t, func(t *testing.T, a *account) {
-				c, s := a.provider(t), newService("web", 80, 443)
+				c, s := a.newProvider(t), newService("web", 80, 443)
 				annotate("additional-resource-tags", "team=net", "attributes", attrCrossZone+"=true",
 					"target-group-attributes", attrDelay+"=30", "connection-idle-timeout", "600")(s)
 				a.ensureService(t, c, s)

@@ -9,11 +9,11 @@ import (
 	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
-// balancer is a Network Load Balancer.
+// fakeBalancer is a Network Load Balancer.
 type fakeBalancer struct {
 	elbtypes.LoadBalancer
-	settings     string // fingerprint of what it was made with, "" once changed
-	withGroups   bool   // had security groups when it was made
+	settings     string // fingerprint of the settings at creation, "" after a change
+	withGroups   bool   // had security groups at creation
 	attributes   map[string]string
 	tags         map[string]string
 	provisioning int
@@ -84,7 +84,7 @@ func (f *fakeAWS) createLoadBalancer(in *elb.CreateLoadBalancerInput) (any, erro
 	if err != nil {
 		return nil, err
 	}
-	path := *in.Name + "/" + f.id("")[1:]
+	path := *in.Name + "/" + f.newID("")[1:]
 	b := &fakeBalancer{
 		LoadBalancer: elbtypes.LoadBalancer{
 			LoadBalancerName: in.Name, Type: in.Type, CreatedTime: &fakeTime, CanonicalHostedZoneId: new("Z2IFOLAFXWLO4F"),
@@ -102,10 +102,10 @@ func (f *fakeAWS) createLoadBalancer(in *elb.CreateLoadBalancerInput) (any, erro
 	if in.IpAddressType != "" {
 		b.IpAddressType = in.IpAddressType
 	}
-	if err := f.place(b, in.Subnets, in.SubnetMappings); err != nil {
+	if err := f.placeBalancer(b, in.Subnets, in.SubnetMappings); err != nil {
 		return nil, err
 	}
-	if err := f.guard(b, in.SecurityGroups); err != nil {
+	if err := f.guardBalancer(b, in.SecurityGroups); err != nil {
 		return nil, err
 	}
 	b.attributes = balancerDefaults(b.Scheme)
@@ -113,8 +113,8 @@ func (f *fakeAWS) createLoadBalancer(in *elb.CreateLoadBalancerInput) (any, erro
 	return &elb.CreateLoadBalancerOutput{LoadBalancers: []elbtypes.LoadBalancer{b.LoadBalancer}}, nil
 }
 
-// place puts the balancer into subnets, one of each zone.
-func (f *fakeAWS) place(b *fakeBalancer, subnets []string, mappings []elbtypes.SubnetMapping) error {
+// placeBalancer sets the subnets of a load balancer, one for each zone.
+func (f *fakeAWS) placeBalancer(b *fakeBalancer, subnets []string, mappings []elbtypes.SubnetMapping) error {
 	for _, id := range subnets {
 		mappings = append(mappings, elbtypes.SubnetMapping{SubnetId: new(id)})
 	}
@@ -157,8 +157,8 @@ func (f *fakeAWS) place(b *fakeBalancer, subnets []string, mappings []elbtypes.S
 	return nil
 }
 
-// guard gives the balancer its security groups.
-func (f *fakeAWS) guard(b *fakeBalancer, groups []string) error {
+// guardBalancer sets the security groups of a load balancer.
+func (f *fakeAWS) guardBalancer(b *fakeBalancer, groups []string) error {
 	if len(groups) > f.quota.groupsPerBalancer {
 		return newAWSError("InvalidConfigurationRequest", "You cannot specify more than %d security groups", f.quota.groupsPerBalancer)
 	}
@@ -181,7 +181,7 @@ func (f *fakeAWS) describeLoadBalancers(in *elb.DescribeLoadBalancersInput) (any
 	if len(found) < len(in.Names)+len(in.LoadBalancerArns) {
 		return nil, newAWSError("LoadBalancerNotFound", "Load balancers '%v' not found", append(in.Names, in.LoadBalancerArns...))
 	}
-	found, next, err := paged(f, found, in.PageSize, in.Marker)
+	found, next, err := pageOf(f, found, in.PageSize, in.Marker)
 	if err != nil {
 		return nil, err
 	}
@@ -195,8 +195,8 @@ func (f *fakeAWS) describeLoadBalancers(in *elb.DescribeLoadBalancersInput) (any
 	return out, nil
 }
 
-// deleteLoadBalancer takes the listeners along. What was used stays in use for
-// a while.
+// deleteLoadBalancer deletes the listeners as well. The objects that were used
+// stay in use for a while.
 func (f *fakeAWS) deleteLoadBalancer(in *elb.DeleteLoadBalancerInput) (any, error) {
 	b, err := f.balancer(in.LoadBalancerArn)
 	if err != nil {
@@ -241,7 +241,7 @@ func (f *fakeAWS) modifyLoadBalancerAttributes(in *elb.ModifyLoadBalancerAttribu
 	return &elb.ModifyLoadBalancerAttributesOutput{Attributes: attributeList[elbtypes.LoadBalancerAttribute](after)}, nil
 }
 
-// setSecurityGroups: a balancer that was made without groups never has any.
+// setSecurityGroups fails for a load balancer that was created without groups.
 func (f *fakeAWS) setSecurityGroups(in *elb.SetSecurityGroupsInput) (any, error) {
 	b, err := f.balancer(in.LoadBalancerArn)
 	if err != nil {
@@ -251,7 +251,7 @@ func (f *fakeAWS) setSecurityGroups(in *elb.SetSecurityGroupsInput) (any, error)
 		return nil, newAWSError("InvalidConfigurationRequest", "Security groups can be set only on a load balancer that was created with some, and not all of them removed")
 	}
 	before := b.SecurityGroups
-	if err := f.guard(b, in.SecurityGroups); err != nil {
+	if err := f.guardBalancer(b, in.SecurityGroups); err != nil {
 		return nil, err
 	}
 	for _, id := range before {
@@ -268,7 +268,7 @@ func (f *fakeAWS) setSubnets(in *elb.SetSubnetsInput) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := f.place(b, in.Subnets, in.SubnetMappings); err != nil {
+	if err := f.placeBalancer(b, in.Subnets, in.SubnetMappings); err != nil {
 		return nil, err
 	}
 	b.settings = ""

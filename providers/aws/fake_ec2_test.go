@@ -22,13 +22,13 @@ func (f *fakeAWS) doEC2(input any) (any, error) {
 	case *ec2.CreateSubnetInput:
 		return f.createSubnet(in)
 	case *ec2.CreateInternetGatewayInput:
-		return &ec2.CreateInternetGatewayOutput{InternetGateway: &ec2types.InternetGateway{InternetGatewayId: new(f.id("igw-"))}}, nil
+		return &ec2.CreateInternetGatewayOutput{InternetGateway: &ec2types.InternetGateway{InternetGatewayId: new(f.newID("igw-"))}}, nil
 	case *ec2.AttachInternetGatewayInput:
 		return f.attachInternetGateway(in)
 	case *ec2.CreateRouteInput:
 		return f.createRoute(in)
 	case *ec2.AllocateAddressInput:
-		id := f.id("eipalloc-")
+		id := f.newID("eipalloc-")
 		f.addresses[id] = true
 		return &ec2.AllocateAddressOutput{AllocationId: &id}, nil
 	case *ec2.RunInstancesInput:
@@ -48,22 +48,22 @@ func (f *fakeAWS) doEC2(input any) (any, error) {
 	case *ec2.DeleteSecurityGroupInput:
 		return f.deleteSecurityGroup(in)
 	case *ec2.AuthorizeSecurityGroupIngressInput:
-		return f.authorize(in)
+		return f.authorizeIngress(in)
 	case *ec2.RevokeSecurityGroupIngressInput:
-		return f.revoke(in)
+		return f.revokeIngress(in)
 	case *ec2.CreateTagsInput:
 		return &ec2.CreateTagsOutput{}, f.tag(in.Resources, in.Tags, false)
 	case *ec2.DeleteTagsInput:
 		return &ec2.DeleteTagsOutput{}, f.tag(in.Resources, in.Tags, true)
 	}
-	return nil, f.foreignObject(input)
+	return nil, f.unknownAction(input)
 }
 
 func (f *fakeAWS) createVpc(in *ec2.CreateVpcInput) (any, error) {
-	v := &fakeVPC{id: f.id("vpc-"), cidr: *in.CidrBlock}
+	v := &fakeVPC{id: f.newID("vpc-"), cidr: *in.CidrBlock}
 	f.vpcs = append(f.vpcs, v)
 	f.routes = append(f.routes, &ec2types.RouteTable{
-		RouteTableId: new(f.id("rtb-")), VpcId: &v.id,
+		RouteTableId: new(f.newID("rtb-")), VpcId: &v.id,
 		Associations: []ec2types.RouteTableAssociation{{Main: new(true)}},
 		Routes:       []ec2types.Route{{DestinationCidrBlock: in.CidrBlock, GatewayId: new("local"), State: ec2types.RouteStateActive}},
 	})
@@ -83,7 +83,7 @@ func (f *fakeAWS) createSubnet(in *ec2.CreateSubnetInput) (any, error) {
 	if f.vpc(*in.VpcId) == nil {
 		return nil, newAWSError("InvalidVpcID.NotFound", "The vpc ID '%s' does not exist", *in.VpcId)
 	}
-	id := f.id("subnet-")
+	id := f.newID("subnet-")
 	s := &ec2types.Subnet{
 		SubnetId: &id, VpcId: in.VpcId, CidrBlock: in.CidrBlock, AvailabilityZone: in.AvailabilityZone,
 		SubnetArn: new("arn:aws:ec2:" + f.region + ":" + f.account + ":subnet/" + id), OwnerId: &f.account,
@@ -133,7 +133,7 @@ func (f *fakeAWS) runInstances(in *ec2.RunInstancesInput) (any, error) {
 		return nil, newAWSError("InvalidSubnetID.NotFound", "The subnet ID '%s' does not exist", *in.SubnetId)
 	}
 	i := &ec2types.Instance{
-		InstanceId: new(f.id("i-")), SubnetId: in.SubnetId, VpcId: s.VpcId,
+		InstanceId: new(f.newID("i-")), SubnetId: in.SubnetId, VpcId: s.VpcId,
 		State:     &ec2types.InstanceState{Name: ec2types.InstanceStateNameRunning, Code: new(int32(16))},
 		Placement: &ec2types.Placement{AvailabilityZone: s.AvailabilityZone},
 	}
@@ -145,7 +145,7 @@ func (f *fakeAWS) runInstances(in *ec2.RunInstancesInput) (any, error) {
 }
 
 // terminateInstances: a terminated instance is described for about an hour,
-// without a network, and is no target any more.
+// without a network, and cannot be a target.
 func (f *fakeAWS) terminateInstances(in *ec2.TerminateInstancesInput) (any, error) {
 	for _, i := range f.instances {
 		if slices.Contains(in.InstanceIds, *i.InstanceId) {
@@ -186,7 +186,7 @@ func (f *fakeAWS) describeSubnets(in *ec2.DescribeSubnetsInput) (any, error) {
 			found = append(found, *s)
 		}
 	}
-	found, next, err := paged(f, found, in.MaxResults, in.NextToken)
+	found, next, err := pageOf(f, found, in.MaxResults, in.NextToken)
 	return &ec2.DescribeSubnetsOutput{Subnets: found, NextToken: next}, err
 }
 
@@ -201,7 +201,7 @@ func (f *fakeAWS) describeRouteTables(in *ec2.DescribeRouteTablesInput) (any, er
 			found = append(found, *r)
 		}
 	}
-	found, next, err := paged(f, found, in.MaxResults, in.NextToken)
+	found, next, err := pageOf(f, found, in.MaxResults, in.NextToken)
 	return &ec2.DescribeRouteTablesOutput{RouteTables: found, NextToken: next}, err
 }
 
@@ -225,11 +225,11 @@ func (f *fakeAWS) describeInstances(in *ec2.DescribeInstancesInput) (any, error)
 			found = append(found, ec2types.Reservation{Instances: []ec2types.Instance{*i}})
 		}
 	}
-	found, next, err := paged(f, found, in.MaxResults, in.NextToken)
+	found, next, err := pageOf(f, found, in.MaxResults, in.NextToken)
 	return &ec2.DescribeInstancesOutput{Reservations: found, NextToken: next}, err
 }
 
-// tag adds or removes tags of anything in EC2.
+// tag adds or removes tags of EC2 objects.
 func (f *fakeAWS) tag(resources []string, tags []ec2types.Tag, remove bool) error {
 	for _, id := range resources {
 		var list *[]ec2types.Tag
@@ -257,8 +257,8 @@ func (f *fakeAWS) tag(resources []string, tags []ec2types.Tag, remove bool) erro
 	return nil
 }
 
-// matchesFilters says whether every filter has one value that fits; * and ? are
-// wildcards. values are by the names of filters that AWS knows here.
+// matchesFilters reports whether every filter has a matching value; * and ? are
+// wildcards. values are by the names of the supported filters.
 func matchesFilters(filters []ec2types.Filter, tags []ec2types.Tag, values map[string][]string) (bool, error) {
 	all := maps.Clone(values)
 	all["tag-key"] = nil

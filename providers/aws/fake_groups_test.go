@@ -9,16 +9,16 @@ import (
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
-// group is a security group.
+// fakeGroup is a security group.
 type fakeGroup struct {
 	id, name, vpc, description string
 	tags                       []ec2types.Tag
 	rules                      []fakeRule
-	unknown                    int // calls that do not know it yet
-	lingering                  int // deletions that fail, because of interfaces of a deleted balancer
+	unknown                    int // number of calls for which it is not known yet
+	lingering                  int // number of deletions that fail because of interfaces of a deleted load balancer
 }
 
-// rule is one permission for one source.
+// fakeRule is one permission for one source.
 type fakeRule struct {
 	protocol    string
 	from, to    int32
@@ -40,8 +40,8 @@ func (f *fakeAWS) group(id string) *fakeGroup {
 	return nil
 }
 
-// known is the group, if AWS has heard of it everywhere.
-func (f *fakeAWS) known(id *string) (*fakeGroup, error) {
+// knownGroup returns the group, if it is known everywhere.
+func (f *fakeAWS) knownGroup(id *string) (*fakeGroup, error) {
 	if id == nil {
 		return nil, newAWSError("MissingParameter", "The request must contain the parameter groupId")
 	}
@@ -72,7 +72,7 @@ func (f *fakeAWS) createSecurityGroup(in *ec2.CreateSecurityGroupInput) (any, er
 			return nil, newAWSError("InvalidGroup.Duplicate", "The security group '%s' already exists for VPC '%s'", g.name, v.id)
 		}
 	}
-	g := &fakeGroup{id: f.id("sg-"), name: *in.GroupName, vpc: v.id, description: *in.Description, unknown: f.unknown}
+	g := &fakeGroup{id: f.newID("sg-"), name: *in.GroupName, vpc: v.id, description: *in.Description, unknown: f.unknown}
 	for _, t := range in.TagSpecifications {
 		if t.ResourceType != ec2types.ResourceTypeSecurityGroup {
 			return nil, newAWSError("InvalidParameterValue", "'%s' is not a valid taggable resource type for this operation.", t.ResourceType)
@@ -83,7 +83,8 @@ func (f *fakeAWS) createSecurityGroup(in *ec2.CreateSecurityGroupInput) (any, er
 	return &ec2.CreateSecurityGroupOutput{GroupId: &g.id, Tags: g.tags}, nil
 }
 
-// descriptionAllowed: AWS takes a few characters only.
+// descriptionAllowed reports whether AWS accepts the characters of a
+// description.
 func descriptionAllowed(text string) bool {
 	return len(text) <= 255 && !strings.ContainsFunc(text, func(r rune) bool {
 		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune(" ._-:/()#,@[]+=&;{}!$*", r))
@@ -112,7 +113,7 @@ func (f *fakeAWS) deleteSecurityGroup(in *ec2.DeleteSecurityGroupInput) (any, er
 	return &ec2.DeleteSecurityGroupOutput{Return: new(true), GroupId: &g.id}, nil
 }
 
-// rulesOf takes permissions apart.
+// rulesOf converts permissions into rules with one source each.
 func (f *fakeAWS) rulesOf(permissions []ec2types.IpPermission) (all []fakeRule, err error) {
 	for _, p := range permissions {
 		r := fakeRule{protocol: *p.IpProtocol}
@@ -142,7 +143,7 @@ func (f *fakeAWS) rulesOf(permissions []ec2types.IpPermission) (all []fakeRule, 
 			add(prefix.Masked().String(), s.Description)
 		}
 		for _, s := range p.UserIdGroupPairs {
-			if _, err := f.known(s.GroupId); err != nil {
+			if _, err := f.knownGroup(s.GroupId); err != nil {
 				return nil, err
 			}
 			add(*s.GroupId, s.Description)
@@ -159,8 +160,8 @@ func (f *fakeAWS) rulesOf(permissions []ec2types.IpPermission) (all []fakeRule, 
 	return all, nil
 }
 
-func (f *fakeAWS) authorize(in *ec2.AuthorizeSecurityGroupIngressInput) (any, error) {
-	g, err := f.known(in.GroupId)
+func (f *fakeAWS) authorizeIngress(in *ec2.AuthorizeSecurityGroupIngressInput) (any, error) {
+	g, err := f.knownGroup(in.GroupId)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +176,7 @@ func (f *fakeAWS) authorize(in *ec2.AuthorizeSecurityGroupIngressInput) (any, er
 		}
 		rules = append(rules, r)
 	}
-	// The limit is on each family for itself.
+	// The limit applies to each family separately.
 	var v4, v6 int
 	for _, r := range rules {
 		if strings.Contains(r.source, ":") {
@@ -191,8 +192,8 @@ func (f *fakeAWS) authorize(in *ec2.AuthorizeSecurityGroupIngressInput) (any, er
 	return &ec2.AuthorizeSecurityGroupIngressOutput{Return: new(true)}, nil
 }
 
-func (f *fakeAWS) revoke(in *ec2.RevokeSecurityGroupIngressInput) (any, error) {
-	g, err := f.known(in.GroupId)
+func (f *fakeAWS) revokeIngress(in *ec2.RevokeSecurityGroupIngressInput) (any, error) {
+	g, err := f.knownGroup(in.GroupId)
 	if err != nil {
 		return nil, err
 	}
@@ -214,13 +215,13 @@ func (f *fakeAWS) revoke(in *ec2.RevokeSecurityGroupIngressInput) (any, error) {
 
 func (f *fakeAWS) describeSecurityGroups(in *ec2.DescribeSecurityGroupsInput) (any, error) {
 	for _, id := range in.GroupIds {
-		if _, err := f.known(&id); err != nil {
+		if _, err := f.knownGroup(&id); err != nil {
 			return nil, err
 		}
 	}
 	var found []ec2types.SecurityGroup
 	for _, g := range f.groups {
-		var sources []string // groups, and prefixes, which no filter for groups names
+		var sources []string // groups and prefixes
 		for _, r := range g.rules {
 			sources = append(sources, r.source)
 		}
@@ -232,15 +233,15 @@ func (f *fakeAWS) describeSecurityGroups(in *ec2.DescribeSecurityGroupsInput) (a
 			return nil, err
 		}
 		if fits && (len(in.GroupIds) == 0 || slices.Contains(in.GroupIds, g.id)) {
-			found = append(found, f.describe(g))
+			found = append(found, f.describeGroup(g))
 		}
 	}
-	found, next, err := paged(f, found, in.MaxResults, in.NextToken)
+	found, next, err := pageOf(f, found, in.MaxResults, in.NextToken)
 	return &ec2.DescribeSecurityGroupsOutput{SecurityGroups: found, NextToken: next}, err
 }
 
-// describe puts the rules for the same ports together, as AWS does.
-func (f *fakeAWS) describe(g *fakeGroup) ec2types.SecurityGroup {
+// describeGroup merges the rules for the same ports, as AWS does.
+func (f *fakeAWS) describeGroup(g *fakeGroup) ec2types.SecurityGroup {
 	described := ec2types.SecurityGroup{
 		GroupId: &g.id, GroupName: &g.name, VpcId: &g.vpc, Description: &g.description, OwnerId: &f.account, Tags: g.tags,
 		SecurityGroupArn: new("arn:aws:ec2:" + f.region + ":" + f.account + ":security-group/" + g.id),

@@ -8,15 +8,15 @@ import (
 	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
-// listener is one port of a balancer.
+// fakeListener is one port of a load balancer.
 type fakeListener struct {
 	elbtypes.Listener
-	settings   string // fingerprint of what it was made with, "" once changed
+	settings   string // fingerprint of the settings at creation, "" after a change
 	group      string // target group
 	more       []string
 	attributes map[string]string
 	tags       map[string]string
-	unknown    int // calls that do not know it yet
+	unknown    int // number of calls for which it is not known yet
 }
 
 func (f *fakeAWS) doListeners(input any) (any, error) {
@@ -40,7 +40,7 @@ func (f *fakeAWS) doListeners(input any) (any, error) {
 	case *elb.RemoveListenerCertificatesInput:
 		return f.removeListenerCertificates(in)
 	}
-	return nil, f.foreignObject(input)
+	return nil, f.unknownAction(input)
 }
 
 func (f *fakeAWS) listener(arn *string) (*fakeListener, error) {
@@ -83,7 +83,7 @@ func (f *fakeAWS) createListener(in *elb.CreateListenerInput) (any, error) {
 	}
 	l := &fakeListener{
 		Listener: elbtypes.Listener{
-			ListenerArn:     new(strings.Replace(*b.LoadBalancerArn, ":loadbalancer/", ":listener/", 1) + "/" + f.id("")[1:]),
+			ListenerArn:     new(strings.Replace(*b.LoadBalancerArn, ":loadbalancer/", ":listener/", 1) + "/" + f.newID("")[1:]),
 			LoadBalancerArn: b.LoadBalancerArn, Port: in.Port, Protocol: in.Protocol, SslPolicy: in.SslPolicy,
 			AlpnPolicy: in.AlpnPolicy, Certificates: in.Certificates, DefaultActions: in.DefaultActions,
 		},
@@ -93,11 +93,12 @@ func (f *fakeAWS) createListener(in *elb.CreateListenerInput) (any, error) {
 		return nil, err
 	}
 	f.listeners = append(f.listeners, l)
-	f.use(l)
+	f.useGroup(l)
 	return &elb.CreateListenerOutput{Listeners: []elbtypes.Listener{l.Listener}}, nil
 }
 
-// fakeForwards are the protocols of target groups, by that of the listener.
+// fakeForwards has the allowed protocols of target groups, by the protocol of
+// the listener.
 var fakeForwards = map[elbtypes.ProtocolEnum][]elbtypes.ProtocolEnum{
 	elbtypes.ProtocolEnumTcp:    {elbtypes.ProtocolEnumTcp, elbtypes.ProtocolEnumTcpUdp},
 	elbtypes.ProtocolEnumTls:    {elbtypes.ProtocolEnumTcp, elbtypes.ProtocolEnumTls},
@@ -105,7 +106,8 @@ var fakeForwards = map[elbtypes.ProtocolEnum][]elbtypes.ProtocolEnum{
 	elbtypes.ProtocolEnumTcpUdp: {elbtypes.ProtocolEnumTcpUdp},
 }
 
-// listenerAllowed completes a listener, if AWS would have it.
+// listenerAllowed sets the defaults of a listener, and returns an error if AWS
+// does not allow it.
 func (f *fakeAWS) listenerAllowed(l *fakeListener) error {
 	switch tls := l.Protocol == elbtypes.ProtocolEnumTls; {
 	case *l.Port < 1 || *l.Port > 65535:
@@ -146,8 +148,8 @@ func (f *fakeAWS) listenerAllowed(l *fakeListener) error {
 	return nil
 }
 
-// use connects a listener and its target group.
-func (f *fakeAWS) use(l *fakeListener) {
+// useGroup connects a listener and its target group.
+func (f *fakeAWS) useGroup(l *fakeListener) {
 	l.group = *l.DefaultActions[0].TargetGroupArn
 	g, err := f.targetGroup(&l.group)
 	if err != nil {
@@ -156,8 +158,8 @@ func (f *fakeAWS) use(l *fakeListener) {
 	g.LoadBalancerArns, g.inUse = []string{*l.LoadBalancerArn}, 0
 }
 
-// release is the opposite of use.
-func (f *fakeAWS) release(l *fakeListener) {
+// releaseGroup is the opposite of useGroup.
+func (f *fakeAWS) releaseGroup(l *fakeListener) {
 	for _, other := range f.listeners {
 		if other != l && other.group == l.group {
 			return
@@ -169,7 +171,7 @@ func (f *fakeAWS) release(l *fakeListener) {
 }
 
 func (f *fakeAWS) removeListener(l *fakeListener) {
-	f.release(l)
+	f.releaseGroup(l)
 	f.listeners = slices.DeleteFunc(f.listeners, func(other *fakeListener) bool { return other == l })
 }
 
@@ -195,7 +197,7 @@ func (f *fakeAWS) describeListeners(in *elb.DescribeListenersInput) (any, error)
 		}
 		found = append(found, l.Listener)
 	}
-	found, next, err := paged(f, found, in.PageSize, in.Marker)
+	found, next, err := pageOf(f, found, in.PageSize, in.Marker)
 	return &elb.DescribeListenersOutput{Listeners: found, NextMarker: next}, err
 }
 
@@ -236,10 +238,10 @@ func (f *fakeAWS) modifyListener(in *elb.ModifyListenerInput) (any, error) {
 		return nil, err
 	}
 	if *after.DefaultActions[0].TargetGroupArn != l.group {
-		f.release(l)
+		f.releaseGroup(l)
 	}
 	*l = after
-	f.use(l)
+	f.useGroup(l)
 	return &elb.ModifyListenerOutput{Listeners: []elbtypes.Listener{l.Listener}}, nil
 }
 
@@ -285,7 +287,7 @@ func (f *fakeAWS) describeListenerCertificates(in *elb.DescribeListenerCertifica
 	for _, arn := range l.more {
 		all = append(all, elbtypes.Certificate{CertificateArn: &arn, IsDefault: new(false)})
 	}
-	all, next, err := paged(f, all, in.PageSize, in.Marker)
+	all, next, err := pageOf(f, all, in.PageSize, in.Marker)
 	return &elb.DescribeListenerCertificatesOutput{Certificates: all, NextMarker: next}, err
 }
 

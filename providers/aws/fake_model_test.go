@@ -10,8 +10,9 @@ import (
 	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
-// fakeStack is what the rows of TestFakeRefuses start from: a balancer fl-a with
-// a security group, a target group, and a listener on port 80.
+// fakeStack is the initial state of the rows of TestFakeRefuses: a load
+// balancer fl-a with a security group, a target group, and a listener on port
+// 80.
 type fakeStack struct {
 	*account
 	balancer, group, listener, security string
@@ -50,10 +51,10 @@ func (s fakeStack) allow(from ...string) *ec2.AuthorizeSecurityGroupIngressInput
 	return &ec2.AuthorizeSecurityGroupIngressInput{GroupId: &s.security, IpPermissions: []ec2types.IpPermission{p}}
 }
 
-// TestFakeRefuses: the fake is for what moto would let pass.
+// TestFakeRefuses covers errors of AWS that moto does not return.
 func TestFakeRefuses(t *testing.T) {
 	for _, row := range []struct {
-		code string // "" is no error
+		code string // "" is success
 		do   func(t *testing.T, s fakeStack) error
 	}{
 		{"", func(t *testing.T, s fakeStack) error {
@@ -109,7 +110,7 @@ func TestFakeRefuses(t *testing.T) {
 			_, err := s.ec2.DeleteSecurityGroup(t.Context(), &ec2.DeleteSecurityGroupInput{GroupId: &s.security})
 			return err
 		}},
-		{"DependencyViolation", func(t *testing.T, s fakeStack) error { // the interfaces stay for a while
+		{"DependencyViolation", func(t *testing.T, s fakeStack) error { // the interfaces are deleted later
 			get(t, s.elb.DeleteLoadBalancer, &elb.DeleteLoadBalancerInput{LoadBalancerArn: &s.balancer})
 			_, err := s.ec2.DeleteSecurityGroup(t.Context(), &ec2.DeleteSecurityGroupInput{GroupId: &s.security})
 			return err
@@ -146,7 +147,7 @@ func TestFakeRefuses(t *testing.T) {
 			_, err := s.ec2.AuthorizeSecurityGroupIngress(t.Context(), s.allow("192.0.2.0/24", "10.0.0.0/8"))
 			return err
 		}},
-		{"ListenerNotFound", func(t *testing.T, s fakeStack) error { // not yet everywhere
+		{"ListenerNotFound", func(t *testing.T, s fakeStack) error { // not known everywhere yet
 			s.fake.unknown = 1
 			l := get(t, s.elb.CreateListener, s.forward(81, s.group)).Listeners[0].ListenerArn
 			_, err := s.elb.DescribeListenerAttributes(t.Context(), &elb.DescribeListenerAttributesInput{ListenerArn: l})

@@ -13,7 +13,7 @@ import (
 
 func reflectName(input any) string { return reflect.TypeOf(input).Elem().Name() }
 
-// The attributes of new objects, which are also all that each has.
+// The attributes of new objects. No other attributes exist.
 
 func balancerDefaults(scheme elbtypes.LoadBalancerSchemeEnum) map[string]string {
 	return map[string]string{
@@ -63,7 +63,8 @@ var fakeRanges = map[string][2]int{
 	"tcp.idle_timeout.seconds":                                {60, 6000},
 }
 
-// changeAttributes is what attributes are after a change, if all of it is allowed.
+// changeAttributes returns the attributes after a change, or an error if AWS
+// does not allow it.
 func changeAttributes(have, changed map[string]string) (map[string]string, error) {
 	after := maps.Clone(have)
 	for key, value := range changed {
@@ -109,7 +110,7 @@ func (f *fakeAWS) tagsAllowed(tags map[string]string) error {
 	return nil
 }
 
-// tagsOf is the map of whatever has the ARN.
+// tagsOf returns the tags of the object with an ARN.
 func (f *fakeAWS) tagsOf(arn string) (map[string]string, error) {
 	switch {
 	case strings.Contains(arn, ":loadbalancer/"):

@@ -9,17 +9,17 @@ import (
 	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
-// targetGroup is a group of instances and how they are checked.
+// fakeTargets is a target group with its health check.
 type fakeTargets struct {
 	elbtypes.TargetGroup
-	settings   string // fingerprint of what it was made with, "" once changed
+	settings   string // fingerprint of the settings at creation, "" after a change
 	targets    []fakeTarget
 	attributes map[string]string
 	tags       map[string]string
-	inUse      int // deletions that fail, because of a deleted listener
+	inUse      int // number of deletions that fail because of a deleted listener
 }
 
-// target is a registered instance, or one that was.
+// fakeTarget is a registered or draining instance.
 type fakeTarget struct {
 	id       string
 	port     int32
@@ -56,7 +56,7 @@ func (f *fakeAWS) doTargets(input any) (any, error) {
 	case *elb.DescribeTargetHealthInput:
 		return f.describeTargetHealth(in)
 	}
-	return nil, f.foreignObject(input)
+	return nil, f.unknownAction(input)
 }
 
 func (f *fakeAWS) targetGroup(arn *string) (*fakeTargets, error) {
@@ -87,9 +87,9 @@ func (f *fakeAWS) createTargetGroup(in *elb.CreateTargetGroupInput) (any, error)
 	case f.vpc(*in.VpcId) == nil:
 		return nil, newAWSError("ValidationError", "The VPC ID '%s' is not found", *in.VpcId)
 	case fakeForwards[in.Protocol] == nil:
-		return nil, newAWSError("ValidationError", "the fake has no target group for protocol '%s'", in.Protocol)
+		return nil, newAWSError("ValidationError", "the fake does not support target groups with protocol '%s'", in.Protocol)
 	case in.TargetType != "" && in.TargetType != elbtypes.TargetTypeEnumInstance:
-		return nil, newAWSError("ValidationError", "the fake has no targets of type '%s'", in.TargetType)
+		return nil, newAWSError("ValidationError", "the fake does not support targets of type '%s'", in.TargetType)
 	case *in.Port < 1 || *in.Port > 65535:
 		return nil, newAWSError("ValidationError", "Port '%d' is not valid", *in.Port)
 	}
@@ -99,7 +99,7 @@ func (f *fakeAWS) createTargetGroup(in *elb.CreateTargetGroupInput) (any, error)
 	}
 	g := &fakeTargets{
 		TargetGroup: elbtypes.TargetGroup{
-			TargetGroupArn:  new(f.arn("targetgroup/" + *in.Name + "/" + f.id("")[1:])),
+			TargetGroupArn:  new(f.arn("targetgroup/" + *in.Name + "/" + f.newID("")[1:])),
 			TargetGroupName: in.Name, Protocol: in.Protocol, Port: in.Port, VpcId: in.VpcId, TargetType: elbtypes.TargetTypeEnumInstance,
 			IpAddressType: elbtypes.TargetGroupIpAddressTypeEnumIpv4, HealthCheckEnabled: new(true),
 			HealthCheckProtocol: elbtypes.ProtocolEnumTcp, HealthCheckPort: new("traffic-port"),
@@ -121,7 +121,7 @@ func (f *fakeAWS) createTargetGroup(in *elb.CreateTargetGroupInput) (any, error)
 	return &elb.CreateTargetGroupOutput{TargetGroups: []elbtypes.TargetGroup{g.TargetGroup}}, nil
 }
 
-// check changes the health check, if AWS would allow the result.
+// check changes the health check, if AWS allows the result.
 func (g *fakeTargets) check(in *elb.ModifyTargetGroupInput) error {
 	after := g.TargetGroup
 	if in.HealthCheckProtocol != "" {
@@ -197,7 +197,7 @@ func (f *fakeAWS) describeTargetGroups(in *elb.DescribeTargetGroupsInput) (any, 
 	if len(found) < len(in.Names)+len(in.TargetGroupArns) {
 		return nil, newAWSError("TargetGroupNotFound", "One or more target groups not found")
 	}
-	found, next, err := paged(f, found, in.PageSize, in.Marker)
+	found, next, err := pageOf(f, found, in.PageSize, in.Marker)
 	return &elb.DescribeTargetGroupsOutput{TargetGroups: found, NextMarker: next}, err
 }
 
@@ -213,7 +213,8 @@ func (f *fakeAWS) modifyTargetGroup(in *elb.ModifyTargetGroupInput) (any, error)
 	return &elb.ModifyTargetGroupOutput{TargetGroups: []elbtypes.TargetGroup{g.TargetGroup}}, nil
 }
 
-// deleteTargetGroup: AWS documents no error for a group that is not there.
+// deleteTargetGroup succeeds for a target group that does not exist: AWS
+// documents no error.
 func (f *fakeAWS) deleteTargetGroup(in *elb.DeleteTargetGroupInput) (any, error) {
 	g, err := f.targetGroup(in.TargetGroupArn)
 	if err != nil {
@@ -259,7 +260,7 @@ func (f *fakeAWS) modifyTargetGroupAttributes(in *elb.ModifyTargetGroupAttribute
 	return &elb.ModifyTargetGroupAttributesOutput{Attributes: attributeList[elbtypes.TargetGroupAttribute](g.attributes)}, nil
 }
 
-// registerTargets takes all targets or none.
+// registerTargets registers all targets or none.
 func (f *fakeAWS) registerTargets(in *elb.RegisterTargetsInput) (any, error) {
 	g, err := f.targetGroup(in.TargetGroupArn)
 	if err != nil {

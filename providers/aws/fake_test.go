@@ -21,17 +21,17 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// fakeAWS is one account of AWS in memory. It follows AWS's documentation where
-// moto does not: what takes time, what refers to what, limits, and what is
-// refused. It sits inside the SDK's clients, so their signing, retries and
-// errors are the real ones. Tests may change the fields between calls.
+// fakeAWS is one AWS account in memory. It follows AWS's documentation where
+// moto does not: delays, references between objects, quotas and errors. It
+// replaces the network below the SDK's clients, so that their signing, retries
+// and errors are real. Tests may change the fields between calls.
 type fakeAWS struct {
 	quota        fakeQuota
-	provisioning int             // so many descriptions of a new balancer say "provisioning"
-	lingering    int             // so often a deleted balancer's interfaces keep its groups from being deleted
-	inUse        int             // so often a deleted listener's target group is still in use
-	draining     int             // so many descriptions still list a target that was deregistered
-	unknown      int             // so many calls do not know a new security group or listener yet; 0 at first, since a provider waits a second
+	provisioning int             // number of descriptions of a new load balancer in the state provisioning
+	lingering    int             // number of deletions of security groups that fail because of a deleted load balancer's interfaces
+	inUse        int             // number of deletions of target groups that fail because of a deleted listener
+	draining     int             // number of descriptions that list a deregistered target
+	unknown      int             // number of calls for which a new security group or listener is unknown; 0 by default, since providers wait
 	page         int             // results per page
 	unhealthy    map[string]bool // instances whose health checks fail
 
@@ -52,7 +52,7 @@ type fakeAWS struct {
 	targets      []*fakeTargets
 }
 
-// fakeQuota are the limits of the account.
+// fakeQuota has the quotas of the account.
 type fakeQuota struct {
 	balancers, listeners, targetGroups, targets, certificates int
 	groups, rules, groupsPerBalancer, tags                    int
@@ -70,7 +70,7 @@ func newFake(t *testing.T, account, region string) *fakeAWS {
 	}
 }
 
-// awsError is a refusal of AWS.
+// awsError is an error of AWS.
 type awsError struct {
 	code, message string
 }
@@ -82,8 +82,8 @@ func newAWSError(code, format string, args ...any) error {
 }
 
 type (
-	inputKey  struct{} // the operation's input
-	answerKey struct{} // what goes through the real deserializer: an error
+	inputKey  struct{} // the input of the operation
+	answerKey struct{} // an error for the real deserializer
 )
 
 type rawResponse struct {
@@ -91,21 +91,21 @@ type rawResponse struct {
 	err      error
 }
 
-// load makes clients that talk to the fake, through the wire if there is one.
-func (f *fakeAWS) load(w *wire) config.LoadOptionsFunc {
+// loadOptions makes clients call the fake, through the callRecorder if there is one.
+func (f *fakeAWS) loadOptions(w *callRecorder) config.LoadOptionsFunc {
 	return config.WithAPIOptions([]func(*middleware.Stack) error{func(stack *middleware.Stack) error {
 		keep := middleware.InitializeMiddlewareFunc("keep the input", func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {
 			return next.HandleInitialize(middleware.WithStackValue(ctx, inputKey{}, in.Parameters), in)
 		})
-		// Success leaves here, in front of the deserializer …
+		// A result is returned before the deserializer …
 		answer := middleware.DeserializeMiddlewareFunc("answer", func(ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler) (middleware.DeserializeOutput, middleware.Metadata, error) {
-			output, raw := f.attempt(ctx, w)
+			output, raw := f.handleAttempt(ctx, w)
 			if raw == nil {
 				return middleware.DeserializeOutput{Result: output}, middleware.Metadata{}, nil
 			}
 			return next.HandleDeserialize(middleware.WithStackValue(ctx, answerKey{}, raw), in)
 		})
-		// … and errors behind it, so that it makes the SDK's types of them.
+		// … and an error after it, so that the deserializer converts it into the SDK's types.
 		refuse := middleware.DeserializeMiddlewareFunc("refuse", func(ctx context.Context, _ middleware.DeserializeInput, _ middleware.DeserializeHandler) (middleware.DeserializeOutput, middleware.Metadata, error) {
 			raw := middleware.GetStackValue(ctx, answerKey{}).(*rawResponse)
 			if raw.err != nil {
@@ -123,8 +123,8 @@ func (f *fakeAWS) load(w *wire) config.LoadOptionsFunc {
 	}})
 }
 
-// attempt is one attempt of a client to call AWS.
-func (f *fakeAWS) attempt(ctx context.Context, w *wire) (any, *rawResponse) {
+// handleAttempt handles one attempt of a client to call AWS.
+func (f *fakeAWS) handleAttempt(ctx context.Context, w *callRecorder) (any, *rawResponse) {
 	service := serviceELB
 	if middleware.GetServiceID(ctx) == ec2.ServiceID {
 		service = serviceEC2
@@ -132,31 +132,31 @@ func (f *fakeAWS) attempt(ctx context.Context, w *wire) (any, *rawResponse) {
 	if ctx.Err() != nil {
 		return nil, &rawResponse{err: &smithy.CanceledError{Err: ctx.Err()}}
 	}
-	var failing *kind
+	var failing *faultKind
 	if w != nil {
-		failing = w.call(service, middleware.GetOperationName(ctx))
+		failing = w.record(service, middleware.GetOperationName(ctx))
 	}
 	if failing == nil || failing.lost {
-		output, err := f.do(middleware.GetStackValue(ctx, inputKey{}))
+		output, err := f.runAction(middleware.GetStackValue(ctx, inputKey{}))
 		switch refusal, _ := err.(*awsError); {
 		case failing != nil:
 		case err == nil:
 			return output, nil
 		case refusal != nil:
-			return nil, &rawResponse{response: errorAnswer(service, http.StatusBadRequest, refusal.code, refusal.message)}
+			return nil, &rawResponse{response: errorResponse(service, http.StatusBadRequest, refusal.code, refusal.message)}
 		default:
 			return nil, &rawResponse{err: err}
 		}
 	}
-	response, err := failing.answer(service)
+	response, err := failing.response(service)
 	if err != nil {
 		err = &smithyhttp.RequestSendError{Err: &url.Error{Op: "Post", URL: "https://" + service, Err: err}}
 	}
 	return nil, &rawResponse{response, err}
 }
 
-// do runs an action. The fake and its callers share no memory.
-func (f *fakeAWS) do(input any) (any, error) {
+// runAction runs an action. The fake and its callers share no memory.
+func (f *fakeAWS) runAction(input any) (any, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	input = deepCopy(input)
@@ -168,7 +168,7 @@ func (f *fakeAWS) do(input any) (any, error) {
 	case reflect.TypeFor[elb.Client]().PkgPath():
 		output, err = f.doELB(input)
 	default:
-		err = f.foreignObject(input)
+		err = f.unknownAction(input)
 	}
 	if err != nil {
 		return nil, err
@@ -176,13 +176,13 @@ func (f *fakeAWS) do(input any) (any, error) {
 	return deepCopy(output), nil
 }
 
-// foreignObject is an action that the fake does not have.
-func (f *fakeAWS) foreignObject(input any) error {
-	f.t.Errorf("the fake has no answer to %T", input)
-	return newAWSError("InvalidAction", "the fake has no answer to %T", input)
+// unknownAction reports an action that the fake does not implement.
+func (f *fakeAWS) unknownAction(input any) error {
+	f.t.Errorf("the fake does not implement %T", input)
+	return newAWSError("InvalidAction", "the fake does not implement %T", input)
 }
 
-// deepCopy is a deep copy of what x points to.
+// deepCopy returns a deep copy of what x points to.
 func deepCopy(x any) any {
 	text, err := json.Marshal(x)
 	if err != nil {
@@ -195,7 +195,7 @@ func deepCopy(x any) any {
 	return y
 }
 
-// fingerprint is equal for equal settings.
+// fingerprint returns the same text for equal settings.
 func fingerprint(x any) string {
 	text, err := json.Marshal(x)
 	if err != nil {
@@ -204,8 +204,8 @@ func fingerprint(x any) string {
 	return string(text)
 }
 
-// id makes an identifier as AWS does.
-func (f *fakeAWS) id(prefix string) string {
+// newID returns an identifier in the format of AWS.
+func (f *fakeAWS) newID(prefix string) string {
 	f.serial++
 	return fmt.Sprintf("%s%017x", prefix, f.serial)
 }
@@ -214,8 +214,8 @@ func (f *fakeAWS) arn(kind string) string {
 	return "arn:aws:elasticloadbalancing:" + f.region + ":" + f.account + ":" + kind
 }
 
-// paged cuts one page out of all results: those after the marker.
-func paged[T any](f *fakeAWS, all []T, size *int32, marker *string) ([]T, *string, error) {
+// pageOf returns the page of the results after the marker.
+func pageOf[T any](f *fakeAWS, all []T, size *int32, marker *string) ([]T, *string, error) {
 	from, length := 0, f.page
 	if size != nil {
 		length = min(length, int(*size))
@@ -235,5 +235,5 @@ func paged[T any](f *fakeAWS, all []T, size *int32, marker *string) ([]T, *strin
 	return all[from:to], next, nil
 }
 
-// fakeTime is when everything was made.
+// fakeTime is the creation time of all objects.
 var fakeTime = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

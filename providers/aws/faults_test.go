@@ -13,17 +13,18 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// step is something that a controller does with a Service, and what it starts
-// from.
-type step struct {
+// lifecycleStep is an operation of a controller on a Service, with the state
+// before it.
+type lifecycleStep struct {
 	name   string
 	before *corev1.Service // nil for nothing
 	do     func(t *testing.T, c *Cloud) error
 	last   *corev1.Service // what to delete in the end
 }
 
-// steps are a Service's life, with all that a change can change in place.
-func (a *account) steps(t *testing.T) []step {
+// lifecycleSteps are the steps in the life of a Service, with all changes that
+// are made in place.
+func (a *account) lifecycleSteps(t *testing.T) []lifecycleStep {
 	t.Helper()
 	before, after := newService("web", 80, 443, 25), newService("web", 80, 443, 8080)
 	first, second, third := a.certificate(t, "a.example.com"), a.certificate(t, "b.example.com"), a.certificate(t, "c.example.com")
@@ -56,7 +57,7 @@ func (a *account) steps(t *testing.T) []step {
 			return err
 		}
 	}
-	return []step{
+	return []lifecycleStep{
 		{name: "create", do: ensure(before), last: before},
 		{name: "change", before: before, do: ensure(after), last: after},
 		{name: "groups", before: before, last: given, do: func(t *testing.T, c *Cloud) error {
@@ -89,8 +90,9 @@ func (a *account) steps(t *testing.T) []step {
 	}
 }
 
-// settle repeats what a controller repeats. The first failure ends the faults.
-func (a *account) settle(t *testing.T, c *Cloud, do func(t *testing.T, c *Cloud) error) {
+// retryUntilDone retries as a controller does. The first failure ends the
+// faults.
+func (a *account) retryUntilDone(t *testing.T, c *Cloud, do func(t *testing.T, c *Cloud) error) {
 	t.Helper()
 	var err error
 	for range 30 {
@@ -104,14 +106,14 @@ func (a *account) settle(t *testing.T, c *Cloud, do func(t *testing.T, c *Cloud)
 	t.Fatalf("still: %v", err)
 }
 
-// live does a step under a fault, and returns the calls and the world after it.
-// Then it deletes everything. With killed, another process goes on after the
-// first failure.
-func (a *account) live(t *testing.T, s step, f *fault, killed bool) (calls []string, world string) {
+// runStep runs a step under a fault, and returns the calls and the world after
+// it. Then it deletes everything. With killed, another process continues after
+// the first failure.
+func (a *account) runStep(t *testing.T, s lifecycleStep, f *fault, killed bool) (calls []string, world string) {
 	t.Helper()
-	c := a.provider(t)
+	c := a.newProvider(t)
 	if s.before != nil {
-		a.settle(t, c, func(t *testing.T, c *Cloud) error {
+		a.retryUntilDone(t, c, func(t *testing.T, c *Cloud) error {
 			_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s.before, a.nodes)
 			return err
 		})
@@ -125,23 +127,23 @@ func (a *account) live(t *testing.T, s step, f *fault, killed bool) (calls []str
 			t.Error("the process did not notice that it was dead")
 		}
 		a.reset()
-		c = a.provider(t)
+		c = a.newProvider(t)
 	}
-	a.settle(t, c, s.do)
+	a.retryUntilDone(t, c, s.do)
 	calls, world = a.calls(), a.world(t)
 	a.reset()
-	a.settle(t, a.provider(t), func(t *testing.T, c *Cloud) error {
+	a.retryUntilDone(t, a.newProvider(t), func(t *testing.T, c *Cloud) error {
 		return c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s.last)
 	})
-	if left := a.everything(t); len(left) > 0 {
+	if left := a.leakedObjects(t); len(left) > 0 {
 		t.Errorf("after deletion there remain %v", left)
 	}
 	return calls, world
 }
 
-// faultsOf are the ways in which an action may fail once, and as long as the
-// SDK retries. Where every call takes long, those are left out that look the
-// same to a provider.
+// faultsOf returns the faults of an action, once and for as long as the SDK
+// retries. Where calls are slow, it omits faults that a provider cannot
+// distinguish.
 func (a *account) faultsOf(action string) (all []fault) {
 	all = []fault{
 		{kind: clientError("AccessDenied")},
@@ -157,27 +159,27 @@ func (a *account) faultsOf(action string) (all []fault) {
 	return all
 }
 
-// TestFaults fails every action that a step uses, in every way, and kills the
-// process after every call: in the end the world is as without faults, and
-// after deletion there is none.
+// TestFaults fails every action of every step in every way, and kills the
+// process after every call: in the end the world is the same as without faults,
+// and empty after deletion.
 func TestFaults(t *testing.T) {
 	eachKind(t, func(t *testing.T, account func(t *testing.T) *account) {
-		for i, s := range account(t).steps(t) {
+		for i, s := range account(t).lifecycleSteps(t) {
 			t.Run(s.name, func(t *testing.T) {
 				t.Parallel()
 				a := account(t)
 				if a.fake != nil {
-					a.fake.inUse = 0 // else what is left until the next look depends on the faults
+					a.fake.inUse = 0 // otherwise the remaining objects depend on the faults
 				}
-				s := a.steps(t)[i]
-				calls, world := a.live(t, s, nil, false)
+				s := a.lifecycleSteps(t)[i]
+				calls, world := a.runStep(t, s, nil, false)
 				check := func(name string, f fault, killed bool) {
 					good := t.Run(name, func(t *testing.T) {
-						if _, have := a.live(t, s, &f, killed); have != world {
+						if _, have := a.runStep(t, s, &f, killed); have != world {
 							t.Errorf("the world differs:\n%s", textDifference(world, have))
 						}
 					})
-					if !good { // what is left over would meet the next fault
+					if !good { // remaining objects would be affected by the next fault
 						t.FailNow()
 					}
 				}

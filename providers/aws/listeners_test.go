@@ -6,14 +6,15 @@ import (
 	"time"
 )
 
-// TestCertificates: the first is the listener's, the others are for other names.
+// TestCertificates checks that the first certificate is the listener's default,
+// and the others are selected by SNI.
 func TestCertificates(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
 		first, second, third := a.certificate(t, "a.example.com"), a.certificate(t, "b.example.com"), a.certificate(t, "c.example.com")
-		c, s := a.provider(t), newService("web", 443)
+		c, s := a.newProvider(t), newService("web", 443)
 		for _, certificates := range [][]string{{first, second}, {first, third}, {second}, {first, second, third}} {
 			if a.fake == nil && certificates[0] != first {
-				continue // moto lists a wrong default certificate after it has changed
+				continue // moto lists a wrong default certificate after a change
 			}
 			annotate("ssl-cert", strings.Join(certificates, ","), "ssl-negotiation-policy", "ELBSecurityPolicy-TLS13-1-2-2021-06")(s)
 			a.ensureService(t, c, s)
@@ -31,14 +32,15 @@ func TestCertificates(t *testing.T) {
 	})
 }
 
-// TestFiftyPorts: a full balancer can still exchange a port.
+// TestFiftyPorts checks that a load balancer with all listeners can replace one
+// of them.
 func TestFiftyPorts(t *testing.T) {
 	a := fakeAccount(t)
 	var ports []int32
 	for i := range int32(maxListeners) {
 		ports = append(ports, 1000+i)
 	}
-	c, s := a.provider(t), newService("web", ports...)
+	c, s := a.newProvider(t), newService("web", ports...)
 	a.ensureService(t, c, s)
 	a.reset()
 	c.lastSyncOf(s.UID).due = time.Time{}

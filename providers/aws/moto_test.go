@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// startMoto starts moto's server at the first test that needs it. The kernel
-// ends it with this process, however that ends.
+// startMoto starts moto's server for the first test that needs it. The kernel
+// kills it with this process.
 var startMoto = sync.OnceValues(func() (*url.URL, error) {
 	program := os.Getenv("FAIRLEAD_MOTO")
 	if program == "" {
@@ -39,13 +39,13 @@ var startMoto = sync.OnceValues(func() (*url.URL, error) {
 	if err := listener.Close(); err != nil {
 		return nil, err
 	}
-	var said bytes.Buffer
+	var output bytes.Buffer
 	cmd := exec.Command(program, "-H", "127.0.0.1", "-p", port)
-	cmd.Stderr = &said
+	cmd.Stderr = &output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	ended := make(chan error, 1)
 	go func() {
-		// Pdeathsig is about the thread that starts the child: this one stays.
+		// Pdeathsig depends on the thread that starts the child, which must not end.
 		runtime.LockOSThread()
 		ended <- cmd.Run()
 	}()
@@ -53,7 +53,7 @@ var startMoto = sync.OnceValues(func() (*url.URL, error) {
 	for range 600 {
 		select {
 		case err := <-ended:
-			return nil, fmt.Errorf("%s ended: %w: %s", program, err, said.String())
+			return nil, fmt.Errorf("%s ended: %w: %s", program, err, output.String())
 		case <-time.After(100 * time.Millisecond):
 		}
 		if answer, err := http.Get(server.String() + "/moto-api/data.json"); err == nil {
@@ -63,7 +63,8 @@ var startMoto = sync.OnceValues(func() (*url.URL, error) {
 	return nil, fmt.Errorf("%s does not answer on %s after a minute", program, server)
 })
 
-// moto is the emulator's address, for which a test needs the program.
+// moto returns the emulator's address, and skips the test if the program is not
+// installed.
 func moto(t *testing.T) *url.URL {
 	t.Helper()
 	server, err := startMoto()
@@ -76,8 +77,8 @@ func moto(t *testing.T) *url.URL {
 	return server
 }
 
-// motoCertificate asks the emulator's certificate service, for which no client
-// is linked here.
+// motoCertificate calls the emulator's certificate service without an SDK
+// client, which is not linked.
 func motoCertificate(t *testing.T, account, region, domain string) string {
 	t.Helper()
 	server := moto(t)

@@ -38,7 +38,7 @@ func dualStack(policy corev1.IPFamilyPolicy) func(*corev1.Service) {
 
 const certificateA, certificateB = "arn:aws:acm:eu-west-1:1:certificate/a", "arn:aws:acm:eu-west-1:1:certificate/b"
 
-// text is a stack in a few lines.
+// text returns a short description of a stack.
 func (s stack) text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s", s.Scheme, s.AddressType)
@@ -211,7 +211,8 @@ func TestAllProblemsReported(t *testing.T) {
 	}
 }
 
-// FuzzPlan: no annotation makes a plan panic, and equal Services have equal plans.
+// FuzzPlan checks that annotations do not make a plan panic, and that equal
+// Services have equal plans.
 func FuzzPlan(f *testing.F) {
 	f.Add("attributes", "a=b,,=", "target-group-attributes", "x.80=1,.=2,.5=")
 	f.Add("healthcheck-port", "-1", "listener-attributes.TCP-80", "=")
@@ -231,7 +232,7 @@ func TestNames(t *testing.T) {
 	n := newNames("a cluster with a long name, which AWS would not take")
 	for _, name := range []string{n.firstName("x"), n.secondName("x"), n.sharedGroup(), n.securityGroup("x", 3), n.targetGroup("x", n.secondName("x"), targetGroup{Port: 32767, Protocol: "TCP_UDP"})} {
 		if len(name) > 32 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || strings.HasSuffix(name, "-") {
-			t.Errorf("%q is no name for a balancer", name)
+			t.Errorf("%q is not a valid name of a load balancer", name)
 		}
 	}
 	ofX := n.ofService("x")
@@ -240,8 +241,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestDiffProperties: what a diff says, applied to what there is, is what is wanted, and
-// a second look finds nothing to do.
+// TestDiffProperties checks that a diff applied to the observed state yields
+// the desired state, and that the next diff is empty.
 func TestDiffProperties(t *testing.T) {
 	keys := rapid.SampledFrom([]string{"team", "cost", "env", "fairlead.io/attributes", "Name", "foreign"})
 	tags := rapid.MapOf(keys, rapid.StringMatching(`[a-z]{0,3}`))

@@ -8,18 +8,18 @@ import (
 	"strings"
 )
 
-// dependent are actions that nobody calls, but that AWS demands of whoever
-// calls others (Elastic Load Balancing, "API permissions"): of the first to
-// make a balancer in an account, and for CreateLoadBalancer, CreateTargetGroup
-// and RegisterTargets.
-var dependent = []string{
+// dependentActions are actions that the provider does not call, but that AWS
+// requires for calls of others (Elastic Load Balancing, "API permissions"): for
+// the first load balancer of an account, and for CreateLoadBalancer,
+// CreateTargetGroup and RegisterTargets.
+var dependentActions = []string{
 	"iam:CreateServiceLinkedRole", "ec2:DescribeAccountAttributes", "ec2:DescribeAddresses",
 	"ec2:DescribeInternetGateways", "ec2:DescribeVpcs", "ec2:GetSecurityGroupsForVpc",
 }
 
-// comparePolicy compares the shipped IAM policy with what the providers under
-// test have called: it must allow all of that, and, if all tests have run,
-// nothing else.
+// comparePolicy compares the shipped IAM policy with the calls of the providers
+// under test: it must allow all of them, and nothing else if all tests have
+// run.
 func comparePolicy(all bool) error {
 	content, err := os.ReadFile("../../deploy/aws-iam-policy.json")
 	if err != nil {
@@ -36,7 +36,7 @@ func comparePolicy(all bool) error {
 	if err := json.Unmarshal(content, &policy); err != nil {
 		return err
 	}
-	called := append(actionsSeen(), dependent...)
+	called := append(actionsSeen(), dependentActions...)
 	var allowed []string
 	for _, s := range policy.Statement {
 		var actions []string

@@ -9,7 +9,8 @@ import (
 	"github.com/aws/smithy-go"
 )
 
-// TestRateAdaptation: a throttled class of calls gets slower, alone, and recovers.
+// TestRateAdaptation checks that only a throttled bucket gets slower, and that
+// it recovers.
 func TestRateAdaptation(t *testing.T) {
 	l := newRateLimiter()
 	bucket, other := ec2.ServiceID+"Modify", ec2.ServiceID+"Describe"
@@ -42,11 +43,11 @@ func TestRateAdaptation(t *testing.T) {
 	}
 }
 
-// TestThrottling: many Services under throttling end well, with each
-// thing made once.
+// TestThrottling checks that many Services are served under throttling, with
+// each object created once.
 func TestThrottling(t *testing.T) {
 	a := fakeAccount(t)
-	c := a.provider(t)
+	c := a.newProvider(t)
 	for _, action := range []string{"CreateTargetGroup", "CreateLoadBalancer", "RegisterTargets", "AuthorizeSecurityGroupIngress", "DescribeLoadBalancers"} {
 		a.fail(fault{action: action, times: 40, kind: throttle})
 	}

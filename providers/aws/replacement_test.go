@@ -29,11 +29,11 @@ func TestSelectBalancer(t *testing.T) {
 		{"none", nil, false, "none none first"},
 		{"the wanted one", []existingBalancer{balancer(internal, false)}, false, "first none first"},
 		{"the wanted one by the second name", []existingBalancer{balancer(internal, true)}, false, "second none second"},
-		{"another, and nobody allows it", []existingBalancer{balancer(public, false)}, false, "refused"},
+		{"another, not allowed", []existingBalancer{balancer(public, false)}, false, "refused"},
 		{"another", []existingBalancer{balancer(public, false)}, true, "none first second"},
 		{"another by the second name", []existingBalancer{balancer(public, true)}, true, "none second first"},
 		{"a replacement on its way", []existingBalancer{balancer(public, false), balancer(internal, true)}, true, "second first second"},
-		{"the same, and the permission has gone", []existingBalancer{balancer(public, false), balancer(internal, true)}, false, "second first second"},
+		{"the same, not allowed any more", []existingBalancer{balancer(public, false), balancer(internal, true)}, false, "second first second"},
 		{"not wanted any more", []existingBalancer{balancer(internal, false), balancer(public, true)}, true, "first second first"},
 		{"neither is wanted", []existingBalancer{balancer(public, false), balancer(public, true)}, true, "refused"},
 	} {
@@ -59,11 +59,12 @@ func TestSelectBalancer(t *testing.T) {
 	}
 }
 
-// TestReplacement: what cannot be changed in place is not replaced by itself,
-// and where it may be, the new balancer comes before the old one goes.
+// TestReplacement checks that a load balancer that cannot be changed in place
+// is replaced only if that is allowed, and that the new one is created before
+// the old one is deleted.
 func TestReplacement(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		c, s := a.provider(t), newService("web", 80)
+		c, s := a.newProvider(t), newService("web", 80)
 		old := a.ensureService(t, c, s).Ingress[0].Hostname
 		before := a.world(t)
 		annotate("scheme", "internal")(s)
@@ -76,15 +77,15 @@ func TestReplacement(t *testing.T) {
 		if got := a.world(t); got != before {
 			t.Fatalf("the refusal changed the world to\n%s\nfrom\n%s", got, before)
 		}
-		updateTargets(t, a, c, s, a.nodes[:2]) // its targets follow all the same
-		if n := len(a.balances(t, c.names.firstName(s.UID))[80]); n != 2 {
+		updateTargets(t, a, c, s, a.nodes[:2]) // its targets are updated nevertheless
+		if n := len(a.trafficTargets(t, c.names.firstName(s.UID))[80]); n != 2 {
 			t.Errorf("%d targets", n)
 		}
 
 		delete(s.Annotations, prefix+"scheme")
-		other := a.provider(t, func(o *Options) { o.Scheme = "internal" })
+		other := a.newProvider(t, func(o *Options) { o.Scheme = "internal" })
 		if _, err := other.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err != nil {
-			t.Fatalf("another default is no request: %v", err)
+			t.Fatalf("another default scheme changed a load balancer: %v", err)
 		}
 
 		annotate("scheme", "internal")(s)
@@ -128,17 +129,17 @@ func TestReplacement(t *testing.T) {
 			t.Errorf("there are %d target groups", n)
 		}
 		deleteService(t, a, c, s)
-		if left := a.everything(t); len(left) > 0 {
+		if left := a.leakedObjects(t); len(left) > 0 {
 			t.Errorf("there remain %v", left)
 		}
 	})
 }
 
-// TestAddresses: those that a balancer was made with cannot be changed, and are
-// remembered though AWS does not list them.
+// TestAddresses checks that the requested addresses of a load balancer cannot
+// be changed, and are recorded, because AWS does not list them.
 func TestAddresses(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		c, s := a.provider(t), newService("web", 80)
+		c, s := a.newProvider(t), newService("web", 80)
 		annotate("scheme", "internal", "private-ipv4-addresses", "10.0.0.50,10.0.1.50,10.0.2.50")(s)
 		a.ensureService(t, c, s)
 		c.invalidateSync(s.UID)
@@ -153,6 +154,6 @@ func TestAddresses(t *testing.T) {
 		delete(s.Annotations, prefix+"private-ipv4-addresses")
 		a.ensureService(t, c, s)
 		annotate("private-ipv4-addresses", "10.0.0.50,10.0.1.50,10.0.2.50")(s)
-		a.ensureService(t, a.provider(t), s)
+		a.ensureService(t, a.newProvider(t), s)
 	})
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// TestPlaceRules: each wanted rule is in one group, none moves, and no group
-// has more than it holds.
+// TestPlaceRules checks that each desired rule is in one group, that no rule
+// moves, and that no group has too many rules.
 func TestPlaceRules(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		one := rapid.Custom(func(t *rapid.T) securityRule {
@@ -47,11 +47,12 @@ func TestPlaceRules(t *testing.T) {
 	})
 }
 
-// TestSecurityGroups that are given are used, and never deleted.
+// TestSecurityGroups checks that security groups of the user are used, and
+// never deleted.
 func TestSecurityGroups(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
 		given := *get(t, a.ec2.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{GroupName: new("given"), Description: new("x"), VpcId: &a.vpc}).GroupId
-		c, s := a.provider(t), newService("web", 80)
+		c, s := a.newProvider(t), newService("web", 80)
 		a.ensureService(t, c, s)
 		annotate("security-groups", given)(s)
 		a.ensureService(t, c, s)
@@ -59,16 +60,17 @@ func TestSecurityGroups(t *testing.T) {
 			t.Errorf("the balancer has %v", got)
 		}
 		deleteService(t, a, c, s)
-		if left := a.everything(t); len(left) != 1 || left[0] != "security group given" {
+		if left := a.leakedObjects(t); len(left) != 1 || left[0] != "security group given" {
 			t.Errorf("there remain %v", left)
 		}
 	})
 }
 
-// TestForeignObjects: what has our names but not our tags is never touched.
+// TestForeignObjects checks that objects with our names but without our tags
+// are never changed.
 func TestForeignObjects(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		c, s := a.provider(t), newService("web", 80)
+		c, s := a.newProvider(t), newService("web", 80)
 		name := c.names.firstName(s.UID)
 		get(t, a.elb.CreateLoadBalancer, &elb.CreateLoadBalancerInput{Name: &name, Type: elbtypes.LoadBalancerTypeEnumNetwork, Subnets: a.subnets[:1]})
 		get(t, a.ec2.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{GroupName: &name, Description: new("x"), VpcId: &a.vpc})
@@ -84,11 +86,11 @@ func TestForeignObjects(t *testing.T) {
 	})
 }
 
-// TestManyRules: when the rules need another security group nobody is shut out
-// on the way, and in the end just those are let in who shall be.
+// TestManyRules checks that no client is rejected during a change that needs
+// another security group, and that the desired rules are in place after it.
 func TestManyRules(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), newService("web", 80)
+	c, s := a.newProvider(t), newService("web", 80)
 	sources := func() map[string]bool {
 		all := map[string]bool{}
 		for _, b := range a.fake.balancers {
@@ -132,13 +134,13 @@ func TestManyRules(t *testing.T) {
 	}
 }
 
-// TestSlowCallOfOtherService: a deletion does not hold up the Services for which
-// something is being made, nor wait for them.
+// TestSlowCallOfOtherService checks that a deletion does not block the creation
+// for other Services, nor wait for it.
 func TestSlowCallOfOtherService(t *testing.T) {
 	a := fakeAccount(t)
-	c, one := a.provider(t), newService("one", 80)
+	c, one := a.newProvider(t), newService("one", 80)
 	a.ensureService(t, c, one)
-	c.sharedGroup.users.RLock() // somebody is being made, slowly
+	c.sharedGroup.users.RLock() // a slow creation is in progress
 	var err error
 	for range 10 {
 		err = c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, one)

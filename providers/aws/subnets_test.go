@@ -57,10 +57,10 @@ func TestSelectSubnets(t *testing.T) {
 	}
 }
 
-// TestSubnets: by annotation a balancer can move to other zones.
-func TestSubnets(t *testing.T) {
+// TestSubnetAnnotation checks that a load balancer can move to other zones.
+func TestSubnetAnnotation(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		c, s := a.provider(t), newService("web", 80)
+		c, s := a.newProvider(t), newService("web", 80)
 		annotate("subnets", a.subnets[0]+","+a.subnets[1])(s)
 		a.ensureService(t, c, s)
 		zones := func() (n int) { return len(a.balancers(t)[0].AvailabilityZones) }
@@ -80,14 +80,15 @@ func TestSubnets(t *testing.T) {
 	})
 }
 
-// TestRoutes: without role tags the route tables say which subnets are public.
+// TestRoutes checks that the route tables decide which subnets are public if
+// there are no role tags.
 func TestRoutes(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
 		for _, s := range a.subnets {
 			a.setTag(t, s, "kubernetes.io/role/elb", "")
 			a.setTag(t, s, "kubernetes.io/role/internal-elb", "")
 		}
-		c, s := a.provider(t), newService("web", 80)
+		c, s := a.newProvider(t), newService("web", 80)
 		a.ensureService(t, c, s)
 		if n := len(a.balancers(t)[0].AvailabilityZones); n != 3 {
 			t.Errorf("in %d zones", n)
@@ -101,10 +102,10 @@ func TestRoutes(t *testing.T) {
 	})
 }
 
-// TestDualStack needs subnets with IPv6, and says so.
+// TestDualStack checks that dual stack requires subnets with IPv6.
 func TestDualStack(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), newService("web", 80)
+	c, s := a.newProvider(t), newService("web", 80)
 	dualStack(corev1.IPFamilyPolicyRequireDualStack)(s)
 	var refusal *v1alpha1.Refusal
 	if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NoSubnet {
@@ -124,7 +125,7 @@ func TestDualStack(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	if got := kinds[c.names.firstName(preferring.UID)]; got != elbtypes.IpAddressTypeIpv4 {
-		t.Errorf("who prefers got %s", got)
+		t.Errorf("PreferDualStack got %s", got)
 	}
 	annotate("ip-address-type", "dualstack")(preferring)
 	a.ensureService(t, c, preferring)
@@ -135,12 +136,12 @@ func TestDualStack(t *testing.T) {
 	}
 }
 
-// TestUDPOnDualStack: a live balancer does not lose its IPv6 addresses for a
-// port that dual stack cannot carry.
+// TestUDPOnDualStack checks that an existing load balancer keeps its IPv6
+// addresses when the Service gets a UDP port.
 func TestUDPOnDualStack(t *testing.T) {
 	a := fakeAccount(t)
 	a.addIPv6()
-	c, s := a.provider(t), newService("web", 80)
+	c, s := a.newProvider(t), newService("web", 80)
 	dualStack(corev1.IPFamilyPolicyPreferDualStack)(s)
 	a.ensureService(t, c, s)
 	s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Port: 53, Protocol: corev1.ProtocolUDP, NodePort: 31999})
@@ -153,7 +154,7 @@ func TestUDPOnDualStack(t *testing.T) {
 	}
 }
 
-// addIPv6 gives the fake's subnets IPv6.
+// addIPv6 adds IPv6 to the fake's subnets.
 func (a *account) addIPv6() {
 	for _, s := range a.fake.subnets {
 		s.Ipv6CidrBlockAssociationSet = []ec2types.SubnetIpv6CidrBlockAssociation{{
@@ -162,14 +163,15 @@ func (a *account) addIPv6() {
 	}
 }
 
-// TestElasticIPs are given in the order of the subnets, and stay.
+// TestElasticIPs checks that Elastic IP addresses are assigned in the order of
+// the subnets, and stay.
 func TestElasticIPs(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
 		var ids []string
 		for range a.subnets {
 			ids = append(ids, *get(t, a.ec2.AllocateAddress, &ec2.AllocateAddressInput{Domain: ec2types.DomainTypeVpc}).AllocationId)
 		}
-		c, s := a.provider(t), newService("web", 80)
+		c, s := a.newProvider(t), newService("web", 80)
 		annotate("subnets", strings.Join(a.subnets[:2], ","), "eip-allocations", strings.Join(ids, ","))(s)
 		var refusal *v1alpha1.Refusal
 		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.InvalidRequest {
@@ -177,7 +179,7 @@ func TestElasticIPs(t *testing.T) {
 		}
 		annotate("eip-allocations", strings.Join(ids[:2], ","))(s)
 		a.ensureService(t, c, s)
-		annotate("subnets", strings.Join(a.subnets, ","), "eip-allocations", strings.Join(ids, ","))(s) // one zone more is no replacement
+		annotate("subnets", strings.Join(a.subnets, ","), "eip-allocations", strings.Join(ids, ","))(s) // another zone does not require a replacement
 		a.ensureService(t, c, s)
 		if n := len(a.balancers(t)[0].AvailabilityZones); n != 3 {
 			t.Errorf("in %d zones", n)

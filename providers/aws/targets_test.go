@@ -52,8 +52,9 @@ func TestNodesRegion(t *testing.T) {
 	}
 }
 
-// TestMoves: what was there becomes what is wanted, never none on the way, and
-// never more than there is room for unless that would mean none.
+// TestPlanMoves checks that the registered targets become the desired ones,
+// with at least one registered at any time, and never more than the limit
+// unless there would be none.
 func TestPlanMoves(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		ids := rapid.SliceOfDistinct(rapid.StringMatching(`[a-h]`), func(s string) string { return s })
@@ -61,7 +62,7 @@ func TestPlanMoves(t *testing.T) {
 		have, want := ids.Draw(t, "have"), ids.Draw(t, "want")
 		have, want = have[:min(len(have), most)], want[:min(len(want), most)]
 		if len(want) == 0 {
-			return // nobody asks for none
+			return // the caller never passes an empty list
 		}
 		first, remove, rest := planMoves(have, want, most)
 		then := append(slices.Clone(have), first...)
@@ -82,7 +83,8 @@ func TestPlanMoves(t *testing.T) {
 	})
 }
 
-// TestUnusableNodes cost nobody else a place.
+// TestUnusableNodes checks that nodes that cannot be targets do not affect
+// others.
 func TestUnusableNodes(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
 		node := func(name, providerID string) *corev1.Node {
@@ -90,7 +92,7 @@ func TestUnusableNodes(t *testing.T) {
 			n.Name, n.Spec.ProviderID = name, providerID
 			return n
 		}
-		c, s := a.provider(t), newService("web", 80)
+		c, s := a.newProvider(t), newService("web", 80)
 		a.terminate(t, a.instances[2])
 		nodes := append([]*corev1.Node{
 			node("fargate", "aws:///eu-west-1a/fargate-ip-10-0-0-7.eu-west-1.compute.internal"), node("rack", ""),
@@ -99,7 +101,7 @@ func TestUnusableNodes(t *testing.T) {
 		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, nodes); err != nil {
 			t.Fatal(err)
 		}
-		if got := a.balances(t, c.names.firstName(s.UID))[80]; len(got) != 2 {
+		if got := a.trafficTargets(t, c.names.firstName(s.UID))[80]; len(got) != 2 {
 			t.Errorf("targets are %v", got)
 		}
 		if r := c.Report(s); !strings.Contains(r.Message, "gone") || r.Again == 0 {
@@ -108,17 +110,18 @@ func TestUnusableNodes(t *testing.T) {
 	})
 }
 
-// TestRefusedTargets: AWS refuses a whole call for one target that has ended
-// since it was looked up. Only the fake does so; moto takes it.
+// TestRefusedTargets checks that a target that has ended since it was looked up
+// does not affect others, although AWS fails the whole call. moto accepts such
+// targets.
 func TestRefusedTargets(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), newService("web", 80)
-	a.ensureService(t, c, newService("other", 80)) // learns of all instances
+	c, s := a.newProvider(t), newService("web", 80)
+	a.ensureService(t, c, newService("other", 80)) // caches all instances
 	a.terminate(t, a.instances[1])
 	if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err != nil {
 		t.Fatal(err)
 	}
-	if got := a.balances(t, c.names.firstName(s.UID))[80]; len(got) != 2 {
+	if got := a.trafficTargets(t, c.names.firstName(s.UID))[80]; len(got) != 2 {
 		t.Errorf("targets are %v", got)
 	}
 	if r := c.Report(s); !strings.Contains(r.Message, a.nodes[1].Name) {
@@ -126,13 +129,13 @@ func TestRefusedTargets(t *testing.T) {
 	}
 }
 
-// TestInstanceKnownLater: a node whose instance AWS does not know yet becomes a
-// target at the next look, though nothing has changed in the cluster.
+// TestInstanceKnownLater checks that a node whose instance AWS does not know
+// yet becomes a target in a later sync, although the cluster has not changed.
 func TestInstanceKnownLater(t *testing.T) {
 	a := fakeAccount(t)
 	late := a.fake.instances[2]
 	a.fake.instances = a.fake.instances[:2]
-	c, s := a.provider(t), newService("web", 80)
+	c, s := a.newProvider(t), newService("web", 80)
 	a.ensureService(t, c, s)
 	if r := c.Report(s); !strings.Contains(r.Message, a.nodes[2].Name) || r.Again == 0 {
 		t.Errorf("the report is %+v", r)
@@ -143,7 +146,7 @@ func TestInstanceKnownLater(t *testing.T) {
 		c.instances.byID[id] = i
 	}
 	a.ensureService(t, c, s)
-	if got := a.balances(t, c.names.firstName(s.UID))[80]; len(got) != 3 {
+	if got := a.trafficTargets(t, c.names.firstName(s.UID))[80]; len(got) != 3 {
 		t.Errorf("targets are %v", got)
 	}
 	if r := c.Report(s); r.Again != 0 || strings.Contains(r.Message, "not registered") {
@@ -151,15 +154,16 @@ func TestInstanceKnownLater(t *testing.T) {
 	}
 }
 
-// TestAllTargetsRefused: where AWS accepts none of the new targets, the old ones stay.
+// TestAllTargetsRefused checks that the old targets stay if AWS accepts none of
+// the new ones.
 func TestAllTargetsRefused(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), newService("web", 80)
+	c, s := a.newProvider(t), newService("web", 80)
 	a.ensureService(t, c, s)
 	a.addNode(t)
 	a.fail(fault{action: "RegisterTargets", times: forever, kind: clientError("InvalidTarget")})
 	updateTargets(t, a, c, s, a.nodes[3:])
-	if got := a.balances(t, c.names.firstName(s.UID))[80]; len(got) != 3 {
+	if got := a.trafficTargets(t, c.names.firstName(s.UID))[80]; len(got) != 3 {
 		t.Errorf("targets are %v", got)
 	}
 	if r := c.Report(s); !strings.Contains(r.Message, a.nodes[3].Name) {
@@ -167,10 +171,11 @@ func TestAllTargetsRefused(t *testing.T) {
 	}
 }
 
-// TestNoNodeLeft is said, though the last targets stay.
-func TestNoNodeLeft(t *testing.T) {
+// TestNoUsableNode checks that the report has a reason when the last targets
+// stay because no node can be one.
+func TestNoUsableNode(t *testing.T) {
 	a := fakeAccount(t)
-	c, s := a.provider(t), newService("web", 80)
+	c, s := a.newProvider(t), newService("web", 80)
 	a.ensureService(t, c, s)
 	updateTargets(t, a, c, s, nil)
 	if r := c.Report(s); !r.Ready || r.Reason != v1alpha1.NoTargets || !strings.Contains(r.Message, "3 targets") {

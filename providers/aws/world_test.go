@@ -12,10 +12,10 @@ import (
 	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
-// everything is what is in the account beside what it was seeded with: every
-// balancer, listener, target group and security group, and every rule of the
-// nodes' security group. It is empty if nothing leaked.
-func (a *account) everything(t *testing.T) (all []string) {
+// leakedObjects returns all objects of the account except those that it was
+// seeded with: load balancers, listeners, target groups, security groups, and
+// rules of the nodes' security group.
+func (a *account) leakedObjects(t *testing.T) (all []string) {
 	t.Helper()
 	for _, b := range a.balancers(t) {
 		all = append(all, "balancer "+*b.LoadBalancerName)
@@ -44,8 +44,8 @@ func (a *account) everything(t *testing.T) (all []string) {
 	return sorted(all)
 }
 
-// listed returns the items of all pages.
-func listed[Out, Options, Item any](t *testing.T, pages paginator[Out, Options], items func(*Out) []Item) []Item {
+// listPages returns the items of all pages.
+func listPages[Out, Options, Item any](t *testing.T, pages paginator[Out, Options], items func(*Out) []Item) []Item {
 	t.Helper()
 	all, err := listAll(t.Context(), pages, items)
 	if err != nil {
@@ -57,32 +57,32 @@ func listed[Out, Options, Item any](t *testing.T, pages paginator[Out, Options],
 func (a *account) balancers(t *testing.T) []elbtypes.LoadBalancer {
 	t.Helper()
 	pages := elb.NewDescribeLoadBalancersPaginator(a.elb, &elb.DescribeLoadBalancersInput{})
-	return listed(t, pages, func(p *elb.DescribeLoadBalancersOutput) []elbtypes.LoadBalancer { return p.LoadBalancers })
+	return listPages(t, pages, func(p *elb.DescribeLoadBalancersOutput) []elbtypes.LoadBalancer { return p.LoadBalancers })
 }
 
 func (a *account) listeners(t *testing.T, balancer string) []elbtypes.Listener {
 	t.Helper()
 	pages := elb.NewDescribeListenersPaginator(a.elb, &elb.DescribeListenersInput{LoadBalancerArn: &balancer})
-	return listed(t, pages, func(p *elb.DescribeListenersOutput) []elbtypes.Listener { return p.Listeners })
+	return listPages(t, pages, func(p *elb.DescribeListenersOutput) []elbtypes.Listener { return p.Listeners })
 }
 
 func (a *account) targetGroups(t *testing.T) []elbtypes.TargetGroup {
 	t.Helper()
 	pages := elb.NewDescribeTargetGroupsPaginator(a.elb, &elb.DescribeTargetGroupsInput{})
-	return listed(t, pages, func(p *elb.DescribeTargetGroupsOutput) []elbtypes.TargetGroup { return p.TargetGroups })
+	return listPages(t, pages, func(p *elb.DescribeTargetGroupsOutput) []elbtypes.TargetGroup { return p.TargetGroups })
 }
 
-// groups are the security groups of the VPC, without AWS's default group.
+// groups returns the security groups of the VPC, without AWS's default group.
 func (a *account) groups(t *testing.T) []ec2types.SecurityGroup {
 	t.Helper()
 	pages := ec2.NewDescribeSecurityGroupsPaginator(a.ec2, &ec2.DescribeSecurityGroupsInput{
 		Filters: []ec2types.Filter{{Name: new("vpc-id"), Values: []string{a.vpc}}},
 	})
-	all := listed(t, pages, func(p *ec2.DescribeSecurityGroupsOutput) []ec2types.SecurityGroup { return p.SecurityGroups })
+	all := listPages(t, pages, func(p *ec2.DescribeSecurityGroupsOutput) []ec2types.SecurityGroup { return p.SecurityGroups })
 	return slices.DeleteFunc(all, func(g ec2types.SecurityGroup) bool { return *g.GroupName == "default" })
 }
 
-// targets are registered with a target group and not draining, as "node:port".
+// targets returns the registered targets that are not draining, as "node:port".
 func (a *account) targets(t *testing.T, group string) (all []string) {
 	t.Helper()
 	for _, d := range get(t, a.elb.DescribeTargetHealth, &elb.DescribeTargetHealthInput{TargetGroupArn: &group}).TargetHealthDescriptions {
@@ -94,9 +94,9 @@ func (a *account) targets(t *testing.T, group string) (all []string) {
 	return sorted(all)
 }
 
-// balances is what the balancer of that name does: who gets the traffic of each
-// of its ports, as "node:port".
-func (a *account) balances(t *testing.T, name string) map[int32][]string {
+// trafficTargets returns the targets of each port of the load balancer with a
+// name, as "node:port".
+func (a *account) trafficTargets(t *testing.T, name string) map[int32][]string {
 	t.Helper()
 	all := map[int32][]string{}
 	for _, b := range a.balancers(t) {
@@ -110,8 +110,8 @@ func (a *account) balances(t *testing.T, name string) map[int32][]string {
 	return all
 }
 
-// world is all that a user of the account could notice, as text that is the
-// same in every account: identifiers are replaced with names.
+// world returns the observable state of the account, in a text that is the same
+// in every account: identifiers are replaced by names.
 func (a *account) world(t *testing.T) string {
 	t.Helper()
 	names := []string{a.id, "ACCOUNT", a.vpc, "VPC"}
@@ -188,7 +188,7 @@ func (a *account) balancerText(t *testing.T, b elbtypes.LoadBalancer) []string {
 			line += " " + *x.Key + "=" + *x.Value
 		}
 		if l.Protocol == elbtypes.ProtocolEnumTls {
-			var certificates []string // moto lists one twice that was added twice
+			var certificates []string // moto lists a certificate twice that was added twice
 			for _, c := range get(t, a.elb.DescribeListenerCertificates, &elb.DescribeListenerCertificatesInput{ListenerArn: l.ListenerArn}).Certificates {
 				certificates = append(certificates, *c.CertificateArn)
 			}
@@ -218,7 +218,7 @@ func groupTags(tags []ec2types.Tag) string {
 	return fmt.Sprint(" ", sorted(all))
 }
 
-// ruleTexts are the rules that let something in, one for each source.
+// ruleTexts returns the ingress rules, one for each source.
 func ruleTexts(g ec2types.SecurityGroup) (all []string) {
 	for _, p := range g.IpPermissions {
 		ports := *p.IpProtocol

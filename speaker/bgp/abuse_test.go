@@ -15,11 +15,12 @@ import (
 	"time"
 )
 
-// TestErrors has peers fail in every way, and reads what an operator gets to read.
+// TestErrors has peers fail in every way, and compares the errors for
+// operators.
 func TestErrors(t *testing.T) {
 	note := func(code, subcode uint8, data ...byte) func(net.Conn) {
 		return func(c net.Conn) {
-			_, _ = c.Write(Notification{code, subcode, data}.message())
+			_, _ = c.Write(Notification{code, subcode, data}.encode())
 			_, _ = io.Copy(io.Discard, c)
 		}
 	}
@@ -51,38 +52,38 @@ func TestErrors(t *testing.T) {
 			_ = c.(*net.TCPConn).CloseWrite()
 			_, _ = io.Copy(io.Discard, c)
 		}, "the peer closed the connection after its OPEN without a NOTIFICATION"},
-		{"refuses our ASN", note(2, 2), "the peer sent a NOTIFICATION: OPEN message error: bad peer AS: it expects another AS number of this node"},
+		{"refuses our ASN", note(2, 2), "the peer sent a NOTIFICATION: OPEN message error: bad peer AS: it expects another AS number for this node"},
 		{"refuses us", note(6, 5), "the peer sent a NOTIFICATION: Cease: connection rejected: this node is not among its neighbors, or it has too many of them"},
 		{"is shut down", note(6, 2, append([]byte{11}, "maintenance"...)...), `the peer sent a NOTIFICATION: Cease: administrative shutdown ("maintenance")`},
 		{"is shut down with a lie about the length", note(6, 2, 200, 'x'), "the peer sent a NOTIFICATION: Cease: administrative shutdown"},
-		{"has too many of our prefixes", note(6, 1, 0, 1, 1, 0, 0, 0, 100), "the peer sent a NOTIFICATION: Cease: maximum number of prefixes reached (at most 100): it accepts fewer prefixes than are announced"},
+		{"has too many of our prefixes", note(6, 1, 0, 1, 1, 0, 0, 0, 100), "the peer sent a NOTIFICATION: Cease: maximum number of prefixes reached (at most 100): it accepts fewer prefixes than are advertised"},
 		{"has a new kind of error", note(99, 7), "the peer sent a NOTIFICATION: error 99: subcode 7"},
 		{"has another ASN", open(func(p *Peer) { p.LocalASN = 64999 }), "expected AS 64513, but the peer's OPEN has AS 64999"},
-		{"has our router ID, externally", open(func(p *Peer) { p.RouterID = netip.MustParseAddr("0.0.0.0") }), "the peer has no router ID"},
+		{"has our router ID, externally", open(func(p *Peer) { p.RouterID = netip.MustParseAddr("0.0.0.0") }), "invalid router ID 0.0.0.0 of the peer"},
 		{"has an impossible hold time", open(func(p *Peer) { p.HoldTime = 2 * time.Second }), "the peer's hold time is 2s, but must be 0 or at least 3s"},
 		{"has another family", open(func(p *Peer) { p.IPv4 = false }), "the peer has none of the configured address families enabled: IPv4"},
 		{"speaks BGP 3", sends(newMessage(msgOpen, []byte{3, 0, 1, 0, 90, 1, 1, 1, 1, 0})), "the peer has BGP version 3, not 4"},
-		{"has a malformed OPEN", sends(newMessage(msgOpen, []byte{4, 0, 1, 0, 90, 1, 1, 1, 1, 3, 2, 9, 1})), "the peer's OPEN is malformed: it ends too early"},
-		{"speaks HTTP", sends([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")), "what the peer sent is not BGP: wrong marker"},
-		{"sends too long a message", sends(header(4097, msgUpdate)), "the peer sent a message of type 2 with the impossible length 4097"},
-		{"sends too short a message", sends(header(18, msgOpen)), "the peer sent a message of type 1 with the impossible length 18"},
-		{"sends another kind of message", sends(header(19, 6)), "the peer sent a message of the unknown type 6"},
+		{"has a malformed OPEN", sends(newMessage(msgOpen, []byte{4, 0, 1, 0, 90, 1, 1, 1, 1, 3, 2, 9, 1})), "the peer's OPEN is malformed: truncated"},
+		{"speaks HTTP", sends([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")), "invalid BGP message from the peer: wrong marker"},
+		{"sends too long a message", sends(header(4097, msgUpdate)), "the peer sent a message of type 2 with invalid length 4097"},
+		{"sends too short a message", sends(header(18, msgOpen)), "the peer sent a message of type 1 with invalid length 18"},
+		{"sends another kind of message", sends(header(19, 6)), "the peer sent a message of unknown type 6"},
 		{"begins with an UPDATE", sends(newMessage(msgUpdate, []byte{0, 0, 0, 0})), "the peer sent a message of type 2 in OpenSent"},
 		{"sends an UPDATE after its OPEN", sends(append(routerOpen(t), newMessage(msgUpdate, []byte{0, 0, 0, 0})...)), "the peer sent a message of type 2 in OpenConfirm"},
-		{"is silent", sends(nil), "the peer accepted the connection but was silent for 300ms in OpenSent"},
-		{"is silent after the session is established", sends(append(routerOpen(t, func(p *Peer) { p.HoldTime = 3 * time.Second }), keepalive...)), "hold timer expired: the peer was silent for 3s"},
+		{"sends nothing", sends(nil), "the peer accepted the connection but sent nothing for 300ms in OpenSent"},
+		{"sends nothing after the session is established", sends(append(routerOpen(t, func(p *Peer) { p.HoldTime = 3 * time.Second }), keepalive...)), "hold timer expired: the peer sent nothing for 3s"},
 		{"sends an OPEN in Established", sends(append(append(routerOpen(t), keepalive...), routerOpen(t)...)), "the peer sent an OPEN in Established"},
-		{"sends garbage in Established", sends(append(append(routerOpen(t), keepalive...), strings.Repeat("garbage", 9)...)), "what the peer sent is not BGP: wrong marker"},
+		{"sends garbage in Established", sends(append(append(routerOpen(t), keepalive...), strings.Repeat("garbage", 9)...)), "invalid BGP message from the peer: wrong marker"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			r := newRouter(t, func(r *router) { r.handle = row.met })
-			s := New(logs(t))
+			r := newRouter(t, func(r *fakeRouter) { r.handle = row.met })
+			s := New(testLogger(t))
 			s.openWait = 300 * time.Millisecond
 			if strings.HasPrefix(row.name, "speaks") { // nothing to wait for
 				s.openWait = time.Minute
 			}
-			s.Set(State{[]Peer{r.peer("tor", routesTo(prefixes(1, false)...))}})
+			s.Set(Config{[]Peer{r.peer("tor", routesTo(prefixes(1, false)...))}})
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			go func() { _ = s.Run(ctx) }()
@@ -97,15 +98,15 @@ func TestErrors(t *testing.T) {
 		r := newRouter(t)
 		p := r.peer("tor", nil)
 		r.close()
-		s, _ := runSpeaker(t, State{[]Peer{p}})
-		awaitError(t, s, "tor", fmt.Sprintf("connection refused by 127.0.0.9 port %d (is BGP running there, and is this node allowed?)", p.Port))
+		s, _ := runSpeaker(t, Config{[]Peer{p}})
+		awaitError(t, s, "tor", fmt.Sprintf("connection refused by 127.0.0.9 port %d (is BGP running there, and is this node one of its neighbors?)", p.Port))
 	})
 	t.Run("has a source that this node lacks", func(t *testing.T) {
 		t.Parallel()
 		r := newRouter(t)
 		p := r.peer("tor", nil)
 		p.Source = netip.MustParseAddr("192.0.2.99")
-		s, _ := runSpeaker(t, State{[]Peer{p}})
+		s, _ := runSpeaker(t, Config{[]Peer{p}})
 		awaitError(t, s, "tor", "this node does not have the source address 192.0.2.99")
 	})
 	t.Run("is on a link that this node lacks", func(t *testing.T) {
@@ -113,31 +114,31 @@ func TestErrors(t *testing.T) {
 		r := newRouter(t)
 		p := r.peer("tor", nil)
 		p.Address = netip.MustParseAddr("fe80::1%eth9")
-		s, _ := runSpeaker(t, State{[]Peer{p}})
-		awaitError(t, s, "tor", `this node has no interface "eth9"`)
+		s, _ := runSpeaker(t, Config{[]Peer{p}})
+		awaitError(t, s, "tor", `interface "eth9" not found on this node`)
 	})
 	t.Run("has no route", func(t *testing.T) {
 		t.Parallel()
 		r := newRouter(t)
 		p := r.peer("tor", nil)
 		p.Address = netip.MustParseAddr("198.51.100.1")
-		s, _ := runSpeaker(t, State{[]Peer{p}})
+		s, _ := runSpeaker(t, Config{[]Peer{p}})
 		awaitError(t, s, "tor", fmt.Sprintf("no route to 198.51.100.1 port %d from this node", p.Port))
 	})
 }
 
-// TestNotificationAfterReset: a NOTIFICATION is read although the connection was reset, which
-// a write of ours finds out first.
+// TestNotificationAfterReset checks that a NOTIFICATION is read although the
+// connection was reset and a write failed first.
 func TestNotificationAfterReset(t *testing.T) {
-	r := newRouter(t, func(r *router) {
+	r := newRouter(t, func(r *fakeRouter) {
 		r.handle = func(c net.Conn) {
 			_, _ = c.Write(append(bytes.Clone(r.open), keepalive...))
 			_, _ = c.Read(make([]byte, 10)) // and nothing more: a close is a reset
-			_, _ = c.Write(Notification{codeCease, 8, nil}.message())
+			_, _ = c.Write(Notification{codeCease, 8, nil}.encode())
 			_ = c.Close()
 		}
 	})
-	s, _ := runSpeaker(t, State{[]Peer{r.peer("tor", routesTo(prefixes(2000, false)...))}})
+	s, _ := runSpeaker(t, Config{[]Peer{r.peer("tor", routesTo(prefixes(2000, false)...))}})
 	for range 5 {
 		st := awaitError(t, s, "tor", "the peer sent a NOTIFICATION: Cease: out of resources")
 		s.Reset("tor", "again", false)
@@ -151,19 +152,19 @@ func TestNotificationAfterReset(t *testing.T) {
 	}
 }
 
-// TestBackoff counts how often a peer is bothered that ends every session.
+// TestBackoff counts the attempts to connect to a peer that ends every session.
 func TestBackoff(t *testing.T) {
 	var met atomic.Int32
-	r := newRouter(t, func(r *router) {
+	r := newRouter(t, func(r *fakeRouter) {
 		r.handle = func(c net.Conn) {
 			met.Add(1)
-			_, _ = c.Write(append(append(bytes.Clone(r.open), keepalive...), Notification{codeCease, ceaseReset, nil}.message()...))
+			_, _ = c.Write(append(append(bytes.Clone(r.open), keepalive...), Notification{codeCease, ceaseReset, nil}.encode()...))
 			_, _ = io.Copy(io.Discard, c)
 		}
 	})
 	p := r.peer("tor", nil)
 	p.RetryTime = time.Minute
-	s, _ := runSpeaker(t, State{[]Peer{p}})
+	s, _ := runSpeaker(t, Config{[]Peer{p}})
 	time.Sleep(3 * time.Second)
 	st := statusOf(t, s, "tor")
 	// At 0, 0.2, 0.6, 1.4 and 3.0 s, each a quarter sooner at most.
@@ -175,12 +176,13 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
-// TestFlood has a peer announce a million prefixes, ours and the default route
-// among them, and ask for ours a hundred thousand times.
-func TestFlood(t *testing.T) {
+// TestUpdateFlood has a peer advertise a million prefixes, including the
+// default route and those of the speaker, and request a route refresh a hundred
+// thousand times.
+func TestUpdateFlood(t *testing.T) {
 	r, calm := newRouter(t), newRouter(t)
 	want := routesTo(prefixes(10, false)...)
-	s, _ := runSpeaker(t, State{[]Peer{r.peer("loud", want), calm.peer("calm", want)}})
+	s, _ := runSpeaker(t, Config{[]Peer{r.peer("loud", want), calm.peer("calm", want)}})
 	awaitState(t, s, "loud", Established)
 	awaitState(t, s, "calm", Established)
 	r.awaitRoutes(want)
@@ -202,9 +204,9 @@ func TestFlood(t *testing.T) {
 	}
 	before := heap()
 	for i := range n / 100 {
-		r.send(burst)
+		r.sendMessage(burst)
 		more := routesTo(prefixes(11+i, false)...)
-		s.Set(State{[]Peer{r.peer("loud", want), calm.peer("calm", more)}})
+		s.Set(Config{[]Peer{r.peer("loud", want), calm.peer("calm", more)}})
 		calm.awaitRoutes(more)
 	}
 	eventually(t, func() string {
@@ -237,27 +239,29 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// TestRefresh has a peer that asks get everything again.
-func TestRefresh(t *testing.T) {
+// TestRouteRefresh checks that a peer that requests a refresh gets all routes
+// again.
+func TestRouteRefresh(t *testing.T) {
 	r := newRouter(t)
 	want := routesTo(prefixes(10, false)...)
-	s, _ := runSpeaker(t, State{[]Peer{r.peer("tor", want)}})
+	s, _ := runSpeaker(t, Config{[]Peer{r.peer("tor", want)}})
 	awaitState(t, s, "tor", Established)
 	for range 2 {
 		r.awaitRoutes(want)
 		r.mu.Lock()
 		clear(r.table)
 		r.mu.Unlock()
-		r.send(newMessage(msgRouteRefresh, []byte{0, 1, 0, 1}))
+		r.sendMessage(newMessage(msgRouteRefresh, []byte{0, 1, 0, 1}))
 	}
 	r.awaitRoutes(want)
 }
 
-// TestSlowReader has a peer that reads nothing while thousands of routes change.
-// No other peer is affected, nothing is queued, and its last routes are the desired ones.
+// TestSlowReader has a peer that reads nothing while thousands of routes
+// change. It checks that other peers are not affected, that nothing is queued,
+// and that the last routes are the desired ones.
 func TestSlowReader(t *testing.T) {
 	hold := make(chan struct{})
-	slow := newRouter(t, func(r *router) {
+	slow := newRouter(t, func(r *fakeRouter) {
 		r.handle = func(c net.Conn) {
 			_ = c.(*net.TCPConn).SetReadBuffer(64 << 10)
 			_, _ = c.Write(append(bytes.Clone(r.open), keepalive...))
@@ -267,7 +271,7 @@ func TestSlowReader(t *testing.T) {
 		}
 	})
 	other := newRouter(t)
-	s, _ := runSpeaker(t, State{[]Peer{slow.peer("slow", nil), other.peer("other", nil)}})
+	s, _ := runSpeaker(t, Config{[]Peer{slow.peer("slow", nil), other.peer("other", nil)}})
 	awaitState(t, s, "slow", Established)
 	awaitState(t, s, "other", Established)
 	many := prefixes(20_000, false)
@@ -279,7 +283,7 @@ func TestSlowReader(t *testing.T) {
 			routes[p] = Attributes{MED: med, HasMED: true}
 		}
 		few := routesTo(prefixes(int(med), false)...)
-		s.Set(State{[]Peer{slow.peer("slow", routes), other.peer("other", few)}})
+		s.Set(Config{[]Peer{slow.peer("slow", routes), other.peer("other", few)}})
 		other.awaitRoutes(few)
 		return routes
 	}

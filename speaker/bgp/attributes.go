@@ -18,15 +18,15 @@ const maxAttributes = maxUpdate - attributeHeader - (3 + 17 + 1) - 17
 // maxSegment is how many ASNs a segment of an AS path has at most (RFC 4271 section 4.3).
 const maxSegment = 255
 
-// encoder encodes the path attributes of one session's routes.
-type encoder struct {
+// routeEncoder encodes the path attributes of one session's routes.
+type routeEncoder struct {
 	localASN, peerASN uint32
 	fourOctetASN      bool // the peer has the capability of RFC 6793
 }
 
-// encode returns path attributes in the order of their types (RFC 4271 section 5),
+// encodeAttributes returns path attributes in the order of their types (RFC 4271 section 5),
 // without MP_REACH_NLRI. NEXT_HOP is left out where that has the next hop.
-func (e encoder) encode(a Attributes, hop netip.Addr, viaMP bool) ([]byte, error) {
+func (e routeEncoder) encodeAttributes(a Attributes, hop netip.Addr, viaMP bool) ([]byte, error) {
 	standard, large, err := parseCommunities(a.Communities)
 	if err != nil {
 		return nil, err
@@ -39,7 +39,7 @@ func (e encoder) encode(a Attributes, hop netip.Addr, viaMP bool) ([]byte, error
 	if a.HasMED {
 		attributes = append(attributes, bgp.NewPathAttributeMultiExitDisc(a.MED))
 	}
-	if e.internal() {
+	if e.isInternal() {
 		attributes = append(attributes, bgp.NewPathAttributeLocalPref(a.LocalPref))
 	}
 	if len(standard) > 0 {
@@ -60,17 +60,17 @@ func (e encoder) encode(a Attributes, hop netip.Addr, viaMP bool) ([]byte, error
 		encoded = append(encoded, b...)
 	}
 	if len(encoded) > maxAttributes {
-		return nil, fmt.Errorf("its attributes take %d bytes, and a message has no more than %d for them", len(encoded), maxAttributes)
+		return nil, fmt.Errorf("attributes of %d bytes exceed the maximum of %d bytes in a message", len(encoded), maxAttributes)
 	}
 	return encoded, nil
 }
 
-func (e encoder) internal() bool { return e.localASN == e.peerASN }
+func (e routeEncoder) isInternal() bool { return e.localASN == e.peerASN }
 
 // asPath returns AS_PATH, which is empty for an internal peer, and AS4_PATH where
 // the peer needs it in addition to AS_TRANS (RFC 6793 section 4.2.2).
-func (e encoder) asPath(prepend uint8) (*bgp.PathAttributeAsPath, bgp.PathAttributeInterface) {
-	if e.internal() {
+func (e routeEncoder) asPath(prepend uint8) (*bgp.PathAttributeAsPath, bgp.PathAttributeInterface) {
+	if e.isInternal() {
 		return bgp.NewPathAttributeAsPath(nil), nil
 	}
 	var path []bgp.AsPathParamInterface
@@ -112,12 +112,12 @@ func parseCommunities(text string) (standard []uint32, large []*bgp.LargeCommuni
 			bits = 16
 		}
 		if len(parts) != 2 && len(parts) != 3 {
-			return nil, nil, fmt.Errorf("community %q has %d parts", c, len(parts))
+			return nil, nil, fmt.Errorf("invalid community %q: must have 2 or 3 parts, but has %d", c, len(parts))
 		}
 		for i, part := range parts {
 			v, err := strconv.ParseUint(part, 10, bits)
 			if err != nil {
-				return nil, nil, fmt.Errorf("community %q: %w", c, err)
+				return nil, nil, fmt.Errorf("invalid community %q: %w", c, err)
 			}
 			n[i] = uint32(v)
 		}

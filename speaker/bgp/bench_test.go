@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkRoute is the time from Set to a route's arrival at a peer, among n others.
+// BenchmarkRoute measures the time from Set to the arrival of a route at a
+// peer, among n others.
 func BenchmarkRoute(b *testing.B) {
 	for _, n := range []int{1, 1000, 10_000} {
 		b.Run(fmt.Sprint("among ", n), func(b *testing.B) {
@@ -22,17 +23,17 @@ func BenchmarkRoute(b *testing.B) {
 			more := maps.Clone(few)
 			extra := netip.MustParsePrefix("203.0.113.7/32")
 			more[extra] = Attributes{}
-			s, _ := runSpeaker(b, State{[]Peer{r.peer("tor", few)}})
+			s, _ := runSpeaker(b, Config{[]Peer{r.peer("tor", few)}})
 			r.awaitRoutes(few)
 			var took []time.Duration
 			for b.Loop() {
 				started := time.Now()
-				s.Set(State{[]Peer{r.peer("tor", more)}})
+				s.Set(Config{[]Peer{r.peer("tor", more)}})
 				for !r.has(extra) {
 					time.Sleep(10 * time.Microsecond)
 				}
 				took = append(took, time.Since(started))
-				s.Set(State{[]Peer{r.peer("tor", few)}})
+				s.Set(Config{[]Peer{r.peer("tor", few)}})
 				for r.has(extra) {
 					time.Sleep(10 * time.Microsecond)
 				}
@@ -44,21 +45,22 @@ func BenchmarkRoute(b *testing.B) {
 	}
 }
 
-func (r *router) has(p netip.Prefix) bool {
+func (r *fakeRouter) has(p netip.Prefix) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, ok := r.table[p]
 	return ok
 }
 
-// BenchmarkSession is the time from Run to the last route at a peer.
+// BenchmarkSession measures the time from Run to the arrival of the last route
+// at a peer.
 func BenchmarkSession(b *testing.B) {
 	for _, n := range []int{1, 1000} {
 		b.Run(fmt.Sprint(n, " routes"), func(b *testing.B) {
 			for b.Loop() {
 				r := newRouter(b)
 				want := routesTo(prefixes(n, false)...)
-				_, stop := runSpeaker(b, State{[]Peer{r.peer("tor", want)}})
+				_, stop := runSpeaker(b, Config{[]Peer{r.peer("tor", want)}})
 				for len(want) > r.size() {
 					time.Sleep(100 * time.Microsecond)
 				}
@@ -69,16 +71,16 @@ func BenchmarkSession(b *testing.B) {
 	}
 }
 
-func (r *router) size() int {
+func (r *fakeRouter) size() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.table)
 }
 
-// BenchmarkTable is the time for n routes to BIRD, and the IPv4 half of them to a
-// peer of the test's own: until both have them with new sessions, then for one more to get
-// there, and then until BIRD has lost all and got all again. Half of them are
-// IPv6. CPU and memory are those of the whole test, its own peer included.
+// BenchmarkTable measures the time until BIRD has n routes, half of them IPv6,
+// and a peer of the test the IPv4 ones: with new sessions, then for one more
+// route, and then until BIRD has lost and received all. CPU and memory are
+// those of the whole test, including its peer.
 func BenchmarkTable(b *testing.B) {
 	for _, n := range []int{1000, 10_000, 50_000} {
 		b.Run(fmt.Sprint(n, " routes"), func(b *testing.B) {
@@ -97,27 +99,27 @@ func BenchmarkTable(b *testing.B) {
 					time.Sleep(5 * time.Millisecond)
 				}
 			}
-			p := l.node()
+			p := l.nodePeer()
 			p.Routes = routesTo(append(prefixes(n/2, false), prefixes(n-n/2, true)...)...)
 			for b.Loop() {
 				own := newRouter(b)
 				second := own.peer("own", p.Routes)
-				before := used(b)
-				s, stop := runSpeaker(b, State{[]Peer{p, second}})
+				before := cpuTime(b)
+				s, stop := runSpeaker(b, Config{[]Peer{p, second}})
 				took := until(n)
 				for started := time.Now(); own.size() < n/2; took = max(took, time.Since(started)) {
 					time.Sleep(time.Millisecond)
 				}
 				b.ReportMetric(took.Seconds(), "session-s")
-				b.ReportMetric((used(b) - before).Seconds(), "cpu-s")
-				b.ReportMetric(resident(b), "MB")
+				b.ReportMetric((cpuTime(b) - before).Seconds(), "cpu-s")
+				b.ReportMetric(residentMB(b), "MB")
 
 				extra := netip.MustParsePrefix("203.0.113.7/32")
 				third := second
 				third.Routes = maps.Clone(second.Routes)
 				third.Routes[extra] = Attributes{}
 				started := time.Now()
-				s.Set(State{[]Peer{p, third}})
+				s.Set(Config{[]Peer{p, third}})
 				for !own.has(extra) {
 					time.Sleep(10 * time.Microsecond)
 				}
@@ -125,9 +127,9 @@ func BenchmarkTable(b *testing.B) {
 
 				none := p
 				none.Routes = nil
-				s.Set(State{[]Peer{none, third}})
+				s.Set(Config{[]Peer{none, third}})
 				b.ReportMetric(until(0).Seconds(), "withdraw-s")
-				s.Set(State{[]Peer{p, third}})
+				s.Set(Config{[]Peer{p, third}})
 				b.ReportMetric(until(n).Seconds(), "add-s")
 				started = time.Now()
 				stop()
@@ -138,8 +140,8 @@ func BenchmarkTable(b *testing.B) {
 	}
 }
 
-// used is the CPU time of this process so far.
-func used(b *testing.B) time.Duration {
+// cpuTime returns the CPU time of this process.
+func cpuTime(b *testing.B) time.Duration {
 	b.Helper()
 	var u unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
@@ -148,8 +150,8 @@ func used(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// resident is the memory of this process, in MB.
-func resident(b *testing.B) float64 {
+// residentMB returns the resident memory of this process in MB.
+func residentMB(b *testing.B) float64 {
 	b.Helper()
 	statm, err := os.ReadFile("/proc/self/statm")
 	if err != nil {

@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// TestRestartKeepsRoutes replaces a speaker by another one, as an upgrade does, and changes
-// a password, and looks for events in the router's kernel: there are none.
+// TestRestartKeepsRoutes replaces a speaker, as an upgrade does, and changes a
+// password, and checks that the router's kernel routes do not change.
 func TestRestartKeepsRoutes(t *testing.T) {
-	start := map[string]func(*lab){
-		"BIRD": func(l *lab) {
+	start := map[string]func(*testLab){
+		"BIRD": func(l *testLab) {
 			l.bird(birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512; graceful restart on;"))
 		},
-		"FRR": func(l *lab) { l.frr(frrConfig("neighbor 192.0.2.1 remote-as 64512")) },
+		"FRR": func(l *testLab) { l.frr(frrConfig("neighbor 192.0.2.1 remote-as 64512")) },
 	}
 	for name, router := range start {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
 			router(l)
-			p := l.node(func(p *Peer) { p.RestartTime = time.Minute })
+			p := l.nodePeer(func(p *Peer) { p.RestartTime = time.Minute })
 			for i := range 200 {
 				p.Routes[netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 32)] = Attributes{}
 			}
@@ -30,27 +30,27 @@ func TestRestartKeepsRoutes(t *testing.T) {
 			for i := range 200 {
 				want[fmt.Sprintf("10.0.0.%d", i)] = node4
 			}
-			s, stop := runSpeaker(t, State{[]Peer{p}})
+			s, stop := runSpeaker(t, Config{[]Peer{p}})
 			awaitState(t, s, "tor", Established)
 			l.hasRoutes(want)
-			events, _ := l.start("ip", "monitor", "route")
+			events, _ := l.startInRouter("ip", "monitor", "route")
 			eventually(t, func() string { // until the monitor has begun to listen
-				l.router("ip route add 240.0.0.1 dev lo; ip route del 240.0.0.1 dev lo")
+				l.runInRouter("ip route add 240.0.0.1 dev lo; ip route del 240.0.0.1 dev lo")
 				time.Sleep(200 * time.Millisecond)
 				if !strings.Contains(events(), "Deleted 240.0.0.1") {
-					return "the monitor does not hear"
+					return "the monitor has no events"
 				}
 				return ""
 			})
 			time.Sleep(time.Second)
-			heard := events()
+			known := events()
 
 			stop()
 			time.Sleep(time.Second)
-			s, _ = runSpeaker(t, State{[]Peer{p}})
+			s, _ = runSpeaker(t, Config{[]Peer{p}})
 			awaitState(t, s, "tor", Established)
 			time.Sleep(2 * time.Second)
-			if more := strings.TrimPrefix(events(), heard); more != "" {
+			if more := strings.TrimPrefix(events(), known); more != "" {
 				t.Errorf("a new speaker made events:\n%.500s", more)
 			}
 			l.hasRoutes(want)
@@ -58,7 +58,7 @@ func TestRestartKeepsRoutes(t *testing.T) {
 			// A reset for a change that the router does not care about.
 			p.RouterID = netip.MustParseAddr("192.0.2.1")
 			p.Hops = 2
-			s.Set(State{[]Peer{p}})
+			s.Set(Config{[]Peer{p}})
 			eventually(t, func() string {
 				if st := statusOf(t, s, "tor"); st.Sessions != 2 || st.State != Established {
 					return fmt.Sprintf("status %+v", st)
@@ -66,7 +66,7 @@ func TestRestartKeepsRoutes(t *testing.T) {
 				return ""
 			})
 			time.Sleep(2 * time.Second)
-			if more := strings.TrimPrefix(events(), heard); more != "" {
+			if more := strings.TrimPrefix(events(), known); more != "" {
 				t.Errorf("a reset made events:\n%.500s", more)
 			}
 
@@ -79,41 +79,43 @@ func TestRestartKeepsRoutes(t *testing.T) {
 	}
 }
 
-// TestNextHopChange changes the address that is the other family's next hop.
+// TestNextHopChange changes the address that is the next hop of the other
+// family.
 func TestNextHopChange(t *testing.T) {
 	l := newLab(t)
 	l.bird(birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512;"))
-	s, _ := runSpeaker(t, State{[]Peer{l.node()}})
+	s, _ := runSpeaker(t, Config{[]Peer{l.nodePeer()}})
 	l.hasRoutes(map[string]string{vip4: node4, vip6: node6})
-	l.shell("sh", "-ec", "ip addr del 2001:db8:1::1/64 dev n0")
-	s.Set(State{[]Peer{l.node()}})
+	l.runCommand("sh", "-ec", "ip addr del 2001:db8:1::1/64 dev n0")
+	s.Set(Config{[]Peer{l.nodePeer()}})
 	l.hasRoutes(map[string]string{vip4: node4, vip6: "fe80::1"})
-	l.shell("sh", "-ec", "ip addr del fe80::1/64 dev n0")
-	s.Set(State{[]Peer{l.node()}})
+	l.runCommand("sh", "-ec", "ip addr del fe80::1/64 dev n0")
+	s.Set(Config{[]Peer{l.nodePeer()}})
 	l.hasRoutes(map[string]string{vip4: node4})
-	if st := statusOf(t, s, "tor"); st.Withheld != "IPv6: no next hop: the interface of 192.0.2.1 has no IPv6 address" || st.Routes != 1 {
+	if st := statusOf(t, s, "tor"); st.Withheld != "IPv6: no next hop: the interface of 192.0.2.1 does not have an IPv6 address" || st.Routes != 1 {
 		t.Errorf("status %+v", st)
 	}
-	l.shell("sh", "-ec", "ip addr add 2001:db8:1::2/64 dev n0 nodad")
+	l.runCommand("sh", "-ec", "ip addr add 2001:db8:1::2/64 dev n0 nodad")
 	l.hasRoutes(map[string]string{vip4: node4, vip6: "2001:db8:1::2"}) // without a Set, too
 	if st := statusOf(t, s, "tor"); st.Sessions != 1 || st.Withheld != "" {
 		t.Errorf("status %+v", st)
 	}
 }
 
-// TestPasswordChange changes it at both ends: one reset, and no route lost.
+// TestPasswordChange changes the password at both ends, which must cause one
+// reset and no lost route.
 func TestPasswordChange(t *testing.T) {
 	l := newLab(t)
 	config := func(password string) string {
 		return birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512; graceful restart on; password \"" + password + "\";")
 	}
 	l.bird(config("old"))
-	p := l.node(func(p *Peer) { p.Password, p.RestartTime = "old", time.Minute })
-	s, _ := runSpeaker(t, State{[]Peer{p}})
+	p := l.nodePeer(func(p *Peer) { p.Password, p.RestartTime = "old", time.Minute })
+	s, _ := runSpeaker(t, Config{[]Peer{p}})
 	want := map[string]string{vip4: node4, vip6: node6}
 	l.hasRoutes(want)
 	p.Password = "new"
-	s.Set(State{[]Peer{p}})
+	s.Set(Config{[]Peer{p}})
 	eventually(t, func() string {
 		if st := statusOf(t, s, "tor"); st.Lost != 1 || st.LastError != "reset: password was changed" {
 			return fmt.Sprintf("status %+v", st)
@@ -121,7 +123,7 @@ func TestPasswordChange(t *testing.T) {
 		return ""
 	})
 	l.hasRoutes(want) // kept for a minute
-	conf := l.shell("sh", "-c", "sed -i 's/\"old\"/\"new\"/' "+l.dir+"/bird.conf; echo done")
+	conf := l.runCommand("sh", "-c", "sed -i 's/\"old\"/\"new\"/' "+l.dir+"/bird.conf; echo done")
 	if !strings.Contains(conf, "done") {
 		t.Fatal(conf)
 	}
@@ -135,15 +137,16 @@ func TestPasswordChange(t *testing.T) {
 	l.hasRoutes(want)
 }
 
-// TestRouterIsShutDown exchanges an operator's words in both directions, and
-// comes back when the router does, also from a restart and from a prefix limit.
+// TestRouterIsShutDown checks that shutdown reasons are exchanged in both
+// directions, and that the session is established again after a shutdown, a
+// restart and a prefix limit of the router.
 func TestRouterIsShutDown(t *testing.T) {
 	l := newLab(t)
 	limited := strings.ReplaceAll(birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512; error wait time 1, 1;"),
 		"ipv4 { ", "ipv4 { import limit 2 action restart; ")
 	stop := l.bird(limited)
-	p := l.node()
-	s, _ := runSpeaker(t, State{[]Peer{p}})
+	p := l.nodePeer()
+	s, _ := runSpeaker(t, Config{[]Peer{p}})
 	want := map[string]string{vip4: node4, vip6: node6}
 	l.hasRoutes(want)
 
@@ -153,16 +156,16 @@ func TestRouterIsShutDown(t *testing.T) {
 	l.hasRoutes(want)
 
 	stop()
-	awaitError(t, s, "tor", "connection refused by 192.0.2.254 port 179 (is BGP running there, and is this node allowed?)")
+	awaitError(t, s, "tor", "connection refused by 192.0.2.254 port 179 (is BGP running there, and is this node one of its neighbors?)")
 	l.bird(limited)
 	l.hasRoutes(want)
 
 	more := p
 	more.Routes = routesTo(prefixes(3, false)...)
-	s.Set(State{[]Peer{more}})
+	s.Set(Config{[]Peer{more}})
 	awaitError(t, s, "tor",
-		"the peer sent a NOTIFICATION: Cease: maximum number of prefixes reached: it accepts fewer prefixes than are announced")
-	s.Set(State{[]Peer{p}})
+		"the peer sent a NOTIFICATION: Cease: maximum number of prefixes reached: it accepts fewer prefixes than are advertised")
+	s.Set(Config{[]Peer{p}})
 	l.hasRoutes(want)
 
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

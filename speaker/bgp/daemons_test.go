@@ -15,16 +15,16 @@ import (
 )
 
 // bird starts BIRD with the protocols, which it exports to the router's kernel.
-func (l *lab) bird(protocols string) (stop func()) {
+func (l *testLab) bird(protocols string) (stop func()) {
 	l.t.Helper()
-	program := find(l.t, "bird")
+	program := findProgram(l.t, "bird")
 	conf := l.write("bird.conf", `router id 192.0.2.254;
 protocol device {}
 protocol direct { ipv4; ipv6; }
 protocol kernel { ipv4 { import none; export all; }; }
 protocol kernel { ipv6 { import none; export all; }; }
 `+protocols)
-	_, stop = l.start(program, "-f", "-c", conf, "-s", filepath.Join(l.dir, "bird.ctl"), "-P", filepath.Join(l.dir, "bird.pid"))
+	_, stop = l.startInRouter(program, "-f", "-c", conf, "-s", filepath.Join(l.dir, "bird.ctl"), "-P", filepath.Join(l.dir, "bird.pid"))
 	eventually(l.t, func() string {
 		if _, err := os.Stat(filepath.Join(l.dir, "bird.ctl")); err != nil {
 			return err.Error()
@@ -35,15 +35,15 @@ protocol kernel { ipv6 { import none; export all; }; }
 }
 
 // birdc asks BIRD.
-func (l *lab) birdc(command string) string {
+func (l *testLab) birdc(command string) string {
 	l.t.Helper()
-	return l.shell(find(l.t, "birdc"), append([]string{"-s", filepath.Join(l.dir, "bird.ctl")}, strings.Fields(command)...)...)
+	return l.runCommand(findProgram(l.t, "birdc"), append([]string{"-s", filepath.Join(l.dir, "bird.ctl")}, strings.Fields(command)...)...)
 }
 
 // frr starts zebra and bgpd.
-func (l *lab) frr(config string) (stop func()) {
+func (l *testLab) frr(config string) (stop func()) {
 	l.t.Helper()
-	zebra := find(l.t, "zebra")
+	zebra := findProgram(l.t, "zebra")
 	bgpd := filepath.Join(filepath.Dir(zebra), "bgpd") // not OpenBGPD's
 	uid, gid := l.needsUser("frr")
 	dir, err := os.MkdirTemp("", "frr") // short enough for a socket, and reachable for FRR's user
@@ -64,19 +64,19 @@ func (l *lab) frr(config string) (stop func()) {
 	args := func(name string) []string {
 		return []string{"-z", dir + "/zserv", "--vty_socket", dir, "-i", dir + "/" + name + ".pid", "-f", conf, "-P", "0", "--log", "stdout"}
 	}
-	_, stopZebra := l.start(zebra, args("zebra")...)
+	_, stopZebra := l.startInRouter(zebra, args("zebra")...)
 	eventually(l.t, func() string {
 		if _, err := os.Stat(dir + "/zserv"); err != nil {
 			return err.Error()
 		}
 		return ""
 	})
-	_, stopBgpd := l.start(bgpd, append(args("bgpd"), "-p", "179")...)
+	_, stopBgpd := l.startInRouter(bgpd, append(args("bgpd"), "-p", "179")...)
 	return func() { stopBgpd(); stopZebra() }
 }
 
 // needsUser skips the test unless a daemon can drop its privileges to its user.
-func (l *lab) needsUser(name string) (uid, gid int) {
+func (l *testLab) needsUser(name string) (uid, gid int) {
 	l.t.Helper()
 	users, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
@@ -94,17 +94,17 @@ func (l *lab) needsUser(name string) (uid, gid int) {
 	return uid, gid
 }
 
-// openbgpd starts OpenBGPD, which on Linux keeps its routes to itself.
-func (l *lab) openbgpd(config string) {
+// openbgpd starts OpenBGPD, which does not install routes on Linux.
+func (l *testLab) openbgpd(config string) {
 	l.t.Helper()
-	bgpctl := find(l.t, "bgpctl")
+	bgpctl := findProgram(l.t, "bgpctl")
 	bgpd := filepath.Join(filepath.Dir(bgpctl), "bgpd") // not FRR's
 	l.needsUser("_openbgpd")
 	conf, socket := l.write("bgpd.conf", config), filepath.Join(l.dir, "bgpd.sock")
 	if err := os.Chmod(conf, 0o600); err != nil { // it refuses others
 		l.t.Fatal(err)
 	}
-	l.start(bgpd, "-d", "-f", conf)
+	l.startInRouter(bgpd, "-d", "-f", conf)
 	l.routes = func() map[string]string {
 		out, err := exec.Command(bgpctl, "-j", "-s", socket, "show", "rib").Output()
 		var shown struct {
@@ -124,7 +124,7 @@ func (l *lab) openbgpd(config string) {
 	}
 }
 
-func openbgpdConfig(l *lab, asn int, local, neighbor, lines string) string {
+func openbgpdConfig(l *testLab, asn int, local, neighbor, lines string) string {
 	return fmt.Sprintf(`AS %d
 router-id 192.0.2.254
 fib-update no
@@ -140,15 +140,15 @@ allow from any
 `, asn, local, l.dir, neighbor, lines)
 }
 
-// exabgp starts ExaBGP, whose routes are what it prints.
-func (l *lab) exabgp(config string) {
+// exabgp starts ExaBGP, which prints its routes.
+func (l *testLab) exabgp(config string) {
 	l.t.Helper()
-	program := find(l.t, "python3-exabgp")
-	python := find(l.t, "python3")
+	program := findProgram(l.t, "python3-exabgp")
+	python := findProgram(l.t, "python3")
 	library := filepath.Join(filepath.Dir(program), "../lib/python3/dist-packages")
 	received := filepath.Join(l.dir, "received")
 	conf := l.write("exabgp.conf", config)
-	l.start("env", "exabgp.daemon.user=root", "exabgp.tcp.bind=192.0.2.254 2001:db8:1::fe", "exabgp.tcp.port=179",
+	l.startInRouter("env", "exabgp.daemon.user=root", "exabgp.tcp.bind=192.0.2.254 2001:db8:1::fe", "exabgp.tcp.port=179",
 		"exabgp.api.cli=false", "exabgp.api.ack=false", "exabgp.log.destination=stderr", "PYTHONPATH="+library, "OUTPUT="+received, python, program, conf)
 	l.routes = func() map[string]string {
 		out, _ := os.ReadFile(received) // none before the first line
@@ -156,8 +156,7 @@ func (l *lab) exabgp(config string) {
 	}
 }
 
-// exabgpRoutes reads what ExaBGP prints of the UPDATEs that it receives, and of
-// the session's end.
+// exabgpRoutes parses the UPDATEs and session ends that ExaBGP prints.
 func exabgpRoutes(t testing.TB, lines string) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
@@ -232,7 +231,8 @@ neighbor %s {
 `, neighbor, local, asn, peer, lines)
 }
 
-// singleAddress is a prefix as ip(8) prints it: without the length of a single address.
+// singleAddress returns a prefix as ip(8) prints it: without the length of a
+// single address.
 func singleAddress(prefix string) string {
 	return strings.TrimSuffix(strings.TrimSuffix(prefix, "/32"), "/128")
 }

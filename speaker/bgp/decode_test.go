@@ -35,7 +35,7 @@ func TestOpenRoundTrip(t *testing.T) {
 	}
 }
 
-// TestOpenExtended reads parameters with long lengths (RFC 9072).
+// TestOpenExtended decodes parameters with extended lengths (RFC 9072).
 func TestOpenExtended(t *testing.T) {
 	body := []byte{4, 0xfc, 0x01, 0, 90, 192, 0, 2, 1, 255, 255, 0, 9, 2, 0, 6, 1, 4, 0, 2, 0, 1}
 	o, err := decodeOpen(body)
@@ -53,7 +53,7 @@ func FuzzOpen(f *testing.F) {
 		if err != nil {
 			return
 		}
-		_ = o.check(Peer{Session: Session{IPv4: true}})
+		_ = o.validate(Peer{Session: Session{IPv4: true}})
 		// What GoBGP reads as well means the same to it.
 		m := &bgp.BGPOpen{}
 		if m.DecodeFromBytes(body) == nil && m.ID.String() != o.RouterID.String() {
@@ -62,15 +62,15 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// FuzzMessages reads whatever a peer may send.
+// FuzzMessages decodes arbitrary messages.
 func FuzzMessages(f *testing.F) {
 	f.Add(append(routerOpen(f), keepalive...))
-	f.Add(Notification{codeCease, ceaseShutdown, shutdownData("maintenance")}.message())
+	f.Add(Notification{codeCease, ceaseShutdown, shutdownData("maintenance")}.encode())
 	f.Add(newMessage(msgUpdate, []byte{0, 0, 0, 6, 0x80, 15, 3, 0, 2, 1}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		w := newMessageConn(reader{bytes.NewReader(b), nil})
 		for {
-			kind, body, err := w.read()
+			kind, body, err := w.readMessage()
 			if err != nil {
 				return
 			}
@@ -140,7 +140,7 @@ func TestChooseNextHops(t *testing.T) {
 			Open{IPv4: true, IPv6: true},
 			addr("fe80::1%eth0"), link[:1],
 			nextHops{netip.Addr{}, addr("fe80::1")},
-			"IPv4: no next hop: the interface of fe80::1 has no IPv4 address, and the peer does not accept IPv6 next hops for IPv4 (RFC 8950)",
+			"IPv4: no next hop: the interface of fe80::1 does not have an IPv4 address, and the peer does not accept IPv6 next hops for IPv4 (RFC 8950)",
 		},
 		{
 			"loopback", both,
@@ -148,7 +148,7 @@ func TestChooseNextHops(t *testing.T) {
 			addr("192.0.2.1"),
 			[]netip.Addr{addr("127.0.0.1"), addr("::1"), addr("192.0.2.1")},
 			nextHops{v4: addr("192.0.2.1")},
-			"IPv6: no next hop: the interface of 192.0.2.1 has no IPv6 address",
+			"IPv6: no next hop: the interface of 192.0.2.1 does not have an IPv6 address",
 		},
 		{"one-sided", both, Open{IPv4: true}, addr("192.0.2.1"), link, nextHops{v4: addr("192.0.2.1")}, "IPv6: the peer does not have the family enabled"},
 	} {

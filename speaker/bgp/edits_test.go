@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// TestEdits makes every kind of change to a peer, and counts what it costs that
-// peer's session and another's.
-func TestEdits(t *testing.T) {
+// TestPeerChanges makes every kind of change to a peer, and counts the resets
+// of its session and of another.
+func TestPeerChanges(t *testing.T) {
 	for _, edit := range []struct {
 		name    string
 		change  func(p *Peer)
@@ -40,13 +40,13 @@ func TestEdits(t *testing.T) {
 		t.Run(edit.name, func(t *testing.T) {
 			edited, other := newRouter(t), newRouter(t)
 			before := []Peer{edited.peer("edited", routesTo(prefixes(1, false)...)), other.peer("other", nil)}
-			s, _ := runSpeaker(t, State{before})
+			s, _ := runSpeaker(t, Config{before})
 			awaitState(t, s, "edited", Established)
 			awaitState(t, s, "other", Established)
 
 			after := slices.Clone(before)
 			edit.change(&after[0])
-			s.Set(State{after})
+			s.Set(Config{after})
 			eventually(t, func() string {
 				if st := statusOf(t, s, "edited"); st.Lost != edit.resets {
 					return fmt.Sprintf("%d sessions lost", st.Lost)
@@ -78,10 +78,10 @@ const reset = `Cease: administrative reset ("configuration was changed")`
 func TestPendingTimersComeWithTheNextSession(t *testing.T) {
 	r := newRouter(t)
 	p := r.peer("tor", nil)
-	s, _ := runSpeaker(t, State{[]Peer{p}})
+	s, _ := runSpeaker(t, Config{[]Peer{p}})
 	awaitState(t, s, "tor", Established)
 	p.HoldTime = time.Minute
-	s.Set(State{[]Peer{p}})
+	s.Set(Config{[]Peer{p}})
 	s.Reset("tor", "BFD down", false)
 	r.awaitNotification("Cease: BFD down")
 	eventually(t, func() string {

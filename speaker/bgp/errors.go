@@ -60,7 +60,7 @@ func dialError(p Peer, err error) error {
 	to := fmt.Sprintf("%s port %d", p.Address, p.Port)
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return at(StepConnect, "connection refused by %s (is BGP running there, and is this node allowed?)", to)
+		return at(StepConnect, "connection refused by %s (is BGP running there, and is this node one of its neighbors?)", to)
 	case isTimeout(err) || errors.Is(err, syscall.ETIMEDOUT):
 		causes := "it is down or filtered, or it expects a password"
 		if p.Password != "" {
@@ -71,13 +71,13 @@ func dialError(p Peer, err error) error {
 		}
 		return at(StepAnswer, "no answer from %s (%s)", to, causes)
 	case errors.Is(err, syscall.EHOSTUNREACH):
-		return at(StepReach, "no route to host %s (it does not answer ARP or NDP, or a router has no route)", to)
+		return at(StepReach, "no route to host %s (it does not answer ARP or NDP, or a router does not have a route)", to)
 	case errors.Is(err, syscall.ENETUNREACH):
 		return at(StepReach, "no route to %s from this node", to)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return at(StepReach, "this node does not have the source address %s", p.Source)
 	case errors.Is(err, errNoInterface):
-		return at(StepReach, "this node has no interface %q", p.Address.Zone())
+		return at(StepReach, "interface %q not found on this node", p.Address.Zone())
 	}
 	return at(StepConnect, "connect to %s: %w", to, err)
 }
@@ -89,7 +89,7 @@ func connectionLost(p Peer, state SessionState, err error) error {
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 	switch {
 	case !closed:
-		return fmt.Errorf("the connection was lost: %w", err)
+		return fmt.Errorf("connection lost: %w", err)
 	case state == OpenSent:
 		hint := "is this node one of its neighbors?"
 		if p.TTLSecurity || p.Hops == 1 {

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// refreshEvery is the shortest time between two answers to ROUTE-REFRESH.
+	// refreshEvery is the minimum time between two replies to ROUTE-REFRESH.
 	refreshEvery = time.Second
 	// nextHopsEvery is how often the addresses of the interface are read.
 	nextHopsEvery = 10 * time.Second
@@ -27,21 +27,21 @@ const (
 
 // establishedSession is a session in Established, until it ends.
 type establishedSession struct {
-	*session
+	*peerSession
 	conn     *messageConn
 	p        Peer
 	peer     Open
 	graceful bool          // the peer preserves the routes if the connection ends without a NOTIFICATION
 	hold     time.Duration // 0: no hold timer
-	// refresh has a value when the peer has asked for refreshFamilies.
+	// refresh has a value when the peer has requested refreshFamilies.
 	refresh         chan struct{}
 	refreshFamilies atomic.Uint32
 }
 
 // runEstablished runs a session in Established, and returns why it ended.
-func (s *session) runEstablished(ctx context.Context, conn *messageConn, p Peer, peer Open) error {
+func (s *peerSession) runEstablished(ctx context.Context, conn *messageConn, p Peer, peer Open) error {
 	t := &establishedSession{
-		session: s, conn: conn, p: p, peer: peer,
+		peerSession: s, conn: conn, p: p, peer: peer,
 		graceful: p.RestartTime > 0 && peer.GracefulRestart,
 		hold:     min(p.HoldTime, peer.HoldTime),
 		refresh:  make(chan struct{}, 1),
@@ -79,7 +79,7 @@ func (t *establishedSession) receiveMessages(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		kind, body, err := t.conn.read()
+		kind, body, err := t.conn.readMessage()
 		var malformed *sessionEnd
 		switch {
 		case errors.As(err, &malformed):
@@ -87,7 +87,7 @@ func (t *establishedSession) receiveMessages(ctx context.Context) error {
 		case isTimeout(err):
 			return &sessionEnd{
 				notification: &Notification{codeHoldTimer, 0, nil},
-				reason:       fmt.Sprintf("hold timer expired: the peer was silent for %s", t.hold),
+				reason:       fmt.Sprintf("hold timer expired: the peer sent nothing for %s", t.hold),
 			}
 		case err != nil:
 			return connectionLost(t.p, Established, err)
@@ -101,7 +101,7 @@ func (t *establishedSession) receiveMessages(ctx context.Context) error {
 			t.refreshFamilies.Or(refreshedFamilies(body))
 			select {
 			case t.refresh <- struct{}{}:
-			default: // one waits already
+			default: // a value is pending already
 			}
 		}
 	}
@@ -139,7 +139,7 @@ func (t *establishedSession) sendKeepalives(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-			if err := t.conn.write(keepalive, true); err != nil {
+			if err := t.conn.writeMessage(keepalive, true); err != nil {
 				return t.writeError(ctx, err)
 			}
 		}
@@ -153,12 +153,12 @@ func (t *establishedSession) writeError(ctx context.Context, err error) error {
 	if isTimeout(err) {
 		return fmt.Errorf("send hold timer expired: the peer read nothing for %s (RFC 9687)", sendHoldTime)
 	}
-	sleep(ctx, notificationWait, nil)
+	waitOrWake(ctx, notificationWait, nil)
 	return connectionLost(t.p, Established, err)
 }
 
-// acceptReconnects accepts further connections of a passive peer. One with
-// graceful restart has restarted, and the new connection replaces the old one
+// acceptReconnects accepts further connections of a passive peer. If the peer has
+// graceful restart, it has restarted, and the new connection replaces the old one
 // (RFC 4724 section 4.2); otherwise the old one stays (RFC 4271 section 6.8).
 func (t *establishedSession) acceptReconnects(ctx context.Context) error {
 	for {
@@ -177,12 +177,12 @@ func (t *establishedSession) acceptReconnects(ctx context.Context) error {
 				continue
 			}
 			t.reconnected = &openedConn{reconnected, peer}
-			return &sessionEnd{reason: "the peer connected again", retryNow: true, keepRoutes: true}
+			return &sessionEnd{reason: "the peer reconnected", retryNow: true, keepRoutes: true}
 		}
 	}
 }
 
-// advertiseRoutes keeps the peer's routes at the desired ones. It sends an
+// advertiseRoutes keeps the peer's routes equal to the desired ones. It sends an
 // End-of-RIB for each family after the first of them (RFC 4724 section 2).
 func (t *establishedSession) advertiseRoutes(ctx context.Context) error {
 	sent, err := t.updateRoutes(ctx, adjRIBOut{})
@@ -214,7 +214,7 @@ func (t *establishedSession) advertiseRoutes(ctx context.Context) error {
 			continue
 		case <-due:
 			due, refreshed = nil, time.Now()
-			sent = sent.without(t.refreshFamilies.Swap(0))
+			sent = sent.withoutFamilies(t.refreshFamilies.Swap(0))
 		case <-t.wake:
 		case <-tick.C:
 		}
@@ -224,16 +224,16 @@ func (t *establishedSession) advertiseRoutes(ctx context.Context) error {
 	}
 }
 
-// updateRoutes sends the difference between what the peer has been sent and the
-// desired routes, and returns what it has been sent then.
+// updateRoutes sends the difference between the routes that the peer has been sent
+// and the desired ones, and returns the routes that it has been sent afterwards.
 func (t *establishedSession) updateRoutes(ctx context.Context, sent adjRIBOut) (adjRIBOut, error) {
 	local := addrPort(t.conn.LocalAddr()).Addr()
 	h, withheld := chooseNextHops(t.p, t.peer, local, interfaceAddrs(local))
 	t.mu.Lock()
 	desired := t.desired.Routes
 	t.mu.Unlock()
-	e := encoder{t.p.LocalASN, t.peer.ASN, t.peer.FourOctetASN}
-	messages, now, invalid := e.updates(sent, desired, h)
+	e := routeEncoder{t.p.LocalASN, t.peer.ASN, t.peer.FourOctetASN}
+	messages, now, invalid := e.planUpdates(sent, desired, h)
 	if err := t.sendMessages(ctx, messages); err != nil {
 		return sent, err
 	}
@@ -247,7 +247,7 @@ func (t *establishedSession) updateRoutes(ctx context.Context, sent adjRIBOut) (
 	v4, v6 := h.v4.IsValid(), h.v6.IsValid()
 	if t.status.Routes != now.size || t.status.Withheld != withheld || t.status.IPv4 != v4 || t.status.IPv6 != v6 {
 		if withheld != t.status.Withheld && withheld != "" {
-			t.log.Warn("routes withheld", "reason", withheld)
+			t.log.Warn("routes not advertised", "reason", withheld)
 		}
 		t.status.Routes, t.status.Withheld, t.status.IPv4, t.status.IPv6 = now.size, withheld, v4, v6
 		t.notify()
@@ -255,11 +255,11 @@ func (t *establishedSession) updateRoutes(ctx context.Context, sent adjRIBOut) (
 	return now, nil
 }
 
-// sendMessages sends messages. It blocks while the peer does not read; changes of
-// the desired routes are not queued meanwhile, and the next update has them all.
+// sendMessages sends messages. It blocks while the peer does not read. Changes of
+// the desired routes are not queued meanwhile: the next update contains all.
 func (t *establishedSession) sendMessages(ctx context.Context, messages [][]byte) error {
 	for i, m := range messages {
-		if err := t.conn.write(m, i == len(messages)-1); err != nil {
+		if err := t.conn.writeMessage(m, i == len(messages)-1); err != nil {
 			return t.writeError(ctx, err)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // exchangeOpens exchanges OPENs and the first KEEPALIVEs (RFC 4271 section 8.2.2).
-func (s *session) exchangeOpens(ctx context.Context, conn *messageConn, p Peer) (Open, error) {
+func (s *peerSession) exchangeOpens(ctx context.Context, conn *messageConn, p Peer) (Open, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	open, err := encodeOpen(p)
@@ -16,7 +16,7 @@ func (s *session) exchangeOpens(ctx context.Context, conn *messageConn, p Peer) 
 		return Open{}, err
 	}
 	s.setState(OpenSent)
-	_ = conn.write(open, true) // if it fails, reading returns the cause
+	_ = conn.writeMessage(open, true) // if it fails, the next read returns the cause
 	body, err := s.readExpected(ctx, conn, p, OpenSent, s.openWait)
 	if err != nil {
 		return Open{}, err
@@ -29,11 +29,11 @@ func (s *session) exchangeOpens(ctx context.Context, conn *messageConn, p Peer) 
 		}
 		return Open{}, err
 	}
-	if err := peer.check(p); err != nil {
+	if err := peer.validate(p); err != nil {
 		return Open{}, err
 	}
 	s.setState(OpenConfirm)
-	_ = conn.write(keepalive, true) // as above
+	_ = conn.writeMessage(keepalive, true) // as above
 	wait := min(p.HoldTime, peer.HoldTime)
 	if wait == 0 {
 		wait = s.openWait
@@ -43,8 +43,8 @@ func (s *session) exchangeOpens(ctx context.Context, conn *messageConn, p Peer) 
 }
 
 // readExpected reads the message that a state waits for, and returns its body.
-func (s *session) readExpected(ctx context.Context, conn *messageConn, p Peer, state SessionState, wait time.Duration) ([]byte, error) {
-	_ = conn.SetReadDeadline(time.Now().Add(wait)) // if it fails, reading does
+func (s *peerSession) readExpected(ctx context.Context, conn *messageConn, p Peer, state SessionState, wait time.Duration) ([]byte, error) {
+	_ = conn.SetReadDeadline(time.Now().Add(wait)) // if it fails, the next read fails
 	if ctx.Err() != nil {                          // checked after the deadline was set: the end of ctx sets another one
 		return nil, context.Cause(ctx)
 	}
@@ -52,7 +52,7 @@ func (s *session) readExpected(ctx context.Context, conn *messageConn, p Peer, s
 	if state == OpenConfirm {
 		expected, subcode = msgKeepalive, inOpenConfirm
 	}
-	kind, body, err := conn.read()
+	kind, body, err := conn.readMessage()
 	var malformed *sessionEnd
 	switch {
 	case errors.As(err, &malformed):
@@ -62,7 +62,7 @@ func (s *session) readExpected(ctx context.Context, conn *messageConn, p Peer, s
 	case isTimeout(err):
 		return nil, &sessionEnd{
 			notification: &Notification{codeHoldTimer, 0, nil},
-			reason:       fmt.Sprintf("the peer accepted the connection but was silent for %s in %s", wait, state),
+			reason:       fmt.Sprintf("the peer accepted the connection but sent nothing for %s in %s", wait, state),
 		}
 	case err != nil:
 		return nil, connectionLost(p, state, err)

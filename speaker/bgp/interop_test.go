@@ -14,8 +14,8 @@ const (
 	node6      = "2001:db8:1::1"
 )
 
-// TestRouters has sessions of all kinds with four implementations, and looks at
-// the routes that these have.
+// TestRouters has sessions of all kinds with four implementations, and checks
+// their routes.
 func TestRouters(t *testing.T) {
 	both := map[string]string{vip4: node4, vip6: node6}
 	at := func(address string) func(*Peer) {
@@ -25,14 +25,14 @@ func TestRouters(t *testing.T) {
 		name      string
 		change    []func(*Peer)
 		bird, frr string
-		others    []daemon
+		others    []routerDaemon
 		want      map[string]string
 	}{
 		{
 			name: "external over IPv4",
 			bird: "local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512;",
 			frr:  "neighbor 192.0.2.1 remote-as 64512",
-			others: []daemon{
+			others: []routerDaemon{
 				openbgpd(64513, "192.0.2.254", "192.0.2.1", "remote-as 64512"),
 				exabgp(64513, "192.0.2.254", "192.0.2.1", 64512, ""),
 			},
@@ -43,7 +43,7 @@ func TestRouters(t *testing.T) {
 			change: []func(*Peer){func(p *Peer) { p.PeerASN = 64512 }},
 			bird:   "local 192.0.2.254 as 64512; neighbor 192.0.2.1 as 64512;",
 			frr:    "neighbor 192.0.2.1 remote-as 64512 ! internal",
-			others: []daemon{
+			others: []routerDaemon{
 				openbgpd(64512, "192.0.2.254", "192.0.2.1", "remote-as 64512"),
 				exabgp(64512, "192.0.2.254", "192.0.2.1", 64512, ""),
 			},
@@ -54,7 +54,7 @@ func TestRouters(t *testing.T) {
 			change: []func(*Peer){func(p *Peer) { p.PeerASN, p.Kind, p.LocalASN = 0, External, 4200000001 }},
 			bird:   "local 192.0.2.254 as 64513; neighbor 192.0.2.1 external;",
 			frr:    "neighbor 192.0.2.1 remote-as external",
-			others: []daemon{
+			others: []routerDaemon{
 				openbgpd(64513, "192.0.2.254", "192.0.2.1", "remote-as 4200000001"),
 				exabgp(64513, "192.0.2.254", "192.0.2.1", 4200000001, ""),
 			},
@@ -64,7 +64,7 @@ func TestRouters(t *testing.T) {
 			name:   "a router without ASNs of four octets",
 			change: []func(*Peer){func(p *Peer) { p.LocalASN = 4200000001 }},
 			bird:   "local 192.0.2.254 as 64513; neighbor 192.0.2.1 external; enable as4 off;",
-			others: []daemon{
+			others: []routerDaemon{
 				exabgp(64513, "192.0.2.254", "192.0.2.1", 23456, "capability { asn4 disable; }"),
 			},
 			want: both,
@@ -74,7 +74,7 @@ func TestRouters(t *testing.T) {
 			change: []func(*Peer){at("2001:db8:1::fe")},
 			bird:   "local 2001:db8:1::fe as 64513; neighbor 2001:db8:1::1 as 64512;",
 			frr:    "neighbor 2001:db8:1::1 remote-as 64512",
-			others: []daemon{
+			others: []routerDaemon{
 				openbgpd(64513, "2001:db8:1::fe", "2001:db8:1::1", "remote-as 64512"),
 				exabgp(64513, "2001:db8:1::fe", "2001:db8:1::1", 64512, ""),
 			},
@@ -85,7 +85,7 @@ func TestRouters(t *testing.T) {
 			change: []func(*Peer){at("2001:db8:1::fe")},
 			bird:   "local 2001:db8:1::fe as 64513; neighbor 2001:db8:1::1 as 64512; #extended",
 			frr:    "neighbor 2001:db8:1::1 remote-as 64512\n neighbor 2001:db8:1::1 capability extended-nexthop",
-			others: []daemon{
+			others: []routerDaemon{
 				exabgp(64513, "2001:db8:1::fe", "2001:db8:1::1", 64512, "capability { nexthop enable; }\n nexthop { ipv4 unicast ipv6; }"),
 			},
 			want: map[string]string{vip4: node6, vip6: node6},
@@ -168,10 +168,10 @@ func TestRouters(t *testing.T) {
 			want:   both,
 		},
 	} {
-		run := func(t *testing.T, start func(*lab)) {
+		run := func(t *testing.T, start func(*testLab)) {
 			l := newLab(t)
 			start(l)
-			s, _ := runSpeaker(t, State{[]Peer{l.node(row.change...)}})
+			s, _ := runSpeaker(t, Config{[]Peer{l.nodePeer(row.change...)}})
 			st := awaitState(t, s, "tor", Established)
 			l.hasRoutes(row.want)
 			if strings.Contains(row.name, "hold") { // longer than it, and nothing breaks
@@ -181,24 +181,24 @@ func TestRouters(t *testing.T) {
 			if st = statusOf(t, s, "tor"); st.State != Established || st.Routes != 2 || st.Withheld != "" {
 				t.Errorf("status %+v", st)
 			}
-			withdrawn := l.node(row.change...)
+			withdrawn := l.nodePeer(row.change...)
 			withdrawn.Routes = routesTo(netip.MustParsePrefix(vip6 + "/128"))
-			s.Set(State{[]Peer{withdrawn}})
+			s.Set(Config{[]Peer{withdrawn}})
 			l.hasRoutes(map[string]string{vip6: row.want[vip6]})
-			s.Set(State{[]Peer{l.node(row.change...)}})
+			s.Set(Config{[]Peer{l.nodePeer(row.change...)}})
 			l.hasRoutes(row.want)
 			if st = statusOf(t, s, "tor"); st.Sessions != 1 {
 				t.Errorf("status %+v", st)
 			}
-			s.Set(State{})
+			s.Set(Config{})
 			l.hasRoutes(map[string]string{})
 		}
 		t.Run("BIRD/"+row.name, func(t *testing.T) {
-			run(t, func(l *lab) { l.bird(birdProtocol(row.bird)) })
+			run(t, func(l *testLab) { l.bird(birdProtocol(row.bird)) })
 		})
 		if row.frr != "" {
 			t.Run("FRR/"+row.name, func(t *testing.T) {
-				run(t, func(l *lab) { l.frr(frrConfig(row.frr)) })
+				run(t, func(l *testLab) { l.frr(frrConfig(row.frr)) })
 			})
 		}
 		for _, d := range row.others {
@@ -207,19 +207,19 @@ func TestRouters(t *testing.T) {
 	}
 }
 
-// TestRouterAttributes reads the attributes of routes at routers.
+// TestRouterAttributes checks the attributes of the routes at the routers.
 func TestRouterAttributes(t *testing.T) {
 	attributes := Attributes{MED: 7, HasMED: true, Prepend: 2, Communities: "64512:100 65535:0 64512:1:2", LocalPref: 300}
 	for _, row := range []struct {
-		daemon
-		show func(l *lab) string
+		routerDaemon
+		show func(l *testLab) string
 		want []string
 	}{
 		{
-			daemon{"BIRD", func(l *lab) {
+			routerDaemon{"BIRD", func(l *testLab) {
 				l.bird(birdProtocol("local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512;"))
 			}},
-			func(l *lab) string { return l.birdc("show route all protocol node") },
+			func(l *testLab) string { return l.birdc("show route all protocol node") },
 			[]string{
 				"BGP.origin: IGP", "BGP.as_path: 64512 64512 64512", "BGP.med: 7", "BGP.community: (64512,100) (65535,0)",
 				"BGP.large_community: (64512, 1, 2)",
@@ -227,14 +227,14 @@ func TestRouterAttributes(t *testing.T) {
 		},
 		{
 			openbgpd(64513, "192.0.2.254", "192.0.2.1", "remote-as 64512"),
-			func(l *lab) string {
-				return l.shell(find(t, "bgpctl"), "-s", l.dir+"/bgpd.sock", "show", "rib", "detail")
+			func(l *testLab) string {
+				return l.runCommand(findProgram(t, "bgpctl"), "-s", l.dir+"/bgpd.sock", "show", "rib", "detail")
 			},
 			[]string{"Origin IGP, metric 7", "64512 64512 64512\n", "Communities: 64512:100 GRACEFUL_SHUTDOWN", "Large Communities: 64512:1:2"},
 		},
 		{
 			exabgp(64513, "192.0.2.254", "192.0.2.1", 64512, ""),
-			func(l *lab) string { return l.shell("cat", l.dir+"/received") },
+			func(l *testLab) string { return l.runCommand("cat", l.dir+"/received") },
 			[]string{
 				`"origin": "igp"`, `"as-path": [ 64512, 64512, 64512 ]`, `"med": 7`, `"community": [ [ 64512, 100 ], [ 65535, 0 ] ]`,
 				`"large-community": [ [ 64512, 1 , 2 ] ]`,
@@ -244,11 +244,11 @@ func TestRouterAttributes(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			l := newLab(t)
 			row.start(l)
-			p := l.node()
+			p := l.nodePeer()
 			for prefix := range p.Routes {
 				p.Routes[prefix] = attributes
 			}
-			runSpeaker(t, State{[]Peer{p}})
+			runSpeaker(t, Config{[]Peer{p}})
 			l.hasRoutes(map[string]string{vip4: node4, vip6: node6})
 			shown := row.show(l)
 			for _, want := range row.want {
@@ -260,18 +260,18 @@ func TestRouterAttributes(t *testing.T) {
 	}
 }
 
-// daemon is another implementation of BGP, and how a lab starts it.
-type daemon struct {
+// routerDaemon is another implementation of BGP, and how a lab starts it.
+type routerDaemon struct {
 	name  string
-	start func(l *lab)
+	start func(l *testLab)
 }
 
-func openbgpd(asn int, local, neighbor, lines string) daemon {
-	return daemon{"OpenBGPD", func(l *lab) { l.openbgpd(openbgpdConfig(l, asn, local, neighbor, lines)) }}
+func openbgpd(asn int, local, neighbor, lines string) routerDaemon {
+	return routerDaemon{"OpenBGPD", func(l *testLab) { l.openbgpd(openbgpdConfig(l, asn, local, neighbor, lines)) }}
 }
 
-func exabgp(asn int, local, neighbor string, peer int, lines string) daemon {
-	return daemon{"ExaBGP", func(l *lab) { l.exabgp(exabgpConfig(asn, local, neighbor, peer, lines)) }}
+func exabgp(asn int, local, neighbor string, peer int, lines string) routerDaemon {
+	return routerDaemon{"ExaBGP", func(l *testLab) { l.exabgp(exabgpConfig(asn, local, neighbor, peer, lines)) }}
 }
 
 func birdProtocol(lines string) string {
@@ -301,7 +301,7 @@ func frrConfig(lines string) string {
 `, asn, lines, neighbor)
 }
 
-// TestRouterErrors has BIRD and FRR refuse a session, and reads why.
+// TestRouterErrors has BIRD and FRR reject a session, and checks the error.
 func TestRouterErrors(t *testing.T) {
 	for _, row := range []struct {
 		name, bird, frr, want string
@@ -309,7 +309,7 @@ func TestRouterErrors(t *testing.T) {
 	}{
 		{
 			name: "another ASN of ours", bird: "local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64999;", frr: "neighbor 192.0.2.1 remote-as 64999",
-			want: "the peer sent a NOTIFICATION: OPEN message error: bad peer AS: it expects another AS number of this node",
+			want: "the peer sent a NOTIFICATION: OPEN message error: bad peer AS: it expects another AS number for this node",
 		},
 		{
 			name: "another ASN of theirs", bird: "local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512;", frr: "neighbor 192.0.2.1 remote-as 64512",
@@ -327,21 +327,21 @@ func TestRouterErrors(t *testing.T) {
 			want: "no answer from 192.0.2.254 port 179 (it is down or filtered, or it expects a password)",
 		},
 	} {
-		check := func(t *testing.T, start func(*lab)) {
+		check := func(t *testing.T, start func(*testLab)) {
 			l := newLab(t)
 			start(l)
-			p := l.node()
+			p := l.nodePeer()
 			if row.change != nil {
 				row.change(&p)
 			}
-			s, _ := runSpeaker(t, State{[]Peer{p}})
+			s, _ := runSpeaker(t, Config{[]Peer{p}})
 			awaitError(t, s, "tor", row.want)
 		}
 		t.Run("BIRD/"+row.name, func(t *testing.T) {
-			check(t, func(l *lab) { l.bird(birdProtocol(row.bird)) })
+			check(t, func(l *testLab) { l.bird(birdProtocol(row.bird)) })
 		})
 		t.Run("FRR/"+row.name, func(t *testing.T) {
-			check(t, func(l *lab) { l.frr(frrConfig(row.frr)) })
+			check(t, func(l *testLab) { l.frr(frrConfig(row.frr)) })
 		})
 	}
 }

@@ -20,10 +20,10 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
-// lab is a node, which is this process's network, and a router, on a link of
-// their own: 192.0.2.1 and .254, 2001:db8:1::1 and ::fe, fe80::1 and ::fe.
-// The router's loopback has 203.0.113.254 and 2001:db8:ff::fe.
-type lab struct {
+// testLab is a node, the network of this process, and a router, connected by an
+// interface pair: 192.0.2.1 and .254, 2001:db8:1::1 and ::fe, fe80::1 and ::fe.
+// The router's loopback interface has 203.0.113.254 and 2001:db8:ff::fe.
+type testLab struct {
 	t   testing.TB
 	dir string
 	pid int // of a process in the router's network
@@ -32,9 +32,9 @@ type lab struct {
 	routes func() map[string]string
 }
 
-// find looks for a program of the system, in folders too that an ordinary PATH
-// lacks.
-func find(t testing.TB, name string) string {
+// findProgram searches for a program, also in directories that are usually not
+// in PATH.
+func findProgram(t testing.TB, name string) string {
 	t.Helper()
 	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/usr/lib/frr") {
 		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
@@ -45,9 +45,9 @@ func find(t testing.TB, name string) string {
 	return ""
 }
 
-func newLab(t testing.TB) *lab {
+func newLab(t testing.TB) *testLab {
 	t.Helper()
-	l := &lab{t: t, dir: t.TempDir()}
+	l := &testLab{t: t, dir: t.TempDir()}
 	l.routes = l.kernelRoutes
 	sleeper := exec.Command("sleep", "infinity")
 	sleeper.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
@@ -59,10 +59,10 @@ func newLab(t testing.TB) *lab {
 		_ = sleeper.Wait()
 	})
 	l.pid = sleeper.Process.Pid
-	here := func(command string) { l.shell("sh", "-ec", command) }
+	here := func(command string) { l.runCommand("sh", "-ec", command) }
 	// Addresses are usable at once, and are the ones that the tests know.
 	here("for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done")
-	l.router("for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done; ip link set lo up")
+	l.runInRouter("for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done; ip link set lo up")
 	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "n0"}, PeerName: "r0", PeerNamespace: netlink.NsPid(l.pid)}); err != nil {
 		t.Fatal(err)
 	}
@@ -73,13 +73,13 @@ func newLab(t testing.TB) *lab {
 	})
 	here("ip link set n0 addrgenmode none up; ip addr add 192.0.2.1/24 dev n0; ip addr add 2001:db8:1::1/64 dev n0 nodad; ip addr add fe80::1/64 dev n0 nodad;" +
 		"ip route replace 203.0.113.254 via 192.0.2.254; ip route replace 2001:db8:ff::fe via 2001:db8:1::fe")
-	l.router("ip link set r0 addrgenmode none up; ip addr add 192.0.2.254/24 dev r0; ip addr add 2001:db8:1::fe/64 dev r0 nodad; ip addr add fe80::fe/64 dev r0 nodad;" +
+	l.runInRouter("ip link set r0 addrgenmode none up; ip addr add 192.0.2.254/24 dev r0; ip addr add 2001:db8:1::fe/64 dev r0 nodad; ip addr add fe80::fe/64 dev r0 nodad;" +
 		"ip addr add 203.0.113.254/32 dev lo; ip addr add 2001:db8:ff::fe/128 dev lo nodad")
 	return l
 }
 
-// shell runs a command and returns what it prints.
-func (l *lab) shell(name string, args ...string) string {
+// runCommand runs a command and returns what it prints.
+func (l *testLab) runCommand(name string, args ...string) string {
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -90,15 +90,15 @@ func (l *lab) shell(name string, args ...string) string {
 	return string(out)
 }
 
-// router runs a shell command in the router's network.
-func (l *lab) router(command string) string {
+// runInRouter runs a shell command in the router's network.
+func (l *testLab) runInRouter(command string) string {
 	l.t.Helper()
-	return l.shell("nsenter", "--net=/proc/"+strconv.Itoa(l.pid)+"/ns/net", "sh", "-ec", command)
+	return l.runCommand("nsenter", "--net=/proc/"+strconv.Itoa(l.pid)+"/ns/net", "sh", "-ec", command)
 }
 
-// start runs a program in the router's network until the test ends or stop is
-// called. Its output is returned as it grows.
-func (l *lab) start(name string, args ...string) (output func() string, stop func()) {
+// startInRouter runs a program in the router's network until the test ends or
+// stop is called. output returns its output so far.
+func (l *testLab) startInRouter(name string, args ...string) (output func() string, stop func()) {
 	l.t.Helper()
 	cmd := exec.Command("nsenter", append([]string{"--net=/proc/" + strconv.Itoa(l.pid) + "/ns/net", name}, args...)...)
 	var out syncBuffer
@@ -138,7 +138,7 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-func (l *lab) write(name, text string) string {
+func (l *testLab) write(name, text string) string {
 	l.t.Helper()
 	path := filepath.Join(l.dir, name)
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
@@ -148,10 +148,10 @@ func (l *lab) write(name, text string) string {
 }
 
 // kernelRoutes are the BGP routes in the router's kernel.
-func (l *lab) kernelRoutes() map[string]string {
+func (l *testLab) kernelRoutes() map[string]string {
 	l.t.Helper()
 	all := make(map[string]string)
-	for line := range strings.Lines(l.router("ip -o -4 route show; ip -o -6 route show")) {
+	for line := range strings.Lines(l.runInRouter("ip -o -4 route show; ip -o -6 route show")) {
 		fields := strings.Fields(line)
 		if !strings.Contains(line, "proto bird") && !strings.Contains(line, "proto bgp") {
 			continue
@@ -169,7 +169,7 @@ func (l *lab) kernelRoutes() map[string]string {
 }
 
 // hasRoutes waits until the router has exactly some routes.
-func (l *lab) hasRoutes(want map[string]string) {
+func (l *testLab) hasRoutes(want map[string]string) {
 	l.t.Helper()
 	eventually(l.t, func() string {
 		if got := l.routes(); fmt.Sprint(got) != fmt.Sprint(want) {
@@ -179,8 +179,8 @@ func (l *lab) hasRoutes(want map[string]string) {
 	})
 }
 
-// node is the speaker's view of the router.
-func (l *lab) node(change ...func(*Peer)) Peer {
+// nodePeer returns the Peer with which the speaker reaches the router.
+func (l *testLab) nodePeer(change ...func(*Peer)) Peer {
 	p := Peer{
 		Name: "tor",
 		Session: Session{

@@ -15,24 +15,26 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestRunEndsSilently: a speaker that is being replaced sends its peers nothing.
+// TestRunEndsSilently checks that a speaker that is replaced sends nothing to
+// its peers.
 func TestRunEndsSilently(t *testing.T) {
 	r := newRouter(t)
 	want := routesTo(prefixes(3, false)...)
-	s, stop := runSpeaker(t, State{[]Peer{r.peer("tor", want)}})
+	s, stop := runSpeaker(t, Config{[]Peer{r.peer("tor", want)}})
 	awaitState(t, s, "tor", Established)
 	r.awaitRoutes(want)
 	stop()
 	r.close()
 	if len(r.notifications) != 0 || r.withdrew != 0 {
-		t.Errorf("the router heard %v and %d withdrawals", r.notifications, r.withdrew)
+		t.Errorf("the router received %v and %d withdrawals", r.notifications, r.withdrew)
 	}
 }
 
-// TestShutdown: every peer has the reason when Shutdown returns, and nothing is dialed again.
+// TestShutdown checks that every peer has received the reason when Shutdown
+// returns, and that the speaker does not connect again.
 func TestShutdown(t *testing.T) {
-	rs := []*router{newRouter(t), newRouter(t), newRouter(t)}
-	var state State
+	rs := []*fakeRouter{newRouter(t), newRouter(t), newRouter(t)}
+	var state Config
 	for i, r := range rs {
 		state.Peers = append(state.Peers, r.peer(fmt.Sprint("tor", i), routesTo(prefixes(100, false)...)))
 	}
@@ -55,26 +57,27 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// TestShutdownText keeps to RFC 9003's 255 bytes and whole characters.
+// TestShutdownText checks the limit of 255 bytes and whole characters (RFC
+// 9003).
 func TestShutdownText(t *testing.T) {
 	long := shutdownData(strings.Repeat("ä", 200))
-	if len(long) != 255 || long[0] != 254 || communication(long) != strings.Repeat("ä", 127) {
+	if len(long) != 255 || long[0] != 254 || shutdownText(long) != strings.Repeat("ä", 127) {
 		t.Errorf("%d bytes: %q", len(long), long)
 	}
 }
 
-// TestLeavesNothing counts goroutines and sockets after sessions of all sorts.
-func TestLeavesNothing(t *testing.T) {
-	before, sockets := goroutines(), openFiles(t)
+// TestNoLeaks counts goroutines and sockets after sessions of all kinds.
+func TestNoLeaks(t *testing.T) {
+	before, sockets := countGoroutines(), openFiles(t)
 	t.Run("sessions", func(t *testing.T) {
-		r, closed, resetting := newRouter(t), newRouter(t), newRouter(t, func(r *router) {
+		r, closed, resetting := newRouter(t), newRouter(t), newRouter(t, func(r *fakeRouter) {
 			r.handle = func(c net.Conn) { _ = c.Close() }
 		})
 		gone := closed.peer("closed", nil)
 		closed.close()
 		passive := r.peer("passive", nil)
 		passive.Passive, passive.Port = true, freeTCPPort(t)
-		s, stop := runSpeaker(t, State{[]Peer{r.peer("tor", routesTo(prefixes(100, false)...)), gone, resetting.peer("resetting", nil), passive}})
+		s, stop := runSpeaker(t, Config{[]Peer{r.peer("tor", routesTo(prefixes(100, false)...)), gone, resetting.peer("resetting", nil), passive}})
 		for i := range 5 {
 			awaitState(t, s, "tor", Established)
 			s.Reset("tor", "again", false)
@@ -89,7 +92,7 @@ func TestLeavesNothing(t *testing.T) {
 	})
 	eventually(t, func() string {
 		var left []string
-		for g, n := range goroutines() {
+		for g, n := range countGoroutines() {
 			if n > before[g] {
 				left = append(left, fmt.Sprintf("%d × %s", n-before[g], g))
 			}
@@ -101,8 +104,8 @@ func TestLeavesNothing(t *testing.T) {
 	})
 }
 
-// goroutines counts them by the function that each began in.
-func goroutines() map[string]int {
+// countGoroutines counts the goroutines by the function in which they started.
+func countGoroutines() map[string]int {
 	buf := make([]byte, 4<<20)
 	counts := make(map[string]int)
 	for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
@@ -130,10 +133,10 @@ func openFiles(t *testing.T) int {
 	return n
 }
 
-// TestManyPeers brings many sessions up at once.
+// TestManyPeers establishes many sessions at once.
 func TestManyPeers(t *testing.T) {
-	var state State
-	var rs []*router
+	var state Config
+	var rs []*fakeRouter
 	for i := range 30 {
 		r := newRouter(t)
 		rs = append(rs, r)
@@ -146,15 +149,16 @@ func TestManyPeers(t *testing.T) {
 	}
 }
 
-// TestTableIsDesired: whatever is set, in whatever order, and however often the
-// session breaks, the router ends up with the last desired routes.
-func TestTableIsDesired(t *testing.T) {
+// TestRoutesConverge checks that the router finally has the last desired
+// routes, whatever is set in whatever order, and however often the session
+// ends.
+func TestRoutesConverge(t *testing.T) {
 	r := newRouter(t)
 	all := append(prefixes(40, false), prefixes(40, true)...)
 	p := r.peer("tor", nil)
 	p.IPv6 = true
 	p.Source = netip.MustParseAddr("127.0.0.1")
-	s, _ := runSpeaker(t, State{[]Peer{p}})
+	s, _ := runSpeaker(t, Config{[]Peer{p}})
 	rapid.Check(t, func(t *rapid.T) {
 		for range rapid.IntRange(1, 5).Draw(t, "sets") {
 			p.Routes = make(Routes)
@@ -163,7 +167,7 @@ func TestTableIsDesired(t *testing.T) {
 					p.Routes[prefix] = Attributes{MED: uint32(rapid.IntRange(0, 2).Draw(t, "MED")), HasMED: true}
 				}
 			}
-			s.Set(State{[]Peer{p}})
+			s.Set(Config{[]Peer{p}})
 			if rapid.IntRange(0, 9).Draw(t, "break") == 0 {
 				s.Reset("tor", "test", false)
 			}
@@ -182,12 +186,12 @@ func TestTableIsDesired(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	})
-	if st := statusOf(t, s, "tor"); st.Withheld != "IPv6: no next hop: the interface of 127.0.0.1 has no IPv6 address" {
+	if st := statusOf(t, s, "tor"); st.Withheld != "IPv6: no next hop: the interface of 127.0.0.1 does not have an IPv6 address" {
 		t.Errorf("withheld %q", st.Withheld)
 	}
 }
 
-func (r *router) differs(want Routes) string {
+func (r *fakeRouter) differs(want Routes) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for p, a := range want {

@@ -13,7 +13,7 @@ import (
 )
 
 // listenerSet accepts the connections of passive peers. It has a listener for
-// each address and port that at least one of them is expected at.
+// each address and port at which at least one of them is expected.
 type listenerSet struct {
 	log *slog.Logger
 
@@ -27,13 +27,13 @@ type sharedListener struct {
 	expected map[netip.Addr]expectedPeer
 }
 
-// expectedPeer is a passive peer, and where its connections go.
+// expectedPeer is a passive peer with the channel for its connections.
 type expectedPeer struct {
 	Peer
 	inbound chan net.Conn
 }
 
-// listenAddr is where a passive peer is expected.
+// listenAddr returns the address and port at which a passive peer is expected.
 func listenAddr(p Peer) netip.AddrPort {
 	addr := p.Source
 	if !addr.IsValid() && p.Address.Is4() {
@@ -44,9 +44,9 @@ func listenAddr(p Peer) netip.AddrPort {
 	return netip.AddrPortFrom(addr, p.Port)
 }
 
-// add accepts a peer from now on: its connections are sent to inbound, or closed
+// addPeer starts accepting connections of a peer: they are sent to inbound, or closed
 // while that is full. It may be called again for the same inbound.
-func (s *listenerSet) add(ctx context.Context, e expectedPeer) error {
+func (s *listenerSet) addPeer(ctx context.Context, e expectedPeer) error {
 	at := listenAddr(e.Peer)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,30 +54,30 @@ func (s *listenerSet) add(ctx context.Context, e expectedPeer) error {
 	if l == nil {
 		listener, err := listenTCP(ctx, at)
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return fmt.Errorf("cannot listen for the peer: another program (another BGP speaker?) has port %s", at)
+			return fmt.Errorf("listen for the peer: %s is in use (is another BGP speaker running on this node?)", at)
 		}
 		if err != nil {
-			return fmt.Errorf("cannot listen for the peer: %w", err)
+			return fmt.Errorf("listen for the peer: %w", err)
 		}
 		l = &sharedListener{listener, make(map[netip.Addr]expectedPeer)}
 		s.open[at] = l
-		go s.accept(l) // until the listener is closed
+		go s.acceptConns(l) // until the listener is closed
 	}
 	if other, ok := l.expected[e.Address]; ok && other.inbound != e.inbound {
-		return fmt.Errorf("cannot listen for the peer: BGPPeer %s expects the same address at the same port", other.Name)
+		return fmt.Errorf("listen for the peer: BGPPeer %s has the same peer address and port", other.Name)
 	}
 	if e.Password != l.expected[e.Address].Password {
 		if err := l.setPassword(e.Address, e.Password); err != nil {
 			s.closeUnused(at, l)
-			return fmt.Errorf("cannot listen for the peer: %w", err)
+			return fmt.Errorf("listen for the peer: %w", err)
 		}
 	}
 	l.expected[e.Address] = e
 	return nil
 }
 
-// remove accepts a peer no longer.
-func (s *listenerSet) remove(e expectedPeer) {
+// removePeer stops accepting connections of a peer.
+func (s *listenerSet) removePeer(e expectedPeer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := listenAddr(e.Peer)
@@ -87,7 +87,7 @@ func (s *listenerSet) remove(e expectedPeer) {
 	}
 	if l.expected[e.Address].Password != "" {
 		if err := l.setPassword(e.Address, ""); err != nil {
-			s.log.Warn("password of a removed peer stayed on the listener", "peer", e.Name, "error", err)
+			s.log.Warn("password of a removed peer not deleted from the listener", "peer", e.Name, "error", err)
 		}
 	}
 	delete(l.expected, e.Address)
@@ -97,7 +97,7 @@ func (s *listenerSet) remove(e expectedPeer) {
 // closeUnused closes a listener at which no peer is expected.
 func (s *listenerSet) closeUnused(at netip.AddrPort, l *sharedListener) {
 	if len(l.expected) == 0 {
-		_ = l.Close() // it accepts nothing more in any case
+		_ = l.Close() // it stops accepting in any case
 		delete(s.open, at)
 	}
 }
@@ -111,7 +111,7 @@ func (l *sharedListener) setPassword(remote netip.Addr, password Secret) error {
 	return setMD5(c, remote, password)
 }
 
-func (s *listenerSet) accept(l *sharedListener) {
+func (s *listenerSet) acceptConns(l *sharedListener) {
 	for {
 		conn, err := l.AcceptTCP()
 		if errors.Is(err, net.ErrClosed) {
@@ -121,25 +121,25 @@ func (s *listenerSet) accept(l *sharedListener) {
 			time.Sleep(minBackoff)
 			continue
 		}
-		s.dispatch(l, conn)
+		s.dispatchConn(l, conn)
 	}
 }
 
-// dispatch passes a connection to the peer that it is from. It closes one that is
-// from no expected peer, or that comes while another waits.
-func (s *listenerSet) dispatch(l *sharedListener, conn *net.TCPConn) {
+// dispatchConn passes a connection to its peer. It closes connections that are not
+// from an expected peer, or that arrive while another one is pending.
+func (s *listenerSet) dispatchConn(l *sharedListener, conn *net.TCPConn) {
 	remote := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 	s.mu.Lock()
 	e, ok := l.expected[remote]
 	s.mu.Unlock()
 	raw, err := conn.SyscallConn()
 	if !ok || err != nil || setTTL(raw, e.Peer) != nil {
-		_ = conn.Close() // refused
+		_ = conn.Close() // rejected
 		return
 	}
 	select {
 	case e.inbound <- conn:
 	default:
-		_ = conn.Close() // refused
+		_ = conn.Close() // rejected
 	}
 }

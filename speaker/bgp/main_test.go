@@ -26,7 +26,8 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// eventually waits for a condition; what returns what is missing, or nothing.
+// eventually waits until condition returns ""; it returns a description
+// otherwise.
 func eventually(t testing.TB, what func() string) {
 	t.Helper()
 	deadline := time.Now().Add(time.Minute)
@@ -42,8 +43,8 @@ func eventually(t testing.TB, what func() string) {
 	}
 }
 
-// logs are shown of a test that fails.
-func logs(t testing.TB) *slog.Logger {
+// testLogger returns a logger that prints if the test fails.
+func testLogger(t testing.TB) *slog.Logger {
 	if _, ok := t.(*testing.B); ok {
 		return slog.New(slog.DiscardHandler)
 	}
@@ -55,9 +56,9 @@ func newTextLogger(w io.Writer) *slog.Logger {
 }
 
 // runSpeaker runs a Speaker until the test or stop ends it.
-func runSpeaker(t testing.TB, state State) (s *Speaker, stop func()) {
+func runSpeaker(t testing.TB, state Config) (s *Speaker, stop func()) {
 	t.Helper()
-	s = New(logs(t))
+	s = New(testLogger(t))
 	s.connectWait = 2 * time.Second
 	s.Set(state)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -84,7 +85,7 @@ func runSpeaker(t testing.TB, state State) (s *Speaker, stop func()) {
 	return s, stop
 }
 
-// statusOf is a peer's status.
+// statusOf returns the status of a peer.
 func statusOf(t testing.TB, s *Speaker, name string) PeerStatus {
 	t.Helper()
 	for _, st := range s.Status() {
@@ -120,7 +121,7 @@ func awaitError(t testing.TB, s *Speaker, name, want string) PeerStatus {
 	return statusOf(t, s, name)
 }
 
-// prefixes makes n of a family.
+// prefixes returns n prefixes of a family.
 func prefixes(n int, v6 bool) []netip.Prefix {
 	all := make([]netip.Prefix, n)
 	for i := range all {

@@ -27,7 +27,7 @@ const (
 var (
 	marker    = bytes.Repeat([]byte{0xff}, 16)
 	keepalive = newMessage(msgKeepalive, nil)
-	// minLength is the least length of a message, by type.
+	// minLength is the minimum length of a message, by type.
 	minLength = [...]int{msgOpen: 29, msgUpdate: 23, msgNotification: 21, msgKeepalive: 19, msgRouteRefresh: 23}
 )
 
@@ -41,9 +41,9 @@ func newMessage(kind uint8, body []byte) []byte {
 }
 
 const (
-	// closeWait is how long a NOTIFICATION has to arrive.
+	// closeWait is the time limit for the delivery of a NOTIFICATION.
 	closeWait = time.Second
-	// sendHoldTime is how long a peer may read nothing (RFC 9687 section 5).
+	// sendHoldTime is how long a write may block (RFC 9687 section 5).
 	sendHoldTime = 8 * time.Minute
 	readBuffer   = 16 << 10
 	socketBuffer = 256 << 10
@@ -55,21 +55,21 @@ func checkHeader(h []byte) (kind uint8, length int, err error) {
 	if !bytes.Equal(h[:16], marker) {
 		return 0, 0, &sessionEnd{
 			notification: &Notification{codeHeader, notSynchronized, nil},
-			reason:       "what the peer sent is not BGP: wrong marker",
+			reason:       "invalid BGP message from the peer: wrong marker",
 		}
 	}
 	length, kind = int(binary.BigEndian.Uint16(h[16:])), h[18]
 	if int(kind) >= len(minLength) || kind == 0 {
 		return 0, 0, &sessionEnd{
 			notification: &Notification{codeHeader, badType, []byte{kind}},
-			reason:       fmt.Sprintf("the peer sent a message of the unknown type %d", kind),
+			reason:       fmt.Sprintf("the peer sent a message of unknown type %d", kind),
 		}
 	}
 	fixed := kind == msgKeepalive || kind == msgRouteRefresh
 	if length < minLength[kind] || length > maxMessage || fixed && length != minLength[kind] {
 		return 0, 0, &sessionEnd{
 			notification: &Notification{codeHeader, badLength, bytes.Clone(h[16:18])},
-			reason:       fmt.Sprintf("the peer sent a message of type %d with the impossible length %d", kind, length),
+			reason:       fmt.Sprintf("the peer sent a message of type %d with invalid length %d", kind, length),
 		}
 	}
 	return kind, length, nil
@@ -90,16 +90,16 @@ type messageConn struct {
 
 func newMessageConn(conn net.Conn) *messageConn {
 	if tcp, ok := conn.(*net.TCPConn); ok {
-		// The kernel would let megabytes wait for a peer that does not read.
-		_ = tcp.SetWriteBuffer(socketBuffer) // without it, the only loss is memory
+		// By default the kernel would buffer megabytes for a peer that does not read.
+		_ = tcp.SetWriteBuffer(socketBuffer) // on failure more memory is used
 		_ = tcp.SetReadBuffer(socketBuffer)
 	}
 	return &messageConn{Conn: conn, in: bufio.NewReaderSize(conn, readBuffer), out: bufio.NewWriterSize(conn, readBuffer)}
 }
 
-// read returns the type and body of the next message. The next call overwrites
+// readMessage returns the type and body of the next message. The next call overwrites
 // the body. A message of more than 4096 bytes is an error, and is not read.
-func (w *messageConn) read() (kind uint8, body []byte, err error) {
+func (w *messageConn) readMessage() (kind uint8, body []byte, err error) {
 	if _, err := io.ReadFull(w.in, w.buf[:headerLen]); err != nil {
 		return 0, nil, err
 	}
@@ -113,9 +113,9 @@ func (w *messageConn) read() (kind uint8, body []byte, err error) {
 	return kind, w.buf[headerLen:length], nil
 }
 
-// write writes a message, and with flush sends it and those before it. It blocks
+// writeMessage writes a message, and with flush sends it and those before it. It blocks
 // for up to 8 minutes while the peer does not read (RFC 9687).
-func (w *messageConn) write(message []byte, flush bool) error {
+func (w *messageConn) writeMessage(message []byte, flush bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.SetWriteDeadline(time.Now().Add(sendHoldTime)); err != nil {
@@ -124,10 +124,10 @@ func (w *messageConn) write(message []byte, flush bool) error {
 	if w.closing.Load() { // checked after the deadline was set: closeWith sets another one after this
 		return net.ErrClosed
 	}
-	return w.buffer(message, flush)
+	return w.bufferMessage(message, flush)
 }
 
-func (w *messageConn) buffer(message []byte, flush bool) error {
+func (w *messageConn) bufferMessage(message []byte, flush bool) error {
 	if _, err := w.out.Write(message); err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (w *messageConn) buffer(message []byte, flush bool) error {
 // socket would send a reset, which the NOTIFICATION could be lost to. It does not
 // wait for a peer that does not read.
 func (w *messageConn) closeWith(n *Notification) {
-	defer func() { _ = w.Close() }() // nothing is left to do if that fails
+	defer func() { _ = w.Close() }() // a failure has no consequence
 	w.closing.Store(true)
 	if n == nil {
 		return
@@ -150,7 +150,7 @@ func (w *messageConn) closeWith(n *Notification) {
 	_ = w.SetWriteDeadline(time.Now().Add(closeWait / 4)) // ends a write that holds the lock
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.buffer(n.message(), true) != nil {
+	if w.bufferMessage(n.encode(), true) != nil {
 		return
 	}
 	half, ok := w.Conn.(interface{ CloseWrite() error })

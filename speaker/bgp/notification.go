@@ -16,7 +16,7 @@ type Notification struct {
 	Data          []byte
 }
 
-func (n Notification) message() []byte {
+func (n Notification) encode() []byte {
 	return newMessage(msgNotification, append([]byte{n.Code, n.Subcode}, n.Data...))
 }
 
@@ -96,9 +96,9 @@ var subcodeNames = map[[2]uint8]string{
 
 // notificationHints are what an operator should check.
 var notificationHints = map[[2]uint8]string{
-	{2, 2}: "it expects another AS number of this node",
-	{2, 3}: "it or another of its peers has this node's router ID",
-	{6, 1}: "it accepts fewer prefixes than are announced",
+	{2, 2}: "it expects another AS number for this node",
+	{2, 3}: "it or another of its peers has the router ID of this node",
+	{6, 1}: "it accepts fewer prefixes than are advertised",
 	{6, 5}: "this node is not among its neighbors, or it has too many of them",
 }
 
@@ -116,7 +116,7 @@ func (n Notification) String() string {
 	}
 	switch {
 	case n.Code == codeCease && (n.Subcode == ceaseShutdown || n.Subcode == ceaseReset):
-		if text := communication(n.Data); text != "" {
+		if text := shutdownText(n.Data); text != "" {
 			name += fmt.Sprintf(" (%q)", text)
 		}
 	case key == [2]uint8{codeCease, 1} && len(n.Data) == 7:
@@ -128,9 +128,9 @@ func (n Notification) String() string {
 	return name
 }
 
-// communication returns the text of a shutdown (RFC 9003): one line of UTF-8
+// shutdownText returns the text of a shutdown (RFC 9003): one line of UTF-8
 // without control characters, which a log or a terminal could interpret.
-func communication(data []byte) string {
+func shutdownText(data []byte) string {
 	if len(data) < 1 || int(data[0]) > len(data)-1 {
 		return ""
 	}

@@ -47,7 +47,7 @@ const (
 	restartTimeMax = 0x0fff // 12 bits of seconds
 )
 
-var errTruncated = errors.New("it ends too early")
+var errTruncated = errors.New("truncated")
 
 // decodeOpen decodes the body of an OPEN. It ignores unknown parameters and
 // capabilities (RFC 5492 section 3).
@@ -75,9 +75,9 @@ func decodeOpen(body []byte) (Open, error) {
 		length, params, lenSize = int(binary.BigEndian.Uint16(params[1:])), params[3:], 2
 	}
 	if length != len(params) {
-		return Open{}, errors.New("the length of its parameters is wrong")
+		return Open{}, errors.New("invalid length of the parameters")
 	}
-	multiprotocol, err := o.parameters(params, lenSize)
+	multiprotocol, err := o.parseParameters(params, lenSize)
 	if err != nil {
 		return Open{}, err
 	}
@@ -87,10 +87,10 @@ func decodeOpen(body []byte) (Open, error) {
 	return o, nil
 }
 
-func (o *Open) parameters(params []byte, lenSize int) (multiprotocol bool, err error) {
+func (o *Open) parseParameters(params []byte, lenSize int) (multiprotocol bool, err error) {
 	for len(params) > 0 {
 		kind := params[0]
-		value, rest, err := field(params[1:], lenSize)
+		value, rest, err := splitField(params[1:], lenSize)
 		if err != nil {
 			return false, err
 		}
@@ -100,20 +100,20 @@ func (o *Open) parameters(params []byte, lenSize int) (multiprotocol bool, err e
 		}
 		for len(value) > 0 {
 			code := value[0]
-			capability, rest, err := field(value[1:], 1)
+			capability, rest, err := splitField(value[1:], 1)
 			if err != nil {
 				return false, err
 			}
 			value = rest
 			multiprotocol = multiprotocol || code == capMultiprotocol
-			o.capability(code, capability)
+			o.storeCapability(code, capability)
 		}
 	}
 	return multiprotocol, nil
 }
 
-// field splits off a value that follows its length.
-func field(b []byte, lenSize int) (value, rest []byte, err error) {
+// splitField splits off a value that follows its length.
+func splitField(b []byte, lenSize int) (value, rest []byte, err error) {
 	if len(b) < lenSize {
 		return nil, nil, errTruncated
 	}
@@ -128,8 +128,8 @@ func field(b []byte, lenSize int) (value, rest []byte, err error) {
 	return b[:length], b[length:], nil
 }
 
-// capability stores a capability that is used here. A malformed one is ignored.
-func (o *Open) capability(code uint8, v []byte) {
+// storeCapability stores a capability that is used here. A malformed one is ignored.
+func (o *Open) storeCapability(code uint8, v []byte) {
 	switch {
 	case code == capMultiprotocol && len(v) == 4:
 		afi := binary.BigEndian.Uint16(v)
@@ -152,9 +152,9 @@ func (o *Open) capability(code uint8, v []byte) {
 	}
 }
 
-// check returns why an OPEN is not acceptable (RFC 4271 section 6.2, RFC 6286), as
+// validate returns why an OPEN is not acceptable (RFC 4271 section 6.2, RFC 6286), as
 // a *sessionEnd with the NOTIFICATION to answer with.
-func (o Open) check(p Peer) error {
+func (o Open) validate(p Peer) error {
 	refuse := func(subcode uint8, data []byte, format string, args ...any) error {
 		return &sessionEnd{notification: &Notification{codeOpen, subcode, data}, reason: fmt.Sprintf(format, args...)}
 	}
@@ -165,11 +165,11 @@ func (o Open) check(p Peer) error {
 	case p.PeerASN == 0 && p.Kind == Internal && !internal:
 		return refuse(badPeerAS, nil, "expected an internal peer of AS %d, but the peer's OPEN has AS %d", p.LocalASN, o.ASN)
 	case p.PeerASN == 0 && p.Kind == External && internal:
-		return refuse(badPeerAS, nil, "expected an external peer, but the peer's OPEN has our own AS %d", o.ASN)
+		return refuse(badPeerAS, nil, "expected an external peer, but the peer's OPEN has the local AS %d", o.ASN)
 	case o.RouterID.IsUnspecified():
-		return refuse(badIdentifier, nil, "the peer has no router ID")
+		return refuse(badIdentifier, nil, "invalid router ID 0.0.0.0 of the peer")
 	case internal && o.RouterID == p.RouterID:
-		return refuse(badIdentifier, nil, "the peer has our own router ID %s", o.RouterID)
+		return refuse(badIdentifier, nil, "the peer has the same router ID %s as this node", o.RouterID)
 	case o.HoldTime == time.Second || o.HoldTime == 2*time.Second:
 		return refuse(badHoldTime, nil, "the peer's hold time is %s, but must be 0 or at least 3s", o.HoldTime)
 	case !(p.IPv4 && o.IPv4 || p.IPv6 && o.IPv6):

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// caller is a router that connects to the speaker from a loopback address.
-func (r *router) call(from string, port uint16, password Secret) {
+// connectFrom makes the router connect to the speaker from a loopback address.
+func (r *fakeRouter) connectFrom(from string, port uint16, password Secret) {
 	r.t.Helper()
 	p := Peer{Transport: Transport{
 		Address: netip.MustParseAddr("127.0.0.1"), Port: port,
@@ -18,7 +18,7 @@ func (r *router) call(from string, port uint16, password Secret) {
 	var conn net.Conn
 	eventually(r.t, func() string {
 		var err error
-		if conn, err = dial(r.t.Context(), p); err != nil {
+		if conn, err = dialPeer(r.t.Context(), p); err != nil {
 			return err.Error()
 		}
 		return ""
@@ -29,7 +29,7 @@ func (r *router) call(from string, port uint16, password Secret) {
 	r.tasks.Go(func() { r.serveSession(conn) })
 }
 
-func waitFor(r *router, name, address string, port uint16) Peer {
+func waitFor(r *fakeRouter, name, address string, port uint16) Peer {
 	p := r.peer(name, routesTo(prefixes(3, false)...))
 	p.Passive, p.Address, p.Port = true, netip.MustParseAddr(address), port
 	return p
@@ -38,13 +38,13 @@ func waitFor(r *router, name, address string, port uint16) Peer {
 func TestPassive(t *testing.T) {
 	port := freeTCPPort(t)
 	one, two := newRouter(t), newRouter(t)
-	state := State{[]Peer{waitFor(one, "one", "127.0.1.1", port), waitFor(two, "two", "127.0.1.2", port)}}
+	state := Config{[]Peer{waitFor(one, "one", "127.0.1.1", port), waitFor(two, "two", "127.0.1.2", port)}}
 	state.Peers[1].Password = "secret"
 	s, _ := runSpeaker(t, state)
 	awaitState(t, s, "one", Active)
 	awaitState(t, s, "two", Active)
-	one.call("127.0.1.1", port, "")
-	two.call("127.0.1.2", port, "secret")
+	one.connectFrom("127.0.1.1", port, "")
+	two.connectFrom("127.0.1.2", port, "secret")
 	awaitState(t, s, "one", Established)
 	awaitState(t, s, "two", Established)
 	one.awaitRoutes(state.Peers[0].Routes)
@@ -65,18 +65,18 @@ func TestPassive(t *testing.T) {
 	}
 
 	// A new password resets its own session only, and the old one opens no door.
-	state = State{[]Peer{state.Peers[0], state.Peers[1]}}
+	state = Config{[]Peer{state.Peers[0], state.Peers[1]}}
 	state.Peers[1].Password = "new"
 	s.Set(state)
 	awaitState(t, s, "two", Active)
-	two.call("127.0.1.2", port, "new")
+	two.connectFrom("127.0.1.2", port, "new")
 	awaitState(t, s, "two", Established)
 	if st := statusOf(t, s, "one"); st.Sessions != 1 || st.Lost != 0 {
 		t.Errorf("status of the other %+v", st)
 	}
 
 	// The port is given back with the last passive peer.
-	s.Set(State{})
+	s.Set(Config{})
 	eventually(t, func() string {
 		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 		if err != nil {
@@ -94,27 +94,28 @@ func TestPortTaken(t *testing.T) {
 	}
 	port := l.Addr().(*net.TCPAddr).AddrPort().Port()
 	r, other := newRouter(t), newRouter(t)
-	s, _ := runSpeaker(t, State{[]Peer{waitFor(r, "passive", "127.0.1.1", port), other.peer("other", nil)}})
-	awaitError(t, s, "passive", fmt.Sprintf("cannot listen for the peer: another program (another BGP speaker?) has port 0.0.0.0:%d", port))
+	s, _ := runSpeaker(t, Config{[]Peer{waitFor(r, "passive", "127.0.1.1", port), other.peer("other", nil)}})
+	awaitError(t, s, "passive", fmt.Sprintf("listen for the peer: 0.0.0.0:%d is in use (is another BGP speaker running on this node?)", port))
 	awaitState(t, s, "other", Established)
 	_ = l.Close()
 	awaitState(t, s, "passive", Active)
-	r.call("127.0.1.1", port, "")
+	r.connectFrom("127.0.1.1", port, "")
 	awaitState(t, s, "passive", Established)
 }
 
 func TestTwoPeersAtOneAddress(t *testing.T) {
 	port := freeTCPPort(t)
 	r := newRouter(t)
-	s, _ := runSpeaker(t, State{[]Peer{waitFor(r, "one", "127.0.1.1", port)}})
+	s, _ := runSpeaker(t, Config{[]Peer{waitFor(r, "one", "127.0.1.1", port)}})
 	awaitState(t, s, "one", Active)
-	s.Set(State{[]Peer{waitFor(r, "one", "127.0.1.1", port), waitFor(r, "two", "127.0.1.1", port)}})
-	awaitError(t, s, "two", "cannot listen for the peer: BGPPeer one expects the same address at the same port")
+	s.Set(Config{[]Peer{waitFor(r, "one", "127.0.1.1", port), waitFor(r, "two", "127.0.1.1", port)}})
+	awaitError(t, s, "two", "listen for the peer: BGPPeer one has the same peer address and port")
 }
 
-// TestReconnects: a restarted peer gets a new session at once if it knows
-// graceful restart, and otherwise is sent away while the old one is up.
-func TestReconnects(t *testing.T) {
+// TestPassiveReconnect checks that a restarted peer gets a new session at once
+// if it has graceful restart, and that its connection is rejected otherwise
+// while the session is established.
+func TestPassiveReconnect(t *testing.T) {
 	for _, graceful := range []bool{true, false} {
 		t.Run(fmt.Sprint("graceful ", graceful), func(t *testing.T) {
 			port := freeTCPPort(t)
@@ -123,12 +124,12 @@ func TestReconnects(t *testing.T) {
 			if graceful {
 				p.RestartTime = time.Minute
 			}
-			s, _ := runSpeaker(t, State{[]Peer{p}})
+			s, _ := runSpeaker(t, Config{[]Peer{p}})
 			awaitState(t, s, "tor", Active)
-			r.call("127.0.1.1", port, "")
+			r.connectFrom("127.0.1.1", port, "")
 			awaitState(t, s, "tor", Established)
 			r.awaitRoutes(p.Routes)
-			r.call("127.0.1.1", port, "")
+			r.connectFrom("127.0.1.1", port, "")
 			if !graceful {
 				r.awaitNotification("Cease: connection collision resolution")
 				if st := statusOf(t, s, "tor"); st.Sessions != 1 || st.Lost != 0 {
@@ -143,7 +144,7 @@ func TestReconnects(t *testing.T) {
 				return ""
 			})
 			r.awaitRoutes(p.Routes)
-			if st := statusOf(t, s, "tor"); st.LastError != "the peer connected again" {
+			if st := statusOf(t, s, "tor"); st.LastError != "the peer reconnected" {
 				t.Errorf("error %q", st.LastError)
 			}
 		})

@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// nextHops are the next hops of both families; the zero Addr where there is none.
+// nextHops has the next hop of each family, or the zero Addr.
 type nextHops struct{ v4, v6 netip.Addr }
 
-func (h nextHops) of(prefix netip.Prefix) netip.Addr {
+func (h nextHops) nextHopOf(prefix netip.Prefix) netip.Addr {
 	if prefix.Addr().Is4() {
 		return h.v4
 	}
@@ -27,7 +27,7 @@ func chooseNextHops(p Peer, peer Open, local netip.Addr, all []netip.Addr) (h ne
 		h.v4 = nextHopIPv4(local, all, peer.ExtendedNextHop)
 		if !h.v4.IsValid() {
 			no = append(no, "IPv4: no next hop: the interface of "+local.String()+
-				" has no IPv4 address, and the peer does not accept IPv6 next hops for IPv4 (RFC 8950)")
+				" does not have an IPv4 address, and the peer does not accept IPv6 next hops for IPv4 (RFC 8950)")
 		}
 	}
 	if p.IPv6 && !peer.IPv6 {
@@ -35,14 +35,14 @@ func chooseNextHops(p Peer, peer Open, local netip.Addr, all []netip.Addr) (h ne
 	} else if p.IPv6 {
 		h.v6 = nextHopIPv6(local, all)
 		if !h.v6.IsValid() {
-			no = append(no, "IPv6: no next hop: the interface of "+local.String()+" has no IPv6 address")
+			no = append(no, "IPv6: no next hop: the interface of "+local.String()+" does not have an IPv6 address")
 		}
 	}
 	return h, strings.Join(no, "; ")
 }
 
-// nextHopIPv4 is the session's address if the peer accepts it, also over IPv6: the
-// peer reaches that in any case.
+// nextHopIPv4 returns the session's address if the peer accepts it, even an IPv6
+// address, because the peer can reach it in any case.
 func nextHopIPv4(local netip.Addr, all []netip.Addr, extended bool) netip.Addr {
 	if local.Is4() || extended {
 		return local
@@ -69,10 +69,10 @@ func firstOf(addrs []netip.Addr, family, scope func(netip.Addr) bool) netip.Addr
 	return netip.Addr{}
 }
 
-// peerChange is what it takes to apply a change of a Peer. Routes and RetryTime
-// take nothing.
+// peerChange describes how a change of a Peer is applied. Changes of Routes and
+// RetryTime require neither a reset nor a new session.
 type peerChange struct {
-	// reset names the changes that take another session now.
+	// reset names the changes that require a new session now.
 	reset string
 	// newIdentity: the router would not recognize the next session as the same
 	// speaker's, so that it must not preserve the routes of this one.

@@ -10,25 +10,25 @@ import (
 // lengths of the withdrawn routes and of the attributes (RFC 4271 section 4.3).
 const maxUpdate = maxMessage - headerLen - 4
 
-// adjRIBOut is the routes that a peer has been sent (RFC 4271 section 3.2): those
-// of routes whose family has a next hop. The zero value is empty.
+// adjRIBOut contains the routes that a peer has been sent (RFC 4271 section 3.2):
+// those of the families that have a next hop. The zero value is empty.
 type adjRIBOut struct {
 	routes Routes // shared with the desired state, and never changed
 	hops   nextHops
 	size   int
 }
 
-// has returns the attributes of a route that the peer has been sent.
-func (sent adjRIBOut) has(prefix netip.Prefix) (Attributes, bool) {
+// attributesOf returns the attributes of a route that the peer has been sent.
+func (sent adjRIBOut) attributesOf(prefix netip.Prefix) (Attributes, bool) {
 	attributes, ok := sent.routes[prefix]
-	return attributes, ok && sent.hops.of(prefix).IsValid()
+	return attributes, ok && sent.hops.nextHopOf(prefix).IsValid()
 }
 
 // Families of a ROUTE-REFRESH, as a set.
 const refreshIPv4, refreshIPv6 = 1, 2
 
-// refreshedFamilies returns the family that the body of a ROUTE-REFRESH asks for
-// (RFC 2918 section 3); none if it is not spoken here.
+// refreshedFamilies returns the family that the body of a ROUTE-REFRESH requests
+// (RFC 2918 section 3), or 0 if it is not supported.
 func refreshedFamilies(body []byte) uint32 {
 	afi, safi := binary.BigEndian.Uint16(body), body[3]
 	switch {
@@ -40,9 +40,9 @@ func refreshedFamilies(body []byte) uint32 {
 	return 0
 }
 
-// without returns the routes without those of some families, as if they had
+// withoutFamilies returns the routes without those of some families, as if they had
 // never been sent.
-func (sent adjRIBOut) without(families uint32) adjRIBOut {
+func (sent adjRIBOut) withoutFamilies(families uint32) adjRIBOut {
 	if families&refreshIPv4 != 0 {
 		sent.hops.v4 = netip.Addr{}
 	}
@@ -51,26 +51,27 @@ func (sent adjRIBOut) without(families uint32) adjRIBOut {
 	}
 	sent.size = 0
 	for prefix := range sent.routes {
-		if sent.hops.of(prefix).IsValid() {
+		if sent.hops.nextHopOf(prefix).IsValid() {
 			sent.size++
 		}
 	}
 	return sent
 }
 
-// updates returns the UPDATE messages that take a peer from what it has been
-// sent to the desired routes of the families that have a next hop: additions and
+// planUpdates returns the UPDATE messages that change the routes of a peer from those
+// that it has been sent to the desired routes of the families that have a next hop: additions and
 // changes first, then withdrawals. now is what the peer has after them; routes
 // that do not fit a message are not in it, but in invalid.
 //
-// The cost of a call is a look at each desired route, and the encoding of those
-// that differ.
-func (e encoder) updates(sent adjRIBOut, desired Routes, h nextHops) (messages [][]byte, now adjRIBOut, invalid map[netip.Prefix]error) {
-	changed, withdrawn, size := sent.diff(desired, h)
+// A call compares every desired route and encodes only those that differ.
+func (e routeEncoder) planUpdates(sent adjRIBOut, desired Routes, h nextHops) (
+	messages [][]byte, now adjRIBOut, invalid map[netip.Prefix]error,
+) {
+	changed, withdrawn, size := sent.diffRoutes(desired, h)
 	now = adjRIBOut{desired, h, size}
 	for _, group := range groupRoutes(changed, desired) {
-		hop := h.of(group[0])
-		attributes, err := e.encode(desired[group[0]], hop, viaMP(group[0], hop))
+		hop := h.nextHopOf(group[0])
+		attributes, err := e.encodeAttributes(desired[group[0]], hop, viaMP(group[0], hop))
 		if err == nil {
 			messages = append(messages, packReach(group, attributes, hop)...)
 			continue
@@ -80,7 +81,7 @@ func (e encoder) updates(sent adjRIBOut, desired Routes, h nextHops) (messages [
 		}
 		for _, prefix := range group {
 			invalid[prefix] = err
-			if _, ok := sent.has(prefix); ok {
+			if _, ok := sent.attributesOf(prefix); ok {
 				withdrawn = append(withdrawn, prefix)
 			}
 		}
@@ -97,22 +98,22 @@ func (e encoder) updates(sent adjRIBOut, desired Routes, h nextHops) (messages [
 	return append(messages, packUnreach(withdrawn, sent.hops)...), now, invalid
 }
 
-// diff returns the prefixes of the desired routes that the peer lacks or has
-// with other attributes, those of the routes that it has too many, and how many
-// it should have.
-func (sent adjRIBOut) diff(desired Routes, h nextHops) (changed, withdrawn []netip.Prefix, size int) {
+// diffRoutes returns the prefixes to advertise, because the peer does not have the
+// route or has it with other attributes, the prefixes to withdraw, and the desired
+// number of routes.
+func (sent adjRIBOut) diffRoutes(desired Routes, h nextHops) (changed, withdrawn []netip.Prefix, size int) {
 	kept := 0
 	for prefix, attributes := range desired {
-		hop := h.of(prefix)
+		hop := h.nextHopOf(prefix)
 		if !hop.IsValid() {
 			continue
 		}
 		size++
-		have, ok := sent.has(prefix)
+		have, ok := sent.attributesOf(prefix)
 		if ok {
 			kept++
 		}
-		if !ok || have != attributes || sent.hops.of(prefix) != hop {
+		if !ok || have != attributes || sent.hops.nextHopOf(prefix) != hop {
 			changed = append(changed, prefix)
 		}
 	}
@@ -120,10 +121,10 @@ func (sent adjRIBOut) diff(desired Routes, h nextHops) (changed, withdrawn []net
 		return changed, nil, size
 	}
 	for prefix := range sent.routes {
-		if !sent.hops.of(prefix).IsValid() {
+		if !sent.hops.nextHopOf(prefix).IsValid() {
 			continue
 		}
-		if _, ok := desired[prefix]; !ok || !h.of(prefix).IsValid() {
+		if _, ok := desired[prefix]; !ok || !h.nextHopOf(prefix).IsValid() {
 			withdrawn = append(withdrawn, prefix)
 		}
 	}
@@ -161,14 +162,14 @@ func viaMP(prefix netip.Prefix, hop netip.Addr) bool { return !prefix.Addr().Is4
 func packReach(prefixes []netip.Prefix, attributes []byte, hop netip.Addr) [][]byte {
 	room := maxUpdate - len(attributes)
 	if !viaMP(prefixes[0], hop) {
-		return packNLRI(prefixes, room, func(nlri []byte) []byte { return update(nil, attributes, nlri) })
+		return packNLRI(prefixes, room, func(nlri []byte) []byte { return newUpdate(nil, attributes, nlri) })
 	}
 	next := hop.AsSlice()
 	value := append([]byte{0, afiOf(prefixes[0]), safiUnicast, byte(len(next))}, next...)
 	value = append(value, 0) // reserved
 	return packNLRI(prefixes, room-attributeHeader-len(value), func(nlri []byte) []byte {
 		// First, so that a malformed attribute does not hide the prefixes (RFC 7606 section 5.1).
-		return update(nil, slices.Concat(mpAttribute(mpReachNLRI, value, nlri), attributes), nil)
+		return newUpdate(nil, slices.Concat(mpAttribute(mpReachNLRI, value, nlri), attributes), nil)
 	})
 }
 
@@ -184,13 +185,13 @@ func packUnreach(prefixes []netip.Prefix, h nextHops) (messages [][]byte) {
 		if len(family) == 0 {
 			continue
 		}
-		if !viaMP(family[0], h.of(family[0])) {
-			messages = append(messages, packNLRI(family, maxUpdate, func(nlri []byte) []byte { return update(nlri, nil, nil) })...)
+		if !viaMP(family[0], h.nextHopOf(family[0])) {
+			messages = append(messages, packNLRI(family, maxUpdate, func(nlri []byte) []byte { return newUpdate(nlri, nil, nil) })...)
 			continue
 		}
 		value := []byte{0, afiOf(family[0]), safiUnicast}
 		messages = append(messages, packNLRI(family, maxUpdate-attributeHeader-len(value), func(nlri []byte) []byte {
-			return update(nil, mpAttribute(mpUnreachNLRI, value, nlri), nil)
+			return newUpdate(nil, mpAttribute(mpUnreachNLRI, value, nlri), nil)
 		})...)
 	}
 	return messages
@@ -215,13 +216,13 @@ func packNLRI(prefixes []netip.Prefix, room int, message func(nlri []byte) []byt
 // endOfRIB returns the UPDATE that ends a family's first routes (RFC 4724 section 2).
 func endOfRIB(v6 bool) []byte {
 	if !v6 {
-		return update(nil, nil, nil)
+		return newUpdate(nil, nil, nil)
 	}
-	return update(nil, mpAttribute(mpUnreachNLRI, []byte{0, afiIPv6, safiUnicast}, nil), nil)
+	return newUpdate(nil, mpAttribute(mpUnreachNLRI, []byte{0, afiIPv6, safiUnicast}, nil), nil)
 }
 
-// update returns an UPDATE message (RFC 4271 section 4.3).
-func update(withdrawn, attributes, nlri []byte) []byte {
+// newUpdate returns an UPDATE message (RFC 4271 section 4.3).
+func newUpdate(withdrawn, attributes, nlri []byte) []byte {
 	body := binary.BigEndian.AppendUint16(make([]byte, 0, maxMessage), uint16(len(withdrawn)))
 	body = append(body, withdrawn...)
 	body = binary.BigEndian.AppendUint16(body, uint16(len(attributes)))

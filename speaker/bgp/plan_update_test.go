@@ -12,8 +12,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// received is a route as an independent decoder reads it.
-type received struct {
+// decodedRoute is a route as an independent decoder reads it.
+type decodedRoute struct {
 	asPath    string
 	hop       netip.Addr
 	med       string
@@ -22,16 +22,16 @@ type received struct {
 	large     string
 }
 
-// receiver is a peer's table, with what has been counted since it was reset.
-type receiver struct {
-	table              map[netip.Prefix]received
+// peerTable is the table of a peer, with counters since the last reset.
+type peerTable struct {
+	table              map[netip.Prefix]decodedRoute
 	reached, withdrawn map[netip.Prefix]int
 }
 
-func newReceiver() *receiver { return &receiver{table: make(map[netip.Prefix]received)} }
+func newReceiver() *peerTable { return &peerTable{table: make(map[netip.Prefix]decodedRoute)} }
 
-// apply decodes messages, and applies them to the table.
-func (r *receiver) apply(t *rapid.T, messages [][]byte) {
+// applyMessages decodes messages, and applies them to the table.
+func (r *peerTable) applyMessages(t *rapid.T, messages [][]byte) {
 	r.reached, r.withdrawn = make(map[netip.Prefix]int), make(map[netip.Prefix]int)
 	for _, m := range messages {
 		if len(m) > maxMessage {
@@ -72,7 +72,7 @@ func checkOrder(t *rapid.T, attributes []bgp.PathAttributeInterface) {
 	}
 }
 
-func readUpdate(t *rapid.T, u *bgp.BGPUpdate) (reached, withdrawn []netip.Prefix, route received) {
+func readUpdate(t *rapid.T, u *bgp.BGPUpdate) (reached, withdrawn []netip.Prefix, route decodedRoute) {
 	for _, n := range u.WithdrawnRoutes {
 		withdrawn = append(withdrawn, netip.MustParsePrefix(n.String()))
 	}
@@ -134,10 +134,11 @@ func readUpdate(t *rapid.T, u *bgp.BGPUpdate) (reached, withdrawn []netip.Prefix
 	return reached, withdrawn, route
 }
 
-// expected is what a peer should read, or false if the route does not fit a message.
-func (e encoder) expected(a Attributes, hop netip.Addr) (received, bool) {
-	r := received{hop: hop}
-	if e.internal() {
+// expectedRoute returns the route that a peer must decode, or false if it does
+// not fit in a message.
+func (e routeEncoder) expectedRoute(a Attributes, hop netip.Addr) (decodedRoute, bool) {
+	r := decodedRoute{hop: hop}
+	if e.isInternal() {
 		r.localPref = fmt.Sprint(a.LocalPref)
 	} else {
 		r.asPath = strings.TrimSpace(strings.Repeat(fmt.Sprint(e.localASN, " "), 1+int(a.Prepend)))
@@ -155,11 +156,11 @@ func (e encoder) expected(a Attributes, hop netip.Addr) (received, bool) {
 			return r, false
 		}
 	}
-	return r, len(a.Communities) < len(tooMany)
+	return r, len(a.Communities) < len(tooManyCommunities)
 }
 
-// tooMany take more than a message.
-var tooMany = strings.TrimSpace(strings.Repeat("1:2:3 ", 400))
+// tooManyCommunities do not fit in a message.
+var tooManyCommunities = strings.TrimSpace(strings.Repeat("1:2:3 ", 400))
 
 func drawAttributes(t *rapid.T) Attributes {
 	a := Attributes{
@@ -168,7 +169,7 @@ func drawAttributes(t *rapid.T) Attributes {
 		Prepend:   rapid.SampledFrom([]uint8{0, 0, 1, 254, 255}).Draw(t, "prepend"),
 		Communities: rapid.SampledFrom([]string{
 			"", "64512:100", "64512:100 65535:0 64512:1:2", "4294967295:4294967295:4294967295",
-			strings.TrimSpace(strings.Repeat("1:2 ", 500)), "no-export", tooMany,
+			strings.TrimSpace(strings.Repeat("1:2 ", 500)), "no-export", tooManyCommunities,
 		}).Draw(t, "communities"),
 	}
 	if a.HasMED {
@@ -214,11 +215,12 @@ func drawHops(t *rapid.T) nextHops {
 	}
 }
 
-// TestUpdates takes a peer from any routes to any others, several times: what it
-// has afterwards is what was desired, and each message is needed.
+// TestUpdates changes the routes of a peer from any set to any other, several
+// times, and checks that it has the desired ones afterwards and that each
+// message was necessary.
 func TestUpdates(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		e := rapid.SampledFrom([]encoder{
+		e := rapid.SampledFrom([]routeEncoder{
 			{64512, 64513, true}, {64512, 64512, true}, {4200000001, 64513, true}, {4200000001, 64513, false}, {64512, 64513, false},
 		}).Draw(t, "session")
 		peer := newReceiver()
@@ -228,22 +230,22 @@ func TestUpdates(t *testing.T) {
 			before := maps.Clone(peer.table)
 			if rapid.Bool().Draw(t, "refresh") {
 				families := uint32(rapid.IntRange(1, 3).Draw(t, "families"))
-				sent = sent.without(families)
-				maps.DeleteFunc(before, func(p netip.Prefix, _ received) bool { return families&(1<<afiOf(p)>>1) != 0 })
-				maps.DeleteFunc(peer.table, func(p netip.Prefix, _ received) bool { return families&(1<<afiOf(p)>>1) != 0 })
+				sent = sent.withoutFamilies(families)
+				maps.DeleteFunc(before, func(p netip.Prefix, _ decodedRoute) bool { return families&(1<<afiOf(p)>>1) != 0 })
+				maps.DeleteFunc(peer.table, func(p netip.Prefix, _ decodedRoute) bool { return families&(1<<afiOf(p)>>1) != 0 })
 			}
-			messages, now, invalid := e.updates(sent, desired, h)
-			peer.apply(t, messages)
+			messages, now, invalid := e.planUpdates(sent, desired, h)
+			peer.applyMessages(t, messages)
 			for prefix := range peer.reached {
-				if a, ok := sent.has(prefix); ok && a == desired[prefix] && sent.hops.of(prefix) == h.of(prefix) {
+				if a, ok := sent.attributesOf(prefix); ok && a == desired[prefix] && sent.hops.nextHopOf(prefix) == h.nextHopOf(prefix) {
 					t.Fatalf("%s is sent again", prefix)
 				}
 			}
-			peer.check(t, before, e.expectedTable(t, desired, h, invalid))
+			peer.checkTable(t, before, e.expectedTable(t, desired, h, invalid))
 			if now.size != len(peer.table) {
 				t.Fatalf("%d routes counted, not %d", now.size, len(peer.table))
 			}
-			if again, same, _ := e.updates(now, desired, h); len(again) != 0 || same.size != now.size {
+			if again, same, _ := e.planUpdates(now, desired, h); len(again) != 0 || same.size != now.size {
 				t.Fatalf("%d messages for no change", len(again))
 			}
 			sent = now
@@ -251,12 +253,13 @@ func TestUpdates(t *testing.T) {
 	})
 }
 
-// expectedTable is what a peer should have, and checks which routes are invalid.
-func (e encoder) expectedTable(t *rapid.T, desired Routes, h nextHops, invalid map[netip.Prefix]error) map[netip.Prefix]received {
-	want := make(map[netip.Prefix]received)
+// expectedTable returns the table that a peer must have, and checks which
+// routes are invalid.
+func (e routeEncoder) expectedTable(t *rapid.T, desired Routes, h nextHops, invalid map[netip.Prefix]error) map[netip.Prefix]decodedRoute {
+	want := make(map[netip.Prefix]decodedRoute)
 	for prefix, attributes := range desired {
-		hop := h.of(prefix)
-		route, fits := e.expected(attributes, hop)
+		hop := h.nextHopOf(prefix)
+		route, fits := e.expectedRoute(attributes, hop)
 		if hop.IsValid() && fits {
 			want[prefix] = route
 		}
@@ -267,9 +270,9 @@ func (e encoder) expectedTable(t *rapid.T, desired Routes, h nextHops, invalid m
 	return want
 }
 
-// check fails unless the table is the expected one, and each of the messages that
-// were applied last was needed to get there.
-func (r *receiver) check(t *rapid.T, before, want map[netip.Prefix]received) {
+// checkTable fails unless the table is the expected one, and each of the
+// messages that were applied last was necessary.
+func (r *peerTable) checkTable(t *rapid.T, before, want map[netip.Prefix]decodedRoute) {
 	if !maps.Equal(r.table, want) {
 		t.Fatalf("the peer has %.2000s\nnot          %.2000s", fmt.Sprint(r.table), fmt.Sprint(want))
 	}
@@ -288,7 +291,7 @@ func (r *receiver) check(t *rapid.T, before, want map[netip.Prefix]received) {
 // TestUpdatesAreFull counts the messages of many routes with equal attributes.
 func TestUpdatesAreFull(t *testing.T) {
 	const n = 50_000
-	e := encoder{64512, 64513, true}
+	e := routeEncoder{64512, 64513, true}
 	h := nextHops{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 	for _, row := range []struct {
 		name                 string
@@ -300,39 +303,40 @@ func TestUpdatesAreFull(t *testing.T) {
 		// 4096 - 23 - 13 - 25 bytes have room for 237 prefixes of 17 bytes, 4096 - 23 - 7 for 239.
 		{"IPv6", true, 211, 210},
 	} {
-		messages, now, _ := e.updates(adjRIBOut{}, routesTo(prefixes(n, row.v6)...), h)
+		messages, now, _ := e.planUpdates(adjRIBOut{}, routesTo(prefixes(n, row.v6)...), h)
 		if len(messages) != row.announced || now.size != n {
 			t.Errorf("%s: %d messages for %d routes", row.name, len(messages), now.size)
 		}
-		messages, now, _ = e.updates(now, nil, h)
+		messages, now, _ = e.planUpdates(now, nil, h)
 		if len(messages) != row.withdrawn || now.size != 0 {
 			t.Errorf("%s: %d messages to withdraw all but %d", row.name, len(messages), now.size)
 		}
 	}
 }
 
-// BenchmarkUpdates is the time to find and pack one change among n routes.
+// BenchmarkUpdates measures the time to find and encode one change among n
+// routes.
 func BenchmarkUpdates(b *testing.B) {
 	for _, n := range []int{1000, 10_000, 50_000} {
 		b.Run(fmt.Sprint("one of ", n), func(b *testing.B) {
-			e := encoder{64512, 64513, true}
+			e := routeEncoder{64512, 64513, true}
 			h := nextHops{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 			few := routesTo(prefixes(n, false)...)
 			more := maps.Clone(few)
 			more[netip.MustParsePrefix("203.0.113.7/32")] = Attributes{}
-			_, sent, _ := e.updates(adjRIBOut{}, few, h)
+			_, sent, _ := e.planUpdates(adjRIBOut{}, few, h)
 			for b.Loop() {
-				if messages, _, _ := e.updates(sent, more, h); len(messages) != 1 {
+				if messages, _, _ := e.planUpdates(sent, more, h); len(messages) != 1 {
 					b.Fatal(len(messages))
 				}
 			}
 		})
 		b.Run(fmt.Sprint("all of ", n), func(b *testing.B) {
-			e := encoder{64512, 64513, true}
+			e := routeEncoder{64512, 64513, true}
 			h := nextHops{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 			all := routesTo(append(prefixes(n/2, false), prefixes(n/2, true)...)...)
 			for b.Loop() {
-				e.updates(adjRIBOut{}, all, h)
+				e.planUpdates(adjRIBOut{}, all, h)
 			}
 		})
 	}

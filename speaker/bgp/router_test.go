@@ -11,9 +11,9 @@ import (
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
 
-// router is a peer that a test controls. It behaves properly unless configured
-// otherwise, and stores the routes that it learns.
-type router struct {
+// fakeRouter is a peer that a test controls. It follows the protocol unless
+// configured otherwise, and stores the routes that it receives.
+type fakeRouter struct {
 	t        testing.TB
 	listener net.Listener
 	// open is the OPEN that it sends; nil: nothing at all is sent.
@@ -32,7 +32,7 @@ type router struct {
 	tasks         sync.WaitGroup
 }
 
-// routerOpen is the OPEN of AS 64513 with all capabilities that matter.
+// routerOpen returns the OPEN of AS 64513 with all relevant capabilities.
 func routerOpen(t testing.TB, change ...func(*Peer)) []byte {
 	t.Helper()
 	p := Peer{
@@ -53,13 +53,13 @@ func routerOpen(t testing.TB, change ...func(*Peer)) []byte {
 }
 
 // newRouter listens on a loopback address.
-func newRouter(t testing.TB, change ...func(*router)) *router {
+func newRouter(t testing.TB, change ...func(*fakeRouter)) *fakeRouter {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.9:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &router{t: t, listener: l, open: routerOpen(t), table: make(map[netip.Prefix]string)}
+	r := &fakeRouter{t: t, listener: l, open: routerOpen(t), table: make(map[netip.Prefix]string)}
 	for _, c := range change {
 		c(r)
 	}
@@ -68,13 +68,13 @@ func newRouter(t testing.TB, change ...func(*router)) *router {
 	return r
 }
 
-func (r *router) close() {
+func (r *fakeRouter) close() {
 	_ = r.listener.Close()
 	r.hangUp()
 	r.tasks.Wait()
 }
 
-func (r *router) hangUp() {
+func (r *fakeRouter) hangUp() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, c := range r.conns {
@@ -83,10 +83,10 @@ func (r *router) hangUp() {
 	r.conns = nil
 }
 
-func (r *router) addr() netip.AddrPort { return r.listener.Addr().(*net.TCPAddr).AddrPort() }
+func (r *fakeRouter) addr() netip.AddrPort { return r.listener.Addr().(*net.TCPAddr).AddrPort() }
 
-// peer is how a speaker reaches it.
-func (r *router) peer(name string, routes Routes) Peer {
+// peer returns the Peer with which a speaker reaches the router.
+func (r *fakeRouter) peer(name string, routes Routes) Peer {
 	return Peer{
 		Name: name,
 		Session: Session{
@@ -98,7 +98,7 @@ func (r *router) peer(name string, routes Routes) Peer {
 	}
 }
 
-func (r *router) serve() {
+func (r *fakeRouter) serve() {
 	for {
 		conn, err := r.listener.Accept()
 		if err != nil {
@@ -118,19 +118,19 @@ func (r *router) serve() {
 	}
 }
 
-// serveSession is a session in which the router listens.
-func (r *router) serveSession(conn net.Conn) {
+// serveSession runs a session that the speaker has connected.
+func (r *fakeRouter) serveSession(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
 	w := newMessageConn(conn)
 	r.mu.Lock()
 	clear(r.table)
 	open := r.open
 	r.mu.Unlock()
-	if open != nil && (w.write(open, false) != nil || w.write(keepalive, true) != nil) {
+	if open != nil && (w.writeMessage(open, false) != nil || w.writeMessage(keepalive, true) != nil) {
 		return
 	}
 	for {
-		kind, body, err := w.read()
+		kind, body, err := w.readMessage()
 		if err != nil {
 			return
 		}
@@ -145,10 +145,10 @@ func (r *router) serveSession(conn net.Conn) {
 			r.mu.Unlock()
 		case msgKeepalive:
 			if open != nil {
-				_ = w.write(keepalive, true)
+				_ = w.writeMessage(keepalive, true)
 			}
 		case msgUpdate:
-			r.learn(body)
+			r.learnRoutes(body)
 		case msgNotification:
 			r.mu.Lock()
 			r.notifications = append(r.notifications, decodeNotification(body))
@@ -157,8 +157,8 @@ func (r *router) serveSession(conn net.Conn) {
 	}
 }
 
-// learn applies an UPDATE to the table.
-func (r *router) learn(body []byte) {
+// learnRoutes applies an UPDATE to the table.
+func (r *fakeRouter) learnRoutes(body []byte) {
 	u := &bgp.BGPUpdate{}
 	if err := u.DecodeFromBytes(body); err != nil {
 		r.t.Errorf("decode the speaker's UPDATE: %v", err)
@@ -202,7 +202,7 @@ func (r *router) learn(body []byte) {
 }
 
 // awaitRoutes waits until the table has exactly some prefixes.
-func (r *router) awaitRoutes(want Routes) {
+func (r *fakeRouter) awaitRoutes(want Routes) {
 	r.t.Helper()
 	eventually(r.t, func() string {
 		r.mu.Lock()
@@ -219,8 +219,8 @@ func (r *router) awaitRoutes(want Routes) {
 	})
 }
 
-// send sends a message over the newest connection.
-func (r *router) send(message []byte) {
+// sendMessage sends a message over the newest connection.
+func (r *fakeRouter) sendMessage(message []byte) {
 	r.t.Helper()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -230,16 +230,16 @@ func (r *router) send(message []byte) {
 }
 
 // awaitNotification waits for a NOTIFICATION of the speaker, the last so far.
-func (r *router) awaitNotification(want string) {
+func (r *fakeRouter) awaitNotification(want string) {
 	r.t.Helper()
 	eventually(r.t, func() string {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if len(r.notifications) == 0 {
-			return "the router has heard no NOTIFICATION"
+			return "the router has not received a NOTIFICATION"
 		}
 		if got := r.notifications[len(r.notifications)-1].String(); got != want {
-			return fmt.Sprintf("the router heard %q, not %q", got, want)
+			return fmt.Sprintf("the router received %q, not %q", got, want)
 		}
 		return ""
 	})

@@ -14,10 +14,10 @@ import (
 
 const (
 	connectWait = 10 * time.Second
-	// minBackoff is the wait after a first failure. It doubles up to RetryTime.
+	// minBackoff is the backoff after the first failure. It doubles up to RetryTime.
 	minBackoff        = 200 * time.Millisecond
 	defaultMaxBackoff = 30 * time.Second
-	// passiveMaxBackoff is the longest wait before a passive peer is accepted again.
+	// passiveMaxBackoff is the longest backoff before a passive peer is accepted again.
 	passiveMaxBackoff = 5 * time.Second
 	// stableAfter is how long a session must have lasted for its loss not to count as a failure.
 	stableAfter = 10 * time.Second
@@ -27,9 +27,9 @@ const (
 	openWait = 30 * time.Second
 )
 
-// session keeps the session with one peer established: it connects, exchanges
-// messages until that ends, and begins again.
-type session struct {
+// peerSession keeps the session with one peer established: it connects, exchanges
+// messages until the session ends, and connects again.
+type peerSession struct {
 	log       *slog.Logger
 	listeners *listenerSet
 	notify    func() // called when the status has changed
@@ -40,13 +40,13 @@ type session struct {
 	inbound chan net.Conn // connections of a passive peer
 	ignored atomic.Uint64 // UPDATEs
 
-	// Of run's goroutine and those that it waits for.
+	// Used by the goroutine of runLoop and those that it waits for.
 	expected    *expectedPeer // at a listener
 	reconnected *openedConn   // accepted while another session was established
 
 	mu      sync.Mutex
 	desired Peer
-	applied Peer // of the attempt or session under way
+	applied Peer // of the current attempt or session
 	cancel  context.CancelCauseFunc
 	final   *sessionEnd // no further attempt
 	status  PeerStatus
@@ -58,8 +58,8 @@ type openedConn struct {
 	peer Open
 }
 
-// set sets the desired Peer.
-func (s *session) set(p Peer) {
+// setDesired sets the desired Peer.
+func (s *peerSession) setDesired(p Peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.desired = p
@@ -73,8 +73,8 @@ func (s *session) set(p Peer) {
 	}
 }
 
-// stop ends the session; with end.final no attempt follows.
-func (s *session) stop(end *sessionEnd) {
+// endSession ends the session; with end.final no attempt follows.
+func (s *peerSession) endSession(end *sessionEnd) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if end.final {
@@ -85,9 +85,9 @@ func (s *session) stop(end *sessionEnd) {
 	}
 }
 
-// run keeps the session established until ctx ends or stop ends it for good.
-func (s *session) run(ctx context.Context) {
-	defer s.close()
+// runLoop keeps the session established until ctx ends or stop ends it for good.
+func (s *peerSession) runLoop(ctx context.Context) {
+	defer s.cleanUp()
 	failures := 0
 	for {
 		attemptCtx, cancel := context.WithCancelCause(ctx)
@@ -95,7 +95,7 @@ func (s *session) run(ctx context.Context) {
 			cancel(nil)
 			return
 		}
-		err := s.attempt(attemptCtx, failures)
+		err := s.runAttempt(attemptCtx, failures)
 		if cause := context.Cause(attemptCtx); cause != nil {
 			err = cause
 		}
@@ -108,7 +108,7 @@ func (s *session) run(ctx context.Context) {
 }
 
 // beginAttempt prepares an attempt, and returns false if there must be none.
-func (s *session) beginAttempt(cancel context.CancelCauseFunc) bool {
+func (s *peerSession) beginAttempt(cancel context.CancelCauseFunc) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cancel, s.applied = cancel, s.desired
@@ -116,22 +116,22 @@ func (s *session) beginAttempt(cancel context.CancelCauseFunc) bool {
 }
 
 // applyDesired returns the desired Peer, which is the applied one from then on.
-// If the two differ in what takes a reset, the attempt has been ended already.
-func (s *session) applyDesired() Peer {
+// If a difference requires a reset, setDesired has already ended the attempt.
+func (s *peerSession) applyDesired() Peer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.applied = s.desired
 	return s.applied
 }
 
-// attempt waits after failures, connects, exchanges OPENs, and runs the session
+// runAttempt waits after failures, connects, exchanges OPENs, and runs the session
 // until it ends.
-func (s *session) attempt(ctx context.Context, failures int) error {
+func (s *peerSession) runAttempt(ctx context.Context, failures int) error {
 	opened := s.reconnected
 	s.reconnected = nil
 	if opened == nil {
-		s.backoff(ctx, failures)
-		conn, err := s.connect(ctx)
+		s.waitBackoff(ctx, failures)
+		conn, err := s.connectPeer(ctx)
 		if err != nil {
 			return err
 		}
@@ -145,10 +145,10 @@ func (s *session) attempt(ctx context.Context, failures int) error {
 	return s.runEstablished(ctx, opened.conn, s.applyDesired(), opened.peer)
 }
 
-// backoff waits after failures: 200 ms, doubled up to RetryTime, each up to a
-// quarter shorter or longer at random, so that a router that comes back does not
-// get the connections of all nodes at the same moment.
-func (s *session) backoff(ctx context.Context, failures int) {
+// waitBackoff waits after failures: 200 ms, doubled up to RetryTime, each up to a
+// quarter shorter or longer at random, so that a router that restarts does not
+// receive the connections of all nodes at the same time.
+func (s *peerSession) waitBackoff(ctx context.Context, failures int) {
 	if failures == 0 {
 		return
 	}
@@ -157,13 +157,13 @@ func (s *session) backoff(ctx context.Context, failures int) {
 	for {
 		d := min(minBackoff<<min(failures-1, 20), s.maxBackoff())
 		left := time.Duration(float64(d)*jitter) - time.Since(started)
-		if left <= 0 || sleep(ctx, left, s.wake) || ctx.Err() != nil {
+		if left <= 0 || waitOrWake(ctx, left, s.wake) || ctx.Err() != nil {
 			return
 		}
 	}
 }
 
-func (s *session) maxBackoff() time.Duration {
+func (s *peerSession) maxBackoff() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.desired.RetryTime
@@ -176,15 +176,15 @@ func (s *session) maxBackoff() time.Duration {
 	return d
 }
 
-// connect connects to the peer, or waits for it to connect.
-func (s *session) connect(ctx context.Context) (*messageConn, error) {
+// connectPeer connects to the peer, or waits for it to connect.
+func (s *peerSession) connectPeer(ctx context.Context) (*messageConn, error) {
 	p := s.applyDesired()
 	if !p.Passive {
 		s.stopListening()
 		s.setState(Connect)
 		ctx, cancel := context.WithTimeout(ctx, s.connectWait)
 		defer cancel()
-		conn, err := dial(ctx, p)
+		conn, err := dialPeer(ctx, p)
 		if err != nil {
 			return nil, dialError(p, err)
 		}
@@ -194,7 +194,7 @@ func (s *session) connect(ctx context.Context) (*messageConn, error) {
 		s.stopListening()
 	}
 	e := expectedPeer{p, s.inbound}
-	if err := s.listeners.add(ctx, e); err != nil {
+	if err := s.listeners.addPeer(ctx, e); err != nil {
 		return nil, err
 	}
 	s.expected = &e
@@ -207,9 +207,9 @@ func (s *session) connect(ctx context.Context) (*messageConn, error) {
 	}
 }
 
-func (s *session) stopListening() {
+func (s *peerSession) stopListening() {
 	if s.expected != nil {
-		s.listeners.remove(*s.expected)
+		s.listeners.removePeer(*s.expected)
 		s.expected = nil
 	}
 	select {
@@ -219,17 +219,17 @@ func (s *session) stopListening() {
 	}
 }
 
-// close releases what an attempt leaves to the next one.
-func (s *session) close() {
+// cleanUp releases the resources that attempts share.
+func (s *peerSession) cleanUp() {
 	s.stopListening()
 	if s.reconnected != nil {
 		s.reconnected.conn.closeWith(nil)
 	}
 }
 
-// setState reports a state before Established. An old session stays Established
+// setState reports a state before Established. An existing session stays Established
 // while OPENs are exchanged over a new connection of its peer.
-func (s *session) setState(state SessionState) {
+func (s *peerSession) setState(state SessionState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.status.State != Established && s.status.State != state {
@@ -239,7 +239,7 @@ func (s *session) setState(state SessionState) {
 }
 
 // setEstablished reports a new session.
-func (s *session) setEstablished(conn *messageConn, p Peer, peer Open) {
+func (s *peerSession) setEstablished(conn *messageConn, p Peer, peer Open) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &s.status
@@ -260,7 +260,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 }
 
 // recordEnd reports how an attempt ended, and returns how many have failed in a row.
-func (s *session) recordEnd(err error, failures int) int {
+func (s *peerSession) recordEnd(err error, failures int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &s.status
@@ -289,7 +289,7 @@ func (s *session) recordEnd(err error, failures int) int {
 }
 
 // peerStatus returns the status.
-func (s *session) peerStatus() PeerStatus {
+func (s *peerSession) peerStatus() PeerStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.status

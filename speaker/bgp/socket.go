@@ -18,8 +18,8 @@ const networkControl = 0xc0
 
 var errNoInterface = errors.New("no such interface")
 
-// dial connects to a peer.
-func dial(ctx context.Context, p Peer) (net.Conn, error) {
+// dialPeer connects to a peer.
+func dialPeer(ctx context.Context, p Peer) (net.Conn, error) {
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		if p.Password != "" {
 			if err := setMD5(c, p.Address, p.Password); err != nil {
@@ -48,8 +48,8 @@ func dial(ctx context.Context, p Peer) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", netip.AddrPortFrom(address, p.Port).String())
 }
 
-// option sets an option of a socket by its file descriptor.
-func option(c syscall.RawConn, set func(fd int) error) error {
+// setSocketOption sets an option of a socket by its file descriptor.
+func setSocketOption(c syscall.RawConn, set func(fd int) error) error {
 	var err error
 	return errors.Join(c.Control(func(fd uintptr) { err = set(int(fd)) }), err)
 }
@@ -59,7 +59,7 @@ func option(c syscall.RawConn, set func(fd int) error) error {
 func setMD5(c syscall.RawConn, peer netip.Addr, password Secret) error {
 	sig := unix.TCPMD5Sig{Keylen: uint16(len(password))}
 	if len(password) > len(sig.Key) {
-		return fmt.Errorf("the password has more than %d bytes", len(sig.Key))
+		return fmt.Errorf("the password must have at most %d bytes", len(sig.Key))
 	}
 	copy(sig.Key[:], password)
 	if peer.Is4() {
@@ -69,7 +69,7 @@ func setMD5(c syscall.RawConn, peer netip.Addr, password Secret) error {
 		sig.Addr.Family = unix.AF_INET6
 		copy(sig.Addr.Data[6:], peer.AsSlice()) // sockaddr_in6: after port and flow
 	}
-	err := option(c, func(fd int) error {
+	err := setSocketOption(c, func(fd int) error {
 		return unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, &sig)
 	})
 	if err != nil {
@@ -78,21 +78,21 @@ func setMD5(c syscall.RawConn, peer netip.Addr, password Secret) error {
 	return nil
 }
 
-// setTTL limits how far packets go and where they may come from (RFC 5082).
+// setTTL limits the distance of the peer, in both directions (RFC 5082).
 func setTTL(c syscall.RawConn, p Peer) error {
 	level, ttl, least, class := unix.IPPROTO_IP, unix.IP_TTL, unix.IP_MINTTL, unix.IP_TOS
 	if p.Address.Is6() {
 		level, ttl, least, class = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, unix.IPV6_MINHOPCOUNT, unix.IPV6_TCLASS
 	}
-	return option(c, func(fd int) error {
-		_ = unix.SetsockoptInt(fd, level, class, networkControl) // it only helps on congested links
+	return setSocketOption(c, func(fd int) error {
+		_ = unix.SetsockoptInt(fd, level, class, networkControl) // it has an effect on congested links only
 		internal := p.PeerASN == p.LocalASN || p.PeerASN == 0 && p.Kind == Internal
 		if p.TTLSecurity {
 			if err := unix.SetsockoptInt(fd, level, ttl, 255); err != nil {
 				return fmt.Errorf("set the TTL: %w", err)
 			}
 			if err := unix.SetsockoptInt(fd, level, least, 256-max(1, int(p.Hops))); err != nil {
-				return fmt.Errorf("set the least TTL: %w", err)
+				return fmt.Errorf("set the minimum TTL: %w", err)
 			}
 		} else if p.Hops > 0 && !internal {
 			if err := unix.SetsockoptInt(fd, level, ttl, int(p.Hops)); err != nil {
@@ -111,7 +111,7 @@ func listenTCP(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error)
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		// A peer with TTL security expects 255 from the first packet on.
-		return option(c, func(fd int) error { return unix.SetsockoptInt(fd, level, ttl, 255) })
+		return setSocketOption(c, func(fd int) error { return unix.SetsockoptInt(fd, level, ttl, 255) })
 	}}
 	lc.SetMultipathTCP(false)
 	l, err := lc.Listen(ctx, network, at.String())
@@ -134,7 +134,7 @@ func interfaceAddrs(local netip.Addr) (addrs []netip.Addr) {
 		}
 		prefixes, err := ifi.Addrs()
 		if err != nil {
-			continue // it has just gone
+			continue // it was just deleted
 		}
 		found := false
 		addrs = addrs[:0]
@@ -154,9 +154,9 @@ func interfaceAddrs(local netip.Addr) (addrs []netip.Addr) {
 	return nil
 }
 
-// sleep waits until the time is over, ctx ends or wake has a value. It reports
+// waitOrWake waits until the time is over, ctx ends or wake has a value. It reports
 // whether the time is over.
-func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+func waitOrWake(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

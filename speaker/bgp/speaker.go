@@ -12,7 +12,7 @@ import (
 )
 
 // Speaker keeps the sessions with peers, and the routes advertised to them, at a
-// desired State. Its methods may be called concurrently; Run once.
+// desired Config. Its methods may be called concurrently; Run once.
 type Speaker struct {
 	log       *slog.Logger
 	changed   chan struct{}
@@ -21,9 +21,9 @@ type Speaker struct {
 	connectWait, openWait time.Duration
 
 	mu       sync.Mutex
-	sessions map[string]*session
+	sessions map[string]*peerSession
 	runCtx   context.Context // Run's, nil before
-	ended    bool            // Run starts nothing more
+	ended    bool            // Run does not start sessions any more
 	tasks    sync.WaitGroup
 	shutdown *sessionEnd // after Shutdown
 }
@@ -33,60 +33,63 @@ func New(log *slog.Logger) *Speaker {
 	return &Speaker{
 		log: log, changed: make(chan struct{}, 1), connectWait: connectWait, openWait: openWait,
 		listeners: &listenerSet{log: log, open: make(map[netip.AddrPort]*sharedListener)},
-		sessions:  make(map[string]*session),
+		sessions:  make(map[string]*peerSession),
 	}
 }
 
-// Set sets the desired State, and returns at once. It may be called before Run
-// too. The caller must not change the State's maps afterwards.
+// Set sets the desired Config, and returns at once. It may be called before Run
+// too. The caller must not change the Config's maps afterwards.
 //
 // Routes, their attributes and RetryTime change within a session. A hold or
 // keepalive time waits for the next session; a change of any other field of a
-// peer resets that peer's session. A session whose peer is not in the State ends
-// with a Cease, Peer De-configured, upon which the peer withdraws the routes.
-func (s *Speaker) Set(state State) {
+// peer resets that peer's session. The session of a peer that is not in the Config
+// ends with a Cease, Peer De-configured, upon which the peer withdraws the routes.
+func (s *Speaker) Set(state Config) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	desired := make(map[string]bool, len(state.Peers))
 	for _, p := range state.Peers {
 		desired[p.Name] = true
 		if existing := s.sessions[p.Name]; existing != nil {
-			existing.set(p)
+			existing.setDesired(p)
 			continue
 		}
-		n := &session{
-			log: s.log.With("peer", p.Name), listeners: s.listeners, notify: s.notify,
+		n := &peerSession{
+			log: s.log.With("peer", p.Name), listeners: s.listeners, notify: s.notifyChanged,
 			connectWait: s.connectWait, openWait: s.openWait,
 			wake: make(chan struct{}, 1), inbound: make(chan net.Conn, 1),
 			desired: p, final: s.shutdown, status: PeerStatus{Since: time.Now()},
 		}
 		s.sessions[p.Name] = n
-		s.start(n)
+		s.startSession(n)
 	}
 	for name, existing := range s.sessions {
 		if !desired[name] {
-			existing.stop(&sessionEnd{notification: &Notification{codeCease, ceaseDeconfigured, nil}, reason: "the peer was removed", final: true})
+			existing.endSession(&sessionEnd{
+				notification: &Notification{codeCease, ceaseDeconfigured, nil},
+				reason:       "the peer was removed", final: true,
+			})
 			delete(s.sessions, name)
-			s.notify()
+			s.notifyChanged()
 		}
 	}
 }
 
-// start runs a session if Run is running. The caller holds the lock.
-func (s *Speaker) start(n *session) {
+// startSession runs a session if Run is running. The caller holds the lock.
+func (s *Speaker) startSession(n *peerSession) {
 	if s.runCtx != nil && !s.ended && s.shutdown == nil {
-		s.tasks.Go(func() { n.run(s.runCtx) })
+		s.tasks.Go(func() { n.runLoop(s.runCtx) })
 	}
 }
 
 // Run keeps the sessions until ctx ends. It then closes the connections without
 // a NOTIFICATION, so that peers with graceful restart (RFC 4724) preserve the
-// routes for a speaker that comes back; Shutdown is for one that does not.
+// routes for the next process; Shutdown is for a speaker that does not restart.
 func (s *Speaker) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.runCtx = ctx
 	for _, n := range s.sessions {
-		s.start(n)
+		s.startSession(n)
 	}
 	s.mu.Unlock()
 	<-ctx.Done()
@@ -99,7 +102,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 
 // Shutdown ends all sessions with a Cease, Administrative Shutdown, that carries
 // the reason (RFC 9003), upon which the peers withdraw the routes. It returns when
-// they have it or ctx ends. There are no sessions from then on.
+// they have received it or ctx ends. The Speaker has no sessions afterwards.
 func (s *Speaker) Shutdown(ctx context.Context, reason string) {
 	end := &sessionEnd{
 		notification: &Notification{codeCease, ceaseShutdown, shutdownData(reason)},
@@ -108,7 +111,7 @@ func (s *Speaker) Shutdown(ctx context.Context, reason string) {
 	s.mu.Lock()
 	s.shutdown = end
 	for _, n := range s.sessions {
-		n.stop(end)
+		n.endSession(end)
 	}
 	s.mu.Unlock()
 	flushed := make(chan struct{})
@@ -130,7 +133,7 @@ func (s *Speaker) Reset(peer, reason string, keepRoutes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := s.sessions[peer]; n != nil {
-		n.stop(&sessionEnd{
+		n.endSession(&sessionEnd{
 			notification: &Notification{codeCease, ceaseBFDDown, nil},
 			reason:       "reset: " + reason, retryNow: true, keepRoutes: keepRoutes,
 		})
@@ -153,9 +156,9 @@ func (s *Speaker) Status() []PeerStatus {
 // last value was received.
 func (s *Speaker) Changed() <-chan struct{} { return s.changed }
 
-func (s *Speaker) notify() {
+func (s *Speaker) notifyChanged() {
 	select {
 	case s.changed <- struct{}{}:
-	default: // one waits already
+	default: // a value is pending already
 	}
 }

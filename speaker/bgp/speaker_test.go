@@ -12,7 +12,7 @@ import (
 func TestAdvertisedRoutes(t *testing.T) {
 	r := newRouter(t)
 	want := routesTo(prefixes(3, false)...)
-	s, _ := runSpeaker(t, State{[]Peer{r.peer("tor", want)}})
+	s, _ := runSpeaker(t, Config{[]Peer{r.peer("tor", want)}})
 	awaitState(t, s, "tor", Established)
 	r.awaitRoutes(want)
 
@@ -21,7 +21,7 @@ func TestAdvertisedRoutes(t *testing.T) {
 		MED: 7, HasMED: true, Prepend: 2, Communities: "64512:100 65535:0 64512:1:2", LocalPref: 300,
 	}
 	delete(more, prefixes(1, false)[0])
-	s.Set(State{[]Peer{r.peer("tor", more)}})
+	s.Set(Config{[]Peer{r.peer("tor", more)}})
 	r.awaitRoutes(more)
 	r.mu.Lock()
 	got := r.table[netip.MustParsePrefix("203.0.113.0/24")]
@@ -34,21 +34,22 @@ func TestAdvertisedRoutes(t *testing.T) {
 	if st.Routes != 3 || st.Sessions != 1 || st.Lost != 0 || st.Remote.ASN != 64513 || st.Remote.RestartTime != 120*time.Second {
 		t.Errorf("status %+v", st)
 	}
-	s.Set(State{})
+	s.Set(Config{})
 	r.awaitNotification("Cease: peer de-configured")
 }
 
-// TestInvalidRoutes: a route that fits no message is reported, and affects no other.
+// TestInvalidRoutes checks that a route that does not fit in a message is
+// reported and does not affect others.
 func TestInvalidRoutes(t *testing.T) {
 	r := newRouter(t)
 	good := routesTo(prefixes(3, false)...)
 	all := maps.Clone(good)
 	all[netip.MustParsePrefix("203.0.113.1/32")] = Attributes{Communities: "no-export"}
 	all[netip.MustParsePrefix("203.0.113.2/32")] = Attributes{Communities: strings.Repeat("1:2:3 ", 400)}
-	s, _ := runSpeaker(t, State{[]Peer{r.peer("tor", all)}})
+	s, _ := runSpeaker(t, Config{[]Peer{r.peer("tor", all)}})
 	r.awaitRoutes(good)
 	eventually(t, func() string {
-		const want = `2 routes, such as 203.0.113.1/32: community "no-export" has 1 parts`
+		const want = `2 routes, such as 203.0.113.1/32: invalid community "no-export": must have 2 or 3 parts, but has 1`
 		if st := statusOf(t, s, "tor"); st.Withheld != want || st.Routes != 3 {
 			return fmt.Sprintf("status %+v", st)
 		}
@@ -59,7 +60,7 @@ func TestInvalidRoutes(t *testing.T) {
 	for p := range long {
 		long[p] = Attributes{Prepend: 255, Communities: strings.Repeat("1:2 ", 240)}
 	}
-	s.Set(State{[]Peer{r.peer("tor", long)}})
+	s.Set(Config{[]Peer{r.peer("tor", long)}})
 	eventually(t, func() string {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -72,12 +73,12 @@ func TestInvalidRoutes(t *testing.T) {
 	})
 }
 
-// TestTwoOctetPeer has a peer without ASNs of four octets (RFC 6793).
+// TestTwoOctetPeer has a peer without four-octet ASNs (RFC 6793).
 func TestTwoOctetPeer(t *testing.T) {
-	r := newRouter(t, func(r *router) { r.open = newMessage(msgOpen, []byte{4, 0xfc, 0x01, 0, 90, 192, 0, 2, 254, 0}) })
+	r := newRouter(t, func(r *fakeRouter) { r.open = newMessage(msgOpen, []byte{4, 0xfc, 0x01, 0, 90, 192, 0, 2, 254, 0}) })
 	p := r.peer("tor", routesTo(prefixes(1, false)...))
 	p.LocalASN, p.IPv6 = 4200000001, true
-	s, _ := runSpeaker(t, State{[]Peer{p}})
+	s, _ := runSpeaker(t, Config{[]Peer{p}})
 	st := awaitState(t, s, "tor", Established)
 	r.awaitRoutes(p.Routes)
 	r.mu.Lock()
@@ -91,15 +92,15 @@ func TestTwoOctetPeer(t *testing.T) {
 	}
 }
 
-// TestTTLSecurity: the fake router's packets have a TTL of 64.
+// TestTTLSecurity checks that packets with a TTL of 64 are rejected.
 func TestTTLSecurity(t *testing.T) {
 	r := newRouter(t)
 	p := r.peer("tor", nil)
 	p.TTLSecurity, p.Hops = true, 192
-	s, _ := runSpeaker(t, State{[]Peer{p}})
+	s, _ := runSpeaker(t, Config{[]Peer{p}})
 	awaitState(t, s, "tor", Established)
 	p.Hops = 191 // at least 65
-	s.Set(State{[]Peer{p}})
+	s.Set(Config{[]Peer{p}})
 	awaitState(t, s, "tor", Connect)
 	time.Sleep(time.Second)
 	if st := statusOf(t, s, "tor"); st.State != Connect || st.Sessions != 1 {

@@ -1,5 +1,5 @@
 // Package bgp keeps BGP sessions, and the routes advertised over them, at a
-// desired State. Sockets, sessions and the packing of UPDATE messages are its
+// desired Config. Sockets, sessions and the packing of UPDATE messages are its
 // own; GoBGP's packet library encodes capabilities and path attributes.
 //
 // A session remembers what its peer has been sent, until the session ends: a
@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// State is the desired state of a Speaker.
-type State struct {
+// Config is the desired configuration of a Speaker.
+type Config struct {
 	// Peers have distinct names.
 	Peers []Peer
 }

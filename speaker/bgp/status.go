@@ -29,10 +29,10 @@ type PeerStatus struct {
 	State SessionState
 	// Since when the session is established, or is not.
 	Since time.Time
-	// Sessions that were established so far, and those of them that were Lost.
+	// Sessions counts the sessions established so far, Lost those that have ended.
 	Sessions, Lost int
-	// LastError is why there is no session, or why the last one ended, for an
-	// operator. It stays while there is another session.
+	// LastError describes for an operator why the session is not established, or why
+	// the last one ended. It stays when the next session is established.
 	LastError   string
 	LastErrorAt time.Time
 	// FailedAt is the step at which the last attempt failed; "" while established.

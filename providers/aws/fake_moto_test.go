@@ -11,19 +11,20 @@ import (
 	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
-// clients are those of a provider under test.
+// clients returns clients with the options of a provider under test.
 func (a *account) clients(t *testing.T) (*ec2.Client, *elb.Client) {
 	t.Helper()
-	cfg, err := config.LoadDefaultConfig(t.Context(), append(a.load(), config.WithRegion(a.region))...)
+	cfg, err := config.LoadDefaultConfig(t.Context(), append(a.loadOptions(), config.WithRegion(a.region))...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ec2.NewFromConfig(cfg), elb.NewFromConfig(cfg)
 }
 
-// TestAccount makes, by hand, what a provider makes, and looks at it: where the
-// fake differs from moto here, one of them is wrong about AWS.
-func TestAccount(t *testing.T) {
+// TestFakeMatchesMoto makes the calls of a provider manually and compares the
+// results: where the fake differs from moto here, one of them does not match
+// AWS.
+func TestFakeMatchesMoto(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
 		if a.fake != nil {
 			a.fake.unknown, a.fake.provisioning, a.fake.lingering, a.fake.inUse, a.fake.draining = 0, 0, 0, 0, 0
@@ -57,7 +58,7 @@ func TestAccount(t *testing.T) {
 			DefaultActions: []elbtypes.Action{{Type: elbtypes.ActionTypeEnumForward, TargetGroupArn: tg}},
 			Tags:           []elbtypes.Tag{{Key: new("fairlead.io/cluster"), Value: new("prod")}},
 		})
-		if b := a.balances(t, "fl-a"); len(b) != 1 || !slices.Equal(b[80], []string{"node-0:30080", "node-1:30080"}) {
+		if b := a.trafficTargets(t, "fl-a"); len(b) != 1 || !slices.Equal(b[80], []string{"node-0:30080", "node-1:30080"}) {
 			t.Errorf("the balancer balances %v", b)
 		}
 		if !slices.Contains(actionsSeen(), "elasticloadbalancing:CreateListener") || !slices.Contains(actionsSeen(), "ec2:CreateSecurityGroup") {
@@ -69,7 +70,7 @@ func TestAccount(t *testing.T) {
 			t.Errorf("%d subnets have the role, not 2", n)
 		}
 		a.setTag(t, a.subnets[1], "kubernetes.io/role/elb", "1")
-		t.Logf("calls %v\n%s\n%v", a.calls(), a.world(t), a.everything(t))
+		t.Logf("calls %v\n%s\n%v", a.calls(), a.world(t), a.leakedObjects(t))
 		a.reset()
 
 		a.fail(fault{action: "DeleteLoadBalancer", kind: clientError("AccessDenied")})
@@ -77,7 +78,7 @@ func TestAccount(t *testing.T) {
 			t.Errorf("the call failed with %v", err)
 		}
 		a.reset()
-		for _, kind := range []kind{throttle, serverError(503), unreached, lostAnswer} {
+		for _, kind := range []faultKind{throttle, serverError(503), unreached, lostAnswer} {
 			a.fail(fault{kind: kind})
 		}
 		get(t, l.DeleteLoadBalancer, &elb.DeleteLoadBalancerInput{LoadBalancerArn: made.LoadBalancerArn})
@@ -89,7 +90,7 @@ func TestAccount(t *testing.T) {
 			{IpProtocol: new("tcp"), FromPort: new(int32(30000)), ToPort: new(int32(32767)), UserIdGroupPairs: []ec2types.UserIdGroupPair{{GroupId: group}}},
 		}})
 		get(t, e.DeleteSecurityGroup, &ec2.DeleteSecurityGroupInput{GroupId: group})
-		if left := a.everything(t); len(left) != 0 {
+		if left := a.leakedObjects(t); len(left) != 0 {
 			t.Errorf("left: %v", left)
 		}
 	})

@@ -22,66 +22,65 @@ const (
 	serviceELB = "elasticloadbalancing"
 )
 
-// seen is every action that any provider under test sent to any account, as
-// IAM spells it ("elasticloadbalancing:CreateListener"): what a policy must
-// allow.
-var seen = struct {
+// calledActions are the actions of all providers under test, in the notation of
+// IAM ("elasticloadbalancing:CreateListener"): the policy must allow them.
+var calledActions = struct {
 	sync.Mutex
 	actions map[string]bool
 }{actions: map[string]bool{}}
 
 func actionsSeen() []string {
-	seen.Lock()
-	defer seen.Unlock()
-	return slices.Sorted(maps.Keys(seen.actions))
+	calledActions.Lock()
+	defer calledActions.Unlock()
+	return slices.Sorted(maps.Keys(calledActions.actions))
 }
 
-// wire is between a provider under test and its account: it lists the attempts
-// in order, and lets some of them fail.
-type wire struct {
+// callRecorder is between a provider under test and its account: it records the
+// attempts in order, and fails some of them.
+type callRecorder struct {
 	mu     sync.Mutex
 	log    []string
 	faults []*fault
 }
 
-// fault is what happens to the next calls that match it.
+// fault fails the next calls that match it.
 type fault struct {
 	action string // "" is any
-	after  int    // so many matching calls pass first
-	times  int    // so many fail; 0 is one
-	kind   kind
+	after  int    // number of matching calls that succeed first
+	times  int    // number of calls that fail; 0 is one
+	kind   faultKind
 }
 
-// forever is the times of a fault that only reset ends.
+// forever is the number of times of a fault that only reset ends.
 const forever = 1 << 30
 
-// kind is how a call fails.
-type kind struct {
+// faultKind is the way in which a call fails.
+type faultKind struct {
 	name   string
 	status int
 	code   string
-	lost   bool // the call takes effect; otherwise it does not
+	lost   bool // the call takes effect
 }
 
 var (
-	throttle   = kind{name: "throttle"}                // each service has a code of its own for it
-	lostAnswer = kind{name: "lost answer", lost: true} // done, but the connection breaks before the answer
-	unreached  = kind{name: "unreached"}               // nobody is reached; with forever, a process killed here
+	throttle   = faultKind{name: "throttle"}                // the code depends on the service
+	lostAnswer = faultKind{name: "lost answer", lost: true} // the call takes effect, but the connection is closed before the response
+	unreached  = faultKind{name: "unreached"}               // the connection fails; with forever, as after a kill of the process
 )
 
-func clientError(code string) kind {
-	return kind{name: code, status: http.StatusForbidden, code: code}
+func clientError(code string) faultKind {
+	return faultKind{name: code, status: http.StatusForbidden, code: code}
 }
 
-func serverError(status int) kind {
-	return kind{name: fmt.Sprint(status), status: status, code: "InternalFailure"}
+func serverError(status int) faultKind {
+	return faultKind{name: fmt.Sprint(status), status: status, code: "InternalFailure"}
 }
 
-// call lists a call, and says how it fails, nil if it does not.
-func (w *wire) call(service, action string) *kind {
-	seen.Lock()
-	seen.actions[service+":"+action] = true
-	seen.Unlock()
+// record records a call, and returns how it fails, or nil.
+func (w *callRecorder) record(service, action string) *faultKind {
+	calledActions.Lock()
+	calledActions.actions[service+":"+action] = true
+	calledActions.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.log = append(w.log, action)
@@ -98,46 +97,46 @@ func (w *wire) call(service, action string) *kind {
 	return nil
 }
 
-func (w *wire) fail(f fault) {
+func (w *callRecorder) fail(f fault) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f.times = max(f.times, 1)
 	w.faults = append(w.faults, &f)
 }
 
-// reset forgets the calls, and ends the faults that have not happened yet.
-func (w *wire) reset() {
+// reset deletes the recorded calls and the remaining faults.
+func (w *callRecorder) reset() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.log, w.faults = nil, nil
 }
 
-func (w *wire) calls() []string {
+func (w *callRecorder) calls() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.log)
 }
 
-// writes are the calls that can change something.
-func (w *wire) writes() []string {
+// writes returns the calls that can change something.
+func (w *callRecorder) writes() []string {
 	return slices.DeleteFunc(w.calls(), func(action string) bool { return strings.HasPrefix(action, "Describe") })
 }
 
-// answer is what the client gets instead of the service's answer.
-func (k kind) answer(service string) (*http.Response, error) {
+// response is the client's response instead of the service's.
+func (k faultKind) response(service string) (*http.Response, error) {
 	switch {
 	case k.lost || k.name == unreached.name:
 		return nil, io.ErrUnexpectedEOF
 	case k.name == throttle.name && service == serviceEC2:
-		return errorAnswer(service, http.StatusServiceUnavailable, "RequestLimitExceeded", "Request limit exceeded."), nil
+		return errorResponse(service, http.StatusServiceUnavailable, "RequestLimitExceeded", "Request limit exceeded."), nil
 	case k.name == throttle.name:
-		return errorAnswer(service, http.StatusBadRequest, "Throttling", "Rate exceeded"), nil
+		return errorResponse(service, http.StatusBadRequest, "Throttling", "Rate exceeded"), nil
 	}
-	return errorAnswer(service, k.status, k.code, "injected by the test"), nil
+	return errorResponse(service, k.status, k.code, "injected by the test"), nil
 }
 
-// errorAnswer is an error as the service writes it on the wire.
-func errorAnswer(service string, status int, code, message string) *http.Response {
+// errorResponse is an error in the wire format of the service.
+func errorResponse(service string, status int, code, message string) *http.Response {
 	format := `<ErrorResponse><Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error><RequestId>test</RequestId></ErrorResponse>`
 	if service == serviceEC2 {
 		format = `<Response><Errors><Error><Code>%s</Code><Message>%s</Message></Error></Errors><RequestID>test</RequestID></Response>`
@@ -152,18 +151,18 @@ func errorAnswer(service string, status int, code, message string) *http.Respons
 	}
 }
 
-// proxy puts a wire in front of a server: the address that it returns answers
-// for one account.
-func (w *wire) proxy(t *testing.T, server *url.URL, account string) string {
+// startProxy starts a proxy in front of a server, and returns its address,
+// which serves one account.
+func (w *callRecorder) startProxy(t *testing.T, server *url.URL, account string) string {
 	p := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(server)
 			r.Out.Host = r.In.Host
 			r.Out.Header.Set("x-moto-account-id", account)
 		},
-		Transport: &tap{wire: w, lost: map[string][]byte{}},
+		Transport: &proxyTransport{wire: w, lost: map[string][]byte{}},
 		ErrorHandler: func(http.ResponseWriter, *http.Request, error) {
-			panic(http.ErrAbortHandler) // closes the connection, which is what the client is to see
+			panic(http.ErrAbortHandler) // closes the connection
 		},
 	}
 	s := httptest.NewServer(p)
@@ -171,20 +170,19 @@ func (w *wire) proxy(t *testing.T, server *url.URL, account string) string {
 	return s.URL
 }
 
-// tap is the transport of a proxy.
-type tap struct {
-	wire *wire
+// proxyTransport is the transport of a proxy.
+type proxyTransport struct {
+	wire *callRecorder
 	mu   sync.Mutex
-	// lost are answers to creates that the client has not got, by the form that
-	// was sent. AWS answers a repeated create with what it made, if the settings
-	// are the same. Moto refuses, or makes a second one, so the tap answers in
-	// its place.
+	// lost are responses to creates that the client did not receive, by the request.
+	// AWS returns the existing object for a repeated create with the same settings.
+	// moto returns an error or creates another object, so the proxy responds instead.
 	lost map[string][]byte
 }
 
 var idempotent = []string{"CreateLoadBalancer", "CreateTargetGroup", "CreateListener"}
 
-func (t *tap) RoundTrip(r *http.Request) (*http.Response, error) {
+func (t *proxyTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	sent, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, err
@@ -197,9 +195,9 @@ func (t *tap) RoundTrip(r *http.Request) (*http.Response, error) {
 	if strings.Contains(r.Header.Get("Authorization"), "/ec2/") {
 		service = serviceEC2
 	}
-	failing := t.wire.call(service, action)
+	failing := t.wire.record(service, action)
 	if failing != nil && !failing.lost {
-		return failing.answer(service)
+		return failing.response(service)
 	}
 	response, err := t.forward(r, sent, action)
 	if err != nil || failing == nil {
@@ -215,7 +213,7 @@ func (t *tap) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, errors.Join(response.Body.Close(), io.ErrUnexpectedEOF)
 }
 
-func (t *tap) forward(r *http.Request, sent []byte, action string) (*http.Response, error) {
+func (t *proxyTransport) forward(r *http.Request, sent []byte, action string) (*http.Response, error) {
 	t.mu.Lock()
 	answer := t.lost[string(sent)]
 	if strings.HasPrefix(action, "Delete") {
