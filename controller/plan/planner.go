@@ -198,10 +198,13 @@ func (d *decision) planService(svc *serviceState, a allocator.Assignment) {
 	}
 	p := d.servicePlan(svc, a)
 	svc.plan, svc.changed = nil, false
+	// A Service that has nothing to add and nothing to remove is not part of the plan.
 	if !p.IsZero() || hasOwnState(svc.Service) {
 		svc.plan, svc.changed = &p, !p.Matches(svc.Service)
 	}
-	svc.planned = !svc.volatile && p.Leaving == "" // the record of a leaving address has the time
+	// A volatile plan is made again in every decision, and so is one that records the
+	// time at which an address was replaced.
+	svc.planned = !svc.volatile && p.Leaving == ""
 	svc.assignment, svc.reports = a, d.reportStates
 }
 
@@ -226,7 +229,7 @@ func (d *decision) planIsCurrent(svc *serviceState, a allocator.Assignment) bool
 
 // decision derives from the snapshot what planning needs, or reuses it.
 func (p *Planner) decision(s Snapshot) *decision {
-	p.run++
+	p.run++ // states of an older run are not part of this decision
 	if p.states == nil {
 		p.states = make(map[*corev1.Service]*serviceState, len(s.Services))
 	}
@@ -244,6 +247,7 @@ func (p *Planner) decision(s Snapshot) *decision {
 	d.sortedNodes = p.sortedNodes.Get(nodes, func() []*corev1.Node {
 		return slices.SortedFunc(slices.Values(s.Nodes), func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
 	})
+	// The chooser is a comparable value: an equal one leaves all requests valid.
 	if chooser := providers.NewChooser(s.Policy, d.sortedNodes); p.chooserState == 0 || chooser != p.chooser {
 		p.chooser = chooser
 		p.chooserState++
@@ -259,7 +263,7 @@ func (p *Planner) decision(s Snapshot) *decision {
 		}
 	}
 	p.mergeOrder()
-	p.requests = p.requests[:0]
+	p.requests = p.requests[:0] // the memory of the last decision is reused
 	for _, state := range p.order {
 		if state.hasRequest {
 			state.requestIndex = len(p.requests)
@@ -314,6 +318,7 @@ func (p *Planner) mergeOrder() {
 		if svc.ordered = svc.run == p.run; !svc.ordered {
 			continue
 		}
+		// Added Services that are older than the next kept one precede it.
 		for len(added) > 0 && byAge(added[0], svc) < 0 {
 			order, added = append(order, added[0]), added[1:]
 		}
