@@ -175,6 +175,8 @@ func healthCheckHosts(node *corev1.Node) []netip.Addr {
 	return hosts
 }
 
+// probePort reports whether the health check on the port answers with OK. Only the first
+// host that responds counts.
 func (g *dataPathGate) probePort(ctx context.Context, port uint16) bool {
 	select {
 	case <-ctx.Done():

@@ -108,9 +108,11 @@ func (s *Speaker) affectsPlan(before, after any) bool {
 	switch now := after.(type) {
 	case *corev1.Service:
 		was, _ := before.(*corev1.Service)
+		// A Service without an address now and before is not announced.
 		if len(plan.AnnounceableAddresses(now)) == 0 && (was == nil || len(plan.AnnounceableAddresses(was)) == 0) {
 			return false
 		}
+		// A change of other fields, such as conditions, cannot change a plan.
 		return was == nil || was.UID != now.UID || (now.DeletionTimestamp == nil) != (was.DeletionTimestamp == nil) ||
 			!equality.Semantic.DeepEqual(was.Annotations, now.Annotations) ||
 			!equality.Semantic.DeepEqual(was.Finalizers, now.Finalizers) ||
@@ -121,14 +123,17 @@ func (s *Speaker) affectsPlan(before, after any) bool {
 		if was == nil {
 			return s.dependsOn(now)
 		}
+		// The slice may have moved to another Service, so both versions count.
 		same := serviceOf(was) == serviceOf(now) && was.AddressType == now.AddressType &&
 			equality.Semantic.DeepEqual(was.Endpoints, now.Endpoints)
 		return !same && (s.dependsOn(now) || s.dependsOn(was))
 	case *corev1.Node:
 		was, _ := before.(*corev1.Node)
+		// Heartbeats arrive every few seconds from every node.
 		return was == nil || !config.SameNode(was, now)
 	case *v1alpha1.Speaker:
 		was, _ := before.(*v1alpha1.Speaker)
+		// Owners depend on the interfaces only, not on what a speaker announces.
 		return was == nil || !sameInterfaces(was, now)
 	}
 	return true

@@ -37,7 +37,7 @@ func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []
 	}
 	// A Secret or a gateway that is being replaced is missing for a moment. That must
 	// not reset established sessions.
-	s.lastKnown.retain(s.log, &l)
+	s.lastKnown.retainMissing(s.log, &l)
 	var watched []string
 	gateway := false
 	for _, p := range c.BGPPeers {
@@ -56,7 +56,7 @@ func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []
 		if l.Gateways, err = l2.Gateways(); err != nil {
 			return l, err
 		}
-		s.lastKnown.retain(s.log, &l)
+		s.lastKnown.retainMissing(s.log, &l)
 		s.nextSync = min(s.nextSync, gatewayInterval)
 	}
 	return l, nil
@@ -68,9 +68,9 @@ type lastKnownFacts struct {
 	gateways  map[string]netip.Addr
 }
 
-// retain records the facts of l and adds those that are missing, which are kept until
+// retainMissing records the facts of l and adds those that are missing, which are kept until
 // the process ends.
-func (k *lastKnownFacts) retain(log *slog.Logger, l *plan.Local) {
+func (k *lastKnownFacts) retainMissing(log *slog.Logger, l *plan.Local) {
 	if k.passwords == nil {
 		k.passwords, k.gateways = map[string]bgp.Secret{}, map[string]netip.Addr{}
 	}

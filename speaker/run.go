@@ -53,6 +53,8 @@ func (s *Speaker) Run(ctx context.Context) error {
 	return err
 }
 
+// syncLoop waits for the caches, and then syncs whenever something has changed, a retry
+// is due or the next sync is due, until ctx ends.
 func (s *Speaker) syncLoop(ctx context.Context) {
 	for _, i := range s.allInformers() {
 		if !cache.WaitForCacheSync(ctx.Done(), i.HasSynced) {
@@ -65,7 +67,7 @@ func (s *Speaker) syncLoop(ctx context.Context) {
 	for ctx.Err() == nil {
 		s.nextSync = noResync
 		began := time.Now()
-		if err := s.sync(ctx); err != nil {
+		if err := s.syncOnce(ctx); err != nil {
 			s.log.Warn("announcements failed, retrying", "error", err)
 			s.nextSync = retryInterval
 		}
@@ -81,13 +83,13 @@ func (s *Speaker) syncLoop(ctx context.Context) {
 	}
 }
 
-// sync takes a snapshot, decides, and passes the plan to the engines.
-func (s *Speaker) sync(ctx context.Context) error {
+// syncOnce takes a snapshot, decides, and passes the plan to the engines.
+func (s *Speaker) syncOnce(ctx context.Context) error {
 	interfaces, err := l2.Interfaces()
 	if err != nil {
 		return err
 	}
-	snapshot, err := s.snapshot(ctx, interfaces)
+	snapshot, err := s.takeSnapshot(ctx, interfaces)
 	if err != nil {
 		return err
 	}
@@ -120,9 +122,9 @@ func (s *Speaker) sync(ctx context.Context) error {
 	return err
 }
 
-// snapshot returns the cached objects and the facts of this node, own being the
+// takeSnapshot returns the cached objects and the facts of this node, own being the
 // interfaces that it has now.
-func (s *Speaker) snapshot(ctx context.Context, own []l2.Interface) (plan.Snapshot, error) {
+func (s *Speaker) takeSnapshot(ctx context.Context, own []l2.Interface) (plan.Snapshot, error) {
 	snapshot := plan.Snapshot{
 		Node:     s.node,
 		Services: s.services.Objects(), Nodes: s.nodes.Objects(),

@@ -121,6 +121,7 @@ func familyNames(st bgp.PeerStatus) (names []string) {
 	return names
 }
 
+// gracefulRestartMessage returns what a restart of the speaker does to the routes.
 func gracefulRestartMessage(p plan.Peering, st bgp.PeerStatus) string {
 	switch {
 	case p.Peer.RestartTime == 0:
@@ -131,6 +132,8 @@ func gracefulRestartMessage(p plan.Peering, st bgp.PeerStatus) string {
 	return fmt.Sprintf("the router keeps the routes for %s", p.Peer.RestartTime)
 }
 
+// bfdReport returns the state of a BFD session and, if Up, its detection time or
+// otherwise why it is not.
 func bfdReport(s bfd.Status) (state, message string) {
 	switch {
 	case s.Problem != "":
@@ -143,6 +146,7 @@ func bfdReport(s bfd.Status) (state, message string) {
 	return s.State.String(), ""
 }
 
+// metaTime returns t to the second, nil if it is zero.
 func metaTime(t time.Time) *metav1.Time {
 	if t.IsZero() {
 		return nil

@@ -71,6 +71,7 @@ func (e *shutdownPolicy) withdrawalReason(ctx context.Context, node *corev1.Node
 			node = nil
 		}
 	}
+	// The node is being emptied: its pods are evicted or it is removed.
 	switch {
 	case node == nil:
 		return "the Node was deleted"
@@ -79,6 +80,7 @@ func (e *shutdownPolicy) withdrawalReason(ctx context.Context, node *corev1.Node
 	case plan.ExclusionReason(node) != "":
 		return "the Node " + plan.ExclusionReason(node)
 	}
+	// The node stays, and so does the speaker, unless Fairlead is uninstalled.
 	d, err := e.client.AppsV1().DaemonSets(e.namespace).Get(ctx, daemonSet, metav1.GetOptions{})
 	// Without permission for the request, the ServiceAccount or its Role was removed
 	// together with everything else.
@@ -95,7 +97,7 @@ func (s *Speaker) leaveRouters(ctx context.Context, reason string) {
 	if !s.shutdown.routesSet {
 		return
 	}
-	if reason == "" {
+	if reason == "" { // a restart: graceful restart bridges it
 		s.log.Info("routes kept by the routers until the speaker has restarted")
 		s.routing.prepareRestart(ctx)
 		return
@@ -128,7 +130,7 @@ func (s *Speaker) leaveRouters(ctx context.Context, reason string) {
 // requestGracefulShutdown advertises all routes with the GRACEFUL_SHUTDOWN community
 // (RFC 8326), so that routers select other paths before the routes are withdrawn.
 func (s *Speaker) requestGracefulShutdown(ctx context.Context, interfaces []l2.Interface) error {
-	snapshot, err := s.snapshot(ctx, interfaces)
+	snapshot, err := s.takeSnapshot(ctx, interfaces)
 	if err != nil {
 		return err
 	}

@@ -86,6 +86,7 @@ func speakerStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.Spea
 	return s
 }
 
+// reportedInterfaces returns the interfaces on which an address may be announced.
 func reportedInterfaces(o observedState) (interfaces []v1alpha1.Interface) {
 	var named []string
 	for _, ad := range o.config.L2Advertisements {
@@ -95,11 +96,11 @@ func reportedInterfaces(o observedState) (interfaces []v1alpha1.Interface) {
 		if len(l.Prefixes) == 0 && !slices.Contains(named, l.Name) {
 			continue // as a rule the host end of a pod's veth pair, where no address can be announced
 		}
-		link := v1alpha1.Interface{Name: l.Name}
+		iface := v1alpha1.Interface{Name: l.Name}
 		for _, p := range l.Prefixes {
-			link.Addresses = append(link.Addresses, p.String())
+			iface.Addresses = append(iface.Addresses, p.String())
 		}
-		interfaces = append(interfaces, link)
+		interfaces = append(interfaces, iface)
 	}
 	return interfaces
 }

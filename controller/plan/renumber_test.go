@@ -92,7 +92,7 @@ func TestRenumbering(t *testing.T) {
 		s := begin(t, "hold")
 		s.annotate("a", v1alpha1.AnnotationAddressPool, "")
 		s.annotate("a", v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.9")
-		expect(t, s, old+" "+next+" Renumbering", "no third address is assigned")
+		expect(t, s, old+" "+next+" Renumbering", "a third address is not assigned")
 		s.annotate("a", v1alpha1.AnnotationRelease, old)
 		expect(t, s, next+" 192.0.2.9 Renumbering", "")
 	})

@@ -184,16 +184,16 @@ func (k *kernelState) guardedInterfaces(want State) (names []string, err error) 
 func (k *kernelState) applyChanges(ctx context.Context, c tableChanges) error {
 	var failures []error
 	for _, step := range []func() error{
-		func() error { return applyEach(ctx, "add", c.addRoutes, convertAnd(k.RouteAdd, tableRoute.netlink)) },
+		func() error { return applyEach(ctx, "add", c.addRoutes, convertAnd(k.RouteAdd, tableRoute.toNetlink)) },
 		func() error {
-			return applyEach(ctx, "replace", c.replaceRoutes, convertAnd(k.RouteReplace, tableRoute.netlink))
+			return applyEach(ctx, "replace", c.replaceRoutes, convertAnd(k.RouteReplace, tableRoute.toNetlink))
 		},
-		func() error { return applyEach(ctx, "add", c.addRules, convertAnd(k.RuleAdd, interfaceRule.netlink)) },
+		func() error { return applyEach(ctx, "add", c.addRules, convertAnd(k.RuleAdd, interfaceRule.toNetlink)) },
 		func() error {
-			return applyEach(ctx, "remove", c.dropRules, convertAnd(k.RuleDel, interfaceRule.netlink))
+			return applyEach(ctx, "remove", c.dropRules, convertAnd(k.RuleDel, interfaceRule.toNetlink))
 		},
 		func() error {
-			return applyEach(ctx, "remove", c.dropRoutes, convertAnd(k.RouteDel, tableRoute.netlink))
+			return applyEach(ctx, "remove", c.dropRoutes, convertAnd(k.RouteDel, tableRoute.toNetlink))
 		},
 	} {
 		err := step()
@@ -205,6 +205,7 @@ func (k *kernelState) applyChanges(ctx context.Context, c tableChanges) error {
 	return errors.Join(failures...)
 }
 
+// convertAnd returns a function that converts its argument and calls do.
 func convertAnd[T, N any](do func(*N) error, convert func(T) *N) func(T) error {
 	return func(t T) error { return do(convert(t)) }
 }
@@ -226,7 +227,7 @@ func applyEach[T fmt.Stringer](ctx context.Context, what string, items []T, do f
 	return errors.Join(failures...)
 }
 
-func (r tableRoute) netlink() *netlink.Route {
+func (r tableRoute) toNetlink() *netlink.Route {
 	kind := unix.RTN_UNREACHABLE
 	if r.action == actionThrow {
 		kind = unix.RTN_THROW
@@ -237,7 +238,7 @@ func (r tableRoute) netlink() *netlink.Route {
 	}
 }
 
-func (r interfaceRule) netlink() *netlink.Rule {
+func (r interfaceRule) toNetlink() *netlink.Rule {
 	n := netlink.NewRule()
 	n.Family, n.IifName, n.Table, n.Priority, n.Protocol = unix.AF_INET, r.iface, tableID, rulePriority, protocolID
 	if r.v6 {

@@ -15,7 +15,7 @@ import (
 // guardState returns the guard's routes and rules in the node's kernel, as text.
 func (w testNetwork) guardState() (all []string) {
 	w.node.t.Helper()
-	w.node.do(func() error {
+	w.node.mustRun(func() error {
 		k := kernelState{Handle: &netlink.Handle{}, observed: guardTables{map[netip.Prefix]routeAction{}, map[interfaceRule]bool{}}}
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 			if err := k.readFamily(family); err != nil {
@@ -44,22 +44,28 @@ func (w testNetwork) expectGuardState(want ...string) {
 // TestLeftovers checks that a new process adopts what a killed one left.
 func TestLeftovers(t *testing.T) {
 	w := newTestNetwork(t)
-	w.setGuard(New(discardLog), State{Prefixes: prefixes("203.0.113.1/32", "203.0.113.2/32", "2001:db8::/32"), Interfaces: []string{"pod0"}})
-	w.expectGuardState("2 203.0.113.1/32", "2 203.0.113.2/32", "2 2001:db8::/32", "eth0 v6=false", "eth0 v6=true", "pod0 v6=false", "pod0 v6=true")
+	w.setGuard(New(discardLog), State{
+		Prefixes: parsePrefixes("203.0.113.1/32", "203.0.113.2/32", "2001:db8::/32"), Interfaces: []string{"pod0"},
+	})
+	w.expectGuardState("2 203.0.113.1/32", "2 203.0.113.2/32", "2 2001:db8::/32",
+		"eth0 v6=false", "eth0 v6=true", "pod0 v6=false", "pod0 v6=true")
 	g := New(discardLog)
-	w.setGuard(g, State{Prefixes: prefixes("203.0.113.2/32", "10.0.0.0/8")})
+	w.setGuard(g, State{Prefixes: parsePrefixes("203.0.113.2/32", "10.0.0.0/8")})
 	w.expectGuardState("1 10.1.0.0/24", "1 10.244.1.0/24", "2 10.0.0.0/8", "2 203.0.113.2/32", "eth0 v6=false")
 	// A throw route becomes an unreachable one, and vice versa.
-	w.setGuard(g, State{Prefixes: prefixes("10.0.0.0/8", "fd00::/8", "fd02::/64")})
-	w.node.route("10.5.0.7/32", "10.1.0.1")
-	w.node.route("fd05::7/128", "fd01::1")
-	w.setGuard(g, State{Prefixes: prefixes("10.0.0.0/8", "fd05::/16")})
-	w.expectGuardState("1 10.1.0.0/24", "1 10.5.0.7/32", "1 10.244.1.0/24", "1 fd05::7/128", "2 10.0.0.0/8", "2 fd05::/16", "eth0 v6=false", "eth0 v6=true")
-	w.setGuard(g, State{Prefixes: prefixes("10.0.0.0/8", "10.5.0.7/32", "fd05::/16", "fd05::7/128")})
-	w.expectGuardState("1 10.1.0.0/24", "1 10.244.1.0/24", "2 10.0.0.0/8", "2 10.5.0.7/32", "2 fd05::/16", "2 fd05::7/128", "eth0 v6=false", "eth0 v6=true")
-	w.setGuard(g, State{Prefixes: prefixes("10.0.0.0/8", "fd05::/16")})
-	w.expectGuardState("1 10.1.0.0/24", "1 10.5.0.7/32", "1 10.244.1.0/24", "1 fd05::7/128", "2 10.0.0.0/8", "2 fd05::/16", "eth0 v6=false", "eth0 v6=true")
-	w.node.do(func() error { return New(discardLog).Remove(t.Context()) })
+	w.setGuard(g, State{Prefixes: parsePrefixes("10.0.0.0/8", "fd00::/8", "fd02::/64")})
+	w.node.addRoute("10.5.0.7/32", "10.1.0.1")
+	w.node.addRoute("fd05::7/128", "fd01::1")
+	w.setGuard(g, State{Prefixes: parsePrefixes("10.0.0.0/8", "fd05::/16")})
+	w.expectGuardState("1 10.1.0.0/24", "1 10.5.0.7/32", "1 10.244.1.0/24", "1 fd05::7/128",
+		"2 10.0.0.0/8", "2 fd05::/16", "eth0 v6=false", "eth0 v6=true")
+	w.setGuard(g, State{Prefixes: parsePrefixes("10.0.0.0/8", "10.5.0.7/32", "fd05::/16", "fd05::7/128")})
+	w.expectGuardState("1 10.1.0.0/24", "1 10.244.1.0/24",
+		"2 10.0.0.0/8", "2 10.5.0.7/32", "2 fd05::/16", "2 fd05::7/128", "eth0 v6=false", "eth0 v6=true")
+	w.setGuard(g, State{Prefixes: parsePrefixes("10.0.0.0/8", "fd05::/16")})
+	w.expectGuardState("1 10.1.0.0/24", "1 10.5.0.7/32", "1 10.244.1.0/24", "1 fd05::7/128",
+		"2 10.0.0.0/8", "2 fd05::/16", "eth0 v6=false", "eth0 v6=true")
+	w.node.mustRun(func() error { return New(discardLog).Remove(t.Context()) })
 	w.expectGuardState()
 }
 
@@ -68,7 +74,7 @@ func TestLeftovers(t *testing.T) {
 func TestForeign(t *testing.T) {
 	w := newTestNetwork(t)
 	list := func() (all string) {
-		w.node.do(func() error {
+		w.node.mustRun(func() error {
 			for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 				rules, err := netlink.RuleList(family)
 				if err != nil {
@@ -89,13 +95,13 @@ func TestForeign(t *testing.T) {
 		})
 		return all
 	}
-	w.node.do(func() error {
+	w.node.mustRun(func() error {
 		for _, change := range []func(*netlink.Rule){
 			func(r *netlink.Rule) { r.Protocol = 4 },
 			func(r *netlink.Rule) { r.Table = 100 },
 			func(r *netlink.Rule) { r.Priority-- },
 		} {
-			r := interfaceRule{iface: "eth0"}.netlink()
+			r := interfaceRule{iface: "eth0"}.toNetlink()
 			change(r)
 			if err := netlink.RuleAdd(r); err != nil {
 				return err
@@ -104,9 +110,9 @@ func TestForeign(t *testing.T) {
 		for _, change := range []func(*netlink.Route){
 			func(r *netlink.Route) { r.Protocol = 4 },
 			func(r *netlink.Route) { r.Table = 100 },
-			func(r *netlink.Route) { r.Type = unix.RTN_BLACKHOLE; r.Dst = ipNet(prefixes("203.0.113.2/32")[0]) },
+			func(r *netlink.Route) { r.Type = unix.RTN_BLACKHOLE; r.Dst = ipNet(parsePrefixes("203.0.113.2/32")[0]) },
 		} {
-			r := tableRoute{prefixes("203.0.113.1/32")[0], actionUnreachable}.netlink()
+			r := tableRoute{parsePrefixes("203.0.113.1/32")[0], actionUnreachable}.toNetlink()
 			change(r)
 			if err := netlink.RouteAdd(r); err != nil {
 				return err
@@ -116,7 +122,7 @@ func TestForeign(t *testing.T) {
 	})
 	before := list()
 	g := New(discardLog)
-	w.setGuard(g, State{Prefixes: prefixes("203.0.113.3/32", "2001:db8::/32")})
+	w.setGuard(g, State{Prefixes: parsePrefixes("203.0.113.3/32", "2001:db8::/32")})
 	if list() == before {
 		t.Error("nothing was set")
 	}
@@ -124,13 +130,15 @@ func TestForeign(t *testing.T) {
 	if after := list(); after != before {
 		t.Errorf("after an empty Set:\n%s\nbefore:\n%s", after, before)
 	}
-	w.setGuard(g, State{Prefixes: prefixes("203.0.113.3/32", "2001:db8::/32")})
-	w.node.do(func() error { return g.Remove(t.Context()) })
+	w.setGuard(g, State{Prefixes: parsePrefixes("203.0.113.3/32", "2001:db8::/32")})
+	w.node.mustRun(func() error { return g.Remove(t.Context()) })
 	if after := list(); after != before {
 		t.Errorf("after Remove:\n%s\nbefore:\n%s", after, before)
 	}
 	// A foreign route to the same destination stays and is reported.
-	err := w.node.try(func() error { return g.Set(t.Context(), State{Prefixes: prefixes("203.0.113.1/32", "203.0.113.9/32")}) })
+	err := w.node.runIn(func() error {
+		return g.Set(t.Context(), State{Prefixes: parsePrefixes("203.0.113.1/32", "203.0.113.9/32")})
+	})
 	if !errors.Is(err, unix.EEXIST) || !strings.Contains(err.Error(), "add route to 203.0.113.1/32") {
 		t.Errorf("the error is %v", err)
 	}
@@ -140,7 +148,7 @@ func TestForeign(t *testing.T) {
 func TestInterfaces(t *testing.T) {
 	w := newTestNetwork(t)
 	g := New(discardLog)
-	p := prefixes("203.0.113.1/32")
+	p := parsePrefixes("203.0.113.1/32")
 	zone := netip.MustParseAddr("fe80::1%pod0")
 	for _, tt := range []struct {
 		state State
@@ -157,7 +165,7 @@ func TestInterfaces(t *testing.T) {
 		{State{Prefixes: p, Interfaces: []string{"lo"}}, "eth0", "guard interface lo: must not be the loopback"},
 		{State{Interfaces: []string{"pod0"}}, "", ""},
 	} {
-		err := w.node.try(func() error { return g.Set(t.Context(), tt.state) })
+		err := w.node.runIn(func() error { return g.Set(t.Context(), tt.state) })
 		if (tt.err == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), tt.err) {
 			t.Errorf("%+v: the error is %v, want %q", tt.state, err, tt.err)
 		}
@@ -176,12 +184,12 @@ func TestInterfaces(t *testing.T) {
 // peer are guarded.
 func TestMultipath(t *testing.T) {
 	w := newTestNetwork(t)
-	w.node.do(func() error {
-		return netlink.RouteAdd(&netlink.Route{Dst: ipNet(prefixes("192.0.2.9/32")[0]), MultiPath: []*netlink.NexthopInfo{
+	w.node.mustRun(func() error {
+		return netlink.RouteAdd(&netlink.Route{Dst: ipNet(parsePrefixes("192.0.2.9/32")[0]), MultiPath: []*netlink.NexthopInfo{
 			{Gw: net.ParseIP("10.1.0.1")}, {Gw: net.ParseIP("10.244.1.2")},
 		}})
 	})
-	w.setGuard(New(discardLog), State{Prefixes: prefixes("203.0.113.1/32"), Peers: []netip.Addr{netip.MustParseAddr("192.0.2.9")}})
+	w.setGuard(New(discardLog), State{Prefixes: parsePrefixes("203.0.113.1/32"), Peers: []netip.Addr{netip.MustParseAddr("192.0.2.9")}})
 	w.expectGuardState("2 203.0.113.1/32", "eth0 v6=false", "pod0 v6=false")
 }
 
@@ -190,15 +198,15 @@ func TestMultipath(t *testing.T) {
 func TestRecheck(t *testing.T) {
 	w := newTestNetwork(t)
 	g := New(discardLog)
-	s := State{Prefixes: prefixes("203.0.113.1/32", "2001:db8::1/128")}
+	s := State{Prefixes: parsePrefixes("203.0.113.1/32", "2001:db8::1/128")}
 	w.setGuard(g, s)
 	all := w.guardState()
 	removeSome := func() {
-		w.node.do(func() error {
-			if err := netlink.RuleDel(interfaceRule{iface: "eth0"}.netlink()); err != nil {
+		w.node.mustRun(func() error {
+			if err := netlink.RuleDel(interfaceRule{iface: "eth0"}.toNetlink()); err != nil {
 				return err
 			}
-			return netlink.RouteDel(tableRoute{s.Prefixes[1], actionUnreachable}.netlink())
+			return netlink.RouteDel(tableRoute{s.Prefixes[1], actionUnreachable}.toNetlink())
 		})
 	}
 	removeSome()
@@ -208,22 +216,22 @@ func TestRecheck(t *testing.T) {
 	w.setGuard(g, s)
 	w.expectGuardState(all...)
 	removeSome()
-	w.setGuard(g, State{Prefixes: append(s.Prefixes, prefixes("203.0.113.2/32")...)}) // another state: at once
+	w.setGuard(g, State{Prefixes: append(s.Prefixes, parsePrefixes("203.0.113.2/32")...)}) // another state: at once
 	w.expectGuardState("2 203.0.113.1/32", "2 203.0.113.2/32", "2 2001:db8::1/128", "eth0 v6=false", "eth0 v6=true")
-	w.node.do(func() error { return g.Remove(t.Context()) })
+	w.node.mustRun(func() error { return g.Remove(t.Context()) })
 	w.setGuard(g, s) // the same state, after a Remove
 	w.expectGuardState(all...)
 }
 
 func TestWithoutPermission(t *testing.T) {
 	w := newTestNetwork(t)
-	err := w.node.try(func() error {
+	err := w.node.runIn(func() error {
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		var none [2]unix.CapUserData
 		if err := unix.Capset(&header, &none[0]); err != nil { // of this thread only
 			return err
 		}
-		return New(discardLog).Set(t.Context(), State{Prefixes: prefixes("203.0.113.1/32", "203.0.113.2/32")})
+		return New(discardLog).Set(t.Context(), State{Prefixes: parsePrefixes("203.0.113.1/32", "203.0.113.2/32")})
 	})
 	if !errors.Is(err, unix.EPERM) || strings.Count(err.Error(), "CAP_NET_ADMIN") != 1 {
 		t.Errorf("the error is %v", err)

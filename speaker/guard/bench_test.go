@@ -9,7 +9,7 @@ import (
 // that reads the kernel's tables and finds nothing to change, and others.
 func BenchmarkSet(b *testing.B) {
 	w := newTestNetwork(b)
-	s := State{Prefixes: prefixes("10.0.0.0/8")}
+	s := State{Prefixes: parsePrefixes("10.0.0.0/8")}
 	addr := netip.MustParseAddr("203.0.113.0")
 	for range 5000 {
 		addr = addr.Next()
@@ -22,7 +22,7 @@ func BenchmarkSet(b *testing.B) {
 		before func()
 		set    State
 	}{
-		{"from nothing", func() { w.node.do(func() error { return g.Remove(b.Context()) }) }, s},
+		{"from nothing", func() { w.node.mustRun(func() error { return g.Remove(b.Context()) }) }, s},
 		{"one more", func() { w.setGuard(g, less) }, s},
 		{"recheck", func() { w.setGuard(g, s); g.checkedAt = g.checkedAt.Add(-recheckInterval) }, s},
 		{"unchanged", func() { w.setGuard(g, s) }, s},

@@ -24,7 +24,7 @@ type State struct {
 	Interfaces []string
 }
 
-func (s State) equal(o State) bool {
+func (s State) sameAs(o State) bool {
 	return slices.Equal(s.Prefixes, o.Prefixes) && slices.Equal(s.Peers, o.Peers) && slices.Equal(s.Interfaces, o.Interfaces)
 }
 
@@ -58,7 +58,7 @@ func New(log *slog.Logger) *Guard { return &Guard{log: log} }
 func (g *Guard) Set(ctx context.Context, desired State) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if desired.equal(g.applied) && time.Since(g.checkedAt) < recheckInterval {
+	if desired.sameAs(g.applied) && time.Since(g.checkedAt) < recheckInterval {
 		return nil
 	}
 	g.checkedAt = time.Time{}

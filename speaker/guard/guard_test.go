@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,28 +30,28 @@ var announcedPrefixes = []string{"203.0.113.1/32", "203.0.113.128/25", "10.0.0.0
 func newTestNetwork(t testing.TB) testNetwork {
 	t.Helper()
 	w := testNetwork{newHost(t), newHost(t), newHost(t), newHost(t)}
-	w.router.sysctl("ipv4/conf/all/rp_filter=0", "ipv4/conf/default/rp_filter=0") // or the filter would prevent loops
-	w.client.connect("eth0", w.router, "down0")
-	w.client.address("eth0", "198.51.100.9/24", "2001:db8:c::9/64")
-	w.router.address("down0", "198.51.100.1/24", "2001:db8:c::1/64")
-	w.client.route("0.0.0.0/0", "198.51.100.1")
-	w.client.route("::/0", "2001:db8:c::1")
-	w.router.connect("up0", w.node, "eth0")
-	w.node.connect("pod0", w.pod, "eth0")
-	w.router.address("up0", "10.1.0.1/24", "fd01::1/64")
-	w.node.address("eth0", "10.1.0.2/24", "fd01::2/64")
-	w.node.address("pod0", "10.244.1.1/24", "fd02::1/64")
-	w.pod.address("eth0", "10.244.1.2/24", "fd02::2/64")
-	w.node.route("0.0.0.0/0", "10.1.0.1")
-	w.node.route("::/0", "fd01::1")
-	w.pod.route("0.0.0.0/0", "10.244.1.1")
-	w.pod.route("::/0", "fd02::1")
+	w.router.setSysctls("ipv4/conf/all/rp_filter=0", "ipv4/conf/default/rp_filter=0") // or the filter would prevent loops
+	w.client.connectTo("eth0", w.router, "down0")
+	w.client.addAddresses("eth0", "198.51.100.9/24", "2001:db8:c::9/64")
+	w.router.addAddresses("down0", "198.51.100.1/24", "2001:db8:c::1/64")
+	w.client.addRoute("0.0.0.0/0", "198.51.100.1")
+	w.client.addRoute("::/0", "2001:db8:c::1")
+	w.router.connectTo("up0", w.node, "eth0")
+	w.node.connectTo("pod0", w.pod, "eth0")
+	w.router.addAddresses("up0", "10.1.0.1/24", "fd01::1/64")
+	w.node.addAddresses("eth0", "10.1.0.2/24", "fd01::2/64")
+	w.node.addAddresses("pod0", "10.244.1.1/24", "fd02::1/64")
+	w.pod.addAddresses("eth0", "10.244.1.2/24", "fd02::2/64")
+	w.node.addRoute("0.0.0.0/0", "10.1.0.1")
+	w.node.addRoute("::/0", "fd01::1")
+	w.pod.addRoute("0.0.0.0/0", "10.244.1.1")
+	w.pod.addRoute("::/0", "fd02::1")
 	for _, p := range announcedPrefixes {
 		gateway := "10.1.0.2"
 		if strings.Contains(p, ":") {
 			gateway = "fd01::2"
 		}
-		w.router.route(p, gateway)
+		w.router.addRoute(p, gateway)
 	}
 	return w
 }
@@ -60,7 +61,7 @@ func (w testNetwork) waitForLinks() {
 	w.client.t.Helper()
 	for _, there := range []string{"10.244.1.2:1", "[fd02::2]:1"} {
 		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			_, err := w.client.get(there)
+			_, err := w.client.getHTTP(there)
 			if errors.Is(err, unix.ECONNREFUSED) {
 				break // by the pod: all links are up
 			}
@@ -71,7 +72,7 @@ func (w testNetwork) waitForLinks() {
 	}
 }
 
-func prefixes(texts ...string) (all []netip.Prefix) {
+func parsePrefixes(texts ...string) (all []netip.Prefix) {
 	for _, text := range texts {
 		all = append(all, netip.MustParsePrefix(text))
 	}
@@ -80,15 +81,15 @@ func prefixes(texts ...string) (all []netip.Prefix) {
 
 func (w testNetwork) setGuard(g *Guard, s State) {
 	w.node.t.Helper()
-	w.node.do(func() error { return g.Set(w.node.t.Context(), s) })
+	w.node.mustRun(func() error { return g.Set(w.node.t.Context(), s) })
 }
 
 // sendStray sends one packet that does not belong to a Service, and returns how many
 // packets and ICMP errors were seen on the router's interface.
 func (w testNetwork) sendStray(to string) (packets, icmpErrors int) {
 	w.router.t.Helper()
-	tap := w.router.tap("up0")
-	w.client.do(func() error {
+	tap := w.router.tapInterface("up0")
+	w.client.mustRun(func() error {
 		conn, err := net.Dial("udp", net.JoinHostPort(to, "9"))
 		if err != nil {
 			return err
@@ -97,7 +98,7 @@ func (w testNetwork) sendStray(to string) (packets, icmpErrors int) {
 		_, err = conn.Write([]byte("stray"))
 		return err
 	})
-	return tap.count(netip.MustParseAddr(to))
+	return tap.countPackets(netip.MustParseAddr(to))
 }
 
 func TestStrayPacketsDoNotLoop(t *testing.T) {
@@ -110,13 +111,13 @@ func TestStrayPacketsDoNotLoop(t *testing.T) {
 			t.Fatalf("without a guard one packet to %s was seen %d times, so the test cannot fail", to, n)
 		}
 	}
-	w.setGuard(g, State{Prefixes: prefixes(announcedPrefixes...)})
+	w.setGuard(g, State{Prefixes: parsePrefixes(announcedPrefixes...)})
 	for _, to := range strays {
 		if n, errs := w.sendStray(to); n != 1 || errs != 1 {
 			t.Errorf("one packet to %s was seen %d times, and %d ICMP errors, want 1 and 1", to, n, errs)
 		}
 	}
-	w.node.do(func() error { return g.Remove(t.Context()) })
+	w.node.mustRun(func() error { return g.Remove(t.Context()) })
 	for _, to := range strays {
 		if n, _ := w.sendStray(to); n != loopedCount {
 			t.Errorf("after Remove one packet to %s was seen %d times", to, n)
@@ -124,10 +125,10 @@ func TestStrayPacketsDoNotLoop(t *testing.T) {
 	}
 }
 
-// serve answers HTTP on the host with the client's address.
-func (h testHost) serve(address string) {
+// serveHTTP answers HTTP on the host with the client's address.
+func (h testHost) serveHTTP(address string) {
 	h.t.Helper()
-	h.do(func() error {
+	h.mustRun(func() error {
 		l, err := net.Listen("tcp", address)
 		if err != nil {
 			return err
@@ -140,9 +141,9 @@ func (h testHost) serve(address string) {
 	})
 }
 
-// get sends an HTTP request from the host to the address.
-func (h testHost) get(address string) (answer string, err error) {
-	err = h.try(func() error {
+// getHTTP sends an HTTP request from the host to the address.
+func (h testHost) getHTTP(address string) (answer string, err error) {
+	err = h.runIn(func() error {
 		conn, err := net.DialTimeout("tcp", address, 3*time.Second)
 		if err != nil {
 			return err
@@ -167,7 +168,7 @@ func (h testHost) get(address string) (answer string, err error) {
 func TestTraffic(t *testing.T) {
 	w := newTestNetwork(t)
 	w.waitForLinks()
-	w.node.nft(`
+	w.node.runNft(`
 table inet services {
   chain in { type nat hook prerouting priority dstnat; jump vips; }
   chain out { type nat hook output priority -100; jump vips; }
@@ -183,11 +184,11 @@ table inet services {
     ct status dnat ip6 saddr fd02::2 ip6 daddr fd02::2 masquerade
   }
 }`)
-	w.pod.serve(":8080")
-	w.node.serve(":7070")
-	w.router.serve(":8080") // also represents a pod of another node
-	w.router.route("203.0.113.2/32", "10.1.0.2")
-	w.router.route("203.0.113.3/32", "10.1.0.2")
+	w.pod.serveHTTP(":8080")
+	w.node.serveHTTP(":7070")
+	w.router.serveHTTP(":8080") // also represents a pod of another node
+	w.router.addRoute("203.0.113.2/32", "10.1.0.2")
+	w.router.addRoute("203.0.113.3/32", "10.1.0.2")
 	type path struct {
 		from testHost
 		to   string
@@ -216,12 +217,14 @@ table inet services {
 	check := func(when string) {
 		t.Helper()
 		for _, p := range paths {
-			if answer, err := p.from.get(p.to); err != nil || !strings.HasPrefix(answer, p.sees) {
+			if answer, err := p.from.getHTTP(p.to); err != nil || !strings.HasPrefix(answer, p.sees) {
 				t.Errorf("%s, %s answers %q, %v; want %s", when, p.to, answer, err, p.sees)
 			}
 		}
 	}
 	check("without a guard")
-	w.setGuard(New(discardLog), State{Prefixes: prefixes(append(announcedPrefixes, "203.0.113.0/24", "2001:db8:a::/47", "fd00::/7", "10.1.0.0/24", "10.1.0.128/25")...)})
+	guarded := slices.Concat(announcedPrefixes,
+		[]string{"203.0.113.0/24", "2001:db8:a::/47", "fd00::/7", "10.1.0.0/24", "10.1.0.128/25"})
+	w.setGuard(New(discardLog), State{Prefixes: parsePrefixes(guarded...)})
 	check("with a guard")
 }

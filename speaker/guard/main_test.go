@@ -43,8 +43,8 @@ func newHost(t testing.TB) testHost {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Close(h.ns) })
-	h.do(func() error { return setLinkUp("lo") })
-	h.sysctl("ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1", "ipv6/conf/default/accept_dad=0",
+	h.mustRun(func() error { return setLinkUp("lo") })
+	h.setSysctls("ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1", "ipv6/conf/default/accept_dad=0",
 		"ipv4/icmp_ratemask=0", "ipv6/icmp/ratelimit=0", "ipv4/conf/all/send_redirects=0", "ipv4/conf/default/send_redirects=0",
 		"ipv4/conf/all/rp_filter=1", "ipv4/conf/default/rp_filter=1") // strict
 	return h
@@ -60,8 +60,8 @@ func onThread(work func() error) error {
 	return <-result
 }
 
-// try runs work in the host's network.
-func (h testHost) try(work func() error) error {
+// runIn runs work in the host's network.
+func (h testHost) runIn(work func() error) error {
 	return onThread(func() error {
 		if err := unix.Setns(h.ns, unix.CLONE_NEWNET); err != nil {
 			return err
@@ -70,16 +70,16 @@ func (h testHost) try(work func() error) error {
 	})
 }
 
-func (h testHost) do(work func() error) {
+func (h testHost) mustRun(work func() error) {
 	h.t.Helper()
-	if err := h.try(work); err != nil {
+	if err := h.runIn(work); err != nil {
 		h.t.Fatal(err)
 	}
 }
 
-func (h testHost) sysctl(settings ...string) {
+func (h testHost) setSysctls(settings ...string) {
 	h.t.Helper()
-	h.do(func() error {
+	h.mustRun(func() error {
 		for _, s := range settings {
 			name, value, _ := strings.Cut(s, "=")
 			if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0o644); err != nil {
@@ -98,20 +98,20 @@ func setLinkUp(iface string) error {
 	return netlink.LinkSetUp(l)
 }
 
-// connect adds a veth pair between two hosts: the interface a on h, and b on o.
-func (h testHost) connect(a string, o testHost, b string) {
+// connectTo adds a veth pair between two hosts: the interface a on h, and b on o.
+func (h testHost) connectTo(a string, o testHost, b string) {
 	h.t.Helper()
-	h.do(func() error {
+	h.mustRun(func() error {
 		return netlink.LinkAdd(&netlink.Veth{
 			LinkAttrs: netlink.LinkAttrs{Name: a}, PeerName: b, PeerNamespace: netlink.NsFd(o.ns),
 		})
 	})
 }
 
-// address adds the addresses to the interface and sets it up.
-func (h testHost) address(iface string, prefixes ...string) {
+// addAddresses adds the addresses to the interface and sets it up.
+func (h testHost) addAddresses(iface string, prefixes ...string) {
 	h.t.Helper()
-	h.do(func() error {
+	h.mustRun(func() error {
 		l, err := netlink.LinkByName(iface)
 		if err != nil {
 			return err
@@ -130,10 +130,10 @@ func (h testHost) address(iface string, prefixes ...string) {
 	})
 }
 
-// route adds a route to a prefix by a gateway.
-func (h testHost) route(to, gateway string) {
+// addRoute adds a route to a prefix by a gateway.
+func (h testHost) addRoute(to, gateway string) {
 	h.t.Helper()
-	h.do(func() error {
+	h.mustRun(func() error {
 		return netlink.RouteAdd(&netlink.Route{Dst: ipNet(netip.MustParsePrefix(to)), Gw: net.ParseIP(gateway)})
 	})
 }
@@ -142,8 +142,8 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// nft runs a script of the program nft.
-func (h testHost) nft(script string) {
+// runNft runs a script of the program nft.
+func (h testHost) runNft(script string) {
 	h.t.Helper()
 	program, err := exec.LookPath("nft")
 	var env []string
@@ -161,7 +161,7 @@ func (h testHost) nft(script string) {
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdin = strings.NewReader(script)
 	var out []byte
-	if err := h.try(func() (err error) { out, err = cmd.CombinedOutput(); return err }); err != nil {
+	if err := h.runIn(func() (err error) { out, err = cmd.CombinedOutput(); return err }); err != nil {
 		h.t.Fatalf("nft: %v\n%s", err, out)
 	}
 }
@@ -172,10 +172,10 @@ type packetTap struct {
 	conn *packet.Conn
 }
 
-func (h testHost) tap(iface string) packetTap {
+func (h testHost) tapInterface(iface string) packetTap {
 	h.t.Helper()
 	p := packetTap{t: h.t}
-	h.do(func() error {
+	h.mustRun(func() error {
 		ifi, err := net.InterfaceByName(iface)
 		if err != nil {
 			return err
@@ -191,9 +191,9 @@ func (h testHost) tap(iface string) packetTap {
 // after one router.
 const loopedCount = 63
 
-// count waits until no packet has passed for a while or one has looped, and returns
+// countPackets waits until no packet has passed for a while or one has looped, and returns
 // the numbers of UDP packets to the address and of ICMP errors.
-func (p packetTap) count(to netip.Addr) (packets, icmpErrors int) {
+func (p packetTap) countPackets(to netip.Addr) (packets, icmpErrors int) {
 	p.t.Helper()
 	buf := make([]byte, 2000)
 	for packets < loopedCount {

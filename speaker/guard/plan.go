@@ -82,10 +82,12 @@ type tableChanges struct {
 	dropRoutes    []tableRoute
 }
 
+// count returns the number of changes.
 func (c tableChanges) count() int {
 	return len(c.addRoutes) + len(c.replaceRoutes) + len(c.addRules) + len(c.dropRules) + len(c.dropRoutes)
 }
 
+// diffTables returns the changes from the observed tables to the desired ones.
 func diffTables(observed, desired guardTables) (c tableChanges) {
 	for to, do := range desired.routes {
 		switch observed.routes[to] {

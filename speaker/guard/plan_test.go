@@ -10,19 +10,22 @@ import (
 )
 
 func TestDecide(t *testing.T) {
-	lan := mainTable{connected: prefixes("10.1.0.0/24", "10.244.1.0/24"), destinations: prefixes("10.1.0.0/24", "10.244.1.0/24", "10.244.2.0/24")}
+	lan := mainTable{
+		connected:    parsePrefixes("10.1.0.0/24", "10.244.1.0/24"),
+		destinations: parsePrefixes("10.1.0.0/24", "10.244.1.0/24", "10.244.2.0/24"),
+	}
 	for _, tt := range []struct {
 		name         string
 		prefix       string
 		refuse, pass []netip.Prefix
 	}{
-		{"a host route", "203.0.113.1/32", prefixes("203.0.113.1/32"), nil},
-		{"a host route in a subnet", "10.1.0.9/32", prefixes("10.1.0.9/32"), nil},
-		{"an aggregate elsewhere", "203.0.113.0/24", prefixes("203.0.113.0/24"), nil},
-		{"an aggregate not masked", "203.0.113.9/24", prefixes("203.0.113.0/24"), nil},
-		{"an aggregate around subnets", "10.0.0.0/8", prefixes("10.0.0.0/8"), lan.destinations},
-		{"an aggregate around a routed prefix", "10.244.2.0/23", prefixes("10.244.2.0/23"), prefixes("10.244.2.0/24")},
-		{"an aggregate that is routed", "10.244.2.0/24", prefixes("10.244.2.0/24"), nil},
+		{"a host route", "203.0.113.1/32", parsePrefixes("203.0.113.1/32"), nil},
+		{"a host route in a subnet", "10.1.0.9/32", parsePrefixes("10.1.0.9/32"), nil},
+		{"an aggregate elsewhere", "203.0.113.0/24", parsePrefixes("203.0.113.0/24"), nil},
+		{"an aggregate not masked", "203.0.113.9/24", parsePrefixes("203.0.113.0/24"), nil},
+		{"an aggregate around subnets", "10.0.0.0/8", parsePrefixes("10.0.0.0/8"), lan.destinations},
+		{"an aggregate around a routed prefix", "10.244.2.0/23", parsePrefixes("10.244.2.0/23"), parsePrefixes("10.244.2.0/24")},
+		{"an aggregate that is routed", "10.244.2.0/24", parsePrefixes("10.244.2.0/24"), nil},
 		{"an aggregate that is a subnet", "10.1.0.0/24", nil, nil},
 		{"an aggregate in a subnet", "10.1.0.128/25", nil, nil},
 		{"a default route", "0.0.0.0/0", nil, nil},
@@ -35,7 +38,7 @@ func TestDecide(t *testing.T) {
 		for _, p := range tt.pass {
 			want.routes[p] = actionThrow
 		}
-		got := desiredTables(prefixes(tt.prefix), []string{"eth0"}, lan)
+		got := desiredTables(parsePrefixes(tt.prefix), []string{"eth0"}, lan)
 		if !maps.Equal(got.routes, want.routes) || !maps.Equal(got.rules, want.rules) {
 			t.Errorf("%s: %v, want %v", tt.name, got, want)
 		}
@@ -52,7 +55,7 @@ func drawPrefix(t *rapid.T) netip.Prefix {
 
 func drawTables(t *rapid.T) guardTables {
 	ruleGenerator := rapid.Custom(func(t *rapid.T) interfaceRule {
-		return interfaceRule{rapid.SampledFrom([]string{"eth0", "eth1", "bond0"}).Draw(t, "link"), rapid.Bool().Draw(t, "v6")}
+		return interfaceRule{rapid.SampledFrom([]string{"eth0", "eth1", "bond0"}).Draw(t, "interface"), rapid.Bool().Draw(t, "v6")}
 	})
 	return guardTables{
 		routes: rapid.MapOf(rapid.Custom(drawPrefix), rapid.SampledFrom([]routeAction{actionThrow, actionUnreachable})).Draw(t, "routes"),

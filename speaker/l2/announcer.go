@@ -60,7 +60,7 @@ func (a *Announcer) Set(ctx context.Context, claims map[netip.Addr]Claim) (map[n
 	}
 	for iface, r := range a.responders {
 		if desired[iface] == nil {
-			r.shutdown()
+			r.closeAndWait()
 			delete(a.responders, iface)
 		}
 	}
@@ -81,7 +81,7 @@ func (a *Announcer) setInterface(ctx context.Context, iface string, addrs []neti
 	}
 	r := a.responders[iface]
 	if r != nil && !r.isBoundTo(ifi) {
-		r.shutdown() // the interface was replaced, got another MAC, or its socket failed
+		r.closeAndWait() // the interface was replaced, got another MAC, or its socket failed
 		delete(a.responders, iface)
 		r = nil
 	}
@@ -94,7 +94,7 @@ func (a *Announcer) setInterface(ctx context.Context, iface string, addrs []neti
 		a.responders[iface] = r
 	}
 	if err := r.setAddresses(addrs); err != nil {
-		r.shutdown() // so that it does not answer for addresses that were removed
+		r.closeAndWait() // so that it does not answer for addresses that were removed
 		delete(a.responders, iface)
 		return fmt.Errorf("announce on %s: %w", iface, err)
 	}

@@ -3,7 +3,6 @@ package l2
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -21,154 +20,10 @@ import (
 	"github.com/mdlayher/ethernet"
 	"github.com/mdlayher/packet"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/net/bpf"
 )
-
-// segment is what the contract needs of a network: to send a frame to the responder
-// and to receive what the responder sends. It is a veth pair or simulated.
-type segment interface {
-	send(t *testing.T, frame []byte)
-	// receive returns the next frame that the responder sends.
-	receive(t *testing.T) []byte
-}
-
-func (c *vethPair) send(t *testing.T, frame []byte) {
-	t.Helper()
-	if _, err := c.tap.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (c *vethPair) receive(t *testing.T) []byte {
-	t.Helper()
-	buf := make([]byte, 1500)
-	if err := c.tap.SetReadDeadline(time.Now().Add(testTimeout)); err != nil {
-		t.Fatal(err)
-	}
-	n, _, err := c.tap.ReadFrom(buf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return buf[:n]
-}
-
-// simulatedSegment is a socket and the network that it is connected to. Like the
-// kernel, it runs the filter on received frames.
-type simulatedSegment struct {
-	in, out chan []byte
-	closed  chan struct{}
-	once    sync.Once
-	mu      sync.Mutex
-	filter  *bpf.VM
-}
-
-func newSimulatedSegment() *simulatedSegment {
-	return &simulatedSegment{in: make(chan []byte, 100), out: make(chan []byte, 100), closed: make(chan struct{})}
-}
-
-func (s *simulatedSegment) SetBPF(raw []bpf.RawInstruction) error {
-	program, ok := bpf.Disassemble(raw)
-	if !ok {
-		return errors.New("the filter does not disassemble")
-	}
-	for i, ins := range program {
-		if _, isLength := ins.(bpf.LoadExtension); isLength {
-			program[i] = bpf.LoadExtension{Num: bpf.ExtLen}
-		}
-	}
-	vm, err := bpf.NewVM(program)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.filter = vm
-	return err
-}
-
-func (s *simulatedSegment) ReadFrom(b []byte) (int, net.Addr, error) {
-	for {
-		select {
-		case <-s.closed:
-			return 0, nil, net.ErrClosed
-		case frame := <-s.in:
-			s.mu.Lock()
-			n, err := s.filter.Run(frame)
-			s.mu.Unlock()
-			if err != nil || n > 0 {
-				return copy(b, frame), nil, err
-			}
-		}
-	}
-}
-
-func (s *simulatedSegment) WriteTo(b []byte, _ net.Addr) (int, error) {
-	s.out <- slices.Clone(b)
-	return len(b), nil
-}
-
-func (s *simulatedSegment) Close() error {
-	s.once.Do(func() { close(s.closed) })
-	return nil
-}
-
-func (s *simulatedSegment) LocalAddr() net.Addr              { return nil }
-func (s *simulatedSegment) SetDeadline(time.Time) error      { return nil }
-func (s *simulatedSegment) SetReadDeadline(time.Time) error  { return nil }
-func (s *simulatedSegment) SetWriteDeadline(time.Time) error { return nil }
-
-func (s *simulatedSegment) send(_ *testing.T, frame []byte) { s.in <- frame }
-
-func (s *simulatedSegment) receive(t *testing.T) []byte {
-	t.Helper()
-	select {
-	case f := <-s.out:
-		return f
-	case <-time.After(testTimeout):
-		t.Fatal("no frame received")
-		return nil
-	}
-}
-
-// answersTo sends a frame and returns the unicast frames sent in response. It sends a
-// second request, for an address that is held, and waits until that is answered.
-func answersTo(t *testing.T, l segment, frame []byte, held netip.Addr) (all []string) {
-	t.Helper()
-	later, laterIP := net.HardwareAddr{2, 0, 0, 0, 0, 7}, netip.MustParseAddr("192.0.2.7")
-	l.send(t, frame)
-	l.send(t, encodeARP(arp.OperationRequest, later, laterIP, zeroMAC, held, ethernet.Broadcast))
-	for {
-		answer := l.receive(t)
-		switch destination := net.HardwareAddr(answer[:6]); {
-		case bytes.Equal(destination, later):
-			return all
-		case !bytes.Equal(destination, ethernet.Broadcast):
-			all = append(all, decodeARP(t, answer))
-		}
-	}
-}
-
-var (
-	clientMAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
-	clientIP  = netip.MustParseAddr("192.0.2.9")
-	otherMAC  = net.HardwareAddr{2, 0, 0, 0, 0, 8}
-	zeroMAC   = net.HardwareAddr{0, 0, 0, 0, 0, 0}
-)
-
-// decodeARP returns a frame as "op SENDER MAC for TARGET MAC to DESTINATION".
-func decodeARP(t *testing.T, b []byte) string {
-	t.Helper()
-	var eth ethernet.Frame
-	var p arp.Packet
-	if err := eth.UnmarshalBinary(b); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.UnmarshalBinary(eth.Payload); err != nil {
-		t.Fatal(err)
-	}
-	return fmt.Sprintf("%d %s %s for %s %s to %s",
-		p.Operation, p.SenderIP, p.SenderHardwareAddr, p.TargetIP, p.TargetHardwareAddr, eth.Destination)
-}
 
 // testContract is the table that holds for the simulated and the real interface.
-func testContract(t *testing.T, l segment, mac net.HardwareAddr) {
+func testContract(t *testing.T, l testSegment, mac net.HardwareAddr) {
 	request := func(to net.HardwareAddr, sender, target netip.Addr) []byte {
 		return encodeARP(arp.OperationRequest, clientMAC, sender, zeroMAC, target, to)
 	}
@@ -206,7 +61,7 @@ func TestContractSimulated(t *testing.T) {
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
 	s := newSimulatedSegment()
 	r := newResponder(t.Context(), &net.Interface{Index: 1, HardwareAddr: mac}, s, slog.Default(), func() {})
-	defer r.shutdown()
+	defer r.closeAndWait()
 	r.mu.Lock()
 	r.addrs[vip] = true // without a burst
 	r.mu.Unlock()
@@ -238,7 +93,7 @@ func TestBurst(t *testing.T) {
 		mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
 		s := newSimulatedSegment()
 		r := newResponder(t.Context(), &net.Interface{Index: 1, HardwareAddr: mac}, s, slog.Default(), func() {})
-		defer r.shutdown()
+		defer r.closeAndWait()
 		start := time.Now()
 		if err := r.setAddresses([]netip.Addr{vip}); err != nil {
 			t.Fatal(err)
@@ -336,11 +191,11 @@ func TestForeignARPDoesNotWake(t *testing.T) {
 	}
 	for i := range 1000 {
 		other := netip.AddrFrom4([4]byte{198, 51, 100, byte(i)})
-		c.send(t, encodeARP(arp.OperationRequest, clientMAC, clientIP, zeroMAC, other, ethernet.Broadcast))
+		c.sendFrame(t, encodeARP(arp.OperationRequest, clientMAC, clientIP, zeroMAC, other, ethernet.Broadcast))
 	}
-	c.send(t, encodeARP(arp.OperationRequest, clientMAC, clientIP, zeroMAC, vip, ethernet.Broadcast))
+	c.sendFrame(t, encodeARP(arp.OperationRequest, clientMAC, clientIP, zeroMAC, vip, ethernet.Broadcast))
 	answer := fmt.Sprintf("2 %s %s for %s %s to %s", vip, c.speaker.HardwareAddr, clientIP, clientMAC, clientMAC)
-	for decodeARP(t, c.receive(t)) != answer {
+	for decodeARP(t, c.receiveFrame(t)) != answer {
 	}
 	stats, err := conn.Stats()
 	if err != nil {
@@ -449,7 +304,7 @@ func TestInterfaceDownAndUp(t *testing.T) {
 		if _, err := a.Set(t.Context(), claims); err != nil {
 			t.Fatal(err)
 		}
-		c.receive(t) // the announcement
+		c.receiveFrame(t) // the announcement
 		if err := netlink.LinkSetDown(vip0); err != nil {
 			t.Fatal(err)
 		}

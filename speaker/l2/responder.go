@@ -86,6 +86,8 @@ func newResponder(ctx context.Context, ifi *net.Interface, conn arpSocket, log *
 	return r
 }
 
+// isBoundTo reports whether the socket works and is bound to the interface with its
+// current MAC.
 func (r *arpResponder) isBoundTo(ifi *net.Interface) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -131,7 +133,8 @@ func (r *arpResponder) setAddresses(addrs []netip.Addr) error {
 	return nil
 }
 
-func (r *arpResponder) shutdown() {
+// closeAndWait closes the socket and waits for the goroutines.
+func (r *arpResponder) closeAndWait() {
 	r.cancel()
 	if err := r.conn.Close(); err != nil {
 		r.log.Warn("closing the ARP socket failed", "error", err)

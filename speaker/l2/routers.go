@@ -80,7 +80,7 @@ func (r *Routers) Set(ctx context.Context, interfaces []string) {
 		if _, known := r.watches[name]; !known {
 			ctx, stop := context.WithCancel(ctx)
 			r.watches[name] = &routerWatch{stop: stop}
-			go r.discover(ctx, name)
+			go r.runDiscovery(ctx, name)
 		}
 	}
 }
@@ -99,12 +99,12 @@ func (r *Routers) Found() map[string]netip.Addr {
 	return found
 }
 
-// discover restarts the exchange on an interface whenever it fails, until ctx ends.
+// runDiscovery restarts the exchange on an interface whenever it fails, until ctx ends.
 // It logs an error once.
-func (r *Routers) discover(ctx context.Context, iface string) {
+func (r *Routers) runDiscovery(ctx context.Context, iface string) {
 	lastError := ""
 	for ctx.Err() == nil {
-		err := r.exchange(ctx, iface)
+		err := r.exchangeAdvertisements(ctx, iface)
 		if err != nil && err.Error() != lastError && ctx.Err() == nil {
 			lastError = err.Error()
 			r.log.Warn("router discovery failed, retrying", "interface", iface, "error", err)
@@ -116,9 +116,9 @@ func (r *Routers) discover(ctx context.Context, iface string) {
 	}
 }
 
-// exchange advertises this node and receives router advertisements, until the socket
+// exchangeAdvertisements advertises this node and receives router advertisements, until the socket
 // fails or ctx ends.
-func (r *Routers) exchange(ctx context.Context, iface string) error {
+func (r *Routers) exchangeAdvertisements(ctx context.Context, iface string) error {
 	ifi, err := net.InterfaceByName(iface)
 	if err != nil {
 		return fmt.Errorf("find interface %s: %w", iface, err)
@@ -160,12 +160,13 @@ func (r *Routers) exchange(ctx context.Context, iface string) error {
 		if sent < initialAdvertisements {
 			wait = initialAdvertiseInterval
 		}
-		if err := r.receive(conn, iface, own, time.Now().Add(wait)); err != nil {
+		if err := r.receiveUntil(conn, iface, own, time.Now().Add(wait)); err != nil {
 			return err
 		}
 	}
 }
 
+// sendAdvertisement sends a router advertisement with a lifetime of zero.
 func sendAdvertisement(conn *ndp.Conn, ifi *net.Interface) error {
 	ra := &ndp.RouterAdvertisement{Options: []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: ifi.HardwareAddr}}}
 	if err := conn.WriteTo(ra, nil, netip.MustParseAddr("ff02::1")); err != nil {
@@ -174,9 +175,9 @@ func sendAdvertisement(conn *ndp.Conn, ifi *net.Interface) error {
 	return nil
 }
 
-// receive handles messages until the time, or until shortly after a router has
+// receiveUntil handles messages until the time, or until shortly after a router has
 // solicited an advertisement.
-func (r *Routers) receive(conn *ndp.Conn, iface string, own []netip.Addr, until time.Time) error {
+func (r *Routers) receiveUntil(conn *ndp.Conn, iface string, own []netip.Addr, until time.Time) error {
 	if err := conn.SetReadDeadline(until); err != nil {
 		return fmt.Errorf("listen on %s: %w", iface, err)
 	}
@@ -193,7 +194,7 @@ func (r *Routers) receive(conn *ndp.Conn, iface string, own []netip.Addr, until 
 		}
 		switch m := message.(type) {
 		case *ndp.RouterAdvertisement:
-			r.observe(iface, from.WithZone(iface), m.RouterLifetime > 0)
+			r.recordRouter(iface, from.WithZone(iface), m.RouterLifetime > 0)
 		case *ndp.RouterSolicitation:
 			if !solicited {
 				solicited = true
@@ -207,9 +208,9 @@ func (r *Routers) receive(conn *ndp.Conn, iface string, own []netip.Addr, until 
 	}
 }
 
-// observe records a router's advertisement. The first router stays selected until
+// recordRouter records a router's advertisement. The first router stays selected until
 // its timeout, except that a default gateway replaces a router that is not one.
-func (r *Routers) observe(iface string, from netip.Addr, gateway bool) {
+func (r *Routers) recordRouter(iface string, from netip.Addr, gateway bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w := r.watches[iface]

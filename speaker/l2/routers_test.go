@@ -54,11 +54,11 @@ func TestRouters(t *testing.T) {
 	}
 	<-changed
 
-	near.observe("vip0", netip.MustParseAddr("fe80::99%vip0"), false)
+	near.recordRouter("vip0", netip.MustParseAddr("fe80::99%vip0"), false)
 	if got := near.Found()["vip0"]; got.WithZone("") == netip.MustParseAddr("fe80::99") {
 		t.Error("another speaker has replaced the router")
 	}
-	near.observe("vip0", netip.MustParseAddr("fe80::42%vip0"), true)
+	near.recordRouter("vip0", netip.MustParseAddr("fe80::42%vip0"), true)
 	if got := near.Found()["vip0"]; got != netip.MustParseAddr("fe80::42%vip0") {
 		t.Errorf("found %s, want the one that offers to be a gateway", got)
 	}

@@ -94,6 +94,7 @@ func isOnLink(addr netip.Addr, interfaces []l2.Interface) bool {
 	return slices.ContainsFunc(interfaces, func(i l2.Interface) bool { return i.Contains(addr) })
 }
 
+// newSession returns the parameters of the BGP OPEN message for the peer.
 func newSession(p config.BGPPeer, node *corev1.Node) bgp.Session {
 	s := bgp.Session{
 		LocalASN: p.MyASN, PeerASN: p.PeerASN, RouterID: p.RouterID, IPv4: p.IPv4, IPv6: p.IPv6,
@@ -321,16 +322,16 @@ func (d *decision) advertisedRoutes(h heldAddress, i int) (routes []AdvertisedRo
 	case !any, !all && d.anyServesAll(h, scoped):
 		return nil, h.missingEndpoints(d.nodes[i].name)
 	}
-	for r, prefix := range scoped[i].prefixes(h.addr, d.aggregatableRanges(h)) {
+	for r, prefix := range scoped[i].routePrefixes(h.addr, d.aggregatableRanges(h)) {
 		routes = append(routes, AdvertisedRoute{r.peer, prefix, r.attributes})
 	}
 	return routes, v1alpha1.Refusal{}
 }
 
-// prefixes yields the routes for an address. Several routes to a peer may have the
+// routePrefixes yields the routes for an address. Several routes to a peer may have the
 // same prefix, because an aggregate is not possible: then the first one determines
 // the attributes, and the communities of all are merged.
-func (n *nodeRoutes) prefixes(addr netip.Addr, within []netipx.IPRange) iter.Seq2[peerRoute, netip.Prefix] {
+func (n *nodeRoutes) routePrefixes(addr netip.Addr, within []netipx.IPRange) iter.Seq2[peerRoute, netip.Prefix] {
 	return func(yield func(peerRoute, netip.Prefix) bool) {
 		for i, r := range n.routes {
 			prefix := r.advertisement.Prefix(addr, within)
@@ -359,7 +360,7 @@ func mergeCommunities(a, b string) string {
 // addRoutes adds the node's own routes of one address to the sessions.
 func (p *Plan) addRoutes(addr netip.Addr, own *nodeRoutes, within []netipx.IPRange) {
 	p.Advertised[addr] = own.peerIndexes
-	for r, prefix := range own.prefixes(addr, within) {
+	for r, prefix := range own.routePrefixes(addr, within) {
 		p.BGP[r.peerIndex].Peer.Routes[prefix] = r.attributes
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
-func pool(name string, addresses ...string) *v1alpha1.IPAddressPool {
+func newPool(name string, addresses ...string) *v1alpha1.IPAddressPool {
 	p := &v1alpha1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	for _, a := range addresses {
 		p.Spec.Addresses = append(p.Spec.Addresses, v1alpha1.AddressRange(a))
@@ -28,7 +28,7 @@ func pool(name string, addresses ...string) *v1alpha1.IPAddressPool {
 
 // deletedPool returns a pool that is being deleted and still has its finalizer.
 func deletedPool(name string, addresses ...string) *v1alpha1.IPAddressPool {
-	p := pool(name, addresses...)
+	p := newPool(name, addresses...)
 	p.Labels, p.DeletionTimestamp = map[string]string{"tier": "edge"}, &metav1.Time{}
 	return p
 }
@@ -105,14 +105,14 @@ func TestRoutes(t *testing.T) {
 		{
 			name: "an aggregate within the pool", want: []string{"a: 203.0.113.0/24 lp 100"},
 			objects: config.Objects{
-				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/24")},
+				Pools:    []*v1alpha1.IPAddressPool{newPool("p", "203.0.113.0/24")},
 				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", aggregated)},
 			},
 		},
 		{
 			name: "an aggregate beyond the pool", want: []string{"a: 203.0.113.5/32 lp 100"},
 			objects: config.Objects{
-				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0-203.0.113.100")},
+				Pools:    []*v1alpha1.IPAddressPool{newPool("p", "203.0.113.0-203.0.113.100")},
 				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", aggregated)},
 			},
 		},
@@ -121,7 +121,7 @@ func TestRoutes(t *testing.T) {
 			want:     []string{"a: 203.0.113.128/25 lp 100", "a: 203.0.113.5/32 lp 100"},
 			services: []*corev1.Service{service("s", "203.0.113.5", "p"), service("r", "203.0.113.200", "p")},
 			objects: config.Objects{
-				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.128/25")},
+				Pools:    []*v1alpha1.IPAddressPool{newPool("p", "203.0.113.128/25")},
 				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
 				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", func(s *v1alpha1.BGPAdvertisementSpec) {
 					s.AggregationLength = ptrTo(int32(25))
@@ -133,7 +133,7 @@ func TestRoutes(t *testing.T) {
 			objects: config.Objects{
 				Pools: []*v1alpha1.IPAddressPool{deletedPool("p", "203.0.113.0/24")}, BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
 				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("edge", aggregated, func(s *v1alpha1.BGPAdvertisementSpec) {
-					s.IPAddressPoolSelectors = matching("tier", "edge")
+					s.IPAddressPoolSelectors = matchLabel("tier", "edge")
 				})},
 			},
 		},
@@ -145,7 +145,7 @@ func TestRoutes(t *testing.T) {
 				s.Annotations[v1alpha1.AnnotationAllocatedFrom] += ",198.51.100.7=q"
 			})},
 			objects: config.Objects{
-				Pools: []*v1alpha1.IPAddressPool{pool("q", "198.51.100.0/24")}, BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
+				Pools: []*v1alpha1.IPAddressPool{newPool("q", "198.51.100.0/24")}, BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
 				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
 					bgpad("p", func(s *v1alpha1.BGPAdvertisementSpec) {
 						s.IPAddressPools, s.LocalPref = []string{"p"}, ptrTo(int64(50))
@@ -157,7 +157,7 @@ func TestRoutes(t *testing.T) {
 		{
 			name: "an aggregate and host routes", want: []string{"a: 203.0.113.0/24 lp 100", "a: 203.0.113.5/32 lp 100 65535:65281"},
 			objects: config.Objects{
-				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/24")},
+				Pools:    []*v1alpha1.IPAddressPool{newPool("p", "203.0.113.0/24")},
 				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
 				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("1", aggregated), bgpad("2", func(s *v1alpha1.BGPAdvertisementSpec) {
 					s.Communities = []string{"no-export"}
@@ -198,7 +198,7 @@ func TestRoutes(t *testing.T) {
 			name: "an aggregate that is not possible: communities are merged",
 			want: []string{"a: 203.0.113.5/32 lp 100 64512:1 65535:65281"},
 			objects: config.Objects{
-				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/28")},
+				Pools:    []*v1alpha1.IPAddressPool{newPool("p", "203.0.113.0/28")},
 				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},
 				BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
 					bgpad("1", func(s *v1alpha1.BGPAdvertisementSpec) { s.Communities = []string{"64512:1"} }),
@@ -211,7 +211,7 @@ func TestRoutes(t *testing.T) {
 			services: []*corev1.Service{service("s", "203.0.113.5", "p", local)},
 			slices:   []*discoveryv1.EndpointSlice{endpoints("s", "node-1 ready")},
 			objects: config.Objects{
-				Pools:    []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/24")},
+				Pools:    []*v1alpha1.IPAddressPool{newPool("p", "203.0.113.0/24")},
 				BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all", aggregated)},
 			},
 		},

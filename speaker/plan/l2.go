@@ -18,9 +18,9 @@ type candidateNode struct {
 	namedInterfaces []string // announces on these, whatever their subnet
 }
 
-// candidates returns all nodes as candidates for the addresses of a pool, nil if no
+// poolCandidates returns all nodes as candidates for the addresses of a pool, nil if no
 // L2Advertisement covers the pool.
-func (d *decision) candidates(pool string) []candidateNode {
+func (d *decision) poolCandidates(pool string) []candidateNode {
 	if known, ok := d.candidatesByPool[pool]; ok {
 		return known
 	}
@@ -58,7 +58,7 @@ type eligibleNode struct {
 // electOwners returns the interfaces of each L2 owner, or why there is none.
 // It calls observe, unless nil, with the state of every node, in order of names.
 func (d *decision) electOwners(h heldAddress, observe func(NodeState)) (claims map[string][]string, refusal v1alpha1.Refusal) {
-	candidates := d.candidates(h.pool)
+	candidates := d.poolCandidates(h.pool)
 	if candidates == nil {
 		return nil, v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
 	}
@@ -165,7 +165,7 @@ func (c candidateNode) noInterface() v1alpha1.Refusal {
 	case len(c.interfaces) == 0:
 		refusal.Message = "has not reported any interfaces: check that a speaker runs there"
 	case !c.bySubnet:
-		refusal.Message = "has no interface named " + strings.Join(c.namedInterfaces, ", ")
+		refusal.Message = "does not have an interface named " + strings.Join(c.namedInterfaces, ", ")
 	default:
 		var reported []string
 		for _, i := range c.interfaces {
@@ -225,6 +225,7 @@ func groupBySegment(eligible []eligibleNode) (groups [][]segmentMember) {
 	return groups
 }
 
+// sameSegment reports whether two interfaces may be on one segment.
 func sameSegment(a, b l2.Interface) bool {
 	return a.Name == b.Name || slices.ContainsFunc(a.Prefixes, func(p netip.Prefix) bool {
 		return slices.ContainsFunc(b.Prefixes, p.Overlaps)

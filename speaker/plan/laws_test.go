@@ -23,11 +23,11 @@ import (
 func drawSnapshot(t *rapid.T) Snapshot {
 	s := Snapshot{
 		Interfaces: map[string][]l2.Interface{},
-		Config: parse(
-			l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}, NodeSelectors: matching("x", "y")}),
+		Config: parseL2(
+			l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}, NodeSelectors: matchLabel("x", "y")}),
 			l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}})),
 	}
-	pools, _ := config.Parse(config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/24")}})
+	pools, _ := config.Parse(config.Objects{Pools: []*v1alpha1.IPAddressPool{newPool("p", "192.0.2.0/24")}})
 	s.Config.Pools = pools.Pools
 	for i := range rapid.IntRange(0, 6).Draw(t, "nodes") {
 		n := node(fmt.Sprintf("node-%d", i))

@@ -100,7 +100,7 @@ func Decide(s Snapshot) Plan {
 		Unannounced: map[netip.Addr]v1alpha1.Refusal{}, Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
 	}
 	for _, h := range heldAddresses(s.Services) {
-		h = d.resolve(h)
+		h = d.resolveAddress(h)
 		claims, l2Refusal := d.electOwners(h, nil)
 		routes, bgpRefusal := d.selectAdvertisers(h)
 		own := claims[s.Node]
@@ -152,7 +152,7 @@ func Explain(s Snapshot, svc *corev1.Service) (states []AddressState) {
 		return cmp.Compare(slices.Index(wanted, a.addr), slices.Index(wanted, b.addr))
 	})
 	for _, h := range held {
-		h = d.resolve(h)
+		h = d.resolveAddress(h)
 		explained := AddressState{Addr: h.addr, Pool: h.pool}
 		owners := map[string]NodeState{}
 		claims, l2Refusal := d.electOwners(h, func(s NodeState) { owners[s.Node] = s })
@@ -223,6 +223,7 @@ type clusterNode struct {
 	interfaces []l2.Interface
 }
 
+// newDecision returns the snapshot with its nodes, and with this node's sessions.
 func newDecision(s Snapshot) *decision {
 	d := &decision{
 		Snapshot: s, endpoints: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}, candidatesByPool: map[string][]candidateNode{},
@@ -300,7 +301,7 @@ func summarizeRefusals(pool string, states []NodeState) v1alpha1.Refusal {
 	}
 	nodes := slices.Concat(by[v1alpha1.NodeExcluded], by[v1alpha1.NodeNotReady], by[v1alpha1.NodeNotSelected])
 	if len(nodes) == 0 {
-		return v1alpha1.Refusal{Reason: v1alpha1.NoEligibleNode, Message: "there are no nodes in the cluster"}
+		return v1alpha1.Refusal{Reason: v1alpha1.NoEligibleNode, Message: "no nodes in the cluster"}
 	}
 	return v1alpha1.Refusal{
 		Reason:  v1alpha1.NoEligibleNode,

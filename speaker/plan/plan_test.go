@@ -30,12 +30,12 @@ func l2ad(name string, spec v1alpha1.L2AdvertisementSpec) *v1alpha1.L2Advertisem
 	return &v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}
 }
 
-func parse(ads ...*v1alpha1.L2Advertisement) config.Config {
+func parseL2(ads ...*v1alpha1.L2Advertisement) config.Config {
 	c, _ := config.Parse(config.Objects{L2Advertisements: ads})
 	return c
 }
 
-func matching(key, value string) []metav1.LabelSelector {
+func matchLabel(key, value string) []metav1.LabelSelector {
 	return []metav1.LabelSelector{{MatchLabels: map[string]string{key: value}}}
 }
 
@@ -67,7 +67,7 @@ func TestDecide(t *testing.T) {
 		lan[n] = []l2.Interface{newInterface("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
 	}
 	three := []*corev1.Node{node("a"), node("b"), node("c")}
-	all := parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))
+	all := parseL2(l2ad("all", v1alpha1.L2AdvertisementSpec{}))
 	exclude := labelled(corev1.LabelNodeExcludeBalancers, "")
 	const addr = "192.0.2.77"
 
@@ -81,7 +81,7 @@ func TestDecide(t *testing.T) {
 		return s
 	}
 	advertised := func(spec v1alpha1.L2AdvertisementSpec) func(*Snapshot) {
-		return func(s *Snapshot) { s.Config = parse(l2ad("x", spec)) }
+		return func(s *Snapshot) { s.Config = parseL2(l2ad("x", spec)) }
 	}
 	onInterfaces := func(names ...string) func(*Snapshot) {
 		return advertised(v1alpha1.L2AdvertisementSpec{Interfaces: names})
@@ -101,7 +101,7 @@ func TestDecide(t *testing.T) {
 	onPool := func(name string) func(*Snapshot) {
 		return advertised(v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{name}})
 	}
-	selecting := advertised(v1alpha1.L2AdvertisementSpec{NodeSelectors: matching("x", "y")})
+	selecting := advertised(v1alpha1.L2AdvertisementSpec{NodeSelectors: matchLabel("x", "y")})
 	deletedNode := func(n *corev1.Node) { n.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }
 
 	for _, row := range []struct {
@@ -141,7 +141,7 @@ func TestDecide(t *testing.T) {
 			0, "", v1alpha1.NoInterface, "a has only eth0 192.0.2.0/24; b has only",
 		},
 		{"no subnet, but a named interface", snapshot(onInterfaces("eth0"), holding("203.0.113.1")), 1, "a b c", "", ""},
-		{"no interface of the name", snapshot(onInterfaces("eth9")), 0, "", v1alpha1.NoInterface, "no interface named eth9"},
+		{"no interface of the name", snapshot(onInterfaces("eth9")), 0, "", v1alpha1.NoInterface, "an interface named eth9"},
 		{"no speaker on two of three", snapshot(interfaces(map[string][]l2.Interface{"b": lan["b"]})), 1, "b", "", ""},
 		{
 			"Local: the ready one", snapshot(localTo(endpoints("s", "a down", "b ready", "c serving"), endpoints("t", "a ready"))),
@@ -191,7 +191,7 @@ func TestDecide(t *testing.T) {
 
 // TestSpread checks that the ranks distribute addresses evenly enough.
 func TestSpread(t *testing.T) {
-	s := Snapshot{Interfaces: map[string][]l2.Interface{}, Config: parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}
+	s := Snapshot{Interfaces: map[string][]l2.Interface{}, Config: parseL2(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}
 	for i := range 5 {
 		n := node(fmt.Sprintf("node-%d", i))
 		s.Nodes = append(s.Nodes, n)
@@ -213,7 +213,7 @@ func TestSpread(t *testing.T) {
 func BenchmarkDecide(b *testing.B) {
 	for _, size := range []struct{ nodes, services int }{{100, 10_000}, {1000, 100}} {
 		b.Run(fmt.Sprintf("nodes=%d/services=%d", size.nodes, size.services), func(b *testing.B) {
-			s := Snapshot{Node: "node-0", Interfaces: map[string][]l2.Interface{}, Config: parse(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}
+			s := Snapshot{Node: "node-0", Interfaces: map[string][]l2.Interface{}, Config: parseL2(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}
 			for i := range size.nodes {
 				n := node(fmt.Sprintf("node-%d", i))
 				s.Nodes = append(s.Nodes, n)

@@ -141,7 +141,7 @@ func TestLawOutOfPool(t *testing.T) {
 	by := map[string]v1alpha1.BGPAdvertisementSpec{
 		"all":      {},
 		"name":     {IPAddressPools: []string{"p", "q"}},
-		"selector": {IPAddressPoolSelectors: matching("tier", "edge")},
+		"selector": {IPAddressPoolSelectors: matchLabel("tier", "edge")},
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		s, objects := drawBGPSnapshot(t)
@@ -157,7 +157,7 @@ func TestLawOutOfPool(t *testing.T) {
 			ad.Spec.IPAddressPools, ad.Spec.IPAddressPoolSelectors = scope.IPAddressPools, scope.IPAddressPoolSelectors
 			ad.Spec.AggregationLength = ptrTo(rapid.SampledFrom([]int32{24, 28, 32}).Draw(t, "length"))
 		}
-		old, other := pool("p", "203.0.113.0/24"), pool("q", "203.0.114.0/24")
+		old, other := newPool("p", "203.0.113.0/24"), newPool("q", "203.0.114.0/24")
 		old.Labels, other.Labels = map[string]string{"tier": "edge"}, map[string]string{"tier": "edge"}
 		objects.Pools = []*v1alpha1.IPAddressPool{old, other}
 		var addrs []netip.Addr
@@ -173,14 +173,14 @@ func TestLawOutOfPool(t *testing.T) {
 			s.Services = append(s.Services, svc)
 		}
 		s.Config, _ = config.Parse(objects)
-		before := announcements(s, addrs)
+		before := allAnnouncements(s, addrs)
 		changed := drawChangedPool(t, old)
 		objects.Pools = []*v1alpha1.IPAddressPool{changed, other}
 		if rapid.Bool().Draw(t, "another pool contains the rest") {
-			objects.Pools = append(objects.Pools, pool("r", "203.0.113.128/25"))
+			objects.Pools = append(objects.Pools, newPool("r", "203.0.113.128/25"))
 		}
 		s.Config, _ = config.Parse(objects)
-		if after := announcements(s, addrs); !maps.Equal(before, after) {
+		if after := allAnnouncements(s, addrs); !maps.Equal(before, after) {
 			t.Fatalf("before: %v\nafter:  %v", before, after)
 		}
 		checkContained(t, s)
@@ -200,8 +200,8 @@ func drawChangedPool(t *rapid.T, from *v1alpha1.IPAddressPool) *v1alpha1.IPAddre
 	return changed
 }
 
-// announcements returns all announcements of the addresses as "NODE ADDRESS WHERE".
-func announcements(s Snapshot, addrs []netip.Addr) map[string]bool {
+// allAnnouncements returns all announcements of the addresses as "NODE ADDRESS WHERE".
+func allAnnouncements(s Snapshot, addrs []netip.Addr) map[string]bool {
 	all := map[string]bool{}
 	for _, n := range s.Nodes {
 		s.Node = n.Name

@@ -53,8 +53,8 @@ func compareAge(a, b *corev1.Service) int {
 		strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
 
-// resolve returns h with its pool and localNodes.
-func (d *decision) resolve(h heldAddress) heldAddress {
+// resolveAddress returns h with its pool and localNodes.
+func (d *decision) resolveAddress(h heldAddress) heldAddress {
 	h.pool = d.recordedPool(h)
 	for i, svc := range h.services {
 		if svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
@@ -94,7 +94,7 @@ func (d *decision) recordedPool(h heldAddress) string {
 // poolPreference orders the pools that an address is recorded under: announced pools
 // first, and of these the ones that no longer contain it.
 func (d *decision) poolPreference(pool string, addr netip.Addr) (n int) {
-	if d.candidates(pool) == nil && d.routesOfScope(routeScope{pool, addr.Is6()}) == nil {
+	if d.poolCandidates(pool) == nil && d.routesOfScope(routeScope{pool, addr.Is6()}) == nil {
 		n += 2
 	}
 	if slices.ContainsFunc(d.poolRanges[pool], func(r netipx.IPRange) bool { return r.Contains(addr) }) {

@@ -29,7 +29,7 @@ func bothLocal() []*corev1.Service {
 	return []*corev1.Service{sharingService("x", local), sharingService("y", local)}
 }
 
-func created(second int64) func(*corev1.Service) {
+func createdAt(second int64) func(*corev1.Service) {
 	return func(s *corev1.Service) { s.CreationTimestamp = metav1.Unix(second, 0) }
 }
 
@@ -41,7 +41,7 @@ func sharingSnapshot(services []*corev1.Service, slices ...*discoveryv1.Endpoint
 		s.Interfaces[name] = []l2.Interface{newInterface("eth0", "203.0.113.200/24")}
 	}
 	s.Config, _ = config.Parse(config.Objects{
-		Pools:            []*v1alpha1.IPAddressPool{pool("p", "203.0.113.0/24")},
+		Pools:            []*v1alpha1.IPAddressPool{newPool("p", "203.0.113.0/24")},
 		L2Advertisements: []*v1alpha1.L2Advertisement{l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}})},
 		BGPPeers:         []*v1alpha1.BGPPeer{peer("router", "203.0.113.1")},
 		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("p", func(s *v1alpha1.BGPAdvertisementSpec) {
@@ -57,11 +57,11 @@ func withSecondPool(s Snapshot) Snapshot {
 	s.Nodes[1].Labels["x"] = "y"
 	q, _ := config.Parse(config.Objects{
 		L2Advertisements: []*v1alpha1.L2Advertisement{l2ad("q", v1alpha1.L2AdvertisementSpec{
-			IPAddressPools: []string{"q"}, NodeSelectors: matching("x", "y"),
+			IPAddressPools: []string{"q"}, NodeSelectors: matchLabel("x", "y"),
 		})},
 		BGPPeers: []*v1alpha1.BGPPeer{peer("router", "203.0.113.1")},
 		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("q", func(s *v1alpha1.BGPAdvertisementSpec) {
-			s.IPAddressPools, s.NodeSelectors = []string{"q"}, matching("x", "y")
+			s.IPAddressPools, s.NodeSelectors = []string{"q"}, matchLabel("x", "y")
 		})},
 	})
 	s.Config.L2Advertisements = append(s.Config.L2Advertisements, q.L2Advertisements...)
@@ -87,26 +87,26 @@ func TestShare(t *testing.T) {
 			"a b c", "203.0.113.0/24", "x", "", "",
 		},
 		{
-			"Events are about the oldest", sharingSnapshot([]*corev1.Service{sharingService("x", created(2)), sharingService("y", created(1))}),
+			"Events are about the oldest", sharingSnapshot([]*corev1.Service{sharingService("x", createdAt(2)), sharingService("y", createdAt(1))}),
 			"a b c", "203.0.113.0/24", "y", "", "",
 		},
 		{
 			"Local and Local, with the same backends",
 			sharingSnapshot(bothLocal(), endpoints("x", "a ready", "b ready"), endpoints("y", "a ready", "b ready")),
-			"a b", "203.0.113.5/32", "x", "", "c has no ready endpoint, and externalTrafficPolicy is Local",
+			"a b", "203.0.113.5/32", "x", "", "c does not have a ready endpoint, and externalTrafficPolicy is Local",
 		},
 		{
 			"EndpointSlices that lag, with a node in common",
 			sharingSnapshot(bothLocal(), endpoints("x", "a ready", "b ready"), endpoints("y", "b ready", "c ready")),
-			"b", "203.0.113.5/32", "x", "", "a has no ready endpoint of Service ns/y, which shares the address",
+			"b", "203.0.113.5/32", "x", "", "a does not have a ready endpoint of Service ns/y, which shares the address",
 		},
 		{
 			"EndpointSlices that lag, with no node in common", sharingSnapshot(bothLocal(), endpoints("x", "a ready"), endpoints("y", "b ready")),
-			"a b", "203.0.113.5/32", "x", "", "c has no ready endpoint, and",
+			"a b", "203.0.113.5/32", "x", "", "c does not have a ready endpoint, and",
 		},
 		{
 			"EndpointSlices that are not there yet", sharingSnapshot(bothLocal(), endpoints("x", "a ready")),
-			"a", "203.0.113.5/32", "x", "", "b has no ready endpoint, and",
+			"a", "203.0.113.5/32", "x", "", "b does not have a ready endpoint, and",
 		},
 		{
 			"the only node in common is not eligible", func() Snapshot {
@@ -123,7 +123,7 @@ func TestShare(t *testing.T) {
 		{"no endpoint of either", sharingSnapshot(bothLocal(), endpoints("x", "a down")), "", "", "", v1alpha1.NoEndpoints, ""},
 		{
 			"Cluster and Local", sharingSnapshot([]*corev1.Service{sharingService("x"), sharingService("y", local)}, endpoints("y", "c ready")),
-			"c", "203.0.113.5/32", "x", "", "a has no ready endpoint of Service ns/y",
+			"c", "203.0.113.5/32", "x", "", "a does not have a ready endpoint of Service ns/y",
 		},
 		{
 			"Cluster, and Local without an endpoint", sharingSnapshot([]*corev1.Service{sharingService("x"), sharingService("y", local)}),
@@ -133,17 +133,17 @@ func TestShare(t *testing.T) {
 			"one leaves",
 			sharingSnapshot([]*corev1.Service{sharingService("x", deleted), sharingService("y", local)},
 				endpoints("x", "a ready", "b ready"), endpoints("y", "b ready")),
-			"b", "203.0.113.5/32", "y", "", "a has no ready endpoint, and",
+			"b", "203.0.113.5/32", "y", "", "a does not have a ready endpoint, and",
 		},
 		{"both leave", sharingSnapshot([]*corev1.Service{sharingService("x", deleted), sharingService("y", deleted)}), "", "", "", "", ""},
 		{
 			"records that differ: the one that is announced",
-			sharingSnapshot([]*corev1.Service{sharingService("x", created(2)), sharingService("y", created(1), another)}),
+			sharingSnapshot([]*corev1.Service{sharingService("x", createdAt(2)), sharingService("y", createdAt(1), another)}),
 			"a b c", "203.0.113.0/24", "y", "", "",
 		},
 		{
 			"records that differ: the one from before",
-			withSecondPool(sharingSnapshot([]*corev1.Service{sharingService("x", created(1)), sharingService("y", created(2), another)})),
+			withSecondPool(sharingSnapshot([]*corev1.Service{sharingService("x", createdAt(1)), sharingService("y", createdAt(2), another)})),
 			"b", "203.0.113.5/32", "x", "", "",
 		},
 		{
@@ -197,10 +197,10 @@ func TestShare(t *testing.T) {
 	}
 }
 
-// summary is an AddressState in short.
-type summary struct{ owners, advertisers, refusals string }
+// stateSummary is an AddressState in short.
+type stateSummary struct{ owners, advertisers, refusals string }
 
-func summarizeState(v AddressState) summary {
+func summarizeState(v AddressState) stateSummary {
 	var owners, advertisers, refusals []string
 	for _, n := range v.Nodes {
 		if len(n.Interfaces) > 0 {
@@ -213,14 +213,14 @@ func summarizeState(v AddressState) summary {
 			refusals = append(refusals, n.Node+" "+n.Message)
 		}
 	}
-	return summary{strings.Join(owners, " "), strings.Join(advertisers, " "), strings.Join(refusals, "; ")}
+	return stateSummary{strings.Join(owners, " "), strings.Join(advertisers, " "), strings.Join(refusals, "; ")}
 }
 
 // TestShareSegments checks that the owner on each segment serves all Services if a
 // node there does, and any of them otherwise.
 func TestShareSegments(t *testing.T) {
 	s := sharingSnapshot(bothLocal(), endpoints("x", "a ready", "b ready", "c ready"), endpoints("y", "b ready"))
-	s.Config = parse(l2ad("p", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0", "eth1"}}))
+	s.Config = parseL2(l2ad("p", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0", "eth1"}}))
 	s.Interfaces = map[string][]l2.Interface{
 		"a": {newInterface("eth0", "192.0.2.1/24")}, "b": {newInterface("eth0", "192.0.2.2/24")}, "c": {newInterface("eth1", "198.51.100.3/24")},
 	}

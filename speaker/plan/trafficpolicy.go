@@ -42,11 +42,11 @@ func (h heldAddress) servedBy(node string) (any, all bool) {
 // missingEndpoints returns why the node does not serve all Services of the address.
 func (h heldAddress) missingEndpoints(node string) v1alpha1.Refusal {
 	if any, _ := h.servedBy(node); !any {
-		return v1alpha1.Refusal{Reason: v1alpha1.NoEndpoints, Message: "has no ready endpoint, and externalTrafficPolicy is Local"}
+		return v1alpha1.Refusal{Reason: v1alpha1.NoEndpoints, Message: "does not have a ready endpoint, and externalTrafficPolicy is Local"}
 	}
 	svc := h.services[slices.IndexFunc(h.localNodes, func(has func(string) bool) bool { return has != nil && !has(node) })]
 	return v1alpha1.Refusal{Reason: v1alpha1.NoEndpoints, Message: fmt.Sprintf(
-		"has no ready endpoint of Service %s/%s, which shares the address and has externalTrafficPolicy Local", svc.Namespace, svc.Name)}
+		"does not have a ready endpoint of Service %s/%s, which shares the address and has externalTrafficPolicy Local", svc.Namespace, svc.Name)}
 }
 
 // localEndpointNodes returns whether a node has an endpoint that its kube-proxy uses

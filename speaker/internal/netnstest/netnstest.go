@@ -1,5 +1,5 @@
 // Package netnstest runs a package's tests in a network namespace of their own,
-// and skips what a machine cannot run. Only tests may import it.
+// and skips tests that the machine cannot run. Only tests may import it.
 package netnstest
 
 import (
@@ -34,8 +34,8 @@ func Run(m *testing.M, setup ...func() error) (code int) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
-		// For the kernel, these tests are another application than those beside
-		// them (sched(7), autogroups).
+		// A session of its own puts these tests into another scheduling group than
+		// concurrent ones (sched(7), autogroups).
 		Setsid: true,
 	}
 	if os.Geteuid() != 0 {
