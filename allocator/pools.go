@@ -33,8 +33,8 @@ type addrSpan struct {
 	*poolSource
 }
 
-// NewPools prepares pools whose ranges are disjoint. The pools must not be
-// changed afterwards.
+// NewPools prepares pools for Allocate. Their ranges must be disjoint, and they must
+// not be changed afterwards.
 func NewPools(pools []Pool) *Pools {
 	p := &Pools{byName: make(map[string]*poolSource, len(pools))}
 	for i := range pools {

@@ -130,8 +130,8 @@ const (
 	longestMultiplier = 255
 )
 
-// maxDetectionTime is how long a speaker may be away before the router's BFD notices, if
-// the router does not ask for slower packets; 0 without BFD.
+// maxDetectionTime returns the detection time of the router while a speaker
+// restarts, unless the router requests longer intervals; 0 without BFD.
 func (p BGPPeer) maxDetectionTime() time.Duration {
 	if p.BFD == nil {
 		return 0
@@ -172,7 +172,7 @@ type BGPAdvertisement struct {
 	Communities   []string // standard "64512:100" and large "64512:1:2", sorted
 }
 
-// AdvertisedTo reports whether the peer is told.
+// AdvertisedTo reports whether routes are advertised to the peer.
 func (a BGPAdvertisement) AdvertisedTo(peer string) bool {
 	return a.AllPeers || slices.Contains(a.Peers, peer)
 }
@@ -248,21 +248,21 @@ func (a BGPAdvertisement) Prefix(addr netip.Addr, pool []netipx.IPRange) netip.P
 	return host
 }
 
-// unalignedRanges is the first range of a pool that is not made of whole aggregates, and
-// how many more there are.
+// unalignedRanges is the first range of a pool that does not consist of whole
+// aggregates, and the number of further ones.
 type unalignedRanges struct {
 	netipx.IPRange
 	more int
 }
 
-// poolAggregation is the length of the aggregates of one pool and family.
+// poolAggregation is the aggregation length for a pool and a family.
 type poolAggregation struct {
 	pool   int
 	ipv6   bool
 	length int
 }
 
-// alignmentCache remembers what was found out about each aggregation.
+// alignmentCache has the unaligned ranges of each aggregation that was checked.
 type alignmentCache map[poolAggregation]unalignedRanges
 
 // checkAlignment reports pools with ranges that do not consist of whole aggregates

@@ -142,7 +142,7 @@ func (s rankSet) add(rank int) {
 func (s rankSet) next(rank int) int {
 	i := len(s)/2 + rank
 	for !s[i] {
-		i++ // the neighbor, or its highest ancestor in whose subtree it is the first leaf
+		i++ // the neighbor, or its highest ancestor that has it as the first leaf
 		i >>= bits.TrailingZeros(uint(i))
 	}
 	for i < len(s)/2 {

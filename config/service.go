@@ -43,8 +43,8 @@ func (r Records) Of(addr netip.Addr) (value string, ok bool) {
 	return "", false
 }
 
-// RecordedPool returns the pool that a Service's address was assigned from, "" if
-// there is no record. Advertisements match the recorded pool, even if the pool no
+// RecordedPool returns the pool that a Service's address was assigned from, "" without
+// a record. Advertisements match the recorded pool, even if the pool no
 // longer contains the address.
 func RecordedPool(service *corev1.Service, addr netip.Addr) string {
 	pool, _ := ReadRecords(service.Annotations[v1alpha1.AnnotationAllocatedFrom]).Of(addr)

@@ -100,7 +100,7 @@ func NewChooser(policy Policy, nodes []*corev1.Node) Chooser {
 	case aws != "":
 		c.onAWS = Choice{Verdict: OnAWS, Message: "node " + aws + " is on AWS"}
 	case len(nodes) == 0:
-		c.onAWS = undecidedChoice(v1alpha1.ProviderUndecided, "there is no node yet to detect the provider from; set --provider=bare-metal to serve Services without nodes")
+		c.onAWS = undecidedChoice(v1alpha1.ProviderUndecided, "there are no nodes to detect the provider from; set --provider=bare-metal to serve Services without nodes")
 	case uninitialized != "":
 		c.onAWS = undecidedChoice(v1alpha1.ProviderUndecided, "node "+uninitialized+" still has the taint "+taintUninitialized+", so it may be in a cloud; set --provider=bare-metal to ignore it")
 	default:

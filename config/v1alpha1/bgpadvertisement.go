@@ -2,8 +2,8 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// BGPAdvertisement selects the pools whose addresses are advertised by BGP, the
-// peers and nodes that take part, and the attributes of the routes.
+// BGPAdvertisement advertises the addresses of pools by BGP, and selects the peers
+// and nodes that take part and the attributes of the routes.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,path=bgpadvertisements

@@ -82,7 +82,7 @@ type ServiceAllocation struct {
 	// +kubebuilder:validation:Minimum=0
 	Priority int32 `json:"priority,omitempty"`
 
-	// Namespaces whose Services may use the pool.
+	// Namespaces of the Services that may use the pool.
 	//
 	// +optional
 	// +listType=atomic

@@ -2,9 +2,9 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// L2Advertisement selects the pools whose addresses are announced on the LAN, by
-// answering ARP and Neighbor Discovery, and the nodes and interfaces that take part.
-// One node at a time answers for an address on a segment.
+// L2Advertisement announces the addresses of pools on the LAN, by answering ARP and
+// Neighbor Discovery, and selects the nodes and interfaces that take part. One node
+// at a time answers for an address on a segment.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster

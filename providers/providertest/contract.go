@@ -1,6 +1,6 @@
-// Package providertest is the contract of a cloud, as a test suite: what a
-// controller expects of every cloudprovider.LoadBalancer. A cloud's tests call
-// Run with a real or an emulated account.
+// Package providertest is a conformance test suite for clouds: it checks what a
+// controller requires of a cloudprovider.LoadBalancer. The tests of a cloud call Run
+// with a real or an emulated account.
 package providertest
 
 import (
@@ -23,27 +23,28 @@ import (
 // Cluster is the name of the cluster in every call.
 const Cluster = "kubernetes"
 
-// Cloud is an account in which there is nothing yet, and how to look at it
-// without asking the provider under test.
+// Cloud is an empty account, with functions that inspect it without the provider
+// under test.
 type Cloud struct {
 	LoadBalancer cloudprovider.LoadBalancer
 	Nodes        []*corev1.Node // three or more, all of which can be targets
-	// Targets says who gets the traffic of each port of a Service: the nodes,
-	// as "name:port". It is empty if there is no balancer.
+	// Targets returns the targets of each port of a Service, as "node:port". It is
+	// empty if the load balancer does not exist.
 	Targets func(t *testing.T, service *corev1.Service) map[int32][]string
-	// Parts identifies what was made for each port of a Service.
+	// Parts identifies the object that was created for each port of a Service.
 	Parts func(t *testing.T, service *corev1.Service) map[int32]string
-	// Remains lists what the provider made in the account and did not delete.
+	// Remains lists the objects that the provider created and has not deleted.
 	Remains func(t *testing.T) []string
-	// DeleteManually deletes the balancer of a Service, and no more, as a person would.
+	// DeleteManually deletes only the load balancer of a Service, as a user may do in
+	// the console.
 	DeleteManually func(t *testing.T, service *corev1.Service)
-	// Writes counts the calls so far that could change something.
+	// Writes counts the mutating calls so far.
 	Writes func() int
-	// Restart is the provider in a new process, which remembers nothing.
+	// Restart returns the provider as in a new process, without any cache.
 	Restart func() cloudprovider.LoadBalancer
 }
 
-// Run checks a cloud against the contract. It makes a new account for each row.
+// Run checks a cloud against the contract, with a new account for each row.
 func Run(t *testing.T, cloud func(t *testing.T) Cloud) {
 	t.Helper()
 	for _, row := range rows {
@@ -62,8 +63,8 @@ func Run(t *testing.T, cloud func(t *testing.T) Cloud) {
 	}
 }
 
-// Service is a Service in the namespace default, with TCP ports, whose UID
-// follows from the name. The nodePort of each port is NodePort.
+// Service returns a Service in the namespace default with TCP ports. Its UID is
+// derived from the name, and the nodePort of each port is NodePort.
 func Service(name string, ports ...int32) *corev1.Service {
 	s := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: serviceUID(name), Annotations: map[string]string{}},
@@ -82,7 +83,7 @@ func Service(name string, ports ...int32) *corev1.Service {
 	return s
 }
 
-// NodePort is the nodePort that Service gives to a port.
+// NodePort returns the nodePort that Service sets for a port.
 func NodePort(port int32) int32 { return 30000 + port%2768 }
 
 func serviceUID(text string) types.UID {
@@ -92,10 +93,9 @@ func serviceUID(text string) types.UID {
 	return types.UID(fmt.Sprintf("%08x-%04x-4000-8000-%012x", sum>>32, sum>>16&0xffff, sum&0xffffffffffff))
 }
 
-// checkedLoadBalancer is a provider whose every call is held to the laws that do not
-// depend on the row: what is passed in is only read, ImplementedElsewhere is
-// compared with == by the service controller, and an ingress is an address
-// with a mode, or a hostname.
+// checkedLoadBalancer wraps a provider and checks every call: arguments must not be
+// changed, ImplementedElsewhere must not be wrapped, because the service controller
+// compares it with ==, and an ingress is an address with a mode or a hostname.
 type checkedLoadBalancer struct {
 	t  *testing.T
 	lb cloudprovider.LoadBalancer
@@ -110,11 +110,11 @@ func (c checkedLoadBalancer) checkCall(call string, service *corev1.Service, nod
 	return func(status *corev1.LoadBalancerStatus, err error) {
 		c.t.Helper()
 		if !equality.Semantic.DeepEqual(before, service) {
-			c.t.Errorf("%s changed the Service that it was given, which is the informer's", call)
+			c.t.Errorf("%s changed its Service argument, which is shared with the informer", call)
 		}
 		for i, n := range nodes {
 			if !equality.Semantic.DeepEqual(nodesBefore[i], n) {
-				c.t.Errorf("%s changed node %s that it was given, which is the informer's", call, n.Name)
+				c.t.Errorf("%s changed its argument node %s, which is shared with the informer", call, n.Name)
 			}
 		}
 		if errors.Is(err, cloudprovider.ImplementedElsewhere) && err != cloudprovider.ImplementedElsewhere { //nolint:errorlint // this is the point
@@ -173,8 +173,8 @@ func (c checkedLoadBalancer) EnsureLoadBalancerDeleted(ctx context.Context, clus
 	return err
 }
 
-// callWithRetry calls until the answer is not "later", as a controller does, but
-// with less patience.
+// callWithRetry calls until the error is not a RetryError, as a controller does, but
+// with a shorter delay.
 func callWithRetry(call func() error) (err error) {
 	for range 200 {
 		var later *api.RetryError
@@ -193,7 +193,8 @@ func mustSucceed(t *testing.T, what string, call func() error) {
 	}
 }
 
-// ensureLoadBalancer is the status of a Service whose balancer must come about.
+// ensureLoadBalancer creates or updates the load balancer of a Service, and returns
+// its status.
 func ensureLoadBalancer(t *testing.T, lb cloudprovider.LoadBalancer, service *corev1.Service, nodes []*corev1.Node) *corev1.LoadBalancerStatus {
 	t.Helper()
 	var status *corev1.LoadBalancerStatus
@@ -202,7 +203,7 @@ func ensureLoadBalancer(t *testing.T, lb cloudprovider.LoadBalancer, service *co
 		return err
 	})
 	if status == nil || len(status.Ingress) == 0 {
-		t.Fatalf("the status of %s has no ingress: %+v", service.Name, status)
+		t.Fatalf("status of %s: missing ingress: %+v", service.Name, status)
 	}
 	return status
 }

@@ -18,28 +18,28 @@ var rows = []struct {
 	name, why string
 	test      func(t *testing.T, c Cloud)
 }{
-	{"get of a Service that never had one", "a controller asks before it cleans up, and an error would keep the finalizer", getNever},
-	{"delete of a Service that never had one", "the finalizer comes before the first call, so deletion may come before creation", deleteNever},
-	{"create", "what is ensured is there, and can be asked for", createLoadBalancer},
-	{"ensure again", "an unchanged Service must not change anything, and the same status writes nothing to the API", ensureAgain},
-	{"ensure after a restart", "a new process looks at every Service; it must find them in order", ensureAfterRestart},
-	{"names", "an object must be found again by a process that remembers nothing, and clouds allow 32 characters", namesDiffer},
-	{"two Services", "one Service is never another's loss", twoServices},
-	{"same name, new UID", "a Service that was deleted and made again is another one", newUID},
-	{"nodes come and go", "a node that left gets no traffic, a new one does", nodesChange},
-	{"update of a Service without a balancer", "a node event may come before the Service's own", updateNever},
+	{"get of a Service that never had one", "a controller calls get before it cleans up, and an error would keep the finalizer", getNever},
+	{"delete of a Service that never had one", "the finalizer is written before the first call, so deletion may precede creation", deleteNever},
+	{"create", "the load balancer exists after ensure, and get returns it", createLoadBalancer},
+	{"ensure again", "for an unchanged Service nothing must be written, neither to the cloud nor to the API server", ensureAgain},
+	{"ensure after a restart", "a new process syncs all Services, and must not write anything for unchanged ones", ensureAfterRestart},
+	{"names", "a new process must find existing objects by name, and clouds allow 32 characters", namesDiffer},
+	{"two Services", "the deletion of a Service must not affect another one", twoServices},
+	{"same name, new UID", "a Service that was deleted and recreated is a different one", newUID},
+	{"nodes are added and removed", "removed nodes must not receive traffic, and new ones must", nodesChange},
+	{"update of a Service without a balancer", "a node event may be handled before the event of the Service", updateNever},
 	{"no nodes", "an empty list is more often a mistake than a cluster without nodes", noNodes},
-	{"nodes of elsewhere", "one strange node must not keep the others from serving", foreignNodes},
-	{"ports come and go", "a port that did not change keeps its connections", portsChange},
-	{"delete", "what is left costs money, or blocks a VPC from being deleted", deleteAll},
-	{"delete twice", "deletion is repeated until it succeeds, and after a crash once more", deleteTwice},
-	{"delete of what is no LoadBalancer any more", "when the type changes, nodePorts and annotations are gone before the balancer", deleteStripped},
-	{"delete after a restart", "deletion must not need memory", deleteAfterRestart},
-	{"balancer deleted by hand", "a person's deletion leaves the rest, which nobody else will find", deleteAfterManualDeletion},
-	{"ensure after deletion by hand", "what a Service asks for comes back", ensureAfterManualDeletion},
-	{"cancelled", "leadership is lost at any time, and the next leader goes on", cancelledContext},
-	{"one Service, many calls", "the node and the Service workers do not wait for each other", concurrentCalls},
-	{"many Services at once", "workers are parallel", manyServices},
+	{"nodes of another cloud", "a node that is not in the cloud must not prevent the others from serving", foreignNodes},
+	{"ports are added and removed", "a port that did not change keeps its connections", portsChange},
+	{"delete", "remaining objects cost money, or block the deletion of a VPC", deleteAll},
+	{"delete twice", "deletion is retried until it succeeds, and repeated after a crash", deleteTwice},
+	{"delete after a change of type", "when the type changes, nodePorts and annotations are removed before the load balancer", deleteStripped},
+	{"delete after a restart", "deletion must not depend on a cache", deleteAfterRestart},
+	{"delete after manual deletion", "the other objects of the Service must be deleted as well", deleteAfterManualDeletion},
+	{"ensure after manual deletion", "the load balancer must be recreated", ensureAfterManualDeletion},
+	{"cancelled", "leadership may be lost at any time, and the next leader must be able to continue", cancelledContext},
+	{"concurrent calls for one Service", "the workers for nodes and for Services run concurrently", concurrentCalls},
+	{"concurrent calls for many Services", "the workers for Services run concurrently", manyServices},
 }
 
 func getNever(t *testing.T, c Cloud) {
@@ -87,7 +87,7 @@ func namesDiffer(t *testing.T, c Cloud) {
 	name := func(s *corev1.Service) string { return c.LoadBalancer.GetLoadBalancerName(t.Context(), Cluster, s) }
 	switch {
 	case name(a) != c.Restart().GetLoadBalancerName(t.Context(), Cluster, a):
-		t.Error("the name of a Service's balancer changes")
+		t.Error("the name of the load balancer of a Service changes")
 	case name(a) == name(b):
 		t.Errorf("two Services have the name %s", name(a))
 	case name(a) == "" || len(name(a)) > 32:
@@ -129,7 +129,7 @@ func nodesChange(t *testing.T, c Cloud) {
 }
 
 func updateNever(t *testing.T, c Cloud) {
-	// An error is fine, a balancer is not: nobody has written a finalizer.
+	// An error is allowed, but not a load balancer: there is no finalizer yet.
 	_ = c.LoadBalancer.UpdateLoadBalancer(t.Context(), Cluster, Service("never", 80), c.Nodes)
 	expectNothingRemains(t, c)
 }
@@ -170,14 +170,14 @@ func portsChange(t *testing.T, c Cloud) {
 		expectStatus(t, ensureLoadBalancer(t, c.LoadBalancer, changed, c.Nodes), status)
 		expectTargets(t, c, changed, c.Nodes)
 		if have := c.Parts(t, changed)[80]; have != kept {
-			t.Errorf("%s: port 80 was %s, and is %s", what, kept, have)
+			t.Errorf("%s: port 80 was %s, is now %s", what, kept, have)
 		}
 		return changed
 	}
-	change("a port came", 80, 443)
+	change("a port was added", 80, 443)
 	change("a port changed", 80, 8443)
 	change("the order changed", 8443, 80)
-	moved := change("a port went", 80)
+	moved := change("a port was removed", 80)
 	moved.Spec.Ports[0].NodePort++
 	expectStatus(t, ensureLoadBalancer(t, c.LoadBalancer, moved, c.Nodes), status)
 	expectTargets(t, c, moved, c.Nodes)
@@ -317,8 +317,8 @@ func updateLoadBalancer(t *testing.T, c Cloud, s *corev1.Service, nodes []*corev
 	mustSucceed(t, "update "+s.Name, func() error { return c.LoadBalancer.UpdateLoadBalancer(t.Context(), Cluster, s, nodes) })
 }
 
-// expectTargets checks that every port of the Service, and no other, goes to these
-// nodes.
+// expectTargets checks that the ports of the Service, and no others, have these nodes
+// as targets.
 func expectTargets(t *testing.T, c Cloud, s *corev1.Service, nodes []*corev1.Node) {
 	t.Helper()
 	want := map[int32][]string{}
@@ -333,25 +333,25 @@ func expectTargets(t *testing.T, c Cloud, s *corev1.Service, nodes []*corev1.Nod
 		slices.Sort(targets)
 	}
 	if !maps.EqualFunc(have, want, slices.Equal) {
-		t.Errorf("%s goes to %v, not %v", s.Name, have, want)
+		t.Errorf("%s: got targets %v, want %v", s.Name, have, want)
 	}
 }
 
 func expectNothingRemains(t *testing.T, c Cloud) {
 	t.Helper()
 	if left := c.Remains(t); len(left) > 0 {
-		t.Errorf("there remain %v", left)
+		t.Errorf("remaining objects: %v", left)
 	}
 }
 
 func expectStatus(t *testing.T, have, want *corev1.LoadBalancerStatus) {
 	t.Helper()
 	if !equality.Semantic.DeepEqual(have, want) {
-		t.Errorf("the status is %+v, not %+v", have, want)
+		t.Errorf("got status %+v, want %+v", have, want)
 	}
 }
 
-// expectGet checks that Get says what Ensure said.
+// expectGet checks that GetLoadBalancer returns the status.
 func expectGet(t *testing.T, lb cloudprovider.LoadBalancer, s *corev1.Service, want *corev1.LoadBalancerStatus) {
 	t.Helper()
 	have, exists, err := lb.GetLoadBalancer(t.Context(), Cluster, s)
