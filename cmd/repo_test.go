@@ -1,5 +1,5 @@
-// Package cmd_test keeps the rules of the repository: which package may import
-// which, and what may appear only where.
+// Package cmd_test checks the rules of the repository: allowed imports, terms and
+// names, and contracts.
 package cmd_test
 
 import (
@@ -31,19 +31,19 @@ var floors = []struct {
 	{3, "speaker", "the node side; it and the controller meet only through the API"},
 	{2, "controller/plan", "the decisions of the cluster side: pure, so that the CLI can run them too"},
 	{2, "speaker/plan", "the decisions of the node side: pure, so that the CLI can run them too"},
-	{1, "config", "parses what the user asked for, and serves both sides"},
+	{1, "config", "parses the configuration, for both sides"},
 	{1, "allocator", "an engine: pure, knows no client"},
 	{2, "providers/aws", "a cloud: knows its API and the standard interface, not our controllers"},
 	{2, "providers/providertest", "the contract of a cloud, for the tests of clouds"},
-	{1, "providers", "whose a Service is, for both sides and for clouds"},
-	{1, "speaker/l2", "an engine: knows links and addresses, not Kubernetes"},
+	{1, "providers", "the provider of a Service, for both sides and for clouds"},
+	{1, "speaker/l2", "an engine: knows interfaces and addresses, not Kubernetes"},
 	{1, "speaker/bgp", "an engine: knows sessions and routes, not Kubernetes"},
-	{1, "speaker/bfd", "an engine: knows paths, not what runs over them"},
-	{1, "speaker/guard", "an engine: knows prefixes and links, not Kubernetes"},
+	{1, "speaker/bfd", "an engine: knows paths, not their users"},
+	{1, "speaker/guard", "an engine: knows prefixes and interfaces, not Kubernetes"},
 	{1, "config/fixture", "API objects for tests"},
 	{2, "config/client", "typed clients and informers of our kinds, for both sides and the CLI"},
-	{0, "config/v1alpha1", "the vocabulary: types, names and reasons"},
-	{0, "config/fuzzed", "values for tests, out of what fuzzers make up"},
+	{0, "config/v1alpha1", "the API: types, names and reasons"},
+	{0, "config/fuzzed", "test values derived from the input of fuzzers"},
 	{0, "config/memo", "values derived from objects, kept until one of them changes: knows none of our kinds"},
 	{0, "deploy/crds", "the definitions of our kinds, as data"},
 	{0, "speaker/internal/netnstest", "runs the tests of engines in namespaces; see testHelpers"},
@@ -52,19 +52,20 @@ var floors = []struct {
 // testHelpers may be imported by tests only, and may read the environment.
 var testHelpers = []string{"speaker/internal/netnstest"}
 
-// only says where a dependency may be imported, besides its own floor's rule.
+// only has the packages that may import a dependency, in addition to the rule of the
+// floors.
 var only = []struct {
 	dependency string
 	in         []string
 	why        string
 }{
-	{"k8s.io/client-go/kubernetes", []string{"controller", "speaker", "cmd"}, "whoever watches or writes the API is easy to find"},
+	{"k8s.io/client-go/kubernetes", []string{"controller", "speaker", "cmd"}, "the packages that watch or write the API are easy to find"},
 	{"k8s.io/client-go/informers", []string{"controller", "speaker", "cmd"}, "as above"},
 	{"k8s.io/cloud-provider/app", []string{"cmd"}, "the framework is wiring"},
 	{"github.com/mdlayher", []string{"speaker/l2"}, "raw sockets live in one place"},
-	{"github.com/vishvananda/netlink", []string{"speaker/l2", "speaker/guard"}, "the kernel's network is looked at in one place and changed in one"},
+	{"github.com/vishvananda/netlink", []string{"speaker/l2", "speaker/guard"}, "the network of the kernel is read in one place and changed in one"},
 	{"github.com/osrg/gobgp", []string{"speaker/bgp"}, "another BGP library, or another version of it, changes one package"},
-	{"github.com/aws", []string{"providers/aws"}, "one place knows how AWS is spoken to"},
+	{"github.com/aws", []string{"providers/aws"}, "the API of AWS is called in one place"},
 	{"github.com/spf13", []string{"cmd"}, "flags are wiring"},
 	{"os/signal", []string{"cmd"}, "signals are wiring"},
 }
@@ -105,7 +106,7 @@ func within(path, prefix string) bool {
 	return path == prefix || strings.HasPrefix(path, prefix+"/")
 }
 
-// floorOf is the floor of the longest prefix that matches.
+// floorOf returns the floor of the longest prefix that matches.
 func floorOf(path string) (floor int, prefix string) {
 	floor = -1
 	for _, f := range floors {
@@ -121,7 +122,7 @@ func TestFloors(t *testing.T) {
 		path := strings.TrimPrefix(p.ImportPath, module)
 		floor, _ := floorOf(path)
 		if floor < 0 {
-			t.Errorf("%s stands on no floor: give it one, and say why", path)
+			t.Errorf("%s has no floor: add it to floors, with the reason", path)
 		}
 		for _, i := range p.Imports {
 			if below, ours := strings.CutPrefix(i, module); ours {
@@ -145,16 +146,15 @@ func TestFloors(t *testing.T) {
 	}
 }
 
-// pure are the packages that take values and return values. In other packages
-// the file plan.go, and those with the prefix plan_, must be pure as well.
+// pure has the packages that take values and return values. In other packages, the
+// file plan.go and those with the prefix plan_ must be pure as well.
 var pure = []string{"allocator", "config", "controller/plan", "providers", "speaker/plan"}
 
-// clock are the functions of package time that look at one.
+// clock has the functions of package time that read a clock.
 var clock = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTicker", "NewTimer"}
 
-// TestSource looks at every file: each package says what it is, JSON tags are
-// on the API's types and the CLI's only, plans are pure, and only commands end
-// the process.
+// TestSource checks that each package has a package comment, JSON tags are on types of
+// the API and of the CLI only, plans are pure, and only commands end the process.
 func TestSource(t *testing.T) {
 	for _, p := range packages(t) {
 		path := strings.TrimPrefix(p.ImportPath, module)
@@ -222,7 +222,7 @@ func TestReasonsAreDocumented(t *testing.T) {
 	for line := range strings.SplitSeq(string(page), "\n") {
 		if heading, ok := strings.CutPrefix(line, "### "); ok {
 			if !reasons[heading] {
-				t.Errorf("the heading %q is no Reason", heading)
+				t.Errorf("the heading %q is not a Reason", heading)
 			}
 			delete(reasons, heading)
 		}
@@ -263,7 +263,7 @@ func TestArchitecturePage(t *testing.T) {
 	}
 }
 
-// testOnly are packages for tests.
+// testOnly has packages for tests.
 var testOnly = []string{"config/fixture", "config/fuzzed", "providers/providertest", "speaker/internal/netnstest"}
 
 // funcName is "Func" or "Type.Method".
