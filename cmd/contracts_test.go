@@ -248,7 +248,8 @@ func customResources(t *testing.T) (lines []string) {
 		names := crd.Spec.Names
 		for _, version := range crd.Spec.Versions {
 			kind := fmt.Sprintf("%s/%s %s", crd.Spec.Group, version.Name, names.Kind)
-			lines = append(lines, fmt.Sprintf("kind %s %s scope=%s short=%v categories=%v", kind, names.Plural, crd.Spec.Scope, names.ShortNames, names.Categories))
+			lines = append(lines, fmt.Sprintf("kind %s %s scope=%s short=%v categories=%v",
+				kind, names.Plural, crd.Spec.Scope, names.ShortNames, names.Categories))
 			for _, column := range version.AdditionalPrinterColumns {
 				lines = append(lines, fmt.Sprintf("column %s %q %s", kind, column.Name, column.JSONPath))
 			}
