@@ -204,17 +204,7 @@ func TestSource(t *testing.T) {
 // TestReasonsAreDocumented: every Reason has a heading in the troubleshooting
 // page, and every heading there is a Reason.
 func TestReasonsAreDocumented(t *testing.T) {
-	parsed, err := parser.ParseFile(token.NewFileSet(), "../config/v1alpha1/reasons.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	reasons := map[string]bool{}
-	ast.Inspect(parsed, func(n ast.Node) bool {
-		if v, ok := n.(*ast.ValueSpec); ok && len(v.Values) == 1 {
-			reasons[strings.Trim(v.Values[0].(*ast.BasicLit).Value, `"`)] = true
-		}
-		return true
-	})
+	reasons := reasons(t)
 	page, err := os.ReadFile("../docs/troubleshooting.md")
 	if err != nil {
 		t.Fatal(err)
@@ -230,6 +220,23 @@ func TestReasonsAreDocumented(t *testing.T) {
 	for r := range reasons {
 		t.Errorf("the Reason %s has no heading", r)
 	}
+}
+
+// reasons returns all Reasons.
+func reasons(t *testing.T) map[string]bool {
+	t.Helper()
+	parsed, err := parser.ParseFile(token.NewFileSet(), "../config/v1alpha1/reasons.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]bool{}
+	ast.Inspect(parsed, func(n ast.Node) bool {
+		if v, ok := n.(*ast.ValueSpec); ok && len(v.Values) == 1 {
+			all[strings.Trim(v.Values[0].(*ast.BasicLit).Value, `"`)] = true
+		}
+		return true
+	})
+	return all
 }
 
 // TestArchitecturePage: the page's paths through the code name files and

@@ -114,7 +114,8 @@ func parseBGPPeer(object *v1alpha1.BGPPeer, refs objectReferences, report proble
 		}
 	}
 	if detection := p.maxDetectionTime(); p.RestartTime > 0 && detection > 0 && detection < upgradeTime {
-		reportField("spec.bfdProfile", v1alpha1.BFDTooFast, "with BFDProfile %q, BFD detects a failure if the restart of a speaker takes longer than %s, and the router drops the routes despite graceful restart; "+
+		reportField("spec.bfdProfile", v1alpha1.BFDTooFast, "with BFDProfile %q, BFD detects a failure if the restart of a speaker takes longer than %s, "+
+			"and the router drops the routes despite graceful restart; "+
 			"transmitInterval must be at least %d to allow %s",
 			spec.BFDProfile, detection, (upgradeTime/longestMultiplier).Milliseconds()+1, upgradeTime)
 	}
@@ -290,7 +291,8 @@ func (ms alignmentCache) checkAlignment(ad BGPAdvertisement, pools []Pool, repor
 				ranges, verb = fmt.Sprintf("%s and %d more ranges", m.IPRange, m.more), "are"
 			}
 			reportField(field, v1alpha1.AggregateBeyondPool,
-				"%s of IPAddressPool %q %s not aligned to /%d: addresses outside of whole aggregates are advertised as host routes", ranges, p.Name, verb, a.length)
+				"%s of IPAddressPool %q %s not aligned to /%d: addresses outside of whole aggregates are advertised as host routes",
+				ranges, p.Name, verb, a.length)
 		}
 	}
 }
@@ -327,7 +329,8 @@ func checkAttributes(ad BGPAdvertisement, earlier []BGPAdvertisement, report pro
 	} {
 		for i := range earlier {
 			if e := &earlier[i]; !f.same(e) && ad.mayMakeRoutesOf(e) {
-				reportField(f.field, v1alpha1.ConflictingAttributes, "BGPAdvertisement %q yields the same routes with a different value, which takes precedence", e.Name)
+				reportField(f.field, v1alpha1.ConflictingAttributes,
+					"BGPAdvertisement %q yields the same routes with a different value, which takes precedence", e.Name)
 				break
 			}
 		}

@@ -112,7 +112,8 @@ func Parse(objects Objects) (Config, []Problem) {
 	c.Pools = parsePools(pools, report)
 	slices.SortFunc(c.Pools, func(a, b Pool) int {
 		// As an unsigned number 0 - 1 is the largest: pools without a priority are last.
-		return cmp.Or(cmp.Compare(uint32(a.Priority)-1, uint32(b.Priority)-1), cmp.Compare(a.selectionRank(), b.selectionRank()), strings.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(uint32(a.Priority)-1, uint32(b.Priority)-1),
+			cmp.Compare(a.selectionRank(), b.selectionRank()), strings.Compare(a.Name, b.Name))
 	})
 
 	refs := newReferences(objects)

@@ -156,7 +156,8 @@ func ParseRange(entry string) (netipx.IPRange, error) {
 		return netipx.IPRange{}, err
 	}
 	if p, overlaps := neverAssignedIn(r); overlaps {
-		return netipx.IPRange{}, invalidRange(v1alpha1.InvalidAddress, "%q contains addresses of %s, which cannot be assigned to a host", entry, p)
+		return netipx.IPRange{}, invalidRange(v1alpha1.InvalidAddress,
+			"%q contains addresses of %s, which cannot be assigned to a host", entry, p)
 	}
 	return r, nil
 }

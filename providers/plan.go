@@ -100,9 +100,11 @@ func NewChooser(policy Policy, nodes []*corev1.Node) Chooser {
 	case aws != "":
 		c.onAWS = Choice{Verdict: OnAWS, Message: "node " + aws + " is on AWS"}
 	case len(nodes) == 0:
-		c.onAWS = undecidedChoice(v1alpha1.ProviderUndecided, "there are no nodes to detect the provider from; set --provider=bare-metal to serve Services without nodes")
+		c.onAWS = undecidedChoice(v1alpha1.ProviderUndecided,
+			"there are no nodes to detect the provider from; set --provider=bare-metal to serve Services without nodes")
 	case uninitialized != "":
-		c.onAWS = undecidedChoice(v1alpha1.ProviderUndecided, "node "+uninitialized+" still has the taint "+taintUninitialized+", so it may be in a cloud; set --provider=bare-metal to ignore it")
+		c.onAWS = undecidedChoice(v1alpha1.ProviderUndecided,
+			"node "+uninitialized+" still has the taint "+taintUninitialized+", so it may be in a cloud; set --provider=bare-metal to ignore it")
 	default:
 		c.onAWS = fallbackChoice("no node of this cluster is on AWS")
 	}
@@ -169,7 +171,8 @@ func (c Chooser) chooseWithoutClass(service *corev1.Service) Choice {
 			choice = Choice{Verdict: OnAWS, Message: byAnnotation(requested)}
 		}
 	default:
-		choice = undecidedChoice(v1alpha1.InvalidRequest, fmt.Sprintf("annotation %s: invalid value %q: must be %q or %q", v1alpha1.AnnotationProvider, requested, AWS, BareMetal))
+		choice = undecidedChoice(v1alpha1.InvalidRequest, fmt.Sprintf("annotation %s: invalid value %q: must be %q or %q",
+			v1alpha1.AnnotationProvider, requested, AWS, BareMetal))
 	}
 	choice = c.requireConfiguration(service, c.excludeUnservable(service, choice))
 	if served && (choice.Verdict == Undecided || choice.Verdict == NotOurs) {

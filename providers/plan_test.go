@@ -36,7 +36,7 @@ func TestDefault(t *testing.T) {
 	}{
 		{"bare metal by flag, even without nodes", BareMetal, nil, OnBareMetal, "--provider", ""},
 		{"bare metal by flag, even on AWS", BareMetal, []*corev1.Node{onAWS}, OnBareMetal, "--provider", ""},
-		{"no node", Auto, nil, Undecided, "no node yet", ""},
+		{"no node", Auto, nil, Undecided, "no nodes to detect", ""},
 		{"plain nodes", Auto, []*corev1.Node{plain}, OnBareMetal, "no node is in a cloud", ""},
 		{"another cloud's nodes have a provider of their own or none", Auto, []*corev1.Node{node("k", "kind://docker/k/k")}, OnBareMetal, "", ""},
 		{"one uninitialized", Auto, []*corev1.Node{plain, fresh}, Undecided, "node n2", ""},
@@ -45,7 +45,7 @@ func TestDefault(t *testing.T) {
 		{"AWS known before the others are", Auto, []*corev1.Node{fresh, onAWS}, OnAWS, "node a1", ""},
 		{"a rack that EKS manages is not on AWS", Auto, []*corev1.Node{hybrid}, OnBareMetal, "no node is in a cloud", ""},
 		{"AWS by flag", AWS, []*corev1.Node{plain, onAWS}, OnAWS, "", ""},
-		{"AWS by flag, no node", AWS, nil, Undecided, "no node yet", ""},
+		{"AWS by flag, no node", AWS, nil, Undecided, "no nodes to detect", ""},
 		{"AWS by flag, which may still come", AWS, []*corev1.Node{plain, fresh}, Undecided, "node n2", ""},
 		{"AWS by flag, but no node is there", AWS, []*corev1.Node{plain, hybrid}, OnBareMetal, "", "AWS cannot serve it: no node"},
 	} {

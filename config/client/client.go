@@ -81,7 +81,9 @@ func New(config *rest.Config) (*Client, error) {
 	}, nil
 }
 
-func newResource[T Object, L runtime.Object](r rest.Interface, codec runtime.ParameterCodec, name string, object func() T, list func() L) Resource[T, L] {
+func newResource[T Object, L runtime.Object](
+	r rest.Interface, codec runtime.ParameterCodec, name string, object func() T, list func() L,
+) Resource[T, L] {
 	return Resource[T, L]{gentype.NewClientWithList(name, r, codec, "", object, list), object}
 }
 

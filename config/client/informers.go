@@ -34,8 +34,8 @@ func (c *Client) Informers() Informers {
 // All returns the informers as a list.
 func (i Informers) All() []cache.SharedIndexInformer {
 	return []cache.SharedIndexInformer{
-		i.Pools.SharedIndexInformer, i.L2Advertisements.SharedIndexInformer, i.BGPPeers.SharedIndexInformer, i.BGPAdvertisements.SharedIndexInformer,
-		i.BFDProfiles.SharedIndexInformer, i.Communities.SharedIndexInformer, i.Speakers.SharedIndexInformer,
+		i.Pools.SharedIndexInformer, i.L2Advertisements.SharedIndexInformer, i.BGPPeers.SharedIndexInformer,
+		i.BGPAdvertisements.SharedIndexInformer, i.BFDProfiles.SharedIndexInformer, i.Communities.SharedIndexInformer, i.Speakers.SharedIndexInformer,
 	}
 }
 

@@ -145,7 +145,7 @@ func TestContract(t *testing.T) {
 		"elsewhere": "get of a Service that never had one",
 		"deaf":      "cancelled",
 		"modifies":  "create",
-		"strange":   "nodes of elsewhere",
+		"strange":   "nodes of another cloud",
 		"empties":   "no nodes",
 		"busy":      "ensure again",
 		"eager":     "update of a Service without a balancer",
