@@ -56,7 +56,7 @@ func BenchmarkSync(b *testing.B) {
 		if len(desired.Changes) != 0 || len(desired.Services) != len(services) {
 			b.Fatalf("%d changes in %d Services", len(desired.Changes), len(desired.Services))
 		}
-		show(desired)
+		setMetrics(desired)
 	}
 	b.Run("full", func(b *testing.B) {
 		b.ReportAllocs()

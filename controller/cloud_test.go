@@ -25,30 +25,30 @@ import (
 // fakeCloud takes its time, answers what it is told to, and keeps a record.
 type fakeCloud struct {
 	cloudprovider.LoadBalancer
-	takes time.Duration
+	latency time.Duration
 
-	mu     sync.Mutex
-	start  time.Time
-	log    []string           // "0s ensure a 2"
-	fail   map[string][]error // by "ensure a", what the next calls return
-	report providers.Report   // of every balancer
-	busy   map[types.UID]bool // a call about the Service is running
-	swept  []map[types.UID]bool
-	most   int // calls at the same time
-	broken string
+	mu            sync.Mutex
+	start         time.Time
+	log           []string           // "0s ensure a 2"
+	fail          map[string][]error // by "ensure a", what the next calls return
+	report        providers.Report   // of every balancer
+	busy          map[types.UID]bool // a call about the Service is running
+	swept         []map[types.UID]bool
+	maxConcurrent int // calls at the same time
+	violation     string
 }
 
 func newFakeCloud() *fakeCloud {
-	return &fakeCloud{takes: time.Second, start: time.Now(), fail: map[string][]error{}, busy: map[types.UID]bool{}, report: providers.Report{Ready: true}}
+	return &fakeCloud{latency: time.Second, start: time.Now(), fail: map[string][]error{}, busy: map[types.UID]bool{}, report: providers.Report{Ready: true}}
 }
 
 func (f *fakeCloud) call(ctx context.Context, what string, svc *corev1.Service, nodes []*corev1.Node) error {
 	f.mu.Lock()
 	if f.busy[svc.UID] {
-		f.broken = fmt.Sprintf("two calls about %s at once", svc.Name)
+		f.violation = fmt.Sprintf("two calls about %s at once", svc.Name)
 	}
 	f.busy[svc.UID] = true
-	f.most = max(f.most, len(f.busy))
+	f.maxConcurrent = max(f.maxConcurrent, len(f.busy))
 	key := what + " " + svc.Name
 	f.log = append(f.log, fmt.Sprintf("%s %s %d", time.Since(f.start).Round(time.Second), key, len(nodes)))
 	var err error
@@ -57,7 +57,7 @@ func (f *fakeCloud) call(ctx context.Context, what string, svc *corev1.Service, 
 	}
 	f.mu.Unlock()
 	select {
-	case <-time.After(f.takes):
+	case <-time.After(f.latency):
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
@@ -103,53 +103,53 @@ func (f *fakeCloud) calls() []string {
 	return f.log
 }
 
-// rig is a runner, its cloud, and what is wished for.
-type rig struct {
+// balancerTest is a runner, its cloud, and what is wished for.
+type balancerTest struct {
 	*testing.T
 	*fakeCloud
-	b     *balancers
-	wish  map[types.UID]plan.Work
-	nodes []*corev1.Node
-	woken int
+	balancers      *balancers
+	desired        map[types.UID]plan.CloudRequest
+	nodes          []*corev1.Node
+	outcomeChanges int
 }
 
-// withRig runs the test in time that passes when nobody works.
-func withRig(t *testing.T, test func(*rig)) {
+// runBalancerTest runs the test in time that passes when nobody works.
+func runBalancerTest(t *testing.T, test func(*balancerTest)) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &rig{T: t, fakeCloud: newFakeCloud(), wish: map[types.UID]plan.Work{}, nodes: []*corev1.Node{awsNode("n1")}}
-		r.b = newBalancers(Options{Cloud: r.fakeCloud, Cluster: "c", Parallel: 3, Resync: time.Hour, Log: slog.New(slog.DiscardHandler)}, func() { r.woken++ })
+		r := &balancerTest{T: t, fakeCloud: newFakeCloud(), desired: map[types.UID]plan.CloudRequest{}, nodes: []*corev1.Node{awsNode("n1")}}
+		r.balancers = newBalancers(Options{Cloud: r.fakeCloud, Cluster: "c", Parallel: 3, Resync: time.Hour, Log: slog.New(slog.DiscardHandler)}, func() { r.outcomeChanges++ })
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		go func() { r.b.run(ctx); close(done) }()
+		go func() { r.balancers.run(ctx); close(done) }()
 		test(r)
 		cancel()
 		<-done
-		if r.broken != "" {
-			t.Error(r.broken)
+		if r.violation != "" {
+			t.Error(r.violation)
 		}
 	})
 }
 
-// tell passes the wish on, as a reconciliation does.
-func (r *rig) tell() {
+// setDesired passes the wish on, as a reconciliation does.
+func (r *balancerTest) setDesired() {
 	live := map[types.UID]bool{}
-	for uid := range r.wish {
+	for uid := range r.desired {
 		live[uid] = true
 	}
-	wish := map[types.UID]plan.Work{}
-	for uid, w := range r.wish {
+	wish := map[types.UID]plan.CloudRequest{}
+	for uid, w := range r.desired {
 		wish[uid] = w
 	}
-	r.b.set(wish, live, slices.Clone(r.nodes))
+	r.balancers.setDesired(wish, live, slices.Clone(r.nodes))
 }
 
-func (r *rig) want(do plan.Do, svc *corev1.Service) {
-	r.wish[svc.UID] = plan.Work{Service: svc, Do: do}
-	r.tell()
+func (r *balancerTest) setAction(do plan.CloudAction, svc *corev1.Service) {
+	r.desired[svc.UID] = plan.CloudRequest{Service: svc, Action: do}
+	r.setDesired()
 }
 
-// after lets time pass, and compares the calls.
-func (r *rig) after(d time.Duration, want ...string) {
+// expectCalls lets time pass, and compares the calls.
+func (r *balancerTest) expectCalls(d time.Duration, want ...string) {
 	r.Helper()
 	time.Sleep(d)
 	synctest.Wait()
@@ -162,31 +162,31 @@ func (r *rig) after(d time.Duration, want ...string) {
 }
 
 func TestEnsureOnce(t *testing.T) {
-	withRig(t, func(r *rig) {
-		r.want(plan.Ensure, service("a"))
-		r.after(5*time.Second, "0s ensure a 1")
-		if o := r.b.outcomes()["a"]; !o.Ready() || r.woken != 1 {
-			t.Errorf("outcome %+v, woken %d times", o, r.woken)
+	runBalancerTest(t, func(r *balancerTest) {
+		r.setAction(plan.EnsureBalancer, service("a"))
+		r.expectCalls(5*time.Second, "0s ensure a 1")
+		if o := r.balancers.outcomes()["a"]; !o.Ready() || r.outcomeChanges != 1 {
+			t.Errorf("outcome %+v, woken %d times", o, r.outcomeChanges)
 		}
 		for range 20 {
-			r.want(plan.Ensure, service("a", showing(host)))
+			r.setAction(plan.EnsureBalancer, service("a", showing(host)))
 		}
-		r.after(time.Minute)
-		r.want(plan.Ensure, service("a", annotated("x", "y")))
-		r.after(time.Second, "1m5s ensure a 1")
+		r.expectCalls(time.Minute)
+		r.setAction(plan.EnsureBalancer, service("a", annotated("x", "y")))
+		r.expectCalls(time.Second, "1m5s ensure a 1")
 	})
 }
 
 func TestResync(t *testing.T) {
-	withRig(t, func(r *rig) {
+	runBalancerTest(t, func(r *balancerTest) {
 		r.report.Again = 7 * time.Second
-		r.want(plan.Ensure, service("a"))
-		r.after(2*time.Second, "0s ensure a 1")
+		r.setAction(plan.EnsureBalancer, service("a"))
+		r.expectCalls(2*time.Second, "0s ensure a 1")
 		r.mu.Lock()
 		r.report = providers.Report{Ready: true}
 		r.mu.Unlock()
-		r.after(10*time.Second, "8s ensure a 1")
-		r.after(59 * time.Minute)
+		r.expectCalls(10*time.Second, "8s ensure a 1")
+		r.expectCalls(59 * time.Minute)
 		time.Sleep(13 * time.Minute) // jitter
 		synctest.Wait()
 		if got := r.calls(); len(got) != 1 {
@@ -195,22 +195,22 @@ func TestResync(t *testing.T) {
 	})
 }
 
-// TestNodesOfARefusedService: what is wrong with a Service does not keep its
+// TestNodeUpdatesOfRefusedService: what is wrong with a Service does not keep its
 // balancer from following the nodes, not even if the cloud fails once.
-func TestNodesOfARefusedService(t *testing.T) {
-	withRig(t, func(r *rig) {
-		r.want(plan.Ensure, service("a"))
-		r.after(time.Second, "0s ensure a 1")
+func TestNodeUpdatesOfRefusedService(t *testing.T) {
+	runBalancerTest(t, func(r *balancerTest) {
+		r.setAction(plan.EnsureBalancer, service("a"))
+		r.expectCalls(time.Second, "0s ensure a 1")
 		for range 20 {
 			r.fail["ensure a"] = append(r.fail["ensure a"], &v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: "no"})
 		}
-		r.want(plan.Ensure, service("a", annotated("x", "y")))
+		r.setAction(plan.EnsureBalancer, service("a", annotated("x", "y")))
 		time.Sleep(20 * time.Minute)
 		synctest.Wait()
 		r.calls()
 		r.fail["update a"] = []error{errors.New("boom")}
 		r.nodes = append(r.nodes, awsNode("n2"))
-		r.tell()
+		r.setDesired()
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		updates := 0
@@ -222,103 +222,103 @@ func TestNodesOfARefusedService(t *testing.T) {
 		if updates != 2 {
 			t.Errorf("%d updates, want one that fails and one that does not", updates)
 		}
-		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.InvalidRequest {
+		if o := r.balancers.outcomes()["a"]; o.Reason != v1alpha1.InvalidRequest {
 			t.Errorf("outcome %+v", o)
 		}
 	})
 }
 
 func TestBackoff(t *testing.T) {
-	withRig(t, func(r *rig) {
+	runBalancerTest(t, func(r *balancerTest) {
 		boom := errors.New("boom")
 		r.fail["ensure a"] = []error{boom, boom, &v1alpha1.Refusal{Reason: v1alpha1.QuotaExceeded, Message: "full"}, boom, cloudapi.NewRetryError("wait", 3*time.Second)}
-		r.want(plan.Ensure, service("a"))
-		r.after(time.Second, "0s ensure a 1")
-		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.CloudFailed || o.Message != "boom" {
+		r.setAction(plan.EnsureBalancer, service("a"))
+		r.expectCalls(time.Second, "0s ensure a 1")
+		if o := r.balancers.outcomes()["a"]; o.Reason != v1alpha1.CloudFailed || o.Message != "boom" {
 			t.Errorf("outcome %+v", o)
 		}
 		// Nodes do not hurry it, though the cloud hears of them.
 		r.nodes = append(r.nodes, awsNode("n2"))
-		r.tell()
-		r.after(6*time.Second, "3s update a 2", "6s ensure a 2")
-		r.after(10*time.Second, "17s ensure a 2")
-		r.after(time.Second)
-		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.QuotaExceeded || o.Message != "full" {
+		r.setDesired()
+		r.expectCalls(6*time.Second, "3s update a 2", "6s ensure a 2")
+		r.expectCalls(10*time.Second, "17s ensure a 2")
+		r.expectCalls(time.Second)
+		if o := r.balancers.outcomes()["a"]; o.Reason != v1alpha1.QuotaExceeded || o.Message != "full" {
 			t.Errorf("outcome %+v", o)
 		}
 		// A change does, and starts over.
-		r.want(plan.Ensure, service("a", annotated("x", "y")))
-		r.after(time.Second, "18s ensure a 2")
-		r.after(6*time.Second, "24s ensure a 2")
-		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.Provisioning || o.Message != "wait" {
+		r.setAction(plan.EnsureBalancer, service("a", annotated("x", "y")))
+		r.expectCalls(time.Second, "18s ensure a 2")
+		r.expectCalls(6*time.Second, "24s ensure a 2")
+		if o := r.balancers.outcomes()["a"]; o.Reason != v1alpha1.Provisioning || o.Message != "wait" {
 			t.Errorf("outcome %+v", o)
 		}
-		r.after(4*time.Second, "28s ensure a 2")
-		r.after(2 * time.Second)
-		if o := r.b.outcomes()["a"]; !o.Ready() {
+		r.expectCalls(4*time.Second, "28s ensure a 2")
+		r.expectCalls(2 * time.Second)
+		if o := r.balancers.outcomes()["a"]; !o.Ready() {
 			t.Errorf("outcome %+v", o)
 		}
 	})
 }
 
-func TestFailuresKeepWhatIsKnown(t *testing.T) {
-	withRig(t, func(r *rig) {
-		r.want(plan.Ensure, service("a"))
-		r.after(2*time.Second, "0s ensure a 1")
+func TestFailuresKeepIngress(t *testing.T) {
+	runBalancerTest(t, func(r *balancerTest) {
+		r.setAction(plan.EnsureBalancer, service("a"))
+		r.expectCalls(2*time.Second, "0s ensure a 1")
 		r.mu.Lock()
 		r.fail["ensure a"] = []error{cloudprovider.ImplementedElsewhere}
 		r.mu.Unlock()
-		r.want(plan.Ensure, service("a", annotated("x", "y")))
-		r.after(2*time.Second, "2s ensure a 1")
-		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.CloudCannotServe || len(o.Ingress) != 1 {
+		r.setAction(plan.EnsureBalancer, service("a", annotated("x", "y")))
+		r.expectCalls(2*time.Second, "2s ensure a 1")
+		if o := r.balancers.outcomes()["a"]; o.Reason != v1alpha1.CloudCannotServe || len(o.Ingress) != 1 {
 			t.Errorf("outcome %+v", o)
 		}
 	})
 }
 
-func TestHungCall(t *testing.T) {
-	withRig(t, func(r *rig) {
-		r.takes = time.Hour
-		r.want(plan.Ensure, service("a"))
-		r.after(callTimeout+time.Second, "0s ensure a 1")
-		if o := r.b.outcomes()["a"]; o.Reason != v1alpha1.CloudFailed {
+func TestCallTimeout(t *testing.T) {
+	runBalancerTest(t, func(r *balancerTest) {
+		r.latency = time.Hour
+		r.setAction(plan.EnsureBalancer, service("a"))
+		r.expectCalls(callTimeout+time.Second, "0s ensure a 1")
+		if o := r.balancers.outcomes()["a"]; o.Reason != v1alpha1.CloudFailed {
 			t.Errorf("outcome %+v", o)
 		}
 	})
 }
 
 func TestNodesAreCoalesced(t *testing.T) {
-	withRig(t, func(r *rig) {
-		r.want(plan.Ensure, service("a"))
-		r.want(plan.Ensure, service("b"))
-		r.after(10*time.Second, "0s ensure a 1", "0s ensure b 1")
+	runBalancerTest(t, func(r *balancerTest) {
+		r.setAction(plan.EnsureBalancer, service("a"))
+		r.setAction(plan.EnsureBalancer, service("b"))
+		r.expectCalls(10*time.Second, "0s ensure a 1", "0s ensure b 1")
 		for i := range 10 {
 			r.nodes = append(r.nodes, awsNode(fmt.Sprint("m", i)))
-			r.tell()
+			r.setDesired()
 			time.Sleep(100 * time.Millisecond)
 		}
-		r.after(10*time.Second, "12s update a 11", "12s update b 11")
+		r.expectCalls(10*time.Second, "12s update a 11", "12s update b 11")
 		r.nodes[0] = readyNode("n1") // another node object, which is another target
-		r.tell()
+		r.setDesired()
 		r.nodes = slices.Clone(r.nodes)
 		r.nodes[1] = r.nodes[1].DeepCopy()
 		r.nodes[1].Status.Conditions = nil // NotReady is for the health checks to see
-		r.tell()
-		r.after(10*time.Second, "23s update a 11", "23s update b 11")
+		r.setDesired()
+		r.expectCalls(10*time.Second, "23s update a 11", "23s update b 11")
 		r.nodes = nil
-		r.tell()
-		r.after(10*time.Second, "33s update a 0", "33s update b 0")
-		r.after(25 * time.Minute)
+		r.setDesired()
+		r.expectCalls(10*time.Second, "33s update a 0", "33s update b 0")
+		r.expectCalls(25 * time.Minute)
 	})
 }
 
-func TestNodesPutNothingOff(t *testing.T) {
-	withRig(t, func(r *rig) {
-		r.want(plan.Ensure, service("a"))
+func TestNodeChangesDoNotPostponeResync(t *testing.T) {
+	runBalancerTest(t, func(r *balancerTest) {
+		r.setAction(plan.EnsureBalancer, service("a"))
 		ensured := 0
 		for i := range 90 {
 			r.nodes = []*corev1.Node{awsNode(fmt.Sprint("n", i))}
-			r.tell()
+			r.setDesired()
 			time.Sleep(time.Minute)
 			for _, c := range r.calls() {
 				if c[len(c)-10:] == "ensure a 1" {
@@ -334,30 +334,30 @@ func TestNodesPutNothingOff(t *testing.T) {
 
 // TestUpdateIsReported: what the cloud says of the new nodes is heard, and done.
 func TestUpdateIsReported(t *testing.T) {
-	withRig(t, func(r *rig) {
-		r.want(plan.Ensure, service("a"))
-		r.after(5*time.Second, "0s ensure a 1")
+	runBalancerTest(t, func(r *balancerTest) {
+		r.setAction(plan.EnsureBalancer, service("a"))
+		r.expectCalls(5*time.Second, "0s ensure a 1")
 		r.mu.Lock()
 		r.report = providers.Report{Ready: true, Message: "one is no target", Again: time.Minute}
 		r.mu.Unlock()
 		r.nodes = append(r.nodes, awsNode("n2"))
-		r.tell()
-		r.after(5*time.Second, "7s update a 2")
-		if o := r.b.outcomes()["a"]; o.Report.Message != "one is no target" || r.woken != 2 {
-			t.Errorf("outcome %+v, woken %d times", o, r.woken)
+		r.setDesired()
+		r.expectCalls(5*time.Second, "7s update a 2")
+		if o := r.balancers.outcomes()["a"]; o.Report.Message != "one is no target" || r.outcomeChanges != 2 {
+			t.Errorf("outcome %+v, woken %d times", o, r.outcomeChanges)
 		}
-		r.after(time.Minute, "1m8s ensure a 2")
+		r.expectCalls(time.Minute, "1m8s ensure a 2")
 	})
 }
 
-// TestQuietCloud: a cloud that does not report is taken at its word.
-func TestQuietCloud(t *testing.T) {
+// TestCloudWithoutReports: a cloud that does not report is taken at its word.
+func TestCloudWithoutReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cloud := struct{ cloudprovider.LoadBalancer }{newFakeCloud()}
 		b := newBalancers(Options{Cloud: cloud, Parallel: 1, Resync: time.Hour}, func() {})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		b.set(map[types.UID]plan.Work{"a": {Service: service("a"), Do: plan.Ensure}}, nil, nil)
+		b.setDesired(map[types.UID]plan.CloudRequest{"a": {Service: service("a"), Action: plan.EnsureBalancer}}, nil, nil)
 		b.run(ctx)
 		if o := b.outcomes()["a"]; !o.Ready() {
 			t.Errorf("outcome %+v", o)
@@ -366,88 +366,88 @@ func TestQuietCloud(t *testing.T) {
 }
 
 func TestUpdateThatFails(t *testing.T) {
-	withRig(t, func(r *rig) {
-		r.want(plan.Ensure, service("a"))
-		r.after(5*time.Second, "0s ensure a 1")
+	runBalancerTest(t, func(r *balancerTest) {
+		r.setAction(plan.EnsureBalancer, service("a"))
+		r.expectCalls(5*time.Second, "0s ensure a 1")
 		r.mu.Lock()
 		r.fail["update a"] = []error{errors.New("boom")}
 		r.mu.Unlock()
 		r.nodes = nil
-		r.tell()
-		r.after(5*time.Second, "7s update a 0", "8s ensure a 0")
-		if o := r.b.outcomes()["a"]; !o.Ready() {
+		r.setDesired()
+		r.expectCalls(5*time.Second, "7s update a 0", "8s ensure a 0")
+		if o := r.balancers.outcomes()["a"]; !o.Ready() {
 			t.Errorf("outcome %+v", o)
 		}
 	})
 }
 
 func TestDeletion(t *testing.T) {
-	withRig(t, func(r *rig) {
+	runBalancerTest(t, func(r *balancerTest) {
 		r.fail["delete a"] = []error{cloudapi.NewRetryError("interfaces", 20*time.Second), errors.New("boom")}
-		r.want(plan.Ensure, service("a"))
+		r.setAction(plan.EnsureBalancer, service("a"))
 		time.Sleep(500 * time.Millisecond)
-		r.want(plan.Delete, service("a", deleting)) // while it is still being made
-		r.after(3*time.Second, "0s ensure a 1", "1s delete a 0")
-		if o := r.b.outcomes()["a"]; o.Gone() || o.Reason != v1alpha1.Deleting || o.Message != "interfaces" {
+		r.setAction(plan.DeleteBalancer, service("a", deleting)) // while it is still being made
+		r.expectCalls(3*time.Second, "0s ensure a 1", "1s delete a 0")
+		if o := r.balancers.outcomes()["a"]; o.Deleted() || o.Reason != v1alpha1.Deleting || o.Message != "interfaces" {
 			t.Errorf("outcome %+v", o)
 		}
-		r.after(20*time.Second, "22s delete a 0")
-		r.after(10*time.Second, "28s delete a 0")
-		if o := r.b.outcomes()["a"]; !o.Gone() {
+		r.expectCalls(20*time.Second, "22s delete a 0")
+		r.expectCalls(10*time.Second, "28s delete a 0")
+		if o := r.balancers.outcomes()["a"]; !o.Deleted() {
 			t.Errorf("outcome %+v", o)
 		}
 		r.nodes = nil
-		r.tell()
-		r.after(3 * time.Hour) // gone is gone
-		delete(r.wish, "a")
-		r.tell()
-		if len(r.b.outcomes()) != 0 {
+		r.setDesired()
+		r.expectCalls(3 * time.Hour) // gone is gone
+		delete(r.desired, "a")
+		r.setDesired()
+		if len(r.balancers.outcomes()) != 0 {
 			t.Error("the outcome is kept although the Service is gone")
 		}
 	})
 }
 
-// TestTurnedBack: what a call has come to counts only for the wish it was made for.
-func TestTurnedBack(t *testing.T) {
-	withRig(t, func(r *rig) {
-		r.want(plan.Delete, service("a"))
+// TestDesiredActionChanges: what a call has come to counts only for the wish it was made for.
+func TestDesiredActionChanges(t *testing.T) {
+	runBalancerTest(t, func(r *balancerTest) {
+		r.setAction(plan.DeleteBalancer, service("a"))
 		time.Sleep(500 * time.Millisecond)
-		r.want(plan.Ensure, service("a"))
+		r.setAction(plan.EnsureBalancer, service("a"))
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if o := r.b.outcomes()["a"]; o.To != plan.Nothing {
+		if o := r.balancers.outcomes()["a"]; o.Action != plan.NoAction {
 			t.Errorf("outcome %+v", o)
 		}
-		r.after(5*time.Second, "0s delete a 0", "1s ensure a 1")
-		r.want(plan.Delete, service("a"))
-		if r.b.outcomes()["a"].Gone() {
+		r.expectCalls(5*time.Second, "0s delete a 0", "1s ensure a 1")
+		r.setAction(plan.DeleteBalancer, service("a"))
+		if r.balancers.outcomes()["a"].Deleted() {
 			t.Error("gone before it was deleted again")
 		}
-		r.after(5*time.Second, "7s delete a 0")
+		r.expectCalls(5*time.Second, "7s delete a 0")
 	})
 }
 
-func TestManyAtOnce(t *testing.T) {
-	withRig(t, func(r *rig) {
+func TestParallelCalls(t *testing.T) {
+	runBalancerTest(t, func(r *balancerTest) {
 		for i := range 30 {
 			s := service(fmt.Sprint("s", i))
-			r.wish[s.UID] = plan.Work{Service: s, Do: plan.Ensure}
+			r.desired[s.UID] = plan.CloudRequest{Service: s, Action: plan.EnsureBalancer}
 		}
-		r.tell()
+		r.setDesired()
 		time.Sleep(time.Minute)
-		if n := len(r.calls()); n != 30 || r.most != 3 {
-			t.Errorf("%d calls, %d at once", n, r.most)
+		if n := len(r.calls()); n != 30 || r.maxConcurrent != 3 {
+			t.Errorf("%d calls, %d at once", n, r.maxConcurrent)
 		}
 	})
 }
 
 func TestSweep(t *testing.T) {
-	withRig(t, func(r *rig) {
+	runBalancerTest(t, func(r *balancerTest) {
 		time.Sleep(24 * time.Hour) // nobody has used the cloud, nobody asks it
 		if len(r.swept) != 0 {
 			t.Errorf("swept %d times", len(r.swept))
 		}
-		r.want(plan.Ensure, service("a"))
+		r.setAction(plan.EnsureBalancer, service("a"))
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
 		if n := len(r.swept); n < 4 || n > 7 || !r.swept[0]["a"] {
@@ -456,16 +456,16 @@ func TestSweep(t *testing.T) {
 	})
 }
 
-// TestRunEnds: calls in flight are called off, and have returned when Run has.
-func TestRunEnds(t *testing.T) {
+// TestRunCancelsCalls: calls in flight are called off, and have returned when Run has.
+func TestRunCancelsCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cloud := newFakeCloud()
 		b := newBalancers(Options{Cloud: cloud, Parallel: 1, Resync: time.Hour}, func() {})
 		ctx, cancel := context.WithCancel(t.Context())
-		b.set(map[types.UID]plan.Work{"a": {Service: service("a"), Do: plan.Ensure}}, nil, nil)
+		b.setDesired(map[types.UID]plan.CloudRequest{"a": {Service: service("a"), Action: plan.EnsureBalancer}}, nil, nil)
 		time.AfterFunc(100*time.Millisecond, cancel)
 		b.run(ctx)
-		if len(cloud.busy) != 0 || len(cloud.calls()) != 1 || b.outcomes()["a"].To != plan.Nothing {
+		if len(cloud.busy) != 0 || len(cloud.calls()) != 1 || b.outcomes()["a"].Action != plan.NoAction {
 			t.Errorf("busy %v, outcomes %v", cloud.busy, b.outcomes())
 		}
 	})

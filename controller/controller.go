@@ -42,25 +42,25 @@ const (
 type Controller struct {
 	client   kubernetes.Interface
 	fairlead *client.Client
-	events   *patience
+	events   *eventQueue
 	log      *slog.Logger
 	policy   providers.Policy
 	parallel int
 
-	kinds      client.Informers // of Fairlead's own kinds
-	lister     *lister
-	services   cache.SharedIndexInformer // lister's
-	nodes      cache.SharedIndexInformer
-	namespaces cache.SharedIndexInformer
+	kinds         client.Informers // of Fairlead's own kinds
+	serviceLister *serviceLister
+	services      cache.SharedIndexInformer // lister's
+	nodes         cache.SharedIndexInformer
+	namespaces    cache.SharedIndexInformer
 	// nil where the API server has no ServiceCIDRs (before Kubernetes 1.33)
 	serviceCIDRs cache.SharedIndexInformer
 
-	leads     chan struct{} // closed when this replica leads
+	leading   chan struct{} // closed when this replica leads
 	queue     workqueue.TypedRateLimitingInterface[string]
 	ownWrites ownWrites
-	nodePorts nodePorts
+	nodePorts nodePortRange
 	balancers *balancers // nil without a cloud
-	changes   changes
+	pending   pendingChanges
 	limiter   fullSyncLimiter
 	planner   plan.Planner // of the goroutine that syncs
 	// writtenUpTo is the last Service that the last sync wrote, if it reached the
@@ -93,17 +93,17 @@ type Options struct {
 func New(o Options) (*Controller, error) {
 	registerMetrics()
 	c := &Controller{
-		client: o.Client, fairlead: o.Fairlead, events: newPatience(o.Events), log: o.Log, policy: o.Policy, parallel: max(o.Parallel, 1),
-		kinds:      o.Fairlead.Informers(),
-		lister:     &lister{client: o.Client},
-		nodes:      o.Informers.Core().V1().Nodes().Informer(),
-		namespaces: o.Informers.Core().V1().Namespaces().Informer(),
-		leads:      make(chan struct{}),
-		queue:      workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
-		nodePorts:  nodePorts{inRange: o.NodePorts},
+		client: o.Client, fairlead: o.Fairlead, events: newEventQueue(o.Events), log: o.Log, policy: o.Policy, parallel: max(o.Parallel, 1),
+		kinds:         o.Fairlead.Informers(),
+		serviceLister: &serviceLister{client: o.Client},
+		nodes:         o.Informers.Core().V1().Nodes().Informer(),
+		namespaces:    o.Informers.Core().V1().Namespaces().Informer(),
+		leading:       make(chan struct{}),
+		queue:         workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
+		nodePorts:     nodePortRange{inRange: o.NodePorts},
 	}
-	c.services = c.lister.informer()
-	served, err := serves(o.Client.Discovery(), networkingv1.SchemeGroupVersion.String(), "servicecidrs")
+	c.services = c.serviceLister.newInformer()
+	served, err := isServed(o.Client.Discovery(), networkingv1.SchemeGroupVersion.String(), "servicecidrs")
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +114,7 @@ func New(o Options) (*Controller, error) {
 		c.balancers = newBalancers(o, c.requestFullSync)
 	}
 	for _, i := range c.informers() {
-		if err := i.SetTransform(strip); err != nil {
+		if err := i.SetTransform(stripObject); err != nil {
 			return nil, fmt.Errorf("set up an informer: %w", err)
 		}
 		if _, err := i.AddEventHandler(c.handler(i)); err != nil {
@@ -132,8 +132,8 @@ func (c *Controller) informers() []cache.SharedIndexInformer {
 	return all
 }
 
-// serves reports whether the API server has the resource.
-func serves(d discovery.DiscoveryInterface, groupVersion, resource string) (bool, error) {
+// isServed reports whether the API server has the resource.
+func isServed(d discovery.DiscoveryInterface, groupVersion, resource string) (bool, error) {
 	list, err := d.ServerResourcesForGroupVersion(groupVersion)
 	if err != nil {
 		return false, fmt.Errorf("look for %s in %s: %w", resource, groupVersion, err)

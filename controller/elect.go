@@ -69,11 +69,11 @@ func RunElected(ctx context.Context, client kubernetes.Interface, election compo
 	// If the lease was lost just before ctx ended, work may still be returning.
 	working.Lock()
 	defer working.Unlock()
-	return giveUp(context.WithoutCancel(ctx), lock)
+	return releaseLease(context.WithoutCancel(ctx), lock)
 }
 
-// giveUp gives the lease up, if it is still ours.
-func giveUp(ctx context.Context, lock resourcelock.Interface) error {
+// releaseLease gives the lease up, if it is still ours.
+func releaseLease(ctx context.Context, lock resourcelock.Interface) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	record, _, err := lock.Get(ctx)

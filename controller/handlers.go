@@ -18,14 +18,14 @@ import (
 // costs less than an incremental one.
 const maxIncremental = 1000
 
-// changes are what has changed since the last sync.
-type changes struct {
+// pendingChanges are what has changed since the last sync.
+type pendingChanges struct {
 	mu       sync.Mutex
 	services map[types.NamespacedName]bool
 	other    bool // another object has changed that affects allocations
 }
 
-func (c *changes) add(service types.NamespacedName) {
+func (c *pendingChanges) add(service types.NamespacedName) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.services == nil {
@@ -34,14 +34,14 @@ func (c *changes) add(service types.NamespacedName) {
 	c.services[service] = true
 }
 
-func (c *changes) addOther() {
+func (c *pendingChanges) addOther() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.other = true
 }
 
 // reset is called before a full sync, which sees all changes.
-func (c *changes) reset() {
+func (c *pendingChanges) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.services, c.other = nil, false
@@ -49,7 +49,7 @@ func (c *changes) reset() {
 
 // take returns and removes the changed Services. It is not ok if an incremental
 // sync of them is not enough, or costs more than a full one.
-func (c *changes) take() (keys []types.NamespacedName, ok bool) {
+func (c *pendingChanges) take() (keys []types.NamespacedName, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.other || len(c.services) >= maxIncremental {
@@ -98,7 +98,7 @@ func (c *Controller) handler(of cache.SharedIndexInformer) cache.ResourceEventHa
 		}}
 	}
 	changed := func(any) {
-		c.changes.addOther()
+		c.pending.addOther()
 		c.requestFullSync()
 	}
 	return cache.ResourceEventHandlerFuncs{AddFunc: changed, DeleteFunc: changed, UpdateFunc: func(was, is any) {
@@ -115,7 +115,7 @@ func (c *Controller) handler(of cache.SharedIndexInformer) cache.ResourceEventHa
 
 func (c *Controller) serviceHandler() cache.ResourceEventHandler {
 	changed := func(svc *corev1.Service) {
-		c.changes.add(plan.KeyOf(svc))
+		c.pending.add(plan.KeyOf(svc))
 		c.queue.Add(incrementalSync)
 	}
 	return cache.ResourceEventHandlerFuncs{

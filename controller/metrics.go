@@ -45,9 +45,9 @@ var registerMetrics = sync.OnceFunc(func() {
 	}
 })
 
-// show makes the metrics say what the plan says. What the plan does not have,
+// setMetrics makes the metrics say what the plan says. What the plan does not have,
 // they have no longer.
-func show(p plan.Plan) {
+func setMetrics(p plan.Plan) {
 	type state struct{ condition, reason string }
 	counts := map[state]int{}
 	for _, svc := range p.Services {
@@ -65,7 +65,7 @@ func show(p plan.Plan) {
 		poolServicesGauge.WithLabelValues(name).Set(float64(pool.Status.Services))
 		poolOutOfPoolGauge.WithLabelValues(name).Set(float64(pool.Status.OutOfPool))
 		for family, usage := range map[string]v1alpha1.FamilyUsage{"ipv4": pool.Status.IPv4, "ipv6": pool.Status.IPv6} {
-			for state, value := range map[string]float64{"capacity": number(usage.Capacity), "used": float64(usage.Used), "free": number(usage.Free)} {
+			for state, value := range map[string]float64{"capacity": parseCount(usage.Capacity), "used": float64(usage.Used), "free": parseCount(usage.Free)} {
 				poolAddressesGauge.WithLabelValues(name, family, state).Set(value)
 			}
 		}
@@ -75,8 +75,8 @@ func show(p plan.Plan) {
 // conditionNames are the conditions' types without their group.
 var conditionNames = map[string]string{v1alpha1.ConditionProvisioned: "Provisioned", v1alpha1.ConditionAnnounced: "Announced"}
 
-// number is a count that a status writes as text, because it may be very large.
-func number(text string) float64 {
+// parseCount is a count that a status writes as text, because it may be very large.
+func parseCount(text string) float64 {
 	n, err := strconv.ParseFloat(text, 64)
 	if err != nil {
 		return 0 // it is not there

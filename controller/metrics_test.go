@@ -15,8 +15,8 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// shown are the metrics that are not zero, a line each.
-func shown(t *testing.T) (lines []string) {
+// nonZeroMetrics are the metrics that are not zero, a line each.
+func nonZeroMetrics(t *testing.T) (lines []string) {
 	t.Helper()
 	families, err := legacyregistry.DefaultGatherer.Gather()
 	if err != nil {
@@ -73,8 +73,8 @@ func TestMetrics(t *testing.T) {
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			step.change()
-			show(plan.Decide(s))
-			if have := shown(t); !slices.Equal(have, step.want) {
+			setMetrics(plan.Decide(s))
+			if have := nonZeroMetrics(t); !slices.Equal(have, step.want) {
 				t.Errorf("have\n%s\nwant\n%s", strings.Join(have, "\n"), strings.Join(step.want, "\n"))
 			}
 		})

@@ -23,25 +23,25 @@ import (
 // nothing else, so that they can be taken back and the user's cannot.
 const nodePortManager = fieldManager + "-nodeport"
 
-// nodePorts remembers what only the API server's refusals tell about the range.
-type nodePorts struct {
+// nodePortRange remembers what only the API server's refusals tell about the range.
+type nodePortRange struct {
 	mu      sync.Mutex
 	inRange plan.PortRange
 	refused map[int32]time.Time
 }
 
-// forgetRefused is when a refused port is tried again: the API server finds
+// refusedPortTTL is when a refused port is tried again: the API server finds
 // ports that nobody has any more every three minutes.
-const forgetRefused = 5 * time.Minute
+const refusedPortTTL = 5 * time.Minute
 
-// now is the range as far as it is known.
-func (n *nodePorts) now() plan.PortRange {
+// current is the range as far as it is known.
+func (n *nodePortRange) current() plan.PortRange {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	r := n.inRange
 	r.Taken = make(map[int32]bool, len(n.refused))
 	for port, at := range n.refused {
-		if time.Since(at) > forgetRefused {
+		if time.Since(at) > refusedPortTTL {
 			delete(n.refused, port)
 			continue
 		}
@@ -52,15 +52,15 @@ func (n *nodePorts) now() plan.PortRange {
 
 // The API server tells its range, and which port is taken, in these words only.
 var (
-	takenPort  = regexp.MustCompile(`Invalid value: (\d+): provided port is already allocated`)
-	validRange = regexp.MustCompile(`not in the valid range\. The range of valid ports is (\d+-\d+)`)
+	allocatedPortMessage = regexp.MustCompile(`Invalid value: (\d+): provided port is already allocated`)
+	portRangeMessage     = regexp.MustCompile(`not in the valid range\. The range of valid ports is (\d+-\d+)`)
 )
 
-// learns reports whether the refusal tells something that leads to another choice.
-func (n *nodePorts) learns(refusal string) bool {
+// learnFromRefusal reports whether the refusal tells something that leads to another choice.
+func (n *nodePortRange) learnFromRefusal(refusal string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if m := validRange.FindStringSubmatch(refusal); m != nil {
+	if m := portRangeMessage.FindStringSubmatch(refusal); m != nil {
 		r, err := plan.ParsePortRange(m[1])
 		if err != nil || r.Low == n.inRange.Low && r.High == n.inRange.High {
 			return false
@@ -68,7 +68,7 @@ func (n *nodePorts) learns(refusal string) bool {
 		n.inRange = r
 		return true
 	}
-	found := takenPort.FindAllStringSubmatch(refusal, -1)
+	found := allocatedPortMessage.FindAllStringSubmatch(refusal, -1)
 	for _, m := range found {
 		port, err := strconv.ParseInt(m[1], 10, 32)
 		if err != nil {
@@ -85,9 +85,9 @@ func (n *nodePorts) learns(refusal string) bool {
 // writeNodePorts gives the Service its node ports, or takes all back that were
 // given. It applies, so that the user's own applies keep what was given.
 func (c *Controller) writeNodePorts(ctx context.Context, svc *corev1.Service, p plan.ServicePlan) (changed bool, err error) {
-	metadata, spec := identity(svc), map[string]any{}
+	metadata, spec := objectIdentity(svc), map[string]any{}
 	if len(p.NodePorts) > 0 {
-		given, err := c.givenPorts(ctx, svc)
+		given, err := c.appliedNodePorts(ctx, svc)
 		if err != nil {
 			return false, err
 		}
@@ -103,7 +103,7 @@ func (c *Controller) writeNodePorts(ctx context.Context, svc *corev1.Service, p 
 	options := applyOptions()
 	options.FieldManager = nodePortManager
 	written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.ApplyPatchType, body, options)
-	if apierrors.IsInvalid(err) && c.nodePorts.learns(err.Error()) {
+	if apierrors.IsInvalid(err) && c.nodePorts.learnFromRefusal(err.Error()) {
 		c.queue.Add(fullSync) // which chooses other ports
 		return true, nil
 	}
@@ -114,9 +114,9 @@ func (c *Controller) writeNodePorts(ctx context.Context, svc *corev1.Service, p 
 	return written.ResourceVersion != svc.ResourceVersion, nil
 }
 
-// givenPorts are the node ports that were given to the Service already: an
+// appliedNodePorts are the node ports that were given to the Service already: an
 // apply takes back what it does not repeat.
-func (c *Controller) givenPorts(ctx context.Context, svc *corev1.Service) (given []map[string]any, err error) {
+func (c *Controller) appliedNodePorts(ctx context.Context, svc *corev1.Service) (given []map[string]any, err error) {
 	live, err := c.client.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("get Service %s: %w", plan.KeyOf(svc), err)

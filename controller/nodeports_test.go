@@ -22,8 +22,8 @@ import (
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// portsOf is "http:80/TCP=30086" and so on, of the Service that the API server has.
-func portsOf(t *testing.T, client *fake.Clientset) string {
+// nodePortsOf is "http:80/TCP=30086" and so on, of the Service that the API server has.
+func nodePortsOf(t *testing.T, client *fake.Clientset) string {
 	t.Helper()
 	svc, err := client.CoreV1().Services("ns").Get(t.Context(), "a", metav1.GetOptions{})
 	if err != nil {
@@ -37,9 +37,9 @@ func portsOf(t *testing.T, client *fake.Clientset) string {
 	return strings.Join(all, " ")
 }
 
-// TestNodePortsAreOurs: what is given is added to what was given before, and
+// TestNodePortOwnership: what is given is added to what was given before, and
 // what is taken back leaves the user's own.
-func TestNodePortsAreOurs(t *testing.T) {
+func TestNodePortOwnership(t *testing.T) {
 	svc := service("a", withPorts("80/TCP", "443/TCP:30443", "53/TCP", "53/UDP"))
 	for i := range svc.Spec.Ports {
 		svc.Spec.Ports[i].Name = string(rune('p' + i))
@@ -55,12 +55,12 @@ func TestNodePortsAreOurs(t *testing.T) {
 	}{
 		{plan.ServicePlan{NodePorts: []plan.NodePort{{Port: 80, Protocol: "TCP", NodePort: 30086}}}, "p:80/TCP=30086 q:443/TCP=30443 r:53/TCP=0 s:53/UDP=0"},
 		{plan.ServicePlan{NodePorts: []plan.NodePort{{Port: 53, Protocol: "TCP", NodePort: 30087}, {Port: 53, Protocol: "UDP", NodePort: 30087}}}, "p:80/TCP=30086 q:443/TCP=30443 r:53/TCP=30087 s:53/UDP=30087"},
-		{plan.ServicePlan{ReturnsPorts: true}, "p:80/TCP=0 q:443/TCP=30443 r:53/TCP=0 s:53/UDP=0"},
+		{plan.ServicePlan{ReleasesNodePorts: true}, "p:80/TCP=0 q:443/TCP=30443 r:53/TCP=0 s:53/UDP=0"},
 	} {
 		if _, err := c.writeNodePorts(t.Context(), svc, step.plan); err != nil {
 			t.Fatal(err)
 		}
-		if got := portsOf(t, client); got != step.want {
+		if got := nodePortsOf(t, client); got != step.want {
 			t.Errorf("after %+v:\n%s, want\n%s", step.plan, got, step.want)
 		}
 	}
@@ -104,8 +104,8 @@ func TestRefusedNodePorts(t *testing.T) {
 		if changed != row.learns || (err == nil) != row.learns || (c.queue.Len() == 1) != row.learns {
 			t.Errorf("%s: learns is %t, %v, %d in the queue", row.name, changed, err, c.queue.Len())
 		}
-		if row.check != nil && !row.check(c.nodePorts.now()) {
-			t.Errorf("%s: %+v", row.name, c.nodePorts.now())
+		if row.check != nil && !row.check(c.nodePorts.current()) {
+			t.Errorf("%s: %+v", row.name, c.nodePorts.current())
 		}
 		c.queue.ShutDown()
 	}
@@ -113,12 +113,12 @@ func TestRefusedNodePorts(t *testing.T) {
 
 func TestRefusedNodePortsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var n nodePorts
-		n.learns("Invalid value: 30086: provided port is already allocated")
+		var n nodePortRange
+		n.learnFromRefusal("Invalid value: 30086: provided port is already allocated")
 		time.Sleep(4 * time.Minute)
-		n.learns("Invalid value: 30087: provided port is already allocated")
+		n.learnFromRefusal("Invalid value: 30087: provided port is already allocated")
 		time.Sleep(2 * time.Minute)
-		if r := n.now(); r.Taken[30086] || !r.Taken[30087] {
+		if r := n.current(); r.Taken[30086] || !r.Taken[30087] {
 			t.Errorf("taken %v", r.Taken)
 		}
 	})

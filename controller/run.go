@@ -40,8 +40,8 @@ func (c *Controller) Watch(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 		return
-	case <-c.leads:
-	case <-time.After(beforeList):
+	case <-c.leading:
+	case <-time.After(listDelay):
 	}
 	c.services.RunWithContext(ctx)
 }
@@ -50,8 +50,8 @@ func (c *Controller) Watch(ctx context.Context) {
 // Only the leader may call it.
 func (c *Controller) Run(ctx context.Context) {
 	defer context.AfterFunc(ctx, c.queue.ShutDown)()
-	c.lister.leading.Store(true)
-	close(c.leads)
+	c.serviceLister.leading.Store(true)
+	close(c.leading)
 	go c.events.run(ctx)
 	var synced []cache.DoneChecker
 	for _, i := range c.informers() {
@@ -61,7 +61,7 @@ func (c *Controller) Run(ctx context.Context) {
 		return // ctx is done
 	}
 	// The watch may not have delivered the writes of the last leader yet.
-	c.outcomeUnknown.Store(!c.lister.fresh.Load())
+	c.outcomeUnknown.Store(!c.serviceLister.listedAsLeader.Load())
 	c.log.Info("controller started", "provider", c.policy.Mode)
 	if c.balancers != nil {
 		var calls sync.WaitGroup
@@ -116,16 +116,16 @@ func (c *Controller) syncFully(ctx context.Context) error {
 		c.outcomeUnknown.Store(false)
 	}
 	began := time.Now()
-	c.changes.reset()
+	c.pending.reset()
 	snapshot := c.snapshot()
 	desired := c.planner.Decide(snapshot)
-	if !desired.Wake.IsZero() {
-		c.queue.AddAfter(fullSync, time.Until(desired.Wake))
+	if !desired.RequeueAt.IsZero() {
+		c.queue.AddAfter(fullSync, time.Until(desired.RequeueAt))
 	}
 	if c.balancers != nil {
-		c.balancers.set(desired.Cloud, desired.Live, plan.Targets(snapshot.Nodes))
+		c.balancers.setDesired(desired.Cloud, desired.LiveServices, plan.TargetNodes(snapshot.Nodes))
 	}
-	show(desired)
+	setMetrics(desired)
 	c.limiter.ran(time.Since(began))
 	return c.write(ctx, snapshot, desired)
 }
@@ -136,13 +136,13 @@ func (c *Controller) syncIncrementally(ctx context.Context) (done bool, err erro
 	if c.outcomeUnknown.Load() {
 		return false, nil
 	}
-	keys, ok := c.changes.take()
+	keys, ok := c.pending.take()
 	if !ok {
 		return false, nil
 	}
 	defer func() {
 		if !done {
-			c.changes.addOther() // the state for incremental syncs does not know them
+			c.pending.addOther() // the state for incremental syncs does not know them
 		}
 	}()
 	var services []*corev1.Service
@@ -162,7 +162,7 @@ func (c *Controller) syncIncrementally(ctx context.Context) (done bool, err erro
 		return false, nil
 	}
 	w := c.newWrites(ctx)
-	c.writeServices(w, slices.DeleteFunc(planned, func(p plan.Planned) bool { return p.Plan.Matches(p.Service) }))
+	c.writeServices(w, slices.DeleteFunc(planned, func(p plan.PlannedService) bool { return p.Plan.Matches(p.Service) }))
 	return true, w.wait()
 }
 
@@ -187,12 +187,12 @@ func (c *Controller) snapshot() plan.Snapshot {
 	s := plan.Snapshot{
 		Policy:     c.policy,
 		Objects:    c.kinds.Objects(),
-		Services:   c.ownWrites.over(c.indexed(managedIndex), reached),
+		Services:   c.ownWrites.merge(c.indexed(managedIndex), reached),
 		Unmanaged:  c.indexed(nodePortsIndex),
 		Nodes:      client.Source[*corev1.Node]{SharedIndexInformer: c.nodes}.Objects(),
 		Namespaces: client.Source[*corev1.Namespace]{SharedIndexInformer: c.namespaces}.Objects(),
 		Speakers:   c.kinds.Speakers.Objects(),
-		NodePorts:  c.nodePorts.now(),
+		NodePorts:  c.nodePorts.current(),
 		Now:        time.Now(),
 	}
 	if c.serviceCIDRs != nil {

@@ -18,9 +18,9 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// TestIncrementalSyncForgetsNothing: after a Service that needs a full sync there
+// TestFullSyncAfterFailedIncremental: after a Service that needs a full sync there
 // is no incremental sync before that.
-func TestIncrementalSyncForgetsNothing(t *testing.T) {
+func TestFullSyncAfterFailedIncremental(t *testing.T) {
 	s := plan.Snapshot{
 		Policy:   providers.Policy{Mode: providers.BareMetal},
 		Objects:  config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")}},
@@ -36,7 +36,7 @@ func TestIncrementalSyncForgetsNothing(t *testing.T) {
 		if err := c.services.GetStore().Add(svc); err != nil {
 			t.Fatal(err)
 		}
-		c.changes.add(plan.KeyOf(svc))
+		c.pending.add(plan.KeyOf(svc))
 	}
 	come(service("a", holding("192.0.2.1"))) // which may be adopted
 	if done, err := c.syncIncrementally(t.Context()); done || err != nil {

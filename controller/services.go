@@ -19,29 +19,29 @@ import (
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// beforeList is how long a replica that starts waits for the lease before it
+// listDelay is how long a replica that starts waits for the lease before it
 // lists all Services. One that gets it at once lists only once.
-const beforeList = 2 * time.Second
+const listDelay = 2 * time.Second
 
-// lister lists and watches the Services. Its lists are quorum reads: one that
+// serviceLister lists and watches the Services. Its lists are quorum reads: one that
 // was begun while this replica led is as fresh as a new leader needs it.
-type lister struct {
-	client  kubernetes.Interface
-	leading atomic.Bool
-	fresh   atomic.Bool // the last list was begun while leading
+type serviceLister struct {
+	client         kubernetes.Interface
+	leading        atomic.Bool
+	listedAsLeader atomic.Bool // the last list was begun while leading
 }
 
-// informer is a cache of all Services. They come as a list: to have the first
+// newInformer is a cache of all Services. They come as a list: to have the first
 // ones streamed one by one takes longer.
-func (l *lister) informer() cache.SharedIndexInformer {
-	return cache.NewSharedIndexInformer(listed{&cache.ListWatch{
+func (l *serviceLister) newInformer() cache.SharedIndexInformer {
+	return cache.NewSharedIndexInformer(listOnly{&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			leading := l.leading.Load()
 			if options.ResourceVersion == "0" { // any: the first list
 				options.ResourceVersion, options.Limit = "", 0
 			}
 			list, err := l.client.CoreV1().Services(metav1.NamespaceAll).List(ctx, options)
-			l.fresh.Store(leading && err == nil && options.ResourceVersion == "")
+			l.listedAsLeader.Store(leading && err == nil && options.ResourceVersion == "")
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
@@ -56,11 +56,11 @@ func (l *lister) informer() cache.SharedIndexInformer {
 	})
 }
 
-// listed asks for a list where client-go prefers a stream.
-type listed struct{ *cache.ListWatch }
+// listOnly asks for a list where client-go prefers a stream.
+type listOnly struct{ *cache.ListWatch }
 
 // IsWatchListSemanticsUnSupported is how client-go asks.
-func (listed) IsWatchListSemanticsUnSupported() bool { return true }
+func (listOnly) IsWatchListSemanticsUnSupported() bool { return true }
 
 // ownWrites is a plan.Overlay that writes in parallel may use.
 type ownWrites struct {
@@ -80,10 +80,10 @@ func (o *ownWrites) observeList(services []*corev1.Service, resourceVersion stri
 	o.overlay.ObserveList(services, resourceVersion)
 }
 
-func (o *ownWrites) over(cached []*corev1.Service, reached string) []*corev1.Service {
+func (o *ownWrites) merge(cached []*corev1.Service, reached string) []*corev1.Service {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.overlay.Over(cached, reached)
+	return o.overlay.Merge(cached, reached)
 }
 
 func (o *ownWrites) newest(cached *corev1.Service) *corev1.Service {
@@ -124,8 +124,8 @@ func hasNodePorts(svc *corev1.Service) bool {
 	return slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.NodePort != 0 })
 }
 
-// strip is the transform of the informer of Services.
-func strip(object any) (any, error) {
+// stripObject is the transform of the informer of Services.
+func stripObject(object any) (any, error) {
 	if svc, ok := object.(*corev1.Service); ok {
 		stripService(svc)
 		return svc, nil

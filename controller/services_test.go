@@ -35,7 +35,7 @@ func TestStrip(t *testing.T) {
 		{"another one", service("a", demoted, annotated("x", "y")), false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			object, err := strip(row.svc)
+			object, err := stripObject(row.svc)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -23,7 +23,7 @@ func (c *Controller) write(ctx context.Context, snapshot plan.Snapshot, desired 
 	for _, pool := range snapshot.Objects.Pools {
 		if p := desired.Pools[pool.Name]; p.InUse && !slices.Contains(pool.Finalizers, v1alpha1.FinalizerPoolInUse) {
 			// Before the first Service: who deletes the pool then finds it in use.
-			first.do(func(ctx context.Context) error { return c.writePool(ctx, pool, p) })
+			first.start(func(ctx context.Context) error { return c.writePool(ctx, pool, p) })
 		} else {
 			others = append(others, pool)
 		}
@@ -32,7 +32,7 @@ func (c *Controller) write(ctx context.Context, snapshot plan.Snapshot, desired 
 	w := c.newWrites(ctx)
 	c.writeServices(w, desired.Changes)
 	for _, pool := range others {
-		w.do(func(ctx context.Context) error { return c.writePool(ctx, pool, desired.Pools[pool.Name]) })
+		w.start(func(ctx context.Context) error { return c.writePool(ctx, pool, desired.Pools[pool.Name]) })
 	}
 	o := snapshot.Objects
 	writeStatuses(w, c.fairlead.L2Advertisements, "L2Advertisement", o.L2Advertisements, desired.L2Advertisements,
@@ -53,11 +53,11 @@ func (c *Controller) writePool(ctx context.Context, pool *v1alpha1.IPAddressPool
 	if has := slices.Contains(pool.Finalizers, v1alpha1.FinalizerPoolInUse); has != p.InUse && (has || pool.DeletionTimestamp == nil) {
 		// The status follows when the watch brings the pool's next version.
 		if p.InUse {
-			metadata := identity(pool)
+			metadata := objectIdentity(pool)
 			metadata["finalizers"] = []string{v1alpha1.FinalizerPoolInUse}
-			return apply(ctx, c.fairlead.Pools, "IPAddressPool", map[string]any{"metadata": metadata})
+			return applyObject(ctx, c.fairlead.Pools, "IPAddressPool", map[string]any{"metadata": metadata})
 		}
-		_, err := c.fairlead.Pools.Patch(ctx, pool.Name, types.MergePatchType, patch(without(pool, v1alpha1.FinalizerPoolInUse)), metav1.PatchOptions{FieldManager: fieldManager})
+		_, err := c.fairlead.Pools.Patch(ctx, pool.Name, types.MergePatchType, encodePatch(finalizersPatch(pool, v1alpha1.FinalizerPoolInUse)), metav1.PatchOptions{FieldManager: fieldManager})
 		if err != nil {
 			return fmt.Errorf("release IPAddressPool %s: %w", pool.Name, err)
 		}
@@ -66,25 +66,25 @@ func (c *Controller) writePool(ctx context.Context, pool *v1alpha1.IPAddressPool
 	return writeStatus(ctx, c, c.fairlead.Pools, "IPAddressPool", pool, &pool.Status, &p.Status)
 }
 
-// status is that of one of Fairlead's kinds. Its conditions are compared
+// conditionedStatus is that of one of Fairlead's kinds. Its conditions are compared
 // without their times.
-type status interface{ GetConditions() *[]metav1.Condition }
+type conditionedStatus interface{ GetConditions() *[]metav1.Condition }
 
 // writeStatuses writes the statuses of all objects of a kind that differ from the
 // desired ones.
 func writeStatuses[T client.Object, L runtime.Object, V any, S interface {
 	*V
-	status
-}](w *writes, r client.Resource[T, L], kind string, objects []T, desired map[string]V, observed func(T) S) {
+	conditionedStatus
+}](w *writeGroup, r client.Resource[T, L], kind string, objects []T, desired map[string]V, observed func(T) S) {
 	for _, o := range objects {
 		next := desired[o.GetName()]
-		w.do(func(ctx context.Context) error { return writeStatus(ctx, w.c, r, kind, o, observed(o), S(&next)) })
+		w.start(func(ctx context.Context) error { return writeStatus(ctx, w.c, r, kind, o, observed(o), S(&next)) })
 	}
 }
 
 // writeStatus makes the object's status say what is wanted and, where that is a
 // new problem, says so in the log.
-func writeStatus[T client.Object, L runtime.Object, S status](ctx context.Context, c *Controller, r client.Resource[T, L], kind string, object T, have, want S) error {
+func writeStatus[T client.Object, L runtime.Object, S conditionedStatus](ctx context.Context, c *Controller, r client.Resource[T, L], kind string, object T, have, want S) error {
 	conditions := want.GetConditions()
 	changed := !plan.SameConditions(*have.GetConditions(), *conditions)
 	*conditions = plan.WithTransitionTimes(*have.GetConditions(), *conditions, metav1.Now())

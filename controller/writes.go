@@ -29,10 +29,10 @@ func applyStatus[T client.Object, L runtime.Object](ctx context.Context, r clien
 	if err != nil {
 		return fmt.Errorf("encode the status of %s %s: %w", kind, object.GetName(), err)
 	}
-	return apply(ctx, r, kind, map[string]any{"metadata": identity(object), "status": content}, "status")
+	return applyObject(ctx, r, kind, map[string]any{"metadata": objectIdentity(object), "status": content}, "status")
 }
 
-func apply[T client.Object, L runtime.Object](ctx context.Context, r client.Resource[T, L], kind string, content map[string]any, subresources ...string) error {
+func applyObject[T client.Object, L runtime.Object](ctx context.Context, r client.Resource[T, L], kind string, content map[string]any, subresources ...string) error {
 	content["apiVersion"], content["kind"] = v1alpha1.GroupVersion.String(), kind
 	name := content["metadata"].(map[string]any)["name"].(string)
 	body, err := json.Marshal(content)
@@ -45,22 +45,22 @@ func apply[T client.Object, L runtime.Object](ctx context.Context, r client.Reso
 	return nil
 }
 
-// identity names the very object, in the very version, that was decided upon.
-func identity(o metav1.Object) map[string]any {
+// objectIdentity names the very object, in the very version, that was decided upon.
+func objectIdentity(o metav1.Object) map[string]any {
 	return map[string]any{"name": o.GetName(), "uid": o.GetUID(), "resourceVersion": o.GetResourceVersion()}
 }
 
-// without is a merge patch that takes finalizers off the object, whoever owns
+// finalizersPatch is a merge patch that takes finalizers off the object, whoever owns
 // them.
-func without(o metav1.Object, finalizers ...string) map[string]any {
+func finalizersPatch(o metav1.Object, finalizers ...string) map[string]any {
 	return map[string]any{
 		"uid": o.GetUID(), "resourceVersion": o.GetResourceVersion(),
 		"finalizers": slices.DeleteFunc(slices.Clone(o.GetFinalizers()), func(f string) bool { return slices.Contains(finalizers, f) }),
 	}
 }
 
-// patch is a merge patch of an object's metadata.
-func patch(metadata map[string]any) []byte {
+// encodePatch is a merge patch of an object's metadata.
+func encodePatch(metadata map[string]any) []byte {
 	body, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {
 		panic(fmt.Sprintf("encode a patch: %v", err)) // strings and lists always encode
@@ -78,12 +78,12 @@ func applyOptions() metav1.PatchOptions {
 // writeService says everything in one apply, on the condition that the Service
 // is still the one that was decided upon.
 func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p plan.ServicePlan) error {
-	if len(p.NodePorts) > 0 || p.ReturnsPorts {
+	if len(p.NodePorts) > 0 || p.ReleasesNodePorts {
 		if changed, err := c.writeNodePorts(ctx, svc, p); err != nil || changed {
 			return err // the rest follows when the watch brings the next version
 		}
 	}
-	metadata := identity(svc)
+	metadata := objectIdentity(svc)
 	status := map[string]any{}
 	if len(p.Finalizers) > 0 {
 		metadata["finalizers"] = p.Finalizers
@@ -109,16 +109,16 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p pl
 	if err != nil {
 		return fmt.Errorf("encode the status of Service %s: %w", plan.KeyOf(svc), err)
 	}
-	c.events.writing()
+	c.events.noteWrite()
 	written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.ApplyPatchType, body, applyOptions(), "status")
 	if err != nil {
 		return fmt.Errorf("apply the status of Service %s: %w", plan.KeyOf(svc), err)
 	}
 	c.ownWrites.observe(written)
-	if finalizers, annotations := p.Leftovers(svc, written); len(finalizers)+len(annotations) > 0 {
+	if finalizers, annotations := p.RemainingMetadata(svc, written); len(finalizers)+len(annotations) > 0 {
 		// An apply removes only what no other field manager owns; after a restored
 		// backup or an adoption another one does.
-		metadata := without(written, finalizers...)
+		metadata := finalizersPatch(written, finalizers...)
 		if len(annotations) > 0 {
 			removed := map[string]any{}
 			for _, name := range annotations {
@@ -126,18 +126,18 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p pl
 			}
 			metadata["annotations"] = removed
 		}
-		written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.MergePatchType, patch(metadata), metav1.PatchOptions{FieldManager: fieldManager}, "status")
+		written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.MergePatchType, encodePatch(metadata), metav1.PatchOptions{FieldManager: fieldManager}, "status")
 		if err != nil {
 			return fmt.Errorf("release Service %s: %w", plan.KeyOf(svc), err)
 		}
 		c.ownWrites.observe(written)
 	}
-	c.tell(svc, p)
+	c.reportTransitions(svc, p)
 	return nil
 }
 
-// tell reports a change of state in the log and as an Event.
-func (c *Controller) tell(svc *corev1.Service, p plan.ServicePlan) {
+// reportTransitions reports a change of state in the log and as an Event.
+func (c *Controller) reportTransitions(svc *corev1.Service, p plan.ServicePlan) {
 	if p.IsZero() {
 		c.log.Info("service released", "service", plan.KeyOf(svc).String())
 		return
@@ -163,8 +163,8 @@ func (c *Controller) tell(svc *corev1.Service, p plan.ServicePlan) {
 // writeServices writes the changes, as many as one sync may; for the others it
 // asks for another sync. If a round fails, the rounds after it, which may depend
 // on it, are left for the next sync.
-func (c *Controller) writeServices(w *writes, changes []plan.Planned) {
-	rounds, all := plan.Rounds(after(changes, c.writtenUpTo))
+func (c *Controller) writeServices(w *writeGroup, changes []plan.PlannedService) {
+	rounds, all := plan.Rounds(rotateAfter(changes, c.writtenUpTo))
 	c.writtenUpTo = types.NamespacedName{}
 	if !all {
 		last := rounds[len(rounds)-1]
@@ -176,19 +176,19 @@ func (c *Controller) writeServices(w *writes, changes []plan.Planned) {
 			return
 		}
 		for _, change := range round {
-			w.do(func(ctx context.Context) error { return c.writeService(ctx, change.Service, *change.Plan) })
+			w.start(func(ctx context.Context) error { return c.writeService(ctx, change.Service, *change.Plan) })
 		}
 	}
 }
 
-// after sorts changes by key and begins with the first one after the key, so that
+// rotateAfter sorts changes by key and begins with the first one after the key, so that
 // a sync goes on where the one before it reached its limit: Services whose writes
 // fail do not keep the others from being written.
-func after(changes []plan.Planned, key types.NamespacedName) []plan.Planned {
-	compare := func(c plan.Planned, key types.NamespacedName) int {
+func rotateAfter(changes []plan.PlannedService, key types.NamespacedName) []plan.PlannedService {
+	compare := func(c plan.PlannedService, key types.NamespacedName) int {
 		return cmp.Or(strings.Compare(c.Service.Namespace, key.Namespace), strings.Compare(c.Service.Name, key.Name))
 	}
-	slices.SortFunc(changes, func(a, b plan.Planned) int { return compare(a, plan.KeyOf(b.Service)) })
+	slices.SortFunc(changes, func(a, b plan.PlannedService) int { return compare(a, plan.KeyOf(b.Service)) })
 	i, found := slices.BinarySearchFunc(changes, key, compare)
 	if found {
 		i++
@@ -196,9 +196,9 @@ func after(changes []plan.Planned, key types.NamespacedName) []plan.Planned {
 	return slices.Concat(changes[i:], changes[:i])
 }
 
-// writes are the writes of one sync. A write that was started is completed even
+// writeGroup are the writes of one sync. A write that was started is completed even
 // if ctx is done.
-type writes struct {
+type writeGroup struct {
 	ctx      context.Context
 	c        *Controller
 	group    errgroup.Group
@@ -206,13 +206,13 @@ type writes struct {
 	failures []error
 }
 
-func (c *Controller) newWrites(ctx context.Context) *writes {
-	w := &writes{ctx: ctx, c: c}
+func (c *Controller) newWrites(ctx context.Context) *writeGroup {
+	w := &writeGroup{ctx: ctx, c: c}
 	w.group.SetLimit(c.parallel)
 	return w
 }
 
-func (w *writes) do(write func(context.Context) error) {
+func (w *writeGroup) start(write func(context.Context) error) {
 	if w.ctx.Err() != nil {
 		return
 	}
@@ -238,7 +238,7 @@ func unknownOutcome(err error) bool {
 }
 
 // wait waits until all writes have returned, and returns an error if one failed.
-func (w *writes) wait() error {
+func (w *writeGroup) wait() error {
 	if err := w.group.Wait(); err != nil {
 		return err
 	}

@@ -12,11 +12,11 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// inUse is what the condition Ready says about an object without problems.
-const inUse = "every entry is in use"
+// allEntriesUsed is what the condition Ready says about an object without problems.
+const allEntriesUsed = "every entry is in use"
 
-// established is the state of a session that works, as speakers report it.
-const established = "Established"
+// sessionEstablished is the state of a session that works, as speakers report it.
+const sessionEstablished = "Established"
 
 func (d *decision) bgpPeerStatuses() map[string]v1alpha1.BGPPeerStatus {
 	statuses := make(map[string]v1alpha1.BGPPeerStatus, len(d.config.BGPPeers))
@@ -35,11 +35,11 @@ func (d *decision) bgpPeerStatus(p config.BGPPeer) v1alpha1.BGPPeerStatus {
 			continue
 		}
 		status.Nodes++
-		session, reported := d.session(n, p.Name)
+		session, reported := d.reportedSession(n, p.Name)
 		switch {
 		case !reported:
 			down = append(down, n.Name+": its speaker has not reported")
-		case session.State == established:
+		case session.State == sessionEstablished:
 			status.Established++
 		case session.Problem != "":
 			down = append(down, n.Name+": "+session.Problem)
@@ -50,21 +50,21 @@ func (d *decision) bgpPeerStatus(p config.BGPPeer) v1alpha1.BGPPeerStatus {
 			down = append(down, n.Name+": "+session.State)
 		}
 	}
-	status.Summary = fmt.Sprintf("%s %d/%d", established, status.Established, status.Nodes)
-	is := condition(v1alpha1.ConditionEstablished, metav1.ConditionTrue, v1alpha1.Established, "every session is established")
+	status.Summary = fmt.Sprintf("%s %d/%d", sessionEstablished, status.Established, status.Nodes)
+	is := newCondition(v1alpha1.ConditionEstablished, metav1.ConditionTrue, v1alpha1.Established, "every session is established")
 	switch {
 	case status.Nodes == 0:
-		is = condition(v1alpha1.ConditionEstablished, metav1.ConditionFalse, v1alpha1.NoNode, "the nodeSelectors select no node")
+		is = newCondition(v1alpha1.ConditionEstablished, metav1.ConditionFalse, v1alpha1.NoNode, "the nodeSelectors select no node")
 	case len(down) > 0:
-		is = condition(v1alpha1.ConditionEstablished, metav1.ConditionFalse, v1alpha1.SessionDown, v1alpha1.Abbreviate(down, "; "))
+		is = newCondition(v1alpha1.ConditionEstablished, metav1.ConditionFalse, v1alpha1.SessionDown, v1alpha1.Abbreviate(down, "; "))
 	}
 	status.Conditions = []metav1.Condition{config.ReadyCondition(problems, "the peer can be used as it is"), is}
 	return status
 }
 
-// session is what the node's speaker says about its session with the peer. The
+// reportedSession is what the node's speaker says about its session with the peer. The
 // last word of a node that is not Ready does not count.
-func (d *decision) session(n *corev1.Node, peer string) (s v1alpha1.Session, reported bool) {
+func (d *decision) reportedSession(n *corev1.Node, peer string) (s v1alpha1.Session, reported bool) {
 	speaker, counts := d.reports.byNode[n.Name]
 	if !counts {
 		return s, false
@@ -80,20 +80,20 @@ func (d *decision) bgpAdvertisementStatuses() map[string]v1alpha1.BGPAdvertiseme
 	statuses := make(map[string]v1alpha1.BGPAdvertisementStatus, len(d.config.BGPAdvertisements))
 	for _, ad := range d.config.BGPAdvertisements {
 		var status v1alpha1.BGPAdvertisementStatus
-		status.Pools, status.Nodes = d.reach(ad.Scope)
+		status.Pools, status.Nodes = d.countSelected(ad.Scope)
 		for _, p := range d.config.BGPPeers {
 			if ad.ToldTo(p.Name) {
 				status.Peers++
 			}
 		}
-		status.Conditions = d.ready("BGPAdvertisement", ad.Name, inUse)
+		status.Conditions = d.readyConditions("BGPAdvertisement", ad.Name, allEntriesUsed)
 		statuses[ad.Name] = status
 	}
 	return statuses
 }
 
-// reach counts the pools and nodes of an advertisement.
-func (d *decision) reach(s config.Scope) (pools, nodes int64) {
+// countSelected counts the pools and nodes of an advertisement.
+func (d *decision) countSelected(s config.Scope) (pools, nodes int64) {
 	for _, p := range d.config.Pools {
 		if s.Covers(p.Name) {
 			pools++
@@ -110,7 +110,7 @@ func (d *decision) reach(s config.Scope) (pools, nodes int64) {
 func (d *decision) communityStatuses() map[string]v1alpha1.CommunityStatus {
 	statuses := make(map[string]v1alpha1.CommunityStatus, len(d.Objects.Communities))
 	for _, c := range d.Objects.Communities {
-		statuses[c.Name] = v1alpha1.CommunityStatus{Conditions: d.ready("Community", c.Name, inUse)}
+		statuses[c.Name] = v1alpha1.CommunityStatus{Conditions: d.readyConditions("Community", c.Name, allEntriesUsed)}
 	}
 	return statuses
 }

@@ -63,11 +63,11 @@ func TestAnnouncedByBGP(t *testing.T) {
 		}}
 	}
 	nodes := []*corev1.Node{readyNode("node-1"), readyNode("node-2")}
-	one := newReports(nodes, []*v1alpha1.Speaker{speaker("node-1", "a")})
-	two := newReports(nodes, []*v1alpha1.Speaker{speaker("node-1", "a", "b"), speaker("node-2", "b")})
+	one := newSpeakerReports(nodes, []*v1alpha1.Speaker{speaker("node-1", "a")})
+	two := newSpeakerReports(nodes, []*v1alpha1.Speaker{speaker("node-1", "a", "b"), speaker("node-2", "b")})
 	for text, want := range map[string]v1alpha1.Reason{"203.0.113.5": v1alpha1.Announced, "2001:db8::1": v1alpha1.Announced, "203.0.113.12": v1alpha1.NoSession, "203.0.113.99": v1alpha1.NoSpeaker} {
 		held := []allocator.Held{{Addr: netip.MustParseAddr(text)}}
-		a, b := one.announced(held), two.announced(held)
+		a, b := one.announcedCondition(held), two.announcedCondition(held)
 		if a.Reason != string(want) || a != b {
 			t.Errorf("%s is %+v and %+v, want %s", text, a, b, want)
 		}

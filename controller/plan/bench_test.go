@@ -15,9 +15,9 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// served is a cluster of n Services that show the addresses they have, each
+// assignedSnapshot is a cluster of n Services that show the addresses they have, each
 // with the little that every Service carries.
-func served(n int) Snapshot {
+func assignedSnapshot(n int) Snapshot {
 	s := Snapshot{
 		Policy:  providers.Policy{Mode: providers.BareMetal},
 		Objects: config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "10.0.0.0/16"), pool("q", "10.1.0.0/16")}},
@@ -41,7 +41,7 @@ func served(n int) Snapshot {
 // addresses, or one of them is new.
 func BenchmarkDecide(b *testing.B) {
 	for _, n := range []int{1_000, 10_000} {
-		settled := served(n)
+		settled := assignedSnapshot(n)
 		fresh := settled
 		fresh.Services = append([]*corev1.Service{service("zz")}, settled.Services...)
 		for _, c := range []struct {
@@ -64,7 +64,7 @@ func BenchmarkDecide(b *testing.B) {
 // BenchmarkOverlay is what a pass does before it decides: the cache's objects, as
 // seen through the own writes of a burst.
 func BenchmarkOverlay(b *testing.B) {
-	s := served(10_000)
+	s := assignedSnapshot(10_000)
 	for _, ahead := range []int{0, 1_000} {
 		b.Run(fmt.Sprintf("services=10000/ahead=%d", ahead), func(b *testing.B) {
 			b.ReportAllocs()
@@ -75,7 +75,7 @@ func BenchmarkOverlay(b *testing.B) {
 					own.ResourceVersion = "99999"
 					o.Observe(&own)
 				}
-				if got := o.Over(s.Services, "50000"); len(got) != len(s.Services) {
+				if got := o.Merge(s.Services, "50000"); len(got) != len(s.Services) {
 					b.Fatal(len(got))
 				}
 			}

@@ -16,95 +16,95 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// Do is what the cloud shall do about a Service.
-type Do int
+// CloudAction is what the cloud shall do about a Service.
+type CloudAction int
 
 // What there is to do.
 const (
-	Nothing Do = iota
-	Ensure
-	Delete
+	NoAction CloudAction = iota
+	EnsureBalancer
+	DeleteBalancer
 )
 
-// Work is what the cloud shall do about one Service, as it was seen.
-type Work struct {
+// CloudRequest is what the cloud shall do about one Service, as it was seen.
+type CloudRequest struct {
 	Service *corev1.Service
-	Do      Do
+	Action  CloudAction
 }
 
-// Outcome is what the cloud has answered about a Service. It is no more than a
+// CloudOutcome is what the cloud has answered about a Service. It is no more than a
 // process's memory: without one the Service keeps what it shows.
-type Outcome struct {
-	To      Do                           // what was asked for
+type CloudOutcome struct {
+	Action  CloudAction                  // what was asked for
 	Ingress []corev1.LoadBalancerIngress // of the last balancer that was ensured
 	Report  providers.Report             // about it
 	Reason  v1alpha1.Reason              // why the last call failed, "" if it did not
 	Message string
 }
 
-// Gone reports whether the cloud has nothing left of the Service.
-func (o Outcome) Gone() bool { return o.To == Delete && o.Reason == "" }
+// Deleted reports whether the cloud has nothing left of the Service.
+func (o CloudOutcome) Deleted() bool { return o.Action == DeleteBalancer && o.Reason == "" }
 
 // Ready reports whether the balancer answers.
-func (o Outcome) Ready() bool {
-	return o.To == Ensure && o.Reason == "" && o.Report.Ready && len(o.Ingress) > 0
+func (o CloudOutcome) Ready() bool {
+	return o.Action == EnsureBalancer && o.Reason == "" && o.Report.Ready && len(o.Ingress) > 0
 }
 
-// work is what the cloud shall do about a Service. It is never asked before the
+// cloudAction is what the cloud shall do about a Service. It is never asked before the
 // Service carries the finalizer: what it makes would be nobody's to delete.
-func (d *decision) work(svc *subject) Do {
+func (d *decision) cloudAction(svc *serviceState) CloudAction {
 	verdict := svc.choice.Verdict
 	switch {
-	case !has(svc.Service, v1alpha1.FinalizerAWS):
-		return Nothing
-	case svc.DeletionTimestamp != nil, verdict == providers.NotOurs, verdict == providers.OnBareMetal && len(hosts(svc.Service)) == 0:
-		return Delete
-	case lacksPorts(svc.Service):
-		return Nothing
+	case !hasFinalizer(svc.Service, v1alpha1.FinalizerAWS):
+		return NoAction
+	case svc.DeletionTimestamp != nil, verdict == providers.NotOurs, verdict == providers.OnBareMetal && len(hostIngress(svc.Service)) == 0:
+		return DeleteBalancer
+	case lacksNodePorts(svc.Service):
+		return NoAction
 	}
-	return Ensure
+	return EnsureBalancer
 }
 
 // awsPlan is the plan for a Service that AWS serves, or is to take over from
 // bare metal: then the addresses stay until the balancer answers.
-func (d *decision) awsPlan(svc *subject, a allocator.Assignment) ServicePlan {
-	if shown := svc.Status.LoadBalancer.Ingress; !owned(svc.Service) && len(shown) > 0 {
-		return refused(svc.Service, v1alpha1.ForeignStatus, fmt.Sprintf("the status holds %s, which another implementation wrote: it is left alone, and no balancer is made", cmp.Or(shown[0].Hostname, shown[0].IP)))
+func (d *decision) awsPlan(svc *serviceState, a allocator.Assignment) ServicePlan {
+	if shown := svc.Status.LoadBalancer.Ingress; !hasProviderFinalizer(svc.Service) && len(shown) > 0 {
+		return refusedPlan(svc.Service, v1alpha1.ForeignStatus, fmt.Sprintf("the status holds %s, which another implementation wrote: it is left alone, and no balancer is made", cmp.Or(shown[0].Hostname, shown[0].IP)))
 	}
 	o := d.Cloud[svc.UID]
 	p := ServicePlan{
-		Serves: true, Finalizers: finalizers(svc.Service, v1alpha1.FinalizerAWS), Ingress: svc.Status.LoadBalancer.Ingress,
-		Conditions: []metav1.Condition{d.balancer(svc, o)}, NodePorts: d.ports[svc.key],
+		Serves: true, Finalizers: desiredFinalizers(svc.Service, v1alpha1.FinalizerAWS), Ingress: svc.Status.LoadBalancer.Ingress,
+		Conditions: []metav1.Condition{d.balancerCondition(svc, o)}, NodePorts: d.chosenPorts[svc.key],
 	}
 	if len(a.Held) > 0 && !o.Ready() {
 		p.Finalizers = append(p.Finalizers, v1alpha1.FinalizerBareMetal)
-		p.Ingress = hosts(svc.Service)
-		p.give(svc, a.Held, d.Now)
-		p.Conditions = append(p.Conditions, d.reports.announced(a.Held))
+		p.Ingress = hostIngress(svc.Service)
+		p.addAddresses(svc, a.Held, d.Now)
+		p.Conditions = append(p.Conditions, d.reports.announcedCondition(a.Held))
 		return p
 	}
-	if o.To == Ensure && len(o.Ingress) > 0 {
+	if o.Action == EnsureBalancer && len(o.Ingress) > 0 {
 		p.Ingress = o.Ingress
 	}
 	return p
 }
 
-// balancer is the condition Provisioned of a Service on AWS.
-func (d *decision) balancer(svc *subject, o Outcome) metav1.Condition {
+// balancerCondition is the condition Provisioned of a Service on AWS.
+func (d *decision) balancerCondition(svc *serviceState, o CloudOutcome) metav1.Condition {
 	is := func(status metav1.ConditionStatus, reason v1alpha1.Reason, message string) metav1.Condition {
-		return condition(v1alpha1.ConditionProvisioned, status, reason, message)
+		return newCondition(v1alpha1.ConditionProvisioned, status, reason, message)
 	}
 	if choice := svc.choice; choice.Reason != "" {
 		return is(metav1.ConditionFalse, choice.Reason, choice.Message)
 	}
-	if has(svc.Service, v1alpha1.FinalizerAWS) && lacksPorts(svc.Service) && len(d.ports[svc.key]) == 0 {
+	if hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) && lacksNodePorts(svc.Service) && len(d.chosenPorts[svc.key]) == 0 {
 		r := d.NodePorts.orDefault()
 		return is(metav1.ConditionFalse, v1alpha1.NodePortsExhausted, fmt.Sprintf("the balancer's targets need a node port for each port of the Service, and none is free in %d-%d", r.Low, r.High))
 	}
 	switch shown := apimeta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ConditionProvisioned); {
-	case o.To != Ensure && has(svc.Service, v1alpha1.FinalizerAWS) && shown != nil:
+	case o.Action != EnsureBalancer && hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) && shown != nil:
 		return is(shown.Status, v1alpha1.Reason(shown.Reason), shown.Message)
-	case o.To != Ensure:
+	case o.Action != EnsureBalancer:
 		return is(metav1.ConditionFalse, v1alpha1.Provisioning, "AWS is being asked for a balancer")
 	case o.Reason != "":
 		return is(metav1.ConditionFalse, o.Reason, o.Message)
@@ -114,20 +114,20 @@ func (d *decision) balancer(svc *subject, o Outcome) metav1.Condition {
 	return is(metav1.ConditionFalse, cmp.Or(o.Report.Reason, v1alpha1.Provisioning), cmp.Or(o.Report.Message, "AWS is making the balancer"))
 }
 
-// leaveAWS keeps the balancer in the plan for a Service that has moved to bare
+// keepBalancer keeps the balancer in the plan for a Service that has moved to bare
 // metal: in the ingress until the addresses are announced, and then, by its
 // finalizer, until the cloud has let go of everything.
-func (d *decision) leaveAWS(p *ServicePlan, svc *subject, a allocator.Assignment) {
-	o, shown := d.Cloud[svc.UID], hosts(svc.Service)
-	if len(shown) == 0 && o.Gone() {
-		p.ReturnsPorts = hasPortsToReturn(svc.Service)
+func (d *decision) keepBalancer(p *ServicePlan, svc *serviceState, a allocator.Assignment) {
+	o, shown := d.Cloud[svc.UID], hostIngress(svc.Service)
+	if len(shown) == 0 && o.Deleted() {
+		p.ReleasesNodePorts = hasNodePortsToRelease(svc.Service)
 		return
 	}
 	p.Finalizers = append(p.Finalizers, v1alpha1.FinalizerAWS)
 	provisioned := &p.Conditions[0]
 	if len(shown) == 0 {
 		provisioned.Message += "; AWS's balancer is being deleted"
-		if o.To == Delete {
+		if o.Action == DeleteBalancer {
 			provisioned.Message += ": " + o.Message
 		}
 		return
@@ -147,9 +147,9 @@ func (d *decision) leaveAWS(p *ServicePlan, svc *subject, a allocator.Assignment
 // (k8s.io/cloud-provider/controllers/service.ToBeDeletedTaint).
 const taintToBeDeleted = "ToBeDeletedByClusterAutoscaler"
 
-// Targets are the nodes that a balancer may send traffic to, by name. Whether
+// TargetNodes are the nodes that a balancer may send traffic to, by name. Whether
 // they are Ready is left to its health checks.
-func Targets(nodes []*corev1.Node) (targets []*corev1.Node) {
+func TargetNodes(nodes []*corev1.Node) (targets []*corev1.Node) {
 	for _, n := range nodes {
 		label, labelled := n.Labels[corev1.LabelNodeExcludeBalancers]
 		exclude, err := strconv.ParseBool(label)
@@ -163,24 +163,24 @@ func Targets(nodes []*corev1.Node) (targets []*corev1.Node) {
 	return targets
 }
 
-// SameTargets reports whether no balancer needs to hear of the change.
-func SameTargets(was, now []*corev1.Node) bool {
+// SameTargetNodes reports whether no balancer needs to hear of the change.
+func SameTargetNodes(was, now []*corev1.Node) bool {
 	return slices.EqualFunc(was, now, func(a, b *corev1.Node) bool {
 		return a == b || a.Name == b.Name && a.Spec.ProviderID == b.Spec.ProviderID && equality.Semantic.DeepEqual(a.Labels, b.Labels)
 	})
 }
 
-// SameWork reports whether the cloud would do nothing else than before.
-func SameWork(was, now Work) bool {
-	if was.Do != now.Do || was.Service.UID != now.Service.UID {
+// SameCloudRequest reports whether the cloud would do nothing else than before.
+func SameCloudRequest(was, now CloudRequest) bool {
+	if was.Action != now.Action || was.Service.UID != now.Service.UID {
 		return false
 	}
 	a, b := was.Service, now.Service
-	return a == b || now.Do == Delete || equality.Semantic.DeepEqual(a.Spec, b.Spec) && sameAnnotations(a.Annotations, b.Annotations)
+	return a == b || now.Action == DeleteBalancer || equality.Semantic.DeepEqual(a.Spec, b.Spec) && sameUserAnnotations(a.Annotations, b.Annotations)
 }
 
-// sameAnnotations leaves out those that we write.
-func sameAnnotations(a, b map[string]string) bool {
+// sameUserAnnotations leaves out those that we write.
+func sameUserAnnotations(a, b map[string]string) bool {
 	for k, v := range a {
 		if other, ok := b[k]; !slices.Contains(v1alpha1.RecordAnnotations[:], k) && (!ok || other != v) {
 			return false

@@ -17,30 +17,30 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// history is a cluster with a cloud: users, a lagging watch, leaders that die,
+// cloudSimulation is a cluster with a cloud: users, a lagging watch, leaders that die,
 // and calls that fail halfway.
-type history struct {
+type cloudSimulation struct {
 	*rapid.T
-	server *apiServer
-	leader *replica
+	server *simulatedAPIServer
+	leader *simulatedController
 	// The leader's memory of the cloud.
-	wish     map[types.UID]Work
-	outcomes map[types.UID]Outcome
-	// made is what there is in the cloud, whoever knows of it.
-	made map[types.UID]bool
+	requests map[types.UID]CloudRequest
+	outcomes map[types.UID]CloudOutcome
+	// balancers is what there is in the cloud, whoever knows of it.
+	balancers map[types.UID]bool
 
 	nodes     []*corev1.Node
 	pools     []*v1alpha1.IPAddressPool
 	announces bool
 }
 
-func (h *history) lead(seen int) {
-	h.leader = &replica{overlay: &Overlay{}, seen: seen, unsure: true}
-	h.wish, h.outcomes = nil, map[types.UID]Outcome{}
+func (h *cloudSimulation) lead(seen int) {
+	h.leader = &simulatedController{overlay: &Overlay{}, seen: seen, unsure: true}
+	h.requests, h.outcomes = nil, map[types.UID]CloudOutcome{}
 }
 
-// user does what the owner of a Service may do.
-func (h *history) user(svc *corev1.Service) {
+// changeByOwner does what the owner of a Service may do.
+func (h *cloudSimulation) changeByOwner(svc *corev1.Service) {
 	switch rapid.IntRange(0, 5).Draw(h.T, "the owner") {
 	case 0:
 		deleting(svc)
@@ -59,14 +59,14 @@ func (h *history) user(svc *corev1.Service) {
 	}
 }
 
-func (h *history) snapshot() Snapshot {
+func (h *cloudSimulation) snapshot() Snapshot {
 	if h.leader.unsure {
 		h.leader.overlay.ObserveList(slices.Collect(maps.Values(h.server.objects)), strconv.Itoa(h.server.now))
 		h.leader.unsure = false
 	}
 	s := Snapshot{
 		Policy: providers.Policy{Mode: providers.Auto}, Objects: config.Objects{Pools: h.pools}, Nodes: h.nodes,
-		Services: h.leader.overlay.Over(h.server.cached(h.leader.seen), strconv.Itoa(h.leader.seen)),
+		Services: h.leader.overlay.Merge(h.server.cached(h.leader.seen), strconv.Itoa(h.leader.seen)),
 		Cloud:    maps.Clone(h.outcomes),
 	}
 	slices.SortFunc(s.Services, func(a, b *corev1.Service) int { return strings.Compare(a.Name, b.Name) })
@@ -74,7 +74,7 @@ func (h *history) snapshot() Snapshot {
 		speaker := &v1alpha1.Speaker{}
 		speaker.Name = "rack"
 		for _, svc := range s.Services {
-			for _, a := range have(svc) {
+			for _, a := range shownAddresses(svc) {
 				speaker.Status.Announcing = append(speaker.Status.Announcing, v1alpha1.Announcement{Interfaces: []string{"eth0"}, Addresses: []string{a.Addr.String()}})
 			}
 		}
@@ -84,32 +84,32 @@ func (h *history) snapshot() Snapshot {
 }
 
 // reconcile makes one pass, and checks each write.
-func (h *history) reconcile() {
+func (h *cloudSimulation) reconcile() {
 	s := h.snapshot()
 	plan := Decide(s)
-	for uid, was := range h.wish {
-		if now, ok := plan.Cloud[uid]; !ok || now.Do != was.Do {
+	for uid, was := range h.requests {
+		if now, ok := plan.Cloud[uid]; !ok || now.Action != was.Action {
 			delete(h.outcomes, uid)
 		}
 	}
-	h.wish = plan.Cloud
+	h.requests = plan.Cloud
 	chooser := providers.NewChooser(s.Policy, s.Nodes)
 	for _, svc := range s.Services {
-		p, planned := plan.find(KeyOf(svc))
+		p, planned := plan.findService(KeyOf(svc))
 		current := h.server.objects[KeyOf(svc)]
 		if !planned || p.Matches(svc) || current == nil || current.ResourceVersion != svc.ResourceVersion {
 			continue
 		}
 		after := p.Written(svc)
-		if has(svc, v1alpha1.FinalizerAWS) && !has(after, v1alpha1.FinalizerAWS) && !s.Cloud[svc.UID].Gone() {
+		if hasFinalizer(svc, v1alpha1.FinalizerAWS) && !hasFinalizer(after, v1alpha1.FinalizerAWS) && !s.Cloud[svc.UID].Deleted() {
 			h.Fatalf("%s loses its finalizer, and AWS has not let go", svc.Name)
 		}
-		stays := svc.DeletionTimestamp == nil && chooser.Choose(svc).Verdict == providers.OnAWS && has(svc, v1alpha1.FinalizerAWS)
+		stays := svc.DeletionTimestamp == nil && chooser.Choose(svc).Verdict == providers.OnAWS && hasFinalizer(svc, v1alpha1.FinalizerAWS)
 		if stays && len(svc.Status.LoadBalancer.Ingress) > 0 && len(after.Status.LoadBalancer.Ingress) == 0 {
 			h.Fatalf("%s loses its ingress", svc.Name)
 		}
-		for _, a := range have(after) {
-			if stays && !slices.Contains(have(svc), a) {
+		for _, a := range shownAddresses(after) {
+			if stays && !slices.Contains(shownAddresses(svc), a) {
 				h.Fatalf("%s is on AWS and gets %s", svc.Name, a.Addr)
 			}
 		}
@@ -127,26 +127,26 @@ func (h *history) reconcile() {
 }
 
 // call makes one of the calls that are wished for, as far as it gets.
-func (h *history) call() {
-	if len(h.wish) == 0 {
+func (h *cloudSimulation) call() {
+	if len(h.requests) == 0 {
 		return
 	}
-	uids := slices.Sorted(maps.Keys(h.wish))
-	w := h.wish[rapid.SampledFrom(uids).Draw(h.T, "call about")]
+	uids := slices.Sorted(maps.Keys(h.requests))
+	w := h.requests[rapid.SampledFrom(uids).Draw(h.T, "call about")]
 	ends := rapid.IntRange(0, 3).Draw(h.T, "call ends")
-	o := Outcome{To: w.Do, Ingress: h.outcomes[w.Service.UID].Ingress}
+	o := CloudOutcome{Action: w.Action, Ingress: h.outcomes[w.Service.UID].Ingress}
 	switch {
-	case w.Do == Delete && h.outcomes[w.Service.UID].Gone():
+	case w.Action == DeleteBalancer && h.outcomes[w.Service.UID].Deleted():
 		return
-	case w.Do == Delete && ends == 0:
+	case w.Action == DeleteBalancer && ends == 0:
 		o.Reason = v1alpha1.Deleting
-	case w.Do == Delete:
-		delete(h.made, w.Service.UID)
+	case w.Action == DeleteBalancer:
+		delete(h.balancers, w.Service.UID)
 	case ends == 0: // something is made, and the call fails
-		h.made[w.Service.UID] = true
+		h.balancers[w.Service.UID] = true
 		o.Reason = v1alpha1.CloudFailed
 	default:
-		h.made[w.Service.UID] = true
+		h.balancers[w.Service.UID] = true
 		o.Ingress, o.Report = named(host), providers.Report{Ready: ends > 1}
 	}
 	h.outcomes[w.Service.UID] = o
@@ -156,13 +156,13 @@ func (h *history) call() {
 // Service that says so, and no Service on AWS loses what it has.
 func TestHistoriesOnAWS(t *testing.T) {
 	for range 20 { // the rarest mistake so far took one history in a thousand
-		rapid.Check(t, live)
+		rapid.Check(t, simulateHistory)
 	}
 }
 
-func live(t *rapid.T) {
-	h := &history{
-		T: t, server: &apiServer{objects: map[types.NamespacedName]*corev1.Service{}}, made: map[types.UID]bool{},
+func simulateHistory(t *rapid.T) {
+	h := &cloudSimulation{
+		T: t, server: &simulatedAPIServer{objects: map[types.NamespacedName]*corev1.Service{}}, balancers: map[types.UID]bool{},
 		nodes: []*corev1.Node{readyNode("rack"), awsNode("a1")}, pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29")},
 	}
 	h.lead(0)
@@ -175,7 +175,7 @@ func live(t *rapid.T) {
 		case 1, 2:
 			if keys := sortedKeys(h.server.objects); len(keys) > 0 {
 				svc := h.server.objects[rapid.SampledFrom(keys).Draw(t, "owned")].DeepCopy()
-				h.user(svc)
+				h.changeByOwner(svc)
 				h.server.put(svc)
 			}
 		case 3:
@@ -189,9 +189,9 @@ func live(t *rapid.T) {
 			h.leader.seen = rapid.IntRange(h.leader.seen, h.server.now).Draw(t, "caught up to")
 			h.reconcile()
 		}
-		for uid := range h.made {
+		for uid := range h.balancers {
 			owner := h.server.objects[key(string(uid))]
-			if owner == nil || !has(owner, v1alpha1.FinalizerAWS) {
+			if owner == nil || !hasFinalizer(owner, v1alpha1.FinalizerAWS) {
 				t.Fatalf("what was made for %s is nobody's", uid)
 			}
 		}

@@ -26,32 +26,32 @@ func classed(class string) func(*corev1.Service) {
 
 // The answers of a cloud.
 var (
-	pending = Outcome{To: Ensure, Ingress: named(host), Report: providers.Report{Reason: v1alpha1.Provisioning, Message: "AWS is making it"}}
-	active  = Outcome{To: Ensure, Ingress: named(host), Report: providers.Report{Ready: true, Message: "it answers"}}
-	broke   = Outcome{To: Ensure, Ingress: named(host), Reason: v1alpha1.CloudFailed, Message: "create listener: boom"}
-	quota   = Outcome{To: Ensure, Reason: v1alpha1.QuotaExceeded, Message: "50 balancers"}
-	held    = Outcome{To: Delete, Reason: v1alpha1.Deleting, Message: "its network interfaces are still there"}
-	denied  = Outcome{To: Delete, Reason: v1alpha1.PermissionDenied, Message: "DeleteLoadBalancer"}
-	gone    = Outcome{To: Delete}
+	pending = CloudOutcome{Action: EnsureBalancer, Ingress: named(host), Report: providers.Report{Reason: v1alpha1.Provisioning, Message: "AWS is making it"}}
+	active  = CloudOutcome{Action: EnsureBalancer, Ingress: named(host), Report: providers.Report{Ready: true, Message: "it answers"}}
+	broke   = CloudOutcome{Action: EnsureBalancer, Ingress: named(host), Reason: v1alpha1.CloudFailed, Message: "create listener: boom"}
+	quota   = CloudOutcome{Action: EnsureBalancer, Reason: v1alpha1.QuotaExceeded, Message: "50 balancers"}
+	held    = CloudOutcome{Action: DeleteBalancer, Reason: v1alpha1.Deleting, Message: "its network interfaces are still there"}
+	denied  = CloudOutcome{Action: DeleteBalancer, Reason: v1alpha1.PermissionDenied, Message: "DeleteLoadBalancer"}
+	gone    = CloudOutcome{Action: DeleteBalancer}
 )
 
-// life is a cluster in which one thing happens after the other.
-type life struct {
+// providerScenario is a cluster in which one thing happens after the other.
+type providerScenario struct {
 	Snapshot
 	last ServicePlan
 }
 
-// pass decides, writes, and says what the first Service shows then and what
+// reconcile decides, writes, and says what the first Service shows then and what
 // the cloud is asked to do.
-func (l *life) pass() string {
+func (l *providerScenario) reconcile() string {
 	plan := Decide(l.Snapshot)
 	first := l.Services[0]
 	for i, svc := range l.Services {
-		if p, planned := plan.find(KeyOf(svc)); planned && !p.Matches(svc) {
+		if p, planned := plan.findService(KeyOf(svc)); planned && !p.Matches(svc) {
 			l.Services[i] = p.Written(svc)
 		}
 	}
-	l.last = plan.of(KeyOf(first))
+	l.last = plan.planOf(KeyOf(first))
 	svc := l.Services[0]
 	var out []string
 	for _, in := range svc.Status.LoadBalancer.Ingress {
@@ -67,25 +67,25 @@ func (l *life) pass() string {
 	for _, c := range svc.Status.Conditions {
 		out = append(out, fmt.Sprintf("%s=%s", strings.TrimPrefix(c.Type, "fairlead.io/"), c.Reason))
 	}
-	return strings.Join(append(out, [...]string{"", "ensure", "delete"}[plan.Cloud[first.UID].Do]), " ")
+	return strings.Join(append(out, [...]string{"", "ensure", "delete"}[plan.Cloud[first.UID].Action]), " ")
 }
 
 // The events of a life.
-func (l *life) nothing()          {}
-func (l *life) answers(o Outcome) { l.Cloud = map[types.UID]Outcome{"a": o} }
-func (l *life) restart()          { l.Cloud = nil }
-func (l *life) ask(provider string) {
-	l.change(func(s *corev1.Service) {
+func (l *providerScenario) unchanged()                {}
+func (l *providerScenario) setOutcome(o CloudOutcome) { l.Cloud = map[types.UID]CloudOutcome{"a": o} }
+func (l *providerScenario) restart()                  { l.Cloud = nil }
+func (l *providerScenario) requestProvider(provider string) {
+	l.changeService(func(s *corev1.Service) {
 		s.Annotations = map[string]string{v1alpha1.AnnotationProvider: provider, v1alpha1.AnnotationAllocatedFrom: s.Annotations[v1alpha1.AnnotationAllocatedFrom]}
 	})
 }
 
-func (l *life) change(f func(*corev1.Service)) {
+func (l *providerScenario) changeService(f func(*corev1.Service)) {
 	l.Services[0] = l.Services[0].DeepCopy()
 	f(l.Services[0])
 }
 
-func (l *life) announce(addrs ...string) {
+func (l *providerScenario) setAnnounced(addrs ...string) {
 	l.Speakers = []*v1alpha1.Speaker{{
 		ObjectMeta: metav1.ObjectMeta{Name: "rack"},
 		Status:     v1alpha1.SpeakerStatus{Announcing: []v1alpha1.Announcement{{Interfaces: []string{"eth0"}, Addresses: addrs}}},
@@ -97,148 +97,165 @@ func clusterIP(s *corev1.Service) {
 	s.Spec.Type, s.Spec.LoadBalancerClass, s.Status.LoadBalancer = corev1.ServiceTypeClusterIP, nil, corev1.LoadBalancerStatus{}
 }
 
-type event struct {
+type scenarioStep struct {
 	what string
-	do   func(*life)
+	do   func(*providerScenario)
 	want string
 }
 
-func answer(o Outcome) func(*life)              { return func(l *life) { l.answers(o) } }
-func ask(provider string) func(*life)           { return func(l *life) { l.ask(provider) } }
-func owner(f func(*corev1.Service)) func(*life) { return func(l *life) { l.change(f) } }
-func announced(addrs ...string) func(*life)     { return func(l *life) { l.announce(addrs...) } }
-func nodes(all ...*corev1.Node) func(l *life)   { return func(l *life) { l.Nodes = all } }
-func policy(p providers.Policy) func(l *life)   { return func(l *life) { l.Policy = p } }
+func outcomeIs(o CloudOutcome) func(*providerScenario) {
+	return func(l *providerScenario) { l.setOutcome(o) }
+}
 
-func TestLivesOnAWS(t *testing.T) {
+func providerIs(provider string) func(*providerScenario) {
+	return func(l *providerScenario) { l.requestProvider(provider) }
+}
+
+func serviceChange(f func(*corev1.Service)) func(*providerScenario) {
+	return func(l *providerScenario) { l.changeService(f) }
+}
+
+func announcedAre(addrs ...string) func(*providerScenario) {
+	return func(l *providerScenario) { l.setAnnounced(addrs...) }
+}
+
+func nodesAre(all ...*corev1.Node) func(l *providerScenario) {
+	return func(l *providerScenario) { l.Nodes = all }
+}
+
+func policyIs(p providers.Policy) func(l *providerScenario) {
+	return func(l *providerScenario) { l.Policy = p }
+}
+
+func TestProviderScenarios(t *testing.T) {
 	rack, cloud := readyNode("rack"), awsNode("a1")
 	for _, row := range []struct {
 		name    string
 		service *corev1.Service
-		events  []event
+		events  []scenarioStep
 	}{
-		{"created, broken, repaired, restarted, deleted", service("a"), []event{
-			{"seen", (*life).nothing, "[aws std] Provisioned=Provisioning "},
-			{"finalizer seen", (*life).nothing, "[aws std] Provisioned=Provisioning ensure"},
-			{"no quota", answer(quota), "[aws std] Provisioned=QuotaExceeded ensure"},
-			{"restarted without a balancer", (*life).restart, "[aws std] Provisioned=QuotaExceeded ensure"},
-			{"pending", answer(pending), host + " [aws std] Provisioned=Provisioning ensure"},
-			{"active", answer(active), host + " [aws std] Provisioned=Assigned ensure"},
-			{"restarted", (*life).restart, host + " [aws std] Provisioned=Assigned ensure"},
-			{"failing", answer(broke), host + " [aws std] Provisioned=CloudFailed ensure"},
-			{"failing after a restart", answer(Outcome{To: Ensure, Reason: v1alpha1.CloudFailed}), host + " [aws std] Provisioned=CloudFailed ensure"},
-			{"its nodes gone", nodes(rack), host + " [aws std] Provisioned=CloudFailed ensure"},
-			{"all nodes gone", nodes(), host + " [aws std] Provisioned=CloudFailed ensure"},
-			{"repaired", answer(active), host + " [aws std] Provisioned=Assigned ensure"},
-			{"deleted", owner(deleting), host + " [aws std] Provisioned=Deleting delete"},
-			{"restarted while deleted", (*life).restart, host + " [aws std] Provisioned=Deleting delete"},
-			{"not gone", answer(held), host + " [aws std] Provisioned=Deleting delete"},
-			{"may not", answer(denied), host + " [aws std] Provisioned=PermissionDenied delete"},
-			{"gone", answer(gone), "[] delete"},
+		{"created, broken, repaired, restarted, deleted", service("a"), []scenarioStep{
+			{"seen", (*providerScenario).unchanged, "[aws std] Provisioned=Provisioning "},
+			{"finalizer seen", (*providerScenario).unchanged, "[aws std] Provisioned=Provisioning ensure"},
+			{"no quota", outcomeIs(quota), "[aws std] Provisioned=QuotaExceeded ensure"},
+			{"restarted without a balancer", (*providerScenario).restart, "[aws std] Provisioned=QuotaExceeded ensure"},
+			{"pending", outcomeIs(pending), host + " [aws std] Provisioned=Provisioning ensure"},
+			{"active", outcomeIs(active), host + " [aws std] Provisioned=Assigned ensure"},
+			{"restarted", (*providerScenario).restart, host + " [aws std] Provisioned=Assigned ensure"},
+			{"failing", outcomeIs(broke), host + " [aws std] Provisioned=CloudFailed ensure"},
+			{"failing after a restart", outcomeIs(CloudOutcome{Action: EnsureBalancer, Reason: v1alpha1.CloudFailed}), host + " [aws std] Provisioned=CloudFailed ensure"},
+			{"its nodes gone", nodesAre(rack), host + " [aws std] Provisioned=CloudFailed ensure"},
+			{"all nodes gone", nodesAre(), host + " [aws std] Provisioned=CloudFailed ensure"},
+			{"repaired", outcomeIs(active), host + " [aws std] Provisioned=Assigned ensure"},
+			{"deleted", serviceChange(deleting), host + " [aws std] Provisioned=Deleting delete"},
+			{"restarted while deleted", (*providerScenario).restart, host + " [aws std] Provisioned=Deleting delete"},
+			{"not gone", outcomeIs(held), host + " [aws std] Provisioned=Deleting delete"},
+			{"may not", outcomeIs(denied), host + " [aws std] Provisioned=PermissionDenied delete"},
+			{"gone", outcomeIs(gone), "[] delete"},
 		}},
-		{"deleted before it was seen", service("a", deleting), []event{{"seen", (*life).nothing, "[] "}}},
-		{"by its class", service("a", classed(v1alpha1.ClassAWS)), []event{
-			{"seen on a rack", nodes(rack), "[aws] Provisioned=Provisioning "},
-			{"active", answer(active), host + " [aws] Provisioned=Assigned ensure"},
-			{"another type", owner(clusterIP), "[aws] Provisioned=Deleting delete"},
-			{"not gone", answer(held), "[aws] Provisioned=Deleting delete"},
-			{"gone", answer(gone), "[] delete"},
+		{"deleted before it was seen", service("a", deleting), []scenarioStep{{"seen", (*providerScenario).unchanged, "[] "}}},
+		{"by its class", service("a", classed(v1alpha1.ClassAWS)), []scenarioStep{
+			{"seen on a rack", nodesAre(rack), "[aws] Provisioned=Provisioning "},
+			{"active", outcomeIs(active), host + " [aws] Provisioned=Assigned ensure"},
+			{"another type", serviceChange(clusterIP), "[aws] Provisioned=Deleting delete"},
+			{"not gone", outcomeIs(held), "[aws] Provisioned=Deleting delete"},
+			{"gone", outcomeIs(gone), "[] delete"},
 		}},
-		{"another's class", service("a", onAWS, showing(host)), []event{
-			{"another type", owner(clusterIP), "[aws std] Provisioned=Deleting delete"},
-			{"another's", owner(func(s *corev1.Service) {
+		{"another's class", service("a", onAWS, showing(host)), []scenarioStep{
+			{"another type", serviceChange(clusterIP), "[aws std] Provisioned=Deleting delete"},
+			{"another's", serviceChange(func(s *corev1.Service) {
 				classed("example.com/lb")(s)
 				s.Spec.Type = corev1.ServiceTypeLoadBalancer
 				showing("theirs.example.com")(s)
 			}), "theirs.example.com [aws std] Provisioned=Deleting delete"},
 		}},
-		{"a type and back, before AWS has let go", service("a", onAWS, showing(host)), []event{
-			{"another type", owner(clusterIP), "[aws std] Provisioned=Deleting delete"},
-			{"not gone", answer(held), "[aws std] Provisioned=Deleting delete"},
-			{"and back", owner(func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeLoadBalancer }), "[aws std] Provisioned=Deleting ensure"},
-			{"what was said of the deletion does not count", answer(gone), "[aws std] Provisioned=Deleting ensure"},
-			{"active", answer(active), host + " [aws std] Provisioned=Assigned ensure"},
+		{"a type and back, before AWS has let go", service("a", onAWS, showing(host)), []scenarioStep{
+			{"another type", serviceChange(clusterIP), "[aws std] Provisioned=Deleting delete"},
+			{"not gone", outcomeIs(held), "[aws std] Provisioned=Deleting delete"},
+			{"and back", serviceChange(func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeLoadBalancer }), "[aws std] Provisioned=Deleting ensure"},
+			{"what was said of the deletion does not count", outcomeIs(gone), "[aws std] Provisioned=Deleting ensure"},
+			{"active", outcomeIs(active), host + " [aws std] Provisioned=Assigned ensure"},
 		}},
-		{"somebody else's host name", service("a", showing("theirs.example.com")), []event{
-			{"seen", (*life).nothing, "theirs.example.com [] Provisioned=ForeignStatus "},
-			{"again", (*life).nothing, "theirs.example.com [] Provisioned=ForeignStatus "},
-			{"taken away", owner(func(s *corev1.Service) { s.Status.LoadBalancer.Ingress = nil }), "[aws std] Provisioned=Provisioning "},
+		{"somebody else's host name", service("a", showing("theirs.example.com")), []scenarioStep{
+			{"seen", (*providerScenario).unchanged, "theirs.example.com [] Provisioned=ForeignStatus "},
+			{"again", (*providerScenario).unchanged, "theirs.example.com [] Provisioned=ForeignStatus "},
+			{"taken away", serviceChange(func(s *corev1.Service) { s.Status.LoadBalancer.Ingress = nil }), "[aws std] Provisioned=Provisioning "},
 		}},
-		{"somebody else's address", service("a", holding("203.0.113.1")), []event{
-			{"seen", (*life).nothing, "203.0.113.1 [] Provisioned=ForeignStatus "},
+		{"somebody else's address", service("a", holding("203.0.113.1")), []scenarioStep{
+			{"seen", (*providerScenario).unchanged, "203.0.113.1 [] Provisioned=ForeignStatus "},
 		}},
-		{"no longer configured", service("a", onAWS, showing(host)), []event{
-			{"restarted without the flag", policy(providers.Policy{Mode: providers.Auto, AWSLacks: "set it"}), host + " [aws std] Provisioned=CloudNotConfigured ensure"},
-			{"deleted", owner(deleting), host + " [aws std] Provisioned=CloudNotConfigured delete"},
+		{"no longer configured", service("a", onAWS, showing(host)), []scenarioStep{
+			{"restarted without the flag", policyIs(providers.Policy{Mode: providers.Auto, AWSLacks: "set it"}), host + " [aws std] Provisioned=CloudNotConfigured ensure"},
+			{"deleted", serviceChange(deleting), host + " [aws std] Provisioned=CloudNotConfigured delete"},
 		}},
-		{"not yet configured", service("a"), []event{
-			{"seen", policy(providers.Policy{Mode: providers.Auto, AWSLacks: "set it"}), "[] Provisioned=CloudNotConfigured "},
-			{"restarted with the flag", policy(providers.Policy{Mode: providers.Auto}), "[aws std] Provisioned=Provisioning "},
+		{"not yet configured", service("a"), []scenarioStep{
+			{"seen", policyIs(providers.Policy{Mode: providers.Auto, AWSLacks: "set it"}), "[] Provisioned=CloudNotConfigured "},
+			{"restarted with the flag", policyIs(providers.Policy{Mode: providers.Auto}), "[aws std] Provisioned=Provisioning "},
 		}},
-		{"from a pool to AWS", service("a", annotated(v1alpha1.AnnotationProvider, "bare-metal")), []event{
-			{"served", announced("192.0.2.0"), "192.0.2.0 [pool std] Provisioned=Assigned Announced=Announced "},
-			{"asks", ask("aws"), "192.0.2.0 [aws pool std] Provisioned=Provisioning Announced=Announced "},
-			{"finalizer seen", (*life).nothing, "192.0.2.0 [aws pool std] Provisioned=Provisioning Announced=Announced ensure"},
-			{"no quota", answer(quota), "192.0.2.0 [aws pool std] Provisioned=QuotaExceeded Announced=Announced ensure"},
-			{"restarted", (*life).restart, "192.0.2.0 [aws pool std] Provisioned=QuotaExceeded Announced=Announced ensure"},
-			{"its pool is gone", func(l *life) { l.Objects.Pools = nil }, "192.0.2.0 [aws pool std] Provisioned=QuotaExceeded Announced=Announced ensure"},
-			{"pending", answer(pending), "192.0.2.0 [aws pool std] Provisioned=Provisioning Announced=Announced ensure"},
-			{"active", answer(active), host + " [aws std] Provisioned=Assigned ensure"},
-			{"for good", (*life).restart, host + " [aws std] Provisioned=Assigned ensure"},
+		{"from a pool to AWS", service("a", annotated(v1alpha1.AnnotationProvider, "bare-metal")), []scenarioStep{
+			{"served", announcedAre("192.0.2.0"), "192.0.2.0 [pool std] Provisioned=Assigned Announced=Announced "},
+			{"asks", providerIs("aws"), "192.0.2.0 [aws pool std] Provisioned=Provisioning Announced=Announced "},
+			{"finalizer seen", (*providerScenario).unchanged, "192.0.2.0 [aws pool std] Provisioned=Provisioning Announced=Announced ensure"},
+			{"no quota", outcomeIs(quota), "192.0.2.0 [aws pool std] Provisioned=QuotaExceeded Announced=Announced ensure"},
+			{"restarted", (*providerScenario).restart, "192.0.2.0 [aws pool std] Provisioned=QuotaExceeded Announced=Announced ensure"},
+			{"its pool is gone", func(l *providerScenario) { l.Objects.Pools = nil }, "192.0.2.0 [aws pool std] Provisioned=QuotaExceeded Announced=Announced ensure"},
+			{"pending", outcomeIs(pending), "192.0.2.0 [aws pool std] Provisioned=Provisioning Announced=Announced ensure"},
+			{"active", outcomeIs(active), host + " [aws std] Provisioned=Assigned ensure"},
+			{"for good", (*providerScenario).restart, host + " [aws std] Provisioned=Assigned ensure"},
 		}},
-		{"from a pool to AWS, and back again", service("a", annotated(v1alpha1.AnnotationProvider, "bare-metal")), []event{
-			{"served", announced("192.0.2.0"), "192.0.2.0 [pool std] Provisioned=Assigned Announced=Announced "},
-			{"asks", ask("aws"), "192.0.2.0 [aws pool std] Provisioned=Provisioning Announced=Announced "},
-			{"failing", answer(broke), "192.0.2.0 [aws pool std] Provisioned=CloudFailed Announced=Announced ensure"},
-			{"thinks better of it", ask(""), "192.0.2.0 [aws pool std] Provisioned=Assigned Announced=Announced delete"},
-			{"gone", answer(gone), "192.0.2.0 [pool std] Provisioned=Assigned Announced=Announced delete"},
+		{"from a pool to AWS, and back again", service("a", annotated(v1alpha1.AnnotationProvider, "bare-metal")), []scenarioStep{
+			{"served", announcedAre("192.0.2.0"), "192.0.2.0 [pool std] Provisioned=Assigned Announced=Announced "},
+			{"asks", providerIs("aws"), "192.0.2.0 [aws pool std] Provisioned=Provisioning Announced=Announced "},
+			{"failing", outcomeIs(broke), "192.0.2.0 [aws pool std] Provisioned=CloudFailed Announced=Announced ensure"},
+			{"thinks better of it", providerIs(""), "192.0.2.0 [aws pool std] Provisioned=Assigned Announced=Announced delete"},
+			{"gone", outcomeIs(gone), "192.0.2.0 [pool std] Provisioned=Assigned Announced=Announced delete"},
 		}},
-		{"from AWS to a pool", service("a", onAWS, showing(host)), []event{
-			{"active", answer(active), host + " [aws std] Provisioned=Assigned ensure"},
-			{"asks", ask("bare-metal"), host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure"},
-			{"restarted", (*life).restart, host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure"},
-			{"announced", announced("192.0.2.0"), "192.0.2.0 [aws pool std] Provisioned=Assigned Announced=Announced ensure"},
-			{"host name gone", (*life).nothing, "192.0.2.0 [aws pool std] Provisioned=Assigned Announced=Announced delete"},
-			{"no longer announced", announced(), "192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker delete"},
-			{"not gone", answer(held), "192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker delete"},
-			{"gone", answer(gone), "192.0.2.0 [pool std] Provisioned=Assigned Announced=NoSpeaker delete"},
+		{"from AWS to a pool", service("a", onAWS, showing(host)), []scenarioStep{
+			{"active", outcomeIs(active), host + " [aws std] Provisioned=Assigned ensure"},
+			{"asks", providerIs("bare-metal"), host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure"},
+			{"restarted", (*providerScenario).restart, host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure"},
+			{"announced", announcedAre("192.0.2.0"), "192.0.2.0 [aws pool std] Provisioned=Assigned Announced=Announced ensure"},
+			{"host name gone", (*providerScenario).unchanged, "192.0.2.0 [aws pool std] Provisioned=Assigned Announced=Announced delete"},
+			{"no longer announced", announcedAre(), "192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker delete"},
+			{"not gone", outcomeIs(held), "192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker delete"},
+			{"gone", outcomeIs(gone), "192.0.2.0 [pool std] Provisioned=Assigned Announced=NoSpeaker delete"},
 		}},
-		{"from AWS to a pool, and back again", service("a", onAWS, showing(host)), []event{
-			{"asks", ask("bare-metal"), host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure"},
-			{"thinks better of it", ask(""), host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure"},
-			{"active", answer(active), host + " [aws std] Provisioned=Assigned ensure"},
+		{"from AWS to a pool, and back again", service("a", onAWS, showing(host)), []scenarioStep{
+			{"asks", providerIs("bare-metal"), host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure"},
+			{"thinks better of it", providerIs(""), host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure"},
+			{"active", outcomeIs(active), host + " [aws std] Provisioned=Assigned ensure"},
 		}},
-		{"from AWS to no pool", service("a", onAWS, showing(host)), []event{
-			{"no pool", func(l *life) { l.Objects.Pools = nil }, host + " [aws std] Provisioned=Provisioning ensure"},
-			{"asks", ask("bare-metal"), host + " [aws pool std] Provisioned=NoMatchingPool Announced=NoAddress ensure"},
-			{"a pool", func(l *life) { l.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")} }, host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure"},
-			{"deleted", owner(deleting), host + " 192.0.2.0 [aws pool std] Provisioned=Deleting delete"},
-			{"gone", answer(gone), "[] delete"},
+		{"from AWS to no pool", service("a", onAWS, showing(host)), []scenarioStep{
+			{"no pool", func(l *providerScenario) { l.Objects.Pools = nil }, host + " [aws std] Provisioned=Provisioning ensure"},
+			{"asks", providerIs("bare-metal"), host + " [aws pool std] Provisioned=NoMatchingPool Announced=NoAddress ensure"},
+			{"a pool", func(l *providerScenario) { l.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")} }, host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure"},
+			{"deleted", serviceChange(deleting), host + " 192.0.2.0 [aws pool std] Provisioned=Deleting delete"},
+			{"gone", outcomeIs(gone), "[] delete"},
 		}},
-		{"asks for nonsense", service("a", onAWS, showing(host)), []event{
-			{"asks", ask("AWS"), host + " [aws std] Provisioned=InvalidRequest ensure"},
-			{"active", answer(active), host + " [aws std] Provisioned=InvalidRequest ensure"},
+		{"asks for nonsense", service("a", onAWS, showing(host)), []scenarioStep{
+			{"asks", providerIs("AWS"), host + " [aws std] Provisioned=InvalidRequest ensure"},
+			{"active", outcomeIs(active), host + " [aws std] Provisioned=InvalidRequest ensure"},
 		}},
-		{"asks for nonsense in a pool", service("a", finalized, holding("192.0.2.7")), []event{
-			{"asks", ask("AWS"), "192.0.2.7 [pool std] Provisioned=InvalidRequest Announced=NoSpeaker "},
+		{"asks for nonsense in a pool", service("a", finalized, holding("192.0.2.7")), []scenarioStep{
+			{"asks", providerIs("AWS"), "192.0.2.7 [pool std] Provisioned=InvalidRequest Announced=NoSpeaker "},
 		}},
 		{"SCTP", service("a", func(s *corev1.Service) {
 			s.Spec.Ports = []corev1.ServicePort{{Port: 9, Protocol: corev1.ProtocolSCTP, NodePort: 30123}}
-		}), []event{
-			{"no pool", func(l *life) { l.Objects.Pools = nil }, "[] Provisioned=CloudCannotServe "},
-			{"a pool", func(l *life) { l.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")} }, "192.0.2.0 [pool std] Provisioned=CloudCannotServe Announced=NoSpeaker "},
-			{"again", (*life).nothing, "192.0.2.0 [pool std] Provisioned=CloudCannotServe Announced=NoSpeaker "},
-			{"no more", owner(func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolTCP }), "192.0.2.0 [pool std] Provisioned=Assigned Announced=NoSpeaker "},
+		}), []scenarioStep{
+			{"no pool", func(l *providerScenario) { l.Objects.Pools = nil }, "[] Provisioned=CloudCannotServe "},
+			{"a pool", func(l *providerScenario) { l.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")} }, "192.0.2.0 [pool std] Provisioned=CloudCannotServe Announced=NoSpeaker "},
+			{"again", (*providerScenario).unchanged, "192.0.2.0 [pool std] Provisioned=CloudCannotServe Announced=NoSpeaker "},
+			{"no more", serviceChange(func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolTCP }), "192.0.2.0 [pool std] Provisioned=Assigned Announced=NoSpeaker "},
 		}},
-		{"AWS by flag, and no node there", service("a"), []event{
-			{"no pool", func(l *life) {
+		{"AWS by flag, and no node there", service("a"), []scenarioStep{
+			{"no pool", func(l *providerScenario) {
 				l.Policy.Mode, l.Nodes, l.Objects.Pools = providers.AWS, []*corev1.Node{rack}, nil
 			}, "[] Provisioned=CloudCannotServe "},
-			{"a node", nodes(rack, cloud), "[aws std] Provisioned=Provisioning "},
+			{"a node", nodesAre(rack, cloud), "[aws std] Provisioned=Provisioning "},
 		}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			l := &life{Snapshot: Snapshot{
+			l := &providerScenario{Snapshot: Snapshot{
 				Policy:   providers.Policy{Mode: providers.Auto},
 				Objects:  config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")}},
 				Nodes:    []*corev1.Node{rack, cloud},
@@ -246,7 +263,7 @@ func TestLivesOnAWS(t *testing.T) {
 			}}
 			for _, e := range row.events {
 				e.do(l)
-				if got := l.pass(); got != e.want {
+				if got := l.reconcile(); got != e.want {
 					t.Fatalf("%s:\ngot  %s\nwant %s", e.what, got, e.want)
 				}
 			}
@@ -257,34 +274,34 @@ func TestLivesOnAWS(t *testing.T) {
 	}
 }
 
-// TestCloudSays: messages tell what there is to know beyond the reason.
-func TestCloudSays(t *testing.T) {
+// TestCloudMessages: messages tell what there is to know beyond the reason.
+func TestCloudMessages(t *testing.T) {
 	sctp := func(s *corev1.Service) { s.Spec.Ports = []corev1.ServicePort{{Port: 9, Protocol: corev1.ProtocolSCTP}} }
 	for _, row := range []struct {
 		name    string
 		service *corev1.Service
-		cloud   Outcome
+		cloud   CloudOutcome
 		pools   bool
 		says    []string
 	}{
 		{"an error", service("a", onAWS), broke, true, []string{"create listener: boom"}},
 		{"a report", service("a", onAWS), active, true, []string{"it answers"}},
 		{"deletion", service("a", onAWS, deleting), held, true, []string{"network interfaces"}},
-		{"foreign", service("a", showing("x.example.com")), Outcome{}, true, []string{"x.example.com", "no balancer is made"}},
-		{"fallback to a pool", service("a", sctp), Outcome{}, true, []string{"192.0.2.0 from pool p", "AWS cannot serve it", "SCTP"}},
-		{"fallback to nothing", service("a", sctp), Outcome{}, false, []string{"AWS cannot serve it", "SCTP", "there is no IPAddressPool"}},
-		{"leaving", service("a", onAWS, showing(host), annotated(v1alpha1.AnnotationProvider, "bare-metal")), Outcome{}, true, []string{"192.0.2.0 from pool p", host + " stays"}},
+		{"foreign", service("a", showing("x.example.com")), CloudOutcome{}, true, []string{"x.example.com", "no balancer is made"}},
+		{"fallback to a pool", service("a", sctp), CloudOutcome{}, true, []string{"192.0.2.0 from pool p", "AWS cannot serve it", "SCTP"}},
+		{"fallback to nothing", service("a", sctp), CloudOutcome{}, false, []string{"AWS cannot serve it", "SCTP", "there is no IPAddressPool"}},
+		{"leaving", service("a", onAWS, showing(host), annotated(v1alpha1.AnnotationProvider, "bare-metal")), CloudOutcome{}, true, []string{"192.0.2.0 from pool p", host + " stays"}},
 		{"left", service("a", onAWS, annotated(v1alpha1.AnnotationProvider, "bare-metal")), held, true, []string{"being deleted: its network interfaces"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			s := Snapshot{
 				Policy: providers.Policy{Mode: providers.Auto}, Nodes: []*corev1.Node{awsNode("a1")},
-				Services: []*corev1.Service{row.service}, Cloud: map[types.UID]Outcome{"a": row.cloud},
+				Services: []*corev1.Service{row.service}, Cloud: map[types.UID]CloudOutcome{"a": row.cloud},
 			}
 			if row.pools {
 				s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")}
 			}
-			message := Decide(s).of(key("a")).Conditions[0].Message
+			message := Decide(s).planOf(key("a")).Conditions[0].Message
 			for _, want := range row.says {
 				if !strings.Contains(message, want) {
 					t.Errorf("%q does not say %q", message, want)
@@ -307,7 +324,7 @@ func TestTargets(t *testing.T) {
 	notReady.Status.Conditions = nil
 	var names []string
 	all := []*corev1.Node{notReady, bare, leaving, tainted, awsNode("a"), labelled("f", ""), labelled("g", "true"), labelled("h", "false"), labelled("i", "maybe")}
-	for _, n := range Targets(all) {
+	for _, n := range TargetNodes(all) {
 		names = append(names, n.Name)
 	}
 	if got := strings.Join(names, " "); got != "a b e h" {
@@ -335,35 +352,37 @@ func TestSameTargets(t *testing.T) {
 		"providerID":    {change(func(n *corev1.Node) { n.Spec.ProviderID = "aws:///z/i-9" }), false},
 		"another label": {change(func(n *corev1.Node) { n.Labels = map[string]string{"x": "y"} }), false},
 	} {
-		if SameTargets(was, row.now) != row.same {
+		if SameTargetNodes(was, row.now) != row.same {
 			t.Errorf("%s: same is %t", name, !row.same)
 		}
 	}
 }
 
 func TestSameWork(t *testing.T) {
-	was := Work{service("a", annotated("x", "y")), Ensure}
-	change := func(do Do, f func(*corev1.Service)) Work { return Work{service("a", annotated("x", "y"), f), do} }
+	was := CloudRequest{service("a", annotated("x", "y")), EnsureBalancer}
+	change := func(do CloudAction, f func(*corev1.Service)) CloudRequest {
+		return CloudRequest{service("a", annotated("x", "y"), f), do}
+	}
 	for name, row := range map[string]struct {
-		now  Work
+		now  CloudRequest
 		same bool
 	}{
-		"the same":             {change(Ensure, func(*corev1.Service) {}), true},
-		"a status":             {change(Ensure, showing(host)), true},
-		"a label":              {change(Ensure, func(s *corev1.Service) { s.Labels = map[string]string{"x": "y"} }), true},
-		"our annotation":       {change(Ensure, annotated(v1alpha1.AnnotationAllocatedFrom, "x")), true},
-		"an annotation":        {change(Ensure, annotated("x", "z")), false},
-		"one annotation more":  {change(Ensure, annotated("y", "z")), false},
-		"one annotation less":  {change(Ensure, func(s *corev1.Service) { delete(s.Annotations, "x") }), false},
-		"a port":               {change(Ensure, func(s *corev1.Service) { s.Spec.Ports = []corev1.ServicePort{{Port: 1}} }), false},
-		"deletion":             {change(Delete, func(*corev1.Service) {}), false},
-		"another of that name": {change(Ensure, func(s *corev1.Service) { s.UID = "b" }), false},
+		"the same":             {change(EnsureBalancer, func(*corev1.Service) {}), true},
+		"a status":             {change(EnsureBalancer, showing(host)), true},
+		"a label":              {change(EnsureBalancer, func(s *corev1.Service) { s.Labels = map[string]string{"x": "y"} }), true},
+		"our annotation":       {change(EnsureBalancer, annotated(v1alpha1.AnnotationAllocatedFrom, "x")), true},
+		"an annotation":        {change(EnsureBalancer, annotated("x", "z")), false},
+		"one annotation more":  {change(EnsureBalancer, annotated("y", "z")), false},
+		"one annotation less":  {change(EnsureBalancer, func(s *corev1.Service) { delete(s.Annotations, "x") }), false},
+		"a port":               {change(EnsureBalancer, func(s *corev1.Service) { s.Spec.Ports = []corev1.ServicePort{{Port: 1}} }), false},
+		"deletion":             {change(DeleteBalancer, func(*corev1.Service) {}), false},
+		"another of that name": {change(EnsureBalancer, func(s *corev1.Service) { s.UID = "b" }), false},
 	} {
-		if SameWork(was, row.now) != row.same {
+		if SameCloudRequest(was, row.now) != row.same {
 			t.Errorf("%s: same is %t", name, !row.same)
 		}
 	}
-	if deleted := (Work{service("a"), Delete}); !SameWork(deleted, change(Delete, annotated("x", "z"))) {
+	if deleted := (CloudRequest{service("a"), DeleteBalancer}); !SameCloudRequest(deleted, change(DeleteBalancer, annotated("x", "z"))) {
 		t.Error("a deletion starts over when an annotation changes")
 	}
 }

@@ -20,8 +20,8 @@ var (
 	awsNode   = fixture.AWSNode
 )
 
-// find returns the desired state of a Service, and whether the plan has one.
-func (p Plan) find(key types.NamespacedName) (ServicePlan, bool) {
+// findService returns the desired state of a Service, and whether the plan has one.
+func (p Plan) findService(key types.NamespacedName) (ServicePlan, bool) {
 	for _, s := range p.Services {
 		if KeyOf(s.Service) == key {
 			return *s.Plan, true
@@ -30,8 +30,8 @@ func (p Plan) find(key types.NamespacedName) (ServicePlan, bool) {
 	return ServicePlan{}, false
 }
 
-// of returns the desired state of a Service, the zero value if there is none.
-func (p Plan) of(key types.NamespacedName) ServicePlan {
-	s, _ := p.find(key)
+// planOf returns the desired state of a Service, the zero value if there is none.
+func (p Plan) planOf(key types.NamespacedName) ServicePlan {
+	s, _ := p.findService(key)
 	return s
 }

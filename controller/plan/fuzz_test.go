@@ -238,13 +238,13 @@ func reversed[T any](list []T) []T {
 // checkBystanders: who is well keeps and gets an address, unless the cluster's
 // own addresses are where the pool's are.
 func checkBystanders(t failer, s Snapshot, plan Plan) {
-	holder, newcomer := plan.of(key("a-holder")), plan.of(key("a-newcomer"))
+	holder, newcomer := plan.planOf(key("a-holder")), plan.planOf(key("a-newcomer"))
 	if holder.AllocatedFrom != "203.0.113.5=bystander" || len(holder.Ingress) != 1 || holder.Ingress[0].IP != "203.0.113.5" {
 		if s.Policy.Mode == providers.BareMetal {
 			t.Fatalf("the holder: %+v", holder)
 		}
 	}
-	guarded := slices.ContainsFunc(guardsOf(s.Nodes, s.ServiceCIDRs), func(g guard) bool {
+	guarded := slices.ContainsFunc(newClusterRanges(s.Nodes, s.ServiceCIDRs), func(g reservedRange) bool {
 		return g.From() != g.To() && g.Contains(netip.MustParseAddr("203.0.113.100"))
 	})
 	if provisioned := apimeta.FindStatusCondition(newcomer.Conditions, v1alpha1.ConditionProvisioned); s.Policy.Mode == providers.BareMetal && !guarded &&
@@ -256,7 +256,7 @@ func checkBystanders(t failer, s Snapshot, plan Plan) {
 // checkServicePlan: the API server can take it, and whoever asks for an
 // address learns what became of it.
 func checkServicePlan(t failer, svc *corev1.Service, plan Plan) {
-	p, planned := plan.find(KeyOf(svc))
+	p, planned := plan.findService(KeyOf(svc))
 	shown := 0 // may be kept
 	for _, name := range v1alpha1.RecordAnnotations {
 		shown += len(svc.Annotations[name])
@@ -297,7 +297,7 @@ func checkEnds(t failer, s Snapshot) {
 		plan := Decide(s)
 		last = ""
 		for i, svc := range s.Services {
-			if p, planned := plan.find(KeyOf(svc)); planned && !p.Matches(svc) {
+			if p, planned := plan.findService(KeyOf(svc)); planned && !p.Matches(svc) {
 				s.Services[i] = p.Written(svc)
 				last = fmt.Sprintf("%s: %+v\n%v %v %v\n%+v", svc.Name, p, svc.Finalizers, svc.Annotations, svc.Status, svc.Spec)
 			}

@@ -21,14 +21,14 @@ import (
 // do the changed ones. It is not ok if a changed Service shares, gives up or is
 // refused anything, or if its plan depends on more than the Service: then Decide
 // must be called next.
-func (p *Planner) DecideChanged(services []*corev1.Service, now time.Time) (planned []Planned, ok bool) {
+func (p *Planner) DecideChanged(services []*corev1.Service, now time.Time) (planned []PlannedService, ok bool) {
 	if p.last == nil {
 		return nil, false
 	}
 	d := p.last
 	d.Now = now
 	for _, svc := range services {
-		one, ok := p.decideChanged(d, svc)
+		one, ok := p.decideChangedService(d, svc)
 		if !ok {
 			p.last = nil
 			return nil, false
@@ -40,46 +40,46 @@ func (p *Planner) DecideChanged(services []*corev1.Service, now time.Time) (plan
 	return planned, true
 }
 
-func (p *Planner) decideChanged(d *decision, svc *corev1.Service) (planned Planned, ok bool) {
+func (p *Planner) decideChangedService(d *decision, svc *corev1.Service) (planned PlannedService, ok bool) {
 	if svc.DeletionTimestamp != nil || dependsOnOthers(svc) {
-		return Planned{}, false
+		return PlannedService{}, false
 	}
 	before := p.latest[KeyOf(svc)]
 	if before != nil && (before.run != p.run || before.UID != svc.UID) {
 		before = nil
 	}
-	s := p.subject(d, svc)
+	s := p.serviceState(d, svc)
 	if s.volatile {
-		return Planned{}, false
+		return PlannedService{}, false
 	}
-	assigned, ok := p.extend(s, before)
+	assigned, ok := p.extendAllocation(s, before)
 	if !ok {
-		return Planned{}, false
+		return PlannedService{}, false
 	}
 	d.planService(s, assigned)
 	if s.plan == nil {
-		return Planned{}, true
+		return PlannedService{}, true
 	}
 	provisioned := apimeta.FindStatusCondition(s.plan.Conditions, v1alpha1.ConditionProvisioned)
 	if !s.plan.Serves || provisioned == nil || provisioned.Reason != string(v1alpha1.Assigned) {
-		return Planned{}, false
+		return PlannedService{}, false
 	}
 	// The finalizer of a pool is written before the first Service.
 	for _, h := range assigned.Held {
 		if !p.inUse[h.Pool] {
-			return Planned{}, false
+			return PlannedService{}, false
 		}
 	}
-	return Planned{s.Service, s.plan}, true
+	return PlannedService{s.Service, s.plan}, true
 }
 
-// extend returns what the Service is assigned: what its last version was, if it
+// extendAllocation returns what the Service is assigned: what its last version was, if it
 // asks for nothing else and shows just that, or what is free.
-func (p *Planner) extend(s, before *subject) (allocator.Assignment, bool) {
+func (p *Planner) extendAllocation(s, before *serviceState) (allocator.Assignment, bool) {
 	switch {
-	case !s.asks:
-		return allocator.Assignment{}, before == nil || !before.asks
-	case before == nil || !before.asks:
+	case !s.hasRequest:
+		return allocator.Assignment{}, before == nil || !before.hasRequest
+	case before == nil || !before.hasRequest:
 		return p.allocator.Extend(&s.request)
 	case !before.planned || len(before.assignment.GivesUp) > 0 || !sameRequest(s.request, before.request):
 		return allocator.Assignment{}, false
@@ -101,24 +101,24 @@ func sameRequest(a, b allocator.Request) bool {
 		slices.Equal(a.Families, b.Families) && slices.Equal(a.Pools, b.Pools) && slices.Equal(a.Barred, b.Barred) && slices.Equal(a.Addrs, b.Addrs)
 }
 
-// dependent are the annotations by which a Service depends on others, or gives
+// dependentAnnotations are the annotations by which a Service depends on others, or gives
 // something up.
-var dependent = slices.Concat(v1alpha1.AllowSharedIPAnnotations, []string{
+var dependentAnnotations = slices.Concat(v1alpha1.AllowSharedIPAnnotations, []string{
 	v1alpha1.AnnotationSharedAs, v1alpha1.AnnotationRelease, v1alpha1.AnnotationRenumber, v1alpha1.AnnotationLeaving,
 })
 
 // dependsOnOthers reports whether the Service shares addresses or gives one up, or
 // may be adopted from another implementation.
 func dependsOnOthers(svc *corev1.Service) bool {
-	for _, name := range dependent {
+	for _, name := range dependentAnnotations {
 		if _, set := svc.Annotations[name]; set {
 			return true
 		}
 	}
-	return !owned(svc) && len(svc.Status.LoadBalancer.Ingress) > 0
+	return !hasProviderFinalizer(svc) && len(svc.Status.LoadBalancer.Ingress) > 0
 }
 
-func shownBy(ingress []corev1.LoadBalancerIngress) (addrs []netip.Addr) {
+func ingressAddrs(ingress []corev1.LoadBalancerIngress) (addrs []netip.Addr) {
 	for _, in := range ingress {
 		if a, err := config.ParseAddr(in.IP); err == nil {
 			addrs = append(addrs, a)

@@ -17,8 +17,8 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// wishing changes a Service in one of the ways that people do.
-func wishing(t *rapid.T, svc *corev1.Service) {
+// changeRequest changes a Service in one of the ways that people do.
+func changeRequest(t *rapid.T, svc *corev1.Service) {
 	addr := fmt.Sprintf("192.0.2.%d", rapid.IntRange(0, 17).Draw(t, "addr"))
 	switch rapid.IntRange(0, 10).Draw(t, "wish") {
 	case 0, 1:
@@ -53,7 +53,7 @@ func holdings(services []*corev1.Service) map[types.NamespacedName][]string {
 }
 
 // allWritten are the Services after what the plans say has been written.
-func allWritten(services []*corev1.Service, planned []Planned) []*corev1.Service {
+func allWritten(services []*corev1.Service, planned []PlannedService) []*corev1.Service {
 	services = slices.Clone(services)
 	for _, p := range planned {
 		if i := slices.Index(services, p.Service); !p.Plan.Matches(p.Service) {
@@ -63,9 +63,9 @@ func allWritten(services []*corev1.Service, planned []Planned) []*corev1.Service
 	return services
 }
 
-// TestQuick: what a quick decision gives is what a full one then leaves as it
+// TestDecideChangedAgreesWithDecide: what a quick decision gives is what a full one then leaves as it
 // is, for all Services, and no quick one gives what another Service has.
-func TestQuick(t *testing.T) {
+func TestDecideChangedAgreesWithDecide(t *testing.T) {
 	quick := 0
 	rapid.Check(t, func(t *rapid.T) {
 		s := Snapshot{
@@ -76,7 +76,7 @@ func TestQuick(t *testing.T) {
 		for i := range rapid.IntRange(1, 12).Draw(t, "services") {
 			svc := service(fmt.Sprintf("%c%d", 'a'+rapid.IntRange(0, 3).Draw(t, "age"), i))
 			if rapid.IntRange(0, 2).Draw(t, "special") == 0 {
-				wishing(t, svc)
+				changeRequest(t, svc)
 			}
 			s.Services = append(s.Services, svc)
 		}
@@ -93,7 +93,7 @@ func TestQuick(t *testing.T) {
 				s.Services = append(s.Services, nil)
 			}
 			if rapid.Bool().Draw(t, "wishes") {
-				wishing(t, svc)
+				changeRequest(t, svc)
 			}
 			changed = slices.DeleteFunc(changed, func(o *corev1.Service) bool { return KeyOf(o) == KeyOf(svc) })
 			s.Services[at], changed = svc, append(changed, svc)
@@ -132,10 +132,10 @@ func TestQuick(t *testing.T) {
 	}
 }
 
-// TestQuickOnly lists what a quick decision is made about, beside Service a,
+// TestDecideChangedCases lists what a quick decision is made about, beside Service a,
 // which holds 192.0.2.0.
-func TestQuickOnly(t *testing.T) {
-	given := func(s *corev1.Service) { *s = *gave(s, "192.0.2.1") }
+func TestDecideChangedCases(t *testing.T) {
+	given := func(s *corev1.Service) { *s = *assigned(s, "192.0.2.1") }
 	for _, row := range []struct {
 		name  string
 		svc   *corev1.Service
@@ -169,8 +169,8 @@ func TestQuickOnly(t *testing.T) {
 	}
 }
 
-// gave is the Service with an address that Fairlead has given it.
-func gave(svc *corev1.Service, addr string) *corev1.Service {
+// assigned is the Service with an address that Fairlead has given it.
+func assigned(svc *corev1.Service, addr string) *corev1.Service {
 	svc = svc.DeepCopy()
 	finalized(svc)
 	holding(addr)(svc)
@@ -178,8 +178,8 @@ func gave(svc *corev1.Service, addr string) *corev1.Service {
 	return svc
 }
 
-// TestSways lists which changes of other objects a quick decision must not miss.
-func TestSways(t *testing.T) {
+// TestAffectsAllocation lists which changes of other objects a quick decision must not miss.
+func TestAffectsAllocation(t *testing.T) {
 	node := readyNode("n")
 	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}
 	for _, row := range []struct {

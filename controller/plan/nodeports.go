@@ -47,26 +47,26 @@ type NodePort struct {
 	NodePort int32
 }
 
-// lacksPorts reports whether the Service has a port that no node port leads to.
+// lacksNodePorts reports whether the Service has a port that no node port leads to.
 // The API server has seen to all if the Service lets it.
-func lacksPorts(svc *corev1.Service) bool {
+func lacksNodePorts(svc *corev1.Service) bool {
 	return slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.NodePort == 0 })
 }
 
-// hasPortsToReturn reports whether the Service has node ports that may be ours,
+// hasNodePortsToRelease reports whether the Service has node ports that may be ours,
 // and that the API server would not give it again at once.
-func hasPortsToReturn(svc *corev1.Service) bool {
+func hasNodePortsToRelease(svc *corev1.Service) bool {
 	allocates := svc.Spec.AllocateLoadBalancerNodePorts
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.DeletionTimestamp == nil && allocates != nil && !*allocates &&
 		slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.NodePort != 0 })
 }
 
-// lackingPorts chooses node ports for the Services on AWS that lack some. A
+// chooseNodePorts chooses node ports for the Services on AWS that lack some. A
 // Service for which there are not enough gets none.
-func (d *decision) lackingPorts() map[types.NamespacedName][]NodePort {
+func (d *decision) chooseNodePorts() map[types.NamespacedName][]NodePort {
 	var lacking []*corev1.Service
-	for _, svc := range d.subjects {
-		if svc.choice.Verdict == providers.OnAWS && svc.DeletionTimestamp == nil && has(svc.Service, v1alpha1.FinalizerAWS) && lacksPorts(svc.Service) {
+	for _, svc := range d.services {
+		if svc.choice.Verdict == providers.OnAWS && svc.DeletionTimestamp == nil && hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) && lacksNodePorts(svc.Service) {
 			lacking = append(lacking, svc.Service)
 		}
 	}
@@ -76,10 +76,10 @@ func (d *decision) lackingPorts() map[types.NamespacedName][]NodePort {
 	slices.SortFunc(lacking, func(a, b *corev1.Service) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	free := d.freePorts()
+	free := d.freeNodePorts()
 	chosen := make(map[types.NamespacedName][]NodePort, len(lacking))
 	for _, svc := range lacking {
-		given, left := choosePorts(svc, free)
+		given, left := takeFreePorts(svc, free)
 		if given != nil {
 			chosen[KeyOf(svc)], free = given, left
 		}
@@ -87,9 +87,9 @@ func (d *decision) lackingPorts() map[types.NamespacedName][]NodePort {
 	return chosen
 }
 
-// choosePorts takes the first of the free ports, one for each port number: what
+// takeFreePorts takes the first of the free ports, one for each port number: what
 // differs in the protocol only shares it.
-func choosePorts(svc *corev1.Service, free []int32) (given []NodePort, left []int32) {
+func takeFreePorts(svc *corev1.Service, free []int32) (given []NodePort, left []int32) {
 	numbers := map[int32]int32{}
 	for _, p := range svc.Spec.Ports {
 		if p.NodePort != 0 {
@@ -111,10 +111,10 @@ func choosePorts(svc *corev1.Service, free []int32) (given []NodePort, left []in
 	return given, free
 }
 
-// freePorts are the ports that no Service has, in the order in which they are
+// freeNodePorts are the ports that no Service has, in the order in which they are
 // given away. Like the API server's own choice it leaves the lower band, which
 // people choose from by hand, for the end.
-func (d *decision) freePorts() (free []int32) {
+func (d *decision) freeNodePorts() (free []int32) {
 	taken := map[int32]bool{}
 	for _, svc := range slices.Concat(d.Services, d.Unmanaged) {
 		taken[svc.Spec.HealthCheckNodePort] = true

@@ -28,25 +28,25 @@ func TestNodePorts(t *testing.T) {
 		others  []*corev1.Service
 		in      PortRange
 		want    string // "PORT/PROTOCOL=NODEPORT", and the reason
-		do      Do
+		do      CloudAction
 	}{
-		{"by hand or by the API server", service("a", onAWS, withPorts("80/TCP:30123")), nil, PortRange{}, " Provisioning", Ensure},
-		{"the upper band first", service("a", onAWS, withPorts("80/TCP", "443/TCP")), nil, PortRange{}, "80/TCP=30086 443/TCP=30087 Provisioning", Nothing},
-		{"TCP and UDP share", service("a", onAWS, withPorts("53/TCP", "53/UDP")), nil, PortRange{}, "53/TCP=30086 53/UDP=30086 Provisioning", Nothing},
-		{"with a port that has one", service("a", onAWS, withPorts("53/TCP:30500", "53/UDP", "80/TCP")), nil, PortRange{}, "53/UDP=30500 80/TCP=30086 Provisioning", Nothing},
+		{"by hand or by the API server", service("a", onAWS, withPorts("80/TCP:30123")), nil, PortRange{}, " Provisioning", EnsureBalancer},
+		{"the upper band first", service("a", onAWS, withPorts("80/TCP", "443/TCP")), nil, PortRange{}, "80/TCP=30086 443/TCP=30087 Provisioning", NoAction},
+		{"TCP and UDP share", service("a", onAWS, withPorts("53/TCP", "53/UDP")), nil, PortRange{}, "53/TCP=30086 53/UDP=30086 Provisioning", NoAction},
+		{"with a port that has one", service("a", onAWS, withPorts("53/TCP:30500", "53/UDP", "80/TCP")), nil, PortRange{}, "53/UDP=30500 80/TCP=30086 Provisioning", NoAction},
 		{"others have some", service("a", onAWS, withPorts("80/TCP")), []*corev1.Service{
 			service("b", withPorts("80/UDP:30086")),
 			service("c", func(s *corev1.Service) { s.Spec.HealthCheckNodePort = 30087 }),
-		}, PortRange{}, "80/TCP=30088 Provisioning", Nothing},
-		{"others want some, too", service("b", onAWS, withPorts("80/TCP")), []*corev1.Service{service("a", onAWS, withPorts("1/TCP", "2/TCP"))}, PortRange{}, "80/TCP=30088 Provisioning", Nothing},
-		{"some were refused", service("a", onAWS, withPorts("80/TCP")), nil, PortRange{Taken: taken(30086, 30088)}, "80/TCP=30087 Provisioning", Nothing},
-		{"the lower band at last", service("a", onAWS, withPorts("80/TCP", "81/TCP")), nil, PortRange{Low: 100, High: 117}, "80/TCP=116 81/TCP=117 Provisioning", Nothing},
-		{"and then its ports", service("a", onAWS, withPorts("80/TCP")), []*corev1.Service{service("b", withPorts("1/TCP:116", "2/TCP:117"))}, PortRange{Low: 100, High: 117}, "80/TCP=100 Provisioning", Nothing},
-		{"all or nothing", service("a", onAWS, withPorts("80/TCP", "81/TCP")), nil, PortRange{Low: 100, High: 100}, " NodePortsExhausted", Nothing},
-		{"what one cannot have the next may", service("b", onAWS, withPorts("80/TCP")), []*corev1.Service{service("a", onAWS, withPorts("1/TCP", "2/TCP"))}, PortRange{Low: 100, High: 100}, "80/TCP=100 Provisioning", Nothing},
-		{"not before the finalizer", service("a", withPorts("80/TCP")), nil, PortRange{}, " Provisioning", Nothing},
-		{"not on bare metal", service("a", withPorts("80/TCP"), classed(v1alpha1.ClassBareMetal)), nil, PortRange{}, " NoMatchingPool", Nothing},
-		{"not while it goes", service("a", onAWS, withPorts("80/TCP"), deleting), nil, PortRange{}, " Deleting", Delete},
+		}, PortRange{}, "80/TCP=30088 Provisioning", NoAction},
+		{"others want some, too", service("b", onAWS, withPorts("80/TCP")), []*corev1.Service{service("a", onAWS, withPorts("1/TCP", "2/TCP"))}, PortRange{}, "80/TCP=30088 Provisioning", NoAction},
+		{"some were refused", service("a", onAWS, withPorts("80/TCP")), nil, PortRange{Taken: taken(30086, 30088)}, "80/TCP=30087 Provisioning", NoAction},
+		{"the lower band at last", service("a", onAWS, withPorts("80/TCP", "81/TCP")), nil, PortRange{Low: 100, High: 117}, "80/TCP=116 81/TCP=117 Provisioning", NoAction},
+		{"and then its ports", service("a", onAWS, withPorts("80/TCP")), []*corev1.Service{service("b", withPorts("1/TCP:116", "2/TCP:117"))}, PortRange{Low: 100, High: 117}, "80/TCP=100 Provisioning", NoAction},
+		{"all or nothing", service("a", onAWS, withPorts("80/TCP", "81/TCP")), nil, PortRange{Low: 100, High: 100}, " NodePortsExhausted", NoAction},
+		{"what one cannot have the next may", service("b", onAWS, withPorts("80/TCP")), []*corev1.Service{service("a", onAWS, withPorts("1/TCP", "2/TCP"))}, PortRange{Low: 100, High: 100}, "80/TCP=100 Provisioning", NoAction},
+		{"not before the finalizer", service("a", withPorts("80/TCP")), nil, PortRange{}, " Provisioning", NoAction},
+		{"not on bare metal", service("a", withPorts("80/TCP"), classed(v1alpha1.ClassBareMetal)), nil, PortRange{}, " NoMatchingPool", NoAction},
+		{"not while it goes", service("a", onAWS, withPorts("80/TCP"), deleting), nil, PortRange{}, " Deleting", DeleteBalancer},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			s := Snapshot{
@@ -54,7 +54,7 @@ func TestNodePorts(t *testing.T) {
 				Services: append([]*corev1.Service{row.service}, row.others...), NodePorts: row.in,
 			}
 			plan := Decide(s)
-			p := plan.of(KeyOf(row.service))
+			p := plan.planOf(KeyOf(row.service))
 			var got []string
 			for _, n := range p.NodePorts {
 				got = append(got, fmt.Sprintf("%d/%s=%d", n.Port, n.Protocol, n.NodePort))
@@ -62,7 +62,7 @@ func TestNodePorts(t *testing.T) {
 			if text := strings.Join(got, " ") + " " + p.Conditions[0].Reason; text != row.want {
 				t.Errorf("got %q, want %q", text, row.want)
 			}
-			if do := plan.Cloud[row.service.UID].Do; do != row.do {
+			if do := plan.Cloud[row.service.UID].Action; do != row.do {
 				t.Errorf("the cloud is to do %d, want %d", do, row.do)
 			}
 			if len(p.NodePorts) > 0 && p.Matches(row.service) {
@@ -78,7 +78,7 @@ func TestPortsAreReturned(t *testing.T) {
 	for _, row := range []struct {
 		name    string
 		service *corev1.Service
-		cloud   Outcome
+		cloud   CloudOutcome
 		want    bool
 	}{
 		{"left for a pool", service("a", onAWS, toPool, withPorts("80/TCP:30086")), gone, true},
@@ -89,11 +89,11 @@ func TestPortsAreReturned(t *testing.T) {
 		{"deleted", service("a", onAWS, deleting, withPorts("80/TCP:30086")), gone, false},
 		{"another type", service("a", onAWS, withPorts("80/TCP:30086"), clusterIP), gone, false},
 		{"staying", service("a", onAWS, withPorts("80/TCP:30086")), active, false},
-		{"another's, never on AWS", service("a", finalized, classed("example.com/lb"), withPorts("80/TCP:30086")), Outcome{}, false},
+		{"another's, never on AWS", service("a", finalized, classed("example.com/lb"), withPorts("80/TCP:30086")), CloudOutcome{}, false},
 	} {
 		s := Snapshot{Policy: providers.Policy{Mode: providers.Auto}, Nodes: []*corev1.Node{awsNode("n")}, Services: []*corev1.Service{row.service}}
-		s.Cloud = map[types.UID]Outcome{"a": row.cloud}
-		if got := Decide(s).of(key("a")).ReturnsPorts; got != row.want {
+		s.Cloud = map[types.UID]CloudOutcome{"a": row.cloud}
+		if got := Decide(s).planOf(key("a")).ReleasesNodePorts; got != row.want {
 			t.Errorf("%s: returns is %t", row.name, got)
 		}
 	}

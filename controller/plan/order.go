@@ -12,20 +12,20 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// gains are the addresses that the Service does not show yet.
-func (c Planned) gains() []netip.Addr {
-	shown := shownBy(c.Service.Status.LoadBalancer.Ingress)
-	return slices.DeleteFunc(shownBy(c.Plan.Ingress), func(a netip.Addr) bool { return slices.Contains(shown, a) })
+// addedAddrs are the addresses that the Service does not show yet.
+func (c PlannedService) addedAddrs() []netip.Addr {
+	shown := ingressAddrs(c.Service.Status.LoadBalancer.Ingress)
+	return slices.DeleteFunc(ingressAddrs(c.Plan.Ingress), func(a netip.Addr) bool { return slices.Contains(shown, a) })
 }
 
-// unsettled are the addresses that others may not be given before this is
+// blockedAddrs are the addresses that others may not be given before this is
 // written: those that the Service will not show any more, and all that it shares
 // under new terms.
-func (c Planned) unsettled() []netip.Addr {
+func (c PlannedService) blockedAddrs() []netip.Addr {
 	if len(c.Service.Status.LoadBalancer.Ingress) == 0 || !c.Plan.Serves {
 		return nil
 	}
-	shown, kept := shownBy(c.Service.Status.LoadBalancer.Ingress), shownBy(c.Plan.Ingress)
+	shown, kept := ingressAddrs(c.Service.Status.LoadBalancer.Ingress), ingressAddrs(c.Plan.Ingress)
 	if c.Plan.SharedAs != c.Service.Annotations[v1alpha1.AnnotationSharedAs] {
 		return shown
 	}
@@ -41,20 +41,20 @@ const maxRounds, maxChanges = 8, 1000
 // another Service gives it up. Otherwise a controller that dies between two
 // writes, or fails, would leave both with it. It returns at most as many rounds
 // and changes as one sync may write, and whether that is all.
-func Rounds(left []Planned) (rounds [][]Planned, all bool) {
+func Rounds(left []PlannedService) (rounds [][]PlannedService, all bool) {
 	for total := 0; len(left) > 0; {
 		if len(rounds) == maxRounds || total >= maxChanges {
 			return rounds, false
 		}
 		by := map[netip.Addr]types.NamespacedName{}
 		for _, c := range left {
-			for _, a := range c.unsettled() {
+			for _, a := range c.blockedAddrs() {
 				by[a] = KeyOf(c.Service)
 			}
 		}
-		var now, later []Planned
+		var now, later []PlannedService
 		for _, c := range left {
-			if slices.ContainsFunc(c.gains(), func(a netip.Addr) bool { _, waits := by[a]; return waits }) {
+			if slices.ContainsFunc(c.addedAddrs(), func(a netip.Addr) bool { _, waits := by[a]; return waits }) {
 				later = append(later, c)
 			} else {
 				now = append(now, c)
@@ -62,8 +62,8 @@ func Rounds(left []Planned) (rounds [][]Planned, all bool) {
 		}
 		if len(now) == 0 { // each waits for another one; the rest comes with the next sync
 			for _, c := range later {
-				if p := c.meanwhile(by); !p.Matches(c.Service) {
-					now = append(now, Planned{c.Service, &p})
+				if p := c.interimPlan(by); !p.Matches(c.Service) {
+					now = append(now, PlannedService{c.Service, &p})
 				}
 			}
 			later = nil
@@ -77,28 +77,28 @@ func Rounds(left []Planned) (rounds [][]Planned, all bool) {
 	return rounds, true
 }
 
-// meanwhile is the plan for a Service that waits for addresses which others
+// interimPlan is the plan for a Service that waits for addresses which others
 // show: it keeps what it shows, but for what it must give up anyway.
-func (c Planned) meanwhile(by map[netip.Addr]types.NamespacedName) ServicePlan {
+func (c PlannedService) interimPlan(by map[netip.Addr]types.NamespacedName) ServicePlan {
 	p := *c.Plan
 	p.Ingress, p.AllocatedFrom, p.Leaving = nil, "", ""
 	pools, leaving := config.ReadRecords(c.Service.Annotations[v1alpha1.AnnotationAllocatedFrom]), config.ReadRecords(c.Service.Annotations[v1alpha1.AnnotationLeaving])
 	for _, in := range c.Service.Status.LoadBalancer.Ingress {
 		a, err := config.ParseAddr(in.IP)
-		if err != nil || slices.Contains(p.GivesUp, a) {
+		if err != nil || slices.Contains(p.Releases, a) {
 			continue
 		}
 		p.Ingress = append(p.Ingress, in)
 		if pool, ok := pools.Of(a); ok {
-			p.AllocatedFrom = appended(p.AllocatedFrom, in.IP+"="+pool)
+			p.AllocatedFrom = joinComma(p.AllocatedFrom, in.IP+"="+pool)
 		}
 		if since, ok := leaving.Of(a); ok {
-			p.Leaving = appended(p.Leaving, in.IP+"="+since)
+			p.Leaving = joinComma(p.Leaving, in.IP+"="+since)
 		}
 	}
-	for _, a := range c.gains() {
+	for _, a := range c.addedAddrs() {
 		if other, waits := by[a]; waits {
-			why := condition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, v1alpha1.AddressTaken, fmt.Sprintf("%s belongs to Service %s until that has let go", a, other))
+			why := newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, v1alpha1.AddressTaken, fmt.Sprintf("%s belongs to Service %s until that has let go", a, other))
 			p.Conditions = append([]metav1.Condition{why}, p.Conditions[1:]...)
 			break
 		}

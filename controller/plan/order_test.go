@@ -16,14 +16,14 @@ import (
 
 // planFor is the plan for an address, perhaps with terms of sharing: ".1/k".
 func planFor(text string) ServicePlan {
-	p := ServicePlan{Serves: true, Conditions: []metav1.Condition{condition(v1alpha1.ConditionProvisioned, metav1.ConditionTrue, v1alpha1.Assigned, "")}}
+	p := ServicePlan{Serves: true, Conditions: []metav1.Condition{newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionTrue, v1alpha1.Assigned, "")}}
 	if addr, terms, _ := strings.Cut(text, "/"); addr != "-" {
 		p.Ingress, p.AllocatedFrom, p.SharedAs = []corev1.LoadBalancerIngress{{IP: "192.0.2" + addr}}, "192.0.2"+addr+"=p", terms
 	}
 	return p
 }
 
-func TestChangesOf(t *testing.T) {
+func TestRounds(t *testing.T) {
 	for _, row := range []struct {
 		name     string
 		services []string // NAME SHOWN PLANNED: an address, perhaps with terms; "-" is none; "!" must be given up
@@ -37,7 +37,7 @@ func TestChangesOf(t *testing.T) {
 		{"new terms, then shared by them", []string{"a - .1/k", "z .1/k .1/l"}, [][]string{{"z .1"}, {"a .1"}}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			var changes []Planned
+			var changes []PlannedService
 			for _, text := range row.services {
 				var name, shown, planned string
 				if _, err := fmt.Sscan(text, &name, &shown, &planned); err != nil {
@@ -47,10 +47,10 @@ func TestChangesOf(t *testing.T) {
 				svc := planFor(was).Written(service(name))
 				p := planFor(planned)
 				if gives {
-					p.GivesUp = shownBy(svc.Status.LoadBalancer.Ingress)
+					p.Releases = ingressAddrs(svc.Status.LoadBalancer.Ingress)
 				}
 				if !p.Matches(svc) {
-					changes = append(changes, Planned{svc, &p})
+					changes = append(changes, PlannedService{svc, &p})
 				}
 			}
 			var got [][]string
@@ -82,23 +82,23 @@ func TestChangesOf(t *testing.T) {
 // TestRoundsAreBounded: one sync writes a bounded number of Services in a bounded
 // number of rounds, and the syncs after it write the rest.
 func TestRoundsAreBounded(t *testing.T) {
-	chain := func(n int) (changes []Planned) { // each is to get what the next one shows
+	chain := func(n int) (changes []PlannedService) { // each is to get what the next one shows
 		addr := func(i int) string { return fmt.Sprintf("10.0.%d.%d", i/250, i%250) }
 		for i := range n {
 			p := ServicePlan{Serves: true, Ingress: []corev1.LoadBalancerIngress{{IP: addr(i + 1)}}}
-			changes = append(changes, Planned{fixture.Assigned(fmt.Sprintf("s%04d", i), addr(i), "p"), &p})
+			changes = append(changes, PlannedService{fixture.Assigned(fmt.Sprintf("s%04d", i), addr(i), "p"), &p})
 		}
 		return changes
 	}
-	burst := func(n int) (changes []Planned) {
+	burst := func(n int) (changes []PlannedService) {
 		for i := range n {
-			changes = append(changes, Planned{service(fmt.Sprintf("s%04d", i)), &ServicePlan{Serves: true}})
+			changes = append(changes, PlannedService{service(fmt.Sprintf("s%04d", i)), &ServicePlan{Serves: true}})
 		}
 		return changes
 	}
 	for _, row := range []struct {
 		name          string
-		changes       []Planned
+		changes       []PlannedService
 		rounds, total int
 		all           bool
 	}{
@@ -117,14 +117,14 @@ func TestRoundsAreBounded(t *testing.T) {
 	}
 }
 
-// TestFallbackLetsGo: a Service that AWS cannot serve, and a pool cannot either
+// TestFallbackReleases: a Service that AWS cannot serve, and a pool cannot either
 // any more, shows nothing when another one gets its address.
-func TestFallbackLetsGo(t *testing.T) {
+func TestFallbackReleases(t *testing.T) {
 	class := v1alpha1.ClassBareMetal
-	s := town(service("a", serving("SCTP", 9), holding("192.0.2.0")))
+	s := testSnapshot(service("a", serving("SCTP", 9), holding("192.0.2.0")))
 	s.Policy, s.Nodes = providers.Policy{Mode: providers.AWS}, []*corev1.Node{awsNode("n1")}
 	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/32")}
-	if got := s.shows(t, "a"); got != "192.0.2.0 CloudCannotServe" {
+	if got := s.shownState(t, "a"); got != "192.0.2.0 CloudCannotServe" {
 		t.Fatalf("got %s", got)
 	}
 	s.Services = append(s.Services, service("b", func(s *corev1.Service) { s.Spec.LoadBalancerClass = &class }))
@@ -132,7 +132,7 @@ func TestFallbackLetsGo(t *testing.T) {
 	if rounds, _ := Rounds(Decide(s).Changes); len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("a") {
 		t.Errorf("a is not written before b: %+v", rounds)
 	}
-	if a, b := s.shows(t, "a"), s.shows(t, "b"); a != "CloudCannotServe" || b != "192.0.2.0 Assigned" {
+	if a, b := s.shownState(t, "a"), s.shownState(t, "b"); a != "CloudCannotServe" || b != "192.0.2.0 Assigned" {
 		t.Errorf("a shows %s, b %s", a, b)
 	}
 }

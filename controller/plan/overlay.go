@@ -12,7 +12,7 @@ import (
 // it can assign one address twice. The zero value is ready for use. Its methods
 // must not be called concurrently.
 type Overlay struct {
-	ahead map[types.NamespacedName]*corev1.Service
+	newest map[types.NamespacedName]*corev1.Service
 	// The last list of all Services: a Service that it lacks had been deleted by
 	// then. It is dropped when the watch has reached its resourceVersion.
 	listedAt string
@@ -21,11 +21,11 @@ type Overlay struct {
 
 // Observe records a version of the Service that a write or a read returned.
 func (o *Overlay) Observe(svc *corev1.Service) {
-	if o.ahead == nil {
-		o.ahead = make(map[types.NamespacedName]*corev1.Service)
+	if o.newest == nil {
+		o.newest = make(map[types.NamespacedName]*corev1.Service)
 	}
-	if known := o.ahead[KeyOf(svc)]; known == nil || newer(svc.ResourceVersion, known.ResourceVersion) {
-		o.ahead[KeyOf(svc)] = svc
+	if known := o.newest[KeyOf(svc)]; known == nil || newerVersion(svc.ResourceVersion, known.ResourceVersion) {
+		o.newest[KeyOf(svc)] = svc
 	}
 }
 
@@ -38,45 +38,45 @@ func (o *Overlay) ObserveList(services []*corev1.Service, resourceVersion string
 		o.listed[KeyOf(svc)] = true
 		o.Observe(svc)
 	}
-	for key, known := range o.ahead {
-		if !o.listed[key] && !newer(known.ResourceVersion, resourceVersion) {
-			delete(o.ahead, key)
+	for key, known := range o.newest {
+		if !o.listed[key] && !newerVersion(known.ResourceVersion, resourceVersion) {
+			delete(o.newest, key)
 		}
 	}
 }
 
-// Over returns the newest known versions of all Services: those of the cache,
+// Merge returns the newest known versions of all Services: those of the cache,
 // except where the overlay has a newer one. reached is the resourceVersion that
 // the cache has reached: a Service that the cache lacks, although it has passed
 // the version in the overlay, has been deleted.
-func (o *Overlay) Over(cached []*corev1.Service, reached string) []*corev1.Service {
-	if o.listed != nil && !newer(o.listedAt, reached) {
+func (o *Overlay) Merge(cached []*corev1.Service, reached string) []*corev1.Service {
+	if o.listed != nil && !newerVersion(o.listedAt, reached) {
 		o.listed = nil
 	}
-	services := make([]*corev1.Service, 0, len(cached)+len(o.ahead))
-	if len(o.ahead) == 0 && o.listed == nil {
+	services := make([]*corev1.Service, 0, len(cached)+len(o.newest))
+	if len(o.newest) == 0 && o.listed == nil {
 		return append(services, cached...)
 	}
-	inCache := make(map[types.NamespacedName]bool, len(o.ahead))
+	inCache := make(map[types.NamespacedName]bool, len(o.newest))
 	for _, svc := range cached {
 		key := KeyOf(svc)
-		if _, known := o.ahead[key]; known {
+		if _, known := o.newest[key]; known {
 			inCache[key] = true
 		}
 		if newest := o.Newest(svc); newest == svc {
-			delete(o.ahead, key)
+			delete(o.newest, key)
 			services = append(services, svc)
 		} else if newest != nil {
 			services = append(services, newest)
 		}
 	}
-	for key, known := range o.ahead {
+	for key, known := range o.newest {
 		switch {
 		case inCache[key]:
-		case newer(known.ResourceVersion, reached):
+		case newerVersion(known.ResourceVersion, reached):
 			services = append(services, known)
 		default:
-			delete(o.ahead, key)
+			delete(o.newest, key)
 		}
 	}
 	return services
@@ -86,19 +86,19 @@ func (o *Overlay) Over(cached []*corev1.Service, reached string) []*corev1.Servi
 // has been deleted.
 func (o *Overlay) Newest(cached *corev1.Service) *corev1.Service {
 	key := KeyOf(cached)
-	known := o.ahead[key]
+	known := o.newest[key]
 	switch {
-	case known != nil && newer(known.ResourceVersion, cached.ResourceVersion):
+	case known != nil && newerVersion(known.ResourceVersion, cached.ResourceVersion):
 		return known
-	case known == nil && o.listed != nil && !o.listed[key] && !newer(cached.ResourceVersion, o.listedAt):
+	case known == nil && o.listed != nil && !o.listed[key] && !newerVersion(cached.ResourceVersion, o.listedAt):
 		return nil
 	}
 	return cached
 }
 
-// newer compares resourceVersions. An empty one, and the "0" of a cache that
+// newerVersion compares resourceVersions. An empty one, and the "0" of a cache that
 // has not listed yet, are older than any other.
-func newer(a, b string) bool {
+func newerVersion(a, b string) bool {
 	if b == "" || b == "0" {
 		return a != b
 	}

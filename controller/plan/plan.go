@@ -41,7 +41,7 @@ type Snapshot struct {
 	ServiceCIDRs []*networkingv1.ServiceCIDR
 	Now          time.Time
 	// Cloud is what the cloud has answered since the process began.
-	Cloud     map[types.UID]Outcome
+	Cloud     map[types.UID]CloudOutcome
 	NodePorts PortRange
 }
 
@@ -51,7 +51,7 @@ type Plan struct {
 	// Services are all Services that carry, or are to carry, anything of
 	// Fairlead's, oldest first. Changes are those of them whose
 	// observed state differs from the desired one.
-	Services, Changes []Planned
+	Services, Changes []PlannedService
 	Pools             map[string]PoolPlan
 	// The statuses' conditions are without times.
 	L2Advertisements  map[string]v1alpha1.L2AdvertisementStatus
@@ -59,13 +59,13 @@ type Plan struct {
 	BGPAdvertisements map[string]v1alpha1.BGPAdvertisementStatus
 	Communities       map[string]v1alpha1.CommunityStatus
 	// Cloud is what the cloud shall do, for each Service that carries its finalizer.
-	Cloud map[types.UID]Work
-	// Live are the Services that may have something in the cloud.
-	Live map[types.UID]bool
+	Cloud map[types.UID]CloudRequest
+	// LiveServices are the Services that may have something in the cloud.
+	LiveServices map[types.UID]bool
 	// Problems are those of all objects, which their conditions show.
 	Problems []config.Problem
-	// Wake is when to decide again although nothing has happened; zero is never.
-	Wake time.Time
+	// RequeueAt is when to decide again although nothing has happened; zero is never.
+	RequeueAt time.Time
 }
 
 // PoolPlan is what the controller says on a pool.
@@ -74,8 +74,8 @@ type PoolPlan struct {
 	Status v1alpha1.IPAddressPoolStatus
 }
 
-// Planned is a Service with its desired state.
-type Planned struct {
+// PlannedService is a Service with its desired state.
+type PlannedService struct {
 	Service *corev1.Service
 	Plan    *ServicePlan
 }
@@ -102,11 +102,11 @@ type Trace struct {
 // Explain is Decide, watched from one Service, which must be in the snapshot.
 func Explain(s Snapshot, service types.NamespacedName) Trace {
 	d := new(Planner).decision(s)
-	svc := d.subjects[slices.IndexFunc(d.subjects, func(svc *subject) bool { return svc.key == service })]
-	result := allocator.Allocate(d.pools.pools, d.requests)
+	svc := d.services[slices.IndexFunc(d.services, func(svc *serviceState) bool { return svc.key == service })]
+	result := allocator.Allocate(d.allocatorPools.pools, d.requests)
 	return Trace{
-		Choice: svc.choice, Verdicts: allocator.Explain(d.pools.pools, d.requests, service),
-		Plan: d.servicePlan(svc, svc.assigned(result)),
+		Choice: svc.choice, Verdicts: allocator.Explain(d.allocatorPools.pools, d.requests, service),
+		Plan: d.servicePlan(svc, svc.assignmentIn(result)),
 	}
 }
 
@@ -114,18 +114,18 @@ func (d *decision) l2AdvertisementStatuses() map[string]v1alpha1.L2Advertisement
 	statuses := make(map[string]v1alpha1.L2AdvertisementStatus, len(d.config.L2Advertisements))
 	for _, ad := range d.config.L2Advertisements {
 		var status v1alpha1.L2AdvertisementStatus
-		status.Pools, status.Nodes = d.reach(ad.Scope)
-		status.Conditions = d.ready("L2Advertisement", ad.Name, inUse)
+		status.Pools, status.Nodes = d.countSelected(ad.Scope)
+		status.Conditions = d.readyConditions("L2Advertisement", ad.Name, allEntriesUsed)
 		statuses[ad.Name] = status
 	}
 	return statuses
 }
 
-func (d *decision) ready(kind, name, whenReady string) []metav1.Condition {
+func (d *decision) readyConditions(kind, name, whenReady string) []metav1.Condition {
 	return []metav1.Condition{config.ReadyCondition(d.problemsOf[objectKey{kind, name}], whenReady)}
 }
 
-func condition(kind string, status metav1.ConditionStatus, reason v1alpha1.Reason, message string) metav1.Condition {
+func newCondition(kind string, status metav1.ConditionStatus, reason v1alpha1.Reason, message string) metav1.Condition {
 	return metav1.Condition{Type: kind, Status: status, Reason: string(reason), Message: config.Message(message)}
 }
 

@@ -117,7 +117,7 @@ func TestDecide(t *testing.T) {
 			if row.world != nil {
 				row.world(&s)
 			}
-			p, planned := Decide(s).find(key("a"))
+			p, planned := Decide(s).findService(key("a"))
 			if got := transcript(p, planned); got != row.want {
 				t.Errorf("got  %s\nwant %s", got, row.want)
 			}
@@ -188,7 +188,7 @@ func TestAppliedPlansMatch(t *testing.T) {
 	for round := range 2 {
 		plan := Decide(s)
 		for i, svc := range s.Services {
-			p := plan.of(KeyOf(svc))
+			p := plan.planOf(KeyOf(svc))
 			if p.Matches(svc) != (round == 1) {
 				t.Errorf("round %d: %s: matches is %t: %+v", round, svc.Name, p.Matches(svc), p)
 			}

@@ -34,27 +34,27 @@ type Planner struct {
 	speakers     memo.List[*v1alpha1.Speaker]
 
 	// Each value is computed again when a part of its key changes.
-	pools       memo.Value[poolStates, pools]
-	menus       memo.Value[menuStates, menus]
-	reports     memo.Value[reportStates, *reports]
-	sortedNodes memo.Value[uint64, []*corev1.Node]
-	ads         memo.Value[adStates, advertisementPlans]
+	pools          memo.Value[poolStates, allocatorPools]
+	poolSelections memo.Value[selectionStates, poolSelections]
+	reports        memo.Value[reportStates, *speakerReports]
+	sortedNodes    memo.Value[uint64, []*corev1.Node]
+	ads            memo.Value[adStates, advertisementPlans]
 
 	// Most changes of nodes do not change the provider of any Service, so that
 	// the chooser's states are those of its value.
 	chooser      providers.Chooser
 	chooserState uint64
 
-	subjects map[*corev1.Service]*subject
-	latest   map[types.NamespacedName]*subject // of each Service
-	run      uint64                            // the number of the last full decision
+	states map[*corev1.Service]*serviceState
+	latest map[types.NamespacedName]*serviceState // of each Service
+	run    uint64                                 // the number of the last full decision
 
 	allocator allocator.Allocator
 	last      *decision       // the last full one; nil if only another one will do
 	inUse     map[string]bool // by it: pools that have, or are to get, their finalizer
 
-	order    []*subject          // of the last full decision, oldest first
-	added    []*subject          // to be merged into order
+	order    []*serviceState     // of the last full decision, oldest first
+	added    []*serviceState     // to be merged into order
 	requests []allocator.Request // of the last full decision, in the same order
 }
 
@@ -63,7 +63,7 @@ type (
 		config                  config.State
 		addresses, serviceCIDRs uint64
 	}
-	menuStates struct {
+	selectionStates struct {
 		config     config.State
 		namespaces uint64
 	}
@@ -73,13 +73,13 @@ type (
 		reports reportStates // and the nodes
 	}
 	requestStates struct {
-		menus   menuStates
-		chooser uint64
+		selections selectionStates
+		chooser    uint64
 	}
 )
 
-// pools are the pools as the allocator needs them.
-type pools struct {
+// allocatorPools are the pools as the allocator needs them.
+type allocatorPools struct {
 	pools      *allocator.Pools
 	problems   []config.Problem // of all objects
 	problemsOf map[objectKey][]config.Problem
@@ -98,24 +98,24 @@ type advertisementPlans struct {
 // decision is a Snapshot with everything that was derived from it.
 type decision struct {
 	Snapshot
-	pools
-	config      config.Config
-	menus       menus
-	chooser     providers.Chooser
-	reports     *reports
-	sortedNodes []*corev1.Node
-	subjects    []*subject // in the order of the Services
-	requests    []allocator.Request
-	ports       map[types.NamespacedName][]NodePort // of Services that lack node ports; none if none is free
-	wake        time.Time
+	allocatorPools
+	config         config.Config
+	poolSelections poolSelections
+	chooser        providers.Chooser
+	reports        *speakerReports
+	sortedNodes    []*corev1.Node
+	services       []*serviceState // in the order of the Services
+	requests       []allocator.Request
+	chosenPorts    map[types.NamespacedName][]NodePort // of Services that lack node ports; none if none is free
+	requeueAt      time.Time
 
 	poolStates    poolStates
 	requestStates requestStates
 	reportStates  reportStates
 }
 
-// subject is a Service with what was derived from it.
-type subject struct {
+// serviceState is a Service with what was derived from it.
+type serviceState struct {
 	*corev1.Service
 	key     types.NamespacedName
 	run     uint64 // the number of the last full decision that it was part of
@@ -125,13 +125,13 @@ type subject struct {
 	volatile bool
 
 	// Derived from the Service and the states.
-	states  requestStates
-	choice  providers.Choice
-	why     v1alpha1.Refusal // set: it gets nothing new
-	terms   string           // under which it shares addresses, as they are recorded
-	request allocator.Request
-	asks    bool // whether it has a request
-	ask     int  // the index of the request
+	states       requestStates
+	choice       providers.Choice
+	refusal      v1alpha1.Refusal // set: it gets nothing new
+	terms        string           // under which it shares addresses, as they are recorded
+	request      allocator.Request
+	hasRequest   bool // whether it has a request
+	requestIndex int  // the index of the request
 
 	// Derived from all that, the assignment and the reports. No plan is kept
 	// unless planned is true.
@@ -139,47 +139,47 @@ type subject struct {
 	assignment allocator.Assignment
 	reports    reportStates
 	plan       *ServicePlan // nil: the Service has nothing of Fairlead's
-	differs    bool         // the plan from the Service
+	changed    bool         // the plan from the Service
 }
 
-// assigned is what the allocator assigned to the Service.
-func (s *subject) assigned(r allocator.Result) allocator.Assignment {
-	if !s.asks {
+// assignmentIn is what the allocator assigned to the Service.
+func (s *serviceState) assignmentIn(r allocator.Result) allocator.Assignment {
+	if !s.hasRequest {
 		return allocator.Assignment{}
 	}
-	return r.Assignments[s.ask]
+	return r.Assignments[s.requestIndex]
 }
 
 // Decide returns what the function Decide returns. Parts of the plan are shared
 // with later plans and must not be changed.
 func (p *Planner) Decide(s Snapshot) Plan {
 	d := p.decision(s)
-	result := p.allocator.Allocate(d.pools.pools, d.requests)
+	result := p.allocator.Allocate(d.allocatorPools.pools, d.requests)
 	ads := p.ads.Get(adStates{d.poolStates, d.reportStates}, d.advertisementPlans)
 	plan := Plan{
-		Services: make([]Planned, 0, len(d.subjects)), Pools: d.poolPlans(result),
+		Services: make([]PlannedService, 0, len(d.services)), Pools: d.poolPlans(result),
 		L2Advertisements: ads.l2ads, BGPPeers: ads.peers, BGPAdvertisements: ads.bgpads, Communities: ads.communities,
-		Cloud: make(map[types.UID]Work), Live: make(map[types.UID]bool),
-		Problems: d.problems, Wake: d.wake,
+		Cloud: make(map[types.UID]CloudRequest), LiveServices: make(map[types.UID]bool),
+		Problems: d.problems, RequeueAt: d.requeueAt,
 	}
-	for _, svc := range d.subjects {
-		d.planService(svc, svc.assigned(result))
+	for _, svc := range d.services {
+		d.planService(svc, svc.assignmentIn(result))
 		if svc.plan != nil {
-			plan.Services = append(plan.Services, Planned{svc.Service, svc.plan})
+			plan.Services = append(plan.Services, PlannedService{svc.Service, svc.plan})
 		}
-		if svc.differs {
-			plan.Changes = append(plan.Changes, Planned{svc.Service, svc.plan})
+		if svc.changed {
+			plan.Changes = append(plan.Changes, PlannedService{svc.Service, svc.plan})
 		}
-		if has(svc.Service, v1alpha1.FinalizerAWS) || svc.choice.Verdict == providers.OnAWS {
-			plan.Live[svc.UID] = true
+		if hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) || svc.choice.Verdict == providers.OnAWS {
+			plan.LiveServices[svc.UID] = true
 		}
-		if do := d.work(svc); do != Nothing {
-			plan.Cloud[svc.UID] = Work{svc.Service, do}
+		if do := d.cloudAction(svc); do != NoAction {
+			plan.Cloud[svc.UID] = CloudRequest{svc.Service, do}
 		}
 	}
-	if len(p.subjects) > 2*len(d.subjects)+1000 { // most are of versions that nothing refers to any more
-		maps.DeleteFunc(p.subjects, func(_ *corev1.Service, svc *subject) bool { return svc.run != p.run })
-		maps.DeleteFunc(p.latest, func(_ types.NamespacedName, svc *subject) bool { return svc.run != p.run })
+	if len(p.states) > 2*len(d.services)+1000 { // most are of versions that nothing refers to any more
+		maps.DeleteFunc(p.states, func(_ *corev1.Service, svc *serviceState) bool { return svc.run != p.run })
+		maps.DeleteFunc(p.latest, func(_ types.NamespacedName, svc *serviceState) bool { return svc.run != p.run })
 	}
 	p.last, p.inUse = d, make(map[string]bool, len(plan.Pools))
 	for name, pool := range plan.Pools {
@@ -189,21 +189,21 @@ func (p *Planner) Decide(s Snapshot) Plan {
 }
 
 // planService sets the Service's plan, unless the kept one still holds.
-func (d *decision) planService(svc *subject, a allocator.Assignment) {
-	if svc.planned && d.holds(svc, a) {
+func (d *decision) planService(svc *serviceState, a allocator.Assignment) {
+	if svc.planned && d.planIsCurrent(svc, a) {
 		return
 	}
 	p := d.servicePlan(svc, a)
-	svc.plan, svc.differs = nil, false
-	if !p.IsZero() || touched(svc.Service) {
-		svc.plan, svc.differs = &p, !p.Matches(svc.Service)
+	svc.plan, svc.changed = nil, false
+	if !p.IsZero() || hasOwnState(svc.Service) {
+		svc.plan, svc.changed = &p, !p.Matches(svc.Service)
 	}
 	svc.planned = !svc.volatile
 	svc.assignment, svc.reports = a, d.reportStates
 }
 
-// holds reports whether the kept plan is what the assignment leads to.
-func (d *decision) holds(svc *subject, a allocator.Assignment) bool {
+// planIsCurrent reports whether the kept plan is what the assignment leads to.
+func (d *decision) planIsCurrent(svc *serviceState, a allocator.Assignment) bool {
 	k := svc.assignment
 	if !slices.Equal(a.Held, k.Held) || !slices.Equal(a.Missing, k.Missing) || !slices.Equal(a.GivesUp, k.GivesUp) {
 		return false
@@ -212,7 +212,7 @@ func (d *decision) holds(svc *subject, a allocator.Assignment) bool {
 		return true
 	}
 	shown := apimeta.FindStatusCondition(svc.plan.Conditions, v1alpha1.ConditionAnnounced)
-	if shown != nil && *shown != d.reports.announced(a.Held) {
+	if shown != nil && *shown != d.reports.announcedCondition(a.Held) {
 		return false
 	}
 	svc.reports = d.reportStates
@@ -222,9 +222,9 @@ func (d *decision) holds(svc *subject, a allocator.Assignment) bool {
 // decision derives everything from the snapshot that planning needs.
 func (p *Planner) decision(s Snapshot) *decision {
 	p.run++
-	if p.subjects == nil {
-		p.subjects = make(map[*corev1.Service]*subject, len(s.Services))
-		p.latest = make(map[types.NamespacedName]*subject, len(s.Services))
+	if p.states == nil {
+		p.states = make(map[*corev1.Service]*serviceState, len(s.Services))
+		p.latest = make(map[types.NamespacedName]*serviceState, len(s.Services))
 	}
 	d := &decision{Snapshot: s}
 	var problems []config.Problem
@@ -232,9 +232,11 @@ func (p *Planner) decision(s Snapshot) *decision {
 	d.config, problems, parsed = p.parser.Parse(s.Objects)
 	nodes, namespaces := p.nodes.Observe(s.Nodes, config.SameNode), p.namespaces.Observe(s.Namespaces, sameNamespace)
 	d.poolStates = poolStates{parsed, p.addresses.Observe(s.Nodes, sameAddresses), p.serviceCIDRs.Observe(s.ServiceCIDRs, sameServiceCIDR)}
-	d.pools = p.pools.Get(d.poolStates, func() pools { return newPools(d.config.Pools, problems, guardsOf(s.Nodes, s.ServiceCIDRs)) })
+	d.allocatorPools = p.pools.Get(d.poolStates, func() allocatorPools {
+		return newAllocatorPools(d.config.Pools, problems, newClusterRanges(s.Nodes, s.ServiceCIDRs))
+	})
 	d.reportStates = reportStates{nodes, p.speakers.Observe(s.Speakers, memo.SameVersion)}
-	d.reports = p.reports.Get(d.reportStates, func() *reports { return newReports(s.Nodes, s.Speakers) })
+	d.reports = p.reports.Get(d.reportStates, func() *speakerReports { return newSpeakerReports(s.Nodes, s.Speakers) })
 	d.sortedNodes = p.sortedNodes.Get(nodes, func() []*corev1.Node {
 		return slices.SortedFunc(slices.Values(s.Nodes), func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
 	})
@@ -243,58 +245,58 @@ func (p *Planner) decision(s Snapshot) *decision {
 		p.chooserState++
 	}
 	d.chooser = p.chooser
-	d.requestStates = requestStates{menuStates{parsed, namespaces}, p.chooserState}
-	d.menus = p.menus.Get(d.requestStates.menus, func() menus { return newMenus(d.config.Pools, s.Namespaces) })
+	d.requestStates = requestStates{selectionStates{parsed, namespaces}, p.chooserState}
+	d.poolSelections = p.poolSelections.Get(d.requestStates.selections, func() poolSelections { return newPoolSelections(d.config.Pools, s.Namespaces) })
 	for _, svc := range s.Services {
-		if subject := p.subject(d, svc); !subject.ordered {
+		if subject := p.serviceState(d, svc); !subject.ordered {
 			p.added = append(p.added, subject)
 		}
 	}
-	p.sort()
+	p.mergeOrder()
 	p.requests = p.requests[:0]
 	for _, subject := range p.order {
-		if subject.asks {
-			subject.ask = len(p.requests)
+		if subject.hasRequest {
+			subject.requestIndex = len(p.requests)
 			p.requests = append(p.requests, subject.request)
 		}
 	}
-	d.subjects, d.requests = p.order, p.requests
-	d.ports = d.lackingPorts()
+	d.services, d.requests = p.order, p.requests
+	d.chosenPorts = d.chooseNodePorts()
 	return d
 }
 
-// subject returns what was derived from the Service, from now on also for this
+// serviceState returns what was derived from the Service, from now on also for this
 // decision.
-func (p *Planner) subject(d *decision, svc *corev1.Service) *subject {
-	known := p.subjects[svc]
+func (p *Planner) serviceState(d *decision, svc *corev1.Service) *serviceState {
+	known := p.states[svc]
 	if known == nil {
-		known = &subject{Service: svc, key: KeyOf(svc)}
-		p.subjects[svc] = known
+		known = &serviceState{Service: svc, key: KeyOf(svc)}
+		p.states[svc] = known
 	}
 	if known.run+1 < p.run || known.run == 0 { // not part of the decision before this one
 		p.latest[known.key] = known
 	}
 	known.run = p.run
 	if known.states != d.requestStates || known.volatile {
-		*known = subject{
+		*known = serviceState{
 			Service: svc, key: known.key, run: p.run, ordered: known.ordered, states: d.requestStates, choice: d.chooser.Choose(svc),
 		}
-		known.volatile = isVolatile(svc) || known.choice.Verdict == providers.OnAWS
-		known.request, known.asks = d.request(known)
+		known.volatile = hasVolatilePlan(svc) || known.choice.Verdict == providers.OnAWS
+		known.request, known.hasRequest = d.buildRequest(known)
 	}
 	return known
 }
 
-func isVolatile(svc *corev1.Service) bool {
+func hasVolatilePlan(svc *corev1.Service) bool {
 	_, renumbers := svc.Annotations[v1alpha1.AnnotationRenumber]
 	_, leaving := svc.Annotations[v1alpha1.AnnotationLeaving]
-	return renumbers || leaving || has(svc, v1alpha1.FinalizerAWS)
+	return renumbers || leaving || hasFinalizer(svc, v1alpha1.FinalizerAWS)
 }
 
-// sort removes from the order what is not part of this decision, and merges what
+// mergeOrder removes from the order what is not part of this decision, and merges what
 // was added. Most of the order is that of the last decision.
-func (p *Planner) sort() {
-	byAge := func(a, b *subject) int {
+func (p *Planner) mergeOrder() {
+	byAge := func(a, b *serviceState) int {
 		return cmp.Or(
 			a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
 			strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name),
@@ -302,7 +304,7 @@ func (p *Planner) sort() {
 	}
 	slices.SortFunc(p.added, byAge)
 	added := p.added
-	order := make([]*subject, 0, len(p.order)+len(added))
+	order := make([]*serviceState, 0, len(p.order)+len(added))
 	for _, svc := range p.order {
 		if svc.ordered = svc.run == p.run; !svc.ordered {
 			continue
@@ -333,11 +335,11 @@ func sameServiceCIDR(a, b *networkingv1.ServiceCIDR) bool {
 	return a.UID == b.UID && slices.Equal(a.Spec.CIDRs, b.Spec.CIDRs)
 }
 
-func newPools(all []config.Pool, problems []config.Problem, guards guards) pools {
-	p := pools{problems: slices.Clip(problems), problemsOf: map[objectKey][]config.Problem{}}
+func newAllocatorPools(all []config.Pool, problems []config.Problem, guards clusterRanges) allocatorPools {
+	p := allocatorPools{problems: slices.Clip(problems), problemsOf: map[objectKey][]config.Problem{}}
 	prepared := make([]allocator.Pool, 0, len(all))
 	for _, pool := range all {
-		reserved, problems := guards.of(pool)
+		reserved, problems := guards.reservedIn(pool)
 		p.problems = append(p.problems, problems...)
 		prepared = append(prepared, allocator.Pool{
 			Name: pool.Name, Ranges: pool.Ranges, Reserved: reserved, AvoidBuggyIPs: pool.AvoidBuggyIPs,

@@ -192,11 +192,11 @@ func (b *bytesIn) bgpPeer(i int) *v1alpha1.BGPPeer {
 // again when that is another one, although nothing else has changed.
 func TestPlannerReplansRefusals(t *testing.T) {
 	asks := service("m", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.1"))
-	s := town(fixture.Assigned("a", "192.0.2.1", "p"), asks)
+	s := testSnapshot(fixture.Assigned("a", "192.0.2.1", "p"), asks)
 	var planner Planner
 	for _, holder := range []string{"a", "b"} {
 		s.Services[0] = fixture.Assigned(holder, "192.0.2.1", "p")
-		if got := planner.Decide(s).of(key("m")).Conditions[0].Message; !strings.Contains(got, "ns/"+holder) {
+		if got := planner.Decide(s).planOf(key("m")).Conditions[0].Message; !strings.Contains(got, "ns/"+holder) {
 			t.Errorf("held by %s: %s", holder, got)
 		}
 	}

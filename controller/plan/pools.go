@@ -20,46 +20,46 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// menus say which pools each Service may use.
-type menus struct {
-	pools  []config.Pool
-	labels map[string]labels.Set // of namespaces
-	known  map[string]menu
+// poolSelections say which pools each Service may use.
+type poolSelections struct {
+	pools       []config.Pool
+	labels      map[string]labels.Set // of namespaces
+	byNamespace map[string]namespaceSelection
 }
 
-// menu is what the Services of a namespace may use. Some pools look at each
+// namespaceSelection is what the Services of a namespace may use. Some pools look at each
 // Service's labels too.
-type menu struct {
+type namespaceSelection struct {
 	pools, barred []string
 	perService    bool
-	byNamespace   []bool // which pools select the namespace
+	selected      []bool // which pools select the namespace
 }
 
-func newMenus(pools []config.Pool, namespaces []*corev1.Namespace) menus {
-	m := menus{pools: pools, labels: make(map[string]labels.Set, len(namespaces)), known: map[string]menu{}}
+func newPoolSelections(pools []config.Pool, namespaces []*corev1.Namespace) poolSelections {
+	m := poolSelections{pools: pools, labels: make(map[string]labels.Set, len(namespaces)), byNamespace: map[string]namespaceSelection{}}
 	for _, ns := range namespaces {
 		m.labels[ns.Name] = ns.Labels
 	}
 	return m
 }
 
-// knows reports whether it is known what Services of the namespace may use. The
+// knowsNamespace reports whether it is known what Services of the namespace may use. The
 // watch of Services may be faster than that of Namespaces, and an address that
 // was given by mistake would stay.
-func (m menus) knows(namespace string) bool {
+func (m poolSelections) knowsNamespace(namespace string) bool {
 	_, known := m.labels[namespace]
 	return known || !slices.ContainsFunc(m.pools, func(p config.Pool) bool {
 		return len(p.NamespaceSelectors) > 0 && !slices.Contains(p.Namespaces, namespace)
 	})
 }
 
-// of are the pools that the Service may use, and those that do not select it.
-func (m menus) of(svc *corev1.Service) (pools, barred []string) {
-	n, known := m.known[svc.Namespace]
+// selectPools are the pools that the Service may use, and those that do not select it.
+func (m poolSelections) selectPools(svc *corev1.Service) (pools, barred []string) {
+	n, known := m.byNamespace[svc.Namespace]
 	if !known {
 		for _, p := range m.pools {
 			selected := p.SelectsNamespace(svc.Namespace, m.labels[svc.Namespace])
-			n.byNamespace = append(n.byNamespace, selected)
+			n.selected = append(n.selected, selected)
 			n.perService = n.perService || selected && !p.AnyService
 			if selected {
 				n.pools = append(n.pools, p.Name)
@@ -67,13 +67,13 @@ func (m menus) of(svc *corev1.Service) (pools, barred []string) {
 				n.barred = append(n.barred, p.Name)
 			}
 		}
-		m.known[svc.Namespace] = n
+		m.byNamespace[svc.Namespace] = n
 	}
 	if !n.perService {
 		return n.pools, n.barred
 	}
 	for i, p := range m.pools {
-		if n.byNamespace[i] && p.SelectsService(labels.Set(svc.Labels)) {
+		if n.selected[i] && p.SelectsService(labels.Set(svc.Labels)) {
 			pools = append(pools, p.Name)
 		} else {
 			barred = append(barred, p.Name)
@@ -82,25 +82,25 @@ func (m menus) of(svc *corev1.Service) (pools, barred []string) {
 	return pools, barred
 }
 
-// guard are addresses that are the cluster's own.
-type guard struct {
+// reservedRange are addresses that are the cluster's own.
+type reservedRange struct {
 	netipx.IPRange
 	reason v1alpha1.Reason // for a pool that contains some of them
-	why    string          // for a Service that asks for one: "is an address of Node n1"
+	owner  string          // for a Service that asks for one: "is an address of Node n1"
 }
 
-type guards []guard
+type clusterRanges []reservedRange
 
-func guardsOf(nodes []*corev1.Node, cidrs []*networkingv1.ServiceCIDR) (all guards) {
+func newClusterRanges(nodes []*corev1.Node, cidrs []*networkingv1.ServiceCIDR) (all clusterRanges) {
 	add := func(cidr string, why string, args ...any) {
 		if p, err := netip.ParsePrefix(cidr); err == nil {
-			all = append(all, guard{netipx.RangeOfPrefix(p), v1alpha1.ClusterAddress, fmt.Sprintf(why, args...)})
+			all = append(all, reservedRange{netipx.RangeOfPrefix(p), v1alpha1.ClusterAddress, fmt.Sprintf(why, args...)})
 		}
 	}
 	for _, n := range nodes {
 		for _, a := range n.Status.Addresses {
 			if addr, err := config.ParseAddr(a.Address); err == nil {
-				all = append(all, guard{netipx.IPRangeFrom(addr, addr), v1alpha1.NodeAddress, "is an address of Node " + n.Name})
+				all = append(all, reservedRange{netipx.IPRangeFrom(addr, addr), v1alpha1.NodeAddress, "is an address of Node " + n.Name})
 			}
 		}
 		podCIDRs := n.Spec.PodCIDRs
@@ -116,32 +116,32 @@ func guardsOf(nodes []*corev1.Node, cidrs []*networkingv1.ServiceCIDR) (all guar
 			add(cidr, "is in %s of ServiceCIDR %s", cidr, c.Name)
 		}
 	}
-	slices.SortFunc(all, func(a, b guard) int {
-		return cmp.Or(a.From().Compare(b.From()), a.To().Compare(b.To()), strings.Compare(a.why, b.why))
+	slices.SortFunc(all, func(a, b reservedRange) int {
+		return cmp.Or(a.From().Compare(b.From()), a.To().Compare(b.To()), strings.Compare(a.owner, b.owner))
 	})
 	return slices.Compact(all) // a node may show one address under two types
 }
 
-// overlapping are those of sorted, disjoint ranges that overlap r.
-func overlapping(sorted []netipx.IPRange, r netipx.IPRange) []netipx.IPRange {
+// overlappingRanges are those of sorted, disjoint ranges that overlap r.
+func overlappingRanges(sorted []netipx.IPRange, r netipx.IPRange) []netipx.IPRange {
 	from := sort.Search(len(sorted), func(i int) bool { return !sorted[i].To().Less(r.From()) })
 	n := sort.Search(len(sorted)-from, func(i int) bool { return r.To().Less(sorted[from+i].From()) })
 	return sorted[from : from+n]
 }
 
-// of is what the pool does not give, and what there is to say about it.
-func (g guards) of(p config.Pool) (reserved []allocator.Reserved, problems []config.Problem) {
+// reservedIn is what the pool does not give, and what there is to say about it.
+func (g clusterRanges) reservedIn(p config.Pool) (reserved []allocator.Reserved, problems []config.Problem) {
 	found := map[v1alpha1.Reason][]string{}
 	for _, own := range g {
-		if len(overlapping(p.Ranges, own.IPRange)) == 0 {
+		if len(overlappingRanges(p.Ranges, own.IPRange)) == 0 {
 			continue
 		}
-		reserved = append(reserved, allocator.Reserved{IPRange: own.IPRange, Why: own.why})
+		reserved = append(reserved, allocator.Reserved{IPRange: own.IPRange, Why: own.owner})
 		what := own.From().String()
 		if own.From() != own.To() {
 			what = own.String()
 		}
-		found[own.reason] = append(found[own.reason], what+", which "+own.why)
+		found[own.reason] = append(found[own.reason], what+", which "+own.owner)
 	}
 	for _, reason := range []v1alpha1.Reason{v1alpha1.NodeAddress, v1alpha1.ClusterAddress} {
 		if what := found[reason]; len(what) > 0 {
@@ -189,16 +189,16 @@ func (d *decision) poolPlans(result allocator.Result) map[string]PoolPlan {
 		plans[p.Name] = PoolPlan{
 			InUse: c.services > 0,
 			Status: v1alpha1.IPAddressPoolStatus{
-				Services: c.services, OutOfPool: c.outOfPool, IPv4: usage(u, 0), IPv6: usage(u, 1),
-				Conditions: append(d.ready("IPAddressPool", p.Name, inUse), d.advertised(p.Name), overlaps(p)),
+				Services: c.services, OutOfPool: c.outOfPool, IPv4: familyUsage(u, 0), IPv6: familyUsage(u, 1),
+				Conditions: append(d.readyConditions("IPAddressPool", p.Name, allEntriesUsed), d.advertisedCondition(p.Name), overlapsCondition(p)),
 			},
 		}
 	}
 	return plans
 }
 
-// usage counts a family of a pool.
-func usage(u allocator.Usage, family int) v1alpha1.FamilyUsage {
+// familyUsage counts a family of a pool.
+func familyUsage(u allocator.Usage, family int) v1alpha1.FamilyUsage {
 	capacity := u.Capacity[family].String()
 	usage := v1alpha1.FamilyUsage{Capacity: capacity, Used: u.Used[family], Free: u.Free[family].String()}
 	if len(capacity) > 10 {
@@ -210,19 +210,19 @@ func usage(u allocator.Usage, family int) v1alpha1.FamilyUsage {
 	return usage
 }
 
-func (d *decision) advertised(pool string) metav1.Condition {
+func (d *decision) advertisedCondition(pool string) metav1.Condition {
 	covers := func(s config.Scope) bool { return s.Covers(pool) }
 	if slices.ContainsFunc(d.config.L2Advertisements, func(ad config.L2Advertisement) bool { return covers(ad.Scope) }) ||
 		slices.ContainsFunc(d.config.BGPAdvertisements, func(ad config.BGPAdvertisement) bool { return covers(ad.Scope) }) {
-		return condition(v1alpha1.ConditionAdvertised, metav1.ConditionTrue, v1alpha1.Advertised, "an advertisement covers the pool")
+		return newCondition(v1alpha1.ConditionAdvertised, metav1.ConditionTrue, v1alpha1.Advertised, "an advertisement covers the pool")
 	}
-	return condition(v1alpha1.ConditionAdvertised, metav1.ConditionFalse, v1alpha1.NoAdvertisement, "no L2Advertisement and no BGPAdvertisement covers the pool")
+	return newCondition(v1alpha1.ConditionAdvertised, metav1.ConditionFalse, v1alpha1.NoAdvertisement, "no L2Advertisement and no BGPAdvertisement covers the pool")
 }
 
-func overlaps(p config.Pool) metav1.Condition {
+func overlapsCondition(p config.Pool) metav1.Condition {
 	if len(p.Overlaps) == 0 {
-		return condition(v1alpha1.ConditionOverlaps, metav1.ConditionFalse, v1alpha1.NoOverlap, "no other pool has an address of this one")
+		return newCondition(v1alpha1.ConditionOverlaps, metav1.ConditionFalse, v1alpha1.NoOverlap, "no other pool has an address of this one")
 	}
-	return condition(v1alpha1.ConditionOverlaps, metav1.ConditionTrue, v1alpha1.OverlappingAddresses,
+	return newCondition(v1alpha1.ConditionOverlaps, metav1.ConditionTrue, v1alpha1.OverlappingAddresses,
 		"shares addresses with "+v1alpha1.Abbreviate(p.Overlaps, ", ")+"; where pools overlap, the entry of the younger one, or of one that is being deleted, is not used")
 }

@@ -22,7 +22,7 @@ func TestSelection(t *testing.T) {
 	labelled := func(key, value string) []metav1.LabelSelector {
 		return []metav1.LabelSelector{{MatchLabels: map[string]string{key: value}}}
 	}
-	s := town()
+	s := testSnapshot()
 	s.Namespaces = []*corev1.Namespace{
 		{ObjectMeta: metav1.ObjectMeta{Name: "team", Labels: map[string]string{"tier": "edge"}}}, {ObjectMeta: metav1.ObjectMeta{Name: "ns"}}, {ObjectMeta: metav1.ObjectMeta{Name: "named"}},
 	}
@@ -54,7 +54,7 @@ func TestSelection(t *testing.T) {
 		}
 		svc.Namespace = row.namespace
 		s.Services = append(s.Services, svc)
-		p := s.pass(t).of(KeyOf(svc))
+		p := s.reconcile(t).planOf(KeyOf(svc))
 		got := p.Conditions[0].Reason
 		if len(p.Ingress) > 0 {
 			got = p.Ingress[0].IP + " " + got
@@ -63,18 +63,18 @@ func TestSelection(t *testing.T) {
 			t.Errorf("%+v: got %s: %s", row, got, p.Conditions[0].Message)
 		}
 	}
-	if got := s.pass(t).Pools["broken"].Status.Conditions[0]; got.Reason != "InvalidSelector" || !strings.Contains(got.Message, "spec.serviceAllocation.namespaceSelectors[0]") {
+	if got := s.reconcile(t).Pools["broken"].Status.Conditions[0]; got.Reason != "InvalidSelector" || !strings.Contains(got.Message, "spec.serviceAllocation.namespaceSelectors[0]") {
 		t.Errorf("broken: %+v", got)
 	}
 	s.Services = []*corev1.Service{service("z", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.33"))}
-	if got := s.shows(t, "z") + ": " + s.says(t, "z"); got != "AddressNotInPool: 192.0.2.33 is in pool by-name, which does not select this Service" {
+	if got := s.shownState(t, "z") + ": " + s.provisionedMessage(t, "z"); got != "AddressNotInPool: 192.0.2.33 is in pool by-name, which does not select this Service" {
 		t.Error(got)
 	}
 }
 
 // TestGuards: what is the cluster's own is never given, and always said.
 func TestGuards(t *testing.T) {
-	s := town(service("a"), service("b", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.1")), service("c", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.9")),
+	s := testSnapshot(service("a"), service("b", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.1")), service("c", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.9")),
 		service("d", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.17")), service("e", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.255")),
 		service("f", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.128")), service("g", finalized, holding("192.0.2.2")))
 	buggy := pool("p", "192.0.2.0/25", "192.0.2.128/25")
@@ -92,11 +92,11 @@ func TestGuards(t *testing.T) {
 		"f": "AddressReserved: 192.0.2.128 is the first or the last address of a CIDR of pool p, which avoids them",
 		"g": "192.0.2.2 Assigned: 192.0.2.2 from pool p",
 	} {
-		if got := s.shows(t, name) + ": " + s.says(t, name); got != want {
+		if got := s.shownState(t, name) + ": " + s.provisionedMessage(t, name); got != want {
 			t.Errorf("%s: got %s, want %s", name, got, want)
 		}
 	}
-	status := s.pass(t).Pools["p"].Status
+	status := s.reconcile(t).Pools["p"].Status
 	if ready := status.Conditions[0]; ready.Reason != "NodeAddress" ||
 		!strings.Contains(ready.Message, "192.0.2.1, which is an address of Node n1; 192.0.2.2") || !strings.Contains(ready.Message, "192.0.2.16-192.0.2.31, which is in") {
 		t.Errorf("ready: %+v", ready)
@@ -109,12 +109,12 @@ func TestGuards(t *testing.T) {
 
 // TestPoolConditions: what a pool says about itself.
 func TestPoolConditions(t *testing.T) {
-	s := town()
+	s := testSnapshot()
 	younger := pool("younger", "10.0.0.0/24", "192.0.2.8-192.0.2.200", "0.0.0.0/0", "::/0", "10.1.0.0/33", "::ffff:10.0.0.0/120", "10.2.0.1%eth0")
 	younger.CreationTimestamp = metav1.Now()
 	s.Objects.Pools = append(s.Objects.Pools, younger)
 	s.Objects.L2Advertisements = []*v1alpha1.L2Advertisement{{ObjectMeta: metav1.ObjectMeta{Name: "ad"}, Spec: v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}}}}
-	plan := s.pass(t)
+	plan := s.reconcile(t)
 	for name, want := range map[string][3]string{
 		"p":       {"Ready True Ready", "Advertised True Advertised", "Overlaps True OverlappingAddresses shares addresses with younger"},
 		"q":       {"Ready True Ready", "Advertised False NoAdvertisement", "Overlaps False NoOverlap"},

@@ -14,42 +14,42 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// renumber is how long an address stays beside the one that has replaced it.
-type renumber struct {
+// renumberRequest is how long an address stays beside the one that has replaced it.
+type renumberRequest struct {
 	hold  bool // until somebody says so
 	at    time.Time
 	after time.Duration // since it was replaced; 0: until at
 }
 
-// renumbering reads the annotation; nil if there is none.
-func renumbering(svc *corev1.Service) (*renumber, error) {
+// parseRenumber reads the annotation; nil if there is none.
+func parseRenumber(svc *corev1.Service) (*renumberRequest, error) {
 	text := svc.Annotations[v1alpha1.AnnotationRenumber]
 	if text == "" {
 		return nil, nil
 	}
 	if text == "hold" {
-		return &renumber{hold: true}, nil
+		return &renumberRequest{hold: true}, nil
 	}
 	if d, err := time.ParseDuration(text); err == nil && d > 0 {
-		return &renumber{after: d}, nil
+		return &renumberRequest{after: d}, nil
 	}
 	if at, err := time.Parse(time.RFC3339, text); err == nil {
-		return &renumber{at: at}, nil
+		return &renumberRequest{at: at}, nil
 	}
-	return nil, fmt.Errorf(`annotation %s: %q is neither "hold", nor a duration like "48h", nor a time like "2030-01-31T18:00:00Z"`, v1alpha1.AnnotationRenumber, short(text))
+	return nil, fmt.Errorf(`annotation %s: %q is neither "hold", nor a duration like "48h", nor a time like "2030-01-31T18:00:00Z"`, v1alpha1.AnnotationRenumber, truncateText(text))
 }
 
-// deadline is when an address that was replaced at a time is released; never if
+// releaseTime is when an address that was replaced at a time is released; never if
 // nobody has said.
-func (r *renumber) deadline(since time.Time) (at time.Time, ends bool) {
+func (r *renumberRequest) releaseTime(since time.Time) (at time.Time, ends bool) {
 	if r.after > 0 {
 		return since.Add(r.after), true
 	}
 	return r.at, !r.hold
 }
 
-// leavingSince is when the address was replaced: now, if there is no record.
-func leavingSince(svc *corev1.Service, addr netip.Addr, now time.Time) time.Time {
+// replacedAt is when the address was replaced: now, if there is no record.
+func replacedAt(svc *corev1.Service, addr netip.Addr, now time.Time) time.Time {
 	value, _ := config.ReadRecords(svc.Annotations[v1alpha1.AnnotationLeaving]).Of(addr)
 	if since, err := time.Parse(time.RFC3339, value); err == nil {
 		return since
@@ -57,10 +57,10 @@ func leavingSince(svc *corev1.Service, addr netip.Addr, now time.Time) time.Time
 	return now.UTC().Truncate(time.Second)
 }
 
-// expired are the addresses whose time beside their replacements is over, if
+// expiredAddresses are the addresses whose time beside their replacements is over, if
 // these are announced, and which are not asked for again. For those whose time
 // will come, there is a wake-up.
-func (d *decision) expired(svc *subject, r *renumber, asked *allocator.Request) (over []netip.Addr) {
+func (d *decision) expiredAddresses(svc *serviceState, r *renumberRequest, asked *allocator.Request) (over []netip.Addr) {
 	if r == nil {
 		return nil
 	}
@@ -69,52 +69,52 @@ func (d *decision) expired(svc *subject, r *renumber, asked *allocator.Request) 
 		if !h.Leaving || again {
 			continue
 		}
-		at, ends := r.deadline(leavingSince(svc.Service, h.Addr, d.Now))
+		at, ends := r.releaseTime(replacedAt(svc.Service, h.Addr, d.Now))
 		switch {
 		case !ends:
 		case d.Now.Before(at):
-			if d.wake.IsZero() || at.Before(d.wake) {
-				d.wake = at
+			if d.requeueAt.IsZero() || at.Before(d.requeueAt) {
+				d.requeueAt = at
 			}
-		case d.replaced(h.Addr, asked.Have):
+		case d.replacementAnnounced(h.Addr, asked.Have):
 			over = append(over, h.Addr)
 		}
 	}
 	return over
 }
 
-// replaced reports whether an address beside the one that is leaving is announced.
-func (d *decision) replaced(leaving netip.Addr, have []allocator.Have) bool {
+// replacementAnnounced reports whether an address beside the one that is leaving is announced.
+func (d *decision) replacementAnnounced(leaving netip.Addr, have []allocator.Have) bool {
 	return slices.ContainsFunc(have, func(h allocator.Have) bool {
 		return !h.Leaving && h.Addr.Is4() == leaving.Is4() &&
-			d.reports.announced([]allocator.Held{{Addr: h.Addr}}).Status == metav1.ConditionTrue
+			d.reports.announcedCondition([]allocator.Held{{Addr: h.Addr}}).Status == metav1.ConditionTrue
 	})
 }
 
-// overdue are the addresses that should be released by now, and are not.
-func (d *decision) overdue(svc *subject, held []allocator.Held) (addrs []netip.Addr) {
+// overdueAddresses are the addresses that should be released by now, and are not.
+func (d *decision) overdueAddresses(svc *serviceState, held []allocator.Held) (addrs []netip.Addr) {
 	for _, h := range held {
 		if !h.Leaving {
 			continue
 		}
-		r, err := renumbering(svc.Service)
+		r, err := parseRenumber(svc.Service)
 		if err != nil || r == nil {
 			continue
 		}
-		if at, ends := r.deadline(leavingSince(svc.Service, h.Addr, d.Now)); ends && !d.Now.Before(at) {
+		if at, ends := r.releaseTime(replacedAt(svc.Service, h.Addr, d.Now)); ends && !d.Now.Before(at) {
 			addrs = append(addrs, h.Addr)
 		}
 	}
 	return addrs
 }
 
-// until says how long an address stays that is leaving.
-func (d *decision) until(svc *subject, addr netip.Addr) string {
-	r, err := renumbering(svc.Service)
+// retentionEnd says how long an address stays that is leaving.
+func (d *decision) retentionEnd(svc *serviceState, addr netip.Addr) string {
+	r, err := parseRenumber(svc.Service)
 	if err != nil || r == nil {
 		return "until the request can be understood"
 	}
-	at, ends := r.deadline(leavingSince(svc.Service, addr, d.Now))
+	at, ends := r.releaseTime(replacedAt(svc.Service, addr, d.Now))
 	switch {
 	case !ends:
 		return "until annotation " + v1alpha1.AnnotationRenumber + " is removed"

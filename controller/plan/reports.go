@@ -16,8 +16,8 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// reports is what the speakers say about addresses.
-type reports struct {
+// speakerReports is what the speakers say about addresses.
+type speakerReports struct {
 	byNode     map[string]*v1alpha1.Speaker // those that count
 	announcing map[netip.Addr][]string      // "node-1 on eth0", sorted
 	// routed are told to a BGP peer by some node. By which ones is not said:
@@ -26,10 +26,10 @@ type reports struct {
 	unannounced map[netip.Addr]v1alpha1.Unannounced
 }
 
-// newReports leaves out speakers of nodes that are gone or not ready: their
+// newSpeakerReports leaves out speakers of nodes that are gone or not ready: their
 // last word is out of date.
-func newReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) *reports {
-	r := &reports{byNode: map[string]*v1alpha1.Speaker{}, announcing: map[netip.Addr][]string{}, unannounced: map[netip.Addr]v1alpha1.Unannounced{}}
+func newSpeakerReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) *speakerReports {
+	r := &speakerReports{byNode: map[string]*v1alpha1.Speaker{}, announcing: map[netip.Addr][]string{}, unannounced: map[netip.Addr]v1alpha1.Unannounced{}}
 	// As for the speakers: if no node is Ready, it is not the nodes that are away.
 	anyReady := slices.ContainsFunc(nodes, config.NodeReady)
 	counts := map[string]bool{}
@@ -55,7 +55,7 @@ func newReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) *reports {
 			}
 		}
 		for _, group := range s.Status.Unannounced {
-			if !wellFormed(group.Reason) {
+			if !isReasonName(group.Reason) {
 				continue // nobody could write it into a condition
 			}
 			for _, text := range group.Addresses {
@@ -72,17 +72,17 @@ func newReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) *reports {
 	return r
 }
 
-// wellFormed reports whether the text, which any node may have written, looks
+// isReasonName reports whether the text, which any node may have written, looks
 // like a Reason.
-func wellFormed(reason v1alpha1.Reason) bool {
+func isReasonName(reason v1alpha1.Reason) bool {
 	const enough = 100
 	letter := func(r rune) bool { return 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' }
 	return reason != "" && len(reason) < enough && !strings.ContainsFunc(string(reason), func(r rune) bool { return !letter(r) })
 }
 
-func (r *reports) announced(held []allocator.Held) metav1.Condition {
+func (r *speakerReports) announcedCondition(held []allocator.Held) metav1.Condition {
 	no := func(reason v1alpha1.Reason, message string) metav1.Condition {
-		return condition(v1alpha1.ConditionAnnounced, metav1.ConditionFalse, reason, message)
+		return newCondition(v1alpha1.ConditionAnnounced, metav1.ConditionFalse, reason, message)
 	}
 	if len(held) == 0 {
 		return no(v1alpha1.NoAddress, "there is no address to announce")
@@ -105,5 +105,5 @@ func (r *reports) announced(held []allocator.Held) metav1.Condition {
 		}
 		return no(v1alpha1.NoSpeaker, fmt.Sprintf("no speaker has reported about %s yet", h.Addr))
 	}
-	return condition(v1alpha1.ConditionAnnounced, metav1.ConditionTrue, v1alpha1.Announced, strings.Join(what, "; "))
+	return newCondition(v1alpha1.ConditionAnnounced, metav1.ConditionTrue, v1alpha1.Announced, strings.Join(what, "; "))
 }

@@ -19,39 +19,39 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// request is what a Service asks of the pools: an address, or just to be left
+// buildRequest is what a Service asks of the pools: an address, or just to be left
 // with those that it shows.
-func (d *decision) request(svc *subject) (r allocator.Request, asks bool) {
-	r = allocator.Request{Key: svc.key, Since: svc.CreationTimestamp.Time, Have: have(svc.Service)}
-	_, foreign := foreignName(svc.Service)
+func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, asks bool) {
+	r = allocator.Request{Key: svc.key, Since: svc.CreationTimestamp.Time, Have: shownAddresses(svc.Service)}
+	_, foreign := foreignIngress(svc.Service)
 	onBareMetal := svc.choice.Verdict == providers.OnBareMetal
-	if svc.choice.Verdict == providers.OnAWS && has(svc.Service, v1alpha1.FinalizerBareMetal) && svc.DeletionTimestamp == nil {
+	if svc.choice.Verdict == providers.OnAWS && hasFinalizer(svc.Service, v1alpha1.FinalizerBareMetal) && svc.DeletionTimestamp == nil {
 		r.Frozen = true // holds its addresses until the balancer answers
 	} else if !onBareMetal || svc.DeletionTimestamp != nil || foreign {
 		r.Role = allocator.Stranger
 		return r, len(r.Have) > 0
 	}
-	if !owned(svc.Service) && len(r.Have) > 0 {
+	if !hasProviderFinalizer(svc.Service) && len(r.Have) > 0 {
 		r.Role = allocator.Adopter
 	}
-	r.Families = families(svc.Service)
-	if svc.why = d.wishes(svc, &r); svc.why.Reason == "" && onBareMetal && svc.choice.Reason != "" {
-		svc.why = v1alpha1.Refusal{Reason: svc.choice.Reason, Message: svc.choice.Message}
+	r.Families = requestedFamilies(svc.Service)
+	if svc.refusal = d.readRequest(svc, &r); svc.refusal.Reason == "" && onBareMetal && svc.choice.Reason != "" {
+		svc.refusal = v1alpha1.Refusal{Reason: svc.choice.Reason, Message: svc.choice.Message}
 	}
 	if !onBareMetal {
-		svc.why = v1alpha1.Refusal{}
+		svc.refusal = v1alpha1.Refusal{}
 		return r, len(r.Have) > 0
 	}
-	r.Frozen = svc.why.Reason != ""
+	r.Frozen = svc.refusal.Reason != ""
 	return r, true
 }
 
-// families are those of which a Service wants an address. Under
+// requestedFamilies are those of which a Service wants an address. Under
 // PreferDualStack either will do.
-func families(svc *corev1.Service) []allocator.Want {
+func requestedFamilies(svc *corev1.Service) []allocator.Want {
 	optional := svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyPreferDualStack
 	if !optional && len(svc.Spec.IPFamilies) == 1 {
-		return single[svc.Spec.IPFamilies[0] == corev1.IPv6Protocol]
+		return singleFamily[svc.Spec.IPFamilies[0] == corev1.IPv6Protocol]
 	}
 	var families []allocator.Want
 	for _, f := range svc.Spec.IPFamilies {
@@ -64,31 +64,31 @@ func families(svc *corev1.Service) []allocator.Want {
 	return families
 }
 
-// single are the wishes of Services of one family, by whether it is IPv6.
-var single = map[bool][]allocator.Want{false: {{Family: allocator.IPv4}}, true: {{Family: allocator.IPv6}}}
+// singleFamily are the wishes of Services of one family, by whether it is IPv6.
+var singleFamily = map[bool][]allocator.Want{false: {{Family: allocator.IPv4}}, true: {{Family: allocator.IPv6}}}
 
-// wishes adds all that a Service asks for to its request, or says why nobody
+// readRequest adds all that a Service asks for to its request, or says why nobody
 // can know what that is.
-func (d *decision) wishes(svc *subject, r *allocator.Request) (why v1alpha1.Refusal) {
-	r.Pools, r.Barred = d.menus.of(svc.Service)
+func (d *decision) readRequest(svc *serviceState, r *allocator.Request) (why v1alpha1.Refusal) {
+	r.Pools, r.Barred = d.poolSelections.selectPools(svc.Service)
 	var unknown v1alpha1.Refusal
-	if !d.menus.knows(svc.Namespace) {
+	if !d.poolSelections.knowsNamespace(svc.Namespace) {
 		r.Pools, r.Barred = nil, nil
 		unknown = v1alpha1.Refusal{Reason: v1alpha1.NoMatchingPool, Message: fmt.Sprintf("pools select namespaces by their labels, and those of Namespace %s are not known yet", svc.Namespace)}
 	}
-	if asksNothing(svc.Service) {
+	if hasDefaultRequest(svc.Service) {
 		return unknown
 	}
-	if why := cmp.Or(sharing(svc, r), unknown); why.Reason != "" {
+	if why := cmp.Or(readSharing(svc, r), unknown); why.Reason != "" {
 		return why
 	}
-	pool, why := agreed(svc.Service, v1alpha1.AddressPoolAnnotations)
+	pool, why := annotationValue(svc.Service, v1alpha1.AddressPoolAnnotations)
 	if why.Reason != "" {
 		return why
 	}
 	if pool != "" {
 		if len(validation.IsDNS1123Subdomain(pool)) > 0 {
-			return v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: fmt.Sprintf("%q, which is asked for, can be the name of no pool", short(pool))}
+			return v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: fmt.Sprintf("%q, which is asked for, can be the name of no pool", truncateText(pool))}
 		}
 		r.Pinned = true
 		if slices.Contains(r.Barred, pool) {
@@ -97,61 +97,61 @@ func (d *decision) wishes(svc *subject, r *allocator.Request) (why v1alpha1.Refu
 			r.Pools, r.Barred = []string{pool}, nil
 		}
 	}
-	addrs, why := askedAddrs(svc.Service, r.Families)
+	addrs, why := requestedAddrs(svc.Service, r.Families)
 	if why.Reason != "" {
 		return why
 	}
-	release, err := addrsIn(svc.Annotations[v1alpha1.AnnotationRelease])
+	release, err := parseAddrs(svc.Annotations[v1alpha1.AnnotationRelease])
 	if err != nil {
 		return v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: "annotation " + v1alpha1.AnnotationRelease + ": " + err.Error()}
 	}
 	for _, a := range addrs {
-		if home := d.containing(a); pool != "" && home != "" && home != pool {
+		if home := d.containingPool(a); pool != "" && home != "" && home != pool {
 			return v1alpha1.Refusal{Reason: v1alpha1.ConflictingRequest, Message: fmt.Sprintf("%s is in pool %s, but the Service asks for pool %s: they contradict each other", a, home, pool)}
 		}
 		if slices.Contains(release, a) {
 			return v1alpha1.Refusal{Reason: v1alpha1.ConflictingRequest, Message: fmt.Sprintf("%s is asked for by address, and annotation %s gives it up: they contradict each other", a, v1alpha1.AnnotationRelease)}
 		}
 	}
-	renumber, err := renumbering(svc.Service)
+	renumber, err := parseRenumber(svc.Service)
 	if err != nil {
 		return v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: err.Error()}
 	}
 	r.Addrs, r.Renumber = addrs, renumber != nil
-	r.Release = append(release, d.expired(svc, renumber, r)...)
+	r.Release = append(release, d.expiredAddresses(svc, renumber, r)...)
 	return v1alpha1.Refusal{}
 }
 
-// sharing adds under which terms the Service shares its addresses.
-func sharing(svc *subject, r *allocator.Request) (why v1alpha1.Refusal) {
-	key, why := agreed(svc.Service, v1alpha1.AllowSharedIPAnnotations)
-	if len(key) > longestKey {
-		why = v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: fmt.Sprintf("the key %q of shared addresses has more than %d bytes", short(key), longestKey)}
+// readSharing adds under which terms the Service shares its addresses.
+func readSharing(svc *serviceState, r *allocator.Request) (why v1alpha1.Refusal) {
+	key, why := annotationValue(svc.Service, v1alpha1.AllowSharedIPAnnotations)
+	if len(key) > maxKeyLength {
+		why = v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: fmt.Sprintf("the key %q of shared addresses has more than %d bytes", truncateText(key), maxKeyLength)}
 	}
 	recorded := svc.Annotations[v1alpha1.AnnotationSharedAs]
 	if why.Reason != "" {
-		key = recordedKey(recorded) // it keeps what it has
+		key = recordedSharingKey(recorded) // it keeps what it has
 	}
 	if key != "" {
-		r.Share, svc.terms = terms(svc.Service, key)
+		r.Share, svc.terms = sharingTerms(svc.Service, key)
 	}
 	r.Departed = svc.terms != recorded
 	return why
 }
 
-// containing is the pool that contains the address, "" if none does.
-func (d *decision) containing(a netip.Addr) string {
+// containingPool is the pool that contains the address, "" if none does.
+func (d *decision) containingPool(a netip.Addr) string {
 	for _, p := range d.config.Pools {
-		if len(overlapping(p.Ranges, netipx.IPRangeFrom(a, a))) > 0 {
+		if len(overlappingRanges(p.Ranges, netipx.IPRangeFrom(a, a))) > 0 {
 			return p.Name
 		}
 	}
 	return ""
 }
 
-// asksNothing reports whether the Service says nothing about its addresses, as
+// hasDefaultRequest reports whether the Service says nothing about its addresses, as
 // most do.
-func asksNothing(svc *corev1.Service) bool {
+func hasDefaultRequest(svc *corev1.Service) bool {
 	for name := range svc.Annotations {
 		ours := strings.HasPrefix(name, v1alpha1.GroupVersion.Group) && name != v1alpha1.AnnotationAllocatedFrom
 		if ours || strings.HasPrefix(name, "metallb.") {
@@ -161,8 +161,8 @@ func asksNothing(svc *corev1.Service) bool {
 	return svc.Spec.LoadBalancerIP == ""
 }
 
-// agreed is the value of annotations that mean the same.
-func agreed(svc *corev1.Service, names []string) (value string, why v1alpha1.Refusal) {
+// annotationValue is the value of annotations that mean the same.
+func annotationValue(svc *corev1.Service, names []string) (value string, why v1alpha1.Refusal) {
 	said := ""
 	for _, name := range names {
 		v := svc.Annotations[name]
@@ -171,14 +171,14 @@ func agreed(svc *corev1.Service, names []string) (value string, why v1alpha1.Ref
 		case value == "":
 			value, said = v, name
 		case v != value:
-			return "", v1alpha1.Refusal{Reason: v1alpha1.ConflictingRequest, Message: fmt.Sprintf("annotation %s is %q and annotation %s is %q: they contradict each other", said, short(value), name, short(v))}
+			return "", v1alpha1.Refusal{Reason: v1alpha1.ConflictingRequest, Message: fmt.Sprintf("annotation %s is %q and annotation %s is %q: they contradict each other", said, truncateText(value), name, truncateText(v))}
 		}
 	}
 	return value, v1alpha1.Refusal{}
 }
 
-// short keeps what people wrote from filling a message.
-func short(text string) string {
+// truncateText keeps what people wrote from filling a message.
+func truncateText(text string) string {
 	const enough = 200
 	if len(text) > enough {
 		return strings.ToValidUTF8(text[:enough], "") + "…"
@@ -186,21 +186,21 @@ func short(text string) string {
 	return text
 }
 
-// mostAddrs is what one list of addresses may name. Nobody needs as many.
-const mostAddrs = 100
+// maxAddrs is what one list of addresses may name. Nobody needs as many.
+const maxAddrs = 100
 
-// addrsIn reads a comma-separated list.
-func addrsIn(text string) (addrs []netip.Addr, err error) {
+// parseAddrs reads a comma-separated list.
+func parseAddrs(text string) (addrs []netip.Addr, err error) {
 	if text == "" {
 		return nil, nil
 	}
 	for part := range strings.SplitSeq(text, ",") {
-		if len(addrs) == mostAddrs {
-			return nil, fmt.Errorf("more than %d addresses", mostAddrs)
+		if len(addrs) == maxAddrs {
+			return nil, fmt.Errorf("more than %d addresses", maxAddrs)
 		}
 		a, err := config.ParseAddr(strings.TrimSpace(part))
 		if err != nil {
-			return nil, fmt.Errorf("%q is no IP address", short(strings.TrimSpace(part)))
+			return nil, fmt.Errorf("%q is no IP address", truncateText(strings.TrimSpace(part)))
 		}
 		if !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)
@@ -209,16 +209,16 @@ func addrsIn(text string) (addrs []netip.Addr, err error) {
 	return addrs, nil
 }
 
-// askedAddrs are the addresses that a Service asks for by name, at most one of
+// requestedAddrs are the addresses that a Service asks for by name, at most one of
 // each of its families. spec.loadBalancerIP has room for one only, so that it
 // may repeat a part of what an annotation says.
-func askedAddrs(svc *corev1.Service, families []allocator.Want) (addrs []netip.Addr, why v1alpha1.Refusal) {
+func requestedAddrs(svc *corev1.Service, families []allocator.Want) (addrs []netip.Addr, why v1alpha1.Refusal) {
 	invalid := func(field, format string, args ...any) v1alpha1.Refusal {
 		return v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: field + ": " + fmt.Sprintf(format, args...)}
 	}
 	said := ""
 	read := func(field, text string) v1alpha1.Refusal {
-		more, err := addrsIn(text)
+		more, err := parseAddrs(text)
 		if err != nil {
 			return invalid(field, "%v", err)
 		}
@@ -228,7 +228,7 @@ func askedAddrs(svc *corev1.Service, families []allocator.Want) (addrs []netip.A
 		} else if field == fieldLoadBalancerIP && !slices.ContainsFunc(more, func(a netip.Addr) bool { return !slices.Contains(addrs, a) }) {
 			return v1alpha1.Refusal{}
 		} else if !slices.Equal(more, addrs) {
-			return v1alpha1.Refusal{Reason: v1alpha1.ConflictingRequest, Message: fmt.Sprintf("%s is %q and %s is %q: they contradict each other", said, list(addrs), field, list(more))}
+			return v1alpha1.Refusal{Reason: v1alpha1.ConflictingRequest, Message: fmt.Sprintf("%s is %q and %s is %q: they contradict each other", said, joinAddrs(addrs), field, joinAddrs(more))}
 		}
 		return v1alpha1.Refusal{}
 	}
@@ -258,23 +258,23 @@ func askedAddrs(svc *corev1.Service, families []allocator.Want) (addrs []netip.A
 
 const fieldLoadBalancerIP = "spec.loadBalancerIP"
 
-func list(addrs []netip.Addr) string {
+func joinAddrs(addrs []netip.Addr) string {
 	text := ""
 	for _, a := range addrs {
-		text = appended(text, a.String())
+		text = joinComma(text, a.String())
 	}
 	return text
 }
 
-// longestKey bounds what is written of a key into the record of its terms.
-const longestKey = 253
+// maxKeyLength bounds what is written of a key into the record of its terms.
+const maxKeyLength = 253
 
-// terms are those under which a Service with a key shares its addresses, and
+// sharingTerms are those under which a Service with a key shares its addresses, and
 // how they are recorded.
-func terms(svc *corev1.Service, key string) (t allocator.Terms, recorded string) {
+func sharingTerms(svc *corev1.Service, key string) (t allocator.Terms, recorded string) {
 	t = allocator.Terms{Key: key, Cluster: svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal}
 	if len(svc.Spec.Selector) > 0 {
-		t.Backends = svc.Namespace + "/" + digested(labels.Set(svc.Spec.Selector).String())
+		t.Backends = svc.Namespace + "/" + boundedText(labels.Set(svc.Spec.Selector).String())
 	}
 	ports := ""
 	for _, p := range svc.Spec.Ports {
@@ -284,7 +284,7 @@ func terms(svc *corev1.Service, key string) (t allocator.Terms, recorded string)
 		return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Protocol, b.Protocol))
 	})
 	for _, p := range t.Ports {
-		ports = appended(ports, fmt.Sprintf("%d/%s", p.Number, p.Protocol))
+		ports = joinComma(ports, fmt.Sprintf("%d/%s", p.Number, p.Protocol))
 	}
 	policy := "Local"
 	if t.Cluster {
@@ -293,8 +293,8 @@ func terms(svc *corev1.Service, key string) (t allocator.Terms, recorded string)
 	return t, strings.Join([]string{policy, ports, t.Backends, key}, " ")
 }
 
-// digested is the text, or what stands for one that is too long for a record.
-func digested(text string) string {
+// boundedText is the text, or what stands for one that is too long for a record.
+func boundedText(text string) string {
 	const enough = 512
 	if len(text) <= enough {
 		return text
@@ -302,17 +302,17 @@ func digested(text string) string {
 	return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(text)))
 }
 
-// recordedKey is the key in recorded terms.
-func recordedKey(terms string) string {
+// recordedSharingKey is the key in recorded terms.
+func recordedSharingKey(terms string) string {
 	parts := strings.SplitN(terms, " ", 4)
-	if key := parts[len(parts)-1]; len(key) <= longestKey {
+	if key := parts[len(parts)-1]; len(key) <= maxKeyLength {
 		return key
 	}
 	return "" // we have not written this
 }
 
-// have are the addresses in the Service's status, with what is recorded about them.
-func have(svc *corev1.Service) []allocator.Have {
+// shownAddresses are the addresses in the Service's status, with what is recorded about them.
+func shownAddresses(svc *corev1.Service) []allocator.Have {
 	ingress := svc.Status.LoadBalancer.Ingress
 	if len(ingress) == 0 {
 		return nil

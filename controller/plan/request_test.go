@@ -15,8 +15,8 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// town is a small cluster on bare metal.
-func town(services ...*corev1.Service) Snapshot {
+// testSnapshot is a small cluster on bare metal.
+func testSnapshot(services ...*corev1.Service) Snapshot {
 	return Snapshot{
 		Policy:   providers.Policy{Mode: providers.BareMetal},
 		Objects:  config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28", "2001:db8::/120"), pool("q", "198.51.100.0/28")}},
@@ -26,13 +26,13 @@ func town(services ...*corev1.Service) Snapshot {
 	}
 }
 
-// pass decides and writes until nothing is left to write.
-func (s *Snapshot) pass(t *testing.T) Plan {
+// reconcile decides and writes until nothing is left to write.
+func (s *Snapshot) reconcile(t *testing.T) Plan {
 	t.Helper()
 	for range 5 {
 		plan, wrote := Decide(*s), false
 		for i, svc := range s.Services {
-			if p, planned := plan.find(KeyOf(svc)); planned && !p.Matches(svc) {
+			if p, planned := plan.findService(KeyOf(svc)); planned && !p.Matches(svc) {
 				s.Services[i], wrote = p.Written(svc), true
 			}
 		}
@@ -44,10 +44,10 @@ func (s *Snapshot) pass(t *testing.T) Plan {
 	return Plan{}
 }
 
-// shows is what a Service says in a line: its addresses, and why.
-func (s *Snapshot) shows(t *testing.T, name string) string {
-	plan := s.pass(t)
-	p := plan.of(key(name))
+// shownState is what a Service says in a line: its addresses, and why.
+func (s *Snapshot) shownState(t *testing.T, name string) string {
+	plan := s.reconcile(t)
+	p := plan.planOf(key(name))
 	var out []string
 	for _, in := range p.Ingress {
 		out = append(out, in.IP)
@@ -55,17 +55,17 @@ func (s *Snapshot) shows(t *testing.T, name string) string {
 	return strings.Join(append(out, p.Conditions[0].Reason), " ")
 }
 
-// says is the message of the condition Provisioned.
-func (s *Snapshot) says(t *testing.T, name string) string {
-	return s.pass(t).of(key(name)).Conditions[0].Message
+// provisionedMessage is the message of the condition Provisioned.
+func (s *Snapshot) provisionedMessage(t *testing.T, name string) string {
+	return s.reconcile(t).planOf(key(name)).Conditions[0].Message
 }
 
-func (s *Snapshot) of(name string) *corev1.Service {
+func (s *Snapshot) service(name string) *corev1.Service {
 	return s.Services[slices.IndexFunc(s.Services, func(svc *corev1.Service) bool { return svc.Name == name })]
 }
 
 func (s *Snapshot) annotate(name, key, value string) {
-	svc := s.of(name)
+	svc := s.service(name)
 	if value == "" {
 		delete(svc.Annotations, key)
 		return
@@ -99,8 +99,8 @@ func local(app string) func(*corev1.Service) {
 	}
 }
 
-// TestAsking: every way to ask, alone and against each other.
-func TestAsking(t *testing.T) {
+// TestRequests: every way to ask, alone and against each other.
+func TestRequests(t *testing.T) {
 	own, metal, old := v1alpha1.AnnotationLoadBalancerIPs, "metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs"
 	byIP := func(ip string) func(*corev1.Service) {
 		return func(s *corev1.Service) { s.Spec.LoadBalancerIP = ip }
@@ -146,11 +146,11 @@ func TestAsking(t *testing.T) {
 		{"a long mistake is not repeated at length", service("a", annotated(own, strings.Repeat("ü", 5000))), "InvalidRequest", "ü…"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			s := town(row.service)
-			if got := s.shows(t, "a"); got != row.want {
+			s := testSnapshot(row.service)
+			if got := s.shownState(t, "a"); got != row.want {
 				t.Errorf("got %s, want %s", got, row.want)
 			}
-			if says := s.says(t, "a"); !strings.Contains(says, row.says) || len(says) > 1000 {
+			if says := s.provisionedMessage(t, "a"); !strings.Contains(says, row.says) || len(says) > 1000 {
 				t.Errorf("%q does not say %q", says, row.says)
 			}
 		})
@@ -159,32 +159,32 @@ func TestAsking(t *testing.T) {
 
 // TestDualStackLive: families come and go, and the other address stays.
 func TestDualStackLive(t *testing.T) {
-	s := town(service("a"), service("b"))
+	s := testSnapshot(service("a"), service("b"))
 	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("v4", "192.0.2.0/28")}
 	step := func(want, says string) {
 		t.Helper()
-		if got := s.shows(t, "b"); got != want {
+		if got := s.shownState(t, "b"); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
-		if got := s.says(t, "b"); !strings.Contains(got, says) {
+		if got := s.provisionedMessage(t, "b"); !strings.Contains(got, says) {
 			t.Errorf("%q does not say %q", got, says)
 		}
 	}
 	step("192.0.2.1 Assigned", "")
-	dualStack(corev1.IPFamilyPolicyPreferDualStack)(s.of("b"))
+	dualStack(corev1.IPFamilyPolicyPreferDualStack)(s.service("b"))
 	step("192.0.2.1 Assigned", "no IPv6 address: pool v4 has no IPv6 addresses")
-	dualStack(corev1.IPFamilyPolicyRequireDualStack)(s.of("b"))
+	dualStack(corev1.IPFamilyPolicyRequireDualStack)(s.service("b"))
 	step("192.0.2.1 NoMatchingPool", "pool v4 has no IPv6 addresses")
 	s.Objects.Pools = append(s.Objects.Pools, pool("v6", "2001:db8::/120"))
 	step("192.0.2.1 2001:db8:: Assigned", "192.0.2.1 from pool v4; 2001:db8:: from pool v6")
-	s.of("b").Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol}
+	s.service("b").Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol}
 	step("2001:db8:: Assigned", "")
 	s.Objects.Pools = s.Objects.Pools[1:]
 	s.Services = append(s.Services, service("c", dualStack(corev1.IPFamilyPolicyPreferDualStack)), service("d"))
-	if got := s.shows(t, "c"); got != "2001:db8::1 Assigned" {
+	if got := s.shownState(t, "c"); got != "2001:db8::1 Assigned" {
 		t.Errorf("either family is enough: %s", got)
 	}
-	if got := s.shows(t, "d"); got != "NoMatchingPool" {
+	if got := s.shownState(t, "d"); got != "NoMatchingPool" {
 		t.Errorf("one family: %s", got)
 	}
 }
@@ -194,16 +194,16 @@ func TestSharing(t *testing.T) {
 	shared := func(name, key string, change ...func(*corev1.Service)) *corev1.Service {
 		return service(name, append(change, annotated(v1alpha1.AnnotationAllowSharedIP, key))...)
 	}
-	s := town(
+	s := testSnapshot(
 		shared("a", "dns", serving("TCP", 53)), shared("b", "dns", serving("UDP", 53)), shared("c", "dns", serving("TCP", 53)),
 		shared("d", "web", local("x"), serving("TCP", 80)), shared("e", "web", local("x"), serving("TCP", 443)), shared("f", "web", local("y"), serving("TCP", 8080)),
 	)
-	s.pass(t)
+	s.reconcile(t)
 	s.Services = append(s.Services, service("g", annotated("metallb.universe.tf/allow-shared-ip", "dns"), annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.0"), serving("TCP", 53)))
 	expect := func(want map[string]string) {
 		t.Helper()
 		for name, want := range want {
-			if got := s.shows(t, name); got != want {
+			if got := s.shownState(t, name); got != want {
 				t.Errorf("%s: got %s, want %s", name, got, want)
 			}
 		}
@@ -212,14 +212,14 @@ func TestSharing(t *testing.T) {
 		"a": "192.0.2.0 Assigned", "b": "192.0.2.0 Assigned", "c": "192.0.2.1 Assigned",
 		"d": "192.0.2.2 Assigned", "e": "192.0.2.2 Assigned", "f": "192.0.2.3 Assigned", "g": "AddressTaken",
 	})
-	if got := s.says(t, "g"); !strings.Contains(got, "192.0.2.0 belongs to Service ns/a: both use port 53/TCP") {
+	if got := s.provisionedMessage(t, "g"); !strings.Contains(got, "192.0.2.0 belongs to Service ns/a: both use port 53/TCP") {
 		t.Errorf("g: %s", got)
 	}
 	// The pool goes: they share on.
 	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("q", "198.51.100.0/28")}
 	expect(map[string]string{"a": "192.0.2.0 OutOfPool", "b": "192.0.2.0 OutOfPool"})
 	// The older one changes its port to that of the younger: the older one goes.
-	s.of("a").Spec.Ports[0].Protocol = corev1.ProtocolUDP
+	s.service("a").Spec.Ports[0].Protocol = corev1.ProtocolUDP
 	expect(map[string]string{"a": "198.51.100.0 Assigned", "b": "192.0.2.0 OutOfPool"})
 	// Contradicting keys change nothing for anybody.
 	s.annotate("d", "metallb.io/allow-shared-ip", "other")
@@ -228,31 +228,31 @@ func TestSharing(t *testing.T) {
 	// Who does not share any more, goes.
 	s.annotate("d", v1alpha1.AnnotationAllowSharedIP, "")
 	expect(map[string]string{"d": "198.51.100.1 Assigned", "e": "192.0.2.2 OutOfPool"})
-	if s.of("d").Annotations[v1alpha1.AnnotationSharedAs] != "" || s.of("e").Annotations[v1alpha1.AnnotationSharedAs] != "Local 443/TCP ns/app=x web" {
-		t.Errorf("recorded: %v, %v", s.of("d").Annotations, s.of("e").Annotations)
+	if s.service("d").Annotations[v1alpha1.AnnotationSharedAs] != "" || s.service("e").Annotations[v1alpha1.AnnotationSharedAs] != "Local 443/TCP ns/app=x web" {
+		t.Errorf("recorded: %v, %v", s.service("d").Annotations, s.service("e").Annotations)
 	}
 }
 
 // TestAddressesStay: nothing that happens to pools moves an address, and it is said.
 func TestAddressesStay(t *testing.T) {
-	s := town(service("a"))
+	s := testSnapshot(service("a"))
 	step := func(want, says string, change func()) {
 		t.Helper()
 		change()
-		if got := s.shows(t, "a"); got != want {
+		if got := s.shownState(t, "a"); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
-		if got := s.says(t, "a"); !strings.Contains(got, says) {
+		if got := s.provisionedMessage(t, "a"); !strings.Contains(got, says) {
 			t.Errorf("%q does not say %q", got, says)
 		}
 	}
 	pools := func(pools ...*v1alpha1.IPAddressPool) func() { return func() { s.Objects.Pools = pools } }
 	step("192.0.2.0 Assigned", "from pool p", func() {})
 	step("192.0.2.0 OutOfPool", "192.0.2.0 is kept, although pool p does not contain it any more", pools(pool("p", "192.0.2.8/29"), pool("q", "192.0.2.0/29")))
-	if got := s.pass(t).Pools["p"].Status; got.OutOfPool != 1 || got.Services != 1 || got.IPv4.Used != 0 {
+	if got := s.reconcile(t).Pools["p"].Status; got.OutOfPool != 1 || got.Services != 1 || got.IPv4.Used != 0 {
 		t.Errorf("p: %+v", got)
 	}
-	if got := s.pass(t).Pools["q"].Status; got.OutOfPool != 0 || got.Services != 0 || got.IPv4.Free != "7" {
+	if got := s.reconcile(t).Pools["q"].Status; got.OutOfPool != 0 || got.Services != 0 || got.IPv4.Free != "7" {
 		t.Errorf("q: %+v", got)
 	}
 	step("192.0.2.0 Assigned", "from pool q", func() { s.annotate("a", v1alpha1.AnnotationAddressPool, "q") })
@@ -260,7 +260,7 @@ func TestAddressesStay(t *testing.T) {
 	selective := pool("q", "192.0.2.0/29")
 	selective.Spec.ServiceAllocation = &v1alpha1.ServiceAllocation{Namespaces: []string{"other"}}
 	step("192.0.2.0 OutOfPool", "pool q does not select this Service any more", pools(selective))
-	if got := s.pass(t).Pools["q"].Status.OutOfPool; got != 1 {
+	if got := s.reconcile(t).Pools["q"].Status.OutOfPool; got != 1 {
 		t.Errorf("q, which does not select its Service any more, counts %d", got)
 	}
 	step("192.0.2.0 OutOfPool", "", pools())
@@ -275,27 +275,27 @@ func TestAddressesStay(t *testing.T) {
 func TestRenumbering(t *testing.T) {
 	const old, next = "192.0.2.0", "198.51.100.0"
 	begin := func(t *testing.T, value string) *Snapshot {
-		s := town(service("a"))
-		s.pass(t)
+		s := testSnapshot(service("a"))
+		s.reconcile(t)
 		s.annotate("a", v1alpha1.AnnotationRenumber, value)
-		if got := s.shows(t, "a"); got != old+" Assigned" {
+		if got := s.shownState(t, "a"); got != old+" Assigned" {
 			t.Fatalf("there is nothing to do yet: %s", got)
 		}
 		s.annotate("a", v1alpha1.AnnotationAddressPool, "q")
-		if got := s.shows(t, "a"); got != old+" "+next+" Renumbering" {
+		if got := s.shownState(t, "a"); got != old+" "+next+" Renumbering" {
 			t.Fatalf("begun: %s", got)
 		}
-		if got := s.of("a").Annotations[v1alpha1.AnnotationLeaving]; got != old+"=2030-01-01T12:00:00Z" {
+		if got := s.service("a").Annotations[v1alpha1.AnnotationLeaving]; got != old+"=2030-01-01T12:00:00Z" {
 			t.Fatalf("recorded: %s", got)
 		}
 		return &s
 	}
 	expect := func(t *testing.T, s *Snapshot, want, says string) {
 		t.Helper()
-		if got := s.shows(t, "a"); got != want {
+		if got := s.shownState(t, "a"); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
-		if got := s.says(t, "a"); !strings.Contains(got, says) {
+		if got := s.provisionedMessage(t, "a"); !strings.Contains(got, says) {
 			t.Errorf("%q does not say %q", got, says)
 		}
 	}
@@ -316,11 +316,11 @@ func TestRenumbering(t *testing.T) {
 		for annotation, value := range map[string]string{v1alpha1.AnnotationLoadBalancerIPs: old, v1alpha1.AnnotationAddressPool: "p"} {
 			s := begin(t, "1h")
 			s.announce(old, next)
-			s.pass(t)
+			s.reconcile(t)
 			s.Now = s.Now.Add(2 * time.Hour)
 			s.annotate("a", v1alpha1.AnnotationAddressPool, "")
 			s.annotate("a", annotation, value)
-			if got := s.shows(t, "a"); got != next+" "+old+" Renumbering" { // now the other one is leaving
+			if got := s.shownState(t, "a"); got != next+" "+old+" Renumbering" { // now the other one is leaving
 				t.Errorf("%s: got %s", annotation, got)
 			}
 		}
@@ -330,8 +330,8 @@ func TestRenumbering(t *testing.T) {
 			s := begin(t, value)
 			s.announce(old, next)
 			end := s.Now.Add(at)
-			if plan := s.pass(t); !plan.Wake.Equal(end) {
-				t.Errorf("wakes up at %s, want %s", plan.Wake, end)
+			if plan := s.reconcile(t); !plan.RequeueAt.Equal(end) {
+				t.Errorf("wakes up at %s, want %s", plan.RequeueAt, end)
 			}
 			s.Now = end.Add(-time.Second)
 			expect(t, s, old+" "+next+" Renumbering", "until "+end.Format(time.RFC3339))
@@ -357,14 +357,14 @@ func TestRenumbering(t *testing.T) {
 		expect(t, s, next+" 192.0.2.9 Renumbering", "")
 	})
 	t.Run("off a pool that is deleted, and out of one that shrank", func(t *testing.T) {
-		s := town(service("a", annotated(v1alpha1.AnnotationRenumber, "1h")), service("b", annotated(v1alpha1.AnnotationRenumber, "1h")))
-		s.pass(t)
+		s := testSnapshot(service("a", annotated(v1alpha1.AnnotationRenumber, "1h")), service("b", annotated(v1alpha1.AnnotationRenumber, "1h")))
+		s.reconcile(t)
 		now := metav1.Now()
 		s.Objects.Pools[0].DeletionTimestamp = &now
 		expect(t, &s, old+" "+next+" Renumbering", "")
 		s.Objects.Pools[0] = pool("p", "192.0.2.8/29")
 		expect(t, &s, old+" "+next+" Renumbering", "")
-		if !s.pass(t).Pools["p"].InUse {
+		if !s.reconcile(t).Pools["p"].InUse {
 			t.Error("the pool that is left is not in use")
 		}
 	})
@@ -379,23 +379,23 @@ func TestRenumbering(t *testing.T) {
 // from being written.
 func TestLongRequests(t *testing.T) {
 	long := strings.Repeat("k", 300)
-	s := town(
+	s := testSnapshot(
 		service("a", serving("TCP", 80), annotated(v1alpha1.AnnotationAllowSharedIP, long)),
 		service("b", serving("TCP", 80), annotated(v1alpha1.AnnotationAllowSharedIP, "k"), local(strings.Repeat("x", 1000))),
 		service("c", serving("TCP", 81), annotated(v1alpha1.AnnotationAllowSharedIP, "k"), local(strings.Repeat("x", 1000))),
 		service("d", serving("TCP", 82), annotated(v1alpha1.AnnotationAllowSharedIP, "k"), local(strings.Repeat("x", 1001))),
 	)
 	for name, want := range map[string]string{"a": "InvalidRequest", "b": "192.0.2.0 Assigned", "c": "192.0.2.0 Assigned", "d": "192.0.2.1 Assigned"} {
-		if got := s.shows(t, name); got != want {
-			t.Errorf("%s shows %q, want %q: %s", name, got, want, s.says(t, name))
+		if got := s.shownState(t, name); got != want {
+			t.Errorf("%s shows %q, want %q: %s", name, got, want, s.provisionedMessage(t, name))
 		}
 	}
-	if record := s.of("b").Annotations[v1alpha1.AnnotationSharedAs]; len(record) > 200 {
+	if record := s.service("b").Annotations[v1alpha1.AnnotationSharedAs]; len(record) > 200 {
 		t.Errorf("the record is %q", record)
 	}
 	// Who had a key, and writes one that is too long, keeps what it has.
 	s.annotate("b", v1alpha1.AnnotationAllowSharedIP, long)
-	if got := s.shows(t, "b"); got != "192.0.2.0 InvalidRequest" {
+	if got := s.shownState(t, "b"); got != "192.0.2.0 InvalidRequest" {
 		t.Errorf("b shows %q", got)
 	}
 }

@@ -32,13 +32,13 @@ type ServicePlan struct {
 	Conditions []metav1.Condition // without times
 	// NodePorts are given, and where ReturnsPorts is true all that were given
 	// are taken back, before anything else is written.
-	NodePorts    []NodePort
-	ReturnsPorts bool
+	NodePorts         []NodePort
+	ReleasesNodePorts bool
 	// OutOfPool are those addresses that their pools would not give any more,
 	// Overdue those whose time beside a new one is over, which nobody announces
 	// yet, and GivesUp those that the Service shows and loses, whatever comes in
 	// their place. None of it is written.
-	OutOfPool, Overdue, GivesUp []netip.Addr
+	OutOfPool, Overdue, Releases []netip.Addr
 }
 
 // finalizerStandard is the finalizer of the upstream service controller
@@ -46,21 +46,21 @@ type ServicePlan struct {
 // other tools look for on Services without a class.
 const finalizerStandard = "service.kubernetes.io/load-balancer-cleanup"
 
-// records are the finalizers that say who serves a Service.
-var records = []string{v1alpha1.FinalizerBareMetal, v1alpha1.FinalizerAWS}
+// providerFinalizers are the finalizers that say who serves a Service.
+var providerFinalizers = []string{v1alpha1.FinalizerBareMetal, v1alpha1.FinalizerAWS}
 
-func (d *decision) servicePlan(svc *subject, a allocator.Assignment) ServicePlan {
+func (d *decision) servicePlan(svc *serviceState, a allocator.Assignment) ServicePlan {
 	switch {
 	case svc.choice.Verdict == providers.NotOurs || svc.DeletionTimestamp != nil:
 		return d.releasePlan(svc)
 	case svc.choice.Verdict == providers.Undecided:
-		return refused(svc.Service, svc.choice.Reason, svc.choice.Message)
+		return refusedPlan(svc.Service, svc.choice.Reason, svc.choice.Message)
 	case svc.choice.Verdict == providers.OnAWS:
 		return d.awsPlan(svc, a)
 	}
 	p := d.bareMetalPlan(svc, a)
-	if has(svc.Service, v1alpha1.FinalizerAWS) {
-		d.leaveAWS(&p, svc, a)
+	if hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) {
+		d.keepBalancer(&p, svc, a)
 		p.Conditions[0].Message = config.Message(p.Conditions[0].Message)
 	}
 	return p
@@ -68,65 +68,65 @@ func (d *decision) servicePlan(svc *subject, a allocator.Assignment) ServicePlan
 
 // releasePlan releases a Service that is deleted, or that Fairlead does not serve
 // any more. What it has in the cloud is deleted first.
-func (d *decision) releasePlan(svc *subject) ServicePlan {
+func (d *decision) releasePlan(svc *serviceState) ServicePlan {
 	o := d.Cloud[svc.UID]
-	if !has(svc.Service, v1alpha1.FinalizerAWS) || o.Gone() {
-		return ServicePlan{ReturnsPorts: has(svc.Service, v1alpha1.FinalizerAWS) && hasPortsToReturn(svc.Service)}
+	if !hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) || o.Deleted() {
+		return ServicePlan{ReleasesNodePorts: hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) && hasNodePortsToRelease(svc.Service)}
 	}
 	reason, message := v1alpha1.Deleting, "AWS is deleting the balancer"
 	switch {
 	case d.Policy.AWSLacks != "":
 		reason, message = v1alpha1.CloudNotConfigured, d.Policy.AWSLacks
-	case o.To == Delete:
+	case o.Action == DeleteBalancer:
 		reason, message = o.Reason, o.Message
 	}
-	p := refused(svc.Service, reason, message)
+	p := refusedPlan(svc.Service, reason, message)
 	p.Serves = p.Serves && svc.choice.Verdict != providers.NotOurs
 	return p
 }
 
-func (d *decision) bareMetalPlan(svc *subject, a allocator.Assignment) ServicePlan {
-	if text, foreign := foreignName(svc.Service); foreign {
-		return refused(svc.Service, v1alpha1.ForeignStatus, fmt.Sprintf("the status holds %q, which is no address of a pool: it is left to whoever wrote it", short(text)))
+func (d *decision) bareMetalPlan(svc *serviceState, a allocator.Assignment) ServicePlan {
+	if text, foreign := foreignIngress(svc.Service); foreign {
+		return refusedPlan(svc.Service, v1alpha1.ForeignStatus, fmt.Sprintf("the status holds %q, which is no address of a pool: it is left to whoever wrote it", truncateText(text)))
 	}
 	for _, m := range a.Missing {
 		if m.Reason == v1alpha1.ForeignStatus {
-			return refused(svc.Service, m.Reason, m.Message)
+			return refusedPlan(svc.Service, m.Reason, m.Message)
 		}
 	}
-	provisioned := d.provisioned(svc, a)
+	provisioned := d.provisionedCondition(svc, a)
 	if svc.choice.Fallback != "" && len(a.Held) == 0 {
 		// Without an address it is nobody's yet, and AWS's once AWS can.
-		return ServicePlan{Serves: len(svc.Status.LoadBalancer.Ingress) > 0, Conditions: []metav1.Condition{provisioned}, GivesUp: a.GivesUp}
+		return ServicePlan{Serves: len(svc.Status.LoadBalancer.Ingress) > 0, Conditions: []metav1.Condition{provisioned}, Releases: a.GivesUp}
 	}
-	p := ServicePlan{Serves: true, Finalizers: finalizers(svc.Service, v1alpha1.FinalizerBareMetal), GivesUp: a.GivesUp}
-	p.give(svc, a.Held, d.Now)
-	p.Overdue = d.overdue(svc, a.Held)
-	p.Conditions = []metav1.Condition{provisioned, d.reports.announced(a.Held)}
+	p := ServicePlan{Serves: true, Finalizers: desiredFinalizers(svc.Service, v1alpha1.FinalizerBareMetal), Releases: a.GivesUp}
+	p.addAddresses(svc, a.Held, d.Now)
+	p.Overdue = d.overdueAddresses(svc, a.Held)
+	p.Conditions = []metav1.Condition{provisioned, d.reports.announcedCondition(a.Held)}
 	return p
 }
 
-// finalizers are those of a Service that the provider serves.
-func finalizers(svc *corev1.Service, provider string) []string {
+// desiredFinalizers are those of a Service that the provider serves.
+func desiredFinalizers(svc *corev1.Service, provider string) []string {
 	if svc.Spec.LoadBalancerClass == nil {
 		return []string{provider, finalizerStandard}
 	}
 	return []string{provider}
 }
 
-// give adds addresses, and the records that go with them.
-func (p *ServicePlan) give(svc *subject, held []allocator.Held, now time.Time) {
+// addAddresses adds addresses, and the records that go with them.
+func (p *ServicePlan) addAddresses(svc *serviceState, held []allocator.Held, now time.Time) {
 	mode := corev1.LoadBalancerIPModeVIP
 	p.Ingress = slices.Grow(p.Ingress, len(held))
 	for _, h := range held {
 		text := h.Addr.String()
 		p.Ingress = append(p.Ingress, corev1.LoadBalancerIngress{IP: text, IPMode: &mode})
-		p.AllocatedFrom = appended(p.AllocatedFrom, text+"="+h.Pool)
+		p.AllocatedFrom = joinComma(p.AllocatedFrom, text+"="+h.Pool)
 		if h.OutOfPool || h.Unselected {
 			p.OutOfPool = append(p.OutOfPool, h.Addr)
 		}
 		if h.Leaving {
-			p.Leaving = appended(p.Leaving, text+"="+leavingSince(svc.Service, h.Addr, now).Format(time.RFC3339))
+			p.Leaving = joinComma(p.Leaving, text+"="+replacedAt(svc.Service, h.Addr, now).Format(time.RFC3339))
 		}
 	}
 	if len(held) > 0 {
@@ -134,23 +134,23 @@ func (p *ServicePlan) give(svc *subject, held []allocator.Held, now time.Time) {
 	}
 }
 
-func appended(list, element string) string {
+func joinComma(list, element string) string {
 	if list == "" {
 		return element
 	}
 	return list + "," + element
 }
 
-// refused says why a Service is not served. What serves it already stays.
-func refused(svc *corev1.Service, reason v1alpha1.Reason, message string) ServicePlan {
-	p := asIs(svc)
-	p.Conditions = []metav1.Condition{condition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message)}
+// refusedPlan says why a Service is not served. What serves it already stays.
+func refusedPlan(svc *corev1.Service, reason v1alpha1.Reason, message string) ServicePlan {
+	p := unchangedPlan(svc)
+	p.Conditions = []metav1.Condition{newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message)}
 	return p
 }
 
-// asIs says what a Service of AWS says already. Bare metal never hesitates.
-func asIs(svc *corev1.Service) ServicePlan {
-	if !has(svc, v1alpha1.FinalizerAWS) {
+// unchangedPlan says what a Service of AWS says already. Bare metal never hesitates.
+func unchangedPlan(svc *corev1.Service) ServicePlan {
+	if !hasFinalizer(svc, v1alpha1.FinalizerAWS) {
 		return ServicePlan{}
 	}
 	p := ServicePlan{
@@ -158,8 +158,8 @@ func asIs(svc *corev1.Service) ServicePlan {
 		SharedAs:      svc.Annotations[v1alpha1.AnnotationSharedAs],
 		Leaving:       svc.Annotations[v1alpha1.AnnotationLeaving],
 	}
-	for _, f := range append([]string{finalizerStandard}, records...) {
-		if has(svc, f) {
+	for _, f := range append([]string{finalizerStandard}, providerFinalizers...) {
+		if hasFinalizer(svc, f) {
 			p.Finalizers = append(p.Finalizers, f)
 		}
 	}
@@ -169,29 +169,29 @@ func asIs(svc *corev1.Service) ServicePlan {
 	return p
 }
 
-func (d *decision) provisioned(svc *subject, a allocator.Assignment) metav1.Condition {
+func (d *decision) provisionedCondition(svc *serviceState, a allocator.Assignment) metav1.Condition {
 	refuse := func(reason v1alpha1.Reason, message string) metav1.Condition {
-		return condition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message)
+		return newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message)
 	}
-	if svc.why.Reason != "" {
-		return refuse(svc.why.Reason, strings.Join(append([]string{svc.why.Message}, messages(a.Missing)...), "; "))
+	if svc.refusal.Reason != "" {
+		return refuse(svc.refusal.Reason, strings.Join(append([]string{svc.refusal.Message}, missingMessages(a.Missing)...), "; "))
 	}
 	fallback := svc.choice.Fallback
-	if why := failures(a.Missing); len(why) > 0 {
+	if why := requiredMissing(a.Missing); len(why) > 0 {
 		if fallback != "" {
-			return refuse(v1alpha1.CloudCannotServe, fallback+"; nor can a pool: "+strings.Join(messages(why), "; "))
+			return refuse(v1alpha1.CloudCannotServe, fallback+"; nor can a pool: "+strings.Join(missingMessages(why), "; "))
 		}
-		return refuse(why[0].Reason, strings.Join(messages(why), "; "))
+		return refuse(why[0].Reason, strings.Join(missingMessages(why), "; "))
 	}
-	reason, message := d.holding(svc, a)
+	reason, message := d.heldMessage(svc, a)
 	if fallback != "" {
 		reason, message = v1alpha1.CloudCannotServe, message+"; "+fallback
 	}
-	return condition(v1alpha1.ConditionProvisioned, metav1.ConditionTrue, reason, message)
+	return newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionTrue, reason, message)
 }
 
-// holding says what a Service has that has all that it must have.
-func (d *decision) holding(svc *subject, a allocator.Assignment) (reason v1alpha1.Reason, message string) {
+// heldMessage says what a Service has that has all that it must have.
+func (d *decision) heldMessage(svc *serviceState, a allocator.Assignment) (reason v1alpha1.Reason, message string) {
 	reason = v1alpha1.Assigned
 	for i, h := range a.Held {
 		if i > 0 {
@@ -201,9 +201,9 @@ func (d *decision) holding(svc *subject, a allocator.Assignment) (reason v1alpha
 		switch {
 		case h.Leaving:
 			reason = v1alpha1.Renumbering
-			message += addr + " is kept beside the new address " + d.until(svc, h.Addr)
+			message += addr + " is kept beside the new address " + d.retentionEnd(svc, h.Addr)
 		case h.OutOfPool:
-			message += addr + " is kept, although " + containedBy(h)
+			message += addr + " is kept, although " + outOfPoolMessage(h)
 		case h.Unselected:
 			message += addr + " is kept, although pool " + h.Pool + " does not select this Service any more"
 		default:
@@ -219,15 +219,15 @@ func (d *decision) holding(svc *subject, a allocator.Assignment) (reason v1alpha
 	return reason, message
 }
 
-// containedBy says what is wrong with an address that is out of its pool.
-func containedBy(h allocator.Held) string {
+// outOfPoolMessage says what is wrong with an address that is out of its pool.
+func outOfPoolMessage(h allocator.Held) string {
 	if h.Pool == "" {
 		return "no pool contains it"
 	}
 	return "pool " + h.Pool + " does not contain it any more"
 }
 
-func failures(missing []allocator.Missing) (failures []allocator.Missing) {
+func requiredMissing(missing []allocator.Missing) (failures []allocator.Missing) {
 	for _, m := range missing {
 		if !m.Optional {
 			failures = append(failures, m)
@@ -236,24 +236,24 @@ func failures(missing []allocator.Missing) (failures []allocator.Missing) {
 	return failures
 }
 
-func messages(refusals []allocator.Missing) (all []string) {
+func missingMessages(refusals []allocator.Missing) (all []string) {
 	for _, m := range refusals {
 		all = append(all, m.Message)
 	}
 	return all
 }
 
-func has(svc *corev1.Service, finalizer string) bool {
+func hasFinalizer(svc *corev1.Service, finalizer string) bool {
 	return slices.Contains(svc.Finalizers, finalizer)
 }
 
-// owned reports whether the Service's ingress is ours: a finalizer is the record.
-func owned(svc *corev1.Service) bool {
-	return slices.ContainsFunc(records, func(f string) bool { return has(svc, f) })
+// hasProviderFinalizer reports whether the Service's ingress is ours: a finalizer is the record.
+func hasProviderFinalizer(svc *corev1.Service) bool {
+	return slices.ContainsFunc(providerFinalizers, func(f string) bool { return hasFinalizer(svc, f) })
 }
 
-// hosts are the balancers' host names in the Service's status.
-func hosts(svc *corev1.Service) (hosts []corev1.LoadBalancerIngress) {
+// hostIngress are the balancers' host names in the Service's status.
+func hostIngress(svc *corev1.Service) (hosts []corev1.LoadBalancerIngress) {
 	for _, in := range svc.Status.LoadBalancer.Ingress {
 		if in.IP == "" {
 			hosts = append(hosts, in)
@@ -262,10 +262,10 @@ func hosts(svc *corev1.Service) (hosts []corev1.LoadBalancerIngress) {
 	return hosts
 }
 
-// foreignName is what another implementation has put into the status that is no
+// foreignIngress is what another implementation has put into the status that is no
 // address as we would write it: a host name, most often.
-func foreignName(svc *corev1.Service) (text string, foreign bool) {
-	if owned(svc) {
+func foreignIngress(svc *corev1.Service) (text string, foreign bool) {
+	if hasProviderFinalizer(svc) {
 		return "", false
 	}
 	for _, in := range svc.Status.LoadBalancer.Ingress {
@@ -300,24 +300,24 @@ func (p ServicePlan) IsZero() bool {
 // LoadBalancer, or has anything that only Fairlead writes, which is to be removed
 // from it.
 func Managed(svc *corev1.Service) bool {
-	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer || touched(svc)
+	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer || hasOwnState(svc)
 }
 
-// touched reports whether the Service carries anything that only Fairlead writes.
-func touched(svc *corev1.Service) bool {
+// hasOwnState reports whether the Service carries anything that only Fairlead writes.
+func hasOwnState(svc *corev1.Service) bool {
 	recorded := slices.ContainsFunc(v1alpha1.RecordAnnotations[:], func(a string) bool { _, has := svc.Annotations[a]; return has })
-	return owned(svc) || recorded || slices.ContainsFunc(svc.Status.Conditions, ours)
+	return hasProviderFinalizer(svc) || recorded || slices.ContainsFunc(svc.Status.Conditions, isOwnCondition)
 }
 
-func ours(c metav1.Condition) bool {
+func isOwnCondition(c metav1.Condition) bool {
 	return c.Type == v1alpha1.ConditionProvisioned || c.Type == v1alpha1.ConditionAnnounced
 }
 
 // surplusFinalizers are the provider finalizers on the Service that the plan
 // does not have.
 func (p ServicePlan) surplusFinalizers(svc *corev1.Service) (surplus []string) {
-	for _, f := range records {
-		if has(svc, f) && !slices.Contains(p.Finalizers, f) {
+	for _, f := range providerFinalizers {
+		if hasFinalizer(svc, f) && !slices.Contains(p.Finalizers, f) {
 			surplus = append(surplus, f)
 		}
 	}
@@ -327,7 +327,7 @@ func (p ServicePlan) surplusFinalizers(svc *corev1.Service) (surplus []string) {
 // Matches reports whether the Service has everything that the plan has, so that
 // there is nothing to write.
 func (p ServicePlan) Matches(svc *corev1.Service) bool {
-	missing := slices.ContainsFunc(p.Finalizers, func(f string) bool { return !has(svc, f) })
+	missing := slices.ContainsFunc(p.Finalizers, func(f string) bool { return !hasFinalizer(svc, f) })
 	if missing || len(p.surplusFinalizers(svc)) > 0 || len(p.NodePorts) > 0 {
 		return false
 	}
@@ -341,11 +341,11 @@ func (p ServicePlan) Matches(svc *corev1.Service) bool {
 	}
 	said := 0
 	for i := range svc.Status.Conditions {
-		if ours(svc.Status.Conditions[i]) {
+		if isOwnCondition(svc.Status.Conditions[i]) {
 			said++
 		}
 	}
-	return said == len(p.Conditions) && says(svc.Status.Conditions, p.Conditions)
+	return said == len(p.Conditions) && containsConditions(svc.Status.Conditions, p.Conditions)
 }
 
 func sameIngress(a, b corev1.LoadBalancerIngress) bool {
@@ -355,11 +355,11 @@ func sameIngress(a, b corev1.LoadBalancerIngress) bool {
 
 // SameConditions compares all but the times, in any order.
 func SameConditions(have, want []metav1.Condition) bool {
-	return len(have) == len(want) && says(have, want)
+	return len(have) == len(want) && containsConditions(have, want)
 }
 
-// says reports whether all the wanted conditions are there.
-func says(have, want []metav1.Condition) bool {
+// containsConditions reports whether all the wanted conditions are there.
+func containsConditions(have, want []metav1.Condition) bool {
 	for i := range want {
 		w, h := &want[i], apimeta.FindStatusCondition(have, want[i].Type)
 		if h == nil || h.Status != w.Status || h.Reason != w.Reason || h.Message != w.Message {

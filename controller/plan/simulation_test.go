@@ -18,14 +18,14 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// apiServer is an API server whose watches may lag behind by any number of
+// simulatedAPIServer is an API server whose watches may lag behind by any number of
 // changes. Writes are checked as by optimistic locking.
-type apiServer struct {
-	now     int // resource version
-	objects map[types.NamespacedName]*corev1.Service
-	history []version
-	pools   [][]*v1alpha1.IPAddressPool // all states, the newest last
-	wrong   string                      // the first thing that must not be
+type simulatedAPIServer struct {
+	now       int // resource version
+	objects   map[types.NamespacedName]*corev1.Service
+	history   []version
+	pools     [][]*v1alpha1.IPAddressPool // all states, the newest last
+	violation string                      // the first thing that must not be
 	// What the controllers last wrote, whatever became of the annotations.
 	written map[types.NamespacedName]ServicePlan
 	// The terms of sharing by which the controllers last decided, written or not.
@@ -45,7 +45,7 @@ type version struct {
 	object  *corev1.Service // nil: deleted
 }
 
-func (s *apiServer) put(svc *corev1.Service) *corev1.Service {
+func (s *simulatedAPIServer) put(svc *corev1.Service) *corev1.Service {
 	s.now++
 	svc = svc.DeepCopy()
 	svc.ResourceVersion = strconv.Itoa(s.now)
@@ -61,7 +61,7 @@ func (s *apiServer) put(svc *corev1.Service) *corev1.Service {
 }
 
 // cached is the state as a watch at the version has seen it.
-func (s *apiServer) cached(version int) (services []*corev1.Service) {
+func (s *simulatedAPIServer) cached(version int) (services []*corev1.Service) {
 	state := map[types.NamespacedName]*corev1.Service{}
 	for _, c := range s.history {
 		if c.version > version {
@@ -84,9 +84,9 @@ func sorted(services map[types.NamespacedName]*corev1.Service) (all []*corev1.Se
 }
 
 // write is a controller's write, which is looked at.
-func (s *apiServer) write(current *corev1.Service, p ServicePlan, lax laxity) *corev1.Service {
-	if why := s.loses(current, p); why != "" && s.wrong == "" {
-		s.wrong = why
+func (s *simulatedAPIServer) write(current *corev1.Service, p ServicePlan, lax disabledRules) *corev1.Service {
+	if why := s.lostAddress(current, p); why != "" && s.violation == "" {
+		s.violation = why
 	}
 	s.written[KeyOf(current)] = p
 	svc := p.Written(current)
@@ -99,10 +99,10 @@ func (s *apiServer) write(current *corev1.Service, p ServicePlan, lax laxity) *c
 	return s.put(svc)
 }
 
-// loses names an address that the Service shows, and would lose although it
+// lostAddress names an address that the Service shows, and would lose although it
 // has not asked for that.
-func (s *apiServer) loses(svc *corev1.Service, p ServicePlan) string {
-	known, before := s.written[KeyOf(svc)], have(svc)
+func (s *simulatedAPIServer) lostAddress(svc *corev1.Service, p ServicePlan) string {
+	known, before := s.written[KeyOf(svc)], shownAddresses(svc)
 	for _, h := range before {
 		if svc.DeletionTimestamp != nil || slices.ContainsFunc(p.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.IP == h.Addr.String() }) {
 			continue
@@ -113,7 +113,7 @@ func (s *apiServer) loses(svc *corev1.Service, p ServicePlan) string {
 		renumbers, gets := svc.Annotations[v1alpha1.AnnotationRenumber] != "", len(p.Ingress) > 0
 		switch {
 		case strings.Contains(svc.Annotations[v1alpha1.AnnotationRelease], h.Addr.String()):
-		case known.SharedAs != termsNow(svc): // it has changed the terms of sharing
+		case known.SharedAs != currentTerms(svc): // it has changed the terms of sharing
 		case leaving && !renumbers:
 		case gets && !renumbers && (asked != "" && asked != pool || ip != "" && ip != h.Addr.String()):
 		default:
@@ -123,24 +123,24 @@ func (s *apiServer) loses(svc *corev1.Service, p ServicePlan) string {
 	return ""
 }
 
-func termsNow(svc *corev1.Service) (text string) {
+func currentTerms(svc *corev1.Service) (text string) {
 	if key := svc.Annotations[v1alpha1.AnnotationAllowSharedIP]; key != "" {
-		_, text = terms(svc, key)
+		_, text = sharingTerms(svc, key)
 	}
 	return text
 }
 
-// shared names an address that two Services have come to hold, whose terms, as
+// sharedWrongly names an address that two Services have come to hold, whose terms, as
 // they were when that was decided, do not allow it. Who shares it rightly may
 // change its terms: until that is seen, both have the address.
-func (s *apiServer) shared() string {
+func (s *simulatedAPIServer) sharedWrongly() string {
 	owners, together := map[string][]types.NamespacedName{}, map[[2]holder]bool{}
 	for _, key := range sortedKeys(s.objects) {
 		for _, in := range s.objects[key].Status.LoadBalancer.Ingress {
 			for _, other := range owners[in.IP] {
 				pair := [2]holder{{other, in.IP}, {key, in.IP}}
 				a, b := s.terms[pair[0]], s.terms[pair[1]]
-				if !compatible(a, b) && !s.together[pair] {
+				if !termsAllowSharing(a, b) && !s.together[pair] {
 					return fmt.Sprintf("%s belongs to %s (%s) and %s (%s)", in.IP, other, a, key, b)
 				}
 				together[pair] = true
@@ -152,8 +152,8 @@ func (s *apiServer) shared() string {
 	return ""
 }
 
-// compatible reads two records of terms: policy, ports, backends, key.
-func compatible(a, b string) bool {
+// termsAllowSharing reads two records of terms: policy, ports, backends, key.
+func termsAllowSharing(a, b string) bool {
 	x, y := strings.SplitN(a, " ", 4), strings.SplitN(b, " ", 4)
 	if len(x) != 4 || len(y) != 4 || x[3] != y[3] {
 		return false
@@ -166,35 +166,35 @@ func compatible(a, b string) bool {
 	return x[0] == "Cluster" && y[0] == "Cluster" || x[2] == y[2] && x[2] != ""
 }
 
-// replica is a controller process: the real view and the real plan.
-type replica struct {
+// simulatedController is a controller process: the real view and the real plan.
+type simulatedController struct {
 	overlay *Overlay
 	planner Planner
 	seen    int // version that its watch of Services has brought
 	pools   int // how many changes of pools its other watch has brought
 	unsure  bool
 
-	passed  map[types.NamespacedName]string // the versions in its cache at the last pass
-	settles int                             // the pools of the last pass over everything
+	decidedVersions map[types.NamespacedName]string // the versions in its cache at the last pass
+	decidedPools    int                             // the pools of the last pass over everything
 }
 
-// laxity switches a safety rule off, to show that the simulation needs it.
-type laxity struct{ noView, noFreshList, noDoubt, noLocking, noPools, noTerms, noTaken, noOrder bool }
+// disabledRules switches a safety rule off, to show that the simulation needs it.
+type disabledRules struct{ noOverlay, noFreshList, noUnknownOutcome, noLocking, noPools, noTerms, noHeldAddresses, noOrder bool }
 
 // simulate runs a random history and returns the first thing that went wrong.
-func simulate(t *rapid.T, lax laxity) (wrong string) {
-	server := &apiServer{
+func simulate(t *rapid.T, lax disabledRules) (wrong string) {
+	server := &simulatedAPIServer{
 		objects: map[types.NamespacedName]*corev1.Service{}, written: map[types.NamespacedName]ServicePlan{},
 		terms: map[holder]string{},
 		pools: [][]*v1alpha1.IPAddressPool{{pool("p", "192.0.2.0/29")}},
 	}
-	leader := &replica{overlay: &Overlay{}, unsure: true}
+	leader := &simulatedController{overlay: &Overlay{}, unsure: true}
 	steps := rapid.IntRange(1, 60).Draw(t, "steps")
 	for created := range steps {
 		switch rapid.IntRange(0, 12).Draw(t, "step") {
 		case 0, 1, 2: // a Service comes, sometimes older than the others (a restored backup)
 			svc := service(fmt.Sprintf("%c%d", 'a'+rapid.IntRange(0, 3).Draw(t, "age"), created), serving("TCP", 80))
-			rewrite(t, svc)
+			changeServiceRequest(t, svc)
 			server.put(svc)
 		case 3, 4: // a Service goes, or its owner changes it
 			if keys := sortedKeys(server.objects); len(keys) > 0 {
@@ -202,14 +202,14 @@ func simulate(t *rapid.T, lax laxity) (wrong string) {
 				if rapid.IntRange(0, 3).Draw(t, "goes") == 0 {
 					deleting(svc)
 				} else {
-					rewrite(t, svc)
+					changeServiceRequest(t, svc)
 				}
 				server.put(svc)
 			}
 		case 5, 6: // somebody changes the pools
-			server.pools = append(server.pools, repooled(t, server.pools[len(server.pools)-1]))
+			server.pools = append(server.pools, changePools(t, server.pools[len(server.pools)-1]))
 		case 7: // the leader dies, and another one, whose watches may lag more, takes over
-			leader = &replica{
+			leader = &simulatedController{
 				overlay: &Overlay{}, unsure: true,
 				seen: rapid.IntRange(0, server.now).Draw(t, "seen"), pools: rapid.IntRange(0, len(server.pools)-1).Draw(t, "pools"),
 			}
@@ -218,18 +218,18 @@ func simulate(t *rapid.T, lax laxity) (wrong string) {
 			leader.pools = rapid.IntRange(leader.pools, len(server.pools)-1).Draw(t, "pools")
 			leader.reconcile(t, server, lax)
 		}
-		if wrong := server.shared(); wrong != "" {
+		if wrong := server.sharedWrongly(); wrong != "" {
 			return wrong
 		}
-		if server.wrong != "" {
-			return server.wrong
+		if server.violation != "" {
+			return server.violation
 		}
 	}
 	return ""
 }
 
-// rewrite changes what a Service asks for.
-func rewrite(t *rapid.T, svc *corev1.Service) {
+// changeServiceRequest changes what a Service asks for.
+func changeServiceRequest(t *rapid.T, svc *corev1.Service) {
 	say := func(annotation string, values ...string) {
 		if svc.Annotations[annotation] = rapid.SampledFrom(values).Draw(t, annotation); svc.Annotations[annotation] == "" {
 			delete(svc.Annotations, annotation)
@@ -255,8 +255,8 @@ func rewrite(t *rapid.T, svc *corev1.Service) {
 	}
 }
 
-// repooled are the pools after somebody has created, changed or deleted one.
-func repooled(t *rapid.T, pools []*v1alpha1.IPAddressPool) []*v1alpha1.IPAddressPool {
+// changePools are the pools after somebody has created, changed or deleted one.
+func changePools(t *rapid.T, pools []*v1alpha1.IPAddressPool) []*v1alpha1.IPAddressPool {
 	name := rapid.SampledFrom([]string{"p", "q"}).Draw(t, "pool")
 	was := slices.IndexFunc(pools, func(p *v1alpha1.IPAddressPool) bool { return p.Name == name })
 	p := pool(name)
@@ -292,19 +292,19 @@ func sortedKeys(m map[types.NamespacedName]*corev1.Service) []types.NamespacedNa
 }
 
 // reconcile does what Controller.sync does.
-func (r *replica) reconcile(t *rapid.T, server *apiServer, lax laxity) {
+func (r *simulatedController) reconcile(t *rapid.T, server *simulatedAPIServer, lax disabledRules) {
 	cached := server.cached(r.seen)
 	var changed []*corev1.Service
 	for _, svc := range cached {
-		if r.passed[KeyOf(svc)] != svc.ResourceVersion {
+		if r.decidedVersions[KeyOf(svc)] != svc.ResourceVersion {
 			changed = append(changed, svc)
 		}
 	}
-	r.passed = map[types.NamespacedName]string{}
+	r.decidedVersions = map[types.NamespacedName]string{}
 	for _, svc := range cached {
-		r.passed[KeyOf(svc)] = svc.ResourceVersion
+		r.decidedVersions[KeyOf(svc)] = svc.ResourceVersion
 	}
-	if r.planner.last != nil && r.settles == r.pools && !r.unsure && rapid.Bool().Draw(t, "quick") && r.quick(t, server, changed, lax) {
+	if r.planner.last != nil && r.decidedPools == r.pools && !r.unsure && rapid.Bool().Draw(t, "quick") && r.reconcileChanged(t, server, changed, lax) {
 		return
 	}
 	if r.unsure && !lax.noFreshList {
@@ -312,21 +312,21 @@ func (r *replica) reconcile(t *rapid.T, server *apiServer, lax laxity) {
 	}
 	r.unsure = false
 	services := cached
-	if !lax.noView {
-		services = r.overlay.Over(services, strconv.Itoa(r.seen))
+	if !lax.noOverlay {
+		services = r.overlay.Merge(services, strconv.Itoa(r.seen))
 		slices.SortFunc(services, func(a, b *corev1.Service) int { return strings.Compare(a.Name, b.Name) })
 	}
 	snapshot := Snapshot{Policy: providers.Policy{Mode: providers.BareMetal}, Services: services, Objects: config.Objects{Pools: server.pools[r.pools]}}
 	plan := r.planner.Decide(snapshot)
-	r.settles = r.pools
+	r.decidedPools = r.pools
 	r.write(t, server, plan.Services, lax)
 }
 
-// quick does what Controller.incrementalSync does.
-func (r *replica) quick(t *rapid.T, server *apiServer, changed []*corev1.Service, lax laxity) bool {
+// reconcileChanged does what Controller.incrementalSync does.
+func (r *simulatedController) reconcileChanged(t *rapid.T, server *simulatedAPIServer, changed []*corev1.Service, lax disabledRules) bool {
 	var services []*corev1.Service
 	for _, svc := range changed {
-		if !lax.noView {
+		if !lax.noOverlay {
 			svc = r.overlay.Newest(svc)
 		}
 		if svc == nil {
@@ -335,7 +335,7 @@ func (r *replica) quick(t *rapid.T, server *apiServer, changed []*corev1.Service
 		services = append(services, svc)
 	}
 	planner := &r.planner
-	if lax.noTaken { // another planner, which knows none of the other Services
+	if lax.noHeldAddresses { // another planner, which knows none of the other Services
 		snapshot := r.planner.last.Snapshot
 		planner = &Planner{}
 		planner.Decide(Snapshot{Policy: snapshot.Policy, Objects: snapshot.Objects})
@@ -349,8 +349,8 @@ func (r *replica) quick(t *rapid.T, server *apiServer, changed []*corev1.Service
 }
 
 // write writes what differs from the plans, until something goes wrong.
-func (r *replica) write(t *rapid.T, server *apiServer, planned []Planned, lax laxity) {
-	var changes []Planned
+func (r *simulatedController) write(t *rapid.T, server *simulatedAPIServer, planned []PlannedService, lax disabledRules) {
+	var changes []PlannedService
 	for _, p := range planned {
 		if !p.Plan.Matches(p.Service) {
 			changes = append(changes, p)
@@ -361,7 +361,7 @@ func (r *replica) write(t *rapid.T, server *apiServer, planned []Planned, lax la
 	}
 	rounds, _ := Rounds(changes)
 	if lax.noOrder {
-		rounds = [][]Planned{slices.Concat(rounds...)}
+		rounds = [][]PlannedService{slices.Concat(rounds...)}
 	}
 	for _, round := range rounds {
 		failed := false
@@ -379,7 +379,7 @@ func (r *replica) write(t *rapid.T, server *apiServer, planned []Planned, lax la
 				return // killed between two writes
 			case 1: // took effect, but the answer is lost
 				server.write(current, *c.Plan, lax)
-				r.unsure, failed = !lax.noDoubt, true
+				r.unsure, failed = !lax.noUnknownOutcome, true
 			default:
 				r.overlay.Observe(server.write(current, *c.Plan, lax))
 			}

@@ -11,7 +11,7 @@ import (
 // Services that do not share it, and none changes but by its Service's request.
 func TestStaleCache(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		if wrong := simulate(t, laxity{}); wrong != "" {
+		if wrong := simulate(t, disabledRules{}); wrong != "" {
 			t.Fatal(wrong)
 		}
 	})
@@ -20,10 +20,10 @@ func TestStaleCache(t *testing.T) {
 // TestStaleCacheNeedsItsRules: without any one of the safety rules the same
 // simulation does go wrong, so it would notice if one were lost.
 func TestStaleCacheNeedsItsRules(t *testing.T) {
-	for name, lax := range map[string]laxity{
-		"own writes": {noView: true}, "fresh first list": {noFreshList: true}, "doubt after a lost answer": {noDoubt: true},
+	for name, lax := range map[string]disabledRules{
+		"own writes": {noOverlay: true}, "fresh first list": {noFreshList: true}, "doubt after a lost answer": {noUnknownOutcome: true},
 		"optimistic locking": {noLocking: true}, "recorded pools": {noPools: true}, "recorded terms of sharing": {noTerms: true},
-		"what others hold is taken": {noTaken: true}, "who lets go first": {noOrder: true},
+		"what others hold is taken": {noHeldAddresses: true}, "who lets go first": {noOrder: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for seed := range 20_000 {

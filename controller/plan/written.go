@@ -25,12 +25,12 @@ func WithTransitionTimes(observed, desired []metav1.Condition, now metav1.Time) 
 	return out
 }
 
-// Leftovers are the finalizers and the annotations of ours that an apply of the
+// RemainingMetadata are the finalizers and the annotations of ours that an apply of the
 // plan has left on the Service, because another field manager owns them as well.
 // was is the Service before the apply, written what the apply returned.
-func (p ServicePlan) Leftovers(was, written *corev1.Service) (finalizers, annotations []string) {
+func (p ServicePlan) RemainingMetadata(was, written *corev1.Service) (finalizers, annotations []string) {
 	finalizers = p.surplusFinalizers(written)
-	if p.IsZero() && has(written, finalizerStandard) && (owned(was) || touched(written)) {
+	if p.IsZero() && hasFinalizer(written, finalizerStandard) && (hasProviderFinalizer(was) || hasOwnState(written)) {
 		finalizers = append(finalizers, finalizerStandard)
 	}
 	for i, value := range p.Records() {
@@ -52,12 +52,12 @@ func (p ServicePlan) WritesIngress(svc *corev1.Service) bool {
 func (p ServicePlan) Written(svc *corev1.Service) *corev1.Service {
 	w := svc.DeepCopy()
 	gone := p.surplusFinalizers(svc)
-	if !slices.Contains(p.Finalizers, finalizerStandard) && (owned(svc) || p.IsZero() && touched(svc)) {
+	if !slices.Contains(p.Finalizers, finalizerStandard) && (hasProviderFinalizer(svc) || p.IsZero() && hasOwnState(svc)) {
 		gone = append(gone, finalizerStandard)
 	}
 	w.Finalizers = slices.DeleteFunc(w.Finalizers, func(f string) bool { return slices.Contains(gone, f) })
 	for _, f := range p.Finalizers {
-		if !has(w, f) {
+		if !hasFinalizer(w, f) {
 			w.Finalizers = append(w.Finalizers, f)
 		}
 	}
@@ -68,7 +68,7 @@ func (p ServicePlan) Written(svc *corev1.Service) *corev1.Service {
 			metav1.SetMetaDataAnnotation(&w.ObjectMeta, v1alpha1.RecordAnnotations[i], value)
 		}
 	}
-	if p.WritesIngress(svc) || owned(svc) { // what an apply of ours does not say again goes
+	if p.WritesIngress(svc) || hasProviderFinalizer(svc) { // what an apply of ours does not say again goes
 		w.Status.LoadBalancer.Ingress = p.Ingress
 	}
 	p.writeConditions(w)
@@ -86,7 +86,7 @@ func (p ServicePlan) Written(svc *corev1.Service) *corev1.Service {
 // leaves the others where they are.
 func (p ServicePlan) writeConditions(svc *corev1.Service) {
 	svc.Status.Conditions = slices.DeleteFunc(svc.Status.Conditions, func(c metav1.Condition) bool {
-		return ours(c) && apimeta.FindStatusCondition(p.Conditions, c.Type) == nil
+		return isOwnCondition(c) && apimeta.FindStatusCondition(p.Conditions, c.Type) == nil
 	})
 	for _, c := range WithTransitionTimes(svc.Status.Conditions, p.Conditions, metav1.Time{}) {
 		if have := apimeta.FindStatusCondition(svc.Status.Conditions, c.Type); have != nil {
