@@ -12,10 +12,10 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// allEntriesUsed is what the condition Ready says about an object without problems.
+// allEntriesUsed is the message of the condition Ready of an object without problems.
 const allEntriesUsed = "every entry is in use"
 
-// sessionEstablished is the state of a session that works, as speakers report it.
+// sessionEstablished is the BGP state Established, as speakers report it.
 const sessionEstablished = "Established"
 
 func (d *decision) bgpPeerStatuses() map[string]v1alpha1.BGPPeerStatus {
@@ -26,6 +26,8 @@ func (d *decision) bgpPeerStatuses() map[string]v1alpha1.BGPPeerStatus {
 	return statuses
 }
 
+// bgpPeerStatus is the status of a BGPPeer. A session that a speaker does not try,
+// for a problem in the peer's configuration, is a problem of the peer, too.
 func (d *decision) bgpPeerStatus(p config.BGPPeer) v1alpha1.BGPPeerStatus {
 	status := v1alpha1.BGPPeerStatus{Address: p.String(), ASN: p.ASN()}
 	problems := d.problemsOf[objectKey{"BGPPeer", p.Name}]
@@ -36,7 +38,7 @@ func (d *decision) bgpPeerStatus(p config.BGPPeer) v1alpha1.BGPPeerStatus {
 		}
 		status.Nodes++
 		session, reported := d.reportedSession(n, p.Name)
-		switch {
+		switch { // the most specific cause first
 		case !reported:
 			down = append(down, n.Name+": its speaker has not reported")
 		case session.State == sessionEstablished:
@@ -54,19 +56,19 @@ func (d *decision) bgpPeerStatus(p config.BGPPeer) v1alpha1.BGPPeerStatus {
 	is := newCondition(v1alpha1.ConditionEstablished, metav1.ConditionTrue, v1alpha1.Established, "every session is established")
 	switch {
 	case status.Nodes == 0:
-		is = newCondition(v1alpha1.ConditionEstablished, metav1.ConditionFalse, v1alpha1.NoNode, "the nodeSelectors select no node")
+		is = newCondition(v1alpha1.ConditionEstablished, metav1.ConditionFalse, v1alpha1.NoNode, "spec.nodeSelectors match no node")
 	case len(down) > 0:
 		is = newCondition(v1alpha1.ConditionEstablished, metav1.ConditionFalse, v1alpha1.SessionDown, v1alpha1.Abbreviate(down, "; "))
 	}
-	status.Conditions = []metav1.Condition{config.ReadyCondition(problems, "the peer can be used as it is"), is}
+	status.Conditions = []metav1.Condition{config.ReadyCondition(problems, "the peer is valid"), is}
 	return status
 }
 
-// reportedSession is what the node's speaker says about its session with the peer. The
-// last word of a node that is not Ready does not count.
+// reportedSession is the session with the peer in the report of the node's speaker.
+// The report of a node that is not Ready does not count.
 func (d *decision) reportedSession(n *corev1.Node, peer string) (s v1alpha1.Session, reported bool) {
-	speaker, counts := d.reports.byNode[n.Name]
-	if !counts {
+	speaker, known := d.reports.byNode[n.Name]
+	if !known {
 		return s, false
 	}
 	i := slices.IndexFunc(speaker.Status.Sessions, func(s v1alpha1.Session) bool { return s.Peer == peer })
@@ -92,7 +94,7 @@ func (d *decision) bgpAdvertisementStatuses() map[string]v1alpha1.BGPAdvertiseme
 	return statuses
 }
 
-// countSelected counts the pools and nodes of an advertisement.
+// countSelected counts the pools and nodes that an advertisement selects.
 func (d *decision) countSelected(s config.Scope) (pools, nodes int64) {
 	for _, p := range d.config.Pools {
 		if s.Covers(p.Name) {

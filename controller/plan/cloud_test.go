@@ -287,10 +287,10 @@ func TestCloudMessages(t *testing.T) {
 		{"an error", service("a", onAWS), broke, true, []string{"create listener: boom"}},
 		{"a report", service("a", onAWS), active, true, []string{"it answers"}},
 		{"deletion", service("a", onAWS, deleting), held, true, []string{"network interfaces"}},
-		{"foreign", service("a", showing("x.example.com")), CloudOutcome{}, true, []string{"x.example.com", "no balancer is made"}},
+		{"foreign", service("a", showing("x.example.com")), CloudOutcome{}, true, []string{"x.example.com", "no load balancer is created"}},
 		{"fallback to a pool", service("a", sctp), CloudOutcome{}, true, []string{"192.0.2.0 from pool p", "AWS cannot serve it", "SCTP"}},
 		{"fallback to nothing", service("a", sctp), CloudOutcome{}, false, []string{"AWS cannot serve it", "SCTP", "there is no IPAddressPool"}},
-		{"leaving", service("a", onAWS, showing(host), annotated(v1alpha1.AnnotationProvider, "bare-metal")), CloudOutcome{}, true, []string{"192.0.2.0 from pool p", host + " stays"}},
+		{"leaving", service("a", onAWS, showing(host), annotated(v1alpha1.AnnotationProvider, "bare-metal")), CloudOutcome{}, true, []string{"192.0.2.0 from pool p", host + " is kept"}},
 		{"left", service("a", onAWS, annotated(v1alpha1.AnnotationProvider, "bare-metal")), held, true, []string{"being deleted: its network interfaces"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {

@@ -16,11 +16,10 @@ import (
 )
 
 // DecideChanged plans for Services that have changed, or were created, since the
-// last call of Decide or DecideChanged, as Decide would with nothing else changed.
-// It only assigns free addresses: all other Services keep what they have, and so
-// do the changed ones. It is not ok if a changed Service shares, gives up or is
-// refused anything, or if its plan depends on more than the Service: then Decide
-// must be called next.
+// last call of Decide or DecideChanged, as Decide would if nothing else had changed.
+// It only assigns free addresses: all Services keep what they hold. It is not ok if
+// a changed Service shares or releases an address, is refused one, or if its plan
+// depends on more than the Service: then Decide must be called next.
 func (p *Planner) DecideChanged(services []*corev1.Service, now time.Time) (planned []PlannedService, ok bool) {
 	if p.last == nil {
 		return nil, false
@@ -44,6 +43,7 @@ func (p *Planner) decideChangedService(d *decision, svc *corev1.Service) (planne
 	if svc.DeletionTimestamp != nil || dependsOnOthers(svc) {
 		return PlannedService{}, false
 	}
+	// A version that was not part of the last decision holds no address in it.
 	before := p.latest[KeyOf(svc)]
 	if before != nil && (before.run != p.run || before.UID != svc.UID) {
 		before = nil
@@ -60,6 +60,7 @@ func (p *Planner) decideChangedService(d *decision, svc *corev1.Service) (planne
 	if s.plan == nil {
 		return PlannedService{}, true
 	}
+	// A refusal may depend on any other Service.
 	provisioned := apimeta.FindStatusCondition(s.plan.Conditions, v1alpha1.ConditionProvisioned)
 	if !s.plan.Serves || provisioned == nil || provisioned.Reason != string(v1alpha1.Assigned) {
 		return PlannedService{}, false
@@ -73,10 +74,11 @@ func (p *Planner) decideChangedService(d *decision, svc *corev1.Service) (planne
 	return PlannedService{s.Service, s.plan}, true
 }
 
-// extendAllocation returns what the Service is assigned: what its last version was, if it
-// asks for nothing else and shows just that, or what is free.
+// extendAllocation returns the assignment of the Service: that of its last version,
+// if it requests the same and shows what it was assigned, or free addresses.
 func (p *Planner) extendAllocation(s, before *serviceState) (allocator.Assignment, bool) {
 	switch {
+	// What it held before can be released by a full decision only.
 	case !s.hasRequest:
 		return allocator.Assignment{}, before == nil || !before.hasRequest
 	case before == nil || !before.hasRequest:
@@ -85,8 +87,11 @@ func (p *Planner) extendAllocation(s, before *serviceState) (allocator.Assignmen
 		return allocator.Assignment{}, false
 	}
 	unknown := func(h allocator.Have) bool {
-		return !slices.ContainsFunc(before.assignment.Held, func(held allocator.Held) bool { return held.Addr == h.Addr && held.Pool == h.Pool })
+		return !slices.ContainsFunc(before.assignment.Held, func(held allocator.Held) bool {
+			return held.Addr == h.Addr && held.Pool == h.Pool
+		})
 	}
+	// It shows what it showed before, or what the last plan wrote.
 	shown, same := s.request.Have, slices.Equal(s.request.Have, before.request.Have)
 	if !same && (len(shown) != len(before.assignment.Held) || slices.ContainsFunc(shown, unknown)) {
 		return allocator.Assignment{}, false
@@ -94,21 +99,22 @@ func (p *Planner) extendAllocation(s, before *serviceState) (allocator.Assignmen
 	return before.assignment, true
 }
 
-// sameRequest compares two requests of one Service in all but what it shows.
-// Requests that share or release addresses are not compared.
+// sameRequest compares two requests of one Service, except what it shows. Neither
+// may share or release addresses.
 func sameRequest(a, b allocator.Request) bool {
 	return a.Role == b.Role && a.Frozen == b.Frozen && a.Pinned == b.Pinned && a.Departed == b.Departed &&
-		slices.Equal(a.Families, b.Families) && slices.Equal(a.Pools, b.Pools) && slices.Equal(a.Barred, b.Barred) && slices.Equal(a.Addrs, b.Addrs)
+		slices.Equal(a.Families, b.Families) && slices.Equal(a.Addrs, b.Addrs) &&
+		slices.Equal(a.Pools, b.Pools) && slices.Equal(a.Barred, b.Barred)
 }
 
-// dependentAnnotations are the annotations by which a Service depends on others, or gives
-// something up.
+// dependentAnnotations are the annotations that make a Service depend on others, or
+// release an address.
 var dependentAnnotations = slices.Concat(v1alpha1.AllowSharedIPAnnotations, []string{
 	v1alpha1.AnnotationSharedAs, v1alpha1.AnnotationRelease, v1alpha1.AnnotationRenumber, v1alpha1.AnnotationLeaving,
 })
 
-// dependsOnOthers reports whether the Service shares addresses or gives one up, or
-// may be adopted from another implementation.
+// dependsOnOthers reports whether the Service shares or releases addresses, or may be
+// adopted from another implementation.
 func dependsOnOthers(svc *corev1.Service) bool {
 	for _, name := range dependentAnnotations {
 		if _, set := svc.Annotations[name]; set {
@@ -118,6 +124,7 @@ func dependsOnOthers(svc *corev1.Service) bool {
 	return !hasProviderFinalizer(svc) && len(svc.Status.LoadBalancer.Ingress) > 0
 }
 
+// ingressAddrs are the canonical IP addresses in an ingress.
 func ingressAddrs(ingress []corev1.LoadBalancerIngress) (addrs []netip.Addr) {
 	for _, in := range ingress {
 		if a, err := config.ParseAddr(in.IP); err == nil {
@@ -129,7 +136,7 @@ func ingressAddrs(ingress []corev1.LoadBalancerIngress) (addrs []netip.Addr) {
 
 // AffectsAllocation reports whether a change of an object other than a Service
 // can change the address or the provider of a Service. A status that the
-// controller itself writes cannot, nor can a kubelet's heartbeat.
+// controller itself writes cannot, nor can a heartbeat of a kubelet.
 func AffectsAllocation(was, is metav1.Object) bool {
 	if a, isNode := was.(*corev1.Node); isNode {
 		return !config.SameNode(a, is.(*corev1.Node))

@@ -14,21 +14,21 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// PortRange is where node ports are chosen from. The zero value is the API
-// server's default.
+// PortRange is the API server's range of node ports. The zero value is its default
+// range.
 type PortRange struct {
 	Low, High int32
 	// Taken are ports that the API server has refused, though no Service shows them.
 	Taken map[int32]bool
 }
 
-// ParsePortRange reads "30000-32767".
+// ParsePortRange parses a range like "30000-32767".
 func ParsePortRange(text string) (PortRange, error) {
 	from, to, _ := strings.Cut(text, "-")
 	low, err1 := strconv.ParseUint(from, 10, 16)
 	high, err2 := strconv.ParseUint(to, 10, 16)
 	if err1 != nil || err2 != nil || low == 0 || low > high {
-		return PortRange{}, fmt.Errorf("%q is no range of ports like 30000-32767", text)
+		return PortRange{}, fmt.Errorf("invalid port range %q: must be FIRST-LAST, like 30000-32767", text)
 	}
 	return PortRange{Low: int32(low), High: int32(high)}, nil
 }
@@ -47,26 +47,27 @@ type NodePort struct {
 	NodePort int32
 }
 
-// lacksNodePorts reports whether the Service has a port that no node port leads to.
-// The API server has seen to all if the Service lets it.
+// lacksNodePorts reports whether a port of the Service has no node port. The API
+// server allocates node ports unless allocateLoadBalancerNodePorts is false.
 func lacksNodePorts(svc *corev1.Service) bool {
 	return slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.NodePort == 0 })
 }
 
-// hasNodePortsToRelease reports whether the Service has node ports that may be ours,
-// and that the API server would not give it again at once.
+// hasNodePortsToRelease reports whether the Service has node ports that the controller
+// may have allocated, and that the API server would not allocate again at once.
 func hasNodePortsToRelease(svc *corev1.Service) bool {
 	allocates := svc.Spec.AllocateLoadBalancerNodePorts
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.DeletionTimestamp == nil && allocates != nil && !*allocates &&
 		slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.NodePort != 0 })
 }
 
-// chooseNodePorts chooses node ports for the Services on AWS that lack some. A
-// Service for which there are not enough gets none.
+// chooseNodePorts chooses node ports for the Services on AWS that lack some. A Service
+// for which too few are free gets none.
 func (d *decision) chooseNodePorts() map[types.NamespacedName][]NodePort {
 	var lacking []*corev1.Service
 	for _, svc := range d.services {
-		if svc.choice.Verdict == providers.OnAWS && svc.DeletionTimestamp == nil && hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) && lacksNodePorts(svc.Service) {
+		onAWS := svc.choice.Verdict == providers.OnAWS && hasFinalizer(svc.Service, v1alpha1.FinalizerAWS)
+		if onAWS && svc.DeletionTimestamp == nil && lacksNodePorts(svc.Service) {
 			lacking = append(lacking, svc.Service)
 		}
 	}
@@ -79,17 +80,17 @@ func (d *decision) chooseNodePorts() map[types.NamespacedName][]NodePort {
 	free := d.freeNodePorts()
 	chosen := make(map[types.NamespacedName][]NodePort, len(lacking))
 	for _, svc := range lacking {
-		given, left := takeFreePorts(svc, free)
-		if given != nil {
-			chosen[KeyOf(svc)], free = given, left
+		ports, left := takeFreePorts(svc, free)
+		if ports != nil {
+			chosen[KeyOf(svc)], free = ports, left
 		}
 	}
 	return chosen
 }
 
-// takeFreePorts takes the first of the free ports, one for each port number: what
-// differs in the protocol only shares it.
-func takeFreePorts(svc *corev1.Service, free []int32) (given []NodePort, left []int32) {
+// takeFreePorts takes the first of the free ports, one for each port number: ports
+// that differ in their protocol only share a node port.
+func takeFreePorts(svc *corev1.Service, free []int32) (taken []NodePort, left []int32) {
 	numbers := map[int32]int32{}
 	for _, p := range svc.Spec.Ports {
 		if p.NodePort != 0 {
@@ -106,14 +107,14 @@ func takeFreePorts(svc *corev1.Service, free []int32) (given []NodePort, left []
 			}
 			numbers[p.Port], free = free[0], free[1:]
 		}
-		given = append(given, NodePort{p.Port, cmp.Or(p.Protocol, corev1.ProtocolTCP), numbers[p.Port]})
+		taken = append(taken, NodePort{p.Port, cmp.Or(p.Protocol, corev1.ProtocolTCP), numbers[p.Port]})
 	}
-	return given, free
+	return taken, free
 }
 
 // freeNodePorts are the ports that no Service has, in the order in which they are
-// given away. Like the API server's own choice it leaves the lower band, which
-// people choose from by hand, for the end.
+// allocated. Like the API server's own allocator it uses the lower band, which users
+// choose static ports from, last.
 func (d *decision) freeNodePorts() (free []int32) {
 	taken := map[int32]bool{}
 	for _, svc := range slices.Concat(d.Services, d.Unmanaged) {

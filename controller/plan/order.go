@@ -12,15 +12,15 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// addedAddrs are the addresses that the Service does not show yet.
+// addedAddrs are the addresses of the plan that the Service does not show yet.
 func (c PlannedService) addedAddrs() []netip.Addr {
 	shown := ingressAddrs(c.Service.Status.LoadBalancer.Ingress)
 	return slices.DeleteFunc(ingressAddrs(c.Plan.Ingress), func(a netip.Addr) bool { return slices.Contains(shown, a) })
 }
 
-// blockedAddrs are the addresses that others may not be given before this is
-// written: those that the Service will not show any more, and all that it shares
-// under new terms.
+// blockedAddrs are the addresses that must not be written to other Services before
+// this change: those that it removes, and all that are shared if the terms of
+// sharing change.
 func (c PlannedService) blockedAddrs() []netip.Addr {
 	if len(c.Service.Status.LoadBalancer.Ingress) == 0 || !c.Plan.Serves {
 		return nil
@@ -32,15 +32,15 @@ func (c PlannedService) blockedAddrs() []netip.Addr {
 	return slices.DeleteFunc(shown, func(a netip.Addr) bool { return slices.Contains(kept, a) })
 }
 
-// maxRounds and maxChanges bound what one sync writes: whatever is left follows
-// with the next sync, which also sees what has happened meanwhile.
+// maxRounds and maxChanges bound what one sync writes. The next sync writes the
+// rest, based on a newer snapshot.
 const maxRounds, maxChanges = 8, 1000
 
-// Rounds brings changes into rounds, each of which is to be written before the
-// next one: a Service is assigned an address only after the write by which
-// another Service gives it up. Otherwise a controller that dies between two
-// writes, or fails, would leave both with it. It returns at most as many rounds
-// and changes as one sync may write, and whether that is all.
+// Rounds divides changes into rounds, each of which must be written before the next
+// one: an address is written to a Service only after the write that releases it
+// from another one. Otherwise a controller that is killed between two writes, or
+// whose write fails, would leave both with the address. Rounds returns at most as
+// many rounds and changes as one sync may write, and whether that is all.
 func Rounds(left []PlannedService) (rounds [][]PlannedService, all bool) {
 	for total := 0; len(left) > 0; {
 		if len(rounds) == maxRounds || total >= maxChanges {
@@ -60,7 +60,9 @@ func Rounds(left []PlannedService) (rounds [][]PlannedService, all bool) {
 				now = append(now, c)
 			}
 		}
-		if len(now) == 0 { // each waits for another one; the rest comes with the next sync
+		// A cycle: each change waits for another one. All of them release what they
+		// must, and the next sync assigns the addresses.
+		if len(now) == 0 {
 			for _, c := range later {
 				if p := c.interimPlan(by); !p.Matches(c.Service) {
 					now = append(now, PlannedService{c.Service, &p})
@@ -77,12 +79,13 @@ func Rounds(left []PlannedService) (rounds [][]PlannedService, all bool) {
 	return rounds, true
 }
 
-// interimPlan is the plan for a Service that waits for addresses which others
-// show: it keeps what it shows, but for what it must give up anyway.
+// interimPlan is the plan for a Service that waits for addresses which others still
+// show: it keeps what it shows, except what it must release in any case.
 func (c PlannedService) interimPlan(by map[netip.Addr]types.NamespacedName) ServicePlan {
 	p := *c.Plan
 	p.Ingress, p.AllocatedFrom, p.Leaving = nil, "", ""
-	pools, leaving := config.ReadRecords(c.Service.Annotations[v1alpha1.AnnotationAllocatedFrom]), config.ReadRecords(c.Service.Annotations[v1alpha1.AnnotationLeaving])
+	pools := config.ReadRecords(c.Service.Annotations[v1alpha1.AnnotationAllocatedFrom])
+	leaving := config.ReadRecords(c.Service.Annotations[v1alpha1.AnnotationLeaving])
 	for _, in := range c.Service.Status.LoadBalancer.Ingress {
 		a, err := config.ParseAddr(in.IP)
 		if err != nil || slices.Contains(p.Releases, a) {
@@ -98,8 +101,9 @@ func (c PlannedService) interimPlan(by map[netip.Addr]types.NamespacedName) Serv
 	}
 	for _, a := range c.addedAddrs() {
 		if other, waits := by[a]; waits {
-			why := newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, v1alpha1.AddressTaken, fmt.Sprintf("%s belongs to Service %s until that has let go", a, other))
-			p.Conditions = append([]metav1.Condition{why}, p.Conditions[1:]...)
+			message := fmt.Sprintf("%s is still assigned to Service %s; waiting for it to be released", a, other)
+			waiting := newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, v1alpha1.AddressTaken, message)
+			p.Conditions = append([]metav1.Condition{waiting}, p.Conditions[1:]...)
 			break
 		}
 	}

@@ -8,8 +8,8 @@ import (
 
 // Overlay holds the versions of Services that the controller knows from the
 // answers to its own writes and lists, and that the watch has not delivered yet
-// (read-your-writes). A decision that is made on the informer's cache without
-// it can assign one address twice. The zero value is ready for use. Its methods
+// (read-your-writes). A decision on the informer's stale cache without it can assign
+// one address twice. The zero value is ready for use. Its methods
 // must not be called concurrently.
 type Overlay struct {
 	newest map[types.NamespacedName]*corev1.Service
@@ -29,9 +29,9 @@ func (o *Overlay) Observe(svc *corev1.Service) {
 	}
 }
 
-// ObserveList records a list of all Services at a resourceVersion. A Service
-// that is in the cache and not in the list has been deleted: a load balancer
-// that is created for it would be orphaned.
+// ObserveList records a list of all Services at a resourceVersion. A Service that
+// the stale cache contains and the list does not has been deleted: a load balancer
+// created for it would be orphaned.
 func (o *Overlay) ObserveList(services []*corev1.Service, resourceVersion string) {
 	o.listedAt, o.listed = resourceVersion, make(map[types.NamespacedName]bool, len(services))
 	for _, svc := range services {
@@ -73,6 +73,7 @@ func (o *Overlay) Merge(cached []*corev1.Service, reached string) []*corev1.Serv
 	for key, known := range o.newest {
 		switch {
 		case inCache[key]:
+		// The watch has not delivered it yet.
 		case newerVersion(known.ResourceVersion, reached):
 			services = append(services, known)
 		default:

@@ -1,15 +1,17 @@
-// Package plan decides, from one Snapshot of everything, what the controller
-// writes: the status of each Service, pool, peer and advertisement, and what the
-// cloud is asked for. It is pure: no context, clock, logger, lock or client.
+// Package plan decides, from one Snapshot of everything, the desired state of what
+// the controller writes: the status of each Service, pool, peer and advertisement,
+// and the load balancers in the cloud. It is pure: no context, clock, logger, lock
+// or client.
 //
 // plan.go is the entry: Decide for everything, Explain for one Service. request.go
 // turns a Service into a request to the allocator; service.go, cloud.go and
-// renumber.go turn the answer into a ServicePlan; pools.go and advertisements.go
-// compute the statuses of Fairlead's own kinds; reports.go reads what the
-// speakers report. written.go compares a plan with a Service and says what an
-// apply of it leaves; order.go brings writes into an order that never shows one
-// address on two Services. overlay.go is the controller's read-your-writes view
-// of the Services, and incremental.go plans for a few changed Services only.
+// renumber.go turn the assignment into a ServicePlan; pools.go and
+// advertisements.go compute the statuses of Fairlead's own kinds; reports.go reads
+// the speakers' reports. written.go compares the desired with the observed state of
+// a Service; order.go orders writes so that no address is ever shown by two
+// Services. overlay.go is the controller's read-your-writes view of the Services
+// over a stale cache, planner.go keeps what was derived from unchanged objects, and
+// incremental.go plans for a few changed Services only.
 package plan
 
 import (
@@ -31,46 +33,50 @@ import (
 type Snapshot struct {
 	Policy  providers.Policy
 	Objects config.Objects
-	// Services that are Managed. Unmanaged are the others, as far as they occupy
-	// node ports.
+	// Services are those that are Managed. Unmanaged are those of the others that
+	// occupy node ports.
 	Services, Unmanaged []*corev1.Service
 	Nodes               []*corev1.Node
 	Speakers            []*v1alpha1.Speaker
-	// Namespaces, for the labels that pools select; ServiceCIDRs, whose addresses no pool gives.
+	// Pools select Services by the labels of Namespaces, and never assign addresses
+	// of ServiceCIDRs.
 	Namespaces   []*corev1.Namespace
 	ServiceCIDRs []*networkingv1.ServiceCIDR
 	Now          time.Time
-	// Cloud is what the cloud has answered since the process began.
+	// Cloud are the outcomes of the last call for each Service since the process
+	// started.
 	Cloud     map[types.UID]CloudOutcome
 	NodePorts PortRange
 }
 
-// Plan is what the objects that Fairlead writes should say. An object that is
-// not in it is not touched.
+// Plan is the desired state of all objects that Fairlead writes. An object that is
+// not in it is not written.
 type Plan struct {
-	// Services are all Services that carry, or are to carry, anything of
-	// Fairlead's, oldest first. Changes are those of them whose
-	// observed state differs from the desired one.
+	// Services are all Services that carry, or must carry, state of Fairlead's,
+	// oldest first. Changes are those of them whose observed state differs from the
+	// desired one.
 	Services, Changes []PlannedService
 	Pools             map[string]PoolPlan
-	// The statuses' conditions are without times.
+	// The conditions in these statuses have no times.
 	L2Advertisements  map[string]v1alpha1.L2AdvertisementStatus
 	BGPPeers          map[string]v1alpha1.BGPPeerStatus
 	BGPAdvertisements map[string]v1alpha1.BGPAdvertisementStatus
 	Communities       map[string]v1alpha1.CommunityStatus
-	// Cloud is what the cloud shall do, for each Service that carries its finalizer.
+	// Cloud are the requests to the cloud, for Services that carry its finalizer.
 	Cloud map[types.UID]CloudRequest
-	// LiveServices are the Services that may have something in the cloud.
+	// LiveServices are the Services that may own resources in the cloud; resources
+	// of any other are orphans.
 	LiveServices map[types.UID]bool
-	// Problems are those of all objects, which their conditions show.
+	// Problems are the problems of all objects, as their conditions show them.
 	Problems []config.Problem
-	// RequeueAt is when to decide again although nothing has happened; zero is never.
+	// RequeueAt is when the next full sync is due even if nothing changes; zero is
+	// never.
 	RequeueAt time.Time
 }
 
-// PoolPlan is what the controller says on a pool.
+// PoolPlan is the desired state of an IPAddressPool.
 type PoolPlan struct {
-	InUse  bool // keeps a deleted pool terminating
+	InUse  bool // it needs the finalizer that keeps a deleted pool terminating
 	Status v1alpha1.IPAddressPoolStatus
 }
 
@@ -80,7 +86,8 @@ type PlannedService struct {
 	Plan    *ServicePlan
 }
 
-// Decide plans for everything at once. Equal snapshots give equal plans.
+// Decide returns the plan for all objects of the snapshot. It is deterministic:
+// equal snapshots give equal plans.
 func Decide(s Snapshot) Plan { return new(Planner).Decide(s) }
 
 // ByKey returns the desired states of all Services in the plan.
@@ -92,14 +99,16 @@ func (p Plan) ByKey() map[types.NamespacedName]*ServicePlan {
 	return all
 }
 
-// Trace is how the plan for one Service came about.
+// Trace explains the plan for one Service: the choice of the provider, the pools and
+// addresses that were considered, and the result.
 type Trace struct {
 	Choice   providers.Choice
 	Verdicts []allocator.TraceEntry
 	Plan     ServicePlan
 }
 
-// Explain is Decide, watched from one Service, which must be in the snapshot.
+// Explain returns how Decide arrives at the plan for one Service, which must be in
+// the snapshot.
 func Explain(s Snapshot, service types.NamespacedName) Trace {
 	d := new(Planner).decision(s)
 	svc := d.services[slices.IndexFunc(d.services, func(svc *serviceState) bool { return svc.key == service })]
@@ -121,6 +130,7 @@ func (d *decision) l2AdvertisementStatuses() map[string]v1alpha1.L2Advertisement
 	return statuses
 }
 
+// readyConditions returns the condition Ready, which lists the object's problems.
 func (d *decision) readyConditions(kind, name, whenReady string) []metav1.Condition {
 	return []metav1.Condition{config.ReadyCondition(d.problemsOf[objectKey{kind, name}], whenReady)}
 }
@@ -129,6 +139,7 @@ func newCondition(kind string, status metav1.ConditionStatus, reason v1alpha1.Re
 	return metav1.Condition{Type: kind, Status: status, Reason: string(reason), Message: config.Message(message)}
 }
 
+// KeyOf returns the namespace and name of the Service.
 func KeyOf(svc *corev1.Service) types.NamespacedName {
 	return types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 }

@@ -69,7 +69,7 @@ func TestDecide(t *testing.T) {
 			})
 		}, served + "NoInterface", "192.0.2.0: why"},
 		{"our class", service("a", class(&ours)), nil, served + "NoSpeaker", ""},
-		{"AWS's class", service("a", class(&aws)), nil, "Provisioned=Provisioning", "being asked"},
+		{"AWS's class", service("a", class(&aws)), nil, "Provisioned=Provisioning", "requesting a load balancer"},
 		{"another's class", service("a", class(&other)), nil, "untouched", ""},
 		{"another's class, with traces of ours", service("a", class(&other), finalized), nil, "released", ""},
 		{"no longer a LoadBalancer", service("a", finalized, func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }), nil, "released", ""},
@@ -87,7 +87,7 @@ func TestDecide(t *testing.T) {
 		{"address by spec", service("a", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.3" }), nil, "192.0.2.3 Provisioned=Assigned Announced=NoSpeaker", ""},
 		{"both agree", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.3"), func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.3" }), nil, "192.0.2.3 Provisioned=Assigned Announced=NoSpeaker", ""},
 		{"both contradict", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.3"), func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.4" }), nil, "Provisioned=ConflictingRequest Announced=NoAddress", "contradict"},
-		{"no address", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "ten")), nil, "Provisioned=InvalidRequest Announced=NoAddress", `"ten" is no IP address`},
+		{"no address", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "ten")), nil, "Provisioned=InvalidRequest Announced=NoAddress", "invalid IP address \"ten\""},
 		{"wrong family", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "2001:db8::1")), nil, "Provisioned=InvalidRequest Announced=NoAddress", "IPv6"},
 		{"two of a family", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.1,192.0.2.2")), nil, "Provisioned=InvalidRequest Announced=NoAddress", "more than one"},
 		{"an invalid request keeps what it has", service("a", finalized, holding("192.0.2.7"), annotated(v1alpha1.AnnotationLoadBalancerIPs, "ten")), nil, "192.0.2.7 Provisioned=InvalidRequest Announced=NoSpeaker", ""},

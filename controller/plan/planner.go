@@ -24,24 +24,24 @@ import (
 // were part of a snapshot: a new version is a new object, as in an informer's
 // cache. The zero value is ready for use. It must not be used concurrently.
 type Planner struct {
-	// Everything that a decision reads, except the Services, and the numbers of
-	// the states that it was in last.
+	// The inputs of a decision, except the Services. Each numbers its states, which
+	// are the keys below.
 	parser       config.Parser
 	nodes        memo.List[*corev1.Node]
-	addresses    memo.List[*corev1.Node] // those of the nodes and their pods
+	addresses    memo.List[*corev1.Node] // of the same nodes; changes with the addresses of nodes and Pods only
 	namespaces   memo.List[*corev1.Namespace]
 	serviceCIDRs memo.List[*networkingv1.ServiceCIDR]
 	speakers     memo.List[*v1alpha1.Speaker]
 
-	// Each value is computed again when a part of its key changes.
+	// Derived values. Each is invalidated when a part of its key changes.
 	pools          memo.Value[poolStates, allocatorPools]
 	poolSelections memo.Value[selectionStates, poolSelections]
 	reports        memo.Value[reportStates, *speakerReports]
 	sortedNodes    memo.Value[uint64, []*corev1.Node]
 	ads            memo.Value[adStates, advertisementPlans]
 
-	// Most changes of nodes do not change the provider of any Service, so that
-	// the chooser's states are those of its value.
+	// Most changes of nodes do not change the provider of any Service: the state
+	// number of the chooser increases only when its value changes.
 	chooser      providers.Chooser
 	chooserState uint64
 
@@ -50,14 +50,15 @@ type Planner struct {
 	run    uint64                                 // the number of the last full decision
 
 	allocator allocator.Allocator
-	last      *decision       // the last full one; nil if only another one will do
-	inUse     map[string]bool // by it: pools that have, or are to get, their finalizer
+	last      *decision       // the last full one; nil if an incremental one is not possible
+	inUse     map[string]bool // by pool: it has a finalizer, or gets one by the last decision
 
 	order    []*serviceState     // of the last full decision, oldest first
 	added    []*serviceState     // to be merged into order
 	requests []allocator.Request // of the last full decision, in the same order
 }
 
+// The keys of the derived values: the numbers of the states that they depend on.
 type (
 	poolStates struct {
 		config                  config.State
@@ -78,7 +79,7 @@ type (
 	}
 )
 
-// allocatorPools are the pools as the allocator needs them.
+// allocatorPools are the pools in the form that the allocator needs.
 type allocatorPools struct {
 	pools      *allocator.Pools
 	problems   []config.Problem // of all objects
@@ -106,7 +107,7 @@ type decision struct {
 	sortedNodes    []*corev1.Node
 	services       []*serviceState // in the order of the Services
 	requests       []allocator.Request
-	chosenPorts    map[types.NamespacedName][]NodePort // of Services that lack node ports; none if none is free
+	chosenPorts    map[types.NamespacedName][]NodePort // of Services that lack node ports; empty if none is free
 	requeueAt      time.Time
 
 	poolStates    poolStates
@@ -120,29 +121,28 @@ type serviceState struct {
 	key     types.NamespacedName
 	run     uint64 // the number of the last full decision that it was part of
 	ordered bool   // it is in the planner's order
-	// volatile: more than the Service, the configuration, the nodes and the reports
-	// decide its plan: the time, or the cloud.
+	// volatile: the plan also depends on the time or on the cloud, and is not kept.
 	volatile bool
 
 	// Derived from the Service and the states.
 	states       requestStates
 	choice       providers.Choice
-	refusal      v1alpha1.Refusal // set: it gets nothing new
-	terms        string           // under which it shares addresses, as they are recorded
+	refusal      v1alpha1.Refusal // if set, the Service gets nothing new
+	terms        string           // the record of the terms under which it shares addresses
 	request      allocator.Request
-	hasRequest   bool // whether it has a request
-	requestIndex int  // the index of the request
+	hasRequest   bool
+	requestIndex int // in the requests of the decision
 
-	// Derived from all that, the assignment and the reports. No plan is kept
-	// unless planned is true.
+	// Derived from all of the above, the assignment and the reports. The plan is
+	// kept for the next decision if planned is true.
 	planned    bool
 	assignment allocator.Assignment
 	reports    reportStates
-	plan       *ServicePlan // nil: the Service has nothing of Fairlead's
-	changed    bool         // the plan from the Service
+	plan       *ServicePlan // nil: the Service neither has nor gets state of Fairlead's
+	changed    bool         // the plan differs from the observed state
 }
 
-// assignmentIn is what the allocator assigned to the Service.
+// assignmentIn returns what the allocator assigned to the Service.
 func (s *serviceState) assignmentIn(r allocator.Result) allocator.Assignment {
 	if !s.hasRequest {
 		return allocator.Assignment{}
@@ -173,11 +173,12 @@ func (p *Planner) Decide(s Snapshot) Plan {
 		if hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) || svc.choice.Verdict == providers.OnAWS {
 			plan.LiveServices[svc.UID] = true
 		}
-		if do := d.cloudAction(svc); do != NoAction {
-			plan.Cloud[svc.UID] = CloudRequest{svc.Service, do}
+		if action := d.cloudAction(svc); action != NoAction {
+			plan.Cloud[svc.UID] = CloudRequest{svc.Service, action}
 		}
 	}
-	if len(p.states) > 2*len(d.services)+1000 { // most are of versions that nothing refers to any more
+	// Most of these are versions of Services that no snapshot contains any more.
+	if len(p.states) > 2*len(d.services)+1000 {
 		maps.DeleteFunc(p.states, func(_ *corev1.Service, svc *serviceState) bool { return svc.run != p.run })
 		maps.DeleteFunc(p.latest, func(_ types.NamespacedName, svc *serviceState) bool { return svc.run != p.run })
 	}
@@ -188,7 +189,7 @@ func (p *Planner) Decide(s Snapshot) Plan {
 	return plan
 }
 
-// planService sets the Service's plan, unless the kept one still holds.
+// planService sets the Service's plan, unless the kept one is still current.
 func (d *decision) planService(svc *serviceState, a allocator.Assignment) {
 	if svc.planned && d.planIsCurrent(svc, a) {
 		return
@@ -202,12 +203,14 @@ func (d *decision) planService(svc *serviceState, a allocator.Assignment) {
 	svc.assignment, svc.reports = a, d.reportStates
 }
 
-// planIsCurrent reports whether the kept plan is what the assignment leads to.
+// planIsCurrent reports whether the kept plan is still the one that the assignment
+// and the reports lead to.
 func (d *decision) planIsCurrent(svc *serviceState, a allocator.Assignment) bool {
 	k := svc.assignment
 	if !slices.Equal(a.Held, k.Held) || !slices.Equal(a.Missing, k.Missing) || !slices.Equal(a.GivesUp, k.GivesUp) {
 		return false
 	}
+	// Most reports that change concern other Services: only the condition is compared.
 	if svc.reports == d.reportStates || svc.plan == nil {
 		return true
 	}
@@ -219,7 +222,7 @@ func (d *decision) planIsCurrent(svc *serviceState, a allocator.Assignment) bool
 	return true
 }
 
-// decision derives everything from the snapshot that planning needs.
+// decision derives from the snapshot what planning needs, or reuses it.
 func (p *Planner) decision(s Snapshot) *decision {
 	p.run++
 	if p.states == nil {
@@ -246,18 +249,20 @@ func (p *Planner) decision(s Snapshot) *decision {
 	}
 	d.chooser = p.chooser
 	d.requestStates = requestStates{selectionStates{parsed, namespaces}, p.chooserState}
-	d.poolSelections = p.poolSelections.Get(d.requestStates.selections, func() poolSelections { return newPoolSelections(d.config.Pools, s.Namespaces) })
+	d.poolSelections = p.poolSelections.Get(d.requestStates.selections, func() poolSelections {
+		return newPoolSelections(d.config.Pools, s.Namespaces)
+	})
 	for _, svc := range s.Services {
-		if subject := p.serviceState(d, svc); !subject.ordered {
-			p.added = append(p.added, subject)
+		if state := p.serviceState(d, svc); !state.ordered {
+			p.added = append(p.added, state)
 		}
 	}
 	p.mergeOrder()
 	p.requests = p.requests[:0]
-	for _, subject := range p.order {
-		if subject.hasRequest {
-			subject.requestIndex = len(p.requests)
-			p.requests = append(p.requests, subject.request)
+	for _, state := range p.order {
+		if state.hasRequest {
+			state.requestIndex = len(p.requests)
+			p.requests = append(p.requests, state.request)
 		}
 	}
 	d.services, d.requests = p.order, p.requests
@@ -265,8 +270,8 @@ func (p *Planner) decision(s Snapshot) *decision {
 	return d
 }
 
-// serviceState returns what was derived from the Service, from now on also for this
-// decision.
+// serviceState returns the state of the Service for this decision. It is derived
+// again if an input has changed or if it is volatile.
 func (p *Planner) serviceState(d *decision, svc *corev1.Service) *serviceState {
 	known := p.states[svc]
 	if known == nil {
@@ -287,14 +292,16 @@ func (p *Planner) serviceState(d *decision, svc *corev1.Service) *serviceState {
 	return known
 }
 
+// hasVolatilePlan reports whether the plan of the Service depends on the time or on
+// the cloud.
 func hasVolatilePlan(svc *corev1.Service) bool {
 	_, renumbers := svc.Annotations[v1alpha1.AnnotationRenumber]
 	_, leaving := svc.Annotations[v1alpha1.AnnotationLeaving]
 	return renumbers || leaving || hasFinalizer(svc, v1alpha1.FinalizerAWS)
 }
 
-// mergeOrder removes from the order what is not part of this decision, and merges what
-// was added. Most of the order is that of the last decision.
+// mergeOrder updates the order by age: it removes Services that are not part of this
+// decision, and merges the added ones. That is cheaper than sorting all of them.
 func (p *Planner) mergeOrder() {
 	byAge := func(a, b *serviceState) int {
 		return cmp.Or(
@@ -326,20 +333,23 @@ func sameNamespace(a, b *corev1.Namespace) bool {
 	return a.UID == b.UID && maps.Equal(a.Labels, b.Labels)
 }
 
-// sameAddresses reports whether no pool is guarded differently for the node.
+// sameAddresses reports whether the node reserves the same addresses as before.
 func sameAddresses(a, b *corev1.Node) bool {
-	return slices.Equal(a.Status.Addresses, b.Status.Addresses) && a.Spec.PodCIDR == b.Spec.PodCIDR && slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs)
+	return slices.Equal(a.Status.Addresses, b.Status.Addresses) &&
+		a.Spec.PodCIDR == b.Spec.PodCIDR && slices.Equal(a.Spec.PodCIDRs, b.Spec.PodCIDRs)
 }
 
 func sameServiceCIDR(a, b *networkingv1.ServiceCIDR) bool {
 	return a.UID == b.UID && slices.Equal(a.Spec.CIDRs, b.Spec.CIDRs)
 }
 
-func newAllocatorPools(all []config.Pool, problems []config.Problem, guards clusterRanges) allocatorPools {
+// newAllocatorPools adds the reserved ranges to the pools, and their problems to
+// those of the configuration.
+func newAllocatorPools(all []config.Pool, problems []config.Problem, cluster clusterRanges) allocatorPools {
 	p := allocatorPools{problems: slices.Clip(problems), problemsOf: map[objectKey][]config.Problem{}}
 	prepared := make([]allocator.Pool, 0, len(all))
 	for _, pool := range all {
-		reserved, problems := guards.reservedIn(pool)
+		reserved, problems := cluster.reservedIn(pool)
 		p.problems = append(p.problems, problems...)
 		prepared = append(prepared, allocator.Pool{
 			Name: pool.Name, Ranges: pool.Ranges, Reserved: reserved, AvoidBuggyIPs: pool.AvoidBuggyIPs,

@@ -20,19 +20,18 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// poolSelections say which pools each Service may use.
+// poolSelections determines which pools each Service may use.
 type poolSelections struct {
 	pools       []config.Pool
 	labels      map[string]labels.Set // of namespaces
 	byNamespace map[string]namespaceSelection
 }
 
-// namespaceSelection is what the Services of a namespace may use. Some pools look at each
-// Service's labels too.
+// namespaceSelection is the selection for the Services of one namespace.
 type namespaceSelection struct {
 	pools, barred []string
-	perService    bool
-	selected      []bool // which pools select the namespace
+	perService    bool   // some pool selects by the labels of Services, too
+	selected      []bool // the pools that select the namespace
 }
 
 func newPoolSelections(pools []config.Pool, namespaces []*corev1.Namespace) poolSelections {
@@ -43,9 +42,9 @@ func newPoolSelections(pools []config.Pool, namespaces []*corev1.Namespace) pool
 	return m
 }
 
-// knowsNamespace reports whether it is known what Services of the namespace may use. The
-// watch of Services may be faster than that of Namespaces, and an address that
-// was given by mistake would stay.
+// knowsNamespace reports whether the selection for the namespace can be decided. The
+// watch of Services may be ahead of that of Namespaces, and an address that was
+// assigned without the namespace's labels would be kept.
 func (m poolSelections) knowsNamespace(namespace string) bool {
 	_, known := m.labels[namespace]
 	return known || !slices.ContainsFunc(m.pools, func(p config.Pool) bool {
@@ -53,7 +52,8 @@ func (m poolSelections) knowsNamespace(namespace string) bool {
 	})
 }
 
-// selectPools are the pools that the Service may use, and those that do not select it.
+// selectPools returns the pools that the Service may use, and those that do not
+// select it.
 func (m poolSelections) selectPools(svc *corev1.Service) (pools, barred []string) {
 	n, known := m.byNamespace[svc.Namespace]
 	if !known {
@@ -82,19 +82,20 @@ func (m poolSelections) selectPools(svc *corev1.Service) (pools, barred []string
 	return pools, barred
 }
 
-// reservedRange are addresses that are the cluster's own.
+// reservedRange is a range of addresses that the cluster itself uses.
 type reservedRange struct {
 	netipx.IPRange
-	reason v1alpha1.Reason // for a pool that contains some of them
-	owner  string          // for a Service that asks for one: "is an address of Node n1"
+	reason v1alpha1.Reason // of the problem of a pool that overlaps the range
+	usage  string          // "is an address of Node n1", for messages
 }
 
+// clusterRanges are the addresses of nodes, Pods and Services, sorted.
 type clusterRanges []reservedRange
 
 func newClusterRanges(nodes []*corev1.Node, cidrs []*networkingv1.ServiceCIDR) (all clusterRanges) {
-	add := func(cidr string, why string, args ...any) {
+	add := func(cidr string, usage string, args ...any) {
 		if p, err := netip.ParsePrefix(cidr); err == nil {
-			all = append(all, reservedRange{netipx.RangeOfPrefix(p), v1alpha1.ClusterAddress, fmt.Sprintf(why, args...)})
+			all = append(all, reservedRange{netipx.RangeOfPrefix(p), v1alpha1.ClusterAddress, fmt.Sprintf(usage, args...)})
 		}
 	}
 	for _, n := range nodes {
@@ -117,48 +118,52 @@ func newClusterRanges(nodes []*corev1.Node, cidrs []*networkingv1.ServiceCIDR) (
 		}
 	}
 	slices.SortFunc(all, func(a, b reservedRange) int {
-		return cmp.Or(a.From().Compare(b.From()), a.To().Compare(b.To()), strings.Compare(a.owner, b.owner))
+		return cmp.Or(a.From().Compare(b.From()), a.To().Compare(b.To()), strings.Compare(a.usage, b.usage))
 	})
 	return slices.Compact(all) // a node may show one address under two types
 }
 
-// overlappingRanges are those of sorted, disjoint ranges that overlap r.
+// overlappingRanges returns those of sorted, disjoint ranges that overlap r.
 func overlappingRanges(sorted []netipx.IPRange, r netipx.IPRange) []netipx.IPRange {
 	from := sort.Search(len(sorted), func(i int) bool { return !sorted[i].To().Less(r.From()) })
 	n := sort.Search(len(sorted)-from, func(i int) bool { return r.To().Less(sorted[from+i].From()) })
 	return sorted[from : from+n]
 }
 
-// reservedIn is what the pool does not give, and what there is to say about it.
-func (g clusterRanges) reservedIn(p config.Pool) (reserved []allocator.Reserved, problems []config.Problem) {
+// reservedIn returns the ranges of the pool that must not be assigned, and the
+// problems to report in its condition Ready.
+func (c clusterRanges) reservedIn(p config.Pool) (reserved []allocator.Reserved, problems []config.Problem) {
 	found := map[v1alpha1.Reason][]string{}
-	for _, own := range g {
-		if len(overlappingRanges(p.Ranges, own.IPRange)) == 0 {
+	for _, r := range c {
+		if len(overlappingRanges(p.Ranges, r.IPRange)) == 0 {
 			continue
 		}
-		reserved = append(reserved, allocator.Reserved{IPRange: own.IPRange, Why: own.owner})
-		what := own.From().String()
-		if own.From() != own.To() {
-			what = own.String()
+		reserved = append(reserved, allocator.Reserved{IPRange: r.IPRange, Why: r.usage})
+		text := r.From().String()
+		if r.From() != r.To() {
+			text = r.String()
 		}
-		found[own.reason] = append(found[own.reason], what+", which "+own.owner)
+		found[r.reason] = append(found[r.reason], text+", which "+r.usage)
 	}
 	for _, reason := range []v1alpha1.Reason{v1alpha1.NodeAddress, v1alpha1.ClusterAddress} {
-		if what := found[reason]; len(what) > 0 {
+		if ranges := found[reason]; len(ranges) > 0 {
 			problems = append(problems, config.Problem{
 				Kind: "IPAddressPool", Name: p.Name, Field: "spec.addresses", Reason: reason,
-				Message: "these are never given: " + v1alpha1.Abbreviate(what, "; "),
+				Message: "these are never assigned: " + v1alpha1.Abbreviate(ranges, "; "),
 			})
 		}
 	}
 	for _, edge := range p.Edges {
 		reserved = append(reserved, allocator.Reserved{
-			IPRange: netipx.IPRangeFrom(edge, edge), Why: "is the first or the last address of a CIDR of pool " + p.Name + ", which avoids them",
+			IPRange: netipx.IPRangeFrom(edge, edge),
+			Why:     "is the first or last address of a CIDR of pool " + p.Name + ", which has avoidBuggyIPs set",
 		})
 	}
 	return reserved, problems
 }
 
+// poolPlans returns the desired status of each pool. Services of other controllers
+// are not counted, nor is an address whose recorded pool does not exist.
 func (d *decision) poolPlans(result allocator.Result) map[string]PoolPlan {
 	type count struct{ services, outOfPool int64 }
 	counts := make(map[string]*count, len(d.config.Pools))
@@ -197,7 +202,7 @@ func (d *decision) poolPlans(result allocator.Result) map[string]PoolPlan {
 	return plans
 }
 
-// familyUsage counts a family of a pool.
+// familyUsage is the usage of one address family of a pool, as its status shows it.
 func familyUsage(u allocator.Usage, family int) v1alpha1.FamilyUsage {
 	capacity := u.Capacity[family].String()
 	usage := v1alpha1.FamilyUsage{Capacity: capacity, Used: u.Used[family], Free: u.Free[family].String()}
@@ -210,19 +215,24 @@ func familyUsage(u allocator.Usage, family int) v1alpha1.FamilyUsage {
 	return usage
 }
 
+// advertisedCondition is True if any advertisement covers the pool. Whether it
+// selects a node is shown in the status of the advertisement.
 func (d *decision) advertisedCondition(pool string) metav1.Condition {
 	covers := func(s config.Scope) bool { return s.Covers(pool) }
 	if slices.ContainsFunc(d.config.L2Advertisements, func(ad config.L2Advertisement) bool { return covers(ad.Scope) }) ||
 		slices.ContainsFunc(d.config.BGPAdvertisements, func(ad config.BGPAdvertisement) bool { return covers(ad.Scope) }) {
 		return newCondition(v1alpha1.ConditionAdvertised, metav1.ConditionTrue, v1alpha1.Advertised, "an advertisement covers the pool")
 	}
-	return newCondition(v1alpha1.ConditionAdvertised, metav1.ConditionFalse, v1alpha1.NoAdvertisement, "no L2Advertisement and no BGPAdvertisement covers the pool")
+	return newCondition(v1alpha1.ConditionAdvertised, metav1.ConditionFalse, v1alpha1.NoAdvertisement,
+		"no L2Advertisement and no BGPAdvertisement covers the pool")
 }
 
 func overlapsCondition(p config.Pool) metav1.Condition {
 	if len(p.Overlaps) == 0 {
-		return newCondition(v1alpha1.ConditionOverlaps, metav1.ConditionFalse, v1alpha1.NoOverlap, "no other pool has an address of this one")
+		return newCondition(v1alpha1.ConditionOverlaps, metav1.ConditionFalse, v1alpha1.NoOverlap,
+			"no other pool contains an address of this one")
 	}
 	return newCondition(v1alpha1.ConditionOverlaps, metav1.ConditionTrue, v1alpha1.OverlappingAddresses,
-		"shares addresses with "+v1alpha1.Abbreviate(p.Overlaps, ", ")+"; where pools overlap, the entry of the younger one, or of one that is being deleted, is not used")
+		"shares addresses with "+v1alpha1.Abbreviate(p.Overlaps, ", ")+
+			"; where pools overlap, the entry of the younger one, or of one that is being deleted, is not used")
 }

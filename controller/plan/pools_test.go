@@ -88,8 +88,8 @@ func TestGuards(t *testing.T) {
 		"b": "AddressReserved: 192.0.2.1 is an address of Node n1",
 		"c": "AddressReserved: 192.0.2.9 is in the pod CIDR 192.0.2.8/29 of Node n1",
 		"d": "AddressReserved: 192.0.2.17 is in 192.0.2.16/28 of ServiceCIDR kubernetes",
-		"e": "AddressReserved: 192.0.2.255 is the first or the last address of a CIDR of pool p, which avoids them",
-		"f": "AddressReserved: 192.0.2.128 is the first or the last address of a CIDR of pool p, which avoids them",
+		"e": "AddressReserved: 192.0.2.255 is the first or last address of a CIDR of pool p, which has avoidBuggyIPs set",
+		"f": "AddressReserved: 192.0.2.128 is the first or last address of a CIDR of pool p, which has avoidBuggyIPs set",
 		"g": "192.0.2.2 Assigned: 192.0.2.2 from pool p",
 	} {
 		if got := s.shownState(t, name) + ": " + s.provisionedMessage(t, name); got != want {

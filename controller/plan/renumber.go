@@ -14,14 +14,14 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// renumberRequest is how long an address stays beside the one that has replaced it.
+// renumberRequest determines how long an address is kept alongside its replacement.
 type renumberRequest struct {
-	hold  bool // until somebody says so
+	hold  bool // until the annotation is removed or the address is released
 	at    time.Time
-	after time.Duration // since it was replaced; 0: until at
+	after time.Duration // since the address was replaced; if 0, at applies
 }
 
-// parseRenumber reads the annotation; nil if there is none.
+// parseRenumber parses the annotation fairlead.io/renumber; nil if it is not set.
 func parseRenumber(svc *corev1.Service) (*renumberRequest, error) {
 	text := svc.Annotations[v1alpha1.AnnotationRenumber]
 	if text == "" {
@@ -36,11 +36,12 @@ func parseRenumber(svc *corev1.Service) (*renumberRequest, error) {
 	if at, err := time.Parse(time.RFC3339, text); err == nil {
 		return &renumberRequest{at: at}, nil
 	}
-	return nil, fmt.Errorf(`annotation %s: %q is neither "hold", nor a duration like "48h", nor a time like "2030-01-31T18:00:00Z"`, v1alpha1.AnnotationRenumber, truncateText(text))
+	return nil, fmt.Errorf(`annotation %s: invalid value %q: must be "hold", a duration like "48h", or a time like "2030-01-31T18:00:00Z"`,
+		v1alpha1.AnnotationRenumber, truncateText(text))
 }
 
-// releaseTime is when an address that was replaced at a time is released; never if
-// nobody has said.
+// releaseTime is when an address is released that was replaced at the given time.
+// Under "hold" that is never.
 func (r *renumberRequest) releaseTime(since time.Time) (at time.Time, ends bool) {
 	if r.after > 0 {
 		return since.Add(r.after), true
@@ -48,7 +49,8 @@ func (r *renumberRequest) releaseTime(since time.Time) (at time.Time, ends bool)
 	return r.at, !r.hold
 }
 
-// replacedAt is when the address was replaced: now, if there is no record.
+// replacedAt is the recorded time at which the address was replaced, now if it is
+// replaced by this plan.
 func replacedAt(svc *corev1.Service, addr netip.Addr, now time.Time) time.Time {
 	value, _ := config.ReadRecords(svc.Annotations[v1alpha1.AnnotationLeaving]).Of(addr)
 	if since, err := time.Parse(time.RFC3339, value); err == nil {
@@ -57,25 +59,26 @@ func replacedAt(svc *corev1.Service, addr netip.Addr, now time.Time) time.Time {
 	return now.UTC().Truncate(time.Second)
 }
 
-// expiredAddresses are the addresses whose time beside their replacements is over, if
-// these are announced, and which are not asked for again. For those whose time
-// will come, there is a wake-up.
+// expiredAddresses are the replaced addresses to release now: their time is over,
+// their replacement is announced, and they are not requested again. For those whose
+// time is not over, it sets the time of the next sync.
 func (d *decision) expiredAddresses(svc *serviceState, r *renumberRequest, asked *allocator.Request) (over []netip.Addr) {
 	if r == nil {
 		return nil
 	}
 	for _, h := range asked.Have {
-		again := slices.Contains(asked.Addrs, h.Addr) || asked.Pinned && slices.Contains(asked.Pools, h.Pool)
-		if !h.Leaving || again {
+		requested := slices.Contains(asked.Addrs, h.Addr) || asked.Pinned && slices.Contains(asked.Pools, h.Pool)
+		if !h.Leaving || requested {
 			continue
 		}
 		at, ends := r.releaseTime(replacedAt(svc.Service, h.Addr, d.Now))
 		switch {
-		case !ends:
+		case !ends: // an administrator releases it
 		case d.Now.Before(at):
 			if d.requeueAt.IsZero() || at.Before(d.requeueAt) {
 				d.requeueAt = at
 			}
+		// Make before break: without a replacement the address stays in use.
 		case d.replacementAnnounced(h.Addr, asked.Have):
 			over = append(over, h.Addr)
 		}
@@ -83,7 +86,8 @@ func (d *decision) expiredAddresses(svc *serviceState, r *renumberRequest, asked
 	return over
 }
 
-// replacementAnnounced reports whether an address beside the one that is leaving is announced.
+// replacementAnnounced reports whether another address of the same family, which
+// replaces the leaving one, is announced.
 func (d *decision) replacementAnnounced(leaving netip.Addr, have []allocator.Have) bool {
 	return slices.ContainsFunc(have, func(h allocator.Have) bool {
 		return !h.Leaving && h.Addr.Is4() == leaving.Is4() &&
@@ -91,7 +95,8 @@ func (d *decision) replacementAnnounced(leaving netip.Addr, have []allocator.Hav
 	})
 }
 
-// overdueAddresses are the addresses that should be released by now, and are not.
+// overdueAddresses are the replaced addresses whose time is over, and which are held
+// because their replacement is not announced.
 func (d *decision) overdueAddresses(svc *serviceState, held []allocator.Held) (addrs []netip.Addr) {
 	for _, h := range held {
 		if !h.Leaving {
@@ -108,11 +113,12 @@ func (d *decision) overdueAddresses(svc *serviceState, held []allocator.Held) (a
 	return addrs
 }
 
-// retentionEnd says how long an address stays that is leaving.
+// retentionEnd is the part of a message that states until when a replaced address is
+// kept.
 func (d *decision) retentionEnd(svc *serviceState, addr netip.Addr) string {
 	r, err := parseRenumber(svc.Service)
 	if err != nil || r == nil {
-		return "until the request can be understood"
+		return "until annotation " + v1alpha1.AnnotationRenumber + " is valid"
 	}
 	at, ends := r.releaseTime(replacedAt(svc.Service, addr, d.Now))
 	switch {
@@ -121,5 +127,5 @@ func (d *decision) retentionEnd(svc *serviceState, addr netip.Addr) string {
 	case d.Now.Before(at):
 		return "until " + at.UTC().Format(time.RFC3339)
 	}
-	return "until that is announced"
+	return "until the new address is announced"
 }

@@ -16,21 +16,24 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// speakerReports is what the speakers say about addresses.
+// speakerReports are the reports of all speakers, by address.
 type speakerReports struct {
-	byNode     map[string]*v1alpha1.Speaker // those that count
+	byNode     map[string]*v1alpha1.Speaker // of nodes that count
 	announcing map[netip.Addr][]string      // "node-1 on eth0", sorted
-	// routed are told to a BGP peer by some node. By which ones is not said:
-	// each node that comes or goes would change every Service.
+	// routed are the addresses that any node advertises to a BGP peer. The nodes are
+	// not kept: each node that is added or removed would change every Service.
 	routed      *netipx.IPSet
 	unannounced map[netip.Addr]v1alpha1.Unannounced
 }
 
-// newSpeakerReports leaves out speakers of nodes that are gone or not ready: their
-// last word is out of date.
+// newSpeakerReports collects the reports of speakers on Ready nodes: the last report
+// of any other is out of date.
 func newSpeakerReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) *speakerReports {
-	r := &speakerReports{byNode: map[string]*v1alpha1.Speaker{}, announcing: map[netip.Addr][]string{}, unannounced: map[netip.Addr]v1alpha1.Unannounced{}}
-	// As for the speakers: if no node is Ready, it is not the nodes that are away.
+	r := &speakerReports{
+		byNode: map[string]*v1alpha1.Speaker{}, announcing: map[netip.Addr][]string{}, unannounced: map[netip.Addr]v1alpha1.Unannounced{},
+	}
+	// If no node is Ready, the API server is more likely cut off than every node is
+	// down: then readiness does not count, as in the speakers' plans.
 	anyReady := slices.ContainsFunc(nodes, config.NodeReady)
 	counts := map[string]bool{}
 	for _, n := range nodes {
@@ -46,7 +49,7 @@ func newSpeakerReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) *spea
 		for _, group := range s.Status.Announcing {
 			for _, text := range group.Addresses {
 				if reported, ok := config.ReportedRange(text); ok && len(group.Peers) > 0 {
-					routed.AddRange(reported) // as one: every node reports most of a pool
+					routed.AddRange(reported) // as one range: every node reports most of a pool
 					continue
 				}
 				for a := range config.AddressesOf(text) {
@@ -56,7 +59,7 @@ func newSpeakerReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) *spea
 		}
 		for _, group := range s.Status.Unannounced {
 			if !isReasonName(group.Reason) {
-				continue // nobody could write it into a condition
+				continue // the API server would refuse it in a condition
 			}
 			for _, text := range group.Addresses {
 				for a := range config.AddressesOf(text) {
@@ -67,36 +70,39 @@ func newSpeakerReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) *spea
 	}
 	var err error
 	if r.routed, err = routed.IPSet(); err != nil {
-		panic(fmt.Sprintf("ranges that can be read make no set: %v", err))
+		panic(fmt.Sprintf("build the set of routed addresses: %v", err)) // the ranges are valid
 	}
 	return r
 }
 
-// isReasonName reports whether the text, which any node may have written, looks
-// like a Reason.
+// isReasonName reports whether a Reason that any node may have written is a valid
+// reason of a condition.
 func isReasonName(reason v1alpha1.Reason) bool {
-	const enough = 100
+	const maxLength = 100
 	letter := func(r rune) bool { return 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' }
-	return reason != "" && len(reason) < enough && !strings.ContainsFunc(string(reason), func(r rune) bool { return !letter(r) })
+	return reason != "" && len(reason) < maxLength && !strings.ContainsFunc(string(reason), func(r rune) bool { return !letter(r) })
 }
 
+// announcedCondition is True if every held address is announced. Otherwise it has
+// the reason of the first one that is not.
 func (r *speakerReports) announcedCondition(held []allocator.Held) metav1.Condition {
 	no := func(reason v1alpha1.Reason, message string) metav1.Condition {
 		return newCondition(v1alpha1.ConditionAnnounced, metav1.ConditionFalse, reason, message)
 	}
 	if len(held) == 0 {
-		return no(v1alpha1.NoAddress, "there is no address to announce")
+		return no(v1alpha1.NoAddress, "no address to announce")
 	}
-	var what []string
+	var announced []string
 	for _, h := range held {
 		by := slices.Clone(r.announcing[h.Addr])
 		if r.routed.Contains(h.Addr) {
 			by = append(by, "BGP")
 		}
 		if len(by) > 0 {
-			what = append(what, fmt.Sprintf("%s by %s", h.Addr, strings.Join(by, " and ")))
+			announced = append(announced, fmt.Sprintf("%s by %s", h.Addr, strings.Join(by, " and ")))
 			continue
 		}
+		// A speaker knows best why it does not announce the address.
 		if u, reported := r.unannounced[h.Addr]; reported {
 			return no(u.Reason, fmt.Sprintf("%s: %s", h.Addr, u.Message))
 		}
@@ -105,5 +111,5 @@ func (r *speakerReports) announcedCondition(held []allocator.Held) metav1.Condit
 		}
 		return no(v1alpha1.NoSpeaker, fmt.Sprintf("no speaker has reported about %s yet", h.Addr))
 	}
-	return newCondition(v1alpha1.ConditionAnnounced, metav1.ConditionTrue, v1alpha1.Announced, strings.Join(what, "; "))
+	return newCondition(v1alpha1.ConditionAnnounced, metav1.ConditionTrue, v1alpha1.Announced, strings.Join(announced, "; "))
 }

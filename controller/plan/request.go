@@ -19,19 +19,24 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// buildRequest is what a Service asks of the pools: an address, or just to be left
-// with those that it shows.
-func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, asks bool) {
+// buildRequest is the request of a Service to the allocator: for addresses, or only
+// to reserve those that it shows. There is none if it neither requests nor shows
+// an address.
+func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, exists bool) {
 	r = allocator.Request{Key: svc.key, Since: svc.CreationTimestamp.Time, Have: shownAddresses(svc.Service)}
 	_, foreign := foreignIngress(svc.Service)
 	onBareMetal := svc.choice.Verdict == providers.OnBareMetal
 	if svc.choice.Verdict == providers.OnAWS && hasFinalizer(svc.Service, v1alpha1.FinalizerBareMetal) && svc.DeletionTimestamp == nil {
-		r.Frozen = true // holds its addresses until the balancer answers
+		// It moves to AWS (make before break): it holds its addresses until the
+		// load balancer is ready.
+		r.Frozen = true
 	} else if !onBareMetal || svc.DeletionTimestamp != nil || foreign {
+		// What it shows, perhaps by another controller, must not be assigned to others.
 		r.Role = allocator.Stranger
 		return r, len(r.Have) > 0
 	}
 	if !hasProviderFinalizer(svc.Service) && len(r.Have) > 0 {
+		// Another implementation, or a restored backup, wrote its addresses.
 		r.Role = allocator.Adopter
 	}
 	r.Families = requestedFamilies(svc.Service)
@@ -39,15 +44,17 @@ func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, asks bo
 		svc.refusal = v1alpha1.Refusal{Reason: svc.choice.Reason, Message: svc.choice.Message}
 	}
 	if !onBareMetal {
+		// Its condition is about the load balancer, not about the addresses.
 		svc.refusal = v1alpha1.Refusal{}
 		return r, len(r.Have) > 0
 	}
+	// A refused Service keeps what it has and gets nothing new.
 	r.Frozen = svc.refusal.Reason != ""
 	return r, true
 }
 
-// requestedFamilies are those of which a Service wants an address. Under
-// PreferDualStack either will do.
+// requestedFamilies are the address families of which a Service requests an
+// address. Under PreferDualStack one of either family is enough.
 func requestedFamilies(svc *corev1.Service) []allocator.Want {
 	optional := svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyPreferDualStack
 	if !optional && len(svc.Spec.IPFamilies) == 1 {
@@ -64,82 +71,100 @@ func requestedFamilies(svc *corev1.Service) []allocator.Want {
 	return families
 }
 
-// singleFamily are the wishes of Services of one family, by whether it is IPv6.
+// singleFamily are the requests of single-stack Services, by whether the family is
+// IPv6. Most Services share one of the two slices.
 var singleFamily = map[bool][]allocator.Want{false: {{Family: allocator.IPv4}}, true: {{Family: allocator.IPv6}}}
 
-// readRequest adds all that a Service asks for to its request, or says why nobody
-// can know what that is.
-func (d *decision) readRequest(svc *serviceState, r *allocator.Request) (why v1alpha1.Refusal) {
+// readRequest adds to the request what the Service's annotations and spec ask for.
+// It returns a Refusal if they are invalid, contradict each other, or cannot be
+// decided yet; then the Service gets nothing new.
+func (d *decision) readRequest(svc *serviceState, r *allocator.Request) (refusal v1alpha1.Refusal) {
 	r.Pools, r.Barred = d.poolSelections.selectPools(svc.Service)
 	var unknown v1alpha1.Refusal
 	if !d.poolSelections.knowsNamespace(svc.Namespace) {
 		r.Pools, r.Barred = nil, nil
-		unknown = v1alpha1.Refusal{Reason: v1alpha1.NoMatchingPool, Message: fmt.Sprintf("pools select namespaces by their labels, and those of Namespace %s are not known yet", svc.Namespace)}
+		unknown = refusedFor(v1alpha1.NoMatchingPool,
+			"pools select namespaces by label, and the labels of Namespace %s are not known yet", svc.Namespace)
 	}
+	// Most Services need none of the parsing below.
 	if hasDefaultRequest(svc.Service) {
 		return unknown
 	}
-	if why := cmp.Or(readSharing(svc, r), unknown); why.Reason != "" {
-		return why
+	// The sharing key is read first: a refused Service goes on sharing what it has.
+	if refusal := cmp.Or(readSharing(svc, r), unknown); refusal.Reason != "" {
+		return refusal
 	}
-	pool, why := annotationValue(svc.Service, v1alpha1.AddressPoolAnnotations)
-	if why.Reason != "" {
-		return why
+	pool, refusal := annotationValue(svc.Service, v1alpha1.AddressPoolAnnotations)
+	if refusal.Reason != "" {
+		return refusal
 	}
 	if pool != "" {
 		if len(validation.IsDNS1123Subdomain(pool)) > 0 {
-			return v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: fmt.Sprintf("%q, which is asked for, can be the name of no pool", truncateText(pool))}
+			return refusedFor(v1alpha1.InvalidRequest, "invalid pool name %q: must be a DNS subdomain name", truncateText(pool))
 		}
 		r.Pinned = true
+		// A pool that does not select the Service stays in the request, so that the
+		// refusal names it.
 		if slices.Contains(r.Barred, pool) {
 			r.Pools, r.Barred = nil, []string{pool}
 		} else {
 			r.Pools, r.Barred = []string{pool}, nil
 		}
 	}
-	addrs, why := requestedAddrs(svc.Service, r.Families)
-	if why.Reason != "" {
-		return why
+	addrs, refusal := requestedAddrs(svc.Service, r.Families)
+	if refusal.Reason != "" {
+		return refusal
 	}
 	release, err := parseAddrs(svc.Annotations[v1alpha1.AnnotationRelease])
 	if err != nil {
-		return v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: "annotation " + v1alpha1.AnnotationRelease + ": " + err.Error()}
+		return refusedFor(v1alpha1.InvalidRequest, "annotation %s: %v", v1alpha1.AnnotationRelease, err)
 	}
 	for _, a := range addrs {
+		// Neither the pool nor the address takes precedence over the other.
 		if home := d.containingPool(a); pool != "" && home != "" && home != pool {
-			return v1alpha1.Refusal{Reason: v1alpha1.ConflictingRequest, Message: fmt.Sprintf("%s is in pool %s, but the Service asks for pool %s: they contradict each other", a, home, pool)}
+			return refusedFor(v1alpha1.ConflictingRequest,
+				"%s is in pool %s, but the Service requests pool %s: they contradict each other", a, home, pool)
 		}
+		// It would be released and assigned again in every sync.
 		if slices.Contains(release, a) {
-			return v1alpha1.Refusal{Reason: v1alpha1.ConflictingRequest, Message: fmt.Sprintf("%s is asked for by address, and annotation %s gives it up: they contradict each other", a, v1alpha1.AnnotationRelease)}
+			return refusedFor(v1alpha1.ConflictingRequest,
+				"%s is requested by address, and annotation %s releases it: they contradict each other", a, v1alpha1.AnnotationRelease)
 		}
 	}
 	renumber, err := parseRenumber(svc.Service)
 	if err != nil {
-		return v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: err.Error()}
+		return refusedFor(v1alpha1.InvalidRequest, "%v", err)
 	}
 	r.Addrs, r.Renumber = addrs, renumber != nil
 	r.Release = append(release, d.expiredAddresses(svc, renumber, r)...)
 	return v1alpha1.Refusal{}
 }
 
-// readSharing adds under which terms the Service shares its addresses.
-func readSharing(svc *serviceState, r *allocator.Request) (why v1alpha1.Refusal) {
-	key, why := annotationValue(svc.Service, v1alpha1.AllowSharedIPAnnotations)
+// refusedFor makes a Refusal with a formatted message.
+func refusedFor(reason v1alpha1.Reason, format string, args ...any) v1alpha1.Refusal {
+	return v1alpha1.Refusal{Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// readSharing adds the terms under which the Service shares its addresses to the
+// request. An invalid key is refused, and the recorded one stays in effect.
+func readSharing(svc *serviceState, r *allocator.Request) (refusal v1alpha1.Refusal) {
+	key, refusal := annotationValue(svc.Service, v1alpha1.AllowSharedIPAnnotations)
 	if len(key) > maxKeyLength {
-		why = v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: fmt.Sprintf("the key %q of shared addresses has more than %d bytes", truncateText(key), maxKeyLength)}
+		refusal = refusedFor(v1alpha1.InvalidRequest, "invalid sharing key %q: must be no more than %d bytes", truncateText(key), maxKeyLength)
 	}
 	recorded := svc.Annotations[v1alpha1.AnnotationSharedAs]
-	if why.Reason != "" {
-		key = recordedSharingKey(recorded) // it keeps what it has
+	if refusal.Reason != "" {
+		key = recordedSharingKey(recorded)
 	}
 	if key != "" {
 		r.Share, svc.terms = sharingTerms(svc.Service, key)
 	}
+	// Under other terms the Service may not share what it shared before.
 	r.Departed = svc.terms != recorded
-	return why
+	return refusal
 }
 
-// containingPool is the pool that contains the address, "" if none does.
+// containingPool is the name of the pool that contains the address, "" if none does.
 func (d *decision) containingPool(a netip.Addr) string {
 	for _, p := range d.config.Pools {
 		if len(overlappingRanges(p.Ranges, netipx.IPRangeFrom(a, a))) > 0 {
@@ -149,8 +174,8 @@ func (d *decision) containingPool(a netip.Addr) string {
 	return ""
 }
 
-// hasDefaultRequest reports whether the Service says nothing about its addresses, as
-// most do.
+// hasDefaultRequest reports whether the Service has no annotation or field that
+// asks for a particular pool, address or treatment.
 func hasDefaultRequest(svc *corev1.Service) bool {
 	for name := range svc.Annotations {
 		ours := strings.HasPrefix(name, v1alpha1.GroupVersion.Group) && name != v1alpha1.AnnotationAllocatedFrom
@@ -161,46 +186,48 @@ func hasDefaultRequest(svc *corev1.Service) bool {
 	return svc.Spec.LoadBalancerIP == ""
 }
 
-// annotationValue is the value of annotations that mean the same.
-func annotationValue(svc *corev1.Service, names []string) (value string, why v1alpha1.Refusal) {
-	said := ""
+// annotationValue is the value of annotations that are synonyms. It refuses
+// synonyms with different values.
+func annotationValue(svc *corev1.Service, names []string) (value string, refusal v1alpha1.Refusal) {
+	first := "" // the annotation with the value
 	for _, name := range names {
 		v := svc.Annotations[name]
 		switch {
 		case v == "":
 		case value == "":
-			value, said = v, name
+			value, first = v, name
 		case v != value:
-			return "", v1alpha1.Refusal{Reason: v1alpha1.ConflictingRequest, Message: fmt.Sprintf("annotation %s is %q and annotation %s is %q: they contradict each other", said, truncateText(value), name, truncateText(v))}
+			return "", refusedFor(v1alpha1.ConflictingRequest, "annotation %s is %q and annotation %s is %q: they contradict each other",
+				first, truncateText(value), name, truncateText(v))
 		}
 	}
 	return value, v1alpha1.Refusal{}
 }
 
-// truncateText keeps what people wrote from filling a message.
+// truncateText bounds a value of unlimited length that is quoted in a message.
 func truncateText(text string) string {
-	const enough = 200
-	if len(text) > enough {
-		return strings.ToValidUTF8(text[:enough], "") + "…"
+	const maxLength = 200
+	if len(text) > maxLength {
+		return strings.ToValidUTF8(text[:maxLength], "") + "…"
 	}
 	return text
 }
 
-// maxAddrs is what one list of addresses may name. Nobody needs as many.
+// maxAddrs limits the addresses of one list, and so the cost of a request.
 const maxAddrs = 100
 
-// parseAddrs reads a comma-separated list.
+// parseAddrs parses a comma-separated list of addresses, and removes duplicates.
 func parseAddrs(text string) (addrs []netip.Addr, err error) {
 	if text == "" {
 		return nil, nil
 	}
 	for part := range strings.SplitSeq(text, ",") {
 		if len(addrs) == maxAddrs {
-			return nil, fmt.Errorf("more than %d addresses", maxAddrs)
+			return nil, fmt.Errorf("must not list more than %d addresses", maxAddrs)
 		}
 		a, err := config.ParseAddr(strings.TrimSpace(part))
 		if err != nil {
-			return nil, fmt.Errorf("%q is no IP address", truncateText(strings.TrimSpace(part)))
+			return nil, fmt.Errorf("invalid IP address %q", truncateText(strings.TrimSpace(part)))
 		}
 		if !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)
@@ -209,48 +236,50 @@ func parseAddrs(text string) (addrs []netip.Addr, err error) {
 	return addrs, nil
 }
 
-// requestedAddrs are the addresses that a Service asks for by name, at most one of
-// each of its families. spec.loadBalancerIP has room for one only, so that it
-// may repeat a part of what an annotation says.
-func requestedAddrs(svc *corev1.Service, families []allocator.Want) (addrs []netip.Addr, why v1alpha1.Refusal) {
+// requestedAddrs are the addresses that a Service requests, at most one of each of
+// its families. The annotations must agree. spec.loadBalancerIP has room for one
+// address only, so that it may repeat a part of an annotation.
+func requestedAddrs(svc *corev1.Service, families []allocator.Want) (addrs []netip.Addr, refusal v1alpha1.Refusal) {
 	invalid := func(field, format string, args ...any) v1alpha1.Refusal {
-		return v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: field + ": " + fmt.Sprintf(format, args...)}
+		return refusedFor(v1alpha1.InvalidRequest, field+": "+format, args...)
 	}
-	said := ""
+	first := "" // the field that addrs were read from
 	read := func(field, text string) v1alpha1.Refusal {
 		more, err := parseAddrs(text)
 		if err != nil {
 			return invalid(field, "%v", err)
 		}
 		slices.SortFunc(more, netip.Addr.Compare)
-		if said == "" {
-			addrs, said = more, field
-		} else if field == fieldLoadBalancerIP && !slices.ContainsFunc(more, func(a netip.Addr) bool { return !slices.Contains(addrs, a) }) {
-			return v1alpha1.Refusal{}
-		} else if !slices.Equal(more, addrs) {
-			return v1alpha1.Refusal{Reason: v1alpha1.ConflictingRequest, Message: fmt.Sprintf("%s is %q and %s is %q: they contradict each other", said, joinAddrs(addrs), field, joinAddrs(more))}
+		added := func(a netip.Addr) bool { return !slices.Contains(addrs, a) }
+		switch {
+		case first == "":
+			addrs, first = more, field
+		case field == fieldLoadBalancerIP && !slices.ContainsFunc(more, added): // it repeats a part
+		case !slices.Equal(more, addrs):
+			return refusedFor(v1alpha1.ConflictingRequest, "%s is %q and %s is %q: they contradict each other",
+				first, joinAddrs(addrs), field, joinAddrs(more))
 		}
 		return v1alpha1.Refusal{}
 	}
 	for _, name := range v1alpha1.LoadBalancerIPsAnnotations {
 		if text := svc.Annotations[name]; text != "" {
-			if why := read("annotation "+name, text); why.Reason != "" {
-				return nil, why
+			if refusal := read("annotation "+name, text); refusal.Reason != "" {
+				return nil, refusal
 			}
 		}
 	}
 	if text := svc.Spec.LoadBalancerIP; text != "" {
-		if why := read(fieldLoadBalancerIP, text); why.Reason != "" {
-			return nil, why
+		if refusal := read(fieldLoadBalancerIP, text); refusal.Reason != "" {
+			return nil, refusal
 		}
 	}
 	for i, a := range addrs {
 		f := allocator.FamilyOf(a)
 		if !slices.ContainsFunc(families, func(w allocator.Want) bool { return w.Family == f }) {
-			return nil, invalid(said, "%s is %s, but the Service's spec.ipFamilies has no %s", a, f, f)
+			return nil, invalid(first, "%s is an %s address, but spec.ipFamilies does not contain %s", a, f, f)
 		}
-		if i > 0 && allocator.FamilyOf(addrs[i-1]) == f {
-			return nil, invalid(said, "more than one %s address", f)
+		if i > 0 && allocator.FamilyOf(addrs[i-1]) == f { // they are sorted
+			return nil, invalid(first, "must not list more than one %s address", f)
 		}
 	}
 	return addrs, v1alpha1.Refusal{}
@@ -266,11 +295,11 @@ func joinAddrs(addrs []netip.Addr) string {
 	return text
 }
 
-// maxKeyLength bounds what is written of a key into the record of its terms.
+// maxKeyLength bounds a sharing key, which is written into the record of its terms.
 const maxKeyLength = 253
 
-// sharingTerms are those under which a Service with a key shares its addresses, and
-// how they are recorded.
+// sharingTerms are the terms under which a Service with a sharing key shares its
+// addresses, and their record: policy, ports, backends and key.
 func sharingTerms(svc *corev1.Service, key string) (t allocator.Terms, recorded string) {
 	t = allocator.Terms{Key: key, Cluster: svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal}
 	if len(svc.Spec.Selector) > 0 {
@@ -293,32 +322,34 @@ func sharingTerms(svc *corev1.Service, key string) (t allocator.Terms, recorded 
 	return t, strings.Join([]string{policy, ports, t.Backends, key}, " ")
 }
 
-// boundedText is the text, or what stands for one that is too long for a record.
+// boundedText is the text, or its digest if it is too long for a record.
 func boundedText(text string) string {
-	const enough = 512
-	if len(text) <= enough {
+	const maxLength = 512
+	if len(text) <= maxLength {
 		return text
 	}
 	return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(text)))
 }
 
-// recordedSharingKey is the key in recorded terms.
+// recordedSharingKey is the sharing key in recorded terms.
 func recordedSharingKey(terms string) string {
 	parts := strings.SplitN(terms, " ", 4)
 	if key := parts[len(parts)-1]; len(key) <= maxKeyLength {
 		return key
 	}
-	return "" // we have not written this
+	return "" // the controller never records such a key
 }
 
-// shownAddresses are the addresses in the Service's status, with what is recorded about them.
+// shownAddresses are the addresses in the Service's status, with their recorded
+// pools. An entry that is not a canonical IP address is left out.
 func shownAddresses(svc *corev1.Service) []allocator.Have {
 	ingress := svc.Status.LoadBalancer.Ingress
 	if len(ingress) == 0 {
 		return nil
 	}
-	have := make([]allocator.Have, 0, len(ingress))
-	pools, leaving := config.ReadRecords(svc.Annotations[v1alpha1.AnnotationAllocatedFrom]), config.ReadRecords(svc.Annotations[v1alpha1.AnnotationLeaving])
+	shown := make([]allocator.Have, 0, len(ingress))
+	pools := config.ReadRecords(svc.Annotations[v1alpha1.AnnotationAllocatedFrom])
+	leaving := config.ReadRecords(svc.Annotations[v1alpha1.AnnotationLeaving])
 	for _, in := range ingress {
 		a, err := config.ParseAddr(in.IP)
 		if err != nil {
@@ -327,7 +358,7 @@ func shownAddresses(svc *corev1.Service) []allocator.Have {
 		h := allocator.Have{Addr: a}
 		h.Pool, _ = pools.Of(a)
 		_, h.Leaving = leaving.Of(a)
-		have = append(have, h)
+		shown = append(shown, h)
 	}
-	return have
+	return shown
 }

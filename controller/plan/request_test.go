@@ -128,21 +128,21 @@ func TestRequests(t *testing.T) {
 		{"two annotations, two addresses", service("a", annotated(own, "192.0.2.3"), annotated(metal, "192.0.2.4")), "ConflictingRequest", "metallb.io/loadBalancerIPs"},
 		{"two annotations, two pools", service("a", annotated(v1alpha1.AnnotationAddressPool, "p"), annotated("metallb.io/address-pool", "q")), "ConflictingRequest", `is "p" and annotation metallb.io/address-pool is "q"`},
 		{"two keys", service("a", annotated(v1alpha1.AnnotationAllowSharedIP, "x"), annotated("metallb.io/allow-shared-ip", "y")), "ConflictingRequest", ""},
-		{"an address of another pool than the one asked for", service("a", annotated(v1alpha1.AnnotationAddressPool, "q"), annotated(own, "192.0.2.3")), "ConflictingRequest", "192.0.2.3 is in pool p, but the Service asks for pool q"},
+		{"an address of another pool than the one asked for", service("a", annotated(v1alpha1.AnnotationAddressPool, "q"), annotated(own, "192.0.2.3")), "ConflictingRequest", "192.0.2.3 is in pool p, but the Service requests pool q"},
 		{"an address of the pool asked for", service("a", annotated(v1alpha1.AnnotationAddressPool, "p"), annotated(own, "192.0.2.3")), "192.0.2.3 Assigned", ""},
-		{"an address that is given up", service("a", annotated(own, "192.0.2.3"), annotated(v1alpha1.AnnotationRelease, "192.0.2.3")), "ConflictingRequest", "gives it up"},
+		{"an address that is given up", service("a", annotated(own, "192.0.2.3"), annotated(v1alpha1.AnnotationRelease, "192.0.2.3")), "ConflictingRequest", "annotation fairlead.io/release releases it"},
 		{"a contradiction keeps what is there", service("a", finalized, holding("192.0.2.9"), annotated(own, "192.0.2.3"), annotated(metal, "192.0.2.4")), "192.0.2.9 ConflictingRequest", ""},
 		{
 			"a contradiction about one family keeps both",
 			service("a", both, finalized, holding("192.0.2.9", "2001:db8::9"), annotated(v1alpha1.AnnotationAddressPool, "q"), annotated(own, "192.0.2.9")),
-			"192.0.2.9 2001:db8::9 ConflictingRequest", "192.0.2.9 is in pool p, but the Service asks for pool q",
+			"192.0.2.9 2001:db8::9 ConflictingRequest", "192.0.2.9 is in pool p, but the Service requests pool q",
 		},
-		{"a name that no pool can have", service("a", annotated(v1alpha1.AnnotationAddressPool, "p\n\x1b[31m ")), "InvalidRequest", `"p\n\x1b[31m ", which is asked for, can be the name of no pool`},
-		{"a long list", service("a", annotated(v1alpha1.AnnotationRelease, many)), "InvalidRequest", "annotation fairlead.io/release: more than 100 addresses"},
-		{"an IPv4-mapped address", service("a", annotated(own, "::ffff:192.0.2.3")), "InvalidRequest", `"::ffff:192.0.2.3" is no IP address`},
-		{"a zone", service("a", annotated(own, "2001:db8::1%eth0")), "InvalidRequest", "no IP address"},
-		{"a release that nobody understands", service("a", annotated(v1alpha1.AnnotationRelease, "yes")), "InvalidRequest", `annotation fairlead.io/release: "yes"`},
-		{"a renumbering that nobody understands", service("a", annotated(v1alpha1.AnnotationRenumber, "soon")), "InvalidRequest", `annotation fairlead.io/renumber: "soon" is neither`},
+		{"a name that no pool can have", service("a", annotated(v1alpha1.AnnotationAddressPool, "p\n\x1b[31m ")), "InvalidRequest", `invalid pool name "p\n\x1b[31m ": must be`},
+		{"a long list", service("a", annotated(v1alpha1.AnnotationRelease, many)), "InvalidRequest", "annotation fairlead.io/release: must not list more than 100 addresses"},
+		{"an IPv4-mapped address", service("a", annotated(own, "::ffff:192.0.2.3")), "InvalidRequest", `invalid IP address "::ffff:192.0.2.3"`},
+		{"a zone", service("a", annotated(own, "2001:db8::1%eth0")), "InvalidRequest", "invalid IP address"},
+		{"a release that nobody understands", service("a", annotated(v1alpha1.AnnotationRelease, "yes")), "InvalidRequest", `annotation fairlead.io/release: invalid IP address "yes"`},
+		{"a renumbering that nobody understands", service("a", annotated(v1alpha1.AnnotationRenumber, "soon")), "InvalidRequest", `annotation fairlead.io/renumber: invalid value "soon": must be "hold"`},
 		{"a long mistake is not repeated at length", service("a", annotated(own, strings.Repeat("ü", 5000))), "InvalidRequest", "ü…"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -336,7 +336,7 @@ func TestRenumbering(t *testing.T) {
 			s.Now = end.Add(-time.Second)
 			expect(t, s, old+" "+next+" Renumbering", "until "+end.Format(time.RFC3339))
 			s.Now, s.Speakers = end, nil
-			expect(t, s, old+" "+next+" Renumbering", "until that is announced")
+			expect(t, s, old+" "+next+" Renumbering", "until the new address is announced")
 			s.announce(next)
 			expect(t, s, next+" Assigned", "")
 		})
@@ -344,7 +344,7 @@ func TestRenumbering(t *testing.T) {
 	t.Run("second thoughts", func(t *testing.T) {
 		s := begin(t, "hold")
 		s.annotate("a", v1alpha1.AnnotationAddressPool, "p")
-		expect(t, s, next+" "+old+" Renumbering", next+" is kept beside the new address")
+		expect(t, s, next+" "+old+" Renumbering", next+" is kept alongside the new address")
 		s.annotate("a", v1alpha1.AnnotationRenumber, "")
 		expect(t, s, old+" Assigned", "")
 	})

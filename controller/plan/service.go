@@ -9,8 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-io/fairlead/allocator"
@@ -19,25 +17,26 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// ServicePlan is all that Fairlead says on a Service. The zero value says
-// nothing: it releases the Service.
+// ServicePlan is the desired state of all that Fairlead writes on a Service. The
+// zero value is empty: it releases the Service.
 type ServicePlan struct {
 	Finalizers []string
 	// The annotations' values; "" is none.
 	AllocatedFrom, SharedAs, Leaving string
 	// Ingress is written where Serves is true; otherwise status.loadBalancer
-	// is left to whoever wrote it.
+	// belongs to another controller and is left unchanged.
 	Serves     bool
 	Ingress    []corev1.LoadBalancerIngress
 	Conditions []metav1.Condition // without times
-	// NodePorts are given, and where ReturnsPorts is true all that were given
-	// are taken back, before anything else is written.
+	// NodePorts are allocated before anything else is written. Where
+	// ReleasesNodePorts is true, all that were allocated are released first.
 	NodePorts         []NodePort
 	ReleasesNodePorts bool
-	// OutOfPool are those addresses that their pools would not give any more,
-	// Overdue those whose time beside a new one is over, which nobody announces
-	// yet, and GivesUp those that the Service shows and loses, whatever comes in
-	// their place. None of it is written.
+	// OutOfPool are addresses that are kept although their pools would not assign
+	// them any more. Overdue are replaced addresses whose release is due, but
+	// whose replacement is not announced yet. Releases are addresses that the
+	// Service shows and does not keep, whether or not they are replaced. None of
+	// the three is written.
 	OutOfPool, Overdue, Releases []netip.Addr
 }
 
@@ -51,14 +50,17 @@ var providerFinalizers = []string{v1alpha1.FinalizerBareMetal, v1alpha1.Finalize
 
 func (d *decision) servicePlan(svc *serviceState, a allocator.Assignment) ServicePlan {
 	switch {
+	// Another controller serves it, or it is deleted: nothing of ours may stay.
 	case svc.choice.Verdict == providers.NotOurs || svc.DeletionTimestamp != nil:
 		return d.releasePlan(svc)
+	// No provider can be chosen yet. What it has already is kept.
 	case svc.choice.Verdict == providers.Undecided:
 		return refusedPlan(svc.Service, svc.choice.Reason, svc.choice.Message)
 	case svc.choice.Verdict == providers.OnAWS:
 		return d.awsPlan(svc, a)
 	}
 	p := d.bareMetalPlan(svc, a)
+	// It has moved from AWS: the load balancer is deleted after the addresses work.
 	if hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) {
 		d.keepBalancer(&p, svc, a)
 		p.Conditions[0].Message = config.Message(p.Conditions[0].Message)
@@ -66,29 +68,36 @@ func (d *decision) servicePlan(svc *serviceState, a allocator.Assignment) Servic
 	return p
 }
 
-// releasePlan releases a Service that is deleted, or that Fairlead does not serve
-// any more. What it has in the cloud is deleted first.
+// releasePlan is the plan for a Service that is deleted, or that Fairlead does not
+// serve any more. It keeps the finalizer until the cloud has deleted everything.
 func (d *decision) releasePlan(svc *serviceState) ServicePlan {
 	o := d.Cloud[svc.UID]
+	// Nothing is left outside the cluster: the empty plan removes everything.
 	if !hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) || o.Deleted() {
 		return ServicePlan{ReleasesNodePorts: hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) && hasNodePortsToRelease(svc.Service)}
 	}
-	reason, message := v1alpha1.Deleting, "AWS is deleting the balancer"
+	reason, message := v1alpha1.Deleting, "AWS is deleting the load balancer"
 	switch {
+	// Nothing can be deleted without a configured cloud: an administrator must act.
 	case d.Policy.AWSLacks != "":
 		reason, message = v1alpha1.CloudNotConfigured, d.Policy.AWSLacks
+	// The outcome of the last call explains why the Service is still there.
 	case o.Action == DeleteBalancer:
 		reason, message = o.Reason, o.Message
 	}
 	p := refusedPlan(svc.Service, reason, message)
+	// The status belongs to the controller of the Service's class now.
 	p.Serves = p.Serves && svc.choice.Verdict != providers.NotOurs
 	return p
 }
 
 func (d *decision) bareMetalPlan(svc *serviceState, a allocator.Assignment) ServicePlan {
+	// Another controller's host name must not be overwritten.
 	if text, foreign := foreignIngress(svc.Service); foreign {
-		return refusedPlan(svc.Service, v1alpha1.ForeignStatus, fmt.Sprintf("the status holds %q, which is no address of a pool: it is left to whoever wrote it", truncateText(text)))
+		message := "status.loadBalancer holds %q, which is not an address of a pool; it is left unchanged"
+		return refusedPlan(svc.Service, v1alpha1.ForeignStatus, fmt.Sprintf(message, truncateText(text)))
 	}
+	// Nor must an address that the allocator could not adopt.
 	for _, m := range a.Missing {
 		if m.Reason == v1alpha1.ForeignStatus {
 			return refusedPlan(svc.Service, m.Reason, m.Message)
@@ -96,7 +105,8 @@ func (d *decision) bareMetalPlan(svc *serviceState, a allocator.Assignment) Serv
 	}
 	provisioned := d.provisionedCondition(svc, a)
 	if svc.choice.Fallback != "" && len(a.Held) == 0 {
-		// Without an address it is nobody's yet, and AWS's once AWS can.
+		// It is served neither from a pool nor by AWS: without a finalizer, AWS
+		// takes it as soon as AWS can serve it.
 		return ServicePlan{Serves: len(svc.Status.LoadBalancer.Ingress) > 0, Conditions: []metav1.Condition{provisioned}, Releases: a.GivesUp}
 	}
 	p := ServicePlan{Serves: true, Finalizers: desiredFinalizers(svc.Service, v1alpha1.FinalizerBareMetal), Releases: a.GivesUp}
@@ -106,7 +116,8 @@ func (d *decision) bareMetalPlan(svc *serviceState, a allocator.Assignment) Serv
 	return p
 }
 
-// desiredFinalizers are those of a Service that the provider serves.
+// desiredFinalizers are the finalizers of a Service that the provider serves. A
+// Service with a class does not get that of the upstream service controller.
 func desiredFinalizers(svc *corev1.Service, provider string) []string {
 	if svc.Spec.LoadBalancerClass == nil {
 		return []string{provider, finalizerStandard}
@@ -114,7 +125,8 @@ func desiredFinalizers(svc *corev1.Service, provider string) []string {
 	return []string{provider}
 }
 
-// addAddresses adds addresses, and the records that go with them.
+// addAddresses adds addresses to the ingress, and records their pools, the times at
+// which they were replaced and the terms under which they are shared.
 func (p *ServicePlan) addAddresses(svc *serviceState, held []allocator.Held, now time.Time) {
 	mode := corev1.LoadBalancerIPModeVIP
 	p.Ingress = slices.Grow(p.Ingress, len(held))
@@ -134,6 +146,7 @@ func (p *ServicePlan) addAddresses(svc *serviceState, held []allocator.Held, now
 	}
 }
 
+// joinComma appends an element to a comma-separated list.
 func joinComma(list, element string) string {
 	if list == "" {
 		return element
@@ -141,14 +154,17 @@ func joinComma(list, element string) string {
 	return list + "," + element
 }
 
-// refusedPlan says why a Service is not served. What serves it already stays.
+// refusedPlan is the plan for a Service that is not served, with the reason in its
+// condition. What AWS serves already is kept.
 func refusedPlan(svc *corev1.Service, reason v1alpha1.Reason, message string) ServicePlan {
 	p := unchangedPlan(svc)
 	p.Conditions = []metav1.Condition{newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message)}
 	return p
 }
 
-// unchangedPlan says what a Service of AWS says already. Bare metal never hesitates.
+// unchangedPlan keeps what a Service on AWS has: its load balancer must not be
+// deleted, nor its ingress removed, because of a refusal. For a Service without
+// the AWS finalizer the plan is empty.
 func unchangedPlan(svc *corev1.Service) ServicePlan {
 	if !hasFinalizer(svc, v1alpha1.FinalizerAWS) {
 		return ServicePlan{}
@@ -163,34 +179,42 @@ func unchangedPlan(svc *corev1.Service) ServicePlan {
 			p.Finalizers = append(p.Finalizers, f)
 		}
 	}
+	// The API server clears the ingress of every other type.
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		p.Serves, p.Ingress = true, svc.Status.LoadBalancer.Ingress
 	}
 	return p
 }
 
+// provisionedCondition is the condition Provisioned of a Service on bare metal. It
+// is True if the Service has every address that it must have.
 func (d *decision) provisionedCondition(svc *serviceState, a allocator.Assignment) metav1.Condition {
 	refuse := func(reason v1alpha1.Reason, message string) metav1.Condition {
 		return newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message)
 	}
+	// An invalid request explains everything that is missing.
 	if svc.refusal.Reason != "" {
 		return refuse(svc.refusal.Reason, strings.Join(append([]string{svc.refusal.Message}, missingMessages(a.Missing)...), "; "))
 	}
 	fallback := svc.choice.Fallback
-	if why := requiredMissing(a.Missing); len(why) > 0 {
+	if missing := requiredMissing(a.Missing); len(missing) > 0 {
+		text := strings.Join(missingMessages(missing), "; ")
+		// AWS comes first in the message: the pool is only its fallback.
 		if fallback != "" {
-			return refuse(v1alpha1.CloudCannotServe, fallback+"; nor can a pool: "+strings.Join(missingMessages(why), "; "))
+			return refuse(v1alpha1.CloudCannotServe, fallback+"; a pool cannot serve it either: "+text)
 		}
-		return refuse(why[0].Reason, strings.Join(missingMessages(why), "; "))
+		return refuse(missing[0].Reason, text)
 	}
 	reason, message := d.heldMessage(svc, a)
+	// It is served, but not by the provider that it is meant for.
 	if fallback != "" {
 		reason, message = v1alpha1.CloudCannotServe, message+"; "+fallback
 	}
 	return newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionTrue, reason, message)
 }
 
-// heldMessage says what a Service has that has all that it must have.
+// heldMessage is the reason and message for a Service that has every address that
+// it must have. Renumbering takes precedence over OutOfPool.
 func (d *decision) heldMessage(svc *serviceState, a allocator.Assignment) (reason v1alpha1.Reason, message string) {
 	reason = v1alpha1.Assigned
 	for i, h := range a.Held {
@@ -199,11 +223,14 @@ func (d *decision) heldMessage(svc *serviceState, a allocator.Assignment) (reaso
 		}
 		addr := h.Addr.String()
 		switch {
+		// It was replaced, and is released later.
 		case h.Leaving:
 			reason = v1alpha1.Renumbering
-			message += addr + " is kept beside the new address " + d.retentionEnd(svc, h.Addr)
+			message += addr + " is kept alongside the new address " + d.retentionEnd(svc, h.Addr)
+		// An assigned address never moves by itself; only the message changes.
 		case h.OutOfPool:
 			message += addr + " is kept, although " + outOfPoolMessage(h)
+		// The pool was restricted to other Services after the assignment.
 		case h.Unselected:
 			message += addr + " is kept, although pool " + h.Pool + " does not select this Service any more"
 		default:
@@ -213,13 +240,13 @@ func (d *decision) heldMessage(svc *serviceState, a allocator.Assignment) (reaso
 			reason = v1alpha1.OutOfPool
 		}
 	}
-	for _, m := range a.Missing { // it can do without
+	for _, m := range a.Missing { // these are optional
 		message += "; no " + m.Family.String() + " address: " + m.Message
 	}
 	return reason, message
 }
 
-// outOfPoolMessage says what is wrong with an address that is out of its pool.
+// outOfPoolMessage explains why an address is out of its pool.
 func outOfPoolMessage(h allocator.Held) string {
 	if h.Pool == "" {
 		return "no pool contains it"
@@ -227,17 +254,19 @@ func outOfPoolMessage(h allocator.Held) string {
 	return "pool " + h.Pool + " does not contain it any more"
 }
 
-func requiredMissing(missing []allocator.Missing) (failures []allocator.Missing) {
+// requiredMissing are the missing addresses without which a Service is not
+// provisioned.
+func requiredMissing(missing []allocator.Missing) (required []allocator.Missing) {
 	for _, m := range missing {
 		if !m.Optional {
-			failures = append(failures, m)
+			required = append(required, m)
 		}
 	}
-	return failures
+	return required
 }
 
-func missingMessages(refusals []allocator.Missing) (all []string) {
-	for _, m := range refusals {
+func missingMessages(missing []allocator.Missing) (all []string) {
+	for _, m := range missing {
 		all = append(all, m.Message)
 	}
 	return all
@@ -247,12 +276,14 @@ func hasFinalizer(svc *corev1.Service, finalizer string) bool {
 	return slices.Contains(svc.Finalizers, finalizer)
 }
 
-// hasProviderFinalizer reports whether the Service's ingress is ours: a finalizer is the record.
+// hasProviderFinalizer reports whether the Service's ingress is Fairlead's: a
+// finalizer is the record of that.
 func hasProviderFinalizer(svc *corev1.Service) bool {
 	return slices.ContainsFunc(providerFinalizers, func(f string) bool { return hasFinalizer(svc, f) })
 }
 
-// hostIngress are the balancers' host names in the Service's status.
+// hostIngress are the entries of the Service's ingress that are host names of load
+// balancers.
 func hostIngress(svc *corev1.Service) (hosts []corev1.LoadBalancerIngress) {
 	for _, in := range svc.Status.LoadBalancer.Ingress {
 		if in.IP == "" {
@@ -262,8 +293,8 @@ func hostIngress(svc *corev1.Service) (hosts []corev1.LoadBalancerIngress) {
 	return hosts
 }
 
-// foreignIngress is what another implementation has put into the status that is no
-// address as we would write it: a host name, most often.
+// foreignIngress is the first ingress entry of another implementation that is not
+// an IP address in canonical form: most often a host name.
 func foreignIngress(svc *corev1.Service) (text string, foreign bool) {
 	if hasProviderFinalizer(svc) {
 		return "", false
@@ -276,7 +307,7 @@ func foreignIngress(svc *corev1.Service) (text string, foreign bool) {
 	return "", false
 }
 
-// allRecorded reports whether every address in the status was given by us.
+// allRecorded reports whether Fairlead assigned every address in the status.
 func allRecorded(svc *corev1.Service) bool {
 	return !slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
 		a, err := config.ParseAddr(in.IP)
@@ -290,15 +321,14 @@ func (p ServicePlan) Records() [len(v1alpha1.RecordAnnotations)]string {
 	return [...]string{p.AllocatedFrom, p.SharedAs, p.Leaving}
 }
 
-// IsZero reports whether the plan releases the Service: nothing of Fairlead's
-// stays on it.
+// IsZero reports whether the plan releases the Service: nothing that Fairlead
+// wrote stays on it.
 func (p ServicePlan) IsZero() bool {
 	return !p.Serves && len(p.Finalizers) == 0 && len(p.Conditions) == 0
 }
 
 // Managed reports whether plans are made for the Service: it is of type
-// LoadBalancer, or has anything that only Fairlead writes, which is to be removed
-// from it.
+// LoadBalancer, or carries state that only Fairlead writes and that must be removed.
 func Managed(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer || hasOwnState(svc)
 }
@@ -309,62 +339,8 @@ func hasOwnState(svc *corev1.Service) bool {
 	return hasProviderFinalizer(svc) || recorded || slices.ContainsFunc(svc.Status.Conditions, isOwnCondition)
 }
 
+// isOwnCondition reports whether the condition is one that Fairlead writes on
+// Services.
 func isOwnCondition(c metav1.Condition) bool {
 	return c.Type == v1alpha1.ConditionProvisioned || c.Type == v1alpha1.ConditionAnnounced
-}
-
-// surplusFinalizers are the provider finalizers on the Service that the plan
-// does not have.
-func (p ServicePlan) surplusFinalizers(svc *corev1.Service) (surplus []string) {
-	for _, f := range providerFinalizers {
-		if hasFinalizer(svc, f) && !slices.Contains(p.Finalizers, f) {
-			surplus = append(surplus, f)
-		}
-	}
-	return surplus
-}
-
-// Matches reports whether the Service has everything that the plan has, so that
-// there is nothing to write.
-func (p ServicePlan) Matches(svc *corev1.Service) bool {
-	missing := slices.ContainsFunc(p.Finalizers, func(f string) bool { return !hasFinalizer(svc, f) })
-	if missing || len(p.surplusFinalizers(svc)) > 0 || len(p.NodePorts) > 0 {
-		return false
-	}
-	for i, value := range p.Records() {
-		if svc.Annotations[v1alpha1.RecordAnnotations[i]] != value {
-			return false
-		}
-	}
-	if p.Serves && !slices.EqualFunc(p.Ingress, svc.Status.LoadBalancer.Ingress, sameIngress) {
-		return false
-	}
-	said := 0
-	for i := range svc.Status.Conditions {
-		if isOwnCondition(svc.Status.Conditions[i]) {
-			said++
-		}
-	}
-	return said == len(p.Conditions) && containsConditions(svc.Status.Conditions, p.Conditions)
-}
-
-func sameIngress(a, b corev1.LoadBalancerIngress) bool {
-	sameMode := a.IPMode == b.IPMode || a.IPMode != nil && b.IPMode != nil && *a.IPMode == *b.IPMode
-	return a.IP == b.IP && a.Hostname == b.Hostname && sameMode && equality.Semantic.DeepEqual(a.Ports, b.Ports)
-}
-
-// SameConditions compares all but the times, in any order.
-func SameConditions(have, want []metav1.Condition) bool {
-	return len(have) == len(want) && containsConditions(have, want)
-}
-
-// containsConditions reports whether all the wanted conditions are there.
-func containsConditions(have, want []metav1.Condition) bool {
-	for i := range want {
-		w, h := &want[i], apimeta.FindStatusCondition(have, want[i].Type)
-		if h == nil || h.Status != w.Status || h.Reason != w.Reason || h.Message != w.Message {
-			return false
-		}
-	}
-	return true
 }

@@ -4,15 +4,15 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// WithTransitionTimes returns the desired conditions with their times: a
-// condition that keeps its status keeps its lastTransitionTime, the others get
-// now.
+// WithTransitionTimes returns the desired conditions with their times: a condition
+// whose status has not changed keeps its lastTransitionTime, all others get now.
 func WithTransitionTimes(observed, desired []metav1.Condition, now metav1.Time) []metav1.Condition {
 	var out []metav1.Condition
 	for _, c := range desired {
@@ -25,9 +25,9 @@ func WithTransitionTimes(observed, desired []metav1.Condition, now metav1.Time) 
 	return out
 }
 
-// RemainingMetadata are the finalizers and the annotations of ours that an apply of the
-// plan has left on the Service, because another field manager owns them as well.
-// was is the Service before the apply, written what the apply returned.
+// RemainingMetadata are the finalizers and annotations of Fairlead's that an apply
+// of the plan has left on the Service, because another field manager owns them as
+// well. was is the Service before the apply, written what the apply returned.
 func (p ServicePlan) RemainingMetadata(was, written *corev1.Service) (finalizers, annotations []string) {
 	finalizers = p.surplusFinalizers(written)
 	if p.IsZero() && hasFinalizer(written, finalizerStandard) && (hasProviderFinalizer(was) || hasOwnState(written)) {
@@ -41,8 +41,8 @@ func (p ServicePlan) RemainingMetadata(was, written *corev1.Service) (finalizers
 	return finalizers, annotations
 }
 
-// WritesIngress reports whether the Service's ingress is ours to write: while it
-// is served, and when it is released with nothing but our addresses.
+// WritesIngress reports whether the plan writes the Service's ingress: while it is
+// served, and when it is released and shows only addresses that Fairlead assigned.
 func (p ServicePlan) WritesIngress(svc *corev1.Service) bool {
 	return p.Serves || p.IsZero() && len(svc.Status.LoadBalancer.Ingress) > 0 && allRecorded(svc)
 }
@@ -51,11 +51,11 @@ func (p ServicePlan) WritesIngress(svc *corev1.Service) bool {
 // condition that changes its status has the zero time.
 func (p ServicePlan) Written(svc *corev1.Service) *corev1.Service {
 	w := svc.DeepCopy()
-	gone := p.surplusFinalizers(svc)
+	removed := p.surplusFinalizers(svc)
 	if !slices.Contains(p.Finalizers, finalizerStandard) && (hasProviderFinalizer(svc) || p.IsZero() && hasOwnState(svc)) {
-		gone = append(gone, finalizerStandard)
+		removed = append(removed, finalizerStandard)
 	}
-	w.Finalizers = slices.DeleteFunc(w.Finalizers, func(f string) bool { return slices.Contains(gone, f) })
+	w.Finalizers = slices.DeleteFunc(w.Finalizers, func(f string) bool { return slices.Contains(removed, f) })
 	for _, f := range p.Finalizers {
 		if !hasFinalizer(w, f) {
 			w.Finalizers = append(w.Finalizers, f)
@@ -68,31 +68,90 @@ func (p ServicePlan) Written(svc *corev1.Service) *corev1.Service {
 			metav1.SetMetaDataAnnotation(&w.ObjectMeta, v1alpha1.RecordAnnotations[i], value)
 		}
 	}
-	if p.WritesIngress(svc) || hasProviderFinalizer(svc) { // what an apply of ours does not say again goes
+	// An apply removes the ingress that an earlier apply wrote and this one omits.
+	if p.WritesIngress(svc) || hasProviderFinalizer(svc) {
 		w.Status.LoadBalancer.Ingress = p.Ingress
 	}
 	p.writeConditions(w)
-	for _, given := range p.NodePorts {
+	for _, chosen := range p.NodePorts {
 		for i := range w.Spec.Ports {
-			if port := &w.Spec.Ports[i]; port.Port == given.Port && port.Protocol == given.Protocol {
-				port.NodePort = given.NodePort
+			if port := &w.Spec.Ports[i]; port.Port == chosen.Port && port.Protocol == chosen.Protocol {
+				port.NodePort = chosen.NodePort
 			}
 		}
 	}
 	return w
 }
 
-// writeConditions makes the Service's conditions of ours those of the plan, and
-// leaves the others where they are.
+// writeConditions replaces Fairlead's conditions on the Service by those of the
+// plan, and leaves the others unchanged.
 func (p ServicePlan) writeConditions(svc *corev1.Service) {
 	svc.Status.Conditions = slices.DeleteFunc(svc.Status.Conditions, func(c metav1.Condition) bool {
 		return isOwnCondition(c) && apimeta.FindStatusCondition(p.Conditions, c.Type) == nil
 	})
 	for _, c := range WithTransitionTimes(svc.Status.Conditions, p.Conditions, metav1.Time{}) {
-		if have := apimeta.FindStatusCondition(svc.Status.Conditions, c.Type); have != nil {
-			*have = c
+		if observed := apimeta.FindStatusCondition(svc.Status.Conditions, c.Type); observed != nil {
+			*observed = c
 		} else {
 			svc.Status.Conditions = append(svc.Status.Conditions, c)
 		}
 	}
+}
+
+// surplusFinalizers are the provider finalizers on the Service that the plan
+// does not have.
+func (p ServicePlan) surplusFinalizers(svc *corev1.Service) (surplus []string) {
+	for _, f := range providerFinalizers {
+		if hasFinalizer(svc, f) && !slices.Contains(p.Finalizers, f) {
+			surplus = append(surplus, f)
+		}
+	}
+	return surplus
+}
+
+// Matches reports whether the observed state of the Service is the desired one, so
+// that there is nothing to write.
+func (p ServicePlan) Matches(svc *corev1.Service) bool {
+	missing := slices.ContainsFunc(p.Finalizers, func(f string) bool { return !hasFinalizer(svc, f) })
+	// A plan has node ports only as long as they are not on the Service.
+	if missing || len(p.surplusFinalizers(svc)) > 0 || len(p.NodePorts) > 0 {
+		return false
+	}
+	for i, value := range p.Records() {
+		if svc.Annotations[v1alpha1.RecordAnnotations[i]] != value {
+			return false
+		}
+	}
+	// Where the Service is not served, the ingress belongs to another controller.
+	if p.Serves && !slices.EqualFunc(p.Ingress, svc.Status.LoadBalancer.Ingress, sameIngress) {
+		return false
+	}
+	own := 0 // a condition that the plan does not have must be removed
+	for i := range svc.Status.Conditions {
+		if isOwnCondition(svc.Status.Conditions[i]) {
+			own++
+		}
+	}
+	return own == len(p.Conditions) && containsConditions(svc.Status.Conditions, p.Conditions)
+}
+
+func sameIngress(a, b corev1.LoadBalancerIngress) bool {
+	sameMode := a.IPMode == b.IPMode || a.IPMode != nil && b.IPMode != nil && *a.IPMode == *b.IPMode
+	return a.IP == b.IP && a.Hostname == b.Hostname && sameMode && equality.Semantic.DeepEqual(a.Ports, b.Ports)
+}
+
+// SameConditions compares conditions in all but their times, in any order.
+func SameConditions(observed, desired []metav1.Condition) bool {
+	return len(observed) == len(desired) && containsConditions(observed, desired)
+}
+
+// containsConditions reports whether all desired conditions are among the observed.
+func containsConditions(observed, desired []metav1.Condition) bool {
+	for i := range desired {
+		d, o := &desired[i], apimeta.FindStatusCondition(observed, desired[i].Type)
+		if o == nil || o.Status != d.Status || o.Reason != d.Reason || o.Message != d.Message {
+			return false
+		}
+	}
+	return true
 }
