@@ -24,30 +24,33 @@ import (
 )
 
 const (
-	// callTimeout ends a call of the cloud; what it has begun, the next one finishes.
+	// callTimeout bounds a call of the cloud. Calls are idempotent: the next one
+	// completes what the last one started.
 	callTimeout = 2 * time.Minute
 
-	// firstCallRetry and lastCallRetry bound the wait after a call that failed.
+	// firstCallRetry and lastCallRetry bound the backoff after a failed call.
 	firstCallRetry, lastCallRetry = 5 * time.Second, 5 * time.Minute
 
-	// nodeDebounce is how long a change of the nodes waits for more of them.
+	// nodeDebounce is the debounce of changes of nodes.
 	nodeDebounce = 2 * time.Second
 
-	// firstSweep and sweepEvery are when the cloud looks for what belongs to no Service.
+	// firstSweep and sweepPeriod are the delay of the first sweep for orphans and the
+	// time between sweeps.
 	firstSweep, sweepPeriod = 10 * time.Minute, 4 * time.Hour
 
-	// jitter spreads what is periodic, as a share of its period.
+	// jitter spreads periodic calls, as a share of their period.
 	jitter = 0.2
 )
 
-// orphanSweeper is what a cloud may offer in addition: it looks for what it has made
-// for Services that are not live any more.
+// orphanSweeper is implemented by clouds that can search for resources of Services
+// that are not live any more.
 type orphanSweeper interface {
 	Sweep(ctx context.Context, live map[types.UID]bool) error
 }
 
-// balancers keeps the balancers of a cloud as the last wish wants them: several
-// at a time, but never two calls about one Service.
+// balancers reconciles the load balancers of a cloud with the desired state: several
+// at a time, but never with two concurrent calls for one Service. All methods may be
+// called concurrently; run may be called once.
 type balancers struct {
 	cloud           cloudprovider.LoadBalancer
 	cluster         string
@@ -66,13 +69,13 @@ type balancers struct {
 	live            map[types.UID]bool
 }
 
-// balancer is what is wanted of, and known about, one balancer.
+// balancer is the desired and the observed state of one load balancer.
 type balancer struct {
 	desired         plan.CloudRequest
 	attempted       plan.CloudRequest // at the last call
-	nodesGeneration int               // of the nodes that the cloud was told last
+	nodesGeneration int               // of the nodes in the last successful call
 	outcome         plan.CloudOutcome
-	callAt          time.Time // when to call again though nothing has changed
+	callAt          time.Time // when to call again even if nothing has changed
 }
 
 func newBalancers(o Options, wake func()) *balancers {
@@ -84,43 +87,45 @@ func newBalancers(o Options, wake func()) *balancers {
 	}
 }
 
-// setDesired tells the whole wish: what to do for which Services, for which nodes, and
-// which Services may have anything in the cloud at all. Where the wish has not
-// changed, nothing happens.
-func (b *balancers) setDesired(wish map[types.UID]plan.CloudRequest, live map[types.UID]bool, nodes []*corev1.Node) {
+// setDesired replaces the desired state: the requests by Service, the target nodes,
+// and the Services that may own resources in the cloud. Only what has changed is
+// enqueued.
+func (b *balancers) setDesired(desired map[types.UID]plan.CloudRequest, live map[types.UID]bool, nodes []*corev1.Node) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.live = live
-	moved := !plan.SameTargetNodes(b.nodes, nodes)
+	nodesChanged := !plan.SameTargetNodes(b.nodes, nodes)
 	b.nodes = nodes
-	if moved {
+	if nodesChanged {
 		b.nodesGeneration++
 	}
 	for uid := range b.byUID {
-		if _, wanted := wish[uid]; !wanted {
+		if _, requested := desired[uid]; !requested {
 			delete(b.byUID, uid)
 			b.backoff.Forget(uid)
 		}
 	}
-	for uid, want := range wish {
+	for uid, request := range desired {
 		known := b.byUID[uid]
-		if known == nil || known.desired.Action != want.Action {
-			known = &balancer{} // what is known of the opposite is worth nothing now
+		if known == nil || known.desired.Action != request.Action {
+			known = &balancer{} // the outcome of the opposite action is obsolete
 			b.byUID[uid] = known
 		}
-		changed := !plan.SameCloudRequest(known.desired, want)
-		known.desired = want
+		changed := !plan.SameCloudRequest(known.desired, request)
+		known.desired = request
 		switch {
+		// The owner has changed the Service: earlier failures do not delay it.
 		case changed:
 			b.backoff.Forget(uid)
 			b.queue.Add(uid)
-		case moved && want.Action == plan.EnsureBalancer:
+		// Nodes often change in groups.
+		case nodesChanged && request.Action == plan.EnsureBalancer:
 			b.queue.AddAfter(uid, nodeDebounce)
 		}
 	}
 }
 
-// outcomes are what is known of all balancers.
+// outcomes returns the last outcome for each Service.
 func (b *balancers) outcomes() map[types.UID]plan.CloudOutcome {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -131,7 +136,7 @@ func (b *balancers) outcomes() map[types.UID]plan.CloudOutcome {
 	return known
 }
 
-// run makes calls until ctx ends, and returns when the last one has returned.
+// run calls the cloud until ctx is done, and returns when the last call has returned.
 func (b *balancers) run(ctx context.Context) {
 	var calls sync.WaitGroup
 	defer calls.Wait()
@@ -154,7 +159,7 @@ func (b *balancers) run(ctx context.Context) {
 	b.queue.ShutDown()
 }
 
-// syncBalancer makes the call that is due about one Service, if any is.
+// syncBalancer makes the call that is due for one Service, if any.
 func (b *balancers) syncBalancer(ctx context.Context, uid types.UID) {
 	b.mu.Lock()
 	known := b.byUID[uid]
@@ -165,19 +170,20 @@ func (b *balancers) syncBalancer(ctx context.Context, uid types.UID) {
 	due, era, nodes := *known, b.nodesGeneration, b.nodes
 	b.mu.Unlock()
 
-	// The nodes are told first, also while something else is wrong: a balancer
-	// whose targets no longer exist serves nobody.
-	moved := due.nodesGeneration != era && due.outcome.Action == plan.EnsureBalancer && due.desired.Action == plan.EnsureBalancer
+	// Nodes are updated first, even if the Service is refused or in backoff: a load
+	// balancer whose targets no longer exist serves no traffic.
+	nodesChanged := due.nodesGeneration != era && due.outcome.Action == plan.EnsureBalancer && due.desired.Action == plan.EnsureBalancer
 	wait := time.Until(due.callAt)
 	early := wait > 0 && plan.SameCloudRequest(due.attempted, due.desired)
-	if early && !moved {
+	// Nothing is due: the item was enqueued before its time.
+	if early && !nodesChanged {
 		b.queue.AddAfter(uid, wait)
 		return
 	}
 	limited, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	told := moved && b.cloud.UpdateLoadBalancer(limited, b.cluster, due.desired.Service, nodes) == nil
-	onlyNodes := early && told
+	updated := nodesChanged && b.cloud.UpdateLoadBalancer(limited, b.cluster, due.desired.Service, nodes) == nil
+	onlyNodes := early && updated
 	var outcome plan.CloudOutcome
 	var err error
 	if onlyNodes {
@@ -187,22 +193,22 @@ func (b *balancers) syncBalancer(ctx context.Context, uid types.UID) {
 		outcome, err = b.callCloud(limited, due, nodes)
 	}
 	if ctx.Err() != nil {
-		return // what the call has come to is the next leader's to see
+		return // the outcome of a cancelled call is unknown; the next leader calls again
 	}
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.byUID[uid] != known {
-		return // the wish has turned meanwhile
+		return // the desired action has changed during the call
 	}
 	if !equality.Semantic.DeepEqual(known.outcome, outcome) {
 		b.outcomesChanged()
 	}
 	known.outcome, known.attempted = outcome, due.desired
-	if err == nil || told {
+	if err == nil || updated {
 		known.nodesGeneration = era
 	}
-	after := time.Until(due.callAt) // which nodes that come and go do not put off
+	after := time.Until(due.callAt) // changes of nodes do not postpone the resync
 	if !onlyNodes {
 		after = b.nextCall(uid, outcome, err)
 	} else if outcome.Reason == "" && outcome.Report.Again > 0 {
@@ -214,7 +220,7 @@ func (b *balancers) syncBalancer(ctx context.Context, uid types.UID) {
 	}
 }
 
-// nextCall is when the next call is due if nothing changes.
+// nextCall is the time until the next call if nothing changes.
 func (b *balancers) nextCall(uid types.UID, outcome plan.CloudOutcome, err error) time.Duration {
 	if retry := (*cloudapi.RetryError)(nil); errors.As(err, &retry) {
 		return retry.RetryAfter()
@@ -222,11 +228,13 @@ func (b *balancers) nextCall(uid types.UID, outcome plan.CloudOutcome, err error
 	if err != nil {
 		return b.backoff.When(uid)
 	}
+	// A report may request an earlier call than the resync.
 	b.backoff.Forget(uid)
 	return cmp.Or(outcome.Report.Again, wait.Jitter(b.resync, jitter))
 }
 
-// callCloud makes one call about a whole balancer.
+// callCloud ensures or deletes a load balancer. On failure the outcome keeps the
+// ingress and the report of the last success.
 func (b *balancers) callCloud(ctx context.Context, due balancer, nodes []*corev1.Node) (o plan.CloudOutcome, err error) {
 	svc := due.desired.Service
 	o = plan.CloudOutcome{Action: due.desired.Action, Ingress: due.outcome.Ingress, Report: due.outcome.Report}
@@ -238,9 +246,10 @@ func (b *balancers) callCloud(ctx context.Context, due balancer, nodes []*corev1
 		switch {
 		case err != nil:
 		case status == nil:
-			err = fmt.Errorf("ensure the balancer of Service %s: the cloud returned no status", plan.KeyOf(svc))
+			err = fmt.Errorf("ensure the load balancer of Service %s: the cloud returned no status", plan.KeyOf(svc))
 		default:
-			o.Ingress, o.Report = status.Ingress, b.balancerReport(svc, providers.Report{Ready: len(status.Ingress) > 0, Message: "the balancer is made"})
+			o.Ingress = status.Ingress
+			o.Report = b.balancerReport(svc, providers.Report{Ready: len(status.Ingress) > 0, Message: "the load balancer is provisioned"})
 		}
 	}
 	if err != nil {
@@ -249,34 +258,36 @@ func (b *balancers) callCloud(ctx context.Context, due balancer, nodes []*corev1
 	return o, err
 }
 
-// balancerReport is what the cloud says about a balancer beside its status; otherwise
-// is for a cloud that says nothing.
-func (b *balancers) balancerReport(svc *corev1.Service, otherwise providers.Report) providers.Report {
+// balancerReport is the cloud's report about a load balancer, in addition to its
+// status, or the default for a cloud that does not report.
+func (b *balancers) balancerReport(svc *corev1.Service, byDefault providers.Report) providers.Report {
 	if r, ok := b.cloud.(providers.Reporter); ok {
 		return r.Report(svc)
 	}
-	return otherwise
+	return byDefault
 }
 
-// callFailure is why a call has not done what it was asked to.
-func callFailure(to plan.CloudAction, err error) (v1alpha1.Reason, string) {
+// callFailure is the reason and message of a failed call.
+func callFailure(action plan.CloudAction, err error) (v1alpha1.Reason, string) {
+	// The owner or an administrator must change something.
 	if refusal := (*v1alpha1.Refusal)(nil); errors.As(err, &refusal) {
 		return refusal.Reason, refusal.Message
 	}
+	// The call is in progress, not failed: it is continued after a while.
 	if retry := (*cloudapi.RetryError)(nil); errors.As(err, &retry) {
-		if to == plan.DeleteBalancer {
+		if action == plan.DeleteBalancer {
 			return v1alpha1.Deleting, err.Error()
 		}
 		return v1alpha1.Provisioning, err.Error()
 	}
 	if errors.Is(err, cloudprovider.ImplementedElsewhere) {
-		return v1alpha1.CloudCannotServe, "the Service asks for a balancer of another implementation"
+		return v1alpha1.CloudCannotServe, "the Service requests a load balancer of another implementation"
 	}
 	return v1alpha1.CloudFailed, err.Error()
 }
 
-// sweepOrphans has the cloud look for what belongs to no Service. A cloud that is not
-// in use is not asked: it may not even be reachable from here.
+// sweepOrphans searches the cloud periodically for resources of Services that no
+// longer exist. A cloud that is not in use is not called: it may not be reachable.
 func (b *balancers) sweepOrphans(ctx context.Context, cloud orphanSweeper) {
 	for after := firstSweep; ; after = sweepPeriod {
 		select {
@@ -292,7 +303,7 @@ func (b *balancers) sweepOrphans(ctx context.Context, cloud orphanSweeper) {
 		}
 		limited, cancel := context.WithTimeout(ctx, callTimeout)
 		if err := cloud.Sweep(limited, live); err != nil && ctx.Err() == nil {
-			b.log.Warn("search for orphans failed", "error", err)
+			b.log.Warn("orphan sweep failed", "error", err)
 		}
 		cancel()
 	}

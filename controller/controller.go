@@ -24,21 +24,21 @@ import (
 )
 
 const (
-	// fieldManager owns what the controller applies.
+	// fieldManager owns the fields that the controller applies.
 	fieldManager = "fairlead-controller"
 
-	// writeTimeout ends a write whose answer does not come. It is shorter than
-	// what lies between a leader's renew deadline (10 s) and the end of its
-	// lease (15 s): a leader that was cut off has no write in flight when the
-	// next one begins.
+	// writeTimeout is shorter than the time between a leader's renew deadline (10 s)
+	// and the end of its lease (15 s): a leader that was cut off has no write in
+	// flight when the next one starts.
 	writeTimeout = 4 * time.Second
 
-	// firstRetry and lastRetry bound the wait after a pass with failed writes.
+	// firstRetry and lastRetry bound the backoff after a sync with failed writes.
 	firstRetry, lastRetry = 20 * time.Millisecond, 30 * time.Second
 )
 
-// Controller makes the statuses of Services, pools and advertisements say what
-// Decide wants them to say.
+// Controller reconciles the statuses of Services, pools, peers and advertisements
+// with the desired state that Decide returns. Watch and Run may be called
+// concurrently, each of them once.
 type Controller struct {
 	client   kubernetes.Interface
 	fairlead *client.Client
@@ -49,10 +49,10 @@ type Controller struct {
 
 	kinds         client.Informers // of Fairlead's own kinds
 	serviceLister *serviceLister
-	services      cache.SharedIndexInformer // lister's
+	services      cache.SharedIndexInformer // of serviceLister
 	nodes         cache.SharedIndexInformer
 	namespaces    cache.SharedIndexInformer
-	// nil where the API server has no ServiceCIDRs (before Kubernetes 1.33)
+	// serviceCIDRs is nil if the API server does not serve them (before Kubernetes 1.33).
 	serviceCIDRs cache.SharedIndexInformer
 
 	leading   chan struct{} // closed when this replica leads
@@ -72,7 +72,7 @@ type Controller struct {
 	outcomeUnknown atomic.Bool
 }
 
-// Options are a Controller's parts.
+// Options are the dependencies and settings of a Controller.
 type Options struct {
 	Client    kubernetes.Interface
 	Fairlead  *client.Client
@@ -80,16 +80,16 @@ type Options struct {
 	Events    record.EventRecorder
 	Log       *slog.Logger
 	Policy    providers.Policy
-	Parallel  int // writes, and calls of the cloud, at the same time
+	Parallel  int // the number of concurrent writes, and of concurrent calls of the cloud
 	NodePorts plan.PortRange
-	// Cloud makes the balancers of Services on AWS; nil while it lacks a setting,
-	// which Policy then names.
+	// Cloud ensures the load balancers of Services on AWS. It is nil if a setting is
+	// missing, which Policy then names.
 	Cloud   cloudprovider.LoadBalancer
-	Cluster string        // as the cloud knows it
-	Resync  time.Duration // between two looks at a balancer to which nothing has happened
+	Cluster string        // the cluster's name in the cloud
+	Resync  time.Duration // the period after which a load balancer is ensured again if nothing has changed
 }
 
-// New makes a Controller and asks for its informers.
+// New returns a Controller, and registers its informers with o.Informers.
 func New(o Options) (*Controller, error) {
 	registerMetrics()
 	c := &Controller{
@@ -115,10 +115,10 @@ func New(o Options) (*Controller, error) {
 	}
 	for _, i := range c.informers() {
 		if err := i.SetTransform(stripObject); err != nil {
-			return nil, fmt.Errorf("set up an informer: %w", err)
+			return nil, fmt.Errorf("set the transform of an informer: %w", err)
 		}
 		if _, err := i.AddEventHandler(c.handler(i)); err != nil {
-			return nil, fmt.Errorf("set up an informer: %w", err)
+			return nil, fmt.Errorf("add the event handler of an informer: %w", err)
 		}
 	}
 	return c, nil
@@ -132,11 +132,11 @@ func (c *Controller) informers() []cache.SharedIndexInformer {
 	return all
 }
 
-// isServed reports whether the API server has the resource.
+// isServed reports whether the API server serves the resource.
 func isServed(d discovery.DiscoveryInterface, groupVersion, resource string) (bool, error) {
 	list, err := d.ServerResourcesForGroupVersion(groupVersion)
 	if err != nil {
-		return false, fmt.Errorf("look for %s in %s: %w", resource, groupVersion, err)
+		return false, fmt.Errorf("discover %s in %s: %w", resource, groupVersion, err)
 	}
 	return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == resource }), nil
 }

@@ -16,11 +16,15 @@ import (
 // ErrLostLease is returned by RunElected when another replica may lead now.
 var ErrLostLease = errors.New("lost the leader lease")
 
-// RunElected runs work while this process, known as identity, holds the lease
-// that the configuration names. When ctx ends, work is let finish, and only then
-// is the lease released, so that the next leader never meets a write in flight.
-// A lease that was lost is not released: it may be another one's by now.
-func RunElected(ctx context.Context, client kubernetes.Interface, election componentbaseconfig.LeaderElectionConfiguration, identity string, work func(context.Context)) error {
+// RunElected runs work while this process, with this identity, holds the leader
+// lease of the configuration. When ctx is done, RunElected waits until work has
+// returned and only then releases the lease, so that no write of this leader is in
+// flight when the next one starts. A lost lease is not released: another replica may
+// hold it.
+func RunElected(
+	ctx context.Context, client kubernetes.Interface, election componentbaseconfig.LeaderElectionConfiguration,
+	identity string, work func(context.Context),
+) error {
 	if !election.LeaderElect {
 		work(ctx)
 		return nil
@@ -28,7 +32,7 @@ func RunElected(ctx context.Context, client kubernetes.Interface, election compo
 	lock, err := resourcelock.New(election.ResourceLock, election.ResourceNamespace, election.ResourceName,
 		client.CoreV1(), client.CoordinationV1(), resourcelock.ResourceLockConfig{Identity: identity})
 	if err != nil {
-		return fmt.Errorf("leader lease %s/%s: %w", election.ResourceNamespace, election.ResourceName, err)
+		return fmt.Errorf("create the lock of leader lease %s/%s: %w", election.ResourceNamespace, election.ResourceName, err)
 	}
 	var working sync.Mutex
 	leading, release := context.WithCancel(context.WithoutCancel(ctx))
@@ -43,8 +47,8 @@ func RunElected(ctx context.Context, client kubernetes.Interface, election compo
 		LeaseDuration: election.LeaseDuration.Duration,
 		RenewDeadline: election.RenewDeadline.Duration,
 		RetryPeriod:   election.RetryPeriod.Duration,
-		// client-go would release also after a renewal that failed, while work
-		// still runs.
+		// client-go would also release the lease after a failed renewal, while work
+		// is still running.
 		ReleaseOnCancel: false,
 		Name:            election.ResourceName,
 		Callbacks: leaderelection.LeaderCallbacks{
@@ -60,7 +64,7 @@ func RunElected(ctx context.Context, client kubernetes.Interface, election compo
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("leader election: %w", err)
+		return fmt.Errorf("create the leader elector: %w", err)
 	}
 	elector.Run(leading)
 	if ctx.Err() == nil {
@@ -72,7 +76,7 @@ func RunElected(ctx context.Context, client kubernetes.Interface, election compo
 	return releaseLease(context.WithoutCancel(ctx), lock)
 }
 
-// releaseLease gives the lease up, if it is still ours.
+// releaseLease releases the lease if this process still holds it.
 func releaseLease(ctx context.Context, lock resourcelock.Interface) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()

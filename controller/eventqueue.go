@@ -10,25 +10,25 @@ import (
 )
 
 const (
-	// maxQueuedEvents wait at the same time; any more are lost.
+	// maxQueuedEvents bounds the queue. Events beyond it are dropped.
 	maxQueuedEvents = 20_000
 
-	// writeQuietPeriod is how long the API server has been left alone by the
-	// controller's writes before Events come at their full pace.
+	// writeQuietPeriod is the time without writes to Services after which Events are
+	// written at the full rate.
 	writeQuietPeriod = time.Second
 
-	// eventInterval and slowEvents are the pace of Events, while nothing is written
-	// to Services and while something is.
+	// eventInterval is the time between two Events, eventIntervalWhileWriting the
+	// time between them while Services are written.
 	eventInterval, eventIntervalWhileWriting = 10 * time.Millisecond, 200 * time.Millisecond
 )
 
-// eventQueue holds Events back, so that in a burst they neither compete with the
-// addresses that they tell of, nor overflow client-go's queue.
+// eventQueue rate-limits Events, so that in a burst they neither compete with the
+// writes that they report nor overflow client-go's queue.
 type eventQueue struct {
 	recorder  record.EventRecorder
 	mu        sync.Mutex
 	waiting   []func()
-	lastWrite time.Time // the last write of something else
+	lastWrite time.Time // of a Service
 	added     chan struct{}
 }
 
@@ -36,52 +36,53 @@ func newEventQueue(r record.EventRecorder) *eventQueue {
 	return &eventQueue{recorder: r, added: make(chan struct{}, 1)}
 }
 
-// Event has the Event written, later.
-func (p *eventQueue) Event(object runtime.Object, kind, reason, message string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.waiting) >= maxQueuedEvents {
+// Event enqueues an Event.
+func (q *eventQueue) Event(object runtime.Object, kind, reason, message string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.waiting) >= maxQueuedEvents {
 		return
 	}
-	p.waiting = append(p.waiting, func() { p.recorder.Event(object, kind, reason, message) })
+	q.waiting = append(q.waiting, func() { q.recorder.Event(object, kind, reason, message) })
 	select {
-	case p.added <- struct{}{}:
+	case q.added <- struct{}{}:
 	default:
 	}
 }
 
-// noteWrite notes that something more important is being written.
-func (p *eventQueue) noteWrite() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.lastWrite = time.Now()
+// noteWrite records that a Service is being written, which has precedence.
+func (q *eventQueue) noteWrite() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.lastWrite = time.Now()
 }
 
-// nextEvent is the Event to write now, nil if none waits, and the wait after it.
-func (p *eventQueue) nextEvent() (event func(), pause time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.waiting) == 0 {
+// nextEvent removes the next Event from the queue, nil if it is empty, and returns
+// the time to wait after writing it.
+func (q *eventQueue) nextEvent() (event func(), pause time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.waiting) == 0 {
 		return nil, 0
 	}
-	event, p.waiting = p.waiting[0], p.waiting[1:]
-	if time.Since(p.lastWrite) < writeQuietPeriod {
+	event, q.waiting = q.waiting[0], q.waiting[1:]
+	if time.Since(q.lastWrite) < writeQuietPeriod {
 		return event, eventIntervalWhileWriting
 	}
 	return event, eventInterval
 }
 
-// run writes Events until ctx ends.
-func (p *eventQueue) run(ctx context.Context) {
+// run writes Events until ctx is done. Queued ones are dropped then.
+func (q *eventQueue) run(ctx context.Context) {
 	for {
-		event, pause := p.nextEvent()
+		event, pause := q.nextEvent()
 		if event != nil {
 			event()
 		} else {
 			select {
 			case <-ctx.Done():
 				return
-			case <-p.added:
+			case <-q.added:
 			}
 			continue
 		}

@@ -14,11 +14,12 @@ import (
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// maxIncremental is the number of changed Services from which on a full sync
-// costs less than an incremental one.
+// maxIncremental is the number of changed Services above which a full sync costs
+// less than an incremental one.
 const maxIncremental = 1000
 
-// pendingChanges are what has changed since the last sync.
+// pendingChanges collects what has changed since the last sync. Its methods may be
+// called concurrently.
 type pendingChanges struct {
 	mu       sync.Mutex
 	services map[types.NamespacedName]bool
@@ -47,8 +48,8 @@ func (c *pendingChanges) reset() {
 	c.services, c.other = nil, false
 }
 
-// take returns and removes the changed Services. It is not ok if an incremental
-// sync of them is not enough, or costs more than a full one.
+// take returns and removes the changed Services. It is not ok if other objects have
+// changed, or if a full sync costs less.
 func (c *pendingChanges) take() (keys []types.NamespacedName, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -62,13 +63,13 @@ func (c *pendingChanges) take() (keys []types.NamespacedName, ok bool) {
 	return keys, true
 }
 
-// fullSyncLimiter limits full syncs to a fraction of the time.
+// fullSyncLimiter rate-limits full syncs to a fraction of the time.
 type fullSyncLimiter struct {
 	mu   sync.Mutex
 	next time.Time
 }
 
-// ran records how long a full sync has taken to plan.
+// ran records the duration of a full sync, from which the next start follows.
 func (l *fullSyncLimiter) ran(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -81,6 +82,7 @@ func (l *fullSyncLimiter) wait() time.Duration {
 	return time.Until(l.next)
 }
 
+// requestFullSync enqueues a full sync as soon as the rate limit permits.
 func (c *Controller) requestFullSync() { c.queue.AddAfter(fullSync, c.limiter.wait()) }
 
 // handler returns the event handler of an informer: it filters out events that
@@ -108,11 +110,14 @@ func (c *Controller) handler(of cache.SharedIndexInformer) cache.ResourceEventHa
 		}
 		switch is.(type) {
 		case *v1alpha1.IPAddressPool, *v1alpha1.L2Advertisement, *v1alpha1.BGPPeer, *v1alpha1.BGPAdvertisement, *v1alpha1.Community:
-			c.queue.AddAfter(fullSync, fullSyncDelay) // to repair a status that is the controller's to write
+			// Another writer may have changed a status that the controller owns.
+			c.queue.AddAfter(fullSync, fullSyncDelay)
 		}
 	}}
 }
 
+// serviceHandler requests incremental syncs for changed Services, and full syncs
+// for those that release addresses or node ports.
 func (c *Controller) serviceHandler() cache.ResourceEventHandler {
 	changed := func(svc *corev1.Service) {
 		c.pending.add(plan.KeyOf(svc))
@@ -129,7 +134,7 @@ func (c *Controller) serviceHandler() cache.ResourceEventHandler {
 			switch {
 			case plan.Managed(svc) || plan.Managed(before):
 				changed(svc)
-			case hasNodePorts(before) && c.balancers != nil: // one may be free now
+			case hasNodePorts(before) && c.balancers != nil: // a node port may be free now
 				c.requestFullSync()
 			}
 		},

@@ -14,25 +14,27 @@ import (
 var (
 	servicesGauge = metrics.NewGaugeVec(&metrics.GaugeOpts{
 		Name:           "fairlead_services",
-		Help:           "Services that Fairlead says something on, by condition (Provisioned, Announced) and its reason.",
+		Help:           "Services with a Fairlead condition, by condition type (Provisioned, Announced) and reason.",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"condition", "reason"})
 
 	poolServicesGauge = metrics.NewGaugeVec(&metrics.GaugeOpts{
 		Name:           "fairlead_pool_services",
-		Help:           "Services that hold an address which came from the pool.",
+		Help:           "Services that hold an address assigned from the pool.",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"pool"})
 
 	poolAddressesGauge = metrics.NewGaugeVec(&metrics.GaugeOpts{
-		Name:           "fairlead_pool_addresses",
-		Help:           "Addresses of the pool, by family (ipv4, ipv6) and state: all that it can give (capacity), those that somebody holds (used), those that it can still give (free).",
+		Name: "fairlead_pool_addresses",
+		Help: "Addresses of the pool, by family (ipv4, ipv6) and state: " +
+			"capacity (can be assigned), used (held by a Service), free (can still be assigned).",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"pool", "family", "state"})
 
 	poolOutOfPoolGauge = metrics.NewGaugeVec(&metrics.GaugeOpts{
-		Name:           "fairlead_pool_out_of_pool_addresses",
-		Help:           "Addresses that came from the pool and that Services keep, although the pool does not contain them, or does not select these Services, any more.",
+		Name: "fairlead_pool_out_of_pool_addresses",
+		Help: "Addresses assigned from the pool that Services keep although the pool " +
+			"no longer contains them or no longer selects these Services.",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"pool"})
 )
@@ -45,8 +47,8 @@ var registerMetrics = sync.OnceFunc(func() {
 	}
 })
 
-// setMetrics makes the metrics say what the plan says. What the plan does not have,
-// they have no longer.
+// setMetrics sets all gauges to the state in the plan. Label values that the plan
+// does not contain are removed.
 func setMetrics(p plan.Plan) {
 	type state struct{ condition, reason string }
 	counts := map[state]int{}
@@ -65,21 +67,22 @@ func setMetrics(p plan.Plan) {
 		poolServicesGauge.WithLabelValues(name).Set(float64(pool.Status.Services))
 		poolOutOfPoolGauge.WithLabelValues(name).Set(float64(pool.Status.OutOfPool))
 		for family, usage := range map[string]v1alpha1.FamilyUsage{"ipv4": pool.Status.IPv4, "ipv6": pool.Status.IPv6} {
-			for state, value := range map[string]float64{"capacity": parseCount(usage.Capacity), "used": float64(usage.Used), "free": parseCount(usage.Free)} {
+			values := map[string]float64{"capacity": parseCount(usage.Capacity), "used": float64(usage.Used), "free": parseCount(usage.Free)}
+			for state, value := range values {
 				poolAddressesGauge.WithLabelValues(name, family, state).Set(value)
 			}
 		}
 	}
 }
 
-// conditionNames are the conditions' types without their group.
+// conditionNames are the condition types without their group.
 var conditionNames = map[string]string{v1alpha1.ConditionProvisioned: "Provisioned", v1alpha1.ConditionAnnounced: "Announced"}
 
-// parseCount is a count that a status writes as text, because it may be very large.
+// parseCount parses a count that is text in the status because it may exceed 64 bits.
 func parseCount(text string) float64 {
 	n, err := strconv.ParseFloat(text, 64)
 	if err != nil {
-		return 0 // it is not there
+		return 0 // the status has no such count
 	}
 	return n
 }

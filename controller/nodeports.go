@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -19,22 +20,23 @@ import (
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// nodePortManager owns the node ports that the controller has given, and
-// nothing else, so that they can be taken back and the user's cannot.
+// nodePortManager is the field manager of the node ports that the controller has
+// allocated, so that it releases those and never the user's.
 const nodePortManager = fieldManager + "-nodeport"
 
-// nodePortRange remembers what only the API server's refusals tell about the range.
+// nodePortRange keeps what the API server's refusals reveal about its range of node
+// ports. Its methods may be called concurrently.
 type nodePortRange struct {
 	mu      sync.Mutex
 	inRange plan.PortRange
 	refused map[int32]time.Time
 }
 
-// refusedPortTTL is when a refused port is tried again: the API server finds
-// ports that nobody has any more every three minutes.
+// refusedPortTTL is the time after which a refused port is tried again: every three
+// minutes the API server releases ports that no Service has any more.
 const refusedPortTTL = 5 * time.Minute
 
-// current is the range as far as it is known.
+// current returns the range and the refused ports, as far as they are known.
 func (n *nodePortRange) current() plan.PortRange {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -50,13 +52,14 @@ func (n *nodePortRange) current() plan.PortRange {
 	return r
 }
 
-// The API server tells its range, and which port is taken, in these words only.
+// Only these texts of the API server contain its range and the allocated port.
 var (
 	allocatedPortMessage = regexp.MustCompile(`Invalid value: (\d+): provided port is already allocated`)
 	portRangeMessage     = regexp.MustCompile(`not in the valid range\. The range of valid ports is (\d+-\d+)`)
 )
 
-// learnFromRefusal reports whether the refusal tells something that leads to another choice.
+// learnFromRefusal records what the refusal reveals, and reports whether it leads to
+// another choice of ports.
 func (n *nodePortRange) learnFromRefusal(refusal string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -82,19 +85,19 @@ func (n *nodePortRange) learnFromRefusal(refusal string) bool {
 	return len(found) > 0
 }
 
-// writeNodePorts gives the Service its node ports, or takes all back that were
-// given. It applies, so that the user's own applies keep what was given.
+// writeNodePorts allocates the node ports of the plan, or releases all that were
+// allocated. Server-side apply keeps both the user's node ports and these ones.
 func (c *Controller) writeNodePorts(ctx context.Context, svc *corev1.Service, p plan.ServicePlan) (changed bool, err error) {
 	metadata, spec := objectIdentity(svc), map[string]any{}
 	if len(p.NodePorts) > 0 {
-		given, err := c.appliedNodePorts(ctx, svc)
+		ports, err := c.appliedNodePorts(ctx, svc)
 		if err != nil {
 			return false, err
 		}
 		for _, n := range p.NodePorts {
-			given = append(given, map[string]any{"port": n.Port, "protocol": n.Protocol, "nodePort": n.NodePort})
+			ports = append(ports, map[string]any{"port": n.Port, "protocol": n.Protocol, "nodePort": n.NodePort})
 		}
-		spec["ports"] = given
+		spec["ports"] = ports
 	}
 	body, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
 	if err != nil {
@@ -104,7 +107,7 @@ func (c *Controller) writeNodePorts(ctx context.Context, svc *corev1.Service, p 
 	options.FieldManager = nodePortManager
 	written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.ApplyPatchType, body, options)
 	if apierrors.IsInvalid(err) && c.nodePorts.learnFromRefusal(err.Error()) {
-		c.queue.Add(fullSync) // which chooses other ports
+		c.queue.Add(fullSync) // it chooses other ports
 		return true, nil
 	}
 	if err != nil {
@@ -114,28 +117,28 @@ func (c *Controller) writeNodePorts(ctx context.Context, svc *corev1.Service, p 
 	return written.ResourceVersion != svc.ResourceVersion, nil
 }
 
-// appliedNodePorts are the node ports that were given to the Service already: an
-// apply takes back what it does not repeat.
-func (c *Controller) appliedNodePorts(ctx context.Context, svc *corev1.Service) (given []map[string]any, err error) {
+// appliedNodePorts are the node ports that were allocated before: an apply would
+// release those that it omits.
+func (c *Controller) appliedNodePorts(ctx context.Context, svc *corev1.Service) (applied []map[string]any, err error) {
 	live, err := c.client.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("get Service %s: %w", plan.KeyOf(svc), err)
 	}
 	if live.UID != svc.UID || live.ResourceVersion != svc.ResourceVersion {
 		c.ownWrites.observe(live)
-		return nil, apierrors.NewConflict(schema.GroupResource{Resource: "services"}, svc.Name, fmt.Errorf("it has changed since"))
+		return nil, apierrors.NewConflict(schema.GroupResource{Resource: "services"}, svc.Name, errors.New("the Service has changed"))
 	}
-	ours, err := applycorev1.ExtractService(live, nodePortManager)
+	own, err := applycorev1.ExtractService(live, nodePortManager)
 	if err != nil {
-		return nil, fmt.Errorf("read who owns the fields of Service %s: %w", plan.KeyOf(svc), err)
+		return nil, fmt.Errorf("extract the applied node ports of Service %s: %w", plan.KeyOf(svc), err)
 	}
-	if ours.Spec == nil {
+	if own.Spec == nil {
 		return nil, nil
 	}
-	for _, p := range ours.Spec.Ports {
+	for _, p := range own.Spec.Ports {
 		if p.Port != nil && p.Protocol != nil && p.NodePort != nil {
-			given = append(given, map[string]any{"port": *p.Port, "protocol": *p.Protocol, "nodePort": *p.NodePort})
+			applied = append(applied, map[string]any{"port": *p.Port, "protocol": *p.Protocol, "nodePort": *p.NodePort})
 		}
 	}
-	return given, nil
+	return applied, nil
 }

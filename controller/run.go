@@ -21,12 +21,12 @@ import (
 const fullSync, incrementalSync = "full", "incremental"
 
 const (
-	// fullSyncDelay is the time from an incremental sync, or from a change that
-	// affects no allocation, to the full sync that follows it.
+	// fullSyncDelay is the debounce of the full sync that follows an incremental one,
+	// or a change that affects no allocation.
 	fullSyncDelay = time.Second
 
-	// fullSyncShare limits full syncs to a fraction of the time, one in so many:
-	// in a burst the API server can use the rest.
+	// fullSyncShare limits full syncs to one fifth of the time: in a burst the API
+	// server can use the rest.
 	fullSyncShare = 5
 )
 
@@ -40,7 +40,7 @@ func (c *Controller) Watch(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 		return
-	case <-c.leading:
+	case <-c.leading: // a leader lists at once
 	case <-time.After(listDelay):
 	}
 	c.services.RunWithContext(ctx)
@@ -60,7 +60,8 @@ func (c *Controller) Run(ctx context.Context) {
 	if !cache.WaitFor(ctx, "", synced...) {
 		return // ctx is done
 	}
-	// The watch may not have delivered the writes of the last leader yet.
+	// Fresh first list: unless the cache was listed while this replica led, it may
+	// lack the last writes of the previous leader.
 	c.outcomeUnknown.Store(!c.serviceLister.listedAsLeader.Load())
 	c.log.Info("controller started", "provider", c.policy.Mode)
 	if c.balancers != nil {
@@ -68,7 +69,7 @@ func (c *Controller) Run(ctx context.Context) {
 		defer calls.Wait()
 		calls.Go(func() { c.balancers.run(ctx) })
 	}
-	c.queue.Add(fullSync)
+	c.queue.Add(fullSync) // even if no event has arrived
 	for {
 		key, shutdown := c.queue.Get()
 		if shutdown {
@@ -79,20 +80,23 @@ func (c *Controller) Run(ctx context.Context) {
 	}
 }
 
-// sync runs one sync, and retries a failed one with backoff.
+// sync runs one sync. A failed one is retried with backoff, as a full sync.
 func (c *Controller) sync(ctx context.Context, key string) {
 	var err error
 	if key == incrementalSync {
 		done := false
+		// What an incremental sync cannot decide is left to a full one.
 		if done, err = c.syncIncrementally(ctx); !done {
 			c.requestFullSync()
 			return
 		}
+		// The statuses of pools, and the metrics, follow with a full sync.
 		c.queue.AddAfter(fullSync, fullSyncDelay)
 	} else {
 		err = c.syncFully(ctx)
 	}
 	if err != nil {
+		// A conflict is expected: the watch has not delivered another writer's change.
 		if !apierrors.IsConflict(err) {
 			c.log.Warn("writes failed, retrying", "error", err)
 		}
@@ -109,14 +113,15 @@ func (c *Controller) sync(ctx context.Context, key string) {
 // syncFully plans for all objects and writes what differs from the plan. A write
 // that was started is completed even if ctx is done.
 func (c *Controller) syncFully(ctx context.Context) error {
+	// Addresses that a write may have assigned must not be assigned to others.
 	if c.outcomeUnknown.Load() {
 		if err := c.listServices(ctx); err != nil {
 			return err
 		}
 		c.outcomeUnknown.Store(false)
 	}
-	began := time.Now()
-	c.pending.reset()
+	started := time.Now()
+	c.pending.reset() // before the snapshot, so that no later change is missed
 	snapshot := c.snapshot()
 	desired := c.planner.Decide(snapshot)
 	if !desired.RequeueAt.IsZero() {
@@ -126,13 +131,14 @@ func (c *Controller) syncFully(ctx context.Context) error {
 		c.balancers.setDesired(desired.Cloud, desired.LiveServices, plan.TargetNodes(snapshot.Nodes))
 	}
 	setMetrics(desired)
-	c.limiter.ran(time.Since(began))
+	c.limiter.ran(time.Since(started))
 	return c.write(ctx, snapshot, desired)
 }
 
 // syncIncrementally plans for the changed Services only, and writes what differs
-// from the plan. It is not done if that needs a full sync.
+// from the plan. It returns false if a full sync is needed instead.
 func (c *Controller) syncIncrementally(ctx context.Context) (done bool, err error) {
+	// Only a full sync lists all Services.
 	if c.outcomeUnknown.Load() {
 		return false, nil
 	}
@@ -142,21 +148,24 @@ func (c *Controller) syncIncrementally(ctx context.Context) (done bool, err erro
 	}
 	defer func() {
 		if !done {
-			c.pending.addOther() // the state for incremental syncs does not know them
+			c.pending.addOther() // these changes were taken, and are in no plan
 		}
 	}()
 	var services []*corev1.Service
 	for _, key := range keys {
 		cached, exists, err := c.services.GetStore().GetByKey(key.String())
+		// A deleted Service releases addresses.
 		if err != nil || !exists {
 			return false, nil
 		}
+		// Read your own writes: the cache may be stale.
 		svc := c.ownWrites.newest(cached.(*corev1.Service))
 		if svc == nil {
 			return false, nil
 		}
 		services = append(services, svc)
 	}
+	// Without free addresses, or with sharing, other Services matter.
 	planned, ok := c.planner.DecideChanged(services, time.Now())
 	if !ok {
 		return false, nil
@@ -181,9 +190,10 @@ func (c *Controller) listServices(ctx context.Context) error {
 	return nil
 }
 
-// snapshot returns the newest known state of all objects.
+// snapshot returns the newest known state of all objects: the informer caches, with
+// the controller's own writes to Services over them.
 func (c *Controller) snapshot() plan.Snapshot {
-	reached := c.services.LastSyncResourceVersion() // before the objects, which may be newer but not older
+	reached := c.services.LastSyncResourceVersion() // read before the objects, which may be newer but not older
 	s := plan.Snapshot{
 		Policy:     c.policy,
 		Objects:    c.kinds.Objects(),

@@ -19,25 +19,25 @@ import (
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// listDelay is how long a replica that starts waits for the lease before it
-// lists all Services. One that gets it at once lists only once.
+// listDelay is how long a replica waits for the lease after its start before it
+// lists all Services. A replica that gets the lease within it lists only once.
 const listDelay = 2 * time.Second
 
-// serviceLister lists and watches the Services. Its lists are quorum reads: one that
-// was begun while this replica led is as fresh as a new leader needs it.
+// serviceLister lists and watches the Services. Its lists are quorum reads: a list
+// that was started while this replica led contains all writes of previous leaders.
 type serviceLister struct {
 	client         kubernetes.Interface
 	leading        atomic.Bool
-	listedAsLeader atomic.Bool // the last list was begun while leading
+	listedAsLeader atomic.Bool // the last list was started while leading
 }
 
-// newInformer is a cache of all Services. They come as a list: to have the first
-// ones streamed one by one takes longer.
+// newInformer returns an informer of all Services. It starts with a list, which is
+// faster than to stream the Services one by one.
 func (l *serviceLister) newInformer() cache.SharedIndexInformer {
 	return cache.NewSharedIndexInformer(listOnly{&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			leading := l.leading.Load()
-			if options.ResourceVersion == "0" { // any: the first list
+			if options.ResourceVersion == "0" { // the first list: any version would do for client-go
 				options.ResourceVersion, options.Limit = "", 0
 			}
 			list, err := l.client.CoreV1().Services(metav1.NamespaceAll).List(ctx, options)
@@ -56,13 +56,13 @@ func (l *serviceLister) newInformer() cache.SharedIndexInformer {
 	})
 }
 
-// listOnly asks for a list where client-go prefers a stream.
+// listOnly makes an informer list where client-go prefers to stream.
 type listOnly struct{ *cache.ListWatch }
 
-// IsWatchListSemanticsUnSupported is how client-go asks.
+// IsWatchListSemanticsUnSupported disables streaming in client-go.
 func (listOnly) IsWatchListSemanticsUnSupported() bool { return true }
 
-// ownWrites is a plan.Overlay that writes in parallel may use.
+// ownWrites is a plan.Overlay whose methods may be called concurrently.
 type ownWrites struct {
 	mu      sync.Mutex
 	overlay plan.Overlay
@@ -92,9 +92,9 @@ func (o *ownWrites) newest(cached *corev1.Service) *corev1.Service {
 	return o.overlay.Newest(cached)
 }
 
-// The indices of the cache of Services: those that plans are made for, and those
-// of the others that occupy node ports. Beside 50,000 other Services a sync reads
-// no more than these.
+// The indices of the cache of Services: those that are Managed, and those of the
+// others that occupy node ports. A sync reads only these, however many other
+// Services there are.
 const managedIndex, nodePortsIndex = "managed", "node-ports"
 
 // member is the one value of both indices.
@@ -111,7 +111,7 @@ func indexIf(is bool) []string {
 func (c *Controller) indexed(index string) []*corev1.Service {
 	objects, err := c.services.GetIndexer().ByIndex(index, member)
 	if err != nil {
-		panic(fmt.Sprintf("the cache of Services has no index %s: %v", index, err))
+		panic(fmt.Sprintf("read index %s of the cache of Services: %v", index, err))
 	}
 	services := make([]*corev1.Service, len(objects))
 	for i, o := range objects {
@@ -133,8 +133,8 @@ func stripObject(object any) (any, error) {
 	return client.Strip(object)
 }
 
-// stripService drops the managed fields and, of a Service that no plan is made
-// for, all that does not identify it or occupy an address or a port.
+// stripService removes the managed fields and, from a Service that is not Managed,
+// everything except its identity, its addresses and its node ports.
 func stripService(svc *corev1.Service) {
 	svc.ManagedFields = nil
 	if plan.Managed(svc) {

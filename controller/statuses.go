@@ -16,19 +16,20 @@ import (
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// write writes what differs from the plan.
+// write writes every object whose observed state differs from the plan.
 func (c *Controller) write(ctx context.Context, snapshot plan.Snapshot, desired plan.Plan) error {
 	var others []*v1alpha1.IPAddressPool
 	first := c.newWrites(ctx)
 	for _, pool := range snapshot.Objects.Pools {
 		if p := desired.Pools[pool.Name]; p.InUse && !slices.Contains(pool.Finalizers, v1alpha1.FinalizerPoolInUse) {
-			// Before the first Service: who deletes the pool then finds it in use.
+			// The finalizer must be there before the first Service has an address:
+			// otherwise the pool could be deleted in between.
 			first.start(func(ctx context.Context) error { return c.writePool(ctx, pool, p) })
 		} else {
 			others = append(others, pool)
 		}
 	}
-	failed := first.wait() // Services do not depend on it
+	failed := first.wait() // a failure must not keep Services from being written
 	w := c.newWrites(ctx)
 	c.writeServices(w, desired.Changes)
 	for _, pool := range others {
@@ -49,25 +50,28 @@ func (c *Controller) write(ctx context.Context, snapshot plan.Snapshot, desired 
 	return failed
 }
 
+// writePool writes the finalizer or, if that is as desired, the status of a pool.
 func (c *Controller) writePool(ctx context.Context, pool *v1alpha1.IPAddressPool, p plan.PoolPlan) error {
-	if has := slices.Contains(pool.Finalizers, v1alpha1.FinalizerPoolInUse); has != p.InUse && (has || pool.DeletionTimestamp == nil) {
-		// The status follows when the watch brings the pool's next version.
+	has := slices.Contains(pool.Finalizers, v1alpha1.FinalizerPoolInUse)
+	// The API server refuses new finalizers on a terminating object.
+	if has != p.InUse && (has || pool.DeletionTimestamp == nil) {
+		// The status is written when the watch has delivered the pool's next version.
 		if p.InUse {
 			metadata := objectIdentity(pool)
 			metadata["finalizers"] = []string{v1alpha1.FinalizerPoolInUse}
 			return applyObject(ctx, c.fairlead.Pools, "IPAddressPool", map[string]any{"metadata": metadata})
 		}
-		_, err := c.fairlead.Pools.Patch(ctx, pool.Name, types.MergePatchType, encodePatch(finalizersPatch(pool, v1alpha1.FinalizerPoolInUse)), metav1.PatchOptions{FieldManager: fieldManager})
-		if err != nil {
-			return fmt.Errorf("release IPAddressPool %s: %w", pool.Name, err)
+		body, options := encodePatch(finalizersPatch(pool, v1alpha1.FinalizerPoolInUse)), metav1.PatchOptions{FieldManager: fieldManager}
+		if _, err := c.fairlead.Pools.Patch(ctx, pool.Name, types.MergePatchType, body, options); err != nil {
+			return fmt.Errorf("remove the finalizer of IPAddressPool %s: %w", pool.Name, err)
 		}
 		return nil
 	}
 	return writeStatus(ctx, c, c.fairlead.Pools, "IPAddressPool", pool, &pool.Status, &p.Status)
 }
 
-// conditionedStatus is that of one of Fairlead's kinds. Its conditions are compared
-// without their times.
+// conditionedStatus is the status of one of Fairlead's kinds. Its conditions are
+// compared without their times.
 type conditionedStatus interface{ GetConditions() *[]metav1.Condition }
 
 // writeStatuses writes the statuses of all objects of a kind that differ from the
@@ -82,21 +86,23 @@ func writeStatuses[T client.Object, L runtime.Object, V any, S interface {
 	}
 }
 
-// writeStatus makes the object's status say what is wanted and, where that is a
-// new problem, says so in the log.
-func writeStatus[T client.Object, L runtime.Object, S conditionedStatus](ctx context.Context, c *Controller, r client.Resource[T, L], kind string, object T, have, want S) error {
-	conditions := want.GetConditions()
-	changed := !plan.SameConditions(*have.GetConditions(), *conditions)
-	*conditions = plan.WithTransitionTimes(*have.GetConditions(), *conditions, metav1.Now())
-	if !changed && equality.Semantic.DeepEqual(have, want) {
+// writeStatus writes the desired status of the object if it differs from the
+// observed one, and logs a problem that is new.
+func writeStatus[T client.Object, L runtime.Object, S conditionedStatus](
+	ctx context.Context, c *Controller, r client.Resource[T, L], kind string, object T, observed, desired S,
+) error {
+	conditions := desired.GetConditions()
+	changed := !plan.SameConditions(*observed.GetConditions(), *conditions)
+	*conditions = plan.WithTransitionTimes(*observed.GetConditions(), *conditions, metav1.Now())
+	if !changed && equality.Semantic.DeepEqual(observed, desired) {
 		return nil
 	}
-	if err := applyStatus(ctx, r, kind, object, want); err != nil {
+	if err := applyStatus(ctx, r, kind, object, desired); err != nil {
 		return err
 	}
 	ready := apimeta.FindStatusCondition(*conditions, v1alpha1.ConditionReady)
-	was := apimeta.FindStatusCondition(*have.GetConditions(), v1alpha1.ConditionReady)
-	if ready != nil && ready.Status == metav1.ConditionFalse && (was == nil || was.Message != ready.Message) {
+	before := apimeta.FindStatusCondition(*observed.GetConditions(), v1alpha1.ConditionReady)
+	if ready != nil && ready.Status == metav1.ConditionFalse && (before == nil || before.Message != ready.Message) {
 		c.log.Warn("object has problems", "kind", kind, "object", object.GetName(), "reason", ready.Reason, "message", ready.Message)
 	}
 	return nil

@@ -24,7 +24,10 @@ import (
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
-func applyStatus[T client.Object, L runtime.Object](ctx context.Context, r client.Resource[T, L], kind string, object T, status any) error {
+// applyStatus applies the status of an object of one of Fairlead's kinds.
+func applyStatus[T client.Object, L runtime.Object](
+	ctx context.Context, r client.Resource[T, L], kind string, object T, status any,
+) error {
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(status)
 	if err != nil {
 		return fmt.Errorf("encode the status of %s %s: %w", kind, object.GetName(), err)
@@ -32,7 +35,10 @@ func applyStatus[T client.Object, L runtime.Object](ctx context.Context, r clien
 	return applyObject(ctx, r, kind, map[string]any{"metadata": objectIdentity(object), "status": content}, "status")
 }
 
-func applyObject[T client.Object, L runtime.Object](ctx context.Context, r client.Resource[T, L], kind string, content map[string]any, subresources ...string) error {
+// applyObject applies the content, whose metadata is an objectIdentity.
+func applyObject[T client.Object, L runtime.Object](
+	ctx context.Context, r client.Resource[T, L], kind string, content map[string]any, subresources ...string,
+) error {
 	content["apiVersion"], content["kind"] = v1alpha1.GroupVersion.String(), kind
 	name := content["metadata"].(map[string]any)["name"].(string)
 	body, err := json.Marshal(content)
@@ -45,13 +51,14 @@ func applyObject[T client.Object, L runtime.Object](ctx context.Context, r clien
 	return nil
 }
 
-// objectIdentity names the very object, in the very version, that was decided upon.
+// objectIdentity is the metadata that limits an apply to the object and version that
+// was decided upon (optimistic locking).
 func objectIdentity(o metav1.Object) map[string]any {
 	return map[string]any{"name": o.GetName(), "uid": o.GetUID(), "resourceVersion": o.GetResourceVersion()}
 }
 
-// finalizersPatch is a merge patch that takes finalizers off the object, whoever owns
-// them.
+// finalizersPatch is the metadata of a merge patch that removes finalizers from the
+// object, whichever field manager owns them.
 func finalizersPatch(o metav1.Object, finalizers ...string) map[string]any {
 	return map[string]any{
 		"uid": o.GetUID(), "resourceVersion": o.GetResourceVersion(),
@@ -59,7 +66,7 @@ func finalizersPatch(o metav1.Object, finalizers ...string) map[string]any {
 	}
 }
 
-// encodePatch is a merge patch of an object's metadata.
+// encodePatch encodes a merge patch of an object's metadata.
 func encodePatch(metadata map[string]any) []byte {
 	body, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {
@@ -68,19 +75,21 @@ func encodePatch(metadata map[string]any) []byte {
 	return body
 }
 
-// applyOptions force: the decision whether a field is ours was made on the
-// very version that is written to.
+// applyOptions force the apply: whether the controller owns a field was decided on
+// the version that is written to.
 func applyOptions() metav1.PatchOptions {
 	force := true
 	return metav1.PatchOptions{FieldManager: fieldManager, Force: &force}
 }
 
-// writeService says everything in one apply, on the condition that the Service
-// is still the one that was decided upon.
+// writeService applies the plan in one request, on the condition that the Service is
+// still in the version that was decided upon. Fields that an earlier apply wrote and
+// this one omits are removed by the API server.
 func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p plan.ServicePlan) error {
+	// Node ports belong to another field manager, and so need an apply of their own.
 	if len(p.NodePorts) > 0 || p.ReleasesNodePorts {
 		if changed, err := c.writeNodePorts(ctx, svc, p); err != nil || changed {
-			return err // the rest follows when the watch brings the next version
+			return err // the watch delivers the next version, and a sync writes the rest
 		}
 	}
 	metadata := objectIdentity(svc)
@@ -88,6 +97,7 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p pl
 	if len(p.Finalizers) > 0 {
 		metadata["finalizers"] = p.Finalizers
 	}
+	// The records of the addresses are written together with the addresses.
 	records := map[string]string{}
 	for i, value := range p.Records() {
 		if value != "" {
@@ -98,7 +108,7 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p pl
 		metadata["annotations"] = records
 	}
 	if p.WritesIngress(svc) {
-		// Written even if empty: an adopted address has another owner beside us.
+		// An adopted address has another owner, too: only an empty list removes it.
 		status["loadBalancer"] = map[string]any{"ingress": append([]corev1.LoadBalancerIngress{}, p.Ingress...)}
 	}
 	conditions := plan.WithTransitionTimes(svc.Status.Conditions, p.Conditions, metav1.Now())
@@ -116,53 +126,65 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p pl
 	}
 	c.ownWrites.observe(written)
 	if finalizers, annotations := p.RemainingMetadata(svc, written); len(finalizers)+len(annotations) > 0 {
-		// An apply removes only what no other field manager owns; after a restored
-		// backup or an adoption another one does.
-		metadata := finalizersPatch(written, finalizers...)
-		if len(annotations) > 0 {
-			removed := map[string]any{}
-			for _, name := range annotations {
-				removed[name] = nil
-			}
-			metadata["annotations"] = removed
+		if err := c.removeMetadata(ctx, written, finalizers, annotations); err != nil {
+			return err
 		}
-		written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.MergePatchType, encodePatch(metadata), metav1.PatchOptions{FieldManager: fieldManager}, "status")
-		if err != nil {
-			return fmt.Errorf("release Service %s: %w", plan.KeyOf(svc), err)
-		}
-		c.ownWrites.observe(written)
 	}
 	c.reportTransitions(svc, p)
 	return nil
 }
 
-// reportTransitions reports a change of state in the log and as an Event.
+// removeMetadata removes finalizers and annotations that an apply has left: it
+// removes only what no other field manager owns, and after a restored backup or an
+// adoption another one does.
+func (c *Controller) removeMetadata(ctx context.Context, svc *corev1.Service, finalizers, annotations []string) error {
+	metadata := finalizersPatch(svc, finalizers...)
+	if len(annotations) > 0 {
+		removed := map[string]any{}
+		for _, name := range annotations {
+			removed[name] = nil
+		}
+		metadata["annotations"] = removed
+	}
+	options := metav1.PatchOptions{FieldManager: fieldManager}
+	services := c.client.CoreV1().Services(svc.Namespace)
+	written, err := services.Patch(ctx, svc.Name, types.MergePatchType, encodePatch(metadata), options, "status")
+	if err != nil {
+		return fmt.Errorf("remove metadata of Service %s: %w", plan.KeyOf(svc), err)
+	}
+	c.ownWrites.observe(written)
+	return nil
+}
+
+// reportTransitions reports conditions whose status or reason has changed in the log
+// and as Events.
 func (c *Controller) reportTransitions(svc *corev1.Service, p plan.ServicePlan) {
 	if p.IsZero() {
 		c.log.Info("service released", "service", plan.KeyOf(svc).String())
 		return
 	}
-	for _, want := range p.Conditions {
-		have := apimeta.FindStatusCondition(svc.Status.Conditions, want.Type)
-		if have != nil && have.Status == want.Status && have.Reason == want.Reason {
+	for _, desired := range p.Conditions {
+		observed := apimeta.FindStatusCondition(svc.Status.Conditions, desired.Type)
+		if observed != nil && observed.Status == desired.Status && observed.Reason == desired.Reason {
 			continue
 		}
 		kind := corev1.EventTypeNormal
-		switch v1alpha1.Reason(want.Reason) {
+		switch v1alpha1.Reason(desired.Reason) {
+		// Transient states, which the other condition or the next report explains.
 		case v1alpha1.NoAddress, v1alpha1.NoSpeaker:
-			continue // passing states, which the other condition or the next report explains
+			continue
 		case v1alpha1.Assigned, v1alpha1.Announced, v1alpha1.Renumbering, v1alpha1.Provisioning, v1alpha1.Deleting:
 		default:
 			kind = corev1.EventTypeWarning
 		}
-		c.log.Info("service changed", "service", plan.KeyOf(svc).String(), "reason", want.Reason, "message", want.Message)
-		c.events.Event(svc, kind, want.Reason, want.Message)
+		c.log.Info("service changed", "service", plan.KeyOf(svc).String(), "reason", desired.Reason, "message", desired.Message)
+		c.events.Event(svc, kind, desired.Reason, desired.Message)
 	}
 }
 
-// writeServices writes the changes, as many as one sync may; for the others it
-// asks for another sync. If a round fails, the rounds after it, which may depend
-// on it, are left for the next sync.
+// writeServices writes as many of the changes as one sync may, and requests another
+// sync for the rest. If a round fails, the rounds after it, which may depend on it,
+// are left for the next sync.
 func (c *Controller) writeServices(w *writeGroup, changes []plan.PlannedService) {
 	rounds, all := plan.Rounds(rotateAfter(changes, c.writtenUpTo))
 	c.writtenUpTo = types.NamespacedName{}
@@ -172,6 +194,7 @@ func (c *Controller) writeServices(w *writeGroup, changes []plan.PlannedService)
 		c.queue.Add(fullSync)
 	}
 	for i, round := range rounds {
+		// The addresses of this round are released by the round before it.
 		if i > 0 && w.wait() != nil {
 			return
 		}
@@ -181,9 +204,9 @@ func (c *Controller) writeServices(w *writeGroup, changes []plan.PlannedService)
 	}
 }
 
-// rotateAfter sorts changes by key and begins with the first one after the key, so that
-// a sync goes on where the one before it reached its limit: Services whose writes
-// fail do not keep the others from being written.
+// rotateAfter sorts changes by key and starts with the first one after the key, so
+// that a sync continues where the last one reached its limit: Services whose writes
+// fail repeatedly do not starve the others.
 func rotateAfter(changes []plan.PlannedService, key types.NamespacedName) []plan.PlannedService {
 	compare := func(c plan.PlannedService, key types.NamespacedName) int {
 		return cmp.Or(strings.Compare(c.Service.Namespace, key.Namespace), strings.Compare(c.Service.Name, key.Name))
@@ -212,6 +235,8 @@ func (c *Controller) newWrites(ctx context.Context) *writeGroup {
 	return w
 }
 
+// start runs a write, after others if the limit of concurrent ones is reached. It
+// does nothing if ctx is done.
 func (w *writeGroup) start(write func(context.Context) error) {
 	if w.ctx.Err() != nil {
 		return
@@ -219,6 +244,7 @@ func (w *writeGroup) start(write func(context.Context) error) {
 	w.group.Go(func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(w.ctx), writeTimeout)
 		defer cancel()
+		// An object that was deleted needs no write.
 		if err := write(ctx); err != nil && !apierrors.IsNotFound(err) {
 			if unknownOutcome(err) {
 				w.c.outcomeUnknown.Store(true)
@@ -231,7 +257,8 @@ func (w *writeGroup) start(write func(context.Context) error) {
 	})
 }
 
-// unknownOutcome reports whether the failed write may have taken effect.
+// unknownOutcome reports whether the failed write may have taken effect: a timeout, a
+// lost connection, or an error of the server.
 func unknownOutcome(err error) bool {
 	var answer apierrors.APIStatus
 	return !errors.As(err, &answer) || answer.Status().Code >= http.StatusInternalServerError
@@ -245,7 +272,7 @@ func (w *writeGroup) wait() error {
 	if len(w.failures) == 0 {
 		return nil
 	}
-	// Conflicts are expected; report another error first.
+	// Conflicts are expected: another error is reported first.
 	first := max(0, slices.IndexFunc(w.failures, func(err error) bool { return !apierrors.IsConflict(err) }))
 	if others := len(w.failures) - 1; others > 0 {
 		return fmt.Errorf("%w (and %d more)", w.failures[first], others)
