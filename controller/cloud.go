@@ -171,7 +171,7 @@ func (b *balancers) syncBalancer(ctx context.Context, uid types.UID) {
 	b.mu.Unlock()
 
 	// Nodes are updated first, even if the Service is refused or in backoff: a load
-	// balancer whose targets no longer exist serves no traffic.
+	// balancer without existing targets serves no traffic.
 	nodesChanged := due.nodesGeneration != era && due.outcome.Action == plan.EnsureBalancer && due.desired.Action == plan.EnsureBalancer
 	wait := time.Until(due.callAt)
 	early := wait > 0 && plan.SameCloudRequest(due.attempted, due.desired)

@@ -62,7 +62,7 @@ type listOnly struct{ *cache.ListWatch }
 // IsWatchListSemanticsUnSupported disables streaming in client-go.
 func (listOnly) IsWatchListSemanticsUnSupported() bool { return true }
 
-// ownWrites is a plan.Overlay whose methods may be called concurrently.
+// ownWrites is a plan.Overlay for concurrent use.
 type ownWrites struct {
 	mu      sync.Mutex
 	overlay plan.Overlay

@@ -16,7 +16,7 @@ import (
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// write writes every object whose observed state differs from the plan.
+// write writes every object that differs from the plan.
 func (c *Controller) write(ctx context.Context, snapshot plan.Snapshot, desired plan.Plan) error {
 	var others []*v1alpha1.IPAddressPool
 	first := c.newWrites(ctx)

@@ -35,7 +35,7 @@ func applyStatus[T client.Object, L runtime.Object](
 	return applyObject(ctx, r, kind, map[string]any{"metadata": objectIdentity(object), "status": content}, "status")
 }
 
-// applyObject applies the content, whose metadata is an objectIdentity.
+// applyObject applies the content. Its metadata must be an objectIdentity.
 func applyObject[T client.Object, L runtime.Object](
 	ctx context.Context, r client.Resource[T, L], kind string, content map[string]any, subresources ...string,
 ) error {
@@ -156,8 +156,8 @@ func (c *Controller) removeMetadata(ctx context.Context, svc *corev1.Service, fi
 	return nil
 }
 
-// reportTransitions reports conditions whose status or reason has changed in the log
-// and as Events.
+// reportTransitions reports each change of the status or reason of a condition in
+// the log and as an Event.
 func (c *Controller) reportTransitions(svc *corev1.Service, p plan.ServicePlan) {
 	if p.IsZero() {
 		c.log.Info("service released", "service", plan.KeyOf(svc).String())
@@ -205,8 +205,8 @@ func (c *Controller) writeServices(w *writeGroup, changes []plan.PlannedService)
 }
 
 // rotateAfter sorts changes by key and starts with the first one after the key, so
-// that a sync continues where the last one reached its limit: Services whose writes
-// fail repeatedly do not starve the others.
+// that a sync continues where the last one reached its limit: writes that fail
+// repeatedly do not starve the others.
 func rotateAfter(changes []plan.PlannedService, key types.NamespacedName) []plan.PlannedService {
 	compare := func(c plan.PlannedService, key types.NamespacedName) int {
 		return cmp.Or(strings.Compare(c.Service.Namespace, key.Namespace), strings.Compare(c.Service.Name, key.Name))

@@ -38,8 +38,8 @@ const maxRounds, maxChanges = 8, 1000
 
 // Rounds divides changes into rounds, each of which must be written before the next
 // one: an address is written to a Service only after the write that releases it
-// from another one. Otherwise a controller that is killed between two writes, or
-// whose write fails, would leave both with the address. Rounds returns at most as
+// from another one. Otherwise a failed write, or a controller that is killed between
+// two writes, would leave both with the address. Rounds returns at most as
 // many rounds and changes as one sync may write, and whether that is all.
 func Rounds(left []PlannedService) (rounds [][]PlannedService, all bool) {
 	for total := 0; len(left) > 0; {

@@ -53,8 +53,8 @@ type Snapshot struct {
 // not in it is not written.
 type Plan struct {
 	// Services are all Services that carry, or must carry, state of Fairlead's,
-	// oldest first. Changes are those of them whose observed state differs from the
-	// desired one.
+	// oldest first. Changes are those of them with an observed state that differs
+	// from the desired one.
 	Services, Changes []PlannedService
 	Pools             map[string]PoolPlan
 	// The conditions in these statuses have no times.

@@ -163,7 +163,7 @@ func (c clusterRanges) reservedIn(p config.Pool) (reserved []allocator.Reserved,
 }
 
 // poolPlans returns the desired status of each pool. Services of other controllers
-// are not counted, nor is an address whose recorded pool does not exist.
+// are not counted, nor are addresses without an existing pool.
 func (d *decision) poolPlans(result allocator.Result) map[string]PoolPlan {
 	type count struct{ services, outOfPool int64 }
 	counts := make(map[string]*count, len(d.config.Pools))

@@ -60,8 +60,8 @@ func replacedAt(svc *corev1.Service, addr netip.Addr, now time.Time) time.Time {
 }
 
 // expiredAddresses are the replaced addresses to release now: their time is over,
-// their replacement is announced, and they are not requested again. For those whose
-// time is not over, it sets the time of the next sync.
+// their replacement is announced, and they are not requested again. If the time of
+// one is not over, expiredAddresses sets the time of the next sync.
 func (d *decision) expiredAddresses(svc *serviceState, r *renumberRequest, asked *allocator.Request) (over []netip.Addr) {
 	if r == nil {
 		return nil
@@ -88,15 +88,15 @@ func (d *decision) expiredAddresses(svc *serviceState, r *renumberRequest, asked
 
 // replacementAnnounced reports whether another address of the same family, which
 // replaces the leaving one, is announced.
-func (d *decision) replacementAnnounced(leaving netip.Addr, have []allocator.Have) bool {
-	return slices.ContainsFunc(have, func(h allocator.Have) bool {
+func (d *decision) replacementAnnounced(leaving netip.Addr, shown []allocator.Have) bool {
+	return slices.ContainsFunc(shown, func(h allocator.Have) bool {
 		return !h.Leaving && h.Addr.Is4() == leaving.Is4() &&
 			d.reports.announcedCondition([]allocator.Held{{Addr: h.Addr}}).Status == metav1.ConditionTrue
 	})
 }
 
-// overdueAddresses are the replaced addresses whose time is over, and which are held
-// because their replacement is not announced.
+// overdueAddresses are the replaced addresses that are still held after their time
+// is over, because their replacement is not announced.
 func (d *decision) overdueAddresses(svc *serviceState, held []allocator.Held) (addrs []netip.Addr) {
 	for _, h := range held {
 		if !h.Leaving {

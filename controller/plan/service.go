@@ -33,8 +33,8 @@ type ServicePlan struct {
 	NodePorts         []NodePort
 	ReleasesNodePorts bool
 	// OutOfPool are addresses that are kept although their pools would not assign
-	// them any more. Overdue are replaced addresses whose release is due, but
-	// whose replacement is not announced yet. Releases are addresses that the
+	// them any more. Overdue are replaced addresses that are due for release, but
+	// kept because their replacement is not announced yet. Releases are addresses that the
 	// Service shows and does not keep, whether or not they are replaced. None of
 	// the three is written.
 	OutOfPool, Overdue, Releases []netip.Addr
@@ -45,7 +45,7 @@ type ServicePlan struct {
 // other tools look for on Services without a class.
 const finalizerStandard = "service.kubernetes.io/load-balancer-cleanup"
 
-// providerFinalizers are the finalizers that say who serves a Service.
+// providerFinalizers record which provider serves a Service.
 var providerFinalizers = []string{v1alpha1.FinalizerBareMetal, v1alpha1.FinalizerAWS}
 
 func (d *decision) servicePlan(svc *serviceState, a allocator.Assignment) ServicePlan {
@@ -199,7 +199,7 @@ func (d *decision) provisionedCondition(svc *serviceState, a allocator.Assignmen
 	fallback := svc.choice.Fallback
 	if missing := requiredMissing(a.Missing); len(missing) > 0 {
 		text := strings.Join(missingMessages(missing), "; ")
-		// AWS comes first in the message: the pool is only its fallback.
+		// The message begins with AWS: the pool is only its fallback.
 		if fallback != "" {
 			return refuse(v1alpha1.CloudCannotServe, fallback+"; a pool cannot serve it either: "+text)
 		}

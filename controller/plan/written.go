@@ -11,8 +11,8 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// WithTransitionTimes returns the desired conditions with their times: a condition
-// whose status has not changed keeps its lastTransitionTime, all others get now.
+// WithTransitionTimes returns the desired conditions with their times: where the
+// status has not changed, lastTransitionTime is kept, otherwise it is now.
 func WithTransitionTimes(observed, desired []metav1.Condition, now metav1.Time) []metav1.Condition {
 	var out []metav1.Condition
 	for _, c := range desired {
