@@ -52,7 +52,7 @@ func (c *Controller) Run(ctx context.Context) {
 	defer context.AfterFunc(ctx, c.queue.ShutDown)()
 	c.serviceLister.leading.Store(true)
 	close(c.leading)
-	go c.events.run(ctx)
+	go c.events.run(ctx) // Events are written by the leader only
 	var synced []cache.DoneChecker
 	for _, i := range c.informers() {
 		synced = append(synced, i.HasSyncedChecker())
@@ -64,6 +64,7 @@ func (c *Controller) Run(ctx context.Context) {
 	// lack the last writes of the previous leader.
 	c.outcomeUnknown.Store(!c.serviceLister.listedAsLeader.Load())
 	c.log.Info("controller started", "provider", c.policy.Mode)
+	// Calls of the cloud in flight must have returned before the lease is released.
 	if c.balancers != nil {
 		var calls sync.WaitGroup
 		defer calls.Wait()
@@ -124,6 +125,7 @@ func (c *Controller) syncFully(ctx context.Context) error {
 	c.pending.reset() // before the snapshot, so that no later change is missed
 	snapshot := c.snapshot()
 	desired := c.planner.Decide(snapshot)
+	// A renumbered address is due for release then.
 	if !desired.RequeueAt.IsZero() {
 		c.queue.AddAfter(fullSync, time.Until(desired.RequeueAt))
 	}
@@ -144,7 +146,7 @@ func (c *Controller) syncIncrementally(ctx context.Context) (done bool, err erro
 	}
 	keys, ok := c.pending.take()
 	if !ok {
-		return false, nil
+		return false, nil // other objects have changed, or too many Services
 	}
 	defer func() {
 		if !done {
@@ -160,7 +162,7 @@ func (c *Controller) syncIncrementally(ctx context.Context) (done bool, err erro
 		}
 		// Read your own writes: the cache may be stale.
 		svc := c.ownWrites.newest(cached.(*corev1.Service))
-		if svc == nil {
+		if svc == nil { // it was deleted, and the cache is stale
 			return false, nil
 		}
 		services = append(services, svc)
@@ -170,6 +172,7 @@ func (c *Controller) syncIncrementally(ctx context.Context) (done bool, err erro
 	if !ok {
 		return false, nil
 	}
+	// Services in their desired state need no write.
 	w := c.newWrites(ctx)
 	c.writeServices(w, slices.DeleteFunc(planned, func(p plan.PlannedService) bool { return p.Plan.Matches(p.Service) }))
 	return true, w.wait()

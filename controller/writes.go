@@ -83,8 +83,7 @@ func applyOptions() metav1.PatchOptions {
 }
 
 // writeService applies the plan in one request, on the condition that the Service is
-// still in the version that was decided upon. Fields that an earlier apply wrote and
-// this one omits are removed by the API server.
+// still in the version that was decided upon.
 func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p plan.ServicePlan) error {
 	// Node ports belong to another field manager, and so need an apply of their own.
 	if len(p.NodePorts) > 0 || p.ReleasesNodePorts {
@@ -94,6 +93,7 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p pl
 	}
 	metadata := objectIdentity(svc)
 	status := map[string]any{}
+	// What an earlier apply wrote and this one omits is removed by the API server.
 	if len(p.Finalizers) > 0 {
 		metadata["finalizers"] = p.Finalizers
 	}
@@ -119,11 +119,12 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p pl
 	if err != nil {
 		return fmt.Errorf("encode the status of Service %s: %w", plan.KeyOf(svc), err)
 	}
-	c.events.noteWrite()
+	c.events.noteWrite() // Events give way to the write
 	written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.ApplyPatchType, body, applyOptions(), "status")
 	if err != nil {
 		return fmt.Errorf("apply the status of Service %s: %w", plan.KeyOf(svc), err)
 	}
+	// Read your own writes: the next sync must not decide on the older version.
 	c.ownWrites.observe(written)
 	if finalizers, annotations := p.RemainingMetadata(svc, written); len(finalizers)+len(annotations) > 0 {
 		if err := c.removeMetadata(ctx, written, finalizers, annotations); err != nil {
@@ -139,6 +140,7 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p pl
 // adoption another one does.
 func (c *Controller) removeMetadata(ctx context.Context, svc *corev1.Service, finalizers, annotations []string) error {
 	metadata := finalizersPatch(svc, finalizers...)
+	// null removes an annotation in a merge patch.
 	if len(annotations) > 0 {
 		removed := map[string]any{}
 		for _, name := range annotations {
@@ -174,6 +176,7 @@ func (c *Controller) reportTransitions(svc *corev1.Service, p plan.ServicePlan) 
 		case v1alpha1.NoAddress, v1alpha1.NoSpeaker:
 			continue
 		case v1alpha1.Assigned, v1alpha1.Announced, v1alpha1.Renumbering, v1alpha1.Provisioning, v1alpha1.Deleting:
+		// Every other reason is a refusal or a failure.
 		default:
 			kind = corev1.EventTypeWarning
 		}
@@ -189,6 +192,7 @@ func (c *Controller) writeServices(w *writeGroup, changes []plan.PlannedService)
 	rounds, all := plan.Rounds(rotateAfter(changes, c.writtenUpTo))
 	c.writtenUpTo = types.NamespacedName{}
 	if !all {
+		// The next sync continues after the last Service of this one.
 		last := rounds[len(rounds)-1]
 		c.writtenUpTo = plan.KeyOf(last[len(last)-1].Service)
 		c.queue.Add(fullSync)
@@ -238,7 +242,7 @@ func (c *Controller) newWrites(ctx context.Context) *writeGroup {
 // start runs a write, after others if the limit of concurrent ones is reached. It
 // does nothing if ctx is done.
 func (w *writeGroup) start(write func(context.Context) error) {
-	if w.ctx.Err() != nil {
+	if w.ctx.Err() != nil { // the lease is lost or released: no new write may start
 		return
 	}
 	w.group.Go(func() error {

@@ -196,9 +196,11 @@ func (d *decision) planService(svc *serviceState, a allocator.Assignment) {
 	}
 	p := d.servicePlan(svc, a)
 	svc.plan, svc.changed = nil, false
+	// A Service that has nothing to add and nothing to remove is not part of the plan.
 	if !p.IsZero() || hasOwnState(svc.Service) {
 		svc.plan, svc.changed = &p, !p.Matches(svc.Service)
 	}
+	// A volatile plan is made again in every decision.
 	svc.planned = !svc.volatile
 	svc.assignment, svc.reports = a, d.reportStates
 }
@@ -224,7 +226,7 @@ func (d *decision) planIsCurrent(svc *serviceState, a allocator.Assignment) bool
 
 // decision derives from the snapshot what planning needs, or reuses it.
 func (p *Planner) decision(s Snapshot) *decision {
-	p.run++
+	p.run++ // states of an older run are not part of this decision
 	if p.states == nil {
 		p.states = make(map[*corev1.Service]*serviceState, len(s.Services))
 		p.latest = make(map[types.NamespacedName]*serviceState, len(s.Services))
@@ -243,6 +245,7 @@ func (p *Planner) decision(s Snapshot) *decision {
 	d.sortedNodes = p.sortedNodes.Get(nodes, func() []*corev1.Node {
 		return slices.SortedFunc(slices.Values(s.Nodes), func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
 	})
+	// The chooser is a comparable value: an equal one leaves all requests valid.
 	if chooser := providers.NewChooser(s.Policy, d.sortedNodes); p.chooserState == 0 || chooser != p.chooser {
 		p.chooser = chooser
 		p.chooserState++
@@ -258,7 +261,7 @@ func (p *Planner) decision(s Snapshot) *decision {
 		}
 	}
 	p.mergeOrder()
-	p.requests = p.requests[:0]
+	p.requests = p.requests[:0] // the memory of the last decision is reused
 	for _, state := range p.order {
 		if state.hasRequest {
 			state.requestIndex = len(p.requests)
@@ -316,6 +319,7 @@ func (p *Planner) mergeOrder() {
 		if svc.ordered = svc.run == p.run; !svc.ordered {
 			continue
 		}
+		// Added Services that are older than the next kept one precede it.
 		for len(added) > 0 && byAge(added[0], svc) < 0 {
 			order, added = append(order, added[0]), added[1:]
 		}

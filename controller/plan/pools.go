@@ -69,9 +69,11 @@ func (m poolSelections) selectPools(svc *corev1.Service) (pools, barred []string
 		}
 		m.byNamespace[svc.Namespace] = n
 	}
+	// All Services of the namespace share one selection.
 	if !n.perService {
 		return n.pools, n.barred
 	}
+	// Some pool selects by labels of Services: the selection differs by Service.
 	for i, p := range m.pools {
 		if n.selected[i] && p.SelectsService(labels.Set(svc.Labels)) {
 			pools = append(pools, p.Name)
@@ -104,6 +106,7 @@ func newClusterRanges(nodes []*corev1.Node, cidrs []*networkingv1.ServiceCIDR) (
 				all = append(all, reservedRange{netipx.IPRangeFrom(addr, addr), v1alpha1.NodeAddress, "is an address of Node " + n.Name})
 			}
 		}
+		// Older nodes have the singular field only.
 		podCIDRs := n.Spec.PodCIDRs
 		if len(podCIDRs) == 0 {
 			podCIDRs = []string{n.Spec.PodCIDR}
@@ -177,9 +180,10 @@ func (d *decision) poolPlans(result allocator.Result) map[string]PoolPlan {
 		held := result.Assignments[i].Held
 		for j, h := range held {
 			c := counts[h.Pool]
-			if c == nil {
+			if c == nil { // the recorded pool was deleted
 				continue
 			}
+			// A Service with two addresses of a pool counts once.
 			if !slices.ContainsFunc(held[:j], func(o allocator.Held) bool { return o.Pool == h.Pool }) {
 				c.services++
 			}
@@ -206,6 +210,7 @@ func (d *decision) poolPlans(result allocator.Result) map[string]PoolPlan {
 func familyUsage(u allocator.Usage, family int) v1alpha1.FamilyUsage {
 	capacity := u.Capacity[family].String()
 	usage := v1alpha1.FamilyUsage{Capacity: capacity, Used: u.Used[family], Free: u.Free[family].String()}
+	// In the printer column, the size of an IPv6 range is rounded.
 	if len(capacity) > 10 {
 		capacity = new(big.Float).SetInt(u.Capacity[family]).Text('g', 3)
 	}

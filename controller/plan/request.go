@@ -40,6 +40,8 @@ func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, exists 
 		r.Role = allocator.Adopter
 	}
 	r.Families = requestedFamilies(svc.Service)
+	// The choice of the provider may carry a refusal of its own, such as an invalid
+	// annotation: it is reported if the request itself is valid.
 	if svc.refusal = d.readRequest(svc, &r); svc.refusal.Reason == "" && onBareMetal && svc.choice.Reason != "" {
 		svc.refusal = v1alpha1.Refusal{Reason: svc.choice.Reason, Message: svc.choice.Message}
 	}
@@ -57,6 +59,7 @@ func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, exists 
 // address. Under PreferDualStack one of either family is enough.
 func requestedFamilies(svc *corev1.Service) []allocator.Want {
 	optional := svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyPreferDualStack
+	// Without an allocation, since nearly every Service takes this branch.
 	if !optional && len(svc.Spec.IPFamilies) == 1 {
 		return singleFamily[svc.Spec.IPFamilies[0] == corev1.IPv6Protocol]
 	}
@@ -86,7 +89,6 @@ func (d *decision) readRequest(svc *serviceState, r *allocator.Request) (refusal
 		unknown = refusedFor(v1alpha1.NoMatchingPool,
 			"pools select namespaces by label, and the labels of Namespace %s are not known yet", svc.Namespace)
 	}
-	// Most Services need none of the parsing below.
 	if hasDefaultRequest(svc.Service) {
 		return unknown
 	}
@@ -156,6 +158,7 @@ func readSharing(svc *serviceState, r *allocator.Request) (refusal v1alpha1.Refu
 	if refusal.Reason != "" {
 		key = recordedSharingKey(recorded)
 	}
+	// Without a key the Service does not share, and the record is removed.
 	if key != "" {
 		r.Share, svc.terms = sharingTerms(svc.Service, key)
 	}
@@ -178,6 +181,7 @@ func (d *decision) containingPool(a netip.Addr) string {
 // asks for a particular pool, address or treatment.
 func hasDefaultRequest(svc *corev1.Service) bool {
 	for name := range svc.Annotations {
+		// The record of assigned addresses is on every Service and asks for nothing.
 		ours := strings.HasPrefix(name, v1alpha1.GroupVersion.Group) && name != v1alpha1.AnnotationAllocatedFrom
 		if ours || strings.HasPrefix(name, "metallb.") {
 			return false
@@ -193,7 +197,7 @@ func annotationValue(svc *corev1.Service, names []string) (value string, refusal
 	for _, name := range names {
 		v := svc.Annotations[name]
 		switch {
-		case v == "":
+		case v == "": // not set
 		case value == "":
 			value, first = v, name
 		case v != value:
@@ -229,7 +233,7 @@ func parseAddrs(text string) (addrs []netip.Addr, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("invalid IP address %q", truncateText(strings.TrimSpace(part)))
 		}
-		if !slices.Contains(addrs, a) {
+		if !slices.Contains(addrs, a) { // duplicates are valid
 			addrs = append(addrs, a)
 		}
 	}
@@ -249,9 +253,11 @@ func requestedAddrs(svc *corev1.Service, families []allocator.Want) (addrs []net
 		if err != nil {
 			return invalid(field, "%v", err)
 		}
+		// The order of a list has no meaning.
 		slices.SortFunc(more, netip.Addr.Compare)
 		added := func(a netip.Addr) bool { return !slices.Contains(addrs, a) }
 		switch {
+		// The first field that is set is the one that the others are compared with.
 		case first == "":
 			addrs, first = more, field
 		case field == fieldLoadBalancerIP && !slices.ContainsFunc(more, added): // it repeats a part
@@ -273,6 +279,7 @@ func requestedAddrs(svc *corev1.Service, families []allocator.Want) (addrs []net
 			return nil, refusal
 		}
 	}
+	// A Service has room for one address of each of its families.
 	for i, a := range addrs {
 		f := allocator.FamilyOf(a)
 		if !slices.ContainsFunc(families, func(w allocator.Want) bool { return w.Family == f }) {
@@ -287,6 +294,7 @@ func requestedAddrs(svc *corev1.Service, families []allocator.Want) (addrs []net
 
 const fieldLoadBalancerIP = "spec.loadBalancerIP"
 
+// joinAddrs formats addresses as a comma-separated list.
 func joinAddrs(addrs []netip.Addr) string {
 	text := ""
 	for _, a := range addrs {
@@ -302,6 +310,7 @@ const maxKeyLength = 253
 // addresses, and their record: policy, ports, backends and key.
 func sharingTerms(svc *corev1.Service, key string) (t allocator.Terms, recorded string) {
 	t = allocator.Terms{Key: key, Cluster: svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal}
+	// Under the policy Local, only Services with the same endpoints may share.
 	if len(svc.Spec.Selector) > 0 {
 		t.Backends = svc.Namespace + "/" + boundedText(labels.Set(svc.Spec.Selector).String())
 	}
@@ -309,6 +318,7 @@ func sharingTerms(svc *corev1.Service, key string) (t allocator.Terms, recorded 
 	for _, p := range svc.Spec.Ports {
 		t.Ports = append(t.Ports, allocator.Port{Protocol: string(cmp.Or(p.Protocol, corev1.ProtocolTCP)), Number: p.Port})
 	}
+	// The record must not depend on the order of the ports.
 	slices.SortFunc(t.Ports, func(a, b allocator.Port) int {
 		return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Protocol, b.Protocol))
 	})
@@ -333,7 +343,7 @@ func boundedText(text string) string {
 
 // recordedSharingKey is the sharing key in recorded terms.
 func recordedSharingKey(terms string) string {
-	parts := strings.SplitN(terms, " ", 4)
+	parts := strings.SplitN(terms, " ", 4) // the key may contain spaces
 	if key := parts[len(parts)-1]; len(key) <= maxKeyLength {
 		return key
 	}
@@ -355,6 +365,7 @@ func shownAddresses(svc *corev1.Service) []allocator.Have {
 		if err != nil {
 			continue
 		}
+		// An address without a recorded pool was written by another implementation.
 		h := allocator.Have{Addr: a}
 		h.Pool, _ = pools.Of(a)
 		_, h.Leaving = leaving.Of(a)
