@@ -13,7 +13,7 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// BenchmarkSync is what syncs cost, from the caches to the changes, beside 10,000
+// BenchmarkSync measures syncs, from the caches to the changes, with 10,000
 // settled LoadBalancers, 50,000 other Services, 1,000 nodes with reports of 5,000
 // addresses that make no ranges, and 50 pools of 1,024 entries.
 func BenchmarkSync(b *testing.B) {

@@ -22,7 +22,7 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// fakeCloud takes its time, answers what it is told to, and keeps a record.
+// fakeCloud is a cloud with latency that records calls and returns the given errors.
 type fakeCloud struct {
 	cloudprovider.LoadBalancer
 	latency time.Duration
@@ -95,7 +95,7 @@ func (f *fakeCloud) Sweep(_ context.Context, live map[types.UID]bool) error {
 	return nil
 }
 
-// calls are those since the last look.
+// calls returns the calls since the last time it was called.
 func (f *fakeCloud) calls() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -103,7 +103,7 @@ func (f *fakeCloud) calls() []string {
 	return f.log
 }
 
-// balancerTest is a runner, its cloud, and what is wished for.
+// balancerTest runs balancers with a fake cloud and the desired state of the test.
 type balancerTest struct {
 	*testing.T
 	*fakeCloud
@@ -113,7 +113,7 @@ type balancerTest struct {
 	outcomeChanges int
 }
 
-// runBalancerTest runs the test in time that passes when nobody works.
+// runBalancerTest runs the test with a virtual clock.
 func runBalancerTest(t *testing.T, test func(*balancerTest)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &balancerTest{T: t, fakeCloud: newFakeCloud(), desired: map[types.UID]plan.CloudRequest{}, nodes: []*corev1.Node{awsNode("n1")}}
@@ -130,17 +130,17 @@ func runBalancerTest(t *testing.T, test func(*balancerTest)) {
 	})
 }
 
-// setDesired passes the wish on, as a reconciliation does.
+// setDesired passes the desired state on, as a sync does.
 func (r *balancerTest) setDesired() {
 	live := map[types.UID]bool{}
 	for uid := range r.desired {
 		live[uid] = true
 	}
-	wish := map[types.UID]plan.CloudRequest{}
+	desired := map[types.UID]plan.CloudRequest{}
 	for uid, w := range r.desired {
-		wish[uid] = w
+		desired[uid] = w
 	}
-	r.balancers.setDesired(wish, live, slices.Clone(r.nodes))
+	r.balancers.setDesired(desired, live, slices.Clone(r.nodes))
 }
 
 func (r *balancerTest) setAction(do plan.CloudAction, svc *corev1.Service) {
@@ -148,13 +148,13 @@ func (r *balancerTest) setAction(do plan.CloudAction, svc *corev1.Service) {
 	r.setDesired()
 }
 
-// expectCalls lets time pass, and compares the calls.
+// expectCalls advances the clock, and compares the calls made.
 func (r *balancerTest) expectCalls(d time.Duration, want ...string) {
 	r.Helper()
 	time.Sleep(d)
 	synctest.Wait()
 	got := r.calls()
-	slices.Sort(got) // what several workers do at one time comes in any order
+	slices.Sort(got) // concurrent calls have no order
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		r.Fatalf("calls\n%q, want\n%q", got, want)
@@ -195,8 +195,8 @@ func TestResync(t *testing.T) {
 	})
 }
 
-// TestNodeUpdatesOfRefusedService: what is wrong with a Service does not keep its
-// balancer from following the nodes, not even if the cloud fails once.
+// TestNodeUpdatesOfRefusedService: the nodes of a refused Service are updated, also
+// after a failed update.
 func TestNodeUpdatesOfRefusedService(t *testing.T) {
 	runBalancerTest(t, func(r *balancerTest) {
 		r.setAction(plan.EnsureBalancer, service("a"))
@@ -237,7 +237,7 @@ func TestBackoff(t *testing.T) {
 		if o := r.balancers.outcomes()["a"]; o.Reason != v1alpha1.CloudFailed || o.Message != "boom" {
 			t.Errorf("outcome %+v", o)
 		}
-		// Nodes do not hurry it, though the cloud hears of them.
+		// Changed nodes are updated at once and do not shorten the backoff.
 		r.nodes = append(r.nodes, awsNode("n2"))
 		r.setDesired()
 		r.expectCalls(6*time.Second, "3s update a 2", "6s ensure a 2")
@@ -246,7 +246,7 @@ func TestBackoff(t *testing.T) {
 		if o := r.balancers.outcomes()["a"]; o.Reason != v1alpha1.QuotaExceeded || o.Message != "full" {
 			t.Errorf("outcome %+v", o)
 		}
-		// A change does, and starts over.
+		// A change of the Service resets the backoff.
 		r.setAction(plan.EnsureBalancer, service("a", annotated("x", "y")))
 		r.expectCalls(time.Second, "18s ensure a 2")
 		r.expectCalls(6*time.Second, "24s ensure a 2")
@@ -298,11 +298,11 @@ func TestNodesAreCoalesced(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		r.expectCalls(10*time.Second, "12s update a 11", "12s update b 11")
-		r.nodes[0] = readyNode("n1") // another node object, which is another target
+		r.nodes[0] = readyNode("n1") // another provider ID, and so another target
 		r.setDesired()
 		r.nodes = slices.Clone(r.nodes)
 		r.nodes[1] = r.nodes[1].DeepCopy()
-		r.nodes[1].Status.Conditions = nil // NotReady is for the health checks to see
+		r.nodes[1].Status.Conditions = nil // readiness is left to the health checks
 		r.setDesired()
 		r.expectCalls(10*time.Second, "23s update a 11", "23s update b 11")
 		r.nodes = nil
@@ -332,7 +332,8 @@ func TestNodeChangesDoNotPostponeResync(t *testing.T) {
 	})
 }
 
-// TestUpdateIsReported: what the cloud says of the new nodes is heard, and done.
+// TestUpdateIsReported: the report after an update of nodes becomes the outcome, and
+// the call that it requests is made.
 func TestUpdateIsReported(t *testing.T) {
 	runBalancerTest(t, func(r *balancerTest) {
 		r.setAction(plan.EnsureBalancer, service("a"))
@@ -350,7 +351,7 @@ func TestUpdateIsReported(t *testing.T) {
 	})
 }
 
-// TestCloudWithoutReports: a cloud that does not report is taken at its word.
+// TestCloudWithoutReports: without reports, a load balancer with an ingress is ready.
 func TestCloudWithoutReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cloud := struct{ cloudprovider.LoadBalancer }{newFakeCloud()}
@@ -398,7 +399,7 @@ func TestDeletion(t *testing.T) {
 		}
 		r.nodes = nil
 		r.setDesired()
-		r.expectCalls(3 * time.Hour) // gone is gone
+		r.expectCalls(3 * time.Hour) // a deleted load balancer is not deleted again
 		delete(r.desired, "a")
 		r.setDesired()
 		if len(r.balancers.outcomes()) != 0 {
@@ -407,7 +408,8 @@ func TestDeletion(t *testing.T) {
 	})
 }
 
-// TestDesiredActionChanges: what a call has come to counts only for the wish it was made for.
+// TestDesiredActionChanges: an outcome is dropped if the desired action has changed
+// during the call.
 func TestDesiredActionChanges(t *testing.T) {
 	runBalancerTest(t, func(r *balancerTest) {
 		r.setAction(plan.DeleteBalancer, service("a"))
@@ -443,7 +445,7 @@ func TestParallelCalls(t *testing.T) {
 
 func TestSweep(t *testing.T) {
 	runBalancerTest(t, func(r *balancerTest) {
-		time.Sleep(24 * time.Hour) // nobody has used the cloud, nobody asks it
+		time.Sleep(24 * time.Hour) // the cloud is not in use, and so is not called
 		if len(r.swept) != 0 {
 			t.Errorf("swept %d times", len(r.swept))
 		}
@@ -456,7 +458,8 @@ func TestSweep(t *testing.T) {
 	})
 }
 
-// TestRunCancelsCalls: calls in flight are called off, and have returned when Run has.
+// TestRunCancelsCalls: calls in flight are cancelled, and have returned before run
+// returns.
 func TestRunCancelsCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cloud := newFakeCloud()

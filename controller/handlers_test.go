@@ -48,7 +48,10 @@ func TestEventFilter(t *testing.T) {
 		{"a ClusterIP is added", nil, service("a", clusterIP), none, false},
 		{"a ClusterIP changes", service("a", clusterIP), service("a", clusterIP, annotated("x", "y")), none, false},
 		{"a ClusterIP is deleted", service("a", clusterIP), nil, none, false},
-		{"a ClusterIP with records changes", fixture.Assigned("a", "192.0.2.1", "p", clusterIP), fixture.Assigned("a", "192.0.2.1", "p", clusterIP, annotated("x", "y")), incremental, false},
+		{
+			"a ClusterIP with records changes", fixture.Assigned("a", "192.0.2.1", "p", clusterIP),
+			fixture.Assigned("a", "192.0.2.1", "p", clusterIP, annotated("x", "y")), incremental, false,
+		},
 		{"a NodePort is deleted, without a cloud", service("a", nodePort), nil, none, false},
 		{"a node's heartbeat", readyNode("n"), fixture.Node("n", heartbeat), none, false},
 		{"a node's label", readyNode("n"), fixture.Node("n", fixture.Labelled("x", "y")), full, false},
@@ -57,8 +60,14 @@ func TestEventFilter(t *testing.T) {
 		{"a pool's status", pool("p"), used, full, true},
 		{"a speaker's report", speaker("v1"), speaker("v2"), full, false},
 		{"a speaker's metadata", speaker("v1"), speaker("v1"), none, false},
-		{"a namespace's annotations", &corev1.Namespace{}, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"x": "y"}}}, none, false},
-		{"a namespace's labels", &corev1.Namespace{}, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"x": "y"}}}, full, false},
+		{
+			"a namespace's annotations", &corev1.Namespace{},
+			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"x": "y"}}}, none, false,
+		},
+		{
+			"a namespace's labels", &corev1.Namespace{},
+			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"x": "y"}}}, full, false,
+		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			c := newTestController(t)
@@ -109,7 +118,7 @@ func (q *recordingQueue) Add(key string) { q.key = key }
 
 func (q *recordingQueue) AddAfter(key string, d time.Duration) { q.key, q.delayed = key, d > 0 }
 
-// newTestController returns a Controller whose informers do not run.
+// newTestController returns a Controller with informers that do not run.
 func newTestController(t testing.TB) *Controller {
 	t.Helper()
 	clientset := fake.NewClientset()

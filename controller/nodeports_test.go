@@ -22,7 +22,7 @@ import (
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// nodePortsOf is "http:80/TCP=30086" and so on, of the Service that the API server has.
+// nodePortsOf is "http:80/TCP=30086" and so on, of the Service on the API server.
 func nodePortsOf(t *testing.T, client *fake.Clientset) string {
 	t.Helper()
 	svc, err := client.CoreV1().Services("ns").Get(t.Context(), "a", metav1.GetOptions{})
@@ -37,8 +37,8 @@ func nodePortsOf(t *testing.T, client *fake.Clientset) string {
 	return strings.Join(all, " ")
 }
 
-// TestNodePortOwnership: what is given is added to what was given before, and
-// what is taken back leaves the user's own.
+// TestNodePortOwnership: new node ports are added to those allocated before, and a
+// release keeps the user's own.
 func TestNodePortOwnership(t *testing.T) {
 	svc := service("a", withPorts("80/TCP", "443/TCP:30443", "53/TCP", "53/UDP"))
 	for i := range svc.Spec.Ports {
@@ -53,8 +53,14 @@ func TestNodePortOwnership(t *testing.T) {
 		plan plan.ServicePlan
 		want string
 	}{
-		{plan.ServicePlan{NodePorts: []plan.NodePort{{Port: 80, Protocol: "TCP", NodePort: 30086}}}, "p:80/TCP=30086 q:443/TCP=30443 r:53/TCP=0 s:53/UDP=0"},
-		{plan.ServicePlan{NodePorts: []plan.NodePort{{Port: 53, Protocol: "TCP", NodePort: 30087}, {Port: 53, Protocol: "UDP", NodePort: 30087}}}, "p:80/TCP=30086 q:443/TCP=30443 r:53/TCP=30087 s:53/UDP=30087"},
+		{
+			plan.ServicePlan{NodePorts: []plan.NodePort{{Port: 80, Protocol: "TCP", NodePort: 30086}}},
+			"p:80/TCP=30086 q:443/TCP=30443 r:53/TCP=0 s:53/UDP=0",
+		},
+		{
+			plan.ServicePlan{NodePorts: []plan.NodePort{{Port: 53, Protocol: "TCP", NodePort: 30087}, {Port: 53, Protocol: "UDP", NodePort: 30087}}},
+			"p:80/TCP=30086 q:443/TCP=30443 r:53/TCP=30087 s:53/UDP=30087",
+		},
 		{plan.ServicePlan{ReleasesNodePorts: true}, "p:80/TCP=0 q:443/TCP=30443 r:53/TCP=0 s:53/UDP=0"},
 	} {
 		if _, err := c.writeNodePorts(t.Context(), svc, step.plan); err != nil {
@@ -71,8 +77,8 @@ func TestNodePortOwnership(t *testing.T) {
 	}
 }
 
-// TestRefusedNodePorts: a refusal that tells something leads to another choice
-// at once, any other is an error.
+// TestRefusedNodePorts: a refusal that reveals the range or an allocated port leads
+// to another choice at once, any other is an error.
 func TestRefusedNodePorts(t *testing.T) {
 	svc := service("a", withPorts("80/TCP"))
 	client := fake.NewClientset(svc)
@@ -86,11 +92,14 @@ func TestRefusedNodePorts(t *testing.T) {
 	for _, row := range []struct {
 		name    string
 		refusal error
-		learns  bool
+		learned bool
 		check   func(plan.PortRange) bool
 	}{
 		{"taken", invalid("provided port is already allocated"), true, func(r plan.PortRange) bool { return r.Taken[30086] }},
-		{"another range", invalid("provided port is not in the valid range. The range of valid ports is 31000-31999"), true, func(r plan.PortRange) bool { return r.Low == 31000 && r.High == 31999 }},
+		{
+			"another range", invalid("provided port is not in the valid range. The range of valid ports is 31000-31999"), true,
+			func(r plan.PortRange) bool { return r.Low == 31000 && r.High == 31999 },
+		},
 		{"the range that is known", invalid("provided port is not in the valid range. The range of valid ports is 31000-31999"), false, nil},
 		{"something else", invalid("is not nice"), false, nil},
 		{"failed", errors.New("connection lost"), false, nil},
@@ -101,8 +110,8 @@ func TestRefusedNodePorts(t *testing.T) {
 		}
 		refusal = row.refusal
 		changed, err := c.writeNodePorts(t.Context(), svc, plan.ServicePlan{NodePorts: []plan.NodePort{{Port: 80, Protocol: "TCP", NodePort: 30086}}})
-		if changed != row.learns || (err == nil) != row.learns || (c.queue.Len() == 1) != row.learns {
-			t.Errorf("%s: learns is %t, %v, %d in the queue", row.name, changed, err, c.queue.Len())
+		if changed != row.learned || (err == nil) != row.learned || (c.queue.Len() == 1) != row.learned {
+			t.Errorf("%s: learned is %t, %v, %d in the queue", row.name, changed, err, c.queue.Len())
 		}
 		if row.check != nil && !row.check(c.nodePorts.current()) {
 			t.Errorf("%s: %+v", row.name, c.nodePorts.current())

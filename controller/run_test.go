@@ -18,8 +18,8 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// TestFullSyncAfterFailedIncremental: after a Service that needs a full sync there
-// is no incremental sync before that.
+// TestFullSyncAfterFailedIncremental: after a change that needs a full sync, no
+// incremental sync is done before it.
 func TestFullSyncAfterFailedIncremental(t *testing.T) {
 	s := plan.Snapshot{
 		Policy:   providers.Policy{Mode: providers.BareMetal},
@@ -30,7 +30,7 @@ func TestFullSyncAfterFailedIncremental(t *testing.T) {
 	c := &Controller{parallel: 1}
 	c.planner.Decide(s)
 	c.services = cache.NewSharedIndexInformer(&cache.ListWatch{}, &corev1.Service{}, 0, nil)
-	come := func(svc *corev1.Service) {
+	change := func(svc *corev1.Service) {
 		t.Helper()
 		svc.ResourceVersion = "1"
 		if err := c.services.GetStore().Add(svc); err != nil {
@@ -38,11 +38,11 @@ func TestFullSyncAfterFailedIncremental(t *testing.T) {
 		}
 		c.pending.add(plan.KeyOf(svc))
 	}
-	come(service("a", holding("192.0.2.1"))) // which may be adopted
+	change(service("a", holding("192.0.2.1"))) // which may be adopted
 	if done, err := c.syncIncrementally(t.Context()); done || err != nil {
 		t.Fatalf("got %v, %v", done, err)
 	}
-	come(service("b"))
+	change(service("b"))
 	if done, err := c.syncIncrementally(t.Context()); done || err != nil {
 		t.Errorf("got %v, %v: 192.0.2.1 was free for it", done, err)
 	}

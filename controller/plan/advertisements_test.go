@@ -24,12 +24,30 @@ func TestBGPPeerStatus(t *testing.T) {
 		summary  string
 		reason   v1alpha1.Reason // of Established
 		ready    v1alpha1.Reason
-		says     string
+		message  string
 	}{
-		{"all", map[string][]v1alpha1.Session{"node-1": up, "node-2": up}, false, "Established 2/2", v1alpha1.Established, v1alpha1.Ready, "every session"},
-		{"one is refused", map[string][]v1alpha1.Session{"node-1": up, "node-2": session(v1alpha1.Session{State: "Connect", LastError: "connection refused"})}, false, "Established 1/2", v1alpha1.SessionDown, v1alpha1.Ready, "node-2: connection refused"},
-		{"one is not tried", map[string][]v1alpha1.Session{"node-1": up, "node-2": session(v1alpha1.Session{State: "Idle", Problem: "no Secret", ProblemReason: v1alpha1.NoSecret})}, false, "Established 1/2", v1alpha1.SessionDown, v1alpha1.NoSecret, "node-2: no Secret"},
-		{"the last word of a node that is not Ready does not count", map[string][]v1alpha1.Session{"node-1": up, "node-2": up}, true, "Established 1/2", v1alpha1.SessionDown, v1alpha1.Ready, "node-2: its speaker has not reported"},
+		{
+			"all",
+			map[string][]v1alpha1.Session{"node-1": up, "node-2": up},
+			false, "Established 2/2", v1alpha1.Established,
+			v1alpha1.Ready, "every session",
+		},
+		{
+			"one is refused",
+			map[string][]v1alpha1.Session{"node-1": up, "node-2": session(v1alpha1.Session{State: "Connect", LastError: "connection refused"})},
+			false, "Established 1/2", v1alpha1.SessionDown, v1alpha1.Ready, "node-2: connection refused",
+		},
+		{
+			"one is not tried",
+			map[string][]v1alpha1.Session{"node-1": up, "node-2": session(v1alpha1.Session{State: "Idle", Problem: "no Secret", ProblemReason: v1alpha1.NoSecret})},
+			false, "Established 1/2", v1alpha1.SessionDown, v1alpha1.NoSecret, "node-2: no Secret",
+		},
+		{
+			"the report of a node that is not Ready does not count",
+			map[string][]v1alpha1.Session{"node-1": up, "node-2": up},
+			true, "Established 1/2", v1alpha1.SessionDown,
+			v1alpha1.Ready, "node-2: its speaker has not reported",
+		},
 		{"no speaker", nil, false, "Established 0/2", v1alpha1.SessionDown, v1alpha1.Ready, "node-1: its speaker has not reported; node-2"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -46,15 +64,15 @@ func TestBGPPeerStatus(t *testing.T) {
 			got := Decide(s).BGPPeers["tor"]
 			is := apimeta.FindStatusCondition(got.Conditions, v1alpha1.ConditionEstablished)
 			ready := apimeta.FindStatusCondition(got.Conditions, v1alpha1.ConditionReady)
-			if got.Summary != tt.summary || is.Reason != string(tt.reason) || ready.Reason != string(tt.ready) || !strings.Contains(is.Message, tt.says) {
-				t.Errorf("got %+v, want %s, %s, %s, and %q", got, tt.summary, tt.reason, tt.ready, tt.says)
+			if got.Summary != tt.summary || is.Reason != string(tt.reason) || ready.Reason != string(tt.ready) || !strings.Contains(is.Message, tt.message) {
+				t.Errorf("got %+v, want %s, %s, %s, and %q", got, tt.summary, tt.reason, tt.ready, tt.message)
 			}
 		})
 	}
 }
 
-// TestAnnouncedByBGP: which nodes and peers are told is not in the condition, so
-// that none of their comings and goings changes every Service.
+// TestAnnouncedByBGP: the condition does not list nodes and peers, so that no change
+// of these changes every Service.
 func TestAnnouncedByBGP(t *testing.T) {
 	speaker := func(node string, peers ...string) *v1alpha1.Speaker {
 		return &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: node}, Status: v1alpha1.SpeakerStatus{

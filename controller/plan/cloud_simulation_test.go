@@ -23,10 +23,10 @@ type cloudSimulation struct {
 	*rapid.T
 	server *simulatedAPIServer
 	leader *simulatedController
-	// The leader's memory of the cloud.
+	// The leader's view of the cloud, in memory.
 	requests map[types.UID]CloudRequest
 	outcomes map[types.UID]CloudOutcome
-	// balancers is what there is in the cloud, whoever knows of it.
+	// balancers are the load balancers in the cloud, whether or not known.
 	balancers map[types.UID]bool
 
 	nodes     []*corev1.Node
@@ -83,7 +83,7 @@ func (h *cloudSimulation) snapshot() Snapshot {
 	return s
 }
 
-// reconcile makes one pass, and checks each write.
+// reconcile runs one sync, and checks each write.
 func (h *cloudSimulation) reconcile() {
 	s := h.snapshot()
 	plan := Decide(s)
@@ -102,7 +102,7 @@ func (h *cloudSimulation) reconcile() {
 		}
 		after := p.Written(svc)
 		if hasFinalizer(svc, v1alpha1.FinalizerAWS) && !hasFinalizer(after, v1alpha1.FinalizerAWS) && !s.Cloud[svc.UID].Deleted() {
-			h.Fatalf("%s loses its finalizer, and AWS has not let go", svc.Name)
+			h.Fatalf("%s loses its finalizer before AWS has deleted everything", svc.Name)
 		}
 		stays := svc.DeletionTimestamp == nil && chooser.Choose(svc).Verdict == providers.OnAWS && hasFinalizer(svc, v1alpha1.FinalizerAWS)
 		if stays && len(svc.Status.LoadBalancer.Ingress) > 0 && len(after.Status.LoadBalancer.Ingress) == 0 {
@@ -126,7 +126,7 @@ func (h *cloudSimulation) reconcile() {
 	}
 }
 
-// call makes one of the calls that are wished for, as far as it gets.
+// call makes one of the requested calls, which may fail halfway.
 func (h *cloudSimulation) call() {
 	if len(h.requests) == 0 {
 		return
@@ -142,7 +142,7 @@ func (h *cloudSimulation) call() {
 		o.Reason = v1alpha1.Deleting
 	case w.Action == DeleteBalancer:
 		delete(h.balancers, w.Service.UID)
-	case ends == 0: // something is made, and the call fails
+	case ends == 0: // a load balancer is created, and the call fails
 		h.balancers[w.Service.UID] = true
 		o.Reason = v1alpha1.CloudFailed
 	default:
@@ -152,8 +152,8 @@ func (h *cloudSimulation) call() {
 	h.outcomes[w.Service.UID] = o
 }
 
-// TestHistoriesOnAWS: whatever happens, what there is in the cloud belongs to a
-// Service that says so, and no Service on AWS loses what it has.
+// TestHistoriesOnAWS: in every history, each load balancer belongs to a Service with
+// the finalizer, and no Service on AWS loses its ingress.
 func TestHistoriesOnAWS(t *testing.T) {
 	for range 20 { // the rarest mistake so far took one history in a thousand
 		rapid.Check(t, simulateHistory)
@@ -192,7 +192,7 @@ func simulateHistory(t *rapid.T) {
 		for uid := range h.balancers {
 			owner := h.server.objects[key(string(uid))]
 			if owner == nil || !hasFinalizer(owner, v1alpha1.FinalizerAWS) {
-				t.Fatalf("what was made for %s is nobody's", uid)
+				t.Fatalf("the load balancer of %s is orphaned", uid)
 			}
 		}
 	}

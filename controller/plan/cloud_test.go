@@ -41,8 +41,8 @@ type providerScenario struct {
 	last ServicePlan
 }
 
-// reconcile decides, writes, and says what the first Service shows then and what
-// the cloud is asked to do.
+// reconcile decides and writes, and returns the state of the first Service after that
+// and the action of the cloud.
 func (l *providerScenario) reconcile() string {
 	plan := Decide(l.Snapshot)
 	first := l.Services[0]
@@ -92,7 +92,7 @@ func (l *providerScenario) setAnnounced(addrs ...string) {
 	}}
 }
 
-// clusterIP is what the API server makes of a Service whose type changes.
+// clusterIP changes the type of a Service, as the API server does.
 func clusterIP(s *corev1.Service) {
 	s.Spec.Type, s.Spec.LoadBalancerClass, s.Status.LoadBalancer = corev1.ServiceTypeClusterIP, nil, corev1.LoadBalancerStatus{}
 }
@@ -143,7 +143,10 @@ func TestProviderScenarios(t *testing.T) {
 			{"active", outcomeIs(active), host + " [aws std] Provisioned=Assigned ensure"},
 			{"restarted", (*providerScenario).restart, host + " [aws std] Provisioned=Assigned ensure"},
 			{"failing", outcomeIs(broke), host + " [aws std] Provisioned=CloudFailed ensure"},
-			{"failing after a restart", outcomeIs(CloudOutcome{Action: EnsureBalancer, Reason: v1alpha1.CloudFailed}), host + " [aws std] Provisioned=CloudFailed ensure"},
+			{
+				"failing after a restart", outcomeIs(CloudOutcome{Action: EnsureBalancer, Reason: v1alpha1.CloudFailed}),
+				host + " [aws std] Provisioned=CloudFailed ensure",
+			},
 			{"its nodes gone", nodesAre(rack), host + " [aws std] Provisioned=CloudFailed ensure"},
 			{"all nodes gone", nodesAre(), host + " [aws std] Provisioned=CloudFailed ensure"},
 			{"repaired", outcomeIs(active), host + " [aws std] Provisioned=Assigned ensure"},
@@ -169,23 +172,29 @@ func TestProviderScenarios(t *testing.T) {
 				showing("theirs.example.com")(s)
 			}), "theirs.example.com [aws std] Provisioned=Deleting delete"},
 		}},
-		{"a type and back, before AWS has let go", service("a", onAWS, showing(host)), []scenarioStep{
+		{"a type and back, before AWS has deleted everything", service("a", onAWS, showing(host)), []scenarioStep{
 			{"another type", serviceChange(clusterIP), "[aws std] Provisioned=Deleting delete"},
 			{"not gone", outcomeIs(held), "[aws std] Provisioned=Deleting delete"},
-			{"and back", serviceChange(func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeLoadBalancer }), "[aws std] Provisioned=Deleting ensure"},
-			{"what was said of the deletion does not count", outcomeIs(gone), "[aws std] Provisioned=Deleting ensure"},
+			{
+				"and back", serviceChange(func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeLoadBalancer }),
+				"[aws std] Provisioned=Deleting ensure",
+			},
+			{"the outcome of the deletion does not count", outcomeIs(gone), "[aws std] Provisioned=Deleting ensure"},
 			{"active", outcomeIs(active), host + " [aws std] Provisioned=Assigned ensure"},
 		}},
-		{"somebody else's host name", service("a", showing("theirs.example.com")), []scenarioStep{
+		{"another implementation's host name", service("a", showing("theirs.example.com")), []scenarioStep{
 			{"seen", (*providerScenario).unchanged, "theirs.example.com [] Provisioned=ForeignStatus "},
 			{"again", (*providerScenario).unchanged, "theirs.example.com [] Provisioned=ForeignStatus "},
 			{"taken away", serviceChange(func(s *corev1.Service) { s.Status.LoadBalancer.Ingress = nil }), "[aws std] Provisioned=Provisioning "},
 		}},
-		{"somebody else's address", service("a", holding("203.0.113.1")), []scenarioStep{
+		{"another implementation's address", service("a", holding("203.0.113.1")), []scenarioStep{
 			{"seen", (*providerScenario).unchanged, "203.0.113.1 [] Provisioned=ForeignStatus "},
 		}},
 		{"no longer configured", service("a", onAWS, showing(host)), []scenarioStep{
-			{"restarted without the flag", policyIs(providers.Policy{Mode: providers.Auto, AWSLacks: "set it"}), host + " [aws std] Provisioned=CloudNotConfigured ensure"},
+			{
+				"restarted without the flag", policyIs(providers.Policy{Mode: providers.Auto, AWSLacks: "set it"}),
+				host + " [aws std] Provisioned=CloudNotConfigured ensure",
+			},
 			{"deleted", serviceChange(deleting), host + " [aws std] Provisioned=CloudNotConfigured delete"},
 		}},
 		{"not yet configured", service("a"), []scenarioStep{
@@ -198,7 +207,10 @@ func TestProviderScenarios(t *testing.T) {
 			{"finalizer seen", (*providerScenario).unchanged, "192.0.2.0 [aws pool std] Provisioned=Provisioning Announced=Announced ensure"},
 			{"no quota", outcomeIs(quota), "192.0.2.0 [aws pool std] Provisioned=QuotaExceeded Announced=Announced ensure"},
 			{"restarted", (*providerScenario).restart, "192.0.2.0 [aws pool std] Provisioned=QuotaExceeded Announced=Announced ensure"},
-			{"its pool is gone", func(l *providerScenario) { l.Objects.Pools = nil }, "192.0.2.0 [aws pool std] Provisioned=QuotaExceeded Announced=Announced ensure"},
+			{
+				"its pool is gone", func(l *providerScenario) { l.Objects.Pools = nil },
+				"192.0.2.0 [aws pool std] Provisioned=QuotaExceeded Announced=Announced ensure",
+			},
 			{"pending", outcomeIs(pending), "192.0.2.0 [aws pool std] Provisioned=Provisioning Announced=Announced ensure"},
 			{"active", outcomeIs(active), host + " [aws std] Provisioned=Assigned ensure"},
 			{"for good", (*providerScenario).restart, host + " [aws std] Provisioned=Assigned ensure"},
@@ -228,7 +240,10 @@ func TestProviderScenarios(t *testing.T) {
 		{"from AWS to no pool", service("a", onAWS, showing(host)), []scenarioStep{
 			{"no pool", func(l *providerScenario) { l.Objects.Pools = nil }, host + " [aws std] Provisioned=Provisioning ensure"},
 			{"asks", providerIs("bare-metal"), host + " [aws pool std] Provisioned=NoMatchingPool Announced=NoAddress ensure"},
-			{"a pool", func(l *providerScenario) { l.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")} }, host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure"},
+			{
+				"a pool", func(l *providerScenario) { l.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")} },
+				host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure",
+			},
 			{"deleted", serviceChange(deleting), host + " 192.0.2.0 [aws pool std] Provisioned=Deleting delete"},
 			{"gone", outcomeIs(gone), "[] delete"},
 		}},
@@ -243,9 +258,15 @@ func TestProviderScenarios(t *testing.T) {
 			s.Spec.Ports = []corev1.ServicePort{{Port: 9, Protocol: corev1.ProtocolSCTP, NodePort: 30123}}
 		}), []scenarioStep{
 			{"no pool", func(l *providerScenario) { l.Objects.Pools = nil }, "[] Provisioned=CloudCannotServe "},
-			{"a pool", func(l *providerScenario) { l.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")} }, "192.0.2.0 [pool std] Provisioned=CloudCannotServe Announced=NoSpeaker "},
+			{
+				"a pool", func(l *providerScenario) { l.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")} },
+				"192.0.2.0 [pool std] Provisioned=CloudCannotServe Announced=NoSpeaker ",
+			},
 			{"again", (*providerScenario).unchanged, "192.0.2.0 [pool std] Provisioned=CloudCannotServe Announced=NoSpeaker "},
-			{"no more", serviceChange(func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolTCP }), "192.0.2.0 [pool std] Provisioned=Assigned Announced=NoSpeaker "},
+			{
+				"no more", serviceChange(func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolTCP }),
+				"192.0.2.0 [pool std] Provisioned=Assigned Announced=NoSpeaker ",
+			},
 		}},
 		{"AWS by flag, and no node there", service("a"), []scenarioStep{
 			{"no pool", func(l *providerScenario) {
@@ -268,21 +289,21 @@ func TestProviderScenarios(t *testing.T) {
 				}
 			}
 			if len(l.Objects.Pools) > 0 && len(l.Services[1].Status.LoadBalancer.Ingress) != 1 {
-				t.Error("the Service on bare metal beside it has no address")
+				t.Error("the other Service, on bare metal, has no address")
 			}
 		})
 	}
 }
 
-// TestCloudMessages: messages tell what there is to know beyond the reason.
+// TestCloudMessages: messages contain the details of the cloud's answer.
 func TestCloudMessages(t *testing.T) {
 	sctp := func(s *corev1.Service) { s.Spec.Ports = []corev1.ServicePort{{Port: 9, Protocol: corev1.ProtocolSCTP}} }
 	for _, row := range []struct {
-		name    string
-		service *corev1.Service
-		cloud   CloudOutcome
-		pools   bool
-		says    []string
+		name     string
+		service  *corev1.Service
+		cloud    CloudOutcome
+		pools    bool
+		messages []string
 	}{
 		{"an error", service("a", onAWS), broke, true, []string{"create listener: boom"}},
 		{"a report", service("a", onAWS), active, true, []string{"it answers"}},
@@ -290,8 +311,16 @@ func TestCloudMessages(t *testing.T) {
 		{"foreign", service("a", showing("x.example.com")), CloudOutcome{}, true, []string{"x.example.com", "no load balancer is created"}},
 		{"fallback to a pool", service("a", sctp), CloudOutcome{}, true, []string{"192.0.2.0 from pool p", "AWS cannot serve it", "SCTP"}},
 		{"fallback to nothing", service("a", sctp), CloudOutcome{}, false, []string{"AWS cannot serve it", "SCTP", "there is no IPAddressPool"}},
-		{"leaving", service("a", onAWS, showing(host), annotated(v1alpha1.AnnotationProvider, "bare-metal")), CloudOutcome{}, true, []string{"192.0.2.0 from pool p", host + " is kept"}},
-		{"left", service("a", onAWS, annotated(v1alpha1.AnnotationProvider, "bare-metal")), held, true, []string{"being deleted: its network interfaces"}},
+		{
+			"leaving", service("a", onAWS, showing(host), annotated(v1alpha1.AnnotationProvider, "bare-metal")),
+			CloudOutcome{},
+			true,
+			[]string{"192.0.2.0 from pool p", host + " is kept"},
+		},
+		{
+			"left", service("a", onAWS, annotated(v1alpha1.AnnotationProvider, "bare-metal")), held, true,
+			[]string{"being deleted: its network interfaces"},
+		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			s := Snapshot{
@@ -302,9 +331,9 @@ func TestCloudMessages(t *testing.T) {
 				s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")}
 			}
 			message := Decide(s).planOf(key("a")).Conditions[0].Message
-			for _, want := range row.says {
+			for _, want := range row.messages {
 				if !strings.Contains(message, want) {
-					t.Errorf("%q does not say %q", message, want)
+					t.Errorf("%q does not contain %q", message, want)
 				}
 			}
 		})

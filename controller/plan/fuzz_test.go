@@ -131,7 +131,7 @@ func (b *bytesIn) speaker(i int) *v1alpha1.Speaker {
 	return s
 }
 
-// world is anything that an API server may hold, beside a pool, a Service that
+// world is anything that an API server may hold, in addition to a pool, a Service that
 // has an address of it and one that wants one, which are well and older.
 func (b *bytesIn) world() Snapshot {
 	s := Snapshot{Policy: providers.Policy{Mode: providers.BareMetal}, Now: time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)}
@@ -235,7 +235,7 @@ func reversed[T any](list []T) []T {
 	return list
 }
 
-// checkBystanders: who is well keeps and gets an address, unless the cluster's
+// checkBystanders: valid Services keep and get an address, unless the cluster's
 // own addresses are where the pool's are.
 func checkBystanders(t failer, s Snapshot, plan Plan) {
 	holder, newcomer := plan.planOf(key("a-holder")), plan.planOf(key("a-newcomer"))
@@ -273,7 +273,7 @@ func checkServicePlan(t failer, svc *corev1.Service, plan Plan) {
 	}
 	asks := svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.DeletionTimestamp == nil
 	if asks && (!planned || apimeta.FindStatusCondition(p.Conditions, v1alpha1.ConditionProvisioned) == nil) {
-		t.Fatalf("%s: nobody says what became of it: %+v", svc.Name, p)
+		t.Fatalf("%s: no condition explains its state: %+v", svc.Name, p)
 	}
 }
 
@@ -284,7 +284,7 @@ func checkConditions(t failer, of string, conditions []metav1.Condition) {
 	}
 	for _, c := range conditions {
 		if c.Message == "" {
-			t.Fatalf("%s: %s %s says nothing", of, c.Type, c.Reason)
+			t.Fatalf("%s: %s %s has no message", of, c.Type, c.Reason)
 		}
 	}
 }

@@ -17,10 +17,10 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// changeRequest changes a Service in one of the ways that people do.
+// changeRequest changes a Service in one of the ways that its owner may.
 func changeRequest(t *rapid.T, svc *corev1.Service) {
 	addr := fmt.Sprintf("192.0.2.%d", rapid.IntRange(0, 17).Draw(t, "addr"))
-	switch rapid.IntRange(0, 10).Draw(t, "wish") {
+	switch rapid.IntRange(0, 10).Draw(t, "request") {
 	case 0, 1:
 		svc.Annotations[v1alpha1.AnnotationLoadBalancerIPs] = addr
 	case 2:
@@ -34,7 +34,7 @@ func changeRequest(t *rapid.T, svc *corev1.Service) {
 	case 6:
 		svc.Spec.Type = corev1.ServiceTypeClusterIP
 	case 7:
-		holding(addr)(svc) // somebody else has written it
+		holding(addr)(svc) // another implementation has written it
 	case 8:
 		class := "example.com/lb"
 		svc.Spec.LoadBalancerClass = &class
@@ -52,7 +52,7 @@ func holdings(services []*corev1.Service) map[types.NamespacedName][]string {
 	return all
 }
 
-// allWritten are the Services after what the plans say has been written.
+// allWritten returns the Services after the plans have been written.
 func allWritten(services []*corev1.Service, planned []PlannedService) []*corev1.Service {
 	services = slices.Clone(services)
 	for _, p := range planned {
@@ -63,10 +63,10 @@ func allWritten(services []*corev1.Service, planned []PlannedService) []*corev1.
 	return services
 }
 
-// TestDecideChangedAgreesWithDecide: what a quick decision gives is what a full one then leaves as it
-// is, for all Services, and no quick one gives what another Service has.
+// TestDecideChangedAgreesWithDecide: a full decision keeps what an incremental one
+// has assigned, for all Services, and no incremental one assigns a held address.
 func TestDecideChangedAgreesWithDecide(t *testing.T) {
-	quick := 0
+	incremental := 0
 	rapid.Check(t, func(t *rapid.T) {
 		s := Snapshot{
 			Policy:  providers.Policy{Mode: providers.BareMetal},
@@ -92,7 +92,7 @@ func TestDecideChangedAgreesWithDecide(t *testing.T) {
 			} else {
 				s.Services = append(s.Services, nil)
 			}
-			if rapid.Bool().Draw(t, "wishes") {
+			if rapid.Bool().Draw(t, "changes its request") {
 				changeRequest(t, svc)
 			}
 			changed = slices.DeleteFunc(changed, func(o *corev1.Service) bool { return KeyOf(o) == KeyOf(svc) })
@@ -102,7 +102,7 @@ func TestDecideChangedAgreesWithDecide(t *testing.T) {
 		if !ok {
 			return
 		}
-		quick++
+		incremental++
 		before := holdings(s.Services)
 		s.Services = allWritten(s.Services, plans)
 		after := holdings(s.Services)
@@ -115,7 +115,7 @@ func TestDecideChangedAgreesWithDecide(t *testing.T) {
 			for key, others := range before {
 				for _, a := range after[KeyOf(svc)] {
 					if key != KeyOf(svc) && slices.Contains(others, a) && !slices.Contains(before[KeyOf(svc)], a) {
-						t.Fatalf("%s was given %s, which %s has", KeyOf(svc), a, key)
+						t.Fatalf("%s was assigned %s, which %s holds", KeyOf(svc), a, key)
 					}
 				}
 			}
@@ -123,34 +123,34 @@ func TestDecideChangedAgreesWithDecide(t *testing.T) {
 		full := holdings(allWritten(s.Services, Decide(s).Services))
 		for _, svc := range changed {
 			if key := KeyOf(svc); !slices.Equal(full[key], after[key]) {
-				t.Fatalf("a full decision gives %s %v, the quick one %v", key, full[key], after[key])
+				t.Fatalf("a full decision assigns %s %v, the incremental one %v", key, full[key], after[key])
 			}
 		}
 	})
-	if quick < 10 {
-		t.Errorf("only %d decisions were quick", quick)
+	if incremental < 10 {
+		t.Errorf("only %d decisions were incremental", incremental)
 	}
 }
 
-// TestDecideChangedCases lists what a quick decision is made about, beside Service a,
-// which holds 192.0.2.0.
+// TestDecideChangedCases lists the Services that an incremental decision accepts, with
+// Service a holding 192.0.2.0.
 func TestDecideChangedCases(t *testing.T) {
-	given := func(s *corev1.Service) { *s = *assigned(s, "192.0.2.1") }
+	withAddress := func(s *corev1.Service) { *s = *assigned(s, "192.0.2.1") }
 	for _, row := range []struct {
-		name  string
-		svc   *corev1.Service
-		quick bool
+		name        string
+		svc         *corev1.Service
+		incremental bool
 	}{
 		{"new", service("b"), true},
-		{"new, wants a free address", service("b", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.5")), true},
+		{"new, requests a free address", service("b", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.5")), true},
 		{"no balancer", service("b", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }), true},
-		{"wants a held address", service("b", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.0")), false},
-		{"wants a pool that is not there", service("b", annotated(v1alpha1.AnnotationAddressPool, "none")), false},
+		{"requests a held address", service("b", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.0")), false},
+		{"requests a pool that is not there", service("b", annotated(v1alpha1.AnnotationAddressPool, "none")), false},
 		{"first of its pool", service("b", annotated(v1alpha1.AnnotationAddressPool, "unused")), false},
 		{"shares", service("b", annotated(v1alpha1.AnnotationAllowSharedIP, "key")), false},
 		{"renumbers", service("b", annotated(v1alpha1.AnnotationRenumber, "hold")), false},
 		{"is adopted", service("b", holding("192.0.2.3")), false},
-		{"shows what nobody knew", service("b", given), false},
+		{"shows an address that no plan contains", service("b", withAddress), false},
 		{"is deleted", service("b", deleting), false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -161,15 +161,15 @@ func TestDecideChangedCases(t *testing.T) {
 			}
 			var planner Planner
 			planner.Decide(s)
-			_, quick := planner.DecideChanged([]*corev1.Service{row.svc}, time.Time{})
-			if quick != row.quick {
-				t.Errorf("quick is %t", quick)
+			_, incremental := planner.DecideChanged([]*corev1.Service{row.svc}, time.Time{})
+			if incremental != row.incremental {
+				t.Errorf("incremental is %t", incremental)
 			}
 		})
 	}
 }
 
-// assigned is the Service with an address that Fairlead has given it.
+// assigned returns the Service with an address that Fairlead has assigned.
 func assigned(svc *corev1.Service, addr string) *corev1.Service {
 	svc = svc.DeepCopy()
 	finalized(svc)
@@ -178,15 +178,15 @@ func assigned(svc *corev1.Service, addr string) *corev1.Service {
 	return svc
 }
 
-// TestAffectsAllocation lists which changes of other objects a quick decision must not miss.
+// TestAffectsAllocation lists which changes of other objects need a full decision.
 func TestAffectsAllocation(t *testing.T) {
 	node := readyNode("n")
 	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}}
 	for _, row := range []struct {
-		name   string
-		was    metav1.Object
-		change func(metav1.Object)
-		sways  bool
+		name    string
+		was     metav1.Object
+		change  func(metav1.Object)
+		affects bool
 	}{
 		{"pool's status", pool("p"), func(o metav1.Object) { o.(*v1alpha1.IPAddressPool).Status.Services = 1 }, false},
 		{"pool's finalizer", pool("p"), func(o metav1.Object) { o.SetFinalizers([]string{v1alpha1.FinalizerPoolInUse}) }, false},
@@ -201,8 +201,8 @@ func TestAffectsAllocation(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			is := row.was.(runtime.Object).DeepCopyObject().(metav1.Object)
 			row.change(is)
-			if got := AffectsAllocation(row.was, is); got != row.sways {
-				t.Errorf("sways is %t", got)
+			if got := AffectsAllocation(row.was, is); got != row.affects {
+				t.Errorf("affects is %t", got)
 			}
 		})
 	}

@@ -12,8 +12,6 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// withPorts gives a Service ports, as "80/TCP" or "80/TCP:30123", and keeps the
-// API server from choosing node ports.
 func TestNodePorts(t *testing.T) {
 	taken := func(ports ...int32) map[int32]bool {
 		all := map[int32]bool{}
@@ -31,22 +29,62 @@ func TestNodePorts(t *testing.T) {
 		do      CloudAction
 	}{
 		{"by hand or by the API server", service("a", onAWS, withPorts("80/TCP:30123")), nil, PortRange{}, " Provisioning", EnsureBalancer},
-		{"the upper band first", service("a", onAWS, withPorts("80/TCP", "443/TCP")), nil, PortRange{}, "80/TCP=30086 443/TCP=30087 Provisioning", NoAction},
-		{"TCP and UDP share", service("a", onAWS, withPorts("53/TCP", "53/UDP")), nil, PortRange{}, "53/TCP=30086 53/UDP=30086 Provisioning", NoAction},
-		{"with a port that has one", service("a", onAWS, withPorts("53/TCP:30500", "53/UDP", "80/TCP")), nil, PortRange{}, "53/UDP=30500 80/TCP=30086 Provisioning", NoAction},
+		{
+			"the upper band first", service("a", onAWS, withPorts("80/TCP", "443/TCP")), nil,
+			PortRange{},
+			"80/TCP=30086 443/TCP=30087 Provisioning", NoAction,
+		},
+		{
+			"TCP and UDP share", service("a", onAWS, withPorts("53/TCP", "53/UDP")), nil,
+			PortRange{},
+			"53/TCP=30086 53/UDP=30086 Provisioning", NoAction,
+		},
+		{
+			"with a port that has one", service("a", onAWS, withPorts("53/TCP:30500", "53/UDP", "80/TCP")), nil,
+			PortRange{},
+			"53/UDP=30500 80/TCP=30086 Provisioning", NoAction,
+		},
 		{"others have some", service("a", onAWS, withPorts("80/TCP")), []*corev1.Service{
 			service("b", withPorts("80/UDP:30086")),
 			service("c", func(s *corev1.Service) { s.Spec.HealthCheckNodePort = 30087 }),
 		}, PortRange{}, "80/TCP=30088 Provisioning", NoAction},
-		{"others want some, too", service("b", onAWS, withPorts("80/TCP")), []*corev1.Service{service("a", onAWS, withPorts("1/TCP", "2/TCP"))}, PortRange{}, "80/TCP=30088 Provisioning", NoAction},
-		{"some were refused", service("a", onAWS, withPorts("80/TCP")), nil, PortRange{Taken: taken(30086, 30088)}, "80/TCP=30087 Provisioning", NoAction},
-		{"the lower band at last", service("a", onAWS, withPorts("80/TCP", "81/TCP")), nil, PortRange{Low: 100, High: 117}, "80/TCP=116 81/TCP=117 Provisioning", NoAction},
-		{"and then its ports", service("a", onAWS, withPorts("80/TCP")), []*corev1.Service{service("b", withPorts("1/TCP:116", "2/TCP:117"))}, PortRange{Low: 100, High: 117}, "80/TCP=100 Provisioning", NoAction},
-		{"all or nothing", service("a", onAWS, withPorts("80/TCP", "81/TCP")), nil, PortRange{Low: 100, High: 100}, " NodePortsExhausted", NoAction},
-		{"what one cannot have the next may", service("b", onAWS, withPorts("80/TCP")), []*corev1.Service{service("a", onAWS, withPorts("1/TCP", "2/TCP"))}, PortRange{Low: 100, High: 100}, "80/TCP=100 Provisioning", NoAction},
+		{
+			"others request some, too", service("b", onAWS, withPorts("80/TCP")),
+			[]*corev1.Service{service("a", onAWS, withPorts("1/TCP", "2/TCP"))},
+			PortRange{},
+			"80/TCP=30088 Provisioning",
+			NoAction,
+		},
+		{
+			"some were refused", service("a", onAWS, withPorts("80/TCP")), nil,
+			PortRange{Taken: taken(30086, 30088)},
+			"80/TCP=30087 Provisioning", NoAction,
+		},
+		{
+			"the lower band at last", service("a", onAWS, withPorts("80/TCP", "81/TCP")), nil,
+			PortRange{Low: 100, High: 117},
+			"80/TCP=116 81/TCP=117 Provisioning", NoAction,
+		},
+		{
+			"and then its ports", service("a", onAWS, withPorts("80/TCP")),
+			[]*corev1.Service{service("b", withPorts("1/TCP:116", "2/TCP:117"))},
+			PortRange{Low: 100, High: 117},
+			"80/TCP=100 Provisioning", NoAction,
+		},
+		{
+			"all or nothing", service("a", onAWS, withPorts("80/TCP", "81/TCP")), nil,
+			PortRange{Low: 100, High: 100},
+			" NodePortsExhausted", NoAction,
+		},
+		{
+			"one that is too large does not block the next", service("b", onAWS, withPorts("80/TCP")),
+			[]*corev1.Service{service("a", onAWS, withPorts("1/TCP", "2/TCP"))},
+			PortRange{Low: 100, High: 100},
+			"80/TCP=100 Provisioning", NoAction,
+		},
 		{"not before the finalizer", service("a", withPorts("80/TCP")), nil, PortRange{}, " Provisioning", NoAction},
 		{"not on bare metal", service("a", withPorts("80/TCP"), classed(v1alpha1.ClassBareMetal)), nil, PortRange{}, " NoMatchingPool", NoAction},
-		{"not while it goes", service("a", onAWS, withPorts("80/TCP"), deleting), nil, PortRange{}, " Deleting", DeleteBalancer},
+		{"not while it is deleted", service("a", onAWS, withPorts("80/TCP"), deleting), nil, PortRange{}, " Deleting", DeleteBalancer},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			s := Snapshot{
@@ -63,10 +101,10 @@ func TestNodePorts(t *testing.T) {
 				t.Errorf("got %q, want %q", text, row.want)
 			}
 			if do := plan.Cloud[row.service.UID].Action; do != row.do {
-				t.Errorf("the cloud is to do %d, want %d", do, row.do)
+				t.Errorf("action of the cloud is %d, want %d", do, row.do)
 			}
 			if len(p.NodePorts) > 0 && p.Matches(row.service) {
-				t.Error("there would be nothing to write")
+				t.Error("the plan matches before it is written")
 			}
 		})
 	}

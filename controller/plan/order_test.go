@@ -26,14 +26,14 @@ func planFor(text string) ServicePlan {
 func TestRounds(t *testing.T) {
 	for _, row := range []struct {
 		name     string
-		services []string // NAME SHOWN PLANNED: an address, perhaps with terms; "-" is none; "!" must be given up
+		services []string // NAME SHOWN PLANNED: an address, perhaps with terms; "-" is none; "!" must be released
 		want     [][]string
 	}{
 		{"nothing moves", []string{"a - .1", "b .2 .2", "c - .3"}, [][]string{{"a .1", "c .3"}}},
-		{"let go, then given", []string{"a - .1", "b .1 .2", "c - .3"}, [][]string{{"b .2", "c .3"}, {"a .1"}}},
+		{"released, then assigned", []string{"a - .1", "b .1 .2", "c - .3"}, [][]string{{"b .2", "c .3"}, {"a .1"}}},
 		{"one after the other", []string{"a .1 .2", "b .2 .3", "c .3 -"}, [][]string{{"c -"}, {"b .3"}, {"a .2"}}},
-		{"in exchange: who must gives way", []string{"a .1 .2", "b !.2 .1", "c - .3"}, [][]string{{"c .3"}, {"a .1", "b -"}}},
-		{"who waits for an exchange loses nothing", []string{"a !.1 .2", "b !.2 .1", "c .3 .2"}, [][]string{{"a -", "b -", "c .3"}}},
+		{"a cycle: the Service that must release does so", []string{"a .1 .2", "b !.2 .1", "c - .3"}, [][]string{{"c .3"}, {"a .1", "b -"}}},
+		{"a Service that waits for a cycle keeps its address", []string{"a !.1 .2", "b !.2 .1", "c .3 .2"}, [][]string{{"a -", "b -", "c .3"}}},
 		{"new terms, then shared by them", []string{"a - .1/k", "z .1/k .1/l"}, [][]string{{"z .1"}, {"a .1"}}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -43,10 +43,10 @@ func TestRounds(t *testing.T) {
 				if _, err := fmt.Sscan(text, &name, &shown, &planned); err != nil {
 					t.Fatal(err)
 				}
-				was, gives := strings.CutPrefix(shown, "!")
+				was, releases := strings.CutPrefix(shown, "!")
 				svc := planFor(was).Written(service(name))
 				p := planFor(planned)
-				if gives {
+				if releases {
 					p.Releases = ingressAddrs(svc.Status.LoadBalancer.Ingress)
 				}
 				if !p.Matches(svc) {
@@ -117,8 +117,8 @@ func TestRoundsAreBounded(t *testing.T) {
 	}
 }
 
-// TestFallbackReleases: a Service that AWS cannot serve, and a pool cannot either
-// any more, shows nothing when another one gets its address.
+// TestFallbackReleases: a Service that neither AWS nor a pool can serve shows no
+// address after another one is assigned its own.
 func TestFallbackReleases(t *testing.T) {
 	class := v1alpha1.ClassBareMetal
 	s := testSnapshot(service("a", serving("SCTP", 9), holding("192.0.2.0")))

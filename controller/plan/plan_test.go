@@ -56,12 +56,22 @@ func TestDecide(t *testing.T) {
 		service *corev1.Service
 		world   func(*Snapshot)
 		want    string
-		says    string // in the first condition that is not True, else in the first
+		message string // in the first condition that is not True, else in the first
 	}{
 		{"a plain Service", service("a"), nil, served + "NoSpeaker", "is the DaemonSet"},
-		{"announced", service("a"), func(s *Snapshot) { s.Speakers = append(s.Speakers, speaker("n1", "192.0.2.0")) }, served + "Announced", "192.0.2.0 from pool p"},
-		{"another address announced", service("a"), func(s *Snapshot) { s.Speakers = append(s.Speakers, speaker("n1", "192.0.2.9")) }, served + "NoSpeaker", "no speaker has reported about 192.0.2.0"},
-		{"announced by a node that is gone", service("a"), func(s *Snapshot) { s.Speakers = append(s.Speakers, speaker("gone", "192.0.2.0")) }, served + "NoSpeaker", ""},
+		{
+			"announced", service("a"), func(s *Snapshot) { s.Speakers = append(s.Speakers, speaker("n1", "192.0.2.0")) },
+			served + "Announced", "192.0.2.0 from pool p",
+		},
+		{
+			"another address announced", service("a"),
+			func(s *Snapshot) { s.Speakers = append(s.Speakers, speaker("n1", "192.0.2.9")) }, served + "NoSpeaker",
+			"no speaker has reported about 192.0.2.0",
+		},
+		{
+			"announced by a node that is gone", service("a"),
+			func(s *Snapshot) { s.Speakers = append(s.Speakers, speaker("gone", "192.0.2.0")) }, served + "NoSpeaker", "",
+		},
 		{"unannounced with a reason", service("a"), func(s *Snapshot) {
 			s.Speakers = append(s.Speakers, &v1alpha1.Speaker{
 				ObjectMeta: metav1.ObjectMeta{Name: "n1"},
@@ -72,32 +82,84 @@ func TestDecide(t *testing.T) {
 		{"AWS's class", service("a", class(&aws)), nil, "Provisioned=Provisioning", "requesting a load balancer"},
 		{"another's class", service("a", class(&other)), nil, "untouched", ""},
 		{"another's class, with traces of ours", service("a", class(&other), finalized), nil, "released", ""},
-		{"no longer a LoadBalancer", service("a", finalized, func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }), nil, "released", ""},
+		{
+			"no longer a LoadBalancer",
+			service("a", finalized, func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }), nil, "released", "",
+		},
 		{"never was", service("a", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }), nil, "untouched", ""},
 		{"deleted", service("a", finalized, holding("192.0.2.0"), deleting), nil, "released", ""},
 		{"deleted before it was served", service("a", deleting), nil, "untouched", ""},
 		{"no node yet", service("a"), func(s *Snapshot) { s.Nodes = nil }, "Provisioned=ProviderUndecided (not served)", "no node yet"},
 		{"on AWS", service("a"), func(s *Snapshot) { s.Nodes[0].Spec.ProviderID = "aws:///z/i-1" }, "Provisioned=Provisioning", ""},
-		{"on AWS, but served already", service("a", finalized, holding("192.0.2.7")), func(s *Snapshot) { s.Nodes[0].Spec.ProviderID = "aws:///z/i-1" }, "192.0.2.7 Provisioned=Assigned Announced=NoSpeaker", ""},
-		{"no pool", service("a"), func(s *Snapshot) { s.Objects.Pools = nil }, "Provisioned=NoMatchingPool Announced=NoAddress", "there is no IPAddressPool"},
-		{"pool gone, address kept", service("a", finalized, holding("192.0.2.7")), func(s *Snapshot) { s.Objects.Pools = nil }, "192.0.2.7 Provisioned=OutOfPool Announced=NoSpeaker", "kept"},
-		{"pool by annotation", service("a", annotated(v1alpha1.AnnotationAddressPool, "q")), nil, "198.51.100.0 Provisioned=Assigned Announced=NoSpeaker", ""},
-		{"unknown pool", service("a", annotated(v1alpha1.AnnotationAddressPool, "x")), nil, "Provisioned=NoMatchingPool Announced=NoAddress", "pool x does not exist"},
-		{"address by annotation", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, " 192.0.2.3 ")), nil, "192.0.2.3 Provisioned=Assigned Announced=NoSpeaker", ""},
-		{"address by spec", service("a", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.3" }), nil, "192.0.2.3 Provisioned=Assigned Announced=NoSpeaker", ""},
-		{"both agree", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.3"), func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.3" }), nil, "192.0.2.3 Provisioned=Assigned Announced=NoSpeaker", ""},
-		{"both contradict", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.3"), func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.4" }), nil, "Provisioned=ConflictingRequest Announced=NoAddress", "contradict"},
-		{"no address", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "ten")), nil, "Provisioned=InvalidRequest Announced=NoAddress", "invalid IP address \"ten\""},
-		{"wrong family", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "2001:db8::1")), nil, "Provisioned=InvalidRequest Announced=NoAddress", "IPv6"},
-		{"two of a family", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.1,192.0.2.2")), nil, "Provisioned=InvalidRequest Announced=NoAddress", "more than one"},
-		{"an invalid request keeps what it has", service("a", finalized, holding("192.0.2.7"), annotated(v1alpha1.AnnotationLoadBalancerIPs, "ten")), nil, "192.0.2.7 Provisioned=InvalidRequest Announced=NoSpeaker", ""},
-		{"not in a pool", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "203.0.113.1")), nil, "Provisioned=AddressNotInPool Announced=NoAddress", "203.0.113.1"},
+		{
+			"on AWS, but served already", service("a", finalized, holding("192.0.2.7")),
+			func(s *Snapshot) { s.Nodes[0].Spec.ProviderID = "aws:///z/i-1" },
+			"192.0.2.7 Provisioned=Assigned Announced=NoSpeaker", "",
+		},
+		{
+			"no pool", service("a"), func(s *Snapshot) { s.Objects.Pools = nil },
+			"Provisioned=NoMatchingPool Announced=NoAddress", "there is no IPAddressPool",
+		},
+		{
+			"pool gone, address kept", service("a", finalized, holding("192.0.2.7")),
+			func(s *Snapshot) { s.Objects.Pools = nil }, "192.0.2.7 Provisioned=OutOfPool Announced=NoSpeaker", "kept",
+		},
+		{
+			"pool by annotation", service("a", annotated(v1alpha1.AnnotationAddressPool, "q")), nil,
+			"198.51.100.0 Provisioned=Assigned Announced=NoSpeaker", "",
+		},
+		{
+			"unknown pool", service("a", annotated(v1alpha1.AnnotationAddressPool, "x")), nil,
+			"Provisioned=NoMatchingPool Announced=NoAddress", "pool x does not exist",
+		},
+		{
+			"address by annotation", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, " 192.0.2.3 ")), nil,
+			"192.0.2.3 Provisioned=Assigned Announced=NoSpeaker", "",
+		},
+		{
+			"address by spec", service("a", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.3" }), nil,
+			"192.0.2.3 Provisioned=Assigned Announced=NoSpeaker", "",
+		},
+		{
+			"both agree",
+			service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.3"), func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.3" }),
+			nil, "192.0.2.3 Provisioned=Assigned Announced=NoSpeaker", "",
+		},
+		{
+			"both contradict",
+			service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.3"), func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.4" }),
+			nil, "Provisioned=ConflictingRequest Announced=NoAddress", "contradict",
+		},
+		{
+			"no address", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "ten")), nil,
+			"Provisioned=InvalidRequest Announced=NoAddress", "invalid IP address \"ten\"",
+		},
+		{
+			"wrong family", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "2001:db8::1")), nil,
+			"Provisioned=InvalidRequest Announced=NoAddress", "IPv6",
+		},
+		{
+			"two of a family", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.1,192.0.2.2")), nil,
+			"Provisioned=InvalidRequest Announced=NoAddress", "more than one",
+		},
+		{
+			"an invalid request keeps what it has",
+			service("a", finalized, holding("192.0.2.7"), annotated(v1alpha1.AnnotationLoadBalancerIPs, "ten")), nil,
+			"192.0.2.7 Provisioned=InvalidRequest Announced=NoSpeaker", "",
+		},
+		{
+			"not in a pool", service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "203.0.113.1")), nil,
+			"Provisioned=AddressNotInPool Announced=NoAddress", "203.0.113.1",
+		},
 		{"adopted", service("a", holding("192.0.2.7")), nil, "192.0.2.7 Provisioned=Assigned Announced=NoSpeaker", ""},
 		{"foreign", service("a", holding("203.0.113.7")), nil, "Provisioned=ForeignStatus (not served)", "no pool"},
 		{"foreign host name", service("a", func(s *corev1.Service) {
 			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{Hostname: "lb.example.com"}}
 		}), nil, "Provisioned=ForeignStatus (not served)", `"lb.example.com"`},
-		{"foreign, written in another way", service("a", holding("::ffff:192.0.2.7")), nil, "Provisioned=ForeignStatus (not served)", `"::ffff:192.0.2.7"`},
+		{
+			"foreign, written in another way", service("a", holding("::ffff:192.0.2.7")), nil,
+			"Provisioned=ForeignStatus (not served)", `"::ffff:192.0.2.7"`,
+		},
 		{"foreign, shown by another implementation's Service too", service("a", holding("192.0.2.7")), func(s *Snapshot) {
 			s.Services = append(s.Services, service("b", class(&other), holding("192.0.2.7")))
 		}, "Provisioned=ForeignStatus (not served)", "belongs to Service ns/b"},
@@ -128,8 +190,8 @@ func TestDecide(t *testing.T) {
 				}
 			}
 			all := fmt.Sprint(p.Conditions)
-			if !strings.Contains(all, row.says) {
-				t.Errorf("%q does not say %q", all, row.says)
+			if !strings.Contains(all, row.message) {
+				t.Errorf("%q does not contain %q", all, row.message)
 			}
 			if trace := Explain(s, key("a")); transcript(trace.Plan, planned) != row.want && row.want != "untouched" && row.want != "released" {
 				t.Errorf("explained as %s", transcript(trace.Plan, true))

@@ -24,11 +24,15 @@ func TestSelection(t *testing.T) {
 	}
 	s := testSnapshot()
 	s.Namespaces = []*corev1.Namespace{
-		{ObjectMeta: metav1.ObjectMeta{Name: "team", Labels: map[string]string{"tier": "edge"}}}, {ObjectMeta: metav1.ObjectMeta{Name: "ns"}}, {ObjectMeta: metav1.ObjectMeta{Name: "named"}},
+		{
+			ObjectMeta: metav1.ObjectMeta{Name: "team", Labels: map[string]string{"tier": "edge"}},
+		}, {ObjectMeta: metav1.ObjectMeta{Name: "ns"}}, {
+			ObjectMeta: metav1.ObjectMeta{Name: "named"},
+		},
 	}
 	s.Objects.Pools = []*v1alpha1.IPAddressPool{
 		pool("all", "192.0.2.0/28"),
-		selecting("first", "192.0.2.16/28", v1alpha1.ServiceAllocation{Priority: 1, Namespaces: []string{"nobody"}}),
+		selecting("first", "192.0.2.16/28", v1alpha1.ServiceAllocation{Priority: 1, Namespaces: []string{"unused"}}),
 		selecting("by-name", "192.0.2.32/28", v1alpha1.ServiceAllocation{Namespaces: []string{"named"}}),
 		selecting("by-label", "192.0.2.48/28", v1alpha1.ServiceAllocation{NamespaceSelectors: labelled("tier", "edge"), ServiceSelectors: labelled("app", "web")}),
 		selecting("by-service", "192.0.2.64/28", v1alpha1.ServiceAllocation{ServiceSelectors: labelled("app", "db")}),
@@ -45,7 +49,7 @@ func TestSelection(t *testing.T) {
 		{"ns", "db", "", "192.0.2.64 Assigned"},
 		{"ns", "", "by-name", "NoMatchingPool"},
 		{"ns", "", "broken", "NoMatchingPool"},
-		{"new", "", "", "NoMatchingPool"}, // its labels may select a pool that comes first
+		{"new", "", "", "NoMatchingPool"}, // its labels may select a pool of higher priority
 	} {
 		name := fmt.Sprintf("%c", 'a'+i)
 		svc := service(name, func(svc *corev1.Service) { svc.Labels = map[string]string{"app": row.app} })
@@ -72,8 +76,9 @@ func TestSelection(t *testing.T) {
 	}
 }
 
-// TestGuards: what is the cluster's own is never given, and always said.
-func TestGuards(t *testing.T) {
+// TestClusterRanges: addresses of nodes, Pods and Services are never assigned, and
+// are reported.
+func TestClusterRanges(t *testing.T) {
 	s := testSnapshot(service("a"), service("b", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.1")), service("c", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.9")),
 		service("d", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.17")), service("e", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.255")),
 		service("f", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.128")), service("g", finalized, holding("192.0.2.2")))
@@ -107,7 +112,7 @@ func TestGuards(t *testing.T) {
 	}
 }
 
-// TestPoolConditions: what a pool says about itself.
+// TestPoolConditions lists the conditions of pools.
 func TestPoolConditions(t *testing.T) {
 	s := testSnapshot()
 	younger := pool("younger", "10.0.0.0/24", "192.0.2.8-192.0.2.200", "0.0.0.0/0", "::/0", "10.1.0.0/33", "::ffff:10.0.0.0/120", "10.2.0.1%eth0")

@@ -40,11 +40,11 @@ func (s *Snapshot) reconcile(t *testing.T) Plan {
 			return plan
 		}
 	}
-	t.Fatal("a plan that is applied never ends")
+	t.Fatal("the state does not converge")
 	return Plan{}
 }
 
-// shownState is what a Service says in a line: its addresses, and why.
+// shownState is a line with the addresses of a Service and the reason.
 func (s *Snapshot) shownState(t *testing.T, name string) string {
 	plan := s.reconcile(t)
 	p := plan.planOf(key(name))
@@ -99,7 +99,7 @@ func local(app string) func(*corev1.Service) {
 	}
 }
 
-// TestRequests: every way to ask, alone and against each other.
+// TestRequests: each way to request an address or pool, alone and combined.
 func TestRequests(t *testing.T) {
 	own, metal, old := v1alpha1.AnnotationLoadBalancerIPs, "metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs"
 	byIP := func(ip string) func(*corev1.Service) {
@@ -114,35 +114,87 @@ func TestRequests(t *testing.T) {
 		name    string
 		service *corev1.Service
 		want    string
-		says    string
+		message string
 	}{
 		{"MetalLB's address", service("a", annotated(metal, "192.0.2.3")), "192.0.2.3 Assigned", ""},
 		{"MetalLB's old address", service("a", annotated(old, "192.0.2.3")), "192.0.2.3 Assigned", ""},
 		{"MetalLB's pool", service("a", annotated("metallb.io/address-pool", "q")), "198.51.100.0 Assigned", "from pool q"},
 		{"MetalLB's old pool", service("a", annotated("metallb.universe.tf/address-pool", "q")), "198.51.100.0 Assigned", ""},
-		{"the same in all ways", service("a", annotated(own, "192.0.2.3"), annotated(metal, "192.0.2.3"), annotated(old, "192.0.2.3"), byIP("192.0.2.3")), "192.0.2.3 Assigned", ""},
-		{"both families, in any order", service("a", both, annotated(own, "2001:db8::3,192.0.2.3"), annotated(metal, "192.0.2.3, 2001:db8::3")), "192.0.2.3 2001:db8::3 Assigned", ""},
-		{"the spec repeats a part", service("a", both, annotated(own, "2001:db8::3,192.0.2.3"), byIP("2001:db8::3")), "192.0.2.3 2001:db8::3 Assigned", ""},
+		{
+			"the same in all ways",
+			service("a", annotated(own, "192.0.2.3"), annotated(metal, "192.0.2.3"), annotated(old, "192.0.2.3"), byIP("192.0.2.3")),
+			"192.0.2.3 Assigned", "",
+		},
+		{
+			"both families, in any order",
+			service("a", both, annotated(own, "2001:db8::3,192.0.2.3"), annotated(metal, "192.0.2.3, 2001:db8::3")),
+			"192.0.2.3 2001:db8::3 Assigned", "",
+		},
+		{
+			"the spec repeats a part", service("a", both, annotated(own, "2001:db8::3,192.0.2.3"), byIP("2001:db8::3")),
+			"192.0.2.3 2001:db8::3 Assigned", "",
+		},
 		{"the spec alone, both families", service("a", both, byIP("2001:db8::3,192.0.2.3")), "192.0.2.3 2001:db8::3 Assigned", ""},
-		{"the spec says more", service("a", both, annotated(own, "192.0.2.3"), byIP("192.0.2.4")), "ConflictingRequest", `annotation fairlead.io/load-balancer-ips is "192.0.2.3" and spec.loadBalancerIP is "192.0.2.4"`},
-		{"two annotations, two addresses", service("a", annotated(own, "192.0.2.3"), annotated(metal, "192.0.2.4")), "ConflictingRequest", "metallb.io/loadBalancerIPs"},
-		{"two annotations, two pools", service("a", annotated(v1alpha1.AnnotationAddressPool, "p"), annotated("metallb.io/address-pool", "q")), "ConflictingRequest", `is "p" and annotation metallb.io/address-pool is "q"`},
-		{"two keys", service("a", annotated(v1alpha1.AnnotationAllowSharedIP, "x"), annotated("metallb.io/allow-shared-ip", "y")), "ConflictingRequest", ""},
-		{"an address of another pool than the one asked for", service("a", annotated(v1alpha1.AnnotationAddressPool, "q"), annotated(own, "192.0.2.3")), "ConflictingRequest", "192.0.2.3 is in pool p, but the Service requests pool q"},
-		{"an address of the pool asked for", service("a", annotated(v1alpha1.AnnotationAddressPool, "p"), annotated(own, "192.0.2.3")), "192.0.2.3 Assigned", ""},
-		{"an address that is given up", service("a", annotated(own, "192.0.2.3"), annotated(v1alpha1.AnnotationRelease, "192.0.2.3")), "ConflictingRequest", "annotation fairlead.io/release releases it"},
-		{"a contradiction keeps what is there", service("a", finalized, holding("192.0.2.9"), annotated(own, "192.0.2.3"), annotated(metal, "192.0.2.4")), "192.0.2.9 ConflictingRequest", ""},
+		{
+			"the spec contains more", service("a", both, annotated(own, "192.0.2.3"), byIP("192.0.2.4")), "ConflictingRequest",
+			`annotation fairlead.io/load-balancer-ips is "192.0.2.3" and spec.loadBalancerIP is "192.0.2.4"`,
+		},
+		{
+			"two annotations, two addresses", service("a", annotated(own, "192.0.2.3"), annotated(metal, "192.0.2.4")),
+			"ConflictingRequest", "metallb.io/loadBalancerIPs",
+		},
+		{
+			"two annotations, two pools",
+			service("a", annotated(v1alpha1.AnnotationAddressPool, "p"), annotated("metallb.io/address-pool", "q")),
+			"ConflictingRequest", `is "p" and annotation metallb.io/address-pool is "q"`,
+		},
+		{
+			"two keys",
+			service("a", annotated(v1alpha1.AnnotationAllowSharedIP, "x"), annotated("metallb.io/allow-shared-ip", "y")),
+			"ConflictingRequest", "",
+		},
+		{
+			"an address of another pool than the one asked for",
+			service("a", annotated(v1alpha1.AnnotationAddressPool, "q"), annotated(own, "192.0.2.3")), "ConflictingRequest",
+			"192.0.2.3 is in pool p, but the Service requests pool q",
+		},
+		{
+			"an address of the pool asked for",
+			service("a", annotated(v1alpha1.AnnotationAddressPool, "p"), annotated(own, "192.0.2.3")), "192.0.2.3 Assigned", "",
+		},
+		{
+			"an address that is released",
+			service("a", annotated(own, "192.0.2.3"), annotated(v1alpha1.AnnotationRelease, "192.0.2.3")), "ConflictingRequest",
+			"annotation fairlead.io/release releases it",
+		},
+		{
+			"a contradiction keeps what is there",
+			service("a", finalized, holding("192.0.2.9"), annotated(own, "192.0.2.3"), annotated(metal, "192.0.2.4")),
+			"192.0.2.9 ConflictingRequest", "",
+		},
 		{
 			"a contradiction about one family keeps both",
 			service("a", both, finalized, holding("192.0.2.9", "2001:db8::9"), annotated(v1alpha1.AnnotationAddressPool, "q"), annotated(own, "192.0.2.9")),
 			"192.0.2.9 2001:db8::9 ConflictingRequest", "192.0.2.9 is in pool p, but the Service requests pool q",
 		},
-		{"a name that no pool can have", service("a", annotated(v1alpha1.AnnotationAddressPool, "p\n\x1b[31m ")), "InvalidRequest", `invalid pool name "p\n\x1b[31m ": must be`},
-		{"a long list", service("a", annotated(v1alpha1.AnnotationRelease, many)), "InvalidRequest", "annotation fairlead.io/release: must not list more than 100 addresses"},
+		{
+			"a name that no pool can have", service("a", annotated(v1alpha1.AnnotationAddressPool, "p\n\x1b[31m ")),
+			"InvalidRequest", `invalid pool name "p\n\x1b[31m ": must be`,
+		},
+		{
+			"a long list", service("a", annotated(v1alpha1.AnnotationRelease, many)), "InvalidRequest",
+			"annotation fairlead.io/release: must not list more than 100 addresses",
+		},
 		{"an IPv4-mapped address", service("a", annotated(own, "::ffff:192.0.2.3")), "InvalidRequest", `invalid IP address "::ffff:192.0.2.3"`},
 		{"a zone", service("a", annotated(own, "2001:db8::1%eth0")), "InvalidRequest", "invalid IP address"},
-		{"a release that nobody understands", service("a", annotated(v1alpha1.AnnotationRelease, "yes")), "InvalidRequest", `annotation fairlead.io/release: invalid IP address "yes"`},
-		{"a renumbering that nobody understands", service("a", annotated(v1alpha1.AnnotationRenumber, "soon")), "InvalidRequest", `annotation fairlead.io/renumber: invalid value "soon": must be "hold"`},
+		{
+			"an invalid release", service("a", annotated(v1alpha1.AnnotationRelease, "yes")), "InvalidRequest",
+			`annotation fairlead.io/release: invalid IP address "yes"`,
+		},
+		{
+			"an invalid renumbering", service("a", annotated(v1alpha1.AnnotationRenumber, "soon")),
+			"InvalidRequest", `annotation fairlead.io/renumber: invalid value "soon": must be "hold"`,
+		},
 		{"a long mistake is not repeated at length", service("a", annotated(own, strings.Repeat("ü", 5000))), "InvalidRequest", "ü…"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -150,24 +202,24 @@ func TestRequests(t *testing.T) {
 			if got := s.shownState(t, "a"); got != row.want {
 				t.Errorf("got %s, want %s", got, row.want)
 			}
-			if says := s.provisionedMessage(t, "a"); !strings.Contains(says, row.says) || len(says) > 1000 {
-				t.Errorf("%q does not say %q", says, row.says)
+			if message := s.provisionedMessage(t, "a"); !strings.Contains(message, row.message) || len(message) > 1000 {
+				t.Errorf("%q does not contain %q", message, row.message)
 			}
 		})
 	}
 }
 
-// TestDualStackLive: families come and go, and the other address stays.
+// TestDualStackLive: families are added and removed, and the other address stays.
 func TestDualStackLive(t *testing.T) {
 	s := testSnapshot(service("a"), service("b"))
 	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("v4", "192.0.2.0/28")}
-	step := func(want, says string) {
+	step := func(want, message string) {
 		t.Helper()
 		if got := s.shownState(t, "b"); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
-		if got := s.provisionedMessage(t, "b"); !strings.Contains(got, says) {
-			t.Errorf("%q does not say %q", got, says)
+		if got := s.provisionedMessage(t, "b"); !strings.Contains(got, message) {
+			t.Errorf("%q does not contain %q", got, message)
 		}
 	}
 	step("192.0.2.1 Assigned", "")
@@ -189,7 +241,8 @@ func TestDualStackLive(t *testing.T) {
 	}
 }
 
-// TestSharing: who shares what, and who loses when terms change.
+// TestSharing: which Services share an address, and which one is reassigned when
+// terms change.
 func TestSharing(t *testing.T) {
 	shared := func(name, key string, change ...func(*corev1.Service)) *corev1.Service {
 		return service(name, append(change, annotated(v1alpha1.AnnotationAllowSharedIP, key))...)
@@ -221,11 +274,11 @@ func TestSharing(t *testing.T) {
 	// The older one changes its port to that of the younger: the older one goes.
 	s.service("a").Spec.Ports[0].Protocol = corev1.ProtocolUDP
 	expect(map[string]string{"a": "198.51.100.0 Assigned", "b": "192.0.2.0 OutOfPool"})
-	// Contradicting keys change nothing for anybody.
+	// Contradicting keys change nothing.
 	s.annotate("d", "metallb.io/allow-shared-ip", "other")
 	expect(map[string]string{"d": "192.0.2.2 ConflictingRequest", "e": "192.0.2.2 OutOfPool"})
 	s.annotate("d", "metallb.io/allow-shared-ip", "")
-	// Who does not share any more, goes.
+	// A Service that no longer shares is reassigned.
 	s.annotate("d", v1alpha1.AnnotationAllowSharedIP, "")
 	expect(map[string]string{"d": "198.51.100.1 Assigned", "e": "192.0.2.2 OutOfPool"})
 	if s.service("d").Annotations[v1alpha1.AnnotationSharedAs] != "" || s.service("e").Annotations[v1alpha1.AnnotationSharedAs] != "Local 443/TCP ns/app=x web" {
@@ -233,17 +286,17 @@ func TestSharing(t *testing.T) {
 	}
 }
 
-// TestAddressesStay: nothing that happens to pools moves an address, and it is said.
+// TestAddressesStay: no change of pools moves an address; the condition explains it.
 func TestAddressesStay(t *testing.T) {
 	s := testSnapshot(service("a"))
-	step := func(want, says string, change func()) {
+	step := func(want, message string, change func()) {
 		t.Helper()
 		change()
 		if got := s.shownState(t, "a"); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
-		if got := s.provisionedMessage(t, "a"); !strings.Contains(got, says) {
-			t.Errorf("%q does not say %q", got, says)
+		if got := s.provisionedMessage(t, "a"); !strings.Contains(got, message) {
+			t.Errorf("%q does not contain %q", got, message)
 		}
 	}
 	pools := func(pools ...*v1alpha1.IPAddressPool) func() { return func() { s.Objects.Pools = pools } }
@@ -271,112 +324,7 @@ func TestAddressesStay(t *testing.T) {
 	step("198.51.100.1 Assigned", "", func() { s.annotate("a", v1alpha1.AnnotationRelease, "") })
 }
 
-// TestRenumbering: two addresses for a while, in each way that a while can end.
-func TestRenumbering(t *testing.T) {
-	const old, next = "192.0.2.0", "198.51.100.0"
-	begin := func(t *testing.T, value string) *Snapshot {
-		s := testSnapshot(service("a"))
-		s.reconcile(t)
-		s.annotate("a", v1alpha1.AnnotationRenumber, value)
-		if got := s.shownState(t, "a"); got != old+" Assigned" {
-			t.Fatalf("there is nothing to do yet: %s", got)
-		}
-		s.annotate("a", v1alpha1.AnnotationAddressPool, "q")
-		if got := s.shownState(t, "a"); got != old+" "+next+" Renumbering" {
-			t.Fatalf("begun: %s", got)
-		}
-		if got := s.service("a").Annotations[v1alpha1.AnnotationLeaving]; got != old+"=2030-01-01T12:00:00Z" {
-			t.Fatalf("recorded: %s", got)
-		}
-		return &s
-	}
-	expect := func(t *testing.T, s *Snapshot, want, says string) {
-		t.Helper()
-		if got := s.shownState(t, "a"); got != want {
-			t.Errorf("got %s, want %s", got, want)
-		}
-		if got := s.provisionedMessage(t, "a"); !strings.Contains(got, says) {
-			t.Errorf("%q does not say %q", got, says)
-		}
-	}
-	t.Run("until the annotation goes", func(t *testing.T) {
-		s := begin(t, "hold")
-		s.Now = s.Now.AddDate(1, 0, 0)
-		s.announce(old, next)
-		expect(t, s, old+" "+next+" Renumbering", "until annotation fairlead.io/renumber is removed")
-		s.annotate("a", v1alpha1.AnnotationRenumber, "")
-		expect(t, s, next+" Assigned", "")
-	})
-	t.Run("until it is released by name", func(t *testing.T) {
-		s := begin(t, "hold")
-		s.annotate("a", v1alpha1.AnnotationRelease, old)
-		expect(t, s, next+" Assigned", "")
-	})
-	t.Run("until the time comes, but the old one is asked for again", func(t *testing.T) {
-		for annotation, value := range map[string]string{v1alpha1.AnnotationLoadBalancerIPs: old, v1alpha1.AnnotationAddressPool: "p"} {
-			s := begin(t, "1h")
-			s.announce(old, next)
-			s.reconcile(t)
-			s.Now = s.Now.Add(2 * time.Hour)
-			s.annotate("a", v1alpha1.AnnotationAddressPool, "")
-			s.annotate("a", annotation, value)
-			if got := s.shownState(t, "a"); got != next+" "+old+" Renumbering" { // now the other one is leaving
-				t.Errorf("%s: got %s", annotation, got)
-			}
-		}
-	})
-	for value, at := range map[string]time.Duration{"90m": 90 * time.Minute, "2030-01-01T14:00:00+01:00": time.Hour} {
-		t.Run("until the time comes: "+value, func(t *testing.T) {
-			s := begin(t, value)
-			s.announce(old, next)
-			end := s.Now.Add(at)
-			if plan := s.reconcile(t); !plan.RequeueAt.Equal(end) {
-				t.Errorf("wakes up at %s, want %s", plan.RequeueAt, end)
-			}
-			s.Now = end.Add(-time.Second)
-			expect(t, s, old+" "+next+" Renumbering", "until "+end.Format(time.RFC3339))
-			s.Now, s.Speakers = end, nil
-			expect(t, s, old+" "+next+" Renumbering", "until the new address is announced")
-			s.announce(next)
-			expect(t, s, next+" Assigned", "")
-		})
-	}
-	t.Run("second thoughts", func(t *testing.T) {
-		s := begin(t, "hold")
-		s.annotate("a", v1alpha1.AnnotationAddressPool, "p")
-		expect(t, s, next+" "+old+" Renumbering", next+" is kept alongside the new address")
-		s.annotate("a", v1alpha1.AnnotationRenumber, "")
-		expect(t, s, old+" Assigned", "")
-	})
-	t.Run("no third address", func(t *testing.T) {
-		s := begin(t, "hold")
-		s.annotate("a", v1alpha1.AnnotationAddressPool, "")
-		s.annotate("a", v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.9")
-		expect(t, s, old+" "+next+" Renumbering", "no third address is assigned")
-		s.annotate("a", v1alpha1.AnnotationRelease, old)
-		expect(t, s, next+" 192.0.2.9 Renumbering", "")
-	})
-	t.Run("off a pool that is deleted, and out of one that shrank", func(t *testing.T) {
-		s := testSnapshot(service("a", annotated(v1alpha1.AnnotationRenumber, "1h")), service("b", annotated(v1alpha1.AnnotationRenumber, "1h")))
-		s.reconcile(t)
-		now := metav1.Now()
-		s.Objects.Pools[0].DeletionTimestamp = &now
-		expect(t, &s, old+" "+next+" Renumbering", "")
-		s.Objects.Pools[0] = pool("p", "192.0.2.8/29")
-		expect(t, &s, old+" "+next+" Renumbering", "")
-		if !s.reconcile(t).Pools["p"].InUse {
-			t.Error("the pool that is left is not in use")
-		}
-	})
-	t.Run("an invalid annotation keeps both", func(t *testing.T) {
-		s := begin(t, "hold")
-		s.annotate("a", v1alpha1.AnnotationRenumber, "forever")
-		expect(t, s, old+" "+next+" InvalidRequest", "")
-	})
-}
-
-// TestLongRequests: what people write at any length does not keep the status
-// from being written.
+// TestLongRequests: values of any length do not keep the status from being written.
 func TestLongRequests(t *testing.T) {
 	long := strings.Repeat("k", 300)
 	s := testSnapshot(

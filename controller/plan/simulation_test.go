@@ -18,7 +18,7 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// simulatedAPIServer is an API server whose watches may lag behind by any number of
+// simulatedAPIServer is an API server with watches that lag behind by any number of
 // changes. Writes are checked as by optimistic locking.
 type simulatedAPIServer struct {
 	now       int // resource version
@@ -30,7 +30,7 @@ type simulatedAPIServer struct {
 	written map[types.NamespacedName]ServicePlan
 	// The terms of sharing by which the controllers last decided, written or not.
 	terms    map[holder]string
-	together map[[2]holder]bool // share an address, and came to it rightly
+	together map[[2]holder]bool // share an address, as their terms allowed
 }
 
 // holder is a Service with an address.
@@ -130,9 +130,9 @@ func currentTerms(svc *corev1.Service) (text string) {
 	return text
 }
 
-// sharedWrongly names an address that two Services have come to hold, whose terms, as
-// they were when that was decided, do not allow it. Who shares it rightly may
-// change its terms: until that is seen, both have the address.
+// sharedWrongly returns an address of two Services that may not share it by their
+// terms at the time of the decision. If the owner changes the terms later, both keep
+// the address until a controller has seen that.
 func (s *simulatedAPIServer) sharedWrongly() string {
 	owners, together := map[string][]types.NamespacedName{}, map[[2]holder]bool{}
 	for _, key := range sortedKeys(s.objects) {
@@ -192,11 +192,11 @@ func simulate(t *rapid.T, lax disabledRules) (wrong string) {
 	steps := rapid.IntRange(1, 60).Draw(t, "steps")
 	for created := range steps {
 		switch rapid.IntRange(0, 12).Draw(t, "step") {
-		case 0, 1, 2: // a Service comes, sometimes older than the others (a restored backup)
+		case 0, 1, 2: // a Service is created, sometimes older than the others (a restored backup)
 			svc := service(fmt.Sprintf("%c%d", 'a'+rapid.IntRange(0, 3).Draw(t, "age"), created), serving("TCP", 80))
 			changeServiceRequest(t, svc)
 			server.put(svc)
-		case 3, 4: // a Service goes, or its owner changes it
+		case 3, 4: // a Service is deleted, or its owner changes it
 			if keys := sortedKeys(server.objects); len(keys) > 0 {
 				svc := server.objects[rapid.SampledFrom(keys).Draw(t, "changed")].DeepCopy()
 				if rapid.IntRange(0, 3).Draw(t, "goes") == 0 {
@@ -206,9 +206,9 @@ func simulate(t *rapid.T, lax disabledRules) (wrong string) {
 				}
 				server.put(svc)
 			}
-		case 5, 6: // somebody changes the pools
+		case 5, 6: // an administrator changes the pools
 			server.pools = append(server.pools, changePools(t, server.pools[len(server.pools)-1]))
-		case 7: // the leader dies, and another one, whose watches may lag more, takes over
+		case 7: // the leader is killed; the next one may have staler caches
 			leader = &simulatedController{
 				overlay: &Overlay{}, unsure: true,
 				seen: rapid.IntRange(0, server.now).Draw(t, "seen"), pools: rapid.IntRange(0, len(server.pools)-1).Draw(t, "pools"),
@@ -230,32 +230,32 @@ func simulate(t *rapid.T, lax disabledRules) (wrong string) {
 
 // changeServiceRequest changes what a Service asks for.
 func changeServiceRequest(t *rapid.T, svc *corev1.Service) {
-	say := func(annotation string, values ...string) {
+	annotate := func(annotation string, values ...string) {
 		if svc.Annotations[annotation] = rapid.SampledFrom(values).Draw(t, annotation); svc.Annotations[annotation] == "" {
 			delete(svc.Annotations, annotation)
 		}
 	}
 	addr := fmt.Sprintf("192.0.2.%d", rapid.IntRange(0, 9).Draw(t, "addr"))
-	switch rapid.IntRange(0, 7).Draw(t, "wish") {
+	switch rapid.IntRange(0, 7).Draw(t, "request") {
 	case 0, 1:
-		say(v1alpha1.AnnotationAllowSharedIP, "k", "k", "l", "")
+		annotate(v1alpha1.AnnotationAllowSharedIP, "k", "k", "l", "")
 	case 2, 3:
 		svc.Spec.Ports[0].Port = rapid.Int32Range(80, 82).Draw(t, "port")
 	case 4:
-		say(v1alpha1.AnnotationAddressPool, "p", "q", "")
+		annotate(v1alpha1.AnnotationAddressPool, "p", "q", "")
 	case 5:
-		say(v1alpha1.AnnotationLoadBalancerIPs, addr, "")
+		annotate(v1alpha1.AnnotationLoadBalancerIPs, addr, "")
 	case 6:
-		say(v1alpha1.AnnotationRenumber, "hold", "")
+		annotate(v1alpha1.AnnotationRenumber, "hold", "")
 	case 7:
-		say(v1alpha1.AnnotationRelease, addr, "")
+		annotate(v1alpha1.AnnotationRelease, addr, "")
 	}
 	if rapid.IntRange(0, 9).Draw(t, "policy") == 0 {
 		local(rapid.SampledFrom([]string{"a", "b"}).Draw(t, "app"))(svc)
 	}
 }
 
-// changePools are the pools after somebody has created, changed or deleted one.
+// changePools returns the pools after one was created, changed or deleted.
 func changePools(t *rapid.T, pools []*v1alpha1.IPAddressPool) []*v1alpha1.IPAddressPool {
 	name := rapid.SampledFrom([]string{"p", "q"}).Draw(t, "pool")
 	was := slices.IndexFunc(pools, func(p *v1alpha1.IPAddressPool) bool { return p.Name == name })
