@@ -89,7 +89,7 @@ func TestDecide(t *testing.T) {
 		{"never was", service("a", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }), nil, "untouched", ""},
 		{"deleted", service("a", finalized, holding("192.0.2.0"), deleting), nil, "released", ""},
 		{"deleted before it was served", service("a", deleting), nil, "untouched", ""},
-		{"no node yet", service("a"), func(s *Snapshot) { s.Nodes = nil }, "Provisioned=ProviderUndecided (not served)", "no nodes to detect"},
+		{"there are no nodes", service("a"), func(s *Snapshot) { s.Nodes = nil }, "Provisioned=ProviderUndecided (not served)", "no nodes to detect"},
 		{"on AWS", service("a"), func(s *Snapshot) { s.Nodes[0].Spec.ProviderID = "aws:///z/i-1" }, "Provisioned=Provisioning", ""},
 		{
 			"on AWS, but served already", service("a", finalized, holding("192.0.2.7")),
