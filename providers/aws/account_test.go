@@ -168,7 +168,9 @@ func (a *account) seedAccount(t *testing.T, load ...func(*config.LoadOptions) er
 	}
 	a.nodeGroup = *get(t, a.ec2.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{
 		VpcId: &a.vpc, GroupName: new("nodes"), Description: new("nodes"),
-		TagSpecifications: tagSpecifications(ec2types.ResourceTypeSecurityGroup, map[string]string{"kubernetes.io/cluster/" + a.cluster: "owned"}),
+		TagSpecifications: tagSpecifications(
+			ec2types.ResourceTypeSecurityGroup, map[string]string{"kubernetes.io/cluster/" + a.cluster: "owned"},
+		),
 	}).GroupId
 	for range zones {
 		a.addNode(t)

@@ -10,8 +10,8 @@ import (
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
-// attributeStore reads and sets the attributes of one object, whose defaults
-// are those of kind and of "kind variant".
+// attributeStore reads and sets the attributes of one object. Their defaults are
+// those of kind and of "kind variant".
 type attributeStore struct {
 	kind, variant string
 	read          func(context.Context) (map[string]string, error)

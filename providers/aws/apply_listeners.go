@@ -122,7 +122,7 @@ func (r *reconciler) createListener(ctx context.Context, l listener, group strin
 		return "", err
 	}
 	if len(out.Listeners) == 0 {
-		return "", errors.New("CreateListener: the response has no listener")
+		return "", errors.New("CreateListener: response without a listener")
 	}
 	return aws.ToString(out.Listeners[0].ListenerArn), nil
 }

@@ -70,7 +70,7 @@ func (r *reconciler) createBalancer(ctx context.Context, groups []string, tags m
 		return b, err
 	}
 	if len(out.LoadBalancers) == 0 {
-		return b, errors.New("CreateLoadBalancer: the response has no load balancer")
+		return b, errors.New("CreateLoadBalancer: response without a load balancer")
 	}
 	r.loadBalancers.put(out.LoadBalancers[0])
 	return out.LoadBalancers[0], nil

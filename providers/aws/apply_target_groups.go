@@ -79,7 +79,7 @@ func (r *reconciler) createTargetGroup(ctx context.Context, name string, t targe
 		return elb.TargetGroup{}, err
 	}
 	if len(out.TargetGroups) == 0 {
-		return elb.TargetGroup{}, errors.New("CreateTargetGroup: the response has no target group")
+		return elb.TargetGroup{}, errors.New("CreateTargetGroup: response without a target group")
 	}
 	r.targetGroups.put(out.TargetGroups[0])
 	return out.TargetGroups[0], nil

@@ -93,7 +93,7 @@ func (r *reconciler) replaceTargets(ctx context.Context, instances []instance) e
 	return errors.Join(failures...)
 }
 
-// syncRegistered updates the targets of a load balancer whose other desired
+// syncRegistered updates the targets of a load balancer although its other desired
 // changes are refused.
 func (r *reconciler) syncRegistered(ctx context.Context, instances []instance) error {
 	if len(instances) == 0 {

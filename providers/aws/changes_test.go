@@ -17,14 +17,28 @@ func TestChanges(t *testing.T) {
 		change func(*corev1.Service)
 		lines  []string // parts of lines of the world
 	}{
-		{"source ranges", func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }, []string{"rule tcp 80-80 from 192.0.2.0/24", "rule icmp 3-4 from 0.0.0.0/0"}},
+		{
+			"source ranges", func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} },
+			[]string{"rule tcp 80-80 from 192.0.2.0/24", "rule icmp 3-4 from 0.0.0.0/0"},
+		},
 		{"Local", localPolicy, []string{"check HTTP 32100 every 10 for 6, 2/2 /healthz"}},
-		{"a health check", annotate("healthcheck-protocol", "http", "healthcheck-path", "/ready", "healthcheck-interval", "15", "healthcheck-timeout", "4", "healthcheck-healthy-threshold", "4", "healthcheck-unhealthy-threshold", "3"), []string{"check HTTP traffic-port every 15 for 4, 4/3 /ready"}},
+		{
+			"a health check",
+			annotate("healthcheck-protocol", "http", "healthcheck-path", "/ready", "healthcheck-interval", "15", "healthcheck-timeout", "4", "healthcheck-healthy-threshold", "4", "healthcheck-unhealthy-threshold", "3"),
+			[]string{"check HTTP traffic-port every 15 for 4, 4/3 /ready"},
+		},
 		{"cross-zone", annotate("cross-zone-load-balancing-enabled", "true"), []string{attrCrossZone + "=true"}},
 		{"protection", annotate("attributes", "deletion_protection.enabled=true"), []string{"deletion_protection.enabled=true"}},
-		{"target group attributes", annotate("target-group-attributes", "preserve_client_ip.enabled=false,deregistration_delay.timeout_seconds.80=30"), []string{"preserve_client_ip.enabled=false", "deregistration_delay.timeout_seconds=30", "deregistration_delay.timeout_seconds=300"}},
+		{
+			"target group attributes",
+			annotate("target-group-attributes", "preserve_client_ip.enabled=false,deregistration_delay.timeout_seconds.80=30"),
+			[]string{"preserve_client_ip.enabled=false", "deregistration_delay.timeout_seconds=30", "deregistration_delay.timeout_seconds=300"},
+		},
 		{"proxy protocol", annotate("proxy-protocol", "*"), []string{"proxy_protocol_v2.enabled=true", "check TCP traffic-port"}},
-		{"sticky", func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }, []string{"stickiness.enabled=true", "stickiness.type=source_ip"}},
+		{
+			"sticky", func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP },
+			[]string{"stickiness.enabled=true", "stickiness.type=source_ip"},
+		},
 		{"idle timeout", annotate("connection-idle-timeout", "600"), []string{"tcp.idle_timeout.seconds=600"}},
 		{"listener attributes", annotate("listener-attributes.TCP-80", "tcp.idle_timeout.seconds=700"), []string{"tcp.idle_timeout.seconds=700"}},
 		{"tags", annotate("additional-resource-tags", "team=net=work,cost=42"), []string{"cost=42", "team=net=work"}},

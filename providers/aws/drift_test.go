@@ -19,15 +19,24 @@ func TestDrift(t *testing.T) {
 		},
 		"target removed": func(t *testing.T, a *account) {
 			g := a.targetGroups(t)[0]
-			get(t, a.elb.DeregisterTargets, &elb.DeregisterTargetsInput{TargetGroupArn: g.TargetGroupArn, Targets: targetDescriptions(a.instances[:1])})
+			get(
+				t, a.elb.DeregisterTargets,
+				&elb.DeregisterTargetsInput{TargetGroupArn: g.TargetGroupArn, Targets: targetDescriptions(a.instances[:1])},
+			)
 		},
 		"rules changed": func(t *testing.T, a *account) {
 			for _, g := range a.groups(t) {
 				if *g.GroupId == a.nodeGroup || len(g.IpPermissions) == 0 {
 					continue
 				}
-				get(t, a.ec2.RevokeSecurityGroupIngress, &ec2.RevokeSecurityGroupIngressInput{GroupId: g.GroupId, IpPermissions: permissionsOf([]securityRule{{"tcp", 80, 80, "0.0.0.0/0"}})})
-				get(t, a.ec2.AuthorizeSecurityGroupIngress, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: g.GroupId, IpPermissions: permissionsOf([]securityRule{{"tcp", 22, 22, "0.0.0.0/0"}})})
+				get(
+					t, a.ec2.RevokeSecurityGroupIngress,
+					&ec2.RevokeSecurityGroupIngressInput{GroupId: g.GroupId, IpPermissions: permissionsOf([]securityRule{{"tcp", 80, 80, "0.0.0.0/0"}})},
+				)
+				get(
+					t, a.ec2.AuthorizeSecurityGroupIngress,
+					&ec2.AuthorizeSecurityGroupIngressInput{GroupId: g.GroupId, IpPermissions: permissionsOf([]securityRule{{"tcp", 22, 22, "0.0.0.0/0"}})},
+				)
 			}
 		},
 		"groups taken off": func(t *testing.T, a *account) {
@@ -45,7 +54,10 @@ func TestDrift(t *testing.T) {
 		},
 		"health check changed": func(t *testing.T, a *account) {
 			g := a.targetGroups(t)[0]
-			get(t, a.elb.ModifyTargetGroup, &elb.ModifyTargetGroupInput{TargetGroupArn: g.TargetGroupArn, HealthCheckIntervalSeconds: new(int32(77))})
+			get(
+				t, a.elb.ModifyTargetGroup,
+				&elb.ModifyTargetGroupInput{TargetGroupArn: g.TargetGroupArn, HealthCheckIntervalSeconds: new(int32(77))},
+			)
 		},
 		"attributes changed": func(t *testing.T, a *account) {
 			b := a.balancers(t)[0]

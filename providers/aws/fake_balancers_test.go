@@ -70,7 +70,9 @@ func (f *fakeAWS) createLoadBalancer(in *elb.CreateLoadBalancerInput) (any, erro
 			continue
 		}
 		if b.settings != fingerprint(in) {
-			return nil, newAWSError("DuplicateLoadBalancerName", "A load balancer with the same name '%s' exists, but with different settings", *in.Name)
+			return nil, newAWSError(
+				"DuplicateLoadBalancerName", "A load balancer with the same name '%s' exists, but with different settings", *in.Name,
+			)
 		}
 		return &elb.CreateLoadBalancerOutput{LoadBalancers: []elbtypes.LoadBalancer{b.LoadBalancer}}, nil
 	}
@@ -148,7 +150,9 @@ func (f *fakeAWS) placeBalancer(b *fakeBalancer, subnets []string, mappings []el
 		}
 		for _, other := range zones {
 			if *other.ZoneName == *zone.ZoneName {
-				return newAWSError("InvalidConfigurationRequest", "A load balancer cannot be attached to multiple subnets in the same Availability Zone")
+				return newAWSError(
+					"InvalidConfigurationRequest", "A load balancer cannot be attached to multiple subnets in the same Availability Zone",
+				)
 			}
 		}
 		zones = append(zones, zone)
@@ -203,7 +207,9 @@ func (f *fakeAWS) deleteLoadBalancer(in *elb.DeleteLoadBalancerInput) (any, erro
 		return &elb.DeleteLoadBalancerOutput{}, nil // "the call succeeds"
 	}
 	if b.attributes["deletion_protection.enabled"] == "true" {
-		return nil, newAWSError("OperationNotPermitted", "Load balancer '%s' cannot be deleted because deletion protection is enabled", *in.LoadBalancerArn)
+		return nil, newAWSError(
+			"OperationNotPermitted", "Load balancer '%s' cannot be deleted because deletion protection is enabled", *in.LoadBalancerArn,
+		)
 	}
 	for _, id := range b.SecurityGroups {
 		f.group(id).lingering = f.lingering
@@ -248,7 +254,10 @@ func (f *fakeAWS) setSecurityGroups(in *elb.SetSecurityGroupsInput) (any, error)
 		return nil, err
 	}
 	if b.withGroups == (len(in.SecurityGroups) == 0) {
-		return nil, newAWSError("InvalidConfigurationRequest", "Security groups can be set only on a load balancer that was created with some, and not all of them removed")
+		return nil, newAWSError(
+			"InvalidConfigurationRequest",
+			"Security groups can be set only on a load balancer that was created with some, and not all of them removed",
+		)
 	}
 	before := b.SecurityGroups
 	if err := f.guardBalancer(b, in.SecurityGroups); err != nil {

@@ -266,7 +266,9 @@ func (f *fakeAWS) describeGroup(g *fakeGroup) ec2types.SecurityGroup {
 		}
 		switch {
 		case strings.HasPrefix(r.source, "sg-"):
-			p.UserIdGroupPairs = append(p.UserIdGroupPairs, ec2types.UserIdGroupPair{GroupId: &r.source, UserId: &f.account, Description: description})
+			p.UserIdGroupPairs = append(
+				p.UserIdGroupPairs, ec2types.UserIdGroupPair{GroupId: &r.source, UserId: &f.account, Description: description},
+			)
 		case strings.Contains(r.source, ":"):
 			p.Ipv6Ranges = append(p.Ipv6Ranges, ec2types.Ipv6Range{CidrIpv6: &r.source, Description: description})
 		default:

@@ -115,7 +115,9 @@ func (f *fakeAWS) listenerAllowed(l *fakeListener) error {
 	case fakeForwards[l.Protocol] == nil:
 		return newAWSError("UnsupportedProtocol", "Protocol '%s' is not supported by a network load balancer", l.Protocol)
 	case !tls && (l.SslPolicy != nil || len(l.Certificates) > 0 || len(l.AlpnPolicy) > 0):
-		return newAWSError("InvalidConfigurationRequest", "A certificate, policy or ALPN policy cannot be specified for protocol '%s'", l.Protocol)
+		return newAWSError(
+			"InvalidConfigurationRequest", "A certificate, policy or ALPN policy cannot be specified for protocol '%s'", l.Protocol,
+		)
 	case tls && len(l.Certificates) != 1:
 		return newAWSError("ValidationError", "You must specify exactly one certificate for a TLS listener")
 	case tls && !f.certificates[*l.Certificates[0].CertificateArn]:
@@ -142,7 +144,10 @@ func (f *fakeAWS) listenerAllowed(l *fakeListener) error {
 	}
 	for _, arn := range g.LoadBalancerArns {
 		if arn != *l.LoadBalancerArn {
-			return newAWSError("TargetGroupAssociationLimit", "The following target groups cannot be associated with more than one load balancer: %s", *g.TargetGroupArn)
+			return newAWSError(
+				"TargetGroupAssociationLimit", "The following target groups cannot be associated with more than one load balancer: %s",
+				*g.TargetGroupArn,
+			)
 		}
 	}
 	return nil

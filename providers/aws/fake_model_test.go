@@ -29,7 +29,9 @@ func stack80(t *testing.T) fakeStack {
 }
 
 func (s fakeStack) nlb(name string) *elb.CreateLoadBalancerInput {
-	return &elb.CreateLoadBalancerInput{Name: &name, Type: elbtypes.LoadBalancerTypeEnumNetwork, Subnets: s.subnets, SecurityGroups: []string{s.security}}
+	return &elb.CreateLoadBalancerInput{
+		Name: &name, Type: elbtypes.LoadBalancerTypeEnumNetwork, Subnets: s.subnets, SecurityGroups: []string{s.security},
+	}
 }
 
 func (s fakeStack) tcp(name string, port int32) *elb.CreateTargetGroupInput {
@@ -116,13 +118,19 @@ func TestFakeRefuses(t *testing.T) {
 			return err
 		}},
 		{"OperationNotPermitted", func(t *testing.T, s fakeStack) error {
-			get(t, s.elb.ModifyLoadBalancerAttributes, &elb.ModifyLoadBalancerAttributesInput{LoadBalancerArn: &s.balancer, Attributes: []elbtypes.LoadBalancerAttribute{{Key: new(attrProtected), Value: new("true")}}})
+			get(
+				t, s.elb.ModifyLoadBalancerAttributes,
+				&elb.ModifyLoadBalancerAttributesInput{LoadBalancerArn: &s.balancer, Attributes: []elbtypes.LoadBalancerAttribute{{Key: new(attrProtected), Value: new("true")}}},
+			)
 			_, err := s.elb.DeleteLoadBalancer(t.Context(), &elb.DeleteLoadBalancerInput{LoadBalancerArn: &s.balancer})
 			return err
 		}},
 		{"InvalidTarget", func(t *testing.T, s fakeStack) error {
 			s.terminate(t, s.instances[1])
-			_, err := s.elb.RegisterTargets(t.Context(), &elb.RegisterTargetsInput{TargetGroupArn: &s.group, Targets: []elbtypes.TargetDescription{{Id: &s.instances[0]}, {Id: &s.instances[1]}}})
+			_, err := s.elb.RegisterTargets(
+				t.Context(),
+				&elb.RegisterTargetsInput{TargetGroupArn: &s.group, Targets: []elbtypes.TargetDescription{{Id: &s.instances[0]}, {Id: &s.instances[1]}}},
+			)
 			if have := s.account.targets(t, s.group); len(have) != 0 {
 				t.Errorf("the whole batch fails, but there are %v", have)
 			}
@@ -130,11 +138,16 @@ func TestFakeRefuses(t *testing.T) {
 		}},
 		{"TooManyTargets", func(t *testing.T, s fakeStack) error {
 			s.fake.quota.targets = 1
-			_, err := s.elb.RegisterTargets(t.Context(), &elb.RegisterTargetsInput{TargetGroupArn: &s.group, Targets: []elbtypes.TargetDescription{{Id: &s.instances[0]}, {Id: &s.instances[1]}}})
+			_, err := s.elb.RegisterTargets(
+				t.Context(),
+				&elb.RegisterTargetsInput{TargetGroupArn: &s.group, Targets: []elbtypes.TargetDescription{{Id: &s.instances[0]}, {Id: &s.instances[1]}}},
+			)
 			return err
 		}},
 		{"InvalidGroup.Duplicate", func(t *testing.T, s fakeStack) error {
-			_, err := s.ec2.CreateSecurityGroup(t.Context(), &ec2.CreateSecurityGroupInput{VpcId: &s.vpc, GroupName: new("front"), Description: new("front")})
+			_, err := s.ec2.CreateSecurityGroup(
+				t.Context(), &ec2.CreateSecurityGroupInput{VpcId: &s.vpc, GroupName: new("front"), Description: new("front")},
+			)
 			return err
 		}},
 		{"InvalidPermission.Duplicate", func(t *testing.T, s fakeStack) error {
@@ -158,7 +171,10 @@ func TestFakeRefuses(t *testing.T) {
 			return err
 		}},
 		{"ValidationError", func(t *testing.T, s fakeStack) error {
-			_, err := s.elb.ModifyTargetGroupAttributes(t.Context(), &elb.ModifyTargetGroupAttributesInput{TargetGroupArn: &s.group, Attributes: []elbtypes.TargetGroupAttribute{{Key: new("no.such.key"), Value: new("1")}}})
+			_, err := s.elb.ModifyTargetGroupAttributes(
+				t.Context(),
+				&elb.ModifyTargetGroupAttributesInput{TargetGroupArn: &s.group, Attributes: []elbtypes.TargetGroupAttribute{{Key: new("no.such.key"), Value: new("1")}}},
+			)
 			return err
 		}},
 	} {

@@ -35,12 +35,18 @@ func TestFakeMatchesMoto(t *testing.T) {
 			TagSpecifications: tagSpecifications(ec2types.ResourceTypeSecurityGroup, map[string]string{"fairlead.io/cluster": "prod"}),
 		}).GroupId
 		get(t, e.AuthorizeSecurityGroupIngress, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: group, IpPermissions: []ec2types.IpPermission{
-			{IpProtocol: new("tcp"), FromPort: new(int32(80)), ToPort: new(int32(80)), IpRanges: []ec2types.IpRange{{CidrIp: new("0.0.0.0/0")}, {CidrIp: new("10.0.0.0/8")}}},
+			{
+				IpProtocol: new("tcp"), FromPort: new(int32(80)), ToPort: new(int32(80)),
+				IpRanges: []ec2types.IpRange{{CidrIp: new("0.0.0.0/0")}, {CidrIp: new("10.0.0.0/8")}},
+			},
 			{IpProtocol: new("icmp"), FromPort: new(int32(3)), ToPort: new(int32(4)), IpRanges: []ec2types.IpRange{{CidrIp: new("0.0.0.0/0")}}},
 			{IpProtocol: new("tcp"), FromPort: new(int32(80)), ToPort: new(int32(80)), Ipv6Ranges: []ec2types.Ipv6Range{{CidrIpv6: new("::/0")}}},
 		}})
 		get(t, e.AuthorizeSecurityGroupIngress, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: &a.nodeGroup, IpPermissions: []ec2types.IpPermission{
-			{IpProtocol: new("tcp"), FromPort: new(int32(30000)), ToPort: new(int32(32767)), UserIdGroupPairs: []ec2types.UserIdGroupPair{{GroupId: group}}},
+			{
+				IpProtocol: new("tcp"), FromPort: new(int32(30000)), ToPort: new(int32(32767)),
+				UserIdGroupPairs: []ec2types.UserIdGroupPair{{GroupId: group}},
+			},
 		}})
 		tg := get(t, l.CreateTargetGroup, &elb.CreateTargetGroupInput{
 			Name: new("fl-a-80"), VpcId: &a.vpc, Port: new(int32(30080)), Protocol: elbtypes.ProtocolEnumTcp, TargetType: elbtypes.TargetTypeEnumInstance,
@@ -48,7 +54,10 @@ func TestFakeMatchesMoto(t *testing.T) {
 			HealthCheckIntervalSeconds: new(int32(10)), HealthCheckTimeoutSeconds: new(int32(6)), HealthyThresholdCount: new(int32(2)), UnhealthyThresholdCount: new(int32(2)),
 			Tags: []elbtypes.Tag{{Key: new("fairlead.io/cluster"), Value: new("prod")}},
 		}).TargetGroups[0].TargetGroupArn
-		get(t, l.RegisterTargets, &elb.RegisterTargetsInput{TargetGroupArn: tg, Targets: []elbtypes.TargetDescription{{Id: &a.instances[0]}, {Id: &a.instances[1]}}})
+		get(
+			t, l.RegisterTargets,
+			&elb.RegisterTargetsInput{TargetGroupArn: tg, Targets: []elbtypes.TargetDescription{{Id: &a.instances[0]}, {Id: &a.instances[1]}}},
+		)
 		made := get(t, l.CreateLoadBalancer, &elb.CreateLoadBalancerInput{
 			Name: new("fl-a"), Type: elbtypes.LoadBalancerTypeEnumNetwork, Scheme: elbtypes.LoadBalancerSchemeEnumInternetFacing,
 			SecurityGroups: []string{*group}, Subnets: a.subnets, Tags: []elbtypes.Tag{{Key: new("fairlead.io/cluster"), Value: new("prod")}},
@@ -65,7 +74,10 @@ func TestFakeMatchesMoto(t *testing.T) {
 			t.Errorf("seen: %v", actionsSeen())
 		}
 		a.setTag(t, a.subnets[1], "kubernetes.io/role/elb", "")
-		elbRole := []ec2types.Filter{{Name: new("tag-key"), Values: []string{"kubernetes.io/role/*"}}, {Name: new("tag:kubernetes.io/role/elb"), Values: []string{"1"}}}
+		elbRole := []ec2types.Filter{
+			{Name: new("tag-key"), Values: []string{"kubernetes.io/role/*"}},
+			{Name: new("tag:kubernetes.io/role/elb"), Values: []string{"1"}},
+		}
 		if n := len(get(t, e.DescribeSubnets, &ec2.DescribeSubnetsInput{Filters: elbRole}).Subnets); n != 2 {
 			t.Errorf("%d subnets have the role, not 2", n)
 		}
@@ -87,7 +99,10 @@ func TestFakeMatchesMoto(t *testing.T) {
 		}
 		get(t, l.DeleteTargetGroup, &elb.DeleteTargetGroupInput{TargetGroupArn: tg})
 		get(t, e.RevokeSecurityGroupIngress, &ec2.RevokeSecurityGroupIngressInput{GroupId: &a.nodeGroup, IpPermissions: []ec2types.IpPermission{
-			{IpProtocol: new("tcp"), FromPort: new(int32(30000)), ToPort: new(int32(32767)), UserIdGroupPairs: []ec2types.UserIdGroupPair{{GroupId: group}}},
+			{
+				IpProtocol: new("tcp"), FromPort: new(int32(30000)), ToPort: new(int32(32767)),
+				UserIdGroupPairs: []ec2types.UserIdGroupPair{{GroupId: group}},
+			},
 		}})
 		get(t, e.DeleteSecurityGroup, &ec2.DeleteSecurityGroupInput{GroupId: group})
 		if left := a.leakedObjects(t); len(left) != 0 {

@@ -77,7 +77,9 @@ func (f *fakeAWS) createTargetGroup(in *elb.CreateTargetGroupInput) (any, error)
 			continue
 		}
 		if g.settings != fingerprint(in) {
-			return nil, newAWSError("DuplicateTargetGroupName", "A target group with the same name '%s' exists, but with different settings", *in.Name)
+			return nil, newAWSError(
+				"DuplicateTargetGroupName", "A target group with the same name '%s' exists, but with different settings", *in.Name,
+			)
 		}
 		return &elb.CreateTargetGroupOutput{TargetGroups: []elbtypes.TargetGroup{g.TargetGroup}}, nil
 	}
@@ -174,7 +176,10 @@ func (g *fakeTargets) check(in *elb.ModifyTargetGroupInput) error {
 		}
 	}
 	if *after.HealthCheckTimeoutSeconds > *after.HealthCheckIntervalSeconds {
-		return newAWSError("ValidationError", "Health check timeout '%d' must be smaller than or equal to the interval '%d'", *after.HealthCheckTimeoutSeconds, *after.HealthCheckIntervalSeconds)
+		return newAWSError(
+			"ValidationError", "Health check timeout '%d' must be smaller than or equal to the interval '%d'",
+			*after.HealthCheckTimeoutSeconds, *after.HealthCheckIntervalSeconds,
+		)
 	}
 	g.TargetGroup = after
 	return nil
@@ -250,11 +255,16 @@ func (f *fakeAWS) modifyTargetGroupAttributes(in *elb.ModifyTargetGroupAttribute
 	case udp && after["preserve_client_ip.enabled"] == "false":
 		return nil, newAWSError("InvalidConfigurationRequest", "Client IP preservation cannot be disabled for %s target groups", g.Protocol)
 	case udp && after["target_health_state.unhealthy.connection_termination.enabled"] == "true":
-		return nil, newAWSError("InvalidConfigurationRequest", "Connection termination of unhealthy targets cannot be enabled for %s target groups", g.Protocol)
+		return nil, newAWSError(
+			"InvalidConfigurationRequest", "Connection termination of unhealthy targets cannot be enabled for %s target groups", g.Protocol,
+		)
 	case g.Protocol == elbtypes.ProtocolEnumTls && after["stickiness.enabled"] == "true":
 		return nil, newAWSError("InvalidConfigurationRequest", "You cannot enable stickiness on target groups with the TLS protocol")
 	case after["stickiness.type"] != "source_ip":
-		return nil, newAWSError("InvalidConfigurationRequest", "Stickiness type '%s' is not supported for target groups with the %s protocol", after["stickiness.type"], g.Protocol)
+		return nil, newAWSError(
+			"InvalidConfigurationRequest", "Stickiness type '%s' is not supported for target groups with the %s protocol",
+			after["stickiness.type"], g.Protocol,
+		)
 	}
 	g.attributes = after
 	return &elb.ModifyTargetGroupAttributesOutput{Attributes: attributeList[elbtypes.TargetGroupAttribute](g.attributes)}, nil
@@ -286,7 +296,9 @@ func (f *fakeAWS) registerTargets(in *elb.RegisterTargetsInput) (any, error) {
 	case len(invalid) > 0:
 		return nil, newAWSError("InvalidTarget", "The following targets are not valid instances: %s", strings.Join(invalid, ", "))
 	case len(stopped) > 0:
-		return nil, newAWSError("InvalidTarget", "The following targets are not in a running state and cannot be registered: %s", strings.Join(stopped, ", "))
+		return nil, newAWSError(
+			"InvalidTarget", "The following targets are not in a running state and cannot be registered: %s", strings.Join(stopped, ", "),
+		)
 	case len(after) > f.quota.targets:
 		return nil, newAWSError("TooManyTargets", "The maximum number of targets has been reached on target group '%s'", *g.TargetGroupArn)
 	}
@@ -325,11 +337,15 @@ func (f *fakeAWS) describeTargetHealth(in *elb.DescribeTargetHealthInput) (any, 
 		switch {
 		case t.draining:
 			t.left--
-			health = &elbtypes.TargetHealth{State: elbtypes.TargetHealthStateEnumDraining, Reason: elbtypes.TargetHealthReasonEnumDeregistrationInProgress}
+			health = &elbtypes.TargetHealth{
+				State: elbtypes.TargetHealthStateEnumDraining, Reason: elbtypes.TargetHealthReasonEnumDeregistrationInProgress,
+			}
 		case len(g.LoadBalancerArns) == 0:
 			health = &elbtypes.TargetHealth{State: elbtypes.TargetHealthStateEnumUnused, Reason: elbtypes.TargetHealthReasonEnumNotInUse}
 		case f.unhealthy[t.id]:
-			health = &elbtypes.TargetHealth{State: elbtypes.TargetHealthStateEnumUnhealthy, Reason: elbtypes.TargetHealthReasonEnumFailedHealthChecks}
+			health = &elbtypes.TargetHealth{
+				State: elbtypes.TargetHealthStateEnumUnhealthy, Reason: elbtypes.TargetHealthReasonEnumFailedHealthChecks,
+			}
 		}
 		out.TargetHealthDescriptions = append(out.TargetHealthDescriptions, elbtypes.TargetHealthDescription{
 			Target: &elbtypes.TargetDescription{Id: &t.id, Port: &t.port}, HealthCheckPort: g.HealthCheckPort, TargetHealth: health,

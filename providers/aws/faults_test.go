@@ -151,7 +151,10 @@ func (a *account) faultsOf(action string) (all []fault) {
 		{kind: lostAnswer},
 	}
 	if a.fake != nil {
-		all = append(all, fault{kind: lostAnswer, times: maxAttempts}, fault{kind: serverError(500), times: maxAttempts}, fault{kind: unreached, times: maxAttempts})
+		all = append(
+			all, fault{kind: lostAnswer, times: maxAttempts}, fault{kind: serverError(500), times: maxAttempts},
+			fault{kind: unreached, times: maxAttempts},
+		)
 	}
 	for i := range all {
 		all[i].action = action

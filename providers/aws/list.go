@@ -15,7 +15,7 @@ import (
 // many Services one list serves them all.
 const maxListAge = 30 * time.Second
 
-// listCache caches all objects of one kind whose names have the prefix. It
+// listCache caches all objects of one kind with the prefix in their names. It
 // lists them by the page instead of one by one, and applies our own writes.
 // All methods may be called concurrently.
 type listCache[V any] struct {
@@ -28,7 +28,7 @@ type listCache[V any] struct {
 
 	mu     sync.Mutex
 	items  map[string]V // by name
-	listed time.Time    // when the list that the items come from began
+	listed time.Time    // when the list of the items began
 	writes map[string]ownWrite[V]
 }
 
@@ -67,7 +67,7 @@ func (l *listCache[V]) invalidate() {
 	l.listed = time.Time{}
 }
 
-// match returns the objects whose names match. Callers that need a new list at
+// match returns the objects with matching names. Callers that need a new list at
 // the same time share one, or its failure.
 func (l *listCache[V]) match(ctx context.Context, match func(name string) bool) (all []V, err error) {
 	l.mu.Lock()

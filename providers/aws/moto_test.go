@@ -92,7 +92,9 @@ func motoCertificate(t *testing.T, account, region, domain string) string {
 	}
 	request.Header.Set("Content-Type", "application/x-amz-json-1.1")
 	request.Header.Set("X-Amz-Target", "CertificateManager.RequestCertificate")
-	request.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/"+region+"/acm/aws4_request, SignedHeaders=host, Signature=test")
+	request.Header.Set(
+		"Authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/"+region+"/acm/aws4_request, SignedHeaders=host, Signature=test",
+	)
 	request.Header.Set("x-moto-account-id", account)
 	answer, err := http.DefaultClient.Do(request)
 	if err != nil {

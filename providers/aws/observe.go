@@ -23,7 +23,7 @@ type observedStack struct {
 	healthy  bool                // a target of a desired target group is
 }
 
-// listStack lists the load balancers and target groups whose names match.
+// listStack lists the load balancers and target groups with matching names.
 func (c *Cloud) listStack(ctx context.Context, match func(name string) bool) (o observedStack, err error) {
 	if o.balancers, err = c.loadBalancers.match(ctx, match); err != nil {
 		return o, err
@@ -51,7 +51,7 @@ func (o *observedStack) taggedARNs() []string {
 	return arns
 }
 
-// keepTagged removes the load balancers and target groups whose tags do not match.
+// keepTagged keeps only the load balancers and target groups with matching tags.
 func (o *observedStack) keepTagged(match func(tags map[string]string) bool) {
 	o.balancers = slices.DeleteFunc(o.balancers, func(b elb.LoadBalancer) bool { return !match(o.tags[aws.ToString(b.LoadBalancerArn)]) })
 	maps.DeleteFunc(o.groups, func(_ string, g elb.TargetGroup) bool { return !match(o.tags[aws.ToString(g.TargetGroupArn)]) })

@@ -131,7 +131,7 @@ func (s *stack) setAddressType(svc *corev1.Service, o serviceOptions) elb.Target
 	family := elb.TargetGroupIpAddressTypeEnumIpv4
 	dual := len(svc.Spec.IPFamilies) > 1
 	if !dual && slices.Contains(svc.Spec.IPFamilies, corev1.IPv6Protocol) {
-		family, dual = elb.TargetGroupIpAddressTypeEnumIpv6, true // there are no balancers with IPv6 alone
+		family, dual = elb.TargetGroupIpAddressTypeEnumIpv6, true // AWS does not support IPv6-only load balancers
 	} else if dual && svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyPreferDualStack {
 		dual, s.PreferDual = false, o.AddressType == ""
 	}

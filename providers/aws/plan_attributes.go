@@ -37,7 +37,7 @@ func recordAttributes(attributes map[string]string) map[string]string {
 	return recordTags(tagAttributes, attributeRecord(attributes))
 }
 
-// defaultAttributes are AWS's, for attributes whose annotation was removed
+// defaultAttributes are AWS's defaults, for attributes without an annotation any more
 // (LoadBalancerAttribute, TargetGroupAttribute, ListenerAttribute), by kind and
 // variant. What is not here stays as it was set.
 var defaultAttributes = map[string]map[string]string{

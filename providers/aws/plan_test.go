@@ -71,12 +71,21 @@ func TestPlan(t *testing.T) {
 		{"not internal", annotate("internal", "false"), "internet-facing ipv4"},
 		{"both ways agree", annotate("internal", "true", "scheme", "internal"), "internal ipv4"},
 		{"Local", localPolicy, "check HTTP 32100/healthz 10/6/2/2"},
-		{"Local keeps its port under other thresholds", both(localPolicy, annotate("healthcheck-unhealthy-threshold", "5")), "check HTTP 32100/healthz 10/6/2/5"},
-		{"Local, by TCP: the port itself, which nodes without endpoints do not answer", both(localPolicy, annotate("healthcheck-protocol", "tcp")), "check TCP traffic-port"},
+		{
+			"Local keeps its port under other thresholds", both(localPolicy, annotate("healthcheck-unhealthy-threshold", "5")),
+			"check HTTP 32100/healthz 10/6/2/5",
+		},
+		{
+			"Local, by TCP: the port itself, which nodes without endpoints do not answer",
+			both(localPolicy, annotate("healthcheck-protocol", "tcp")), "check TCP traffic-port",
+		},
 		{"Local, by HTTP, is what it is anyway", both(localPolicy, annotate("healthcheck-protocol", "http")), "check HTTP 32100/healthz"},
 		{"a health port of one's own groups", annotate("healthcheck-port", "8081", "security-groups", "sg-1"), "check TCP 8081"},
 		{"a group twice", annotate("security-groups", "sg-1,sg-1"), "backend=false rules=0"},
-		{"a health check of the application", annotate("healthcheck-protocol", "http", "healthcheck-path", "/ready"), "check HTTP traffic-port/ready 10/6/2/2"},
+		{
+			"a health check of the application", annotate("healthcheck-protocol", "http", "healthcheck-path", "/ready"),
+			"check HTTP traffic-port/ready 10/6/2/2",
+		},
 		{"by TCP", annotate("healthcheck-protocol", "tcp"), "check TCP traffic-port 10/6/2/2"},
 		{"on a port by name", annotate("healthcheck-port", "http"), "check TCP 30080 10/6/2/2"},
 		{"a path means HTTP", annotate("healthcheck-port", "31080", "healthcheck-path", "/x"), "check HTTP 31080/x"},
@@ -84,20 +93,36 @@ func TestPlan(t *testing.T) {
 		{"proxy protocol", annotate("proxy-protocol", "*"), "map[proxy_protocol_v2.enabled:true] check TCP traffic-port"},
 		{"proxy protocol for a port", annotate("proxy-protocol-per-target-group", "80"), "proxy_protocol_v2.enabled:true"},
 		{"TLS", annotate("ssl-cert", certificateA), "TLS-80 -> TCP 30080"},
-		{"TLS on another port only", both(withPorts(tcp80, dnsTCP), annotate("ssl-cert", certificateA, "ssl-ports", "53")), "TLS-53 -> TCP 30053"},
+		{
+			"TLS on another port only", both(withPorts(tcp80, dnsTCP), annotate("ssl-cert", certificateA, "ssl-ports", "53")),
+			"TLS-53 -> TCP 30053",
+		},
 		{"TLS on a port by name", annotate("ssl-cert", certificateA, "ssl-ports", "http"), "TLS-80"},
 		{"TLS on all", annotate("ssl-cert", certificateA, "ssl-ports", "*"), "TLS-80"},
 		{"TLS to the targets", annotate("ssl-cert", certificateA, "backend-protocol", "ssl"), "TLS-80 -> TLS 30080"},
 		{"UDP is asked at kube-proxy", withPorts(dnsUDP), "UDP-53 -> UDP 30053 ipv4 map[] " + probe},
 		{"TCP and UDP", withPorts(tcp80, dnsUDP), "UDP-53 -> UDP 30053 ipv4 map[] " + probe + " map[]\nTCP-80"},
 		{"TCP and UDP on one port", withPorts(dnsUDP, dnsTCP), "TCP_UDP-53 -> TCP_UDP 30053"},
-		{"sticky", func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }, "map[stickiness.enabled:true stickiness.type:source_ip]"},
+		{
+			"sticky", func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP },
+			"map[stickiness.enabled:true stickiness.type:source_ip]",
+		},
 		{"idle timeout", annotate("connection-idle-timeout", "600"), "map[tcp.idle_timeout.seconds:600]"},
 		{"listener attributes", annotate("listener-attributes.TCP-80", "tcp.idle_timeout.seconds=700"), "map[tcp.idle_timeout.seconds:700]"},
-		{"target group attributes", annotate("target-group-attributes", "preserve_client_ip.enabled=false,deregistration_delay.timeout_seconds.80=5"), "map[deregistration_delay.timeout_seconds:5 preserve_client_ip.enabled:false]"},
-		{"connection draining", annotate("connection-draining-enabled", "true", "connection-draining-timeout", "60"), "map[deregistration_delay.timeout_seconds:60]"},
+		{
+			"target group attributes",
+			annotate("target-group-attributes", "preserve_client_ip.enabled=false,deregistration_delay.timeout_seconds.80=5"),
+			"map[deregistration_delay.timeout_seconds:5 preserve_client_ip.enabled:false]",
+		},
+		{
+			"connection draining", annotate("connection-draining-enabled", "true", "connection-draining-timeout", "60"),
+			"map[deregistration_delay.timeout_seconds:60]",
+		},
 		{"cross-zone", annotate("cross-zone-load-balancing-enabled", "true"), "map[load_balancing.cross_zone.enabled:true]"},
-		{"attributes", annotate("attributes", "dns_record.client_routing_policy=partial_availability_zone_affinity"), "partial_availability_zone_affinity"},
+		{
+			"attributes", annotate("attributes", "dns_record.client_routing_policy=partial_availability_zone_affinity"),
+			"partial_availability_zone_affinity",
+		},
 		{"ranges", func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24", "198.51.100.7/32"} }, "rules=3"},
 		{"ranges by annotation", func(s *corev1.Service) { s.Annotations[annotationSourceRanges] = "192.0.2.0/24, 198.51.100.7/32" }, "rules=3"},
 		{"given groups", annotate("security-groups", "sg-1,sg-2"), "backend=false rules=0"},
@@ -106,8 +131,14 @@ func TestPlan(t *testing.T) {
 		{"dual stack by annotation", annotate("ip-address-type", "dualstack"), "dualstack map[] backend=true rules=4"},
 		{"dual stack by policy", dualStack(corev1.IPFamilyPolicyRequireDualStack), "internet-facing dualstack"},
 		{"dual stack preferred", dualStack(corev1.IPFamilyPolicyPreferDualStack), "ipv4 (dual stack if possible)"},
-		{"IPv6 alone", func(s *corev1.Service) { s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol} }, "dualstack map[] backend=true rules=4\nTCP-80 -> TCP 30080 ipv6"},
-		{"known words of others that fit", annotate("type", "nlb", "nlb-target-type", "instance", "enable-icmp-for-path-mtu-discovery", "on"), "TCP-80"},
+		{
+			"IPv6 alone", func(s *corev1.Service) { s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol} },
+			"dualstack map[] backend=true rules=4\nTCP-80 -> TCP 30080 ipv6",
+		},
+		{
+			"known words of others that fit",
+			annotate("type", "nlb", "nlb-target-type", "instance", "enable-icmp-for-path-mtu-discovery", "on"), "TCP-80",
+		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			s := newService("web")
@@ -147,20 +178,38 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"unknown annotation", annotate("interal", "true"), v1alpha1.InvalidRequest, "aws-load-balancer-interal: unknown annotation"},
 		{"unsupported annotation", annotate("quic-enabled-ports", "443"), v1alpha1.InvalidRequest, "not supported: QUIC"},
-		{"weighted target groups", func(s *corev1.Service) { s.Annotations["service.beta.kubernetes.io/actions.TCP-80"] = "{}" }, v1alpha1.InvalidRequest, "weighted"},
+		{
+			"weighted target groups", func(s *corev1.Service) { s.Annotations["service.beta.kubernetes.io/actions.TCP-80"] = "{}" },
+			v1alpha1.InvalidRequest, "weighted",
+		},
 		{"scheme", annotate("scheme", "public"), v1alpha1.InvalidRequest, `"public" must be one of internal, internet-facing`},
 		{"scheme and internal", annotate("scheme", "internal", "internal", "false"), v1alpha1.InvalidRequest, "conflicts with"},
 		{"ip targets", annotate("nlb-target-type", "ip"), v1alpha1.InvalidRequest, `"ip" must be one of instance`},
 		{"classic", annotate("type", "classic"), v1alpha1.InvalidRequest, `"classic" must be one of`},
-		{"Elastic IP addresses, internal", annotate("scheme", "internal", "eip-allocations", "eipalloc-1"), v1alpha1.InvalidRequest, "eip-allocations: must not be set for an internal"},
-		{"private addresses, internet-facing", annotate("private-ipv4-addresses", "10.0.0.5"), v1alpha1.InvalidRequest, "requires an internal load balancer"},
-		{"invalid address", annotate("scheme", "internal", "private-ipv4-addresses", "fd00::1"), v1alpha1.InvalidRequest, `invalid IPv4 address "fd00::1"`},
+		{
+			"Elastic IP addresses, internal", annotate("scheme", "internal", "eip-allocations", "eipalloc-1"), v1alpha1.InvalidRequest,
+			"eip-allocations: must not be set for an internal",
+		},
+		{
+			"private addresses, internet-facing", annotate("private-ipv4-addresses", "10.0.0.5"), v1alpha1.InvalidRequest,
+			"requires an internal load balancer",
+		},
+		{
+			"invalid address", annotate("scheme", "internal", "private-ipv4-addresses", "fd00::1"), v1alpha1.InvalidRequest,
+			`invalid IPv4 address "fd00::1"`,
+		},
 		{"too few addresses", annotate("subnets", "a,b", "eip-allocations", "eipalloc-1"), v1alpha1.InvalidRequest, "1 entries for 2 subnets"},
 		{"number out of range", annotate("healthcheck-interval", "4"), v1alpha1.InvalidRequest, "from 5 to 300"},
-		{"timeout beyond the interval", annotate("healthcheck-interval", "10", "healthcheck-timeout", "20"), v1alpha1.InvalidRequest, "must not be longer than the interval"},
+		{
+			"timeout beyond the interval", annotate("healthcheck-interval", "10", "healthcheck-timeout", "20"), v1alpha1.InvalidRequest,
+			"must not be longer than the interval",
+		},
 		{"invalid health port", annotate("healthcheck-port", "admin"), v1alpha1.InvalidRequest, `"admin" must be a port number`},
 		{"health port outside of the node ports", annotate("healthcheck-port", "8081"), v1alpha1.InvalidRequest, "not to 8081"},
-		{"idle timeout without TCP", both(withPorts(udp), annotate("connection-idle-timeout", "400")), v1alpha1.InvalidRequest, "requires a TCP listener"},
+		{
+			"idle timeout without TCP", both(withPorts(udp), annotate("connection-idle-timeout", "400")), v1alpha1.InvalidRequest,
+			"requires a TCP listener",
+		},
 		{"path with TCP", annotate("healthcheck-protocol", "tcp", "healthcheck-path", "/x"), v1alpha1.InvalidRequest, "conflicts with"},
 		{"unknown port", annotate("ssl-cert", certificateA, "ssl-ports", "443"), v1alpha1.InvalidRequest, `port "443" not found`},
 		{"TLS without a certificate", annotate("ssl-ports", "80"), v1alpha1.InvalidRequest, "requires the annotation"},
@@ -168,19 +217,42 @@ func TestRefusals(t *testing.T) {
 		{"unknown listener", annotate("listener-attributes.UDP-80", "a=b"), v1alpha1.InvalidRequest, "listener not found"},
 		{"groups and no groups", annotate("security-groups", "sg-1", "disable-nlb-sg", "true"), v1alpha1.InvalidRequest, "conflicts with"},
 		{"name of a group", annotate("security-groups", "web"), v1alpha1.InvalidRequest, `invalid security group ID "web"`},
-		{"ranges without own group", both(annotate("security-groups", "sg-1"), func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }), v1alpha1.InvalidRequest, "spec.loadBalancerSourceRanges"},
-		{"invalid range", func(s *corev1.Service) { s.Annotations[annotationSourceRanges] = "all" }, v1alpha1.InvalidRequest, `invalid CIDR "all"`},
+		{
+			"ranges without own group",
+			both(annotate("security-groups", "sg-1"), func(s *corev1.Service) { s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }),
+			v1alpha1.InvalidRequest, "spec.loadBalancerSourceRanges",
+		},
+		{
+			"invalid range", func(s *corev1.Service) { s.Annotations[annotationSourceRanges] = "all" }, v1alpha1.InvalidRequest,
+			`invalid CIDR "all"`,
+		},
 		{"reserved tag", annotate("additional-resource-tags", "fairlead.io/cluster=x"), v1alpha1.InvalidRequest, "reserved"},
 		{"duplicate key", annotate("attributes", "a=1,a=2"), v1alpha1.InvalidRequest, `duplicate key "a"`},
-		{"conflicting cross-zone settings", annotate("cross-zone-load-balancing-enabled", "true", "attributes", attrCrossZone+"=false"), v1alpha1.InvalidRequest, "conflicts with"},
+		{
+			"conflicting cross-zone settings", annotate("cross-zone-load-balancing-enabled", "true", "attributes", attrCrossZone+"=false"),
+			v1alpha1.InvalidRequest, "conflicts with",
+		},
 		{"logs without a bucket", annotate("access-log-enabled", "true"), v1alpha1.InvalidRequest, "s3-bucket-name"},
-		{"session affinity with TLS", both(annotate("ssl-cert", certificateA), func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }), v1alpha1.InvalidRequest, "ClientIP is not supported on port 80"},
+		{
+			"session affinity with TLS",
+			both(annotate("ssl-cert", certificateA), func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }),
+			v1alpha1.InvalidRequest, "ClientIP is not supported on port 80",
+		},
 		{"loadBalancerIP", func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.1" }, v1alpha1.InvalidRequest, "spec.loadBalancerIP"},
 		{"no node port", func(s *corev1.Service) { s.Spec.Ports[0].NodePort = 0 }, v1alpha1.InvalidRequest, "port 80/TCP requires a node port"},
-		{"one port, two node ports", func(s *corev1.Service) { s.Spec.Ports = append(s.Spec.Ports, udp) }, v1alpha1.InvalidRequest, "must be the same"},
+		{
+			"one port, two node ports", func(s *corev1.Service) { s.Spec.Ports = append(s.Spec.Ports, udp) }, v1alpha1.InvalidRequest,
+			"must be the same",
+		},
 		{"UDP on dual stack", both(withPorts(udp), annotate("ip-address-type", "dualstack")), v1alpha1.InvalidRequest, "UDP is not supported"},
-		{"UDP without client addresses", both(withPorts(udp), annotate("target-group-attributes", attrPreserve+"=false")), v1alpha1.InvalidRequest, "port 80, which uses UDP"},
-		{"SCTP", withPorts(corev1.ServicePort{Port: 38412, Protocol: corev1.ProtocolSCTP, NodePort: 30001}), v1alpha1.CloudCannotServe, "port 38412 speaks SCTP"},
+		{
+			"UDP without client addresses", both(withPorts(udp), annotate("target-group-attributes", attrPreserve+"=false")),
+			v1alpha1.InvalidRequest, "port 80, which uses UDP",
+		},
+		{
+			"SCTP", withPorts(corev1.ServicePort{Port: 38412, Protocol: corev1.ProtocolSCTP, NodePort: 30001}), v1alpha1.CloudCannotServe,
+			"port 38412 speaks SCTP",
+		},
 		{"too many ports", many, v1alpha1.QuotaExceeded, "at most 50 ports"},
 		{"too many ranges", func(s *corev1.Service) {
 			for i := range 250 {
@@ -247,7 +319,9 @@ func TestDiffProperties(t *testing.T) {
 	keys := rapid.SampledFrom([]string{"team", "cost", "env", "fairlead.io/attributes", "Name", "foreign"})
 	tags := rapid.MapOf(keys, rapid.StringMatching(`[a-z]{0,3}`))
 	t.Run("tags", rapid.MakeCheck(func(t *rapid.T) {
-		have, users := tags.Draw(t, "have"), rapid.MapOf(rapid.SampledFrom([]string{"team", "cost", "env"}), rapid.StringMatching(`[a-z]{0,3}`)).Draw(t, "users")
+		have, users := tags.Draw(t, "have"), rapid.MapOf(rapid.SampledFrom([]string{"team", "cost", "env"}), rapid.StringMatching(`[a-z]{0,3}`)).Draw(
+			t, "users",
+		)
 		before := rapid.MapOf(rapid.SampledFrom([]string{"team", "cost"}), rapid.Just("x")).Draw(t, "before")
 		have = mergeMaps(have, recordTags(tagTags, strings.Join(slices.Sorted(maps.Keys(before)), "=")))
 		want := allTags(map[string]string{tagUID: "1"}, users, "ns/web")
@@ -299,7 +373,10 @@ func TestDiffProperties(t *testing.T) {
 	t.Run("rules", rapid.MakeCheck(func(t *rapid.T) {
 		one := rapid.Custom(func(t *rapid.T) securityRule {
 			port := rapid.Int32Range(1, 3).Draw(t, "port")
-			return securityRule{rapid.SampledFrom([]string{"tcp", "udp"}).Draw(t, "protocol"), port, port, rapid.SampledFrom([]string{"0.0.0.0/0", "::/0", "sg-1"}).Draw(t, "source")}
+			return securityRule{
+				rapid.SampledFrom([]string{"tcp", "udp"}).Draw(t, "protocol"), port, port,
+				rapid.SampledFrom([]string{"0.0.0.0/0", "::/0", "sg-1"}).Draw(t, "source"),
+			}
 		})
 		all := rapid.SliceOfDistinct(one, func(r securityRule) securityRule { return r })
 		have, want := all.Draw(t, "have"), all.Draw(t, "want")

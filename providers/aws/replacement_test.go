@@ -17,7 +17,9 @@ func TestSelectBalancer(t *testing.T) {
 		if second {
 			name = "second"
 		}
-		return existingBalancer{&elbtypes.LoadBalancer{LoadBalancerName: aws.String(name), Scheme: scheme, SecurityGroups: []string{"sg-1"}}, "", second}
+		return existingBalancer{
+			&elbtypes.LoadBalancer{LoadBalancerName: aws.String(name), Scheme: scheme, SecurityGroups: []string{"sg-1"}}, "", second,
+		}
 	}
 	public, internal := elbtypes.LoadBalancerSchemeEnumInternetFacing, elbtypes.LoadBalancerSchemeEnumInternal
 	for _, row := range []struct {

@@ -44,7 +44,7 @@ func (c *Cloud) createSecurityGroup(ctx context.Context, vpc, name string, tags 
 		TagSpecifications: []ec2.TagSpecification{{ResourceType: ec2.ResourceTypeSecurityGroup, Tags: ec2TagList(tags)}},
 	})
 	if isCode(err, "InvalidGroup.Duplicate") {
-		// It is ours, from a call whose response was lost, or it is a foreign one.
+		// The group is ours, from a call with a lost response, or a foreign one.
 		found, findErr := c.findSecurityGroup(ctx, vpc, name)
 		if found != "" || findErr != nil {
 			return found, findErr

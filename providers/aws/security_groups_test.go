@@ -72,7 +72,10 @@ func TestForeignObjects(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
 		c, s := a.newProvider(t), newService("web", 80)
 		name := c.names.firstName(s.UID)
-		get(t, a.elb.CreateLoadBalancer, &elb.CreateLoadBalancerInput{Name: &name, Type: elbtypes.LoadBalancerTypeEnumNetwork, Subnets: a.subnets[:1]})
+		get(
+			t, a.elb.CreateLoadBalancer,
+			&elb.CreateLoadBalancerInput{Name: &name, Type: elbtypes.LoadBalancerTypeEnumNetwork, Subnets: a.subnets[:1]},
+		)
 		get(t, a.ec2.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{GroupName: &name, Description: new("x"), VpcId: &a.vpc})
 		before := a.world(t)
 		var refusal *v1alpha1.Refusal

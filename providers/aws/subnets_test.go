@@ -29,13 +29,29 @@ func TestSelectSubnets(t *testing.T) {
 		want string
 	}{
 		{"none", nil, "NoSubnet: no subnet for an internet-facing load balancer: the VPC does not have any"},
-		{"one in each zone, by tag", []subnet{{ID: "b", Zone: "z2", Free: 99, Tags: tags(role)}, {ID: "a", Zone: "z1", Free: 99, Tags: tags(role)}}, "a b"},
-		{"the cluster's first", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(role)}, {ID: "b", Zone: "z", Free: 99, Tags: tags(role, ours)}}, "b"},
+		{
+			"one in each zone, by tag",
+			[]subnet{{ID: "b", Zone: "z2", Free: 99, Tags: tags(role)}, {ID: "a", Zone: "z1", Free: 99, Tags: tags(role)}},
+			"a b",
+		},
+		{
+			"the cluster's first",
+			[]subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(role)}, {ID: "b", Zone: "z", Free: 99, Tags: tags(role, ours)}},
+			"b",
+		},
 		{"else by ID", []subnet{{ID: "b", Zone: "z", Free: 99, Tags: tags(role)}, {ID: "a", Zone: "z", Free: 99, Tags: tags(role)}}, "a"},
 		{"not another cluster's", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(role, others)}}, "1 tagged for other clusters only"},
 		{"another's and ours", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(role, others, ours)}}, "a"},
-		{"not the other role's", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(internal)}, {ID: "b", Zone: "z", Free: 99, Tags: tags(role)}}, "b"},
-		{"full", []subnet{{ID: "a", Zone: "z", Free: 7, Tags: tags(role)}, {ID: "b", Zone: "y", Free: 0, Tags: tags(role)}}, "2 with fewer than 8 free addresses"},
+		{
+			"not the other role's",
+			[]subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(internal)}, {ID: "b", Zone: "z", Free: 99, Tags: tags(role)}},
+			"b",
+		},
+		{
+			"full",
+			[]subnet{{ID: "a", Zone: "z", Free: 7, Tags: tags(role)}, {ID: "b", Zone: "y", Free: 0, Tags: tags(role)}},
+			"2 with fewer than 8 free addresses",
+		},
 		{"remote", []subnet{{ID: "a", Zone: "z", Free: 99, Tags: tags(role), Remote: true}}, "1 in a local zone"},
 		{"by routes, if none is tagged", []subnet{{ID: "a", Zone: "z", Free: 99}, {ID: "b", Zone: "z", Free: 99, Public: true}}, "b"},
 		{"private ones", []subnet{{ID: "a", Zone: "z", Free: 99}}, "1 private"},

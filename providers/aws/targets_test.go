@@ -45,7 +45,10 @@ func TestNodesRegion(t *testing.T) {
 		"aws:////i-01234567":                 "from-label",
 		"kind://docker/kind/a":               "",
 	} {
-		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{corev1.LabelTopologyRegion: "from-label"}}, Spec: corev1.NodeSpec{ProviderID: providerID}}
+		n := &corev1.Node{
+			ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{corev1.LabelTopologyRegion: "from-label"}},
+			Spec:       corev1.NodeSpec{ProviderID: providerID},
+		}
 		if got := nodesRegion([]*corev1.Node{{}, n}); got != want {
 			t.Errorf("%s: got %q, want %q", providerID, got, want)
 		}

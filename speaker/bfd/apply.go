@@ -370,7 +370,7 @@ func logChange(p *runningSession, s Status) {
 	level, message := slog.LevelDebug, "BFD session changed"
 	switch {
 	case s.State == Up:
-		level, message = slog.LevelInfo, "BFD session came up"
+		level, message = slog.LevelInfo, "BFD session established"
 	case s.State == AdminDown:
 		level, message = slog.LevelInfo, "BFD session was taken down"
 	case s.State == Down && s.Diagnostic != NoDiagnostic:

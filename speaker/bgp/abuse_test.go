@@ -52,28 +52,62 @@ func TestErrors(t *testing.T) {
 			_ = c.(*net.TCPConn).CloseWrite()
 			_, _ = io.Copy(io.Discard, c)
 		}, "the peer closed the connection after its OPEN without a NOTIFICATION"},
-		{"refuses our ASN", note(2, 2), "the peer sent a NOTIFICATION: OPEN message error: bad peer AS: it expects another AS number for this node"},
-		{"refuses us", note(6, 5), "the peer sent a NOTIFICATION: Cease: connection rejected: this node is not among its neighbors, or it has too many of them"},
-		{"is shut down", note(6, 2, append([]byte{11}, "maintenance"...)...), `the peer sent a NOTIFICATION: Cease: administrative shutdown ("maintenance")`},
+		{
+			"refuses our ASN", note(2, 2),
+			"the peer sent a NOTIFICATION: OPEN message error: bad peer AS: it expects another AS number for this node",
+		},
+		{
+			"refuses us", note(6, 5),
+			"the peer sent a NOTIFICATION: Cease: connection rejected: this node is not among its neighbors, or it has too many of them",
+		},
+		{
+			"is shut down", note(6, 2, append([]byte{11}, "maintenance"...)...),
+			`the peer sent a NOTIFICATION: Cease: administrative shutdown ("maintenance")`,
+		},
 		{"is shut down with a lie about the length", note(6, 2, 200, 'x'), "the peer sent a NOTIFICATION: Cease: administrative shutdown"},
-		{"has too many of our prefixes", note(6, 1, 0, 1, 1, 0, 0, 0, 100), "the peer sent a NOTIFICATION: Cease: maximum number of prefixes reached (at most 100): it accepts fewer prefixes than are advertised"},
+		{
+			"has too many of our prefixes", note(6, 1, 0, 1, 1, 0, 0, 0, 100),
+			"the peer sent a NOTIFICATION: Cease: maximum number of prefixes reached (at most 100): it accepts fewer prefixes than are advertised",
+		},
 		{"has a new kind of error", note(99, 7), "the peer sent a NOTIFICATION: error 99: subcode 7"},
 		{"has another ASN", open(func(p *Peer) { p.LocalASN = 64999 }), "expected AS 64513, but the peer's OPEN has AS 64999"},
-		{"has our router ID, externally", open(func(p *Peer) { p.RouterID = netip.MustParseAddr("0.0.0.0") }), "invalid router ID 0.0.0.0 of the peer"},
-		{"has an impossible hold time", open(func(p *Peer) { p.HoldTime = 2 * time.Second }), "the peer's hold time is 2s, but must be 0 or at least 3s"},
+		{
+			"has our router ID, externally", open(func(p *Peer) { p.RouterID = netip.MustParseAddr("0.0.0.0") }),
+			"invalid router ID 0.0.0.0 of the peer",
+		},
+		{
+			"has an impossible hold time", open(func(p *Peer) { p.HoldTime = 2 * time.Second }),
+			"the peer's hold time is 2s, but must be 0 or at least 3s",
+		},
 		{"has another family", open(func(p *Peer) { p.IPv4 = false }), "the peer has none of the configured address families enabled: IPv4"},
 		{"speaks BGP 3", sends(newMessage(msgOpen, []byte{3, 0, 1, 0, 90, 1, 1, 1, 1, 0})), "the peer has BGP version 3, not 4"},
-		{"has a malformed OPEN", sends(newMessage(msgOpen, []byte{4, 0, 1, 0, 90, 1, 1, 1, 1, 3, 2, 9, 1})), "the peer's OPEN is malformed: truncated"},
+		{
+			"has a malformed OPEN", sends(newMessage(msgOpen, []byte{4, 0, 1, 0, 90, 1, 1, 1, 1, 3, 2, 9, 1})),
+			"the peer's OPEN is malformed: truncated",
+		},
 		{"speaks HTTP", sends([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")), "invalid BGP message from the peer: wrong marker"},
 		{"sends too long a message", sends(header(4097, msgUpdate)), "the peer sent a message of type 2 with invalid length 4097"},
 		{"sends too short a message", sends(header(18, msgOpen)), "the peer sent a message of type 1 with invalid length 18"},
 		{"sends another kind of message", sends(header(19, 6)), "the peer sent a message of unknown type 6"},
 		{"begins with an UPDATE", sends(newMessage(msgUpdate, []byte{0, 0, 0, 0})), "the peer sent a message of type 2 in OpenSent"},
-		{"sends an UPDATE after its OPEN", sends(append(routerOpen(t), newMessage(msgUpdate, []byte{0, 0, 0, 0})...)), "the peer sent a message of type 2 in OpenConfirm"},
+		{
+			"sends an UPDATE after its OPEN", sends(append(routerOpen(t), newMessage(msgUpdate, []byte{0, 0, 0, 0})...)),
+			"the peer sent a message of type 2 in OpenConfirm",
+		},
 		{"sends nothing", sends(nil), "the peer accepted the connection but sent nothing for 300ms in OpenSent"},
-		{"sends nothing after the session is established", sends(append(routerOpen(t, func(p *Peer) { p.HoldTime = 3 * time.Second }), keepalive...)), "hold timer expired: the peer sent nothing for 3s"},
-		{"sends an OPEN in Established", sends(append(append(routerOpen(t), keepalive...), routerOpen(t)...)), "the peer sent an OPEN in Established"},
-		{"sends garbage in Established", sends(append(append(routerOpen(t), keepalive...), strings.Repeat("garbage", 9)...)), "invalid BGP message from the peer: wrong marker"},
+		{
+			"sends nothing after the session is established",
+			sends(append(routerOpen(t, func(p *Peer) { p.HoldTime = 3 * time.Second }), keepalive...)),
+			"hold timer expired: the peer sent nothing for 3s",
+		},
+		{
+			"sends an OPEN in Established", sends(append(append(routerOpen(t), keepalive...), routerOpen(t)...)),
+			"the peer sent an OPEN in Established",
+		},
+		{
+			"sends garbage in Established", sends(append(append(routerOpen(t), keepalive...), strings.Repeat("garbage", 9)...)),
+			"invalid BGP message from the peer: wrong marker",
+		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
@@ -99,7 +133,10 @@ func TestErrors(t *testing.T) {
 		p := r.peer("tor", nil)
 		r.close()
 		s, _ := runSpeaker(t, Config{[]Peer{p}})
-		awaitError(t, s, "tor", fmt.Sprintf("connection refused by 127.0.0.9 port %d (is BGP running there, and is this node one of its neighbors?)", p.Port))
+		awaitError(
+			t, s, "tor",
+			fmt.Sprintf("connection refused by 127.0.0.9 port %d (is BGP running there, and is this node one of its neighbors?)", p.Port),
+		)
 	})
 	t.Run("has a source that this node lacks", func(t *testing.T) {
 		t.Parallel()

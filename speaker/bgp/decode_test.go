@@ -132,9 +132,21 @@ func TestChooseNextHops(t *testing.T) {
 		withheld string
 	}{
 		{"over IPv4", both, Open{IPv4: true, IPv6: true}, addr("192.0.2.1"), link, nextHops{addr("192.0.2.1"), addr("2001:db8::1")}, ""},
-		{"over IPv4, link-local only", both, Open{IPv4: true, IPv6: true}, addr("192.0.2.1"), link[:2], nextHops{addr("192.0.2.1"), addr("fe80::1")}, ""},
+		{
+			"over IPv4, link-local only", both,
+			Open{IPv4: true, IPv6: true},
+			addr("192.0.2.1"), link[:2],
+			nextHops{addr("192.0.2.1"), addr("fe80::1")},
+			"",
+		},
 		{"over IPv6", both, Open{IPv4: true, IPv6: true}, addr("2001:db8::1"), link, nextHops{addr("192.0.2.1"), addr("2001:db8::1")}, ""},
-		{"over IPv6, RFC 8950", both, Open{IPv4: true, IPv6: true, ExtendedNextHop: true}, addr("fe80::1%eth0"), link, nextHops{addr("fe80::1"), addr("fe80::1")}, ""},
+		{
+			"over IPv6, RFC 8950", both,
+			Open{IPv4: true, IPv6: true, ExtendedNextHop: true},
+			addr("fe80::1%eth0"), link,
+			nextHops{addr("fe80::1"), addr("fe80::1")},
+			"",
+		},
 		{
 			"over IPv6, no IPv4", both,
 			Open{IPv4: true, IPv6: true},
@@ -150,7 +162,13 @@ func TestChooseNextHops(t *testing.T) {
 			nextHops{v4: addr("192.0.2.1")},
 			"IPv6: no next hop: the interface of 192.0.2.1 does not have an IPv6 address",
 		},
-		{"one-sided", both, Open{IPv4: true}, addr("192.0.2.1"), link, nextHops{v4: addr("192.0.2.1")}, "IPv6: the peer does not have the family enabled"},
+		{
+			"one-sided", both,
+			Open{IPv4: true},
+			addr("192.0.2.1"), link,
+			nextHops{v4: addr("192.0.2.1")},
+			"IPv6: the peer does not have the family enabled",
+		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			h, withheld := chooseNextHops(row.p, row.peer, row.local, row.link)

@@ -29,13 +29,19 @@ func TestPeerChanges(t *testing.T) {
 		{name: "port", change: func(p *Peer) { p.Port++ }, resets: 1, error: "reset: port was changed"},
 		{name: "password", change: func(p *Peer) { p.Password = "new" }, resets: 1, error: "reset: password was changed"},
 		{name: "source", change: func(p *Peer) { p.Source = netip.MustParseAddr("127.0.0.3") }, resets: 1, error: "reset: source was changed"},
-		{name: "router ID", change: func(p *Peer) { p.RouterID = netip.MustParseAddr("1.2.3.4") }, resets: 1, error: "reset: router ID was changed"},
+		{
+			name: "router ID", change: func(p *Peer) { p.RouterID = netip.MustParseAddr("1.2.3.4") }, resets: 1,
+			error: "reset: router ID was changed",
+		},
 		{name: "local ASN", change: func(p *Peer) { p.LocalASN++ }, resets: 1, error: "reset: local ASN was changed"},
 		{name: "families", change: func(p *Peer) { p.IPv6 = true }, resets: 1, error: "reset: set of families was changed"},
 		{name: "restart time", change: func(p *Peer) { p.RestartTime = time.Minute }, resets: 1, error: "reset: restart time was changed"},
 		{name: "hops", change: func(p *Peer) { p.Hops = 3 }, resets: 1, error: "reset: number of hops was changed"},
 		{name: "TTL security", change: func(p *Peer) { p.TTLSecurity = true }, resets: 1, error: "reset: TTL security was changed"},
-		{name: "two things", change: func(p *Peer) { p.Hops, p.RestartTime = 3, time.Minute }, resets: 1, error: "reset: restart time, number of hops were changed"},
+		{
+			name: "two things", change: func(p *Peer) { p.Hops, p.RestartTime = 3, time.Minute }, resets: 1,
+			error: "reset: restart time, number of hops were changed",
+		},
 	} {
 		t.Run(edit.name, func(t *testing.T) {
 			edited, other := newRouter(t), newRouter(t)

@@ -77,7 +77,9 @@ func TestNoLeaks(t *testing.T) {
 		closed.close()
 		passive := r.peer("passive", nil)
 		passive.Passive, passive.Port = true, freeTCPPort(t)
-		s, stop := runSpeaker(t, Config{[]Peer{r.peer("tor", routesTo(prefixes(100, false)...)), gone, resetting.peer("resetting", nil), passive}})
+		s, stop := runSpeaker(
+			t, Config{[]Peer{r.peer("tor", routesTo(prefixes(100, false)...)), gone, resetting.peer("resetting", nil), passive}},
+		)
 		for i := range 5 {
 			awaitState(t, s, "tor", Established)
 			s.Reset("tor", "again", false)

@@ -122,7 +122,7 @@ func listenTCP(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error)
 }
 
 // interfaceAddrs returns the addresses of the interface that has an address, and
-// none if there is no such interface.
+// none if the interface does not exist.
 func interfaceAddrs(local netip.Addr) (addrs []netip.Addr) {
 	interfaces, err := net.Interfaces()
 	if err != nil {

@@ -53,7 +53,7 @@ type PeerStatus struct {
 	IgnoredUpdates uint64
 	// Withheld is which families or routes are not advertised, and why.
 	Withheld string
-	// Pending are the fields of the BGPPeer whose change waits for the next
+	// Pending are the fields of the BGPPeer with a change that applies to the next
 	// session: "holdTime", "keepaliveTime".
 	Pending []string
 }
