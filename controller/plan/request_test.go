@@ -265,7 +265,7 @@ func TestSharing(t *testing.T) {
 		"a": "192.0.2.0 Assigned", "b": "192.0.2.0 Assigned", "c": "192.0.2.1 Assigned",
 		"d": "192.0.2.2 Assigned", "e": "192.0.2.2 Assigned", "f": "192.0.2.3 Assigned", "g": "AddressTaken",
 	})
-	if got := s.provisionedMessage(t, "g"); !strings.Contains(got, "192.0.2.0 belongs to Service ns/a: both use port 53/TCP") {
+	if got := s.provisionedMessage(t, "g"); !strings.Contains(got, "192.0.2.0 is assigned to Service ns/a: both use port 53/TCP") {
 		t.Errorf("g: %s", got)
 	}
 	// The pool goes: they share on.
