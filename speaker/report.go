@@ -61,7 +61,7 @@ func (s *Speaker) setDesiredReport(next func(before v1alpha1.SpeakerStatus) v1al
 }
 
 // errNoNode is returned while the node's own object is not in the cache.
-var errNoNode = errors.New("Node not found: check --node-name")
+var errNoNode = errors.New("the Node does not exist: check --node-name")
 
 // writeReport updates the Speaker object, and creates it first if it does not exist.
 func (s *Speaker) writeReport(ctx context.Context) error {
