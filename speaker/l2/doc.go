@@ -1,6 +1,7 @@
 // Package l2 announces a set of addresses on a set of interfaces by answering ARP
 // from user space, so that no interface has the addresses. It does not know
-// Services. IPv6 addresses are not supported yet.
+// Services. Not supported yet are IPv6 addresses, and duplicate address detection
+// (RFC 5227): another host that uses an announced address is not detected.
 //
 // announcer.go has the Announcer: which addresses are announced on which
 // interfaces. responder.go answers requests and sends gratuitous ARP on one
