@@ -114,7 +114,8 @@ func parseBGPPeer(object *v1alpha1.BGPPeer, refs objectReferences, report proble
 		}
 	}
 	if detection := p.maxDetectionTime(); p.RestartTime > 0 && detection > 0 && detection < upgradeTime {
-		reportField("spec.bfdProfile", v1alpha1.BFDTooFast, "with BFDProfile %q, BFD detects a failure if the restart of a speaker takes longer than %s, "+
+		reportField("spec.bfdProfile", v1alpha1.BFDTooFast, "with BFDProfile %q, BFD detects a failure if the restart of a speaker "+
+			"takes longer than %s, "+
 			"and the router drops the routes despite graceful restart; "+
 			"transmitInterval must be at least %d to allow %s",
 			spec.BFDProfile, detection, (upgradeTime/longestMultiplier).Milliseconds()+1, upgradeTime)

@@ -35,7 +35,8 @@ func (c *Client) Informers() Informers {
 func (i Informers) All() []cache.SharedIndexInformer {
 	return []cache.SharedIndexInformer{
 		i.Pools.SharedIndexInformer, i.L2Advertisements.SharedIndexInformer, i.BGPPeers.SharedIndexInformer,
-		i.BGPAdvertisements.SharedIndexInformer, i.BFDProfiles.SharedIndexInformer, i.Communities.SharedIndexInformer, i.Speakers.SharedIndexInformer,
+		i.BGPAdvertisements.SharedIndexInformer, i.BFDProfiles.SharedIndexInformer, i.Communities.SharedIndexInformer,
+		i.Speakers.SharedIndexInformer,
 	}
 }
 

@@ -101,7 +101,9 @@ type checkedLoadBalancer struct {
 	lb cloudprovider.LoadBalancer
 }
 
-func (c checkedLoadBalancer) checkCall(call string, service *corev1.Service, nodes []*corev1.Node) func(status *corev1.LoadBalancerStatus, err error) {
+func (c checkedLoadBalancer) checkCall(
+	call string, service *corev1.Service, nodes []*corev1.Node,
+) func(status *corev1.LoadBalancerStatus, err error) {
 	before := service.DeepCopy()
 	var nodesBefore []*corev1.Node
 	for _, n := range nodes {
@@ -117,7 +119,8 @@ func (c checkedLoadBalancer) checkCall(call string, service *corev1.Service, nod
 				c.t.Errorf("%s changed its argument node %s, which is shared with the informer", call, n.Name)
 			}
 		}
-		if errors.Is(err, cloudprovider.ImplementedElsewhere) && err != cloudprovider.ImplementedElsewhere { //nolint:errorlint // this is the point
+		//nolint:errorlint // this is the point
+		if errors.Is(err, cloudprovider.ImplementedElsewhere) && err != cloudprovider.ImplementedElsewhere {
 			c.t.Errorf("%s wrapped ImplementedElsewhere: %v", call, err)
 		}
 		if status == nil {
@@ -131,7 +134,9 @@ func (c checkedLoadBalancer) checkCall(call string, service *corev1.Service, nod
 	}
 }
 
-func (c checkedLoadBalancer) GetLoadBalancer(ctx context.Context, cluster string, service *corev1.Service) (*corev1.LoadBalancerStatus, bool, error) {
+func (c checkedLoadBalancer) GetLoadBalancer(
+	ctx context.Context, cluster string, service *corev1.Service,
+) (*corev1.LoadBalancerStatus, bool, error) {
 	c.t.Helper()
 	law := c.checkCall("GetLoadBalancer", service, nil)
 	status, exists, err := c.lb.GetLoadBalancer(ctx, cluster, service)
@@ -147,7 +152,9 @@ func (c checkedLoadBalancer) GetLoadBalancerName(ctx context.Context, cluster st
 	return name
 }
 
-func (c checkedLoadBalancer) EnsureLoadBalancer(ctx context.Context, cluster string, service *corev1.Service, nodes []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
+func (c checkedLoadBalancer) EnsureLoadBalancer(
+	ctx context.Context, cluster string, service *corev1.Service, nodes []*corev1.Node,
+) (*corev1.LoadBalancerStatus, error) {
 	c.t.Helper()
 	law := c.checkCall("EnsureLoadBalancer", service, nodes)
 	status, err := c.lb.EnsureLoadBalancer(ctx, cluster, service, nodes)
@@ -195,7 +202,9 @@ func mustSucceed(t *testing.T, what string, call func() error) {
 
 // ensureLoadBalancer creates or updates the load balancer of a Service, and returns
 // its status.
-func ensureLoadBalancer(t *testing.T, lb cloudprovider.LoadBalancer, service *corev1.Service, nodes []*corev1.Node) *corev1.LoadBalancerStatus {
+func ensureLoadBalancer(
+	t *testing.T, lb cloudprovider.LoadBalancer, service *corev1.Service, nodes []*corev1.Node,
+) *corev1.LoadBalancerStatus {
 	t.Helper()
 	var status *corev1.LoadBalancerStatus
 	mustSucceed(t, "ensure "+service.Name, func() (err error) {

@@ -19,7 +19,10 @@ var rows = []struct {
 	test      func(t *testing.T, c Cloud)
 }{
 	{"get of a Service that never had one", "a controller calls get before it cleans up, and an error would keep the finalizer", getNever},
-	{"delete of a Service that never had one", "the finalizer is written before the first call, so deletion may precede creation", deleteNever},
+	{
+		"delete of a Service that never had one",
+		"the finalizer is written before the first call, so deletion may precede creation", deleteNever,
+	},
 	{"create", "the load balancer exists after ensure, and get returns it", createLoadBalancer},
 	{"ensure again", "for an unchanged Service nothing must be written, neither to the cloud nor to the API server", ensureAgain},
 	{"ensure after a restart", "a new process syncs all Services, and must not write anything for unchanged ones", ensureAfterRestart},
