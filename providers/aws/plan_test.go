@@ -251,7 +251,7 @@ func TestRefusals(t *testing.T) {
 		},
 		{
 			"SCTP", withPorts(corev1.ServicePort{Port: 38412, Protocol: corev1.ProtocolSCTP, NodePort: 30001}), v1alpha1.CloudCannotServe,
-			"port 38412 speaks SCTP",
+			"port 38412 uses SCTP",
 		},
 		{"too many ports", many, v1alpha1.QuotaExceeded, "at most 50 ports"},
 		{"too many ranges", func(s *corev1.Service) {
