@@ -94,7 +94,12 @@ func BenchmarkMoves(b *testing.B) {
 			requests[i].Pools, requests[i].Pinned = []string{"q"}, true
 		}
 		last := old.Ranges[0].To()
-		requests = append(requests, Request{Key: key("last"), Have: []Have{{last, "p", false}}, Families: []Want{{Family: IPv4}}, Pools: []string{"p"}})
+		requests = append(requests, Request{
+			Key:      key("last"),
+			Have:     []Have{{last, "p", false}},
+			Families: []Want{{Family: IPv4}},
+			Pools:    []string{"p"},
+		})
 		for i := range waiting {
 			r := Request{Key: key(fmt.Sprintf("r%06d", i)), Families: []Want{{Family: IPv4}}, Pools: []string{"p"}}
 			if i == 0 {
@@ -119,7 +124,10 @@ func BenchmarkSharing(b *testing.B) {
 	for _, different := range []int{1, 10} {
 		fresh := make([]Request, n)
 		for i := range fresh {
-			fresh[i] = ports(Request{Key: key(fmt.Sprintf("s%06d", i)), Families: []Want{{Family: IPv4}}, Pools: []string{"p"}}, int32(80+i%different))
+			fresh[i] = ports(
+				Request{Key: key(fmt.Sprintf("s%06d", i)), Families: []Want{{Family: IPv4}}, Pools: []string{"p"}},
+				int32(80+i%different),
+			)
 		}
 		pools := NewPools([]Pool{pool("p", "10.0.0.0/8")})
 		held := written(fresh, Allocate(pools, fresh))

@@ -66,7 +66,13 @@ func someTerms(t *rapid.T) Terms {
 // wishes draws what the owner of a Service may write, and how pools select it.
 func (r *Request) wishes(t *rapid.T) {
 	r.Frozen = seldom(t, 10, "frozen")
-	r.Families = rapid.SampledFrom([][]Want{{{IPv4, false}}, {{IPv6, false}}, {{IPv4, false}, {IPv6, true}}, {{IPv6, false}, {IPv4, false}}, {{IPv4, true}, {IPv6, true}}}).Draw(t, "families")
+	r.Families = rapid.SampledFrom([][]Want{
+		{{IPv4, false}},
+		{{IPv6, false}},
+		{{IPv4, false}, {IPv6, true}},
+		{{IPv6, false}, {IPv4, false}},
+		{{IPv4, true}, {IPv6, true}},
+	}).Draw(t, "families")
 	pools := rapid.Permutation(poolNames).Draw(t, "pools")
 	allowed, known := rapid.IntRange(0, 4).Draw(t, "pools"), rapid.IntRange(0, 4).Draw(t, "barred")
 	r.Pools, r.Barred, r.Pinned = pools[:allowed], pools[allowed:max(allowed, known)], false
@@ -117,7 +123,9 @@ func someCrowd(t *rapid.T) (pools []Pool, requests []Request) {
 		r := Request{Key: key(fmt.Sprintf("s%02d", i)), Families: []Want{{Family: IPv4}}, Pools: []string{"p", "q", "r"}}
 		if !seldom(t, 4, "alone") {
 			r.Share = Terms{
-				Key: "k", Cluster: !seldom(t, 6, "local"), Backends: rapid.SampledFrom([]string{"", "a", "a", "b"}).Draw(t, "backends"), Ports: crowdPorts(t),
+				Key: "k", Cluster: !seldom(t, 6, "local"),
+				Backends: rapid.SampledFrom([]string{"", "a", "a", "b"}).Draw(t, "backends"),
+				Ports:    crowdPorts(t),
 			}
 		}
 		requests = append(requests, r)

@@ -155,7 +155,8 @@ func TestLawInnocent(t *testing.T) {
 			}
 			had, has := addrs(a.Held), addrs(second.Assignments[i].Held)
 			pending := len(a.Missing) > 0 || next[i].Renumber // is still to get something
-			if !pending && !slices.Equal(had, has) || slices.ContainsFunc(had, func(x netip.Addr) bool { return !pending && !slices.Contains(has, x) }) {
+			if !pending && !slices.Equal(had, has) ||
+				slices.ContainsFunc(had, func(x netip.Addr) bool { return !pending && !slices.Contains(has, x) }) {
 				// A pool that the Service asks for may have become another one.
 				if next[i].Pinned || len(next[i].Addrs) > 0 {
 					continue
@@ -373,7 +374,8 @@ func TestLawFinal(t *testing.T) {
 		if now := fmt.Sprintf("%+v %+v", pools, requests); now != asked {
 			t.Fatalf("the question has changed:\n%s\n%s", asked, now)
 		}
-		if again := allocate(rapid.Permutation(pools).Draw(t, "order"), rapid.Permutation(requests).Draw(t, "order")); !reflect.DeepEqual(got, again) {
+		otherPools, otherRequests := rapid.Permutation(pools).Draw(t, "order"), rapid.Permutation(requests).Draw(t, "order")
+		if again := allocate(otherPools, otherRequests); !reflect.DeepEqual(got, again) {
 			t.Fatalf("another order, another answer:\n%v\n%v", got, again)
 		}
 		next := written(requests, Allocate(NewPools(pools), requests))

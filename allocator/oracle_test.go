@@ -212,7 +212,8 @@ func (b *book) choices(i int, f Family) (choices []netip.Addr) {
 			for _, a := range given(b.pools, name) {
 				byName := slices.Contains(r.Addrs, a)
 				taken := slices.ContainsFunc(b.rows, func(h holding) bool { return h.addr == a })
-				if FamilyOf(a) == f && taken == shared && accepting(b.pools, name, &r, byName) && b.may(i, a) && !b.blocked(a) && !slices.Contains(r.Release, a) {
+				if FamilyOf(a) == f && taken == shared && accepting(b.pools, name, &r, byName) &&
+					b.may(i, a) && !b.blocked(a) && !slices.Contains(r.Release, a) {
 					choices = append(choices, a)
 				}
 			}

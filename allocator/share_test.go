@@ -31,7 +31,10 @@ func TestSharing(t *testing.T) {
 		{
 			"one key and other ports: one address",
 			[]Pool{pool("p", "192.0.2.0/24")},
-			[]Request{ports(request("a", "p"), 80), ports(request("b", "p"), 443, 8443), with(ports(request("c", "p"), 80), func(r *Request) { r.Share.Ports[0].Protocol = "UDP" })},
+			[]Request{
+				ports(request("a", "p"), 80), ports(request("b", "p"), 443, 8443),
+				with(ports(request("c", "p"), 80), func(r *Request) { r.Share.Ports[0].Protocol = "UDP" }),
+			},
 			map[string][]string{"a": {"192.0.2.0=p"}, "b": {"192.0.2.0=p"}, "c": {"192.0.2.0=p"}},
 			"",
 		},
@@ -54,7 +57,9 @@ func TestSharing(t *testing.T) {
 			[]Pool{pool("p", "192.0.2.0/24")},
 			[]Request{
 				with(ports(request("a", "p"), 80), local("ns/app=a")), with(ports(request("b", "p"), 81), local("other/app=a")),
-				with(ports(request("c", "p"), 82), local("ns/app=a")), with(ports(request("d", "p"), 83), local("")), with(ports(request("e", "p"), 84), local("")),
+				with(ports(request("c", "p"), 82), local("ns/app=a")),
+				with(ports(request("d", "p"), 83), local("")),
+				with(ports(request("e", "p"), 84), local("")),
 			},
 			map[string][]string{"a": {"192.0.2.0=p"}, "b": {"192.0.2.1=p"}, "c": {"192.0.2.0=p"}, "d": {"192.0.2.2=p"}, "e": {"192.0.2.3=p"}},
 			"",
@@ -64,12 +69,17 @@ func TestSharing(t *testing.T) {
 			[]Pool{pool("p", "192.0.2.0/32")},
 			[]Request{ports(request("a", "p"), 80), with(ports(request("b", "p"), 81), local("ns/app=b"))},
 			map[string][]string{"a": {"192.0.2.0=p"}, "b": {"PoolExhausted"}},
-			"192.0.2.0 of Service ns/a cannot be shared: with externalTrafficPolicy Local, only Services in the same namespace with the same selector can share",
+			"192.0.2.0 of Service ns/a cannot be shared: with externalTrafficPolicy Local, " +
+				"only Services in the same namespace with the same selector can share",
 		},
 		{
 			"an address by name, with a Service in the way that is not its first",
 			[]Pool{pool("p", "192.0.2.0/24")},
-			[]Request{ports(request("a", "p"), 80), asking(ports(request("b", "p"), 443), "192.0.2.0"), having(ports(request("c", "p"), 443), "192.0.2.0", "p")},
+			[]Request{
+				ports(request("a", "p"), 80),
+				asking(ports(request("b", "p"), 443), "192.0.2.0"),
+				having(ports(request("c", "p"), 443), "192.0.2.0", "p"),
+			},
 			map[string][]string{"a": {"192.0.2.0=p"}, "b": {"AddressTaken"}, "c": {"192.0.2.0=p"}},
 			"192.0.2.0 is assigned to Service ns/c: both use port 443/TCP",
 		},
@@ -110,14 +120,22 @@ func TestSharing(t *testing.T) {
 		{
 			"a shared address out of its pool stays, and nobody joins it",
 			[]Pool{pool("p", "192.0.2.0/30")},
-			[]Request{having(ports(request("a", "p"), 80), "192.0.2.77", "p"), having(ports(request("b", "p"), 81), "192.0.2.77", "p"), ports(request("c", "p"), 82)},
+			[]Request{
+				having(ports(request("a", "p"), 80), "192.0.2.77", "p"),
+				having(ports(request("b", "p"), 81), "192.0.2.77", "p"),
+				ports(request("c", "p"), 82),
+			},
 			map[string][]string{"a": {"192.0.2.77=p (out)"}, "b": {"192.0.2.77=p (out)"}, "c": {"192.0.2.0=p"}},
 			"",
 		},
 		{
 			"nobody joins a reserved address, or one that it shall not hold",
 			[]Pool{with(pool("p", "192.0.2.0/30"), reserving("192.0.2.2"))},
-			[]Request{having(ports(request("a", "p"), 80), "192.0.2.2", "p"), ports(request("b", "p"), 81), with(ports(request("c", "p"), 82), releasing("192.0.2.0"))},
+			[]Request{
+				having(ports(request("a", "p"), 80), "192.0.2.2", "p"),
+				ports(request("b", "p"), 81),
+				with(ports(request("c", "p"), 82), releasing("192.0.2.0")),
+			},
 			map[string][]string{"a": {"192.0.2.2=p"}, "b": {"192.0.2.0=p"}, "c": {"192.0.2.1=p"}},
 			"",
 		},
@@ -135,7 +153,8 @@ func TestSharing(t *testing.T) {
 			"two adopters that share are adopted both",
 			[]Pool{pool("p", "192.0.2.0/24")},
 			[]Request{
-				with(having(ports(request("a", "p"), 80), "192.0.2.5", ""), adopted), with(having(ports(request("b", "p"), 81), "192.0.2.5", ""), adopted),
+				with(having(ports(request("a", "p"), 80), "192.0.2.5", ""), adopted),
+				with(having(ports(request("b", "p"), 81), "192.0.2.5", ""), adopted),
 				with(having(ports(request("c", "p"), 81), "192.0.2.5", ""), adopted),
 			},
 			map[string][]string{"a": {"192.0.2.5=p"}, "b": {"192.0.2.5=p"}, "c": {"ForeignStatus"}},

@@ -196,7 +196,9 @@ func docs(t *testing.T) (all []text) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		prose := codeInDocs.ReplaceAllStringFunc(string(content), func(code string) string { return strings.Repeat("\n", strings.Count(code, "\n")) })
+		prose := codeInDocs.ReplaceAllStringFunc(string(content), func(code string) string {
+			return strings.Repeat("\n", strings.Count(code, "\n"))
+		})
 		number := 0
 		for line := range strings.SplitSeq(prose, "\n") {
 			number++

@@ -63,7 +63,11 @@ var only = []struct {
 	{"k8s.io/client-go/informers", []string{"controller", "speaker", "cmd"}, "as above"},
 	{"k8s.io/cloud-provider/app", []string{"cmd"}, "the framework is wiring"},
 	{"github.com/mdlayher", []string{"speaker/l2"}, "raw sockets live in one place"},
-	{"github.com/vishvananda/netlink", []string{"speaker/l2", "speaker/guard"}, "the network of the kernel is read in one place and changed in one"},
+	{
+		"github.com/vishvananda/netlink",
+		[]string{"speaker/l2", "speaker/guard"},
+		"the network of the kernel is read in one place and changed in one",
+	},
 	{"github.com/osrg/gobgp", []string{"speaker/bgp"}, "another BGP library, or another version of it, changes one package"},
 	{"github.com/aws", []string{"providers/aws"}, "the API of AWS is called in one place"},
 	{"github.com/spf13", []string{"cmd"}, "flags are wiring"},

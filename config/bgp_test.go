@@ -22,20 +22,64 @@ func TestBGPProblems(t *testing.T) {
 	}
 	named := func(m metav1.ObjectMeta, name string) metav1.ObjectMeta { m.Name = name; return m }
 	c, problems := Parse(Objects{
-		Pools:       []*v1alpha1.IPAddressPool{{ObjectMeta: named(born(1), "p"), Spec: v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{"203.0.113.0-203.0.114.10"}}}},
-		BFDProfiles: []*v1alpha1.BFDProfile{{ObjectMeta: named(born(1), "fastest"), Spec: v1alpha1.BFDProfileSpec{TransmitInterval: 10}}, {ObjectMeta: named(born(1), "fast"), Spec: v1alpha1.BFDProfileSpec{TransmitInterval: 50, ReceiveInterval: 60, DetectMultiplier: 4, MinimumTTL: 250}}},
+		Pools: []*v1alpha1.IPAddressPool{{
+			ObjectMeta: named(born(1), "p"),
+			Spec:       v1alpha1.IPAddressPoolSpec{Addresses: []v1alpha1.AddressRange{"203.0.113.0-203.0.114.10"}},
+		}},
+		BFDProfiles: []*v1alpha1.BFDProfile{
+			{ObjectMeta: named(born(1), "fastest"), Spec: v1alpha1.BFDProfileSpec{TransmitInterval: 10}},
+			{
+				ObjectMeta: named(born(1), "fast"),
+				Spec:       v1alpha1.BFDProfileSpec{TransmitInterval: 50, ReceiveInterval: 60, DetectMultiplier: 4, MinimumTTL: 250},
+			},
+		},
 		BGPPeers: []*v1alpha1.BGPPeer{
-			{ObjectMeta: named(born(2), "a"), Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64512, PeerAddress: "192.0.2.1", BFDProfile: "fast"}},
-			{ObjectMeta: named(born(3), "c"), Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "192.0.2.3", BFDProfile: "fastest", EnableGracefulRestart: true}},
-			{ObjectMeta: named(born(1), "b"), Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, DynamicASN: "external", PeerAddress: "2001:db8::1", BFDProfile: "gone"}},
+			{
+				ObjectMeta: named(born(2), "a"),
+				Spec:       v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64512, PeerAddress: "192.0.2.1", BFDProfile: "fast"},
+			},
+			{
+				ObjectMeta: named(born(3), "c"),
+				Spec: v1alpha1.BGPPeerSpec{
+					MyASN: 64512, PeerASN: 64513, PeerAddress: "192.0.2.3", BFDProfile: "fastest", EnableGracefulRestart: true,
+				},
+			},
+			{
+				ObjectMeta: named(born(1), "b"),
+				Spec:       v1alpha1.BGPPeerSpec{MyASN: 64512, DynamicASN: "external", PeerAddress: "2001:db8::1", BFDProfile: "gone"},
+			},
 		},
 		Communities: []*v1alpha1.Community{
-			{ObjectMeta: named(born(1), "first"), Spec: v1alpha1.CommunitySpec{Communities: []v1alpha1.NamedCommunity{{Name: "x", Value: "1:2"}, {Name: "no-export", Value: "1:3"}}}},
-			{ObjectMeta: named(born(2), "second"), Spec: v1alpha1.CommunitySpec{Communities: []v1alpha1.NamedCommunity{{Name: "x", Value: "9:9"}, {Name: "big", Value: "70000:1"}, {Name: "y", Value: "large:70000:1:2"}}}},
+			{
+				ObjectMeta: named(born(1), "first"),
+				Spec: v1alpha1.CommunitySpec{Communities: []v1alpha1.NamedCommunity{
+					{Name: "x", Value: "1:2"}, {Name: "no-export", Value: "1:3"},
+				}},
+			},
+			{
+				ObjectMeta: named(born(2), "second"),
+				Spec: v1alpha1.CommunitySpec{Communities: []v1alpha1.NamedCommunity{
+					{Name: "x", Value: "9:9"}, {Name: "big", Value: "70000:1"}, {Name: "y", Value: "large:70000:1:2"},
+				}},
+			},
 		},
 		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{
-			{ObjectMeta: named(born(1), "one"), Spec: v1alpha1.BGPAdvertisementSpec{AggregationLength: &length, Peers: []string{"a", "nobody"}, Communities: []string{"x", "y", "big", "no-export", "1:2:3"}}},
-			{ObjectMeta: named(born(1), "two"), Spec: v1alpha1.BGPAdvertisementSpec{LocalPref: &preferred, AggregationLength: &length, NodeSelectors: []metav1.LabelSelector{{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Near"}}}}}},
+			{
+				ObjectMeta: named(born(1), "one"),
+				Spec: v1alpha1.BGPAdvertisementSpec{
+					AggregationLength: &length,
+					Peers:             []string{"a", "nobody"},
+					Communities:       []string{"x", "y", "big", "no-export", "1:2:3"},
+				},
+			},
+			{
+				ObjectMeta: named(born(1), "two"),
+				Spec: v1alpha1.BGPAdvertisementSpec{
+					LocalPref:         &preferred,
+					AggregationLength: &length,
+					NodeSelectors:     []metav1.LabelSelector{{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Near"}}}},
+				},
+			},
 		},
 	})
 	var got []string
@@ -63,7 +107,8 @@ func TestBGPProblems(t *testing.T) {
 		t.Fatalf("peers %+v, want all, the oldest first", c.BGPPeers)
 	}
 	b, a := c.BGPPeers[0], c.BGPPeers[1]
-	if a.BFD == nil || *a.BFD != (BFDProfile{Transmit: 50 * time.Millisecond, Receive: 60 * time.Millisecond, Multiplier: 4, MinTTL: 250}) || !a.Internal() {
+	bfd := BFDProfile{Transmit: 50 * time.Millisecond, Receive: 60 * time.Millisecond, Multiplier: 4, MinTTL: 250}
+	if a.BFD == nil || *a.BFD != bfd || !a.Internal() {
 		t.Errorf("peer a %+v", a)
 	}
 	if b.BFD != nil || b.Internal() || b.HoldTime != 9*time.Second || b.Port != 179 || !b.IPv4 || !b.IPv6 {
@@ -88,8 +133,10 @@ func TestAggregatesOfManyRanges(t *testing.T) {
 		got = append(got, p.String())
 	}
 	want := []string{
-		`BGPAdvertisement ad: spec.aggregationLength: 192.0.2.9-192.0.2.9 and 2 more ranges of IPAddressPool "p" are not aligned to /30: addresses outside of whole aggregates are advertised as host routes`,
-		`BGPAdvertisement ad: spec.aggregationLengthV6: 2001:db8::7-2001:db8::7 of IPAddressPool "p" is not aligned to /64: addresses outside of whole aggregates are advertised as host routes`,
+		`BGPAdvertisement ad: spec.aggregationLength: 192.0.2.9-192.0.2.9 and 2 more ranges of IPAddressPool "p" are not aligned to /30: ` +
+			`addresses outside of whole aggregates are advertised as host routes`,
+		`BGPAdvertisement ad: spec.aggregationLengthV6: 2001:db8::7-2001:db8::7 of IPAddressPool "p" is not aligned to /64: ` +
+			`addresses outside of whole aggregates are advertised as host routes`,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

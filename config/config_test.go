@@ -78,8 +78,10 @@ func TestParseKeepsWhatIsValid(t *testing.T) {
 	want := []string{
 		`IPAddressPool old: spec.addresses[1]: "192.0.2.7" overlaps an earlier entry "192.0.2.0/24" [OverlappingAddresses]`,
 		`IPAddressPool old: spec.addresses[2]: "10.0.0.1/8" has host bits set; did you mean "10.0.0.0/8", or "10.0.0.1/32"? [HostBitsSet]`,
-		`IPAddressPool young: spec.addresses[0]: "192.0.2.128/25" overlaps the older IPAddressPool "old" with "192.0.2.0/24" [OverlappingAddresses]`,
-		`IPAddressPool young: spec.addresses[2]: "203.0.113.9-203.0.113.1" ends before it starts; did you mean "203.0.113.1-203.0.113.9"? [InvertedRange]`,
+		`IPAddressPool young: spec.addresses[0]: "192.0.2.128/25" overlaps the older IPAddressPool "old" ` +
+			`with "192.0.2.0/24" [OverlappingAddresses]`,
+		`IPAddressPool young: spec.addresses[2]: "203.0.113.9-203.0.113.1" ends before it starts; ` +
+			`did you mean "203.0.113.1-203.0.113.9"? [InvertedRange]`,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -88,7 +90,9 @@ func TestParseKeepsWhatIsValid(t *testing.T) {
 	for _, p := range c.Pools {
 		ranges[p.Name] = fmt.Sprint(p.Ranges)
 	}
-	if want := map[string]string{"old": "[192.0.2.0-192.0.2.255]", "young": "[198.51.100.0-198.51.100.255]"}; !reflect.DeepEqual(ranges, want) {
+	if want := map[string]string{
+		"old": "[192.0.2.0-192.0.2.255]", "young": "[198.51.100.0-198.51.100.255]",
+	}; !reflect.DeepEqual(ranges, want) {
 		t.Errorf("got %v, want %v", ranges, want)
 	}
 }
@@ -104,7 +108,9 @@ func TestDeletedPoolYields(t *testing.T) {
 	for _, p := range c.Pools {
 		ranges[p.Name] = fmt.Sprint(p.Ranges, p.Overlaps)
 	}
-	if want := map[string]string{"new": "[192.0.2.0-192.0.2.127] [old]", "old": "[198.51.100.0-198.51.100.255] [new]"}; !reflect.DeepEqual(ranges, want) {
+	if want := map[string]string{
+		"new": "[192.0.2.0-192.0.2.127] [old]", "old": "[198.51.100.0-198.51.100.255] [new]",
+	}; !reflect.DeepEqual(ranges, want) {
 		t.Errorf("got %v, want %v", ranges, want)
 	}
 	last := problems[len(problems)-1].String()
@@ -181,7 +187,9 @@ func TestL2Advertisement(t *testing.T) {
 			ad("all", v1alpha1.L2AdvertisementSpec{}),
 			ad("by-label", v1alpha1.L2AdvertisementSpec{IPAddressPoolSelectors: edge, NodeSelectors: edge}),
 			ad("by-name", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"plain", "absent"}}),
-			ad("broken", v1alpha1.L2AdvertisementSpec{NodeSelectors: []metav1.LabelSelector{bad}, IPAddressPoolSelectors: []metav1.LabelSelector{bad}}),
+			ad("broken", v1alpha1.L2AdvertisementSpec{
+				NodeSelectors: []metav1.LabelSelector{bad}, IPAddressPoolSelectors: []metav1.LabelSelector{bad},
+			}),
 		},
 	})
 	covers := map[string][]string{}
@@ -194,11 +202,15 @@ func TestL2Advertisement(t *testing.T) {
 		}
 		nodes[a.Name] = []bool{a.SelectsNode(nil), a.SelectsNode(labels.Set{"tier": "edge"})}
 	}
-	if want := map[string][]string{"all": {"labelled", "plain", "absent", ""}, "by-label": {"labelled"}, "by-name": {"plain", "absent"}}; !reflect.DeepEqual(covers, want) {
+	if want := map[string][]string{
+		"all": {"labelled", "plain", "absent", ""}, "by-label": {"labelled"}, "by-name": {"plain", "absent"},
+	}; !reflect.DeepEqual(covers, want) {
 		t.Errorf("covers %v, want %v", covers, want)
 	}
 	// A selector that cannot be read selects nothing, rather than everything.
-	if want := map[string][]bool{"all": {true, true}, "by-label": {false, true}, "by-name": {true, true}, "broken": {false, false}}; !reflect.DeepEqual(nodes, want) {
+	if want := map[string][]bool{
+		"all": {true, true}, "by-label": {false, true}, "by-name": {true, true}, "broken": {false, false},
+	}; !reflect.DeepEqual(nodes, want) {
 		t.Errorf("selects %v, want %v", nodes, want)
 	}
 	var got []string
@@ -225,7 +237,9 @@ func TestReadyCondition(t *testing.T) {
 }
 
 func TestRecordedPool(t *testing.T) {
-	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.AnnotationAllocatedFrom: "192.0.2.1=p,2001:db8::1=q=r,junk"}}}
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
+		v1alpha1.AnnotationAllocatedFrom: "192.0.2.1=p,2001:db8::1=q=r,junk",
+	}}}
 	for addr, want := range map[string]string{"192.0.2.1": "p", "2001:db8::1": "q=r", "192.0.2.2": ""} {
 		a, err := ParseAddr(addr)
 		if got := RecordedPool(s, a); err != nil || got != want {
@@ -237,7 +251,9 @@ func TestRecordedPool(t *testing.T) {
 // FuzzParseRange: nothing panics, and what is accepted is a valid range of
 // plain addresses of one family.
 func FuzzParseRange(f *testing.F) {
-	for _, s := range []string{"192.0.2.0/24", "192.0.2.1-192.0.2.9", "::1", "2001:db8::/64", "-", "/", "a-b", "0.0.0.0/0", "::ffff:1.2.3.4/96"} {
+	for _, s := range []string{
+		"192.0.2.0/24", "192.0.2.1-192.0.2.9", "::1", "2001:db8::/64", "-", "/", "a-b", "0.0.0.0/0", "::ffff:1.2.3.4/96",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -18,10 +18,13 @@ import (
 type bytesIn struct{ fuzzed.Bytes }
 
 func (b *bytesIn) pool(i int) *v1alpha1.IPAddressPool {
-	p := &v1alpha1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("p%d", i), CreationTimestamp: metav1.Unix(int64(1+b.Below(3)), 0)}}
+	p := &v1alpha1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{
+		Name: fmt.Sprintf("p%d", i), CreationTimestamp: metav1.Unix(int64(1+b.Below(3)), 0),
+	}}
 	for n := b.Below(12); n > 0; n-- {
 		entry := v1alpha1.AddressRange(b.Text("192.0.2.0/24", "192.0.2.128/25", "192.0.2.10-192.0.2.20", "192.0.2.20 - 192.0.2.10", "192.0.2.7",
-			"0.0.0.0/0", "::/0", "192.0.2.0/33", "2001:db8::/129", "192.0.2.1/24", "::ffff:192.0.2.0/120", "::ffff:192.0.2.1", "fe80::1%eth0", "2001:db8::/64",
+			"0.0.0.0/0", "::/0", "192.0.2.0/33", "2001:db8::/129", "192.0.2.1/24",
+			"::ffff:192.0.2.0/120", "::ffff:192.0.2.1", "fe80::1%eth0", "2001:db8::/64",
 			"2001:db8::1-192.0.2.1", "203.0.113.0/24", "10.0.0.0/8", "255.255.255.254-255.255.255.255", "-", "/", "١٩٢.0.2.1", ""))
 		p.Spec.Addresses = append(p.Spec.Addresses, entry)
 		for again := b.Below(2) * b.Below(256); again > 0; again-- { // hundreds of them
@@ -48,7 +51,9 @@ func (b *bytesIn) selector() (s metav1.LabelSelector) {
 	}
 	if b.Below(2) == 1 {
 		s.MatchExpressions = []metav1.LabelSelectorRequirement{{
-			Key: b.Text("app", ""), Operator: metav1.LabelSelectorOperator(b.Text("In", "NotIn", "Exists", "DoesNotExist", "Gt")), Values: []string{b.Text("x")}[:b.Below(2)],
+			Key:      b.Text("app", ""),
+			Operator: metav1.LabelSelectorOperator(b.Text("In", "NotIn", "Exists", "DoesNotExist", "Gt")),
+			Values:   []string{b.Text("x")}[:b.Below(2)],
 		}}
 	}
 	return s
@@ -113,7 +118,9 @@ func FuzzPools(f *testing.F) {
 func checkEntries(t *testing.T, object *v1alpha1.IPAddressPool, parsed Pool, problems []Problem) {
 	for i, entry := range object.Spec.Addresses {
 		r, err := ParseRange(string(entry))
-		inUse := err == nil && slices.ContainsFunc(parsed.Ranges, func(have netipx.IPRange) bool { return have.Contains(r.From()) && have.Contains(r.To()) })
+		inUse := err == nil && slices.ContainsFunc(parsed.Ranges, func(have netipx.IPRange) bool {
+			return have.Contains(r.From()) && have.Contains(r.To())
+		})
 		first := slices.Index(object.Spec.Addresses, entry) == i
 		told := slices.ContainsFunc(problems, func(p Problem) bool {
 			return p.Name == object.Name && p.Field == fmt.Sprintf("spec.addresses[%d]", i) && p.Reason != "" && p.Message != ""

@@ -39,7 +39,13 @@ type fakeCloud struct {
 }
 
 func newFakeCloud() *fakeCloud {
-	return &fakeCloud{latency: time.Second, start: time.Now(), fail: map[string][]error{}, busy: map[types.UID]bool{}, report: providers.Report{Ready: true}}
+	return &fakeCloud{
+		latency: time.Second,
+		start:   time.Now(),
+		fail:    map[string][]error{},
+		busy:    map[types.UID]bool{},
+		report:  providers.Report{Ready: true},
+	}
 }
 
 func (f *fakeCloud) call(ctx context.Context, what string, svc *corev1.Service, nodes []*corev1.Node) error {
@@ -67,7 +73,9 @@ func (f *fakeCloud) call(ctx context.Context, what string, svc *corev1.Service, 
 	return err
 }
 
-func (f *fakeCloud) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Service, nodes []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
+func (f *fakeCloud) EnsureLoadBalancer(
+	ctx context.Context, _ string, svc *corev1.Service, nodes []*corev1.Node,
+) (*corev1.LoadBalancerStatus, error) {
 	if err := f.call(ctx, "ensure", svc, nodes); err != nil {
 		return nil, err
 	}
@@ -117,7 +125,10 @@ type balancerTest struct {
 func runBalancerTest(t *testing.T, test func(*balancerTest)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &balancerTest{T: t, fakeCloud: newFakeCloud(), desired: map[types.UID]plan.CloudRequest{}, nodes: []*corev1.Node{awsNode("n1")}}
-		r.balancers = newBalancers(Options{Cloud: r.fakeCloud, Cluster: "c", Parallel: 3, Resync: time.Hour, Log: slog.New(slog.DiscardHandler)}, func() { r.outcomeChanges++ })
+		r.balancers = newBalancers(
+			Options{Cloud: r.fakeCloud, Cluster: "c", Parallel: 3, Resync: time.Hour, Log: slog.New(slog.DiscardHandler)},
+			func() { r.outcomeChanges++ },
+		)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { r.balancers.run(ctx); close(done) }()
@@ -231,7 +242,12 @@ func TestNodeUpdatesOfRefusedService(t *testing.T) {
 func TestBackoff(t *testing.T) {
 	runBalancerTest(t, func(r *balancerTest) {
 		boom := errors.New("boom")
-		r.fail["ensure a"] = []error{boom, boom, &v1alpha1.Refusal{Reason: v1alpha1.QuotaExceeded, Message: "full"}, boom, cloudapi.NewRetryError("wait", 3*time.Second)}
+		r.fail["ensure a"] = []error{
+			boom, boom,
+			&v1alpha1.Refusal{Reason: v1alpha1.QuotaExceeded, Message: "full"},
+			boom,
+			cloudapi.NewRetryError("wait", 3*time.Second),
+		}
 		r.setAction(plan.EnsureBalancer, service("a"))
 		r.expectCalls(time.Second, "0s ensure a 1")
 		if o := r.balancers.outcomes()["a"]; o.Reason != v1alpha1.CloudFailed || o.Message != "boom" {

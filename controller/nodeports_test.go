@@ -72,7 +72,8 @@ func TestNodePortOwnership(t *testing.T) {
 	}
 	stale := svc.DeepCopy()
 	stale.ResourceVersion = "1"
-	if _, err := c.writeNodePorts(t.Context(), stale, plan.ServicePlan{NodePorts: []plan.NodePort{{Port: 80, Protocol: "TCP", NodePort: 30086}}}); !apierrors.IsConflict(err) {
+	planned := plan.ServicePlan{NodePorts: []plan.NodePort{{Port: 80, Protocol: "TCP", NodePort: 30086}}}
+	if _, err := c.writeNodePorts(t.Context(), stale, planned); !apierrors.IsConflict(err) {
 		t.Errorf("a Service that has changed since: %v", err)
 	}
 }
@@ -87,7 +88,8 @@ func TestRefusedNodePorts(t *testing.T) {
 		return true, &corev1.Service{}, refusal
 	})
 	invalid := func(detail string) error {
-		return apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, "a", field.ErrorList{field.Invalid(field.NewPath("spec", "ports").Index(0).Child("nodePort"), 30086, detail)})
+		path := field.NewPath("spec", "ports").Index(0).Child("nodePort")
+		return apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, "a", field.ErrorList{field.Invalid(path, 30086, detail)})
 	}
 	for _, row := range []struct {
 		name    string
@@ -109,7 +111,8 @@ func TestRefusedNodePorts(t *testing.T) {
 			c.nodePorts.inRange = plan.PortRange{Low: 31000, High: 31999}
 		}
 		refusal = row.refusal
-		changed, err := c.writeNodePorts(t.Context(), svc, plan.ServicePlan{NodePorts: []plan.NodePort{{Port: 80, Protocol: "TCP", NodePort: 30086}}})
+		planned := plan.ServicePlan{NodePorts: []plan.NodePort{{Port: 80, Protocol: "TCP", NodePort: 30086}}}
+		changed, err := c.writeNodePorts(t.Context(), svc, planned)
 		if changed != row.learned || (err == nil) != row.learned || (c.queue.Len() == 1) != row.learned {
 			t.Errorf("%s: learned is %t, %v, %d in the queue", row.name, changed, err, c.queue.Len())
 		}

@@ -43,7 +43,8 @@ func TestStrip(t *testing.T) {
 			if whole := svc.Spec.Selector != nil; whole != row.whole {
 				t.Errorf("kept whole: %t", whole)
 			}
-			if svc.ManagedFields != nil || svc.Name != "a" || svc.UID != "a" || svc.Spec.ClusterIP != "10.0.0.1" || len(svc.Spec.ExternalIPs) != 1 || svc.Spec.Ports[0].NodePort != 30080 {
+			if svc.ManagedFields != nil || svc.Name != "a" || svc.UID != "a" || svc.Spec.ClusterIP != "10.0.0.1" ||
+				len(svc.Spec.ExternalIPs) != 1 || svc.Spec.Ports[0].NodePort != 30080 {
 				t.Errorf("got %+v", svc)
 			}
 		})

@@ -64,7 +64,10 @@ func TestDefault(t *testing.T) {
 const lb = corev1.ServiceTypeLoadBalancer
 
 func service(kind corev1.ServiceType, class string, finalizers ...string) *corev1.Service {
-	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Finalizers: finalizers, Annotations: map[string]string{}}, Spec: corev1.ServiceSpec{Type: kind}}
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Finalizers: finalizers, Annotations: map[string]string{}},
+		Spec:       corev1.ServiceSpec{Type: kind},
+	}
 	if class != "" {
 		s.Spec.LoadBalancerClass = &class
 	}
@@ -149,7 +152,10 @@ func TestChoose(t *testing.T) {
 		{"asks to move to AWS", asking(service(lb, "", ours), "aws"), auto, cloud, OnAWS, "", ""},
 		{"asks to move to bare metal", asking(service(lb, "", aws), "bare-metal"), auto, cloud, OnBareMetal, "", ""},
 		{"asks to move to AWS, undecided", asking(service(lb, "", ours), "aws"), auto, nil, OnBareMetal, v1alpha1.ProviderUndecided, ""},
-		{"asks to move to AWS, not configured", asking(service(lb, "", ours), "aws"), lacking, cloud, OnBareMetal, v1alpha1.CloudNotConfigured, ""},
+		{
+			"asks to move to AWS, not configured", asking(service(lb, "", ours), "aws"),
+			lacking, cloud, OnBareMetal, v1alpha1.CloudNotConfigured, "",
+		},
 		{"asks to stay on AWS, its nodes are gone", asking(service(lb, "", aws), "aws"), auto, rack, OnAWS, "", ""},
 		{"asks to stay on AWS, SCTP came later", asking(sctp(service(lb, "", aws)), "aws"), auto, cloud, OnAWS, "", ""},
 		{"asks for nonsense", asking(service(lb, ""), "gcp"), auto, cloud, Undecided, v1alpha1.InvalidRequest, ""},

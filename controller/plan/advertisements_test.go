@@ -39,7 +39,10 @@ func TestBGPPeerStatus(t *testing.T) {
 		},
 		{
 			"one is not tried",
-			map[string][]v1alpha1.Session{"node-1": up, "node-2": session(v1alpha1.Session{State: "Idle", Problem: "no Secret", ProblemReason: v1alpha1.NoSecret})},
+			map[string][]v1alpha1.Session{
+				"node-1": up,
+				"node-2": session(v1alpha1.Session{State: "Idle", Problem: "no Secret", ProblemReason: v1alpha1.NoSecret}),
+			},
 			false, "Established 1/2", v1alpha1.SessionDown, v1alpha1.NoSecret, "node-2: no Secret",
 		},
 		{
@@ -52,19 +55,25 @@ func TestBGPPeerStatus(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := Snapshot{
-				Nodes:   []*corev1.Node{readyNode("node-1"), readyNode("node-2")},
-				Objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{{ObjectMeta: metav1.ObjectMeta{Name: "tor"}, Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "192.0.2.1"}}}},
+				Nodes: []*corev1.Node{readyNode("node-1"), readyNode("node-2")},
+				Objects: config.Objects{BGPPeers: []*v1alpha1.BGPPeer{{
+					ObjectMeta: metav1.ObjectMeta{Name: "tor"},
+					Spec:       v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "192.0.2.1"},
+				}}},
 			}
 			if tt.notReady {
 				s.Nodes[1].Status.Conditions[0].Status = corev1.ConditionUnknown
 			}
 			for name, sessions := range tt.sessions {
-				s.Speakers = append(s.Speakers, &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerStatus{Sessions: sessions}})
+				s.Speakers = append(s.Speakers, &v1alpha1.Speaker{
+					ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerStatus{Sessions: sessions},
+				})
 			}
 			got := Decide(s).BGPPeers["tor"]
 			is := apimeta.FindStatusCondition(got.Conditions, v1alpha1.ConditionEstablished)
 			ready := apimeta.FindStatusCondition(got.Conditions, v1alpha1.ConditionReady)
-			if got.Summary != tt.summary || is.Reason != string(tt.reason) || ready.Reason != string(tt.ready) || !strings.Contains(is.Message, tt.message) {
+			if got.Summary != tt.summary || is.Reason != string(tt.reason) ||
+				ready.Reason != string(tt.ready) || !strings.Contains(is.Message, tt.message) {
 				t.Errorf("got %+v, want %s, %s, %s, and %q", got, tt.summary, tt.reason, tt.ready, tt.message)
 			}
 		})
@@ -83,7 +92,10 @@ func TestAnnouncedByBGP(t *testing.T) {
 	nodes := []*corev1.Node{readyNode("node-1"), readyNode("node-2")}
 	one := newSpeakerReports(nodes, []*v1alpha1.Speaker{speaker("node-1", "a")})
 	two := newSpeakerReports(nodes, []*v1alpha1.Speaker{speaker("node-1", "a", "b"), speaker("node-2", "b")})
-	for text, want := range map[string]v1alpha1.Reason{"203.0.113.5": v1alpha1.Announced, "2001:db8::1": v1alpha1.Announced, "203.0.113.12": v1alpha1.NoSession, "203.0.113.99": v1alpha1.NoSpeaker} {
+	for text, want := range map[string]v1alpha1.Reason{
+		"203.0.113.5": v1alpha1.Announced, "2001:db8::1": v1alpha1.Announced,
+		"203.0.113.12": v1alpha1.NoSession, "203.0.113.99": v1alpha1.NoSpeaker,
+	} {
 		held := []allocator.Held{{Addr: netip.MustParseAddr(text)}}
 		a, b := one.announcedCondition(held), two.announcedCondition(held)
 		if a.Reason != string(want) || a != b {

@@ -75,7 +75,9 @@ func (h *cloudSimulation) snapshot() Snapshot {
 		speaker.Name = "rack"
 		for _, svc := range s.Services {
 			for _, a := range shownAddresses(svc) {
-				speaker.Status.Announcing = append(speaker.Status.Announcing, v1alpha1.Announcement{Interfaces: []string{"eth0"}, Addresses: []string{a.Addr.String()}})
+				speaker.Status.Announcing = append(speaker.Status.Announcing, v1alpha1.Announcement{
+					Interfaces: []string{"eth0"}, Addresses: []string{a.Addr.String()},
+				})
 			}
 		}
 		s.Speakers = []*v1alpha1.Speaker{speaker}

@@ -26,13 +26,17 @@ func classed(class string) func(*corev1.Service) {
 
 // The answers of a cloud.
 var (
-	pending = CloudOutcome{Action: EnsureBalancer, Ingress: named(host), Report: providers.Report{Reason: v1alpha1.Provisioning, Message: "AWS is making it"}}
-	active  = CloudOutcome{Action: EnsureBalancer, Ingress: named(host), Report: providers.Report{Ready: true, Message: "it answers"}}
-	broke   = CloudOutcome{Action: EnsureBalancer, Ingress: named(host), Reason: v1alpha1.CloudFailed, Message: "create listener: boom"}
-	quota   = CloudOutcome{Action: EnsureBalancer, Reason: v1alpha1.QuotaExceeded, Message: "50 balancers"}
-	held    = CloudOutcome{Action: DeleteBalancer, Reason: v1alpha1.Deleting, Message: "its network interfaces are still there"}
-	denied  = CloudOutcome{Action: DeleteBalancer, Reason: v1alpha1.PermissionDenied, Message: "DeleteLoadBalancer"}
-	gone    = CloudOutcome{Action: DeleteBalancer}
+	pending = CloudOutcome{
+		Action:  EnsureBalancer,
+		Ingress: named(host),
+		Report:  providers.Report{Reason: v1alpha1.Provisioning, Message: "AWS is making it"},
+	}
+	active = CloudOutcome{Action: EnsureBalancer, Ingress: named(host), Report: providers.Report{Ready: true, Message: "it answers"}}
+	broke  = CloudOutcome{Action: EnsureBalancer, Ingress: named(host), Reason: v1alpha1.CloudFailed, Message: "create listener: boom"}
+	quota  = CloudOutcome{Action: EnsureBalancer, Reason: v1alpha1.QuotaExceeded, Message: "50 balancers"}
+	held   = CloudOutcome{Action: DeleteBalancer, Reason: v1alpha1.Deleting, Message: "its network interfaces are still there"}
+	denied = CloudOutcome{Action: DeleteBalancer, Reason: v1alpha1.PermissionDenied, Message: "DeleteLoadBalancer"}
+	gone   = CloudOutcome{Action: DeleteBalancer}
 )
 
 // providerScenario is a cluster in which one thing happens after the other.
@@ -76,7 +80,10 @@ func (l *providerScenario) setOutcome(o CloudOutcome) { l.Cloud = map[types.UID]
 func (l *providerScenario) restart()                  { l.Cloud = nil }
 func (l *providerScenario) requestProvider(provider string) {
 	l.changeService(func(s *corev1.Service) {
-		s.Annotations = map[string]string{v1alpha1.AnnotationProvider: provider, v1alpha1.AnnotationAllocatedFrom: s.Annotations[v1alpha1.AnnotationAllocatedFrom]}
+		s.Annotations = map[string]string{
+			v1alpha1.AnnotationProvider:      provider,
+			v1alpha1.AnnotationAllocatedFrom: s.Annotations[v1alpha1.AnnotationAllocatedFrom],
+		}
 	})
 }
 
@@ -277,10 +284,13 @@ func TestProviderScenarios(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			l := &providerScenario{Snapshot: Snapshot{
-				Policy:   providers.Policy{Mode: providers.Auto},
-				Objects:  config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")}},
-				Nodes:    []*corev1.Node{rack, cloud},
-				Services: []*corev1.Service{row.service, service("z", classed(v1alpha1.ClassBareMetal), annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.9"))},
+				Policy:  providers.Policy{Mode: providers.Auto},
+				Objects: config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")}},
+				Nodes:   []*corev1.Node{rack, cloud},
+				Services: []*corev1.Service{
+					row.service,
+					service("z", classed(v1alpha1.ClassBareMetal), annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.9")),
+				},
 			}}
 			for _, e := range row.events {
 				e.do(l)
@@ -352,7 +362,10 @@ func TestTargets(t *testing.T) {
 	tainted.Spec.Taints = []corev1.Taint{{Key: taintToBeDeleted}}
 	notReady.Status.Conditions = nil
 	var names []string
-	all := []*corev1.Node{notReady, bare, leaving, tainted, awsNode("a"), labelled("f", ""), labelled("g", "true"), labelled("h", "false"), labelled("i", "maybe")}
+	all := []*corev1.Node{
+		notReady, bare, leaving, tainted, awsNode("a"), labelled("f", ""),
+		labelled("g", "true"), labelled("h", "false"), labelled("i", "maybe"),
+	}
 	for _, n := range TargetNodes(all) {
 		names = append(names, n.Name)
 	}

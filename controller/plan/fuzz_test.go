@@ -30,14 +30,22 @@ var (
 		"::ffff:192.0.2.1", "fe80::1%eth0", "0.0.0.0", "", "192.0.2.1,2001:db8::1", "192.0.2.1, 192.0.2.2", ",", "a=b",
 	}
 	// The API server lets these into a status.
-	shownIPs        = []string{"192.0.2.0", "192.0.2.1", "192.0.2.2", "2001:db8::1", "198.51.100.1", "203.0.113.5", "203.0.113.9", "::ffff:192.0.2.1", "192.0.02.1", "0.0.0.0", ""}
+	shownIPs = []string{
+		"192.0.2.0", "192.0.2.1", "192.0.2.2", "2001:db8::1", "198.51.100.1",
+		"203.0.113.5", "203.0.113.9", "::ffff:192.0.2.1", "192.0.02.1", "0.0.0.0", "",
+	}
 	someAnnotations = slices.Concat(
 		v1alpha1.AddressPoolAnnotations, v1alpha1.LoadBalancerIPsAnnotations, v1alpha1.AllowSharedIPAnnotations,
-		[]string{v1alpha1.AnnotationRelease, v1alpha1.AnnotationRenumber, v1alpha1.AnnotationProvider, v1alpha1.AnnotationAllocatedFrom, v1alpha1.AnnotationLeaving, v1alpha1.AnnotationSharedAs},
+		[]string{
+			v1alpha1.AnnotationRelease, v1alpha1.AnnotationRenumber, v1alpha1.AnnotationProvider,
+			v1alpha1.AnnotationAllocatedFrom, v1alpha1.AnnotationLeaving, v1alpha1.AnnotationSharedAs,
+		},
 	)
 	someValues = slices.Concat(someIPs, []string{
-		"p0", "p1", "bystander", "nowhere", "k", "k,l", "k k", "hold", "1h", "-1h", "9999999h", "2029-12-31T00:00:00Z", "2031-01-01T00:00:00+14:00", "aws", "bare-metal",
-		"192.0.2.1=p0", "192.0.2.1=p0,2001:db8::1=p1", "192.0.2.1=2029-12-31T00:00:00Z", "192.0.2.2=when", "=", "Cluster 80/TCP  k", "Local 80/TCP ns/a=b k", "Cluster",
+		"p0", "p1", "bystander", "nowhere", "k", "k,l", "k k", "hold", "1h", "-1h", "9999999h",
+		"2029-12-31T00:00:00Z", "2031-01-01T00:00:00+14:00", "aws", "bare-metal",
+		"192.0.2.1=p0", "192.0.2.1=p0,2001:db8::1=p1", "192.0.2.1=2029-12-31T00:00:00Z",
+		"192.0.2.2=when", "=", "Cluster 80/TCP  k", "Local 80/TCP ns/a=b k", "Cluster",
 	})
 )
 
@@ -56,7 +64,9 @@ func (b *bytesIn) service(i int) *corev1.Service {
 	svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicy(b.one("Cluster", "Local", ""))
 	svc.Spec.LoadBalancerIP = []string{"", b.Text(someIPs...)}[b.Below(2)]
 	for n := range b.Below(4) {
-		svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{Port: int32(80 + n + n*b.Below(2)), Protocol: corev1.Protocol(b.one("TCP", "UDP", "SCTP"))})
+		svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{
+			Port: int32(80 + n + n*b.Below(2)), Protocol: corev1.Protocol(b.one("TCP", "UDP", "SCTP")),
+		})
 	}
 	svc.Spec.Selector = []map[string]string{nil, {b.one("a", "x"): b.one("b", "c")}}[b.Below(2)]
 	if b.Below(16) == 1 {
@@ -73,7 +83,13 @@ func (b *bytesIn) service(i int) *corev1.Service {
 			svc.Annotations[fmt.Sprintf("fairlead.io/%d", n)] = "192.0.2.1"
 		}
 	}
-	svc.Finalizers = [][]string{nil, {v1alpha1.FinalizerBareMetal}, {v1alpha1.FinalizerBareMetal, finalizerStandard}, {v1alpha1.FinalizerAWS}, {v1alpha1.FinalizerAWS, v1alpha1.FinalizerBareMetal}}[b.Below(5)]
+	svc.Finalizers = [][]string{
+		nil,
+		{v1alpha1.FinalizerBareMetal},
+		{v1alpha1.FinalizerBareMetal, finalizerStandard},
+		{v1alpha1.FinalizerAWS},
+		{v1alpha1.FinalizerAWS, v1alpha1.FinalizerBareMetal},
+	}[b.Below(5)]
 	for range b.Below(4) {
 		in := corev1.LoadBalancerIngress{IP: shownIPs[b.Below(len(shownIPs))]}
 		if b.Below(8) == 1 {
@@ -91,7 +107,10 @@ func (b *bytesIn) pool(i int) *v1alpha1.IPAddressPool {
 	p := pool(fmt.Sprintf("p%d", i))
 	p.CreationTimestamp = metav1.Unix(int64(1+b.Below(3)), 0)
 	for range b.Below(5) {
-		p.Spec.Addresses = append(p.Spec.Addresses, v1alpha1.AddressRange(b.Text("192.0.2.0/30", "192.0.2.1-192.0.2.7", "2001:db8::/126", "0.0.0.0/0", "203.0.113.0/24", "10.0.0.0/8", "192.0.2.0/33")))
+		p.Spec.Addresses = append(p.Spec.Addresses, v1alpha1.AddressRange(b.Text(
+			"192.0.2.0/30", "192.0.2.1-192.0.2.7", "2001:db8::/126",
+			"0.0.0.0/0", "203.0.113.0/24", "10.0.0.0/8", "192.0.2.0/33",
+		)))
 	}
 	p.Spec.AvoidBuggyIPs = b.Below(2) == 1
 	auto := b.Below(4) > 0
@@ -115,7 +134,9 @@ func (b *bytesIn) node(i int) *corev1.Node {
 	}
 	n.Spec.PodCIDR = b.Text("", "10.0.0.0/24")
 	for range b.Below(3) {
-		n.Spec.PodCIDRs = append(n.Spec.PodCIDRs, b.Text("10.0.0.0/24", "192.0.2.0/30", "2001:db8::/64", "192.0.2.7/24", "10.0.0.0/33", "::ffff:10.0.0.0/104"))
+		n.Spec.PodCIDRs = append(n.Spec.PodCIDRs, b.Text(
+			"10.0.0.0/24", "192.0.2.0/30", "2001:db8::/64", "192.0.2.7/24", "10.0.0.0/33", "::ffff:10.0.0.0/104",
+		))
 	}
 	return n
 }
@@ -123,10 +144,17 @@ func (b *bytesIn) node(i int) *corev1.Node {
 func (b *bytesIn) speaker(i int) *v1alpha1.Speaker {
 	s := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%d", i)}}
 	for range b.Below(3) {
-		s.Status.Announcing = append(s.Status.Announcing, v1alpha1.Announcement{Interfaces: []string{b.Text("eth0")}, Addresses: []string{b.Text(append(someIPs, "192.0.2.0-192.0.2.7")...)}})
+		s.Status.Announcing = append(s.Status.Announcing, v1alpha1.Announcement{
+			Interfaces: []string{b.Text("eth0")},
+			Addresses:  []string{b.Text(append(someIPs, "192.0.2.0-192.0.2.7")...)},
+		})
 	}
 	for range b.Below(3) {
-		s.Status.Unannounced = append(s.Status.Unannounced, v1alpha1.Unannounced{Reason: v1alpha1.Reason(b.Text("NoInterface")), Message: b.Text("no link"), Addresses: []string{b.Text(someIPs...)}})
+		s.Status.Unannounced = append(s.Status.Unannounced, v1alpha1.Unannounced{
+			Reason:    v1alpha1.Reason(b.Text("NoInterface")),
+			Message:   b.Text("no link"),
+			Addresses: []string{b.Text(someIPs...)},
+		})
 	}
 	return s
 }
@@ -149,8 +177,13 @@ func (b *bytesIn) world() Snapshot {
 	for i := range b.Below(3) {
 		s.Nodes = append(s.Nodes, b.node(i))
 		s.Speakers = append(s.Speakers, b.speaker(i))
-		s.Namespaces = append(s.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: b.one("ns", "other"), Labels: map[string]string{b.Text("a"): b.Text("b")}}})
-		s.ServiceCIDRs = append(s.ServiceCIDRs, &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("c%d", i)}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{b.Text("10.96.0.0/12", "192.0.2.0/31")}}})
+		s.Namespaces = append(s.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+			Name: b.one("ns", "other"), Labels: map[string]string{b.Text("a"): b.Text("b")},
+		}})
+		s.ServiceCIDRs = append(s.ServiceCIDRs, &networkingv1.ServiceCIDR{
+			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("c%d", i)},
+			Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{b.Text("10.96.0.0/12", "192.0.2.0/31")}},
+		})
 	}
 	if b.Below(4) == 1 {
 		s.Policy.Mode = providers.Auto
@@ -247,7 +280,8 @@ func checkBystanders(t failer, s Snapshot, plan Plan) {
 	guarded := slices.ContainsFunc(newClusterRanges(s.Nodes, s.ServiceCIDRs), func(g reservedRange) bool {
 		return g.From() != g.To() && g.Contains(netip.MustParseAddr("203.0.113.100"))
 	})
-	if provisioned := apimeta.FindStatusCondition(newcomer.Conditions, v1alpha1.ConditionProvisioned); s.Policy.Mode == providers.BareMetal && !guarded &&
+	provisioned := apimeta.FindStatusCondition(newcomer.Conditions, v1alpha1.ConditionProvisioned)
+	if s.Policy.Mode == providers.BareMetal && !guarded &&
 		(len(newcomer.Ingress) != 1 || provisioned.Reason != string(v1alpha1.Assigned)) {
 		t.Fatalf("the newcomer: %+v", newcomer)
 	}

@@ -129,7 +129,11 @@ func TestPortsAreReturned(t *testing.T) {
 		{"staying", service("a", onAWS, withPorts("80/TCP:30086")), active, false},
 		{"another's, never on AWS", service("a", finalized, classed("example.com/lb"), withPorts("80/TCP:30086")), CloudOutcome{}, false},
 	} {
-		s := Snapshot{Policy: providers.Policy{Mode: providers.Auto}, Nodes: []*corev1.Node{awsNode("n")}, Services: []*corev1.Service{row.service}}
+		s := Snapshot{
+			Policy:   providers.Policy{Mode: providers.Auto},
+			Nodes:    []*corev1.Node{awsNode("n")},
+			Services: []*corev1.Service{row.service},
+		}
 		s.Cloud = map[types.UID]CloudOutcome{"a": row.cloud}
 		if got := Decide(s).planOf(key("a")).ReleasesNodePorts; got != row.want {
 			t.Errorf("%s: returns is %t", row.name, got)

@@ -16,7 +16,10 @@ import (
 
 // planFor is the plan for an address, perhaps with terms of sharing: ".1/k".
 func planFor(text string) ServicePlan {
-	p := ServicePlan{Serves: true, Conditions: []metav1.Condition{newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionTrue, v1alpha1.Assigned, "")}}
+	p := ServicePlan{
+		Serves:     true,
+		Conditions: []metav1.Condition{newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionTrue, v1alpha1.Assigned, "")},
+	}
 	if addr, terms, _ := strings.Cut(text, "/"); addr != "-" {
 		p.Ingress, p.AllocatedFrom, p.SharedAs = []corev1.LoadBalancerIngress{{IP: "192.0.2" + addr}}, "192.0.2"+addr+"=p", terms
 	}

@@ -75,7 +75,9 @@ func TestDecide(t *testing.T) {
 		{"unannounced with a reason", service("a"), func(s *Snapshot) {
 			s.Speakers = append(s.Speakers, &v1alpha1.Speaker{
 				ObjectMeta: metav1.ObjectMeta{Name: "n1"},
-				Status:     v1alpha1.SpeakerStatus{Unannounced: []v1alpha1.Unannounced{{Reason: v1alpha1.NoInterface, Message: "why", Addresses: []string{"192.0.2.0"}}}},
+				Status: v1alpha1.SpeakerStatus{Unannounced: []v1alpha1.Unannounced{{
+					Reason: v1alpha1.NoInterface, Message: "why", Addresses: []string{"192.0.2.0"},
+				}}},
 			})
 		}, served + "NoInterface", "192.0.2.0: why"},
 		{"our class", service("a", class(&ours)), nil, served + "NoSpeaker", ""},
@@ -89,7 +91,10 @@ func TestDecide(t *testing.T) {
 		{"never was", service("a", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }), nil, "untouched", ""},
 		{"deleted", service("a", finalized, holding("192.0.2.0"), deleting), nil, "released", ""},
 		{"deleted before it was served", service("a", deleting), nil, "untouched", ""},
-		{"there are no nodes", service("a"), func(s *Snapshot) { s.Nodes = nil }, "Provisioned=ProviderUndecided (not served)", "no nodes to detect"},
+		{
+			"there are no nodes", service("a"), func(s *Snapshot) { s.Nodes = nil },
+			"Provisioned=ProviderUndecided (not served)", "no nodes to detect",
+		},
 		{"on AWS", service("a"), func(s *Snapshot) { s.Nodes[0].Spec.ProviderID = "aws:///z/i-1" }, "Provisioned=Provisioning", ""},
 		{
 			"on AWS, but served already", service("a", finalized, holding("192.0.2.7")),
@@ -122,12 +127,18 @@ func TestDecide(t *testing.T) {
 		},
 		{
 			"both agree",
-			service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.3"), func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.3" }),
+			service(
+				"a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.3"),
+				func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.3" },
+			),
 			nil, "192.0.2.3 Provisioned=Assigned Announced=NoSpeaker", "",
 		},
 		{
 			"both contradict",
-			service("a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.3"), func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.4" }),
+			service(
+				"a", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.3"),
+				func(s *corev1.Service) { s.Spec.LoadBalancerIP = "192.0.2.4" },
+			),
 			nil, "Provisioned=ConflictingRequest Announced=NoAddress", "contradict",
 		},
 		{
@@ -208,8 +219,11 @@ func TestPoolStatus(t *testing.T) {
 	plan := Decide(Snapshot{
 		Policy: providers.Policy{Mode: providers.BareMetal},
 		Objects: config.Objects{
-			Pools:            []*v1alpha1.IPAddressPool{dual, gone},
-			L2Advertisements: []*v1alpha1.L2Advertisement{{ObjectMeta: metav1.ObjectMeta{Name: "ad"}, Spec: v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}}}},
+			Pools: []*v1alpha1.IPAddressPool{dual, gone},
+			L2Advertisements: []*v1alpha1.L2Advertisement{{
+				ObjectMeta: metav1.ObjectMeta{Name: "ad"},
+				Spec:       v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}},
+			}},
 		},
 		Nodes: []*corev1.Node{readyNode("n1"), readyNode("n2")},
 		Services: []*corev1.Service{
@@ -222,7 +236,8 @@ func TestPoolStatus(t *testing.T) {
 	if want := (v1alpha1.FamilyUsage{Used: 2, Capacity: "4", Free: "2", Usage: "2/4"}); p.Status.IPv4 != want {
 		t.Errorf("p: IPv4 %+v, want %+v", p.Status.IPv4, want)
 	}
-	if want := (v1alpha1.FamilyUsage{Capacity: "18446744073709551616", Free: "18446744073709551616", Usage: "0/1.84e+19"}); p.Status.IPv6 != want {
+	want := v1alpha1.FamilyUsage{Capacity: "18446744073709551616", Free: "18446744073709551616", Usage: "0/1.84e+19"}
+	if p.Status.IPv6 != want {
 		t.Errorf("p: IPv6 %+v, want %+v", p.Status.IPv6, want)
 	}
 	if p.Status.Services != 3 || p.Status.OutOfPool != 1 || !p.InUse || p.Status.Conditions[0].Reason != "InvertedRange" {
@@ -261,8 +276,12 @@ func TestAppliedPlansMatch(t *testing.T) {
 
 func TestTransitionTimes(t *testing.T) {
 	before := metav1.NewTime(time.Unix(1, 0))
-	have := []metav1.Condition{{Type: "A", Status: "True", LastTransitionTime: before}, {Type: "B", Status: "True", LastTransitionTime: before}}
-	got := WithTransitionTimes(have, []metav1.Condition{{Type: "A", Status: "True", Reason: "New"}, {Type: "B", Status: "False"}}, metav1.Now())
+	have := []metav1.Condition{
+		{Type: "A", Status: "True", LastTransitionTime: before}, {Type: "B", Status: "True", LastTransitionTime: before},
+	}
+	got := WithTransitionTimes(
+		have, []metav1.Condition{{Type: "A", Status: "True", Reason: "New"}, {Type: "B", Status: "False"}}, metav1.Now(),
+	)
 	if !got[0].LastTransitionTime.Equal(&before) || got[1].LastTransitionTime.Equal(&before) {
 		t.Errorf("got %+v", got)
 	}

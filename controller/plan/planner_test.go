@@ -102,13 +102,18 @@ func TestPlannerKeepsNothingStale(t *testing.T) {
 		b := &bytesIn{fuzzed.Bytes{Rest: data}}
 		var v versions
 		var planner Planner
-		s := Snapshot{Policy: providers.Policy{Mode: rapid.SampledFrom(providers.Modes).Draw(t, "mode")}, Now: time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)}
+		s := Snapshot{
+			Policy: providers.Policy{Mode: rapid.SampledFrom(providers.Modes).Draw(t, "mode")},
+			Now:    time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC),
+		}
 		kinds := []func(){
 			func() {
 				s.Objects.Pools = mutate(t, &v, s.Objects.Pools, b.pool, func(p *v1alpha1.IPAddressPool) { p.Status.Services++ })
 			},
 			func() {
-				s.Objects.L2Advertisements = mutate(t, &v, s.Objects.L2Advertisements, b.l2Advertisement, func(a *v1alpha1.L2Advertisement) { a.Status.Nodes++ })
+				s.Objects.L2Advertisements = mutate(
+					t, &v, s.Objects.L2Advertisements, b.l2Advertisement, func(a *v1alpha1.L2Advertisement) { a.Status.Nodes++ },
+				)
 			},
 			func() {
 				s.Objects.BGPPeers = mutate(t, &v, s.Objects.BGPPeers, b.bgpPeer, func(p *v1alpha1.BGPPeer) { p.Status.Nodes++ })
@@ -178,7 +183,8 @@ func (b *bytesIn) selectors() []metav1.LabelSelector {
 
 func (b *bytesIn) l2Advertisement(i int) *v1alpha1.L2Advertisement {
 	a := &v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("a%d", i)}}
-	a.Spec.IPAddressPools, a.Spec.IPAddressPoolSelectors, a.Spec.NodeSelectors = []string{b.Text("p0", "p1")}[:b.Below(2)], b.selectors(), b.selectors()
+	a.Spec.IPAddressPools = []string{b.Text("p0", "p1")}[:b.Below(2)]
+	a.Spec.IPAddressPoolSelectors, a.Spec.NodeSelectors = b.selectors(), b.selectors()
 	return a
 }
 

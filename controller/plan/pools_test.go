@@ -34,9 +34,13 @@ func TestSelection(t *testing.T) {
 		pool("all", "192.0.2.0/28"),
 		selecting("first", "192.0.2.16/28", v1alpha1.ServiceAllocation{Priority: 1, Namespaces: []string{"unused"}}),
 		selecting("by-name", "192.0.2.32/28", v1alpha1.ServiceAllocation{Namespaces: []string{"named"}}),
-		selecting("by-label", "192.0.2.48/28", v1alpha1.ServiceAllocation{NamespaceSelectors: labelled("tier", "edge"), ServiceSelectors: labelled("app", "web")}),
+		selecting("by-label", "192.0.2.48/28", v1alpha1.ServiceAllocation{
+			NamespaceSelectors: labelled("tier", "edge"), ServiceSelectors: labelled("app", "web"),
+		}),
 		selecting("by-service", "192.0.2.64/28", v1alpha1.ServiceAllocation{ServiceSelectors: labelled("app", "db")}),
-		selecting("broken", "192.0.2.80/28", v1alpha1.ServiceAllocation{NamespaceSelectors: []metav1.LabelSelector{{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "x", Operator: "Near"}}}}}),
+		selecting("broken", "192.0.2.80/28", v1alpha1.ServiceAllocation{NamespaceSelectors: []metav1.LabelSelector{{
+			MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "x", Operator: "Near"}},
+		}}}),
 	}
 	for i, row := range []struct {
 		namespace, app, asks, want string
@@ -67,11 +71,14 @@ func TestSelection(t *testing.T) {
 			t.Errorf("%+v: got %s: %s", row, got, p.Conditions[0].Message)
 		}
 	}
-	if got := s.reconcile(t).Pools["broken"].Status.Conditions[0]; got.Reason != "InvalidSelector" || !strings.Contains(got.Message, "spec.serviceAllocation.namespaceSelectors[0]") {
+	got := s.reconcile(t).Pools["broken"].Status.Conditions[0]
+	if got.Reason != "InvalidSelector" ||
+		!strings.Contains(got.Message, "spec.serviceAllocation.namespaceSelectors[0]") {
 		t.Errorf("broken: %+v", got)
 	}
 	s.Services = []*corev1.Service{service("z", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.33"))}
-	if got := s.shownState(t, "z") + ": " + s.provisionedMessage(t, "z"); got != "AddressNotInPool: 192.0.2.33 is in pool by-name, which does not select this Service" {
+	const want = "AddressNotInPool: 192.0.2.33 is in pool by-name, which does not select this Service"
+	if got := s.shownState(t, "z") + ": " + s.provisionedMessage(t, "z"); got != want {
 		t.Error(got)
 	}
 }
@@ -79,15 +86,28 @@ func TestSelection(t *testing.T) {
 // TestClusterRanges: addresses of nodes, Pods and Services are never assigned, and
 // are reported.
 func TestClusterRanges(t *testing.T) {
-	s := testSnapshot(service("a"), service("b", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.1")), service("c", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.9")),
-		service("d", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.17")), service("e", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.255")),
-		service("f", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.128")), service("g", finalized, holding("192.0.2.2")))
+	s := testSnapshot(
+		service("a"),
+		service("b", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.1")),
+		service("c", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.9")),
+		service("d", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.17")),
+		service("e", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.255")),
+		service("f", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.128")),
+		service("g", finalized, holding("192.0.2.2")),
+	)
 	buggy := pool("p", "192.0.2.0/25", "192.0.2.128/25")
 	buggy.Spec.AvoidBuggyIPs = true
 	s.Objects.Pools = []*v1alpha1.IPAddressPool{buggy}
-	s.Nodes[0].Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: "n1"}, {Type: corev1.NodeInternalIP, Address: "192.0.2.1"}, {Type: corev1.NodeExternalIP, Address: "192.0.2.2"}}
+	s.Nodes[0].Status.Addresses = []corev1.NodeAddress{
+		{Type: corev1.NodeHostName, Address: "n1"},
+		{Type: corev1.NodeInternalIP, Address: "192.0.2.1"},
+		{Type: corev1.NodeExternalIP, Address: "192.0.2.2"},
+	}
 	s.Nodes[0].Spec.PodCIDRs = []string{"192.0.2.8/29", "nonsense"}
-	s.ServiceCIDRs = []*networkingv1.ServiceCIDR{{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"192.0.2.16/28", "fd00::/108"}}}}
+	s.ServiceCIDRs = []*networkingv1.ServiceCIDR{{
+		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"},
+		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{"192.0.2.16/28", "fd00::/108"}},
+	}}
 	for name, want := range map[string]string{
 		"a": "192.0.2.3 Assigned: 192.0.2.3 from pool p",
 		"b": "AddressReserved: 192.0.2.1 is an address of Node n1",
@@ -103,7 +123,8 @@ func TestClusterRanges(t *testing.T) {
 	}
 	status := s.reconcile(t).Pools["p"].Status
 	if ready := status.Conditions[0]; ready.Reason != "NodeAddress" ||
-		!strings.Contains(ready.Message, "192.0.2.1, which is an address of Node n1; 192.0.2.2") || !strings.Contains(ready.Message, "192.0.2.16-192.0.2.31, which is in") {
+		!strings.Contains(ready.Message, "192.0.2.1, which is an address of Node n1; 192.0.2.2") ||
+		!strings.Contains(ready.Message, "192.0.2.16-192.0.2.31, which is in") {
 		t.Errorf("ready: %+v", ready)
 	}
 	// 256, without 4 edges, 2 of nodes, 8 of pods and 16 of Services.
@@ -115,15 +136,24 @@ func TestClusterRanges(t *testing.T) {
 // TestPoolConditions lists the conditions of pools.
 func TestPoolConditions(t *testing.T) {
 	s := testSnapshot()
-	younger := pool("younger", "10.0.0.0/24", "192.0.2.8-192.0.2.200", "0.0.0.0/0", "::/0", "10.1.0.0/33", "::ffff:10.0.0.0/120", "10.2.0.1%eth0")
+	younger := pool(
+		"younger", "10.0.0.0/24", "192.0.2.8-192.0.2.200", "0.0.0.0/0",
+		"::/0", "10.1.0.0/33", "::ffff:10.0.0.0/120", "10.2.0.1%eth0",
+	)
 	younger.CreationTimestamp = metav1.Now()
 	s.Objects.Pools = append(s.Objects.Pools, younger)
-	s.Objects.L2Advertisements = []*v1alpha1.L2Advertisement{{ObjectMeta: metav1.ObjectMeta{Name: "ad"}, Spec: v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}}}}
+	s.Objects.L2Advertisements = []*v1alpha1.L2Advertisement{{
+		ObjectMeta: metav1.ObjectMeta{Name: "ad"},
+		Spec:       v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}},
+	}}
 	plan := s.reconcile(t)
 	for name, want := range map[string][3]string{
-		"p":       {"Ready True Ready", "Advertised True Advertised", "Overlaps True OverlappingAddresses shares addresses with younger"},
-		"q":       {"Ready True Ready", "Advertised False NoAdvertisement", "Overlaps False NoOverlap"},
-		"younger": {"Ready False OverlappingAddresses", "Advertised False NoAdvertisement", "Overlaps True OverlappingAddresses shares addresses with p"},
+		"p": {"Ready True Ready", "Advertised True Advertised", "Overlaps True OverlappingAddresses shares addresses with younger"},
+		"q": {"Ready True Ready", "Advertised False NoAdvertisement", "Overlaps False NoOverlap"},
+		"younger": {
+			"Ready False OverlappingAddresses", "Advertised False NoAdvertisement",
+			"Overlaps True OverlappingAddresses shares addresses with p",
+		},
 	} {
 		for i, c := range plan.Pools[name].Status.Conditions {
 			if got := fmt.Sprintf("%s %s %s %s", c.Type, c.Status, c.Reason, c.Message); !strings.HasPrefix(got, want[i]) {
@@ -131,7 +161,9 @@ func TestPoolConditions(t *testing.T) {
 			}
 		}
 	}
-	if got := plan.Pools["younger"].Status; got.IPv4.Capacity != "256" || strings.Count(got.Conditions[0].Message, "spec.addresses[") != 3 || !strings.HasSuffix(got.Conditions[0].Message, "; and 3 more") {
+	if got := plan.Pools["younger"].Status; got.IPv4.Capacity != "256" ||
+		strings.Count(got.Conditions[0].Message, "spec.addresses[") != 3 ||
+		!strings.HasSuffix(got.Conditions[0].Message, "; and 3 more") {
 		t.Errorf("its one valid entry serves, three others are named: %+v", got)
 	}
 }

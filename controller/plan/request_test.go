@@ -174,7 +174,12 @@ func TestRequests(t *testing.T) {
 		},
 		{
 			"a contradiction about one family keeps both",
-			service("a", both, finalized, holding("192.0.2.9", "2001:db8::9"), annotated(v1alpha1.AnnotationAddressPool, "q"), annotated(own, "192.0.2.9")),
+			service(
+				"a", both, finalized,
+				holding("192.0.2.9", "2001:db8::9"),
+				annotated(v1alpha1.AnnotationAddressPool, "q"),
+				annotated(own, "192.0.2.9"),
+			),
 			"192.0.2.9 2001:db8::9 ConflictingRequest", "192.0.2.9 is in pool p, but the Service requests pool q",
 		},
 		{
@@ -249,10 +254,17 @@ func TestSharing(t *testing.T) {
 	}
 	s := testSnapshot(
 		shared("a", "dns", serving("TCP", 53)), shared("b", "dns", serving("UDP", 53)), shared("c", "dns", serving("TCP", 53)),
-		shared("d", "web", local("x"), serving("TCP", 80)), shared("e", "web", local("x"), serving("TCP", 443)), shared("f", "web", local("y"), serving("TCP", 8080)),
+		shared("d", "web", local("x"), serving("TCP", 80)),
+		shared("e", "web", local("x"), serving("TCP", 443)),
+		shared("f", "web", local("y"), serving("TCP", 8080)),
 	)
 	s.reconcile(t)
-	s.Services = append(s.Services, service("g", annotated("metallb.universe.tf/allow-shared-ip", "dns"), annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.0"), serving("TCP", 53)))
+	s.Services = append(s.Services, service(
+		"g",
+		annotated("metallb.universe.tf/allow-shared-ip", "dns"),
+		annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.0"),
+		serving("TCP", 53),
+	))
 	expect := func(want map[string]string) {
 		t.Helper()
 		for name, want := range want {
@@ -281,7 +293,8 @@ func TestSharing(t *testing.T) {
 	// A Service that no longer shares is reassigned.
 	s.annotate("d", v1alpha1.AnnotationAllowSharedIP, "")
 	expect(map[string]string{"d": "198.51.100.1 Assigned", "e": "192.0.2.2 OutOfPool"})
-	if s.service("d").Annotations[v1alpha1.AnnotationSharedAs] != "" || s.service("e").Annotations[v1alpha1.AnnotationSharedAs] != "Local 443/TCP ns/app=x web" {
+	if s.service("d").Annotations[v1alpha1.AnnotationSharedAs] != "" ||
+		s.service("e").Annotations[v1alpha1.AnnotationSharedAs] != "Local 443/TCP ns/app=x web" {
 		t.Errorf("recorded: %v, %v", s.service("d").Annotations, s.service("e").Annotations)
 	}
 }
@@ -301,7 +314,11 @@ func TestAddressesStay(t *testing.T) {
 	}
 	pools := func(pools ...*v1alpha1.IPAddressPool) func() { return func() { s.Objects.Pools = pools } }
 	step("192.0.2.0 Assigned", "from pool p", func() {})
-	step("192.0.2.0 OutOfPool", "192.0.2.0 is kept, although pool p does not contain it any more", pools(pool("p", "192.0.2.8/29"), pool("q", "192.0.2.0/29")))
+	step(
+		"192.0.2.0 OutOfPool",
+		"192.0.2.0 is kept, although pool p does not contain it any more",
+		pools(pool("p", "192.0.2.8/29"), pool("q", "192.0.2.0/29")),
+	)
 	if got := s.reconcile(t).Pools["p"].Status; got.OutOfPool != 1 || got.Services != 1 || got.IPv4.Used != 0 {
 		t.Errorf("p: %+v", got)
 	}
@@ -333,7 +350,9 @@ func TestLongRequests(t *testing.T) {
 		service("c", serving("TCP", 81), annotated(v1alpha1.AnnotationAllowSharedIP, "k"), local(strings.Repeat("x", 1000))),
 		service("d", serving("TCP", 82), annotated(v1alpha1.AnnotationAllowSharedIP, "k"), local(strings.Repeat("x", 1001))),
 	)
-	for name, want := range map[string]string{"a": "InvalidRequest", "b": "192.0.2.0 Assigned", "c": "192.0.2.0 Assigned", "d": "192.0.2.1 Assigned"} {
+	for name, want := range map[string]string{
+		"a": "InvalidRequest", "b": "192.0.2.0 Assigned", "c": "192.0.2.0 Assigned", "d": "192.0.2.1 Assigned",
+	} {
 		if got := s.shownState(t, name); got != want {
 			t.Errorf("%s shows %q, want %q: %s", name, got, want, s.provisionedMessage(t, name))
 		}

@@ -104,7 +104,8 @@ func (s *simulatedAPIServer) write(current *corev1.Service, p ServicePlan, lax d
 func (s *simulatedAPIServer) lostAddress(svc *corev1.Service, p ServicePlan) string {
 	known, before := s.written[KeyOf(svc)], shownAddresses(svc)
 	for _, h := range before {
-		if svc.DeletionTimestamp != nil || slices.ContainsFunc(p.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.IP == h.Addr.String() }) {
+		if svc.DeletionTimestamp != nil ||
+			slices.ContainsFunc(p.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.IP == h.Addr.String() }) {
 			continue
 		}
 		pool, _ := config.ReadRecords(known.AllocatedFrom).Of(h.Addr)
@@ -117,7 +118,10 @@ func (s *simulatedAPIServer) lostAddress(svc *corev1.Service, p ServicePlan) str
 		case leaving && !renumbers:
 		case gets && !renumbers && (asked != "" && asked != pool || ip != "" && ip != h.Addr.String()):
 		default:
-			return fmt.Sprintf("%s loses %s of pool %s, shows %v then, and asked for pool %q, address %q", svc.Name, h.Addr, pool, p.AllocatedFrom, asked, ip)
+			return fmt.Sprintf(
+				"%s loses %s of pool %s, shows %v then, and asked for pool %q, address %q",
+				svc.Name, h.Addr, pool, p.AllocatedFrom, asked, ip,
+			)
 		}
 	}
 	return ""
@@ -278,7 +282,10 @@ func changePools(t *rapid.T, pools []*v1alpha1.IPAddressPool) []*v1alpha1.IPAddr
 		auto := rapid.Bool().Draw(t, "auto")
 		p.Spec.AutoAssign = &auto
 	case 3:
-		p.Spec.ServiceAllocation = &v1alpha1.ServiceAllocation{Priority: rapid.Int32Range(0, 2).Draw(t, "priority"), Namespaces: rapid.SampledFrom([][]string{nil, {"ns"}, {"other"}}).Draw(t, "selects")}
+		p.Spec.ServiceAllocation = &v1alpha1.ServiceAllocation{
+			Priority:   rapid.Int32Range(0, 2).Draw(t, "priority"),
+			Namespaces: rapid.SampledFrom([][]string{nil, {"ns"}, {"other"}}).Draw(t, "selects"),
+		}
 	case 4:
 		p.Spec.AvoidBuggyIPs = !p.Spec.AvoidBuggyIPs
 	default:
@@ -304,7 +311,8 @@ func (r *simulatedController) reconcile(t *rapid.T, server *simulatedAPIServer, 
 	for _, svc := range cached {
 		r.decidedVersions[KeyOf(svc)] = svc.ResourceVersion
 	}
-	if r.planner.last != nil && r.decidedPools == r.pools && !r.unsure && rapid.Bool().Draw(t, "quick") && r.reconcileChanged(t, server, changed, lax) {
+	if r.planner.last != nil && r.decidedPools == r.pools && !r.unsure &&
+		rapid.Bool().Draw(t, "quick") && r.reconcileChanged(t, server, changed, lax) {
 		return
 	}
 	if r.unsure && !lax.noFreshList {
@@ -316,7 +324,11 @@ func (r *simulatedController) reconcile(t *rapid.T, server *simulatedAPIServer, 
 		services = r.overlay.Merge(services, strconv.Itoa(r.seen))
 		slices.SortFunc(services, func(a, b *corev1.Service) int { return strings.Compare(a.Name, b.Name) })
 	}
-	snapshot := Snapshot{Policy: providers.Policy{Mode: providers.BareMetal}, Services: services, Objects: config.Objects{Pools: server.pools[r.pools]}}
+	snapshot := Snapshot{
+		Policy:   providers.Policy{Mode: providers.BareMetal},
+		Services: services,
+		Objects:  config.Objects{Pools: server.pools[r.pools]},
+	}
 	plan := r.planner.Decide(snapshot)
 	r.decidedPools = r.pools
 	r.write(t, server, plan.Services, lax)

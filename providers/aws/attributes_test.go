@@ -56,7 +56,8 @@ func TestAttributesReset(t *testing.T) {
 		annotate("target-group-attributes", attrDelay+"=60", "cross-zone-load-balancing-enabled", "true")(s)
 		a.fail(fault{action: "ModifyLoadBalancerAttributes", times: forever, kind: clientError("AccessDenied")})
 		var refusal *v1alpha1.Refusal
-		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.PermissionDenied {
+		_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
+		if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.PermissionDenied {
 			t.Fatalf("got %v", err)
 		}
 		if a.world(t) == before {
@@ -79,7 +80,9 @@ func TestAccessLogs(t *testing.T) {
 		c, s := a.newProvider(t), newService("web", 80)
 		annotate("access-log-enabled", "true", "access-log-s3-bucket-name", "logs", "access-log-s3-bucket-prefix", "web")(s)
 		a.ensureService(t, c, s)
-		if world := a.world(t); !strings.Contains(world, "access_logs.s3.enabled=true") || !strings.Contains(world, "access_logs.s3.bucket=logs") || !strings.Contains(world, "access_logs.s3.prefix=web") {
+		world := a.world(t)
+		if !strings.Contains(world, "access_logs.s3.enabled=true") ||
+			!strings.Contains(world, "access_logs.s3.bucket=logs") || !strings.Contains(world, "access_logs.s3.prefix=web") {
 			t.Errorf("the world is\n%s", world)
 		}
 		s.Annotations = nil

@@ -137,7 +137,8 @@ func (k faultKind) response(service string) (*http.Response, error) {
 
 // errorResponse is an error in the wire format of the service.
 func errorResponse(service string, status int, code, message string) *http.Response {
-	format := `<ErrorResponse><Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error><RequestId>test</RequestId></ErrorResponse>`
+	format := `<ErrorResponse><Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error>` +
+		`<RequestId>test</RequestId></ErrorResponse>`
 	if service == serviceEC2 {
 		format = `<Response><Errors><Error><Code>%s</Code><Message>%s</Message></Error></Errors><RequestID>test</RequestID></Response>`
 	}

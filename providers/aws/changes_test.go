@@ -24,7 +24,10 @@ func TestChanges(t *testing.T) {
 		{"Local", localPolicy, []string{"check HTTP 32100 every 10 for 6, 2/2 /healthz"}},
 		{
 			"a health check",
-			annotate("healthcheck-protocol", "http", "healthcheck-path", "/ready", "healthcheck-interval", "15", "healthcheck-timeout", "4", "healthcheck-healthy-threshold", "4", "healthcheck-unhealthy-threshold", "3"),
+			annotate(
+				"healthcheck-protocol", "http", "healthcheck-path", "/ready", "healthcheck-interval", "15",
+				"healthcheck-timeout", "4", "healthcheck-healthy-threshold", "4", "healthcheck-unhealthy-threshold", "3",
+			),
 			[]string{"check HTTP traffic-port every 15 for 4, 4/3 /ready"},
 		},
 		{"cross-zone", annotate("cross-zone-load-balancing-enabled", "true"), []string{attrCrossZone + "=true"}},

@@ -127,7 +127,8 @@ func TestQuotas(t *testing.T) {
 			usual := a.fake.quota
 			limit(&a.fake.quota)
 			var refusal *v1alpha1.Refusal
-			if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.QuotaExceeded {
+			_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
+			if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.QuotaExceeded {
 				t.Fatalf("got %v", err)
 			}
 			a.fake.quota = usual

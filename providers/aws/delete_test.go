@@ -20,7 +20,8 @@ func TestProtection(t *testing.T) {
 	annotate("attributes", "deletion_protection.enabled=true")(s)
 	a.ensureService(t, c, s)
 	var refusal *v1alpha1.Refusal
-	if err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s); !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "protected from deletion") {
+	err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
+	if !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "protected from deletion") {
 		t.Fatalf("got %v", err)
 	}
 	s.Annotations = nil

@@ -35,7 +35,10 @@ func TestDrift(t *testing.T) {
 				)
 				get(
 					t, a.ec2.AuthorizeSecurityGroupIngress,
-					&ec2.AuthorizeSecurityGroupIngressInput{GroupId: g.GroupId, IpPermissions: permissionsOf([]securityRule{{"tcp", 22, 22, "0.0.0.0/0"}})},
+					&ec2.AuthorizeSecurityGroupIngressInput{
+						GroupId:       g.GroupId,
+						IpPermissions: permissionsOf([]securityRule{{"tcp", 22, 22, "0.0.0.0/0"}}),
+					},
 				)
 			}
 		},

@@ -178,7 +178,8 @@ func (f *fakeAWS) guardBalancer(b *fakeBalancer, groups []string) error {
 func (f *fakeAWS) describeLoadBalancers(in *elb.DescribeLoadBalancersInput) (any, error) {
 	var found []*fakeBalancer
 	for _, b := range f.balancers {
-		if len(in.Names)+len(in.LoadBalancerArns) == 0 || slices.Contains(in.Names, *b.LoadBalancerName) || slices.Contains(in.LoadBalancerArns, *b.LoadBalancerArn) {
+		if len(in.Names)+len(in.LoadBalancerArns) == 0 || slices.Contains(in.Names, *b.LoadBalancerName) ||
+			slices.Contains(in.LoadBalancerArns, *b.LoadBalancerArn) {
 			found = append(found, b)
 		}
 	}

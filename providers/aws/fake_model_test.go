@@ -21,7 +21,9 @@ type fakeStack struct {
 func stack80(t *testing.T) fakeStack {
 	t.Helper()
 	s := fakeStack{account: fakeAccount(t)}
-	s.security = *get(t, s.ec2.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{VpcId: &s.vpc, GroupName: new("front"), Description: new("front")}).GroupId
+	s.security = *get(t, s.ec2.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{
+		VpcId: &s.vpc, GroupName: new("front"), Description: new("front"),
+	}).GroupId
 	s.group = *get(t, s.elb.CreateTargetGroup, s.tcp("fl-a-80", 30080)).TargetGroups[0].TargetGroupArn
 	s.balancer = *get(t, s.elb.CreateLoadBalancer, s.nlb("fl-a")).LoadBalancers[0].LoadBalancerArn
 	s.listener = *get(t, s.elb.CreateListener, s.forward(80, s.group)).Listeners[0].ListenerArn
@@ -120,7 +122,10 @@ func TestFakeRefuses(t *testing.T) {
 		{"OperationNotPermitted", func(t *testing.T, s fakeStack) error {
 			get(
 				t, s.elb.ModifyLoadBalancerAttributes,
-				&elb.ModifyLoadBalancerAttributesInput{LoadBalancerArn: &s.balancer, Attributes: []elbtypes.LoadBalancerAttribute{{Key: new(attrProtected), Value: new("true")}}},
+				&elb.ModifyLoadBalancerAttributesInput{
+					LoadBalancerArn: &s.balancer,
+					Attributes:      []elbtypes.LoadBalancerAttribute{{Key: new(attrProtected), Value: new("true")}},
+				},
 			)
 			_, err := s.elb.DeleteLoadBalancer(t.Context(), &elb.DeleteLoadBalancerInput{LoadBalancerArn: &s.balancer})
 			return err
@@ -129,7 +134,10 @@ func TestFakeRefuses(t *testing.T) {
 			s.terminate(t, s.instances[1])
 			_, err := s.elb.RegisterTargets(
 				t.Context(),
-				&elb.RegisterTargetsInput{TargetGroupArn: &s.group, Targets: []elbtypes.TargetDescription{{Id: &s.instances[0]}, {Id: &s.instances[1]}}},
+				&elb.RegisterTargetsInput{
+					TargetGroupArn: &s.group,
+					Targets:        []elbtypes.TargetDescription{{Id: &s.instances[0]}, {Id: &s.instances[1]}},
+				},
 			)
 			if have := s.account.targets(t, s.group); len(have) != 0 {
 				t.Errorf("the whole batch fails, but there are %v", have)
@@ -140,7 +148,10 @@ func TestFakeRefuses(t *testing.T) {
 			s.fake.quota.targets = 1
 			_, err := s.elb.RegisterTargets(
 				t.Context(),
-				&elb.RegisterTargetsInput{TargetGroupArn: &s.group, Targets: []elbtypes.TargetDescription{{Id: &s.instances[0]}, {Id: &s.instances[1]}}},
+				&elb.RegisterTargetsInput{
+					TargetGroupArn: &s.group,
+					Targets:        []elbtypes.TargetDescription{{Id: &s.instances[0]}, {Id: &s.instances[1]}},
+				},
 			)
 			return err
 		}},
@@ -173,7 +184,10 @@ func TestFakeRefuses(t *testing.T) {
 		{"ValidationError", func(t *testing.T, s fakeStack) error {
 			_, err := s.elb.ModifyTargetGroupAttributes(
 				t.Context(),
-				&elb.ModifyTargetGroupAttributesInput{TargetGroupArn: &s.group, Attributes: []elbtypes.TargetGroupAttribute{{Key: new("no.such.key"), Value: new("1")}}},
+				&elb.ModifyTargetGroupAttributesInput{
+					TargetGroupArn: &s.group,
+					Attributes:     []elbtypes.TargetGroupAttribute{{Key: new("no.such.key"), Value: new("1")}},
+				},
 			)
 			return err
 		}},

@@ -42,16 +42,22 @@ func TestFakeMatchesMoto(t *testing.T) {
 			{IpProtocol: new("icmp"), FromPort: new(int32(3)), ToPort: new(int32(4)), IpRanges: []ec2types.IpRange{{CidrIp: new("0.0.0.0/0")}}},
 			{IpProtocol: new("tcp"), FromPort: new(int32(80)), ToPort: new(int32(80)), Ipv6Ranges: []ec2types.Ipv6Range{{CidrIpv6: new("::/0")}}},
 		}})
-		get(t, e.AuthorizeSecurityGroupIngress, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: &a.nodeGroup, IpPermissions: []ec2types.IpPermission{
-			{
-				IpProtocol: new("tcp"), FromPort: new(int32(30000)), ToPort: new(int32(32767)),
-				UserIdGroupPairs: []ec2types.UserIdGroupPair{{GroupId: group}},
+		get(t, e.AuthorizeSecurityGroupIngress, &ec2.AuthorizeSecurityGroupIngressInput{
+			GroupId: &a.nodeGroup, IpPermissions: []ec2types.IpPermission{
+				{
+					IpProtocol: new("tcp"), FromPort: new(int32(30000)), ToPort: new(int32(32767)),
+					UserIdGroupPairs: []ec2types.UserIdGroupPair{{GroupId: group}},
+				},
 			},
-		}})
+		})
 		tg := get(t, l.CreateTargetGroup, &elb.CreateTargetGroupInput{
-			Name: new("fl-a-80"), VpcId: &a.vpc, Port: new(int32(30080)), Protocol: elbtypes.ProtocolEnumTcp, TargetType: elbtypes.TargetTypeEnumInstance,
+			Name: new("fl-a-80"), VpcId: &a.vpc,
+			Port:                new(int32(30080)),
+			Protocol:            elbtypes.ProtocolEnumTcp,
+			TargetType:          elbtypes.TargetTypeEnumInstance,
 			HealthCheckProtocol: elbtypes.ProtocolEnumHttp, HealthCheckPort: new("10256"), HealthCheckPath: new("/healthz"),
-			HealthCheckIntervalSeconds: new(int32(10)), HealthCheckTimeoutSeconds: new(int32(6)), HealthyThresholdCount: new(int32(2)), UnhealthyThresholdCount: new(int32(2)),
+			HealthCheckIntervalSeconds: new(int32(10)), HealthCheckTimeoutSeconds: new(int32(6)),
+			HealthyThresholdCount: new(int32(2)), UnhealthyThresholdCount: new(int32(2)),
 			Tags: []elbtypes.Tag{{Key: new("fairlead.io/cluster"), Value: new("prod")}},
 		}).TargetGroups[0].TargetGroupArn
 		get(
@@ -86,7 +92,8 @@ func TestFakeMatchesMoto(t *testing.T) {
 		a.reset()
 
 		a.fail(fault{action: "DeleteLoadBalancer", kind: clientError("AccessDenied")})
-		if _, err := l.DeleteLoadBalancer(t.Context(), &elb.DeleteLoadBalancerInput{LoadBalancerArn: made.LoadBalancerArn}); errorCode(err) != "AccessDenied" {
+		in := &elb.DeleteLoadBalancerInput{LoadBalancerArn: made.LoadBalancerArn}
+		if _, err := l.DeleteLoadBalancer(t.Context(), in); errorCode(err) != "AccessDenied" {
 			t.Errorf("the call failed with %v", err)
 		}
 		a.reset()

@@ -94,11 +94,15 @@ type rawResponse struct {
 // loadOptions makes clients call the fake, through the callRecorder if there is one.
 func (f *fakeAWS) loadOptions(w *callRecorder) config.LoadOptionsFunc {
 	return config.WithAPIOptions([]func(*middleware.Stack) error{func(stack *middleware.Stack) error {
-		keep := middleware.InitializeMiddlewareFunc("keep the input", func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {
+		keep := middleware.InitializeMiddlewareFunc("keep the input", func(
+			ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler,
+		) (middleware.InitializeOutput, middleware.Metadata, error) {
 			return next.HandleInitialize(middleware.WithStackValue(ctx, inputKey{}, in.Parameters), in)
 		})
 		// A result is returned before the deserializer …
-		answer := middleware.DeserializeMiddlewareFunc("answer", func(ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler) (middleware.DeserializeOutput, middleware.Metadata, error) {
+		answer := middleware.DeserializeMiddlewareFunc("answer", func(
+			ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler,
+		) (middleware.DeserializeOutput, middleware.Metadata, error) {
 			output, raw := f.handleAttempt(ctx, w)
 			if raw == nil {
 				return middleware.DeserializeOutput{Result: output}, middleware.Metadata{}, nil
@@ -106,7 +110,9 @@ func (f *fakeAWS) loadOptions(w *callRecorder) config.LoadOptionsFunc {
 			return next.HandleDeserialize(middleware.WithStackValue(ctx, answerKey{}, raw), in)
 		})
 		// … and an error after it, so that the deserializer converts it into the SDK's types.
-		refuse := middleware.DeserializeMiddlewareFunc("refuse", func(ctx context.Context, _ middleware.DeserializeInput, _ middleware.DeserializeHandler) (middleware.DeserializeOutput, middleware.Metadata, error) {
+		refuse := middleware.DeserializeMiddlewareFunc("refuse", func(
+			ctx context.Context, _ middleware.DeserializeInput, _ middleware.DeserializeHandler,
+		) (middleware.DeserializeOutput, middleware.Metadata, error) {
 			raw := middleware.GetStackValue(ctx, answerKey{}).(*rawResponse)
 			if raw.err != nil {
 				return middleware.DeserializeOutput{}, middleware.Metadata{}, raw.err

@@ -302,7 +302,10 @@ func FuzzPlan(f *testing.F) {
 
 func TestNames(t *testing.T) {
 	n := newNames("a cluster with a long name, which AWS would not take")
-	for _, name := range []string{n.firstName("x"), n.secondName("x"), n.sharedGroup(), n.securityGroup("x", 3), n.targetGroup("x", n.secondName("x"), targetGroup{Port: 32767, Protocol: "TCP_UDP"})} {
+	for _, name := range []string{
+		n.firstName("x"), n.secondName("x"), n.sharedGroup(), n.securityGroup("x", 3),
+		n.targetGroup("x", n.secondName("x"), targetGroup{Port: 32767, Protocol: "TCP_UDP"}),
+	} {
 		if len(name) > 32 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || strings.HasSuffix(name, "-") {
 			t.Errorf("%q is not a valid name of a load balancer", name)
 		}
@@ -319,9 +322,9 @@ func TestDiffProperties(t *testing.T) {
 	keys := rapid.SampledFrom([]string{"team", "cost", "env", "fairlead.io/attributes", "Name", "foreign"})
 	tags := rapid.MapOf(keys, rapid.StringMatching(`[a-z]{0,3}`))
 	t.Run("tags", rapid.MakeCheck(func(t *rapid.T) {
-		have, users := tags.Draw(t, "have"), rapid.MapOf(rapid.SampledFrom([]string{"team", "cost", "env"}), rapid.StringMatching(`[a-z]{0,3}`)).Draw(
-			t, "users",
-		)
+		have := tags.Draw(t, "have")
+		userKeys := rapid.SampledFrom([]string{"team", "cost", "env"})
+		users := rapid.MapOf(userKeys, rapid.StringMatching(`[a-z]{0,3}`)).Draw(t, "users")
 		before := rapid.MapOf(rapid.SampledFrom([]string{"team", "cost"}), rapid.Just("x")).Draw(t, "before")
 		have = mergeMaps(have, recordTags(tagTags, strings.Join(slices.Sorted(maps.Keys(before)), "=")))
 		want := allTags(map[string]string{tagUID: "1"}, users, "ns/web")

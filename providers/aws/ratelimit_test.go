@@ -48,7 +48,10 @@ func TestRateAdaptation(t *testing.T) {
 func TestThrottling(t *testing.T) {
 	a := fakeAccount(t)
 	c := a.newProvider(t)
-	for _, action := range []string{"CreateTargetGroup", "CreateLoadBalancer", "RegisterTargets", "AuthorizeSecurityGroupIngress", "DescribeLoadBalancers"} {
+	for _, action := range []string{
+		"CreateTargetGroup", "CreateLoadBalancer", "RegisterTargets",
+		"AuthorizeSecurityGroupIngress", "DescribeLoadBalancers",
+	} {
 		a.fail(fault{action: action, times: 40, kind: throttle})
 	}
 	const services = 15

@@ -72,7 +72,8 @@ func TestReplacement(t *testing.T) {
 		annotate("scheme", "internal")(s)
 		var refusal *v1alpha1.Refusal
 		for range 2 {
-			if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.ReplacementRequired {
+			_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
+			if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.ReplacementRequired {
 				t.Fatalf("got %v", err)
 			}
 		}
@@ -149,7 +150,8 @@ func TestAddresses(t *testing.T) {
 		for _, other := range []string{"10.0.0.51,10.0.1.50,10.0.2.50", "10.0.0.50,10.0.1.50,10.0.2.51"} {
 			annotate("private-ipv4-addresses", other)(s)
 			var refusal *v1alpha1.Refusal
-			if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.ReplacementRequired {
+			_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
+			if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.ReplacementRequired {
 				t.Errorf("%s: got %v", other, err)
 			}
 		}

@@ -51,7 +51,9 @@ func TestPlaceRules(t *testing.T) {
 // never deleted.
 func TestSecurityGroups(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {
-		given := *get(t, a.ec2.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{GroupName: new("given"), Description: new("x"), VpcId: &a.vpc}).GroupId
+		given := *get(t, a.ec2.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{
+			GroupName: new("given"), Description: new("x"), VpcId: &a.vpc,
+		}).GroupId
 		c, s := a.newProvider(t), newService("web", 80)
 		a.ensureService(t, c, s)
 		annotate("security-groups", given)(s)

@@ -15,7 +15,8 @@ import (
 )
 
 func TestSelectSubnets(t *testing.T) {
-	role, internal, ours, others := roleTag(elbtypes.LoadBalancerSchemeEnumInternetFacing), roleTag(elbtypes.LoadBalancerSchemeEnumInternal), tagClusterOwned("prod"), tagClusterOwned("other")
+	role, internal := roleTag(elbtypes.LoadBalancerSchemeEnumInternetFacing), roleTag(elbtypes.LoadBalancerSchemeEnumInternal)
+	ours, others := tagClusterOwned("prod"), tagClusterOwned("other")
 	tags := func(keys ...string) map[string]string {
 		all := map[string]string{}
 		for _, k := range keys {
@@ -112,7 +113,8 @@ func TestRoutes(t *testing.T) {
 		internal := newService("internal", 80)
 		annotate("scheme", "internal")(internal)
 		var refusal *v1alpha1.Refusal
-		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, internal, a.nodes); !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "3 public") {
+		_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, internal, a.nodes)
+		if !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "3 public") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -162,7 +164,8 @@ func TestUDPOnDualStack(t *testing.T) {
 	a.ensureService(t, c, s)
 	s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Port: 53, Protocol: corev1.ProtocolUDP, NodePort: 31999})
 	var refusal *v1alpha1.Refusal
-	if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "UDP") {
+	_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
+	if !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "UDP") {
 		t.Errorf("got %v", err)
 	}
 	if kind := a.balancers(t)[0].IpAddressType; kind != elbtypes.IpAddressTypeDualstack {
@@ -190,18 +193,21 @@ func TestElasticIPs(t *testing.T) {
 		c, s := a.newProvider(t), newService("web", 80)
 		annotate("subnets", strings.Join(a.subnets[:2], ","), "eip-allocations", strings.Join(ids, ","))(s)
 		var refusal *v1alpha1.Refusal
-		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.InvalidRequest {
+		_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
+		if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.InvalidRequest {
 			t.Errorf("three for two: got %v", err)
 		}
 		annotate("eip-allocations", strings.Join(ids[:2], ","))(s)
 		a.ensureService(t, c, s)
-		annotate("subnets", strings.Join(a.subnets, ","), "eip-allocations", strings.Join(ids, ","))(s) // another zone does not require a replacement
+		// Another zone does not require a replacement.
+		annotate("subnets", strings.Join(a.subnets, ","), "eip-allocations", strings.Join(ids, ","))(s)
 		a.ensureService(t, c, s)
 		if n := len(a.balancers(t)[0].AvailabilityZones); n != 3 {
 			t.Errorf("in %d zones", n)
 		}
 		annotate("eip-allocations", strings.Join(append(ids[1:], "eipalloc-1"), ","))(s)
-		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); !errors.As(err, &refusal) || refusal.Reason != v1alpha1.ReplacementRequired {
+		_, err = c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
+		if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.ReplacementRequired {
 			t.Errorf("others: got %v", err)
 		}
 	})

@@ -154,14 +154,19 @@ func (a *account) world(t *testing.T) string {
 
 func (a *account) targetGroupText(t *testing.T, g elbtypes.TargetGroup) []string {
 	t.Helper()
-	lines := []string{fmt.Sprintf("target group %s %s %d %s%s", *g.TargetGroupName, g.Protocol, *g.Port, g.IpAddressType, a.elbTags(t, *g.TargetGroupArn))}
+	lines := []string{fmt.Sprintf(
+		"target group %s %s %d %s%s",
+		*g.TargetGroupName, g.Protocol, *g.Port, g.IpAddressType, a.elbTags(t, *g.TargetGroupArn),
+	)}
 	check := fmt.Sprintf("check %s %s every %d for %d, %d/%d", g.HealthCheckProtocol, *g.HealthCheckPort,
 		*g.HealthCheckIntervalSeconds, *g.HealthCheckTimeoutSeconds, *g.HealthyThresholdCount, *g.UnhealthyThresholdCount)
 	if g.HealthCheckPath != nil {
 		check += " " + *g.HealthCheckPath
 	}
 	lines = append(lines, check)
-	for _, x := range get(t, a.elb.DescribeTargetGroupAttributes, &elb.DescribeTargetGroupAttributesInput{TargetGroupArn: g.TargetGroupArn}).Attributes {
+	for _, x := range get(
+		t, a.elb.DescribeTargetGroupAttributes, &elb.DescribeTargetGroupAttributesInput{TargetGroupArn: g.TargetGroupArn},
+	).Attributes {
 		lines = append(lines, *x.Key+"="+*x.Value)
 	}
 	for _, id := range a.targets(t, *g.TargetGroupArn) {
@@ -179,7 +184,9 @@ func (a *account) balancerText(t *testing.T, b elbtypes.LoadBalancer) []string {
 	for _, z := range b.AvailabilityZones {
 		lines = append(lines, "in "+*z.SubnetId)
 	}
-	for _, x := range get(t, a.elb.DescribeLoadBalancerAttributes, &elb.DescribeLoadBalancerAttributesInput{LoadBalancerArn: b.LoadBalancerArn}).Attributes {
+	for _, x := range get(
+		t, a.elb.DescribeLoadBalancerAttributes, &elb.DescribeLoadBalancerAttributesInput{LoadBalancerArn: b.LoadBalancerArn},
+	).Attributes {
 		lines = append(lines, *x.Key+"="+*x.Value)
 	}
 	for _, l := range a.listeners(t, *b.LoadBalancerArn) {
@@ -189,7 +196,9 @@ func (a *account) balancerText(t *testing.T, b elbtypes.LoadBalancer) []string {
 		}
 		if l.Protocol == elbtypes.ProtocolEnumTls {
 			var certificates []string // moto lists a certificate twice that was added twice
-			for _, c := range get(t, a.elb.DescribeListenerCertificates, &elb.DescribeListenerCertificatesInput{ListenerArn: l.ListenerArn}).Certificates {
+			for _, c := range get(
+				t, a.elb.DescribeListenerCertificates, &elb.DescribeListenerCertificatesInput{ListenerArn: l.ListenerArn},
+			).Certificates {
 				certificates = append(certificates, *c.CertificateArn)
 			}
 			line += fmt.Sprint(" ", slices.Compact(sorted(certificates)))

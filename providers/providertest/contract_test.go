@@ -59,7 +59,9 @@ func (c toy) GetLoadBalancer(_ context.Context, _ string, s *corev1.Service) (*c
 	return c.status(s), true, nil
 }
 
-func (c toy) EnsureLoadBalancer(ctx context.Context, _ string, s *corev1.Service, nodes []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
+func (c toy) EnsureLoadBalancer(
+	ctx context.Context, _ string, s *corev1.Service, nodes []*corev1.Node,
+) (*corev1.LoadBalancerStatus, error) {
 	if ctx.Err() != nil && c.broken != "deaf" {
 		return nil, ctx.Err()
 	}

@@ -92,7 +92,8 @@ func TestNextHopChange(t *testing.T) {
 	l.runCommand("sh", "-ec", "ip addr del fe80::1/64 dev n0")
 	s.Set(Config{[]Peer{l.nodePeer()}})
 	l.hasRoutes(map[string]string{vip4: node4})
-	if st := statusOf(t, s, "tor"); st.Withheld != "IPv6: no next hop: the interface of 192.0.2.1 does not have an IPv6 address" || st.Routes != 1 {
+	const withheld = "IPv6: no next hop: the interface of 192.0.2.1 does not have an IPv6 address"
+	if st := statusOf(t, s, "tor"); st.Withheld != withheld || st.Routes != 1 {
 		t.Errorf("status %+v", st)
 	}
 	l.runCommand("sh", "-ec", "ip addr add 2001:db8:1::2/64 dev n0 nodad")

@@ -149,7 +149,8 @@ func (l *testLab) exabgp(config string) {
 	received := filepath.Join(l.dir, "received")
 	conf := l.write("exabgp.conf", config)
 	l.startInRouter("env", "exabgp.daemon.user=root", "exabgp.tcp.bind=192.0.2.254 2001:db8:1::fe", "exabgp.tcp.port=179",
-		"exabgp.api.cli=false", "exabgp.api.ack=false", "exabgp.log.destination=stderr", "PYTHONPATH="+library, "OUTPUT="+received, python, program, conf)
+		"exabgp.api.cli=false", "exabgp.api.ack=false", "exabgp.log.destination=stderr",
+		"PYTHONPATH="+library, "OUTPUT="+received, python, program, conf)
 	l.routes = func() map[string]string {
 		out, _ := os.ReadFile(received) // none before the first line
 		return exabgpRoutes(l.t, string(out))

@@ -152,7 +152,8 @@ func TestChooseNextHops(t *testing.T) {
 			Open{IPv4: true, IPv6: true},
 			addr("fe80::1%eth0"), link[:1],
 			nextHops{netip.Addr{}, addr("fe80::1")},
-			"IPv4: no next hop: the interface of fe80::1 does not have an IPv4 address, and the peer does not accept IPv6 next hops for IPv4 (RFC 8950)",
+			"IPv4: no next hop: the interface of fe80::1 does not have an IPv4 address, " +
+				"and the peer does not accept IPv6 next hops for IPv4 (RFC 8950)",
 		},
 		{
 			"loopback", both,

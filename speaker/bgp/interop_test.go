@@ -142,7 +142,8 @@ func TestRouters(t *testing.T) {
 		{
 			name:   "passive with a password and TTL security over IPv6",
 			change: []func(*Peer){at("2001:db8:1::fe"), func(p *Peer) { p.Passive, p.Password, p.TTLSecurity, p.Hops = true, "secret", true, 1 }},
-			bird:   `local 2001:db8:1::fe as 64513; neighbor 2001:db8:1::1 as 64512; connect delay time 1; connect retry time 1; password "secret"; ttl security on;`,
+			bird: `local 2001:db8:1::fe as 64513; neighbor 2001:db8:1::1 as 64512; connect delay time 1; connect retry time 1; ` +
+				`password "secret"; ttl security on;`,
 			frr: "neighbor 2001:db8:1::1 remote-as 64512\n neighbor 2001:db8:1::1 timers connect 1\n neighbor 2001:db8:1::1 password secret\n" +
 				" neighbor 2001:db8:1::1 ttl-security hops 1",
 			want: both,
@@ -150,8 +151,9 @@ func TestRouters(t *testing.T) {
 		{
 			name:   "passive on a link-local address with a password",
 			change: []func(*Peer){at("fe80::fe%n0"), func(p *Peer) { p.Passive, p.Password = true, "secret" }},
-			bird:   `local fe80::fe as 64513; neighbor fe80::1%r0 as 64512; connect delay time 1; connect retry time 1; password "secret"; #extended`,
-			want:   map[string]string{vip4: "fe80::1", vip6: "fe80::1"},
+			bird: `local fe80::fe as 64513; neighbor fe80::1%r0 as 64512; connect delay time 1; connect retry time 1; ` +
+				`password "secret"; #extended`,
+			want: map[string]string{vip4: "fe80::1", vip6: "fe80::1"},
 		},
 		{
 			name:   "no hold time",
@@ -312,7 +314,9 @@ func TestRouterErrors(t *testing.T) {
 			want: "the peer sent a NOTIFICATION: OPEN message error: bad peer AS: it expects another AS number for this node",
 		},
 		{
-			name: "another ASN of theirs", bird: "local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512;", frr: "neighbor 192.0.2.1 remote-as 64512",
+			name:   "another ASN of theirs",
+			bird:   "local 192.0.2.254 as 64513; neighbor 192.0.2.1 as 64512;",
+			frr:    "neighbor 192.0.2.1 remote-as 64512",
 			change: func(p *Peer) { p.PeerASN = 64999 }, want: "expected AS 64999, but the peer's OPEN has AS 64513",
 		},
 		{

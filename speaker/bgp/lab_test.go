@@ -63,7 +63,9 @@ func newLab(t testing.TB) *testLab {
 	// Addresses are usable at once, and are the ones that the tests know.
 	here("for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done")
 	l.runInRouter("for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done; ip link set lo up")
-	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "n0"}, PeerName: "r0", PeerNamespace: netlink.NsPid(l.pid)}); err != nil {
+	if err := netlink.LinkAdd(&netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: "n0"}, PeerName: "r0", PeerNamespace: netlink.NsPid(l.pid),
+	}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -71,9 +73,11 @@ func newLab(t testing.TB) *testLab {
 			_ = netlink.LinkDel(n0)
 		}
 	})
-	here("ip link set n0 addrgenmode none up; ip addr add 192.0.2.1/24 dev n0; ip addr add 2001:db8:1::1/64 dev n0 nodad; ip addr add fe80::1/64 dev n0 nodad;" +
+	here("ip link set n0 addrgenmode none up; ip addr add 192.0.2.1/24 dev n0; ip addr add 2001:db8:1::1/64 dev n0 nodad; " +
+		"ip addr add fe80::1/64 dev n0 nodad;" +
 		"ip route replace 203.0.113.254 via 192.0.2.254; ip route replace 2001:db8:ff::fe via 2001:db8:1::fe")
-	l.runInRouter("ip link set r0 addrgenmode none up; ip addr add 192.0.2.254/24 dev r0; ip addr add 2001:db8:1::fe/64 dev r0 nodad; ip addr add fe80::fe/64 dev r0 nodad;" +
+	l.runInRouter("ip link set r0 addrgenmode none up; ip addr add 192.0.2.254/24 dev r0; ip addr add 2001:db8:1::fe/64 dev r0 nodad; " +
+		"ip addr add fe80::fe/64 dev r0 nodad;" +
 		"ip addr add 203.0.113.254/32 dev lo; ip addr add 2001:db8:ff::fe/128 dev lo nodad")
 	return l
 }

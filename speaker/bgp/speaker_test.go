@@ -26,7 +26,8 @@ func TestAdvertisedRoutes(t *testing.T) {
 	r.mu.Lock()
 	got := r.table[netip.MustParsePrefix("203.0.113.0/24")]
 	r.mu.Unlock()
-	const exact = "{Origin: i}{AsPath: 64512 64512 64512}{Nexthop: 127.0.0.1}{Med: 7}{Communities: 64512:100, planned-shut}{LargeCommunity: [ 64512:1:2]}"
+	const exact = "{Origin: i}{AsPath: 64512 64512 64512}{Nexthop: 127.0.0.1}{Med: 7}" +
+		"{Communities: 64512:100, planned-shut}{LargeCommunity: [ 64512:1:2]}"
 	if got != exact {
 		t.Errorf("attributes %s\nnot        %s", got, exact)
 	}

@@ -280,7 +280,10 @@ func TestBGPSchema(t *testing.T) {
 		object("BGPPeer", "myASN: 4294967295, peerASN: 64513, peerAddress: '2001:db8::1'"),
 		object("BGPPeer", "myASN: 64512, dynamicASN: external, interface: eth1, holdTime: 0s"),
 		object("BGPPeer", "myASN: 64512, dynamicASN: internal, defaultGateway: IPv6, holdTime: 3s, keepaliveTime: 1s"),
-		object("BGPPeer", "myASN: 64512, peerASN: 64513, peerAddress: 192.0.2.1, sourceAddress: 192.0.2.2, ebgpMultiHop: true, routerID: 1.2.3.4"),
+		object(
+			"BGPPeer",
+			"myASN: 64512, peerASN: 64513, peerAddress: 192.0.2.1, sourceAddress: 192.0.2.2, ebgpMultiHop: true, routerID: 1.2.3.4",
+		),
 		object("BGPAdvertisement", ""),
 		object("BFDProfile", ""),
 		object("Community", "communities: [{name: a, value: 'large:1:2:3'}]"),
@@ -289,12 +292,16 @@ func TestBGPSchema(t *testing.T) {
 			t.Errorf("%s: %v", good, err)
 		}
 	}
+	const (
+		oneASN     = "exactly one of peerASN and dynamicASN"
+		oneAddress = "exactly one of peerAddress, interface and defaultGateway"
+	)
 	for bad, want := range map[string]string{
 		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 'fe80::1'"):                                  "interface names the link",
-		object("BGPPeer", "myASN: 64512, peerAddress: 192.0.2.1"):                                              "exactly one of peerASN and dynamicASN",
-		object("BGPPeer", "myASN: 64512, peerASN: 1, dynamicASN: external, peerAddress: 192.0.2.1"):            "exactly one of peerASN and dynamicASN",
-		object("BGPPeer", "myASN: 64512, peerASN: 1"):                                                          "exactly one of peerAddress, interface and defaultGateway",
-		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, interface: eth0"):                 "exactly one of peerAddress, interface and defaultGateway",
+		object("BGPPeer", "myASN: 64512, peerAddress: 192.0.2.1"):                                              oneASN,
+		object("BGPPeer", "myASN: 64512, peerASN: 1, dynamicASN: external, peerAddress: 192.0.2.1"):            oneASN,
+		object("BGPPeer", "myASN: 64512, peerASN: 1"):                                                          oneAddress,
+		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, interface: eth0"):                 oneAddress,
 		object("BGPPeer", "myASN: 0, peerASN: 1, peerAddress: 192.0.2.1"):                                      "myASN",
 		object("BGPPeer", "myASN: 64512, peerASN: 4294967296, peerAddress: 192.0.2.1"):                         "peerASN",
 		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: tor-a"):                                      "must be a valid IP address",

@@ -131,7 +131,10 @@ func pool(name string, entries ...string) string {
 	for _, e := range entries {
 		quoted = append(quoted, fmt.Sprintf("%q", e))
 	}
-	return fmt.Sprintf("apiVersion: fairlead.io/v1alpha1\nkind: IPAddressPool\nmetadata: {name: %s}\nspec: {autoAssign: false, addresses: [%s]}\n", name, strings.Join(quoted, ", "))
+	return fmt.Sprintf(
+		"apiVersion: fairlead.io/v1alpha1\nkind: IPAddressPool\nmetadata: {name: %s}\nspec: {autoAssign: false, addresses: [%s]}\n",
+		name, strings.Join(quoted, ", "),
+	)
 }
 
 // TestSchema checks which objects the API server accepts by their schema.

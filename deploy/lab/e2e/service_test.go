@@ -296,7 +296,9 @@ func TestAdoption(t *testing.T) {
 func TestRestoredTraces(t *testing.T) {
 	apply(t, `apiVersion: v1
 kind: Service
-metadata: {name: restored, namespace: default, finalizers: [fairlead.io/bare-metal], annotations: {fairlead.io/allocated-from: 10.13.242.217=lan}}
+metadata:
+  {name: restored, namespace: default, finalizers: [fairlead.io/bare-metal],
+   annotations: {fairlead.io/allocated-from: 10.13.242.217=lan}}
 spec: {type: ClusterIP, ports: [{port: 80}]}
 ---
 apiVersion: v1
