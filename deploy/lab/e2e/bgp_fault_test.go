@@ -74,7 +74,7 @@ func TestBGPNodeDies(t *testing.T) {
 	plugIn := unplug(t, cluster.Nodes[1])
 	routedViaAll(t, addr, 0, 2)
 	frrLogs(t, fmt.Sprintf(`neighbor %s [^\n]*BFD Down`, node))
-	shown, err := fabric.bird.Show(t.Context(), "show", "protocols", "all", "neighbour1")
+	shown, err := fabric.bird.Show(t.Context(), "show", "protocols", "all", "neighbor1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestSpeakerUpgradeKeepsRoutes(t *testing.T) {
 		}
 	}
 	// End-of-RIB removes routes that were not advertised again.
-	birdLogs(t, `neighbour0: Got END-OF-RIB`, `neighbour0: Got END-OF-RIB`) // of both families
+	birdLogs(t, `neighbor0: Got END-OF-RIB`, `neighbor0: Got END-OF-RIB`) // of both families
 	frrLogs(t, fmt.Sprintf(`rcvd End-of-RIB for IPv4 Unicast from %s `, cluster.Nodes[0].Addr))
 	_, marker := routed(t, "bgp-upgrade-marker")
 	for _, until := range quietUntil {

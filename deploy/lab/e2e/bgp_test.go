@@ -63,7 +63,7 @@ func routers(t *testing.T) []*lab.Router {
 		if err := fabric.frr.Reconfigure(t.Context(), "log stdout debugging\ndebug bgp updates in\n"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := fabric.bird.Show(t.Context(), "debug", `"neighbour*"`, "{ packets }"); err != nil {
+		if _, err := fabric.bird.Show(t.Context(), "debug", `"neighbor*"`, "{ packets }"); err != nil {
 			t.Fatal(err)
 		}
 		if err := cluster.SetGateways(fabric.bird, fabric.frr); err != nil {
