@@ -134,7 +134,7 @@ metadata: {name: broken}
 spec: {ipAddressPools: [bgp, gone], peers: [bird, nowhere], communities: [unheard], aggregationLength: 24}
 `)
 	contains(t, ready(t, "bgppeers", "wrong-asn", "UnknownBFDProfile"), `spec.bfdProfile: BFDProfile "gone" does not exist`)
-	contains(t, ready(t, "bgppeers", "twice", "DuplicatePeer"), "node node-", `BGPPeer "bird" is older`)
+	contains(t, ready(t, "bgppeers", "twice", "DuplicatePeer"), "node node-", `older BGPPeer "bird"`)
 	contains(t, ready(t, "communities", "broken", "DuplicateCommunity"), "spec.communities[0].name")
 	message := ready(t, "bgpadvertisements", "broken", "UnknownPool")
 	contains(t, message, "spec.ipAddressPools[1]", `spec.peers[1]: BGPPeer "nowhere" does not exist`,
