@@ -297,7 +297,7 @@ func TestBGPSchema(t *testing.T) {
 		oneAddress = "exactly one of peerAddress, interface and defaultGateway"
 	)
 	for bad, want := range map[string]string{
-		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 'fe80::1'"):                                  "interface names the link",
+		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 'fe80::1'"):                                  "use interface for a router",
 		object("BGPPeer", "myASN: 64512, peerAddress: 192.0.2.1"):                                              oneASN,
 		object("BGPPeer", "myASN: 64512, peerASN: 1, dynamicASN: external, peerAddress: 192.0.2.1"):            oneASN,
 		object("BGPPeer", "myASN: 64512, peerASN: 1"):                                                          oneAddress,
@@ -305,11 +305,11 @@ func TestBGPSchema(t *testing.T) {
 		object("BGPPeer", "myASN: 0, peerASN: 1, peerAddress: 192.0.2.1"):                                      "myASN",
 		object("BGPPeer", "myASN: 64512, peerASN: 4294967296, peerAddress: 192.0.2.1"):                         "peerASN",
 		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: tor-a"):                                      "must be a valid IP address",
-		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, sourceAddress: '2001:db8::1'"):    "of one family",
+		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, sourceAddress: '2001:db8::1'"):    "of the same family",
 		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, holdTime: 1s"):                    "must be 0s or from 3s",
 		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, holdTime: 9s, keepaliveTime: 9s"): "shorter than holdTime",
-		object("BGPPeer", "myASN: 64512, peerASN: 64512, peerAddress: 192.0.2.1, ebgpMultiHop: true"):          "for external peers",
-		object("BGPPeer", "myASN: 64512, dynamicASN: internal, peerAddress: 192.0.2.1, ebgpMultiHop: true"):    "for external peers",
+		object("BGPPeer", "myASN: 64512, peerASN: 64512, peerAddress: 192.0.2.1, ebgpMultiHop: true"):          "for an internal peer",
+		object("BGPPeer", "myASN: 64512, dynamicASN: internal, peerAddress: 192.0.2.1, ebgpMultiHop: true"):    "for an internal peer",
 		object("BGPPeer", "myASN: 64512, peerASN: 1, interface: eth0, ebgpMultiHop: true"):                     "must not be set together",
 		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, routerID: '2001:db8::1'"):         "routerID",
 		object("BGPPeer", "myASN: 64512, peerASN: 1, peerAddress: 192.0.2.1, restartTime: 2h"):                 "from 1s to 4095s",

@@ -149,7 +149,7 @@ func TestSchema(t *testing.T) {
 	}
 	for bad, want := range map[string]string{
 		"ten": "must be a CIDR", "192.0.2.0/33": "must be a valid CIDR", "192.0.2.300": "must be a valid CIDR", "": "at least 2 chars",
-		"192.0.2.1-2001:db8::1": "one family", "192.0.2.1-192.0.2.2-192.0.2.3": "must be a CIDR", "fe80::1%eth0": "must be a CIDR",
+		"192.0.2.1-2001:db8::1": "the same family", "192.0.2.1-192.0.2.2-192.0.2.3": "must be a CIDR", "fe80::1%eth0": "must be a CIDR",
 		"::ffff:192.0.2.1": "must be a valid CIDR", "192.0.2.0/24,192.0.3.0/24": "must be a CIDR", "１９２.0.2.1": "must be a CIDR",
 	} {
 		_, err := cluster.Kubectl(t.Context(), pool("bad", bad), "apply", "--server-side", "--dry-run=server", "-f", "-")
@@ -195,7 +195,7 @@ func TestBrokenEntries(t *testing.T) {
 		"spec.addresses[0]", "ends before it starts", `"198.51.100.1-198.51.100.9"`,
 		"spec.addresses[1]", "host bits", `"198.51.100.0/24"`,
 		"spec.addresses[2]", `overlaps the older IPAddressPool "lan"`,
-		"spec.addresses[4]", "overlaps an earlier entry")
+		"; and 1 more") // spec.addresses[4] overlaps an earlier entry
 	out, err := cluster.Kubectl(t.Context(), "", "get", "ipaddresspool", "partly")
 	if err != nil {
 		t.Fatal(err)

@@ -284,7 +284,7 @@ func TestAdoption(t *testing.T) {
 	if got := announced(t, "adopted"); got.String() != "10.13.242.219" {
 		t.Errorf("the adopted Service has %s", got)
 	}
-	contains(t, condition(t, "left-alone", "Provisioned", "ForeignStatus"), "192.0.2.19", "no pool")
+	contains(t, condition(t, "left-alone", "Provisioned", "ForeignStatus"), "192.0.2.19", "not in any pool")
 	s := get(t, "left-alone")
 	if in, err := lab.IngressAddress(s); err != nil || in.String() != "192.0.2.19" || len(s.Finalizers) > 0 {
 		t.Errorf("it was not left alone: %v %v, finalizers %v", in, err, s.Finalizers)
