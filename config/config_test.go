@@ -8,7 +8,6 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -233,18 +232,6 @@ func TestReadyCondition(t *testing.T) {
 	c := ReadyCondition(problems, "")
 	if c.Status != metav1.ConditionFalse || c.Reason != "InvalidAddress" || c.Message != "f0: bad; f1: bad; f2: bad; and 27 more" {
 		t.Errorf("got %+v", c)
-	}
-}
-
-func TestRecordedPool(t *testing.T) {
-	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
-		v1alpha1.AnnotationAllocatedFrom: "192.0.2.1=p,2001:db8::1=q=r,junk",
-	}}}
-	for addr, want := range map[string]string{"192.0.2.1": "p", "2001:db8::1": "q=r", "192.0.2.2": ""} {
-		a, err := ParseAddr(addr)
-		if got := RecordedPool(s, a); err != nil || got != want {
-			t.Errorf("%s: got %q, %v", addr, got, err)
-		}
 	}
 }
 

@@ -24,9 +24,6 @@ import (
 )
 
 const (
-	// fieldManager owns the fields that the controller applies.
-	fieldManager = "fairlead-controller"
-
 	// writeTimeout is shorter than the time between a leader's renew deadline (10 s)
 	// and the end of its lease (15 s): a leader that was cut off has no write in
 	// flight when the next one starts.

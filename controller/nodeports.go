@@ -17,12 +17,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
 
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
 // nodePortManager is the field manager of the node ports that the controller has
 // allocated, so that it releases those and never the user's.
-const nodePortManager = fieldManager + "-nodeport"
+const nodePortManager = v1alpha1.FieldManager + "-nodeport"
 
 // nodePortRange keeps what the API server's refusals reveal about its range of node
 // ports. Its methods may be called concurrently.

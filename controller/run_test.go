@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/controller/plan"
 	"github.com/fairlead-io/fairlead/providers"
@@ -24,7 +25,7 @@ func TestFullSyncAfterFailedIncremental(t *testing.T) {
 	s := plan.Snapshot{
 		Policy:   providers.Policy{Mode: providers.BareMetal},
 		Objects:  config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")}},
-		Services: []*corev1.Service{service("c", holding("192.0.2.0"), annotated(v1alpha1.AnnotationAllocatedFrom, "192.0.2.0=p"))},
+		Services: []*corev1.Service{service("c", holding("192.0.2.0"), fixture.Recorded("192.0.2.0=p"))},
 	}
 	s.Services[0].Finalizers = []string{v1alpha1.FinalizerBareMetal}
 	c := &Controller{parallel: 1}

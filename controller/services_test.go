@@ -27,7 +27,7 @@ func TestStrip(t *testing.T) {
 	}{
 		{"a LoadBalancer", service("a", demoted, func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeLoadBalancer }), true},
 		{"demoted, with a finalizer", service("a", demoted, func(s *corev1.Service) { s.Finalizers = []string{v1alpha1.FinalizerAWS} }), true},
-		{"demoted, with a record", service("a", demoted, annotated(v1alpha1.AnnotationAllocatedFrom, "192.0.2.1=p")), true},
+		{"demoted, with a record", service("a", demoted, fixture.Recorded("192.0.2.1=p")), true},
 		{"demoted, with a condition", service("a", demoted, func(s *corev1.Service) {
 			s.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionProvisioned}}
 		}), true},

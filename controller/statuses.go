@@ -61,7 +61,7 @@ func (c *Controller) writePool(ctx context.Context, pool *v1alpha1.IPAddressPool
 			metadata["finalizers"] = []string{v1alpha1.FinalizerPoolInUse}
 			return applyObject(ctx, c.fairlead.Pools, "IPAddressPool", map[string]any{"metadata": metadata})
 		}
-		body, options := encodePatch(finalizersPatch(pool, v1alpha1.FinalizerPoolInUse)), metav1.PatchOptions{FieldManager: fieldManager}
+		body, options := encodePatch(finalizersPatch(pool, v1alpha1.FinalizerPoolInUse)), metav1.PatchOptions{FieldManager: v1alpha1.FieldManager}
 		if _, err := c.fairlead.Pools.Patch(ctx, pool.Name, types.MergePatchType, body, options); err != nil {
 			return fmt.Errorf("remove the finalizer of IPAddressPool %s: %w", pool.Name, err)
 		}

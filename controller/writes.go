@@ -79,7 +79,7 @@ func encodePatch(metadata map[string]any) []byte {
 // the version that is written to.
 func applyOptions() metav1.PatchOptions {
 	force := true
-	return metav1.PatchOptions{FieldManager: fieldManager, Force: &force}
+	return metav1.PatchOptions{FieldManager: v1alpha1.FieldManager, Force: &force}
 }
 
 // writeService applies the plan in one request, on the condition that the Service is
@@ -148,7 +148,7 @@ func (c *Controller) removeMetadata(ctx context.Context, svc *corev1.Service, fi
 		}
 		metadata["annotations"] = removed
 	}
-	options := metav1.PatchOptions{FieldManager: fieldManager}
+	options := metav1.PatchOptions{FieldManager: v1alpha1.FieldManager}
 	services := c.client.CoreV1().Services(svc.Namespace)
 	written, err := services.Patch(ctx, svc.Name, types.MergePatchType, encodePatch(metadata), options, "status")
 	if err != nil {

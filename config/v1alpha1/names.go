@@ -7,6 +7,9 @@ const (
 	ClassAWS       = "fairlead.io/aws"
 )
 
+// FieldManager owns the fields that the controller applies (metadata.managedFields).
+const FieldManager = "fairlead-controller"
+
 // Finalizers.
 const (
 	// FinalizerBareMetal on a Service records that the bare-metal provider serves it.
@@ -42,8 +45,10 @@ const (
 	AnnotationAllowReplacement = "fairlead.io/allow-replacement"
 
 	// AnnotationAllocatedFrom is written by the controller, together with the
-	// addresses: "ADDRESS=POOL", comma-separated. Advertisements match the
-	// pool recorded here, so an address outlives an edit of its pool.
+	// addresses: "ADDRESS=POOL", comma-separated, and "uid=UID" of the Service at the
+	// end. It proves that the addresses are assigned to the Service with this UID; on
+	// any other Service it is a request. Advertisements match the pool recorded here,
+	// so an address outlives an edit of its pool.
 	AnnotationAllocatedFrom = "fairlead.io/allocated-from"
 
 	// AnnotationAllowSharedIP is a key: Services with the same key may share an

@@ -19,6 +19,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/fuzzed"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
@@ -165,7 +166,7 @@ func (b *bytesIn) world() Snapshot {
 	s := Snapshot{Policy: providers.Policy{Mode: providers.BareMetal}, Now: time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)}
 	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("bystander", "203.0.113.0/25")}
 	s.Services = []*corev1.Service{
-		service("a-holder", finalized, holding("203.0.113.5"), annotated(v1alpha1.AnnotationAllocatedFrom, "203.0.113.5=bystander")),
+		service("a-holder", finalized, holding("203.0.113.5"), fixture.Recorded("203.0.113.5=bystander")),
 		service("a-newcomer", annotated(v1alpha1.AnnotationAddressPool, "bystander")),
 	}
 	for i := range b.Below(4) {
@@ -272,7 +273,7 @@ func reversed[T any](list []T) []T {
 // own addresses are where the pool's are.
 func checkBystanders(t failer, s Snapshot, plan Plan) {
 	holder, newcomer := plan.planOf(key("a-holder")), plan.planOf(key("a-newcomer"))
-	if holder.AllocatedFrom != "203.0.113.5=bystander" || len(holder.Ingress) != 1 || holder.Ingress[0].IP != "203.0.113.5" {
+	if holder.AllocatedFrom != "203.0.113.5=bystander,uid=a-holder" || len(holder.Ingress) != 1 || holder.Ingress[0].IP != "203.0.113.5" {
 		if s.Policy.Mode == providers.BareMetal {
 			t.Fatalf("the holder: %+v", holder)
 		}

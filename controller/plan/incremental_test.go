@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
 )
@@ -174,7 +175,7 @@ func assigned(svc *corev1.Service, addr string) *corev1.Service {
 	svc = svc.DeepCopy()
 	finalized(svc)
 	holding(addr)(svc)
-	svc.Annotations[v1alpha1.AnnotationAllocatedFrom] = addr + "=p"
+	fixture.Recorded(addr + "=p")(svc)
 	return svc
 }
 

@@ -83,8 +83,8 @@ func Rounds(left []PlannedService) (rounds [][]PlannedService, all bool) {
 // show: it keeps what it shows, except what it must release in any case.
 func (c PlannedService) interimPlan(by map[netip.Addr]types.NamespacedName) ServicePlan {
 	p := *c.Plan
-	p.Ingress, p.AllocatedFrom, p.Leaving = nil, "", ""
-	pools := config.ReadRecords(c.Service.Annotations[v1alpha1.AnnotationAllocatedFrom])
+	p.Ingress, p.Leaving = nil, ""
+	pools, records := config.OwnAllocation(c.Service), config.Records(nil)
 	leaving := config.ReadRecords(c.Service.Annotations[v1alpha1.AnnotationLeaving])
 	for _, in := range c.Service.Status.LoadBalancer.Ingress {
 		a, err := config.ParseAddr(in.IP)
@@ -93,12 +93,13 @@ func (c PlannedService) interimPlan(by map[netip.Addr]types.NamespacedName) Serv
 		}
 		p.Ingress = append(p.Ingress, in)
 		if pool, ok := pools.Of(a); ok {
-			p.AllocatedFrom = joinComma(p.AllocatedFrom, in.IP+"="+pool)
+			records = append(records, config.Record{Addr: a, Value: pool})
 		}
 		if since, ok := leaving.Of(a); ok {
 			p.Leaving = joinComma(p.Leaving, in.IP+"="+since)
 		}
 	}
+	p.AllocatedFrom = config.FormatAllocation(records, c.Service.UID)
 	for _, a := range c.addedAddrs() {
 		if other, waits := by[a]; waits {
 			message := fmt.Sprintf("%s is still assigned to Service %s; waiting for it to be released", a, other)

@@ -14,14 +14,15 @@ import (
 	"github.com/fairlead-io/fairlead/providers"
 )
 
-// planFor is the plan for an address, perhaps with terms of sharing: ".1/k".
-func planFor(text string) ServicePlan {
+// planFor is the plan for an address of the Service, perhaps with terms of sharing:
+// ".1/k".
+func planFor(name, text string) ServicePlan {
 	p := ServicePlan{
 		Serves:     true,
 		Conditions: []metav1.Condition{newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionTrue, v1alpha1.Assigned, "")},
 	}
 	if addr, terms, _ := strings.Cut(text, "/"); addr != "-" {
-		p.Ingress, p.AllocatedFrom, p.SharedAs = []corev1.LoadBalancerIngress{{IP: "192.0.2" + addr}}, "192.0.2"+addr+"=p", terms
+		p.Ingress, p.AllocatedFrom, p.SharedAs = []corev1.LoadBalancerIngress{{IP: "192.0.2" + addr}}, "192.0.2"+addr+"=p,uid="+name, terms
 	}
 	return p
 }
@@ -47,8 +48,8 @@ func TestRounds(t *testing.T) {
 					t.Fatal(err)
 				}
 				was, releases := strings.CutPrefix(shown, "!")
-				svc := planFor(was).Written(service(name))
-				p := planFor(planned)
+				svc := planFor(name, was).Written(service(name))
+				p := planFor(name, planned)
 				if releases {
 					p.Releases = ingressAddrs(svc.Status.LoadBalancer.Ingress)
 				}

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
 )
@@ -228,8 +229,8 @@ func TestPoolStatus(t *testing.T) {
 		Nodes: []*corev1.Node{readyNode("n1"), readyNode("n2")},
 		Services: []*corev1.Service{
 			service("a"), service("b"),
-			service("c", finalized, holding("198.51.100.1"), annotated(v1alpha1.AnnotationAllocatedFrom, "198.51.100.1=q")),
-			service("d", finalized, holding("203.0.113.1"), annotated(v1alpha1.AnnotationAllocatedFrom, "203.0.113.1=p")),
+			service("c", finalized, holding("198.51.100.1"), fixture.Recorded("198.51.100.1=q")),
+			service("d", finalized, holding("203.0.113.1"), fixture.Recorded("203.0.113.1=p")),
 		},
 	})
 	p, q := plan.Pools["p"], plan.Pools["q"]

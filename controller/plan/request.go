@@ -358,7 +358,7 @@ func shownAddresses(svc *corev1.Service) []allocator.Have {
 		return nil
 	}
 	shown := make([]allocator.Have, 0, len(ingress))
-	pools := config.ReadRecords(svc.Annotations[v1alpha1.AnnotationAllocatedFrom])
+	pools := config.OwnAllocation(svc)
 	leaving := config.ReadRecords(svc.Annotations[v1alpha1.AnnotationLeaving])
 	for _, in := range ingress {
 		a, err := config.ParseAddr(in.IP)

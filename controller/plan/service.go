@@ -130,10 +130,11 @@ func desiredFinalizers(svc *corev1.Service, provider string) []string {
 func (p *ServicePlan) addAddresses(svc *serviceState, held []allocator.Held, now time.Time) {
 	mode := corev1.LoadBalancerIPModeVIP
 	p.Ingress = slices.Grow(p.Ingress, len(held))
+	records := make(config.Records, 0, len(held))
 	for _, h := range held {
 		text := h.Addr.String()
 		p.Ingress = append(p.Ingress, corev1.LoadBalancerIngress{IP: text, IPMode: &mode})
-		p.AllocatedFrom = joinComma(p.AllocatedFrom, text+"="+h.Pool)
+		records = append(records, config.Record{Addr: h.Addr, Value: h.Pool})
 		if h.OutOfPool || h.Unselected {
 			p.OutOfPool = append(p.OutOfPool, h.Addr)
 		}
@@ -141,6 +142,7 @@ func (p *ServicePlan) addAddresses(svc *serviceState, held []allocator.Held, now
 			p.Leaving = joinComma(p.Leaving, text+"="+replacedAt(svc.Service, h.Addr, now).Format(time.RFC3339))
 		}
 	}
+	p.AllocatedFrom = config.FormatAllocation(records, svc.UID)
 	if len(held) > 0 {
 		p.SharedAs = svc.terms
 	}

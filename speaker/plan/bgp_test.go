@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/bgp"
 	"github.com/fairlead-io/fairlead/speaker/l2"
@@ -142,7 +143,7 @@ func TestRoutes(t *testing.T) {
 			want: []string{"a: 198.51.100.7/32 lp 100", "a: 203.0.113.5/32 lp 50"},
 			services: []*corev1.Service{service("s", "203.0.113.5", "p", func(s *corev1.Service) {
 				s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: "198.51.100.7"})
-				s.Annotations[v1alpha1.AnnotationAllocatedFrom] += ",198.51.100.7=q"
+				fixture.Recorded(strings.Split(s.Annotations[v1alpha1.AnnotationAllocatedFrom], ",")[0], "198.51.100.7=q")(s)
 			})},
 			objects: config.Objects{
 				Pools: []*v1alpha1.IPAddressPool{newPool("q", "198.51.100.0/24")}, BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")},

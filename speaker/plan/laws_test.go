@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -164,7 +163,7 @@ func oracleEligible(s Snapshot, addr netip.Addr) []string {
 func oracleRecordedPool(holding []*corev1.Service) string {
 	var records []string
 	for _, svc := range holding {
-		records = append(records, strings.Split(svc.Annotations[v1alpha1.AnnotationAllocatedFrom], "=")[1])
+		records = append(records, config.OwnAllocation(svc)[0].Value)
 	}
 	for _, first := range []string{"q", "p"} {
 		if slices.Contains(records, first) {

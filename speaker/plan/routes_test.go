@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
@@ -167,7 +169,7 @@ func TestLawOutOfPool(t *testing.T) {
 			s.Slices = append(s.Slices, drawEndpoints(t, svc, s.Nodes)...)
 			if addrs = append(addrs, netip.MustParseAddr(a)); rapid.Bool().Draw(t, "being renumbered") {
 				svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: b})
-				svc.Annotations[v1alpha1.AnnotationAllocatedFrom] += "," + b + "=q"
+				fixture.Recorded(strings.Split(svc.Annotations[v1alpha1.AnnotationAllocatedFrom], ",")[0], b+"=q")(svc)
 				addrs = append(addrs, netip.MustParseAddr(b))
 			}
 			s.Services = append(s.Services, svc)

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
@@ -72,7 +73,7 @@ func withSecondPool(s Snapshot) Snapshot {
 func TestShare(t *testing.T) {
 	now := metav1.Now()
 	deleted := func(s *corev1.Service) { s.DeletionTimestamp = &now }
-	another := func(s *corev1.Service) { s.Annotations[v1alpha1.AnnotationAllocatedFrom] = sharedAddr.String() + "=q" }
+	another := fixture.Recorded(sharedAddr.String() + "=q")
 	for _, tt := range []struct {
 		name   string
 		s      Snapshot

@@ -64,7 +64,7 @@ func overlayObjects[T metav1.Object](observed, manifests []T, now metav1.Time) [
 			o.SetCreationTimestamp(now)
 			o.SetDeletionTimestamp(nil)
 			o.SetFinalizers(nil)
-			o.SetUID("")
+			o.SetUID(types.UID("planned " + keyOf(o).String())) // records of addresses require one
 			all = append(all, o)
 			continue
 		}

@@ -158,7 +158,7 @@ func TestOverlayAge(t *testing.T) {
 	if lan.Spec.Addresses[0] != "192.0.2.9" || !lan.CreationTimestamp.Equal(&old) || lan.UID != "from 2026" || lan.Finalizers[0] != "2026" {
 		t.Errorf("%+v", lan)
 	}
-	if !made.CreationTimestamp.Time.Equal(now) || made.UID != "" || len(made.Finalizers) > 0 {
+	if !made.CreationTimestamp.Time.Equal(now) || !strings.HasPrefix(string(made.UID), "planned ") || len(made.Finalizers) > 0 {
 		t.Errorf("%+v", made)
 	}
 }

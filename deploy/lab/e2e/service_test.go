@@ -32,7 +32,7 @@ func TestAddressAnswers(t *testing.T) {
 	if want := []string{"fairlead.io/bare-metal", "service.kubernetes.io/load-balancer-cleanup"}; !slices.Equal(got.Finalizers, want) {
 		t.Errorf("finalizers are %v, want %v", got.Finalizers, want)
 	}
-	if want := addr.String() + "=lan"; got.Annotations["fairlead.io/allocated-from"] != want {
+	if want := addr.String() + "=lan,uid=" + string(got.UID); got.Annotations["fairlead.io/allocated-from"] != want {
 		t.Errorf("allocated-from is %q, want %q", got.Annotations["fairlead.io/allocated-from"], want)
 	}
 	out, err := cluster.Kubectl(t.Context(), "", "get", "svc", "first")

@@ -153,7 +153,7 @@ func (s *scaleBench) statusPatch(svc *corev1.Service, pool, prefix string) []byt
 		"metadata": map[string]any{
 			"name": svc.Name, "uid": svc.UID, "resourceVersion": svc.ResourceVersion,
 			"finalizers":  s.model.Finalizers,
-			"annotations": map[string]string{annotation: addr + "=" + pool},
+			"annotations": map[string]string{annotation: addr + "=" + pool + ",uid=" + string(svc.UID)},
 		},
 		"status": map[string]any{"loadBalancer": s.model.Status.LoadBalancer, "conditions": s.model.Status.Conditions},
 	})

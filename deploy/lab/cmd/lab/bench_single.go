@@ -137,7 +137,8 @@ func (s *statusWatch) observe(svc *corev1.Service) {
 	switch {
 	case len(svc.Status.LoadBalancer.Ingress) > 0:
 		now.addr = svc.Status.LoadBalancer.Ingress[0].IP
-		_, now.pool, _ = strings.Cut(svc.Annotations["fairlead.io/allocated-from"], "=")
+		record, _, _ := strings.Cut(svc.Annotations["fairlead.io/allocated-from"], ",uid=")
+		_, now.pool, _ = strings.Cut(record, "=")
 	case len(svc.Status.Conditions) > 0:
 		now.pool = noPool
 	}
