@@ -11,6 +11,8 @@ type addrSet struct{ tree *btree.BTreeG[netip.Addr] }
 
 // next returns the lowest member above a, and the zero Addr if there is none.
 // All are above the zero Addr.
+// A loop over all members begins with the zero Addr, and costs O(log n) for each
+// member.
 func (s *addrSet) next(a netip.Addr) (next netip.Addr) {
 	if s.tree == nil {
 		return next

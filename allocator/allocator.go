@@ -196,12 +196,17 @@ func (a *Allocator) Allocate(pools *Pools, requests []Request) Result {
 // addresses, and all families it requests could be assigned: Allocate would then
 // return the same for all requests together. Otherwise Allocate must be called next.
 func (a *Allocator) Extend(request *Request) (assignment Assignment, ok bool) {
+	// A request that holds addresses can release one, and one that shares can
+	// change which addresses others may join: both affect requests that were
+	// decided before.
 	plain := request.Role == Owner && !request.Frozen && len(request.Have) == 0 && request.Share.Key == ""
 	if a.last == nil || !plain {
 		return Assignment{}, false
 	}
 	c := &candidate{Request: request}
 	for _, w := range request.Families {
+		// The new request releases nothing, so a request that was refused before
+		// cannot be granted now: those that wait are not retried.
 		_, byName := c.requestedAddr(w.Family)
 		if !a.last.tryGrant(&pendingRequest{candidate: c, Want: w, byName: byName}) {
 			a.last = nil // a part may have been granted

@@ -1,3 +1,6 @@
+// This file has the first step of Allocate: the addresses of the statuses are kept
+// by their holders, and the state of the decision, which the other steps extend.
+
 package allocator
 
 import (
@@ -96,6 +99,8 @@ type runMemory struct {
 	owners     map[netip.Addr]*candidate
 }
 
+// newRun prepares the decision for the requests, in n log n. The candidates point
+// to the elements of requests, which must not be changed while the run is used.
 func newRun(m *runMemory, pools *Pools, requests []Request) *run {
 	if m.owners == nil {
 		m.owners = make(map[netip.Addr]*candidate, len(requests))
@@ -105,6 +110,8 @@ func newRun(m *runMemory, pools *Pools, requests []Request) *run {
 	r := &run{
 		Pools: pools, states: make([]poolState, len(pools.sources)),
 		candidates: m.candidates, order: m.order, owners: m.owners,
+		// held[0] is not an address: candidates that hold none have this index, so
+		// that heldOf returns an invalid Addr for them.
 		held: make([]Held, 1, 1+len(requests)), assignments: make([]Assignment, len(requests)),
 		groups: make(map[netip.Addr]*sharedGroup), foreign: make(map[netip.Addr]*candidate),
 		waiting: make(map[netip.Addr]*pendingIndex),
@@ -112,10 +119,14 @@ func newRun(m *runMemory, pools *Pools, requests []Request) *run {
 	for i := range requests {
 		q := &requests[i]
 		r.candidates[i] = candidate{Request: q, index: int32(i)}
+		// The age is copied next to the pointer, so that most comparisons do not
+		// read a request.
 		r.order[i] = orderedCandidate{&r.candidates[i], q.Since.Unix(), classOf(q)}
 	}
 	slices.SortFunc(r.order, func(a, b orderedCandidate) int {
 		r.steps++
+		// Creation timestamps in Kubernetes have seconds, so that equal ones are
+		// usual after an apply of many Services; then the key decides.
 		if o := cmp.Or(cmp.Compare(a.turn, b.turn), cmp.Compare(a.since, b.since)); o != 0 {
 			return o
 		}
@@ -125,11 +136,14 @@ func newRun(m *runMemory, pools *Pools, requests []Request) *run {
 }
 
 // compareAge orders the older candidate first.
+// Candidates of equal age are ordered by namespace and name, so that the result
+// does not depend on the order of the requests.
 func (c *candidate) compareAge(o *candidate) int {
 	return cmp.Or(c.Since.Compare(o.Since), strings.Compare(c.Key.Namespace, o.Key.Namespace), strings.Compare(c.Key.Name, o.Key.Name))
 }
 
 // dropRequests drops the references to the requests.
+// It also empties owners, from which newRun must start.
 func (m *runMemory) dropRequests() {
 	clear(m.candidates)
 	clear(m.order)
@@ -141,6 +155,8 @@ func (r *run) allocateAll() []Assignment {
 	for i := range r.candidates {
 		r.recordLost(&r.candidates[i])
 	}
+	// Pending requests are known only now: an address is free only if no status of
+	// any candidate has it.
 	r.findPending()
 	r.grantPending()
 	for i := range r.candidates {
@@ -153,8 +169,11 @@ func (r *run) allocateAll() []Assignment {
 // invalid if there is none.
 func (r *run) heldOf(c *candidate, f int) *Held { return &r.held[c.held[f]] }
 
+// leavingOf is heldOf for the address that was replaced (fairlead.io/leaving).
 func (r *run) leavingOf(c *candidate, f int) *Held { return &r.held[c.leaving[f]] }
 
+// holdsAddr reports whether the candidate holds the address, in either role. A
+// foreign candidate holds none.
 func (r *run) holdsAddr(c *candidate, addr netip.Addr) bool {
 	f := familyIndex(FamilyOf(addr))
 	return r.heldOf(c, f).Addr == addr || r.leavingOf(c, f).Addr == addr
@@ -202,6 +221,8 @@ func (c *candidate) addMissing(m *Missing) {
 }
 
 // recordLost records the addresses of the status that the candidate does not keep.
+// It is called before addresses are granted: one that a grant replaces later is not
+// recorded, because the candidate keeps it until the replacement can be written.
 func (r *run) recordLost(c *candidate) {
 	if c.foreign {
 		return
@@ -218,12 +239,16 @@ func (r *run) recordLost(c *candidate) {
 func (r *run) keepHeld() {
 	for _, c := range r.order {
 		refusal := (*Missing)(nil)
+		// Adopters are last in the order, so every address that they must not take
+		// over has its owner by now.
 		if c.turn == adopterClass {
 			refusal = r.refuseAdoption(c.candidate)
 		}
 		if refusal != nil {
 			c.addMissing(refusal)
 		}
+		// A refused adopter is treated as a stranger: its addresses are not
+		// assigned to others while its status shows them.
 		if c.turn == strangerClass || refusal != nil {
 			r.reserveForeign(c.candidate)
 		} else {
@@ -239,11 +264,17 @@ func (r *run) reserveForeign(c *candidate) {
 		if r.owners[h.Addr] == nil {
 			r.takeAddr(c, h.Addr, r.sourceContaining(h.Addr, h.Pool))
 		} else if r.foreign[h.Addr] == nil {
+			// An owner has the address as well and keeps it. It remains reserved
+			// for the foreign status if the owner releases it, and is shared with
+			// none meanwhile.
 			r.foreign[h.Addr] = c
 		}
 	}
 }
 
+// keepAll keeps the addresses of the candidate's status that it may keep, with
+// their roles. Where it now requests the leaving one of two, it exchanges the
+// roles.
 func (r *run) keepAll(c *candidate) {
 	for _, leaving := range []bool{false, true} { // the replacement before the address that it replaces
 		for _, h := range c.Have {
@@ -261,9 +292,15 @@ func (r *run) keepAll(c *candidate) {
 	}
 }
 
+// keepAddr makes the candidate the holder of an address of its status, unless the
+// candidate does not request the family, releases the address, holds one of the
+// family, or is blocked by a candidate with precedence.
 func (r *run) keepAddr(c *candidate, h Have) {
 	family := FamilyOf(h.Addr)
 	f := familyIndex(family)
+	// A frozen candidate keeps all addresses: its request is invalid, or it moves
+	// to another provider, so that the families in it are not a reason for a
+	// release.
 	wanted := (c.Frozen || c.wantsFamily(family)) && !slices.Contains(c.Release, h.Addr)
 	place := &c.held[f]
 	if *place > 0 && (c.Renumber || c.Frozen) {
@@ -287,15 +324,22 @@ func (r *run) keepAddr(c *candidate, h Have) {
 // no longer contains the address, unless the candidate requests the pool that does.
 func (c *candidate) heldFrom(s *poolSource, h Have) Held {
 	held := Held{Addr: h.Addr, Pool: h.Pool}
+	// The recorded pool is kept even without its ranges: advertisements select an
+	// address by it, so that the address stays announced.
 	if s == nil {
 		held.OutOfPool = true
 		return held
 	}
 	asked, asks := c.requestedAddr(FamilyOf(h.Addr))
+	// This is how a pool is renamed: the address stays, and its record changes to
+	// the new pool that the Service requests. A pool that is being deleted does not
+	// get new records.
 	asksForIt := !c.Frozen && !s.Closed && (asks && asked == h.Addr || c.Pinned) && slices.Contains(c.Pools, s.Name)
 	if held.Pool == "" || asksForIt {
 		held.Pool = s.Name
 	}
+	// Another pool may contain the address now: it remains out of the recorded one
+	// until the Service requests the new one.
 	held.OutOfPool = held.Pool != s.Name
 	held.Unselected = !held.OutOfPool && c.barredFrom(s.Name)
 	return held
@@ -324,6 +368,8 @@ func (r *run) refuseAdoption(c *candidate) *Missing {
 		case r.isBlocked(c, h.Addr):
 			names, _ := r.blockersOf(c, h.Addr)
 			why = "is assigned to " + names
+		// Adopting one of several addresses would remove the others from the
+		// status.
 		case !c.wantsFamily(f) || seen[familyIndex(f)]:
 			why = fmt.Sprintf("is not the only %s address, and the Service requests one", f)
 		}

@@ -1,3 +1,6 @@
+// This file has the second and third step of Allocate: the requests that held
+// addresses do not satisfy are collected, ordered, and granted addresses.
+
 package allocator
 
 import (
@@ -29,13 +32,19 @@ func (r *run) findPending() {
 				continue
 			}
 			_, asks := c.requestedAddr(w.Family)
+			// An address that is requested by name is required, even under
+			// PreferDualStack.
 			w.Optional = w.Optional && !asks
 			r.pending = append(r.pending, pendingRequest{candidate: c, Want: w, byName: asks})
+			// Only a grant in place of a held address releases one. Under Renumber
+			// the old address stays.
 			r.mayRelease = r.mayRelease || c.held[f] > 0 && !c.Renumber
 		}
 	}
 	slices.SortStableFunc(r.pending, func(a, b pendingRequest) int {
 		r.steps++
+		// Otherwise a request for any address could be granted the one that another
+		// candidate requests by name.
 		if a.byName != b.byName {
 			if a.byName {
 				return -1
@@ -56,6 +65,8 @@ func (r *run) findPending() {
 func (r *run) grantPending() {
 	for i := range r.pending {
 		p := &r.pending[i]
+		// No release helps a candidate with two addresses: it would need a third
+		// one. Without releases, registering the others would be wasted.
 		if !r.tryGrant(p) && r.mayRelease && !r.isThird(p) {
 			r.wait(p)
 		}
@@ -83,6 +94,7 @@ func (c *candidate) requestedAddr(f Family) (netip.Addr, bool) {
 
 // isSatisfied reports whether the held address is what the candidate requests.
 func (r *run) isSatisfied(c *candidate, place int32) bool {
+	// Any address satisfies most Services: they are decided without a search.
 	if len(c.Addrs) == 0 && !c.Pinned && !c.Renumber {
 		return true
 	}
@@ -90,12 +102,16 @@ func (r *run) isSatisfied(c *candidate, place int32) bool {
 	if addr, asks := c.requestedAddr(FamilyOf(h.Addr)); asks {
 		return h.Addr == addr
 	}
+	// An address of the requested pool stays although the pool does not select the
+	// Service any more: pools never take an address away.
 	if c.Pinned && !slices.Contains(c.Pools, h.Pool) && !slices.Contains(c.Barred, h.Pool) {
 		return false
 	}
 	if !c.Renumber {
 		return true
 	}
+	// Under Renumber, an address that is kept out of its pool, or in a pool that is
+	// being deleted, is replaced as well (docs/adr/0011-renumbering.md).
 	s := r.byName[h.Pool]
 	return !h.OutOfPool && !h.Unselected && s != nil && !s.Closed
 }
@@ -126,11 +142,16 @@ func (r *run) findAddr(p *pendingRequest) (netip.Addr, *poolSource) {
 	if p.byName {
 		addr, _ := c.requestedAddr(p.Family)
 		s := r.sourceContaining(addr, "")
+		// Neither AutoAssign nor the order of the pools matters for an address that
+		// is requested by name.
 		if reason, _ := c.whyUnusable(s, addr); reason != "" || r.isBlocked(c, addr) {
 			return addr, nil
 		}
 		return addr, s
 	}
+	// All pools are searched for an address to share before any free one is used:
+	// otherwise a free address of a preferred pool would prevent the sharing that
+	// was requested.
 	sources := r.sourcesOf(c)
 	if c.Share.Key != "" {
 		for _, s := range sources {
@@ -165,6 +186,8 @@ func (r *run) sourcesOf(c *candidate) []*poolSource {
 	if len(c.Pools) == 0 {
 		return nil
 	}
+	// Services that the same pools select share one list, so comparing its place in
+	// memory is enough.
 	if r.lastList.first == &c.Pools[0] && len(r.lastList.sources) == len(c.Pools) {
 		return r.lastList.sources
 	}
@@ -181,6 +204,8 @@ func (s *poolSource) servesFamily(c *candidate, f int) bool {
 	return s != nil && (s.Auto || c.Pinned) && !s.Closed && len(s.ranges[f]) > 0
 }
 
+// grantAddr makes the candidate the holder of the address, in place of the one of
+// the family that it holds, or alongside it under Renumber.
 func (r *run) grantAddr(p *pendingRequest, addr netip.Addr, s *poolSource) {
 	c, f := p.candidate, familyIndex(p.Family)
 	old := *r.heldOf(c, f)
@@ -188,6 +213,8 @@ func (r *run) grantAddr(p *pendingRequest, addr netip.Addr, s *poolSource) {
 		r.traceGrant(p, addr, s)
 	}
 	switch {
+	// The old address leaves, but stays in the status until its time is over
+	// (docs/adr/0011-renumbering.md).
 	case !old.Addr.IsValid() || c.Renumber:
 		if old.Addr.IsValid() {
 			r.heldOf(c, f).Leaving = true
@@ -196,6 +223,8 @@ func (r *run) grantAddr(p *pendingRequest, addr netip.Addr, s *poolSource) {
 		c.held[f] = int32(len(r.held))
 		r.held = append(r.held, Held{Addr: addr, Pool: s.Name})
 	default:
+		// The record changes first, because releaseAddr drops the holders that no
+		// longer have the address in their record.
 		*r.heldOf(c, f) = Held{Addr: addr, Pool: s.Name}
 		r.releaseAddr(c, old.Addr)
 	}
@@ -204,6 +233,8 @@ func (r *run) grantAddr(p *pendingRequest, addr netip.Addr, s *poolSource) {
 
 // traceGrant records the granted address, and why preferred pools were not used.
 func (r *run) traceGrant(p *pendingRequest, addr netip.Addr, s *poolSource) {
+	// A shared address is not taken in the order of preference, so that the pools
+	// before its own were not refused.
 	free := r.owners[addr] == nil
 	for i := 0; free && !p.byName && p.Pools[i] != s.Name; i++ {
 		r.trace = append(r.trace, TraceEntry{p.Family, p.Pools[i], false, r.whyNone(p, p.Pools[i])})

@@ -1,3 +1,7 @@
+// This file explains why pending requests were not granted. Its messages are shown
+// in the condition Provisioned of a Service, so they name the objects that an
+// administrator can change.
+
 package allocator
 
 import (
@@ -15,6 +19,8 @@ const maxNamed = 3
 // refusePending records why no address could be granted.
 func (r *run) refusePending(p *pendingRequest) {
 	if r.isThird(p) {
+		// If no address is available either, the ordinary reason is reported,
+		// because the end of the renumbering would not help.
 		if addr, s := r.findAddr(p); s != nil {
 			r.addRefusal(p, v1alpha1.Renumbering, fmt.Sprintf(
 				"%s is available, but %s has not been released yet, and a third address is not assigned",
@@ -39,6 +45,8 @@ func (r *run) refuseByName(p *pendingRequest) {
 	r.addRefusal(p, reason, message)
 }
 
+// refuseAny records why no pool had an address. The reason is PoolExhausted if a
+// pool could have served the request with more addresses, otherwise NoMatchingPool.
 func (r *run) refuseAny(p *pendingRequest) {
 	reason := v1alpha1.NoMatchingPool
 	for _, s := range r.sourcesOf(p.candidate) {
@@ -91,6 +99,8 @@ func (r *run) whyNone(p *pendingRequest, name string) string {
 	if p.Share.Key == "" {
 		return message
 	}
+	// The table contains all shared addresses of the key, on any nodes: the message
+	// explains why the first of them could not be joined.
 	t := r.tables[tableKey{key: p.Share.Key, source: s, family: f}]
 	if t == nil {
 		return message
@@ -109,6 +119,7 @@ func (r *run) whyNone(p *pendingRequest, name string) string {
 // if it is free; "" if it may.
 func (c *candidate) whyUnusable(s *poolSource, addr netip.Addr) (v1alpha1.Reason, string) {
 	switch {
+	// The address would be assigned and released in turn, by every sync.
 	case slices.Contains(c.Release, addr):
 		return v1alpha1.ConflictingRequest, fmt.Sprintf("%s is requested, but is also to be released", addr)
 	case s == nil:
@@ -134,6 +145,8 @@ func listNames(names []string) string {
 	return " (" + strings.Join(names, ", ") + ")"
 }
 
+// addRefusal records a refusal. A refused request never costs the candidate the
+// address that it holds; the message names that.
 func (r *run) addRefusal(p *pendingRequest, reason v1alpha1.Reason, message string) {
 	if old := r.heldOf(p.candidate, familyIndex(p.Family)).Addr; old.IsValid() {
 		message += fmt.Sprintf("; %s is kept until then", old)
@@ -149,6 +162,8 @@ func (r *run) traceRefusal(p *pendingRequest, pool, message string) {
 
 // refuseLost records which Services hold the addresses that a frozen candidate had.
 // It does not request others.
+// A frozen candidate is not among the pending requests, so that this would
+// otherwise remain unexplained.
 func (r *run) refuseLost(c *candidate) {
 	for _, a := range r.assignments[c.index].GivesUp {
 		if f := FamilyOf(a); c.Frozen && c.wantsFamily(f) && r.isBlocked(c, a) {

@@ -1,3 +1,7 @@
+// This file retries refused requests when an address is released, without trying
+// all of them: a request is found by the address, the pool or the port that it
+// waits for.
+
 package allocator
 
 import (
@@ -25,6 +29,8 @@ type pendingQueue []*pendingRequest
 
 // afterPlace returns the requests after a place.
 func (q *pendingQueue) afterPlace(place int) pendingQueue {
+	// Requests that are done stay in the queue until it is read: they wait in
+	// several queues, and only one of them granted the address.
 	for len(*q) > 0 && (*q)[0].done {
 		*q = (*q)[1:]
 	}
@@ -45,6 +51,8 @@ func (q *pendingQueue) firstAfter(place int, can func(*pendingRequest) bool) (fi
 	if len(rest) < len(*q) {
 		return first
 	}
+	// The requests that were passed over keep their order, and those that are done
+	// are not examined again.
 	left := passed // requests that are not done move to the right
 	for i := passed - 1; i >= 0; i-- {
 		if !rest[i].done {
@@ -71,6 +79,9 @@ func newPendingIndex() *pendingIndex {
 func (r *run) allUsing(x *pendingIndex, port Port) int {
 	for _, p := range x.all.afterPlace(x.using[port]) {
 		r.steps++
+		// The first request without the port ends the search. The next call
+		// continues after the place that was reached, so that no request is
+		// examined twice for one port.
 		if !p.done && !slices.Contains(p.Share.Ports, port) {
 			break
 		}
@@ -79,6 +90,7 @@ func (r *run) allUsing(x *pendingIndex, port Port) int {
 	return x.using[port]
 }
 
+// add appends the request. Requests must be added in the order of service.
 func (x *pendingIndex) add(p *pendingRequest) {
 	x.all = append(x.all, p)
 	for _, port := range p.Share.Ports {
@@ -112,6 +124,8 @@ func (r *run) wait(p *pendingRequest) {
 		if c.Share.Key == "" {
 			continue
 		}
+		// A candidate with a key can be helped by an address that stays in use,
+		// too: when one of its holders leaves.
 		for _, k := range c.joinKeys(s, f) {
 			r.tableFor(k).waiting.add(p)
 		}
@@ -123,6 +137,9 @@ func (r *run) wait(p *pendingRequest) {
 func (r *run) grantReleased() {
 	for len(r.released) > 0 {
 		var first *pendingRequest
+		// The earliest request is served first, whichever of the addresses it waits
+		// for: this is the order in which all would be retried. Addresses that none
+		// waits for are dropped.
 		r.released = slices.DeleteFunc(r.released, func(e *releasedAddr) bool {
 			p := r.waitingFor(e)
 			first = earlierOf(first, p)
@@ -131,9 +148,13 @@ func (r *run) grantReleased() {
 		if first == nil {
 			return
 		}
+		// waitingFor and tryGrant decide by the same rules; a difference is a
+		// defect of this package.
 		if !r.tryGrant(first) {
 			panic(fmt.Sprintf("%s cannot use the address that it waits for", first.Key))
 		}
+		// The grant may have added released addresses itself, and may have used
+		// ports of those in the list.
 		for _, e := range r.released {
 			if r.holdsAddr(first.candidate, e.addr) {
 				e.inUse = append(e.inUse, first.Share.Ports...)
@@ -155,6 +176,8 @@ func (r *run) waitingFor(e *releasedAddr) (first *pendingRequest) {
 		r.steps++
 		return !p.done && !r.isBlocked(p.candidate, e.addr) && !r.holdsAddr(p.candidate, e.addr) && !slices.Contains(p.Release, e.addr)
 	}
+	// Without a holder the address is free: those that wait for the address itself,
+	// or for any of its pool, can have it with any ports.
 	byName := r.waiting[e.addr]
 	if r.owners[e.addr] == nil {
 		if byName != nil {
@@ -185,9 +208,13 @@ func (r *run) firstJoining(e *releasedAddr, x *pendingIndex, can func(*pendingRe
 			first = earlierOf(first, q.firstAfter(0, can))
 		}
 	}
+	// Nothing else about the address has changed: requests for other ports were not
+	// blocked by the holder that left.
 	if !e.open {
 		return first
 	}
+	// Requests that need a port which was taken in the meantime are skipped
+	// together.
 	for _, port := range e.inUse {
 		e.after[x] = max(e.after[x], r.allUsing(x, port))
 	}

@@ -1,3 +1,6 @@
+// This file decides which requests can hold one address together
+// (docs/adr/0012-sharing.md), and keeps the account of the holders of each address.
+
 package allocator
 
 import (
@@ -29,16 +32,22 @@ func (t Terms) conflictWith(o Terms) string {
 	switch {
 	case o.Key == "" && t.Key == "":
 		return "neither shares its addresses"
+	// o is another Service than the one that the condition belongs to: the messages
+	// are written for the owner of t.
 	case o.Key == "":
 		return "it does not share its addresses"
 	case t.Key == "":
 		return "this Service does not share its addresses"
 	case t.Key != o.Key:
 		return fmt.Sprintf("its key is %q, this Service's %q", o.Key, t.Key)
+	// With externalTrafficPolicy Local a node serves only Services that have an
+	// endpoint on it.
 	case !t.sameNodes(o):
 		return "with externalTrafficPolicy Local, only Services in the same namespace with the same selector can share"
 	}
 	for _, p := range t.Ports {
+		// kube-proxy's behavior is undefined for two Services with one address and
+		// port.
 		if slices.Contains(o.Ports, p) {
 			return fmt.Sprintf("both use port %d/%s", p.Number, p.Protocol)
 		}
@@ -63,6 +72,7 @@ type sharedGroup struct {
 	elsewhere map[trafficPolicy]*candidate
 }
 
+// add makes the candidate a holder. Its ports must be unused.
 func (g *sharedGroup) add(c *candidate) {
 	g.holders = append(g.holders, c)
 	g.adjustCounts(c, 1)
@@ -71,6 +81,8 @@ func (g *sharedGroup) add(c *candidate) {
 	}
 }
 
+// remove ends the candidate's part in the counts at once. The list of holders is
+// cleaned later, because a search for each removal would be quadratic.
 func (g *sharedGroup) remove(c *candidate) {
 	g.adjustCounts(c, -1)
 	for _, p := range c.Share.Ports {
@@ -78,11 +90,14 @@ func (g *sharedGroup) remove(c *candidate) {
 	}
 }
 
+// adjustCounts counts a holder that is added (1) or removed (-1).
 func (g *sharedGroup) adjustCounts(c *candidate, by int) {
 	g.count += by
 	if !c.Share.Cluster {
 		g.local += by
 	}
+	// Zeros are deleted, because the number of keys shows whether all holders have
+	// the same backends.
 	if g.backends[c.Share.Backends] += by; g.backends[c.Share.Backends] == 0 {
 		delete(g.backends, c.Share.Backends)
 	}
@@ -101,6 +116,9 @@ func (r *run) isBlocked(c *candidate, addr netip.Addr) bool {
 		return false
 	}
 	key := c.Share.Key
+	// All holders of an address have the same key, so the one of the owner is
+	// enough. An address in a status that this controller does not write is never
+	// assigned to another Service.
 	if key == "" || key != owner.Share.Key || owner.foreign || r.foreign[addr] != nil {
 		return true
 	}
@@ -115,6 +133,7 @@ func (r *run) isBlocked(c *candidate, addr netip.Addr) bool {
 }
 
 // userOf returns the candidate that uses the port of a shared address.
+// It returns nil if the port is free; the address must have an owner.
 func (r *run) userOf(addr netip.Addr, p Port) *candidate {
 	r.steps++
 	if g := r.groups[addr]; g != nil {
@@ -135,6 +154,8 @@ func (r *run) blockersOf(c *candidate, addr netip.Addr) (names, why string) {
 	switch {
 	case g == nil && (owner.foreign || c.Share.conflictWith(owner.Share) != ""):
 		all = []*candidate{owner}
+	// The holder does not conflict, so the address is in a foreign status as well:
+	// see below.
 	case g == nil:
 	case c.Share.Key != owner.Share.Key:
 		all, count = r.holdersOf(addr, g), g.count
@@ -147,6 +168,8 @@ func (r *run) blockersOf(c *candidate, addr netip.Addr) (names, why string) {
 			}
 		}
 	}
+	// No holder conflicts with the candidate: it is blocked by the foreign status
+	// that has the address.
 	if len(all) == 0 {
 		all = []*candidate{r.foreign[addr]}
 	}
@@ -178,6 +201,8 @@ func (r *run) servedElsewhere(c *candidate, addr netip.Addr, g *sharedGroup) *ca
 	if c.Share.Cluster {
 		at = trafficPolicy{cluster: true} // holders that are not Cluster all have the same backends
 	}
+	// Many candidates with the same policy are refused for the same holder, which
+	// is searched for once.
 	if known := g.elsewhere[at]; known != nil && r.holdsAddr(known, addr) {
 		return known
 	}
@@ -207,6 +232,8 @@ func namesOf(all []*candidate, count int) string {
 }
 
 // takeAddr makes c a holder of the address, alongside those that share it.
+// The caller has recorded the address for c, or c is foreign. s is the pool that
+// contains the address, nil if none does.
 func (r *run) takeAddr(c *candidate, addr netip.Addr, s *poolSource) {
 	owner := r.owners[addr]
 	if owner == nil {
@@ -229,11 +256,15 @@ func (r *run) takeAddr(c *candidate, addr netip.Addr, s *poolSource) {
 }
 
 // releaseAddr removes c from the holders of the address. The other holders keep it.
+// The record of c must not have the address any more.
 func (r *run) releaseAddr(c *candidate, addr netip.Addr) {
 	s, g := r.sourceContaining(addr, ""), r.groups[addr]
 	before := r.tableKeys(addr, s)
 	if g != nil {
 		g.remove(c)
+		// The first of the list becomes the owner, so it must still hold the
+		// address; the others are checked when they are first, or when they are
+		// listed.
 		for len(g.holders) > 0 && !r.holdsAddr(g.holders[0], addr) {
 			g.holders = g.holders[1:]
 		}
@@ -243,12 +274,15 @@ func (r *run) releaseAddr(c *candidate, addr netip.Addr) {
 	} else {
 		delete(r.groups, addr)
 		delete(r.owners, addr)
+		// The address remains used: another controller's status has it.
 		if other := r.foreign[addr]; other != nil {
 			r.owners[addr] = other
 		} else {
 			r.countHeld(addr, s, -1)
 		}
 	}
+	// The address is open to more than the users of c's ports if it is free, or if
+	// it entered a table because the remaining holders can be served by more nodes.
 	open := r.updateTables(addr, s, before) || r.owners[addr] == nil
 	r.markPortsFree(addr, s, c.Share.Ports)
 	r.released = append(r.released, &releasedAddr{addr: addr, source: s, ports: c.Share.Ports, open: open, after: map[*pendingIndex]int{}})
@@ -261,10 +295,14 @@ func (r *run) countHeld(addr netip.Addr, s *poolSource, by int64) {
 	}
 	st, f := &r.states[s.index], familyIndex(FamilyOf(addr))
 	st.used[f] += by
+	// A reserved address counts as used, but not against the capacity, of which it
+	// is not a part.
 	if !s.canAssign(addr) {
 		return
 	}
 	st.taken[f] += by
+	// The search continues from where it is, so a free address behind it must be
+	// remembered. One ahead of it will be found.
 	if by < 0 && st.hasPassed(s, addr) {
 		st.freed[f].add(addr)
 	} else if by > 0 {

@@ -1,3 +1,6 @@
+// This file indexes the addresses that can be shared, so that a request finds the
+// lowest one that it can join without examining all addresses of its key.
+
 package allocator
 
 import (
@@ -26,6 +29,8 @@ const (
 )
 
 // sharedTable is an index of addresses that may be shared.
+// A search begins after the highest of full for its ports, which makes n requests
+// for one port cost O(n log n) together.
 type sharedTable struct {
 	addrs addrSet
 	// full has, by port, the address up to which the port is in use on all of them.
@@ -45,6 +50,8 @@ func (r *run) tableFor(k tableKey) *sharedTable {
 
 // tableKeys returns the keys of the tables that must contain the address.
 func (r *run) tableKeys(addr netip.Addr, s *poolSource) []tableKey {
+	// Only addresses that a pool may assign can be joined: one that is reserved,
+	// out of all pools, or in a foreign status is kept by its holders alone.
 	owner := r.owners[addr]
 	if owner == nil || owner.Share.Key == "" || owner.foreign || r.foreign[addr] != nil || s == nil || !s.canAssign(addr) {
 		return nil
@@ -53,6 +60,8 @@ func (r *run) tableKeys(addr netip.Addr, s *poolSource) []tableKey {
 	if g := r.groups[addr]; g != nil {
 		allCluster, same = g.local == 0, len(g.backends) == 1
 	}
+	// The table without a restriction of nodes is not used to join an address, but
+	// to explain why none could be joined (whyNone).
 	k := tableKey{key: terms.Key, source: s, family: familyIndex(FamilyOf(addr))}
 	keys := []tableKey{k}
 	if allCluster {
@@ -74,6 +83,8 @@ func (c *candidate) joinKeys(s *poolSource, f int) (keys []tableKey) {
 		k.nodes = onAllNodes
 		keys = append(keys, k)
 	}
+	// With equal backends the policies do not matter: each node with an endpoint of
+	// one has an endpoint of the other.
 	if c.Share.Backends != "" {
 		k.nodes, k.backends = withBackends, c.Share.Backends
 		keys = append(keys, k)
@@ -112,6 +123,7 @@ func (r *run) updateTables(addr netip.Addr, s *poolSource, before []tableKey) (a
 		}
 		t := r.tableFor(k)
 		t.addrs.add(addr)
+		// The address may be below a bound that was found without it.
 		for p := range t.full {
 			if r.userOf(addr, p) == nil {
 				t.markPortFree(p, addr)
@@ -124,6 +136,8 @@ func (r *run) updateTables(addr netip.Addr, s *poolSource, before []tableKey) (a
 // markPortFree records that the port may be free on the address.
 func (t *sharedTable) markPortFree(p Port, addr netip.Addr) {
 	if last, known := t.full[p]; known && !last.Less(addr) {
+		// The addresses below it are still known to be in use; those above it are
+		// examined again.
 		t.full[p] = addr.Prev()
 	}
 }
@@ -142,6 +156,8 @@ func (r *run) lowestShared(c *candidate, s *poolSource, f int) (lowest netip.Add
 	return lowest
 }
 
+// makeTables creates the tables when the first request looks for an address to
+// share. Decisions without one do not pay for them.
 func (r *run) makeTables() {
 	if r.tables != nil {
 		return
@@ -170,6 +186,8 @@ func (r *run) lowestIn(t *sharedTable, c *candidate) netip.Addr {
 				continue
 			}
 			inUse = true
+			// The bound moves only to the next address of the table: there must not
+			// be a gap below it.
 			if t.addrs.next(t.full[p]) == addr {
 				t.full[p] = addr
 			}

@@ -1,3 +1,6 @@
+// This file prepares the pools and searches them. It does not enumerate addresses,
+// except those that are in use before the first free one.
+
 package allocator
 
 import (
@@ -62,9 +65,13 @@ func NewPools(pools []Pool) *Pools {
 // named pool first.
 func (p *Pools) sourceContaining(addr netip.Addr, name string) *poolSource {
 	f := familyIndex(FamilyOf(addr))
+	// An address is usually still in its recorded pool, which has fewer ranges than
+	// all pools together.
 	if s := p.byName[name]; s != nil && containsAddr(s.ranges[f], addr) {
 		return s
 	}
+	// The address is the first one of the range found, or can only be in the range
+	// before it: the ranges are disjoint and sorted.
 	i, found := slices.BinarySearchFunc(p.spans[f], addr, func(s addrSpan, a netip.Addr) int { return s.From().Compare(a) })
 	switch {
 	case found:
@@ -75,6 +82,8 @@ func (p *Pools) sourceContaining(addr netip.Addr, name string) *poolSource {
 	return nil
 }
 
+// newSource splits the ranges by family and subtracts the reserved ones. It panics
+// if the ranges are invalid: the configuration was validated before.
 func newSource(p Pool, index int) *poolSource {
 	s := &poolSource{Pool: p, index: index, ranges: byFamily(p.Ranges)}
 	s.Reserved = makeDisjoint(p.Reserved)
@@ -104,9 +113,13 @@ func makeDisjoint(reserved []Reserved) (cut []Reserved) {
 	sorted := slices.SortedStableFunc(slices.Values(reserved), func(a, b Reserved) int { return a.From().Compare(b.From()) })
 	var last netip.Addr // of the ranges so far
 	for _, r := range sorted {
+		// The range is inside of the ones before it. Its reason is not reported
+		// then.
 		if !last.Less(r.To()) {
 			continue
 		}
+		// Only the part behind the ranges before it remains, so that each address
+		// has one reason.
 		if !last.Less(r.From()) {
 			r.IPRange = netipx.IPRangeFrom(last.Next(), r.To())
 		}
@@ -118,11 +131,14 @@ func makeDisjoint(reserved []Reserved) (cut []Reserved) {
 
 // byFamily splits sorted ranges: IPv4 is first.
 func byFamily(ranges []netipx.IPRange) [2][]netipx.IPRange {
+	// netip.Addr.Compare orders all IPv4 addresses before all IPv6 addresses.
 	n, _ := slices.BinarySearchFunc(ranges, IPv6, func(r netipx.IPRange, f Family) int { return int(FamilyOf(r.From())) - int(f) })
 	return [2][]netipx.IPRange{ranges[:n], ranges[n:]}
 }
 
 // canAssign reports whether the source, which contains the address, can assign it.
+// AvoidBuggyIPs is not part of gives, in which it would split each IPv4 range at
+// every 256th address.
 func (s *poolSource) canAssign(addr netip.Addr) bool {
 	reserved := len(s.Reserved) > 0 && !containsAddr(s.gives[familyIndex(FamilyOf(addr))], addr)
 	return !reserved && !(s.AvoidBuggyIPs && isBuggyAddr(addr))
@@ -164,6 +180,8 @@ func isBuggyAddr(a netip.Addr) bool {
 
 // countAssignable returns the number of assignable addresses of the family.
 func (s *poolSource) countAssignable(f int) *big.Int {
+	// An IPv6 range can have more than 2^64 addresses. IPv4 ranges are counted in
+	// an int64, which is much faster for pools of many ranges.
 	total, n, one := new(big.Int), new(big.Int), big.NewInt(1)
 	var small int64 // of IPv4
 	for _, r := range s.gives[f] {
@@ -209,6 +227,7 @@ func (st *poolState) hasPassed(s *poolSource, addr netip.Addr) bool {
 // It searches each range once.
 func (r *run) lowestFree(s *poolSource, f int, not []netip.Addr) (netip.Addr, bool) {
 	st := &r.states[s.index]
+	// Addresses behind the search are lower than all that it can still find.
 	for a := st.freed[f].next(netip.Addr{}); a.IsValid(); a = st.freed[f].next(a) {
 		if !slices.Contains(not, a) {
 			return a, true

@@ -1,3 +1,6 @@
+// This file wires the commands: each reads its arguments and objects here, and
+// calls the package of its name.
+
 package main
 
 import (
@@ -15,6 +18,8 @@ import (
 	"github.com/fairlead-io/fairlead/cmd/fairlead/plan"
 )
 
+// explainCommand exits with 0 also for a Service without an address: only a Service
+// that does not exist is an error.
 func explainCommand(access clientcmd.ClientConfig) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain svc [NAMESPACE/]NAME",
@@ -37,6 +42,8 @@ controller last wrote is shown.`,
 	policy := policyFlags(cmd)
 	print := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		// The form NAMESPACE/NAME takes precedence over the flag -n and the
+		// kubeconfig.
 		namespace, name, named := strings.Cut(args[1], "/")
 		if !named {
 			name = namespace
@@ -58,6 +65,8 @@ controller last wrote is shown.`,
 	return cmd
 }
 
+// doctorCommand exits with 1 if there is a finding of any severity, so that a
+// script can wait until there is none.
 func doctorCommand(access clientcmd.ClientConfig) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -81,6 +90,8 @@ means that no action is required now.`,
 			return err
 		}
 		d := doctor.Examine(snapshot)
+		// The findings are printed before the exit status is set: a failed write is
+		// the error that is reported.
 		if err := print(d); err != nil {
 			return err
 		}
@@ -92,6 +103,8 @@ means that no action is required now.`,
 	return cmd
 }
 
+// planCommand exits with 2 for a loss, so that a script can distinguish it from an
+// error, which is 1.
 func planCommand(access clientcmd.ClientConfig) *cobra.Command {
 	var files, deletions []string
 	var all bool
@@ -124,9 +137,13 @@ one would, and with 1 on an error.`,
 		if len(files)+len(deletions) == 0 {
 			return errors.New("at least one of -f FILE and --delete KIND/NAME must be set")
 		}
+		// Whichever is read first would leave the other one empty.
 		if slices.Contains(files, "-") && slices.Contains(from.dumps, "-") {
 			return errors.New("-f - and --from -: standard input can be read only once")
 		}
+		// Manifests are read before the cluster: an error in a file is reported
+		// without a request to the API server, except for the namespace of the
+		// kubeconfig.
 		request, err := from.readRequest(cmd, files, deletions)
 		if err != nil {
 			return err
@@ -145,6 +162,7 @@ one would, and with 1 on an error.`,
 		if err := print(result); err != nil {
 			return err
 		}
+		// Loss depends on the summary, from which --all changes nothing.
 		if result.Loss() {
 			return exitStatus(2)
 		}
@@ -153,6 +171,8 @@ one would, and with 1 on an error.`,
 	return cmd
 }
 
+// dumpCommand writes the dump only after all objects were read: an error leaves no
+// partial dump.
 func dumpCommand(access clientcmd.ClientConfig) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dump",

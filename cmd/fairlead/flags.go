@@ -1,3 +1,6 @@
+// This file has the flags that several commands share, and reads the input that
+// they describe.
+
 package main
 
 import (
@@ -41,10 +44,13 @@ func (s *objectSource) readObjects(cmd *cobra.Command) (all *objects.Collection,
 		if e != nil {
 			return nil, fmt.Errorf("read the kubeconfig: %w", e)
 		}
+		// The minute is for all lists together, so that an API server that does not
+		// respond ends the command.
 		ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
 		defer cancel()
 		all, notes, err = objects.FromCluster(ctx, restConfig)
 	}
+	// Notes do not belong to the result on standard output, which may be JSON.
 	for _, n := range notes {
 		fmt.Fprintf(cmd.ErrOrStderr(), "note: %s\n", n)
 	}
@@ -105,6 +111,8 @@ func policyFlags(cmd *cobra.Command) func() (providers.Policy, error) {
 		if !slices.Contains(providers.Modes, providers.Mode(mode)) {
 			return p, fmt.Errorf("--provider=%q: must be one of %q", mode, providers.Modes)
 		}
+		// The flag of the controller names what is served; the policy names the
+		// restriction.
 		return providers.Policy{Mode: providers.Mode(mode), ClassedOnly: !classless}, nil
 	}
 }

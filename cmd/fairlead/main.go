@@ -26,6 +26,8 @@ import (
 )
 
 func main() {
+	// An interrupt cancels requests to the API server; the command then ends with
+	// their error.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := newRootCommand().ExecuteContext(ctx); err != nil {
@@ -48,6 +50,8 @@ func exitCode(err error, stderr io.Writer) int {
 	return 1
 }
 
+// newRootCommand returns the command with the connection flags of kubectl. The
+// kubeconfig is loaded only when a command needs a cluster or its namespace.
 func newRootCommand() *cobra.Command {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	var overrides clientcmd.ConfigOverrides

@@ -42,10 +42,14 @@ func (r *reconciler) ensureStack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// A load balancer is not created without any target. An existing one keeps its
+	// last targets.
 	if len(instances) == 0 && len(r.observed.balancers) == 0 {
 		return newRefusal(v1alpha1.NoTargets, "none of %s is an instance known to AWS", pluralize(len(r.result.targets), "node"))
 	}
 	selected, refusal := selectBalancer(r.result.desired, r.existingBalancers())
+	// The targets follow the nodes although the Service's other changes are
+	// refused.
 	if refusal != nil {
 		return errors.Join(r.syncRegistered(ctx, instances), refusal)
 	}
@@ -53,12 +57,16 @@ func (r *reconciler) ensureStack(ctx context.Context) error {
 	if selected.second {
 		r.name = r.names.secondName(r.svc.UID)
 	}
+	// deleteSharedGroup must not delete the shared group between the lookup of its
+	// ID and the creation of the load balancer that has it.
 	r.sharedGroup.users.RLock()
 	defer r.sharedGroup.users.RUnlock()
 	groups, err := r.ensureSecurityGroups(ctx, instances)
 	if err != nil {
 		return err
 	}
+	// The targets are registered before the listener exists, so that health checks
+	// start with it (docs/adr/0010-aws-holds-the-state.md).
 	if err := r.ensureTargetGroups(ctx, instances); err != nil {
 		return err
 	}
@@ -82,6 +90,8 @@ func (r *reconciler) ensureStack(ctx context.Context) error {
 // the load balancer that was replaced, once the new one serves, target groups
 // and security groups.
 func (r *reconciler) deleteSuperfluous(ctx context.Context, b elb.LoadBalancer) error {
+	// Listeners are first: AWS refuses to delete a target group that a listener
+	// uses.
 	if err := r.deleteListeners(ctx); err != nil {
 		return err
 	}
@@ -98,6 +108,8 @@ func (r *reconciler) deleteSuperfluous(ctx context.Context, b elb.LoadBalancer) 
 		desired[r.groupName(l.Target)] = true
 	}
 	for name, g := range r.observed.groups {
+		// The names of target groups depend on the load balancer, so those of the
+		// old one are never among the desired. They serve until it is deleted.
 		ofOld := r.old != nil && slices.Contains(g.LoadBalancerArns, aws.ToString(r.old.LoadBalancerArn))
 		if desired[name] || ofOld {
 			continue
@@ -110,6 +122,7 @@ func (r *reconciler) deleteSuperfluous(ctx context.Context, b elb.LoadBalancer) 
 }
 
 // tolerateInUse leaves the deletion of what AWS still uses to the next sync.
+// AWS releases references some time after the object that had them is deleted.
 func (r *reconciler) tolerateInUse(err error) error {
 	if errors.Is(err, errInUse) {
 		r.result.incomplete = true

@@ -22,6 +22,8 @@ type attributeStore struct {
 // the tags that record what was set. In the mode syncAttributes it reads them
 // as well.
 func (r *reconciler) ensureAttributes(ctx context.Context, store attributeStore, desired, tags map[string]string) error {
+	// What the record in the tags has is assumed to be set: reading attributes is
+	// one call for each object, so that it is left to every sixth sync.
 	changes := attributesToSet(desired, recordedText(tags, tagAttributes), store.kind, store.variant)
 	if r.mode == syncAttributes && len(desired) > 0 {
 		observed, err := store.read(ctx)
@@ -29,6 +31,8 @@ func (r *reconciler) ensureAttributes(ctx context.Context, store attributeStore,
 			return err
 		}
 		for k, v := range desired {
+			// An attribute that the response lacks is not compared. It would
+			// otherwise be set again by each comparison.
 			if old, ok := observed[k]; ok && old != v {
 				changes = put(changes, k, v)
 			}
@@ -54,6 +58,8 @@ func attributeMap[A sdkAttribute](list []A) map[string]string {
 	return all
 }
 
+// attributeList is the inverse of attributeMap, ordered by key, so that equal
+// changes make equal calls.
 func attributeList[A sdkAttribute](all map[string]string) (list []A) {
 	for _, k := range slices.Sorted(maps.Keys(all)) {
 		list = append(list, A(elb.ListenerAttribute{Key: aws.String(k), Value: aws.String(all[k])}))
@@ -61,6 +67,8 @@ func attributeList[A sdkAttribute](all map[string]string) (list []A) {
 	return list
 }
 
+// loadBalancerAttributes is the store of a load balancer. Its variant is the
+// scheme, on which the default of ipv6.deny_all_igw_traffic depends.
 func (c *Cloud) loadBalancerAttributes(arn string, scheme elb.LoadBalancerSchemeEnum) attributeStore {
 	return attributeStore{
 		"balancer", string(scheme),
@@ -80,6 +88,8 @@ func (c *Cloud) loadBalancerAttributes(arn string, scheme elb.LoadBalancerScheme
 	}
 }
 
+// targetGroupAttributes is the store of a target group. Its variant is the
+// protocol, which decides the attributes that exist and some of their defaults.
 func (c *Cloud) targetGroupAttributes(arn string, protocol elb.ProtocolEnum) attributeStore {
 	return attributeStore{
 		"group", string(protocol),
@@ -99,6 +109,8 @@ func (c *Cloud) targetGroupAttributes(arn string, protocol elb.ProtocolEnum) att
 	}
 }
 
+// listenerAttributes is the store of a listener. Only TCP listeners have an
+// attribute with a default.
 func (c *Cloud) listenerAttributes(arn string, protocol elb.ProtocolEnum) attributeStore {
 	return attributeStore{
 		"listener", string(protocol),

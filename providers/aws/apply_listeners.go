@@ -26,6 +26,8 @@ func (r *reconciler) ensureListeners(ctx context.Context) error {
 			count++
 		}
 	}
+	// Usually new listeners are created before superfluous ones are deleted. At the
+	// quota of AWS the order is reversed, which interrupts the deleted ports only.
 	if count > maxListeners { // no room for both
 		if err := r.deleteListeners(ctx); err != nil {
 			return err
@@ -39,11 +41,15 @@ func (r *reconciler) ensureListeners(ctx context.Context) error {
 	return nil
 }
 
+// ensureListener creates the listener of a port or changes it in place. The target
+// group must exist, because a listener has one from the start.
 func (r *reconciler) ensureListener(ctx context.Context, l listener) error {
 	group := aws.ToString(r.observed.groups[r.groupName(l.Target)].TargetGroupArn)
 	arn, observed := r.listenerOn(l.Port)
 	tags := r.observed.tags[arn]
 	if arn == "" {
+		// The records of attributes and certificates are not among the first tags:
+		// they follow what they record, in completeListener.
 		tags = r.desiredTags(l.name())
 		var err error
 		if arn, err = r.createListener(ctx, l, group, tags); err != nil {
@@ -51,10 +57,12 @@ func (r *reconciler) ensureListener(ctx context.Context, l listener) error {
 		}
 	} else if listenerDiffers(l, group, observed) {
 		in := &elbapi.ModifyListenerInput{ListenerArn: aws.String(arn), DefaultActions: forwardTo(group)}
+		// Fields that ModifyListener does not receive stay unchanged.
 		if observed.Protocol != l.Protocol {
 			in.Protocol = l.Protocol
 			l.Policy = cmp.Or(l.Policy, defaultPolicy)
 		}
+		// An absent ALPN policy would leave the observed one in place.
 		if l.ALPN == "" && len(observed.AlpnPolicy) > 0 {
 			l.ALPN = "None"
 		}
@@ -63,6 +71,7 @@ func (r *reconciler) ensureListener(ctx context.Context, l listener) error {
 			return err
 		}
 	}
+	// A listener that was just created may be unknown to the next calls.
 	return retryWhile(ctx, "ListenerNotFound", func() error { return r.completeListener(ctx, arn, l, tags) })
 }
 
@@ -88,9 +97,12 @@ func (r *reconciler) deleteListeners(ctx context.Context) error {
 			continue
 		}
 		_, err := callAPI(ctx, r.elb.DeleteListener, &elbapi.DeleteListenerInput{ListenerArn: aws.String(arn)})
+		// A listener that was deleted by hand since it was read is not a failure.
 		if err != nil && !isCode(err, notFoundCodes...) {
 			return err
 		}
+		// The sync deletes listeners a second time at its end, and must not find
+		// this one.
 		delete(r.observed.listeners, arn)
 	}
 	return nil
@@ -111,6 +123,8 @@ func (r *reconciler) listenerOn(port int32) (arn string, observed elb.Listener) 
 	return "", elb.Listener{}
 }
 
+// createListener returns the ARN of the new listener. Further certificates,
+// attributes and their records are set by completeListener.
 func (r *reconciler) createListener(ctx context.Context, l listener, group string, tags map[string]string) (arn string, err error) {
 	in := &elbapi.CreateListenerInput{
 		LoadBalancerArn: aws.String(r.arn), Port: aws.Int32(l.Port), Protocol: l.Protocol,
@@ -136,7 +150,11 @@ func (l listener) setTLS(certificates *[]elb.Certificate, policy **string, alpn 
 	if l.Protocol != elb.ProtocolEnumTls {
 		return
 	}
+	// CreateListener and ModifyListener accept one certificate, the default.
+	// ensureCertificates adds the others.
 	*certificates = []elb.Certificate{{CertificateArn: aws.String(l.Certificates[0])}}
+	// Without a policy, AWS selects its default for a new listener and keeps the
+	// one of an existing listener.
 	if l.Policy != "" {
 		*policy = aws.String(l.Policy)
 	}
@@ -156,10 +174,13 @@ func (l listener) moreCertificates() string {
 // ensureCertificates adds and removes certificates after the first, which the
 // listener presents to clients that name another server (SNI).
 func (r *reconciler) ensureCertificates(ctx context.Context, arn string, l listener, recorded string) error {
+	// The record is a digest of the list. It is written after the certificates, so
+	// that equality means that all were set.
 	if l.moreCertificates() == recorded {
 		return nil
 	}
 	out, err := callAPI(ctx, r.elb.DescribeListenerCertificates, &elbapi.DescribeListenerCertificatesInput{
+		// One page is enough: a listener has at most maxCertificates.
 		ListenerArn: aws.String(arn), PageSize: aws.Int32(100),
 	})
 	if err != nil {
@@ -172,6 +193,8 @@ func (r *reconciler) ensureCertificates(ctx context.Context, arn string, l liste
 			continue
 		}
 		observed = append(observed, aws.ToString(c.CertificateArn))
+		// The comparison includes the default certificate: AWS lists it a second
+		// time if it is also among the others (DescribeListenerCertificates).
 		if !slices.Contains(l.Certificates, aws.ToString(c.CertificateArn)) {
 			remove = append(remove, elb.Certificate{CertificateArn: c.CertificateArn})
 		}
@@ -181,6 +204,8 @@ func (r *reconciler) ensureCertificates(ctx context.Context, arn string, l liste
 			add = append(add, elb.Certificate{CertificateArn: aws.String(c)})
 		}
 	}
+	// New certificates are added before old ones are removed, so that a server name
+	// which both contain is served throughout.
 	for _, c := range add {
 		_, err := callAPI(ctx, r.elb.AddListenerCertificates, &elbapi.AddListenerCertificatesInput{
 			ListenerArn: aws.String(arn), Certificates: []elb.Certificate{c},

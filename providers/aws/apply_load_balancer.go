@@ -32,6 +32,8 @@ func (r *reconciler) ensureBalancer(ctx context.Context, current *elb.LoadBalanc
 	var tags map[string]string
 	addresses := recordTags(tagAddresses, strings.Join(r.result.desired.requestedAddresses(), " "))
 	if current == nil {
+		// The addresses are recorded by the call that creates the load balancer:
+		// they cannot be set later, and AWS does not always list them.
 		tags = r.desiredTags("", addresses)
 		if b, err = r.createBalancer(ctx, groups, tags); err != nil {
 			return b, err
@@ -42,6 +44,8 @@ func (r *reconciler) ensureBalancer(ctx context.Context, current *elb.LoadBalanc
 		if err := r.changeBalancer(ctx, &b, groups); err != nil {
 			return b, err
 		}
+		// The record stays, because the load balancer keeps its addresses when the
+		// annotation is removed, and a later request is compared with it.
 		if len(addresses) == 0 { // those that it has are not requested any more
 			addresses = recordTags(tagAddresses, recordedText(tags, tagAddresses))
 		}
@@ -53,11 +57,15 @@ func (r *reconciler) ensureBalancer(ctx context.Context, current *elb.LoadBalanc
 	return b, r.updateTags(ctx, r.arn, tags, r.desiredTags("", addresses, recordAttributes(r.result.desired.Attributes)))
 }
 
+// createBalancer creates the load balancer with all that cannot be changed later:
+// scheme, addresses, and whether it has security groups. It does not wait until AWS
+// has provisioned it.
 func (r *reconciler) createBalancer(ctx context.Context, groups []string, tags map[string]string) (b elb.LoadBalancer, err error) {
 	subnets, mappings, err := r.mapSubnets(ctx)
 	if err != nil {
 		return b, err
 	}
+	// Whether dual stack is possible is known only with the selected subnets.
 	kind, refusal := r.result.desired.addressType(subnets)
 	if refusal != nil {
 		return b, refusal
@@ -72,6 +80,7 @@ func (r *reconciler) createBalancer(ctx context.Context, groups []string, tags m
 	if len(out.LoadBalancers) == 0 {
 		return b, errors.New("CreateLoadBalancer: response without a load balancer")
 	}
+	// The list of the next sync may have begun before this call.
 	r.loadBalancers.put(out.LoadBalancers[0])
 	return out.LoadBalancers[0], nil
 }
@@ -93,6 +102,7 @@ func (r *reconciler) mapSubnets(ctx context.Context) ([]subnet, []elb.SubnetMapp
 // balancer keeps its subnets unless an annotation names others.
 func (r *reconciler) changeBalancer(ctx context.Context, b *elb.LoadBalancer, groups []string) error {
 	changed := false
+	// AWS lists the groups in an order of its own.
 	slices.Sort(groups)
 	groups = slices.Compact(groups)
 	if !slices.Equal(slices.Sorted(slices.Values(b.SecurityGroups)), groups) {
@@ -109,6 +119,8 @@ func (r *reconciler) changeBalancer(ctx context.Context, b *elb.LoadBalancer, gr
 		if err != nil {
 			return err
 		}
+		// SetSubnets replaces the whole list. Addresses are not compared here:
+		// their change requires a replacement.
 		if !sameSubnets(mappings, b.AvailabilityZones) {
 			out, err := callAPI(ctx, r.elb.SetSubnets, &elbapi.SetSubnetsInput{LoadBalancerArn: b.LoadBalancerArn, SubnetMappings: mappings})
 			if err != nil {
@@ -117,6 +129,8 @@ func (r *reconciler) changeBalancer(ctx context.Context, b *elb.LoadBalancer, gr
 			b.AvailabilityZones, changed = out.AvailabilityZones, true
 		}
 	}
+	// A preference for dual stack applies to a new load balancer only: an existing
+	// one keeps its address type. A response without a type does not differ.
 	if kind := r.result.desired.AddressType; !r.result.desired.PreferDual && b.IpAddressType != "" && b.IpAddressType != kind {
 		_, err := callAPI(ctx, r.elb.SetIpAddressType, &elbapi.SetIpAddressTypeInput{LoadBalancerArn: b.LoadBalancerArn, IpAddressType: kind})
 		if err != nil {
@@ -134,10 +148,13 @@ func (r *reconciler) changeBalancer(ctx context.Context, b *elb.LoadBalancer, gr
 // deleted: the new one is provisioned and has a healthy target, and the Service
 // has shown its name for the grace period.
 func (r *reconciler) hasTakenOver(b elb.LoadBalancer) bool {
+	// The status is the one that clients have seen, as the controller has written
+	// it, not the one of this sync.
 	shows := slices.ContainsFunc(r.svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
 		return in.Hostname == statusOf(b).Ingress[0].Hostname
 	})
 	if !shows || !isProvisioned(b) {
+		// The grace period begins again when the Service shows the name again.
 		r.result.shown = time.Time{}
 		return false
 	}

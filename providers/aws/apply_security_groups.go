@@ -17,10 +17,14 @@ type groupRules struct {
 // ownSecurityGroups returns the security groups that were created for the Service.
 func (r *reconciler) ownSecurityGroups(ctx context.Context) ([]ec2.SecurityGroup, error) {
 	var names []string
+	// All names that the Service's groups can have are requested in one call, by a
+	// filter; groups that do not exist are left out.
 	for i := range maxGroups {
 		names = append(names, r.names.securityGroup(r.svc.UID, i))
 	}
 	groups, err := r.listSecurityGroups(ctx, ec2Filter("group-name", names...))
+	// Group names are unique within a VPC only: a group of another VPC can have one
+	// of the names, with other tags.
 	return slices.DeleteFunc(groups, func(g ec2.SecurityGroup) bool { return !r.ownsObject(tagMap(g.Tags)) }), err
 }
 
@@ -29,6 +33,8 @@ func (r *reconciler) ownSecurityGroups(ctx context.Context) ([]ec2.SecurityGroup
 // are revoked when the load balancer has all groups.
 func (r *reconciler) ensureSecurityGroups(ctx context.Context, instances []instance) (ids []string, err error) {
 	desired := r.result.desired
+	// A load balancer that was created without groups cannot get any later
+	// (SetSecurityGroups), so none is created for it.
 	if desired.NoGroups {
 		return nil, nil
 	}
@@ -40,6 +46,8 @@ func (r *reconciler) ensureSecurityGroups(ctx context.Context, instances []insta
 		}
 	}
 	for i, rules := range placeRules(desired.Rules, observed) {
+		// A group without rules is not needed. If it exists, deleteRulesAndGroups
+		// deletes it.
 		if len(rules) == 0 {
 			continue
 		}
@@ -50,6 +58,8 @@ func (r *reconciler) ensureSecurityGroups(ctx context.Context, instances []insta
 		}
 		ids, r.usedGroups = append(ids, id), append(r.usedGroups, name)
 	}
+	// The nodes' groups admit the shared group, so a load balancer without it would
+	// not reach its targets.
 	if desired.Backend {
 		id, err := r.ensureSharedGroup(ctx, r.result.vpc, instances)
 		if err != nil {
@@ -69,6 +79,8 @@ func (r *reconciler) ownGroup(name string) *ec2.SecurityGroup {
 	return &r.observed.security[i]
 }
 
+// ensureOwnGroup creates one of the Service's groups with the rules, or adds those
+// that it lacks, and returns its ID.
 func (r *reconciler) ensureOwnGroup(ctx context.Context, name string, observed, desired []securityRule) (id string, err error) {
 	tags := r.desiredTags("")
 	g := r.ownGroup(name)
@@ -89,12 +101,15 @@ func (r *reconciler) ensureOwnGroup(ctx context.Context, name string, observed, 
 	if err := r.authorizeIngress(ctx, id, add); err != nil {
 		return "", err
 	}
+	// A rule that moved to another group admits its clients here until the load
+	// balancer has the other group.
 	r.staleRules = append(r.staleRules, groupRules{id, remove})
 	return id, r.retagSecurityGroup(ctx, id, tagMap(g.Tags), tags)
 }
 
 // deleteRulesAndGroups revokes rules and deletes own groups that are not desired.
 func (r *reconciler) deleteRulesAndGroups(ctx context.Context) error {
+	// The load balancer has all its groups by now (ensureStack).
 	for _, s := range r.staleRules {
 		if err := r.revokeIngress(ctx, s.group, s.rules); err != nil {
 			return err

@@ -33,6 +33,8 @@ type sharedGroup struct {
 	checked map[string]time.Time // by the nodes' groups that were checked
 }
 
+// invalidate makes the next sync look the group up and check the nodes' groups
+// again.
 func (s *sharedGroup) invalidate() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -49,6 +51,7 @@ func (s *sharedGroup) get(nodeGroups string) string {
 	return ""
 }
 
+// store records that the group exists, and that these groups of nodes admit it.
 func (s *sharedGroup) store(id, nodeGroups string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -58,6 +61,8 @@ func (s *sharedGroup) store(id, nodeGroups string) {
 // ensureSharedGroup creates the group, and makes the nodes' groups admit it.
 func (c *Cloud) ensureSharedGroup(ctx context.Context, vpc string, instances []instance) (id string, err error) {
 	s := &c.sharedGroup
+	// The groups of the flag are authoritative; the instances are those of one
+	// Service, which may have selected some nodes only.
 	nodeGroups := slices.Clone(c.options.NodeSecurityGroups)
 	if len(nodeGroups) == 0 {
 		for _, i := range instances {
@@ -67,6 +72,8 @@ func (c *Cloud) ensureSharedGroup(ctx context.Context, vpc string, instances []i
 	slices.Sort(nodeGroups)
 	nodeGroups = slices.Compact(nodeGroups)
 	key := strings.Join(nodeGroups, " ")
+	// Then the result does not depend on the nodes, and one check serves all of
+	// them.
 	if !c.options.ManageNodeSecurityGroups {
 		key = ""
 	}
@@ -75,6 +82,8 @@ func (c *Cloud) ensureSharedGroup(ctx context.Context, vpc string, instances []i
 	}
 	err = callOnce(ctx, &s.flight, key, func(ctx context.Context) error {
 		id, err := c.findSecurityGroup(ctx, vpc, c.names.sharedGroup())
+		// The tag kubernetes.io/cluster/NAME lets installers delete the group with
+		// the cluster. No tag names a Service, because none of them owns the group.
 		if id == "" && err == nil {
 			id, err = c.createSecurityGroup(ctx, vpc, c.names.sharedGroup(), map[string]string{
 				tagCluster: c.options.Cluster, tagClusterOwned(c.options.Cluster): "owned",
@@ -89,6 +98,8 @@ func (c *Cloud) ensureSharedGroup(ctx context.Context, vpc string, instances []i
 		}
 		return err
 	})
+	// Another caller's result is read from the cache: callOnce returns only the
+	// error.
 	return s.get(key), err
 }
 
@@ -106,6 +117,8 @@ func (c *Cloud) admitSharedGroup(ctx context.Context, id string, nodeGroups []st
 		byID[aws.ToString(g.GroupId)] = g
 	}
 	selected := c.options.NodeSecurityGroups
+	// An instance may have several groups. The tag of the cluster marks the one to
+	// change.
 	if len(selected) == 0 {
 		selected = selectNodeGroups(instances, func(group string) bool {
 			return tagMap(byID[group].Tags)[tagClusterOwned(c.options.Cluster)] != ""
@@ -128,9 +141,13 @@ func (c *Cloud) admitSharedGroup(ctx context.Context, id string, nodeGroups []st
 // wait for one that is being created.
 func (c *Cloud) deleteSharedGroup(ctx context.Context) error {
 	all := func(string) bool { return true }
+	// The cached list is enough to see that others are left, which is the usual
+	// case.
 	if left, err := c.loadBalancers.match(ctx, all); err != nil || len(left) > 0 {
 		return err
 	}
+	// A waiting deletion would block its worker for as long as another Service's
+	// calls take. errInUse makes the caller retry.
 	if !c.sharedGroup.users.TryLock() {
 		return fmt.Errorf("security group %s: %w", c.names.sharedGroup(), errInUse)
 	}
@@ -143,12 +160,17 @@ func (c *Cloud) deleteSharedGroup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// The next load balancer must not find the ID of a deleted group.
 	c.sharedGroup.invalidate()
 	for _, g := range groups {
+		// Another object has the name: it stays, and so do the rules that refer to
+		// it.
 		if !c.ownsSecurityGroup(g) {
 			return nil
 		}
 		id := aws.ToString(g.GroupId)
+		// EC2 refuses to delete a group that a rule of another group refers to
+		// (DependencyViolation).
 		admitting, err := c.listSecurityGroups(ctx, ec2Filter("ip-permission.group-id", id))
 		if err != nil {
 			return err

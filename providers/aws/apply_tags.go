@@ -15,7 +15,9 @@ import (
 // tagsPerCall is how many objects DescribeTags accepts.
 const tagsPerCall = 20
 
-// describeTags returns the tags of objects by ARN.
+// describeTags returns the tags of objects by ARN. An object that does not exist fails
+// the call for all. A listener that was just created may be unknown for some seconds,
+// so that failure is retried.
 func (c *Cloud) describeTags(ctx context.Context, arns []string) (map[string]map[string]string, error) {
 	all := map[string]map[string]string{}
 	for part := range slices.Chunk(arns, tagsPerCall) {
@@ -38,6 +40,8 @@ func (c *Cloud) describeTags(ctx context.Context, arns []string) (map[string]map
 	return all, nil
 }
 
+// tagMap converts the tags that EC2 returns with its objects; those of Elastic Load
+// Balancing have a call of their own.
 func tagMap(tags []ec2.Tag) map[string]string {
 	all := make(map[string]string, len(tags))
 	for _, t := range tags {
@@ -48,6 +52,8 @@ func tagMap(tags []ec2.Tag) map[string]string {
 
 // desiredTags returns the desired tags of an object of the Service.
 func (r *reconciler) desiredTags(object string, records ...map[string]string) map[string]string {
+	// The tag Name is for humans: AWS's console shows it. No decision depends on
+	// it.
 	name := r.svc.Namespace + "/" + r.svc.Name
 	if object != "" {
 		name += " " + object
@@ -69,6 +75,8 @@ func (r *reconciler) updateTags(ctx context.Context, arn string, observed, desir
 			return err
 		}
 	}
+	// The tags as they are now become known to the next sync, which does not read
+	// all of them (syncDrift).
 	after := mergeMaps(observed, add)
 	maps.DeleteFunc(after, func(k, _ string) bool { return slices.Contains(remove, k) })
 	r.observed.tags = put(r.observed.tags, arn, after)
@@ -82,7 +90,8 @@ func elbTagList(tags map[string]string) (all []elb.Tag) {
 	return all
 }
 
-// retagSecurityGroup is retag for a security group.
+// retagSecurityGroup is updateTags for a security group. The tags of EC2 objects are
+// not kept for the next sync: each list of the groups contains them.
 func (c *Cloud) retagSecurityGroup(ctx context.Context, id string, observed, desired map[string]string) error {
 	add, remove := diffTags(observed, desired)
 	if len(remove) > 0 {

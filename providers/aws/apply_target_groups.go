@@ -18,6 +18,8 @@ func (r *reconciler) groupName(t targetGroup) string {
 // What is registered before the listener exists becomes healthy sooner.
 func (r *reconciler) ensureTargetGroups(ctx context.Context, instances []instance) error {
 	desired := r.result.desired
+	// Each listener has a target group of its own, and a node counts once for each
+	// of them against the load balancer's quota.
 	limit := desired.targetLimit(len(desired.Listeners))
 	ids := limit.instanceIDs(instances)
 	for _, l := range desired.Listeners {
@@ -35,6 +37,10 @@ func (r *reconciler) ensureTargetGroups(ctx context.Context, instances []instanc
 	return nil
 }
 
+// ensureTargetGroup creates the target group of a listener or changes it in place,
+// and returns its ARN with the registered instances. The protocol, the port and the
+// address type are part of its name: another value of them means another target
+// group.
 func (r *reconciler) ensureTargetGroup(ctx context.Context, l listener) (registered targetRegistration, err error) {
 	t, name := l.Target, r.groupName(l.Target)
 	g, exists := r.observed.groups[name]
@@ -47,6 +53,8 @@ func (r *reconciler) ensureTargetGroup(ctx context.Context, l listener) (registe
 		r.observed.groups[name] = g
 		registered.arn = aws.ToString(g.TargetGroupArn)
 	} else {
+		// Registrations are always read: they may have been changed by hand, and
+		// the health of targets decides when a replaced load balancer is deleted.
 		if registered, err = r.readTargets(ctx, g); err != nil {
 			return registered, err
 		}
@@ -62,6 +70,8 @@ func (r *reconciler) ensureTargetGroup(ctx context.Context, l listener) (registe
 	return registered, r.updateTags(ctx, registered.arn, tags, r.desiredTags(l.name(), recordAttributes(t.Attributes)))
 }
 
+// createTargetGroup creates the target group without targets. The port is the node
+// port, which all instances have in common.
 func (r *reconciler) createTargetGroup(ctx context.Context, name string, t targetGroup, tags map[string]string) (elb.TargetGroup, error) {
 	in := &elbapi.CreateTargetGroupInput{
 		Name: aws.String(name), Protocol: t.Protocol, Port: aws.Int32(t.Port), VpcId: aws.String(r.result.vpc),
@@ -71,6 +81,8 @@ func (r *reconciler) createTargetGroup(ctx context.Context, name string, t targe
 		HealthCheckIntervalSeconds: aws.Int32(t.Health.Interval), HealthCheckTimeoutSeconds: aws.Int32(t.Health.Timeout),
 		HealthyThresholdCount: aws.Int32(t.Health.Healthy), UnhealthyThresholdCount: aws.Int32(t.Health.Unhealthy),
 	}
+	// Only HTTP and HTTPS checks have a path and codes (CreateTargetGroup,
+	// HealthCheckPath and Matcher).
 	if t.Health.Path != "" {
 		in.HealthCheckPath, in.Matcher = aws.String(t.Health.Path), &elb.Matcher{HttpCode: aws.String(t.Health.Codes)}
 	}
@@ -85,6 +97,7 @@ func (r *reconciler) createTargetGroup(ctx context.Context, name string, t targe
 	return out.TargetGroups[0], nil
 }
 
+// changeHealthCheck sets all fields of the health check, also those that are equal.
 func (r *reconciler) changeHealthCheck(ctx context.Context, arn string, h health) error {
 	in := &elbapi.ModifyTargetGroupInput{
 		TargetGroupArn: aws.String(arn), HealthCheckProtocol: elb.ProtocolEnum(h.Protocol), HealthCheckPort: aws.String(h.Port),

@@ -28,6 +28,8 @@ func (r *reconciler) readRegistered(ctx context.Context) (exists bool, err error
 	if err := r.readStack(ctx); err != nil || len(r.observed.balancers) == 0 {
 		return false, err
 	}
+	// Problems of annotations are not reported here: they must not keep the targets
+	// from following the nodes.
 	o, _ := parseAnnotations(r.svc)
 	b := r.observed.balancers[0]
 	r.result = &lastSync{
@@ -49,6 +51,7 @@ func (r *reconciler) readRegistered(ctx context.Context) (exists bool, err error
 // updateTargets registers and deregisters what differs from the last sync. A
 // failure invalidates it.
 func (r *reconciler) updateTargets(ctx context.Context) (err error) {
+	// After a failure it is not known which registrations took effect.
 	defer func() {
 		if err != nil {
 			r.invalidateSync(r.svc.UID)
@@ -59,6 +62,7 @@ func (r *reconciler) updateTargets(ctx context.Context) (err error) {
 		return err
 	}
 	l := r.result
+	// Without a usable instance the last targets stay.
 	if len(instances) > 0 {
 		if err := r.replaceTargets(ctx, instances); err != nil {
 			return err
@@ -66,6 +70,8 @@ func (r *reconciler) updateTargets(ctx context.Context) (err error) {
 	}
 	l.recordMissing(instances)
 	l.composeMessage()
+	// An instance that AWS does not know yet, or has refused, is tried again
+	// although the cluster does not change.
 	if len(l.missing) > 0 {
 		l.report.Again = r.pollInterval
 	} else if l.report.Ready && !l.incomplete {
@@ -77,6 +83,7 @@ func (r *reconciler) updateTargets(ctx context.Context) (err error) {
 // replaceTargets makes the instances the targets of all target groups.
 func (r *reconciler) replaceTargets(ctx context.Context, instances []instance) error {
 	l := r.result
+	// New nodes may have security groups that do not admit the shared one yet.
 	if l.desired.Backend {
 		r.sharedGroup.users.RLock()
 		defer r.sharedGroup.users.RUnlock()
@@ -88,6 +95,7 @@ func (r *reconciler) replaceTargets(ctx context.Context, instances []instance) e
 	ids := limit.instanceIDs(instances)
 	var failures []error
 	for i := range l.groups {
+		// A failure for one port must not keep the other ports from their targets.
 		failures = append(failures, r.setTargets(ctx, &l.groups[i], ids, limit))
 	}
 	return errors.Join(failures...)
@@ -121,17 +129,22 @@ func (r *reconciler) usableInstances(ctx context.Context) ([]instance, error) {
 		return nil, err
 	}
 	l := r.result
+	// The VPC of a load balancer cannot be changed: an existing one stays in its
+	// VPC, whatever the flag or the nodes are.
 	if len(r.observed.balancers) > 0 {
 		l.vpc = aws.ToString(r.observed.balancers[0].VpcId)
 	}
+	// Without the flag, a new load balancer is created where most of the nodes are.
 	if l.vpc = cmp.Or(l.vpc, r.options.VPC); l.vpc == "" {
 		l.vpc = mostCommonVPC(all)
 	}
+	// After the period the instance is registered again: the cause may be over.
 	for id, until := range l.refused {
 		if time.Now().After(until) {
 			delete(l.refused, id)
 		}
 	}
+	// AWS accepts instances of the target group's VPC only.
 	return slices.DeleteFunc(all, func(i instance) bool { return i.VPC != l.vpc || !l.refused[i.ID].IsZero() }), nil
 }
 
@@ -143,6 +156,8 @@ func (r *reconciler) readTargets(ctx context.Context, g elb.TargetGroup) (target
 		return registered, err
 	}
 	for _, d := range out.TargetHealthDescriptions {
+		// A draining target has been deregistered, so that it is registered again
+		// if it is desired.
 		if d.Target == nil || d.TargetHealth != nil && d.TargetHealth.State == elb.TargetHealthStateEnumDraining {
 			continue
 		}
@@ -157,9 +172,13 @@ func (r *reconciler) readTargets(ctx context.Context, g elb.TargetGroup) (target
 // them, the registered ones stay: they are better than none.
 func (r *reconciler) setTargets(ctx context.Context, registered *targetRegistration, ids []string, limit targetLimit) error {
 	first, remove, rest := planMoves(registered.instances, ids, limit.instances)
+	// New targets are first, as far as the quota allows, so that the number of
+	// targets does not drop in between.
 	if err := r.registerTargets(ctx, registered, first); err != nil {
 		return err
 	}
+	// None of the desired targets is registered: deregistering the others would
+	// leave the port without any.
 	if !slices.ContainsFunc(registered.instances, func(id string) bool { return slices.Contains(ids, id) }) {
 		return nil
 	}
@@ -169,6 +188,8 @@ func (r *reconciler) setTargets(ctx context.Context, registered *targetRegistrat
 	return r.registerTargets(ctx, registered, rest)
 }
 
+// registerTargets registers the instances, in calls of limited size. Those that AWS
+// refuses are left out, and recorded in the result.
 func (r *reconciler) registerTargets(ctx context.Context, registered *targetRegistration, ids []string) error {
 	for part := range slices.Chunk(ids, targetsPerCall) {
 		if err := r.registerAccepted(ctx, registered, part); err != nil {
@@ -198,7 +219,10 @@ func (r *reconciler) registerAccepted(ctx context.Context, registered *targetReg
 	if !isCode(err, "InvalidTarget") {
 		return err
 	}
+	// The message may name instances that were not part of the call; leaving these
+	// out would not help.
 	named := slices.DeleteFunc(anyInstance.FindAllString(err.Error(), -1), func(id string) bool { return !slices.Contains(ids, id) })
+	// The bisection ends here: the only instance of the call is the invalid one.
 	if len(ids) == 1 {
 		named = ids
 	}
@@ -209,10 +233,14 @@ func (r *reconciler) registerAccepted(ctx context.Context, registered *targetReg
 	for _, id := range named {
 		r.result.refused = put(r.result.refused, id, time.Now().Add(refusalPeriod))
 	}
+	// The refusal is also part of the report, because it is the cluster's situation
+	// and not a failure of the sync.
 	r.log.Warn("targets refused", "service", r.svc.Namespace+"/"+r.svc.Name, "instances", named, "error", err)
 	return r.registerAccepted(ctx, registered, subtract(ids, named))
 }
 
+// deregisterTargets deregisters the instances. AWS drains their connections for the
+// time of the attribute deregistration_delay.timeout_seconds.
 func (r *reconciler) deregisterTargets(ctx context.Context, registered *targetRegistration, ids []string) error {
 	for part := range slices.Chunk(ids, targetsPerCall) {
 		_, err := callAPI(ctx, r.elb.DeregisterTargets, &elbapi.DeregisterTargetsInput{

@@ -66,6 +66,8 @@ func (c *Cloud) connect(ctx context.Context) error {
 	}
 	limiter := newRateLimiter()
 	cfg.APIOptions = append(cfg.APIOptions, func(s *middleware.Stack) error {
+		// After "Retry", the limiter is called for each attempt, and observes its
+		// duration without the backoff.
 		return s.Finalize.Insert(limiter, "Retry", middleware.After)
 	})
 	c.apiClients = &apiClients{ec2: ec2api.NewFromConfig(cfg), elb: elbapi.NewFromConfig(cfg), region: cfg.Region}
@@ -76,6 +78,8 @@ func (c *Cloud) connect(ctx context.Context) error {
 // detectRegion returns the region of the flag, the environment, the nodes or
 // the instance, in this order.
 func (c *Cloud) detectRegion(ctx context.Context, cfg aws.Config) (string, error) {
+	// Instance metadata is the last source: outside of EC2 the request only ends
+	// with its timeout.
 	if r := cmp.Or(c.options.Region, cfg.Region, nodesRegion(c.options.Nodes())); r != "" {
 		return r, nil
 	}
@@ -124,6 +128,8 @@ func listAll[Out, Options, Item any](ctx context.Context, pages paginator[Out, O
 // retries of the others.
 func callOnce(ctx context.Context, flight *singleflight.Group, key string, do func(context.Context) error) error {
 	done := flight.DoChan(key, func() (any, error) {
+		// The context is the one of the caller that began the call, which may end
+		// while the others still wait.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sharedCallTimeout)
 		defer cancel()
 		return nil, do(ctx)
@@ -139,6 +145,7 @@ func callOnce(ctx context.Context, flight *singleflight.Group, key string, do fu
 // retryWhile retries a call for some seconds while it fails with the code of an
 // object that was just created, since AWS is eventually consistent.
 func retryWhile(ctx context.Context, code string, do func() error) error {
+	// There are at most seven attempts, in 6.3 seconds plus their duration.
 	for wait := 100 * time.Millisecond; ; wait *= 2 {
 		err := do()
 		if !isCode(err, code) || wait > 4*time.Second {
@@ -152,6 +159,9 @@ func retryWhile(ctx context.Context, code string, do func() error) error {
 	}
 }
 
+// ec2Filter returns a filter that an object passes if it has any of the values.
+// Unlike a list of IDs or names, a filter does not fail for a value that does not
+// exist.
 func ec2Filter(name string, values ...string) []ec2.Filter {
 	return []ec2.Filter{{Name: aws.String(name), Values: values}}
 }

@@ -102,7 +102,10 @@ func New(o Options) (*Cloud, error) {
 	if c.options.Resync == 0 {
 		c.options.Resync = 10 * time.Minute
 	}
+	// A short Resync shortens the other periods as well: they must not be longer
+	// than the time between two comparisons.
 	c.pollInterval, c.gracePeriod = min(maxPollInterval, c.options.Resync), min(maxGracePeriod, c.options.Resync)
+	// A comparison must not use the list of the comparison before it.
 	listAge := min(maxListAge, c.options.Resync/2)
 	c.loadBalancers = listCache[elb.LoadBalancer]{
 		prefix: c.names.prefix, maxAge: listAge, list: c.listLoadBalancers,
@@ -118,12 +121,14 @@ func New(o Options) (*Cloud, error) {
 	if p := c.settings.Probe; !slices.Contains(HealthProbes, p) {
 		return nil, fmt.Errorf("health probe %q: must be one of %s", p, strings.Join(HealthProbes, ", "))
 	}
+	// A reserved key would overwrite a tag by which objects are identified.
 	for k := range o.Tags {
 		if reservedTag(k) {
 			return nil, fmt.Errorf("tag %q: the key is reserved", k)
 		}
 	}
 	if c.settings.NodePorts == [2]int32{} {
+		// This is the default of the API server's --service-node-port-range.
 		c.settings.NodePorts = [2]int32{30000, 32767}
 	}
 	registerMetrics()

@@ -21,6 +21,8 @@ func (r *reconciler) deleteStack(ctx context.Context) error {
 	}
 	o, _ := parseAnnotations(r.svc)
 	for _, b := range r.observed.balancers {
+		// Protection that the Service itself requests is respected. Protection that
+		// was set otherwise is removed by deleteBalancer.
 		if o.Attributes[attrProtected] == "true" {
 			return newRefusal(v1alpha1.PermissionDenied,
 				"annotation %sattributes: load balancer %s is protected from deletion by %s=true: remove the attribute",
@@ -30,6 +32,8 @@ func (r *reconciler) deleteStack(ctx context.Context) error {
 			return err
 		}
 	}
+	// AWS releases the objects at different times, so a failure does not end the
+	// loops.
 	var results []error
 	for _, g := range r.observed.groups {
 		results = append(results, r.deleteTargetGroup(ctx, g))
@@ -40,10 +44,13 @@ func (r *reconciler) deleteStack(ctx context.Context) error {
 	if err := failureOf(results); err != nil {
 		return err
 	}
+	// The shared group follows the objects of the Service, because the last load
+	// balancer with it must be deleted first.
 	return r.deleteSharedGroup(ctx)
 }
 
 // failureOf returns an error that is not errInUse, otherwise one that is.
+// errInUse only delays the deletion, so another failure is the one to report.
 func failureOf(results []error) (failure error) {
 	for _, err := range results {
 		if err != nil && (failure == nil || errors.Is(failure, errInUse)) {
@@ -62,6 +69,8 @@ func (c *Cloud) deleteBalancer(ctx context.Context, b elb.LoadBalancer) error {
 		return err
 	}
 	err := remove()
+	// AWS refuses to delete a load balancer with the attribute
+	// deletion_protection.enabled.
 	if isCode(err, "OperationNotPermitted") {
 		attributes := c.loadBalancerAttributes(aws.ToString(b.LoadBalancerArn), b.Scheme)
 		if err := attributes.set(ctx, map[string]string{attrProtected: "false"}); err != nil {
@@ -79,6 +88,8 @@ func (c *Cloud) deleteBalancer(ctx context.Context, b elb.LoadBalancer) error {
 	return nil
 }
 
+// deleteTargetGroup deletes a target group. The error wraps errInUse while a
+// listener still refers to it, which may have been deleted just before.
 func (c *Cloud) deleteTargetGroup(ctx context.Context, g elb.TargetGroup) error {
 	name := aws.ToString(g.TargetGroupName)
 	_, err := callAPI(ctx, c.elb.DeleteTargetGroup, &elbapi.DeleteTargetGroupInput{TargetGroupArn: g.TargetGroupArn})
@@ -92,6 +103,8 @@ func (c *Cloud) deleteTargetGroup(ctx context.Context, g elb.TargetGroup) error 
 	return nil
 }
 
+// deleteSecurityGroup deletes a security group. The error wraps errInUse while a
+// network interface or the rule of another group refers to it.
 func (c *Cloud) deleteSecurityGroup(ctx context.Context, id string) error {
 	_, err := callAPI(ctx, c.ec2.DeleteSecurityGroup, &ec2api.DeleteSecurityGroupInput{GroupId: aws.String(id)})
 	switch {

@@ -19,6 +19,7 @@ type callError struct {
 	cause                 error
 }
 
+// Error ends without the separator where AWS sent a code without a message.
 func (f *callError) Error() string {
 	return strings.TrimSuffix(f.action+": "+f.code+": "+f.message, ": ")
 }
@@ -39,6 +40,7 @@ func explainError(err error) error {
 		f.code, f.message = api.ErrorCode(), api.ErrorMessage()
 	case errors.As(err, &dial):
 		f.code, f.message = "no response", dial.Err.Error()
+	// The SDK failed before or after the request, such as for missing credentials.
 	case op != nil:
 		f.code, f.message = "failed", op.Unwrap().Error()
 	default:
@@ -57,6 +59,8 @@ func isCode(err error, codes ...string) bool {
 	return errors.As(err, &f) && slices.Contains(codes, f.code)
 }
 
+// codeOf returns the value of the metric's label "code" for the result of one
+// attempt, before explainError has converted it.
 func codeOf(err error) string {
 	var api smithy.APIError
 	switch {
@@ -81,10 +85,12 @@ func nameTaken(kind, name string) error {
 // reasonCodes has the codes of the EC2 and Elastic Load Balancing APIs that a user
 // or administrator can resolve.
 var reasonCodes = map[v1alpha1.Reason][]string{
+	// The policy of the role or its credentials must be changed.
 	v1alpha1.PermissionDenied: {
 		"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "OptInRequired",
 		"InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException", "ExpiredToken", "OperationNotPermitted",
 	},
+	// A quota of the account must be raised, or something else deleted.
 	v1alpha1.QuotaExceeded: {
 		"TooManyLoadBalancers", "TooManyListeners", "TooManyTargetGroups", "TooManyTargets", "TooManyTags", "TooManyCertificates",
 		"TooManyRegistrationsForTargetId", "TooManyUniqueTargetGroupsPerLoadBalancer", "SecurityGroupLimitExceeded",
@@ -92,6 +98,8 @@ var reasonCodes = map[v1alpha1.Reason][]string{
 		"AddressLimitExceeded", "NetworkInterfaceLimitExceeded",
 	},
 	v1alpha1.NoSubnet: {"InvalidSubnet", "SubnetNotFound", "InsufficientFreeAddressesInSubnet", "AvailabilityZoneNotSupported"},
+	// An annotation refers to something that does not exist, or combines what AWS
+	// does not support.
 	v1alpha1.InvalidRequest: {
 		"CertificateNotFound", "SSLPolicyNotFound", "AllocationIdNotFound", "InvalidAllocationID.NotFound", "InvalidSecurityGroup",
 		"InvalidConfigurationRequest", "ValidationError", "InvalidParameterValue", "UnsupportedProtocol", "IncompatibleProtocols",
@@ -108,6 +116,8 @@ func asRefusal(err error) error {
 	}
 	for reason, codes := range reasonCodes {
 		if slices.Contains(codes, f.code) {
+			// The text does not contain a request ID (callError), so that the
+			// condition does not change with each retry.
 			return newRefusal(reason, "%s", f.Error())
 		}
 	}

@@ -39,6 +39,8 @@ type instanceCache struct {
 // AWS does not know or that have ended: one bad node must not affect the others.
 func (c *Cloud) lookUpInstances(ctx context.Context, targets []nodeTarget) (found []instance, err error) {
 	cache := &c.instances
+	// Syncs that need the same instances at the same time share one call, by the
+	// list of IDs.
 	for ids := range slices.Chunk(cache.outdatedIDs(targets), instancesPerCall) {
 		err := callOnce(ctx, &cache.flight, strings.Join(ids, " "), func(ctx context.Context) error {
 			found, err := c.describeInstances(ctx, ids)
@@ -83,6 +85,8 @@ func (c *instanceCache) store(ids []string, found map[string]instance) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, id := range ids {
+		// Instances that were not found are stored as well: otherwise each sync
+		// would look them up again.
 		i := found[id]
 		i.seen = time.Now()
 		c.byID = put(c.byID, id, i)
@@ -98,6 +102,8 @@ func (c *Cloud) describeInstances(ctx context.Context, ids []string) (map[string
 	for _, r := range reservations {
 		for _, i := range r.Instances {
 			known := instance{ID: aws.ToString(i.InstanceId), VPC: aws.ToString(i.VpcId)}
+			// AWS describes terminated instances for about an hour; they cannot be
+			// targets.
 			known.Usable = i.State == nil || i.State.Name == ec2.InstanceStateNameRunning || i.State.Name == ec2.InstanceStateNamePending
 			if i.Placement != nil {
 				known.Zone = aws.ToString(i.Placement.AvailabilityZone)

@@ -58,6 +58,8 @@ func (l *lastSync) clone() *lastSync {
 func (l *lastSync) targetLimit() targetLimit { return l.desired.targetLimit(len(l.groups)) }
 
 // lockService waits until no other sync of the Service runs.
+// The methods may be called concurrently for one Service: after its own changes,
+// and after those of nodes. Other Services are not delayed.
 func (c *Cloud) lockService(uid types.UID) (unlock func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -97,6 +99,9 @@ func (c *Cloud) invalidateSync(uid types.UID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if l := c.lastSyncs[uid]; l != nil {
+		// Tags from before a change that failed halfway would hide what it had set,
+		// if it is reverted. Registered targets are read again by the next sync of
+		// the stack.
 		l.due, l.tags = time.Time{}, nil
 	}
 	c.invalidateLists()

@@ -71,6 +71,8 @@ func (l *listCache[V]) invalidate() {
 // the same time share one, or its failure.
 func (l *listCache[V]) match(ctx context.Context, match func(name string) bool) (all []V, err error) {
 	l.mu.Lock()
+	// The age counts from the beginning of the list: what was created during it may
+	// be missing.
 	old := time.Since(l.listed) > l.maxAge
 	l.mu.Unlock()
 	if old {
@@ -88,6 +90,8 @@ func (l *listCache[V]) match(ctx context.Context, match func(name string) bool) 
 	return all, nil
 }
 
+// refresh lists all objects, and applies our writes since the list began. A failure
+// leaves the cached list as it is.
 func (l *listCache[V]) refresh(ctx context.Context) error {
 	begun := time.Now()
 	found, err := l.list(ctx)
@@ -101,11 +105,14 @@ func (l *listCache[V]) refresh(ctx context.Context) error {
 	}
 	l.items, l.listed = map[string]V{}, begun
 	for _, v := range found {
+		// Elastic Load Balancing cannot filter its lists by a prefix, so the
+		// objects of others in the account are dropped here.
 		if name := l.name(v); strings.HasPrefix(name, l.prefix) {
 			l.items[name] = v
 		}
 	}
 	for name, w := range l.writes {
+		// The list began after the write and contains its effect.
 		if w.at.Before(begun) {
 			delete(l.writes, name)
 		} else {

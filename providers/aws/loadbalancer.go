@@ -41,6 +41,7 @@ func (c *Cloud) GetLoadBalancer(ctx context.Context, _ string, svc *corev1.Servi
 	if err := c.connect(ctx); err != nil {
 		return nil, false, err
 	}
+	// During a replacement there are two, and either shows that the Service has one.
 	found, err := c.loadBalancers.match(ctx, c.names.ofService(svc.UID))
 	if err != nil || len(found) == 0 {
 		return nil, false, err
@@ -48,6 +49,8 @@ func (c *Cloud) GetLoadBalancer(ctx context.Context, _ string, svc *corev1.Servi
 	return statusOf(found[0]), true, nil
 }
 
+// statusOf returns the status with the DNS name of the load balancer. The API server
+// refuses capital letters in a host name, which a DNS name of AWS can have.
 func statusOf(b elb.LoadBalancer) *corev1.LoadBalancerStatus {
 	return &corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{Hostname: strings.ToLower(aws.ToString(b.DNSName))}}}
 }
@@ -62,10 +65,13 @@ func statusOf(b elb.LoadBalancer) *corev1.LoadBalancerStatus {
 func (c *Cloud) EnsureLoadBalancer(
 	ctx context.Context, _ string, svc *corev1.Service, nodes []*corev1.Node,
 ) (*corev1.LoadBalancerStatus, error) {
+	// The Service requests the AWS Load Balancer Controller by an annotation.
 	if providers.ForOtherController(svc) != "" {
 		return nil, cloudprovider.ImplementedElsewhere
 	}
 	defer c.lockService(svc.UID)()
+	// An invalid Service is refused before any call, also where AWS is not
+	// configured.
 	desired, refusal := planStack(svc, c.settings)
 	if refusal != nil {
 		return nil, refusal
@@ -86,9 +92,11 @@ func (c *Cloud) EnsureLoadBalancer(
 			c.storeSync(svc.UID, r.result)
 			return r.result.status.DeepCopy(), nil
 		}
+		// The load balancer has failed or was deleted: the whole stack is compared.
 		mode = comparisonMode(last, desired, targets)
 	}
 	r := &reconciler{Cloud: c, svc: svc, mode: mode, result: &lastSync{desired: desired, targets: targets}}
+	// What is remembered about targets and names outlives a change of the stack.
 	if last != nil {
 		r.result.syncs, r.result.refused, r.result.shown = last.syncs+1, maps.Clone(last.refused), last.shown
 		r.knownTags = last.tags
@@ -108,12 +116,16 @@ func (c *Cloud) EnsureLoadBalancer(
 func (r *reconciler) completePending(ctx context.Context) (completed bool, err error) {
 	if !r.result.report.Ready {
 		found, err := r.loadBalancers.match(ctx, r.names.ofService(r.svc.UID))
+		// None, or a second one, is not what the last sync left: the stack must be
+		// compared.
 		if err != nil || len(found) != 1 {
 			return false, err
 		}
 		switch {
+		// The report changes to Ready, and the polling ends.
 		case isProvisioned(found[0]):
 			r.reportBalancer(found[0])
+		// AWS has ended the provisioning with a failure.
 		case stateOf(found[0]) != elb.LoadBalancerStateEnumProvisioning:
 			return false, nil
 		}
@@ -126,6 +138,8 @@ func (r *reconciler) completePending(ctx context.Context) (completed bool, err e
 	return true, nil
 }
 
+// stateOf returns the state of a load balancer (LoadBalancerState). A response
+// without one counts as active.
 func stateOf(b elb.LoadBalancer) elb.LoadBalancerStateEnum {
 	if b.State == nil || b.State.Code == "" {
 		return elb.LoadBalancerStateEnumActive
@@ -133,6 +147,8 @@ func stateOf(b elb.LoadBalancer) elb.LoadBalancerStateEnum {
 	return b.State.Code
 }
 
+// isProvisioned reports whether AWS has provisioned the load balancer. One that is
+// active_impaired serves, although AWS cannot scale it.
 func isProvisioned(b elb.LoadBalancer) bool {
 	state := stateOf(b)
 	return state == elb.LoadBalancerStateEnumActive || state == elb.LoadBalancerStateEnumActiveImpaired
@@ -157,6 +173,8 @@ func (c *Cloud) UpdateLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 	if last := c.lastSyncOf(svc.UID); last != nil {
 		r.result = last.clone()
 	} else if exists, err := r.readRegistered(ctx); err != nil || !exists {
+		// This process has not synced the Service yet: what exists is the state to
+		// start from. Without a load balancer nothing is to be updated.
 		return asRefusal(err)
 	}
 	r.result.targets = targetNodes(nodes, r.result.desired.NodeLabels)
@@ -175,6 +193,8 @@ func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *co
 	if err := c.connect(ctx); err != nil {
 		return err
 	}
+	// The number of attempts is in memory only. A new process starts with the
+	// shortest delay.
 	deletions := 0
 	if last := c.lastSyncOf(svc.UID); last != nil {
 		deletions = last.deletions
@@ -189,6 +209,8 @@ func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *co
 	case err != nil:
 		c.invalidateLists()
 	}
+	// A Service that only changed its provider or type can return with the same
+	// UID, and must then be read from AWS.
 	c.storeSync(svc.UID, nil)
 	return asRefusal(err)
 }

@@ -39,8 +39,13 @@ type objectNames struct {
 	prefix string // of every name
 }
 
+// newNames derives the prefix from the cluster's name, which must be unique in the
+// account.
 func newNames(cluster string) objectNames { return objectNames{"fl-" + shortHash(7, cluster) + "-"} }
 
+// shortHash returns the first n characters of a digest in base32, which has
+// lower-case letters and digits only. Each character has 5 bits. The separator
+// distinguishes lists with the same concatenation.
 func shortHash(n int, parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))[:n]

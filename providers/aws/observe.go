@@ -31,6 +31,8 @@ func (c *Cloud) listStack(ctx context.Context, match func(name string) bool) (o 
 	slices.SortFunc(o.balancers, func(a, b elb.LoadBalancer) int {
 		return strings.Compare(aws.ToString(a.LoadBalancerName), aws.ToString(b.LoadBalancerName))
 	})
+	// Target groups are found by name, not through the load balancer, so that those
+	// of a deleted one are found as well.
 	groups, err := c.targetGroups.match(ctx, match)
 	o.groups, o.listeners = map[string]elb.TargetGroup{}, map[string]elb.Listener{}
 	for _, g := range groups {
@@ -64,6 +66,7 @@ func (o *observedStack) keepTagged(match func(tags map[string]string) bool) {
 // What others have deleted may still be in a cached list; then it lists again.
 func (r *reconciler) readStack(ctx context.Context) error {
 	err := r.readStackOnce(ctx)
+	// One retry is enough: the second list began after the deletion.
 	if isCode(err, notFoundCodes...) {
 		r.invalidateLists()
 		err = r.readStackOnce(ctx)
@@ -76,6 +79,8 @@ func (r *reconciler) readStackOnce(ctx context.Context) (err error) {
 		return err
 	}
 	o := &r.observed
+	// Deletion does not read listeners, which are deleted with the load balancer,
+	// and must not be refused because of an object of others.
 	if r.mode == syncDeletion {
 		if o.tags, err = r.describeTags(ctx, o.taggedARNs()); err != nil {
 			return err
@@ -89,6 +94,8 @@ func (r *reconciler) readStackOnce(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	// Nothing exists. Security groups are found by name when they are created
+	// (createSecurityGroup).
 	if len(o.balancers)+len(o.groups) == 0 {
 		return nil
 	}
@@ -137,6 +144,8 @@ func (r *reconciler) ownsObject(tags map[string]string) bool {
 	return tags[tagCluster] == r.options.Cluster && tags[tagUID] == string(r.svc.UID)
 }
 
+// readListeners adds the listeners of a load balancer to the observed stack. They
+// are not cached: a call lists those of one load balancer only.
 func (r *reconciler) readListeners(ctx context.Context, b elb.LoadBalancer) error {
 	pages := elbapi.NewDescribeListenersPaginator(r.elb, &elbapi.DescribeListenersInput{LoadBalancerArn: b.LoadBalancerArn})
 	all, err := listAll(ctx, pages, func(p *elbapi.DescribeListenersOutput) []elb.Listener { return p.Listeners })

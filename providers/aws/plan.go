@@ -77,6 +77,8 @@ type adminSettings struct {
 // problem that it found.
 func planStack(svc *corev1.Service, admin adminSettings) (stack, *v1alpha1.Refusal) {
 	o, problems := parseAnnotations(svc)
+	// This reason precedes the others: with it, another provider can serve the
+	// Service.
 	if why := providers.UnsupportedProtocol(svc); why != "" {
 		return stack{}, newRefusal(v1alpha1.CloudCannotServe, "spec.ports: %s", why)
 	}
@@ -88,6 +90,8 @@ func planStack(svc *corev1.Service, admin adminSettings) (stack, *v1alpha1.Refus
 		Attributes: o.Attributes, NodeLabels: o.NodeLabels,
 		Tags: mergeMaps(admin.Tags, o.Tags),
 	}
+	// parseAnnotations checks the annotations alone; the scheme may be the
+	// administrator's default.
 	if len(o.EIPs) > 0 && s.Scheme == elb.LoadBalancerSchemeEnumInternal {
 		problems = append(problems, "annotation "+prefix+"eip-allocations: must not be set for an internal load balancer")
 	}
@@ -95,17 +99,24 @@ func planStack(svc *corev1.Service, admin adminSettings) (stack, *v1alpha1.Refus
 	p := portPlanner{svc: svc, options: o, settings: admin, family: family}
 	s.Listeners = p.planListeners()
 	problems = append(problems, p.problems...)
+	// AWS requires source NAT prefixes for UDP over IPv6, which are not supported
+	// here.
 	if s.AddressType == elb.IpAddressTypeDualstack && s.hasUDP() {
 		problems = append(problems, noUDP)
 	}
+	// All problems are in one message, so that a user can correct them together.
 	if len(problems) > 0 {
 		return s, newRefusal(v1alpha1.InvalidRequest, "%s", strings.Join(problems, "; "))
 	}
+	// The limit is checked before any call: AWS would refuse one port after the
+	// others were created.
 	if n := len(s.Listeners); n > maxListeners {
 		return s, newRefusal(v1alpha1.QuotaExceeded, "spec.ports: must have at most %d ports, one for each listener, but has %d", maxListeners, n)
 	}
+	// Rules are added to our own groups only, never to those of the user.
 	if !s.NoGroups && len(s.Groups) == 0 {
 		s.Rules = clientRules(s.Listeners, o.Ranges, s.AddressType == elb.IpAddressTypeDualstack || s.PreferDual)
+		// They would need more groups than an interface can have (maxGroups).
 		if n := len(s.Rules); n > rulesPerGroup*maxGroups {
 			return s, newRefusal(v1alpha1.QuotaExceeded,
 				"spec.loadBalancerSourceRanges: %d ranges for %d ports require %d rules, and the security groups of a load balancer have at most %d; "+
@@ -133,9 +144,12 @@ func (s *stack) setAddressType(svc *corev1.Service, o serviceOptions) elb.Target
 	if !dual && slices.Contains(svc.Spec.IPFamilies, corev1.IPv6Protocol) {
 		family, dual = elb.TargetGroupIpAddressTypeEnumIpv6, true // AWS does not support IPv6-only load balancers
 	} else if dual && svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyPreferDualStack {
+		// Whether the subnets have IPv6 is not known to a plan: createBalancer
+		// decides. An explicit address type disables the preference.
 		dual, s.PreferDual = false, o.AddressType == ""
 	}
 	s.AddressType = elb.IpAddressTypeIpv4
+	// The annotation takes precedence over the Service's IP families.
 	if o.AddressType == "dualstack" || o.AddressType == "" && dual {
 		s.AddressType = elb.IpAddressTypeDualstack
 	}

@@ -79,6 +79,8 @@ func (r *annotationReader) addProblem(name, format string, args ...any) {
 	r.problems = append(r.problems, fmt.Sprintf("annotation %s: %s", prefix+name, fmt.Sprintf(format, args...)))
 }
 
+// readText returns the value without surrounding spaces, "" if the annotation is
+// absent. It marks the annotation as known, for reportUnknown.
 func (r *annotationReader) readText(name string) string {
 	r.known[prefix+name] = true
 	return strings.TrimSpace(r.annotations[prefix+name])
@@ -118,6 +120,7 @@ func (r *annotationReader) readNumber(name string, from, to int) int {
 	return n
 }
 
+// readList reads values that are separated by commas. Empty ones are dropped.
 func (r *annotationReader) readList(name string) (all []string) {
 	for part := range strings.SplitSeq(r.readText(name), ",") {
 		if part = strings.TrimSpace(part); part != "" {
@@ -167,6 +170,8 @@ func parseAnnotations(svc *corev1.Service) (o serviceOptions, problems []string)
 	return o, r.problems
 }
 
+// readPlacement reads what decides where the load balancer is and which addresses
+// it has.
 func (r *annotationReader) readPlacement(o *serviceOptions) {
 	o.Scheme = r.readEnum("scheme", "internal", "internet-facing")
 	// The other implementation reads any value except "false" as true, such as
@@ -196,6 +201,8 @@ func (r *annotationReader) readPlacement(o *serviceOptions) {
 			r.addProblem("private-ipv4-addresses", "invalid IPv4 address %q", a)
 		}
 	}
+	// Without the annotation "subnets" their number is known only after the
+	// selection (planMappings).
 	for name, n := range map[string]int{"eip-allocations": len(o.EIPs), "private-ipv4-addresses": len(o.PrivateIPv4)} {
 		if n > 0 && len(o.Subnets) > 0 && n != len(o.Subnets) {
 			r.addProblem(name, "%d entries for %d subnets: must have one entry for each subnet", n, len(o.Subnets))
@@ -203,6 +210,8 @@ func (r *annotationReader) readPlacement(o *serviceOptions) {
 	}
 }
 
+// readSecurityGroups reads which security groups the load balancer has and which
+// clients they admit.
 func (r *annotationReader) readSecurityGroups(svc *corev1.Service, o *serviceOptions) {
 	o.Groups = r.readList("security-groups")
 	o.NoGroups = r.readBool("disable-nlb-sg") == "true" || slices.Equal(o.Groups, []string{"none"})
@@ -212,6 +221,8 @@ func (r *annotationReader) readSecurityGroups(svc *corev1.Service, o *serviceOpt
 	if o.NoGroups {
 		o.Groups = nil
 	}
+	// The order does not matter to AWS, and a different one must not look like
+	// another stack.
 	slices.Sort(o.Groups)
 	o.Groups = slices.Compact(o.Groups)
 	for _, g := range o.Groups {
@@ -220,6 +231,8 @@ func (r *annotationReader) readSecurityGroups(svc *corev1.Service, o *serviceOpt
 		}
 	}
 	backend := r.readBool("manage-backend-security-group-rules")
+	// The user must make the nodes' groups admit the user's own groups, unless the
+	// annotation requests the shared group in addition.
 	o.Backend = !o.NoGroups && (backend == "true" || backend == "" && len(o.Groups) == 0)
 	if backend == "true" && o.NoGroups {
 		r.addProblem("manage-backend-security-group-rules", "requires a load balancer with security groups")
@@ -228,6 +241,8 @@ func (r *annotationReader) readSecurityGroups(svc *corev1.Service, o *serviceOpt
 	r.readEnum("enable-icmp-for-path-mtu-discovery", "on")
 
 	field, ranges := "spec.loadBalancerSourceRanges", svc.Spec.LoadBalancerSourceRanges
+	// The field takes precedence over the annotation, as in Kubernetes
+	// (k8s.io/cloud-provider/service/helpers.GetLoadBalancerSourceRanges).
 	if text := strings.TrimSpace(svc.Annotations[annotationSourceRanges]); text != "" && len(ranges) == 0 {
 		field, ranges = "annotation "+annotationSourceRanges, strings.Split(text, ",")
 	}
@@ -237,22 +252,28 @@ func (r *annotationReader) readSecurityGroups(svc *corev1.Service, o *serviceOpt
 			r.problems = append(r.problems, fmt.Sprintf("%s: invalid CIDR %q", field, text))
 			continue
 		}
+		// EC2 stores CIDRs without host bits: the rules would otherwise differ in
+		// every comparison.
 		o.Ranges = append(o.Ranges, p.Masked().String())
 	}
 	slices.Sort(o.Ranges)
 	o.Ranges = slices.Compact(o.Ranges)
+	// Ignoring the ranges would admit clients that the user excluded.
 	if len(ranges) > 0 && (o.NoGroups || len(o.Groups) > 0) {
 		r.problems = append(r.problems, field+": source ranges are rules of the load balancer's own security group, "+
 			"which the annotations "+prefix+"security-groups and disable-nlb-sg disable")
 	}
 }
 
+// readAttributes reads the attributes of the load balancer, of target groups and of
+// listeners, by AWS's keys and by the annotations that set one attribute each.
 func (r *annotationReader) readAttributes(o *serviceOptions) {
 	o.Attributes = r.readPairs("attributes")
 	setAttribute := func(name, key, value string) {
 		if value == "" {
 			return
 		}
+		// Neither of two contradicting annotations takes precedence.
 		if other, twice := o.Attributes[key]; twice && other != value {
 			r.addProblem(name, "conflicts with %s=%s in the annotation %sattributes", key, other, prefix)
 			return
@@ -267,6 +288,8 @@ func (r *annotationReader) readAttributes(o *serviceOptions) {
 		r.addProblem("access-log-enabled", "requires the annotation %saccess-log-s3-bucket-name", prefix)
 	}
 
+	// Keys contain dots themselves. A number after the last one is a port; no key
+	// of AWS ends in a number.
 	for k, v := range r.readPairs("target-group-attributes") {
 		name, port := k, ""
 		if i := strings.LastIndexByte(k, '.'); i > 0 {
@@ -282,6 +305,7 @@ func (r *annotationReader) readAttributes(o *serviceOptions) {
 	}
 	drain := r.readNumber("connection-draining-timeout", 0, 3600)
 	enabled := r.readBool("connection-draining-enabled")
+	// No draining means a deregistration delay of 0.
 	if enabled == "false" {
 		drain = 0
 	}
@@ -307,6 +331,7 @@ func (r *annotationReader) readAttributes(o *serviceOptions) {
 	}
 }
 
+// readTLS reads which listeners use TLS, and how.
 func (r *annotationReader) readTLS(o *serviceOptions) {
 	o.Certificates, o.TLSPorts = r.readList("ssl-cert"), r.readList("ssl-ports")
 	for _, c := range o.Certificates {
@@ -319,6 +344,8 @@ func (r *annotationReader) readTLS(o *serviceOptions) {
 	}
 	o.TLSPolicy = r.readText("ssl-negotiation-policy")
 	o.ALPN = r.readEnum("alpn-policy", "HTTP1Only", "HTTP2Only", "HTTP2Optional", "HTTP2Preferred", "None")
+	// A listener without a certificate does not use TLS, so the other annotations
+	// would be ignored.
 	if len(o.Certificates) == 0 {
 		for _, name := range []string{"ssl-ports", "ssl-negotiation-policy", "alpn-policy"} {
 			if r.readText(name) != "" {
@@ -341,6 +368,8 @@ func reservedTag(key string) bool {
 // maxTags leaves room for our own among the 50 that an object can have.
 const maxTags = 35
 
+// readTags reads the user's tags. Those of this package, by which it knows its
+// objects, cannot be set.
 func (r *annotationReader) readTags(o *serviceOptions) {
 	o.Tags = r.readPairs("additional-resource-tags")
 	for k := range o.Tags {
@@ -359,6 +388,8 @@ func (r *annotationReader) reportUnknown() {
 	for _, name := range slices.Sorted(maps.Keys(r.annotations)) {
 		rest, ours := strings.CutPrefix(name, prefix)
 		switch why := unsupportedAnnotations[rest]; {
+		// The prefix is another one, but the annotation would change which targets
+		// clients reach.
 		case strings.HasPrefix(name, "service.beta.kubernetes.io/actions."):
 			r.problems = append(r.problems, "annotation "+name+": weighted target groups are not supported")
 		case !ours || r.known[name]:

@@ -73,6 +73,7 @@ var defaultAttributes = map[string]map[string]string{
 // that were set. Attributes that are not desired any more get the default of the
 // kind, or of the variant.
 func attributesToSet(desired map[string]string, recorded, kind, variant string) map[string]string {
+	// An unchanged record means that nothing has to be set or reset.
 	if attributeRecord(desired) == recorded {
 		return nil
 	}
@@ -82,6 +83,8 @@ func attributesToSet(desired map[string]string, recorded, kind, variant string) 
 		if _, kept := desired[k]; kept {
 			continue
 		}
+		// An attribute with an unknown default, or one that the protocol does not
+		// have, is not reset, but its record ends.
 		for _, of := range []string{kind, kind + " " + variant} {
 			if value, known := defaultAttributes[of][k]; known {
 				changes = put(changes, k, value)

@@ -20,6 +20,8 @@ type health struct {
 	Interval, Timeout, Healthy, Unhealthy int32
 }
 
+// readHealth reads the settings that the annotations override; healthCheck has the
+// others.
 func (r *annotationReader) readHealth() (h health) {
 	switch v := strings.ToLower(r.readText("healthcheck-protocol")); v {
 	case "":
@@ -63,11 +65,14 @@ func (p *portPlanner) healthCheck(t targetGroup) health {
 	case proxied:
 	case p.svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && p.svc.Spec.HealthCheckNodePort != 0:
 		h.Protocol, h.Port, h.Path = "HTTP", strconv.Itoa(int(p.svc.Spec.HealthCheckNodePort)), "/healthz"
+	// A UDP port cannot be checked itself: Elastic Load Balancing has no UDP health
+	// checks.
 	case p.settings.Probe != probeNodePort || t.Protocol == elb.ProtocolEnumUdp:
 		h.Protocol, h.Port, h.Path = "HTTP", strconv.Itoa(portKubeProxy), "/healthz"
 	}
 	local := p.svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	switch {
+	// A port refers to the application, which may not answer HTTP.
 	case o.Port != "":
 		h.Port = p.healthPort(o.Port)
 		if o.Protocol == "" && o.Path == "" && !local {
@@ -79,6 +84,8 @@ func (p *portPlanner) healthCheck(t targetGroup) health {
 		h.Port, h.Path = "traffic-port", ""
 	}
 	h.Protocol = cmp.Or(o.Protocol, h.Protocol)
+	// A path implies HTTP; together with the annotation for TCP it was refused
+	// before.
 	if h.Protocol == "TCP" && o.Path != "" {
 		h.Protocol = "HTTP"
 	}
@@ -88,6 +95,8 @@ func (p *portPlanner) healthCheck(t targetGroup) health {
 		h.Path, h.Codes = "", ""
 	}
 	h.Interval = cmp.Or(o.Interval, h.Interval)
+	// An interval that is shorter than the default timeout is the only setting of
+	// the user: it must not be refused for a default.
 	if o.Timeout == 0 && h.Interval < h.Timeout {
 		h.Timeout = h.Interval
 	}
@@ -114,6 +123,7 @@ func (p *portPlanner) healthPort(text string) string {
 	switch r := p.settings.NodePorts; {
 	case err != nil || n < 1 || n > 65535:
 		p.addProblem("annotation %shealthcheck-port: %q must be a port number, the name of a port of the Service, or traffic-port", prefix, text)
+	// The check would fail for every node, because its packets are dropped.
 	case p.options.Backend && n != portKubeProxy && (n < int(r[0]) || n > int(r[1])):
 		p.addProblem("annotation %shealthcheck-port: the nodes' security groups admit load balancers to the ports %d-%d and %d only, not to %d, "+
 			"unless the annotation %ssecurity-groups names a group that they admit to it", prefix, r[0], r[1], portKubeProxy, n, prefix)

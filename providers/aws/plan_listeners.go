@@ -25,10 +25,14 @@ func (p *portPlanner) addProblem(format string, args ...any) {
 	p.problems = append(p.problems, fmt.Sprintf(format, args...))
 }
 
+// planListeners returns one listener for each port number of the Service, ordered
+// by port. Problems are collected, so that a refusal names all of them.
 func (p *portPlanner) planListeners() (all []listener) {
 	p.checkPorts()
 	byPort := map[int32]int{}
 	for _, port := range p.svc.Spec.Ports {
+		// Targets are instances, which serve a Service on its node ports only
+		// (spec.allocateLoadBalancerNodePorts).
 		if port.NodePort == 0 {
 			p.addProblem("spec.ports: port %d/%s requires a node port", port.Port, port.Protocol)
 			continue
@@ -52,6 +56,7 @@ func (p *portPlanner) planListeners() (all []listener) {
 	for i := range all {
 		p.completeListener(&all[i])
 	}
+	// The attribute exists for TCP listeners only, so it would not be set anywhere.
 	if p.options.IdleTimeout > 0 && !slices.ContainsFunc(all, func(l listener) bool { return l.Protocol == elb.ProtocolEnumTcp }) {
 		p.addProblem("annotation %sconnection-idle-timeout: requires a TCP listener", prefix)
 	}
@@ -62,6 +67,8 @@ func (p *portPlanner) planListeners() (all []listener) {
 		}
 	}
 	slices.SortFunc(all, func(a, b listener) int { return int(a.Port - b.Port) })
+	// The order of maps must not change the message, which is part of the Service's
+	// condition.
 	slices.Sort(p.problems)
 	p.problems = slices.Compact(p.problems)
 	return all
@@ -94,16 +101,21 @@ func matchesAnyPort(p corev1.ServicePort, texts []string) bool {
 	return slices.ContainsFunc(texts, func(t string) bool { return matchesPort(p, t) })
 }
 
+// planListener returns the listener of one port of the Service, as if it were the
+// only one with the port number.
 func (p *portPlanner) planListener(port corev1.ServicePort) listener {
 	o := p.options
 	l := listener{Port: port.Port, Protocol: elb.ProtocolEnum(port.Protocol)}
 	l.Target = targetGroup{Protocol: l.Protocol, Port: port.NodePort, Family: p.family}
+	// Certificates alone make all TCP ports TLS listeners. UDP ports never are.
 	tls := port.Protocol == corev1.ProtocolTCP && len(o.Certificates) > 0
 	if tls && len(o.TLSPorts) > 0 && !slices.Contains(o.TLSPorts, "*") {
 		tls = matchesAnyPort(port, o.TLSPorts)
 	}
 	if tls {
 		l.Protocol, l.Certificates, l.Policy, l.ALPN = elb.ProtocolEnumTls, o.Certificates, o.TLSPolicy, o.ALPN
+		// The target group's protocol decides whether the load balancer encrypts to
+		// its targets.
 		if o.BackendTLS {
 			l.Target.Protocol = elb.ProtocolEnumTls
 		}
@@ -120,6 +132,8 @@ func (p *portPlanner) planListener(port corev1.ServicePort) listener {
 		l.Target.Attributes = put(l.Target.Attributes, attrProxy, "true")
 	}
 	if p.svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
+		// A target group with the protocol TLS or a TLS listener does not support
+		// stickiness by source address.
 		if l.Protocol == elb.ProtocolEnumTls {
 			p.addProblem("spec.sessionAffinity: ClientIP is not supported on port %d, which has a TLS listener", port.Port)
 		}
@@ -136,6 +150,7 @@ func (p *portPlanner) hasTCPPort(port corev1.ServicePort) bool {
 
 // completeListener adds what depends on the listener's final protocol.
 func (p *portPlanner) completeListener(l *listener) {
+	// AWS always preserves the client addresses of UDP and TCP_UDP target groups.
 	if l.hasUDP() && l.Target.Attributes[attrPreserve] == "false" {
 		p.addProblem("annotation %starget-group-attributes: %s=false is not supported on port %d, which uses UDP; "+
 			"set it for other ports only, such as %s.80=false", prefix, attrPreserve, l.Port, attrPreserve)
@@ -152,6 +167,7 @@ func (p *portPlanner) completeListener(l *listener) {
 // listenerDiffers reports whether a listener must be changed, given the ARN of its
 // desired target group.
 func listenerDiffers(desired listener, group string, observed elb.Listener) bool {
+	// A listener forwards to exactly one target group.
 	if desired.Protocol != observed.Protocol || len(observed.DefaultActions) != 1 ||
 		aws.ToString(observed.DefaultActions[0].TargetGroupArn) != group {
 		return true
@@ -169,5 +185,7 @@ func listenerDiffers(desired listener, group string, observed elb.Listener) bool
 	if cmp.Or(desired.ALPN, "None") != alpn {
 		return true
 	}
+	// Only the default certificate is part of the listener; ensureCertificates
+	// compares the others.
 	return len(observed.Certificates) > 0 && aws.ToString(observed.Certificates[0].CertificateArn) != desired.Certificates[0]
 }

@@ -16,14 +16,21 @@ import (
 func (b existingBalancer) unchangeableField(desired stack) string {
 	requested := desired.requestedAddresses()
 	switch {
+	// The scheme is fixed by CreateLoadBalancer. The administrator's default
+	// applies to new load balancers only.
 	case b.Scheme != "" && b.Scheme != desired.Scheme && !desired.AnyScheme:
 		return fmt.Sprintf("the scheme from %s to %s", b.Scheme, desired.Scheme)
+	// SetSecurityGroups can neither remove all groups of a Network Load Balancer
+	// nor add the first one.
 	case desired.NoGroups && len(b.SecurityGroups) > 0:
 		return "the security groups to none"
 	case !desired.NoGroups && len(b.SecurityGroups) == 0:
 		return "the security groups from none"
+	// A load balancer keeps its addresses when they are not requested any more.
 	case len(requested) == 0:
 		return ""
+	// Each recorded address must be requested still. More may be, for subnets that
+	// are added.
 	case b.addresses == "" || len(subtract(strings.Fields(b.addresses), requested)) > 0:
 		return "the addresses to " + strings.Join(requested, ", ")
 	}
@@ -61,6 +68,8 @@ func selectBalancer(desired stack, existing []existingBalancer) (balancerSelecti
 	why := b.unchangeableField(desired)
 	if len(existing) > 1 { // a replacement has begun, and may not be desired any more
 		old := existing[1]
+		// The Service was changed back during the replacement: the first load
+		// balancer may be the desired one again.
 		if why != "" {
 			b, old = old, b
 		}
@@ -71,10 +80,14 @@ func selectBalancer(desired stack, existing []existingBalancer) (balancerSelecti
 		return balancerSelection{b.LoadBalancer, old.LoadBalancer, b.second}, nil
 	}
 	switch {
+	// The load balancer keeps its IPv6 addresses, although the Service only prefers
+	// dual stack: the UDP port is refused instead.
 	case why == "" && desired.PreferDual && b.IpAddressType == elb.IpAddressTypeDualstack && desired.hasUDP():
 		return balancerSelection{}, newRefusal(v1alpha1.InvalidRequest, "%s", noUDP)
 	case why == "":
 		return balancerSelection{b.LoadBalancer, nil, b.second}, nil
+	// A replacement has another DNS name and other addresses, so that it needs the
+	// consent of the Service's owner.
 	case !desired.Replaceable:
 		return balancerSelection{}, newRefusal(v1alpha1.ReplacementRequired,
 			"AWS cannot change %s of load balancer %s; the annotation %s: \"true\" allows replacing it by one with another host name",

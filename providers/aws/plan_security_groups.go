@@ -42,8 +42,11 @@ func clientRules(listeners []listener, ranges []string, dual bool) (all []securi
 			}
 		}
 	}
+	// Destination unreachable, fragmentation needed (RFC 792, RFC 1191): any router
+	// on the path may send it, so the source ranges do not apply.
 	all = append(all, securityRule{"icmp", 3, 4, "0.0.0.0/0"})
 	if dual {
+		// Packet Too Big (RFC 4443, section 3.2).
 		all = append(all, securityRule{"icmpv6", 2, 0, "::/0"})
 	}
 	slices.SortFunc(all, compareRules)
@@ -74,6 +77,7 @@ func placeRules(desired []securityRule, observed [][]securityRule) (placed [][]s
 	for _, n := range room {
 		total += n
 	}
+	// Clients of the new rules must then wait until old rules are revoked.
 	if len(rest) > total {
 		room = later // some must be revoked first
 	}
@@ -100,6 +104,7 @@ func rulesOf(permissions []ec2.IpPermission) (all []securityRule) {
 	for _, p := range permissions {
 		r := securityRule{Protocol: aws.ToString(p.IpProtocol), From: aws.ToInt32(p.FromPort), To: aws.ToInt32(p.ToPort)}
 		switch r.Protocol {
+		// EC2 returns protocols by number, except those for which it has a name.
 		case "1":
 			r.Protocol = "icmp"
 		case "58":

@@ -28,6 +28,8 @@ type subnet struct {
 // (CreateLoadBalancer, Subnets).
 const minFree = 8
 
+// roleTag is the tag by which AWS's controllers select the subnets of load
+// balancers with the scheme.
 func roleTag(scheme elb.LoadBalancerSchemeEnum) string {
 	if scheme == elb.LoadBalancerSchemeEnumInternal {
 		return "kubernetes.io/role/internal-elb"
@@ -41,6 +43,8 @@ func needRoutes(all []subnet, scheme elb.LoadBalancerSchemeEnum) bool {
 	return !slices.ContainsFunc(all, func(s subnet) bool { return hasRole(s, scheme) })
 }
 
+// hasRole reports whether the subnet has the role's tag. Its value must be 1 or
+// empty.
 func hasRole(s subnet, scheme elb.LoadBalancerSchemeEnum) bool {
 	v, ok := s.Tags[roleTag(scheme)]
 	return ok && (v == "" || v == "1")
@@ -57,15 +61,20 @@ func selectSubnets(all []subnet, scheme elb.LoadBalancerSchemeEnum, cluster stri
 		case s.Remote:
 			count["in a local zone or on an outpost"]++
 			continue
+		// If any subnet has the tag, the tags are complete: the others are not
+		// meant.
 		case byRole && !hasRole(s, scheme):
 			count["without the tag "+roleTag(scheme)]++
 			continue
 		case !byRole && s.Public != (scheme == elb.LoadBalancerSchemeEnumInternetFacing):
 			count[map[bool]string{true: "public", false: "private"}[s.Public]]++
 			continue
+		// A VPC may have several clusters; a subnet without tags of any is free for
+		// all.
 		case ofOthersOnly(s, cluster):
 			count["tagged for other clusters only"]++
 			continue
+		// CreateLoadBalancer would fail for all zones because of this one.
 		case s.Free < minFree:
 			count[fmt.Sprintf("with fewer than %d free addresses", minFree)]++
 			continue
@@ -110,6 +119,7 @@ func isPreferred(a, b subnet, cluster string) bool {
 	if inA != inB {
 		return inA
 	}
+	// The order by ID makes the selection the same in every sync.
 	return a.ID < b.ID
 }
 
@@ -159,10 +169,14 @@ func planMappings(s stack, subnets []subnet) (all []elb.SubnetMapping, refusal *
 		}
 		all = append(all, m)
 	}
+	// The addresses are paired by now, so the order can be independent of the
+	// annotation's.
 	slices.SortFunc(all, func(a, b elb.SubnetMapping) int { return strings.Compare(*a.SubnetId, *b.SubnetId) })
 	return all, nil
 }
 
+// sameSubnets reports whether the load balancer is in exactly the desired subnets.
+// Addresses are not compared.
 func sameSubnets(desired []elb.SubnetMapping, observed []elb.AvailabilityZone) bool {
 	return len(desired) == len(observed) && !slices.ContainsFunc(observed, func(z elb.AvailabilityZone) bool {
 		return !slices.ContainsFunc(desired, func(m elb.SubnetMapping) bool { return *m.SubnetId == aws.ToString(z.SubnetId) })
@@ -173,6 +187,8 @@ func sameSubnets(desired []elb.SubnetMapping, observed []elb.AvailabilityZone) b
 func (s stack) addressType(subnets []subnet) (elb.IpAddressType, *v1alpha1.Refusal) {
 	i := slices.IndexFunc(subnets, func(n subnet) bool { return !n.IPv6 })
 	switch {
+	// A preference never fails: without IPv6 in each subnet, or with UDP, the load
+	// balancer is IPv4 only.
 	case s.PreferDual && i < 0 && !s.hasUDP():
 		return elb.IpAddressTypeDualstack, nil
 	case s.AddressType == elb.IpAddressTypeDualstack && i >= 0:

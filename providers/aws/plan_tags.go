@@ -26,6 +26,7 @@ const maxRecord = 256
 func recordTags(tag, text string) map[string]string {
 	all := map[string]string{}
 	i := 1
+	// The limit counts characters, and a part must not end within one.
 	for part := range slices.Chunk([]rune(text), maxRecord) {
 		name := tag
 		if i > 1 {
@@ -37,7 +38,7 @@ func recordTags(tag, text string) map[string]string {
 	return all
 }
 
-// recordedText is the inverse of record.
+// recordedText is the inverse of recordTags.
 func recordedText(tags map[string]string, tag string) string {
 	text := tags[tag]
 	for i := 2; tags[fmt.Sprintf("%s-%d", tag, i)] != ""; i++ {
@@ -49,6 +50,8 @@ func recordedText(tags map[string]string, tag string) string {
 // allTags returns the desired tags of an object: those that identify it, the
 // user's, and the records of what was set.
 func allTags(own, users map[string]string, name string, records ...map[string]string) map[string]string {
+	// Later maps win: a user may replace the tag Name, but not the tags that
+	// identify the object.
 	all := append([]map[string]string{{tagName: name}, users, own}, records...)
 	return mergeMaps(append(all, recordTags(tagTags, strings.Join(slices.Sorted(maps.Keys(users)), "=")))...)
 }
@@ -64,6 +67,8 @@ func diffTags(observed, desired map[string]string) (add map[string]string, remov
 	users := strings.Split(recordedText(observed, tagTags), "=")
 	for _, k := range slices.Sorted(maps.Keys(observed)) {
 		_, kept := desired[k]
+		// Other controllers and users of AWS tag our objects, too: their tags are
+		// not removed.
 		ours := strings.HasPrefix(k, v1alpha1.GroupVersion.Group+"/") || slices.Contains(users, k)
 		if !kept && ours {
 			remove = append(remove, k)

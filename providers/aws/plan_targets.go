@@ -88,6 +88,7 @@ func mostCommonVPC(all []instance) (vpc string) {
 	count := map[string]int{}
 	for _, i := range all {
 		count[i.VPC]++
+		// Ties are broken by ID, so that each sync selects the same VPC.
 		if n := count[i.VPC]; n > count[vpc] || n == count[vpc] && i.VPC < vpc {
 			vpc = i.VPC
 		}
@@ -103,6 +104,7 @@ type targetLimit struct {
 
 // targetLimit returns the limit of a load balancer with so many target groups.
 func (s stack) targetLimit(groups int) targetLimit {
+	// The quota counts each pair of an instance and a target group.
 	return targetLimit{maxTargets / max(groups, 1), s.Attributes[attrCrossZone] == "true"}
 }
 
@@ -114,6 +116,8 @@ func (l targetLimit) instanceIDs(all []instance) (ids []string) {
 		if l.crossZone {
 			zone = ""
 		}
+		// The instances are ordered by ID, so that the ones beyond the limit are
+		// the same in every sync.
 		if count[zone]++; count[zone] <= l.instances {
 			ids = append(ids, i.ID)
 		}
@@ -128,6 +132,8 @@ func (l targetLimit) instanceIDs(all []instance) (ids []string) {
 func planMoves(observed, desired []string, most int) (first, remove, rest []string) {
 	add, remove := subtract(desired, observed), subtract(observed, desired)
 	room := min(max(most-len(observed), 0), len(add))
+	// No target stays, and the quota is used up: exceeding it for a moment is better
+	// than to deregister the last target first.
 	if room == 0 && len(remove) == len(observed) {
 		room = len(add)
 	}

@@ -25,6 +25,8 @@ type rateLimiter struct {
 }
 
 // bucketSizes are the limits of the buckets: calls a second, and calls at once.
+// AWS limits the calls of an account and region in token buckets, one for each
+// kind.
 var bucketSizes = map[string]struct {
 	rate  rate.Limit
 	burst int
@@ -45,6 +47,8 @@ func newRateLimiter() *rateLimiter {
 	return l
 }
 
+// bucketOf returns the bucket of an action within its service: reads, registrations
+// of targets, or other writes.
 func bucketOf(action string) string {
 	switch {
 	case strings.HasPrefix(action, "Describe"):

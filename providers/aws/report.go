@@ -20,6 +20,8 @@ func (r *reconciler) reportBalancer(b elb.LoadBalancer) {
 	l.status, l.subject, l.progress = statusOf(b), r.describeBalancer(b), ""
 	l.report = providers.Report{Ready: true, Reason: v1alpha1.Assigned}
 	switch state := stateOf(b); {
+	// The name of the old load balancer stays in the status: the new one does not
+	// resolve or serve yet.
 	case r.old != nil && !isProvisioned(b):
 		l.incomplete, l.progress = true, "; it replaces "+aws.ToString(r.old.LoadBalancerName)+" when AWS has provisioned it"
 		l.report.Reason, l.status = v1alpha1.Provisioning, statusOf(*r.old)
@@ -32,6 +34,7 @@ func (r *reconciler) reportBalancer(b elb.LoadBalancer) {
 	case state == elb.LoadBalancerStateEnumProvisioning:
 		l.report = providers.Report{Reason: v1alpha1.Provisioning, Again: r.pollInterval}
 		l.progress = "; AWS is provisioning it, which takes one to three minutes"
+	// The load balancer has failed. It is reported, but not recreated.
 	default:
 		l.report = providers.Report{Reason: v1alpha1.CloudFailed, Again: r.pollInterval}
 		l.progress = fmt.Sprintf("; its state is %s: %s", state, aws.ToString(b.State.Reason))
@@ -65,11 +68,14 @@ func (l *lastSync) recordMissing(usable []instance) {
 // targets.
 func (l *lastSync) composeMessage() {
 	used := 0
+	// All target groups have the same targets, so the first one stands for them.
 	if len(l.groups) > 0 {
 		used = len(l.groups[0].instances)
 	}
 	l.report.Message = fmt.Sprintf("%s, %s%s", l.subject, pluralize(used, "target"), l.progress)
 	switch l.report.Reason {
+	// Reasons of the load balancer itself, such as Provisioning, take precedence
+	// over the lack of targets.
 	case v1alpha1.Assigned, v1alpha1.NoTargets:
 		l.report.Reason = v1alpha1.Assigned
 		if l.noUsable {

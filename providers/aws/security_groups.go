@@ -22,6 +22,7 @@ func (c *Cloud) findSecurityGroup(ctx context.Context, vpc, name string) (id str
 		return "", err
 	}
 	for _, g := range groups {
+		// Names are unique within a VPC only.
 		if aws.ToString(g.VpcId) != vpc {
 			continue
 		}
@@ -37,6 +38,8 @@ func (c *Cloud) ownsSecurityGroup(g ec2.SecurityGroup) bool {
 	return tagMap(g.Tags)[tagCluster] == c.options.Cluster
 }
 
+// createSecurityGroup creates a group without rules, with its tags, and returns its
+// ID. If a group of ours has the name, it returns the ID of that.
 func (c *Cloud) createSecurityGroup(ctx context.Context, vpc, name string, tags map[string]string) (id string, err error) {
 	out, err := callAPI(ctx, c.ec2.CreateSecurityGroup, &ec2api.CreateSecurityGroupInput{
 		GroupName: aws.String(name), VpcId: aws.String(vpc),
@@ -70,6 +73,7 @@ func plainText(text string) string {
 // authorizeIngress adds rules to a group.
 func (c *Cloud) authorizeIngress(ctx context.Context, group string, rules []securityRule) error {
 	return allOrEach(rules, "InvalidPermission.Duplicate", func(rules []securityRule) error {
+		// The group may have been created just before.
 		return retryWhile(ctx, "InvalidGroup.NotFound", func() error {
 			_, err := callAPI(ctx, c.ec2.AuthorizeSecurityGroupIngress, &ec2api.AuthorizeSecurityGroupIngressInput{
 				GroupId: aws.String(group), IpPermissions: permissionsOf(rules),

@@ -30,6 +30,7 @@ type subnetCache struct {
 	routed bool // Public is set
 }
 
+// invalidate makes the next selection list the subnets again.
 func (s *subnetCache) invalidate() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,6 +103,7 @@ func (c *Cloud) describeSubnets(ctx context.Context, vpc string) (all []subnet, 
 				return x.Ipv6CidrBlockState == nil || x.Ipv6CidrBlockState.State == ec2.SubnetCidrBlockStateCodeAssociated
 			}),
 		}
+		// A subnet with IPv6 only has no IPv4 CIDR.
 		if p, err := netip.ParsePrefix(aws.ToString(s.CidrBlock)); err == nil {
 			n.CIDR = p
 		}
@@ -130,6 +132,8 @@ func (c *Cloud) describeRoutes(ctx context.Context, vpc string, subnets []subnet
 		}
 	}
 	for i, s := range subnets {
+		// A subnet without an association uses the main route table of the VPC
+		// (EC2, "Subnet route tables").
 		public, associated := own[s.ID]
 		subnets[i].Public = public || !associated && main
 	}

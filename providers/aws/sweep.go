@@ -27,6 +27,8 @@ func (c *Cloud) Sweep(ctx context.Context, live map[types.UID]bool) error {
 	if err != nil {
 		return err
 	}
+	// The metric counts orphans from the first search on, also those that are not
+	// deleted yet.
 	orphans.WithLabelValues("load-balancer").Set(float64(len(found.balancers)))
 	orphans.WithLabelValues("target-group").Set(float64(len(found.groups)))
 	orphans.WithLabelValues("security-group").Set(float64(len(found.security)))
@@ -38,6 +40,8 @@ func (c *Cloud) Sweep(ctx context.Context, live map[types.UID]bool) error {
 			first = now
 			c.log.Warn("orphan found", "object", id, "deletes", c.options.DeleteOrphans)
 		}
+		// Objects that are not orphans any more are missing from the new map, so
+		// that their time begins again.
 		since[id] = first
 		return c.options.DeleteOrphans && now.Sub(first) >= orphanAge
 	}
@@ -58,6 +62,7 @@ func (c *Cloud) Sweep(ctx context.Context, live map[types.UID]bool) error {
 			results = append(results, c.deleteSecurityGroup(ctx, id))
 		}
 	}
+	// The deleted load balancer may have been the last one.
 	if len(results) > 0 {
 		results = append(results, c.deleteSharedGroup(ctx))
 	}
@@ -70,6 +75,8 @@ func (c *Cloud) findOrphans(ctx context.Context, live map[types.UID]bool) (found
 		return found, err
 	}
 	if found.tags, err = c.describeTags(ctx, found.taggedARNs()); err != nil {
+		// An object of the cached list was deleted meanwhile; the next search lists
+		// again.
 		if isCode(err, notFoundCodes...) {
 			c.invalidateLists()
 		}
@@ -77,6 +84,8 @@ func (c *Cloud) findOrphans(ctx context.Context, live map[types.UID]bool) (found
 	}
 	orphaned := func(tags map[string]string) bool {
 		uid := types.UID(tags[tagUID])
+		// The shared group has the tag of the cluster, but not of a Service, and is
+		// never an orphan.
 		return tags[tagCluster] == c.options.Cluster && uid != "" && !live[uid]
 	}
 	found.keepTagged(orphaned)

@@ -58,6 +58,7 @@ func (s severity) MarshalText() ([]byte, error) { return []byte(strings.ToLower(
 // Examine returns all problems in the snapshot. It does not modify the snapshot.
 func Examine(s objects.Snapshot) Diagnosis {
 	plan := controllerplan.Decide(s.Controller)
+	// The list is not nil, so that its JSON is [] and not null.
 	findings := slices.Concat([]finding{}, nodeFindings(s), serviceFindings(s, plan), configFindings(plan), poolFindings(s, plan),
 		sessionFindings(s))
 	slices.SortStableFunc(findings, func(a, b finding) int {
@@ -92,6 +93,8 @@ func (d Diagnosis) Text(w io.Writer) error {
 
 // nodeFindings returns the nodes without a speaker and those that are not Ready.
 func nodeFindings(s objects.Snapshot) (found []finding) {
+	// One finding replaces those of all nodes: the DaemonSet is missing, or cannot
+	// run anywhere.
 	if len(s.Controller.Nodes) > 0 && len(s.Controller.Speakers) == 0 {
 		return []finding{{
 			severityBroken, "DaemonSet fairlead-speaker", v1alpha1.NoSpeaker,

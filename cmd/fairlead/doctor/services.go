@@ -1,3 +1,6 @@
+// This file examines the desired conditions of Services, and whether the controller
+// has written them.
+
 package doctor
 
 import (
@@ -37,12 +40,14 @@ func serviceFindings(s objects.Snapshot, plan controllerplan.Plan) (found []find
 				add(severityDegraded, reason, c.Message) // it has an address, but a request is refused
 			case c.Status == metav1.ConditionFalse:
 				add(severityBroken, reason, c.Message)
+			// The Service works, but not in the way that was configured.
 			case reason == v1alpha1.OutOfPool || reason == v1alpha1.CloudCannotServe:
 				add(severityNotice, reason, c.Message)
 			case c.Type == v1alpha1.ConditionProvisioned && len(p.Overdue) > 0:
 				add(severityDegraded, v1alpha1.Renumbering, "the deadline of the old address has passed: "+c.Message)
 			}
 		}
+		// Another reason has precedence in the condition, and would hide this one.
 		if len(p.OutOfPool) > 0 && !hasReason(*p, v1alpha1.OutOfPool) {
 			add(severityNotice, v1alpha1.OutOfPool, joinAddrs(p.OutOfPool)+" is kept, although its pool would no longer assign it")
 		}
@@ -70,6 +75,8 @@ func hasAddress(p controllerplan.ServicePlan) bool {
 // be of another version.
 func statusOutdated(svc *corev1.Service, p controllerplan.ServicePlan) bool {
 	same := func(a, b corev1.LoadBalancerIngress) bool { return a.IP == b.IP && a.Hostname == b.Hostname }
+	// The status of a Service that Fairlead does not serve belongs to another
+	// controller.
 	if p.Serves && !slices.EqualFunc(svc.Status.LoadBalancer.Ingress, p.Ingress, same) {
 		return true
 	}

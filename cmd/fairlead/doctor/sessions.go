@@ -1,3 +1,6 @@
+// This file examines the BGP sessions, as the speakers have reported them in the
+// status of their Speaker objects.
+
 package doctor
 
 import (
@@ -28,14 +31,19 @@ func sessionFindings(s objects.Snapshot) (found []finding) {
 				continue
 			}
 			selected++
+			// The node has a finding of its own, and its report may be outdated.
 			if !config.NodeReady(n) {
 				continue
 			}
 			f := finding{Severity: severityDegraded, Object: fmt.Sprintf("BGPPeer %s from %s", p.Name, n.Name)}
 			switch session, reported := s.Session(n.Name, p.Name); {
+			// A session that the speaker has not reported is counted as down: its
+			// peer may be new to the speaker.
 			case !reported:
 				f.Reason, f.Message = v1alpha1.NoSpeaker, "the speaker of the node has not reported this session"
 				down = append(down, f)
+			// A configuration problem is the cause; the last error is only its
+			// effect.
 			case session.State != bgp.Established.String():
 				f.Reason = cmp.Or(session.ProblemReason, v1alpha1.SessionDown)
 				f.Message = cmp.Or(session.Problem, session.LastError, "not established yet")
@@ -45,9 +53,13 @@ func sessionFindings(s objects.Snapshot) (found []finding) {
 				more = append(more, establishedFindings(f.Object, p, session)...)
 			}
 		}
+		// Without a node there is nothing to report above, yet routes to the peer are
+		// never advertised.
 		if selected == 0 {
 			more = append(more, finding{severityDegraded, "BGPPeer " + p.Name, v1alpha1.NoNode, "nodeSelectors select no node"})
 		}
+		// A session that is down reduces redundancy while another node has one with
+		// the peer.
 		for i := range down {
 			if established == 0 {
 				down[i].Severity = severityBroken
@@ -141,6 +153,8 @@ func stepReports(session v1alpha1.Session) (reports []stepReport) {
 		case session.State == bgp.Established.String() && s.step == bgp.StepFamilies:
 			result = strings.Join(session.Families, ",")
 		case session.State == bgp.Established.String():
+		// The steps after the failed one were not tried; without a failed step
+		// nothing is known yet.
 		case failed || session.FailedAt == "":
 			result = "?"
 		case s.step == bgp.Step(session.FailedAt):
@@ -151,6 +165,8 @@ func stepReports(session v1alpha1.Session) (reports []stepReport) {
 	return reports
 }
 
+// sessionTable has one line for each session, with a column for each step in the
+// order in which a session is established.
 func sessionTable(sessions []sessionReport) string {
 	return output.Table(func(t io.Writer) {
 		fmt.Fprint(t, "PEER\tNODE\tSTATE")

@@ -31,6 +31,8 @@ func Write(w io.Writer, c *objects.Collection) error {
 		if err != nil {
 			return err
 		}
+		// Each object is a list of one item, whose text is a part of the List's
+		// items.
 		text, err := yaml.Marshal([]any{item})
 		if err != nil {
 			return fmt.Errorf("encode an object: %w", err)
@@ -51,6 +53,7 @@ func listItem(o runtime.Object) (json.RawMessage, error) {
 		node.Status.Images = nil
 	}
 	o.(metav1.Object).SetManagedFields(nil)
+	// Objects in typed lists do not have their kind set, and a dump must have it.
 	kinds, _, err := objects.Scheme.ObjectKinds(o)
 	if err != nil {
 		return nil, fmt.Errorf("find the kind of an object: %w", err)

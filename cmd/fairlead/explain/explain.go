@@ -99,6 +99,7 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 	}
 	svc := s.Controller.Services[i]
 	trace := controllerplan.Explain(s.Controller, key)
+	// Lists are not nil, so that their JSON is [] and not null.
 	e = Explanation{
 		Service: key.String(), Type: typeText(svc),
 		Provider: providerChoice{providerNames[trace.Choice.Verdict], trace.Choice.Reason, trace.Choice.Message},
@@ -108,11 +109,14 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 	for _, v := range trace.Verdicts {
 		e.Address = append(e.Address, addressCandidate{v.Family.String(), v.Pool, v.Used, v.Message})
 	}
+	// AWS was not asked: the names are those that the controller has written.
 	if e.onAWS {
 		for _, in := range trace.Plan.Ingress {
 			e.Balancer = append(e.Balancer, cmp.Or(in.Hostname, in.IP))
 		}
 	}
+	// Each node decides for itself from the same objects, so one computation shows
+	// the decisions of all.
 	for _, v := range speakerplan.Explain(s.Speaker, svc) {
 		a := addressAnnouncement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []nodeAnnouncement{}}
 		for _, n := range v.Nodes {
@@ -131,6 +135,7 @@ var providerNames = map[providers.Verdict]string{
 	providers.NotOurs: "not Fairlead's", providers.Undecided: "undecided", providers.OnBareMetal: "bare metal", providers.OnAWS: "AWS",
 }
 
+// typeText returns the fields of the Service's spec that the decisions depend on.
 func typeText(svc *corev1.Service) string {
 	all := []string{string(svc.Spec.Type)}
 	for _, p := range svc.Spec.Ports {

@@ -23,6 +23,8 @@ func (e Explanation) Text(w io.Writer) error {
 				mark, what := "-", v.Message
 				if v.Used {
 					mark = "*"
+					// Some messages of the allocator begin with the pool
+					// themselves.
 					if v.Pool != "" && !strings.HasPrefix(what, "pool ") {
 						what = fmt.Sprintf("pool %s: %s", v.Pool, what)
 					}
@@ -47,6 +49,7 @@ func (e Explanation) Text(w io.Writer) error {
 		b.WriteString("\nConditions\n")
 		b.WriteString(output.Table(func(t io.Writer) {
 			for _, c := range e.Conditions {
+				// The prefix is the same for all of Fairlead's conditions.
 				fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", strings.TrimPrefix(c.Type, v1alpha1.GroupVersion.Group+"/"), c.Status, c.Reason,
 					c.Message)
 			}

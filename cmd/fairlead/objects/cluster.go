@@ -36,8 +36,10 @@ func FromCluster(ctx context.Context, restConfig *rest.Config) (c *Collection, n
 		case apierrors.IsForbidden(err) && l.ifForbidden != "":
 			notes = append(notes, "listing "+l.kinds+" is forbidden: "+l.ifForbidden)
 			continue
+		// The kind is newer than the cluster, which cannot have objects of it.
 		case apierrors.IsNotFound(err) && l.optional:
 			continue
+		// The API server's own error does not mention how the CRDs are installed.
 		case apierrors.IsNotFound(err) && l.ifNotServed != nil:
 			return nil, nil, l.ifNotServed
 		case err != nil:

@@ -1,3 +1,7 @@
+// This file decodes files. Dumps are decoded leniently, because they may be of
+// other versions; manifests strictly, because a misspelled field would change the
+// preview.
+
 package objects
 
 import (
@@ -59,6 +63,8 @@ func (d *decoder) readAll(name string, in io.Reader) error {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
 	all, err := splitDocuments(content)
+	// Documents before an invalid one are decoded first, so that the error is about
+	// the first problem of the file.
 	for i, document := range all {
 		if err := d.decodeDocument(document); err != nil {
 			return fmt.Errorf("%s: document %d: %w", name, i+1, err)
@@ -132,6 +138,8 @@ func (d *decoder) decodeDocument(document []byte) error {
 	if h.Kind == "" || h.APIVersion == "" {
 		return errors.New("not a Kubernetes object: apiVersion and kind must be set")
 	}
+	// kubectl get writes a v1 List for several kinds; the API server writes lists
+	// such as ServiceList.
 	kind, isList := strings.CutSuffix(h.Kind, "List")
 	if !isList {
 		return d.decodeObject(document, h)
@@ -156,6 +164,8 @@ func (d *decoder) decodeObject(content []byte, h objectHeader) error {
 	name := strings.TrimPrefix(h.Metadata.Namespace+"/"+h.Metadata.Name, "/")
 	kind := schema.FromAPIVersionAndKind(h.APIVersion, h.Kind)
 	empty, err := Scheme.New(kind)
+	// A Collection without objects finds out whether the kind is supported, in the
+	// one place that lists the kinds.
 	if held, _ := new(Collection).put(empty); err != nil || !held || d.strict && !inManifests(empty) {
 		if d.strict {
 			return fmt.Errorf("%s %q: unsupported kind %s of %s; a manifest may contain Fairlead's kinds (%s), and Services, "+
@@ -167,6 +177,7 @@ func (d *decoder) decodeObject(content []byte, h objectHeader) error {
 	if h.Metadata.Name == "" {
 		return fmt.Errorf("%s: metadata.name: must be set", h.Kind)
 	}
+	// The serializer of the API server rejects the same fields in a strict mode.
 	codec := kubejson.NewSerializerWithOptions(kubejson.DefaultMetaFactory, Scheme, Scheme, kubejson.SerializerOptions{Strict: d.strict})
 	object, _, err := codec.Decode(content, &kind, nil)
 	if err != nil {
@@ -178,12 +189,16 @@ func (d *decoder) decodeObject(content []byte, h objectHeader) error {
 		}
 	}
 	switch o := object.(type) {
+	// Of the kinds in a manifest, only a Service has a namespace.
 	case *corev1.Service:
 		o.Namespace = cmp.Or(o.Namespace, d.namespace)
+	// EndpointSlices are only in dumps, which have their namespace.
 	case *discoveryv1.EndpointSlice:
 	case metav1.Object:
 		o.SetNamespace("") // the other kinds are cluster-scoped; a namespace in the file is ignored
 	}
+	// In a dump of several files an object may occur twice; in manifests one of the
+	// two would be ignored silently.
 	if _, replaced := d.into.put(object); replaced && d.strict {
 		return fmt.Errorf("%s %q: duplicate object", h.Kind, name)
 	}

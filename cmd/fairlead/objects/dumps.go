@@ -35,6 +35,8 @@ func FromDumps(paths []string, stdin io.Reader) (c *Collection, notes []string, 
 // missingKinds returns notes on the kinds that are missing from a dump, and on the
 // consequences.
 func (c *Collection) missingKinds() (notes []string) {
+	// Namespaces and EndpointSlices are missed only if an object that is present
+	// depends on them.
 	selects := slices.ContainsFunc(c.Pools, func(p *v1alpha1.IPAddressPool) bool {
 		return p.Spec.ServiceAllocation != nil && len(p.Spec.ServiceAllocation.NamespaceSelectors) > 0
 	})

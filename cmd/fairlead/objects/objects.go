@@ -89,6 +89,8 @@ func (c *Collection) put(o runtime.Object) (held, replaced bool) {
 	return held, replaced
 }
 
+// putObject keeps the place of an object that it replaces, so that the order of the
+// lists is the one of their first occurrence.
 func putObject[T metav1.Object](c *Collection, all *[]T, kind string, o T) (replaced bool) {
 	id := objectID{kind, o.GetNamespace(), o.GetName()}
 	if i, known := c.indices[id]; known {

@@ -1,3 +1,6 @@
+// This file validates manifests as the API server would validate the objects:
+// against the schema of the CRD, and then its rules in CEL.
+
 package objects
 
 import (
@@ -46,6 +49,7 @@ var crdSchemas = sync.OnceValues(func() (map[string]*spec.Schema, error) {
 		if err := yaml.Unmarshal(text, &crd); err != nil {
 			return nil, fmt.Errorf("read the CRD %s: %w", f.Name(), err)
 		}
+		// Fairlead's kinds have one version each.
 		all[crd.Spec.Names.Kind] = &crd.Spec.Versions[0].Schema.OpenAPIV3Schema
 	}
 	return all, nil
@@ -72,6 +76,8 @@ func validateSchema(kind string, content []byte) error {
 	var invalid []string
 	for _, e := range openapi.NewSchemaValidator(schema, nil, "", strfmt.Default).Validate(object).Errors {
 		text := e.Error()
+		// The validator names a part of an HTTP request; the message here has the
+		// form of Kubernetes: the field path first.
 		if m := errorInBody.FindStringSubmatch(text); m != nil {
 			text = m[1] + ": " + m[2]
 		}
@@ -108,6 +114,8 @@ var celEnv = sync.OnceValues(func() (*cel.Env, error) {
 // brokenRules returns the field and the message of each rule that the value, or a
 // value nested in it, violates.
 func brokenRules(env *cel.Env, field string, schema *spec.Schema, value any) (broken []string, err error) {
+	// The schema of the library does not know the field, so that it is among the
+	// extensions.
 	declared, _ := schema.Extensions["x-kubernetes-validations"].([]any)
 	for _, d := range declared {
 		rule, _ := d.(map[string]any)
@@ -129,6 +137,8 @@ func brokenRules(env *cel.Env, field string, schema *spec.Schema, value any) (br
 	switch value := value.(type) {
 	case map[string]any:
 		for _, name := range slices.Sorted(maps.Keys(value)) {
+			// A field that is not declared was rejected before by the strict
+			// decoder.
 			if property, declared := schema.Properties[name]; declared {
 				if err := descend(field+"."+name, &property, value[name]); err != nil {
 					return nil, err

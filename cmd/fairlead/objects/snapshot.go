@@ -36,6 +36,8 @@ func (c *Collection) Snapshot(now time.Time, policy providers.Policy) Snapshot {
 			Interfaces: map[string][]l2.Interface{},
 		},
 	}
+	// Problems of the configuration are part of the controller's decision, from the
+	// same objects.
 	s.Speaker.Config, _ = config.Parse(c.Objects)
 	for _, reported := range c.Speakers {
 		s.Speaker.Interfaces[reported.Name] = speakerplan.ReportedInterfaces(reported)

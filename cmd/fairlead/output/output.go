@@ -29,6 +29,7 @@ func Print(w io.Writer, format string, r Result) error {
 	if format == "json" {
 		print = func(w io.Writer) error {
 			encoder := json.NewEncoder(w)
+			// Messages would otherwise contain \u003c in place of "<".
 			encoder.SetEscapeHTML(false)
 			encoder.SetIndent("", "  ")
 			return encoder.Encode(r)

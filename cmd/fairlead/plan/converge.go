@@ -33,6 +33,8 @@ func converge(s controllerplan.Snapshot) convergence {
 	for round := range maxRounds {
 		c.plan = controllerplan.Decide(c.cluster)
 		services, writes := writtenServices(c.cluster.Services, c.plan)
+		// The controller removes its finalizer from a pool that is not in use, and
+		// the API server then deletes the pool.
 		pools := slices.DeleteFunc(slices.Clone(c.cluster.Objects.Pools), func(p *v1alpha1.IPAddressPool) bool {
 			return p.DeletionTimestamp != nil && !c.plan.Pools[p.Name].InUse
 		})

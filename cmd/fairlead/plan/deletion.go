@@ -30,6 +30,8 @@ func ParseDeletion(text, namespace string) (d Deletion, err error) {
 	kind, name, _ := strings.Cut(text, "/")
 	kind = strings.ToLower(kind)
 	i := slices.IndexFunc(deletableKinds, func(k string) bool {
+		// Without an API server the names of the resources follow from the kinds,
+		// which is correct for all of deletableKinds.
 		plural, singular := apimeta.UnsafeGuessKindToResource(schema.GroupVersionKind{Kind: k})
 		return kind == singular.Resource || kind == plural.Resource || k == "Service" && kind == "svc"
 	})
@@ -43,6 +45,7 @@ func ParseDeletion(text, namespace string) (d Deletion, err error) {
 			d.namespace, d.name = cmp.Or(ns, namespace), name
 		}
 	}
+	// Only a Service has a namespace.
 	if d.name == "" || strings.Contains(d.name, "/") {
 		return d, fmt.Errorf("--delete=%q: must be KIND/NAME or service/NAMESPACE/NAME", text)
 	}
@@ -90,6 +93,7 @@ func terminateObject[T metav1.Object](all []T, d Deletion, deepCopy func(T) T, n
 	if i < 0 {
 		return all, false
 	}
+	// The snapshot is also the state before the deletion, and must not change.
 	after = slices.Clone(all)
 	after[i] = deepCopy(after[i])
 	after[i].SetDeletionTimestamp(&now)

@@ -1,3 +1,6 @@
+// This file applies manifests as the API server and kubectl apply would: fields
+// that others write stay, and unset fields get their defaults.
+
 package plan
 
 import (
@@ -69,6 +72,8 @@ func overlayObjects[T metav1.Object](observed, manifests []T, now metav1.Time) [
 			continue
 		}
 		o.SetCreationTimestamp(all[i].GetCreationTimestamp())
+		// An object that is terminating stays so: a manifest cannot undo its
+		// deletion.
 		o.SetDeletionTimestamp(all[i].GetDeletionTimestamp())
 		o.SetFinalizers(all[i].GetFinalizers())
 		o.SetUID(all[i].GetUID())
@@ -94,6 +99,7 @@ func completeNode(n, existing *corev1.Node) {
 // completeService adds the fields that the API server and the controllers write to a
 // Service of a manifest. The existing Service may be nil.
 func completeService(svc, existing *corev1.Service, families []corev1.IPFamily) (notes []string) {
+	// The status is a subresource, which apply does not write.
 	svc.Status = corev1.ServiceStatus{}
 	for _, name := range v1alpha1.RecordAnnotations {
 		delete(svc.Annotations, name)
@@ -104,12 +110,16 @@ func completeService(svc, existing *corev1.Service, families []corev1.IPFamily) 
 		svc.Spec.IPFamilyPolicy = cmp.Or(svc.Spec.IPFamilyPolicy, existing.Spec.IPFamilyPolicy)
 	}
 	svc.Spec.Type = cmp.Or(svc.Spec.Type, corev1.ServiceTypeClusterIP)
+	// The API server sets the default of the policy only where the type allows the
+	// field.
 	if svc.Spec.Type != corev1.ServiceTypeClusterIP {
 		svc.Spec.ExternalTrafficPolicy = cmp.Or(svc.Spec.ExternalTrafficPolicy, corev1.ServiceExternalTrafficPolicyCluster)
 	}
 	for i := range svc.Spec.Ports {
 		p := &svc.Spec.Ports[i]
 		p.Protocol = cmp.Or(p.Protocol, corev1.ProtocolTCP)
+		// An allocated node port is kept when the manifest does not name it, as by
+		// the API server.
 		if existing == nil || p.NodePort != 0 {
 			continue
 		}
@@ -140,8 +150,11 @@ func completeFamilies(svc, existing *corev1.Service, families []corev1.IPFamily)
 		svc.Spec.IPFamilies = slices.Clone(families[:1])
 	}
 	switch {
+	// A dual-stack Service that becomes SingleStack keeps its first family.
 	case *svc.Spec.IPFamilyPolicy == single:
 		svc.Spec.IPFamilies = svc.Spec.IPFamilies[:1]
+	// The other families of the cluster are added behind the requested one. A
+	// cluster with one family adds none.
 	case len(svc.Spec.IPFamilies) == 1:
 		for _, f := range families {
 			if f != svc.Spec.IPFamilies[0] {
@@ -156,6 +169,7 @@ func clusterFamilies(s controllerplan.Snapshot) []corev1.IPFamily {
 	first := []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
 	both := false
 	for _, svc := range s.Services {
+		// The Service of the API server has the default family of the cluster.
 		if svc.Namespace == "default" && svc.Name == "kubernetes" && slices.Equal(svc.Spec.IPFamilies, first[1:]) {
 			slices.Reverse(first)
 		}
@@ -203,11 +217,14 @@ func applyAnnotations(svc, existing *corev1.Service) (notes []string) {
 		_, byApply := applied.Annotations[name]
 		switch {
 		case inManifest:
+		// kubectl apply removes only annotations that its last run has set.
 		case slices.Contains(v1alpha1.RecordAnnotations[:], name) || wasApplied && !byApply:
 			if svc.Annotations == nil {
 				svc.Annotations = map[string]string{}
 			}
 			svc.Annotations[name] = value
+		// The controller reads the annotation, so its removal changes the result: a
+		// note makes it visible.
 		case slices.ContainsFunc(annotationPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) }):
 			notes = append(notes, fmt.Sprintf("Service %s has the annotation %s: %s, which is not in the manifest; "+
 				"the plan assumes that it is removed",

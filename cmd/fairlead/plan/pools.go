@@ -55,6 +55,7 @@ func poolStates(c convergence) map[string]*poolState {
 			IPv4: status.IPv4, IPv6: status.IPv6, Services: status.Services, OutOfPool: status.OutOfPool,
 			Terminating: pool.DeletionTimestamp != nil, Conditions: output.Conditions(status.Conditions),
 		}
+		// The order of conditions is not a difference.
 		slices.SortFunc(s.Conditions, func(a, b output.Condition) int { return strings.Compare(a.Type, b.Type) })
 		all[pool.Name] = s
 	}
@@ -95,6 +96,8 @@ func compareProblems(before, after convergence) []problemResult {
 	all := []problemResult{}
 	add := func(change problemChange, problems, others []config.Problem) {
 		for _, p := range problems {
+			// Problems are compared as a whole: another message is a solved problem
+			// and a new one.
 			if slices.Contains(others, p) == (change == problemStays) {
 				all = append(all, problemResult{change, p.Kind + " " + p.Name, p.Field, p.Reason, p.Message})
 			}

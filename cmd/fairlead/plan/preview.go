@@ -51,6 +51,8 @@ type Result struct {
 // used again.
 func Preview(cluster controllerplan.Snapshot, r Request) (Result, error) {
 	requested, notes := overlayManifests(cluster, r.Manifests)
+	// Deletions follow the manifests, so that an object can be both changed and
+	// deleted, as by two commands.
 	for _, d := range r.Deletions {
 		var err error
 		if requested, err = d.deleteFrom(requested); err != nil {
@@ -63,6 +65,8 @@ func Preview(cluster controllerplan.Snapshot, r Request) (Result, error) {
 		Notes: append([]string{}, notes...),
 	}
 	result.Summary = summarizeServices(result.Services)
+	// These writes happen with or without the request, and are not part of the
+	// result.
 	if before.pending > 0 {
 		result.Notes = append(result.Notes, fmt.Sprintf("the controller has still to write %s of the current cluster; the plan compares "+
 			"with the state after these writes", output.Count(before.pending, "Service", "Services")))

@@ -96,6 +96,8 @@ func serviceStates(c convergence) map[types.NamespacedName]*serviceState {
 	desired := c.plan.ByKey()
 	for _, svc := range c.cluster.Services {
 		provisioned := apimeta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ConditionProvisioned)
+		// Without the condition the Service is not Fairlead's; one that is being
+		// deleted counts as released.
 		if provisioned == nil || svc.DeletionTimestamp != nil || provisioned.Reason == string(v1alpha1.Deleting) {
 			continue
 		}
@@ -105,6 +107,7 @@ func serviceStates(c convergence) map[types.NamespacedName]*serviceState {
 		}
 		for _, in := range svc.Status.LoadBalancer.Ingress {
 			h := heldAddress{Address: cmp.Or(in.IP, in.Hostname)}
+			// The host name of a cloud is not from a pool.
 			if a, err := config.ParseAddr(in.IP); err == nil {
 				h.Pool = config.RecordedPool(svc, a)
 				_, h.Leaving = config.ReadRecords(svc.Annotations[v1alpha1.AnnotationLeaving]).Of(a)
@@ -163,6 +166,8 @@ func (c serviceComparison) compareService(key types.NamespacedName, before, afte
 	}
 	changes := append(addressChanges(was.Addresses, is.Addresses), reasonChanges(was, is)...)
 	var why []string
+	// The Service lost its condition, so the reason is found in the cluster after the
+	// request.
 	if after == nil {
 		why = append(why, c.releaseMessage(key))
 	} else if is.Reason != "" {

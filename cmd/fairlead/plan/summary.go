@@ -25,6 +25,7 @@ func summarizeServices(all []serviceResult) (s planSummary) {
 	for _, r := range all {
 		had := r.Before != nil && len(r.Before.Addresses) > 0
 		has := r.After != nil && len(r.After.Addresses) > 0
+		// A Service that releases one of two addresses does not keep its addresses.
 		if had && !slices.Contains(r.Changes, addressReleased) && !slices.Contains(r.Changes, addressReassigned) {
 			s.Keep++
 		}

@@ -104,6 +104,7 @@ var poolColumns = []func(*poolState) string{
 }
 
 func (p poolResult) tableCells() []string {
+	// A pool that exists on one side only is shown with the columns of that side.
 	change, before, after := "changes", cmp.Or(p.Before, p.After), cmp.Or(p.After, p.Before)
 	switch {
 	case p.Before == nil:
