@@ -63,7 +63,7 @@ type Reserved struct {
 	Why string // "is an address of Node n1"
 }
 
-// Role is the right of a request to the addresses of its Have.
+// Role determines whether a request keeps the addresses in its Have.
 type Role uint8
 
 const (

@@ -26,9 +26,9 @@ type candidate struct {
 }
 
 // holderClass orders the requests that keep addresses. Owners precede adopters, so
-// that they never lose an address to one. Owners with unchanged terms precede those
-// that departed from theirs, because changed terms are a new request. Strangers
-// precede adopters, which must not take over their addresses.
+// that an adopter never receives an address of an owner. Owners with unchanged terms
+// precede those that departed from theirs, because changed terms are a new request.
+// Strangers precede adopters, which must not take over their addresses.
 type holderClass uint8
 
 const (
@@ -235,7 +235,8 @@ func (r *run) recordLost(c *candidate) {
 	}
 }
 
-// keepHeld assigns the addresses of the statuses to their holders.
+// keepHeld assigns the addresses of the statuses to their holders. It adopts the
+// addresses that another implementation assigned, unless refuseAdoption has a reason.
 func (r *run) keepHeld() {
 	for _, c := range r.order {
 		refusal := (*Missing)(nil)
@@ -285,7 +286,7 @@ func (r *run) keepAll(c *candidate) {
 	}
 	for f := range c.leaving {
 		if c.leaving[f] > 0 && !c.Frozen && !r.isSatisfied(c, c.held[f]) && r.isSatisfied(c, c.leaving[f]) {
-			// The request wants the leaving address again: the two change places.
+			// The leaving address is requested again: the two addresses are swapped.
 			c.held[f], c.leaving[f] = c.leaving[f], c.held[f]
 			r.heldOf(c, f).Leaving, r.leavingOf(c, f).Leaving = false, true
 		}

@@ -220,7 +220,8 @@ func (b *balancers) syncBalancer(ctx context.Context, uid types.UID) {
 	}
 }
 
-// nextCall is the time until the next call if nothing changes.
+// nextCall is the time until the next call if nothing changes: a backoff after an error,
+// otherwise the resync period or what the report requests.
 func (b *balancers) nextCall(uid types.UID, outcome plan.CloudOutcome, err error) time.Duration {
 	if retry := (*cloudapi.RetryError)(nil); errors.As(err, &retry) {
 		return retry.RetryAfter()

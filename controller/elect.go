@@ -16,11 +16,11 @@ import (
 // ErrLostLease is returned by RunElected when another replica may lead now.
 var ErrLostLease = errors.New("lost the leader lease")
 
-// RunElected runs work while this process, with this identity, holds the leader
-// lease of the configuration. When ctx is done, RunElected waits until work has
-// returned and only then releases the lease, so that no write of this leader is in
-// flight when the next one starts. A lost lease is not released: another replica may
-// hold it.
+// RunElected takes part in the leader election, and runs work while this process, with
+// this identity, holds the leader lease of the configuration. When ctx is done,
+// RunElected waits until work has returned and only then releases the lease, so that
+// no write of this leader is in flight when the next one starts. A lost lease is not
+// released: another replica may hold it.
 func RunElected(
 	ctx context.Context, client kubernetes.Interface, election componentbaseconfig.LeaderElectionConfiguration,
 	identity string, work func(context.Context),

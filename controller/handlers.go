@@ -85,8 +85,8 @@ func (l *fullSyncLimiter) wait() time.Duration {
 // requestFullSync enqueues a full sync as soon as the rate limit permits.
 func (c *Controller) requestFullSync() { c.queue.AddAfter(fullSync, c.limiter.wait()) }
 
-// handler returns the event handler of an informer: it filters out events that
-// cannot change a plan, and requests a sync for the others.
+// handler returns the event filter of an informer: it requests a sync for events that
+// can change a plan, and drops the others.
 func (c *Controller) handler(of cache.SharedIndexInformer) cache.ResourceEventHandler {
 	switch of {
 	case c.services:
@@ -116,8 +116,8 @@ func (c *Controller) handler(of cache.SharedIndexInformer) cache.ResourceEventHa
 	}}
 }
 
-// serviceHandler requests incremental syncs for changed Services, and full syncs
-// for those that release addresses or node ports.
+// serviceHandler returns the event filter of Services: it requests incremental syncs
+// for changed Services, and full syncs for those that release addresses or node ports.
 func (c *Controller) serviceHandler() cache.ResourceEventHandler {
 	changed := func(svc *corev1.Service) {
 		c.pending.add(plan.KeyOf(svc))

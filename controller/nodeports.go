@@ -119,7 +119,8 @@ func (c *Controller) writeNodePorts(ctx context.Context, svc *corev1.Service, p 
 }
 
 // appliedNodePorts are the node ports that were allocated before: an apply would
-// release those that it omits.
+// release those that it omits. It returns a conflict unless the Service is still in
+// the version that was decided upon (optimistic locking).
 func (c *Controller) appliedNodePorts(ctx context.Context, svc *corev1.Service) (applied []map[string]any, err error) {
 	live, err := c.client.CoreV1().Services(svc.Namespace).Get(ctx, svc.Name, metav1.GetOptions{})
 	if err != nil {

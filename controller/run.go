@@ -114,7 +114,8 @@ func (c *Controller) sync(ctx context.Context, key string) {
 // syncFully plans for all objects and writes what differs from the plan. A write
 // that was started is completed even if ctx is done.
 func (c *Controller) syncFully(ctx context.Context) error {
-	// Addresses that a write may have assigned must not be assigned to others.
+	// Addresses that a write may have assigned must not be assigned to others, even if
+	// a stale cache does not contain that write.
 	if c.outcomeUnknown.Load() {
 		if err := c.listServices(ctx); err != nil {
 			return err
@@ -178,7 +179,8 @@ func (c *Controller) syncIncrementally(ctx context.Context) (done bool, err erro
 	return true, w.wait()
 }
 
-// listServices reads all Services from etcd (a quorum read), not from the cache.
+// listServices reads all Services from etcd (a quorum read), because the cache may be
+// stale.
 func (c *Controller) listServices(ctx context.Context) error {
 	list, err := c.client.CoreV1().Services(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -194,7 +196,7 @@ func (c *Controller) listServices(ctx context.Context) error {
 }
 
 // snapshot returns the newest known state of all objects: the informer caches, with
-// the controller's own writes to Services over them.
+// the controller's own writes to Services over them (read-your-writes).
 func (c *Controller) snapshot() plan.Snapshot {
 	reached := c.services.LastSyncResourceVersion() // read before the objects, which may be newer but not older
 	s := plan.Snapshot{

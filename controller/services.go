@@ -24,7 +24,8 @@ import (
 const listDelay = 2 * time.Second
 
 // serviceLister lists and watches the Services. Its lists are quorum reads: a list
-// that was started while this replica led contains all writes of previous leaders.
+// that was started while this replica led contains all writes of previous leaders,
+// as a stale cache does not.
 type serviceLister struct {
 	client         kubernetes.Interface
 	leading        atomic.Bool
@@ -62,7 +63,7 @@ type listOnly struct{ *cache.ListWatch }
 // IsWatchListSemanticsUnSupported disables streaming in client-go.
 func (listOnly) IsWatchListSemanticsUnSupported() bool { return true }
 
-// ownWrites is a plan.Overlay for concurrent use.
+// ownWrites is a plan.Overlay (read-your-writes) for concurrent use.
 type ownWrites struct {
 	mu      sync.Mutex
 	overlay plan.Overlay

@@ -58,7 +58,8 @@ func objectIdentity(o metav1.Object) map[string]any {
 }
 
 // finalizersPatch is the metadata of a merge patch that removes finalizers from the
-// object, whichever field manager owns them.
+// object, whichever field manager owns them. It is limited to the version that was
+// decided upon (optimistic locking).
 func finalizersPatch(o metav1.Object, finalizers ...string) map[string]any {
 	return map[string]any{
 		"uid": o.GetUID(), "resourceVersion": o.GetResourceVersion(),
@@ -83,7 +84,7 @@ func applyOptions() metav1.PatchOptions {
 }
 
 // writeService applies the plan in one request, on the condition that the Service is
-// still in the version that was decided upon.
+// still in the version that was decided upon (optimistic locking).
 func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p plan.ServicePlan) error {
 	// Node ports belong to another field manager, and so need an apply of their own.
 	if len(p.NodePorts) > 0 || p.ReleasesNodePorts {
@@ -119,7 +120,7 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p pl
 	if err != nil {
 		return fmt.Errorf("encode the status of Service %s: %w", plan.KeyOf(svc), err)
 	}
-	c.events.noteWrite() // Events give way to the write
+	c.events.noteWrite() // the rate of Events is reduced in the meantime
 	written, err := c.client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.ApplyPatchType, body, applyOptions(), "status")
 	if err != nil {
 		return fmt.Errorf("apply the status of Service %s: %w", plan.KeyOf(svc), err)

@@ -36,8 +36,8 @@ const (
 
 // dataPathGate delays the advertisement of an address until this node's own data path
 // serves it. Routers distribute packets over all nodes that advertise an address, so a
-// node that begins before its kube-proxy knows the Service drops its share of them.
-// Under externalTrafficPolicy Local, the health check of the Service is probed, or those
+// node that begins before its kube-proxy has rules for the Service drops its share.
+// Under externalTrafficPolicy: Local, the health check of the Service is probed, or those
 // of all Services that share the address; kube-proxy answers after it has programmed
 // its rules. Under Cluster only kube-proxy's own health check is probed: an address
 // that is new to the whole cluster does not have clients yet.

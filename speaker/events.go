@@ -103,7 +103,7 @@ func (s *Speaker) eventHandler() cache.ResourceEventHandler {
 
 // affectsPlan reports whether a plan can depend on the difference between two versions
 // of an object; before is nil if the object was added or deleted. If in doubt, it
-// returns true.
+// returns true. It is the condition of the event filter.
 func (s *Speaker) affectsPlan(before, after any) bool {
 	switch now := after.(type) {
 	case *corev1.Service:

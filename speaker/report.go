@@ -63,7 +63,8 @@ func (s *Speaker) setDesiredReport(next func(before v1alpha1.SpeakerStatus) v1al
 // errNoNode is returned while the node's own object is not in the cache.
 var errNoNode = errors.New("the Node does not exist: check --node-name")
 
-// writeReport updates the Speaker object, and creates it first if it does not exist.
+// writeReport updates the Speaker object, and creates it first if it does not exist. The
+// update conflicts if the cached version is not the current one (optimistic locking).
 func (s *Speaker) writeReport(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()

@@ -71,7 +71,7 @@ func (e *shutdownPolicy) withdrawalReason(ctx context.Context, node *corev1.Node
 			node = nil
 		}
 	}
-	// The node is being emptied: its pods are evicted or it is removed.
+	// The node is being drained or removed.
 	switch {
 	case node == nil:
 		return "the Node was deleted"
@@ -104,7 +104,7 @@ func (s *Speaker) leaveRouters(ctx context.Context, reason string) {
 	}
 	remaining := s.shutdown.drainDelay
 	if !s.shutdown.excludedSince.IsZero() {
-		remaining -= time.Since(s.shutdown.excludedSince) // the routers know since then
+		remaining -= time.Since(s.shutdown.excludedSince) // GRACEFUL_SHUTDOWN has been advertised since then
 	}
 	interfaces, err := l2.Interfaces()
 	if err == nil && remaining > 0 {

@@ -33,10 +33,10 @@ type CloudRequest struct {
 }
 
 // CloudOutcome is the result of the last call of the cloud for a Service. It is kept
-// in memory only: without one the Service keeps what it shows.
+// in memory only: without one the Service keeps its status.
 type CloudOutcome struct {
-	Action  CloudAction                  // what was asked for
-	Ingress []corev1.LoadBalancerIngress // of the last balancer that was ensured
+	Action  CloudAction                  // of the call
+	Ingress []corev1.LoadBalancerIngress // of the last load balancer that was ensured
 	Report  providers.Report             // about it
 	Reason  v1alpha1.Reason              // why the last call failed, "" if it did not
 	Message string
@@ -114,7 +114,7 @@ func (d *decision) balancerCondition(svc *serviceState, o CloudOutcome) metav1.C
 			fmt.Sprintf("load balancer targets need a node port for each port of the Service, and none is free in %d-%d", r.Low, r.High))
 	}
 	switch shown := apimeta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ConditionProvisioned); {
-	// After a restart, what the last process knew stays until the first outcome.
+	// After a restart, the condition is kept until the first outcome.
 	case o.Action != EnsureBalancer && hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) && shown != nil:
 		return is(shown.Status, v1alpha1.Reason(shown.Reason), shown.Message)
 	case o.Action != EnsureBalancer:

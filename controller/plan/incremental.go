@@ -148,7 +148,8 @@ func ingressAddrs(ingress []corev1.LoadBalancerIngress) (addrs []netip.Addr) {
 
 // AffectsAllocation reports whether a change of an object other than a Service
 // can change the address or the provider of a Service. A status that the
-// controller itself writes cannot, nor can a heartbeat of a kubelet.
+// controller itself writes cannot, nor can a heartbeat of a kubelet. It is part of
+// the controller's event filter.
 func AffectsAllocation(was, is metav1.Object) bool {
 	if a, isNode := was.(*corev1.Node); isNode {
 		return !config.SameNode(a, is.(*corev1.Node))

@@ -130,7 +130,7 @@ type serviceState struct {
 	// Derived from the Service and the states.
 	states       requestStates
 	choice       providers.Choice
-	refusal      v1alpha1.Refusal // if set, the Service gets nothing new
+	refusal      v1alpha1.Refusal // if set, no new addresses are assigned
 	terms        string           // the record of the terms under which it shares addresses
 	request      allocator.Request
 	hasRequest   bool
@@ -141,7 +141,7 @@ type serviceState struct {
 	planned    bool
 	assignment allocator.Assignment
 	reports    reportStates
-	plan       *ServicePlan // nil: the Service neither has nor gets state of Fairlead's
+	plan       *ServicePlan // nil: no state of Fairlead's is observed or desired
 	changed    bool         // the plan differs from the observed state
 }
 

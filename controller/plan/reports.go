@@ -102,7 +102,7 @@ func (r *speakerReports) announcedCondition(held []allocator.Held) metav1.Condit
 			announced = append(announced, fmt.Sprintf("%s by %s", h.Addr, strings.Join(by, " and ")))
 			continue
 		}
-		// A speaker knows best why it does not announce the address.
+		// The reason that a speaker has reported takes precedence.
 		if u, reported := r.unannounced[h.Addr]; reported {
 			return no(u.Reason, fmt.Sprintf("%s: %s", h.Addr, u.Message))
 		}

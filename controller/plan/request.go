@@ -20,8 +20,8 @@ import (
 )
 
 // buildRequest is the request of a Service to the allocator: for addresses, or only
-// to reserve those that it shows. There is none if it neither requests nor shows
-// an address.
+// to reserve those in its status. There is none if the Service requests no address
+// and its status has none.
 func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, exists bool) {
 	r = allocator.Request{Key: svc.key, Since: svc.CreationTimestamp.Time, Have: shownAddresses(svc.Service)}
 	_, foreign := foreignIngress(svc.Service)
@@ -31,12 +31,13 @@ func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, exists 
 		// load balancer is ready.
 		r.Frozen = true
 	} else if !onBareMetal || svc.DeletionTimestamp != nil || foreign {
-		// What it shows, perhaps by another controller, must not be assigned to others.
+		// Addresses in its status, which may be another controller's, must not be assigned
+		// to other Services.
 		r.Role = allocator.Stranger
 		return r, len(r.Have) > 0
 	}
 	if !hasProviderFinalizer(svc.Service) && len(r.Have) > 0 {
-		// Another implementation, or a restored backup, wrote its addresses.
+		// Another implementation, or a restored backup, wrote its addresses: adoption.
 		r.Role = allocator.Adopter
 	}
 	r.Families = requestedFamilies(svc.Service)
@@ -50,7 +51,7 @@ func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, exists 
 		svc.refusal = v1alpha1.Refusal{}
 		return r, len(r.Have) > 0
 	}
-	// A refused Service keeps what it has and gets nothing new.
+	// A refused Service keeps its addresses, and no new ones are assigned to it.
 	r.Frozen = svc.refusal.Reason != ""
 	return r, true
 }
@@ -80,7 +81,7 @@ var singleFamily = map[bool][]allocator.Want{false: {{Family: allocator.IPv4}}, 
 
 // readRequest adds to the request what the Service's annotations and spec ask for.
 // It returns a Refusal if they are invalid, contradict each other, or cannot be
-// decided yet; then the Service gets nothing new.
+// decided yet; then no new addresses are assigned to the Service.
 func (d *decision) readRequest(svc *serviceState, r *allocator.Request) (refusal v1alpha1.Refusal) {
 	r.Pools, r.Barred = d.poolSelections.selectPools(svc.Service)
 	var unknown v1alpha1.Refusal

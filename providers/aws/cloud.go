@@ -45,7 +45,7 @@ type Options struct {
 	// ManageNodeSecurityGroups adds the rules to them that admit the load balancers.
 	ManageNodeSecurityGroups bool
 	// HealthProbe is the endpoint that health checks use under
-	// externalTrafficPolicy Cluster: "kube-proxy" or "node-port".
+	// externalTrafficPolicy: Cluster, either "kube-proxy" or "node-port".
 	HealthProbe string
 	Scheme      string            // of Services without the annotation: "internet-facing" or "internal"
 	Tags        map[string]string // on everything, in addition to a Service's own

@@ -1,6 +1,6 @@
 // Package aws implements Services of type LoadBalancer by Network Load Balancers
 // of Elastic Load Balancing, with the nodes as targets. It is a
-// cloudprovider.LoadBalancer, and knows neither our controller nor its caches.
+// cloudprovider.LoadBalancer, and does not depend on the controller or its caches.
 //
 // cloud.go has the options and New, loadbalancer.go the methods of the interface,
 // report.go what they report. plan.go and plan_*.go compute the desired stack of a

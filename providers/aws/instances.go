@@ -35,8 +35,9 @@ type instanceCache struct {
 	byID map[string]instance
 }
 
-// lookUpInstances returns the instances of the targets. It leaves out those that
-// AWS does not know or that have ended: one bad node must not affect the others.
+// lookUpInstances returns the instances of the targets. It leaves out those that do
+// not exist or are neither running nor pending: one bad node must not affect the
+// others.
 func (c *Cloud) lookUpInstances(ctx context.Context, targets []nodeTarget) (found []instance, err error) {
 	cache := &c.instances
 	// Syncs that need the same instances at the same time share one call, by the

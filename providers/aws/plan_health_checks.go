@@ -51,7 +51,7 @@ func (r *annotationReader) readHealth() (h health) {
 
 // healthCheck returns the health check of a target group.
 //
-// Under externalTrafficPolicy Local kube-proxy reports on the Service's
+// Under externalTrafficPolicy: Local kube-proxy reports on the Service's
 // healthCheckNodePort whether the node has endpoints. Under Cluster its own
 // health port reports whether the node is eligible for traffic, which ends
 // before the node does. Where the load balancer sends the header of the proxy

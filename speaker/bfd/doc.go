@@ -1,7 +1,7 @@
 // Package bfd detects within milliseconds that the other end of a path has
 // failed: Bidirectional Forwarding Detection, asynchronous mode (RFC 5880), over
-// one hop (RFC 5881) and over several (RFC 5883). It does not know which protocol
-// uses the paths.
+// one hop (RFC 5881) and over several (RFC 5883). It is independent of the
+// protocols that use the paths.
 //
 // session.go is the protocol without clock and sockets: packets and instants in,
 // packets and deadlines out. apply.go is one loop that runs all sessions: it

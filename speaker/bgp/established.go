@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// refreshEvery is the minimum time between two replies to ROUTE-REFRESH.
+	// refreshEvery is the minimum time between two replies to ROUTE-REFRESH: a rate
+	// limit.
 	refreshEvery = time.Second
 	// nextHopsEvery is how often the addresses of the interface are read.
 	nextHopsEvery = 10 * time.Second
@@ -65,7 +66,8 @@ func (s *peerSession) runEstablished(ctx context.Context, conn *messageConn, p P
 	return err
 }
 
-// receiveMessages reads the peer's messages. It drops UPDATEs unread: a speaker
+// receiveMessages reads the peer's messages, and returns when the hold timer expires
+// (RFC 4271 section 6.5), which each message restarts. It ignores UPDATEs: a speaker
 // learns no routes.
 func (t *establishedSession) receiveMessages(ctx context.Context) error {
 	for {

@@ -42,7 +42,8 @@ func (s *peerSession) exchangeOpens(ctx context.Context, conn *messageConn, p Pe
 	return peer, err
 }
 
-// readExpected reads the message that a state waits for, and returns its body.
+// readExpected reads the message that is expected in a state, and returns its body. wait
+// is the hold timer of the state.
 func (s *peerSession) readExpected(ctx context.Context, conn *messageConn, p Peer, state SessionState, wait time.Duration) ([]byte, error) {
 	_ = conn.SetReadDeadline(time.Now().Add(wait)) // if it fails, the next read fails
 	if ctx.Err() != nil {                          // checked after the deadline was set: the end of ctx sets another one

@@ -213,7 +213,8 @@ func packNLRI(prefixes []netip.Prefix, room int, message func(nlri []byte) []byt
 	return append(messages, message(nlri))
 }
 
-// endOfRIB returns the UPDATE that ends a family's first routes (RFC 4724 section 2).
+// endOfRIB returns the End-of-RIB marker, the UPDATE that follows the first routes of a
+// family (RFC 4724 section 2).
 func endOfRIB(v6 bool) []byte {
 	if !v6 {
 		return newUpdate(nil, nil, nil)

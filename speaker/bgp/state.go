@@ -2,8 +2,8 @@
 // desired Config. Sockets, sessions and the packing of UPDATE messages are its
 // own; GoBGP's packet library encodes capabilities and path attributes.
 //
-// A session remembers what its peer has been sent, until the session ends: a
-// peer that connects again is sent everything. Nothing is learned from peers.
+// A session records the routes that were sent to its peer, until the session ends: a
+// peer that connects again is sent all routes. Routes of peers are ignored.
 package bgp
 
 import (

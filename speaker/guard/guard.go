@@ -47,10 +47,10 @@ type Guard struct {
 func New(log *slog.Logger) *Guard { return &Guard{log: log} }
 
 // Set makes the desired state the only one, in the network namespace of the caller.
-// It adopts what an earlier process left, and removes nothing before the new routes
-// and rules exist. It reads the kernel's tables if the state differs from the last
-// one, or 10 s after it last read them: it must be called again whenever interfaces
-// or routes change, and periodically.
+// Routes and rules of an earlier process are kept if they are desired. Nothing is
+// removed before the new routes and rules exist. Set reads the kernel's tables if the
+// state differs from the last one, or 10 s after it last read them: it must be called
+// again whenever interfaces or routes change, and periodically.
 //
 // If an interface in Interfaces does not exist, or is the loopback, the error names it
 // and everything else is guarded nevertheless. Without CAP_NET_ADMIN the error wraps

@@ -41,7 +41,7 @@ type guardTables struct {
 	rules  map[interfaceRule]bool
 }
 
-// mainTable is what the guard needs to know of the kernel's main table.
+// mainTable is the part of the kernel's main table that the guard depends on.
 type mainTable struct {
 	connected    []netip.Prefix // subnets of the node's interfaces
 	destinations []netip.Prefix // of all routes except default ones, connected included

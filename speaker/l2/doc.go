@@ -1,7 +1,8 @@
 // Package l2 announces a set of addresses on a set of interfaces by answering ARP
-// from user space, so that no interface has the addresses. It does not know
+// from user space, so that no interface has the addresses. It does not depend on
 // Services. Not supported yet are IPv6 addresses, and duplicate address detection
-// (RFC 5227): another host that uses an announced address is not detected.
+// (for IPv4: address conflict detection, RFC 5227): another host that uses an
+// announced address is not detected.
 //
 // announcer.go has the Announcer: which addresses are announced on which
 // interfaces. responder.go answers requests and sends gratuitous ARP on one
@@ -10,6 +11,6 @@
 // advertisements, for BGP unnumbered, and reads the default gateways.
 //
 // In memory are the announced addresses, until the next Set, and the discovered
-// routers, until they have been silent for a minute. Both are lost with the
-// process; clients keep their ARP entries until they expire.
+// router of each interface, until another one replaces it (see routerTimeout). Both
+// are lost with the process; clients keep their ARP entries until they expire.
 package l2

@@ -179,7 +179,7 @@ func (r *arpResponder) buildReply(b []byte) (frame []byte, to net.Addr) {
 	r.mu.Lock()
 	owned := r.addrs[request.TargetIP]
 	r.mu.Unlock()
-	// A request with the address as its sender is gratuitous ARP, not a question.
+	// A request with the address as its sender is gratuitous ARP and is not answered.
 	gratuitous := request.SenderIP == request.TargetIP
 	if !forUs || !owned || gratuitous || request.Operation != arp.OperationRequest || len(request.SenderHardwareAddr) != 6 {
 		return nil, nil
@@ -242,9 +242,9 @@ func (r *arpResponder) nextBurst(now time.Time) (due netip.Addr, wait time.Durat
 	return netip.Addr{}, wait
 }
 
-// sendGratuitous announces the address in both forms that clients accept. Linux
-// takes a reply as gratuitous ARP only if its target MAC is the sender's, and
-// ignores other replies while its entry is younger than a second.
+// sendGratuitous announces the address by gratuitous ARP, in both forms that clients
+// accept. Linux treats a reply as gratuitous ARP only if its target MAC is the
+// sender's, and ignores other replies while its entry is younger than a second.
 func (r *arpResponder) sendGratuitous(ctx context.Context, addr netip.Addr) {
 	mac := r.ifi.HardwareAddr
 	zeroMAC := make(net.HardwareAddr, 6)

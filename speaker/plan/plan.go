@@ -88,10 +88,10 @@ type AddressState struct {
 	Refusal v1alpha1.Refusal
 }
 
-// Decide returns the plan of s.Node. In the plans of all nodes for one snapshot,
-// each address has exactly one owner on each segment, every node that may
-// advertise an address to a BGP peer does so, and an address is unannounced if and
-// only if no node is eligible by L2 or by BGP.
+// Decide returns the plan of s.Node, the desired state of its announcements, sessions
+// and routes. In the plans of all nodes for one snapshot, each address has exactly one
+// owner on each segment, every node that may advertise an address to a BGP peer does
+// so, and an address is unannounced if and only if no node is eligible by L2 or by BGP.
 func Decide(s Snapshot) Plan {
 	d := newDecision(s)
 	p := Plan{

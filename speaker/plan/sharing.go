@@ -53,7 +53,8 @@ func compareAge(a, b *corev1.Service) int {
 		strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
 
-// resolveAddress returns h with its pool and localNodes.
+// resolveAddress returns h with its pool and, under externalTrafficPolicy: Local, its
+// localNodes.
 func (d *decision) resolveAddress(h heldAddress) heldAddress {
 	h.pool = d.recordedPool(h)
 	for i, svc := range h.services {

@@ -14,7 +14,7 @@ import (
 )
 
 // DependsOnEndpoints reports whether the nodes that may announce the Service's
-// addresses depend on where its endpoints are.
+// addresses depend on where its endpoints are: under externalTrafficPolicy: Local.
 func DependsOnEndpoints(svc *corev1.Service) bool {
 	return svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && len(AnnounceableAddresses(svc)) > 0
 }
@@ -50,7 +50,7 @@ func (h heldAddress) missingEndpoints(node string) v1alpha1.Refusal {
 }
 
 // localEndpointNodes returns whether a node has an endpoint that its kube-proxy uses
-// under externalTrafficPolicy Local. A terminating endpoint that still serves counts
+// under externalTrafficPolicy: Local. A terminating endpoint that still serves counts
 // only if no ready one is left in the cluster.
 func (d *decision) localEndpointNodes(svc *corev1.Service, addr netip.Addr) func(node string) bool {
 	family := discoveryv1.AddressTypeIPv4
@@ -81,7 +81,7 @@ func (d *decision) localEndpointNodes(svc *corev1.Service, addr netip.Addr) func
 }
 
 // aggregatableRanges returns the ranges in which the address may be aggregated: none
-// under externalTrafficPolicy Local, where a node without an endpoint would attract
+// under externalTrafficPolicy: Local, where a node without an endpoint would attract
 // packets for one address by advertising the aggregate for another one.
 func (d *decision) aggregatableRanges(h heldAddress) []netipx.IPRange {
 	if h.localNodes != nil {
@@ -91,7 +91,7 @@ func (d *decision) aggregatableRanges(h heldAddress) []netipx.IPRange {
 }
 
 // healthCheckPorts returns the ports on which the node's kube-proxy reports that it
-// serves the address: one for each Service under externalTrafficPolicy Local with an
+// serves the address: one for each Service under externalTrafficPolicy: Local with an
 // endpoint there. Without such a Service kube-proxy reports only its own health.
 func (h heldAddress) healthCheckPorts(node string) (ports []uint16) {
 	for i, has := range h.localNodes {
