@@ -55,27 +55,54 @@ type Pool struct {
 	AvoidBuggyIPs bool             // does not assign IPv4 addresses that end in .0 or .255
 	Auto          bool             // assigns addresses to requests that do not request it by name
 	Closed        bool             // does not assign addresses; those that are held are kept
+	Advertised    bool             // an advertisement covers it
 }
 
 // Reserved are addresses that no pool assigns.
 type Reserved struct {
 	netipx.IPRange
-	Why string // "is an address of Node n1"
+	Why  string // "is an address of Node n1"
+	Used bool   // the cluster itself uses them: they are not adopted either
 }
 
 // Role determines whether a request keeps the addresses in its Have.
 type Role uint8
 
 const (
-	// Owner keeps its addresses even if the pools change.
+	// Owner is served from pools. It keeps the addresses in its Have as far as their
+	// Evidence allows.
 	Owner Role = iota
-	// Adopter was served by another implementation. It keeps its addresses only if
-	// all of them are in pools, and no other request holds them except those it may
-	// share them with. Addresses to be released are ignored.
-	Adopter
 	// Stranger is served by another controller. Its addresses are not assigned to
 	// others, and no addresses are assigned to it.
 	Stranger
+	// ExternalIPs has the spec.externalIPs of a Service in its Have. They are not
+	// assigned automatically as long as a pool has other free addresses. They are
+	// not reserved, and a request by name may be granted one.
+	ExternalIPs
+)
+
+// Evidence is what proves that an address is assigned to a request, strongest first.
+// An address with weaker evidence is never kept at the expense of a request with
+// stronger evidence for the same address.
+type Evidence uint8
+
+const (
+	// RecordedAndShown: the request's own record and its status have the address. It
+	// is kept even if the pools change.
+	RecordedAndShown Evidence = iota
+	// Recorded: the own record has the address, and the status has lost it. It is
+	// kept if a pool that selects the request contains it, which bounds what a forged
+	// record can obtain.
+	Recorded
+	// ShownByController: the status has it, the record was lost, and the controller
+	// is the last one that wrote the status, as far as can be known. It is kept even
+	// if the pools have changed.
+	ShownByController
+	// Shown: only the status has it, and another controller may have written it. It
+	// is kept if a pool that selects the request contains it. Without evidence for
+	// other addresses, the request keeps all of its addresses or none: then the
+	// status is left to the controller that wrote it.
+	Shown
 )
 
 // Request is the desired and the observed state of a Service.
@@ -86,10 +113,12 @@ type Request struct {
 	Frozen   bool         // keeps its addresses, and no new ones are assigned
 	Families []Want       // one address of each
 	Pools    []string     // that it may use, in order of preference
+	Selected []string     // pools that select it, if Pools was reduced to one that it requests
 	Barred   []string     // that it must not use, because they do not select it
 	Pinned   bool         // requests one of Pools by name: may use it without Auto, and moves there
 	Addrs    []netip.Addr // requested by name, at most one of each family
-	Have     []Have       // in the status
+	Have     []Have       // in the status or in the own record
+	Prefer   []netip.Addr // assigned if they are free; from the record of another Service
 	Release  []netip.Addr // addresses that it must not hold
 	Renumber bool         // keeps an address that is replaced alongside the new one
 	Share    Terms
@@ -102,17 +131,18 @@ type Want struct {
 	Optional bool // not a failure if it has an address of the other family
 }
 
-// Have is an address in the status of the request.
+// Have is an address that may be assigned to the request already.
 type Have struct {
-	Addr    netip.Addr
-	Pool    string // recorded when the address was assigned; "" without a record
-	Leaving bool   // was replaced by another address
+	Addr     netip.Addr
+	Pool     string // recorded when the address was assigned; "" without a record
+	Leaving  bool   // was replaced by another address
+	Evidence Evidence
 }
 
 // Held is an address that is assigned to a request.
 type Held struct {
 	Addr       netip.Addr
-	Pool       string // the recorded one, or the one that contains it; "" if there is neither
+	Pool       string // the record to write; "" if no pool is recorded or contains it
 	OutOfPool  bool   // kept although the pool no longer contains it
 	Unselected bool   // kept although the pool no longer selects the request
 	Leaving    bool   // kept alongside its replacement
@@ -199,7 +229,7 @@ func (a *Allocator) Extend(request *Request) (assignment Assignment, ok bool) {
 	// A request that holds addresses can release one, and one that shares can
 	// change which addresses others may join: both affect requests that were
 	// decided before.
-	plain := request.Role == Owner && !request.Frozen && len(request.Have) == 0 && request.Share.Key == ""
+	plain := request.Role == Owner && !request.Frozen && len(request.Have) == 0 && len(request.Prefer) == 0 && request.Share.Key == ""
 	if a.last == nil || !plain {
 		return Assignment{}, false
 	}

@@ -32,7 +32,7 @@ func pool(name string, ranges ...string) Pool {
 // allocate is Allocate, by key.
 func allocate(pools []Pool, requests []Request) map[types.NamespacedName]Assignment {
 	got := make(map[types.NamespacedName]Assignment, len(requests))
-	for i, a := range Allocate(NewPools(pools), requests).Assignments {
+	for i, a := range Allocate(NewPools(pools, nil), requests).Assignments {
 		got[requests[i].Key] = a
 	}
 	return got
@@ -211,11 +211,11 @@ func TestAllocate(t *testing.T) {
 			"adopted if a pool has it and nobody else",
 			[]Pool{pool("p", "192.0.2.0/24")},
 			[]Request{
-				with(having(request("a", "p"), "192.0.2.5", ""), func(r *Request) { r.Role = Adopter }),
-				with(having(request("b", "p"), "203.0.113.5", ""), func(r *Request) { r.Role = Adopter }),
-				with(having(request("c", "p"), "192.0.2.6", ""), func(r *Request) { r.Role = Adopter }),
+				with(having(request("a", "p"), "192.0.2.5", ""), adopted),
+				with(having(request("b", "p"), "203.0.113.5", ""), adopted),
+				with(having(request("c", "p"), "192.0.2.6", ""), adopted),
 				having(request("d", "p"), "192.0.2.6", "p"),
-				with(having(having(request("e", "p"), "192.0.2.8", ""), "192.0.2.9", ""), func(r *Request) { r.Role = Adopter }),
+				with(having(having(request("e", "p"), "192.0.2.8", ""), "192.0.2.9", ""), adopted),
 			},
 			map[string][]string{
 				"a": {"192.0.2.5=p"}, "b": {"ForeignStatus"}, "c": {"ForeignStatus"},
@@ -235,7 +235,7 @@ func TestAllocate(t *testing.T) {
 			"neither are those that a refused adopter or a stranger shows beside its first",
 			[]Pool{pool("p", "192.0.2.0/29")},
 			[]Request{
-				with(having(having(request("a", "p"), "192.0.2.0", ""), "203.0.113.9", ""), func(r *Request) { r.Role = Adopter }),
+				with(having(having(request("a", "p"), "192.0.2.0", ""), "203.0.113.9", ""), adopted),
 				with(having(having(request("b"), "192.0.2.2", ""), "192.0.2.1", ""), func(r *Request) { r.Role = Stranger }),
 				request("c", "p"),
 			},
@@ -308,7 +308,7 @@ func TestMessagesOfMany(t *testing.T) {
 
 // TestResultsAreIndependent: a later decision does not change an earlier result.
 func TestResultsAreIndependent(t *testing.T) {
-	pools := NewPools([]Pool{pool("p", "192.0.2.0/24"), pool("q", "2001:db8::/64")})
+	pools := NewPools([]Pool{pool("p", "192.0.2.0/24"), pool("q", "2001:db8::/64")}, nil)
 	requests := []Request{
 		with(request("a", "p", "q"), func(r *Request) { r.Families = []Want{{IPv4, false}, {IPv6, false}} }),
 		asking(having(request("b", "p"), "192.0.2.7", "p"), "198.51.100.1"), request("c", "q"),
@@ -325,7 +325,7 @@ func TestResultsAreIndependent(t *testing.T) {
 func TestExplainIsAllocateWatched(t *testing.T) {
 	pools := []Pool{pool("p", "192.0.2.0/32"), {Name: "m", Ranges: pool("", "198.51.100.0/24").Ranges}, pool("q", "203.0.113.0/24")}
 	requests := []Request{request("a", "p", "m", "q"), request("b", "p", "m", "q")}
-	verdicts := Explain(NewPools(pools), requests, key("b"))
+	verdicts := Explain(NewPools(pools, nil), requests, key("b"))
 	if s := summary(allocate(pools, requests)[key("b")]); !slices.Equal(s, []string{"203.0.113.0=q"}) {
 		t.Errorf("got %v", s)
 	}

@@ -15,14 +15,14 @@ func BenchmarkAllocate(b *testing.B) {
 	for _, p := range []string{"10.0.0.0/18", "10.0.0.0/8", "2001:db8::/64"} {
 		for _, n := range []int{10, 1_000, 10_000} {
 			pools := []Pool{pool("p", p)}
-			prepared := NewPools(pools)
+			prepared := NewPools(pools, nil)
 			family := FamilyOf(pools[0].Ranges[0].From())
 			fresh := make([]Request, n)
 			for i := range fresh {
 				fresh[i] = Request{Key: key(fmt.Sprintf("s%06d", i)), Families: []Want{{Family: family}}, Pools: []string{"p"}}
 			}
 			held := make([]Request, n)
-			for i, a := range Allocate(NewPools(pools), fresh).Assignments {
+			for i, a := range Allocate(NewPools(pools, nil), fresh).Assignments {
 				held[i] = fresh[i]
 				held[i].Have = []Have{{Addr: a.Held[0].Addr, Pool: "p"}}
 			}
@@ -47,7 +47,7 @@ func BenchmarkSettled(b *testing.B) {
 		requests []Request
 	}{{"by age", requests}, {"random", shuffled(slices.Clone(requests))}} {
 		b.Run(order.name, func(b *testing.B) {
-			prepared := NewPools(pools)
+			prepared := NewPools(pools, nil)
 			b.ReportAllocs()
 			for b.Loop() {
 				Allocate(prepared, order.requests)
@@ -57,7 +57,7 @@ func BenchmarkSettled(b *testing.B) {
 	b.Run("NewPools", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			NewPools(pools)
+			NewPools(pools, nil)
 		}
 	})
 }
@@ -67,7 +67,7 @@ func BenchmarkShapes(b *testing.B) {
 	for _, s := range shapes {
 		for _, n := range []int{4000, 8000} {
 			pools, requests := s.make(n)
-			prepared := NewPools(pools)
+			prepared := NewPools(pools, nil)
 			b.Run(fmt.Sprintf("%s/n=%d", s.name, n), func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
@@ -89,14 +89,14 @@ func BenchmarkMoves(b *testing.B) {
 		for i := range requests {
 			requests[i] = Request{Key: key(fmt.Sprintf("s%06d", i)), Families: []Want{{Family: IPv4}}, Pools: []string{"p"}}
 		}
-		requests = written(requests, Allocate(NewPools([]Pool{old}), requests))
+		requests = written(requests, Allocate(NewPools([]Pool{old}, nil), requests))
 		for i := range requests {
 			requests[i].Pools, requests[i].Pinned = []string{"q"}, true
 		}
 		last := old.Ranges[0].To()
 		requests = append(requests, Request{
 			Key:      key("last"),
-			Have:     []Have{{last, "p", false}},
+			Have:     []Have{{Addr: last, Pool: "p"}},
 			Families: []Want{{Family: IPv4}},
 			Pools:    []string{"p"},
 		})
@@ -108,7 +108,7 @@ func BenchmarkMoves(b *testing.B) {
 			requests = append(requests, r)
 		}
 		pools := []Pool{old, pool("q", "10.1.0.0/16")}
-		prepared := NewPools(pools)
+		prepared := NewPools(pools, nil)
 		b.Run(fmt.Sprintf("waiting=%d", waiting), func(b *testing.B) {
 			for b.Loop() {
 				Allocate(prepared, requests)
@@ -129,7 +129,7 @@ func BenchmarkSharing(b *testing.B) {
 				int32(80+i%different),
 			)
 		}
-		pools := NewPools([]Pool{pool("p", "10.0.0.0/8")})
+		pools := NewPools([]Pool{pool("p", "10.0.0.0/8")}, nil)
 		held := written(fresh, Allocate(pools, fresh))
 		for name, requests := range map[string][]Request{"new": fresh, "held": held} {
 			b.Run(fmt.Sprintf("ports=%d/%s", different, name), func(b *testing.B) {

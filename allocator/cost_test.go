@@ -17,7 +17,7 @@ func TestCost(t *testing.T) {
 // steps counts the steps of one decision.
 func steps(s shape, n int) int {
 	pools, requests := s.make(n)
-	r := newRun(&runMemory{}, NewPools(pools), requests)
+	r := newRun(&runMemory{}, NewPools(pools, nil), requests)
 	r.allocateAll()
 	return r.steps
 }

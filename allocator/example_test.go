@@ -15,7 +15,7 @@ import (
 func ExampleAllocate() {
 	pools := allocator.NewPools([]allocator.Pool{
 		{Name: "public", Ranges: []netipx.IPRange{netipx.MustParseIPRange("192.0.2.1-192.0.2.2")}, Auto: true},
-	})
+	}, nil)
 	request := func(name string, shown ...allocator.Have) allocator.Request {
 		return allocator.Request{
 			Key:      types.NamespacedName{Namespace: "shop", Name: name},

@@ -44,10 +44,11 @@ func somePools(t *rapid.T) (pools []Pool) {
 		p := pool(name, owned[name]...)
 		p.Auto = !seldom(t, 4, "manual")
 		p.Closed = seldom(t, 6, "closed")
+		p.Advertised = !seldom(t, 3, "not advertised")
 		p.AvoidBuggyIPs = seldom(t, 3, "avoids buggy addresses")
 		for range rapid.IntRange(0, 2).Draw(t, "reserved") {
 			a := someAddrs.Draw(t, "reserved")
-			p.Reserved = append(p.Reserved, Reserved{netipx.IPRangeFrom(a, a), "is an address of Node n"})
+			p.Reserved = append(p.Reserved, Reserved{netipx.IPRangeFrom(a, a), "is an address of Node n", seldom(t, 2, "used")})
 		}
 		pools = append(pools, p)
 	}
@@ -98,12 +99,23 @@ func someRequest(t *rapid.T, i int) Request {
 	r := Request{
 		Key:      key(fmt.Sprintf("s%02d", i)),
 		Since:    time.Unix(rapid.Int64Range(0, 3).Draw(t, "since"), 0),
-		Role:     rapid.SampledFrom([]Role{Owner, Owner, Owner, Adopter, Stranger}).Draw(t, "role"),
+		Role:     rapid.SampledFrom([]Role{Owner, Owner, Owner, Owner, Owner, Stranger, ExternalIPs}).Draw(t, "role"),
 		Departed: seldom(t, 4, "departed"),
 	}
 	r.wishes(t)
 	for _, a := range rapid.SliceOfNDistinct(someAddrs, 0, 4, rapid.ID[netip.Addr]).Draw(t, "have") {
-		r.Have = append(r.Have, Have{a, rapid.SampledFrom(append(poolNames, "")).Draw(t, "recorded"), seldom(t, 4, "leaving")})
+		r.Have = append(r.Have, Have{
+			a, rapid.SampledFrom(append(poolNames, "")).Draw(t, "recorded"), seldom(t, 4, "leaving"),
+			rapid.SampledFrom([]Evidence{RecordedAndShown, RecordedAndShown, Recorded, ShownByController, Shown}).Draw(t, "evidence"),
+		})
+	}
+	if seldom(t, 3, "adopted") {
+		for i := range r.Have {
+			r.Have[i].Evidence = Shown
+		}
+	}
+	if seldom(t, 4, "restored") {
+		r.Prefer = rapid.SliceOfN(someAddrs, 1, 2).Draw(t, "prefer")
 	}
 	return r
 }
@@ -130,14 +142,14 @@ func someCrowd(t *rapid.T) (pools []Pool, requests []Request) {
 		}
 		requests = append(requests, r)
 	}
-	requests = written(requests, Allocate(NewPools(pools), requests))
+	requests = written(requests, Allocate(NewPools(pools, nil), requests))
 	for i := range requests {
 		r := &requests[i]
 		r.Pools = rapid.Permutation(r.Pools).Draw(t, "pools")[:rapid.IntRange(1, 3).Draw(t, "pools")]
 		r.Pinned = !seldom(t, 3, "unpinned")
 		r.Since = time.Unix(rapid.Int64Range(0, 9).Draw(t, "since"), 0)
 		if r.Renumber = seldom(t, 4, "renumbers"); r.Renumber && seldom(t, 2, "has begun to") {
-			r.Have = append(r.Have, Have{netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + i)}), "p", true})
+			r.Have = append(r.Have, Have{Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + i)}), Pool: "p", Leaving: true})
 		}
 		if seldom(t, 3, "asks") {
 			r.Addrs = []netip.Addr{addr.Draw(t, "addr")}
@@ -163,12 +175,12 @@ func crowdPorts(t *rapid.T) (ports []Port) {
 func written(requests []Request, result Result) []Request {
 	next := slices.Clone(requests)
 	for i, a := range result.Assignments {
-		if next[i].Role == Stranger || foreign(a) {
+		if next[i].Role != Owner || foreign(a) {
 			continue // their status is not ours to write
 		}
-		next[i].Role, next[i].Departed, next[i].Have = Owner, false, nil
+		next[i].Departed, next[i].Have = false, nil
 		for _, h := range a.Held {
-			next[i].Have = append(next[i].Have, Have{h.Addr, h.Pool, h.Leaving})
+			next[i].Have = append(next[i].Have, Have{Addr: h.Addr, Pool: h.Pool, Leaving: h.Leaving})
 		}
 	}
 	return next
@@ -213,7 +225,7 @@ func checkWorlds(t *testing.T, law func(t *rapid.T, pools []Pool, requests []Req
 	t.Run("our status", func(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) {
 			requests := someRequests(t)
-			requests = written(requests, Allocate(NewPools(somePools(t)), requests))
+			requests = written(requests, Allocate(NewPools(somePools(t), nil), requests))
 			requests, _ = edited(t, requests)
 			law(t, somePools(t), requests)
 		})

@@ -36,7 +36,7 @@ func holders(requests []Request, got []Assignment) (holding, showing map[netip.A
 			holding[h.Addr] = append(holding[h.Addr], i)
 		}
 		for _, h := range requests[i].Have {
-			if requests[i].Role == Stranger || foreign(a) {
+			if requests[i].Role == Stranger || requests[i].Role == Owner && foreign(a) {
 				showing[h.Addr] = append(showing[h.Addr], i)
 			}
 		}
@@ -48,7 +48,7 @@ func holders(requests []Request, got []Assignment) (holding, showing map[netip.A
 // each other, all of them.
 func TestLawUnique(t *testing.T) {
 	checkWorlds(t, func(t *rapid.T, pools []Pool, requests []Request) {
-		holding, _ := holders(requests, Allocate(NewPools(pools), requests).Assignments)
+		holding, _ := holders(requests, Allocate(NewPools(pools, nil), requests).Assignments)
 		for addr, all := range holding {
 			for n, i := range all {
 				for _, j := range all[:n] {
@@ -68,7 +68,7 @@ func TestLawUnique(t *testing.T) {
 // renumbers keeps two of a family.
 func TestLawSticky(t *testing.T) {
 	checkWorlds(t, func(t *rapid.T, pools []Pool, requests []Request) {
-		got := Allocate(NewPools(pools), requests).Assignments
+		got := Allocate(NewPools(pools, nil), requests).Assignments
 		for i, r := range requests {
 			if r.Role != Owner {
 				continue
@@ -89,7 +89,7 @@ func mustKeep(pools []Pool, requests []Request, i int, f Family) (keep []Have) {
 	r := requests[i]
 	wanted := r.Frozen || slices.ContainsFunc(r.Families, func(w Want) bool { return w.Family == f })
 	for _, h := range r.Have {
-		if FamilyOf(h.Addr) != f || !wanted || slices.Contains(r.Release, h.Addr) {
+		if FamilyOf(h.Addr) != f || h.Evidence != RecordedAndShown || !wanted || slices.Contains(r.Release, h.Addr) {
 			continue
 		}
 		if disputed(requests, i, h.Addr) {
@@ -145,10 +145,10 @@ func containing(pools []Pool, addr netip.Addr) string {
 func TestLawInnocent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		pools, requests := somePools(t), someRequests(t)
-		first := Allocate(NewPools(pools), requests)
+		first := Allocate(NewPools(pools, nil), requests)
 		settled := written(requests, first)
 		next, changed := edited(t, settled)
-		second := Allocate(NewPools(somePools(t)), next)
+		second := Allocate(NewPools(somePools(t), nil), next)
 		for i, a := range first.Assignments {
 			if changed[i] || settled[i].Role != Owner {
 				continue
@@ -178,7 +178,7 @@ func addrs(held []Held) (addrs []netip.Addr) {
 // everybody else one, unless it is frozen with what it has.
 func TestLawRenumber(t *testing.T) {
 	checkWorlds(t, func(t *rapid.T, pools []Pool, requests []Request) {
-		for i, a := range Allocate(NewPools(pools), requests).Assignments {
+		for i, a := range Allocate(NewPools(pools, nil), requests).Assignments {
 			r := requests[i]
 			for _, f := range []Family{IPv4, IPv6} {
 				var staying, leaving int
@@ -204,17 +204,17 @@ func TestLawRenumber(t *testing.T) {
 // Law 5: every new address is one that the request may have.
 func TestLawNewAddresses(t *testing.T) {
 	checkWorlds(t, func(t *rapid.T, pools []Pool, requests []Request) {
-		got := Allocate(NewPools(pools), requests).Assignments
+		got := Allocate(NewPools(pools, nil), requests).Assignments
 		_, showing := holders(requests, got)
 		for i, r := range requests {
 			for _, h := range got[i].Held {
 				if slices.ContainsFunc(r.Have, func(x Have) bool { return x.Addr == h.Addr }) {
 					continue
 				}
-				asked := slices.Contains(r.Addrs, h.Addr)
-				if h.OutOfPool || h.Unselected || r.Frozen || r.Role == Stranger || slices.Contains(r.Release, h.Addr) || showing[h.Addr] != nil ||
+				asked := slices.Contains(r.Addrs, h.Addr) || slices.Contains(r.Prefer, h.Addr)
+				if h.OutOfPool || h.Unselected || r.Frozen || r.Role != Owner || slices.Contains(r.Release, h.Addr) || showing[h.Addr] != nil ||
 					!accepting(pools, h.Pool, &r, asked) || !slices.Contains(given(pools, h.Pool), h.Addr) {
-					t.Fatalf("%s may not have %s of %s", r.Key, h.Addr, h.Pool)
+					t.Fatalf("%s may not have %s of %s: %+v", r.Key, h.Addr, h.Pool, r)
 				}
 			}
 		}
@@ -254,7 +254,7 @@ func enumerate(p Pool) (all []netip.Addr) {
 // Law 6: every "no" is true, and who gets nothing is told so.
 func TestLawHonest(t *testing.T) {
 	checkWorlds(t, func(t *rapid.T, pools []Pool, requests []Request) {
-		got := Allocate(NewPools(pools), requests).Assignments
+		got := Allocate(NewPools(pools, nil), requests).Assignments
 		for i, r := range requests {
 			for _, m := range got[i].Missing {
 				if lie := untrue(pools, requests, got, i, m); lie != "" {
@@ -264,7 +264,7 @@ func TestLawHonest(t *testing.T) {
 			for _, w := range r.Families {
 				holds := slices.ContainsFunc(got[i].Held, func(h Held) bool { return FamilyOf(h.Addr) == w.Family })
 				told := slices.ContainsFunc(got[i].Missing, func(m Missing) bool { return m.Family == w.Family })
-				if !holds && !told && !r.Frozen && r.Role != Stranger && !foreign(got[i]) {
+				if !holds && !told && !r.Frozen && r.Role == Owner && !foreign(got[i]) {
 					t.Fatalf("%s has no %s address and does not know why", r.Key, w.Family)
 				}
 			}
@@ -333,7 +333,7 @@ func untrue(pools []Pool, requests []Request, got []Assignment, i int, m Missing
 	case v1alpha1.PoolExhausted, v1alpha1.NoMatchingPool:
 		return notExhausted(pools, requests, got, i, m)
 	case v1alpha1.ForeignStatus:
-		if r.Role != Adopter || len(got[i].Held) > 0 {
+		if slices.ContainsFunc(r.Have, func(h Have) bool { return h.Evidence != Shown }) || len(got[i].Held) > 0 {
 			return fmt.Sprintf("it has role %d and holds %v", r.Role, got[i].Held)
 		}
 	default:
@@ -378,7 +378,7 @@ func TestLawFinal(t *testing.T) {
 		if again := allocate(otherPools, otherRequests); !reflect.DeepEqual(got, again) {
 			t.Fatalf("another order, another answer:\n%v\n%v", got, again)
 		}
-		next := written(requests, Allocate(NewPools(pools), requests))
+		next := written(requests, Allocate(NewPools(pools, nil), requests))
 		again := allocate(pools, next)
 		for _, r := range next {
 			if r.Role == Owner && !reflect.DeepEqual(got[r.Key].Held, again[r.Key].Held) {
@@ -391,7 +391,7 @@ func TestLawFinal(t *testing.T) {
 // Law 8: the counts of a pool are those that one gets by counting.
 func TestLawUsage(t *testing.T) {
 	checkWorlds(t, func(t *rapid.T, pools []Pool, requests []Request) {
-		got := Allocate(NewPools(pools), requests)
+		got := Allocate(NewPools(pools, nil), requests)
 		holding, showing := holders(requests, got.Assignments)
 		for i, p := range pools {
 			want := Usage{Capacity: [2]*big.Int{new(big.Int), new(big.Int)}, Free: [2]*big.Int{new(big.Int), new(big.Int)}}

@@ -15,14 +15,14 @@ import (
 // leaving; the refusals and the counts have laws of their own.
 func TestOracle(t *testing.T) {
 	checkWorlds(t, func(t *rapid.T, pools []Pool, requests []Request) {
-		got, want := Allocate(NewPools(pools), requests).Assignments, oracle(pools, requests)
+		got, want := Allocate(NewPools(pools, nil), requests).Assignments, oracle(pools, requests)
 		for i, r := range requests {
 			var held []holding
 			for _, h := range got[i].Held {
 				held = append(held, holding{i, h.Addr, h.Pool, h.Leaving})
 			}
 			if !slices.Equal(held, want[i]) {
-				t.Fatalf("%s: got %v, the oracle says %v", r.Key, held, want[i])
+				t.Fatalf("%s: got %v, the oracle says %v: %+v", r.Key, held, want[i], r)
 			}
 		}
 	})
@@ -44,29 +44,38 @@ type book struct {
 	order    []int // oldest first
 	rows     []holding
 	foreign  map[int]bool // not served by us: their statuses block what nobody holds
+	prefers  map[int]bool // an address that it prefers was free after the first step
 }
 
 func oracle(pools []Pool, requests []Request) [][]holding {
-	b := &book{pools: pools, requests: requests, foreign: map[int]bool{}}
+	b := &book{pools: pools, requests: requests, foreign: map[int]bool{}, prefers: map[int]bool{}}
 	for i := range requests {
 		b.order = append(b.order, i)
-		b.foreign[i] = requests[i].Role == Stranger
+		b.foreign[i] = requests[i].Role != Owner
 	}
 	slices.SortFunc(b.order, func(i, j int) int {
 		return cmp.Or(requests[i].Since.Compare(requests[j].Since), strings.Compare(requests[i].Key.String(), requests[j].Key.String()))
 	})
-	for _, turn := range []func(Request) bool{
-		func(r Request) bool { return r.Role == Owner && !r.Departed },
-		func(r Request) bool { return r.Role == Owner && r.Departed },
-		func(r Request) bool { return r.Role == Adopter },
-	} {
-		for _, i := range b.order {
-			if turn(requests[i]) {
-				b.keep(i)
+	for _, e := range []Evidence{RecordedAndShown, Recorded, ShownByController, Shown} {
+		for _, departed := range []bool{false, true} {
+			for _, i := range b.order {
+				if requests[i].Role == Owner && (requests[i].Departed == departed || e != RecordedAndShown) {
+					b.keep(i, e)
+				}
+			}
+			if e != RecordedAndShown {
+				break
 			}
 		}
 	}
-	for b.step(true) || b.step(false) {
+	for i, r := range requests {
+		for _, w := range r.Families {
+			if _, asks := b.asks(i, w.Family); !asks && b.preferred(i, w.Family).IsValid() {
+				b.prefers[familyKey(i, w.Family)] = true
+			}
+		}
+	}
+	for b.step(0) || b.step(1) || b.step(2) {
 	}
 	result := make([][]holding, len(requests))
 	for _, h := range b.rows {
@@ -80,19 +89,46 @@ func oracle(pools []Pool, requests []Request) [][]holding {
 	return result
 }
 
-func (b *book) keep(i int) {
+func familyKey(i int, f Family) int { return 10*i + int(f) }
+
+// preferred is the first address of the family that the request prefers and could have.
+func (b *book) preferred(i int, f Family) (addr netip.Addr) {
 	r := b.requests[i]
+	for _, a := range r.Prefer {
+		home := containing(b.pools, a)
+		if FamilyOf(a) == f && len(b.of(i, f)) == 0 && accepting(b.pools, home, &r, true) && slices.Contains(given(b.pools, home), a) &&
+			b.may(i, a) && !b.blocked(a) && !slices.Contains(r.Release, a) {
+			return a
+		}
+	}
+	return addr
+}
+
+// used reports whether the cluster itself uses the address.
+func (b *book) used(addr netip.Addr) bool {
+	return slices.ContainsFunc(b.pools, func(p Pool) bool {
+		return containing(b.pools, addr) == p.Name && slices.ContainsFunc(p.Reserved, func(r Reserved) bool { return r.Used && r.Contains(addr) })
+	})
+}
+
+func (b *book) keep(i int, e Evidence) {
+	r := b.requests[i]
+	ofClass := func(h Have) bool { return h.Evidence == e }
+	if !slices.ContainsFunc(r.Have, ofClass) {
+		return
+	}
 	wanted := func(a netip.Addr) bool {
 		return slices.ContainsFunc(r.Families, func(w Want) bool { return w.Family == FamilyOf(a) })
 	}
-	if r.Role == Adopter {
+	if e == Shown {
 		seen := map[Family]bool{}
 		for _, h := range r.Have {
-			if slices.Contains(r.Release, h.Addr) {
+			if slices.Contains(r.Release, h.Addr) || !ofClass(h) {
 				continue
 			}
-			if containing(b.pools, h.Addr) == "" || !wanted(h.Addr) || seen[FamilyOf(h.Addr)] || !b.may(i, h.Addr) || b.blocked(h.Addr) {
-				b.foreign[i] = true
+			if home := containing(b.pools, h.Addr); !slices.Contains(r.Pools, home) || b.used(h.Addr) ||
+				!wanted(h.Addr) || seen[FamilyOf(h.Addr)] || !b.may(i, h.Addr) || b.blocked(h.Addr) {
+				b.foreign[i] = !slices.ContainsFunc(r.Have, func(h Have) bool { return h.Evidence != Shown })
 				return
 			}
 			seen[FamilyOf(h.Addr)] = true
@@ -103,6 +139,15 @@ func (b *book) keep(i int) {
 	for _, h := range have {
 		held := b.of(i, FamilyOf(h.Addr))
 		room := len(held) == 0 || len(held) == 1 && (r.Renumber || r.Frozen)
+		home := containing(b.pools, h.Addr)
+		switch {
+		case !ofClass(h):
+			continue
+		case e == Recorded && (!slices.Contains(r.Pools, home) || b.used(h.Addr)):
+			continue
+		case e == ShownByController && (b.used(h.Addr) || b.blocked(h.Addr)):
+			continue
+		}
 		if room && (wanted(h.Addr) || r.Frozen) && !slices.Contains(r.Release, h.Addr) && b.may(i, h.Addr) {
 			b.rows = append(b.rows, holding{i, h.Addr, b.record(i, h), len(held) == 1})
 		}
@@ -146,12 +191,16 @@ func (b *book) asks(i int, f Family) (addr netip.Addr, asks bool) {
 	return addr, false
 }
 
-// record is the pool whose name a kept address goes under: a new one only if
-// the request asks for it.
+// record is the pool whose name a kept address goes under: the one that contains it,
+// if that selects the request or the recorded one exists and does not.
 func (b *book) record(i int, h Have) string {
 	r, home := b.requests[i], containing(b.pools, h.Addr)
+	exists := slices.ContainsFunc(b.pools, func(p Pool) bool { return p.Name == h.Pool })
+	known := len(r.Pools)+len(r.Barred) > 0
 	addr, asks := b.asks(i, FamilyOf(h.Addr))
-	if b.open(home) && !r.Frozen && slices.Contains(r.Pools, home) && (r.Pinned || asks && addr == h.Addr) {
+	follows := r.Pinned || asks && addr == h.Addr || slices.ContainsFunc(b.pools, func(p Pool) bool { return p.Name == home && p.Advertised })
+	if home != "" && known && (slices.Contains(r.Pools, home) && follows ||
+		!slices.Contains(r.Pools, home) && exists && !slices.Contains(r.Pools, h.Pool)) {
 		return home
 	}
 	return cmp.Or(h.Pool, home)
@@ -169,8 +218,10 @@ func (b *book) content(h *holding) bool {
 	return !r.Renumber || b.open(h.pool) && h.pool == containing(b.pools, h.addr) && !slices.Contains(r.Barred, h.pool)
 }
 
-// step makes the first move that anybody can make.
-func (b *book) step(byName bool) bool {
+// step makes the first move that anybody can make, for an address by name (0), for one
+// that was preferred and free (1), or for any (2).
+func (b *book) step(rank int) bool {
+	byName := rank == 0
 	for _, i := range b.order {
 		r := b.requests[i]
 		if r.Frozen || b.foreign[i] {
@@ -179,7 +230,7 @@ func (b *book) step(byName bool) bool {
 		for _, w := range r.Families {
 			named, asks := b.asks(i, w.Family)
 			held := b.of(i, w.Family)
-			if byName != asks || len(held) > 0 && b.content(held[0]) || len(held) == 2 {
+			if byName != asks || !asks && b.prefers[familyKey(i, w.Family)] != (rank == 1) || len(held) > 0 && b.content(held[0]) || len(held) == 2 {
 				continue
 			}
 			for _, a := range b.choices(i, w.Family) {
@@ -207,12 +258,21 @@ func (b *book) move(i int, held []*holding, to netip.Addr) {
 // those that it would share, and then the others.
 func (b *book) choices(i int, f Family) (choices []netip.Addr) {
 	r := b.requests[i]
-	for _, shared := range []bool{true, false} {
+	if a := b.preferred(i, f); a.IsValid() && !slices.ContainsFunc(r.Addrs, func(a netip.Addr) bool { return FamilyOf(a) == f }) {
+		choices = append(choices, a)
+	}
+	external := func(addr netip.Addr) bool {
+		return slices.ContainsFunc(b.requests, func(r Request) bool {
+			return r.Role == ExternalIPs && slices.ContainsFunc(r.Have, func(h Have) bool { return h.Addr == addr })
+		})
+	}
+	for pass := range 3 {
+		shared := pass == 0
 		for _, name := range r.Pools {
 			for _, a := range given(b.pools, name) {
 				byName := slices.Contains(r.Addrs, a)
 				taken := slices.ContainsFunc(b.rows, func(h holding) bool { return h.addr == a })
-				if FamilyOf(a) == f && taken == shared && accepting(b.pools, name, &r, byName) &&
+				if FamilyOf(a) == f && taken == shared && (shared || external(a) == (pass == 2)) && accepting(b.pools, name, &r, byName) &&
 					b.may(i, a) && !b.blocked(a) && !slices.Contains(r.Release, a) {
 					choices = append(choices, a)
 				}
@@ -225,7 +285,7 @@ func (b *book) choices(i int, f Family) (choices []netip.Addr) {
 // blocked reports whether a status that is not ours to write shows the address.
 func (b *book) blocked(addr netip.Addr) bool {
 	for i, r := range b.requests {
-		if b.foreign[i] && slices.ContainsFunc(r.Have, func(h Have) bool { return h.Addr == addr }) {
+		if b.foreign[i] && r.Role != ExternalIPs && slices.ContainsFunc(r.Have, func(h Have) bool { return h.Addr == addr }) {
 			return true
 		}
 	}

@@ -25,17 +25,20 @@ type candidate struct {
 	missing *[2]*Missing // by family; nil if nothing is missing
 }
 
-// holderClass orders the requests that keep addresses. Owners precede adopters, so
-// that an adopter never receives an address of an owner. Owners with unchanged terms
-// precede those that departed from theirs, because changed terms are a new request.
-// Strangers precede adopters, which must not take over their addresses.
+// holderClass orders the requests that keep addresses, by the Evidence for these. A
+// request with addresses of different evidence has a turn in each class. Owners with
+// unchanged terms of sharing precede those that departed from theirs, because changed
+// terms are a new request. What another controller shows never takes an address from
+// its record, and is never taken over by a Service that shows it as well.
 type holderClass uint8
 
 const (
 	ownerClass holderClass = iota
 	departedClass
+	recordedClass
 	strangerClass
-	adopterClass
+	controllerClass // ShownByController
+	shownClass
 )
 
 // orderedCandidate is a candidate with its sort key.
@@ -45,12 +48,17 @@ type orderedCandidate struct {
 	turn  holderClass
 }
 
-func classOf(r *Request) holderClass {
+// classOf returns the turn of the request for an address with the evidence.
+func (r *Request) classOf(e Evidence) holderClass {
 	switch {
 	case r.Role == Stranger:
 		return strangerClass
-	case r.Role == Adopter:
-		return adopterClass
+	case e == Recorded:
+		return recordedClass
+	case e == ShownByController:
+		return controllerClass
+	case e == Shown:
+		return shownClass
 	case r.Departed:
 		return departedClass
 	}
@@ -80,6 +88,7 @@ type run struct {
 	owners      map[netip.Addr]*candidate
 	groups      map[netip.Addr]*sharedGroup // of addresses that several candidates hold or held
 	foreign     map[netip.Addr]*candidate   // candidates that have the address in a status that is not written
+	externalIPs map[netip.Addr]bool         // of Services; nil if there are none
 	tables      map[tableKey]*sharedTable   // of shared addresses; nil until the first use
 	pending     []pendingRequest
 	waiting     map[netip.Addr]*pendingIndex // for an address that they request by name
@@ -106,7 +115,7 @@ func newRun(m *runMemory, pools *Pools, requests []Request) *run {
 		m.owners = make(map[netip.Addr]*candidate, len(requests))
 	}
 	m.candidates = slices.Grow(m.candidates[:0], len(requests))[:len(requests)]
-	m.order = slices.Grow(m.order[:0], len(requests))[:len(requests)]
+	m.order = slices.Grow(m.order[:0], len(requests))
 	r := &run{
 		Pools: pools, states: make([]poolState, len(pools.sources)),
 		candidates: m.candidates, order: m.order, owners: m.owners,
@@ -121,8 +130,9 @@ func newRun(m *runMemory, pools *Pools, requests []Request) *run {
 		r.candidates[i] = candidate{Request: q, index: int32(i)}
 		// The age is copied next to the pointer, so that most comparisons do not
 		// read a request.
-		r.order[i] = orderedCandidate{&r.candidates[i], q.Since.Unix(), classOf(q)}
+		r.addTurns(&r.candidates[i])
 	}
+	m.order = r.order
 	slices.SortFunc(r.order, func(a, b orderedCandidate) int {
 		r.steps++
 		// Creation timestamps in Kubernetes have seconds, so that equal ones are
@@ -133,6 +143,28 @@ func newRun(m *runMemory, pools *Pools, requests []Request) *run {
 		return a.compareAge(b.candidate)
 	})
 	return r
+}
+
+// addTurns adds the candidate to the order, once for each class of its addresses.
+func (r *run) addTurns(c *candidate) {
+	c.foreign = c.Role != Owner
+	if c.Role == ExternalIPs {
+		if r.externalIPs == nil {
+			r.externalIPs = make(map[netip.Addr]bool, len(c.Have))
+		}
+		for _, h := range c.Have {
+			r.externalIPs[h.Addr] = true
+		}
+		return
+	}
+	var seen [shownClass + 1]bool
+	for i := range c.Have {
+		turn := c.classOf(c.Have[i].Evidence)
+		if !seen[turn] {
+			seen[turn] = true
+			r.order = append(r.order, orderedCandidate{c, c.Since.Unix(), turn})
+		}
+	}
 }
 
 // compareAge orders the older candidate first.
@@ -228,34 +260,43 @@ func (r *run) recordLost(c *candidate) {
 		return
 	}
 	for _, h := range c.Have {
-		if !r.holdsAddr(c, h.Addr) {
+		// The status does not show an address that is only recorded.
+		if h.Evidence != Recorded && !r.holdsAddr(c, h.Addr) {
 			a := &r.assignments[c.index]
 			a.GivesUp = append(a.GivesUp, h.Addr)
 		}
 	}
 }
 
-// keepHeld assigns the addresses of the statuses to their holders. It adopts the
-// addresses that another implementation assigned, unless refuseAdoption has a reason.
+// keepHeld assigns the addresses that requests have already to their holders, those
+// with the strongest evidence first. It adopts the addresses that another
+// implementation assigned, unless refuseAdoption has a reason.
 func (r *run) keepHeld() {
 	for _, c := range r.order {
-		refusal := (*Missing)(nil)
-		// Adopters are last in the order, so every address that they must not take
-		// over has its owner by now.
-		if c.turn == adopterClass {
-			refusal = r.refuseAdoption(c.candidate)
-		}
-		if refusal != nil {
-			c.addMissing(refusal)
-		}
-		// A refused adopter is treated as a stranger: its addresses are not
-		// assigned to others while its status shows them.
-		if c.turn == strangerClass || refusal != nil {
+		switch c.turn {
+		case strangerClass:
 			r.reserveForeign(c.candidate)
-		} else {
-			r.keepAll(c.candidate)
+		case shownClass:
+			// Every address that must not be adopted has its owner by now.
+			why := r.refuseAdoption(c.candidate)
+			if why == nil {
+				r.keepAll(c.candidate, c.turn)
+			} else if !c.hasEvidence() {
+				// The status is left to the controller that wrote it. Its addresses
+				// are not assigned to others while it shows them.
+				c.addMissing(why)
+				r.reserveForeign(c.candidate)
+			}
+		default:
+			r.keepAll(c.candidate, c.turn)
 		}
 	}
+}
+
+// hasEvidence reports whether the controller assigned any address to the request, so
+// that it writes the status.
+func (c *candidate) hasEvidence() bool {
+	return slices.ContainsFunc(c.Have, func(h Have) bool { return h.Evidence != Shown })
 }
 
 // reserveForeign reserves the addresses in a status that is not written.
@@ -273,13 +314,12 @@ func (r *run) reserveForeign(c *candidate) {
 	}
 }
 
-// keepAll keeps the addresses of the candidate's status that it may keep, with
-// their roles. Where it now requests the leaving one of two, it exchanges the
-// roles.
-func (r *run) keepAll(c *candidate) {
+// keepAll keeps the candidate's addresses of the class that it may keep, with their
+// roles. Where it now requests the leaving one of two, it exchanges the roles.
+func (r *run) keepAll(c *candidate, turn holderClass) {
 	for _, leaving := range []bool{false, true} { // the replacement before the address that it replaces
 		for _, h := range c.Have {
-			if h.Leaving == leaving {
+			if h.Leaving == leaving && c.classOf(h.Evidence) == turn {
 				r.keepAddr(c, h)
 			}
 		}
@@ -311,19 +351,50 @@ func (r *run) keepAddr(c *candidate, h Have) {
 		return
 	}
 	s := r.sourceContaining(h.Addr, h.Pool)
-	held := c.heldFrom(s, h)
+	if !r.mayKeep(c, h, s) {
+		return
+	}
+	held := r.heldFrom(c, s, h)
 	held.Leaving = place == &c.leaving[f]
 	*place = int32(len(r.held))
 	r.held = append(r.held, held)
 	r.takeAddr(c, h.Addr, s)
 	if r.isTraced(c) {
-		r.trace = append(r.trace, TraceEntry{family, held.Pool, true, fmt.Sprintf("holds %s and keeps it", h.Addr)})
+		r.trace = append(r.trace, TraceEntry{family, held.Pool, true, fmt.Sprintf(keptBecause[h.Evidence], h.Addr)})
 	}
 }
 
-// heldFrom returns the record of a kept address. The recorded pool stays, even if it
-// no longer contains the address, unless the candidate requests the pool that does.
-func (c *candidate) heldFrom(s *poolSource, h Have) Held {
+// keptBecause are the entries of the trace for kept addresses, by evidence.
+var keptBecause = [...]string{
+	RecordedAndShown:  "holds %s and keeps it",
+	Recorded:          "is recorded as the holder of %s, and is assigned it again",
+	ShownByController: "shows %s, which the controller has written, and keeps it",
+	Shown:             "shows %s, and is assigned it",
+}
+
+// mayKeep reports whether the evidence for a free address of the source s, which may
+// be nil, is sufficient. refuseAdoption decides about addresses that are only shown.
+func (r *run) mayKeep(c *candidate, h Have, s *poolSource) bool {
+	switch h.Evidence {
+	case Recorded:
+		// Tenants can forge a record where no admission policy prevents it.
+		return s != nil && c.isSelectedBy(s.Name) && s.usedBy(h.Addr) == "" && r.never[h.Addr] == ""
+	case ShownByController:
+		return r.never[h.Addr] == "" && (s == nil || s.usedBy(h.Addr) == "")
+	}
+	return true
+}
+
+// isSelectedBy reports whether the pool selects the candidate.
+func (c *candidate) isSelectedBy(pool string) bool {
+	return slices.Contains(c.Pools, pool) || slices.Contains(c.Selected, pool)
+}
+
+// heldFrom returns the record of a kept address that the source s contains, nil if no
+// pool does. The record follows an address to the pool that contains it and selects
+// the candidate, if that is advertised: pools can be renamed, split and merged. The speakers choose
+// the pool of an announcement by the same rule.
+func (r *run) heldFrom(c *candidate, s *poolSource, h Have) Held {
 	held := Held{Addr: h.Addr, Pool: h.Pool}
 	// The recorded pool is kept even without its ranges: advertisements select an
 	// address by it, so that the address stays announced.
@@ -331,19 +402,31 @@ func (c *candidate) heldFrom(s *poolSource, h Have) Held {
 		held.OutOfPool = true
 		return held
 	}
-	asked, asks := c.requestedAddr(FamilyOf(h.Addr))
-	// This is how a pool is renamed: the address stays, and its record changes to
-	// the new pool that the Service requests. A pool that is being deleted does not
-	// get new records.
-	asksForIt := !c.Frozen && !s.Closed && (asks && asked == h.Addr || c.Pinned) && slices.Contains(c.Pools, s.Name)
-	if held.Pool == "" || asksForIt {
+	if h.Pool != s.Name && r.followsPool(c, s, h.Addr, h.Pool) {
 		held.Pool = s.Name
 	}
-	// Another pool may contain the address now: it remains out of the recorded one
-	// until the Service requests the new one.
 	held.OutOfPool = held.Pool != s.Name
 	held.Unselected = !held.OutOfPool && c.barredFrom(s.Name)
 	return held
+}
+
+// followsPool reports whether the record of an address changes from the recorded pool
+// to the source, which contains it.
+func (r *run) followsPool(c *candidate, s *poolSource, addr netip.Addr, recorded string) bool {
+	switch {
+	case recorded == "":
+		return true
+	// The labels of the namespace are not known yet.
+	case len(c.Pools)+len(c.Barred) == 0:
+		return false
+	case c.isSelectedBy(s.Name):
+		asked, asks := c.requestedAddr(FamilyOf(addr))
+		// Without an advertisement, the address would be withdrawn.
+		return s.Advertised || c.Pinned && slices.Contains(c.Pools, s.Name) || asks && asked == addr
+	}
+	// A pool that neither contains the address nor selects the candidate may have
+	// been forged.
+	return r.byName[recorded] != nil && !c.isSelectedBy(recorded)
 }
 
 // barredFrom searches the shorter list first, because no pool is in both.
@@ -354,21 +437,28 @@ func (c *candidate) barredFrom(pool string) bool {
 	return slices.Contains(c.Barred, pool)
 }
 
-// refuseAdoption returns why the addresses of an adopter cannot be kept. They are
-// kept all or none.
+// refuseAdoption returns why addresses that only the status shows cannot be kept. They
+// are kept all or none, unless the controller assigned others to the request.
 func (r *run) refuseAdoption(c *candidate) *Missing {
 	var seen [2]bool
 	for _, h := range c.Have {
-		if slices.Contains(c.Release, h.Addr) {
+		if h.Evidence != Shown || slices.Contains(c.Release, h.Addr) {
 			continue // released by an administrator
 		}
 		f, why := FamilyOf(h.Addr), ""
+		s := r.sourceContaining(h.Addr, h.Pool)
 		switch {
-		case r.sourceContaining(h.Addr, h.Pool) == nil:
+		case r.never[h.Addr] != "":
+			why = r.never[h.Addr]
+		case s == nil:
 			why = "is not in any pool"
 		case r.isBlocked(c, h.Addr):
 			names, _ := r.blockersOf(c, h.Addr)
 			why = "is assigned to " + names
+		case s.usedBy(h.Addr) != "":
+			why = s.usedBy(h.Addr)
+		case !c.isSelectedBy(s.Name):
+			why = fmt.Sprintf("is in pool %s, which does not select this Service", s.Name)
 		// Adopting one of several addresses would remove the others from the
 		// status.
 		case !c.wantsFamily(f) || seen[familyIndex(f)]:

@@ -4,6 +4,7 @@
 package allocator
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -14,12 +15,13 @@ type pendingRequest struct {
 	*candidate
 	Want
 	byName bool
+	prefer bool // an address that it prefers was free when it was listed
 	place  int  // in the order of service, from 1
 	done   bool // an address was granted
 }
 
 // findPending lists the pending requests in the order of service: those for an
-// address by name first, then the oldest.
+// address by name first, then those that prefer a free one, then the oldest.
 func (r *run) findPending() {
 	for i := range r.candidates {
 		c := &r.candidates[i]
@@ -35,7 +37,12 @@ func (r *run) findPending() {
 			// An address that is requested by name is required, even under
 			// PreferDualStack.
 			w.Optional = w.Optional && !asks
-			r.pending = append(r.pending, pendingRequest{candidate: c, Want: w, byName: asks})
+			p := pendingRequest{candidate: c, Want: w, byName: asks}
+			if !asks && len(c.Prefer) > 0 {
+				_, s := r.preferredAddr(&p)
+				p.prefer = s != nil
+			}
+			r.pending = append(r.pending, p)
 			// Only a grant in place of a held address releases one. Under Renumber
 			// the old address stays.
 			r.mayRelease = r.mayRelease || c.held[f] > 0 && !c.Renumber
@@ -45,17 +52,21 @@ func (r *run) findPending() {
 		r.steps++
 		// Otherwise a request for any address could be granted the one that another
 		// candidate requests by name.
-		if a.byName != b.byName {
-			if a.byName {
-				return -1
-			}
-			return 1
-		}
-		return a.compareAge(b.candidate)
+		return cmp.Or(compareTrueFirst(a.byName, b.byName), compareTrueFirst(a.prefer, b.prefer), a.compareAge(b.candidate))
 	})
 	for i := range r.pending {
 		r.pending[i].place = i + 1
 	}
+}
+
+func compareTrueFirst(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
 }
 
 // grantPending grants addresses to the pending requests. A grant that replaces an
@@ -135,8 +146,8 @@ func (r *run) tryGrant(p *pendingRequest) bool {
 }
 
 // findAddr returns an address that can be granted: the one that is requested by name,
-// or one that can be shared, or the lowest free one of the most preferred pool. The
-// source is nil if there is none.
+// or one that it prefers, or one that can be shared, or the lowest free one of the most
+// preferred pool. The source is nil if there is none.
 func (r *run) findAddr(p *pendingRequest) (netip.Addr, *poolSource) {
 	c, f := p.candidate, familyIndex(p.Family)
 	if p.byName {
@@ -147,6 +158,9 @@ func (r *run) findAddr(p *pendingRequest) (netip.Addr, *poolSource) {
 		if reason, _ := c.whyUnusable(s, addr); reason != "" || r.isBlocked(c, addr) {
 			return addr, nil
 		}
+		return addr, s
+	}
+	if addr, s := r.preferredAddr(p); s != nil {
 		return addr, s
 	}
 	// All pools are searched for an address to share before any free one is used:
@@ -168,6 +182,32 @@ func (r *run) findAddr(p *pendingRequest) (netip.Addr, *poolSource) {
 			continue
 		}
 		if addr, free := r.lowestFree(s, f, c.Release); free {
+			return addr, s
+		}
+	}
+	// Only addresses in spec.externalIPs are left. Any tenant can list any number of
+	// them, so they must not exhaust the pools.
+	for _, s := range sources {
+		if r.externalIPs == nil || !s.servesFamily(c, f) {
+			continue
+		}
+		if addr, free := r.lowestAvoided(s, f, c.Release); free {
+			return addr, s
+		}
+	}
+	return netip.Addr{}, nil
+}
+
+// preferredAddr returns an address that a candidate without one prefers, if it can be
+// granted: of a Service that was restored or copied, those of its original. The source
+// is nil if there is none.
+func (r *run) preferredAddr(p *pendingRequest) (netip.Addr, *poolSource) {
+	for _, addr := range p.Prefer {
+		if FamilyOf(addr) != p.Family || p.held[familyIndex(p.Family)] > 0 {
+			continue
+		}
+		s := r.sourceContaining(addr, "")
+		if reason, _ := p.whyUnusable(s, addr); reason == "" && !r.isBlocked(p.candidate, addr) {
 			return addr, s
 		}
 	}
@@ -235,11 +275,15 @@ func (r *run) grantAddr(p *pendingRequest, addr netip.Addr, s *poolSource) {
 func (r *run) traceGrant(p *pendingRequest, addr netip.Addr, s *poolSource) {
 	// A shared address is not taken in the order of preference, so that the pools
 	// before its own were not refused.
+	preferred := slices.Contains(p.Prefer, addr)
 	free := r.owners[addr] == nil
-	for i := 0; free && !p.byName && p.Pools[i] != s.Name; i++ {
+	for i := 0; free && !p.byName && !preferred && p.Pools[i] != s.Name; i++ {
 		r.trace = append(r.trace, TraceEntry{p.Family, p.Pools[i], false, r.whyNone(p, p.Pools[i])})
 	}
 	message := "assigns " + addr.String()
+	if preferred {
+		message += ", which is recorded for the Service that this one was restored or copied from"
+	}
 	if old := r.heldOf(p.candidate, familyIndex(p.Family)); old.Addr.IsValid() {
 		relation := "in place of"
 		if p.Renumber {

@@ -101,19 +101,29 @@ func (x *pendingIndex) add(p *pendingRequest) {
 	}
 }
 
+// waitForAddr registers a refused request, to be retried when the address is released.
+func (r *run) waitForAddr(p *pendingRequest, addr netip.Addr) {
+	if reason, _ := p.whyUnusable(r.sourceContaining(addr, ""), addr); reason != "" {
+		return // its release would not help
+	}
+	if r.waiting[addr] == nil {
+		r.waiting[addr] = newPendingIndex()
+	}
+	r.waiting[addr].add(p)
+}
+
 // wait registers a refused request, to be retried when an address is released.
 func (r *run) wait(p *pendingRequest) {
 	c, f := p.candidate, familyIndex(p.Family)
 	if p.byName {
 		addr, _ := c.requestedAddr(p.Family)
-		if reason, _ := c.whyUnusable(r.sourceContaining(addr, ""), addr); reason != "" {
-			return // its release would not help
-		}
-		if r.waiting[addr] == nil {
-			r.waiting[addr] = newPendingIndex()
-		}
-		r.waiting[addr].add(p)
+		r.waitForAddr(p, addr)
 		return
+	}
+	for _, addr := range c.Prefer {
+		if FamilyOf(addr) == p.Family && c.held[f] == 0 {
+			r.waitForAddr(p, addr)
+		}
 	}
 	for _, s := range r.sourcesOf(c) {
 		if !s.servesFamily(c, f) {

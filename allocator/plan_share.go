@@ -303,9 +303,13 @@ func (r *run) countHeld(addr netip.Addr, s *poolSource, by int64) {
 	st.taken[f] += by
 	// The search continues from where it is, so a free address behind it must be
 	// remembered. One ahead of it will be found.
-	if by < 0 && st.hasPassed(s, addr) {
-		st.freed[f].add(addr)
-	} else if by > 0 {
+	switch {
+	case by > 0:
 		st.freed[f].remove(addr)
+		st.avoided[f].remove(addr)
+	case r.externalIPs[addr]:
+		st.avoided[f].add(addr)
+	case st.hasPassed(s, addr):
+		st.freed[f].add(addr)
 	}
 }

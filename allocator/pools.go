@@ -16,7 +16,8 @@ import (
 // Pools are indexed by name and address for Allocate. They are immutable and may be
 // used concurrently, so they are prepared once for each configuration.
 type Pools struct {
-	sources []*poolSource // in the order of the pools
+	sources []*poolSource         // in the order of the pools
+	never   map[netip.Addr]string // addresses of nodes
 	byName  map[string]*poolSource
 	spans   [2][]addrSpan // of all pools, by family, sorted
 }
@@ -36,10 +37,11 @@ type addrSpan struct {
 	*poolSource
 }
 
-// NewPools prepares pools for Allocate. Their ranges must be disjoint, and they must
-// not be changed afterwards.
-func NewPools(pools []Pool) *Pools {
-	p := &Pools{byName: make(map[string]*poolSource, len(pools))}
+// NewPools prepares pools for Allocate. Their ranges must be disjoint. never are
+// addresses of nodes, inside or outside the pools, each with the reason: they are kept
+// only with the Evidence RecordedAndShown. Neither may be changed afterwards.
+func NewPools(pools []Pool, never map[netip.Addr]string) *Pools {
+	p := &Pools{never: never, byName: make(map[string]*poolSource, len(pools))}
 	for i := range pools {
 		s := newSource(pools[i], i)
 		p.sources = append(p.sources, s)
@@ -171,6 +173,16 @@ func (s *poolSource) whyNot(addr netip.Addr) string {
 	return ""
 }
 
+// usedBy returns what of the cluster itself uses the address, which the source
+// contains; "" if nothing does.
+func (s *poolSource) usedBy(addr netip.Addr) string {
+	i, _ := slices.BinarySearchFunc(s.Reserved, addr, func(r Reserved, a netip.Addr) int { return r.To().Compare(a) })
+	if i < len(s.Reserved) && s.Reserved[i].Contains(addr) && s.Reserved[i].Used {
+		return s.Reserved[i].Why
+	}
+	return ""
+}
+
 // isBuggyAddr reports whether old devices mistake the IPv4 address for a network or
 // broadcast address, independent of the prefix length.
 func isBuggyAddr(a netip.Addr) bool {
@@ -208,6 +220,7 @@ type poolState struct {
 	at          [2]int          // the index in gives that the search for a free address has reached
 	next        [2]netip.Addr   // the address there; the zero Addr is the first one
 	freed       [2]addrSet      // free addresses that the search has passed
+	avoided     [2]addrSet      // likewise, of those in spec.externalIPs of Services
 	waiting     [2]pendingQueue // requests for a free address
 }
 
@@ -243,10 +256,14 @@ func (r *run) lowestFree(s *poolSource, f int, not []netip.Addr) (netip.Addr, bo
 		for ; rng.Contains(next); next = next.Next() {
 			r.steps++
 			if r.owners[next] == nil && !(s.AvoidBuggyIPs && isBuggyAddr(next)) {
-				if !slices.Contains(not, next) {
+				switch {
+				case r.externalIPs[next]:
+					st.avoided[f].add(next)
+				case !slices.Contains(not, next):
 					return next, true
+				default:
+					skipped = true
 				}
-				skipped = true
 			}
 			if !skipped {
 				st.at[f], st.next[f] = i, next.Next()
@@ -254,6 +271,19 @@ func (r *run) lowestFree(s *poolSource, f int, not []netip.Addr) (netip.Addr, bo
 		}
 		if next = (netip.Addr{}); !skipped {
 			st.at[f], st.next[f] = i+1, next
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// lowestAvoided returns the lowest free address of the source among those in
+// spec.externalIPs of Services. lowestFree must have found none.
+func (r *run) lowestAvoided(s *poolSource, f int, not []netip.Addr) (netip.Addr, bool) {
+	set := &r.states[s.index].avoided[f]
+	for a := set.next(netip.Addr{}); a.IsValid(); a = set.next(a) {
+		r.steps++
+		if r.owners[a] == nil && !slices.Contains(not, a) {
+			return a, true
 		}
 	}
 	return netip.Addr{}, false

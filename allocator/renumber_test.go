@@ -13,7 +13,7 @@ func reserving(addrs ...string) func(*Pool) {
 	return func(p *Pool) {
 		for _, a := range addrs {
 			addr := netip.MustParseAddr(a)
-			p.Reserved = append(p.Reserved, Reserved{netipx.IPRangeFrom(addr, addr), "is an address of Node n1"})
+			p.Reserved = append(p.Reserved, Reserved{IPRange: netipx.IPRangeFrom(addr, addr), Why: "is an address of Node n1"})
 		}
 	}
 }
@@ -55,6 +55,8 @@ func word(is bool, word string) string {
 	}
 	return ""
 }
+
+func advertised(p Pool) Pool { p.Advertised = true; return p }
 
 func TestRenumber(t *testing.T) {
 	closed := func(p *Pool) { p.Closed = true }
@@ -172,10 +174,10 @@ func TestRenumber(t *testing.T) {
 			"pool q does not exist; 192.0.2.9 is kept until then",
 		},
 		{
-			"it does not join its own address",
-			[]Pool{p},
+			"another pool contains its own address: the record follows",
+			[]Pool{advertised(p)},
 			with(having(ports(request("a", "p"), 80), "192.0.2.9", "old"), renumbering),
-			[]string{"192.0.2.9=old out leaving", "192.0.2.0=p"},
+			[]string{"192.0.2.9=p"},
 			"",
 		},
 	})
@@ -301,6 +303,27 @@ func TestRules(t *testing.T) {
 			[]string{"192.0.2.5=p"},
 			"",
 		},
-		{"who asks for neither keeps the record", []Pool{p}, having(request("a", "p"), "192.0.2.5", "old"), []string{"192.0.2.5=old out"}, ""},
+		{"the record follows to the pool that selects it", []Pool{advertised(p)}, having(request("a", "p"), "192.0.2.5", "old"), []string{"192.0.2.5=p"}, ""},
+		{
+			"the record stays, if no advertisement covers the pool that contains it", []Pool{p}, having(request("a", "p"), "192.0.2.5", "old"),
+			[]string{"192.0.2.5=old out"}, "",
+		},
+		{
+			"the record stays, if the pool that contains it does not select it", []Pool{p, pool("q")},
+			with(having(request("a", "q"), "192.0.2.5", "q"), func(r *Request) { r.Barred = []string{"p"} }), []string{"192.0.2.5=q out"}, "",
+		},
+		{
+			"the recorded pool is gone", []Pool{p, pool("q")},
+			with(having(request("a", "q"), "192.0.2.5", "old"), func(r *Request) { r.Barred = []string{"p"} }), []string{"192.0.2.5=old out"}, "",
+		},
+		{
+			"the recorded pool does not select it either: it may be forged", []Pool{p, pool("q")},
+			with(having(request("a"), "192.0.2.5", "q"), func(r *Request) { r.Barred = []string{"p", "q"} }), []string{"192.0.2.5=p unselected"}, "",
+		},
+		{
+			"a request for another pool does not hide which pool selects it", []Pool{advertised(p), pool("q")},
+			with(having(request("a", "q"), "192.0.2.5", "old"), func(r *Request) { r.Pinned, r.Selected = true, []string{"p", "q"} }),
+			[]string{"192.0.2.5=p", "NoMatchingPool"}, "",
+		},
 	})
 }

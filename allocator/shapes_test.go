@@ -47,7 +47,7 @@ var shapes = []shape{
 	{"reserved addresses asked for", func(n int) ([]Pool, []Request) {
 		p := wide("p")
 		for i := range n {
-			p[0].Reserved = append(p[0].Reserved, Reserved{netipx.IPRangeFrom(at(i), at(i)), "is an address of Node n"})
+			p[0].Reserved = append(p[0].Reserved, Reserved{IPRange: netipx.IPRangeFrom(at(i), at(i)), Why: "is an address of Node n"})
 		}
 		return p, asked(from(p, plain(n)), func(i int) int { return i })
 	}},
@@ -58,7 +58,7 @@ var shapes = []shape{
 	{"sharing one address, adopted", func(n int) ([]Pool, []Request) {
 		pools, requests := settled(wide("p"), sharing(plain(n), distinct))
 		for i := range requests {
-			requests[i].Role = Adopter
+			adopted(&requests[i])
 		}
 		return pools, requests
 	}},
@@ -267,7 +267,7 @@ func settled(pools []Pool, requests []Request) ([]Pool, []Request) {
 	if requests[0].Pools == nil {
 		requests = from(pools, requests)
 	}
-	return pools, written(requests, Allocate(NewPools(pools), requests))
+	return pools, written(requests, Allocate(NewPools(pools, nil), requests))
 }
 
 // younger are tried after all others.

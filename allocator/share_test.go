@@ -175,7 +175,11 @@ func TestSharing(t *testing.T) {
 	}
 }
 
-func adopted(r *Request) { r.Role = Adopter }
+func adopted(r *Request) {
+	for i := range r.Have {
+		r.Have[i].Evidence = Shown
+	}
+}
 
 func releasing(addr string) func(*Request) {
 	return func(r *Request) { r.Release = append(r.Release, netip.MustParseAddr(addr)) }

@@ -44,9 +44,6 @@ func (r Records) Of(addr netip.Addr) (value string, ok bool) {
 	return "", false
 }
 
-// uidSeparator precedes the UID at the end of an allocation record.
-const uidSeparator = ",uid="
-
 // FormatAllocation returns the value of the annotation fairlead.io/allocated-from:
 // "ADDRESS=POOL", comma-separated, and "uid=UID" of the Service at the end. It is ""
 // without addresses.
@@ -61,7 +58,7 @@ func FormatAllocation(records Records, uid types.UID) string {
 		}
 		text.WriteString(r.Addr.String() + "=" + r.Value)
 	}
-	return text.String() + uidSeparator + string(uid)
+	return text.String() + v1alpha1.AllocationUIDSeparator + string(uid)
 }
 
 // ReadAllocation returns the addresses in the Service's allocation record with the
@@ -69,8 +66,8 @@ func FormatAllocation(records Records, uid types.UID) string {
 // Service's UID: only then does it prove that Fairlead assigned the addresses to
 // this Service. A copied or restored Service carries the record of another one.
 func ReadAllocation(service *corev1.Service) (records Records, own bool) {
-	text, uid, _ := strings.Cut(service.Annotations[v1alpha1.AnnotationAllocatedFrom], uidSeparator)
-	return ReadRecords(text), uid != "" && uid == string(service.UID)
+	text, _, _ := strings.Cut(service.Annotations[v1alpha1.AnnotationAllocatedFrom], v1alpha1.AllocationUIDSeparator)
+	return ReadRecords(text), v1alpha1.HasOwnAllocation(service)
 }
 
 // OwnAllocation returns the records of ReadAllocation if they are the Service's own.

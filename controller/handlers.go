@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -116,6 +117,12 @@ func (c *Controller) handler(of cache.SharedIndexInformer) cache.ResourceEventHa
 	}}
 }
 
+// externalIPsChanged requests a full sync: automatic allocation avoids the addresses.
+func (c *Controller) externalIPsChanged() {
+	c.pending.addOther()
+	c.requestFullSync()
+}
+
 // serviceHandler returns the event filter of Services: it requests incremental syncs
 // for changed Services, and full syncs for those that release addresses or node ports.
 func (c *Controller) serviceHandler() cache.ResourceEventHandler {
@@ -127,6 +134,8 @@ func (c *Controller) serviceHandler() cache.ResourceEventHandler {
 		AddFunc: func(o any) {
 			if svc := o.(*corev1.Service); plan.Managed(svc) {
 				changed(svc)
+			} else if len(svc.Spec.ExternalIPs) > 0 {
+				c.externalIPsChanged()
 			}
 		},
 		UpdateFunc: func(was, is any) {
@@ -136,6 +145,8 @@ func (c *Controller) serviceHandler() cache.ResourceEventHandler {
 				changed(svc)
 			case hasNodePorts(before) && c.balancers != nil: // a node port may be free now
 				c.requestFullSync()
+			case !slices.Equal(before.Spec.ExternalIPs, svc.Spec.ExternalIPs):
+				c.externalIPsChanged()
 			}
 		},
 		DeleteFunc: func(o any) {
@@ -143,7 +154,8 @@ func (c *Controller) serviceHandler() cache.ResourceEventHandler {
 				o = unknown.Obj
 			}
 			// The addresses of a deleted Service stay reserved until a full sync.
-			if svc, ok := o.(*corev1.Service); !ok || plan.Managed(svc) || hasNodePorts(svc) && c.balancers != nil {
+			svc, ok := o.(*corev1.Service)
+			if !ok || plan.Managed(svc) || hasNodePorts(svc) && c.balancers != nil || len(svc.Spec.ExternalIPs) > 0 {
 				c.requestFullSync()
 			}
 		},

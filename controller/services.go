@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
@@ -52,7 +53,7 @@ func (l *serviceLister) newInformer() cache.SharedIndexInformer {
 		managedIndex: func(o any) ([]string, error) { return indexIf(plan.Managed(o.(*corev1.Service))), nil },
 		nodePortsIndex: func(o any) ([]string, error) {
 			svc := o.(*corev1.Service)
-			return indexIf(!plan.Managed(svc) && hasNodePorts(svc)), nil
+			return indexIf(!plan.Managed(svc) && (hasNodePorts(svc) || len(svc.Spec.ExternalIPs) > 0)), nil
 		},
 	})
 }
@@ -134,13 +135,14 @@ func stripObject(object any) (any, error) {
 	return client.Strip(object)
 }
 
-// stripService removes the managed fields and, from a Service that is not Managed,
+// stripService reduces the managed fields to what is read and removes, from a Service that is not Managed,
 // everything except its identity, its addresses and its node ports.
 func stripService(svc *corev1.Service) {
-	svc.ManagedFields = nil
+	config.StripManagedFields(svc)
 	if plan.Managed(svc) {
 		return
 	}
+	svc.ManagedFields = nil
 	m, spec := svc.ObjectMeta, svc.Spec
 	svc.ObjectMeta = metav1.ObjectMeta{
 		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion, Generation: m.Generation,

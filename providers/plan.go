@@ -186,10 +186,11 @@ func byAnnotation(provider string) string {
 	return "annotation " + v1alpha1.AnnotationProvider + ": " + provider
 }
 
-// recordedProvider returns the provider that the Service's finalizers record. Both
-// are on it while it moves from one to the other; then its ingress decides.
+// recordedProvider returns the provider that serves the Service already: the finalizer
+// of AWS or the Service's own record of addresses from pools proves it. Both are on it
+// while it moves from one to the other; then its ingress decides.
 func recordedProvider(service *corev1.Service) (present Choice, served bool) {
-	aws, bareMetal := hasFinalizer(service, v1alpha1.FinalizerAWS), hasFinalizer(service, v1alpha1.FinalizerBareMetal)
+	aws, bareMetal := hasFinalizer(service, v1alpha1.FinalizerAWS), v1alpha1.HasOwnAllocation(service)
 	if aws && bareMetal {
 		aws = slices.ContainsFunc(service.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.Hostname != "" })
 	}

@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -65,8 +66,12 @@ const lb = corev1.ServiceTypeLoadBalancer
 
 func service(kind corev1.ServiceType, class string, finalizers ...string) *corev1.Service {
 	s := &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Finalizers: finalizers, Annotations: map[string]string{}},
+		ObjectMeta: metav1.ObjectMeta{UID: "u1", Finalizers: finalizers, Annotations: map[string]string{}},
 		Spec:       corev1.ServiceSpec{Type: kind},
+	}
+	// The record proves that bare metal serves it, not the finalizer.
+	if slices.Contains(finalizers, v1alpha1.FinalizerBareMetal) {
+		s.Annotations[v1alpha1.AnnotationAllocatedFrom] = "192.0.2.1=p,uid=u1"
 	}
 	if class != "" {
 		s.Spec.LoadBalancerClass = &class

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
+	"github.com/fairlead-io/fairlead/allocator"
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
@@ -74,7 +75,7 @@ func (h *cloudSimulation) snapshot() Snapshot {
 		speaker := &v1alpha1.Speaker{}
 		speaker.Name = "rack"
 		for _, svc := range s.Services {
-			for _, a := range shownAddresses(svc) {
+			for _, a := range haveAddresses(svc) {
 				speaker.Status.Announcing = append(speaker.Status.Announcing, v1alpha1.Announcement{
 					Interfaces: []string{"eth0"}, Addresses: []string{a.Addr.String()},
 				})
@@ -110,9 +111,9 @@ func (h *cloudSimulation) reconcile() {
 		if stays && len(svc.Status.LoadBalancer.Ingress) > 0 && len(after.Status.LoadBalancer.Ingress) == 0 {
 			h.Fatalf("%s loses its ingress", svc.Name)
 		}
-		for _, a := range shownAddresses(after) {
-			if stays && !slices.Contains(shownAddresses(svc), a) {
-				h.Fatalf("%s is on AWS and gets %s", svc.Name, a.Addr)
+		for _, a := range haveAddresses(after) {
+			if stays && !slices.ContainsFunc(haveAddresses(svc), func(b allocator.Have) bool { return b.Addr == a.Addr }) {
+				h.Fatalf("%s is on AWS and gets %s: %+v, then %+v", svc.Name, a.Addr, svc.Status, p)
 			}
 		}
 		switch rapid.IntRange(0, 9).Draw(h.T, "write") {

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
 )
@@ -258,7 +259,7 @@ func TestProviderScenarios(t *testing.T) {
 			{"asks", providerIs("AWS"), host + " [aws std] Provisioned=InvalidRequest ensure"},
 			{"active", outcomeIs(active), host + " [aws std] Provisioned=InvalidRequest ensure"},
 		}},
-		{"asks for nonsense in a pool", service("a", finalized, holding("192.0.2.7")), []scenarioStep{
+		{"asks for nonsense in a pool", service("a", finalized, holding("192.0.2.7"), fixture.Recorded("192.0.2.7=p")), []scenarioStep{
 			{"asks", providerIs("AWS"), "192.0.2.7 [pool std] Provisioned=InvalidRequest Announced=NoSpeaker "},
 		}},
 		{"SCTP", service("a", func(s *corev1.Service) {

@@ -59,6 +59,9 @@ func (p *Planner) decideChangedService(d *decision, svc *corev1.Service) (planne
 	if before != nil && before.UID != svc.UID {
 		before = nil
 	}
+	if before != nil && len(before.Spec.ExternalIPs) > 0 {
+		return PlannedService{}, false
+	}
 	s := p.serviceState(d, svc)
 	p.latest[s.key] = s
 	if s.volatile {
@@ -116,7 +119,8 @@ func (p *Planner) extendAllocation(s, before *serviceState) (allocator.Assignmen
 func sameRequest(a, b allocator.Request) bool {
 	return a.Role == b.Role && a.Frozen == b.Frozen && a.Pinned == b.Pinned && a.Departed == b.Departed &&
 		slices.Equal(a.Families, b.Families) && slices.Equal(a.Addrs, b.Addrs) &&
-		slices.Equal(a.Pools, b.Pools) && slices.Equal(a.Barred, b.Barred)
+		slices.Equal(a.Pools, b.Pools) && slices.Equal(a.Barred, b.Barred) && slices.Equal(a.Selected, b.Selected) &&
+		slices.Equal(a.Prefer, b.Prefer)
 }
 
 // dependentAnnotations are the annotations that make a Service depend on others, or
@@ -133,7 +137,12 @@ func dependsOnOthers(svc *corev1.Service) bool {
 			return true
 		}
 	}
-	return !hasProviderFinalizer(svc) && len(svc.Status.LoadBalancer.Ingress) > 0
+	// Automatic allocation avoids these.
+	if len(svc.Spec.ExternalIPs) > 0 {
+		return true
+	}
+	// What is only in the status or only in the record may have another holder.
+	return len(config.OwnAllocation(svc)) != len(svc.Status.LoadBalancer.Ingress) || !allRecorded(svc)
 }
 
 // ingressAddrs are the canonical IP addresses in an ingress.

@@ -98,7 +98,7 @@ func TestDecide(t *testing.T) {
 		},
 		{"on AWS", service("a"), func(s *Snapshot) { s.Nodes[0].Spec.ProviderID = "aws:///z/i-1" }, "Provisioned=Provisioning", ""},
 		{
-			"on AWS, but served already", service("a", finalized, holding("192.0.2.7")),
+			"on AWS, but served already", service("a", finalized, holding("192.0.2.7"), fixture.Recorded("192.0.2.7=p")),
 			func(s *Snapshot) { s.Nodes[0].Spec.ProviderID = "aws:///z/i-1" },
 			"192.0.2.7 Provisioned=Assigned Announced=NoSpeaker", "",
 		},
@@ -107,7 +107,7 @@ func TestDecide(t *testing.T) {
 			"Provisioned=NoMatchingPool Announced=NoAddress", "there is no IPAddressPool",
 		},
 		{
-			"pool gone, address kept", service("a", finalized, holding("192.0.2.7")),
+			"pool gone, address kept", service("a", finalized, holding("192.0.2.7"), fixture.Recorded("192.0.2.7=p")),
 			func(s *Snapshot) { s.Objects.Pools = nil }, "192.0.2.7 Provisioned=OutOfPool Announced=NoSpeaker", "kept",
 		},
 		{

@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -110,7 +111,8 @@ type decision struct {
 	sortedNodes    []*corev1.Node
 	services       []*serviceState // in the order of the Services
 	requests       []allocator.Request
-	chosenPorts    map[types.NamespacedName][]NodePort // of Services that lack node ports; empty if none is free
+	externalIPs    map[netip.Addr][]types.NamespacedName // Services with the address in spec.externalIPs, by name
+	chosenPorts    map[types.NamespacedName][]NodePort   // of Services that lack node ports; empty if none is free
 	requeueAt      time.Time
 
 	poolStates    poolStates
@@ -141,6 +143,7 @@ type serviceState struct {
 	planned    bool
 	assignment allocator.Assignment
 	reports    reportStates
+	external   string       // see externalIPNote
 	plan       *ServicePlan // nil: no state of Fairlead's is observed or desired
 	changed    bool         // the plan differs from the observed state
 }
@@ -205,7 +208,22 @@ func (d *decision) planService(svc *serviceState, a allocator.Assignment) {
 	// A volatile plan is made again in every decision, and so is one that records the
 	// time at which an address was replaced.
 	svc.planned = !svc.volatile && p.Leaving == ""
-	svc.assignment, svc.reports = a, d.reportStates
+	svc.assignment, svc.reports, svc.external = a, d.reportStates, d.externalIPNote(svc, a.Held)
+}
+
+// servicesByAddress returns the Services of the requests by address, sorted by name.
+func servicesByAddress(requests []allocator.Request) map[netip.Addr][]types.NamespacedName {
+	if len(requests) == 0 {
+		return nil
+	}
+	slices.SortFunc(requests, func(a, b allocator.Request) int { return strings.Compare(a.Key.String(), b.Key.String()) })
+	services := make(map[netip.Addr][]types.NamespacedName, len(requests))
+	for _, r := range requests {
+		for _, h := range r.Have {
+			services[h.Addr] = append(services[h.Addr], r.Key)
+		}
+	}
+	return services
 }
 
 // planIsCurrent reports whether the kept plan is still the one that the assignment
@@ -213,6 +231,9 @@ func (d *decision) planService(svc *serviceState, a allocator.Assignment) {
 func (d *decision) planIsCurrent(svc *serviceState, a allocator.Assignment) bool {
 	k := svc.assignment
 	if !slices.Equal(a.Held, k.Held) || !slices.Equal(a.Missing, k.Missing) || !slices.Equal(a.GivesUp, k.GivesUp) {
+		return false
+	}
+	if svc.external != d.externalIPNote(svc, a.Held) {
 		return false
 	}
 	// Most reports that change concern other Services: only the condition is compared.
@@ -240,7 +261,7 @@ func (p *Planner) decision(s Snapshot) *decision {
 	nodes, namespaces := p.nodes.Observe(s.Nodes, config.SameNode), p.namespaces.Observe(s.Namespaces, sameNamespace)
 	d.poolStates = poolStates{parsed, p.addresses.Observe(s.Nodes, sameAddresses), p.serviceCIDRs.Observe(s.ServiceCIDRs, sameServiceCIDR)}
 	d.allocatorPools = p.pools.Get(d.poolStates, func() allocatorPools {
-		return newAllocatorPools(d.config.Pools, problems, newClusterRanges(s.Nodes, s.ServiceCIDRs))
+		return newAllocatorPools(d.config, problems, s.Nodes, s.ServiceCIDRs)
 	})
 	d.reportStates = reportStates{nodes, p.speakers.Observe(s.Speakers, memo.SameVersion)}
 	d.reports = p.reports.Get(d.reportStates, func() *speakerReports { return newSpeakerReports(s.Nodes, s.Speakers) })
@@ -270,6 +291,9 @@ func (p *Planner) decision(s Snapshot) *decision {
 			p.requests = append(p.requests, state.request)
 		}
 	}
+	external := append(externalIPRequests(s.Services), externalIPRequests(s.Unmanaged)...)
+	d.externalIPs = servicesByAddress(external)
+	p.requests = append(p.requests, external...)
 	d.services, d.requests = p.order, p.requests
 	d.chosenPorts = d.chooseNodePorts()
 	return d
@@ -348,18 +372,22 @@ func sameServiceCIDR(a, b *networkingv1.ServiceCIDR) bool {
 
 // newAllocatorPools adds the reserved ranges to the pools, and their problems to
 // those of the configuration.
-func newAllocatorPools(all []config.Pool, problems []config.Problem, cluster clusterRanges) allocatorPools {
-	p := allocatorPools{problems: slices.Clip(problems), problemsOf: map[objectKey][]config.Problem{}}
-	prepared := make([]allocator.Pool, 0, len(all))
-	for _, pool := range all {
+func newAllocatorPools(
+	c config.Config, problems []config.Problem, nodes []*corev1.Node, cidrs []*networkingv1.ServiceCIDR,
+) allocatorPools {
+	never, ofNodes := nodeAddresses(nodes)
+	p := allocatorPools{problems: slices.Concat(problems, ofNodes), problemsOf: map[objectKey][]config.Problem{}}
+	cluster := newClusterRanges(nodes, cidrs)
+	prepared := make([]allocator.Pool, 0, len(c.Pools))
+	for _, pool := range c.Pools {
 		reserved, problems := cluster.reservedIn(pool)
 		p.problems = append(p.problems, problems...)
 		prepared = append(prepared, allocator.Pool{
 			Name: pool.Name, Ranges: pool.Ranges, Reserved: reserved, AvoidBuggyIPs: pool.AvoidBuggyIPs,
-			Auto: pool.AutoAssign, Closed: pool.Terminating,
+			Auto: pool.AutoAssign, Closed: pool.Terminating, Advertised: isAdvertised(c, pool.Name),
 		})
 	}
-	p.pools = allocator.NewPools(prepared)
+	p.pools = allocator.NewPools(prepared, never)
 	for _, problem := range p.problems {
 		key := objectKey{problem.Kind, problem.Name}
 		p.problemsOf[key] = append(p.problemsOf[key], problem)

@@ -94,6 +94,30 @@ type reservedRange struct {
 // clusterRanges are the addresses of nodes, Pods and Services, sorted.
 type clusterRanges []reservedRange
 
+func nodeAddressUsage(node string) string { return "is an address of Node " + node }
+
+// nodeAddresses returns the nodes' own addresses, each with the node that has it, and
+// the problems of nodes with more addresses than count.
+func nodeAddresses(nodes []*corev1.Node) (usage map[netip.Addr]string, problems []config.Problem) {
+	usage = make(map[netip.Addr]string, len(nodes))
+	for _, n := range nodes {
+		addrs, ignored := config.NodeAddresses(n)
+		for _, a := range addrs {
+			// Of several nodes with one address, the first by name is reported.
+			if text := nodeAddressUsage(n.Name); usage[a] == "" || text < usage[a] {
+				usage[a] = text
+			}
+		}
+		if ignored > 0 {
+			problems = append(problems, config.Problem{
+				Kind: "Node", Name: n.Name, Field: "status.addresses", Reason: v1alpha1.NodeAddress,
+				Message: fmt.Sprintf("only the first addresses of each family count as the node's own; %d more are ignored", ignored),
+			})
+		}
+	}
+	return usage, problems
+}
+
 func newClusterRanges(nodes []*corev1.Node, cidrs []*networkingv1.ServiceCIDR) (all clusterRanges) {
 	add := func(cidr string, usage string, args ...any) {
 		if p, err := netip.ParsePrefix(cidr); err == nil {
@@ -101,10 +125,9 @@ func newClusterRanges(nodes []*corev1.Node, cidrs []*networkingv1.ServiceCIDR) (
 		}
 	}
 	for _, n := range nodes {
-		for _, a := range n.Status.Addresses {
-			if addr, err := config.ParseAddr(a.Address); err == nil {
-				all = append(all, reservedRange{netipx.IPRangeFrom(addr, addr), v1alpha1.NodeAddress, "is an address of Node " + n.Name})
-			}
+		addrs, _ := config.NodeAddresses(n)
+		for _, addr := range addrs {
+			all = append(all, reservedRange{netipx.IPRangeFrom(addr, addr), v1alpha1.NodeAddress, nodeAddressUsage(n.Name)})
 		}
 		// Older nodes have the singular field only.
 		podCIDRs := n.Spec.PodCIDRs
@@ -141,7 +164,7 @@ func (c clusterRanges) reservedIn(p config.Pool) (reserved []allocator.Reserved,
 		if len(overlappingRanges(p.Ranges, r.IPRange)) == 0 {
 			continue
 		}
-		reserved = append(reserved, allocator.Reserved{IPRange: r.IPRange, Why: r.usage})
+		reserved = append(reserved, allocator.Reserved{IPRange: r.IPRange, Why: r.usage, Used: true})
 		text := r.From().String()
 		if r.From() != r.To() {
 			text = r.String()
@@ -174,7 +197,7 @@ func (d *decision) poolPlans(result allocator.Result) map[string]PoolPlan {
 		counts[p.Name] = &count{}
 	}
 	for i, r := range d.requests {
-		if r.Role == allocator.Stranger {
+		if r.Role != allocator.Owner {
 			continue
 		}
 		held := result.Assignments[i].Held
@@ -220,12 +243,16 @@ func familyUsage(u allocator.Usage, family int) v1alpha1.FamilyUsage {
 	return usage
 }
 
+// isAdvertised reports whether any advertisement covers the pool.
+func isAdvertised(c config.Config, pool string) bool {
+	return slices.ContainsFunc(c.L2Advertisements, func(ad config.L2Advertisement) bool { return ad.Covers(pool) }) ||
+		slices.ContainsFunc(c.BGPAdvertisements, func(ad config.BGPAdvertisement) bool { return ad.Covers(pool) })
+}
+
 // advertisedCondition is True if any advertisement covers the pool. Whether it
 // selects a node is shown in the status of the advertisement.
 func (d *decision) advertisedCondition(pool string) metav1.Condition {
-	covers := func(s config.Scope) bool { return s.Covers(pool) }
-	if slices.ContainsFunc(d.config.L2Advertisements, func(ad config.L2Advertisement) bool { return covers(ad.Scope) }) ||
-		slices.ContainsFunc(d.config.BGPAdvertisements, func(ad config.BGPAdvertisement) bool { return covers(ad.Scope) }) {
+	if isAdvertised(d.config, pool) {
 		return newCondition(v1alpha1.ConditionAdvertised, metav1.ConditionTrue, v1alpha1.Advertised, "an advertisement covers the pool")
 	}
 	return newCondition(v1alpha1.ConditionAdvertised, metav1.ConditionFalse, v1alpha1.NoAdvertisement,

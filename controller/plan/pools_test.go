@@ -9,6 +9,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
@@ -93,7 +94,7 @@ func TestClusterRanges(t *testing.T) {
 		service("d", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.17")),
 		service("e", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.255")),
 		service("f", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.128")),
-		service("g", finalized, holding("192.0.2.2")),
+		service("g", holding("192.0.2.2"), fixture.Recorded("192.0.2.2=p")),
 	)
 	buggy := pool("p", "192.0.2.0/25", "192.0.2.128/25")
 	buggy.Spec.AvoidBuggyIPs = true

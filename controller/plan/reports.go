@@ -24,6 +24,7 @@ type speakerReports struct {
 	// not kept: each node that is added or removed would change every Service.
 	routed      *netipx.IPSet
 	unannounced map[netip.Addr]v1alpha1.Unannounced
+	nodes       map[netip.Addr]string // addresses of nodes, which are not announced
 }
 
 // newSpeakerReports collects the reports of speakers on Ready nodes: the last report
@@ -39,6 +40,7 @@ func newSpeakerReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) *spea
 	for _, n := range nodes {
 		counts[n.Name] = config.NodeReady(n) || !anyReady
 	}
+	r.nodes, _ = nodeAddresses(nodes)
 	var routed netipx.IPSetBuilder
 	sorted := slices.SortedFunc(slices.Values(speakers), func(a, b *v1alpha1.Speaker) int { return cmp.Compare(a.Name, b.Name) })
 	for _, s := range sorted {
@@ -94,6 +96,10 @@ func (r *speakerReports) announcedCondition(held []allocator.Held) metav1.Condit
 	}
 	var announced []string
 	for _, h := range held {
+		// Two hosts would answer for it, and the node would be cut off.
+		if usage := r.nodes[h.Addr]; usage != "" {
+			return no(v1alpha1.NodeAddress, fmt.Sprintf("%s %s: it is never announced", h.Addr, usage))
+		}
 		by := slices.Clone(r.announcing[h.Addr])
 		if r.routed.Contains(h.Addr) {
 			by = append(by, "BGP")

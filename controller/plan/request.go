@@ -23,10 +23,10 @@ import (
 // to reserve those in its status. There is none if the Service requests no address
 // and its status has none.
 func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, exists bool) {
-	r = allocator.Request{Key: svc.key, Since: svc.CreationTimestamp.Time, Have: shownAddresses(svc.Service)}
+	r = allocator.Request{Key: svc.key, Since: svc.CreationTimestamp.Time, Have: haveAddresses(svc.Service)}
 	_, foreign := foreignIngress(svc.Service)
 	onBareMetal := svc.choice.Verdict == providers.OnBareMetal
-	if svc.choice.Verdict == providers.OnAWS && hasFinalizer(svc.Service, v1alpha1.FinalizerBareMetal) && svc.DeletionTimestamp == nil {
+	if svc.choice.Verdict == providers.OnAWS && len(config.OwnAllocation(svc.Service)) > 0 && svc.DeletionTimestamp == nil {
 		// It moves to AWS (make before break): it holds its addresses until the
 		// load balancer is ready.
 		r.Frozen = true
@@ -34,12 +34,10 @@ func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, exists 
 		// Addresses in its status, which may be another controller's, must not be assigned
 		// to other Services.
 		r.Role = allocator.Stranger
+		r.Have = slices.DeleteFunc(r.Have, func(h allocator.Have) bool { return h.Evidence == allocator.Recorded })
 		return r, len(r.Have) > 0
 	}
-	if !hasProviderFinalizer(svc.Service) && len(r.Have) > 0 {
-		// Another implementation, or a restored backup, wrote its addresses: adoption.
-		r.Role = allocator.Adopter
-	}
+	r.Prefer = copiedAddresses(svc.Service)
 	r.Families = requestedFamilies(svc.Service)
 	// The choice of the provider may carry a refusal of its own, such as an invalid
 	// annotation: it is reported if the request itself is valid.
@@ -102,6 +100,7 @@ func (d *decision) readRequest(svc *serviceState, r *allocator.Request) (refusal
 		return refusal
 	}
 	if pool != "" {
+		r.Selected = r.Pools
 		if len(validation.IsDNS1123Subdomain(pool)) > 0 {
 			return refusedFor(v1alpha1.InvalidRequest, "invalid pool name %q: must be a DNS subdomain name", truncateText(pool))
 		}
@@ -351,26 +350,70 @@ func recordedSharingKey(terms string) string {
 	return "" // the controller never records such a key
 }
 
-// shownAddresses are the addresses in the Service's status, with their recorded
-// pools. An entry that is not a canonical IP address is left out.
-func shownAddresses(svc *corev1.Service) []allocator.Have {
-	ingress := svc.Status.LoadBalancer.Ingress
-	if len(ingress) == 0 {
+// haveAddresses are the addresses in the Service's status and in its own record, with
+// the evidence that they are assigned to it. An entry of the status that is not a
+// canonical IP address is left out.
+func haveAddresses(svc *corev1.Service) []allocator.Have {
+	ingress, pools := svc.Status.LoadBalancer.Ingress, config.OwnAllocation(svc)
+	if len(ingress)+len(pools) == 0 {
 		return nil
 	}
-	shown := make([]allocator.Have, 0, len(ingress))
-	pools := config.OwnAllocation(svc)
+	have := make([]allocator.Have, 0, max(len(ingress), len(pools)))
 	leaving := config.ReadRecords(svc.Annotations[v1alpha1.AnnotationLeaving])
+	add := func(a netip.Addr, pool string, e allocator.Evidence) {
+		_, leaves := leaving.Of(a)
+		have = append(have, allocator.Have{Addr: a, Pool: pool, Leaving: leaves, Evidence: e})
+	}
 	for _, in := range ingress {
 		a, err := config.ParseAddr(in.IP)
 		if err != nil {
 			continue
 		}
-		// An address without a recorded pool was written by another implementation.
-		h := allocator.Have{Addr: a}
-		h.Pool, _ = pools.Of(a)
-		_, h.Leaving = leaving.Of(a)
-		shown = append(shown, h)
+		if pool, recorded := pools.Of(a); recorded {
+			add(a, pool, allocator.RecordedAndShown)
+		} else if config.OwnsIngress(svc) { // the record was dropped, as by kubectl replace
+			add(a, "", allocator.ShownByController)
+		} else {
+			add(a, "", allocator.Shown)
+		}
 	}
-	return shown
+	// The status was emptied or overwritten.
+	for _, r := range pools {
+		if !slices.ContainsFunc(have, func(h allocator.Have) bool { return h.Addr == r.Addr }) {
+			add(r.Addr, r.Value, allocator.Recorded)
+		}
+	}
+	return have
+}
+
+// copiedAddresses are the addresses in a record of another Service, at most one of
+// each family: the Service is a copy of that one, or was restored from a backup.
+func copiedAddresses(svc *corev1.Service) (addrs []netip.Addr) {
+	records, own := config.ReadAllocation(svc)
+	if own {
+		return nil
+	}
+	for _, r := range records {
+		if !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return a.Is4() == r.Addr.Is4() }) {
+			addrs = append(addrs, r.Addr)
+		}
+	}
+	return addrs
+}
+
+// externalIPRequests are requests that only name the spec.externalIPs of Services.
+func externalIPRequests(services []*corev1.Service) (requests []allocator.Request) {
+	for _, svc := range services {
+		if len(svc.Spec.ExternalIPs) == 0 {
+			continue
+		}
+		r := allocator.Request{Key: KeyOf(svc), Role: allocator.ExternalIPs}
+		for _, text := range svc.Spec.ExternalIPs {
+			if a, err := config.ParseAddr(text); err == nil {
+				r.Have = append(r.Have, allocator.Have{Addr: a})
+			}
+		}
+		requests = append(requests, r)
+	}
+	return requests
 }

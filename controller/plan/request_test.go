@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
 )
@@ -169,7 +170,7 @@ func TestRequests(t *testing.T) {
 		},
 		{
 			"a contradiction keeps what is there",
-			service("a", finalized, holding("192.0.2.9"), annotated(own, "192.0.2.3"), annotated(metal, "192.0.2.4")),
+			service("a", finalized, holding("192.0.2.9"), fixture.Recorded("192.0.2.9=p"), annotated(own, "192.0.2.3"), annotated(metal, "192.0.2.4")),
 			"192.0.2.9 ConflictingRequest", "",
 		},
 		{
@@ -326,6 +327,7 @@ func TestAddressesStay(t *testing.T) {
 		t.Errorf("q: %+v", got)
 	}
 	step("192.0.2.0 Assigned", "from pool q", func() { s.annotate("a", v1alpha1.AnnotationAddressPool, "q") })
+	s.Objects.L2Advertisements = nil
 	step("192.0.2.0 Assigned", "from pool q", func() { s.annotate("a", v1alpha1.AnnotationAddressPool, "") })
 	selective := pool("q", "192.0.2.0/29")
 	selective.Spec.ServiceAllocation = &v1alpha1.ServiceAllocation{Namespaces: []string{"other"}}

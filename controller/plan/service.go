@@ -219,6 +219,9 @@ func (d *decision) provisionedCondition(svc *serviceState, a allocator.Assignmen
 // it must have. Renumbering takes precedence over OutOfPool.
 func (d *decision) heldMessage(svc *serviceState, a allocator.Assignment) (reason v1alpha1.Reason, message string) {
 	reason = v1alpha1.Assigned
+	if external := d.externalIPNote(svc, a.Held); external != "" {
+		defer func() { message += "; " + external }()
+	}
 	for i, h := range a.Held {
 		if i > 0 {
 			message += "; "
@@ -246,6 +249,19 @@ func (d *decision) heldMessage(svc *serviceState, a allocator.Assignment) (reaso
 		message += "; no " + m.Family.String() + " address: " + m.Message
 	}
 	return reason, message
+}
+
+// externalIPNote names a Service with a held address in its spec.externalIPs, where
+// kube-proxy may send packets for the address to that Service.
+func (d *decision) externalIPNote(svc *serviceState, held []allocator.Held) string {
+	for _, h := range held {
+		for _, other := range d.externalIPs[h.Addr] {
+			if other != svc.key {
+				return fmt.Sprintf("%s is also in spec.externalIPs of Service %s", h.Addr, other)
+			}
+		}
+	}
+	return ""
 }
 
 // outOfPoolMessage explains why an address is out of its pool.
@@ -278,8 +294,14 @@ func hasFinalizer(svc *corev1.Service, finalizer string) bool {
 	return slices.Contains(svc.Finalizers, finalizer)
 }
 
-// hasProviderFinalizer reports whether the Service's ingress is Fairlead's: a
-// finalizer is the record of that.
+// ownsStatus reports whether Fairlead assigned an address or a load balancer to the
+// Service, so that it may overwrite the status: the Service's own record proves that,
+// or the finalizer of AWS.
+func ownsStatus(svc *corev1.Service) bool {
+	return len(config.OwnAllocation(svc)) > 0 || hasFinalizer(svc, v1alpha1.FinalizerAWS)
+}
+
+// hasProviderFinalizer reports whether the Service has a finalizer of a provider.
 func hasProviderFinalizer(svc *corev1.Service) bool {
 	return slices.ContainsFunc(providerFinalizers, func(f string) bool { return hasFinalizer(svc, f) })
 }
@@ -298,7 +320,7 @@ func hostIngress(svc *corev1.Service) (hosts []corev1.LoadBalancerIngress) {
 // foreignIngress is the first ingress entry of another implementation that is not
 // an IP address in canonical form: most often a host name.
 func foreignIngress(svc *corev1.Service) (text string, foreign bool) {
-	if hasProviderFinalizer(svc) {
+	if ownsStatus(svc) {
 		return "", false
 	}
 	for _, in := range svc.Status.LoadBalancer.Ingress {

@@ -102,7 +102,7 @@ func (s *simulatedAPIServer) write(current *corev1.Service, p ServicePlan, lax d
 // lostAddress names an address that the Service shows, and would lose although it
 // has not asked for that.
 func (s *simulatedAPIServer) lostAddress(svc *corev1.Service, p ServicePlan) string {
-	known, before := s.written[KeyOf(svc)], shownAddresses(svc)
+	known, before := s.written[KeyOf(svc)], haveAddresses(svc)
 	for _, h := range before {
 		if svc.DeletionTimestamp != nil ||
 			slices.ContainsFunc(p.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.IP == h.Addr.String() }) {
