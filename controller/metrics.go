@@ -64,9 +64,9 @@ func setMetrics(p plan.Plan) {
 		servicesGauge.WithLabelValues(s.condition, s.reason).Set(float64(n))
 	}
 	for name, pool := range p.Pools {
-		poolServicesGauge.WithLabelValues(name).Set(float64(pool.Status.Services))
-		poolOutOfPoolGauge.WithLabelValues(name).Set(float64(pool.Status.OutOfPool))
-		for family, usage := range map[string]v1alpha1.FamilyUsage{"ipv4": pool.Status.IPv4, "ipv6": pool.Status.IPv6} {
+		poolServicesGauge.WithLabelValues(name).Set(float64(pool.Services))
+		poolOutOfPoolGauge.WithLabelValues(name).Set(float64(pool.OutOfPool))
+		for family, usage := range map[string]v1alpha1.FamilyUsage{"ipv4": pool.IPv4, "ipv6": pool.IPv6} {
 			values := map[string]float64{"capacity": parseCount(usage.Capacity), "used": float64(usage.Used), "free": parseCount(usage.Free)}
 			for state, value := range values {
 				poolAddressesGauge.WithLabelValues(name, family, state).Set(value)

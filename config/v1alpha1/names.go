@@ -19,10 +19,6 @@ const (
 	// FinalizerAWS on a Service records that the AWS provider serves it. Its load
 	// balancer is managed by Fairlead until the finalizer is removed.
 	FinalizerAWS = "fairlead.io/aws"
-
-	// FinalizerPoolInUse keeps a deleted IPAddressPool terminating until its last
-	// address has been released.
-	FinalizerPoolInUse = "fairlead.io/pool-in-use"
 )
 
 // Annotations on Services.

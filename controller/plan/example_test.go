@@ -31,7 +31,7 @@ func ExampleDecide() {
 		fmt.Println(change.Service.Name, provisioned.Reason+":", provisioned.Message)
 		snapshot.Services[i] = change.Plan.Written(change.Service)
 	}
-	fmt.Println("pool lan:", desired.Pools["lan"].Status.IPv4.Usage)
+	fmt.Println("pool lan:", desired.Pools["lan"].IPv4.Usage)
 	fmt.Println("changes in the next sync:", len(plan.Decide(snapshot).Changes))
 	// Output:
 	// api Assigned: 192.0.2.11 from pool lan

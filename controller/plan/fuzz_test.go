@@ -242,7 +242,7 @@ func decideAnything(t failer, data []byte) {
 		Explain(s, KeyOf(svc))
 	}
 	for name, p := range plan.Pools {
-		checkConditions(t, "pool "+name, p.Status.Conditions)
+		checkConditions(t, "pool "+name, p.Conditions)
 	}
 	checkEnds(t, s)
 }

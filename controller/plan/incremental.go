@@ -80,12 +80,6 @@ func (p *Planner) decideChangedService(d *decision, svc *corev1.Service) (planne
 	if !s.plan.Serves || provisioned == nil || provisioned.Reason != string(v1alpha1.Assigned) {
 		return PlannedService{}, false
 	}
-	// The finalizer of a pool is written before the first Service.
-	for _, h := range assigned.Held {
-		if !p.inUse[h.Pool] {
-			return PlannedService{}, false
-		}
-	}
 	return PlannedService{s.Service, s.plan}, true
 }
 

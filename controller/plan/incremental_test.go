@@ -147,7 +147,7 @@ func TestDecideChangedCases(t *testing.T) {
 		{"no balancer", service("b", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }), true},
 		{"requests a held address", service("b", annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.0")), false},
 		{"requests a pool that is not there", service("b", annotated(v1alpha1.AnnotationAddressPool, "none")), false},
-		{"first of its pool", service("b", annotated(v1alpha1.AnnotationAddressPool, "unused")), false},
+		{"first of its pool", service("b", annotated(v1alpha1.AnnotationAddressPool, "unused")), true},
 		{"shares", service("b", annotated(v1alpha1.AnnotationAllowSharedIP, "key")), false},
 		{"renumbers", service("b", annotated(v1alpha1.AnnotationRenumber, "hold")), false},
 		{"is adopted", service("b", holding("192.0.2.3")), false},
@@ -190,7 +190,6 @@ func TestAffectsAllocation(t *testing.T) {
 		affects bool
 	}{
 		{"pool's status", pool("p"), func(o metav1.Object) { o.(*v1alpha1.IPAddressPool).Status.Services = 1 }, false},
-		{"pool's finalizer", pool("p"), func(o metav1.Object) { o.SetFinalizers([]string{v1alpha1.FinalizerPoolInUse}) }, false},
 		{"pool's spec", pool("p"), func(o metav1.Object) { o.SetGeneration(2) }, true},
 		{"pool's deletion", pool("p"), func(o metav1.Object) { now := metav1.Now(); o.SetDeletionTimestamp(&now) }, true},
 		{"pool made again", pool("p"), func(o metav1.Object) { o.SetUID("2") }, true},

@@ -56,8 +56,8 @@ type Plan struct {
 	// oldest first. Changes are those of them with an observed state that differs
 	// from the desired one.
 	Services, Changes []PlannedService
-	Pools             map[string]PoolPlan
 	// The conditions in these statuses have no times.
+	Pools             map[string]v1alpha1.IPAddressPoolStatus
 	L2Advertisements  map[string]v1alpha1.L2AdvertisementStatus
 	BGPPeers          map[string]v1alpha1.BGPPeerStatus
 	BGPAdvertisements map[string]v1alpha1.BGPAdvertisementStatus
@@ -72,12 +72,6 @@ type Plan struct {
 	// RequeueAt is when the next full sync is due even if nothing changes; zero is
 	// never.
 	RequeueAt time.Time
-}
-
-// PoolPlan is the desired state of an IPAddressPool.
-type PoolPlan struct {
-	InUse  bool // it needs the finalizer that keeps a deleted pool terminating
-	Status v1alpha1.IPAddressPoolStatus
 }
 
 // PlannedService is a Service with its desired state.

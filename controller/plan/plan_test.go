@@ -234,17 +234,17 @@ func TestPoolStatus(t *testing.T) {
 		},
 	})
 	p, q := plan.Pools["p"], plan.Pools["q"]
-	if want := (v1alpha1.FamilyUsage{Used: 2, Capacity: "4", Free: "2", Usage: "2/4"}); p.Status.IPv4 != want {
-		t.Errorf("p: IPv4 %+v, want %+v", p.Status.IPv4, want)
+	if want := (v1alpha1.FamilyUsage{Used: 2, Capacity: "4", Free: "2", Usage: "2/4"}); p.IPv4 != want {
+		t.Errorf("p: IPv4 %+v, want %+v", p.IPv4, want)
 	}
 	want := v1alpha1.FamilyUsage{Capacity: "18446744073709551616", Free: "18446744073709551616", Usage: "0/1.84e+19"}
-	if p.Status.IPv6 != want {
-		t.Errorf("p: IPv6 %+v, want %+v", p.Status.IPv6, want)
+	if p.IPv6 != want {
+		t.Errorf("p: IPv6 %+v, want %+v", p.IPv6, want)
 	}
-	if p.Status.Services != 3 || p.Status.OutOfPool != 1 || !p.InUse || p.Status.Conditions[0].Reason != "InvertedRange" {
+	if p.Services != 3 || p.OutOfPool != 1 || p.Conditions[0].Reason != "InvertedRange" {
 		t.Errorf("p: %+v", p)
 	}
-	if q.Status.Services != 1 || !q.InUse || q.Status.Conditions[0].Reason != "PoolTerminating" {
+	if q.Services != 1 || q.Conditions[0].Reason != "PoolTerminating" {
 		t.Errorf("q: %+v", q)
 	}
 	if ad := plan.L2Advertisements["ad"]; ad.Pools != 1 || ad.Nodes != 2 || ad.Conditions[0].Reason != "Ready" {

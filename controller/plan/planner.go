@@ -50,8 +50,7 @@ type Planner struct {
 	run    uint64 // the number of the last full decision
 
 	allocator allocator.Allocator
-	last      *decision       // the last full one; nil if an incremental one is not possible
-	inUse     map[string]bool // by pool: it has a finalizer, or gets one by the last decision
+	last      *decision // the last full one; nil if an incremental one is not possible
 	// latest are the versions of the Services in the decision with this number, and
 	// those of Services that have changed since.
 	latest    map[types.NamespacedName]*serviceState
@@ -163,7 +162,7 @@ func (p *Planner) Decide(s Snapshot) Plan {
 	result := p.allocator.Allocate(d.allocatorPools.pools, d.requests)
 	ads := p.ads.Get(adStates{d.poolStates, d.reportStates}, d.advertisementPlans)
 	plan := Plan{
-		Services: make([]PlannedService, 0, len(d.services)), Pools: d.poolPlans(result),
+		Services: make([]PlannedService, 0, len(d.services)), Pools: d.poolStatuses(result),
 		L2Advertisements: ads.l2ads, BGPPeers: ads.peers, BGPAdvertisements: ads.bgpads, Communities: ads.communities,
 		Cloud: make(map[types.UID]CloudRequest), LiveServices: make(map[types.UID]bool),
 		Problems: d.problems, RequeueAt: d.requeueAt,
@@ -187,10 +186,7 @@ func (p *Planner) Decide(s Snapshot) Plan {
 	if len(p.states) > 2*len(d.services)+1000 {
 		maps.DeleteFunc(p.states, func(_ *corev1.Service, svc *serviceState) bool { return svc.run != p.run })
 	}
-	p.last, p.inUse = d, make(map[string]bool, len(plan.Pools))
-	for name, pool := range plan.Pools {
-		p.inUse[name] = pool.InUse
-	}
+	p.last = d
 	return plan
 }
 

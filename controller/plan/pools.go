@@ -188,9 +188,9 @@ func (c clusterRanges) reservedIn(p config.Pool) (reserved []allocator.Reserved,
 	return reserved, problems
 }
 
-// poolPlans returns the desired status of each pool. Services of other controllers
+// poolStatuses returns the desired status of each pool. Services of other controllers
 // are not counted, nor are addresses without an existing pool.
-func (d *decision) poolPlans(result allocator.Result) map[string]PoolPlan {
+func (d *decision) poolStatuses(result allocator.Result) map[string]v1alpha1.IPAddressPoolStatus {
 	type count struct{ services, outOfPool int64 }
 	counts := make(map[string]*count, len(d.config.Pools))
 	for _, p := range d.config.Pools {
@@ -215,18 +215,15 @@ func (d *decision) poolPlans(result allocator.Result) map[string]PoolPlan {
 			}
 		}
 	}
-	plans := make(map[string]PoolPlan, len(d.config.Pools))
+	statuses := make(map[string]v1alpha1.IPAddressPoolStatus, len(d.config.Pools))
 	for i, p := range d.config.Pools {
 		c, u := counts[p.Name], result.Pools[i]
-		plans[p.Name] = PoolPlan{
-			InUse: c.services > 0,
-			Status: v1alpha1.IPAddressPoolStatus{
-				Services: c.services, OutOfPool: c.outOfPool, IPv4: familyUsage(u, 0), IPv6: familyUsage(u, 1),
-				Conditions: append(d.readyConditions("IPAddressPool", p.Name, allEntriesUsed), d.advertisedCondition(p.Name), overlapsCondition(p)),
-			},
+		statuses[p.Name] = v1alpha1.IPAddressPoolStatus{
+			Services: c.services, OutOfPool: c.outOfPool, IPv4: familyUsage(u, 0), IPv6: familyUsage(u, 1),
+			Conditions: append(d.readyConditions("IPAddressPool", p.Name, allEntriesUsed), d.advertisedCondition(p.Name), overlapsCondition(p)),
 		}
 	}
-	return plans
+	return statuses
 }
 
 // familyUsage is the usage of one address family of a pool, as its status shows it.

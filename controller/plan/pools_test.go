@@ -72,7 +72,7 @@ func TestSelection(t *testing.T) {
 			t.Errorf("%+v: got %s: %s", row, got, p.Conditions[0].Message)
 		}
 	}
-	got := s.reconcile(t).Pools["broken"].Status.Conditions[0]
+	got := s.reconcile(t).Pools["broken"].Conditions[0]
 	if got.Reason != "InvalidSelector" ||
 		!strings.Contains(got.Message, "spec.serviceAllocation.namespaceSelectors[0]") {
 		t.Errorf("broken: %+v", got)
@@ -122,7 +122,7 @@ func TestClusterRanges(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", name, got, want)
 		}
 	}
-	status := s.reconcile(t).Pools["p"].Status
+	status := s.reconcile(t).Pools["p"]
 	if ready := status.Conditions[0]; ready.Reason != "NodeAddress" ||
 		!strings.Contains(ready.Message, "192.0.2.1, which is an address of Node n1; 192.0.2.2") ||
 		!strings.Contains(ready.Message, "192.0.2.16-192.0.2.31, which is in") {
@@ -156,13 +156,13 @@ func TestPoolConditions(t *testing.T) {
 			"Overlaps True OverlappingAddresses shares addresses with p",
 		},
 	} {
-		for i, c := range plan.Pools[name].Status.Conditions {
+		for i, c := range plan.Pools[name].Conditions {
 			if got := fmt.Sprintf("%s %s %s %s", c.Type, c.Status, c.Reason, c.Message); !strings.HasPrefix(got, want[i]) {
 				t.Errorf("%s: got %q, want %q", name, got, want[i])
 			}
 		}
 	}
-	if got := plan.Pools["younger"].Status; got.IPv4.Capacity != "256" ||
+	if got := plan.Pools["younger"]; got.IPv4.Capacity != "256" ||
 		strings.Count(got.Conditions[0].Message, "spec.addresses[") != 3 ||
 		!strings.HasSuffix(got.Conditions[0].Message, "; and 3 more") {
 		t.Errorf("its one valid entry serves, three others are named: %+v", got)

@@ -104,8 +104,8 @@ func TestRenumbering(t *testing.T) {
 		expect(t, &s, old+" "+next+" Renumbering", "")
 		s.Objects.Pools[0] = pool("p", "192.0.2.8/29")
 		expect(t, &s, old+" "+next+" Renumbering", "")
-		if !s.reconcile(t).Pools["p"].InUse {
-			t.Error("the pool that is left is not in use")
+		if got := s.reconcile(t).Pools["p"].Services; got != 2 {
+			t.Errorf("%d Services have an address of the pool that they leave", got)
 		}
 	})
 	t.Run("an invalid annotation keeps both", func(t *testing.T) {

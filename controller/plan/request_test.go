@@ -320,10 +320,10 @@ func TestAddressesStay(t *testing.T) {
 		"192.0.2.0 is kept, although pool p does not contain it any more",
 		pools(pool("p", "192.0.2.8/29"), pool("q", "192.0.2.0/29")),
 	)
-	if got := s.reconcile(t).Pools["p"].Status; got.OutOfPool != 1 || got.Services != 1 || got.IPv4.Used != 0 {
+	if got := s.reconcile(t).Pools["p"]; got.OutOfPool != 1 || got.Services != 1 || got.IPv4.Used != 0 {
 		t.Errorf("p: %+v", got)
 	}
-	if got := s.reconcile(t).Pools["q"].Status; got.OutOfPool != 0 || got.Services != 0 || got.IPv4.Free != "7" {
+	if got := s.reconcile(t).Pools["q"]; got.OutOfPool != 0 || got.Services != 0 || got.IPv4.Free != "7" {
 		t.Errorf("q: %+v", got)
 	}
 	step("192.0.2.0 Assigned", "from pool q", func() { s.annotate("a", v1alpha1.AnnotationAddressPool, "q") })
@@ -332,7 +332,7 @@ func TestAddressesStay(t *testing.T) {
 	selective := pool("q", "192.0.2.0/29")
 	selective.Spec.ServiceAllocation = &v1alpha1.ServiceAllocation{Namespaces: []string{"other"}}
 	step("192.0.2.0 OutOfPool", "pool q does not select this Service any more", pools(selective))
-	if got := s.reconcile(t).Pools["q"].Status.OutOfPool; got != 1 {
+	if got := s.reconcile(t).Pools["q"].OutOfPool; got != 1 {
 		t.Errorf("q, which does not select its Service any more, counts %d", got)
 	}
 	step("192.0.2.0 OutOfPool", "", pools())

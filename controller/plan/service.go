@@ -234,7 +234,7 @@ func (d *decision) heldMessage(svc *serviceState, a allocator.Assignment) (reaso
 			message += addr + " is kept alongside the new address " + d.retentionEnd(svc, h.Addr)
 		// An assigned address never moves by itself; only the message changes.
 		case h.OutOfPool:
-			message += addr + " is kept, although " + outOfPoolMessage(h)
+			message += addr + " is kept, although " + d.outOfPoolMessage(h)
 		// The pool was restricted to other Services after the assignment.
 		case h.Unselected:
 			message += addr + " is kept, although pool " + h.Pool + " does not select this Service any more"
@@ -265,9 +265,12 @@ func (d *decision) externalIPNote(svc *serviceState, held []allocator.Held) stri
 }
 
 // outOfPoolMessage explains why an address is out of its pool.
-func outOfPoolMessage(h allocator.Held) string {
-	if h.Pool == "" {
+func (d *decision) outOfPoolMessage(h allocator.Held) string {
+	switch {
+	case h.Pool == "":
 		return "no pool contains it"
+	case !slices.ContainsFunc(d.config.Pools, func(p config.Pool) bool { return p.Name == h.Pool }):
+		return "pool " + h.Pool + " does not exist any more"
 	}
 	return "pool " + h.Pool + " does not contain it any more"
 }

@@ -351,7 +351,6 @@ func (r *simulatedController) reconcileChanged(t *rapid.T, server *simulatedAPIS
 		snapshot := r.planner.last.Snapshot
 		planner = &Planner{}
 		planner.Decide(Snapshot{Policy: snapshot.Policy, Objects: snapshot.Objects})
-		planner.inUse = r.planner.inUse
 	}
 	plans, ok := planner.DecideChanged(services, time.Time{})
 	if ok {

@@ -19,7 +19,7 @@ import (
 func poolFindings(s objects.Snapshot, plan controllerplan.Plan) (found []finding) {
 	for _, p := range s.Controller.Objects.Pools {
 		object := "IPAddressPool " + p.Name
-		status := plan.Pools[p.Name].Status
+		status := plan.Pools[p.Name]
 		add := func(severity severity, reason v1alpha1.Reason, format string, args ...any) {
 			found = append(found, finding{severity, object, reason, fmt.Sprintf(format, args...)})
 		}

@@ -1,15 +1,12 @@
 package plan
 
 import (
-	"slices"
-
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
 )
 
@@ -33,19 +30,14 @@ func converge(s controllerplan.Snapshot) convergence {
 	for round := range maxRounds {
 		c.plan = controllerplan.Decide(c.cluster)
 		services, writes := writtenServices(c.cluster.Services, c.plan)
-		// The controller removes its finalizer from a pool that is not in use, and
-		// the API server then deletes the pool.
-		pools := slices.DeleteFunc(slices.Clone(c.cluster.Objects.Pools), func(p *v1alpha1.IPAddressPool) bool {
-			return p.DeletionTimestamp != nil && !c.plan.Pools[p.Name].InUse
-		})
 		if round == 0 {
 			c.pending = writes
 		}
-		if writes == 0 && len(pools) == len(c.cluster.Objects.Pools) {
+		if writes == 0 {
 			c.converged = true
 			break
 		}
-		c.cluster.Services, c.cluster.Objects.Pools = services, pools
+		c.cluster.Services = services
 	}
 	return c
 }

@@ -52,13 +52,12 @@ func ParseDeletion(text, namespace string) (d Deletion, err error) {
 	return d, nil
 }
 
-// deleteFrom returns the cluster after the deletion. Services and pools have a
-// finalizer and are terminating until the controller removes it.
+// deleteFrom returns the cluster after the deletion. A Service or pool with finalizers
+// is terminating until these have been removed.
 func (d Deletion) deleteFrom(s controllerplan.Snapshot) (controllerplan.Snapshot, error) {
 	now := metav1.NewTime(s.Now)
 	found := false
 	switch d.kind {
-	// Pools and Services have a finalizer; the other kinds are removed immediately.
 	case "IPAddressPool":
 		s.Objects.Pools, found = terminateObject(s.Objects.Pools, d, (*v1alpha1.IPAddressPool).DeepCopy, now)
 	case "Service":
@@ -87,11 +86,14 @@ func (d Deletion) matches(o metav1.Object) bool {
 }
 
 // terminateObject returns the objects with the deleted one replaced by a
-// terminating copy.
+// terminating copy, or without it if it has no finalizers.
 func terminateObject[T metav1.Object](all []T, d Deletion, deepCopy func(T) T, now metav1.Time) (after []T, found bool) {
 	i := slices.IndexFunc(all, func(o T) bool { return d.matches(o) })
 	if i < 0 {
 		return all, false
+	}
+	if len(all[i].GetFinalizers()) == 0 {
+		return removeObject(all, d)
 	}
 	// The snapshot is also the state before the deletion, and must not change.
 	after = slices.Clone(all)

@@ -50,7 +50,7 @@ func unionOfKeys[K comparable, V any](a, b map[K]V) map[K]V {
 func poolStates(c convergence) map[string]*poolState {
 	all := make(map[string]*poolState, len(c.plan.Pools))
 	for _, pool := range c.cluster.Objects.Pools {
-		status := c.plan.Pools[pool.Name].Status
+		status := c.plan.Pools[pool.Name]
 		s := &poolState{
 			IPv4: status.IPv4, IPv6: status.IPv6, Services: status.Services, OutOfPool: status.OutOfPool,
 			Terminating: pool.DeletionTimestamp != nil, Conditions: output.Conditions(status.Conditions),

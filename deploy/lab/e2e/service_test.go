@@ -308,7 +308,7 @@ spec: {type: LoadBalancer, ports: [{port: 80}]}
 ---
 apiVersion: fairlead.io/v1alpha1
 kind: IPAddressPool
-metadata: {name: restored, finalizers: [fairlead.io/pool-in-use]}
+metadata: {name: restored}
 spec: {addresses: [198.51.100.0/24], autoAssign: false}
 `)
 	t.Cleanup(func() { remove(t, "restored") })
