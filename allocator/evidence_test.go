@@ -46,9 +46,9 @@ func TestEvidence(t *testing.T) {
 		{"a record precedes a status without", []Request{
 			have(request("a", "p"), x, "", ShownByController), younger(have(request("b", "p"), x, "p", Recorded)),
 		}, map[string][]string{"a": {"192.0.2.0"}, "b": {x}}},
-		{"a record precedes the status of another controller's Service", []Request{
-			with(having(request("a"), x, ""), func(r *Request) { r.Role = Stranger }), younger(have(request("b", "p"), x, "p", Recorded)),
-		}, map[string][]string{"a": nil, "b": {x}}},
+		{"the status of another controller's Service precedes a record alone", []Request{
+			younger(with(having(request("a"), x, ""), func(r *Request) { r.Role = Stranger })), have(request("b", "p"), x, "p", Recorded),
+		}, map[string][]string{"a": nil, "b": {"192.0.2.0"}}},
 		{"the status of another controller's Service precedes a status without a record", []Request{
 			with(having(request("a"), x, ""), func(r *Request) { r.Role = Stranger }), have(request("b", "p"), x, "", ShownByController),
 		}, map[string][]string{"a": nil, "b": {"192.0.2.0"}}},

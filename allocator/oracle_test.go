@@ -143,7 +143,7 @@ func (b *book) keep(i int, e Evidence) {
 		switch {
 		case !ofClass(h):
 			continue
-		case e == Recorded && (!slices.Contains(r.Pools, home) || b.used(h.Addr)):
+		case e == Recorded && (!slices.Contains(r.Pools, home) || b.used(h.Addr) || b.blocked(h.Addr)):
 			continue
 		case e == ShownByController && (b.used(h.Addr) || b.blocked(h.Addr)):
 			continue

@@ -28,15 +28,15 @@ type candidate struct {
 // holderClass orders the requests that keep addresses, by the Evidence for these. A
 // request with addresses of different evidence has a turn in each class. Owners with
 // unchanged terms of sharing precede those that departed from theirs, because changed
-// terms are a new request. What another controller shows never takes an address from
-// its record, and is never taken over by a Service that shows it as well.
+// terms are a new request. Addresses that another controller's Service shows are taken
+// neither by a record alone, which can be forged, nor by a status alone.
 type holderClass uint8
 
 const (
 	ownerClass holderClass = iota
 	departedClass
-	recordedClass
 	strangerClass
+	recordedClass
 	controllerClass // ShownByController
 	shownClass
 )

@@ -176,6 +176,8 @@ func (c *Controller) reportTransitions(svc *corev1.Service, p plan.ServicePlan) 
 		// Transient states, which the other condition or the next report explains.
 		case v1alpha1.NoAddress, v1alpha1.NoSpeaker:
 			continue
+		case v1alpha1.Shared: // a record
+			continue
 		case v1alpha1.Assigned, v1alpha1.Announced, v1alpha1.Renumbering, v1alpha1.Provisioning, v1alpha1.Deleting:
 		// Every other reason is a refusal or a failure.
 		default:

@@ -51,11 +51,6 @@ const (
 	// address, if their ports differ and the same nodes may serve all of them.
 	AnnotationAllowSharedIP = "fairlead.io/allow-shared-ip"
 
-	// AnnotationSharedAs is written by the controller, together with the
-	// addresses: the terms under which the Service shares them. Of two Services that
-	// can no longer share, the one that has changed its terms releases the address.
-	AnnotationSharedAs = "fairlead.io/shared-as"
-
 	// AnnotationRelease names addresses, comma-separated, that the Service must not
 	// hold. It lets an administrator move a Service off an address.
 	AnnotationRelease = "fairlead.io/release"
@@ -71,7 +66,7 @@ const (
 )
 
 // RecordAnnotations are written by the controller only.
-var RecordAnnotations = [...]string{AnnotationAllocatedFrom, AnnotationSharedAs, AnnotationLeaving}
+var RecordAnnotations = [...]string{AnnotationAllocatedFrom, AnnotationLeaving}
 
 // Annotations of Fairlead and those of MetalLB with the same meaning, in the order
 // of precedence.
@@ -91,6 +86,13 @@ const (
 
 	// ConditionAnnounced is True if all addresses are announced to the network.
 	ConditionAnnounced = "fairlead.io/Announced"
+
+	// ConditionShared is True if the Service shares its addresses. Its message is the
+	// record of the terms: traffic policy, ports, backends and key. Of two Services that
+	// can no longer share, the one that has changed its terms releases the address.
+	// The record is in the status, because an annotation could be changed by anyone who
+	// may update the Service.
+	ConditionShared = "fairlead.io/Shared"
 )
 
 // ConditionReady is the type of the condition on Fairlead's own kinds. It is True if

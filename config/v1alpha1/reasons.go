@@ -63,6 +63,8 @@ const (
 // NodeExcluded, NodeNotSelected and NotOwner are about one node. They appear in the
 // message of NoEligibleNode and in `fairlead explain`.
 const (
+	// Shared: the Service shares its addresses under the terms in the message.
+	Shared Reason = "Shared"
 	// Announced: all addresses are announced.
 	Announced Reason = "Announced"
 	// NoAddress: no address is assigned yet.

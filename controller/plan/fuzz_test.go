@@ -39,7 +39,7 @@ var (
 		v1alpha1.AddressPoolAnnotations, v1alpha1.LoadBalancerIPsAnnotations, v1alpha1.AllowSharedIPAnnotations,
 		[]string{
 			v1alpha1.AnnotationRelease, v1alpha1.AnnotationRenumber, v1alpha1.AnnotationProvider,
-			v1alpha1.AnnotationAllocatedFrom, v1alpha1.AnnotationLeaving, v1alpha1.AnnotationSharedAs,
+			v1alpha1.AnnotationAllocatedFrom, v1alpha1.AnnotationLeaving,
 		},
 	)
 	someValues = slices.Concat(someIPs, []string{

@@ -120,7 +120,7 @@ func sameRequest(a, b allocator.Request) bool {
 // dependentAnnotations are the annotations that make a Service depend on others, or
 // release an address.
 var dependentAnnotations = slices.Concat(v1alpha1.AllowSharedIPAnnotations, []string{
-	v1alpha1.AnnotationSharedAs, v1alpha1.AnnotationRelease, v1alpha1.AnnotationRenumber, v1alpha1.AnnotationLeaving,
+	v1alpha1.AnnotationRelease, v1alpha1.AnnotationRenumber, v1alpha1.AnnotationLeaving,
 })
 
 // dependsOnOthers reports whether the Service shares or releases addresses, or may be
@@ -131,8 +131,8 @@ func dependsOnOthers(svc *corev1.Service) bool {
 			return true
 		}
 	}
-	// Automatic allocation avoids these.
-	if len(svc.Spec.ExternalIPs) > 0 {
+	// Automatic allocation avoids external IPs.
+	if len(svc.Spec.ExternalIPs) > 0 || recordedTerms(svc) != "" {
 		return true
 	}
 	// What is only in the status or only in the record may have another holder.

@@ -26,7 +26,7 @@ func (c PlannedService) blockedAddrs() []netip.Addr {
 		return nil
 	}
 	shown, kept := ingressAddrs(c.Service.Status.LoadBalancer.Ingress), ingressAddrs(c.Plan.Ingress)
-	if c.Plan.SharedAs != c.Service.Annotations[v1alpha1.AnnotationSharedAs] {
+	if c.Plan.SharedAs != recordedTerms(c.Service) {
 		return shown
 	}
 	return slices.DeleteFunc(shown, func(a netip.Addr) bool { return slices.Contains(kept, a) })

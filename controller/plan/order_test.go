@@ -23,6 +23,7 @@ func planFor(name, text string) ServicePlan {
 	}
 	if addr, terms, _ := strings.Cut(text, "/"); addr != "-" {
 		p.Ingress, p.AllocatedFrom, p.SharedAs = []corev1.LoadBalancerIngress{{IP: "192.0.2" + addr}}, "192.0.2"+addr+"=p,uid="+name, terms
+		p.Conditions = p.withSharedCondition(p.Conditions...)
 	}
 	return p
 }

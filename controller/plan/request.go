@@ -154,7 +154,7 @@ func readSharing(svc *serviceState, r *allocator.Request) (refusal v1alpha1.Refu
 	if len(key) > maxKeyLength {
 		refusal = refusedFor(v1alpha1.InvalidRequest, "invalid sharing key %q: must be no more than %d bytes", truncateText(key), maxKeyLength)
 	}
-	recorded := svc.Annotations[v1alpha1.AnnotationSharedAs]
+	recorded := recordedTerms(svc.Service)
 	if refusal.Reason != "" {
 		key = recordedSharingKey(recorded)
 	}
@@ -187,7 +187,7 @@ func hasDefaultRequest(svc *corev1.Service) bool {
 			return false
 		}
 	}
-	return svc.Spec.LoadBalancerIP == ""
+	return svc.Spec.LoadBalancerIP == "" && recordedTerms(svc) == ""
 }
 
 // annotationValue is the value of annotations that are synonyms. It refuses
@@ -329,7 +329,7 @@ func sharingTerms(svc *corev1.Service, key string) (t allocator.Terms, recorded 
 	if t.Cluster {
 		policy = "Cluster"
 	}
-	return t, strings.Join([]string{policy, ports, t.Backends, key}, " ")
+	return t, strings.Join([]string{policy, boundedText(ports), t.Backends, key}, " ")
 }
 
 // boundedText is the text, or its digest if it is too long for a record.

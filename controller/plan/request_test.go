@@ -294,9 +294,9 @@ func TestSharing(t *testing.T) {
 	// A Service that no longer shares is reassigned.
 	s.annotate("d", v1alpha1.AnnotationAllowSharedIP, "")
 	expect(map[string]string{"d": "198.51.100.1 Assigned", "e": "192.0.2.2 OutOfPool"})
-	if s.service("d").Annotations[v1alpha1.AnnotationSharedAs] != "" ||
-		s.service("e").Annotations[v1alpha1.AnnotationSharedAs] != "Local 443/TCP ns/app=x web" {
-		t.Errorf("recorded: %v, %v", s.service("d").Annotations, s.service("e").Annotations)
+	if recordedTerms(s.service("d")) != "" ||
+		recordedTerms(s.service("e")) != "Local 443/TCP ns/app=x web" {
+		t.Errorf("recorded: %q, %q", recordedTerms(s.service("d")), recordedTerms(s.service("e")))
 	}
 }
 
@@ -359,7 +359,7 @@ func TestLongRequests(t *testing.T) {
 			t.Errorf("%s shows %q, want %q: %s", name, got, want, s.provisionedMessage(t, name))
 		}
 	}
-	if record := s.service("b").Annotations[v1alpha1.AnnotationSharedAs]; len(record) > 200 {
+	if record := recordedTerms(s.service("b")); len(record) > 200 {
 		t.Errorf("the record is %q", record)
 	}
 	// Who had a key, and writes one that is too long, keeps what it has.

@@ -22,7 +22,9 @@ import (
 type ServicePlan struct {
 	Finalizers []string
 	// The annotations' values; "" is none.
-	AllocatedFrom, SharedAs, Leaving string
+	AllocatedFrom, Leaving string
+	// SharedAs is the message of the condition Shared; "" is none.
+	SharedAs string
 	// Ingress is written where Serves is true; otherwise status.loadBalancer
 	// belongs to another controller and is left unchanged.
 	Serves     bool
@@ -112,7 +114,7 @@ func (d *decision) bareMetalPlan(svc *serviceState, a allocator.Assignment) Serv
 	p := ServicePlan{Serves: true, Finalizers: desiredFinalizers(svc.Service, v1alpha1.FinalizerBareMetal), Releases: a.GivesUp}
 	p.addAddresses(svc, a.Held, d.Now)
 	p.Overdue = d.overdueAddresses(svc, a.Held)
-	p.Conditions = []metav1.Condition{provisioned, d.reports.announcedCondition(a.Held)}
+	p.Conditions = p.withSharedCondition(provisioned, d.reports.announcedCondition(a.Held))
 	return p
 }
 
@@ -148,6 +150,26 @@ func (p *ServicePlan) addAddresses(svc *serviceState, held []allocator.Held, now
 	}
 }
 
+// withSharedCondition returns the conditions, and the condition Shared if the plan
+// records terms of sharing.
+func (p *ServicePlan) withSharedCondition(conditions ...metav1.Condition) []metav1.Condition {
+	if p.SharedAs == "" {
+		return conditions
+	}
+	return append(conditions, newCondition(v1alpha1.ConditionShared, metav1.ConditionTrue, v1alpha1.Shared, p.SharedAs))
+}
+
+// recordedTerms are the terms of sharing that the Service's status records, "" if there
+// are none.
+func recordedTerms(svc *corev1.Service) string {
+	for i := range svc.Status.Conditions {
+		if c := &svc.Status.Conditions[i]; c.Type == v1alpha1.ConditionShared && c.Status == metav1.ConditionTrue {
+			return c.Message
+		}
+	}
+	return ""
+}
+
 // joinComma appends an element to a comma-separated list.
 func joinComma(list, element string) string {
 	if list == "" {
@@ -160,7 +182,7 @@ func joinComma(list, element string) string {
 // condition. What AWS serves already is kept.
 func refusedPlan(svc *corev1.Service, reason v1alpha1.Reason, message string) ServicePlan {
 	p := unchangedPlan(svc)
-	p.Conditions = []metav1.Condition{newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message)}
+	p.Conditions = p.withSharedCondition(newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message))
 	return p
 }
 
@@ -173,7 +195,7 @@ func unchangedPlan(svc *corev1.Service) ServicePlan {
 	}
 	p := ServicePlan{
 		AllocatedFrom: svc.Annotations[v1alpha1.AnnotationAllocatedFrom],
-		SharedAs:      svc.Annotations[v1alpha1.AnnotationSharedAs],
+		SharedAs:      recordedTerms(svc),
 		Leaving:       svc.Annotations[v1alpha1.AnnotationLeaving],
 	}
 	for _, f := range append([]string{finalizerStandard}, providerFinalizers...) {
@@ -345,7 +367,7 @@ func allRecorded(svc *corev1.Service) bool {
 // Records are the values of v1alpha1.RecordAnnotations, in their order; "" is
 // none.
 func (p ServicePlan) Records() [len(v1alpha1.RecordAnnotations)]string {
-	return [...]string{p.AllocatedFrom, p.SharedAs, p.Leaving}
+	return [...]string{p.AllocatedFrom, p.Leaving}
 }
 
 // IsZero reports whether the plan releases the Service: nothing that Fairlead
@@ -369,5 +391,5 @@ func hasOwnState(svc *corev1.Service) bool {
 // isOwnCondition reports whether the condition is one that Fairlead writes on
 // Services.
 func isOwnCondition(c metav1.Condition) bool {
-	return c.Type == v1alpha1.ConditionProvisioned || c.Type == v1alpha1.ConditionAnnounced
+	return c.Type == v1alpha1.ConditionProvisioned || c.Type == v1alpha1.ConditionAnnounced || c.Type == v1alpha1.ConditionShared
 }

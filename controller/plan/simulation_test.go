@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
@@ -94,7 +95,7 @@ func (s *simulatedAPIServer) write(current *corev1.Service, p ServicePlan, lax d
 		delete(svc.Annotations, v1alpha1.AnnotationAllocatedFrom)
 	}
 	if lax.noTerms {
-		delete(svc.Annotations, v1alpha1.AnnotationSharedAs)
+		apimeta.RemoveStatusCondition(&svc.Status.Conditions, v1alpha1.ConditionShared)
 	}
 	return s.put(svc)
 }
