@@ -58,9 +58,13 @@ func (s *Speaker) slicesOf(svc *corev1.Service) []*discoveryv1.EndpointSlice {
 }
 
 // stripObject is the transform of all informers: it drops what the speaker never
-// reads, because every node's speaker caches every object that it watches.
+// reads, because every node's speaker caches every object that it watches. Of the
+// managed fields of a Service it keeps what config.OwnsIngress reads.
 func stripObject(object any) (any, error) {
 	switch o := object.(type) {
+	case *corev1.Service:
+		config.StripManagedFields(o)
+		return o, nil
 	case *corev1.Node:
 		o.Status.Images, o.Status.VolumesAttached, o.Status.VolumesInUse = nil, nil, nil
 	case *discoveryv1.EndpointSlice:
@@ -114,8 +118,8 @@ func (s *Speaker) affectsPlan(before, after any) bool {
 		}
 		// A change of other fields, such as conditions, cannot change a plan.
 		return was == nil || was.UID != now.UID || (now.DeletionTimestamp == nil) != (was.DeletionTimestamp == nil) ||
+			config.OwnsIngress(was) != config.OwnsIngress(now) ||
 			!equality.Semantic.DeepEqual(was.Annotations, now.Annotations) ||
-			!equality.Semantic.DeepEqual(was.Finalizers, now.Finalizers) ||
 			!equality.Semantic.DeepEqual(was.Spec, now.Spec) ||
 			!equality.Semantic.DeepEqual(was.Status.LoadBalancer, now.Status.LoadBalancer)
 	case *discoveryv1.EndpointSlice:

@@ -10,6 +10,7 @@ import (
 	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
 // TestAffectsPlan lists the events for which a speaker syncs.
@@ -26,6 +27,8 @@ func TestAffectsPlan(t *testing.T) {
 	svc := func(change ...func(*corev1.Service)) *corev1.Service {
 		return service("s", "203.0.113.5", "p", change...)
 	}
+	managed := fixture.IngressManagedBy(v1alpha1.FieldManager)
+	replaced := func(s *corev1.Service) { s.Annotations = nil }
 	without := svc(func(s *corev1.Service) { s.Status = corev1.ServiceStatus{} })
 	reported := func(change func(*v1alpha1.SpeakerStatus)) *v1alpha1.Speaker {
 		s := &v1alpha1.Speaker{}
@@ -48,7 +51,14 @@ func TestAffectsPlan(t *testing.T) {
 		{"a second address", svc(), svc(func(s *corev1.Service) {
 			s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: "203.0.113.6"})
 		}), true},
-		{"a finalizer is removed", svc(), svc(func(s *corev1.Service) { s.Finalizers = nil }), true},
+		{"a finalizer is removed", svc(), svc(func(s *corev1.Service) { s.Finalizers = nil }), false},
+		{"a Service is replaced", svc(managed), svc(managed, replaced), true},
+		{"a Service without a record is foreign", svc(managed, replaced), svc(replaced), true},
+		{"a foreign Service", svc(replaced), svc(replaced, local), false},
+		{"managed fields that are emptied", svc(managed), svc(), true},
+		{"managed fields of other fields", svc(managed), svc(managed, func(s *corev1.Service) {
+			s.ManagedFields = append(s.ManagedFields, metav1.ManagedFieldsEntry{Manager: "kubectl"})
+		}), false},
 		{"a deletion", svc(), svc(func(s *corev1.Service) { s.DeletionTimestamp = &metav1.Time{} }), true},
 		{"a node's heartbeat", node("n"), node("n", func(n *corev1.Node) {
 			n.ResourceVersion = "2"
@@ -76,6 +86,28 @@ func TestAffectsPlan(t *testing.T) {
 	} {
 		if got := s.affectsPlan(tt.before, tt.after); got != tt.want {
 			t.Errorf("%s: %t, want %t", tt.name, got, tt.want)
+		}
+	}
+}
+
+// TestStripObject checks that the cache has what the plans read of Services, and not
+// much more.
+func TestStripObject(t *testing.T) {
+	strip := func(o any) any {
+		stripped, err := stripObject(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stripped
+	}
+	for manager, want := range map[string]int{v1alpha1.FieldManager: 1, "kube-vip": 0} {
+		svc := service("s", "203.0.113.5", "p", fixture.IngressManagedBy(manager), func(s *corev1.Service) {
+			s.Annotations = nil
+			s.ManagedFields = append(s.ManagedFields, metav1.ManagedFieldsEntry{Manager: "kubectl"})
+		})
+		stripped := strip(svc).(*corev1.Service)
+		if got := len(plan.AnnounceableAddresses(stripped)); got != want || len(stripped.ManagedFields) != want {
+			t.Errorf("%s: %d addresses and %d managed fields in the cache, want %d", manager, got, len(stripped.ManagedFields), want)
 		}
 	}
 }

@@ -5,8 +5,9 @@
 // arrive at the same owners without communicating with each other.
 //
 // plan.go is the entry: Decide for this node, Explain for one Service on all
-// nodes. l2.go elects the owner on each segment, bgp.go chooses sessions, routes
-// and attributes, sharing.go groups the Services that share an address, and
+// nodes. ownership.go decides which addresses in the status of a Service are its own.
+// l2.go elects the owner on each segment, bgp.go chooses sessions, routes and
+// attributes, sharing.go groups the Services that share an address, and
 // trafficpolicy.go applies externalTrafficPolicy and the data path's readiness.
 package plan
 
@@ -147,56 +148,44 @@ func Explain(s Snapshot, svc *corev1.Service) (states []AddressState) {
 		s.Services = append(slices.Clone(s.Services), svc)
 	}
 	wanted := AnnounceableAddresses(svc)
-	held := slices.DeleteFunc(heldAddresses(s.Services), func(h heldAddress) bool { return !slices.Contains(wanted, h.addr) })
+	held := slices.DeleteFunc(heldAddresses(s.Services), func(h heldAddress) bool { return !slices.Contains(h.services, svc) })
 	slices.SortFunc(held, func(a, b heldAddress) int {
 		return cmp.Compare(slices.Index(wanted, a.addr), slices.Index(wanted, b.addr))
 	})
 	for _, h := range held {
-		h = d.resolveAddress(h)
-		explained := AddressState{Addr: h.addr, Pool: h.pool}
-		owners := map[string]NodeState{}
-		claims, l2Refusal := d.electOwners(h, func(s NodeState) { owners[s.Node] = s })
-		_, bgpRefusal := d.selectAdvertisers(h)
-		if len(claims) == 0 && bgpRefusal.Reason != "" {
-			explained.Refusal = combineRefusals(l2Refusal, bgpRefusal, h.pool)
-		}
-		for i, m := range d.nodes {
-			state, covered := owners[m.name]
-			state.Node = m.name
-			routes, refusal := d.advertisedRoutes(h, i)
-			state.Routes = routes
-			switch {
-			case len(state.Interfaces) > 0 || len(routes) > 0:
-				// The node announces the address: why it does not by the other
-				// protocol does not matter.
-				state.Reason, state.Message = "", ""
-			case !covered:
-				// No L2Advertisement covers the pool, so only BGP explains anything.
-				state.Reason, state.Message = refusal.Reason, refusal.Message
-			}
-			if state.Reason != v1alpha1.NoAdvertisement {
-				explained.Nodes = append(explained.Nodes, state)
-			}
-		}
-		states = append(states, explained)
+		states = append(states, d.explainAddress(d.resolveAddress(h)))
 	}
 	return states
 }
 
-// AnnounceableAddresses returns the addresses of a Service that the speakers
-// announce: those in a status that Fairlead owns, which its finalizer records.
-func AnnounceableAddresses(svc *corev1.Service) (addrs []netip.Addr) {
-	foreign := svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass != v1alpha1.ClassBareMetal
-	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || foreign || svc.DeletionTimestamp != nil ||
-		!slices.Contains(svc.Finalizers, v1alpha1.FinalizerBareMetal) {
-		return nil
+// explainAddress returns the state of the address on every node.
+func (d *decision) explainAddress(h heldAddress) AddressState {
+	explained := AddressState{Addr: h.addr, Pool: h.pool}
+	owners := map[string]NodeState{}
+	claims, l2Refusal := d.electOwners(h, func(s NodeState) { owners[s.Node] = s })
+	_, bgpRefusal := d.selectAdvertisers(h)
+	if len(claims) == 0 && bgpRefusal.Reason != "" {
+		explained.Refusal = combineRefusals(l2Refusal, bgpRefusal, h.pool)
 	}
-	for _, in := range svc.Status.LoadBalancer.Ingress {
-		if a, err := config.ParseAddr(in.IP); err == nil {
-			addrs = append(addrs, a)
+	for i, m := range d.nodes {
+		state, covered := owners[m.name]
+		state.Node = m.name
+		routes, refusal := d.advertisedRoutes(h, i)
+		state.Routes = routes
+		switch {
+		case len(state.Interfaces) > 0 || len(routes) > 0:
+			// The node announces the address: why it does not by the other
+			// protocol does not matter.
+			state.Reason, state.Message = "", ""
+		case !covered:
+			// No L2Advertisement covers the pool, so only BGP explains anything.
+			state.Reason, state.Message = refusal.Reason, refusal.Message
+		}
+		if state.Reason != v1alpha1.NoAdvertisement {
+			explained.Nodes = append(explained.Nodes, state)
 		}
 	}
-	return addrs
+	return explained
 }
 
 // decision is a Snapshot with what was derived from it. The derived values are

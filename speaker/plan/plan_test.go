@@ -130,7 +130,7 @@ func TestDecide(t *testing.T) {
 			0, "", v1alpha1.NoInterface, "a has not reported any interfaces",
 		},
 		{
-			"a foreign class, with Fairlead's finalizer",
+			"a foreign class, with a record",
 			snapshot(holding(addr, func(s *corev1.Service) { s.Spec.LoadBalancerClass = ptrTo("example.com/lb") })),
 			0, "", "", "",
 		},
@@ -154,7 +154,8 @@ func TestDecide(t *testing.T) {
 		},
 		{"Local: without a node name", snapshot(localTo(endpoints("s", "* ready"))), 1, "a b c", "", ""},
 		{"IPv6", snapshot(holding("2001:db8::1")), 0, "", v1alpha1.UnsupportedFamily, ""},
-		{"without Fairlead's finalizer", snapshot(holding(addr, func(s *corev1.Service) { s.Finalizers = nil })), 0, "", "", ""},
+		{"a Service that was replaced", snapshot(holding(addr, replaced, managed)), 1, "a b c", "", ""},
+		{"a status of another controller", snapshot(holding(addr, replaced)), 0, "", "", ""},
 		{"being deleted", snapshot(holding(addr, fixture.Deleting)), 0, "", "", ""},
 		{
 			"interfaces on one segment with different names have one owner",

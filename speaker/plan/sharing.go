@@ -16,6 +16,7 @@ import (
 // share it. It is announced once for all of them.
 type heldAddress struct {
 	addr     netip.Addr
+	recorded bool              // by each of services
 	services []*corev1.Service // oldest first
 	pool     string            // as recorded on the Services
 	// localNodes has for each of services a function that reports whether packets
@@ -24,17 +25,24 @@ type heldAddress struct {
 	localNodes []func(node string) bool
 }
 
-// heldAddresses returns the addresses of all Services.
+// heldAddresses returns the addresses of all Services. If a Service has a record of an
+// address of its own, those without one do not count: only managed fields support
+// them, which must not influence the announcement of another Service's address.
 func heldAddresses(services []*corev1.Service) []heldAddress {
 	all := make([]heldAddress, 0, len(services))
 	indexes := make(map[netip.Addr]int, len(services))
 	for i, svc := range services {
-		for _, addr := range AnnounceableAddresses(svc) {
-			index, shared := indexes[addr]
-			if !shared {
+		for addr, recorded := range announceableAddresses(svc) {
+			index, known := indexes[addr]
+			if !known {
 				indexes[addr] = len(all)
-				all = append(all, heldAddress{addr: addr, services: services[i : i+1 : i+1]})
-			} else if h := &all[index]; !slices.Contains(h.services, svc) {
+				all = append(all, heldAddress{addr: addr, recorded: recorded, services: services[i : i+1 : i+1]})
+				continue
+			}
+			switch h := &all[index]; {
+			case recorded && !h.recorded:
+				h.recorded, h.services = true, services[i:i+1:i+1]
+			case recorded == h.recorded && !slices.Contains(h.services, svc):
 				h.services = append(h.services, svc)
 			}
 		}

@@ -148,8 +148,8 @@ func TestShare(t *testing.T) {
 			"b", "203.0.113.5/32", "x", "", "",
 		},
 		{
-			"a record that is missing",
-			sharingSnapshot([]*corev1.Service{sharingService("x", func(s *corev1.Service) { s.Annotations = nil }), sharingService("y")}),
+			"one Service that was replaced",
+			sharingSnapshot([]*corev1.Service{sharingService("x"), sharingService("z", replaced, managed)}),
 			"a b c", "203.0.113.0/24", "x", "", "",
 		},
 	} {

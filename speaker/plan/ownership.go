@@ -1,0 +1,46 @@
+package plan
+
+import (
+	"iter"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+// AnnounceableAddresses returns the addresses of a Service that the speakers announce:
+// those in the status that the Service's own record has, and all of them as long as
+// the controller is the only manager of the status. The latter keeps announcements
+// while a tool that replaced the Service has dropped the record, until the controller
+// has restored it. The annotation and the managed fields can be forged, but only for
+// an address that the status has, and managed fields not for an address of a Service
+// with a record: see heldAddresses.
+func AnnounceableAddresses(svc *corev1.Service) (addrs []netip.Addr) {
+	for addr := range announceableAddresses(svc) {
+		addrs = append(addrs, addr)
+	}
+	return addrs
+}
+
+// announceableAddresses yields the AnnounceableAddresses, each with whether the
+// Service's own record has it. Records and managed fields of a Service that another
+// implementation serves, or that is being deleted, do not count.
+func announceableAddresses(svc *corev1.Service) iter.Seq2[netip.Addr, bool] {
+	return func(yield func(netip.Addr, bool) bool) {
+		foreign := svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass != v1alpha1.ClassBareMetal
+		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || foreign || svc.DeletionTimestamp != nil {
+			return
+		}
+		for _, in := range svc.Status.LoadBalancer.Ingress {
+			addr, err := config.ParseAddr(in.IP)
+			if err != nil {
+				continue
+			}
+			if recorded := config.Recorded(svc, addr); (recorded || config.OwnsIngress(svc)) && !yield(addr, recorded) {
+				return
+			}
+		}
+	}
+}
