@@ -1,11 +1,13 @@
 package speaker
 
 import (
+	"reflect"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
 
 	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/config/fixture"
@@ -16,6 +18,11 @@ import (
 // TestAffectsPlan lists the events for which a speaker syncs.
 func TestAffectsPlan(t *testing.T) {
 	s := &Speaker{services: client.Source[*corev1.Service]{SharedIndexInformer: newServiceInformer(fake.NewClientset())}}
+	fairlead, err := client.New(&rest.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.kinds = fairlead.Informers()
 	for _, svc := range []*corev1.Service{
 		service("local", "203.0.113.5", "p", local), service("cluster", "203.0.113.6", "p"), fixture.Service("pending", local),
 	} {
@@ -29,6 +36,13 @@ func TestAffectsPlan(t *testing.T) {
 	}
 	managed := fixture.IngressManagedBy(v1alpha1.FieldManager)
 	replaced := func(s *corev1.Service) { s.Annotations = nil }
+	namespace := func(change ...func(*corev1.Namespace)) *corev1.Namespace {
+		n := &corev1.Namespace{}
+		for _, c := range change {
+			c(n)
+		}
+		return n
+	}
 	without := svc(func(s *corev1.Service) { s.Status = corev1.ServiceStatus{} })
 	reported := func(change func(*v1alpha1.SpeakerStatus)) *v1alpha1.Speaker {
 		s := &v1alpha1.Speaker{}
@@ -59,6 +73,7 @@ func TestAffectsPlan(t *testing.T) {
 		{"managed fields of other fields", svc(managed), svc(managed, func(s *corev1.Service) {
 			s.ManagedFields = append(s.ManagedFields, metav1.ManagedFieldsEntry{Manager: "kubectl"})
 		}), false},
+		{"a label of a Service", svc(), svc(func(s *corev1.Service) { s.Labels = map[string]string{"a": "b"} }), true},
 		{"a deletion", svc(), svc(func(s *corev1.Service) { s.DeletionTimestamp = &metav1.Time{} }), true},
 		{"a node's heartbeat", node("n"), node("n", func(n *corev1.Node) {
 			n.ResourceVersion = "2"
@@ -82,16 +97,28 @@ func TestAffectsPlan(t *testing.T) {
 		{"an endpoint of a Service without an address", endpoints("pending", "n ready"), endpoints("pending", "n serving"), false},
 		{"an endpoint of a Service that is not a LoadBalancer", nil, endpoints("other", "n ready"), false},
 		{"a slice that moves to another Service", endpoints("local", "n ready"), endpoints("other", "n ready"), true},
+		{"a namespace, and no pool that selects namespaces", nil, namespace(), false},
 		{"anything else", &v1alpha1.BGPPeer{}, &v1alpha1.BGPPeer{}, true},
 	} {
 		if got := s.affectsPlan(tt.before, tt.after); got != tt.want {
 			t.Errorf("%s: %t, want %t", tt.name, got, tt.want)
 		}
 	}
+
+	pool := fixture.Pool("p")
+	pool.Spec.ServiceAllocation = &v1alpha1.ServiceAllocation{NamespaceSelectors: []metav1.LabelSelector{{}}}
+	if err := s.kinds.Pools.GetStore().Add(pool); err != nil {
+		t.Fatal(err)
+	}
+	labelled := func(n *corev1.Namespace) { n.Labels = map[string]string{"team": "a"} }
+	annotated := func(n *corev1.Namespace) { n.Annotations = map[string]string{"a": "b"} }
+	if !s.affectsPlan(nil, namespace()) || !s.affectsPlan(namespace(), namespace(labelled)) || s.affectsPlan(namespace(), namespace(annotated)) {
+		t.Error("with a pool that selects namespaces, a sync depends on their labels only")
+	}
 }
 
-// TestStripObject checks that the cache has what the plans read of Services, and not
-// much more.
+// TestStripObject checks that the cache has what the plans read of Services and
+// Namespaces, and not much more.
 func TestStripObject(t *testing.T) {
 	strip := func(o any) any {
 		stripped, err := stripObject(o)
@@ -109,5 +136,16 @@ func TestStripObject(t *testing.T) {
 		if got := len(plan.AnnounceableAddresses(stripped)); got != want || len(stripped.ManagedFields) != want {
 			t.Errorf("%s: %d addresses and %d managed fields in the cache, want %d", manager, got, len(stripped.ManagedFields), want)
 		}
+	}
+	n := &corev1.Namespace{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "ns", Labels: map[string]string{"team": "a"}, Annotations: map[string]string{"a": "b"},
+			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}},
+		},
+		Spec: corev1.NamespaceSpec{Finalizers: []corev1.FinalizerName{corev1.FinalizerKubernetes}},
+	}
+	want := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns", Labels: map[string]string{"team": "a"}}}
+	if got := strip(n); !reflect.DeepEqual(got, want) {
+		t.Errorf("a Namespace is cached as %+v", got)
 	}
 }

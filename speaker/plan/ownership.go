@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
@@ -43,4 +44,27 @@ func announceableAddresses(svc *corev1.Service) iter.Seq2[netip.Addr, bool] {
 			}
 		}
 	}
+}
+
+// currentPool returns the pool that applies to the Service's address, "" without a
+// record if no pool contains the address.
+func (d *decision) currentPool(svc *corev1.Service, addr netip.Addr) string {
+	return d.pools.Current(addr, config.RecordedPool(svc, addr), func(p *config.Pool) bool { return d.selectsService(p, svc) })
+}
+
+// selectsService reports whether the pool may serve the Service. A namespace that is
+// not known matches no namespaceSelectors.
+func (d *decision) selectsService(p *config.Pool, svc *corev1.Service) bool {
+	if d.namespaceLabels == nil {
+		d.namespaceLabels = make(map[string]labels.Set, len(d.Namespaces))
+		for _, n := range d.Namespaces {
+			d.namespaceLabels[n.Name] = n.Labels
+		}
+	}
+	selection := p.Selection
+	has, known := d.namespaceLabels[svc.Namespace]
+	if !known {
+		selection.NamespaceSelectors = nil
+	}
+	return selection.SelectsNamespace(svc.Namespace, has) && selection.SelectsService(svc.Labels)
 }

@@ -1,17 +1,20 @@
 package plan
 
 import (
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
 // managed makes the controller the only manager of the Service's addresses.
@@ -83,6 +86,57 @@ func TestAnnounceableAddresses(t *testing.T) {
 	}
 }
 
+// TestUnrecordedHolder checks that a Service without a record of its own has no effect
+// on an address that a Service with one holds, and holds an address that none has.
+func TestUnrecordedHolder(t *testing.T) {
+	holder := func() *corev1.Service { return sharingService("x", local, createdAt(2)) }
+	forged := func(change ...func(*corev1.Service)) *corev1.Service {
+		return sharingService("y", append([]func(*corev1.Service){local, createdAt(1), replaced, managed}, change...)...)
+	}
+	for _, tt := range []struct {
+		name     string
+		services []*corev1.Service
+		nodes    string // that may announce it
+		of       string // the oldest Service of the address
+		holders  string // all Services of the address
+	}{
+		{"a record and forged managed fields", []*corev1.Service{holder(), forged()}, "a", "x", "x"},
+		{"a record, and one of another UID", []*corev1.Service{holder(), sharingService("y", local, createdAt(1), copied)}, "a", "x", "x"},
+		{"two records", []*corev1.Service{holder(), sharingService("y", createdAt(1))}, "a", "y", "x y"},
+		{"one that was replaced", []*corev1.Service{forged()}, "b", "y", "y"},
+		{"two that were replaced", []*corev1.Service{forged(), sharingService("x", createdAt(2), replaced, managed)}, "b", "y", "x y"},
+		{"two records, and forged managed fields", []*corev1.Service{holder(), forged(), sharingService("z", createdAt(3))}, "a", "x", "x z"},
+		{"one that is deleted, and one that was replaced", []*corev1.Service{sharingService("x", fixture.Deleting), forged()}, "b", "y", "y"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := sharingSnapshot(tt.services, endpoints("x", "a ready"), endpoints("y", "b ready"))
+			for range 2 { // in either order of the Services
+				var advertisers []string
+				for _, n := range s.Nodes {
+					s.Node = n.Name
+					if p := Decide(s); p.Advertised[sharedAddr] != nil {
+						if advertisers = append(advertisers, n.Name); p.Services[sharedAddr].Name != tt.of {
+							t.Errorf("%s has Service %s for the address, want %s", n.Name, p.Services[sharedAddr].Name, tt.of)
+						}
+						if _, owns := p.L2[sharedAddr]; !owns {
+							t.Errorf("%s does not answer for the address", n.Name)
+						}
+					}
+				}
+				if got := strings.Join(advertisers, " "); got != tt.nodes {
+					t.Errorf("advertised by %q, want %q", got, tt.nodes)
+				}
+				slices.Reverse(s.Services)
+			}
+			for _, svc := range tt.services {
+				if states := Explain(s, svc); (len(states) == 1) != strings.Contains(tt.holders, svc.Name) {
+					t.Errorf("%s is explained as %+v", svc.Name, states)
+				}
+			}
+		})
+	}
+}
+
 // TestLawForged checks that a Service without a record of its own changes nothing about
 // the addresses that other Services have records of, whatever its status, managed
 // fields and traffic policy.
@@ -114,4 +168,115 @@ func TestLawForged(t *testing.T) {
 			t.Fatalf("before: %+v\nafter:  %+v", before, after)
 		}
 	})
+}
+
+// namespace returns the Namespace of the Services of the tests.
+func namespace(key, value string) *corev1.Namespace {
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns", Labels: map[string]string{key: value}}}
+}
+
+// TestFollowPool checks which pool's advertisements apply to an address whose record
+// and pool differ.
+func TestFollowPool(t *testing.T) {
+	const inside, outside = "192.0.2.0/24", "198.51.100.0/24"
+	forNamespace := func(name string) *v1alpha1.ServiceAllocation {
+		return &v1alpha1.ServiceAllocation{Namespaces: []string{name}}
+	}
+	forLabel := func(key, value string) *v1alpha1.ServiceAllocation {
+		return &v1alpha1.ServiceAllocation{NamespaceSelectors: matchLabel(key, value)}
+	}
+	without := &v1alpha1.ServiceAllocation{NamespaceSelectors: []metav1.LabelSelector{{
+		MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "team", Operator: metav1.LabelSelectorOpDoesNotExist}},
+	}}}
+	pool := func(name, addrs string, allocation *v1alpha1.ServiceAllocation) *v1alpha1.IPAddressPool {
+		p := newPool(name, addrs)
+		p.Spec.ServiceAllocation = allocation
+		return p
+	}
+	forService := &v1alpha1.ServiceAllocation{ServiceSelectors: matchLabel("app", "web")}
+	for _, tt := range []struct {
+		name       string
+		pools      []*v1alpha1.IPAddressPool
+		namespaces []*corev1.Namespace
+		changes    []func(*corev1.Service) // of a Service with a record of pool p
+		want       string                  // the pool that applies
+	}{
+		{name: "unchanged", pools: []*v1alpha1.IPAddressPool{pool("p", inside, nil)}, want: "p"},
+		{name: "a pool that was shrunk", pools: []*v1alpha1.IPAddressPool{pool("p", outside, nil)}, want: "p"},
+		{name: "a pool that was restricted", pools: []*v1alpha1.IPAddressPool{pool("p", inside, forNamespace("other"))}, want: "p"},
+		{name: "a pool that was deleted", want: "p"},
+		{name: "a pool that was renamed", pools: []*v1alpha1.IPAddressPool{pool("q", inside, nil)}, want: "q"},
+		{
+			name: "a pool that was deleted, and one of others", want: "p",
+			pools: []*v1alpha1.IPAddressPool{pool("q", inside, forNamespace("other"))},
+		},
+		{name: "a pool that was split", pools: []*v1alpha1.IPAddressPool{pool("p", outside, nil), pool("q", inside, nil)}, want: "q"},
+		{
+			name: "a pool that was split, for others", want: "p",
+			pools: []*v1alpha1.IPAddressPool{pool("p", outside, nil), pool("q", inside, forNamespace("other"))},
+		},
+		{
+			name: "a forged pool", want: "q",
+			pools: []*v1alpha1.IPAddressPool{pool("p", outside, forNamespace("admins")), pool("q", inside, nil)},
+		},
+		{
+			name: "a forged pool, and an address of a pool of others", want: "q",
+			pools: []*v1alpha1.IPAddressPool{pool("p", outside, forNamespace("admins")), pool("q", inside, forNamespace("other"))},
+		},
+		{
+			name: "a pool for labels of namespaces", want: "p", namespaces: []*corev1.Namespace{namespace("team", "a")},
+			pools: []*v1alpha1.IPAddressPool{pool("p", outside, forLabel("team", "a")), pool("q", inside, forLabel("team", "b"))},
+		},
+		{
+			name: "a pool for labels of another namespace", want: "q", namespaces: []*corev1.Namespace{namespace("team", "b")},
+			pools: []*v1alpha1.IPAddressPool{pool("p", outside, forLabel("team", "a")), pool("q", inside, forLabel("team", "b"))},
+		},
+		{
+			name: "a namespace without a label", want: "p", namespaces: []*corev1.Namespace{namespace("x", "y")},
+			pools: []*v1alpha1.IPAddressPool{pool("p", outside, without), pool("q", inside, forNamespace("other"))},
+		},
+		{
+			name: "a namespace that is not known", want: "q",
+			pools: []*v1alpha1.IPAddressPool{pool("p", outside, without), pool("q", inside, forNamespace("other"))},
+		},
+		{
+			name: "a pool for labels of Services", want: "q",
+			pools: []*v1alpha1.IPAddressPool{pool("p", outside, forService), pool("q", inside, forNamespace("other"))},
+		},
+		{
+			name: "a pool for labels that the Service has", want: "p",
+			changes: []func(*corev1.Service){func(s *corev1.Service) { s.Labels = map[string]string{"app": "web"} }},
+			pools:   []*v1alpha1.IPAddressPool{pool("p", outside, forService), pool("q", inside, forNamespace("other"))},
+		},
+		{
+			name: "without a record", changes: []func(*corev1.Service){replaced, managed}, want: "q",
+			pools: []*v1alpha1.IPAddressPool{pool("p", outside, nil), pool("q", inside, forNamespace("other"))},
+		},
+		{
+			name: "without a record and a pool", changes: []func(*corev1.Service){replaced, managed}, want: "",
+			pools: []*v1alpha1.IPAddressPool{pool("p", outside, nil)},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := Snapshot{
+				Node: "a", Nodes: []*corev1.Node{node("a")}, Namespaces: tt.namespaces,
+				Interfaces: map[string][]l2.Interface{"a": {newInterface("p", "192.0.2.1/24"), newInterface("q", "192.0.2.2/24")}},
+				Services:   []*corev1.Service{service("s", "192.0.2.7", "p", tt.changes...)},
+			}
+			s.Config, _ = config.Parse(config.Objects{
+				Pools: tt.pools,
+				L2Advertisements: []*v1alpha1.L2Advertisement{
+					l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}, Interfaces: []string{"p"}}),
+					l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}, Interfaces: []string{"q"}}),
+				},
+			})
+			p := Decide(s)
+			if got := strings.Join(p.L2[netip.MustParseAddr("192.0.2.7")].Interfaces, " "); got != tt.want {
+				t.Errorf("announced as of pool %q, want %q", got, tt.want)
+			}
+			if states := Explain(s, s.Services[0]); len(states) != 1 || states[0].Pool != tt.want {
+				t.Errorf("explained as %+v, want pool %q", states, tt.want)
+			}
+		})
+	}
 }

@@ -5,10 +5,11 @@
 // arrive at the same owners without communicating with each other.
 //
 // plan.go is the entry: Decide for this node, Explain for one Service on all
-// nodes. ownership.go decides which addresses in the status of a Service are its own.
-// l2.go elects the owner on each segment, bgp.go chooses sessions, routes and
-// attributes, sharing.go groups the Services that share an address, and
-// trafficpolicy.go applies externalTrafficPolicy and the data path's readiness.
+// nodes. ownership.go decides which addresses in the status of a Service are its own,
+// and which pool applies to them. l2.go elects the owner on each segment, bgp.go
+// chooses sessions, routes and attributes, sharing.go groups the Services that share
+// an address, and trafficpolicy.go applies externalTrafficPolicy and the data path's
+// readiness.
 package plan
 
 import (
@@ -20,7 +21,6 @@ import (
 	"strconv"
 	"strings"
 
-	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -39,6 +39,7 @@ type Snapshot struct {
 	Services   []*corev1.Service
 	Slices     []*discoveryv1.EndpointSlice
 	Nodes      []*corev1.Node
+	Namespaces []*corev1.Namespace       // only their labels are read
 	Interfaces map[string][]l2.Interface // by node, as its speaker reports them
 	Local      Local
 }
@@ -83,7 +84,7 @@ type AdvertisedRoute struct {
 // AddressState is how the cluster announces one address.
 type AddressState struct {
 	Addr  netip.Addr
-	Pool  string // as recorded on the Service
+	Pool  string // that applies to the address
 	Nodes []NodeState
 	// Refusal is set if and only if no node announces the address.
 	Refusal v1alpha1.Refusal
@@ -194,12 +195,13 @@ type decision struct {
 	Snapshot
 	nodes            []*clusterNode // sorted by name
 	endpoints        map[types.NamespacedName][]*discoveryv1.EndpointSlice
-	candidatesByPool map[string][]candidateNode  // by recorded pool, computed on first use
+	candidatesByPool map[string][]candidateNode  // computed on first use
 	peerings         []Peering                   // of this node
 	routesByScope    map[routeScope][]nodeRoutes // computed on first use
-	poolRanges       map[string][]netipx.IPRange
-	nodeStates       []NodeState    // buffer reused for the next address
-	eligible         []eligibleNode // buffer reused for the next address
+	pools            config.PoolIndex
+	namespaceLabels  map[string]labels.Set // computed on first use
+	nodeStates       []NodeState           // buffer reused for the next address
+	eligible         []eligibleNode        // buffer reused for the next address
 }
 
 // clusterNode is a node with what decides whether it may announce at all.
@@ -216,10 +218,7 @@ type clusterNode struct {
 func newDecision(s Snapshot) *decision {
 	d := &decision{
 		Snapshot: s, endpoints: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}, candidatesByPool: map[string][]candidateNode{},
-		routesByScope: map[routeScope][]nodeRoutes{}, poolRanges: map[string][]netipx.IPRange{},
-	}
-	for _, p := range s.Config.Pools {
-		d.poolRanges[p.Name] = p.Ranges
+		routesByScope: map[routeScope][]nodeRoutes{}, pools: config.NewPoolIndex(s.Config.Pools),
 	}
 	for _, slice := range s.Slices {
 		key := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}

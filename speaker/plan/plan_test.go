@@ -215,6 +215,8 @@ func BenchmarkDecide(b *testing.B) {
 	for _, size := range []struct{ nodes, services int }{{100, 10_000}, {1000, 100}} {
 		b.Run(fmt.Sprintf("nodes=%d/services=%d", size.nodes, size.services), func(b *testing.B) {
 			s := Snapshot{Node: "node-0", Interfaces: map[string][]l2.Interface{}, Config: parseL2(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}
+			pools, _ := config.Parse(config.Objects{Pools: []*v1alpha1.IPAddressPool{newPool("p", "10.1.0.0/16")}})
+			s.Config.Pools = pools.Pools
 			for i := range size.nodes {
 				n := node(fmt.Sprintf("node-%d", i))
 				s.Nodes = append(s.Nodes, n)

@@ -6,10 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
-
-	"github.com/fairlead-io/fairlead/config"
 )
 
 // heldAddress is an address with the Services that hold it: one, or several that
@@ -18,7 +15,7 @@ type heldAddress struct {
 	addr     netip.Addr
 	recorded bool              // by each of services
 	services []*corev1.Service // oldest first
-	pool     string            // as recorded on the Services
+	pool     string            // that applies to the address
 	// localNodes has for each of services a function that reports whether packets
 	// may be sent to a node. A nil function stands for all nodes, and a nil slice
 	// for nil functions.
@@ -64,7 +61,7 @@ func compareAge(a, b *corev1.Service) int {
 // resolveAddress returns h with its pool and, under externalTrafficPolicy: Local, its
 // localNodes.
 func (d *decision) resolveAddress(h heldAddress) heldAddress {
-	h.pool = d.recordedPool(h)
+	h.pool = d.announcedPool(h)
 	for i, svc := range h.services {
 		if svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
 			continue
@@ -77,15 +74,18 @@ func (d *decision) resolveAddress(h heldAddress) heldAddress {
 	return h
 }
 
-// recordedPool returns the pool that the address was allocated from. Services that
-// share an address may have different records, because the address has been moved
-// to another pool and only some of the Services were reassigned. As long as one
-// Service has the old record, the address is announced as before, if that pool is
-// still announced: a Service that joins must not end an announcement.
-func (d *decision) recordedPool(h heldAddress) string {
+// announcedPool returns the pool that applies to the address. It may be another one for
+// each of the Services that share the address, because pools have been changed and
+// select only some of the Services. As long as one Service has the old pool, the
+// address is announced as before, if that pool is still announced: a Service that
+// joins must not end an announcement.
+func (d *decision) announcedPool(h heldAddress) string {
+	if len(h.services) == 1 {
+		return d.currentPool(h.services[0], h.addr)
+	}
 	var pools []string
 	for _, svc := range h.services {
-		if name := config.RecordedPool(svc, h.addr); name != "" && !slices.Contains(pools, name) {
+		if name := d.currentPool(svc, h.addr); name != "" && !slices.Contains(pools, name) {
 			pools = append(pools, name)
 		}
 	}
@@ -100,13 +100,12 @@ func (d *decision) recordedPool(h heldAddress) string {
 	})
 }
 
-// poolPreference orders the pools that an address is recorded under: announced pools
-// first, and of these the ones that no longer contain it.
+// poolPreference orders the pools that apply to an address: announced pools first, and of these the ones that no longer contain it.
 func (d *decision) poolPreference(pool string, addr netip.Addr) (n int) {
 	if d.poolCandidates(pool) == nil && d.routesOfScope(routeScope{pool, addr.Is6()}) == nil {
 		n += 2
 	}
-	if slices.ContainsFunc(d.poolRanges[pool], func(r netipx.IPRange) bool { return r.Contains(addr) }) {
+	if p := d.pools.Named(pool); p != nil && p.Contains(addr) {
 		n++
 	}
 	return n
