@@ -81,6 +81,7 @@ func TestAffectsPlan(t *testing.T) {
 		}), false},
 		{"a node that is not Ready", node("n"), node("n", notReady), true},
 		{"a node's label", node("n"), node("n", labelled("a", "b")), true},
+		{"a node's address", node("n"), node("n", fixture.WithNodeAddresses("203.0.113.5")), true},
 		{"a node that is cordoned", node("n"), node("n", func(n *corev1.Node) { n.Spec.Unschedulable = true }), true},
 		{
 			"a speaker's announcements", reported(func(*v1alpha1.SpeakerStatus) {}),

@@ -15,13 +15,15 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
-// drawSnapshot draws a snapshot in which all nodes are on one segment and some
-// Services share an address. Not all of the Services have a record of their own, and
-// some records are of another pool than the one that contains the address.
+// drawSnapshot draws a snapshot in which all nodes are on one segment, some Services
+// share an address, and some addresses are a node's own. Not all of the Services have
+// a record of their own, and some records are of another pool than the one that
+// contains the address.
 func drawSnapshot(t *rapid.T) Snapshot {
 	s := Snapshot{
 		Interfaces: map[string][]l2.Interface{},
@@ -47,6 +49,9 @@ func drawSnapshot(t *rapid.T) Snapshot {
 		}
 		if rapid.IntRange(0, 4).Draw(t, "speaker") > 0 {
 			s.Interfaces[n.Name] = []l2.Interface{newInterface("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
+		}
+		if rapid.IntRange(0, 9).Draw(t, "has an address") == 9 {
+			fixture.WithNodeAddresses(fmt.Sprintf("192.0.2.%d", rapid.IntRange(100, 103).Draw(t, "own address")))(n)
 		}
 		s.Nodes = append(s.Nodes, n)
 	}
@@ -197,10 +202,16 @@ func oracleHolders(s Snapshot, addr netip.Addr) []*corev1.Service {
 	return supported
 }
 
+func oracleNodeAddress(s Snapshot, addr netip.Addr) bool {
+	return slices.ContainsFunc(s.Nodes, func(n *corev1.Node) bool {
+		return len(n.Status.Addresses) > 0 && n.Status.Addresses[0].Address == addr.String()
+	})
+}
+
 // oracleEligible returns the nodes that are eligible for the address.
 func oracleEligible(s Snapshot, addr netip.Addr) []string {
 	holding := oracleHolders(s, addr)
-	if len(holding) == 0 {
+	if len(holding) == 0 || oracleNodeAddress(s, addr) {
 		return nil
 	}
 	pool := oracleAnnouncedPool(s, holding, addr)

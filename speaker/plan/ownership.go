@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"iter"
 	"net/netip"
 
@@ -67,4 +68,26 @@ func (d *decision) selectsService(p *config.Pool, svc *corev1.Service) bool {
 		selection.NamespaceSelectors = nil
 	}
 	return selection.SelectsNamespace(svc.Namespace, has) && selection.SelectsService(svc.Labels)
+}
+
+// addNodeAddresses adds the node's own addresses. If several nodes have an address,
+// the first name is kept, so that all speakers report the same one.
+func (d *decision) addNodeAddresses(n *corev1.Node) {
+	addrs, _ := config.NodeAddresses(n)
+	for _, a := range addrs {
+		if other, taken := d.nodesByAddress[a]; !taken || n.Name < other {
+			d.nodesByAddress[a] = n.Name
+		}
+	}
+}
+
+// refuseNodeAddress returns the refusal of an address that is a node's own. It is
+// never announced: the other nodes and the routers would send the node's traffic to
+// the node that announces it.
+func (d *decision) refuseNodeAddress(addr netip.Addr) v1alpha1.Refusal {
+	node, taken := d.nodesByAddress[addr]
+	if !taken {
+		return v1alpha1.Refusal{}
+	}
+	return v1alpha1.Refusal{Reason: v1alpha1.NodeAddress, Message: fmt.Sprintf("%s is an address of Node %s", addr, node)}
 }

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -278,5 +279,87 @@ func TestFollowPool(t *testing.T) {
 				t.Errorf("explained as %+v, want pool %q", states, tt.want)
 			}
 		})
+	}
+}
+
+// TestNodeAddress checks that an address of a node is not announced by any node, and
+// that one of them reports it.
+func TestNodeAddress(t *testing.T) {
+	withAddresses := fixture.WithNodeAddresses
+	six := make([]string, 6)
+	for i := range six {
+		six[i] = fmt.Sprintf("203.0.113.%d", 1+i)
+	}
+	const isOfB = "203.0.113.5 is an address of Node b"
+	for _, tt := range []struct {
+		name  string
+		nodes []*corev1.Node
+		says  string // "" if the address is announced
+	}{
+		{"of no node", []*corev1.Node{node("a", withAddresses("203.0.113.1")), node("b", withAddresses("203.0.113.2"))}, ""},
+		{"of one", []*corev1.Node{node("a"), node("b", withAddresses("203.0.113.5"))}, isOfB},
+		{"of this one", []*corev1.Node{node("b", withAddresses("203.0.113.5"))}, isOfB},
+		{"of one that is not Ready", []*corev1.Node{node("a"), node("b", notReady, withAddresses("203.0.113.5"))}, isOfB},
+		{"of two", []*corev1.Node{node("c", withAddresses("203.0.113.5")), node("b", withAddresses("203.0.113.5"))}, isOfB},
+		{"of two, in another order", []*corev1.Node{node("b", withAddresses("203.0.113.5")), node("c", withAddresses("203.0.113.5"))}, isOfB},
+		{"the fourth of six", []*corev1.Node{node("a"), node("b", withAddresses("node-b", six[0], six[1], "2001:db8::1", six[2], "203.0.113.5"))}, isOfB},
+		{"the fifth of six", []*corev1.Node{node("a"), node("b", withAddresses(six...))}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := sharingSnapshot([]*corev1.Service{sharingService("x"), sharingService("y")})
+			s.Nodes = tt.nodes
+			for _, n := range tt.nodes {
+				s.Interfaces[n.Name] = []l2.Interface{newInterface("eth0", "203.0.113.200/24")}
+			}
+			s.Local = Local{DataPathReady: map[netip.Addr]bool{sharedAddr: true}}
+			claims, routes, reports := 0, 0, 0
+			for _, n := range s.Nodes {
+				s.Node = n.Name
+				p := Decide(s)
+				claims, routes = claims+len(p.L2), routes+len(p.BGP[0].Peer.Routes)
+				if r, reported := p.Unannounced[sharedAddr]; reported {
+					reports++
+					if want := (v1alpha1.Refusal{Reason: v1alpha1.NodeAddress, Message: tt.says}); r != want {
+						t.Errorf("%s reports %+v, want %+v", n.Name, r, want)
+					}
+				}
+				if tt.says != "" && len(p.Advertised)+len(p.AwaitingDataPath)+len(p.Services) > 0 {
+					t.Errorf("%s plans %+v", n.Name, p)
+				}
+			}
+			if tt.says == "" && (claims != 1 || routes != len(tt.nodes) || reports > 0) || tt.says != "" && (claims+routes > 0 || reports != 1) {
+				t.Errorf("%d claims, %d routes, %d reports", claims, routes, reports)
+			}
+			state := Explain(s, s.Services[1])[0]
+			if state.Refusal.Message != tt.says || len(state.Nodes) != len(tt.nodes) {
+				t.Errorf("explained as %+v", state)
+			}
+			for _, n := range state.Nodes {
+				if tt.says != "" && (n.Reason != v1alpha1.NodeAddress || n.Message != tt.says) {
+					t.Errorf("explained as %+v", n)
+				}
+			}
+		})
+	}
+}
+
+// TestJoiningNode checks that an address that is announced is withdrawn when a node
+// with that address joins, and that the announcement of others does not change.
+func TestJoiningNode(t *testing.T) {
+	other := netip.MustParseAddr("203.0.113.6")
+	s := sharingSnapshot([]*corev1.Service{sharingService("x"), service("y", other.String(), "p")})
+	s.Node = "a"
+	s.Config.BGPAdvertisements[0].Length4 = 32
+	before := Decide(s)
+	s.Nodes = append(s.Nodes, node("d", fixture.WithNodeAddresses(sharedAddr.String())))
+	after := Decide(s)
+	if before.Advertised[sharedAddr] == nil || before.Advertised[other] == nil || after.Advertised[other] == nil {
+		t.Errorf("advertised before: %v, after: %v", before.Advertised, after.Advertised)
+	}
+	want := map[netip.Prefix]bool{netip.PrefixFrom(other, 32): true}
+	for prefix := range after.BGP[0].Peer.Routes {
+		if !want[prefix] {
+			t.Errorf("advertises %s", prefix)
+		}
 	}
 }

@@ -94,6 +94,7 @@ type AddressState struct {
 // and routes. In the plans of all nodes for one snapshot, each address has exactly one
 // owner on each segment, every node that may advertise an address to a BGP peer does
 // so, and an address is unannounced if and only if no node is eligible by L2 or by BGP.
+// An address of a node is always unannounced.
 func Decide(s Snapshot) Plan {
 	d := newDecision(s)
 	p := Plan{
@@ -102,6 +103,12 @@ func Decide(s Snapshot) Plan {
 		Unannounced: map[netip.Addr]v1alpha1.Refusal{}, Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
 	}
 	for _, h := range heldAddresses(s.Services) {
+		if refusal := d.refuseNodeAddress(h.addr); refusal.Reason != "" {
+			if d.reportingNode(h.addr) == s.Node {
+				p.Unannounced[h.addr] = refusal
+			}
+			continue
+		}
 		h = d.resolveAddress(h)
 		claims, l2Refusal := d.electOwners(h, nil)
 		routes, bgpRefusal := d.selectAdvertisers(h)
@@ -162,6 +169,13 @@ func Explain(s Snapshot, svc *corev1.Service) (states []AddressState) {
 // explainAddress returns the state of the address on every node.
 func (d *decision) explainAddress(h heldAddress) AddressState {
 	explained := AddressState{Addr: h.addr, Pool: h.pool}
+	if refusal := d.refuseNodeAddress(h.addr); refusal.Reason != "" {
+		explained.Refusal = refusal
+		for _, m := range d.nodes {
+			explained.Nodes = append(explained.Nodes, NodeState{Node: m.name, Reason: refusal.Reason, Message: refusal.Message})
+		}
+		return explained
+	}
 	owners := map[string]NodeState{}
 	claims, l2Refusal := d.electOwners(h, func(s NodeState) { owners[s.Node] = s })
 	_, bgpRefusal := d.selectAdvertisers(h)
@@ -200,6 +214,7 @@ type decision struct {
 	routesByScope    map[routeScope][]nodeRoutes // computed on first use
 	pools            config.PoolIndex
 	namespaceLabels  map[string]labels.Set // computed on first use
+	nodesByAddress   map[netip.Addr]string // names of the nodes that have the addresses
 	nodeStates       []NodeState           // buffer reused for the next address
 	eligible         []eligibleNode        // buffer reused for the next address
 }
@@ -219,6 +234,7 @@ func newDecision(s Snapshot) *decision {
 	d := &decision{
 		Snapshot: s, endpoints: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}, candidatesByPool: map[string][]candidateNode{},
 		routesByScope: map[routeScope][]nodeRoutes{}, pools: config.NewPoolIndex(s.Config.Pools),
+		nodesByAddress: make(map[netip.Addr]string, len(s.Nodes)),
 	}
 	for _, slice := range s.Slices {
 		key := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
@@ -229,6 +245,7 @@ func newDecision(s Snapshot) *decision {
 	// outage of the Services, so readiness does not count.
 	anyReady := slices.ContainsFunc(s.Nodes, config.NodeReady)
 	for _, n := range s.Nodes {
+		d.addNodeAddresses(n)
 		h := fnv.New64a()
 		h.Write([]byte(n.Name))
 		m := &clusterNode{name: n.Name, labels: n.Labels, seed: h.Sum64(), interfaces: s.Interfaces[n.Name]}

@@ -156,6 +156,10 @@ func TestDecide(t *testing.T) {
 		{"IPv6", snapshot(holding("2001:db8::1")), 0, "", v1alpha1.UnsupportedFamily, ""},
 		{"a Service that was replaced", snapshot(holding(addr, replaced, managed)), 1, "a b c", "", ""},
 		{"a status of another controller", snapshot(holding(addr, replaced)), 0, "", "", ""},
+		{
+			"an address of a node", snapshot(nodes(node("a"), node("b", fixture.WithNodeAddresses(addr)), node("c"))),
+			0, "", v1alpha1.NodeAddress, addr + " is an address of Node b",
+		},
 		{"being deleted", snapshot(holding(addr, fixture.Deleting)), 0, "", "", ""},
 		{
 			"interfaces on one segment with different names have one owner",
@@ -218,7 +222,7 @@ func BenchmarkDecide(b *testing.B) {
 			pools, _ := config.Parse(config.Objects{Pools: []*v1alpha1.IPAddressPool{newPool("p", "10.1.0.0/16")}})
 			s.Config.Pools = pools.Pools
 			for i := range size.nodes {
-				n := node(fmt.Sprintf("node-%d", i))
+				n := node(fmt.Sprintf("node-%d", i), fixture.WithNodeAddresses(fmt.Sprintf("10.0.%d.%d", i/250, i%250)))
 				s.Nodes = append(s.Nodes, n)
 				s.Interfaces[n.Name] = []l2.Interface{newInterface("eth0", "10.0.0.0/8")}
 			}
