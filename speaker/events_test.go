@@ -1,7 +1,9 @@
 package speaker
 
 import (
+	"log/slog"
 	"reflect"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -148,5 +150,28 @@ func TestStripObject(t *testing.T) {
 	want := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns", Labels: map[string]string{"team": "a"}}}
 	if got := strip(n); !reflect.DeepEqual(got, want) {
 		t.Errorf("a Namespace is cached as %+v", got)
+	}
+}
+
+// TestSnapshotNamespaces checks that a snapshot has the Namespaces of the cache, and that
+// the speaker waits for the cache.
+func TestSnapshotNamespaces(t *testing.T) {
+	fairlead, err := client.New(&rest.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Options{Node: "n", Namespace: "fairlead-system", Client: fake.NewClientset(), Fairlead: fairlead, Log: slog.Default()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(s.allInformers(), s.namespaces.SharedIndexInformer) {
+		t.Error("the speaker does not wait for the Namespaces")
+	}
+	if err := s.namespaces.GetStore().Add(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}}); err != nil {
+		t.Fatal(err)
+	}
+	snapshot, err := s.takeSnapshot(t.Context(), nil)
+	if err != nil || len(snapshot.Namespaces) != 1 || snapshot.Namespaces[0].Name != "ns" {
+		t.Errorf("got %+v, %v", snapshot.Namespaces, err)
 	}
 }
