@@ -115,7 +115,8 @@ func TestAffectsPlan(t *testing.T) {
 	}
 	labelled := func(n *corev1.Namespace) { n.Labels = map[string]string{"team": "a"} }
 	annotated := func(n *corev1.Namespace) { n.Annotations = map[string]string{"a": "b"} }
-	if !s.affectsPlan(nil, namespace()) || !s.affectsPlan(namespace(), namespace(labelled)) || s.affectsPlan(namespace(), namespace(annotated)) {
+	if !s.affectsPlan(nil, namespace()) || !s.affectsPlan(namespace(), namespace(labelled)) ||
+		s.affectsPlan(namespace(), namespace(annotated)) {
 		t.Error("with a pool that selects namespaces, a sync depends on their labels only")
 	}
 }

@@ -54,7 +54,11 @@ func TestAnnounceableAddresses(t *testing.T) {
 		{"a record with an empty UID", []func(*corev1.Service){annotated(addr + "=p,uid="), func(s *corev1.Service) { s.UID = "" }}, ""},
 		{"a finalizer alone", []func(*corev1.Service){annotated("")}, ""},
 		{"a Service that was replaced", []func(*corev1.Service){replaced, managed}, addr},
-		{"a Service that was replaced, with two addresses", []func(*corev1.Service){replaced, managed, fixture.WithIPs("192.0.2.8")}, "192.0.2.7 192.0.2.8"},
+		{
+			"a Service that was replaced, with two addresses",
+			[]func(*corev1.Service){replaced, managed, fixture.WithIPs("192.0.2.8")},
+			"192.0.2.7 192.0.2.8",
+		},
 		{"a Service that was replaced, with a record of another UID", []func(*corev1.Service){copied, managed}, addr},
 		{"a Service that was replaced, with emptied managed fields", []func(*corev1.Service){replaced}, ""},
 		{
@@ -67,7 +71,7 @@ func TestAnnounceableAddresses(t *testing.T) {
 		{"a status that was emptied", []func(*corev1.Service){managed, withStatus()}, ""},
 		{"Fairlead's class", []func(*corev1.Service){withClass(v1alpha1.ClassBareMetal)}, addr},
 		{"a foreign class, with a record", []func(*corev1.Service){managed, withClass("example.com/lb")}, ""},
-		{"a foreign class, with Fairlead's name in the managed fields", []func(*corev1.Service){replaced, managed, withClass("example.com/lb")}, ""},
+		{"a foreign class, without a record", []func(*corev1.Service){replaced, managed, withClass("example.com/lb")}, ""},
 		{"another type", []func(*corev1.Service){managed, func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeNodePort }}, ""},
 		{"being deleted", []func(*corev1.Service){managed, fixture.Deleting}, ""},
 	} {
@@ -302,7 +306,11 @@ func TestNodeAddress(t *testing.T) {
 		{"of one that is not Ready", []*corev1.Node{node("a"), node("b", notReady, withAddresses("203.0.113.5"))}, isOfB},
 		{"of two", []*corev1.Node{node("c", withAddresses("203.0.113.5")), node("b", withAddresses("203.0.113.5"))}, isOfB},
 		{"of two, in another order", []*corev1.Node{node("b", withAddresses("203.0.113.5")), node("c", withAddresses("203.0.113.5"))}, isOfB},
-		{"the fourth of six", []*corev1.Node{node("a"), node("b", withAddresses("node-b", six[0], six[1], "2001:db8::1", six[2], "203.0.113.5"))}, isOfB},
+		{
+			"the fourth of six",
+			[]*corev1.Node{node("a"), node("b", withAddresses("node-b", six[0], six[1], "2001:db8::1", six[2], "203.0.113.5", six[3], six[5]))},
+			isOfB,
+		},
 		{"the fifth of six", []*corev1.Node{node("a"), node("b", withAddresses(six...))}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
