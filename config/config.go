@@ -66,6 +66,12 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s %s: %s: %s", p.Kind, p.Name, p.Field, p.Message)
 }
 
+// Advertised reports whether any advertisement covers the pool.
+func (c *Config) Advertised(p *Pool) bool {
+	return slices.ContainsFunc(c.L2Advertisements, func(ad L2Advertisement) bool { return ad.Covers(p.Name) }) ||
+		slices.ContainsFunc(c.BGPAdvertisements, func(ad BGPAdvertisement) bool { return ad.Covers(p.Name) })
+}
+
 // maxMessage is the maximum length of a condition's message, in bytes. The API
 // server rejects a status with a longer one.
 const maxMessage = 32768

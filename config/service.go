@@ -1,6 +1,7 @@
 package config
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -22,16 +23,24 @@ type Record struct {
 
 // ReadRecords parses "ADDRESS=VALUE", comma-separated. It ignores what is invalid.
 func ReadRecords(text string) (records Records) {
-	if text == "" {
-		return nil
-	}
-	for record := range strings.SplitSeq(text, ",") {
-		of, value, ok := strings.Cut(record, "=")
-		if a, err := ParseAddr(of); ok && err == nil {
-			records = append(records, Record{a, value})
-		}
+	for r := range parseRecords(text) {
+		records = append(records, r)
 	}
 	return records
+}
+
+// parseRecords yields the valid records of the text, without allocating for them.
+func parseRecords(text string) iter.Seq[Record] {
+	return func(yield func(Record) bool) {
+		for text != "" {
+			var record string
+			record, text, _ = strings.Cut(text, ",")
+			of, value, ok := strings.Cut(record, "=")
+			if a, err := ParseAddr(of); ok && err == nil && !yield(Record{a, value}) {
+				return
+			}
+		}
+	}
 }
 
 // Of returns the value that is recorded for the address.
@@ -66,8 +75,15 @@ func FormatAllocation(records Records, uid types.UID) string {
 // Service's UID: only then does it prove that Fairlead assigned the addresses to
 // this Service. A copied or restored Service carries the record of another one.
 func ReadAllocation(service *corev1.Service) (records Records, own bool) {
-	text, _, _ := strings.Cut(service.Annotations[v1alpha1.AnnotationAllocatedFrom], v1alpha1.AllocationUIDSeparator)
-	return ReadRecords(text), v1alpha1.HasOwnAllocation(service)
+	text, own := allocationText(service)
+	return ReadRecords(text), own
+}
+
+// allocationText returns the records in the annotation fairlead.io/allocated-from, and
+// whether they are the Service's own.
+func allocationText(service *corev1.Service) (text string, own bool) {
+	text, _, _ = strings.Cut(service.Annotations[v1alpha1.AnnotationAllocatedFrom], v1alpha1.AllocationUIDSeparator)
+	return text, v1alpha1.HasOwnAllocation(service)
 }
 
 // OwnAllocation returns the records of ReadAllocation if they are the Service's own.
@@ -78,17 +94,32 @@ func OwnAllocation(service *corev1.Service) Records {
 	return nil
 }
 
-// RecordedPool returns the pool that a Service's address was assigned from, according
-// to the Service's own record; "" without one.
+// OwnRecord returns the pool that a Service's address was assigned from, according to
+// the Service's own record, and whether that has the address. It does not allocate,
+// because the speakers call it for every address in every sync.
+func OwnRecord(service *corev1.Service, addr netip.Addr) (pool string, recorded bool) {
+	text, own := allocationText(service)
+	if !own {
+		return "", false
+	}
+	for r := range parseRecords(text) {
+		if r.Addr == addr {
+			return r.Value, true
+		}
+	}
+	return "", false
+}
+
+// RecordedPool returns the pool of OwnRecord; "" without a record.
 func RecordedPool(service *corev1.Service, addr netip.Addr) string {
-	pool, _ := OwnAllocation(service).Of(addr)
+	pool, _ := OwnRecord(service, addr)
 	return pool
 }
 
 // Recorded reports whether the Service's own record has the address.
 func Recorded(service *corev1.Service, addr netip.Addr) bool {
-	_, ok := OwnAllocation(service).Of(addr)
-	return ok
+	_, recorded := OwnRecord(service, addr)
+	return recorded
 }
 
 // NodeReady reports whether the node's condition Ready is True.

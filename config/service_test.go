@@ -39,6 +39,9 @@ func TestAllocation(t *testing.T) {
 			if Recorded(s, a4) != test.own || (RecordedPool(s, a4) == "p") != test.own {
 				t.Errorf("recorded: %v from %q", Recorded(s, a4), RecordedPool(s, a4))
 			}
+			if n := testing.AllocsPerRun(10, func() { OwnRecord(s, a4) }); n > 0 && test.name == "own" {
+				t.Errorf("%v allocations for an address", n)
+			}
 			if s.UID = ""; Recorded(s, a4) {
 				t.Error("a Service without a UID has a record of its own")
 			}

@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -58,9 +59,15 @@ func (s *Speaker) slicesOf(svc *corev1.Service) []*discoveryv1.EndpointSlice {
 }
 
 // stripObject is the transform of all informers: it drops what the speaker never
-// reads, because every node's speaker caches every object that it watches.
+// reads, because every node's speaker caches every object that it watches. Of the
+// managed fields of a Service it keeps what config.OwnsIngress reads.
 func stripObject(object any) (any, error) {
 	switch o := object.(type) {
+	case *corev1.Service:
+		config.StripManagedFields(o)
+		return o, nil
+	case *corev1.Namespace:
+		o.Annotations, o.Spec, o.Status = nil, corev1.NamespaceSpec{}, corev1.NamespaceStatus{}
 	case *corev1.Node:
 		o.Status.Images, o.Status.VolumesAttached, o.Status.VolumesInUse = nil, nil, nil
 	case *discoveryv1.EndpointSlice:
@@ -114,8 +121,9 @@ func (s *Speaker) affectsPlan(before, after any) bool {
 		}
 		// A change of other fields, such as conditions, cannot change a plan.
 		return was == nil || was.UID != now.UID || (now.DeletionTimestamp == nil) != (was.DeletionTimestamp == nil) ||
+			config.OwnsIngress(was) != config.OwnsIngress(now) ||
 			!equality.Semantic.DeepEqual(was.Annotations, now.Annotations) ||
-			!equality.Semantic.DeepEqual(was.Finalizers, now.Finalizers) ||
+			!equality.Semantic.DeepEqual(was.Labels, now.Labels) ||
 			!equality.Semantic.DeepEqual(was.Spec, now.Spec) ||
 			!equality.Semantic.DeepEqual(was.Status.LoadBalancer, now.Status.LoadBalancer)
 	case *discoveryv1.EndpointSlice:
@@ -131,12 +139,21 @@ func (s *Speaker) affectsPlan(before, after any) bool {
 		was, _ := before.(*corev1.Node)
 		// Heartbeats arrive every few seconds from every node.
 		return was == nil || !config.SameNode(was, now)
+	case *corev1.Namespace:
+		was, _ := before.(*corev1.Namespace)
+		changed := was == nil || !equality.Semantic.DeepEqual(was.Labels, now.Labels)
+		return changed && slices.ContainsFunc(s.kinds.Pools.Objects(), selectsNamespaces)
 	case *v1alpha1.Speaker:
 		was, _ := before.(*v1alpha1.Speaker)
 		// Owners depend on the interfaces only, not on what a speaker announces.
 		return was == nil || !sameInterfaces(was, now)
 	}
 	return true
+}
+
+// selectsNamespaces reports whether the pool selects namespaces by their labels.
+func selectsNamespaces(p *v1alpha1.IPAddressPool) bool {
+	return p.Spec.ServiceAllocation != nil && len(p.Spec.ServiceAllocation.NamespaceSelectors) > 0
 }
 
 // sameInterfaces reports whether two versions of a Speaker report the same interfaces.

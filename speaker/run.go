@@ -127,7 +127,7 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 func (s *Speaker) takeSnapshot(ctx context.Context, own []l2.Interface) (plan.Snapshot, error) {
 	snapshot := plan.Snapshot{
 		Node:     s.node,
-		Services: s.services.Objects(), Nodes: s.nodes.Objects(),
+		Services: s.services.Objects(), Nodes: s.nodes.Objects(), Namespaces: s.namespaces.Objects(),
 	}
 	for _, svc := range snapshot.Services {
 		if plan.DependsOnEndpoints(svc) {

@@ -48,6 +48,7 @@ type Speaker struct {
 	services     client.Source[*corev1.Service]
 	slices       client.Source[*discoveryv1.EndpointSlice]
 	nodes        client.Source[*corev1.Node]
+	namespaces   client.Source[*corev1.Namespace]
 	secrets      client.Source[*corev1.Secret]
 
 	routing   *routingEngines
@@ -99,6 +100,7 @@ func New(o Options) (*Speaker, error) {
 		services:      client.Source[*corev1.Service]{SharedIndexInformer: newServiceInformer(o.Client)},
 		slices:        client.Source[*discoveryv1.EndpointSlice]{SharedIndexInformer: newEndpointSliceInformer(o.Client)},
 		nodes:         client.Source[*corev1.Node]{SharedIndexInformer: factory.Core().V1().Nodes().Informer()},
+		namespaces:    client.Source[*corev1.Namespace]{SharedIndexInformer: factory.Core().V1().Namespaces().Informer()},
 		secrets:       client.Source[*corev1.Secret]{SharedIndexInformer: own.Core().V1().Secrets().Informer()},
 		shutdown:      shutdownPolicy{client: o.Client, namespace: o.Namespace, drainDelay: o.Drain},
 		syncRequested: make(chan struct{}, 1),
@@ -133,7 +135,7 @@ func (s *Speaker) ownInformers() []cache.SharedIndexInformer {
 }
 
 func (s *Speaker) allInformers() []cache.SharedIndexInformer {
-	return append(s.ownInformers(), s.nodes.SharedIndexInformer, s.secrets.SharedIndexInformer)
+	return append(s.ownInformers(), s.nodes.SharedIndexInformer, s.namespaces.SharedIndexInformer, s.secrets.SharedIndexInformer)
 }
 
 // notify sends on a channel with a buffer of one, unless a notification is pending.

@@ -380,7 +380,7 @@ func newAllocatorPools(
 		p.problems = append(p.problems, problems...)
 		prepared = append(prepared, allocator.Pool{
 			Name: pool.Name, Ranges: pool.Ranges, Reserved: reserved, AvoidBuggyIPs: pool.AvoidBuggyIPs,
-			Auto: pool.AutoAssign, Closed: pool.Terminating, Advertised: isAdvertised(c, pool.Name),
+			Auto: pool.AutoAssign, Closed: pool.Terminating, Advertised: c.Advertised(&pool),
 		})
 	}
 	p.pools = allocator.NewPools(prepared, never)

@@ -220,7 +220,7 @@ func (d *decision) poolStatuses(result allocator.Result) map[string]v1alpha1.IPA
 		c, u := counts[p.Name], result.Pools[i]
 		statuses[p.Name] = v1alpha1.IPAddressPoolStatus{
 			Services: c.services, OutOfPool: c.outOfPool, IPv4: familyUsage(u, 0), IPv6: familyUsage(u, 1),
-			Conditions: append(d.readyConditions("IPAddressPool", p.Name, allEntriesUsed), d.advertisedCondition(p.Name), overlapsCondition(p)),
+			Conditions: append(d.readyConditions("IPAddressPool", p.Name, allEntriesUsed), d.advertisedCondition(&p), overlapsCondition(p)),
 		}
 	}
 	return statuses
@@ -240,16 +240,10 @@ func familyUsage(u allocator.Usage, family int) v1alpha1.FamilyUsage {
 	return usage
 }
 
-// isAdvertised reports whether any advertisement covers the pool.
-func isAdvertised(c config.Config, pool string) bool {
-	return slices.ContainsFunc(c.L2Advertisements, func(ad config.L2Advertisement) bool { return ad.Covers(pool) }) ||
-		slices.ContainsFunc(c.BGPAdvertisements, func(ad config.BGPAdvertisement) bool { return ad.Covers(pool) })
-}
-
 // advertisedCondition is True if any advertisement covers the pool. Whether it
 // selects a node is shown in the status of the advertisement.
-func (d *decision) advertisedCondition(pool string) metav1.Condition {
-	if isAdvertised(d.config, pool) {
+func (d *decision) advertisedCondition(pool *config.Pool) metav1.Condition {
+	if d.config.Advertised(pool) {
 		return newCondition(v1alpha1.ConditionAdvertised, metav1.ConditionTrue, v1alpha1.Advertised, "an advertisement covers the pool")
 	}
 	return newCondition(v1alpha1.ConditionAdvertised, metav1.ConditionFalse, v1alpha1.NoAdvertisement,

@@ -5,9 +5,11 @@
 // arrive at the same owners without communicating with each other.
 //
 // plan.go is the entry: Decide for this node, Explain for one Service on all
-// nodes. l2.go elects the owner on each segment, bgp.go chooses sessions, routes
-// and attributes, sharing.go groups the Services that share an address, and
-// trafficpolicy.go applies externalTrafficPolicy and the data path's readiness.
+// nodes. ownership.go decides which addresses in the status of a Service are its own,
+// and which pool applies to them. l2.go elects the owner on each segment, bgp.go
+// chooses sessions, routes and attributes, sharing.go groups the Services that share
+// an address, and trafficpolicy.go applies externalTrafficPolicy and the data path's
+// readiness.
 package plan
 
 import (
@@ -19,7 +21,6 @@ import (
 	"strconv"
 	"strings"
 
-	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -38,6 +39,7 @@ type Snapshot struct {
 	Services   []*corev1.Service
 	Slices     []*discoveryv1.EndpointSlice
 	Nodes      []*corev1.Node
+	Namespaces []*corev1.Namespace       // only their labels are read
 	Interfaces map[string][]l2.Interface // by node, as its speaker reports them
 	Local      Local
 }
@@ -82,7 +84,7 @@ type AdvertisedRoute struct {
 // AddressState is how the cluster announces one address.
 type AddressState struct {
 	Addr  netip.Addr
-	Pool  string // as recorded on the Service
+	Pool  string // that applies to the address
 	Nodes []NodeState
 	// Refusal is set if and only if no node announces the address.
 	Refusal v1alpha1.Refusal
@@ -92,6 +94,7 @@ type AddressState struct {
 // and routes. In the plans of all nodes for one snapshot, each address has exactly one
 // owner on each segment, every node that may advertise an address to a BGP peer does
 // so, and an address is unannounced if and only if no node is eligible by L2 or by BGP.
+// An address of a node is always unannounced.
 func Decide(s Snapshot) Plan {
 	d := newDecision(s)
 	p := Plan{
@@ -100,6 +103,12 @@ func Decide(s Snapshot) Plan {
 		Unannounced: map[netip.Addr]v1alpha1.Refusal{}, Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
 	}
 	for _, h := range heldAddresses(s.Services) {
+		if refusal := d.refuseNodeAddress(h.addr); refusal.Reason != "" {
+			if d.reportingNode(h.addr) == s.Node {
+				p.Unannounced[h.addr] = refusal
+			}
+			continue
+		}
 		h = d.resolveAddress(h)
 		claims, l2Refusal := d.electOwners(h, nil)
 		routes, bgpRefusal := d.selectAdvertisers(h)
@@ -147,56 +156,51 @@ func Explain(s Snapshot, svc *corev1.Service) (states []AddressState) {
 		s.Services = append(slices.Clone(s.Services), svc)
 	}
 	wanted := AnnounceableAddresses(svc)
-	held := slices.DeleteFunc(heldAddresses(s.Services), func(h heldAddress) bool { return !slices.Contains(wanted, h.addr) })
+	held := slices.DeleteFunc(heldAddresses(s.Services), func(h heldAddress) bool { return !slices.Contains(h.services, svc) })
 	slices.SortFunc(held, func(a, b heldAddress) int {
 		return cmp.Compare(slices.Index(wanted, a.addr), slices.Index(wanted, b.addr))
 	})
 	for _, h := range held {
-		h = d.resolveAddress(h)
-		explained := AddressState{Addr: h.addr, Pool: h.pool}
-		owners := map[string]NodeState{}
-		claims, l2Refusal := d.electOwners(h, func(s NodeState) { owners[s.Node] = s })
-		_, bgpRefusal := d.selectAdvertisers(h)
-		if len(claims) == 0 && bgpRefusal.Reason != "" {
-			explained.Refusal = combineRefusals(l2Refusal, bgpRefusal, h.pool)
-		}
-		for i, m := range d.nodes {
-			state, covered := owners[m.name]
-			state.Node = m.name
-			routes, refusal := d.advertisedRoutes(h, i)
-			state.Routes = routes
-			switch {
-			case len(state.Interfaces) > 0 || len(routes) > 0:
-				// The node announces the address: why it does not by the other
-				// protocol does not matter.
-				state.Reason, state.Message = "", ""
-			case !covered:
-				// No L2Advertisement covers the pool, so only BGP explains anything.
-				state.Reason, state.Message = refusal.Reason, refusal.Message
-			}
-			if state.Reason != v1alpha1.NoAdvertisement {
-				explained.Nodes = append(explained.Nodes, state)
-			}
-		}
-		states = append(states, explained)
+		states = append(states, d.explainAddress(d.resolveAddress(h)))
 	}
 	return states
 }
 
-// AnnounceableAddresses returns the addresses of a Service that the speakers
-// announce: those in a status that Fairlead owns, which its finalizer records.
-func AnnounceableAddresses(svc *corev1.Service) (addrs []netip.Addr) {
-	foreign := svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass != v1alpha1.ClassBareMetal
-	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || foreign || svc.DeletionTimestamp != nil ||
-		!slices.Contains(svc.Finalizers, v1alpha1.FinalizerBareMetal) {
-		return nil
+// explainAddress returns the state of the address on every node.
+func (d *decision) explainAddress(h heldAddress) AddressState {
+	explained := AddressState{Addr: h.addr, Pool: h.pool}
+	if refusal := d.refuseNodeAddress(h.addr); refusal.Reason != "" {
+		explained.Refusal = refusal
+		for _, m := range d.nodes {
+			explained.Nodes = append(explained.Nodes, NodeState{Node: m.name, Reason: refusal.Reason, Message: refusal.Message})
+		}
+		return explained
 	}
-	for _, in := range svc.Status.LoadBalancer.Ingress {
-		if a, err := config.ParseAddr(in.IP); err == nil {
-			addrs = append(addrs, a)
+	owners := map[string]NodeState{}
+	claims, l2Refusal := d.electOwners(h, func(s NodeState) { owners[s.Node] = s })
+	_, bgpRefusal := d.selectAdvertisers(h)
+	if len(claims) == 0 && bgpRefusal.Reason != "" {
+		explained.Refusal = combineRefusals(l2Refusal, bgpRefusal, h.pool)
+	}
+	for i, m := range d.nodes {
+		state, covered := owners[m.name]
+		state.Node = m.name
+		routes, refusal := d.advertisedRoutes(h, i)
+		state.Routes = routes
+		switch {
+		case len(state.Interfaces) > 0 || len(routes) > 0:
+			// The node announces the address: why it does not by the other
+			// protocol does not matter.
+			state.Reason, state.Message = "", ""
+		case !covered:
+			// No L2Advertisement covers the pool, so only BGP explains anything.
+			state.Reason, state.Message = refusal.Reason, refusal.Message
+		}
+		if state.Reason != v1alpha1.NoAdvertisement {
+			explained.Nodes = append(explained.Nodes, state)
 		}
 	}
-	return addrs
+	return explained
 }
 
 // decision is a Snapshot with what was derived from it. The derived values are
@@ -205,12 +209,14 @@ type decision struct {
 	Snapshot
 	nodes            []*clusterNode // sorted by name
 	endpoints        map[types.NamespacedName][]*discoveryv1.EndpointSlice
-	candidatesByPool map[string][]candidateNode  // by recorded pool, computed on first use
+	candidatesByPool map[string][]candidateNode  // computed on first use
 	peerings         []Peering                   // of this node
 	routesByScope    map[routeScope][]nodeRoutes // computed on first use
-	poolRanges       map[string][]netipx.IPRange
-	nodeStates       []NodeState    // buffer reused for the next address
-	eligible         []eligibleNode // buffer reused for the next address
+	pools            config.PoolIndex
+	namespaceLabels  map[string]labels.Set // computed on first use
+	nodesByAddress   map[netip.Addr]string // names of the nodes that have the addresses
+	nodeStates       []NodeState           // buffer reused for the next address
+	eligible         []eligibleNode        // buffer reused for the next address
 }
 
 // clusterNode is a node with what decides whether it may announce at all.
@@ -227,10 +233,8 @@ type clusterNode struct {
 func newDecision(s Snapshot) *decision {
 	d := &decision{
 		Snapshot: s, endpoints: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}, candidatesByPool: map[string][]candidateNode{},
-		routesByScope: map[routeScope][]nodeRoutes{}, poolRanges: map[string][]netipx.IPRange{},
-	}
-	for _, p := range s.Config.Pools {
-		d.poolRanges[p.Name] = p.Ranges
+		routesByScope: map[routeScope][]nodeRoutes{}, pools: config.NewPoolIndex(s.Config.Pools),
+		nodesByAddress: make(map[netip.Addr]string, len(s.Nodes)),
 	}
 	for _, slice := range s.Slices {
 		key := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
@@ -241,6 +245,7 @@ func newDecision(s Snapshot) *decision {
 	// outage of the Services, so readiness does not count.
 	anyReady := slices.ContainsFunc(s.Nodes, config.NodeReady)
 	for _, n := range s.Nodes {
+		d.addNodeAddresses(n)
 		h := fnv.New64a()
 		h.Write([]byte(n.Name))
 		m := &clusterNode{name: n.Name, labels: n.Labels, seed: h.Sum64(), interfaces: s.Interfaces[n.Name]}

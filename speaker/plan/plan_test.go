@@ -130,7 +130,7 @@ func TestDecide(t *testing.T) {
 			0, "", v1alpha1.NoInterface, "a has not reported any interfaces",
 		},
 		{
-			"a foreign class, with Fairlead's finalizer",
+			"a foreign class, with a record",
 			snapshot(holding(addr, func(s *corev1.Service) { s.Spec.LoadBalancerClass = ptrTo("example.com/lb") })),
 			0, "", "", "",
 		},
@@ -154,7 +154,12 @@ func TestDecide(t *testing.T) {
 		},
 		{"Local: without a node name", snapshot(localTo(endpoints("s", "* ready"))), 1, "a b c", "", ""},
 		{"IPv6", snapshot(holding("2001:db8::1")), 0, "", v1alpha1.UnsupportedFamily, ""},
-		{"without Fairlead's finalizer", snapshot(holding(addr, func(s *corev1.Service) { s.Finalizers = nil })), 0, "", "", ""},
+		{"a Service that was replaced", snapshot(holding(addr, replaced, managed)), 1, "a b c", "", ""},
+		{"a status of another controller", snapshot(holding(addr, replaced)), 0, "", "", ""},
+		{
+			"an address of a node", snapshot(nodes(node("a"), node("b", fixture.WithNodeAddresses(addr)), node("c"))),
+			0, "", v1alpha1.NodeAddress, addr + " is an address of Node b",
+		},
 		{"being deleted", snapshot(holding(addr, fixture.Deleting)), 0, "", "", ""},
 		{
 			"interfaces on one segment with different names have one owner",
@@ -214,8 +219,10 @@ func BenchmarkDecide(b *testing.B) {
 	for _, size := range []struct{ nodes, services int }{{100, 10_000}, {1000, 100}} {
 		b.Run(fmt.Sprintf("nodes=%d/services=%d", size.nodes, size.services), func(b *testing.B) {
 			s := Snapshot{Node: "node-0", Interfaces: map[string][]l2.Interface{}, Config: parseL2(l2ad("all", v1alpha1.L2AdvertisementSpec{}))}
+			pools, _ := config.Parse(config.Objects{Pools: []*v1alpha1.IPAddressPool{newPool("p", "10.1.0.0/16")}})
+			s.Config.Pools = pools.Pools
 			for i := range size.nodes {
-				n := node(fmt.Sprintf("node-%d", i))
+				n := node(fmt.Sprintf("node-%d", i), fixture.WithNodeAddresses(fmt.Sprintf("10.0.%d.%d", i/250, i%250)))
 				s.Nodes = append(s.Nodes, n)
 				s.Interfaces[n.Name] = []l2.Interface{newInterface("eth0", "10.0.0.0/8")}
 			}

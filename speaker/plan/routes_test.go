@@ -29,6 +29,9 @@ func drawBGPSnapshot(t *rapid.T) (s Snapshot, objects config.Objects) {
 		if rapid.IntRange(0, 4).Draw(t, "excluded") == 0 {
 			n.Labels[corev1.LabelNodeExcludeBalancers] = ""
 		}
+		if rapid.IntRange(0, 9).Draw(t, "has the address") == 9 {
+			fixture.WithNodeAddresses("203.0.113.5")(n)
+		}
 		s.Nodes, s.Interfaces[n.Name] = append(s.Nodes, n), nil
 	}
 	rack := []metav1.LabelSelector{{MatchLabels: map[string]string{"rack": "a"}}}
@@ -86,8 +89,9 @@ func advertisedPeers(p Plan, addr netip.Addr) (peers []string) {
 }
 
 // TestRouteLaws checks for random clusters that an address is advertised by exactly the
-// nodes that serve all of its Services or, if there is none, any of them; that Explain
-// names the same nodes; and that it is unannounced if and only if no node advertises it.
+// nodes that serve all of its Services or, if there is none, any of them; by none if it
+// is an address of a node; that Explain names the same nodes; and that it is
+// unannounced if and only if no node advertises it.
 func TestRouteLaws(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s, objects := drawBGPSnapshot(t)
@@ -99,6 +103,9 @@ func TestRouteLaws(t *testing.T) {
 		}
 		addr := netip.MustParseAddr("203.0.113.5")
 		want := oracleServingNodes(s, s.Services, oracleAdvertisers(s, objects))
+		if oracleNodeAddress(s, addr) {
+			want = nil
+		}
 		state := Explain(s, rapid.SampledFrom(s.Services).Draw(t, "explained"))[0]
 		var advertisers []string
 		refusals := 0
@@ -136,13 +143,15 @@ func TestRouteLaws(t *testing.T) {
 	})
 }
 
-// TestLawOutOfPool checks that when a pool is changed in any way, the addresses that
-// were allocated from it stay announced by the same nodes, on the same interfaces and to
-// the same peers; and that no route contains more than what is left of the pool.
+// TestLawOutOfPool checks that when a pool is shrunk, restricted, deleted or split in any
+// way, the addresses that were allocated from it stay announced by the same nodes, on
+// the same interfaces and to the same peers, if the advertisements that covered the
+// pool also cover its parts; and that no route contains more than what is left of a
+// pool.
 func TestLawOutOfPool(t *testing.T) {
 	by := map[string]v1alpha1.BGPAdvertisementSpec{
 		"all":      {},
-		"name":     {IPAddressPools: []string{"p", "q"}},
+		"name":     {IPAddressPools: []string{"p", "q", "r"}},
 		"selector": {IPAddressPoolSelectors: matchLabel("tier", "edge")},
 	}
 	rapid.Check(t, func(t *rapid.T) {
@@ -179,7 +188,9 @@ func TestLawOutOfPool(t *testing.T) {
 		changed := drawChangedPool(t, old)
 		objects.Pools = []*v1alpha1.IPAddressPool{changed, other}
 		if rapid.Bool().Draw(t, "another pool contains the rest") {
-			objects.Pools = append(objects.Pools, newPool("r", "203.0.113.128/25"))
+			rest := newPool("r", "203.0.113.128/25")
+			rest.Labels, rest.Spec.ServiceAllocation = other.Labels, drawAllocation(t)
+			objects.Pools = append(objects.Pools, rest)
 		}
 		s.Config, _ = config.Parse(objects)
 		if after := allAnnouncements(s, addrs); !maps.Equal(before, after) {
@@ -189,17 +200,26 @@ func TestLawOutOfPool(t *testing.T) {
 	})
 }
 
-// drawChangedPool returns the pool shrunk, or deleted while its finalizer keeps it, or
-// both.
+// drawChangedPool returns the pool shrunk, restricted to other Services, deleted while
+// its finalizer keeps it, or any of these together.
 func drawChangedPool(t *rapid.T, from *v1alpha1.IPAddressPool) *v1alpha1.IPAddressPool {
 	changed := from.DeepCopy()
 	changed.Spec.Addresses = rapid.SampledFrom([][]v1alpha1.AddressRange{
 		{"203.0.113.0/24"}, {"203.0.113.0/25"}, {"203.0.113.60-203.0.113.100"}, {"198.51.100.0/24"}, {"nonsense"},
 	}).Draw(t, "becomes")
+	changed.Spec.ServiceAllocation = drawAllocation(t)
 	if rapid.Bool().Draw(t, "deleted") {
 		changed.DeletionTimestamp = &metav1.Time{}
 	}
 	return changed
+}
+
+// drawAllocation draws which Services a pool may serve: all, those of the tests, others,
+// or those of namespaces with a label.
+func drawAllocation(t *rapid.T) *v1alpha1.ServiceAllocation {
+	return rapid.SampledFrom([]*v1alpha1.ServiceAllocation{
+		nil, {Namespaces: []string{"ns"}}, {Namespaces: []string{"other"}}, {NamespaceSelectors: matchLabel("team", "a")},
+	}).Draw(t, "allocation")
 }
 
 // allAnnouncements returns all announcements of the addresses as "NODE ADDRESS WHERE".

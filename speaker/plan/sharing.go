@@ -6,35 +6,40 @@ import (
 	"slices"
 	"strings"
 
-	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
-
-	"github.com/fairlead-io/fairlead/config"
 )
 
 // heldAddress is an address with the Services that hold it: one, or several that
 // share it. It is announced once for all of them.
 type heldAddress struct {
 	addr     netip.Addr
+	recorded bool              // by each of services
 	services []*corev1.Service // oldest first
-	pool     string            // as recorded on the Services
+	pool     string            // that applies to the address
 	// localNodes has for each of services a function that reports whether packets
 	// may be sent to a node. A nil function stands for all nodes, and a nil slice
 	// for nil functions.
 	localNodes []func(node string) bool
 }
 
-// heldAddresses returns the addresses of all Services.
+// heldAddresses returns the addresses of all Services. If a Service has a record of an
+// address of its own, those without one do not count: only managed fields support
+// them, which must not influence the announcement of another Service's address.
 func heldAddresses(services []*corev1.Service) []heldAddress {
 	all := make([]heldAddress, 0, len(services))
 	indexes := make(map[netip.Addr]int, len(services))
 	for i, svc := range services {
-		for _, addr := range AnnounceableAddresses(svc) {
-			index, shared := indexes[addr]
-			if !shared {
+		for addr, recorded := range announceableAddresses(svc) {
+			index, known := indexes[addr]
+			if !known {
 				indexes[addr] = len(all)
-				all = append(all, heldAddress{addr: addr, services: services[i : i+1 : i+1]})
-			} else if h := &all[index]; !slices.Contains(h.services, svc) {
+				all = append(all, heldAddress{addr: addr, recorded: recorded, services: services[i : i+1 : i+1]})
+				continue
+			}
+			switch h := &all[index]; {
+			case recorded && !h.recorded:
+				h.recorded, h.services = true, services[i:i+1:i+1]
+			case recorded == h.recorded && !slices.Contains(h.services, svc):
 				h.services = append(h.services, svc)
 			}
 		}
@@ -56,7 +61,7 @@ func compareAge(a, b *corev1.Service) int {
 // resolveAddress returns h with its pool and, under externalTrafficPolicy: Local, its
 // localNodes.
 func (d *decision) resolveAddress(h heldAddress) heldAddress {
-	h.pool = d.recordedPool(h)
+	h.pool = d.announcedPool(h)
 	for i, svc := range h.services {
 		if svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
 			continue
@@ -69,15 +74,18 @@ func (d *decision) resolveAddress(h heldAddress) heldAddress {
 	return h
 }
 
-// recordedPool returns the pool that the address was allocated from. Services that
-// share an address may have different records, because the address has been moved
-// to another pool and only some of the Services were reassigned. As long as one
-// Service has the old record, the address is announced as before, if that pool is
-// still announced: a Service that joins must not end an announcement.
-func (d *decision) recordedPool(h heldAddress) string {
+// announcedPool returns the pool that applies to the address. It may be another one for
+// each of the Services that share the address, because pools have been changed and
+// select only some of the Services. As long as one Service has the old pool, the
+// address is announced as before, if that pool is still announced: a Service that
+// joins must not end an announcement.
+func (d *decision) announcedPool(h heldAddress) string {
+	if len(h.services) == 1 {
+		return d.currentPool(h.services[0], h.addr)
+	}
 	var pools []string
 	for _, svc := range h.services {
-		if name := config.RecordedPool(svc, h.addr); name != "" && !slices.Contains(pools, name) {
+		if name := d.currentPool(svc, h.addr); name != "" && !slices.Contains(pools, name) {
 			pools = append(pools, name)
 		}
 	}
@@ -92,13 +100,12 @@ func (d *decision) recordedPool(h heldAddress) string {
 	})
 }
 
-// poolPreference orders the pools that an address is recorded under: announced pools
-// first, and of these the ones that no longer contain it.
+// poolPreference orders the pools that apply to an address: announced pools first, and of these the ones that no longer contain it.
 func (d *decision) poolPreference(pool string, addr netip.Addr) (n int) {
 	if d.poolCandidates(pool) == nil && d.routesOfScope(routeScope{pool, addr.Is6()}) == nil {
 		n += 2
 	}
-	if slices.ContainsFunc(d.poolRanges[pool], func(r netipx.IPRange) bool { return r.Contains(addr) }) {
+	if p := d.pools.Named(pool); p != nil && p.Contains(addr) {
 		n++
 	}
 	return n

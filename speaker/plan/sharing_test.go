@@ -52,9 +52,19 @@ func sharingSnapshot(services []*corev1.Service, slices ...*discoveryv1.Endpoint
 	return s
 }
 
-// withSecondPool adds the pool q, which had the address before. Only node b
-// announces it.
+// withSecondPool adds the pool q, which had the address before and may serve Services
+// that pool p, which has it now, does not select.
 func withSecondPool(s Snapshot) Snapshot {
+	s.Config.Pools[0].AnyService = false
+	pools, _ := config.Parse(config.Objects{Pools: []*v1alpha1.IPAddressPool{newPool("q", "198.51.100.0/24")}})
+	s.Config.Pools = append(s.Config.Pools, pools.Pools...)
+	return s
+}
+
+// withAdvertisedPool adds an advertised pool q as withSecondPool does. Only node b
+// announces it.
+func withAdvertisedPool(s Snapshot) Snapshot {
+	s = withSecondPool(s)
 	s.Nodes[1].Labels["x"] = "y"
 	q, _ := config.Parse(config.Objects{
 		L2Advertisements: []*v1alpha1.L2Advertisement{l2ad("q", v1alpha1.L2AdvertisementSpec{
@@ -139,17 +149,22 @@ func TestShare(t *testing.T) {
 		{"both leave", sharingSnapshot([]*corev1.Service{sharingService("x", deleted), sharingService("y", deleted)}), "", "", "", "", ""},
 		{
 			"records that differ: the one that is announced",
-			sharingSnapshot([]*corev1.Service{sharingService("x", createdAt(2)), sharingService("y", createdAt(1), another)}),
+			withSecondPool(sharingSnapshot([]*corev1.Service{sharingService("x", createdAt(2)), sharingService("y", createdAt(1), another)})),
 			"a b c", "203.0.113.0/24", "y", "", "",
 		},
 		{
 			"records that differ: the one from before",
-			withSecondPool(sharingSnapshot([]*corev1.Service{sharingService("x", createdAt(1)), sharingService("y", createdAt(2), another)})),
+			withAdvertisedPool(sharingSnapshot([]*corev1.Service{sharingService("x", createdAt(1)), sharingService("y", createdAt(2), another)})),
 			"b", "203.0.113.5/32", "x", "", "",
 		},
 		{
-			"a record that is missing",
-			sharingSnapshot([]*corev1.Service{sharingService("x", func(s *corev1.Service) { s.Annotations = nil }), sharingService("y")}),
+			"records that differ, and the old pool is gone",
+			sharingSnapshot([]*corev1.Service{sharingService("x", createdAt(2)), sharingService("y", createdAt(1), another)}),
+			"a b c", "203.0.113.0/24", "y", "", "",
+		},
+		{
+			"two Services that were replaced",
+			sharingSnapshot([]*corev1.Service{sharingService("x", replaced, managed), sharingService("y", replaced, managed)}),
 			"a b c", "203.0.113.0/24", "x", "", "",
 		},
 	} {

@@ -87,7 +87,10 @@ func (d *decision) aggregatableRanges(h heldAddress) []netipx.IPRange {
 	if h.localNodes != nil {
 		return nil
 	}
-	return d.poolRanges[h.pool]
+	if p := d.pools.Named(h.pool); p != nil {
+		return p.Ranges
+	}
+	return nil
 }
 
 // healthCheckPorts returns the ports on which the node's kube-proxy reports that it

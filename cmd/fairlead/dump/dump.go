@@ -3,7 +3,8 @@
 //
 // It writes an objects.Collection as one YAML List, which objects.FromDumps reads.
 // Managed fields and the list of images of a Node are omitted: they are large, and
-// no decision depends on them. A Collection contains no Secrets. The exit status
+// no decision depends on them, except on the managed fields of a Service's addresses.
+// A Collection contains no Secrets. The exit status
 // of the command is 0, or 1 if objects cannot be read or the dump cannot be
 // written.
 package dump
@@ -20,6 +21,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+	"github.com/fairlead-io/fairlead/config"
 )
 
 // Write writes the dump in one write. It does not modify the objects.
@@ -49,10 +51,14 @@ func Write(w io.Writer, c *objects.Collection) error {
 // depends on.
 func listItem(o runtime.Object) (json.RawMessage, error) {
 	o = o.DeepCopyObject()
-	if node, ok := o.(*corev1.Node); ok {
-		node.Status.Images = nil
+	switch o := o.(type) {
+	case *corev1.Service:
+		config.StripManagedFields(o)
+	case *corev1.Node:
+		o.ManagedFields, o.Status.Images = nil, nil
+	default:
+		o.(metav1.Object).SetManagedFields(nil)
 	}
-	o.(metav1.Object).SetManagedFields(nil)
 	// Objects in typed lists do not have their kind set, and a dump must have it.
 	kinds, _, err := objects.Scheme.ObjectKinds(o)
 	if err != nil {

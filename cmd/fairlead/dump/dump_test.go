@@ -10,6 +10,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
 // TestRoundTrip checks that FromDumps reads the objects that Write has written.
@@ -34,6 +37,24 @@ func TestRoundTrip(t *testing.T) {
 		if !equality.Semantic.DeepEqual(want[i], got[i]) {
 			t.Errorf("%v\nbecame\n%v", want[i], got[i])
 		}
+	}
+}
+
+// TestManagedFields checks that a dump contains of a Service's managed fields only what
+// the speakers' decision to announce its addresses depends on.
+func TestManagedFields(t *testing.T) {
+	svc := fixture.Service("s", fixture.WithIPs("192.0.2.7"), fixture.IngressManagedBy(v1alpha1.FieldManager))
+	svc.ManagedFields = append(svc.ManagedFields, metav1.ManagedFieldsEntry{Manager: "kubectl"})
+	var b bytes.Buffer
+	if err := Write(&b, &objects.Collection{Services: []*corev1.Service{svc}}); err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := objects.FromDumps([]string{"-"}, &b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Services[0]; !config.OwnsIngress(got) || len(got.ManagedFields) != 1 || len(svc.ManagedFields) != 2 {
+		t.Errorf("got %+v", got.ManagedFields)
 	}
 }
 

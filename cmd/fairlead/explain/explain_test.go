@@ -11,6 +11,7 @@ import (
 
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
 )
@@ -94,6 +95,26 @@ func TestRoutes(t *testing.T) {
 				t.Errorf("got %+v", r)
 			}
 		})
+	}
+}
+
+// TestNodeAddress checks that the address of a node is shown as unannounced, with the
+// reason on every node.
+func TestNodeAddress(t *testing.T) {
+	s := peered()
+	fixture.WithNodeAddresses("192.0.2.10")(s.Speaker.Nodes[0])
+	e, err := Service(s, serviceKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := e.Text(&out); err != nil {
+		t.Fatal(err)
+	}
+	const want = "\nAnnouncement of 192.0.2.10 (pool lan)\n  - no node: NodeAddress: 192.0.2.10 is an address of Node node-1\n" +
+		"  - node-1  NodeAddress  192.0.2.10 is an address of Node node-1\n"
+	if !strings.Contains(out.String(), want) {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}
 }
 

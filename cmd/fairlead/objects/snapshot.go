@@ -32,7 +32,7 @@ func (c *Collection) Snapshot(now time.Time, policy providers.Policy) Snapshot {
 			ServiceCIDRs: c.ServiceCIDRs, Speakers: c.Speakers,
 		},
 		Speaker: speakerplan.Snapshot{
-			Services: c.Services, Nodes: c.Nodes, Slices: c.EndpointSlices,
+			Services: c.Services, Nodes: c.Nodes, Namespaces: c.Namespaces, Slices: c.EndpointSlices,
 			Interfaces: map[string][]l2.Interface{},
 		},
 	}

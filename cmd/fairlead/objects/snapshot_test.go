@@ -32,6 +32,16 @@ func TestSnapshotPolicy(t *testing.T) {
 	}
 }
 
+// TestSnapshotNamespaces checks that the controller and the speakers decide with the
+// same Namespaces.
+func TestSnapshotNamespaces(t *testing.T) {
+	c := Collection{Namespaces: []*corev1.Namespace{{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}}}
+	s := c.Snapshot(time.Time{}, providers.Policy{})
+	if len(s.Controller.Namespaces) != 1 || len(s.Speaker.Namespaces) != 1 {
+		t.Errorf("the controller has %d, the speakers have %d", len(s.Controller.Namespaces), len(s.Speaker.Namespaces))
+	}
+}
+
 func TestSession(t *testing.T) {
 	reported := func(node string, peers ...string) *v1alpha1.Speaker {
 		s := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: node}}
