@@ -94,6 +94,9 @@ var (
 	AllowSharedIPAnnotations = []string{
 		AnnotationAllowSharedIP, "metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip", "purelb.io/allow-shared-ip",
 	}
+	// NamespacedSharingAnnotations have the key of sharing with Services of the same
+	// namespace.
+	NamespacedSharingAnnotations = []string{"lbipam.cilium.io/sharing-key", "io.cilium/lb-ipam-sharing-key"}
 )
 
 // Annotations of other implementations that request addresses in a way of their own.

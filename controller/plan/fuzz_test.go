@@ -37,6 +37,7 @@ var (
 	}
 	someAnnotations = slices.Concat(
 		v1alpha1.AddressPoolAnnotations, v1alpha1.LoadBalancerIPsAnnotations, v1alpha1.AllowSharedIPAnnotations,
+		v1alpha1.NamespacedSharingAnnotations,
 		[]string{
 			v1alpha1.AnnotationRelease, v1alpha1.AnnotationRenumber, v1alpha1.AnnotationProvider,
 			v1alpha1.AnnotationAllocatedFrom, v1alpha1.AnnotationLeaving, v1alpha1.AnnotationSharedAs,

@@ -149,6 +149,7 @@ func TestDecideChangedCases(t *testing.T) {
 		{"requests a pool that is not there", service("b", annotated(v1alpha1.AnnotationAddressPool, "none")), false},
 		{"first of its pool", service("b", annotated(v1alpha1.AnnotationAddressPool, "unused")), false},
 		{"shares", service("b", annotated(v1alpha1.AnnotationAllowSharedIP, "key")), false},
+		{"shares within its namespace", service("b", annotated("lbipam.cilium.io/sharing-key", "key")), false},
 		{"renumbers", service("b", annotated(v1alpha1.AnnotationRenumber, "hold")), false},
 		{"is adopted", service("b", holding("192.0.2.3")), false},
 		{"shows an address that no plan contains", service("b", withAddress), false},

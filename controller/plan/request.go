@@ -152,7 +152,7 @@ func refusedFor(reason v1alpha1.Reason, format string, args ...any) v1alpha1.Ref
 // readSharing adds the terms under which the Service shares its addresses to the
 // request. An invalid key is refused, and the recorded one stays in effect.
 func readSharing(svc *serviceState, r *allocator.Request) (refusal v1alpha1.Refusal) {
-	key, refusal := annotationValue(svc.Service, v1alpha1.AllowSharedIPAnnotations)
+	key, refusal := sharingKey(svc.Service)
 	if len(key) > maxKeyLength {
 		refusal = refusedFor(v1alpha1.InvalidRequest, "invalid sharing key %q: must be no more than %d bytes", truncateText(key), maxKeyLength)
 	}

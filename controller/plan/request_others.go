@@ -10,13 +10,15 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
 // requestsOfOthers are the annotations of other implementations that make a request.
 var requestsOfOthers = annotationsOfOthers(
 	v1alpha1.AddressPoolAnnotations, v1alpha1.LoadBalancerIPsAnnotations,
-	v1alpha1.AllowSharedIPAnnotations,
+	v1alpha1.AllowSharedIPAnnotations, v1alpha1.NamespacedSharingAnnotations,
 )
 
 func annotationsOfOthers(synonyms ...[]string) map[string]bool {
@@ -60,3 +62,25 @@ func parseCalicoAddrs(text string) ([]netip.Addr, error) {
 	}
 	return collectAddrs(slices.Values(list))
 }
+
+// namespacedKeyPrefix begins the sharing keys that apply within one namespace. No other
+// key may begin with it: a Service in another namespace must not join.
+const namespacedKeyPrefix = "namespace "
+
+// sharingKey is the key of all annotations for sharing, which must agree. It is limited
+// to the Service's namespace if only annotations with that meaning are set.
+func sharingKey(svc *corev1.Service) (key string, refusal v1alpha1.Refusal) {
+	key, refusal = annotationValue(svc, sharingAnnotations)
+	if refusal.Reason != "" || key == "" {
+		return "", refusal
+	}
+	if unlimited, _ := annotationValue(svc, v1alpha1.AllowSharedIPAnnotations); unlimited == "" {
+		return namespacedKeyPrefix + svc.Namespace + ": " + key, v1alpha1.Refusal{}
+	}
+	if strings.HasPrefix(key, namespacedKeyPrefix) {
+		return "", refusedFor(v1alpha1.InvalidRequest, "invalid sharing key %q: must not begin with %q", truncateText(key), namespacedKeyPrefix)
+	}
+	return key, v1alpha1.Refusal{}
+}
+
+var sharingAnnotations = slices.Concat(v1alpha1.AllowSharedIPAnnotations, v1alpha1.NamespacedSharingAnnotations)

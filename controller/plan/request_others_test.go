@@ -115,3 +115,61 @@ func TestPureLBSharing(t *testing.T) {
 		}
 	}
 }
+
+// TestCiliumSharing: Cilium's key is limited to the namespace of the Service.
+func TestCiliumSharing(t *testing.T) {
+	const own, cilium, oldCilium = v1alpha1.AnnotationAllowSharedIP, "lbipam.cilium.io/sharing-key", "io.cilium/lb-ipam-sharing-key"
+	elsewhere := func(s *corev1.Service) { s.Namespace = "other" }
+	for _, row := range []struct {
+		name          string
+		first, second *corev1.Service
+		want          string // of the second one; the first one has 192.0.2.0
+	}{
+		{"one key", service("a", annotated(cilium, "k")), service("b", annotated(oldCilium, "k")), "192.0.2.0 Assigned"},
+		{"two keys", service("a", annotated(cilium, "k")), service("b", annotated(cilium, "l")), "192.0.2.1 Assigned"},
+		{"two namespaces", service("a", annotated(cilium, "k"), elsewhere), service("b", annotated(cilium, "k")), "192.0.2.1 Assigned"},
+		{"Fairlead's key", service("a", annotated(cilium, "k")), service("b", annotated(own, "k")), "192.0.2.1 Assigned"},
+		{
+			"both on one Service", service("a", annotated(cilium, "k"), annotated(own, "k"), elsewhere), service("b", annotated(own, "k")),
+			"192.0.2.0 Assigned",
+		},
+		{"contradicting keys", service("a"), service("b", annotated(cilium, "k"), annotated(own, "l")), "ConflictingRequest"},
+		{
+			"a key that imitates one of the namespace", service("a", annotated(cilium, "k")),
+			service("b", annotated(own, namespacedKeyPrefix+"ns: k"), elsewhere), "InvalidRequest",
+		},
+		{"a long key", service("a"), service("b", annotated(cilium, strings.Repeat("k", maxKeyLength-5))), "InvalidRequest"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			serving("TCP", 80)(row.first)
+			serving("TCP", 81)(row.second)
+			s := testSnapshot(row.first, row.second)
+			plan := s.reconcile(t)
+			states := map[string]string{}
+			for _, svc := range s.Services {
+				state := ""
+				p, _ := plan.findService(KeyOf(svc))
+				for _, in := range p.Ingress {
+					state += in.IP + " "
+				}
+				states[svc.Name] = state + p.Conditions[0].Reason
+			}
+			if states["a"] != "192.0.2.0 Assigned" || states["b"] != row.want {
+				t.Errorf("got %q, want %q", states, row.want)
+			}
+		})
+	}
+}
+
+// TestContradictingKeyIsRefused: a Service goes on sharing while its keys contradict each other.
+func TestContradictingKeyIsRefused(t *testing.T) {
+	const own, cilium = v1alpha1.AnnotationAllowSharedIP, "lbipam.cilium.io/sharing-key"
+	s := testSnapshot(service("a", annotated(cilium, "k"), serving("TCP", 80)), service("b", annotated(cilium, "k"), serving("TCP", 81)))
+	s.reconcile(t)
+	s.annotate("b", own, "l")
+	for name, want := range map[string]string{"a": "192.0.2.0 Assigned", "b": "192.0.2.0 ConflictingRequest"} {
+		if got := s.shownState(t, name); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+}
