@@ -41,6 +41,7 @@ var (
 		[]string{
 			v1alpha1.AnnotationRelease, v1alpha1.AnnotationRenumber, v1alpha1.AnnotationProvider,
 			v1alpha1.AnnotationAllocatedFrom, v1alpha1.AnnotationLeaving, v1alpha1.AnnotationSharedAs,
+			"projectcalico.org/ipv4pools",
 		},
 	)
 	someValues = slices.Concat(someIPs, []string{

@@ -150,6 +150,7 @@ func TestDecideChangedCases(t *testing.T) {
 		{"first of its pool", service("b", annotated(v1alpha1.AnnotationAddressPool, "unused")), false},
 		{"shares", service("b", annotated(v1alpha1.AnnotationAllowSharedIP, "key")), false},
 		{"shares within its namespace", service("b", annotated("lbipam.cilium.io/sharing-key", "key")), false},
+		{"requests what is not supported", service("b", annotated("projectcalico.org/ipv4pools", `["q"]`)), false},
 		{"renumbers", service("b", annotated(v1alpha1.AnnotationRenumber, "hold")), false},
 		{"is adopted", service("b", holding("192.0.2.3")), false},
 		{"shows an address that no plan contains", service("b", withAddress), false},

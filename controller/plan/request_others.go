@@ -84,3 +84,30 @@ func sharingKey(svc *corev1.Service) (key string, refusal v1alpha1.Refusal) {
 }
 
 var sharingAnnotations = slices.Concat(v1alpha1.AllowSharedIPAnnotations, v1alpha1.NamespacedSharingAnnotations)
+
+// unsupportedAnnotations make a request that no annotation of Fairlead is equivalent
+// to. The one that is the closest to it supersedes it.
+var unsupportedAnnotations = []struct{ name, closest string }{
+	{"projectcalico.org/ipv4pools", v1alpha1.AnnotationAddressPool},
+	{"projectcalico.org/ipv6pools", v1alpha1.AnnotationAddressPool},
+	{"lbipam.cilium.io/sharing-cross-namespace", v1alpha1.AnnotationAllowSharedIP},
+	{"io.cilium/lb-ipam-sharing-cross-namespace", v1alpha1.AnnotationAllowSharedIP},
+	{"purelb.io/multi-pool", ""},
+}
+
+// unsupportedMessage names the annotations of the Service whose requests have no
+// effect, "" if there are none.
+func unsupportedMessage(svc *corev1.Service) string {
+	var all []string
+	for _, a := range unsupportedAnnotations {
+		if value := svc.Annotations[a.name]; value == "" || value == "false" || svc.Annotations[a.closest] != "" {
+			continue
+		}
+		text := "annotation " + a.name + " is not supported"
+		if a.closest != "" {
+			text += ": use " + a.closest
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, "; ")
+}

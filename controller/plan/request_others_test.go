@@ -173,3 +173,46 @@ func TestContradictingKeyIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestUnsupportedAnnotations: the Service is served, and its condition names them.
+func TestUnsupportedAnnotations(t *testing.T) {
+	const pools, across, multi = "projectcalico.org/ipv4pools", "lbipam.cilium.io/sharing-cross-namespace", "purelb.io/multi-pool"
+	for _, row := range []struct {
+		name    string
+		service *corev1.Service
+		want    string
+		message string
+	}{
+		{
+			"Calico's pools", service("a", annotated(pools, `["q"]`)), "192.0.2.0 UnsupportedAnnotation",
+			"192.0.2.0 from pool p; annotation projectcalico.org/ipv4pools is not supported: use fairlead.io/address-pool",
+		},
+		{
+			"superseded", service("a", annotated(pools, `["q"]`), annotated(v1alpha1.AnnotationAddressPool, "q")), "198.51.100.0 Assigned",
+			"198.51.100.0 from pool q",
+		},
+		{
+			"two of them", service("a", annotated(pools, `["q"]`), annotated(across, "*")), "192.0.2.0 UnsupportedAnnotation",
+			"address-pool; annotation lbipam.cilium.io/sharing-cross-namespace is not supported: use fairlead.io/allow-shared-ip",
+		},
+		{
+			"no equivalent", service("a", annotated(multi, "true")), "192.0.2.0 UnsupportedAnnotation",
+			"annotation purelb.io/multi-pool is not supported",
+		},
+		{"no request", service("a", annotated(multi, "false"), annotated(pools, "")), "192.0.2.0 Assigned", "192.0.2.0 from pool p"},
+		{
+			"out of its pool", service("a", finalized, holding("203.0.113.1"), annotated(pools, `["q"]`)), "203.0.113.1 OutOfPool",
+			"no pool contains it; annotation projectcalico.org/ipv4pools is not supported: use fairlead.io/address-pool",
+		},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s := testSnapshot(row.service)
+			if got := s.shownState(t, "a"); got != row.want {
+				t.Errorf("got %q, want %q", got, row.want)
+			}
+			if message := s.provisionedMessage(t, "a"); !strings.HasSuffix(message, row.message) {
+				t.Errorf("got message %q, want %q at its end", message, row.message)
+			}
+		})
+	}
+}
