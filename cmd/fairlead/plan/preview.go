@@ -95,4 +95,4 @@ func deleteMatching[T any](all []T, unwanted func(T) bool) []T {
 
 // Loss reports whether an address of a Service would be released, reassigned or no
 // longer announced.
-func (r Result) Loss() bool { return r.Summary.Lose+r.Summary.Move+r.Summary.Unannounced > 0 }
+func (r Result) Loss() bool { return r.Summary.Released+r.Summary.Reassigned+r.Summary.Unannounced > 0 }
