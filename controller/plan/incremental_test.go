@@ -128,7 +128,11 @@ func TestDecideChangedAgreesWithDecide(t *testing.T) {
 			}
 		}
 	})
-	if incremental < 10 {
+	atLeast := 10
+	if testing.Short() { // rapid makes 20 checks instead of 100
+		atLeast = 1
+	}
+	if incremental < atLeast {
 		t.Errorf("only %d decisions were incremental", incremental)
 	}
 }
