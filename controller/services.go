@@ -131,7 +131,7 @@ func stripObject(object any) (any, error) {
 		stripService(svc)
 		return svc, nil
 	}
-	return client.Strip(object)
+	return client.StripManagedFields(object)
 }
 
 // stripService removes the managed fields and, from a Service that is not Managed,
