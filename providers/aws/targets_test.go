@@ -108,7 +108,7 @@ func TestUnusableNodes(t *testing.T) {
 		if got := a.trafficTargets(t, c.names.firstName(s.UID))[80]; len(got) != 2 {
 			t.Errorf("targets are %v", got)
 		}
-		if r := c.Report(s); !strings.Contains(r.Message, "gone") || r.Again == 0 {
+		if r := c.Report(s); !strings.Contains(r.Message, "gone") || r.RequeueAfter == 0 {
 			t.Errorf("the report is %+v", r)
 		}
 	})
@@ -141,7 +141,7 @@ func TestInstanceKnownLater(t *testing.T) {
 	a.fake.instances = a.fake.instances[:2]
 	c, s := a.newProvider(t), newService("web", 80)
 	a.ensureService(t, c, s)
-	if r := c.Report(s); !strings.Contains(r.Message, a.nodes[2].Name) || r.Again == 0 {
+	if r := c.Report(s); !strings.Contains(r.Message, a.nodes[2].Name) || r.RequeueAfter == 0 {
 		t.Errorf("the report is %+v", r)
 	}
 	a.fake.instances = append(a.fake.instances, late)
@@ -153,7 +153,7 @@ func TestInstanceKnownLater(t *testing.T) {
 	if got := a.trafficTargets(t, c.names.firstName(s.UID))[80]; len(got) != 3 {
 		t.Errorf("targets are %v", got)
 	}
-	if r := c.Report(s); r.Again != 0 || strings.Contains(r.Message, "not registered") {
+	if r := c.Report(s); r.RequeueAfter != 0 || strings.Contains(r.Message, "not registered") {
 		t.Errorf("the report is %+v", r)
 	}
 }
