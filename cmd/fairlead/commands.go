@@ -162,8 +162,8 @@ one would, and with 1 on an error.`,
 		if err := print(result); err != nil {
 			return err
 		}
-		// Loss depends on the summary, from which --all changes nothing.
-		if result.Loss() {
+		// It depends on the summary, from which --all changes nothing.
+		if result.InterruptsServices() {
 			return exitStatus(2)
 		}
 		return nil

@@ -93,6 +93,8 @@ func deleteMatching[T any](all []T, unwanted func(T) bool) []T {
 	return slices.DeleteFunc(slices.Clone(all), unwanted)
 }
 
-// Loss reports whether an address of a Service would be released, reassigned or no
-// longer announced.
-func (r Result) Loss() bool { return r.Summary.Released+r.Summary.Reassigned+r.Summary.Unannounced > 0 }
+// InterruptsServices reports whether an address of a Service would be released,
+// reassigned or no longer announced.
+func (r Result) InterruptsServices() bool {
+	return r.Summary.Released+r.Summary.Reassigned+r.Summary.Unannounced > 0
+}
