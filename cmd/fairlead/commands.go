@@ -157,7 +157,7 @@ one would, and with 1 on an error.`,
 			return err
 		}
 		if !all {
-			result = result.Changed()
+			result = result.OnlyChanges()
 		}
 		if err := print(result); err != nil {
 			return err

@@ -104,7 +104,7 @@ func TestEmptyRequest(t *testing.T) {
 			was.Objects.Pools = append(was.Objects.Pools, p.DeepCopy())
 		}
 		all, err := Preview(cluster, Request{Manifests: new(objects.Collection)})
-		r := all.Changed()
+		r := all.OnlyChanges()
 		if err != nil || len(r.Services)+len(r.Pools)+len(r.Problems) > 0 || r.InterruptsServices() {
 			t.Fatalf("%v, %+v", err, r)
 		}

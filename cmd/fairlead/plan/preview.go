@@ -78,9 +78,9 @@ func Preview(cluster controllerplan.Snapshot, r Request) (Result, error) {
 	return result, nil
 }
 
-// Changed returns the result without unchanged Services, pools and problems. The
+// OnlyChanges returns the result without unchanged Services, pools and problems. The
 // summary still counts all Services.
-func (r Result) Changed() Result {
+func (r Result) OnlyChanges() Result {
 	r.Services = deleteMatching(r.Services, func(s serviceResult) bool {
 		return s.Changes[0] == addressKept || s.Changes[0] == addressUnassigned
 	})
