@@ -39,7 +39,7 @@ type Snapshot struct {
 	Slices     []*discoveryv1.EndpointSlice
 	Nodes      []*corev1.Node
 	Interfaces map[string][]l2.Interface // by node, as its speaker reports them
-	Local      Local
+	Local      LocalFacts
 }
 
 // Plan is what one node announces.
