@@ -50,7 +50,7 @@ func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []
 		gateway = gateway || p.DefaultGateway != ""
 	}
 	s.routing.routers.Set(ctx, watched)
-	l.Routers = s.routing.routers.Found()
+	l.Routers = s.routing.routers.LinkLocalAddresses()
 	if gateway {
 		var err error
 		if l.Gateways, err = l2.Gateways(); err != nil {
