@@ -45,7 +45,7 @@ const (
 // orphanSweeper is implemented by clouds that can search for resources of Services
 // that are not live any more.
 type orphanSweeper interface {
-	Sweep(ctx context.Context, live map[types.UID]bool) error
+	SweepOrphans(ctx context.Context, live map[types.UID]bool) error
 }
 
 // balancers reconciles the load balancers of a cloud with the desired state: several
@@ -303,7 +303,7 @@ func (b *balancers) sweepOrphans(ctx context.Context, cloud orphanSweeper) {
 			continue
 		}
 		limited, cancel := context.WithTimeout(ctx, callTimeout)
-		if err := cloud.Sweep(limited, live); err != nil && ctx.Err() == nil {
+		if err := cloud.SweepOrphans(limited, live); err != nil && ctx.Err() == nil {
 			b.log.Warn("orphan sweep failed", "error", err)
 		}
 		cancel()

@@ -96,7 +96,7 @@ func (f *fakeCloud) Report(*corev1.Service) providers.Report {
 	return f.report
 }
 
-func (f *fakeCloud) Sweep(_ context.Context, live map[types.UID]bool) error {
+func (f *fakeCloud) SweepOrphans(_ context.Context, live map[types.UID]bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.swept = append(f.swept, live)
