@@ -83,7 +83,7 @@ func mainFiles(t *testing.T, visit func(path string, file *ast.File)) {
 
 // storedName matches annotation keys, labels, finalizers, taints, classes, types of
 // conditions and tags, and the names of field managers, leases and workloads.
-var storedName = regexp.MustCompile(`^([a-z0-9-]+(\.[a-z0-9-]+)*\.(io|tf)/[A-Za-z0-9./-]*|fairlead-[a-z-]+)$`)
+var storedName = regexp.MustCompile(`^([a-z0-9-]+(\.[a-z0-9-]+)*\.(io|tf|org|cilium)/[A-Za-z0-9./-]*|fairlead-[a-z-]+)$`)
 
 // storedNames returns the string constants and other literals that match storedName.
 func storedNames(t *testing.T) (lines []string) {

@@ -45,7 +45,7 @@ const (
 // orphanSweeper is implemented by clouds that can search for resources of Services
 // that are not live any more.
 type orphanSweeper interface {
-	Sweep(ctx context.Context, live map[types.UID]bool) error
+	SweepOrphans(ctx context.Context, live map[types.UID]bool) error
 }
 
 // balancers reconciles the load balancers of a cloud with the desired state: several
@@ -211,8 +211,8 @@ func (b *balancers) syncBalancer(ctx context.Context, uid types.UID) {
 	after := time.Until(due.callAt) // changes of nodes do not postpone the resync
 	if !onlyNodes {
 		after = b.nextCall(uid, outcome, err)
-	} else if outcome.Reason == "" && outcome.Report.Again > 0 {
-		after = min(after, outcome.Report.Again)
+	} else if outcome.Reason == "" && outcome.Report.RequeueAfter > 0 {
+		after = min(after, outcome.Report.RequeueAfter)
 	}
 	known.callAt = time.Now().Add(after)
 	if !outcome.Deleted() {
@@ -231,7 +231,7 @@ func (b *balancers) nextCall(uid types.UID, outcome plan.CloudOutcome, err error
 	}
 	// A report may request an earlier call than the resync.
 	b.backoff.Forget(uid)
-	return cmp.Or(outcome.Report.Again, wait.Jitter(b.resync, jitter))
+	return cmp.Or(outcome.Report.RequeueAfter, wait.Jitter(b.resync, jitter))
 }
 
 // callCloud ensures or deletes a load balancer. On failure the outcome keeps the
@@ -303,7 +303,7 @@ func (b *balancers) sweepOrphans(ctx context.Context, cloud orphanSweeper) {
 			continue
 		}
 		limited, cancel := context.WithTimeout(ctx, callTimeout)
-		if err := cloud.Sweep(limited, live); err != nil && ctx.Err() == nil {
+		if err := cloud.SweepOrphans(limited, live); err != nil && ctx.Err() == nil {
 			b.log.Warn("orphan sweep failed", "error", err)
 		}
 		cancel()

@@ -96,7 +96,7 @@ func (f *fakeCloud) Report(*corev1.Service) providers.Report {
 	return f.report
 }
 
-func (f *fakeCloud) Sweep(_ context.Context, live map[types.UID]bool) error {
+func (f *fakeCloud) SweepOrphans(_ context.Context, live map[types.UID]bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.swept = append(f.swept, live)
@@ -190,7 +190,7 @@ func TestEnsureOnce(t *testing.T) {
 
 func TestResync(t *testing.T) {
 	runBalancerTest(t, func(r *balancerTest) {
-		r.report.Again = 7 * time.Second
+		r.report.RequeueAfter = 7 * time.Second
 		r.setAction(plan.EnsureBalancer, service("a"))
 		r.expectCalls(2*time.Second, "0s ensure a 1")
 		r.mu.Lock()
@@ -355,7 +355,7 @@ func TestUpdateIsReported(t *testing.T) {
 		r.setAction(plan.EnsureBalancer, service("a"))
 		r.expectCalls(5*time.Second, "0s ensure a 1")
 		r.mu.Lock()
-		r.report = providers.Report{Ready: true, Message: "one is no target", Again: time.Minute}
+		r.report = providers.Report{Ready: true, Message: "one is no target", RequeueAfter: time.Minute}
 		r.mu.Unlock()
 		r.nodes = append(r.nodes, awsNode("n2"))
 		r.setDesired()

@@ -132,7 +132,7 @@ func stripObject(object any) (any, error) {
 		stripService(svc)
 		return svc, nil
 	}
-	return client.Strip(object)
+	return client.StripManagedFields(object)
 }
 
 // stripService reduces the managed fields to what is read and removes, from a Service that is not Managed,

@@ -14,9 +14,9 @@ type Report struct {
 	Ready   bool // false while the cloud provisions the load balancer
 	Reason  v1alpha1.Reason
 	Message string
-	// Again is when to ensure the load balancer again although nothing has
+	// RequeueAfter is when to ensure the load balancer again although nothing has
 	// changed; 0 is the next drift check.
-	Again time.Duration
+	RequeueAfter time.Duration
 }
 
 // Reporter is an optional interface of a cloudprovider.LoadBalancer. Report

@@ -71,7 +71,7 @@ func newDataPathGate(wake func()) *dataPathGate {
 }
 
 // FillLocal sets what l has of the data path.
-func (g *dataPathGate) FillLocal(l *plan.Local) {
+func (g *dataPathGate) FillLocal(l *plan.LocalFacts) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	l.DataPathReady, l.Advertised, l.ProxyReady = maps.Clone(g.ready), g.advertised, g.proxyReady

@@ -42,7 +42,7 @@ func (c *healthCheck) port() uint16 {
 }
 
 func isReady(g *dataPathGate, addr netip.Addr) bool {
-	var l plan.Local
+	var l plan.LocalFacts
 	g.FillLocal(&l)
 	return l.DataPathReady[addr]
 }
@@ -96,7 +96,7 @@ func TestDataPathCluster(t *testing.T) {
 	a := netip.MustParseAddr("203.0.113.5")
 	g.Set(t.Context(), nil, nil, map[netip.Addr][]uint16{a: nil})
 	waitUntilReady(t, g, a)
-	var l plan.Local
+	var l plan.LocalFacts
 	if g.FillLocal(&l); !l.ProxyReady {
 		t.Error("kube-proxy is not ready although its health check has answered")
 	}

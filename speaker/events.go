@@ -83,7 +83,7 @@ func stripObject(object any) (any, error) {
 			}
 		}
 	}
-	return client.Strip(object)
+	return client.StripManagedFields(object)
 }
 
 // eventHandler returns the event filter of the informers: it requests a sync for events

@@ -26,9 +26,9 @@ const (
 )
 
 // localFacts returns what only this node knows.
-func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []l2.Interface) (plan.Local, error) {
+func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []l2.Interface) (plan.LocalFacts, error) {
 	drained := s.shutdown.drainComplete(s.ownNode(), func() { notify(s.syncRequested) })
-	l := plan.Local{Interfaces: interfaces, Passwords: map[string]bgp.Secret{}, Drained: drained}
+	l := plan.LocalFacts{Interfaces: interfaces, Passwords: map[string]bgp.Secret{}, Drained: drained}
 	s.dataPath.FillLocal(&l)
 	for _, secret := range s.secrets.Objects() {
 		if password := secret.Data[passwordKey]; len(password) > 0 {
@@ -50,7 +50,7 @@ func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []
 		gateway = gateway || p.DefaultGateway != ""
 	}
 	s.routing.routers.Set(ctx, watched)
-	l.Routers = s.routing.routers.Found()
+	l.Routers = s.routing.routers.LinkLocalAddresses()
 	if gateway {
 		var err error
 		if l.Gateways, err = l2.Gateways(); err != nil {
@@ -70,7 +70,7 @@ type lastKnownFacts struct {
 
 // retainMissing records the facts of l and adds those that are missing, which are kept until
 // the process ends.
-func (k *lastKnownFacts) retainMissing(log *slog.Logger, l *plan.Local) {
+func (k *lastKnownFacts) retainMissing(log *slog.Logger, l *plan.LocalFacts) {
 	if k.passwords == nil {
 		k.passwords, k.gateways = map[string]bgp.Secret{}, map[string]netip.Addr{}
 	}

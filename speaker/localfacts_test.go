@@ -24,7 +24,7 @@ func TestLastKnownFacts(t *testing.T) {
 		{map[string]bgp.Secret{}, map[string]bgp.Secret{"a": "1"}, map[string]netip.Addr{}, one},
 		{map[string]bgp.Secret{"a": "2"}, map[string]bgp.Secret{"a": "2"}, map[string]netip.Addr{"IPv4": two}, two},
 	} {
-		l := plan.Local{Passwords: step.passwords, Gateways: step.gateways}
+		l := plan.LocalFacts{Passwords: step.passwords, Gateways: step.gateways}
 		k.retainMissing(log, &l)
 		if len(l.Passwords) != 1 || l.Passwords["a"] != step.want["a"] || l.Gateways["IPv4"] != step.gateway {
 			t.Errorf("step %d: passwords of %d Secrets, gateways %v", i, len(l.Passwords), l.Gateways)

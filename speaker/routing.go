@@ -65,7 +65,7 @@ func (r *routingEngines) Run(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-r.sessions.Changed():
+			case <-r.sessions.StatusChanges():
 				r.wake()
 			}
 		}

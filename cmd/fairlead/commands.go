@@ -157,13 +157,13 @@ one would, and with 1 on an error.`,
 			return err
 		}
 		if !all {
-			result = result.Changed()
+			result = result.OnlyChanges()
 		}
 		if err := print(result); err != nil {
 			return err
 		}
-		// Loss depends on the summary, from which --all changes nothing.
-		if result.Loss() {
+		// It depends on the summary, from which --all changes nothing.
+		if result.InterruptsServices() {
 			return exitStatus(2)
 		}
 		return nil

@@ -119,9 +119,9 @@ func (s Source[T]) Get(name string) (object T) {
 	return object
 }
 
-// Strip is a transform for informers that removes managedFields, which are not read
-// and take most of the memory of small objects.
-func Strip(object any) (any, error) {
+// StripManagedFields is a transform for informers. It removes managedFields, which are
+// not read and take most of the memory of small objects.
+func StripManagedFields(object any) (any, error) {
 	if o, ok := object.(metav1.Object); ok {
 		o.SetManagedFields(nil)
 	}

@@ -68,15 +68,35 @@ const (
 // RecordAnnotations are written by the controller only.
 var RecordAnnotations = [...]string{AnnotationAllocatedFrom, AnnotationLeaving}
 
-// Annotations of Fairlead and those of MetalLB with the same meaning, in the order
-// of precedence.
+// Annotations of Fairlead and those of other implementations with the same meaning, in
+// the order of precedence.
 var (
 	// AddressPoolAnnotations request a pool by name.
-	AddressPoolAnnotations = []string{AnnotationAddressPool, "metallb.io/address-pool", "metallb.universe.tf/address-pool"}
-	// LoadBalancerIPsAnnotations request addresses.
-	LoadBalancerIPsAnnotations = []string{AnnotationLoadBalancerIPs, "metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs"}
+	AddressPoolAnnotations = []string{
+		AnnotationAddressPool, "metallb.io/address-pool", "metallb.universe.tf/address-pool", "purelb.io/service-group",
+	}
+	// LoadBalancerIPsAnnotations request addresses, in a comma-separated list except
+	// that of Calico, which is a JSON array.
+	LoadBalancerIPsAnnotations = []string{
+		AnnotationLoadBalancerIPs, "metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs",
+		"lbipam.cilium.io/ips", "io.cilium/lb-ipam-ips", AnnotationKubeVIPAddresses, "purelb.io/addresses", AnnotationCalicoAddresses,
+	}
 	// AllowSharedIPAnnotations have the key of sharing.
-	AllowSharedIPAnnotations = []string{AnnotationAllowSharedIP, "metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip"}
+	AllowSharedIPAnnotations = []string{
+		AnnotationAllowSharedIP, "metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip", "purelb.io/allow-shared-ip",
+	}
+	// NamespacedSharingAnnotations have the key of sharing with Services of the same
+	// namespace.
+	NamespacedSharingAnnotations = []string{"lbipam.cilium.io/sharing-key", "io.cilium/lb-ipam-sharing-key"}
+)
+
+// Annotations of other implementations that request addresses in a way of their own.
+const (
+	// AnnotationKubeVIPAddresses requests an address by DHCP with the value 0.0.0.0.
+	AnnotationKubeVIPAddresses = "kube-vip.io/loadbalancerIPs"
+
+	// AnnotationCalicoAddresses has the value of a JSON array.
+	AnnotationCalicoAddresses = "projectcalico.org/loadBalancerIPs"
 )
 
 // Types of the conditions in a Service's status.

@@ -12,6 +12,9 @@ const (
 	// OutOfPool: the Service keeps its address, but the pool it was assigned from no
 	// longer contains it or no longer selects the Service.
 	OutOfPool Reason = "OutOfPool"
+	// UnsupportedAnnotation: the Service holds its addresses, but an annotation of another
+	// implementation makes a request that has no effect.
+	UnsupportedAnnotation Reason = "UnsupportedAnnotation"
 	// PoolExhausted: a pool matches, but has no free address of the family.
 	PoolExhausted Reason = "PoolExhausted"
 	// NoMatchingPool: no pool may serve this Service.

@@ -37,16 +37,18 @@ var (
 	}
 	someAnnotations = slices.Concat(
 		v1alpha1.AddressPoolAnnotations, v1alpha1.LoadBalancerIPsAnnotations, v1alpha1.AllowSharedIPAnnotations,
+		v1alpha1.NamespacedSharingAnnotations,
 		[]string{
 			v1alpha1.AnnotationRelease, v1alpha1.AnnotationRenumber, v1alpha1.AnnotationProvider,
 			v1alpha1.AnnotationAllocatedFrom, v1alpha1.AnnotationLeaving,
+			"projectcalico.org/ipv4pools",
 		},
 	)
 	someValues = slices.Concat(someIPs, []string{
 		"p0", "p1", "bystander", "nowhere", "k", "k,l", "k k", "hold", "1h", "-1h", "9999999h",
 		"2029-12-31T00:00:00Z", "2031-01-01T00:00:00+14:00", "aws", "bare-metal",
 		"192.0.2.1=p0", "192.0.2.1=p0,2001:db8::1=p1", "192.0.2.1=2029-12-31T00:00:00Z",
-		"192.0.2.2=when", "=", "Cluster 80/TCP  k", "Local 80/TCP ns/a=b k", "Cluster",
+		`["192.0.2.1"]`, "192.0.2.2=when", "=", "Cluster 80/TCP  k", "Local 80/TCP ns/a=b k", "Cluster",
 	})
 )
 

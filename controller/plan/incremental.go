@@ -119,7 +119,7 @@ func sameRequest(a, b allocator.Request) bool {
 
 // dependentAnnotations are the annotations that make a Service depend on others, or
 // release an address.
-var dependentAnnotations = slices.Concat(v1alpha1.AllowSharedIPAnnotations, []string{
+var dependentAnnotations = slices.Concat(v1alpha1.AllowSharedIPAnnotations, v1alpha1.NamespacedSharingAnnotations, []string{
 	v1alpha1.AnnotationRelease, v1alpha1.AnnotationRenumber, v1alpha1.AnnotationLeaving,
 })
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -150,7 +151,7 @@ func refusedFor(reason v1alpha1.Reason, format string, args ...any) v1alpha1.Ref
 // readSharing adds the terms under which the Service shares its addresses to the
 // request. An invalid key is refused, and the recorded one stays in effect.
 func readSharing(svc *serviceState, r *allocator.Request) (refusal v1alpha1.Refusal) {
-	key, refusal := annotationValue(svc.Service, v1alpha1.AllowSharedIPAnnotations)
+	key, refusal := sharingKey(svc.Service)
 	if len(key) > maxKeyLength {
 		refusal = refusedFor(v1alpha1.InvalidRequest, "invalid sharing key %q: must be no more than %d bytes", truncateText(key), maxKeyLength)
 	}
@@ -183,7 +184,7 @@ func hasDefaultRequest(svc *corev1.Service) bool {
 	for name := range svc.Annotations {
 		// The record of assigned addresses is on every Service and asks for nothing.
 		ours := strings.HasPrefix(name, v1alpha1.GroupVersion.Group) && name != v1alpha1.AnnotationAllocatedFrom
-		if ours || strings.HasPrefix(name, "metallb.") {
+		if ours || requestsOfOthers[name] {
 			return false
 		}
 	}
@@ -225,7 +226,12 @@ func parseAddrs(text string) (addrs []netip.Addr, err error) {
 	if text == "" {
 		return nil, nil
 	}
-	for part := range strings.SplitSeq(text, ",") {
+	return collectAddrs(strings.SplitSeq(text, ","))
+}
+
+// collectAddrs parses the elements of a list of addresses, and removes duplicates.
+func collectAddrs(parts iter.Seq[string]) (addrs []netip.Addr, err error) {
+	for part := range parts {
 		if len(addrs) == maxAddrs {
 			return nil, fmt.Errorf("must not list more than %d addresses", maxAddrs)
 		}
@@ -248,10 +254,13 @@ func requestedAddrs(svc *corev1.Service, families []allocator.Want) (addrs []net
 		return refusedFor(v1alpha1.InvalidRequest, field+": "+format, args...)
 	}
 	first := "" // the field that addrs were read from
-	read := func(field, text string) v1alpha1.Refusal {
-		more, err := parseAddrs(text)
+	read := func(field, text string, parse addressParser) v1alpha1.Refusal {
+		more, err := parse(text)
 		if err != nil {
 			return invalid(field, "%v", err)
+		}
+		if len(more) == 0 {
+			return v1alpha1.Refusal{} // an empty array requests nothing
 		}
 		// The order of a list has no meaning.
 		slices.SortFunc(more, netip.Addr.Compare)
@@ -269,13 +278,13 @@ func requestedAddrs(svc *corev1.Service, families []allocator.Want) (addrs []net
 	}
 	for _, name := range v1alpha1.LoadBalancerIPsAnnotations {
 		if text := svc.Annotations[name]; text != "" {
-			if refusal := read("annotation "+name, text); refusal.Reason != "" {
+			if refusal := read("annotation "+name, text, addressParserOf(name)); refusal.Reason != "" {
 				return nil, refusal
 			}
 		}
 	}
 	if text := svc.Spec.LoadBalancerIP; text != "" {
-		if refusal := read(fieldLoadBalancerIP, text); refusal.Reason != "" {
+		if refusal := read(fieldLoadBalancerIP, text, parseAddrs); refusal.Reason != "" {
 			return nil, refusal
 		}
 	}

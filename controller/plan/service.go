@@ -238,7 +238,8 @@ func (d *decision) provisionedCondition(svc *serviceState, a allocator.Assignmen
 }
 
 // heldMessage is the reason and message for a Service that has every address that
-// it must have. Renumbering takes precedence over OutOfPool.
+// it must have. Renumbering takes precedence over OutOfPool, and both over
+// UnsupportedAnnotation.
 func (d *decision) heldMessage(svc *serviceState, a allocator.Assignment) (reason v1alpha1.Reason, message string) {
 	reason = v1alpha1.Assigned
 	if external := d.externalIPNote(svc, a.Held); external != "" {
@@ -269,6 +270,12 @@ func (d *decision) heldMessage(svc *serviceState, a allocator.Assignment) (reaso
 	}
 	for _, m := range a.Missing { // these are optional
 		message += "; no " + m.Family.String() + " address: " + m.Message
+	}
+	if text := unsupportedMessage(svc.Service); text != "" {
+		message += "; " + text
+		if reason == v1alpha1.Assigned {
+			reason = v1alpha1.UnsupportedAnnotation
+		}
 	}
 	return reason, message
 }

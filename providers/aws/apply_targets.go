@@ -73,9 +73,9 @@ func (r *reconciler) updateTargets(ctx context.Context) (err error) {
 	// An instance that AWS does not know yet, or has refused, is tried again
 	// although the cluster does not change.
 	if len(l.missing) > 0 {
-		l.report.Again = r.pollInterval
+		l.report.RequeueAfter = r.pollInterval
 	} else if l.report.Ready && !l.incomplete {
-		l.report.Again = 0
+		l.report.RequeueAfter = 0
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ type Options struct {
 
 // Cloud is AWS. It implements cloudprovider.Interface, of which it offers load
 // balancers alone. The methods of cloudprovider.LoadBalancer and Report may be
-// called concurrently, also for one Service; Sweep must not run twice at a time.
+// called concurrently, also for one Service; SweepOrphans must not run twice at a time.
 type Cloud struct {
 	options      Options
 	settings     adminSettings

@@ -89,7 +89,7 @@ func TestSweep(t *testing.T) {
 		a.ensureService(t, c, lost)
 		live := map[types.UID]bool{kept.UID: true}
 		for range 3 {
-			if err := c.Sweep(t.Context(), live); err != nil {
+			if err := c.SweepOrphans(t.Context(), live); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -98,7 +98,7 @@ func TestSweep(t *testing.T) {
 		}
 		d := a.newProvider(t, func(o *Options) { o.DeleteOrphans = true })
 		for range 20 {
-			_ = d.Sweep(t.Context(), live) // AWS releases objects late
+			_ = d.SweepOrphans(t.Context(), live) // AWS releases objects late
 			for id := range d.orphanedSince {
 				d.orphanedSince[id] = d.orphanedSince[id].Add(-orphanAge)
 			}
@@ -129,7 +129,7 @@ func TestTwoClusters(t *testing.T) {
 		if n := len(a.balancers(t)); n != 2 {
 			t.Fatalf("there are %d balancers", n)
 		}
-		if err := green.Sweep(t.Context(), map[types.UID]bool{theirs.UID: true}); err != nil {
+		if err := green.SweepOrphans(t.Context(), map[types.UID]bool{theirs.UID: true}); err != nil {
 			t.Error(err)
 		}
 		deleteService(t, a, green, theirs)

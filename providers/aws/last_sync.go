@@ -51,6 +51,10 @@ type targetRegistration struct {
 func (l *lastSync) clone() *lastSync {
 	n := *l
 	n.groups, n.refused = slices.Clone(l.groups), maps.Clone(l.refused)
+	// A sync registers and deregisters instances in place.
+	for i := range n.groups {
+		n.groups[i].instances = slices.Clone(n.groups[i].instances)
+	}
 	return &n
 }
 

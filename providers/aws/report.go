@@ -32,15 +32,15 @@ func (r *reconciler) reportBalancer(b elb.LoadBalancer) {
 	case state == elb.LoadBalancerStateEnumActiveImpaired:
 		l.progress = "; AWS does not have the resources to scale it up (active_impaired)"
 	case state == elb.LoadBalancerStateEnumProvisioning:
-		l.report = providers.Report{Reason: v1alpha1.Provisioning, Again: r.pollInterval}
+		l.report = providers.Report{Reason: v1alpha1.Provisioning, RequeueAfter: r.pollInterval}
 		l.progress = "; AWS is provisioning it, which takes one to three minutes"
 	// The load balancer has failed. It is reported, but not recreated.
 	default:
-		l.report = providers.Report{Reason: v1alpha1.CloudFailed, Again: r.pollInterval}
+		l.report = providers.Report{Reason: v1alpha1.CloudFailed, RequeueAfter: r.pollInterval}
 		l.progress = fmt.Sprintf("; its state is %s: %s", state, aws.ToString(b.State.Reason))
 	}
 	if l.incomplete || len(l.missing) > 0 {
-		l.report.Again = r.pollInterval
+		l.report.RequeueAfter = r.pollInterval
 	}
 	l.composeMessage()
 }

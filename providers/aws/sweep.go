@@ -15,11 +15,11 @@ import (
 // cache may be late, and a Service may be restored.
 const orphanAge = time.Hour
 
-// Sweep looks for load balancers, target groups and security groups of the
+// SweepOrphans looks for load balancers, target groups and security groups of the
 // cluster with the UID of a Service that does not exist. It counts them in the
 // metric fairlead_aws_orphans, and deletes those that have been orphans for an
 // hour if Options.DeleteOrphans is set.
-func (c *Cloud) Sweep(ctx context.Context, live map[types.UID]bool) error {
+func (c *Cloud) SweepOrphans(ctx context.Context, live map[types.UID]bool) error {
 	if err := c.connect(ctx); err != nil {
 		return err
 	}

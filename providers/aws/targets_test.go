@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -107,7 +108,7 @@ func TestUnusableNodes(t *testing.T) {
 		if got := a.trafficTargets(t, c.names.firstName(s.UID))[80]; len(got) != 2 {
 			t.Errorf("targets are %v", got)
 		}
-		if r := c.Report(s); !strings.Contains(r.Message, "gone") || r.Again == 0 {
+		if r := c.Report(s); !strings.Contains(r.Message, "gone") || r.RequeueAfter == 0 {
 			t.Errorf("the report is %+v", r)
 		}
 	})
@@ -140,7 +141,7 @@ func TestInstanceKnownLater(t *testing.T) {
 	a.fake.instances = a.fake.instances[:2]
 	c, s := a.newProvider(t), newService("web", 80)
 	a.ensureService(t, c, s)
-	if r := c.Report(s); !strings.Contains(r.Message, a.nodes[2].Name) || r.Again == 0 {
+	if r := c.Report(s); !strings.Contains(r.Message, a.nodes[2].Name) || r.RequeueAfter == 0 {
 		t.Errorf("the report is %+v", r)
 	}
 	a.fake.instances = append(a.fake.instances, late)
@@ -152,7 +153,7 @@ func TestInstanceKnownLater(t *testing.T) {
 	if got := a.trafficTargets(t, c.names.firstName(s.UID))[80]; len(got) != 3 {
 		t.Errorf("targets are %v", got)
 	}
-	if r := c.Report(s); r.Again != 0 || strings.Contains(r.Message, "not registered") {
+	if r := c.Report(s); r.RequeueAfter != 0 || strings.Contains(r.Message, "not registered") {
 		t.Errorf("the report is %+v", r)
 	}
 }
@@ -187,5 +188,34 @@ func TestNoUsableNode(t *testing.T) {
 	updateTargets(t, a, c, s, a.nodes)
 	if r := c.Report(s); r.Reason != v1alpha1.Assigned {
 		t.Errorf("the report is %+v", r)
+	}
+}
+
+// TestFailedUpdateKeepsLastSync checks that an update of targets that fails after its
+// first calls does not change the stored sync, which is shared with its readers.
+func TestFailedUpdateKeepsLastSync(t *testing.T) {
+	a := fakeAccount(t)
+	c, s := a.newProvider(t), newService("web", 80, 81)
+	a.ensureService(t, c, s)
+	stored := func() (instances [][]string) {
+		for _, g := range c.lastSyncOf(s.UID).groups {
+			instances = append(instances, slices.Clone(g.instances))
+		}
+		return instances
+	}
+	before := stored()
+	a.fail(fault{action: "DeregisterTargets", after: 1, times: forever, kind: clientError("AccessDenied")})
+	if err := c.UpdateLoadBalancer(t.Context(), a.cluster, s, a.nodes[1:]); err == nil {
+		t.Fatal("the update has not failed")
+	}
+	if after := stored(); !reflect.DeepEqual(before, after) {
+		t.Errorf("the stored sync has %q, had %q", after, before)
+	}
+	a.reset()
+	updateTargets(t, a, c, s, a.nodes[1:])
+	for port, targets := range a.trafficTargets(t, c.names.firstName(s.UID)) {
+		if len(targets) != 2 {
+			t.Errorf("targets of port %d are %v", port, targets)
+		}
 	}
 }

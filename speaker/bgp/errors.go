@@ -42,7 +42,7 @@ func (e *notificationError) Error() string { return "the peer sent a NOTIFICATIO
 // stepError is an error at a known step.
 type stepError struct {
 	error
-	at Step
+	at SessionStep
 }
 
 // isTimeout reports whether an error is a deadline that has passed.
@@ -54,7 +54,7 @@ func isTimeout(err error) bool {
 // dialError returns the error of a connection that could not be made, with the
 // likely causes.
 func dialError(p Peer, err error) error {
-	at := func(step Step, format string, args ...any) error {
+	at := func(step SessionStep, format string, args ...any) error {
 		return &stepError{fmt.Errorf(format, args...), step}
 	}
 	to := fmt.Sprintf("%s port %d", p.Address, p.Port)

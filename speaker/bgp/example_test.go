@@ -29,7 +29,7 @@ func Example() {
 		},
 	}}})
 
-	<-speaker.Changed()
+	<-speaker.StatusChanges()
 	for _, s := range speaker.Status() {
 		slog.Info("session", "peer", s.Name, "state", s.State, "error", s.LastError)
 	}

@@ -152,9 +152,9 @@ func (s *Speaker) Status() []PeerStatus {
 	return all
 }
 
-// Changed returns a channel that has a value when a status has changed since the
+// StatusChanges returns a channel that has a value when a status has changed since the
 // last value was received.
-func (s *Speaker) Changed() <-chan struct{} { return s.changed }
+func (s *Speaker) StatusChanges() <-chan struct{} { return s.changed }
 
 func (s *Speaker) notifyChanged() {
 	select {

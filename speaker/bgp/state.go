@@ -39,7 +39,7 @@ type Session struct {
 	LocalASN uint32
 	// PeerASN is the only ASN accepted; 0 accepts those that Kind allows.
 	PeerASN uint32
-	Kind    Kind
+	Kind    PeerKind
 	// RouterID is the BGP Identifier, an IPv4 address (RFC 6286).
 	RouterID netip.Addr
 	// Families of the advertised routes, whatever family the session runs over.
@@ -51,14 +51,14 @@ type Session struct {
 	RestartTime time.Duration
 }
 
-// Kind is which ASNs a peer may have if PeerASN is 0.
-type Kind uint8
+// PeerKind is which ASNs a peer may have if PeerASN is 0.
+type PeerKind uint8
 
 // Kinds of peers.
 const (
-	AnyASN   Kind = iota
-	External      // any but LocalASN
-	Internal      // LocalASN
+	AnyASN   PeerKind = iota
+	External          // any but LocalASN
+	Internal          // LocalASN
 )
 
 // Transport is how the TCP connection is made.

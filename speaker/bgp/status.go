@@ -36,7 +36,7 @@ type PeerStatus struct {
 	LastError   string
 	LastErrorAt time.Time
 	// FailedAt is the step at which the last attempt failed; "" while established.
-	FailedAt Step
+	FailedAt SessionStep
 
 	// The rest is of the session that is established, or else of the last one.
 

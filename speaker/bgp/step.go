@@ -2,22 +2,22 @@ package bgp
 
 import "errors"
 
-// Step is how far an attempt at a session got.
-type Step string
+// SessionStep is how far an attempt at a session got.
+type SessionStep string
 
 // Steps, in the order in which they are taken.
 const (
-	StepReach    Step = "reach"    // there is a route to the peer, and the last hop resolves its address
-	StepAnswer   Step = "answer"   // the peer's host answers: no filter, the TTL suffices, the passwords are equal
-	StepConnect  Step = "connect"  // the peer listens
-	StepOpen     Step = "open"     // OPENs are exchanged
-	StepASN      Step = "asn"      // each end is in the AS that the other one expects
-	StepFamilies Step = "families" // both ends have a family in common
-	StepAccept   Step = "accept"   // the peer keeps the session, and accepts the routes
+	StepReach    SessionStep = "reach"    // there is a route to the peer, and the last hop resolves its address
+	StepAnswer   SessionStep = "answer"   // the peer's host answers: no filter, the TTL suffices, the passwords are equal
+	StepConnect  SessionStep = "connect"  // the peer listens
+	StepOpen     SessionStep = "open"     // OPENs are exchanged
+	StepASN      SessionStep = "asn"      // each end is in the AS that the other one expects
+	StepFamilies SessionStep = "families" // both ends have a family in common
+	StepAccept   SessionStep = "accept"   // the peer keeps the session, and accepts the routes
 )
 
 // stepOf returns the step at which an attempt, or an established session, has failed.
-func stepOf(err error, established bool) Step {
+func stepOf(err error, established bool) SessionStep {
 	var s *stepError
 	var peer *notificationError
 	var end *sessionEnd
@@ -34,7 +34,7 @@ func stepOf(err error, established bool) Step {
 	return StepOpen
 }
 
-func stepOfNotification(n Notification, established bool) Step {
+func stepOfNotification(n Notification, established bool) SessionStep {
 	switch {
 	case established:
 		return StepAccept

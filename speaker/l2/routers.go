@@ -85,8 +85,8 @@ func (r *Routers) Set(ctx context.Context, interfaces []string) {
 	}
 }
 
-// Found returns the routers' link-local addresses, by interface.
-func (r *Routers) Found() map[string]netip.Addr {
+// LinkLocalAddresses returns the routers' link-local addresses, by interface.
+func (r *Routers) LinkLocalAddresses() map[string]netip.Addr {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	found := maps.Collect(func(yield func(string, netip.Addr) bool) {

@@ -15,8 +15,8 @@ import (
 // waitForRouter waits until the router on the interface is found.
 func waitForRouter(t *testing.T, r *Routers, iface string) netip.Addr {
 	t.Helper()
-	eventually(t, "a router is found on "+iface, func() bool { return r.Found()[iface].IsValid() })
-	return r.Found()[iface]
+	eventually(t, "a router is found on "+iface, func() bool { return r.LinkLocalAddresses()[iface].IsValid() })
+	return r.LinkLocalAddresses()[iface]
 }
 
 func linkLocal(t *testing.T, iface string) netip.Addr {
@@ -55,16 +55,16 @@ func TestRouters(t *testing.T) {
 	<-changed
 
 	near.recordRouter("vip0", netip.MustParseAddr("fe80::99%vip0"), false)
-	if got := near.Found()["vip0"]; got.WithZone("") == netip.MustParseAddr("fe80::99") {
+	if got := near.LinkLocalAddresses()["vip0"]; got.WithZone("") == netip.MustParseAddr("fe80::99") {
 		t.Error("another speaker has replaced the router")
 	}
 	near.recordRouter("vip0", netip.MustParseAddr("fe80::42%vip0"), true)
-	if got := near.Found()["vip0"]; got != netip.MustParseAddr("fe80::42%vip0") {
+	if got := near.LinkLocalAddresses()["vip0"]; got != netip.MustParseAddr("fe80::42%vip0") {
 		t.Errorf("found %s, want the one that offers to be a gateway", got)
 	}
 	near.Set(ctx, nil)
-	if len(near.Found()) > 0 {
-		t.Errorf("found %v on interfaces that are no longer watched", near.Found())
+	if len(near.LinkLocalAddresses()) > 0 {
+		t.Errorf("found %v on interfaces that are no longer watched", near.LinkLocalAddresses())
 	}
 }
 

@@ -18,8 +18,8 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
-// Local is the part of a Snapshot that only the node itself knows.
-type Local struct {
+// LocalFacts is the part of a Snapshot that only the node itself knows.
+type LocalFacts struct {
 	// Interfaces are the node's interfaces, as the kernel has them now.
 	Interfaces []l2.Interface
 	// Gateways are the node's default gateways, by family: "IPv4", "IPv6".
@@ -58,7 +58,7 @@ type Peering struct {
 // newPeerings returns the node's sessions, in the order of the configuration. The
 // first of two that lead to the same router is used. Parameter routes is about the
 // number of routes to allocate memory for.
-func newPeerings(c config.Config, node *corev1.Node, local Local, routes int) (all []Peering) {
+func newPeerings(c config.Config, node *corev1.Node, local LocalFacts, routes int) (all []Peering) {
 	type end struct {
 		addr    netip.AddrPort
 		passive bool // a passive session is identified by the peer's address only
@@ -129,7 +129,7 @@ func routerID(node *corev1.Node) netip.Addr {
 const multihopTTL = 255
 
 // newTransport returns how to reach the peer, or why that is not known yet.
-func newTransport(p config.BGPPeer, local Local) (bgp.Transport, v1alpha1.Refusal) {
+func newTransport(p config.BGPPeer, local LocalFacts) (bgp.Transport, v1alpha1.Refusal) {
 	t := bgp.Transport{Address: p.Address, Port: p.Port, Passive: p.Passive, Source: p.Source, Hops: 1, RetryTime: p.ConnectTime}
 	switch {
 	case p.Interface != "":

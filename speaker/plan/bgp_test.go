@@ -68,7 +68,7 @@ func TestRoutes(t *testing.T) {
 		services []*corev1.Service
 		slices   []*discoveryv1.EndpointSlice
 		node     *corev1.Node
-		local    Local
+		local    LocalFacts
 		want     []string
 		reason   v1alpha1.Reason // of 203.0.113.5, if no node announces it
 	}{
@@ -188,11 +188,11 @@ func TestRoutes(t *testing.T) {
 			objects: toPeerA,
 		},
 		{
-			name: "and then withdraws", want: nil, node: node("node-1", excluding), local: Local{Drained: true},
+			name: "and then withdraws", want: nil, node: node("node-1", excluding), local: LocalFacts{Drained: true},
 			objects: toPeerA,
 		},
 		{
-			name: "not before the data path", want: nil, local: Local{DataPathReady: map[netip.Addr]bool{}},
+			name: "not before the data path", want: nil, local: LocalFacts{DataPathReady: map[netip.Addr]bool{}},
 			objects: toPeerA,
 		},
 		{
@@ -218,11 +218,11 @@ func TestRoutes(t *testing.T) {
 		},
 		{
 			name: "a speaker that shuts down asks for graceful shutdown",
-			want: []string{"a: 203.0.113.5/32 lp 0 65535:0"}, local: Local{Leaving: true},
+			want: []string{"a: 203.0.113.5/32 lp 0 65535:0"}, local: LocalFacts{Leaving: true},
 			objects: toPeerA,
 		},
 		{
-			name: "but it advertises nothing new", want: nil, local: Local{Leaving: true}, node: node("node-1", notReady),
+			name: "but it advertises nothing new", want: nil, local: LocalFacts{Leaving: true}, node: node("node-1", notReady),
 			objects: toPeerA,
 		},
 		{
@@ -232,18 +232,18 @@ func TestRoutes(t *testing.T) {
 		},
 		{
 			name: "an empty password counts as missing",
-			want: []string{"a: 203.0.113.5/32 lp 100", "a: NoSecret"}, local: Local{Passwords: map[string]bgp.Secret{"x": ""}},
+			want: []string{"a: 203.0.113.5/32 lp 100", "a: NoSecret"}, local: LocalFacts{Passwords: map[string]bgp.Secret{"x": ""}},
 			objects: config.Objects{BGPAdvertisements: toAll, BGPPeers: []*v1alpha1.BGPPeer{
 				peer("a", "192.0.2.1", func(s *v1alpha1.BGPPeerSpec) { s.PasswordSecret = &v1alpha1.SecretReference{Name: "x"} }),
 			}},
 		},
 		{
 			name: "a new address needs only kube-proxy",
-			want: []string{"a: 203.0.113.5/32 lp 100"}, local: Local{DataPathReady: map[netip.Addr]bool{}, ProxyReady: true},
+			want: []string{"a: 203.0.113.5/32 lp 100"}, local: LocalFacts{DataPathReady: map[netip.Addr]bool{}, ProxyReady: true},
 			objects: toPeerA,
 		},
 		{
-			name: "under Local it needs its health check", want: nil, local: Local{DataPathReady: map[netip.Addr]bool{}, ProxyReady: true},
+			name: "under Local it needs its health check", want: nil, local: LocalFacts{DataPathReady: map[netip.Addr]bool{}, ProxyReady: true},
 			services: []*corev1.Service{service("s", "203.0.113.5", "p", local, func(s *corev1.Service) { s.Spec.HealthCheckNodePort = 30000 })},
 			slices:   []*discoveryv1.EndpointSlice{endpoints("s", "node-1 ready")},
 			objects:  toPeerA,
@@ -251,7 +251,7 @@ func TestRoutes(t *testing.T) {
 		{
 			name:  "two peers with the same router",
 			want:  []string{"a: 203.0.113.5/32 lp 100", "b: 203.0.113.5/32 lp 100", "b: DuplicatePeer"},
-			local: Local{Gateways: map[string]netip.Addr{"IPv4": netip.MustParseAddr("192.0.2.1")}},
+			local: LocalFacts{Gateways: map[string]netip.Addr{"IPv4": netip.MustParseAddr("192.0.2.1")}},
 			objects: config.Objects{BGPAdvertisements: toAll, BGPPeers: []*v1alpha1.BGPPeer{
 				peer("a", "192.0.2.1"), peer("b", "", func(s *v1alpha1.BGPPeerSpec) { s.DefaultGateway = "IPv4" }),
 			}},

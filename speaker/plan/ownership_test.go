@@ -319,7 +319,7 @@ func TestNodeAddress(t *testing.T) {
 			for _, n := range tt.nodes {
 				s.Interfaces[n.Name] = []l2.Interface{newInterface("eth0", "203.0.113.200/24")}
 			}
-			s.Local = Local{DataPathReady: map[netip.Addr]bool{sharedAddr: true}}
+			s.Local = LocalFacts{DataPathReady: map[netip.Addr]bool{sharedAddr: true}}
 			claims, routes, reports := 0, 0, 0
 			for _, n := range s.Nodes {
 				s.Node = n.Name

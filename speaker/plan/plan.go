@@ -41,7 +41,7 @@ type Snapshot struct {
 	Nodes      []*corev1.Node
 	Namespaces []*corev1.Namespace       // only their labels are read
 	Interfaces map[string][]l2.Interface // by node, as its speaker reports them
-	Local      Local
+	Local      LocalFacts
 }
 
 // Plan is what one node announces.

@@ -257,42 +257,42 @@ func TestShareWaits(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		s     Snapshot
-		local Local
+		local LocalFacts
 		waits bool
 		ports []uint16
 	}{
 		{
 			"for both", sharingSnapshot([]*corev1.Service{x, y}, both...),
-			Local{DataPathReady: none, ProxyReady: true},
+			LocalFacts{DataPathReady: none, ProxyReady: true},
 			true,
 			[]uint16{30000, 30001},
 		},
 		{
 			"for the one with an endpoint here", sharingSnapshot([]*corev1.Service{x, y}, both[0], endpoints("y", "b ready")),
-			Local{DataPathReady: none, ProxyReady: true},
+			LocalFacts{DataPathReady: none, ProxyReady: true},
 			true,
 			[]uint16{30001},
 		},
 		{
 			"for that under Local", sharingSnapshot([]*corev1.Service{sharingService("w"), y}, both...),
-			Local{DataPathReady: none, ProxyReady: true},
+			LocalFacts{DataPathReady: none, ProxyReady: true},
 			true,
 			[]uint16{30000},
 		},
 		{
 			"for kube-proxy alone", sharingSnapshot([]*corev1.Service{sharingService("v"), sharingService("w")}),
-			Local{DataPathReady: none},
+			LocalFacts{DataPathReady: none},
 			true, nil,
 		},
 		{
 			"for nothing", sharingSnapshot([]*corev1.Service{sharingService("v"), sharingService("w")}),
-			Local{DataPathReady: none, ProxyReady: true},
+			LocalFacts{DataPathReady: none, ProxyReady: true},
 			false, nil,
 		},
-		{"one joins", sharingSnapshot([]*corev1.Service{x, y}, both...), Local{DataPathReady: open, ProxyReady: true}, false, nil},
+		{"one joins", sharingSnapshot([]*corev1.Service{x, y}, both...), LocalFacts{DataPathReady: open, ProxyReady: true}, false, nil},
 		{
 			"one under Local joins", sharingSnapshot([]*corev1.Service{sharingService("w"), y}, both...),
-			Local{DataPathReady: none, Advertised: advertised, ProxyReady: true},
+			LocalFacts{DataPathReady: none, Advertised: advertised, ProxyReady: true},
 			false, nil,
 		},
 	} {

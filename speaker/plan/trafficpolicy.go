@@ -112,7 +112,7 @@ func (h heldAddress) healthCheckPorts(node string) (ports []uint16) {
 // dataPathServes reports whether the node's data path serves the address. An address
 // that is advertised already counts as served, so that a Service that joins does not
 // withdraw it.
-func (l Local) dataPathServes(h heldAddress, node string) bool {
+func (l LocalFacts) dataPathServes(h heldAddress, node string) bool {
 	if l.DataPathReady == nil || l.DataPathReady[h.addr] || l.ProxyReady && len(h.healthCheckPorts(node)) == 0 {
 		return true
 	}

@@ -93,7 +93,7 @@ func establishedFindings(object string, p config.BGPPeer, session v1alpha1.Sessi
 
 // sessionSteps are the steps of establishing a session, in their order.
 var sessionSteps = []struct {
-	step  bgp.Step
+	step  bgp.SessionStep
 	title string
 }{
 	{bgp.StepReach, "REACH"},
@@ -118,8 +118,8 @@ type sessionReport struct {
 // stepReport is the result of one step: ok, FAIL or ?. The result of the step
 // families of an established session is the list of address families.
 type stepReport struct {
-	Step   bgp.Step `json:"step"`
-	Result string   `json:"result"`
+	Step   bgp.SessionStep `json:"step"`
+	Result string          `json:"result"`
 }
 
 // sessionReports returns a report for each session. Reports of nodes that are not
@@ -157,7 +157,7 @@ func stepReports(session v1alpha1.Session) (reports []stepReport) {
 		// nothing is known yet.
 		case failed || session.FailedAt == "":
 			result = "?"
-		case s.step == bgp.Step(session.FailedAt):
+		case s.step == bgp.SessionStep(session.FailedAt):
 			failed, result = true, "FAIL"
 		}
 		reports = append(reports, stepReport{s.step, result})

@@ -104,8 +104,8 @@ func TestEmptyRequest(t *testing.T) {
 			was.Objects.Pools = append(was.Objects.Pools, p.DeepCopy())
 		}
 		all, err := Preview(cluster, Request{Manifests: new(objects.Collection)})
-		r := all.Changed()
-		if err != nil || len(r.Services)+len(r.Pools)+len(r.Problems) > 0 || r.Loss() {
+		r := all.OnlyChanges()
+		if err != nil || len(r.Services)+len(r.Pools)+len(r.Problems) > 0 || r.InterruptsServices() {
 			t.Fatalf("%v, %+v", err, r)
 		}
 		if !equality.Semantic.DeepEqual(was.Services, cluster.Services) || !equality.Semantic.DeepEqual(was.Objects, cluster.Objects) {

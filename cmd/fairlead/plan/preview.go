@@ -78,9 +78,9 @@ func Preview(cluster controllerplan.Snapshot, r Request) (Result, error) {
 	return result, nil
 }
 
-// Changed returns the result without unchanged Services, pools and problems. The
+// OnlyChanges returns the result without unchanged Services, pools and problems. The
 // summary still counts all Services.
-func (r Result) Changed() Result {
+func (r Result) OnlyChanges() Result {
 	r.Services = deleteMatching(r.Services, func(s serviceResult) bool {
 		return s.Changes[0] == addressKept || s.Changes[0] == addressUnassigned
 	})
@@ -93,6 +93,8 @@ func deleteMatching[T any](all []T, unwanted func(T) bool) []T {
 	return slices.DeleteFunc(slices.Clone(all), unwanted)
 }
 
-// Loss reports whether an address of a Service would be released, reassigned or no
-// longer announced.
-func (r Result) Loss() bool { return r.Summary.Lose+r.Summary.Move+r.Summary.Unannounced > 0 }
+// InterruptsServices reports whether an address of a Service would be released,
+// reassigned or no longer announced.
+func (r Result) InterruptsServices() bool {
+	return r.Summary.Released+r.Summary.Reassigned+r.Summary.Unannounced > 0
+}

@@ -8,17 +8,18 @@ import (
 	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
 )
 
-// planSummary counts Services. A Service with several changes is counted for each.
+// planSummary counts Services by serviceChange. A Service with several changes is
+// counted for each.
 type planSummary struct {
-	Keep        int `json:"keep"`      // all addresses are kept
-	OutOfPool   int `json:"outOfPool"` // subset of Keep
-	Renumber    int `json:"renumber"`  // subset of Keep
+	Kept        int `json:"kept"`        // all addresses are kept, whatever else changes
+	OutOfPool   int `json:"outOfPool"`   // subset of Kept
+	Renumbering int `json:"renumbering"` // subset of Kept
 	Unannounced int `json:"unannounced"`
-	Lose        int `json:"lose"`
-	Move        int `json:"move"`
-	Get         int `json:"get"`
+	Released    int `json:"released"`
+	Reassigned  int `json:"reassigned"`
+	Assigned    int `json:"assigned"`
 	Refused     int `json:"refused"`
-	Lack        int `json:"lack"` // without an address before and after
+	Unassigned  int `json:"unassigned"`
 }
 
 func summarizeServices(all []serviceResult) (s planSummary) {
@@ -27,25 +28,25 @@ func summarizeServices(all []serviceResult) (s planSummary) {
 		has := r.After != nil && len(r.After.Addresses) > 0
 		// A Service that releases one of two addresses does not keep its addresses.
 		if had && !slices.Contains(r.Changes, addressReleased) && !slices.Contains(r.Changes, addressReassigned) {
-			s.Keep++
+			s.Kept++
 		}
 		if !has && !had && r.Changes[0] == addressUnassigned {
-			s.Lack++
+			s.Unassigned++
 		}
 		for _, c := range r.Changes {
 			switch c {
 			case addressOutOfPool:
 				s.OutOfPool++
 			case renumberingStarts:
-				s.Renumber++
+				s.Renumbering++
 			case addressUnannounced:
 				s.Unannounced++
 			case addressReleased:
-				s.Lose++
+				s.Released++
 			case addressReassigned:
-				s.Move++
+				s.Reassigned++
 			case addressAssigned:
-				s.Get++
+				s.Assigned++
 			case requestRefused:
 				s.Refused++
 			}
@@ -57,18 +58,18 @@ func summarizeServices(all []serviceResult) (s planSummary) {
 // String returns the summary in one sentence.
 func (s planSummary) String() string {
 	var parts []string
-	if s.Keep > 0 {
-		keep := output.Count(s.Keep, "Service keeps its address", "Services keep their addresses")
+	if s.Kept > 0 {
+		keep := output.Count(s.Kept, "Service keeps its address", "Services keep their addresses")
 		for _, some := range []struct {
 			n         int
 			one, many string
 		}{
 			{s.OutOfPool, "becomes out of pool", "become out of pool"},
-			{s.Renumber, "is assigned a new one alongside it", "are assigned a new one alongside it"},
+			{s.Renumbering, "is assigned a new one alongside it", "are assigned a new one alongside it"},
 			{s.Unannounced, "is no longer announced", "are no longer announced"},
 		} {
 			switch {
-			case some.n == 1 && s.Keep == 1:
+			case some.n == 1 && s.Kept == 1:
 				keep += ", and " + some.one
 			case some.n == 1:
 				keep += ", 1 of them " + some.one
@@ -82,11 +83,11 @@ func (s planSummary) String() string {
 		n         int
 		one, many string
 	}{
-		{s.Lose, "Service releases an address", "Services release an address"},
-		{s.Move, "Service is reassigned to another address", "Services are reassigned to another address"},
-		{s.Get, "Service is newly assigned an address", "Services are newly assigned an address"},
+		{s.Released, "Service releases an address", "Services release an address"},
+		{s.Reassigned, "Service is reassigned to another address", "Services are reassigned to another address"},
+		{s.Assigned, "Service is newly assigned an address", "Services are newly assigned an address"},
 		{s.Refused, "Service has a refused request", "Services have a refused request"},
-		{s.Lack, "Service is without an address, before and after", "Services are without an address, before and after"},
+		{s.Unassigned, "Service is without an address, before and after", "Services are without an address, before and after"},
 	} {
 		if more.n > 0 {
 			parts = append(parts, output.Count(more.n, more.one, more.many))

@@ -14,7 +14,7 @@ import (
 // problems in the result, then the notes. It returns the error of the one write.
 func (r Result) Text(w io.Writer) error {
 	var b strings.Builder
-	if c := r.Changed(); len(c.Services)+len(c.Pools)+len(c.Problems) == 0 {
+	if c := r.OnlyChanges(); len(c.Services)+len(c.Pools)+len(c.Problems) == 0 {
 		b.WriteString("No changes. ")
 	}
 	b.WriteString(r.Summary.String() + "\n")
