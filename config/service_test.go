@@ -52,49 +52,6 @@ func TestAllocation(t *testing.T) {
 	}
 }
 
-func TestOwnsIngress(t *testing.T) {
-	entry := func(manager, subresource string, operation metav1.ManagedFieldsOperationType, fields string) metav1.ManagedFieldsEntry {
-		return metav1.ManagedFieldsEntry{
-			Manager: manager, Subresource: subresource, Operation: operation, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)},
-		}
-	}
-	const ingress = `{"f:status":{"f:conditions":{".":{}},"f:loadBalancer":{"f:ingress":{}}}}`
-	own := entry(v1alpha1.FieldManager, "status", metav1.ManagedFieldsOperationApply, ingress)
-	for _, test := range []struct {
-		name    string
-		entries []metav1.ManagedFieldsEntry
-		want    bool
-	}{
-		{"none", nil, false},
-		{"the controller", []metav1.ManagedFieldsEntry{own}, true},
-		{"the controller, and others of other fields", []metav1.ManagedFieldsEntry{
-			entry("kubectl", "", metav1.ManagedFieldsOperationUpdate, `{"f:spec":{"f:ports":{}}}`), own,
-		}, true},
-		{"another one, too", []metav1.ManagedFieldsEntry{own, entry("kube-vip", "status", metav1.ManagedFieldsOperationUpdate, ingress)}, false},
-		{"another one", []metav1.ManagedFieldsEntry{entry("kube-vip", "status", metav1.ManagedFieldsOperationUpdate, ingress)}, false},
-		{"an update under its name", []metav1.ManagedFieldsEntry{entry(v1alpha1.FieldManager, "status", metav1.ManagedFieldsOperationUpdate, ingress)}, false},
-		{"the main resource", []metav1.ManagedFieldsEntry{entry(v1alpha1.FieldManager, "", metav1.ManagedFieldsOperationApply, ingress)}, false},
-		{"conditions only", []metav1.ManagedFieldsEntry{
-			entry(v1alpha1.FieldManager, "status", metav1.ManagedFieldsOperationApply, `{"f:status":{"f:conditions":{}}}`),
-		}, false},
-		{"invalid", []metav1.ManagedFieldsEntry{entry(v1alpha1.FieldManager, "status", metav1.ManagedFieldsOperationApply, `{"f:status"`), {}}, false},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{ManagedFields: test.entries}}
-			if got := OwnsIngress(s); got != test.want {
-				t.Errorf("got %v", got)
-			}
-			StripManagedFields(s)
-			if got := OwnsIngress(s.DeepCopy()); got != test.want || OwnsIngress(s) != got {
-				t.Errorf("stripped: got %v", got)
-			}
-			if len(s.ManagedFields) > 1 {
-				t.Errorf("%d entries are left", len(s.ManagedFields))
-			}
-		})
-	}
-}
-
 func TestNodeAddresses(t *testing.T) {
 	node := &corev1.Node{}
 	for _, text := range []string{"192.0.2.1", "node-1", "192.0.2.1", "192.0.2.2", "2001:db8::1", "192.0.2.3", "192.0.2.4", "192.0.2.5", "::ffff:192.0.2.9"} {

@@ -15,8 +15,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/client"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
@@ -138,7 +138,7 @@ func stripObject(object any) (any, error) {
 // stripService reduces the managed fields to what is read and removes, from a Service that is not Managed,
 // everything except its identity, its addresses and its node ports.
 func stripService(svc *corev1.Service) {
-	config.StripManagedFields(svc)
+	v1alpha1.StripManagedFields(svc)
 	if plan.Managed(svc) {
 		return
 	}

@@ -188,11 +188,14 @@ func byAnnotation(provider string) string {
 
 // recordedProvider returns the provider that serves the Service already: the finalizer
 // of AWS or the Service's own record of addresses from pools proves it. Both are on it
-// while it moves from one to the other; then its ingress decides.
+// while it moves from one to the other; then its ingress decides. It also decides
+// after a tool such as kubectl replace has dropped both, if it is the controller's.
 func recordedProvider(service *corev1.Service) (present Choice, served bool) {
 	aws, bareMetal := hasFinalizer(service, v1alpha1.FinalizerAWS), v1alpha1.HasOwnAllocation(service)
-	if aws && bareMetal {
+	dropped := !aws && !bareMetal && len(service.Status.LoadBalancer.Ingress) > 0 && v1alpha1.OwnsIngress(service)
+	if aws && bareMetal || dropped {
 		aws = slices.ContainsFunc(service.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.Hostname != "" })
+		bareMetal = !aws
 	}
 	if aws {
 		return Choice{Verdict: OnAWS, Message: "already served by AWS"}, true

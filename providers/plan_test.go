@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
@@ -76,6 +77,13 @@ func service(kind corev1.ServiceType, class string, finalizers ...string) *corev
 	if class != "" {
 		s.Spec.LoadBalancerClass = &class
 	}
+	return s
+}
+
+// replaced has lost its records, and a status that the controller wrote.
+func replaced(s *corev1.Service, ip, host string) *corev1.Service {
+	s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: ip, Hostname: host}}
+	fixture.IngressManagedBy(v1alpha1.FieldManager)(s)
 	return s
 }
 
@@ -177,6 +185,10 @@ func TestChoose(t *testing.T) {
 		{"AWS by flag, no node there", service(lb, ""), flagged, rack, OnBareMetal, "", "no node of this cluster"},
 		{"AWS by annotation, no node there", asking(service(lb, ""), "aws"), auto, rack, OnBareMetal, "", "no node of this cluster"},
 		{"AWS by flag, no node there, on bare metal since", service(lb, "", ours), flagged, rack, OnBareMetal, "", "no node of this cluster"},
+		{"replaced, by our field manager", replaced(service(lb, ""), "192.0.2.1", ""), auto, cloud, OnBareMetal, "", ""},
+		{"replaced, left to others", replaced(service(lb, ""), "192.0.2.1", ""), Policy{Mode: BareMetal, ClassedOnly: true}, rack, OnBareMetal, "", ""},
+		{"replaced on AWS", replaced(service(lb, ""), "", "nlb.example.com"), Policy{Mode: BareMetal}, cloud, OnAWS, "", ""},
+
 		{"SCTP", sctp(service(lb, "")), auto, cloud, OnBareMetal, "", "port 132 uses SCTP"},
 		{"SCTP, on bare metal since", sctp(service(lb, "", ours)), auto, cloud, OnBareMetal, "", "port 132 uses SCTP"},
 		{"SCTP, by annotation", asking(sctp(service(lb, "", ours)), "aws"), auto, cloud, OnBareMetal, "", "port 132 uses SCTP"},

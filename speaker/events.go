@@ -60,11 +60,11 @@ func (s *Speaker) slicesOf(svc *corev1.Service) []*discoveryv1.EndpointSlice {
 
 // stripObject is the transform of all informers: it drops what the speaker never
 // reads, because every node's speaker caches every object that it watches. Of the
-// managed fields of a Service it keeps what config.OwnsIngress reads.
+// managed fields of a Service it keeps what v1alpha1.OwnsIngress reads.
 func stripObject(object any) (any, error) {
 	switch o := object.(type) {
 	case *corev1.Service:
-		config.StripManagedFields(o)
+		v1alpha1.StripManagedFields(o)
 		return o, nil
 	case *corev1.Namespace:
 		o.Annotations, o.Spec, o.Status = nil, corev1.NamespaceSpec{}, corev1.NamespaceStatus{}
@@ -121,7 +121,7 @@ func (s *Speaker) affectsPlan(before, after any) bool {
 		}
 		// A change of other fields, such as conditions, cannot change a plan.
 		return was == nil || was.UID != now.UID || (now.DeletionTimestamp == nil) != (was.DeletionTimestamp == nil) ||
-			config.OwnsIngress(was) != config.OwnsIngress(now) ||
+			v1alpha1.OwnsIngress(was) != v1alpha1.OwnsIngress(now) ||
 			!equality.Semantic.DeepEqual(was.Annotations, now.Annotations) ||
 			!equality.Semantic.DeepEqual(was.Labels, now.Labels) ||
 			!equality.Semantic.DeepEqual(was.Spec, now.Spec) ||

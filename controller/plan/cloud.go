@@ -74,7 +74,7 @@ func (d *decision) cloudAction(svc *serviceState) CloudAction {
 // to AWS: such a Service keeps its addresses until the load balancer is ready.
 func (d *decision) awsPlan(svc *serviceState, a allocator.Assignment) ServicePlan {
 	// Another controller may still serve it: a second load balancer would only cost.
-	if shown := svc.Status.LoadBalancer.Ingress; !ownsStatus(svc.Service) && len(shown) > 0 {
+	if shown := svc.Status.LoadBalancer.Ingress; len(shown) > 0 && !ownsStatus(svc.Service) && !v1alpha1.OwnsIngress(svc.Service) {
 		message := "status.loadBalancer holds %s, which another implementation wrote; it is left unchanged, and no load balancer is created"
 		return refusedPlan(svc.Service, v1alpha1.ForeignStatus, fmt.Sprintf(message, cmp.Or(shown[0].Hostname, shown[0].IP)))
 	}

@@ -380,7 +380,7 @@ func haveAddresses(svc *corev1.Service) []allocator.Have {
 		}
 		if pool, recorded := pools.Of(a); recorded {
 			add(a, pool, allocator.RecordedAndShown)
-		} else if config.OwnsIngress(svc) { // the record was dropped, as by kubectl replace
+		} else if v1alpha1.OwnsIngress(svc) { // the record was dropped, as by kubectl replace
 			add(a, "", allocator.ShownByController)
 		} else {
 			add(a, "", allocator.Shown)

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
@@ -201,8 +202,8 @@ func TestUnsupportedAnnotations(t *testing.T) {
 		},
 		{"no request", service("a", annotated(multi, "false"), annotated(pools, "")), "192.0.2.0 Assigned", "192.0.2.0 from pool p"},
 		{
-			"out of its pool", service("a", finalized, holding("203.0.113.1"), annotated(pools, `["q"]`)), "203.0.113.1 OutOfPool",
-			"no pool contains it; annotation projectcalico.org/ipv4pools is not supported: use fairlead.io/address-pool",
+			"out of its pool", service("a", finalized, holding("203.0.113.1"), fixture.Recorded("203.0.113.1=p"), annotated(pools, `["q"]`)), "203.0.113.1 OutOfPool",
+			"pool p does not contain it any more; annotation projectcalico.org/ipv4pools is not supported: use fairlead.io/address-pool",
 		},
 	} {
 		t.Run(row.name, func(t *testing.T) {

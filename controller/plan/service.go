@@ -352,7 +352,7 @@ func hostIngress(svc *corev1.Service) (hosts []corev1.LoadBalancerIngress) {
 // foreignIngress is the first ingress entry of another implementation that is not
 // an IP address in canonical form: most often a host name.
 func foreignIngress(svc *corev1.Service) (text string, foreign bool) {
-	if ownsStatus(svc) {
+	if ownsStatus(svc) || v1alpha1.OwnsIngress(svc) {
 		return "", false
 	}
 	for _, in := range svc.Status.LoadBalancer.Ingress {

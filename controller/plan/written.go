@@ -8,7 +8,6 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
@@ -70,7 +69,7 @@ func (p ServicePlan) Written(svc *corev1.Service) *corev1.Service {
 		}
 	}
 	// An apply removes the ingress that an earlier apply wrote and this one omits.
-	if p.WritesIngress(svc) || ownsStatus(svc) || config.OwnsIngress(svc) {
+	if p.WritesIngress(svc) || ownsStatus(svc) || v1alpha1.OwnsIngress(svc) {
 		w.Status.LoadBalancer.Ingress = p.Ingress
 	}
 	p.writeConditions(w)

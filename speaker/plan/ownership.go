@@ -40,7 +40,7 @@ func announceableAddresses(svc *corev1.Service) iter.Seq2[netip.Addr, bool] {
 			if err != nil {
 				continue
 			}
-			if recorded := config.Recorded(svc, addr); (recorded || config.OwnsIngress(svc)) && !yield(addr, recorded) {
+			if recorded := config.Recorded(svc, addr); (recorded || v1alpha1.OwnsIngress(svc)) && !yield(addr, recorded) {
 				return
 			}
 		}

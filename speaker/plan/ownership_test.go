@@ -85,7 +85,7 @@ func TestAnnounceableAddresses(t *testing.T) {
 				if strings.Join(got, " ") != tt.want {
 					t.Errorf("got %v, want %q", got, tt.want)
 				}
-				config.StripManagedFields(svc)
+				v1alpha1.StripManagedFields(svc)
 			}
 		})
 	}

@@ -21,7 +21,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
-	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
 // Write writes the dump in one write. It does not modify the objects.
@@ -53,7 +53,7 @@ func listItem(o runtime.Object) (json.RawMessage, error) {
 	o = o.DeepCopyObject()
 	switch o := o.(type) {
 	case *corev1.Service:
-		config.StripManagedFields(o)
+		v1alpha1.StripManagedFields(o)
 	case *corev1.Node:
 		o.ManagedFields, o.Status.Images = nil, nil
 	default:

@@ -10,7 +10,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
-	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
@@ -53,7 +52,7 @@ func TestManagedFields(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := c.Services[0]; !config.OwnsIngress(got) || len(got.ManagedFields) != 1 || len(svc.ManagedFields) != 2 {
+	if got := c.Services[0]; !v1alpha1.OwnsIngress(got) || len(got.ManagedFields) != 1 || len(svc.ManagedFields) != 2 {
 		t.Errorf("got %+v", got.ManagedFields)
 	}
 }

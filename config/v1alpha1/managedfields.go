@@ -1,4 +1,4 @@
-package config
+package v1alpha1
 
 import (
 	"bytes"
@@ -7,8 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
-
-	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
 // ingressPath is the path of the addresses in a Service's status, an atomic list.
@@ -16,7 +14,7 @@ var ingressPath = fieldpath.MakePathOrDie("status", "loadBalancer", "ingress")
 
 // ingressOwner are the managed fields that StripManagedFields leaves if OwnsIngress.
 var ingressOwner = []metav1.ManagedFieldsEntry{{
-	Manager: v1alpha1.FieldManager, Operation: metav1.ManagedFieldsOperationApply, Subresource: "status",
+	Manager: FieldManager, Operation: metav1.ManagedFieldsOperationApply, Subresource: "status",
 	APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`)},
 }}
 
@@ -39,7 +37,7 @@ func OwnsIngress(service *corev1.Service) bool {
 		if fields.FromJSON(bytes.NewReader(e.FieldsV1.Raw)) != nil || !fields.Has(ingressPath) {
 			continue
 		}
-		if e.Manager != v1alpha1.FieldManager || e.Operation != metav1.ManagedFieldsOperationApply || e.Subresource != "status" {
+		if e.Manager != FieldManager || e.Operation != metav1.ManagedFieldsOperationApply || e.Subresource != "status" {
 			return false
 		}
 		own = true
