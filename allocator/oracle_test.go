@@ -203,6 +203,9 @@ func (b *book) record(i int, h Have) string {
 		!slices.Contains(r.Pools, home) && exists && !slices.Contains(r.Pools, h.Pool)) {
 		return home
 	}
+	if h.Pool == "" && home == "" && len(r.Pools) == 1 {
+		return r.Pools[0]
+	}
 	return cmp.Or(h.Pool, home)
 }
 

@@ -400,6 +400,10 @@ func (r *run) heldFrom(c *candidate, s *poolSource, h Have) Held {
 	// address by it, so that the address stays announced.
 	if s == nil {
 		held.OutOfPool = true
+		// The record was dropped, and only one pool can have been in it.
+		if h.Pool == "" && len(c.Pools) == 1 {
+			held.Pool = c.Pools[0]
+		}
 		return held
 	}
 	if h.Pool != s.Name && r.followsPool(c, s, h.Addr, h.Pool) {
