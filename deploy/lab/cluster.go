@@ -171,7 +171,8 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	}
 	_, err = c.controlPlane.Start("kube-controller-manager", kube, nil, "kube-controller-manager",
 		"--kubeconfig="+adminConfig, "--leader-elect=false", "--secure-port=0",
-		"--controllers=endpointslice-controller,endpointslice-mirroring-controller,garbage-collector-controller")
+		"--controllers=endpointslice-controller,endpointslice-mirroring-controller,garbage-collector-controller,"+
+			"clusterrole-aggregation-controller,validatingadmissionpolicy-status-controller")
 	return err
 }
 

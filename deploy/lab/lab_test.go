@@ -61,6 +61,7 @@ func copyTree(t *testing.T) string {
 	}
 	parts := []string{
 		"go.mod", "deploy/crds", "deploy/kustomization.yaml", "deploy/namespace.yaml", "deploy/controller.yaml", "deploy/speaker.yaml",
+		"deploy/policy.yaml",
 		".build/kube", ".build/lab", ".build/fairlead", ".build/fairlead-controller", ".build/fairlead-speaker",
 	}
 	for _, fetched := range []string{".build/tools", ".build/bird"} { // unless the system has them

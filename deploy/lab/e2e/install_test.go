@@ -30,7 +30,8 @@ func TestManifests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	contains(t, out, "deployment.apps/fairlead-controller", "daemonset.apps/fairlead-speaker", "ipaddresspools.fairlead.io")
+	contains(t, out, "deployment.apps/fairlead-controller", "daemonset.apps/fairlead-speaker", "ipaddresspools.fairlead.io",
+		"validatingadmissionpolicybinding.admissionregistration.k8s.io/fairlead-records")
 }
 
 // TestPermissions checks the permissions of each program with the API server.
