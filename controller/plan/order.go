@@ -20,9 +20,11 @@ func (c PlannedService) addedAddrs() []netip.Addr {
 
 // blockedAddrs are the addresses that must not be written to other Services before
 // this change: those that it removes, and all that are shared if the terms of
-// sharing change.
+// sharing change. A Service that is released, such as a deleted one, shows them until
+// then, and another Service with a record of one is assigned it.
 func (c PlannedService) blockedAddrs() []netip.Addr {
-	if len(c.Service.Status.LoadBalancer.Ingress) == 0 || !c.Plan.Serves {
+	// An apply that omits the ingress removes it if the controller is its only manager.
+	if len(c.Service.Status.LoadBalancer.Ingress) == 0 || !c.Plan.WritesIngress(c.Service) && !config.OwnsIngress(c.Service) {
 		return nil
 	}
 	shown, kept := ingressAddrs(c.Service.Status.LoadBalancer.Ingress), ingressAddrs(c.Plan.Ingress)
