@@ -344,7 +344,8 @@ func (r *run) keepAddr(c *candidate, h Have) {
 	// release.
 	wanted := (c.Frozen || c.wantsFamily(family)) && !slices.Contains(c.Release, h.Addr)
 	place := &c.held[f]
-	if *place > 0 && (c.Renumber || c.Frozen) {
+	// What another controller has written is not kept alongside an address of ours.
+	if *place > 0 && (c.Renumber || c.Frozen) && h.Evidence != Shown {
 		place = &c.leaving[f]
 	}
 	if !wanted || *place > 0 || r.heldOf(c, f).Addr == h.Addr || r.isBlocked(c, h.Addr) {
