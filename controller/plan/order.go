@@ -82,23 +82,30 @@ func Rounds(left []PlannedService) (rounds [][]PlannedService, all bool) {
 }
 
 // interimPlan is the plan for a Service that waits for addresses which others still
-// show: it keeps what it shows, except what it must release in any case.
+// show: it keeps what it shows, except what it must release in any case, and the
+// records of addresses that its status has lost and is assigned again.
 func (c PlannedService) interimPlan(by map[netip.Addr]types.NamespacedName) ServicePlan {
 	p := *c.Plan
 	p.Ingress, p.Leaving = nil, ""
 	pools, records := config.OwnAllocation(c.Service), config.Records(nil)
 	leaving := config.ReadRecords(c.Service.Annotations[v1alpha1.AnnotationLeaving])
-	for _, in := range c.Service.Status.LoadBalancer.Ingress {
-		a, err := config.ParseAddr(in.IP)
-		if err != nil || slices.Contains(p.Releases, a) {
-			continue
-		}
-		p.Ingress = append(p.Ingress, in)
+	keepRecord := func(a netip.Addr) {
 		if pool, ok := pools.Of(a); ok {
 			records = append(records, config.Record{Addr: a, Value: pool})
 		}
 		if since, ok := leaving.Of(a); ok {
-			p.Leaving = joinComma(p.Leaving, in.IP+"="+since)
+			p.Leaving = joinComma(p.Leaving, a.String()+"="+since)
+		}
+	}
+	for _, in := range c.Service.Status.LoadBalancer.Ingress {
+		if a, err := config.ParseAddr(in.IP); err == nil && !slices.Contains(p.Releases, a) {
+			p.Ingress = append(p.Ingress, in)
+			keepRecord(a)
+		}
+	}
+	for _, a := range c.addedAddrs() {
+		if !slices.Contains(ingressAddrs(p.Ingress), a) {
+			keepRecord(a)
 		}
 	}
 	p.AllocatedFrom = config.FormatAllocation(records, c.Service.UID)

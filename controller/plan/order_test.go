@@ -138,6 +138,23 @@ func TestDeletedServiceReleases(t *testing.T) {
 	}
 }
 
+// TestSwappedStatuses: two Services with a record each, of which another controller has
+// swapped the statuses, are assigned the recorded addresses again.
+func TestSwappedStatuses(t *testing.T) {
+	s := testSnapshot(
+		service("a", finalized, holding("192.0.2.2"), fixture.Recorded("192.0.2.1=p")),
+		service("b", finalized, holding("192.0.2.1"), fixture.Recorded("192.0.2.2=p")),
+	)
+	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29")}
+	for range 2 {
+		rounds, _ := Rounds(Decide(s).Changes)
+		s.Services = allWritten(s.Services, slices.Concat(rounds...))
+	}
+	if a, b := s.shownState(t, "a"), s.shownState(t, "b"); a != "192.0.2.1 Assigned" || b != "192.0.2.2 Assigned" {
+		t.Errorf("a shows %s, b %s", a, b)
+	}
+}
+
 // TestFallbackReleases: a Service that neither AWS nor a pool can serve shows no
 // address after another one is assigned its own.
 func TestFallbackReleases(t *testing.T) {
