@@ -12,10 +12,13 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// addedAddrs are the addresses of the plan that the Service does not show yet.
+// addedAddrs are the addresses of the plan that the Service does not show yet, or that
+// another controller has written and this one adopts.
 func (c PlannedService) addedAddrs() []netip.Addr {
 	shown := ingressAddrs(c.Service.Status.LoadBalancer.Ingress)
-	return slices.DeleteFunc(ingressAddrs(c.Plan.Ingress), func(a netip.Addr) bool { return slices.Contains(shown, a) })
+	return slices.DeleteFunc(ingressAddrs(c.Plan.Ingress), func(a netip.Addr) bool {
+		return slices.Contains(shown, a) && (config.Recorded(c.Service, a) || config.OwnsIngress(c.Service))
+	})
 }
 
 // blockedAddrs are the addresses that must not be written to other Services before
@@ -34,6 +37,19 @@ func (c PlannedService) blockedAddrs() []netip.Addr {
 	return slices.DeleteFunc(shown, func(a netip.Addr) bool { return slices.Contains(kept, a) })
 }
 
+// blockingServices are the Services with the address in their blockedAddrs.
+type blockingServices map[netip.Addr][]types.NamespacedName
+
+// otherThan returns a Service, other than that of the change, that blocks the address.
+func (b blockingServices) otherThan(c PlannedService, addr netip.Addr) (other types.NamespacedName, blocked bool) {
+	for _, key := range b[addr] {
+		if key != KeyOf(c.Service) {
+			return key, true
+		}
+	}
+	return other, false
+}
+
 // maxRounds and maxChanges bound what one sync writes. The next sync writes the
 // rest, based on a newer snapshot.
 const maxRounds, maxChanges = 8, 1000
@@ -48,15 +64,15 @@ func Rounds(left []PlannedService) (rounds [][]PlannedService, all bool) {
 		if len(rounds) == maxRounds || total >= maxChanges {
 			return rounds, false
 		}
-		by := map[netip.Addr]types.NamespacedName{}
+		by := blockingServices{}
 		for _, c := range left {
 			for _, a := range c.blockedAddrs() {
-				by[a] = KeyOf(c.Service)
+				by[a] = append(by[a], KeyOf(c.Service))
 			}
 		}
 		var now, later []PlannedService
 		for _, c := range left {
-			if slices.ContainsFunc(c.addedAddrs(), func(a netip.Addr) bool { _, waits := by[a]; return waits }) {
+			if slices.ContainsFunc(c.addedAddrs(), func(a netip.Addr) bool { _, waits := by.otherThan(c, a); return waits }) {
 				later = append(later, c)
 			} else {
 				now = append(now, c)
@@ -84,7 +100,7 @@ func Rounds(left []PlannedService) (rounds [][]PlannedService, all bool) {
 // interimPlan is the plan for a Service that waits for addresses which others still
 // show: it keeps what it shows, except what it must release in any case, and the
 // records of addresses that its status has lost and is assigned again.
-func (c PlannedService) interimPlan(by map[netip.Addr]types.NamespacedName) ServicePlan {
+func (c PlannedService) interimPlan(by blockingServices) ServicePlan {
 	p := *c.Plan
 	p.Ingress, p.Leaving = nil, ""
 	pools, records := config.OwnAllocation(c.Service), config.Records(nil)
@@ -110,7 +126,7 @@ func (c PlannedService) interimPlan(by map[netip.Addr]types.NamespacedName) Serv
 	}
 	p.AllocatedFrom = config.FormatAllocation(records, c.Service.UID)
 	for _, a := range c.addedAddrs() {
-		if other, waits := by[a]; waits {
+		if other, waits := by.otherThan(c, a); waits {
 			message := fmt.Sprintf("%s is still assigned to Service %s; waiting for it to be released", a, other)
 			waiting := newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, v1alpha1.AddressTaken, message)
 			p.Conditions = append([]metav1.Condition{waiting}, p.Conditions[1:]...)
