@@ -420,6 +420,10 @@ func (r *run) followsPool(c *candidate, s *poolSource, addr netip.Addr, recorded
 	// The labels of the namespace are not known yet.
 	case len(c.Pools)+len(c.Barred) == 0:
 		return false
+	// The pool that the candidate requests stays recorded. Otherwise, an edit of pools
+	// would make the request unsatisfied, and move the address.
+	case c.Pinned && slices.Contains(c.Pools, recorded) && c.isSelectedBy(s.Name):
+		return false
 	case c.isSelectedBy(s.Name):
 		asked, asks := c.requestedAddr(FamilyOf(addr))
 		// Without an advertisement, the address would be withdrawn.
