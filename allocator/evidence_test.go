@@ -29,6 +29,12 @@ func TestEvidence(t *testing.T) {
 			r.Release = []netip.Addr{netip.MustParseAddr(x)}
 		})}, map[string][]string{"a": {"192.0.2.0"}}},
 		{"overwritten: the record wins", []Request{have(have(request("a", "p"), "192.0.2.9", "", Shown), x, "p", Recorded)}, map[string][]string{"a": {x}}},
+		{"overwritten while it renumbers", []Request{with(have(have(request("a", "p"), "192.0.2.9", "", Shown), x, "p", Recorded), func(r *Request) {
+			r.Renumber = true
+		})}, map[string][]string{"a": {x}}},
+		{"overwritten while its request is invalid", []Request{with(have(have(request("a", "p"), "192.0.2.9", "", Shown), x, "p", Recorded), func(r *Request) {
+			r.Frozen = true
+		})}, map[string][]string{"a": {x}}},
 		{"overwritten by a node's address", []Request{have(have(request("a", "p"), node, "", Shown), x, "p", Recorded)}, map[string][]string{"a": {x}}},
 		{"overwritten by the address of another one", []Request{
 			have(have(request("a", "p"), "192.0.2.9", "", Shown), x, "p", Recorded), younger(having(request("b", "p"), "192.0.2.9", "p")),

@@ -138,7 +138,7 @@ func (b *book) keep(i int, e Evidence) {
 	slices.SortStableFunc(have, func(a, b Have) int { return later(a.Leaving) - later(b.Leaving) })
 	for _, h := range have {
 		held := b.of(i, FamilyOf(h.Addr))
-		room := len(held) == 0 || len(held) == 1 && (r.Renumber || r.Frozen)
+		room := len(held) == 0 || len(held) == 1 && (r.Renumber || r.Frozen) && e != Shown
 		home := containing(b.pools, h.Addr)
 		switch {
 		case !ofClass(h):

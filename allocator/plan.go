@@ -344,7 +344,8 @@ func (r *run) keepAddr(c *candidate, h Have) {
 	// release.
 	wanted := (c.Frozen || c.wantsFamily(family)) && !slices.Contains(c.Release, h.Addr)
 	place := &c.held[f]
-	if *place > 0 && (c.Renumber || c.Frozen) {
+	// What another controller has written is not kept alongside an address of ours.
+	if *place > 0 && (c.Renumber || c.Frozen) && h.Evidence != Shown {
 		place = &c.leaving[f]
 	}
 	if !wanted || *place > 0 || r.heldOf(c, f).Addr == h.Addr || r.isBlocked(c, h.Addr) {
@@ -422,6 +423,10 @@ func (r *run) followsPool(c *candidate, s *poolSource, addr netip.Addr, recorded
 		return true
 	// The labels of the namespace are not known yet.
 	case len(c.Pools)+len(c.Barred) == 0:
+		return false
+	// The pool that the candidate requests stays recorded. Otherwise, an edit of pools
+	// would make the request unsatisfied, and move the address.
+	case c.Pinned && slices.Contains(c.Pools, recorded) && c.isSelectedBy(s.Name):
 		return false
 	case c.isSelectedBy(s.Name):
 		asked, asks := c.requestedAddr(FamilyOf(addr))

@@ -325,5 +325,10 @@ func TestRules(t *testing.T) {
 			with(having(request("a", "q"), "192.0.2.5", "old"), func(r *Request) { r.Pinned, r.Selected = true, []string{"p", "q"} }),
 			[]string{"192.0.2.5=p", "NoMatchingPool"}, "",
 		},
+		{
+			"the pool that is requested stays recorded, although another one contains the address", []Pool{advertised(p), pool("q", "198.51.100.0/24")},
+			with(having(request("a", "q"), "192.0.2.5", "q"), func(r *Request) { r.Pinned, r.Selected = true, []string{"p", "q"} }),
+			[]string{"192.0.2.5=q out"}, "",
+		},
 	})
 }

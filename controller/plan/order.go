@@ -12,17 +12,22 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// addedAddrs are the addresses of the plan that the Service does not show yet.
+// addedAddrs are the addresses of the plan that the Service does not show yet, or that
+// another controller has written and this one adopts.
 func (c PlannedService) addedAddrs() []netip.Addr {
 	shown := ingressAddrs(c.Service.Status.LoadBalancer.Ingress)
-	return slices.DeleteFunc(ingressAddrs(c.Plan.Ingress), func(a netip.Addr) bool { return slices.Contains(shown, a) })
+	return slices.DeleteFunc(ingressAddrs(c.Plan.Ingress), func(a netip.Addr) bool {
+		return slices.Contains(shown, a) && (config.Recorded(c.Service, a) || config.OwnsIngress(c.Service))
+	})
 }
 
 // blockedAddrs are the addresses that must not be written to other Services before
 // this change: those that it removes, and all that are shared if the terms of
-// sharing change.
+// sharing change. A Service that is released, such as a deleted one, shows them until
+// then, and another Service with a record of one is assigned it.
 func (c PlannedService) blockedAddrs() []netip.Addr {
-	if len(c.Service.Status.LoadBalancer.Ingress) == 0 || !c.Plan.Serves {
+	// An apply that omits the ingress removes it if the controller is its only manager.
+	if len(c.Service.Status.LoadBalancer.Ingress) == 0 || !c.Plan.WritesIngress(c.Service) && !config.OwnsIngress(c.Service) {
 		return nil
 	}
 	shown, kept := ingressAddrs(c.Service.Status.LoadBalancer.Ingress), ingressAddrs(c.Plan.Ingress)
@@ -30,6 +35,19 @@ func (c PlannedService) blockedAddrs() []netip.Addr {
 		return shown
 	}
 	return slices.DeleteFunc(shown, func(a netip.Addr) bool { return slices.Contains(kept, a) })
+}
+
+// blockingServices are the Services with the address in their blockedAddrs.
+type blockingServices map[netip.Addr][]types.NamespacedName
+
+// otherThan returns a Service, other than that of the change, that blocks the address.
+func (b blockingServices) otherThan(c PlannedService, addr netip.Addr) (other types.NamespacedName, blocked bool) {
+	for _, key := range b[addr] {
+		if key != KeyOf(c.Service) {
+			return key, true
+		}
+	}
+	return other, false
 }
 
 // maxRounds and maxChanges bound what one sync writes. The next sync writes the
@@ -46,15 +64,15 @@ func Rounds(left []PlannedService) (rounds [][]PlannedService, all bool) {
 		if len(rounds) == maxRounds || total >= maxChanges {
 			return rounds, false
 		}
-		by := map[netip.Addr]types.NamespacedName{}
+		by := blockingServices{}
 		for _, c := range left {
 			for _, a := range c.blockedAddrs() {
-				by[a] = KeyOf(c.Service)
+				by[a] = append(by[a], KeyOf(c.Service))
 			}
 		}
 		var now, later []PlannedService
 		for _, c := range left {
-			if slices.ContainsFunc(c.addedAddrs(), func(a netip.Addr) bool { _, waits := by[a]; return waits }) {
+			if slices.ContainsFunc(c.addedAddrs(), func(a netip.Addr) bool { _, waits := by.otherThan(c, a); return waits }) {
 				later = append(later, c)
 			} else {
 				now = append(now, c)
@@ -80,28 +98,35 @@ func Rounds(left []PlannedService) (rounds [][]PlannedService, all bool) {
 }
 
 // interimPlan is the plan for a Service that waits for addresses which others still
-// show: it keeps what it shows, except what it must release in any case.
-func (c PlannedService) interimPlan(by map[netip.Addr]types.NamespacedName) ServicePlan {
+// show: it keeps what it shows, except what it must release in any case, and the
+// records of addresses that its status has lost and is assigned again.
+func (c PlannedService) interimPlan(by blockingServices) ServicePlan {
 	p := *c.Plan
 	p.Ingress, p.Leaving = nil, ""
 	pools, records := config.OwnAllocation(c.Service), config.Records(nil)
 	leaving := config.ReadRecords(c.Service.Annotations[v1alpha1.AnnotationLeaving])
-	for _, in := range c.Service.Status.LoadBalancer.Ingress {
-		a, err := config.ParseAddr(in.IP)
-		if err != nil || slices.Contains(p.Releases, a) {
-			continue
-		}
-		p.Ingress = append(p.Ingress, in)
+	keepRecord := func(a netip.Addr) {
 		if pool, ok := pools.Of(a); ok {
 			records = append(records, config.Record{Addr: a, Value: pool})
 		}
 		if since, ok := leaving.Of(a); ok {
-			p.Leaving = joinComma(p.Leaving, in.IP+"="+since)
+			p.Leaving = joinComma(p.Leaving, a.String()+"="+since)
+		}
+	}
+	for _, in := range c.Service.Status.LoadBalancer.Ingress {
+		if a, err := config.ParseAddr(in.IP); err == nil && !slices.Contains(p.Releases, a) {
+			p.Ingress = append(p.Ingress, in)
+			keepRecord(a)
+		}
+	}
+	for _, a := range c.addedAddrs() {
+		if !slices.Contains(ingressAddrs(p.Ingress), a) {
+			keepRecord(a)
 		}
 	}
 	p.AllocatedFrom = config.FormatAllocation(records, c.Service.UID)
 	for _, a := range c.addedAddrs() {
-		if other, waits := by[a]; waits {
+		if other, waits := by.otherThan(c, a); waits {
 			message := fmt.Sprintf("%s is still assigned to Service %s; waiting for it to be released", a, other)
 			waiting := newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, v1alpha1.AddressTaken, message)
 			p.Conditions = append([]metav1.Condition{waiting}, p.Conditions[1:]...)

@@ -17,6 +17,9 @@ import (
 // planFor is the plan for an address of the Service, perhaps with terms of sharing:
 // ".1/k".
 func planFor(name, text string) ServicePlan {
+	if text == "0" {
+		return ServicePlan{}
+	}
 	p := ServicePlan{
 		Serves:     true,
 		Conditions: []metav1.Condition{newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionTrue, v1alpha1.Assigned, "")},
@@ -30,8 +33,10 @@ func planFor(name, text string) ServicePlan {
 
 func TestRounds(t *testing.T) {
 	for _, row := range []struct {
-		name     string
-		services []string // NAME SHOWN PLANNED: an address, perhaps with terms; "-" is none; "!" must be released
+		name string
+		// NAME SHOWN PLANNED: an address, perhaps with terms; "-" is none, "0" releases the
+		// Service; "!" must be released.
+		services []string
 		want     [][]string
 	}{
 		{"nothing moves", []string{"a - .1", "b .2 .2", "c - .3"}, [][]string{{"a .1", "c .3"}}},
@@ -39,6 +44,7 @@ func TestRounds(t *testing.T) {
 		{"one after the other", []string{"a .1 .2", "b .2 .3", "c .3 -"}, [][]string{{"c -"}, {"b .3"}, {"a .2"}}},
 		{"a cycle: the Service that must release does so", []string{"a .1 .2", "b !.2 .1", "c - .3"}, [][]string{{"c .3"}, {"a .1", "b -"}}},
 		{"a Service that waits for a cycle keeps its address", []string{"a !.1 .2", "b !.2 .1", "c .3 .2"}, [][]string{{"a -", "b -", "c .3"}}},
+		{"the Service is released, then its address is assigned", []string{"a - .1", "b .1 0", "c - .3"}, [][]string{{"b -", "c .3"}, {"a .1"}}},
 		{"new terms, then shared by them", []string{"a - .1/k", "z .1/k .1/l"}, [][]string{{"z .1"}, {"a .1"}}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -119,6 +125,55 @@ func TestRoundsAreBounded(t *testing.T) {
 				t.Errorf("%d changes in %d rounds, all: %t", total, len(rounds), all)
 			}
 		})
+	}
+}
+
+// TestDeletedServiceReleases: a Service with a record of the address of one that is
+// being deleted shows the address after the other one does not show it any more.
+func TestDeletedServiceReleases(t *testing.T) {
+	s := testSnapshot(fixture.Assigned("b", "192.0.2.0", "p", deleting), service("a", fixture.Recorded("192.0.2.0=p")))
+	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/32")}
+	changes := Decide(s).Changes
+	if rounds, _ := Rounds(changes); len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("b") || KeyOf(rounds[1][0].Service) != key("a") {
+		t.Errorf("b is not written before a: %+v", rounds)
+	}
+}
+
+// TestSwappedStatuses: two Services with a record each, of which another controller has
+// swapped the statuses, are assigned the recorded addresses again.
+func TestSwappedStatuses(t *testing.T) {
+	s := testSnapshot(
+		service("a", finalized, holding("192.0.2.2"), fixture.Recorded("192.0.2.1=p")),
+		service("b", finalized, holding("192.0.2.1"), fixture.Recorded("192.0.2.2=p")),
+	)
+	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29")}
+	for range 2 {
+		rounds, _ := Rounds(Decide(s).Changes)
+		s.Services = allWritten(s.Services, slices.Concat(rounds...))
+	}
+	if a, b := s.shownState(t, "a"), s.shownState(t, "b"); a != "192.0.2.1 Assigned" || b != "192.0.2.2 Assigned" {
+		t.Errorf("a shows %s, b %s", a, b)
+	}
+}
+
+// TestAdoptedAfterRelease: an address in a foreign status is adopted after the Service
+// that was assigned it does not show it any more.
+func TestAdoptedAfterRelease(t *testing.T) {
+	s := testSnapshot(
+		service("a", holding("192.0.2.1")),
+		service("b", finalized, holding("192.0.2.1"), fixture.Recorded("192.0.2.1=p"), annotated(v1alpha1.AnnotationRelease, "192.0.2.1")),
+	)
+	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29")}
+	rounds, _ := Rounds(Decide(s).Changes)
+	if len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("b") || KeyOf(rounds[1][0].Service) != key("a") {
+		t.Errorf("b is not written before a: %+v", rounds)
+	}
+	// A Service does not wait for itself when it starts to share what it shows.
+	annotated(v1alpha1.AnnotationAllowSharedIP, "k")(s.Services[0])
+	s.Services = s.Services[:1]
+	rounds, _ = Rounds(Decide(s).Changes)
+	if len(rounds) != 1 || rounds[0][0].Plan.AllocatedFrom == "" {
+		t.Errorf("a is not adopted: %+v", rounds)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
@@ -113,4 +114,22 @@ func TestRenumbering(t *testing.T) {
 		s.annotate("a", v1alpha1.AnnotationRenumber, "forever")
 		expect(t, s, old+" "+next+" InvalidRequest", "")
 	})
+}
+
+// TestReplacedWhileRenumbering: without its records, a Service keeps the roles of its
+// two addresses, and the new one of them if it does not renumber any more.
+func TestReplacedWhileRenumbering(t *testing.T) {
+	managed := func(s *corev1.Service) {
+		s.ManagedFields = []metav1.ManagedFieldsEntry{{
+			Manager: v1alpha1.FieldManager, Operation: metav1.ManagedFieldsOperationApply, Subresource: "status",
+			FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`)},
+		}}
+	}
+	for value, want := range map[string]string{"hold": "192.0.2.2 192.0.2.1 Renumbering", "": "192.0.2.1 Assigned"} {
+		s := testSnapshot(service("a", holding("192.0.2.2", "192.0.2.1"), managed))
+		s.annotate("a", v1alpha1.AnnotationRenumber, value)
+		if got := s.shownState(t, "a"); got != want {
+			t.Errorf("%q: got %s, want %s", value, got, want)
+		}
+	}
 }

@@ -371,6 +371,8 @@ func haveAddresses(svc *corev1.Service) []allocator.Have {
 	leaving := config.ReadRecords(svc.Annotations[v1alpha1.AnnotationLeaving])
 	add := func(a netip.Addr, pool string, e allocator.Evidence) {
 		_, leaves := leaving.Of(a)
+		// Without its record, an address that was replaced is known by its place.
+		leaves = leaves || e == allocator.ShownByController && precedesReplacement(ingress, a)
 		have = append(have, allocator.Have{Addr: a, Pool: pool, Leaving: leaves, Evidence: e})
 	}
 	for _, in := range ingress {
@@ -393,6 +395,20 @@ func haveAddresses(svc *corev1.Service) []allocator.Have {
 		}
 	}
 	return have
+}
+
+// precedesReplacement reports whether another address of the same family is behind the
+// address in the ingress that the controller wrote: it writes an address that was
+// replaced before the new one.
+func precedesReplacement(ingress []corev1.LoadBalancerIngress, addr netip.Addr) bool {
+	behind := false
+	for _, a := range ingressAddrs(ingress) {
+		if behind && a.Is4() == addr.Is4() {
+			return true
+		}
+		behind = behind || a == addr
+	}
+	return false
 }
 
 // copiedAddresses are the addresses in a record of another Service, at most one of

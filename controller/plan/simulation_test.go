@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -22,11 +23,21 @@ import (
 // simulatedAPIServer is an API server with watches that lag behind by any number of
 // changes. Writes are checked as by optimistic locking.
 type simulatedAPIServer struct {
-	now       int // resource version
-	objects   map[types.NamespacedName]*corev1.Service
-	history   []version
-	pools     [][]*v1alpha1.IPAddressPool // all states, the newest last
-	violation string                      // the first thing that must not be
+	now            int // resource version
+	objects        map[types.NamespacedName]*corev1.Service
+	history        []version
+	pools          [][]*v1alpha1.IPAddressPool // all states, the newest last
+	nodes          [][]*corev1.Node            // likewise
+	advertisements []*v1alpha1.L2Advertisement
+	violation      string // the first thing that must not be
+	// The managers of status.loadBalancer.ingress, and whether a controller of ours wrote
+	// the ingress last, and evidence of that is left on the Service.
+	managers  map[types.NamespacedName][]string
+	authentic map[types.NamespacedName]bool
+	// Addresses with a forged record, and in the status that another controller wrote.
+	stolen map[holder]bool
+	// Services with a record that is forged since a controller wrote them last.
+	forged map[types.NamespacedName]bool
 	// What the controllers last wrote, whatever became of the annotations.
 	written map[types.NamespacedName]ServicePlan
 	// The terms of sharing by which the controllers last decided, written or not.
@@ -40,6 +51,15 @@ type holder struct {
 	addr string
 }
 
+func newSimulatedAPIServer() *simulatedAPIServer {
+	return &simulatedAPIServer{
+		objects: map[types.NamespacedName]*corev1.Service{}, written: map[types.NamespacedName]ServicePlan{},
+		terms: map[holder]string{}, managers: map[types.NamespacedName][]string{},
+		stolen: map[holder]bool{}, authentic: map[types.NamespacedName]bool{}, forged: map[types.NamespacedName]bool{},
+		pools: [][]*v1alpha1.IPAddressPool{{pool("p", "192.0.2.0/29")}}, nodes: [][]*corev1.Node{nil},
+	}
+}
+
 type version struct {
 	version int
 	key     types.NamespacedName
@@ -51,10 +71,23 @@ func (s *simulatedAPIServer) put(svc *corev1.Service) *corev1.Service {
 	svc = svc.DeepCopy()
 	svc.ResourceVersion = strconv.Itoa(s.now)
 	if svc.DeletionTimestamp != nil && len(svc.Finalizers) == 0 {
-		delete(s.objects, KeyOf(svc))
-		delete(s.written, KeyOf(svc))
-		s.history = append(s.history, version{s.now, KeyOf(svc), nil})
+		key := KeyOf(svc)
+		delete(s.objects, key)
+		delete(s.written, key)
+		delete(s.managers, key)
+		delete(s.authentic, key)
+		delete(s.forged, key)
+		s.history = append(s.history, version{s.now, key, nil})
 		return svc
+	}
+	// In the form that the controller's cache has.
+	if svc.ManagedFields = nil; s.ownsIngress(svc) {
+		svc.ManagedFields = ingressManagedFields(v1alpha1.FieldManager)
+		config.StripManagedFields(svc)
+	}
+	// Evidence that is forged later does not prove what was written before.
+	if s.authentic[KeyOf(svc)] && !allRecorded(svc) && !config.OwnsIngress(svc) {
+		s.authentic[KeyOf(svc)] = false
 	}
 	s.objects[KeyOf(svc)] = svc
 	s.history = append(s.history, version{s.now, KeyOf(svc), svc})
@@ -84,13 +117,13 @@ func sorted(services map[types.NamespacedName]*corev1.Service) (all []*corev1.Se
 	return all
 }
 
-// write is a controller's write, which is looked at.
-func (s *simulatedAPIServer) write(current *corev1.Service, p ServicePlan, lax disabledRules) *corev1.Service {
-	if why := s.lostAddress(current, p); why != "" && s.violation == "" {
-		s.violation = why
-	}
+// write is a controller's write, of which the laws are checked.
+func (s *simulatedAPIServer) write(current *corev1.Service, p ServicePlan, v simulatedView, lax disabledRules) *corev1.Service {
+	svc := s.apply(current, p)
+	s.violation = cmp.Or(s.violation,
+		s.lostAddress(current, svc, p, v), wrongAddress(current, svc, v), s.ignoredCopy(current, svc, v))
 	s.written[KeyOf(current)] = p
-	svc := p.Written(current)
+	delete(s.forged, KeyOf(current))
 	if lax.noPools {
 		delete(svc.Annotations, v1alpha1.AnnotationAllocatedFrom)
 	}
@@ -98,34 +131,6 @@ func (s *simulatedAPIServer) write(current *corev1.Service, p ServicePlan, lax d
 		apimeta.RemoveStatusCondition(&svc.Status.Conditions, v1alpha1.ConditionShared)
 	}
 	return s.put(svc)
-}
-
-// lostAddress names an address that the Service shows, and would lose although it
-// has not asked for that.
-func (s *simulatedAPIServer) lostAddress(svc *corev1.Service, p ServicePlan) string {
-	known, before := s.written[KeyOf(svc)], haveAddresses(svc)
-	for _, h := range before {
-		if svc.DeletionTimestamp != nil ||
-			slices.ContainsFunc(p.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.IP == h.Addr.String() }) {
-			continue
-		}
-		pool, _ := config.ReadRecords(known.AllocatedFrom).Of(h.Addr)
-		_, leaving := config.ReadRecords(known.Leaving).Of(h.Addr)
-		asked, ip := svc.Annotations[v1alpha1.AnnotationAddressPool], svc.Annotations[v1alpha1.AnnotationLoadBalancerIPs]
-		renumbers, gets := svc.Annotations[v1alpha1.AnnotationRenumber] != "", len(p.Ingress) > 0
-		switch {
-		case strings.Contains(svc.Annotations[v1alpha1.AnnotationRelease], h.Addr.String()):
-		case known.SharedAs != currentTerms(svc): // it has changed the terms of sharing
-		case leaving && !renumbers:
-		case gets && !renumbers && (asked != "" && asked != pool || ip != "" && ip != h.Addr.String()):
-		default:
-			return fmt.Sprintf(
-				"%s loses %s of pool %s, shows %v then, and asked for pool %q, address %q",
-				svc.Name, h.Addr, pool, p.AllocatedFrom, asked, ip,
-			)
-		}
-	}
-	return ""
 }
 
 func currentTerms(svc *corev1.Service) (text string) {
@@ -141,7 +146,13 @@ func currentTerms(svc *corev1.Service) (text string) {
 func (s *simulatedAPIServer) sharedWrongly() string {
 	owners, together := map[string][]types.NamespacedName{}, map[[2]holder]bool{}
 	for _, key := range sortedKeys(s.objects) {
+		if !s.authentic[key] {
+			continue
+		}
 		for _, in := range s.objects[key].Status.LoadBalancer.Ingress {
+			if s.stolen[holder{key, in.IP}] {
+				continue
+			}
 			for _, other := range owners[in.IP] {
 				pair := [2]holder{{other, in.IP}, {key, in.IP}}
 				a, b := s.terms[pair[0]], s.terms[pair[1]]
@@ -177,26 +188,39 @@ type simulatedController struct {
 	planner Planner
 	seen    int // version that its watch of Services has brought
 	pools   int // how many changes of pools its other watch has brought
+	nodes   int // likewise of nodes
 	unsure  bool
+	// reliable: no write fails, and all syncs are full.
+	reliable bool
 
 	decidedVersions map[types.NamespacedName]string // the versions in its cache at the last pass
 	decidedPools    int                             // the pools of the last pass over everything
+	decidedNodes    int
+	view            simulatedView                       // of the last pass
+	altered         map[*corev1.Service]*corev1.Service // by disabled rules
+	originals       map[*corev1.Service]*corev1.Service // of these
 }
 
 // disabledRules switches a safety rule off, to show that the simulation needs it.
-type disabledRules struct{ noOverlay, noFreshList, noUnknownOutcome, noLocking, noPools, noTerms, noHeldAddresses, noOrder bool }
+type disabledRules struct {
+	noOverlay, noFreshList, noUnknownOutcome, noLocking, noPools, noTerms, noHeldAddresses, noOrder bool
+	rulesOfEvidence
+}
 
-// simulate runs a random history and returns the first thing that went wrong.
-func simulate(t *rapid.T, lax disabledRules) (wrong string) {
-	server := &simulatedAPIServer{
-		objects: map[types.NamespacedName]*corev1.Service{}, written: map[types.NamespacedName]ServicePlan{},
-		terms: map[holder]string{},
-		pools: [][]*v1alpha1.IPAddressPool{{pool("p", "192.0.2.0/29")}},
-	}
+// simulate runs a random history and returns the first thing that went wrong. With
+// others, not only the owners of Services and the controllers write.
+func simulate(t *rapid.T, lax disabledRules, others bool) (wrong string) {
+	server := newSimulatedAPIServer()
 	leader := &simulatedController{overlay: &Overlay{}, unsure: true}
-	steps := rapid.IntRange(1, 60).Draw(t, "steps")
+	steps, kinds := rapid.IntRange(1, 60).Draw(t, "steps"), 12
+	if others {
+		kinds = 20
+		if rapid.Bool().Draw(t, "advertised") {
+			server.advertisements = []*v1alpha1.L2Advertisement{{ObjectMeta: metav1.ObjectMeta{Name: "all"}}}
+		}
+	}
 	for created := range steps {
-		switch rapid.IntRange(0, 12).Draw(t, "step") {
+		switch rapid.IntRange(0, kinds).Draw(t, "step") {
 		case 0, 1, 2: // a Service is created, sometimes older than the others (a restored backup)
 			svc := service(fmt.Sprintf("%c%d", 'a'+rapid.IntRange(0, 3).Draw(t, "age"), created), serving("TCP", 80))
 			changeServiceRequest(t, svc)
@@ -206,7 +230,7 @@ func simulate(t *rapid.T, lax disabledRules) (wrong string) {
 				svc := server.objects[rapid.SampledFrom(keys).Draw(t, "changed")].DeepCopy()
 				if rapid.IntRange(0, 3).Draw(t, "goes") == 0 {
 					deleting(svc)
-				} else {
+				} else if Managed(svc) {
 					changeServiceRequest(t, svc)
 				}
 				server.put(svc)
@@ -218,9 +242,17 @@ func simulate(t *rapid.T, lax disabledRules) (wrong string) {
 				overlay: &Overlay{}, unsure: true,
 				seen: rapid.IntRange(0, server.now).Draw(t, "seen"), pools: rapid.IntRange(0, len(server.pools)-1).Draw(t, "pools"),
 			}
+			leader.nodes = drawIndex(t, "nodes", 0, len(server.nodes)-1)
+		case 13, 14, 15, 16, 17, 18:
+			server.disturb(t, created)
+		case 19:
+			if wrong := leader.reachFixedPoint(t, server, lax); wrong != "" {
+				return wrong
+			}
 		default: // the watches bring some changes, and the leader reconciles
 			leader.seen = rapid.IntRange(leader.seen, server.now).Draw(t, "caught up to")
 			leader.pools = rapid.IntRange(leader.pools, len(server.pools)-1).Draw(t, "pools")
+			leader.nodes = drawIndex(t, "nodes", leader.nodes, len(server.nodes)-1)
 			leader.reconcile(t, server, lax)
 		}
 		if wrong := server.sharedWrongly(); wrong != "" {
@@ -230,7 +262,18 @@ func simulate(t *rapid.T, lax disabledRules) (wrong string) {
 			return server.violation
 		}
 	}
+	if others {
+		return leader.reachFixedPoint(t, server, lax)
+	}
 	return ""
+}
+
+// drawIndex draws an index, unless there is only one.
+func drawIndex(t *rapid.T, name string, low, high int) int {
+	if low == high {
+		return low
+	}
+	return rapid.IntRange(low, high).Draw(t, name)
 }
 
 // changeServiceRequest changes what a Service asks for.
@@ -312,7 +355,7 @@ func (r *simulatedController) reconcile(t *rapid.T, server *simulatedAPIServer, 
 	for _, svc := range cached {
 		r.decidedVersions[KeyOf(svc)] = svc.ResourceVersion
 	}
-	if r.planner.last != nil && r.decidedPools == r.pools && !r.unsure &&
+	if r.planner.last != nil && r.decidedPools == r.pools && r.decidedNodes == r.nodes && !r.unsure && !r.reliable &&
 		rapid.Bool().Draw(t, "quick") && r.reconcileChanged(t, server, changed, lax) {
 		return
 	}
@@ -325,13 +368,21 @@ func (r *simulatedController) reconcile(t *rapid.T, server *simulatedAPIServer, 
 		services = r.overlay.Merge(services, strconv.Itoa(r.seen))
 		slices.SortFunc(services, func(a, b *corev1.Service) int { return strings.Compare(a.Name, b.Name) })
 	}
+	r.view = newSimulatedView(server.pools[r.pools], server.nodes[r.nodes], services)
 	snapshot := Snapshot{
-		Policy:   providers.Policy{Mode: providers.BareMetal},
-		Services: services,
-		Objects:  config.Objects{Pools: server.pools[r.pools]},
+		Policy:  providers.Policy{Mode: providers.BareMetal},
+		Objects: config.Objects{Pools: server.pools[r.pools], L2Advertisements: server.advertisements},
+		Nodes:   lax.seenNodes(server.nodes[r.nodes]),
+	}
+	for _, svc := range services {
+		if svc = r.seenService(svc, lax); Managed(svc) {
+			snapshot.Services = append(snapshot.Services, svc)
+		} else {
+			snapshot.Unmanaged = append(snapshot.Unmanaged, svc)
+		}
 	}
 	plan := r.planner.Decide(snapshot)
-	r.decidedPools = r.pools
+	r.decidedPools, r.decidedNodes = r.pools, r.nodes
 	r.write(t, server, plan.Services, lax)
 }
 
@@ -345,7 +396,8 @@ func (r *simulatedController) reconcileChanged(t *rapid.T, server *simulatedAPIS
 		if svc == nil {
 			return false
 		}
-		services = append(services, svc)
+		r.view = r.view.with(svc)
+		services = append(services, r.seenService(svc, lax))
 	}
 	planner := &r.planner
 	if lax.noHeldAddresses { // another planner, which knows none of the other Services
@@ -364,6 +416,9 @@ func (r *simulatedController) reconcileChanged(t *rapid.T, server *simulatedAPIS
 func (r *simulatedController) write(t *rapid.T, server *simulatedAPIServer, planned []PlannedService, lax disabledRules) {
 	var changes []PlannedService
 	for _, p := range planned {
+		if original := r.originals[p.Service]; original != nil {
+			p.Service = original
+		}
 		if !p.Plan.Matches(p.Service) {
 			changes = append(changes, p)
 		}
@@ -386,14 +441,18 @@ func (r *simulatedController) write(t *rapid.T, server *simulatedAPIServer, plan
 				failed = true // a conflict
 				continue
 			}
-			switch rapid.IntRange(0, 9).Draw(t, "write") {
+			outcome := 9
+			if !r.reliable {
+				outcome = rapid.IntRange(0, 9).Draw(t, "write")
+			}
+			switch outcome {
 			case 0:
 				return // killed between two writes
 			case 1: // took effect, but the answer is lost
-				server.write(current, *c.Plan, lax)
+				server.write(current, *c.Plan, r.view, lax)
 				r.unsure, failed = !lax.noUnknownOutcome, true
 			default:
-				r.overlay.Observe(server.write(current, *c.Plan, lax))
+				r.overlay.Observe(server.write(current, *c.Plan, r.view, lax))
 			}
 		}
 		if failed {
