@@ -75,6 +75,9 @@ const (
 	// Stranger is served by another controller. Its addresses are not assigned to
 	// others, and no addresses are assigned to it.
 	Stranger
+	// Deleted is being deleted. Until its addresses are released, they are assigned only
+	// to a request whose record has them.
+	Deleted
 	// ExternalIPs has the spec.externalIPs of a Service in its Have. They are not
 	// assigned automatically as long as a pool has other free addresses. They are
 	// not reserved, and a request by name may be granted one.
@@ -221,9 +224,15 @@ func (a *Allocator) Allocate(pools *Pools, requests []Request) Result {
 	return Result{a.last.allocateAll(), a.last.poolUsage()}
 }
 
+// MustBeReleased reports whether a request had the address in its status before the last
+// Allocate, and does not keep it. Until the next Allocate, that status must be assumed
+// to have it: the write that releases the address may have failed.
+func (a *Allocator) MustBeReleased(addr netip.Addr) bool { return a.last == nil || a.last.losing[addr] }
+
 // Extend decides for a request in addition to those of the last Allocate and Extend,
 // which keep their addresses. It is ok if the request neither holds nor shares
-// addresses, and all families it requests could be assigned: Allocate would then
+// addresses, and all families it requests could be assigned other addresses than those
+// that a request of the last Allocate was to lose: Allocate would then
 // return the same for all requests together. Otherwise Allocate must be called next.
 func (a *Allocator) Extend(request *Request) (assignment Assignment, ok bool) {
 	// A request that holds addresses can release one, and one that shares can
@@ -238,11 +247,13 @@ func (a *Allocator) Extend(request *Request) (assignment Assignment, ok bool) {
 		// The new request releases nothing, so a request that was refused before
 		// cannot be granted now: those that wait are not retried.
 		_, byName := c.requestedAddr(w.Family)
-		if !a.last.tryGrant(&pendingRequest{candidate: c, Want: w, byName: byName}) {
+		granted := a.last.tryGrant(&pendingRequest{candidate: c, Want: w, byName: byName})
+		held := *a.last.heldOf(c, familyIndex(w.Family))
+		if !granted || a.MustBeReleased(held.Addr) {
 			a.last = nil // a part may have been granted
 			return Assignment{}, false
 		}
-		assignment.Held = append(assignment.Held, *a.last.heldOf(c, familyIndex(w.Family)))
+		assignment.Held = append(assignment.Held, held)
 	}
 	slices.SortFunc(assignment.Held, func(a, b Held) int { return cmp.Compare(familyIndex(FamilyOf(a.Addr)), familyIndex(FamilyOf(b.Addr))) })
 	return assignment, true

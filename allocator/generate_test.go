@@ -99,7 +99,7 @@ func someRequest(t *rapid.T, i int) Request {
 	r := Request{
 		Key:      key(fmt.Sprintf("s%02d", i)),
 		Since:    time.Unix(rapid.Int64Range(0, 3).Draw(t, "since"), 0),
-		Role:     rapid.SampledFrom([]Role{Owner, Owner, Owner, Owner, Owner, Stranger, ExternalIPs}).Draw(t, "role"),
+		Role:     rapid.SampledFrom([]Role{Owner, Owner, Owner, Owner, Owner, Stranger, Deleted, ExternalIPs}).Draw(t, "role"),
 		Departed: seldom(t, 4, "departed"),
 	}
 	r.wishes(t)

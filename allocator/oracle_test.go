@@ -143,7 +143,7 @@ func (b *book) keep(i int, e Evidence) {
 		switch {
 		case !ofClass(h):
 			continue
-		case e == Recorded && (!slices.Contains(r.Pools, home) || b.used(h.Addr) || b.blocked(h.Addr)):
+		case e == Recorded && (!slices.Contains(r.Pools, home) || b.used(h.Addr) || b.blockedBy(h.Addr, Stranger)):
 			continue
 		case e == ShownByController && (b.used(h.Addr) || b.blocked(h.Addr)):
 			continue
@@ -287,8 +287,12 @@ func (b *book) choices(i int, f Family) (choices []netip.Addr) {
 
 // blocked reports whether a status that is not ours to write shows the address.
 func (b *book) blocked(addr netip.Addr) bool {
+	return b.blockedBy(addr, Stranger, Deleted, Owner)
+}
+
+func (b *book) blockedBy(addr netip.Addr, roles ...Role) bool {
 	for i, r := range b.requests {
-		if b.foreign[i] && r.Role != ExternalIPs && slices.ContainsFunc(r.Have, func(h Have) bool { return h.Addr == addr }) {
+		if b.foreign[i] && slices.Contains(roles, r.Role) && slices.ContainsFunc(r.Have, func(h Have) bool { return h.Addr == addr }) {
 			return true
 		}
 	}

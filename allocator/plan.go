@@ -37,6 +37,7 @@ const (
 	departedClass
 	strangerClass
 	recordedClass
+	deletedClass
 	controllerClass // ShownByController
 	shownClass
 )
@@ -53,6 +54,8 @@ func (r *Request) classOf(e Evidence) holderClass {
 	switch {
 	case r.Role == Stranger:
 		return strangerClass
+	case r.Role == Deleted:
+		return deletedClass
 	case e == Recorded:
 		return recordedClass
 	case e == ShownByController:
@@ -89,6 +92,7 @@ type run struct {
 	groups      map[netip.Addr]*sharedGroup // of addresses that several candidates hold or held
 	foreign     map[netip.Addr]*candidate   // candidates that have the address in a status that is not written
 	externalIPs map[netip.Addr]bool         // of Services; nil if there are none
+	losing      map[netip.Addr]bool         // shown by a candidate that does not keep them; nil if there are none
 	tables      map[tableKey]*sharedTable   // of shared addresses; nil until the first use
 	pending     []pendingRequest
 	waiting     map[netip.Addr]*pendingIndex // for an address that they request by name
@@ -264,8 +268,17 @@ func (r *run) recordLost(c *candidate) {
 		if h.Evidence != Recorded && !r.holdsAddr(c, h.Addr) {
 			a := &r.assignments[c.index]
 			a.GivesUp = append(a.GivesUp, h.Addr)
+			r.markLosing(h.Addr)
 		}
 	}
+}
+
+// markLosing records that a status shows the address until the assignment is written.
+func (r *run) markLosing(addr netip.Addr) {
+	if r.losing == nil {
+		r.losing = map[netip.Addr]bool{}
+	}
+	r.losing[addr] = true
 }
 
 // keepHeld assigns the addresses that requests have already to their holders, those
@@ -274,7 +287,7 @@ func (r *run) recordLost(c *candidate) {
 func (r *run) keepHeld() {
 	for _, c := range r.order {
 		switch c.turn {
-		case strangerClass:
+		case strangerClass, deletedClass:
 			r.reserveForeign(c.candidate)
 		case shownClass:
 			// Every address that must not be adopted has its owner by now.

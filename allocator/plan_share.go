@@ -258,6 +258,7 @@ func (r *run) takeAddr(c *candidate, addr netip.Addr, s *poolSource) {
 // releaseAddr removes c from the holders of the address. The other holders keep it.
 // The record of c must not have the address any more.
 func (r *run) releaseAddr(c *candidate, addr netip.Addr) {
+	r.markLosing(addr)
 	s, g := r.sourceContaining(addr, ""), r.groups[addr]
 	before := r.tableKeys(addr, s)
 	if g != nil {

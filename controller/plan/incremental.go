@@ -105,6 +105,13 @@ func (p *Planner) extendAllocation(s, before *serviceState) (allocator.Assignmen
 	if !same && (len(shown) != len(before.assignment.Held) || slices.ContainsFunc(shown, unknown)) {
 		return allocator.Assignment{}, false
 	}
+	// What it was assigned and does not show yet may still be in another status.
+	for _, h := range before.assignment.Held {
+		shows := slices.ContainsFunc(shown, func(have allocator.Have) bool { return have.Addr == h.Addr })
+		if !shows && p.allocator.MustBeReleased(h.Addr) {
+			return allocator.Assignment{}, false
+		}
+	}
 	return before.assignment, true
 }
 

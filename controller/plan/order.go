@@ -17,7 +17,7 @@ import (
 func (c PlannedService) addedAddrs() []netip.Addr {
 	shown := ingressAddrs(c.Service.Status.LoadBalancer.Ingress)
 	return slices.DeleteFunc(ingressAddrs(c.Plan.Ingress), func(a netip.Addr) bool {
-		return slices.Contains(shown, a) && (config.Recorded(c.Service, a) || config.OwnsIngress(c.Service))
+		return slices.Contains(shown, a) && (config.Recorded(c.Service, a) || v1alpha1.OwnsIngress(c.Service))
 	})
 }
 
@@ -27,7 +27,7 @@ func (c PlannedService) addedAddrs() []netip.Addr {
 // then, and another Service with a record of one is assigned it.
 func (c PlannedService) blockedAddrs() []netip.Addr {
 	// An apply that omits the ingress removes it if the controller is its only manager.
-	if len(c.Service.Status.LoadBalancer.Ingress) == 0 || !c.Plan.WritesIngress(c.Service) && !config.OwnsIngress(c.Service) {
+	if len(c.Service.Status.LoadBalancer.Ingress) == 0 || !c.Plan.WritesIngress(c.Service) && !v1alpha1.OwnsIngress(c.Service) {
 		return nil
 	}
 	shown, kept := ingressAddrs(c.Service.Status.LoadBalancer.Ingress), ingressAddrs(c.Plan.Ingress)

@@ -34,7 +34,9 @@ func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, exists 
 	} else if !onBareMetal || svc.DeletionTimestamp != nil || foreign {
 		// Addresses in its status, which may be another controller's, must not be assigned
 		// to other Services.
-		r.Role = allocator.Stranger
+		if r.Role = allocator.Stranger; svc.DeletionTimestamp != nil && svc.choice.Verdict != providers.NotOurs {
+			r.Role = allocator.Deleted
+		}
 		r.Have = slices.DeleteFunc(r.Have, func(h allocator.Have) bool { return h.Evidence == allocator.Recorded })
 		return r, len(r.Have) > 0
 	}

@@ -60,7 +60,7 @@ type evidence struct{ recorded, shown, managed bool }
 
 func evidenceOf(svc *corev1.Service, addr netip.Addr) evidence {
 	e := evidence{recorded: config.Recorded(svc, addr), shown: slices.Contains(ingressAddrs(svc.Status.LoadBalancer.Ingress), addr)}
-	e.managed = e.shown && config.OwnsIngress(svc)
+	e.managed = e.shown && v1alpha1.OwnsIngress(svc)
 	return e
 }
 
@@ -86,7 +86,7 @@ func (s *simulatedAPIServer) mustKeep(svc *corev1.Service, addr netip.Addr, v si
 	case v.nodes[addr] || v.rival(svc, addr, func(o evidence) bool { return o.recorded }):
 		return false
 	case e.recorded:
-		return v.selects(svc, addr)
+		return v.selects(svc, addr) && !v.shownElsewhere(addr, false)
 	// Without a record, the pool that contains the address counts as the one that it was
 	// assigned from.
 	case !e.recorded && !v.contains(addr, svc.Annotations[v1alpha1.AnnotationAddressPool]):
@@ -94,12 +94,23 @@ func (s *simulatedAPIServer) mustKeep(svc *corev1.Service, addr netip.Addr, v si
 	case e.managed:
 		// What a Service shows that is deleted or that another controller serves precedes
 		// a status without a record, even if the two shared the address.
-		elsewhere := slices.ContainsFunc(v.services, func(o *corev1.Service) bool { return !servedByPools(o) && evidenceOf(o, addr).shown })
-		return !elsewhere && !v.rival(svc, addr, func(o evidence) bool { return o.managed })
+		return !v.shownElsewhere(addr, true) && !v.rival(svc, addr, func(o evidence) bool { return o.managed })
 	case e.shown:
 		return v.selects(svc, addr) && !v.rival(svc, addr, func(o evidence) bool { return o.shown })
 	}
 	return false
+}
+
+// shownElsewhere reports whether a Service that another controller serves, or also one
+// that is being deleted, shows the address.
+func (v simulatedView) shownElsewhere(addr netip.Addr, deleted bool) bool {
+	return slices.ContainsFunc(v.services, func(o *corev1.Service) bool {
+		return !servedByPools(o) && (deleted || o.DeletionTimestamp == nil || hasOtherClass(o)) && evidenceOf(o, addr).shown
+	})
+}
+
+func hasOtherClass(svc *corev1.Service) bool {
+	return svc.Spec.Type != corev1.ServiceTypeLoadBalancer || svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass != v1alpha1.ClassBareMetal
 }
 
 // assignedAddresses are the addresses that the controllers wrote last, with their pools.
@@ -258,7 +269,7 @@ func (r *simulatedController) seenService(svc *corev1.Service, lax disabledRules
 		record(records)
 	}
 	shown := ingressAddrs(svc.Status.LoadBalancer.Ingress)
-	if l.statusWins || l.managersWin && config.OwnsIngress(svc) && !own {
+	if l.statusWins || l.managersWin && v1alpha1.OwnsIngress(svc) && !own {
 		records = nil
 		for _, a := range shown {
 			records = append(records, config.Record{Addr: a, Value: config.RecordedPool(svc, a)})

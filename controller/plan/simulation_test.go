@@ -83,10 +83,10 @@ func (s *simulatedAPIServer) put(svc *corev1.Service) *corev1.Service {
 	// In the form that the controller's cache has.
 	if svc.ManagedFields = nil; s.ownsIngress(svc) {
 		svc.ManagedFields = ingressManagedFields(v1alpha1.FieldManager)
-		config.StripManagedFields(svc)
+		v1alpha1.StripManagedFields(svc)
 	}
 	// Evidence that is forged later does not prove what was written before.
-	if s.authentic[KeyOf(svc)] && !allRecorded(svc) && !config.OwnsIngress(svc) {
+	if s.authentic[KeyOf(svc)] && !allRecorded(svc) && !v1alpha1.OwnsIngress(svc) {
 		s.authentic[KeyOf(svc)] = false
 	}
 	s.objects[KeyOf(svc)] = svc
@@ -288,6 +288,9 @@ func changeServiceRequest(t *rapid.T, svc *corev1.Service) {
 	case 0, 1:
 		annotate(v1alpha1.AnnotationAllowSharedIP, "k", "k", "l", "")
 	case 2, 3:
+		if len(svc.Spec.Ports) == 0 { // another controller's
+			svc.Spec.Ports = []corev1.ServicePort{{Protocol: corev1.ProtocolTCP}}
+		}
 		svc.Spec.Ports[0].Port = rapid.Int32Range(80, 82).Draw(t, "port")
 	case 4:
 		annotate(v1alpha1.AnnotationAddressPool, "p", "q", "")

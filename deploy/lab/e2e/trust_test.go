@@ -96,14 +96,16 @@ func TestReplaced(t *testing.T) {
 	replace(false)
 	waitHeld(t, "replaced", addr, "replaced")
 	stop()
-	replace(true) // the address is in a pool that selects the Service
-	waitHeld(t, "replaced", addr, "replaced")
 	// Out of its pool, only the managed fields show that the address was assigned.
 	apply(t, pool("replaced", "10.13.242.124/30"))
 	condition(t, "replaced", "Provisioned", "OutOfPool")
 	replace(false)
 	waitHeld(t, "replaced", addr, "replaced")
 	reachAgain(t, cluster.Client, url(addr, 8086))
+	apply(t, pool("replaced", "10.13.242.120/29"))
+	condition(t, "replaced", "Provisioned", "Assigned")
+	replace(true) // the address is in a pool that selects the Service
+	waitHeld(t, "replaced", addr, "replaced")
 }
 
 // TestRestored checks that Services that are created anew from a backup, in another
