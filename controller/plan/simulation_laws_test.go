@@ -82,6 +82,9 @@ func (s *simulatedAPIServer) mustKeep(svc *corev1.Service, addr netip.Addr, v si
 	// A forged record together with a status that another controller wrote cannot be
 	// distinguished from what the controller writes: the older Service keeps the address.
 	case e.recorded && e.shown:
+		v.services = slices.DeleteFunc(slices.Clone(v.services), func(o *corev1.Service) bool {
+			return s.written[KeyOf(o)].SharedAs != currentTerms(o) // it has changed the terms of sharing
+		})
 		return !v.rival(svc, addr, func(o evidence) bool { return o.recorded && o.shown })
 	case v.nodes[addr] || v.rival(svc, addr, func(o evidence) bool { return o.recorded }):
 		return false

@@ -36,7 +36,7 @@ func TestStaleCacheWithOtherWriters(t *testing.T) {
 func TestStaleCacheNeedsItsRules(t *testing.T) {
 	for name, lax := range map[string]disabledRules{
 		"own writes": {noOverlay: true}, "fresh first list": {noFreshList: true}, "unknown outcome after a lost answer": {noUnknownOutcome: true},
-		"optimistic locking": {noLocking: true}, "recorded pools": {noPools: true}, "recorded terms of sharing": {noTerms: true},
+		"optimistic locking": {noLocking: true}, "recorded pools": {noPools: true, rulesOfEvidence: rulesOfEvidence{noManagers: true}}, "recorded terms of sharing": {noTerms: true},
 		"held addresses are taken": {noHeldAddresses: true}, "releases are written first": {noOrder: true},
 	} {
 		t.Run(name, func(t *testing.T) { needRule(t, lax, false) })
