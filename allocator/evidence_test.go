@@ -59,8 +59,11 @@ func TestEvidence(t *testing.T) {
 			with(having(request("a"), x, ""), func(r *Request) { r.Role = Stranger }), have(request("b", "p"), x, "", ShownByController),
 		}, map[string][]string{"a": nil, "b": {"192.0.2.0"}}},
 		{"a copy gets the address of its original, if that is free", []Request{with(request("a", "p"), prefers)}, map[string][]string{"a": {x}}},
-		{"a copy gets another address, if it is not", []Request{with(request("a", "p"), prefers), younger(having(request("b", "p"), x, "p"))},
-			map[string][]string{"a": {"192.0.2.0"}, "b": {x}}},
+		{
+			"a copy gets another address, if it is not",
+			[]Request{with(request("a", "p"), prefers), younger(having(request("b", "p"), x, "p"))},
+			map[string][]string{"a": {"192.0.2.0"}, "b": {x}},
+		},
 		{"a copy precedes older requests for any address", []Request{
 			request("a", "small"), younger(with(request("b", "small"), func(r *Request) { r.Prefer = []netip.Addr{netip.MustParseAddr("203.0.113.0")} })),
 		}, map[string][]string{"a": {"PoolExhausted"}, "b": {"203.0.113.0"}}},

@@ -149,7 +149,8 @@ func (c Chooser) Choose(service *corev1.Service) Choice {
 // records the present provider, otherwise by default.
 func (c Chooser) chooseWithoutClass(service *corev1.Service) Choice {
 	present, served := recordedProvider(service)
-	if c.policy.ClassedOnly && !served {
+	// Removing the record hands the Service over to another implementation.
+	if c.policy.ClassedOnly && !v1alpha1.HasOwnAllocation(service) && !hasFinalizer(service, v1alpha1.FinalizerAWS) {
 		return Choice{Message: "--serve-services-without-class=false"}
 	}
 	requested := service.Annotations[v1alpha1.AnnotationProvider]

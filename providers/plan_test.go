@@ -186,7 +186,7 @@ func TestChoose(t *testing.T) {
 		{"AWS by annotation, no node there", asking(service(lb, ""), "aws"), auto, rack, OnBareMetal, "", "no node of this cluster"},
 		{"AWS by flag, no node there, on bare metal since", service(lb, "", ours), flagged, rack, OnBareMetal, "", "no node of this cluster"},
 		{"replaced, by our field manager", replaced(service(lb, ""), "192.0.2.1", ""), auto, cloud, OnBareMetal, "", ""},
-		{"replaced, left to others", replaced(service(lb, ""), "192.0.2.1", ""), Policy{Mode: BareMetal, ClassedOnly: true}, rack, OnBareMetal, "", ""},
+		{"replaced, left to others", replaced(service(lb, ""), "192.0.2.1", ""), Policy{Mode: BareMetal, ClassedOnly: true}, rack, NotOurs, "", ""},
 		{"replaced on AWS", replaced(service(lb, ""), "", "nlb.example.com"), Policy{Mode: BareMetal}, cloud, OnAWS, "", ""},
 
 		{"SCTP", sctp(service(lb, "")), auto, cloud, OnBareMetal, "", "port 132 uses SCTP"},

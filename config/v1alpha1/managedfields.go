@@ -1,7 +1,6 @@
 package v1alpha1
 
 import (
-	"bytes"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,7 +14,7 @@ var ingressPath = fieldpath.MakePathOrDie("status", "loadBalancer", "ingress")
 // ingressOwner are the managed fields that StripManagedFields leaves if OwnsIngress.
 var ingressOwner = []metav1.ManagedFieldsEntry{{
 	Manager: FieldManager, Operation: metav1.ManagedFieldsOperationApply, Subresource: "status",
-	APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`)},
+	APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(`{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`),
 }}
 
 // OwnsIngress reports whether the controller is the only manager of
@@ -34,7 +33,7 @@ func OwnsIngress(service *corev1.Service) bool {
 		}
 		var fields fieldpath.Set
 		// Invalid managed fields own nothing.
-		if fields.FromJSON(bytes.NewReader(e.FieldsV1.Raw)) != nil || !fields.Has(ingressPath) {
+		if fields.FromJSON(e.FieldsV1.GetRawReader()) != nil || !fields.Has(ingressPath) {
 			continue
 		}
 		if e.Manager != FieldManager || e.Operation != metav1.ManagedFieldsOperationApply || e.Subresource != "status" {

@@ -10,7 +10,7 @@ import (
 func TestOwnsIngress(t *testing.T) {
 	entry := func(manager, subresource string, operation metav1.ManagedFieldsOperationType, fields string) metav1.ManagedFieldsEntry {
 		return metav1.ManagedFieldsEntry{
-			Manager: manager, Subresource: subresource, Operation: operation, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)},
+			Manager: manager, Subresource: subresource, Operation: operation, FieldsV1: metav1.NewFieldsV1(fields),
 		}
 	}
 	const ingress = `{"f:status":{"f:conditions":{".":{}},"f:loadBalancer":{"f:ingress":{}}}}`

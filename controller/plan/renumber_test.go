@@ -122,7 +122,7 @@ func TestReplacedWhileRenumbering(t *testing.T) {
 	managed := func(s *corev1.Service) {
 		s.ManagedFields = []metav1.ManagedFieldsEntry{{
 			Manager: v1alpha1.FieldManager, Operation: metav1.ManagedFieldsOperationApply, Subresource: "status",
-			FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`)},
+			FieldsV1: metav1.NewFieldsV1(`{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`),
 		}}
 	}
 	for value, want := range map[string]string{"hold": "192.0.2.2 192.0.2.1 Renumbering", "": "192.0.2.1 Assigned"} {
