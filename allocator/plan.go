@@ -406,8 +406,8 @@ func (c *candidate) isSelectedBy(pool string) bool {
 
 // heldFrom returns the record of a kept address that the source s contains, nil if no
 // pool does. The record follows an address to the pool that contains it and selects
-// the candidate, if that is advertised: pools can be renamed, split and merged. The speakers choose
-// the pool of an announcement by the same rule.
+// the candidate, if that is advertised: pools can be renamed, split and merged. The
+// speakers choose the pool of an announcement by the same rule (config.PoolIndex).
 func (r *run) heldFrom(c *candidate, s *poolSource, h Have) Held {
 	held := Held{Addr: h.Addr, Pool: h.Pool}
 	// The recorded pool is kept even without its ranges: advertisements select an

@@ -145,8 +145,8 @@ func (c Chooser) Choose(service *corev1.Service) Choice {
 	return Choice{Message: "loadBalancerClass " + *class + " belongs to another controller"}
 }
 
-// chooseWithoutClass decides by the annotation, otherwise by the finalizer, which
-// records the present provider, otherwise by default.
+// chooseWithoutClass decides by the annotation, otherwise by what records the present
+// provider, otherwise by default.
 func (c Chooser) chooseWithoutClass(service *corev1.Service) Choice {
 	present, served := recordedProvider(service)
 	// Removing the record hands the Service over to another implementation.

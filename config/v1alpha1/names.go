@@ -12,8 +12,9 @@ const FieldManager = "fairlead-controller"
 
 // Finalizers.
 const (
-	// FinalizerBareMetal on a Service records that the bare-metal provider serves it.
-	// Its addresses are managed by Fairlead until the finalizer is removed.
+	// FinalizerBareMetal delays the deletion of a Service until its addresses are
+	// released. It does not prove that the addresses in the status are Fairlead's: see
+	// AnnotationAllocatedFrom.
 	FinalizerBareMetal = "fairlead.io/bare-metal"
 
 	// FinalizerAWS on a Service records that the AWS provider serves it. Its load

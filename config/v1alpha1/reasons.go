@@ -113,7 +113,8 @@ const (
 	InvertedRange Reason = "InvertedRange"
 	// OverlappingAddresses: an entry shares addresses with an earlier entry or an older pool.
 	OverlappingAddresses Reason = "OverlappingAddresses"
-	// NodeAddress: an entry contains addresses of nodes, which are never assigned.
+	// NodeAddress: an entry contains addresses of nodes, which are never assigned; or a
+	// Service holds one, which is not announced.
 	NodeAddress Reason = "NodeAddress"
 	// ClusterAddress: an entry contains addresses of pods or ClusterIPs, which are never assigned.
 	ClusterAddress Reason = "ClusterAddress"
