@@ -173,7 +173,7 @@ func TestTenantsMayNotWriteRecords(t *testing.T) {
 	waitTenant(t, "plain")
 	// All other updates are accepted, and the record stays.
 	for what, args := range map[string][]string{
-		"a label":                   {"label", "svc", "served", "tier=web"},
+		"a label":                   {"label", "svc", "served", "--overwrite", "tier=web"},
 		"another annotation":        {"annotate", "svc", "served", "example.com/other=1"},
 		"a request":                 {"annotate", "svc", "served", "fairlead.io/address-pool=lan"},
 		"the same record":           {"annotate", "--overwrite", "svc", "served", allocatedFrom + "=" + record},
