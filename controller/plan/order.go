@@ -13,11 +13,11 @@ import (
 )
 
 // addedAddrs are the addresses of the plan that the Service does not show yet, or that
-// another controller has written and this one adopts.
+// it shows without a record: a status alone does not prove who wrote it.
 func (c PlannedService) addedAddrs() []netip.Addr {
 	shown := ingressAddrs(c.Service.Status.LoadBalancer.Ingress)
 	return slices.DeleteFunc(ingressAddrs(c.Plan.Ingress), func(a netip.Addr) bool {
-		return slices.Contains(shown, a) && (config.Recorded(c.Service, a) || v1alpha1.OwnsIngress(c.Service))
+		return slices.Contains(shown, a) && config.Recorded(c.Service, a)
 	})
 }
 

@@ -156,24 +156,27 @@ func TestSwappedStatuses(t *testing.T) {
 	}
 }
 
-// TestAdoptedAfterRelease: an address in a foreign status is adopted after the Service
-// that was assigned it does not show it any more.
+// TestAdoptedAfterRelease: an address in a status without a record is adopted after the
+// Service that was assigned it does not show it any more, whoever manages the status.
 func TestAdoptedAfterRelease(t *testing.T) {
-	s := testSnapshot(
-		service("a", holding("192.0.2.1")),
-		service("b", finalized, holding("192.0.2.1"), fixture.Recorded("192.0.2.1=p"), annotated(v1alpha1.AnnotationRelease, "192.0.2.1")),
-	)
-	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29")}
-	rounds, _ := Rounds(Decide(s).Changes)
-	if len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("b") || KeyOf(rounds[1][0].Service) != key("a") {
-		t.Errorf("b is not written before a: %+v", rounds)
-	}
-	// A Service does not wait for itself when it starts to share what it shows.
-	annotated(v1alpha1.AnnotationAllowSharedIP, "k")(s.Services[0])
-	s.Services = s.Services[:1]
-	rounds, _ = Rounds(Decide(s).Changes)
-	if len(rounds) != 1 || rounds[0][0].Plan.AllocatedFrom == "" {
-		t.Errorf("a is not adopted: %+v", rounds)
+	for _, manager := range []string{"other-controller", v1alpha1.FieldManager} {
+		s := testSnapshot(
+			service("a", holding("192.0.2.1")),
+			service("b", finalized, holding("192.0.2.1"), fixture.Recorded("192.0.2.1=p"), annotated(v1alpha1.AnnotationRelease, "192.0.2.1")),
+		)
+		s.Services[0].ManagedFields = ingressManagedFields(manager)
+		s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29")}
+		rounds, _ := Rounds(Decide(s).Changes)
+		if len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("b") || KeyOf(rounds[1][0].Service) != key("a") {
+			t.Errorf("%s: b is not written before a: %+v", manager, rounds)
+		}
+		// A Service does not wait for itself when it starts to share what it shows.
+		annotated(v1alpha1.AnnotationAllowSharedIP, "k")(s.Services[0])
+		s.Services = s.Services[:1]
+		rounds, _ = Rounds(Decide(s).Changes)
+		if len(rounds) != 1 || rounds[0][0].Plan.AllocatedFrom == "" {
+			t.Errorf("%s: a is not adopted: %+v", manager, rounds)
+		}
 	}
 }
 
