@@ -114,3 +114,18 @@ func TestExternalIPs(t *testing.T) {
 		t.Errorf("released: got %v", got)
 	}
 }
+
+// TestOverlappingReservations: an address that the cluster uses is not assigned again,
+// although a range that is only avoided contains it as well.
+func TestOverlappingReservations(t *testing.T) {
+	p, r := pool("p", "192.0.2.0/24"), having(request("a", "p"), "192.0.2.9", "p")
+	r.Have[0].Evidence = Recorded
+	at := r.Have[0].Addr
+	p.Reserved = []Reserved{
+		{IPRange: netipx.IPRangeFrom(at.Prev(), at), Why: "is avoided"},
+		{IPRange: netipx.IPRangeFrom(at, at), Why: "is an address of Node n", Used: true},
+	}
+	if held := Allocate(NewPools([]Pool{p}, nil), []Request{r}).Assignments[0].Held; len(held) != 1 || held[0].Addr == at {
+		t.Errorf("holds %v", held)
+	}
+}

@@ -103,6 +103,9 @@ func mustKeep(pools []Pool, requests []Request, i int, f Family) (keep []Have) {
 	}
 	keep = keep[:min(1, len(keep))]
 	return slices.DeleteFunc(keep, func(h Have) bool {
+		if slices.ContainsFunc(r.Have, func(o Have) bool { return isReplacement(&r, o, h) }) {
+			return true // it may be assigned again
+		}
 		asksOther := slices.ContainsFunc(r.Addrs, func(a netip.Addr) bool { return FamilyOf(a) == f && a != h.Addr })
 		asks := slices.Contains(r.Addrs, h.Addr)
 		named := slices.Concat(r.Pools, r.Barred)

@@ -139,12 +139,15 @@ func (b *book) keep(i int, e Evidence) {
 	for _, h := range have {
 		held := b.of(i, FamilyOf(h.Addr))
 		room := len(held) == 0 || len(held) == 1 && (r.Renumber || r.Frozen) && e != Shown
-		home := containing(b.pools, h.Addr)
 		switch {
 		case !ofClass(h):
 			continue
-		case e == Recorded && (!slices.Contains(r.Pools, home) || b.used(h.Addr) || b.blockedBy(h.Addr, Stranger)):
+		case e == Recorded && (!b.canRestore(i, h) || b.blockedBy(h.Addr, Stranger)):
 			continue
+		case h.Leaving && !r.Renumber && !r.Frozen && slices.ContainsFunc(have, func(o Have) bool {
+			return isReplacement(&r, o, h) && b.canRestore(i, o) && b.may(i, o.Addr)
+		}):
+			continue // its replacement is restored
 		case e == ShownByController && (b.used(h.Addr) || b.blocked(h.Addr)):
 			continue
 		}
@@ -152,11 +155,28 @@ func (b *book) keep(i int, e Evidence) {
 			b.rows = append(b.rows, holding{i, h.Addr, b.record(i, h), len(held) == 1})
 		}
 	}
+	replaced := func(addr netip.Addr) bool {
+		return slices.ContainsFunc(have, func(h Have) bool { return h.Addr == addr && h.Leaving })
+	}
 	for _, f := range []Family{IPv4, IPv6} {
+		if held := b.of(i, f); len(held) == 2 && replaced(held[0].addr) && !replaced(held[1].addr) {
+			held[0].leaving, held[1].leaving = true, false
+		}
 		if held := b.of(i, f); len(held) == 2 && !r.Frozen && !b.content(held[0]) && b.content(held[1]) {
 			held[0].leaving, held[1].leaving = true, false
 		}
 	}
+}
+
+// canRestore reports whether a pool may assign an address again that is only recorded.
+func (b *book) canRestore(i int, h Have) bool {
+	return slices.Contains(b.requests[i].Pools, containing(b.pools, h.Addr)) && !b.used(h.Addr)
+}
+
+// isReplacement reports whether the status has lost the address that replaces another.
+func isReplacement(r *Request, h, replaced Have) bool {
+	return h.Evidence == Recorded && !h.Leaving && replaced.Leaving && FamilyOf(h.Addr) == FamilyOf(replaced.Addr) &&
+		!slices.Contains(r.Release, h.Addr)
 }
 
 // of are the rows of a request and a family, the one that is leaving last.

@@ -328,7 +328,8 @@ func (r *run) reserveForeign(c *candidate) {
 }
 
 // keepAll keeps the candidate's addresses of the class that it may keep, with their
-// roles. Where it now requests the leaving one of two, it exchanges the roles.
+// roles, also if those of two have different evidence. Where it now requests the
+// leaving one of two, it exchanges the roles.
 func (r *run) keepAll(c *candidate, turn holderClass) {
 	for _, leaving := range []bool{false, true} { // the replacement before the address that it replaces
 		for _, h := range c.Have {
@@ -338,12 +339,35 @@ func (r *run) keepAll(c *candidate, turn holderClass) {
 		}
 	}
 	for f := range c.leaving {
-		if c.leaving[f] > 0 && !c.Frozen && !r.isSatisfied(c, c.held[f]) && r.isSatisfied(c, c.leaving[f]) {
-			// The leaving address is requested again: the two addresses are swapped.
-			c.held[f], c.leaving[f] = c.leaving[f], c.held[f]
-			r.heldOf(c, f).Leaving, r.leavingOf(c, f).Leaving = false, true
+		if c.leaving[f] == 0 {
+			continue
+		}
+		if c.wasReplaced(r.heldOf(c, f).Addr) && !c.wasReplaced(r.leavingOf(c, f).Addr) {
+			r.swapRoles(c, f)
+		}
+		if !c.Frozen && !r.isSatisfied(c, c.held[f]) && r.isSatisfied(c, c.leaving[f]) {
+			r.swapRoles(c, f) // the leaving address is requested again
 		}
 	}
+}
+
+func (r *run) swapRoles(c *candidate, f int) {
+	c.held[f], c.leaving[f] = c.leaving[f], c.held[f]
+	r.heldOf(c, f).Leaving, r.leavingOf(c, f).Leaving = false, true
+}
+
+// wasReplaced reports whether the address of Have was replaced by another one.
+func (c *candidate) wasReplaced(addr netip.Addr) bool {
+	return slices.ContainsFunc(c.Have, func(h Have) bool { return h.Addr == addr && h.Leaving })
+}
+
+// recordsReplacement reports whether the address was replaced by one that the status
+// has lost, and that can be assigned again.
+func (r *run) recordsReplacement(c *candidate, replaced Have) bool {
+	return replaced.Leaving && slices.ContainsFunc(c.Have, func(h Have) bool {
+		return h.Evidence == Recorded && !h.Leaving && FamilyOf(h.Addr) == FamilyOf(replaced.Addr) && !slices.Contains(c.Release, h.Addr) &&
+			!r.isBlocked(c, h.Addr) && r.mayKeep(c, h, r.sourceContaining(h.Addr, h.Pool))
+	})
 }
 
 // keepAddr makes the candidate the holder of an address of its status, unless the
@@ -365,7 +389,8 @@ func (r *run) keepAddr(c *candidate, h Have) {
 		return
 	}
 	s := r.sourceContaining(h.Addr, h.Pool)
-	if !r.mayKeep(c, h, s) {
+	// Without Renumber, only one of an address and its replacement is kept.
+	if !r.mayKeep(c, h, s) || !c.Renumber && !c.Frozen && r.recordsReplacement(c, h) {
 		return
 	}
 	held := r.heldFrom(c, s, h)

@@ -28,6 +28,7 @@ type poolSource struct {
 	index    int
 	ranges   [2][]netipx.IPRange // all addresses
 	gives    [2][]netipx.IPRange // without the reserved addresses
+	used     []Reserved          // those of Reserved that the cluster uses, sorted and disjoint
 	capacity [2]*big.Int         // number of assignable addresses
 }
 
@@ -89,6 +90,7 @@ func (p *Pools) sourceContaining(addr netip.Addr, name string) *poolSource {
 func newSource(p Pool, index int) *poolSource {
 	s := &poolSource{Pool: p, index: index, ranges: byFamily(p.Ranges)}
 	s.Reserved = makeDisjoint(p.Reserved)
+	s.used = makeDisjoint(slices.DeleteFunc(slices.Clone(p.Reserved), func(r Reserved) bool { return !r.Used }))
 	s.gives = s.ranges
 	if len(s.Reserved) > 0 {
 		var b netipx.IPSetBuilder
@@ -163,9 +165,8 @@ func containsAddr(ranges []netipx.IPRange, addr netip.Addr) bool {
 // whyNot returns why the source, which contains the address, cannot assign it, "" if
 // it can.
 func (s *poolSource) whyNot(addr netip.Addr) string {
-	i, _ := slices.BinarySearchFunc(s.Reserved, addr, func(r Reserved, a netip.Addr) int { return r.To().Compare(a) })
-	if i < len(s.Reserved) && s.Reserved[i].Contains(addr) {
-		return s.Reserved[i].Why
+	if why := reservedFor(s.Reserved, addr); why != "" {
+		return why
 	}
 	if s.AvoidBuggyIPs && isBuggyAddr(addr) {
 		return fmt.Sprintf("ends in .0 or .255, which pool %s avoids", s.Name)
@@ -175,10 +176,14 @@ func (s *poolSource) whyNot(addr netip.Addr) string {
 
 // usedBy returns what of the cluster itself uses the address, which the source
 // contains; "" if nothing does.
-func (s *poolSource) usedBy(addr netip.Addr) string {
-	i, _ := slices.BinarySearchFunc(s.Reserved, addr, func(r Reserved, a netip.Addr) int { return r.To().Compare(a) })
-	if i < len(s.Reserved) && s.Reserved[i].Contains(addr) && s.Reserved[i].Used {
-		return s.Reserved[i].Why
+func (s *poolSource) usedBy(addr netip.Addr) string { return reservedFor(s.used, addr) }
+
+// reservedFor returns why the address is in one of the sorted and disjoint ranges, "" if
+// it is in none.
+func reservedFor(reserved []Reserved, addr netip.Addr) string {
+	i, _ := slices.BinarySearchFunc(reserved, addr, func(r Reserved, a netip.Addr) int { return r.To().Compare(a) })
+	if i < len(reserved) && reserved[i].Contains(addr) {
+		return reserved[i].Why
 	}
 	return ""
 }

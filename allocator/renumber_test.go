@@ -66,6 +66,9 @@ func TestRenumber(t *testing.T) {
 	p, q := pool("p", "192.0.2.0/24"), pool("q", "198.51.100.0/24")
 	both := having(having(request("a", "q"), "192.0.2.9", "p"), "198.51.100.9", "q") // the first one is leaving
 	both = with(with(both, renumbering), leaving)
+	lost := func(i int) func(*Request) {
+		return func(r *Request) { r.Have = slices.Clone(r.Have); r.Have[i].Evidence = Recorded }
+	}
 
 	checkRules(t, []rule{
 		{
@@ -129,6 +132,27 @@ func TestRenumber(t *testing.T) {
 			[]Pool{p, q},
 			with(with(both, pinned), releasing("198.51.100.9")),
 			[]string{"192.0.2.9=p leaving", "198.51.100.0=q"},
+			"",
+		},
+		{
+			"the status has lost the new one: it is assigned again",
+			[]Pool{p, q},
+			with(both, lost(1)),
+			[]string{"192.0.2.9=p leaving", "198.51.100.9=q"},
+			"",
+		},
+		{
+			"the annotation goes after the status has lost the new one: the old one goes",
+			[]Pool{p, q},
+			with(with(both, lost(1)), func(r *Request) { r.Renumber = false }),
+			[]string{"198.51.100.9=q"},
+			"",
+		},
+		{
+			"the annotation goes after the status has lost the new one, which no pool selects: the old one stays",
+			[]Pool{p, q},
+			with(with(both, lost(1)), func(r *Request) { r.Renumber, r.Pools = false, []string{"p"} }),
+			[]string{"192.0.2.9=p"},
 			"",
 		},
 		{

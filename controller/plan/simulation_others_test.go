@@ -150,7 +150,9 @@ func (s *simulatedAPIServer) disturb(t *rapid.T, number int) {
 	}
 	for _, h := range haveAddresses(svc) {
 		_, assigned := s.assignedAddresses(svc).Of(h.Addr)
-		s.stolen[holder{KeyOf(svc), h.Addr.String()}] = h.Evidence == allocator.RecordedAndShown && !assigned
+		at := holder{KeyOf(svc), h.Addr.String()}
+		// The controller may have written the Service since, before the other holder.
+		s.stolen[at] = h.Evidence == allocator.RecordedAndShown && (!assigned || s.stolen[at])
 	}
 	s.put(svc)
 }
