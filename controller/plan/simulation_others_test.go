@@ -44,7 +44,8 @@ func (s *simulatedAPIServer) apply(current *corev1.Service, p ServicePlan) *core
 	switch {
 	case p.WritesIngress(current):
 		svc.Status.LoadBalancer.Ingress = p.Ingress
-		s.authentic[key] = true
+		// What a deleted Service shows until it is gone is not assigned to it.
+		s.authentic[key] = s.authentic[key] || p.AllocatedFrom != ""
 		if !slices.EqualFunc(observed, p.Ingress, sameIngress) {
 			managers = []string{v1alpha1.FieldManager}
 		} else if own < 0 {
