@@ -13,7 +13,7 @@ const (
 	// longer contains it or no longer selects the Service.
 	OutOfPool Reason = "OutOfPool"
 	// UnsupportedAnnotation: the Service holds its addresses, but an annotation of another
-	// implementation makes a request that has no effect.
+	// implementation, or on AWS one for pools, makes a request that has no effect.
 	UnsupportedAnnotation Reason = "UnsupportedAnnotation"
 	// PoolExhausted: a pool matches, but has no free address of the family.
 	PoolExhausted Reason = "PoolExhausted"

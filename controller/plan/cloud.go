@@ -124,7 +124,14 @@ func (d *decision) balancerCondition(svc *serviceState, o CloudOutcome) metav1.C
 		return is(metav1.ConditionFalse, o.Reason, o.Message)
 	// The report of a working load balancer may add a reason of its own.
 	case o.Ready():
-		return is(metav1.ConditionTrue, cmp.Or(o.Report.Reason, v1alpha1.Assigned), o.Report.Message)
+		reason, message := cmp.Or(o.Report.Reason, v1alpha1.Assigned), o.Report.Message
+		if text := poolOnlyMessage(svc.Service); text != "" {
+			message += "; " + text
+			if reason == v1alpha1.Assigned {
+				reason = v1alpha1.UnsupportedAnnotation
+			}
+		}
+		return is(metav1.ConditionTrue, reason, message)
 	}
 	message := cmp.Or(o.Report.Message, "AWS is creating the load balancer")
 	return is(metav1.ConditionFalse, cmp.Or(o.Report.Reason, v1alpha1.Provisioning), message)

@@ -111,3 +111,18 @@ func unsupportedMessage(svc *corev1.Service) string {
 	}
 	return strings.Join(all, "; ")
 }
+
+// poolOnlyMessage names the annotations with which the Service requests an address of a
+// pool, which have no effect on AWS; "" if there are none.
+func poolOnlyMessage(svc *corev1.Service) string {
+	var names []string
+	for _, name := range slices.Concat(v1alpha1.AddressPoolAnnotations, v1alpha1.LoadBalancerIPsAnnotations, sharingAnnotations) {
+		if svc.Annotations[name] != "" {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return "AWS chooses the addresses: no effect of annotation " + strings.Join(names, ", ")
+}
