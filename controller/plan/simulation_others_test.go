@@ -152,10 +152,19 @@ func (s *simulatedAPIServer) disturb(t *rapid.T, number int) {
 	for _, h := range haveAddresses(svc) {
 		_, assigned := s.assignedAddresses(svc).Of(h.Addr)
 		at := holder{KeyOf(svc), h.Addr.String()}
-		// The controller may have written the Service since, before the other holder.
-		s.stolen[at] = h.Evidence == allocator.RecordedAndShown && (!assigned || s.stolen[at])
+		// A lost address may have been assigned to another Service since, and the
+		// controller may have written this one before the other holder.
+		s.stolen[at] = h.Evidence == allocator.RecordedAndShown && (!assigned || s.stolen[at] || s.assignedElsewhere(at))
 	}
 	s.put(svc)
+}
+
+// assignedElsewhere reports whether the controllers wrote the address to another Service.
+func (s *simulatedAPIServer) assignedElsewhere(h holder) bool {
+	return slices.ContainsFunc(sorted(s.objects), func(svc *corev1.Service) bool {
+		return KeyOf(svc) != h.NamespacedName && s.authentic[KeyOf(svc)] &&
+			slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.IP == h.addr })
+	})
 }
 
 func servedByPools(svc *corev1.Service) bool {
