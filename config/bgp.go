@@ -185,11 +185,9 @@ func parseBGPAdvertisement(object *v1alpha1.BGPAdvertisement, refs objectReferen
 	spec := object.Spec
 	ad := BGPAdvertisement{
 		Name: object.Name,
-		Scope: Scope{
-			len(spec.IPAddressPools) == 0 && len(spec.IPAddressPoolSelectors) == 0,
-			refs.selectPools(spec.IPAddressPools, spec.IPAddressPoolSelectors, reportField),
-			parseNodes(spec.NodeSelectors, reportField),
-		},
+		Scope: refs.parseScope(scopeFields{
+			spec.IPAddressPools, spec.IPAddressPoolSelectors, spec.NodeSelectors, object.Status.SelectedPools,
+		}, reportField),
 		AllPeers: len(spec.Peers) == 0, Peers: spec.Peers,
 		Length4: 32, Length6: 128, LocalPref: defaultLocalPref, ASPathPrepend: uint8(spec.ASPathPrepend),
 	}

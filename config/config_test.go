@@ -224,6 +224,89 @@ func TestL2Advertisement(t *testing.T) {
 	}
 }
 
+// TestDeletedPoolStaysSelected checks that an advertisement with label selectors covers
+// the deleted pools of its status, and that a pool that exists is selected by its labels
+// alone.
+func TestDeletedPoolStaysSelected(t *testing.T) {
+	edge := []metav1.LabelSelector{{MatchLabels: map[string]string{"tier": "edge"}}}
+	bad := []metav1.LabelSelector{{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "x", Operator: "Near"}}}}
+	labelled, other := pool("labelled", 1), pool("other", 1)
+	labelled.Labels, other.Labels = map[string]string{"tier": "edge"}, map[string]string{"tier": "core"}
+	for _, tt := range []struct {
+		name                        string
+		names                       []string
+		selectors                   []metav1.LabelSelector
+		status                      []string
+		pools, selected, deleted    []string
+		coversDeleted, coversOthers bool
+	}{
+		{
+			"deleted", nil, edge, []string{"labelled", "gone"},
+			[]string{"gone", "labelled"}, []string{"labelled"}, []string{"gone"}, true, false,
+		},
+		{"created again with other labels", nil, edge, []string{"other"}, []string{"labelled"}, []string{"labelled"}, nil, false, false},
+		{"not in the status yet", nil, edge, nil, []string{"labelled"}, []string{"labelled"}, nil, false, false},
+		{"names", []string{"other"}, nil, []string{"gone"}, []string{"other"}, nil, nil, false, true},
+		{
+			"names and selectors", []string{"other"}, edge, []string{"gone", "gone"},
+			[]string{"gone", "labelled", "other"}, []string{"labelled"}, []string{"gone"}, true, true,
+		},
+		{"all pools", nil, nil, []string{"gone"}, nil, nil, nil, true, true},
+		{"invalid selector", nil, bad, []string{"gone", "labelled"}, []string{"gone"}, nil, []string{"gone"}, true, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l2, bgp := &v1alpha1.L2Advertisement{}, &v1alpha1.BGPAdvertisement{}
+			l2.Spec.IPAddressPools, l2.Spec.IPAddressPoolSelectors, l2.Status.SelectedPools = tt.names, tt.selectors, tt.status
+			bgp.Spec.IPAddressPools, bgp.Spec.IPAddressPoolSelectors, bgp.Status.SelectedPools = tt.names, tt.selectors, tt.status
+			c, _ := Parse(Objects{
+				Pools:            []*v1alpha1.IPAddressPool{labelled, other},
+				L2Advertisements: []*v1alpha1.L2Advertisement{l2}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgp},
+			})
+			for _, s := range []Scope{c.L2Advertisements[0].Scope, c.BGPAdvertisements[0].Scope} {
+				if !slices.Equal(s.Pools, tt.pools) || !slices.Equal(s.SelectedPools, tt.selected) || !slices.Equal(s.DeletedPools, tt.deleted) ||
+					s.Covers("gone") != tt.coversDeleted || s.Covers("other") != tt.coversOthers {
+					t.Errorf("got %+v", s)
+				}
+			}
+		})
+	}
+}
+
+// TestParserReadsSelectedPools checks that a Parser parses again when only
+// status.selectedPools has changed, and not when another field of the status has.
+func TestParserReadsSelectedPools(t *testing.T) {
+	edge := []metav1.LabelSelector{{MatchLabels: map[string]string{"tier": "edge"}}}
+	l2, bgp := &v1alpha1.L2Advertisement{}, &v1alpha1.BGPAdvertisement{}
+	l2.Spec.IPAddressPoolSelectors, bgp.Spec.IPAddressPoolSelectors = edge, edge
+	o := Objects{L2Advertisements: []*v1alpha1.L2Advertisement{l2}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgp}}
+	var p Parser
+	covered := func() (l2, bgp bool, state State) {
+		c, _, state := p.Parse(o)
+		return c.L2Advertisements[0].Covers("gone"), c.BGPAdvertisements[0].Covers("gone"), state
+	}
+	if l2, bgp, _ := covered(); l2 || bgp {
+		t.Error("an empty status covers a pool")
+	}
+	l2, bgp = l2.DeepCopy(), bgp.DeepCopy()
+	l2.Status.SelectedPools = []string{"gone"}
+	o.L2Advertisements[0] = l2
+	if l2, bgp, _ := covered(); !l2 || bgp {
+		t.Errorf("got %v, %v after a change of the L2Advertisement", l2, bgp)
+	}
+	bgp.Status.SelectedPools = []string{"gone"}
+	o.BGPAdvertisements[0] = bgp
+	_, both, state := covered()
+	if !both {
+		t.Error("the change of the BGPAdvertisement was not read")
+	}
+	l2, bgp = l2.DeepCopy(), bgp.DeepCopy()
+	l2.Status.Nodes, bgp.Status.Nodes = 3, 3
+	o.L2Advertisements[0], o.BGPAdvertisements[0] = l2, bgp
+	if _, _, same := covered(); same != state {
+		t.Error("a count in the status invalidated the configuration")
+	}
+}
+
 func TestReadyCondition(t *testing.T) {
 	var problems []Problem
 	for i := range 30 {

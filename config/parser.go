@@ -37,9 +37,9 @@ type parseResult struct {
 func (p *Parser) Parse(o Objects) (Config, []Problem, State) {
 	state := State{
 		pools:       p.pools.Observe(o.Pools, memo.SameGeneration),
-		l2ads:       p.l2ads.Observe(o.L2Advertisements, memo.SameGeneration),
+		l2ads:       p.l2ads.Observe(o.L2Advertisements, sameL2Advertisement),
 		peers:       p.peers.Observe(o.BGPPeers, memo.SameGeneration),
-		bgpads:      p.bgpads.Observe(o.BGPAdvertisements, memo.SameGeneration),
+		bgpads:      p.bgpads.Observe(o.BGPAdvertisements, sameBGPAdvertisement),
 		profiles:    p.profiles.Observe(o.BFDProfiles, memo.SameGeneration),
 		communities: p.communities.Observe(o.Communities, memo.SameGeneration),
 	}
@@ -49,6 +49,14 @@ func (p *Parser) Parse(o Objects) (Config, []Problem, State) {
 		return r
 	})
 	return result.config, result.problems, state
+}
+
+func sameL2Advertisement(a, b *v1alpha1.L2Advertisement) bool {
+	return memo.SameGeneration(a, b) && slices.Equal(a.Status.SelectedPools, b.Status.SelectedPools)
+}
+
+func sameBGPAdvertisement(a, b *v1alpha1.BGPAdvertisement) bool {
+	return memo.SameGeneration(a, b) && slices.Equal(a.Status.SelectedPools, b.Status.SelectedPools)
 }
 
 // SameNode reports whether two versions of a Node are equal in everything that

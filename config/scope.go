@@ -24,7 +24,10 @@ func (n Nodes) SelectsNode(node labels.Set) bool {
 // Scope selects the pools and nodes of an advertisement.
 type Scope struct {
 	AllPools bool
-	Pools    []string // named or selected, sorted; they may not exist
+	Pools    []string // named, selected or deleted, sorted; they may not exist
+	// SelectedPools are the pools that the label selectors match. DeletedPools are those
+	// of status.selectedPools that no longer exist. Both are sorted.
+	SelectedPools, DeletedPools []string
 	Nodes
 }
 
@@ -47,10 +50,9 @@ func parseL2Advertisement(object *v1alpha1.L2Advertisement, refs objectReference
 	r := report.forObject("L2Advertisement", object.Name)
 	return L2Advertisement{
 		Name: object.Name,
-		Scope: Scope{
-			len(spec.IPAddressPools) == 0 && len(spec.IPAddressPoolSelectors) == 0,
-			refs.selectPools(spec.IPAddressPools, spec.IPAddressPoolSelectors, r), parseNodes(spec.NodeSelectors, r),
-		},
+		Scope: refs.parseScope(scopeFields{
+			spec.IPAddressPools, spec.IPAddressPoolSelectors, spec.NodeSelectors, object.Status.SelectedPools,
+		}, r),
 		Interfaces: slices.Compact(slices.Sorted(slices.Values(spec.Interfaces))),
 	}
 }
@@ -67,24 +69,43 @@ func (r problemReporter) forObject(kind, name string) fieldReporter {
 	}
 }
 
-// selectPools returns the named pools, which may not exist, and those that the
-// selectors select, sorted.
-func (refs objectReferences) selectPools(names []string, selectors []metav1.LabelSelector, report fieldReporter) []string {
-	all := slices.Clone(names)
-	for i, name := range names {
+// scopeFields are the fields of an advertisement that its Scope depends on.
+type scopeFields struct {
+	pools                        []string
+	poolSelectors, nodeSelectors []metav1.LabelSelector
+	selectedPools                []string // of the status
+}
+
+// parseScope returns the scope of an advertisement. A pool that exists is selected by
+// its labels, whatever the status contains.
+func (refs objectReferences) parseScope(f scopeFields, report fieldReporter) Scope {
+	s := Scope{AllPools: len(f.pools) == 0 && len(f.poolSelectors) == 0}
+	for i, name := range f.pools {
 		if !refs.poolNames[name] {
 			report(fmt.Sprintf("spec.ipAddressPools[%d]", i), v1alpha1.UnknownPool, "IPAddressPool %q does not exist", name)
 		}
 	}
-	for _, s := range parseSelectors("ipAddressPoolSelectors", selectors, report) {
+	for _, selector := range parseSelectors("ipAddressPoolSelectors", f.poolSelectors, report) {
 		for _, p := range refs.pools {
-			if s.Matches(labels.Set(p.Labels)) {
-				all = append(all, p.Name)
+			if selector.Matches(labels.Set(p.Labels)) {
+				s.SelectedPools = append(s.SelectedPools, p.Name)
 			}
 		}
 	}
-	slices.Sort(all)
-	return slices.Compact(all)
+	// Without selectors, what the status contains is of an earlier spec.
+	if len(f.poolSelectors) > 0 {
+		s.DeletedPools = slices.DeleteFunc(slices.Clone(f.selectedPools), func(name string) bool { return refs.poolNames[name] })
+	}
+	s.SelectedPools, s.DeletedPools = sortedSet(s.SelectedPools), sortedSet(s.DeletedPools)
+	s.Pools = sortedSet(slices.Concat(f.pools, s.SelectedPools, s.DeletedPools))
+	s.Nodes = parseNodes(f.nodeSelectors, report)
+	return s
+}
+
+// sortedSet sorts the names in place and returns them without duplicates.
+func sortedSet(names []string) []string {
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 func parseNodes(selectors []metav1.LabelSelector, report fieldReporter) Nodes {

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -14,6 +15,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/fairlead-io/fairlead/config/client"
+	"github.com/fairlead-io/fairlead/config/memo"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
@@ -122,6 +125,11 @@ func (c *Controller) syncFully(ctx context.Context) error {
 		}
 		c.outcomeUnknown.Store(false)
 	}
+	if !c.synced {
+		if err := c.checkPools(ctx); err != nil {
+			return err
+		}
+	}
 	started := time.Now()
 	c.pending.reset() // before the snapshot, so that no later change is missed
 	snapshot := c.snapshot()
@@ -177,6 +185,26 @@ func (c *Controller) syncIncrementally(ctx context.Context) (done bool, err erro
 	w := c.newWrites(ctx)
 	c.writeServices(w, slices.DeleteFunc(planned, func(p plan.PlannedService) bool { return p.Plan.Matches(p.Service) }))
 	return true, w.wait()
+}
+
+// checkPools returns an error if the cache of pools is stale, by a quorum read. The
+// first sync of a leader needs it: if a pool was labelled, selected by the previous
+// leader and deleted, an older version of it would remove its name from
+// status.selectedPools, and its addresses would be withdrawn.
+func (c *Controller) checkPools(ctx context.Context) error {
+	list, err := c.fairlead.Pools.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list all IPAddressPools: %w", err)
+	}
+	pools := make([]*v1alpha1.IPAddressPool, len(list.Items))
+	for i := range list.Items {
+		pools[i] = &list.Items[i]
+	}
+	var states memo.List[*v1alpha1.IPAddressPool]
+	if states.Observe(pools, memo.SameGeneration) != states.Observe(c.kinds.Pools.Objects(), memo.SameGeneration) {
+		return errors.New("the cache of IPAddressPools is stale")
+	}
+	return nil
 }
 
 // listServices reads all Services from etcd (a quorum read), because the cache may be

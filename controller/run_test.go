@@ -2,17 +2,22 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/controller/plan"
@@ -46,6 +51,62 @@ func TestFullSyncAfterFailedIncremental(t *testing.T) {
 	change(service("b"))
 	if done, err := c.syncIncrementally(t.Context()); done || err != nil {
 		t.Errorf("got %v, %v: 192.0.2.1 was free for it", done, err)
+	}
+}
+
+// TestStalePools checks that a leader does not sync before its cache of pools has all
+// that the API server has, except for statuses.
+func TestStalePools(t *testing.T) {
+	labelled := pool("p", "192.0.2.0/28")
+	labelled.UID, labelled.Labels = "1", map[string]string{"tier": "edge"}
+	other := labelled.DeepCopy()
+	other.Labels = nil
+	status := labelled.DeepCopy()
+	status.ResourceVersion, status.Status.Services = "7", 3
+	for _, tt := range []struct {
+		name           string
+		cached, stored []*v1alpha1.IPAddressPool
+		stale          bool
+	}{
+		{"equal", []*v1alpha1.IPAddressPool{labelled}, []*v1alpha1.IPAddressPool{labelled}, false},
+		{"another status", []*v1alpha1.IPAddressPool{labelled}, []*v1alpha1.IPAddressPool{status}, false},
+		{"older labels", []*v1alpha1.IPAddressPool{other}, []*v1alpha1.IPAddressPool{labelled}, true},
+		{"deleted", []*v1alpha1.IPAddressPool{other}, nil, true},
+		{"created", nil, []*v1alpha1.IPAddressPool{labelled}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/apis/fairlead.io/v1alpha1/ipaddresspools" || r.URL.Query().Has("resourceVersion") {
+					t.Errorf("got %s, want a quorum list of pools", r.URL)
+				}
+				list := v1alpha1.IPAddressPoolList{}
+				list.APIVersion, list.Kind = v1alpha1.GroupVersion.String(), "IPAddressPoolList"
+				for _, p := range tt.stored {
+					list.Items = append(list.Items, *p)
+				}
+				w.Header().Set("Content-Type", "application/json")
+				_ = json.NewEncoder(w).Encode(list)
+			}))
+			defer server.Close()
+			fairlead, err := client.New(&rest.Config{Host: server.URL})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := &Controller{fairlead: fairlead, kinds: fairlead.Informers()}
+			for _, p := range tt.cached {
+				if err := c.kinds.Pools.GetStore().Add(p); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := c.checkPools(t.Context()); (err != nil) != tt.stale {
+				t.Errorf("got %v", err)
+			}
+			if tt.stale {
+				if err := c.syncFully(t.Context()); err == nil { // it would panic later
+					t.Error("the first sync did not check the pools")
+				}
+			}
+		})
 	}
 }
 

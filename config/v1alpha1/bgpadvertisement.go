@@ -133,6 +133,16 @@ type BGPAdvertisementStatus struct {
 	// +optional
 	Pools int64 `json:"pools"`
 
+	// SelectedPools names the pools that spec.ipAddressPoolSelectors match. A pool that
+	// is deleted stays in the list, and its addresses stay announced, as long as the
+	// record of a Service names it. Of more than 256 pools, some are left out.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=253
+	SelectedPools []string `json:"selectedPools,omitempty"`
+
 	// Peers counts the peers that the routes are advertised to.
 	//
 	// +optional

@@ -78,6 +78,16 @@ type L2AdvertisementStatus struct {
 	// +optional
 	Pools int64 `json:"pools"`
 
+	// SelectedPools names the pools that spec.ipAddressPoolSelectors match. A pool that
+	// is deleted stays in the list, and its addresses stay announced, as long as the
+	// record of a Service names it. Of more than 256 pools, some are left out.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=253
+	SelectedPools []string `json:"selectedPools,omitempty"`
+
 	// Nodes counts the nodes that the advertisement selects.
 	//
 	// +optional

@@ -83,6 +83,7 @@ func (d *decision) bgpAdvertisementStatuses() map[string]v1alpha1.BGPAdvertiseme
 	for _, ad := range d.config.BGPAdvertisements {
 		var status v1alpha1.BGPAdvertisementStatus
 		status.Pools, status.Nodes = d.countSelected(ad.Scope)
+		status.SelectedPools = d.selectedPools(ad.Scope)
 		for _, p := range d.config.BGPPeers {
 			if ad.AdvertisedTo(p.Name) {
 				status.Peers++
@@ -107,6 +108,51 @@ func (d *decision) countSelected(s config.Scope) (pools, nodes int64) {
 		}
 	}
 	return pools, nodes
+}
+
+// maxSelectedPools is the maximum length of status.selectedPools. The API server
+// rejects a status with a longer list.
+const maxSelectedPools = 256
+
+// selectedPools returns status.selectedPools of an advertisement, sorted: the pools
+// that its label selectors match, and the deleted ones that Services still hold
+// addresses of. If there are too many, these precede, because nothing else has them.
+func (d *decision) selectedPools(s config.Scope) []string {
+	held := slices.DeleteFunc(slices.Clone(s.DeletedPools), func(name string) bool { return !slices.Contains(d.heldDeletedPools, name) })
+	names := append(held, s.SelectedPools...)
+	names = names[:min(len(names), maxSelectedPools)]
+	slices.Sort(names)
+	return names
+}
+
+// findHeldDeletedPools returns the deleted pools of advertisements that the own record
+// of a Service names, sorted. Without such pools it does not read the records.
+func (d *decision) findHeldDeletedPools() (held []string) {
+	deleted := map[string]bool{}
+	addDeleted := func(s config.Scope) {
+		for _, name := range s.DeletedPools {
+			deleted[name] = true
+		}
+	}
+	for _, ad := range d.config.L2Advertisements {
+		addDeleted(ad.Scope)
+	}
+	for _, ad := range d.config.BGPAdvertisements {
+		addDeleted(ad.Scope)
+	}
+	if len(deleted) == 0 {
+		return nil
+	}
+	for _, svc := range d.Services {
+		for _, r := range config.OwnAllocation(svc) {
+			if deleted[r.Value] {
+				held = append(held, r.Value)
+				delete(deleted, r.Value)
+			}
+		}
+	}
+	slices.Sort(held)
+	return held
 }
 
 func (d *decision) communityStatuses() map[string]v1alpha1.CommunityStatus {

@@ -1,7 +1,9 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +13,7 @@ import (
 
 	"github.com/fairlead-io/fairlead/allocator"
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
@@ -102,4 +105,110 @@ func TestAnnouncedByBGP(t *testing.T) {
 			t.Errorf("%s is %+v and %+v, want %s", text, a, b, want)
 		}
 	}
+}
+
+// selectingAdvertisements returns an advertisement of each kind that selects the pools
+// with the label tier=edge, and has this status.selectedPools.
+func selectingAdvertisements(selected ...string) (o config.Objects) {
+	edge := []metav1.LabelSelector{{MatchLabels: map[string]string{"tier": "edge"}}}
+	l2 := &v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "edge"}}
+	l2.Spec.IPAddressPoolSelectors, l2.Status.SelectedPools = edge, selected
+	bgp := &v1alpha1.BGPAdvertisement{ObjectMeta: metav1.ObjectMeta{Name: "edge"}}
+	bgp.Spec.IPAddressPoolSelectors, bgp.Status.SelectedPools = edge, selected
+	o.L2Advertisements, o.BGPAdvertisements = []*v1alpha1.L2Advertisement{l2}, []*v1alpha1.BGPAdvertisement{bgp}
+	return o
+}
+
+func tieredPool(name, tier string) *v1alpha1.IPAddressPool {
+	p := pool(name)
+	p.Labels = map[string]string{"tier": tier}
+	return p
+}
+
+// checkSelectedPools checks status.selectedPools of both advertisements.
+func checkSelectedPools(t *testing.T, p Plan, want ...string) {
+	t.Helper()
+	l2, bgp := p.L2Advertisements["edge"].SelectedPools, p.BGPAdvertisements["edge"].SelectedPools
+	if !slices.Equal(l2, want) || !slices.Equal(bgp, want) {
+		t.Errorf("got %q and %q, want %q", l2, bgp, want)
+	}
+}
+
+// TestSelectedPools checks which names status.selectedPools has after a sync.
+func TestSelectedPools(t *testing.T) {
+	held := fixture.Assigned("a", "192.0.2.1", "gone")
+	copied := fixture.Assigned("b", "192.0.2.1", "gone")
+	copied.UID = "another"
+	for _, tt := range []struct {
+		name     string
+		status   []string
+		pools    []*v1alpha1.IPAddressPool
+		services []*corev1.Service
+		want     []string
+	}{
+		{
+			"selected by label, unused", nil,
+			[]*v1alpha1.IPAddressPool{tieredPool("b", "edge"), tieredPool("c", "core"), tieredPool("a", "edge")},
+			nil, []string{"a", "b"},
+		},
+		{"deleted and held", []string{"gone"}, []*v1alpha1.IPAddressPool{tieredPool("a", "edge")}, []*corev1.Service{held}, []string{"a", "gone"}},
+		{"deleted and not held", []string{"gone"}, nil, nil, nil},
+		{"deleted, the record is of another Service", []string{"gone"}, nil, []*corev1.Service{copied}, nil},
+		{
+			"held by a Service that is being deleted",
+			[]string{"gone"},
+			nil,
+			[]*corev1.Service{fixture.Assigned("a", "192.0.2.1", "gone", deleting)},
+			[]string{"gone"},
+		},
+		{"deleted before it was in the status", nil, nil, []*corev1.Service{held}, nil},
+		{"created again with other labels", []string{"gone"}, []*v1alpha1.IPAddressPool{tieredPool("gone", "core")}, []*corev1.Service{held}, nil},
+		{"created again with its labels", []string{"gone"}, []*v1alpha1.IPAddressPool{tieredPool("gone", "edge")}, nil, []string{"gone"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := testSnapshot(tt.services...)
+			s.Objects = selectingAdvertisements(tt.status...)
+			s.Objects.Pools = tt.pools
+			checkSelectedPools(t, Decide(s), tt.want...)
+		})
+	}
+}
+
+// TestSelectedPoolsWithoutSelectors checks that the status is emptied when the selectors
+// are removed.
+func TestSelectedPoolsWithoutSelectors(t *testing.T) {
+	s := testSnapshot(fixture.Assigned("a", "192.0.2.1", "gone"))
+	s.Objects = selectingAdvertisements("gone")
+	s.Objects.L2Advertisements[0].Spec = v1alpha1.L2AdvertisementSpec{}
+	s.Objects.BGPAdvertisements[0].Spec = v1alpha1.BGPAdvertisementSpec{IPAddressPools: []string{"gone"}}
+	checkSelectedPools(t, Decide(s))
+}
+
+// TestSelectedPoolsAreDropped checks that one Planner drops the name of a deleted pool
+// when the last Service with a record of it is gone, although nothing else has changed.
+func TestSelectedPoolsAreDropped(t *testing.T) {
+	var planner Planner
+	s := testSnapshot(fixture.Assigned("a", "192.0.2.1", "gone"), fixture.Assigned("b", "192.0.2.2", "gone"))
+	s.Objects = selectingAdvertisements("gone")
+	s.Objects.Pools = nil
+	checkSelectedPools(t, planner.Decide(s), "gone")
+	s.Services = s.Services[1:]
+	checkSelectedPools(t, planner.Decide(s), "gone")
+	s.Services = nil
+	checkSelectedPools(t, planner.Decide(s))
+}
+
+// TestSelectedPoolsAreBounded checks that deleted pools precede the others if there are
+// more than the schema allows.
+func TestSelectedPoolsAreBounded(t *testing.T) {
+	s := testSnapshot(fixture.Assigned("a", "192.0.2.1", "z-gone"))
+	s.Objects = selectingAdvertisements("z-gone")
+	s.Objects.Pools = nil
+	var want []string
+	for i := range maxSelectedPools + 10 {
+		name := fmt.Sprintf("p%03d", i)
+		s.Objects.Pools = append(s.Objects.Pools, tieredPool(name, "edge"))
+		want = append(want, name)
+	}
+	checkSelectedPools(t, Decide(s), append(want[:maxSelectedPools-1], "z-gone")...)
 }

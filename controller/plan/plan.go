@@ -118,6 +118,7 @@ func (d *decision) l2AdvertisementStatuses() map[string]v1alpha1.L2Advertisement
 	for _, ad := range d.config.L2Advertisements {
 		var status v1alpha1.L2AdvertisementStatus
 		status.Pools, status.Nodes = d.countSelected(ad.Scope)
+		status.SelectedPools = d.selectedPools(ad.Scope)
 		status.Conditions = d.readyConditions("L2Advertisement", ad.Name, allEntriesUsed)
 		statuses[ad.Name] = status
 	}

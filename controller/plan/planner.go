@@ -75,6 +75,7 @@ type (
 	adStates     struct {
 		pools   poolStates
 		reports reportStates // and the nodes
+		held    string       // the heldDeletedPools
 	}
 	requestStates struct {
 		selections selectionStates
@@ -112,7 +113,9 @@ type decision struct {
 	requests       []allocator.Request
 	externalIPs    map[netip.Addr][]types.NamespacedName // Services with the address in spec.externalIPs, by name
 	chosenPorts    map[types.NamespacedName][]NodePort   // of Services that lack node ports; empty if none is free
-	requeueAt      time.Time
+	// heldDeletedPools are pools that no longer exist and that Services hold addresses of.
+	heldDeletedPools []string
+	requeueAt        time.Time
 
 	poolStates    poolStates
 	requestStates requestStates
@@ -160,7 +163,8 @@ func (s *serviceState) assignmentIn(r allocator.Result) allocator.Assignment {
 func (p *Planner) Decide(s Snapshot) Plan {
 	d := p.decision(s)
 	result := p.allocator.Allocate(d.allocatorPools.pools, d.requests)
-	ads := p.ads.Get(adStates{d.poolStates, d.reportStates}, d.advertisementPlans)
+	d.heldDeletedPools = d.findHeldDeletedPools()
+	ads := p.ads.Get(adStates{d.poolStates, d.reportStates, strings.Join(d.heldDeletedPools, ",")}, d.advertisementPlans)
 	plan := Plan{
 		Services: make([]PlannedService, 0, len(d.services)), Pools: d.poolStatuses(result),
 		L2Advertisements: ads.l2ads, BGPPeers: ads.peers, BGPAdvertisements: ads.bgpads, Communities: ads.communities,

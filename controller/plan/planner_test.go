@@ -112,7 +112,7 @@ func TestPlannerKeepsNothingStale(t *testing.T) {
 			},
 			func() {
 				s.Objects.L2Advertisements = mutate(
-					t, &v, s.Objects.L2Advertisements, b.l2Advertisement, func(a *v1alpha1.L2Advertisement) { a.Status.Nodes++ },
+					t, &v, s.Objects.L2Advertisements, b.l2Advertisement, b.changeStatus,
 				)
 			},
 			func() {
@@ -186,6 +186,12 @@ func (b *bytesIn) l2Advertisement(i int) *v1alpha1.L2Advertisement {
 	a.Spec.IPAddressPools = []string{b.Text("p0", "p1")}[:b.Below(2)]
 	a.Spec.IPAddressPoolSelectors, a.Spec.NodeSelectors = b.selectors(), b.selectors()
 	return a
+}
+
+// changeStatus changes a count, and sometimes what the plan depends on.
+func (b *bytesIn) changeStatus(a *v1alpha1.L2Advertisement) {
+	a.Status.Nodes++
+	a.Status.SelectedPools = [][]string{a.Status.SelectedPools, nil, {"p0"}, {"p0", "p1"}}[b.Below(4)]
 }
 
 func (b *bytesIn) bgpPeer(i int) *v1alpha1.BGPPeer {

@@ -205,8 +205,8 @@ func (r *simulatedController) reachFixedPoint(t *rapid.T, server *simulatedAPISe
 	r.reliable = true
 	defer func() { r.reliable = false }()
 	for range maxSyncs {
-		before := server.now
-		r.seen, r.pools, r.nodes = server.now, len(server.pools)-1, len(server.nodes)-1
+		before, statuses := server.now, len(server.selected)
+		r.seen, r.pools, r.nodes, r.status = server.now, len(server.pools)-1, len(server.nodes)-1, len(server.selected)-1
 		r.reconcile(t, server, lax)
 		if server.violation != "" {
 			return server.violation
@@ -214,7 +214,7 @@ func (r *simulatedController) reachFixedPoint(t *rapid.T, server *simulatedAPISe
 		if wrong := server.sharedWrongly(); wrong != "" {
 			return wrong
 		}
-		if server.now == before {
+		if server.now == before && len(server.selected) == statuses {
 			return server.missingAddress(r.view)
 		}
 	}

@@ -29,7 +29,8 @@ type simulatedAPIServer struct {
 	pools          [][]*v1alpha1.IPAddressPool // all states, the newest last
 	nodes          [][]*corev1.Node            // likewise
 	advertisements []*v1alpha1.L2Advertisement
-	violation      string // the first thing that must not be
+	selected       []selectedPools // all states of their status.selectedPools, the newest last
+	violation      string          // the first thing that must not be
 	// The managers of status.loadBalancer.ingress, and whether a controller of ours wrote
 	// the ingress last, and evidence of that is left on the Service.
 	managers  map[types.NamespacedName][]string
@@ -52,12 +53,14 @@ type holder struct {
 }
 
 func newSimulatedAPIServer() *simulatedAPIServer {
-	return &simulatedAPIServer{
+	s := &simulatedAPIServer{
 		objects: map[types.NamespacedName]*corev1.Service{}, written: map[types.NamespacedName]ServicePlan{},
 		terms: map[holder]string{}, managers: map[types.NamespacedName][]string{},
 		stolen: map[holder]bool{}, authentic: map[types.NamespacedName]bool{}, forged: map[types.NamespacedName]bool{},
-		pools: [][]*v1alpha1.IPAddressPool{{pool("p", "192.0.2.0/29")}}, nodes: [][]*corev1.Node{nil},
+		pools: [][]*v1alpha1.IPAddressPool{{tieredPool("p", "edge")}}, nodes: [][]*corev1.Node{nil}, selected: make([]selectedPools, 1),
 	}
+	s.pools[0][0].Spec.Addresses = []v1alpha1.AddressRange{"192.0.2.0/29"}
+	return s
 }
 
 type version struct {
@@ -189,7 +192,10 @@ type simulatedController struct {
 	seen    int // version that its watch of Services has brought
 	pools   int // how many changes of pools its other watch has brought
 	nodes   int // likewise of nodes
+	status  int // likewise of the statuses of advertisements
 	unsure  bool
+	// checkedPools: a sync has found its view of pools to be current.
+	checkedPools bool
 	// reliable: no write fails, and all syncs are full.
 	reliable bool
 
@@ -204,6 +210,7 @@ type simulatedController struct {
 // disabledRules switches a safety rule off, to show that the simulation needs it.
 type disabledRules struct {
 	noOverlay, noFreshList, noUnknownOutcome, noLocking, noPools, noTerms, noHeldAddresses, noOrder bool
+	noDeletedPools, noStatusLocking, noPoolCheck                                                    bool
 	rulesOfEvidence
 }
 
@@ -217,6 +224,9 @@ func simulate(t *rapid.T, lax disabledRules, others bool) (wrong string) {
 		kinds = 20
 		if rapid.Bool().Draw(t, "advertised") {
 			server.advertisements = []*v1alpha1.L2Advertisement{{ObjectMeta: metav1.ObjectMeta{Name: "all"}}}
+			if rapid.Bool().Draw(t, "by label") {
+				server.advertisements = selectingAdvertisements().L2Advertisements
+			}
 		}
 	}
 	for created := range steps {
@@ -243,6 +253,7 @@ func simulate(t *rapid.T, lax disabledRules, others bool) (wrong string) {
 				seen: rapid.IntRange(0, server.now).Draw(t, "seen"), pools: rapid.IntRange(0, len(server.pools)-1).Draw(t, "pools"),
 			}
 			leader.nodes = drawIndex(t, "nodes", 0, len(server.nodes)-1)
+			leader.status = drawIndex(t, "status", 0, len(server.selected)-1)
 		case 13, 14, 15, 16, 17, 18:
 			server.disturb(t, created)
 		case 19:
@@ -253,6 +264,7 @@ func simulate(t *rapid.T, lax disabledRules, others bool) (wrong string) {
 			leader.seen = rapid.IntRange(leader.seen, server.now).Draw(t, "caught up to")
 			leader.pools = rapid.IntRange(leader.pools, len(server.pools)-1).Draw(t, "pools")
 			leader.nodes = drawIndex(t, "nodes", leader.nodes, len(server.nodes)-1)
+			leader.status = drawIndex(t, "status", leader.status, len(server.selected)-1)
 			leader.reconcile(t, server, lax)
 		}
 		if wrong := server.sharedWrongly(); wrong != "" {
@@ -310,7 +322,7 @@ func changeServiceRequest(t *rapid.T, svc *corev1.Service) {
 func changePools(t *rapid.T, pools []*v1alpha1.IPAddressPool) []*v1alpha1.IPAddressPool {
 	name := rapid.SampledFrom([]string{"p", "q"}).Draw(t, "pool")
 	was := slices.IndexFunc(pools, func(p *v1alpha1.IPAddressPool) bool { return p.Name == name })
-	p := pool(name)
+	p := tieredPool(name, rapid.SampledFrom([]string{"edge", "core"}).Draw(t, "tier"))
 	p.CreationTimestamp = metav1.Unix(rapid.Int64Range(0, 3).Draw(t, "created"), 0)
 	p.UID = types.UID(fmt.Sprint(rapid.Uint64().Draw(t, "uid")))
 	if was >= 0 {
@@ -319,7 +331,7 @@ func changePools(t *rapid.T, pools []*v1alpha1.IPAddressPool) []*v1alpha1.IPAddr
 		pools = slices.Delete(slices.Clone(pools), was, was+1)
 	}
 	ranges := []v1alpha1.AddressRange{"192.0.2.0/29", "192.0.2.0/30", "192.0.2.2-192.0.2.5", "192.0.2.4/30", "192.0.2.8/31"}
-	switch rapid.IntRange(0, 6).Draw(t, "edit") {
+	switch rapid.IntRange(0, 7).Draw(t, "edit") {
 	case 0:
 		return pools // gone, whoever used it
 	case 1:
@@ -335,6 +347,8 @@ func changePools(t *rapid.T, pools []*v1alpha1.IPAddressPool) []*v1alpha1.IPAddr
 		}
 	case 4:
 		p.Spec.AvoidBuggyIPs = !p.Spec.AvoidBuggyIPs
+	case 5:
+		p.Labels = map[string]string{"tier": map[string]string{"edge": "core", "core": "edge"}[p.Labels["tier"]]}
 	default:
 		p.Spec.Addresses = []v1alpha1.AddressRange{rapid.SampledFrom(ranges).Draw(t, "range")}
 	}
@@ -362,6 +376,10 @@ func (r *simulatedController) reconcile(t *rapid.T, server *simulatedAPIServer, 
 		rapid.Bool().Draw(t, "quick") && r.reconcileChanged(t, server, changed, lax) {
 		return
 	}
+	if !r.checkedPools && !lax.noPoolCheck {
+		r.pools = len(server.pools) - 1 // the first sync waits for them
+	}
+	r.checkedPools = true
 	if r.unsure && !lax.noFreshList {
 		r.overlay.ObserveList(sorted(server.objects), strconv.Itoa(server.now))
 	}
@@ -374,7 +392,7 @@ func (r *simulatedController) reconcile(t *rapid.T, server *simulatedAPIServer, 
 	r.view = newSimulatedView(server.pools[r.pools], server.nodes[r.nodes], services)
 	snapshot := Snapshot{
 		Policy:  providers.Policy{Mode: providers.BareMetal},
-		Objects: config.Objects{Pools: server.pools[r.pools], L2Advertisements: server.advertisements},
+		Objects: config.Objects{Pools: server.pools[r.pools], L2Advertisements: server.seenAdvertisements(r.status, lax)},
 		Nodes:   lax.seenNodes(server.nodes[r.nodes]),
 	}
 	for _, svc := range services {
@@ -386,6 +404,9 @@ func (r *simulatedController) reconcile(t *rapid.T, server *simulatedAPIServer, 
 	}
 	plan := r.planner.Decide(snapshot)
 	r.decidedPools, r.decidedNodes = r.pools, r.nodes
+	if len(server.advertisements) > 0 {
+		r.writeSelectedPools(server, plan.L2Advertisements[server.advertisements[0].Name].SelectedPools, lax)
+	}
 	r.write(t, server, plan.Services, lax)
 }
 

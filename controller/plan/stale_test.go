@@ -4,6 +4,9 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/fairlead-io/fairlead/config/fixture"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
 // TestStaleCache: however stale the caches are, and whatever happens to pools, Services
@@ -41,6 +44,11 @@ func TestStaleCacheNeedsItsRules(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { needRule(t, lax, false) })
 	}
+	for name, lax := range map[string]disabledRules{
+		"deleted pools stay selected": {noDeletedPools: true}, "optimistic locking of the selected pools": {noStatusLocking: true},
+	} {
+		t.Run(name, func(t *testing.T) { needRule(t, lax, true) })
+	}
 	for name, l := range map[string]rulesOfEvidence{
 		"UID in records": {noUID: true}, "selection of recorded addresses": {noSelection: true},
 		"managed fields prove less than records": {managersWin: true}, "managed fields": {noManagers: true},
@@ -48,6 +56,26 @@ func TestStaleCacheNeedsItsRules(t *testing.T) {
 		"addresses of nodes": {adoptsOnNodes: true}, "records of other Services are requests": {noCopies: true},
 	} {
 		t.Run(name, func(t *testing.T) { needRule(t, disabledRules{rulesOfEvidence: l}, true) })
+	}
+}
+
+// TestStalePoolsDropNoName: a pool was labelled, selected by the previous leader, and
+// deleted. The next leader, which may have seen the pool without the label only, keeps its
+// name because its first sync waits for all changes of pools.
+func TestStalePoolsDropNoName(t *testing.T) {
+	for _, lax := range []disabledRules{{}, {noPoolCheck: true}} {
+		rapid.Check(t, func(t *rapid.T) {
+			server := newSimulatedAPIServer()
+			server.advertisements = selectingAdvertisements().L2Advertisements
+			server.pools = [][]*v1alpha1.IPAddressPool{{tieredPool("p", "core")}, {tieredPool("p", "edge")}, {}}
+			server.selected = append(server.selected, selectedPools{[]string{"p"}, 1})
+			server.put(fixture.Assigned("a", "192.0.2.1", "p"))
+			leader := &simulatedController{overlay: &Overlay{}, unsure: true, reliable: true, seen: server.now, status: 1}
+			leader.reconcile(t, server, lax)
+			if dropped := server.violation != ""; dropped != lax.noPoolCheck {
+				t.Errorf("without the check %v: got %q", lax.noPoolCheck, server.violation)
+			}
+		})
 	}
 }
 

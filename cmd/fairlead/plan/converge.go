@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -58,6 +60,23 @@ func writtenServices(services []*corev1.Service, plan controllerplan.Plan) (afte
 		after = append(after, svc)
 	}
 	return after, writes
+}
+
+// writeAdvertisementStatuses returns the cluster with the statuses of advertisements that
+// the controller writes.
+func writeAdvertisementStatuses(s controllerplan.Snapshot) controllerplan.Snapshot {
+	desired := controllerplan.Decide(s)
+	s.Objects.L2Advertisements = slices.Clone(s.Objects.L2Advertisements)
+	for i, ad := range s.Objects.L2Advertisements {
+		ad = ad.DeepCopy()
+		ad.Status, s.Objects.L2Advertisements[i] = desired.L2Advertisements[ad.Name], ad
+	}
+	s.Objects.BGPAdvertisements = slices.Clone(s.Objects.BGPAdvertisements)
+	for i, ad := range s.Objects.BGPAdvertisements {
+		ad = ad.DeepCopy()
+		ad.Status, s.Objects.BGPAdvertisements[i] = desired.BGPAdvertisements[ad.Name], ad
+	}
+	return s
 }
 
 func keyOf(o metav1.Object) types.NamespacedName {

@@ -27,6 +27,13 @@ func overlayManifests(s controllerplan.Snapshot, manifests *objects.Collection) 
 	var notes []string
 	now := metav1.NewTime(s.Now)
 	s.Objects.Pools = overlayObjects(s.Objects.Pools, manifests.Pools, now)
+	// The status is a subresource, which apply does not write.
+	for _, ad := range manifests.L2Advertisements {
+		ad.Status = objectNamed(s.Objects.L2Advertisements, ad.Name).Status
+	}
+	for _, ad := range manifests.BGPAdvertisements {
+		ad.Status = objectNamed(s.Objects.BGPAdvertisements, ad.Name).Status
+	}
 	s.Objects.L2Advertisements = overlayObjects(s.Objects.L2Advertisements, manifests.L2Advertisements, now)
 	s.Objects.BGPAdvertisements = overlayObjects(s.Objects.BGPAdvertisements, manifests.BGPAdvertisements, now)
 	s.Objects.BGPPeers = overlayObjects(s.Objects.BGPPeers, manifests.BGPPeers, now)
@@ -82,6 +89,17 @@ func overlayObjects[T metav1.Object](observed, manifests []T, now metav1.Time) [
 		all[i] = o
 	}
 	return all
+}
+
+// objectNamed returns the object with the name, or an empty one.
+func objectNamed[T any, P interface {
+	*T
+	metav1.Object
+}](all []P, name string) P {
+	if i := slices.IndexFunc(all, func(o P) bool { return o.GetName() == name }); i >= 0 {
+		return all[i]
+	}
+	return new(T)
 }
 
 // completeNode adds the fields that the kubelet and the cloud write to a Node of a

@@ -52,7 +52,11 @@ type Result struct {
 func Preview(cluster controllerplan.Snapshot, r Request) (Result, error) {
 	requested, notes := overlayManifests(cluster, r.Manifests)
 	// Deletions follow the manifests, so that an object can be both changed and
-	// deleted, as by two commands.
+	// deleted, as by two commands. By then, the controller has written which pools
+	// advertisements select, because the labels are deleted with a pool.
+	if len(r.Deletions) > 0 {
+		requested = writeAdvertisementStatuses(requested)
+	}
 	for _, d := range r.Deletions {
 		var err error
 		if requested, err = d.deleteFrom(requested); err != nil {

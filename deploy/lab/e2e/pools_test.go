@@ -168,8 +168,9 @@ func TestPoolShrunkStaysAnnounced(t *testing.T) {
 }
 
 // TestPoolShrunkKeepsRoutes checks that an address outside of the shrunk pool has a
-// route of its own, if the pool is advertised as an aggregate, and that no request is
-// lost.
+// route of its own, if the pool is advertised as an aggregate, that the addresses stay
+// advertised when the pool that was selected by its label is deleted, and that no
+// request is lost.
 func TestPoolShrunkKeepsRoutes(t *testing.T) {
 	routers := routers(t)
 	edge := func(entry string) string {
@@ -201,6 +202,19 @@ spec: {ipAddressPoolSelectors: [{matchLabels: {tier: edge}}], peers: [bird, frr]
 	service(t, "inner", from("edge"), annotated("fairlead.io/load-balancer-ips=198.18.114.200"))
 	routed("198.18.114.0/25", 0, 1, 2)
 	routed("198.18.114.128/25", 0, 1, 2)
+	// The controller removes what another writer has added to the status.
+	_, err := cluster.Kubectl(t.Context(), "", "patch", "bgpadvertisement", "edge", "--subresource=status", "--type=merge",
+		"-p", `{"status":{"selectedPools":["another","edge"]}}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "only the pool edge is selected", func() error {
+		out, err := cluster.Kubectl(t.Context(), "", "get", "bgpadvertisement", "edge", "-o", "jsonpath={.status.selectedPools}")
+		if err == nil && out != `["edge"]` {
+			err = fmt.Errorf("status.selectedPools is %s", out)
+		}
+		return err
+	})
 	remote := cluster.Network.Remote
 	cutOff, inner := url(netip.MustParseAddr("198.18.114.5"), 8086), url(netip.MustParseAddr("198.18.114.200"), 8086)
 	changing, unchanged := stream(t, cutOff), uninterrupted(t, remote, inner)
@@ -214,12 +228,6 @@ spec: {ipAddressPoolSelectors: [{matchLabels: {tier: edge}}], peers: [bird, frr]
 	checkLosses(t, changing(), len(cluster.Nodes)*len(routers))
 
 	stops := []func(){uninterrupted(t, remote, cutOff), uninterrupted(t, remote, inner)}
-	// Labels do not select a pool that is deleted: the advertisement must name it.
-	apply(t, `apiVersion: fairlead.io/v1alpha1
-kind: BGPAdvertisement
-metadata: {name: edge}
-spec: {ipAddressPools: [edge], peers: [bird, frr], aggregationLength: 25}
-`)
 	deletePool(t, "edge")
 	contains(t, condition(t, "inner", "Provisioned", "OutOfPool"), "does not exist any more")
 	for i, p := range cluster.Speakers { // all at once, as an upgrade in a hurry does
