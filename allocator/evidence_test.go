@@ -64,15 +64,20 @@ func TestEvidence(t *testing.T) {
 			[]Request{with(request("a", "p"), prefers), younger(having(request("b", "p"), x, "p"))},
 			map[string][]string{"a": {"192.0.2.0"}, "b": {x}},
 		},
+		{"a copy does not displace another one, if its own address is requested by name", []Request{
+			with(request("a", "small"), func(r *Request) { r.Prefer = []netip.Addr{netip.MustParseAddr("203.0.113.1")} }),
+			younger(asking(request("b", "small"), "203.0.113.1")),
+			younger(with(request("c", "small"), func(r *Request) { r.Prefer = []netip.Addr{netip.MustParseAddr("203.0.113.0")} })),
+		}, map[string][]string{"a": {"PoolExhausted"}, "b": {"203.0.113.1"}, "c": {"203.0.113.0"}}},
 		{"a copy precedes older requests for any address", []Request{
 			request("a", "small"), younger(with(request("b", "small"), func(r *Request) { r.Prefer = []netip.Addr{netip.MustParseAddr("203.0.113.0")} })),
-		}, map[string][]string{"a": {"PoolExhausted"}, "b": {"203.0.113.0"}}},
+		}, map[string][]string{"a": {"203.0.113.1"}, "b": {"203.0.113.0"}}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			p := pool("p", "192.0.2.0/24")
 			at := netip.MustParseAddr(node)
 			p.Reserved = []Reserved{{IPRange: netipx.IPRangeFrom(at, at), Why: "is an address of Node n", Used: true}}
-			pools := NewPools([]Pool{p, pool("small", "203.0.113.0/32")}, map[netip.Addr]string{at: "is an address of Node n"})
+			pools := NewPools([]Pool{p, pool("small", "203.0.113.0/31")}, map[netip.Addr]string{at: "is an address of Node n"})
 			for i, a := range Allocate(pools, row.requests).Assignments {
 				var got []string
 				for _, h := range a.Held {

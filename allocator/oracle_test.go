@@ -256,6 +256,10 @@ func (b *book) step(rank int) bool {
 			if byName != asks || !asks && b.prefers[familyKey(i, w.Family)] != (rank == 1) || len(held) > 0 && b.content(held[0]) || len(held) == 2 {
 				continue
 			}
+			if rank == 1 && !b.preferred(i, w.Family).IsValid() { // taken by name, or by another that prefers it
+				delete(b.prefers, familyKey(i, w.Family))
+				continue
+			}
 			for _, a := range b.choices(i, w.Family) {
 				if !byName || a == named {
 					b.move(i, held, a)

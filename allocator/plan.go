@@ -23,6 +23,8 @@ type candidate struct {
 	held    [2]int32     // by family: indexes in run.held; 0 is none
 	leaving [2]int32     // likewise, of addresses that were replaced
 	missing *[2]*Missing // by family; nil if nothing is missing
+
+	preferred [2]bool // by family: it was granted an address that it prefers
 }
 
 // holderClass orders the requests that keep addresses, by the Evidence for these. A

@@ -15,13 +15,14 @@ type pendingRequest struct {
 	*candidate
 	Want
 	byName bool
-	prefer bool // an address that it prefers was free when it was listed
+	prefer bool // only an address that the candidate prefers is granted; it has another request
 	place  int  // in the order of service, from 1
-	done   bool // an address was granted
+	done   bool // an address was granted, or is not needed any more
 }
 
 // findPending lists the pending requests in the order of service: those for an
-// address by name first, then those that prefer a free one, then the oldest.
+// address by name first, then those for a free one that the candidate prefers, then
+// those for any address, each from the oldest candidate to the youngest.
 func (r *run) findPending() {
 	for i := range r.candidates {
 		c := &r.candidates[i]
@@ -39,8 +40,11 @@ func (r *run) findPending() {
 			w.Optional = w.Optional && !asks
 			p := pendingRequest{candidate: c, Want: w, byName: asks}
 			if !asks && len(c.Prefer) > 0 {
-				_, s := r.preferredAddr(&p)
-				p.prefer = s != nil
+				if _, s := r.preferredAddr(&p); s != nil {
+					preferring := p
+					preferring.prefer = true
+					r.pending = append(r.pending, preferring)
+				}
 			}
 			r.pending = append(r.pending, p)
 			// Only a grant in place of a held address releases one. Under Renumber
@@ -76,6 +80,11 @@ func compareTrueFirst(a, b bool) int {
 func (r *run) grantPending() {
 	for i := range r.pending {
 		p := &r.pending[i]
+		if p.prefer { // if it is taken by now, its other request is granted any address
+			p.preferred[familyIndex(p.Family)] = r.tryGrant(p)
+			p.done = true
+			continue
+		}
 		// No release helps a candidate with two addresses: it would need a third
 		// one. Without releases, registering the others would be wasted.
 		if !r.tryGrant(p) && r.mayRelease && !r.isThird(p) {
@@ -138,6 +147,10 @@ func (r *run) tryGrant(p *pendingRequest) bool {
 	if r.isThird(p) {
 		return false
 	}
+	if p.preferred[familyIndex(p.Family)] {
+		p.done = true
+		return true
+	}
 	addr, s := r.findAddr(p)
 	if p.done = s != nil; p.done {
 		r.grantAddr(p, addr, s)
@@ -160,7 +173,7 @@ func (r *run) findAddr(p *pendingRequest) (netip.Addr, *poolSource) {
 		}
 		return addr, s
 	}
-	if addr, s := r.preferredAddr(p); s != nil {
+	if addr, s := r.preferredAddr(p); s != nil || p.prefer {
 		return addr, s
 	}
 	// All pools are searched for an address to share before any free one is used:
