@@ -17,6 +17,8 @@ import (
 	"github.com/mdlayher/ndp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/net/ipv6"
+
+	"github.com/fairlead-io/fairlead/speaker/internal/netlinkdump"
 )
 
 const (
@@ -248,7 +250,7 @@ func ownAddresses(index int) (own []netip.Addr) {
 func Gateways() (map[string]netip.Addr, error) {
 	gateways := map[string]netip.Addr{}
 	for family, name := range map[int]string{netlink.FAMILY_V4: "IPv4", netlink.FAMILY_V6: "IPv6"} {
-		routes, err := netlink.RouteList(nil, family)
+		routes, err := netlinkdump.Repeat(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
 		if err != nil {
 			return nil, fmt.Errorf("list %s routes: %w", name, err)
 		}
