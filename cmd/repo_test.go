@@ -46,6 +46,7 @@ var floors = []struct {
 	{0, "config/fuzzed", "test values derived from the input of fuzzers"},
 	{0, "config/memo", "values derived from objects, kept until one of them changes: knows none of our kinds"},
 	{0, "deploy/crds", "the definitions of our kinds, as data"},
+	{0, "speaker/internal/netlinkdump", "how engines read the tables of the kernel"},
 	{0, "speaker/internal/netnstest", "runs the tests of engines in namespaces; see testHelpers"},
 }
 
@@ -65,7 +66,7 @@ var only = []struct {
 	{"github.com/mdlayher", []string{"speaker/l2"}, "raw sockets live in one place"},
 	{
 		"github.com/vishvananda/netlink",
-		[]string{"speaker/l2", "speaker/guard"},
+		[]string{"speaker/l2", "speaker/guard", "speaker/internal/netlinkdump"},
 		"the network of the kernel is read in one place and changed in one",
 	},
 	{"github.com/osrg/gobgp", []string{"speaker/bgp"}, "another BGP library, or another version of it, changes one package"},

@@ -44,13 +44,21 @@ type routingEngines struct {
 
 func newRouting(log *slog.Logger, node string, guarding bool, wake func()) *routingEngines {
 	r := &routingEngines{
-		log: log, wake: wake, sessions: bgp.New(log), routers: l2.NewRouters(log, wake),
+		log: log, wake: wake, sessions: bgp.New(log),
 		guardChanged: make(chan struct{}, 1), pathUp: map[bfd.Key]bool{},
 	}
+	r.routers = l2.NewRouters(log, r.hasSession, wake)
 	r.paths = bfd.New(log, node, r.pathChanged)
 	r.guard = guard.New(log)
 	r.guardEnabled = guarding
 	return r
+}
+
+// hasSession reports whether a session with the router is established.
+func (r *routingEngines) hasSession(router netip.Addr) bool {
+	return slices.ContainsFunc(r.sessions.Status(), func(s bgp.PeerStatus) bool {
+		return s.State == bgp.Established && s.RemoteAddr.Addr() == router
+	})
 }
 
 // Run runs the engines until ctx ends. Connections then end without a NOTIFICATION,

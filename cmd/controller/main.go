@@ -16,7 +16,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
 	appconfig "k8s.io/cloud-provider/app/config"
@@ -27,11 +29,13 @@ import (
 	genericcontrollermanager "k8s.io/controller-manager/app"
 	managed "k8s.io/controller-manager/controller"
 	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/textlogger"
 
 	_ "golang.org/x/crypto/x509roots/fallback" // the image has no root certificates, and AWS's endpoints are verified by public ones
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
 
+	"github.com/fairlead-io/fairlead/cmd/outage"
 	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/controller"
 )
@@ -55,6 +59,9 @@ type leaderElection struct {
 }
 
 func run(ctx context.Context) (exit int, err error) {
+	if err := outage.SetConnectionTimeouts(); err != nil {
+		return 1, fmt.Errorf("configure the API client: %w", err)
+	}
 	o, err := options.NewCloudControllerManagerOptions()
 	if err != nil {
 		return 1, fmt.Errorf("default options: %w", err)
@@ -102,6 +109,7 @@ func run(ctx context.Context) (exit int, err error) {
 		// RunElected does, so the framework's own election is disabled.
 		e.config = cc.ComponentConfig.Generic.LeaderElection
 		cc.ComponentConfig.Generic.LeaderElection.LeaderElect = false
+		monitorAPIServer(cc)
 		return noCloud{}
 	}
 	cmd := app.NewCloudControllerManagerCommand(o, initCloud, constructors, names.CCMControllerAliases(), f.namedFlagSets(), ctx.Done())
@@ -124,6 +132,29 @@ func run(ctx context.Context) (exit int, err error) {
 		exit = 1
 	}
 	return exit, err
+}
+
+// monitorAPIServer logs the outages of the API server, and makes klog omit the lines about
+// each request that fails meanwhile. The framework has created its clients already, and
+// has set up klog, which it lets write text only.
+func monitorAPIServer(cc *appconfig.CompletedConfig) {
+	const all = 10 // klogLevels decides
+	text := textlogger.NewLogger(textlogger.NewConfig(textlogger.Verbosity(all)))
+	monitor := outage.New(klogLevels{logr.ToSlogHandler(text)})
+	klog.SetLoggerWithOptions(logr.FromSlogHandler(monitor.Handler()), klog.ContextualLogger(true),
+		klog.WriteKlogBuffer(text.GetSink().(textlogger.KlogBufferWriter).WriteKlogBuffer))
+	cc.Kubeconfig.Wrap(monitor.Wrap)
+	for _, c := range []kubernetes.Interface{cc.Client, cc.VersionedClient} {
+		shared := c.CoreV1().RESTClient().(*rest.RESTClient).Client // by all of its API groups
+		shared.Transport = monitor.Wrap(shared.Transport)
+	}
+}
+
+// klogLevels is a handler that is enabled as the flags of klog say.
+type klogLevels struct{ slog.Handler }
+
+func (klogLevels) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= slog.LevelInfo || klog.V(klog.Level(-level)).Enabled()
 }
 
 func newController(cc *appconfig.CompletedConfig, f *flags) (*controller.Controller, error) {

@@ -29,6 +29,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
+	"github.com/fairlead-io/fairlead/cmd/outage"
 	"github.com/fairlead-io/fairlead/cmd/version"
 	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/speaker"
@@ -84,14 +85,19 @@ func run(ctx context.Context, f *flags) error {
 	if f.node == "" {
 		return errors.New("--node-name: must be set, or the environment variable NODE_NAME, to the name of this Node")
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &f.level}))
+	monitor := outage.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &f.level}))
+	log := slog.New(monitor.Handler())
 	klog.SetSlogLogger(log)
 
+	if err := outage.SetConnectionTimeouts(); err != nil {
+		return fmt.Errorf("configure the API client: %w", err)
+	}
 	config, err := clientcmd.BuildConfigFromFlags("", f.kubeconfig)
 	if err != nil {
 		return fmt.Errorf("configure the API client: %w", err)
 	}
 	config.UserAgent = name + "/" + version.String()
+	config.Wrap(monitor.Wrap)
 	fairlead, err := client.New(config)
 	if err != nil {
 		return err

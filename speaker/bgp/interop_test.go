@@ -175,6 +175,9 @@ func TestRouters(t *testing.T) {
 			start(l)
 			s, _ := runSpeaker(t, Config{[]Peer{l.nodePeer(row.change...)}})
 			st := awaitState(t, s, "tor", Established)
+			if got, want := st.RemoteAddr.Addr(), l.nodePeer(row.change...).Address; got != want { // with the zone
+				t.Errorf("the remote address is %s, want %s", got, want)
+			}
 			l.hasRoutes(row.want)
 			if strings.Contains(row.name, "hold") { // longer than it, and nothing breaks
 				time.Sleep(4 * time.Second)

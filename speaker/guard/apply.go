@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-io/fairlead/speaker/internal/netlinkdump"
 )
 
 // All routes and rules of the guard have all three numbers, and no others are ever
@@ -51,15 +53,9 @@ func (g *Guard) apply(ctx context.Context, desired *State) error {
 		return fmt.Errorf("open netlink socket: %w", err)
 	}
 	defer handle.Close()
-	k := kernelState{
-		Handle:   handle,
-		observed: guardTables{routes: make(map[netip.Prefix]routeAction), rules: make(map[interfaceRule]bool)},
-	}
-	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		// EAFNOSUPPORT: a kernel without IPv6 has neither routes nor rules for it.
-		if err := k.readFamily(family); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
-			return err
-		}
+	k, err := netlinkdump.Repeat(func() (*kernelState, error) { return readKernelState(handle) })
+	if err != nil {
+		return err
 	}
 	var (
 		want       guardTables
@@ -78,6 +74,21 @@ func (g *Guard) apply(ctx context.Context, desired *State) error {
 		g.log.Info("loop guard changed", "prefixes", len(want.routes), "interfaces", interfaces)
 	}
 	return nil
+}
+
+// readKernelState reads the rules and routes of both families.
+func readKernelState(handle *netlink.Handle) (*kernelState, error) {
+	k := &kernelState{
+		Handle:   handle,
+		observed: guardTables{routes: make(map[netip.Prefix]routeAction), rules: make(map[interfaceRule]bool)},
+	}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		// EAFNOSUPPORT: a kernel without IPv6 has neither routes nor rules for it.
+		if err := k.readFamily(family); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+			return nil, err
+		}
+	}
+	return k, nil
 }
 
 // readFamily reads the rules and routes of a family.

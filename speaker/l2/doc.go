@@ -8,9 +8,11 @@
 // interfaces. responder.go answers requests and sends gratuitous ARP on one
 // interface, filter.go makes the kernel drop all other ARP. interfaces.go lists
 // and watches the node's interfaces. routers.go discovers routers by router
-// advertisements, for BGP unnumbered, and reads the default gateways.
+// advertisements, for BGP unnumbered, and reads the default gateways;
+// routerexchange.go sends and receives the messages.
 //
 // In memory are the announced addresses, until the next Set, and the discovered
-// router of each interface, until another one replaces it (see routerTimeout). Both
-// are lost with the process; clients keep their ARP entries until they expire.
+// router of each interface, until it is lost or another one replaces it (see
+// Routers). Both are lost with the process; clients keep their ARP entries until they
+// expire.
 package l2

@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-io/fairlead/speaker/internal/netlinkdump"
 )
 
 // Interface is an Ethernet interface that is up and running.
@@ -28,11 +30,11 @@ func (i Interface) Contains(addr netip.Addr) bool {
 
 // Interfaces returns the usable interfaces of the node, sorted by name.
 func Interfaces() ([]Interface, error) {
-	all, err := netlink.LinkList()
+	all, err := netlinkdump.Repeat(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := netlinkdump.Repeat(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses of interfaces: %w", err)
 	}

@@ -2,45 +2,46 @@ package l2
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
-	"github.com/mdlayher/ndp"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/net/ipv6"
+
+	"github.com/fairlead-io/fairlead/speaker/internal/netlinkdump"
 )
 
 const (
-	// advertiseInterval is the time between two router advertisements, and
-	// initialAdvertiseInterval that between the first ones, for routers that have
-	// just started (RFC 4861 section 6.2.4 requires at least 3 s afterwards).
-	advertiseInterval, initialAdvertiseInterval = 10 * time.Second, time.Second
+	// reachableTime is the time for which a router is considered reachable after the
+	// last sign of it, and retransmitTime the time between two neighbor solicitations
+	// (REACHABLE_TIME and RETRANS_TIMER, RFC 4861 section 10).
+	reachableTime, retransmitTime = 30 * time.Second, time.Second
 
-	// initialAdvertisements is the number of advertisements at the initial interval.
-	initialAdvertisements = 3
-
-	// routerTimeout is the time since its last advertisement after which a router
-	// may be replaced by another one.
-	routerTimeout = time.Minute
+	// maxSolicitations is the number of unanswered neighbor solicitations after which
+	// a router is lost (MAX_UNICAST_SOLICIT, RFC 4861 section 10).
+	maxSolicitations = 3
 )
 
 // Routers discovers the router on each of some interfaces, for BGP sessions between
 // link-local addresses ("unnumbered"), and lets the router discover this node: both
 // send router advertisements (RFC 4861 section 6). Those of this node have a
-// lifetime of zero, so that no host uses it as a default gateway. All methods may be
-// called concurrently.
+// lifetime of zero, so that no host uses it as a default gateway, and an option that
+// identifies a speaker, so that speakers do not use each other as routers. All methods
+// may be called concurrently.
+//
+// One router is remembered for each interface, regardless of how many advertise. Any
+// host on the segment can advertise; see recordAdvertisement for what that affects.
 type Routers struct {
-	log     *slog.Logger
-	changed func()
+	log            *slog.Logger
+	hasSession     func(router netip.Addr) bool
+	changed        func()
+	reachableTime  time.Duration
+	retransmitTime time.Duration
 
 	mu      sync.Mutex
 	watches map[string]*routerWatch
@@ -54,15 +55,21 @@ type routerWatch struct {
 
 // discoveredRouter is the router that was selected.
 type discoveredRouter struct {
-	addr     netip.Addr
-	gateway  bool // has a non-zero lifetime, unlike other speakers
-	lastSeen time.Time
+	addr        netip.Addr
+	isDefault   bool // the last advertisement had a lifetime greater than zero
+	hadSession  bool // since it was found
+	confirmedAt time.Time
+	solicited   int // neighbor solicitations that are not answered yet
 }
 
-// NewRouters returns Routers that call changed when another router is found. The
-// callback must not block.
-func NewRouters(log *slog.Logger, changed func()) *Routers {
-	return &Routers{log: log, changed: changed, watches: map[string]*routerWatch{}}
+// NewRouters returns Routers that call changed when a router is found or lost. A router
+// for which hasSession returns true, because a BGP session with it is established, is
+// not lost. The callbacks must not block and not call Routers.
+func NewRouters(log *slog.Logger, hasSession func(router netip.Addr) bool, changed func()) *Routers {
+	return &Routers{
+		log: log, hasSession: hasSession, changed: changed, reachableTime: reachableTime, retransmitTime: retransmitTime,
+		watches: map[string]*routerWatch{},
+	}
 }
 
 // Set discovers routers on these interfaces and stops discovery on all others.
@@ -116,131 +123,64 @@ func (r *Routers) runDiscovery(ctx context.Context, iface string) {
 	}
 }
 
-// exchangeAdvertisements advertises this node and receives router advertisements, until the socket
-// fails or ctx ends.
-func (r *Routers) exchangeAdvertisements(ctx context.Context, iface string) error {
-	ifi, err := net.InterfaceByName(iface)
-	if err != nil {
-		return fmt.Errorf("find interface %s: %w", iface, err)
-	}
-	// By number, because Go caches for a minute which interface has a name.
-	numbered := *ifi
-	numbered.Name = strconv.Itoa(ifi.Index)
-	conn, _, err := ndp.Listen(&numbered, ndp.LinkLocal)
-	if err != nil {
-		return fmt.Errorf("listen for router advertisements on %s: %w", iface, err)
-	}
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	defer conn.Close()
-	var only ipv6.ICMPFilter
-	only.SetAll(true)
-	only.Accept(ipv6.ICMPTypeRouterAdvertisement)
-	only.Accept(ipv6.ICMPTypeRouterSolicitation)
-	if err := conn.SetICMPFilter(&only); err != nil {
-		return fmt.Errorf("listen for router advertisements on %s: %w", iface, err)
-	}
-	if err := conn.SetControlMessage(ipv6.FlagHopLimit, true); err != nil {
-		return fmt.Errorf("listen for router advertisements on %s: %w", iface, err)
-	}
-	for _, group := range []string{"ff02::1", "ff02::2"} { // all nodes, all routers
-		if err := conn.JoinGroup(netip.MustParseAddr(group)); err != nil {
-			return fmt.Errorf("listen for router advertisements on %s: %w", iface, err)
-		}
-	}
-	own := ownAddresses(ifi.Index)
-	if err := conn.WriteTo(&ndp.RouterSolicitation{}, nil, netip.MustParseAddr("ff02::2")); err != nil {
-		return fmt.Errorf("solicit routers on %s: %w", iface, err)
-	}
-	for sent := 0; ; {
-		if err := sendAdvertisement(conn, ifi); err != nil {
-			return err
-		}
-		sent++
-		wait := advertiseInterval
-		if sent < initialAdvertisements {
-			wait = initialAdvertiseInterval
-		}
-		if err := r.receiveUntil(conn, iface, own, time.Now().Add(wait)); err != nil {
-			return err
-		}
-	}
-}
-
-// sendAdvertisement sends a router advertisement with a lifetime of zero.
-func sendAdvertisement(conn *ndp.Conn, ifi *net.Interface) error {
-	ra := &ndp.RouterAdvertisement{Options: []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: ifi.HardwareAddr}}}
-	if err := conn.WriteTo(ra, nil, netip.MustParseAddr("ff02::1")); err != nil {
-		return fmt.Errorf("advertise on %s: %w", ifi.Name, err)
-	}
-	return nil
-}
-
-// receiveUntil handles messages until the time, or until shortly after a router has
-// solicited an advertisement.
-func (r *Routers) receiveUntil(conn *ndp.Conn, iface string, own []netip.Addr, until time.Time) error {
-	if err := conn.SetReadDeadline(until); err != nil {
-		return fmt.Errorf("listen on %s: %w", iface, err)
-	}
-	solicited := false
-	for {
-		message, control, from, err := conn.ReadFrom() // skips malformed ones
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return nil
-		case err != nil:
-			return fmt.Errorf("listen on %s: %w", iface, err)
-		case control == nil || control.HopLimit != ndp.HopLimit, !from.IsLinkLocalUnicast(), slices.Contains(own, from.WithZone("")):
-			continue // not from the link (RFC 4861 section 6.1), or sent by this node
-		}
-		switch m := message.(type) {
-		case *ndp.RouterAdvertisement:
-			r.recordRouter(iface, from.WithZone(iface), m.RouterLifetime > 0)
-		case *ndp.RouterSolicitation:
-			if !solicited {
-				solicited = true
-				// The caller advertises when the deadline is over. RFC 4861 section
-				// 6.2.6 requires a delay and a rate limit, here twice a second.
-				if err := conn.SetReadDeadline(time.Now().Add(initialAdvertiseInterval / 2)); err != nil {
-					return fmt.Errorf("listen on %s: %w", iface, err)
-				}
-			}
-		}
-	}
-}
-
-// recordRouter records a router's advertisement. The first router stays selected until
-// its timeout, except that a default gateway replaces a router that is not one.
-func (r *Routers) recordRouter(iface string, from netip.Addr, gateway bool) {
+// recordAdvertisement records a router advertisement. The first router stays selected
+// until it is lost, except that one that advertises itself as a default router (with a
+// lifetime) replaces one that does not. A lifetime of zero concerns only that role (RFC
+// 4861 section 4.2): leaf switches have it. A router with which a session was
+// established is never replaced, so that another host on the segment cannot take its
+// place while the router restarts BGP.
+func (r *Routers) recordAdvertisement(iface string, from netip.Addr, isDefault bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w := r.watches[iface]
 	if w == nil {
 		return
 	}
-	now := time.Now()
 	if w.addr != from {
-		better := gateway && !w.gateway
-		if w.addr.IsValid() && !better && now.Sub(w.lastSeen) < routerTimeout {
+		preferred := isDefault && !w.isDefault && !w.hadSession
+		if w.addr.IsValid() && (!preferred || r.hasSession(w.addr)) {
 			return
 		}
 		r.log.Info("router found", "interface", iface, "router", from.String())
+		w.discoveredRouter = discoveredRouter{addr: from}
 		defer r.changed()
 	}
-	w.discoveredRouter = discoveredRouter{from, gateway, now}
+	w.isDefault, w.confirmedAt, w.solicited = isDefault, time.Now(), 0
 }
 
-// ownAddresses returns the IPv6 addresses of the interface with the index.
-func ownAddresses(index int) (own []netip.Addr) {
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V6)
-	if err != nil {
-		return nil
+// recordReachable records that a router has answered a neighbor solicitation.
+func (r *Routers) recordReachable(iface string, router netip.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if w := r.watches[iface]; w != nil && w.addr == router {
+		w.confirmedAt, w.solicited = time.Now(), 0
 	}
-	for _, a := range addrs {
-		if ip, ok := netip.AddrFromSlice(a.IP); ok && a.LinkIndex == index {
-			own = append(own, ip)
-		}
+}
+
+// checkReachability must be called once per retransmitTime for each interface. It
+// returns the router if a neighbor solicitation must be sent to it, because there was
+// no sign of it for reachableTime: neither an advertisement nor an answer nor a
+// session (RFC 4861 section 7.3). After maxSolicitations without an answer the router
+// is lost.
+func (r *Routers) checkReachability(iface string) (solicit netip.Addr, lost bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := r.watches[iface]
+	switch {
+	case w == nil || !w.addr.IsValid():
+	case r.hasSession(w.addr):
+		w.hadSession, w.confirmedAt, w.solicited = true, time.Now(), 0
+	case time.Since(w.confirmedAt) < r.reachableTime:
+	case w.solicited < maxSolicitations:
+		w.solicited++
+		return w.addr, false
+	default:
+		r.log.Info("router lost", "interface", iface, "router", w.addr.String())
+		w.discoveredRouter = discoveredRouter{}
+		r.changed()
+		return netip.Addr{}, true
 	}
-	return own
+	return netip.Addr{}, false
 }
 
 // Gateways returns the node's default gateways of the lowest metric, by family:
@@ -248,7 +188,7 @@ func ownAddresses(index int) (own []netip.Addr) {
 func Gateways() (map[string]netip.Addr, error) {
 	gateways := map[string]netip.Addr{}
 	for family, name := range map[int]string{netlink.FAMILY_V4: "IPv4", netlink.FAMILY_V6: "IPv6"} {
-		routes, err := netlink.RouteList(nil, family)
+		routes, err := netlinkdump.Repeat(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
 		if err != nil {
 			return nil, fmt.Errorf("list %s routes: %w", name, err)
 		}

@@ -135,7 +135,8 @@ func newTransport(p config.BGPPeer, local LocalFacts) (bgp.Transport, v1alpha1.R
 	case p.Interface != "":
 		if t.Address = local.Routers[p.Interface]; !t.Address.IsValid() {
 			return t, v1alpha1.Refusal{
-				Reason: v1alpha1.NoRouter, Message: fmt.Sprintf("no router advertisement received on interface %s yet", p.Interface),
+				Reason:  v1alpha1.NoRouter,
+				Message: fmt.Sprintf("no router found on interface %s: none has sent a router advertisement, or it no longer answers", p.Interface),
 			}
 		}
 	case p.DefaultGateway != "":
