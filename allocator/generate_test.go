@@ -60,7 +60,7 @@ func someTerms(t *rapid.T) Terms {
 		Key:      rapid.SampledFrom([]string{"", "", "k", "k", "l"}).Draw(t, "key"),
 		Cluster:  !seldom(t, 3, "local"),
 		Backends: rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "backends"),
-		Ports:    rapid.SliceOfNDistinct(somePorts, 0, 2, rapid.ID[Port]).Draw(t, "ports"),
+		Ports:    slices.SortedFunc(slices.Values(rapid.SliceOfNDistinct(somePorts, 0, 2, rapid.ID[Port]).Draw(t, "ports")), Port.Compare),
 	}
 }
 
@@ -168,6 +168,7 @@ func crowdPorts(t *rapid.T) (ports []Port) {
 	for _, n := range rapid.SliceOfNDistinct(rapid.Int32Range(1, 4), 1, 2, rapid.ID).Draw(t, "ports") {
 		ports = append(ports, Port{"TCP", n})
 	}
+	slices.SortFunc(ports, Port.Compare)
 	return ports
 }
 

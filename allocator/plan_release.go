@@ -82,7 +82,7 @@ func (r *run) allUsing(x *pendingIndex, port Port) int {
 		// The first request without the port ends the search. The next call
 		// continues after the place that was reached, so that no request is
 		// examined twice for one port.
-		if !p.done && !slices.Contains(p.Share.Ports, port) {
+		if !p.done && !p.Share.usesPort(port) {
 			break
 		}
 		x.using[port] = p.place

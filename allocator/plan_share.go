@@ -4,6 +4,7 @@
 package allocator
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -17,13 +18,25 @@ type Terms struct {
 	// to nodes with the request's own backends.
 	Cluster  bool
 	Backends string // identifies the pods; "" if unknown
-	Ports    []Port
+	Ports    []Port // in the order of Compare
 }
 
 // Port is a port that a request uses on its addresses.
 type Port struct {
 	Protocol string
 	Number   int32
+}
+
+// Compare orders ports by number, then by protocol.
+func (p Port) Compare(o Port) int {
+	return cmp.Or(cmp.Compare(p.Number, o.Number), strings.Compare(p.Protocol, o.Protocol))
+}
+
+// usesPort reports whether the port is one of the terms. A Service can have many
+// thousands of ports.
+func (t Terms) usesPort(p Port) bool {
+	_, found := slices.BinarySearchFunc(t.Ports, p, Port.Compare)
+	return found
 }
 
 // conflictWith returns why the two cannot share an address, "" if they can. One node
@@ -48,7 +61,7 @@ func (t Terms) conflictWith(o Terms) string {
 	for _, p := range t.Ports {
 		// kube-proxy's behavior is undefined for two Services with one address and
 		// port.
-		if slices.Contains(o.Ports, p) {
+		if o.usesPort(p) {
 			return fmt.Sprintf("both use port %d/%s", p.Number, p.Protocol)
 		}
 	}
@@ -139,7 +152,7 @@ func (r *run) userOf(addr netip.Addr, p Port) *candidate {
 	if g := r.groups[addr]; g != nil {
 		return g.ports[p]
 	}
-	if owner := r.owners[addr]; slices.Contains(owner.Share.Ports, p) {
+	if owner := r.owners[addr]; owner.Share.usesPort(p) {
 		return owner
 	}
 	return nil

@@ -1,10 +1,12 @@
 package allocator
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // ports makes a request share its addresses under key "k", to any node.
@@ -183,4 +185,35 @@ func adopted(r *Request) {
 
 func releasing(addr string) func(*Request) {
 	return func(r *Request) { r.Release = append(r.Release, netip.MustParseAddr(addr)) }
+}
+
+// TestManyPorts checks that the cost of a conflict does not grow with the product of
+// the numbers of ports, which tenants choose. The bound is generous: comparing each
+// port with each other one takes minutes.
+func TestManyPorts(t *testing.T) {
+	const count, bound = 30_000, 20 * time.Second
+	of := func(protocol string) (all []Port) {
+		for n := range int32(count) {
+			all = append(all, Port{protocol, n})
+		}
+		return append(all, Port{"TCP", count}) // the only one that they have in common
+	}
+	holder := having(ports(request("a", "p")), "192.0.2.1", "p")
+	holder.Share.Ports = of("TCP")
+	requests := []Request{holder}
+	for i := range 20 {
+		r := ports(request(fmt.Sprintf("b%02d", i), "p"))
+		r.Addrs, r.Share.Ports = []netip.Addr{netip.MustParseAddr("192.0.2.1")}, of("UDP")
+		requests = append(requests, r)
+	}
+	start := time.Now()
+	result := Allocate(NewPools([]Pool{pool("p", "192.0.2.0/31")}, nil), requests)
+	if took := time.Since(start); took > bound {
+		t.Errorf("it took %s", took)
+	}
+	for i, a := range result.Assignments[1:] {
+		if len(a.Missing) != 1 || !strings.HasSuffix(a.Missing[0].Message, "both use port 30000/TCP") {
+			t.Errorf("request %d: got %+v", i, a)
+		}
+	}
 }

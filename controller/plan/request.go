@@ -330,9 +330,7 @@ func sharingTerms(svc *corev1.Service, key string) (t allocator.Terms, recorded 
 		t.Ports = append(t.Ports, allocator.Port{Protocol: string(cmp.Or(p.Protocol, corev1.ProtocolTCP)), Number: p.Port})
 	}
 	// The record must not depend on the order of the ports.
-	slices.SortFunc(t.Ports, func(a, b allocator.Port) int {
-		return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Protocol, b.Protocol))
-	})
+	slices.SortFunc(t.Ports, allocator.Port.Compare)
 	for _, p := range t.Ports {
 		ports = joinComma(ports, fmt.Sprintf("%d/%s", p.Number, p.Protocol))
 	}
