@@ -47,7 +47,7 @@ func newRouting(log *slog.Logger, node string, guarding bool, wake func()) *rout
 		log: log, wake: wake, sessions: bgp.New(log), routers: l2.NewRouters(log, wake),
 		guardChanged: make(chan struct{}, 1), pathUp: map[bfd.Key]bool{},
 	}
-	r.paths = bfd.New(log, node, r.pathChanged)
+	r.paths = bfd.New(log, r.pathChanged)
 	r.guard = guard.New(log)
 	r.guardEnabled = guarding
 	return r
