@@ -79,7 +79,7 @@ func run(ctx context.Context) (exit int, err error) {
 			InitContext: app.ControllerInitContext{ClientName: name},
 			Constructor: func(_ app.ControllerInitContext, cc *appconfig.CompletedConfig, _ cloudprovider.Interface) app.InitFunc {
 				return func(_ context.Context, m genericcontrollermanager.ControllerContext) (managed.Interface, bool, error) {
-					c, err := newController(cc, f)
+					c, err := newController(cc, f, e.config.ResourceNamespace)
 					if err != nil {
 						return nil, false, err
 					}
@@ -126,7 +126,9 @@ func run(ctx context.Context) (exit int, err error) {
 	return exit, err
 }
 
-func newController(cc *appconfig.CompletedConfig, f *flags) (*controller.Controller, error) {
+// newController returns the controller. namespace is that of Fairlead and of its
+// leader lease.
+func newController(cc *appconfig.CompletedConfig, f *flags, namespace string) (*controller.Controller, error) {
 	fairlead, err := client.New(cc.Kubeconfig)
 	if err != nil {
 		return nil, err
@@ -134,6 +136,7 @@ func newController(cc *appconfig.CompletedConfig, f *flags) (*controller.Control
 	log := slog.New(logr.ToSlogHandler(klog.Background()))
 	options := controller.Options{
 		Client:    cc.Client,
+		Namespace: namespace,
 		Fairlead:  fairlead,
 		Informers: cc.SharedInformers,
 		Events:    cc.EventBroadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name}),
