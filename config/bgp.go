@@ -145,7 +145,7 @@ func parseBFDProfile(spec v1alpha1.BFDProfileSpec) *BFDProfile {
 		Transmit:   time.Duration(cmp.Or(spec.TransmitInterval, 300)) * time.Millisecond,
 		Receive:    time.Duration(cmp.Or(spec.ReceiveInterval, 300)) * time.Millisecond,
 		Multiplier: uint8(cmp.Or(spec.DetectMultiplier, 3)),
-		MinTTL:     uint8(cmp.Or(spec.MinimumTTL, 1)),
+		MinTTL:     uint8(cmp.Or(spec.MinimumTTL, 254)),
 		Passive:    spec.PassiveMode,
 	}
 }

@@ -37,12 +37,13 @@ const (
 // with the desired state that Decide returns. Watch and Run may be called
 // concurrently, each of them once.
 type Controller struct {
-	client   kubernetes.Interface
-	fairlead *client.Client
-	events   *eventQueue
-	log      *slog.Logger
-	policy   providers.Policy
-	parallel int
+	client    kubernetes.Interface
+	fairlead  *client.Client
+	events    *eventQueue
+	log       *slog.Logger
+	policy    providers.Policy
+	parallel  int
+	namespace string
 
 	kinds         client.Informers // of Fairlead's own kinds
 	serviceLister *serviceLister
@@ -72,6 +73,7 @@ type Controller struct {
 // Options are the dependencies and settings of a Controller.
 type Options struct {
 	Client    kubernetes.Interface
+	Namespace string // of Fairlead
 	Fairlead  *client.Client
 	Informers informers.SharedInformerFactory // started by the caller, after New
 	Events    record.EventRecorder
@@ -91,6 +93,7 @@ func New(o Options) (*Controller, error) {
 	registerMetrics()
 	c := &Controller{
 		client: o.Client, fairlead: o.Fairlead, events: newEventQueue(o.Events), log: o.Log, policy: o.Policy, parallel: max(o.Parallel, 1),
+		namespace:     o.Namespace,
 		kinds:         o.Fairlead.Informers(),
 		serviceLister: &serviceLister{client: o.Client},
 		nodes:         o.Informers.Core().V1().Nodes().Informer(),

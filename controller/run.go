@@ -56,6 +56,9 @@ func (c *Controller) Run(ctx context.Context) {
 	c.serviceLister.leading.Store(true)
 	close(c.leading)
 	go c.events.run(ctx) // Events are written by the leader only
+	var writes sync.WaitGroup
+	defer writes.Wait()
+	writes.Go(func() { c.ensureBFDSecret(ctx) })
 	var synced []cache.DoneChecker
 	for _, i := range c.informers() {
 		synced = append(synced, i.HasSyncedChecker())

@@ -78,7 +78,7 @@ func stripObject(object any) (any, error) {
 		}
 	case *corev1.Secret:
 		for key := range o.Data {
-			if key != passwordKey {
+			if key != passwordKey && !(o.Name == v1alpha1.BFDSecret && key == v1alpha1.BFDSecretKey) {
 				delete(o.Data, key)
 			}
 		}

@@ -64,8 +64,38 @@ func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []
 
 // lastKnownFacts are the last values of facts that may be missing for a moment.
 type lastKnownFacts struct {
-	passwords map[string]bgp.Secret
-	gateways  map[string]netip.Addr
+	passwords  map[string]bgp.Secret
+	gateways   map[string]netip.Addr
+	interfaces map[netip.Addr]string // of neighbors
+}
+
+// retainInterfaces records the interfaces of the neighbors among the peers, and sets
+// those that are missing because the interface is down or without an address for a
+// moment: the peer is still a neighbor, and the BFD session must stay the same to detect
+// that it cannot be reached.
+func (k *lastKnownFacts) retainInterfaces(peerings []plan.Peering, interfaces []l2.Interface) {
+	if k.interfaces == nil {
+		k.interfaces = map[netip.Addr]string{}
+	}
+	for i := range peerings {
+		p := &peerings[i]
+		peer := p.Peer.Address
+		if p.Interface != "" {
+			k.interfaces[peer] = p.Interface
+			continue
+		}
+		last := k.interfaces[peer]
+		if last == "" || p.Config.EBGPMultiHop || p.Config.TTLSecurity > 1 {
+			continue
+		}
+		// With another address of the family, the peer is no neighbor any more.
+		readdressed := slices.ContainsFunc(interfaces, func(l l2.Interface) bool {
+			return l.Name == last && slices.ContainsFunc(l.Prefixes, func(p netip.Prefix) bool { return p.Addr().Is4() == peer.Is4() })
+		})
+		if !readdressed {
+			p.Interface, p.Multihop = last, false
+		}
+	}
 }
 
 // retainMissing records the facts of l and adds those that are missing, which are kept until

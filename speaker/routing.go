@@ -35,6 +35,7 @@ type routingEngines struct {
 	guardChanged chan struct{} // guardState has changed
 
 	lastBFDError string // already logged; used by the sync loop only
+	identity     bfdIdentity
 
 	mu          sync.Mutex
 	peersByPath map[bfd.Key][]string // names of peers, by their BFD session
@@ -42,13 +43,13 @@ type routingEngines struct {
 	guardState  guard.State
 }
 
-func newRouting(log *slog.Logger, node string, guarding bool, wake func()) *routingEngines {
+func newRouting(log *slog.Logger, guarding bool, wake func()) *routingEngines {
 	r := &routingEngines{
 		log: log, wake: wake, sessions: bgp.New(log),
 		guardChanged: make(chan struct{}, 1), pathUp: map[bfd.Key]bool{},
 	}
 	r.routers = l2.NewRouters(log, r.hasSession, wake)
-	r.paths = bfd.New(log, node, r.pathChanged)
+	r.paths = bfd.New(log, r.pathChanged)
 	r.guard = guard.New(log)
 	r.guardEnabled = guarding
 	return r
@@ -114,7 +115,9 @@ func (r *routingEngines) Set(plan plan.Plan) {
 	r.peersByPath, r.guardState = peersByPath, guarded
 	r.mu.Unlock()
 	notify(r.guardChanged)
-	r.setPaths(profiles)
+	if r.identity.decided {
+		r.setPaths(profiles)
+	}
 }
 
 // setPaths sets the BFD sessions. Those that are not possible with their addresses
@@ -138,12 +141,12 @@ func sortUnique[T comparable](values []T, compare func(a, b T) int) []T {
 }
 
 // bfdPath returns the BFD session for a BGP session, if any. As on routers, it is a
-// single-hop session with a neighbor, and a multihop one otherwise.
+// single-hop session with a neighbor, on its interface, and a multihop one otherwise.
 func bfdPath(p plan.Peering) (bfd.Key, bfd.Profile, bool) {
 	if p.Config.BFD == nil {
 		return bfd.Key{}, bfd.Profile{}, false
 	}
-	key := bfd.Key{Peer: p.Peer.Address, Local: p.Peer.Source, Multihop: p.Multihop}
+	key := bfd.Key{Peer: p.Peer.Address, Local: p.Peer.Source, Interface: p.Interface, Multihop: p.Multihop}
 	b := p.Config.BFD
 	return key, bfd.Profile{
 		Transmit: b.Transmit, Receive: b.Receive, Multiplier: b.Multiplier, MinTTL: b.MinTTL, Passive: b.Passive,
@@ -151,9 +154,10 @@ func bfdPath(p plan.Peering) (bfd.Key, bfd.Profile, bool) {
 }
 
 // pathChanged resets the BGP sessions over a path that has failed, which is faster
-// than their hold timers. AdminDown is not a statement about the path (RFC 5882
-// section 3.2). If BFD shares the fate of the peer's control plane, only that may be
-// restarting, so that graceful restart applies.
+// than their hold timers, and lets them be established again when it is Up. AdminDown
+// is not a statement about the path (RFC 5882 section 3.2). If BFD shares the fate of
+// the peer's control plane, only that may be restarting, so that graceful restart
+// applies.
 func (r *routingEngines) pathChanged(key bfd.Key, s bfd.Status) {
 	r.mu.Lock()
 	was := r.pathUp[key]
@@ -165,6 +169,11 @@ func (r *routingEngines) pathChanged(key bfd.Key, s bfd.Status) {
 	if was && s.State == bfd.Down && s.RemoteState != bfd.AdminDown && !restarted {
 		for _, peer := range peers {
 			r.sessions.Reset(peer, "BFD: "+s.Diagnostic.String(), !s.ControlPlaneIndependent)
+		}
+	}
+	if s.State == bfd.Up {
+		for _, peer := range peers {
+			r.sessions.PathUp(peer)
 		}
 	}
 	r.wake()

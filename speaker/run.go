@@ -94,6 +94,7 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 		return err
 	}
 	plan := plan.Decide(snapshot)
+	s.lastKnown.retainInterfaces(plan.BGP, interfaces)
 	s.dataPath.Set(ctx, s.nodes.Get(s.node), plan.Advertised, plan.AwaitingDataPath)
 	announced, err := s.announcer.Set(ctx, plan.L2)
 	for addr := range plan.L2 {
@@ -109,13 +110,17 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 	routesReady := s.dataPath.Idle() || time.Since(s.shutdown.startedAt) > probeTimeout
 	s.shutdown.routesSet = s.shutdown.routesSet || routesReady
 	if s.shutdown.routesSet {
+		secret := s.secrets.Get(cache.NewObjectName(s.namespace, v1alpha1.BFDSecret).String())
+		if wait := s.routing.identifyPaths(s.node, secret, time.Since(s.shutdown.startedAt)); wait > 0 {
+			s.nextSync = min(s.nextSync, wait)
+		}
 		s.routing.Set(plan)
 	}
 	s.recordAnnouncements(plan, announced)
 	s.setDesiredReport(func(before v1alpha1.SpeakerStatus) v1alpha1.SpeakerStatus {
 		return speakerStatus(before, observedState{
 			version: s.version, config: snapshot.Config, interfaces: interfaces, claims: announced, plan: plan,
-			sessions: s.routing.sessions.Status(), paths: s.routing.paths.Status(),
+			sessions: s.routing.sessions.Status(), paths: s.routing.paths.Status(), identity: s.routing.identity,
 		})
 	})
 	notify(s.reportChanged)

@@ -88,8 +88,15 @@ func sessionReports(before []v1alpha1.Session, o observedState) (sessions []v1al
 		}
 		if key, _, ok := bfdPath(p); ok && p.Problem.Reason == "" {
 			s.BFD, s.BFDMessage = bfd.AdminDown.String(), "not possible with these addresses"
-			if path, runs := o.paths[key]; runs {
+			path, runs := o.paths[key]
+			switch {
+			case runs:
 				s.BFD, s.BFDMessage = bfdReport(path)
+				if o.identity.problem != "" {
+					s.BFDMessage = strings.TrimPrefix(s.BFDMessage+"; a restart of the speaker ends the session: "+o.identity.problem, "; ")
+				}
+			case !o.identity.decided:
+				s.BFD, s.BFDMessage = bfd.Down.String(), "waiting for "+o.identity.problem
 			}
 		}
 		sessions = append(sessions, s)

@@ -36,6 +36,7 @@ const (
 // Speaker makes one node announce what its Plan has, and reports it.
 type Speaker struct {
 	node      string
+	namespace string
 	version   string
 	fairlead  *client.Client
 	events    record.EventRecorder
@@ -76,7 +77,7 @@ type Speaker struct {
 // Options configure a Speaker. All fields but Guard and Drain are required.
 type Options struct {
 	Node      string // name of the Node object
-	Namespace string // of the speaker, and of the Secrets that BGPPeers name
+	Namespace string // of the speaker, and of the Secrets that it reads
 	Version   string
 	Client    kubernetes.Interface
 	Fairlead  *client.Client
@@ -95,7 +96,7 @@ func New(o Options) (*Speaker, error) {
 	own := informers.NewSharedInformerFactoryWithOptions(
 		o.Client, 0, informers.WithTransform(stripObject), informers.WithNamespace(o.Namespace))
 	s := &Speaker{
-		node: o.Node, version: o.Version, fairlead: o.Fairlead, events: o.Events, log: o.Log,
+		node: o.Node, namespace: o.Namespace, version: o.Version, fairlead: o.Fairlead, events: o.Events, log: o.Log,
 		kinds: o.Fairlead.Informers(), factory: factory, ownNamespace: own,
 		services:      client.Source[*corev1.Service]{SharedIndexInformer: newServiceInformer(o.Client)},
 		slices:        client.Source[*discoveryv1.EndpointSlice]{SharedIndexInformer: newEndpointSliceInformer(o.Client)},
@@ -107,7 +108,7 @@ func New(o Options) (*Speaker, error) {
 		reportChanged: make(chan struct{}, 1),
 	}
 	wake := func() { notify(s.syncRequested) }
-	s.announcer, s.routing, s.dataPath = l2.New(o.Log, wake), newRouting(o.Log, o.Node, o.Guard, wake), newDataPathGate(wake)
+	s.announcer, s.routing, s.dataPath = l2.New(o.Log, wake), newRouting(o.Log, o.Guard, wake), newDataPathGate(wake)
 	for _, i := range s.allInformers() {
 		if _, err := i.AddEventHandler(s.eventHandler()); err != nil {
 			return nil, fmt.Errorf("set up informer: %w", err)

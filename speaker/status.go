@@ -25,6 +25,7 @@ type observedState struct {
 	plan       plan.Plan
 	sessions   []bgp.PeerStatus
 	paths      map[bfd.Key]bfd.Status
+	identity   bfdIdentity // of the paths
 }
 
 // speakerStatus returns the status of the node's Speaker object: what is announced

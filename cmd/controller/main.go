@@ -86,7 +86,7 @@ func run(ctx context.Context) (exit int, err error) {
 			InitContext: app.ControllerInitContext{ClientName: name},
 			Constructor: func(_ app.ControllerInitContext, cc *appconfig.CompletedConfig, _ cloudprovider.Interface) app.InitFunc {
 				return func(_ context.Context, m genericcontrollermanager.ControllerContext) (managed.Interface, bool, error) {
-					c, err := newController(cc, f)
+					c, err := newController(cc, f, e.config.ResourceNamespace)
 					if err != nil {
 						return nil, false, err
 					}
@@ -157,7 +157,9 @@ func (klogLevels) Enabled(_ context.Context, level slog.Level) bool {
 	return level >= slog.LevelInfo || klog.V(klog.Level(-level)).Enabled()
 }
 
-func newController(cc *appconfig.CompletedConfig, f *flags) (*controller.Controller, error) {
+// newController returns the controller. namespace is that of Fairlead and of its
+// leader lease.
+func newController(cc *appconfig.CompletedConfig, f *flags, namespace string) (*controller.Controller, error) {
 	fairlead, err := client.New(cc.Kubeconfig)
 	if err != nil {
 		return nil, err
@@ -165,6 +167,7 @@ func newController(cc *appconfig.CompletedConfig, f *flags) (*controller.Control
 	log := slog.New(logr.ToSlogHandler(klog.Background()))
 	options := controller.Options{
 		Client:    cc.Client,
+		Namespace: namespace,
 		Fairlead:  fairlead,
 		Informers: cc.SharedInformers,
 		Events:    cc.EventBroadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name}),

@@ -56,9 +56,11 @@ type BFDProfileSpec struct {
 	PassiveMode bool `json:"passiveMode,omitempty"`
 
 	// MinimumTTL is the lowest TTL with which packets of a multihop session are accepted.
+	// Routers send 255, so that 254 accepts those that are at most two hops away; some
+	// send 64. It does not stop pods on the nodes of the same segment.
 	//
 	// +optional
-	// +kubebuilder:default=1
+	// +kubebuilder:default=254
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=254
 	MinimumTTL int32 `json:"minimumTtl,omitempty"`

@@ -22,6 +22,15 @@ const (
 	FinalizerAWS = "fairlead.io/aws"
 )
 
+// The Secret in Fairlead's namespace that the discriminators of BFD sessions are
+// derived from. The controller creates it once; speakers read it.
+const (
+	BFDSecret    = "fairlead-bfd"
+	BFDSecretKey = "key"
+	// BFDSecretLength is the least number of bytes of the key.
+	BFDSecretLength = 32
+)
+
 // Annotations on Services.
 const (
 	// AnnotationAddressPool requests an address of the named pool.

@@ -63,8 +63,9 @@ type runningSession struct {
 	key Key
 	log *slog.Logger
 
-	sender      packetSender // nil if it could not be opened
-	ifIndex     int
+	sender      packetSender  // nil if it could not be opened
+	ifIndex     int           // of the sender's interface; 0: it is not bound to one
+	upIfIndex   int           // of the interface that the session went Up on
 	retryAt     time.Duration // when to open the sender, if it is nil or fails
 	socketError string        // the last error of the socket, "" if it works
 	rejection   string        // why the last packet of the peer was rejected, "" if it was not
@@ -203,11 +204,18 @@ func (e *Engine) processPacket(a receivedPacket, p controlPacket, now time.Durat
 	if to == nil {
 		return
 	}
-	to.rejection = to.rejectionOf(a, p)
-	if to.rejection != "" {
+	rejection := to.rejectionOf(a, p)
+	if to.state != Up { // anyone can send packets that are rejected
+		to.rejection = rejection
+	}
+	if rejection != "" {
 		return
 	}
+	was := to.state
 	to.receivePacket(p, now)
+	if was != Up && to.state == Up {
+		to.upIfIndex, to.rejection = a.ifIndex, ""
+	}
 	e.sendDue(to, now)
 	if to.nextDeadline() < to.wakeAt {
 		e.schedule(to) // a later deadline is scheduled when wakeAt has passed
@@ -218,30 +226,51 @@ func (e *Engine) processPacket(a receivedPacket, p controlPacket, now time.Durat
 // otherwise by addresses and interface. It returns nil if there is none.
 func (e *Engine) findSession(a receivedPacket, id uint32) *runningSession {
 	if id != 0 {
-		if p := e.byDiscriminator[id]; p != nil && p.key.Multihop == a.multihop && p.receivesOn(a.ifIndex) {
+		if p := e.byDiscriminator[id]; p != nil && p.sender != nil && p.key.Multihop == a.multihop {
 			return p
 		}
 		return nil
 	}
 	for _, p := range e.byRemoteEnd[a.remoteEnd] {
-		if p.receivesOn(a.ifIndex) && (!p.key.Local.IsValid() || p.key.Local.WithZone("") == a.destination) {
+		if p.sender != nil && p.receivesOn(a.ifIndex) && p.receivesAt(a.destination) {
 			return p
 		}
 	}
 	return nil
 }
 
+// receivesOn reports whether the session accepts packets from an interface. A
+// single-hop session accepts those of one interface only: that of its key, or the
+// one that it went Up on.
 func (p *runningSession) receivesOn(ifIndex int) bool {
-	return p.sender != nil && (p.ifIndex == 0 || p.ifIndex == ifIndex)
+	switch {
+	case p.ifIndex != 0:
+		return p.ifIndex == ifIndex
+	case !p.key.Multihop && p.state == Up:
+		return p.upIfIndex == ifIndex
+	}
+	return true
+}
+
+// receivesAt reports whether the session accepts packets to an address of this end.
+func (p *runningSession) receivesAt(destination netip.Addr) bool {
+	return !p.key.Local.IsValid() || p.key.Local.WithZone("") == destination
 }
 
 // rejectionOf returns why the session must not accept the packet, or "".
 func (p *runningSession) rejectionOf(a receivedPacket, got controlPacket) string {
 	switch {
+	case p.key.remoteEnd() != a.remoteEnd:
+		return fmt.Sprintf("packets of the session have the source address %s instead of %s", a.addr, p.key.Peer)
+	case !p.receivesAt(a.destination):
+		return fmt.Sprintf("packets of the session have the destination address %s instead of %s", a.destination, p.key.Local)
+	case !p.receivesOn(a.ifIndex):
+		return fmt.Sprintf("packets of the session arrive on the interface with index %d instead of %s", a.ifIndex, p.key.boundInterface())
 	case !p.key.Multihop && a.ttl != maxTTL:
 		return fmt.Sprintf("packets from the peer have TTL %d instead of %d: the peer is not directly connected", a.ttl, maxTTL)
 	case p.key.Multihop && a.ttl < p.profile.MinTTL:
-		return fmt.Sprintf("packets from the peer have TTL %d, below the minimum of %d", a.ttl, p.profile.MinTTL)
+		return fmt.Sprintf("packets from the peer have TTL %d, below the minimum of %d: lower minimumTtl of the BFDProfile"+
+			" if the peer is more hops away, or sends packets with a lower TTL", a.ttl, p.profile.MinTTL)
 	case got.authenticated:
 		return "the peer requires BFD authentication, which is not supported"
 	}

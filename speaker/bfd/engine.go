@@ -3,10 +3,11 @@ package bfd
 import (
 	"context"
 	"crypto/rand"
-	"encoding/binary"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -20,7 +21,8 @@ type Key struct {
 	Peer netip.Addr
 	// Local is the source address. If it is zero, the kernel selects one.
 	Local netip.Addr
-	// Interface is the only interface that a single-hop session uses; "" is any.
+	// Interface is the only interface that a single-hop session uses. If it is "",
+	// it is the one that the session goes Up on.
 	Interface string
 	// Multihop selects RFC 5883 (port 4784). Otherwise the session follows RFC
 	// 5881 (port 3784) and accepts only packets with TTL 255 (RFC 5082).
@@ -63,12 +65,14 @@ type Status struct {
 // Engine runs a set of sessions. Its methods may be called concurrently; Run once
 // at a time.
 type Engine struct {
-	log      *slog.Logger
-	identity string // of this end, the same after a restart; "" disables resumption
-	changed  func(Key, Status)
-	start    time.Time
+	log     *slog.Logger
+	changed func(Key, Status)
+	start   time.Time
 
 	mu              sync.Mutex
+	node            string // distinguishes the Engines that have the same secret
+	secret          []byte // of the discriminators; random until Identify
+	resumable       bool   // the secret is that of the next Engine, too
 	sessions        map[Key]*runningSession
 	byDiscriminator map[uint32]*runningSession // includes removed sessions that still send AdminDown
 	queue           deadlineQueue
@@ -86,12 +90,12 @@ type remoteEnd struct {
 }
 
 // New returns an Engine without sessions. It calls changed after each change of a
-// session's state, from one goroutine; changed must not block. An Engine with the
-// identity of an earlier one, in this process or another, continues the sessions
-// that the earlier one paused; with the identity "" it continues none.
-func New(log *slog.Logger, identity string, changed func(Key, Status)) *Engine {
+// session's state, from one goroutine; changed must not block.
+func New(log *slog.Logger, changed func(Key, Status)) *Engine {
+	secret := make([]byte, sha256.Size)
+	_, _ = rand.Read(secret) // never fails, by its documentation
 	return &Engine{
-		log: log, identity: identity, changed: changed, start: time.Now(),
+		log: log, changed: changed, start: time.Now(), secret: secret,
 		sessions:        make(map[Key]*runningSession),
 		byDiscriminator: make(map[uint32]*runningSession),
 		byRemoteEnd:     make(map[remoteEnd][]*runningSession),
@@ -116,7 +120,9 @@ func (e *Engine) Set(desired map[Key]Profile) error {
 		}
 	}
 	var failures []error
-	for key, profile := range desired {
+	// In a fixed order, so that the next Engine derives the same discriminators.
+	for _, key := range slices.SortedFunc(maps.Keys(desired), compareKeys) {
+		profile := desired[key]
 		if err := validateSession(key, profile); err != nil {
 			failures = append(failures, err)
 			continue
@@ -227,17 +233,6 @@ func (k Key) specificity() (n int) {
 		n += 2
 	}
 	return n
-}
-
-// newDiscriminator returns an unused discriminator that is not predictable.
-func (e *Engine) newDiscriminator() uint32 {
-	for {
-		var b [4]byte
-		_, _ = rand.Read(b[:]) // never fails, by its documentation
-		if id := binary.BigEndian.Uint32(b[:]); id != 0 && e.byDiscriminator[id] == nil {
-			return id
-		}
-	}
 }
 
 // removeSession makes the session signal AdminDown. It is deleted afterwards.

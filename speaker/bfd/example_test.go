@@ -15,11 +15,14 @@ func Example() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 
-	engine := bfd.New(slog.Default(), "node-1", func(key bfd.Key, s bfd.Status) {
+	engine := bfd.New(slog.Default(), func(key bfd.Key, s bfd.Status) {
 		if s.State == bfd.Down {
 			slog.Warn("path failed", "peer", key.Peer, "diagnostic", s.Diagnostic)
 		}
 	})
+	// The discriminators of the sessions, which others must not know, are the same
+	// after a restart. Without it they are random.
+	engine.Identify("node-1", []byte("32 random bytes, the same on all nodes"))
 	go func() { _ = engine.Run(ctx) }()
 
 	profile := bfd.Profile{Transmit: 100 * time.Millisecond, Receive: 100 * time.Millisecond, Multiplier: 3}

@@ -159,7 +159,7 @@ var (
 // newEnd runs an end without a session.
 func (l *lan) newEnd(addr, peer netip.Addr) *end {
 	e := &end{key: Key{Peer: peer}, simulatedTransport: l.newTransport(addr)}
-	e.Engine = New(slog.New(slog.DiscardHandler), "", func(_ Key, s Status) {
+	e.Engine = New(slog.New(slog.DiscardHandler), func(_ Key, s Status) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.changes = append(e.changes, timedStatus{time.Now(), s})

@@ -36,7 +36,7 @@ func runPeer(sessions, every string) error {
 	if err != nil {
 		return err
 	}
-	e := New(slog.New(slog.DiscardHandler), "", func(Key, Status) {})
+	e := New(slog.New(slog.DiscardHandler), func(Key, Status) {})
 	_, others := manyKeys(count)
 	if err := e.Set(uniformProfiles(others, interval)); err != nil {
 		return err

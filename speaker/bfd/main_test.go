@@ -265,7 +265,7 @@ func newRunningEngine(t testing.TB, within func(func() error) error) *runningEng
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	h.Engine = New(log, "", func(k Key, s Status) {
+	h.Engine = New(log, func(k Key, s Status) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.changes[k] = append(h.changes[k], timedStatus{time.Now(), s})

@@ -19,6 +19,10 @@ const (
 	adminDownPackets  = 3
 	adminDownInterval = 50 * time.Millisecond
 
+	// handshakeMultiplier is assumed for peers that do not know this end's
+	// discriminator yet.
+	handshakeMultiplier = 3
+
 	// never is an instant that is never reached. Instants are durations since the
 	// Engine was created.
 	never time.Duration = math.MaxInt64
@@ -55,6 +59,7 @@ type session struct {
 	flaps         int           // how often it left Up
 
 	peer         controlPacket // the last accepted packet: all bfd.Remote… variables
+	restarted    controlPacket // in Up: a packet in Down since then of a peer that does not know the session any more
 	lastReceived time.Duration // when peer arrived; never: none within the detection time
 
 	advertised, inUse timerValues // they differ while a Poll Sequence is in progress
@@ -120,10 +125,44 @@ func (s *session) nextExpiry() time.Duration {
 	return s.lastReceived + s.detectionTime()
 }
 
+// accepts reports whether a packet from the peer's address belongs to the session.
+// Only the peer can know this end's discriminator, because it is random to others,
+// and the packets of one session of the peer have one My Discriminator. A session
+// that is Up, or that may be resumed, therefore ignores all others: anyone who can
+// forge the source address could send them. A peer that has restarted and does not
+// know the session any more is accepted when the detection time has passed.
+//
+// RFC 5880 section 6.8.6 accepts packets without Your Discriminator in every state.
+// FRR ignores them in Init and Up as well.
+func (s *session) accepts(p controlPacket) bool {
+	handshake := s.state == Down || s.state == Init
+	if p.yourDiscriminator == 0 {
+		return handshake && s.resumeUntil == 0
+	}
+	return handshake || p.myDiscriminator == s.peer.myDiscriminator
+}
+
+// withoutTimers returns a packet that anyone could have sent, because it does not
+// have this end's discriminator, with the slowest timer values of the protocol's
+// handshake. Otherwise one packet could stop this end from sending for hours.
+func (p controlPacket) withoutTimers() controlPacket {
+	p.multiplier, p.transmit, p.receive = handshakeMultiplier, minSlowInterval, unknownPeer.receive
+	return p
+}
+
 // receivePacket processes a packet as in RFC 5880 section 6.8.6, from the step at
 // which the session is known.
 func (s *session) receivePacket(p controlPacket, now time.Duration) {
-	s.peer, s.lastReceived, s.expiryPostponed = p, now, false
+	if !s.accepts(p) {
+		if s.state == Up && p.state == Down && p.yourDiscriminator == 0 {
+			s.restarted = p
+		}
+		return
+	}
+	if p.yourDiscriminator == 0 {
+		p = p.withoutTimers()
+	}
+	s.peer, s.restarted, s.lastReceived, s.expiryPostponed = p, controlPacket{}, now, false
 	resumes := s.resumeUntil > 0 && p.state == Up && p.yourDiscriminator == s.discriminator
 	s.resumeUntil = 0
 	switch {
@@ -150,9 +189,15 @@ func (s *session) receivePacket(p controlPacket, now time.Duration) {
 }
 
 // expirePeer resets the variables of a peer that sent no packet for the detection
-// time, and takes the session down.
+// time, and takes the session down. If the peer has sent packets of a new session
+// meanwhile, it was restarted, and the path works.
 func (s *session) expirePeer(now time.Duration) {
 	last := s.peer
+	if s.restarted.myDiscriminator != 0 {
+		s.peer, s.restarted, s.lastReceived = s.restarted.withoutTimers(), controlPacket{}, now
+		s.setState(Down, NeighborSignaledDown, now)
+		return
+	}
 	s.peer, s.lastReceived, s.expiryPostponed = unknownPeer, never, false
 	// Operators need the diagnostic, and BGP graceful restart the C bit (RFC 5882
 	// section 4.3.2).

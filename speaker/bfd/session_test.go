@@ -64,7 +64,7 @@ func TestTransitions(t *testing.T) {
 		if test.have == AdminDown {
 			s.setAdminDown(0)
 		} else {
-			s.state = test.have
+			s.state, s.peer.myDiscriminator = test.have, 2
 		}
 		s.receivePacket(controlPacket{
 			state: test.got, multiplier: 3, myDiscriminator: 2, yourDiscriminator: 1, transmit: 100 * ms, receive: 100 * ms,
@@ -76,6 +76,43 @@ func TestTransitions(t *testing.T) {
 		if moved := test.have != test.want; moved != (s.since == 5) {
 			t.Errorf("%s receives %s: since %d, sendNow is %t", test.have, test.got, s.since, s.sendNow)
 		}
+	}
+}
+
+// TestForgedPackets checks that a session that is Up ignores all packets from the
+// peer's address that do not have both discriminators.
+func TestForgedPackets(t *testing.T) {
+	for _, state := range []State{AdminDown, Down, Init, Up} {
+		for _, discriminators := range [][2]uint32{{2, 0}, {3, 0}, {3, 1}} {
+			s := newUpSession(fastProfile)
+			p := packetFrom(s, state)
+			p.myDiscriminator, p.yourDiscriminator = discriminators[0], discriminators[1]
+			p.poll, p.multiplier, p.transmit = true, 255, time.Hour
+			if _, ok := decodePacket(p.appendTo(nil)); !ok {
+				continue
+			}
+			before := s.peer
+			s.receivePacket(p, 200*ms)
+			if s.state != Up || s.peer != before || s.nextExpiry() != 300*ms || s.finalPending {
+				t.Errorf("%s %v: %s, expires at %s, %+v", state, discriminators, s.state, s.nextExpiry(), s.peer)
+			}
+		}
+	}
+}
+
+// TestHandshakeTimers checks that packets without this end's discriminator, which
+// anyone can forge, do not delay the handshake.
+func TestHandshakeTimers(t *testing.T) {
+	s := newSession(1, fastProfile, 0)
+	s.receivePacket(controlPacket{state: Down, multiplier: 255, myDiscriminator: 7, transmit: time.Hour, receive: 0}, 0)
+	if s.packetSent(0, 0); s.state != Init || s.nextSend() != time.Second || s.nextExpiry() != 3*time.Second {
+		t.Errorf("%s, sends at %s, expires at %s", s.state, s.nextSend(), s.nextExpiry())
+	}
+	// The peer is the one that answers with this end's discriminator.
+	s.receivePacket(controlPacket{state: Down, multiplier: 3, myDiscriminator: 2, transmit: time.Second, receive: 1}, 0)
+	s.receivePacket(controlPacket{state: Init, multiplier: 3, myDiscriminator: 2, yourDiscriminator: 1, transmit: time.Second, receive: 1}, 0)
+	if p := s.nextPacket(); s.state != Up || p.yourDiscriminator != 2 {
+		t.Errorf("%s, sends %+v", s.state, p)
 	}
 }
 

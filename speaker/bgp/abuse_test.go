@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -179,6 +180,7 @@ func TestNotificationAfterReset(t *testing.T) {
 	for range 5 {
 		st := awaitError(t, s, "tor", "the peer sent a NOTIFICATION: Cease: out of resources")
 		s.Reset("tor", "again", false)
+		s.PathUp("tor")
 		eventually(t, func() string {
 			if statusOf(t, s, "tor").LastErrorAt.Equal(st.LastErrorAt) {
 				return "no further attempt"
@@ -354,4 +356,76 @@ func TestSlowReader(t *testing.T) {
 	if st := statusOf(t, s, "slow"); st.Lost != 0 {
 		t.Errorf("status %+v", st)
 	}
+}
+
+// TestResetWaitsForPath counts the sessions with a peer whose BFD session has failed:
+// none follows until BFD is Up, however often it fails meanwhile, or for pathWait.
+func TestResetWaitsForPath(t *testing.T) {
+	r := newRouter(t)
+	established := func(s *Speaker, sessions int) {
+		t.Helper()
+		eventually(t, func() string {
+			if st := statusOf(t, s, "tor"); st.State != Established || st.Sessions != sessions {
+				return fmt.Sprintf("not session %d: %+v", sessions, st)
+			}
+			return ""
+		})
+	}
+	s := New(testLogger(t))
+	s.pathWait = time.Hour
+	s.Set(Config{[]Peer{r.peer("tor", nil)}})
+	ctx, cancel := context.WithCancel(t.Context())
+	var run sync.WaitGroup
+	defer run.Wait()
+	defer cancel()
+	run.Go(func() { _ = s.Run(ctx) })
+	established(s, 1)
+	for range 100 {
+		s.Reset("tor", "BFD: down", false)
+	}
+	awaitState(t, s, "tor", Idle)
+	time.Sleep(3 * minBackoff) // longer than the backoff after one failure
+	if st := statusOf(t, s, "tor"); st.Sessions != 1 || st.Lost != 1 || st.State != Idle ||
+		st.LastError != "reset: BFD: down (the next attempt waits for BFD, at most 1h0m0s)" {
+		t.Errorf("%+v", st)
+	}
+	s.PathUp("tor")
+	established(s, 2)
+
+	// BFD never comes up again: the session does, and stays.
+	bounded := New(testLogger(t))
+	bounded.pathWait = time.Second
+	bounded.Set(Config{[]Peer{r.peer("tor", nil)}})
+	run.Go(func() { _ = bounded.Run(ctx) })
+	established(bounded, 1)
+	bounded.Reset("tor", "BFD: down", false)
+	established(bounded, 2)
+	if st := statusOf(t, bounded, "tor"); st.Since.Sub(st.LastErrorAt) < bounded.pathWait {
+		t.Errorf("did not wait for BFD: %+v", st)
+	}
+}
+
+// TestPathFlaps counts the sessions with a peer whose BFD session fails and comes up
+// all the time: they are as rare as with a peer that ends every session.
+func TestPathFlaps(t *testing.T) {
+	r := newRouter(t)
+	p := r.peer("tor", nil)
+	p.RetryTime = time.Minute
+	s, _ := runSpeaker(t, Config{[]Peer{p}})
+	for begun := time.Now(); time.Since(begun) < 3*time.Second; time.Sleep(5 * time.Millisecond) {
+		if statusOf(t, s, "tor").State == Established {
+			s.Reset("tor", "BFD: down", false)
+		}
+		s.PathUp("tor")
+	}
+	// At 0, 0.2, 0.6, 1.4 and 3.0 s, each a quarter sooner at most.
+	if n := statusOf(t, s, "tor").Sessions; n < 2 || n > 6 {
+		t.Errorf("%d sessions in 3 s", n)
+	}
+	eventually(t, func() string { // the failures do not keep it from being established
+		if st := statusOf(t, s, "tor"); st.State != Established {
+			return fmt.Sprintf("%+v", st)
+		}
+		return ""
+	})
 }

@@ -89,6 +89,7 @@ func TestPendingTimersComeWithTheNextSession(t *testing.T) {
 	p.HoldTime = time.Minute
 	s.Set(Config{[]Peer{p}})
 	s.Reset("tor", "BFD down", false)
+	s.PathUp("tor")
 	r.awaitNotification("Cease: BFD down")
 	eventually(t, func() string {
 		if st := statusOf(t, s, "tor"); st.Sessions != 2 || st.Pending != nil {
@@ -96,7 +97,7 @@ func TestPendingTimersComeWithTheNextSession(t *testing.T) {
 		}
 		return ""
 	})
-	if st := statusOf(t, s, "tor"); st.LastError != "reset: BFD down" {
+	if st := statusOf(t, s, "tor"); st.LastError != "reset: BFD down (the next attempt waits for BFD, at most 30s)" {
 		t.Errorf("error %q", st.LastError)
 	}
 	r.mu.Lock()

@@ -83,6 +83,7 @@ func TestNoLeaks(t *testing.T) {
 		for i := range 5 {
 			awaitState(t, s, "tor", Established)
 			s.Reset("tor", "again", false)
+			s.PathUp("tor")
 			eventually(t, func() string {
 				if statusOf(t, s, "tor").Sessions != i+2 {
 					return "no new session"
@@ -172,6 +173,7 @@ func TestRoutesConverge(t *testing.T) {
 			s.Set(Config{[]Peer{p}})
 			if rapid.IntRange(0, 9).Draw(t, "break") == 0 {
 				s.Reset("tor", "test", false)
+				s.PathUp("tor")
 			}
 		}
 		want := maps.Clone(p.Routes)

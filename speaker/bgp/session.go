@@ -25,6 +25,9 @@ const (
 	// 8.2.2 suggests 4 minutes. A peer that accepts connections but sends nothing
 	// is reported sooner.
 	openWait = 30 * time.Second
+	// pathWait is how long a session that BFD has reset waits for BFD to be Up. It is
+	// limited, because BGP may work on a path that drops the packets of BFD.
+	pathWait = 30 * time.Second
 )
 
 // peerSession keeps the session with one peer established: it connects, exchanges
@@ -34,7 +37,7 @@ type peerSession struct {
 	listeners *listenerSet
 	notify    func() // called when the status has changed
 	// For tests; see the constants.
-	connectWait, openWait time.Duration
+	connectWait, openWait, pathWait time.Duration
 
 	wake    chan struct{} // has a value after a change of the desired Peer
 	inbound chan net.Conn // connections of a passive peer
@@ -49,7 +52,11 @@ type peerSession struct {
 	applied Peer // of the current attempt or session
 	cancel  context.CancelCauseFunc
 	final   *sessionEnd // no further attempt
-	status  PeerStatus
+	waiting bool        // for the next attempt
+	// pathUntil is until when the next attempt waits for BFD; zero: BFD has not
+	// detected a failure since the last attempt.
+	pathUntil time.Time
+	status    PeerStatus
 }
 
 // openedConn is a connection over which both ends have accepted the other's OPEN.
@@ -82,6 +89,32 @@ func (s *peerSession) endSession(end *sessionEnd) {
 	}
 	if s.cancel != nil {
 		s.cancel(end)
+	}
+}
+
+// resetPath ends the session because its path has failed. Further attempts wait for
+// pathUp.
+func (s *peerSession) resetPath(end *sessionEnd) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pathUntil.IsZero() {
+		s.pathUntil = time.Now().Add(s.pathWait)
+	}
+	// An attempt that has not begun goes on waiting: if every failure started another
+	// backoff, a path that fails often would never get a session.
+	if s.cancel != nil && !s.waiting {
+		s.cancel(end)
+	}
+}
+
+// pathUp lets attempts begin that wait for the path.
+func (s *peerSession) pathUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pathUntil = time.Time{}
+	select {
+	case s.wake <- struct{}{}:
+	default: // it will read pathUntil in any case
 	}
 }
 
@@ -147,25 +180,38 @@ func (s *peerSession) runAttempt(ctx context.Context, failures int) error {
 
 // waitBackoff waits after failures: 200 ms, doubled up to RetryTime, each up to a
 // quarter shorter or longer at random, so that a router that restarts does not
-// receive the connections of all nodes at the same time.
+// receive the connections of all nodes at the same time. After a reset by BFD, it
+// also waits for BFD.
 func (s *peerSession) waitBackoff(ctx context.Context, failures int) {
-	if failures == 0 {
-		return
-	}
-	s.setState(Idle)
 	started, jitter := time.Now(), 0.75+rand.Float64()/2
-	for {
-		d := min(minBackoff<<min(failures-1, 20), s.maxBackoff())
-		left := time.Duration(float64(d)*jitter) - time.Since(started)
-		if left <= 0 || waitOrWake(ctx, left, s.wake) || ctx.Err() != nil {
+	for ctx.Err() == nil {
+		left := s.waitLeft(failures, started, jitter)
+		if left <= 0 {
 			return
 		}
+		s.setState(Idle)
+		waitOrWake(ctx, left, s.wake)
 	}
 }
 
-func (s *peerSession) maxBackoff() time.Duration {
+// waitLeft returns how long the next attempt has to wait. If that is 0 or less, the
+// attempt has begun, and a failure of the path ends it.
+func (s *peerSession) waitLeft(failures int, started time.Time, jitter float64) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	left := time.Until(s.pathUntil)
+	if failures > 0 {
+		backoff := min(minBackoff<<min(failures-1, 20), s.maxBackoff())
+		left = max(left, time.Duration(float64(backoff)*jitter)-time.Since(started))
+	}
+	if s.waiting = left > 0; !s.waiting {
+		s.pathUntil = time.Time{}
+	}
+	return left
+}
+
+// maxBackoff returns the longest backoff. The caller holds the lock.
+func (s *peerSession) maxBackoff() time.Duration {
 	d := s.desired.RetryTime
 	if d <= 0 {
 		d = defaultMaxBackoff

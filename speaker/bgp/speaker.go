@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -18,7 +19,7 @@ type Speaker struct {
 	changed   chan struct{}
 	listeners *listenerSet
 	// For tests; see the constants.
-	connectWait, openWait time.Duration
+	connectWait, openWait, pathWait time.Duration
 
 	mu       sync.Mutex
 	sessions map[string]*peerSession
@@ -31,7 +32,7 @@ type Speaker struct {
 // New returns a Speaker. It connects to no peer before Run and the first Set.
 func New(log *slog.Logger) *Speaker {
 	return &Speaker{
-		log: log, changed: make(chan struct{}, 1), connectWait: connectWait, openWait: openWait,
+		log: log, changed: make(chan struct{}, 1), connectWait: connectWait, openWait: openWait, pathWait: pathWait,
 		listeners: &listenerSet{log: log, open: make(map[netip.AddrPort]*sharedListener)},
 		sessions:  make(map[string]*peerSession),
 	}
@@ -56,7 +57,7 @@ func (s *Speaker) Set(state Config) {
 		}
 		n := &peerSession{
 			log: s.log.With("peer", p.Name), listeners: s.listeners, notify: s.notifyChanged,
-			connectWait: s.connectWait, openWait: s.openWait,
+			connectWait: s.connectWait, openWait: s.openWait, pathWait: s.pathWait,
 			wake: make(chan struct{}, 1), inbound: make(chan net.Conn, 1),
 			desired: p, final: s.shutdown, status: PeerStatus{Since: time.Now()},
 		}
@@ -126,17 +127,30 @@ func (s *Speaker) Shutdown(ctx context.Context, reason string) {
 }
 
 // Reset ends the session with a peer because BFD has detected a failure of the
-// path (Cease, BFD Down, RFC 9384), and begins another at once. With keepRoutes, a
-// peer that has agreed to graceful restart gets no NOTIFICATION, so that it
-// preserves the routes (RFC 5882 section 4.3.2.2).
+// path (Cease, BFD Down, RFC 9384). The next attempt begins after the backoff of a
+// failed one, and not before PathUp or the end of 30 s: if BFD flaps or its packets are
+// dropped, sessions must not follow each other at its rate. With keepRoutes, a peer
+// that has agreed to graceful restart gets no NOTIFICATION, so that it preserves the
+// routes (RFC 5882 section 4.3.2.2).
 func (s *Speaker) Reset(peer, reason string, keepRoutes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := s.sessions[peer]; n != nil {
-		n.endSession(&sessionEnd{
+		n.resetPath(&sessionEnd{
 			notification: &Notification{codeCease, ceaseBFDDown, nil},
-			reason:       "reset: " + reason, retryNow: true, keepRoutes: keepRoutes,
+			reason:       fmt.Sprintf("reset: %s (the next attempt waits for BFD, at most %s)", reason, s.pathWait),
+			keepRoutes:   keepRoutes,
 		})
+	}
+}
+
+// PathUp reports that BFD is Up on the path to a peer. It has an effect only after
+// Reset.
+func (s *Speaker) PathUp(peer string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.sessions[peer]; n != nil {
+		n.pathUp()
 	}
 }
 

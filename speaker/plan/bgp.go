@@ -51,6 +51,9 @@ type Peering struct {
 	// Multihop is whether the router is not a neighbor on an interface of the
 	// node. Its BFD session is then a multihop one, too.
 	Multihop bool
+	// Interface is the only interface with the subnet of a neighbor; "" if there are
+	// several or none.
+	Interface string
 	// Problem, if set, is why there must be no session.
 	Problem v1alpha1.Refusal
 }
@@ -73,6 +76,9 @@ func newPeerings(c config.Config, node *corev1.Node, local LocalFacts, routes in
 		peering.Peer.Transport, peering.Problem = transport, problem
 		peering.Multihop = !transport.Address.IsLinkLocalUnicast() &&
 			(p.EBGPMultiHop || p.TTLSecurity > 1 || p.Internal() && !isOnLink(transport.Address, local.Interfaces))
+		if !peering.Multihop {
+			peering.Interface = interfaceOf(transport.Address, local.Interfaces)
+		}
 		if problem.Reason == "" {
 			e := end{netip.AddrPortFrom(transport.Address, transport.Port), p.Passive}
 			if other, clashes := taken[e]; clashes {
@@ -92,6 +98,20 @@ func newPeerings(c config.Config, node *corev1.Node, local LocalFacts, routes in
 // is no router between it and the node.
 func isOnLink(addr netip.Addr, interfaces []l2.Interface) bool {
 	return slices.ContainsFunc(interfaces, func(i l2.Interface) bool { return i.Contains(addr) })
+}
+
+// interfaceOf returns the only interface that has a subnet with the address, or "".
+func interfaceOf(addr netip.Addr, interfaces []l2.Interface) (name string) {
+	for _, i := range interfaces {
+		switch {
+		case !i.Contains(addr):
+		case name != "":
+			return ""
+		default:
+			name = i.Name
+		}
+	}
+	return name
 }
 
 // newSession returns the parameters of the BGP OPEN message for the peer.

@@ -302,3 +302,29 @@ func TestRoutes(t *testing.T) {
 		})
 	}
 }
+
+// TestNeighborInterfaces checks that a neighbor has an interface only if there is
+// exactly one with its subnet, and other routers have none.
+func TestNeighborInterfaces(t *testing.T) {
+	prefix := netip.MustParsePrefix
+	interfaces := []l2.Interface{
+		{Name: "eth0", Prefixes: []netip.Prefix{prefix("192.0.2.10/24"), prefix("2001:db8::10/64")}},
+		{Name: "eth1", Prefixes: []netip.Prefix{prefix("198.51.100.10/24")}},
+		{Name: "eth2", Prefixes: []netip.Prefix{prefix("198.51.100.11/24")}},
+	}
+	for address, want := range map[string]string{
+		"192.0.2.1": "eth0", "2001:db8::1": "eth0", "198.51.100.1": "", "203.0.113.1": "",
+	} {
+		for _, hops := range []uint8{0, 1, 2} {
+			p := config.BGPPeer{Name: "a", Address: netip.MustParseAddr(address), MyASN: 64512, PeerASN: 64513, TTLSecurity: hops}
+			p.AllNodes = true
+			got := newPeerings(config.Config{BGPPeers: []config.BGPPeer{p}}, node("node-1"), LocalFacts{Interfaces: interfaces}, 0)[0]
+			if hops == 2 {
+				want = ""
+			}
+			if got.Interface != want || got.Multihop != (hops == 2) {
+				t.Errorf("%s, %d hops: interface %q, multihop %t", address, hops, got.Interface, got.Multihop)
+			}
+		}
+	}
+}

@@ -35,7 +35,7 @@ spec: {ipAddressPools: [bgp], peers: [bird, frr], communities: ["64512:100", "la
 apiVersion: fairlead.io/v1alpha1
 kind: BFDProfile
 metadata: {name: fast}
-spec: {transmitInterval: 100, receiveInterval: 100, detectMultiplier: 3}
+spec: {transmitInterval: 100, receiveInterval: 100, detectMultiplier: 3, minimumTtl: 63} # BIRD sends 64 over several hops
 ---
 apiVersion: fairlead.io/v1alpha1
 kind: BGPPeer
