@@ -208,12 +208,6 @@ func ParseAddr(s string) (netip.Addr, error) {
 	return a, nil
 }
 
-// ReportedRange parses an entry of a speaker's report: an address or "first-last".
-func ReportedRange(text string) (r netipx.IPRange, ok bool) {
-	r, err := parseRange(text)
-	return r, err == nil
-}
-
 // maxReported limits the addresses of one reported range. Clusters have fewer
 // Services.
 const maxReported = 1 << 20
