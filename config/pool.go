@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -206,26 +205,4 @@ func ParseAddr(s string) (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("invalid IP address %q", s)
 	}
 	return a, nil
-}
-
-// ReportedRange parses an entry of a speaker's report: an address or "first-last".
-func ReportedRange(text string) (r netipx.IPRange, ok bool) {
-	r, err := parseRange(text)
-	return r, err == nil
-}
-
-// maxReported limits the addresses of one reported range. Clusters have fewer
-// Services.
-const maxReported = 1 << 20
-
-// AddressesOf iterates over the addresses of a reported range.
-func AddressesOf(reported string) iter.Seq[netip.Addr] {
-	return func(yield func(netip.Addr) bool) {
-		r, ok := ReportedRange(reported)
-		for a, n := r.From(), 0; ok && n < maxReported && a.IsValid(); a, n = a.Next(), n+1 {
-			if !yield(a) || a == r.To() {
-				return
-			}
-		}
-	}
 }

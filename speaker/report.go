@@ -58,6 +58,9 @@ func (s *Speaker) setDesiredReport(next func(before v1alpha1.SpeakerStatus) v1al
 	}
 	report := next(before)
 	s.desiredReport = &report
+	if report.Omitted > 0 && report.Omitted != before.Omitted {
+		s.log.Warn("report truncated: it exceeds the bounds of a Speaker's status", "omitted", report.Omitted)
+	}
 }
 
 // errNoNode is returned while the node's own object is not in the cache.

@@ -61,7 +61,7 @@ func (s *Speaker) syncLoop(ctx context.Context) {
 			return // ctx ended
 		}
 	}
-	s.announced = previouslyAnnounced(s.kinds.Speakers.Get(s.node))
+	s.restored = previouslyAnnounced(s.kinds.Speakers.Get(s.node))
 	s.log.Info("speaker started", "node", s.node, "version", s.version)
 	s.shutdown.startedAt = time.Now()
 	for ctx.Err() == nil {
@@ -165,7 +165,7 @@ func (s *Speaker) recordAnnouncements(plan plan.Plan, announced map[netip.Addr]l
 	now := make(map[netip.Addr]bool, len(announced))
 	for addr, claim := range announced {
 		now[addr] = true
-		if !s.announced[addr] {
+		if !s.announced[addr] && !(s.restored != nil && s.restored.Contains(addr)) {
 			on := strings.Join(claim.Interfaces, ", ")
 			s.log.Info("announcement started", "address", addr.String(), "interfaces", on)
 			s.events.Eventf(plan.Services[addr], corev1.EventTypeNormal, "Announcing", "node %s announces %s on %s", s.node, addr, on)
@@ -176,5 +176,8 @@ func (s *Speaker) recordAnnouncements(plan plan.Plan, announced map[netip.Addr]l
 			s.log.Info("announcement ended", "address", addr.String())
 		}
 	}
-	s.announced = now
+	for _, r := range endedRanges(s.restored, now) {
+		s.log.Info("announcement ended", "address", formatRange(r))
+	}
+	s.announced, s.restored = now, nil
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/client-go/informers"
@@ -68,6 +69,7 @@ type Speaker struct {
 	nextSync      time.Duration       // wait for the next sync if nothing changes
 	reportChanged chan struct{}       // the desired or the actual report has changed
 	announced     map[netip.Addr]bool // on interfaces at the last sync
+	restored      *netipx.IPSet       // announced before the speaker started; nil after the first sync
 
 	mu            sync.Mutex
 	desiredReport *v1alpha1.SpeakerStatus // nil before the first sync

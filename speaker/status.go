@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"go4.org/netipx"
+
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/bfd"
@@ -28,9 +30,17 @@ type observedState struct {
 	identity   bfdIdentity // of the paths
 }
 
-// speakerStatus returns the status of the node's Speaker object: what is announced
-// now, not what is desired. before is the last status.
+// speakerStatus returns the status of the node's Speaker object within its bounds, with
+// the number of entries that are left out.
 func speakerStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.SpeakerStatus {
+	s, omitted := config.BoundReport(completeStatus(before, o))
+	s.Omitted = int64(omitted)
+	return s
+}
+
+// completeStatus returns the status of the node's Speaker object: what is announced
+// now, not what is desired. before is the last status.
+func completeStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.SpeakerStatus {
 	s := v1alpha1.SpeakerStatus{Version: o.version, Interfaces: reportedInterfaces(o)}
 	unannounced := maps.Clone(o.plan.Unannounced)
 	announced := map[string]v1alpha1.Announcement{}
@@ -98,7 +108,12 @@ func reportedInterfaces(o observedState) (interfaces []v1alpha1.Interface) {
 			continue // as a rule the host end of a pod's veth pair, where no address can be announced
 		}
 		iface := v1alpha1.Interface{Name: l.Name}
-		for _, p := range l.Prefixes {
+		prefixes := l.Prefixes
+		if len(prefixes) > v1alpha1.MaxReportedSubnets {
+			// The bounds leave out single addresses rather than the subnet of the segment.
+			prefixes = slices.SortedStableFunc(slices.Values(prefixes), func(a, b netip.Prefix) int { return cmp.Compare(a.Bits(), b.Bits()) })
+		}
+		for _, p := range prefixes {
 			iface.Addresses = append(iface.Addresses, p.String())
 		}
 		interfaces = append(interfaces, iface)
@@ -115,14 +130,18 @@ func formatRanges(addrs []netip.Addr) (texts []string) {
 		for j < len(addrs) && addrs[j-1].Next() == addrs[j] {
 			j++
 		}
-		if j-i == 1 {
-			texts = append(texts, addrs[i].String())
-		} else {
-			texts = append(texts, addrs[i].String()+"-"+addrs[j-1].String())
-		}
+		texts = append(texts, formatRange(netipx.IPRangeFrom(addrs[i], addrs[j-1])))
 		i = j
 	}
 	return texts
+}
+
+// formatRange returns "first-last", or the address if it is the only one.
+func formatRange(r netipx.IPRange) string {
+	if r.From() == r.To() {
+		return r.From().String()
+	}
+	return r.String()
 }
 
 // usableInterfaces returns the interfaces of this node that count for its plan. An
@@ -147,22 +166,44 @@ func usableInterfaces(reported, live []l2.Interface) []l2.Interface {
 	return interfaces
 }
 
+// endedRanges returns the ranges of the set, unless nil, without the addresses that are
+// announced now.
+func endedRanges(before *netipx.IPSet, now map[netip.Addr]bool) []netipx.IPRange {
+	if before == nil {
+		return nil
+	}
+	var ended netipx.IPSetBuilder
+	ended.AddSet(before)
+	for addr := range now {
+		ended.Remove(addr)
+	}
+	set, err := ended.IPSet()
+	if err != nil {
+		panic(fmt.Sprintf("build the set of ended announcements: %v", err)) // its parts are valid
+	}
+	return set.Ranges()
+}
+
 // previouslyAnnounced returns the addresses that the speaker announced on interfaces
 // according to its last report.
-func previouslyAnnounced(s *v1alpha1.Speaker) map[netip.Addr]bool {
-	before := map[netip.Addr]bool{}
-	if s == nil {
-		return before
-	}
-	for _, group := range s.Status.Announcing {
-		if len(group.Interfaces) == 0 {
-			continue
-		}
-		for _, text := range group.Addresses {
-			for a := range config.AddressesOf(text) {
-				before[a] = true
+func previouslyAnnounced(s *v1alpha1.Speaker) *netipx.IPSet {
+	var before netipx.IPSetBuilder
+	if s != nil {
+		report, _ := config.BoundReport(s.Status)
+		for _, group := range report.Announcing {
+			if len(group.Interfaces) == 0 {
+				continue
+			}
+			for _, text := range group.Addresses {
+				if reported, ok := config.ReportedRange(text); ok {
+					before.AddRange(reported)
+				}
 			}
 		}
 	}
-	return before
+	set, err := before.IPSet()
+	if err != nil {
+		panic(fmt.Sprintf("build the set of announced addresses: %v", err)) // the ranges are valid
+	}
+	return set
 }

@@ -2,12 +2,13 @@ package speaker
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead-io/fairlead/config"
@@ -57,12 +58,60 @@ func TestStatusRoundTrip(t *testing.T) {
 	if len(back) != 2 || !slices.Equal(back[0].Prefixes, interfaces[0].Prefixes) || back[1].Name != "named" {
 		t.Errorf("interfaces %v", back)
 	}
-	if back := previouslyAnnounced(speaker); !maps.Equal(back, map[netip.Addr]bool{a: true, b: true, c: true}) {
-		t.Errorf("announced %v", back)
+	before := previouslyAnnounced(speaker)
+	if want := []netipx.IPRange{netipx.IPRangeFrom(a, c)}; !slices.Equal(before.Ranges(), want) {
+		t.Errorf("announced %v", before.Ranges())
+	}
+	ended := endedRanges(before, map[netip.Addr]bool{b: true})
+	if len(ended) != 2 || formatRange(ended[0]) != a.String() || formatRange(ended[1]) != c.String() {
+		t.Errorf("ended %v", ended)
 	}
 	if len(got.Announcing) != 2 || len(got.Unannounced) != 1 || got.AnnouncedAddresses != 3 ||
 		!slices.Equal(got.Unannounced[0].Addresses, []string{"203.0.113.1-203.0.113.2"}) {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// TestReportIsBounded checks that a report of any size is within the bounds of the
+// schema, that it states what is left out, and that 5,000 addresses without two
+// consecutive ones are complete.
+func TestReportIsBounded(t *testing.T) {
+	claims := map[netip.Addr]l2.Claim{}
+	claim := func(n int) {
+		for i := len(claims); i < n; i++ {
+			claims[netip.AddrFrom4([4]byte{10, byte(i >> 15), byte(i >> 7), byte(i << 1)})] = l2.Claim{Interfaces: []string{"eth0"}}
+		}
+	}
+	var aliases []string
+	for i := range 2 * v1alpha1.MaxReportedSubnets {
+		aliases = append(aliases, fmt.Sprintf("192.0.%d.%d/32", i/100, i%100))
+	}
+	eth0 := newInterface("eth0", append(aliases, "198.51.100.1/24", "0.0.0.0/0")...)
+	observed := observedState{claims: claims, interfaces: []l2.Interface{eth0}}
+
+	claim(5000)
+	got := speakerStatus(v1alpha1.SpeakerStatus{}, observed)
+	if n := len(got.Announcing[0].Addresses); n != 5000 || got.AnnouncedAddresses != 5000 {
+		t.Errorf("%d of %d addresses are reported", n, got.AnnouncedAddresses)
+	}
+	// The default route's prefix and all of the aliases but 127 are left out.
+	subnets := got.Interfaces[0].Addresses
+	if len(subnets) != v1alpha1.MaxReportedSubnets-1 || subnets[0] != "198.51.100.1/24" || got.Omitted != int64(len(aliases)-len(subnets)+2) {
+		t.Errorf("%d omitted; interfaces %v", got.Omitted, got.Interfaces)
+	}
+
+	claim(v1alpha1.MaxReportedAddresses + 7)
+	observed.interfaces = nil
+	refusal := v1alpha1.Refusal{Reason: v1alpha1.NoInterface, Message: strings.Repeat("é", 5000)}
+	observed.plan.Unannounced = map[netip.Addr]v1alpha1.Refusal{netip.MustParseAddr("203.0.113.1"): refusal}
+	got = speakerStatus(v1alpha1.SpeakerStatus{}, observed)
+	if n := len(got.Announcing[0].Addresses); n != v1alpha1.MaxReportedAddresses || got.Omitted != 7+1 || len(got.Unannounced) != 0 {
+		t.Errorf("%d addresses, %d omitted, and %d groups", n, got.Omitted, len(got.Unannounced))
+	}
+	clear(claims)
+	got = speakerStatus(v1alpha1.SpeakerStatus{}, observed)
+	if message := got.Unannounced[0].Message; len(message) > v1alpha1.MaxReportedMessage || !strings.HasSuffix(message, "é…") {
+		t.Errorf("the message has %d bytes", len(message))
 	}
 }
 

@@ -144,6 +144,8 @@ const (
 	DuplicatePeer Reason = "DuplicatePeer"
 	// NoSecret: the Secret with the peer's password is missing, or has no key "password".
 	NoSecret Reason = "NoSecret"
+	// IncompleteReport: entries of a Speaker's status are ignored, or the speaker omitted them.
+	IncompleteReport Reason = "IncompleteReport"
 	// NoRouter: a node has discovered no router on the interface, or has no default gateway.
 	NoRouter Reason = "NoRouter"
 )

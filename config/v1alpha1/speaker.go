@@ -2,6 +2,43 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+// The bounds of a Speaker's status. Every other node and the controller read it, and
+// a compromised node can write anything, so the schema, the writer and the readers
+// apply the same bounds. MaxReportedAddresses is enough for 10,000 Services without
+// two consecutive addresses on one node, in at most 0.8 MB; an object in etcd has at
+// most 1.5 MB.
+const (
+	// MaxReportedInterfaces bounds the interfaces of a node.
+	MaxReportedInterfaces = 64
+	// MaxReportedSubnets bounds the addresses of all interfaces of a node.
+	MaxReportedSubnets = 128
+	// MinPrefixLength4 is the shortest prefix length of an IPv4 address of an
+	// interface: 10.0.0.0/8 (RFC 1918) is the largest subnet in use.
+	MinPrefixLength4 = 8
+	// MinPrefixLength6 is the shortest prefix length of an IPv6 address of an
+	// interface: a site has a /48 (RFC 6177), and a LAN a part of it.
+	MinPrefixLength6 = 48
+	// MaxReportedGroups bounds the groups of announced, and those of unannounced
+	// addresses.
+	MaxReportedGroups = 256
+	// MaxReportedAddresses bounds the addresses and ranges in all groups.
+	MaxReportedAddresses = 10000
+	// MaxReportedSessions bounds the sessions, and the peers of a group.
+	MaxReportedSessions = 256
+
+	// MaxInterfaceName is the maximum length of the name of an interface, in bytes
+	// (IFNAMSIZ without the final NUL).
+	MaxInterfaceName = 15
+	// MaxReportedRange is the maximum length of an address or a range.
+	MaxReportedRange = 79
+	// MaxReportedMessage is the maximum length of a text for people.
+	MaxReportedMessage = 1024
+	// MaxReportedName is the maximum length of the name of an object.
+	MaxReportedName = 253
+	// MaxReportedWord is the maximum length of a state, a reason, or another short text.
+	MaxReportedWord = 128
+)
+
 // Speaker is the report of the speaker on one node. It has the name of the node, is
 // owned by the Node, and is written by that speaker only.
 //
@@ -22,10 +59,14 @@ type Speaker struct {
 }
 
 // SpeakerStatus is the state that the speaker reports.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.interfaces) || self.interfaces.map(i, has(i.addresses) ? size(i.addresses) : 0).sum() <= 128",message="interfaces must have at most 128 addresses in total"
+// +kubebuilder:validation:XValidation:rule="(has(self.announcing) ? self.announcing.map(a, size(a.addresses)).sum() : 0) + (has(self.unannounced) ? self.unannounced.map(u, size(u.addresses)).sum() : 0) <= 10000",message="announcing and unannounced must have at most 10000 addresses and ranges in total"
 type SpeakerStatus struct {
 	// Version of the speaker.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=128
 	Version string `json:"version,omitempty"`
 
 	// Interfaces of the node that can be announced on: those that are up, and have an
@@ -34,12 +75,14 @@ type SpeakerStatus struct {
 	// +optional
 	// +listType=map
 	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=64
 	Interfaces []Interface `json:"interfaces,omitempty"`
 
 	// AnnouncedAddresses counts the addresses that the node announces on an interface
 	// or to a BGP peer.
 	//
 	// +optional
+	// +kubebuilder:validation:Minimum=0
 	AnnouncedAddresses int64 `json:"announcedAddresses"`
 
 	// Announcing lists the addresses that the node announces on its interfaces, grouped
@@ -47,6 +90,7 @@ type SpeakerStatus struct {
 	//
 	// +optional
 	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
 	Announcing []Announcement `json:"announcing,omitempty"`
 
 	// Unannounced lists addresses that no node can announce, grouped by reason. Each is
@@ -55,11 +99,20 @@ type SpeakerStatus struct {
 	//
 	// +optional
 	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
 	Unannounced []Unannounced `json:"unannounced,omitempty"`
+
+	// Omitted counts the interfaces, addresses and sessions that the lists leave out,
+	// because they are bounded.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Omitted int64 `json:"omitted,omitempty"`
 
 	// SessionSummary is the number of established BGP sessions, of those desired: "2/2".
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=128
 	SessionSummary string `json:"sessionSummary,omitempty"`
 
 	// Sessions of this node with BGP peers.
@@ -67,16 +120,21 @@ type SpeakerStatus struct {
 	// +optional
 	// +listType=map
 	// +listMapKey=peer
+	// +kubebuilder:validation:MaxItems=256
 	Sessions []Session `json:"sessions,omitempty"`
 }
 
 // Session is the state of a BGP session with a peer.
 type Session struct {
 	// Peer is the name of the BGPPeer.
+	//
+	// +kubebuilder:validation:MaxLength=253
 	Peer string `json:"peer"`
 
 	// State of the session (RFC 4271 section 8.2.2): Idle, Connect, Active,
 	// OpenSent, OpenConfirm or Established.
+	//
+	// +kubebuilder:validation:MaxLength=128
 	State string `json:"state"`
 
 	// Since is when the session was established, or when it ended.
@@ -87,63 +145,76 @@ type Session struct {
 	// LocalAddress and port of the connection.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=128
 	LocalAddress string `json:"localAddress,omitempty"`
 
 	// RemoteAddress and port of the connection.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=128
 	RemoteAddress string `json:"remoteAddress,omitempty"`
 
 	// RemoteASN is the autonomous system number in the OPEN message of the router.
 	//
 	// +optional
+	// +kubebuilder:validation:Minimum=0
 	RemoteASN int64 `json:"remoteASN,omitempty"`
 
 	// RemoteRouterID is the BGP Identifier in the OPEN message of the router.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=128
 	RemoteRouterID string `json:"remoteRouterID,omitempty"`
 
 	// HoldTime is the negotiated hold time, in seconds.
 	//
 	// +optional
+	// +kubebuilder:validation:Minimum=0
 	HoldTime int64 `json:"holdTime,omitempty"`
 
 	// Families are the negotiated address families.
 	//
 	// +optional
 	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=128
 	Families []string `json:"families,omitempty"`
 
 	// GracefulRestart describes the negotiated graceful restart.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=1024
 	GracefulRestart string `json:"gracefulRestart,omitempty"`
 
 	// Routes counts the routes advertised over the session.
 	//
 	// +optional
+	// +kubebuilder:validation:Minimum=0
 	Routes int64 `json:"routes"`
 
 	// Withheld describes the routes that are not advertised, and why.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=1024
 	Withheld string `json:"withheld,omitempty"`
 
 	// Lost counts the established sessions that ended since the speaker started.
 	//
 	// +optional
+	// +kubebuilder:validation:Minimum=0
 	Lost int64 `json:"lost,omitempty"`
 
 	// LastError is why the session is not established, or why the last one ended.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=1024
 	LastError string `json:"lastError,omitempty"`
 
 	// FailedAt is the step at which the last attempt failed: reach, connect,
 	// answer, open, asn, families or accept.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=128
 	FailedAt string `json:"failedAt,omitempty"`
 
 	// LastErrorTime is when LastError occurred.
@@ -156,39 +227,53 @@ type Session struct {
 	//
 	// +optional
 	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=128
 	Pending []string `json:"pending,omitempty"`
 
 	// Problem is why no session is attempted.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=1024
 	Problem string `json:"problem,omitempty"`
 
 	// ProblemReason is the reason of Problem.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:Pattern=`^[A-Za-z]*$`
 	ProblemReason Reason `json:"problemReason,omitempty"`
 
 	// BFD is the state of the BFD session, if there is one (RFC 5880 section
 	// 6.2): AdminDown, Down, Init or Up.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=128
 	BFD string `json:"bfd,omitempty"`
 
 	// BFDMessage has details about the BFD session.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=1024
 	BFDMessage string `json:"bfdMessage,omitempty"`
 }
 
 // Interface is a network interface of the node.
 type Interface struct {
 	// Name of the interface.
+	//
+	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:Pattern=`^[!-.0-~]+$`
 	Name string `json:"name"`
 
-	// Addresses of the interface, each with its prefix length.
+	// Addresses of the interface, each with its prefix length: at least 8 for IPv4
+	// and 48 for IPv6.
 	//
 	// +optional
 	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=128
+	// +kubebuilder:validation:items:MaxLength=79
+	// +kubebuilder:validation:items:Pattern=`^([0-9.]+/([89]|[12][0-9]|3[0-2])|[0-9a-f.]*:[0-9a-f:.]*/(4[89]|[5-9][0-9]|1[01][0-9]|12[0-8]))$`
 	Addresses []string `json:"addresses,omitempty"`
 }
 
@@ -198,31 +283,46 @@ type Announcement struct {
 	//
 	// +optional
 	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=15
 	Interfaces []string `json:"interfaces,omitempty"`
 
 	// Peers that the addresses are announced to.
 	//
 	// +optional
 	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=253
 	Peers []string `json:"peers,omitempty"`
 
 	// Addresses that are announced, and ranges of them ("192.0.2.1-192.0.2.9").
 	//
 	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=10000
+	// +kubebuilder:validation:items:MaxLength=79
+	// +kubebuilder:validation:items:Pattern=`^[0-9a-f:.]+(-[0-9a-f:.]+)?$`
 	Addresses []string `json:"addresses"`
 }
 
 // Unannounced is a group of addresses that no node announces, for the same reason.
 type Unannounced struct {
 	// Reason why the addresses are not announced.
+	//
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:Pattern=`^[A-Za-z]+$`
 	Reason Reason `json:"reason"`
 
 	// Message explains the reason.
+	//
+	// +kubebuilder:validation:MaxLength=1024
 	Message string `json:"message"`
 
 	// Addresses that are not announced, and ranges of them.
 	//
 	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=10000
+	// +kubebuilder:validation:items:MaxLength=79
+	// +kubebuilder:validation:items:Pattern=`^[0-9a-f:.]+(-[0-9a-f:.]+)?$`
 	Addresses []string `json:"addresses"`
 }
 

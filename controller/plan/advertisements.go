@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -45,7 +46,8 @@ func (d *decision) bgpPeerStatus(p config.BGPPeer) v1alpha1.BGPPeerStatus {
 			status.Established++
 		case session.Problem != "":
 			down = append(down, n.Name+": "+session.Problem)
-			problems = append(problems, config.Problem{Field: "node " + n.Name, Reason: session.ProblemReason, Message: session.Problem})
+			reason := cmp.Or(session.ProblemReason, v1alpha1.SessionDown) // it is the reason of a condition
+			problems = append(problems, config.Problem{Field: "node " + n.Name, Reason: reason, Message: session.Problem})
 		case session.LastError != "":
 			down = append(down, n.Name+": "+session.LastError)
 		default:
@@ -67,15 +69,15 @@ func (d *decision) bgpPeerStatus(p config.BGPPeer) v1alpha1.BGPPeerStatus {
 // reportedSession is the session with the peer in the report of the node's speaker.
 // The report of a node that is not Ready does not count.
 func (d *decision) reportedSession(n *corev1.Node, peer string) (s v1alpha1.Session, reported bool) {
-	speaker, known := d.reports.byNode[n.Name]
+	report, known := d.reports.byNode[n.Name]
 	if !known {
 		return s, false
 	}
-	i := slices.IndexFunc(speaker.Status.Sessions, func(s v1alpha1.Session) bool { return s.Peer == peer })
+	i := slices.IndexFunc(report.Sessions, func(s v1alpha1.Session) bool { return s.Peer == peer })
 	if i < 0 {
 		return s, false
 	}
-	return speaker.Status.Sessions[i], true
+	return report.Sessions[i], true
 }
 
 func (d *decision) bgpAdvertisementStatuses() map[string]v1alpha1.BGPAdvertisementStatus {

@@ -88,7 +88,7 @@ func (d *decision) awsPlan(svc *serviceState, a allocator.Assignment) ServicePla
 		p.Finalizers = append(p.Finalizers, v1alpha1.FinalizerBareMetal)
 		p.Ingress = hostIngress(svc.Service)
 		p.addAddresses(svc, a.Held, d.Now)
-		p.Conditions = p.withSharedCondition(p.Conditions[0], d.reports.announcedCondition(a.Held))
+		p.Conditions = p.withSharedCondition(p.Conditions[0], d.announcedCondition(a.Held))
 		return p
 	}
 	// Without an outcome, as after a restart, the ingress stays as it is.

@@ -66,22 +66,19 @@ func (h *cloudSimulation) snapshot() Snapshot {
 		h.leader.unsure = false
 	}
 	s := Snapshot{
-		Policy: providers.Policy{Mode: providers.Auto}, Objects: config.Objects{Pools: h.pools}, Nodes: h.nodes,
+		Policy: providers.Policy{Mode: providers.Auto}, Objects: config.Objects{Pools: h.pools, L2Advertisements: onEth0}, Nodes: h.nodes,
 		Services: h.leader.overlay.Merge(h.server.cached(h.leader.seen), strconv.Itoa(h.leader.seen)),
 		Cloud:    maps.Clone(h.outcomes),
 	}
 	slices.SortFunc(s.Services, func(a, b *corev1.Service) int { return strings.Compare(a.Name, b.Name) })
 	if h.announces {
-		speaker := &v1alpha1.Speaker{}
-		speaker.Name = "rack"
+		var addrs []string
 		for _, svc := range s.Services {
 			for _, a := range haveAddresses(svc) {
-				speaker.Status.Announcing = append(speaker.Status.Announcing, v1alpha1.Announcement{
-					Interfaces: []string{"eth0"}, Addresses: []string{a.Addr.String()},
-				})
+				addrs = append(addrs, a.Addr.String())
 			}
 		}
-		s.Speakers = []*v1alpha1.Speaker{speaker}
+		s.Speakers = []*v1alpha1.Speaker{announcing("rack", addrs...)}
 	}
 	return s
 }

@@ -94,10 +94,7 @@ func (l *providerScenario) changeService(f func(*corev1.Service)) {
 }
 
 func (l *providerScenario) setAnnounced(addrs ...string) {
-	l.Speakers = []*v1alpha1.Speaker{{
-		ObjectMeta: metav1.ObjectMeta{Name: "rack"},
-		Status:     v1alpha1.SpeakerStatus{Announcing: []v1alpha1.Announcement{{Interfaces: []string{"eth0"}, Addresses: addrs}}},
-	}}
+	l.Objects.L2Advertisements, l.Speakers = onEth0, []*v1alpha1.Speaker{announcing("rack", addrs...)}
 }
 
 // clusterIP changes the type of a Service, as the API server does.

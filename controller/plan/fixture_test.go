@@ -1,9 +1,11 @@
 package plan
 
 import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-io/fairlead/config/fixture"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
 var (
@@ -19,6 +21,19 @@ var (
 	readyNode = fixture.Node
 	awsNode   = fixture.AWSNode
 )
+
+// onEth0 is an advertisement of all pools on the interface eth0 of all nodes.
+var onEth0 = []*v1alpha1.L2Advertisement{{
+	ObjectMeta: metav1.ObjectMeta{Name: "eth0"}, Spec: v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0"}},
+}}
+
+// announcing returns a Speaker that reports to announce the addresses on eth0.
+func announcing(node string, addrs ...string) *v1alpha1.Speaker {
+	s := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: node}}
+	s.Status.Interfaces = []v1alpha1.Interface{{Name: "eth0"}}
+	s.Status.Announcing = []v1alpha1.Announcement{{Interfaces: []string{"eth0"}, Addresses: addrs}}
+	return s
+}
 
 // findService returns the desired state of a Service, and whether the plan has one.
 func (p Plan) findService(key types.NamespacedName) (ServicePlan, bool) {

@@ -147,9 +147,14 @@ func (b *bytesIn) node(i int) *corev1.Node {
 func (b *bytesIn) speaker(i int) *v1alpha1.Speaker {
 	s := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%d", i)}}
 	for range b.Below(3) {
+		s.Status.Interfaces = append(s.Status.Interfaces, v1alpha1.Interface{
+			Name: b.Text("eth0"), Addresses: []string{b.Text("192.0.2.1/24", "0.0.0.0/0", "10.0.0.1/8", "2001:db8::1/64")},
+		})
+	}
+	for range b.Below(3) {
 		s.Status.Announcing = append(s.Status.Announcing, v1alpha1.Announcement{
 			Interfaces: []string{b.Text("eth0")},
-			Addresses:  []string{b.Text(append(someIPs, "192.0.2.0-192.0.2.7")...)},
+			Addresses:  []string{b.Text(append(someIPs, "192.0.2.0-192.0.2.7", "0.0.0.0-255.255.255.255", "::-ffff::")...)},
 		})
 	}
 	for range b.Below(3) {
@@ -173,6 +178,9 @@ func (b *bytesIn) world() Snapshot {
 	}
 	for i := range b.Below(4) {
 		s.Objects.Pools = append(s.Objects.Pools, b.pool(i))
+	}
+	if b.Below(2) == 1 {
+		s.Objects.L2Advertisements = onEth0
 	}
 	for i := range 1 + b.Below(5) {
 		s.Services = append(s.Services, b.service(i))

@@ -7,11 +7,13 @@
 // turns a Service into a request to the allocator; service.go, cloud.go and
 // renumber.go turn the assignment into a ServicePlan; pools.go and
 // advertisements.go compute the statuses of Fairlead's own kinds; reports.go reads
-// the speakers' reports. written.go compares the desired with the observed state of
-// a Service; order.go orders writes so that no address is ever shown by two
-// Services. overlay.go is the controller's read-your-writes view of the Services
-// over a stale cache, planner.go keeps what was derived from unchanged objects, and
-// incremental.go plans for a few changed Services only.
+// the speakers' reports, candidates.go decides for which addresses they count, and
+// rangeindex.go finds the reported ranges with an address. written.go compares the
+// desired with the observed state of a Service; order.go orders writes so that no
+// address is ever shown by two Services. overlay.go is the controller's
+// read-your-writes view of the Services over a stale cache, planner.go keeps what was
+// derived from unchanged objects, and incremental.go plans for a few changed Services
+// only.
 package plan
 
 import (
@@ -107,6 +109,7 @@ func Explain(s Snapshot, service types.NamespacedName) Trace {
 	d := new(Planner).decision(s)
 	svc := d.services[slices.IndexFunc(d.services, func(svc *serviceState) bool { return svc.key == service })]
 	result := allocator.Allocate(d.allocatorPools.pools, d.requests)
+	d.sharedPools = newSharedPools(d.services, result)
 	return Trace{
 		Choice: svc.choice, Verdicts: allocator.Explain(d.allocatorPools.pools, d.requests, service),
 		Plan: d.servicePlan(svc, svc.assignmentIn(result)),

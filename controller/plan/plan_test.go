@@ -45,12 +45,6 @@ func TestDecide(t *testing.T) {
 	class := func(c *string) func(*corev1.Service) {
 		return func(s *corev1.Service) { s.Spec.LoadBalancerClass = c }
 	}
-	speaker := func(name string, addrs ...string) *v1alpha1.Speaker {
-		return &v1alpha1.Speaker{
-			ObjectMeta: metav1.ObjectMeta{Name: name},
-			Status:     v1alpha1.SpeakerStatus{Announcing: []v1alpha1.Announcement{{Interfaces: []string{"eth0"}, Addresses: addrs}}},
-		}
-	}
 	const served = "192.0.2.0 Provisioned=Assigned Announced="
 	for _, row := range []struct {
 		name    string
@@ -61,17 +55,17 @@ func TestDecide(t *testing.T) {
 	}{
 		{"a plain Service", service("a"), nil, served + "NoSpeaker", "is the DaemonSet"},
 		{
-			"announced", service("a"), func(s *Snapshot) { s.Speakers = append(s.Speakers, speaker("n1", "192.0.2.0")) },
+			"announced", service("a"), func(s *Snapshot) { s.Speakers = append(s.Speakers, announcing("n1", "192.0.2.0")) },
 			served + "Announced", "192.0.2.0 from pool p",
 		},
 		{
 			"another address announced", service("a"),
-			func(s *Snapshot) { s.Speakers = append(s.Speakers, speaker("n1", "192.0.2.9")) }, served + "NoSpeaker",
+			func(s *Snapshot) { s.Speakers = append(s.Speakers, announcing("n1", "192.0.2.9")) }, served + "NoSpeaker",
 			"no speaker has reported about 192.0.2.0",
 		},
 		{
 			"announced by a node that is gone", service("a"),
-			func(s *Snapshot) { s.Speakers = append(s.Speakers, speaker("gone", "192.0.2.0")) }, served + "NoSpeaker", "",
+			func(s *Snapshot) { s.Speakers = append(s.Speakers, announcing("gone", "192.0.2.0")) }, served + "NoSpeaker", "",
 		},
 		{"unannounced with a reason", service("a"), func(s *Snapshot) {
 			s.Speakers = append(s.Speakers, &v1alpha1.Speaker{
@@ -185,7 +179,7 @@ func TestDecide(t *testing.T) {
 			manual.Spec.AutoAssign = &no
 			s := Snapshot{
 				Policy:  providers.Policy{Mode: providers.Auto},
-				Objects: config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28"), manual}},
+				Objects: config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28"), manual}, L2Advertisements: onEth0},
 				Nodes:   []*corev1.Node{readyNode("n1")}, Services: []*corev1.Service{row.service},
 			}
 			if row.world != nil {

@@ -71,8 +71,11 @@ type (
 		config     config.State
 		namespaces uint64
 	}
-	reportStates struct{ nodes, speakers uint64 }
-	adStates     struct {
+	reportStates struct {
+		config          config.State
+		nodes, speakers uint64
+	}
+	adStates struct {
 		pools   poolStates
 		reports reportStates // and the nodes
 		held    string       // the heldDeletedPools
@@ -115,6 +118,7 @@ type decision struct {
 	chosenPorts    map[types.NamespacedName][]NodePort   // of Services that lack node ports; empty if none is free
 	// heldDeletedPools are pools that no longer exist and that Services hold addresses of.
 	heldDeletedPools []string
+	sharedPools      map[netip.Addr][]string // see newSharedPools; nil before the allocation
 	requeueAt        time.Time
 
 	poolStates    poolStates
@@ -163,13 +167,14 @@ func (s *serviceState) assignmentIn(r allocator.Result) allocator.Assignment {
 func (p *Planner) Decide(s Snapshot) Plan {
 	d := p.decision(s)
 	result := p.allocator.Allocate(d.allocatorPools.pools, d.requests)
+	d.sharedPools = newSharedPools(d.services, result)
 	d.heldDeletedPools = d.findHeldDeletedPools()
 	ads := p.ads.Get(adStates{d.poolStates, d.reportStates, strings.Join(d.heldDeletedPools, ",")}, d.advertisementPlans)
 	plan := Plan{
 		Services: make([]PlannedService, 0, len(d.services)), Pools: d.poolStatuses(result),
 		L2Advertisements: ads.l2ads, BGPPeers: ads.peers, BGPAdvertisements: ads.bgpads, Communities: ads.communities,
 		Cloud: make(map[types.UID]CloudRequest), LiveServices: make(map[types.UID]bool),
-		Problems: d.problems, RequeueAt: d.requeueAt,
+		Problems: slices.Concat(d.problems, d.reports.problems), RequeueAt: d.requeueAt,
 	}
 	for _, svc := range d.services {
 		d.planService(svc, svc.assignmentIn(result))
@@ -236,12 +241,13 @@ func (d *decision) planIsCurrent(svc *serviceState, a allocator.Assignment) bool
 	if svc.external != d.externalIPNote(svc, a.Held) {
 		return false
 	}
+	shared := slices.ContainsFunc(a.Held, func(h allocator.Held) bool { return d.sharedPools[h.Addr] != nil })
 	// Most reports that change concern other Services: only the condition is compared.
-	if svc.reports == d.reportStates || svc.plan == nil {
+	if svc.reports == d.reportStates && !shared || svc.plan == nil {
 		return true
 	}
 	shown := apimeta.FindStatusCondition(svc.plan.Conditions, v1alpha1.ConditionAnnounced)
-	if shown != nil && *shown != d.reports.announcedCondition(a.Held) {
+	if shown != nil && *shown != d.announcedCondition(a.Held) {
 		return false
 	}
 	svc.reports = d.reportStates
@@ -263,8 +269,8 @@ func (p *Planner) decision(s Snapshot) *decision {
 	d.allocatorPools = p.pools.Get(d.poolStates, func() allocatorPools {
 		return newAllocatorPools(d.config, problems, s.Nodes, s.ServiceCIDRs)
 	})
-	d.reportStates = reportStates{nodes, p.speakers.Observe(s.Speakers, memo.SameVersion)}
-	d.reports = p.reports.Get(d.reportStates, func() *speakerReports { return newSpeakerReports(s.Nodes, s.Speakers) })
+	d.reportStates = reportStates{parsed, nodes, p.speakers.Observe(s.Speakers, memo.SameVersion)}
+	d.reports = p.reports.Get(d.reportStates, func() *speakerReports { return newSpeakerReports(d.config, s.Nodes, s.Speakers) })
 	d.sortedNodes = p.sortedNodes.Get(nodes, func() []*corev1.Node {
 		return slices.SortedFunc(slices.Values(s.Nodes), func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
 	})

@@ -91,7 +91,7 @@ func (d *decision) expiredAddresses(svc *serviceState, r *renumberRequest, asked
 func (d *decision) replacementAnnounced(leaving netip.Addr, shown []allocator.Have) bool {
 	return slices.ContainsFunc(shown, func(h allocator.Have) bool {
 		return !h.Leaving && h.Addr.Is4() == leaving.Is4() &&
-			d.reports.announcedCondition([]allocator.Held{{Addr: h.Addr}}).Status == metav1.ConditionTrue
+			d.announcedCondition([]allocator.Held{{Addr: h.Addr, Pool: h.Pool}}).Status == metav1.ConditionTrue
 	})
 }
 

@@ -16,106 +16,226 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// speakerReports are the reports of all speakers, by address.
+// speakerReports are the reports of all speakers, by address. A compromised node can
+// report anything. Of its report, only what is within the bounds is read
+// (config.BoundReport), ranges are never expanded, and a report about an address counts
+// only if the node is a candidate for the address: see candidateNode.
 type speakerReports struct {
-	byNode     map[string]*v1alpha1.Speaker // of nodes that count
-	announcing map[netip.Addr][]string      // "node-1 on eth0", sorted
+	config     config.Config
+	pools      config.PoolIndex
+	byNode     map[string]v1alpha1.SpeakerStatus // of nodes that count
+	candidates []*candidateNode                  // the same nodes, sorted by name
+	announcing rangeIndex[interfaceClaim]
 	// routed are the addresses that any node advertises to a BGP peer. The nodes are
 	// not kept: each node that is added or removed would change every Service.
-	routed      *netipx.IPSet
-	unannounced map[netip.Addr]v1alpha1.Unannounced
+	routed      []routedAddresses
+	unannounced rangeIndex[refusalClaim]
 	nodes       map[netip.Addr]string // addresses of nodes, which are not announced
+	incomplete  []string              // nodes with reports that omit entries
+	problems    []config.Problem
+}
+
+// interfaceClaim is a node's report that it announces addresses on interfaces.
+type interfaceClaim struct {
+	node       *candidateNode
+	interfaces []string
+}
+
+// refusalClaim is a node's report that addresses are not announced.
+type refusalClaim struct {
+	node    *candidateNode
+	refusal v1alpha1.Refusal
+}
+
+// routedAddresses are advertised to BGP peers under some of these BGPAdvertisements.
+type routedAddresses struct {
+	ads   []int // indexes into the Config
+	addrs *netipx.IPSet
 }
 
 // newSpeakerReports collects the reports of speakers on Ready nodes: the last report
-// of any other is out of date.
-func newSpeakerReports(nodes []*corev1.Node, speakers []*v1alpha1.Speaker) *speakerReports {
-	r := &speakerReports{
-		byNode: map[string]*v1alpha1.Speaker{}, announcing: map[netip.Addr][]string{}, unannounced: map[netip.Addr]v1alpha1.Unannounced{},
-	}
+// of any other is out of date. A Speaker without a Node is ignored.
+func newSpeakerReports(c config.Config, nodes []*corev1.Node, speakers []*v1alpha1.Speaker) *speakerReports {
+	r := &speakerReports{config: c, pools: config.NewPoolIndex(c.Pools), byNode: map[string]v1alpha1.SpeakerStatus{}}
 	// If no node is Ready, the API server is more likely cut off than every node is
 	// down: then readiness does not count, as in the speakers' plans.
 	anyReady := slices.ContainsFunc(nodes, config.NodeReady)
-	counts := map[string]bool{}
+	counted := map[string]*corev1.Node{}
 	for _, n := range nodes {
-		counts[n.Name] = config.NodeReady(n) || !anyReady
+		if config.NodeReady(n) || !anyReady {
+			counted[n.Name] = n
+		}
 	}
 	r.nodes, _ = nodeAddresses(nodes)
-	var routed netipx.IPSetBuilder
+	var announcing []rangeClaim[interfaceClaim]
+	var unannounced []rangeClaim[refusalClaim]
+	routed := routeBuilder{}
 	sorted := slices.SortedFunc(slices.Values(speakers), func(a, b *v1alpha1.Speaker) int { return cmp.Compare(a.Name, b.Name) })
 	for _, s := range sorted {
-		if !counts[s.Name] {
+		node := counted[s.Name]
+		if node == nil {
 			continue
 		}
-		r.byNode[s.Name] = s
-		for _, group := range s.Status.Announcing {
-			for _, text := range group.Addresses {
-				if reported, ok := config.ReportedRange(text); ok && len(group.Peers) > 0 {
-					routed.AddRange(reported) // as one range: every node reports most of a pool
-					continue
-				}
-				for a := range config.AddressesOf(text) {
-					r.announcing[a] = append(r.announcing[a], fmt.Sprintf("node %s on %s", s.Name, strings.Join(group.Interfaces, ", ")))
-				}
+		report, ignored := config.BoundReport(s.Status)
+		candidate := newCandidateNode(c, node, report)
+		r.byNode[s.Name], r.candidates = report, append(r.candidates, candidate)
+
+		var own []rangeClaim[interfaceClaim]
+		for _, group := range report.Announcing {
+			ranges, invalid := reportedRanges(group.Addresses)
+			ignored += invalid
+			if len(group.Peers) > 0 {
+				routed.add(candidate, group.Peers, ranges)
+				continue
+			}
+			interfaces := slices.Compact(slices.Sorted(slices.Values(group.Interfaces)))
+			for _, reported := range ranges {
+				own = append(own, rangeClaim[interfaceClaim]{reported, interfaceClaim{candidate, interfaces}})
 			}
 		}
-		for _, group := range s.Status.Unannounced {
-			if !isReasonName(group.Reason) {
-				continue // the API server would refuse it in a condition
-			}
-			for _, text := range group.Addresses {
-				for a := range config.AddressesOf(text) {
-					r.unannounced[a] = group
-				}
+		var refused []rangeClaim[refusalClaim]
+		for _, group := range report.Unannounced {
+			ranges, invalid := reportedRanges(group.Addresses)
+			ignored += invalid
+			refusal := v1alpha1.Refusal{Reason: group.Reason, Message: group.Message}
+			for _, reported := range ranges {
+				refused = append(refused, rangeClaim[refusalClaim]{reported, refusalClaim{candidate, refusal}})
 			}
 		}
+		announcing, unannounced = append(announcing, disjointClaims(own)...), append(unannounced, disjointClaims(refused)...)
+		r.addProblem(s.Name, ignored, report.Omitted)
 	}
-	var err error
-	if r.routed, err = routed.IPSet(); err != nil {
-		panic(fmt.Sprintf("build the set of routed addresses: %v", err)) // the ranges are valid
-	}
+	r.announcing, r.unannounced, r.routed = newRangeIndex(announcing), newRangeIndex(unannounced), routed.build()
 	return r
 }
 
-// isReasonName reports whether a Reason that any node may have written is a valid
-// reason of a condition.
-func isReasonName(reason v1alpha1.Reason) bool {
-	const maxLength = 100
-	letter := func(r rune) bool { return 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' }
-	return reason != "" && len(reason) < maxLength && !strings.ContainsFunc(string(reason), func(r rune) bool { return !letter(r) })
+// reportedRanges parses the ranges, and counts the invalid ones.
+func reportedRanges(texts []string) (ranges []netipx.IPRange, invalid int) {
+	ranges = make([]netipx.IPRange, 0, len(texts))
+	for _, text := range texts {
+		if reported, ok := config.ReportedRange(text); ok {
+			ranges = append(ranges, reported)
+		}
+	}
+	return ranges, len(texts) - len(ranges)
+}
+
+// addProblem adds the problem of a report with entries that the controller ignores, or
+// that the speaker has left out.
+func (r *speakerReports) addProblem(node string, ignored int, omitted int64) {
+	var texts []string
+	if ignored > 0 {
+		texts = append(texts, fmt.Sprintf("%d entries are ignored, because they are invalid or exceed the bounds", ignored))
+	}
+	if omitted > 0 {
+		r.incomplete = append(r.incomplete, node)
+		texts = append(texts, fmt.Sprintf("the speaker omitted %d entries that exceed the bounds", omitted))
+	}
+	if len(texts) > 0 {
+		r.problems = append(r.problems, config.Problem{
+			Kind: "Speaker", Name: node, Field: "status", Reason: v1alpha1.IncompleteReport, Message: strings.Join(texts, "; "),
+		})
+	}
+}
+
+// routeBuilder collects the ranges that nodes advertise to BGP peers, by the
+// BGPAdvertisements that select the node and a peer. Nodes report most of a pool each,
+// so that there are many ranges and few sets of advertisements.
+type routeBuilder map[string]*routeSet
+
+type routeSet struct {
+	ads    []int
+	ranges netipx.IPSetBuilder
+}
+
+// add adds the ranges that the node reports to advertise to the peers.
+func (b routeBuilder) add(node *candidateNode, peers []string, ranges []netipx.IPRange) {
+	ads := node.bgpAdvertisements(peers)
+	keys := [...]string{fmt.Sprint(4, ads[0]), fmt.Sprint(6, ads[1])}
+	for _, reported := range ranges {
+		family := familyIndex(reported.From())
+		if len(ads[family]) == 0 {
+			continue
+		}
+		set := b[keys[family]]
+		if set == nil {
+			set = &routeSet{ads: ads[family]}
+			b[keys[family]] = set
+		}
+		set.ranges.AddRange(reported)
+	}
+}
+
+func (b routeBuilder) build() (routed []routedAddresses) {
+	for _, set := range b {
+		addrs, err := set.ranges.IPSet()
+		if err != nil {
+			panic(fmt.Sprintf("build the set of routed addresses: %v", err)) // the ranges are valid
+		}
+		routed = append(routed, routedAddresses{set.ads, addrs})
+	}
+	return routed
 }
 
 // announcedCondition is True if every held address is announced. Otherwise it has
 // the reason of the first one that is not.
-func (r *speakerReports) announcedCondition(held []allocator.Held) metav1.Condition {
+func (d *decision) announcedCondition(held []allocator.Held) metav1.Condition {
 	no := func(reason v1alpha1.Reason, message string) metav1.Condition {
 		return newCondition(v1alpha1.ConditionAnnounced, metav1.ConditionFalse, reason, message)
 	}
 	if len(held) == 0 {
 		return no(v1alpha1.NoAddress, "no address to announce")
 	}
+	r := d.reports
 	var announced []string
 	for _, h := range held {
 		// Two hosts would answer for it, and the node would be cut off.
 		if usage := r.nodes[h.Addr]; usage != "" {
 			return no(v1alpha1.NodeAddress, fmt.Sprintf("%s %s: it is never announced", h.Addr, usage))
 		}
-		by := slices.Clone(r.announcing[h.Addr])
-		if r.routed.Contains(h.Addr) {
-			by = append(by, "BGP")
-		}
-		if len(by) > 0 {
+		pools := d.applicablePools(h)
+		if by := r.announcers(h.Addr, pools); len(by) > 0 {
 			announced = append(announced, fmt.Sprintf("%s by %s", h.Addr, strings.Join(by, " and ")))
 			continue
 		}
 		// The reason that a speaker has reported takes precedence.
-		if u, reported := r.unannounced[h.Addr]; reported {
-			return no(u.Reason, fmt.Sprintf("%s: %s", h.Addr, u.Message))
+		if refusal := r.reportedRefusal(h.Addr, pools); refusal.Reason != "" {
+			return no(refusal.Reason, fmt.Sprintf("%s: %s", h.Addr, refusal.Message))
 		}
 		if len(r.byNode) == 0 {
 			return no(v1alpha1.NoSpeaker, "no speaker runs on a ready node: is the DaemonSet fairlead-speaker up?")
 		}
-		return no(v1alpha1.NoSpeaker, fmt.Sprintf("no speaker has reported about %s yet", h.Addr))
+		message := fmt.Sprintf("no speaker has reported about %s yet", h.Addr)
+		if len(r.incomplete) > 0 {
+			message += "; the reports of these nodes are not complete: " + v1alpha1.Abbreviate(r.incomplete, ", ")
+		}
+		return no(v1alpha1.NoSpeaker, message)
 	}
 	return newCondition(v1alpha1.ConditionAnnounced, metav1.ConditionTrue, v1alpha1.Announced, strings.Join(announced, "; "))
+}
+
+// announcers returns what announces the address: "node node-1 on eth0" and "BGP".
+func (r *speakerReports) announcers(addr netip.Addr, pools []string) (by []string) {
+	for _, claim := range r.announcing.about(addr) {
+		if claim.value.node.announcesOn(addr, pools, claim.value.interfaces) {
+			by = append(by, fmt.Sprintf("node %s on %s", claim.value.node.name, strings.Join(claim.value.interfaces, ", ")))
+		}
+	}
+	if slices.ContainsFunc(r.routed, func(routed routedAddresses) bool {
+		return routed.addrs.Contains(addr) && anyCovers(r.config.BGPAdvertisements, routed.ads, pools)
+	}) {
+		by = append(by, "BGP")
+	}
+	return by
+}
+
+// reportedRefusal returns why the address is not announced, according to the last of
+// the nodes that report about it.
+func (r *speakerReports) reportedRefusal(addr netip.Addr, pools []string) v1alpha1.Refusal {
+	for _, claim := range slices.Backward(r.unannounced.about(addr)) {
+		if claim.value.node.announces(addr, pools) || claim.value.node == r.reportingNode(addr) {
+			return claim.value.refusal
+		}
+	}
+	return v1alpha1.Refusal{}
 }

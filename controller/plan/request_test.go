@@ -8,7 +8,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/fixture"
@@ -76,10 +75,7 @@ func (s *Snapshot) annotate(name, key, value string) {
 
 // announce has a speaker announce addresses.
 func (s *Snapshot) announce(addrs ...string) {
-	s.Speakers = []*v1alpha1.Speaker{{
-		ObjectMeta: metav1.ObjectMeta{Name: "n1"},
-		Status:     v1alpha1.SpeakerStatus{Announcing: []v1alpha1.Announcement{{Interfaces: []string{"eth0"}, Addresses: addrs}}},
-	}}
+	s.Objects.L2Advertisements, s.Speakers = onEth0, []*v1alpha1.Speaker{announcing("n1", addrs...)}
 }
 
 func dualStack(policy corev1.IPFamilyPolicy) func(*corev1.Service) {

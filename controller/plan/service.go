@@ -114,7 +114,7 @@ func (d *decision) bareMetalPlan(svc *serviceState, a allocator.Assignment) Serv
 	p := ServicePlan{Serves: true, Finalizers: desiredFinalizers(svc.Service, v1alpha1.FinalizerBareMetal), Releases: a.GivesUp}
 	p.addAddresses(svc, a.Held, d.Now)
 	p.Overdue = d.overdueAddresses(svc, a.Held)
-	p.Conditions = p.withSharedCondition(provisioned, d.reports.announcedCondition(a.Held))
+	p.Conditions = p.withSharedCondition(provisioned, d.announcedCondition(a.Held))
 	return p
 }
 

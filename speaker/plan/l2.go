@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
@@ -71,7 +72,7 @@ func (d *decision) electOwners(h heldAddress, observe func(NodeState)) (claims m
 		r, interfaces := c.checkEligibility(h)
 		if r.Reason == "" {
 			_, servesAll := h.servedBy(c.name)
-			eligible = append(eligible, eligibleNode{c.clusterNode, servesAll, rendezvousScore(c.seed, h.addr), interfaces})
+			eligible = append(eligible, eligibleNode{c.clusterNode, servesAll, config.RendezvousScore(c.seed, h.addr), interfaces})
 		}
 		states = append(states, NodeState{Node: c.name, Reason: r.Reason, Message: r.Message})
 	}
@@ -230,19 +231,4 @@ func sameSegment(a, b l2.Interface) bool {
 	return a.Name == b.Name || slices.ContainsFunc(a.Prefixes, func(p netip.Prefix) bool {
 		return slices.ContainsFunc(b.Prefixes, p.Overlaps)
 	})
-}
-
-// rendezvousScore ranks nodes for an address (highest random weight, Thaler and
-// Ravishankar 1998): removing a node moves only the addresses that it owned.
-func rendezvousScore(seed uint64, addr netip.Addr) uint64 {
-	b := addr.As16()
-	h := seed
-	for _, x := range b {
-		h = (h ^ uint64(x)) * 0x100000001b3 // FNV-1a
-	}
-	// FNV distributes its last bytes badly over the high bits; MurmurHash3's
-	// finalizer corrects that.
-	h = (h ^ h>>33) * 0xff51afd7ed558ccd
-	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
-	return h ^ h>>33
 }

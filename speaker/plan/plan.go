@@ -15,7 +15,6 @@ package plan
 import (
 	"cmp"
 	"fmt"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -246,9 +245,7 @@ func newDecision(s Snapshot) *decision {
 	anyReady := slices.ContainsFunc(s.Nodes, config.NodeReady)
 	for _, n := range s.Nodes {
 		d.addNodeAddresses(n)
-		h := fnv.New64a()
-		h.Write([]byte(n.Name))
-		m := &clusterNode{name: n.Name, labels: n.Labels, seed: h.Sum64(), interfaces: s.Interfaces[n.Name]}
+		m := &clusterNode{name: n.Name, labels: n.Labels, seed: config.RankSeed(n.Name), interfaces: s.Interfaces[n.Name]}
 		if reason := ExclusionReason(n); anyReady && !config.NodeReady(n) {
 			m.refusal = v1alpha1.Refusal{Reason: v1alpha1.NodeNotReady, Message: "is not Ready"}
 		} else if reason != "" {
@@ -322,22 +319,24 @@ func (d *decision) reportingNode(addr netip.Addr) (node string) {
 		if _, reports := d.Interfaces[m.name]; !reports || m.refusal.Reason == v1alpha1.NodeNotReady {
 			continue
 		}
-		if s := rendezvousScore(m.seed, addr); node == "" || s >= best {
+		if s := config.RendezvousScore(m.seed, addr); node == "" || s >= best {
 			node, best = m.name, s
 		}
 	}
 	return node
 }
 
-// ReportedInterfaces returns the interfaces that a speaker reports.
+// ReportedInterfaces returns the interfaces that a speaker reports, as far as they are
+// within the bounds of a report. A compromised node can still claim to be on a segment
+// on which it is not: only the nodeSelectors of L2Advertisements prevent that.
 func ReportedInterfaces(s *v1alpha1.Speaker) []l2.Interface {
-	var interfaces []l2.Interface
-	for _, reported := range s.Status.Interfaces {
+	bounded, _ := config.BoundInterfaces(s.Status.Interfaces)
+	interfaces := make([]l2.Interface, 0, len(bounded))
+	for _, reported := range bounded {
 		i := l2.Interface{Name: reported.Name}
 		for _, text := range reported.Addresses {
-			if p, err := netip.ParsePrefix(text); err == nil {
-				i.Prefixes = append(i.Prefixes, p)
-			}
+			p, _ := config.ReportedSubnet(text)
+			i.Prefixes = append(i.Prefixes, p)
 		}
 		interfaces = append(interfaces, i)
 	}

@@ -133,7 +133,7 @@ func sessionReports(s objects.Snapshot) []sessionReport {
 		if !slices.ContainsFunc(s.Controller.Nodes, func(n *corev1.Node) bool { return n.Name == reported.Name && config.NodeReady(n) }) {
 			continue
 		}
-		for _, session := range reported.Status.Sessions {
+		for _, session := range s.Reports[reported.Name].Sessions {
 			all = append(all, sessionReport{
 				Peer: session.Peer, Node: reported.Name, State: session.State,
 				Steps: stepReports(session), BFD: session.BFD, Routes: session.Routes,

@@ -19,6 +19,8 @@ import (
 type Snapshot struct {
 	Controller controllerplan.Snapshot
 	Speaker    speakerplan.Snapshot // of no particular node
+	// Reports are the statuses of the Speakers, by node, within their bounds.
+	Reports map[string]v1alpha1.SpeakerStatus
 }
 
 // Snapshot returns the input of the decisions at the time. Whether AWS is configured
@@ -39,7 +41,9 @@ func (c *Collection) Snapshot(now time.Time, policy providers.Policy) Snapshot {
 	// Problems of the configuration are part of the controller's decision, from the
 	// same objects.
 	s.Speaker.Config, _ = config.Parse(c.Objects)
+	s.Reports = make(map[string]v1alpha1.SpeakerStatus, len(c.Speakers))
 	for _, reported := range c.Speakers {
+		s.Reports[reported.Name], _ = config.BoundReport(reported.Status)
 		s.Speaker.Interfaces[reported.Name] = speakerplan.ReportedInterfaces(reported)
 	}
 	return s
@@ -59,13 +63,9 @@ func reportedMessage(services []*corev1.Service, reason v1alpha1.Reason) string 
 // Session returns the session with the peer in the report of the node's speaker, if
 // there is one.
 func (s Snapshot) Session(node, peer string) (session v1alpha1.Session, reported bool) {
-	for _, r := range s.Controller.Speakers {
-		if r.Name != node {
-			continue
-		}
-		if i := slices.IndexFunc(r.Status.Sessions, func(x v1alpha1.Session) bool { return x.Peer == peer }); i >= 0 {
-			return r.Status.Sessions[i], true
-		}
+	sessions := s.Reports[node].Sessions
+	if i := slices.IndexFunc(sessions, func(x v1alpha1.Session) bool { return x.Peer == peer }); i >= 0 {
+		return sessions[i], true
 	}
 	return session, false
 }

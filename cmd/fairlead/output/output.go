@@ -8,6 +8,8 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"unicode"
+	"unicode/utf16"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -23,12 +25,14 @@ type Result interface {
 	Text(w io.Writer) error
 }
 
-// Print writes the result in the format, which must be one of Formats.
+// Print writes the result in the format, which must be one of Formats. Characters that
+// are not printable are replaced in text, and escaped in JSON: messages and names come
+// from objects that others write, and must not control the terminal.
 func Print(w io.Writer, format string, r Result) error {
-	print := r.Text
+	print := func(w io.Writer) error { return r.Text(printableWriter{w, func(rune) string { return "?" }}) }
 	if format == "json" {
 		print = func(w io.Writer) error {
-			encoder := json.NewEncoder(w)
+			encoder := json.NewEncoder(printableWriter{w, escapeJSON})
 			// Messages would otherwise contain \u003c in place of "<".
 			encoder.SetEscapeHTML(false)
 			encoder.SetIndent("", "  ")
@@ -39,6 +43,37 @@ func Print(w io.Writer, format string, r Result) error {
 		return fmt.Errorf("print the result: %w", err)
 	}
 	return nil
+}
+
+// printableWriter replaces all characters that are not printable, except newlines.
+// Text must be written in one write, so that no character is split.
+type printableWriter struct {
+	io.Writer
+	replace func(rune) string
+}
+
+func (w printableWriter) Write(text []byte) (int, error) {
+	var printable strings.Builder
+	for _, r := range string(text) {
+		if r == '\n' || unicode.IsPrint(r) {
+			printable.WriteRune(r)
+		} else {
+			printable.WriteString(w.replace(r))
+		}
+	}
+	if _, err := io.WriteString(w.Writer, printable.String()); err != nil {
+		return 0, err
+	}
+	return len(text), nil
+}
+
+// escapeJSON returns the escape sequence of a character in a JSON string (RFC 8259
+// section 7). The encoder escapes only those below U+0020.
+func escapeJSON(r rune) (escaped string) {
+	for _, unit := range utf16.AppendRune(nil, r) {
+		escaped += fmt.Sprintf("\\u%04x", unit)
+	}
+	return escaped
 }
 
 // Table returns the rows that the function writes, with their tab-separated columns

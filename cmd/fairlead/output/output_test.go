@@ -36,6 +36,19 @@ func TestPrint(t *testing.T) {
 	}
 }
 
+// TestControlCharacters checks that a message of an object does not control the terminal.
+func TestControlCharacters(t *testing.T) {
+	for format, want := range map[string]string{
+		"text": "Text: ?]0;x??[2Jé?\n",
+		"json": "{\n  \"message\": \"\\u001b]0;x\\u0007\\u001b[2Jé\\u009b\"\n}\n",
+	} {
+		var out strings.Builder
+		if err := Print(&out, format, greeting{"\x1b]0;x\a\x1b[2Jé\u009b"}); err != nil || out.String() != want {
+			t.Errorf("%s: got %q, %v, want %q", format, out.String(), err, want)
+		}
+	}
+}
+
 func TestTable(t *testing.T) {
 	got := Table(func(w io.Writer) {
 		fmt.Fprintln(w, "NAME\tSTATE\tNOTE")
