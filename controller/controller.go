@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -29,7 +28,7 @@ const (
 	// flight when the next one starts.
 	writeTimeout = 4 * time.Second
 
-	// firstRetry and lastRetry bound the backoff after a sync with failed writes.
+	// firstRetry and lastRetry bound the backoff after a failed write.
 	firstRetry, lastRetry = 20 * time.Millisecond, 30 * time.Second
 )
 
@@ -56,6 +55,7 @@ type Controller struct {
 	leading   chan struct{} // closed when this replica leads
 	queue     workqueue.TypedRateLimitingInterface[string]
 	ownWrites ownWrites
+	backoffs  serviceBackoffs
 	nodePorts nodePortRange
 	balancers *balancers // nil without a cloud
 	pending   pendingChanges
@@ -65,9 +65,9 @@ type Controller struct {
 	// limit of what one sync writes.
 	writtenUpTo types.NamespacedName
 	synced      bool // a full sync has succeeded since this replica leads
-	// outcomeUnknown: a write failed that may have taken effect. The next sync
-	// lists all Services before it plans.
-	outcomeUnknown atomic.Bool
+	// mustList: the next sync lists all Services before it plans, because the cache may
+	// lack the last writes of the previous leader.
+	mustList bool
 }
 
 // Options are the dependencies and settings of a Controller.
@@ -100,6 +100,7 @@ func New(o Options) (*Controller, error) {
 		namespaces:    o.Informers.Core().V1().Namespaces().Informer(),
 		leading:       make(chan struct{}),
 		queue:         workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
+		backoffs:      newServiceBackoffs(),
 		nodePorts:     nodePortRange{inRange: o.NodePorts},
 	}
 	c.services = c.serviceLister.newInformer()

@@ -10,17 +10,21 @@
 // full syncs take at most a fifth of the time. writes.go runs the writes of a sync
 // in parallel, in rounds that leave no address on two Services wherever the process
 // is killed; statuses.go writes the statuses of Fairlead's own kinds, nodeports.go
-// node ports. cloud.go ensures and deletes load balancers, each Service separately,
-// with retries and backoff. elect.go holds the leader lease until the last write has
-// returned. eventqueue.go rate-limits Events while Services are written.
+// node ports. backoff.go defers writes to Services for which they fail, or on which
+// another writer reverts them. cloud.go ensures and deletes load balancers, each
+// Service separately, with retries and backoff. elect.go holds the leader lease until
+// the last write has returned. eventqueue.go rate-limits Events while Services are
+// written.
 //
 // What is kept in memory, and what invalidates it:
 //   - informer caches, by their watches. services.go strips Services that carry
 //     no state of Fairlead's.
 //   - ownWrites: versions of Services that this process wrote or listed, until
-//     the watch has delivered them (read-your-writes, ADR 0003).
-//   - outcomeUnknown: a write failed that may have taken effect; until all
-//     Services have been listed.
+//     the watch has delivered them (read-your-writes, ADR 0003); and the addresses
+//     of writes with an unknown outcome, until a newer version of the Service has
+//     been observed.
+//   - backoffs: the last write of each Service, while it fails, is reverted or may
+//     still be; until a write has succeeded, or has stood for twice the backoff.
 //   - planner: what was derived from objects, until one of them changes (the keys
 //     are in plan/planner.go); and the last allocation, for incremental syncs,
 //     until the next full one.
@@ -32,7 +36,7 @@
 // the API server and the cloud.
 //
 // Concurrency: the syncing goroutine alone plans. Writes run in parallel and
-// share ownWrites and outcomeUnknown; event handlers share pending, the limiter
+// share ownWrites and backoffs; event handlers share pending, the limiter
 // and the queue; the cloud's workers share balancers. Run must be called by the
 // leader only, Watch by every replica.
 package controller

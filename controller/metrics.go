@@ -39,12 +39,20 @@ var (
 	}, []string{"pool"})
 )
 
+// revertedWrites counts occurrences, and is set by the writes, not from a plan.
+var revertedWrites = metrics.NewCounter(&metrics.CounterOpts{
+	Name:           "fairlead_service_writes_reverted_total",
+	Help:           "Writes to Services that another writer has reverted.",
+	StabilityLevel: metrics.ALPHA,
+})
+
 var gauges = []*metrics.GaugeVec{servicesGauge, poolServicesGauge, poolAddressesGauge, poolOutOfPoolGauge}
 
 var registerMetrics = sync.OnceFunc(func() {
 	for _, g := range gauges {
 		legacyregistry.MustRegister(g)
 	}
+	legacyregistry.MustRegister(revertedWrites)
 })
 
 // setMetrics sets all gauges to the state in the plan. Label values that the plan

@@ -12,6 +12,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/fairlead-io/fairlead/config/client"
@@ -68,7 +69,7 @@ func (c *Controller) Run(ctx context.Context) {
 	}
 	// Fresh first list: unless the cache was listed while this replica led, it may
 	// lack the last writes of the previous leader.
-	c.outcomeUnknown.Store(!c.serviceLister.listedAsLeader.Load())
+	c.mustList = !c.serviceLister.listedAsLeader.Load()
 	c.log.Info("controller started", "provider", c.policy.Mode)
 	// Calls of the cloud in flight must have returned before the lease is released.
 	if c.balancers != nil {
@@ -87,9 +88,11 @@ func (c *Controller) Run(ctx context.Context) {
 	}
 }
 
-// sync runs one sync. A failed one is retried with backoff, as a full sync.
+// sync runs one sync. A failed one is retried with backoff, as a full sync. A failed
+// write to a Service is retried with the backoff of that Service.
 func (c *Controller) sync(ctx context.Context, key string) {
 	var err error
+	defer c.requestRetries(time.Now())
 	if key == incrementalSync {
 		done := false
 		// What an incremental sync cannot decide is left to a full one.
@@ -117,22 +120,32 @@ func (c *Controller) sync(ctx context.Context, key string) {
 	}
 }
 
+// requestRetries requests a full sync for the first write to a Service that is due after
+// the time.
+func (c *Controller) requestRetries(now time.Time) {
+	if due := c.backoffs.next(now); !due.IsZero() {
+		c.queue.AddAfter(fullSync, max(time.Until(due), c.limiter.wait()))
+	}
+}
+
 // syncFully plans for all objects and writes what differs from the plan. A write
 // that was started is completed even if ctx is done.
 func (c *Controller) syncFully(ctx context.Context) error {
-	// Addresses that a write may have assigned must not be assigned to others, even if
-	// a stale cache does not contain that write.
-	if c.outcomeUnknown.Load() {
+	if c.mustList {
 		if err := c.listServices(ctx); err != nil {
 			return err
 		}
-		c.outcomeUnknown.Store(false)
+		c.mustList = false
 	}
 	if !c.synced {
 		if err := c.checkPools(ctx); err != nil {
 			return err
 		}
 	}
+	c.backoffs.expire(time.Now(), func(key types.NamespacedName) bool {
+		_, exists, err := c.services.GetStore().GetByKey(key.String())
+		return exists || err != nil
+	})
 	started := time.Now()
 	c.pending.reset() // before the snapshot, so that no later change is missed
 	snapshot := c.snapshot()
@@ -153,7 +166,7 @@ func (c *Controller) syncFully(ctx context.Context) error {
 // from the plan. It returns false if a full sync is needed instead.
 func (c *Controller) syncIncrementally(ctx context.Context) (done bool, err error) {
 	// Only a full sync lists all Services.
-	if c.outcomeUnknown.Load() {
+	if c.mustList {
 		return false, nil
 	}
 	keys, ok := c.pending.take()
@@ -239,6 +252,7 @@ func (c *Controller) snapshot() plan.Snapshot {
 		Namespaces: client.Source[*corev1.Namespace]{SharedIndexInformer: c.namespaces}.Objects(),
 		Speakers:   c.kinds.Speakers.Objects(),
 		NodePorts:  c.nodePorts.current(),
+		Reverted:   c.backoffs.reverted(),
 		Now:        time.Now(),
 	}
 	if c.serviceCIDRs != nil {

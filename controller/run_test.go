@@ -5,13 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -33,7 +36,7 @@ func TestFullSyncAfterFailedIncremental(t *testing.T) {
 		Services: []*corev1.Service{service("c", holding("192.0.2.0"), fixture.Recorded("192.0.2.0=p"))},
 	}
 	s.Services[0].Finalizers = []string{v1alpha1.FinalizerBareMetal}
-	c := &Controller{parallel: 1}
+	c := &Controller{parallel: 1, backoffs: newServiceBackoffs()}
 	c.planner.Decide(s)
 	c.services = cache.NewSharedIndexInformer(&cache.ListWatch{}, &corev1.Service{}, 0, nil)
 	change := func(svc *corev1.Service) {
@@ -112,13 +115,22 @@ func TestStalePools(t *testing.T) {
 
 // TestUnknownOutcome: Services are listed again only after a write that may have
 // taken effect.
+// TestUnknownOutcome lists which failed writes may have taken effect.
 func TestUnknownOutcome(t *testing.T) {
 	r := schema.GroupResource{Resource: "services"}
+	notReached := apierrors.NewInternalError(errors.New(`failed calling webhook "x.example.com": failed to call webhook: connection refused`))
+	busy := apierrors.NewServiceUnavailable("the server is currently unable to handle the request")
+	busy.ErrStatus.Details = &metav1.StatusDetails{RetryAfterSeconds: 1}
 	for err, want := range map[error]bool{
 		apierrors.NewConflict(r, "a", nil): false, apierrors.NewInvalid(schema.GroupKind{}, "a", nil): false,
 		fmt.Errorf("apply: %w", apierrors.NewForbidden(r, "a", nil)): false, apierrors.NewTooManyRequestsError(""): false,
 		apierrors.NewInternalError(errors.New("etcd")): true, apierrors.NewTimeoutError("", 1): true,
-		context.DeadlineExceeded: true, &net.OpError{Op: "read"}: true,
+		apierrors.NewServerTimeout(r, "patch", 1): true, apierrors.NewServiceUnavailable("upstream reset"): true,
+		context.DeadlineExceeded: true, &net.OpError{Op: "read"}: true, io.ErrUnexpectedEOF: true,
+		// The request was not sent, not accepted, or not stored.
+		&url.Error{Op: "Patch", Err: &net.OpError{Op: "dial"}}: false, busy: false, fmt.Errorf("apply: %w", notReached): false,
+		// A webhook was reached, but the text is in another message.
+		apierrors.NewInternalError(errors.New("etcd: after failed calling webhook")): true,
 	} {
 		if got := unknownOutcome(err); got != want {
 			t.Errorf("%v: got %v", err, got)

@@ -76,6 +76,12 @@ func (o *ownWrites) observe(svc *corev1.Service) {
 	o.overlay.Observe(svc)
 }
 
+func (o *ownWrites) observeUnknown(change plan.PlannedService) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.overlay.ObserveUnknown(change)
+}
+
 func (o *ownWrites) observeList(services []*corev1.Service, resourceVersion string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

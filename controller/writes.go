@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -85,7 +87,8 @@ func applyOptions() metav1.PatchOptions {
 
 // writeService applies the plan in one request, on the condition that the Service is
 // still in the version that was decided upon (optimistic locking).
-func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p plan.ServicePlan) error {
+func (c *Controller) writeService(ctx context.Context, change plan.PlannedService) error {
+	svc, p := change.Service, *change.Plan
 	// Node ports belong to another field manager, and so need an apply of their own.
 	if len(p.NodePorts) > 0 || p.ReleasesNodePorts {
 		if changed, err := c.writeNodePorts(ctx, svc, p); err != nil || changed {
@@ -128,10 +131,11 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p pl
 	// Read your own writes: the next sync must not decide on the older version.
 	c.ownWrites.observe(written)
 	if finalizers, annotations := p.RemainingMetadata(svc, written); len(finalizers)+len(annotations) > 0 {
-		if err := c.removeMetadata(ctx, written, finalizers, annotations); err != nil {
+		if written, err = c.removeMetadata(ctx, written, finalizers, annotations); err != nil {
 			return err
 		}
 	}
+	c.backoffs.succeeded(change, written, time.Now())
 	c.reportTransitions(svc, p)
 	return nil
 }
@@ -139,7 +143,9 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p pl
 // removeMetadata removes finalizers and annotations that an apply has left: it
 // removes only what no other field manager owns, and after a restored backup or an
 // adoption another one does.
-func (c *Controller) removeMetadata(ctx context.Context, svc *corev1.Service, finalizers, annotations []string) error {
+func (c *Controller) removeMetadata(
+	ctx context.Context, svc *corev1.Service, finalizers, annotations []string,
+) (written *corev1.Service, err error) {
 	metadata := finalizersPatch(svc, finalizers...)
 	// null removes an annotation in a merge patch.
 	if len(annotations) > 0 {
@@ -151,12 +157,12 @@ func (c *Controller) removeMetadata(ctx context.Context, svc *corev1.Service, fi
 	}
 	options := metav1.PatchOptions{FieldManager: v1alpha1.FieldManager}
 	services := c.client.CoreV1().Services(svc.Namespace)
-	written, err := services.Patch(ctx, svc.Name, types.MergePatchType, encodePatch(metadata), options, "status")
+	written, err = services.Patch(ctx, svc.Name, types.MergePatchType, encodePatch(metadata), options, "status")
 	if err != nil {
-		return fmt.Errorf("remove metadata of Service %s: %w", plan.KeyOf(svc), err)
+		return nil, fmt.Errorf("remove metadata of Service %s: %w", plan.KeyOf(svc), err)
 	}
 	c.ownWrites.observe(written)
-	return nil
+	return written, nil
 }
 
 // reportTransitions reports each change of the status or reason of a condition in
@@ -178,6 +184,8 @@ func (c *Controller) reportTransitions(svc *corev1.Service, p plan.ServicePlan) 
 			continue
 		case v1alpha1.Shared: // a record
 			continue
+		case v1alpha1.Reverted: // reportReverted writes one Event, however often the condition is reverted
+			continue
 		case v1alpha1.Assigned, v1alpha1.Announced, v1alpha1.Renumbering, v1alpha1.Provisioning, v1alpha1.Deleting:
 		// Every other reason is a refusal or a failure.
 		default:
@@ -189,10 +197,14 @@ func (c *Controller) reportTransitions(svc *corev1.Service, p plan.ServicePlan) 
 }
 
 // writeServices writes as many of the changes as one sync may, and requests another
-// sync for the rest. If a round fails, the rounds after it, which may depend on it,
-// are left for the next sync.
+// sync for the rest. A failed or deferred write delays only those that wait for the
+// addresses which it releases.
 func (c *Controller) writeServices(w *writeGroup, changes []plan.PlannedService) {
-	rounds, all := plan.Rounds(rotateAfter(changes, c.writtenUpTo))
+	due, deferred, reverted := c.backoffs.divide(changes, time.Now())
+	for _, svc := range reverted {
+		w.start(func(ctx context.Context) error { c.reportReverted(ctx, svc); return nil })
+	}
+	rounds, all := plan.Rounds(rotateAfter(due, c.writtenUpTo), deferred)
 	c.writtenUpTo = types.NamespacedName{}
 	if !all {
 		// The next sync continues after the last Service of this one.
@@ -200,13 +212,20 @@ func (c *Controller) writeServices(w *writeGroup, changes []plan.PlannedService)
 		c.writtenUpTo = plan.KeyOf(last[len(last)-1].Service)
 		c.queue.Add(fullSync)
 	}
+	unreleased := plan.Unreleased{}
 	for i, round := range rounds {
 		// The addresses of this round are released by the round before it.
-		if i > 0 && w.wait() != nil {
-			return
+		if i > 0 {
+			for _, failed := range w.takeFailed() {
+				unreleased.Add(failed)
+			}
 		}
 		for _, change := range round {
-			w.start(func(ctx context.Context) error { return c.writeService(ctx, change.Service, *change.Plan) })
+			if unreleased.Block(change) {
+				unreleased.Add(change) // what it releases itself is not released either
+				continue
+			}
+			w.startService(change)
 		}
 	}
 }
@@ -229,11 +248,15 @@ func rotateAfter(changes []plan.PlannedService, key types.NamespacedName) []plan
 // writeGroup are the writes of one sync. A write that was started is completed even
 // if ctx is done.
 type writeGroup struct {
-	ctx      context.Context
-	c        *Controller
-	group    errgroup.Group
+	ctx   context.Context
+	c     *Controller
+	group errgroup.Group
+
 	mu       sync.Mutex
-	failures []error
+	failures []error // of writes to other objects than Services
+	// Of writes to Services: serviceBackoffs has the time of the next one.
+	serviceFailures []error
+	failed          []plan.PlannedService
 }
 
 func (c *Controller) newWrites(ctx context.Context) *writeGroup {
@@ -253,9 +276,6 @@ func (w *writeGroup) start(write func(context.Context) error) {
 		defer cancel()
 		// An object that was deleted needs no write.
 		if err := write(ctx); err != nil && !apierrors.IsNotFound(err) {
-			if unknownOutcome(err) {
-				w.c.outcomeUnknown.Store(true)
-			}
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.failures = append(w.failures, err)
@@ -264,25 +284,75 @@ func (w *writeGroup) start(write func(context.Context) error) {
 	})
 }
 
-// unknownOutcome reports whether the failed write may have taken effect: a timeout, a
-// lost connection, or an error of the server.
-func unknownOutcome(err error) bool {
-	var answer apierrors.APIStatus
-	return !errors.As(err, &answer) || answer.Status().Code >= http.StatusInternalServerError
+// startService starts the write of a Service.
+func (w *writeGroup) startService(change plan.PlannedService) {
+	w.start(func(ctx context.Context) error {
+		err := w.c.writeService(ctx, change)
+		if err == nil || apierrors.IsNotFound(err) {
+			return nil
+		}
+		if unknownOutcome(err) {
+			w.c.ownWrites.observeUnknown(change)
+		}
+		w.c.backoffs.failed(change, err, time.Now())
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.serviceFailures, w.failed = append(w.serviceFailures, err), append(w.failed, change)
+		return nil
+	})
 }
 
-// wait waits until all writes have returned, and returns an error if one failed.
-func (w *writeGroup) wait() error {
-	if err := w.group.Wait(); err != nil {
-		return err
+// takeFailed waits until all writes have returned, and returns and removes the changes
+// of which the write has failed.
+func (w *writeGroup) takeFailed() (failed []plan.PlannedService) {
+	_ = w.group.Wait() // no write returns an error to the group
+	failed, w.failed = w.failed, nil
+	return failed
+}
+
+// unknownOutcome reports whether the failed write may have taken effect: a timeout, a
+// lost connection, or an error of the server. It has not if there was no connection, if
+// the server refused the request for now, or if an admission webhook was not reached,
+// which is called before anything is stored.
+func unknownOutcome(err error) bool {
+	var answer apierrors.APIStatus
+	if !errors.As(err, &answer) {
+		var network *net.OpError
+		return !errors.As(err, &network) || network.Op != "dial"
 	}
-	if len(w.failures) == 0 {
+	status := answer.Status()
+	switch {
+	case status.Code < http.StatusInternalServerError:
+		return false
+	case status.Code == http.StatusServiceUnavailable:
+		return status.Details == nil || status.Details.RetryAfterSeconds == 0
+	}
+	return !strings.HasPrefix(status.Message, webhookFailure)
+}
+
+// webhookFailure begins the API server's message about a webhook that it did not reach
+// (apierrors.NewInternalError of a k8s.io/apiserver/pkg/util/webhook.ErrCallingWebhook).
+const webhookFailure = "Internal error occurred: failed calling webhook "
+
+// wait waits until all writes have returned. It logs failures of Services, which are
+// retried one by one, and returns an error if another write failed.
+func (w *writeGroup) wait() error {
+	w.takeFailed()
+	if err := firstFailure(w.serviceFailures); err != nil && !apierrors.IsConflict(err) {
+		w.c.log.Warn("writes to services failed, retrying", "error", err)
+	}
+	return firstFailure(w.failures)
+}
+
+// firstFailure returns the first of the errors and the number of the others, nil if there
+// are none. Conflicts are expected: another error precedes them.
+func firstFailure(failures []error) error {
+	if len(failures) == 0 {
 		return nil
 	}
-	// Conflicts are expected: another error is reported first.
-	first := max(0, slices.IndexFunc(w.failures, func(err error) bool { return !apierrors.IsConflict(err) }))
-	if others := len(w.failures) - 1; others > 0 {
-		return fmt.Errorf("%w (and %d more)", w.failures[first], others)
+	first := failures[max(0, slices.IndexFunc(failures, func(err error) bool { return !apierrors.IsConflict(err) }))]
+	if others := len(failures) - 1; others > 0 {
+		return fmt.Errorf("%w (and %d more)", first, others)
 	}
-	return w.failures[first]
+	return first
 }

@@ -2,6 +2,8 @@ package v1alpha1
 
 import (
 	"slices"
+	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,4 +54,45 @@ func StripManagedFields(service *corev1.Service) {
 	} else {
 		service.ManagedFields = nil
 	}
+}
+
+// OtherIngressManager returns the field manager, other than the controller, of
+// status.loadBalancer.ingress according to metadata.managedFields, "" if there is none.
+// Anyone who may update the Service can forge it.
+func OtherIngressManager(service *corev1.Service) string {
+	for _, e := range service.ManagedFields {
+		var fields fieldpath.Set
+		if !isOwnEntry(e) && e.FieldsV1 != nil && fields.FromJSON(e.FieldsV1.GetRawReader()) == nil && fields.Has(ingressPath) {
+			return e.Manager
+		}
+	}
+	return ""
+}
+
+// OtherManager returns the OtherIngressManager of the Service, otherwise the field
+// manager that has written any part of it last, since the controller did; "" if there is
+// none.
+func OtherManager(service *corev1.Service) (manager string) {
+	if manager := OtherIngressManager(service); manager != "" {
+		return manager
+	}
+	var own, last time.Time
+	for _, e := range service.ManagedFields {
+		if isOwnEntry(e) && e.Time != nil && e.Time.After(own) {
+			own = e.Time.Time
+		}
+	}
+	for _, e := range service.ManagedFields {
+		// Times are in seconds.
+		if !isOwnEntry(e) && e.Time != nil && !e.Time.Time.Before(own) && e.Time.After(last) {
+			manager, last = e.Manager, e.Time.Time
+		}
+	}
+	return manager
+}
+
+// isOwnEntry reports whether the entry is of the controller: it has another field manager
+// for node ports, of which the name begins with the same.
+func isOwnEntry(e metav1.ManagedFieldsEntry) bool {
+	return e.Manager == FieldManager || strings.HasPrefix(e.Manager, FieldManager+"-")
 }

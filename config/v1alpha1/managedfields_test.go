@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -45,6 +46,35 @@ func TestOwnsIngress(t *testing.T) {
 			}
 			if len(s.ManagedFields) > 1 {
 				t.Errorf("%d entries are left", len(s.ManagedFields))
+			}
+		})
+	}
+}
+
+// TestOtherManager: the manager of the ingress has precedence; otherwise it is the last
+// one since the controller's own write.
+func TestOtherManager(t *testing.T) {
+	entry := func(manager string, second int64, fields string) metav1.ManagedFieldsEntry {
+		at := metav1.NewTime(time.Unix(second, 0))
+		return metav1.ManagedFieldsEntry{Manager: manager, Time: &at, FieldsV1: metav1.NewFieldsV1(fields)}
+	}
+	const ingress, labels = `{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`, `{"f:metadata":{"f:labels":{}}}`
+	for _, row := range []struct {
+		name    string
+		entries []metav1.ManagedFieldsEntry
+		want    string
+	}{
+		{"none", nil, ""},
+		{"of the ingress", []metav1.ManagedFieldsEntry{entry("kubectl", 9, labels), entry("other-lb", 1, ingress), entry(FieldManager, 5, ingress)}, "other-lb"},
+		{"the last one since", []metav1.ManagedFieldsEntry{entry("a", 5, labels), entry("argocd", 6, labels), entry(FieldManager, 5, ingress)}, "argocd"},
+		{"none since", []metav1.ManagedFieldsEntry{entry("kubectl", 4, labels), entry(FieldManager, 5, ingress)}, ""},
+		{"our node ports", []metav1.ManagedFieldsEntry{entry(FieldManager+"-nodeport", 9, labels)}, ""},
+		{"invalid fields", []metav1.ManagedFieldsEntry{entry("x", 9, "{"), {Manager: "y"}}, "x"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{ManagedFields: row.entries}}
+			if got := OtherManager(svc); got != row.want {
+				t.Errorf("got %q", got)
 			}
 		})
 	}

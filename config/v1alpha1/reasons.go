@@ -33,6 +33,8 @@ const (
 	InvalidRequest Reason = "InvalidRequest"
 	// ProviderUndecided: it is not yet known which provider serves Services without a class.
 	ProviderUndecided Reason = "ProviderUndecided"
+	// Reverted: another writer repeatedly reverts what the controller writes to the Service.
+	Reverted Reason = "Reverted"
 	// ForeignStatus: the status has an address that Fairlead does not manage.
 	ForeignStatus Reason = "ForeignStatus"
 

@@ -37,12 +37,34 @@ func (c PlannedService) blockedAddrs() []netip.Addr {
 	return slices.DeleteFunc(shown, func(a netip.Addr) bool { return slices.Contains(kept, a) })
 }
 
-// blockingServices are the Services with the address in their blockedAddrs.
-type blockingServices map[netip.Addr][]types.NamespacedName
+// Unreleased are the addresses that must not be written to a Service before another
+// one, which still has them, has been written.
+type Unreleased map[netip.Addr][]types.NamespacedName
+
+// Add adds the addresses that a change releases, and that has not been written: it
+// failed, is deferred, or is written later.
+func (u Unreleased) Add(c PlannedService) {
+	for _, a := range c.blockedAddrs() {
+		u[a] = append(u[a], KeyOf(c.Service))
+	}
+}
+
+// Block reports whether the change adds an address that another Service still has.
+func (u Unreleased) Block(c PlannedService) bool {
+	return len(u) > 0 && slices.ContainsFunc(c.addedAddrs(), func(a netip.Addr) bool { _, blocked := u.otherThan(c, a); return blocked })
+}
+
+// BlocksAny reports whether one of the changes waits for an address that this one
+// releases.
+func (c PlannedService) BlocksAny(changes []PlannedService) bool {
+	unreleased := Unreleased{}
+	unreleased.Add(c)
+	return slices.ContainsFunc(changes, unreleased.Block)
+}
 
 // otherThan returns a Service, other than that of the change, that blocks the address.
-func (b blockingServices) otherThan(c PlannedService, addr netip.Addr) (other types.NamespacedName, blocked bool) {
-	for _, key := range b[addr] {
+func (u Unreleased) otherThan(c PlannedService, addr netip.Addr) (other types.NamespacedName, blocked bool) {
+	for _, key := range u[addr] {
 		if key != KeyOf(c.Service) {
 			return key, true
 		}
@@ -58,28 +80,30 @@ const maxRounds, maxChanges = 8, 1000
 // one: an address is written to a Service only after the write that releases it
 // from another one. Otherwise a failed write, or a controller that is killed between
 // two writes, would leave both with the address. Rounds returns at most as
-// many rounds and changes as one sync may write, and whether that is all.
-func Rounds(left []PlannedService) (rounds [][]PlannedService, all bool) {
+// many rounds and changes as one sync may write, and whether that is all. Changes
+// that are deferred are not written, and what depends on them waits.
+func Rounds(left, deferred []PlannedService) (rounds [][]PlannedService, all bool) {
 	for total := 0; len(left) > 0; {
 		if len(rounds) == maxRounds || total >= maxChanges {
 			return rounds, false
 		}
-		by := blockingServices{}
+		by := Unreleased{}
+		for _, c := range deferred {
+			by.Add(c)
+		}
 		for _, c := range left {
-			for _, a := range c.blockedAddrs() {
-				by[a] = append(by[a], KeyOf(c.Service))
-			}
+			by.Add(c)
 		}
 		var now, later []PlannedService
 		for _, c := range left {
-			if slices.ContainsFunc(c.addedAddrs(), func(a netip.Addr) bool { _, waits := by.otherThan(c, a); return waits }) {
+			if by.Block(c) {
 				later = append(later, c)
 			} else {
 				now = append(now, c)
 			}
 		}
-		// A cycle: each change waits for another one. All of them release what they
-		// must, and the next sync assigns the addresses.
+		// Each change waits for a deferred one, or in a cycle. All of them release what
+		// they must, and a later sync assigns the addresses.
 		if len(now) == 0 {
 			for _, c := range later {
 				if p := c.interimPlan(by); !p.Matches(c.Service) {
@@ -100,7 +124,7 @@ func Rounds(left []PlannedService) (rounds [][]PlannedService, all bool) {
 // interimPlan is the plan for a Service that waits for addresses which others still
 // show: it keeps what it shows, except what it must release in any case, and the
 // records of addresses that its status has lost and is assigned again.
-func (c PlannedService) interimPlan(by blockingServices) ServicePlan {
+func (c PlannedService) interimPlan(by Unreleased) ServicePlan {
 	p := *c.Plan
 	p.Ingress, p.Leaving = nil, ""
 	pools, records := config.OwnAllocation(c.Service), config.Records(nil)

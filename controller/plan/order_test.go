@@ -65,7 +65,7 @@ func TestRounds(t *testing.T) {
 				}
 			}
 			var got [][]string
-			rounds, all := Rounds(changes)
+			rounds, all := Rounds(changes, nil)
 			if !all {
 				t.Error("these are not all")
 			}
@@ -120,7 +120,7 @@ func TestRoundsAreBounded(t *testing.T) {
 		{"a chain in a burst", append(chain(100), burst(maxChanges-3)...), 3, maxChanges, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			rounds, all := Rounds(row.changes)
+			rounds, all := Rounds(row.changes, nil)
 			if total := len(slices.Concat(rounds...)); len(rounds) != row.rounds || total != row.total || all != row.all {
 				t.Errorf("%d changes in %d rounds, all: %t", total, len(rounds), all)
 			}
@@ -134,7 +134,7 @@ func TestDeletedServiceReleases(t *testing.T) {
 	s := testSnapshot(fixture.Assigned("b", "192.0.2.0", "p", deleting), service("a", fixture.Recorded("192.0.2.0=p")))
 	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/32")}
 	changes := Decide(s).Changes
-	if rounds, _ := Rounds(changes); len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("b") || KeyOf(rounds[1][0].Service) != key("a") {
+	if rounds, _ := Rounds(changes, nil); len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("b") || KeyOf(rounds[1][0].Service) != key("a") {
 		t.Errorf("b is not written before a: %+v", rounds)
 	}
 }
@@ -148,7 +148,7 @@ func TestSwappedStatuses(t *testing.T) {
 	)
 	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29")}
 	for range 2 {
-		rounds, _ := Rounds(Decide(s).Changes)
+		rounds, _ := Rounds(Decide(s).Changes, nil)
 		s.Services = allWritten(s.Services, slices.Concat(rounds...))
 	}
 	if a, b := s.shownState(t, "a"), s.shownState(t, "b"); a != "192.0.2.1 Assigned" || b != "192.0.2.2 Assigned" {
@@ -166,14 +166,14 @@ func TestAdoptedAfterRelease(t *testing.T) {
 		)
 		s.Services[0].ManagedFields = ingressManagedFields(manager)
 		s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29")}
-		rounds, _ := Rounds(Decide(s).Changes)
+		rounds, _ := Rounds(Decide(s).Changes, nil)
 		if len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("b") || KeyOf(rounds[1][0].Service) != key("a") {
 			t.Errorf("%s: b is not written before a: %+v", manager, rounds)
 		}
 		// A Service does not wait for itself when it starts to share what it shows.
 		annotated(v1alpha1.AnnotationAllowSharedIP, "k")(s.Services[0])
 		s.Services = s.Services[:1]
-		rounds, _ = Rounds(Decide(s).Changes)
+		rounds, _ = Rounds(Decide(s).Changes, nil)
 		if len(rounds) != 1 || rounds[0][0].Plan.AllocatedFrom == "" {
 			t.Errorf("%s: a is not adopted: %+v", manager, rounds)
 		}
@@ -192,10 +192,36 @@ func TestFallbackReleases(t *testing.T) {
 	}
 	s.Services = append(s.Services, service("b", func(s *corev1.Service) { s.Spec.LoadBalancerClass = &class }))
 	s.annotate("a", v1alpha1.AnnotationRelease, "192.0.2.0")
-	if rounds, _ := Rounds(Decide(s).Changes); len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("a") {
+	if rounds, _ := Rounds(Decide(s).Changes, nil); len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("a") {
 		t.Errorf("a is not written before b: %+v", rounds)
 	}
 	if a, b := s.shownState(t, "a"), s.shownState(t, "b"); a != "CloudCannotServe" || b != "192.0.2.0 Assigned" {
 		t.Errorf("a shows %s, b %s", a, b)
+	}
+}
+
+// TestRoundsWithDeferred: a deferred change is not written. What it releases is not
+// assigned to another Service, which keeps what it has, and all others are written.
+func TestRoundsWithDeferred(t *testing.T) {
+	change := func(name, shown, planned string) PlannedService {
+		p := planFor(name, planned)
+		return PlannedService{planFor(name, shown).Written(service(name)), &p}
+	}
+	deferred := change("b", ".1", ".2")
+	rounds, all := Rounds([]PlannedService{change("a", ".4", ".1"), change("c", "-", ".3"), change("d", "-", ".4")}, []PlannedService{deferred})
+	var got []string
+	for i, round := range rounds {
+		for _, c := range round {
+			got = append(got, fmt.Sprint(i, c.Service.Name, c.Plan.Ingress, c.Plan.Conditions[0].Reason))
+		}
+	}
+	if !all || len(got) != 3 || !strings.HasPrefix(got[0], "0c") || !strings.Contains(got[1], "AddressTaken") || !strings.Contains(got[2], "AddressTaken") {
+		t.Errorf("got %q", got)
+	}
+	// A failed write blocks what waits for it, and nothing else.
+	unreleased := Unreleased{}
+	unreleased.Add(deferred)
+	if a, c := change("a", "-", ".1"), change("c", "-", ".2"); !unreleased.Block(a) || unreleased.Block(c) || !deferred.BlocksAny([]PlannedService{c, a}) {
+		t.Error("only the address .1 is not released")
 	}
 }

@@ -11,9 +11,9 @@
 // rangeindex.go finds the reported ranges with an address. written.go compares the
 // desired with the observed state of a Service; order.go orders writes so that no
 // address is ever shown by two Services. overlay.go is the controller's
-// read-your-writes view of the Services over a stale cache, planner.go keeps what was
-// derived from unchanged objects, and incremental.go plans for a few changed Services
-// only.
+// read-your-writes view of the Services over a stale cache, reverts.go reports other
+// writers, planner.go keeps what was derived from unchanged objects, and incremental.go
+// plans for a few changed Services only.
 package plan
 
 import (
@@ -49,6 +49,9 @@ type Snapshot struct {
 	// started.
 	Cloud     map[types.UID]CloudOutcome
 	NodePorts PortRange
+	// Reverted are the Services on which another writer repeatedly reverts what the
+	// controller writes, with its field manager; "" if that is unknown.
+	Reverted map[types.NamespacedName]string
 }
 
 // Plan is the desired state of all objects that Fairlead writes. An object that is

@@ -150,6 +150,7 @@ type serviceState struct {
 	assignment allocator.Assignment
 	reports    reportStates
 	external   string       // see externalIPNote
+	reverted   string       // see revertNote
 	plan       *ServicePlan // nil: no state of Fairlead's is observed or desired
 	changed    bool         // the plan differs from the observed state
 }
@@ -204,7 +205,8 @@ func (d *decision) planService(svc *serviceState, a allocator.Assignment) {
 	if svc.planned && d.planIsCurrent(svc, a) {
 		return
 	}
-	p := d.servicePlan(svc, a)
+	p, reverted := d.servicePlan(svc, a), d.revertNote(svc)
+	p.noteRevert(reverted)
 	svc.plan, svc.changed = nil, false
 	// A Service that has nothing to add and nothing to remove is not part of the plan.
 	if !p.IsZero() || hasOwnState(svc.Service) {
@@ -213,7 +215,7 @@ func (d *decision) planService(svc *serviceState, a allocator.Assignment) {
 	// A volatile plan is made again in every decision, and so is one that records the
 	// time at which an address was replaced.
 	svc.planned = !svc.volatile && p.Leaving == ""
-	svc.assignment, svc.reports, svc.external = a, d.reportStates, d.externalIPNote(svc, a.Held)
+	svc.assignment, svc.reports, svc.external, svc.reverted = a, d.reportStates, d.externalIPNote(svc, a.Held), reverted
 }
 
 // servicesByAddress returns the Services of the requests by address, sorted by name.
@@ -238,7 +240,7 @@ func (d *decision) planIsCurrent(svc *serviceState, a allocator.Assignment) bool
 	if !slices.Equal(a.Held, k.Held) || !slices.Equal(a.Missing, k.Missing) || !slices.Equal(a.GivesUp, k.GivesUp) {
 		return false
 	}
-	if svc.external != d.externalIPNote(svc, a.Held) {
+	if svc.external != d.externalIPNote(svc, a.Held) || svc.reverted != d.revertNote(svc) {
 		return false
 	}
 	shared := slices.ContainsFunc(a.Held, func(h allocator.Held) bool { return d.sharedPools[h.Addr] != nil })

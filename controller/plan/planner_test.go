@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
+	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/fuzzed"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
@@ -210,6 +211,42 @@ func TestPlannerReplansRefusals(t *testing.T) {
 		s.Services[0] = fixture.Assigned(holder, "192.0.2.1", "p")
 		if got := planner.Decide(s).planOf(key("m")).Conditions[0].Message; !strings.Contains(got, "ns/"+holder) {
 			t.Errorf("held by %s: %s", holder, got)
+		}
+	}
+}
+
+// TestReverted: the condition names the writer that reverts the Service, as long as the
+// snapshot has it, and keeps the reason of a refusal.
+func TestReverted(t *testing.T) {
+	s := Snapshot{
+		Policy:   providers.Policy{Mode: providers.BareMetal},
+		Objects:  config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.1")}},
+		Services: []*corev1.Service{service("a"), service("b")},
+	}
+	var p Planner
+	for _, step := range []struct {
+		reverted   map[types.NamespacedName]string
+		a, b, text string
+	}{
+		{nil, "Assigned", "PoolExhausted", "192.0.2.1 from pool p"},
+		{
+			map[types.NamespacedName]string{key("a"): "x", key("b"): "x"}, "Reverted", "PoolExhausted",
+			`field manager "x" repeatedly reverts what the controller writes to this Service; 192.0.2.1 from pool p`,
+		},
+		{
+			map[types.NamespacedName]string{key("a"): ""}, "Reverted", "PoolExhausted",
+			"another writer repeatedly reverts what the controller writes to this Service; 192.0.2.1 from pool p",
+		},
+		{nil, "Assigned", "PoolExhausted", "192.0.2.1 from pool p"},
+	} {
+		s.Reverted = step.reverted
+		plan := p.Decide(s)
+		a, b := plan.planOf(key("a")).Conditions[0], plan.planOf(key("b")).Conditions[0]
+		if a.Reason != step.a || b.Reason != step.b || a.Message != step.text {
+			t.Errorf("got %v, %v", a, b)
+		}
+		if noted := strings.Contains(b.Message, "reverts"); noted != (len(step.reverted) == 2) {
+			t.Errorf("b: %s", b.Message)
 		}
 	}
 }

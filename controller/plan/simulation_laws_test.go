@@ -153,6 +153,10 @@ func (s *simulatedAPIServer) requestsOther(svc *corev1.Service, r config.Record,
 // wrongAddress describes an address that the Service has after a write of the
 // controller, and must not have been assigned; "" if there is none.
 func wrongAddress(svc, after *corev1.Service, v simulatedView) string {
+	// What an earlier write with an unknown outcome may have assigned counts as assigned.
+	if i := slices.IndexFunc(v.services, func(o *corev1.Service) bool { return o.UID == svc.UID }); i >= 0 {
+		svc = v.services[i]
+	}
 	for _, addr := range ingressAddrs(after.Status.LoadBalancer.Ingress) {
 		before := evidenceOf(svc, addr)
 		switch {

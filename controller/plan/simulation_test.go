@@ -44,6 +44,7 @@ type simulatedAPIServer struct {
 	// The terms of sharing by which the controllers last decided, written or not.
 	terms    map[holder]string
 	together map[[2]holder]bool // share an address, as their terms allowed
+	inFlight []simulatedWrite   // of the leader
 }
 
 // holder is a Service with an address.
@@ -209,8 +210,8 @@ type simulatedController struct {
 
 // disabledRules switches a safety rule off, to show that the simulation needs it.
 type disabledRules struct {
-	noOverlay, noFreshList, noUnknownOutcome, noLocking, noPools, noTerms, noHeldAddresses, noOrder bool
-	noDeletedPools, noStatusLocking, noPoolCheck                                                    bool
+	noOverlay, noFreshList, noUnknownOutcome, onlyReads, noLocking, noPools, noTerms, noHeldAddresses, noOrder, ignoresFailures bool
+	noDeletedPools, noStatusLocking, noPoolCheck                                                                                bool
 	rulesOfEvidence
 }
 
@@ -230,6 +231,7 @@ func simulate(t *rapid.T, lax disabledRules, others bool) (wrong string) {
 		}
 	}
 	for created := range steps {
+		server.deliverSome(t, lax, false)
 		switch rapid.IntRange(0, kinds).Draw(t, "step") {
 		case 0, 1, 2: // a Service is created, sometimes older than the others (a restored backup)
 			svc := service(fmt.Sprintf("%c%d", 'a'+rapid.IntRange(0, 3).Draw(t, "age"), created), serving("TCP", 80))
@@ -248,6 +250,7 @@ func simulate(t *rapid.T, lax disabledRules, others bool) (wrong string) {
 		case 5, 6: // an administrator changes the pools
 			server.pools = append(server.pools, changePools(t, server.pools[len(server.pools)-1]))
 		case 7: // the leader is killed; the next one may have staler caches
+			server.deliverSome(t, lax, true)
 			leader = &simulatedController{
 				overlay: &Overlay{}, unsure: true,
 				seen: rapid.IntRange(0, server.now).Draw(t, "seen"), pools: rapid.IntRange(0, len(server.pools)-1).Draw(t, "pools"),
@@ -434,53 +437,4 @@ func (r *simulatedController) reconcileChanged(t *rapid.T, server *simulatedAPIS
 		r.write(t, server, plans, lax)
 	}
 	return ok
-}
-
-// write writes what differs from the plans, until something goes wrong.
-func (r *simulatedController) write(t *rapid.T, server *simulatedAPIServer, planned []PlannedService, lax disabledRules) {
-	var changes []PlannedService
-	for _, p := range planned {
-		if original := r.originals[p.Service]; original != nil {
-			p.Service = original
-		}
-		if !p.Plan.Matches(p.Service) {
-			changes = append(changes, p)
-		}
-		for _, in := range p.Plan.Ingress {
-			server.terms[holder{KeyOf(p.Service), in.IP}] = p.Plan.SharedAs
-		}
-	}
-	rounds, _ := Rounds(changes)
-	if lax.noOrder {
-		rounds = [][]PlannedService{slices.Concat(rounds...)}
-	}
-	for _, round := range rounds {
-		failed := false
-		for _, c := range rapid.Permutation(round).Draw(t, "order") {
-			current := server.objects[KeyOf(c.Service)]
-			if current == nil {
-				continue // not found
-			}
-			if current.ResourceVersion != c.Service.ResourceVersion && !lax.noLocking {
-				failed = true // a conflict
-				continue
-			}
-			outcome := 9
-			if !r.reliable {
-				outcome = rapid.IntRange(0, 9).Draw(t, "write")
-			}
-			switch outcome {
-			case 0:
-				return // killed between two writes
-			case 1: // took effect, but the answer is lost
-				server.write(current, *c.Plan, r.view, lax)
-				r.unsure, failed = !lax.noUnknownOutcome, true
-			default:
-				r.overlay.Observe(server.write(current, *c.Plan, r.view, lax))
-			}
-		}
-		if failed {
-			return
-		}
-	}
 }

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
 )
@@ -94,5 +96,33 @@ func TestNoFinding(t *testing.T) {
 	var out strings.Builder
 	if err := Examine(objects.Snapshot{}).Text(&out); err != nil || !strings.Contains(out.String(), "No problems found") {
 		t.Error(out.String())
+	}
+}
+
+// TestReverted: a writer that reverts the controller is named from the condition, or from
+// the managed fields if it has reverted the condition too.
+func TestReverted(t *testing.T) {
+	reverted := fixture.Assigned("a", "192.0.2.1", "lan", func(svc *corev1.Service) {
+		svc.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionProvisioned, Reason: string(v1alpha1.Reverted), Message: "by x"}}
+	})
+	replaced := fixture.Assigned("b", "192.0.2.2", "lan", fixture.IngressManagedBy("other-lb"), func(svc *corev1.Service) {
+		svc.Status.LoadBalancer.Ingress[0].IP = "203.0.113.9"
+	})
+	c := objects.Collection{
+		Objects:  config.Objects{Pools: []*v1alpha1.IPAddressPool{fixture.Pool("lan", "192.0.2.0/28")}},
+		Services: []*corev1.Service{reverted, replaced}, Nodes: []*corev1.Node{fixture.Node("n")},
+	}
+	s := c.Snapshot(time.Time{}, providers.Policy{Mode: providers.BareMetal})
+	var got []string
+	for _, f := range Examine(s).Findings {
+		if f.Reason == v1alpha1.Reverted || f.Reason == v1alpha1.ControllerBehind {
+			got = append(got, f.Object+": "+f.Message)
+		}
+	}
+	want := []string{
+		"Service ns/a: by x", `Service ns/b: field manager "other-lb" has replaced the addresses that the controller wrote`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
 	}
 }

@@ -4,6 +4,7 @@
 package doctor
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -51,7 +52,9 @@ func serviceFindings(s objects.Snapshot, plan controllerplan.Plan) (found []find
 		if len(p.OutOfPool) > 0 && !hasReason(*p, v1alpha1.OutOfPool) {
 			add(severityNotice, v1alpha1.OutOfPool, joinAddrs(p.OutOfPool)+" is kept, although its pool would no longer assign it")
 		}
-		if statusOutdated(svc, *p) {
+		if note := revertNote(svc, *p); note != "" {
+			add(severityDegraded, v1alpha1.Reverted, note)
+		} else if statusOutdated(svc, *p) {
 			outdated++
 		}
 	}
@@ -63,6 +66,20 @@ func serviceFindings(s objects.Snapshot, plan controllerplan.Plan) (found []find
 		})
 	}
 	return found
+}
+
+// revertNote describes the writer that reverts what the controller writes: as the
+// controller has reported it, or according to the managed fields of a status that is not
+// the desired one. It is "" if there is none.
+func revertNote(svc *corev1.Service, p controllerplan.ServicePlan) string {
+	shown := apimeta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ConditionProvisioned)
+	if shown != nil && v1alpha1.Reason(shown.Reason) == v1alpha1.Reverted {
+		return shown.Message
+	}
+	if manager := v1alpha1.OtherIngressManager(svc); manager != "" && p.Serves && statusOutdated(svc, p) {
+		return fmt.Sprintf("field manager %q has replaced the addresses that the controller wrote", manager)
+	}
+	return ""
 }
 
 // hasAddress reports whether the Service has an address of a pool.
