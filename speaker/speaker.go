@@ -96,7 +96,7 @@ func New(o Options) (*Speaker, error) {
 		o.Client, 0, informers.WithTransform(stripObject), informers.WithNamespace(o.Namespace))
 	s := &Speaker{
 		node: o.Node, version: o.Version, fairlead: o.Fairlead, events: o.Events, log: o.Log,
-		kinds: o.Fairlead.Informers(), factory: factory, ownNamespace: own,
+		kinds: o.Fairlead.Informers(o.Log), factory: factory, ownNamespace: own,
 		services:      client.Source[*corev1.Service]{SharedIndexInformer: newServiceInformer(o.Client)},
 		slices:        client.Source[*discoveryv1.EndpointSlice]{SharedIndexInformer: newEndpointSliceInformer(o.Client)},
 		nodes:         client.Source[*corev1.Node]{SharedIndexInformer: factory.Core().V1().Nodes().Informer()},
