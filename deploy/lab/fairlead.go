@@ -17,10 +17,15 @@ import (
 // installFairlead applies the manifests in deploy and starts the binaries with the
 // flags and as the service accounts of the manifests.
 func (c *Cluster) installFairlead(ctx context.Context) error {
-	deploy := filepath.Join(c.root, "deploy")
+	folders := []string{filepath.Join(c.root, "deploy")}
+	if c.AWS != nil {
+		folders = append(folders, filepath.Join(c.root, "deploy", "aws"))
+	}
 	err := c.options.Progress.Step("apply the manifests of Fairlead", func() error {
-		if _, err := c.Kubectl(ctx, "", "apply", "--server-side", "-k", deploy); err != nil {
-			return err
+		for _, deploy := range folders {
+			if _, err := c.Kubectl(ctx, "", "apply", "--server-side", "-k", deploy); err != nil {
+				return err
+			}
 		}
 		_, err := c.Kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout="+WaitTimeout.String(), "crd",
 			"ipaddresspools.fairlead.io", "l2advertisements.fairlead.io", "bgppeers.fairlead.io", "bgpadvertisements.fairlead.io",
