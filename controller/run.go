@@ -46,6 +46,25 @@ func (c *Controller) Watch(ctx context.Context) {
 	c.services.RunWithContext(ctx)
 }
 
+// NotReady returns why the controller could not lead with synced caches; an empty list
+// if it could. It may be called concurrently.
+func (c *Controller) NotReady() []string {
+	reasons := c.kinds.NotReady()
+	for _, i := range []struct {
+		kinds    string
+		informer cache.SharedIndexInformer
+	}{{"Services", c.services}, {"Nodes", c.nodes}, {"Namespaces", c.namespaces}, {"ServiceCIDRs", c.serviceCIDRs}} {
+		if i.informer != nil && !i.informer.HasSynced() {
+			reasons = append(reasons, "list "+i.kinds+": waiting for the API server")
+		}
+	}
+	return reasons
+}
+
+// Warnings returns the kinds that were deleted while the controller runs. It may be
+// called concurrently.
+func (c *Controller) Warnings() []string { return c.kinds.Warnings() }
+
 // Run syncs until ctx is done, and returns after its last write has returned.
 // Only the leader may call it.
 func (c *Controller) Run(ctx context.Context) {

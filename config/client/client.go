@@ -92,8 +92,8 @@ func newResource[T Object, L runtime.Object](
 }
 
 // newInformer returns an informer, and the kind that is its source.
-func (r Resource[T, L]) newInformer(log *slog.Logger) (Source[T], *kind) {
-	k := &kind{crd: r.crd, client: r.rest, log: log}
+func (r Resource[T, L]) newInformer(log *slog.Logger, changed func()) (Source[T], *kind) {
+	k := &kind{crd: r.crd, client: r.rest, log: log, changed: changed}
 	k.informer = cache.NewSharedIndexInformer(k.listWatch(
 		func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			return r.List(ctx, options)

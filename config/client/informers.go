@@ -24,21 +24,22 @@ type Informers struct {
 }
 
 // Informers returns informers for all kinds, which the caller must run. The log has a
-// line when a kind is found missing, and one when it is served again.
-func (c *Client) Informers(log *slog.Logger) Informers {
+// line when a kind is found missing, when changed is called as well, and one when it is
+// served again.
+func (c *Client) Informers(log *slog.Logger, changed func()) Informers {
 	var i Informers
-	i.Pools = addInformer(&i, c.Pools, log)
-	i.L2Advertisements = addInformer(&i, c.L2Advertisements, log)
-	i.BGPPeers = addInformer(&i, c.BGPPeers, log)
-	i.BGPAdvertisements = addInformer(&i, c.BGPAdvertisements, log)
-	i.BFDProfiles = addInformer(&i, c.BFDProfiles, log)
-	i.Communities = addInformer(&i, c.Communities, log)
-	i.Speakers = addInformer(&i, c.Speakers, log)
+	i.Pools = addInformer(&i, c.Pools, log, changed)
+	i.L2Advertisements = addInformer(&i, c.L2Advertisements, log, changed)
+	i.BGPPeers = addInformer(&i, c.BGPPeers, log, changed)
+	i.BGPAdvertisements = addInformer(&i, c.BGPAdvertisements, log, changed)
+	i.BFDProfiles = addInformer(&i, c.BFDProfiles, log, changed)
+	i.Communities = addInformer(&i, c.Communities, log, changed)
+	i.Speakers = addInformer(&i, c.Speakers, log, changed)
 	return i
 }
 
-func addInformer[T Object, L runtime.Object](i *Informers, r Resource[T, L], log *slog.Logger) Source[T] {
-	source, k := r.newInformer(log)
+func addInformer[T Object, L runtime.Object](i *Informers, r Resource[T, L], log *slog.Logger, changed func()) Source[T] {
+	source, k := r.newInformer(log, changed)
 	i.kinds = append(i.kinds, k)
 	return source
 }

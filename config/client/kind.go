@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -49,6 +50,7 @@ type kind struct {
 	client   rest.Interface
 	informer cache.SharedIndexInformer
 	log      *slog.Logger
+	changed  func() // called when the kind is found missing
 
 	mu           sync.Mutex
 	missing      string // why the kind is missing; "" if it is not
@@ -114,11 +116,13 @@ func (k *kind) isMissing(ctx context.Context, failure error) (bool, error) {
 
 func (k *kind) setMissing(reason string) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.missing == "" {
-		k.log.Warn("kind is missing", "crd", k.crd, "reason", reason, "objects", len(k.informer.GetStore().ListKeys()))
-	}
+	first := k.missing == ""
 	k.missing = reason
+	k.mu.Unlock()
+	if first {
+		k.log.Warn("kind is missing", "crd", k.crd, "reason", reason, "objects", len(k.informer.GetStore().ListKeys()))
+		k.changed()
+	}
 }
 
 // state returns why the kind is missing, and whether the informer has its objects
@@ -292,17 +296,9 @@ type MissingKind struct {
 	Known bool
 }
 
-// IsMissing returns a MissingKind if the failed request of a client failed because the
-// kind is missing. It returns nil otherwise.
-func (r Resource[T, L]) IsMissing(ctx context.Context, failure error) *MissingKind {
-	k := &kind{crd: r.crd, client: r.rest}
-	if !apierrors.IsNotFound(failure) && !apierrors.IsForbidden(failure) {
-		return nil
-	}
-	if missing, err := k.definitionState(ctx); err == nil && missing != "" {
-		return &MissingKind{CRD: r.crd, Message: missing}
-	}
-	return nil
+// IsMissing reports whether the kind of the CustomResourceDefinition is missing.
+func (i Informers) IsMissing(crd string) bool {
+	return slices.ContainsFunc(i.Missing(), func(m MissingKind) bool { return m.CRD == crd })
 }
 
 // Missing returns the kinds that are missing now.
@@ -313,6 +309,16 @@ func (i Informers) Missing() (all []MissingKind) {
 		}
 	}
 	return all
+}
+
+// Warnings returns the kinds that are missing, but have their last known objects.
+func (i Informers) Warnings() (reasons []string) {
+	for _, m := range i.Missing() {
+		if m.Known {
+			reasons = append(reasons, m.Message+"; its last known objects are in use")
+		}
+	}
+	return reasons
 }
 
 // NotReady returns why the caches do not represent the objects of the cluster: for

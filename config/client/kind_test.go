@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -143,7 +142,7 @@ func poolInformer(t *testing.T, api *fakeAPI) (i Informers) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i.Pools = addInformer(&i, c.Pools, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	i.Pools = addInformer(&i, c.Pools, slog.New(slog.DiscardHandler), func() {})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
