@@ -50,6 +50,25 @@ func (c *Controller) Watch(ctx context.Context) {
 	c.services.RunWithContext(ctx)
 }
 
+// NotReady returns why the controller could not lead with synced caches; an empty list
+// if it could. It may be called concurrently.
+func (c *Controller) NotReady() []string {
+	reasons := c.kinds.NotReady()
+	for _, i := range []struct {
+		kinds    string
+		informer cache.SharedIndexInformer
+	}{{"Services", c.services}, {"Nodes", c.nodes}, {"Namespaces", c.namespaces}, {"ServiceCIDRs", c.serviceCIDRs}} {
+		if i.informer != nil && !i.informer.HasSynced() {
+			reasons = append(reasons, "list "+i.kinds+": waiting for the API server")
+		}
+	}
+	return reasons
+}
+
+// Warnings returns the kinds that were deleted while the controller runs. It may be
+// called concurrently.
+func (c *Controller) Warnings() []string { return c.kinds.Warnings() }
+
 // Run syncs until ctx is done, and returns after its last write has returned.
 // Only the leader may call it.
 func (c *Controller) Run(ctx context.Context) {
@@ -210,6 +229,9 @@ func (c *Controller) syncIncrementally(ctx context.Context) (done bool, err erro
 func (c *Controller) checkPools(ctx context.Context) error {
 	list, err := c.fairlead.Pools.List(ctx, metav1.ListOptions{})
 	if err != nil {
+		if c.kinds.IsMissing("ipaddresspools.fairlead.io") { // there are none
+			return nil
+		}
 		return fmt.Errorf("list all IPAddressPools: %w", err)
 	}
 	pools := make([]*v1alpha1.IPAddressPool, len(list.Items))

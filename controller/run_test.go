@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -95,7 +96,7 @@ func TestStalePools(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := &Controller{fairlead: fairlead, kinds: fairlead.Informers()}
+			c := &Controller{fairlead: fairlead, kinds: fairlead.Informers(slog.New(slog.DiscardHandler), func() {})}
 			for _, p := range tt.cached {
 				if err := c.kinds.Pools.GetStore().Add(p); err != nil {
 					t.Fatal(err)
@@ -113,8 +114,6 @@ func TestStalePools(t *testing.T) {
 	}
 }
 
-// TestUnknownOutcome: Services are listed again only after a write that may have
-// taken effect.
 // TestUnknownOutcome lists which failed writes may have taken effect.
 func TestUnknownOutcome(t *testing.T) {
 	r := schema.GroupResource{Resource: "services"}

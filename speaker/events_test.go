@@ -24,7 +24,7 @@ func TestAffectsPlan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.kinds = fairlead.Informers()
+	s.kinds = fairlead.Informers(slog.New(slog.DiscardHandler), func() {})
 	for _, svc := range []*corev1.Service{
 		service("local", "203.0.113.5", "p", local), service("cluster", "203.0.113.6", "p"), fixture.Service("pending", local),
 	} {

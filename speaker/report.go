@@ -18,6 +18,14 @@ const (
 	// a burst of new Services causes a few large reports, not many small ones.
 	reportInterval = 100 * time.Millisecond
 
+	// missingInterval is the wait before a report is retried if the kind is missing. A
+	// report is written as soon as the kind is served again, before its objects are
+	// listed: without reports the addresses would have no owners.
+	missingInterval = 5 * time.Second
+
+	// speakersCRD is the name of the CustomResourceDefinition of the report.
+	speakersCRD = "speakers.fairlead.io"
+
 	// writeTimeout bounds a write of the report.
 	writeTimeout = 10 * time.Second
 )
@@ -33,7 +41,9 @@ func (s *Speaker) reportLoop(ctx context.Context) {
 		}
 		wait := reportInterval
 		if err := s.writeReport(ctx); err != nil && ctx.Err() == nil {
-			if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
+			if s.kinds.IsMissing(speakersCRD) {
+				wait = missingInterval
+			} else if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
 				wait = retryInterval
 				s.log.Warn("report failed, retrying", "error", err)
 			}
@@ -78,7 +88,8 @@ func (s *Speaker) writeReport(ctx context.Context) error {
 		return nil // an empty report would make other nodes the owners of this node's addresses
 	}
 	observed := s.kinds.Speakers.Get(s.node)
-	if observed == nil {
+	// If the kind is missing, the cache has the last known object.
+	if observed == nil || s.kinds.IsMissing(speakersCRD) {
 		node := s.nodes.Get(s.node)
 		if node == nil {
 			return fmt.Errorf("create Speaker %s: %w", s.node, errNoNode)

@@ -17,8 +17,19 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
-// Ready reports whether the speaker has synced the cluster's state.
-func (s *Speaker) Ready() bool { return s.ready.Load() }
+// NotReady returns why the speaker does not announce what the cluster's state requires;
+// an empty list if it does. It may be called concurrently.
+func (s *Speaker) NotReady() []string {
+	reasons := s.kinds.NotReady()
+	if !s.ready.Load() {
+		reasons = append(reasons, "the first sync has not completed")
+	}
+	return reasons
+}
+
+// Warnings returns the kinds that were deleted while the speaker runs. It may be called
+// concurrently.
+func (s *Speaker) Warnings() []string { return s.kinds.Warnings() }
 
 // Run announces until ctx ends. It then stops answering on interfaces. It withdraws
 // the routes by a graceful shutdown only if the node is being drained or Fairlead

@@ -97,9 +97,10 @@ func New(o Options) (*Speaker, error) {
 	factory := informers.NewSharedInformerFactoryWithOptions(o.Client, 0, informers.WithTransform(stripObject))
 	own := informers.NewSharedInformerFactoryWithOptions(
 		o.Client, 0, informers.WithTransform(stripObject), informers.WithNamespace(o.Namespace))
+	reportChanged := make(chan struct{}, 1)
 	s := &Speaker{
 		node: o.Node, namespace: o.Namespace, version: o.Version, fairlead: o.Fairlead, events: o.Events, log: o.Log,
-		kinds: o.Fairlead.Informers(), factory: factory, ownNamespace: own,
+		kinds: o.Fairlead.Informers(o.Log, func() { notify(reportChanged) }), factory: factory, ownNamespace: own,
 		services:      client.Source[*corev1.Service]{SharedIndexInformer: newServiceInformer(o.Client)},
 		slices:        client.Source[*discoveryv1.EndpointSlice]{SharedIndexInformer: newEndpointSliceInformer(o.Client)},
 		nodes:         client.Source[*corev1.Node]{SharedIndexInformer: factory.Core().V1().Nodes().Informer()},
@@ -107,7 +108,7 @@ func New(o Options) (*Speaker, error) {
 		secrets:       client.Source[*corev1.Secret]{SharedIndexInformer: own.Core().V1().Secrets().Informer()},
 		shutdown:      shutdownPolicy{client: o.Client, namespace: o.Namespace, drainDelay: o.Drain},
 		syncRequested: make(chan struct{}, 1),
-		reportChanged: make(chan struct{}, 1),
+		reportChanged: reportChanged,
 	}
 	wake := func() { notify(s.syncRequested) }
 	s.announcer, s.routing, s.dataPath = l2.New(o.Log, wake), newRouting(o.Log, o.Guard, wake), newDataPathGate(wake)

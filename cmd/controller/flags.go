@@ -8,6 +8,7 @@ import (
 
 	cliflag "k8s.io/component-base/cli/flag"
 
+	"github.com/fairlead-io/fairlead/cmd/health"
 	"github.com/fairlead-io/fairlead/controller/plan"
 	"github.com/fairlead-io/fairlead/providers"
 	"github.com/fairlead-io/fairlead/providers/aws"
@@ -20,7 +21,8 @@ type flags struct {
 	nodePorts string
 	portRange plan.PortRange // nodePorts, parsed by validate
 
-	named bool // --cluster-name is set
+	named         bool   // --cluster-name is set
+	socket, check string // of the probes
 
 	region, vpc    string
 	groups         []string
@@ -41,6 +43,9 @@ func (f *flags) namedFlagSets() (sets cliflag.NamedFlagSets) {
 		" With false, only those that are already served stay; the others are left to another implementation.")
 	fs.StringVar(&f.nodePorts, "node-port-range", "30000-32767", "The API server's --service-node-port-range."+
 		" Node ports are allocated from it for Services on AWS with allocateLoadBalancerNodePorts: false.")
+
+	fs.StringVar(&f.socket, "health-socket", health.DefaultSocket, health.SocketHelp)
+	fs.StringVar(&f.check, "probe", "", health.ProbeHelp)
 
 	fs = sets.FlagSet("aws")
 	fs.StringVar(&f.region, "aws-region", "", "AWS region of the load balancers."+
@@ -77,6 +82,9 @@ func (f *flags) validate() error {
 	}
 	if !slices.Contains(aws.Schemes, f.scheme) {
 		return fmt.Errorf("--aws-scheme=%q: must be one of %s", f.scheme, strings.Join(aws.Schemes, ", "))
+	}
+	if _, err := aws.New(aws.Options{Cluster: "any", Scheme: f.scheme, HealthProbe: f.probe, Tags: f.tags}); err != nil {
+		return fmt.Errorf("--aws-tags: %w", err)
 	}
 	if f.resync <= 0 {
 		return fmt.Errorf("--aws-resync=%s: must be greater than 0", f.resync)

@@ -40,6 +40,7 @@ func TestFlags(t *testing.T) {
 	for _, wrong := range []string{
 		"--provider=gcp", "--node-port-range=30000", "--node-port-range=32767-30000", "--node-port-range=1-70000",
 		"--aws-health-probe=tcp", "--aws-scheme=public", "--aws-resync=0s", "--aws-tags=novalue",
+		"--aws-tags=kubernetes.io/cluster/other=owned",
 	} {
 		name, _, _ := strings.Cut(wrong, "=")
 		if _, err := parseFlags(t, wrong); err == nil || !strings.Contains(err.Error(), name) {

@@ -4,11 +4,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
+	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -16,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	apiserveroptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -26,6 +31,8 @@ import (
 	"k8s.io/cloud-provider/options"
 	"k8s.io/component-base/cli"
 	componentbaseconfig "k8s.io/component-base/config"
+	"k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/legacyregistry"
 	genericcontrollermanager "k8s.io/controller-manager/app"
 	managed "k8s.io/controller-manager/controller"
 	"k8s.io/klog/v2"
@@ -35,7 +42,9 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
 
+	"github.com/fairlead-io/fairlead/cmd/health"
 	"github.com/fairlead-io/fairlead/cmd/outage"
+	"github.com/fairlead-io/fairlead/cmd/usage"
 	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/controller"
 )
@@ -43,12 +52,10 @@ import (
 const name = "fairlead-controller"
 
 func main() {
-	stop := genericapiserver.SetupSignalContext()
-	code, err := run(stop)
-	if err != nil {
+	if err := run(genericapiserver.SetupSignalContext()); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		os.Exit(usage.ExitStatus(err))
 	}
-	os.Exit(code)
 }
 
 // leaderElection runs Fairlead's own leader election with the configuration of the
@@ -58,13 +65,13 @@ type leaderElection struct {
 	done   chan error // receives the result when the controller has stopped
 }
 
-func run(ctx context.Context) (exit int, err error) {
+func run(ctx context.Context) error {
 	if err := outage.SetConnectionTimeouts(); err != nil {
-		return 1, fmt.Errorf("configure the API client: %w", err)
+		return fmt.Errorf("configure the API client: %w", err)
 	}
 	o, err := options.NewCloudControllerManagerOptions()
 	if err != nil {
-		return 1, fmt.Errorf("default options: %w", err)
+		return fmt.Errorf("default options: %w", err)
 	}
 	o.KubeCloudShared.CloudProvider.Name = "fairlead"
 	o.Webhook, o.WebhookServing = nil, nil
@@ -80,7 +87,7 @@ func run(ctx context.Context) (exit int, err error) {
 	e, f := &leaderElection{done: make(chan error, 1)}, &flags{}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	started := false
+	var started atomic.Pointer[controller.Controller]
 	constructors := map[string]app.ControllerInitFuncConstructor{
 		names.ServiceLBController: {
 			InitContext: app.ControllerInitContext{ClientName: name},
@@ -91,7 +98,7 @@ func run(ctx context.Context) (exit int, err error) {
 						return nil, false, err
 					}
 					m.ControllerManagerMetrics.ControllerStarted(names.ServiceLBController)
-					started = true
+					started.Store(c)
 					go c.Watch(ctx)
 					go func() {
 						id := leaderIdentity()
@@ -117,21 +124,38 @@ func run(ctx context.Context) (exit int, err error) {
 	cmd.Long = "fairlead-controller assigns addresses to Services of type LoadBalancer.\n" +
 		"It is a cloud-controller-manager with a service controller of its own."
 	cmd.SilenceUsage = true
-	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage.Error(err) })
+	cmd.Args = usage.NoArgs
+	serve := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if f.check != "" {
+			return health.Probe(ctx, f.socket, f.check, cmd.OutOrStdout())
+		}
 		// The framework's default name is the same in all clusters. Two clusters in
 		// one account with the same name would manage each other's load balancers.
 		f.named = cmd.Flags().Changed("cluster-name") && o.KubeCloudShared.ClusterName != ""
-		return f.validate()
+		all := app.ControllerNames(constructors)
+		if err := cmp.Or(f.validate(), o.Validate(all, nil, names.CCMControllerAliases(), nil, nil)); err != nil {
+			return usage.Error(err)
+		}
+		if err := listenSecurely(o.SecureServing); err != nil {
+			return usage.Error(err)
+		}
+		if f.socket != "" {
+			go func() {
+				if err := health.Serve(ctx, f.socket, healthChecks(&started)); err != nil {
+					klog.ErrorS(err, "health is not served")
+				}
+			}()
+		}
+		return serve(cmd, args)
 	}
-	exit = cli.Run(cmd)
+	err = cli.RunNoErrOutput(cmd)
 	cancel()
-	if started {
-		err = <-e.done
+	if started.Load() != nil {
+		err = errors.Join(err, <-e.done)
 	}
-	if errors.Is(err, controller.ErrLostLease) {
-		exit = 1
-	}
-	return exit, err
+	return err
 }
 
 // monitorAPIServer logs the outages of the API server, and makes klog omit the lines about
@@ -157,6 +181,45 @@ func (klogLevels) Enabled(_ context.Context, level slog.Level) bool {
 	return level >= slog.LevelInfo || klog.V(klog.Level(-level)).Enabled()
 }
 
+// healthChecks returns the checks of the controller, which is nil until the API server
+// has answered.
+func healthChecks(started *atomic.Pointer[controller.Controller]) health.Checks {
+	return health.Checks{
+		NotReady: func() []string {
+			if c := started.Load(); c != nil {
+				return c.NotReady()
+			}
+			return []string{"waiting for the API server"}
+		},
+		Warnings: func() []string { return started.Load().Warnings() },
+	}
+}
+
+// listenFailures counts the failed attempts to listen on --secure-port.
+var listenFailures = metrics.NewCounter(&metrics.CounterOpts{
+	Name:           "fairlead_listen_failures_total",
+	Help:           "Failed attempts to listen on the port of the metrics, as when another program on the host listens on it.",
+	StabilityLevel: metrics.ALPHA,
+})
+
+// listenSecurely sets the listener of --secure-port, which serves metrics. The
+// framework would end the process if another program on the host listens on the port.
+func listenSecurely(o *apiserveroptions.SecureServingOptionsWithLoopback) error {
+	if o.BindPort == 0 || o.PermitPortSharing || o.PermitAddressSharing {
+		return nil
+	}
+	legacyregistry.MustRegister(listenFailures)
+	address := net.JoinHostPort(o.BindAddress.String(), strconv.Itoa(o.BindPort))
+	l, err := health.Listen("tcp", address, newLogger(), listenFailures.Inc)
+	if err != nil {
+		return fmt.Errorf("--bind-address, --secure-port: %w", err)
+	}
+	o.Listener = l
+	return nil
+}
+
+func newLogger() *slog.Logger { return slog.New(logr.ToSlogHandler(klog.Background())) }
+
 // newController returns the controller. namespace is that of Fairlead and of its
 // leader lease.
 func newController(cc *appconfig.CompletedConfig, f *flags, namespace string) (*controller.Controller, error) {
@@ -164,7 +227,7 @@ func newController(cc *appconfig.CompletedConfig, f *flags, namespace string) (*
 	if err != nil {
 		return nil, err
 	}
-	log := slog.New(logr.ToSlogHandler(klog.Background()))
+	log := newLogger()
 	options := controller.Options{
 		Client:    cc.Client,
 		Namespace: namespace,

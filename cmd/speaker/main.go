@@ -12,10 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -29,7 +27,9 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
+	"github.com/fairlead-io/fairlead/cmd/health"
 	"github.com/fairlead-io/fairlead/cmd/outage"
+	"github.com/fairlead-io/fairlead/cmd/usage"
 	"github.com/fairlead-io/fairlead/cmd/version"
 	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/speaker"
@@ -44,7 +44,8 @@ type flags struct {
 	drain      time.Duration
 	node       string
 	kubeconfig string
-	health     string
+	socket     string
+	probe      string
 	level      slog.LevelVar
 }
 
@@ -53,7 +54,7 @@ func main() {
 	defer stop()
 	if err := newCommand().ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
-		os.Exit(1)
+		os.Exit(usage.ExitStatus(err))
 	}
 }
 
@@ -63,11 +64,20 @@ func newCommand() *cobra.Command {
 		Use:           name,
 		Short:         "Announce the addresses of Services to the network, from this node.",
 		Version:       version.String(),
-		Args:          cobra.NoArgs,
+		Args:          usage.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), &f) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.probe != "" {
+				return health.Probe(cmd.Context(), f.socket, f.probe, cmd.OutOrStdout())
+			}
+			if err := f.validate(); err != nil {
+				return usage.Error(err)
+			}
+			return run(cmd.Context(), &f)
+		},
 	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage.Error(err) })
 	cmd.Flags().StringVar(&f.node, "node-name", os.Getenv("NODE_NAME"), "Name of the Node that this speaker runs on. Default: $NODE_NAME.")
 	cmd.Flags().StringVar(&f.namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "fairlead-system"),
 		"Namespace of Fairlead. Secrets with passwords of BGP peers are read from this namespace only. Default: $POD_NAMESPACE.")
@@ -76,15 +86,24 @@ func newCommand() *cobra.Command {
 	cmd.Flags().DurationVar(&f.drain, "drain-delay", 5*time.Second, "Time between marking routes with GRACEFUL_SHUTDOWN (RFC 8326),"+
 		" which makes BGP peers prefer other paths, and withdrawing them, when the node is excluded or drained.")
 	cmd.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "Path to a kubeconfig. Default: the pod's service account.")
-	cmd.Flags().StringVar(&f.health, "health-address", "127.0.0.1:9797", "Address to serve /healthz and /readyz on; empty disables them.")
+	cmd.Flags().StringVar(&f.socket, "health-socket", health.DefaultSocket, health.SocketHelp)
+	cmd.Flags().StringVar(&f.probe, "probe", "", health.ProbeHelp)
 	cmd.Flags().TextVar(&f.level, "log-level", &slog.LevelVar{}, "Minimum level of log lines: DEBUG, INFO, WARN or ERROR.")
 	return cmd
 }
 
-func run(ctx context.Context, f *flags) error {
+// validate returns an error that names the flag with an invalid value.
+func (f *flags) validate() error {
 	if f.node == "" {
 		return errors.New("--node-name: must be set, or the environment variable NODE_NAME, to the name of this Node")
 	}
+	if f.drain < 0 {
+		return fmt.Errorf("--drain-delay=%s: must not be negative", f.drain)
+	}
+	return nil
+}
+
+func run(ctx context.Context, f *flags) error {
 	monitor := outage.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &f.level}))
 	log := slog.New(monitor.Handler())
 	klog.SetSlogLogger(log)
@@ -122,31 +141,12 @@ func run(ctx context.Context, f *flags) error {
 	}
 	tasks, ctx := errgroup.WithContext(ctx)
 	tasks.Go(func() error { return s.Run(ctx) })
-	if f.health != "" {
-		tasks.Go(func() error { return serveHealth(ctx, f.health, s.Ready) })
+	if f.socket != "" {
+		tasks.Go(func() error {
+			return health.Serve(ctx, f.socket, health.Checks{NotReady: s.NotReady, Warnings: s.Warnings})
+		})
 	}
 	err = tasks.Wait()
 	log.Info("speaker stopped", "node", f.node)
 	return err
-}
-
-// serveHealth serves /healthz, which succeeds while the process runs, and /readyz,
-// which succeeds once the speaker announces.
-func serveHealth(ctx context.Context, address string, ready func() bool) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !ready() {
-			http.Error(w, "waiting for the API server", http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	})
-	server := &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
-	err := server.ListenAndServe()
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return fmt.Errorf("--health-address=%s: %w", strings.TrimSpace(address), err)
 }

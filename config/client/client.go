@@ -5,11 +5,11 @@ package client
 import (
 	"context"
 	"fmt"
+	"log/slog"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/gentype"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -26,7 +26,10 @@ type Object interface {
 // Resource reads and writes one cluster-scoped kind.
 type Resource[T Object, L runtime.Object] struct {
 	*gentype.ClientWithList[T, L]
-	empty func() T
+	rest   rest.Interface
+	crd    string // name of the CustomResourceDefinition
+	object func() T
+	list   func() L
 }
 
 // Client has a Resource for each kind.
@@ -84,18 +87,20 @@ func New(config *rest.Config) (*Client, error) {
 func newResource[T Object, L runtime.Object](
 	r rest.Interface, codec runtime.ParameterCodec, name string, object func() T, list func() L,
 ) Resource[T, L] {
-	return Resource[T, L]{gentype.NewClientWithList(name, r, codec, "", object, list), object}
+	client := gentype.NewClientWithList(name, r, codec, "", object, list)
+	return Resource[T, L]{client, r, name + "." + v1alpha1.GroupVersion.Group, object, list}
 }
 
-func (r Resource[T, L]) newInformer() Source[T] {
-	return Source[T]{cache.NewSharedIndexInformer(&cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+// newInformer returns an informer, and the kind that is its source.
+func (r Resource[T, L]) newInformer(log *slog.Logger, changed func()) (Source[T], *kind) {
+	k := &kind{crd: r.crd, client: r.rest, log: log, changed: changed}
+	k.informer = cache.NewSharedIndexInformer(k.listWatch(
+		func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			return r.List(ctx, options)
 		},
-		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			return r.Watch(ctx, options)
-		},
-	}, r.empty(), 0, cache.Indexers{})}
+		r.Watch, func() runtime.Object { return r.list() },
+	), r.object(), 0, cache.Indexers{})
+	return Source[T]{k.informer}, k
 }
 
 // Source is an informer for objects of one type.

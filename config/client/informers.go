@@ -1,6 +1,9 @@
 package client
 
 import (
+	"log/slog"
+
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/fairlead-io/fairlead/config"
@@ -16,28 +19,37 @@ type Informers struct {
 	BFDProfiles       Source[*v1alpha1.BFDProfile]
 	Communities       Source[*v1alpha1.Community]
 	Speakers          Source[*v1alpha1.Speaker]
+
+	kinds []*kind // of the informers
 }
 
-// Informers returns informers for all kinds, which the caller must run.
-func (c *Client) Informers() Informers {
-	return Informers{
-		Pools:             c.Pools.newInformer(),
-		L2Advertisements:  c.L2Advertisements.newInformer(),
-		BGPPeers:          c.BGPPeers.newInformer(),
-		BGPAdvertisements: c.BGPAdvertisements.newInformer(),
-		BFDProfiles:       c.BFDProfiles.newInformer(),
-		Communities:       c.Communities.newInformer(),
-		Speakers:          c.Speakers.newInformer(),
-	}
+// Informers returns informers for all kinds, which the caller must run. The log has a
+// line when a kind is found missing, when changed is called as well, and one when it is
+// served again.
+func (c *Client) Informers(log *slog.Logger, changed func()) Informers {
+	var i Informers
+	i.Pools = addInformer(&i, c.Pools, log, changed)
+	i.L2Advertisements = addInformer(&i, c.L2Advertisements, log, changed)
+	i.BGPPeers = addInformer(&i, c.BGPPeers, log, changed)
+	i.BGPAdvertisements = addInformer(&i, c.BGPAdvertisements, log, changed)
+	i.BFDProfiles = addInformer(&i, c.BFDProfiles, log, changed)
+	i.Communities = addInformer(&i, c.Communities, log, changed)
+	i.Speakers = addInformer(&i, c.Speakers, log, changed)
+	return i
+}
+
+func addInformer[T Object, L runtime.Object](i *Informers, r Resource[T, L], log *slog.Logger, changed func()) Source[T] {
+	source, k := r.newInformer(log, changed)
+	i.kinds = append(i.kinds, k)
+	return source
 }
 
 // All returns the informers as a list.
-func (i Informers) All() []cache.SharedIndexInformer {
-	return []cache.SharedIndexInformer{
-		i.Pools.SharedIndexInformer, i.L2Advertisements.SharedIndexInformer, i.BGPPeers.SharedIndexInformer,
-		i.BGPAdvertisements.SharedIndexInformer, i.BFDProfiles.SharedIndexInformer, i.Communities.SharedIndexInformer,
-		i.Speakers.SharedIndexInformer,
+func (i Informers) All() (all []cache.SharedIndexInformer) {
+	for _, k := range i.kinds {
+		all = append(all, k.informer)
 	}
+	return all
 }
 
 // Objects returns the configuration from the caches.

@@ -173,6 +173,8 @@ const (
 
 // Reasons that only `fairlead doctor` reports.
 const (
+	// KindMissing: the CustomResourceDefinition of one of Fairlead's kinds is not installed.
+	KindMissing Reason = "KindMissing"
 	// ControllerBehind: the status of Services differs from what the controller would write.
 	ControllerBehind Reason = "ControllerBehind"
 	// PoolNearlyExhausted: a pool has few free addresses left.

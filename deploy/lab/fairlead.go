@@ -17,10 +17,15 @@ import (
 // installFairlead applies the manifests in deploy and starts the binaries with the
 // flags and as the service accounts of the manifests.
 func (c *Cluster) installFairlead(ctx context.Context) error {
-	deploy := filepath.Join(c.root, "deploy")
+	folders := []string{filepath.Join(c.root, "deploy")}
+	if c.AWS != nil {
+		folders = append(folders, filepath.Join(c.root, "deploy", "aws"))
+	}
 	err := c.options.Progress.Step("apply the manifests of Fairlead", func() error {
-		if _, err := c.Kubectl(ctx, "", "apply", "--server-side", "-k", deploy); err != nil {
-			return err
+		for _, deploy := range folders {
+			if _, err := c.Kubectl(ctx, "", "apply", "--server-side", "-k", deploy); err != nil {
+				return err
+			}
 		}
 		_, err := c.Kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout="+WaitTimeout.String(), "crd",
 			"ipaddresspools.fairlead.io", "l2advertisements.fairlead.io", "bgppeers.fairlead.io", "bgpadvertisements.fairlead.io",
@@ -122,6 +127,9 @@ func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec co
 	var env []string
 	for _, e := range container.Env {
 		value := e.Value
+		if e.ValueFrom != nil && e.ValueFrom.ResourceFieldRef != nil {
+			value = fmt.Sprint(container.Resources.Limits.Memory().Value())
+		}
 		if e.ValueFrom != nil && e.ValueFrom.FieldRef != nil {
 			value = map[string]string{"spec.nodeName": node.Name, "metadata.namespace": namespace}[e.ValueFrom.FieldRef.FieldPath]
 		}
@@ -137,6 +145,18 @@ func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec co
 			capabilities += ",+" + strings.ToLower(string(add))
 		}
 	}
-	args := []string{"--bounding-set=" + capabilities, "--no-new-privs", c.bin.path("fairlead-" + container.Name), "--kubeconfig=" + config}
+	args := []string{"--bounding-set=" + capabilities, "--no-new-privs", c.bin.path("fairlead-" + container.Name), "--kubeconfig=" + config,
+		"--health-socket=" + healthSocket(name)}
 	return node.Start(name, setpriv, env, append(args, container.Args...)...)
+}
+
+// healthSocket is the path of the pod's socket, which is in a volume of the pod. All
+// hosts of the lab share one file system.
+func healthSocket(pod string) string { return filepath.Join(runDir, pod+".sock") }
+
+// Probe runs the probe of a container, as the kubelet would, and returns its output. It
+// returns an error if the probe failed.
+func (c *Cluster) Probe(ctx context.Context, pod string, probe *corev1.Probe) (string, error) {
+	command := probe.Exec.Command
+	return c.runAsAdmin(ctx, "", c.bin.path(filepath.Base(command[0])), append(command[1:], "--health-socket="+healthSocket(pod))...)
 }

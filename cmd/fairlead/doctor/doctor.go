@@ -59,7 +59,7 @@ func (s severity) MarshalText() ([]byte, error) { return []byte(strings.ToLower(
 func Examine(s objects.Snapshot) Diagnosis {
 	plan := controllerplan.Decide(s.Controller)
 	// The list is not nil, so that its JSON is [] and not null.
-	findings := slices.Concat([]finding{}, nodeFindings(s), serviceFindings(s, plan), configFindings(plan), poolFindings(s, plan),
+	findings := slices.Concat([]finding{}, crdFindings(s), nodeFindings(s), serviceFindings(s, plan), configFindings(plan), poolFindings(s, plan),
 		sessionFindings(s))
 	slices.SortStableFunc(findings, func(a, b finding) int {
 		return cmp.Or(cmp.Compare(a.Severity, b.Severity), strings.Compare(a.Object, b.Object))
@@ -89,6 +89,17 @@ func (d Diagnosis) Text(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// crdFindings returns the kinds that are missing.
+func crdFindings(s objects.Snapshot) (found []finding) {
+	for _, name := range s.MissingCRDs {
+		found = append(found, finding{
+			severityBroken, "CustomResourceDefinition " + name, v1alpha1.KindMissing,
+			"it is not installed; install it: kubectl apply --server-side -k deploy",
+		})
+	}
+	return found
 }
 
 // nodeFindings returns the nodes without a speaker and those that are not Ready.

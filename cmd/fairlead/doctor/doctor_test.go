@@ -47,7 +47,8 @@ func brokenCluster() objects.Snapshot {
 		return &v1alpha1.Speaker{ObjectMeta: named(name), Status: v1alpha1.SpeakerStatus{Sessions: []v1alpha1.Session{a, b}}}
 	}
 	c := objects.Collection{
-		Objects: configured, Nodes: []*corev1.Node{node("node-1"), node("node-2"), node("node-3")},
+		MissingCRDs: []string{"communities.fairlead.io"},
+		Objects:     configured, Nodes: []*corev1.Node{node("node-1"), node("node-2"), node("node-3")},
 		Speakers: []*v1alpha1.Speaker{
 			reported("node-1", v1alpha1.Session{
 				Peer: "tor-b", State: "Connect", LastError: "connection refused by 192.0.2.2 port 179", FailedAt: "connect",
@@ -71,6 +72,8 @@ func TestExamine(t *testing.T) {
 		`BROKEN BGPPeer tor-b from node-1 SessionDown connection refused by 192.0.2.2 port 179`,
 		`BROKEN BGPPeer tor-b from node-2 SessionDown expected AS 64513, but the peer's OPEN has AS 64999`,
 		`BROKEN BGPPeer tor-b from node-3 NoSpeaker the speaker of the node has not reported this session`,
+		`BROKEN CustomResourceDefinition communities.fairlead.io KindMissing it is not installed; ` +
+			`install it: kubectl apply --server-side -k deploy`,
 		`DEGRADED BGPPeer tor-a from node-1 RoutesWithheld IPv6: the peer does not have the family enabled`,
 		`DEGRADED BGPPeer tor-a from node-2 RoutesWithheld IPv6: the peer does not have the family enabled`,
 		`DEGRADED BGPPeer tor-a from node-3 NoSpeaker the speaker of the node has not reported this session`,

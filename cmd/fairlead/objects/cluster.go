@@ -16,8 +16,8 @@ import (
 )
 
 // FromCluster lists all objects from the API server. Listing Namespaces and
-// ServiceCIDRs may be forbidden, in which case there is a note; any other list that
-// fails is an error.
+// ServiceCIDRs may be forbidden, and the CRDs of some of Fairlead's kinds may be missing,
+// in which case there is a note; any other list that fails is an error.
 func FromCluster(ctx context.Context, restConfig *rest.Config) (c *Collection, notes []string, err error) {
 	restConfig = rest.CopyConfig(restConfig)
 	restConfig.QPS = -1 // only a dozen requests
@@ -39,9 +39,10 @@ func FromCluster(ctx context.Context, restConfig *rest.Config) (c *Collection, n
 		// The kind is newer than the cluster, which cannot have objects of it.
 		case apierrors.IsNotFound(err) && l.optional:
 			continue
-		// The API server's own error does not mention how the CRDs are installed.
-		case apierrors.IsNotFound(err) && l.ifNotServed != nil:
-			return nil, nil, l.ifNotServed
+		case apierrors.IsNotFound(err) && l.crd != "":
+			c.MissingCRDs = append(c.MissingCRDs, l.crd)
+			notes = append(notes, "CustomResourceDefinition "+l.crd+" is not installed: "+l.kinds+" are unknown")
+			continue
 		case err != nil:
 			return nil, nil, fmt.Errorf("list %s: %w", l.kinds, err)
 		}
@@ -49,27 +50,33 @@ func FromCluster(ctx context.Context, restConfig *rest.Config) (c *Collection, n
 			return nil, nil, fmt.Errorf("list %s: %w", l.kinds, err)
 		}
 	}
+	if len(c.MissingCRDs) == fairleadKinds {
+		return nil, nil, errNoCRDs
+	}
 	return c, notes, nil
 }
+
+// fairleadKinds is the number of Fairlead's kinds.
+const fairleadKinds = 7
 
 // listing describes how the objects of one kind are listed.
 type listing struct {
 	kinds       string
 	list        listFunc
 	ifForbidden string // the consequence; "" if the list is required
-	ifNotServed error  // replaces the error of the API server
+	crd         string // name of the CustomResourceDefinition; "" for kinds of Kubernetes
 	optional    bool   // not served by all supported versions of Kubernetes
 }
 
 func clusterListings(kube kubernetes.Interface, fairlead *client.Client) []listing {
 	return []listing{
-		{kinds: "IPAddressPools", list: listFuncOf(fairlead.Pools.List), ifNotServed: errNoCRDs},
-		{kinds: "L2Advertisements", list: listFuncOf(fairlead.L2Advertisements.List)},
-		{kinds: "BGPPeers", list: listFuncOf(fairlead.BGPPeers.List)},
-		{kinds: "BGPAdvertisements", list: listFuncOf(fairlead.BGPAdvertisements.List)},
-		{kinds: "BFDProfiles", list: listFuncOf(fairlead.BFDProfiles.List)},
-		{kinds: "Communities", list: listFuncOf(fairlead.Communities.List)},
-		{kinds: "Speakers", list: listFuncOf(fairlead.Speakers.List)},
+		{kinds: "IPAddressPools", list: listFuncOf(fairlead.Pools.List), crd: "ipaddresspools.fairlead.io"},
+		{kinds: "L2Advertisements", list: listFuncOf(fairlead.L2Advertisements.List), crd: "l2advertisements.fairlead.io"},
+		{kinds: "BGPPeers", list: listFuncOf(fairlead.BGPPeers.List), crd: "bgppeers.fairlead.io"},
+		{kinds: "BGPAdvertisements", list: listFuncOf(fairlead.BGPAdvertisements.List), crd: "bgpadvertisements.fairlead.io"},
+		{kinds: "BFDProfiles", list: listFuncOf(fairlead.BFDProfiles.List), crd: "bfdprofiles.fairlead.io"},
+		{kinds: "Communities", list: listFuncOf(fairlead.Communities.List), crd: "communities.fairlead.io"},
+		{kinds: "Speakers", list: listFuncOf(fairlead.Speakers.List), crd: "speakers.fairlead.io"},
 		{kinds: "Services", list: listFuncOf(kube.CoreV1().Services(metav1.NamespaceAll).List)},
 		{kinds: "Nodes", list: listFuncOf(kube.CoreV1().Nodes().List)},
 		{kinds: "EndpointSlices", list: listFuncOf(kube.DiscoveryV1().EndpointSlices(metav1.NamespaceAll).List)},

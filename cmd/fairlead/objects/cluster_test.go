@@ -75,11 +75,15 @@ func TestFromCluster(t *testing.T) {
 		{"/apis/networking.k8s.io/v1/servicecidrs", http.StatusNotFound, "", 1},
 		{"/apis/networking.k8s.io/v1/servicecidrs", http.StatusInternalServerError, "list ServiceCIDRs: ", -1},
 		{"/api/v1/nodes", http.StatusForbidden, "list Nodes: ", -1},
-		{"/apis/fairlead.io/v1alpha1/ipaddresspools", http.StatusNotFound, "the CRDs of Fairlead are not installed", -1},
+		{
+			"/apis/fairlead.io/v1alpha1/communities", http.StatusNotFound,
+			"CustomResourceDefinition communities.fairlead.io is not installed: Communities are unknown", 1,
+		},
+		{"/apis/fairlead.io/", http.StatusNotFound, "the CRDs of Fairlead are not installed", -1},
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
-			if r.URL.Path == row.path {
+			if row.path != "" && strings.HasPrefix(r.URL.Path, row.path) {
 				w.WriteHeader(row.code)
 				_, _ = w.Write([]byte("{}"))
 				return

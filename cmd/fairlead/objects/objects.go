@@ -38,6 +38,9 @@ type Collection struct {
 	EndpointSlices []*discoveryv1.EndpointSlice
 	ServiceCIDRs   []*networkingv1.ServiceCIDR
 	Speakers       []*v1alpha1.Speaker
+	// MissingCRDs are the names of the CustomResourceDefinitions of Fairlead that the
+	// cluster lacks.
+	MissingCRDs []string
 	// indices are the indices of the objects in the lists above.
 	indices map[objectID]int
 }

@@ -26,11 +26,16 @@ func TestManifests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := cluster.Kubectl(t.Context(), yaml, "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
+	onAWS, err := cluster.Kubectl(t.Context(), "", "kustomize", filepath.Join(root, "deploy", "aws"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	contains(t, out, "deployment.apps/fairlead-controller", "daemonset.apps/fairlead-speaker", "ipaddresspools.fairlead.io",
+	out, err := cluster.Kubectl(t.Context(), yaml+"---\n"+onAWS, "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, out, "deployment.apps/fairlead-controller", "poddisruptionbudget.policy/fairlead-controller",
+		"clusterrole.rbac.authorization.k8s.io/fairlead-controller-aws", "daemonset.apps/fairlead-speaker", "ipaddresspools.fairlead.io",
 		"validatingadmissionpolicybinding.admissionregistration.k8s.io/fairlead-records")
 }
 
@@ -42,7 +47,10 @@ func TestPermissions(t *testing.T) {
 	}{
 		{"fairlead-controller", "patch", "", "services/status", true},
 		{"fairlead-controller", "watch", "", "services", true},
-		{"fairlead-controller", "patch", "", "services", true},
+		{"fairlead-controller", "patch", "", "services", false}, // on bare metal
+		{"fairlead-controller", "get", "apiextensions.k8s.io", "customresourcedefinitions", true},
+		{"fairlead-controller", "list", "apiextensions.k8s.io", "customresourcedefinitions", false},
+		{"fairlead-speaker", "get", "apiextensions.k8s.io", "customresourcedefinitions", true},
 		{"fairlead-controller", "update", "", "services", false},
 		{"fairlead-controller", "get", "", "secrets", false},
 		{"fairlead-controller", "list", "", "secrets", false},
