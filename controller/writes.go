@@ -127,7 +127,7 @@ func (c *Controller) writeService(ctx context.Context, svc *corev1.Service, p pl
 	}
 	// Read your own writes: the next sync must not decide on the older version.
 	c.ownWrites.observe(written)
-	if finalizers, annotations := p.RemainingMetadata(svc, written); len(finalizers)+len(annotations) > 0 {
+	if finalizers, annotations := p.RemainingMetadata(written); len(finalizers)+len(annotations) > 0 {
 		if err := c.removeMetadata(ctx, written, finalizers, annotations); err != nil {
 			return err
 		}

@@ -132,13 +132,15 @@ func newController(cc *appconfig.CompletedConfig, f *flags) (*controller.Control
 		return nil, err
 	}
 	log := slog.New(logr.ToSlogHandler(klog.Background()))
+	policy := f.providerPolicy()
+	policy.Cluster = cc.ComponentConfig.KubeCloudShared.ClusterName
 	options := controller.Options{
 		Client:    cc.Client,
 		Fairlead:  fairlead,
 		Informers: cc.SharedInformers,
 		Events:    cc.EventBroadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name}),
 		Log:       log,
-		Policy:    f.providerPolicy(),
+		Policy:    policy,
 		Parallel:  int(cc.ComponentConfig.ServiceController.ConcurrentServiceSyncs),
 		NodePorts: f.portRange,
 		Cluster:   cc.ComponentConfig.KubeCloudShared.ClusterName,
