@@ -34,11 +34,26 @@ type Policy struct {
 	// AWSLacks is the message about a required setting of AWS that is missing; ""
 	// if none is.
 	AWSLacks string
-	// Cluster is the name of the cluster in AWS.
+	// Cluster is the name of the cluster in AWS; "" if it is not known.
 	Cluster string
 	// CleanupFinalizer sets v1alpha1.FinalizerCleanup on Services without a class on
 	// bare metal.
 	CleanupFinalizer bool
+}
+
+// RefusesAWS returns why AWS must not be called for a Service that may have a load
+// balancer: without a setting it cannot be, and under another name of the cluster the
+// load balancer would not be found.
+func (p Policy) RefusesAWS(service *corev1.Service) v1alpha1.Refusal {
+	if p.AWSLacks != "" {
+		return v1alpha1.Refusal{Reason: v1alpha1.CloudNotConfigured, Message: p.AWSLacks}
+	}
+	created := v1alpha1.LoadBalancerCluster(service)
+	if created == "" || p.Cluster == "" || created == p.Cluster {
+		return v1alpha1.Refusal{}
+	}
+	return v1alpha1.Refusal{Reason: v1alpha1.ClusterNameChanged, Message: fmt.Sprintf(
+		"the load balancer was created with --cluster-name=%s, but the controller has --cluster-name=%s", created, p.Cluster)}
 }
 
 // Verdict is the provider of a Service.
@@ -254,12 +269,13 @@ func UnsupportedProtocol(service *corev1.Service) string {
 // requireConfiguration replaces the choice of AWS while a required setting is
 // missing. A Service that AWS serves already stays there.
 func (c Chooser) requireConfiguration(service *corev1.Service, choice Choice) Choice {
-	if choice.Verdict != OnAWS || c.policy.AWSLacks == "" {
+	refusal := c.policy.RefusesAWS(service)
+	if choice.Verdict != OnAWS || refusal.Reason == "" {
 		return choice
 	}
 	if v1alpha1.HasOwnLoadBalancer(service) {
-		choice.Reason, choice.Message = v1alpha1.CloudNotConfigured, c.policy.AWSLacks
+		choice.Reason, choice.Message = refusal.Reason, refusal.Message
 		return choice
 	}
-	return undecidedChoice(v1alpha1.CloudNotConfigured, c.policy.AWSLacks)
+	return undecidedChoice(refusal.Reason, refusal.Message)
 }

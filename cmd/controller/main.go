@@ -133,7 +133,9 @@ func newController(cc *appconfig.CompletedConfig, f *flags) (*controller.Control
 	}
 	log := slog.New(logr.ToSlogHandler(klog.Background()))
 	policy := f.providerPolicy()
-	policy.Cluster = cc.ComponentConfig.KubeCloudShared.ClusterName
+	if f.named {
+		policy.Cluster = cc.ComponentConfig.KubeCloudShared.ClusterName
+	}
 	options := controller.Options{
 		Client:    cc.Client,
 		Fairlead:  fairlead,

@@ -58,6 +58,9 @@ func (d *decision) cloudAction(svc *serviceState) CloudAction {
 	// Nothing was created.
 	case !v1alpha1.MayHaveLoadBalancer(svc.Service):
 		return NoAction
+	// Under another name of the cluster a deletion would find nothing, and succeed.
+	case d.Policy.RefusesAWS(svc.Service).Reason != "":
+		return NoAction
 	// A Service that has moved to bare metal keeps its load balancer for as long as
 	// its status shows the host name (make before break).
 	case svc.DeletionTimestamp != nil, verdict == providers.NotOurs, verdict == providers.OnBareMetal && len(hostIngress(svc.Service)) == 0:

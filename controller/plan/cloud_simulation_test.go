@@ -27,8 +27,9 @@ type cloudSimulation struct {
 	// The leader's view of the cloud, in memory.
 	requests map[types.UID]CloudRequest
 	outcomes map[types.UID]CloudOutcome
-	// balancers are the load balancers in the cloud, whether or not known.
-	balancers map[types.UID]bool
+	// balancers are the load balancers in the cloud, whether or not known, and the name of
+	// the cluster that they were created with.
+	balancers map[types.UID]string
 
 	nodes     []*corev1.Node
 	pools     []*v1alpha1.IPAddressPool
@@ -154,12 +155,14 @@ func (h *cloudSimulation) call() {
 	case w.Action == DeleteBalancer && ends == 0:
 		o.Reason = v1alpha1.Deleting
 	case w.Action == DeleteBalancer:
-		delete(h.balancers, w.Service.UID)
+		if h.balancers[w.Service.UID] == h.policy.Cluster { // under another name it is not found
+			delete(h.balancers, w.Service.UID)
+		}
 	case ends == 0: // a load balancer is created, and the call fails
-		h.balancers[w.Service.UID] = true
+		h.balancers[w.Service.UID] = h.policy.Cluster
 		o.Reason = v1alpha1.CloudFailed
 	default:
-		h.balancers[w.Service.UID] = true
+		h.balancers[w.Service.UID] = h.policy.Cluster
 		o.Ingress, o.Report = named(host), providers.Report{Ready: ends > 1}
 	}
 	h.outcomes[w.Service.UID] = o
@@ -175,8 +178,8 @@ func TestHistoriesOnAWS(t *testing.T) {
 
 func simulateHistory(t *rapid.T) {
 	h := &cloudSimulation{
-		T: t, server: &simulatedAPIServer{objects: map[types.NamespacedName]*corev1.Service{}}, balancers: map[types.UID]bool{},
-		policy: providers.Policy{Mode: providers.Auto},
+		T: t, server: &simulatedAPIServer{objects: map[types.NamespacedName]*corev1.Service{}}, balancers: map[types.UID]string{},
+		policy: providers.Policy{Mode: providers.Auto, Cluster: "prod"},
 		nodes:  []*corev1.Node{readyNode("rack"), awsNode("a1")}, pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29")},
 	}
 	h.lead(0)
@@ -197,6 +200,7 @@ func simulateHistory(t *rapid.T) {
 			h.announces = rapid.Bool().Draw(t, "announces")
 		case 4: // another leader, perhaps with other flags
 			h.policy.Mode = rapid.SampledFrom(providers.Modes).Draw(t, "--provider")
+			h.policy.Cluster = rapid.SampledFrom([]string{"prod", "prod", "test"}).Draw(t, "--cluster-name")
 			h.policy.AWSLacks = rapid.SampledFrom([]string{"", "", "set it"}).Draw(t, "lacks")
 			h.lead(rapid.IntRange(0, h.server.now).Draw(t, "seen"))
 		case 5, 6, 7:

@@ -215,18 +215,23 @@ func TestProviderScenarios(t *testing.T) {
 		{"no longer configured", service("a", onAWS, showing(host)), []scenarioStep{
 			{
 				"restarted without the flag", policyIs(providers.Policy{Mode: providers.Auto, AWSLacks: "set it"}),
-				host + " [aws std] Provisioned=CloudNotConfigured ensure",
+				host + " [aws std] Provisioned=CloudNotConfigured ",
 			},
-			{"deleted", serviceChange(deleting), host + " [aws std] Provisioned=CloudNotConfigured delete"},
+			{"deleted", serviceChange(deleting), host + " [aws std] Provisioned=CloudNotConfigured "},
 		}},
 		{"moved to bare metal by the flag, and deleted", service("a", onAWS, showing(host)), []scenarioStep{
 			{"flag", func(l *providerScenario) {
 				l.Policy = providers.Policy{Mode: providers.BareMetal, AWSLacks: "set it"}
 				l.Nodes = []*corev1.Node{rack}
-			}, host + " [aws std] Provisioned=CloudNotConfigured ensure"},
-			{"deleted", serviceChange(deleting), host + " [aws std] Provisioned=CloudNotConfigured delete"},
+			}, host + " [aws std] Provisioned=CloudNotConfigured "},
+			{"deleted", serviceChange(deleting), host + " [aws std] Provisioned=CloudNotConfigured "},
 			{"configured", policyIs(providers.Policy{Mode: providers.BareMetal}), host + " [aws std] Provisioned=Deleting delete"},
 			{"gone", outcomeIs(gone), "[] delete"},
+		}},
+		{"another --cluster-name", service("a", onAWS, showing(host)), []scenarioStep{
+			{"flag", policyIs(providers.Policy{Mode: providers.Auto, Cluster: "test"}), host + " [aws std] Provisioned=ClusterNameChanged "},
+			{"deleted", serviceChange(deleting), host + " [aws std] Provisioned=ClusterNameChanged "},
+			{"corrected", policyIs(providers.Policy{Mode: providers.Auto, Cluster: "prod"}), host + " [aws std] Provisioned=Deleting delete"},
 		}},
 		{"a tenant's finalizers, without AWS", service("a", tenantFinalizers), []scenarioStep{
 			{"seen", policyIs(providers.Policy{Mode: providers.BareMetal, AWSLacks: "set it"}), "192.0.2.0 [] Provisioned=Assigned Announced=NoSpeaker "},

@@ -80,10 +80,10 @@ func (d *decision) releasePlan(svc *serviceState) ServicePlan {
 		}
 	}
 	reason, message := v1alpha1.Deleting, "AWS is deleting the load balancer"
-	switch {
-	// Nothing can be deleted without a configured cloud: an administrator must act.
-	case d.Policy.AWSLacks != "":
-		reason, message = v1alpha1.CloudNotConfigured, "the load balancer in AWS is not deleted: "+d.Policy.AWSLacks
+	switch refusal := d.Policy.RefusesAWS(svc.Service); {
+	// An administrator must act.
+	case refusal.Reason != "":
+		reason, message = refusal.Reason, refusal.Message
 	// The outcome of the last call explains why the Service is still there.
 	case o.Action == DeleteBalancer:
 		reason, message = o.Reason, o.Message
@@ -225,9 +225,9 @@ func (d *decision) unchangedPlan(svc *corev1.Service) ServicePlan {
 }
 
 // loadBalancerRecord is the value of the annotation fairlead.io/load-balancer: an own
-// record stays as it is.
+// record stays as it is, unless the name of the cluster was not known.
 func (d *decision) loadBalancerRecord(svc *corev1.Service) string {
-	if v1alpha1.HasOwnLoadBalancer(svc) {
+	if v1alpha1.LoadBalancerCluster(svc) != "" || v1alpha1.HasOwnLoadBalancer(svc) && d.Policy.Cluster == "" {
 		return svc.Annotations[v1alpha1.AnnotationLoadBalancer]
 	}
 	return v1alpha1.FormatLoadBalancer(d.Policy.Cluster, svc.UID)
