@@ -234,7 +234,10 @@ func TestProviderScenarios(t *testing.T) {
 			{"corrected", policyIs(providers.Policy{Mode: providers.Auto, Cluster: "prod"}), host + " [aws std] Provisioned=Deleting delete"},
 		}},
 		{"a tenant's finalizers, without AWS", service("a", tenantFinalizers), []scenarioStep{
-			{"seen", policyIs(providers.Policy{Mode: providers.BareMetal, AWSLacks: "set it"}), "192.0.2.0 [] Provisioned=Assigned Announced=NoSpeaker "},
+			{
+				"seen", policyIs(providers.Policy{Mode: providers.BareMetal, AWSLacks: "set it"}),
+				"192.0.2.0 [] Provisioned=Assigned Announced=NoSpeaker ",
+			},
 			{"added again", serviceChange(tenantFinalizers), "192.0.2.0 [] Provisioned=Assigned Announced=NoSpeaker "},
 			{"and deleted", serviceChange(func(s *corev1.Service) { tenantFinalizers(s); deleting(s) }), "[] "},
 		}},
@@ -274,16 +277,22 @@ func TestProviderScenarios(t *testing.T) {
 			{"asks", providerIs("none"), "[] "},
 		}},
 		{"the option of bare metal", service("a"), []scenarioStep{
-			{"on", policyIs(providers.Policy{Mode: providers.BareMetal, CleanupFinalizer: true}),
-				"192.0.2.0 [std] Provisioned=Assigned Announced=NoSpeaker "},
+			{
+				"on", policyIs(providers.Policy{Mode: providers.BareMetal, CleanupFinalizer: true}),
+				"192.0.2.0 [std] Provisioned=Assigned Announced=NoSpeaker ",
+			},
 			{"off", policyIs(providers.Policy{Mode: providers.BareMetal}), "192.0.2.0 [] Provisioned=Assigned Announced=NoSpeaker "},
-			{"on again", policyIs(providers.Policy{Mode: providers.BareMetal, CleanupFinalizer: true}),
-				"192.0.2.0 [std] Provisioned=Assigned Announced=NoSpeaker "},
+			{
+				"on again", policyIs(providers.Policy{Mode: providers.BareMetal, CleanupFinalizer: true}),
+				"192.0.2.0 [std] Provisioned=Assigned Announced=NoSpeaker ",
+			},
 			{"deleted", serviceChange(deleting), "[] "},
 		}},
 		{"the option of bare metal, with a class", service("a", classed(v1alpha1.ClassBareMetal)), []scenarioStep{
-			{"on", policyIs(providers.Policy{Mode: providers.BareMetal, CleanupFinalizer: true}),
-				"192.0.2.0 [] Provisioned=Assigned Announced=NoSpeaker "},
+			{
+				"on", policyIs(providers.Policy{Mode: providers.BareMetal, CleanupFinalizer: true}),
+				"192.0.2.0 [] Provisioned=Assigned Announced=NoSpeaker ",
+			},
 		}},
 		{"not yet configured", service("a"), []scenarioStep{
 			{"seen", policyIs(providers.Policy{Mode: providers.Auto, AWSLacks: "set it"}), "[] Provisioned=CloudNotConfigured "},
