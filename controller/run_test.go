@@ -36,7 +36,6 @@ func TestFullSyncAfterFailedIncremental(t *testing.T) {
 		Objects:  config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")}},
 		Services: []*corev1.Service{service("c", holding("192.0.2.0"), fixture.Recorded("192.0.2.0=p"))},
 	}
-	s.Services[0].Finalizers = []string{v1alpha1.FinalizerBareMetal}
 	c := &Controller{parallel: 1, backoffs: newServiceBackoffs()}
 	c.planner.Decide(s)
 	c.services = cache.NewSharedIndexInformer(&cache.ListWatch{}, &corev1.Service{}, 0, nil)

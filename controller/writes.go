@@ -130,7 +130,7 @@ func (c *Controller) writeService(ctx context.Context, change plan.PlannedServic
 	}
 	// Read your own writes: the next sync must not decide on the older version.
 	c.ownWrites.observe(written)
-	if finalizers, annotations := p.RemainingMetadata(svc, written); len(finalizers)+len(annotations) > 0 {
+	if finalizers, annotations := p.RemainingMetadata(written); len(finalizers)+len(annotations) > 0 {
 		if written, err = c.removeMetadata(ctx, written, finalizers, annotations); err != nil {
 			return err
 		}

@@ -34,6 +34,26 @@ type Policy struct {
 	// AWSLacks is the message about a required setting of AWS that is missing; ""
 	// if none is.
 	AWSLacks string
+	// Cluster is the name of the cluster in AWS; "" if it is not known.
+	Cluster string
+	// CleanupFinalizer sets v1alpha1.FinalizerCleanup on Services without a class on
+	// bare metal.
+	CleanupFinalizer bool
+}
+
+// RefusesAWS returns why AWS must not be called for a Service that may have a load
+// balancer: without a setting it cannot be, and under another name of the cluster the
+// load balancer would not be found.
+func (p Policy) RefusesAWS(service *corev1.Service) v1alpha1.Refusal {
+	if p.AWSLacks != "" {
+		return v1alpha1.Refusal{Reason: v1alpha1.CloudNotConfigured, Message: p.AWSLacks}
+	}
+	created := v1alpha1.LoadBalancerCluster(service)
+	if created == "" || p.Cluster == "" || created == p.Cluster {
+		return v1alpha1.Refusal{}
+	}
+	return v1alpha1.Refusal{Reason: v1alpha1.ClusterNameChanged, Message: fmt.Sprintf(
+		"the load balancer was created with --cluster-name=%s, but the controller has --cluster-name=%s", created, p.Cluster)}
 }
 
 // Verdict is the provider of a Service.
@@ -127,10 +147,16 @@ func fallbackChoice(why string) Choice {
 	return Choice{Verdict: OnBareMetal, Message: why, Fallback: why}
 }
 
-// Choose decides about a Service. Its class is never overridden.
+// requestNone is the value of v1alpha1.AnnotationProvider that releases a Service.
+const requestNone = "none"
+
+// Choose decides about a Service. Its class is never overridden by another provider.
 func (c Chooser) Choose(service *corev1.Service) Choice {
 	if service.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return Choice{Message: "the type is " + string(service.Spec.Type)}
+	}
+	if service.Annotations[v1alpha1.AnnotationProvider] == requestNone {
+		return Choice{Message: byAnnotation(requestNone)}
 	}
 	class := service.Spec.LoadBalancerClass
 	if class == nil {
@@ -150,7 +176,7 @@ func (c Chooser) Choose(service *corev1.Service) Choice {
 func (c Chooser) chooseWithoutClass(service *corev1.Service) Choice {
 	present, served := recordedProvider(service)
 	// Removing the record hands the Service over to another implementation.
-	if c.policy.ClassedOnly && !v1alpha1.HasOwnAllocation(service) && !hasFinalizer(service, v1alpha1.FinalizerAWS) {
+	if c.policy.ClassedOnly && !v1alpha1.HasOwnAllocation(service) && !v1alpha1.HasOwnLoadBalancer(service) {
 		return Choice{Message: "--serve-services-without-class=false"}
 	}
 	requested := service.Annotations[v1alpha1.AnnotationProvider]
@@ -166,14 +192,14 @@ func (c Chooser) chooseWithoutClass(service *corev1.Service) Choice {
 		return Choice{Verdict: OnBareMetal, Message: byAnnotation(requested)}
 	case requested == string(AWS):
 		choice = c.onAWS
-		if hasFinalizer(service, v1alpha1.FinalizerAWS) {
+		if v1alpha1.HasOwnLoadBalancer(service) {
 			// A failure that AWS may recover from, its nodes being away among
 			// them, never moves a Service.
 			choice = Choice{Verdict: OnAWS, Message: byAnnotation(requested)}
 		}
 	default:
-		choice = undecidedChoice(v1alpha1.InvalidRequest, fmt.Sprintf("annotation %s: invalid value %q: must be %q or %q",
-			v1alpha1.AnnotationProvider, requested, AWS, BareMetal))
+		choice = undecidedChoice(v1alpha1.InvalidRequest, fmt.Sprintf("annotation %s: invalid value %q: must be %q, %q or %q",
+			v1alpha1.AnnotationProvider, requested, AWS, BareMetal, requestNone))
 	}
 	choice = c.requireConfiguration(service, c.excludeUnservable(service, choice))
 	if served && (choice.Verdict == Undecided || choice.Verdict == NotOurs) {
@@ -187,12 +213,12 @@ func byAnnotation(provider string) string {
 	return "annotation " + v1alpha1.AnnotationProvider + ": " + provider
 }
 
-// recordedProvider returns the provider that serves the Service already: the finalizer
-// of AWS or the Service's own record of addresses from pools proves it. Both are on it
+// recordedProvider returns the provider that serves the Service already: the Service's
+// own record of a load balancer or of addresses from pools proves it. Both are on it
 // while it moves from one to the other; then its ingress decides. It also decides
 // after a tool such as kubectl replace has dropped both, if it is the controller's.
 func recordedProvider(service *corev1.Service) (present Choice, served bool) {
-	aws, bareMetal := hasFinalizer(service, v1alpha1.FinalizerAWS), v1alpha1.HasOwnAllocation(service)
+	aws, bareMetal := v1alpha1.HasOwnLoadBalancer(service), v1alpha1.HasOwnAllocation(service)
 	dropped := !aws && !bareMetal && len(service.Status.LoadBalancer.Ingress) > 0 && v1alpha1.OwnsIngress(service)
 	if aws && bareMetal || dropped {
 		aws = slices.ContainsFunc(service.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.Hostname != "" })
@@ -207,7 +233,7 @@ func recordedProvider(service *corev1.Service) (present Choice, served bool) {
 // excludeUnservable replaces the choice of AWS if no load balancer of ours can ever
 // serve the Service.
 func (c Chooser) excludeUnservable(service *corev1.Service, choice Choice) Choice {
-	if choice.Verdict != OnAWS || hasFinalizer(service, v1alpha1.FinalizerAWS) {
+	if choice.Verdict != OnAWS || v1alpha1.HasOwnLoadBalancer(service) {
 		return choice
 	}
 	if why := ForOtherController(service); why != "" {
@@ -243,16 +269,13 @@ func UnsupportedProtocol(service *corev1.Service) string {
 // requireConfiguration replaces the choice of AWS while a required setting is
 // missing. A Service that AWS serves already stays there.
 func (c Chooser) requireConfiguration(service *corev1.Service, choice Choice) Choice {
-	if choice.Verdict != OnAWS || c.policy.AWSLacks == "" {
+	refusal := c.policy.RefusesAWS(service)
+	if choice.Verdict != OnAWS || refusal.Reason == "" {
 		return choice
 	}
-	if hasFinalizer(service, v1alpha1.FinalizerAWS) {
-		choice.Reason, choice.Message = v1alpha1.CloudNotConfigured, c.policy.AWSLacks
+	if v1alpha1.HasOwnLoadBalancer(service) {
+		choice.Reason, choice.Message = refusal.Reason, refusal.Message
 		return choice
 	}
-	return undecidedChoice(v1alpha1.CloudNotConfigured, c.policy.AWSLacks)
-}
-
-func hasFinalizer(service *corev1.Service, finalizer string) bool {
-	return slices.Contains(service.Finalizers, finalizer)
+	return undecidedChoice(refusal.Reason, refusal.Message)
 }

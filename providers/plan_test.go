@@ -70,9 +70,12 @@ func service(kind corev1.ServiceType, class string, finalizers ...string) *corev
 		ObjectMeta: metav1.ObjectMeta{UID: "u1", Finalizers: finalizers, Annotations: map[string]string{}},
 		Spec:       corev1.ServiceSpec{Type: kind},
 	}
-	// The record proves that bare metal serves it, not the finalizer.
+	// The records prove which provider serves it, not the finalizers.
 	if slices.Contains(finalizers, v1alpha1.FinalizerBareMetal) {
 		s.Annotations[v1alpha1.AnnotationAllocatedFrom] = "192.0.2.1=p,uid=u1"
+	}
+	if slices.Contains(finalizers, v1alpha1.FinalizerAWS) {
+		s.Annotations[v1alpha1.AnnotationLoadBalancer] = "aws=prod,uid=u1"
 	}
 	if class != "" {
 		s.Spec.LoadBalancerClass = &class
@@ -100,6 +103,10 @@ func TestChoose(t *testing.T) {
 	}
 	showing := func(s *corev1.Service, host string) *corev1.Service {
 		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{Hostname: host}}
+		return s
+	}
+	withoutRecords := func(s *corev1.Service) *corev1.Service {
+		s.Annotations = map[string]string{}
 		return s
 	}
 	sctp := func(s *corev1.Service) *corev1.Service {
@@ -171,6 +178,10 @@ func TestChoose(t *testing.T) {
 		},
 		{"asks to stay on AWS, its nodes are gone", asking(service(lb, "", aws), "aws"), auto, rack, OnAWS, "", ""},
 		{"asks to stay on AWS, SCTP came later", asking(sctp(service(lb, "", aws)), "aws"), auto, cloud, OnAWS, "", ""},
+		{"a finalizer without a record", withoutRecords(service(lb, "", aws)), auto, rack, OnBareMetal, "", ""},
+		{"a finalizer without a record, left to others", withoutRecords(service(lb, "", ours, aws)), classed, cloud, NotOurs, "", ""},
+		{"asks for none", asking(service(lb, "", ours), "none"), auto, rack, NotOurs, "", ""},
+		{"asks for none, on AWS by its class", asking(service(lb, aws, aws), "none"), auto, cloud, NotOurs, "", ""},
 		{"asks for nonsense", asking(service(lb, ""), "gcp"), auto, cloud, Undecided, v1alpha1.InvalidRequest, ""},
 		{"asks for nonsense on AWS", asking(service(lb, "", aws), "AWS"), auto, cloud, OnAWS, v1alpha1.InvalidRequest, ""},
 		{"asks for nonsense on bare metal", asking(service(lb, "", ours), "AWS"), auto, cloud, OnBareMetal, v1alpha1.InvalidRequest, ""},

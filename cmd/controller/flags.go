@@ -9,6 +9,7 @@ import (
 	cliflag "k8s.io/component-base/cli/flag"
 
 	"github.com/fairlead-io/fairlead/cmd/health"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/controller/plan"
 	"github.com/fairlead-io/fairlead/providers"
 	"github.com/fairlead-io/fairlead/providers/aws"
@@ -18,6 +19,7 @@ import (
 type flags struct {
 	provider  string
 	classless bool
+	cleanup   bool
 	nodePorts string
 	portRange plan.PortRange // nodePorts, parsed by validate
 
@@ -41,6 +43,9 @@ func (f *flags) namedFlagSets() (sets cliflag.NamedFlagSets) {
 		" A Service keeps the provider that serves it until its annotation fairlead.io/provider names another one.")
 	fs.BoolVar(&f.classless, "serve-services-without-class", true, "Serve Services without a loadBalancerClass."+
 		" With false, only those that are already served stay; the others are left to another implementation.")
+	fs.BoolVar(&f.cleanup, "bare-metal-cleanup-finalizer", false, "Set the finalizer "+v1alpha1.FinalizerCleanup+
+		" on Services without a loadBalancerClass on bare metal, too, as the upstream service controller does."+
+		" Their deletion then waits for this controller, although nothing must be cleaned up.")
 	fs.StringVar(&f.nodePorts, "node-port-range", "30000-32767", "The API server's --service-node-port-range."+
 		" Node ports are allocated from it for Services on AWS with allocateLoadBalancerNodePorts: false.")
 
@@ -94,7 +99,7 @@ func (f *flags) validate() error {
 
 // providerPolicy returns how the flags assign Services to providers.
 func (f *flags) providerPolicy() providers.Policy {
-	p := providers.Policy{Mode: providers.Mode(f.provider), ClassedOnly: !f.classless}
+	p := providers.Policy{Mode: providers.Mode(f.provider), ClassedOnly: !f.classless, CleanupFinalizer: f.cleanup}
 	if !f.named {
 		p.AWSLacks = "AWS requires the controller's flag --cluster-name, with a name that is unique in the AWS account"
 	}

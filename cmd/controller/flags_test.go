@@ -25,16 +25,16 @@ func TestFlags(t *testing.T) {
 	if err != nil || f.portRange.Low != 30000 || f.portRange.High != 32767 || !f.manageGroups {
 		t.Fatalf("defaults: %+v, %v", f, err)
 	}
-	if p := f.providerPolicy(); p.Mode != "auto" || p.ClassedOnly || !strings.Contains(p.AWSLacks, "--cluster-name") {
+	if p := f.providerPolicy(); p.Mode != "auto" || p.ClassedOnly || p.CleanupFinalizer || !strings.Contains(p.AWSLacks, "--cluster-name") {
 		t.Errorf("policy %+v", p)
 	}
-	f, err = parseFlags(t, "--provider=aws", "--serve-services-without-class=false",
+	f, err = parseFlags(t, "--provider=aws", "--serve-services-without-class=false", "--bare-metal-cleanup-finalizer",
 		"--aws-node-security-groups=sg-1,sg-2", "--aws-tags=a=b,c=d=e")
 	if err != nil || len(f.groups) != 2 || f.tags["c"] != "d=e" {
 		t.Fatalf("%+v, %v", f, err)
 	}
 	f.named = true
-	if p := f.providerPolicy(); p.Mode != "aws" || !p.ClassedOnly || p.AWSLacks != "" {
+	if p := f.providerPolicy(); p.Mode != "aws" || !p.ClassedOnly || !p.CleanupFinalizer || p.AWSLacks != "" {
 		t.Errorf("policy %+v", p)
 	}
 	for _, wrong := range []string{

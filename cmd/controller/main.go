@@ -228,6 +228,10 @@ func newController(cc *appconfig.CompletedConfig, f *flags, namespace string) (*
 		return nil, err
 	}
 	log := newLogger()
+	policy := f.providerPolicy()
+	if f.named {
+		policy.Cluster = cc.ComponentConfig.KubeCloudShared.ClusterName
+	}
 	options := controller.Options{
 		Client:    cc.Client,
 		Namespace: namespace,
@@ -235,7 +239,7 @@ func newController(cc *appconfig.CompletedConfig, f *flags, namespace string) (*
 		Informers: cc.SharedInformers,
 		Events:    cc.EventBroadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name}),
 		Log:       log,
-		Policy:    f.providerPolicy(),
+		Policy:    policy,
 		Parallel:  int(cc.ComponentConfig.ServiceController.ConcurrentServiceSyncs),
 		NodePorts: f.portRange,
 		Cluster:   cc.ComponentConfig.KubeCloudShared.ClusterName,

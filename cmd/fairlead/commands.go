@@ -4,9 +4,12 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/types"
@@ -16,6 +19,7 @@ import (
 	"github.com/fairlead-io/fairlead/cmd/fairlead/dump"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/explain"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/plan"
+	"github.com/fairlead-io/fairlead/cmd/fairlead/uninstall"
 )
 
 // explainCommand exits with 0 also for a Service without an address: only a Service
@@ -191,6 +195,70 @@ The dump contains no Secrets. It contains all annotations of these objects.`,
 			return err
 		}
 		return dump.Write(cmd.OutOrStdout(), all)
+	}
+	return cmd
+}
+
+// uninstallCommand prints the plan before it changes anything, also with --yes. The
+// progress is not part of the result.
+func uninstallCommand(access clientcmd.ClientConfig) *cobra.Command {
+	var options uninstall.Options
+	var yes bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "uninstall [--yes]",
+		Short: "Remove Fairlead from the cluster. Without --yes, only show what would be changed.",
+		Long: `Remove Fairlead from the cluster: stop the controller and the speakers, remove
+records, conditions and finalizers from the Services, and delete the CRDs with all
+pools, advertisements and peers, and all other objects of the manifests. Without
+--yes, nothing is changed.
+
+Addresses in the status of Services are kept, so that another installation assigns
+them again, or released.
+
+Load balancers in AWS are listed, and nothing is changed, unless
+--delete-load-balancers is set. Then the running controller is requested to delete
+them first, by the annotation fairlead.io/provider: none on their Services.
+
+An uninstallation that was interrupted is continued by running it again.`,
+		Example: `  fairlead uninstall
+  fairlead uninstall --addresses release --yes`,
+		Args: cobra.NoArgs,
+	}
+	print := outputFlag(cmd)
+	cmd.Flags().StringVar(&options.Addresses, "addresses", uninstall.Keep,
+		"Addresses in the status of Services: "+strings.Join(uninstall.AddressPolicies, " or ")+".")
+	cmd.Flags().BoolVar(&options.DeleteLoadBalancers, "delete-load-balancers", false, "Delete the load balancers in AWS.")
+	cmd.Flags().BoolVar(&yes, "yes", false, "Make the changes.")
+	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "Maximum duration of each wait.")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if !slices.Contains(uninstall.AddressPolicies, options.Addresses) {
+			return fmt.Errorf("--addresses=%q: must be one of %q", options.Addresses, uninstall.AddressPolicies)
+		}
+		restConfig, err := access.ClientConfig()
+		if err != nil {
+			return fmt.Errorf("read the kubeconfig: %w", err)
+		}
+		cluster, err := uninstall.New(restConfig)
+		if err != nil {
+			return err
+		}
+		// As for the other commands, an API server that does not respond ends it.
+		ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
+		defer cancel()
+		p, err := cluster.Plan(ctx, options)
+		if err != nil {
+			return err
+		}
+		if err := print(p); err != nil {
+			return err
+		}
+		note := func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), text) }
+		if !yes {
+			note("Nothing was changed. Set --yes to make these changes.")
+			return nil
+		}
+		return cluster.Run(cmd.Context(), p, options, timeout, note)
 	}
 	return cmd
 }

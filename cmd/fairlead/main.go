@@ -1,11 +1,12 @@
 // Command fairlead is the command line tool. It explains the state of Services,
 // with the code that the controller and the speakers run. Installed as
-// kubectl-fairlead it is a kubectl plugin. It only reads from a cluster.
+// kubectl-fairlead it is a kubectl plugin. It only reads from a cluster, except for
+// uninstall.
 //
 // This package contains the flags of the commands (flags.go), their wiring
 // (commands.go) and the exit statuses: 0 is success, 2 is a loss of an address or
 // of an announcement that plan previews, 1 is any other result. Each command is
-// implemented in the package of its name: explain, plan, doctor, dump. Package
+// implemented in the package of its name: explain, plan, doctor, dump, uninstall. Package
 // objects reads the input of the decisions, package output prints the results.
 // The transcripts in testdata and docs/cli.md test all of them together.
 package main
@@ -68,7 +69,7 @@ func newRootCommand() *cobra.Command {
 	flags.StringVar(&rules.ExplicitPath, "kubeconfig", "", "Path to the kubeconfig file.")
 	flags.StringVar(&overrides.CurrentContext, "context", "", "Context of the kubeconfig to use.")
 	flags.StringVarP(&overrides.Context.Namespace, "namespace", "n", "", "Namespace of Services that are named without a namespace.")
-	root.AddCommand(explainCommand(config), planCommand(config), doctorCommand(config), dumpCommand(config), &cobra.Command{
+	root.AddCommand(explainCommand(config), planCommand(config), doctorCommand(config), dumpCommand(config), uninstallCommand(config), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version.",
 		Args:  cobra.NoArgs,

@@ -12,14 +12,18 @@ const FieldManager = "fairlead-controller"
 
 // Finalizers.
 const (
-	// FinalizerBareMetal delays the deletion of a Service until its addresses are
-	// released. It does not prove that the addresses in the status are Fairlead's: see
-	// AnnotationAllocatedFrom.
+	// FinalizerBareMetal is removed from every Service. An address needs no cleanup
+	// outside the cluster, so that the deletion of a Service does not wait for Fairlead.
 	FinalizerBareMetal = "fairlead.io/bare-metal"
 
-	// FinalizerAWS on a Service records that the AWS provider serves it. Its load
-	// balancer is managed by Fairlead until the finalizer is removed.
+	// FinalizerAWS delays the deletion of a Service until its load balancer in AWS is
+	// deleted. It does not prove that there is one: see AnnotationLoadBalancer.
 	FinalizerAWS = "fairlead.io/aws"
+
+	// FinalizerCleanup is the finalizer of the upstream service controller
+	// (k8s.io/cloud-provider/service/helpers.LoadBalancerCleanupFinalizer), which other
+	// tools look for on Services without a class.
+	FinalizerCleanup = "service.kubernetes.io/load-balancer-cleanup"
 )
 
 // The Secret in Fairlead's namespace that the discriminators of BFD sessions are
@@ -42,7 +46,8 @@ const (
 
 	// AnnotationProvider requests a provider for a Service without a class: "aws" or
 	// "bare-metal". A Service that another provider serves is moved make-before-break:
-	// its old addresses work until the new ones do.
+	// its old addresses work until the new ones do. With "none" Fairlead releases the
+	// Service, whatever its class: its addresses, and its load balancer.
 	AnnotationProvider = "fairlead.io/provider"
 
 	// AnnotationAllowReplacement, with the value "true", allows the provider to replace
@@ -73,10 +78,16 @@ const (
 	// AnnotationLeaving is written by the controller: "ADDRESS=TIME", comma-separated:
 	// addresses that have been replaced, and since when (RFC 3339).
 	AnnotationLeaving = "fairlead.io/leaving"
+
+	// AnnotationLoadBalancer is written by the controller before the first request to
+	// AWS: "aws=CLUSTER", where CLUSTER is the controller's --cluster-name, and "uid=UID"
+	// of the Service at the end. It proves that a load balancer may exist in AWS for the
+	// Service with this UID. It is removed when AWS has deleted everything.
+	AnnotationLoadBalancer = "fairlead.io/load-balancer"
 )
 
 // RecordAnnotations are written by the controller only.
-var RecordAnnotations = [...]string{AnnotationAllocatedFrom, AnnotationLeaving}
+var RecordAnnotations = [...]string{AnnotationAllocatedFrom, AnnotationLeaving, AnnotationLoadBalancer}
 
 // Annotations of Fairlead and those of other implementations with the same meaning, in
 // the order of precedence.

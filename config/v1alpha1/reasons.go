@@ -46,6 +46,8 @@ const (
 	ReplacementRequired Reason = "ReplacementRequired"
 	// CloudNotConfigured: a required setting of the cloud provider is missing.
 	CloudNotConfigured Reason = "CloudNotConfigured"
+	// ClusterNameChanged: the load balancer was created under another name of the cluster.
+	ClusterNameChanged Reason = "ClusterNameChanged"
 	// CloudCannotServe: no load balancer of the cloud supports what the Service requests.
 	CloudCannotServe Reason = "CloudCannotServe"
 	// CloudFailed: a call to the API of the cloud failed; it is retried.

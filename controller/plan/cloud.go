@@ -55,14 +55,20 @@ func (o CloudOutcome) Ready() bool {
 func (d *decision) cloudAction(svc *serviceState) CloudAction {
 	verdict := svc.choice.Verdict
 	switch {
-	// Without the finalizer a load balancer would be orphaned if the Service were
-	// deleted.
-	case !hasFinalizer(svc.Service, v1alpha1.FinalizerAWS):
+	// Nothing was created.
+	case !v1alpha1.MayHaveLoadBalancer(svc.Service):
+		return NoAction
+	// Under another name of the cluster a deletion would find nothing, and succeed.
+	case d.Policy.RefusesAWS(svc.Service).Reason != "":
 		return NoAction
 	// A Service that has moved to bare metal keeps its load balancer for as long as
 	// its status shows the host name (make before break).
 	case svc.DeletionTimestamp != nil, verdict == providers.NotOurs, verdict == providers.OnBareMetal && len(hostIngress(svc.Service)) == 0:
 		return DeleteBalancer
+	// Without the finalizer or the record a load balancer would be orphaned if the
+	// Service were deleted.
+	case !hasFinalizer(svc.Service, v1alpha1.FinalizerAWS), !v1alpha1.HasOwnLoadBalancer(svc.Service):
+		return NoAction
 	// Targets are registered by node port, which must be allocated first.
 	case lacksNodePorts(svc.Service):
 		return NoAction
@@ -76,16 +82,16 @@ func (d *decision) awsPlan(svc *serviceState, a allocator.Assignment) ServicePla
 	// Another controller may still serve it: a second load balancer would only cost.
 	if shown := svc.Status.LoadBalancer.Ingress; len(shown) > 0 && !ownsStatus(svc.Service) && !v1alpha1.OwnsIngress(svc.Service) {
 		message := "status.loadBalancer holds %s, which another implementation wrote; it is left unchanged, and no load balancer is created"
-		return refusedPlan(svc.Service, v1alpha1.ForeignStatus, fmt.Sprintf(message, cmp.Or(shown[0].Hostname, shown[0].IP)))
+		return d.refusedPlan(svc.Service, v1alpha1.ForeignStatus, fmt.Sprintf(message, cmp.Or(shown[0].Hostname, shown[0].IP)))
 	}
 	o := d.Cloud[svc.UID]
 	p := ServicePlan{
-		Serves: true, Finalizers: desiredFinalizers(svc.Service, v1alpha1.FinalizerAWS), Ingress: svc.Status.LoadBalancer.Ingress,
+		Serves: true, Finalizers: append([]string{v1alpha1.FinalizerAWS}, cleanupFinalizer(svc.Service)...),
+		LoadBalancer: d.loadBalancerRecord(svc.Service), Ingress: svc.Status.LoadBalancer.Ingress,
 		Conditions: []metav1.Condition{d.balancerCondition(svc, o)}, NodePorts: d.chosenPorts[svc.key],
 	}
 	// It still serves its addresses: the host name is shown after they are released.
 	if len(a.Held) > 0 && !o.Ready() {
-		p.Finalizers = append(p.Finalizers, v1alpha1.FinalizerBareMetal)
 		p.Ingress = hostIngress(svc.Service)
 		p.addAddresses(svc, a.Held, d.Now)
 		p.Conditions = p.withSharedCondition(p.Conditions[0], d.announcedCondition(a.Held))
@@ -108,14 +114,14 @@ func (d *decision) balancerCondition(svc *serviceState, o CloudOutcome) metav1.C
 		return is(metav1.ConditionFalse, choice.Reason, choice.Message)
 	}
 	// The cloud is not called, so that no outcome would explain it.
-	if hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) && lacksNodePorts(svc.Service) && len(d.chosenPorts[svc.key]) == 0 {
+	if v1alpha1.HasOwnLoadBalancer(svc.Service) && lacksNodePorts(svc.Service) && len(d.chosenPorts[svc.key]) == 0 {
 		r := d.NodePorts.orDefault()
 		return is(metav1.ConditionFalse, v1alpha1.NodePortsExhausted,
 			fmt.Sprintf("load balancer targets need a node port for each port of the Service, and none is free in %d-%d", r.Low, r.High))
 	}
 	switch shown := apimeta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ConditionProvisioned); {
 	// After a restart, the condition is kept until the first outcome.
-	case o.Action != EnsureBalancer && hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) && shown != nil:
+	case o.Action != EnsureBalancer && v1alpha1.HasOwnLoadBalancer(svc.Service) && shown != nil:
 		return is(shown.Status, v1alpha1.Reason(shown.Reason), shown.Message)
 	case o.Action != EnsureBalancer:
 		return is(metav1.ConditionFalse, v1alpha1.Provisioning, "requesting a load balancer from AWS")
@@ -139,15 +145,16 @@ func (d *decision) balancerCondition(svc *serviceState, o CloudOutcome) metav1.C
 
 // keepBalancer keeps the load balancer in the plan for a Service that has moved to
 // bare metal: in the ingress until the addresses are announced, and then, by its
-// finalizer, until the cloud has deleted everything.
+// finalizer and record, until the cloud has deleted everything.
 func (d *decision) keepBalancer(p *ServicePlan, svc *serviceState, a allocator.Assignment) {
 	o, shown := d.Cloud[svc.UID], hostIngress(svc.Service)
+	p.RemovesCleanup = true
 	// The move is complete.
 	if len(shown) == 0 && o.Deleted() {
 		p.ReleasesNodePorts = hasNodePortsToRelease(svc.Service)
 		return
 	}
-	p.Finalizers = append(p.Finalizers, v1alpha1.FinalizerAWS)
+	p.Finalizers, p.LoadBalancer = append(p.Finalizers, v1alpha1.FinalizerAWS), d.loadBalancerRecord(svc.Service)
 	provisioned := &p.Conditions[0]
 	// The status shows addresses only: no new client uses the load balancer.
 	if len(shown) == 0 {

@@ -27,12 +27,14 @@ type cloudSimulation struct {
 	// The leader's view of the cloud, in memory.
 	requests map[types.UID]CloudRequest
 	outcomes map[types.UID]CloudOutcome
-	// balancers are the load balancers in the cloud, whether or not known.
-	balancers map[types.UID]bool
+	// balancers are the load balancers in the cloud, whether or not known, and the name of
+	// the cluster that they were created with.
+	balancers map[types.UID]string
 
 	nodes     []*corev1.Node
 	pools     []*v1alpha1.IPAddressPool
 	announces bool
+	policy    providers.Policy
 }
 
 func (h *cloudSimulation) lead(seen int) {
@@ -42,7 +44,7 @@ func (h *cloudSimulation) lead(seen int) {
 
 // changeByOwner does what the owner of a Service may do.
 func (h *cloudSimulation) changeByOwner(svc *corev1.Service) {
-	switch rapid.IntRange(0, 5).Draw(h.T, "the owner") {
+	switch rapid.IntRange(0, 6).Draw(h.T, "the owner") {
 	case 0:
 		deleting(svc)
 	case 1:
@@ -54,11 +56,15 @@ func (h *cloudSimulation) changeByOwner(svc *corev1.Service) {
 				classed(rapid.SampledFrom([]string{v1alpha1.ClassAWS, v1alpha1.ClassBareMetal, "example.com/lb"}).Draw(h.T, "class"))(svc)
 			}
 		}
+	case 3:
+		svc.Finalizers = append(slices.DeleteFunc(svc.Finalizers, isFinalizerAWS), v1alpha1.FinalizerAWS)
 	default:
 		svc.Annotations = maps.Clone(svc.Annotations)
-		svc.Annotations[v1alpha1.AnnotationProvider] = rapid.SampledFrom([]string{"", "aws", "bare-metal", "nonsense"}).Draw(h.T, "asks for")
+		svc.Annotations[v1alpha1.AnnotationProvider] = rapid.SampledFrom([]string{"", "aws", "bare-metal", "none", "nonsense"}).Draw(h.T, "asks for")
 	}
 }
+
+func isFinalizerAWS(f string) bool { return f == v1alpha1.FinalizerAWS }
 
 func (h *cloudSimulation) snapshot() Snapshot {
 	if h.leader.unsure {
@@ -66,7 +72,7 @@ func (h *cloudSimulation) snapshot() Snapshot {
 		h.leader.unsure = false
 	}
 	s := Snapshot{
-		Policy: providers.Policy{Mode: providers.Auto}, Objects: config.Objects{Pools: h.pools, L2Advertisements: onEth0}, Nodes: h.nodes,
+		Policy: h.policy, Objects: config.Objects{Pools: h.pools, L2Advertisements: onEth0}, Nodes: h.nodes,
 		Services: h.leader.overlay.Merge(h.server.cached(h.leader.seen), strconv.Itoa(h.leader.seen)),
 		Cloud:    maps.Clone(h.outcomes),
 	}
@@ -101,10 +107,15 @@ func (h *cloudSimulation) reconcile() {
 			continue
 		}
 		after := p.Written(svc)
-		if hasFinalizer(svc, v1alpha1.FinalizerAWS) && !hasFinalizer(after, v1alpha1.FinalizerAWS) && !s.Cloud[svc.UID].Deleted() {
-			h.Fatalf("%s loses its finalizer before AWS has deleted everything", svc.Name)
+		recorded := v1alpha1.HasOwnLoadBalancer(svc)
+		kept := hasFinalizer(after, v1alpha1.FinalizerAWS) && v1alpha1.HasOwnLoadBalancer(after)
+		if recorded && !kept && !s.Cloud[svc.UID].Deleted() {
+			h.Fatalf("%s loses its finalizer or record before AWS has deleted everything", svc.Name)
 		}
-		stays := svc.DeletionTimestamp == nil && chooser.Choose(svc).Verdict == providers.OnAWS && hasFinalizer(svc, v1alpha1.FinalizerAWS)
+		if !recorded && !kept && hasFinalizer(after, v1alpha1.FinalizerAWS) {
+			h.Fatalf("%s keeps a finalizer although nothing was created for it", svc.Name)
+		}
+		stays := svc.DeletionTimestamp == nil && chooser.Choose(svc).Verdict == providers.OnAWS && recorded
 		if stays && len(svc.Status.LoadBalancer.Ingress) > 0 && len(after.Status.LoadBalancer.Ingress) == 0 {
 			h.Fatalf("%s loses its ingress", svc.Name)
 		}
@@ -128,7 +139,7 @@ func (h *cloudSimulation) reconcile() {
 
 // call makes one of the requested calls, which may fail halfway.
 func (h *cloudSimulation) call() {
-	if len(h.requests) == 0 {
+	if len(h.requests) == 0 || h.policy.AWSLacks != "" {
 		return
 	}
 	uids := slices.Sorted(maps.Keys(h.requests))
@@ -141,12 +152,14 @@ func (h *cloudSimulation) call() {
 	case w.Action == DeleteBalancer && ends == 0:
 		o.Reason = v1alpha1.Deleting
 	case w.Action == DeleteBalancer:
-		delete(h.balancers, w.Service.UID)
+		if h.balancers[w.Service.UID] == h.policy.Cluster { // under another name it is not found
+			delete(h.balancers, w.Service.UID)
+		}
 	case ends == 0: // a load balancer is created, and the call fails
-		h.balancers[w.Service.UID] = true
+		h.balancers[w.Service.UID] = h.policy.Cluster
 		o.Reason = v1alpha1.CloudFailed
 	default:
-		h.balancers[w.Service.UID] = true
+		h.balancers[w.Service.UID] = h.policy.Cluster
 		o.Ingress, o.Report = named(host), providers.Report{Ready: ends > 1}
 	}
 	h.outcomes[w.Service.UID] = o
@@ -162,8 +175,9 @@ func TestHistoriesOnAWS(t *testing.T) {
 
 func simulateHistory(t *rapid.T) {
 	h := &cloudSimulation{
-		T: t, server: &simulatedAPIServer{objects: map[types.NamespacedName]*corev1.Service{}}, balancers: map[types.UID]bool{},
-		nodes: []*corev1.Node{readyNode("rack"), awsNode("a1")}, pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29")},
+		T: t, server: &simulatedAPIServer{objects: map[types.NamespacedName]*corev1.Service{}}, balancers: map[types.UID]string{},
+		policy: providers.Policy{Mode: providers.Auto, Cluster: "prod"},
+		nodes:  []*corev1.Node{readyNode("rack"), awsNode("a1")}, pools: []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29")},
 	}
 	h.lead(0)
 	created := 0
@@ -181,7 +195,10 @@ func simulateHistory(t *rapid.T) {
 		case 3:
 			h.nodes = rapid.SampledFrom([][]*corev1.Node{nil, {readyNode("rack")}, {readyNode("rack"), awsNode("a1")}}).Draw(t, "nodes")
 			h.announces = rapid.Bool().Draw(t, "announces")
-		case 4:
+		case 4: // another leader, perhaps with other flags
+			h.policy.Mode = rapid.SampledFrom(providers.Modes).Draw(t, "--provider")
+			h.policy.Cluster = rapid.SampledFrom([]string{"prod", "prod", "test"}).Draw(t, "--cluster-name")
+			h.policy.AWSLacks = rapid.SampledFrom([]string{"", "", "set it"}).Draw(t, "lacks")
 			h.lead(rapid.IntRange(0, h.server.now).Draw(t, "seen"))
 		case 5, 6, 7:
 			h.call()

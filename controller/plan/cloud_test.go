@@ -19,7 +19,20 @@ import (
 
 const host = "lb.elb.example.com"
 
-func onAWS(s *corev1.Service) { s.Finalizers = []string{v1alpha1.FinalizerAWS, finalizerStandard} }
+// onAWS is a Service with a load balancer that Fairlead has created.
+func onAWS(s *corev1.Service) {
+	s.Finalizers = []string{v1alpha1.FinalizerAWS, v1alpha1.FinalizerCleanup}
+	s.Annotations[v1alpha1.AnnotationLoadBalancer] = v1alpha1.FormatLoadBalancer("prod", s.UID)
+}
+
+// tenantFinalizers adds all finalizers that Fairlead knows, as anyone who may update the
+// Service can.
+func tenantFinalizers(s *corev1.Service) {
+	s.Finalizers = []string{v1alpha1.FinalizerAWS, v1alpha1.FinalizerBareMetal, v1alpha1.FinalizerCleanup}
+}
+
+// ownIngress makes the controller the only manager of the ingress.
+func ownIngress(s *corev1.Service) { fixture.IngressManagedBy(v1alpha1.FieldManager)(s) }
 
 func classed(class string) func(*corev1.Service) {
 	return func(s *corev1.Service) { s.Spec.LoadBalancerClass = &class }
@@ -62,7 +75,7 @@ func (l *providerScenario) reconcile() string {
 	for _, in := range svc.Status.LoadBalancer.Ingress {
 		out = append(out, cmp.Or(in.IP, in.Hostname))
 	}
-	short := map[string]string{v1alpha1.FinalizerAWS: "aws", v1alpha1.FinalizerBareMetal: "pool", finalizerStandard: "std"}
+	short := map[string]string{v1alpha1.FinalizerAWS: "aws", v1alpha1.FinalizerBareMetal: "pool", v1alpha1.FinalizerCleanup: "std"}
 	var finalizers []string
 	for _, f := range svc.Finalizers {
 		finalizers = append(finalizers, short[f])
@@ -84,6 +97,7 @@ func (l *providerScenario) requestProvider(provider string) {
 		s.Annotations = map[string]string{
 			v1alpha1.AnnotationProvider:      provider,
 			v1alpha1.AnnotationAllocatedFrom: s.Annotations[v1alpha1.AnnotationAllocatedFrom],
+			v1alpha1.AnnotationLoadBalancer:  s.Annotations[v1alpha1.AnnotationLoadBalancer],
 		}
 	})
 }
@@ -198,58 +212,133 @@ func TestProviderScenarios(t *testing.T) {
 		{"no longer configured", service("a", onAWS, showing(host)), []scenarioStep{
 			{
 				"restarted without the flag", policyIs(providers.Policy{Mode: providers.Auto, AWSLacks: "set it"}),
-				host + " [aws std] Provisioned=CloudNotConfigured ensure",
+				host + " [aws std] Provisioned=CloudNotConfigured ",
 			},
-			{"deleted", serviceChange(deleting), host + " [aws std] Provisioned=CloudNotConfigured delete"},
+			{"deleted", serviceChange(deleting), host + " [aws std] Provisioned=CloudNotConfigured "},
+		}},
+		{"moved to bare metal by the flag, and deleted", service("a", onAWS, showing(host)), []scenarioStep{
+			{"flag", func(l *providerScenario) {
+				l.Policy = providers.Policy{Mode: providers.BareMetal, AWSLacks: "set it"}
+				l.Nodes = []*corev1.Node{rack}
+			}, host + " [aws std] Provisioned=CloudNotConfigured "},
+			{"deleted", serviceChange(deleting), host + " [aws std] Provisioned=CloudNotConfigured "},
+			{"configured", policyIs(providers.Policy{Mode: providers.BareMetal}), host + " [aws std] Provisioned=Deleting delete"},
+			{"gone", outcomeIs(gone), "[] delete"},
+		}},
+		{"another --cluster-name", service("a", onAWS, showing(host)), []scenarioStep{
+			{"flag", policyIs(providers.Policy{Mode: providers.Auto, Cluster: "test"}), host + " [aws std] Provisioned=ClusterNameChanged "},
+			{"deleted", serviceChange(deleting), host + " [aws std] Provisioned=ClusterNameChanged "},
+			{"corrected", policyIs(providers.Policy{Mode: providers.Auto, Cluster: "prod"}), host + " [aws std] Provisioned=Deleting delete"},
+		}},
+		{"a tenant's finalizers, without AWS", service("a", tenantFinalizers), []scenarioStep{
+			{
+				"seen", policyIs(providers.Policy{Mode: providers.BareMetal, AWSLacks: "set it"}),
+				"192.0.2.0 [] Provisioned=Assigned Announced=NoSpeaker ",
+			},
+			{"added again", serviceChange(tenantFinalizers), "192.0.2.0 [] Provisioned=Assigned Announced=NoSpeaker "},
+			{"and deleted", serviceChange(func(s *corev1.Service) { tenantFinalizers(s); deleting(s) }), "[] "},
+		}},
+		{"a tenant's finalizers on what is deleted", service("a", tenantFinalizers, deleting), []scenarioStep{
+			{"seen", policyIs(providers.Policy{Mode: providers.BareMetal, AWSLacks: "set it"}), "[] "},
+		}},
+		{"a tenant's finalizers on what is deleted, with AWS", service("a", tenantFinalizers, deleting), []scenarioStep{
+			{"seen", (*providerScenario).unchanged, "[] "},
+		}},
+		{"a tenant's finalizers on another type", service("a", tenantFinalizers, clusterIP), []scenarioStep{
+			{"seen", (*providerScenario).unchanged, "[std] "},
+		}},
+		{"a tenant's finalizers on another controller's", service("a", tenantFinalizers, showing("theirs.example.com"), deleting), []scenarioStep{
+			{"seen", policyIs(providers.Policy{Mode: providers.BareMetal}), "theirs.example.com [std] "},
+		}},
+		{"a restored record of another UID", service("a", onAWS, deleting, func(s *corev1.Service) { s.UID = "b" }), []scenarioStep{
+			{"seen", policyIs(providers.Policy{Mode: providers.BareMetal, AWSLacks: "set it"}), "[] "},
+		}},
+		{"the record dropped", service("a", onAWS, showing(host), ownIngress), []scenarioStep{
+			{"and the finalizer", serviceChange(func(s *corev1.Service) {
+				s.Finalizers = nil
+				delete(s.Annotations, v1alpha1.AnnotationLoadBalancer)
+			}), host + " [aws std] Provisioned=Provisioning "},
+			{"restored", (*providerScenario).unchanged, host + " [aws std] Provisioned=Provisioning ensure"},
+			{"dropped and deleted", serviceChange(func(s *corev1.Service) {
+				delete(s.Annotations, v1alpha1.AnnotationLoadBalancer)
+				deleting(s)
+			}), host + " [aws std] Provisioned=Deleting delete"},
+		}},
+		{"released by annotation", service("a", onAWS, showing(host)), []scenarioStep{
+			{"asks", providerIs("none"), host + " [aws std] Provisioned=Deleting delete"},
+			{"not gone", outcomeIs(held), host + " [aws std] Provisioned=Deleting delete"},
+			{"gone", outcomeIs(gone), "[] delete"},
+		}},
+		{"released by annotation, from a pool", service("a", annotated(v1alpha1.AnnotationProvider, "bare-metal")), []scenarioStep{
+			{"served", (*providerScenario).unchanged, "192.0.2.0 [] Provisioned=Assigned Announced=NoSpeaker "},
+			{"asks", providerIs("none"), "[] "},
+		}},
+		{"the option of bare metal", service("a"), []scenarioStep{
+			{
+				"on", policyIs(providers.Policy{Mode: providers.BareMetal, CleanupFinalizer: true}),
+				"192.0.2.0 [std] Provisioned=Assigned Announced=NoSpeaker ",
+			},
+			{"off", policyIs(providers.Policy{Mode: providers.BareMetal}), "192.0.2.0 [] Provisioned=Assigned Announced=NoSpeaker "},
+			{
+				"on again", policyIs(providers.Policy{Mode: providers.BareMetal, CleanupFinalizer: true}),
+				"192.0.2.0 [std] Provisioned=Assigned Announced=NoSpeaker ",
+			},
+			{"deleted", serviceChange(deleting), "[] "},
+		}},
+		{"the option of bare metal, with a class", service("a", classed(v1alpha1.ClassBareMetal)), []scenarioStep{
+			{
+				"on", policyIs(providers.Policy{Mode: providers.BareMetal, CleanupFinalizer: true}),
+				"192.0.2.0 [] Provisioned=Assigned Announced=NoSpeaker ",
+			},
 		}},
 		{"not yet configured", service("a"), []scenarioStep{
 			{"seen", policyIs(providers.Policy{Mode: providers.Auto, AWSLacks: "set it"}), "[] Provisioned=CloudNotConfigured "},
 			{"restarted with the flag", policyIs(providers.Policy{Mode: providers.Auto}), "[aws std] Provisioned=Provisioning "},
 		}},
 		{"from a pool to AWS", service("a", annotated(v1alpha1.AnnotationProvider, "bare-metal")), []scenarioStep{
-			{"served", announcedAre("192.0.2.0"), "192.0.2.0 [pool std] Provisioned=Assigned Announced=Announced "},
-			{"asks", providerIs("aws"), "192.0.2.0 [aws pool std] Provisioned=Provisioning Announced=Announced "},
-			{"finalizer seen", (*providerScenario).unchanged, "192.0.2.0 [aws pool std] Provisioned=Provisioning Announced=Announced ensure"},
-			{"no quota", outcomeIs(quota), "192.0.2.0 [aws pool std] Provisioned=QuotaExceeded Announced=Announced ensure"},
-			{"restarted", (*providerScenario).restart, "192.0.2.0 [aws pool std] Provisioned=QuotaExceeded Announced=Announced ensure"},
+			{"served", announcedAre("192.0.2.0"), "192.0.2.0 [] Provisioned=Assigned Announced=Announced "},
+			{"asks", providerIs("aws"), "192.0.2.0 [aws std] Provisioned=Provisioning Announced=Announced "},
+			{"finalizer seen", (*providerScenario).unchanged, "192.0.2.0 [aws std] Provisioned=Provisioning Announced=Announced ensure"},
+			{"no quota", outcomeIs(quota), "192.0.2.0 [aws std] Provisioned=QuotaExceeded Announced=Announced ensure"},
+			{"restarted", (*providerScenario).restart, "192.0.2.0 [aws std] Provisioned=QuotaExceeded Announced=Announced ensure"},
 			{
 				"its pool is gone", func(l *providerScenario) { l.Objects.Pools = nil },
-				"192.0.2.0 [aws pool std] Provisioned=QuotaExceeded Announced=Announced ensure",
+				"192.0.2.0 [aws std] Provisioned=QuotaExceeded Announced=Announced ensure",
 			},
-			{"pending", outcomeIs(pending), "192.0.2.0 [aws pool std] Provisioned=Provisioning Announced=Announced ensure"},
+			{"pending", outcomeIs(pending), "192.0.2.0 [aws std] Provisioned=Provisioning Announced=Announced ensure"},
 			{"active", outcomeIs(active), host + " [aws std] Provisioned=Assigned ensure"},
 			{"for good", (*providerScenario).restart, host + " [aws std] Provisioned=Assigned ensure"},
 		}},
 		{"from a pool to AWS, and back again", service("a", annotated(v1alpha1.AnnotationProvider, "bare-metal")), []scenarioStep{
-			{"served", announcedAre("192.0.2.0"), "192.0.2.0 [pool std] Provisioned=Assigned Announced=Announced "},
-			{"asks", providerIs("aws"), "192.0.2.0 [aws pool std] Provisioned=Provisioning Announced=Announced "},
-			{"failing", outcomeIs(broke), "192.0.2.0 [aws pool std] Provisioned=CloudFailed Announced=Announced ensure"},
-			{"thinks better of it", providerIs(""), "192.0.2.0 [aws pool std] Provisioned=Assigned Announced=Announced delete"},
-			{"gone", outcomeIs(gone), "192.0.2.0 [pool std] Provisioned=Assigned Announced=Announced delete"},
+			{"served", announcedAre("192.0.2.0"), "192.0.2.0 [] Provisioned=Assigned Announced=Announced "},
+			{"asks", providerIs("aws"), "192.0.2.0 [aws std] Provisioned=Provisioning Announced=Announced "},
+			{"failing", outcomeIs(broke), "192.0.2.0 [aws std] Provisioned=CloudFailed Announced=Announced ensure"},
+			{"thinks better of it", providerIs(""), "192.0.2.0 [aws] Provisioned=Assigned Announced=Announced delete"},
+			{"gone", outcomeIs(gone), "192.0.2.0 [] Provisioned=Assigned Announced=Announced delete"},
 		}},
 		{"from AWS to a pool", service("a", onAWS, showing(host)), []scenarioStep{
 			{"active", outcomeIs(active), host + " [aws std] Provisioned=Assigned ensure"},
-			{"asks", providerIs("bare-metal"), host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure"},
-			{"restarted", (*providerScenario).restart, host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure"},
-			{"announced", announcedAre("192.0.2.0"), "192.0.2.0 [aws pool std] Provisioned=Assigned Announced=Announced ensure"},
-			{"host name gone", (*providerScenario).unchanged, "192.0.2.0 [aws pool std] Provisioned=Assigned Announced=Announced delete"},
-			{"no longer announced", announcedAre(), "192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker delete"},
-			{"not gone", outcomeIs(held), "192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker delete"},
-			{"gone", outcomeIs(gone), "192.0.2.0 [pool std] Provisioned=Assigned Announced=NoSpeaker delete"},
+			{"asks", providerIs("bare-metal"), host + " 192.0.2.0 [aws] Provisioned=Assigned Announced=NoSpeaker ensure"},
+			{"restarted", (*providerScenario).restart, host + " 192.0.2.0 [aws] Provisioned=Assigned Announced=NoSpeaker ensure"},
+			{"announced", announcedAre("192.0.2.0"), "192.0.2.0 [aws] Provisioned=Assigned Announced=Announced ensure"},
+			{"host name gone", (*providerScenario).unchanged, "192.0.2.0 [aws] Provisioned=Assigned Announced=Announced delete"},
+			{"no longer announced", announcedAre(), "192.0.2.0 [aws] Provisioned=Assigned Announced=NoSpeaker delete"},
+			{"not gone", outcomeIs(held), "192.0.2.0 [aws] Provisioned=Assigned Announced=NoSpeaker delete"},
+			{"gone", outcomeIs(gone), "192.0.2.0 [] Provisioned=Assigned Announced=NoSpeaker delete"},
 		}},
 		{"from AWS to a pool, and back again", service("a", onAWS, showing(host)), []scenarioStep{
-			{"asks", providerIs("bare-metal"), host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure"},
-			{"thinks better of it", providerIs(""), host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure"},
+			{"asks", providerIs("bare-metal"), host + " 192.0.2.0 [aws] Provisioned=Assigned Announced=NoSpeaker ensure"},
+			{"thinks better of it", providerIs(""), host + " 192.0.2.0 [aws std] Provisioned=Assigned Announced=NoSpeaker ensure"},
 			{"active", outcomeIs(active), host + " [aws std] Provisioned=Assigned ensure"},
 		}},
 		{"from AWS to no pool", service("a", onAWS, showing(host)), []scenarioStep{
 			{"no pool", func(l *providerScenario) { l.Objects.Pools = nil }, host + " [aws std] Provisioned=Provisioning ensure"},
-			{"asks", providerIs("bare-metal"), host + " [aws pool std] Provisioned=NoMatchingPool Announced=NoAddress ensure"},
+			{"asks", providerIs("bare-metal"), host + " [aws] Provisioned=NoMatchingPool Announced=NoAddress ensure"},
 			{
 				"a pool", func(l *providerScenario) { l.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")} },
-				host + " 192.0.2.0 [aws pool std] Provisioned=Assigned Announced=NoSpeaker ensure",
+				host + " 192.0.2.0 [aws] Provisioned=Assigned Announced=NoSpeaker ensure",
 			},
-			{"deleted", serviceChange(deleting), host + " 192.0.2.0 [aws pool std] Provisioned=Deleting delete"},
+			{"deleted", serviceChange(deleting), host + " 192.0.2.0 [aws] Provisioned=Deleting delete"},
 			{"gone", outcomeIs(gone), "[] delete"},
 		}},
 		{"asks for nonsense", service("a", onAWS, showing(host)), []scenarioStep{
@@ -257,7 +346,7 @@ func TestProviderScenarios(t *testing.T) {
 			{"active", outcomeIs(active), host + " [aws std] Provisioned=InvalidRequest ensure"},
 		}},
 		{"asks for nonsense in a pool", service("a", finalized, holding("192.0.2.7"), fixture.Recorded("192.0.2.7=p")), []scenarioStep{
-			{"asks", providerIs("AWS"), "192.0.2.7 [pool std] Provisioned=InvalidRequest Announced=NoSpeaker "},
+			{"asks", providerIs("AWS"), "192.0.2.7 [] Provisioned=InvalidRequest Announced=NoSpeaker "},
 		}},
 		{"SCTP", service("a", func(s *corev1.Service) {
 			s.Spec.Ports = []corev1.ServicePort{{Port: 9, Protocol: corev1.ProtocolSCTP, NodePort: 30123}}
@@ -265,12 +354,12 @@ func TestProviderScenarios(t *testing.T) {
 			{"no pool", func(l *providerScenario) { l.Objects.Pools = nil }, "[] Provisioned=CloudCannotServe "},
 			{
 				"a pool", func(l *providerScenario) { l.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")} },
-				"192.0.2.0 [pool std] Provisioned=CloudCannotServe Announced=NoSpeaker ",
+				"192.0.2.0 [] Provisioned=CloudCannotServe Announced=NoSpeaker ",
 			},
-			{"again", (*providerScenario).unchanged, "192.0.2.0 [pool std] Provisioned=CloudCannotServe Announced=NoSpeaker "},
+			{"again", (*providerScenario).unchanged, "192.0.2.0 [] Provisioned=CloudCannotServe Announced=NoSpeaker "},
 			{
 				"no more", serviceChange(func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolTCP }),
-				"192.0.2.0 [pool std] Provisioned=Assigned Announced=NoSpeaker ",
+				"192.0.2.0 [] Provisioned=Assigned Announced=NoSpeaker ",
 			},
 		}},
 		{"AWS by flag, and no node there", service("a"), []scenarioStep{

@@ -89,7 +89,7 @@ func (b *bytesIn) service(i int) *corev1.Service {
 	svc.Finalizers = [][]string{
 		nil,
 		{v1alpha1.FinalizerBareMetal},
-		{v1alpha1.FinalizerBareMetal, finalizerStandard},
+		{v1alpha1.FinalizerBareMetal, v1alpha1.FinalizerCleanup},
 		{v1alpha1.FinalizerAWS},
 		{v1alpha1.FinalizerAWS, v1alpha1.FinalizerBareMetal},
 	}[b.Below(5)]

@@ -66,7 +66,7 @@ func hasNodePortsToRelease(svc *corev1.Service) bool {
 func (d *decision) chooseNodePorts() map[types.NamespacedName][]NodePort {
 	var lacking []*corev1.Service
 	for _, svc := range d.services {
-		onAWS := svc.choice.Verdict == providers.OnAWS && hasFinalizer(svc.Service, v1alpha1.FinalizerAWS)
+		onAWS := svc.choice.Verdict == providers.OnAWS && v1alpha1.HasOwnLoadBalancer(svc.Service)
 		if onAWS && svc.DeletionTimestamp == nil && lacksNodePorts(svc.Service) {
 			lacking = append(lacking, svc.Service)
 		}

@@ -67,7 +67,7 @@ type Plan struct {
 	BGPPeers          map[string]v1alpha1.BGPPeerStatus
 	BGPAdvertisements map[string]v1alpha1.BGPAdvertisementStatus
 	Communities       map[string]v1alpha1.CommunityStatus
-	// Cloud are the requests to the cloud, for Services that carry its finalizer.
+	// Cloud are the requests to the cloud, for Services with a record of a load balancer.
 	Cloud map[types.UID]CloudRequest
 	// LiveServices are the Services that may own resources in the cloud; resources
 	// of any other are orphans.

@@ -185,7 +185,7 @@ func (p *Planner) Decide(s Snapshot) Plan {
 		if svc.changed {
 			plan.Changes = append(plan.Changes, PlannedService{svc.Service, svc.plan})
 		}
-		if hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) || svc.choice.Verdict == providers.OnAWS {
+		if v1alpha1.MayHaveLoadBalancer(svc.Service) || svc.choice.Verdict == providers.OnAWS {
 			plan.LiveServices[svc.UID] = true
 		}
 		if action := d.cloudAction(svc); action != NoAction {
@@ -331,7 +331,7 @@ func (p *Planner) serviceState(d *decision, svc *corev1.Service) *serviceState {
 func hasVolatilePlan(svc *corev1.Service) bool {
 	_, renumbers := svc.Annotations[v1alpha1.AnnotationRenumber]
 	_, leaving := svc.Annotations[v1alpha1.AnnotationLeaving]
-	return renumbers || leaving || hasFinalizer(svc, v1alpha1.FinalizerAWS)
+	return renumbers || leaving || v1alpha1.MayHaveLoadBalancer(svc)
 }
 
 // mergeOrder updates the order by age: it removes Services that are not part of this

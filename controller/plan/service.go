@@ -21,8 +21,11 @@ import (
 // zero value is empty: it releases the Service.
 type ServicePlan struct {
 	Finalizers []string
+	// RemovesCleanup removes v1alpha1.FinalizerCleanup, unless it is in Finalizers. It is
+	// false while another controller may depend on the finalizer.
+	RemovesCleanup bool
 	// The annotations' values; "" is none.
-	AllocatedFrom, Leaving string
+	AllocatedFrom, Leaving, LoadBalancer string
 	// SharedAs is the message of the condition Shared; "" is none.
 	SharedAs string
 	// Ingress is written where Serves is true; otherwise status.loadBalancer
@@ -42,12 +45,7 @@ type ServicePlan struct {
 	OutOfPool, Overdue, Releases []netip.Addr
 }
 
-// finalizerStandard is the finalizer of the upstream service controller
-// (k8s.io/cloud-provider/service/helpers.LoadBalancerCleanupFinalizer), which
-// other tools look for on Services without a class.
-const finalizerStandard = "service.kubernetes.io/load-balancer-cleanup"
-
-// providerFinalizers record which provider serves a Service.
+// providerFinalizers are Fairlead's own finalizers.
 var providerFinalizers = []string{v1alpha1.FinalizerBareMetal, v1alpha1.FinalizerAWS}
 
 func (d *decision) servicePlan(svc *serviceState, a allocator.Assignment) ServicePlan {
@@ -57,13 +55,13 @@ func (d *decision) servicePlan(svc *serviceState, a allocator.Assignment) Servic
 		return d.releasePlan(svc)
 	// No provider can be chosen yet. What it has already is kept.
 	case svc.choice.Verdict == providers.Undecided:
-		return refusedPlan(svc.Service, svc.choice.Reason, svc.choice.Message)
+		return d.refusedPlan(svc.Service, svc.choice.Reason, svc.choice.Message)
 	case svc.choice.Verdict == providers.OnAWS:
 		return d.awsPlan(svc, a)
 	}
 	p := d.bareMetalPlan(svc, a)
 	// It has moved from AWS: the load balancer is deleted after the addresses work.
-	if hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) {
+	if v1alpha1.MayHaveLoadBalancer(svc.Service) {
 		d.keepBalancer(&p, svc, a)
 		p.Conditions[0].Message = config.Message(p.Conditions[0].Message)
 	}
@@ -73,21 +71,24 @@ func (d *decision) servicePlan(svc *serviceState, a allocator.Assignment) Servic
 // releasePlan is the plan for a Service that is deleted, or that Fairlead does not
 // serve any more. It keeps the finalizer until the cloud has deleted everything.
 func (d *decision) releasePlan(svc *serviceState) ServicePlan {
-	o := d.Cloud[svc.UID]
+	o, onAWS := d.Cloud[svc.UID], v1alpha1.MayHaveLoadBalancer(svc.Service)
 	// Nothing is left outside the cluster: the empty plan removes everything.
-	if !hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) || o.Deleted() {
-		return ServicePlan{ReleasesNodePorts: hasFinalizer(svc.Service, v1alpha1.FinalizerAWS) && hasNodePortsToRelease(svc.Service)}
+	if !onAWS || o.Deleted() {
+		return ServicePlan{
+			RemovesCleanup:    onAWS || v1alpha1.HasOwnAllocation(svc.Service) || isUnserved(svc),
+			ReleasesNodePorts: onAWS && hasNodePortsToRelease(svc.Service),
+		}
 	}
 	reason, message := v1alpha1.Deleting, "AWS is deleting the load balancer"
-	switch {
-	// Nothing can be deleted without a configured cloud: an administrator must act.
-	case d.Policy.AWSLacks != "":
-		reason, message = v1alpha1.CloudNotConfigured, d.Policy.AWSLacks
+	switch refusal := d.Policy.RefusesAWS(svc.Service); {
+	// An administrator must act.
+	case refusal.Reason != "":
+		reason, message = refusal.Reason, refusal.Message
 	// The outcome of the last call explains why the Service is still there.
 	case o.Action == DeleteBalancer:
 		reason, message = o.Reason, o.Message
 	}
-	p := refusedPlan(svc.Service, reason, message)
+	p := d.refusedPlan(svc.Service, reason, message)
 	// The status belongs to the controller of the Service's class now.
 	p.Serves = p.Serves && svc.choice.Verdict != providers.NotOurs
 	return p
@@ -97,34 +98,44 @@ func (d *decision) bareMetalPlan(svc *serviceState, a allocator.Assignment) Serv
 	// Another controller's host name must not be overwritten.
 	if text, foreign := foreignIngress(svc.Service); foreign {
 		message := "status.loadBalancer holds %q, which is not an address of a pool; it is left unchanged"
-		return refusedPlan(svc.Service, v1alpha1.ForeignStatus, fmt.Sprintf(message, truncateText(text)))
+		return d.refusedPlan(svc.Service, v1alpha1.ForeignStatus, fmt.Sprintf(message, truncateText(text)))
 	}
 	// Nor must an address that the allocator could not adopt.
 	for _, m := range a.Missing {
 		if m.Reason == v1alpha1.ForeignStatus {
-			return refusedPlan(svc.Service, m.Reason, m.Message)
+			return d.refusedPlan(svc.Service, m.Reason, m.Message)
 		}
 	}
 	provisioned := d.provisionedCondition(svc, a)
 	if svc.choice.Fallback != "" && len(a.Held) == 0 {
-		// It is served neither from a pool nor by AWS: without a finalizer, AWS
-		// takes it as soon as AWS can serve it.
+		// It is served neither from a pool nor by AWS: AWS takes it as soon as AWS
+		// can serve it.
 		return ServicePlan{Serves: len(svc.Status.LoadBalancer.Ingress) > 0, Conditions: []metav1.Condition{provisioned}, Releases: a.GivesUp}
 	}
-	p := ServicePlan{Serves: true, Finalizers: desiredFinalizers(svc.Service, v1alpha1.FinalizerBareMetal), Releases: a.GivesUp}
+	p := ServicePlan{Serves: true, Releases: a.GivesUp, RemovesCleanup: len(a.Held) > 0}
+	// Nothing outside the cluster must be cleaned up.
+	if d.Policy.CleanupFinalizer {
+		p.Finalizers = cleanupFinalizer(svc.Service)
+	}
 	p.addAddresses(svc, a.Held, d.Now)
 	p.Overdue = d.overdueAddresses(svc, a.Held)
 	p.Conditions = p.withSharedCondition(provisioned, d.announcedCondition(a.Held))
 	return p
 }
 
-// desiredFinalizers are the finalizers of a Service that the provider serves. A
-// Service with a class does not get that of the upstream service controller.
-func desiredFinalizers(svc *corev1.Service, provider string) []string {
+// cleanupFinalizer is the finalizer of the upstream service controller, which does not
+// set it on Services with a class.
+func cleanupFinalizer(svc *corev1.Service) []string {
 	if svc.Spec.LoadBalancerClass == nil {
-		return []string{provider, finalizerStandard}
+		return []string{v1alpha1.FinalizerCleanup}
 	}
-	return []string{provider}
+	return nil
+}
+
+// isUnserved reports whether Fairlead would serve a Service that is deleted, and no
+// controller has: none depends on its finalizers.
+func isUnserved(svc *serviceState) bool {
+	return svc.choice.Verdict != providers.NotOurs && svc.DeletionTimestamp != nil && len(svc.Status.LoadBalancer.Ingress) == 0
 }
 
 // addAddresses adds addresses to the ingress, and records their pools, the times at
@@ -180,34 +191,46 @@ func joinComma(list, element string) string {
 
 // refusedPlan is the plan for a Service that is not served, with the reason in its
 // condition. What AWS serves already is kept.
-func refusedPlan(svc *corev1.Service, reason v1alpha1.Reason, message string) ServicePlan {
-	p := unchangedPlan(svc)
+func (d *decision) refusedPlan(svc *corev1.Service, reason v1alpha1.Reason, message string) ServicePlan {
+	p := d.unchangedPlan(svc)
 	p.Conditions = p.withSharedCondition(newCondition(v1alpha1.ConditionProvisioned, metav1.ConditionFalse, reason, message))
 	return p
 }
 
 // unchangedPlan keeps what a Service on AWS has: its load balancer must not be
 // deleted, nor its ingress removed, because of a refusal. For a Service without
-// the AWS finalizer the plan is empty.
-func unchangedPlan(svc *corev1.Service) ServicePlan {
-	if !hasFinalizer(svc, v1alpha1.FinalizerAWS) {
+// a load balancer the plan is empty.
+func (d *decision) unchangedPlan(svc *corev1.Service) ServicePlan {
+	if !v1alpha1.MayHaveLoadBalancer(svc) {
 		return ServicePlan{}
 	}
 	p := ServicePlan{
 		AllocatedFrom: svc.Annotations[v1alpha1.AnnotationAllocatedFrom],
 		SharedAs:      recordedTerms(svc),
 		Leaving:       svc.Annotations[v1alpha1.AnnotationLeaving],
+		LoadBalancer:  d.loadBalancerRecord(svc),
 	}
-	for _, f := range append([]string{finalizerStandard}, providerFinalizers...) {
-		if hasFinalizer(svc, f) {
-			p.Finalizers = append(p.Finalizers, f)
-		}
+	if hasFinalizer(svc, v1alpha1.FinalizerCleanup) {
+		p.Finalizers = append(p.Finalizers, v1alpha1.FinalizerCleanup)
+	}
+	// The API server allows no new finalizers on an object that is being deleted.
+	if svc.DeletionTimestamp == nil || hasFinalizer(svc, v1alpha1.FinalizerAWS) {
+		p.Finalizers = append(p.Finalizers, v1alpha1.FinalizerAWS)
 	}
 	// The API server clears the ingress of every other type.
 	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		p.Serves, p.Ingress = true, svc.Status.LoadBalancer.Ingress
 	}
 	return p
+}
+
+// loadBalancerRecord is the value of the annotation fairlead.io/load-balancer: an own
+// record stays as it is, unless the name of the cluster was not known.
+func (d *decision) loadBalancerRecord(svc *corev1.Service) string {
+	if v1alpha1.LoadBalancerCluster(svc) != "" || v1alpha1.HasOwnLoadBalancer(svc) && d.Policy.Cluster == "" {
+		return svc.Annotations[v1alpha1.AnnotationLoadBalancer]
+	}
+	return v1alpha1.FormatLoadBalancer(d.Policy.Cluster, svc.UID)
 }
 
 // provisionedCondition is the condition Provisioned of a Service on bare metal. It
@@ -327,10 +350,9 @@ func hasFinalizer(svc *corev1.Service, finalizer string) bool {
 }
 
 // ownsStatus reports whether Fairlead assigned an address or a load balancer to the
-// Service, so that it may overwrite the status: the Service's own record proves that,
-// or the finalizer of AWS.
+// Service, so that it may overwrite the status: the Service's own records prove that.
 func ownsStatus(svc *corev1.Service) bool {
-	return len(config.OwnAllocation(svc)) > 0 || hasFinalizer(svc, v1alpha1.FinalizerAWS)
+	return len(config.OwnAllocation(svc)) > 0 || v1alpha1.HasOwnLoadBalancer(svc)
 }
 
 // hasProviderFinalizer reports whether the Service has a finalizer of a provider.
@@ -374,7 +396,7 @@ func allRecorded(svc *corev1.Service) bool {
 // Records are the values of v1alpha1.RecordAnnotations, in their order; "" is
 // none.
 func (p ServicePlan) Records() [len(v1alpha1.RecordAnnotations)]string {
-	return [...]string{p.AllocatedFrom, p.Leaving}
+	return [...]string{p.AllocatedFrom, p.Leaving, p.LoadBalancer}
 }
 
 // IsZero reports whether the plan releases the Service: nothing that Fairlead

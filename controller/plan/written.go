@@ -27,18 +27,14 @@ func WithTransitionTimes(observed, desired []metav1.Condition, now metav1.Time) 
 
 // RemainingMetadata are the finalizers and annotations of Fairlead's that an apply
 // of the plan has left on the Service, because another field manager owns them as
-// well. was is the Service before the apply, written what the apply returned.
-func (p ServicePlan) RemainingMetadata(was, written *corev1.Service) (finalizers, annotations []string) {
-	finalizers = p.surplusFinalizers(written)
-	if p.IsZero() && hasFinalizer(written, finalizerStandard) && (hasProviderFinalizer(was) || hasOwnState(written)) {
-		finalizers = append(finalizers, finalizerStandard)
-	}
+// well. written is what the apply returned.
+func (p ServicePlan) RemainingMetadata(written *corev1.Service) (finalizers, annotations []string) {
 	for i, value := range p.Records() {
 		if _, has := written.Annotations[v1alpha1.RecordAnnotations[i]]; has && value == "" {
 			annotations = append(annotations, v1alpha1.RecordAnnotations[i])
 		}
 	}
-	return finalizers, annotations
+	return p.surplusFinalizers(written), annotations
 }
 
 // WritesIngress reports whether the plan writes the Service's ingress: while it is
@@ -52,9 +48,6 @@ func (p ServicePlan) WritesIngress(svc *corev1.Service) bool {
 func (p ServicePlan) Written(svc *corev1.Service) *corev1.Service {
 	w := svc.DeepCopy()
 	removed := p.surplusFinalizers(svc)
-	if !slices.Contains(p.Finalizers, finalizerStandard) && (hasProviderFinalizer(svc) || p.IsZero() && hasOwnState(svc)) {
-		removed = append(removed, finalizerStandard)
-	}
 	w.Finalizers = slices.DeleteFunc(w.Finalizers, func(f string) bool { return slices.Contains(removed, f) })
 	for _, f := range p.Finalizers {
 		if !hasFinalizer(w, f) {
@@ -98,11 +91,11 @@ func (p ServicePlan) writeConditions(svc *corev1.Service) {
 	}
 }
 
-// surplusFinalizers are the provider finalizers on the Service that the plan
-// does not have.
+// surplusFinalizers are the finalizers on the Service that the plan removes.
 func (p ServicePlan) surplusFinalizers(svc *corev1.Service) (surplus []string) {
-	for _, f := range providerFinalizers {
-		if hasFinalizer(svc, f) && !slices.Contains(p.Finalizers, f) {
+	for _, f := range svc.Finalizers {
+		removed := slices.Contains(providerFinalizers, f) || p.RemovesCleanup && f == v1alpha1.FinalizerCleanup
+		if removed && !slices.Contains(p.Finalizers, f) {
 			surplus = append(surplus, f)
 		}
 	}
@@ -154,4 +147,11 @@ func containsConditions(observed, desired []metav1.Condition) bool {
 		}
 	}
 	return true
+}
+
+// Released returns the Service as it is after Fairlead has released it: without
+// anything that only Fairlead writes, and without the addresses that it assigned. A
+// Service that v1alpha1.MayHaveLoadBalancer must not be released this way.
+func Released(svc *corev1.Service) *corev1.Service {
+	return ServicePlan{RemovesCleanup: v1alpha1.HasOwnAllocation(svc)}.Written(svc)
 }

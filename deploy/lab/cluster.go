@@ -79,7 +79,7 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if err := o.Progress.Step("start kube-proxy on every node", func() error { return c.startNodes(ctx) }); err != nil {
 		return nil, err
 	}
-	return c, c.installFairlead(ctx)
+	return c, c.InstallFairlead(ctx)
 }
 
 func (c *Cluster) createNetwork() error {
@@ -171,7 +171,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	}
 	_, err = c.controlPlane.Start("kube-controller-manager", kube, nil, "kube-controller-manager",
 		"--kubeconfig="+adminConfig, "--leader-elect=false", "--secure-port=0",
-		"--controllers=endpointslice-controller,endpointslice-mirroring-controller,garbage-collector-controller,"+
+		"--controllers=endpointslice-controller,endpointslice-mirroring-controller,garbage-collector-controller,namespace-controller,"+
 			"clusterrole-aggregation-controller,validatingadmissionpolicy-status-controller")
 	return err
 }
@@ -332,9 +332,12 @@ func (c *Cluster) ClientWithTokenOf(pod string) (*dynamic.DynamicClient, error) 
 	return dynamic.NewForConfig(config)
 }
 
+// KubeconfigOfPod returns the path of the kubeconfig file of a running pod.
+func (c *Cluster) KubeconfigOfPod(pod string) string { return filepath.Join(runDir, pod+".kubeconfig") }
+
 // ConfigOfPod returns the client configuration of a running pod, with its token.
 func (c *Cluster) ConfigOfPod(pod string) (*rest.Config, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(runDir, pod+".kubeconfig"))
+	config, err := clientcmd.BuildConfigFromFlags("", c.KubeconfigOfPod(pod))
 	if err != nil {
 		return nil, fmt.Errorf("configure the API client: %w", err)
 	}

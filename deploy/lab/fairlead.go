@@ -14,9 +14,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// installFairlead applies the manifests in deploy and starts the binaries with the
+// InstallFairlead applies the manifests in deploy and starts the binaries with the
 // flags and as the service accounts of the manifests.
-func (c *Cluster) installFairlead(ctx context.Context) error {
+func (c *Cluster) InstallFairlead(ctx context.Context) error {
 	folders := []string{filepath.Join(c.root, "deploy")}
 	if c.AWS != nil {
 		folders = append(folders, filepath.Join(c.root, "deploy", "aws"))
@@ -88,6 +88,18 @@ func (c *Cluster) StartSpeaker(ctx context.Context, i int) error {
 	return nil
 }
 
+// StopFairlead stops all controllers and speakers and deletes their pods, as the
+// kubelets do when the workloads are deleted.
+func (c *Cluster) StopFairlead(ctx context.Context) error {
+	for _, p := range append(append([]*Process{}, c.Controllers...), c.Speakers...) {
+		if err := p.Stop(); err != nil {
+			return err
+		}
+	}
+	now := int64(0)
+	return c.API.CoreV1().Pods(namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{})
+}
+
 // setProcess sets the i-th element, and extends the list if necessary.
 func setProcess(all []*Process, i int, p *Process) []*Process {
 	for len(all) <= i {
@@ -105,7 +117,9 @@ func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec co
 	pods := c.API.CoreV1().Pods(namespace)
 	pod, err := pods.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		pod, err = pods.Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}, metav1.CreateOptions{})
+		pod, err = pods.Create(ctx, &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/name": spec.ServiceAccountName}}, Spec: spec,
+		}, metav1.CreateOptions{})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("create pod %s: %w", name, err)

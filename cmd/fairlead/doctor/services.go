@@ -84,7 +84,7 @@ func revertNote(svc *corev1.Service, p controllerplan.ServicePlan) string {
 
 // hasAddress reports whether the Service has an address of a pool.
 func hasAddress(p controllerplan.ServicePlan) bool {
-	return len(p.Ingress) > 0 && slices.Contains(p.Finalizers, v1alpha1.FinalizerBareMetal)
+	return len(p.Ingress) > 0 && p.AllocatedFrom != ""
 }
 
 // statusOutdated reports whether the addresses or reasons in the status differ from

@@ -23,7 +23,7 @@ var serviceKey = types.NamespacedName{Namespace: "shop", Name: "web"}
 func peered(sessions ...v1alpha1.Session) objects.Snapshot {
 	svc := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: serviceKey.Namespace, Name: serviceKey.Name, UID: "u1", Finalizers: []string{v1alpha1.FinalizerBareMetal},
+			Namespace: serviceKey.Namespace, Name: serviceKey.Name, UID: "u1",
 			Annotations: map[string]string{v1alpha1.AnnotationAllocatedFrom: "192.0.2.10=lan,uid=u1"},
 		},
 		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}},
