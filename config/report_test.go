@@ -42,7 +42,8 @@ func TestBoundReport(t *testing.T) {
 		ok      func(s v1alpha1.SpeakerStatus) bool
 	}{
 		{
-			"prefix lengths", v1alpha1.SpeakerStatus{Interfaces: []v1alpha1.Interface{reportedInterface("eth0",
+			"prefix lengths",
+			v1alpha1.SpeakerStatus{Interfaces: []v1alpha1.Interface{reportedInterface("eth0",
 				"0.0.0.0/0", "128.0.0.0/1", "10.0.0.1/7", "10.0.0.1/8", "::/0", "2001:db8::1/47", "2001:db8::1/48", "::ffff:192.0.2.1/104", "x")}},
 			7, func(s v1alpha1.SpeakerStatus) bool {
 				return fmt.Sprint(s.Interfaces[0].Addresses) == "[10.0.0.1/8 2001:db8::1/48]"
@@ -74,18 +75,23 @@ func TestBoundReport(t *testing.T) {
 			5, func(s v1alpha1.SpeakerStatus) bool { return len(s.Interfaces) == 2 },
 		},
 		{
-			"many groups", v1alpha1.SpeakerStatus{Announcing: groups(1000, 1)}, 1000 - v1alpha1.MaxReportedGroups,
+			"many groups",
+			v1alpha1.SpeakerStatus{Announcing: groups(1000, 1)},
+			1000 - v1alpha1.MaxReportedGroups,
 			func(s v1alpha1.SpeakerStatus) bool { return len(s.Announcing) == v1alpha1.MaxReportedGroups },
 		},
 		{
-			"many addresses", v1alpha1.SpeakerStatus{Announcing: groups(2, 9000)}, 18_000 - v1alpha1.MaxReportedAddresses,
+			"many addresses",
+			v1alpha1.SpeakerStatus{Announcing: groups(2, 9000)},
+			18_000 - v1alpha1.MaxReportedAddresses,
 			func(s v1alpha1.SpeakerStatus) bool {
 				return len(s.Announcing[0].Addresses)+len(s.Announcing[1].Addresses) == 10_000
 			},
 		},
 		{
 			"groups of nothing, and announced nowhere",
-			v1alpha1.SpeakerStatus{Announcing: []v1alpha1.Announcement{{Interfaces: []string{"eth0"}}, {Addresses: []string{"192.0.2.1"}}}}, 1,
+			v1alpha1.SpeakerStatus{Announcing: []v1alpha1.Announcement{{Interfaces: []string{"eth0"}}, {Addresses: []string{"192.0.2.1"}}}},
+			1,
 			func(s v1alpha1.SpeakerStatus) bool { return len(s.Announcing) == 0 },
 		},
 		{
@@ -100,7 +106,8 @@ func TestBoundReport(t *testing.T) {
 		{
 			"reasons that speakers do not have",
 			v1alpha1.SpeakerStatus{Unannounced: []v1alpha1.Unannounced{
-				{Reason: "Invented", Addresses: []string{"192.0.2.1"}}, {Reason: v1alpha1.Announced, Addresses: []string{"192.0.2.1"}},
+				{Reason: "Invented", Addresses: []string{"192.0.2.1"}},
+				{Reason: v1alpha1.Announced, Addresses: []string{"192.0.2.1"}},
 				{Reason: v1alpha1.NoSession, Message: escape, Addresses: []string{"192.0.2.1"}},
 			}},
 			2, func(s v1alpha1.SpeakerStatus) bool {

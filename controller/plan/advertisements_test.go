@@ -153,7 +153,8 @@ func TestSelectedPools(t *testing.T) {
 		{
 			"selected by label, unused", nil,
 			[]*v1alpha1.IPAddressPool{tieredPool("b", "edge"), tieredPool("c", "core"), tieredPool("a", "edge")},
-			nil, []string{"a", "b"},
+			nil,
+			[]string{"a", "b"},
 		},
 		{"deleted and held", []string{"gone"}, []*v1alpha1.IPAddressPool{tieredPool("a", "edge")}, []*corev1.Service{held}, []string{"a", "gone"}},
 		{"deleted and not held", []string{"gone"}, nil, nil, nil},

@@ -406,7 +406,8 @@ func TestCloudMessages(t *testing.T) {
 		{"a report", service("a", onAWS), active, true, []string{"it answers"}},
 		{
 			"annotations for pools", service("a", onAWS, annotated(v1alpha1.AnnotationLoadBalancerIPs, "192.0.2.1"), annotated("metallb.io/address-pool", "p")),
-			active, true, []string{"it answers; AWS chooses the addresses: no effect of annotation metallb.io/address-pool, fairlead.io/load-balancer-ips"},
+			active, true,
+			[]string{"it answers; AWS chooses the addresses: no effect of annotation metallb.io/address-pool, fairlead.io/load-balancer-ips"},
 		},
 		{"deletion", service("a", onAWS, deleting), held, true, []string{"network interfaces"}},
 		{"foreign", service("a", showing("x.example.com")), CloudOutcome{}, true, []string{"x.example.com", "no load balancer is created"}},

@@ -230,11 +230,13 @@ func TestReverted(t *testing.T) {
 	}{
 		{nil, "Assigned", "PoolExhausted", "192.0.2.1 from pool p"},
 		{
-			map[types.NamespacedName]string{key("a"): "x", key("b"): "x"}, "Reverted", "PoolExhausted",
+			map[types.NamespacedName]string{key("a"): "x", key("b"): "x"},
+			"Reverted", "PoolExhausted",
 			`field manager "x" repeatedly reverts what the controller writes to this Service; 192.0.2.1 from pool p`,
 		},
 		{
-			map[types.NamespacedName]string{key("a"): ""}, "Reverted", "PoolExhausted",
+			map[types.NamespacedName]string{key("a"): ""},
+			"Reverted", "PoolExhausted",
 			"another writer repeatedly reverts what the controller writes to this Service; 192.0.2.1 from pool p",
 		},
 		{nil, "Assigned", "PoolExhausted", "192.0.2.1 from pool p"},

@@ -84,7 +84,8 @@ func TestReportsOfCandidates(t *testing.T) {
 	}{
 		{"a candidate on the LAN", reports{reportOf("rack-a", subnet, onInterface("eth0", lan))}, nil, v1alpha1.Announced, ""},
 		{
-			"a candidate, with a range of all addresses", reports{reportOf("rack-a", subnet, onInterface("eth0", everyAddress))},
+			"a candidate, with a range of all addresses",
+			reports{reportOf("rack-a", subnet, onInterface("eth0", everyAddress))},
 			nil, v1alpha1.Announced, "",
 		},
 		{"a node that is not selected", reports{reportOf("rack-b", subnet, onInterface("eth0", everyAddress))}, nil, "", ""},
@@ -92,16 +93,19 @@ func TestReportsOfCandidates(t *testing.T) {
 		{"an interface in another subnet", reports{reportOf("rack-a", "203.0.113.1/24", onInterface("eth0", lan))}, nil, "", ""},
 		{"a subnet of all addresses", reports{reportOf("rack-a", "0.0.0.0/0", onInterface("eth0", lan))}, nil, "", ""},
 		{
-			"an interface that is named", reports{reportOf("rack-a", "203.0.113.1/24", onInterface("eth0", lan))},
+			"an interface that is named",
+			reports{reportOf("rack-a", "203.0.113.1/24", onInterface("eth0", lan))},
 			func(s *Snapshot) { s.Objects.L2Advertisements[0].Spec.Interfaces = []string{"eth0"} }, v1alpha1.Announced, "",
 		},
 		{
-			"an interface that is not named", reports{reportOf("rack-a", subnet, onInterface("eth0", lan))},
+			"an interface that is not named",
+			reports{reportOf("rack-a", subnet, onInterface("eth0", lan))},
 			func(s *Snapshot) { s.Objects.L2Advertisements[0].Spec.Interfaces = []string{"eth1"} }, "", "",
 		},
 		{"a speaker without a node", reports{reportOf("rack-c", subnet, onInterface("eth0", lan))}, nil, "", ""},
 		{
-			"a node that is not Ready", reports{reportOf("rack-a", subnet, onInterface("eth0", lan))},
+			"a node that is not Ready",
+			reports{reportOf("rack-a", subnet, onInterface("eth0", lan))},
 			func(s *Snapshot) { fixture.NotReady(s.Nodes[0]) }, "", "",
 		},
 		{"a candidate of BGP", reports{reportOf("rack-b", subnet, toPeer("tor", wan))}, nil, "", v1alpha1.Announced},
@@ -110,7 +114,8 @@ func TestReportsOfCandidates(t *testing.T) {
 		{"a peer that does not select the node", reports{reportOf("rack-b", subnet, toPeer("other", wan))}, nil, "", ""},
 		{"a peer that does not exist", reports{reportOf("rack-b", subnet, toPeer("none", wan))}, nil, "", ""},
 		{
-			"a peer without the address family", reports{reportOf("rack-b", subnet, toPeer("tor", wan))},
+			"a peer without the address family",
+			reports{reportOf("rack-b", subnet, toPeer("tor", wan))},
 			func(s *Snapshot) { s.Objects.BGPPeers[0].Spec.AddressFamilies = []string{"IPv6"} }, "", "",
 		},
 		{

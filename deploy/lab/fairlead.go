@@ -159,8 +159,10 @@ func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec co
 			capabilities += ",+" + strings.ToLower(string(add))
 		}
 	}
-	args := []string{"--bounding-set=" + capabilities, "--no-new-privs", c.bin.path("fairlead-" + container.Name), "--kubeconfig=" + config,
-		"--health-socket=" + healthSocket(name)}
+	args := []string{
+		"--bounding-set=" + capabilities, "--no-new-privs", c.bin.path("fairlead-" + container.Name), "--kubeconfig=" + config,
+		"--health-socket=" + healthSocket(name),
+	}
 	return node.Start(name, setpriv, env, append(args, container.Args...)...)
 }
 

@@ -48,14 +48,16 @@ func TestReportBounds(t *testing.T) {
 		{"a short IPv6 prefix", map[string]any{"interfaces": []any{iface("eth0", "2001:db8::1/47")}}, "status.interfaces[0].addresses[0]"},
 		{"a control character", map[string]any{"interfaces": []any{iface("\x1b[2J")}}, "status.interfaces[0].name"},
 		{
-			"many interfaces", map[string]any{"interfaces": repeat(65, func(i int) any { return iface(fmt.Sprint("eth", i)) })},
+			"many interfaces",
+			map[string]any{"interfaces": repeat(65, func(i int) any { return iface(fmt.Sprint("eth", i)) })},
 			"status.interfaces: Too many",
 		},
 		{"many subnets", map[string]any{"interfaces": repeat(2, func(i int) any {
 			return iface(fmt.Sprint("eth", i), repeat(65, func(i int) any { return fmt.Sprintf("10.0.%d.1/24", i) })...)
 		})}, "interfaces must have at most 128 addresses in total"},
 		{
-			"many addresses", map[string]any{"announcing": []any{group(5000), group(5001)}},
+			"many addresses",
+			map[string]any{"announcing": []any{group(5000), group(5001)}},
 			"announcing and unannounced must have at most 10000 addresses and ranges in total",
 		},
 		{"a long text", map[string]any{"sessions": []any{

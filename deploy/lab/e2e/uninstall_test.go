@@ -194,12 +194,14 @@ func TestUninstallRefused(t *testing.T) {
 	kubeconfig := cluster.KubeconfigOfPod("fairlead-speaker-node-1")
 	for _, row := range []struct{ roles, want string }{
 		{"", "forbidden"},
-		{"apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: reader}\n" +
-			"rules: [{apiGroups: ['*'], resources: ['*'], verbs: [get, list]}]\n---\n" +
-			"apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: reader}\n" +
-			"roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: reader}\n" +
-			"subjects: [{kind: ServiceAccount, name: fairlead-speaker, namespace: fairlead-system}]\n",
-			"nothing was changed: the user must be allowed to: delete clusterrolebindings.rbac.authorization.k8s.io; "},
+		{
+			"apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: reader}\n" +
+				"rules: [{apiGroups: ['*'], resources: ['*'], verbs: [get, list]}]\n---\n" +
+				"apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: reader}\n" +
+				"roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: reader}\n" +
+				"subjects: [{kind: ServiceAccount, name: fairlead-speaker, namespace: fairlead-system}]\n",
+			"nothing was changed: the user must be allowed to: delete clusterrolebindings.rbac.authorization.k8s.io; ",
+		},
 	} {
 		if row.roles != "" {
 			apply(t, row.roles)
