@@ -442,6 +442,20 @@ func TestCloudMessages(t *testing.T) {
 	}
 }
 
+// TestAddressShownOnAWS: an address in the status of a Service on AWS does not take it
+// from the Service whose record has it.
+func TestAddressShownOnAWS(t *testing.T) {
+	s := testSnapshot(
+		service("a", onAWS, holding("192.0.2.1")),
+		service("b", fixture.Recorded("192.0.2.1=p"), annotated(v1alpha1.AnnotationProvider, "bare-metal")),
+	)
+	s.Policy, s.Nodes = providers.Policy{Mode: providers.Auto}, []*corev1.Node{awsNode("n1")}
+	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/29")}
+	if got := Decide(s).planOf(key("b")).AllocatedFrom; got != "192.0.2.1=p,uid=b" {
+		t.Errorf("b is assigned %s", got)
+	}
+}
+
 func TestTargets(t *testing.T) {
 	labelled := func(name, value string) *corev1.Node {
 		n := awsNode(name)

@@ -34,7 +34,8 @@ func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, exists 
 	} else if !onBareMetal || svc.DeletionTimestamp != nil || foreign {
 		// Addresses in its status, which may be another controller's, must not be assigned
 		// to other Services.
-		if r.Role = allocator.Stranger; svc.DeletionTimestamp != nil && svc.choice.Verdict != providers.NotOurs {
+		r.Role = allocator.Stranger
+		if svc.choice.Verdict == providers.OnAWS || svc.DeletionTimestamp != nil && svc.choice.Verdict != providers.NotOurs {
 			r.Role = allocator.Deleted
 		}
 		r.Have = slices.DeleteFunc(r.Have, func(h allocator.Have) bool { return h.Evidence == allocator.Recorded })
