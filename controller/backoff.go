@@ -152,8 +152,12 @@ func (b *serviceBackoffs) succeeded(c plan.PlannedService, written *corev1.Servi
 	s.plan, s.written, s.at, s.reverted = &p, written, now, false
 }
 
-// failed records a failed write.
-func (b *serviceBackoffs) failed(c plan.PlannedService, err error, now time.Time) {
+// reportedFailure is the number of failed writes in a row after which an Event reports
+// them: about a second after the first one.
+const reportedFailure = 7
+
+// failed records a failed write. It returns how many have failed in a row.
+func (b *serviceBackoffs) failed(c plan.PlannedService, err error, now time.Time) (inRow int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.state(c.Service)
@@ -164,6 +168,7 @@ func (b *serviceBackoffs) failed(c plan.PlannedService, err error, now time.Time
 	if unknownOutcome(err) {
 		s.plan, s.written, s.reverted = nil, nil, false // there is nothing to compare with
 	}
+	return b.failures.NumRequeues(plan.KeyOf(c.Service))
 }
 
 // setManager records the field manager that reverts the writes to the Service, which has

@@ -32,7 +32,7 @@ func TestFailingWebhook(t *testing.T) {
 			}
 			return nil
 		}
-		runController(t, "http://api", api)
+		recorder := runController(t, "http://api", api)
 		synctest.Wait()
 		time.Sleep(3 * time.Second)
 		api.requests()
@@ -62,6 +62,18 @@ func TestFailingWebhook(t *testing.T) {
 		}
 		if n := count(requests, "list"); n != 0 {
 			t.Errorf("%d lists of all Services", n)
+		}
+		failures := 0
+		for len(recorder.Events) > 0 {
+			if e := <-recorder.Events; strings.Contains(e, "WriteFailed") {
+				failures++
+				if !strings.Contains(e, "apply the status of Service ns/broken: ") {
+					t.Errorf("got Event %q", e)
+				}
+			}
+		}
+		if failures != 1 {
+			t.Errorf("%d Events about the failure", failures)
 		}
 		time.Sleep(lastRetry)
 		synctest.Wait()

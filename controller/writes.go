@@ -294,7 +294,9 @@ func (w *writeGroup) startService(change plan.PlannedService) {
 		if unknownOutcome(err) {
 			w.c.ownWrites.observeUnknown(change)
 		}
-		w.c.backoffs.failed(change, err, time.Now())
+		if w.c.backoffs.failed(change, err, time.Now()) == reportedFailure && !apierrors.IsConflict(err) {
+			w.c.events.Event(change.Service, corev1.EventTypeWarning, string(v1alpha1.WriteFailed), fmt.Sprintf("%.1000v", err))
+		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.serviceFailures, w.failed = append(w.serviceFailures, err), append(w.failed, change)

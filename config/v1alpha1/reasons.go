@@ -35,6 +35,9 @@ const (
 	ProviderUndecided Reason = "ProviderUndecided"
 	// Reverted: another writer repeatedly reverts what the controller writes to the Service.
 	Reverted Reason = "Reverted"
+	// WriteFailed: the API server repeatedly rejects what the controller writes to the
+	// Service. It is the reason of an Event only: the conditions cannot be written.
+	WriteFailed Reason = "WriteFailed"
 	// ForeignStatus: the status has an address that Fairlead does not manage.
 	ForeignStatus Reason = "ForeignStatus"
 
