@@ -69,8 +69,8 @@ func routers(t *testing.T) []*lab.Router {
 		if err := cluster.SetGateways(fabric.bird, fabric.frr); err != nil {
 			t.Fatal(err)
 		}
-		apply(t, bgp)
 	}
+	apply(t, bgp) // tests that delete CRDs have deleted it
 	sessions(t, "bird", "Established 3/3")
 	sessions(t, "frr", "Established 3/3")
 	all := []*lab.Router{fabric.bird, fabric.frr}
