@@ -2,11 +2,11 @@
 // over all pools and all Services. It does not enumerate pools: its cost depends on
 // the number of Services and ranges only, and is O(n log n) in both.
 //
-// The files: pools.go prepares what depends on the pools only; plan.go keeps the
-// addresses that are held, plan_pending.go grants requests for other addresses,
-// plan_release.go retries them when an address is released, and plan_refuse.go
-// explains refusals; plan_share.go and plan_tables.go decide which addresses can be
-// shared.
+// The files: pools.go prepares what depends on the pools only; plan.go has the state of
+// a decision, plan_keep.go keeps the addresses that are held, plan_pending.go grants
+// requests for other addresses, plan_release.go retries them when an address is
+// released, and plan_refuse.go explains refusals; plan_share.go and plan_tables.go decide
+// which addresses can be shared.
 package allocator
 
 import (
