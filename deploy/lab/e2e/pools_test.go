@@ -227,9 +227,14 @@ spec: {ipAddressPoolSelectors: [{matchLabels: {tier: edge}}], peers: [bird, frr]
 	// The nodes advertise the longer prefix one after the other.
 	checkLosses(t, changing(), len(cluster.Nodes)*len(routers))
 
-	stops := []func(){uninterrupted(t, remote, cutOff), uninterrupted(t, remote, inner)}
+	stops := []func(){uninterrupted(t, remote, cutOff)}
+	changing = stream(t, inner)
 	deletePool(t, "edge")
 	contains(t, condition(t, "inner", "Provisioned", "OutOfPool"), "does not exist any more")
+	routed("198.18.114.200/32", 0, 1, 2) // without its pool there is no aggregate
+	routed("198.18.114.128/25")
+	checkLosses(t, changing(), len(cluster.Nodes)*len(routers))
+	stops = append(stops, uninterrupted(t, remote, inner))
 	for i, p := range cluster.Speakers { // all at once, as an upgrade in a hurry does
 		if err := p.Stop(); err != nil {
 			t.Errorf("the speaker ended with %v", err)
@@ -248,7 +253,6 @@ spec: {ipAddressPoolSelectors: [{matchLabels: {tier: edge}}], peers: [bird, frr]
 	for _, stop := range stops {
 		stop()
 	}
-	// Without a pool, no aggregate can be computed.
 	routed("198.18.114.5/32", 0, 1, 2)
 	routed("198.18.114.200/32", 0, 1, 2)
 	condition(t, "cut-off", "Announced", "Announced")
