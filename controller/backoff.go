@@ -22,6 +22,9 @@ import (
 // another writer reverts.
 const firstRevertBackoff, lastRevertBackoff = time.Second, 5 * time.Minute
 
+// maxRetries bounds the writes of one sync to Services for which the last write failed.
+const maxRetries = 16
+
 // serviceBackoffs defer writes to the Services for which they fail, and to those on which
 // another writer reverts them. One Service does not delay another. All methods may be
 // called concurrently.
@@ -37,8 +40,9 @@ type writeState struct {
 	uid types.UID
 	// After a failed write: the time of the next one. A version other than the one with
 	// which it conflicted ends that.
-	retryAt    time.Time
-	conflicted string
+	retryAt         time.Time
+	conflicted      string
+	failureReported bool // by an Event
 	// The last write that succeeded: what was written, the result, and the time.
 	plan    *plan.ServicePlan
 	written *corev1.Service
@@ -65,6 +69,10 @@ func (b *serviceBackoffs) divide(
 ) (due, deferred []plan.PlannedService, reverted []*corev1.Service) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if len(b.states) == 0 {
+		return changes, nil, nil
+	}
+	awaited, retries := plan.AwaitedReleases(changes), 0
 	for _, c := range changes {
 		s := b.states[plan.KeyOf(c.Service)]
 		if s == nil || s.uid != c.Service.UID {
@@ -78,8 +86,15 @@ func (b *serviceBackoffs) divide(
 		case now.Before(s.retryAt) && (s.conflicted == "" || s.conflicted == c.Service.ResourceVersion):
 			deferred = append(deferred, c)
 		// What other Services wait for is not delayed by a fight about this one.
-		case s.reverted && now.Before(s.at.Add(s.backoff)) && !s.hasNewRequest(c) && !c.BlocksAny(changes):
+		case s.reverted && now.Before(s.at.Add(s.backoff)) && !s.hasNewRequest(c) && !awaited[plan.KeyOf(c.Service)]:
 			deferred = append(deferred, c)
+		// Writes that time out must not hold up all others of the sync.
+		case b.failures.NumRequeues(plan.KeyOf(c.Service)) > 0 && retries == maxRetries:
+			s.retryAt = now.Add(firstRetry) // so that next returns it
+			deferred = append(deferred, c)
+		case b.failures.NumRequeues(plan.KeyOf(c.Service)) > 0:
+			retries++
+			due = append(due, c)
 		default:
 			due = append(due, c)
 		}
@@ -148,16 +163,17 @@ func (b *serviceBackoffs) succeeded(c plan.PlannedService, written *corev1.Servi
 	b.failures.Forget(plan.KeyOf(c.Service))
 	s, p := b.state(c.Service), *c.Plan
 	p.NodePorts = nil // they have been allocated
-	s.retryAt, s.conflicted = time.Time{}, ""
+	s.retryAt, s.conflicted, s.failureReported = time.Time{}, "", false
 	s.plan, s.written, s.at, s.reverted = &p, written, now, false
 }
 
-// reportedFailure is the number of failed writes in a row after which an Event reports
+// reportedFailure is the number of failed writes in a row from which on an Event reports
 // them: about a second after the first one.
 const reportedFailure = 7
 
-// failed records a failed write. It returns how many have failed in a row.
-func (b *serviceBackoffs) failed(c plan.PlannedService, err error, now time.Time) (inRow int) {
+// failed records a failed write. It returns whether an Event must report that the writes
+// fail, once for each row of them.
+func (b *serviceBackoffs) failed(c plan.PlannedService, err error, now time.Time) (report bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.state(c.Service)
@@ -168,7 +184,9 @@ func (b *serviceBackoffs) failed(c plan.PlannedService, err error, now time.Time
 	if unknownOutcome(err) {
 		s.plan, s.written, s.reverted = nil, nil, false // there is nothing to compare with
 	}
-	return b.failures.NumRequeues(plan.KeyOf(c.Service))
+	report = b.failures.NumRequeues(plan.KeyOf(c.Service)) >= reportedFailure && !apierrors.IsConflict(err) && !s.failureReported
+	s.failureReported = s.failureReported || report
+	return report
 }
 
 // setManager records the field manager that reverts the writes to the Service, which has

@@ -65,6 +65,8 @@ type Controller struct {
 	// limit of what one sync writes.
 	writtenUpTo types.NamespacedName
 	synced      bool // a full sync has succeeded since this replica leads
+	// poolsChecked: the cache of pools has been as new as a quorum read since then.
+	poolsChecked bool
 	// mustList: the next sync lists all Services before it plans, because the cache may
 	// lack the last writes of the previous leader.
 	mustList bool

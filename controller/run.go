@@ -156,10 +156,11 @@ func (c *Controller) syncFully(ctx context.Context) error {
 		}
 		c.mustList = false
 	}
-	if !c.synced {
+	if !c.poolsChecked {
 		if err := c.checkPools(ctx); err != nil {
 			return err
 		}
+		c.poolsChecked = true
 	}
 	c.backoffs.expire(time.Now(), func(key types.NamespacedName) bool {
 		_, exists, err := c.services.GetStore().GetByKey(key.String())
@@ -228,10 +229,11 @@ func (c *Controller) syncIncrementally(ctx context.Context) (done bool, err erro
 // status.selectedPools, and its addresses would be withdrawn.
 func (c *Controller) checkPools(ctx context.Context) error {
 	list, err := c.fairlead.Pools.List(ctx, metav1.ListOptions{})
+	// The cache has the last known pools then, or none.
+	if c.kinds.IsMissing("ipaddresspools.fairlead.io") {
+		return nil
+	}
 	if err != nil {
-		if c.kinds.IsMissing("ipaddresspools.fairlead.io") { // there are none
-			return nil
-		}
 		return fmt.Errorf("list all IPAddressPools: %w", err)
 	}
 	pools := make([]*v1alpha1.IPAddressPool, len(list.Items))

@@ -294,7 +294,7 @@ func (w *writeGroup) startService(change plan.PlannedService) {
 		if unknownOutcome(err) {
 			w.c.ownWrites.observeUnknown(change)
 		}
-		if w.c.backoffs.failed(change, err, time.Now()) == reportedFailure && !apierrors.IsConflict(err) {
+		if w.c.backoffs.failed(change, err, time.Now()) {
 			w.c.events.Event(change.Service, corev1.EventTypeWarning, string(v1alpha1.WriteFailed), fmt.Sprintf("%.1000v", err))
 		}
 		w.mu.Lock()

@@ -98,6 +98,9 @@ func (s *Speaker) writeReport(ctx context.Context) error {
 			Name:            s.node,
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}},
 		}}, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) && observed != nil { // the cache is that of the time before the kind was missing
+			created, err = s.fairlead.Speakers.Get(ctx, s.node, metav1.GetOptions{})
+		}
 		if err != nil {
 			return fmt.Errorf("create Speaker %s: %w", s.node, err)
 		}

@@ -118,7 +118,30 @@ func reportedInterfaces(o observedState) (interfaces []v1alpha1.Interface) {
 		}
 		interfaces = append(interfaces, iface)
 	}
+	if _, omitted := config.BoundInterfaces(interfaces); omitted > 0 {
+		// The bounds leave out the host ends of veth pairs, which may have an address each,
+		// rather than the interfaces of segments.
+		slices.SortStableFunc(interfaces, func(a, b v1alpha1.Interface) int {
+			return cmp.Compare(interfaceRank(a, named), interfaceRank(b, named))
+		})
+	}
 	return interfaces
+}
+
+// interfaceRank orders interfaces that advertisements name before those with a subnet, and
+// these before the others.
+func interfaceRank(i v1alpha1.Interface, named []string) int {
+	hasSubnet := func(text string) bool {
+		p, err := netip.ParsePrefix(text)
+		return err == nil && !p.IsSingleIP()
+	}
+	switch {
+	case slices.Contains(named, i.Name):
+		return 0
+	case slices.ContainsFunc(i.Addresses, hasSubnet):
+		return 1
+	}
+	return 2
 }
 
 // formatRanges returns addresses as text, consecutive ones as "first-last". The

@@ -115,6 +115,20 @@ func TestReportIsBounded(t *testing.T) {
 	}
 }
 
+// TestInterfacesOfSegmentsAreReported: of too many interfaces, those with a subnet are
+// reported, whatever their names.
+func TestInterfacesOfSegmentsAreReported(t *testing.T) {
+	var interfaces []l2.Interface
+	for i := range 2 * v1alpha1.MaxReportedInterfaces {
+		interfaces = append(interfaces, newInterface(fmt.Sprintf("veth%d", i), fmt.Sprintf("10.0.0.%d/32", i)))
+	}
+	interfaces = append(interfaces, newInterface("vlan10", "192.0.2.1/24"))
+	got := speakerStatus(v1alpha1.SpeakerStatus{}, observedState{interfaces: interfaces})
+	if len(got.Interfaces) != v1alpha1.MaxReportedInterfaces || got.Interfaces[0].Name != "vlan10" {
+		t.Errorf("%d interfaces, first %v", len(got.Interfaces), got.Interfaces[0])
+	}
+}
+
 func TestUsableInterfaces(t *testing.T) {
 	reported := []l2.Interface{newInterface("eth0", "192.0.2.1/24", "198.51.100.1/24"), newInterface("gone", "10.0.0.1/8")}
 	live := []l2.Interface{newInterface("eth0", "192.0.2.1/24", "203.0.113.1/24"), newInterface("new", "10.0.0.1/8")}

@@ -75,7 +75,7 @@ func (t *observedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		if response.StatusCode != http.StatusSwitchingProtocols { // whose body must be a writer as well
 			response.Body = &observedBody{response.Body, t.monitor, r}
 		}
-	case errors.Is(r.Context().Err(), context.Canceled): // the caller no longer needs an answer
+	case r.Context().Err() != nil: // the caller no longer needs an answer, or one request takes long, as a slow webhook's
 	default:
 		t.monitor.recordFailure(r.URL.Host, sent, err)
 	}
@@ -153,7 +153,8 @@ func (m *Monitor) isReported(err error) bool {
 		u, parseErr := url.Parse(failed.URL)
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return parseErr == nil && m.hosts[u.Host] && !errors.Is(err, context.Canceled)
+		ended := errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) // by the caller
+		return parseErr == nil && m.hosts[u.Host] && !ended
 	}
 	inner := errors.Unwrap(err)
 	return inner != nil && m.isReported(inner)

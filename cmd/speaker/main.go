@@ -116,6 +116,7 @@ func run(ctx context.Context, f *flags) error {
 		return fmt.Errorf("configure the API client: %w", err)
 	}
 	config.UserAgent = name + "/" + version.String()
+	config.QPS = -1 // API priority and fairness limits the rate, not the client
 	config.Wrap(monitor.Wrap)
 	fairlead, err := client.New(config)
 	if err != nil {

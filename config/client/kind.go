@@ -256,8 +256,12 @@ func (k *kind) withoutKindDeletions(ctx context.Context, all watch.Interface) wa
 }
 
 // isBeingDeleted reports whether the kind is missing. It retries until the API server
-// answers. Without the permission it returns false.
+// answers. Without the permission it returns false. Once the kind is missing, it remains so
+// until it is listed again, however fast it is defined again.
 func (k *kind) isBeingDeleted(ctx context.Context) bool {
+	if missing, _ := k.state(); missing != "" {
+		return true
+	}
 	for {
 		missing, err := k.definitionState(ctx)
 		switch {

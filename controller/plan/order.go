@@ -54,12 +54,23 @@ func (u Unreleased) Block(c PlannedService) bool {
 	return len(u) > 0 && slices.ContainsFunc(c.addedAddrs(), func(a netip.Addr) bool { _, blocked := u.otherThan(c, a); return blocked })
 }
 
-// BlocksAny reports whether one of the changes waits for an address that this one
-// releases.
-func (c PlannedService) BlocksAny(changes []PlannedService) bool {
-	unreleased := Unreleased{}
-	unreleased.Add(c)
-	return slices.ContainsFunc(changes, unreleased.Block)
+// AwaitedReleases returns the changed Services that another change waits for, because
+// they release its address.
+func AwaitedReleases(changes []PlannedService) map[types.NamespacedName]bool {
+	unreleased, awaited := Unreleased{}, map[types.NamespacedName]bool{}
+	for _, c := range changes {
+		unreleased.Add(c)
+	}
+	for _, c := range changes {
+		for _, a := range c.addedAddrs() {
+			for _, key := range unreleased[a] {
+				if key != KeyOf(c.Service) {
+					awaited[key] = true
+				}
+			}
+		}
+	}
+	return awaited
 }
 
 // otherThan returns a Service, other than that of the change, that blocks the address.

@@ -194,6 +194,7 @@ func (c *Cluster) missingPermissions(ctx context.Context, p Plan) (missing []str
 	need("patch", core("services/status"))
 	if len(p.balancers) > 0 {
 		need("patch", core("services"))
+		need("get", core("services"))
 	}
 	for _, namespace := range p.found.namespaces {
 		pods, leases := core("pods"), leaseResource
@@ -203,6 +204,7 @@ func (c *Cluster) missingPermissions(ctx context.Context, p Plan) (missing []str
 	}
 	for _, o := range slices.Concat(p.found.workloads, p.found.objects) {
 		need("delete", o.resource)
+		need("get", o.resource)
 	}
 	slices.SortFunc(required, func(a, b authorizationv1.ResourceAttributes) int {
 		return strings.Compare(permission(a), permission(b))

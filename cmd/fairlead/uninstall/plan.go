@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
 )
@@ -100,6 +101,11 @@ func releasedService(svc *corev1.Service, addresses string) *corev1.Service {
 	after := controllerplan.Released(svc)
 	if addresses == Keep {
 		after.Status.LoadBalancer = svc.Status.LoadBalancer
+	} else if !v1alpha1.OwnsIngress(svc) { // an apply would not remove what another controller has written
+		after.Status.LoadBalancer.Ingress = slices.DeleteFunc(slices.Clone(svc.Status.LoadBalancer.Ingress), func(in corev1.LoadBalancerIngress) bool {
+			addr, err := config.ParseAddr(in.IP)
+			return err == nil && config.Recorded(svc, addr)
+		})
 	}
 	changed := len(after.Finalizers) < len(svc.Finalizers) || len(after.Annotations) < len(svc.Annotations) ||
 		len(after.Status.Conditions) < len(svc.Status.Conditions) ||
@@ -112,8 +118,8 @@ func releasedService(svc *corev1.Service, addresses string) *corev1.Service {
 
 func describeChange(svc, after *corev1.Service) Service {
 	s := Service{Service: keyOf(svc), Addresses: []string{}, Released: []string{}, Removes: removedAnnotations(svc, after)}
-	for i, in := range svc.Status.LoadBalancer.Ingress {
-		if i < len(after.Status.LoadBalancer.Ingress) {
+	for _, in := range svc.Status.LoadBalancer.Ingress {
+		if slices.ContainsFunc(after.Status.LoadBalancer.Ingress, func(kept corev1.LoadBalancerIngress) bool { return kept.IP == in.IP && kept.Hostname == in.Hostname }) {
 			s.Addresses = append(s.Addresses, cmp.Or(in.IP, in.Hostname))
 		} else {
 			s.Released = append(s.Released, cmp.Or(in.IP, in.Hostname))

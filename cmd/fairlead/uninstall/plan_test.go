@@ -57,6 +57,14 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// TestReleaseKeepsAddressesOfOthers: only addresses that Fairlead has assigned are released.
+func TestReleaseKeepsAddressesOfOthers(t *testing.T) {
+	svc := fixture.Service("a", fixture.WithIPs("198.51.100.7", "192.0.2.1"), fixture.Recorded("192.0.2.1=lan"))
+	if got := releasedService(svc, Release).Status.LoadBalancer.Ingress; len(got) != 1 || got[0].IP != "198.51.100.7" {
+		t.Errorf("the status has %v", got)
+	}
+}
+
 // TestReleasePatch: the patch contains the ingress only if it changes, because a patch
 // changes the field manager, and keeps what others have written.
 func TestReleasePatch(t *testing.T) {

@@ -246,7 +246,9 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: services-everywhere}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: edit}
-subjects: [{kind: User, name: operator}]
+subjects:
+- {kind: User, name: operator}
+- {kind: ServiceAccount, name: load-balancer, namespace: networking}
 `)
 	mustBeAccepted(t, "a Service", kubectlAs(t, tenant, tenantService("written", "ClusterIP"), "create", "-f", "-"))
 	const elsewhere = "system:serviceaccount:networking:load-balancer"
