@@ -45,27 +45,29 @@ func waitHeld(t *testing.T, name string, addr netip.Addr, pool string) {
 // another controller writes to its status, and that no other Service loses one by that.
 func TestStatusOverwritten(t *testing.T) {
 	lanPool(t, "written", "10.13.242.112/29")
-	service(t, "first", from("written"))
-	first := announced(t, "first")
-	service(t, "overwritten", from("written"))
-	addr := announced(t, "overwritten")
-	remove(t, "first") // the lowest address is free: it would be assigned to a new Service
 	service(t, "bystander", from("written"), annotated("fairlead.io/load-balancer-ips=10.13.242.118"))
 	bystander := announced(t, "bystander")
+	// A Service of its own for each: repeated writes would be corrected with backoff.
 	for _, ingress := range []string{
 		`null`, `[]`,
-		`[{"ip":"` + first.String() + `"}]`,
+		`[{"ip":"FREE"}]`,
 		`[{"ip":"` + bystander.String() + `"}]`,
 		`[{"ip":"` + cluster.Nodes[0].Addr.String() + `"}]`,
 		`[{"ip":"203.0.113.9"}]`,
 		`[{"hostname":"lb.example.com"}]`,
-		`[{"ip":"` + addr.String() + `"},{"ip":"10.13.242.117"}]`,
+		`[{"ip":"OWN"},{"ip":"10.13.242.117"}]`,
 	} {
-		patchStatus(t, "overwritten", ingress)
+		service(t, "first", from("written"))
+		first := announced(t, "first")
+		service(t, "overwritten", from("written"))
+		addr := announced(t, "overwritten")
+		remove(t, "first") // the lowest address is free: it would be assigned to a new Service
+		patchStatus(t, "overwritten", strings.NewReplacer("FREE", first.String(), "OWN", addr.String()).Replace(ingress))
 		waitHeld(t, "overwritten", addr, "written")
 		waitHeld(t, "bystander", bystander, "written")
+		reach(t, cluster.Client, url(addr, 8086))
+		remove(t, "overwritten")
 	}
-	reach(t, cluster.Client, url(addr, 8086))
 }
 
 // TestReplaced checks that a Service from which a tool has dropped all annotations and
