@@ -152,8 +152,16 @@ func run(ctx context.Context) error {
 	}
 	err = cli.RunNoErrOutput(cmd)
 	cancel()
-	if started.Load() != nil {
-		err = errors.Join(err, <-e.done)
+	if started.Load() == nil {
+		return err
+	}
+	switch ended := <-e.done; {
+	case errors.Is(ended, controller.ErrLostLease):
+		err = errors.Join(err, ended)
+	// The lease expires, and the process has ended as requested. The permission is missing
+	// while Fairlead is being uninstalled.
+	case ended != nil:
+		klog.ErrorS(ended, "leader lease is not released")
 	}
 	return err
 }
