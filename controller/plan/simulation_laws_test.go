@@ -194,7 +194,7 @@ func wrongAddress(svc, after *corev1.Service, v simulatedView) string {
 func (s *simulatedAPIServer) ignoredCopy(svc, after *corev1.Service, v simulatedView) string {
 	records, own := config.ReadAllocation(svc)
 	shown, shows := svc.Status.LoadBalancer.Ingress, after.Status.LoadBalancer.Ingress
-	if own || len(records) == 0 || len(shown) > 0 || len(shows) == 0 || !hasDefaultRequest(svc) {
+	if v.assumes(svc) || own || len(records) == 0 || len(shown) > 0 || len(shows) == 0 || !hasDefaultRequest(svc) {
 		return ""
 	}
 	addr := records[0].Addr
