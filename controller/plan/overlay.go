@@ -153,8 +153,8 @@ func newerVersion(a, b string) bool {
 	return err == nil && order > 0
 }
 
-// assumeWritten returns the Service with the addresses of the plan in addition to its
-// own, in the status and in the record; nil if there are none. The result lacks the
+// assumeWritten returns the Service with the addresses and pools of the plan in addition
+// to its own, in the status and in the record; nil if there are none. The result lacks the
 // condition Provisioned: so it differs from every plan, and a write changes the Service
 // in any case.
 func (c PlannedService) assumeWritten() *corev1.Service {
@@ -163,7 +163,7 @@ func (c PlannedService) assumeWritten() *corev1.Service {
 	allocated, _, _ := strings.Cut(c.Plan.AllocatedFrom, v1alpha1.AllocationUIDSeparator)
 	added := false
 	for _, r := range config.ReadRecords(allocated) {
-		if _, recorded := records.Of(r.Addr); !recorded {
+		if !slices.Contains(records, r) { // another address, or another pool of the same one
 			records, added = append(records, r), true
 		}
 		if !slices.Contains(shown, r.Addr) {

@@ -1,11 +1,13 @@
 package plan
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/fixture"
 )
 
@@ -58,5 +60,13 @@ func TestUnknownOutcome(t *testing.T) {
 	o.ObserveUnknown(PlannedService{was, &same})
 	if o.Newest(was) != was {
 		t.Error("the Service has changed")
+	}
+	// The record of the address may name either pool.
+	follows := planFor("a", ".1")
+	follows.AllocatedFrom = config.FormatAllocation(config.Records{{Addr: netip.MustParseAddr("192.0.2.1"), Value: "q"}}, was.UID)
+	o.ObserveUnknown(PlannedService{was, &follows})
+	records := config.OwnAllocation(o.Newest(was))
+	if len(records) != 2 || records[0].Value != "p" || records[1].Value != "q" || !slices.Equal(shown(o.Newest(was)), []string{"192.0.2.1=p"}) {
+		t.Errorf("after a write of another pool: %v", records)
 	}
 }
