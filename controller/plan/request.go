@@ -27,7 +27,8 @@ func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, exists 
 	r = allocator.Request{Key: svc.key, Since: svc.CreationTimestamp.Time, Have: haveAddresses(svc.Service)}
 	_, foreign := foreignIngress(svc.Service)
 	onBareMetal := svc.choice.Verdict == providers.OnBareMetal
-	if svc.choice.Verdict == providers.OnAWS && len(config.OwnAllocation(svc.Service)) > 0 && svc.DeletionTimestamp == nil {
+	assigned := slices.ContainsFunc(r.Have, func(h allocator.Have) bool { return h.Evidence != allocator.Shown })
+	if svc.choice.Verdict == providers.OnAWS && assigned && svc.DeletionTimestamp == nil {
 		// It moves to AWS (make before break): it holds its addresses until the
 		// load balancer is ready.
 		r.Frozen = true
