@@ -254,6 +254,9 @@ An uninstallation that was interrupted is continued by running it again.`,
 		if err := print(p); err != nil {
 			return err
 		}
+		if p.IsEmpty() {
+			return nil
+		}
 		note := func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), text) }
 		if !yes {
 			note("Nothing was changed. Set --yes to make these changes.")
