@@ -138,14 +138,14 @@ func TestAPIServerGone(t *testing.T) {
 	addr := announced(t, "outage")
 	node := owner(t, addr, anyNode)
 	reach(t, cluster.Client, url(addr, 8086))
-	const begins, ends, all = "API server unreachable", "API server reachable again", "level="
+	const begins, ends, warnings = "API server unreachable", "API server reachable again", "level=WARN"
 	count := func(text string) (all []int) {
 		for _, p := range cluster.Speakers {
 			all = append(all, p.CountLogged(text))
 		}
 		return all
 	}
-	begun, ended, logged := count(begins), count(ends), count(all)
+	begun, ended, warned := count(begins), count(ends), count(warnings)
 	cluster.APIServer.Kill()
 	for range 10 {
 		owner(t, addr, func(n int) bool { return n == node })
@@ -161,9 +161,9 @@ func TestAPIServerGone(t *testing.T) {
 			}
 			return nil
 		})
-		b, e, n := p.CountLogged(begins)-begun[i], p.CountLogged(ends)-ended[i], p.CountLogged(all)-logged[i]
-		if b != 1 || e != 1 || n != 2 {
-			t.Errorf("%s: %d lines at the beginning of the outage, %d at its end, %d in all", p.Name, b, e, n)
+		b, e, w := p.CountLogged(begins)-begun[i], p.CountLogged(ends)-ended[i], p.CountLogged(warnings)-warned[i]
+		if b != 1 || e != 1 || w != 1 || p.CountLogged("level=ERROR") > 0 {
+			t.Errorf("%s: %d lines at the beginning of the outage, %d at its end, %d warnings", p.Name, b, e, w)
 		}
 	}
 	service(t, "after-outage")
