@@ -23,7 +23,7 @@ const usage = `usage: lab COMMAND
   bench --scale               benchmark the controller against plain API calls
   bench --full [--scale]      benchmark with 5,000 and 10,000 Services, and more repetitions
   exec HOST -- COMMAND …      run a command on a machine of the kept cluster:
-                              client, node-1, pod-1, aws, … or control-plane
+                              client, node-1, pod-1, tor, remote, aws, … or control-plane
   stop                        stop the kept cluster
   build                       build and fetch all programs for clusters and tests into .build
   with COMMAND …              run a command with BIRD, FRR, OpenBGPD, ExaBGP, nft and moto_server on its PATH
