@@ -33,7 +33,7 @@ kind: IPAddressPool
 metadata:
   name: routed
 spec:
-  addresses: [198.51.100.0/24]
+  addresses: [198.51.100.1-198.51.100.254]
   autoAssign: false
 ---
 apiVersion: fairlead.io/v1alpha1
