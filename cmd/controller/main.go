@@ -41,6 +41,7 @@ import (
 	"github.com/fairlead-io/fairlead/cmd/health"
 	"github.com/fairlead-io/fairlead/cmd/outage"
 	"github.com/fairlead-io/fairlead/cmd/usage"
+	"github.com/fairlead-io/fairlead/cmd/version"
 	"github.com/fairlead-io/fairlead/config/client"
 	"github.com/fairlead-io/fairlead/controller"
 )
@@ -49,10 +50,15 @@ const name = "fairlead-controller"
 
 func main() {
 	if err := run(genericapiserver.SetupSignalContext()); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		if !errors.Is(err, errPrinted) {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		}
 		os.Exit(usage.ExitStatus(err))
 	}
 }
+
+// errPrinted replaces errors of the framework, which prints them itself.
+var errPrinted = errors.New("the error was printed")
 
 // leaderElection runs Fairlead's own leader election with the configuration of the
 // framework.
@@ -128,6 +134,10 @@ func run(ctx context.Context) error {
 	cmd.Args = usage.NoArgs
 	serve := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if cmd.Flags().Lookup("version").Value.String() == "true" { // others are for the framework
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), name, "version", version.String())
+			return err
+		}
 		if f.check != "" {
 			return health.Probe(ctx, f.socket, f.check, cmd.OutOrStdout())
 		}
@@ -149,7 +159,10 @@ func run(ctx context.Context) error {
 				}
 			}()
 		}
-		return serve(cmd, args)
+		if err := serve(cmd, args); err != nil {
+			return errPrinted
+		}
+		return nil
 	}
 	err = cli.RunNoErrOutput(cmd)
 	cancel()
@@ -158,7 +171,7 @@ func run(ctx context.Context) error {
 	}
 	switch ended := <-e.done; {
 	case errors.Is(ended, controller.ErrLostLease):
-		err = errors.Join(err, ended)
+		err = ended
 	// The lease expires, and the process has ended as requested. The permission is missing
 	// while Fairlead is being uninstalled.
 	case ended != nil:

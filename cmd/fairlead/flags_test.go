@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
@@ -26,5 +27,15 @@ func TestPolicyFlags(t *testing.T) {
 		if got != row.want || (err == nil) != (row.want != providers.Policy{}) {
 			t.Errorf("%q: %+v, %v", row.args, got, err)
 		}
+	}
+}
+
+func TestVersionFlag(t *testing.T) {
+	var out strings.Builder
+	root := newRootCommand()
+	root.SetOut(&out)
+	root.SetArgs([]string{"--version"})
+	if err := root.Execute(); err != nil || !strings.HasPrefix(out.String(), "fairlead version ") {
+		t.Errorf("%q, %v", out.String(), err)
 	}
 }

@@ -61,6 +61,7 @@ func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:               "fairlead",
 		Short:             "Explain how Fairlead serves Services of type LoadBalancer, and why.",
+		Version:           version.String(),
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},

@@ -67,7 +67,7 @@ type IPAddressPoolSpec struct {
 // +kubebuilder:validation:MinLength=2
 // +kubebuilder:validation:MaxLength=83
 // +kubebuilder:validation:XValidation:rule="self.matches('^([0-9.]+(/[0-9]+| *- *[0-9.]+)?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(/[0-9]+| *- *[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)?)$')",message="must be a CIDR (192.0.2.0/24), a range with both ends of the same family (192.0.2.10-192.0.2.20), or an address (192.0.2.7)"
-// +kubebuilder:validation:XValidation:rule="self.contains('-') || isCIDR(self) || isIP(self)",message="must be a valid CIDR or IP address"
+// +kubebuilder:validation:XValidation:rule="self.contains('-') || isCIDR(self) || isIP(self)",message="must be a valid CIDR, range or IP address"
 type AddressRange string
 
 // ServiceAllocation selects the Services that may use a pool, and sets the priority

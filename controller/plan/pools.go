@@ -156,20 +156,30 @@ func overlappingRanges(sorted []netipx.IPRange, r netipx.IPRange) []netipx.IPRan
 	return sorted[from : from+n]
 }
 
+// intersection returns the addresses that both of two overlapping ranges contain, as
+// an address or a range.
+func intersection(a, b netipx.IPRange) string {
+	from := slices.MaxFunc([]netip.Addr{a.From(), b.From()}, netip.Addr.Compare)
+	to := slices.MinFunc([]netip.Addr{a.To(), b.To()}, netip.Addr.Compare)
+	if from == to {
+		return from.String()
+	}
+	return netipx.IPRangeFrom(from, to).String()
+}
+
 // reservedIn returns the ranges of the pool that must not be assigned, and the
 // problems to report in its condition Ready.
 func (c clusterRanges) reservedIn(p config.Pool) (reserved []allocator.Reserved, problems []config.Problem) {
 	found := map[v1alpha1.Reason][]string{}
 	for _, r := range c {
-		if len(overlappingRanges(p.Ranges, r.IPRange)) == 0 {
+		overlaps := overlappingRanges(p.Ranges, r.IPRange)
+		if len(overlaps) == 0 {
 			continue
 		}
 		reserved = append(reserved, allocator.Reserved{IPRange: r.IPRange, Why: r.usage, Used: true})
-		text := r.From().String()
-		if r.From() != r.To() {
-			text = r.String()
+		for _, o := range overlaps {
+			found[r.reason] = append(found[r.reason], intersection(o, r.IPRange)+", which "+r.usage)
 		}
-		found[r.reason] = append(found[r.reason], text+", which "+r.usage)
 	}
 	for _, reason := range []v1alpha1.Reason{v1alpha1.NodeAddress, v1alpha1.ClusterAddress} {
 		if ranges := found[reason]; len(ranges) > 0 {

@@ -134,6 +134,23 @@ func TestClusterRanges(t *testing.T) {
 	}
 }
 
+// TestClusterRangesInEntries: the condition Ready of a pool has the addresses of its own
+// entries that the cluster uses, not all that the cluster uses.
+func TestClusterRangesInEntries(t *testing.T) {
+	s := testSnapshot()
+	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "10.97.0.0/24", "10.97.255.255-10.98.0.7", "10.99.0.0/30")}
+	s.Nodes[0].Spec.PodCIDRs = []string{"10.99.0.2/31"}
+	s.ServiceCIDRs = []*networkingv1.ServiceCIDR{{
+		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"},
+		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.97.0.0/16"}},
+	}}
+	const want = "spec.addresses: these are never assigned: 10.97.0.0-10.97.0.255, which is in 10.97.0.0/16 of ServiceCIDR kubernetes; " +
+		"10.97.255.255, which is in 10.97.0.0/16 of ServiceCIDR kubernetes; 10.99.0.2-10.99.0.3, which is in the pod CIDR 10.99.0.2/31 of Node n1"
+	if ready := s.reconcile(t).Pools["p"].Conditions[0]; ready.Reason != "ClusterAddress" || ready.Message != want {
+		t.Errorf("got %s: %s\nwant %s", ready.Reason, ready.Message, want)
+	}
+}
+
 // TestPoolConditions lists the conditions of pools.
 func TestPoolConditions(t *testing.T) {
 	s := testSnapshot()

@@ -47,14 +47,10 @@ func buildAll(p Progress) (Binaries, error) {
 	}
 	defer unlock()
 	kube := filepath.Join(string(bin), "kube")
-	what := "build Kubernetes"
-	if _, err := os.Stat(kube); err != nil {
-		what += " (the first build takes some minutes)"
-	}
-	if err := p.Step(what, func() error { return goBuild(filepath.Join(root, "deploy/lab"), kube, "./cmd/kube") }); err != nil {
+	if err := p.Step(buildStep("Kubernetes", kube), func() error { return goBuild(filepath.Join(root, "deploy/lab"), kube, "./cmd/kube") }); err != nil {
 		return "", err
 	}
-	err = p.Step("build Fairlead", func() error {
+	err = p.Step(buildStep("Fairlead", filepath.Join(string(bin), "fairlead")), func() error {
 		for _, command := range []string{"controller", "speaker"} {
 			if err := goBuild(root, filepath.Join(string(bin), "fairlead-"+command), "./cmd/"+command); err != nil {
 				return err
@@ -63,6 +59,14 @@ func buildAll(p Progress) (Binaries, error) {
 		return goBuild(root, filepath.Join(string(bin), "fairlead"), "./cmd/fairlead")
 	})
 	return bin, err
+}
+
+// buildStep describes the step that builds a program of the name as the file out.
+func buildStep(name, out string) string {
+	if _, err := os.Stat(out); err != nil {
+		return "build " + name + " (the first build takes some minutes)"
+	}
+	return "build " + name
 }
 
 // lockFolder acquires the exclusive lock of the directory until unlock is called.

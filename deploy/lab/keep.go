@@ -134,7 +134,13 @@ func Keep(ctx context.Context, c *Cluster) error {
 	if err := writeKubeconfigWith(kubeconfig, server, filepath.Join(dir, "ca.crt"), "admin"); err != nil {
 		return err
 	}
-	bin := c.bin
+	bin, machines := c.bin, "client, node-1, pod-1, control-plane"
+	for _, r := range c.Network.Routers {
+		machines += ", " + r.Name
+	}
+	if c.Network.Remote != nil {
+		machines += ", " + c.Network.Remote.Name
+	}
 	fmt.Printf(`
 The cluster runs until Ctrl-C. In another terminal:
 
@@ -143,13 +149,16 @@ The cluster runs until Ctrl-C. In another terminal:
   %s explain svc default/influxdb
 
   %s exec client -- curl -s http://10.13.242.236:8086/ping
-  %s exec node-1 -- ip addr            on any machine: client, node-1, pod-1, control-plane
+  %s exec node-1 -- ip addr            on any machine: %s
   %s exec client -- sh                 a shell on a machine
   %s stop                              or Ctrl-C here
 
+There are no kubelets: Pods that you create stay Pending, and kubectl rollout status does
+not complete. The pods of Services have the label app=influxdb.
+
 Logs: %s exec client -- ls %s
 `, kubeconfig, bin.path("kube"), bin.path("fairlead"),
-		bin.path("lab"), bin.path("lab"), bin.path("lab"), bin.path("lab"), bin.path("lab"), logDir)
+		bin.path("lab"), bin.path("lab"), machines, bin.path("lab"), bin.path("lab"), bin.path("lab"), logDir)
 	if c.AWS != nil {
 		fmt.Printf(`
 The emulated AWS, with the command line of AWS:

@@ -19,7 +19,7 @@ import (
 
 const (
 	// maxPollInterval is how often the provisioning of a load balancer is
-	// checked, which takes AWS one to three minutes.
+	// checked, which takes AWS one to four minutes.
 	maxPollInterval = time.Minute
 	// maxGracePeriod is how long a replaced load balancer stays after the Service
 	// has shown the new name: clients cache the old one's addresses for a minute

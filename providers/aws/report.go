@@ -33,7 +33,7 @@ func (r *reconciler) reportBalancer(b elb.LoadBalancer) {
 		l.progress = "; AWS does not have the resources to scale it up (active_impaired)"
 	case state == elb.LoadBalancerStateEnumProvisioning:
 		l.report = providers.Report{Reason: v1alpha1.Provisioning, RequeueAfter: r.pollInterval}
-		l.progress = "; AWS is provisioning it, which takes one to three minutes"
+		l.progress = "; AWS is provisioning it, which takes one to four minutes"
 	// The load balancer has failed. It is reported, but not recreated.
 	default:
 		l.report = providers.Report{Reason: v1alpha1.CloudFailed, RequeueAfter: r.pollInterval}

@@ -34,7 +34,7 @@ func (e Explanation) Text(w io.Writer) error {
 		}))
 	}
 	if e.onAWS {
-		b.WriteString("\nBalancer\n")
+		b.WriteString("\nLoad balancer\n")
 		for _, in := range e.Balancer {
 			fmt.Fprintf(&b, "  * %s\n", in)
 		}

@@ -80,7 +80,7 @@ func TestFromManifests(t *testing.T) {
 		{"none", pool + "spec: {addresses: []}", `spec.addresses: should have at least 1 items`},
 		{
 			"rule", pool + "spec: {addresses: [192.0.2.0/24, 192.0.2.0/33]}",
-			`IPAddressPool "lan": spec.addresses[1]: must be a valid CIDR or IP address`,
+			`IPAddressPool "lan": spec.addresses[1]: must be a valid CIDR, range or IP address`,
 		},
 		{
 			"enum", peer + "spec: {myASN: 1, dynamicASN: some, peerAddress: 192.0.2.1}",

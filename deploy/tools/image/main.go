@@ -51,7 +51,7 @@ func main() {
 
 func run(ctx context.Context, o options) error {
 	if o.repository == "" {
-		return errors.New("--repository must be set: make image IMG=registry.example.com/fairlead")
+		return errors.New("IMG must be set: make image IMG=registry.example.com/fairlead")
 	}
 	for _, command := range []string{"controller", "speaker"} {
 		var opts []name.Option

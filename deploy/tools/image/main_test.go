@@ -55,7 +55,7 @@ func TestPushedImages(t *testing.T) {
 }
 
 func TestRepositoryIsChecked(t *testing.T) {
-	for repository, want := range map[string]string{"": "--repository must be set", "UPPER/case": "IMG=UPPER/case"} {
+	for repository, want := range map[string]string{"": "IMG must be set", "UPPER/case": "IMG=UPPER/case"} {
 		if err := run(t.Context(), options{repository: repository, tag: "v1"}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v", repository, err)
 		}

@@ -15,8 +15,8 @@ kind: BFDProfile
 metadata:
   name: fast
 spec:
-  transmitInterval: 50
-  receiveInterval: 50
+  transmitInterval: 300
+  receiveInterval: 300
 ---
 apiVersion: fairlead.io/v1alpha1
 kind: BGPPeer
@@ -29,16 +29,25 @@ spec:
   bfdProfile: fast
 ---
 apiVersion: fairlead.io/v1alpha1
+kind: IPAddressPool
+metadata:
+  name: routed
+spec:
+  addresses: [198.51.100.1-198.51.100.254]
+  autoAssign: false
+---
+apiVersion: fairlead.io/v1alpha1
 kind: BGPAdvertisement
 metadata:
   name: tor
 spec:
-  ipAddressPools: [lan]
+  ipAddressPools: [routed]
 ---
 apiVersion: v1
 kind: Service
 metadata:
   name: routed
+  annotations: {fairlead.io/address-pool: routed}
 spec:
   type: LoadBalancer
   externalTrafficPolicy: Local
@@ -47,21 +56,26 @@ spec:
   - port: 8086
 `
 
+// bfdEvery is the BFD interval of the router, with a detect multiplier of 3. A shorter
+// one resets sessions on a busy machine.
+const bfdEvery = 300 * time.Millisecond
+
 // requestEvery is the interval between the requests of the client that measures an
 // outage.
 const requestEvery = 5 * time.Millisecond
 
-// showBGP announces the same pool to a router, and disconnects a node.
+// showBGP announces a pool by BGP only, so that no request is answered because of ARP,
+// and disconnects a node.
 func showBGP(ctx context.Context, c *lab.Cluster, o lab.Options) error {
-	fmt.Println("\nScene 2: the same pool over BGP, to a router with a client behind it")
+	fmt.Println("\nA pool that is announced by BGP only, to a router with a client behind it")
 	router, err := c.Network.AddRouter("tor", 251)
 	if err != nil {
 		return err
 	}
-	err = o.Progress.Step("start a router (BIRD): AS 64513, BFD every 50 ms", func() error {
+	err = o.Progress.Step(fmt.Sprintf("start a router (BIRD): AS 64513, BFD every %s", bfdEvery), func() error {
 		config := lab.BGP{
 			ASN: 64513, RouterID: router.Addr,
-			Neighbors: lab.NodeNeighbors(c.Nodes, 64512, func(n *lab.Neighbor, _ *lab.Host) { n.BFD = 50 * time.Millisecond }),
+			Neighbors: lab.NodeNeighbors(c.Nodes, 64512, func(n *lab.Neighbor, _ *lab.Host) { n.BFD = bfdEvery }),
 		}
 		if err := router.StartBIRD(ctx, config.BIRD()); err != nil {
 			return err
@@ -76,7 +90,7 @@ func showBGP(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 	for _, n := range c.Nodes {
 		hops = append(hops, n.Addr)
 	}
-	err = o.Progress.Step("create a BGPPeer, a BGPAdvertisement and a Service", func() error {
+	err = o.Progress.Step("create an IPAddressPool, a BGPPeer, a BGPAdvertisement and a Service", func() error {
 		if err := c.Apply(ctx, bgpManifests); err != nil {
 			return err
 		}
@@ -89,10 +103,13 @@ func showBGP(ctx context.Context, c *lab.Cluster, o lab.Options) error {
 	if err != nil {
 		return err
 	}
-	if err := showCommands(ctx, c, "get svc routed", "get bgppeers"); err != nil {
+	if err := showCommands(ctx, c, "get svc routed"); err != nil {
 		return err
 	}
-	if err := showRoute(ctx, router, external); err != nil {
+	if err := showSessions(ctx, c); err != nil {
+		return err
+	}
+	if err := showRoute(ctx, router, external, hops); err != nil {
 		return err
 	}
 	if err := showRequest(ctx, c.Network.Remote, fmt.Sprintf("http://%s:8086/ping", external)); err != nil {
@@ -135,19 +152,49 @@ func showPowerOff(ctx context.Context, c *lab.Cluster, o lab.Options, router *la
 		return err
 	}
 	fmt.Printf("\nremote$ one request every %s: %s\n", requestEvery, report)
-	return showRoute(ctx, router, external)
+	return showRoute(ctx, router, external, hops)
 }
 
-func showRoute(ctx context.Context, router *lab.Router, addr netip.Addr) error {
-	out, err := router.Show(ctx, "show", "route", "for", addr.String(), "table", "master4")
+// showSessions waits until the status of the BGPPeer has a session with every node, and
+// prints it. The controller writes it later than the router has the routes.
+func showSessions(ctx context.Context, c *lab.Cluster) error {
+	want := fmt.Sprintf("Established %d/%[1]d", len(c.Nodes))
+	var out string
+	err := lab.Wait(ctx, "BGPPeer tor is "+want, func() (err error) {
+		if out, err = c.Kubectl(ctx, "", "get", "bgppeers"); err == nil && !strings.Contains(out, want) {
+			err = fmt.Errorf("the BGPPeers are\n%s", out)
+		}
+		return err
+	})
+	if err == nil {
+		fmt.Printf("\n$ kubectl get bgppeers\n%s", out)
+	}
+	return err
+}
+
+// showRoute waits until BIRD and the kernel of the router have a route to the address by
+// exactly these next hops, and prints them.
+func showRoute(ctx context.Context, router *lab.Router, addr netip.Addr, hops []netip.Addr) error {
+	var out string
+	err := lab.Wait(ctx, fmt.Sprintf("BIRD has a route to %s by %v", addr, hops), func() (err error) {
+		if out, err = router.Show(ctx, "show", "route", "for", addr.String(), "table", "master4"); err != nil {
+			return err
+		}
+		have := strings.Count(out, "via ")
+		for _, hop := range hops {
+			if have != len(hops) || !strings.Contains(out, "via "+hop.String()+" ") {
+				return fmt.Errorf("the routes are\n%s", out)
+			}
+		}
+		return nil
+	})
 	if err != nil {
+		return err
+	}
+	if err := router.WaitRoute(ctx, netip.PrefixFrom(addr, 32), hops...); err != nil {
 		return err
 	}
 	fmt.Printf("\n%s$ birdc show route for %s\n%s\n", router.Name, addr, strings.TrimSpace(out))
-	hops, err := router.Routes(netip.PrefixFrom(addr, 32))
-	if err != nil {
-		return err
-	}
 	fmt.Printf("\n%s$ ip route show %s    # the next hops in the kernel\n", router.Name, addr)
 	for _, hop := range hops {
 		fmt.Printf("  nexthop via %s\n", hop)

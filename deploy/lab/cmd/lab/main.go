@@ -23,7 +23,7 @@ const usage = `usage: lab COMMAND
   bench --scale               benchmark the controller against plain API calls
   bench --full [--scale]      benchmark with 5,000 and 10,000 Services, and more repetitions
   exec HOST -- COMMAND …      run a command on a machine of the kept cluster:
-                              client, node-1, pod-1, aws, … or control-plane
+                              client, node-1, pod-1, tor, remote, aws, … or control-plane
   stop                        stop the kept cluster
   build                       build and fetch all programs for clusters and tests into .build
   with COMMAND …              run a command with BIRD, FRR, OpenBGPD, ExaBGP, nft and moto_server on its PATH
@@ -100,8 +100,11 @@ func parseJob(command string, args []string) (j labJob, err error) {
 	if err := flags.Parse(args); err != nil {
 		os.Exit(2)
 	}
-	if j.nodes < 1 || j.nodes > 80 || flags.NArg() > 0 {
-		return j, fmt.Errorf("--nodes=%d: must be from 1 to 80, and there must be no arguments", j.nodes)
+	if flags.NArg() > 0 {
+		return j, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if j.nodes < 1 || j.nodes > 80 {
+		return j, fmt.Errorf("--nodes=%d: must be from 1 to 80", j.nodes)
 	}
 	benchAmounts, scaleAmounts := quickBench, quickScale
 	if *full {
@@ -142,7 +145,11 @@ func runCluster(command string, args []string) error {
 		}
 		return err
 	}
-	fmt.Printf("Fairlead %s: a cluster in network namespaces on this machine\n", command)
+	title := command
+	if j.keep {
+		title = "lab"
+	}
+	fmt.Printf("Fairlead %s: a cluster in network namespaces on this machine\n", title)
 	binaries, err := lab.Prepare(progress, j.tools...)
 	if err != nil {
 		return err
