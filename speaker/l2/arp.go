@@ -29,14 +29,14 @@ func (arpFamily) String() string { return "ARP" }
 
 func (arpFamily) etherType() ethernet.EtherType { return ethernet.EtherTypeARP }
 
-func (arpFamily) newFilter(addrs []netip.Addr) ([]bpf.RawInstruction, error) {
+func (arpFamily) newFilter(ifindex int, addrs []netip.Addr) ([]bpf.RawInstruction, error) {
 	set := newBitmap(addrs)
 	request := slices.Concat(
 		[]bpf.Instruction{bpf.LoadAbsolute{Off: offsetARPTarget, Size: 4}},
 		set.test(),
 	)
 	return assembleFilter(len(addrs), slices.Concat(
-		requireUntagged, requireLength(lengthARP),
+		requireInterface(ifindex), requireLength(lengthARP),
 		requireField(offsetARPHeader, 4, 1<<16|uint32(ethernet.EtherTypeIPv4)), // Ethernet and IPv4
 		requireField(offsetARPHeader+4, 2, 6<<8|4),                             // the lengths of their addresses
 		[]bpf.Instruction{

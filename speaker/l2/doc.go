@@ -12,7 +12,7 @@
 // routerexchange.go sends and receives the messages.
 //
 // In memory are the announced addresses, until the next Set, the other hosts that claim
-// them, for a minute or until they are asked again, and the discovered router of each interface, until it is lost or another one replaces it (see
-// Routers). Both are lost with the process; clients keep their ARP entries until they
-// expire.
+// them, for a minute or until they are asked again, and the discovered router of each
+// interface, until it is lost or another one replaces it (see Routers). All of them are
+// lost with the process; clients keep their ARP entries until they expire.
 package l2

@@ -15,9 +15,9 @@ import (
 type family interface {
 	fmt.Stringer
 	etherType() ethernet.EtherType
-	// newFilter returns a program for the socket: only questions for the addresses and
-	// claims of them pass, and a few others (see filter.go).
-	newFilter(addrs []netip.Addr) ([]bpf.RawInstruction, error)
+	// newFilter returns a program for the socket of the interface: only questions for the
+	// addresses and claims of them pass, and a few others (see filter.go).
+	newFilter(ifindex int, addrs []netip.Addr) ([]bpf.RawInstruction, error)
 	// parse returns what a frame asks for and claims. It returns false for a frame that
 	// the protocol requires to be ignored.
 	parse(mac net.HardwareAddr, frame []byte) (message, bool)

@@ -106,12 +106,23 @@ func searchWord(words []uint32, first uint32) []bpf.Instruction {
 	return slices.Concat(branch, left, right)
 }
 
-// requireUntagged drops the frames of VLANs, which an interface receives as well as their
-// VLAN interfaces do. A frame with only a priority (VLAN 0) is not one of them.
-var requireUntagged = []bpf.Instruction{
-	bpf.LoadExtension{Num: bpf.ExtVLANTag},
-	bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: 0x0fff, SkipTrue: 1},
-	bpf.RetConstant{Val: 0},
+// packetOtherHost is the packet type of frames that are not for this host (packet(7)).
+const packetOtherHost = 3
+
+// requireInterface drops the frames that the interface received for another host or
+// another interface. A socket also receives those of the VLAN and macvlan interfaces on
+// its interface, as frames of these, and those of other VLANs, as frames for another
+// host. In both cases the kernel has removed the VLAN tag, so that it cannot be tested. A
+// frame with only a priority (VLAN 0) is an ordinary one.
+func requireInterface(ifindex int) []bpf.Instruction {
+	return []bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtInterfaceIndex},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(ifindex), SkipTrue: 1},
+		bpf.RetConstant{Val: 0},
+		bpf.LoadExtension{Num: bpf.ExtType},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: packetOtherHost, SkipTrue: 1},
+		bpf.RetConstant{Val: 0},
+	}
 }
 
 // requireLength drops frames that are shorter.

@@ -33,12 +33,12 @@ func (ndpFamily) String() string { return "Neighbor Discovery" }
 
 func (ndpFamily) etherType() ethernet.EtherType { return ethernet.EtherTypeIPv6 }
 
-func (ndpFamily) newFilter(addrs []netip.Addr) ([]bpf.RawInstruction, error) {
+func (ndpFamily) newFilter(ifindex int, addrs []netip.Addr) ([]bpf.RawInstruction, error) {
 	return assembleFilter(len(addrs), slices.Concat(
 		// Most IPv6 packets are no Neighbor Discovery: this check is the first.
 		requireLength(lengthND),
 		requireField(offsetNextHeader, 2, protocolICMPv6<<8|ndHopLimit),
-		requireUntagged,
+		requireInterface(ifindex),
 		[]bpf.Instruction{
 			bpf.LoadAbsolute{Off: offsetICMPv6, Size: 2}, // type and code
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(ipv6.ICMPTypeNeighborSolicitation) << 8, SkipTrue: 2},
@@ -63,49 +63,54 @@ func (ndpFamily) parse(mac net.HardwareAddr, frame []byte) (m message, ok bool) 
 	}
 	source, destination := mustAddr(h.Src), mustAddr(h.Dst)
 	payload := eth.Payload[ipv6.HeaderLen : ipv6.HeaderLen+h.PayloadLen] // without the padding of a short frame
-	if source.IsMulticast() || source.IsLoopback() || len(payload) < 4 || payload[1] != 0 || !validChecksum(source, destination, payload) {
+	if source.IsMulticast() || source.IsLoopback() || len(payload) < lengthND-offsetICMPv6 || payload[1] != 0 ||
+		!validChecksum(source, destination, payload) {
 		return m, false
 	}
-	parsed, err := ndp.ParseMessage(payload)
-	if err != nil {
-		return m, false
-	}
+	target, options := mustAddr(payload[8:24]), payload[24:]
 	m.sender, m.mac = source, eth.Source
-	switch parsed := parsed.(type) {
-	case *ndp.NeighborSolicitation:
-		sender := linkLayerAddress(parsed.Options, ndp.Source)
-		group, err := ndp.SolicitedNodeMulticast(parsed.TargetAddress)
-		if err != nil || source.IsUnspecified() && (destination != group || sender != nil) {
+	switch ipv6.ICMPType(payload[0]) {
+	case ipv6.ICMPTypeNeighborSolicitation:
+		sender, ok := linkLayerAddress(options, ndp.Source)
+		group, err := ndp.SolicitedNodeMulticast(target)
+		if !ok || err != nil || source.IsUnspecified() && (destination != group || sender != nil) {
 			return m, false
 		}
 		if sender != nil {
 			m.mac = sender
 		}
 		if isMulticast(eth.Destination) || bytes.Equal(eth.Destination, mac) {
-			m.question = parsed.TargetAddress
+			m.question = target
 		}
-	case *ndp.NeighborAdvertisement:
-		if destination.IsMulticast() && parsed.Solicited || parsed.TargetAddress.IsMulticast() {
+	case ipv6.ICMPTypeNeighborAdvertisement:
+		owner, ok := linkLayerAddress(options, ndp.Target)
+		if solicited := payload[4]&0x40 != 0; !ok || destination.IsMulticast() && solicited || target.IsMulticast() {
 			return m, false
 		}
-		if target := linkLayerAddress(parsed.Options, ndp.Target); target != nil {
-			m.mac = target
+		if owner != nil {
+			m.mac = owner
 		}
-		m.claim = parsed.TargetAddress
+		m.claim = target
 	default:
 		return m, false
 	}
 	return m, !isMulticast(m.mac)
 }
 
-// linkLayerAddress returns the Ethernet address in an option, nil if there is none.
-func linkLayerAddress(options []ndp.Option, d ndp.Direction) net.HardwareAddr {
-	for _, o := range options {
-		if l, ok := o.(*ndp.LinkLayerAddress); ok && l.Direction == d && len(l.Addr) == 6 {
-			return l.Addr
+// linkLayerAddress returns the Ethernet address in the options of a message, nil if there
+// is none. It returns false if the length of an option is not valid. The contents of
+// other options are ignored, as RFC 4861 sections 7.1.1 and 7.1.2 require.
+func linkLayerAddress(options []byte, d ndp.Direction) (mac net.HardwareAddr, ok bool) {
+	for len(options) > 0 {
+		if len(options) < 8 || options[1] == 0 || len(options) < int(options[1])*8 {
+			return nil, false
 		}
+		if options[0] == byte(d) && options[1] == 1 && mac == nil {
+			mac = options[2:8]
+		}
+		options = options[int(options[1])*8:]
 	}
-	return nil
+	return mac, true
 }
 
 // answer returns a Neighbor Advertisement. A probe (duplicate address detection) has no

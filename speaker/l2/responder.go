@@ -2,6 +2,7 @@ package l2
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,7 +56,7 @@ type socket interface {
 
 // listen opens a raw socket (CAP_NET_RAW) that receives nothing yet.
 func listen(ifi *net.Interface, f family) (socket, error) {
-	program, err := f.newFilter(nil)
+	program, err := f.newFilter(ifi.Index, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +164,7 @@ func (r *responder) filter(addrs []netip.Addr) error {
 	if err := r.groups.set(addrs); err != nil {
 		return err
 	}
-	program, err := r.newFilter(addrs)
+	program, err := r.newFilter(r.ifi.Index, addrs)
 	if err != nil {
 		return err
 	}
@@ -304,14 +305,16 @@ func (r *responder) step(t *task, now time.Time) (frames [][]byte, next time.Dur
 	}
 }
 
-// send sends the frames, until one fails.
+// send sends the frames. One that fails, for example because the queue of the interface
+// is full, does not keep the others back.
 func (r *responder) send(ctx context.Context, frames ...[]byte) {
+	failed, firstErr := 0, error(nil)
 	for _, frame := range frames {
 		if _, err := r.conn.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}); err != nil {
-			if ctx.Err() == nil {
-				r.log.Warn("sending failed", "error", err)
-			}
-			return
+			failed, firstErr = failed+1, cmp.Or(firstErr, err)
 		}
+	}
+	if failed > 0 && ctx.Err() == nil {
+		r.log.Warn("sending failed", "frames", failed, "error", firstErr)
 	}
 }

@@ -126,7 +126,7 @@ func describe(t *testing.T, b []byte) string {
 			flags += "O"
 		}
 		return fmt.Sprintf("advertisement %s %s is at %s, from %s to %s, to %s",
-			flags, m.TargetAddress, linkLayerAddress(m.Options, ndp.Target), h.Src, h.Dst, eth.Destination)
+			flags, m.TargetAddress, m.Options[0].(*ndp.LinkLayerAddress).Addr, h.Src, h.Dst, eth.Destination)
 	}
 	return "another message"
 }
@@ -177,6 +177,9 @@ type simulatedSegment struct {
 	filter  *bpf.VM
 }
 
+// loopbackIndex is the index of lo in each network namespace. Groups are joined on it.
+const loopbackIndex = 1
+
 func newSimulatedSegment() *simulatedSegment {
 	return &simulatedSegment{in: make(chan []byte, 100), out: make(chan []byte, 100), closed: make(chan struct{})}
 }
@@ -193,12 +196,15 @@ func (s *simulatedSegment) SetBPF(raw []bpf.RawInstruction) error {
 	return err
 }
 
-// newVM returns a VM for a filter, in which frames have no VLAN tags.
+// newVM returns a VM for a filter, in which all frames are for this host and received by
+// the loopback interface.
 func newVM(program []bpf.Instruction) (*bpf.VM, error) {
 	for i, ins := range program {
 		switch ins {
-		case bpf.LoadExtension{Num: bpf.ExtVLANTag}, bpf.LoadAbsolute{Off: 0xfffff000 + uint32(bpf.ExtVLANTag), Size: 4}:
+		case bpf.LoadExtension{Num: bpf.ExtType}:
 			program[i] = bpf.LoadConstant{Dst: bpf.RegA, Val: 0}
+		case bpf.LoadExtension{Num: bpf.ExtInterfaceIndex}:
+			program[i] = bpf.LoadConstant{Dst: bpf.RegA, Val: loopbackIndex}
 		}
 		if raw, isRaw := ins.(bpf.RawInstruction); isRaw {
 			return nil, fmt.Errorf("instruction %d: %v", i, raw)

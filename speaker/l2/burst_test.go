@@ -1,0 +1,149 @@
+package l2
+
+import (
+	"bytes"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// TestAnnouncements checks that an address that was taken over is announced at growing
+// intervals by at most four frames, and a removed address not at all.
+func TestAnnouncements(t *testing.T) {
+	testFamilies(t, func(t *testing.T, f familyTest) {
+		synctest.Test(t, func(t *testing.T) {
+			mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
+			r, s := newSimulatedResponder(t, f.family, mac, func() {})
+			defer r.closeAndWait()
+			start := time.Now()
+			if err := r.set(map[netip.Addr]mode{f.vip: announcing}); err != nil {
+				t.Fatal(err)
+			}
+			var want []string
+			at := time.Duration(0)
+			for i, wait := range announceDelays {
+				at += wait
+				for _, frame := range f.announce(mac, f.vip, i == 0) {
+					want = append(want, at.String()+" "+describe(t, frame))
+				}
+			}
+			var got []string
+			for range want {
+				frame := <-s.out
+				got = append(got, time.Since(start).Round(10*time.Millisecond).String()+" "+describe(t, frame))
+			}
+			if !slices.Equal(got, want) || len(got) > 4 {
+				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+			}
+			time.Sleep(time.Hour)
+			if len(s.out) > 0 {
+				t.Errorf("%d more frames", len(s.out))
+			}
+			if err := r.set(map[netip.Addr]mode{f.vip: announcing, f.other: announcing}); err != nil {
+				t.Fatal(err)
+			}
+			for range f.announce(mac, f.other, true) {
+				if got := describe(t, <-s.out); !strings.Contains(got, f.other.String()) {
+					t.Errorf("announced %s, which has been announced before", got)
+				}
+			}
+			if err := r.set(map[netip.Addr]mode{f.vip: announcing}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Hour)
+			if len(s.out) > 0 {
+				t.Errorf("%d frames for an address that was removed", len(s.out))
+			}
+		})
+	})
+}
+
+// TestAnnouncementOrder checks that each address is announced once before one is
+// announced again, at the rate limit.
+func TestAnnouncementOrder(t *testing.T) {
+	for _, f := range familyTests {
+		for _, n := range []int{1000, 5000} {
+			synctest.Test(t, func(t *testing.T) {
+				r, s := newSimulatedResponder(t, f.family, net.HardwareAddr{2, 0, 0, 0, 0, 1}, func() {})
+				defer r.closeAndWait()
+				desired := map[netip.Addr]mode{}
+				for addr := f.vip; len(desired) < n; addr = addr.Next() {
+					desired[addr] = announcing
+				}
+				start := time.Now()
+				if err := r.set(desired); err != nil {
+					t.Fatal(err)
+				}
+				seen, frames := map[string]int{}, 0
+				perRound := len(f.announce(clientMAC, f.vip, true))
+				for len(seen) < n {
+					frame := <-s.out
+					frames++
+					offset := map[bool]int{true: offsetARPSender, false: offsetNDTarget}[f.vip.Is4()]
+					seen[string(frame[offset:][:f.vip.BitLen()/8])]++
+				}
+				// The last address's first frame; its round may have a second one.
+				if took := time.Since(start); took > time.Duration(n)*sendInterval*4/3 || frames > n*perRound {
+					t.Errorf("%s: %d addresses took %s and %d frames", f, n, took, frames)
+				}
+				go func() {
+					for range s.out {
+						frames++
+					}
+				}()
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if want := n * (perRound + len(announceDelays) - 1); frames != want || frames > 4*n {
+					t.Errorf("%s: %d frames for %d addresses, want %d", f, frames, n, want)
+				}
+				close(s.out)
+			})
+		}
+	}
+}
+
+// TestTakeOver checks that the kernel of a client on the segment, with a fresh entry
+// for another MAC, accepts the announcement at once.
+func TestTakeOver(t *testing.T) {
+	testFamilies(t, func(t *testing.T, f familyTest) {
+		c := newVethPair(t, f.family)
+		lan0, err := netlink.LinkByName("lan0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		address, err := netlink.ParseAddr(netip.PrefixFrom(f.client, f.own.Bits()).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		address.Flags |= unix.IFA_F_NODAD
+		if err := netlink.AddrAdd(lan0, address); err != nil {
+			t.Fatal(err)
+		}
+		entry := &netlink.Neigh{LinkIndex: c.lan.Index, State: netlink.NUD_REACHABLE, IP: f.vip.AsSlice(), HardwareAddr: otherMAC}
+		if err := netlink.NeighSet(entry); err != nil {
+			t.Fatal(err)
+		}
+		a := New(slog.Default(), func() {})
+		defer a.Close()
+		if _, err := a.Set(t.Context(), map[netip.Addr]Claim{f.vip: {Interfaces: []string{"vip0"}}}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the client has the speaker's MAC", func() bool {
+			entries, err := netlink.NeighList(c.lan.Index, netlink.FAMILY_ALL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return slices.ContainsFunc(entries, func(n netlink.Neigh) bool {
+				return n.IP.Equal(f.vip.AsSlice()) && bytes.Equal(n.HardwareAddr, c.speaker.HardwareAddr)
+			})
+		})
+	})
+}
