@@ -97,7 +97,7 @@ func (a *Announcer) Set(ctx context.Context, claims map[netip.Addr]Claim) (map[n
 		}
 		own = append(own, r.ifi.HardwareAddr)
 	}
-	a.claimants.retain(func(addr netip.Addr) bool { return claims[addr].Interfaces != nil }, own)
+	a.claimants.retain(func(addr netip.Addr, iface string) bool { return slices.Contains(claims[addr].Interfaces, iface) }, own)
 	return maps.Clone(a.held), errors.Join(failures...)
 }
 
@@ -154,14 +154,14 @@ func (a *Announcer) Close() {
 // setInterface sets the addresses of one family on one interface.
 func (a *Announcer) setInterface(ctx context.Context, key socketKey, desired map[netip.Addr]mode) error {
 	ifi, err := net.InterfaceByName(key.iface)
-	if err != nil {
-		return err
-	}
 	r := a.responders[key]
-	if r != nil && !r.isBoundTo(ifi) {
-		r.closeAndWait() // the interface was replaced, got another MAC, or its socket failed
+	if r != nil && (err != nil || !r.isBoundTo(ifi)) {
+		r.closeAndWait() // the interface was renamed or replaced, got another MAC, or its socket failed
 		delete(a.responders, key)
 		r = nil
+	}
+	if err != nil {
+		return err
 	}
 	if r == nil {
 		conn, err := listen(ifi, key.family)

@@ -70,24 +70,28 @@ func (c *claimants) observe(iface string, addr netip.Addr, mac net.HardwareAddr,
 func (c *claimants) forget(iface string, addr netip.Addr, before time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	left := slices.DeleteFunc(c.byAddr[addr], func(k Claimant) bool { return k.Interface == iface && k.Last.Before(before) })
+	c.remove(addr, func(k Claimant) bool { return k.Interface == iface && k.Last.Before(before) })
+}
+
+// remove removes the claims of the address that isOld matches. The lock must be held.
+func (c *claimants) remove(addr netip.Addr, isOld func(Claimant) bool) {
+	left := slices.DeleteFunc(c.byAddr[addr], isOld)
 	if c.byAddr[addr] = left; len(left) == 0 {
 		delete(c.byAddr, addr)
 	}
 }
 
-// retain removes what is recorded for other addresses than these.
-func (c *claimants) retain(isClaimed func(netip.Addr) bool, own []net.HardwareAddr) {
+// retain removes the claims that were received on other interfaces than those of the
+// address, where they are not asked for again.
+func (c *claimants) retain(isUsed func(addr netip.Addr, iface string) bool, own []net.HardwareAddr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.own = own
 	for addr := range c.byAddr {
-		if !isClaimed(addr) {
-			delete(c.byAddr, addr)
-		}
+		c.remove(addr, func(k Claimant) bool { return !isUsed(addr, k.Interface) })
 	}
 	for addr, at := range c.defended {
-		if !isClaimed(addr) || time.Since(at) > defendInterval {
+		if time.Since(at) > defendInterval {
 			delete(c.defended, addr)
 		}
 	}
@@ -99,20 +103,18 @@ func (c *claimants) current(isAnnounced func(netip.Addr) bool) (byAddr map[netip
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	byAddr = make(map[netip.Addr][]Claimant, len(c.byAddr))
-	for addr, all := range c.byAddr {
+	for addr := range c.byAddr {
 		if isAnnounced(addr) {
-			all = slices.DeleteFunc(all, func(k Claimant) bool { return now.Sub(k.Last) >= claimLifetime })
-			for _, k := range all {
+			c.remove(addr, func(k Claimant) bool { return now.Sub(k.Last) >= claimLifetime })
+			for _, k := range c.byAddr[addr] {
 				if left := claimLifetime - now.Sub(k.Last); next == 0 || left < next {
 					next = left
 				}
 			}
 		}
-		if c.byAddr[addr] = all; len(all) == 0 {
-			delete(c.byAddr, addr)
-			continue
+		if all := c.byAddr[addr]; len(all) > 0 {
+			byAddr[addr] = slices.Clone(all)
 		}
-		byAddr[addr] = slices.Clone(all)
 	}
 	return byAddr, next
 }
