@@ -95,7 +95,7 @@ func withChecksum(frame []byte) []byte {
 // newSimulatedResponder returns a responder with the MAC on a simulated segment.
 func newSimulatedResponder(t *testing.T, f family, mac net.HardwareAddr, changed func()) (*responder, *simulatedSegment) {
 	t.Helper()
-	s := newSimulatedSegment()
+	s := newSimulatedSegment(loopbackIndex)
 	ifi := &net.Interface{Index: loopbackIndex, Name: "vip0", HardwareAddr: mac}
 	known := &claimants{changed: changed, byAddr: map[netip.Addr][]Claimant{}, defended: map[netip.Addr]time.Time{}}
 	return newResponder(t.Context(), ifi, f, s, known, slog.New(slog.DiscardHandler), changed), s

@@ -77,7 +77,7 @@ func TestFilter(t *testing.T) {
 			if !ok {
 				t.Fatal("the filter does not disassemble")
 			}
-			vm, err := newVM(program)
+			vm, err := newVM(program, loopbackIndex)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -127,7 +127,7 @@ func FuzzAnswer(f *testing.F) {
 		for _, f := range familyTests {
 			known := &claimants{changed: func() {}, byAddr: map[netip.Addr][]Claimant{}, defended: map[netip.Addr]time.Time{}}
 			r := &responder{
-				family: f.family, ifi: net.Interface{HardwareAddr: mac}, claimants: known, conn: newSimulatedSegment(),
+				family: f.family, ifi: net.Interface{HardwareAddr: mac}, claimants: known, conn: newSimulatedSegment(loopbackIndex),
 				log: slog.New(slog.DiscardHandler), tasks: map[netip.Addr]*task{f.vip: {addr: f.vip}},
 			}
 			if answer := r.handle(t.Context(), frame); answer != nil && !strings.Contains(describe(t, answer), f.vip.String()+" is at "+mac.String()) {

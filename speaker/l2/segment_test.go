@@ -175,13 +175,14 @@ type simulatedSegment struct {
 	once    sync.Once
 	mu      sync.Mutex
 	filter  *bpf.VM
+	ifindex int
 }
 
 // loopbackIndex is the index of lo in each network namespace. Groups are joined on it.
 const loopbackIndex = 1
 
-func newSimulatedSegment() *simulatedSegment {
-	return &simulatedSegment{in: make(chan []byte, 100), out: make(chan []byte, 100), closed: make(chan struct{})}
+func newSimulatedSegment(ifindex int) *simulatedSegment {
+	return &simulatedSegment{in: make(chan []byte, 100), out: make(chan []byte, 100), closed: make(chan struct{}), ifindex: ifindex}
 }
 
 func (s *simulatedSegment) SetBPF(raw []bpf.RawInstruction) error {
@@ -189,7 +190,7 @@ func (s *simulatedSegment) SetBPF(raw []bpf.RawInstruction) error {
 	if !ok {
 		return errors.New("the filter does not disassemble")
 	}
-	vm, err := newVM(program)
+	vm, err := newVM(program, s.ifindex)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.filter = vm
@@ -197,14 +198,14 @@ func (s *simulatedSegment) SetBPF(raw []bpf.RawInstruction) error {
 }
 
 // newVM returns a VM for a filter, in which all frames are for this host and received by
-// the loopback interface.
-func newVM(program []bpf.Instruction) (*bpf.VM, error) {
+// one interface.
+func newVM(program []bpf.Instruction, ifindex int) (*bpf.VM, error) {
 	for i, ins := range program {
 		switch ins {
 		case bpf.LoadExtension{Num: bpf.ExtType}:
 			program[i] = bpf.LoadConstant{Dst: bpf.RegA, Val: 0}
 		case bpf.LoadExtension{Num: bpf.ExtInterfaceIndex}:
-			program[i] = bpf.LoadConstant{Dst: bpf.RegA, Val: loopbackIndex}
+			program[i] = bpf.LoadConstant{Dst: bpf.RegA, Val: uint32(ifindex)}
 		}
 		if raw, isRaw := ins.(bpf.RawInstruction); isRaw {
 			return nil, fmt.Errorf("instruction %d: %v", i, raw)
