@@ -2,11 +2,13 @@ package l2
 
 import (
 	"bytes"
+	"encoding/binary"
 	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,12 +72,15 @@ func TestAnnouncements(t *testing.T) {
 // announced again, at the rate limit.
 func TestAnnouncementOrder(t *testing.T) {
 	for _, f := range familyTests {
-		for _, n := range []int{1000, 5000} {
+		for _, n := range []int{1000, 5000, 20000} {
 			synctest.Test(t, func(t *testing.T) {
 				r, s := newSimulatedResponder(t, f.family, net.HardwareAddr{2, 0, 0, 0, 0, 1}, func() {})
 				defer r.closeAndWait()
 				desired := map[netip.Addr]mode{}
-				for addr := f.vip; len(desired) < n; addr = addr.Next() {
+				for i := range n {
+					b := f.vip.AsSlice()
+					binary.BigEndian.PutUint32(b, binary.BigEndian.Uint32(b)+uint32(i)) // all in one solicited-node group
+					addr, _ := netip.AddrFromSlice(b)
 					desired[addr] = announcing
 				}
 				start := time.Now()
@@ -144,6 +149,49 @@ func TestTakeOver(t *testing.T) {
 			return slices.ContainsFunc(entries, func(n netlink.Neigh) bool {
 				return n.IP.Equal(f.vip.AsSlice()) && bytes.Equal(n.HardwareAddr, c.speaker.HardwareAddr)
 			})
+		})
+	})
+}
+
+// TestAnnouncementPrecedesRepetitions checks that an address that is taken over while
+// many announcements are to be repeated does not wait for them.
+func TestAnnouncementPrecedesRepetitions(t *testing.T) {
+	testFamilies(t, func(t *testing.T, f familyTest) {
+		synctest.Test(t, func(t *testing.T) {
+			r, s := newSimulatedResponder(t, f.family, net.HardwareAddr{2, 0, 0, 0, 0, 1}, func() {})
+			defer r.closeAndWait()
+			desired := map[netip.Addr]mode{}
+			for i := range 20000 {
+				b := f.vip.AsSlice()
+				binary.BigEndian.PutUint32(b, binary.BigEndian.Uint32(b)+uint32(i)) // all in one solicited-node group
+				addr, _ := netip.AddrFromSlice(b)
+				desired[addr] = announcing
+			}
+			var announcedAt atomic.Int64
+			start := time.Now()
+			go func() {
+				first := f.announce(net.HardwareAddr{2, 0, 0, 0, 0, 1}, f.other, true)[0]
+				for frame := range s.out {
+					if announcedAt.Load() == 0 && bytes.Equal(frame, first) {
+						announcedAt.Store(int64(time.Since(start)))
+					}
+				}
+			}()
+			defer close(s.out)
+			if err := r.set(desired); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2010 * time.Millisecond) // all have been announced once, half of them are due again
+			desired[f.other] = announcing
+			addedAt := time.Since(start)
+			if err := r.set(desired); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if waited := time.Duration(announcedAt.Load()) - addedAt; announcedAt.Load() == 0 || waited > 2*batchSize*sendInterval {
+				t.Errorf("announced after %s", waited)
+			}
 		})
 	})
 }

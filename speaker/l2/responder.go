@@ -120,10 +120,11 @@ func (r *responder) isCleared(addr netip.Addr) bool {
 	return t != nil && t.cleared
 }
 
-// set replaces the addresses. It announces those that it has not announced before.
+// set replaces the addresses. It announces those that it has not announced before. It must
+// not be called concurrently.
 func (r *responder) set(desired map[netip.Addr]mode) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	// Joining thousands of groups takes time, in which questions must be answered. The
+	// map is changed below only, so it can be read without the lock.
 	same := len(desired) == len(r.tasks)
 	for addr := range desired {
 		same = same && r.tasks[addr] != nil
@@ -133,6 +134,8 @@ func (r *responder) set(desired map[netip.Addr]mode) error {
 			return err
 		}
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	now := time.Now()
 	for addr, m := range desired {
 		t := r.tasks[addr]
