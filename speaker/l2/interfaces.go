@@ -28,7 +28,8 @@ func (i Interface) Contains(addr netip.Addr) bool {
 	return slices.ContainsFunc(i.Prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// Interfaces returns the usable interfaces of the node, sorted by name.
+// Interfaces returns the usable interfaces of the node, sorted by name: not the loopback
+// interface, tunnels, or members of a bridge or bond, which are reached through it.
 func Interfaces() ([]Interface, error) {
 	all, err := netlinkdump.Repeat(netlink.LinkList)
 	if err != nil {
@@ -40,12 +41,10 @@ func Interfaces() ([]Interface, error) {
 	}
 	var interfaces []Interface
 	for _, l := range all {
-		a := l.Attrs()
-		usable := len(a.HardwareAddr) == 6 && a.Flags&net.FlagLoopback == 0 && a.RawFlags&unix.IFF_NOARP == 0 &&
-			a.Flags&net.FlagUp != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0 && a.MasterIndex == 0
-		if !usable {
-			continue // among them the members of a bridge or bond, which are reached through it
+		if !isUsable(l) {
+			continue
 		}
+		a := l.Attrs()
 		iface := Interface{Name: a.Name}
 		for _, addr := range addrs {
 			ip, ok := netip.AddrFromSlice(addr.IP)
@@ -59,6 +58,20 @@ func Interfaces() ([]Interface, error) {
 	}
 	slices.SortFunc(interfaces, func(a, b Interface) int { return strings.Compare(a.Name, b.Name) })
 	return interfaces, nil
+}
+
+// tunnelKinds are the kinds of interfaces (IFLA_INFO_KIND) that look like Ethernet but lead
+// through a tunnel, for example to the pods of other nodes.
+var tunnelKinds = []string{"vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan", "amt"}
+
+// isUsable reports whether addresses can be announced on an interface: it is up, and a
+// segment is behind it. The members of a bridge or bond are not usable themselves. The
+// interfaces that lead to pods are, but have no subnet, so that no address is in it.
+func isUsable(l netlink.Link) bool {
+	a := l.Attrs()
+	return len(a.HardwareAddr) == 6 && a.Flags&net.FlagLoopback == 0 && a.RawFlags&unix.IFF_NOARP == 0 &&
+		a.Flags&net.FlagUp != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0 && a.MasterIndex == 0 &&
+		!slices.Contains(tunnelKinds, l.Type())
 }
 
 // rewatchDelay is the wait before a failed watch is restarted.
