@@ -23,7 +23,7 @@ type vethPair struct {
 }
 
 // newVethPair returns a pair with a tap for one family.
-func newVethPair(t *testing.T, f family) *vethPair {
+func newVethPair(t testing.TB, f family) *vethPair {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -68,7 +68,7 @@ func newVethPair(t *testing.T, f family) *vethPair {
 const testTimeout = time.Minute
 
 // eventually waits for a condition.
-func eventually(t *testing.T, what string, condition func() bool) {
+func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(testTimeout); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {

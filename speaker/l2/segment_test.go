@@ -134,13 +134,13 @@ func describe(t *testing.T, b []byte) string {
 // testSegment is what the contract needs of a network: to send a frame to the responder
 // and to receive what the responder sends. It is a veth pair or simulated.
 type testSegment interface {
-	sendFrame(t *testing.T, frame []byte)
+	sendFrame(t testing.TB, frame []byte)
 	// receiveFrame returns the next ARP packet, Neighbor Solicitation or Neighbor
 	// Advertisement that the node sends.
 	receiveFrame(t *testing.T) []byte
 }
 
-func (c *vethPair) sendFrame(t *testing.T, frame []byte) {
+func (c *vethPair) sendFrame(t testing.TB, frame []byte) {
 	t.Helper()
 	if _, err := c.tap.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}); err != nil {
 		t.Fatal(err)
@@ -245,7 +245,7 @@ func (s *simulatedSegment) SetDeadline(time.Time) error      { return nil }
 func (s *simulatedSegment) SetReadDeadline(time.Time) error  { return nil }
 func (s *simulatedSegment) SetWriteDeadline(time.Time) error { return nil }
 
-func (s *simulatedSegment) sendFrame(_ *testing.T, frame []byte) { s.in <- frame }
+func (s *simulatedSegment) sendFrame(_ testing.TB, frame []byte) { s.in <- frame }
 
 func (s *simulatedSegment) receiveFrame(t *testing.T) []byte {
 	t.Helper()
