@@ -91,7 +91,9 @@ func TestAnnouncementOrder(t *testing.T) {
 				perRound := len(f.announce(clientMAC, f.vip, true))
 				for len(seen) < n {
 					frame := <-s.out
-					frames++
+					if frames++; time.Since(start) == 0 && frames > batchSize*perRound {
+						t.Errorf("%s: more than a batch at once", f)
+					}
 					offset := map[bool]int{true: offsetARPSender, false: offsetNDTarget}[f.vip.Is4()]
 					seen[string(frame[offset:][:f.vip.BitLen()/8])]++
 				}

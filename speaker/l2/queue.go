@@ -12,6 +12,9 @@ import (
 const (
 	sendInterval = 100 * time.Microsecond
 	batchSize    = 64
+
+	// maxDelay is the delay of a batch for which the next ones make up.
+	maxDelay = 4 * batchSize * sendInterval
 )
 
 // task is what a responder does for one address.

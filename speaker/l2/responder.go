@@ -234,6 +234,7 @@ func (r *responder) handle(ctx context.Context, frame []byte) (answer []byte) {
 func (r *responder) runTasks(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var allowed time.Time // when the rate limit allows the next batch
 	for {
 		select {
 		case <-ctx.Done():
@@ -241,9 +242,12 @@ func (r *responder) runTasks(ctx context.Context) {
 		case <-r.pushed:
 		case <-timer.C:
 		}
+		if now := time.Now(); allowed.Before(now) {
+			allowed = now
+		}
 		for ctx.Err() == nil {
-			started := time.Now()
-			frames, steps, wait := r.nextBatch(started)
+			now := time.Now()
+			frames, steps, wait := r.nextBatch(now)
 			r.send(ctx, frames...)
 			if steps == 0 {
 				if wait > 0 {
@@ -251,9 +255,14 @@ func (r *responder) runTasks(ctx context.Context) {
 				}
 				break
 			}
+			// A busy node wakes up late. The next batches make up for it.
+			if earliest := now.Add(-maxDelay); allowed.Before(earliest) {
+				allowed = earliest
+			}
+			allowed = allowed.Add(time.Duration(steps) * sendInterval)
 			select {
 			case <-ctx.Done():
-			case <-time.After(time.Duration(steps)*sendInterval - time.Since(started)):
+			case <-time.After(time.Until(allowed)):
 			}
 		}
 	}
