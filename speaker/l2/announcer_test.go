@@ -64,7 +64,7 @@ func testSetReplacesClaims(t *testing.T, f familyTest) {
 	}
 	a.Close()
 	_ = c.tap.Close()
-	sockets, err := os.ReadFile("/proc/net/packet")
+	sockets, err := os.ReadFile("/proc/thread-self/net/packet")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -123,17 +123,31 @@ func (r *responder) isCleared(addr netip.Addr) bool {
 // set replaces the addresses. It announces those that it has not announced before. It must
 // not be called concurrently.
 func (r *responder) set(desired map[netip.Addr]mode) error {
-	// Joining thousands of groups takes time, in which questions must be answered. The
-	// map is changed below only, so it can be read without the lock.
+	// The map is changed by setTasks only, so it can be read without the lock.
 	same := len(desired) == len(r.tasks)
 	for addr := range desired {
 		same = same && r.tasks[addr] != nil
 	}
-	if !same {
-		if err := r.filter(slices.Collect(maps.Keys(desired))); err != nil {
-			return err
-		}
+	if same {
+		r.setTasks(desired)
+		return nil
 	}
+	addrs := slices.Collect(maps.Keys(desired))
+	program, err := r.newFilter(r.ifi.Index, addrs)
+	if err != nil {
+		return err
+	}
+	if err := r.conn.SetBPF(program); err != nil {
+		return fmt.Errorf("attach %s filter: %w", r.family, err)
+	}
+	r.setTasks(desired)
+	// To join the groups of thousands of addresses takes seconds, in which they are
+	// announced. Announcements and answers to probes are sent to all nodes.
+	return r.groups.set(addrs)
+}
+
+// setTasks replaces the tasks, apart from those that are the same as before.
+func (r *responder) setTasks(desired map[netip.Addr]mode) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
@@ -159,22 +173,6 @@ func (r *responder) set(desired map[netip.Addr]mode) error {
 	case r.pushed <- struct{}{}:
 	default:
 	}
-	return nil
-}
-
-// filter makes the socket receive what concerns the addresses.
-func (r *responder) filter(addrs []netip.Addr) error {
-	if err := r.groups.set(addrs); err != nil {
-		return err
-	}
-	program, err := r.newFilter(r.ifi.Index, addrs)
-	if err != nil {
-		return err
-	}
-	if err := r.conn.SetBPF(program); err != nil {
-		return fmt.Errorf("attach %s filter: %w", r.family, err)
-	}
-	return nil
 }
 
 // closeAndWait closes the socket and waits for the goroutines.

@@ -36,7 +36,7 @@ func TestSmallOptionMemory(t *testing.T) {
 			t.Errorf("%d sockets hold the memberships: the limit is not in effect", sockets)
 		}
 		if f.vip.Is6() {
-			joined, err := os.ReadFile("/proc/net/igmp6")
+			joined, err := os.ReadFile("/proc/thread-self/net/igmp6")
 			if err != nil {
 				t.Fatal(err)
 			}
