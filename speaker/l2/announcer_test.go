@@ -59,7 +59,8 @@ func testSetReplacesClaims(t *testing.T, f familyTest) {
 	if _, err := a.Set(t.Context(), map[netip.Addr]Claim{f.vip: claim}); err != nil {
 		t.Fatal(err)
 	}
-	if got := f.answersTo(t, c, mac, f.question(clientMAC, f.client, f.vip, nil), f.vip); len(got) != 1 || !strings.Contains(got[0], mac.String()) {
+	question := f.question(clientMAC, f.client, f.vip, nil)
+	if got := f.answersTo(t, c, mac, question, f.vip); len(got) != 1 || !strings.Contains(got[0], mac.String()) {
 		t.Errorf("answered with %q, want the new MAC %s", got, mac)
 	}
 	a.Close()

@@ -197,3 +197,31 @@ func TestAnnouncementPrecedesRepetitions(t *testing.T) {
 		})
 	})
 }
+
+// failingSocket fails to send every second frame.
+type failingSocket struct {
+	*simulatedSegment
+	sent int
+}
+
+func (s *failingSocket) WriteTo(b []byte, to net.Addr) (int, error) {
+	if s.sent++; s.sent%2 == 1 {
+		return 0, unix.ENOBUFS
+	}
+	return s.simulatedSegment.WriteTo(b, to)
+}
+
+// TestSendingFails checks that a frame that cannot be sent does not keep others back.
+func TestSendingFails(t *testing.T) {
+	testFamilies(t, func(t *testing.T, f familyTest) {
+		s := &failingSocket{simulatedSegment: newSimulatedSegment(loopbackIndex)}
+		r := &responder{family: f.family, conn: s, log: slog.New(slog.DiscardHandler)}
+		var frames [][]byte
+		for range 10 {
+			frames = append(frames, f.announce(wireMAC, f.vip, false)...)
+		}
+		if r.send(t.Context(), frames...); len(s.out) != 5 {
+			t.Errorf("%d frames were sent, want 5 of 10", len(s.out))
+		}
+	})
+}

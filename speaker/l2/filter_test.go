@@ -130,7 +130,8 @@ func FuzzAnswer(f *testing.F) {
 				family: f.family, ifi: net.Interface{HardwareAddr: mac}, claimants: known, conn: newSimulatedSegment(loopbackIndex),
 				log: slog.New(slog.DiscardHandler), tasks: map[netip.Addr]*task{f.vip: {addr: f.vip}},
 			}
-			if answer := r.handle(t.Context(), frame); answer != nil && !strings.Contains(describe(t, answer), f.vip.String()+" is at "+mac.String()) {
+			want := f.vip.String() + " is at " + mac.String()
+			if answer := r.handle(t.Context(), frame); answer != nil && !strings.Contains(describe(t, answer), want) {
 				t.Errorf("%x: %s", frame, describe(t, answer))
 			}
 		}

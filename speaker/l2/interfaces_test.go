@@ -122,6 +122,7 @@ func TestIsUsable(t *testing.T) {
 	slave := attrs(func(a *netlink.LinkAttrs) {
 		a.MasterIndex, a.RawFlags, a.Slave = 9, a.RawFlags|unix.IFF_SLAVE, &netlink.BondSlave{State: netlink.BondStateActive}
 	})
+	wireGuard := attrs(func(a *netlink.LinkAttrs) { a.HardwareAddr, a.RawFlags = nil, a.RawFlags|unix.IFF_NOARP })
 	for _, test := range []struct {
 		name string
 		link netlink.Link
@@ -144,7 +145,7 @@ func TestIsUsable(t *testing.T) {
 		{"ip6gretap", &netlink.GenericLink{LinkAttrs: plain, LinkType: "ip6gretap"}, false},
 		{"erspan", &netlink.GenericLink{LinkAttrs: plain, LinkType: "erspan"}, false},
 		{"ip6erspan", &netlink.GenericLink{LinkAttrs: plain, LinkType: "ip6erspan"}, false},
-		{"WireGuard", &netlink.Wireguard{LinkAttrs: attrs(func(a *netlink.LinkAttrs) { a.HardwareAddr, a.RawFlags = nil, a.RawFlags|unix.IFF_NOARP })}, false},
+		{"WireGuard", &netlink.Wireguard{LinkAttrs: wireGuard}, false},
 		{"ipip", &netlink.Iptun{LinkAttrs: attrs(func(a *netlink.LinkAttrs) {
 			a.HardwareAddr, a.RawFlags = []byte{10, 0, 0, 1}, a.RawFlags|unix.IFF_NOARP
 		})}, false},

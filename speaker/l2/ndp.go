@@ -58,7 +58,8 @@ func (ndpFamily) parse(mac net.HardwareAddr, frame []byte) (m message, ok bool) 
 		return m, false
 	}
 	h, err := ipv6.ParseHeader(eth.Payload)
-	if err != nil || h.Version != 6 || h.NextHeader != protocolICMPv6 || h.HopLimit != ndHopLimit || len(eth.Payload) < ipv6.HeaderLen+h.PayloadLen {
+	if err != nil || h.Version != 6 || h.NextHeader != protocolICMPv6 || h.HopLimit != ndHopLimit ||
+		len(eth.Payload) < ipv6.HeaderLen+h.PayloadLen {
 		return m, false
 	}
 	source, destination := mustAddr(h.Src), mustAddr(h.Dst)

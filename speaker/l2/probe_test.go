@@ -3,10 +3,10 @@ package l2
 import (
 	"bytes"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -23,6 +23,7 @@ type simulatedHost struct {
 	f       familyTest
 	mac     net.HardwareAddr // of vip0
 	segment *simulatedSegment
+	mu      sync.Mutex              // guards has
 	changes atomic.Int64            // calls of changed
 	has     map[netip.Addr]bool     // the addresses that the other host has
 	probed  map[netip.Addr][]string // times since the start
@@ -64,7 +65,10 @@ func (h *simulatedHost) run(t *testing.T) {
 			continue
 		}
 		h.probed[addr] = append(h.probed[addr], time.Since(start).Round(100*time.Millisecond).String())
-		if h.has[addr] {
+		h.mu.Lock()
+		has := h.has[addr]
+		h.mu.Unlock()
+		if has {
 			unspecified := netip.IPv6Unspecified()
 			if addr.Is4() {
 				unspecified = netip.IPv4Unspecified()
@@ -143,8 +147,8 @@ func TestProbe(t *testing.T) {
 				t.Errorf("%d announcements of %d addresses, want %d", len(h.others), n, want)
 			}
 			probed := h.probed[addrs[1]]
-			if h.set(t, Claim{Probe: true}, addrs...); !maps.EqualFunc(h.held, held, func(a, b Claim) bool { return slices.Equal(a.Interfaces, b.Interfaces) }) {
-				t.Errorf("held changed without a reason")
+			if again := h.set(t, Claim{Probe: true}, addrs...); len(again) != len(held) {
+				t.Errorf("%d addresses held later, want %d", len(again), len(held))
 			}
 			if h.wait(time.Hour); len(h.probed[addrs[1]]) != len(probed) {
 				t.Error("an announced address was probed again")
@@ -172,7 +176,9 @@ func TestWithhold(t *testing.T) {
 		if !claimed() {
 			t.Error("the claimant was forgotten, although it answers")
 		}
+		h.mu.Lock()
 		h.has[h.f.vip] = false
+		h.mu.Unlock()
 		h.wait(54500 * time.Millisecond) // 154.5 s
 		changes := h.changes.Load()
 		if !claimed() {

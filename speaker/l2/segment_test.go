@@ -108,8 +108,9 @@ func describe(t *testing.T, b []byte) string {
 	if err != nil || h.NextHeader != protocolICMPv6 {
 		return "another packet"
 	}
-	message, err := ndp.ParseMessage(eth.Payload[ipv6.HeaderLen:][:h.PayloadLen])
-	if err != nil || h.HopLimit != ndHopLimit || !validChecksum(mustAddr(h.Src), mustAddr(h.Dst), eth.Payload[ipv6.HeaderLen:][:h.PayloadLen]) {
+	payload := eth.Payload[ipv6.HeaderLen:][:h.PayloadLen]
+	message, err := ndp.ParseMessage(payload)
+	if err != nil || h.HopLimit != ndHopLimit || !validChecksum(mustAddr(h.Src), mustAddr(h.Dst), payload) {
 		return "an invalid packet"
 	}
 	switch m := message.(type) {
