@@ -39,6 +39,7 @@ type apiServer struct {
 	history  []metav1.WatchEvent
 	changed  chan struct{} // closed by the next change
 	log      []string      // requests for Services except watches, without the first list
+	deleted  *metav1.Time  // deletionTimestamp of the CustomResourceDefinitions, set before the start
 	// before is called before a Service is written, without the lock. An error is the answer.
 	before func(svc *corev1.Service, apply func()) error
 	// after is called after a Service has been written by the controller, with the lock.
@@ -117,6 +118,12 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		list := &v1alpha1.IPAddressPoolList{Items: []v1alpha1.IPAddressPool{*pool("p", "192.0.2.1-192.0.2.13")}}
 		list.ResourceVersion = "1"
 		respond(w, list, nil)
+	case strings.HasPrefix(path, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"):
+		respond(w, map[string]any{
+			"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": metav1.ObjectMeta{DeletionTimestamp: s.deleted},
+			"spec":   map[string]any{"versions": []any{map[string]any{"name": v1alpha1.GroupVersion.Version, "served": true}}},
+			"status": map[string]any{"conditions": []any{map[string]any{"type": "Established", "status": "True"}}},
+		}, nil)
 	case r.Method == http.MethodGet:
 		respond(w, map[string]any{"metadata": map[string]any{"resourceVersion": "1"}}, nil)
 	default: // a status of the pool

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -134,4 +135,19 @@ func TestUnknownOutcome(t *testing.T) {
 			t.Errorf("%v: got %v", err, got)
 		}
 	}
+}
+
+// TestStartWhileKindsAreBeingDeleted: a leader that starts while a finalizer delays the
+// deletion of the CustomResourceDefinitions serves with the objects that are left.
+func TestStartWhileKindsAreBeingDeleted(t *testing.T) {
+	api := newAPIServer()
+	api.deleted = &metav1.Time{Time: time.Now()}
+	api.update(service("a"), func(*corev1.Service) {})
+	server := httptest.NewServer(api)
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	runController(t, server.URL, nil)
+	waitUntil(t, "the Service has an address", func() bool { return shownAddress(api.get("ns/a")) == "192.0.2.1" })
 }

@@ -9,9 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -20,10 +18,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	genericapiserver "k8s.io/apiserver/pkg/server"
-	apiserveroptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
 	appconfig "k8s.io/cloud-provider/app/config"
@@ -31,8 +29,6 @@ import (
 	"k8s.io/cloud-provider/options"
 	"k8s.io/component-base/cli"
 	componentbaseconfig "k8s.io/component-base/config"
-	"k8s.io/component-base/metrics"
-	"k8s.io/component-base/metrics/legacyregistry"
 	genericcontrollermanager "k8s.io/controller-manager/app"
 	managed "k8s.io/controller-manager/controller"
 	"k8s.io/klog/v2"
@@ -88,6 +84,7 @@ func run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var started atomic.Pointer[controller.Controller]
+	var listener *health.Listener // nil if the framework listens
 	constructors := map[string]app.ControllerInitFuncConstructor{
 		names.ServiceLBController: {
 			InitContext: app.ControllerInitContext{ClientName: name},
@@ -100,6 +97,9 @@ func run(ctx context.Context) error {
 					m.ControllerManagerMetrics.ControllerStarted(names.ServiceLBController)
 					started.Store(c)
 					go c.Watch(ctx)
+					if pod := ownPod(); listener != nil && pod != nil {
+						go recordListenFailure(ctx, listener, newRecorder(cc), pod, health.FailureInterval)
+					}
 					go func() {
 						id := leaderIdentity()
 						klog.InfoS("waiting to lead", "identity", id, "election", e.config.LeaderElect)
@@ -138,7 +138,8 @@ func run(ctx context.Context) error {
 		if err := cmp.Or(f.validate(), o.Validate(all, nil, names.CCMControllerAliases(), nil, nil)); err != nil {
 			return usage.Error(err)
 		}
-		if err := listenSecurely(o.SecureServing); err != nil {
+		var err error
+		if listener, err = listenSecurely(o.SecureServing); err != nil {
 			return usage.Error(err)
 		}
 		if f.socket != "" {
@@ -203,30 +204,11 @@ func healthChecks(started *atomic.Pointer[controller.Controller]) health.Checks 
 	}
 }
 
-// listenFailures counts the failed attempts to listen on --secure-port.
-var listenFailures = metrics.NewCounter(&metrics.CounterOpts{
-	Name:           "fairlead_listen_failures_total",
-	Help:           "Failed attempts to listen on the port of the metrics, as when another program on the host listens on it.",
-	StabilityLevel: metrics.ALPHA,
-})
-
-// listenSecurely sets the listener of --secure-port, which serves metrics. The
-// framework would end the process if another program on the host listens on the port.
-func listenSecurely(o *apiserveroptions.SecureServingOptionsWithLoopback) error {
-	if o.BindPort == 0 || o.PermitPortSharing || o.PermitAddressSharing {
-		return nil
-	}
-	legacyregistry.MustRegister(listenFailures)
-	address := net.JoinHostPort(o.BindAddress.String(), strconv.Itoa(o.BindPort))
-	l, err := health.Listen("tcp", address, newLogger(), listenFailures.Inc)
-	if err != nil {
-		return fmt.Errorf("--bind-address, --secure-port: %w", err)
-	}
-	o.Listener = l
-	return nil
-}
-
 func newLogger() *slog.Logger { return slog.New(logr.ToSlogHandler(klog.Background())) }
+
+func newRecorder(cc *appconfig.CompletedConfig) record.EventRecorder {
+	return cc.EventBroadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name})
+}
 
 // newController returns the controller. namespace is that of Fairlead and of its
 // leader lease.
@@ -245,7 +227,7 @@ func newController(cc *appconfig.CompletedConfig, f *flags, namespace string) (*
 		Namespace: namespace,
 		Fairlead:  fairlead,
 		Informers: cc.SharedInformers,
-		Events:    cc.EventBroadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name}),
+		Events:    newRecorder(cc),
 		Log:       log,
 		Policy:    policy,
 		Parallel:  int(cc.ComponentConfig.ServiceController.ConcurrentServiceSyncs),

@@ -77,9 +77,9 @@ func doctorCommand(access clientcmd.ClientConfig) *cobra.Command {
 		Short: "List all detected problems, the most severe first. Exits with 1 if there is any.",
 		Long: `List all detected problems, the most severe first: Services without an address
 or without an announcement; pools that are exhausted, overlapping or not
-advertised; nodes without a speaker; BGP sessions that are not established, with
-the step that fails; invalid configuration objects. Exits with 1 if there is any
-problem. Changes nothing.
+advertised; nodes without a speaker; controllers without metrics; BGP sessions
+that are not established, with the step that fails; invalid configuration objects.
+Exits with 1 if there is any problem. Changes nothing.
 
 BROKEN means no service, DEGRADED means reduced service or redundancy, NOTICE
 means that no action is required now.`,
@@ -182,8 +182,9 @@ func dumpCommand(access clientcmd.ClientConfig) *cobra.Command {
 		Use:   "dump",
 		Short: "Write all objects that the other commands read, for their --from.",
 		Long: `Write all objects that the other commands read, as one YAML List: Fairlead's own
-kinds, Speakers, Nodes, Namespaces, ServiceCIDRs, Services and EndpointSlices.
-The dump contains no Secrets. It contains all annotations of these objects.`,
+kinds, Speakers, Nodes, Namespaces, ServiceCIDRs, Services, EndpointSlices, and
+the Events about the controller's pods. The dump contains no Secrets. It contains
+all annotations of these objects.`,
 		Example: `  fairlead dump > dump.yaml
   fairlead doctor --from dump.yaml`,
 		Args: cobra.NoArgs,

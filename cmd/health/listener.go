@@ -14,6 +14,10 @@ import (
 // are variables for tests.
 var firstRetry, lastRetry = time.Second, 30 * time.Second
 
+// FailureInterval is the interval at which a program reports that a Listener cannot
+// listen. A report that is much older is about a program that has ended.
+const FailureInterval = 5 * time.Minute
+
 // Listener listens on a TCP address as soon as it is free: until then Accept blocks,
 // and retries with backoff. Its methods may be called concurrently.
 type Listener struct {
@@ -22,11 +26,13 @@ type Listener struct {
 	log     *slog.Logger
 	failed  func()
 
-	done chan struct{} // closed by Close
-	once sync.Once
+	done    chan struct{} // closed by Close
+	once    sync.Once
+	started chan struct{} // closed when inner is set
 
-	mu    sync.Mutex
-	inner net.Listener // nil while the address is not free
+	mu      sync.Mutex
+	inner   net.Listener // nil while the address is not free
+	failure string       // why it is not
 }
 
 // Listen returns a Listener. It is an error if the address is invalid. failed is called
@@ -36,7 +42,7 @@ func Listen(network, address string, log *slog.Logger, failed func()) (*Listener
 	if err != nil {
 		return nil, fmt.Errorf("address %s: %w", address, err)
 	}
-	l := &Listener{network: network, addr: addr, log: log, failed: failed, done: make(chan struct{})}
+	l := &Listener{network: network, addr: addr, log: log, failed: failed, done: make(chan struct{}), started: make(chan struct{})}
 	_ = l.listen()
 	return l, nil
 }
@@ -50,6 +56,10 @@ func (l *Listener) listen() error {
 	}
 	inner, err := net.ListenTCP(l.network, l.addr)
 	if err != nil {
+		l.failure = err.Error()
+		if errors.Is(err, syscall.EADDRINUSE) {
+			l.failure = fmt.Sprintf("listen %s %s: another program listens on it", l.network, l.addr)
+		}
 		l.failed()
 		return err
 	}
@@ -59,8 +69,19 @@ func (l *Listener) listen() error {
 		return net.ErrClosed
 	default:
 		l.inner = inner
+		close(l.started)
 	}
 	return nil
+}
+
+// Started returns a channel that is closed when the listener listens.
+func (l *Listener) Started() <-chan struct{} { return l.started }
+
+// Failure returns why the last attempt to listen failed.
+func (l *Listener) Failure() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failure
 }
 
 // Accept waits until the address is free, and returns the next connection.
@@ -75,11 +96,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if !logged {
-			reason := err.Error()
-			if errors.Is(err, syscall.EADDRINUSE) {
-				reason = "another program listens on it"
-			}
-			l.log.Warn("listening failed, retrying", "address", l.addr.String(), "reason", reason)
+			l.log.Warn("listening failed, retrying", "reason", l.Failure())
 			logged = true
 		}
 		select {

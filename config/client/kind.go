@@ -34,11 +34,13 @@ var (
 // A kind is the source of an informer for one of Fairlead's kinds. It makes the
 // informer work while the API server does not serve the kind:
 //
-//   - A kind that is missing when the informer starts has no objects. It is listed as
-//     soon as it is served.
+//   - A kind that is missing when the informer starts has no objects, or, while its
+//     definition is being deleted, those that are left. It is listed as soon as it is
+//     served.
 //   - The objects of a kind that is deleted while the informer runs are kept. The API
-//     server deletes them one by one before it removes the CustomResourceDefinition, so
-//     each deletion is checked against the definition.
+//     server deletes them one by one before it removes the CustomResourceDefinition,
+//     which takes as long as one of them has a finalizer. So each deletion, and the
+//     completeness of each list, is checked against the definition.
 //
 // A kind is missing only if the API server has answered that its definition does not
 // exist, is being deleted or is not established. After any other error, the informer
@@ -52,10 +54,10 @@ type kind struct {
 	log      *slog.Logger
 	changed  func() // called when the kind is found missing
 
-	mu           sync.Mutex
-	missing      string // why the kind is missing; "" if it is not
-	assumedEmpty bool   // it was missing when the informer started
-	lastError    error  // of the last list
+	mu         sync.Mutex
+	missing    string // why the kind is missing; "" if it is not
+	incomplete bool   // it was missing when the informer started
+	lastError  error  // of the last list
 }
 
 // definitionState returns why the kind is missing, "" if it is not. It returns an
@@ -125,43 +127,56 @@ func (k *kind) setMissing(reason string) {
 	}
 }
 
-// state returns why the kind is missing, and whether the informer has its objects
-// or none because they were never known.
-func (k *kind) state() (missing string, assumedEmpty bool) {
+// state returns why the kind is missing, and whether the informer lacks objects
+// because they were never known.
+func (k *kind) state() (missing string, incomplete bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.missing, k.assumedEmpty
+	return k.missing, k.incomplete
 }
 
 // listed reports whether the informer has been passed a list, perhaps an empty one
 // in place of the objects of a missing kind.
 func (k *kind) listed() bool {
-	_, assumedEmpty := k.state()
-	return assumedEmpty || k.informer.HasSynced()
+	_, incomplete := k.state()
+	return incomplete || k.informer.HasSynced()
 }
 
-// list returns what list returns. If the kind is missing, it returns the empty list
-// to an informer without a list, and otherwise waits for the kind.
+// list returns what list returns. If the kind is missing, it returns the objects that
+// are left to an informer without a list, and otherwise waits for the kind.
 func (k *kind) list(ctx context.Context, list func() (runtime.Object, error), empty runtime.Object) (runtime.Object, error) {
 	objects, err := list()
-	if err != nil {
-		var missing bool
-		if missing, err = k.isMissing(ctx, err); missing {
-			if !k.listed() {
-				k.mu.Lock()
-				defer k.mu.Unlock()
-				k.assumedEmpty = true
-				return empty, nil
-			}
-			if err = k.waitServed(ctx); err == nil {
-				objects, err = list()
-			}
+	var missing bool
+	if err == nil {
+		missing = k.isBeingDeleted(ctx)
+	} else if missing, err = k.isMissing(ctx, err); missing {
+		objects = empty
+	}
+	if missing && !k.useIncomplete(ctx) {
+		if err := k.waitServed(ctx); err != nil {
+			return nil, err
 		}
+		return k.list(ctx, list, empty)
+	}
+	if missing {
+		err = nil
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.lastError = err
 	return objects, err
+}
+
+// useIncomplete reports whether the informer uses the objects that are left of a missing
+// kind, because it has no list yet. Otherwise it keeps its objects.
+func (k *kind) useIncomplete(ctx context.Context) bool {
+	if k.informer.HasSynced() || ctx.Err() != nil {
+		return false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.incomplete = true
+	return true
 }
 
 // watch returns what watch returns, without the deletions that are a part of the
@@ -206,7 +221,7 @@ func (k *kind) waitServed(ctx context.Context) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.missing, k.assumedEmpty = "", false
+	k.missing, k.incomplete = "", false
 	k.log.Info("kind is served again", "crd", k.crd)
 	return nil
 }
@@ -221,7 +236,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // withoutKindDeletions returns a watch without the deletions of objects that are
-// deleted together with their kind.
+// deleted together with their kind. It ends after a list of what is left of the kind,
+// which the API server streams, unless the informer has no list yet.
 func (k *kind) withoutKindDeletions(ctx context.Context, all watch.Interface) watch.Interface {
 	events := make(chan watch.Event)
 	filtered := watch.NewProxyWatcher(events)
@@ -244,6 +260,9 @@ func (k *kind) withoutKindDeletions(ctx context.Context, all watch.Interface) wa
 				if e.Type == watch.Deleted && k.isBeingDeleted(ctx) {
 					continue
 				}
+				if isEndOfList(e) && k.isBeingDeleted(ctx) && !k.useIncomplete(ctx) {
+					return
+				}
 				select {
 				case <-ctx.Done():
 					return
@@ -253,6 +272,12 @@ func (k *kind) withoutKindDeletions(ctx context.Context, all watch.Interface) wa
 		}
 	}()
 	return filtered
+}
+
+// isEndOfList reports whether a watch that has begun with a list has reached its end.
+func isEndOfList(e watch.Event) bool {
+	o, ok := e.Object.(metav1.Object)
+	return ok && e.Type == watch.Bookmark && o.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true"
 }
 
 // isBeingDeleted reports whether the kind is missing. It retries until the API server
@@ -308,8 +333,8 @@ func (i Informers) IsMissing(crd string) bool {
 // Missing returns the kinds that are missing now.
 func (i Informers) Missing() (all []MissingKind) {
 	for _, k := range i.kinds {
-		if missing, assumedEmpty := k.state(); missing != "" {
-			all = append(all, MissingKind{k.crd, "CustomResourceDefinition " + k.crd + ": " + missing, !assumedEmpty})
+		if missing, incomplete := k.state(); missing != "" {
+			all = append(all, MissingKind{k.crd, "CustomResourceDefinition " + k.crd + ": " + missing, !incomplete})
 		}
 	}
 	return all

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +25,7 @@ type fakeAPI struct {
 	served     time.Time         // when it was first read as served
 	listed     time.Time         // when the pools were listed
 	deleting   bool              // the definition
+	streams    bool              // lists over watches, as by default
 	pools      []string          // names
 	watches    []chan<- []string // of events: type and name
 }
@@ -72,13 +74,26 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(http.StatusInternalServerError, nil)
 	case f.listStatus != http.StatusOK:
 		answer(f.listStatus, nil)
-	case r.URL.Query().Get("sendInitialEvents") != "":
+	case r.URL.Query().Get("sendInitialEvents") != "" && !f.streams:
 		answer(http.StatusUnprocessableEntity, nil)
 	case r.URL.Query().Get("watch") != "":
 		events := make(chan []string)
 		f.watches = append(f.watches, events)
+		names := slices.Clone(f.pools)
 		f.mu.Unlock()
 		w.WriteHeader(http.StatusOK)
+		send := func(kind string, object any) {
+			_ = json.NewEncoder(w).Encode(map[string]any{"type": kind, "object": object})
+			w.(http.Flusher).Flush()
+		}
+		if r.URL.Query().Get("sendInitialEvents") != "" {
+			for _, name := range names {
+				send("ADDED", pool(name))
+			}
+			end := pool("")
+			end["metadata"].(map[string]any)["annotations"] = map[string]any{metav1.InitialEventsAnnotationKey: "true"}
+			send("BOOKMARK", end)
+		}
 		w.(http.Flusher).Flush()
 		for {
 			select {
@@ -88,8 +103,14 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				if !ok {
 					return
 				}
-				_ = json.NewEncoder(w).Encode(map[string]any{"type": e[0], "object": pool(e[1])})
-				w.(http.Flusher).Flush()
+				if e[0] == "ERROR" {
+					send(e[0], metav1.Status{
+						TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"},
+						Status:   metav1.StatusFailure, Code: http.StatusGone, Reason: metav1.StatusReasonExpired,
+					})
+					return
+				}
+				send(e[0], pool(e[1]))
 			}
 		}
 	default:
@@ -167,6 +188,7 @@ func hasPools(t *testing.T, i Informers, want ...string) {
 		for _, p := range i.Pools.Objects() {
 			got = append(got, p.Name)
 		}
+		slices.Sort(got)
 		if fmt.Sprint(got) != fmt.Sprint(want) || !i.Pools.HasSynced() {
 			return fmt.Sprintf("%q, synced %t", got, i.Pools.HasSynced())
 		}
@@ -278,4 +300,85 @@ func TestKindDeleted(t *testing.T) {
 	if i.Pools.Get("b") == nil || len(i.Missing()) > 0 {
 		t.Errorf("pools %v, missing %v", i.Pools.Objects(), i.Missing())
 	}
+}
+
+// lists runs the test with lists and with lists over watches.
+func lists(t *testing.T, test func(t *testing.T, streams bool)) {
+	for _, streams := range []bool{false, true} {
+		t.Run(fmt.Sprintf("over watches %t", streams), func(t *testing.T) { test(t, streams) })
+	}
+}
+
+// restore ends the deletion of the definition, and installs it again with the pools.
+func (f *fakeAPI) restore(t *testing.T, i Informers, pools ...string) {
+	t.Helper()
+	f.set(func() {
+		f.deleting, f.crdStatus, f.listStatus, f.pools = false, http.StatusNotFound, http.StatusNotFound, pools
+	})
+	eventually(t, "the definition to be missing", func() string {
+		f.set(func() {
+			for _, w := range f.watches {
+				close(w)
+			}
+			f.watches = nil
+		})
+		if m := i.Missing(); len(m) != 1 || !strings.Contains(m[0].Message, "is not installed") {
+			return fmt.Sprint(m)
+		}
+		return ""
+	})
+	f.set(func() { f.crdStatus, f.listStatus = http.StatusOK, http.StatusOK })
+	hasPools(t, i, pools...)
+	if got := i.NotReady(); len(got) > 0 || len(i.Missing()) > 0 {
+		t.Errorf("not ready: %q, missing %v", got, i.Missing())
+	}
+}
+
+// TestKindBeingDeletedAtStart: while the definition is being deleted, as when an object
+// has a finalizer, an informer that starts has the objects that are left, and is not
+// ready: the others are unknown.
+func TestKindBeingDeletedAtStart(t *testing.T) {
+	lists(t, func(t *testing.T, streams bool) {
+		api := &fakeAPI{listStatus: http.StatusOK, crdStatus: http.StatusOK, streams: streams, deleting: true, pools: []string{"left"}}
+		i := poolInformer(t, api)
+		hasPools(t, i, "left")
+		want := "CustomResourceDefinition ipaddresspools.fairlead.io: it is being deleted"
+		if got := i.NotReady(); len(got) != 1 || got[0] != want {
+			t.Errorf("not ready: %q", got)
+		}
+		if m := i.Missing(); len(m) != 1 || m[0].Known {
+			t.Errorf("missing %v", m)
+		}
+		api.restore(t, i, "left", "restored")
+	})
+}
+
+// TestListWhileKindIsBeingDeleted: an informer with objects does not replace them by those
+// that are left while the definition is being deleted.
+func TestListWhileKindIsBeingDeleted(t *testing.T) {
+	lists(t, func(t *testing.T, streams bool) {
+		api := &fakeAPI{listStatus: http.StatusOK, crdStatus: http.StatusOK, streams: streams, pools: []string{"deleted", "left"}}
+		i := poolInformer(t, api)
+		hasPools(t, i, "deleted", "left")
+		api.set(func() { api.deleting, api.pools = true, []string{"left"} })
+		api.watch(t) <- []string{"ERROR"}
+		eventually(t, "the missing kind", func() string {
+			if m := i.Missing(); len(m) != 1 || !m[0].Known || !strings.Contains(m[0].Message, "is being deleted") {
+				return fmt.Sprint(m)
+			}
+			return ""
+		})
+		api.set(func() { api.deleting, api.crdStatus, api.listStatus = false, http.StatusNotFound, http.StatusNotFound })
+		eventually(t, "the definition to be missing", func() string {
+			if m := i.Missing(); len(m) != 1 || !strings.Contains(m[0].Message, "is not installed") {
+				return fmt.Sprint(m)
+			}
+			return ""
+		})
+		hasPools(t, i, "deleted", "left")
+		if got := i.NotReady(); len(got) > 0 {
+			t.Errorf("not ready: %q", got)
+		}
+		api.restore(t, i, "restored")
+	})
 }

@@ -178,6 +178,9 @@ const (
 
 // Reasons that only `fairlead doctor` reports.
 const (
+	// ListenFailed: a controller cannot listen on the port of its metrics. It is also the
+	// reason of an Event about the controller's Pod.
+	ListenFailed Reason = "ListenFailed"
 	// KindMissing: the CustomResourceDefinition of one of Fairlead's kinds is not installed.
 	KindMissing Reason = "KindMissing"
 	// ControllerBehind: the status of Services differs from what the controller would write.

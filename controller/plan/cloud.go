@@ -88,7 +88,10 @@ func (d *decision) awsPlan(svc *serviceState, a allocator.Assignment) ServicePla
 	p := ServicePlan{
 		Serves: true, Finalizers: append([]string{v1alpha1.FinalizerAWS}, cleanupFinalizer(svc.Service)...),
 		LoadBalancer: d.loadBalancerRecord(svc.Service), Ingress: svc.Status.LoadBalancer.Ingress,
-		Conditions: []metav1.Condition{d.balancerCondition(svc, o)}, NodePorts: d.chosenPorts[svc.key],
+		Conditions: []metav1.Condition{d.balancerCondition(svc, o)}, NodePorts: d.chosenPorts[svc.key], Releases: a.GivesUp,
+	}
+	if len(a.GivesUp) > 0 {
+		p.Ingress = hostIngress(svc.Service)
 	}
 	// It still serves its addresses: the host name is shown after they are released.
 	if len(a.Held) > 0 && !o.Ready() {

@@ -309,6 +309,26 @@ func TestProviderScenarios(t *testing.T) {
 			{"active", outcomeIs(active), host + " [aws std] Provisioned=Assigned ensure"},
 			{"for good", (*providerScenario).restart, host + " [aws std] Provisioned=Assigned ensure"},
 		}},
+		{"from a pool to AWS, the record dropped", service("a", annotated(v1alpha1.AnnotationProvider, "bare-metal")), []scenarioStep{
+			{"served", announcedAre("192.0.2.0"), "192.0.2.0 [] Provisioned=Assigned Announced=Announced "},
+			{"asks", providerIs("aws"), "192.0.2.0 [aws std] Provisioned=Provisioning Announced=Announced "},
+			{"replaced", serviceChange(func(s *corev1.Service) {
+				delete(s.Annotations, v1alpha1.AnnotationAllocatedFrom)
+				ownIngress(s)
+			}), "192.0.2.0 [aws std] Provisioned=Provisioning Announced=Announced ensure"},
+			{"record restored", func(l *providerScenario) {
+				if r := config.OwnAllocation(l.Services[0]); len(r) != 1 || r[0].Value != "p" {
+					panic(fmt.Sprintf("the record is %v", r))
+				}
+			}, "192.0.2.0 [aws std] Provisioned=Provisioning Announced=Announced ensure"},
+			{"replaced, and the address recorded for another Service", func(l *providerScenario) {
+				serviceChange(func(s *corev1.Service) {
+					delete(s.Annotations, v1alpha1.AnnotationAllocatedFrom)
+					ownIngress(s)
+				})(l)
+				l.Services = append(l.Services, service("b", fixture.Recorded("192.0.2.0=p")))
+			}, "[aws std] Provisioned=Provisioning ensure"},
+		}},
 		{"from a pool to AWS, and back again", service("a", annotated(v1alpha1.AnnotationProvider, "bare-metal")), []scenarioStep{
 			{"served", announcedAre("192.0.2.0"), "192.0.2.0 [] Provisioned=Assigned Announced=Announced "},
 			{"asks", providerIs("aws"), "192.0.2.0 [aws std] Provisioned=Provisioning Announced=Announced "},

@@ -148,8 +148,13 @@ func (c PlannedService) interimPlan(by Unreleased) ServicePlan {
 			p.Leaving = joinComma(p.Leaving, a.String()+"="+since)
 		}
 	}
+	// Another controller can have written any number of addresses.
+	releases := make(map[netip.Addr]bool, len(p.Releases))
+	for _, a := range p.Releases {
+		releases[a] = true
+	}
 	for _, in := range c.Service.Status.LoadBalancer.Ingress {
-		if a, err := config.ParseAddr(in.IP); err == nil && !slices.Contains(p.Releases, a) {
+		if a, err := config.ParseAddr(in.IP); err == nil && !releases[a] {
 			p.Ingress = append(p.Ingress, in)
 			keepRecord(a)
 		}

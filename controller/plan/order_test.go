@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -226,5 +227,32 @@ func TestRoundsWithDeferred(t *testing.T) {
 	if a, c := change("a", "-", ".1"), change("c", "-", ".2"); !unreleased.Block(a) || unreleased.Block(c) ||
 		!maps.Equal(AwaitedReleases([]PlannedService{c, a, deferred}), map[types.NamespacedName]bool{key("b"): true}) {
 		t.Error("only the address .1 is not released")
+	}
+}
+
+// TestManyIngressEntries: the cost of a status that another controller has filled with
+// addresses, also under the controller's field manager, is linear in their number.
+func TestManyIngressEntries(t *testing.T) {
+	const entries = 100_000 // as many as fit into an object
+	fill := func(svc *corev1.Service, first string) {
+		ingress := []corev1.LoadBalancerIngress{{IP: first}}
+		for i := range entries {
+			ingress = append(ingress, corev1.LoadBalancerIngress{IP: fmt.Sprintf("10.1.%d.%d", i>>8&0xff, i&0xff)})
+		}
+		svc.Status.LoadBalancer.Ingress = ingress
+	}
+	// Each shows the address of the other, so that interim plans are made.
+	s := testSnapshot(fixture.Assigned("a", "192.0.2.1", "p"), fixture.Assigned("b", "192.0.2.2", "p"), service("c"))
+	fill(s.Services[0], "192.0.2.2")
+	fill(s.Services[1], "192.0.2.1")
+	fill(s.Services[2], "192.0.2.3")
+	s.Services[2].ManagedFields = ingressManagedFields(v1alpha1.FieldManager)
+	started := time.Now()
+	rounds, all := Rounds(Decide(s).Changes, nil)
+	if took := time.Since(started); took > 15*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	if len(rounds) == 0 || !all {
+		t.Errorf("%d rounds, all: %t", len(rounds), all)
 	}
 }

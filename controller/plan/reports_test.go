@@ -242,6 +242,71 @@ func TestHostileReportCost(t *testing.T) {
 	}
 }
 
+// TestHostileReportsDecideCost checks that the memory of a whole decision is bounded,
+// whatever three compromised nodes report: interfaces and subnets, sessions, peers and
+// ranges of all addresses.
+func TestHostileReportsDecideCost(t *testing.T) {
+	subnets, peers := []string{"0.0.0.0/0", "::/0", "192.0.2.1/24"}, []string{"tor"}
+	for i := range 10_000 {
+		subnets = append(subnets, fmt.Sprintf("10.%d.%d.1/24", i>>8, i&0xff))
+		peers = append(peers, fmt.Sprint("peer-", i))
+	}
+	var overlapping []string
+	for i := range 40_000 { // 1 MB
+		overlapping = append(overlapping, fmt.Sprintf("%d.%d.0.0-255.255.255.255", i>>8&0xff, i&0xff))
+	}
+	text := strings.Repeat("x", 1<<20)
+	hostile := func(s *v1alpha1.SpeakerStatus) {
+		for i := range 1000 {
+			s.Interfaces = append(s.Interfaces, v1alpha1.Interface{Name: fmt.Sprint("eth", i), Addresses: subnets})
+			onInterface(fmt.Sprint("eth", i), overlapping...)(s)
+		}
+		s.Announcing = append(s.Announcing, v1alpha1.Announcement{Peers: peers, Addresses: []string{everyAddress}})
+		refused(v1alpha1.NoInterface, overlapping...)(s)
+		for _, p := range peers {
+			s.Sessions = append(s.Sessions, v1alpha1.Session{Peer: p, State: "Idle", LastError: text})
+		}
+	}
+	s := Snapshot{Policy: providers.Policy{Mode: providers.BareMetal}}
+	for _, name := range []string{"n", "o", "p"} {
+		s.Nodes = append(s.Nodes, readyNode(name))
+		s.Speakers = append(s.Speakers, reportOf(name, "192.0.2.1/24", hostile))
+	}
+	for i := range 50 {
+		s.Services = append(s.Services, service(fmt.Sprint("s", i)))
+	}
+	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("lan", "192.0.2.0/24")}
+	s.Objects.L2Advertisements = onEth0
+	s.Objects.BGPAdvertisements = []*v1alpha1.BGPAdvertisement{fixture.BGPAdvertisement("all")}
+	for _, p := range peers[:100] {
+		s.Objects.BGPPeers = append(s.Objects.BGPPeers, fixture.BGPPeer(p, "203.0.113.1"))
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	plan := Decide(s)
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20 {
+		t.Errorf("%d bytes were allocated", used)
+	}
+	size := 0
+	for _, p := range plan.Problems {
+		size += len(p.Message)
+	}
+	for _, p := range plan.Services {
+		for _, c := range p.Plan.Conditions {
+			size += len(c.Message)
+		}
+	}
+	for _, p := range plan.BGPPeers {
+		for _, c := range p.Conditions {
+			size += len(c.Message)
+		}
+	}
+	if size > 1<<20 {
+		t.Errorf("the messages have %d bytes", size)
+	}
+}
+
 // TestHostileReportIsReported checks that the problem of a report is counted.
 func TestHostileReportIsReported(t *testing.T) {
 	s := Snapshot{Nodes: []*corev1.Node{readyNode("n"), readyNode("o")}}

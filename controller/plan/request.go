@@ -27,7 +27,8 @@ func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, exists 
 	r = allocator.Request{Key: svc.key, Since: svc.CreationTimestamp.Time, Have: haveAddresses(svc.Service)}
 	_, foreign := foreignIngress(svc.Service)
 	onBareMetal := svc.choice.Verdict == providers.OnBareMetal
-	if svc.choice.Verdict == providers.OnAWS && len(config.OwnAllocation(svc.Service)) > 0 && svc.DeletionTimestamp == nil {
+	assigned := slices.ContainsFunc(r.Have, func(h allocator.Have) bool { return h.Evidence != allocator.Shown })
+	if svc.choice.Verdict == providers.OnAWS && assigned && svc.DeletionTimestamp == nil {
 		// It moves to AWS (make before break): it holds its addresses until the
 		// load balancer is ready.
 		r.Frozen = true
@@ -370,10 +371,17 @@ func haveAddresses(svc *corev1.Service) []allocator.Have {
 	}
 	have := make([]allocator.Have, 0, max(len(ingress), len(pools)))
 	leaving := config.ReadRecords(svc.Annotations[v1alpha1.AnnotationLeaving])
+	var last [2]netip.Addr // by family
+	for _, in := range ingress {
+		if a, err := config.ParseAddr(in.IP); err == nil {
+			last[familyIndex(a)] = a
+		}
+	}
 	add := func(a netip.Addr, pool string, e allocator.Evidence) {
 		_, leaves := leaving.Of(a)
-		// Without its record, an address that was replaced is known by its place.
-		leaves = leaves || e == allocator.ShownByController && precedesReplacement(ingress, a)
+		// Without its record, an address that was replaced is known by its place: the
+		// controller writes it before the new one.
+		leaves = leaves || e == allocator.ShownByController && a != last[familyIndex(a)]
 		have = append(have, allocator.Have{Addr: a, Pool: pool, Leaving: leaves, Evidence: e})
 	}
 	for _, in := range ingress {
@@ -396,20 +404,6 @@ func haveAddresses(svc *corev1.Service) []allocator.Have {
 		}
 	}
 	return have
-}
-
-// precedesReplacement reports whether another address of the same family is behind the
-// address in the ingress that the controller wrote: it writes an address that was
-// replaced before the new one.
-func precedesReplacement(ingress []corev1.LoadBalancerIngress, addr netip.Addr) bool {
-	behind := false
-	for _, a := range ingressAddrs(ingress) {
-		if behind && a.Is4() == addr.Is4() {
-			return true
-		}
-		behind = behind || a == addr
-	}
-	return false
 }
 
 // copiedAddresses are the addresses in a record of another Service, at most one of

@@ -42,11 +42,12 @@ func (v simulatedView) with(svc *corev1.Service) simulatedView {
 }
 
 // assumes reports whether the controller took the Service for one with addresses that a
-// write with an unknown outcome may have added.
+// write with an unknown outcome may have added, to the status or to the record.
 func (v simulatedView) assumes(svc *corev1.Service) bool {
 	return slices.ContainsFunc(v.services, func(o *corev1.Service) bool {
+		sameAddrs := slices.Equal(ingressAddrs(o.Status.LoadBalancer.Ingress), ingressAddrs(svc.Status.LoadBalancer.Ingress))
 		return KeyOf(o) == KeyOf(svc) && o.ResourceVersion == svc.ResourceVersion &&
-			!slices.Equal(ingressAddrs(o.Status.LoadBalancer.Ingress), ingressAddrs(svc.Status.LoadBalancer.Ingress))
+			!(sameAddrs && slices.Equal(config.OwnAllocation(o), config.OwnAllocation(svc)))
 	})
 }
 

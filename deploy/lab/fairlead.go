@@ -145,7 +145,9 @@ func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec co
 			value = fmt.Sprint(container.Resources.Limits.Memory().Value())
 		}
 		if e.ValueFrom != nil && e.ValueFrom.FieldRef != nil {
-			value = map[string]string{"spec.nodeName": node.Name, "metadata.namespace": namespace}[e.ValueFrom.FieldRef.FieldPath]
+			value = map[string]string{
+				"spec.nodeName": node.Name, "metadata.namespace": namespace, "metadata.name": name, "metadata.uid": string(pod.UID),
+			}[e.ValueFrom.FieldRef.FieldPath]
 		}
 		env = append(env, e.Name+"="+value)
 	}

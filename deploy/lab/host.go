@@ -367,8 +367,8 @@ func (h *Host) SetLink(up bool) error {
 	})
 }
 
-// HasLogged reports whether the log of the process contains the text.
-func (p *Process) HasLogged(text string) bool {
-	b, err := os.ReadFile(p.Log)
-	return err == nil && strings.Contains(string(b), text)
+// CountLogged returns the number of times that the log of the process contains the text.
+func (p *Process) CountLogged(text string) int {
+	b, _ := os.ReadFile(p.Log) // without a log it is 0
+	return strings.Count(string(b), text)
 }

@@ -206,6 +206,14 @@ func simulate(t *testing.T, f func(t *testing.T, l *lan, a, b *end)) {
 	})
 }
 
+// establish makes a session between the ends, with the fast profile.
+func establish(t *testing.T, a, b *end) {
+	a.set(t, fastProfile)
+	b.set(t, fastProfile)
+	time.Sleep(5 * time.Second)
+	requireUp(t, a, b)
+}
+
 func requireUp(t *testing.T, ends ...*end) {
 	for _, e := range ends {
 		if s := e.status(); s.State != Up || s.RemoteState != Up || s.Flaps != 0 {

@@ -28,10 +28,7 @@ func TestResume(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, l *lan, a, b *end) {
 				a.Identify("node-1", secret)
-				a.set(t, fastProfile)
-				b.set(t, fastProfile)
-				time.Sleep(5 * time.Second)
-				requireUp(t, a, b)
+				establish(t, a, b)
 				a.Pause(t.Context())
 				a.kill()
 				time.Sleep(tt.away)
@@ -59,10 +56,7 @@ func TestResume(t *testing.T) {
 // is not paused: the peer would expect its packets for 255 intervals.
 func TestNoPauseWithoutIdentity(t *testing.T) {
 	simulate(t, func(t *testing.T, _ *lan, a, b *end) {
-		a.set(t, fastProfile)
-		b.set(t, fastProfile)
-		time.Sleep(5 * time.Second)
-		requireUp(t, a, b)
+		establish(t, a, b)
 		a.Pause(t.Context())
 		a.kill()
 		time.Sleep(time.Second)

@@ -1,4 +1,4 @@
-// Package doctor detects problems of nodes, Services, configuration objects, pools
+// Package doctor detects problems of nodes, controllers, Services, configuration objects, pools
 // and BGP sessions in a cluster.
 //
 // It reads an objects.Snapshot and computes the controller's decision itself, so
@@ -15,8 +15,11 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
+	"github.com/fairlead-io/fairlead/cmd/health"
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
@@ -59,8 +62,8 @@ func (s severity) MarshalText() ([]byte, error) { return []byte(strings.ToLower(
 func Examine(s objects.Snapshot) Diagnosis {
 	plan := controllerplan.Decide(s.Controller)
 	// The list is not nil, so that its JSON is [] and not null.
-	findings := slices.Concat([]finding{}, crdFindings(s), nodeFindings(s), serviceFindings(s, plan), configFindings(plan), poolFindings(s, plan),
-		sessionFindings(s))
+	findings := slices.Concat([]finding{}, crdFindings(s), listenFindings(s), nodeFindings(s), serviceFindings(s, plan),
+		configFindings(plan), poolFindings(s, plan), sessionFindings(s))
 	slices.SortStableFunc(findings, func(a, b finding) int {
 		return cmp.Or(cmp.Compare(a.Severity, b.Severity), strings.Compare(a.Object, b.Object))
 	})
@@ -98,6 +101,30 @@ func crdFindings(s objects.Snapshot) (found []finding) {
 			severityBroken, "CustomResourceDefinition " + name, v1alpha1.KindMissing,
 			"it is not installed; install it: kubectl apply --server-side -k deploy",
 		})
+	}
+	return found
+}
+
+// listenFindings returns the Pods of the controller that do not serve their metrics: the
+// last Event about it is a failure, and recent. A Pod that still runs repeats it.
+func listenFindings(s objects.Snapshot) (found []finding) {
+	last := map[string]*corev1.Event{}
+	for _, e := range s.Events {
+		// Others may write Events in other namespaces.
+		if e.Namespace != objects.SystemNamespace || e.Source.Component != objects.ControllerName || e.InvolvedObject.Kind != "Pod" {
+			continue
+		}
+		previous := last[e.InvolvedObject.Name]
+		// Their times are in seconds: of two in the same second, the failure is the first.
+		if previous == nil || previous.LastTimestamp.Before(&e.LastTimestamp) ||
+			previous.LastTimestamp.Equal(&e.LastTimestamp) && previous.Reason == string(v1alpha1.ListenFailed) {
+			last[e.InvolvedObject.Name] = e
+		}
+	}
+	for name, e := range last {
+		if e.Reason == string(v1alpha1.ListenFailed) && s.Controller.Now.Sub(e.LastTimestamp.Time) < 3*health.FailureInterval {
+			found = append(found, finding{severityDegraded, "Pod " + e.Namespace + "/" + name, v1alpha1.ListenFailed, e.Message})
+		}
 	}
 	return found
 }

@@ -129,3 +129,39 @@ func TestReverted(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// TestListenFailed: a controller is reported while its last Event about its listener is a
+// failure, until it stops repeating the Event. Events that others write are not used.
+func TestListenFailed(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	event := func(name, pod, reason string, age time.Duration, change func(*corev1.Event)) *corev1.Event {
+		e := &corev1.Event{
+			ObjectMeta:     metav1.ObjectMeta{Namespace: "fairlead-system", Name: name},
+			InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "fairlead-system", Name: pod}, Reason: reason,
+			Source: corev1.EventSource{Component: "fairlead-controller"}, Message: "of " + name, LastTimestamp: metav1.NewTime(now.Add(-age)),
+		}
+		if change != nil {
+			change(e)
+		}
+		return e
+	}
+	s := objects.Snapshot{Events: []*corev1.Event{
+		event("1", "fails", "ListenFailed", time.Minute, nil),
+		event("2", "over", "ListenFailed", time.Minute, nil), event("3", "over", "Listening", time.Minute, nil),
+		event("4", "over-in-a-second", "Listening", time.Minute, nil), event("5", "over-in-a-second", "ListenFailed", time.Minute, nil),
+		event("6", "again", "Listening", time.Hour, nil), event("7", "again", "ListenFailed", 14*time.Minute, nil),
+		event("8", "gone", "ListenFailed", 16*time.Minute, nil),
+		event("9", "a", "ListenFailed", 0, func(e *corev1.Event) { e.Namespace = "tenant" }),
+		event("10", "b", "ListenFailed", 0, func(e *corev1.Event) { e.Source.Component = "other" }),
+		event("11", "c", "ListenFailed", 0, func(e *corev1.Event) { e.InvolvedObject.Kind = "Service" }),
+	}}
+	s.Controller.Now = now
+	var out strings.Builder
+	if err := Examine(s).Text(&out); err != nil {
+		t.Fatal(err)
+	}
+	want := "DEGRADED  Pod fairlead-system/again  ListenFailed  of 7\nDEGRADED  Pod fairlead-system/fails  ListenFailed  of 1\n"
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}

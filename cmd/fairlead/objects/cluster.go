@@ -15,8 +15,8 @@ import (
 	"github.com/fairlead-io/fairlead/config/client"
 )
 
-// FromCluster lists all objects from the API server. Listing Namespaces and
-// ServiceCIDRs may be forbidden, and the CRDs of some of Fairlead's kinds may be missing,
+// FromCluster lists all objects from the API server. Listing Namespaces, ServiceCIDRs
+// and Events may be forbidden, and the CRDs of some of Fairlead's kinds may be missing,
 // in which case there is a note; any other list that fails is an error.
 func FromCluster(ctx context.Context, restConfig *rest.Config) (c *Collection, notes []string, err error) {
 	restConfig = rest.CopyConfig(restConfig)
@@ -56,6 +56,13 @@ func FromCluster(ctx context.Context, restConfig *rest.Config) (c *Collection, n
 	return c, notes, nil
 }
 
+// SystemNamespace is the namespace of the manifests, and ControllerName the name of the
+// controller in them and in its Events.
+const (
+	SystemNamespace = "fairlead-system"
+	ControllerName  = "fairlead-controller"
+)
+
 // fairleadKinds is the number of Fairlead's kinds.
 const fairleadKinds = 7
 
@@ -87,6 +94,13 @@ func clusterListings(kube kubernetes.Interface, fairlead *client.Client) []listi
 		{ // served since Kubernetes 1.33
 			kinds: "ServiceCIDRs", list: listFuncOf(kube.NetworkingV1().ServiceCIDRs().List), optional: true,
 			ifForbidden: "the ClusterIP ranges are not reserved",
+		},
+		{
+			kinds: "Events", ifForbidden: "whether the controllers serve their metrics is unknown",
+			list: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+				options.FieldSelector = "involvedObject.kind=Pod,source=" + ControllerName
+				return kube.CoreV1().Events(SystemNamespace).List(ctx, options)
+			},
 		},
 	}
 }

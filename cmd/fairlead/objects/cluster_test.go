@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
+
+const eventsPath = "/api/v1/namespaces/fairlead-system/events"
 
 // everyKind returns the objects of a dump, and one of each kind that it lacks.
 func everyKind(t *testing.T) *Collection {
@@ -28,6 +31,7 @@ func everyKind(t *testing.T) *Collection {
 	c.put(&v1alpha1.BFDProfile{ObjectMeta: named})
 	c.put(&v1alpha1.Community{ObjectMeta: named})
 	c.put(&discoveryv1.EndpointSlice{ObjectMeta: named})
+	c.put(&corev1.Event{ObjectMeta: named})
 	return c
 }
 
@@ -42,7 +46,10 @@ func listsByPath(t *testing.T, c *Collection) map[string]map[string]any {
 		}
 		plural, _ := apimeta.UnsafeGuessKindToResource(kinds[0])
 		path := "/apis/" + kinds[0].GroupVersion().String() + "/" + plural.Resource
-		if kinds[0].Group == "" {
+		switch {
+		case kinds[0].Kind == "Event":
+			path = eventsPath
+		case kinds[0].Group == "":
 			path = "/api/v1/" + plural.Resource
 		}
 		if lists[path] == nil {
@@ -60,8 +67,8 @@ func listsByPath(t *testing.T, c *Collection) map[string]map[string]any {
 func TestFromCluster(t *testing.T) {
 	served := everyKind(t)
 	lists := listsByPath(t, served)
-	if len(lists) != 12 {
-		t.Fatalf("the objects are of %d kinds, want 12", len(lists))
+	if len(lists) != 13 {
+		t.Fatalf("the objects are of %d kinds, want 13", len(lists))
 	}
 	for _, row := range []struct {
 		path  string
@@ -74,6 +81,7 @@ func TestFromCluster(t *testing.T) {
 		{"/apis/networking.k8s.io/v1/servicecidrs", http.StatusForbidden, "listing ServiceCIDRs is forbidden", 1},
 		{"/apis/networking.k8s.io/v1/servicecidrs", http.StatusNotFound, "", 1},
 		{"/apis/networking.k8s.io/v1/servicecidrs", http.StatusInternalServerError, "list ServiceCIDRs: ", -1},
+		{eventsPath, http.StatusForbidden, "listing Events is forbidden: whether the controllers serve their metrics is unknown", 1},
 		{"/api/v1/nodes", http.StatusForbidden, "list Nodes: ", -1},
 		{
 			"/apis/fairlead.io/v1alpha1/communities", http.StatusNotFound,
@@ -83,10 +91,13 @@ func TestFromCluster(t *testing.T) {
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
-			if row.path != "" && strings.HasPrefix(r.URL.Path, row.path) {
+			if r.URL.Path == row.path || strings.HasSuffix(row.path, "/") && strings.HasPrefix(r.URL.Path, row.path) {
 				w.WriteHeader(row.code)
 				_, _ = w.Write([]byte("{}"))
 				return
+			}
+			if r.URL.Path == eventsPath && r.URL.Query().Get("fieldSelector") != "involvedObject.kind=Pod,source=fairlead-controller" {
+				t.Errorf("Events are listed with the query %s", r.URL.RawQuery)
 			}
 			_ = json.NewEncoder(w).Encode(lists[r.URL.Path])
 		}))

@@ -192,8 +192,8 @@ func (d *decoder) decodeObject(content []byte, h objectHeader) error {
 	// Of the kinds in a manifest, only a Service has a namespace.
 	case *corev1.Service:
 		o.Namespace = cmp.Or(o.Namespace, d.namespace)
-	// EndpointSlices are only in dumps, which have their namespace.
-	case *discoveryv1.EndpointSlice:
+	// EndpointSlices and Events are only in dumps, which have their namespace.
+	case *discoveryv1.EndpointSlice, *corev1.Event:
 	case metav1.Object:
 		o.SetNamespace("") // the other kinds are cluster-scoped; a namespace in the file is ignored
 	}

@@ -38,6 +38,7 @@ type Collection struct {
 	EndpointSlices []*discoveryv1.EndpointSlice
 	ServiceCIDRs   []*networkingv1.ServiceCIDR
 	Speakers       []*v1alpha1.Speaker
+	Events         []*corev1.Event // about the Pods of the controller
 	// MissingCRDs are the names of the CustomResourceDefinitions of Fairlead that the
 	// cluster lacks.
 	MissingCRDs []string
@@ -72,6 +73,8 @@ func (c *Collection) put(o runtime.Object) (held, replaced bool) {
 		replaced = putObject(c, &c.EndpointSlices, "EndpointSlice", o)
 	case *networkingv1.ServiceCIDR:
 		replaced = putObject(c, &c.ServiceCIDRs, "ServiceCIDR", o)
+	case *corev1.Event:
+		replaced = putObject(c, &c.Events, "Event", o)
 	case *v1alpha1.Speaker:
 		replaced = putObject(c, &c.Speakers, "Speaker", o)
 	case *v1alpha1.IPAddressPool:
@@ -109,12 +112,13 @@ func putObject[T metav1.Object](c *Collection, all *[]T, kind string, o T) (repl
 }
 
 // All returns all objects, grouped by kind: Fairlead's configuration first,
-// EndpointSlices last.
+// EndpointSlices and Events last.
 func (c *Collection) All() []runtime.Object {
 	return slices.Concat(
 		runtimeObjects(c.Pools), runtimeObjects(c.L2Advertisements), runtimeObjects(c.BGPAdvertisements), runtimeObjects(c.BGPPeers),
 		runtimeObjects(c.BFDProfiles), runtimeObjects(c.Communities), runtimeObjects(c.Speakers), runtimeObjects(c.Nodes),
 		runtimeObjects(c.ServiceCIDRs), runtimeObjects(c.Namespaces), runtimeObjects(c.Services), runtimeObjects(c.EndpointSlices),
+		runtimeObjects(c.Events),
 	)
 }
 

@@ -21,8 +21,9 @@ type Snapshot struct {
 	Speaker    speakerplan.Snapshot // of no particular node
 	// Reports are the statuses of the Speakers, by node, within their bounds.
 	Reports map[string]v1alpha1.SpeakerStatus
-	// MissingCRDs is that of the Collection.
+	// MissingCRDs and Events are those of the Collection.
 	MissingCRDs []string
+	Events      []*corev1.Event
 }
 
 // Snapshot returns the input of the decisions at the time. Whether AWS is configured
@@ -31,7 +32,7 @@ type Snapshot struct {
 func (c *Collection) Snapshot(now time.Time, policy providers.Policy) Snapshot {
 	policy.AWSLacks = reportedMessage(c.Services, v1alpha1.CloudNotConfigured)
 	s := Snapshot{
-		MissingCRDs: c.MissingCRDs,
+		MissingCRDs: c.MissingCRDs, Events: c.Events,
 		Controller: controllerplan.Snapshot{
 			Policy: policy, Now: now, Objects: c.Objects, Services: c.Services, Nodes: c.Nodes, Namespaces: c.Namespaces,
 			ServiceCIDRs: c.ServiceCIDRs, Speakers: c.Speakers,

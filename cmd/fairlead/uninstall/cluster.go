@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
@@ -25,7 +26,7 @@ const partOf = "app.kubernetes.io/part-of=fairlead"
 
 // systemNamespace is the namespace of the manifests. Other namespaces are found by
 // their label. Labels in any other namespace are ignored: their tenants can set them.
-const systemNamespace = "fairlead-system"
+const systemNamespace = objects.SystemNamespace
 
 // resource is a kind of objects that the manifests create.
 type resource struct {

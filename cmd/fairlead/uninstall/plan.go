@@ -102,7 +102,8 @@ func releasedService(svc *corev1.Service, addresses string) *corev1.Service {
 	if addresses == Keep {
 		after.Status.LoadBalancer = svc.Status.LoadBalancer
 	} else if !v1alpha1.OwnsIngress(svc) { // an apply would not remove what another controller has written
-		after.Status.LoadBalancer.Ingress = slices.DeleteFunc(slices.Clone(svc.Status.LoadBalancer.Ingress), func(in corev1.LoadBalancerIngress) bool {
+		kept := slices.Clone(svc.Status.LoadBalancer.Ingress)
+		after.Status.LoadBalancer.Ingress = slices.DeleteFunc(kept, func(in corev1.LoadBalancerIngress) bool {
 			addr, err := config.ParseAddr(in.IP)
 			return err == nil && config.Recorded(svc, addr)
 		})
@@ -119,7 +120,8 @@ func releasedService(svc *corev1.Service, addresses string) *corev1.Service {
 func describeChange(svc, after *corev1.Service) Service {
 	s := Service{Service: keyOf(svc), Addresses: []string{}, Released: []string{}, Removes: removedAnnotations(svc, after)}
 	for _, in := range svc.Status.LoadBalancer.Ingress {
-		if slices.ContainsFunc(after.Status.LoadBalancer.Ingress, func(kept corev1.LoadBalancerIngress) bool { return kept.IP == in.IP && kept.Hostname == in.Hostname }) {
+		isSame := func(kept corev1.LoadBalancerIngress) bool { return kept.IP == in.IP && kept.Hostname == in.Hostname }
+		if slices.ContainsFunc(after.Status.LoadBalancer.Ingress, isSame) {
 			s.Addresses = append(s.Addresses, cmp.Or(in.IP, in.Hostname))
 		} else {
 			s.Released = append(s.Released, cmp.Or(in.IP, in.Hostname))

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
@@ -156,7 +157,7 @@ func (r run) checkStopped(ctx context.Context, namespace string) error {
 // partOfPods selects the pods of the manifests, and controllerName is the name of the
 // controller's lease.
 const (
-	controllerName = "fairlead-controller"
+	controllerName = objects.ControllerName
 	partOfPods     = "app.kubernetes.io/name in (" + controllerName + ", fairlead-speaker)"
 )
 

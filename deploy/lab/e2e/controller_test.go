@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -29,7 +30,7 @@ func restartEnded(t *testing.T) {
 		if !p.HasEnded() {
 			continue
 		}
-		if !p.HasLogged("lost the leader lease") {
+		if p.CountLogged("lost the leader lease") == 0 {
 			t.Fatalf("%s ended unexpectedly:\n%s", p.Name, lab.Logs(20))
 		}
 		if err := cluster.StartController(context.Background(), i); err != nil {
@@ -53,7 +54,7 @@ func leader(t *testing.T, not string) (index int, identity string) {
 		return nil
 	})
 	for i, p := range cluster.Controllers {
-		if p.HasLogged(identity) {
+		if p.CountLogged(identity) > 0 {
 			return i, identity
 		}
 	}
@@ -130,12 +131,21 @@ func TestSpeakerRestartKeepsItsAddresses(t *testing.T) {
 }
 
 // TestAPIServerGone checks that addresses stay announced during an outage of the API
-// server, and that synchronization continues afterwards.
+// server, that synchronization continues afterwards, and that each speaker has logged
+// one line at the beginning and one at the end.
 func TestAPIServerGone(t *testing.T) {
 	service(t, "outage")
 	addr := announced(t, "outage")
 	node := owner(t, addr, anyNode)
 	reach(t, cluster.Client, url(addr, 8086))
+	const begins, ends, all = "API server unreachable", "API server reachable again", "level="
+	count := func(text string) (all []int) {
+		for _, p := range cluster.Speakers {
+			all = append(all, p.CountLogged(text))
+		}
+		return all
+	}
+	begun, ended, logged := count(begins), count(ends), count(all)
 	cluster.APIServer.Kill()
 	for range 10 {
 		owner(t, addr, func(n int) bool { return n == node })
@@ -143,6 +153,18 @@ func TestAPIServerGone(t *testing.T) {
 	}
 	if err := cluster.StartAPIServer(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	for i, p := range cluster.Speakers {
+		eventually(t, p.Name+" has logged the end", func() error {
+			if n := p.CountLogged(ends) - ended[i]; n == 0 {
+				return errors.New("no line")
+			}
+			return nil
+		})
+		b, e, n := p.CountLogged(begins)-begun[i], p.CountLogged(ends)-ended[i], p.CountLogged(all)-logged[i]
+		if b != 1 || e != 1 || n != 2 {
+			t.Errorf("%s: %d lines at the beginning of the outage, %d at its end, %d in all", p.Name, b, e, n)
+		}
 	}
 	service(t, "after-outage")
 	eventually(t, "after-outage is announced", func() error {
