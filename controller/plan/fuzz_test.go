@@ -158,7 +158,7 @@ func (b *bytesIn) speaker(i int) *v1alpha1.Speaker {
 		})
 	}
 	for range b.Below(3) {
-		s.Status.Unannounced = append(s.Status.Unannounced, v1alpha1.Unannounced{
+		s.Status.Unannounced = append(s.Status.Unannounced, v1alpha1.AddressReason{
 			Reason:    v1alpha1.Reason(b.Text("NoInterface")),
 			Message:   b.Text("no link"),
 			Addresses: []string{b.Text(someIPs...)},

@@ -49,7 +49,7 @@ func toPeer(name string, addrs ...string) func(*v1alpha1.SpeakerStatus) {
 // refused reports the addresses as not announced.
 func refused(reason v1alpha1.Reason, addrs ...string) func(*v1alpha1.SpeakerStatus) {
 	return func(s *v1alpha1.SpeakerStatus) {
-		s.Unannounced = append(s.Unannounced, v1alpha1.Unannounced{Reason: reason, Message: "why", Addresses: addrs})
+		s.Unannounced = append(s.Unannounced, v1alpha1.AddressReason{Reason: reason, Message: "why", Addresses: addrs})
 	}
 }
 
