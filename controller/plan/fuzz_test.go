@@ -40,6 +40,7 @@ var (
 		v1alpha1.NamespacedSharingAnnotations,
 		[]string{
 			v1alpha1.AnnotationRelease, v1alpha1.AnnotationRenumber, v1alpha1.AnnotationProvider,
+			v1alpha1.AnnotationAnnounceDespiteConflict,
 			v1alpha1.AnnotationAllocatedFrom, v1alpha1.AnnotationLeaving,
 			"projectcalico.org/ipv4pools",
 		},

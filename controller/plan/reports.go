@@ -34,9 +34,9 @@ type speakerReports struct {
 	// kernelAnswers are the candidates whose kernels answer for the IPv4 addresses of all
 	// Services on an interface.
 	kernelAnswers []*candidateNode
-	nodes       map[netip.Addr]string // addresses of nodes, which are not announced
-	incomplete  []string              // nodes with reports that omit entries
-	problems    []config.Problem
+	nodes         map[netip.Addr]string // addresses of nodes, which are not announced
+	incomplete    []string              // nodes with reports that omit entries
+	problems      []config.Problem
 }
 
 // interfaceClaim is a node's report that it announces addresses on interfaces.
