@@ -165,7 +165,7 @@ func (d *decision) nodesWithMAC(h heldAddress, k l2.Claimant) (nodes []macNode) 
 	ownKernelAnswers := slices.ContainsFunc(d.Interfaces[d.Node], func(i l2.Interface) bool { return i.Name == k.Interface && i.KernelAnswers })
 	for _, i := range d.interfacesByMAC[k.MAC.String()] {
 		c := d.candidate(h.pool, i.node)
-		n := macNode{name: i.node, candidate: c != nil && c.selected && c.matches(i.Interface, h.addr)}
+		n := macNode{name: i.node, candidate: c != nil && c.matches(i.Interface, h.addr)}
 		n.announces = slices.Contains(d.announcersByReport(h), i.node)
 		n.kernelAnswers = i.KernelAnswers && (n.candidate || ownKernelAnswers)
 		nodes = append(nodes, n)
@@ -215,7 +215,7 @@ func (d *decision) announcersByReport(h heldAddress) (nodes []string) {
 				continue
 			}
 			c := d.candidate(h.pool, r.node)
-			counts := c == nil || c.selected && slices.ContainsFunc(r.interfaces, func(i l2.Interface) bool {
+			counts := c == nil || slices.ContainsFunc(r.interfaces, func(i l2.Interface) bool {
 				return slices.Contains(g.interfaces, i.Name) && c.matches(i, h.addr)
 			})
 			if counts {

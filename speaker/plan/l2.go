@@ -125,7 +125,8 @@ func notOwnerRefusal(h heldAddress, node string, eligible []eligibleNode) (v1alp
 	return v1alpha1.NotOwner, "could announce it, but another node ranks higher"
 }
 
-// matches reports whether the candidate may announce the address on its interface.
+// matches reports whether an advertisement that selects the candidate permits it to
+// announce the address on its interface.
 func (c *candidateNode) matches(i l2.Interface, addr netip.Addr) bool {
 	return slices.Contains(c.namedInterfaces, i.Name) || c.bySubnet && i.Contains(addr)
 }
