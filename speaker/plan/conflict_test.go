@@ -55,7 +55,10 @@ func TestJudge(t *testing.T) {
 		says    string // part of the message
 		blocked bool   // if it is not announced yet
 	}{
-		{"a stranger", contention{claimants: claims(stranger)}, nil, v1alpha1.AddressConflict, "another host has the address: MAC " + strangerMAC + " on eth0 of node a", true},
+		{
+			"a stranger", contention{claimants: claims(stranger)}, nil,
+			v1alpha1.AddressConflict, "another host has the address: MAC " + strangerMAC + " on eth0 of node a", true,
+		},
 		{
 			"two strangers", contention{claimants: claims(stranger, other)}, nil,
 			v1alpha1.AddressConflict, strangerMAC + " on eth0 of node a, MAC " + otherMAC, true,
