@@ -167,7 +167,9 @@ func isInterfaceName(name string) bool {
 // first does not have the bit of groups (IEEE 802). The schema has the same pattern.
 var hostMAC = regexp.MustCompile(`^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$`)
 
-func isHostMAC(text string) bool { return len(text) == len("00:00:00:00:00:00") && hostMAC.MatchString(text) }
+func isHostMAC(text string) bool {
+	return len(text) == len("00:00:00:00:00:00") && hostMAC.MatchString(text)
+}
 
 // PrintableText returns the text with a "?" in place of each character that is not
 // printable, such as those that control a terminal or reverse the direction of text,
