@@ -124,7 +124,7 @@ A manifest contains Fairlead's kinds, Services, Namespaces and Nodes, in YAML or
 JSON, as for kubectl apply. It is decoded strictly: unknown kinds and fields are
 errors.
 
-Exits with 0 if no Service would lose an address or its advertisement, with 2 if
+Exits with 0 if no Service would lose an address or its announcement, with 2 if
 one would, and with 1 on an error.`,
 		Example: `  fairlead plan -f new-pool.yaml
   fairlead plan --delete ipaddresspool/lan
@@ -238,7 +238,7 @@ An uninstallation that was interrupted is continued by running it again.`,
 		}
 		restConfig, err := access.ClientConfig()
 		if err != nil {
-			return fmt.Errorf("read the kubeconfig: %w", err)
+			return kubeconfigError(err)
 		}
 		cluster, err := uninstall.New(restConfig)
 		if err != nil {
@@ -253,6 +253,9 @@ An uninstallation that was interrupted is continued by running it again.`,
 		}
 		if err := print(p); err != nil {
 			return err
+		}
+		if p.IsEmpty() {
+			return nil
 		}
 		note := func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), text) }
 		if !yes {

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -42,7 +43,7 @@ func (s *objectSource) readObjects(cmd *cobra.Command) (all *objects.Collection,
 	} else {
 		restConfig, e := s.access.ClientConfig()
 		if e != nil {
-			return nil, fmt.Errorf("read the kubeconfig: %w", e)
+			return nil, kubeconfigError(e)
 		}
 		// The minute is for all lists together, so that an API server that does not
 		// respond ends the command.
@@ -78,9 +79,18 @@ func (s *objectSource) defaultNamespace() (string, error) {
 		return corev1.NamespaceDefault, nil // a dump needs no kubeconfig
 	}
 	if err != nil {
-		return "", fmt.Errorf("read the kubeconfig: %w", err)
+		return "", kubeconfigError(err)
 	}
 	return namespace, nil
+}
+
+// kubeconfigError adds the operation to the error of client-go. Its error for a missing
+// kubeconfig names only an environment variable that this command does not read.
+func kubeconfigError(err error) error {
+	if clientcmd.IsEmptyConfig(err) {
+		return errors.New("read the kubeconfig: not found; set --kubeconfig or the environment variable KUBECONFIG")
+	}
+	return fmt.Errorf("read the kubeconfig: %w", err)
 }
 
 // readRequest returns the manifests and deletions that plan previews.

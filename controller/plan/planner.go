@@ -215,6 +215,8 @@ func (d *decision) planService(svc *serviceState, a allocator.Assignment) {
 	// A volatile plan is made again in every decision, and so is one that records the
 	// time at which an address was replaced.
 	svc.planned = !svc.volatile && p.Leaving == ""
+	// The addresses of one allocation share an array, which must not be kept for one Service.
+	a.Held = slices.Clone(a.Held)
 	svc.assignment, svc.reports, svc.external, svc.reverted = a, d.reportStates, d.externalIPNote(svc, a.Held), reverted
 }
 

@@ -36,6 +36,8 @@ type Host struct {
 	env []string
 	ns  int // descriptor of the namespace
 
+	routes []netlink.Route // of eth0, while SetLink has set it down
+
 	mu        sync.Mutex
 	processes []*Process
 }
@@ -353,17 +355,33 @@ func (h *Host) MAC() (mac string) {
 	return mac
 }
 
-// SetLink sets the host's eth0 up or down.
+// SetLink sets the host's eth0 up or down. The kernel removes the routes of an
+// interface that is down; SetLink adds those again that it did not create itself.
 func (h *Host) SetLink(up bool) error {
 	return h.Do(func() error {
 		link, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
 		}
-		if up {
-			return netlink.LinkSetUp(link)
+		if !up {
+			if h.routes, err = netlink.RouteList(link, netlink.FAMILY_ALL); err != nil {
+				return err
+			}
+			return netlink.LinkSetDown(link)
 		}
-		return netlink.LinkSetDown(link)
+		if err := netlink.LinkSetUp(link); err != nil {
+			return err
+		}
+		for _, route := range h.routes {
+			if route.Protocol == unix.RTPROT_KERNEL {
+				continue
+			}
+			if err := netlink.RouteReplace(&route); err != nil {
+				return err
+			}
+		}
+		h.routes = nil
+		return nil
 	})
 }
 

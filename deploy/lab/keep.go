@@ -70,7 +70,7 @@ func EnterKept(bin Binaries) (int, error) {
 	// A signal before Enter handles signals must not leave the directory behind.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	if _, err := readKeptLab(); err == nil {
-		return 1, errors.New("another lab is running; stop it with `lab stop`")
+		return 1, errors.New("another lab is running; stop it with `.build/lab stop`")
 	}
 	if err := os.RemoveAll(dir); err != nil { // left by a killed lab
 		return 1, fmt.Errorf("clean up after an earlier lab: %w", err)

@@ -80,7 +80,7 @@ func TestExamine(t *testing.T) {
 		`DEGRADED BGPPeer tor-a from node-3 NoSpeaker the speaker of the node has not reported this session`,
 		`DEGRADED IPAddressPool lan InvertedRange spec.addresses[0]: "192.0.2.9-192.0.2.1" ends before it starts; ` +
 			`did you mean "192.0.2.1-192.0.2.9"?`,
-		`DEGRADED IPAddressPool unused NoAdvertisement no L2Advertisement or BGPAdvertisement selects the pool`,
+		`DEGRADED IPAddressPool unused NoAdvertisement no L2Advertisement and no BGPAdvertisement covers the pool`,
 		`DEGRADED Node node-3 NoSpeaker the speaker of the node has not reported; check: kubectl -n fairlead-system get pods -o wide`,
 		``,
 		`PEER NODE STATE REACH TTL,PASSWORD PORT OPEN ASN FAMILIES ACCEPTS BFD ROUTES`,

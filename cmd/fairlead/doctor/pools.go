@@ -24,7 +24,7 @@ func poolFindings(s objects.Snapshot, plan controllerplan.Plan) (found []finding
 			found = append(found, finding{severity, object, reason, fmt.Sprintf(format, args...)})
 		}
 		if apimeta.IsStatusConditionFalse(status.Conditions, v1alpha1.ConditionAdvertised) {
-			add(severityDegraded, v1alpha1.NoAdvertisement, "no L2Advertisement or BGPAdvertisement selects the pool")
+			add(severityDegraded, v1alpha1.NoAdvertisement, "no L2Advertisement and no BGPAdvertisement covers the pool")
 		}
 		for _, family := range []struct {
 			name  string

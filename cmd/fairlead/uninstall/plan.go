@@ -52,6 +52,11 @@ type Plan struct {
 	found     installation
 }
 
+// IsEmpty reports whether nothing of Fairlead was found.
+func (p Plan) IsEmpty() bool {
+	return len(p.LoadBalancers)+len(p.Services)+len(p.Workloads)+len(p.Objects) == 0
+}
+
 // LoadBalancer is a load balancer in AWS that may exist.
 type LoadBalancer struct {
 	Service string `json:"service"`

@@ -69,7 +69,10 @@ func (r run) wait(ctx context.Context, check func(context.Context) error) error 
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w (%w)", err, ctx.Err())
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return fmt.Errorf("%w (not completed within --timeout=%s)", err, r.timeout)
+			}
+			return fmt.Errorf("interrupted: %w", err)
 		case <-time.After(pollInterval):
 		}
 	}

@@ -66,6 +66,12 @@ func runDemo(ctx context.Context, o lab.Options, keep bool) error {
 		fmt.Println("\nDone. Everything was removed.")
 		return nil
 	}
+	if last := c.Nodes[len(c.Nodes)-1]; len(c.Nodes) > 1 {
+		err := o.Progress.Step("power on "+last.Name, func() error { return last.SetLink(true) })
+		if err != nil {
+			return err
+		}
+	}
 	return lab.Keep(ctx, c)
 }
 
