@@ -28,7 +28,7 @@ lab: .build/lab ## The same cluster, kept until Ctrl-C, and how to use it.
 # is done. `make test-long` runs LONG, and all end-to-end tests but SMOKE.
 # (Not -short, for which rapid makes a fifth of its checks. Of alternatives, those
 # with fewer slashes come first: -skip does not look beyond a partial match.)
-LONG  := ^Test(BusyMachine|NextHopFollows|RotatesPassword|RouterIsShutDown)$$|/^(moto|BIRD|FRR|OpenBGPD|ExaBGP)$$|//^moto$$
+LONG  := ^Test(BusyMachine|NextHopFollows|ProgramsAgree|RotatesPassword|RouterIsShutDown)$$|/^(moto|BIRD|FRR|OpenBGPD|ExaBGP)$$|//^moto$$
 SMOKE := ^Test(AddressAnswers|LocalTrafficKeepsTheClientsAddress|OwnerNotReady|LeaderHandsOver|BGP|Manifests|Permissions|Explain|Balancer|FetchErrors)$$
 
 # The end-to-end tests of all packages run the programs of one build.
@@ -37,7 +37,7 @@ E2E = .build/lab build && cd deploy/lab && FAIRLEAD_LAB_BIN=$(CURDIR)/.build go 
 test: lint verify unit e2e ## Run every check, and the tests that do not take long.
 
 test-long: .build/lab ## Run the tests that take long: end to end, with third-party programs, tables of faults.
-	.build/lab with go test -p=1 -timeout=20m -run='$(LONG)' ./providers/aws ./speaker/bgp ./speaker/bfd # one at a time: they keep the cores busy, and some have deadlines
+	.build/lab with go test -p=1 -timeout=20m -run='$(LONG)' ./providers/aws ./speaker/bgp ./speaker/bfd ./speaker/l2 # one at a time: they keep the cores busy, and some have deadlines
 	$(E2E) -timeout=40m -skip='$(SMOKE)' ./...
 
 unit: .build/lab ## Run the unit, property and kernel-level tests that do not take long.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -26,6 +27,7 @@ func BoundReport(s v1alpha1.SpeakerStatus) (bounded v1alpha1.SpeakerStatus, omit
 	s.Interfaces, r.omitted = BoundInterfaces(s.Interfaces)
 	s.Announcing = boundList(&r, s.Announcing, v1alpha1.MaxReportedGroups, r.boundAnnouncement)
 	s.Unannounced = boundList(&r, s.Unannounced, v1alpha1.MaxReportedGroups, r.boundUnannounced)
+	s.Warnings = boundList(&r, s.Warnings, v1alpha1.MaxReportedGroups, r.boundWarning)
 	s.Sessions = boundList(&r, s.Sessions, v1alpha1.MaxReportedSessions, r.boundSession)
 	return s, r.omitted
 }
@@ -43,6 +45,10 @@ func BoundInterfaces(all []v1alpha1.Interface) (bounded []v1alpha1.Interface, om
 		if i.Addresses = examined; slices.ContainsFunc(examined, invalid) {
 			i.Addresses = slices.DeleteFunc(slices.Clone(examined), invalid)
 			r.omitted += len(examined) - len(i.Addresses)
+		}
+		if i.MACAddress != "" && !isHostMAC(i.MACAddress) {
+			i.MACAddress = ""
+			r.omitted++
 		}
 		return i, isInterfaceName(i.Name) || r.reject()
 	})
@@ -102,11 +108,23 @@ func (r *reportBounds) boundAnnouncement(a v1alpha1.Announcement) (v1alpha1.Anno
 // announced. Each is a label of a metric, so that a report must not add others.
 var unannouncedReasons = []v1alpha1.Reason{
 	v1alpha1.NodeAddress, v1alpha1.NoAdvertisement, v1alpha1.NoEligibleNode, v1alpha1.NoEndpoints, v1alpha1.NoInterface,
-	v1alpha1.NoPeer, v1alpha1.NoSession, v1alpha1.AnnounceFailed, v1alpha1.UnsupportedFamily,
+	v1alpha1.NoPeer, v1alpha1.NoSession, v1alpha1.AnnounceFailed, v1alpha1.AddressConflict,
 }
 
-func (r *reportBounds) boundUnannounced(u v1alpha1.Unannounced) (v1alpha1.Unannounced, bool) {
-	if !slices.Contains(unannouncedReasons, u.Reason) {
+// warningReasons are the reasons that a speaker reports for an address that it announces
+// although another host claims it.
+var warningReasons = []v1alpha1.Reason{v1alpha1.AddressConflict, v1alpha1.ProxyARP}
+
+func (r *reportBounds) boundUnannounced(u v1alpha1.AddressReason) (v1alpha1.AddressReason, bool) {
+	return r.boundReason(u, unannouncedReasons)
+}
+
+func (r *reportBounds) boundWarning(w v1alpha1.AddressReason) (v1alpha1.AddressReason, bool) {
+	return r.boundReason(w, warningReasons)
+}
+
+func (r *reportBounds) boundReason(u v1alpha1.AddressReason, permitted []v1alpha1.Reason) (v1alpha1.AddressReason, bool) {
+	if !slices.Contains(permitted, u.Reason) {
 		return u, r.reject()
 	}
 	u.Message, u.Addresses = PrintableText(u.Message, v1alpha1.MaxReportedMessage), r.boundAddresses(u.Addresses)
@@ -143,6 +161,14 @@ func isReason(r v1alpha1.Reason) bool {
 func isInterfaceName(name string) bool {
 	printable := func(r rune) bool { return '!' <= r && r <= '~' && r != '/' }
 	return name != "" && len(name) <= v1alpha1.MaxInterfaceName && !strings.ContainsFunc(name, func(r rune) bool { return !printable(r) })
+}
+
+// hostMAC is the MAC of an interface as net.HardwareAddr formats it: six bytes, of which the
+// first does not have the bit of groups (IEEE 802). The schema has the same pattern.
+var hostMAC = regexp.MustCompile(`^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$`)
+
+func isHostMAC(text string) bool {
+	return len(text) == len("00:00:00:00:00:00") && hostMAC.MatchString(text)
 }
 
 // PrintableText returns the text with a "?" in place of each character that is not

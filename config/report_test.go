@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -75,6 +76,17 @@ func TestBoundReport(t *testing.T) {
 			5, func(s v1alpha1.SpeakerStatus) bool { return len(s.Interfaces) == 2 },
 		},
 		{
+			"MACs",
+			v1alpha1.SpeakerStatus{Interfaces: []v1alpha1.Interface{
+				{Name: "a", MACAddress: "02:00:00:00:00:01"}, {Name: "b", MACAddress: "02:00:00:00:00:0A"}, {Name: "c", MACAddress: "01:00:5e:00:00:01"},
+				{Name: "d", MACAddress: "02-00-00-00-00-01"}, {Name: "e", MACAddress: "02:00:00:00:00:00:00:01"}, {Name: "f", MACAddress: escape},
+			}},
+			5, func(s v1alpha1.SpeakerStatus) bool {
+				return len(s.Interfaces) == 6 && s.Interfaces[0].MACAddress != "" &&
+					!slices.ContainsFunc(s.Interfaces[1:], func(i v1alpha1.Interface) bool { return i.MACAddress != "" })
+			},
+		},
+		{
 			"many groups",
 			v1alpha1.SpeakerStatus{Announcing: groups(1000, 1)},
 			1000 - v1alpha1.MaxReportedGroups,
@@ -105,13 +117,23 @@ func TestBoundReport(t *testing.T) {
 		},
 		{
 			"reasons that speakers do not have",
-			v1alpha1.SpeakerStatus{Unannounced: []v1alpha1.Unannounced{
+			v1alpha1.SpeakerStatus{Unannounced: []v1alpha1.AddressReason{
 				{Reason: "Invented", Addresses: []string{"192.0.2.1"}},
 				{Reason: v1alpha1.Announced, Addresses: []string{"192.0.2.1"}},
 				{Reason: v1alpha1.NoSession, Message: escape, Addresses: []string{"192.0.2.1"}},
 			}},
 			2, func(s v1alpha1.SpeakerStatus) bool {
 				return len(s.Unannounced) == 1 && s.Unannounced[0].Message == "?[2Jok???"
+			},
+		},
+		{
+			"reasons that warnings do not have",
+			v1alpha1.SpeakerStatus{Warnings: []v1alpha1.AddressReason{
+				{Reason: v1alpha1.NoSession, Addresses: []string{"192.0.2.1"}},
+				{Reason: v1alpha1.AddressConflict, Message: escape, Addresses: repeated(v1alpha1.MaxReportedAddresses+1, func(int) string { return "192.0.2.1" })},
+			}},
+			2, func(s v1alpha1.SpeakerStatus) bool {
+				return len(s.Warnings) == 1 && s.Warnings[0].Message == "?[2Jok???" && len(s.Warnings[0].Addresses) == v1alpha1.MaxReportedAddresses
 			},
 		},
 		{
@@ -180,7 +202,7 @@ func FuzzBoundReport(f *testing.F) {
 		for range b.Below(4) {
 			s.Interfaces = append(s.Interfaces, reportedInterface(b.Text("eth0"), texts()...))
 			s.Announcing = append(s.Announcing, v1alpha1.Announcement{Interfaces: texts(), Peers: texts(), Addresses: texts()})
-			s.Unannounced = append(s.Unannounced, v1alpha1.Unannounced{
+			s.Unannounced = append(s.Unannounced, v1alpha1.AddressReason{
 				Reason: v1alpha1.Reason(b.Text("NoInterface")), Message: b.Text(strings.Repeat("ü", 600)), Addresses: texts(),
 			})
 			s.Sessions = append(s.Sessions, v1alpha1.Session{

@@ -1,15 +1,15 @@
 // Package speaker is the node side: it announces addresses of Services to the
-// network, by ARP and by BGP, and reports what this node announces. Package plan
+// network, by ARP, Neighbor Discovery and BGP, and reports what this node announces. Package plan
 // decides what that is, with the same owner of each address on every node.
 //
 // events.go filters the informers' events and requests a sync for those that can
 // change a plan. run.go has the sync loop: one goroutine takes a snapshot, decides,
-// and passes the desired state to the engines: l2 answers ARP, bgp runs the sessions,
+// and passes the desired state to the engines: l2 answers ARP and Neighbor Discovery, bgp runs the sessions,
 // bfd monitors paths, guard keeps stray packets from looping; routing.go combines
 // the last three. localfacts.go reads what only this node knows: gateways, routers
 // and passwords. datapath.go delays routes until this node's kube-proxy serves
 // them. status.go and sessions.go compute the report, report.go writes it.
-// shutdown.go determines why the speaker ends, and withdraws or keeps the routes.
+// conflicts.go records Events about addresses that other hosts have. shutdown.go determines why the speaker ends, and withdraws or keeps the routes.
 //
 // What is kept in memory, and what invalidates it:
 //   - informer caches, by their watches.
@@ -17,6 +17,9 @@
 //   - lastKnown: the last passwords and gateways. They are kept when they disappear,
 //     until the process ends, so that replacing one does not reset a session.
 //   - lastNode: this node's last version, if its Node is deleted.
+//   - replacedReports: reports of speakers before their interfaces changed or the object
+//     was deleted, for a minute.
+//   - conflicts: those that an Event was recorded for, until they end.
 //   - dataPath: addresses that the data path serves, until they are no longer
 //     desired.
 //   - desiredReport: the report, until the next sync.

@@ -3,6 +3,7 @@ package speaker
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -95,11 +96,20 @@ func (s *Speaker) eventHandler() cache.ResourceEventHandler {
 		}
 	}
 	return cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { wakeIf(s.affectsPlan(nil, o)) },
-		UpdateFunc: func(was, is any) { wakeIf(s.affectsPlan(was, is)) },
+		AddFunc: func(o any) { wakeIf(s.affectsPlan(nil, o)) },
+		UpdateFunc: func(was, is any) {
+			affected := s.affectsPlan(was, is)
+			if reported, ok := was.(*v1alpha1.Speaker); ok && affected {
+				s.replacedReports.add(reported, time.Now())
+			}
+			wakeIf(affected)
+		},
 		DeleteFunc: func(o any) {
 			if unknown, ok := o.(cache.DeletedFinalStateUnknown); ok {
 				o = unknown.Obj
+			}
+			if reported, ok := o.(*v1alpha1.Speaker); ok {
+				s.replacedReports.add(reported, time.Now())
 			}
 			// The last version of a Service may already be without its addresses.
 			_, service := o.(*corev1.Service)

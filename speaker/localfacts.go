@@ -23,12 +23,29 @@ const (
 
 	// gatewayInterval is how often the default gateways are read.
 	gatewayInterval = 5 * time.Second
+
+	// claimInterval is how often the claims of other hosts are judged, while there are any.
+	claimInterval = 10 * time.Second
+
+	// sysctlInterval is how often the interfaces are read while the kernel answers for the
+	// addresses of Services. The kernel sends no event when that is changed.
+	sysctlInterval = time.Minute
 )
 
 // localFacts returns what only this node knows.
 func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []l2.Interface) (plan.LocalFacts, error) {
 	drained := s.shutdown.drainComplete(s.ownNode(), func() { notify(s.syncRequested) })
-	l := plan.LocalFacts{Interfaces: interfaces, Passwords: map[string]bgp.Secret{}, Drained: drained}
+	l := plan.LocalFacts{Interfaces: interfaces, Held: s.announced, Passwords: map[string]bgp.Secret{}, Drained: drained}
+	var lapse time.Duration
+	if l.Claimants, lapse = s.announcer.Claimants(); lapse > 0 {
+		s.nextSync = min(s.nextSync, lapse)
+	}
+	if len(l.Claimants) > 0 {
+		s.nextSync = min(s.nextSync, claimInterval) // known hosts claim again without a wake-up
+	}
+	if slices.ContainsFunc(interfaces, func(i l2.Interface) bool { return i.KernelAnswers }) {
+		s.nextSync = min(s.nextSync, sysctlInterval)
+	}
 	s.dataPath.FillLocal(&l)
 	for _, secret := range s.secrets.Objects() {
 		if password := secret.Data[passwordKey]; len(password) > 0 {

@@ -90,6 +90,9 @@ func (r *routingEngines) Set(plan plan.Plan) {
 	peersByPath := map[bfd.Key][]string{}
 	var guarded guard.State
 	for addr, claim := range plan.L2 {
+		if claim.Probe || claim.Withhold {
+			continue // packets to the address may be for the host that has it
+		}
 		guarded.Prefixes = append(guarded.Prefixes, netip.PrefixFrom(addr, addr.BitLen()))
 		guarded.Interfaces = append(guarded.Interfaces, claim.Interfaces...)
 	}

@@ -107,15 +107,9 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 	plan := plan.Decide(snapshot)
 	s.lastKnown.retainInterfaces(plan.BGP, interfaces)
 	s.dataPath.Set(ctx, s.nodes.Get(s.node), plan.Advertised, plan.AwaitingDataPath)
+	s.announcer.SetNodes(plan.NodeMACs)
 	announced, err := s.announcer.Set(ctx, plan.L2)
-	for addr := range plan.L2 {
-		if _, done := announced[addr]; !done {
-			plan.Unannounced[addr] = v1alpha1.Refusal{
-				Reason:  v1alpha1.AnnounceFailed,
-				Message: fmt.Sprintf("node %s cannot announce it: %s", s.node, strings.ReplaceAll(err.Error(), "\n", "; ")),
-			}
-		}
-	}
+	s.applyAnnounced(plan, announced, err)
 	// The first routes of a restarted speaker are advertised together: after
 	// End-of-RIB (RFC 4724) a router removes the stale routes that are missing.
 	routesReady := s.dataPath.Idle() || time.Since(s.shutdown.startedAt) > probeTimeout
@@ -128,6 +122,9 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 		s.routing.Set(plan)
 	}
 	s.recordAnnouncements(plan, announced)
+	if wait := s.conflicts.record(s, plan, time.Now()); wait > 0 {
+		s.nextSync = min(s.nextSync, wait)
+	}
 	s.setDesiredReport(func(before v1alpha1.SpeakerStatus) v1alpha1.SpeakerStatus {
 		return speakerStatus(before, observedState{
 			version: s.version, config: snapshot.Config, interfaces: interfaces, claims: announced, plan: plan,
@@ -136,6 +133,25 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 	})
 	notify(s.reportChanged)
 	return err
+}
+
+// applyAnnounced completes the plan by what is announced on interfaces: addresses that the
+// Announcer failed to announce are unannounced, and addresses that it has probed count as
+// any other.
+func (s *Speaker) applyAnnounced(plan plan.Plan, announced map[netip.Addr]l2.Claim, err error) {
+	for addr, claim := range plan.L2 {
+		switch _, done := announced[addr]; {
+		case done:
+			claim.Probe = false
+			plan.L2[addr] = claim
+		case claim.Withhold, err == nil: // the latter: it is being probed
+		default:
+			plan.Unannounced[addr] = v1alpha1.Refusal{
+				Reason:  v1alpha1.AnnounceFailed,
+				Message: fmt.Sprintf("node %s cannot announce it: %s", s.node, strings.ReplaceAll(err.Error(), "\n", "; ")),
+			}
+		}
+	}
 }
 
 // takeSnapshot returns the cached objects and the facts of this node, own being the
@@ -155,6 +171,7 @@ func (s *Speaker) takeSnapshot(ctx context.Context, own []l2.Interface) (plan.Sn
 	}
 	snapshot.Config, _, _ = s.parser.Parse(s.kinds.Objects())
 	speakers := s.kinds.Speakers.Objects()
+	snapshot.Reports = append(s.replacedReports.since(time.Now().Add(-replacedReportLifetime)), speakers...)
 	snapshot.Interfaces = maps.Clone(s.interfaces.Get(s.interfaceStates.Observe(speakers, sameInterfaces), func() map[string][]l2.Interface {
 		interfaces := make(map[string][]l2.Interface, len(speakers))
 		for _, reported := range speakers {

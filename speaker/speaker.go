@@ -63,7 +63,9 @@ type Speaker struct {
 	interfaceStates memo.List[*v1alpha1.Speaker]
 	interfaces      memo.Value[uint64, map[string][]l2.Interface]
 
-	lastNode *corev1.Node // the last version of this Node
+	lastNode        *corev1.Node // the last version of this Node
+	replacedReports replacedReports
+	conflicts       conflictLog
 
 	syncRequested chan struct{}       // something has changed
 	nextSync      time.Duration       // wait for the next sync if nothing changes

@@ -74,16 +74,8 @@ func completeStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.Spe
 	}
 	s.AnnouncedAddresses = int64(len(count))
 
-	byRefusal := map[v1alpha1.Refusal][]netip.Addr{}
-	for a, refusal := range unannounced {
-		byRefusal[refusal] = append(byRefusal[refusal], a)
-	}
-	refusals := slices.SortedFunc(maps.Keys(byRefusal), func(a, b v1alpha1.Refusal) int {
-		return cmp.Or(strings.Compare(string(a.Reason), string(b.Reason)), strings.Compare(a.Message, b.Message))
-	})
-	for _, r := range refusals {
-		s.Unannounced = append(s.Unannounced, v1alpha1.Unannounced{Reason: r.Reason, Message: r.Message, Addresses: formatRanges(byRefusal[r])})
-	}
+	s.Unannounced = groupByReason(unannounced)
+	s.Warnings = groupByReason(o.plan.Warnings)
 	s.Sessions = sessionReports(before.Sessions, o)
 	if len(s.Sessions) > 0 {
 		up := 0
@@ -97,6 +89,21 @@ func completeStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.Spe
 	return s
 }
 
+// groupByReason returns the addresses grouped by their reason and message.
+func groupByReason(byAddr map[netip.Addr]v1alpha1.Refusal) (groups []v1alpha1.AddressReason) {
+	byReason := map[v1alpha1.Refusal][]netip.Addr{}
+	for a, r := range byAddr {
+		byReason[r] = append(byReason[r], a)
+	}
+	reasons := slices.SortedFunc(maps.Keys(byReason), func(a, b v1alpha1.Refusal) int {
+		return cmp.Or(strings.Compare(string(a.Reason), string(b.Reason)), strings.Compare(a.Message, b.Message))
+	})
+	for _, r := range reasons {
+		groups = append(groups, v1alpha1.AddressReason{Reason: r.Reason, Message: r.Message, Addresses: formatRanges(byReason[r])})
+	}
+	return groups
+}
+
 // reportedInterfaces returns the interfaces on which an address may be announced.
 func reportedInterfaces(o observedState) (interfaces []v1alpha1.Interface) {
 	var named []string
@@ -107,7 +114,7 @@ func reportedInterfaces(o observedState) (interfaces []v1alpha1.Interface) {
 		if len(l.Prefixes) == 0 && !slices.Contains(named, l.Name) {
 			continue // as a rule the host end of a pod's veth pair, where no address can be announced
 		}
-		iface := v1alpha1.Interface{Name: l.Name}
+		iface := v1alpha1.Interface{Name: l.Name, MACAddress: l.MAC, KernelAnswers: l.KernelAnswers}
 		prefixes := l.Prefixes
 		if len(prefixes) > v1alpha1.MaxReportedSubnets {
 			// The bounds leave out single addresses rather than the subnet of the segment.
@@ -178,7 +185,7 @@ func usableInterfaces(reported, live []l2.Interface) []l2.Interface {
 		if i < 0 {
 			continue
 		}
-		both := l2.Interface{Name: l.Name}
+		both := l2.Interface{Name: l.Name, MAC: l.MAC, KernelAnswers: l.KernelAnswers}
 		for _, p := range l.Prefixes {
 			if slices.Contains(reported[i].Prefixes, p) {
 				both.Prefixes = append(both.Prefixes, p)

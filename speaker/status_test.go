@@ -160,7 +160,7 @@ func TestSessionStatus(t *testing.T) {
 		!slices.Equal(first.Announcing[0].Addresses, []string{"203.0.113.5-203.0.113.6"}) {
 		t.Errorf("announcing %+v", first.Announcing)
 	}
-	want := v1alpha1.Unannounced{
+	want := v1alpha1.AddressReason{
 		Reason:    v1alpha1.NoSession,
 		Message:   "no BGP session can carry it: a: IPv6: not enabled; b: connection refused",
 		Addresses: []string{"2001:db8::5"},

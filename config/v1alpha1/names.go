@@ -75,6 +75,11 @@ const (
 	// for a duration ("48h") after the new one was assigned.
 	AnnotationRenumber = "fairlead.io/renumber"
 
+	// AnnotationAnnounceDespiteConflict, with the value "true", makes speakers announce
+	// the Service's addresses on interfaces although another host has them. Services that
+	// share an address must all have it.
+	AnnotationAnnounceDespiteConflict = "fairlead.io/announce-despite-conflict"
+
 	// AnnotationLeaving is written by the controller: "ADDRESS=TIME", comma-separated:
 	// addresses that have been replaced, and since when (RFC 3339).
 	AnnotationLeaving = "fairlead.io/leaving"

@@ -95,8 +95,13 @@ const (
 	NoPeer Reason = "NoPeer"
 	// NoSession: none of the BGP sessions over which the address is advertised is established.
 	NoSession Reason = "NoSession"
-	// UnsupportedFamily: addresses of this family are not supported.
-	UnsupportedFamily Reason = "UnsupportedFamily"
+	// AddressConflict: another host has the address. It is not announced if the conflict
+	// was found before the first announcement, and stays announced otherwise.
+	AddressConflict Reason = "AddressConflict"
+	// ProxyARP: all addresses are announced, but a router answers for them as well (RFC 1027).
+	ProxyARP Reason = "ProxyARP"
+	// KernelAnswers: all addresses are announced, but the kernels of other nodes answer for them as well.
+	KernelAnswers Reason = "KernelAnswers"
 
 	// NodeNotReady: the node's Ready condition is not True.
 	NodeNotReady Reason = "NodeNotReady"

@@ -18,8 +18,8 @@ const (
 	// MinPrefixLength6 is the shortest prefix length of an IPv6 address of an
 	// interface: a site has a /48 (RFC 6177), and a LAN a part of it.
 	MinPrefixLength6 = 48
-	// MaxReportedGroups bounds the groups of announced, and those of unannounced
-	// addresses.
+	// MaxReportedGroups bounds the groups of announced addresses, those of unannounced
+	// ones and those of warnings.
 	MaxReportedGroups = 256
 	// MaxReportedAddresses bounds the addresses and ranges in all groups.
 	MaxReportedAddresses = 10000
@@ -61,7 +61,7 @@ type Speaker struct {
 // SpeakerStatus is the state that the speaker reports.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.interfaces) || self.interfaces.map(i, has(i.addresses) ? size(i.addresses) : 0).sum() <= 128",message="interfaces must have at most 128 addresses in total"
-// +kubebuilder:validation:XValidation:rule="(has(self.announcing) ? self.announcing.map(a, size(a.addresses)).sum() : 0) + (has(self.unannounced) ? self.unannounced.map(u, size(u.addresses)).sum() : 0) <= 10000",message="announcing and unannounced must have at most 10000 addresses and ranges in total"
+// +kubebuilder:validation:XValidation:rule="(has(self.announcing) ? self.announcing.map(a, size(a.addresses)).sum() : 0) + (has(self.unannounced) ? self.unannounced.map(u, size(u.addresses)).sum() : 0) + (has(self.warnings) ? self.warnings.map(w, size(w.addresses)).sum() : 0) <= 10000",message="announcing, unannounced and warnings must have at most 10000 addresses and ranges in total"
 type SpeakerStatus struct {
 	// Version of the speaker.
 	//
@@ -95,12 +95,20 @@ type SpeakerStatus struct {
 
 	// Unannounced lists addresses that no node can announce, grouped by reason. Each is
 	// reported by one node. It also lists the addresses that this node owns and failed
-	// to announce.
+	// to announce, or does not announce because another host has them.
 	//
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=256
-	Unannounced []Unannounced `json:"unannounced,omitempty"`
+	Unannounced []AddressReason `json:"unannounced,omitempty"`
+
+	// Warnings list addresses that this node announces although another host claims
+	// them, grouped by reason.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
+	Warnings []AddressReason `json:"warnings,omitempty"`
 
 	// Omitted counts the interfaces, addresses and sessions that the lists leave out,
 	// because they are bounded.
@@ -275,6 +283,20 @@ type Interface struct {
 	// +kubebuilder:validation:items:MaxLength=79
 	// +kubebuilder:validation:items:Pattern=`^([0-9.]+/([89]|[12][0-9]|3[0-2])|[0-9a-f.]*:[0-9a-f:.]*/(4[89]|[5-9][0-9]|1[01][0-9]|12[0-8]))$`
 	Addresses []string `json:"addresses,omitempty"`
+
+	// MACAddress of the interface. Speakers recognize the answers of other nodes by it.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=17
+	// +kubebuilder:validation:Pattern=`^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$`
+	MACAddress string `json:"macAddress,omitempty"`
+
+	// KernelAnswers is whether the kernel of the node answers ARP requests on the
+	// interface for the IPv4 addresses of all Services: kube-proxy in IPVS mode assigns
+	// them to the interface kube-ipvs0, and without strictARP the sysctl arp_ignore is 0.
+	//
+	// +optional
+	KernelAnswers bool `json:"kernelAnswers,omitempty"`
 }
 
 // Announcement is a group of addresses that are announced in the same way.
@@ -304,9 +326,9 @@ type Announcement struct {
 	Addresses []string `json:"addresses"`
 }
 
-// Unannounced is a group of addresses that no node announces, for the same reason.
-type Unannounced struct {
-	// Reason why the addresses are not announced.
+// AddressReason is a reason with the addresses that it is about.
+type AddressReason struct {
+	// Reason of the state of the addresses.
 	//
 	// +kubebuilder:validation:MaxLength=128
 	// +kubebuilder:validation:Pattern=`^[A-Za-z]+$`
@@ -317,7 +339,7 @@ type Unannounced struct {
 	// +kubebuilder:validation:MaxLength=1024
 	Message string `json:"message"`
 
-	// Addresses that are not announced, and ranges of them.
+	// Addresses that the reason is about, and ranges of them.
 	//
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=10000

@@ -89,7 +89,7 @@ func TestAnnouncedByBGP(t *testing.T) {
 	speaker := func(node string, peers ...string) *v1alpha1.Speaker {
 		return &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: node}, Status: v1alpha1.SpeakerStatus{
 			Announcing:  []v1alpha1.Announcement{{Peers: peers, Addresses: []string{"203.0.113.1-203.0.113.9", "2001:db8::1"}}},
-			Unannounced: []v1alpha1.Unannounced{{Reason: v1alpha1.NoSession, Message: "why", Addresses: []string{"203.0.113.1-203.0.113.20"}}},
+			Unannounced: []v1alpha1.AddressReason{{Reason: v1alpha1.NoSession, Message: "why", Addresses: []string{"203.0.113.1-203.0.113.20"}}},
 		}}
 	}
 	nodes := []*corev1.Node{readyNode("node-1"), readyNode("node-2")}

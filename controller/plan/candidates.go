@@ -30,6 +30,9 @@ type candidateNode struct {
 	interfaces []string                   // as reported
 	subnets    map[string][]netip.Prefix
 	routes     [2][]int // BGPAdvertisements that apply to any peer, by family
+	// kernelAnswers are the interfaces on which the kernel answers for the IPv4 addresses
+	// of all Services.
+	kernelAnswers []string
 }
 
 // newCandidateNode returns the node with the objects that select it. The report must be
@@ -59,6 +62,9 @@ func newCandidateNode(c config.Config, node *corev1.Node, report v1alpha1.Speake
 	for _, i := range report.Interfaces {
 		if _, known := n.subnets[i.Name]; !known {
 			n.interfaces, n.subnets[i.Name] = append(n.interfaces, i.Name), nil
+		}
+		if i.KernelAnswers {
+			n.kernelAnswers = append(n.kernelAnswers, i.Name)
 		}
 		for _, text := range i.Addresses {
 			p, _ := config.ReportedSubnet(text)
@@ -114,6 +120,14 @@ func (n *candidateNode) announcesOn(addr netip.Addr, pools, interfaces []string)
 			}
 			return slices.ContainsFunc(n.subnets[name], func(p netip.Prefix) bool { return p.Contains(addr) })
 		})
+	})
+}
+
+// kernelAnswersFor reports whether the node's kernel answers for the IPv4 address of a
+// Service on the segment of the address.
+func (n *candidateNode) kernelAnswersFor(addr netip.Addr) bool {
+	return slices.ContainsFunc(n.kernelAnswers, func(name string) bool {
+		return slices.ContainsFunc(n.subnets[name], func(p netip.Prefix) bool { return p.Contains(addr) })
 	})
 }
 

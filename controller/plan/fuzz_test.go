@@ -40,6 +40,7 @@ var (
 		v1alpha1.NamespacedSharingAnnotations,
 		[]string{
 			v1alpha1.AnnotationRelease, v1alpha1.AnnotationRenumber, v1alpha1.AnnotationProvider,
+			v1alpha1.AnnotationAnnounceDespiteConflict,
 			v1alpha1.AnnotationAllocatedFrom, v1alpha1.AnnotationLeaving,
 			"projectcalico.org/ipv4pools",
 		},
@@ -158,7 +159,7 @@ func (b *bytesIn) speaker(i int) *v1alpha1.Speaker {
 		})
 	}
 	for range b.Below(3) {
-		s.Status.Unannounced = append(s.Status.Unannounced, v1alpha1.Unannounced{
+		s.Status.Unannounced = append(s.Status.Unannounced, v1alpha1.AddressReason{
 			Reason:    v1alpha1.Reason(b.Text("NoInterface")),
 			Message:   b.Text("no link"),
 			Addresses: []string{b.Text(someIPs...)},

@@ -70,7 +70,7 @@ func TestDecide(t *testing.T) {
 		{"unannounced with a reason", service("a"), func(s *Snapshot) {
 			s.Speakers = append(s.Speakers, &v1alpha1.Speaker{
 				ObjectMeta: metav1.ObjectMeta{Name: "n1"},
-				Status: v1alpha1.SpeakerStatus{Unannounced: []v1alpha1.Unannounced{{
+				Status: v1alpha1.SpeakerStatus{Unannounced: []v1alpha1.AddressReason{{
 					Reason: v1alpha1.NoInterface, Message: "why", Addresses: []string{"192.0.2.0"},
 				}}},
 			})

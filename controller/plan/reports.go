@@ -30,9 +30,13 @@ type speakerReports struct {
 	// not kept: each node that is added or removed would change every Service.
 	routed      []routedAddresses
 	unannounced rangeIndex[refusalClaim]
-	nodes       map[netip.Addr]string // addresses of nodes, which are not announced
-	incomplete  []string              // nodes with reports that omit entries
-	problems    []config.Problem
+	warnings    rangeIndex[refusalClaim] // about announced addresses, and conflicts of others
+	// kernelAnswers are the candidates whose kernels answer for the IPv4 addresses of all
+	// Services on an interface.
+	kernelAnswers []*candidateNode
+	nodes         map[netip.Addr]string // addresses of nodes, which are not announced
+	incomplete    []string              // nodes with reports that omit entries
+	problems      []config.Problem
 }
 
 // interfaceClaim is a node's report that it announces addresses on interfaces.
@@ -68,7 +72,7 @@ func newSpeakerReports(c config.Config, nodes []*corev1.Node, speakers []*v1alph
 	}
 	r.nodes, _ = nodeAddresses(nodes)
 	var announcing []rangeClaim[interfaceClaim]
-	var unannounced []rangeClaim[refusalClaim]
+	var unannounced, warnings []rangeClaim[refusalClaim]
 	routed := routeBuilder{}
 	sorted := slices.SortedFunc(slices.Values(speakers), func(a, b *v1alpha1.Speaker) int { return cmp.Compare(a.Name, b.Name) })
 	for _, s := range sorted {
@@ -79,6 +83,9 @@ func newSpeakerReports(c config.Config, nodes []*corev1.Node, speakers []*v1alph
 		report, ignored := config.BoundReport(s.Status)
 		candidate := newCandidateNode(c, node, report)
 		r.byNode[s.Name], r.candidates = report, append(r.candidates, candidate)
+		if len(candidate.kernelAnswers) > 0 {
+			r.kernelAnswers = append(r.kernelAnswers, candidate)
+		}
 
 		var own []rangeClaim[interfaceClaim]
 		for _, group := range report.Announcing {
@@ -93,20 +100,36 @@ func newSpeakerReports(c config.Config, nodes []*corev1.Node, speakers []*v1alph
 				own = append(own, rangeClaim[interfaceClaim]{reported, interfaceClaim{candidate, interfaces}})
 			}
 		}
-		var refused []rangeClaim[refusalClaim]
-		for _, group := range report.Unannounced {
-			ranges, invalid := reportedRanges(group.Addresses)
-			ignored += invalid
-			refusal := v1alpha1.Refusal{Reason: group.Reason, Message: group.Message}
-			for _, reported := range ranges {
-				refused = append(refused, rangeClaim[refusalClaim]{reported, refusalClaim{candidate, refusal}})
+		refused, invalid := refusalClaims(candidate, report.Unannounced)
+		warned, invalidToo := refusalClaims(candidate, report.Warnings)
+		ignored += invalid + invalidToo
+		// Another node may announce the address on another segment, or by BGP.
+		for _, c := range refused {
+			if c.value.refusal.Reason == v1alpha1.AddressConflict {
+				warned = append(warned, c)
 			}
 		}
 		announcing, unannounced = append(announcing, disjointClaims(own)...), append(unannounced, disjointClaims(refused)...)
+		warnings = append(warnings, disjointClaims(warned)...)
 		r.addProblem(s.Name, ignored, report.Omitted)
 	}
 	r.announcing, r.unannounced, r.routed = newRangeIndex(announcing), newRangeIndex(unannounced), routed.build()
+	r.warnings = newRangeIndex(warnings)
 	return r
+}
+
+// refusalClaims returns a node's claims about the addresses of the groups, and counts the
+// invalid ranges.
+func refusalClaims(node *candidateNode, groups []v1alpha1.AddressReason) (claims []rangeClaim[refusalClaim], invalid int) {
+	for _, group := range groups {
+		ranges, n := reportedRanges(group.Addresses)
+		invalid += n
+		refusal := v1alpha1.Refusal{Reason: group.Reason, Message: group.Message}
+		for _, reported := range ranges {
+			claims = append(claims, rangeClaim[refusalClaim]{reported, refusalClaim{node, refusal}})
+		}
+	}
+	return claims, invalid
 }
 
 // reportedRanges parses the ranges, and counts the invalid ones.
@@ -177,8 +200,9 @@ func (b routeBuilder) build() (routed []routedAddresses) {
 	return routed
 }
 
-// announcedCondition is True if every held address is announced. Otherwise it has
-// the reason of the first one that is not.
+// announcedCondition is True if every held address is announced. Its reason is then the
+// most severe one of what other hosts do with the addresses, if there is one. Otherwise
+// it has the reason of the first address that is not announced.
 func (d *decision) announcedCondition(held []allocator.Held) metav1.Condition {
 	no := func(reason v1alpha1.Reason, message string) metav1.Condition {
 		return newCondition(v1alpha1.ConditionAnnounced, metav1.ConditionFalse, reason, message)
@@ -188,6 +212,7 @@ func (d *decision) announcedCondition(held []allocator.Held) metav1.Condition {
 	}
 	r := d.reports
 	var announced []string
+	var warning v1alpha1.Refusal
 	for _, h := range held {
 		// Two hosts would answer for it, and the node would be cut off.
 		if usage := r.nodes[h.Addr]; usage != "" {
@@ -196,6 +221,9 @@ func (d *decision) announcedCondition(held []allocator.Held) metav1.Condition {
 		pools := d.applicablePools(h)
 		if by := r.announcers(h.Addr, pools); len(by) > 0 {
 			announced = append(announced, fmt.Sprintf("%s by %s", h.Addr, strings.Join(by, " and ")))
+			if w := r.warning(h.Addr, pools); warningRank(w.Reason) > warningRank(warning.Reason) {
+				warning = v1alpha1.Refusal{Reason: w.Reason, Message: fmt.Sprintf("%s: %s", h.Addr, w.Message)}
+			}
 			continue
 		}
 		// The reason that a speaker has reported takes precedence.
@@ -211,7 +239,53 @@ func (d *decision) announcedCondition(held []allocator.Held) metav1.Condition {
 		}
 		return no(v1alpha1.NoSpeaker, message)
 	}
-	return newCondition(v1alpha1.ConditionAnnounced, metav1.ConditionTrue, v1alpha1.Announced, strings.Join(announced, "; "))
+	reason, message := v1alpha1.Announced, strings.Join(announced, "; ")
+	if warning.Reason != "" {
+		reason, message = warning.Reason, warning.Message+"; "+message
+	}
+	return newCondition(v1alpha1.ConditionAnnounced, metav1.ConditionTrue, reason, message)
+}
+
+// warningRank orders the reasons of warnings by severity, "" being the lowest.
+func warningRank(reason v1alpha1.Reason) int {
+	return slices.Index([]v1alpha1.Reason{"", v1alpha1.KernelAnswers, v1alpha1.ProxyARP, v1alpha1.AddressConflict}, reason)
+}
+
+// warning returns the most severe of what candidates report about other hosts that answer
+// for an announced address.
+func (r *speakerReports) warning(addr netip.Addr, pools []string) (w v1alpha1.Refusal) {
+	for _, claim := range r.warnings.about(addr) {
+		if reported := claim.value; warningRank(reported.refusal.Reason) > warningRank(w.Reason) && reported.node.announces(addr, pools) {
+			w = reported.refusal
+		}
+	}
+	if w.Reason == "" {
+		w = r.kernelsAnswer(addr, pools)
+	}
+	return w
+}
+
+// kernelsAnswer returns whether the kernels of other nodes answer for an IPv4 address that
+// a node announces on an interface. Such a node must be a candidate, or else the kernel
+// of the node that announces the address must answer as well: the mode of kube-proxy is, as
+// a rule, that of the whole cluster.
+func (r *speakerReports) kernelsAnswer(addr netip.Addr, pools []string) (w v1alpha1.Refusal) {
+	if !addr.Is4() || len(r.kernelAnswers) == 0 {
+		return w
+	}
+	for _, claim := range r.announcing.about(addr) {
+		owner := claim.value.node
+		if !owner.announcesOn(addr, pools, claim.value.interfaces) {
+			continue
+		}
+		for _, n := range r.kernelAnswers {
+			if n != owner && n.kernelAnswersFor(addr) && (owner.kernelAnswersFor(addr) || n.announcesOn(addr, pools, n.kernelAnswers)) {
+				return v1alpha1.Refusal{Reason: v1alpha1.KernelAnswers, Message: fmt.Sprintf(
+					"the kernels of other nodes, such as %s, answer ARP requests for it: set ipvs.strictARP: true in kube-proxy's configuration", n.name)}
+			}
+		}
+	}
+	return w
 }
 
 // announcers returns what announces the address: "node node-1 on eth0" and "BGP".

@@ -49,7 +49,77 @@ func toPeer(name string, addrs ...string) func(*v1alpha1.SpeakerStatus) {
 // refused reports the addresses as not announced.
 func refused(reason v1alpha1.Reason, addrs ...string) func(*v1alpha1.SpeakerStatus) {
 	return func(s *v1alpha1.SpeakerStatus) {
-		s.Unannounced = append(s.Unannounced, v1alpha1.Unannounced{Reason: reason, Message: "why", Addresses: addrs})
+		s.Unannounced = append(s.Unannounced, v1alpha1.AddressReason{Reason: reason, Message: "why", Addresses: addrs})
+	}
+}
+
+// warned reports a warning about the addresses.
+func warned(reason v1alpha1.Reason, addrs ...string) func(*v1alpha1.SpeakerStatus) {
+	return func(s *v1alpha1.SpeakerStatus) {
+		s.Warnings = append(s.Warnings, v1alpha1.AddressReason{Reason: reason, Message: "why", Addresses: addrs})
+	}
+}
+
+// TestWarnings checks the reason of an announced address that other hosts answer for, too,
+// and whose reports about that count. Node a announces 192.0.2.7 on eth0; node b is on
+// the LAN, but no advertisement selects it, unless stated otherwise.
+func TestWarnings(t *testing.T) {
+	const addr, subnet = "192.0.2.7", "192.0.2.1/24"
+	kernelAnswers := func(s *v1alpha1.SpeakerStatus) { s.Interfaces[0].KernelAnswers = true }
+	nothing := func(*v1alpha1.SpeakerStatus) {}
+	selectAll := func(s *Snapshot) { s.Objects.L2Advertisements[0].Spec.NodeSelectors = nil }
+	for _, row := range []struct {
+		name   string
+		a, b   func(*v1alpha1.SpeakerStatus)
+		subnet string // of node b
+		change func(*Snapshot)
+		want   v1alpha1.Reason
+	}{
+		{"none", nothing, nothing, subnet, nil, v1alpha1.Announced},
+		{"a conflict", warned(v1alpha1.AddressConflict, addr), nothing, subnet, nil, v1alpha1.AddressConflict},
+		{"proxy ARP", warned(v1alpha1.ProxyARP, addr), nothing, subnet, nil, v1alpha1.ProxyARP},
+		{"another address", warned(v1alpha1.ProxyARP, "192.0.2.8"), nothing, subnet, nil, v1alpha1.Announced},
+		{"a reason that is not one of a warning", warned(v1alpha1.NoSession, addr), nothing, subnet, nil, v1alpha1.Announced},
+		{"of no candidate", nothing, warned(v1alpha1.AddressConflict, everyAddress), subnet, nil, v1alpha1.Announced},
+		{
+			"withheld by another candidate", warned(v1alpha1.ProxyARP, addr), refused(v1alpha1.AddressConflict, addr), subnet,
+			selectAll, v1alpha1.AddressConflict,
+		},
+		{"refused by another candidate", nothing, refused(v1alpha1.NoSession, addr), subnet, selectAll, v1alpha1.Announced},
+		{"only the kernel of the owner", kernelAnswers, nothing, subnet, nil, v1alpha1.Announced},
+		{"both kernels", kernelAnswers, kernelAnswers, subnet, nil, v1alpha1.KernelAnswers},
+		{"the kernel of a node in another subnet", kernelAnswers, kernelAnswers, "198.51.100.1/24", nil, v1alpha1.Announced},
+		{"the kernel of no candidate", nothing, kernelAnswers, subnet, nil, v1alpha1.Announced},
+		{"the kernel of a candidate", nothing, kernelAnswers, subnet, selectAll, v1alpha1.KernelAnswers},
+		{
+			"both kernels, and proxy ARP", func(s *v1alpha1.SpeakerStatus) { kernelAnswers(s); warned(v1alpha1.ProxyARP, addr)(s) }, kernelAnswers,
+			subnet, nil, v1alpha1.ProxyARP,
+		},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s := Snapshot{
+				Policy:   providers.Policy{Mode: providers.BareMetal},
+				Nodes:    []*corev1.Node{readyNode("a", fixture.Labelled("lan", "yes")), readyNode("b")},
+				Services: []*corev1.Service{service("s", annotated(v1alpha1.AnnotationLoadBalancerIPs, addr))},
+				Speakers: reports{
+					reportOf("a", subnet, func(s *v1alpha1.SpeakerStatus) { onInterface("eth0", addr)(s); row.a(s) }), reportOf("b", row.subnet, row.b),
+				},
+			}
+			s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("lan", "192.0.2.0/24")}
+			s.Objects.L2Advertisements = []*v1alpha1.L2Advertisement{{
+				ObjectMeta: metav1.ObjectMeta{Name: "lan"},
+				Spec:       v1alpha1.L2AdvertisementSpec{NodeSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{"lan": "yes"}}}},
+			}}
+			if row.change != nil {
+				row.change(&s)
+			}
+			got := apimeta.FindStatusCondition(Decide(s).planOf(key("s")).Conditions, v1alpha1.ConditionAnnounced)
+			warns := strings.Contains(got.Message, addr+": ")
+			if got.Status != metav1.ConditionTrue || got.Reason != string(row.want) || warns != (row.want != v1alpha1.Announced) ||
+				!strings.HasSuffix(got.Message, addr+" by node a on eth0") {
+				t.Errorf("got %+v, want %s", got, row.want)
+			}
+		})
 	}
 }
 
@@ -211,6 +281,8 @@ func TestHostileReportCost(t *testing.T) {
 		"overlapping":       onInterface("eth0", overlapping...),
 		"overlapping, BGP":  toPeer("tor", overlapping...),
 		"refused":           refused(v1alpha1.NoInterface, overlapping...),
+		"conflicts":         refused(v1alpha1.AddressConflict, overlapping...),
+		"warnings":          warned(v1alpha1.ProxyARP, overlapping...),
 		"groups":            repeat(20_000, onInterface("eth0", everyAddress)),
 		"groups of many":    repeat(20, onInterface("eth0", overlapping...)),
 		"groups of refused": repeat(20_000, refused(v1alpha1.NoInterface, everyAddress)),
@@ -228,7 +300,7 @@ func TestHostileReportCost(t *testing.T) {
 			if used := after.TotalAlloc - before.TotalAlloc; used > limit {
 				t.Errorf("%d bytes were allocated", used)
 			}
-			for _, n := range []int{len(r.announcing.starts), len(r.unannounced.starts)} {
+			for _, n := range []int{len(r.announcing.starts), len(r.unannounced.starts), len(r.warnings.starts)} {
 				if n > 2*v1alpha1.MaxReportedAddresses {
 					t.Errorf("the index has %d entries", n)
 				}

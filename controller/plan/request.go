@@ -142,6 +142,10 @@ func (d *decision) readRequest(svc *serviceState, r *allocator.Request) (refusal
 	if err != nil {
 		return refusedFor(v1alpha1.InvalidRequest, "%v", err)
 	}
+	if v := svc.Annotations[v1alpha1.AnnotationAnnounceDespiteConflict]; v != "" && v != "true" && v != "false" {
+		return refusedFor(v1alpha1.InvalidRequest, `annotation %s: invalid value %q: must be "true" or "false"`,
+			v1alpha1.AnnotationAnnounceDespiteConflict, truncateText(v))
+	}
 	r.Addrs, r.Renumber = addrs, renumber != nil
 	r.Release = append(release, d.expiredAddresses(svc, renumber, r)...)
 	return v1alpha1.Refusal{}

@@ -194,6 +194,10 @@ func TestRequests(t *testing.T) {
 			`annotation fairlead.io/release: invalid IP address "yes"`,
 		},
 		{
+			"an invalid override of conflicts", service("a", annotated(v1alpha1.AnnotationAnnounceDespiteConflict, "yes")),
+			"InvalidRequest", `annotation fairlead.io/announce-despite-conflict: invalid value "yes": must be "true" or "false"`,
+		},
+		{
 			"an invalid renumbering", service("a", annotated(v1alpha1.AnnotationRenumber, "soon")),
 			"InvalidRequest", `annotation fairlead.io/renumber: invalid value "soon": must be "hold"`,
 		},

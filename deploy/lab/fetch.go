@@ -27,11 +27,14 @@ var (
 	// OpenBGPD and ExaBGP are peers in tests of BGP.
 	OpenBGPD = Tool{name: "openbgpd", program: "bgpctl", pkg: "openbgpd", purpose: "BGP peer in tests"}
 	ExaBGP   = Tool{name: "exabgp", program: "python3-exabgp", pkg: "python3-exabgp", purpose: "BGP peer in tests"}
+	// Arping and NDisc6 resolve addresses in tests of ARP and Neighbor Discovery.
+	Arping = Tool{name: "arping", program: "arping", pkg: "iputils-arping", purpose: "resolves IPv4 addresses in tests"}
+	NDisc6 = Tool{name: "ndisc6", program: "ndisc6", pkg: "ndisc6", purpose: "resolves IPv6 addresses in tests"}
 
 	Moto = Tool{name: "moto", program: "moto_server", pip: "moto[server]==5.2.1", purpose: "emulates AWS"}
 )
 
-var fetchable = []Tool{NFT, BIRD, FRR, OpenBGPD, ExaBGP, Moto}
+var fetchable = []Tool{NFT, BIRD, FRR, OpenBGPD, ExaBGP, Arping, NDisc6, Moto}
 
 // sbin are directories of system programs that may not be on the PATH of an
 // ordinary user.

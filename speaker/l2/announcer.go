@@ -1,6 +1,7 @@
 package l2
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,62 +10,139 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
+	"time"
 )
 
-// Claim is where an address is announced.
+// Claim is where and how an address is announced.
 type Claim struct {
 	Interfaces []string // names of interfaces, sorted
+	// Probe is set if no speaker has announced the address so far: unless it is announced
+	// already, the segment is asked first whether another host has it (RFC 5227, RFC
+	// 4862), for 0.2 s.
+	Probe bool
+	// Withhold is set if the address must not be announced, as a rule because another host
+	// has it. The segment is asked at once and then from time to time who has it.
+	Withhold bool
 }
 
-// Announcer announces a set of addresses. It has one socket for each interface in
-// use, and none when it has nothing to announce. All methods may be called
+// Announcer announces a set of addresses. It has one socket for each interface and family
+// in use, and none when it has nothing to announce. All methods may be called
 // concurrently.
 type Announcer struct {
 	log       *slog.Logger
-	onFailure func()
+	changed   func()
+	claimants claimants
 
 	mu         sync.Mutex
-	responders map[string]*arpResponder // by name of the interface
+	responders map[socketKey]*responder
+	held       map[netip.Addr]Claim
 }
 
-// New returns an Announcer that announces nothing yet. It calls failed when an
-// interface in use fails; Set must then be called again.
-func New(log *slog.Logger, failed func()) *Announcer {
-	return &Announcer{log: log, onFailure: failed, responders: make(map[string]*arpResponder)}
+// socketKey identifies a responder.
+type socketKey struct {
+	iface string
+	family
+}
+
+// New returns an Announcer that announces nothing yet. It calls changed when an interface
+// in use fails, when an address was probed and when the Claimants change; Set must then be
+// called again. It must not call the Announcer.
+func New(log *slog.Logger, changed func()) *Announcer {
+	return &Announcer{
+		log: log, changed: changed, responders: make(map[socketKey]*responder),
+		claimants: claimants{changed: changed, byAddr: make(map[netip.Addr][]Claimant), defended: make(map[netip.Addr]time.Time)},
+	}
 }
 
 // Set replaces all claims. It announces new addresses before it stops answering for
 // removed ones. It returns the claims that are in force: interfaces that could not be
-// opened are missing from them and named in the error. Set is idempotent, and must be
-// called again when interfaces have changed.
+// opened are missing from them and named in the error, and so are the addresses that are
+// being probed or withheld. Set is idempotent, and must be called again when interfaces
+// have changed.
 func (a *Announcer) Set(ctx context.Context, claims map[netip.Addr]Claim) (map[netip.Addr]Claim, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	desired := make(map[string][]netip.Addr)
+	desired := make(map[socketKey]map[netip.Addr]mode)
 	for addr, c := range claims {
+		m := a.modeOf(addr, c)
 		for _, iface := range c.Interfaces {
-			desired[iface] = append(desired[iface], addr)
+			key := socketKey{iface, familyOf(addr)}
+			if desired[key] == nil {
+				desired[key] = make(map[netip.Addr]mode)
+			}
+			desired[key][addr] = m
 		}
 	}
 	var failures []error
-	held := make(map[netip.Addr]Claim, len(claims))
-	for _, iface := range slices.Sorted(maps.Keys(desired)) {
-		if err := a.setInterface(ctx, iface, desired[iface]); err != nil {
-			failures = append(failures, err)
+	a.held = make(map[netip.Addr]Claim, len(claims))
+	for _, key := range slices.SortedFunc(maps.Keys(desired), compareKeys) {
+		if err := a.setInterface(ctx, key, desired[key]); err != nil {
+			failures = append(failures, fmt.Errorf("announce on %s: %w", key.iface, err))
 			continue
 		}
-		for _, addr := range desired[iface] {
-			held[addr] = Claim{append(held[addr].Interfaces, iface)}
+		for addr, m := range desired[key] {
+			if m == announcing {
+				a.held[addr] = Claim{Interfaces: append(a.held[addr].Interfaces, key.iface)}
+			}
 		}
 	}
-	for iface, r := range a.responders {
-		if desired[iface] == nil {
+	var own []net.HardwareAddr
+	for key, r := range a.responders {
+		if desired[key] == nil {
 			r.closeAndWait()
-			delete(a.responders, iface)
+			delete(a.responders, key)
+			continue
+		}
+		own = append(own, r.ifi.HardwareAddr)
+	}
+	a.claimants.retain(func(addr netip.Addr, iface string) bool { return slices.Contains(claims[addr].Interfaces, iface) }, own)
+	return maps.Clone(a.held), errors.Join(failures...)
+}
+
+// modeOf returns what is done for the address of a claim.
+func (a *Announcer) modeOf(addr netip.Addr, c Claim) mode {
+	switch {
+	case c.Withhold:
+		return withholding
+	case !c.Probe || len(a.held[addr].Interfaces) > 0:
+		return announcing
+	}
+	cleared := false
+	for _, iface := range c.Interfaces {
+		if r := a.responders[socketKey{iface, familyOf(addr)}]; r != nil {
+			if cleared = r.isCleared(addr); !cleared {
+				return probing
+			}
 		}
 	}
-	return held, errors.Join(failures...)
+	if cleared && !a.claimants.has(addr) {
+		return announcing
+	}
+	return probing
+}
+
+func compareKeys(a, b socketKey) int {
+	return cmp.Or(strings.Compare(a.iface, b.iface), cmp.Compare(a.etherType(), b.etherType()))
+}
+
+// Claimants returns the other hosts that claim addresses of the last Set, by address, and
+// the time until one of them is to be left out, because it has not claimed an announced
+// address again; 0 if there is none.
+func (a *Announcer) Claimants() (byAddr map[netip.Addr][]Claimant, next time.Duration) {
+	a.mu.Lock()
+	held := a.held
+	a.mu.Unlock()
+	return a.claimants.current(func(addr netip.Addr) bool { return len(held[addr].Interfaces) > 0 })
+}
+
+// SetNodes replaces the MACs of the cluster's nodes. Their claims are not answered by an
+// announcement.
+func (a *Announcer) SetNodes(macs map[string]bool) {
+	a.claimants.mu.Lock()
+	defer a.claimants.mu.Unlock()
+	a.claimants.nodes = macs
 }
 
 // Close stops answering. When it returns, all sockets are closed and all goroutines
@@ -73,30 +151,31 @@ func (a *Announcer) Close() {
 	_, _ = a.Set(context.Background(), nil) // opens no socket, so it cannot fail
 }
 
-// setInterface answers for the addresses on one interface.
-func (a *Announcer) setInterface(ctx context.Context, iface string, addrs []netip.Addr) error {
-	ifi, err := net.InterfaceByName(iface)
-	if err != nil {
-		return fmt.Errorf("announce on %s: %w", iface, err)
-	}
-	r := a.responders[iface]
-	if r != nil && !r.isBoundTo(ifi) {
-		r.closeAndWait() // the interface was replaced, got another MAC, or its socket failed
-		delete(a.responders, iface)
+// setInterface sets the addresses of one family on one interface.
+func (a *Announcer) setInterface(ctx context.Context, key socketKey, desired map[netip.Addr]mode) error {
+	ifi, err := net.InterfaceByName(key.iface)
+	r := a.responders[key]
+	if r != nil && (err != nil || !r.isBoundTo(ifi)) {
+		r.closeAndWait() // the interface was renamed or replaced, got another MAC, or its socket failed
+		delete(a.responders, key)
 		r = nil
 	}
-	if r == nil {
-		conn, err := listenARP(ifi, addrs)
-		if err != nil {
-			return fmt.Errorf("announce on %s: %w", iface, err)
-		}
-		r = newResponder(context.WithoutCancel(ctx), ifi, conn, a.log.With("interface", iface), a.onFailure)
-		a.responders[iface] = r
+	if err != nil {
+		return err
 	}
-	if err := r.setAddresses(addrs); err != nil {
+	if r == nil {
+		conn, err := listen(ifi, key.family)
+		if err != nil {
+			return err
+		}
+		log := a.log.With("interface", key.iface, "protocol", key.String())
+		r = newResponder(context.WithoutCancel(ctx), ifi, key.family, conn, &a.claimants, log, a.changed)
+		a.responders[key] = r
+	}
+	if err := r.set(desired); err != nil {
 		r.closeAndWait() // so that it does not answer for addresses that were removed
-		delete(a.responders, iface)
-		return fmt.Errorf("announce on %s: %w", iface, err)
+		delete(a.responders, key)
+		return err
 	}
 	return nil
 }

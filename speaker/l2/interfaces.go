@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +22,11 @@ import (
 type Interface struct {
 	Name     string
 	Prefixes []netip.Prefix // addresses with their prefix lengths, without link-local ones; sorted
+	MAC      string         // as net.HardwareAddr formats it
+	// KernelAnswers is whether the kernel answers ARP requests on the interface for the
+	// IPv4 addresses of Services: kube-proxy in IPVS mode assigns them to an interface,
+	// and arp_ignore permits answers for the addresses of other interfaces.
+	KernelAnswers bool
 }
 
 // Contains reports whether the address is in one of the interface's subnets.
@@ -28,7 +34,8 @@ func (i Interface) Contains(addr netip.Addr) bool {
 	return slices.ContainsFunc(i.Prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// Interfaces returns the usable interfaces of the node, sorted by name.
+// Interfaces returns the usable interfaces of the node, sorted by name: not the loopback
+// interface, tunnels, or members of a bridge or bond, which are reached through it.
 func Interfaces() ([]Interface, error) {
 	all, err := netlinkdump.Repeat(netlink.LinkList)
 	if err != nil {
@@ -38,15 +45,14 @@ func Interfaces() ([]Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list addresses of interfaces: %w", err)
 	}
+	ipvs := slices.ContainsFunc(all, func(l netlink.Link) bool { return l.Attrs().Name == ipvsInterface })
 	var interfaces []Interface
 	for _, l := range all {
-		a := l.Attrs()
-		usable := len(a.HardwareAddr) == 6 && a.Flags&net.FlagLoopback == 0 && a.RawFlags&unix.IFF_NOARP == 0 &&
-			a.Flags&net.FlagUp != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0 && a.MasterIndex == 0
-		if !usable {
-			continue // among them the members of a bridge or bond, which are reached through it
+		if !isUsable(l) {
+			continue
 		}
-		iface := Interface{Name: a.Name}
+		a := l.Attrs()
+		iface := Interface{Name: a.Name, MAC: a.HardwareAddr.String(), KernelAnswers: ipvs && answersForOthers(a.Name)}
 		for _, addr := range addrs {
 			ip, ok := netip.AddrFromSlice(addr.IP)
 			ones, _ := addr.Mask.Size()
@@ -59,6 +65,37 @@ func Interfaces() ([]Interface, error) {
 	}
 	slices.SortFunc(interfaces, func(a, b Interface) int { return strings.Compare(a.Name, b.Name) })
 	return interfaces, nil
+}
+
+// tunnelKinds are the kinds of interfaces (IFLA_INFO_KIND) that look like Ethernet but lead
+// through a tunnel, for example to the pods of other nodes.
+var tunnelKinds = []string{"vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan", "amt"}
+
+// isUsable reports whether addresses can be announced on an interface: it is up, and a
+// segment is behind it. The members of a bridge or bond are not usable themselves. The
+// interfaces that lead to pods are, but have no subnet, so that no address is in it.
+func isUsable(l netlink.Link) bool {
+	a := l.Attrs()
+	return len(a.HardwareAddr) == 6 && a.Flags&net.FlagLoopback == 0 && a.RawFlags&unix.IFF_NOARP == 0 &&
+		a.Flags&net.FlagUp != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0 && a.MasterIndex == 0 &&
+		!slices.Contains(tunnelKinds, l.Type())
+}
+
+// ipvsInterface is the interface to which kube-proxy in IPVS mode assigns the addresses of
+// Services.
+const ipvsInterface = "kube-ipvs0"
+
+// answersForOthers reports whether the kernel answers ARP requests on the interface for
+// addresses of other interfaces: the larger one of two sysctls is 0
+// (Documentation/networking/ip-sysctl.rst, arp_ignore).
+func answersForOthers(iface string) bool {
+	for _, name := range []string{"all", iface} {
+		value, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + name + "/arp_ignore")
+		if err != nil || strings.TrimSpace(string(value)) != "0" {
+			return false
+		}
+	}
+	return true
 }
 
 // rewatchDelay is the wait before a failed watch is restarted.

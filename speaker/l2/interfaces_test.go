@@ -3,10 +3,14 @@ package l2
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"net"
+	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // TestInterfacesInterrupted checks that Interfaces returns no error if the kernel's table
@@ -49,6 +53,111 @@ func TestInterfacesInterrupted(t *testing.T) {
 		}
 		if err := during(func() error { _, err := netlink.LinkList(); return err }); errors.Is(err, netlink.ErrDumpInterrupted) {
 			interrupted++
+		}
+	}
+}
+
+// TestInterfaces checks which interfaces of the kernel are usable, and their subnets.
+func TestInterfaces(t *testing.T) {
+	w := newWire(t, familyTests[0])
+	for _, l := range []netlink.Link{
+		&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "vxlan0"}, VxlanId: 7, Port: 4789},
+		&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}},
+		&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "member0"}, PeerName: "peer0"},
+		&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "pod0"}, PeerName: "pod0p"}, // without an address, as of a CNI plugin
+		&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "down0"}, PeerName: "down0p"},
+		&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "nocarrier0"}, PeerName: "nocarrier0p"},
+		&netlink.Macvlan{LinkAttrs: netlink.LinkAttrs{Name: "mv0", ParentIndex: w.speaker.Index}, Mode: netlink.MACVLAN_MODE_BRIDGE},
+	} {
+		w.add(l)
+	}
+	w.must(netlink.LinkSetMaster(w.byName("member0"), w.byName("br0")))
+	for _, name := range []string{"peer0", "member0", "br0", "pod0", "pod0p", "mv0", "lo"} {
+		w.must(netlink.LinkSetUp(w.byName(name)))
+	}
+	w.must(netlink.LinkSetUp(w.byName("nocarrier0")))
+	w.must(netlink.LinkSetUp(w.byName("vxlan0")))
+	for iface, addr := range map[string]string{
+		"vxlan0": "10.244.0.0/32", "br0": "198.51.100.1/24", "pod0": "10.244.1.1/32", "pod0p": "169.254.1.1/16", "down0": "203.0.113.1/24",
+	} {
+		addKernelAddr(t, iface, netip.MustParsePrefix(addr), 0)
+	}
+	want := map[string]string{
+		"vip0": "[192.0.2.1/24 2001:db8::1/64]", "lan0": "[]", "br0": "[198.51.100.1/24]", "mv0": "[]", "peer0": "[]",
+		"pod0": "[10.244.1.1/32]", "pod0p": "[]",
+	}
+	got := map[string]string{}
+	eventually(t, "all interfaces that can be are up", func() bool {
+		interfaces, err := Interfaces()
+		w.must(err)
+		got = map[string]string{}
+		for _, i := range interfaces {
+			got[i.Name] = fmt.Sprint(i.Prefixes)
+		}
+		return len(got) >= len(want)
+	})
+	if !maps.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+	if (Interface{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.244.1.1/32")}}).Contains(vip) {
+		t.Error("a pod's interface has an address in its subnet")
+	}
+}
+
+// TestIsUsable checks the decision for interfaces of kinds that not every kernel has, as
+// netlink reports them.
+func TestIsUsable(t *testing.T) {
+	attrs := func(change func(*netlink.LinkAttrs)) netlink.LinkAttrs {
+		a := netlink.LinkAttrs{
+			Name: "x0", Index: 7, HardwareAddr: wireMAC, Flags: net.FlagUp | net.FlagBroadcast | net.FlagMulticast,
+			RawFlags: unix.IFF_UP | unix.IFF_BROADCAST | unix.IFF_MULTICAST | unix.IFF_LOWER_UP | unix.IFF_RUNNING,
+		}
+		if change != nil {
+			change(&a)
+		}
+		return a
+	}
+	plain := attrs(nil)
+	member := attrs(func(a *netlink.LinkAttrs) { a.MasterIndex = 9 })
+	slave := attrs(func(a *netlink.LinkAttrs) {
+		a.MasterIndex, a.RawFlags, a.Slave = 9, a.RawFlags|unix.IFF_SLAVE, &netlink.BondSlave{State: netlink.BondStateActive}
+	})
+	wireGuard := attrs(func(a *netlink.LinkAttrs) { a.HardwareAddr, a.RawFlags = nil, a.RawFlags|unix.IFF_NOARP })
+	for _, test := range []struct {
+		name string
+		link netlink.Link
+		want bool
+	}{
+		{"Ethernet", &netlink.Device{LinkAttrs: plain}, true},
+		{"bond", &netlink.Bond{LinkAttrs: attrs(func(a *netlink.LinkAttrs) { a.RawFlags |= unix.IFF_MASTER })}, true},
+		{"active member of a bond", &netlink.Device{LinkAttrs: slave}, false},
+		{"member of a bond, virtual", &netlink.Veth{LinkAttrs: slave}, false},
+		{"team", &netlink.GenericLink{LinkAttrs: plain, LinkType: "team"}, true},
+		{"member of a bridge", &netlink.Device{LinkAttrs: member}, false},
+		{"bridge", &netlink.Bridge{LinkAttrs: plain}, true},
+		{"VLAN", &netlink.Vlan{LinkAttrs: plain, VlanId: 7}, true},
+		{"VLAN on a bridge", &netlink.Vlan{LinkAttrs: member, VlanId: 7}, false},
+		{"macvlan", &netlink.Macvlan{LinkAttrs: plain}, true},
+		{"virtual function or Open vSwitch", &netlink.GenericLink{LinkAttrs: plain, LinkType: "openvswitch"}, true},
+		{"vxlan", &netlink.Vxlan{LinkAttrs: plain}, false},
+		{"geneve", &netlink.Geneve{LinkAttrs: plain}, false},
+		{"gretap", &netlink.Gretap{LinkAttrs: plain}, false},
+		{"ip6gretap", &netlink.GenericLink{LinkAttrs: plain, LinkType: "ip6gretap"}, false},
+		{"erspan", &netlink.GenericLink{LinkAttrs: plain, LinkType: "erspan"}, false},
+		{"ip6erspan", &netlink.GenericLink{LinkAttrs: plain, LinkType: "ip6erspan"}, false},
+		{"WireGuard", &netlink.Wireguard{LinkAttrs: wireGuard}, false},
+		{"ipip", &netlink.Iptun{LinkAttrs: attrs(func(a *netlink.LinkAttrs) {
+			a.HardwareAddr, a.RawFlags = []byte{10, 0, 0, 1}, a.RawFlags|unix.IFF_NOARP
+		})}, false},
+		{"sit", &netlink.Sittun{LinkAttrs: attrs(func(a *netlink.LinkAttrs) { a.HardwareAddr = []byte{10, 0, 0, 1} })}, false},
+		{"InfiniBand", &netlink.Device{LinkAttrs: attrs(func(a *netlink.LinkAttrs) { a.HardwareAddr = make([]byte, 20) })}, false},
+		{"without ARP", &netlink.Veth{LinkAttrs: attrs(func(a *netlink.LinkAttrs) { a.RawFlags |= unix.IFF_NOARP })}, false},
+		{"loopback", &netlink.Device{LinkAttrs: attrs(func(a *netlink.LinkAttrs) { a.Flags |= net.FlagLoopback })}, false},
+		{"down", &netlink.Device{LinkAttrs: attrs(func(a *netlink.LinkAttrs) { a.Flags &^= net.FlagUp })}, false},
+		{"without a carrier", &netlink.Device{LinkAttrs: attrs(func(a *netlink.LinkAttrs) { a.RawFlags &^= unix.IFF_LOWER_UP })}, false},
+	} {
+		if got := isUsable(test.link); got != test.want {
+			t.Errorf("%s: usable=%t, want %t", test.name, got, test.want)
 		}
 	}
 }

@@ -2,28 +2,28 @@ package l2
 
 import (
 	"net"
-	"net/netip"
 	"os"
 	"testing"
 	"time"
 
-	"github.com/mdlayher/ethernet"
 	"github.com/mdlayher/packet"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
 func TestMain(m *testing.M) { os.Exit(netnstest.Run(m)) }
 
-// vethPair is a pair of interfaces: the speaker's "vip0", which has the address
-// 192.0.2.1/24, and the segment's "lan0".
+// vethPair is a pair of interfaces: the speaker's "vip0", which has the addresses
+// 192.0.2.1/24 and 2001:db8::1/64, and the segment's "lan0".
 type vethPair struct {
 	speaker, lan *net.Interface
 	tap          *packet.Conn // on lan0
 }
 
-func newVethPair(t *testing.T) *vethPair {
+// newVethPair returns a pair with a tap for one family.
+func newVethPair(t testing.TB, f family) *vethPair {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -37,9 +37,12 @@ func newVethPair(t *testing.T) *vethPair {
 	t.Cleanup(func() { _ = netlink.LinkDel(vip0) })
 	lan0, err := netlink.LinkByName("lan0")
 	must(err)
-	address, err := netlink.ParseAddr("192.0.2.1/24")
-	must(err)
-	must(netlink.AddrAdd(vip0, address))
+	for _, f := range familyTests {
+		address, err := netlink.ParseAddr(f.own.String())
+		must(err)
+		address.Flags |= unix.IFA_F_NODAD
+		must(netlink.AddrAdd(vip0, address))
+	}
 	must(netlink.LinkSetUp(vip0))
 	must(netlink.LinkSetUp(lan0))
 	c := &vethPair{}
@@ -47,7 +50,7 @@ func newVethPair(t *testing.T) *vethPair {
 	must(err)
 	c.lan, err = net.InterfaceByName("lan0")
 	must(err)
-	c.tap, err = packet.Listen(c.lan, packet.Raw, int(ethernet.EtherTypeARP), nil)
+	c.tap, err = packet.Listen(c.lan, packet.Raw, int(f.etherType()), nil)
 	must(err)
 	t.Cleanup(func() { _ = c.tap.Close() })
 	// Until the kernel has seen the carrier, frames are dropped.
@@ -65,7 +68,7 @@ func newVethPair(t *testing.T) *vethPair {
 const testTimeout = time.Minute
 
 // eventually waits for a condition.
-func eventually(t *testing.T, what string, condition func() bool) {
+func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(testTimeout); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -73,5 +76,3 @@ func eventually(t *testing.T, what string, condition func() bool) {
 		}
 	}
 }
-
-var vip = netip.MustParseAddr("192.0.2.77")

@@ -2,148 +2,192 @@ package l2
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/mdlayher/arp"
-	"github.com/mdlayher/ethernet"
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
 )
 
-// burstDelays are the waits between the gratuitous ARP frames for an address that
-// was taken over: short at first, for clients of the previous owner, then longer,
-// for clients that missed the first frames.
-var burstDelays = []time.Duration{0, 100 * time.Millisecond, 400 * time.Millisecond, 1500 * time.Millisecond, 5 * time.Second}
+// announceDelays are the waits between the announcements of an address. Hosts that lost
+// the first one, for example because their switch port was not forwarding yet, get
+// another.
+var announceDelays = []time.Duration{0, time.Second, 3 * time.Second}
 
-// announceInterval is the shortest time between two gratuitous announcements on an
-// interface: a rate limit, so that a takeover of thousands of addresses does not
-// flood the segment.
-const announceInterval = 100 * time.Microsecond
+const (
+	// probes is the number of probes before an address is announced, and probeInterval
+	// the wait after each of them. RFC 5227 and RFC 4862 wait for seconds. On a LAN, a
+	// host answers within a millisecond.
+	probes        = 2
+	probeInterval = 90 * time.Millisecond
 
-// arpSocket is the part of packet.Conn that a responder uses.
-type arpSocket interface {
+	// recheckInterval is the first wait before a withheld address is probed again. The
+	// waits double up to maxRecheckInterval.
+	recheckInterval, maxRecheckInterval = 10 * time.Second, 160 * time.Second
+
+	// recheckTimeout is the time for the answer.
+	recheckTimeout = time.Second
+)
+
+// mode is what a responder does with an address.
+type mode int
+
+const (
+	announcing  mode = iota // answer for it and announce it
+	probing                 // ask whether a host has it
+	withholding             // the same from time to time, because a host has it
+)
+
+// socket is the part of packet.Conn that a responder uses.
+type socket interface {
 	net.PacketConn
 	SetBPF([]bpf.RawInstruction) error
 }
 
-// listenARP opens a raw ARP socket (CAP_NET_RAW) that receives only requests for the
-// addresses.
-func listenARP(ifi *net.Interface, addrs []netip.Addr) (arpSocket, error) {
-	program, err := newFilter(addrs)
+// listen opens a raw socket (CAP_NET_RAW) that receives nothing yet.
+func listen(ifi *net.Interface, f family) (socket, error) {
+	program, err := f.newFilter(ifi.Index, nil)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := packet.Listen(ifi, packet.Raw, int(ethernet.EtherTypeARP), &packet.Config{Filter: program})
+	conn, err := packet.Listen(ifi, packet.Raw, int(f.etherType()), &packet.Config{Filter: program})
 	if errors.Is(err, os.ErrPermission) {
-		return nil, fmt.Errorf("open ARP socket: %w (the speaker needs the capability NET_RAW)", err)
+		return nil, fmt.Errorf("open %s socket: %w (the speaker needs the capability NET_RAW)", f, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open ARP socket: %w", err)
+		return nil, fmt.Errorf("open %s socket: %w", f, err)
 	}
 	return conn, nil
 }
 
-// arpResponder answers ARP on one interface, over one socket.
-type arpResponder struct {
-	ifi           net.Interface
-	conn          arpSocket
-	log           *slog.Logger
-	onFailure     func()
-	cancel        context.CancelFunc
-	tasks         sync.WaitGroup
-	burstsChanged chan struct{} // pending has changed
+// responder answers for the addresses of one family on one interface, over one socket.
+type responder struct {
+	family
+	ifi       net.Interface
+	conn      socket
+	groups    groups // used by set and closeAndWait only
+	claimants *claimants
+	log       *slog.Logger
+	changed   func() // the socket has failed, or probes have ended
+	cancel    context.CancelFunc
+	running   sync.WaitGroup
+	pushed    chan struct{} // the queue has a new task
 
-	mu      sync.Mutex
-	failed  bool                         // the socket must be replaced
-	addrs   map[netip.Addr]bool          // answered for
-	pending map[netip.Addr]*pendingBurst // gratuitous frames that are not sent yet
+	mu     sync.Mutex
+	failed bool // the socket must be replaced
+	tasks  map[netip.Addr]*task
+	queue  queue
 }
 
-// pendingBurst is the rest of an address's burst of gratuitous frames.
-type pendingBurst struct {
-	step int
-	due  time.Time
-}
-
-// newResponder starts a responder without addresses. It calls failed if its socket
-// fails.
-func newResponder(ctx context.Context, ifi *net.Interface, conn arpSocket, log *slog.Logger, failed func()) *arpResponder {
+// newResponder starts a responder without addresses. It calls changed when its socket
+// fails, and when it has probed an address.
+func newResponder(
+	ctx context.Context, ifi *net.Interface, f family, conn socket, claimants *claimants, log *slog.Logger, changed func(),
+) *responder {
 	ctx, cancel := context.WithCancel(ctx)
-	r := &arpResponder{
-		ifi: *ifi, conn: conn, log: log, onFailure: failed, cancel: cancel, burstsChanged: make(chan struct{}, 1),
-		addrs: make(map[netip.Addr]bool), pending: make(map[netip.Addr]*pendingBurst),
+	r := &responder{
+		family: f, ifi: *ifi, conn: conn, groups: groups{ifindex: ifi.Index}, claimants: claimants, log: log, changed: changed,
+		cancel: cancel, pushed: make(chan struct{}, 1), tasks: make(map[netip.Addr]*task),
 	}
-	r.tasks.Go(func() { r.answerRequests(ctx) })
-	r.tasks.Go(func() { r.sendBursts(ctx) })
+	r.running.Go(func() { r.receive(ctx) })
+	r.running.Go(func() { r.runTasks(ctx) })
 	return r
 }
 
 // isBoundTo reports whether the socket works and is bound to the interface with its
 // current MAC.
-func (r *arpResponder) isBoundTo(ifi *net.Interface) bool {
+func (r *responder) isBoundTo(ifi *net.Interface) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return !r.failed && r.ifi.Index == ifi.Index && bytes.Equal(r.ifi.HardwareAddr, ifi.HardwareAddr)
 }
 
-// setAddresses replaces the addresses that are answered for, and announces the new
-// ones by gratuitous ARP.
-func (r *arpResponder) setAddresses(addrs []netip.Addr) error {
+// isCleared reports whether the address was probed and no host has answered.
+func (r *responder) isCleared(addr netip.Addr) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	desired := make(map[netip.Addr]bool, len(addrs))
-	same := len(addrs) == len(r.addrs)
-	for _, a := range addrs {
-		desired[a] = true
-		same = same && r.addrs[a]
+	t := r.tasks[addr]
+	return t != nil && t.cleared
+}
+
+// set replaces the addresses. It announces those that it has not announced before. It must
+// not be called concurrently.
+func (r *responder) set(desired map[netip.Addr]mode) error {
+	// The map is changed by setTasks only, so it can be read without the lock.
+	same := len(desired) == len(r.tasks)
+	for addr := range desired {
+		same = same && r.tasks[addr] != nil
 	}
 	if same {
+		r.setTasks(desired)
 		return nil
 	}
-	program, err := newFilter(addrs)
+	addrs := slices.Collect(maps.Keys(desired))
+	program, err := r.newFilter(r.ifi.Index, addrs)
 	if err != nil {
 		return err
 	}
 	if err := r.conn.SetBPF(program); err != nil {
-		return fmt.Errorf("attach ARP filter: %w", err)
+		return fmt.Errorf("attach %s filter: %w", r.family, err)
 	}
-	for a := range desired {
-		if !r.addrs[a] {
-			r.pending[a] = &pendingBurst{due: time.Now()}
+	r.setTasks(desired)
+	// To join the groups of thousands of addresses takes seconds, in which they are
+	// announced. Announcements and answers to probes are sent to all nodes.
+	return r.groups.set(addrs)
+}
+
+// setTasks replaces the tasks, apart from those that are the same as before.
+func (r *responder) setTasks(desired map[netip.Addr]mode) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	for addr, m := range desired {
+		t := r.tasks[addr]
+		if t != nil && t.mode == m {
+			continue
+		}
+		if t != nil {
+			t.removed = true
+		}
+		t = &task{addr: addr, mode: m}
+		r.tasks[addr] = t
+		r.queue.push(t, now, 0)
+	}
+	for addr, t := range r.tasks {
+		if _, keep := desired[addr]; !keep {
+			t.removed = true
+			delete(r.tasks, addr)
 		}
 	}
-	for a := range r.pending {
-		if !desired[a] {
-			delete(r.pending, a)
-		}
-	}
-	r.addrs = desired
 	select {
-	case r.burstsChanged <- struct{}{}:
+	case r.pushed <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 // closeAndWait closes the socket and waits for the goroutines.
-func (r *arpResponder) closeAndWait() {
+func (r *responder) closeAndWait() {
 	r.cancel()
 	if err := r.conn.Close(); err != nil {
-		r.log.Warn("closing the ARP socket failed", "error", err)
+		r.log.Warn("closing the socket failed", "error", err)
 	}
-	r.tasks.Wait()
+	r.running.Wait()
+	r.groups.close()
 }
 
-// answerRequests answers requests until the responder is closed or the socket fails.
-func (r *arpResponder) answerRequests(ctx context.Context) {
+// receive answers questions and observes claims, until the responder is closed or the
+// socket fails.
+func (r *responder) receive(ctx context.Context) {
 	buf := make([]byte, 1500)
 	for {
 		n, _, err := r.conn.ReadFrom(buf)
@@ -155,126 +199,132 @@ func (r *arpResponder) answerRequests(ctx context.Context) {
 			r.mu.Lock()
 			r.failed = true
 			r.mu.Unlock()
-			r.log.Warn("ARP socket failed", "error", err)
-			r.onFailure()
+			r.log.Warn("socket failed", "error", err)
+			r.changed()
 			return
 		}
-		if reply, to := r.buildReply(buf[:n]); reply != nil {
-			if _, err := r.conn.WriteTo(reply, to); err != nil && ctx.Err() == nil {
-				r.log.Warn("sending an ARP reply failed", "error", err)
-			}
+		if answer := r.handle(ctx, buf[:n]); answer != nil {
+			r.send(ctx, answer)
 		}
 	}
 }
 
-// buildReply returns the reply to a frame and its destination, nil if the frame must
-// not be answered (RFC 826, "Packet Reception").
-func (r *arpResponder) buildReply(b []byte) (frame []byte, to net.Addr) {
-	var eth ethernet.Frame
-	var request arp.Packet
-	if eth.UnmarshalBinary(b) != nil || eth.EtherType != ethernet.EtherTypeARP || request.UnmarshalBinary(eth.Payload) != nil {
-		return nil, nil
+// handle returns the answer to a frame, nil if there is none.
+func (r *responder) handle(ctx context.Context, frame []byte) (answer []byte) {
+	m, ok := r.parse(r.ifi.HardwareAddr, frame)
+	if !ok || bytes.Equal(m.mac, r.ifi.HardwareAddr) {
+		return nil
 	}
-	forUs := bytes.Equal(eth.Destination, ethernet.Broadcast) || bytes.Equal(eth.Destination, r.ifi.HardwareAddr)
 	r.mu.Lock()
-	owned := r.addrs[request.TargetIP]
+	asked, claimed := r.tasks[m.question], r.tasks[m.claim]
 	r.mu.Unlock()
-	// A request with the address as its sender is gratuitous ARP and is not answered.
-	gratuitous := request.SenderIP == request.TargetIP
-	if !forUs || !owned || gratuitous || request.Operation != arp.OperationRequest || len(request.SenderHardwareAddr) != 6 {
-		return nil, nil
+	if claimed != nil && r.claimants.observe(r.ifi.Name, m.claim, m.mac, claimed.mode == announcing) {
+		r.log.Warn("address is claimed by another host", "address", m.claim, "mac", m.mac.String())
+		r.send(ctx, r.announce(r.ifi.HardwareAddr, m.claim, true)...)
 	}
-	client := request.SenderHardwareAddr
-	return encodeARP(arp.OperationReply, r.ifi.HardwareAddr, request.TargetIP, client, request.SenderIP, client),
-		&packet.Addr{HardwareAddr: client}
+	if asked == nil || asked.mode != announcing {
+		return nil
+	}
+	return r.answer(r.ifi.HardwareAddr, m)
 }
 
-// sendBursts sends the gratuitous frames that are due, until ctx ends.
-func (r *arpResponder) sendBursts(ctx context.Context) {
+// runTasks does the steps that are due, until ctx ends.
+func (r *responder) runTasks(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var allowed time.Time // when the rate limit allows the next batch
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.burstsChanged:
+		case <-r.pushed:
 		case <-timer.C:
 		}
-		for {
-			addr, wait := r.nextBurst(time.Now())
-			if !addr.IsValid() {
+		if now := time.Now(); allowed.Before(now) {
+			allowed = now
+		}
+		for ctx.Err() == nil {
+			now := time.Now()
+			frames, steps, wait := r.nextBatch(now)
+			r.send(ctx, frames...)
+			if steps == 0 {
 				if wait > 0 {
 					timer.Reset(wait)
 				}
 				break
 			}
-			r.sendGratuitous(ctx, addr)
+			// A busy node wakes up late. The next batches make up for it.
+			if earliest := now.Add(-maxDelay); allowed.Before(earliest) {
+				allowed = earliest
+			}
+			allowed = allowed.Add(time.Duration(steps) * sendInterval)
 			select {
 			case <-ctx.Done():
-				return
-			case <-time.After(announceInterval):
+			case <-time.After(time.Until(allowed)):
 			}
 		}
 	}
 }
 
-// nextBurst returns an address with an announcement that is due and schedules its
-// next one. Without such an address it returns the time until one is due, 0 if none
-// is pending.
-func (r *arpResponder) nextBurst(now time.Time) (due netip.Addr, wait time.Duration) {
+// nextBatch does the next steps of tasks that are due, and returns the frames to send.
+// Without one that is due it returns the time until one is, 0 if there is none.
+func (r *responder) nextBatch(now time.Time) (frames [][]byte, steps int, wait time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for a, s := range r.pending {
-		if left := s.due.Sub(now); left > 0 {
-			if wait == 0 || left < wait {
-				wait = left
-			}
-			continue
+	ended := false
+	for ; steps < batchSize; steps++ {
+		t, left := r.queue.pop(now)
+		if t == nil {
+			wait = left
+			break
 		}
-		s.step++
-		if s.step == len(burstDelays) {
-			delete(r.pending, a)
-		} else {
-			s.due = now.Add(burstDelays[s.step])
+		sent, next := r.step(t, now)
+		frames = append(frames, sent...)
+		if t.step++; next > 0 {
+			r.queue.push(t, now, next)
 		}
-		return a, 0
+		ended = ended || len(sent) == 0
 	}
-	return netip.Addr{}, wait
+	if ended {
+		defer r.changed()
+	}
+	return frames, steps, wait
 }
 
-// sendGratuitous announces the address by gratuitous ARP, in both forms that clients
-// accept. Linux treats a reply as gratuitous ARP only if its target MAC is the
-// sender's, and ignores other replies while its entry is younger than a second.
-func (r *arpResponder) sendGratuitous(ctx context.Context, addr netip.Addr) {
+// step returns the frames of the task's next step, none if that only ends the wait for
+// answers, and the wait for the one after it, 0 if there is none.
+func (r *responder) step(t *task, now time.Time) (frames [][]byte, next time.Duration) {
 	mac := r.ifi.HardwareAddr
-	zeroMAC := make(net.HardwareAddr, 6)
-	for _, frame := range [][]byte{
-		encodeARP(arp.OperationRequest, mac, addr, zeroMAC, addr, ethernet.Broadcast),
-		encodeARP(arp.OperationReply, mac, addr, mac, addr, ethernet.Broadcast),
-	} {
-		if _, err := r.conn.WriteTo(frame, &packet.Addr{HardwareAddr: ethernet.Broadcast}); err != nil && ctx.Err() == nil {
-			r.log.Warn("sending gratuitous ARP failed", "address", addr, "error", err)
+	switch {
+	case t.mode == announcing:
+		if t.step+1 < len(announceDelays) {
+			next = announceDelays[t.step+1]
 		}
+		return r.announce(mac, t.addr, t.step == 0), next
+	case t.mode == probing && t.step == probes:
+		t.cleared = !r.claimants.has(t.addr)
+		return nil, 0
+	case t.mode == probing:
+		return [][]byte{r.probe(mac, t.addr)}, probeInterval
+	case t.step%2 == 0:
+		t.probed = now
+		return [][]byte{r.probe(mac, t.addr)}, recheckTimeout
+	default:
+		r.claimants.forget(r.ifi.Name, t.addr, t.probed)
+		return nil, min(recheckInterval<<min(t.step/2, 10), maxRecheckInterval)
 	}
 }
 
-// encodeARP returns an Ethernet frame with an ARP packet. It panics unless the
-// addresses are IPv4 and Ethernet ones; callers have checked them.
-func encodeARP(
-	op arp.Operation, senderMAC net.HardwareAddr, sender netip.Addr, targetMAC net.HardwareAddr, target netip.Addr, to net.HardwareAddr,
-) []byte {
-	p, err := arp.NewPacket(op, senderMAC, sender, targetMAC, target)
-	if err != nil {
-		panic(fmt.Sprintf("ARP packet for %s at %s: %v", sender, senderMAC, err))
+// send sends the frames. One that fails, for example because the queue of the interface
+// is full, does not keep the others back.
+func (r *responder) send(ctx context.Context, frames ...[]byte) {
+	failed, firstErr := 0, error(nil)
+	for _, frame := range frames {
+		if _, err := r.conn.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}); err != nil {
+			failed, firstErr = failed+1, cmp.Or(firstErr, err)
+		}
 	}
-	payload, err := p.MarshalBinary()
-	if err != nil {
-		panic(fmt.Sprintf("ARP packet for %s at %s: %v", sender, senderMAC, err))
+	if failed > 0 && ctx.Err() == nil {
+		r.log.Warn("sending failed", "frames", failed, "error", firstErr)
 	}
-	frame := ethernet.Frame{Destination: to, Source: senderMAC, EtherType: ethernet.EtherTypeARP, Payload: payload}
-	b, err := frame.MarshalBinary()
-	if err != nil {
-		panic(fmt.Sprintf("Ethernet frame for %s at %s: %v", sender, senderMAC, err))
-	}
-	return b
 }

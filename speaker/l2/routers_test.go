@@ -182,7 +182,7 @@ func TestRoutersIgnored(t *testing.T) {
 	near.watches["vip0"] = &routerWatch{stop: cancel}
 	near.mu.Unlock()
 	go func() { defer close(stopped); near.runDiscovery(ctx, "vip0") }() // vip0 does not exist yet
-	c := newVethPair(t)
+	c := newVethPair(t, ndpFamily{})
 	r := newTestRouter(t, c, "fe80::42")
 	r.awaitSpeaker()
 	advertise(t, r.listen("fe80::1"), nil, time.Hour, speakerOption)
@@ -207,7 +207,7 @@ func TestRoutersIgnored(t *testing.T) {
 // as it answers neighbor solicitations, and lost afterwards, and that the others are
 // then solicited.
 func TestRouterUnreachable(t *testing.T) {
-	c := newVethPair(t)
+	c := newVethPair(t, ndpFamily{})
 	r := newTestRouter(t, c, "fe80::42")
 	changed := make(chan struct{}, 16)
 	near := NewRouters(slog.New(slog.DiscardHandler), noSession, func() { changed <- struct{}{} })
@@ -368,7 +368,7 @@ func TestRouterSelection(t *testing.T) {
 // TestAdvertisement checks that this node's advertisements do not make it a default
 // gateway, and that speakers ignore them.
 func TestAdvertisement(t *testing.T) {
-	c := newVethPair(t)
+	c := newVethPair(t, ndpFamily{})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	far := NewRouters(slog.New(slog.DiscardHandler), noSession, func() {})

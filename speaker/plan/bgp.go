@@ -22,6 +22,10 @@ import (
 type LocalFacts struct {
 	// Interfaces are the node's interfaces, as the kernel has them now.
 	Interfaces []l2.Interface
+	// Held are the addresses that the node announces on interfaces now.
+	Held map[netip.Addr]bool
+	// Claimants are the other hosts that claim addresses of the last plan, by address.
+	Claimants map[netip.Addr][]l2.Claimant
 	// Gateways are the node's default gateways, by family: "IPv4", "IPv6".
 	Gateways map[string]netip.Addr
 	// Routers are the link-local addresses of discovered routers, by interface.

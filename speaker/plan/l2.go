@@ -63,9 +63,6 @@ func (d *decision) electOwners(h heldAddress, observe func(NodeState)) (claims m
 	if candidates == nil {
 		return nil, v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
 	}
-	if h.addr.Is6() {
-		return nil, v1alpha1.Refusal{Reason: v1alpha1.UnsupportedFamily, Message: "IPv6 addresses cannot be announced on interfaces yet"}
-	}
 	states, eligible := d.nodeStates[:0], d.eligible[:0]
 	defer func() { d.nodeStates, d.eligible = states, eligible }()
 	for _, c := range candidates {
@@ -128,6 +125,12 @@ func notOwnerRefusal(h heldAddress, node string, eligible []eligibleNode) (v1alp
 	return v1alpha1.NotOwner, "could announce it, but another node ranks higher"
 }
 
+// matches reports whether an advertisement that selects the candidate permits it to
+// announce the address on its interface.
+func (c *candidateNode) matches(i l2.Interface, addr netip.Addr) bool {
+	return slices.Contains(c.namedInterfaces, i.Name) || c.bySubnet && i.Contains(addr)
+}
+
 // checkEligibility returns why the candidate must not own the address, or the
 // interfaces on which it may. summarizeRefusals relies on the order of the checks.
 func (c candidateNode) checkEligibility(h heldAddress) (v1alpha1.Refusal, []l2.Interface) {
@@ -138,9 +141,7 @@ func (c candidateNode) checkEligibility(h heldAddress) (v1alpha1.Refusal, []l2.I
 		return c.refusal, nil
 	}
 	interfaces := c.interfaces
-	matches := func(i l2.Interface) bool {
-		return slices.Contains(c.namedInterfaces, i.Name) || c.bySubnet && i.Contains(h.addr)
-	}
+	matches := func(i l2.Interface) bool { return c.matches(i, h.addr) }
 	// As a rule all interfaces match, and nothing is allocated.
 	if slices.ContainsFunc(interfaces, func(i l2.Interface) bool { return !matches(i) }) {
 		interfaces = nil

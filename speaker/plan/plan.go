@@ -6,7 +6,8 @@
 //
 // plan.go is the entry: Decide for this node, Explain for one Service on all
 // nodes. ownership.go decides which addresses in the status of a Service are its own,
-// and which pool applies to them. l2.go elects the owner on each segment, bgp.go
+// and which pool applies to them. l2.go elects the owner on each segment,
+// conflict.go judges the claims of other hosts, bgp.go
 // chooses sessions, routes and attributes, sharing.go groups the Services that share
 // an address, and trafficpolicy.go applies externalTrafficPolicy and the data path's
 // readiness.
@@ -40,13 +41,20 @@ type Snapshot struct {
 	Nodes      []*corev1.Node
 	Namespaces []*corev1.Namespace       // only their labels are read
 	Interfaces map[string][]l2.Interface // by node, as its speaker reports them
-	Local      LocalFacts
+	// Reports are those of all speakers, including the last one of this node, and earlier
+	// versions of those that have changed a moment ago. What they announce is read only if
+	// this node owns an address that it does not announce yet, or that another host claims.
+	Reports []*v1alpha1.Speaker
+	Local   LocalFacts
 }
 
 // Plan is what one node announces.
 type Plan struct {
-	// L2 are the addresses that this node answers for.
+	// L2 are the addresses that this node answers for, or would without a conflict, and the
+	// control addresses of conflicts, which are never announced.
 	L2 map[netip.Addr]l2.Claim
+	// NodeMACs are those of the nodes that may announce on interfaces.
+	NodeMACs map[string]bool
 	// BGP are this node's sessions with the routes advertised over them.
 	BGP []Peering
 	// AwaitingDataPath are the addresses that this node may advertise by BGP once
@@ -57,8 +65,12 @@ type Plan struct {
 	// peers (indexes into BGP) that the routes are advertised to.
 	Advertised map[netip.Addr][]int
 	// Unannounced are the addresses that no node can announce. Each is in exactly
-	// one of all nodes' plans.
+	// one of all nodes' plans. It also has those that this node owns and withholds
+	// because of a conflict.
 	Unannounced map[netip.Addr]v1alpha1.Refusal
+	// Warnings are about addresses of L2 that this node announces, on interfaces or by
+	// BGP, although another host claims them.
+	Warnings map[netip.Addr]v1alpha1.Refusal
 	// Services maps the addresses of L2, Advertised and AwaitingDataPath to their
 	// Service: to the oldest one of those that share an address.
 	Services map[netip.Addr]*corev1.Service
@@ -93,11 +105,12 @@ type AddressState struct {
 // and routes. In the plans of all nodes for one snapshot, each address has exactly one
 // owner on each segment, every node that may advertise an address to a BGP peer does
 // so, and an address is unannounced if and only if no node is eligible by L2 or by BGP.
-// An address of a node is always unannounced.
+// An address of a node is always unannounced. The owner withholds an address that another
+// host has.
 func Decide(s Snapshot) Plan {
 	d := newDecision(s)
 	p := Plan{
-		L2: map[netip.Addr]l2.Claim{}, BGP: d.peerings,
+		L2: map[netip.Addr]l2.Claim{}, NodeMACs: d.selectedMACs(), BGP: d.peerings, Warnings: map[netip.Addr]v1alpha1.Refusal{},
 		Advertised: make(map[netip.Addr][]int, len(s.Services)), AwaitingDataPath: map[netip.Addr][]uint16{},
 		Unannounced: map[netip.Addr]v1alpha1.Refusal{}, Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
 	}
@@ -113,7 +126,12 @@ func Decide(s Snapshot) Plan {
 		routes, bgpRefusal := d.selectAdvertisers(h)
 		own := claims[s.Node]
 		if len(own) > 0 {
-			p.L2[h.addr] = l2.Claim{Interfaces: own}
+			j, control := d.judgeClaims(h)
+			p.L2[h.addr] = d.claimFor(h, own, j)
+			p.addJudgement(h.addr, j, routes != nil)
+			if j.contested && control.IsValid() {
+				p.addControl(control, own)
+			}
 		}
 		switch {
 		case routes != nil && s.Local.dataPathServes(h, s.Node):
@@ -131,6 +149,24 @@ func Decide(s Snapshot) Plan {
 		}
 	}
 	return p
+}
+
+// addJudgement adds the consequence of the claims of other hosts, routed being whether the
+// address is announced by BGP in any case.
+func (p *Plan) addJudgement(addr netip.Addr, j judgement, routed bool) {
+	switch {
+	case j.withhold && !routed:
+		p.Unannounced[addr] = j.warning
+	case j.warning.Reason != "":
+		p.Warnings[addr] = j.warning
+	}
+}
+
+// addControl adds a control address, which several contested addresses may have in common.
+func (p *Plan) addControl(addr netip.Addr, interfaces []string) {
+	all := slices.Concat(p.L2[addr].Interfaces, interfaces)
+	slices.Sort(all)
+	p.L2[addr] = l2.Claim{Interfaces: slices.Compact(all), Withhold: true}
 }
 
 // combineRefusals returns why an address of the pool is announced neither by L2 nor
@@ -212,10 +248,13 @@ type decision struct {
 	peerings         []Peering                   // of this node
 	routesByScope    map[routeScope][]nodeRoutes // computed on first use
 	pools            config.PoolIndex
-	namespaceLabels  map[string]labels.Set // computed on first use
-	nodesByAddress   map[netip.Addr]string // names of the nodes that have the addresses
-	nodeStates       []NodeState           // buffer reused for the next address
-	eligible         []eligibleNode        // buffer reused for the next address
+	namespaceLabels  map[string]labels.Set      // computed on first use
+	nodesByAddress   map[netip.Addr]string      // names of the nodes that have the addresses
+	interfacesByMAC  map[string][]nodeInterface // computed on first use
+	interfaceReports []interfaceReport          // computed on first use
+	used             map[netip.Addr]bool        // computed on first use
+	nodeStates       []NodeState                // buffer reused for the next address
+	eligible         []eligibleNode             // buffer reused for the next address
 }
 
 // clusterNode is a node with what decides whether it may announce at all.
@@ -333,7 +372,7 @@ func ReportedInterfaces(s *v1alpha1.Speaker) []l2.Interface {
 	bounded, _ := config.BoundInterfaces(s.Status.Interfaces)
 	interfaces := make([]l2.Interface, 0, len(bounded))
 	for _, reported := range bounded {
-		i := l2.Interface{Name: reported.Name}
+		i := l2.Interface{Name: reported.Name, MAC: reported.MACAddress, KernelAnswers: reported.KernelAnswers}
 		for _, text := range reported.Addresses {
 			p, _ := config.ReportedSubnet(text)
 			i.Prefixes = append(i.Prefixes, p)

@@ -62,9 +62,10 @@ func decideForAllNodes(t *testing.T, s Snapshot) (owners []string, refusal v1alp
 }
 
 func TestDecide(t *testing.T) {
-	lan := map[string][]l2.Interface{}
+	lan, lan6 := map[string][]l2.Interface{}, map[string][]l2.Interface{}
 	for i, n := range []string{"a", "b", "c"} {
 		lan[n] = []l2.Interface{newInterface("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
+		lan6[n] = []l2.Interface{newInterface("eth0", fmt.Sprintf("2001:db8::a%d/64", i+1))} // without IPv4
 	}
 	three := []*corev1.Node{node("a"), node("b"), node("c")}
 	all := parseL2(l2ad("all", v1alpha1.L2AdvertisementSpec{}))
@@ -153,7 +154,8 @@ func TestDecide(t *testing.T) {
 			0, "", v1alpha1.NoEndpoints, "externalTrafficPolicy is Local",
 		},
 		{"Local: without a node name", snapshot(localTo(endpoints("s", "* ready"))), 1, "a b c", "", ""},
-		{"IPv6", snapshot(holding("2001:db8::1")), 0, "", v1alpha1.UnsupportedFamily, ""},
+		{"IPv6", snapshot(holding("2001:db8::1"), interfaces(lan6)), 1, "a b c", "", ""},
+		{"IPv6: no subnet", snapshot(holding("2001:db8::1")), 0, "", v1alpha1.NoInterface, "a has only eth0 192.0.2.0/24"},
 		{"a Service that was replaced", snapshot(holding(addr, replaced, managed)), 1, "a b c", "", ""},
 		{"a status of another controller", snapshot(holding(addr, replaced)), 0, "", "", ""},
 		{

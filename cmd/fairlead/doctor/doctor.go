@@ -23,6 +23,7 @@ import (
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
+	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
 // Diagnosis is the result of Examine. Its JSON is described in docs/cli.md.
@@ -62,7 +63,7 @@ func (s severity) MarshalText() ([]byte, error) { return []byte(strings.ToLower(
 func Examine(s objects.Snapshot) Diagnosis {
 	plan := controllerplan.Decide(s.Controller)
 	// The list is not nil, so that its JSON is [] and not null.
-	findings := slices.Concat([]finding{}, crdFindings(s), listenFindings(s), nodeFindings(s), serviceFindings(s, plan),
+	findings := slices.Concat([]finding{}, crdFindings(s), listenFindings(s), nodeFindings(s), proxyFindings(s), serviceFindings(s, plan),
 		configFindings(plan), poolFindings(s, plan), sessionFindings(s))
 	slices.SortStableFunc(findings, func(a, b finding) int {
 		return cmp.Or(cmp.Compare(a.Severity, b.Severity), strings.Compare(a.Object, b.Object))
@@ -155,6 +156,28 @@ func nodeFindings(s objects.Snapshot) (found []finding) {
 		}
 	}
 	return found
+}
+
+// proxyFindings returns the nodes whose kernels answer for the addresses of all Services.
+// One finding replaces those of all nodes and Services: kube-proxy has one configuration.
+func proxyFindings(s objects.Snapshot) (found []finding) {
+	if len(s.Speaker.Config.L2Advertisements) == 0 {
+		return nil
+	}
+	var nodes []string
+	for _, n := range s.Controller.Nodes {
+		if slices.ContainsFunc(s.Speaker.Interfaces[n.Name], func(i l2.Interface) bool { return i.KernelAnswers }) {
+			nodes = append(nodes, n.Name)
+		}
+	}
+	if len(nodes) == 0 || len(s.Controller.Nodes) == 1 { // of one node, no other answers
+		return nil
+	}
+	return []finding{{
+		severityDegraded, "DaemonSet kube-proxy", v1alpha1.KernelAnswers,
+		"in IPVS mode without strictARP, the kernels of these nodes answer ARP requests for the addresses of all Services: " +
+			v1alpha1.Abbreviate(nodes, ", ") + "; set ipvs.strictARP: true in the configuration of kube-proxy, and restart its pods",
+	}}
 }
 
 // configFindings returns the problems of Fairlead's configuration objects.

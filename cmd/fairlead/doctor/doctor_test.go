@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -99,6 +100,63 @@ func TestNoFinding(t *testing.T) {
 	var out strings.Builder
 	if err := Examine(objects.Snapshot{}).Text(&out); err != nil || !strings.Contains(out.String(), "No problems found") {
 		t.Error(out.String())
+	}
+}
+
+// TestOtherHosts checks the findings about hosts and kernels that answer for addresses.
+func TestOtherHosts(t *testing.T) {
+	speaker := func(name string, kernelAnswers bool, change func(*v1alpha1.SpeakerStatus)) *v1alpha1.Speaker {
+		s := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		s.Status.Interfaces = []v1alpha1.Interface{{Name: "eth0", Addresses: []string{"192.0.2.14/24"}, KernelAnswers: kernelAnswers}}
+		change(&s.Status)
+		return s
+	}
+	about := func(reason v1alpha1.Reason, addr string) []v1alpha1.AddressReason {
+		return []v1alpha1.AddressReason{{Reason: reason, Message: "why", Addresses: []string{addr}}}
+	}
+	collection := func(kernelAnswers bool) objects.Collection {
+		return objects.Collection{
+			Objects: config.Objects{
+				Pools:            []*v1alpha1.IPAddressPool{fixture.Pool("lan", "192.0.2.0/29")},
+				L2Advertisements: []*v1alpha1.L2Advertisement{{ObjectMeta: metav1.ObjectMeta{Name: "lan"}}},
+			},
+			Services: []*corev1.Service{
+				fixture.Assigned("a", "192.0.2.1", "lan"), fixture.Assigned("b", "192.0.2.2", "lan"), fixture.Assigned("c", "192.0.2.3", "lan"),
+			},
+			Nodes: []*corev1.Node{fixture.Node("m"), fixture.Node("n")},
+			Speakers: []*v1alpha1.Speaker{
+				speaker("m", kernelAnswers, func(s *v1alpha1.SpeakerStatus) {}),
+				speaker("n", kernelAnswers, func(s *v1alpha1.SpeakerStatus) {
+					s.Unannounced = about(v1alpha1.AddressConflict, "192.0.2.1")
+					s.Announcing = []v1alpha1.Announcement{{Interfaces: []string{"eth0"}, Addresses: []string{"192.0.2.2-192.0.2.3"}}}
+					s.Warnings = append(about(v1alpha1.AddressConflict, "192.0.2.2"), about(v1alpha1.ProxyARP, "192.0.2.3")...)
+				}),
+			},
+		}
+	}
+	want := []string{
+		"BROKEN Service ns/a AddressConflict 192.0.2.1: why",
+		"DEGRADED Service ns/b AddressConflict 192.0.2.2: why; 192.0.2.2 by node n on eth0",
+		"DEGRADED Service ns/c ProxyARP 192.0.2.3: why; 192.0.2.3 by node n on eth0",
+	}
+	const kernels = "DEGRADED DaemonSet kube-proxy KernelAnswers in IPVS mode without strictARP, the kernels of these nodes answer ARP requests " +
+		"for the addresses of all Services: m, n; set ipvs.strictARP: true in the configuration of kube-proxy, and restart its pods"
+	for _, kernelAnswers := range []bool{false, true} {
+		c := collection(kernelAnswers)
+		var got []string
+		for _, f := range Examine(c.Snapshot(time.Time{}, providers.Policy{Mode: providers.BareMetal})).Findings {
+			switch f.Reason {
+			case v1alpha1.AddressConflict, v1alpha1.ProxyARP, v1alpha1.KernelAnswers:
+				got = append(got, fmt.Sprint(f.Severity, " ", f.Object, " ", f.Reason, " ", f.Message))
+			}
+		}
+		expected := want
+		if kernelAnswers {
+			expected = slices.Insert(slices.Clone(want), 1, kernels)
+		}
+		if !slices.Equal(got, expected) {
+			t.Errorf("kernels answer %t: got\n%s", kernelAnswers, strings.Join(got, "\n"))
+		}
 	}
 }
 

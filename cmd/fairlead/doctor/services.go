@@ -44,6 +44,8 @@ func serviceFindings(s objects.Snapshot, plan controllerplan.Plan) (found []find
 			// The Service works, but not in the way that was configured.
 			case reason == v1alpha1.OutOfPool || reason == v1alpha1.CloudCannotServe || reason == v1alpha1.UnsupportedAnnotation:
 				add(severityNotice, reason, c.Message)
+			case reason == v1alpha1.AddressConflict || reason == v1alpha1.ProxyARP: // clients may reach another host
+				add(severityDegraded, reason, c.Message)
 			case c.Type == v1alpha1.ConditionProvisioned && len(p.Overdue) > 0:
 				add(severityDegraded, v1alpha1.Renumbering, "the deadline of the old address has passed: "+c.Message)
 			}

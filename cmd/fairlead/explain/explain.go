@@ -121,6 +121,9 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 		a := addressAnnouncement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []nodeAnnouncement{}}
 		for _, n := range v.Nodes {
 			node := nodeAnnouncement{n.Node, append([]string{}, n.Interfaces...), []peerRoute{}, n.Reason, n.Message}
+			if refusal := s.Refusal(n.Node, v.Addr); len(n.Interfaces) > 0 && refusal.Reason != "" {
+				node.Interfaces, node.Reason, node.Message = []string{}, refusal.Reason, refusal.Message
+			}
 			for _, r := range n.Routes {
 				node.Routes = append(node.Routes, routeOf(s, n.Node, r))
 			}

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
+	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
 var serviceKey = types.NamespacedName{Namespace: "shop", Name: "web"}
@@ -115,6 +117,36 @@ func TestNodeAddress(t *testing.T) {
 		"  - node-1  NodeAddress  192.0.2.10 is an address of Node node-1\n"
 	if !strings.Contains(out.String(), want) {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+// TestWithheld checks that a node is not shown as answering for an address if its speaker
+// reports that it withholds the address.
+func TestWithheld(t *testing.T) {
+	s := peered()
+	s.Speaker.Config, _ = config.Parse(config.Objects{
+		Pools:            []*v1alpha1.IPAddressPool{fixture.Pool("lan", "192.0.2.10")},
+		L2Advertisements: []*v1alpha1.L2Advertisement{{ObjectMeta: metav1.ObjectMeta{Name: "all"}}},
+	})
+	s.Speaker.Interfaces["node-1"] = []l2.Interface{{Name: "eth0", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}}
+	const answers = "  * node-1  answers on eth0"
+	const withheld = "  - node-1  AddressConflict  another host has the address\n"
+	for _, reason := range []v1alpha1.Reason{"", v1alpha1.NoSession, v1alpha1.AddressConflict} {
+		s.Reports["node-1"] = v1alpha1.SpeakerStatus{Unannounced: []v1alpha1.AddressReason{
+			{Reason: reason, Message: "another host has the address", Addresses: []string{"192.0.2.9-192.0.2.11"}},
+		}}
+		e, err := Service(s, serviceKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		if err := e.Text(&out); err != nil {
+			t.Fatal(err)
+		}
+		conflict := reason == v1alpha1.AddressConflict
+		if strings.Contains(out.String(), answers) == conflict || strings.Contains(out.String(), withheld) != conflict {
+			t.Errorf("%s: got\n%s", reason, out.String())
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package objects
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -62,6 +63,23 @@ func reportedMessage(services []*corev1.Service, reason v1alpha1.Reason) string 
 		}
 	}
 	return ""
+}
+
+// Refusal returns why the node's speaker does not announce an address that the node owns:
+// it is being withheld, or announcing it has failed. It is zero if the speaker does not
+// report that.
+func (s Snapshot) Refusal(node string, addr netip.Addr) v1alpha1.Refusal {
+	for _, group := range s.Reports[node].Unannounced {
+		if group.Reason != v1alpha1.AddressConflict && group.Reason != v1alpha1.AnnounceFailed {
+			continue
+		}
+		for _, text := range group.Addresses {
+			if reported, ok := config.ReportedRange(text); ok && reported.Contains(addr) {
+				return v1alpha1.Refusal{Reason: group.Reason, Message: group.Message}
+			}
+		}
+	}
+	return v1alpha1.Refusal{}
 }
 
 // Session returns the session with the peer in the report of the node's speaker, if

@@ -46,6 +46,10 @@ func TestReportBounds(t *testing.T) {
 		{"all IPv4 addresses", map[string]any{"interfaces": []any{iface("eth0", "0.0.0.0/0")}}, "status.interfaces[0].addresses[0]"},
 		{"a short IPv4 prefix", map[string]any{"interfaces": []any{iface("eth0", "10.0.0.1/7")}}, "status.interfaces[0].addresses[0]"},
 		{"a short IPv6 prefix", map[string]any{"interfaces": []any{iface("eth0", "2001:db8::1/47")}}, "status.interfaces[0].addresses[0]"},
+		{
+			"a MAC of a group", map[string]any{"interfaces": []any{map[string]any{"name": "eth0", "macAddress": "01:00:5e:00:00:01"}}},
+			"status.interfaces[0].macAddress",
+		},
 		{"a control character", map[string]any{"interfaces": []any{iface("\x1b[2J")}}, "status.interfaces[0].name"},
 		{
 			"many interfaces",
@@ -58,7 +62,7 @@ func TestReportBounds(t *testing.T) {
 		{
 			"many addresses",
 			map[string]any{"announcing": []any{group(5000), group(5001)}},
-			"announcing and unannounced must have at most 10000 addresses and ranges in total",
+			"announcing, unannounced and warnings must have at most 10000 addresses and ranges in total",
 		},
 		{"a long text", map[string]any{"sessions": []any{
 			map[string]any{"peer": "tor", "state": "Idle", "lastError": strings.Repeat("x", 1025)},

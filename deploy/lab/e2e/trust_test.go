@@ -211,17 +211,17 @@ func TestNodeJoinsOnHeldAddress(t *testing.T) {
 // TestExternalIPs checks that an address in spec.externalIPs of another Service is
 // assigned last, and reported if it is held.
 func TestExternalIPs(t *testing.T) {
-	lanPool(t, "external", "10.13.242.100/31")
+	lanPool(t, "external", "10.13.242.102/31")
 	service(t, "lists-external", func(s *corev1.Service) {
-		s.Spec.Type, s.Spec.ExternalIPs = corev1.ServiceTypeClusterIP, []string{"10.13.242.100"}
+		s.Spec.Type, s.Spec.ExternalIPs = corev1.ServiceTypeClusterIP, []string{"10.13.242.102"}
 	})
 	service(t, "avoids", from("external"))
-	if got := announced(t, "avoids"); got.String() != "10.13.242.101" {
+	if got := announced(t, "avoids"); got.String() != "10.13.242.103" {
 		t.Errorf("got %s, which is an external IP", got)
 	}
 	service(t, "last", from("external"))
-	if got := announced(t, "last"); got.String() != "10.13.242.100" {
+	if got := announced(t, "last"); got.String() != "10.13.242.102" {
 		t.Errorf("got %s: external IPs have exhausted the pool", got)
 	}
-	contains(t, condition(t, "last", "Provisioned", "Assigned"), "10.13.242.100 is also in spec.externalIPs of Service default/lists-external")
+	contains(t, condition(t, "last", "Provisioned", "Assigned"), "10.13.242.102 is also in spec.externalIPs of Service default/lists-external")
 }

@@ -1,0 +1,111 @@
+package speaker
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/plan"
+)
+
+const (
+	// conflictDelay is how long a conflict lasts before it is recorded. Within this time
+	// it is known whether the host answers for other addresses as well, and the report of
+	// a node that has just become or ceased to be the owner has arrived.
+	conflictDelay = 2 * time.Second
+
+	// replacedReportLifetime is how long an earlier report of a speaker counts. When its
+	// interface fails, a node reports that together with the end of its announcements:
+	// its successor must still see that the addresses are not new.
+	replacedReportLifetime = time.Minute
+)
+
+// conflictLog records conflicts of addresses: an Event and a line of the log when one
+// begins, and a line when it ends. The zero value is ready for use; it is used by the sync
+// loop only.
+type conflictLog struct {
+	current map[netip.Addr]conflict
+}
+
+type conflict struct {
+	reason   v1alpha1.Reason
+	since    time.Time
+	recorded bool
+}
+
+// record compares the conflicts in the plan with the earlier ones. It returns the wait
+// until the next one is to be recorded, 0 if there is none.
+func (c *conflictLog) record(s *Speaker, p plan.Plan, now time.Time) (wait time.Duration) {
+	next := map[netip.Addr]conflict{}
+	for addr := range p.L2 {
+		refusal := p.Warnings[addr]
+		if u := p.Unannounced[addr]; u.Reason == v1alpha1.AddressConflict {
+			refusal = u
+		}
+		if refusal.Reason == "" {
+			continue
+		}
+		known, ok := c.current[addr]
+		if !ok || known.reason != refusal.Reason {
+			known = conflict{reason: refusal.Reason, since: now}
+		}
+		if left := conflictDelay - now.Sub(known.since); !known.recorded && left > 0 {
+			if wait == 0 || left < wait {
+				wait = left
+			}
+		} else if !known.recorded {
+			known.recorded = true
+			s.log.Warn("address conflict started", "address", addr.String(), "reason", refusal.Reason, "message", refusal.Message)
+			s.events.Eventf(p.Services[addr], corev1.EventTypeWarning, string(refusal.Reason), "%s: %s", addr, refusal.Message)
+		}
+		next[addr] = known
+	}
+	for addr, known := range c.current {
+		if now, still := next[addr]; known.recorded && (!still || now.reason != known.reason) {
+			s.log.Info("address conflict ended", "address", addr.String(), "reason", known.reason)
+		}
+	}
+	c.current = next
+	return wait
+}
+
+// replacedReports are reports of speakers as they were before a change of interfaces. The
+// zero value is ready for use. It may be used concurrently.
+type replacedReports struct {
+	mu     sync.Mutex
+	byNode map[string]replacedReport
+}
+
+type replacedReport struct {
+	*v1alpha1.Speaker
+	at time.Time
+}
+
+func (r *replacedReports) add(s *v1alpha1.Speaker, now time.Time) {
+	if len(s.Status.Announcing) == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byNode == nil {
+		r.byNode = map[string]replacedReport{}
+	}
+	r.byNode[s.Name] = replacedReport{s, now}
+}
+
+// since returns the reports that were replaced after the time, and removes the others.
+func (r *replacedReports) since(t time.Time) (speakers []*v1alpha1.Speaker) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, s := range r.byNode {
+		if s.at.Before(t) {
+			delete(r.byNode, name)
+			continue
+		}
+		speakers = append(speakers, s.Speaker)
+	}
+	return speakers
+}

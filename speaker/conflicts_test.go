@@ -1,0 +1,190 @@
+package speaker
+
+import (
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/fairlead-io/fairlead/config/client"
+	"github.com/fairlead-io/fairlead/config/fixture"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
+	"github.com/fairlead-io/fairlead/speaker/l2"
+	"github.com/fairlead-io/fairlead/speaker/plan"
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(netnstest.Run(m, func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(lo)
+	}))
+}
+
+// TestConflictOnTheWire checks that a speaker does not announce an address that another
+// host has, reports and records that, and announces the address when the host has removed
+// it. The host is the kernel behind the other end of a veth pair.
+func TestConflictOnTheWire(t *testing.T) {
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "vip0"}, PeerName: "lan0"}))
+	vip0, err := netlink.LinkByName("vip0")
+	must(err)
+	t.Cleanup(func() { _ = netlink.LinkDel(vip0) })
+	lan0, err := netlink.LinkByName("lan0")
+	must(err)
+	lo, err := netlink.LinkByName("lo")
+	must(err)
+	own, err := netlink.ParseAddr("192.0.2.1/24")
+	must(err)
+	foreign, err := netlink.ParseAddr("192.0.2.7/32")
+	must(err)
+	must(netlink.AddrAdd(vip0, own))
+	must(netlink.AddrAdd(lo, foreign)) // the kernel answers for it on every interface
+	must(netlink.LinkSetUp(vip0))
+	must(netlink.LinkSetUp(lan0))
+
+	fairlead, err := client.New(&rest.Config{})
+	must(err)
+	events := record.NewFakeRecorder(10)
+	s, err := New(Options{
+		Node: "n", Namespace: "fairlead-system", Client: fake.NewClientset(), Fairlead: fairlead, Events: events,
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	must(err)
+	t.Cleanup(s.announcer.Close)
+	svc := service("s", "192.0.2.7", "p")
+	must(s.services.GetStore().Add(svc))
+	must(s.nodes.GetStore().Add(node("n")))
+	must(s.kinds.Pools.GetStore().Add(fixture.Pool("p", "192.0.2.0/25")))
+	must(s.kinds.L2Advertisements.GetStore().Add(&v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "all"}}))
+	must(s.kinds.Speakers.GetStore().Add(&v1alpha1.Speaker{
+		ObjectMeta: metav1.ObjectMeta{Name: "n"},
+		Status:     v1alpha1.SpeakerStatus{Interfaces: []v1alpha1.Interface{{Name: "vip0", Addresses: []string{"192.0.2.1/24"}}}},
+	}))
+
+	await := func(what string, condition func(v1alpha1.SpeakerStatus) bool) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); ; {
+			s.nextSync = noResync
+			must(s.syncOnce(t.Context()))
+			if condition(*s.desiredReport) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("no %s: %+v", what, s.desiredReport)
+			}
+			select {
+			case <-s.syncRequested:
+			case <-time.After(min(s.nextSync, time.Second)):
+			}
+		}
+	}
+	mac := lan0.Attrs().HardwareAddr.String()
+	await("conflict", func(report v1alpha1.SpeakerStatus) bool {
+		return len(report.Unannounced) == 1 && report.Unannounced[0].Reason == v1alpha1.AddressConflict &&
+			strings.Contains(report.Unannounced[0].Message, "MAC "+mac+" on vip0 of node n") && len(report.Announcing) == 0
+	})
+	// Neither the address nor the control address is guarded.
+	if len(s.routing.guardState.Prefixes) > 0 {
+		t.Errorf("guarded: %v", s.routing.guardState.Prefixes)
+	}
+	await("Event", func(v1alpha1.SpeakerStatus) bool { return len(events.Events) > 0 })
+	if e := <-events.Events; !strings.HasPrefix(e, "Warning AddressConflict 192.0.2.7: another host has the address") {
+		t.Errorf("Event %q", e)
+	}
+	must(netlink.AddrDel(lo, foreign))
+	await("announcement", func(report v1alpha1.SpeakerStatus) bool {
+		return len(report.Unannounced) == 0 && len(report.Announcing) == 1 && slices.Equal(report.Announcing[0].Addresses, []string{"192.0.2.7"})
+	})
+	if e := <-events.Events; !strings.HasPrefix(e, "Normal Announcing") || len(events.Events) > 0 {
+		t.Errorf("Event %q, and %d more", e, len(events.Events))
+	}
+	if want := netip.MustParsePrefix("192.0.2.7/32"); !slices.Equal(s.routing.guardState.Prefixes, []netip.Prefix{want}) {
+		t.Errorf("guarded: %v", s.routing.guardState.Prefixes)
+	}
+}
+
+// TestConflictLog checks that a conflict is recorded once, and not if it is over at once.
+func TestConflictLog(t *testing.T) {
+	events := record.NewFakeRecorder(10)
+	s := &Speaker{events: events, log: slog.New(slog.DiscardHandler)}
+	addr := netip.MustParseAddr("192.0.2.7")
+	withReason := func(reason v1alpha1.Reason) plan.Plan {
+		p := plan.Plan{Services: map[netip.Addr]*corev1.Service{addr: service("s", addr.String(), "p")}}
+		p.L2 = map[netip.Addr]l2.Claim{addr: {Interfaces: []string{"eth0"}}}
+		if reason != "" {
+			p.Warnings = map[netip.Addr]v1alpha1.Refusal{addr: {Reason: reason, Message: "why"}}
+		}
+		return p
+	}
+	start := time.Unix(1000, 0)
+	for i, step := range []struct {
+		reason v1alpha1.Reason
+		after  time.Duration
+		wait   time.Duration
+		events int
+	}{
+		{v1alpha1.AddressConflict, 0, conflictDelay, 0},
+		{v1alpha1.ProxyARP, time.Second, conflictDelay, 0},
+		{v1alpha1.ProxyARP, 2 * time.Second, conflictDelay - time.Second, 0},
+		{v1alpha1.ProxyARP, 3 * time.Second, 0, 1},
+		{v1alpha1.ProxyARP, time.Hour, 0, 1},
+		{"", 2 * time.Hour, 0, 1},
+		{v1alpha1.AddressConflict, 3 * time.Hour, conflictDelay, 1},
+		{v1alpha1.AddressConflict, 4 * time.Hour, 0, 2},
+	} {
+		if wait := s.conflicts.record(s, withReason(step.reason), start.Add(step.after)); wait != step.wait || len(events.Events) != step.events {
+			t.Errorf("step %d: wait %s, %d Events", i, wait, len(events.Events))
+		}
+	}
+}
+
+// TestReplacedReports checks that the last report before a change of interfaces or a
+// deletion counts for a limited time.
+func TestReplacedReports(t *testing.T) {
+	s := &Speaker{syncRequested: make(chan struct{}, 1)}
+	report := func(iface string, announcing bool) *v1alpha1.Speaker {
+		r := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: "other"}}
+		r.Status.Interfaces = []v1alpha1.Interface{{Name: iface}}
+		if announcing {
+			r.Status.Announcing = []v1alpha1.Announcement{{Interfaces: []string{iface}, Addresses: []string{"192.0.2.7"}}}
+		}
+		return r
+	}
+	count := func() int { return len(s.replacedReports.since(time.Now().Add(-time.Minute))) }
+	h := s.eventHandler()
+	h.OnUpdate(report("eth0", true), report("eth0", false))
+	if n := count(); n != 0 {
+		t.Errorf("the interfaces are the same: %d reports are kept", n)
+	}
+	h.OnUpdate(report("eth0", true), report("eth1", false))
+	h.OnUpdate(report("eth1", false), report("eth2", false)) // announces nothing
+	if n := count(); n != 1 {
+		t.Errorf("%d reports are kept, want 1", n)
+	}
+	if n := len(s.replacedReports.since(time.Now().Add(time.Second))) + count(); n != 0 {
+		t.Errorf("%d reports are kept after the time", n)
+	}
+	h.OnDelete(report("eth0", true))
+	if n := count(); n != 1 {
+		t.Errorf("deleted: %d reports are kept, want 1", n)
+	}
+}

@@ -1,0 +1,126 @@
+package l2
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// claimLifetime is the time for which a claim of an announced address counts.
+	claimLifetime = time.Minute
+
+	// defendInterval is the shortest time between two defences of an address
+	// (DEFEND_INTERVAL, RFC 5227 section 1.1).
+	defendInterval = 10 * time.Second
+
+	// maxClaimants bounds the hosts that are remembered for one address.
+	maxClaimants = 4
+)
+
+// Claimant is another host on the segment that has answered for an address of a Claim, or
+// announced it.
+type Claimant struct {
+	Interface   string // that received it
+	MAC         net.HardwareAddr
+	First, Last time.Time // of the claims
+}
+
+// claimants are the claims that the responders of an Announcer have received.
+type claimants struct {
+	changed func() // is called after a new claim, and when one ends
+
+	mu       sync.Mutex
+	byAddr   map[netip.Addr][]Claimant
+	own      []net.HardwareAddr // of the interfaces with a responder
+	nodes    map[string]bool    // MACs of the cluster's nodes, as text
+	defended map[netip.Addr]time.Time
+}
+
+// observe records a claim, and reports whether it is to be answered by an announcement. A
+// claim of a node of the cluster is not: it is the next owner of the address, which has
+// seen earlier that it is.
+func (c *claimants) observe(iface string, addr netip.Addr, mac net.HardwareAddr, announced bool) (defend bool) {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if slices.ContainsFunc(c.own, func(own net.HardwareAddr) bool { return bytes.Equal(own, mac) }) {
+		return false
+	}
+	known := c.byAddr[addr]
+	i := slices.IndexFunc(known, func(k Claimant) bool { return k.Interface == iface && bytes.Equal(k.MAC, mac) })
+	switch {
+	case i >= 0:
+		known[i].Last = now
+	case len(known) < maxClaimants:
+		c.byAddr[addr] = append(known, Claimant{iface, slices.Clone(mac), now, now})
+		defer c.changed()
+	}
+	if !announced || c.nodes[mac.String()] || now.Sub(c.defended[addr]) < defendInterval {
+		return false
+	}
+	c.defended[addr] = now
+	return true
+}
+
+// forget removes the claims of the address that were received on the interface before.
+func (c *claimants) forget(iface string, addr netip.Addr, before time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.remove(addr, func(k Claimant) bool { return k.Interface == iface && k.Last.Before(before) })
+}
+
+// remove removes the claims of the address that isOld matches. The lock must be held.
+func (c *claimants) remove(addr netip.Addr, isOld func(Claimant) bool) {
+	left := slices.DeleteFunc(c.byAddr[addr], isOld)
+	if c.byAddr[addr] = left; len(left) == 0 {
+		delete(c.byAddr, addr)
+	}
+}
+
+// retain removes the claims that were received on other interfaces than those of the
+// address, where they are not asked for again.
+func (c *claimants) retain(isUsed func(addr netip.Addr, iface string) bool, own []net.HardwareAddr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.own = own
+	for addr := range c.byAddr {
+		c.remove(addr, func(k Claimant) bool { return !isUsed(addr, k.Interface) })
+	}
+	for addr, at := range c.defended {
+		if time.Since(at) > defendInterval {
+			delete(c.defended, addr)
+		}
+	}
+}
+
+// current returns the claims that count, and the time until the next one does not.
+func (c *claimants) current(isAnnounced func(netip.Addr) bool) (byAddr map[netip.Addr][]Claimant, next time.Duration) {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	byAddr = make(map[netip.Addr][]Claimant, len(c.byAddr))
+	for addr := range c.byAddr {
+		if isAnnounced(addr) {
+			c.remove(addr, func(k Claimant) bool { return now.Sub(k.Last) >= claimLifetime })
+			for _, k := range c.byAddr[addr] {
+				if left := claimLifetime - now.Sub(k.Last); next == 0 || left < next {
+					next = left
+				}
+			}
+		}
+		if all := c.byAddr[addr]; len(all) > 0 {
+			byAddr[addr] = slices.Clone(all)
+		}
+	}
+	return byAddr, next
+}
+
+func (c *claimants) has(addr netip.Addr) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.byAddr[addr]) > 0
+}

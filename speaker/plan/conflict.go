@@ -1,0 +1,345 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"go4.org/netipx"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/l2"
+)
+
+// handOverTime is how long another node may claim an address that this node announces: as
+// a rule it was the owner, and does not know yet that it is not any more.
+const handOverTime = 10 * time.Second
+
+// macNode is a node whose speaker reports the MAC of a claim.
+type macNode struct {
+	name          string
+	candidate     bool // for the address
+	announces     bool // on interfaces, according to its report
+	kernelAnswers bool // for the address, on the segment
+}
+
+// contention is an address that other hosts claim.
+type contention struct {
+	addr       netip.Addr
+	node       string // this one
+	held       bool   // this node announces the address
+	overridden bool   // its Services have AnnotationAnnounceDespiteConflict
+	claimants  []l2.Claimant
+	// nodes returns the nodes that report the MAC on the segment of an interface of this
+	// node. A compromised node can report any MAC, so there may be several.
+	nodes func(c l2.Claimant) []macNode
+	// control is an address of the pool that nothing has, invalid if there is none, with
+	// the hosts that claim it nevertheless.
+	control          netip.Addr
+	controlClaimants []l2.Claimant
+}
+
+// judgement is what follows from the claims of other hosts.
+type judgement struct {
+	warning   v1alpha1.Refusal // zero if no claim is a reason for one
+	withhold  bool             // the address must not be announced
+	contested bool             // by a host that may be proxy ARP, so that the control address is needed
+}
+
+// judge decides whether the address is announced although other hosts claim it. What a
+// node reports excuses its own claims only, and only if it is a candidate for the address.
+//
+// A claim is not a conflict if it comes from a node that announces the address, from a
+// node that has announced it a moment ago, or from a node whose kernel answers for the
+// addresses of all Services: the controller states the latter, from the reports. A host
+// that claims the control address as well answers for every address (RFC 1027).
+func (c contention) judge() (j judgement) {
+	var conflicts, proxies []string
+	for _, k := range c.claimants {
+		nodes := c.nodes(k)
+		any := func(f func(macNode) bool) bool { return slices.ContainsFunc(nodes, f) }
+		switch {
+		case any(func(n macNode) bool { return n.candidate && n.announces }):
+		case c.addr.Is4() && any(func(n macNode) bool { return n.kernelAnswers }):
+		case c.held && k.Last.Sub(k.First) < handOverTime && any(func(n macNode) bool { return n.candidate }):
+		case slices.ContainsFunc(c.controlClaimants, func(o l2.Claimant) bool { return sameHost(o, k) }):
+			proxies = append(proxies, c.describe(k, nil))
+		default:
+			conflicts = append(conflicts, c.describe(k, nodes))
+		}
+	}
+	j.contested = len(conflicts)+len(proxies) > 0
+	switch {
+	case len(conflicts) > 0:
+		j.withhold = !c.held && !c.overridden
+		j.warning = v1alpha1.Refusal{Reason: v1alpha1.AddressConflict, Message: "another host has the address: " +
+			v1alpha1.Abbreviate(conflicts, ", ") + "; " + c.advice(j.withhold)}
+	case len(proxies) > 0:
+		j.warning = v1alpha1.Refusal{Reason: v1alpha1.ProxyARP, Message: fmt.Sprintf(
+			"%s answers for the address, and for %s, which is not assigned: disable proxy ARP (proxy NDP) there",
+			v1alpha1.Abbreviate(proxies, ", "), c.control)}
+	}
+	return j
+}
+
+func sameHost(a, b l2.Claimant) bool {
+	return a.Interface == b.Interface && a.MAC.String() == b.MAC.String()
+}
+
+// describe returns the host, with the nodes that report its MAC.
+func (c contention) describe(k l2.Claimant, nodes []macNode) string {
+	text := fmt.Sprintf("MAC %s on %s of node %s", k.MAC, k.Interface, c.node)
+	if len(nodes) == 0 {
+		return text
+	}
+	var names []string
+	for _, n := range nodes {
+		names = append(names, n.name)
+	}
+	return fmt.Sprintf("other software on node %s (%s)", v1alpha1.Abbreviate(names, " or "), text)
+}
+
+// advice returns the consequence of a conflict, and what ends it.
+func (c contention) advice(withheld bool) string {
+	if withheld {
+		return "it is announced when that host does not answer for it any more, or if the Service has the annotation " +
+			v1alpha1.AnnotationAnnounceDespiteConflict + `: "true"`
+	}
+	return "it is announced nevertheless, and clients may reach that host: remove the address from it"
+}
+
+// judgeClaims returns the judgement of the claims of the address on interfaces of this
+// node, and the control address if that is needed.
+func (d *decision) judgeClaims(h heldAddress) (j judgement, control netip.Addr) {
+	claimants := d.Local.Claimants[h.addr]
+	if len(claimants) == 0 {
+		return judgement{}, netip.Addr{}
+	}
+	control = d.controlAddress(h)
+	j = contention{
+		addr: h.addr, node: d.Node, held: d.Local.Held[h.addr], overridden: announcedDespiteConflict(h.services), claimants: claimants,
+		nodes:   func(k l2.Claimant) []macNode { return d.nodesWithMAC(h, k) },
+		control: control, controlClaimants: d.Local.Claimants[control],
+	}.judge()
+	return j, control
+}
+
+// announcedDespiteConflict reports whether all Services of the address have the annotation.
+// None of several that share an address can decide it for the others.
+func announcedDespiteConflict(services []*corev1.Service) bool {
+	return !slices.ContainsFunc(services, func(svc *corev1.Service) bool {
+		return svc.Annotations[v1alpha1.AnnotationAnnounceDespiteConflict] != "true"
+	})
+}
+
+// claimFor returns what this node does for an address that it owns on the interfaces.
+func (d *decision) claimFor(h heldAddress, interfaces []string, j judgement) l2.Claim {
+	// A claim that is not a reason to withhold the address would fail the probe.
+	known := d.Local.Held[h.addr] || len(d.Local.Claimants[h.addr]) > 0
+	return l2.Claim{Interfaces: interfaces, Withhold: j.withhold, Probe: !known && len(d.announcersByReport(h)) == 0}
+}
+
+// nodeInterface is an interface in a speaker's report.
+type nodeInterface struct {
+	node string
+	l2.Interface
+}
+
+// nodesWithMAC returns the nodes whose speakers report the MAC of the claimant, sorted.
+func (d *decision) nodesWithMAC(h heldAddress, k l2.Claimant) (nodes []macNode) {
+	if d.interfacesByMAC == nil {
+		d.interfacesByMAC = map[string][]nodeInterface{}
+		for node, interfaces := range d.Interfaces {
+			for _, i := range interfaces {
+				if i.MAC != "" {
+					d.interfacesByMAC[i.MAC] = append(d.interfacesByMAC[i.MAC], nodeInterface{node, i})
+				}
+			}
+		}
+	}
+	// The mode and the setting of kube-proxy are, as a rule, those of the whole cluster.
+	ownKernelAnswers := slices.ContainsFunc(d.Interfaces[d.Node], func(i l2.Interface) bool { return i.Name == k.Interface && i.KernelAnswers })
+	for _, i := range d.interfacesByMAC[k.MAC.String()] {
+		c := d.candidate(h.pool, i.node)
+		n := macNode{name: i.node, candidate: c != nil && c.matches(i.Interface, h.addr)}
+		n.announces = slices.Contains(d.announcersByReport(h), i.node)
+		n.kernelAnswers = i.KernelAnswers && (n.candidate || ownKernelAnswers)
+		nodes = append(nodes, n)
+	}
+	slices.SortFunc(nodes, func(a, b macNode) int { return strings.Compare(a.name, b.name) })
+	return slices.CompactFunc(nodes, func(a, b macNode) bool { return a == b })
+}
+
+// candidate returns the node as a candidate for the addresses of a pool, nil if the Node
+// does not exist or no L2Advertisement covers the pool.
+func (d *decision) candidate(pool, node string) *candidateNode {
+	all := d.poolCandidates(pool)
+	i, found := slices.BinarySearchFunc(all, node, func(c candidateNode, name string) int { return strings.Compare(c.name, name) })
+	if !found {
+		return nil
+	}
+	return &all[i]
+}
+
+// interfaceReport is what a speaker reports to announce on interfaces.
+type interfaceReport struct {
+	node       string
+	interfaces []l2.Interface // all that it reports
+	groups     []interfaceGroup
+}
+
+type interfaceGroup struct {
+	interfaces []string
+	addrs      *netipx.IPSet
+}
+
+// announcersByReport returns the nodes that announce the address on interfaces according to
+// the reports of speakers, whether or not they are eligible still. A report counts only if
+// the node is a candidate, or if the Node was deleted.
+func (d *decision) announcersByReport(h heldAddress) (nodes []string) {
+	if d.interfaceReports == nil {
+		d.interfaceReports = make([]interfaceReport, 0, len(d.Reports))
+		for _, s := range d.Reports {
+			if r := newInterfaceReport(s); len(r.groups) > 0 {
+				d.interfaceReports = append(d.interfaceReports, r)
+			}
+		}
+	}
+	for _, r := range d.interfaceReports {
+		for _, g := range r.groups {
+			if !g.addrs.Contains(h.addr) {
+				continue
+			}
+			c := d.candidate(h.pool, r.node)
+			counts := c == nil || slices.ContainsFunc(r.interfaces, func(i l2.Interface) bool {
+				return slices.Contains(g.interfaces, i.Name) && c.matches(i, h.addr)
+			})
+			if counts {
+				nodes = append(nodes, r.node)
+			}
+		}
+	}
+	return nodes
+}
+
+func newInterfaceReport(s *v1alpha1.Speaker) interfaceReport {
+	r := interfaceReport{node: s.Name}
+	report, _ := config.BoundReport(s.Status)
+	for _, group := range report.Announcing {
+		if len(group.Interfaces) == 0 {
+			continue
+		}
+		var addrs netipx.IPSetBuilder
+		for _, text := range group.Addresses {
+			if reported, ok := config.ReportedRange(text); ok {
+				addrs.AddRange(reported)
+			}
+		}
+		set, err := addrs.IPSet()
+		if err != nil {
+			panic(fmt.Sprintf("build the set of announced addresses: %v", err)) // the ranges are valid
+		}
+		r.groups = append(r.groups, interfaceGroup{group.Interfaces, set})
+	}
+	if len(r.groups) > 0 {
+		r.interfaces = ReportedInterfaces(s)
+	}
+	return r
+}
+
+// maxControlSearch bounds the addresses that are considered as control address.
+const maxControlSearch = 1024
+
+// controlAddress returns an address that no host should have, in the range of the pool
+// and the subnet of the address: the last one that is not in use. Pools, and those of
+// other implementations, are used from the first address on, so that a host with two
+// addresses in a pool hardly has the last one. It is invalid if there is none.
+func (d *decision) controlAddress(h heldAddress) netip.Addr {
+	pool := d.pools.Named(h.pool)
+	if pool == nil {
+		return netip.Addr{}
+	}
+	i := slices.IndexFunc(pool.Ranges, func(r netipx.IPRange) bool { return r.Contains(h.addr) })
+	if i < 0 {
+		return netip.Addr{}
+	}
+	subnet := pool.Ranges[i]
+	for _, iface := range d.Interfaces[d.Node] {
+		for _, p := range iface.Prefixes {
+			if p.Contains(h.addr) {
+				subnet = netipx.RangeOfPrefix(p)
+			}
+		}
+	}
+	last := pool.Ranges[i].To()
+	if subnet.To().Less(last) {
+		last = subnet.To()
+	}
+	used := d.usedAddresses()
+	for a, n := last, 0; n < maxControlSearch && pool.Ranges[i].Contains(a) && subnet.Contains(a); a, n = a.Prev(), n+1 {
+		if !used[a] && !isNetworkOrBroadcast(a, subnet) {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// isNetworkOrBroadcast reports whether a host should not have the address: the first and
+// the last one of the subnet, and IPv4 addresses that end with 0 or 255, because the range
+// may be of a subnet that is not known.
+func isNetworkOrBroadcast(a netip.Addr, subnet netipx.IPRange) bool {
+	octet := a.As16()[15]
+	return a == subnet.From() || a == subnet.To() || a.Is4() && (octet == 0 || octet == 255)
+}
+
+// usedAddresses returns the addresses that Services hold or request back, and those of
+// nodes.
+func (d *decision) usedAddresses() map[netip.Addr]bool {
+	if d.used != nil {
+		return d.used
+	}
+	d.used = make(map[netip.Addr]bool, len(d.Services))
+	for _, svc := range d.Services {
+		for _, in := range svc.Status.LoadBalancer.Ingress {
+			if a, err := config.ParseAddr(in.IP); err == nil {
+				d.used[a] = true
+			}
+		}
+		records, _ := config.ReadAllocation(svc)
+		for _, r := range records {
+			d.used[r.Addr] = true
+		}
+	}
+	for a := range d.nodesByAddress {
+		d.used[a] = true
+	}
+	for _, interfaces := range d.Interfaces {
+		for _, i := range interfaces {
+			for _, p := range i.Prefixes {
+				d.used[p.Addr()] = true
+			}
+		}
+	}
+	for _, gateway := range d.Local.Gateways {
+		d.used[gateway] = true
+	}
+	return d.used
+}
+
+// selectedMACs returns the MACs of the nodes that an L2Advertisement selects.
+func (d *decision) selectedMACs() map[string]bool {
+	macs := map[string]bool{}
+	for _, n := range d.nodes {
+		if slices.ContainsFunc(d.Config.L2Advertisements, func(ad config.L2Advertisement) bool { return ad.SelectsNode(n.labels) }) {
+			for _, i := range n.interfaces {
+				macs[i.MAC] = true
+			}
+		}
+	}
+	delete(macs, "")
+	return macs
+}

@@ -1,0 +1,339 @@
+package plan
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/l2"
+)
+
+const (
+	strangerMAC = "02:00:00:00:00:99"
+	otherMAC    = "02:00:00:00:00:98"
+)
+
+// macOf is the MAC of node a, b or c.
+func macOf(node string) string { return "02:00:00:00:00:0" + node }
+
+// claimant returns a host that has claimed an address on eth0 for the duration.
+func claimant(mac string, lasting time.Duration) l2.Claimant {
+	parsed, err := net.ParseMAC(mac)
+	if err != nil {
+		panic(err)
+	}
+	first := time.Unix(1000, 0)
+	return l2.Claimant{Interface: "eth0", MAC: parsed, First: first, Last: first.Add(lasting)}
+}
+
+// TestJudge is the table of the judgement, for the plan of node a.
+func TestJudge(t *testing.T) {
+	const once, long = 0, 10 * time.Second
+	candidate := macNode{name: "b", candidate: true}
+	announcing := macNode{name: "b", candidate: true, announces: true}
+	kernel := macNode{name: "b", kernelAnswers: true}
+	elsewhere := macNode{name: "b", announces: true} // not a candidate: its report proves nothing
+	otherInterface := claimant(strangerMAC, once)
+	otherInterface.Interface = "eth1"
+	claims := func(all ...l2.Claimant) []l2.Claimant { return all }
+	b, stranger, other := claimant(macOf("b"), once), claimant(strangerMAC, once), claimant(otherMAC, once)
+
+	for _, row := range []struct {
+		name    string
+		c       contention
+		nodes   []macNode // that report the MAC of node b
+		reason  v1alpha1.Reason
+		says    string // part of the message
+		blocked bool   // if it is not announced yet
+	}{
+		{
+			"a stranger", contention{claimants: claims(stranger)}, nil,
+			v1alpha1.AddressConflict, "another host has the address: MAC " + strangerMAC + " on eth0 of node a", true,
+		},
+		{
+			"two strangers", contention{claimants: claims(stranger, other)}, nil,
+			v1alpha1.AddressConflict, strangerMAC + " on eth0 of node a, MAC " + otherMAC, true,
+		},
+		{"a stranger, overridden", contention{claimants: claims(stranger), overridden: true}, nil, v1alpha1.AddressConflict, strangerMAC, false},
+		{
+			"software on a node", contention{claimants: claims(claimant(macOf("b"), long))}, []macNode{candidate},
+			v1alpha1.AddressConflict, "other software on node b (MAC " + macOf("b"), true,
+		},
+		{
+			"software on this node", contention{claimants: claims(claimant(macOf("b"), long))}, []macNode{{name: "a", candidate: true}},
+			v1alpha1.AddressConflict, "other software on node a (", true,
+		},
+		{"a node that announces it", contention{claimants: claims(claimant(macOf("b"), long))}, []macNode{announcing}, "", "", false},
+		{"a report of no candidate", contention{claimants: claims(b)}, []macNode{elsewhere}, v1alpha1.AddressConflict, "node b", true},
+		{
+			"two nodes report the MAC, and the one that announces is no candidate",
+			contention{claimants: claims(claimant(macOf("b"), long))}, []macNode{{name: "c", candidate: true}, elsewhere},
+			v1alpha1.AddressConflict, "other software on node c or b", true,
+		},
+		{"two nodes report the MAC, and a candidate announces", contention{claimants: claims(b)}, []macNode{{name: "c"}, announcing}, "", "", false},
+		{"the kernel of a node", contention{claimants: claims(claimant(macOf("b"), long))}, []macNode{kernel}, "", "", false},
+		{
+			"the kernel of a node, IPv6", contention{addr: netip.MustParseAddr("2001:db8::7"), claimants: claims(claimant(macOf("b"), long))},
+			[]macNode{kernel}, v1alpha1.AddressConflict, "other software", true,
+		},
+		{
+			"the kernel of a node, and a stranger", contention{claimants: claims(b, stranger)}, []macNode{kernel},
+			v1alpha1.AddressConflict, strangerMAC, true,
+		},
+		{
+			"proxy ARP", contention{claimants: claims(stranger), controlClaimants: claims(claimant(strangerMAC, long))}, nil,
+			v1alpha1.ProxyARP, "MAC " + strangerMAC + " on eth0 of node a answers for the address, and for 192.0.2.200, which is not assigned", false,
+		},
+		{
+			"proxy ARP of a node", contention{claimants: claims(claimant(macOf("b"), long)), controlClaimants: claims(b)}, []macNode{candidate},
+			v1alpha1.ProxyARP, macOf("b"), false,
+		},
+		{
+			"proxy ARP, and a stranger", contention{claimants: claims(stranger, other), controlClaimants: claims(stranger)}, nil,
+			v1alpha1.AddressConflict, "the address: MAC " + otherMAC + " on", true,
+		},
+		{
+			"proxy ARP of another host", contention{claimants: claims(stranger), controlClaimants: claims(other)}, nil,
+			v1alpha1.AddressConflict, strangerMAC, true,
+		},
+		{
+			"proxy ARP on another interface", contention{claimants: claims(stranger), controlClaimants: claims(otherInterface)}, nil,
+			v1alpha1.AddressConflict, strangerMAC, true,
+		},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			c := row.c
+			if c.node, c.control = "a", netip.MustParseAddr("192.0.2.200"); !c.addr.IsValid() {
+				c.addr = netip.MustParseAddr("192.0.2.7")
+			}
+			c.nodes = func(k l2.Claimant) []macNode {
+				if k.MAC.String() != macOf("b") {
+					return nil
+				}
+				return row.nodes
+			}
+			for _, held := range []bool{false, true} {
+				c.held = held
+				j := c.judge()
+				if j.warning.Reason != row.reason || !strings.Contains(j.warning.Message, row.says) || j.contested != (row.reason != "") {
+					t.Errorf("held %t: got %+v, want %s %q", held, j, row.reason, row.says)
+				}
+				if j.withhold != (row.blocked && !held) {
+					t.Errorf("held %t: withheld %t", held, j.withhold)
+				}
+			}
+		})
+	}
+
+	// The former owner goes on for a moment, but only a candidate can be one.
+	for _, row := range []struct {
+		name    string
+		held    bool
+		lasting time.Duration
+		node    macNode
+		want    v1alpha1.Reason
+	}{
+		{"a former owner", true, handOverTime - 1, candidate, ""},
+		{"a former owner that goes on", true, handOverTime, candidate, v1alpha1.AddressConflict},
+		{"no candidate", true, once, elsewhere, v1alpha1.AddressConflict},
+		{"before the first announcement", false, once, candidate, v1alpha1.AddressConflict},
+	} {
+		c := contention{
+			addr: netip.MustParseAddr("192.0.2.7"), node: "a", held: row.held, claimants: claims(claimant(macOf("b"), row.lasting)),
+			nodes: func(l2.Claimant) []macNode { return []macNode{row.node} },
+		}
+		if got := c.judge().warning.Reason; got != row.want {
+			t.Errorf("%s: %q, want %q", row.name, got, row.want)
+		}
+	}
+}
+
+// reporting returns the report of a node that announces the addresses on eth0.
+func reporting(node, subnet string, addrs ...string) *v1alpha1.Speaker {
+	s := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: node}}
+	s.Status.Interfaces = []v1alpha1.Interface{{Name: "eth0", Addresses: []string{subnet}, MACAddress: macOf(node)}}
+	if len(addrs) > 0 {
+		s.Status.Announcing = []v1alpha1.Announcement{{Interfaces: []string{"eth0"}, Addresses: addrs}}
+	}
+	return s
+}
+
+// conflictSnapshot is of node a, the only one that may announce the addresses of the
+// Services from pool p. Node b is on the segment.
+func conflictSnapshot(reports ...*v1alpha1.Speaker) Snapshot {
+	s := Snapshot{
+		Node: "a", Services: []*corev1.Service{service("s", "192.0.2.7", "p")}, Reports: reports,
+		Nodes:      []*corev1.Node{node("a", labelled("x", "y")), node("b")},
+		Interfaces: map[string][]l2.Interface{"a": {newInterface("eth0", "192.0.2.1/24")}, "b": {newInterface("eth0", "192.0.2.2/24")}},
+	}
+	for name := range s.Interfaces {
+		s.Interfaces[name][0].MAC = macOf(name)
+	}
+	s.Config, _ = config.Parse(config.Objects{
+		Pools:            []*v1alpha1.IPAddressPool{newPool("p", "192.0.2.0/25")},
+		L2Advertisements: []*v1alpha1.L2Advertisement{l2ad("x", v1alpha1.L2AdvertisementSpec{NodeSelectors: matchLabel("x", "y")})},
+	})
+	return s
+}
+
+// TestProbe checks that exactly those addresses are probed that no candidate has reported
+// as announced on interfaces.
+func TestProbe(t *testing.T) {
+	const addr, subnet = "192.0.2.7", "192.0.2.1/24"
+	routed := reporting("a", subnet)
+	routed.Status.Announcing = []v1alpha1.Announcement{{Peers: []string{"tor"}, Addresses: []string{addr}}}
+	for _, row := range []struct {
+		name    string
+		reports []*v1alpha1.Speaker
+		change  func(*Snapshot)
+		probed  bool
+	}{
+		{"a new address", []*v1alpha1.Speaker{reporting("a", subnet, "192.0.2.8")}, nil, true},
+		{"held", nil, func(s *Snapshot) { s.Local.Held = map[netip.Addr]bool{netip.MustParseAddr(addr): true} }, false},
+		{"announced before a restart", []*v1alpha1.Speaker{reporting("a", subnet, "192.0.2.1-192.0.2.9")}, nil, false},
+		{"announced by BGP only", []*v1alpha1.Speaker{routed}, nil, true},
+		{"announced by a node that is not selected", []*v1alpha1.Speaker{reporting("b", subnet, addr)}, nil, true},
+		{"announced in another subnet", []*v1alpha1.Speaker{reporting("a", "198.51.100.1/24", addr)}, nil, true},
+		{
+			"announced by a candidate that is not Ready", []*v1alpha1.Speaker{reporting("b", subnet, addr)},
+			func(s *Snapshot) { s.Nodes[1] = node("b", labelled("x", "y"), notReady) }, false,
+		},
+		{"announced by a node that was deleted", []*v1alpha1.Speaker{reporting("c", subnet, addr)}, nil, false},
+	} {
+		s := conflictSnapshot(row.reports...)
+		if row.change != nil {
+			row.change(&s)
+		}
+		claim := Decide(s).L2[netip.MustParseAddr(addr)]
+		if claim.Probe != row.probed || claim.Withhold || len(claim.Interfaces) != 1 {
+			t.Errorf("%s: %+v", row.name, claim)
+		}
+	}
+}
+
+// TestWithheld checks what follows from a conflict: the claims, the control address, and
+// what is reported.
+func TestWithheld(t *testing.T) {
+	addr, control := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.125")
+	snapshot := func(changes ...func(*Snapshot)) Snapshot {
+		s := conflictSnapshot(reporting("a", "192.0.2.1/24"), reporting("b", "192.0.2.2/24"))
+		s.Services = append(s.Services, service("t", "192.0.2.126", "p")) // the last one but the last octet 127 is free
+		s.Nodes[1] = node("b", fixture.WithNodeAddresses("192.0.2.127"))
+		s.Local.Claimants = map[netip.Addr][]l2.Claimant{addr: {claimant(strangerMAC, 0)}}
+		for _, change := range changes {
+			change(&s)
+		}
+		return s
+	}
+	held := func(s *Snapshot) { s.Local.Held = map[netip.Addr]bool{addr: true} }
+	proxy := func(s *Snapshot) { s.Local.Claimants[control] = s.Local.Claimants[addr] }
+	by := func(mac string) func(*Snapshot) {
+		return func(s *Snapshot) { s.Local.Claimants[addr] = []l2.Claimant{claimant(mac, time.Minute)} }
+	}
+	annotated := func(s *Snapshot) {
+		s.Services[0] = service("s", addr.String(), "p", fixture.Annotated(v1alpha1.AnnotationAnnounceDespiteConflict, "true"))
+	}
+	kernelAnswers := func(nodes ...string) func(*Snapshot) {
+		return func(s *Snapshot) {
+			for _, name := range nodes {
+				s.Interfaces[name][0].KernelAnswers = true
+			}
+		}
+	}
+	alsoSelected := func(s *Snapshot) { s.Nodes[1] = node("b", labelled("x", "y"), notReady) }
+	routed := func(s *Snapshot) {
+		c, _ := config.Parse(config.Objects{
+			BGPAdvertisements: []*v1alpha1.BGPAdvertisement{bgpad("all")}, BGPPeers: []*v1alpha1.BGPPeer{peer("tor", "192.0.2.1")},
+		})
+		s.Config.BGPAdvertisements, s.Config.BGPPeers = c.BGPAdvertisements, c.BGPPeers
+	}
+	const conflict = v1alpha1.AddressConflict
+	for _, row := range []struct {
+		name                 string
+		s                    Snapshot
+		withheld, controlled bool
+		unannounced, warning v1alpha1.Reason
+	}{
+		{"a stranger", snapshot(), true, true, conflict, ""},
+		{"a stranger, held", snapshot(held), false, true, "", conflict},
+		{"a stranger, overridden", snapshot(annotated), false, true, "", conflict},
+		{"a stranger, announced by BGP", snapshot(routed), true, true, "", conflict},
+		{"proxy ARP", snapshot(proxy), false, true, "", v1alpha1.ProxyARP},
+		{"software on a node", snapshot(by(macOf("b"))), true, true, conflict, ""},
+		{"the kernel of a node, and of this one", snapshot(by(macOf("b")), kernelAnswers("a", "b")), false, false, "", ""},
+		{"the kernel of a candidate", snapshot(by(macOf("b")), kernelAnswers("b"), alsoSelected), false, false, "", ""},
+		{"a node that is no candidate says that its kernel answers", snapshot(by(macOf("b")), kernelAnswers("b")), true, true, conflict, ""},
+		{"this node's kernel answers, the other one's does not", snapshot(by(macOf("b")), kernelAnswers("a")), true, true, conflict, ""},
+		{
+			"a stranger, and the kernels answer", snapshot(kernelAnswers("a", "b")), true, true, conflict, "",
+		},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			p := Decide(row.s)
+			claim := p.L2[addr]
+			if claim.Withhold != row.withheld || claim.Probe || len(claim.Interfaces) != 1 {
+				t.Errorf("claim %+v", claim)
+			}
+			if c, ok := p.L2[control]; ok != row.controlled || ok && (!c.Withhold || !slices.Equal(c.Interfaces, claim.Interfaces)) {
+				t.Errorf("control address: %v", p.L2)
+			}
+			if p.Services[control] != nil || p.Unannounced[addr].Reason != row.unannounced || p.Warnings[addr].Reason != row.warning {
+				t.Errorf("unannounced %v, warnings %v", p.Unannounced, p.Warnings)
+			}
+		})
+	}
+	// Only MACs of selected nodes are excepted from defence.
+	if macs := Decide(snapshot()).NodeMACs; len(macs) != 1 || !macs[macOf("a")] {
+		t.Errorf("MACs %v", macs)
+	}
+}
+
+// TestOverrideOfSharedAddress checks that none of several Services decides for the others.
+func TestOverrideOfSharedAddress(t *testing.T) {
+	yes := fixture.Annotated(v1alpha1.AnnotationAnnounceDespiteConflict, "true")
+	with, without := fixture.Service("a", yes), fixture.Service("b")
+	wrong := fixture.Service("c", fixture.Annotated(v1alpha1.AnnotationAnnounceDespiteConflict, "yes"))
+	for _, row := range []struct {
+		services []*corev1.Service
+		want     bool
+	}{
+		{[]*corev1.Service{with}, true}, {[]*corev1.Service{with, with}, true}, {[]*corev1.Service{with, without}, false},
+		{[]*corev1.Service{without}, false}, {[]*corev1.Service{wrong}, false},
+	} {
+		if got := announcedDespiteConflict(row.services); got != row.want {
+			t.Errorf("%d Services: %t", len(row.services), got)
+		}
+	}
+}
+
+// TestControlAddress checks the bounds of the search.
+func TestControlAddress(t *testing.T) {
+	for _, row := range []struct{ pool, addr, want string }{
+		{"192.0.2.0/25", "192.0.2.7", "192.0.2.127"},
+		{"192.0.2.128/25", "192.0.2.200", "192.0.2.254"},
+		{"192.0.2.7-192.0.2.7", "192.0.2.7", ""},
+		{"192.0.2.1-192.0.2.7", "192.0.2.7", "192.0.2.6"},
+		{"192.0.2.1-192.0.2.7", "192.0.2.9", ""},           // out of pool
+		{"192.0.0.0/16", "192.0.2.7", "192.0.2.254"},       // in the subnet
+		{"203.0.113.0/24", "203.0.113.9", "203.0.113.254"}, // without a subnet
+		{"2001:db8::/64", "2001:db8::7", "2001:db8::ffff:ffff:ffff:fffe"},
+	} {
+		s := conflictSnapshot()
+		s.Services = []*corev1.Service{service("s", row.addr, "p")}
+		s.Interfaces["a"] = []l2.Interface{newInterface("eth0", "192.0.2.1/24", "2001:db8::1/64")}
+		s.Config, _ = config.Parse(config.Objects{Pools: []*v1alpha1.IPAddressPool{newPool("p", row.pool)}})
+		got := newDecision(s).controlAddress(heldAddress{addr: netip.MustParseAddr(row.addr), pool: "p"})
+		if text := got.String(); text != row.want && !(row.want == "" && !got.IsValid()) {
+			t.Errorf("%s in %s: %s, want %s", row.addr, row.pool, text, row.want)
+		}
+	}
+}
