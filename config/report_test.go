@@ -78,8 +78,12 @@ func TestBoundReport(t *testing.T) {
 		{
 			"MACs",
 			v1alpha1.SpeakerStatus{Interfaces: []v1alpha1.Interface{
-				{Name: "a", MACAddress: "02:00:00:00:00:01"}, {Name: "b", MACAddress: "02:00:00:00:00:0A"}, {Name: "c", MACAddress: "01:00:5e:00:00:01"},
-				{Name: "d", MACAddress: "02-00-00-00-00-01"}, {Name: "e", MACAddress: "02:00:00:00:00:00:00:01"}, {Name: "f", MACAddress: escape},
+				{Name: "a", MACAddress: "02:00:00:00:00:01"},
+				{Name: "b", MACAddress: "02:00:00:00:00:0A"},
+				{Name: "c", MACAddress: "01:00:5e:00:00:01"},
+				{Name: "d", MACAddress: "02-00-00-00-00-01"},
+				{Name: "e", MACAddress: "02:00:00:00:00:00:00:01"},
+				{Name: "f", MACAddress: escape},
 			}},
 			5, func(s v1alpha1.SpeakerStatus) bool {
 				return len(s.Interfaces) == 6 && s.Interfaces[0].MACAddress != "" &&

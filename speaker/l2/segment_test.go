@@ -33,11 +33,13 @@ type familyTest struct {
 
 var familyTests = []familyTest{
 	{
-		arpFamily{}, netip.MustParseAddr("192.0.2.77"), netip.MustParseAddr("192.0.2.78"), netip.MustParseAddr("192.0.2.9"),
+		arpFamily{},
+		netip.MustParseAddr("192.0.2.77"), netip.MustParseAddr("192.0.2.78"), netip.MustParseAddr("192.0.2.9"),
 		netip.MustParsePrefix("192.0.2.1/24"),
 	},
 	{
-		ndpFamily{}, netip.MustParseAddr("2001:db8::77"), netip.MustParseAddr("2001:db8::78"), netip.MustParseAddr("2001:db8::9"),
+		ndpFamily{},
+		netip.MustParseAddr("2001:db8::77"), netip.MustParseAddr("2001:db8::78"), netip.MustParseAddr("2001:db8::9"),
 		netip.MustParsePrefix("2001:db8::1/64"),
 	},
 }

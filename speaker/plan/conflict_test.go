@@ -56,57 +56,80 @@ func TestJudge(t *testing.T) {
 		blocked bool   // if it is not announced yet
 	}{
 		{
-			"a stranger", contention{claimants: claims(stranger)}, nil,
+			"a stranger",
+			contention{claimants: claims(stranger)},
+			nil,
 			v1alpha1.AddressConflict, "another host has the address: MAC " + strangerMAC + " on eth0 of node a", true,
 		},
 		{
-			"two strangers", contention{claimants: claims(stranger, other)}, nil,
+			"two strangers",
+			contention{claimants: claims(stranger, other)},
+			nil,
 			v1alpha1.AddressConflict, strangerMAC + " on eth0 of node a, MAC " + otherMAC, true,
 		},
 		{"a stranger, overridden", contention{claimants: claims(stranger), overridden: true}, nil, v1alpha1.AddressConflict, strangerMAC, false},
 		{
-			"software on a node", contention{claimants: claims(claimant(macOf("b"), long))}, []macNode{candidate},
+			"software on a node",
+			contention{claimants: claims(claimant(macOf("b"), long))},
+			[]macNode{candidate},
 			v1alpha1.AddressConflict, "other software on node b (MAC " + macOf("b"), true,
 		},
 		{
-			"software on this node", contention{claimants: claims(claimant(macOf("b"), long))}, []macNode{{name: "a", candidate: true}},
+			"software on this node",
+			contention{claimants: claims(claimant(macOf("b"), long))},
+			[]macNode{{name: "a", candidate: true}},
 			v1alpha1.AddressConflict, "other software on node a (", true,
 		},
 		{"a node that announces it", contention{claimants: claims(claimant(macOf("b"), long))}, []macNode{announcing}, "", "", false},
 		{"a report of no candidate", contention{claimants: claims(b)}, []macNode{elsewhere}, v1alpha1.AddressConflict, "node b", true},
 		{
 			"two nodes report the MAC, and the one that announces is no candidate",
-			contention{claimants: claims(claimant(macOf("b"), long))}, []macNode{{name: "c", candidate: true}, elsewhere},
+			contention{claimants: claims(claimant(macOf("b"), long))},
+			[]macNode{{name: "c", candidate: true}, elsewhere},
 			v1alpha1.AddressConflict, "other software on node c or b", true,
 		},
 		{"two nodes report the MAC, and a candidate announces", contention{claimants: claims(b)}, []macNode{{name: "c"}, announcing}, "", "", false},
 		{"the kernel of a node", contention{claimants: claims(claimant(macOf("b"), long))}, []macNode{kernel}, "", "", false},
 		{
-			"the kernel of a node, IPv6", contention{addr: netip.MustParseAddr("2001:db8::7"), claimants: claims(claimant(macOf("b"), long))},
-			[]macNode{kernel}, v1alpha1.AddressConflict, "other software", true,
+			"the kernel of a node, IPv6",
+			contention{addr: netip.MustParseAddr("2001:db8::7"), claimants: claims(claimant(macOf("b"), long))},
+			[]macNode{kernel},
+			v1alpha1.AddressConflict, "other software", true,
 		},
 		{
-			"the kernel of a node, and a stranger", contention{claimants: claims(b, stranger)}, []macNode{kernel},
+			"the kernel of a node, and a stranger",
+			contention{claimants: claims(b, stranger)},
+			[]macNode{kernel},
 			v1alpha1.AddressConflict, strangerMAC, true,
 		},
 		{
-			"proxy ARP", contention{claimants: claims(stranger), controlClaimants: claims(claimant(strangerMAC, long))}, nil,
+			"proxy ARP",
+			contention{claimants: claims(stranger), controlClaimants: claims(claimant(strangerMAC, long))},
+			nil,
 			v1alpha1.ProxyARP, "MAC " + strangerMAC + " on eth0 of node a answers for the address, and for 192.0.2.200, which is not assigned", false,
 		},
 		{
-			"proxy ARP of a node", contention{claimants: claims(claimant(macOf("b"), long)), controlClaimants: claims(b)}, []macNode{candidate},
+			"proxy ARP of a node",
+			contention{claimants: claims(claimant(macOf("b"), long)), controlClaimants: claims(b)},
+			[]macNode{candidate},
 			v1alpha1.ProxyARP, macOf("b"), false,
 		},
 		{
-			"proxy ARP, and a stranger", contention{claimants: claims(stranger, other), controlClaimants: claims(stranger)}, nil,
+			"proxy ARP, and a stranger",
+			contention{claimants: claims(stranger, other), controlClaimants: claims(stranger)},
+			nil,
 			v1alpha1.AddressConflict, "the address: MAC " + otherMAC + " on", true,
 		},
 		{
-			"proxy ARP of another host", contention{claimants: claims(stranger), controlClaimants: claims(other)}, nil,
+			"proxy ARP of another host",
+			contention{claimants: claims(stranger), controlClaimants: claims(other)},
+			nil,
 			v1alpha1.AddressConflict, strangerMAC, true,
 		},
 		{
-			"proxy ARP on another interface", contention{claimants: claims(stranger), controlClaimants: claims(otherInterface)}, nil,
+			"proxy ARP on another interface",
+			contention{claimants: claims(stranger), controlClaimants: claims(otherInterface)},
+			nil,
 			v1alpha1.AddressConflict, strangerMAC, true,
 		},
 	} {
@@ -204,7 +227,8 @@ func TestProbe(t *testing.T) {
 		{"announced by a node that is not selected", []*v1alpha1.Speaker{reporting("b", subnet, addr)}, nil, true},
 		{"announced in another subnet", []*v1alpha1.Speaker{reporting("a", "198.51.100.1/24", addr)}, nil, true},
 		{
-			"announced by a candidate that is not Ready", []*v1alpha1.Speaker{reporting("b", subnet, addr)},
+			"announced by a candidate that is not Ready",
+			[]*v1alpha1.Speaker{reporting("b", subnet, addr)},
 			func(s *Snapshot) { s.Nodes[1] = node("b", labelled("x", "y"), notReady) }, false,
 		},
 		{"announced by a node that was deleted", []*v1alpha1.Speaker{reporting("c", subnet, addr)}, nil, false},
@@ -306,8 +330,11 @@ func TestOverrideOfSharedAddress(t *testing.T) {
 		services []*corev1.Service
 		want     bool
 	}{
-		{[]*corev1.Service{with}, true}, {[]*corev1.Service{with, with}, true}, {[]*corev1.Service{with, without}, false},
-		{[]*corev1.Service{without}, false}, {[]*corev1.Service{wrong}, false},
+		{[]*corev1.Service{with}, true},
+		{[]*corev1.Service{with, with}, true},
+		{[]*corev1.Service{with, without}, false},
+		{[]*corev1.Service{without}, false},
+		{[]*corev1.Service{wrong}, false},
 	} {
 		if got := announcedDespiteConflict(row.services); got != row.want {
 			t.Errorf("%d Services: %t", len(row.services), got)

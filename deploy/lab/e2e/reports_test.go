@@ -47,7 +47,8 @@ func TestReportBounds(t *testing.T) {
 		{"a short IPv4 prefix", map[string]any{"interfaces": []any{iface("eth0", "10.0.0.1/7")}}, "status.interfaces[0].addresses[0]"},
 		{"a short IPv6 prefix", map[string]any{"interfaces": []any{iface("eth0", "2001:db8::1/47")}}, "status.interfaces[0].addresses[0]"},
 		{
-			"a MAC of a group", map[string]any{"interfaces": []any{map[string]any{"name": "eth0", "macAddress": "01:00:5e:00:00:01"}}},
+			"a MAC of a group",
+			map[string]any{"interfaces": []any{map[string]any{"name": "eth0", "macAddress": "01:00:5e:00:00:01"}}},
 			"status.interfaces[0].macAddress",
 		},
 		{"a control character", map[string]any{"interfaces": []any{iface("\x1b[2J")}}, "status.interfaces[0].name"},
