@@ -54,9 +54,11 @@ func (p *Planner) decideChangedService(d *decision, svc *corev1.Service) (planne
 	if svc.DeletionTimestamp != nil || dependsOnOthers(svc) {
 		return PlannedService{}, false
 	}
-	// A version that was not part of the last decision holds no address in it.
 	before := p.latest[KeyOf(svc)]
 	if before != nil && before.UID != svc.UID {
+		if before.hasRequest { // only a full decision gives its address to another Service
+			return PlannedService{}, false
+		}
 		before = nil
 	}
 	if before != nil && len(before.Spec.ExternalIPs) > 0 {

@@ -159,6 +159,7 @@ func TestDecideChangedCases(t *testing.T) {
 		{"is adopted", service("b", holding("192.0.2.3")), false},
 		{"shows an address that no plan contains", service("b", withAddress), false},
 		{"is deleted", service("b", deleting), false},
+		{"was deleted and created again", service("a", func(s *corev1.Service) { s.UID = "another" }), false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			s := Snapshot{
