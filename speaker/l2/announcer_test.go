@@ -30,7 +30,7 @@ func testSetReplacesClaims(t *testing.T, f familyTest) {
 	// only checks that one address is answered for, once, and the other is not.
 	only := func(addr, not netip.Addr) bool {
 		question := func(addr netip.Addr) []byte { return f.question(clientMAC, f.client, addr, nil) }
-		return len(f.answersTo(t, c, mac, question(addr), addr)) == 1 && len(f.answersTo(t, c, mac, question(not), addr)) == 0
+		return len(f.answersTo(t, c, question(addr), addr)) == 1 && len(f.answersTo(t, c, question(not), addr)) == 0
 	}
 	if _, err := a.Set(t.Context(), map[netip.Addr]Claim{f.vip: claim}); err != nil || !only(f.vip, f.other) {
 		t.Errorf("one: %v", err)
@@ -60,7 +60,7 @@ func testSetReplacesClaims(t *testing.T, f familyTest) {
 		t.Fatal(err)
 	}
 	question := f.question(clientMAC, f.client, f.vip, nil)
-	if got := f.answersTo(t, c, mac, question, f.vip); len(got) != 1 || !strings.Contains(got[0], mac.String()) {
+	if got := f.answersTo(t, c, question, f.vip); len(got) != 1 || !strings.Contains(got[0], mac.String()) {
 		t.Errorf("answered with %q, want the new MAC %s", got, mac)
 	}
 	a.Close()

@@ -261,27 +261,22 @@ func (s *simulatedSegment) receiveFrame(t *testing.T) []byte {
 	}
 }
 
-// answersTo sends a frame and returns the answers to it: the frames that are sent before
-// the answer to another question, for an address that is held, apart from announcements.
-func (f familyTest) answersTo(t *testing.T, l testSegment, mac net.HardwareAddr, frame []byte, held netip.Addr) (all []string) {
+// answersTo sends a frame and returns the answers to it: what is sent to one host, and to
+// all if the frame is a probe, before the answer to another question, for an address that
+// is held.
+func (f familyTest) answersTo(t *testing.T, l testSegment, frame []byte, held netip.Addr) (all []string) {
 	t.Helper()
 	later, laterIP := net.HardwareAddr{2, 0, 0, 0, 0, 7}, f.own.Masked().Addr().Next().Next()
 	l.sendFrame(t, frame)
 	l.sendFrame(t, f.question(later, laterIP, held, nil))
-	announcements := []string{}
-	for _, addr := range []netip.Addr{f.vip, f.other} {
-		for _, announcement := range f.announce(mac, addr, true) {
-			announcements = append(announcements, describe(t, announcement))
-		}
-	}
-	isProbe := bytes.Equal(frame, f.probe(clientMAC, f.vip)) // its answer is like an announcement
+	isProbe := bytes.Equal(frame, f.probe(clientMAC, f.vip))
 	for {
 		answer := l.receiveFrame(t)
 		if bytes.Equal(answer[:6], later) {
 			return all
 		}
-		if text := describe(t, answer); isProbe || !slices.Contains(announcements, text) {
-			all = append(all, text)
+		if isProbe || !isMulticast(answer[:6]) {
+			all = append(all, describe(t, answer))
 		}
 	}
 }
