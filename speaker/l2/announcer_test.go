@@ -26,7 +26,6 @@ func testSetReplacesClaims(t *testing.T, f familyTest) {
 	c := newVethPair(t, f.family)
 	a := New(slog.Default(), func() {})
 	claim := Claim{Interfaces: []string{"vip0"}}
-	mac := c.speaker.HardwareAddr
 	// only checks that one address is answered for, once, and the other is not.
 	only := func(addr, not netip.Addr) bool {
 		question := func(addr netip.Addr) []byte { return f.question(clientMAC, f.client, addr, nil) }
@@ -52,7 +51,7 @@ func testSetReplacesClaims(t *testing.T, f familyTest) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mac = net.HardwareAddr{2, 0, 0, 0, 7, 7}
+	mac := net.HardwareAddr{2, 0, 0, 0, 7, 7}
 	if err := netlink.LinkSetHardwareAddr(vip0, mac); err != nil {
 		t.Fatal(err)
 	}
