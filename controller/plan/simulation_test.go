@@ -248,7 +248,7 @@ func simulate(t *rapid.T, lax disabledRules, others bool) (wrong string) {
 				server.put(svc)
 			}
 		case 5, 6: // an administrator changes the pools
-			server.pools = append(server.pools, changePools(t, server.pools[len(server.pools)-1]))
+			server.pools = append(server.pools, changePools(t, server.pools[len(server.pools)-1], len(server.pools)))
 		case 7: // the leader is killed; the next one may have staler caches
 			server.deliverSome(t, lax, true)
 			leader = &simulatedController{
@@ -321,13 +321,14 @@ func changeServiceRequest(t *rapid.T, svc *corev1.Service) {
 	}
 }
 
-// changePools returns the pools after one was created, changed or deleted.
-func changePools(t *rapid.T, pools []*v1alpha1.IPAddressPool) []*v1alpha1.IPAddressPool {
+// changePools returns the pools after one was created, changed or deleted. The number of
+// the change makes the UID unique, as those of the API server are.
+func changePools(t *rapid.T, pools []*v1alpha1.IPAddressPool, number int) []*v1alpha1.IPAddressPool {
 	name := rapid.SampledFrom([]string{"p", "q"}).Draw(t, "pool")
 	was := slices.IndexFunc(pools, func(p *v1alpha1.IPAddressPool) bool { return p.Name == name })
 	p := tieredPool(name, rapid.SampledFrom([]string{"edge", "core"}).Draw(t, "tier"))
 	p.CreationTimestamp = metav1.Unix(rapid.Int64Range(0, 3).Draw(t, "created"), 0)
-	p.UID = types.UID(fmt.Sprint(rapid.Uint64().Draw(t, "uid")))
+	p.UID = types.UID(fmt.Sprintf("%d-%d", rapid.Uint64().Draw(t, "uid"), number))
 	if was >= 0 {
 		p = pools[was].DeepCopy()
 		p.Generation++
