@@ -154,7 +154,7 @@ func (s *simulatedAPIServer) sharedWrongly() string {
 			continue
 		}
 		for _, in := range s.objects[key].Status.LoadBalancer.Ingress {
-			if s.stolen[holder{key, in.IP}] {
+			if in.IP == "" || s.stolen[holder{key, in.IP}] { // a host name is not an address
 				continue
 			}
 			for _, other := range owners[in.IP] {
