@@ -119,6 +119,9 @@ func (h *cloudSimulation) reconcile() {
 		if stays && len(svc.Status.LoadBalancer.Ingress) > 0 && len(after.Status.LoadBalancer.Ingress) == 0 {
 			h.Fatalf("%s loses its ingress", svc.Name)
 		}
+		if svc.DeletionTimestamp != nil && chooser.Choose(svc).Verdict != providers.NotOurs && len(haveAddresses(after)) > 0 {
+			h.Fatalf("%s is deleted and keeps %v", svc.Name, haveAddresses(after))
+		}
 		for _, a := range haveAddresses(after) {
 			if stays && !slices.ContainsFunc(haveAddresses(svc), func(b allocator.Have) bool { return b.Addr == a.Addr }) {
 				h.Fatalf("%s is on AWS and gets %s: %+v, then %+v", svc.Name, a.Addr, svc.Status, p)
@@ -166,7 +169,8 @@ func (h *cloudSimulation) call() {
 }
 
 // TestHistoriesOnAWS: in every history, each load balancer belongs to a Service with
-// the finalizer, and no Service on AWS loses its ingress.
+// the finalizer, no Service on AWS loses its ingress, and no deleted Service keeps an
+// address of a pool until its load balancer is deleted.
 func TestHistoriesOnAWS(t *testing.T) {
 	for range 20 { // the rarest mistake so far took one history in a thousand
 		rapid.Check(t, simulateHistory)

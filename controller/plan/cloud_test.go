@@ -358,7 +358,8 @@ func TestProviderScenarios(t *testing.T) {
 				"a pool", func(l *providerScenario) { l.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/28")} },
 				host + " 192.0.2.0 [aws] Provisioned=Assigned Announced=NoSpeaker ensure",
 			},
-			{"deleted", serviceChange(deleting), host + " 192.0.2.0 [aws] Provisioned=Deleting delete"},
+			{"deleted", serviceChange(deleting), host + " [aws] Provisioned=Deleting delete"},
+			{"not gone", outcomeIs(held), host + " [aws] Provisioned=Deleting delete"},
 			{"gone", outcomeIs(gone), "[] delete"},
 		}},
 		{"asks for nonsense", service("a", onAWS, showing(host)), []scenarioStep{

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/providers"
@@ -132,13 +133,37 @@ func TestRoundsAreBounded(t *testing.T) {
 }
 
 // TestDeletedServiceReleases: a Service with a record of the address of one that is
-// being deleted shows the address after the other one does not show it any more.
+// being deleted shows the address after the other one does not show it any more, even if
+// the deletion waits for a load balancer.
 func TestDeletedServiceReleases(t *testing.T) {
-	s := testSnapshot(fixture.Assigned("b", "192.0.2.0", "p", deleting), service("a", fixture.Recorded("192.0.2.0=p")))
-	s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/32")}
-	changes := Decide(s).Changes
-	if rounds, _ := Rounds(changes, nil); len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("b") || KeyOf(rounds[1][0].Service) != key("a") {
-		t.Errorf("b is not written before a: %+v", rounds)
+	for name, change := range map[string]func(*corev1.Service){
+		"on bare metal":                    func(*corev1.Service) {},
+		"moved from AWS":                   onAWS,
+		"moved from AWS, still shows both": func(s *corev1.Service) { onAWS(s); showing(host)(s) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			leaving := annotated(v1alpha1.AnnotationLeaving, "192.0.2.0=2030-01-01T00:00:00Z")
+			b := fixture.Assigned("b", "192.0.2.0", "p", leaving, change, deleting)
+			s := testSnapshot(b, service("a", fixture.Recorded("192.0.2.0=p")))
+			s.Policy.Cluster, s.Objects.Pools = "prod", []*v1alpha1.IPAddressPool{pool("p", "192.0.2.0/32")}
+			hosts, onAWS := hostIngress(b), v1alpha1.HasOwnLoadBalancer(b)
+			rounds, _ := Rounds(Decide(s).Changes, nil)
+			if len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("b") || KeyOf(rounds[1][0].Service) != key("a") {
+				t.Fatalf("b is not written before a: %+v", rounds)
+			}
+			s.Services = allWritten(s.Services, slices.Concat(rounds...))
+			if a := s.shownState(t, "a"); a != "192.0.2.0 Assigned" {
+				t.Errorf("a shows %s", a)
+			}
+			b = s.service("b")
+			shown, leaves := b.Status.LoadBalancer.Ingress, b.Annotations[v1alpha1.AnnotationLeaving]
+			if !slices.EqualFunc(shown, hosts, sameIngress) || len(config.OwnAllocation(b)) > 0 || leaves != "" {
+				t.Errorf("b keeps %+v, %v", shown, b.Annotations)
+			}
+			if v1alpha1.HasOwnLoadBalancer(b) != onAWS || hasFinalizer(b, v1alpha1.FinalizerAWS) != onAWS {
+				t.Errorf("got %v, %v", b.Finalizers, b.Annotations)
+			}
+		})
 	}
 }
 

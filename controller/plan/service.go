@@ -91,6 +91,12 @@ func (d *decision) releasePlan(svc *serviceState) ServicePlan {
 	p := d.refusedPlan(svc.Service, reason, message)
 	// The status belongs to the controller of the Service's class now.
 	p.Serves = p.Serves && svc.choice.Verdict != providers.NotOurs
+	// Only the load balancer delays the deletion. The addresses may be assigned to another
+	// Service as soon as this one is deleted, so that they must be released first.
+	if p.Serves {
+		p.Ingress, p.AllocatedFrom, p.Leaving, p.SharedAs = hostIngress(svc.Service), "", "", ""
+		p.Conditions = p.Conditions[:1]
+	}
 	return p
 }
 
