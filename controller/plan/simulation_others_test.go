@@ -135,7 +135,9 @@ func (s *simulatedAPIServer) disturb(t *rapid.T, number int) {
 	case 11:
 		svc.Spec.ExternalIPs = []string{s.someAddress(t)}
 		if rapid.Bool().Draw(t, "without load balancer") {
-			svc = service(fmt.Sprintf("e%d", number), clusterIP, func(e *corev1.Service) { e.Spec.ExternalIPs = svc.Spec.ExternalIPs })
+			addrs := svc.Spec.ExternalIPs
+			svc = service(fmt.Sprintf("e%d", number), clusterIP, serving("TCP", 80))
+			svc.Spec.ExternalIPs = addrs
 		}
 	case 12: // moves to another controller or is served by none, or back
 		if !servedByPools(svc) {

@@ -303,9 +303,6 @@ func changeServiceRequest(t *rapid.T, svc *corev1.Service) {
 	case 0, 1:
 		annotate(v1alpha1.AnnotationAllowSharedIP, "k", "k", "l", "")
 	case 2, 3:
-		if len(svc.Spec.Ports) == 0 { // another controller's
-			svc.Spec.Ports = []corev1.ServicePort{{Protocol: corev1.ProtocolTCP}}
-		}
 		svc.Spec.Ports[0].Port = rapid.Int32Range(80, 82).Draw(t, "port")
 	case 4:
 		annotate(v1alpha1.AnnotationAddressPool, "p", "q", "")
