@@ -24,7 +24,6 @@ func BoundReport(s v1alpha1.SpeakerStatus) (bounded v1alpha1.SpeakerStatus, omit
 	r := reportBounds{addresses: v1alpha1.MaxReportedAddresses}
 	s.Version, s.SessionSummary = PrintableText(s.Version, v1alpha1.MaxReportedWord), PrintableText(s.SessionSummary, v1alpha1.MaxReportedWord)
 	s.AnnouncedAddresses, s.Omitted = max(0, s.AnnouncedAddresses), max(0, s.Omitted)
-	s.Interfaces, r.omitted = BoundInterfaces(s.Interfaces)
 	s.Announcing = boundList(&r, s.Announcing, v1alpha1.MaxReportedGroups, r.boundAnnouncement)
 	s.Unannounced = boundList(&r, s.Unannounced, v1alpha1.MaxReportedGroups, r.boundUnannounced)
 	s.Warnings = boundList(&r, s.Warnings, v1alpha1.MaxReportedGroups, r.boundWarning)
@@ -32,8 +31,9 @@ func BoundReport(s v1alpha1.SpeakerStatus) (bounded v1alpha1.SpeakerStatus, omit
 	return s, r.omitted
 }
 
-// BoundInterfaces returns the interfaces within the bounds of the schema, with their
-// valid addresses, and the number of entries that it left out.
+// BoundInterfaces returns the interfaces of an L2Node within the bounds of its schema, with
+// their valid addresses, and the number of entries that it left out. Writers and readers
+// apply it as they apply BoundReport.
 func BoundInterfaces(all []v1alpha1.Interface) (bounded []v1alpha1.Interface, omitted int) {
 	var r reportBounds
 	addresses := v1alpha1.MaxReportedSubnets
@@ -196,7 +196,7 @@ func PrintableText(text string, limit int) string {
 
 func isUnprintable(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }
 
-// ReportedSubnet parses an address of an interface in a speaker's report. Its subnet is
+// ReportedSubnet parses an address of an interface in an L2Node. Its subnet is
 // the segment that the node claims to be connected to. A prefix that is too short for a
 // LAN is not valid: "0.0.0.0/0" would make the node a candidate for all addresses.
 func ReportedSubnet(text string) (p netip.Prefix, ok bool) {

@@ -43,54 +43,6 @@ func TestBoundReport(t *testing.T) {
 		ok      func(s v1alpha1.SpeakerStatus) bool
 	}{
 		{
-			"prefix lengths",
-			v1alpha1.SpeakerStatus{Interfaces: []v1alpha1.Interface{reportedInterface("eth0",
-				"0.0.0.0/0", "128.0.0.0/1", "10.0.0.1/7", "10.0.0.1/8", "::/0", "2001:db8::1/47", "2001:db8::1/48", "::ffff:192.0.2.1/104", "x")}},
-			7, func(s v1alpha1.SpeakerStatus) bool {
-				return fmt.Sprint(s.Interfaces[0].Addresses) == "[10.0.0.1/8 2001:db8::1/48]"
-			},
-		},
-		{
-			"1 MB of subnets of one interface",
-			v1alpha1.SpeakerStatus{Interfaces: []v1alpha1.Interface{
-				reportedInterface("eth0", repeated(70_000, func(i int) string { return fmt.Sprintf("10.%d.%d.0/24", i>>8&0xff, i&0xff) })...),
-				reportedInterface("eth1", "192.0.2.1/24"),
-			}},
-			70_000 - v1alpha1.MaxReportedSubnets + 1,
-			func(s v1alpha1.SpeakerStatus) bool {
-				return len(s.Interfaces[0].Addresses) == v1alpha1.MaxReportedSubnets && len(s.Interfaces[1].Addresses) == 0
-			},
-		},
-		{
-			"many interfaces",
-			v1alpha1.SpeakerStatus{Interfaces: repeated(1000, func(i int) v1alpha1.Interface { return reportedInterface(fmt.Sprint("eth", i)) })},
-			1000 - v1alpha1.MaxReportedInterfaces,
-			func(s v1alpha1.SpeakerStatus) bool { return len(s.Interfaces) == v1alpha1.MaxReportedInterfaces },
-		},
-		{
-			"names of interfaces",
-			v1alpha1.SpeakerStatus{Interfaces: []v1alpha1.Interface{
-				reportedInterface(""), reportedInterface("a/b"), reportedInterface("a b"), reportedInterface("\x1b[2J"),
-				reportedInterface("sixteen-letters-"), reportedInterface("fifteen-letters"), reportedInterface("eth0.100"),
-			}},
-			5, func(s v1alpha1.SpeakerStatus) bool { return len(s.Interfaces) == 2 },
-		},
-		{
-			"MACs",
-			v1alpha1.SpeakerStatus{Interfaces: []v1alpha1.Interface{
-				{Name: "a", MACAddress: "02:00:00:00:00:01"},
-				{Name: "b", MACAddress: "02:00:00:00:00:0A"},
-				{Name: "c", MACAddress: "01:00:5e:00:00:01"},
-				{Name: "d", MACAddress: "02-00-00-00-00-01"},
-				{Name: "e", MACAddress: "02:00:00:00:00:00:00:01"},
-				{Name: "f", MACAddress: escape},
-			}},
-			5, func(s v1alpha1.SpeakerStatus) bool {
-				return len(s.Interfaces) == 6 && s.Interfaces[0].MACAddress != "" &&
-					!slices.ContainsFunc(s.Interfaces[1:], func(i v1alpha1.Interface) bool { return i.MACAddress != "" })
-			},
-		},
-		{
 			"many groups",
 			v1alpha1.SpeakerStatus{Announcing: groups(1000, 1)},
 			1000 - v1alpha1.MaxReportedGroups,
@@ -172,20 +124,88 @@ func TestBoundReport(t *testing.T) {
 	}
 }
 
+// TestBoundInterfaces checks what remains of hostile L2Nodes.
+func TestBoundInterfaces(t *testing.T) {
+	const escape = "\x1b[2Jok\u202e\n\xff"
+	for _, row := range []struct {
+		name       string
+		interfaces []v1alpha1.Interface
+		omitted    int
+		ok         func(all []v1alpha1.Interface) bool
+	}{
+		{
+			"prefix lengths",
+			[]v1alpha1.Interface{reportedInterface("eth0",
+				"0.0.0.0/0", "128.0.0.0/1", "10.0.0.1/7", "10.0.0.1/8", "::/0", "2001:db8::1/47", "2001:db8::1/48", "::ffff:192.0.2.1/104", "x")},
+			7, func(all []v1alpha1.Interface) bool {
+				return fmt.Sprint(all[0].Addresses) == "[10.0.0.1/8 2001:db8::1/48]"
+			},
+		},
+		{
+			"1 MB of subnets of one interface",
+			[]v1alpha1.Interface{
+				reportedInterface("eth0", repeated(70_000, func(i int) string { return fmt.Sprintf("10.%d.%d.0/24", i>>8&0xff, i&0xff) })...),
+				reportedInterface("eth1", "192.0.2.1/24"),
+			},
+			70_000 - v1alpha1.MaxReportedSubnets + 1,
+			func(all []v1alpha1.Interface) bool {
+				return len(all[0].Addresses) == v1alpha1.MaxReportedSubnets && len(all[1].Addresses) == 0
+			},
+		},
+		{
+			"many interfaces",
+			repeated(1000, func(i int) v1alpha1.Interface { return reportedInterface(fmt.Sprint("eth", i)) }),
+			1000 - v1alpha1.MaxReportedInterfaces,
+			func(all []v1alpha1.Interface) bool { return len(all) == v1alpha1.MaxReportedInterfaces },
+		},
+		{
+			"names of interfaces",
+			[]v1alpha1.Interface{
+				reportedInterface(""), reportedInterface("a/b"), reportedInterface("a b"), reportedInterface("\x1b[2J"),
+				reportedInterface("sixteen-letters-"), reportedInterface("fifteen-letters"), reportedInterface("eth0.100"),
+			},
+			5, func(all []v1alpha1.Interface) bool { return len(all) == 2 },
+		},
+		{
+			"MACs",
+			[]v1alpha1.Interface{
+				{Name: "a", MACAddress: "02:00:00:00:00:01"},
+				{Name: "b", MACAddress: "02:00:00:00:00:0A"},
+				{Name: "c", MACAddress: "01:00:5e:00:00:01"},
+				{Name: "d", MACAddress: "02-00-00-00-00-01"},
+				{Name: "e", MACAddress: "02:00:00:00:00:00:00:01"},
+				{Name: "f", MACAddress: escape},
+			},
+			5, func(all []v1alpha1.Interface) bool {
+				return len(all) == 6 && all[0].MACAddress != "" &&
+					!slices.ContainsFunc(all[1:], func(i v1alpha1.Interface) bool { return i.MACAddress != "" })
+			},
+		},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			before := (&v1alpha1.L2NodeStatus{Interfaces: row.interfaces}).DeepCopy()
+			got, omitted := BoundInterfaces(row.interfaces)
+			if omitted != row.omitted || !row.ok(got) {
+				t.Errorf("omitted %d, want %d; got %.2000s", omitted, row.omitted, fmt.Sprintf("%+v", got))
+			}
+			if !equality.Semantic.DeepEqual(before.Interfaces, row.interfaces) {
+				t.Error("the interfaces were modified")
+			}
+		})
+	}
+}
+
 // TestReportCost checks that the cost of a hostile report does not depend on its size.
 func TestReportCost(t *testing.T) {
-	report := func(n int) v1alpha1.SpeakerStatus {
-		subnets := repeated(100, func(int) string { return "0.0.0.0/0" })
-		return v1alpha1.SpeakerStatus{
-			Interfaces: repeated(n, func(int) v1alpha1.Interface { return reportedInterface("eth0", subnets...) }),
-			Announcing: repeated(n, func(int) v1alpha1.Announcement {
-				return v1alpha1.Announcement{Interfaces: []string{"eth0"}, Addresses: []string{"0.0.0.0-255.255.255.255"}}
-			}),
-		}
+	subnets := repeated(100, func(int) string { return "0.0.0.0/0" })
+	of := func(n int) float64 {
+		s := v1alpha1.SpeakerStatus{Announcing: repeated(n, func(int) v1alpha1.Announcement {
+			return v1alpha1.Announcement{Interfaces: []string{"eth0"}, Addresses: []string{"0.0.0.0-255.255.255.255"}}
+		})}
+		interfaces := repeated(n, func(int) v1alpha1.Interface { return reportedInterface("eth0", subnets...) })
+		return testing.AllocsPerRun(3, func() { BoundReport(s); BoundInterfaces(interfaces) })
 	}
-	small, large := report(300), report(6000)
-	of := func(s v1alpha1.SpeakerStatus) float64 { return testing.AllocsPerRun(3, func() { BoundReport(s) }) }
-	if a, b := of(small), of(large); b > a {
+	if a, b := of(300), of(6000); b > a {
 		t.Errorf("%v allocations for 300 entries, %v for 6,000", a, b)
 	}
 }
@@ -203,8 +223,9 @@ func FuzzBoundReport(f *testing.F) {
 			})
 		}
 		var s v1alpha1.SpeakerStatus
+		var interfaces []v1alpha1.Interface
 		for range b.Below(4) {
-			s.Interfaces = append(s.Interfaces, reportedInterface(b.Text("eth0"), texts()...))
+			interfaces = append(interfaces, reportedInterface(b.Text("eth0"), texts()...))
 			s.Announcing = append(s.Announcing, v1alpha1.Announcement{Interfaces: texts(), Peers: texts(), Addresses: texts()})
 			s.Unannounced = append(s.Unannounced, v1alpha1.AddressReason{
 				Reason: v1alpha1.Reason(b.Text("NoInterface")), Message: b.Text(strings.Repeat("ü", 600)), Addresses: texts(),
@@ -219,7 +240,11 @@ func FuzzBoundReport(f *testing.F) {
 		if more != 0 || omitted < 0 || !equality.Semantic.DeepEqual(got, again) {
 			t.Fatalf("bounded again, %d entries are omitted: %+v and %+v", more, got, again)
 		}
-		for _, i := range got.Interfaces {
+		bounded, _ := BoundInterfaces(interfaces)
+		if same, more := BoundInterfaces(bounded); more != 0 || !equality.Semantic.DeepEqual(bounded, same) {
+			t.Fatalf("bounded again, %d entries are omitted: %+v and %+v", more, bounded, same)
+		}
+		for _, i := range bounded {
 			for _, text := range i.Addresses {
 				p := netip.MustParsePrefix(text)
 				if p.Bits() < v1alpha1.MinPrefixLength4 || p.Addr().Is6() && p.Bits() < v1alpha1.MinPrefixLength6 {

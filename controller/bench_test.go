@@ -45,8 +45,10 @@ func BenchmarkSync(b *testing.B) {
 		}
 	}
 	settle()
-	for _, s := range fixture.LargeReports(nodes, services[:5000]) {
-		add(c.kinds.Speakers.SharedIndexInformer, s)
+	speakers, l2nodes := fixture.LargeReports(nodes, services[:5000])
+	for i := range nodes {
+		add(c.kinds.Speakers.SharedIndexInformer, speakers[i])
+		add(c.kinds.L2Nodes.SharedIndexInformer, l2nodes[i])
 	}
 	settle()
 

@@ -96,7 +96,7 @@ func New(o Options) (*Controller, error) {
 	c := &Controller{
 		client: o.Client, fairlead: o.Fairlead, events: newEventQueue(o.Events), log: o.Log, policy: o.Policy, parallel: max(o.Parallel, 1),
 		namespace:     o.Namespace,
-		kinds:         o.Fairlead.Informers(o.Log, func() {}),
+		kinds:         o.Fairlead.Informers(o.Log, func() {}, ""),
 		serviceLister: &serviceLister{client: o.Client},
 		nodes:         o.Informers.Core().V1().Nodes().Informer(),
 		namespaces:    o.Informers.Core().V1().Namespaces().Informer(),

@@ -92,13 +92,14 @@ func (c *Controller) handler(of cache.SharedIndexInformer) cache.ResourceEventHa
 	switch of {
 	case c.services:
 		return c.serviceHandler()
-	case c.kinds.Speakers.SharedIndexInformer: // reports change conditions, not allocations
-		request := func(any) { c.requestFullSync() }
-		return cache.ResourceEventHandlerFuncs{AddFunc: request, DeleteFunc: request, UpdateFunc: func(was, is any) {
-			if !equality.Semantic.DeepEqual(was.(*v1alpha1.Speaker).Status, is.(*v1alpha1.Speaker).Status) {
-				request(is)
-			}
-		}}
+	case c.kinds.Speakers.SharedIndexInformer:
+		return c.reportHandler(func(was, is any) bool {
+			return equality.Semantic.DeepEqual(was.(*v1alpha1.Speaker).Status, is.(*v1alpha1.Speaker).Status)
+		})
+	case c.kinds.L2Nodes.SharedIndexInformer:
+		return c.reportHandler(func(was, is any) bool {
+			return equality.Semantic.DeepEqual(was.(*v1alpha1.L2Node).Status, is.(*v1alpha1.L2Node).Status)
+		})
 	}
 	changed := func(any) {
 		c.pending.addOther()
@@ -113,6 +114,17 @@ func (c *Controller) handler(of cache.SharedIndexInformer) cache.ResourceEventHa
 		case *v1alpha1.IPAddressPool, *v1alpha1.L2Advertisement, *v1alpha1.BGPPeer, *v1alpha1.BGPAdvertisement, *v1alpha1.Community:
 			// Another writer may have changed a status that the controller owns.
 			c.queue.AddAfter(fullSync, fullSyncDelay)
+		}
+	}}
+}
+
+// reportHandler returns the event filter of reports, which change conditions, not
+// allocations.
+func (c *Controller) reportHandler(same func(was, is any) bool) cache.ResourceEventHandler {
+	request := func(any) { c.requestFullSync() }
+	return cache.ResourceEventHandlerFuncs{AddFunc: request, DeleteFunc: request, UpdateFunc: func(was, is any) {
+		if !same(was, is) {
+			request(is)
 		}
 	}}
 }

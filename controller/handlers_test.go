@@ -60,6 +60,8 @@ func TestEventFilter(t *testing.T) {
 		{"a pool's status", pool("p"), used, full, true},
 		{"a speaker's report", speaker("v1"), speaker("v2"), full, false},
 		{"a speaker's metadata", speaker("v1"), speaker("v1"), none, false},
+		{"a node's interfaces", fixture.L2Node("n"), fixture.L2Node("n", v1alpha1.Interface{Name: "eth0"}), full, false},
+		{"a node's interfaces, unchanged", fixture.L2Node("n"), fixture.L2Node("n"), none, false},
 		{
 			"a namespace's annotations", &corev1.Namespace{},
 			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"x": "y"}}}, none, false,
@@ -103,6 +105,8 @@ func informerOf(c *Controller, o runtime.Object) cache.SharedIndexInformer {
 		return c.namespaces
 	case *v1alpha1.Speaker:
 		return c.kinds.Speakers.SharedIndexInformer
+	case *v1alpha1.L2Node:
+		return c.kinds.L2Nodes.SharedIndexInformer
 	}
 	return c.kinds.Pools.SharedIndexInformer
 }

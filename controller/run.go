@@ -275,6 +275,7 @@ func (c *Controller) snapshot() plan.Snapshot {
 		Nodes:      client.Source[*corev1.Node]{SharedIndexInformer: c.nodes}.Objects(),
 		Namespaces: client.Source[*corev1.Namespace]{SharedIndexInformer: c.namespaces}.Objects(),
 		Speakers:   c.kinds.Speakers.Objects(),
+		L2Nodes:    c.kinds.L2Nodes.Objects(),
 		NodePorts:  c.nodePorts.current(),
 		Reverted:   c.backoffs.reverted(),
 		Now:        time.Now(),

@@ -96,7 +96,7 @@ func TestStalePools(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := &Controller{fairlead: fairlead, kinds: fairlead.Informers(slog.New(slog.DiscardHandler), func() {})}
+			c := &Controller{fairlead: fairlead, kinds: fairlead.Informers(slog.New(slog.DiscardHandler), func() {}, "")}
 			for _, p := range tt.cached {
 				if err := c.kinds.Pools.GetStore().Add(p); err != nil {
 					t.Fatal(err)

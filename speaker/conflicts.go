@@ -1,8 +1,8 @@
 package speaker
 
 import (
+	"maps"
 	"net/netip"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,13 +14,13 @@ import (
 const (
 	// conflictDelay is how long a conflict lasts before it is recorded. Within this time
 	// it is known whether the host answers for other addresses as well, and the report of
-	// a node that has just become or ceased to be the owner has arrived.
+	// a node that has just become or ceased to be the owner has been read (reportDelay).
 	conflictDelay = 2 * time.Second
 
-	// replacedReportLifetime is how long an earlier report of a speaker counts. When its
-	// interface fails, a node reports that together with the end of its announcements:
-	// its successor must still see that the addresses are not new.
-	replacedReportLifetime = time.Minute
+	// ownedElsewhereLifetime is how long an address that no node owns any more counts as
+	// owned by another node: when the interfaces of all nodes fail for a moment, or no
+	// endpoint is ready, the address is not a new one afterwards.
+	ownedElsewhereLifetime = time.Minute
 )
 
 // conflictLog records conflicts of addresses: an Event and a line of the log when one
@@ -72,40 +72,33 @@ func (c *conflictLog) record(s *Speaker, p plan.Plan, now time.Time) (wait time.
 	return wait
 }
 
-// replacedReports are reports of speakers as they were before a change of interfaces. The
-// zero value is ready for use. It may be used concurrently.
-type replacedReports struct {
-	mu     sync.Mutex
-	byNode map[string]replacedReport
+// ownedElsewhere are the addresses that another node owned at the last plan, and since when
+// none does, if that is so. It makes the addresses that this node takes over different from
+// new ones. The zero value is ready for use; it is used by the sync loop only.
+type ownedElsewhere struct {
+	since map[netip.Addr]time.Time // zero while another node owns the address
 }
 
-type replacedReport struct {
-	*v1alpha1.Speaker
-	at time.Time
-}
-
-func (r *replacedReports) add(s *v1alpha1.Speaker, now time.Time) {
-	if len(s.Status.Announcing) == 0 {
-		return
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.byNode == nil {
-		r.byNode = map[string]replacedReport{}
-	}
-	r.byNode[s.Name] = replacedReport{s, now}
-}
-
-// since returns the reports that were replaced after the time, and removes the others.
-func (r *replacedReports) since(t time.Time) (speakers []*v1alpha1.Speaker) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for name, s := range r.byNode {
-		if s.at.Before(t) {
-			delete(r.byNode, name)
-			continue
+// record replaces the addresses by those of the plan.
+func (o *ownedElsewhere) record(p plan.Plan, now time.Time) {
+	next := make(map[netip.Addr]time.Time, len(p.OwnedElsewhere))
+	for addr, owned := range p.OwnedElsewhere {
+		since := o.since[addr]
+		switch {
+		case owned:
+			since = time.Time{}
+		case since.IsZero():
+			since = now
 		}
-		speakers = append(speakers, s.Speaker)
+		next[addr] = since
 	}
-	return speakers
+	o.since = next
+}
+
+// current returns the addresses that still count. It is valid until the next call.
+func (o *ownedElsewhere) current(now time.Time) map[netip.Addr]time.Time {
+	maps.DeleteFunc(o.since, func(_ netip.Addr, since time.Time) bool {
+		return !since.IsZero() && now.Sub(since) >= ownedElsewhereLifetime
+	})
+	return o.since
 }

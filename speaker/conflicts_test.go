@@ -75,21 +75,18 @@ func TestConflictOnTheWire(t *testing.T) {
 	must(s.nodes.GetStore().Add(node("n")))
 	must(s.kinds.Pools.GetStore().Add(fixture.Pool("p", "192.0.2.0/25")))
 	must(s.kinds.L2Advertisements.GetStore().Add(&v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "all"}}))
-	must(s.kinds.Speakers.GetStore().Add(&v1alpha1.Speaker{
-		ObjectMeta: metav1.ObjectMeta{Name: "n"},
-		Status:     v1alpha1.SpeakerStatus{Interfaces: []v1alpha1.Interface{{Name: "vip0", Addresses: []string{"192.0.2.1/24"}}}},
-	}))
+	must(s.kinds.L2Nodes.GetStore().Add(fixture.L2Node("n", v1alpha1.Interface{Name: "vip0", Addresses: []string{"192.0.2.1/24"}})))
 
 	await := func(what string, condition func(v1alpha1.SpeakerStatus) bool) {
 		t.Helper()
 		for deadline := time.Now().Add(time.Minute); ; {
 			s.nextSync = noResync
 			must(s.syncOnce(t.Context()))
-			if condition(*s.desiredReport) {
+			if condition(*s.speakerReport.desired) {
 				return
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("no %s: %+v", what, s.desiredReport)
+				t.Fatalf("no %s: %+v", what, s.speakerReport.desired)
 			}
 			select {
 			case <-s.syncRequested:
@@ -157,34 +154,33 @@ func TestConflictLog(t *testing.T) {
 	}
 }
 
-// TestReplacedReports checks that the last report before a change of interfaces or a
-// deletion counts for a limited time.
-func TestReplacedReports(t *testing.T) {
-	s := &Speaker{syncRequested: make(chan struct{}, 1)}
-	report := func(iface string, announcing bool) *v1alpha1.Speaker {
-		r := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: "other"}}
-		r.Status.Interfaces = []v1alpha1.Interface{{Name: iface}}
-		if announcing {
-			r.Status.Announcing = []v1alpha1.Announcement{{Interfaces: []string{iface}, Addresses: []string{"192.0.2.7"}}}
+// TestOwnedElsewhereLapses checks that an address counts as owned by another node while one
+// owns it, for a minute after that, and as long as the plan has it.
+func TestOwnedElsewhereLapses(t *testing.T) {
+	var o ownedElsewhere
+	a, b := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
+	start := time.Unix(1000, 0)
+	for i, step := range []struct {
+		owned map[netip.Addr]bool // of the plan; nil if there is none
+		after time.Duration
+		want  int
+	}{
+		{map[netip.Addr]bool{a: true, b: true}, 0, 2},
+		{nil, time.Hour, 2}, // nothing has changed
+		{map[netip.Addr]bool{a: false, b: true}, time.Hour, 2},
+		{map[netip.Addr]bool{a: false, b: true}, time.Hour + 59*time.Second, 2},
+		{nil, time.Hour + time.Minute, 1},
+		{map[netip.Addr]bool{b: false}, 2 * time.Hour, 1},
+		{map[netip.Addr]bool{b: true}, 2*time.Hour + time.Second, 1},
+		{map[netip.Addr]bool{b: false}, 3 * time.Hour, 1},
+		{map[netip.Addr]bool{}, 3*time.Hour + time.Second, 0}, // not in use any more
+	} {
+		now := start.Add(step.after)
+		if step.owned != nil {
+			o.record(plan.Plan{OwnedElsewhere: step.owned}, now)
 		}
-		return r
-	}
-	count := func() int { return len(s.replacedReports.since(time.Now().Add(-time.Minute))) }
-	h := s.eventHandler()
-	h.OnUpdate(report("eth0", true), report("eth0", false))
-	if n := count(); n != 0 {
-		t.Errorf("the interfaces are the same: %d reports are kept", n)
-	}
-	h.OnUpdate(report("eth0", true), report("eth1", false))
-	h.OnUpdate(report("eth1", false), report("eth2", false)) // announces nothing
-	if n := count(); n != 1 {
-		t.Errorf("%d reports are kept, want 1", n)
-	}
-	if n := len(s.replacedReports.since(time.Now().Add(time.Second))) + count(); n != 0 {
-		t.Errorf("%d reports are kept after the time", n)
-	}
-	h.OnDelete(report("eth0", true))
-	if n := count(); n != 1 {
-		t.Errorf("deleted: %d reports are kept, want 1", n)
+		if got := o.current(now); len(got) != step.want {
+			t.Errorf("step %d: %v, want %d", i, got, step.want)
+		}
 	}
 }

@@ -2,13 +2,18 @@
 // network, by ARP, Neighbor Discovery and BGP, and reports what this node announces. Package plan
 // decides what that is, with the same owner of each address on every node.
 //
+// Of what other nodes report, it watches their L2Nodes only, with their interfaces, which
+// change rarely. It watches its own Speaker, and reads that of another node if a host
+// claims an address with the node's MAC (claimreports.go).
+//
 // events.go filters the informers' events and requests a sync for those that can
 // change a plan. run.go has the sync loop: one goroutine takes a snapshot, decides,
 // and passes the desired state to the engines: l2 answers ARP and Neighbor Discovery, bgp runs the sessions,
 // bfd monitors paths, guard keeps stray packets from looping; routing.go combines
 // the last three. localfacts.go reads what only this node knows: gateways, routers
 // and passwords. datapath.go delays routes until this node's kube-proxy serves
-// them. status.go and sessions.go compute the report, report.go writes it.
+// them. status.go and sessions.go compute the reports of this node, its Speaker
+// and its L2Node, report.go writes them.
 // conflicts.go records Events about addresses that other hosts have. shutdown.go determines why the speaker ends, and withdraws or keeps the routes.
 //
 // What is kept in memory, and what invalidates it:
@@ -17,18 +22,19 @@
 //   - lastKnown: the last passwords and gateways. They are kept when they disappear,
 //     until the process ends, so that replacing one does not reset a session.
 //   - lastNode: this node's last version, if its Node is deleted.
-//   - replacedReports: reports of speakers before their interfaces changed or the object
-//     was deleted, for a minute.
+//   - ownedElsewhere: the addresses that other nodes owned at the last plan, until this
+//     node announces them or no node has owned them for a minute.
+//   - claimReports: what nodes with a current claim announce, until it is read again.
 //   - conflicts: those that an Event was recorded for, until they end.
 //   - dataPath: addresses that the data path serves, until they are no longer
 //     desired.
-//   - desiredReport: the report, until the next sync.
+//   - speakerReport, l2NodeReport: the desired reports, until the next sync.
 //
 // All of it is lost with the process. Clients and routers still have their state:
 // ARP entries, and the routes under graceful restart.
 //
 // Concurrency: only the goroutine of the sync loop decides and sets desired states.
-// Reports are written by another goroutine, so that announcing never waits for the
+// Reports are written and read by other goroutines, so that announcing never waits for the
 // API server. The engines have their own locks.
 //
 // Without the API server a speaker keeps what it announces.

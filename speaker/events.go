@@ -3,7 +3,6 @@ package speaker
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -96,20 +95,11 @@ func (s *Speaker) eventHandler() cache.ResourceEventHandler {
 		}
 	}
 	return cache.ResourceEventHandlerFuncs{
-		AddFunc: func(o any) { wakeIf(s.affectsPlan(nil, o)) },
-		UpdateFunc: func(was, is any) {
-			affected := s.affectsPlan(was, is)
-			if reported, ok := was.(*v1alpha1.Speaker); ok && affected {
-				s.replacedReports.add(reported, time.Now())
-			}
-			wakeIf(affected)
-		},
+		AddFunc:    func(o any) { wakeIf(s.affectsPlan(nil, o)) },
+		UpdateFunc: func(was, is any) { wakeIf(s.affectsPlan(was, is)) },
 		DeleteFunc: func(o any) {
 			if unknown, ok := o.(cache.DeletedFinalStateUnknown); ok {
 				o = unknown.Obj
-			}
-			if reported, ok := o.(*v1alpha1.Speaker); ok {
-				s.replacedReports.add(reported, time.Now())
 			}
 			// The last version of a Service may already be without its addresses.
 			_, service := o.(*corev1.Service)
@@ -153,10 +143,11 @@ func (s *Speaker) affectsPlan(before, after any) bool {
 		was, _ := before.(*corev1.Namespace)
 		changed := was == nil || !equality.Semantic.DeepEqual(was.Labels, now.Labels)
 		return changed && slices.ContainsFunc(s.kinds.Pools.Objects(), selectsNamespaces)
-	case *v1alpha1.Speaker:
-		was, _ := before.(*v1alpha1.Speaker)
-		// Owners depend on the interfaces only, not on what a speaker announces.
+	case *v1alpha1.L2Node:
+		was, _ := before.(*v1alpha1.L2Node)
 		return was == nil || !sameInterfaces(was, now)
+	case *v1alpha1.Speaker:
+		return false // it is the own report, which is read once, at the start
 	}
 	return true
 }
@@ -166,8 +157,8 @@ func selectsNamespaces(p *v1alpha1.IPAddressPool) bool {
 	return p.Spec.ServiceAllocation != nil && len(p.Spec.ServiceAllocation.NamespaceSelectors) > 0
 }
 
-// sameInterfaces reports whether two versions of a Speaker report the same interfaces.
-func sameInterfaces(a, b *v1alpha1.Speaker) bool {
+// sameInterfaces reports whether two versions of an L2Node have the same interfaces.
+func sameInterfaces(a, b *v1alpha1.L2Node) bool {
 	return a.UID == b.UID && equality.Semantic.DeepEqual(a.Status.Interfaces, b.Status.Interfaces)
 }
 

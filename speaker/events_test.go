@@ -24,7 +24,7 @@ func TestAffectsPlan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.kinds = fairlead.Informers(slog.New(slog.DiscardHandler), func() {})
+	s.kinds = fairlead.Informers(slog.New(slog.DiscardHandler), func() {}, "n")
 	for _, svc := range []*corev1.Service{
 		service("local", "203.0.113.5", "p", local), service("cluster", "203.0.113.6", "p"), fixture.Service("pending", local),
 	} {
@@ -46,11 +46,6 @@ func TestAffectsPlan(t *testing.T) {
 		return n
 	}
 	without := svc(func(s *corev1.Service) { s.Status = corev1.ServiceStatus{} })
-	reported := func(change func(*v1alpha1.SpeakerStatus)) *v1alpha1.Speaker {
-		s := &v1alpha1.Speaker{}
-		change(&s.Status)
-		return s
-	}
 	for _, tt := range []struct {
 		name          string
 		before, after any
@@ -85,14 +80,11 @@ func TestAffectsPlan(t *testing.T) {
 		{"a node's label", node("n"), node("n", labelled("a", "b")), true},
 		{"a node's address", node("n"), node("n", fixture.WithNodeAddresses("203.0.113.5")), true},
 		{"a node that is cordoned", node("n"), node("n", func(n *corev1.Node) { n.Spec.Unschedulable = true }), true},
-		{
-			"a speaker's announcements", reported(func(*v1alpha1.SpeakerStatus) {}),
-			reported(func(s *v1alpha1.SpeakerStatus) { s.AnnouncedAddresses = 7 }), false,
-		},
-		{
-			"a speaker's interfaces", reported(func(*v1alpha1.SpeakerStatus) {}),
-			reported(func(s *v1alpha1.SpeakerStatus) { s.Interfaces = []v1alpha1.Interface{{Name: "eth0"}} }), true,
-		},
+		{"the own report", nil, &v1alpha1.Speaker{}, false},
+		{"a node's interfaces", fixture.L2Node("n"), fixture.L2Node("n", v1alpha1.Interface{Name: "eth0"}), true},
+		{"a node's speaker", fixture.L2Node("n"), &v1alpha1.L2Node{
+			ObjectMeta: metav1.ObjectMeta{Name: "n"}, Status: v1alpha1.L2NodeStatus{Version: "v2"},
+		}, false},
 		{"an endpoint of a Service with policy Local", endpoints("local", "n ready"), endpoints("local", "n serving"), true},
 		{"the same endpoints again", endpoints("local", "n ready"), endpoints("local", "n ready"), false},
 		{"a slice of a Service with policy Local", nil, endpoints("local", "n ready"), true},

@@ -35,7 +35,12 @@ const (
 // localFacts returns what only this node knows.
 func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []l2.Interface) (plan.LocalFacts, error) {
 	drained := s.shutdown.drainComplete(s.ownNode(), func() { notify(s.syncRequested) })
-	l := plan.LocalFacts{Interfaces: interfaces, Held: s.announced, Passwords: map[string]bgp.Secret{}, Drained: drained}
+	l := plan.LocalFacts{Interfaces: interfaces, Held: s.announced, Restored: s.restored, Passwords: map[string]bgp.Secret{}, Drained: drained}
+	l.OwnedElsewhere = s.ownedElsewhere.current(time.Now())
+	var unread time.Duration
+	if l.Reports, unread = s.claimReports.Reports(time.Now()); unread > 0 {
+		s.nextSync = min(s.nextSync, unread)
+	}
 	var lapse time.Duration
 	if l.Claimants, lapse = s.announcer.Claimants(); lapse > 0 {
 		s.nextSync = min(s.nextSync, lapse)

@@ -49,7 +49,9 @@ func (s *Speaker) Run(ctx context.Context) error {
 		tasks.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
 	tasks.Go(func() error { l2.WatchInterfaces(ctx, s.log, func() { notify(s.syncRequested) }); return nil })
-	tasks.Go(func() error { s.reportLoop(ctx); return nil })
+	tasks.Go(func() error { s.l2NodeReport.run(ctx); return nil })
+	tasks.Go(func() error { s.speakerReport.run(ctx); return nil })
+	tasks.Go(func() error { s.claimReports.Run(ctx); return nil })
 	tasks.Go(func() error {
 		defer stop()
 		s.syncLoop(ctx)
@@ -125,13 +127,12 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 	if wait := s.conflicts.record(s, plan, time.Now()); wait > 0 {
 		s.nextSync = min(s.nextSync, wait)
 	}
-	s.setDesiredReport(func(before v1alpha1.SpeakerStatus) v1alpha1.SpeakerStatus {
-		return speakerStatus(before, observedState{
-			version: s.version, config: snapshot.Config, interfaces: interfaces, claims: announced, plan: plan,
-			sessions: s.routing.sessions.Status(), paths: s.routing.paths.Status(), identity: s.routing.identity,
-		})
+	s.ownedElsewhere.record(plan, time.Now())
+	s.claimReports.Set(plan.NeededReports, time.Now())
+	s.setReports(observedState{
+		version: s.version, config: snapshot.Config, interfaces: interfaces, claims: announced, plan: plan,
+		sessions: s.routing.sessions.Status(), paths: s.routing.paths.Status(), identity: s.routing.identity,
 	})
-	notify(s.reportChanged)
 	return err
 }
 
@@ -170,11 +171,10 @@ func (s *Speaker) takeSnapshot(ctx context.Context, own []l2.Interface) (plan.Sn
 		snapshot.Nodes = append(snapshot.Nodes, own) // so that its routes are withdrawn as on any excluded node
 	}
 	snapshot.Config, _, _ = s.parser.Parse(s.kinds.Objects())
-	speakers := s.kinds.Speakers.Objects()
-	snapshot.Reports = append(s.replacedReports.since(time.Now().Add(-replacedReportLifetime)), speakers...)
-	snapshot.Interfaces = maps.Clone(s.interfaces.Get(s.interfaceStates.Observe(speakers, sameInterfaces), func() map[string][]l2.Interface {
-		interfaces := make(map[string][]l2.Interface, len(speakers))
-		for _, reported := range speakers {
+	l2nodes := s.kinds.L2Nodes.Objects()
+	snapshot.Interfaces = maps.Clone(s.interfaces.Get(s.interfaceStates.Observe(l2nodes, sameInterfaces), func() map[string][]l2.Interface {
+		interfaces := make(map[string][]l2.Interface, len(l2nodes))
+		for _, reported := range l2nodes {
 			interfaces[reported.Name] = plan.ReportedInterfaces(reported)
 		}
 		return interfaces

@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -119,10 +120,9 @@ func (s *Speaker) leaveRouters(ctx context.Context, reason string) {
 	defer cancel()
 	s.routing.withdrawAll(ctx, fmt.Sprintf("%s: %s", s.node, reason))
 	s.log.Info("routes withdrawn", "reason", reason)
-	s.setDesiredReport(func(v1alpha1.SpeakerStatus) v1alpha1.SpeakerStatus {
-		return v1alpha1.SpeakerStatus{Version: s.version}
-	})
-	if err := s.writeReport(ctx); err != nil {
+	s.l2NodeReport.set(func(v1alpha1.L2NodeStatus) v1alpha1.L2NodeStatus { return v1alpha1.L2NodeStatus{Version: s.version} })
+	s.speakerReport.set(func(v1alpha1.SpeakerStatus) v1alpha1.SpeakerStatus { return v1alpha1.SpeakerStatus{Version: s.version} })
+	if err := errors.Join(s.l2NodeReport.write(ctx), s.speakerReport.write(ctx)); err != nil {
 		s.log.Warn("last report failed", "error", err)
 	}
 }

@@ -1,16 +1,17 @@
 package speaker
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -60,21 +61,20 @@ type Speaker struct {
 
 	// Derived from objects that have not changed; used by the sync loop only.
 	parser          config.Parser
-	interfaceStates memo.List[*v1alpha1.Speaker]
+	interfaceStates memo.List[*v1alpha1.L2Node]
 	interfaces      memo.Value[uint64, map[string][]l2.Interface]
 
-	lastNode        *corev1.Node // the last version of this Node
-	replacedReports replacedReports
-	conflicts       conflictLog
+	lastNode       *corev1.Node // the last version of this Node
+	ownedElsewhere ownedElsewhere
+	claimReports   *claimReports
+	conflicts      conflictLog
+	speakerReport  *speakerReport
+	l2NodeReport   *l2NodeReport
 
 	syncRequested chan struct{}       // something has changed
 	nextSync      time.Duration       // wait for the next sync if nothing changes
-	reportChanged chan struct{}       // the desired or the actual report has changed
 	announced     map[netip.Addr]bool // on interfaces at the last sync
 	restored      *netipx.IPSet       // announced before the speaker started; nil after the first sync
-
-	mu            sync.Mutex
-	desiredReport *v1alpha1.SpeakerStatus // nil before the first sync
 	ready         atomic.Bool
 }
 
@@ -99,10 +99,11 @@ func New(o Options) (*Speaker, error) {
 	factory := informers.NewSharedInformerFactoryWithOptions(o.Client, 0, informers.WithTransform(stripObject))
 	own := informers.NewSharedInformerFactoryWithOptions(
 		o.Client, 0, informers.WithTransform(stripObject), informers.WithNamespace(o.Namespace))
-	reportChanged := make(chan struct{}, 1)
+	speakerChanged, l2NodeChanged := make(chan struct{}, 1), make(chan struct{}, 1)
+	missing := func() { notify(speakerChanged); notify(l2NodeChanged) }
 	s := &Speaker{
 		node: o.Node, namespace: o.Namespace, version: o.Version, fairlead: o.Fairlead, events: o.Events, log: o.Log,
-		kinds: o.Fairlead.Informers(o.Log, func() { notify(reportChanged) }), factory: factory, ownNamespace: own,
+		kinds: o.Fairlead.Informers(o.Log, missing, o.Node), factory: factory, ownNamespace: own,
 		services:      client.Source[*corev1.Service]{SharedIndexInformer: newServiceInformer(o.Client)},
 		slices:        client.Source[*discoveryv1.EndpointSlice]{SharedIndexInformer: newEndpointSliceInformer(o.Client)},
 		nodes:         client.Source[*corev1.Node]{SharedIndexInformer: factory.Core().V1().Nodes().Informer()},
@@ -110,21 +111,26 @@ func New(o Options) (*Speaker, error) {
 		secrets:       client.Source[*corev1.Secret]{SharedIndexInformer: own.Core().V1().Secrets().Informer()},
 		shutdown:      shutdownPolicy{client: o.Client, namespace: o.Namespace, drainDelay: o.Drain},
 		syncRequested: make(chan struct{}, 1),
-		reportChanged: reportChanged,
 	}
 	wake := func() { notify(s.syncRequested) }
+	s.claimReports = newClaimReports(o.Fairlead.Speakers.Get, o.Log, wake)
+	s.speakerReport = newReport(s, speakerChanged, reportKind[*v1alpha1.Speaker, *v1alpha1.SpeakerList, v1alpha1.SpeakerStatus]{
+		name: "Speaker", crd: "speakers.fairlead.io", client: o.Fairlead.Speakers, cached: s.kinds.Speakers,
+		newObject: func(meta metav1.ObjectMeta) *v1alpha1.Speaker { return &v1alpha1.Speaker{ObjectMeta: meta} },
+		status:    func(o *v1alpha1.Speaker) *v1alpha1.SpeakerStatus { return &o.Status },
+	})
+	s.l2NodeReport = newReport(s, l2NodeChanged, reportKind[*v1alpha1.L2Node, *v1alpha1.L2NodeList, v1alpha1.L2NodeStatus]{
+		name: "L2Node", crd: "l2nodes.fairlead.io", client: o.Fairlead.L2Nodes, cached: s.kinds.L2Nodes,
+		newObject: func(meta metav1.ObjectMeta) *v1alpha1.L2Node { return &v1alpha1.L2Node{ObjectMeta: meta} },
+		status:    func(o *v1alpha1.L2Node) *v1alpha1.L2NodeStatus { return &o.Status },
+	})
 	s.announcer, s.routing, s.dataPath = l2.New(o.Log, wake), newRouting(o.Log, o.Guard, wake), newDataPathGate(wake)
 	for _, i := range s.allInformers() {
 		if _, err := i.AddEventHandler(s.eventHandler()); err != nil {
 			return nil, fmt.Errorf("set up informer: %w", err)
 		}
 	}
-	// The report is compared with the object's actual status, so it must be checked
-	// again when that has changed.
-	reported := func(any) { notify(s.reportChanged) }
-	if _, err := s.kinds.Speakers.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: reported, UpdateFunc: func(_, o any) { reported(o) }, DeleteFunc: reported,
-	}); err != nil {
+	if err := errors.Join(s.speakerReport.watch(), s.l2NodeReport.watch()); err != nil {
 		return nil, fmt.Errorf("set up informer: %w", err)
 	}
 	for _, i := range s.ownInformers() {

@@ -30,18 +30,43 @@ type observedState struct {
 	identity   bfdIdentity // of the paths
 }
 
-// speakerStatus returns the status of the node's Speaker object within its bounds, with
-// the number of entries that are left out.
+// setReports replaces the desired statuses of the node's Speaker and L2Node. They are
+// written if they differ from the observed ones.
+func (s *Speaker) setReports(o observedState) {
+	s.l2NodeReport.set(func(v1alpha1.L2NodeStatus) v1alpha1.L2NodeStatus {
+		status, _ := l2NodeStatus(o)
+		return status
+	})
+	s.speakerReport.set(func(before v1alpha1.SpeakerStatus) v1alpha1.SpeakerStatus {
+		status := speakerStatus(before, o)
+		if status.Omitted > 0 && status.Omitted != before.Omitted {
+			s.log.Warn("report truncated: it exceeds the bounds of a Speaker's or an L2Node's status", "omitted", status.Omitted)
+		}
+		return status
+	})
+}
+
+// l2NodeStatus returns the status of the node's L2Node within its bounds, and the number of
+// entries that are left out.
+func l2NodeStatus(o observedState) (s v1alpha1.L2NodeStatus, omitted int) {
+	s.Version = config.PrintableText(o.version, v1alpha1.MaxReportedWord)
+	s.Interfaces, omitted = config.BoundInterfaces(reportedInterfaces(o))
+	return s, omitted
+}
+
+// speakerStatus returns the status of the node's Speaker within its bounds, with the number
+// of entries that it and the L2Node leave out.
 func speakerStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.SpeakerStatus {
 	s, omitted := config.BoundReport(completeStatus(before, o))
-	s.Omitted = int64(omitted)
+	_, ofL2Node := l2NodeStatus(o)
+	s.Omitted = int64(omitted + ofL2Node)
 	return s
 }
 
-// completeStatus returns the status of the node's Speaker object: what is announced
+// completeStatus returns the status of the node's Speaker: what is announced
 // now, not what is desired. before is the last status.
 func completeStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.SpeakerStatus {
-	s := v1alpha1.SpeakerStatus{Version: o.version, Interfaces: reportedInterfaces(o)}
+	s := v1alpha1.SpeakerStatus{Version: o.version}
 	unannounced := maps.Clone(o.plan.Unannounced)
 	announced := map[string]v1alpha1.Announcement{}
 	addrs := map[string][]netip.Addr{}
@@ -219,16 +244,8 @@ func endedRanges(before *netipx.IPSet, now map[netip.Addr]bool) []netipx.IPRange
 func previouslyAnnounced(s *v1alpha1.Speaker) *netipx.IPSet {
 	var before netipx.IPSetBuilder
 	if s != nil {
-		report, _ := config.BoundReport(s.Status)
-		for _, group := range report.Announcing {
-			if len(group.Interfaces) == 0 {
-				continue
-			}
-			for _, text := range group.Addresses {
-				if reported, ok := config.ReportedRange(text); ok {
-					before.AddRange(reported)
-				}
-			}
+		for _, group := range plan.AnnouncedGroups(s) {
+			before.AddSet(group.Addrs)
 		}
 	}
 	set, err := before.IPSet()

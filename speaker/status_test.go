@@ -43,7 +43,7 @@ func TestStatusRoundTrip(t *testing.T) {
 	interfaces := []l2.Interface{newInterface("eth0", "192.0.2.1/24", "2001:db8::1/64"), newInterface("named"), newInterface("cali1")}
 	a, b, c := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8"), netip.MustParseAddr("192.0.2.9")
 	refusal := v1alpha1.Refusal{Reason: v1alpha1.NoInterface, Message: "message"}
-	got := speakerStatus(v1alpha1.SpeakerStatus{}, observedState{
+	o := observedState{
 		version: "v1", interfaces: interfaces,
 		config: config.Config{L2Advertisements: []config.L2Advertisement{{Interfaces: []string{"named"}}}},
 		claims: map[netip.Addr]l2.Claim{
@@ -52,9 +52,14 @@ func TestStatusRoundTrip(t *testing.T) {
 		plan: plan.Plan{Unannounced: map[netip.Addr]v1alpha1.Refusal{
 			netip.MustParseAddr("203.0.113.1"): refusal, netip.MustParseAddr("203.0.113.2"): refusal,
 		}},
-	})
+	}
+	got := speakerStatus(v1alpha1.SpeakerStatus{}, o)
 	speaker := &v1alpha1.Speaker{Status: got}
-	back := plan.ReportedInterfaces(speaker)
+	l2node := &v1alpha1.L2Node{}
+	if l2node.Status, _ = l2NodeStatus(o); l2node.Status.Version != "v1" || got.Version != "v1" {
+		t.Errorf("versions %q and %q", l2node.Status.Version, got.Version)
+	}
+	back := plan.ReportedInterfaces(l2node)
 	if len(back) != 2 || !slices.Equal(back[0].Prefixes, interfaces[0].Prefixes) || back[1].Name != "named" {
 		t.Errorf("interfaces %v", back)
 	}
@@ -95,9 +100,10 @@ func TestReportIsBounded(t *testing.T) {
 		t.Errorf("%d of %d addresses are reported", n, got.AnnouncedAddresses)
 	}
 	// The default route's prefix and all of the aliases but 127 are left out.
-	subnets := got.Interfaces[0].Addresses
+	l2node, _ := l2NodeStatus(observed)
+	subnets := l2node.Interfaces[0].Addresses
 	if len(subnets) != v1alpha1.MaxReportedSubnets-1 || subnets[0] != "198.51.100.1/24" || got.Omitted != int64(len(aliases)-len(subnets)+2) {
-		t.Errorf("%d omitted; interfaces %v", got.Omitted, got.Interfaces)
+		t.Errorf("%d omitted; interfaces %v", got.Omitted, l2node.Interfaces)
 	}
 
 	claim(v1alpha1.MaxReportedAddresses + 7)
@@ -123,7 +129,7 @@ func TestInterfacesOfSegmentsAreReported(t *testing.T) {
 		interfaces = append(interfaces, newInterface(fmt.Sprintf("veth%d", i), fmt.Sprintf("10.0.0.%d/32", i)))
 	}
 	interfaces = append(interfaces, newInterface("vlan10", "192.0.2.1/24"))
-	got := speakerStatus(v1alpha1.SpeakerStatus{}, observedState{interfaces: interfaces})
+	got, _ := l2NodeStatus(observedState{interfaces: interfaces})
 	if len(got.Interfaces) != v1alpha1.MaxReportedInterfaces || got.Interfaces[0].Name != "vlan10" {
 		t.Errorf("%d interfaces, first %v", len(got.Interfaces), got.Interfaces[0])
 	}

@@ -8,8 +8,10 @@ import (
 	"log/slog"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/gentype"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -41,6 +43,7 @@ type Client struct {
 	BFDProfiles       Resource[*v1alpha1.BFDProfile, *v1alpha1.BFDProfileList]
 	Communities       Resource[*v1alpha1.Community, *v1alpha1.CommunityList]
 	Speakers          Resource[*v1alpha1.Speaker, *v1alpha1.SpeakerList]
+	L2Nodes           Resource[*v1alpha1.L2Node, *v1alpha1.L2NodeList]
 }
 
 // New returns a Client. It sends JSON, the only encoding of custom resources, even if
@@ -81,6 +84,9 @@ func New(config *rest.Config) (*Client, error) {
 		Speakers: newResource(r, codec, "speakers",
 			func() *v1alpha1.Speaker { return &v1alpha1.Speaker{} },
 			func() *v1alpha1.SpeakerList { return &v1alpha1.SpeakerList{} }),
+		L2Nodes: newResource(r, codec, "l2nodes",
+			func() *v1alpha1.L2Node { return &v1alpha1.L2Node{} },
+			func() *v1alpha1.L2NodeList { return &v1alpha1.L2NodeList{} }),
 	}, nil
 }
 
@@ -91,14 +97,24 @@ func newResource[T Object, L runtime.Object](
 	return Resource[T, L]{client, r, name + "." + v1alpha1.GroupVersion.Group, object, list}
 }
 
-// newInformer returns an informer, and the kind that is its source.
-func (r Resource[T, L]) newInformer(log *slog.Logger, changed func()) (Source[T], *kind) {
+// newInformer returns an informer, and the kind that is its source. With a name, the
+// informer lists and watches that object only.
+func (r Resource[T, L]) newInformer(log *slog.Logger, changed func(), name string) (Source[T], *kind) {
+	selector := fields.Everything()
+	if name != "" {
+		selector = fields.OneTermEqualSelector(metav1.ObjectNameField, name)
+	}
 	k := &kind{crd: r.crd, client: r.rest, log: log, changed: changed}
 	k.informer = cache.NewSharedIndexInformer(k.listWatch(
 		func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			options.FieldSelector = selector.String()
 			return r.List(ctx, options)
 		},
-		r.Watch, func() runtime.Object { return r.list() },
+		func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			options.FieldSelector = selector.String()
+			return r.Watch(ctx, options)
+		},
+		func() runtime.Object { return r.list() },
 	), r.object(), 0, cache.Indexers{})
 	return Source[T]{k.informer}, k
 }

@@ -19,27 +19,31 @@ type Informers struct {
 	BFDProfiles       Source[*v1alpha1.BFDProfile]
 	Communities       Source[*v1alpha1.Community]
 	Speakers          Source[*v1alpha1.Speaker]
+	L2Nodes           Source[*v1alpha1.L2Node]
 
 	kinds []*kind // of the informers
 }
 
 // Informers returns informers for all kinds, which the caller must run. The log has a
 // line when a kind is found missing, when changed is called as well, and one when it is
-// served again.
-func (c *Client) Informers(log *slog.Logger, changed func()) Informers {
+// served again. With a node, the Speaker of that node is watched instead of all Speakers.
+func (c *Client) Informers(log *slog.Logger, changed func(), node string) Informers {
 	var i Informers
-	i.Pools = addInformer(&i, c.Pools, log, changed)
-	i.L2Advertisements = addInformer(&i, c.L2Advertisements, log, changed)
-	i.BGPPeers = addInformer(&i, c.BGPPeers, log, changed)
-	i.BGPAdvertisements = addInformer(&i, c.BGPAdvertisements, log, changed)
-	i.BFDProfiles = addInformer(&i, c.BFDProfiles, log, changed)
-	i.Communities = addInformer(&i, c.Communities, log, changed)
-	i.Speakers = addInformer(&i, c.Speakers, log, changed)
+	i.Pools = addInformer(&i, c.Pools, log, changed, "")
+	i.L2Advertisements = addInformer(&i, c.L2Advertisements, log, changed, "")
+	i.BGPPeers = addInformer(&i, c.BGPPeers, log, changed, "")
+	i.BGPAdvertisements = addInformer(&i, c.BGPAdvertisements, log, changed, "")
+	i.BFDProfiles = addInformer(&i, c.BFDProfiles, log, changed, "")
+	i.Communities = addInformer(&i, c.Communities, log, changed, "")
+	i.Speakers = addInformer(&i, c.Speakers, log, changed, node)
+	i.L2Nodes = addInformer(&i, c.L2Nodes, log, changed, "")
 	return i
 }
 
-func addInformer[T Object, L runtime.Object](i *Informers, r Resource[T, L], log *slog.Logger, changed func()) Source[T] {
-	source, k := r.newInformer(log, changed)
+func addInformer[T Object, L runtime.Object](
+	i *Informers, r Resource[T, L], log *slog.Logger, changed func(), name string,
+) Source[T] {
+	source, k := r.newInformer(log, changed, name)
 	i.kinds = append(i.kinds, k)
 	return source
 }

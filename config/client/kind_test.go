@@ -163,7 +163,7 @@ func poolInformer(t *testing.T, api *fakeAPI) (i Informers) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i.Pools = addInformer(&i, c.Pools, slog.New(slog.DiscardHandler), func() {})
+	i.Pools = addInformer(&i, c.Pools, slog.New(slog.DiscardHandler), func() {}, "")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {

@@ -20,6 +20,7 @@ func AddToScheme(s *runtime.Scheme) error {
 		&BFDProfile{}, &BFDProfileList{},
 		&Community{}, &CommunityList{},
 		&Speaker{}, &SpeakerList{},
+		&L2Node{}, &L2NodeList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil

@@ -2,9 +2,9 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// The bounds of a Speaker's status. Every other node and the controller read it, and
-// a compromised node can write anything, so the schema, the writer and the readers
-// apply the same bounds. MaxReportedAddresses is enough for 10,000 Services without
+// The bounds of the status of a Speaker and of an L2Node. The controller and other nodes
+// read them, and a compromised node can write anything, so the schema, the writer and the
+// readers apply the same bounds. MaxReportedAddresses is enough for 10,000 Services without
 // two consecutive addresses on one node, in at most 0.8 MB; an object in etcd has at
 // most 1.5 MB.
 const (
@@ -39,15 +39,15 @@ const (
 	MaxReportedWord = 128
 )
 
-// Speaker is the report of the speaker on one node. It has the name of the node, is
-// owned by the Node, and is written by that speaker only.
+// Speaker is the report of the speaker on one node, for people and for the controller. It
+// has the name of the node, is owned by the Node, and is written by that speaker only. It
+// changes with each announced address, so other speakers do not watch it: see L2Node.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Announced",type=integer,JSONPath=`.status.announcedAddresses`,description="addresses that the node announces"
 // +kubebuilder:printcolumn:name="Sessions",type=string,JSONPath=`.status.sessionSummary`,description="established BGP sessions, of those desired"
-// +kubebuilder:printcolumn:name="Interfaces",type=string,JSONPath=`.status.interfaces[*].name`
 // +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.status.version`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type Speaker struct {
@@ -60,7 +60,6 @@ type Speaker struct {
 
 // SpeakerStatus is the state that the speaker reports.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.interfaces) || self.interfaces.map(i, has(i.addresses) ? size(i.addresses) : 0).sum() <= 128",message="interfaces must have at most 128 addresses in total"
 // +kubebuilder:validation:XValidation:rule="(has(self.announcing) ? self.announcing.map(a, size(a.addresses)).sum() : 0) + (has(self.unannounced) ? self.unannounced.map(u, size(u.addresses)).sum() : 0) + (has(self.warnings) ? self.warnings.map(w, size(w.addresses)).sum() : 0) <= 10000",message="announcing, unannounced and warnings must have at most 10000 addresses and ranges in total"
 type SpeakerStatus struct {
 	// Version of the speaker.
@@ -68,15 +67,6 @@ type SpeakerStatus struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=128
 	Version string `json:"version,omitempty"`
-
-	// Interfaces of the node that can be announced on: those that are up, and have an
-	// address or are named by an advertisement.
-	//
-	// +optional
-	// +listType=map
-	// +listMapKey=name
-	// +kubebuilder:validation:MaxItems=64
-	Interfaces []Interface `json:"interfaces,omitempty"`
 
 	// AnnouncedAddresses counts the addresses that the node announces on an interface
 	// or to a BGP peer.
@@ -110,8 +100,8 @@ type SpeakerStatus struct {
 	// +kubebuilder:validation:MaxItems=256
 	Warnings []AddressReason `json:"warnings,omitempty"`
 
-	// Omitted counts the interfaces, addresses and sessions that the lists leave out,
-	// because they are bounded.
+	// Omitted counts the addresses and sessions that the lists leave out, because they
+	// are bounded, and the interfaces and addresses that the node's L2Node leaves out.
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=0
@@ -264,39 +254,6 @@ type Session struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	BFDMessage string `json:"bfdMessage,omitempty"`
-}
-
-// Interface is a network interface of the node.
-type Interface struct {
-	// Name of the interface.
-	//
-	// +kubebuilder:validation:MaxLength=15
-	// +kubebuilder:validation:Pattern=`^[!-.0-~]+$`
-	Name string `json:"name"`
-
-	// Addresses of the interface, each with its prefix length: at least 8 for IPv4
-	// and 48 for IPv6.
-	//
-	// +optional
-	// +listType=atomic
-	// +kubebuilder:validation:MaxItems=128
-	// +kubebuilder:validation:items:MaxLength=79
-	// +kubebuilder:validation:items:Pattern=`^([0-9.]+/([89]|[12][0-9]|3[0-2])|[0-9a-f.]*:[0-9a-f:.]*/(4[89]|[5-9][0-9]|1[01][0-9]|12[0-8]))$`
-	Addresses []string `json:"addresses,omitempty"`
-
-	// MACAddress of the interface. Speakers recognize the answers of other nodes by it.
-	//
-	// +optional
-	// +kubebuilder:validation:MaxLength=17
-	// +kubebuilder:validation:Pattern=`^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$`
-	MACAddress string `json:"macAddress,omitempty"`
-
-	// KernelAnswers is whether the kernel of the node answers ARP requests on the
-	// interface for the IPv4 addresses of all Services: kube-proxy in IPVS mode assigns
-	// them to the interface kube-ipvs0, and without strictARP the sysctl arp_ignore is 0.
-	//
-	// +optional
-	KernelAnswers bool `json:"kernelAnswers,omitempty"`
 }
 
 // Announcement is a group of addresses that are announced in the same way.

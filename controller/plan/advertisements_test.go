@@ -97,8 +97,8 @@ func TestAnnouncedByBGP(t *testing.T) {
 		BGPAdvertisements: []*v1alpha1.BGPAdvertisement{fixture.BGPAdvertisement("all")},
 		BGPPeers:          []*v1alpha1.BGPPeer{fixture.BGPPeer("a", "192.0.2.1"), fixture.BGPPeer("b", "192.0.2.2")},
 	})
-	one := &decision{reports: newSpeakerReports(c, nodes, []*v1alpha1.Speaker{speaker("node-1", "a")})}
-	two := &decision{reports: newSpeakerReports(c, nodes, []*v1alpha1.Speaker{speaker("node-1", "a", "b"), speaker("node-2", "b")})}
+	one := &decision{reports: newSpeakerReports(c, nodes, []*v1alpha1.Speaker{speaker("node-1", "a")}, nil)}
+	two := &decision{reports: newSpeakerReports(c, nodes, []*v1alpha1.Speaker{speaker("node-1", "a", "b"), speaker("node-2", "b")}, nil)}
 	for text, want := range map[string]v1alpha1.Reason{
 		"203.0.113.5": v1alpha1.Announced, "2001:db8::1": v1alpha1.Announced,
 		"203.0.113.12": v1alpha1.NoSession, "203.0.113.99": v1alpha1.NoSpeaker,

@@ -95,7 +95,7 @@ func largeCluster(n int) Snapshot {
 	}
 	settle()
 	s.Objects.L2Advertisements = []*v1alpha1.L2Advertisement{{ObjectMeta: metav1.ObjectMeta{Name: "all"}}}
-	s.Speakers = fixture.LargeReports(s.Nodes, s.Services[:n/2])
+	s.Speakers, s.L2Nodes = fixture.LargeReports(s.Nodes, s.Services[:n/2])
 	settle()
 	return s
 }

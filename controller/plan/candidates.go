@@ -35,9 +35,9 @@ type candidateNode struct {
 	kernelAnswers []string
 }
 
-// newCandidateNode returns the node with the objects that select it. The report must be
-// within its bounds.
-func newCandidateNode(c config.Config, node *corev1.Node, report v1alpha1.SpeakerStatus) *candidateNode {
+// newCandidateNode returns the node with the objects that select it. The interfaces must be
+// within their bounds.
+func newCandidateNode(c config.Config, node *corev1.Node, interfaces []v1alpha1.Interface) *candidateNode {
 	n := &candidateNode{
 		name: node.Name, seed: config.RankSeed(node.Name), config: c, peers: map[string]*config.BGPPeer{}, subnets: map[string][]netip.Prefix{},
 	}
@@ -59,7 +59,7 @@ func newCandidateNode(c config.Config, node *corev1.Node, report v1alpha1.Speake
 			n.peers[c.BGPPeers[i].Name] = &c.BGPPeers[i]
 		}
 	}
-	for _, i := range report.Interfaces {
+	for _, i := range interfaces {
 		if _, known := n.subnets[i.Name]; !known {
 			n.interfaces, n.subnets[i.Name] = append(n.interfaces, i.Name), nil
 		}

@@ -84,7 +84,7 @@ func (h *cloudSimulation) snapshot() Snapshot {
 				addrs = append(addrs, a.Addr.String())
 			}
 		}
-		s.Speakers = []*v1alpha1.Speaker{announcing("rack", addrs...)}
+		s.setAnnouncing("rack", addrs...)
 	}
 	return s
 }

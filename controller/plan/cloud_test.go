@@ -108,7 +108,8 @@ func (l *providerScenario) changeService(f func(*corev1.Service)) {
 }
 
 func (l *providerScenario) setAnnounced(addrs ...string) {
-	l.Objects.L2Advertisements, l.Speakers = onEth0, []*v1alpha1.Speaker{announcing("rack", addrs...)}
+	l.Objects.L2Advertisements = onEth0
+	l.setAnnouncing("rack", addrs...)
 }
 
 // clusterIP changes the type of a Service, as the API server does.

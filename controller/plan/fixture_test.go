@@ -27,12 +27,13 @@ var onEth0 = []*v1alpha1.L2Advertisement{{
 	ObjectMeta: metav1.ObjectMeta{Name: "eth0"}, Spec: v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0"}},
 }}
 
-// announcing returns a Speaker that reports to announce the addresses on eth0.
-func announcing(node string, addrs ...string) *v1alpha1.Speaker {
-	s := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: node}}
-	s.Status.Interfaces = []v1alpha1.Interface{{Name: "eth0"}}
-	s.Status.Announcing = []v1alpha1.Announcement{{Interfaces: []string{"eth0"}, Addresses: addrs}}
-	return s
+// setAnnouncing replaces all reports by that of a node that announces the addresses on
+// eth0.
+func (s *Snapshot) setAnnouncing(node string, addrs ...string) {
+	speaker := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: node}}
+	speaker.Status.Announcing = []v1alpha1.Announcement{{Interfaces: []string{"eth0"}, Addresses: addrs}}
+	s.Speakers = []*v1alpha1.Speaker{speaker}
+	s.L2Nodes = []*v1alpha1.L2Node{fixture.L2Node(node, v1alpha1.Interface{Name: "eth0"})}
 }
 
 // findService returns the desired state of a Service, and whether the plan has one.

@@ -145,13 +145,18 @@ func (b *bytesIn) node(i int) *corev1.Node {
 	return n
 }
 
-func (b *bytesIn) speaker(i int) *v1alpha1.Speaker {
-	s := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%d", i)}}
+func (b *bytesIn) l2node(i int) *v1alpha1.L2Node {
+	n := fixture.L2Node(fmt.Sprintf("n%d", i))
 	for range b.Below(3) {
-		s.Status.Interfaces = append(s.Status.Interfaces, v1alpha1.Interface{
+		n.Status.Interfaces = append(n.Status.Interfaces, v1alpha1.Interface{
 			Name: b.Text("eth0"), Addresses: []string{b.Text("192.0.2.1/24", "0.0.0.0/0", "10.0.0.1/8", "2001:db8::1/64")},
 		})
 	}
+	return n
+}
+
+func (b *bytesIn) speaker(i int) *v1alpha1.Speaker {
+	s := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%d", i)}}
 	for range b.Below(3) {
 		s.Status.Announcing = append(s.Status.Announcing, v1alpha1.Announcement{
 			Interfaces: []string{b.Text("eth0")},
@@ -189,6 +194,7 @@ func (b *bytesIn) world() Snapshot {
 	for i := range b.Below(3) {
 		s.Nodes = append(s.Nodes, b.node(i))
 		s.Speakers = append(s.Speakers, b.speaker(i))
+		s.L2Nodes = append(s.L2Nodes, b.l2node(i))
 		s.Namespaces = append(s.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 			Name: b.one("ns", "other"), Labels: map[string]string{b.Text("a"): b.Text("b")},
 		}})

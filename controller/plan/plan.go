@@ -40,6 +40,7 @@ type Snapshot struct {
 	Services, Unmanaged []*corev1.Service
 	Nodes               []*corev1.Node
 	Speakers            []*v1alpha1.Speaker
+	L2Nodes             []*v1alpha1.L2Node // with the interfaces of the nodes
 	// Pools select Services by the labels of Namespaces, and never assign addresses
 	// of ServiceCIDRs.
 	Namespaces   []*corev1.Namespace

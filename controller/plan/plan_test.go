@@ -55,17 +55,17 @@ func TestDecide(t *testing.T) {
 	}{
 		{"a plain Service", service("a"), nil, served + "NoSpeaker", "is the DaemonSet"},
 		{
-			"announced", service("a"), func(s *Snapshot) { s.Speakers = append(s.Speakers, announcing("n1", "192.0.2.0")) },
+			"announced", service("a"), func(s *Snapshot) { s.setAnnouncing("n1", "192.0.2.0") },
 			served + "Announced", "192.0.2.0 from pool p",
 		},
 		{
 			"another address announced", service("a"),
-			func(s *Snapshot) { s.Speakers = append(s.Speakers, announcing("n1", "192.0.2.9")) }, served + "NoSpeaker",
+			func(s *Snapshot) { s.setAnnouncing("n1", "192.0.2.9") }, served + "NoSpeaker",
 			"no speaker has reported about 192.0.2.0",
 		},
 		{
 			"announced by a node that is gone", service("a"),
-			func(s *Snapshot) { s.Speakers = append(s.Speakers, announcing("gone", "192.0.2.0")) }, served + "NoSpeaker", "",
+			func(s *Snapshot) { s.setAnnouncing("gone", "192.0.2.0") }, served + "NoSpeaker", "",
 		},
 		{"unannounced with a reason", service("a"), func(s *Snapshot) {
 			s.Speakers = append(s.Speakers, &v1alpha1.Speaker{

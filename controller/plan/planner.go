@@ -33,6 +33,7 @@ type Planner struct {
 	namespaces   memo.List[*corev1.Namespace]
 	serviceCIDRs memo.List[*networkingv1.ServiceCIDR]
 	speakers     memo.List[*v1alpha1.Speaker]
+	l2nodes      memo.List[*v1alpha1.L2Node]
 
 	// Derived values. Each is invalidated when a part of its key changes.
 	pools          memo.Value[poolStates, allocatorPools]
@@ -72,8 +73,8 @@ type (
 		namespaces uint64
 	}
 	reportStates struct {
-		config          config.State
-		nodes, speakers uint64
+		config                   config.State
+		nodes, speakers, l2nodes uint64
 	}
 	adStates struct {
 		pools   poolStates
@@ -273,8 +274,12 @@ func (p *Planner) decision(s Snapshot) *decision {
 	d.allocatorPools = p.pools.Get(d.poolStates, func() allocatorPools {
 		return newAllocatorPools(d.config, problems, s.Nodes, s.ServiceCIDRs)
 	})
-	d.reportStates = reportStates{parsed, nodes, p.speakers.Observe(s.Speakers, memo.SameVersion)}
-	d.reports = p.reports.Get(d.reportStates, func() *speakerReports { return newSpeakerReports(d.config, s.Nodes, s.Speakers) })
+	d.reportStates = reportStates{
+		parsed, nodes, p.speakers.Observe(s.Speakers, memo.SameVersion), p.l2nodes.Observe(s.L2Nodes, memo.SameVersion),
+	}
+	d.reports = p.reports.Get(d.reportStates, func() *speakerReports {
+		return newSpeakerReports(d.config, s.Nodes, s.Speakers, s.L2Nodes)
+	})
 	d.sortedNodes = p.sortedNodes.Get(nodes, func() []*corev1.Node {
 		return slices.SortedFunc(slices.Values(s.Nodes), func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
 	})

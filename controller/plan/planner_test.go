@@ -136,6 +136,9 @@ func TestPlannerKeepsNothingStale(t *testing.T) {
 				s.Speakers = mutate(t, &v, s.Speakers, b.speaker, func(s *v1alpha1.Speaker) { s.Status.Announcing = nil })
 			},
 			func() {
+				s.L2Nodes = mutate(t, &v, s.L2Nodes, b.l2node, func(n *v1alpha1.L2Node) { n.Status.Interfaces = nil })
+			},
+			func() {
 				s.Services = mutate(t, &v, s.Services, b.service, func(svc *corev1.Service) { svc.Status.Conditions = nil })
 			},
 		}

@@ -57,9 +57,12 @@ type routedAddresses struct {
 	addrs *netipx.IPSet
 }
 
-// newSpeakerReports collects the reports of speakers on Ready nodes: the last report
-// of any other is out of date. A Speaker without a Node is ignored.
-func newSpeakerReports(c config.Config, nodes []*corev1.Node, speakers []*v1alpha1.Speaker) *speakerReports {
+// newSpeakerReports collects the reports of speakers on Ready nodes, with the interfaces
+// in their L2Nodes: the last report of any other is out of date. A Speaker without a Node is
+// ignored.
+func newSpeakerReports(
+	c config.Config, nodes []*corev1.Node, speakers []*v1alpha1.Speaker, l2nodes []*v1alpha1.L2Node,
+) *speakerReports {
 	r := &speakerReports{config: c, pools: config.NewPoolIndex(c.Pools), byNode: map[string]v1alpha1.SpeakerStatus{}}
 	// If no node is Ready, the API server is more likely cut off than every node is
 	// down: then readiness does not count, as in the speakers' plans.
@@ -74,6 +77,7 @@ func newSpeakerReports(c config.Config, nodes []*corev1.Node, speakers []*v1alph
 	var announcing []rangeClaim[interfaceClaim]
 	var unannounced, warnings []rangeClaim[refusalClaim]
 	routed := routeBuilder{}
+	interfaces := r.boundInterfaces(l2nodes, counted)
 	sorted := slices.SortedFunc(slices.Values(speakers), func(a, b *v1alpha1.Speaker) int { return cmp.Compare(a.Name, b.Name) })
 	for _, s := range sorted {
 		node := counted[s.Name]
@@ -81,7 +85,7 @@ func newSpeakerReports(c config.Config, nodes []*corev1.Node, speakers []*v1alph
 			continue
 		}
 		report, ignored := config.BoundReport(s.Status)
-		candidate := newCandidateNode(c, node, report)
+		candidate := newCandidateNode(c, node, interfaces[s.Name])
 		r.byNode[s.Name], r.candidates = report, append(r.candidates, candidate)
 		if len(candidate.kernelAnswers) > 0 {
 			r.kernelAnswers = append(r.kernelAnswers, candidate)
@@ -111,7 +115,7 @@ func newSpeakerReports(c config.Config, nodes []*corev1.Node, speakers []*v1alph
 		}
 		announcing, unannounced = append(announcing, disjointClaims(own)...), append(unannounced, disjointClaims(refused)...)
 		warnings = append(warnings, disjointClaims(warned)...)
-		r.addProblem(s.Name, ignored, report.Omitted)
+		r.addProblem("Speaker", s.Name, ignored, report.Omitted)
 	}
 	r.announcing, r.unannounced, r.routed = newRangeIndex(announcing), newRangeIndex(unannounced), routed.build()
 	r.warnings = newRangeIndex(warnings)
@@ -143,9 +147,24 @@ func reportedRanges(texts []string) (ranges []netipx.IPRange, invalid int) {
 	return ranges, len(texts) - len(ranges)
 }
 
+// boundInterfaces returns the interfaces in the L2Nodes of the nodes that count, within
+// their bounds.
+func (r *speakerReports) boundInterfaces(l2nodes []*v1alpha1.L2Node, counted map[string]*corev1.Node) map[string][]v1alpha1.Interface {
+	interfaces := make(map[string][]v1alpha1.Interface, len(l2nodes))
+	sorted := slices.SortedFunc(slices.Values(l2nodes), func(a, b *v1alpha1.L2Node) int { return cmp.Compare(a.Name, b.Name) })
+	for _, n := range sorted {
+		if counted[n.Name] != nil {
+			var ignored int
+			interfaces[n.Name], ignored = config.BoundInterfaces(n.Status.Interfaces)
+			r.addProblem("L2Node", n.Name, ignored, 0)
+		}
+	}
+	return interfaces
+}
+
 // addProblem adds the problem of a report with entries that the controller ignores, or
 // that the speaker has left out.
-func (r *speakerReports) addProblem(node string, ignored int, omitted int64) {
+func (r *speakerReports) addProblem(kind, node string, ignored int, omitted int64) {
 	var texts []string
 	if ignored > 0 {
 		texts = append(texts, fmt.Sprintf("%d entries are ignored, because they are invalid or exceed the bounds", ignored))
@@ -156,7 +175,7 @@ func (r *speakerReports) addProblem(node string, ignored int, omitted int64) {
 	}
 	if len(texts) > 0 {
 		r.problems = append(r.problems, config.Problem{
-			Kind: "Speaker", Name: node, Field: "status", Reason: v1alpha1.IncompleteReport, Message: strings.Join(texts, "; "),
+			Kind: kind, Name: node, Field: "status", Reason: v1alpha1.IncompleteReport, Message: strings.Join(texts, "; "),
 		})
 	}
 }

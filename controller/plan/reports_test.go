@@ -22,40 +22,54 @@ import (
 
 const everyAddress = "0.0.0.0-255.255.255.255"
 
-type reports = []*v1alpha1.Speaker
+// reportedState is what the speaker of a node reports in its Speaker and its L2Node.
+type reportedState struct {
+	node string
+	v1alpha1.SpeakerStatus
+	Interfaces []v1alpha1.Interface
+}
 
-// reportOf returns the report of a node with an interface eth0.
-func reportOf(node, subnet string, change func(*v1alpha1.SpeakerStatus)) *v1alpha1.Speaker {
-	s := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: node}}
-	s.Status.Interfaces = []v1alpha1.Interface{{Name: "eth0", Addresses: []string{subnet}}}
-	change(&s.Status)
+type reports []reportedState
+
+// reportOf returns the reports of a node with an interface eth0.
+func reportOf(node, subnet string, change func(*reportedState)) reportedState {
+	s := reportedState{node: node, Interfaces: []v1alpha1.Interface{{Name: "eth0", Addresses: []string{subnet}}}}
+	change(&s)
 	return s
 }
 
+func (r reports) objects() (speakers []*v1alpha1.Speaker, l2nodes []*v1alpha1.L2Node) {
+	for _, s := range r {
+		speakers = append(speakers, &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: s.node}, Status: s.SpeakerStatus})
+		l2nodes = append(l2nodes, fixture.L2Node(s.node, s.Interfaces...))
+	}
+	return speakers, l2nodes
+}
+
 // onInterface reports the addresses as announced on the interface.
-func onInterface(name string, addrs ...string) func(*v1alpha1.SpeakerStatus) {
-	return func(s *v1alpha1.SpeakerStatus) {
+func onInterface(name string, addrs ...string) func(*reportedState) {
+	return func(s *reportedState) {
 		s.Announcing = append(s.Announcing, v1alpha1.Announcement{Interfaces: []string{name}, Addresses: addrs})
 	}
 }
 
 // toPeer reports the addresses as advertised to the peer.
-func toPeer(name string, addrs ...string) func(*v1alpha1.SpeakerStatus) {
-	return func(s *v1alpha1.SpeakerStatus) {
+func toPeer(name string, addrs ...string) func(*reportedState) {
+	return func(s *reportedState) {
 		s.Announcing = append(s.Announcing, v1alpha1.Announcement{Peers: []string{name}, Addresses: addrs})
 	}
 }
 
 // refused reports the addresses as not announced.
-func refused(reason v1alpha1.Reason, addrs ...string) func(*v1alpha1.SpeakerStatus) {
-	return func(s *v1alpha1.SpeakerStatus) {
+func refused(reason v1alpha1.Reason, addrs ...string) func(*reportedState) {
+	return func(s *reportedState) {
 		s.Unannounced = append(s.Unannounced, v1alpha1.AddressReason{Reason: reason, Message: "why", Addresses: addrs})
 	}
 }
 
 // warned reports a warning about the addresses.
-func warned(reason v1alpha1.Reason, addrs ...string) func(*v1alpha1.SpeakerStatus) {
-	return func(s *v1alpha1.SpeakerStatus) {
+func warned(reason v1alpha1.Reason, addrs ...string) func(*reportedState) {
+	return func(s *reportedState) {
 		s.Warnings = append(s.Warnings, v1alpha1.AddressReason{Reason: reason, Message: "why", Addresses: addrs})
 	}
 }
@@ -65,12 +79,12 @@ func warned(reason v1alpha1.Reason, addrs ...string) func(*v1alpha1.SpeakerStatu
 // the LAN, but no advertisement selects it, unless stated otherwise.
 func TestWarnings(t *testing.T) {
 	const addr, subnet = "192.0.2.7", "192.0.2.1/24"
-	kernelAnswers := func(s *v1alpha1.SpeakerStatus) { s.Interfaces[0].KernelAnswers = true }
-	nothing := func(*v1alpha1.SpeakerStatus) {}
+	kernelAnswers := func(s *reportedState) { s.Interfaces[0].KernelAnswers = true }
+	nothing := func(*reportedState) {}
 	selectAll := func(s *Snapshot) { s.Objects.L2Advertisements[0].Spec.NodeSelectors = nil }
 	for _, row := range []struct {
 		name   string
-		a, b   func(*v1alpha1.SpeakerStatus)
+		a, b   func(*reportedState)
 		subnet string // of node b
 		change func(*Snapshot)
 		want   v1alpha1.Reason
@@ -92,7 +106,7 @@ func TestWarnings(t *testing.T) {
 		{"the kernel of no candidate", nothing, kernelAnswers, subnet, nil, v1alpha1.Announced},
 		{"the kernel of a candidate", nothing, kernelAnswers, subnet, selectAll, v1alpha1.KernelAnswers},
 		{
-			"both kernels, and proxy ARP", func(s *v1alpha1.SpeakerStatus) { kernelAnswers(s); warned(v1alpha1.ProxyARP, addr)(s) }, kernelAnswers,
+			"both kernels, and proxy ARP", func(s *reportedState) { kernelAnswers(s); warned(v1alpha1.ProxyARP, addr)(s) }, kernelAnswers,
 			subnet, nil, v1alpha1.ProxyARP,
 		},
 	} {
@@ -101,10 +115,10 @@ func TestWarnings(t *testing.T) {
 				Policy:   providers.Policy{Mode: providers.BareMetal},
 				Nodes:    []*corev1.Node{readyNode("a", fixture.Labelled("lan", "yes")), readyNode("b")},
 				Services: []*corev1.Service{service("s", annotated(v1alpha1.AnnotationLoadBalancerIPs, addr))},
-				Speakers: reports{
-					reportOf("a", subnet, func(s *v1alpha1.SpeakerStatus) { onInterface("eth0", addr)(s); row.a(s) }), reportOf("b", row.subnet, row.b),
-				},
 			}
+			s.Speakers, s.L2Nodes = reports{
+				reportOf("a", subnet, func(s *reportedState) { onInterface("eth0", addr)(s); row.a(s) }), reportOf("b", row.subnet, row.b),
+			}.objects()
 			s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("lan", "192.0.2.0/24")}
 			s.Objects.L2Advertisements = []*v1alpha1.L2Advertisement{{
 				ObjectMeta: metav1.ObjectMeta{Name: "lan"},
@@ -222,8 +236,8 @@ func TestReportsOfCandidates(t *testing.T) {
 					service("lan", annotated(v1alpha1.AnnotationLoadBalancerIPs, lan)),
 					service("wan", annotated(v1alpha1.AnnotationLoadBalancerIPs, wan)),
 				},
-				Speakers: row.speakers,
 			}
+			s.Speakers, s.L2Nodes = row.speakers.objects()
 			s.Objects.Pools = []*v1alpha1.IPAddressPool{pool("lan", "192.0.2.0/24"), pool("wan", "198.51.100.0/24")}
 			s.Objects.L2Advertisements = []*v1alpha1.L2Advertisement{{
 				ObjectMeta: metav1.ObjectMeta{Name: "lan"},
@@ -260,8 +274,8 @@ func TestHostileReportCost(t *testing.T) {
 		BGPPeers:          []*v1alpha1.BGPPeer{fixture.BGPPeer("tor", "203.0.113.1")},
 	})
 	nodes := []*corev1.Node{readyNode("n")}
-	repeat := func(n int, change func(*v1alpha1.SpeakerStatus)) func(*v1alpha1.SpeakerStatus) {
-		return func(s *v1alpha1.SpeakerStatus) {
+	repeat := func(n int, change func(*reportedState)) func(*reportedState) {
+		return func(s *reportedState) {
 			for range n {
 				change(s)
 			}
@@ -272,8 +286,8 @@ func TestHostileReportCost(t *testing.T) {
 		overlapping = append(overlapping, fmt.Sprintf("10.%d.%d.0-255.255.255.255", i>>8, i&0xff))
 	}
 	both := strings.Split(everyAddress+" ::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", " ")
-	for name, change := range map[string]func(*v1alpha1.SpeakerStatus){
-		"200 bytes": func(s *v1alpha1.SpeakerStatus) {
+	for name, change := range map[string]func(*reportedState){
+		"200 bytes": func(s *reportedState) {
 			onInterface("eth0", both...)(s)
 			refused(v1alpha1.NoInterface, both...)(s)
 			toPeer("tor", both...)(s)
@@ -288,10 +302,10 @@ func TestHostileReportCost(t *testing.T) {
 		"groups of refused": repeat(20_000, refused(v1alpha1.NoInterface, everyAddress)),
 	} {
 		t.Run(name, func(t *testing.T) {
-			speakers := reports{reportOf("n", "192.0.2.1/24", change)}
+			speakers, l2nodes := reports{reportOf("n", "192.0.2.1/24", change)}.objects()
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			r := newSpeakerReports(c, nodes, speakers)
+			r := newSpeakerReports(c, nodes, speakers, l2nodes)
 			runtime.ReadMemStats(&after)
 			limit := uint64(32 << 20)
 			if name == "200 bytes" {
@@ -328,7 +342,7 @@ func TestHostileReportsDecideCost(t *testing.T) {
 		overlapping = append(overlapping, fmt.Sprintf("%d.%d.0.0-255.255.255.255", i>>8&0xff, i&0xff))
 	}
 	text := strings.Repeat("x", 1<<20)
-	hostile := func(s *v1alpha1.SpeakerStatus) {
+	hostile := func(s *reportedState) {
 		for i := range 1000 {
 			s.Interfaces = append(s.Interfaces, v1alpha1.Interface{Name: fmt.Sprint("eth", i), Addresses: subnets})
 			onInterface(fmt.Sprint("eth", i), overlapping...)(s)
@@ -340,10 +354,12 @@ func TestHostileReportsDecideCost(t *testing.T) {
 		}
 	}
 	s := Snapshot{Policy: providers.Policy{Mode: providers.BareMetal}}
+	var all reports
 	for _, name := range []string{"n", "o", "p"} {
 		s.Nodes = append(s.Nodes, readyNode(name))
-		s.Speakers = append(s.Speakers, reportOf(name, "192.0.2.1/24", hostile))
+		all = append(all, reportOf(name, "192.0.2.1/24", hostile))
 	}
+	s.Speakers, s.L2Nodes = all.objects()
 	for i := range 50 {
 		s.Services = append(s.Services, service(fmt.Sprint("s", i)))
 	}
@@ -382,16 +398,20 @@ func TestHostileReportsDecideCost(t *testing.T) {
 // TestHostileReportIsReported checks that the problem of a report is counted.
 func TestHostileReportIsReported(t *testing.T) {
 	s := Snapshot{Nodes: []*corev1.Node{readyNode("n"), readyNode("o")}}
-	s.Speakers = []*v1alpha1.Speaker{
+	s.Speakers, s.L2Nodes = reports{
 		reportOf("n", "0.0.0.0/0", onInterface("eth0", "x", "192.0.2.9-192.0.2.1", "192.0.2.1")),
-		reportOf("o", "192.0.2.1/24", func(s *v1alpha1.SpeakerStatus) { s.Omitted = 5 }),
-		reportOf("not-a-node", "0.0.0.0/0", func(*v1alpha1.SpeakerStatus) {}),
-	}
+		reportOf("o", "192.0.2.1/24", func(s *reportedState) { s.Omitted = 5 }),
+		reportOf("not-a-node", "0.0.0.0/0", func(*reportedState) {}),
+	}.objects()
 	got := fmt.Sprint(Decide(s).Problems)
 	want := fmt.Sprint([]config.Problem{
 		{
+			Kind: "L2Node", Name: "n", Field: "status", Reason: v1alpha1.IncompleteReport,
+			Message: "1 entries are ignored, because they are invalid or exceed the bounds",
+		},
+		{
 			Kind: "Speaker", Name: "n", Field: "status", Reason: v1alpha1.IncompleteReport,
-			Message: "3 entries are ignored, because they are invalid or exceed the bounds",
+			Message: "2 entries are ignored, because they are invalid or exceed the bounds",
 		},
 		{
 			Kind: "Speaker", Name: "o", Field: "status", Reason: v1alpha1.IncompleteReport,

@@ -75,7 +75,8 @@ func (s *Snapshot) annotate(name, key, value string) {
 
 // announce has a speaker announce addresses.
 func (s *Snapshot) announce(addrs ...string) {
-	s.Objects.L2Advertisements, s.Speakers = onEth0, []*v1alpha1.Speaker{announcing("n1", addrs...)}
+	s.Objects.L2Advertisements = onEth0
+	s.setAnnouncing("n1", addrs...)
 }
 
 func dualStack(policy corev1.IPFamilyPolicy) func(*corev1.Service) {

@@ -178,6 +178,9 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 
 // StartAPIServer starts kube-apiserver and waits until it is ready.
 func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
+	if err := os.WriteFile(auditPolicyFile, []byte(auditPolicy), 0o600); err != nil {
+		return fmt.Errorf("write the audit policy: %w", err)
+	}
 	c.APIServer, err = c.controlPlane.Start("kube-apiserver", c.bin.path("kube"), nil, "kube-apiserver",
 		"--etcd-servers=http://127.0.0.1:2379", "--service-cluster-ip-range="+svcPrefix,
 		"--bind-address=0.0.0.0", "--advertise-address="+controlPlaneAddr.String(), "--secure-port=6443",
@@ -187,6 +190,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
 		"--service-account-signing-key-file="+accountKey,
 		// The lab runs no service account controller.
 		"--disable-admission-plugins=ServiceAccount",
+		"--audit-policy-file="+auditPolicyFile, "--audit-log-path="+auditLog,
 	)
 	if err != nil {
 		return err

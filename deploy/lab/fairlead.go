@@ -29,7 +29,7 @@ func (c *Cluster) InstallFairlead(ctx context.Context) error {
 		}
 		_, err := c.Kubectl(ctx, "", "wait", "--for=condition=Established", "--timeout="+WaitTimeout.String(), "crd",
 			"ipaddresspools.fairlead.io", "l2advertisements.fairlead.io", "bgppeers.fairlead.io", "bgpadvertisements.fairlead.io",
-			"bfdprofiles.fairlead.io", "communities.fairlead.io", "speakers.fairlead.io")
+			"bfdprofiles.fairlead.io", "communities.fairlead.io", "speakers.fairlead.io", "l2nodes.fairlead.io")
 		return err
 	})
 	if err != nil {

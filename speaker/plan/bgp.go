@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
@@ -24,6 +25,16 @@ type LocalFacts struct {
 	Interfaces []l2.Interface
 	// Held are the addresses that the node announces on interfaces now.
 	Held map[netip.Addr]bool
+	// Restored are the addresses that the node announced on interfaces before its speaker
+	// was restarted; nil after the first plan.
+	Restored *netipx.IPSet
+	// OwnedElsewhere are those of the last plan, except the addresses that no other node
+	// has owned for a minute. The times do not matter.
+	OwnedElsewhere map[netip.Addr]time.Time
+	// Reports are what the nodes of NeededReports announce on interfaces, according to
+	// their Speakers. A report that has not been read is missing; one that could not be read
+	// in time is empty.
+	Reports map[string][]AnnouncedGroup
 	// Claimants are the other hosts that claim addresses of the last plan, by address.
 	Claimants map[netip.Addr][]l2.Claimant
 	// Gateways are the node's default gateways, by family: "IPv4", "IPv6".

@@ -9,6 +9,8 @@ import (
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
@@ -19,11 +21,12 @@ import (
 // a rule it was the owner, and does not know yet that it is not any more.
 const handOverTime = 10 * time.Second
 
-// macNode is a node whose speaker reports the MAC of a claim.
+// macNode is a node whose L2Node has the MAC of a claim.
 type macNode struct {
 	name          string
 	candidate     bool // for the address
-	announces     bool // on interfaces, according to its report
+	announces     bool // on the interface with the MAC, according to its report
+	unread        bool // its report has not been read yet
 	kernelAnswers bool // for the address, on the segment
 }
 
@@ -48,6 +51,10 @@ type judgement struct {
 	warning   v1alpha1.Refusal // zero if no claim is a reason for one
 	withhold  bool             // the address must not be announced
 	contested bool             // by a host that may be proxy ARP, so that the control address is needed
+	undecided bool             // a claim neither excuses nor blocks yet
+	// needed are the nodes with claims that are judged by their reports, each with the
+	// time when the newest of these claims began.
+	needed map[string]time.Time
 }
 
 // judge decides whether the address is announced although other hosts claim it. What a
@@ -55,17 +62,26 @@ type judgement struct {
 //
 // A claim is not a conflict if it comes from a node that announces the address, from a
 // node that has announced it a moment ago, or from a node whose kernel answers for the
-// addresses of all Services: the controller states the latter, from the reports. A host
-// that claims the control address as well answers for every address (RFC 1027).
+// addresses of all Services: the controller states the latter, from the L2Nodes. A host
+// that claims the control address as well answers for every address (RFC 1027). A claim is
+// undecided if it may come from a node that announces the address, and its report has not
+// been read yet.
 func (c contention) judge() (j judgement) {
 	var conflicts, proxies []string
 	for _, k := range c.claimants {
 		nodes := c.nodes(k)
 		any := func(f func(macNode) bool) bool { return slices.ContainsFunc(nodes, f) }
 		switch {
-		case any(func(n macNode) bool { return n.candidate && n.announces }):
 		case c.addr.Is4() && any(func(n macNode) bool { return n.kernelAnswers }):
+			continue
 		case c.held && k.Last.Sub(k.First) < handOverTime && any(func(n macNode) bool { return n.candidate }):
+			continue
+		}
+		j.addNeeded(nodes, k.First)
+		switch {
+		case any(func(n macNode) bool { return n.candidate && n.announces }):
+		case any(func(n macNode) bool { return n.candidate && n.unread }):
+			j.undecided = true
 		case slices.ContainsFunc(c.controlClaimants, func(o l2.Claimant) bool { return sameHost(o, k) }):
 			proxies = append(proxies, c.describe(k, nil))
 		default:
@@ -84,6 +100,19 @@ func (c contention) judge() (j judgement) {
 			v1alpha1.Abbreviate(proxies, ", "), c.control)}
 	}
 	return j
+}
+
+// addNeeded adds the candidates among the nodes, whose reports decide on a claim.
+func (j *judgement) addNeeded(nodes []macNode, began time.Time) {
+	for _, n := range nodes {
+		if !n.candidate || !began.After(j.needed[n.name]) {
+			continue
+		}
+		if j.needed == nil {
+			j.needed = map[string]time.Time{}
+		}
+		j.needed[n.name] = began
+	}
 }
 
 func sameHost(a, b l2.Claimant) bool {
@@ -125,6 +154,11 @@ func (d *decision) judgeClaims(h heldAddress) (j judgement, control netip.Addr) 
 		nodes:   func(k l2.Claimant) []macNode { return d.nodesWithMAC(h, k) },
 		control: control, controlClaimants: d.Local.Claimants[control],
 	}.judge()
+	for node, began := range j.needed {
+		if began.After(d.neededReports[node]) {
+			d.neededReports[node] = began
+		}
+	}
 	return j, control
 }
 
@@ -139,17 +173,36 @@ func announcedDespiteConflict(services []*corev1.Service) bool {
 // claimFor returns what this node does for an address that it owns on the interfaces.
 func (d *decision) claimFor(h heldAddress, interfaces []string, j judgement) l2.Claim {
 	// A claim that is not a reason to withhold the address would fail the probe.
-	known := d.Local.Held[h.addr] || len(d.Local.Claimants[h.addr]) > 0
-	return l2.Claim{Interfaces: interfaces, Withhold: j.withhold, Probe: !known && len(d.announcersByReport(h)) == 0}
+	excused := len(d.Local.Claimants[h.addr]) > 0 && !j.undecided
+	return l2.Claim{Interfaces: interfaces, Withhold: j.withhold, Probe: !excused && !d.wasAnnounced(h)}
 }
 
-// nodeInterface is an interface in a speaker's report.
+// wasAnnounced reports whether the address is not a new one: this node announces it, did
+// so before a restart, or has seen it owned by another node. The latter does not count if
+// that node withholds it, according to the controller.
+func (d *decision) wasAnnounced(h heldAddress) bool {
+	if d.Local.Held[h.addr] || d.Local.Restored != nil && d.Local.Restored.Contains(h.addr) {
+		return true
+	}
+	return d.wasOwnedElsewhere(h.addr) && !slices.ContainsFunc(h.services, func(svc *corev1.Service) bool {
+		c := apimeta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ConditionAnnounced)
+		return c != nil && c.Status == metav1.ConditionFalse && c.Reason == string(v1alpha1.AddressConflict)
+	})
+}
+
+// wasOwnedElsewhere reports whether another node owned the address in an earlier plan.
+func (d *decision) wasOwnedElsewhere(addr netip.Addr) bool {
+	_, was := d.Local.OwnedElsewhere[addr]
+	return was
+}
+
+// nodeInterface is an interface of an L2Node.
 type nodeInterface struct {
 	node string
 	l2.Interface
 }
 
-// nodesWithMAC returns the nodes whose speakers report the MAC of the claimant, sorted.
+// nodesWithMAC returns the nodes whose L2Nodes have the MAC of the claimant, sorted.
 func (d *decision) nodesWithMAC(h heldAddress, k l2.Claimant) (nodes []macNode) {
 	if d.interfacesByMAC == nil {
 		d.interfacesByMAC = map[string][]nodeInterface{}
@@ -166,7 +219,11 @@ func (d *decision) nodesWithMAC(h heldAddress, k l2.Claimant) (nodes []macNode) 
 	for _, i := range d.interfacesByMAC[k.MAC.String()] {
 		c := d.candidate(h.pool, i.node)
 		n := macNode{name: i.node, candidate: c != nil && c.matches(i.Interface, h.addr)}
-		n.announces = slices.Contains(d.announcersByReport(h), i.node)
+		groups, read := d.Local.Reports[i.node]
+		n.unread = !read
+		n.announces = slices.ContainsFunc(groups, func(g AnnouncedGroup) bool {
+			return slices.Contains(g.Interfaces, i.Name) && g.Addrs.Contains(h.addr)
+		})
 		n.kernelAnswers = i.KernelAnswers && (n.candidate || ownKernelAnswers)
 		nodes = append(nodes, n)
 	}
@@ -185,49 +242,15 @@ func (d *decision) candidate(pool, node string) *candidateNode {
 	return &all[i]
 }
 
-// interfaceReport is what a speaker reports to announce on interfaces.
-type interfaceReport struct {
-	node       string
-	interfaces []l2.Interface // all that it reports
-	groups     []interfaceGroup
+// AnnouncedGroup are addresses that a node announces on the same interfaces.
+type AnnouncedGroup struct {
+	Interfaces []string
+	Addrs      *netipx.IPSet
 }
 
-type interfaceGroup struct {
-	interfaces []string
-	addrs      *netipx.IPSet
-}
-
-// announcersByReport returns the nodes that announce the address on interfaces according to
-// the reports of speakers, whether or not they are eligible still. A report counts only if
-// the node is a candidate, or if the Node was deleted.
-func (d *decision) announcersByReport(h heldAddress) (nodes []string) {
-	if d.interfaceReports == nil {
-		d.interfaceReports = make([]interfaceReport, 0, len(d.Reports))
-		for _, s := range d.Reports {
-			if r := newInterfaceReport(s); len(r.groups) > 0 {
-				d.interfaceReports = append(d.interfaceReports, r)
-			}
-		}
-	}
-	for _, r := range d.interfaceReports {
-		for _, g := range r.groups {
-			if !g.addrs.Contains(h.addr) {
-				continue
-			}
-			c := d.candidate(h.pool, r.node)
-			counts := c == nil || slices.ContainsFunc(r.interfaces, func(i l2.Interface) bool {
-				return slices.Contains(g.interfaces, i.Name) && c.matches(i, h.addr)
-			})
-			if counts {
-				nodes = append(nodes, r.node)
-			}
-		}
-	}
-	return nodes
-}
-
-func newInterfaceReport(s *v1alpha1.Speaker) interfaceReport {
-	r := interfaceReport{node: s.Name}
+// AnnouncedGroups returns what a speaker reports to announce on interfaces, as far as it is
+// within the bounds of a report.
+func AnnouncedGroups(s *v1alpha1.Speaker) (groups []AnnouncedGroup) {
 	report, _ := config.BoundReport(s.Status)
 	for _, group := range report.Announcing {
 		if len(group.Interfaces) == 0 {
@@ -243,12 +266,9 @@ func newInterfaceReport(s *v1alpha1.Speaker) interfaceReport {
 		if err != nil {
 			panic(fmt.Sprintf("build the set of announced addresses: %v", err)) // the ranges are valid
 		}
-		r.groups = append(r.groups, interfaceGroup{group.Interfaces, set})
+		groups = append(groups, AnnouncedGroup{group.Interfaces, set})
 	}
-	if len(r.groups) > 0 {
-		r.interfaces = ReportedInterfaces(s)
-	}
-	return r
+	return groups
 }
 
 // maxControlSearch bounds the addresses that are considered as control address.

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -40,6 +42,7 @@ func TestJudge(t *testing.T) {
 	const once, long = 0, 10 * time.Second
 	candidate := macNode{name: "b", candidate: true}
 	announcing := macNode{name: "b", candidate: true, announces: true}
+	unread := macNode{name: "b", candidate: true, unread: true}
 	kernel := macNode{name: "b", kernelAnswers: true}
 	elsewhere := macNode{name: "b", announces: true} // not a candidate: its report proves nothing
 	otherInterface := claimant(strangerMAC, once)
@@ -86,6 +89,13 @@ func TestJudge(t *testing.T) {
 			"two nodes report the MAC, and the one that announces is no candidate",
 			contention{claimants: claims(claimant(macOf("b"), long))},
 			[]macNode{{name: "c", candidate: true}, elsewhere},
+			v1alpha1.AddressConflict, "other software on node c or b", true,
+		},
+		{"a report of a candidate that was not read", contention{claimants: claims(b)}, []macNode{unread}, "", "", false},
+		{
+			"two nodes report the MAC, and the report of no candidate was not read",
+			contention{claimants: claims(claimant(macOf("b"), long))},
+			[]macNode{{name: "c", candidate: true}, {name: "b", unread: true}},
 			v1alpha1.AddressConflict, "other software on node c or b", true,
 		},
 		{"two nodes report the MAC, and a candidate announces", contention{claimants: claims(b)}, []macNode{{name: "c"}, announcing}, "", "", false},
@@ -180,21 +190,19 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// reporting returns the report of a node that announces the addresses on eth0.
-func reporting(node, subnet string, addrs ...string) *v1alpha1.Speaker {
-	s := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: node}}
-	s.Status.Interfaces = []v1alpha1.Interface{{Name: "eth0", Addresses: []string{subnet}, MACAddress: macOf(node)}}
-	if len(addrs) > 0 {
-		s.Status.Announcing = []v1alpha1.Announcement{{Interfaces: []string{"eth0"}, Addresses: addrs}}
-	}
-	return s
+// announcing returns the report of a node that announces the addresses on the interface.
+func announcing(iface string, addrs ...string) []AnnouncedGroup {
+	return AnnouncedGroups(&v1alpha1.Speaker{Status: v1alpha1.SpeakerStatus{Announcing: []v1alpha1.Announcement{
+		{Peers: []string{"tor"}, Addresses: []string{"192.0.2.0-192.0.2.255"}}, // does not count
+		{Interfaces: []string{iface}, Addresses: addrs},
+	}}})
 }
 
 // conflictSnapshot is of node a, the only one that may announce the addresses of the
 // Services from pool p. Node b is on the segment.
-func conflictSnapshot(reports ...*v1alpha1.Speaker) Snapshot {
+func conflictSnapshot() Snapshot {
 	s := Snapshot{
-		Node: "a", Services: []*corev1.Service{service("s", "192.0.2.7", "p")}, Reports: reports,
+		Node: "a", Services: []*corev1.Service{service("s", "192.0.2.7", "p")},
 		Nodes:      []*corev1.Node{node("a", labelled("x", "y")), node("b")},
 		Interfaces: map[string][]l2.Interface{"a": {newInterface("eth0", "192.0.2.1/24")}, "b": {newInterface("eth0", "192.0.2.2/24")}},
 	}
@@ -208,38 +216,143 @@ func conflictSnapshot(reports ...*v1alpha1.Speaker) Snapshot {
 	return s
 }
 
-// TestProbe checks that exactly those addresses are probed that no candidate has reported
-// as announced on interfaces.
+// TestProbe checks that exactly those addresses are probed that this node does not know to
+// have been announced.
 func TestProbe(t *testing.T) {
-	const addr, subnet = "192.0.2.7", "192.0.2.1/24"
-	routed := reporting("a", subnet)
-	routed.Status.Announcing = []v1alpha1.Announcement{{Peers: []string{"tor"}, Addresses: []string{addr}}}
-	for _, row := range []struct {
-		name    string
-		reports []*v1alpha1.Speaker
-		change  func(*Snapshot)
-		probed  bool
-	}{
-		{"a new address", []*v1alpha1.Speaker{reporting("a", subnet, "192.0.2.8")}, nil, true},
-		{"held", nil, func(s *Snapshot) { s.Local.Held = map[netip.Addr]bool{netip.MustParseAddr(addr): true} }, false},
-		{"announced before a restart", []*v1alpha1.Speaker{reporting("a", subnet, "192.0.2.1-192.0.2.9")}, nil, false},
-		{"announced by BGP only", []*v1alpha1.Speaker{routed}, nil, true},
-		{"announced by a node that is not selected", []*v1alpha1.Speaker{reporting("b", subnet, addr)}, nil, true},
-		{"announced in another subnet", []*v1alpha1.Speaker{reporting("a", "198.51.100.1/24", addr)}, nil, true},
-		{
-			"announced by a candidate that is not Ready",
-			[]*v1alpha1.Speaker{reporting("b", subnet, addr)},
-			func(s *Snapshot) { s.Nodes[1] = node("b", labelled("x", "y"), notReady) }, false,
-		},
-		{"announced by a node that was deleted", []*v1alpha1.Speaker{reporting("c", subnet, addr)}, nil, false},
-	} {
-		s := conflictSnapshot(row.reports...)
-		if row.change != nil {
-			row.change(&s)
+	addr, other := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
+	condition := func(status metav1.ConditionStatus, reason v1alpha1.Reason) func(*Snapshot) {
+		return func(s *Snapshot) {
+			s.Local.OwnedElsewhere = map[netip.Addr]time.Time{addr: {}}
+			s.Services[0].Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionAnnounced, Status: status, Reason: string(reason)}}
 		}
-		claim := Decide(s).L2[netip.MustParseAddr(addr)]
+	}
+	restored := func(text string) func(*Snapshot) {
+		return func(s *Snapshot) {
+			var addrs netipx.IPSetBuilder
+			for _, g := range announcing("eth0", text) {
+				addrs.AddSet(g.Addrs)
+			}
+			s.Local.Restored, _ = addrs.IPSet()
+		}
+	}
+	for _, row := range []struct {
+		name   string
+		change func(*Snapshot)
+		probed bool
+	}{
+		{"a new address", func(*Snapshot) {}, true},
+		{"held", func(s *Snapshot) { s.Local.Held = map[netip.Addr]bool{addr: true} }, false},
+		{"another one is held", func(s *Snapshot) { s.Local.Held = map[netip.Addr]bool{other: true} }, true},
+		{"announced before a restart", restored("192.0.2.1-192.0.2.9"), false},
+		{"another one was announced before a restart", restored(other.String()), true},
+		{"owned by another node in an earlier plan", func(s *Snapshot) { s.Local.OwnedElsewhere = map[netip.Addr]time.Time{addr: {}} }, false},
+		{"another one was", func(s *Snapshot) { s.Local.OwnedElsewhere = map[netip.Addr]time.Time{other: {}} }, true},
+		{"owned by another node, which withholds it", condition(metav1.ConditionFalse, v1alpha1.AddressConflict), true},
+		{"owned by another node, which announces it", condition(metav1.ConditionTrue, v1alpha1.AddressConflict), false},
+		{"owned by another node, which has not reported", condition(metav1.ConditionFalse, v1alpha1.NoSpeaker), false},
+		{"another node announces it according to its report", func(s *Snapshot) {
+			s.Local.Reports = map[string][]AnnouncedGroup{"b": announcing("eth0", addr.String())}
+		}, true},
+	} {
+		s := conflictSnapshot()
+		row.change(&s)
+		claim := Decide(s).L2[addr]
 		if claim.Probe != row.probed || claim.Withhold || len(claim.Interfaces) != 1 {
 			t.Errorf("%s: %+v", row.name, claim)
+		}
+	}
+}
+
+// TestOwnedElsewhere checks which addresses a plan states to be owned by other nodes, now or
+// earlier.
+func TestOwnedElsewhere(t *testing.T) {
+	addr := netip.MustParseAddr("192.0.2.7")
+	before := map[netip.Addr]time.Time{addr: {}, netip.MustParseAddr("192.0.2.99"): {}} // the latter is not in use any more
+	for _, row := range []struct {
+		name   string
+		change func(*Snapshot)
+		before map[netip.Addr]time.Time
+		want   map[netip.Addr]bool
+	}{
+		{"the owner is this node", func(*Snapshot) {}, nil, map[netip.Addr]bool{}},
+		{"the owner is another node", func(s *Snapshot) { s.Node = "b" }, nil, map[netip.Addr]bool{addr: true}},
+		{"the owner is still another node", func(s *Snapshot) { s.Node = "b" }, before, map[netip.Addr]bool{addr: true}},
+		{"this node takes over", func(*Snapshot) {}, before, map[netip.Addr]bool{addr: false}},
+		{
+			"this node has taken over", func(s *Snapshot) { s.Local.Held = map[netip.Addr]bool{addr: true} }, before,
+			map[netip.Addr]bool{},
+		},
+		{"no node is eligible", func(s *Snapshot) { s.Interfaces = nil }, before, map[netip.Addr]bool{addr: false}},
+		{"no node is eligible, and none was", func(s *Snapshot) { s.Interfaces = nil }, nil, map[netip.Addr]bool{}},
+	} {
+		s := conflictSnapshot()
+		s.Local.OwnedElsewhere = row.before
+		row.change(&s)
+		if got := Decide(s).OwnedElsewhere; !maps.Equal(got, row.want) {
+			t.Errorf("%s: %v, want %v", row.name, got, row.want)
+		}
+	}
+	// This node and another one own the address, each on its segment: it is new on both.
+	s := conflictSnapshot()
+	s.Config = parseL2(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0", "eth1"}}))
+	s.Nodes = []*corev1.Node{node("a"), node("b")}
+	s.Interfaces = map[string][]l2.Interface{"a": {newInterface("eth0", "10.0.0.1/24")}, "b": {newInterface("eth1", "10.0.1.1/24")}}
+	if p := Decide(s); len(p.OwnedElsewhere) != 0 || !p.L2[addr].Probe {
+		t.Errorf("two segments: %v, %+v", p.OwnedElsewhere, p.L2[addr])
+	}
+}
+
+// TestReportsDecideOnClaims checks what follows from the report of a node with the MAC of a
+// claim, and which reports are needed.
+func TestReportsDecideOnClaims(t *testing.T) {
+	addr := netip.MustParseAddr("192.0.2.7")
+	const undecided, excused, conflict = "undecided", "excused", "conflict"
+	reports := func(groups []AnnouncedGroup) func(*Snapshot) {
+		return func(s *Snapshot) { s.Local.Reports = map[string][]AnnouncedGroup{"b": groups} }
+	}
+	held := func(s *Snapshot) { s.Local.Held = map[netip.Addr]bool{addr: true} }
+	for _, row := range []struct {
+		name    string
+		changes []func(*Snapshot)
+		want    string
+		needed  bool // the report of node b
+	}{
+		{"not read yet", nil, undecided, true},
+		{"announces it", []func(*Snapshot){reports(announcing("eth0", "192.0.2.1-192.0.2.9"))}, excused, true},
+		{"announces another one", []func(*Snapshot){reports(announcing("eth0", "192.0.2.8"))}, conflict, true},
+		{"announces it on another interface", []func(*Snapshot){reports(announcing("eth1", addr.String()))}, conflict, true},
+		{"has no Speaker", []func(*Snapshot){reports(nil)}, conflict, true},
+		{"held, not read yet", []func(*Snapshot){held}, excused, true},
+		{"held, announces another one", []func(*Snapshot){held, reports(announcing("eth0", "192.0.2.8"))}, conflict, true},
+		{"held, a former owner", []func(*Snapshot){held, func(s *Snapshot) {
+			s.Local.Claimants[addr] = []l2.Claimant{claimant(macOf("b"), time.Second)}
+		}}, excused, false},
+		{"the kernel answers", []func(*Snapshot){func(s *Snapshot) { s.Interfaces["b"][0].KernelAnswers = true }}, excused, false},
+		{"a stranger as well", []func(*Snapshot){func(s *Snapshot) {
+			s.Local.Claimants[addr] = append(s.Local.Claimants[addr], claimant(strangerMAC, time.Minute))
+		}}, conflict, true},
+		{"not a candidate", []func(*Snapshot){reports(announcing("eth0", addr.String())), func(s *Snapshot) { s.Nodes[1] = node("b") }}, conflict, false},
+	} {
+		s := conflictSnapshot()
+		s.Nodes[1] = node("b", labelled("x", "y"), notReady)
+		s.Local.Claimants = map[netip.Addr][]l2.Claimant{addr: {claimant(macOf("b"), time.Minute)}}
+		for _, change := range row.changes {
+			change(&s)
+		}
+		p := Decide(s)
+		claim, got := p.L2[addr], excused
+		switch {
+		case p.Unannounced[addr].Reason == v1alpha1.AddressConflict, p.Warnings[addr].Reason == v1alpha1.AddressConflict:
+			got = conflict
+		case claim.Probe:
+			got = undecided
+		}
+		if got != row.want || claim.Withhold != (got == conflict && !s.Local.Held[addr]) {
+			t.Errorf("%s: %s, want %s; %+v", row.name, got, row.want, claim)
+		}
+		began, needed := p.NeededReports["b"]
+		if needed != row.needed || len(p.NeededReports) > 1 || needed && !began.Equal(time.Unix(1000, 0)) {
+			t.Errorf("%s: needed reports %v", row.name, p.NeededReports)
 		}
 	}
 }
@@ -249,7 +362,7 @@ func TestProbe(t *testing.T) {
 func TestWithheld(t *testing.T) {
 	addr, control := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.125")
 	snapshot := func(changes ...func(*Snapshot)) Snapshot {
-		s := conflictSnapshot(reporting("a", "192.0.2.1/24"), reporting("b", "192.0.2.2/24"))
+		s := conflictSnapshot()
 		s.Services = append(s.Services, service("t", "192.0.2.126", "p")) // the last one but the last octet 127 is free
 		s.Nodes[1] = node("b", fixture.WithNodeAddresses("192.0.2.127"))
 		s.Local.Claimants = map[netip.Addr][]l2.Claimant{addr: {claimant(strangerMAC, 0)}}

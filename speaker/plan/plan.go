@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -40,12 +41,8 @@ type Snapshot struct {
 	Slices     []*discoveryv1.EndpointSlice
 	Nodes      []*corev1.Node
 	Namespaces []*corev1.Namespace       // only their labels are read
-	Interfaces map[string][]l2.Interface // by node, as its speaker reports them
-	// Reports are those of all speakers, including the last one of this node, and earlier
-	// versions of those that have changed a moment ago. What they announce is read only if
-	// this node owns an address that it does not announce yet, or that another host claims.
-	Reports []*v1alpha1.Speaker
-	Local   LocalFacts
+	Interfaces map[string][]l2.Interface // by node, as its L2Node has them
+	Local      LocalFacts
 }
 
 // Plan is what one node announces.
@@ -55,6 +52,13 @@ type Plan struct {
 	L2 map[netip.Addr]l2.Claim
 	// NodeMACs are those of the nodes that may announce on interfaces.
 	NodeMACs map[string]bool
+	// OwnedElsewhere are the addresses that other nodes own on interfaces, and those that
+	// they owned in an earlier plan (LocalFacts.OwnedElsewhere) and that this node does not
+	// announce yet. The value is whether another node owns the address in this plan.
+	OwnedElsewhere map[netip.Addr]bool
+	// NeededReports are the nodes with claims that are judged by what their speakers
+	// announce, each with the time when the newest of these claims began.
+	NeededReports map[string]time.Time
 	// BGP are this node's sessions with the routes advertised over them.
 	BGP []Peering
 	// AwaitingDataPath are the addresses that this node may advertise by BGP once
@@ -111,6 +115,7 @@ func Decide(s Snapshot) Plan {
 	d := newDecision(s)
 	p := Plan{
 		L2: map[netip.Addr]l2.Claim{}, NodeMACs: d.selectedMACs(), BGP: d.peerings, Warnings: map[netip.Addr]v1alpha1.Refusal{},
+		OwnedElsewhere: make(map[netip.Addr]bool, len(s.Local.OwnedElsewhere)), NeededReports: d.neededReports,
 		Advertised: make(map[netip.Addr][]int, len(s.Services)), AwaitingDataPath: map[netip.Addr][]uint16{},
 		Unannounced: map[netip.Addr]v1alpha1.Refusal{}, Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
 	}
@@ -125,6 +130,9 @@ func Decide(s Snapshot) Plan {
 		claims, l2Refusal := d.electOwners(h, nil)
 		routes, bgpRefusal := d.selectAdvertisers(h)
 		own := claims[s.Node]
+		if elsewhere := len(own) == 0 && len(claims) > 0; elsewhere || d.wasOwnedElsewhere(h.addr) && !s.Local.Held[h.addr] {
+			p.OwnedElsewhere[h.addr] = elsewhere
+		}
 		if len(own) > 0 {
 			j, control := d.judgeClaims(h)
 			p.L2[h.addr] = d.claimFor(h, own, j)
@@ -251,10 +259,10 @@ type decision struct {
 	namespaceLabels  map[string]labels.Set      // computed on first use
 	nodesByAddress   map[netip.Addr]string      // names of the nodes that have the addresses
 	interfacesByMAC  map[string][]nodeInterface // computed on first use
-	interfaceReports []interfaceReport          // computed on first use
-	used             map[netip.Addr]bool        // computed on first use
-	nodeStates       []NodeState                // buffer reused for the next address
-	eligible         []eligibleNode             // buffer reused for the next address
+	neededReports    map[string]time.Time
+	used             map[netip.Addr]bool // computed on first use
+	nodeStates       []NodeState         // buffer reused for the next address
+	eligible         []eligibleNode      // buffer reused for the next address
 }
 
 // clusterNode is a node with what decides whether it may announce at all.
@@ -272,7 +280,7 @@ func newDecision(s Snapshot) *decision {
 	d := &decision{
 		Snapshot: s, endpoints: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}, candidatesByPool: map[string][]candidateNode{},
 		routesByScope: map[routeScope][]nodeRoutes{}, pools: config.NewPoolIndex(s.Config.Pools),
-		nodesByAddress: make(map[netip.Addr]string, len(s.Nodes)),
+		nodesByAddress: make(map[netip.Addr]string, len(s.Nodes)), neededReports: map[string]time.Time{},
 	}
 	for _, slice := range s.Slices {
 		key := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
@@ -351,7 +359,7 @@ func summarizeRefusals(pool string, states []NodeState) v1alpha1.Refusal {
 }
 
 // reportingNode returns the node that reports an address that no node announces:
-// the one of the highest rank, among the Ready nodes with a reporting speaker.
+// the one of the highest rank, among the Ready nodes with an L2Node.
 func (d *decision) reportingNode(addr netip.Addr) (node string) {
 	var best uint64
 	for _, m := range d.nodes {
@@ -365,11 +373,11 @@ func (d *decision) reportingNode(addr netip.Addr) (node string) {
 	return node
 }
 
-// ReportedInterfaces returns the interfaces that a speaker reports, as far as they are
-// within the bounds of a report. A compromised node can still claim to be on a segment
+// ReportedInterfaces returns the interfaces of an L2Node, as far as they are within the
+// bounds of its status. A compromised node can still claim to be on a segment
 // on which it is not: only the nodeSelectors of L2Advertisements prevent that.
-func ReportedInterfaces(s *v1alpha1.Speaker) []l2.Interface {
-	bounded, _ := config.BoundInterfaces(s.Status.Interfaces)
+func ReportedInterfaces(n *v1alpha1.L2Node) []l2.Interface {
+	bounded, _ := config.BoundInterfaces(n.Status.Interfaces)
 	interfaces := make([]l2.Interface, 0, len(bounded))
 	for _, reported := range bounded {
 		i := l2.Interface{Name: reported.Name, MAC: reported.MACAddress, KernelAnswers: reported.KernelAnswers}

@@ -105,11 +105,8 @@ func TestNoFinding(t *testing.T) {
 
 // TestOtherHosts checks the findings about hosts and kernels that answer for addresses.
 func TestOtherHosts(t *testing.T) {
-	speaker := func(name string, kernelAnswers bool, change func(*v1alpha1.SpeakerStatus)) *v1alpha1.Speaker {
-		s := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: name}}
-		s.Status.Interfaces = []v1alpha1.Interface{{Name: "eth0", Addresses: []string{"192.0.2.14/24"}, KernelAnswers: kernelAnswers}}
-		change(&s.Status)
-		return s
+	l2node := func(name string, kernelAnswers bool) *v1alpha1.L2Node {
+		return fixture.L2Node(name, v1alpha1.Interface{Name: "eth0", Addresses: []string{"192.0.2.14/24"}, KernelAnswers: kernelAnswers})
 	}
 	about := func(reason v1alpha1.Reason, addr string) []v1alpha1.AddressReason {
 		return []v1alpha1.AddressReason{{Reason: reason, Message: "why", Addresses: []string{addr}}}
@@ -125,13 +122,14 @@ func TestOtherHosts(t *testing.T) {
 			},
 			Nodes: []*corev1.Node{fixture.Node("m"), fixture.Node("n")},
 			Speakers: []*v1alpha1.Speaker{
-				speaker("m", kernelAnswers, func(s *v1alpha1.SpeakerStatus) {}),
-				speaker("n", kernelAnswers, func(s *v1alpha1.SpeakerStatus) {
-					s.Unannounced = about(v1alpha1.AddressConflict, "192.0.2.1")
-					s.Announcing = []v1alpha1.Announcement{{Interfaces: []string{"eth0"}, Addresses: []string{"192.0.2.2-192.0.2.3"}}}
-					s.Warnings = append(about(v1alpha1.AddressConflict, "192.0.2.2"), about(v1alpha1.ProxyARP, "192.0.2.3")...)
-				}),
+				{ObjectMeta: metav1.ObjectMeta{Name: "m"}},
+				{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Status: v1alpha1.SpeakerStatus{
+					Unannounced: about(v1alpha1.AddressConflict, "192.0.2.1"),
+					Announcing:  []v1alpha1.Announcement{{Interfaces: []string{"eth0"}, Addresses: []string{"192.0.2.2-192.0.2.3"}}},
+					Warnings:    append(about(v1alpha1.AddressConflict, "192.0.2.2"), about(v1alpha1.ProxyARP, "192.0.2.3")...),
+				}},
 			},
+			L2Nodes: []*v1alpha1.L2Node{l2node("m", kernelAnswers), l2node("n", kernelAnswers)},
 		}
 	}
 	want := []string{

@@ -64,7 +64,7 @@ const (
 )
 
 // fairleadKinds is the number of Fairlead's kinds.
-const fairleadKinds = 7
+const fairleadKinds = 8
 
 // listing describes how the objects of one kind are listed.
 type listing struct {
@@ -84,6 +84,7 @@ func clusterListings(kube kubernetes.Interface, fairlead *client.Client) []listi
 		{kinds: "BFDProfiles", list: listFuncOf(fairlead.BFDProfiles.List), crd: "bfdprofiles.fairlead.io"},
 		{kinds: "Communities", list: listFuncOf(fairlead.Communities.List), crd: "communities.fairlead.io"},
 		{kinds: "Speakers", list: listFuncOf(fairlead.Speakers.List), crd: "speakers.fairlead.io"},
+		{kinds: "L2Nodes", list: listFuncOf(fairlead.L2Nodes.List), crd: "l2nodes.fairlead.io"},
 		{kinds: "Services", list: listFuncOf(kube.CoreV1().Services(metav1.NamespaceAll).List)},
 		{kinds: "Nodes", list: listFuncOf(kube.CoreV1().Nodes().List)},
 		{kinds: "EndpointSlices", list: listFuncOf(kube.DiscoveryV1().EndpointSlices(metav1.NamespaceAll).List)},

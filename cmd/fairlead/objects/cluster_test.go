@@ -67,8 +67,8 @@ func listsByPath(t *testing.T, c *Collection) map[string]map[string]any {
 func TestFromCluster(t *testing.T) {
 	served := everyKind(t)
 	lists := listsByPath(t, served)
-	if len(lists) != 13 {
-		t.Fatalf("the objects are of %d kinds, want 13", len(lists))
+	if len(lists) != 14 {
+		t.Fatalf("the objects are of %d kinds, want 14", len(lists))
 	}
 	for _, row := range []struct {
 		path  string

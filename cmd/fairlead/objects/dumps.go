@@ -54,6 +54,8 @@ func (c *Collection) missingKinds() (notes []string) {
 		{len(c.L2Advertisements)+len(c.BGPAdvertisements) == 0, "no L2Advertisements and no BGPAdvertisements: no address is announced " +
 			"(kubectl get l2advertisements,bgpadvertisements)"},
 		{len(c.Speakers) == 0, "no Speakers: announcements and BGP sessions of nodes are unknown (kubectl get speakers)"},
+		{len(c.L2Nodes) == 0, "no L2Nodes: interfaces of nodes are unknown, and no address can be announced on them " +
+			"(kubectl get l2nodes)"},
 		{local && len(c.EndpointSlices) == 0, "no EndpointSlices: Services with externalTrafficPolicy Local appear without endpoints " +
 			"(kubectl get endpointslices -A)"},
 		{selects && len(c.Namespaces) == 0, "no Namespaces: new addresses from pools with namespaceSelectors are unknown " +

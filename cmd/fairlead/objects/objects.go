@@ -38,6 +38,7 @@ type Collection struct {
 	EndpointSlices []*discoveryv1.EndpointSlice
 	ServiceCIDRs   []*networkingv1.ServiceCIDR
 	Speakers       []*v1alpha1.Speaker
+	L2Nodes        []*v1alpha1.L2Node
 	Events         []*corev1.Event // about the Pods of the controller
 	// MissingCRDs are the names of the CustomResourceDefinitions of Fairlead that the
 	// cluster lacks.
@@ -77,6 +78,8 @@ func (c *Collection) put(o runtime.Object) (held, replaced bool) {
 		replaced = putObject(c, &c.Events, "Event", o)
 	case *v1alpha1.Speaker:
 		replaced = putObject(c, &c.Speakers, "Speaker", o)
+	case *v1alpha1.L2Node:
+		replaced = putObject(c, &c.L2Nodes, "L2Node", o)
 	case *v1alpha1.IPAddressPool:
 		replaced = putObject(c, &c.Pools, "IPAddressPool", o)
 	case *v1alpha1.L2Advertisement:
@@ -116,9 +119,9 @@ func putObject[T metav1.Object](c *Collection, all *[]T, kind string, o T) (repl
 func (c *Collection) All() []runtime.Object {
 	return slices.Concat(
 		runtimeObjects(c.Pools), runtimeObjects(c.L2Advertisements), runtimeObjects(c.BGPAdvertisements), runtimeObjects(c.BGPPeers),
-		runtimeObjects(c.BFDProfiles), runtimeObjects(c.Communities), runtimeObjects(c.Speakers), runtimeObjects(c.Nodes),
-		runtimeObjects(c.ServiceCIDRs), runtimeObjects(c.Namespaces), runtimeObjects(c.Services), runtimeObjects(c.EndpointSlices),
-		runtimeObjects(c.Events),
+		runtimeObjects(c.BFDProfiles), runtimeObjects(c.Communities), runtimeObjects(c.Speakers), runtimeObjects(c.L2Nodes),
+		runtimeObjects(c.Nodes), runtimeObjects(c.ServiceCIDRs), runtimeObjects(c.Namespaces), runtimeObjects(c.Services),
+		runtimeObjects(c.EndpointSlices), runtimeObjects(c.Events),
 	)
 }
 

@@ -36,7 +36,7 @@ func (c *Collection) Snapshot(now time.Time, policy providers.Policy) Snapshot {
 		MissingCRDs: c.MissingCRDs, Events: c.Events,
 		Controller: controllerplan.Snapshot{
 			Policy: policy, Now: now, Objects: c.Objects, Services: c.Services, Nodes: c.Nodes, Namespaces: c.Namespaces,
-			ServiceCIDRs: c.ServiceCIDRs, Speakers: c.Speakers,
+			ServiceCIDRs: c.ServiceCIDRs, Speakers: c.Speakers, L2Nodes: c.L2Nodes,
 		},
 		Speaker: speakerplan.Snapshot{
 			Services: c.Services, Nodes: c.Nodes, Namespaces: c.Namespaces, Slices: c.EndpointSlices,
@@ -49,7 +49,9 @@ func (c *Collection) Snapshot(now time.Time, policy providers.Policy) Snapshot {
 	s.Reports = make(map[string]v1alpha1.SpeakerStatus, len(c.Speakers))
 	for _, reported := range c.Speakers {
 		s.Reports[reported.Name], _ = config.BoundReport(reported.Status)
-		s.Speaker.Interfaces[reported.Name] = speakerplan.ReportedInterfaces(reported)
+	}
+	for _, n := range c.L2Nodes {
+		s.Speaker.Interfaces[n.Name] = speakerplan.ReportedInterfaces(n)
 	}
 	return s
 }

@@ -142,8 +142,8 @@ func TestKindsDeleted(t *testing.T) {
 		waitReadiness(t, fmt.Sprintf("fairlead-speaker-node-%d", i+1), "speaker", true)
 	}
 	stop := uninterrupted(t, cluster.Client, url(addr, 8086))
-	deleteCRDs(t, "ipaddresspools", "l2advertisements", "speakers")
-	for _, crd := range []string{"ipaddresspools", "l2advertisements", "speakers"} {
+	deleteCRDs(t, "ipaddresspools", "l2advertisements", "speakers", "l2nodes")
+	for _, crd := range []string{"ipaddresspools", "l2advertisements", "speakers", "l2nodes"} {
 		want := "warning: CustomResourceDefinition " + crd + ".fairlead.io: it is not installed; its last known objects are in use"
 		for i := range cluster.Nodes {
 			waitReadiness(t, fmt.Sprintf("fairlead-speaker-node-%d", i+1), "speaker", true, want)
@@ -163,12 +163,14 @@ func TestKindsDeleted(t *testing.T) {
 	restoreCRDs(t)
 	ready(t, "ipaddresspools", "lan", "Ready")
 	eventually(t, "all speakers have reported again, and no kind is missing", func() error {
-		list, err := cluster.Resource("speakers").List(t.Context(), metav1.ListOptions{})
-		if err == nil && len(list.Items) < len(cluster.Nodes) {
-			err = fmt.Errorf("%d have reported", len(list.Items))
-		}
-		if err != nil {
-			return err
+		for _, plural := range []string{"speakers", "l2nodes"} {
+			list, err := cluster.Resource(plural).List(t.Context(), metav1.ListOptions{})
+			if err == nil && len(list.Items) < len(cluster.Nodes) {
+				err = fmt.Errorf("there are %d %s", len(list.Items), plural)
+			}
+			if err != nil {
+				return err
+			}
 		}
 		out, err := cluster.Probe(t.Context(), "fairlead-speaker-node-1", probes(t)["speaker"].ReadinessProbe)
 		if err == nil && strings.Contains(out, "warning") {

@@ -8,6 +8,7 @@ import (
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -66,6 +67,13 @@ func TestPermissions(t *testing.T) {
 		{"fairlead-speaker", "create", "", "events", true},
 		{"fairlead-speaker", "create", "fairlead.io", "speakers", true},
 		{"fairlead-speaker", "update", "fairlead.io", "speakers/status", true},
+		{"fairlead-speaker", "create", "fairlead.io", "l2nodes", true},
+		{"fairlead-speaker", "watch", "fairlead.io", "l2nodes", true},
+		{"fairlead-speaker", "update", "fairlead.io", "l2nodes/status", true},
+		{"fairlead-speaker", "update", "fairlead.io", "l2nodes", false},
+		{"fairlead-speaker", "delete", "fairlead.io", "l2nodes", false},
+		{"fairlead-controller", "watch", "fairlead.io", "l2nodes", true},
+		{"fairlead-controller", "update", "fairlead.io", "l2nodes/status", false},
 		{"fairlead-speaker", "patch", "", "services", false},
 		{"fairlead-speaker", "update", "", "services", false},
 		{"fairlead-speaker", "patch", "", "services/status", false},
@@ -111,30 +119,45 @@ func TestSpeakerWritesOwnStatusOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	speakers := thief.Resource(schema.GroupVersionResource{Group: "fairlead.io", Version: "v1alpha1", Resource: "speakers"})
-	eventually(t, "all speakers have reported", func() error {
-		list, err := speakers.List(t.Context(), metav1.ListOptions{})
-		if err == nil && len(list.Items) < len(cluster.Nodes) {
-			err = fmt.Errorf("%d have reported", len(list.Items))
-		}
-		return err
-	})
-	for name, allowed := range map[string]bool{"node-1": true, "node-2": false} {
-		eventually(t, fmt.Sprintf("writing for %s is allowed: %t", name, allowed), func() error {
-			o, err := speakers.Get(t.Context(), name, metav1.GetOptions{})
-			if err != nil {
-				return err
+	for _, plural := range []string{"speakers", "l2nodes"} {
+		objects := thief.Resource(schema.GroupVersionResource{Group: "fairlead.io", Version: "v1alpha1", Resource: plural})
+		eventually(t, "all speakers have written their "+plural, func() error {
+			list, err := objects.List(t.Context(), metav1.ListOptions{})
+			if err == nil && len(list.Items) < len(cluster.Nodes) {
+				err = fmt.Errorf("%d have", len(list.Items))
 			}
-			_, err = speakers.UpdateStatus(t.Context(), o, metav1.UpdateOptions{})
-			if allowed {
-				return err // a conflict is tried again
-			}
-			if err == nil || !strings.Contains(err.Error(), "a speaker writes only the Speaker object of its own node") {
-				return fmt.Errorf("got %v", err)
-			}
-			return nil
+			return err
 		})
+		for name, allowed := range map[string]bool{"node-1": true, "node-2": false} {
+			eventually(t, fmt.Sprintf("writing %s %s is allowed: %t", plural, name, allowed), func() error {
+				o, err := objects.Get(t.Context(), name, metav1.GetOptions{})
+				if err != nil {
+					return err
+				}
+				_, err = objects.UpdateStatus(t.Context(), o, metav1.UpdateOptions{})
+				return permitted(err, allowed)
+			})
+		}
+		o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "fairlead.io/v1alpha1", "kind": map[string]string{
+			"speakers": "Speaker", "l2nodes": "L2Node",
+		}[plural]}}
+		o.SetName("node-9")
+		_, err := objects.Create(t.Context(), o, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if err := permitted(err, false); err != nil {
+			t.Errorf("create one of %s for another node: %v", plural, err)
+		}
 	}
+}
+
+// permitted returns an error unless the policy of speakers has allowed a write, or has not.
+func permitted(err error, want bool) error {
+	if want {
+		return err // a conflict is tried again
+	}
+	if err == nil || !strings.Contains(err.Error(), "a speaker writes only the Speaker and the L2Node of its own node") {
+		return fmt.Errorf("got %v", err)
+	}
+	return nil
 }
 
 func pool(name string, entries ...string) string {

@@ -2,12 +2,15 @@ package e2e
 
 import (
 	"fmt"
+	neturl "net/url"
 	"strings"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
 // TestReportBounds checks with the token of a running speaker, as an attacker on its node
@@ -18,7 +21,6 @@ func TestReportBounds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	speakers := thief.Resource(schema.GroupVersionResource{Group: "fairlead.io", Version: "v1alpha1", Resource: "speakers"})
 	repeat := func(n int, entry func(i int) any) (all []any) {
 		for i := range n {
 			all = append(all, entry(i))
@@ -36,12 +38,12 @@ func TestReportBounds(t *testing.T) {
 	}
 	for _, row := range []struct {
 		name   string
-		status map[string]any
-		want   string // in the error; "" if the report is accepted
+		status map[string]any // of an L2Node if it has interfaces, and of a Speaker otherwise
+		want   string         // in the error; "" if the report is accepted
 	}{
-		{"the largest report", map[string]any{
+		{"the largest report", map[string]any{"announcing": []any{group(5000), group(5000)}}, ""},
+		{"the most interfaces", map[string]any{
 			"interfaces": repeat(64, func(i int) any { return iface(fmt.Sprint("eth", i), "10.0.0.1/8", "2001:db8::1/48") }),
-			"announcing": []any{group(5000), group(5000)},
 		}, ""},
 		{"all IPv4 addresses", map[string]any{"interfaces": []any{iface("eth0", "0.0.0.0/0")}}, "status.interfaces[0].addresses[0]"},
 		{"a short IPv4 prefix", map[string]any{"interfaces": []any{iface("eth0", "10.0.0.1/7")}}, "status.interfaces[0].addresses[0]"},
@@ -65,20 +67,26 @@ func TestReportBounds(t *testing.T) {
 			map[string]any{"announcing": []any{group(5000), group(5001)}},
 			"announcing, unannounced and warnings must have at most 10000 addresses and ranges in total",
 		},
+		{"a long version", map[string]any{"interfaces": []any{}, "version": strings.Repeat("x", 129)}, "status.version"},
 		{"a long text", map[string]any{"sessions": []any{
 			map[string]any{"peer": "tor", "state": "Idle", "lastError": strings.Repeat("x", 1025)},
 		}}, "status.sessions[0].lastError"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
+			plural := "speakers"
+			if row.status["interfaces"] != nil {
+				plural = "l2nodes"
+			}
+			objects := thief.Resource(schema.GroupVersionResource{Group: "fairlead.io", Version: "v1alpha1", Resource: plural})
 			eventually(t, row.name, func() error {
-				o, err := speakers.Get(t.Context(), "node-1", metav1.GetOptions{})
+				o, err := objects.Get(t.Context(), "node-1", metav1.GetOptions{})
 				if err != nil {
 					return err
 				}
 				if err := unstructured.SetNestedField(o.Object, row.status, "status"); err != nil {
 					return err
 				}
-				_, err = speakers.UpdateStatus(t.Context(), o, metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}})
+				_, err = objects.UpdateStatus(t.Context(), o, metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}})
 				if row.want == "" {
 					return err // a conflict is tried again
 				}
@@ -88,5 +96,59 @@ func TestReportBounds(t *testing.T) {
 				return nil
 			})
 		})
+	}
+}
+
+// TestSpeakersWatchOwnReport checks in the audit log of the API server that each speaker lists
+// and watches the Speaker of its own node only, and that a watch with such a field selector
+// has no events of other nodes.
+func TestSpeakersWatchOwnReport(t *testing.T) {
+	watched := map[string]bool{}
+	eventually(t, "every speaker watches its Speaker", func() error {
+		requests, err := lab.AuditedRequests()
+		for _, r := range requests {
+			if !strings.HasPrefix(r.UserAgent, "fairlead-speaker/") {
+				continue // such as a test with a speaker's token
+			}
+			nodes := r.User.Extra["authentication.kubernetes.io/node-name"]
+			uri, parseErr := neturl.ParseRequestURI(r.RequestURI)
+			if parseErr != nil || len(nodes) != 1 {
+				t.Fatalf("request %+v: %v", r, parseErr)
+			}
+			if got, want := uri.Query().Get("fieldSelector"), "metadata.name="+nodes[0]; got != want {
+				t.Fatalf("%s %s: field selector %q, want %q", r.Verb, r.RequestURI, got, want)
+			}
+			watched[nodes[0]] = watched[nodes[0]] || r.Verb == "watch"
+		}
+		if err == nil && len(watched) < len(cluster.Nodes) {
+			err = fmt.Errorf("%v do", watched)
+		}
+		return err
+	})
+
+	node1 := metav1.ListOptions{FieldSelector: "metadata.name=node-1"}
+	list, err := cluster.Resource("speakers").List(t.Context(), node1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	node1.ResourceVersion = list.GetResourceVersion()
+	w, err := cluster.Resource("speakers").Watch(t.Context(), node1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	for _, node := range []string{"node-2", "node-1"} { // the event of the second one shows that the first has none
+		if _, err := cluster.Kubectl(t.Context(), "", "annotate", "speaker", node, "--overwrite", "touched=yes"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for e := range w.ResultChan() {
+		o, ok := e.Object.(*unstructured.Unstructured)
+		if !ok || o.GetName() != "node-1" {
+			t.Fatalf("event %v", e)
+		}
+		if o.GetAnnotations()["touched"] == "yes" {
+			break
+		}
 	}
 }
