@@ -41,12 +41,17 @@ type Profile struct {
 	MinTTL uint8
 	// Passive sends no packet before the first one of the peer.
 	Passive bool
+	// PathDown signals that a path that continues this one has failed: while the
+	// session is Up, its packets have the diagnostic Concatenated Path Down (RFC 5880
+	// section 6.8.17). The states of both ends are not affected.
+	PathDown bool
 }
 
 // Status is the observed state of a session.
 type Status struct {
 	State, RemoteState State
-	// Diagnostic is why the session is not Up, RemoteDiagnostic the peer's view.
+	// Diagnostic is why the session is not Up, RemoteDiagnostic the peer's view: in
+	// Up, ConcatenatedPathDown is what the peer's Profile.PathDown signals.
 	Diagnostic, RemoteDiagnostic Diagnostic
 	// Since is when the session entered State.
 	Since time.Time
@@ -90,7 +95,8 @@ type remoteEnd struct {
 }
 
 // New returns an Engine without sessions. It calls changed after each change of a
-// session's state, from one goroutine; changed must not block.
+// session's state, and in Up when the RemoteDiagnostic becomes ConcatenatedPathDown or
+// ceases to be, from one goroutine; changed must not block.
 func New(log *slog.Logger, changed func(Key, Status)) *Engine {
 	secret := make([]byte, sha256.Size)
 	_, _ = rand.Read(secret) // never fails, by its documentation
