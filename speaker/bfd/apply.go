@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -347,22 +348,16 @@ func (e *Engine) recordChange(p *runningSession) {
 	e.changes = append(e.changes, stateChange{p, e.statusOf(p), sameState})
 }
 
-// finishAdminDown makes AdminDown return when all sessions have sent their last
-// AdminDown packet.
+// finishAdminDown makes the calls of AdminDown return whose sessions have sent their
+// last AdminDown packet.
 func (e *Engine) finishAdminDown() {
-	if e.adminDownDone == nil {
-		return
-	}
-	for _, p := range e.byDiscriminator {
-		if p.adminDownLeft > 0 && p.sender != nil {
-			return
+	e.adminDowns = slices.DeleteFunc(e.adminDowns, func(c adminDownCall) bool {
+		if slices.ContainsFunc(c.sessions, func(p *runningSession) bool { return p.adminDownLeft > 0 && p.sender != nil }) {
+			return false
 		}
-	}
-	select {
-	case <-e.adminDownDone:
-	default:
-		close(e.adminDownDone)
-	}
+		close(c.done)
+		return true
+	})
 }
 
 // schedule updates the session's position in the queue.

@@ -106,7 +106,7 @@ func (s *session) nextSend() time.Duration {
 		return s.resumeUntil
 	case s.sendNow:
 		return 0
-	case s.peer.receive == 0: // the peer does not accept periodic packets
+	case s.peer.receive == 0 && s.state != AdminDown: // the peer does not accept periodic packets
 		return never
 	}
 	interval := s.transmitInterval()
