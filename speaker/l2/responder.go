@@ -60,6 +60,11 @@ func listen(ifi *net.Interface, f family) (socket, error) {
 	if err != nil {
 		return nil, err
 	}
+	return listenFiltered(ifi, f, program)
+}
+
+// listenFiltered opens a raw socket that receives what passes the filter.
+func listenFiltered(ifi *net.Interface, f family, program []bpf.RawInstruction) (*packet.Conn, error) {
 	conn, err := packet.Listen(ifi, packet.Raw, int(f.etherType()), &packet.Config{Filter: program})
 	if errors.Is(err, os.ErrPermission) {
 		return nil, fmt.Errorf("open %s socket: %w (the speaker needs the capability NET_RAW)", f, err)
