@@ -129,11 +129,12 @@ func (r *responder) isCleared(addr netip.Addr) bool {
 // set replaces the addresses. It announces those that it has not announced before. It must
 // not be called concurrently.
 func (r *responder) set(desired map[netip.Addr]mode) error {
-	// The map is changed by setTasks only, so it can be read without the lock.
+	r.mu.Lock()
 	same := len(desired) == len(r.tasks)
 	for addr := range desired {
 		same = same && r.tasks[addr] != nil
 	}
+	r.mu.Unlock()
 	if same {
 		r.setTasks(desired)
 		return nil
