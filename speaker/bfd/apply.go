@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -70,15 +71,18 @@ type runningSession struct {
 	socketError string        // the last error of the socket, "" if it works
 	rejection   string        // why the last packet of the peer was rejected, "" if it was not
 
-	reported   State
-	removed    bool
-	wakeAt     time.Duration // the time it has in the queue, not after nextDeadline
-	queueIndex int
+	reported         State
+	reportedPathDown bool // the peer signals ConcatenatedPathDown in Up
+	removed          bool
+	wakeAt           time.Duration // the time it has in the queue, not after nextDeadline
+	queueIndex       int
 }
 
+// stateChange is a change of a session's state, or in Up of the peer's diagnostic only.
 type stateChange struct {
-	session *runningSession
-	status  Status
+	session   *runningSession
+	status    Status
+	sameState bool
 }
 
 func (p *runningSession) problem() string { return cmp.Or(p.socketError, p.rejection) }
@@ -178,7 +182,7 @@ func (e *Engine) runOnce(planned time.Duration) time.Duration {
 	e.changes = nil
 	e.mu.Unlock()
 	for _, ev := range events {
-		logChange(ev.session, ev.status)
+		logChange(ev)
 		e.changed(ev.session.key, ev.status)
 	}
 	return next
@@ -333,30 +337,27 @@ func (e *Engine) sendDue(p *runningSession, now time.Duration) {
 	}
 }
 
-// recordChange queues a change of state for the changed callback.
+// recordChange queues a change for the changed callback.
 func (e *Engine) recordChange(p *runningSession) {
-	if p.state != p.reported && !p.removed {
-		p.reported = p.state
-		e.changes = append(e.changes, stateChange{p, e.statusOf(p)})
-	}
-}
-
-// finishAdminDown makes AdminDown return when all sessions have sent their last
-// AdminDown packet.
-func (e *Engine) finishAdminDown() {
-	if e.adminDownDone == nil {
+	pathDown := p.state == Up && p.peer.diagnostic == ConcatenatedPathDown
+	sameState := p.state == p.reported
+	if p.removed || sameState && pathDown == p.reportedPathDown {
 		return
 	}
-	for _, p := range e.byDiscriminator {
-		if p.adminDownLeft > 0 && p.sender != nil {
-			return
+	p.reported, p.reportedPathDown = p.state, pathDown
+	e.changes = append(e.changes, stateChange{p, e.statusOf(p), sameState})
+}
+
+// finishAdminDown makes the calls of AdminDown return whose sessions have sent their
+// last AdminDown packet.
+func (e *Engine) finishAdminDown() {
+	e.adminDowns = slices.DeleteFunc(e.adminDowns, func(c adminDownCall) bool {
+		if slices.ContainsFunc(c.sessions, func(p *runningSession) bool { return p.adminDownLeft > 0 && p.sender != nil }) {
+			return false
 		}
-	}
-	select {
-	case <-e.adminDownDone:
-	default:
-		close(e.adminDownDone)
-	}
+		close(c.done)
+		return true
+	})
 }
 
 // schedule updates the session's position in the queue.
@@ -394,10 +395,12 @@ func (p *runningSession) setSocketError(err error) {
 	p.socketError = err.Error()
 }
 
-// logChange logs a change of state.
-func logChange(p *runningSession, s Status) {
+// logChange logs a change.
+func logChange(c stateChange) {
+	s := c.status
 	level, message := slog.LevelDebug, "BFD session changed"
 	switch {
+	case c.sameState: // a peer can change its diagnostic in each packet
 	case s.State == Up:
 		level, message = slog.LevelInfo, "BFD session established"
 	case s.State == AdminDown:
@@ -405,5 +408,6 @@ func logChange(p *runningSession, s Status) {
 	case s.State == Down && s.Diagnostic != NoDiagnostic:
 		level, message = slog.LevelWarn, "BFD session went down"
 	}
-	p.log.Log(context.Background(), level, message, "state", s.State, "diagnostic", s.Diagnostic, "flaps", s.Flaps)
+	c.session.log.Log(context.Background(), level, message,
+		"state", s.State, "diagnostic", s.Diagnostic, "remoteDiagnostic", s.RemoteDiagnostic, "flaps", s.Flaps)
 }

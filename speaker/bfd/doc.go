@@ -11,7 +11,8 @@
 // implementation over UDP sockets.
 //
 // An Engine keeps the sessions in memory only. resume.go continues the sessions
-// of an earlier process whose Engine was paused.
+// of an earlier process whose Engine was paused. stretch.go limits the packets of many
+// sessions.
 //
 // Not supported, because no user of the package needs it: the echo function (the
 // Required Min Echo RX Interval is 0, and no echo packets are sent), demand mode

@@ -41,12 +41,17 @@ type Profile struct {
 	MinTTL uint8
 	// Passive sends no packet before the first one of the peer.
 	Passive bool
+	// PathDown signals that a path that continues this one has failed: while the
+	// session is Up, its packets have the diagnostic Concatenated Path Down (RFC 5880
+	// section 6.8.17). The states of both ends are not affected.
+	PathDown bool
 }
 
 // Status is the observed state of a session.
 type Status struct {
 	State, RemoteState State
-	// Diagnostic is why the session is not Up, RemoteDiagnostic the peer's view.
+	// Diagnostic is why the session is not Up, RemoteDiagnostic the peer's view: in
+	// Up, ConcatenatedPathDown is what the peer's Profile.PathDown signals.
 	Diagnostic, RemoteDiagnostic Diagnostic
 	// Since is when the session entered State.
 	Since time.Time
@@ -80,7 +85,8 @@ type Engine struct {
 	changes         []stateChange
 	buf             [packetLength]byte // the packet being sent
 	transport       transport          // nil unless Run is running
-	adminDownDone   chan struct{}      // closed when all sessions have sent AdminDown; nil before AdminDown
+	stopped         bool               // all sessions are in AdminDown, permanently
+	adminDowns      []adminDownCall
 }
 
 // remoteEnd is the source of a packet.
@@ -90,7 +96,8 @@ type remoteEnd struct {
 }
 
 // New returns an Engine without sessions. It calls changed after each change of a
-// session's state, from one goroutine; changed must not block.
+// session's state, and in Up when the RemoteDiagnostic becomes ConcatenatedPathDown or
+// ceases to be, from one goroutine; changed must not block.
 func New(log *slog.Logger, changed func(Key, Status)) *Engine {
 	secret := make([]byte, sha256.Size)
 	_, _ = rand.Read(secret) // never fails, by its documentation
@@ -106,11 +113,11 @@ func New(log *slog.Logger, changed func(Key, Status)) *Engine {
 // desired signal AdminDown to their peers and are deleted. A changed profile is
 // negotiated without leaving Up. Set omits sessions that can never work and
 // returns an error for each; sessions that may work later run, with the cause in
-// Status.Problem. After AdminDown, Set has no effect.
+// Status.Problem. After AdminDown of all sessions, Set has no effect.
 func (e *Engine) Set(desired map[Key]Profile) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.adminDownDone != nil {
+	if e.stopped {
 		return nil
 	}
 	now := e.elapsed()
@@ -149,30 +156,53 @@ func (e *Engine) Status() map[Key]Status {
 	return all
 }
 
-// AdminDown sets all sessions to AdminDown, and returns when they have signaled
-// it to their peers, or when ctx or Run ends. It is for a planned shutdown: the
-// peers then do not consider the path failed (RFC 5882 section 3.2).
-func (e *Engine) AdminDown(ctx context.Context) {
+// AdminDown sets all sessions to AdminDown permanently, and returns when they have
+// signaled it to their peers, each that was Up in three packets within 0.1 s, or when
+// ctx or Run ends. It is for a planned shutdown: the peers then do not consider the
+// path failed (RFC 5882 section 3.2). Sessions that Set has removed and that still
+// signal it are waited for, too.
+func (e *Engine) AdminDown(ctx context.Context) { e.adminDown(ctx, nil) }
+
+// AdminDownSessions is AdminDown for the sessions with the keys. They stay in AdminDown
+// until a Set omits them. Keys without a session are ignored.
+func (e *Engine) AdminDownSessions(ctx context.Context, keys []Key) {
+	selected := make(map[Key]bool, len(keys))
+	for _, key := range keys {
+		selected[key] = true
+	}
+	e.adminDown(ctx, selected)
+}
+
+// adminDown implements AdminDown; nil selects all sessions.
+func (e *Engine) adminDown(ctx context.Context, selected map[Key]bool) {
 	e.mu.Lock()
 	if e.transport == nil {
 		e.mu.Unlock()
 		return
 	}
-	if e.adminDownDone == nil {
-		e.adminDownDone = make(chan struct{})
-		for _, p := range e.sessions {
+	e.stopped = e.stopped || selected == nil
+	call := adminDownCall{done: make(chan struct{})}
+	for _, p := range e.byDiscriminator {
+		if selected == nil || selected[p.key] {
 			p.setAdminDown(e.elapsed())
 			e.recordChange(p)
 			e.schedule(p)
+			call.sessions = append(call.sessions, p)
 		}
-		e.wakeLocked()
 	}
-	parting := e.adminDownDone
+	e.adminDowns = append(e.adminDowns, call)
+	e.wakeLocked()
 	e.mu.Unlock()
 	select {
 	case <-ctx.Done():
-	case <-parting:
+	case <-call.done:
 	}
+}
+
+// adminDownCall is a call of AdminDown that waits.
+type adminDownCall struct {
+	sessions []*runningSession
+	done     chan struct{} // closed when the sessions have sent their last packet
 }
 
 // validateSession returns an error for a session that can never work.

@@ -106,7 +106,7 @@ func (s *session) nextSend() time.Duration {
 		return s.resumeUntil
 	case s.sendNow:
 		return 0
-	case s.peer.receive == 0: // the peer does not accept periodic packets
+	case s.peer.receive == 0 && s.state != AdminDown: // the peer does not accept periodic packets
 		return never
 	}
 	interval := s.transmitInterval()
@@ -214,7 +214,7 @@ func (s *session) postponeExpiry(now, grace time.Duration) {
 
 // setProfile changes the profile, and starts a Poll Sequence if one is required.
 func (s *session) setProfile(p Profile) {
-	s.sendNow = s.sendNow || p.Multiplier != s.profile.Multiplier
+	s.sendNow = s.sendNow || p.Multiplier != s.profile.Multiplier || p.PathDown != s.profile.PathDown && s.state == Up
 	s.profile = p
 	s.negotiateTimers()
 }
@@ -268,8 +268,12 @@ func (s *session) negotiateTimers() {
 
 // nextPacket returns the next periodic packet.
 func (s *session) nextPacket() controlPacket {
+	diagnostic := s.diagnostic
+	if s.state == Up && s.profile.PathDown {
+		diagnostic = ConcatenatedPathDown
+	}
 	return controlPacket{
-		state: s.state, diagnostic: s.diagnostic, poll: s.poll == pollSent, multiplier: s.profile.Multiplier,
+		state: s.state, diagnostic: diagnostic, poll: s.poll == pollSent, multiplier: s.profile.Multiplier,
 		myDiscriminator: s.discriminator, yourDiscriminator: s.peer.myDiscriminator,
 		transmit: s.advertised.transmit, receive: s.advertised.receive,
 	}

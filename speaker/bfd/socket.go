@@ -191,7 +191,7 @@ func (t *socketTransport) acquireListener(v6, multihop bool) (*sharedListener, e
 	fd, err := openListener(l)
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return nil, fmt.Errorf("listen on UDP port %d: %w (is another BFD daemon running on this node?)", l.port(), err)
+		return nil, fmt.Errorf("UDP port %d is in use by another process", l.port())
 	case err != nil:
 		return nil, fmt.Errorf("listen on UDP port %d: %w", l.port(), err)
 	}

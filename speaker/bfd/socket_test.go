@@ -90,11 +90,12 @@ func TestSockets(t *testing.T) {
 	}
 }
 
-// TestPortInUse checks that Status.Problem names another BFD daemon on the node
-// while it runs, and that a session survives the replacement of its interface.
+// TestPortInUse checks that Status.Problem says that another process has the port while
+// it does, that sessions on other ports work meanwhile, and that a session survives the
+// replacement of its interface.
 func TestPortInUse(t *testing.T) {
 	a, b := newNode(t), newNode(t)
-	connectNodes(t, "eth0", a, b, "192.0.2.1/24", "192.0.2.2/24")
+	connectNodes(t, "eth0", a, b, "192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64", "2001:db8::2/64")
 	var other int
 	must(t, a.inNamespace(func() (err error) {
 		if other, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0); err != nil {
@@ -104,14 +105,32 @@ func TestPortInUse(t *testing.T) {
 	}))
 	ha, hb := a.newEngine(t), b.newEngine(t)
 	ka, kb := Key{Peer: netip.MustParseAddr("192.0.2.2")}, Key{Peer: netip.MustParseAddr("192.0.2.1")}
-	ha.setProfiles(t, map[Key]Profile{ka: fastProfile})
-	hb.setProfiles(t, map[Key]Profile{kb: fastProfile})
+	a6, b6 := Key{Peer: netip.MustParseAddr("2001:db8::2")}, Key{Peer: netip.MustParseAddr("2001:db8::1")}
+	multihop := fastProfile
+	multihop.MinTTL = 254
+	aHops, bHops := Key{Peer: ka.Peer, Multihop: true}, Key{Peer: kb.Peer, Multihop: true}
+	ha.setProfiles(t, map[Key]Profile{ka: fastProfile, a6: fastProfile, aHops: multihop})
+	hb.setProfiles(t, map[Key]Profile{kb: fastProfile, b6: fastProfile, bHops: multihop})
 	problem := func() string { return ha.Status()[ka].Problem }
-	eventually(t, problem, func() bool {
-		return strings.Contains(problem(), "port 3784") && strings.Contains(problem(), "another BFD daemon")
-	})
+	eventually(t, problem, func() bool { return problem() == "UDP port 3784 is in use by another process" })
+	for _, key := range []Key{a6, aHops} { // IPv6 has the port, and multihop has another
+		if s, _ := ha.waitFor(t, key, Up); s.Problem != "" {
+			t.Error(s.Problem)
+		}
+	}
+	time.Sleep(2 * socketRetryInterval)
+	if s := ha.Status()[ka]; s.State != Down || s.Problem != "UDP port 3784 is in use by another process" {
+		t.Errorf("%+v", s)
+	}
 	must(t, syscall.Close(other))
 	ha.waitFor(t, ka, Up)
+	for _, key := range []Key{a6, aHops} {
+		if s := ha.Status()[key]; s.State != Up || s.Flaps != 0 {
+			t.Errorf("%+v", s)
+		}
+	}
+	ha.setProfiles(t, map[Key]Profile{ka: fastProfile})
+	hb.setProfiles(t, map[Key]Profile{kb: fastProfile})
 	if problem() != "" {
 		t.Error(problem())
 	}

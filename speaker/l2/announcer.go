@@ -34,6 +34,8 @@ type Announcer struct {
 	log       *slog.Logger
 	changed   func()
 	claimants claimants
+	hold      hold
+	stallMu   sync.Mutex // of SetStallThreshold
 
 	mu         sync.Mutex
 	responders map[socketKey]*responder
@@ -137,6 +139,17 @@ func (a *Announcer) Claimants() (byAddr map[netip.Addr][]Claimant, next time.Dur
 	return a.claimants.current(func(addr netip.Addr) bool { return len(held[addr].Interfaces) > 0 })
 }
 
+// Reannounce announces those of the addresses that are announced again as if they had just
+// been taken over, at most once a second each: after another node has announced them, for
+// example. It waits for a concurrent Set.
+func (a *Announcer) Reannounce(addrs []netip.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, r := range a.responders {
+		r.reannounce(addrs)
+	}
+}
+
 // SetNodes replaces the MACs of the cluster's nodes. Their claims are not answered by an
 // announcement.
 func (a *Announcer) SetNodes(macs map[string]bool) {
@@ -148,6 +161,7 @@ func (a *Announcer) SetNodes(macs map[string]bool) {
 // Close stops answering. When it returns, all sockets are closed and all goroutines
 // have ended.
 func (a *Announcer) Close() {
+	a.SetStallThreshold(0, nil)
 	_, _ = a.Set(context.Background(), nil) // opens no socket, so it cannot fail
 }
 
@@ -169,7 +183,7 @@ func (a *Announcer) setInterface(ctx context.Context, key socketKey, desired map
 			return err
 		}
 		log := a.log.With("interface", key.iface, "protocol", key.String())
-		r = newResponder(context.WithoutCancel(ctx), ifi, key.family, conn, &a.claimants, log, a.changed)
+		r = newResponder(context.WithoutCancel(ctx), ifi, key.family, conn, &a.claimants, &a.hold, log, a.changed)
 		a.responders[key] = r
 	}
 	if err := r.set(desired); err != nil {

@@ -2,6 +2,7 @@ package l2
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"slices"
@@ -101,8 +102,24 @@ func (arpFamily) announce(mac net.HardwareAddr, addr netip.Addr, first bool) [][
 }
 
 // probe returns an ARP Probe (RFC 5227 section 2.1.1).
-func (arpFamily) probe(mac net.HardwareAddr, addr netip.Addr) []byte {
-	return encodeARP(arp.OperationRequest, mac, netip.IPv4Unspecified(), zeroMAC, addr, ethernet.Broadcast)
+func (f arpFamily) probe(mac net.HardwareAddr, addr netip.Addr) []byte {
+	return f.solicitation(mac, netip.IPv4Unspecified(), addr, ethernet.Broadcast)
+}
+
+// solicitation returns an ARP request. By unicast it is the "unicast poll" of RFC 1122
+// section 2.3.2.1.
+func (arpFamily) solicitation(mac net.HardwareAddr, sender, addr netip.Addr, to net.HardwareAddr) []byte {
+	return encodeARP(arp.OperationRequest, mac, sender, zeroMAC, addr, to)
+}
+
+// newAnswerFilter passes replies to the MAC.
+func (arpFamily) newAnswerFilter(ifindex int, mac net.HardwareAddr) ([]bpf.RawInstruction, error) {
+	return assembleFilter(0, slices.Concat(
+		requireInterface(ifindex), requireLength(lengthARP),
+		requireField(offsetARPOperation, 2, uint32(arp.OperationReply)),
+		requireField(0, 4, binary.BigEndian.Uint32(mac)), requireField(4, 2, uint32(binary.BigEndian.Uint16(mac[4:]))),
+		[]bpf.Instruction{bpf.RetConstant{Val: acceptAll}},
+	))
 }
 
 // encodeARP returns an Ethernet frame with an ARP packet for IPv4.

@@ -17,6 +17,10 @@ const (
 	// (DEFEND_INTERVAL, RFC 5227 section 1.1).
 	defendInterval = 10 * time.Second
 
+	// reannounceInterval is the shortest time between two first announcements of an
+	// address.
+	reannounceInterval = time.Second
+
 	// maxClaimants bounds the hosts that are remembered for one address.
 	maxClaimants = 4
 )

@@ -102,7 +102,7 @@ func newSimulatedResponder(t *testing.T, f family, mac net.HardwareAddr, changed
 	s := newSimulatedSegment(loopbackIndex)
 	ifi := &net.Interface{Index: loopbackIndex, Name: "vip0", HardwareAddr: mac}
 	known := &claimants{changed: changed, byAddr: map[netip.Addr][]Claimant{}, defended: map[netip.Addr]time.Time{}}
-	return newResponder(t.Context(), ifi, f, s, known, slog.New(slog.DiscardHandler), changed), s
+	return newResponder(t.Context(), ifi, f, s, known, &hold{}, slog.New(slog.DiscardHandler), changed), s
 }
 
 // announceOnce makes responders announce an address only once.

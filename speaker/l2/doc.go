@@ -7,9 +7,11 @@
 // what it sends unasked: announcements and probes. family.go is what a family needs:
 // arp.go and ndp.go. filter.go makes the kernel drop all other frames, groups.go joins the
 // solicited-node groups. claimants.go remembers which other hosts claim an address.
-// interfaces.go lists and watches the node's interfaces. routers.go discovers routers by
-// router advertisements, for BGP unnumbered, and reads the default gateways;
-// routerexchange.go sends and receives the messages.
+// stall.go holds answers and announcements, also after the process did not run. asker.go
+// asks one host whether it answers for addresses, over asksocket.go. interfaces.go lists
+// and watches the node's interfaces. routers.go discovers routers by router
+// advertisements, for BGP unnumbered, and reads the default gateways; routerexchange.go
+// sends and receives the messages.
 //
 // In memory are the announced addresses, until the next Set, the other hosts that claim
 // them, for a minute or until they are asked again, and the discovered router of each

@@ -28,6 +28,12 @@ type family interface {
 	announce(mac net.HardwareAddr, addr netip.Addr, first bool) [][]byte
 	// probe returns the frame that asks whether a host has the address, without claiming it.
 	probe(mac net.HardwareAddr, addr netip.Addr) []byte
+	// solicitation returns the frame that asks the host with the MAC to, or a group, for
+	// the address. The sender is an address of this end's, or unspecified, as in a probe.
+	solicitation(mac net.HardwareAddr, sender, addr netip.Addr, to net.HardwareAddr) []byte
+	// newAnswerFilter returns a program for a socket that only receives answers to the
+	// solicitations of this end.
+	newAnswerFilter(ifindex int, mac net.HardwareAddr) ([]bpf.RawInstruction, error)
 }
 
 // message is what a received frame asks for and claims.

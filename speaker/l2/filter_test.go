@@ -128,7 +128,7 @@ func FuzzAnswer(f *testing.F) {
 			known := &claimants{changed: func() {}, byAddr: map[netip.Addr][]Claimant{}, defended: map[netip.Addr]time.Time{}}
 			r := &responder{
 				family: f.family, ifi: net.Interface{HardwareAddr: mac}, claimants: known, conn: newSimulatedSegment(loopbackIndex),
-				log: slog.New(slog.DiscardHandler), tasks: map[netip.Addr]*task{f.vip: {addr: f.vip}},
+				hold: &hold{}, log: slog.New(slog.DiscardHandler), tasks: map[netip.Addr]*task{f.vip: {addr: f.vip}},
 			}
 			want := f.vip.String() + " is at " + mac.String()
 			if answer := r.handle(t.Context(), frame); answer != nil && !strings.Contains(describe(t, answer), want) {

@@ -1,6 +1,7 @@
 package l2
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"testing"
@@ -13,7 +14,17 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 )
 
-func TestMain(m *testing.M) { os.Exit(netnstest.Run(m)) }
+// TestMain runs the tests, or an Announcer as another process.
+func TestMain(m *testing.M) {
+	if os.Getenv(announcerEnv) != "" {
+		if err := runAnnouncer(os.Getenv(announcerEnv)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(netnstest.Run(m))
+}
 
 // vethPair is a pair of interfaces: the speaker's "vip0", which has the addresses
 // 192.0.2.1/24 and 2001:db8::1/64, and the segment's "lan0".

@@ -130,12 +130,54 @@ func (ndpFamily) announce(mac net.HardwareAddr, addr netip.Addr, _ bool) [][]byt
 
 // probe returns the Neighbor Solicitation of duplicate address detection (RFC 4862
 // section 5.4.2).
-func (ndpFamily) probe(mac net.HardwareAddr, addr netip.Addr) []byte {
+func (f ndpFamily) probe(mac net.HardwareAddr, addr netip.Addr) []byte {
+	return f.solicitation(mac, netip.IPv6Unspecified(), addr, multicastMAC(solicitedNodeGroup(addr)))
+}
+
+// solicitation returns a Neighbor Solicitation to the address, or from the unspecified
+// address to its solicited-node group (RFC 4861 section 4.3). The group can be sent to the
+// MAC of one host, too: that of the destination address is not validated (section 7.1.1).
+func (ndpFamily) solicitation(mac net.HardwareAddr, sender, addr netip.Addr, to net.HardwareAddr) []byte {
+	ns := &ndp.NeighborSolicitation{TargetAddress: addr}
+	if sender.IsUnspecified() {
+		return encodeND(mac, sender, solicitedNodeGroup(addr), to, ns)
+	}
+	ns.Options = []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: mac}}
+	return encodeND(mac, sender, addr, to, ns)
+}
+
+// solicitedNodeGroup returns the group of a unicast address (RFC 4291 section 2.7.1).
+func solicitedNodeGroup(addr netip.Addr) netip.Addr {
 	group, err := ndp.SolicitedNodeMulticast(addr)
 	if err != nil {
-		panic("probe " + addr.String() + ": " + err.Error())
+		panic("solicited-node group of " + addr.String() + ": " + err.Error())
 	}
-	return encodeND(mac, netip.IPv6Unspecified(), group, multicastMAC(group), &ndp.NeighborSolicitation{TargetAddress: addr})
+	return group
+}
+
+// newAnswerFilter passes Neighbor Advertisements to the MAC and to all nodes, which are
+// the answers to solicitations from the unspecified address (RFC 4861 section 7.2.4).
+func (ndpFamily) newAnswerFilter(ifindex int, mac net.HardwareAddr) ([]bpf.RawInstruction, error) {
+	toAll := multicastMAC(allNodes)
+	return assembleFilter(0, slices.Concat(
+		requireLength(lengthND),
+		requireField(offsetNextHeader, 2, protocolICMPv6<<8|ndHopLimit),
+		requireInterface(ifindex),
+		requireField(offsetICMPv6, 2, uint32(ipv6.ICMPTypeNeighborAdvertisement)<<8), // type and code
+		[]bpf.Instruction{
+			bpf.LoadAbsolute{Off: 0, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: binary.BigEndian.Uint32(mac), SkipTrue: 2},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: binary.BigEndian.Uint32(toAll), SkipTrue: 4},
+			bpf.RetConstant{Val: 0},
+			bpf.LoadAbsolute{Off: 4, Size: 2}, // of the MAC
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(binary.BigEndian.Uint16(mac[4:])), SkipTrue: 4},
+			bpf.RetConstant{Val: 0},
+			bpf.LoadAbsolute{Off: 4, Size: 2}, // of all nodes
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(binary.BigEndian.Uint16(toAll[4:])), SkipTrue: 1},
+			bpf.RetConstant{Val: 0},
+			bpf.RetConstant{Val: acceptAll},
+		},
+	))
 }
 
 // encodeAdvertisement returns a Neighbor Advertisement for the address with the Override

@@ -38,7 +38,7 @@ func testSimulatedHosts(t *testing.T, test func(t *testing.T, h *simulatedHost))
 			h := &simulatedHost{f: f, mac: vip0.HardwareAddr, has: map[netip.Addr]bool{}, probed: map[netip.Addr][]string{}}
 			changed := func() { h.changes.Add(1) }
 			h.Announcer, h.segment = New(slog.New(slog.DiscardHandler), changed), newSimulatedSegment(vip0.Index)
-			r := newResponder(t.Context(), vip0, f.family, h.segment, &h.claimants, h.log, changed)
+			r := newResponder(t.Context(), vip0, f.family, h.segment, &h.claimants, &h.hold, h.log, changed)
 			h.responders[socketKey{"vip0", f.family}] = r
 			go h.run(t)
 			defer func() {

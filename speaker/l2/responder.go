@@ -60,6 +60,11 @@ func listen(ifi *net.Interface, f family) (socket, error) {
 	if err != nil {
 		return nil, err
 	}
+	return listenFiltered(ifi, f, program)
+}
+
+// listenFiltered opens a raw socket that receives what passes the filter.
+func listenFiltered(ifi *net.Interface, f family, program []bpf.RawInstruction) (*packet.Conn, error) {
 	conn, err := packet.Listen(ifi, packet.Raw, int(f.etherType()), &packet.Config{Filter: program})
 	if errors.Is(err, os.ErrPermission) {
 		return nil, fmt.Errorf("open %s socket: %w (the speaker needs the capability NET_RAW)", f, err)
@@ -77,6 +82,7 @@ type responder struct {
 	conn      socket
 	groups    groups // used by set and closeAndWait only
 	claimants *claimants
+	hold      *hold
 	log       *slog.Logger
 	changed   func() // the socket has failed, or probes have ended
 	cancel    context.CancelFunc
@@ -92,11 +98,11 @@ type responder struct {
 // newResponder starts a responder without addresses. It calls changed when its socket
 // fails, and when it has probed an address.
 func newResponder(
-	ctx context.Context, ifi *net.Interface, f family, conn socket, claimants *claimants, log *slog.Logger, changed func(),
+	ctx context.Context, ifi *net.Interface, f family, conn socket, claimants *claimants, hold *hold, log *slog.Logger, changed func(),
 ) *responder {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &responder{
-		family: f, ifi: *ifi, conn: conn, groups: groups{ifindex: ifi.Index}, claimants: claimants, log: log, changed: changed,
+		family: f, ifi: *ifi, conn: conn, groups: groups{ifindex: ifi.Index}, claimants: claimants, hold: hold, log: log, changed: changed,
 		cancel: cancel, pushed: make(chan struct{}, 1), tasks: make(map[netip.Addr]*task),
 	}
 	r.running.Go(func() { r.receive(ctx) })
@@ -123,11 +129,12 @@ func (r *responder) isCleared(addr netip.Addr) bool {
 // set replaces the addresses. It announces those that it has not announced before. It must
 // not be called concurrently.
 func (r *responder) set(desired map[netip.Addr]mode) error {
-	// The map is changed by setTasks only, so it can be read without the lock.
+	r.mu.Lock()
 	same := len(desired) == len(r.tasks)
 	for addr := range desired {
 		same = same && r.tasks[addr] != nil
 	}
+	r.mu.Unlock()
 	if same {
 		r.setTasks(desired)
 		return nil
@@ -204,7 +211,7 @@ func (r *responder) receive(ctx context.Context) {
 			return
 		}
 		if answer := r.handle(ctx, buf[:n]); answer != nil {
-			r.send(ctx, answer)
+			r.assert(ctx, answer)
 		}
 	}
 }
@@ -220,7 +227,7 @@ func (r *responder) handle(ctx context.Context, frame []byte) (answer []byte) {
 	r.mu.Unlock()
 	if claimed != nil && r.claimants.observe(r.ifi.Name, m.claim, m.mac, claimed.mode == announcing) {
 		r.log.Warn("address is claimed by another host", "address", m.claim, "mac", m.mac.String())
-		r.send(ctx, r.announce(r.ifi.HardwareAddr, m.claim, true)...)
+		r.assert(ctx, r.announce(r.ifi.HardwareAddr, m.claim, true)...)
 	}
 	if asked == nil || asked.mode != announcing {
 		return nil
@@ -245,8 +252,8 @@ func (r *responder) runTasks(ctx context.Context) {
 		}
 		for ctx.Err() == nil {
 			now := time.Now()
-			frames, steps, wait := r.nextBatch(now)
-			r.send(ctx, frames...)
+			frames, announced, steps, wait := r.nextBatch(now)
+			r.sendIf(ctx, frames, func(i int) bool { return announced[i] == nil || !r.postpone(announced[i]) })
 			if steps == 0 {
 				if wait > 0 {
 					timer.Reset(wait)
@@ -266,9 +273,10 @@ func (r *responder) runTasks(ctx context.Context) {
 	}
 }
 
-// nextBatch does the next steps of tasks that are due, and returns the frames to send.
-// Without one that is due it returns the time until one is, 0 if there is none.
-func (r *responder) nextBatch(now time.Time) (frames [][]byte, steps int, wait time.Duration) {
+// nextBatch does the next steps of tasks that are due, and returns the frames to send, and
+// for each of them the task that it announces, nil for a probe. Without one that is due it
+// returns the time until one is, 0 if there is none.
+func (r *responder) nextBatch(now time.Time) (frames [][]byte, announced []*task, steps int, wait time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ended := false
@@ -279,7 +287,12 @@ func (r *responder) nextBatch(now time.Time) (frames [][]byte, steps int, wait t
 			break
 		}
 		sent, next := r.step(t, now)
-		frames = append(frames, sent...)
+		for _, frame := range sent {
+			frames, announced = append(frames, frame), append(announced, nil)
+			if t.mode == announcing {
+				announced[len(announced)-1] = t
+			}
+		}
 		if t.step++; next > 0 {
 			r.queue.push(t, now, next)
 		}
@@ -288,7 +301,48 @@ func (r *responder) nextBatch(now time.Time) (frames [][]byte, steps int, wait t
 	if ended {
 		defer r.changed()
 	}
-	return frames, steps, wait
+	return frames, announced, steps, wait
+}
+
+// postpone repeats the step of a task that has announced its address later if the
+// Announcer holds, and reports whether it does.
+func (r *responder) postpone(t *task) (holds bool) {
+	if holds, _ = r.hold.check(); !holds {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !t.removed {
+		r.replace(t, t.step-1, postponeInterval)
+	}
+	return true
+}
+
+// replace replaces a task by one that continues with the step after the wait. The lock
+// must be held.
+func (r *responder) replace(t *task, step int, wait time.Duration) {
+	t.removed = true
+	again := &task{addr: t.addr, mode: t.mode, step: step, announced: t.announced}
+	r.tasks[t.addr] = again
+	r.queue.push(again, time.Now(), wait)
+}
+
+// reannounce announces the addresses that are announced from the first step on.
+func (r *responder) reannounce(addrs []netip.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	for _, addr := range addrs {
+		t := r.tasks[addr]
+		if t == nil || t.mode != announcing || t.step == 0 || now.Sub(t.announced) < reannounceInterval {
+			continue
+		}
+		r.replace(t, 0, 0)
+	}
+	select {
+	case r.pushed <- struct{}{}:
+	default:
+	}
 }
 
 // step returns the frames of the task's next step, none if that only ends the wait for
@@ -297,6 +351,9 @@ func (r *responder) step(t *task, now time.Time) (frames [][]byte, next time.Dur
 	mac := r.ifi.HardwareAddr
 	switch {
 	case t.mode == announcing:
+		if t.step == 0 {
+			t.announced = now
+		}
 		if t.step+1 < len(announceDelays) {
 			next = announceDelays[t.step+1]
 		}
@@ -315,11 +372,22 @@ func (r *responder) step(t *task, now time.Time) (frames [][]byte, next time.Dur
 	}
 }
 
-// send sends the frames. One that fails, for example because the queue of the interface
-// is full, does not keep the others back.
-func (r *responder) send(ctx context.Context, frames ...[]byte) {
+// assert sends frames that assert an address, unless the Announcer holds.
+func (r *responder) assert(ctx context.Context, frames ...[]byte) {
+	r.sendIf(ctx, frames, func(int) bool {
+		holds, _ := r.hold.check()
+		return !holds
+	})
+}
+
+// sendIf sends the frames that are permitted when they are due. One that fails, for
+// example because the queue of the interface is full, does not keep the others back.
+func (r *responder) sendIf(ctx context.Context, frames [][]byte, permits func(i int) bool) {
 	failed, firstErr := 0, error(nil)
-	for _, frame := range frames {
+	for i, frame := range frames {
+		if !permits(i) {
+			continue
+		}
 		if _, err := r.conn.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}); err != nil {
 			failed, firstErr = failed+1, cmp.Or(firstErr, err)
 		}
