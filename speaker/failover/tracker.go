@@ -1,16 +1,18 @@
-// Package liveness determines which other nodes on a segment still announce their
-// addresses, and which addresses two nodes announce. It knows neither clocks nor sockets:
-// the caller passes the state of BFD sessions, the answers to questions by ARP or Neighbor
-// Discovery and the time, and gets the questions that are to be asked.
+// Package failover decides which of several nodes announces an address on a segment, from
+// what this node knows: the ranks of the eligible nodes by the API, and which of them still
+// answer for their addresses. It is pure: the caller passes the time, the state of BFD
+// sessions and the answers to questions by ARP or Neighbor Discovery, and gets the
+// questions that are to be asked.
 //
 // A peer whose BFD session leaves Up is suspected, and so is one that has missed several
-// polls in a row where no session is Up (BFD is filtered). A suspected peer is asked for
-// addresses that it announces: only without an answer it is Gone. The kernel of a node
-// does not answer for these addresses, so that an answer proves that the speaker runs.
+// polls in a row where no session is Up, because BFD is filtered. A suspected peer is
+// asked for addresses that it announces; without an answer it is Gone. The kernel of a
+// node does not answer for these addresses, so an answer proves that the speaker runs.
 //
-// liveness.go has the Tracker and its inputs, advance.go what is due and the results of
-// questions. All of the state is in memory, and is built anew after a restart.
-package liveness
+// tracker.go has the Tracker of the peers and its inputs, advance.go its questions and
+// what follows from the answers, decide.go the decision about one address. All of the
+// state is in memory, and is built anew after a restart.
+package failover
 
 import (
 	"maps"
@@ -134,17 +136,18 @@ type Holder struct {
 type peer struct {
 	Target
 	Status
-	session  Session
-	created  time.Time
-	answered bool // a poll since it was created
-	misses   int
-	polled   time.Time // the last poll
-	turn     int       // of the addresses that a poll asks for
-	expected []netip.Addr
-	checkAt  time.Time    // when the expected addresses are asked for
-	claimed  []netip.Addr // to be verified
-	tookOver bool         // the claimed addresses, because this node did not respond
-	due      map[purpose]bool
+	session    Session
+	created    time.Time
+	answered   bool // a poll since it was created
+	misses     int
+	polled     time.Time // the last poll
+	turn       int       // of the addresses that a poll asks for
+	expected   []netip.Addr
+	checkAt    time.Time           // when the expected addresses are asked for
+	claimed    map[netip.Addr]bool // to be verified
+	verifiedAt time.Time           // the last verification
+	tookOver   bool                // the claimed addresses, because this node did not respond
+	due        map[purpose]bool
 }
 
 // Set replaces the peers that are observed. It must be called after each change of the
