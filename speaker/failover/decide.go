@@ -50,6 +50,9 @@ type Address struct {
 	// peer, known only while the session with it is Up.
 	Fresh     bool
 	PeerFresh func(node string) (fresh, known bool)
+	// ReportsGone returns whether a node reports through the API that another one is gone.
+	// The report decides only which nodes this one observes.
+	ReportsGone func(reporter, node string) bool
 	// ScoreOf returns the score of any node.
 	ScoreOf func(node string) uint64
 }
@@ -92,7 +95,7 @@ func (a Address) Decide() (do Action, acting string) {
 		return Keep, a.Self
 	}
 	if best != a.Self {
-		return None, best
+		return None, a.reportedOwner(best)
 	}
 	holder := slices.IndexFunc(a.Ranked, func(c Candidate) bool { return c.Node == a.Holder && c.Node != a.Self })
 	expected := slices.IndexFunc(a.Ranked, func(c Candidate) bool { return c.Node == a.Expected })
@@ -108,6 +111,24 @@ func (a Address) Decide() (do Action, acting string) {
 		return Announce, a.Self
 	}
 	return Ask, a.Self
+}
+
+// reportedOwner returns the next eligible node that reports that all the better ones are
+// gone, or best if there is none. This node may not have observed them.
+func (a Address) reportedOwner(best string) string {
+	for i, c := range a.Ranked {
+		if c.Node == a.Self {
+			break
+		}
+		gone := i > 0 && !c.isGone()
+		for _, better := range a.Ranked[:i] {
+			gone = gone && (better.isGone() || a.ReportsGone(c.Node, better.Node))
+		}
+		if gone {
+			return c.Node
+		}
+	}
+	return best
 }
 
 // prevails reports whether this node keeps an address that the other one announces, too.
