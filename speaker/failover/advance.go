@@ -26,7 +26,7 @@ func (t *Tracker) Advance(now time.Time) (questions []Question, next time.Time) 
 				p.set(now, Unknown) // nothing to ask for: nothing to take over
 			}
 		}
-		next = earlier(next, p.nextDue())
+		next = earlier(next, p.nextDue(t.isAsking(key, verification)))
 	}
 	return questions, next
 }
@@ -60,9 +60,10 @@ func (p *peer) nextPoll() time.Time {
 }
 
 // nextDue returns when schedule has something to do, the zero time if it has nothing.
-func (p *peer) nextDue() time.Time {
+// Claims wait until the last verification is answered.
+func (p *peer) nextDue(verifying bool) time.Time {
 	at := p.nextPoll()
-	if len(p.claimed) > 0 {
+	if len(p.claimed) > 0 && !verifying {
 		at = earlier(at, p.verifiedAt.Add(verifyInterval))
 	}
 	return earlier(at, p.checkAt)
