@@ -1,0 +1,191 @@
+package failover
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Advance returns the questions that are to be asked now, and the time of the next call;
+// the zero time if only an input can make another one necessary.
+func (t *Tracker) Advance(now time.Time) (questions []Question, next time.Time) {
+	for _, key := range t.sortedPeers() {
+		p := t.peers[key]
+		p.schedule(now)
+		for _, what := range []purpose{recheck, suspicion, verification, poll} {
+			if !p.due[what] || t.isAsking(key, what) {
+				continue
+			}
+			delete(p.due, what)
+			if addrs := p.addresses(now, what); len(addrs) > 0 {
+				questions = append(questions, t.newQuestion(key, what, addrs))
+			} else if what == suspicion && p.State != Leaving {
+				p.set(now, Unknown) // nothing to ask for: nothing to take over
+			}
+		}
+		next = earlier(next, p.nextDue(t.isAsking(key, verification)))
+	}
+	return questions, next
+}
+
+// schedule marks what is due by the time.
+func (p *peer) schedule(now time.Time) {
+	if at := p.nextPoll(); !at.IsZero() && !now.Before(at) {
+		p.due[poll] = true
+		p.polled = now
+	}
+	if !p.checkAt.IsZero() && !now.Before(p.checkAt) {
+		p.checkAt = time.Time{}
+		p.due[suspicion] = true
+	}
+	p.due[verification] = len(p.claimed) > 0 && !now.Before(p.verifiedAt.Add(verifyInterval))
+}
+
+// nextPoll returns when the peer is polled, the zero time if it is not.
+func (p *peer) nextPoll() time.Time {
+	switch {
+	case len(p.Outranks) > 0:
+		return p.polled.Add(contestInterval)
+	case p.session == Up || len(p.Announces) == 0:
+		return time.Time{}
+	}
+	at := p.polled.Add(pollInterval)
+	if earliest := p.created.Add(sessionWait); at.Before(earliest) {
+		return earliest
+	}
+	return at
+}
+
+// nextDue returns when schedule has something to do, the zero time if it has nothing.
+// Claims wait until the last verification is answered.
+func (p *peer) nextDue(verifying bool) time.Time {
+	at := p.nextPoll()
+	if len(p.claimed) > 0 && !verifying {
+		at = earlier(at, p.verifiedAt.Add(verifyInterval))
+	}
+	return earlier(at, p.checkAt)
+}
+
+// earlier returns the earlier one of two times that are not zero.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// addresses returns the addresses that the peer is asked for.
+func (p *peer) addresses(now time.Time, what purpose) []netip.Addr {
+	switch what {
+	case recheck:
+		return slices.Clone(p.Succeeds[:min(len(p.Succeeds), maxSample)])
+	case verification:
+		claimed := slices.SortedFunc(maps.Keys(p.claimed), netip.Addr.Compare)
+		clear(p.claimed)
+		p.verifiedAt = now
+		return claimed
+	case suspicion:
+		if expected := p.expected; len(expected) > 0 {
+			p.expected = nil
+			return expected
+		}
+		return slices.Clone(p.Announces[:min(len(p.Announces), maxSample)])
+	}
+	all := p.Outranks
+	if len(all) == 0 {
+		all = p.Announces
+	}
+	var addrs []netip.Addr
+	for range min(len(all), maxSample) {
+		addrs = append(addrs, all[p.turn%len(all)])
+		p.turn++
+	}
+	return addrs
+}
+
+func (t *Tracker) newQuestion(key Peer, what purpose, addrs []netip.Addr) Question {
+	t.lastID++
+	q := Question{ID: t.lastID, Peer: key, Addresses: addrs, purpose: what}
+	t.open[q.ID] = q
+	return q
+}
+
+func (t *Tracker) isAsking(key Peer, what purpose) bool {
+	for _, q := range t.open {
+		if q.Peer == key && q.purpose == what {
+			return true
+		}
+	}
+	return false
+}
+
+// Answered reports which of the addresses of a question the peer has answered for. It
+// reports whether the View has changed.
+func (t *Tracker) Answered(now time.Time, id uint64, answered []netip.Addr) (changed bool) {
+	q, ok := t.open[id]
+	delete(t.open, id)
+	p := t.peers[q.Peer]
+	if !ok || p == nil {
+		return ok && q.purpose == recheck // nothing is held back any more
+	}
+	before := p.Status
+	if len(answered) > 0 {
+		p.answered, p.misses = true, 0
+		if p.session != AdminDown {
+			p.set(now, Live)
+			p.Filtered = p.session != Up
+		}
+	}
+	switch q.purpose {
+	case suspicion:
+		if len(answered) == 0 && p.session != Up {
+			p.set(now, Gone)
+			p.Filtered = false
+		}
+	case poll:
+		if len(answered) == 0 && p.session != Up && p.State == Live && p.answered {
+			if p.misses++; p.misses >= maxMisses {
+				p.misses = 0
+				p.due[suspicion] = true
+			}
+		}
+		if contested := intersect(answered, p.Outranks); len(contested) > 0 {
+			// It never stopped, or has taken some back: as a rule it announces the others, too.
+			t.verify(q.Peer, contested, false)
+			t.Claimed(now, q.Peer, p.Outranks...)
+			changed = true
+		}
+	case recheck:
+		if len(answered) > 0 {
+			t.verify(q.Peer, intersect(answered, p.Succeeds), true)
+			p.tookOver = true
+			t.Claimed(now, q.Peer, p.Succeeds...)
+		}
+		changed = true
+	case verification:
+		t.verify(q.Peer, answered, p.tookOver)
+		p.tookOver = false
+		changed = true
+	}
+	return changed || before != p.Status
+}
+
+func (t *Tracker) verify(key Peer, addrs []netip.Addr, tookOver bool) {
+	for _, a := range addrs {
+		t.verified[a] = Holder{key, tookOver}
+	}
+}
+
+func intersect(a, b []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(a), func(x netip.Addr) bool { return !slices.Contains(b, x) })
+}
+
+// sortedPeers returns the peers in a fixed order, so that equal inputs have equal results.
+func (t *Tracker) sortedPeers() []Peer {
+	return slices.SortedFunc(maps.Keys(t.peers), func(a, b Peer) int {
+		return cmp.Or(strings.Compare(a.Node, b.Node), strings.Compare(a.Interface, b.Interface))
+	})
+}

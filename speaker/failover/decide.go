@@ -1,0 +1,204 @@
+package failover
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"time"
+)
+
+const (
+	// HoldDown is the time that a node has to be up before it takes back addresses that
+	// another node has taken over.
+	HoldDown = 30 * time.Second
+
+	// LeaveTimeout is the time for which a node that is not eligible any more goes on
+	// answering, unless another node announces the address earlier.
+	LeaveTimeout = time.Second
+)
+
+// Candidate is an eligible node on the segment of an address.
+type Candidate struct {
+	Peer          // Interface is this node's on the segment
+	Score  uint64 // of the node for the address; it does not depend on the state of the cluster
+	Status Status // of the peer; that of this node is not used
+}
+
+func (c Candidate) isGone() bool { return c.Status.State == Gone || c.Status.State == Leaving }
+
+// Address is what this node knows about an address on a segment.
+type Address struct {
+	Self string
+	// Ranked are the eligible nodes, best first.
+	Ranked []Candidate
+	// Held is whether this node announces the address.
+	Held bool
+	// Lapsed is whether this node has not been eligible for LeaveTimeout.
+	Lapsed bool
+	// Verified is a peer that announces the address as well as this node, if Node is set.
+	Verified Holder
+	// Holder is a node that answered when this node asked for the address before its
+	// announcement, "" if none has.
+	Holder string
+	// Expected is the owner of the address before, as far as this node knows.
+	Expected string
+	// TakesBack is whether this node may take addresses back: it has been up for HoldDown,
+	// and the advertisement permits it.
+	TakesBack bool
+	// Fresh is whether this node has contact with the API. PeerFresh returns the same of a
+	// peer, known only while the session with it is Up.
+	Fresh     bool
+	PeerFresh func(node string) (fresh, known bool)
+	// ReportsGone returns whether a node reports through the API that another one is gone.
+	// The report decides only which nodes this one observes.
+	ReportsGone func(reporter, node string) bool
+	// ScoreOf returns the score of any node.
+	ScoreOf func(node string) uint64
+}
+
+// Action is what this node does with an address.
+type Action int
+
+const (
+	// None: another node announces it, or none can.
+	None Action = iota
+	// Keep: go on answering.
+	Keep
+	// Announce: announce it at once, because the last owner is gone or not eligible.
+	Announce
+	// Ask: ask the segment first whether another node has it.
+	Ask
+	// Wait: another node has it, and keeps it for now.
+	Wait
+)
+
+// Decide returns what this node does, and which node announces the address as a result, ""
+// if none does.
+func (a Address) Decide() (do Action, acting string) {
+	rank := slices.IndexFunc(a.Ranked, func(c Candidate) bool { return c.Node == a.Self })
+	best := ""
+	for i, c := range a.Ranked {
+		if i == rank || !c.isGone() {
+			best = c.Node
+			break
+		}
+	}
+	if a.Held {
+		other := a.Verified
+		switch {
+		case other.Node != "" && (rank < 0 || other.TookOver || !a.prevails(other.Node)):
+			return None, other.Node
+		case rank < 0 && a.Lapsed:
+			return None, best
+		}
+		return Keep, a.Self
+	}
+	if best != a.Self {
+		return None, a.reportedOwner(best)
+	}
+	holder := slices.IndexFunc(a.Ranked, func(c Candidate) bool { return c.Node == a.Holder && c.Node != a.Self })
+	expected := slices.IndexFunc(a.Ranked, func(c Candidate) bool { return c.Node == a.Expected })
+	switch {
+	case holder >= 0 && !a.Ranked[holder].isGone():
+		if a.TakesBack && a.prevails(a.Holder) {
+			return Announce, a.Self
+		}
+		return Wait, a.Holder
+	case a.Holder != "":
+		return Announce, a.Self // from a node that is gone or not eligible
+	case a.Expected != "" && a.Expected != a.Self && (expected < 0 || a.Ranked[expected].isGone()):
+		return Announce, a.Self
+	}
+	return Ask, a.Self
+}
+
+// reportedOwner returns the next eligible node that reports that all the better ones are
+// gone, or best if there is none. This node may not have observed them.
+func (a Address) reportedOwner(best string) string {
+	for i, c := range a.Ranked {
+		if c.Node == a.Self {
+			break
+		}
+		gone := i > 0 && !c.isGone()
+		for _, better := range a.Ranked[:i] {
+			gone = gone && (better.isGone() || a.ReportsGone(c.Node, better.Node))
+		}
+		if gone {
+			return c.Node
+		}
+	}
+	return best
+}
+
+// prevails reports whether this node keeps an address that the other one announces, too.
+// Both nodes must come to opposite results. With contact to the API, both know the same
+// ranks sooner or later. Without it, what a node knows may be old: the other one keeps the
+// address. If that is not known, or true of both, the score decides, which depends on
+// nothing else.
+func (a Address) prevails(other string) bool {
+	fresh, known := a.PeerFresh(other)
+	switch {
+	case known && fresh && a.Fresh:
+		rank := func(node string) int {
+			i := slices.IndexFunc(a.Ranked, func(c Candidate) bool { return c.Node == node })
+			if i < 0 {
+				return len(a.Ranked)
+			}
+			return i
+		}
+		return rank(a.Self) < rank(other)
+	case known && fresh != a.Fresh:
+		return a.Fresh
+	}
+	return cmp.Or(cmp.Compare(a.ScoreOf(a.Self), a.ScoreOf(other)), cmp.Compare(a.Self, other)) > 0
+}
+
+// Targets are the peers that are to be observed.
+type Targets map[Peer]Target
+
+// Add adds the peers for an address that the acting node announces.
+func (t Targets) Add(addr netip.Addr, a Address, acting string) {
+	successors := 0
+	for i, c := range a.Ranked {
+		outranks := acting == a.Self && slices.ContainsFunc(a.Ranked[i:], func(o Candidate) bool { return o.Node == a.Self })
+		switch {
+		case c.Node == acting:
+			continue
+		case c.isGone():
+			// It is asked from time to time, so that its return is noticed.
+			t.observe(c, func(target *Target) {
+				if acting == a.Self {
+					target.Outranks = append(target.Outranks, addr)
+				} else {
+					target.Announces = append(target.Announces, addr)
+				}
+			})
+			continue
+		case outranks:
+			t.observe(c, func(target *Target) { target.Outranks = append(target.Outranks, addr) })
+		}
+		if successors++; successors > maxSuccessors {
+			continue
+		}
+		switch {
+		case acting == a.Self && successors == 1:
+			t.observe(c, func(target *Target) { target.Succeeds = append(target.Succeeds, addr) })
+		case acting == a.Self:
+			t.observe(c, func(*Target) {})
+		case c.Node == a.Self:
+			if owner := slices.IndexFunc(a.Ranked, func(c Candidate) bool { return c.Node == acting }); owner >= 0 {
+				t.observe(a.Ranked[owner], func(target *Target) { target.Announces = append(target.Announces, addr) })
+			}
+		}
+	}
+}
+
+// maxSuccessors is the number of nodes that observe the acting node of an address.
+const maxSuccessors = 2
+
+func (t Targets) observe(c Candidate, add func(*Target)) {
+	target := t[c.Peer]
+	add(&target)
+	t[c.Peer] = target
+}

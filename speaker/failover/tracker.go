@@ -1,0 +1,297 @@
+// Package failover decides which of several nodes announces an address on a segment, from
+// what this node knows: the ranks of the eligible nodes by the API, and which of them still
+// answer for their addresses. It is pure: the caller passes the time, the state of BFD
+// sessions and the answers to questions by ARP or Neighbor Discovery, and gets the
+// questions that are to be asked.
+//
+// A peer whose BFD session leaves Up is suspected, and so is one that has missed several
+// polls in a row where no session is Up, because BFD is filtered. A suspected peer is
+// asked for addresses that it announces; without an answer it is Gone. The kernel of a
+// node does not answer for these addresses, so an answer proves that the speaker runs.
+//
+// tracker.go has the Tracker of the peers and its inputs, advance.go its questions and
+// what follows from the answers, decide.go the decision about one address. All of the
+// state is in memory, and is built anew after a restart.
+package failover
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+const (
+	// sessionWait is the time from the creation of a session after which a peer is polled
+	// until the session is Up.
+	sessionWait = 3 * time.Second
+
+	// pollInterval is the time between two polls of a peer without a session that is Up,
+	// and contestInterval that of a peer that should announce addresses of this node.
+	pollInterval, contestInterval = time.Second, 500 * time.Millisecond
+
+	// maxMisses is the number of polls in a row without an answer after which a peer that
+	// has answered before is suspected.
+	maxMisses = 3
+
+	// takeoverWait is the time within which the first successor of a peer that is gone
+	// must answer for its addresses.
+	takeoverWait = 50 * time.Millisecond
+
+	// verifyInterval is the shortest time between two verifications of the claims of a peer.
+	verifyInterval = 100 * time.Millisecond
+
+	// maxSample is the number of addresses in a question about a peer.
+	maxSample = 3
+)
+
+// Peer is another node on the segment of an interface of this node.
+type Peer struct{ Interface, Node string }
+
+// Target is why a peer is observed. The addresses are sorted by their importance: those
+// that have been announced for the longest time first.
+type Target struct {
+	// Announces are the addresses that the peer announces, or must take over now, as far
+	// as this node knows. This node is one of their successors.
+	Announces []netip.Addr
+	// Succeeds are the addresses that this node announces and the peer takes over first.
+	Succeeds []netip.Addr
+	// Outranks are the addresses that this node announces although the peer ranks higher:
+	// it was gone, or has not taken them back yet.
+	Outranks []netip.Addr
+}
+
+// Session is the state of the BFD session with a peer.
+type Session int
+
+const (
+	// Down: the session is not Up, or does not exist.
+	Down Session = iota
+	// Up: the session is Up.
+	Up
+	// AdminDown: the peer has signaled AdminDown. It leaves the segment.
+	AdminDown
+)
+
+// State is what is known about a peer.
+type State int
+
+const (
+	// Unknown: no session was Up and no question was answered so far.
+	Unknown State = iota
+	// Live: the session is Up, or the last questions were answered.
+	Live
+	// Leaving: the peer has signaled AdminDown.
+	Leaving
+	// Gone: the peer was Live, or had to take over, and does not answer.
+	Gone
+)
+
+// Status is the state of a peer.
+type Status struct {
+	State State
+	Since time.Time
+	// Filtered is whether the peer answers questions although its session is not Up.
+	Filtered bool
+}
+
+// Question asks a peer for addresses. Each is asked for by two unicast requests, 10 ms
+// apart, and answers count until 10 ms after the last one.
+type Question struct {
+	ID uint64
+	Peer
+	Addresses []netip.Addr
+
+	purpose purpose
+}
+
+// purpose is what follows from the answers.
+type purpose int
+
+const (
+	suspicion    purpose = iota // without an answer the peer is gone
+	poll                        // a miss or a proof of life
+	recheck                     // an answer proves that the peer has taken over addresses
+	verification                // each answer proves that the peer announces the address
+)
+
+// Tracker observes peers. The zero value is ready for use. It must not be used
+// concurrently.
+type Tracker struct {
+	peers    map[Peer]*peer
+	open     map[uint64]Question
+	lastID   uint64
+	verified map[netip.Addr]Holder
+	stalled  bool // answers are held back until the rechecks are done and Set was called
+}
+
+// Holder is a peer that announces an address as well as this node.
+type Holder struct {
+	Peer
+	// TookOver is whether the peer took the address over because this node did not respond.
+	TookOver bool
+}
+
+// peer is an observed peer.
+type peer struct {
+	Target
+	Status
+	session    Session
+	created    time.Time
+	answered   bool // a poll since it was created
+	misses     int
+	polled     time.Time // the last poll
+	turn       int       // of the addresses that a poll asks for
+	expected   []netip.Addr
+	checkAt    time.Time           // when the expected addresses are asked for
+	claimed    map[netip.Addr]bool // to be verified
+	verifiedAt time.Time           // the last verification
+	tookOver   bool                // the claimed addresses, because this node did not respond
+	due        map[purpose]bool
+}
+
+// Set replaces the peers that are observed. It must be called after each change of the
+// View has led to another plan.
+func (t *Tracker) Set(now time.Time, targets map[Peer]Target) {
+	if t.peers == nil {
+		t.peers, t.open, t.verified = map[Peer]*peer{}, map[uint64]Question{}, map[netip.Addr]Holder{}
+	}
+	moved := t.movedAddresses(targets)
+	for key := range t.peers {
+		if _, keep := targets[key]; !keep {
+			delete(t.peers, key)
+		}
+	}
+	for key, target := range targets {
+		p := t.peers[key]
+		if p == nil {
+			p = &peer{created: now, Status: Status{Since: now}, claimed: map[netip.Addr]bool{}, due: map[purpose]bool{}}
+			t.peers[key] = p
+		}
+		p.Target = target
+		if addrs := moved[key]; len(addrs) > 0 && p.State != Gone {
+			p.expected, p.checkAt = addrs, now.Add(takeoverWait)
+		}
+	}
+	clear(t.verified)
+	t.stalled = t.stalled && t.isRechecking()
+}
+
+// movedAddresses returns the addresses that targets expect of another peer than before,
+// because that one is gone.
+func (t *Tracker) movedAddresses(targets map[Peer]Target) map[Peer][]netip.Addr {
+	gone := map[netip.Addr]bool{}
+	for _, p := range t.peers {
+		if p.State == Gone {
+			for _, a := range p.Announces {
+				gone[a] = true
+			}
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	moved := map[Peer][]netip.Addr{}
+	for key, target := range targets {
+		p := t.peers[key]
+		for _, a := range target.Announces {
+			if len(moved[key]) < maxSample && gone[a] && (p == nil || p.State != Gone && !slices.Contains(p.Announces, a)) {
+				moved[key] = append(moved[key], a)
+			}
+		}
+	}
+	return moved
+}
+
+// SessionChanged reports the state of the BFD session with a peer.
+func (t *Tracker) SessionChanged(now time.Time, key Peer, s Session) (changed bool) {
+	p := t.peers[key]
+	if p == nil {
+		return false
+	}
+	was := p.session
+	p.session = s
+	switch {
+	case s == Up:
+		p.misses = 0
+		changed = p.Filtered || p.State != Live
+		p.Filtered = false
+		p.set(now, Live)
+	case s == AdminDown && p.State != Leaving:
+		changed = true
+		p.set(now, Leaving)
+	case s == Down && was == Up:
+		p.due[suspicion] = true
+		if len(p.Succeeds) > 0 {
+			p.due[recheck], t.stalled = true, true
+		}
+	}
+	return changed
+}
+
+// Stalled reports that this process did not run for longer than the detection time: other
+// nodes may have taken over its addresses. Until they have been asked and Set was called,
+// View returns that answers must be held back.
+func (t *Tracker) Stalled() {
+	for _, p := range t.peers {
+		if len(p.Succeeds) > 0 {
+			p.due[recheck], t.stalled = true, true
+		}
+	}
+}
+
+// Claimed reports that a frame with the MAC of the peer claims addresses that this node
+// announces. Frames can be forged, so the peer is asked.
+func (t *Tracker) Claimed(now time.Time, key Peer, addrs ...netip.Addr) {
+	p := t.peers[key]
+	if p == nil {
+		if t.peers == nil {
+			return
+		}
+		p = &peer{created: now, Status: Status{Since: now}, claimed: map[netip.Addr]bool{}, due: map[purpose]bool{}}
+		t.peers[key] = p // until the next Set
+	}
+	for _, a := range addrs {
+		p.claimed[a] = true
+	}
+}
+
+// View is the knowledge of a Tracker.
+type View struct {
+	Peers map[Peer]Status
+	// Verified are the addresses of this node that a peer announces, too. It is empty
+	// after the next Set.
+	Verified map[netip.Addr]Holder
+	// HoldAnswers is whether this node must not answer for its addresses at the moment.
+	HoldAnswers bool
+}
+
+// View returns what is known now.
+func (t *Tracker) View() View {
+	v := View{Peers: make(map[Peer]Status, len(t.peers)), Verified: maps.Clone(t.verified), HoldAnswers: t.stalled}
+	for key, p := range t.peers {
+		v.Peers[key] = p.Status
+	}
+	return v
+}
+
+func (p *peer) set(now time.Time, s State) {
+	if p.State != s {
+		p.State, p.Since = s, now
+	}
+}
+
+// isRechecking reports whether it is not known yet which addresses a peer has taken over.
+func (t *Tracker) isRechecking() bool {
+	for _, q := range t.open {
+		if q.purpose == recheck {
+			return true
+		}
+	}
+	for _, p := range t.peers {
+		if p.tookOver || p.due[recheck] {
+			return true
+		}
+	}
+	return false
+}
