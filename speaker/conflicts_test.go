@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"errors"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -247,4 +248,27 @@ func TestSuccessorOfFailedInterface(t *testing.T) {
 	expect(true)
 	s.eventHandler().OnUpdate(report("owner", "eth0", "192.0.2.2/24", vip), failed)
 	expect(false)
+}
+
+// TestApplyAnnounced checks that an address that the Announcer failed to announce is
+// unannounced, and that addresses that are being probed or withheld are not.
+func TestApplyAnnounced(t *testing.T) {
+	held, other := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
+	apply := func(c l2.Claim, err error) plan.Plan {
+		c.Interfaces = []string{"eth0"}
+		p := plan.Plan{L2: map[netip.Addr]l2.Claim{held: c, other: c}, Unannounced: map[netip.Addr]v1alpha1.Refusal{}}
+		(&Speaker{node: "n"}).applyAnnounced(p, map[netip.Addr]l2.Claim{held: {Interfaces: c.Interfaces}}, err)
+		return p
+	}
+	if p := apply(l2.Claim{Probe: true}, nil); p.L2[held].Probe || !p.L2[other].Probe || len(p.Unannounced) > 0 {
+		t.Errorf("probed: %+v", p)
+	}
+	p := apply(l2.Claim{Probe: true}, errors.Join(errors.New("a"), errors.New("b")))
+	want := v1alpha1.Refusal{Reason: v1alpha1.AnnounceFailed, Message: "node n cannot announce it: a; b"}
+	if len(p.Unannounced) != 1 || p.Unannounced[other] != want {
+		t.Errorf("failed: %+v", p.Unannounced)
+	}
+	if p := apply(l2.Claim{Withhold: true}, errors.New("a")); len(p.Unannounced) > 0 {
+		t.Errorf("withheld: %+v", p.Unannounced)
+	}
 }
