@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"errors"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/fairlead-io/fairlead/config/client"
@@ -186,5 +188,87 @@ func TestReplacedReports(t *testing.T) {
 	h.OnDelete(report("eth0", true))
 	if n := count(); n != 1 {
 		t.Errorf("deleted: %d reports are kept, want 1", n)
+	}
+}
+
+// TestSuccessorOfFailedInterface checks that a node announces an address without a probe
+// after its owner has reported that the interface failed.
+func TestSuccessorOfFailedInterface(t *testing.T) {
+	fairlead, err := client.New(&rest.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Options{
+		Node: "n", Namespace: "fairlead-system", Client: fake.NewClientset(), Fairlead: fairlead, Events: record.NewFakeRecorder(10),
+		Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.announcer.Close)
+	report := func(node, iface, addr string, announcing ...string) *v1alpha1.Speaker {
+		r := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: node}}
+		r.Status.Interfaces = []v1alpha1.Interface{{Name: iface, Addresses: []string{addr}}}
+		if len(announcing) > 0 {
+			r.Status.Announcing = []v1alpha1.Announcement{{Interfaces: []string{iface}, Addresses: announcing}}
+		}
+		return r
+	}
+	const vip = "192.0.2.7"
+	failed := report("owner", "eth1", "203.0.113.2/24")
+	for store, object := range map[cache.Store]any{
+		s.services.GetStore(): service("s", vip, "p"), s.kinds.Pools.GetStore(): fixture.Pool("p", "192.0.2.0/25"),
+		s.kinds.L2Advertisements.GetStore(): &v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "all"}},
+	} {
+		if err := store.Add(object); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"n", "owner"} {
+		if err := s.nodes.GetStore().Add(node(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, r := range []*v1alpha1.Speaker{report("n", "eth0", "192.0.2.1/24"), failed} {
+		if err := s.kinds.Speakers.GetStore().Add(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(probe bool) {
+		t.Helper()
+		snapshot, err := s.takeSnapshot(t.Context(), []l2.Interface{newInterface("eth0", "192.0.2.1/24")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims := plan.Decide(snapshot).L2
+		if claim, ok := claims[netip.MustParseAddr(vip)]; !ok || claim.Probe != probe {
+			t.Errorf("claims %v, want one with Probe %t", claims, probe)
+		}
+	}
+	expect(true)
+	s.eventHandler().OnUpdate(report("owner", "eth0", "192.0.2.2/24", vip), failed)
+	expect(false)
+}
+
+// TestApplyAnnounced checks that an address that the Announcer failed to announce is
+// unannounced, and that addresses that are being probed or withheld are not.
+func TestApplyAnnounced(t *testing.T) {
+	held, other := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
+	apply := func(c l2.Claim, err error) plan.Plan {
+		c.Interfaces = []string{"eth0"}
+		p := plan.Plan{L2: map[netip.Addr]l2.Claim{held: c, other: c}, Unannounced: map[netip.Addr]v1alpha1.Refusal{}}
+		(&Speaker{node: "n"}).applyAnnounced(p, map[netip.Addr]l2.Claim{held: {Interfaces: c.Interfaces}}, err)
+		return p
+	}
+	if p := apply(l2.Claim{Probe: true}, nil); p.L2[held].Probe || !p.L2[other].Probe || len(p.Unannounced) > 0 {
+		t.Errorf("probed: %+v", p)
+	}
+	p := apply(l2.Claim{Probe: true}, errors.Join(errors.New("a"), errors.New("b")))
+	want := v1alpha1.Refusal{Reason: v1alpha1.AnnounceFailed, Message: "node n cannot announce it: a; b"}
+	if len(p.Unannounced) != 1 || p.Unannounced[other] != want {
+		t.Errorf("failed: %+v", p.Unannounced)
+	}
+	if p := apply(l2.Claim{Withhold: true}, errors.New("a")); len(p.Unannounced) > 0 {
+		t.Errorf("withheld: %+v", p.Unannounced)
 	}
 }

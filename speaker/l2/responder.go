@@ -75,7 +75,7 @@ type responder struct {
 	family
 	ifi       net.Interface
 	conn      socket
-	groups    groups // used by set and closeAndWait only
+	groups    *groups
 	claimants *claimants
 	log       *slog.Logger
 	changed   func() // the socket has failed, or probes have ended
@@ -96,11 +96,12 @@ func newResponder(
 ) *responder {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &responder{
-		family: f, ifi: *ifi, conn: conn, groups: groups{ifindex: ifi.Index}, claimants: claimants, log: log, changed: changed,
+		family: f, ifi: *ifi, conn: conn, groups: newGroups(ifi.Index, log), claimants: claimants, log: log, changed: changed,
 		cancel: cancel, pushed: make(chan struct{}, 1), tasks: make(map[netip.Addr]*task),
 	}
 	r.running.Go(func() { r.receive(ctx) })
 	r.running.Go(func() { r.runTasks(ctx) })
+	r.running.Go(func() { r.groups.run(ctx) })
 	return r
 }
 
@@ -141,9 +142,10 @@ func (r *responder) set(desired map[netip.Addr]mode) error {
 		return fmt.Errorf("attach %s filter: %w", r.family, err)
 	}
 	r.setTasks(desired)
-	// To join the groups of thousands of addresses takes seconds, in which they are
-	// announced. Announcements and answers to probes are sent to all nodes.
-	return r.groups.set(addrs)
+	// Until their groups are joined, the addresses are resolved by their announcements,
+	// which are sent to all nodes, as are answers to probes.
+	r.groups.set(addrs)
+	return nil
 }
 
 // setTasks replaces the tasks, apart from those that are the same as before.
@@ -182,7 +184,6 @@ func (r *responder) closeAndWait() {
 		r.log.Warn("closing the socket failed", "error", err)
 	}
 	r.running.Wait()
-	r.groups.close()
 }
 
 // receive answers questions and observes claims, until the responder is closed or the

@@ -261,22 +261,18 @@ func (s *simulatedSegment) receiveFrame(t *testing.T) []byte {
 	}
 }
 
-// answersTo sends a frame and returns the answers to it: what is sent to one host, and to
-// all if the frame is a probe, before the answer to another question, for an address that
-// is held.
+// answersTo sends a frame and returns what is sent before the answer to another question,
+// for an address that is held.
 func (f familyTest) answersTo(t *testing.T, l testSegment, frame []byte, held netip.Addr) (all []string) {
 	t.Helper()
 	later, laterIP := net.HardwareAddr{2, 0, 0, 0, 0, 7}, f.own.Masked().Addr().Next().Next()
 	l.sendFrame(t, frame)
 	l.sendFrame(t, f.question(later, laterIP, held, nil))
-	isProbe := bytes.Equal(frame, f.probe(clientMAC, f.vip))
 	for {
 		answer := l.receiveFrame(t)
 		if bytes.Equal(answer[:6], later) {
 			return all
 		}
-		if isProbe || !isMulticast(answer[:6]) {
-			all = append(all, describe(t, answer))
-		}
+		all = append(all, describe(t, answer))
 	}
 }
