@@ -149,16 +149,23 @@ type nodeInterface struct {
 	l2.Interface
 }
 
-// nodesWithMAC returns the nodes whose speakers report the MAC of the claimant, sorted.
+// nodesWithMAC returns the nodes whose speakers report the MAC of the claimant, or did a
+// moment ago, sorted.
 func (d *decision) nodesWithMAC(h heldAddress, k l2.Claimant) (nodes []macNode) {
 	if d.interfacesByMAC == nil {
 		d.interfacesByMAC = map[string][]nodeInterface{}
-		for node, interfaces := range d.Interfaces {
+		add := func(node string, interfaces []l2.Interface) {
 			for _, i := range interfaces {
 				if i.MAC != "" {
 					d.interfacesByMAC[i.MAC] = append(d.interfacesByMAC[i.MAC], nodeInterface{node, i})
 				}
 			}
+		}
+		for node, interfaces := range d.Interfaces {
+			add(node, interfaces)
+		}
+		for _, s := range d.Reports { // earlier ones have the MAC of an interface that was down a moment ago
+			add(s.Name, ReportedInterfaces(s))
 		}
 	}
 	// The mode and the setting of kube-proxy are, as a rule, those of the whole cluster.

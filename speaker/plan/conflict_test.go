@@ -244,6 +244,31 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// TestInterfaceCameBack checks that a node is recognized by the MAC of its interface that
+// was missing from its last report, and is in the one before.
+func TestInterfaceCameBack(t *testing.T) {
+	addr := netip.MustParseAddr("192.0.2.7")
+	without := reporting("b", "192.0.2.2/24")
+	without.Status.Interfaces = nil
+	for _, row := range []struct {
+		name    string
+		reports []*v1alpha1.Speaker
+		want    v1alpha1.Reason
+	}{
+		{"an earlier report", []*v1alpha1.Speaker{reporting("b", "192.0.2.2/24", "192.0.2.7"), without}, ""},
+		{"no earlier report", []*v1alpha1.Speaker{without}, v1alpha1.AddressConflict},
+	} {
+		s := conflictSnapshot(row.reports...)
+		s.Nodes[1] = node("b", labelled("x", "y"))
+		s.Interfaces["b"] = nil
+		s.Local.Held = map[netip.Addr]bool{addr: true}
+		s.Local.Claimants = map[netip.Addr][]l2.Claimant{addr: {claimant(macOf("b"), handOverTime)}}
+		if got := Decide(s).Warnings[addr].Reason; got != row.want {
+			t.Errorf("%s: %q, want %q", row.name, got, row.want)
+		}
+	}
+}
+
 // TestWithheld checks what follows from a conflict: the claims, the control address, and
 // what is reported.
 func TestWithheld(t *testing.T) {
