@@ -102,7 +102,7 @@ func TestConflictOnTheWire(t *testing.T) {
 	mac := lan0.Attrs().HardwareAddr.String()
 	await("conflict", func(report v1alpha1.SpeakerStatus) bool {
 		return len(report.Unannounced) == 1 && report.Unannounced[0].Reason == v1alpha1.AddressConflict &&
-			strings.Contains(report.Unannounced[0].Message, "MAC "+mac+" on vip0 of node n") && len(report.Announcing) == 0
+			strings.Contains(report.Unannounced[0].Message, "MAC "+mac+" seen on vip0 of node n") && len(report.Announcing) == 0
 	})
 	// Neither the address nor the control address is guarded.
 	if len(s.routing.guardState.Prefixes) > 0 {

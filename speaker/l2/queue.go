@@ -26,6 +26,8 @@ type task struct {
 	probed  time.Time // when the last probe was sent
 	cleared bool      // no host has answered the probes
 	removed bool      // no longer desired
+
+	claimant string // while defending, the MAC of the host
 }
 
 // queue holds the tasks that have a next step. The first steps precede all later ones,

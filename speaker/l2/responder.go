@@ -46,6 +46,7 @@ const (
 	announcing  mode = iota // answer for it and announce it
 	probing                 // ask whether a host has it
 	withholding             // the same from time to time, because a host has it
+	defending               // announce it again, because a host has claimed it
 )
 
 // socket is the part of packet.Conn that a responder uses.
@@ -171,6 +172,11 @@ func (r *responder) setTasks(desired map[netip.Addr]mode) {
 			delete(r.tasks, addr)
 		}
 	}
+	r.wake()
+}
+
+// wake makes runTasks look at the queue.
+func (r *responder) wake() {
 	select {
 	case r.pushed <- struct{}{}:
 	default:
@@ -220,8 +226,10 @@ func (r *responder) handle(ctx context.Context, frame []byte) (answer []byte) {
 	asked, claimed := r.tasks[m.question], r.tasks[m.claim]
 	r.mu.Unlock()
 	if claimed != nil && r.claimants.observe(r.ifi.Name, m.claim, m.mac, claimed.mode == announcing) {
-		r.log.Warn("address is claimed by another host", "address", m.claim, "mac", m.mac.String())
-		r.send(ctx, r.announce(r.ifi.HardwareAddr, m.claim, true)...)
+		r.mu.Lock()
+		r.queue.push(&task{addr: m.claim, mode: defending, claimant: m.mac.String()}, time.Now(), claimDelay)
+		r.mu.Unlock()
+		r.wake()
 	}
 	if asked == nil || asked.mode != announcing {
 		return nil
@@ -284,7 +292,7 @@ func (r *responder) nextBatch(now time.Time) (frames [][]byte, steps int, wait t
 		if t.step++; next > 0 {
 			r.queue.push(t, now, next)
 		}
-		ended = ended || len(sent) == 0
+		ended = ended || len(sent) == 0 && t.mode != defending
 	}
 	if ended {
 		defer r.changed()
@@ -302,6 +310,11 @@ func (r *responder) step(t *task, now time.Time) (frames [][]byte, next time.Dur
 			next = announceDelays[t.step+1]
 		}
 		return r.announce(mac, t.addr, t.step == 0), next
+	case t.mode == defending:
+		if current := r.tasks[t.addr]; current == nil || current.mode != announcing || r.claimants.isNode(t.claimant) {
+			return nil, 0
+		}
+		return r.announce(mac, t.addr, true), 0
 	case t.mode == probing && t.step == probes:
 		t.cleared = !r.claimants.has(t.addr)
 		return nil, 0

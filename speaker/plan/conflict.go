@@ -90,9 +90,9 @@ func sameHost(a, b l2.Claimant) bool {
 	return a.Interface == b.Interface && a.MAC.String() == b.MAC.String()
 }
 
-// describe returns the host, with the nodes that report its MAC.
+// describe returns the host and where it was seen, with the nodes that report its MAC.
 func (c contention) describe(k l2.Claimant, nodes []macNode) string {
-	text := fmt.Sprintf("MAC %s on %s of node %s", k.MAC, k.Interface, c.node)
+	text := fmt.Sprintf("MAC %s seen on %s of node %s", k.MAC, k.Interface, c.node)
 	if len(nodes) == 0 {
 		return text
 	}
@@ -149,16 +149,23 @@ type nodeInterface struct {
 	l2.Interface
 }
 
-// nodesWithMAC returns the nodes whose speakers report the MAC of the claimant, sorted.
+// nodesWithMAC returns the nodes whose speakers report the MAC of the claimant, or did a
+// moment ago, sorted.
 func (d *decision) nodesWithMAC(h heldAddress, k l2.Claimant) (nodes []macNode) {
 	if d.interfacesByMAC == nil {
 		d.interfacesByMAC = map[string][]nodeInterface{}
-		for node, interfaces := range d.Interfaces {
+		add := func(node string, interfaces []l2.Interface) {
 			for _, i := range interfaces {
 				if i.MAC != "" {
 					d.interfacesByMAC[i.MAC] = append(d.interfacesByMAC[i.MAC], nodeInterface{node, i})
 				}
 			}
+		}
+		for node, interfaces := range d.Interfaces {
+			add(node, interfaces)
+		}
+		for _, s := range d.Reports { // earlier ones have the MAC of an interface that was down a moment ago
+			add(s.Name, ReportedInterfaces(s))
 		}
 	}
 	// The mode and the setting of kube-proxy are, as a rule, those of the whole cluster.

@@ -59,13 +59,13 @@ func TestJudge(t *testing.T) {
 			"a stranger",
 			contention{claimants: claims(stranger)},
 			nil,
-			v1alpha1.AddressConflict, "another host has the address: MAC " + strangerMAC + " on eth0 of node a", true,
+			v1alpha1.AddressConflict, "another host has the address: MAC " + strangerMAC + " seen on eth0 of node a", true,
 		},
 		{
 			"two strangers",
 			contention{claimants: claims(stranger, other)},
 			nil,
-			v1alpha1.AddressConflict, strangerMAC + " on eth0 of node a, MAC " + otherMAC, true,
+			v1alpha1.AddressConflict, strangerMAC + " seen on eth0 of node a, MAC " + otherMAC, true,
 		},
 		{"a stranger, overridden", contention{claimants: claims(stranger), overridden: true}, nil, v1alpha1.AddressConflict, strangerMAC, false},
 		{
@@ -106,7 +106,7 @@ func TestJudge(t *testing.T) {
 			"proxy ARP",
 			contention{claimants: claims(stranger), controlClaimants: claims(claimant(strangerMAC, long))},
 			nil,
-			v1alpha1.ProxyARP, "MAC " + strangerMAC + " on eth0 of node a answers for the address, and for 192.0.2.200, which is not assigned", false,
+			v1alpha1.ProxyARP, "MAC " + strangerMAC + " seen on eth0 of node a answers for the address, and for 192.0.2.200, which is not assigned", false,
 		},
 		{
 			"proxy ARP of a node",
@@ -118,7 +118,7 @@ func TestJudge(t *testing.T) {
 			"proxy ARP, and a stranger",
 			contention{claimants: claims(stranger, other), controlClaimants: claims(stranger)},
 			nil,
-			v1alpha1.AddressConflict, "the address: MAC " + otherMAC + " on", true,
+			v1alpha1.AddressConflict, "the address: MAC " + otherMAC + " seen on", true,
 		},
 		{
 			"proxy ARP of another host",
@@ -240,6 +240,31 @@ func TestProbe(t *testing.T) {
 		claim := Decide(s).L2[netip.MustParseAddr(addr)]
 		if claim.Probe != row.probed || claim.Withhold || len(claim.Interfaces) != 1 {
 			t.Errorf("%s: %+v", row.name, claim)
+		}
+	}
+}
+
+// TestInterfaceCameBack checks that a node is recognized by the MAC of its interface that
+// was missing from its last report, and is in the one before.
+func TestInterfaceCameBack(t *testing.T) {
+	addr := netip.MustParseAddr("192.0.2.7")
+	without := reporting("b", "192.0.2.2/24")
+	without.Status.Interfaces = nil
+	for _, row := range []struct {
+		name    string
+		reports []*v1alpha1.Speaker
+		want    v1alpha1.Reason
+	}{
+		{"an earlier report", []*v1alpha1.Speaker{reporting("b", "192.0.2.2/24", "192.0.2.7"), without}, ""},
+		{"no earlier report", []*v1alpha1.Speaker{without}, v1alpha1.AddressConflict},
+	} {
+		s := conflictSnapshot(row.reports...)
+		s.Nodes[1] = node("b", labelled("x", "y"))
+		s.Interfaces["b"] = nil
+		s.Local.Held = map[netip.Addr]bool{addr: true}
+		s.Local.Claimants = map[netip.Addr][]l2.Claimant{addr: {claimant(macOf("b"), handOverTime)}}
+		if got := Decide(s).Warnings[addr].Reason; got != row.want {
+			t.Errorf("%s: %q, want %q", row.name, got, row.want)
 		}
 	}
 }
