@@ -70,6 +70,7 @@ func testContract(t *testing.T, f familyTest, l testSegment, mac net.HardwareAdd
 			row{"a payload length beyond the frame", patched(18, 0, 200), ""},
 			row{"of a group's MAC, by the Ethernet header", patched(6, 3), ""},
 			row{"of a group's MAC, by the option", withChecksum(patched(80, 3)), ""},
+			row{"of no MAC, by the option", withChecksum(patched(80, 0, 0, 0, 0, 0, 0)), ""},
 			row{"another code", patched(55, 1), ""},
 			row{"wrong checksum", patched(56, 1, 1), ""},
 			row{"an option without a length", withChecksum(patched(79, 0)), ""},
