@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"errors"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -97,7 +98,7 @@ func TestConflictOnTheWire(t *testing.T) {
 	mac := lan0.Attrs().HardwareAddr.String()
 	await("conflict", func(report v1alpha1.SpeakerStatus) bool {
 		return len(report.Unannounced) == 1 && report.Unannounced[0].Reason == v1alpha1.AddressConflict &&
-			strings.Contains(report.Unannounced[0].Message, "MAC "+mac+" on vip0 of node n") && len(report.Announcing) == 0
+			strings.Contains(report.Unannounced[0].Message, "MAC "+mac+" seen on vip0 of node n") && len(report.Announcing) == 0
 	})
 	// Neither the address nor the control address is guarded.
 	if len(s.routing.guardState.Prefixes) > 0 {
@@ -182,5 +183,28 @@ func TestOwnedElsewhereLapses(t *testing.T) {
 		if got := o.current(now); len(got) != step.want {
 			t.Errorf("step %d: %v, want %d", i, got, step.want)
 		}
+	}
+}
+
+// TestApplyAnnounced checks that an address that the Announcer failed to announce is
+// unannounced, and that addresses that are being probed or withheld are not.
+func TestApplyAnnounced(t *testing.T) {
+	held, other := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
+	apply := func(c l2.Claim, err error) plan.Plan {
+		c.Interfaces = []string{"eth0"}
+		p := plan.Plan{L2: map[netip.Addr]l2.Claim{held: c, other: c}, Unannounced: map[netip.Addr]v1alpha1.Refusal{}}
+		(&Speaker{node: "n"}).applyAnnounced(p, map[netip.Addr]l2.Claim{held: {Interfaces: c.Interfaces}}, err)
+		return p
+	}
+	if p := apply(l2.Claim{Probe: true}, nil); p.L2[held].Probe || !p.L2[other].Probe || len(p.Unannounced) > 0 {
+		t.Errorf("probed: %+v", p)
+	}
+	p := apply(l2.Claim{Probe: true}, errors.Join(errors.New("a"), errors.New("b")))
+	want := v1alpha1.Refusal{Reason: v1alpha1.AnnounceFailed, Message: "node n cannot announce it: a; b"}
+	if len(p.Unannounced) != 1 || p.Unannounced[other] != want {
+		t.Errorf("failed: %+v", p.Unannounced)
+	}
+	if p := apply(l2.Claim{Withhold: true}, errors.New("a")); len(p.Unannounced) > 0 {
+		t.Errorf("withheld: %+v", p.Unannounced)
 	}
 }

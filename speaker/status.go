@@ -137,7 +137,7 @@ func reportedInterfaces(o observedState) (interfaces []v1alpha1.Interface) {
 	}
 	for _, l := range o.interfaces {
 		if len(l.Prefixes) == 0 && !slices.Contains(named, l.Name) {
-			continue // as a rule the host end of a pod's veth pair, where no address can be announced
+			continue // without a subnet, an address is announced on it only by its name
 		}
 		iface := v1alpha1.Interface{Name: l.Name, MACAddress: l.MAC, KernelAnswers: l.KernelAnswers}
 		prefixes := l.Prefixes
@@ -151,29 +151,16 @@ func reportedInterfaces(o observedState) (interfaces []v1alpha1.Interface) {
 		interfaces = append(interfaces, iface)
 	}
 	if _, omitted := config.BoundInterfaces(interfaces); omitted > 0 {
-		// The bounds leave out the host ends of veth pairs, which may have an address each,
-		// rather than the interfaces of segments.
-		slices.SortStableFunc(interfaces, func(a, b v1alpha1.Interface) int {
-			return cmp.Compare(interfaceRank(a, named), interfaceRank(b, named))
-		})
+		// The bounds leave out others rather than those that advertisements name.
+		rank := func(i v1alpha1.Interface) int {
+			if slices.Contains(named, i.Name) {
+				return 0
+			}
+			return 1
+		}
+		slices.SortStableFunc(interfaces, func(a, b v1alpha1.Interface) int { return cmp.Compare(rank(a), rank(b)) })
 	}
 	return interfaces
-}
-
-// interfaceRank orders interfaces that advertisements name before those with a subnet, and
-// these before the others.
-func interfaceRank(i v1alpha1.Interface, named []string) int {
-	hasSubnet := func(text string) bool {
-		p, err := netip.ParsePrefix(text)
-		return err == nil && !p.IsSingleIP()
-	}
-	switch {
-	case slices.Contains(named, i.Name):
-		return 0
-	case slices.ContainsFunc(i.Addresses, hasSubnet):
-		return 1
-	}
-	return 2
 }
 
 // formatRanges returns addresses as text, consecutive ones as "first-last". The

@@ -40,7 +40,7 @@ func newInterface(name string, prefixes ...string) l2.Interface {
 }
 
 func TestStatusRoundTrip(t *testing.T) {
-	interfaces := []l2.Interface{newInterface("eth0", "192.0.2.1/24", "2001:db8::1/64"), newInterface("named"), newInterface("cali1")}
+	interfaces := []l2.Interface{newInterface("eth0", "192.0.2.1/24", "2001:db8::1/64"), newInterface("named"), newInterface("eth1")}
 	a, b, c := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8"), netip.MustParseAddr("192.0.2.9")
 	refusal := v1alpha1.Refusal{Reason: v1alpha1.NoInterface, Message: "message"}
 	o := observedState{
@@ -121,16 +121,17 @@ func TestReportIsBounded(t *testing.T) {
 	}
 }
 
-// TestInterfacesOfSegmentsAreReported: of too many interfaces, those with a subnet are
-// reported, whatever their names.
-func TestInterfacesOfSegmentsAreReported(t *testing.T) {
+// TestNamedInterfacesAreReported checks that of too many interfaces, those that
+// advertisements name are reported.
+func TestNamedInterfacesAreReported(t *testing.T) {
 	var interfaces []l2.Interface
 	for i := range 2 * v1alpha1.MaxReportedInterfaces {
-		interfaces = append(interfaces, newInterface(fmt.Sprintf("veth%d", i), fmt.Sprintf("10.0.0.%d/32", i)))
+		interfaces = append(interfaces, newInterface(fmt.Sprintf("vlan%d", 100+i), fmt.Sprintf("10.0.%d.1/24", i)))
 	}
-	interfaces = append(interfaces, newInterface("vlan10", "192.0.2.1/24"))
-	got, _ := l2NodeStatus(observedState{interfaces: interfaces})
-	if len(got.Interfaces) != v1alpha1.MaxReportedInterfaces || got.Interfaces[0].Name != "vlan10" {
+	got, _ := l2NodeStatus(observedState{
+		interfaces: interfaces, config: config.Config{L2Advertisements: []config.L2Advertisement{{Interfaces: []string{"vlan220"}}}},
+	})
+	if len(got.Interfaces) != v1alpha1.MaxReportedInterfaces || got.Interfaces[0].Name != "vlan220" || got.Interfaces[1].Name != "vlan100" {
 		t.Errorf("%d interfaces, first %v", len(got.Interfaces), got.Interfaces[0])
 	}
 }

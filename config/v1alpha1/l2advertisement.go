@@ -53,7 +53,8 @@ type L2AdvertisementSpec struct {
 
 	// Interfaces names the network interfaces to announce on, whatever their subnets.
 	// Without names, an address is announced on the interfaces with a subnet that
-	// contains it.
+	// contains it. Interfaces that lead to tunnels or pods are not used: a veth needs
+	// a subnet.
 	//
 	// +optional
 	// +listType=set

@@ -130,8 +130,9 @@ func compareKeys(a, b socketKey) int {
 }
 
 // Claimants returns the other hosts that claim addresses of the last Set, by address, and
-// the time until one of them is to be left out, because it has not claimed an announced
-// address again; 0 if there is none.
+// the time until that changes for an announced address: one that has just claimed it does
+// not count yet, and one that has not claimed it for a while does not count any more. The
+// time is 0 if there is none.
 func (a *Announcer) Claimants() (byAddr map[netip.Addr][]Claimant, next time.Duration) {
 	a.mu.Lock()
 	held := a.held

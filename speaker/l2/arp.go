@@ -64,7 +64,7 @@ func (arpFamily) parse(mac net.HardwareAddr, frame []byte) (m message, ok bool) 
 		return m, false
 	}
 	if p.HardwareType != 1 || p.ProtocolType != uint16(ethernet.EtherTypeIPv4) || len(p.SenderHardwareAddr) != 6 ||
-		isMulticast(p.SenderHardwareAddr) || !isHostOrUnspecified(p.SenderIP) {
+		!isHost(p.SenderHardwareAddr) || !isHostOrUnspecified(p.SenderIP) {
 		return m, false
 	}
 	m.sender, m.mac = p.SenderIP, p.SenderHardwareAddr

@@ -31,7 +31,7 @@ func BenchmarkAnswer(b *testing.B) {
 }
 
 // BenchmarkTakeOver measures the announcement of addresses on a veth pair: the time until
-// all have been announced once, the time that Set takes, the CPU time until then and in
+// all have been announced once, the time that Set and Close take, the CPU time until then and in
 // all, and the frames and the memory per address.
 func BenchmarkTakeOver(b *testing.B) {
 	for _, f := range familyTests {
@@ -46,7 +46,7 @@ func benchmarkTakeOver(b *testing.B, f familyTest, n int) {
 	countAnnouncements(b, c.tap, f)
 	claims := scatteredClaims(f, n, 1)
 	perRound, inAll := len(f.announce(wireMAC, f.vip, true)), announceDelays[1]+announceDelays[2]
-	var setDone, last, cpuFirst, cpuAll time.Duration
+	var setDone, closeDone, last, cpuFirst, cpuAll time.Duration
 	frames, memory := 0, int64(0)
 	for b.Loop() {
 		b.StopTimer()
@@ -86,12 +86,15 @@ func benchmarkTakeOver(b *testing.B, f familyTest, n int) {
 		frames += count()
 		cpuAll += cpuTime(b) - cpu
 		memory += heapInUse() - heap
+		closing := time.Now()
 		a.Close()
+		closeDone += time.Since(closing)
 		b.StartTimer()
 	}
 	runs := float64(b.N)
 	b.ReportMetric(last.Seconds()*1000/runs, "ms-first-frame-of-last")
 	b.ReportMetric(setDone.Seconds()*1000/runs, "ms-Set")
+	b.ReportMetric(closeDone.Seconds()*1000/runs, "ms-Close")
 	b.ReportMetric(cpuFirst.Seconds()*1000/runs, "CPU-ms-first-round")
 	b.ReportMetric(cpuAll.Seconds()*1000/runs, "CPU-ms-all")
 	b.ReportMetric(float64(frames)/runs/float64(n), "frames/address")

@@ -21,6 +21,12 @@ const (
 	// address.
 	reannounceInterval = time.Second
 
+	// claimDelay is the time until the first claim of a host for an announced address
+	// counts, and is answered. A node whose interface has come back, or has another MAC,
+	// announces its addresses as soon as it has reported that, often before the report
+	// has arrived here.
+	claimDelay = 250 * time.Millisecond
+
 	// maxClaimants bounds the hosts that are remembered for one address.
 	maxClaimants = 4
 )
@@ -44,9 +50,9 @@ type claimants struct {
 	defended map[netip.Addr]time.Time
 }
 
-// observe records a claim, and reports whether it is to be answered by an announcement. A
-// claim of a node of the cluster is not: it is the next owner of the address, which has
-// seen earlier that it is.
+// observe records a claim, and reports whether it is to be answered by an announcement
+// after the claimDelay, unless it isNode then. A claim of a node of the cluster is not
+// answered: it is the next owner of the address, which has seen earlier that it is.
 func (c *claimants) observe(iface string, addr netip.Addr, mac net.HardwareAddr, announced bool) (defend bool) {
 	now := time.Now()
 	c.mu.Lock()
@@ -68,6 +74,13 @@ func (c *claimants) observe(iface string, addr netip.Addr, mac net.HardwareAddr,
 	}
 	c.defended[addr] = now
 	return true
+}
+
+// isNode reports whether a node of the cluster has the MAC.
+func (c *claimants) isNode(mac string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nodes[mac]
 }
 
 // forget removes the claims of the address that were received on the interface before.
@@ -101,7 +114,7 @@ func (c *claimants) retain(isUsed func(addr netip.Addr, iface string) bool, own 
 	}
 }
 
-// current returns the claims that count, and the time until the next one does not.
+// current returns the claims that count, and the time until that changes for one.
 func (c *claimants) current(isAnnounced func(netip.Addr) bool) (byAddr map[netip.Addr][]Claimant, next time.Duration) {
 	now := time.Now()
 	c.mu.Lock()
@@ -110,14 +123,20 @@ func (c *claimants) current(isAnnounced func(netip.Addr) bool) (byAddr map[netip
 	for addr := range c.byAddr {
 		if isAnnounced(addr) {
 			c.remove(addr, func(k Claimant) bool { return now.Sub(k.Last) >= claimLifetime })
-			for _, k := range c.byAddr[addr] {
-				if left := claimLifetime - now.Sub(k.Last); next == 0 || left < next {
-					next = left
-				}
+		}
+		var all []Claimant
+		for _, k := range c.byAddr[addr] {
+			left := claimDelay - now.Sub(k.First)
+			if !isAnnounced(addr) || left <= 0 {
+				all = append(all, k)
+				left = claimLifetime - now.Sub(k.Last)
+			}
+			if isAnnounced(addr) && (next == 0 || left < next) {
+				next = left
 			}
 		}
-		if all := c.byAddr[addr]; len(all) > 0 {
-			byAddr[addr] = slices.Clone(all)
+		if len(all) > 0 {
+			byAddr[addr] = all
 		}
 	}
 	return byAddr, next

@@ -1,6 +1,7 @@
 package l2
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
@@ -54,6 +55,9 @@ func familyOf(addr netip.Addr) family {
 
 // isMulticast reports whether the MAC is the broadcast address or one of a group.
 func isMulticast(mac net.HardwareAddr) bool { return mac[0]&1 != 0 }
+
+// isHost reports whether the MAC can be that of one host.
+func isHost(mac net.HardwareAddr) bool { return !isMulticast(mac) && !bytes.Equal(mac, zeroMAC) }
 
 // mustMarshal returns the frame. It panics if a part of it is of the wrong size, which
 // the callers rule out.

@@ -35,7 +35,8 @@ func (i Interface) Contains(addr netip.Addr) bool {
 }
 
 // Interfaces returns the usable interfaces of the node, sorted by name: not the loopback
-// interface, tunnels, or members of a bridge or bond, which are reached through it.
+// interface, tunnels, members of a bridge or bond, which are reached through it, or
+// interfaces that lead to pods.
 func Interfaces() ([]Interface, error) {
 	all, err := netlinkdump.Repeat(netlink.LinkList)
 	if err != nil {
@@ -60,6 +61,10 @@ func Interfaces() ([]Interface, error) {
 				iface.Prefixes = append(iface.Prefixes, netip.PrefixFrom(ip.Unmap(), ones))
 			}
 		}
+		hasSubnet := slices.ContainsFunc(iface.Prefixes, func(p netip.Prefix) bool { return !p.IsSingleIP() })
+		if !hasSubnet && slices.Contains(podKinds, l.Type()) {
+			continue
+		}
 		slices.SortFunc(iface.Prefixes, netip.Prefix.Compare)
 		interfaces = append(interfaces, iface)
 	}
@@ -71,9 +76,13 @@ func Interfaces() ([]Interface, error) {
 // through a tunnel, for example to the pods of other nodes.
 var tunnelKinds = []string{"vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan", "amt"}
 
-// isUsable reports whether addresses can be announced on an interface: it is up, and a
-// segment is behind it. The members of a bridge or bond are not usable themselves. The
-// interfaces that lead to pods are, but have no subnet, so that no address is in it.
+// podKinds are the kinds of interfaces that lead to pods, unless they have a subnet as the
+// interface of a node that is itself a container.
+var podKinds = []string{"veth", "netkit"}
+
+// isUsable reports whether addresses can be announced on an interface, apart from podKinds:
+// it is up, and a segment is behind it. The members of a bridge or bond are not usable
+// themselves.
 func isUsable(l netlink.Link) bool {
 	a := l.Attrs()
 	return len(a.HardwareAddr) == 6 && a.Flags&net.FlagLoopback == 0 && a.RawFlags&unix.IFF_NOARP == 0 &&

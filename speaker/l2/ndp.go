@@ -54,7 +54,7 @@ func (ndpFamily) newFilter(ifindex int, addrs []netip.Addr) ([]bpf.RawInstructio
 // parse implements the validation of RFC 4861 sections 7.1.1 and 7.1.2.
 func (ndpFamily) parse(mac net.HardwareAddr, frame []byte) (m message, ok bool) {
 	var eth ethernet.Frame
-	if eth.UnmarshalBinary(frame) != nil || eth.EtherType != ethernet.EtherTypeIPv6 || isMulticast(eth.Source) {
+	if eth.UnmarshalBinary(frame) != nil || eth.EtherType != ethernet.EtherTypeIPv6 || !isHost(eth.Source) {
 		return m, false
 	}
 	h, err := ipv6.ParseHeader(eth.Payload)
@@ -95,7 +95,7 @@ func (ndpFamily) parse(mac net.HardwareAddr, frame []byte) (m message, ok bool) 
 	default:
 		return m, false
 	}
-	return m, !isMulticast(m.mac)
+	return m, isHost(m.mac)
 }
 
 // linkLayerAddress returns the Ethernet address in the options of a message, nil if there

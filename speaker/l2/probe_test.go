@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -232,6 +233,38 @@ func TestDefence(t *testing.T) {
 	})
 }
 
+// TestReturningNode checks that an announced address is not announced again after the claim
+// of a host that turns out to be a node of the cluster, nor after its removal.
+func TestReturningNode(t *testing.T) {
+	testSimulatedHosts(t, func(t *testing.T, h *simulatedHost) {
+		for _, row := range []struct {
+			name   string
+			then   func()
+			frames int
+		}{
+			{"the node's report arrives", func() { h.SetNodes(map[string]bool{otherMAC.String(): true}) }, 0},
+			{"the address is removed", func() { h.set(t, Claim{}, h.f.other) }, 0},
+			{"nothing happens", func() {}, len(h.f.announce(h.mac, h.f.vip, true))},
+		} {
+			h.SetNodes(nil)
+			h.set(t, Claim{}, h.f.vip, h.f.other)
+			h.announced(t)
+			h.Claimants() // removes that of the row before
+			h.segment.in <- h.f.announce(otherMAC, h.f.vip, true)[0]
+			h.wait(claimDelay / 2)
+			if claimants, _ := h.Claimants(); len(claimants) > 0 {
+				t.Errorf("%s: claimants %v before the delay", row.name, claimants)
+			}
+			row.then()
+			h.wait(time.Minute)
+			frames := slices.DeleteFunc(h.others, func(f string) bool { return !strings.Contains(f, h.f.vip.String()) })
+			if len(frames) != row.frames {
+				t.Errorf("%s: %d frames, want %d: %q", row.name, len(frames), row.frames, frames)
+			}
+		}
+	})
+}
+
 // TestClaimsExpire checks that a claim of an announced address counts for a minute, and
 // that the removal of the address ends it.
 func TestClaimsExpire(t *testing.T) {
@@ -253,7 +286,9 @@ func TestClaimsExpire(t *testing.T) {
 		expect(0, 0)
 		h.segment.in <- h.f.announce(otherMAC, h.f.vip, true)[0]
 		h.wait(0)
-		expect(1, time.Minute)
+		expect(0, claimDelay)
+		h.wait(claimDelay)
+		expect(1, time.Minute-claimDelay)
 		h.set(t, Claim{}, h.f.other)
 		h.set(t, Claim{}, h.f.vip, h.f.other)
 		expect(0, 0)
@@ -275,7 +310,7 @@ func TestClaimFlood(t *testing.T) {
 			h.segment.in <- h.f.announce(mac, h.f.other, true)[0]
 			h.segment.in <- h.f.announce(mac, h.f.client, true)[0] // another address
 		}
-		h.wait(0)
+		h.wait(claimDelay)
 		claimants, _ := h.Claimants()
 		if len(claimants) != 2 || len(claimants[h.f.vip]) != maxClaimants || len(claimants[h.f.other]) != maxClaimants {
 			t.Errorf("claimants %v", claimants)

@@ -46,6 +46,7 @@ const (
 	announcing  mode = iota // answer for it and announce it
 	probing                 // ask whether a host has it
 	withholding             // the same from time to time, because a host has it
+	defending               // announce it again, because a host has claimed it
 )
 
 // socket is the part of packet.Conn that a responder uses.
@@ -80,7 +81,7 @@ type responder struct {
 	family
 	ifi       net.Interface
 	conn      socket
-	groups    groups // used by set and closeAndWait only
+	groups    *groups
 	claimants *claimants
 	hold      *hold
 	log       *slog.Logger
@@ -102,11 +103,13 @@ func newResponder(
 ) *responder {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &responder{
-		family: f, ifi: *ifi, conn: conn, groups: groups{ifindex: ifi.Index}, claimants: claimants, hold: hold, log: log, changed: changed,
+		family: f, ifi: *ifi, conn: conn, groups: newGroups(ifi.Index, log), claimants: claimants, hold: hold,
+		log: log, changed: changed,
 		cancel: cancel, pushed: make(chan struct{}, 1), tasks: make(map[netip.Addr]*task),
 	}
 	r.running.Go(func() { r.receive(ctx) })
 	r.running.Go(func() { r.runTasks(ctx) })
+	r.running.Go(func() { r.groups.run(ctx) })
 	return r
 }
 
@@ -148,9 +151,10 @@ func (r *responder) set(desired map[netip.Addr]mode) error {
 		return fmt.Errorf("attach %s filter: %w", r.family, err)
 	}
 	r.setTasks(desired)
-	// To join the groups of thousands of addresses takes seconds, in which they are
-	// announced. Announcements and answers to probes are sent to all nodes.
-	return r.groups.set(addrs)
+	// Until their groups are joined, the addresses are resolved by their announcements,
+	// which are sent to all nodes, as are answers to probes.
+	r.groups.set(addrs)
+	return nil
 }
 
 // setTasks replaces the tasks, apart from those that are the same as before.
@@ -176,6 +180,11 @@ func (r *responder) setTasks(desired map[netip.Addr]mode) {
 			delete(r.tasks, addr)
 		}
 	}
+	r.wake()
+}
+
+// wake makes runTasks look at the queue.
+func (r *responder) wake() {
 	select {
 	case r.pushed <- struct{}{}:
 	default:
@@ -189,7 +198,6 @@ func (r *responder) closeAndWait() {
 		r.log.Warn("closing the socket failed", "error", err)
 	}
 	r.running.Wait()
-	r.groups.close()
 }
 
 // receive answers questions and observes claims, until the responder is closed or the
@@ -226,8 +234,10 @@ func (r *responder) handle(ctx context.Context, frame []byte) (answer []byte) {
 	asked, claimed := r.tasks[m.question], r.tasks[m.claim]
 	r.mu.Unlock()
 	if claimed != nil && r.claimants.observe(r.ifi.Name, m.claim, m.mac, claimed.mode == announcing) {
-		r.log.Warn("address is claimed by another host", "address", m.claim, "mac", m.mac.String())
-		r.assert(ctx, r.announce(r.ifi.HardwareAddr, m.claim, true)...)
+		r.mu.Lock()
+		r.queue.push(&task{addr: m.claim, mode: defending, claimant: m.mac.String()}, time.Now(), claimDelay)
+		r.mu.Unlock()
+		r.wake()
 	}
 	if asked == nil || asked.mode != announcing {
 		return nil
@@ -296,7 +306,7 @@ func (r *responder) nextBatch(now time.Time) (frames [][]byte, announced []*task
 		if t.step++; next > 0 {
 			r.queue.push(t, now, next)
 		}
-		ended = ended || len(sent) == 0
+		ended = ended || len(sent) == 0 && t.mode != defending
 	}
 	if ended {
 		defer r.changed()
@@ -358,6 +368,13 @@ func (r *responder) step(t *task, now time.Time) (frames [][]byte, next time.Dur
 			next = announceDelays[t.step+1]
 		}
 		return r.announce(mac, t.addr, t.step == 0), next
+	case t.mode == defending:
+		current := r.tasks[t.addr]
+		holds, _ := r.hold.check()
+		if current == nil || current.mode != announcing || holds || r.claimants.isNode(t.claimant) {
+			return nil, 0
+		}
+		return r.announce(mac, t.addr, true), 0
 	case t.mode == probing && t.step == probes:
 		t.cleared = !r.claimants.has(t.addr)
 		return nil, 0

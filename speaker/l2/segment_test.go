@@ -261,9 +261,8 @@ func (s *simulatedSegment) receiveFrame(t *testing.T) []byte {
 	}
 }
 
-// answersTo sends a frame and returns the answers to it: what is sent to one host, and to
-// all if the frame is a probe, before the answer to another question, for an address that
-// is held.
+// answersTo sends a frame and returns what is sent before the answer to another question,
+// for an address that is held, except announcements. The answer to a probe is one.
 func (f familyTest) answersTo(t *testing.T, l testSegment, frame []byte, held netip.Addr) (all []string) {
 	t.Helper()
 	later, laterIP := net.HardwareAddr{2, 0, 0, 0, 0, 7}, f.own.Masked().Addr().Next().Next()
@@ -272,10 +271,11 @@ func (f familyTest) answersTo(t *testing.T, l testSegment, frame []byte, held ne
 	isProbe := bytes.Equal(frame, f.probe(clientMAC, f.vip))
 	for {
 		answer := l.receiveFrame(t)
-		if bytes.Equal(answer[:6], later) {
+		to := net.HardwareAddr(answer[:6])
+		switch isAnnouncement := bytes.Equal(to, ethernet.Broadcast) || bytes.Equal(to, multicastMAC(allNodes)); {
+		case bytes.Equal(to, later):
 			return all
-		}
-		if isProbe || !isMulticast(answer[:6]) {
+		case isProbe || !isAnnouncement:
 			all = append(all, describe(t, answer))
 		}
 	}

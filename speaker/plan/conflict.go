@@ -119,9 +119,9 @@ func sameHost(a, b l2.Claimant) bool {
 	return a.Interface == b.Interface && a.MAC.String() == b.MAC.String()
 }
 
-// describe returns the host, with the nodes that report its MAC.
+// describe returns the host and where it was seen, with the nodes that report its MAC.
 func (c contention) describe(k l2.Claimant, nodes []macNode) string {
-	text := fmt.Sprintf("MAC %s on %s of node %s", k.MAC, k.Interface, c.node)
+	text := fmt.Sprintf("MAC %s seen on %s of node %s", k.MAC, k.Interface, c.node)
 	if len(nodes) == 0 {
 		return text
 	}

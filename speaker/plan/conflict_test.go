@@ -62,13 +62,13 @@ func TestJudge(t *testing.T) {
 			"a stranger",
 			contention{claimants: claims(stranger)},
 			nil,
-			v1alpha1.AddressConflict, "another host has the address: MAC " + strangerMAC + " on eth0 of node a", true,
+			v1alpha1.AddressConflict, "another host has the address: MAC " + strangerMAC + " seen on eth0 of node a", true,
 		},
 		{
 			"two strangers",
 			contention{claimants: claims(stranger, other)},
 			nil,
-			v1alpha1.AddressConflict, strangerMAC + " on eth0 of node a, MAC " + otherMAC, true,
+			v1alpha1.AddressConflict, strangerMAC + " seen on eth0 of node a, MAC " + otherMAC, true,
 		},
 		{"a stranger, overridden", contention{claimants: claims(stranger), overridden: true}, nil, v1alpha1.AddressConflict, strangerMAC, false},
 		{
@@ -116,7 +116,7 @@ func TestJudge(t *testing.T) {
 			"proxy ARP",
 			contention{claimants: claims(stranger), controlClaimants: claims(claimant(strangerMAC, long))},
 			nil,
-			v1alpha1.ProxyARP, "MAC " + strangerMAC + " on eth0 of node a answers for the address, and for 192.0.2.200, which is not assigned", false,
+			v1alpha1.ProxyARP, "MAC " + strangerMAC + " seen on eth0 of node a answers for the address, and for 192.0.2.200, which is not assigned", false,
 		},
 		{
 			"proxy ARP of a node",
@@ -128,7 +128,7 @@ func TestJudge(t *testing.T) {
 			"proxy ARP, and a stranger",
 			contention{claimants: claims(stranger, other), controlClaimants: claims(stranger)},
 			nil,
-			v1alpha1.AddressConflict, "the address: MAC " + otherMAC + " on", true,
+			v1alpha1.AddressConflict, "the address: MAC " + otherMAC + " seen on", true,
 		},
 		{
 			"proxy ARP of another host",

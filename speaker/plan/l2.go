@@ -167,7 +167,7 @@ func (c candidateNode) noInterface() v1alpha1.Refusal {
 	case len(c.interfaces) == 0:
 		refusal.Message = "has not reported any interfaces: check that a speaker runs there"
 	case !c.bySubnet:
-		refusal.Message = "does not have an interface named " + strings.Join(c.namedInterfaces, ", ")
+		refusal.Message = "does not have a usable interface named " + strings.Join(c.namedInterfaces, ", ")
 	default:
 		var reported []string
 		for _, i := range c.interfaces {

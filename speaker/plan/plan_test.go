@@ -142,7 +142,7 @@ func TestDecide(t *testing.T) {
 			0, "", v1alpha1.NoInterface, "a has only eth0 192.0.2.0/24; b has only",
 		},
 		{"no subnet, but a named interface", snapshot(onInterfaces("eth0"), holding("203.0.113.1")), 1, "a b c", "", ""},
-		{"no interface of the name", snapshot(onInterfaces("eth9")), 0, "", v1alpha1.NoInterface, "an interface named eth9"},
+		{"no interface of the name", snapshot(onInterfaces("eth9")), 0, "", v1alpha1.NoInterface, "a usable interface named eth9"},
 		{"no speaker on two of three", snapshot(interfaces(map[string][]l2.Interface{"b": lan["b"]})), 1, "b", "", ""},
 		{
 			"Local: the ready one", snapshot(localTo(endpoints("s", "a down", "b ready", "c serving"), endpoints("t", "a ready"))),

@@ -51,7 +51,7 @@ func TestAddressConflict(t *testing.T) {
 
 	service(t, "contested", annotated("fairlead.io/load-balancer-ips=10.13.242.112"))
 	contains(t, condition(t, "contested", "Announced", "AddressConflict"), "10.13.242.112: another host has the address",
-		cluster.Client.MAC(), "on eth0 of node node-")
+		cluster.Client.MAC(), " seen on eth0 of node node-")
 	event(t, "contested", "AddressConflict")
 	out, err := cluster.Fairlead(t.Context(), "doctor")
 	if err == nil {
