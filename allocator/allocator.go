@@ -75,8 +75,8 @@ const (
 	// Stranger is served by another controller. Its addresses are not assigned to
 	// others, and no addresses are assigned to it.
 	Stranger
-	// Deleted is being deleted, or no pool serves it any more. Until its addresses are
-	// released, they are assigned only to a request whose record has them.
+	// Deleted is being deleted. Until its addresses are released, they are assigned only to
+	// a request whose record has them.
 	Deleted
 	// ExternalIPs has the spec.externalIPs of a Service in its Have. They are not
 	// assigned automatically as long as a pool has other free addresses. They are

@@ -87,20 +87,18 @@ func (d *decision) awsPlan(svc *serviceState, a allocator.Assignment) ServicePla
 	o := d.Cloud[svc.UID]
 	p := ServicePlan{
 		Serves: true, Finalizers: append([]string{v1alpha1.FinalizerAWS}, cleanupFinalizer(svc.Service)...),
-		LoadBalancer: d.loadBalancerRecord(svc.Service), Ingress: svc.Status.LoadBalancer.Ingress,
+		// An address that is not held may be assigned to another Service, even if another
+		// controller wrote it.
+		LoadBalancer: d.loadBalancerRecord(svc.Service), Ingress: hostIngress(svc.Service),
 		Conditions: []metav1.Condition{d.balancerCondition(svc, o)}, NodePorts: d.chosenPorts[svc.key], Releases: a.GivesUp,
-	}
-	if len(a.GivesUp) > 0 {
-		p.Ingress = hostIngress(svc.Service)
 	}
 	// It still serves its addresses: the host name is shown after they are released.
 	if len(a.Held) > 0 && !o.Ready() {
-		p.Ingress = hostIngress(svc.Service)
 		p.addAddresses(svc, a.Held, d.Now)
 		p.Conditions = p.withSharedCondition(p.Conditions[0], d.announcedCondition(a.Held))
 		return p
 	}
-	// Without an outcome, as after a restart, the ingress stays as it is.
+	// Without an outcome, as after a restart, the host name stays.
 	if o.Action == EnsureBalancer && len(o.Ingress) > 0 {
 		p.Ingress = o.Ingress
 	}

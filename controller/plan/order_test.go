@@ -167,6 +167,36 @@ func TestDeletedServiceReleases(t *testing.T) {
 	}
 }
 
+// TestBalancerReleases: a Service with a record of an address that another controller wrote
+// into the status of a Service on AWS, or with a status that proves it, shows the address
+// after the other one does not show it any more, even without an outcome of AWS.
+func TestBalancerReleases(t *testing.T) {
+	for name, evidence := range map[string]func(*corev1.Service){
+		"record": fixture.Recorded("192.0.2.0=p"),
+		"status": func(s *corev1.Service) { holding("192.0.2.0")(s); ownIngress(s) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := service("b", onAWS, showing(host), func(s *corev1.Service) {
+				s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: "192.0.2.0"})
+			})
+			s := testSnapshot(b, service("a", annotated(v1alpha1.AnnotationProvider, "bare-metal"), evidence))
+			s.Policy = providers.Policy{Mode: providers.AWS, Cluster: "prod"}
+			s.Nodes = append(s.Nodes, awsNode("n2"))
+			rounds, _ := Rounds(Decide(s).Changes, nil)
+			if len(rounds) != 2 || KeyOf(rounds[0][0].Service) != key("b") || KeyOf(rounds[1][0].Service) != key("a") {
+				t.Fatalf("b is not written before a: %+v", rounds)
+			}
+			s.Services = allWritten(s.Services, slices.Concat(rounds...))
+			if a := s.shownState(t, "a"); a != "192.0.2.0 Assigned" {
+				t.Errorf("a shows %s", a)
+			}
+			if shown := s.service("b").Status.LoadBalancer.Ingress; !slices.EqualFunc(shown, named(host), sameIngress) {
+				t.Errorf("b shows %+v", shown)
+			}
+		})
+	}
+}
+
 // TestSwappedStatuses: two Services with a record each, of which another controller has
 // swapped the statuses, are assigned the recorded addresses again.
 func TestSwappedStatuses(t *testing.T) {

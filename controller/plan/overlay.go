@@ -154,19 +154,20 @@ func newerVersion(a, b string) bool {
 }
 
 // assumeWritten returns the Service with the addresses and pools of the plan in addition
-// to its own, in the status and in the record; nil if there are none. The result lacks the
-// condition Provisioned: so it differs from every plan, and a write changes the Service
-// in any case.
+// to its own, in the status and in the record, as the plan has them; nil if there are none.
+// The result lacks the condition Provisioned: so it differs from every plan, and a write
+// changes the Service in any case.
 func (c PlannedService) assumeWritten() *corev1.Service {
 	svc := c.Service.DeepCopy()
 	shown, records := ingressAddrs(svc.Status.LoadBalancer.Ingress), config.OwnAllocation(svc)
 	allocated, _, _ := strings.Cut(c.Plan.AllocatedFrom, v1alpha1.AllocationUIDSeparator)
-	added := false
+	planned, added := ingressAddrs(c.Plan.Ingress), false
 	for _, r := range config.ReadRecords(allocated) {
 		if !slices.Contains(records, r) { // another address, or another pool of the same one
 			records, added = append(records, r), true
 		}
-		if !slices.Contains(shown, r.Addr) {
+		// While the Service waits for others, only its record has the address.
+		if slices.Contains(planned, r.Addr) && !slices.Contains(shown, r.Addr) {
 			svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: r.Addr.String()})
 			added = true
 		}

@@ -69,4 +69,12 @@ func TestUnknownOutcome(t *testing.T) {
 	if len(records) != 2 || records[0].Value != "p" || records[1].Value != "q" || !slices.Equal(shown(o.Newest(was)), []string{"192.0.2.1=p"}) {
 		t.Errorf("after a write of another pool: %v", records)
 	}
+	// A Service that waits for the release of its recorded address does not show it.
+	lost := service("a", fixture.Recorded("192.0.2.2=p"), at("5"))
+	interim := PlannedService{lost, &p}.interimPlan(Unreleased{netip.MustParseAddr("192.0.2.2"): {key("b")}})
+	o = &Overlay{}
+	o.ObserveUnknown(PlannedService{lost, &interim})
+	if c := (PlannedService{o.Newest(lost), &p}); len(c.addedAddrs()) != 1 {
+		t.Errorf("the address counts as shown: %+v", c.Service.Status)
+	}
 }

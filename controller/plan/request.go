@@ -28,15 +28,18 @@ func (d *decision) buildRequest(svc *serviceState) (r allocator.Request, exists 
 	_, foreign := foreignIngress(svc.Service)
 	onBareMetal := svc.choice.Verdict == providers.OnBareMetal
 	assigned := slices.ContainsFunc(r.Have, func(h allocator.Have) bool { return h.Evidence != allocator.Shown })
-	if svc.choice.Verdict == providers.OnAWS && assigned && svc.DeletionTimestamp == nil {
+	if svc.choice.Verdict == providers.OnAWS && svc.DeletionTimestamp == nil {
 		// It moves to AWS (make before break): it holds its addresses until the
-		// load balancer is ready.
+		// load balancer is ready. Without pools, it adopts none.
 		r.Frozen = true
+		if !assigned {
+			return r, len(r.Have) > 0
+		}
 	} else if !onBareMetal || svc.DeletionTimestamp != nil || foreign {
 		// Addresses in its status, which may be another controller's, must not be assigned
 		// to other Services.
 		r.Role = allocator.Stranger
-		if svc.choice.Verdict == providers.OnAWS || svc.DeletionTimestamp != nil && svc.choice.Verdict != providers.NotOurs {
+		if svc.DeletionTimestamp != nil && svc.choice.Verdict != providers.NotOurs {
 			r.Role = allocator.Deleted
 		}
 		r.Have = slices.DeleteFunc(r.Have, func(h allocator.Have) bool { return h.Evidence == allocator.Recorded })

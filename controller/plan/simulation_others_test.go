@@ -151,14 +151,29 @@ func (s *simulatedAPIServer) disturb(t *rapid.T, number int) {
 			classed("example.com/lb")(svc)
 		}
 	}
+	svc = s.put(svc)
 	for _, h := range haveAddresses(svc) {
 		_, assigned := s.assignedAddresses(svc).Of(h.Addr)
 		at := holder{KeyOf(svc), h.Addr.String()}
 		// A lost address may have been assigned to another Service since, and the
 		// controller may have written this one before the other holder.
-		s.stolen[at] = h.Evidence == allocator.RecordedAndShown && (!assigned || s.stolen[at] || s.assignedElsewhere(at))
+		if h.Evidence == allocator.RecordedAndShown && (!assigned || s.assignedElsewhere(at)) {
+			s.stolen[at] = true
+		}
 	}
-	s.put(svc)
+}
+
+// dropStolen forgets the stolen addresses for which the Service, nil if it was deleted,
+// has no evidence any more that a controller keeps at the expense of others. A status that
+// a controller has written proves a stolen address even after the record was dropped.
+func (s *simulatedAPIServer) dropStolen(key types.NamespacedName, svc *corev1.Service) {
+	maps.DeleteFunc(s.stolen, func(h holder, _ bool) bool {
+		if h.NamespacedName != key || svc == nil {
+			return h.NamespacedName == key
+		}
+		e := evidenceOf(svc, netip.MustParseAddr(h.addr))
+		return !(e.shown && e.recorded || e.managed && s.authentic[key])
+	})
 }
 
 // assignedElsewhere reports whether the controllers wrote the address to another Service.

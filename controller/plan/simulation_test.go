@@ -35,7 +35,8 @@ type simulatedAPIServer struct {
 	// the ingress last, and evidence of that is left on the Service.
 	managers  map[types.NamespacedName][]string
 	authentic map[types.NamespacedName]bool
-	// Addresses with a forged record, and in the status that another controller wrote.
+	// Addresses with a forged record, and in the status that another controller wrote; and
+	// those that a controller has kept since because of that.
 	stolen map[holder]bool
 	// Services with a record that is forged since a controller wrote them last.
 	forged map[types.NamespacedName]bool
@@ -81,6 +82,7 @@ func (s *simulatedAPIServer) put(svc *corev1.Service) *corev1.Service {
 		delete(s.managers, key)
 		delete(s.authentic, key)
 		delete(s.forged, key)
+		s.dropStolen(key, nil)
 		s.history = append(s.history, version{s.now, key, nil})
 		return svc
 	}
@@ -93,6 +95,7 @@ func (s *simulatedAPIServer) put(svc *corev1.Service) *corev1.Service {
 	if s.authentic[KeyOf(svc)] && !allRecorded(svc) && !v1alpha1.OwnsIngress(svc) {
 		s.authentic[KeyOf(svc)] = false
 	}
+	s.dropStolen(KeyOf(svc), svc)
 	s.objects[KeyOf(svc)] = svc
 	s.history = append(s.history, version{s.now, KeyOf(svc), svc})
 	return svc
