@@ -213,7 +213,8 @@ func TestAskAnotherMAC(t *testing.T) {
 			t.Errorf("answered %v, %v", answered, err)
 		}
 		for _, mac := range []net.HardwareAddr{nil, {1, 2, 3, 4, 5, 6}, {2, 0, 0, 0, 0, 0, 0, 1}} {
-			if _, err := a.Ask(t.Context(), "lan0", mac, []netip.Addr{f.vip}); err == nil || !strings.Contains(err.Error(), "lan0: invalid unicast MAC") {
+			_, err := a.Ask(t.Context(), "lan0", mac, []netip.Addr{f.vip})
+			if err == nil || !strings.Contains(err.Error(), "lan0: invalid unicast MAC") {
 				t.Errorf("%s: %v", mac, err)
 			}
 		}
@@ -310,7 +311,8 @@ func TestAskInterfaceFails(t *testing.T) {
 		if answered, err := ask(t.Context(), f.vip); err != nil || len(answered) != 1 {
 			t.Fatalf("answered %v, %v", answered, err)
 		}
-		if _, err := a.Ask(t.Context(), "absent", c.speaker.HardwareAddr, []netip.Addr{f.vip}); err == nil || !strings.Contains(err.Error(), "on absent") {
+		_, err := a.Ask(t.Context(), "absent", c.speaker.HardwareAddr, []netip.Addr{f.vip})
+		if err == nil || !strings.Contains(err.Error(), "on absent") {
 			t.Errorf("missing: %v", err)
 		}
 		lan0, err := netlink.LinkByName("lan0")

@@ -27,8 +27,8 @@ func TestAskFilter(t *testing.T) {
 		if !ok {
 			t.Fatal("the question is not valid")
 		}
-		probe, ok := f.parse(host, f.solicitation(own, map[bool]netip.Addr{true: netip.IPv4Unspecified(), false: netip.IPv6Unspecified()}[f.vip.Is4()],
-			f.vip, host))
+		unspecified := map[bool]netip.Addr{true: netip.IPv4Unspecified(), false: netip.IPv6Unspecified()}[f.vip.Is4()]
+		probe, ok := f.parse(host, f.solicitation(own, unspecified, f.vip, host))
 		if !ok {
 			t.Fatal("the question from the unspecified address is not valid")
 		}
