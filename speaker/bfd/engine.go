@@ -265,7 +265,8 @@ func (k Key) specificity() (n int) {
 	return n
 }
 
-// removeSession makes the session signal AdminDown. It is deleted afterwards.
+// removeSession makes the session signal AdminDown, without a diagnostic: this end does not
+// need it any more. It is deleted afterwards.
 func (e *Engine) removeSession(p *runningSession, now time.Duration) {
 	delete(e.sessions, p.key)
 	others := slices.DeleteFunc(e.byRemoteEnd[p.key.remoteEnd()], func(o *runningSession) bool { return o == p })
@@ -273,7 +274,7 @@ func (e *Engine) removeSession(p *runningSession, now time.Duration) {
 		delete(e.byRemoteEnd, p.key.remoteEnd())
 	}
 	p.removed = true
-	p.setAdminDown(now)
+	p.setDownFor(now, NoDiagnostic)
 	e.schedule(p)
 }
 

@@ -222,7 +222,10 @@ func (s *session) setProfile(p Profile) {
 // setAdminDown takes the session down permanently (RFC 5880 section 6.8.16). The
 // session signals it in a few packets; a passive session that has received no
 // packet sends none.
-func (s *session) setAdminDown(now time.Duration) {
+func (s *session) setAdminDown(now time.Duration) { s.setDownFor(now, AdministrativelyDown) }
+
+// setDownFor is setAdminDown with a diagnostic.
+func (s *session) setDownFor(now time.Duration, d Diagnostic) {
 	if s.state == AdminDown {
 		return
 	}
@@ -233,7 +236,7 @@ func (s *session) setAdminDown(now time.Duration) {
 	if s.profile.Passive && s.peer.myDiscriminator == 0 {
 		s.adminDownLeft = 0
 	}
-	s.setState(AdminDown, AdministrativelyDown, now)
+	s.setState(AdminDown, d, now)
 }
 
 // setState changes the state. The session sends a packet at once, except where the
