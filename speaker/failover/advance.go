@@ -134,7 +134,8 @@ func (t *Tracker) Answered(now time.Time, id uint64, answered []netip.Addr) (cha
 	before := p.Status
 	if len(answered) > 0 {
 		p.answered, p.misses = true, 0
-		if p.session != AdminDown {
+		// A peer that answers long after it has left has returned.
+		if p.session != AdminDown || now.Sub(p.Since) > 2*LeaveTimeout {
 			p.set(now, Live)
 			p.Filtered = p.session != Up
 		}
@@ -148,7 +149,6 @@ func (t *Tracker) Answered(now time.Time, id uint64, answered []netip.Addr) (cha
 	case poll:
 		if len(answered) == 0 && p.session != Up && p.State == Live && p.answered {
 			if p.misses++; p.misses >= maxMisses {
-				p.misses = 0
 				p.due[suspicion] = true
 			}
 		}
@@ -167,10 +167,30 @@ func (t *Tracker) Answered(now time.Time, id uint64, answered []netip.Addr) (cha
 		changed = true
 	case verification:
 		t.verify(q.Peer, answered, p.tookOver)
+		changed = len(answered) > 0 || p.tookOver
 		p.tookOver = false
-		changed = true
 	}
 	return changed || before != p.Status
+}
+
+// Failed reports that a question could not be asked, which proves nothing about the peer: a
+// suspicion is asked again after retryInterval, and claims are verified again. After a
+// stall nothing is held back any more, because answers could not be sent either. It
+// reports whether the View has changed.
+func (t *Tracker) Failed(now time.Time, id uint64) (changed bool) {
+	q, ok := t.open[id]
+	delete(t.open, id)
+	if p := t.peers[q.Peer]; ok && p != nil {
+		switch q.purpose {
+		case suspicion:
+			p.expected, p.checkAt = intersect(q.Addresses, p.Announces), now.Add(retryInterval)
+		case verification:
+			for _, a := range q.Addresses {
+				p.claimed[a] = true
+			}
+		}
+	}
+	return ok && q.purpose == recheck
 }
 
 func (t *Tracker) verify(key Peer, addrs []netip.Addr, tookOver bool) {

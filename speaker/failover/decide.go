@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-
 	"time"
 )
 
@@ -32,6 +31,9 @@ type Address struct {
 	Self string
 	// Ranked are the eligible nodes, best first.
 	Ranked []Candidate
+	// Others are the nodes on the segment that are not Ready, or excluded. They may not know
+	// that yet, or have lost contact with the API server only, and still announce the address.
+	Others []Candidate
 	// Held is whether this node announces the address.
 	Held bool
 	// Lapsed is whether this node has not been eligible for LeaveTimeout.
@@ -50,9 +52,9 @@ type Address struct {
 	// peer, known only while the session with it is Up.
 	Fresh     bool
 	PeerFresh func(node string) (fresh, known bool)
-	// ReportsGone returns whether a node reports through the API that another one is gone.
-	// The report decides only which nodes this one observes.
-	ReportsGone func(reporter, node string) bool
+	// TookOver returns whether a node reports through the API that it announces addresses
+	// of another one. The report decides only which nodes this one observes.
+	TookOver func(reporter, node string) bool
 	// ScoreOf returns the score of any node.
 	ScoreOf func(node string) uint64
 }
@@ -86,8 +88,9 @@ func (a Address) Decide() (do Action, acting string) {
 	}
 	if a.Held {
 		other := a.Verified
+		leaving := slices.ContainsFunc(a.Ranked, func(c Candidate) bool { return c.Node == other.Node && c.Status.State == Leaving })
 		switch {
-		case other.Node != "" && (rank < 0 || other.TookOver || !a.prevails(other.Node)):
+		case other.Node != "" && (rank < 0 || !leaving && (other.TookOver || !a.prevails(other.Node))):
 			return None, other.Node
 		case rank < 0 && a.Lapsed:
 			return None, best
@@ -97,24 +100,32 @@ func (a Address) Decide() (do Action, acting string) {
 	if best != a.Self {
 		return None, a.reportedOwner(best)
 	}
-	holder := slices.IndexFunc(a.Ranked, func(c Candidate) bool { return c.Node == a.Holder && c.Node != a.Self })
-	expected := slices.IndexFunc(a.Ranked, func(c Candidate) bool { return c.Node == a.Expected })
-	switch {
-	case holder >= 0 && !a.Ranked[holder].isGone():
-		if a.TakesBack && a.prevails(a.Holder) {
+	if a.Holder != "" && a.Holder != a.Self {
+		if live, eligible := a.isLive(a.Holder); live && (eligible && !a.TakesBack || !a.prevails(a.Holder)) {
+			return Wait, a.Holder
+		}
+		return Announce, a.Self
+	}
+	if a.Expected != "" && a.Expected != a.Self {
+		if live, eligible := a.isLive(a.Expected); !live || !eligible && a.prevails(a.Expected) {
 			return Announce, a.Self
 		}
-		return Wait, a.Holder
-	case a.Holder != "":
-		return Announce, a.Self // from a node that is gone or not eligible
-	case a.Expected != "" && a.Expected != a.Self && (expected < 0 || a.Ranked[expected].isGone()):
-		return Announce, a.Self
 	}
 	return Ask, a.Self
 }
 
-// reportedOwner returns the next eligible node that reports that all the better ones are
-// gone, or best if there is none. This node may not have observed them.
+// isLive reports whether a node is on the segment and not gone, and whether it is eligible.
+func (a Address) isLive(node string) (live, eligible bool) {
+	is := func(c Candidate) bool { return c.Node == node }
+	if i := slices.IndexFunc(a.Ranked, is); i >= 0 {
+		return !a.Ranked[i].isGone(), true
+	}
+	i := slices.IndexFunc(a.Others, is)
+	return i >= 0 && !a.Others[i].isGone(), false
+}
+
+// reportedOwner returns the next eligible node that reports to have taken over from all the
+// better ones, or best if there is none. This node may not have observed them.
 func (a Address) reportedOwner(best string) string {
 	for i, c := range a.Ranked {
 		if c.Node == a.Self {
@@ -122,7 +133,7 @@ func (a Address) reportedOwner(best string) string {
 		}
 		gone := i > 0 && !c.isGone()
 		for _, better := range a.Ranked[:i] {
-			gone = gone && (better.isGone() || a.ReportsGone(c.Node, better.Node))
+			gone = gone && (better.isGone() || a.TookOver(c.Node, better.Node))
 		}
 		if gone {
 			return c.Node
@@ -159,6 +170,14 @@ type Targets map[Peer]Target
 
 // Add adds the peers for an address that the acting node announces.
 func (t Targets) Add(addr netip.Addr, a Address, acting string) {
+	for _, c := range a.Others {
+		switch {
+		case acting == c.Node:
+			t.observe(c, func(target *Target) { target.Announces = append(target.Announces, addr) })
+		case acting == a.Self && c.Score > a.ScoreOf(a.Self):
+			t.observe(c, func(target *Target) { target.Outranks = append(target.Outranks, addr) })
+		}
+	}
 	successors := 0
 	for i, c := range a.Ranked {
 		outranks := acting == a.Self && slices.ContainsFunc(a.Ranked[i:], func(o Candidate) bool { return o.Node == a.Self })

@@ -41,6 +41,9 @@ const (
 	// verifyInterval is the shortest time between two verifications of the claims of a peer.
 	verifyInterval = 100 * time.Millisecond
 
+	// retryInterval is the time after which a suspicion that could not be asked is asked again.
+	retryInterval = 200 * time.Millisecond
+
 	// maxSample is the number of addresses in a question about a peer.
 	maxSample = 3
 )
@@ -71,6 +74,8 @@ const (
 	Up
 	// AdminDown: the peer has signaled AdminDown. It leaves the segment.
 	AdminDown
+	// Ended: the peer does not need the session any more.
+	Ended
 )
 
 // State is what is known about a peer.
@@ -86,6 +91,9 @@ const (
 	// Gone: the peer was Live, or had to take over, and does not answer.
 	Gone
 )
+
+// String returns the name of the state.
+func (s State) String() string { return []string{"Unknown", "Live", "Leaving", "Gone"}[s] }
 
 // Status is the state of a peer.
 type Status struct {
@@ -168,37 +176,54 @@ func (t *Tracker) Set(now time.Time, targets map[Peer]Target) {
 			p = &peer{created: now, Status: Status{Since: now}, claimed: map[netip.Addr]bool{}, due: map[purpose]bool{}}
 			t.peers[key] = p
 		}
+		// An answer for what it announces already proves that it lives, too.
+		before := p.Announces
 		p.Target = target
-		if addrs := moved[key]; len(addrs) > 0 && p.State != Gone {
-			p.expected, p.checkAt = addrs, now.Add(takeoverWait)
+		if m := moved[key]; len(m.addrs) > 0 && p.State != Gone {
+			m.addrs = append(m.addrs, before[:min(len(before), 1)]...)
+			p.expected, p.checkAt = m.addrs, now.Add(m.wait)
+		} else if p.expected = intersect(p.expected, p.Announces); len(p.expected) == 0 {
+			p.checkAt = time.Time{}
 		}
 	}
 	clear(t.verified)
 	t.stalled = t.stalled && t.isRechecking()
 }
 
+// takeover is what a peer must answer for after a wait.
+type takeover struct {
+	addrs []netip.Addr
+	wait  time.Duration
+}
+
 // movedAddresses returns the addresses that targets expect of another peer than before,
-// because that one is gone.
-func (t *Tracker) movedAddresses(targets map[Peer]Target) map[Peer][]netip.Addr {
-	gone := map[netip.Addr]bool{}
+// because that one is gone. Where polls have shown that, the other peer may notice it by
+// a poll that is almost an interval later.
+func (t *Tracker) movedAddresses(targets map[Peer]Target) map[Peer]takeover {
+	gone := map[netip.Addr]time.Duration{}
 	for _, p := range t.peers {
 		if p.State == Gone {
+			wait := takeoverWait
+			if p.misses >= maxMisses {
+				wait += pollInterval
+			}
 			for _, a := range p.Announces {
-				gone[a] = true
+				gone[a] = max(gone[a], wait)
 			}
 		}
 	}
 	if len(gone) == 0 {
 		return nil
 	}
-	moved := map[Peer][]netip.Addr{}
+	moved := map[Peer]takeover{}
 	for key, target := range targets {
-		p := t.peers[key]
+		p, m := t.peers[key], takeover{}
 		for _, a := range target.Announces {
-			if len(moved[key]) < maxSample && gone[a] && (p == nil || p.State != Gone && !slices.Contains(p.Announces, a)) {
-				moved[key] = append(moved[key], a)
+			if len(m.addrs) < maxSample && gone[a] > 0 && (p == nil || p.State != Gone && !slices.Contains(p.Announces, a)) {
+				m.addrs, m.wait = append(m.addrs, a), max(m.wait, gone[a])
 			}
 		}
+		moved[key] = m
 	}
 	return moved
 }

@@ -1,0 +1,119 @@
+package failover
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+)
+
+// candidates returns the nodes a, b, …, best first, in the states.
+func candidates(states ...State) (ranked []Candidate) {
+	for i, s := range states {
+		name := string(rune('a' + i))
+		ranked = append(ranked, Candidate{Peer: Peer{"eth0", name}, Score: uint64(100 - i), Status: Status{State: s}})
+	}
+	return ranked
+}
+
+func unknownFresh(string) (fresh, known bool) { return false, false }
+
+func knownFresh(fresh bool) func(string) (bool, bool) {
+	return func(string) (bool, bool) { return fresh, true }
+}
+
+func TestDecide(t *testing.T) {
+	from := func(node string, tookOver bool) Holder { return Holder{Peer{"eth0", node}, tookOver} }
+	held := func(verified Holder) func(*Address) { return func(a *Address) { a.Held, a.Verified = true, verified } }
+	for _, tt := range []struct {
+		name   string
+		self   string
+		states []State // of a, b, …
+		change func(*Address)
+		do     Action
+		acting string
+	}{
+		{"best, nothing known", "a", []State{Unknown, Live}, nil, Ask, "a"},
+		{"not the best", "b", []State{Live, Unknown}, nil, None, "a"},
+		{"the better one is gone", "b", []State{Gone, Unknown}, func(a *Address) { a.Expected = "a" }, Announce, "b"},
+		{"the better one leaves", "b", []State{Leaving, Unknown}, func(a *Address) { a.Expected = "a" }, Announce, "b"},
+		{"the better one is gone, and had it not", "b", []State{Gone, Unknown, Live}, func(a *Address) { a.Expected = "c" }, Ask, "b"},
+		{"two are gone", "c", []State{Gone, Gone, Unknown}, func(a *Address) { a.Expected = "b" }, Announce, "c"},
+		{"one of two is gone", "c", []State{Gone, Live, Unknown}, nil, None, "b"},
+		{"reported as gone", "c", []State{Live, Live, Unknown}, func(a *Address) {
+			a.TookOver = func(reporter, node string) bool { return reporter == "b" && node == "a" }
+		}, None, "b"},
+		{"the owner is not eligible any more", "a", []State{Unknown, Live}, func(a *Address) { a.Expected = "z" }, Announce, "a"},
+		{"not eligible", "z", []State{Live}, nil, None, "a"},
+		{"nobody is eligible", "z", nil, nil, None, ""},
+
+		{"another one has it", "a", []State{Unknown, Live}, func(a *Address) { a.Holder = "b" }, Wait, "b"},
+		{"taken back", "a", []State{Unknown, Live}, func(a *Address) { a.Holder, a.TakesBack = "b", true }, Announce, "a"},
+		{"a stale node takes nothing back", "a", []State{Unknown, Live}, func(a *Address) {
+			a.Holder, a.TakesBack, a.Fresh, a.PeerFresh = "b", true, false, knownFresh(true)
+		}, Wait, "b"},
+		{"the holder is gone", "a", []State{Unknown, Gone}, func(a *Address) { a.Holder = "b" }, Announce, "a"},
+
+		{"kept", "b", []State{Live, Unknown}, func(a *Address) { a.Held = true }, Keep, "b"},
+		{"kept against a lower rank", "a", []State{Unknown, Live}, held(from("b", false)), Keep, "a"},
+		{"yielded to a higher rank", "b", []State{Live, Unknown}, held(from("a", false)), None, "a"},
+		{"yielded to a takeover", "a", []State{Unknown, Live}, held(from("b", true)), None, "b"},
+		{"not yielded to a leaving one", "b", []State{Leaving, Unknown}, held(from("a", false)), Keep, "b"},
+		{"stale: yielded", "a", []State{Unknown, Live}, func(a *Address) {
+			a.Held, a.Verified, a.Fresh, a.PeerFresh = true, from("b", false), false, knownFresh(true)
+		}, None, "b"},
+		{"the other is stale: kept", "b", []State{Live, Unknown}, func(a *Address) {
+			a.Held, a.Verified, a.PeerFresh = true, from("a", false), knownFresh(false)
+		}, Keep, "b"},
+		{"not eligible: goes on", "z", []State{Live}, func(a *Address) { a.Held = true }, Keep, "z"},
+		{"not eligible, and taken over", "z", []State{Live}, held(from("a", false)), None, "a"},
+		{"not eligible, and lapsed", "z", []State{Live}, func(a *Address) { a.Held, a.Lapsed = true, true }, None, "a"},
+	} {
+		a := Address{
+			Self: tt.self, Ranked: candidates(tt.states...), Fresh: true, PeerFresh: unknownFresh,
+			TookOver: func(string, string) bool { return false },
+			ScoreOf:  func(node string) uint64 { return 100 - uint64(node[0]-'a') },
+		}
+		if tt.change != nil {
+			tt.change(&a)
+		}
+		if do, acting := a.Decide(); do != tt.do || acting != tt.acting {
+			t.Errorf("%s: got %v %q, want %v %q", tt.name, do, acting, tt.do, tt.acting)
+		}
+	}
+}
+
+// TestTargets: the owner observes its two successors, and they observe it. All others
+// observe no one.
+func TestTargets(t *testing.T) {
+	addr := netip.MustParseAddr("192.0.2.1")
+	nodes := make([]State, 6)
+	for i := range nodes {
+		nodes[i] = Live
+	}
+	for self, want := range map[string]string{"a": "b succeeds, c", "b": "a announces", "c": "a announces", "d": "", "f": ""} {
+		targets := Targets{}
+		targets.Add(addr, Address{Self: self, Ranked: candidates(nodes...), ScoreOf: func(string) uint64 { return 0 }}, "a")
+		got := ""
+		for _, c := range candidates(nodes...) {
+			target, ok := targets[c.Peer]
+			if !ok {
+				continue
+			}
+			if got != "" {
+				got += ", "
+			}
+			got += c.Node
+			for what, addrs := range map[string][]netip.Addr{
+				" announces": target.Announces, " succeeds": target.Succeeds, " outranks": target.Outranks,
+			} {
+				if slices.Contains(addrs, addr) {
+					got += fmt.Sprint(what)
+				}
+			}
+		}
+		if got != want {
+			t.Errorf("%s observes %q, want %q", self, got, want)
+		}
+	}
+}

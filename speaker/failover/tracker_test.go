@@ -1,0 +1,204 @@
+package failover
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+)
+
+var (
+	addr1, addr2 = netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	peerB, peerC = Peer{"eth0", "b"}, Peer{"eth0", "c"}
+	start        = time.Unix(1000, 0)
+)
+
+// advanceTo returns the questions until a time, each answered by answer.
+func advanceTo(tr *Tracker, from, to time.Time, answer func(Question) []netip.Addr) (asked []Question) {
+	for now := from; ; {
+		questions, next := tr.Advance(now)
+		asked = append(asked, questions...)
+		for _, q := range questions {
+			tr.Answered(now, q.ID, answer(q))
+		}
+		if len(questions) > 0 {
+			continue
+		}
+		if next.IsZero() || next.After(to) || !next.After(now) {
+			return asked
+		}
+		now = next
+	}
+}
+
+func answersAll(q Question) []netip.Addr   { return q.Addresses }
+func answersNone(Question) []netip.Addr    { return nil }
+func at(d time.Duration) time.Time         { return start.Add(d) }
+func observe(target Target) *Tracker       { return observeAll(map[Peer]Target{peerB: target}) }
+func announces(addrs ...netip.Addr) Target { return Target{Announces: addrs} }
+
+func observeAll(targets map[Peer]Target) *Tracker {
+	tr := &Tracker{}
+	tr.Set(start, targets)
+	return tr
+}
+
+func TestTrackerStates(t *testing.T) {
+	up := func(tr *Tracker) { tr.SessionChanged(at(time.Second), peerB, Up) }
+	down := func(tr *Tracker) { tr.SessionChanged(at(2*time.Second), peerB, Down) }
+	for _, tt := range []struct {
+		name     string
+		do       func(*Tracker)
+		want     State
+		filtered bool
+	}{
+		{"no input", func(*Tracker) {}, Unknown, false},
+		{"never answered", func(tr *Tracker) { advanceTo(tr, start, at(20*time.Second), answersNone) }, Unknown, false},
+		{"Up", up, Live, false},
+		{"filtered", func(tr *Tracker) { advanceTo(tr, start, at(4*time.Second), answersAll) }, Live, true},
+		{"suspicion not answered", func(tr *Tracker) {
+			up(tr)
+			down(tr)
+			advanceTo(tr, at(2*time.Second), at(2*time.Second), answersNone)
+		}, Gone, false},
+		{"suspicion answered", func(tr *Tracker) {
+			up(tr)
+			down(tr)
+			advanceTo(tr, at(2*time.Second), at(2*time.Second), answersAll)
+		}, Live, true},
+		{"suspicion not answered, but Up again", func(tr *Tracker) {
+			up(tr)
+			down(tr)
+			q, _ := tr.Advance(at(2 * time.Second))
+			up(tr)
+			tr.Answered(at(3*time.Second), q[0].ID, nil)
+		}, Live, false},
+		{"suspicion failed", func(tr *Tracker) {
+			up(tr)
+			down(tr)
+			q, _ := tr.Advance(at(2 * time.Second))
+			tr.Failed(at(2*time.Second), q[0].ID)
+		}, Live, false},
+		{"suspicion asked again", func(tr *Tracker) {
+			up(tr)
+			down(tr)
+			q, _ := tr.Advance(at(2 * time.Second))
+			tr.Failed(at(2*time.Second), q[0].ID)
+			advanceTo(tr, at(2*time.Second), at(2*time.Second+retryInterval), answersNone)
+		}, Gone, false},
+		{"two misses", func(tr *Tracker) {
+			advanceTo(tr, start, at(3*time.Second), answersAll)
+			advanceTo(tr, at(3*time.Second), at(5*time.Second), answersNone)
+		}, Live, true},
+		{"three misses", func(tr *Tracker) {
+			advanceTo(tr, start, at(3*time.Second), answersAll)
+			advanceTo(tr, at(3*time.Second), at(6*time.Second), answersNone)
+		}, Gone, false},
+		{"AdminDown", func(tr *Tracker) { up(tr); tr.SessionChanged(at(2*time.Second), peerB, AdminDown) }, Leaving, false},
+		{"AdminDown, and answers for a while", func(tr *Tracker) {
+			tr.SessionChanged(at(2*time.Second), peerB, AdminDown)
+			advanceTo(tr, at(3*time.Second), at(3*time.Second), answersAll)
+		}, Leaving, false},
+		{"AdminDown, and returned", func(tr *Tracker) {
+			tr.SessionChanged(at(2*time.Second), peerB, AdminDown)
+			advanceTo(tr, at(5*time.Second), at(5*time.Second), answersAll)
+		}, Live, true},
+		{"AdminDown, and Up", func(tr *Tracker) { tr.SessionChanged(start, peerB, AdminDown); up(tr) }, Live, false},
+	} {
+		tr := observe(announces(addr1))
+		tt.do(tr)
+		if got := tr.View().Peers[peerB]; got.State != tt.want || got.Filtered != tt.filtered {
+			t.Errorf("%s: got %+v, want state %v, filtered %v", tt.name, got, tt.want, tt.filtered)
+		}
+	}
+}
+
+// TestExpectedTakeover: the first successor of a peer that is gone is asked after 50 ms, or
+// a poll later if polls have shown that. It is not gone if it answers for what it
+// announced before, or has not to take over any more.
+func TestExpectedTakeover(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		polled bool
+		before []netip.Addr // announced by c
+		after  []netip.Addr
+		answer []netip.Addr
+		wait   time.Duration
+		want   State
+	}{
+		{"by a session", false, nil, []netip.Addr{addr1}, nil, takeoverWait, Gone},
+		{"by polls", true, nil, []netip.Addr{addr1}, nil, takeoverWait + pollInterval, Gone},
+		{"answered", false, nil, []netip.Addr{addr1}, []netip.Addr{addr1}, takeoverWait, Live},
+		{"not yet, but lives", false, []netip.Addr{addr2}, []netip.Addr{addr1, addr2}, []netip.Addr{addr2}, takeoverWait, Live},
+		{"not expected any more", false, nil, nil, nil, 0, Unknown},
+	} {
+		tr := observeAll(map[Peer]Target{peerB: announces(addr1), peerC: announces(tt.before...)})
+		tr.peers[peerB].State = Gone
+		if tt.polled {
+			tr.peers[peerB].misses = maxMisses
+		}
+		tr.Set(start, map[Peer]Target{peerB: announces(addr1), peerC: announces(append([]netip.Addr{addr1}, tt.before...)...)})
+		tr.Set(start, map[Peer]Target{peerB: announces(addr1), peerC: announces(tt.after...)})
+		if q := advanceTo(tr, start, at(tt.wait-1), answersNone); len(q) > 0 {
+			t.Errorf("%s: asked %v too early", tt.name, q)
+		}
+		advanceTo(tr, at(tt.wait), at(tt.wait), func(q Question) []netip.Addr { return intersect(tt.answer, q.Addresses) })
+		if got := tr.View().Peers[peerC].State; got != tt.want {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// TestHoldAnswers: after a stall answers are held back until the successor was asked, what
+// it has taken over is verified, and Set was called.
+func TestHoldAnswers(t *testing.T) {
+	for _, answer := range []func(Question) []netip.Addr{answersAll, answersNone} {
+		tr := observe(Target{Succeeds: []netip.Addr{addr1}})
+		tr.Stalled()
+		set := func() { tr.Set(start, map[Peer]Target{peerB: {Succeeds: []netip.Addr{addr1}}}) }
+		if set(); !tr.View().HoldAnswers {
+			t.Error("not held after a stall")
+		}
+		advanceTo(tr, start, at(time.Second), answer)
+		v := tr.View()
+		if taken := len(answer(Question{Addresses: []netip.Addr{addr1}})) > 0; v.Verified[addr1].TookOver != taken || !v.HoldAnswers {
+			t.Errorf("got %+v, want taken over %v and held", v, taken)
+		}
+		if set(); tr.View().HoldAnswers {
+			t.Error("held after Set")
+		}
+	}
+	tr := observe(Target{Succeeds: []netip.Addr{addr1}})
+	tr.Stalled()
+	q, _ := tr.Advance(start)
+	if !tr.Failed(start, q[0].ID) {
+		t.Error("a recheck that failed changes nothing")
+	}
+	if tr.Set(start, map[Peer]Target{}); tr.View().HoldAnswers {
+		t.Error("held after a recheck that failed")
+	}
+}
+
+// TestForgedClaims: each peer is asked at most every 100 ms however many frames claim
+// addresses, and what it does not answer for is not verified.
+func TestForgedClaims(t *testing.T) {
+	tr := observe(Target{Succeeds: []netip.Addr{addr1, addr2}})
+	asked := 0
+	for ms := range 1000 {
+		now := at(time.Duration(ms) * time.Millisecond)
+		tr.Claimed(now, peerB, addr1, addr2)
+		questions, _ := tr.Advance(now)
+		for _, q := range questions {
+			asked++
+			tr.Answered(now, q.ID, []netip.Addr{addr2})
+		}
+	}
+	if v := tr.View().Verified; asked != 10 || len(v) != 1 || !slices.Contains([]Holder{{peerB, false}}, v[addr2]) {
+		t.Errorf("asked %d times, verified %v; want 10 times, and 192.0.2.2", asked, v)
+	}
+	var none Tracker
+	none.Claimed(start, peerB, addr1) // before the first Set
+	if q, _ := none.Advance(start); len(q) > 0 {
+		t.Errorf("asked %v", q)
+	}
+}
