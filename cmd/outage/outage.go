@@ -134,6 +134,13 @@ func (m *Monitor) recordAnswer(sent time.Time) {
 	m.log.Info("API server reachable again", "after", m.answeredAt.Sub(m.failedAt).Round(time.Millisecond))
 }
 
+// IsFailing reports whether the API server does not answer.
+func (m *Monitor) IsFailing() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.failing
+}
+
 // Handler returns the handler of New without the lines whose error is only that the API
 // server did not answer, because the Monitor logs that.
 func (m *Monitor) Handler() slog.Handler { return &filter{m, m.handler} }
