@@ -39,6 +39,7 @@ var floors = []struct {
 	{1, "speaker/l2", "an engine: knows interfaces and addresses, not Kubernetes"},
 	{1, "speaker/bgp", "an engine: knows sessions and routes, not Kubernetes"},
 	{1, "speaker/bfd", "an engine: knows paths, not their users"},
+	{1, "speaker/failover", "an engine: pure, knows addresses and names of nodes, not Kubernetes"},
 	{1, "speaker/guard", "an engine: knows prefixes and interfaces, not Kubernetes"},
 	{1, "config/fixture", "API objects for tests"},
 	{2, "config/client", "typed clients and informers of our kinds, for both sides and the CLI"},

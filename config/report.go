@@ -28,6 +28,11 @@ func BoundReport(s v1alpha1.SpeakerStatus) (bounded v1alpha1.SpeakerStatus, omit
 	s.Unannounced = boundList(&r, s.Unannounced, v1alpha1.MaxReportedGroups, r.boundUnannounced)
 	s.Warnings = boundList(&r, s.Warnings, v1alpha1.MaxReportedGroups, r.boundWarning)
 	s.Sessions = boundList(&r, s.Sessions, v1alpha1.MaxReportedSessions, r.boundSession)
+	s.Neighbors = boundList(&r, s.Neighbors, v1alpha1.MaxReportedSessions, func(n v1alpha1.Neighbor) (v1alpha1.Neighbor, bool) {
+		n.State, n.BFD = PrintableText(n.State, v1alpha1.MaxReportedWord), PrintableText(n.BFD, v1alpha1.MaxReportedWord)
+		n.Node, n.Message = PrintableText(n.Node, v1alpha1.MaxReportedName), PrintableText(n.Message, v1alpha1.MaxReportedMessage)
+		return n, isInterfaceName(n.Interface) || r.reject()
+	})
 	return s, r.omitted
 }
 

@@ -43,6 +43,8 @@ type L2Advertisement struct {
 	Name string
 	Scope
 	Interfaces []string // empty: those with a subnet that contains the address
+	// NeverFailsBack is whether nodes that have recovered do not take addresses back.
+	NeverFailsBack bool
 }
 
 func parseL2Advertisement(object *v1alpha1.L2Advertisement, refs objectReferences, report problemReporter) L2Advertisement {
@@ -53,7 +55,8 @@ func parseL2Advertisement(object *v1alpha1.L2Advertisement, refs objectReference
 		Scope: refs.parseScope(scopeFields{
 			spec.IPAddressPools, spec.IPAddressPoolSelectors, spec.NodeSelectors, object.Status.SelectedPools,
 		}, r),
-		Interfaces: slices.Compact(slices.Sorted(slices.Values(spec.Interfaces))),
+		Interfaces:     slices.Compact(slices.Sorted(slices.Values(spec.Interfaces))),
+		NeverFailsBack: spec.Failback == v1alpha1.FailbackNever,
 	}
 }
 

@@ -1,7 +1,6 @@
 package speaker
 
 import (
-	"maps"
 	"net/netip"
 	"time"
 
@@ -17,10 +16,10 @@ const (
 	// a node that has just become or ceased to be the owner has been read (reportDelay).
 	conflictDelay = 2 * time.Second
 
-	// ownedElsewhereLifetime is how long an address that no node owns any more counts as
+	// formerOwnerLifetime is how long an address that no node owns any more counts as
 	// owned by another node: when the interfaces of all nodes fail for a moment, or no
 	// endpoint is ready, the address is not a new one afterwards.
-	ownedElsewhereLifetime = time.Minute
+	formerOwnerLifetime = time.Minute
 )
 
 // conflictLog records conflicts of addresses: an Event and a line of the log when one
@@ -72,33 +71,34 @@ func (c *conflictLog) record(s *Speaker, p plan.Plan, now time.Time) (wait time.
 	return wait
 }
 
-// ownedElsewhere are the addresses that another node owned at the last plan, and since when
-// none does, if that is so. It makes the addresses that this node takes over different from
-// new ones. The zero value is ready for use; it is used by the sync loop only.
-type ownedElsewhere struct {
-	since map[netip.Addr]time.Time // zero while another node owns the address
+// formerOwners are the nodes that own addresses according to the last plan, except this
+// one, and those that did before no node was known to. The zero value is ready for use; it
+// is used by the sync loop only.
+type formerOwners struct {
+	node   map[netip.Addr]string
+	absent map[netip.Addr]time.Time // since when no other node owns the address
 }
 
-// record replaces the addresses by those of the plan.
-func (o *ownedElsewhere) record(p plan.Plan, now time.Time) {
-	next := make(map[netip.Addr]time.Time, len(p.OwnedElsewhere))
-	for addr, owned := range p.OwnedElsewhere {
-		since := o.since[addr]
-		switch {
-		case owned:
-			since = time.Time{}
-		case since.IsZero():
+// record replaces the owners by those of the plan of the node.
+func (o *formerOwners) record(p plan.Plan, node string, now time.Time) {
+	next := make(map[netip.Addr]string, len(p.Owners))
+	absent := map[netip.Addr]time.Time{}
+	for addr, owner := range p.Owners {
+		if owner != node {
+			next[addr] = owner
+		}
+	}
+	for addr, owner := range o.node {
+		if p.Owners[addr] != "" {
+			continue
+		}
+		since, ok := o.absent[addr]
+		if !ok {
 			since = now
 		}
-		next[addr] = since
+		if now.Sub(since) < formerOwnerLifetime {
+			next[addr], absent[addr] = owner, since
+		}
 	}
-	o.since = next
-}
-
-// current returns the addresses that still count. It is valid until the next call.
-func (o *ownedElsewhere) current(now time.Time) map[netip.Addr]time.Time {
-	maps.DeleteFunc(o.since, func(_ netip.Addr, since time.Time) bool {
-		return !since.IsZero() && now.Sub(since) >= ownedElsewhereLifetime
-	})
-	return o.since
+	o.node, o.absent = next, absent
 }

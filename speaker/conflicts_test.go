@@ -3,6 +3,7 @@ package speaker
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -155,33 +156,26 @@ func TestConflictLog(t *testing.T) {
 	}
 }
 
-// TestOwnedElsewhereLapses checks that an address counts as owned by another node while one
-// owns it, for a minute after that, and as long as the plan has it.
-func TestOwnedElsewhereLapses(t *testing.T) {
-	var o ownedElsewhere
+// TestFormerOwners checks that the last owner of an address is kept for a minute after no
+// other node owns it.
+func TestFormerOwners(t *testing.T) {
+	var o formerOwners
 	a, b := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
 	start := time.Unix(1000, 0)
 	for i, step := range []struct {
-		owned map[netip.Addr]bool // of the plan; nil if there is none
-		after time.Duration
-		want  int
+		owners map[netip.Addr]string // of the plan of node n
+		after  time.Duration
+		want   map[netip.Addr]string
 	}{
-		{map[netip.Addr]bool{a: true, b: true}, 0, 2},
-		{nil, time.Hour, 2}, // nothing has changed
-		{map[netip.Addr]bool{a: false, b: true}, time.Hour, 2},
-		{map[netip.Addr]bool{a: false, b: true}, time.Hour + 59*time.Second, 2},
-		{nil, time.Hour + time.Minute, 1},
-		{map[netip.Addr]bool{b: false}, 2 * time.Hour, 1},
-		{map[netip.Addr]bool{b: true}, 2*time.Hour + time.Second, 1},
-		{map[netip.Addr]bool{b: false}, 3 * time.Hour, 1},
-		{map[netip.Addr]bool{}, 3*time.Hour + time.Second, 0}, // not in use any more
+		{map[netip.Addr]string{a: "m", b: "m"}, 0, map[netip.Addr]string{a: "m", b: "m"}},
+		{map[netip.Addr]string{b: "o"}, time.Hour, map[netip.Addr]string{a: "m", b: "o"}},
+		{map[netip.Addr]string{b: "o"}, time.Hour + 59*time.Second, map[netip.Addr]string{a: "m", b: "o"}},
+		{map[netip.Addr]string{b: "o"}, time.Hour + time.Minute, map[netip.Addr]string{b: "o"}},
+		{map[netip.Addr]string{a: "n", b: "n"}, 2 * time.Hour, map[netip.Addr]string{}},
 	} {
-		now := start.Add(step.after)
-		if step.owned != nil {
-			o.record(plan.Plan{OwnedElsewhere: step.owned}, now)
-		}
-		if got := o.current(now); len(got) != step.want {
-			t.Errorf("step %d: %v, want %d", i, got, step.want)
+		o.record(plan.Plan{Owners: step.owners}, "n", start.Add(step.after))
+		if !maps.Equal(o.node, step.want) {
+			t.Errorf("step %d: %v, want %v", i, o.node, step.want)
 		}
 	}
 }

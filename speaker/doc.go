@@ -1,6 +1,6 @@
 // Package speaker is the node side: it announces addresses of Services to the
 // network, by ARP, Neighbor Discovery and BGP, and reports what this node announces. Package plan
-// decides what that is, with the same owner of each address on every node.
+// decides what that is, with the same ranks of the eligible nodes on every node.
 //
 // Of what other nodes report, it watches their L2Nodes only, with their interfaces, which
 // change rarely. It watches its own Speaker, and reads that of another node if a host
@@ -14,6 +14,9 @@
 // and passwords. datapath.go delays routes until this node's kube-proxy serves
 // them. status.go and sessions.go compute the reports of this node, its Speaker
 // and its L2Node, report.go writes them.
+// neighbors.go observes the other nodes of the segments by BFD and by questions, for package
+// failover, which decides which of the eligible nodes announces an address; failover.go
+// applies it.
 // conflicts.go records Events about addresses that other hosts have. shutdown.go determines why the speaker ends, and withdraws or keeps the routes.
 //
 // What is kept in memory, and what invalidates it:
@@ -22,8 +25,11 @@
 //   - lastKnown: the last passwords and gateways. They are kept when they disappear,
 //     until the process ends, so that replacing one does not reset a session.
 //   - lastNode: this node's last version, if its Node is deleted.
-//   - ownedElsewhere: the addresses that other nodes owned at the last plan, until this
-//     node announces them or no node has owned them for a minute.
+//   - formerOwners: the other nodes that owned addresses at the last plan, until no other
+//     node has owned the address for a minute.
+//   - neighbors: which of the observed nodes answer, until they are not observed any more.
+//   - upSince: when the speaker started, or continued after another node had taken over.
+//   - ineligible: since when this node is not eligible for addresses that it announces.
 //   - claimReports: what nodes with a current claim announce, until it is read again.
 //   - conflicts: those that an Event was recorded for, until they end.
 //   - dataPath: addresses that the data path serves, until they are no longer

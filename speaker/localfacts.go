@@ -13,6 +13,7 @@ import (
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/speaker/bgp"
+	"github.com/fairlead-io/fairlead/speaker/failover"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
@@ -36,7 +37,21 @@ const (
 func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []l2.Interface) (plan.LocalFacts, error) {
 	drained := s.shutdown.drainComplete(s.ownNode(), func() { notify(s.syncRequested) })
 	l := plan.LocalFacts{Interfaces: interfaces, Held: s.announced, Restored: s.restored, Passwords: map[string]bgp.Secret{}, Drained: drained}
-	l.OwnedElsewhere = s.ownedElsewhere.current(time.Now())
+	l.Owners, l.Failover, l.HeldOn, l.Stale = s.formerOwners.node, s.neighbors.View(), s.announcedOn, s.isStale != nil && s.isStale()
+	l.PeerFresh = s.neighbors.PeerFresh(s.routing.paths.Status())
+	if left := failover.HoldDown - time.Since(s.upSince); left > 0 {
+		s.nextSync = min(s.nextSync, left)
+	} else {
+		l.Settled = true
+	}
+	l.Lapsed = map[netip.Addr]bool{}
+	for addr, since := range s.ineligible {
+		if left := failover.LeaveTimeout - time.Since(since); left > 0 {
+			s.nextSync = min(s.nextSync, left)
+		} else {
+			l.Lapsed[addr] = true
+		}
+	}
 	var unread time.Duration
 	if l.Reports, unread = s.claimReports.Reports(time.Now()); unread > 0 {
 		s.nextSync = min(s.nextSync, unread)
@@ -44,6 +59,13 @@ func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []
 	var lapse time.Duration
 	if l.Claimants, lapse = s.announcer.Claimants(); lapse > 0 {
 		s.nextSync = min(s.nextSync, lapse)
+	}
+	for addr, claimants := range l.Claimants {
+		for _, k := range claimants {
+			if s.announced[addr] && time.Since(k.Last) < claimInterval {
+				s.neighbors.Claimed(addr, k)
+			}
+		}
 	}
 	if len(l.Claimants) > 0 {
 		s.nextSync = min(s.nextSync, claimInterval) // known hosts claim again without a wake-up

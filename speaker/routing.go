@@ -36,6 +36,9 @@ type routingEngines struct {
 
 	lastBFDError string // already logged; used by the sync loop only
 	identity     bfdIdentity
+	// The desired BFD sessions; used by the sync loop only.
+	peerPaths, neighborPaths map[bfd.Key]bfd.Profile
+	neighborChanged          func(bfd.Key, bfd.Status)
 
 	mu          sync.Mutex
 	peersByPath map[bfd.Key][]string // names of peers, by their BFD session
@@ -46,7 +49,7 @@ type routingEngines struct {
 func newRouting(log *slog.Logger, guarding bool, wake func()) *routingEngines {
 	r := &routingEngines{
 		log: log, wake: wake, sessions: bgp.New(log),
-		guardChanged: make(chan struct{}, 1), pathUp: map[bfd.Key]bool{},
+		guardChanged: make(chan struct{}, 1), pathUp: map[bfd.Key]bool{}, neighborChanged: func(bfd.Key, bfd.Status) {},
 	}
 	r.routers = l2.NewRouters(log, r.hasSession, wake)
 	r.paths = bfd.New(log, r.pathChanged)
@@ -119,14 +122,20 @@ func (r *routingEngines) Set(plan plan.Plan) {
 	r.mu.Unlock()
 	notify(r.guardChanged)
 	if r.identity.decided {
-		r.setPaths(profiles)
+		r.peerPaths = profiles
+		r.setPaths()
 	}
 }
 
-// setPaths sets the BFD sessions. Those that are not possible with their addresses
-// are a problem of the configuration: they are logged once, and reported with the
-// BGP session.
-func (r *routingEngines) setPaths(profiles map[bfd.Key]bfd.Profile) {
+// setPaths sets the BFD sessions with BGP peers and with other speakers. Those that are
+// not possible with their addresses are a problem of the configuration: they are logged
+// once, and reported with the BGP session.
+func (r *routingEngines) setPaths() {
+	profiles := maps.Clone(r.neighborPaths)
+	if profiles == nil {
+		profiles = map[bfd.Key]bfd.Profile{}
+	}
+	maps.Copy(profiles, r.peerPaths)
 	lastError := ""
 	if err := r.paths.Set(profiles); err != nil {
 		lastError = err.Error()
@@ -162,6 +171,7 @@ func bfdPath(p plan.Peering) (bfd.Key, bfd.Profile, bool) {
 // the peer's control plane, only that may be restarting, so that graceful restart
 // applies.
 func (r *routingEngines) pathChanged(key bfd.Key, s bfd.Status) {
+	r.neighborChanged(key, s)
 	r.mu.Lock()
 	was := r.pathUp[key]
 	r.pathUp[key] = s.State == bfd.Up

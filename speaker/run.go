@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,6 +50,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 		tasks.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
 	tasks.Go(func() error { l2.WatchInterfaces(ctx, s.log, func() { notify(s.syncRequested) }); return nil })
+	tasks.Go(func() error { s.neighbors.Run(ctx); return nil })
 	tasks.Go(func() error { s.l2NodeReport.run(ctx); return nil })
 	tasks.Go(func() error { s.speakerReport.run(ctx); return nil })
 	tasks.Go(func() error { s.claimReports.Run(ctx); return nil })
@@ -56,6 +58,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 		defer stop()
 		s.syncLoop(ctx)
 		reason := s.shutdown.withdrawalReason(routing, s.ownNode()) // while it still answers on interfaces
+		s.leaveSegments(routing)
 		s.announcer.Close()
 		s.leaveRouters(routing, reason)
 		return nil
@@ -76,7 +79,7 @@ func (s *Speaker) syncLoop(ctx context.Context) {
 	}
 	s.restored = previouslyAnnounced(s.kinds.Speakers.Get(s.node))
 	s.log.Info("speaker started", "node", s.node, "version", s.version)
-	s.shutdown.startedAt = time.Now()
+	s.shutdown.startedAt, s.upSince = time.Now(), time.Now()
 	for ctx.Err() == nil {
 		s.nextSync = noResync
 		began := time.Now()
@@ -112,6 +115,7 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 	s.announcer.SetNodes(plan.NodeMACs)
 	announced, err := s.announcer.Set(ctx, plan.L2)
 	s.applyAnnounced(plan, announced, err)
+	s.applyFailover(snapshot, plan, announced)
 	// The first routes of a restarted speaker are advertised together: after
 	// End-of-RIB (RFC 4724) a router removes the stale routes that are missing.
 	routesReady := s.dataPath.Idle() || time.Since(s.shutdown.startedAt) > probeTimeout
@@ -127,11 +131,12 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 	if wait := s.conflicts.record(s, plan, time.Now()); wait > 0 {
 		s.nextSync = min(s.nextSync, wait)
 	}
-	s.ownedElsewhere.record(plan, time.Now())
+	s.formerOwners.record(plan, s.node, time.Now())
 	s.claimReports.Set(plan.NeededReports, time.Now())
 	s.setReports(observedState{
 		version: s.version, config: snapshot.Config, interfaces: interfaces, claims: announced, plan: plan,
 		sessions: s.routing.sessions.Status(), paths: s.routing.paths.Status(), identity: s.routing.identity,
+		peers: s.neighbors.View().Peers,
 	})
 	return err
 }
@@ -179,6 +184,12 @@ func (s *Speaker) takeSnapshot(ctx context.Context, own []l2.Interface) (plan.Sn
 		}
 		return interfaces
 	}))
+	snapshot.TakenOver = make(map[string][]string)
+	for _, reported := range l2nodes {
+		for _, u := range reported.Status.TakenOver[:min(len(reported.Status.TakenOver), v1alpha1.MaxTakeovers)] {
+			snapshot.TakenOver[reported.Name] = append(snapshot.TakenOver[reported.Name], u.Node)
+		}
+	}
 	if reported, ok := snapshot.Interfaces[s.node]; ok {
 		snapshot.Interfaces[s.node] = usableInterfaces(reported, own)
 	}
@@ -204,8 +215,16 @@ func (s *Speaker) recordAnnouncements(plan plan.Plan, announced map[netip.Addr]l
 			s.log.Info("announcement ended", "address", addr.String())
 		}
 	}
-	for _, r := range endedRanges(s.restored, now) {
-		s.log.Info("announcement ended", "address", formatRange(r))
+	// The addresses that were announced before a restart are probed first.
+	isProbed := func(claim l2.Claim) bool { return claim.Probe }
+	if !slices.ContainsFunc(slices.Collect(maps.Values(plan.L2)), isProbed) {
+		for _, r := range endedRanges(s.restored, now) {
+			s.log.Info("announcement ended", "address", formatRange(r))
+		}
+		s.restored = nil
 	}
-	s.announced, s.restored = now, nil
+	s.announced, s.announcedOn = now, make(map[netip.Addr][]string, len(announced))
+	for addr, claim := range announced {
+		s.announcedOn[addr] = claim.Interfaces
+	}
 }

@@ -65,7 +65,12 @@ type Speaker struct {
 	interfaces      memo.Value[uint64, map[string][]l2.Interface]
 
 	lastNode       *corev1.Node // the last version of this Node
-	ownedElsewhere ownedElsewhere
+	formerOwners   formerOwners
+	neighbors      *neighborMonitor
+	isStale        func() bool              // whether the API server does not answer
+	interfaceNames []string                 // of the last plan
+	upSince        time.Time                // when the speaker started, or continued after it stood still
+	ineligible     map[netip.Addr]time.Time // announced addresses that this node is not eligible for, since
 	claimReports   *claimReports
 	conflicts      conflictLog
 	speakerReport  *speakerReport
@@ -74,7 +79,8 @@ type Speaker struct {
 	syncRequested chan struct{}       // something has changed
 	nextSync      time.Duration       // wait for the next sync if nothing changes
 	announced     map[netip.Addr]bool // on interfaces at the last sync
-	restored      *netipx.IPSet       // announced before the speaker started; nil after the first sync
+	announcedOn   map[netip.Addr][]string
+	restored      *netipx.IPSet // announced before the speaker started; nil after the first sync
 	ready         atomic.Bool
 }
 
@@ -89,6 +95,8 @@ type Options struct {
 	Log       *slog.Logger
 	// Guard enables the loop guard for stray packets to announced addresses.
 	Guard bool
+	// Stale returns whether the API server does not answer.
+	Stale func() bool
 	// Drain is the time that routers have to select other paths before an excluded
 	// node withdraws its routes.
 	Drain time.Duration
@@ -109,6 +117,7 @@ func New(o Options) (*Speaker, error) {
 		nodes:         client.Source[*corev1.Node]{SharedIndexInformer: factory.Core().V1().Nodes().Informer()},
 		namespaces:    client.Source[*corev1.Namespace]{SharedIndexInformer: factory.Core().V1().Namespaces().Informer()},
 		secrets:       client.Source[*corev1.Secret]{SharedIndexInformer: own.Core().V1().Secrets().Informer()},
+		isStale:       o.Stale,
 		shutdown:      shutdownPolicy{client: o.Client, namespace: o.Namespace, drainDelay: o.Drain},
 		syncRequested: make(chan struct{}, 1),
 	}
@@ -124,7 +133,9 @@ func New(o Options) (*Speaker, error) {
 		newObject: func(meta metav1.ObjectMeta) *v1alpha1.L2Node { return &v1alpha1.L2Node{ObjectMeta: meta} },
 		status:    func(o *v1alpha1.L2Node) *v1alpha1.L2NodeStatus { return &o.Status },
 	})
+	s.neighbors = newNeighborMonitor(o.Log, l2.NewAsker().Ask, wake)
 	s.announcer, s.routing, s.dataPath = l2.New(o.Log, wake), newRouting(o.Log, o.Guard, wake), newDataPathGate(wake)
+	s.routing.neighborChanged = s.neighbors.SessionChanged
 	for _, i := range s.allInformers() {
 		if _, err := i.AddEventHandler(s.eventHandler()); err != nil {
 			return nil, fmt.Errorf("set up informer: %w", err)

@@ -7,13 +7,16 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"go4.org/netipx"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/bfd"
 	"github.com/fairlead-io/fairlead/speaker/bgp"
+	"github.com/fairlead-io/fairlead/speaker/failover"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
@@ -28,6 +31,7 @@ type observedState struct {
 	sessions   []bgp.PeerStatus
 	paths      map[bfd.Key]bfd.Status
 	identity   bfdIdentity // of the paths
+	peers      map[failover.Peer]failover.Status
 }
 
 // setReports replaces the desired statuses of the node's Speaker and L2Node. They are
@@ -51,7 +55,31 @@ func (s *Speaker) setReports(o observedState) {
 func l2NodeStatus(o observedState) (s v1alpha1.L2NodeStatus, omitted int) {
 	s.Version = config.PrintableText(o.version, v1alpha1.MaxReportedWord)
 	s.Interfaces, omitted = config.BoundInterfaces(reportedInterfaces(o))
+	s.TakenOver = takeovers(o)
 	return s, omitted
+}
+
+// takeovers returns the nodes whose addresses this node announces, by name.
+func takeovers(o observedState) (nodes []v1alpha1.Takeover) {
+	for key, n := range o.plan.Neighbors {
+		if len(n.Outranks) == 0 {
+			continue
+		}
+		p := o.peers[key]
+		message := "has not taken its addresses back on " + key.Interface
+		switch p.State {
+		case failover.Leaving:
+			message = "leaves the segment of " + key.Interface
+		case failover.Gone:
+			message = "does not answer for its addresses on " + key.Interface
+		}
+		nodes = append(nodes, v1alpha1.Takeover{Node: key.Node, Since: metav1.NewTime(p.Since.Truncate(time.Second)), Message: message})
+	}
+	slices.SortFunc(nodes, func(a, b v1alpha1.Takeover) int {
+		return cmp.Or(strings.Compare(a.Node, b.Node), strings.Compare(a.Message, b.Message))
+	})
+	nodes = slices.CompactFunc(nodes, func(a, b v1alpha1.Takeover) bool { return a.Node == b.Node })
+	return nodes[:min(len(nodes), v1alpha1.MaxTakeovers)]
 }
 
 // speakerStatus returns the status of the node's Speaker within its bounds, with the number
@@ -101,6 +129,7 @@ func completeStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.Spe
 
 	s.Unannounced = groupByReason(unannounced)
 	s.Warnings = groupByReason(o.plan.Warnings)
+	s.Neighbors = neighborReports(o)
 	s.Sessions = sessionReports(before.Sessions, o)
 	if len(s.Sessions) > 0 {
 		up := 0
@@ -112,6 +141,32 @@ func completeStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.Spe
 		s.SessionSummary = fmt.Sprintf("%d/%d", up, len(s.Sessions))
 	}
 	return s
+}
+
+// neighborReports returns the nodes whose addresses this node takes over, sorted.
+func neighborReports(o observedState) (reports []v1alpha1.Neighbor) {
+	for peer, n := range o.plan.Neighbors {
+		if len(n.Announces) == 0 {
+			continue
+		}
+		p := o.peers[peer]
+		r := v1alpha1.Neighbor{Node: peer.Node, Interface: peer.Interface, State: p.State.String()}
+		path, runs := o.paths[neighborKey(peer, n)]
+		switch {
+		case runs:
+			r.BFD, r.Message = bfdReport(path)
+		case !n.Remote.IsValid():
+			r.Message = "no BFD: the nodes have no addresses of one subnet there"
+		}
+		if p.Filtered {
+			r.Message = strings.TrimPrefix(r.Message+"; the node answers for its addresses: is UDP port 3784 filtered between the nodes?", "; ")
+		}
+		reports = append(reports, r)
+	}
+	slices.SortFunc(reports, func(a, b v1alpha1.Neighbor) int {
+		return cmp.Or(strings.Compare(a.Node, b.Node), strings.Compare(a.Interface, b.Interface))
+	})
+	return reports
 }
 
 // groupByReason returns the addresses grouped by their reason and message.

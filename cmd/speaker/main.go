@@ -134,7 +134,7 @@ func run(ctx context.Context, f *flags) error {
 
 	s, err := speaker.New(speaker.Options{
 		Node: f.node, Namespace: f.namespace, Version: version.String(), Client: kube, Fairlead: fairlead, Log: log,
-		Guard: f.guard, Drain: f.drain,
+		Guard: f.guard, Drain: f.drain, Stale: monitor.IsFailing,
 		Events: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name, Host: f.node}),
 	})
 	if err != nil {

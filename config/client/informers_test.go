@@ -55,7 +55,8 @@ func TestInformersOfOneNode(t *testing.T) {
 			<-r.Context().Done()
 		default:
 			_ = json.NewEncoder(w).Encode(map[string]any{
-				"apiVersion": v1alpha1.GroupVersion.String(), "kind": kinds[resource] + "List", "metadata": map[string]any{"resourceVersion": "7"}, "items": []any{},
+				"apiVersion": v1alpha1.GroupVersion.String(), "kind": kinds[resource] + "List",
+				"metadata": map[string]any{"resourceVersion": "7"}, "items": []any{},
 			})
 		}
 	}))

@@ -62,7 +62,26 @@ type L2AdvertisementSpec struct {
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=15
 	Interfaces []string `json:"interfaces,omitempty"`
+
+	// Failback is whether a node takes addresses back that another node has taken over
+	// from it: Always, 30 seconds after it has recovered, or Never. If advertisements of a
+	// pool differ, Never applies.
+	//
+	// +optional
+	// +kubebuilder:default=Always
+	// +kubebuilder:validation:Enum=Always;Never
+	Failback Failback `json:"failback,omitempty"`
 }
+
+// Failback is when a node takes addresses back.
+type Failback string
+
+const (
+	// FailbackAlways: after it has recovered.
+	FailbackAlways Failback = "Always"
+	// FailbackNever: only when the node that announces them fails.
+	FailbackNever Failback = "Never"
+)
 
 // L2AdvertisementStatus is the observed state of an L2Advertisement.
 type L2AdvertisementStatus struct {

@@ -39,7 +39,37 @@ type L2NodeStatus struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=64
 	Interfaces []Interface `json:"interfaces,omitempty"`
+
+	// TakenOver lists the nodes whose addresses this node announces, because they did not
+	// answer or left the segment, and have not taken them back. Other nodes decide by it
+	// only which nodes they observe.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=node
+	// +kubebuilder:validation:MaxItems=64
+	TakenOver []Takeover `json:"takenOver,omitempty"`
 }
+
+// Takeover is from a node whose addresses another one announces.
+type Takeover struct {
+	// Node is the name of the node.
+	//
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node"`
+
+	// Since is when the state of the node changed.
+	Since metav1.Time `json:"since"`
+
+	// Message explains the state.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Message string `json:"message,omitempty"`
+}
+
+// MaxTakeovers bounds TakenOver.
+const MaxTakeovers = 64
 
 // Interface is a network interface of the node.
 type Interface struct {

@@ -107,6 +107,14 @@ type SpeakerStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	Omitted int64 `json:"omitted,omitempty"`
 
+	// Neighbors are the nodes that this one observes, because it takes over their addresses
+	// if they fail.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
+	Neighbors []Neighbor `json:"neighbors,omitempty"`
+
 	// SessionSummary is the number of established BGP sessions, of those desired: "2/2".
 	//
 	// +optional
@@ -120,6 +128,38 @@ type SpeakerStatus struct {
 	// +listMapKey=peer
 	// +kubebuilder:validation:MaxItems=256
 	Sessions []Session `json:"sessions,omitempty"`
+}
+
+// Neighbor is the state of another node that this one observes.
+type Neighbor struct {
+	// Node is the name of the other node.
+	//
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node"`
+
+	// Interface of this node on the segment.
+	//
+	// +kubebuilder:validation:MaxLength=15
+	Interface string `json:"interface"`
+
+	// State of the other node: Unknown, Live, Leaving or Gone.
+	//
+	// +kubebuilder:validation:MaxLength=128
+	State string `json:"state"`
+
+	// BFD is the state of the BFD session with the node, if there is one (RFC 5880 section
+	// 6.2): AdminDown, Down, Init or Up.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	BFD string `json:"bfd,omitempty"`
+
+	// Message has details: within which time a failure is detected, or why there is no BFD
+	// session.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Message string `json:"message,omitempty"`
 }
 
 // Session is the state of a BGP session with a peer.

@@ -9,14 +9,17 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/mdlayher/arp"
 	"github.com/mdlayher/packet"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,7 +31,7 @@ func newTestAsker(t *testing.T, timeout time.Duration) *Asker {
 	return a
 }
 
-// announceAll announces addresses on vip0.
+// announce announces addresses on vip0.
 func announceAll(t *testing.T, addrs ...netip.Addr) {
 	t.Helper()
 	a := New(slog.Default(), func() {})
@@ -65,7 +68,7 @@ func countQuestions(t *testing.T, c *vethPair, f familyTest) *questionCount {
 	_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20) })
 	t.Cleanup(func() { _ = tap.Close() })
 	q := &questionCount{tap: tap, counts: map[netip.Addr]int{}, senders: map[netip.Addr]bool{}, arrived: make(chan struct{})}
-	last, host, asker := f.lastQuestion(), c.speaker.HardwareAddr, c.lan.HardwareAddr
+	last := f.lastQuestion()
 	go func() {
 		buf := make([]byte, 1500)
 		for {
@@ -73,7 +76,7 @@ func countQuestions(t *testing.T, c *vethPair, f familyTest) *questionCount {
 			if err != nil {
 				return
 			}
-			m, ok := f.parse(host, buf[:n])
+			m, ok := f.parse(c.speaker.HardwareAddr, buf[:n])
 			if !ok || !m.question.IsValid() {
 				continue
 			}
@@ -81,7 +84,7 @@ func countQuestions(t *testing.T, c *vethPair, f familyTest) *questionCount {
 				close(q.arrived)
 				return
 			}
-			if bytes.Equal(buf[:6], host) && bytes.Equal(m.mac, asker) {
+			if bytes.Equal(buf[:6], c.speaker.HardwareAddr) && bytes.Equal(m.mac, c.lan.HardwareAddr) {
 				q.mu.Lock()
 				q.counts[m.question]++
 				q.senders[m.sender] = true
@@ -201,6 +204,84 @@ func withoutLinkLocal(t *testing.T, iface string) {
 	})
 }
 
+// TestAskFilter checks which frames are answers.
+func TestAskFilter(t *testing.T) {
+	testFamilies(t, func(t *testing.T, f familyTest) {
+		own, host := clientMAC, net.HardwareAddr{2, 0, 0, 0, 0, 1}
+		raw, err := f.newAnswerFilter(loopbackIndex, own)
+		if err != nil || len(raw) > 50 {
+			t.Fatalf("%d instructions: %v", len(raw), err)
+		}
+		program, _ := bpf.Disassemble(raw)
+		vm, err := newVM(program, loopbackIndex)
+		if err != nil {
+			t.Fatal(err)
+		}
+		question, ok := f.parse(host, f.solicitation(own, f.client, f.vip, host))
+		if !ok {
+			t.Fatal("the question is not valid")
+		}
+		probe, ok := f.parse(host, f.solicitation(own, map[bool]netip.Addr{true: netip.IPv4Unspecified(), false: netip.IPv6Unspecified()}[f.vip.Is4()],
+			f.vip, host))
+		if !ok {
+			t.Fatal("the question from the unspecified address is not valid")
+		}
+		good := f.answer(host, question)
+		patched := func(offset int, value ...byte) []byte {
+			frame := slices.Clone(good)
+			copy(frame[offset:], value)
+			return frame
+		}
+		type row struct {
+			name  string
+			frame []byte
+			want  bool
+		}
+		length := map[bool]int{true: lengthARP, false: lengthND}[f.vip.Is4()]
+		rows := []row{
+			{"answer", good, true},
+			{"answer to the unspecified address", f.answer(host, probe), true},
+			{"padded", append(slices.Clone(good), make([]byte, 18)...), true},
+			{"of another MAC", f.answer(otherMAC, question), false},
+			{"for another address", f.answer(host, message{question: f.other, sender: f.client, mac: own}), false},
+			{"to another host", f.answer(host, message{question: f.vip, sender: f.client, mac: otherMAC}), false},
+			{"truncated", good[:length-1], false},
+			{"empty", good[:14], false},
+			{"question", f.solicitation(host, f.vip, f.client, own), false},
+		}
+		if f.vip.Is4() {
+			rows = append(rows,
+				row{"broadcast", f.announce(host, f.vip, true)[1], false},
+				row{"request", encodeARP(arp.OperationRequest, host, f.vip, zeroMAC, f.vip, own), false},
+				row{"another hardware type", patched(14, 0, 6), false},
+			)
+		} else {
+			rows = append(rows,
+				row{"to another group", append([]byte{0x33, 0x33, 0, 0, 0, 2}, good[6:]...), false},
+				row{"to a MAC like that of all nodes", append([]byte{0x33, 0x33, 0, 0, 0, 9}, good[6:]...), false},
+				row{"to a MAC like ours", append([]byte{2, 0, 0, 0, 0, 1}, good[6:]...), false},
+				row{"hop limit 254", patched(21, 254), false},
+				row{"wrong checksum", patched(56, 1, 1), false},
+				row{"truncated in its option", good[:len(good)-1], false},
+			)
+		}
+		for _, row := range rows {
+			q := newInquiry(host, []netip.Addr{f.vip})
+			q.tasks[f.vip].step = 1
+			n, err := vm.Run(row.frame)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m, ok := f.parse(own, row.frame); ok && n > 0 {
+				q.receiveAnswer(m.mac, m.claim)
+			}
+			if got := len(q.answered) == 1; got != row.want || got != q.hasEnded {
+				t.Errorf("%s: answered %t, want %t", row.name, got, row.want)
+			}
+		}
+	})
+}
+
 // TestAskAnotherMAC checks that answers of the segment's other hosts do not count.
 func TestAskAnotherMAC(t *testing.T) {
 	testFamilies(t, func(t *testing.T, f familyTest) {
@@ -213,8 +294,7 @@ func TestAskAnotherMAC(t *testing.T) {
 			t.Errorf("answered %v, %v", answered, err)
 		}
 		for _, mac := range []net.HardwareAddr{nil, {1, 2, 3, 4, 5, 6}, {2, 0, 0, 0, 0, 0, 0, 1}} {
-			_, err := a.Ask(t.Context(), "lan0", mac, []netip.Addr{f.vip})
-			if err == nil || !strings.Contains(err.Error(), "lan0: invalid unicast MAC") {
+			if _, err := a.Ask(t.Context(), "lan0", mac, []netip.Addr{f.vip}); err == nil || !strings.Contains(err.Error(), "lan0: invalid unicast MAC") {
 				t.Errorf("%s: %v", mac, err)
 			}
 		}
@@ -311,8 +391,7 @@ func TestAskInterfaceFails(t *testing.T) {
 		if answered, err := ask(t.Context(), f.vip); err != nil || len(answered) != 1 {
 			t.Fatalf("answered %v, %v", answered, err)
 		}
-		_, err := a.Ask(t.Context(), "absent", c.speaker.HardwareAddr, []netip.Addr{f.vip})
-		if err == nil || !strings.Contains(err.Error(), "on absent") {
+		if _, err := a.Ask(t.Context(), "absent", c.speaker.HardwareAddr, []netip.Addr{f.vip}); err == nil || !strings.Contains(err.Error(), "on absent") {
 			t.Errorf("missing: %v", err)
 		}
 		lan0, err := netlink.LinkByName("lan0")
@@ -433,4 +512,126 @@ func TestAskerClosesSockets(t *testing.T) {
 			t.Errorf("after Close: %v, %d sockets", err, sockets())
 		}
 	})
+}
+
+// TestAskKernel checks that the kernel of another host answers for its addresses to each
+// kind of sender, and that neither end's neighbor table is wrong afterwards.
+func TestAskKernel(t *testing.T) {
+	testFamilies(t, func(t *testing.T, f familyTest) {
+		for _, own := range []string{"", "192.0.2.9/24", "198.51.100.9/24", "fe80::9/64"} {
+			if own != "" && netip.MustParsePrefix(own).Addr().Is4() != f.vip.Is4() {
+				continue
+			}
+			t.Run(own, func(t *testing.T) {
+				c := newVethPair(t, f.family)
+				withoutLinkLocal(t, "lan0")
+				t.Cleanup(func() { // with vip0, which has been moved
+					if lan0, err := netlink.LinkByName("lan0"); err == nil {
+						_ = netlink.LinkDel(lan0)
+					}
+				})
+				host := newNamespace(t)
+				host.moveIn(t, "vip0", f.own)
+				if own != "" {
+					addKernelAddr(t, "lan0", netip.MustParsePrefix(own), unix.IFA_F_NODAD)
+				}
+				eventually(t, "lan0 is up", func() bool {
+					_, err := runningInterface("lan0")
+					return err == nil
+				})
+				a := newTestAsker(t, time.Second)
+				answered, err := a.Ask(t.Context(), "lan0", c.speaker.HardwareAddr, []netip.Addr{f.own.Addr(), f.vip})
+				if err != nil || !slices.Equal(answered, []netip.Addr{f.own.Addr()}) {
+					t.Errorf("answered %v, %v", answered, err)
+				}
+				check := func() error {
+					entries, err := netlink.NeighList(0, netlink.FAMILY_ALL)
+					for _, n := range entries {
+						ip, _ := netip.AddrFromSlice(n.IP)
+						switch ip = ip.Unmap(); {
+						case ip.IsMulticast() || len(n.HardwareAddr) == 0 || ip.IsLoopback():
+						case ip == f.own.Addr() && bytes.Equal(n.HardwareAddr, c.speaker.HardwareAddr):
+						case own != "" && ip == netip.MustParsePrefix(own).Addr() && bytes.Equal(n.HardwareAddr, c.lan.HardwareAddr):
+						default:
+							return fmt.Errorf("neighbor table has %v", n)
+						}
+					}
+					return err
+				}
+				if err := check(); err != nil {
+					t.Error("this end:", err)
+				}
+				if err := host.run(check); err != nil {
+					t.Error("the other end:", err)
+				}
+			})
+		}
+	})
+}
+
+// namespace is a network namespace of another host.
+type namespace struct {
+	fd    int
+	calls chan func()
+}
+
+func newNamespace(t *testing.T) *namespace {
+	t.Helper()
+	n := &namespace{calls: make(chan func())}
+	ready := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends here
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			n.fd, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		}
+		ready <- err
+		for call := range n.calls {
+			call()
+		}
+	}()
+	t.Cleanup(func() {
+		_ = unix.Close(n.fd)
+		close(n.calls)
+	})
+	if err := <-ready; err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// run runs a function in the namespace.
+func (n *namespace) run(f func() error) error {
+	done := make(chan error)
+	n.calls <- func() { done <- f() }
+	return <-done
+}
+
+// moveIn moves an interface into the namespace, where it has the address.
+func (n *namespace) moveIn(t *testing.T, iface string, addr netip.Prefix) {
+	t.Helper()
+	link, err := netlink.LinkByName(iface)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetNsFd(link, n.fd); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.run(func() error {
+		link, err := netlink.LinkByName(iface)
+		if err != nil {
+			return err
+		}
+		address, err := netlink.ParseAddr(addr.String())
+		if err != nil {
+			return err
+		}
+		address.Flags |= unix.IFA_F_NODAD
+		if err := netlink.AddrAdd(link, address); err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(link)
+	}); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -28,7 +28,7 @@ type task struct {
 	removed bool      // no longer desired
 
 	announced time.Time // when the address was last announced in the first step
-	claimant string // while defending, the MAC of the host
+	claimant  string    // while defending, the MAC of the host
 }
 
 // queue holds the tasks that have a next step. The first steps precede all later ones,

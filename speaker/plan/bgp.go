@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +15,7 @@ import (
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/bgp"
+	"github.com/fairlead-io/fairlead/speaker/failover"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
@@ -28,9 +28,22 @@ type LocalFacts struct {
 	// Restored are the addresses that the node announced on interfaces before its speaker
 	// was restarted; nil after the first plan.
 	Restored *netipx.IPSet
-	// OwnedElsewhere are those of the last plan, except the addresses that no other node
-	// has owned for a minute. The times do not matter.
-	OwnedElsewhere map[netip.Addr]time.Time
+	// HeldOn has the interfaces of the addresses in Held.
+	HeldOn map[netip.Addr][]string
+	// Lapsed are the addresses in Held that this node has not been eligible for, for
+	// failover.LeaveTimeout.
+	Lapsed map[netip.Addr]bool
+	// Owners are the nodes that owned addresses according to Plan.Owners of the last plan,
+	// except this one. An address that no other node owns is left out after a minute.
+	Owners map[netip.Addr]string
+	// Failover is what is known about the other nodes on the segments.
+	Failover failover.View
+	// PeerFresh has the peers whose BFD sessions are Up, each with whether it has contact
+	// with the API server; Stale is whether this node has none.
+	PeerFresh map[failover.Peer]bool
+	Stale     bool
+	// Settled is whether this node has been up for failover.HoldDown.
+	Settled bool
 	// Reports are what the nodes of NeededReports announce on interfaces, according to
 	// their Speakers. A report that has not been read is missing; one that could not be read
 	// in time is empty.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/failover"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
@@ -35,6 +36,7 @@ type contention struct {
 	addr       netip.Addr
 	node       string // this one
 	held       bool   // this node announces the address
+	restored   bool   // it announced the address before a restart
 	overridden bool   // its Services have AnnotationAnnounceDespiteConflict
 	claimants  []l2.Claimant
 	// nodes returns the nodes that report the MAC on the segment of an interface of this
@@ -91,7 +93,7 @@ func (c contention) judge() (j judgement) {
 	j.contested = len(conflicts)+len(proxies) > 0
 	switch {
 	case len(conflicts) > 0:
-		j.withhold = !c.held && !c.overridden
+		j.withhold = !c.held && !c.restored && !c.overridden
 		j.warning = v1alpha1.Refusal{Reason: v1alpha1.AddressConflict, Message: "another host has the address: " +
 			v1alpha1.Abbreviate(conflicts, ", ") + "; " + c.advice(j.withhold)}
 	case len(proxies) > 0:
@@ -150,7 +152,8 @@ func (d *decision) judgeClaims(h heldAddress) (j judgement, control netip.Addr) 
 	}
 	control = d.controlAddress(h)
 	j = contention{
-		addr: h.addr, node: d.Node, held: d.Local.Held[h.addr], overridden: announcedDespiteConflict(h.services), claimants: claimants,
+		addr: h.addr, node: d.Node, held: d.Local.Held[h.addr],
+		restored: d.Local.Restored != nil && d.Local.Restored.Contains(h.addr), overridden: announcedDespiteConflict(h.services), claimants: claimants,
 		nodes:   func(k l2.Claimant) []macNode { return d.nodesWithMAC(h, k) },
 		control: control, controlClaimants: d.Local.Claimants[control],
 	}.judge()
@@ -170,30 +173,23 @@ func announcedDespiteConflict(services []*corev1.Service) bool {
 	})
 }
 
-// claimFor returns what this node does for an address that it owns on the interfaces.
-func (d *decision) claimFor(h heldAddress, interfaces []string, j judgement) l2.Claim {
+// claimFor returns how this node does what was decided about an address on its interfaces.
+func (d *decision) claimFor(h heldAddress, interfaces []string, do failover.Action, j judgement) l2.Claim {
 	// A claim that is not a reason to withhold the address would fail the probe.
 	excused := len(d.Local.Claimants[h.addr]) > 0 && !j.undecided
-	return l2.Claim{Interfaces: interfaces, Withhold: j.withhold, Probe: !excused && !d.wasAnnounced(h)}
+	return l2.Claim{
+		Interfaces: interfaces, Withhold: j.withhold || do == failover.Wait,
+		Probe: (do == failover.Ask || do == failover.Announce && wasWithheld(h)) && !excused,
+	}
 }
 
-// wasAnnounced reports whether the address is not a new one: this node announces it, did
-// so before a restart, or has seen it owned by another node. The latter does not count if
-// that node withholds it, according to the controller.
-func (d *decision) wasAnnounced(h heldAddress) bool {
-	if d.Local.Held[h.addr] || d.Local.Restored != nil && d.Local.Restored.Contains(h.addr) {
-		return true
-	}
-	return d.wasOwnedElsewhere(h.addr) && !slices.ContainsFunc(h.services, func(svc *corev1.Service) bool {
+// wasWithheld reports whether the former owner did not announce the address because another
+// host has it, according to the controller.
+func wasWithheld(h heldAddress) bool {
+	return slices.ContainsFunc(h.services, func(svc *corev1.Service) bool {
 		c := apimeta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ConditionAnnounced)
 		return c != nil && c.Status == metav1.ConditionFalse && c.Reason == string(v1alpha1.AddressConflict)
 	})
-}
-
-// wasOwnedElsewhere reports whether another node owned the address in an earlier plan.
-func (d *decision) wasOwnedElsewhere(addr netip.Addr) bool {
-	_, was := d.Local.OwnedElsewhere[addr]
-	return was
 }
 
 // nodeInterface is an interface of an L2Node.

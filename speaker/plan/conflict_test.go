@@ -16,6 +16,7 @@ import (
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/failover"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
@@ -222,7 +223,7 @@ func TestProbe(t *testing.T) {
 	addr, other := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
 	condition := func(status metav1.ConditionStatus, reason v1alpha1.Reason) func(*Snapshot) {
 		return func(s *Snapshot) {
-			s.Local.OwnedElsewhere = map[netip.Addr]time.Time{addr: {}}
+			s.Local.Owners = map[netip.Addr]string{addr: "b"}
 			s.Services[0].Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionAnnounced, Status: status, Reason: string(reason)}}
 		}
 	}
@@ -243,10 +244,10 @@ func TestProbe(t *testing.T) {
 		{"a new address", func(*Snapshot) {}, true},
 		{"held", func(s *Snapshot) { s.Local.Held = map[netip.Addr]bool{addr: true} }, false},
 		{"another one is held", func(s *Snapshot) { s.Local.Held = map[netip.Addr]bool{other: true} }, true},
-		{"announced before a restart", restored("192.0.2.1-192.0.2.9"), false},
+		{"announced before a restart", restored("192.0.2.1-192.0.2.9"), true},
 		{"another one was announced before a restart", restored(other.String()), true},
-		{"owned by another node in an earlier plan", func(s *Snapshot) { s.Local.OwnedElsewhere = map[netip.Addr]time.Time{addr: {}} }, false},
-		{"another one was", func(s *Snapshot) { s.Local.OwnedElsewhere = map[netip.Addr]time.Time{other: {}} }, true},
+		{"owned by another node in an earlier plan", func(s *Snapshot) { s.Local.Owners = map[netip.Addr]string{addr: "b"} }, false},
+		{"another one was", func(s *Snapshot) { s.Local.Owners = map[netip.Addr]string{other: "b"} }, true},
 		{"owned by another node, which withholds it", condition(metav1.ConditionFalse, v1alpha1.AddressConflict), true},
 		{"owned by another node, which announces it", condition(metav1.ConditionTrue, v1alpha1.AddressConflict), false},
 		{"owned by another node, which has not reported", condition(metav1.ConditionFalse, v1alpha1.NoSpeaker), false},
@@ -263,42 +264,28 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// TestOwnedElsewhere checks which addresses a plan states to be owned by other nodes, now or
-// earlier.
-func TestOwnedElsewhere(t *testing.T) {
+// TestOwners checks which nodes a plan states to own addresses.
+func TestOwners(t *testing.T) {
 	addr := netip.MustParseAddr("192.0.2.7")
-	before := map[netip.Addr]time.Time{addr: {}, netip.MustParseAddr("192.0.2.99"): {}} // the latter is not in use any more
-	for _, row := range []struct {
-		name   string
-		change func(*Snapshot)
-		before map[netip.Addr]time.Time
-		want   map[netip.Addr]bool
-	}{
-		{"the owner is this node", func(*Snapshot) {}, nil, map[netip.Addr]bool{}},
-		{"the owner is another node", func(s *Snapshot) { s.Node = "b" }, nil, map[netip.Addr]bool{addr: true}},
-		{"the owner is still another node", func(s *Snapshot) { s.Node = "b" }, before, map[netip.Addr]bool{addr: true}},
-		{"this node takes over", func(*Snapshot) {}, before, map[netip.Addr]bool{addr: false}},
-		{
-			"this node has taken over", func(s *Snapshot) { s.Local.Held = map[netip.Addr]bool{addr: true} }, before,
-			map[netip.Addr]bool{},
-		},
-		{"no node is eligible", func(s *Snapshot) { s.Interfaces = nil }, before, map[netip.Addr]bool{addr: false}},
-		{"no node is eligible, and none was", func(s *Snapshot) { s.Interfaces = nil }, nil, map[netip.Addr]bool{}},
-	} {
-		s := conflictSnapshot()
-		s.Local.OwnedElsewhere = row.before
-		row.change(&s)
-		if got := Decide(s).OwnedElsewhere; !maps.Equal(got, row.want) {
-			t.Errorf("%s: %v, want %v", row.name, got, row.want)
-		}
+	s := conflictSnapshot()
+	if got := Decide(s).Owners; !maps.Equal(got, map[netip.Addr]string{addr: "a"}) {
+		t.Errorf("this node: %v", got)
+	}
+	s.Node = "b"
+	if got := Decide(s).Owners; !maps.Equal(got, map[netip.Addr]string{addr: "a"}) {
+		t.Errorf("another node: %v", got)
+	}
+	s.Interfaces = nil
+	if got := Decide(s).Owners; len(got) > 0 {
+		t.Errorf("no node: %v", got)
 	}
 	// This node and another one own the address, each on its segment: it is new on both.
-	s := conflictSnapshot()
+	s = conflictSnapshot()
 	s.Config = parseL2(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0", "eth1"}}))
 	s.Nodes = []*corev1.Node{node("a"), node("b")}
 	s.Interfaces = map[string][]l2.Interface{"a": {newInterface("eth0", "10.0.0.1/24")}, "b": {newInterface("eth1", "10.0.1.1/24")}}
-	if p := Decide(s); len(p.OwnedElsewhere) != 0 || !p.L2[addr].Probe {
-		t.Errorf("two segments: %v, %+v", p.OwnedElsewhere, p.L2[addr])
+	if p := Decide(s); len(p.Owners) != 0 || !p.L2[addr].Probe {
+		t.Errorf("two segments: %v, %+v", p.Owners, p.L2[addr])
 	}
 }
 
@@ -335,6 +322,7 @@ func TestReportsDecideOnClaims(t *testing.T) {
 	} {
 		s := conflictSnapshot()
 		s.Nodes[1] = node("b", labelled("x", "y"), notReady)
+		s.Local.PeerFresh = map[failover.Peer]bool{{Interface: "eth0", Node: "b"}: false} // so that this node prevails
 		s.Local.Claimants = map[netip.Addr][]l2.Claimant{addr: {claimant(macOf("b"), time.Minute)}}
 		for _, change := range row.changes {
 			change(&s)

@@ -56,9 +56,10 @@ type eligibleNode struct {
 	interfaces []l2.Interface
 }
 
-// electOwners returns the interfaces of each L2 owner, or why there is none.
-// It calls observe, unless nil, with the state of every node, in order of names.
-func (d *decision) electOwners(h heldAddress, observe func(NodeState)) (claims map[string][]string, refusal v1alpha1.Refusal) {
+// rankNodes returns the eligible nodes of each segment, best first, or why there is none.
+// It calls observe, unless nil, with the state of every node, in order of names; the
+// owners are then the best nodes, whether or not they are live.
+func (d *decision) rankNodes(h heldAddress, observe func(NodeState)) (segments [][]segmentNode, refusal v1alpha1.Refusal) {
 	candidates := d.poolCandidates(h.pool)
 	if candidates == nil {
 		return nil, v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
@@ -73,47 +74,32 @@ func (d *decision) electOwners(h heldAddress, observe func(NodeState)) (claims m
 		}
 		states = append(states, NodeState{Node: c.name, Reason: r.Reason, Message: r.Message})
 	}
-	claims = claimedInterfaces(eligible, h.addr)
-	if len(claims) == 0 {
+	segments = segmentsOf(eligible, h.addr)
+	if len(segments) == 0 {
 		refusal = summarizeRefusals(h.pool, states)
 	}
 	for _, s := range states {
 		if observe == nil {
 			break
 		}
-		if s.Interfaces = claims[s.Node]; s.Reason == "" && len(s.Interfaces) == 0 {
+		if s.Interfaces = ownedInterfaces(segments, s.Node); s.Reason == "" && len(s.Interfaces) == 0 {
 			s.Reason, s.Message = notOwnerRefusal(h, s.Node, eligible)
 		}
 		observe(s)
 	}
-	return claims, refusal
+	return segments, refusal
 }
 
-// claimedInterfaces returns the owner of each segment with the names of its
-// interfaces there.
-func claimedInterfaces(eligible []eligibleNode, addr netip.Addr) map[string][]string {
-	claims := map[string][]string{}
-	if len(eligible) > 0 && selectedBySubnet(eligible, addr) {
-		// Subnets that contain one address are one segment, so there is one owner.
-		owner := slices.MaxFunc(eligible, compareRank)
-		for _, i := range owner.interfaces {
-			claims[owner.name] = append(claims[owner.name], i.Name)
-		}
-		return claims
-	}
-	// Interfaces chosen by name may be on several segments. Each has its own owner.
-	for _, segment := range groupBySegment(eligible) {
-		owner := slices.MaxFunc(segment, func(a, b segmentMember) int { return compareRank(a.eligibleNode, b.eligibleNode) })
-		for _, s := range segment {
-			if s.clusterNode == owner.clusterNode {
-				claims[owner.name] = append(claims[owner.name], s.iface.Name)
-			}
+// ownedInterfaces returns the interfaces of the segments on which the node is the best one,
+// sorted.
+func ownedInterfaces(segments [][]segmentNode, node string) (names []string) {
+	for _, nodes := range segments {
+		if nodes[0].name == node {
+			names = append(names, nodes[0].names...)
 		}
 	}
-	for _, interfaces := range claims {
-		slices.Sort(interfaces)
-	}
-	return claims
+	slices.Sort(names)
+	return names
 }
 
 // notOwnerRefusal returns why an eligible node does not own the address.

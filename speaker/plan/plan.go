@@ -30,6 +30,7 @@ import (
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/bgp"
+	"github.com/fairlead-io/fairlead/speaker/failover"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
@@ -42,6 +43,7 @@ type Snapshot struct {
 	Nodes      []*corev1.Node
 	Namespaces []*corev1.Namespace       // only their labels are read
 	Interfaces map[string][]l2.Interface // by node, as its L2Node has them
+	TakenOver  map[string][]string       // nodes whose addresses a node announces, by that node
 	Local      LocalFacts
 }
 
@@ -52,10 +54,13 @@ type Plan struct {
 	L2 map[netip.Addr]l2.Claim
 	// NodeMACs are those of the nodes that may announce on interfaces.
 	NodeMACs map[string]bool
-	// OwnedElsewhere are the addresses that other nodes own on interfaces, and those that
-	// they owned in an earlier plan (LocalFacts.OwnedElsewhere) and that this node does not
-	// announce yet. The value is whether another node owns the address in this plan.
-	OwnedElsewhere map[netip.Addr]bool
+	// Owners are the nodes that announce the addresses on interfaces, or are about to, as
+	// far as this node knows. Addresses on several segments are left out.
+	Owners map[netip.Addr]string
+	// Neighbors are the nodes that this one observes.
+	Neighbors map[failover.Peer]Neighbor
+	// Ineligible are the addresses in LocalFacts.Held that this node is not eligible for.
+	Ineligible map[netip.Addr]bool
 	// NeededReports are the nodes with claims that are judged by what their speakers
 	// announce, each with the time when the newest of these claims began.
 	NeededReports map[string]time.Time
@@ -115,7 +120,8 @@ func Decide(s Snapshot) Plan {
 	d := newDecision(s)
 	p := Plan{
 		L2: map[netip.Addr]l2.Claim{}, NodeMACs: d.selectedMACs(), BGP: d.peerings, Warnings: map[netip.Addr]v1alpha1.Refusal{},
-		OwnedElsewhere: make(map[netip.Addr]bool, len(s.Local.OwnedElsewhere)), NeededReports: d.neededReports,
+		Owners: make(map[netip.Addr]string, len(s.Services)), NeededReports: d.neededReports,
+		Neighbors: map[failover.Peer]Neighbor{}, Ineligible: map[netip.Addr]bool{},
 		Advertised: make(map[netip.Addr][]int, len(s.Services)), AwaitingDataPath: map[netip.Addr][]uint16{},
 		Unannounced: map[netip.Addr]v1alpha1.Refusal{}, Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
 	}
@@ -127,15 +133,12 @@ func Decide(s Snapshot) Plan {
 			continue
 		}
 		h = d.resolveAddress(h)
-		claims, l2Refusal := d.electOwners(h, nil)
+		segments, l2Refusal := d.rankNodes(h, nil)
 		routes, bgpRefusal := d.selectAdvertisers(h)
-		own := claims[s.Node]
-		if elsewhere := len(own) == 0 && len(claims) > 0; elsewhere || d.wasOwnedElsewhere(h.addr) && !s.Local.Held[h.addr] {
-			p.OwnedElsewhere[h.addr] = elsewhere
-		}
+		j, control := d.judgeClaims(h)
+		own, do := d.ownClaim(&p, h, segments)
 		if len(own) > 0 {
-			j, control := d.judgeClaims(h)
-			p.L2[h.addr] = d.claimFor(h, own, j)
+			p.L2[h.addr] = d.claimFor(h, own, do, j)
 			p.addJudgement(h.addr, j, routes != nil)
 			if j.contested && control.IsValid() {
 				p.addControl(control, own)
@@ -152,10 +155,11 @@ func Decide(s Snapshot) Plan {
 			p.Services[h.addr] = h.services[0]
 		}
 		// One node reports for all of them, so that the reports stay small.
-		if len(claims) == 0 && bgpRefusal.Reason != "" && d.reportingNode(h.addr) == s.Node {
+		if len(segments) == 0 && bgpRefusal.Reason != "" && d.reportingNode(h.addr) == s.Node {
 			p.Unannounced[h.addr] = combineRefusals(l2Refusal, bgpRefusal, h.pool)
 		}
 	}
+	d.addNeighbors(&p)
 	return p
 }
 
@@ -220,9 +224,9 @@ func (d *decision) explainAddress(h heldAddress) AddressState {
 		return explained
 	}
 	owners := map[string]NodeState{}
-	claims, l2Refusal := d.electOwners(h, func(s NodeState) { owners[s.Node] = s })
+	segments, l2Refusal := d.rankNodes(h, func(s NodeState) { owners[s.Node] = s })
 	_, bgpRefusal := d.selectAdvertisers(h)
-	if len(claims) == 0 && bgpRefusal.Reason != "" {
+	if len(segments) == 0 && bgpRefusal.Reason != "" {
 		explained.Refusal = combineRefusals(l2Refusal, bgpRefusal, h.pool)
 	}
 	for i, m := range d.nodes {
@@ -260,6 +264,7 @@ type decision struct {
 	nodesByAddress   map[netip.Addr]string      // names of the nodes that have the addresses
 	interfacesByMAC  map[string][]nodeInterface // computed on first use
 	neededReports    map[string]time.Time
+	targets          failover.Targets
 	used             map[netip.Addr]bool // computed on first use
 	nodeStates       []NodeState         // buffer reused for the next address
 	eligible         []eligibleNode      // buffer reused for the next address
@@ -280,7 +285,7 @@ func newDecision(s Snapshot) *decision {
 	d := &decision{
 		Snapshot: s, endpoints: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}, candidatesByPool: map[string][]candidateNode{},
 		routesByScope: map[routeScope][]nodeRoutes{}, pools: config.NewPoolIndex(s.Config.Pools),
-		nodesByAddress: make(map[netip.Addr]string, len(s.Nodes)), neededReports: map[string]time.Time{},
+		nodesByAddress: make(map[netip.Addr]string, len(s.Nodes)), neededReports: map[string]time.Time{}, targets: failover.Targets{},
 	}
 	for _, slice := range s.Slices {
 		key := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}

@@ -17,14 +17,14 @@ func TestSpeakerRestartKeepsItsReport(t *testing.T) {
 	node := owner(t, addr, anyNode)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	reports, err := cluster.Resource("speakers").Watch(ctx, metav1.ListOptions{})
+	l2nodes, err := cluster.Resource("l2nodes").Watch(ctx, metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	empty := make(chan error, 1)
 	go func() {
 		defer close(empty)
-		for e := range reports.ResultChan() {
+		for e := range l2nodes.ResultChan() {
 			o, ok := e.Object.(*unstructured.Unstructured)
 			if !ok {
 				continue

@@ -1,0 +1,117 @@
+package speaker
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/fairlead-io/fairlead/speaker/bfd"
+	"github.com/fairlead-io/fairlead/speaker/failover"
+	"github.com/fairlead-io/fairlead/speaker/l2"
+	"github.com/fairlead-io/fairlead/speaker/plan"
+)
+
+// applyFailover observes the neighbors of the plan. Addresses that this node keeps although
+// another one announces them, too, are announced again, so that the other one notices.
+func (s *Speaker) applyFailover(snapshot plan.Snapshot, p plan.Plan, announced map[netip.Addr]l2.Claim) {
+	now := time.Now()
+	ineligible := make(map[netip.Addr]time.Time, len(p.Ineligible))
+	for addr := range p.Ineligible {
+		if ineligible[addr] = s.ineligible[addr]; ineligible[addr].IsZero() {
+			ineligible[addr] = now
+			s.nextSync = min(s.nextSync, failover.LeaveTimeout)
+		}
+	}
+	s.ineligible = ineligible
+	var names []string
+	for _, i := range snapshot.Interfaces[s.node] {
+		names = append(names, i.Name)
+	}
+	isNew := func(name string) bool { return !slices.Contains(s.interfaceNames, name) }
+	if s.interfaceNames != nil && slices.ContainsFunc(names, isNew) {
+		s.upSince = now // an interface has come back, and may fail again
+	}
+	s.interfaceNames = names
+	var contested []netip.Addr
+	for addr, other := range snapshot.Local.Failover.Verified {
+		if _, kept := announced[addr]; kept && s.announced[addr] {
+			contested = append(contested, addr)
+		} else if other.TookOver {
+			s.upSince = now // it takes the addresses back later, if at all
+		}
+	}
+	if len(snapshot.Local.Failover.Verified) > 0 {
+		notify(s.syncRequested) // what this node yields may be its again later: the segment is asked
+	}
+	s.announcer.Reannounce(contested)
+	threshold := time.Duration(0)
+	if len(p.Neighbors) > 0 {
+		threshold = neighborProfile.Receive * time.Duration(neighborProfile.Multiplier)
+	}
+	s.announcer.SetStallThreshold(threshold, func() {
+		s.neighbors.Stalled()
+		notify(s.syncRequested)
+	})
+	s.routing.setNeighborPaths(s.neighbors.Set(p.Neighbors, snapshot.Local.Stale))
+	s.announcer.HoldAnswers(s.neighbors.View().HoldAnswers)
+}
+
+// leaveSegments makes the successors take over the addresses that this node announces on
+// interfaces. It goes on answering until they have, for failover.LeaveTimeout at most.
+func (s *Speaker) leaveSegments(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, failover.LeaveTimeout)
+	defer cancel()
+	successors := s.neighbors.Successors()
+	began := time.Now()
+	s.routing.leaveNeighborPaths(ctx)
+	for len(successors) > 0 {
+		claimants, _ := s.announcer.Claimants()
+		maps.DeleteFunc(successors, func(addr netip.Addr, _ bool) bool {
+			return slices.ContainsFunc(claimants[addr], func(k l2.Claimant) bool { return k.Last.After(began) })
+		})
+		switch {
+		case len(successors) == 0:
+			s.log.Info("addresses handed over to the successors", "after", time.Since(began).Round(time.Millisecond))
+		case ctx.Err() != nil:
+			s.log.Warn("addresses not taken over by the successors in time", "addresses", len(successors))
+			return
+		}
+		sleepContext(ctx, leaveInterval)
+	}
+}
+
+// leaveInterval is how often it is checked whether the successors have taken over.
+const leaveInterval = 10 * time.Millisecond
+
+// Successors returns the announced addresses that a live neighbor takes over.
+func (m *neighborMonitor) Successors() map[netip.Addr]bool {
+	view := m.View()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	addrs := map[netip.Addr]bool{}
+	for peer, n := range m.neighbors {
+		if view.Peers[peer].State != failover.Live {
+			continue
+		}
+		for _, addr := range n.Succeeds {
+			addrs[addr] = true
+		}
+	}
+	return addrs
+}
+
+// setNeighborPaths replaces the BFD sessions with other speakers.
+func (r *routingEngines) setNeighborPaths(profiles map[bfd.Key]bfd.Profile) {
+	if maps.Equal(profiles, r.neighborPaths) {
+		return
+	}
+	r.neighborPaths = profiles
+	r.setPaths()
+}
+
+// leaveNeighborPaths signals to the other speakers that this one leaves.
+func (r *routingEngines) leaveNeighborPaths(ctx context.Context) {
+	r.paths.AdminDownSessions(ctx, slices.Collect(maps.Keys(r.neighborPaths)))
+}

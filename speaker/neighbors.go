@@ -1,0 +1,199 @@
+package speaker
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/fairlead-io/fairlead/speaker/bfd"
+	"github.com/fairlead-io/fairlead/speaker/failover"
+	"github.com/fairlead-io/fairlead/speaker/l2"
+	"github.com/fairlead-io/fairlead/speaker/plan"
+)
+
+// neighborProfile is that of the BFD sessions with other speakers.
+var neighborProfile = bfd.Profile{Transmit: 50 * time.Millisecond, Receive: 50 * time.Millisecond, Multiplier: 3}
+
+// neighborMonitor observes the other nodes of the segments for the plan: it asks the
+// questions of a failover.Tracker, and passes the states of BFD sessions to it. All
+// methods may be called concurrently.
+type neighborMonitor struct {
+	log     *slog.Logger
+	ask     func(ctx context.Context, iface string, mac net.HardwareAddr, addrs []netip.Addr) ([]netip.Addr, error)
+	changed func() // the View has changed
+	due     chan struct{}
+
+	mu        sync.Mutex
+	tracker   failover.Tracker
+	neighbors map[failover.Peer]plan.Neighbor
+	sessions  map[bfd.Key]failover.Peer
+	claimed   map[netip.Addr]time.Time // the last claim
+}
+
+func newNeighborMonitor(
+	log *slog.Logger, ask func(context.Context, string, net.HardwareAddr, []netip.Addr) ([]netip.Addr, error), changed func(),
+) *neighborMonitor {
+	return &neighborMonitor{log: log, ask: ask, changed: changed, due: make(chan struct{}, 1), claimed: map[netip.Addr]time.Time{}}
+}
+
+// Set replaces the neighbors, and returns the BFD sessions with them.
+func (m *neighborMonitor) Set(neighbors map[failover.Peer]plan.Neighbor, stale bool) map[bfd.Key]bfd.Profile {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	profiles := map[bfd.Key]bfd.Profile{}
+	targets := make(map[failover.Peer]failover.Target, len(neighbors))
+	m.neighbors, m.sessions = neighbors, map[bfd.Key]failover.Peer{}
+	for peer, n := range neighbors {
+		targets[peer] = n.Target
+		if n.Remote.IsValid() {
+			key := neighborKey(peer, n)
+			m.sessions[key], profiles[key] = peer, neighborProfile
+		}
+	}
+	for key, profile := range profiles {
+		profile.PathDown = stale
+		profile.Transmit = bfd.Stretch(len(profiles), profile.Transmit)
+		profiles[key] = profile
+	}
+	m.tracker.Set(time.Now(), targets)
+	for addr, last := range m.claimed {
+		if time.Since(last) > claimInterval {
+			delete(m.claimed, addr)
+		}
+	}
+	notify(m.due)
+	return profiles
+}
+
+// neighborKey returns the BFD session with a neighbor.
+func neighborKey(peer failover.Peer, n plan.Neighbor) bfd.Key {
+	return bfd.Key{Peer: n.Remote, Local: n.Local, Interface: peer.Interface}
+}
+
+// View returns what is known of the neighbors.
+func (m *neighborMonitor) View() failover.View {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tracker.View()
+}
+
+// Stalled reports that this process did not run for a while.
+func (m *neighborMonitor) Stalled() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tracker.Stalled()
+	notify(m.due)
+}
+
+// Claimed reports the last claim of another host for an address that this node announces.
+// A claim that was reported before is ignored.
+func (m *neighborMonitor) Claimed(addr netip.Addr, k l2.Claimant) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !k.Last.After(m.claimed[addr]) {
+		return
+	}
+	m.claimed[addr] = k.Last
+	for peer, n := range m.neighbors {
+		if peer.Interface == k.Interface && n.MAC == k.MAC.String() {
+			m.tracker.Claimed(time.Now(), peer, addr)
+			notify(m.due)
+		}
+	}
+}
+
+// SessionChanged passes the state of a BFD session.
+func (m *neighborMonitor) SessionChanged(key bfd.Key, s bfd.Status) {
+	m.mu.Lock()
+	peer, ok := m.sessions[key]
+	if !ok {
+		m.mu.Unlock()
+		return
+	}
+	state := failover.Down
+	switch {
+	case s.State == bfd.Up:
+		state = failover.Up
+	case s.RemoteState == bfd.AdminDown && s.RemoteDiagnostic == bfd.AdministrativelyDown:
+		state = failover.AdminDown
+	case s.RemoteState == bfd.AdminDown:
+		state = failover.Ended
+	}
+	changed := m.tracker.SessionChanged(time.Now(), peer, state)
+	m.mu.Unlock()
+	notify(m.due)
+	if changed {
+		m.changed()
+	}
+}
+
+// PeerFresh returns the neighbors whose sessions are Up, each with whether it has contact
+// with the API server.
+func (m *neighborMonitor) PeerFresh(paths map[bfd.Key]bfd.Status) map[failover.Peer]bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	fresh := map[failover.Peer]bool{}
+	for key, peer := range m.sessions {
+		if s, ok := paths[key]; ok && s.State == bfd.Up {
+			fresh[peer] = s.RemoteDiagnostic != bfd.ConcatenatedPathDown
+		}
+	}
+	return fresh
+}
+
+// Run asks the neighbors, until ctx ends.
+func (m *neighborMonitor) Run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	for ctx.Err() == nil {
+		m.mu.Lock()
+		questions, next := m.tracker.Advance(time.Now())
+		for _, q := range questions {
+			mac, err := net.ParseMAC(m.neighbors[q.Peer].MAC)
+			asking.Go(func() { m.askNeighbor(ctx, q, mac, err) })
+		}
+		m.mu.Unlock()
+		timer.Stop()
+		if !next.IsZero() {
+			timer.Reset(time.Until(next))
+		}
+		select {
+		case <-ctx.Done():
+		case <-m.due:
+		case <-timer.C:
+		}
+	}
+}
+
+// askNeighbor asks one question.
+func (m *neighborMonitor) askNeighbor(ctx context.Context, q failover.Question, mac net.HardwareAddr, err error) {
+	var answered []netip.Addr
+	if err == nil {
+		answered, err = m.ask(ctx, q.Interface, mac, q.Addresses)
+	}
+	if err != nil && ctx.Err() == nil {
+		m.log.Debug("asking a node failed", "node", q.Node, "interface", q.Interface, "error", err)
+	}
+	m.mu.Lock()
+	before := m.tracker.View().Peers[q.Peer]
+	var changed bool
+	if err != nil && len(answered) == 0 {
+		changed = m.tracker.Failed(time.Now(), q.ID)
+	} else {
+		changed = m.tracker.Answered(time.Now(), q.ID, answered)
+	}
+	after := m.tracker.View().Peers[q.Peer]
+	m.mu.Unlock()
+	if before.State != after.State {
+		m.log.Info("liveness of a node changed", "node", q.Node, "interface", q.Interface, "state", after.State)
+	}
+	notify(m.due)
+	if changed {
+		m.changed()
+	}
+}

@@ -1,0 +1,176 @@
+package speaker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/fairlead-io/fairlead/speaker/bfd"
+	"github.com/fairlead-io/fairlead/speaker/failover"
+	"github.com/fairlead-io/fairlead/speaker/plan"
+)
+
+const neighborMAC = "02:00:00:00:00:0b"
+
+var (
+	neighborB  = failover.Peer{Interface: "eth0", Node: "b"}
+	neighborC  = failover.Peer{Interface: "eth0", Node: "c"}
+	sessionOfB = bfd.Key{Peer: netip.MustParseAddr("192.0.2.2"), Local: netip.MustParseAddr("192.0.2.1"), Interface: "eth0"}
+	sessionOfC = bfd.Key{Peer: netip.MustParseAddr("192.0.2.3"), Local: netip.MustParseAddr("192.0.2.1"), Interface: "eth0"}
+)
+
+func announcing(mac string, key bfd.Key, addr string) plan.Neighbor {
+	target := failover.Target{Announces: []netip.Addr{netip.MustParseAddr(addr)}}
+	return plan.Neighbor{Target: target, MAC: mac, Local: key.Local, Remote: key.Peer}
+}
+
+// startNeighborMonitor runs a monitor of two neighbors, whose sessions have been Up and are
+// Down.
+func startNeighborMonitor(t *testing.T, mac string, ask func(context.Context) ([]netip.Addr, error)) *neighborMonitor {
+	ignoring := func(ctx context.Context, _ string, _ net.HardwareAddr, _ []netip.Addr) ([]netip.Addr, error) {
+		return ask(ctx)
+	}
+	m := newNeighborMonitor(slog.New(slog.DiscardHandler), ignoring, func() {})
+	m.Set(map[failover.Peer]plan.Neighbor{
+		neighborB: announcing(mac, sessionOfB, "192.0.2.100"), neighborC: announcing(mac, sessionOfC, "192.0.2.101"),
+	}, false)
+	for _, key := range []bfd.Key{sessionOfB, sessionOfC} {
+		m.SessionChanged(key, bfd.Status{State: bfd.Up})
+		m.SessionChanged(key, bfd.Status{State: bfd.Down, RemoteState: bfd.Down})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); m.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return m
+}
+
+func awaitNeighbor(t *testing.T, m *neighborMonitor, want failover.State) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); m.View().Peers[neighborB].State != want; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("state %v, want %v", m.View().Peers[neighborB].State, want)
+		}
+	}
+}
+
+func TestNeighborSessions(t *testing.T) {
+	for _, tt := range []struct {
+		status bfd.Status
+		want   failover.State
+	}{
+		{bfd.Status{State: bfd.Up, RemoteState: bfd.Up}, failover.Live},
+		{bfd.Status{State: bfd.Down, RemoteState: bfd.AdminDown, RemoteDiagnostic: bfd.AdministrativelyDown}, failover.Leaving},
+		{bfd.Status{State: bfd.Down, RemoteState: bfd.AdminDown}, failover.Unknown}, // the session is not needed
+		{bfd.Status{State: bfd.Down, RemoteState: bfd.Down}, failover.Unknown},
+		{bfd.Status{State: bfd.Init, RemoteState: bfd.Down}, failover.Unknown},
+	} {
+		changes := 0
+		m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func() { changes++ })
+		m.Set(map[failover.Peer]plan.Neighbor{neighborB: announcing(neighborMAC, sessionOfB, "192.0.2.100")}, false)
+		m.SessionChanged(sessionOfC, bfd.Status{State: bfd.Up}) // not a neighbor
+		m.SessionChanged(sessionOfB, tt.status)
+		if got := m.View().Peers[neighborB].State; got != tt.want || (changes > 0) != (got != failover.Unknown) {
+			t.Errorf("%+v: got %v and %d changes, want %v", tt.status, got, changes, tt.want)
+		}
+	}
+}
+
+// TestNeighborsAreAskedConcurrently: a neighbor that does not answer does not delay the
+// questions to another one.
+func TestNeighborsAreAskedConcurrently(t *testing.T) {
+	var asked atomic.Int32
+	both := make(chan struct{})
+	m := startNeighborMonitor(t, neighborMAC, func(ctx context.Context) ([]netip.Addr, error) {
+		if asked.Add(1) == 2 {
+			close(both)
+		}
+		select {
+		case <-both:
+		case <-ctx.Done():
+		}
+		return nil, nil
+	})
+	awaitNeighbor(t, m, failover.Gone)
+}
+
+// TestFailedQuestionsProveNothing: a neighbor is not gone because it could not be asked. It
+// is asked again.
+func TestFailedQuestionsProveNothing(t *testing.T) {
+	var asked atomic.Int32
+	var works atomic.Bool
+	m := startNeighborMonitor(t, neighborMAC, func(context.Context) ([]netip.Addr, error) {
+		asked.Add(1)
+		if works.Load() {
+			return nil, nil
+		}
+		return nil, errors.New("the interface is down")
+	})
+	for deadline := time.Now().Add(10 * time.Second); asked.Load() < 6; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("asked %d times", asked.Load())
+		}
+	}
+	if got := m.View().Peers[neighborB].State; got != failover.Live {
+		t.Errorf("state %v after questions that failed", got)
+	}
+	works.Store(true)
+	awaitNeighbor(t, m, failover.Gone)
+}
+
+// TestNeighborWithoutMAC: without a MAC no question is sent, and nothing is known.
+func TestNeighborWithoutMAC(t *testing.T) {
+	for _, mac := range []string{"", "no MAC"} {
+		m := startNeighborMonitor(t, mac, func(context.Context) ([]netip.Addr, error) {
+			t.Error("a question was sent")
+			return nil, nil
+		})
+		time.Sleep(50 * time.Millisecond)
+		if got := m.View().Peers[neighborB].State; got != failover.Live {
+			t.Errorf("MAC %q: state %v", mac, got)
+		}
+	}
+}
+
+func TestNeighborProfiles(t *testing.T) {
+	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func() {})
+	many := map[failover.Peer]plan.Neighbor{}
+	for i := range 200 {
+		key := bfd.Key{Peer: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 2)}), Local: sessionOfB.Local, Interface: "eth0"}
+		many[failover.Peer{Interface: "eth0", Node: key.Peer.String()}] = announcing(neighborMAC, key, "198.51.100.1")
+	}
+	many[failover.Peer{Interface: "eth0", Node: "no subnet"}] = plan.Neighbor{MAC: neighborMAC}
+	for _, stale := range []bool{false, true} {
+		profiles := m.Set(many, stale)
+		if len(profiles) != 200 {
+			t.Errorf("%d sessions, want 200", len(profiles))
+		}
+		for key, p := range profiles {
+			if p.PathDown != stale || p.Transmit != bfd.Stretch(200, neighborProfile.Transmit) || p.Receive != neighborProfile.Receive {
+				t.Fatalf("stale %v: %v has %+v", stale, key, p)
+			}
+		}
+	}
+}
+
+func TestPeerFresh(t *testing.T) {
+	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func() {})
+	m.Set(map[failover.Peer]plan.Neighbor{
+		neighborB: announcing(neighborMAC, sessionOfB, "192.0.2.100"), neighborC: announcing(neighborMAC, sessionOfC, "192.0.2.101"),
+	}, false)
+	fresh := m.PeerFresh(map[bfd.Key]bfd.Status{
+		sessionOfB: {State: bfd.Up}, sessionOfC: {State: bfd.Up, RemoteDiagnostic: bfd.ConcatenatedPathDown},
+		{Interface: "eth1"}: {State: bfd.Up},
+	})
+	if len(fresh) != 2 || !fresh[neighborB] || fresh[neighborC] {
+		t.Errorf("got %v, want b fresh and c not", fresh)
+	}
+	if fresh := m.PeerFresh(map[bfd.Key]bfd.Status{sessionOfB: {State: bfd.Down}}); len(fresh) != 0 {
+		t.Errorf("got %v without a session that is Up", fresh)
+	}
+}

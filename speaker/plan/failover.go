@@ -1,0 +1,205 @@
+package plan
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/speaker/failover"
+	"github.com/fairlead-io/fairlead/speaker/l2"
+)
+
+// Neighbor is another node on the segment of an interface of this node.
+type Neighbor struct {
+	failover.Target
+	// MAC of the node's interface on the segment, "" if it is not reported.
+	MAC string
+	// Local and Remote are the addresses of the two nodes for BFD: of one subnet, and
+	// invalid if they do not have one in common.
+	Local, Remote netip.Addr
+}
+
+// segmentNode is an eligible node with its interfaces on one segment.
+type segmentNode struct {
+	eligibleNode
+	names []string // of the interfaces, sorted
+}
+
+// segmentsOf returns the eligible nodes of each segment, best first.
+func segmentsOf(eligible []eligibleNode, addr netip.Addr) (segments [][]segmentNode) {
+	if len(eligible) == 0 {
+		return nil
+	}
+	if selectedBySubnet(eligible, addr) {
+		// Subnets that contain one address are one segment, so there is one owner.
+		var nodes []segmentNode
+		for _, e := range eligible {
+			n := segmentNode{eligibleNode: e}
+			for _, i := range e.interfaces {
+				n.names = append(n.names, i.Name)
+			}
+			nodes = append(nodes, n)
+		}
+		segments = [][]segmentNode{nodes}
+	} else {
+		// Interfaces chosen by name may be on several segments. Each has its own owner.
+		for _, members := range groupBySegment(eligible) {
+			var nodes []segmentNode
+			for _, m := range members {
+				i := slices.IndexFunc(nodes, func(n segmentNode) bool { return n.clusterNode == m.clusterNode })
+				if i < 0 {
+					i = len(nodes)
+					nodes = append(nodes, segmentNode{eligibleNode: m.eligibleNode})
+				}
+				nodes[i].names = append(nodes[i].names, m.iface.Name)
+			}
+			segments = append(segments, nodes)
+		}
+	}
+	for _, nodes := range segments {
+		slices.SortFunc(nodes, func(a, b segmentNode) int { return compareRank(b.eligibleNode, a.eligibleNode) })
+		for i := range nodes {
+			slices.Sort(nodes[i].names)
+		}
+	}
+	return segments
+}
+
+// ownClaim returns the interfaces on which this node announces the address or is about to,
+// and what it does there. It adds the nodes that are to be observed to the plan.
+//
+// An address on several segments, of interfaces chosen by name, does not fail over by
+// liveness: its owners follow the API.
+func (d *decision) ownClaim(p *Plan, h heldAddress, segments [][]segmentNode) (interfaces []string, do failover.Action) {
+	if len(segments) > 1 {
+		return ownedInterfaces(segments, d.Node), failover.Ask
+	}
+	var nodes []segmentNode
+	if len(segments) > 0 {
+		nodes = segments[0]
+	}
+	eligible := slices.ContainsFunc(nodes, func(n segmentNode) bool { return n.name == d.Node })
+	if d.Local.Held[h.addr] && !eligible {
+		p.Ineligible[h.addr] = true
+	}
+	a := d.failoverAddress(h, nodes)
+	do, acting := a.Decide()
+	if acting != "" {
+		p.Owners[h.addr] = acting
+	}
+	if acting != "" {
+		d.targets.Add(h.addr, a, acting)
+	}
+	if do == failover.None {
+		return nil, do
+	}
+	if i := slices.IndexFunc(nodes, func(n segmentNode) bool { return n.name == d.Node }); i >= 0 {
+		return nodes[i].names, do
+	}
+	return d.Local.HeldOn[h.addr], do // not eligible any more
+}
+
+// failoverAddress returns what this node knows about the address on the segment of the
+// nodes.
+func (d *decision) failoverAddress(h heldAddress, nodes []segmentNode) failover.Address {
+	local := d.Local.Failover
+	own := ""
+	if names := d.ownInterfaces(h, nodes); len(names) > 0 {
+		own = names[0]
+	}
+	a := failover.Address{
+		Self: d.Node, Held: d.Local.Held[h.addr], Verified: local.Verified[h.addr], Holder: d.speakerWith(h),
+		Expected: d.Local.Owners[h.addr], Fresh: !d.Local.Stale, TakesBack: d.Local.Settled && !d.neverFailsBack(h.pool),
+		PeerFresh: func(node string) (fresh, known bool) {
+			fresh, known = d.Local.PeerFresh[failover.Peer{Interface: own, Node: node}]
+			return fresh, known
+		},
+		ScoreOf:  func(node string) uint64 { return config.RendezvousScore(config.RankSeed(node), h.addr) },
+		TookOver: func(reporter, node string) bool { return slices.Contains(d.TakenOver[reporter], node) },
+		Lapsed:   d.Local.Lapsed[h.addr],
+	}
+	candidate := func(node string, score uint64) failover.Candidate {
+		key := failover.Peer{Interface: own, Node: node}
+		return failover.Candidate{Peer: key, Score: score, Status: local.Peers[key]}
+	}
+	for _, n := range nodes {
+		a.Ranked = append(a.Ranked, candidate(n.name, n.score))
+	}
+	if own == "" {
+		return a
+	}
+	for _, c := range d.poolCandidates(h.pool) {
+		if c.name != d.Node && c.selected && c.refusal.Reason != "" &&
+			slices.ContainsFunc(c.interfaces, func(i l2.Interface) bool { return c.matches(i, h.addr) }) {
+			a.Others = append(a.Others, candidate(c.name, config.RendezvousScore(c.seed, h.addr)))
+		}
+	}
+	return a
+}
+
+// ownInterfaces returns this node's interfaces on the segment of the nodes.
+func (d *decision) ownInterfaces(h heldAddress, nodes []segmentNode) []string {
+	if i := slices.IndexFunc(nodes, func(n segmentNode) bool { return n.name == d.Node }); i >= 0 {
+		return nodes[i].names
+	}
+	return d.Local.HeldOn[h.addr]
+}
+
+// neverFailsBack reports whether a node that has recovered does not take back addresses of
+// the pool.
+func (d *decision) neverFailsBack(pool string) bool {
+	return slices.ContainsFunc(d.Config.L2Advertisements, func(ad config.L2Advertisement) bool { return ad.NeverFailsBack && ad.Covers(pool) })
+}
+
+// speakerWith returns a node that has the address according to its claims and its report,
+// "" if there is none.
+func (d *decision) speakerWith(h heldAddress) string {
+	for _, k := range d.Local.Claimants[h.addr] {
+		for _, n := range d.nodesWithMAC(h, k) {
+			if n.candidate && n.announces {
+				return n.name
+			}
+		}
+	}
+	return ""
+}
+
+// addNeighbors completes the targets by how the nodes are reached.
+func (d *decision) addNeighbors(p *Plan) {
+	for key, target := range d.targets {
+		p.Neighbors[key] = d.neighbor(key, target)
+	}
+}
+
+func (d *decision) neighbor(key failover.Peer, target failover.Target) Neighbor {
+	n := Neighbor{Target: target}
+	own := d.Interfaces[d.Node]
+	i := slices.IndexFunc(own, func(i l2.Interface) bool { return i.Name == key.Interface })
+	if i < 0 {
+		return n
+	}
+	for _, theirs := range d.Interfaces[key.Node] {
+		for _, mine := range own[i].Prefixes {
+			for _, prefix := range theirs.Prefixes {
+				if mine.Masked() != prefix.Masked() || mine.Addr() == prefix.Addr() || mine.IsSingleIP() {
+					continue
+				}
+				if !n.Remote.IsValid() || n.Remote.Is6() && prefix.Addr().Is4() {
+					n.MAC, n.Local, n.Remote = theirs.MAC, mine.Addr(), prefix.Addr()
+				}
+			}
+		}
+		if n.MAC == "" && sameSegment(own[i], theirs) {
+			n.MAC = theirs.MAC
+		}
+	}
+	n.MAC = strings.ToLower(n.MAC)
+	if slices.ContainsFunc(d.Interfaces[key.Node], func(i l2.Interface) bool { return i.KernelAnswers }) {
+		// The kernel answers whether the speaker runs or not.
+		n.Announces, n.Succeeds, n.Outranks = only6(n.Announces), only6(n.Succeeds), only6(n.Outranks)
+	}
+	return n
+}
+
+func only6(addrs []netip.Addr) []netip.Addr { return slices.DeleteFunc(addrs, netip.Addr.Is4) }
