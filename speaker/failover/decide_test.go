@@ -45,7 +45,7 @@ func TestDecide(t *testing.T) {
 		}, None, "b"},
 		{"the owner is not eligible any more", "a", []State{Unknown, Live}, func(a *Address) { a.Expected = "z" }, Announce, "a"},
 		{"not eligible", "z", []State{Live}, nil, None, "a"},
-		{"nobody is eligible", "z", nil, nil, None, ""},
+		{"none is eligible", "z", nil, nil, None, ""},
 
 		{"another one has it", "a", []State{Unknown, Live}, func(a *Address) { a.Holder = "b" }, Wait, "b"},
 		{"taken back", "a", []State{Unknown, Live}, func(a *Address) { a.Holder, a.TakesBack = "b", true }, Announce, "a"},

@@ -44,6 +44,7 @@ type scenario struct {
 	// scattered: the nodes learn of changes of the API up to 60 ms one after another, and BFD
 	// is not filtered.
 	scattered bool
+	firstSeed int
 }
 
 // simulate returns the first violation of a law in one history, "" if there is none.
