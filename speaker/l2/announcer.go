@@ -18,9 +18,8 @@ import (
 // Claim is where and how an address is announced.
 type Claim struct {
 	Interfaces []string // names of interfaces, sorted
-	// Probe is set if no speaker has announced the address so far: unless it is announced
-	// already, the segment is asked first whether another host has it (RFC 5227, RFC
-	// 4862), for 0.2 s.
+	// Probe is set if another host may have the address: unless it is announced already,
+	// the segment is asked first (RFC 5227, RFC 4862), for 0.2 s.
 	Probe bool
 	// Withhold is set if the address must not be announced, as a rule because another host
 	// has it. The segment is asked at once and then from time to time who has it.

@@ -71,6 +71,11 @@ func TestJudge(t *testing.T) {
 			nil,
 			v1alpha1.AddressConflict, strangerMAC + " seen on eth0 of node a, MAC " + otherMAC, true,
 		},
+		{
+			"a stranger, and the address was announced before a restart",
+			contention{claimants: claims(stranger), restored: true},
+			nil, v1alpha1.AddressConflict, "it is announced nevertheless", false,
+		},
 		{"a stranger, overridden", contention{claimants: claims(stranger), overridden: true}, nil, v1alpha1.AddressConflict, strangerMAC, false},
 		{
 			"software on a node",
