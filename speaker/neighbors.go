@@ -30,13 +30,19 @@ type neighborMonitor struct {
 	tracker   failover.Tracker
 	neighbors map[failover.Peer]plan.Neighbor
 	sessions  map[bfd.Key]failover.Peer
-	claimed   map[netip.Addr]time.Time // the last claim
+	claimed   map[claimKey]time.Time // the last claim
+}
+
+// claimKey identifies the claims of one host for an address.
+type claimKey struct {
+	addr       netip.Addr
+	iface, mac string
 }
 
 func newNeighborMonitor(
 	log *slog.Logger, ask func(context.Context, string, net.HardwareAddr, []netip.Addr) ([]netip.Addr, error), changed func(),
 ) *neighborMonitor {
-	return &neighborMonitor{log: log, ask: ask, changed: changed, due: make(chan struct{}, 1), claimed: map[netip.Addr]time.Time{}}
+	return &neighborMonitor{log: log, ask: ask, changed: changed, due: make(chan struct{}, 1), claimed: map[claimKey]time.Time{}}
 }
 
 // Set replaces the neighbors, and returns the BFD sessions with them.
@@ -59,9 +65,9 @@ func (m *neighborMonitor) Set(neighbors map[failover.Peer]plan.Neighbor, stale b
 		profiles[key] = profile
 	}
 	m.tracker.Set(time.Now(), targets)
-	for addr, last := range m.claimed {
+	for key, last := range m.claimed {
 		if time.Since(last) > claimInterval {
-			delete(m.claimed, addr)
+			delete(m.claimed, key)
 		}
 	}
 	notify(m.due)
@@ -93,10 +99,11 @@ func (m *neighborMonitor) Stalled() {
 func (m *neighborMonitor) Claimed(addr netip.Addr, k l2.Claimant) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !k.Last.After(m.claimed[addr]) {
+	key := claimKey{addr, k.Interface, k.MAC.String()}
+	if !k.Last.After(m.claimed[key]) {
 		return
 	}
-	m.claimed[addr] = k.Last
+	m.claimed[key] = k.Last
 	for peer, n := range m.neighbors {
 		if peer.Interface == k.Interface && n.MAC == k.MAC.String() {
 			m.tracker.Claimed(time.Now(), peer, addr)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/fairlead-io/fairlead/speaker/bfd"
 	"github.com/fairlead-io/fairlead/speaker/failover"
+	"github.com/fairlead-io/fairlead/speaker/l2"
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
@@ -172,5 +173,28 @@ func TestPeerFresh(t *testing.T) {
 	}
 	if fresh := m.PeerFresh(map[bfd.Key]bfd.Status{sessionOfB: {State: bfd.Down}}); len(fresh) != 0 {
 		t.Errorf("got %v without a session that is Up", fresh)
+	}
+}
+
+// TestClaimsOfSeveralHosts checks that a later claim of a stranger does not hide that of a
+// neighbor, and that each claim is verified once.
+func TestClaimsOfSeveralHosts(t *testing.T) {
+	addr, now := netip.MustParseAddr("192.0.2.100"), time.Now()
+	mac, err := net.ParseMAC(neighborMAC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func() {})
+	m.Set(map[failover.Peer]plan.Neighbor{neighborB: {MAC: neighborMAC}}, false)
+	m.Claimed(addr, l2.Claimant{Interface: neighborB.Interface, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 0x99}, Last: now})
+	for want := 1; want >= 0; want-- {
+		m.Claimed(addr, l2.Claimant{Interface: neighborB.Interface, MAC: mac, Last: now.Add(-time.Second)})
+		questions, _ := m.tracker.Advance(now.Add(time.Hour * time.Duration(2-want)))
+		for _, q := range questions {
+			m.tracker.Answered(now, q.ID, nil)
+		}
+		if len(questions) != want {
+			t.Errorf("%d questions, want %d", len(questions), want)
+		}
 	}
 }
