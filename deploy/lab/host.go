@@ -1,9 +1,7 @@
 package lab
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,16 +11,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
-	"github.com/mdlayher/arp"
-	"github.com/mdlayher/ethernet"
-	"github.com/mdlayher/packet"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -297,50 +291,6 @@ func (h *Host) Serve(address string, handler http.Handler) error {
 		go func() { _ = http.Serve(l, handler) }()
 		return nil
 	})
-}
-
-// ResolveARP sends an ARP request for the address from the host's eth0 and returns
-// the MAC addresses of the replies within the wait. Gratuitous ARP packets are
-// ignored.
-func (h *Host) ResolveARP(addr netip.Addr, wait time.Duration) (macs []string, err error) {
-	err = h.Do(func() error {
-		ifi, err := net.InterfaceByName("eth0")
-		if err != nil {
-			return err
-		}
-		conn, err := packet.Listen(ifi, packet.Raw, int(ethernet.EtherTypeARP), nil)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		client, err := arp.New(ifi, conn)
-		if err != nil {
-			return err
-		}
-		if err := client.Request(addr); err != nil {
-			return err
-		}
-		if err := client.SetReadDeadline(time.Now().Add(wait)); err != nil {
-			return err
-		}
-		for {
-			p, _, err := client.Read()
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			answer := p.Operation == arp.OperationReply && p.SenderIP == addr && bytes.Equal(p.TargetHardwareAddr, ifi.HardwareAddr)
-			if mac := p.SenderHardwareAddr.String(); answer && !slices.Contains(macs, mac) {
-				macs = append(macs, mac)
-			}
-		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("from %s: ARP request for %s: %w", h.Name, addr, err)
-	}
-	return macs, nil
 }
 
 // MAC returns the MAC address of the host's eth0.

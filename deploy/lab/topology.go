@@ -87,7 +87,7 @@ func joinLAN(bridge *netlink.Bridge, h *Host, addr netip.Addr) error {
 
 // connectBridge connects an interface of the host with the bridge.
 func connectBridge(bridge *netlink.Bridge, h *Host, name string) error {
-	port := fmt.Sprintf("%.3s-%.11s", bridge.Name, h.Name) // names have 15 characters at most
+	port := portName(bridge, h)
 	cable := &netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: port, MasterIndex: bridge.Index},
 		PeerName:  name, PeerNamespace: netlink.NsFd(h.ns),

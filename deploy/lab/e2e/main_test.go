@@ -105,12 +105,12 @@ func url(addr netip.Addr, port int32) string {
 	return fmt.Sprintf("http://%s/ping", netip.AddrPortFrom(addr, uint16(port)))
 }
 
-// owner waits until exactly one node answers ARP for the address, for which may is
+// owner waits until exactly one node answers ARP or Neighbor Discovery for the address, for which may is
 // true, and returns its index.
 func owner(t *testing.T, addr netip.Addr, may func(node int) bool) (node int) {
 	t.Helper()
 	eventually(t, "one node answers for "+addr.String(), func() error {
-		macs, err := cluster.Client.ResolveARP(addr, 300*time.Millisecond)
+		macs, err := cluster.Client.Resolve(addr, 300*time.Millisecond)
 		if err != nil {
 			return err
 		}
@@ -145,7 +145,7 @@ func waitReported(t *testing.T, name string, addr netip.Addr, node int) {
 func notAnnounced(t *testing.T, addr netip.Addr) {
 	t.Helper()
 	eventually(t, "no machine answers for "+addr.String(), func() error {
-		macs, err := cluster.Client.ResolveARP(addr, 300*time.Millisecond)
+		macs, err := cluster.Client.Resolve(addr, 300*time.Millisecond)
 		if err == nil && len(macs) > 0 {
 			err = fmt.Errorf("%v answer", macs)
 		}

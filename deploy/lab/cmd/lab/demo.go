@@ -108,7 +108,7 @@ func showService(ctx context.Context, c *lab.Cluster, external netip.Addr) error
 		}
 	}
 
-	macs, err := c.Client.ResolveARP(external, 500*time.Millisecond)
+	macs, err := c.Client.Resolve(external, 500*time.Millisecond)
 	if err != nil {
 		return err
 	}
