@@ -16,6 +16,10 @@ type BFDProfile struct {
 	Passive           bool
 }
 
+// nodeSession is the profile of the sessions between nodes that L2Advertisements without a
+// valid profile need.
+var nodeSession = BFDProfile{Transmit: 50 * time.Millisecond, Receive: 50 * time.Millisecond, Multiplier: 3}
+
 // parseBFDProfile returns the BFDProfile that spec.bfdProfile of an object names. If it does
 // not exist or is invalid, it reports that with the consequence, and returns nil.
 func (refs objectReferences) parseBFDProfile(name, consequence string, report fieldReporter) *BFDProfile {
