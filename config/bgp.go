@@ -1,7 +1,6 @@
 package config
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -41,14 +40,6 @@ type BGPPeer struct {
 	KeepaliveTime  time.Duration // 0: a third of the hold time
 	ConnectTime    time.Duration
 	RestartTime    time.Duration // 0: no graceful restart
-}
-
-// BFDProfile has the parameters of BFD sessions.
-type BFDProfile struct {
-	Transmit, Receive time.Duration
-	Multiplier        uint8
-	MinTTL            uint8
-	Passive           bool
 }
 
 // Internal reports whether the router is in the nodes' own autonomous system.
@@ -105,11 +96,7 @@ func parseBGPPeer(object *v1alpha1.BGPPeer, refs objectReferences, report proble
 	p.Source, _ = netip.ParseAddr(spec.SourceAddress)
 	p.RouterID, _ = netip.ParseAddr(spec.RouterID)
 	if spec.BFDProfile != "" {
-		if profile := refs.profiles[spec.BFDProfile]; profile != nil {
-			p.BFD = parseBFDProfile(profile.Spec)
-		} else {
-			reportField("spec.bfdProfile", v1alpha1.UnknownBFDProfile, "BFDProfile %q does not exist: the session has no BFD", spec.BFDProfile)
-		}
+		p.BFD = refs.parseBFDProfile(spec.BFDProfile, "the session has no BFD", reportField)
 	}
 	if detection := p.maxDetectionTime(); p.RestartTime > 0 && detection > 0 && detection < upgradeTime {
 		reportField("spec.bfdProfile", v1alpha1.BFDTooFast, "with BFDProfile %q, BFD detects a failure if the restart of a speaker "+
@@ -137,17 +124,6 @@ func (p BGPPeer) maxDetectionTime() time.Duration {
 		return 0
 	}
 	return longestMultiplier * p.BFD.Transmit
-}
-
-func parseBFDProfile(spec v1alpha1.BFDProfileSpec) *BFDProfile {
-	// The defaults of the schema are for profiles that were not read from an API server.
-	return &BFDProfile{
-		Transmit:   time.Duration(cmp.Or(spec.TransmitInterval, 300)) * time.Millisecond,
-		Receive:    time.Duration(cmp.Or(spec.ReceiveInterval, 300)) * time.Millisecond,
-		Multiplier: uint8(cmp.Or(spec.DetectMultiplier, 3)),
-		MinTTL:     uint8(cmp.Or(spec.MinimumTTL, 254)),
-		Passive:    spec.PassiveMode,
-	}
 }
 
 func durationOr(d *metav1.Duration, fallback time.Duration) time.Duration {

@@ -107,9 +107,6 @@ func TestBGPProblems(t *testing.T) {
 		t.Fatalf("peers %+v, want all, the oldest first", c.BGPPeers)
 	}
 	b, a := c.BGPPeers[0], c.BGPPeers[1]
-	if p := parseBFDProfile(v1alpha1.BFDProfileSpec{}); p.MinTTL != 254 {
-		t.Errorf("the default of the minimum TTL is %d", p.MinTTL)
-	}
 	bfd := BFDProfile{Transmit: 50 * time.Millisecond, Receive: 60 * time.Millisecond, Multiplier: 4, MinTTL: 250}
 	if a.BFD == nil || *a.BFD != bfd || !a.Internal() {
 		t.Errorf("peer a %+v", a)

@@ -45,19 +45,28 @@ type L2Advertisement struct {
 	Interfaces []string // empty: those with a subnet that contains the address
 	// NeverFailsBack is whether nodes that have recovered do not take addresses back.
 	NeverFailsBack bool
+	// BFD is the profile of the sessions between nodes. MinTTL and Passive do not apply.
+	BFD BFDProfile
 }
 
 func parseL2Advertisement(object *v1alpha1.L2Advertisement, refs objectReferences, report problemReporter) L2Advertisement {
 	spec := object.Spec
 	r := report.forObject("L2Advertisement", object.Name)
-	return L2Advertisement{
+	ad := L2Advertisement{
 		Name: object.Name,
 		Scope: refs.parseScope(scopeFields{
 			spec.IPAddressPools, spec.IPAddressPoolSelectors, spec.NodeSelectors, object.Status.SelectedPools,
 		}, r),
 		Interfaces:     slices.Compact(slices.Sorted(slices.Values(spec.Interfaces))),
 		NeverFailsBack: spec.Failback == v1alpha1.FailbackNever,
+		BFD:            nodeSession,
 	}
+	if spec.BFDProfile != "" {
+		if p := refs.parseBFDProfile(spec.BFDProfile, "the default of 50 ms × 3 applies", r); p != nil {
+			ad.BFD = *p
+		}
+	}
+	return ad
 }
 
 // problemReporter records Problems.

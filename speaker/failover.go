@@ -46,16 +46,28 @@ func (s *Speaker) applyFailover(snapshot plan.Snapshot, p plan.Plan, announced m
 		notify(s.syncRequested) // what this node yields may be its again later: the segment is asked
 	}
 	s.announcer.Reannounce(contested)
+	paths := s.neighbors.Set(p.Neighbors, snapshot.Local.Stale)
 	threshold := time.Duration(0)
 	if len(p.Neighbors) > 0 {
-		threshold = neighborProfile.Receive * time.Duration(neighborProfile.Multiplier)
+		threshold = stallThreshold(paths)
 	}
 	s.announcer.SetStallThreshold(threshold, func() {
 		s.neighbors.Stalled()
 		notify(s.syncRequested)
 	})
-	s.routing.setNeighborPaths(s.neighbors.Set(p.Neighbors, snapshot.Local.Stale))
+	s.routing.setNeighborPaths(paths)
 	s.announcer.HoldAnswers(s.neighbors.View().HoldAnswers)
+}
+
+// stallThreshold returns the shortest time in which another node may suspect this one: the
+// shortest detection time at the other end of a session, unless that end requests longer
+// intervals, or that of polls by nodes whose session is not Up.
+func stallThreshold(paths map[bfd.Key]bfd.Profile) time.Duration {
+	threshold := failover.MinPollDetection
+	for _, p := range paths {
+		threshold = min(threshold, time.Duration(p.Multiplier)*p.Transmit)
+	}
+	return threshold
 }
 
 // leaveSegments makes the successors take over the addresses that this node announces on

@@ -14,9 +14,6 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
-// neighborProfile is that of the BFD sessions with other speakers.
-var neighborProfile = bfd.Profile{Transmit: 50 * time.Millisecond, Receive: 50 * time.Millisecond, Multiplier: 3}
-
 // neighborMonitor observes the other nodes of the segments for the plan: it asks the
 // questions of a failover.Tracker, and passes the states of BFD sessions to it. All
 // methods may be called concurrently.
@@ -53,16 +50,18 @@ func (m *neighborMonitor) Set(neighbors map[failover.Peer]plan.Neighbor, stale b
 	targets := make(map[failover.Peer]failover.Target, len(neighbors))
 	m.neighbors, m.sessions = neighbors, map[bfd.Key]failover.Peer{}
 	for peer, n := range neighbors {
-		targets[peer] = n.Target
 		if n.Remote.IsValid() {
-			key := neighborKey(peer, n)
-			m.sessions[key], profiles[key] = peer, neighborProfile
+			m.sessions[neighborKey(peer, n)] = peer
 		}
 	}
-	for key, profile := range profiles {
-		profile.PathDown = stale
-		profile.Transmit = bfd.Stretch(len(profiles), profile.Transmit)
-		profiles[key] = profile
+	for peer, n := range neighbors {
+		n.Timers.Transmit = bfd.Stretch(len(m.sessions), n.Timers.Transmit)
+		targets[peer] = n.Target
+		if n.Remote.IsValid() {
+			profiles[neighborKey(peer, n)] = bfd.Profile{
+				Transmit: n.Timers.Transmit, Receive: n.Timers.Receive, Multiplier: n.Timers.Multiplier, PathDown: stale,
+			}
+		}
 	}
 	m.tracker.Set(time.Now(), targets)
 	for key, last := range m.claimed {

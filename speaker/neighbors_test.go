@@ -25,8 +25,10 @@ var (
 	sessionOfC = bfd.Key{Peer: netip.MustParseAddr("192.0.2.3"), Local: netip.MustParseAddr("192.0.2.1"), Interface: "eth0"}
 )
 
+var sessionTimers = failover.Timers{Transmit: 50 * time.Millisecond, Receive: 60 * time.Millisecond, Multiplier: 4}
+
 func announcing(mac string, key bfd.Key, addr string) plan.Neighbor {
-	target := failover.Target{Announces: []netip.Addr{netip.MustParseAddr(addr)}}
+	target := failover.Target{Announces: []netip.Addr{netip.MustParseAddr(addr)}, Timers: sessionTimers}
 	return plan.Neighbor{Target: target, MAC: mac, Local: key.Local, Remote: key.Peer}
 }
 
@@ -138,22 +140,57 @@ func TestNeighborWithoutMAC(t *testing.T) {
 	}
 }
 
+// TestNeighborProfiles checks that sessions have the timers of their neighbors, stretched if
+// there are many, and what follows for the detection of stalls.
 func TestNeighborProfiles(t *testing.T) {
-	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func() {})
-	many := map[failover.Peer]plan.Neighbor{}
-	for i := range 200 {
-		key := bfd.Key{Peer: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 2)}), Local: sessionOfB.Local, Interface: "eth0"}
-		many[failover.Peer{Interface: "eth0", Node: key.Peer.String()}] = announcing(neighborMAC, key, "198.51.100.1")
-	}
-	many[failover.Peer{Interface: "eth0", Node: "no subnet"}] = plan.Neighbor{MAC: neighborMAC}
-	for _, stale := range []bool{false, true} {
-		profiles := m.Set(many, stale)
-		if len(profiles) != 200 {
-			t.Errorf("%d sessions, want 200", len(profiles))
+	const ms = time.Millisecond
+	slow := failover.Timers{Transmit: 300 * ms, Receive: 200 * ms, Multiplier: 5}
+	for _, tt := range []struct {
+		sessions    int
+		slow        bool // all but the first
+		first, rest time.Duration
+		threshold   time.Duration
+	}{
+		{0, false, 0, 0, failover.MinPollDetection},
+		{1, false, 50 * ms, 0, 200 * ms},
+		{100, true, 50 * ms, 300 * ms, 200 * ms},
+		{200, false, 100 * ms, 100 * ms, 400 * ms},
+		{200, true, 100 * ms, 300 * ms, 400 * ms},
+		{1000, true, 500 * ms, 500 * ms, 2 * time.Second},
+		{2000, true, time.Second, time.Second, failover.MinPollDetection},
+	} {
+		m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func() {})
+		many := map[failover.Peer]plan.Neighbor{{Interface: "eth0", Node: "no subnet"}: {MAC: neighborMAC}}
+		var first bfd.Key
+		for i := range tt.sessions {
+			key := bfd.Key{Peer: netip.AddrFrom4([4]byte{192, 0, byte(i / 250), byte(i%250 + 2)}), Local: sessionOfB.Local, Interface: "eth0"}
+			n := announcing(neighborMAC, key, "198.51.100.1")
+			if i == 0 {
+				first = key
+			} else if tt.slow {
+				n.Timers = slow
+			}
+			many[failover.Peer{Interface: "eth0", Node: key.Peer.String()}] = n
 		}
-		for key, p := range profiles {
-			if p.PathDown != stale || p.Transmit != bfd.Stretch(200, neighborProfile.Transmit) || p.Receive != neighborProfile.Receive {
-				t.Fatalf("stale %v: %v has %+v", stale, key, p)
+		for _, stale := range []bool{false, true} {
+			profiles := m.Set(many, stale)
+			if len(profiles) != tt.sessions {
+				t.Errorf("%d sessions, want %d", len(profiles), tt.sessions)
+			}
+			for key, p := range profiles {
+				want := bfd.Profile{Transmit: tt.first, Receive: 60 * ms, Multiplier: 4, PathDown: stale}
+				if key != first {
+					want.Transmit = tt.rest
+					if tt.slow {
+						want.Receive, want.Multiplier = slow.Receive, slow.Multiplier
+					}
+				}
+				if p != want {
+					t.Fatalf("%d sessions: %v has %+v, want %+v", tt.sessions, key, p, want)
+				}
+			}
+			if got := stallThreshold(profiles); got != tt.threshold {
+				t.Errorf("%d sessions: a stall takes %s, want %s", tt.sessions, got, tt.threshold)
 			}
 		}
 	}
@@ -195,6 +232,47 @@ func TestClaimsOfSeveralHosts(t *testing.T) {
 		}
 		if len(questions) != want {
 			t.Errorf("%d questions, want %d", len(questions), want)
+		}
+	}
+}
+
+// TestTakeoverWithManySessions checks that with stretched intervals the first successor of a
+// neighbor that is gone gets the time of one interval to notice it.
+func TestTakeoverWithManySessions(t *testing.T) {
+	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func() {})
+	many := map[failover.Peer]plan.Neighbor{
+		neighborB: announcing(neighborMAC, sessionOfB, "192.0.2.100"), neighborC: announcing(neighborMAC, sessionOfC, "192.0.2.101"),
+	}
+	for i := range 1998 { // each has an interval of one second
+		key := bfd.Key{Peer: netip.AddrFrom4([4]byte{198, 51, byte(i / 250), byte(i%250 + 1)}), Local: sessionOfB.Local, Interface: "eth0"}
+		many[failover.Peer{Interface: "eth0", Node: key.Peer.String()}] = announcing(neighborMAC, key, "198.51.100.1")
+	}
+	m.Set(many, false)
+	m.SessionChanged(sessionOfB, bfd.Status{State: bfd.Up})
+	m.SessionChanged(sessionOfB, bfd.Status{State: bfd.Down, RemoteState: bfd.Down})
+	questions, _ := m.tracker.Advance(time.Now())
+	for _, q := range questions {
+		m.tracker.Answered(time.Now(), q.ID, nil)
+	}
+	if got := m.View().Peers[neighborB].State; got != failover.Gone {
+		t.Fatalf("state %v after a question without an answer", got)
+	}
+	many[neighborC] = announcing(neighborMAC, sessionOfC, "192.0.2.100")
+	before := time.Now()
+	m.Set(many, false)
+	for _, tt := range []struct {
+		at   time.Time
+		want int
+	}{{before.Add(900 * time.Millisecond), 0}, {time.Now().Add(time.Second), 1}} {
+		questions, _ := m.tracker.Advance(tt.at)
+		asked := 0
+		for _, q := range questions {
+			if q.Peer == neighborC {
+				asked++
+			}
+		}
+		if asked != tt.want {
+			t.Errorf("asked %d times after %s, want %d", asked, tt.at.Sub(before), tt.want)
 		}
 	}
 }

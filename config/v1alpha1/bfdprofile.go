@@ -50,7 +50,8 @@ type BFDProfileSpec struct {
 	// +kubebuilder:validation:Maximum=255
 	DetectMultiplier int32 `json:"detectMultiplier,omitempty"`
 
-	// PassiveMode sends no packets until one was received from the other end.
+	// PassiveMode sends no packets until one was received from the other end. It does not
+	// apply to sessions between nodes, of L2Advertisements.
 	//
 	// +optional
 	PassiveMode bool `json:"passiveMode,omitempty"`

@@ -71,6 +71,18 @@ type L2AdvertisementSpec struct {
 	// +kubebuilder:default=Always
 	// +kubebuilder:validation:Enum=Always;Never
 	Failback Failback `json:"failback,omitempty"`
+
+	// BFDProfile names the BFDProfile of the sessions between the node that announces an
+	// address and its successors, which detect its failure. Without one, and if it does
+	// not exist, packets are sent every 50 milliseconds, and a failure is detected
+	// after 150 milliseconds. Two nodes have one session: of several profiles, that with
+	// the shortest detection time applies, which is detectMultiplier times the longer one
+	// of transmitInterval and receiveInterval. The fields passiveMode and minimumTtl do not
+	// apply.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	BFDProfile string `json:"bfdProfile,omitempty"`
 }
 
 // Failback is when a node takes addresses back.

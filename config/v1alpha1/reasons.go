@@ -144,8 +144,10 @@ const (
 	InvalidCommunity Reason = "InvalidCommunity"
 	// DuplicateCommunity: a name of a community is already defined.
 	DuplicateCommunity Reason = "DuplicateCommunity"
-	// UnknownBFDProfile: a BGPPeer names a BFDProfile that does not exist.
+	// UnknownBFDProfile: an object names a BFDProfile that does not exist.
 	UnknownBFDProfile Reason = "UnknownBFDProfile"
+	// InvalidBFDProfile: a value of the BFDProfile that an object names is not within its bounds.
+	InvalidBFDProfile Reason = "InvalidBFDProfile"
 	// BFDTooFast: BFD detects a failure sooner than a speaker with graceful restart is restarted.
 	BFDTooFast Reason = "BFDTooFast"
 	// AggregateBeyondPool: an aggregate would contain addresses outside the pool.

@@ -22,6 +22,7 @@ type Candidate struct {
 	Peer          // Interface is this node's on the segment
 	Score  uint64 // of the node for the address; it does not depend on the state of the cluster
 	Status Status // of the peer; that of this node is not used
+	Timers Timers // of a BFD session between the two nodes for the address
 }
 
 func (c Candidate) isGone() bool { return c.Status.State == Gone || c.Status.State == Leaving }
@@ -219,5 +220,6 @@ const maxSuccessors = 2
 func (t Targets) observe(c Candidate, add func(*Target)) {
 	target := t[c.Peer]
 	add(&target)
+	target.addTimers(c.Timers)
 	t[c.Peer] = target
 }

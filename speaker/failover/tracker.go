@@ -34,8 +34,8 @@ const (
 	// has answered before is suspected.
 	maxMisses = 3
 
-	// takeoverWait is the time within which the first successor of a peer that is gone
-	// must answer for its addresses.
+	// takeoverWait is the shortest time within which the first successor of a peer that is
+	// gone must answer for its addresses.
 	takeoverWait = 50 * time.Millisecond
 
 	// verifyInterval is the shortest time between two verifications of the claims of a peer.
@@ -62,6 +62,10 @@ type Target struct {
 	// Outranks are the addresses that this node announces although the peer ranks higher:
 	// it was gone, or has not taken them back yet.
 	Outranks []netip.Addr
+	// Timers are those of the BFD session with the peer, and LongestDetection is the longest
+	// detection time of the addresses that it is for. They are set by Targets.Add.
+	Timers           Timers
+	LongestDetection time.Duration
 }
 
 // Session is the state of the BFD session with a peer.
@@ -197,13 +201,13 @@ type takeover struct {
 }
 
 // movedAddresses returns the addresses that targets expect of another peer than before,
-// because that one is gone. Where polls have shown that, the other peer may notice it by
-// a poll that is almost an interval later.
+// because that one is gone. The other peer may notice it later than this node: by its BFD
+// session, or, where polls have shown it, by a poll that is almost an interval later.
 func (t *Tracker) movedAddresses(targets map[Peer]Target) map[Peer]takeover {
 	gone := map[netip.Addr]time.Duration{}
 	for _, p := range t.peers {
 		if p.State == Gone {
-			wait := takeoverWait
+			wait := max(takeoverWait, p.detectionSpread())
 			if p.misses >= maxMisses {
 				wait += pollInterval
 			}

@@ -114,31 +114,47 @@ func TestTrackerStates(t *testing.T) {
 }
 
 // TestExpectedTakeover: the first successor of a peer that is gone is asked after 50 ms, or
-// a poll later if polls have shown that. It is not gone if it answers for what it
+// when it has noticed at the latest: by a slower session, or a poll later if polls have shown
+// that. It is not gone if it answers for what it
 // announced before, or has not to take over any more.
 func TestExpectedTakeover(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		polled bool
+		timers []Timers     // of the addresses that b announces
 		before []netip.Addr // announced by c
 		after  []netip.Addr
 		answer []netip.Addr
 		wait   time.Duration
 		want   State
 	}{
-		{"by a session", false, nil, []netip.Addr{addr1}, nil, takeoverWait, Gone},
-		{"by polls", true, nil, []netip.Addr{addr1}, nil, takeoverWait + pollInterval, Gone},
-		{"answered", false, nil, []netip.Addr{addr1}, []netip.Addr{addr1}, takeoverWait, Live},
-		{"not yet, but lives", false, []netip.Addr{addr2}, []netip.Addr{addr1, addr2}, []netip.Addr{addr2}, takeoverWait, Live},
-		{"not expected any more", false, nil, nil, nil, 0, Unknown},
+		{"by a session", false, nil, nil, []netip.Addr{addr1}, nil, takeoverWait, Gone},
+		{"by polls", true, nil, nil, []netip.Addr{addr1}, nil, takeoverWait + pollInterval, Gone},
+		{"by a fast session", false, []Timers{{10 * ms, 10 * ms, 3}}, nil, []netip.Addr{addr1}, nil, takeoverWait, Gone},
+		{"by a slow session", false, []Timers{{100 * ms, 300 * ms, 3}}, nil, []netip.Addr{addr1}, nil, 300 * ms, Gone},
+		{
+			"by a session that is fast for another address", false,
+			[]Timers{{300 * ms, 300 * ms, 3}, {50 * ms, 50 * ms, 3}, {100 * ms, 100 * ms, 3}},
+			nil,
+			[]netip.Addr{addr1},
+			nil, 800 * ms, Gone,
+		},
+		{"by polls beside a slow session", true, []Timers{{300 * ms, 300 * ms, 3}}, nil, []netip.Addr{addr1}, nil, 300*ms + pollInterval, Gone},
+		{"answered", false, nil, nil, []netip.Addr{addr1}, []netip.Addr{addr1}, takeoverWait, Live},
+		{"not yet, but lives", false, nil, []netip.Addr{addr2}, []netip.Addr{addr1, addr2}, []netip.Addr{addr2}, takeoverWait, Live},
+		{"not expected any more", false, nil, nil, nil, nil, 0, Unknown},
 	} {
-		tr := observeAll(map[Peer]Target{peerB: announces(addr1), peerC: announces(tt.before...)})
+		gone := announces(addr1)
+		for _, timers := range tt.timers {
+			gone.addTimers(timers)
+		}
+		tr := observeAll(map[Peer]Target{peerB: gone, peerC: announces(tt.before...)})
 		tr.peers[peerB].State = Gone
 		if tt.polled {
 			tr.peers[peerB].misses = maxMisses
 		}
-		tr.Set(start, map[Peer]Target{peerB: announces(addr1), peerC: announces(append([]netip.Addr{addr1}, tt.before...)...)})
-		tr.Set(start, map[Peer]Target{peerB: announces(addr1), peerC: announces(tt.after...)})
+		tr.Set(start, map[Peer]Target{peerB: gone, peerC: announces(append([]netip.Addr{addr1}, tt.before...)...)})
+		tr.Set(start, map[Peer]Target{peerB: gone, peerC: announces(tt.after...)})
 		if q := advanceTo(tr, start, at(tt.wait-1), answersNone); len(q) > 0 {
 			t.Errorf("%s: asked %v too early", tt.name, q)
 		}

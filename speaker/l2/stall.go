@@ -51,11 +51,17 @@ func (a *Announcer) SetStallThreshold(d time.Duration, stalled func()) {
 	a.stallMu.Lock()
 	defer a.stallMu.Unlock()
 	h := &a.hold
+	h.check() // a stall until now is one by the threshold before
 	h.mu.Lock()
-	stop := h.stop
-	h.threshold, h.stalled, h.stop = d, stalled, nil
-	h.lastRun = bootTime()
+	stop, same := h.stop, d == h.threshold
+	h.stalled = stalled
+	if !same {
+		h.threshold, h.stop, h.lastRun = d, nil, bootTime()
+	}
 	h.mu.Unlock()
+	if same {
+		return
+	}
 	if stop != nil {
 		stop()
 	}

@@ -274,3 +274,27 @@ func TestReannounce(t *testing.T) {
 		})
 	})
 }
+
+// TestStallBeforeSetStallThreshold checks that a stall is not missed because the threshold
+// is set, to the same or another value, before anything else has run.
+func TestStallBeforeSetStallThreshold(t *testing.T) {
+	const threshold = time.Minute
+	for _, next := range []time.Duration{threshold, threshold / 2, 10 * threshold, 0} {
+		a := New(slog.New(slog.DiscardHandler), func() {})
+		var stalls atomic.Int32
+		set := func(d time.Duration) { a.SetStallThreshold(d, func() { stalls.Add(1) }) }
+		set(threshold)
+		if set(next); stalls.Load() != 0 {
+			t.Errorf("%s: a stall without one", next)
+		}
+		set(threshold)
+		a.hold.mu.Lock()
+		a.hold.lastRun -= 2 * threshold
+		a.hold.mu.Unlock()
+		set(next)
+		if holds, _ := a.hold.check(); stalls.Load() != 1 || !holds {
+			t.Errorf("%s: %d stalls, holds %v, want 1 and true", next, stalls.Load(), holds)
+		}
+		a.Close()
+	}
+}

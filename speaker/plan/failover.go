@@ -119,9 +119,10 @@ func (d *decision) failoverAddress(h heldAddress, nodes []segmentNode) failover.
 		TookOver: func(reporter, node string) bool { return slices.Contains(d.TakenOver[reporter], node) },
 		Lapsed:   d.Local.Lapsed[h.addr],
 	}
+	timers := d.sessionTimers(h.pool)
 	candidate := func(node string, score uint64) failover.Candidate {
 		key := failover.Peer{Interface: own, Node: node}
-		return failover.Candidate{Peer: key, Score: score, Status: local.Peers[key]}
+		return failover.Candidate{Peer: key, Score: score, Status: local.Peers[key], Timers: timers}
 	}
 	for _, n := range nodes {
 		a.Ranked = append(a.Ranked, candidate(n.name, n.score))
@@ -150,6 +151,21 @@ func (d *decision) ownInterfaces(h heldAddress, nodes []segmentNode) []string {
 // the pool.
 func (d *decision) neverFailsBack(pool string) bool {
 	return slices.ContainsFunc(d.Config.L2Advertisements, func(ad config.L2Advertisement) bool { return ad.NeverFailsBack && ad.Covers(pool) })
+}
+
+// sessionTimers returns the parameters of the BFD sessions between nodes for addresses of
+// the pool: of the advertisements that cover it, the one that detects a failure first.
+func (d *decision) sessionTimers(pool string) (first failover.Timers) {
+	for _, ad := range d.Config.L2Advertisements {
+		if !ad.Covers(pool) {
+			continue
+		}
+		timers := failover.Timers{Transmit: ad.BFD.Transmit, Receive: ad.BFD.Receive, Multiplier: ad.BFD.Multiplier}
+		if first == (failover.Timers{}) || timers.Compare(first) < 0 {
+			first = timers
+		}
+	}
+	return first
 }
 
 // speakerWith returns a node that has the address according to its claims and its report,
