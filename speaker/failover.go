@@ -102,9 +102,10 @@ func (m *neighborMonitor) Successors() map[netip.Addr]bool {
 	return addrs
 }
 
-// setNeighborPaths replaces the BFD sessions with other speakers.
+// setNeighborPaths replaces the BFD sessions with other speakers. None begins before it is
+// known whether BFD has the key of its discriminators, which are not changed later.
 func (r *routingEngines) setNeighborPaths(profiles map[bfd.Key]bfd.Profile) {
-	if maps.Equal(profiles, r.neighborPaths) {
+	if !r.identity.decided || maps.Equal(profiles, r.neighborPaths) {
 		return
 	}
 	r.neighborPaths = profiles
