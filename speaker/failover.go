@@ -55,7 +55,6 @@ func (s *Speaker) applyFailover(snapshot plan.Snapshot, p plan.Plan, announced m
 		notify(s.syncRequested)
 	})
 	s.routing.setNeighborPaths(s.neighbors.Set(p.Neighbors, snapshot.Local.Stale))
-	s.announcer.HoldAnswers(s.neighbors.View().HoldAnswers)
 }
 
 // leaveSegments makes the successors take over the addresses that this node announces on

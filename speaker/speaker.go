@@ -134,9 +134,8 @@ func New(o Options) (*Speaker, error) {
 		newObject: func(meta metav1.ObjectMeta) *v1alpha1.L2Node { return &v1alpha1.L2Node{ObjectMeta: meta} },
 		status:    func(o *v1alpha1.L2Node) *v1alpha1.L2NodeStatus { return &o.Status },
 	})
-	s.asker = l2.NewAsker()
-	s.neighbors = newNeighborMonitor(o.Log, s.asker.Ask, wake)
-	s.announcer, s.routing, s.dataPath = l2.New(o.Log, wake), newRouting(o.Log, o.Guard, wake), newDataPathGate(wake)
+	s.announcer, s.asker, s.routing, s.dataPath = l2.New(o.Log, wake), l2.NewAsker(), newRouting(o.Log, o.Guard, wake), newDataPathGate(wake)
+	s.neighbors = newNeighborMonitor(o.Log, s.asker.Ask, s.announcer.HoldAnswers, wake)
 	s.routing.neighborChanged = s.neighbors.SessionChanged
 	for _, i := range s.allInformers() {
 		if _, err := i.AddEventHandler(s.eventHandler()); err != nil {
