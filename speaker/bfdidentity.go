@@ -9,8 +9,8 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// identityWait is how long BFD sessions wait for their Secret after the first sync.
-// BGP sessions do not wait for it.
+// identityWait is how long BFD sessions, with BGP peers and with other speakers, wait for
+// their Secret after the start. BGP sessions do not wait for it.
 const identityWait = 10 * time.Second
 
 // bfdIdentity is whether BFD has the key of its discriminators; used by the sync loop

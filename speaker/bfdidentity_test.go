@@ -90,6 +90,19 @@ func TestBFDIdentity(t *testing.T) {
 	}
 }
 
+// TestNeighborSessionsAwaitIdentity checks that the sessions with other speakers have the
+// discriminators of the key, too: none begins before the key is there.
+func TestNeighborSessionsAwaitIdentity(t *testing.T) {
+	r := newRouting(slog.New(slog.DiscardHandler), false, func() {})
+	for i, secret := range []*corev1.Secret{nil, bfdSecret(testKey)} {
+		r.identifyPaths("node-1", secret, 0)
+		r.setNeighborPaths(map[bfd.Key]bfd.Profile{sessionOfB: bfd.Profile{Transmit: 50 * time.Millisecond, Receive: 50 * time.Millisecond, Multiplier: 3}})
+		if sessions := r.paths.Status(); len(sessions) != i {
+			t.Errorf("step %d: %v", i, sessions)
+		}
+	}
+}
+
 // TestSecretsAreStripped checks that speakers keep nothing of Secrets that they do not
 // read.
 func TestSecretsAreStripped(t *testing.T) {

@@ -56,7 +56,6 @@ func (s *Speaker) applyFailover(snapshot plan.Snapshot, p plan.Plan, announced m
 		notify(s.syncRequested)
 	})
 	s.routing.setNeighborPaths(paths)
-	s.announcer.HoldAnswers(s.neighbors.View().HoldAnswers)
 }
 
 // stallThreshold returns the shortest time in which another node may suspect this one: the
@@ -114,9 +113,10 @@ func (m *neighborMonitor) Successors() map[netip.Addr]bool {
 	return addrs
 }
 
-// setNeighborPaths replaces the BFD sessions with other speakers.
+// setNeighborPaths replaces the BFD sessions with other speakers. None begins before it is
+// known whether BFD has the key of its discriminators, which are not changed later.
 func (r *routingEngines) setNeighborPaths(profiles map[bfd.Key]bfd.Profile) {
-	if maps.Equal(profiles, r.neighborPaths) {
+	if !r.identity.decided || maps.Equal(profiles, r.neighborPaths) {
 		return
 	}
 	r.neighborPaths = profiles

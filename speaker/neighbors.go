@@ -20,7 +20,8 @@ import (
 type neighborMonitor struct {
 	log     *slog.Logger
 	ask     func(ctx context.Context, iface string, mac net.HardwareAddr, addrs []netip.Addr) ([]netip.Addr, error)
-	changed func() // the View has changed
+	hold    func(bool) // holds the answers of this node, or does not
+	changed func()     // the View has changed
 	due     chan struct{}
 
 	mu        sync.Mutex
@@ -37,13 +38,29 @@ type claimKey struct {
 }
 
 func newNeighborMonitor(
-	log *slog.Logger, ask func(context.Context, string, net.HardwareAddr, []netip.Addr) ([]netip.Addr, error), changed func(),
+	log *slog.Logger, ask func(context.Context, string, net.HardwareAddr, []netip.Addr) ([]netip.Addr, error),
+	hold func(bool), changed func(),
 ) *neighborMonitor {
-	return &neighborMonitor{log: log, ask: ask, changed: changed, due: make(chan struct{}, 1), claimed: map[claimKey]time.Time{}}
+	return &neighborMonitor{log: log, ask: ask, hold: hold, changed: changed, due: make(chan struct{}, 1), claimed: map[claimKey]time.Time{}}
 }
 
-// Set replaces the neighbors, and returns the BFD sessions with them.
+// applyHold makes the answers of this node be held as long as the View requires it. It must
+// be called without the lock after each change of the View. Of concurrent calls, the last
+// one has the last View.
+func (m *neighborMonitor) applyHold() {
+	required := func() bool { return m.View().HoldAnswers }
+	for hold := required(); ; hold = !hold {
+		m.hold(hold)
+		if required() == hold {
+			return
+		}
+	}
+}
+
+// Set replaces the neighbors, and returns the BFD sessions with them. What the plan does not
+// announce any more must not be answered for by now.
 func (m *neighborMonitor) Set(neighbors map[failover.Peer]plan.Neighbor, stale bool) map[bfd.Key]bfd.Profile {
+	defer m.applyHold()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	profiles := map[bfd.Key]bfd.Profile{}
@@ -87,6 +104,7 @@ func (m *neighborMonitor) View() failover.View {
 
 // Stalled reports that this process did not run for a while.
 func (m *neighborMonitor) Stalled() {
+	defer m.applyHold()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.tracker.Stalled()
@@ -130,6 +148,7 @@ func (m *neighborMonitor) SessionChanged(key bfd.Key, s bfd.Status) {
 	}
 	changed := m.tracker.SessionChanged(time.Now(), peer, state)
 	m.mu.Unlock()
+	m.applyHold()
 	notify(m.due)
 	if changed {
 		m.changed()
@@ -195,6 +214,7 @@ func (m *neighborMonitor) askNeighbor(ctx context.Context, q failover.Question, 
 	}
 	after := m.tracker.View().Peers[q.Peer]
 	m.mu.Unlock()
+	m.applyHold()
 	if before.State != after.State {
 		m.log.Info("liveness of a node changed", "node", q.Node, "interface", q.Interface, "state", after.State)
 	}

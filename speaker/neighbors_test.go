@@ -38,7 +38,7 @@ func startNeighborMonitor(t *testing.T, mac string, ask func(context.Context) ([
 	ignoring := func(ctx context.Context, _ string, _ net.HardwareAddr, _ []netip.Addr) ([]netip.Addr, error) {
 		return ask(ctx)
 	}
-	m := newNeighborMonitor(slog.New(slog.DiscardHandler), ignoring, func() {})
+	m := newNeighborMonitor(slog.New(slog.DiscardHandler), ignoring, func(bool) {}, func() {})
 	m.Set(map[failover.Peer]plan.Neighbor{
 		neighborB: announcing(mac, sessionOfB, "192.0.2.100"), neighborC: announcing(mac, sessionOfC, "192.0.2.101"),
 	}, false)
@@ -74,7 +74,7 @@ func TestNeighborSessions(t *testing.T) {
 		{bfd.Status{State: bfd.Init, RemoteState: bfd.Down}, failover.Unknown},
 	} {
 		changes := 0
-		m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func() { changes++ })
+		m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func() { changes++ })
 		m.Set(map[failover.Peer]plan.Neighbor{neighborB: announcing(neighborMAC, sessionOfB, "192.0.2.100")}, false)
 		m.SessionChanged(sessionOfC, bfd.Status{State: bfd.Up}) // not a neighbor
 		m.SessionChanged(sessionOfB, tt.status)
@@ -126,6 +126,46 @@ func TestFailedQuestionsProveNothing(t *testing.T) {
 	awaitNeighbor(t, m, failover.Gone)
 }
 
+// TestHoldAnswers checks that this node stops to answer before SessionChanged returns when
+// the session with a first successor fails, and that it goes on without another sync if the
+// successor has taken over none of its addresses.
+func TestHoldAnswers(t *testing.T) {
+	addr := netip.MustParseAddr("192.0.2.100")
+	n := announcing(neighborMAC, sessionOfB, "192.0.2.100")
+	n.Target = failover.Target{Succeeds: []netip.Addr{addr}}
+	for _, answered := range [][]netip.Addr{nil, {addr}} {
+		var held atomic.Bool
+		changes := make(chan struct{}, 10)
+		m := newNeighborMonitor(slog.New(slog.DiscardHandler), func(context.Context, string, net.HardwareAddr, []netip.Addr) ([]netip.Addr, error) {
+			return answered, nil
+		}, held.Store, func() { changes <- struct{}{} })
+		set := func() { m.Set(map[failover.Peer]plan.Neighbor{neighborB: n}, false) }
+		set()
+		m.SessionChanged(sessionOfB, bfd.Status{State: bfd.Up})
+		<-changes
+		m.SessionChanged(sessionOfB, bfd.Status{State: bfd.Down, RemoteState: bfd.Down})
+		if !held.Load() {
+			t.Error("answers are not held")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go m.Run(ctx)
+		takenOver := len(answered) > 0
+		if takenOver {
+			<-changes // by the question
+			<-changes // and by the verification
+		}
+		for deadline := time.Now().Add(10 * time.Second); held.Load() != takenOver; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("taken over %v: held %v", takenOver, held.Load())
+			}
+		}
+		if set(); held.Load() {
+			t.Errorf("taken over %v: held after the next plan", takenOver)
+		}
+		cancel()
+	}
+}
+
 // TestNeighborWithoutMAC: without a MAC no question is sent, and nothing is known.
 func TestNeighborWithoutMAC(t *testing.T) {
 	for _, mac := range []string{"", "no MAC"} {
@@ -159,7 +199,7 @@ func TestNeighborProfiles(t *testing.T) {
 		{1000, true, 500 * ms, 500 * ms, 2 * time.Second},
 		{2000, true, time.Second, time.Second, failover.MinPollDetection},
 	} {
-		m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func() {})
+		m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func() {})
 		many := map[failover.Peer]plan.Neighbor{{Interface: "eth0", Node: "no subnet"}: {MAC: neighborMAC}}
 		var first bfd.Key
 		for i := range tt.sessions {
@@ -197,7 +237,7 @@ func TestNeighborProfiles(t *testing.T) {
 }
 
 func TestPeerFresh(t *testing.T) {
-	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func() {})
+	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func() {})
 	m.Set(map[failover.Peer]plan.Neighbor{
 		neighborB: announcing(neighborMAC, sessionOfB, "192.0.2.100"), neighborC: announcing(neighborMAC, sessionOfC, "192.0.2.101"),
 	}, false)
@@ -221,7 +261,7 @@ func TestClaimsOfSeveralHosts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func() {})
+	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func() {})
 	m.Set(map[failover.Peer]plan.Neighbor{neighborB: {MAC: neighborMAC}}, false)
 	m.Claimed(addr, l2.Claimant{Interface: neighborB.Interface, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 0x99}, Last: now})
 	for want := 1; want >= 0; want-- {
@@ -239,7 +279,7 @@ func TestClaimsOfSeveralHosts(t *testing.T) {
 // TestTakeoverWithManySessions checks that with stretched intervals the first successor of a
 // neighbor that is gone gets the time of one interval to notice it.
 func TestTakeoverWithManySessions(t *testing.T) {
-	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func() {})
+	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func() {})
 	many := map[failover.Peer]plan.Neighbor{
 		neighborB: announcing(neighborMAC, sessionOfB, "192.0.2.100"), neighborC: announcing(neighborMAC, sessionOfC, "192.0.2.101"),
 	}

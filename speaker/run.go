@@ -50,7 +50,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 		tasks.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
 	tasks.Go(func() error { l2.WatchInterfaces(ctx, s.log, func() { notify(s.syncRequested) }); return nil })
-	tasks.Go(func() error { s.neighbors.Run(ctx); return nil })
+	tasks.Go(func() error { defer s.asker.Close(); s.neighbors.Run(ctx); return nil })
 	tasks.Go(func() error { s.l2NodeReport.run(ctx); return nil })
 	tasks.Go(func() error { s.speakerReport.run(ctx); return nil })
 	tasks.Go(func() error { s.claimReports.Run(ctx); return nil })
@@ -115,16 +115,16 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 	s.announcer.SetNodes(plan.NodeMACs)
 	announced, err := s.announcer.Set(ctx, plan.L2)
 	s.applyAnnounced(plan, announced, err)
+	secret := s.secrets.Get(cache.NewObjectName(s.namespace, v1alpha1.BFDSecret).String())
+	if wait := s.routing.identifyPaths(s.node, secret, time.Since(s.shutdown.startedAt)); wait > 0 {
+		s.nextSync = min(s.nextSync, wait)
+	}
 	s.applyFailover(snapshot, plan, announced)
 	// The first routes of a restarted speaker are advertised together: after
 	// End-of-RIB (RFC 4724) a router removes the stale routes that are missing.
 	routesReady := s.dataPath.Idle() || time.Since(s.shutdown.startedAt) > probeTimeout
 	s.shutdown.routesSet = s.shutdown.routesSet || routesReady
 	if s.shutdown.routesSet {
-		secret := s.secrets.Get(cache.NewObjectName(s.namespace, v1alpha1.BFDSecret).String())
-		if wait := s.routing.identifyPaths(s.node, secret, time.Since(s.shutdown.startedAt)); wait > 0 {
-			s.nextSync = min(s.nextSync, wait)
-		}
 		s.routing.Set(plan)
 	}
 	s.recordAnnouncements(plan, announced)

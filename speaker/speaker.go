@@ -67,6 +67,7 @@ type Speaker struct {
 	lastNode       *corev1.Node // the last version of this Node
 	formerOwners   formerOwners
 	neighbors      *neighborMonitor
+	asker          *l2.Asker                // of the neighbors
 	isStale        func() bool              // whether the API server does not answer
 	interfaceNames []string                 // of the last plan
 	upSince        time.Time                // when the speaker started, or continued after it stood still
@@ -133,8 +134,8 @@ func New(o Options) (*Speaker, error) {
 		newObject: func(meta metav1.ObjectMeta) *v1alpha1.L2Node { return &v1alpha1.L2Node{ObjectMeta: meta} },
 		status:    func(o *v1alpha1.L2Node) *v1alpha1.L2NodeStatus { return &o.Status },
 	})
-	s.neighbors = newNeighborMonitor(o.Log, l2.NewAsker().Ask, wake)
-	s.announcer, s.routing, s.dataPath = l2.New(o.Log, wake), newRouting(o.Log, o.Guard, wake), newDataPathGate(wake)
+	s.announcer, s.asker, s.routing, s.dataPath = l2.New(o.Log, wake), l2.NewAsker(), newRouting(o.Log, o.Guard, wake), newDataPathGate(wake)
+	s.neighbors = newNeighborMonitor(o.Log, s.asker.Ask, s.announcer.HoldAnswers, wake)
 	s.routing.neighborChanged = s.neighbors.SessionChanged
 	for _, i := range s.allInformers() {
 		if _, err := i.AddEventHandler(s.eventHandler()); err != nil {

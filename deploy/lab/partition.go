@@ -39,8 +39,10 @@ func (c *Cluster) dropFrames(ctx context.Context, hook string, from *Host, match
 
 // Reconnect ends what Disconnect and DisconnectAPI have begun.
 func (c *Cluster) Reconnect(ctx context.Context) error {
-	if _, err := c.controlPlane.Run(ctx, "env", "nft", "destroy table bridge "+partitionTable); err != nil {
-		return fmt.Errorf("reconnect the hosts: %w", err)
+	for _, command := range []string{"add table bridge " + partitionTable, "delete table bridge " + partitionTable} {
+		if _, err := c.controlPlane.Run(ctx, "env", "nft", command); err != nil {
+			return fmt.Errorf("reconnect the hosts: %w", err)
+		}
 	}
 	return nil
 }

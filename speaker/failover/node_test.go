@@ -281,6 +281,7 @@ func (w *world) answer(n *node, incarnation int, q Question, answered *[]netip.A
 			w.sync(n)
 			return
 		}
+		w.setHold(n)
 		w.advance(n)
 	})
 }

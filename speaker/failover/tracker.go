@@ -134,7 +134,7 @@ type Tracker struct {
 	open     map[uint64]Question
 	lastID   uint64
 	verified map[netip.Addr]Holder
-	stalled  bool // answers are held back until the rechecks are done and Set was called
+	stalled  bool // answers are held back until the rechecks are done
 }
 
 // Holder is a peer that announces an address as well as this node.
@@ -191,7 +191,7 @@ func (t *Tracker) Set(now time.Time, targets map[Peer]Target) {
 		}
 	}
 	clear(t.verified)
-	t.stalled = t.stalled && t.isRechecking()
+	t.endHold(true)
 }
 
 // takeover is what a peer must answer for after a wait.
@@ -259,8 +259,8 @@ func (t *Tracker) SessionChanged(now time.Time, key Peer, s Session) (changed bo
 }
 
 // Stalled reports that this process did not run for longer than the detection time: other
-// nodes may have taken over its addresses. Until they have been asked and Set was called,
-// View returns that answers must be held back.
+// nodes may have taken over its addresses. View returns that answers must be held back
+// until they have been asked and, if they have taken over any, Set was called.
 func (t *Tracker) Stalled() {
 	for _, p := range t.peers {
 		if len(p.Succeeds) > 0 {
