@@ -39,7 +39,7 @@ func TestTakeoverCondition(t *testing.T) {
 	}{
 		{"taken over", nothing, takenOver("a"), readyNode("b"), byB},
 		{"the report of a is older", at(50), takenOver("a"), readyNode("b"), byB},
-		{"the report of a is newer", at(131), takenOver("a"), readyNode("b"), addr + " by node a on eth0 and node b on eth0 " + byB[len(addr+" by node b on eth0 "):]},
+		{"the report of a is newer", at(131), takenOver("a"), readyNode("b"), addr + " by node a on eth0 and " + byB[len(addr+" by "):]},
 		{"without a takeover", at(50), onInterface("eth0", addr), readyNode("b"), addr + " by node a on eth0 and node b on eth0"},
 		{"by a node that is not Ready", at(50), takenOver("a"), readyNode("b", fixture.NotReady), addr + " by node a on eth0"},
 		{"by a node that is not selected", at(50), takenOver("a"), readyNode("b", fixture.Labelled("lan", "no")), addr + " by node a on eth0"},
