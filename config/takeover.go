@@ -31,7 +31,7 @@ func CurrentReports(reports []AnnouncementReport) (current []int) {
 			current = append(current, i)
 		}
 	}
-	if len(current) == 0 { // takeovers in a circle
+	if len(current) == 0 { // takeovers from each other
 		for i := range reports {
 			current = append(current, i)
 		}
@@ -41,8 +41,7 @@ func CurrentReports(reports []AnnouncementReport) (current []int) {
 
 func (r AnnouncementReport) isSupersededBy(o AnnouncementReport) bool {
 	from := takenOverFrom(o.TakenOver, r.Node)
-	return o.Node != r.Node && from != nil && takenOverFrom(r.TakenOver, o.Node) == nil &&
-		(r.LastChange == nil || !r.LastChange.After(from.Since.Add(takeoverClockSkew)))
+	return o.Node != r.Node && from != nil && (r.LastChange == nil || !r.LastChange.After(from.Since.Add(takeoverClockSkew)))
 }
 
 func takenOverFrom(all []v1alpha1.Takeover, node string) *v1alpha1.Takeover {

@@ -45,6 +45,7 @@ func TestFailover(t *testing.T) {
 		{"none", map[string]v1alpha1.SpeakerStatus{"a": detects("b", 450)}, nil},
 		{"taken over", map[string]v1alpha1.SpeakerStatus{"b": takenOver("a")}, []string{"DEGRADED Node a TakenOver " + by}},
 		{"from a node that does not exist", map[string]v1alpha1.SpeakerStatus{"b": takenOver("z")}, nil},
+		{"from a node that is not selected", map[string]v1alpha1.SpeakerStatus{"b": takenOver("x")}, nil},
 		{"by a node that is not selected", map[string]v1alpha1.SpeakerStatus{"x": takenOver("a")}, nil},
 		{"from itself", map[string]v1alpha1.SpeakerStatus{"b": takenOver("b")}, nil},
 		{
