@@ -31,6 +31,7 @@ func BoundReport(s v1alpha1.SpeakerStatus) (bounded v1alpha1.SpeakerStatus, omit
 	s.Neighbors = boundList(&r, s.Neighbors, v1alpha1.MaxReportedSessions, func(n v1alpha1.Neighbor) (v1alpha1.Neighbor, bool) {
 		n.State, n.BFD = PrintableText(n.State, v1alpha1.MaxReportedWord), PrintableText(n.BFD, v1alpha1.MaxReportedWord)
 		n.Node, n.Message = PrintableText(n.Node, v1alpha1.MaxReportedName), PrintableText(n.Message, v1alpha1.MaxReportedMessage)
+		n.DetectionMilliseconds = max(0, n.DetectionMilliseconds)
 		return n, isInterfaceName(n.Interface) || r.reject()
 	})
 	return s, r.omitted
@@ -105,6 +106,10 @@ func (r *reportBounds) boundAnnouncement(a v1alpha1.Announcement) (v1alpha1.Anno
 	if len(a.Interfaces)+len(a.Peers) == 0 {
 		return a, r.reject()
 	}
+	a.TakenOver = boundList(r, a.TakenOver, v1alpha1.MaxTakeovers, func(t v1alpha1.Takeover) (v1alpha1.Takeover, bool) {
+		t.Node, t.Message = PrintableText(t.Node, v1alpha1.MaxReportedName), PrintableText(t.Message, v1alpha1.MaxReportedMessage)
+		return t, true
+	})
 	a.Addresses = r.boundAddresses(a.Addresses)
 	return a, len(a.Addresses) > 0
 }

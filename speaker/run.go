@@ -134,9 +134,9 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 	s.formerOwners.record(plan, s.node, time.Now())
 	s.claimReports.Set(plan.NeededReports, time.Now())
 	s.setReports(observedState{
-		version: s.version, config: snapshot.Config, interfaces: interfaces, claims: announced, plan: plan,
+		now: time.Now(), node: s.node, version: s.version, config: snapshot.Config, interfaces: interfaces, claims: announced, plan: plan,
 		sessions: s.routing.sessions.Status(), paths: s.routing.paths.Status(), identity: s.routing.identity,
-		peers: s.neighbors.View().Peers,
+		peers: s.neighbors.View().Peers, nodes: snapshot.Nodes,
 	})
 	return err
 }

@@ -10,7 +10,8 @@ import (
 	"time"
 
 	"go4.org/netipx"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
@@ -23,6 +24,8 @@ import (
 
 // observedState is what the report is computed from.
 type observedState struct {
+	now        time.Time
+	node       string // this one
 	version    string
 	config     config.Config
 	interfaces []l2.Interface
@@ -32,6 +35,7 @@ type observedState struct {
 	paths      map[bfd.Key]bfd.Status
 	identity   bfdIdentity // of the paths
 	peers      map[failover.Peer]failover.Status
+	nodes      []*corev1.Node
 }
 
 // setReports replaces the desired statuses of the node's Speaker and L2Node. They are
@@ -59,35 +63,16 @@ func l2NodeStatus(o observedState) (s v1alpha1.L2NodeStatus, omitted int) {
 	return s, omitted
 }
 
-// takeovers returns the nodes whose addresses this node announces, by name.
-func takeovers(o observedState) (nodes []v1alpha1.Takeover) {
-	for key, n := range o.plan.Neighbors {
-		if len(n.Outranks) == 0 {
-			continue
-		}
-		p := o.peers[key]
-		message := "has not taken its addresses back on " + key.Interface
-		switch p.State {
-		case failover.Leaving:
-			message = "leaves the segment of " + key.Interface
-		case failover.Gone:
-			message = "does not answer for its addresses on " + key.Interface
-		}
-		nodes = append(nodes, v1alpha1.Takeover{Node: key.Node, Since: metav1.NewTime(p.Since.Truncate(time.Second)), Message: message})
-	}
-	slices.SortFunc(nodes, func(a, b v1alpha1.Takeover) int {
-		return cmp.Or(strings.Compare(a.Node, b.Node), strings.Compare(a.Message, b.Message))
-	})
-	nodes = slices.CompactFunc(nodes, func(a, b v1alpha1.Takeover) bool { return a.Node == b.Node })
-	return nodes[:min(len(nodes), v1alpha1.MaxTakeovers)]
-}
-
 // speakerStatus returns the status of the node's Speaker within its bounds, with the number
 // of entries that it and the L2Node leave out.
 func speakerStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.SpeakerStatus {
 	s, omitted := config.BoundReport(completeStatus(before, o))
 	_, ofL2Node := l2NodeStatus(o)
 	s.Omitted = int64(omitted + ofL2Node)
+	s.LastChangeTime = before.LastChangeTime
+	if s.LastChangeTime == nil || !equality.Semantic.DeepEqual(s, before) {
+		s.LastChangeTime = metaTime(o.now)
+	}
 	return s
 }
 
@@ -101,10 +86,14 @@ func completeStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.Spe
 	count := map[netip.Addr]bool{}
 	announce := func(a v1alpha1.Announcement, addr netip.Addr) {
 		key := strings.Join(a.Interfaces, ",") + " " + strings.Join(a.Peers, ",")
+		for _, t := range a.TakenOver {
+			key += fmt.Sprint(" ", t.Node, " ", t.Since.Unix())
+		}
 		announced[key], addrs[key], count[addr] = a, append(addrs[key], addr), true
 	}
+	from := takenOverFrom(before, o)
 	for addr, claim := range o.claims {
-		announce(v1alpha1.Announcement{Interfaces: claim.Interfaces}, addr)
+		announce(v1alpha1.Announcement{Interfaces: claim.Interfaces, TakenOver: from[addr]}, addr)
 	}
 	carries, explain := sessionCarriers(o)
 	for addr, peers := range o.plan.Advertised {
@@ -141,32 +130,6 @@ func completeStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.Spe
 		s.SessionSummary = fmt.Sprintf("%d/%d", up, len(s.Sessions))
 	}
 	return s
-}
-
-// neighborReports returns the nodes whose addresses this node takes over, sorted.
-func neighborReports(o observedState) (reports []v1alpha1.Neighbor) {
-	for peer, n := range o.plan.Neighbors {
-		if len(n.Announces) == 0 {
-			continue
-		}
-		p := o.peers[peer]
-		r := v1alpha1.Neighbor{Node: peer.Node, Interface: peer.Interface, State: p.State.String()}
-		path, runs := o.paths[neighborKey(peer, n)]
-		switch {
-		case runs:
-			r.BFD, r.Message = bfdReport(path)
-		case !n.Remote.IsValid():
-			r.Message = "no BFD: the nodes have no addresses of one subnet there"
-		}
-		if p.Filtered {
-			r.Message = strings.TrimPrefix(r.Message+"; the node answers for its addresses: is UDP port 3784 filtered between the nodes?", "; ")
-		}
-		reports = append(reports, r)
-	}
-	slices.SortFunc(reports, func(a, b v1alpha1.Neighbor) int {
-		return cmp.Or(strings.Compare(a.Node, b.Node), strings.Compare(a.Interface, b.Interface))
-	})
-	return reports
 }
 
 // groupByReason returns the addresses grouped by their reason and message.

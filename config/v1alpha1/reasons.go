@@ -111,6 +111,9 @@ const (
 	NodeNotSelected Reason = "NodeNotSelected"
 	// NotOwner: the node is eligible, but another one has the higher rank.
 	NotOwner Reason = "NotOwner"
+	// TakenOver: the node ranks higher, but another one announces its addresses, because it
+	// did not answer on the LAN or left.
+	TakenOver Reason = "TakenOver"
 )
 
 // Reasons of the condition Ready on Fairlead's own kinds, and of Problems.
@@ -198,6 +201,10 @@ const (
 	RoutesWithheld Reason = "RoutesWithheld"
 	// BFDDown: a BGP session is established, but its BFD session is not up.
 	BFDDown Reason = "BFDDown"
+	// BFDFiltered: a node answers another one by ARP or Neighbor Discovery, but not by BFD.
+	BFDFiltered Reason = "BFDFiltered"
+	// SlowDetection: BFD between nodes detects a failure after more than a second.
+	SlowDetection Reason = "SlowDetection"
 	// ChangePending: a change of a peer takes effect with the next session.
 	ChangePending Reason = "ChangePending"
 	// NoGracefulRestart: graceful restart is enabled, but the router does not support it.

@@ -47,6 +47,7 @@ const (
 // +kubebuilder:resource:scope=Cluster
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Announced",type=integer,JSONPath=`.status.announcedAddresses`,description="addresses that the node announces"
+// +kubebuilder:printcolumn:name="Taken over from",type=string,JSONPath=`.status.announcing[*].takenOver[*].node`,description="nodes that did not answer or left, whose addresses the node announces"
 // +kubebuilder:printcolumn:name="Sessions",type=string,JSONPath=`.status.sessionSummary`,description="established BGP sessions, of those desired"
 // +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.status.version`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
@@ -107,6 +108,12 @@ type SpeakerStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	Omitted int64 `json:"omitted,omitempty"`
 
+	// LastChangeTime is when the report changed last, by the clock of the node. A report is
+	// written only if it has changed, so that an old one is not a sign of a failure.
+	//
+	// +optional
+	LastChangeTime *metav1.Time `json:"lastChangeTime,omitempty"`
+
 	// Neighbors are the nodes that this one observes, because it takes over their addresses
 	// if they fail.
 	//
@@ -153,6 +160,19 @@ type Neighbor struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=128
 	BFD string `json:"bfd,omitempty"`
+
+	// Filtered is whether the node answers ARP requests or Neighbor Solicitations although
+	// the BFD session is not Up. BFD is then filtered between the nodes, as a rule.
+	//
+	// +optional
+	Filtered bool `json:"filtered,omitempty"`
+
+	// DetectionMilliseconds is the time within which BFD detects a failure of the node, in
+	// milliseconds, if the session is Up.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	DetectionMilliseconds int64 `json:"detectionMilliseconds,omitempty"`
 
 	// Message has details: within which time a failure is detected, or why there is no BFD
 	// session.
@@ -313,6 +333,16 @@ type Announcement struct {
 	// +kubebuilder:validation:MaxItems=256
 	// +kubebuilder:validation:items:MaxLength=253
 	Peers []string `json:"peers,omitempty"`
+
+	// TakenOver are the nodes from which the addresses were taken over: those of a higher
+	// rank that were gone at that time, the highest one first. It stays the same until the
+	// addresses move again.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=node
+	// +kubebuilder:validation:MaxItems=64
+	TakenOver []Takeover `json:"takenOver,omitempty"`
 
 	// Addresses that are announced, and ranges of them ("192.0.2.1-192.0.2.9").
 	//

@@ -42,6 +42,13 @@ func (in *Announcement) DeepCopyInto(out *Announcement) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.TakenOver != nil {
+		in, out := &in.TakenOver, &out.TakenOver
+		*out = make([]Takeover, len(*in))
+		for i := range *in {
+			(*in)[i].DeepCopyInto(&(*out)[i])
+		}
+	}
 	if in.Addresses != nil {
 		in, out := &in.Addresses, &out.Addresses
 		*out = make([]string, len(*in))
@@ -1069,6 +1076,10 @@ func (in *SpeakerStatus) DeepCopyInto(out *SpeakerStatus) {
 		for i := range *in {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
+	}
+	if in.LastChangeTime != nil {
+		in, out := &in.LastChangeTime, &out.LastChangeTime
+		*out = (*in).DeepCopy()
 	}
 	if in.Neighbors != nil {
 		in, out := &in.Neighbors, &out.Neighbors

@@ -43,6 +43,7 @@ type speakerReports struct {
 type interfaceClaim struct {
 	node       *candidateNode
 	interfaces []string
+	takenOver  []v1alpha1.Takeover
 }
 
 // refusalClaim is a node's report that addresses are not announced.
@@ -101,7 +102,7 @@ func newSpeakerReports(
 			}
 			interfaces := slices.Compact(slices.Sorted(slices.Values(group.Interfaces)))
 			for _, reported := range ranges {
-				own = append(own, rangeClaim[interfaceClaim]{reported, interfaceClaim{candidate, interfaces}})
+				own = append(own, rangeClaim[interfaceClaim]{reported, interfaceClaim{candidate, interfaces, group.TakenOver}})
 			}
 		}
 		refused, invalid := refusalClaims(candidate, report.Unannounced)
@@ -307,12 +308,27 @@ func (r *speakerReports) kernelsAnswer(addr netip.Addr, pools []string) (w v1alp
 	return w
 }
 
-// announcers returns what announces the address: "node node-1 on eth0" and "BGP".
+// announcers returns what announces the address: "node node-1 on eth0" and "BGP". A report
+// that is superseded by a takeover does not count: the node's speaker does not run, as a rule.
 func (r *speakerReports) announcers(addr netip.Addr, pools []string) (by []string) {
+	var texts []string
+	var claims []config.AnnouncementReport
 	for _, claim := range r.announcing.about(addr) {
-		if claim.value.node.announcesOn(addr, pools, claim.value.interfaces) {
-			by = append(by, fmt.Sprintf("node %s on %s", claim.value.node.name, strings.Join(claim.value.interfaces, ", ")))
+		node := claim.value.node
+		if !node.announcesOn(addr, pools, claim.value.interfaces) {
+			continue
 		}
+		text := fmt.Sprintf("node %s on %s", node.name, strings.Join(claim.value.interfaces, ", "))
+		if takeover := config.TakeoverText(claim.value.takenOver); takeover != "" {
+			text += " (" + takeover + ")"
+		}
+		texts = append(texts, text)
+		claims = append(claims, config.AnnouncementReport{
+			Node: node.name, TakenOver: claim.value.takenOver, LastChange: r.byNode[node.name].LastChangeTime,
+		})
+	}
+	for _, i := range config.CurrentReports(claims) {
+		by = append(by, texts[i])
 	}
 	if slices.ContainsFunc(r.routed, func(routed routedAddresses) bool {
 		return routed.addrs.Contains(addr) && anyCovers(r.config.BGPAdvertisements, routed.ads, pools)

@@ -242,6 +242,7 @@ func (d *decision) candidate(pool, node string) *candidateNode {
 type AnnouncedGroup struct {
 	Interfaces []string
 	Addrs      *netipx.IPSet
+	TakenOver  []v1alpha1.Takeover
 }
 
 // AnnouncedGroups returns what a speaker reports to announce on interfaces, as far as it is
@@ -262,7 +263,7 @@ func AnnouncedGroups(s *v1alpha1.Speaker) (groups []AnnouncedGroup) {
 		if err != nil {
 			panic(fmt.Sprintf("build the set of announced addresses: %v", err)) // the ranges are valid
 		}
-		groups = append(groups, AnnouncedGroup{group.Interfaces, set})
+		groups = append(groups, AnnouncedGroup{group.Interfaces, set, group.TakenOver})
 	}
 	return groups
 }

@@ -106,6 +106,11 @@ type AddressState struct {
 	Addr  netip.Addr
 	Pool  string // that applies to the address
 	Nodes []NodeState
+	// Ranked are the eligible nodes on interfaces, the owner by the API first. It is empty for
+	// an address on several segments, which does not fail over by liveness.
+	Ranked []string
+	// NeverFailsBack is whether a node that has recovered does not take the address back.
+	NeverFailsBack bool
 	// Refusal is set if and only if no node announces the address.
 	Refusal v1alpha1.Refusal
 }
@@ -225,6 +230,12 @@ func (d *decision) explainAddress(h heldAddress) AddressState {
 	}
 	owners := map[string]NodeState{}
 	segments, l2Refusal := d.rankNodes(h, func(s NodeState) { owners[s.Node] = s })
+	if len(segments) == 1 {
+		for _, n := range segments[0] {
+			explained.Ranked = append(explained.Ranked, n.name)
+		}
+	}
+	explained.NeverFailsBack = d.neverFailsBack(h.pool)
 	_, bgpRefusal := d.selectAdvertisers(h)
 	if len(segments) == 0 && bgpRefusal.Reason != "" {
 		explained.Refusal = combineRefusals(l2Refusal, bgpRefusal, h.pool)

@@ -63,8 +63,8 @@ func (s severity) MarshalText() ([]byte, error) { return []byte(strings.ToLower(
 func Examine(s objects.Snapshot) Diagnosis {
 	plan := controllerplan.Decide(s.Controller)
 	// The list is not nil, so that its JSON is [] and not null.
-	findings := slices.Concat([]finding{}, crdFindings(s), listenFindings(s), nodeFindings(s), proxyFindings(s), serviceFindings(s, plan),
-		configFindings(plan), poolFindings(s, plan), sessionFindings(s))
+	findings := slices.Concat([]finding{}, crdFindings(s), listenFindings(s), nodeFindings(s), proxyFindings(s), failoverFindings(s),
+		serviceFindings(s, plan), configFindings(plan), poolFindings(s, plan), sessionFindings(s))
 	slices.SortStableFunc(findings, func(a, b finding) int {
 		return cmp.Or(cmp.Compare(a.Severity, b.Severity), strings.Compare(a.Object, b.Object))
 	})

@@ -65,12 +65,17 @@ type addressAnnouncement struct {
 	Reason  v1alpha1.Reason    `json:"reason,omitempty"` // why no node announces it
 	Message string             `json:"message,omitempty"`
 	Nodes   []nodeAnnouncement `json:"nodes"`
+	// Next says which nodes take the address over, and when it moves back. Warnings are
+	// about reports that contradict each other or do not count, and about filtered BFD.
+	Next     []string `json:"next"`
+	Warnings []string `json:"warnings"`
 }
 
 // nodeAnnouncement lists how one node announces an address.
 type nodeAnnouncement struct {
 	Node       string          `json:"node"`
-	Interfaces []string        `json:"interfaces"` // on which it answers ARP and NDP
+	Interfaces []string        `json:"interfaces"`      // on which it answers ARP and NDP
+	Owner      string          `json:"owner,omitempty"` // why it is this node that answers
 	Routes     []peerRoute     `json:"routes"`
 	Reason     v1alpha1.Reason `json:"reason,omitempty"` // why it does neither
 	Message    string          `json:"message,omitempty"`
@@ -118,17 +123,21 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 	// Each node decides for itself from the same objects, so one computation shows
 	// the decisions of all.
 	for _, v := range speakerplan.Explain(s.Speaker, svc) {
-		a := addressAnnouncement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []nodeAnnouncement{}}
+		a := addressAnnouncement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []nodeAnnouncement{}, []string{}, []string{}}
 		for _, n := range v.Nodes {
-			node := nodeAnnouncement{n.Node, append([]string{}, n.Interfaces...), []peerRoute{}, n.Reason, n.Message}
+			node := nodeAnnouncement{n.Node, append([]string{}, n.Interfaces...), "", []peerRoute{}, n.Reason, n.Message}
+			if len(n.Interfaces) > 0 {
+				node.Owner = "highest rank of the eligible nodes"
+			}
 			if refusal := s.Refusal(n.Node, v.Addr); len(n.Interfaces) > 0 && refusal.Reason != "" {
-				node.Interfaces, node.Reason, node.Message = []string{}, refusal.Reason, refusal.Message
+				node.Interfaces, node.Owner, node.Reason, node.Message = []string{}, "", refusal.Reason, refusal.Message
 			}
 			for _, r := range n.Routes {
 				node.Routes = append(node.Routes, routeOf(s, n.Node, r))
 			}
 			a.Nodes = append(a.Nodes, node)
 		}
+		a.addLiveness(s, v)
 		e.Announcements = append(e.Announcements, a)
 	}
 	return e, nil

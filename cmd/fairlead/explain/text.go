@@ -69,7 +69,7 @@ func (a addressAnnouncement) sectionText() string {
 	b.WriteString(output.Table(func(t io.Writer) {
 		for _, n := range a.Nodes {
 			if len(n.Interfaces) > 0 {
-				fmt.Fprintf(t, "  * %s\tanswers on %s\thighest rank of the eligible nodes\n", n.Node, strings.Join(n.Interfaces, ", "))
+				fmt.Fprintf(t, "  * %s\tanswers on %s\t%s\n", n.Node, strings.Join(n.Interfaces, ", "), n.Owner)
 			}
 			for _, r := range n.Routes {
 				if r.Advertised {
@@ -83,6 +83,12 @@ func (a addressAnnouncement) sectionText() string {
 			}
 		}
 	}))
+	for _, text := range a.Next {
+		fmt.Fprintf(&b, "  %s\n", text)
+	}
+	for _, text := range a.Warnings {
+		fmt.Fprintf(&b, "  warning: %s\n", text)
+	}
 	return b.String()
 }
 
