@@ -28,13 +28,13 @@ type neighborMonitor struct {
 	tracker   failover.Tracker
 	neighbors map[failover.Peer]plan.Neighbor
 	sessions  map[bfd.Key]failover.Peer
-	claimed   map[claimKey]time.Time // the last claim
+	claimed   map[claimKey]time.Time // the last claim; those of other hosts are not kept
 }
 
-// claimKey identifies the claims of one host for an address.
+// claimKey identifies the claims of a neighbor for an address.
 type claimKey struct {
-	addr       netip.Addr
-	iface, mac string
+	addr netip.Addr
+	peer failover.Peer
 }
 
 func newNeighborMonitor(
@@ -116,13 +116,13 @@ func (m *neighborMonitor) Stalled() {
 func (m *neighborMonitor) Claimed(addr netip.Addr, k l2.Claimant) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	key := claimKey{addr, k.Interface, k.MAC.String()}
-	if !k.Last.After(m.claimed[key]) {
-		return
-	}
-	m.claimed[key] = k.Last
 	for peer, n := range m.neighbors {
-		if peer.Interface == k.Interface && n.MAC == k.MAC.String() {
+		if peer.Interface != k.Interface || n.MAC != k.MAC.String() {
+			continue
+		}
+		key := claimKey{addr, peer}
+		if k.Last.After(m.claimed[key]) {
+			m.claimed[key] = k.Last
 			m.tracker.Claimed(time.Now(), peer, addr)
 			notify(m.due)
 		}

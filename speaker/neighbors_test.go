@@ -264,6 +264,9 @@ func TestClaimsOfSeveralHosts(t *testing.T) {
 	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func() {})
 	m.Set(map[failover.Peer]plan.Neighbor{neighborB: {MAC: neighborMAC}}, false)
 	m.Claimed(addr, l2.Claimant{Interface: neighborB.Interface, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 0x99}, Last: now})
+	if len(m.claimed) != 0 {
+		t.Errorf("the claim of a stranger is kept: %v", m.claimed)
+	}
 	for want := 1; want >= 0; want-- {
 		m.Claimed(addr, l2.Claimant{Interface: neighborB.Interface, MAC: mac, Last: now.Add(-time.Second)})
 		questions, _ := m.tracker.Advance(now.Add(time.Hour * time.Duration(2-want)))
