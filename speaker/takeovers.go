@@ -16,10 +16,11 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
-// takeovers returns the nodes whose addresses this node announces, by name.
+// takeovers returns the eligible nodes whose addresses this node announces, by name.
 func takeovers(o observedState) (nodes []v1alpha1.Takeover) {
+	eligible := eligibleNodes(o)
 	for key, n := range o.plan.Neighbors {
-		if len(n.Outranks) == 0 {
+		if len(n.Outranks) == 0 || !eligible[key.Node] {
 			continue
 		}
 		p := o.peers[key]
@@ -46,11 +47,7 @@ func takeovers(o observedState) (nodes []v1alpha1.Takeover) {
 // not rank higher any more: a node that fails again, comes back or is not Ready any more does
 // not change the reports.
 func takenOverFrom(before v1alpha1.SpeakerStatus, o observedState) map[netip.Addr][]v1alpha1.Takeover {
-	anyReady := slices.ContainsFunc(o.nodes, config.NodeReady)
-	eligible := map[string]bool{}
-	for _, n := range o.nodes {
-		eligible[n.Name] = plan.ExclusionReason(n) == "" && (config.NodeReady(n) || !anyReady)
-	}
+	eligible := eligibleNodes(o)
 	score := func(node string, addr netip.Addr) uint64 { return config.RendezvousScore(config.RankSeed(node), addr) }
 	from := map[netip.Addr][]v1alpha1.Takeover{}
 	var reported []plan.AnnouncedGroup
@@ -87,6 +84,16 @@ func takenOverFrom(before v1alpha1.SpeakerStatus, o observedState) map[netip.Add
 		from[addr] = slices.CompactFunc(all, func(a, b v1alpha1.Takeover) bool { return a.Node == b.Node })
 	}
 	return from
+}
+
+// eligibleNodes returns the nodes that are eligible by their Nodes.
+func eligibleNodes(o observedState) map[string]bool {
+	anyReady := slices.ContainsFunc(o.nodes, config.NodeReady)
+	eligible := map[string]bool{}
+	for _, n := range o.nodes {
+		eligible[n.Name] = plan.ExclusionReason(n) == "" && (config.NodeReady(n) || !anyReady)
+	}
+	return eligible
 }
 
 // neighborReports returns the nodes whose addresses this node takes over, sorted.

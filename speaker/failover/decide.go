@@ -37,7 +37,8 @@ type Address struct {
 	Others []Candidate
 	// Held is whether this node announces the address.
 	Held bool
-	// Lapsed is whether this node has not been eligible for LeaveTimeout.
+	// Lapsed is whether this node has not been eligible for LeaveTimeout, or is disconnected
+	// from the segment.
 	Lapsed bool
 	// Verified is a peer that announces the address as well as this node, if Node is set.
 	Verified Holder
@@ -181,22 +182,19 @@ func (t Targets) Add(addr netip.Addr, a Address, acting string) {
 	}
 	successors := 0
 	for i, c := range a.Ranked {
-		outranks := acting == a.Self && slices.ContainsFunc(a.Ranked[i:], func(o Candidate) bool { return o.Node == a.Self })
+		outranks := slices.ContainsFunc(a.Ranked[i:], func(o Candidate) bool { return o.Node == a.Self })
 		switch {
 		case c.Node == acting:
 			continue
-		case c.isGone():
-			// It is asked from time to time, so that its return is noticed.
-			t.observe(c, func(target *Target) {
-				if acting == a.Self {
-					target.Outranks = append(target.Outranks, addr)
-				} else {
-					target.Announces = append(target.Announces, addr)
-				}
-			})
-			continue
-		case outranks:
+		case outranks && acting == a.Self:
 			t.observe(c, func(target *Target) { target.Outranks = append(target.Outranks, addr) })
+		case outranks && c.isGone():
+			// It is asked from time to time, so that its return is noticed.
+			t.observe(c, func(target *Target) { target.Announces = append(target.Announces, addr) })
+		}
+		if c.isGone() {
+			t.observe(c, func(*Target) {})
+			continue
 		}
 		if successors++; successors > maxSuccessors {
 			continue

@@ -117,7 +117,7 @@ func (d *decision) failoverAddress(h heldAddress, nodes []segmentNode) failover.
 		},
 		ScoreOf:  func(node string) uint64 { return config.RendezvousScore(config.RankSeed(node), h.addr) },
 		TookOver: func(reporter, node string) bool { return slices.Contains(d.TakenOver[reporter], node) },
-		Lapsed:   d.Local.Lapsed[h.addr],
+		Lapsed:   d.Local.Lapsed[h.addr] || d.isDisconnected(h.addr),
 	}
 	timers := d.sessionTimers(h.pool)
 	candidate := func(node string, score uint64) failover.Candidate {
@@ -145,6 +145,12 @@ func (d *decision) ownInterfaces(h heldAddress, nodes []segmentNode) []string {
 		return nodes[i].names
 	}
 	return d.Local.HeldOn[h.addr]
+}
+
+// isDisconnected reports whether none of the interfaces on which this node announces the
+// address works any more. When one is up again, another node may have taken the address over.
+func (d *decision) isDisconnected(addr netip.Addr) bool {
+	return !slices.ContainsFunc(d.Interfaces[d.Node], func(i l2.Interface) bool { return slices.Contains(d.Local.HeldOn[addr], i.Name) })
 }
 
 // neverFailsBack reports whether a node that has recovered does not take back addresses of

@@ -3,11 +3,9 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 // TestNodeSessions checks that the sessions between nodes have the intervals of the
@@ -24,8 +22,7 @@ func TestNodeSessions(t *testing.T) {
 	})
 	fails := func(detection string) {
 		t.Helper()
-		first := owner(t, addr, anyNode)
-		detects(t, first, detection)
+		first := detects(t, addr, detection)
 		cluster.Speakers[first].Kill()
 		owner(t, addr, func(node int) bool { return node != first })
 		startSpeaker(t, first)
@@ -42,10 +39,9 @@ func TestNodeSessions(t *testing.T) {
 	fails("900ms")
 
 	// A change is negotiated while sessions stay Up.
-	node := owner(t, addr, anyNode)
-	detects(t, node, "900ms")
+	detects(t, addr, "900ms")
 	apply(t, fmt.Sprintf(profile, "transmitInterval: 1000, receiveInterval: 20, detectMultiplier: 4"))
-	detects(t, node, "4s")
+	detects(t, addr, "4s")
 	apply(t, fmt.Sprintf(profile, "transmitInterval: 20, receiveInterval: 20"))
 	fails("60ms")
 
@@ -57,31 +53,19 @@ func TestNodeSessions(t *testing.T) {
 	}
 }
 
-// detects waits until all other nodes detect the failure of a node within the time.
-func detects(t *testing.T, node int, within string) {
+// detects waits until all other nodes detect the failure of the owner within the time, and
+// returns it.
+func detects(t *testing.T, addr netip.Addr, within string) (node int) {
 	t.Helper()
-	observed(t, node)
-	eventually(t, fmt.Sprintf("a failure of node %d is detected within %s", node+1, within), func() error {
-		all, err := cluster.Resource("speakers").List(t.Context(), metav1.ListOptions{})
-		if err != nil {
-			return err
-		}
-		var wrong []string
-		for _, s := range all.Items {
-			neighbors, _, err := unstructured.NestedSlice(s.Object, "status", "neighbors")
-			if err != nil {
-				return err
-			}
-			for _, n := range neighbors {
-				message, _ := n.(map[string]any)["message"].(string)
-				if n.(map[string]any)["node"] == cluster.Nodes[node].Name && !strings.HasSuffix(message, " within "+within) {
-					wrong = append(wrong, s.GetName()+": "+message)
-				}
+	eventually(t, "a failure of the owner is detected within "+within, func() error {
+		node = owner(t, addr, anyNode)
+		observers, err := observersOf(t, node)
+		for _, o := range observers {
+			if message, _ := o["message"].(string); !strings.HasSuffix(message, " within "+within) {
+				return fmt.Errorf("a node that observes %s reports %q", cluster.Nodes[node].Name, message)
 			}
 		}
-		if len(wrong) > 0 {
-			return fmt.Errorf("%s", strings.Join(wrong, "; "))
-		}
-		return nil
+		return err
 	})
+	return node
 }

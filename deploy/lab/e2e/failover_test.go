@@ -2,21 +2,26 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"syscall"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
 // TestFailover checks that another node takes an address over while the Node of the owner
-// stays Ready: when the owner's speaker is killed, stands still, ends or is disconnected,
-// with and without BFD between the speakers. One node answers before, and one after.
+// stays Ready: when the owner's speaker is killed, stands still, ends or is disconnected.
+// The recovered node does not take it back at once, and never answers beside the new owner.
 func TestFailover(t *testing.T) {
-	service(t, "taken-over")
-	addr := announced(t, "taken-over")
+	stop := func(t *testing.T, node int) { cluster.Speakers[node].Signal(syscall.SIGSTOP) }
+	resume := func(t *testing.T, node int) { cluster.Speakers[node].Signal(syscall.SIGCONT) }
 	for _, row := range []struct {
 		name    string
 		fail    func(t *testing.T, node int)
@@ -28,36 +33,177 @@ func TestFailover(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, startSpeaker},
-		{"stopped", func(_ *testing.T, node int) { cluster.Speakers[node].Signal(syscall.SIGSTOP) }, func(_ *testing.T, node int) {
-			cluster.Speakers[node].Signal(syscall.SIGCONT)
-		}},
-		{"disconnected", func(t *testing.T, node int) {
-			if err := cluster.Nodes[node].SetLink(false); err != nil {
-				t.Fatal(err)
-			}
-		}, func(t *testing.T, node int) {
-			if err := cluster.Nodes[node].SetLink(true); err != nil {
-				t.Error(err)
-			}
+		{"stopped for 2 s", func(t *testing.T, node int) { stop(t, node); time.Sleep(2 * time.Second) }, resume},
+		{"stopped for 40 s", func(t *testing.T, node int) { stop(t, node); time.Sleep(40 * time.Second) }, resume},
+		{"disconnected", func(t *testing.T, node int) { setLink(t, node, false) }, func(t *testing.T, node int) {
+			setLink(t, node, true)
 			if err := cluster.RestoreRoutes(node); err != nil {
 				t.Error(err)
 			}
 		}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			first := owner(t, addr, anyNode)
-			observed(t, first)
-			began := time.Now()
-			row.fail(t, first)
-			next := owner(t, addr, func(node int) bool { return node != first })
-			t.Logf("node %d answers instead of node %d after %s", next+1, first+1, time.Since(began).Round(time.Millisecond))
-			row.recover(t, first)
-			// The recovered node observes the new owner, and does not take the address back at
-			// once.
-			observed(t, next)
-			owner(t, addr, func(node int) bool { return node == next })
-			reach(t, cluster.Client, url(addr, 8086))
+			for _, addr := range failoverAddresses(t) {
+				first := owner(t, addr, anyNode)
+				observed(t, first)
+				answers := watchAnswers(t, addr)
+				began := time.Now()
+				row.fail(t, first)
+				next := owner(t, addr, func(node int) bool { return node != first })
+				t.Logf("node %d answers for %s instead of node %d after %s", next+1, addr, first+1, time.Since(began).Round(time.Millisecond))
+				recovered := time.Now()
+				row.recover(t, first)
+				observed(t, next)
+				owner(t, addr, func(node int) bool { return node == next })
+				reach(t, cluster.Client, url(addr, 8086))
+				checkSilent(t, answers(), recovered, cluster.Nodes[next].MAC())
+			}
 		})
+	}
+}
+
+// TestPartition checks that an address has an owner while nodes cannot reach each other,
+// the API server or both, and exactly one after the partition has healed.
+func TestPartition(t *testing.T) {
+	all := func(node int, cut func(from, to *lab.Host) error) error {
+		for i, other := range cluster.Nodes {
+			if i != node {
+				if err := cut(cluster.Nodes[node], other); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	oneWay := func(from, to *lab.Host) error { return cluster.Disconnect(t.Context(), from, to) }
+	bothWays := func(from, to *lab.Host) error { return errors.Join(oneWay(from, to), oneWay(to, from)) }
+	for _, row := range []struct {
+		name string
+		cut  func(owner int) error
+	}{
+		{"owner is not heard", func(owner int) error { return all(owner, oneWay) }},
+		{"owner does not hear", func(owner int) error {
+			return all(owner, func(from, to *lab.Host) error { return oneWay(to, from) })
+		}},
+		{"owner from one node", func(owner int) error { return bothWays(cluster.Nodes[owner], cluster.Nodes[(owner+1)%3]) }},
+		{"owner from the other node", func(owner int) error { return bothWays(cluster.Nodes[owner], cluster.Nodes[(owner+2)%3]) }},
+		{"owner from all nodes", func(owner int) error { return all(owner, bothWays) }},
+		{"all nodes", func(int) error { return errors.Join(all(0, bothWays), all(1, bothWays)) }},
+		{"owner from the API server", func(owner int) error { return cluster.DisconnectAPI(t.Context(), cluster.Nodes[owner]) }},
+		{"owner from all nodes and the API server", func(owner int) error {
+			return errors.Join(all(owner, bothWays), cluster.DisconnectAPI(t.Context(), cluster.Nodes[owner]))
+		}},
+		{"all nodes and the API server", func(int) error {
+			err := errors.Join(all(0, bothWays), all(1, bothWays))
+			for _, n := range cluster.Nodes {
+				err = errors.Join(err, cluster.DisconnectAPI(t.Context(), n))
+			}
+			return err
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Cleanup(func() { reconnect(t) })
+			for _, addr := range failoverAddresses(t) {
+				first := owner(t, addr, anyNode)
+				observed(t, first)
+				answers := watchAnswers(t, addr)
+				if err := row.cut(first); err != nil {
+					t.Fatal(err)
+				}
+				// Longer than the takeover with BFD, and than the questions without it.
+				time.Sleep(5 * time.Second)
+				healed := time.Now()
+				reconnect(t)
+				last := owner(t, addr, anyNode)
+				observed(t, last)
+				reach(t, cluster.Client, url(addr, 8086))
+				checkOwners(t, addr, answers(), healed)
+			}
+		})
+	}
+}
+
+// TestFailoverWithoutAPI checks that an address moves although the API server is down, and
+// has one owner when it is up again.
+func TestFailoverWithoutAPI(t *testing.T) {
+	for _, addr := range failoverAddresses(t) {
+		first := owner(t, addr, anyNode)
+		observed(t, first)
+		cluster.APIServer.Kill()
+		cluster.Speakers[first].Kill()
+		next := owner(t, addr, func(node int) bool { return node != first })
+		if err := cluster.StartAPIServer(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		startSpeaker(t, first)
+		observed(t, next)
+		owner(t, addr, func(node int) bool { return node == next })
+	}
+}
+
+// failoverAddresses returns an announced address of each family, of Services that are
+// deleted when the test ends.
+func failoverAddresses(t *testing.T) []netip.Addr {
+	t.Helper()
+	v4, v6 := "taken-over", "taken-over-6"
+	lanPool(t, v6, "fd13:242::c0/124")
+	service(t, v4)
+	service(t, v6, from(v6), func(s *corev1.Service) { s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol} })
+	return []netip.Addr{announced(t, v4), announced(t, v6)}
+}
+
+// watchAnswers records which nodes answer for an address, until the returned function is
+// called.
+func watchAnswers(t *testing.T, addr netip.Addr) func() []lab.Answer {
+	t.Helper()
+	stop, err := cluster.Client.WatchAnswers(t.Context(), addr, 10*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stop
+}
+
+// checkSilent checks that no other host than the one with the MAC has answered since a time.
+func checkSilent(t *testing.T, answers []lab.Answer, since time.Time, mac string) {
+	t.Helper()
+	var others []lab.Answer
+	for _, a := range answers {
+		if a.At.After(since) && a.MAC != mac {
+			others = append(others, a)
+		}
+	}
+	if len(others) > 0 {
+		t.Errorf("%d answers by another node than the owner since its recovery, the first by %s after %s", len(others), others[0].MAC, others[0].At.Sub(since))
+	}
+}
+
+// checkOwners checks that the address had an answer at all times, and that the last time
+// at which two nodes answered was soon after the partition had healed.
+func checkOwners(t *testing.T, addr netip.Addr, answers []lab.Answer, healed time.Time) {
+	t.Helper()
+	const longest = 10 * time.Second
+	for i := range answers[1:] {
+		was, is := answers[i], answers[i+1]
+		if is.At.Sub(was.At) > longest {
+			t.Errorf("no answer for %s during %s", addr, is.At.Sub(was.At))
+		}
+		if is.MAC != was.MAC && is.At.Sub(healed) > longest {
+			t.Errorf("%s and %s answered for %s %s after the partition had healed", was.MAC, is.MAC, addr, is.At.Sub(healed))
+		}
+	}
+}
+
+func reconnect(t *testing.T) {
+	t.Helper()
+	if err := cluster.Reconnect(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
+func setLink(t *testing.T, node int, up bool) {
+	t.Helper()
+	if err := cluster.Nodes[node].SetLink(up); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -71,26 +217,37 @@ func startSpeaker(t *testing.T, node int) {
 // observed waits until other nodes observe a node by BFD, so that they notice its failure.
 func observed(t *testing.T, node int) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("two nodes observe node %d", node+1), func() error {
-		all, err := cluster.Resource("speakers").List(t.Context(), metav1.ListOptions{})
+	eventually(t, fmt.Sprintf("all other nodes observe node %d", node+1), func() error {
+		_, err := observersOf(t, node)
+		return err
+	})
+}
+
+// observersOf returns what the other nodes report about a node: an error unless all of them
+// have a BFD session with it that is Up.
+func observersOf(t *testing.T, node int) (reports []map[string]any, err error) {
+	t.Helper()
+	all, err := cluster.Resource("speakers").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	up := 0
+	for _, s := range all.Items {
+		neighbors, _, err := unstructured.NestedSlice(s.Object, "status", "neighbors")
 		if err != nil {
-			return err
+			return nil, err
 		}
-		up := 0
-		for _, s := range all.Items {
-			neighbors, _, err := unstructured.NestedSlice(s.Object, "status", "neighbors")
-			if err != nil {
-				return err
-			}
-			for _, n := range neighbors {
-				if n := n.(map[string]any); n["node"] == cluster.Nodes[node].Name && n["bfd"] == "Up" {
+		for _, n := range neighbors {
+			if n := n.(map[string]any); n["node"] == cluster.Nodes[node].Name {
+				reports = append(reports, n)
+				if n["bfd"] == "Up" {
 					up++
 				}
 			}
 		}
-		if up != len(cluster.Nodes)-1 {
-			return fmt.Errorf("%d of them have a BFD session that is Up", up)
-		}
-		return nil
-	})
+	}
+	if up != len(cluster.Nodes)-1 {
+		return nil, fmt.Errorf("%d nodes have a BFD session with %s that is Up: %v", up, cluster.Nodes[node].Name, reports)
+	}
+	return reports, nil
 }
