@@ -72,14 +72,13 @@ func (b *failoverBench) measureFailures(ctx context.Context, f failure, family s
 	})
 	b.table.add(what+": outage", outages, f.median, f.worst)
 	b.table.add("  until the last address is announced", takeovers, 0, 0)
-	b.notes = append(b.notes, fmt.Sprintf("%s: a takeover of %d addresses (mean), %s of CPU time of each other speaker (median)",
-		what, addresses/max(1, len(cpu)), quantile(cpu, .5)))
+	b.note("%s: a takeover of %d addresses (mean), %s of CPU time of each other speaker (median)",
+		what, addresses/max(1, len(cpu)), quantile(cpu, .5))
 	if missing > 0 {
-		b.notes = append(b.notes, fmt.Sprintf("%s: MISSED: %d addresses were not announced again, so that clients still send to the node",
-			what, missing))
+		b.note("%s: MISSED: %d addresses were not announced again, so that clients still send to the node", what, missing)
 	}
 	if dropped > 0 {
-		b.notes = append(b.notes, fmt.Sprintf("%s: %d announcements were not recorded, so the times are upper bounds", what, dropped))
+		b.note("%s: %d announcements were not recorded, so the times are upper bounds", what, dropped)
 	}
 	return err
 }
