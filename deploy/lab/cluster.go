@@ -119,6 +119,9 @@ func (c *Cluster) createNetwork() error {
 				return err
 			}
 		}
+		if err := pod.EchoUDP(":8086"); err != nil {
+			return err
+		}
 		c.Nodes, c.Pods = append(c.Nodes, node), append(c.Pods, pod)
 	}
 	for i, from := range c.Nodes {

@@ -138,7 +138,8 @@ func TestDemo(t *testing.T) {
 		}
 		for _, want := range []string{
 			"influxdb   LoadBalancer", "10.13.242.236   8086:3", "pong from pod-", "curl http://10.13.242.13:3",
-			"which is node-", "Provisioned  True  Assigned", "Everything was removed",
+			"which is node-", "has taken 10.13.242.236 over: the client was without a response for",
+			"Provisioned  True  Assigned", "Everything was removed",
 		} {
 			if !strings.Contains(out.String(), want) {
 				t.Errorf("the output does not contain %q:\n%s", want, out.String())

@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 )
 
-// RequestStream is a sequence of requests, each over a new connection.
+// RequestStream is a sequence of requests: by HTTP, each over a new connection, or by UDP,
+// all from one socket.
 type RequestStream struct {
-	URL     string
+	URL     string        // http://HOST:PORT/PATH, or udp://HOST:PORT of an EchoUDP
 	Every   time.Duration // from the start of one request to the start of the next
 	Timeout time.Duration // after which a request counts as lost; 0 is 300 ms, which excludes a SYN retransmission
 	// Serial makes each request wait for the end of the previous one, so that a short
@@ -30,6 +33,9 @@ type StreamReport struct {
 	// the first request after the last lost one. During the outage some clients, but
 	// not necessarily all, had no response.
 	Outage time.Duration
+	// Silence is the longest time between two successive responses, including the time
+	// before the first and after the last one.
+	Silence time.Duration
 	// Broken is the number of lost requests with a connection that was reset, because
 	// a router rehashed the flow to another node.
 	Broken int
@@ -60,15 +66,17 @@ func (s RequestStream) Run(ctx context.Context, from *Host) StreamReport {
 		s.Timeout = 300 * time.Millisecond
 	}
 	type result struct {
-		at     time.Duration
-		answer string
-		err    error
+		at, end time.Duration
+		answer  string
+		err     error
 	}
 	var (
 		running sync.WaitGroup
 		mu      sync.Mutex
 		results = make(map[int]result)
 	)
+	send, done := s.open(from)
+	defer done()
 	started := time.Now()
 	tick := time.NewTicker(s.Every)
 	defer tick.Stop()
@@ -78,10 +86,10 @@ func (s RequestStream) Run(ctx context.Context, from *Host) StreamReport {
 			// A request in flight at the end of the stream is included.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Timeout)
 			defer cancel()
-			answer, err := from.getURL(ctx, s.URL)
+			answer, err := send(ctx)
 			mu.Lock()
 			defer mu.Unlock()
-			results[i] = result{at, answer, err}
+			results[i] = result{at, time.Since(started), answer, err}
 		})
 		if s.Serial {
 			running.Wait()
@@ -91,10 +99,12 @@ func (s RequestStream) Run(ctx context.Context, from *Host) StreamReport {
 		case <-ctx.Done():
 		}
 	}
+	sending := time.Since(started)
 	running.Wait()
 	report := StreamReport{Sent: len(results), Answers: make(map[string]int), Errors: make(map[string]int)}
 	var last time.Duration
-	first := time.Duration(-1) // start of the first lost request
+	first := time.Duration(-1)               // start of the first lost request
+	responses := []time.Duration{0, sending} // by time
 	for i := range len(results) {
 		r := results[i]
 		report.Gap = max(report.Gap, r.at-last) // also if no later request succeeds
@@ -114,6 +124,25 @@ func (s RequestStream) Run(ctx context.Context, from *Host) StreamReport {
 		}
 		report.Answers[r.answer]++
 		last = r.at
+		responses = append(responses, r.end)
+	}
+	slices.Sort(responses)
+	for i := range len(responses) - 1 {
+		report.Silence = max(report.Silence, responses[i+1]-responses[i])
 	}
 	return report
+}
+
+// open returns a function that sends one request from the host and waits for the response.
+// It may be called concurrently, until done is called.
+func (s RequestStream) open(from *Host) (send func(context.Context) (string, error), done func()) {
+	target, isUDP := strings.CutPrefix(s.URL, "udp://")
+	if !isUDP {
+		return func(ctx context.Context) (string, error) { return from.getURL(ctx, s.URL) }, func() {}
+	}
+	c, err := from.dialUDP(target)
+	if err != nil {
+		return func(context.Context) (string, error) { return "", err }, func() {}
+	}
+	return c.exchange, c.close
 }

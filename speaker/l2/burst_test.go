@@ -69,7 +69,7 @@ func TestAnnouncements(t *testing.T) {
 }
 
 // TestAnnouncementOrder checks that each address is announced once before one is
-// announced again, at the rate limit.
+// announced again, in the order of the addresses and at the rate limit.
 func TestAnnouncementOrder(t *testing.T) {
 	for _, f := range familyTests {
 		for _, n := range []int{1000, 5000, 20000} {
@@ -87,7 +87,7 @@ func TestAnnouncementOrder(t *testing.T) {
 				if err := r.set(desired); err != nil {
 					t.Fatal(err)
 				}
-				seen, frames := map[string]int{}, 0
+				seen, last, frames := map[string]int{}, "", 0
 				perRound := len(f.announce(clientMAC, f.vip, true))
 				for len(seen) < n {
 					frame := <-s.out
@@ -95,7 +95,12 @@ func TestAnnouncementOrder(t *testing.T) {
 						t.Errorf("%s: more than a batch at once", f)
 					}
 					offset := map[bool]int{true: offsetARPSender, false: offsetNDTarget}[f.vip.Is4()]
-					seen[string(frame[offset:][:f.vip.BitLen()/8])]++
+					addr := string(frame[offset:][:f.vip.BitLen()/8])
+					if seen[addr] == 0 && addr < last {
+						t.Fatalf("%s: %x is announced after %x", f, addr, last)
+					}
+					seen[addr]++
+					last = addr
 				}
 				// The last address's first frame; its round may have a second one.
 				if took := time.Since(start); took > time.Duration(n)*sendInterval*4/3 || frames > n*perRound {

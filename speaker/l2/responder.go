@@ -157,20 +157,24 @@ func (r *responder) set(desired map[netip.Addr]mode) error {
 	return nil
 }
 
-// setTasks replaces the tasks, apart from those that are the same as before.
+// setTasks replaces the tasks, apart from those that are the same as before. New ones are
+// done in the order of their addresses.
 func (r *responder) setTasks(desired map[netip.Addr]mode) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
+	var changed []netip.Addr
 	for addr, m := range desired {
-		t := r.tasks[addr]
-		if t != nil && t.mode == m {
-			continue
+		if t := r.tasks[addr]; t == nil || t.mode != m {
+			changed = append(changed, addr)
 		}
-		if t != nil {
-			t.removed = true
+	}
+	slices.SortFunc(changed, netip.Addr.Compare)
+	for _, addr := range changed {
+		if before := r.tasks[addr]; before != nil {
+			before.removed = true
 		}
-		t = &task{addr: addr, mode: m}
+		t := &task{addr: addr, mode: desired[addr]}
 		r.tasks[addr] = t
 		r.queue.push(t, now, 0)
 	}

@@ -96,8 +96,11 @@ func TestStall(t *testing.T) {
 				t.Fatal(err)
 			}
 			eventually(t, "it is stopped", func() bool { return isStopped(t, cmd.Process.Pid) })
-			time.Sleep(50 * time.Millisecond) // until what it has sent is counted
-			before = sent.Load()
+			eventually(t, "what it has sent is counted", func() bool {
+				before = sent.Load()
+				time.Sleep(200 * time.Millisecond)
+				return sent.Load() == before
+			})
 			time.Sleep(pause)
 			if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
 				t.Fatal(err)

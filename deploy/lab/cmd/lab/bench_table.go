@@ -41,14 +41,7 @@ func limitText(ok bool) string {
 }
 
 func (t *resultTable) String() string {
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "median\tFairlead\tplain API\tratio\tlimit\t")
-	for _, row := range t.rows {
-		fmt.Fprintln(w, row)
-	}
-	_ = w.Flush()
-	return b.String()
+	return alignColumns("median\tFairlead\tplain API\tratio\tlimit\t", t.rows)
 }
 
 // quantile returns the q-quantile of the values, rounded to 100 µs.
@@ -58,4 +51,45 @@ func quantile(values []time.Duration, q float64) time.Duration {
 	}
 	sorted := slices.Sorted(slices.Values(values))
 	return sorted[int(math.Round(q*float64(len(sorted)-1)))].Round(100 * time.Microsecond)
+}
+
+// outageTable shows times without a response, with their limits.
+type outageTable struct{ rows []string }
+
+// add adds a series of measurements. A limit of 0 is no limit.
+func (t *outageTable) add(what string, took []time.Duration, median, worst time.Duration) {
+	m, w := quantile(took, .5), quantile(took, 1)
+	limits, verdict := "", ""
+	switch {
+	case median > 0:
+		limits = fmt.Sprintf("≤ %s, ≤ %s", median, worst)
+	case worst > 0:
+		limits = fmt.Sprintf("≤ %s", worst)
+	}
+	if worst > 0 && len(took) > 0 {
+		verdict = limitText(w <= worst && (median == 0 || m <= median))
+	}
+	t.rows = append(t.rows, fmt.Sprintf("%s\t%d\t%s\t%s\t%s\t%s", what, len(took), m, w, limits, verdict))
+}
+
+// addLost adds the number of lost requests, of which there must be none, and the longest
+// times between two responses.
+func (t *outageTable) addLost(what string, lost int, silences []time.Duration) {
+	t.rows = append(t.rows, fmt.Sprintf("%s: %d\t%d\t%s\t%s\t0\t%s", what, lost,
+		len(silences), quantile(silences, .5), quantile(silences, 1), limitText(lost == 0)))
+}
+
+func (t *outageTable) String() string {
+	return alignColumns("Layer 2\truns\tmedian\tworst\tlimits\t", t.rows)
+}
+
+func alignColumns(header string, rows []string) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(w, header)
+	for _, row := range rows {
+		fmt.Fprintln(w, row)
+	}
+	_ = w.Flush()
+	return b.String()
 }

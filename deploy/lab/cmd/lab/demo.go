@@ -32,6 +32,7 @@ metadata:
   name: influxdb
 spec:
   type: LoadBalancer
+  externalTrafficPolicy: Local
   selector: {app: influxdb}
   ports:
   - port: 8086
@@ -58,6 +59,11 @@ func runDemo(ctx context.Context, o lab.Options, keep bool) error {
 	fmt.Printf("  == first address after %.1f s\n", time.Since(started).Seconds())
 	if err := showService(ctx, c, external); err != nil {
 		return err
+	}
+	if len(c.Nodes) > 1 {
+		if err := showFailover(ctx, c, o, external); err != nil {
+			return err
+		}
 	}
 	if err := showBGP(ctx, c, o); err != nil {
 		return err

@@ -21,7 +21,9 @@ const usage = `usage: lab COMMAND
                               start a cluster, demonstrate Fairlead, and remove the cluster
   bench [--nodes N]           benchmark announcements over BGP, with BIRD and FRR as routers
   bench --scale               benchmark the controller against plain API calls
-  bench --full [--scale]      benchmark with 5,000 and 10,000 Services, and more repetitions
+  bench --failover            benchmark the failover of Layer 2 addresses
+  bench --full [--scale|--failover]
+                              benchmark with 5,000 and 10,000 Services, and more repetitions
   exec HOST -- COMMAND …      run a command on a machine of the kept cluster:
                               client, node-1, pod-1, tor, remote, aws, … or control-plane
   stop                        stop the kept cluster
@@ -97,6 +99,7 @@ func parseJob(command string, args []string) (j labJob, err error) {
 	flags.BoolVar(&j.keep, "keep", false, "")
 	flags.IntVar(&j.nodes, "nodes", 3, "")
 	aws, scale, full := flags.Bool("aws", false, ""), flags.Bool("scale", false, ""), flags.Bool("full", false, "")
+	failover := flags.Bool("failover", false, "")
 	if err := flags.Parse(args); err != nil {
 		os.Exit(2)
 	}
@@ -106,13 +109,16 @@ func parseJob(command string, args []string) (j labJob, err error) {
 	if j.nodes < 1 || j.nodes > 80 {
 		return j, fmt.Errorf("--nodes=%d: must be from 1 to 80", j.nodes)
 	}
-	benchAmounts, scaleAmounts := quickBench, quickScale
+	benchAmounts, scaleAmounts, failoverAmounts := quickBench, quickScale, quickFailover
 	if *full {
-		benchAmounts, scaleAmounts = fullBench, fullScale
+		benchAmounts, scaleAmounts, failoverAmounts = fullBench, fullScale, fullFailover
 	}
 	switch {
 	case command == "bench" && *scale:
 		j.do = func(ctx context.Context, o lab.Options) error { return runScale(ctx, o, scaleAmounts) }
+	case command == "bench" && *failover:
+		j.nodes = 3
+		j.do = func(ctx context.Context, o lab.Options) error { return runFailover(ctx, o, failoverAmounts) }
 	case command == "bench":
 		j.tools = []lab.Tool{lab.BIRD, lab.FRR}
 		j.do = func(ctx context.Context, o lab.Options) error { return runBench(ctx, o, benchAmounts) }

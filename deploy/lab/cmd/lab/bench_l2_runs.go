@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
+)
+
+// failure is a failure of a node that is measured.
+type failure struct {
+	name          string
+	fail          func(node int) error
+	recover       func(ctx context.Context, node int) error
+	all           bool // the node has all addresses
+	median, worst time.Duration
+}
+
+// powerOffNode disconnects a node and kills its speaker.
+func (b *failoverBench) powerOffNode(node int) error {
+	if err := b.Nodes[node].SetLink(false); err != nil {
+		return err
+	}
+	b.Speakers[node].Kill()
+	return nil
+}
+
+func (b *failoverBench) powerOnNode(ctx context.Context, node int) error {
+	if err := b.Nodes[node].SetLink(true); err != nil {
+		return err
+	}
+	if err := b.RestoreRoutes(node); err != nil {
+		return err
+	}
+	return b.StartSpeaker(ctx, node)
+}
+
+// killSpeaker kills a speaker. Its node goes on forwarding the packets of clients that know
+// its MAC.
+func (b *failoverBench) killSpeaker(node int) error {
+	b.Speakers[node].Signal(syscall.SIGKILL)
+	return nil
+}
+
+// measureFailures repeats a failure, each time of a node with the most addresses.
+func (b *failoverBench) measureFailures(ctx context.Context, f failure, family string, size int) error {
+	var outages, takeovers, cpu []time.Duration
+	addresses, missing, dropped := 0, 0, 0
+	what := fmt.Sprintf("%s, %d %s", f.name, size, family)
+	err := b.Step(fmt.Sprintf("%s, %d times", what, b.runs), func() error {
+		for range b.runs {
+			if f.all {
+				if err := b.moveAll(ctx); err != nil {
+					return err
+				}
+			}
+			r, err := b.failOnce(ctx, f)
+			if err != nil {
+				return err
+			}
+			outages, takeovers, cpu = append(outages, r.outage), append(takeovers, r.takeover), append(cpu, r.cpu)
+			addresses, missing, dropped = addresses+r.addresses, missing+r.missing, dropped+r.dropped
+		}
+		return nil
+	})
+	b.table.add(what+": outage", outages, f.median, f.worst)
+	b.table.add("  until the last address is announced", takeovers, 0, 0)
+	b.note("%s: a takeover of %d addresses (mean), %s of CPU time of each other speaker (median)",
+		what, addresses/max(1, len(cpu)), quantile(cpu, .5))
+	if missing > 0 {
+		b.note("%s: MISSED: %d addresses were not announced again, so that clients still send to the node", what, missing)
+	}
+	if dropped > 0 {
+		b.note("%s: %d announcements were not recorded, so the times are upper bounds", what, dropped)
+	}
+	return err
+}
+
+// failureRun is the result of one failure.
+type failureRun struct {
+	// outage is the longest time without a response through the address that was announced
+	// last, and takeover the time from the failure to its announcement.
+	outage, takeover time.Duration
+	cpu              time.Duration // of each of the other speakers
+	addresses        int           // of the node
+	missing          int           // addresses that no other node has announced
+	dropped          int           // frames that were not recorded
+}
+
+// failOnce makes a node fail while a client sends requests to the address that is
+// announced last, as a rule: the highest one of the node. If the other successor announces
+// another one later, the difference is added.
+func (b *failoverBench) failOnce(ctx context.Context, f failure) (r failureRun, err error) {
+	if _, err := b.settle(ctx); err != nil {
+		return r, err
+	}
+	if err := b.waitQuiet(ctx); err != nil {
+		return r, err
+	}
+	owned, err := b.settle(ctx)
+	if err != nil {
+		return r, err
+	}
+	node, lost := 0, []netip.Addr(nil)
+	for i, addrs := range owned {
+		if len(addrs) > len(lost) {
+			node, lost = i, addrs
+		}
+	}
+	last := lost[len(lost)-1]
+	stop := udpStream(last).Start(ctx, b.Client)
+	time.Sleep(300 * time.Millisecond)
+	if _, err := b.claims.Dropped(); err != nil {
+		return r, err
+	}
+	before, own := b.speakersCPU(), b.usageOf(node)
+	began := time.Now()
+	if err := f.fail(node); err != nil {
+		return r, err
+	}
+	if f.name == speakerKilled {
+		// The client asks for the MAC, as any client does that has not done so recently.
+		if err := b.Client.ForgetNeighbor(last); err != nil {
+			return r, err
+		}
+	}
+	at := b.waitTakenOver(lost, began)
+	time.Sleep(200 * time.Millisecond)
+	r.cpu = (b.speakersCPU() - (before - own)) / time.Duration(len(b.Nodes)-1)
+	report := stop()
+	r.outage, r.addresses, r.missing = report.Silence, len(lost), len(lost)-len(at)
+	for _, t := range at {
+		r.takeover = max(r.takeover, t.Sub(began))
+	}
+	if t, ok := at[last]; ok {
+		r.outage += r.takeover - t.Sub(began)
+	}
+	if r.dropped, err = b.claims.Dropped(); err != nil {
+		return r, err
+	}
+	return r, f.recover(ctx, node)
+}
+
+func (b *failoverBench) usageOf(node int) time.Duration {
+	cpu, _ := b.Speakers[node].Usage()
+	return cpu
+}
+
+// waitTakenOver waits until another node has announced each of the addresses since the
+// given time, and returns when it did. Addresses that none has announced are missing.
+func (b *failoverBench) waitTakenOver(addrs []netip.Addr, since time.Time) map[netip.Addr]time.Time {
+	const timeout = 10 * time.Second
+	for {
+		time.Sleep(100 * time.Millisecond)
+		at, claims := map[netip.Addr]time.Time{}, b.claims.Claims()
+		for _, addr := range addrs {
+			if claims[addr].At.After(since) {
+				at[addr] = claims[addr].At
+			}
+		}
+		if len(at) == len(addrs) || time.Since(since) > timeout {
+			return at
+		}
+	}
+}
+
+// moveAll moves all addresses to the node with the most.
+func (b *failoverBench) moveAll(ctx context.Context) error {
+	owned, err := b.settle(ctx)
+	if err != nil {
+		return err
+	}
+	most := 0
+	for i := range owned {
+		if len(owned[i]) > len(owned[most]) {
+			most = i
+		}
+	}
+	others := slices.DeleteFunc([]int{0, 1, 2}, func(i int) bool { return i == most })
+	if err := b.exclude(ctx, "true", others...); err != nil {
+		return err
+	}
+	err = lab.Wait(ctx, "one node has all addresses", func() error {
+		owned, err := b.settle(ctx)
+		if err == nil && len(owned[most]) < b.made {
+			err = fmt.Errorf("it has %d", len(owned[most]))
+		}
+		return err
+	})
+	return errors.Join(err, b.exclude(ctx, "false", others...))
+}
+
+// exclude sets the label that excludes nodes from load balancers.
+func (b *failoverBench) exclude(ctx context.Context, value string, nodes ...int) error {
+	args := []string{"label", "--overwrite", "node"}
+	for _, i := range nodes {
+		args = append(args, b.Nodes[i].Name)
+	}
+	_, err := b.Kubectl(ctx, "", append(args, corev1.LabelNodeExcludeBalancers+"="+value)...)
+	return err
+}
+
+// measureFiltered measures failures while the nodes drop BFD packets.
+func (b *failoverBench) measureFiltered(ctx context.Context) error {
+	err := b.Step("drop UDP 3784 on all nodes, and restart the speakers", func() error {
+		for i, node := range b.Nodes {
+			rules := "table inet nobfd { chain input { type filter hook input priority 0; udp dport 3784 drop; }; }"
+			if _, err := node.Run(ctx, "env", "nft", rules); err != nil {
+				return err
+			}
+			if err := errors.Join(b.Speakers[i].Stop(), b.StartSpeaker(ctx, i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	b.filtered = true
+	err = b.measureFailures(ctx, failure{
+		name: powerOff + ", UDP 3784 filtered", fail: b.powerOffNode, recover: b.powerOnNode, worst: 3500 * time.Millisecond,
+	}, "IPv4", 1)
+	b.filtered = false
+	for _, node := range b.Nodes {
+		if _, failed := node.Run(ctx, "env", "nft", "delete table inet nobfd"); failed != nil {
+			return errors.Join(err, failed)
+		}
+	}
+	return err
+}
