@@ -96,7 +96,7 @@ func TestNeighborSessionsAwaitIdentity(t *testing.T) {
 	r := newRouting(slog.New(slog.DiscardHandler), false, func() {})
 	for i, secret := range []*corev1.Secret{nil, bfdSecret(testKey)} {
 		r.identifyPaths("node-1", secret, 0)
-		r.setNeighborPaths(map[bfd.Key]bfd.Profile{sessionOfB: bfd.Profile{Transmit: 50 * time.Millisecond, Receive: 50 * time.Millisecond, Multiplier: 3}})
+		r.setNeighborPaths(map[bfd.Key]bfd.Profile{sessionOfB: {Transmit: 50 * time.Millisecond, Receive: 50 * time.Millisecond, Multiplier: 3}})
 		if sessions := r.paths.Status(); len(sessions) != i {
 			t.Errorf("step %d: %v", i, sessions)
 		}

@@ -49,11 +49,13 @@ func TestFailover(t *testing.T) {
 		{"by a node that is not selected", map[string]v1alpha1.SpeakerStatus{"x": takenOver("a")}, nil},
 		{"from itself", map[string]v1alpha1.SpeakerStatus{"b": takenOver("b")}, nil},
 		{
-			"filtered, as both report", map[string]v1alpha1.SpeakerStatus{"a": filtered("b"), "b": filtered("a")},
+			"filtered, as both report",
+			map[string]v1alpha1.SpeakerStatus{"a": filtered("b"), "b": filtered("a")},
 			[]string{"DEGRADED Nodes b and a on eth0 BFDFiltered " + hint + "the two?"},
 		},
 		{
-			"many", map[string]v1alpha1.SpeakerStatus{"a": filtered("b", "c", "d"), "b": filtered("c", "d", "z")},
+			"many",
+			map[string]v1alpha1.SpeakerStatus{"a": filtered("b", "c", "d"), "b": filtered("c", "d", "z")},
 			[]string{"DEGRADED DaemonSet fairlead-speaker BFDFiltered 5 pairs of nodes: b and a on eth0; c and a on eth0; d and a on eth0; and 2 more: " +
 				hint + "the nodes?"},
 		},
