@@ -1,9 +1,9 @@
 package failover
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -15,6 +15,8 @@ func candidates(states ...State) (ranked []Candidate) {
 	}
 	return ranked
 }
+
+func noReport(string, string) bool { return false }
 
 func unknownFresh(string) (fresh, known bool) { return false, false }
 
@@ -84,36 +86,56 @@ func TestDecide(t *testing.T) {
 }
 
 // TestTargets: the owner observes its two successors, and they observe it. All others
-// observe no one.
+// observe no one. Nodes that are gone do not count, but are observed by those that they
+// outrank, so that their return is noticed.
 func TestTargets(t *testing.T) {
 	addr := netip.MustParseAddr("192.0.2.1")
-	nodes := make([]State, 6)
-	for i := range nodes {
-		nodes[i] = Live
-	}
-	for self, want := range map[string]string{"a": "b succeeds, c", "b": "a announces", "c": "a announces", "d": "", "f": ""} {
-		targets := Targets{}
-		targets.Add(addr, Address{Self: self, Ranked: candidates(nodes...), ScoreOf: func(string) uint64 { return 0 }}, "a")
-		got := ""
-		for _, c := range candidates(nodes...) {
-			target, ok := targets[c.Peer]
-			if !ok {
-				continue
-			}
-			if got != "" {
-				got += ", "
-			}
-			got += c.Node
-			for what, addrs := range map[string][]netip.Addr{
-				" announces": target.Announces, " succeeds": target.Succeeds, " outranks": target.Outranks,
-			} {
-				if slices.Contains(addrs, addr) {
-					got += fmt.Sprint(what)
-				}
-			}
+	for _, tt := range []struct {
+		states string // of the nodes a, b, ...
+		acting string
+		others State // of a node that ranks higher by its score, but is not eligible
+		want   map[string]string
+	}{
+		{"LLLLLL", "a", Unknown, map[string]string{"a": "b succeeds, c", "b": "a announces", "c": "a announces", "d": "", "f": ""}},
+		{"LLL", "c", Unknown, map[string]string{"a": "c announces", "b": "c announces", "c": "a outranks succeeds, b outranks"}},
+		{"GLLL", "b", Unknown, map[string]string{"b": "a outranks, c succeeds, d", "c": "a announces, b announces", "d": "a announces, b announces"}},
+		{"LGLL", "a", Unknown, map[string]string{"a": "b, c succeeds, d", "c": "a announces, b announces"}},
+		{"LLGG", "a", Unknown, map[string]string{"a": "b succeeds, c, d", "b": "a announces, c, d"}},
+		{"LL", "a", Gone, map[string]string{"a": "b succeeds, z outranks", "b": "a announces"}},
+		{"LL", "z", Live, map[string]string{"a": "z announces", "b": "z announces"}},
+	} {
+		states := make([]State, len(tt.states))
+		for i, s := range tt.states {
+			states[i] = map[rune]State{'L': Live, 'G': Gone}[s]
 		}
-		if got != want {
-			t.Errorf("%s observes %q, want %q", self, got, want)
+		other := Candidate{Peer: Peer{Interface: "eth0", Node: "z"}, Score: 1000, Status: Status{State: tt.others}}
+		for self, want := range tt.want {
+			a := Address{Self: self, Ranked: candidates(states...), ScoreOf: func(string) uint64 { return 0 }, TookOver: noReport}
+			if tt.others != Unknown {
+				a.Others = []Candidate{other}
+			}
+			targets := Targets{}
+			targets.Add(addr, a, tt.acting)
+			var got []string
+			for _, c := range append(a.Ranked, a.Others...) {
+				target, ok := targets[c.Peer]
+				if !ok {
+					continue
+				}
+				why := c.Node
+				for _, w := range []struct {
+					name  string
+					addrs []netip.Addr
+				}{{"announces", target.Announces}, {"outranks", target.Outranks}, {"succeeds", target.Succeeds}} {
+					if slices.Contains(w.addrs, addr) {
+						why += " " + w.name
+					}
+				}
+				got = append(got, why)
+			}
+			if got := strings.Join(got, ", "); got != want {
+				t.Errorf("%s, announced by %s: %s observes %q, want %q", tt.states, tt.acting, self, got, want)
+			}
 		}
 	}
 }
