@@ -197,6 +197,8 @@ func (t Targets) Add(addr netip.Addr, a Address, acting string) {
 			continue
 		case outranks:
 			t.observe(c, func(target *Target) { target.Outranks = append(target.Outranks, addr) })
+		case acting != a.Self && c.Node != a.Self && a.TookOver(acting, c.Node):
+			continue // it may be gone, and then does not observe the acting node
 		}
 		if successors++; successors > maxSuccessors {
 			continue

@@ -18,6 +18,8 @@ func candidates(states ...State) (ranked []Candidate) {
 
 func unknownFresh(string) (fresh, known bool) { return false, false }
 
+func noReport(string, string) bool { return false }
+
 func knownFresh(fresh bool) func(string) (bool, bool) {
 	return func(string) (bool, bool) { return fresh, true }
 }
@@ -71,7 +73,7 @@ func TestDecide(t *testing.T) {
 	} {
 		a := Address{
 			Self: tt.self, Ranked: candidates(tt.states...), Fresh: true, PeerFresh: unknownFresh,
-			TookOver: func(string, string) bool { return false },
+			TookOver: noReport,
 			ScoreOf:  func(node string) uint64 { return 100 - uint64(node[0]-'a') },
 		}
 		if tt.change != nil {
@@ -79,6 +81,22 @@ func TestDecide(t *testing.T) {
 		}
 		if do, acting := a.Decide(); do != tt.do || acting != tt.acting {
 			t.Errorf("%s: got %v %q, want %v %q", tt.name, do, acting, tt.do, tt.acting)
+		}
+	}
+}
+
+// TestTargetsOfTakeover: nodes that the acting node reports to have taken over from do not
+// count as its successors, because they may be gone.
+func TestTargetsOfTakeover(t *testing.T) {
+	addr := netip.MustParseAddr("192.0.2.1")
+	for self, want := range map[string]bool{"a": true, "d": true, "e": true, "f": false} {
+		targets := Targets{}
+		targets.Add(addr, Address{
+			Self: self, Ranked: candidates(make([]State, 6)...), ScoreOf: func(string) uint64 { return 0 },
+			TookOver: func(reporter, node string) bool { return reporter == "c" && node < "c" },
+		}, "c")
+		if got := slices.Contains(targets[peerC].Announces, addr); got != want {
+			t.Errorf("%s observes the acting node: %v, want %v", self, got, want)
 		}
 	}
 }
@@ -93,7 +111,7 @@ func TestTargets(t *testing.T) {
 	}
 	for self, want := range map[string]string{"a": "b succeeds, c", "b": "a announces", "c": "a announces", "d": "", "f": ""} {
 		targets := Targets{}
-		targets.Add(addr, Address{Self: self, Ranked: candidates(nodes...), ScoreOf: func(string) uint64 { return 0 }}, "a")
+		targets.Add(addr, Address{Self: self, Ranked: candidates(nodes...), ScoreOf: func(string) uint64 { return 0 }, TookOver: noReport}, "a")
 		got := ""
 		for _, c := range candidates(nodes...) {
 			target, ok := targets[c.Peer]
