@@ -44,7 +44,9 @@ type Address struct {
 	// Holder is a node that answered when this node asked for the address before its
 	// announcement, "" if none has.
 	Holder string
-	// Expected is the owner of the address before, as far as this node knows.
+	// Expected is the node that has answered for the address last, "" if this node has not
+	// asked it. The owner by the API, or one with a session that is Up, need not announce
+	// the address: another node may have taken it over.
 	Expected string
 	// TakesBack is whether this node may take addresses back: it has been up for HoldDown,
 	// and the advertisement permits it.
@@ -68,7 +70,8 @@ const (
 	None Action = iota
 	// Keep: go on answering.
 	Keep
-	// Announce: announce it at once, because the last owner is gone or not eligible.
+	// Announce: announce it at once, because the node that has answered for it is gone or
+	// not eligible.
 	Announce
 	// Ask: ask the segment first whether another node has it.
 	Ask
@@ -102,10 +105,12 @@ func (a Address) Decide() (do Action, acting string) {
 		return None, a.reportedOwner(best)
 	}
 	if a.Holder != "" && a.Holder != a.Self {
+		// One that is gone may have stopped before, and another node may have the address.
 		if live, eligible := a.isLive(a.Holder); live && (eligible && !a.TakesBack || !a.prevails(a.Holder)) {
 			return Wait, a.Holder
+		} else if live {
+			return Announce, a.Self
 		}
-		return Announce, a.Self
 	}
 	if a.Expected != "" && a.Expected != a.Self {
 		if live, eligible := a.isLive(a.Expected); !live || !eligible && a.prevails(a.Expected) {

@@ -38,6 +38,7 @@ func TestDecide(t *testing.T) {
 		{"best, nothing known", "a", []State{Unknown, Live}, nil, Ask, "a"},
 		{"not the best", "b", []State{Live, Unknown}, nil, None, "a"},
 		{"the better one is gone", "b", []State{Gone, Unknown}, func(a *Address) { a.Expected = "a" }, Announce, "b"},
+		{"the better one is gone, but has never answered", "b", []State{Gone, Unknown}, nil, Ask, "b"},
 		{"the better one leaves", "b", []State{Leaving, Unknown}, func(a *Address) { a.Expected = "a" }, Announce, "b"},
 		{"the better one is gone, and had it not", "b", []State{Gone, Unknown, Live}, func(a *Address) { a.Expected = "c" }, Ask, "b"},
 		{"two are gone", "c", []State{Gone, Gone, Unknown}, func(a *Address) { a.Expected = "b" }, Announce, "c"},
@@ -50,11 +51,12 @@ func TestDecide(t *testing.T) {
 		{"none is eligible", "z", nil, nil, None, ""},
 
 		{"another one has it", "a", []State{Unknown, Live}, func(a *Address) { a.Holder = "b" }, Wait, "b"},
-		{"taken back", "a", []State{Unknown, Live}, func(a *Address) { a.Holder, a.TakesBack = "b", true }, Announce, "a"},
+		{"taken back", "a", []State{Unknown, Live}, func(a *Address) { a.Holder, a.Expected, a.TakesBack = "b", "b", true }, Announce, "a"},
 		{"a stale node takes nothing back", "a", []State{Unknown, Live}, func(a *Address) {
 			a.Holder, a.TakesBack, a.Fresh, a.PeerFresh = "b", true, false, knownFresh(true)
 		}, Wait, "b"},
-		{"the holder is gone", "a", []State{Unknown, Gone}, func(a *Address) { a.Holder = "b" }, Announce, "a"},
+		{"the holder is gone", "a", []State{Unknown, Gone}, func(a *Address) { a.Holder, a.Expected = "b", "b" }, Announce, "a"},
+		{"the holder is gone, and had stopped before", "a", []State{Unknown, Gone}, func(a *Address) { a.Holder = "b" }, Ask, "a"},
 
 		{"kept", "b", []State{Live, Unknown}, func(a *Address) { a.Held = true }, Keep, "b"},
 		{"kept against a lower rank", "a", []State{Unknown, Live}, held(from("b", false)), Keep, "a"},
