@@ -120,3 +120,32 @@ func TestForgottenAnswers(t *testing.T) {
 		}
 	}
 }
+
+// TestExpectedHandover: the first successor of a peer that leaves is asked after 50 ms, and
+// that of one that is not eligible any more after half of the time for which it goes on. It is
+// not if it is not known that the peer announced the address.
+func TestExpectedHandover(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		before func(*Tracker)
+		wait   time.Duration
+		want   State
+	}{
+		{"leaves", func(tr *Tracker) { tr.SessionChanged(start, peerB, AdminDown) }, takeoverWait, Gone},
+		{"is not eligible", func(tr *Tracker) { advanceTo(tr, start, start, answersAll) }, LeaveTimeout / 2, Gone},
+		{"is not eligible, and has never answered", func(*Tracker) {}, LeaveTimeout, Unknown},
+	} {
+		tr := observe(announces(addr1))
+		tr.SessionChanged(start, peerB, Up)
+		tt.before(tr)
+		tr.Set(start, map[Peer]Target{peerC: announces(addr1)})
+		isSuspicion := func(q Question) bool { return q.purpose == suspicion }
+		if q := advanceTo(tr, start, at(tt.wait-1), answersNone); slices.ContainsFunc(q, isSuspicion) {
+			t.Errorf("%s: asked %v too early", tt.name, q)
+		}
+		advanceTo(tr, at(tt.wait), at(tt.wait), answersNone)
+		if got := tr.View().Peers[peerC].State; got != tt.want {
+			t.Errorf("%s: the successor is %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}

@@ -182,6 +182,8 @@ func (t Targets) Add(addr netip.Addr, a Address, acting string) {
 			t.observe(c, func(target *Target) { target.Announces = append(target.Announces, addr) })
 		case acting == a.Self && c.Score > a.ScoreOf(a.Self):
 			t.observe(c, func(target *Target) { target.Outranks = append(target.Outranks, addr) })
+		case acting != a.Self && a.Expected == c.Node:
+			t.observe(c, func(*Target) {}) // until the acting node has taken over
 		}
 	}
 	successors := 0

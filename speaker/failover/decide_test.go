@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -99,6 +100,33 @@ func TestTargetsOfTakeover(t *testing.T) {
 		}, "c")
 		if got := slices.Contains(targets[peerC].Announces, addr); got != want {
 			t.Errorf("%s observes the acting node: %v, want %v", self, got, want)
+		}
+	}
+}
+
+// TestTargetsOfExpected: a node that has answered for an address is observed until another one
+// announces it, so that this node takes over at once if it fails meanwhile.
+func TestTargetsOfExpected(t *testing.T) {
+	addr := netip.MustParseAddr("192.0.2.1")
+	other := Candidate{Peer: Peer{"eth0", "x"}, Score: 200}
+	for _, tt := range []struct {
+		name, self, expected, acting string
+		held                         bool
+		want, announces              bool
+	}{
+		{"this node announces", "a", "b", "a", true, true, false},
+		{"another one must take over from a node that is not eligible", "b", "x", "a", false, true, false},
+		{"another one must take over, and nothing is known", "b", "", "a", false, false, false},
+	} {
+		targets := Targets{}
+		targets.Add(addr, Address{
+			Self: tt.self, Ranked: candidates(Unknown, Live), Others: []Candidate{other}, Expected: tt.expected, Held: tt.held,
+			ScoreOf: func(string) uint64 { return 0 }, PeerFresh: unknownFresh, TookOver: noReport,
+		}, tt.acting)
+		expected := Peer{"eth0", cmp.Or(tt.expected, other.Node)}
+		target, got := targets[expected]
+		if announces := slices.Contains(target.Announces, addr); got != tt.want || announces != tt.announces {
+			t.Errorf("%s: observed %v, announces %v; want %v, %v", tt.name, got, announces, tt.want, tt.announces)
 		}
 	}
 }

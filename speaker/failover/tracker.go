@@ -247,6 +247,25 @@ func (t *Tracker) setConfirmations() {
 	t.answered = answered
 }
 
+// without returns the addresses that the peer has answered for and announced so far, but does
+// not any more.
+func (t *Tracker) without(key Peer, announces []netip.Addr) (addrs []netip.Addr) {
+	p := t.peers[key]
+	if slices.Equal(p.Announces, announces) {
+		return nil
+	}
+	still := make(map[netip.Addr]bool, len(announces))
+	for _, a := range announces {
+		still[a] = true
+	}
+	for _, a := range p.Announces {
+		if t.answered[a] == key && !still[a] {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
+}
+
 // takeover is what a peer must answer for after a wait.
 type takeover struct {
 	addrs []netip.Addr
@@ -254,19 +273,25 @@ type takeover struct {
 }
 
 // movedAddresses returns the addresses that targets expect of another peer than before,
-// because that one is gone. The other peer may notice it later than this node: by its BFD
-// session, or, where polls have shown it, by a poll that is almost an interval later.
+// because that one is gone, leaves, or is not eligible any more. The other peer may notice
+// that one is gone later than this node: by its BFD session, or, where polls have shown it,
+// by a poll that is almost an interval later. A peer that leaves signals it to all at once,
+// and one that is not eligible goes on for LeaveTimeout.
 func (t *Tracker) movedAddresses(targets map[Peer]Target) map[Peer]takeover {
 	gone := map[netip.Addr]time.Duration{}
-	for _, p := range t.peers {
-		if p.State == Gone {
-			wait := max(takeoverWait, p.detectionSpread())
+	for key, p := range t.peers {
+		moved, wait := p.Announces, takeoverWait
+		switch {
+		case p.State == Gone:
+			wait = max(wait, p.detectionSpread())
 			if p.misses >= maxMisses {
 				wait += pollInterval
 			}
-			for _, a := range p.Announces {
-				gone[a] = max(gone[a], wait)
-			}
+		case p.State != Leaving:
+			moved, wait = t.without(key, targets[key].Announces), LeaveTimeout/2
+		}
+		for _, a := range moved {
+			gone[a] = max(gone[a], wait)
 		}
 	}
 	if len(gone) == 0 {
