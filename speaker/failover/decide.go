@@ -105,10 +105,11 @@ func (a Address) Decide() (do Action, acting string) {
 		return None, a.reportedOwner(best)
 	}
 	if a.Holder != "" && a.Holder != a.Self {
-		// One that is gone may have stopped before, and another node may have the address.
+		// One that is gone, or that this node has not asked since, may have stopped before, and
+		// another node may have the address.
 		if live, eligible := a.isLive(a.Holder); live && (eligible && !a.TakesBack || !a.prevails(a.Holder)) {
 			return Wait, a.Holder
-		} else if live {
+		} else if live && a.Expected == a.Holder {
 			return Announce, a.Self
 		}
 	}
@@ -176,6 +177,16 @@ type Targets map[Peer]Target
 
 // Add adds the peers for an address that the acting node announces.
 func (t Targets) Add(addr netip.Addr, a Address, acting string) {
+	isAsking := false
+	if acting == a.Self && (a.Expected != "" || a.Holder != "") {
+		do, _ := a.Decide()
+		isAsking = do == Ask // and if the node that has it fails meanwhile, announces at once
+	}
+	for _, c := range slices.Concat(a.Others, a.Ranked) {
+		if isAsking && (c.Node == a.Expected || c.Node == a.Holder) && c.Node != a.Self {
+			t.observe(c, func(target *Target) { target.Announces = append(target.Announces, addr) })
+		}
+	}
 	for _, c := range a.Others {
 		switch {
 		case acting == c.Node:

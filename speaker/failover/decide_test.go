@@ -53,6 +53,7 @@ func TestDecide(t *testing.T) {
 
 		{"another one has it", "a", []State{Unknown, Live}, func(a *Address) { a.Holder = "b" }, Wait, "b"},
 		{"taken back", "a", []State{Unknown, Live}, func(a *Address) { a.Holder, a.Expected, a.TakesBack = "b", "b", true }, Announce, "a"},
+		{"not asked yet", "a", []State{Unknown, Live}, func(a *Address) { a.Holder, a.TakesBack = "b", true }, Ask, "a"},
 		{"a stale node takes nothing back", "a", []State{Unknown, Live}, func(a *Address) {
 			a.Holder, a.TakesBack, a.Fresh, a.PeerFresh = "b", true, false, knownFresh(true)
 		}, Wait, "b"},
@@ -114,6 +115,7 @@ func TestTargetsOfExpected(t *testing.T) {
 		held                         bool
 		want, announces              bool
 	}{
+		{"this node asks the segment", "a", "b", "a", false, true, true},
 		{"this node announces", "a", "b", "a", true, true, false},
 		{"another one must take over from a node that is not eligible", "b", "x", "a", false, true, false},
 		{"another one must take over, and nothing is known", "b", "", "a", false, false, false},
