@@ -10,17 +10,10 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
-const (
-	// conflictDelay is how long a conflict lasts before it is recorded. Within this time
-	// it is known whether the host answers for other addresses as well, and the report of
-	// a node that has just become or ceased to be the owner has been read (reportDelay).
-	conflictDelay = 2 * time.Second
-
-	// formerOwnerLifetime is how long an address that no node owns any more counts as
-	// owned by another node: when the interfaces of all nodes fail for a moment, or no
-	// endpoint is ready, the address is not a new one afterwards.
-	formerOwnerLifetime = time.Minute
-)
+// conflictDelay is how long a conflict lasts before it is recorded. Within this time
+// it is known whether the host answers for other addresses as well, and the report of
+// a node that has just become or ceased to be the owner has been read (reportDelay).
+const conflictDelay = 2 * time.Second
 
 // conflictLog records conflicts of addresses: an Event and a line of the log when one
 // begins, and a line when it ends. The zero value is ready for use; it is used by the sync
@@ -69,36 +62,4 @@ func (c *conflictLog) record(s *Speaker, p plan.Plan, now time.Time) (wait time.
 	}
 	c.current = next
 	return wait
-}
-
-// formerOwners are the nodes that own addresses according to the last plan, except this
-// one, and those that did before no node was known to. The zero value is ready for use; it
-// is used by the sync loop only.
-type formerOwners struct {
-	node   map[netip.Addr]string
-	absent map[netip.Addr]time.Time // since when no other node owns the address
-}
-
-// record replaces the owners by those of the plan of the node.
-func (o *formerOwners) record(p plan.Plan, node string, now time.Time) {
-	next := make(map[netip.Addr]string, len(p.Owners))
-	absent := map[netip.Addr]time.Time{}
-	for addr, owner := range p.Owners {
-		if owner != node {
-			next[addr] = owner
-		}
-	}
-	for addr, owner := range o.node {
-		if p.Owners[addr] != "" {
-			continue
-		}
-		since, ok := o.absent[addr]
-		if !ok {
-			since = now
-		}
-		if now.Sub(since) < formerOwnerLifetime {
-			next[addr], absent[addr] = owner, since
-		}
-	}
-	o.node, o.absent = next, absent
 }

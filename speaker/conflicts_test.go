@@ -3,7 +3,6 @@ package speaker
 import (
 	"errors"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -152,30 +151,6 @@ func TestConflictLog(t *testing.T) {
 	} {
 		if wait := s.conflicts.record(s, withReason(step.reason), start.Add(step.after)); wait != step.wait || len(events.Events) != step.events {
 			t.Errorf("step %d: wait %s, %d Events", i, wait, len(events.Events))
-		}
-	}
-}
-
-// TestFormerOwners checks that the last owner of an address is kept for a minute after no
-// other node owns it.
-func TestFormerOwners(t *testing.T) {
-	var o formerOwners
-	a, b := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
-	start := time.Unix(1000, 0)
-	for i, step := range []struct {
-		owners map[netip.Addr]string // of the plan of node n
-		after  time.Duration
-		want   map[netip.Addr]string
-	}{
-		{map[netip.Addr]string{a: "m", b: "m"}, 0, map[netip.Addr]string{a: "m", b: "m"}},
-		{map[netip.Addr]string{b: "o"}, time.Hour, map[netip.Addr]string{a: "m", b: "o"}},
-		{map[netip.Addr]string{b: "o"}, time.Hour + 59*time.Second, map[netip.Addr]string{a: "m", b: "o"}},
-		{map[netip.Addr]string{b: "o"}, time.Hour + time.Minute, map[netip.Addr]string{b: "o"}},
-		{map[netip.Addr]string{a: "n", b: "n"}, 2 * time.Hour, map[netip.Addr]string{}},
-	} {
-		o.record(plan.Plan{Owners: step.owners}, "n", start.Add(step.after))
-		if !maps.Equal(o.node, step.want) {
-			t.Errorf("step %d: %v, want %v", i, o.node, step.want)
 		}
 	}
 }

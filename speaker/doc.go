@@ -25,9 +25,8 @@
 //   - lastKnown: the last passwords and gateways. They are kept when they disappear,
 //     until the process ends, so that replacing one does not reset a session.
 //   - lastNode: this node's last version, if its Node is deleted.
-//   - formerOwners: the other nodes that owned addresses at the last plan, until no other
-//     node has owned the address for a minute.
-//   - neighbors: which of the observed nodes answer, until they are not observed any more.
+//   - neighbors: which of the observed nodes answer, and for which addresses, until they are
+//     not observed any more.
 //   - upSince: when the speaker started, or continued after another node had taken over.
 //   - ineligible: since when this node is not eligible for addresses that it announces.
 //   - claimReports: what nodes with a current claim announce, until it is read again.

@@ -37,7 +37,7 @@ const (
 func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []l2.Interface) (plan.LocalFacts, error) {
 	drained := s.shutdown.drainComplete(s.ownNode(), func() { notify(s.syncRequested) })
 	l := plan.LocalFacts{Interfaces: interfaces, Held: s.announced, Restored: s.restored, Passwords: map[string]bgp.Secret{}, Drained: drained}
-	l.Owners, l.Failover, l.HeldOn, l.Stale = s.formerOwners.node, s.neighbors.View(), s.announcedOn, s.isStale != nil && s.isStale()
+	l.Failover, l.HeldOn, l.Stale = s.neighbors.View(), s.announcedOn, s.isStale != nil && s.isStale()
 	l.PeerFresh = s.neighbors.PeerFresh(s.routing.paths.Status())
 	if left := failover.HoldDown - time.Since(s.upSince); left > 0 {
 		s.nextSync = min(s.nextSync, left)

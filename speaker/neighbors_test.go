@@ -293,16 +293,24 @@ func TestTakeoverWithManySessions(t *testing.T) {
 	m.Set(many, false)
 	m.SessionChanged(sessionOfB, bfd.Status{State: bfd.Up})
 	m.SessionChanged(sessionOfB, bfd.Status{State: bfd.Down, RemoteState: bfd.Down})
-	questions, _ := m.tracker.Advance(time.Now())
-	for _, q := range questions {
-		m.tracker.Answered(time.Now(), q.ID, nil)
+	answer := func(now time.Time) {
+		questions, _ := m.tracker.Advance(now)
+		for _, q := range questions {
+			if q.Peer == neighborC {
+				m.tracker.Answered(now, q.ID, q.Addresses)
+			} else {
+				m.tracker.Answered(now, q.ID, nil)
+			}
+		}
 	}
+	answer(time.Now())
 	if got := m.View().Peers[neighborB].State; got != failover.Gone {
 		t.Fatalf("state %v after a question without an answer", got)
 	}
 	many[neighborC] = announcing(neighborMAC, sessionOfC, "192.0.2.100")
 	before := time.Now()
 	m.Set(many, false)
+	answer(before.Add(800 * time.Millisecond)) // whether it announces the address
 	for _, tt := range []struct {
 		at   time.Time
 		want int

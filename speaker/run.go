@@ -131,7 +131,6 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 	if wait := s.conflicts.record(s, plan, time.Now()); wait > 0 {
 		s.nextSync = min(s.nextSync, wait)
 	}
-	s.formerOwners.record(plan, s.node, time.Now())
 	s.claimReports.Set(plan.NeededReports, time.Now())
 	s.setReports(observedState{
 		now: time.Now(), node: s.node, version: s.version, config: snapshot.Config, interfaces: interfaces, claims: announced, plan: plan,

@@ -65,7 +65,6 @@ type Speaker struct {
 	interfaces      memo.Value[uint64, map[string][]l2.Interface]
 
 	lastNode       *corev1.Node // the last version of this Node
-	formerOwners   formerOwners
 	neighbors      *neighborMonitor
 	asker          *l2.Asker                // of the neighbors
 	isStale        func() bool              // whether the API server does not answer

@@ -15,7 +15,7 @@ func (t *Tracker) Advance(now time.Time) (questions []Question, next time.Time) 
 	for _, key := range t.sortedPeers() {
 		p := t.peers[key]
 		p.schedule(now)
-		for _, what := range []purpose{recheck, suspicion, verification, poll} {
+		for _, what := range []purpose{recheck, suspicion, verification, poll, confirmation} {
 			if !p.due[what] || t.isAsking(key, what) {
 				continue
 			}
@@ -27,6 +27,9 @@ func (t *Tracker) Advance(now time.Time) (questions []Question, next time.Time) 
 			}
 		}
 		next = earlier(next, p.nextDue(t.isAsking(key, verification)))
+		if !t.isAsking(key, confirmation) {
+			next = earlier(next, p.nextConfirmation())
+		}
 	}
 	return questions, next
 }
@@ -40,6 +43,9 @@ func (p *peer) schedule(now time.Time) {
 	if !p.checkAt.IsZero() && !now.Before(p.checkAt) {
 		p.checkAt = time.Time{}
 		p.due[suspicion] = true
+	}
+	if at := p.nextConfirmation(); !at.IsZero() && !now.Before(at) {
+		p.due[confirmation] = true
 	}
 	p.due[verification] = len(p.claimed) > 0 && !now.Before(p.verifiedAt.Add(verifyInterval))
 }
@@ -57,6 +63,15 @@ func (p *peer) nextPoll() time.Time {
 		return earliest
 	}
 	return at
+}
+
+// nextConfirmation returns when the peer is asked for confirmations, the zero time if it is
+// not. What a peer announces that is gone, or leaves, must have been confirmed before.
+func (p *peer) nextConfirmation() time.Time {
+	if len(p.confirm.addrs) == 0 || p.State == Gone || p.State == Leaving {
+		return time.Time{}
+	}
+	return p.confirm.asked.Add(p.confirm.wait)
 }
 
 // nextDue returns when schedule has something to do, the zero time if it has nothing.
@@ -82,6 +97,9 @@ func (p *peer) addresses(now time.Time, what purpose) []netip.Addr {
 	switch what {
 	case recheck:
 		return slices.Clone(p.Succeeds[:min(len(p.Succeeds), maxSample)])
+	case confirmation:
+		p.confirm.asked, p.confirm.wait = now, min(max(2*p.confirm.wait, pollInterval), maxConfirmInterval)
+		return takeTurns(p.confirm.addrs, &p.confirm.turn, maxConfirmations)
 	case verification:
 		claimed := slices.SortedFunc(maps.Keys(p.claimed), netip.Addr.Compare)
 		clear(p.claimed)
@@ -98,10 +116,14 @@ func (p *peer) addresses(now time.Time, what purpose) []netip.Addr {
 	if len(all) == 0 {
 		all = p.Announces
 	}
-	var addrs []netip.Addr
-	for range min(len(all), maxSample) {
-		addrs = append(addrs, all[p.turn%len(all)])
-		p.turn++
+	return takeTurns(all, &p.turn, maxSample)
+}
+
+// takeTurns returns n of the addresses at most, each time the next ones.
+func takeTurns(all []netip.Addr, turn *int, n int) (addrs []netip.Addr) {
+	for range min(len(all), n) {
+		addrs = append(addrs, all[*turn%len(all)])
+		*turn++
 	}
 	return addrs
 }
@@ -138,13 +160,21 @@ func (t *Tracker) Answered(now time.Time, id uint64, answered []netip.Addr) (cha
 		p.answered, p.misses = true, 0
 		// A peer that answers long after it has left has returned.
 		if p.session != AdminDown || now.Sub(p.Since) > 2*LeaveTimeout {
+			if p.State == Gone || p.State == Leaving {
+				t.forgetAnswers(q.Peer) // it may have lost its addresses
+			}
 			p.set(now, Live)
-			p.Filtered = p.session != Up
+			// A confirmation may be answered before the session is Up for the first time.
+			p.Filtered = p.session != Up && (p.Filtered || q.purpose != confirmation)
 		}
 	}
+	t.recordAnswers(q, p, answered)
 	switch q.purpose {
 	case suspicion:
 		if len(answered) == 0 && p.session != Up {
+			if p.misses >= maxMisses {
+				t.forgetAnswers(q.Peer) // another node may have noticed it seconds ago
+			}
 			p.set(now, Gone)
 			p.Filtered = false
 		}
@@ -194,6 +224,35 @@ func (t *Tracker) Failed(now time.Time, id uint64) (changed bool) {
 	}
 	t.endHold(false)
 	return ok && q.purpose == recheck
+}
+
+// recordAnswers records which addresses the peer has answered for, and that no peer is known
+// to announce those that it was asked for and has not answered for although it works.
+func (t *Tracker) recordAnswers(q Question, p *peer, answered []netip.Addr) {
+	if len(answered) == 0 && p.session != Up {
+		return
+	}
+	next := maps.Clone(t.answered)
+	for _, a := range q.Addresses {
+		delete(next, a)
+	}
+	for _, a := range answered {
+		next[a] = q.Peer
+	}
+	t.answered = next
+	if len(answered) > 0 && len(p.confirm.addrs) > 0 {
+		p.confirm.addrs = slices.DeleteFunc(p.confirm.addrs, func(a netip.Addr) bool { return next[a] == q.Peer })
+		if q.purpose == confirmation {
+			p.confirm.wait = confirmInterval
+		}
+	}
+}
+
+// forgetAnswers makes the peer be asked again for all addresses that it announces.
+func (t *Tracker) forgetAnswers(key Peer) {
+	t.answered = maps.Clone(t.answered)
+	maps.DeleteFunc(t.answered, func(_ netip.Addr, holder Peer) bool { return holder == key })
+	t.setConfirmations()
 }
 
 // endHold ends the hold of answers after the last recheck: at once if no peer has taken an

@@ -45,7 +45,9 @@ type Address struct {
 	// Holder is a node that answered when this node asked for the address before its
 	// announcement, "" if none has.
 	Holder string
-	// Expected is the owner of the address before, as far as this node knows.
+	// Expected is the node that has answered for the address last, "" if this node has not
+	// asked it. The owner by the API, or one with a session that is Up, need not announce
+	// the address: another node may have taken it over.
 	Expected string
 	// TakesBack is whether this node may take addresses back: it has been up for HoldDown,
 	// and the advertisement permits it.
@@ -69,7 +71,8 @@ const (
 	None Action = iota
 	// Keep: go on answering.
 	Keep
-	// Announce: announce it at once, because the last owner is gone or not eligible.
+	// Announce: announce it at once, because the node that has answered for it is gone or
+	// not eligible.
 	Announce
 	// Ask: ask the segment first whether another node has it.
 	Ask
@@ -103,10 +106,13 @@ func (a Address) Decide() (do Action, acting string) {
 		return None, a.reportedOwner(best)
 	}
 	if a.Holder != "" && a.Holder != a.Self {
+		// One that is gone, or that this node has not asked since, may have stopped before, and
+		// another node may have the address.
 		if live, eligible := a.isLive(a.Holder); live && (eligible && !a.TakesBack || !a.prevails(a.Holder)) {
 			return Wait, a.Holder
+		} else if live && a.Expected == a.Holder {
+			return Announce, a.Self
 		}
-		return Announce, a.Self
 	}
 	if a.Expected != "" && a.Expected != a.Self {
 		if live, eligible := a.isLive(a.Expected); !live || !eligible && a.prevails(a.Expected) {
@@ -172,12 +178,24 @@ type Targets map[Peer]Target
 
 // Add adds the peers for an address that the acting node announces.
 func (t Targets) Add(addr netip.Addr, a Address, acting string) {
+	isAsking := false
+	if acting == a.Self && (a.Expected != "" || a.Holder != "") {
+		do, _ := a.Decide()
+		isAsking = do == Ask // and if the node that has it fails meanwhile, announces at once
+	}
+	for _, c := range slices.Concat(a.Others, a.Ranked) {
+		if isAsking && (c.Node == a.Expected || c.Node == a.Holder) && c.Node != a.Self {
+			t.observe(c, func(target *Target) { target.Announces = append(target.Announces, addr) })
+		}
+	}
 	for _, c := range a.Others {
 		switch {
 		case acting == c.Node:
 			t.observe(c, func(target *Target) { target.Announces = append(target.Announces, addr) })
 		case acting == a.Self && c.Score > a.ScoreOf(a.Self):
 			t.observe(c, func(target *Target) { target.Outranks = append(target.Outranks, addr) })
+		case acting != a.Self && a.Expected == c.Node:
+			t.observe(c, func(*Target) {}) // until the acting node has taken over
 		}
 	}
 	successors := 0
@@ -191,6 +209,8 @@ func (t Targets) Add(addr netip.Addr, a Address, acting string) {
 		case outranks && c.isGone():
 			// It is asked from time to time, so that its return is noticed.
 			t.observe(c, func(target *Target) { target.Announces = append(target.Announces, addr) })
+		case acting != a.Self && c.Node != a.Self && a.TookOver(acting, c.Node):
+			continue // it may be gone, and then does not observe the acting node
 		}
 		if c.isGone() {
 			t.observe(c, func(*Target) {})

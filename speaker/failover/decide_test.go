@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -38,6 +39,7 @@ func TestDecide(t *testing.T) {
 		{"best, nothing known", "a", []State{Unknown, Live}, nil, Ask, "a"},
 		{"not the best", "b", []State{Live, Unknown}, nil, None, "a"},
 		{"the better one is gone", "b", []State{Gone, Unknown}, func(a *Address) { a.Expected = "a" }, Announce, "b"},
+		{"the better one is gone, but has never answered", "b", []State{Gone, Unknown}, nil, Ask, "b"},
 		{"the better one leaves", "b", []State{Leaving, Unknown}, func(a *Address) { a.Expected = "a" }, Announce, "b"},
 		{"the better one is gone, and had it not", "b", []State{Gone, Unknown, Live}, func(a *Address) { a.Expected = "c" }, Ask, "b"},
 		{"two are gone", "c", []State{Gone, Gone, Unknown}, func(a *Address) { a.Expected = "b" }, Announce, "c"},
@@ -50,11 +52,13 @@ func TestDecide(t *testing.T) {
 		{"none is eligible", "z", nil, nil, None, ""},
 
 		{"another one has it", "a", []State{Unknown, Live}, func(a *Address) { a.Holder = "b" }, Wait, "b"},
-		{"taken back", "a", []State{Unknown, Live}, func(a *Address) { a.Holder, a.TakesBack = "b", true }, Announce, "a"},
+		{"taken back", "a", []State{Unknown, Live}, func(a *Address) { a.Holder, a.Expected, a.TakesBack = "b", "b", true }, Announce, "a"},
+		{"not asked yet", "a", []State{Unknown, Live}, func(a *Address) { a.Holder, a.TakesBack = "b", true }, Ask, "a"},
 		{"a stale node takes nothing back", "a", []State{Unknown, Live}, func(a *Address) {
 			a.Holder, a.TakesBack, a.Fresh, a.PeerFresh = "b", true, false, knownFresh(true)
 		}, Wait, "b"},
-		{"the holder is gone", "a", []State{Unknown, Gone}, func(a *Address) { a.Holder = "b" }, Announce, "a"},
+		{"the holder is gone", "a", []State{Unknown, Gone}, func(a *Address) { a.Holder, a.Expected = "b", "b" }, Announce, "a"},
+		{"the holder is gone, and had stopped before", "a", []State{Unknown, Gone}, func(a *Address) { a.Holder = "b" }, Ask, "a"},
 
 		{"kept", "b", []State{Live, Unknown}, func(a *Address) { a.Held = true }, Keep, "b"},
 		{"kept against a lower rank", "a", []State{Unknown, Live}, held(from("b", false)), Keep, "a"},
@@ -73,7 +77,7 @@ func TestDecide(t *testing.T) {
 	} {
 		a := Address{
 			Self: tt.self, Ranked: candidates(tt.states...), Fresh: true, PeerFresh: unknownFresh,
-			TookOver: func(string, string) bool { return false },
+			TookOver: noReport,
 			ScoreOf:  func(node string) uint64 { return 100 - uint64(node[0]-'a') },
 		}
 		if tt.change != nil {
@@ -81,6 +85,50 @@ func TestDecide(t *testing.T) {
 		}
 		if do, acting := a.Decide(); do != tt.do || acting != tt.acting {
 			t.Errorf("%s: got %v %q, want %v %q", tt.name, do, acting, tt.do, tt.acting)
+		}
+	}
+}
+
+// TestTargetsOfTakeover: nodes that the acting node reports to have taken over from do not
+// count as its successors, because they may be gone.
+func TestTargetsOfTakeover(t *testing.T) {
+	addr := netip.MustParseAddr("192.0.2.1")
+	for self, want := range map[string]bool{"a": true, "d": true, "e": true, "f": false} {
+		targets := Targets{}
+		targets.Add(addr, Address{
+			Self: self, Ranked: candidates(make([]State, 6)...), ScoreOf: func(string) uint64 { return 0 },
+			TookOver: func(reporter, node string) bool { return reporter == "c" && node < "c" },
+		}, "c")
+		if got := slices.Contains(targets[peerC].Announces, addr); got != want {
+			t.Errorf("%s observes the acting node: %v, want %v", self, got, want)
+		}
+	}
+}
+
+// TestTargetsOfExpected: a node that has answered for an address is observed until another one
+// announces it, so that this node takes over at once if it fails meanwhile.
+func TestTargetsOfExpected(t *testing.T) {
+	addr := netip.MustParseAddr("192.0.2.1")
+	other := Candidate{Peer: Peer{"eth0", "x"}, Score: 200}
+	for _, tt := range []struct {
+		name, self, expected, acting string
+		held                         bool
+		want, announces              bool
+	}{
+		{"this node asks the segment", "a", "b", "a", false, true, true},
+		{"this node announces", "a", "b", "a", true, true, false},
+		{"another one must take over from a node that is not eligible", "b", "x", "a", false, true, false},
+		{"another one must take over, and nothing is known", "b", "", "a", false, false, false},
+	} {
+		targets := Targets{}
+		targets.Add(addr, Address{
+			Self: tt.self, Ranked: candidates(Unknown, Live), Others: []Candidate{other}, Expected: tt.expected, Held: tt.held,
+			ScoreOf: func(string) uint64 { return 0 }, PeerFresh: unknownFresh, TookOver: noReport,
+		}, tt.acting)
+		expected := Peer{"eth0", cmp.Or(tt.expected, other.Node)}
+		target, got := targets[expected]
+		if announces := slices.Contains(target.Announces, addr); got != tt.want || announces != tt.announces {
+			t.Errorf("%s: observed %v, announces %v; want %v, %v", tt.name, got, announces, tt.want, tt.announces)
 		}
 	}
 }

@@ -153,7 +153,7 @@ func (w *world) pause(n *node, d time.Duration, settled bool) {
 		}
 		settled = settled && count == w.disturbances && !slices.ContainsFunc(w.nodes, func(n *node) bool { return n.leaving })
 		w.begin("continue %s", n.name)
-		w.promise.once = settled && len(w.cut) == 0
+		w.promise.once = settled && len(w.cut) == 0 && d > detection // otherwise it does not ask
 		n.stopped = false
 		if w.now.Sub(n.stoppedAt) > detection/2 {
 			n.upSince = w.now

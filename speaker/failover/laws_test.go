@@ -134,11 +134,8 @@ func (w *world) checkMoves(addr netip.Addr, owners []string) {
 		w.fail("%v is not announced by %s any more", addr, n.name)
 	}
 	for _, owner := range owners {
-		// A node that stood still has the address already, and one with a wrong belief
-		// takes it over from another node, which is gone.
-		o := w.node(owner)
-		wrong := !slices.Contains([]string{"", n.name, o.name}, o.believed[addr])
-		if o != n && !wrong && !o.heldSince[addr].Before(last.since) && (w.never || w.now.Sub(o.upSince) < HoldDown) {
+		o := w.node(owner) // a node that stood still has the address already
+		if o != n && !o.heldSince[addr].Before(last.since) && (w.never || w.now.Sub(o.upSince) < HoldDown) {
 			w.fail("%v moved from %s to %s, which has been up for %v (failback Never: %v)", addr, n.name, owner, w.now.Sub(o.upSince), w.never)
 		}
 	}
@@ -175,7 +172,7 @@ func (w *world) isSettled() bool {
 	for _, n := range w.nodes {
 		// A speaker that does not run on a node that is Ready observes no other one.
 		missing := !n.running && !w.notReady[n.id] && !n.noticed
-		if missing || n.stopped || n.leaving || n.running && w.now.Sub(n.upSince) < 10*time.Second {
+		if missing || n.isOld || n.stopped || n.leaving || n.running && w.now.Sub(n.upSince) < 10*time.Second {
 			return false
 		}
 	}
@@ -184,12 +181,21 @@ func (w *world) isSettled() bool {
 
 // maxGap returns the time for which an address has no owner if its owner is killed now, 0
 // if it is not known.
+//
+// A node that is gone, but Ready, and that not all nodes have observed, is expected to take
+// over first.
 func (w *world) maxGap() time.Duration {
-	switch {
-	case !w.isSettled():
-		return 0
-	case len(w.filtered) > 0:
-		return 3700 * time.Millisecond
+	gap, more := 300*time.Millisecond, takeoverWait+2*askTime
+	if len(w.filtered) > 0 {
+		gap, more = 3700*time.Millisecond, takeoverWait+2*askTime+pollInterval
 	}
-	return 300 * time.Millisecond
+	if !w.isSettled() {
+		return 0
+	}
+	for _, n := range w.nodes {
+		if !n.running && !w.notReady[n.id] {
+			gap += more
+		}
+	}
+	return gap
 }

@@ -71,14 +71,14 @@ type node struct {
 	asking      map[netip.Addr]int // the serial number of a probe
 	holder      map[netip.Addr]int // nodes that have answered a probe
 	heldSince   map[netip.Addr]time.Time
-	expected    map[netip.Addr]string
-	believed    map[netip.Addr]string // the owner before this node
+	believed    map[netip.Addr]string // the owner
 	lapsed      map[netip.Addr]time.Time
 	leaving     bool
 	noticed     bool // by its successors, that it was killed, and by the others from their reports
 	hold        bool
 
 	apiCut bool
+	isOld  bool    // the view is that of a speaker before
 	view   apiView // the last one with contact to the API
 
 	sessions map[int]*bfdSession
@@ -102,6 +102,7 @@ const (
 	handshake  = 1100 * time.Millisecond
 	askTime    = 20 * time.Millisecond
 	probeTime  = 180 * time.Millisecond
+	probes     = 2
 	tick       = 10 * time.Millisecond
 	syncDelay  = 2 * time.Millisecond
 	apiTimeout = 40 * time.Second
@@ -176,13 +177,15 @@ func (w *world) start(n *node) {
 	n.tracker, n.upSince, n.wakeAt = &Tracker{}, w.now, time.Time{}
 	n.held, n.asking, n.holder = map[netip.Addr]bool{}, map[netip.Addr]int{}, map[netip.Addr]int{}
 	n.believed, n.heldSince = map[netip.Addr]string{}, map[netip.Addr]time.Time{}
-	n.expected, n.lapsed, n.sessions = map[netip.Addr]string{}, map[netip.Addr]time.Time{}, map[int]*bfdSession{}
+	n.lapsed, n.sessions = map[netip.Addr]time.Time{}, map[int]*bfdSession{}
+	n.isOld = true
 	w.readAPI(n)
 	w.sync(n)
 }
 
 func (w *world) readAPI(n *node) {
 	if !n.apiCut {
+		n.isOld = false
 		n.view = apiView{cloneSet(w.notReady), cloneSet(w.excluded), maps.Clone(w.reported)}
 	}
 }

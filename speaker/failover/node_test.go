@@ -12,7 +12,7 @@ import (
 // address returns what the node knows about an address.
 func (w *world) address(n *node, view View, addr netip.Addr) Address {
 	a := Address{
-		Self: n.name, Held: n.held[addr], Verified: view.Verified[addr], Expected: n.expected[addr], Fresh: !n.apiCut,
+		Self: n.name, Held: n.held[addr], Verified: view.Verified[addr], Expected: view.Answered[addr].Node, Fresh: !n.apiCut,
 		TakesBack: !w.never && w.now.Sub(n.upSince) >= HoldDown,
 		ScoreOf:   func(node string) uint64 { return score(node, addr) },
 		PeerFresh: func(node string) (fresh, known bool) {
@@ -42,7 +42,7 @@ func (w *world) address(n *node, view View, addr netip.Addr) Address {
 	slices.SortFunc(a.Ranked, func(x, y Candidate) int { return -compareUint(x.Score, y.Score) })
 	since, ok := n.lapsed[addr]
 	a.Lapsed = ok && w.now.Sub(since) >= LeaveTimeout
-	w.broken.apply(&a, w.never, w.now.Sub(n.upSince))
+	w.broken.apply(&a, w.never, w.now.Sub(n.upSince), n.believed[addr])
 	return a
 }
 
@@ -94,17 +94,13 @@ func (w *world) sync(n *node) {
 		}
 		if n.held[addr] != was {
 			n.heldSince[addr] = w.now
-			w.logf("%s %v %v (acting %s)", n.name, addr, map[bool]string{true: "announces", false: "ends"}[n.held[addr]], acting)
+			w.logf("%s %v %v (acting %s, expected %q, verified %q)", n.name, addr,
+				map[bool]string{true: "announces", false: "ends"}[n.held[addr]], acting, a.Expected, a.Verified.Node)
 		}
 		if n.held[addr] && (!was || a.Verified.Node != "") {
 			w.announce(n, addr)
 		}
-		if !n.held[addr] {
-			n.believed[addr] = acting
-		}
-		if acting != "" {
-			n.expected[addr] = acting
-		}
+		n.believed[addr] = acting
 		targets.Add(addr, a, acting)
 	}
 	w.report(n, targets)
@@ -144,16 +140,19 @@ func (w *world) probe(n *node, addr netip.Addr) {
 	w.serial++
 	serial, incarnation := w.serial, n.incarnation
 	n.asking[addr] = serial
-	w.after(probeTime/2, func() {
-		if n.incarnation != incarnation || n.asking[addr] != serial || !n.running || n.stopped {
-			return
-		}
-		for _, o := range w.nodes {
-			if o != n && w.reaches(n, o) && w.reaches(o, n) && o.held[addr] && !o.hold && !w.broken.noHolder {
-				n.holder[addr] = o.id
+	delete(n.holder, addr)
+	for i := range probes {
+		w.after(probeTime*time.Duration(i)/probes, func() {
+			if n.incarnation != incarnation || n.asking[addr] != serial || !n.running || n.stopped {
+				return
 			}
-		}
-	})
+			for _, o := range w.nodes {
+				if o != n && w.reaches(n, o) && w.reaches(o, n) && o.held[addr] && !o.hold && !w.broken.noHolder {
+					n.holder[addr] = o.id
+				}
+			}
+		})
+	}
 	w.after(probeTime, func() {
 		if n.incarnation != incarnation || n.asking[addr] != serial {
 			return
@@ -164,7 +163,6 @@ func (w *world) probe(n *node, addr netip.Addr) {
 		}
 		delete(n.asking, addr)
 		if _, answered := n.holder[addr]; !answered {
-			n.expected[addr] = n.name // no host has it
 			n.held[addr], n.heldSince[addr] = true, w.now
 			w.logf("%s %v announces (no answer)", n.name, addr)
 			w.announce(n, addr)

@@ -19,7 +19,8 @@ type brokenRules struct {
 	noTakeover     bool // it does not yield to the node that took over
 	noExpectation  bool // it is not checked that the first successor takes over
 	noHolder       bool // a node announces although another one has answered its probe
-	noExpected     bool // a successor asks the segment although the last owner is gone
+	noExpected     bool // a successor asks the segment although the node that has answered is gone
+	believes       bool // that the owner by the plan announces the address, without an answer
 	noHoldDown     bool // addresses are taken back at once
 	ignoresNever   bool
 	bothKeep       bool
@@ -31,12 +32,15 @@ type brokenRules struct {
 }
 
 // apply changes what a node knows about an address.
-func (b brokenRules) apply(a *Address, never bool, up time.Duration) {
+func (b brokenRules) apply(a *Address, never bool, up time.Duration, believed string) {
 	if b.noTakeover {
 		a.Verified.TookOver = false
 	}
 	if b.noExpected {
 		a.Expected = ""
+	}
+	if b.believes {
+		a.Expected = believed
 	}
 	if b.noHoldDown {
 		a.TakesBack = !never
@@ -103,6 +107,7 @@ func TestModelNeedsItsRules(t *testing.T) {
 		"the second successor checks the first":       {brokenRules{noExpectation: true}, histories(3, "kill both", "start")},
 		"a recovered node asks":                       {brokenRules{noHolder: true}, histories(2, "kill", "start")},
 		"a successor does not ask":                    {brokenRules{noExpected: true}, histories(2, "kill", "start")},
+		"the owner must have answered":                {brokenRules{believes: true}, histories(3, "kill", "start")},
 		"hold-down":                                   {brokenRules{noHoldDown: true}, histories(2, "kill", "start")},
 		"failback Never":                              {brokenRules{ignoresNever: true}, histories(2, "kill", "start")},
 		"one of two owners keeps the address":         {brokenRules{bothYield: true}, scenario{kinds: allKinds, minNodes: 2, firstSeed: 500}},

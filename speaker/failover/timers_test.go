@@ -34,7 +34,7 @@ func TestTimersOfTargets(t *testing.T) {
 					ranked[j].Timers = timers
 				}
 				for targets, self := range map[*Targets]string{&owner: "a", &successor: "c"} {
-					address := Address{Self: self, Ranked: ranked, ScoreOf: func(string) uint64 { return 0 }}
+					address := Address{Self: self, Ranked: ranked, ScoreOf: func(string) uint64 { return 0 }, TookOver: noReport}
 					targets.Add([]netip.Addr{addr1, addr2}[i], address, "a")
 				}
 			}

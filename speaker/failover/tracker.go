@@ -9,6 +9,10 @@
 // asked for addresses that it announces; without an answer it is Gone. The kernel of a
 // node does not answer for these addresses, so an answer proves that the speaker runs.
 //
+// A peer is asked for each of the addresses that it announces as far as this node knows, until
+// it has answered for it. Only an address that a peer has answered for is announced without a
+// probe when the peer is gone: another node may have the others.
+//
 // tracker.go has the Tracker of the peers and its inputs, advance.go its questions and
 // what follows from the answers, decide.go the decision about one address. All of the
 // state is in memory, and is built anew after a restart.
@@ -44,8 +48,13 @@ const (
 	// retryInterval is the time after which a suspicion that could not be asked is asked again.
 	retryInterval = 200 * time.Millisecond
 
-	// maxSample is the number of addresses in a question about a peer.
-	maxSample = 3
+	// maxSample is the number of addresses in a question about a peer, and
+	// maxConfirmations that in a question for a confirmation.
+	maxSample, maxConfirmations = 3, 256
+
+	// confirmInterval is the time between two questions for confirmations, while they are
+	// answered. Otherwise it doubles from pollInterval to maxConfirmInterval.
+	confirmInterval, maxConfirmInterval = 100 * time.Millisecond, 16 * time.Second
 )
 
 // Peer is another node on the segment of an interface of this node.
@@ -123,6 +132,7 @@ type purpose int
 const (
 	suspicion    purpose = iota // without an answer the peer is gone
 	poll                        // a miss or a proof of life
+	confirmation                // each answer proves that the peer announces the address, as this node believes
 	recheck                     // an answer proves that the peer has taken over addresses
 	verification                // each answer proves that the peer announces the address
 )
@@ -134,7 +144,8 @@ type Tracker struct {
 	open     map[uint64]Question
 	lastID   uint64
 	verified map[netip.Addr]Holder
-	stalled  bool // answers are held back until the rechecks are done
+	answered map[netip.Addr]Peer // of View; replaced when it changes
+	stalled  bool                // answers are held back until the rechecks are done
 }
 
 // Holder is a peer that announces an address as well as this node.
@@ -155,11 +166,28 @@ type peer struct {
 	polled     time.Time // the last poll
 	turn       int       // of the addresses that a poll asks for
 	expected   []netip.Addr
-	checkAt    time.Time           // when the expected addresses are asked for
+	checkAt    time.Time // when the expected addresses are asked for
+	confirm    confirmations
 	claimed    map[netip.Addr]bool // to be verified
 	verifiedAt time.Time           // the last verification
 	tookOver   bool                // the claimed addresses, because this node did not respond
 	due        map[purpose]bool
+}
+
+// confirmations are the addresses that a peer announces as this node believes, but for which
+// it has not answered.
+type confirmations struct {
+	addrs []netip.Addr
+	turn  int
+	asked time.Time // last
+	wait  time.Duration
+}
+
+func newPeer(now time.Time) *peer {
+	return &peer{
+		created: now, Status: Status{Since: now}, confirm: confirmations{asked: now},
+		claimed: map[netip.Addr]bool{}, due: map[purpose]bool{},
+	}
 }
 
 // Set replaces the peers that are observed. It must be called after each change of the
@@ -167,6 +195,7 @@ type peer struct {
 func (t *Tracker) Set(now time.Time, targets map[Peer]Target) {
 	if t.peers == nil {
 		t.peers, t.open, t.verified = map[Peer]*peer{}, map[uint64]Question{}, map[netip.Addr]Holder{}
+		t.answered = map[netip.Addr]Peer{}
 	}
 	moved := t.movedAddresses(targets)
 	for key := range t.peers {
@@ -177,7 +206,7 @@ func (t *Tracker) Set(now time.Time, targets map[Peer]Target) {
 	for key, target := range targets {
 		p := t.peers[key]
 		if p == nil {
-			p = &peer{created: now, Status: Status{Since: now}, claimed: map[netip.Addr]bool{}, due: map[purpose]bool{}}
+			p = newPeer(now)
 			t.peers[key] = p
 		}
 		// An answer for what it announces already proves that it lives, too.
@@ -190,8 +219,51 @@ func (t *Tracker) Set(now time.Time, targets map[Peer]Target) {
 			p.checkAt = time.Time{}
 		}
 	}
+	t.setConfirmations()
 	clear(t.verified)
 	t.endHold(true)
+}
+
+// setConfirmations forgets which peers have answered for addresses that no peer announces
+// any more, and sets the addresses that the others must confirm.
+func (t *Tracker) setConfirmations() {
+	answered := make(map[netip.Addr]Peer, len(t.answered))
+	for key, p := range t.peers {
+		var addrs []netip.Addr
+		for _, a := range p.Announces {
+			holder, ok := t.answered[a]
+			if ok {
+				answered[a] = holder
+			}
+			if holder != key {
+				addrs = append(addrs, a)
+			}
+		}
+		if len(addrs) > len(p.confirm.addrs) {
+			p.confirm.wait = min(p.confirm.wait, pollInterval)
+		}
+		p.confirm.addrs = addrs
+	}
+	t.answered = answered
+}
+
+// without returns the addresses that the peer has answered for and announced so far, but does
+// not any more.
+func (t *Tracker) without(key Peer, announces []netip.Addr) (addrs []netip.Addr) {
+	p := t.peers[key]
+	if slices.Equal(p.Announces, announces) {
+		return nil
+	}
+	still := make(map[netip.Addr]bool, len(announces))
+	for _, a := range announces {
+		still[a] = true
+	}
+	for _, a := range p.Announces {
+		if t.answered[a] == key && !still[a] {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
 }
 
 // takeover is what a peer must answer for after a wait.
@@ -201,19 +273,25 @@ type takeover struct {
 }
 
 // movedAddresses returns the addresses that targets expect of another peer than before,
-// because that one is gone. The other peer may notice it later than this node: by its BFD
-// session, or, where polls have shown it, by a poll that is almost an interval later.
+// because that one is gone, leaves, or is not eligible any more. The other peer may notice
+// that one is gone later than this node: by its BFD session, or, where polls have shown it,
+// by a poll that is almost an interval later. A peer that leaves signals it to all at once,
+// and one that is not eligible goes on for LeaveTimeout.
 func (t *Tracker) movedAddresses(targets map[Peer]Target) map[Peer]takeover {
 	gone := map[netip.Addr]time.Duration{}
-	for _, p := range t.peers {
-		if p.State == Gone {
-			wait := max(takeoverWait, p.detectionSpread())
+	for key, p := range t.peers {
+		moved, wait := p.Announces, takeoverWait
+		switch {
+		case p.State == Gone:
+			wait = max(wait, p.detectionSpread())
 			if p.misses >= maxMisses {
 				wait += pollInterval
 			}
-			for _, a := range p.Announces {
-				gone[a] = max(gone[a], wait)
-			}
+		case p.State != Leaving:
+			moved, wait = t.without(key, targets[key].Announces), LeaveTimeout/2
+		}
+		for _, a := range moved {
+			gone[a] = max(gone[a], wait)
 		}
 	}
 	if len(gone) == 0 {
@@ -244,6 +322,9 @@ func (t *Tracker) SessionChanged(now time.Time, key Peer, s Session) (changed bo
 	case s == Up:
 		p.misses = 0
 		changed = p.Filtered || p.State != Live
+		if was != Up {
+			t.forgetAnswers(key) // it may have been restarted, and have lost its addresses
+		}
 		p.Filtered = false
 		p.set(now, Live)
 	case s == AdminDown && p.State != Leaving:
@@ -261,7 +342,12 @@ func (t *Tracker) SessionChanged(now time.Time, key Peer, s Session) (changed bo
 // Stalled reports that this process did not run for longer than the detection time: other
 // nodes may have taken over its addresses. View returns that answers must be held back
 // until they have been asked and, if they have taken over any, Set was called.
+//
+// What peers have answered before proves nothing any more: one may have failed, and another
+// one taken over.
 func (t *Tracker) Stalled() {
+	t.answered = map[netip.Addr]Peer{}
+	t.setConfirmations()
 	for _, p := range t.peers {
 		if len(p.Succeeds) > 0 {
 			p.due[recheck], t.stalled = true, true
@@ -277,7 +363,7 @@ func (t *Tracker) Claimed(now time.Time, key Peer, addrs ...netip.Addr) {
 		if t.peers == nil {
 			return
 		}
-		p = &peer{created: now, Status: Status{Since: now}, claimed: map[netip.Addr]bool{}, due: map[purpose]bool{}}
+		p = newPeer(now)
 		t.peers[key] = p // until the next Set
 	}
 	for _, a := range addrs {
@@ -291,13 +377,16 @@ type View struct {
 	// Verified are the addresses of this node that a peer announces, too. It is empty
 	// after the next Set.
 	Verified map[netip.Addr]Holder
+	// Answered are the addresses that peers announce, each with the peer that has answered
+	// for it last. It must not be changed.
+	Answered map[netip.Addr]Peer
 	// HoldAnswers is whether this node must not answer for its addresses at the moment.
 	HoldAnswers bool
 }
 
 // View returns what is known now.
 func (t *Tracker) View() View {
-	v := View{Peers: make(map[Peer]Status, len(t.peers)), Verified: maps.Clone(t.verified), HoldAnswers: t.stalled}
+	v := View{Peers: make(map[Peer]Status, len(t.peers)), Verified: maps.Clone(t.verified), Answered: t.answered, HoldAnswers: t.stalled}
 	for key, p := range t.peers {
 		v.Peers[key] = p.Status
 	}

@@ -158,6 +158,35 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// TestProbeAgain checks that a claim from before the probes does not count after them, and
+// that an address is probed again as long as a host answers.
+func TestProbeAgain(t *testing.T) {
+	testSimulatedHosts(t, func(t *testing.T, h *simulatedHost) {
+		h.has[h.f.vip] = true
+		h.set(t, Claim{Withhold: true}, h.f.vip)
+		h.wait(5 * time.Second)
+		isHeld := func() bool { return len(h.set(t, Claim{Probe: true}, h.f.vip)) == 1 }
+		if isHeld() {
+			t.Error("held before the probes")
+		}
+		h.wait(2 * time.Second)
+		if isHeld() {
+			t.Error("held although a host answers")
+		}
+		h.mu.Lock()
+		h.has[h.f.vip] = false
+		h.mu.Unlock()
+		before := h.changes.Load()
+		h.wait(reprobeInterval + probes*probeInterval)
+		if claimants, _ := h.Claimants(); len(claimants) > 0 || h.changes.Load() == before {
+			t.Errorf("claimants %v after %d changes", claimants, h.changes.Load()-before)
+		}
+		if !isHeld() {
+			t.Error("not held, although no host answers any more")
+		}
+	})
+}
+
 // TestWithhold checks that a withheld address is neither announced nor answered for, and
 // that it is probed at growing intervals until the host is gone.
 func TestWithhold(t *testing.T) {

@@ -31,6 +31,10 @@ const (
 	probes        = 2
 	probeInterval = 90 * time.Millisecond
 
+	// reprobeInterval is the wait before an address that a host has is probed again, if it
+	// is not withheld: the host is a node that is about to stop, for example.
+	reprobeInterval = time.Second
+
 	// recheckInterval is the first wait before a withheld address is probed again. The
 	// waits double up to maxRecheckInterval.
 	recheckInterval, maxRecheckInterval = 10 * time.Second, 160 * time.Second
@@ -379,11 +383,8 @@ func (r *responder) step(t *task, now time.Time) (frames [][]byte, next time.Dur
 			return nil, 0
 		}
 		return r.announce(mac, t.addr, true), 0
-	case t.mode == probing && t.step == probes:
-		t.cleared = !r.claimants.has(t.addr)
-		return nil, 0
 	case t.mode == probing:
-		return [][]byte{r.probe(mac, t.addr)}, probeInterval
+		return r.probeStep(t, now)
 	case t.step%2 == 0:
 		t.probed = now
 		return [][]byte{r.probe(mac, t.addr)}, recheckTimeout
@@ -391,6 +392,23 @@ func (r *responder) step(t *task, now time.Time) (frames [][]byte, next time.Dur
 		r.claimants.forget(r.ifi.Name, t.addr, t.probed)
 		return nil, min(recheckInterval<<min(t.step/2, 10), maxRecheckInterval)
 	}
+}
+
+// probeStep returns the next probe of an address, and forgets the claims from before the
+// first one after the last one: their hosts may not have the address any more. As long as a
+// host answers, the probes are repeated.
+func (r *responder) probeStep(t *task, now time.Time) (frames [][]byte, next time.Duration) {
+	switch t.step % (probes + 1) {
+	case 0:
+		t.probed = now
+	case probes:
+		r.claimants.forget(r.ifi.Name, t.addr, t.probed)
+		if t.cleared = !r.claimants.has(t.addr); t.cleared {
+			return nil, 0
+		}
+		return nil, reprobeInterval
+	}
+	return [][]byte{r.probe(r.ifi.HardwareAddr, t.addr)}, probeInterval
 }
 
 // assert sends frames that assert an address, unless the Announcer holds.

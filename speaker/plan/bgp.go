@@ -33,9 +33,6 @@ type LocalFacts struct {
 	// Lapsed are the addresses in Held that this node has not been eligible for, for
 	// failover.LeaveTimeout.
 	Lapsed map[netip.Addr]bool
-	// Owners are the nodes that owned addresses according to Plan.Owners of the last plan,
-	// except this one. An address that no other node owns is left out after a minute.
-	Owners map[netip.Addr]string
 	// Failover is what is known about the other nodes on the segments.
 	Failover failover.View
 	// PeerFresh has the peers whose BFD sessions are Up, each with whether it has contact

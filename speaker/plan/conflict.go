@@ -54,6 +54,7 @@ type judgement struct {
 	withhold  bool             // the address must not be announced
 	contested bool             // by a host that may be proxy ARP, so that the control address is needed
 	undecided bool             // a claim neither excuses nor blocks yet
+	permanent bool             // an excused host goes on answering: its kernel does, or it is proxy ARP
 	// needed are the nodes with claims that are judged by their reports, each with the
 	// time when the newest of these claims began.
 	needed map[string]time.Time
@@ -75,6 +76,7 @@ func (c contention) judge() (j judgement) {
 		any := func(f func(macNode) bool) bool { return slices.ContainsFunc(nodes, f) }
 		switch {
 		case c.addr.Is4() && any(func(n macNode) bool { return n.kernelAnswers }):
+			j.permanent = true
 			continue
 		case c.held && k.Last.Sub(k.First) < handOverTime && any(func(n macNode) bool { return n.candidate }):
 			continue
@@ -90,7 +92,7 @@ func (c contention) judge() (j judgement) {
 			conflicts = append(conflicts, c.describe(k, nodes))
 		}
 	}
-	j.contested = len(conflicts)+len(proxies) > 0
+	j.contested, j.permanent = len(conflicts)+len(proxies) > 0, j.permanent || len(proxies) > 0
 	switch {
 	case len(conflicts) > 0:
 		j.withhold = !c.held && !c.restored && !c.overridden
@@ -175,8 +177,10 @@ func announcedDespiteConflict(services []*corev1.Service) bool {
 
 // claimFor returns how this node does what was decided about an address on its interfaces.
 func (d *decision) claimFor(h heldAddress, interfaces []string, do failover.Action, j judgement) l2.Claim {
-	// A claim that is not a reason to withhold the address would fail the probe.
-	excused := len(d.Local.Claimants[h.addr]) > 0 && !j.undecided
+	// A claim that is not a reason to withhold the address would fail the probe, unless it is
+	// that of a node which has announced the address: it may have stopped.
+	excused := len(d.Local.Claimants[h.addr]) > 0 && !j.undecided &&
+		(j.permanent || do != failover.Ask || d.speakerWith(h) == "")
 	return l2.Claim{
 		Interfaces: interfaces, Withhold: j.withhold || do == failover.Wait,
 		Probe: (do == failover.Ask || do == failover.Announce && wasWithheld(h)) && !excused,

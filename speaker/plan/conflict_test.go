@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -228,7 +227,7 @@ func TestProbe(t *testing.T) {
 	addr, other := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8")
 	condition := func(status metav1.ConditionStatus, reason v1alpha1.Reason) func(*Snapshot) {
 		return func(s *Snapshot) {
-			s.Local.Owners = map[netip.Addr]string{addr: "b"}
+			s.Local.Failover.Answered = answeredBy(addr, "b")
 			s.Services[0].Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionAnnounced, Status: status, Reason: string(reason)}}
 		}
 	}
@@ -251,8 +250,8 @@ func TestProbe(t *testing.T) {
 		{"another one is held", func(s *Snapshot) { s.Local.Held = map[netip.Addr]bool{other: true} }, true},
 		{"announced before a restart", restored("192.0.2.1-192.0.2.9"), true},
 		{"another one was announced before a restart", restored(other.String()), true},
-		{"owned by another node in an earlier plan", func(s *Snapshot) { s.Local.Owners = map[netip.Addr]string{addr: "b"} }, false},
-		{"another one was", func(s *Snapshot) { s.Local.Owners = map[netip.Addr]string{other: "b"} }, true},
+		{"another node has answered for it, which is not eligible", func(s *Snapshot) { s.Local.Failover.Answered = answeredBy(addr, "b") }, false},
+		{"another one was", func(s *Snapshot) { s.Local.Failover.Answered = answeredBy(other, "b") }, true},
 		{"owned by another node, which withholds it", condition(metav1.ConditionFalse, v1alpha1.AddressConflict), true},
 		{"owned by another node, which announces it", condition(metav1.ConditionTrue, v1alpha1.AddressConflict), false},
 		{"owned by another node, which has not reported", condition(metav1.ConditionFalse, v1alpha1.NoSpeaker), false},
@@ -269,28 +268,36 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// TestOwners checks which nodes a plan states to own addresses.
-func TestOwners(t *testing.T) {
+func answeredBy(addr netip.Addr, node string) map[netip.Addr]failover.Peer {
+	return map[netip.Addr]failover.Peer{addr: {Interface: "eth0", Node: node}}
+}
+
+// TestOwner checks which node announces an address.
+func TestOwner(t *testing.T) {
 	addr := netip.MustParseAddr("192.0.2.7")
+	announces := func(s Snapshot) bool {
+		_, ok := Decide(s).L2[addr]
+		return ok
+	}
 	s := conflictSnapshot()
-	if got := Decide(s).Owners; !maps.Equal(got, map[netip.Addr]string{addr: "a"}) {
-		t.Errorf("this node: %v", got)
+	if !announces(s) {
+		t.Error("not announced by this node")
 	}
 	s.Node = "b"
-	if got := Decide(s).Owners; !maps.Equal(got, map[netip.Addr]string{addr: "a"}) {
-		t.Errorf("another node: %v", got)
+	if announces(s) {
+		t.Error("announced by another node")
 	}
-	s.Interfaces = nil
-	if got := Decide(s).Owners; len(got) > 0 {
-		t.Errorf("no node: %v", got)
+	s.Node, s.Interfaces = "a", nil
+	if announces(s) {
+		t.Error("announced without interfaces")
 	}
 	// This node and another one own the address, each on its segment: it is new on both.
 	s = conflictSnapshot()
 	s.Config = parseL2(l2ad("x", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0", "eth1"}}))
 	s.Nodes = []*corev1.Node{node("a"), node("b")}
 	s.Interfaces = map[string][]l2.Interface{"a": {newInterface("eth0", "10.0.0.1/24")}, "b": {newInterface("eth1", "10.0.1.1/24")}}
-	if p := Decide(s); len(p.Owners) != 0 || !p.L2[addr].Probe {
-		t.Errorf("two segments: %v, %+v", p.Owners, p.L2[addr])
+	if p := Decide(s); len(p.Neighbors) != 0 || !p.L2[addr].Probe {
+		t.Errorf("two segments: %v, %+v", p.Neighbors, p.L2[addr])
 	}
 }
 
@@ -310,7 +317,13 @@ func TestReportsDecideOnClaims(t *testing.T) {
 		needed  bool // the report of node b
 	}{
 		{"not read yet", nil, undecided, true},
-		{"announces it", []func(*Snapshot){reports(announcing("eth0", "192.0.2.1-192.0.2.9"))}, excused, true},
+		{"announces it", []func(*Snapshot){reports(announcing("eth0", "192.0.2.1-192.0.2.9")), func(s *Snapshot) {
+			s.Local.Failover.Answered = map[netip.Addr]failover.Peer{addr: {Interface: "eth0", Node: "b"}}
+		}}, excused, true},
+		{"announces it, but may have stopped", []func(*Snapshot){reports(announcing("eth0", addr.String()))}, undecided, true},
+		{"announces it, and a kernel answers", []func(*Snapshot){reports(announcing("eth0", addr.String())), func(s *Snapshot) {
+			s.Interfaces["b"][0].KernelAnswers = true
+		}}, excused, false},
 		{"announces another one", []func(*Snapshot){reports(announcing("eth0", "192.0.2.8"))}, conflict, true},
 		{"announces it on another interface", []func(*Snapshot){reports(announcing("eth1", addr.String()))}, conflict, true},
 		{"has no Speaker", []func(*Snapshot){reports(nil)}, conflict, true},

@@ -86,9 +86,6 @@ func (d *decision) ownClaim(p *Plan, h heldAddress, segments [][]segmentNode) (i
 	a := d.failoverAddress(h, nodes)
 	do, acting := a.Decide()
 	if acting != "" {
-		p.Owners[h.addr] = acting
-	}
-	if acting != "" {
 		d.targets.Add(h.addr, a, acting)
 	}
 	if do == failover.None {
@@ -110,7 +107,7 @@ func (d *decision) failoverAddress(h heldAddress, nodes []segmentNode) failover.
 	}
 	a := failover.Address{
 		Self: d.Node, Held: d.Local.Held[h.addr], Verified: local.Verified[h.addr], Holder: d.speakerWith(h),
-		Expected: d.Local.Owners[h.addr], Fresh: !d.Local.Stale, TakesBack: d.Local.Settled && !d.neverFailsBack(h.pool),
+		Expected: local.Answered[h.addr].Node, Fresh: !d.Local.Stale, TakesBack: d.Local.Settled && !d.neverFailsBack(h.pool),
 		PeerFresh: func(node string) (fresh, known bool) {
 			fresh, known = d.Local.PeerFresh[failover.Peer{Interface: own, Node: node}]
 			return fresh, known

@@ -54,9 +54,6 @@ type Plan struct {
 	L2 map[netip.Addr]l2.Claim
 	// NodeMACs are those of the nodes that may announce on interfaces.
 	NodeMACs map[string]bool
-	// Owners are the nodes that announce the addresses on interfaces, or are about to, as
-	// far as this node knows. Addresses on several segments are left out.
-	Owners map[netip.Addr]string
 	// Neighbors are the nodes that this one observes.
 	Neighbors map[failover.Peer]Neighbor
 	// Ineligible are the addresses in LocalFacts.Held that this node is not eligible for.
@@ -125,8 +122,8 @@ func Decide(s Snapshot) Plan {
 	d := newDecision(s)
 	p := Plan{
 		L2: map[netip.Addr]l2.Claim{}, NodeMACs: d.selectedMACs(), BGP: d.peerings, Warnings: map[netip.Addr]v1alpha1.Refusal{},
-		Owners: make(map[netip.Addr]string, len(s.Services)), NeededReports: d.neededReports,
-		Neighbors: map[failover.Peer]Neighbor{}, Ineligible: map[netip.Addr]bool{},
+		NeededReports: d.neededReports,
+		Neighbors:     map[failover.Peer]Neighbor{}, Ineligible: map[netip.Addr]bool{},
 		Advertised: make(map[netip.Addr][]int, len(s.Services)), AwaitingDataPath: map[netip.Addr][]uint16{},
 		Unannounced: map[netip.Addr]v1alpha1.Refusal{}, Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
 	}

@@ -1,0 +1,151 @@
+package failover
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+)
+
+// TestConfirmations: a successor asks the owner for all addresses once, for 256 at a time,
+// and again after each start of the session. At rest it asks nothing.
+func TestConfirmations(t *testing.T) {
+	var addrs []netip.Addr
+	for i := range 5000 {
+		addrs = append(addrs, netip.AddrFrom4([4]byte{198, 18, byte(i / 250), byte(i%250 + 1)}))
+	}
+	tr := observe(announces(addrs...))
+	now := start
+	confirm := func() {
+		t.Helper()
+		tr.SessionChanged(now, peerB, Up)
+		asked := advanceTo(tr, now, now.Add(time.Hour), answersAll)
+		total := 0
+		for _, q := range asked {
+			if q.purpose != confirmation || len(q.Addresses) > 256 {
+				t.Errorf("asked for %d addresses, purpose %d", len(q.Addresses), q.purpose)
+			}
+			total += len(q.Addresses)
+		}
+		if len(asked) != 20 || total != len(addrs) {
+			t.Errorf("%d questions for %d addresses, want 20 for %d", len(asked), total, len(addrs))
+		}
+		now = now.Add(time.Hour)
+		tr.Set(now, map[Peer]Target{peerB: announces(addrs...)})
+		if questions, next := tr.Advance(now); len(questions) > 0 || !next.IsZero() {
+			t.Errorf("%d questions at rest, the next at %v", len(questions), next)
+		}
+		if got := tr.View().Answered; len(got) != len(addrs) || got[addrs[0]] != peerB {
+			t.Errorf("%d addresses answered by %v", len(got), got[addrs[0]])
+		}
+	}
+	confirm()
+	tr.SessionChanged(now, peerB, Down)
+	advanceTo(tr, now, now, answersAll)
+	confirm()
+
+	// A peer that does not answer is asked less and less often, until there is a new address.
+	tr = observe(announces(addr1))
+	tr.SessionChanged(start, peerB, Up)
+	if asked := advanceTo(tr, start, at(31*time.Second), answersNone); len(asked) != 6 { // after 0, 1, 3, 7, 15 and 31 s
+		t.Errorf("asked %d times in 31 s, want 6", len(asked))
+	}
+	if asked := advanceTo(tr, at(32*time.Second), at(46*time.Second), answersNone); len(asked) > 0 {
+		t.Errorf("asked %v within 16 s", asked)
+	}
+	tr.Set(at(46*time.Second), map[Peer]Target{peerB: announces(addr1, addr2)})
+	asked := advanceTo(tr, at(46*time.Second), at(46*time.Second), answersNone)
+	if len(asked) != 1 || !slices.Contains(asked[0].Addresses, addr2) {
+		t.Errorf("asked %v after an address was added", asked)
+	}
+}
+
+// TestTakeoverOfNewAddress: the successor of an owner that has never answered for an address
+// asks the segment, and one whose owner has announces it at once.
+func TestTakeoverOfNewAddress(t *testing.T) {
+	for want, answer := range map[Action]func(Question) []netip.Addr{Ask: answersNone, Announce: answersAll} {
+		tr := observe(announces(addr1))
+		tr.SessionChanged(start, peerB, Up)
+		advanceTo(tr, start, start, answer)
+		tr.SessionChanged(at(time.Second), peerB, Down)
+		advanceTo(tr, at(time.Second), at(time.Second), answersNone)
+		view := tr.View()
+		a := Address{
+			Self:   "c",
+			Ranked: []Candidate{{Peer: peerB, Score: 2, Status: view.Peers[peerB]}, {Peer: peerC, Score: 1}},
+			Fresh:  true, Expected: view.Answered[addr1].Node, TookOver: noReport, PeerFresh: unknownFresh,
+		}
+		if do, acting := a.Decide(); do != want || acting != "c" {
+			t.Errorf("got %v and %q, want %v and c", do, acting, want)
+		}
+	}
+}
+
+// TestForgottenAnswers: what a peer has answered for counts only until it may have lost it.
+func TestForgottenAnswers(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		do   func(*Tracker)
+		want bool
+	}{
+		{"at rest", func(*Tracker) {}, true},
+		{"another plan", func(tr *Tracker) { tr.Set(start, map[Peer]Target{peerB: announces(addr1, addr2)}) }, true},
+		{"moved to another peer", func(tr *Tracker) { tr.Set(start, map[Peer]Target{peerC: announces(addr1)}) }, true},
+		{"moved to this node", func(tr *Tracker) { tr.Set(start, map[Peer]Target{peerB: {Succeeds: []netip.Addr{addr1}}}) }, false},
+		{"after a stall", func(tr *Tracker) { tr.Stalled() }, false},
+		{"another session", func(tr *Tracker) {
+			tr.SessionChanged(start, peerB, Down)
+			tr.SessionChanged(start, peerB, Up)
+		}, false},
+		{"gone", func(tr *Tracker) {
+			tr.SessionChanged(start, peerB, Down)
+			advanceTo(tr, start, start, answersNone)
+		}, true},
+		{"leaving", func(tr *Tracker) { tr.SessionChanged(start, peerB, AdminDown) }, true},
+		{"without a session, another address not answered", func(tr *Tracker) {
+			tr.Set(start, map[Peer]Target{peerB: announces(addr1, addr2)})
+			advanceTo(tr, at(time.Second), at(time.Second), answersNone)
+		}, true},
+		{"not answered, although the session is Up", func(tr *Tracker) {
+			tr.peers[peerB].due[suspicion] = true
+			advanceTo(tr, start, start, answersNone)
+		}, false},
+	} {
+		tr := observe(announces(addr1))
+		tr.SessionChanged(start, peerB, Up)
+		advanceTo(tr, start, start, answersAll)
+		tt.do(tr)
+		if _, got := tr.View().Answered[addr1]; got != tt.want {
+			t.Errorf("%s: known %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// TestExpectedHandover: the first successor of a peer that leaves is asked after 50 ms, and
+// that of one that is not eligible any more after half of the time for which it goes on. It is
+// not if it is not known that the peer announced the address.
+func TestExpectedHandover(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		before func(*Tracker)
+		wait   time.Duration
+		want   State
+	}{
+		{"leaves", func(tr *Tracker) { tr.SessionChanged(start, peerB, AdminDown) }, takeoverWait, Gone},
+		{"is not eligible", func(tr *Tracker) { advanceTo(tr, start, start, answersAll) }, LeaveTimeout / 2, Gone},
+		{"is not eligible, and has never answered", func(*Tracker) {}, LeaveTimeout, Unknown},
+	} {
+		tr := observe(announces(addr1))
+		tr.SessionChanged(start, peerB, Up)
+		tt.before(tr)
+		tr.Set(start, map[Peer]Target{peerC: announces(addr1)})
+		isSuspicion := func(q Question) bool { return q.purpose == suspicion }
+		if q := advanceTo(tr, start, at(tt.wait-1), answersNone); slices.ContainsFunc(q, isSuspicion) {
+			t.Errorf("%s: asked %v too early", tt.name, q)
+		}
+		advanceTo(tr, at(tt.wait), at(tt.wait), answersNone)
+		if got := tr.View().Peers[peerC].State; got != tt.want {
+			t.Errorf("%s: the successor is %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
