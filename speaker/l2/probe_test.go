@@ -111,9 +111,10 @@ func (h *simulatedHost) announced(t *testing.T) {
 }
 
 // TestProbe checks that an address is probed twice before it is announced, and not
-// announced if a host answers. Many addresses are probed at the same time.
+// announced if a host answers. Many addresses are probed at the same time, and the host has
+// more time to answer for them.
 func TestProbe(t *testing.T) {
-	for n, within := range map[int]time.Duration{1: 200 * time.Millisecond, 100: 220 * time.Millisecond, 1000: 500 * time.Millisecond} {
+	for n, within := range map[int]time.Duration{1: 200 * time.Millisecond, 100: 260 * time.Millisecond, 1000: time.Second} {
 		testSimulatedHosts(t, func(t *testing.T, h *simulatedHost) {
 			var addrs []netip.Addr
 			for addr := h.f.other; len(addrs) < n+1; addr = addr.Next() {

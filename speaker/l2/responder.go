@@ -31,6 +31,10 @@ const (
 	probes        = 2
 	probeInterval = 90 * time.Millisecond
 
+	// answerTime is added to the wait after the last probe for each address that is probed
+	// at the same time: one busy host may have to answer for all of them.
+	answerTime = 500 * time.Microsecond
+
 	// reprobeInterval is the wait before an address that a host has is probed again, if it
 	// is not withheld: the host is a node that is about to stop, for example.
 	reprobeInterval = time.Second
@@ -94,10 +98,11 @@ type responder struct {
 	running   sync.WaitGroup
 	pushed    chan struct{} // the queue has a new task
 
-	mu     sync.Mutex
-	failed bool // the socket must be replaced
-	tasks  map[netip.Addr]*task
-	queue  queue
+	mu      sync.Mutex
+	failed  bool // the socket must be replaced
+	tasks   map[netip.Addr]*task
+	probing int // number of the tasks with this mode
+	queue   queue
 }
 
 // newResponder starts a responder without addresses. It calls changed when its socket
@@ -168,7 +173,11 @@ func (r *responder) setTasks(desired map[netip.Addr]mode) {
 	defer r.mu.Unlock()
 	now := time.Now()
 	var changed []netip.Addr
+	r.probing = 0
 	for addr, m := range desired {
+		if m == probing {
+			r.probing++
+		}
 		if t := r.tasks[addr]; t == nil || t.mode != m {
 			changed = append(changed, addr)
 		}
@@ -407,8 +416,10 @@ func (r *responder) probeStep(t *task, now time.Time) (frames [][]byte, next tim
 			return nil, 0
 		}
 		return nil, reprobeInterval
+	case probes - 1:
+		next = time.Duration(r.probing-1) * answerTime
 	}
-	return [][]byte{r.probe(r.ifi.HardwareAddr, t.addr)}, probeInterval
+	return [][]byte{r.probe(r.ifi.HardwareAddr, t.addr)}, next + probeInterval
 }
 
 // assert sends frames that assert an address, unless the Announcer holds.
