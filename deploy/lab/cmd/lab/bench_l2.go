@@ -34,13 +34,17 @@ spec: {failback: %s}
 
 // failoverAmounts are the sizes and repetitions of the Layer 2 benchmarks.
 type failoverAmounts struct {
-	sizes6   []int // IPv6 addresses; the sizes of IPv4 are fixed
+	sizes4   []int // IPv4 addresses
+	sizes6   []int // IPv6 addresses
 	runs     int   // failures of each kind
 	planned  int   // planned moves of each kind
 	upgrades int   // of all speakers
 }
 
-var quickFailover, fullFailover = failoverAmounts{[]int{1}, 3, 3, 1}, failoverAmounts{[]int{1, 1000, 5000}, 20, 20, 20}
+var (
+	quickFailover = failoverAmounts{sizes4: []int{1, 1000}, sizes6: []int{1}, runs: 3, planned: 3, upgrades: 1}
+	fullFailover  = failoverAmounts{sizes4: []int{1, 1000, 5000}, sizes6: []int{1, 1000, 5000}, runs: 20, planned: 20, upgrades: 20}
+)
 
 const (
 	// served is the number of Services of each size that have an endpoint. They have the
@@ -79,7 +83,7 @@ func runFailover(ctx context.Context, o lab.Options, amounts failoverAmounts) er
 	if err := b.prepare(ctx); err != nil {
 		return err
 	}
-	for _, size := range []int{1, 1000, 5000} {
+	for _, size := range b.sizes4 {
 		if err := b.measureSize(ctx, "IPv4", size); err != nil {
 			return err
 		}
@@ -346,8 +350,8 @@ func udpStream(addr netip.Addr) lab.RequestStream {
 }
 
 // settle waits until each address is announced and, for 20 s at most, until each is
-// announced by one node only and all nodes observe each node that announces one. It returns the addresses of each node, sorted,
-// by the reports of the speakers.
+// announced by one node only and all nodes observe each node that announces one. It returns
+// the addresses of each node, sorted, by the reports of the speakers.
 func (b *failoverBench) settle(ctx context.Context) (owned [][]netip.Addr, err error) {
 	began, timeout := time.Now(), 20*time.Second
 	err = lab.Wait(ctx, "the nodes observe each other, and each address has one owner", func() error {
