@@ -71,11 +71,12 @@ type runningSession struct {
 	socketError string        // the last error of the socket, "" if it works
 	rejection   string        // why the last packet of the peer was rejected, "" if it was not
 
-	reported         State
-	reportedPathDown bool // the peer signals ConcatenatedPathDown in Up
-	removed          bool
-	wakeAt           time.Duration // the time it has in the queue, not after nextDeadline
-	queueIndex       int
+	reported          State
+	reportedPathDown  bool          // the peer signals ConcatenatedPathDown in Up
+	reportedDetection time.Duration // in Up
+	removed           bool
+	wakeAt            time.Duration // the time it has in the queue, not after nextDeadline
+	queueIndex        int
 }
 
 // stateChange is a change of a session's state, or in Up of the peer's diagnostic only.
@@ -339,12 +340,15 @@ func (e *Engine) sendDue(p *runningSession, now time.Duration) {
 
 // recordChange queues a change for the changed callback.
 func (e *Engine) recordChange(p *runningSession) {
-	pathDown := p.state == Up && p.peer.diagnostic == ConcatenatedPathDown
+	pathDown, detection := false, time.Duration(0)
+	if p.state == Up {
+		pathDown, detection = p.peer.diagnostic == ConcatenatedPathDown, p.detectionTime()
+	}
 	sameState := p.state == p.reported
-	if p.removed || sameState && pathDown == p.reportedPathDown {
+	if p.removed || sameState && pathDown == p.reportedPathDown && detection == p.reportedDetection {
 		return
 	}
-	p.reported, p.reportedPathDown = p.state, pathDown
+	p.reported, p.reportedPathDown, p.reportedDetection = p.state, pathDown, detection
 	e.changes = append(e.changes, stateChange{p, e.statusOf(p), sameState})
 }
 

@@ -96,8 +96,8 @@ type remoteEnd struct {
 }
 
 // New returns an Engine without sessions. It calls changed after each change of a
-// session's state, and in Up when the RemoteDiagnostic becomes ConcatenatedPathDown or
-// ceases to be, from one goroutine; changed must not block.
+// session's state, and in Up when the detection time changes, and when the RemoteDiagnostic
+// becomes ConcatenatedPathDown or ceases to be, from one goroutine; changed must not block.
 func New(log *slog.Logger, changed func(Key, Status)) *Engine {
 	secret := make([]byte, sha256.Size)
 	_, _ = rand.Read(secret) // never fails, by its documentation

@@ -59,3 +59,27 @@ func TestPathDown(t *testing.T) {
 		}
 	})
 }
+
+// TestDetectionChange checks that both ends report a detection time that has been negotiated
+// in Up, once.
+func TestDetectionChange(t *testing.T) {
+	simulate(t, func(t *testing.T, _ *lan, a, b *end) {
+		a.set(t, fastProfile)
+		b.set(t, fastProfile)
+		time.Sleep(10 * time.Second)
+		requireUp(t, a, b)
+		for _, e := range []*end{a, b} {
+			if s, want := e.lastChange(), e.status().Detection; s.Detection != want || want == 0 {
+				t.Errorf("reported %s after the session was Up, want %s", s.Detection, want)
+			}
+		}
+		slow := fastProfile
+		slow.Transmit *= 7
+		a.set(t, slow)
+		time.Sleep(10 * time.Second)
+		requireUp(t, a, b)
+		if s, want := b.lastChange(), time.Duration(slow.Multiplier)*slow.Transmit; s.Detection != want || s.State != Up || s.Flaps != 0 {
+			t.Errorf("reported %+v, want the detection time %s", s, want)
+		}
+	})
+}
