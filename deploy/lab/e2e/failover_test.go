@@ -182,6 +182,10 @@ func checkSilent(t *testing.T, answers []lab.Answer, since time.Time, mac string
 func checkOwners(t *testing.T, addr netip.Addr, answers []lab.Answer, healed time.Time) {
 	t.Helper()
 	const longest = 10 * time.Second
+	if len(answers) == 0 {
+		t.Errorf("no answer for %s", addr)
+		return
+	}
 	for i := range answers[1:] {
 		was, is := answers[i], answers[i+1]
 		if is.At.Sub(was.At) > longest {
