@@ -61,14 +61,15 @@ func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []
 		s.nextSync = min(s.nextSync, lapse)
 	}
 	for addr, claimants := range l.Claimants {
+		if !s.announced[addr] {
+			continue
+		}
+		s.nextSync = min(s.nextSync, claimInterval) // known hosts claim again without a wake-up
 		for _, k := range claimants {
-			if s.announced[addr] && time.Since(k.Last) < claimInterval {
+			if time.Since(k.Last) < claimInterval {
 				s.neighbors.Claimed(addr, k)
 			}
 		}
-	}
-	if len(l.Claimants) > 0 {
-		s.nextSync = min(s.nextSync, claimInterval) // known hosts claim again without a wake-up
 	}
 	if slices.ContainsFunc(interfaces, func(i l2.Interface) bool { return i.KernelAnswers }) {
 		s.nextSync = min(s.nextSync, sysctlInterval)

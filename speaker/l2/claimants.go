@@ -36,7 +36,7 @@ const (
 type Claimant struct {
 	Interface   string // that received it
 	MAC         net.HardwareAddr
-	First, Last time.Time // of the claims
+	First, Last time.Time // of the claims; of those since the announcement, if this node announces it
 }
 
 // claimants are the claims that the responders of an Announcer have received.
@@ -83,11 +83,24 @@ func (c *claimants) isNode(mac string) bool {
 	return c.nodes[mac]
 }
 
-// forget removes the claims of the address that were received on the interface before.
-func (c *claimants) forget(iface string, addr netip.Addr, before time.Time) {
+// forget removes the claims of the address that were received on the interface before, and
+// reports whether there were any.
+func (c *claimants) forget(iface string, addr netip.Addr, before time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	known := len(c.byAddr[addr])
 	c.remove(addr, func(k Claimant) bool { return k.Interface == iface && k.Last.Before(before) })
+	return len(c.byAddr[addr]) < known
+}
+
+// restart makes the last claim of each host the first one of the address, because this node
+// begins to announce it. A host that had it may claim it for a while.
+func (c *claimants) restart(addr netip.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, k := range c.byAddr[addr] {
+		c.byAddr[addr][i].First = k.Last
+	}
 }
 
 // remove removes the claims of the address that isOld matches. The lock must be held.

@@ -188,6 +188,24 @@ func TestProbeAgain(t *testing.T) {
 	})
 }
 
+// TestClaimFromBeforeAnnouncement checks that the time for which a host claims an address
+// begins with the announcement of the address.
+func TestClaimFromBeforeAnnouncement(t *testing.T) {
+	testSimulatedHosts(t, func(t *testing.T, h *simulatedHost) {
+		h.has[h.f.vip] = true
+		h.set(t, Claim{Withhold: true}, h.f.vip)
+		h.wait(90 * time.Second)
+		if claimants, _ := h.Claimants(); len(claimants[h.f.vip]) != 1 || claimants[h.f.vip][0].Last.Sub(claimants[h.f.vip][0].First) < time.Minute {
+			t.Errorf("claimants %v", claimants)
+		}
+		h.set(t, Claim{}, h.f.vip)
+		h.wait(time.Second)
+		if claimants, _ := h.Claimants(); len(claimants[h.f.vip]) != 1 || claimants[h.f.vip][0].Last != claimants[h.f.vip][0].First {
+			t.Errorf("claimants after the announcement %v", claimants)
+		}
+	})
+}
+
 // TestWithhold checks that a withheld address is neither announced nor answered for, and
 // that it is probed at growing intervals until the host is gone.
 func TestWithhold(t *testing.T) {
@@ -202,7 +220,12 @@ func TestWithhold(t *testing.T) {
 		}
 		h.wait(0)
 		h.segment.in <- h.f.question(clientMAC, h.f.client, h.f.vip, nil)
-		h.wait(100 * time.Second)
+		h.wait(time.Second)
+		if changes := h.changes.Load(); changes == 0 {
+			t.Error("the claim was not reported")
+		} else if h.wait(99 * time.Second); h.changes.Load() != changes {
+			t.Error("a change was reported although the host has answered again")
+		}
 		h.set(t, Claim{Withhold: true}, h.f.vip) // does not start again
 		if !claimed() {
 			t.Error("the claimant was forgotten, although it answers")

@@ -187,6 +187,9 @@ func (r *responder) setTasks(desired map[netip.Addr]mode) {
 		if before := r.tasks[addr]; before != nil {
 			before.removed = true
 		}
+		if desired[addr] == announcing {
+			r.claimants.restart(addr)
+		}
 		t := &task{addr: addr, mode: desired[addr]}
 		r.tasks[addr] = t
 		r.queue.push(t, now, 0)
@@ -306,14 +309,14 @@ func (r *responder) runTasks(ctx context.Context) {
 func (r *responder) nextBatch(now time.Time) (frames [][]byte, announced []*task, steps int, wait time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ended := false
+	anyChanged := false
 	for ; steps < batchSize; steps++ {
 		t, left := r.queue.pop(now)
 		if t == nil {
 			wait = left
 			break
 		}
-		sent, next := r.step(t, now)
+		sent, next, changed := r.step(t, now)
 		for _, frame := range sent {
 			frames, announced = append(frames, frame), append(announced, nil)
 			if t.mode == announcing {
@@ -323,9 +326,9 @@ func (r *responder) nextBatch(now time.Time) (frames [][]byte, announced []*task
 		if t.step++; next > 0 {
 			r.queue.push(t, now, next)
 		}
-		ended = ended || len(sent) == 0 && t.mode != defending
+		anyChanged = anyChanged || changed
 	}
-	if ended {
+	if anyChanged {
 		defer r.changed()
 	}
 	return frames, announced, steps, wait
@@ -373,8 +376,9 @@ func (r *responder) reannounce(addrs []netip.Addr) {
 }
 
 // step returns the frames of the task's next step, none if that only ends the wait for
-// answers, and the wait for the one after it, 0 if there is none.
-func (r *responder) step(t *task, now time.Time) (frames [][]byte, next time.Duration) {
+// answers, the wait for the step after it, 0 if there is none, and whether the claims of the
+// address have changed or no host has answered its probes.
+func (r *responder) step(t *task, now time.Time) (frames [][]byte, next time.Duration, changed bool) {
 	mac := r.ifi.HardwareAddr
 	switch {
 	case t.mode == announcing:
@@ -384,42 +388,42 @@ func (r *responder) step(t *task, now time.Time) (frames [][]byte, next time.Dur
 		if t.step+1 < len(announceDelays) {
 			next = announceDelays[t.step+1]
 		}
-		return r.announce(mac, t.addr, t.step == 0), next
+		return r.announce(mac, t.addr, t.step == 0), next, false
 	case t.mode == defending:
 		current := r.tasks[t.addr]
 		holds, _ := r.hold.check()
 		if current == nil || current.mode != announcing || holds || r.claimants.isNode(t.claimant) {
-			return nil, 0
+			return nil, 0, false
 		}
-		return r.announce(mac, t.addr, true), 0
+		return r.announce(mac, t.addr, true), 0, false
 	case t.mode == probing:
 		return r.probeStep(t, now)
 	case t.step%2 == 0:
 		t.probed = now
-		return [][]byte{r.probe(mac, t.addr)}, recheckTimeout
+		return [][]byte{r.probe(mac, t.addr)}, recheckTimeout, false
 	default:
-		r.claimants.forget(r.ifi.Name, t.addr, t.probed)
-		return nil, min(recheckInterval<<min(t.step/2, 10), maxRecheckInterval)
+		changed = r.claimants.forget(r.ifi.Name, t.addr, t.probed)
+		return nil, min(recheckInterval<<min(t.step/2, 10), maxRecheckInterval), changed
 	}
 }
 
-// probeStep returns the next probe of an address, and forgets the claims from before the
-// first one after the last one: their hosts may not have the address any more. As long as a
-// host answers, the probes are repeated.
-func (r *responder) probeStep(t *task, now time.Time) (frames [][]byte, next time.Duration) {
+// probeStep is the step of an address that is probed. After the last probe it forgets the
+// claims from before the first one: their hosts may not have the address any more. As long
+// as a host answers, the probes are repeated.
+func (r *responder) probeStep(t *task, now time.Time) (frames [][]byte, next time.Duration, changed bool) {
 	switch t.step % (probes + 1) {
 	case 0:
 		t.probed = now
 	case probes:
-		r.claimants.forget(r.ifi.Name, t.addr, t.probed)
+		changed = r.claimants.forget(r.ifi.Name, t.addr, t.probed)
 		if t.cleared = !r.claimants.has(t.addr); t.cleared {
-			return nil, 0
+			return nil, 0, true
 		}
-		return nil, reprobeInterval
+		return nil, reprobeInterval, changed
 	case probes - 1:
 		next = time.Duration(r.probing-1) * answerTime
 	}
-	return [][]byte{r.probe(r.ifi.HardwareAddr, t.addr)}, next + probeInterval
+	return [][]byte{r.probe(r.ifi.HardwareAddr, t.addr)}, next + probeInterval, false
 }
 
 // assert sends frames that assert an address, unless the Announcer holds.
