@@ -46,7 +46,7 @@ func (s *Speaker) applyFailover(snapshot plan.Snapshot, p plan.Plan, announced m
 		notify(s.syncRequested) // what this node yields may be its again later: the segment is asked
 	}
 	s.announcer.Reannounce(contested)
-	paths := s.neighbors.Set(p.Neighbors, snapshot.Local.Stale)
+	paths := s.neighbors.Set(p.Neighbors, snapshot.Local.Failover, snapshot.Local.Stale)
 	threshold := time.Duration(0)
 	if len(p.Neighbors) > 0 {
 		threshold = stallThreshold(paths)

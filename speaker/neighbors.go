@@ -24,6 +24,8 @@ type neighborMonitor struct {
 	changed func()     // the View has changed
 	due     chan struct{}
 
+	holdMu sync.Mutex // of calls of hold, so that the last one has the last View
+
 	mu        sync.Mutex
 	tracker   failover.Tracker
 	neighbors map[failover.Peer]plan.Neighbor
@@ -45,21 +47,17 @@ func newNeighborMonitor(
 }
 
 // applyHold makes the answers of this node be held as long as the View requires it. It must
-// be called without the lock after each change of the View. Of concurrent calls, the last
-// one has the last View.
+// be called without the lock after each change of the View.
 func (m *neighborMonitor) applyHold() {
-	required := func() bool { return m.View().HoldAnswers }
-	for hold := required(); ; hold = !hold {
-		m.hold(hold)
-		if required() == hold {
-			return
-		}
-	}
+	m.holdMu.Lock()
+	defer m.holdMu.Unlock()
+	m.hold(m.View().HoldAnswers)
 }
 
-// Set replaces the neighbors, and returns the BFD sessions with them. What the plan does not
-// announce any more must not be answered for by now.
-func (m *neighborMonitor) Set(neighbors map[failover.Peer]plan.Neighbor, stale bool) map[bfd.Key]bfd.Profile {
+// Set replaces the neighbors by those of a plan that is based on the view, and returns the
+// BFD sessions with them. What the plan does not announce any more must not be answered for
+// by now.
+func (m *neighborMonitor) Set(neighbors map[failover.Peer]plan.Neighbor, view failover.View, stale bool) map[bfd.Key]bfd.Profile {
 	defer m.applyHold()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -80,7 +78,7 @@ func (m *neighborMonitor) Set(neighbors map[failover.Peer]plan.Neighbor, stale b
 			}
 		}
 	}
-	m.tracker.Set(time.Now(), targets)
+	m.tracker.Set(time.Now(), targets, view.Verified)
 	for key, last := range m.claimed {
 		if time.Since(last) > claimInterval {
 			delete(m.claimed, key)

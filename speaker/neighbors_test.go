@@ -41,7 +41,7 @@ func startNeighborMonitor(t *testing.T, mac string, ask func(context.Context) ([
 	m := newNeighborMonitor(slog.New(slog.DiscardHandler), ignoring, func(bool) {}, func() {})
 	m.Set(map[failover.Peer]plan.Neighbor{
 		neighborB: announcing(mac, sessionOfB, "192.0.2.100"), neighborC: announcing(mac, sessionOfC, "192.0.2.101"),
-	}, false)
+	}, failover.View{}, false)
 	for _, key := range []bfd.Key{sessionOfB, sessionOfC} {
 		m.SessionChanged(key, bfd.Status{State: bfd.Up})
 		m.SessionChanged(key, bfd.Status{State: bfd.Down, RemoteState: bfd.Down})
@@ -75,7 +75,7 @@ func TestNeighborSessions(t *testing.T) {
 	} {
 		changes := 0
 		m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func() { changes++ })
-		m.Set(map[failover.Peer]plan.Neighbor{neighborB: announcing(neighborMAC, sessionOfB, "192.0.2.100")}, false)
+		m.Set(map[failover.Peer]plan.Neighbor{neighborB: announcing(neighborMAC, sessionOfB, "192.0.2.100")}, m.View(), false)
 		m.SessionChanged(sessionOfC, bfd.Status{State: bfd.Up}) // not a neighbor
 		m.SessionChanged(sessionOfB, tt.status)
 		if got := m.View().Peers[neighborB].State; got != tt.want || (changes > 0) != (got != failover.Unknown) {
@@ -139,7 +139,7 @@ func TestHoldAnswers(t *testing.T) {
 		m := newNeighborMonitor(slog.New(slog.DiscardHandler), func(context.Context, string, net.HardwareAddr, []netip.Addr) ([]netip.Addr, error) {
 			return answered, nil
 		}, held.Store, func() { changes <- struct{}{} })
-		set := func() { m.Set(map[failover.Peer]plan.Neighbor{neighborB: n}, false) }
+		set := func() { m.Set(map[failover.Peer]plan.Neighbor{neighborB: n}, m.View(), false) }
 		set()
 		m.SessionChanged(sessionOfB, bfd.Status{State: bfd.Up})
 		<-changes
@@ -213,7 +213,7 @@ func TestNeighborProfiles(t *testing.T) {
 			many[failover.Peer{Interface: "eth0", Node: key.Peer.String()}] = n
 		}
 		for _, stale := range []bool{false, true} {
-			profiles := m.Set(many, stale)
+			profiles := m.Set(many, failover.View{}, stale)
 			if len(profiles) != tt.sessions {
 				t.Errorf("%d sessions, want %d", len(profiles), tt.sessions)
 			}
@@ -240,7 +240,7 @@ func TestPeerFresh(t *testing.T) {
 	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func() {})
 	m.Set(map[failover.Peer]plan.Neighbor{
 		neighborB: announcing(neighborMAC, sessionOfB, "192.0.2.100"), neighborC: announcing(neighborMAC, sessionOfC, "192.0.2.101"),
-	}, false)
+	}, failover.View{}, false)
 	fresh := m.PeerFresh(map[bfd.Key]bfd.Status{
 		sessionOfB: {State: bfd.Up}, sessionOfC: {State: bfd.Up, RemoteDiagnostic: bfd.ConcatenatedPathDown},
 		{Interface: "eth1"}: {State: bfd.Up},
@@ -262,7 +262,7 @@ func TestClaimsOfSeveralHosts(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func() {})
-	m.Set(map[failover.Peer]plan.Neighbor{neighborB: {MAC: neighborMAC}}, false)
+	m.Set(map[failover.Peer]plan.Neighbor{neighborB: {MAC: neighborMAC}}, m.View(), false)
 	m.Claimed(addr, l2.Claimant{Interface: neighborB.Interface, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 0x99}, Last: now})
 	if len(m.claimed) != 0 {
 		t.Errorf("the claim of a stranger is kept: %v", m.claimed)
@@ -290,7 +290,7 @@ func TestTakeoverWithManySessions(t *testing.T) {
 		key := bfd.Key{Peer: netip.AddrFrom4([4]byte{198, 51, byte(i / 250), byte(i%250 + 1)}), Local: sessionOfB.Local, Interface: "eth0"}
 		many[failover.Peer{Interface: "eth0", Node: key.Peer.String()}] = announcing(neighborMAC, key, "198.51.100.1")
 	}
-	m.Set(many, false)
+	m.Set(many, m.View(), false)
 	m.SessionChanged(sessionOfB, bfd.Status{State: bfd.Up})
 	m.SessionChanged(sessionOfB, bfd.Status{State: bfd.Down, RemoteState: bfd.Down})
 	answer := func(now time.Time) {
@@ -309,7 +309,7 @@ func TestTakeoverWithManySessions(t *testing.T) {
 	}
 	many[neighborC] = announcing(neighborMAC, sessionOfC, "192.0.2.100")
 	before := time.Now()
-	m.Set(many, false)
+	m.Set(many, m.View(), false)
 	answer(before.Add(800 * time.Millisecond)) // whether it announces the address
 	for _, tt := range []struct {
 		at   time.Time

@@ -151,11 +151,11 @@ func (t *Tracker) Answered(now time.Time, id uint64, answered []netip.Addr) (cha
 	delete(t.open, id)
 	p := t.peers[q.Peer]
 	if !ok || p == nil {
-		t.endHold(false)
+		t.endHold()
 		return ok && q.purpose == recheck // nothing is held back any more
 	}
 	before := p.Status
-	defer t.endHold(false)
+	defer t.endHold()
 	if len(answered) > 0 {
 		p.answered, p.misses = true, 0
 		// A peer that answers long after it has left has returned.
@@ -222,7 +222,7 @@ func (t *Tracker) Failed(now time.Time, id uint64) (changed bool) {
 			}
 		}
 	}
-	t.endHold(false)
+	t.endHold()
 	return ok && q.purpose == recheck
 }
 
@@ -257,18 +257,16 @@ func (t *Tracker) forgetAnswers(key Peer) {
 
 // endHold ends the hold of answers after the last recheck: at once if no peer has taken an
 // address over, otherwise when the peers are set by a plan without these addresses.
-func (t *Tracker) endHold(isPlanned bool) {
-	tookOver := func() bool {
-		for _, h := range t.verified {
-			if h.TookOver {
-				return true
-			}
+func (t *Tracker) endHold() {
+	if !t.stalled || t.isRechecking() {
+		return
+	}
+	for _, h := range t.verified {
+		if h.TookOver {
+			return
 		}
-		return false
 	}
-	if t.stalled && !t.isRechecking() && (isPlanned || !tookOver()) {
-		t.stalled = false
-	}
+	t.stalled = false
 }
 
 func (t *Tracker) verify(key Peer, addrs []netip.Addr, tookOver bool) {

@@ -31,7 +31,7 @@ func TestConfirmations(t *testing.T) {
 			t.Errorf("%d questions for %d addresses, want 20 for %d", len(asked), total, len(addrs))
 		}
 		now = now.Add(time.Hour)
-		tr.Set(now, map[Peer]Target{peerB: announces(addrs...)})
+		tr.Set(now, map[Peer]Target{peerB: announces(addrs...)}, tr.View().Verified)
 		if questions, next := tr.Advance(now); len(questions) > 0 || !next.IsZero() {
 			t.Errorf("%d questions at rest, the next at %v", len(questions), next)
 		}
@@ -53,7 +53,7 @@ func TestConfirmations(t *testing.T) {
 	if asked := advanceTo(tr, at(32*time.Second), at(46*time.Second), answersNone); len(asked) > 0 {
 		t.Errorf("asked %v within 16 s", asked)
 	}
-	tr.Set(at(46*time.Second), map[Peer]Target{peerB: announces(addr1, addr2)})
+	tr.Set(at(46*time.Second), map[Peer]Target{peerB: announces(addr1, addr2)}, tr.View().Verified)
 	asked := advanceTo(tr, at(46*time.Second), at(46*time.Second), answersNone)
 	if len(asked) != 1 || !slices.Contains(asked[0].Addresses, addr2) {
 		t.Errorf("asked %v after an address was added", asked)
@@ -89,9 +89,11 @@ func TestForgottenAnswers(t *testing.T) {
 		want bool
 	}{
 		{"at rest", func(*Tracker) {}, true},
-		{"another plan", func(tr *Tracker) { tr.Set(start, map[Peer]Target{peerB: announces(addr1, addr2)}) }, true},
-		{"moved to another peer", func(tr *Tracker) { tr.Set(start, map[Peer]Target{peerC: announces(addr1)}) }, true},
-		{"moved to this node", func(tr *Tracker) { tr.Set(start, map[Peer]Target{peerB: {Succeeds: []netip.Addr{addr1}}}) }, false},
+		{"another plan", func(tr *Tracker) { tr.Set(start, map[Peer]Target{peerB: announces(addr1, addr2)}, tr.View().Verified) }, true},
+		{"moved to another peer", func(tr *Tracker) { tr.Set(start, map[Peer]Target{peerC: announces(addr1)}, tr.View().Verified) }, true},
+		{"moved to this node", func(tr *Tracker) {
+			tr.Set(start, map[Peer]Target{peerB: {Succeeds: []netip.Addr{addr1}}}, tr.View().Verified)
+		}, false},
 		{"after a stall", func(tr *Tracker) { tr.Stalled() }, false},
 		{"another session", func(tr *Tracker) {
 			tr.SessionChanged(start, peerB, Down)
@@ -103,7 +105,7 @@ func TestForgottenAnswers(t *testing.T) {
 		}, true},
 		{"leaving", func(tr *Tracker) { tr.SessionChanged(start, peerB, AdminDown) }, true},
 		{"without a session, another address not answered", func(tr *Tracker) {
-			tr.Set(start, map[Peer]Target{peerB: announces(addr1, addr2)})
+			tr.Set(start, map[Peer]Target{peerB: announces(addr1, addr2)}, tr.View().Verified)
 			advanceTo(tr, at(time.Second), at(time.Second), answersNone)
 		}, true},
 		{"not answered, although the session is Up", func(tr *Tracker) {
@@ -138,7 +140,7 @@ func TestExpectedHandover(t *testing.T) {
 		tr := observe(announces(addr1))
 		tr.SessionChanged(start, peerB, Up)
 		tt.before(tr)
-		tr.Set(start, map[Peer]Target{peerC: announces(addr1)})
+		tr.Set(start, map[Peer]Target{peerC: announces(addr1)}, tr.View().Verified)
 		isSuspicion := func(q Question) bool { return q.purpose == suspicion }
 		if q := advanceTo(tr, start, at(tt.wait-1), answersNone); slices.ContainsFunc(q, isSuspicion) {
 			t.Errorf("%s: asked %v too early", tt.name, q)

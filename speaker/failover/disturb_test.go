@@ -162,7 +162,9 @@ func (w *world) pause(n *node, d time.Duration, settled bool) {
 		}
 		w.readAPI(n)
 		w.advance(n)
-		if !n.hold {
+		if n.hold {
+			w.finishSync(n, syncTime)
+		} else {
 			w.sync(n)
 		}
 	})

@@ -77,6 +77,8 @@ type node struct {
 	noticed     bool // by its successors, that it was killed, and by the others from their reports
 	hold        bool
 
+	syncing, syncRequested bool // a sync has begun, and has to be followed by another one
+
 	apiCut bool
 	isOld  bool    // the view is that of a speaker before
 	view   apiView // the last one with contact to the API
@@ -105,6 +107,7 @@ const (
 	probes     = 2
 	tick       = 10 * time.Millisecond
 	syncDelay  = 2 * time.Millisecond
+	syncTime   = 50 * time.Millisecond // of one that begins when a process continues
 	apiTimeout = 40 * time.Second
 )
 
@@ -178,7 +181,7 @@ func (w *world) start(n *node) {
 	n.held, n.asking, n.holder = map[netip.Addr]bool{}, map[netip.Addr]int{}, map[netip.Addr]int{}
 	n.believed, n.heldSince = map[netip.Addr]string{}, map[netip.Addr]time.Time{}
 	n.lapsed, n.sessions = map[netip.Addr]time.Time{}, map[int]*bfdSession{}
-	n.isOld = true
+	n.isOld, n.syncing, n.syncRequested = true, false, false
 	w.readAPI(n)
 	w.sync(n)
 }

@@ -58,10 +58,36 @@ func compareUint(a, b uint64) int {
 
 // sync is the node's reaction to a change.
 func (w *world) sync(n *node) {
-	if !n.running || n.stopped {
-		return
+	switch {
+	case !n.running || n.stopped:
+	case n.syncing:
+		n.syncRequested = true
+	default:
+		w.applyPlan(n, n.tracker.View())
 	}
-	view := n.tracker.View()
+}
+
+// finishSync ends a sync that has begun now after a while.
+func (w *world) finishSync(n *node, after time.Duration) {
+	n.syncing = true
+	view, incarnation := n.tracker.View(), n.incarnation
+	w.after(after, func() {
+		if n.incarnation != incarnation {
+			return
+		}
+		n.syncing = false
+		if n.stopped {
+			return
+		}
+		if w.applyPlan(n, view); n.syncRequested {
+			n.syncRequested = false
+			w.sync(n)
+		}
+	})
+}
+
+// applyPlan applies the plan that follows from the view.
+func (w *world) applyPlan(n *node, view View) {
 	targets := Targets{}
 	for _, addr := range w.addrs {
 		a := w.address(n, view, addr)
@@ -106,7 +132,11 @@ func (w *world) sync(n *node) {
 	w.report(n, targets)
 	w.setSessions(n, targets)
 	w.broken.applyTargets(targets)
-	n.tracker.Set(w.now, targets)
+	verified := view.Verified
+	if w.broken.ignoresLater {
+		verified = n.tracker.View().Verified
+	}
+	n.tracker.Set(w.now, targets, verified)
 	w.broken.applyTracker(n.tracker)
 	w.setHold(n)
 	w.advance(n)

@@ -16,6 +16,7 @@ type brokenRules struct {
 	noClaims       bool // claims are ignored
 	believesClaims bool // claims are not verified
 	noHold         bool // a node that stood still answers at once
+	ignoresLater   bool // it answers after the next sync, whatever is verified meanwhile
 	noTakeover     bool // it does not yield to the node that took over
 	noExpectation  bool // it is not checked that the first successor takes over
 	noHolder       bool // a node announces although another one has answered its probe
@@ -104,6 +105,7 @@ func TestModelNeedsItsRules(t *testing.T) {
 		"claims are verified":                         {brokenRules{believesClaims: true}, histories(2, "forge", "kill", "start")},
 		"answers are held back after a stall":         {brokenRules{noHold: true}, histories(2, "stop")},
 		"a node that stood still yields":              {brokenRules{noTakeover: true}, histories(2, "stop")},
+		"what is verified during a sync is kept":      {brokenRules{ignoresLater: true}, histories(2, "stop")},
 		"the second successor checks the first":       {brokenRules{noExpectation: true}, histories(3, "kill both", "start")},
 		"a recovered node asks":                       {brokenRules{noHolder: true}, histories(2, "kill", "start")},
 		"a successor does not ask":                    {brokenRules{noExpected: true}, histories(2, "kill", "start")},

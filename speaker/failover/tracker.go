@@ -191,8 +191,9 @@ func newPeer(now time.Time) *peer {
 }
 
 // Set replaces the peers that are observed. It must be called after each change of the
-// View has led to another plan.
-func (t *Tracker) Set(now time.Time, targets map[Peer]Target) {
+// View has led to another plan. Verified is that of the View on which the plan is based:
+// what was verified later is left for the next plan.
+func (t *Tracker) Set(now time.Time, targets map[Peer]Target, verified map[netip.Addr]Holder) {
 	if t.peers == nil {
 		t.peers, t.open, t.verified = map[Peer]*peer{}, map[uint64]Question{}, map[netip.Addr]Holder{}
 		t.answered = map[netip.Addr]Peer{}
@@ -220,8 +221,8 @@ func (t *Tracker) Set(now time.Time, targets map[Peer]Target) {
 		}
 	}
 	t.setConfirmations()
-	clear(t.verified)
-	t.endHold(true)
+	maps.DeleteFunc(t.verified, func(a netip.Addr, h Holder) bool { return verified[a] == h })
+	t.endHold()
 }
 
 // setConfirmations forgets which peers have answered for addresses that no peer announces
@@ -374,8 +375,8 @@ func (t *Tracker) Claimed(now time.Time, key Peer, addrs ...netip.Addr) {
 // View is the knowledge of a Tracker.
 type View struct {
 	Peers map[Peer]Status
-	// Verified are the addresses of this node that a peer announces, too. It is empty
-	// after the next Set.
+	// Verified are the addresses of this node that a peer announces, too, until Set is called
+	// with them.
 	Verified map[netip.Addr]Holder
 	// Answered are the addresses that peers announce, each with the peer that has answered
 	// for it last. It must not be changed.

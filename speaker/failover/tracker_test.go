@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -39,7 +40,7 @@ func announces(addrs ...netip.Addr) Target { return Target{Announces: addrs} }
 
 func observeAll(targets map[Peer]Target) *Tracker {
 	tr := &Tracker{}
-	tr.Set(start, targets)
+	tr.Set(start, targets, tr.View().Verified)
 	return tr
 }
 
@@ -153,8 +154,8 @@ func TestExpectedTakeover(t *testing.T) {
 		if tt.polled {
 			tr.peers[peerB].misses = maxMisses
 		}
-		tr.Set(start, map[Peer]Target{peerB: gone, peerC: announces(append([]netip.Addr{addr1}, tt.before...)...)})
-		tr.Set(start, map[Peer]Target{peerB: gone, peerC: announces(tt.after...)})
+		tr.Set(start, map[Peer]Target{peerB: gone, peerC: announces(append([]netip.Addr{addr1}, tt.before...)...)}, tr.View().Verified)
+		tr.Set(start, map[Peer]Target{peerB: gone, peerC: announces(tt.after...)}, tr.View().Verified)
 		q := advanceTo(tr, start, at(tt.wait-1), answersNone)
 		if q = slices.DeleteFunc(q, func(q Question) bool { return q.purpose == confirmation }); len(q) > 0 {
 			t.Errorf("%s: asked %v too early", tt.name, q)
@@ -167,13 +168,16 @@ func TestExpectedTakeover(t *testing.T) {
 }
 
 // TestHoldAnswers: after a stall answers are held back until the successor was asked and, if
-// it has taken over, that is verified and Set was called.
+// it has taken over, that is verified and Set was called with it.
 func TestHoldAnswers(t *testing.T) {
 	for _, answer := range []func(Question) []netip.Addr{answersAll, answersNone} {
 		tr := observe(Target{Succeeds: []netip.Addr{addr1}})
 		tr.Stalled()
-		set := func() { tr.Set(start, map[Peer]Target{peerB: {Succeeds: []netip.Addr{addr1}}}) }
-		if set(); !tr.View().HoldAnswers {
+		set := func(verified map[netip.Addr]Holder) {
+			tr.Set(start, map[Peer]Target{peerB: {Succeeds: []netip.Addr{addr1}}}, verified)
+		}
+		before := tr.View().Verified
+		if set(before); !tr.View().HoldAnswers {
 			t.Error("not held after a stall")
 		}
 		advanceTo(tr, start, at(time.Second), answer)
@@ -181,7 +185,10 @@ func TestHoldAnswers(t *testing.T) {
 		if taken := len(answer(Question{Addresses: []netip.Addr{addr1}})) > 0; v.Verified[addr1].TookOver != taken || v.HoldAnswers != taken {
 			t.Errorf("got %+v, want taken over and held: %v", v, taken)
 		}
-		if set(); tr.View().HoldAnswers {
+		if set(before); !maps.Equal(tr.View().Verified, v.Verified) || tr.View().HoldAnswers != v.HoldAnswers {
+			t.Errorf("got %+v after a plan from before, want %+v", tr.View(), v)
+		}
+		if set(v.Verified); len(tr.View().Verified) > 0 || tr.View().HoldAnswers {
 			t.Error("held after Set")
 		}
 	}

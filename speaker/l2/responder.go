@@ -337,7 +337,7 @@ func (r *responder) nextBatch(now time.Time) (frames [][]byte, announced []*task
 // postpone repeats the step of a task that has announced its address later if the
 // Announcer holds, and reports whether it does.
 func (r *responder) postpone(t *task) (holds bool) {
-	if holds, _ = r.hold.check(); !holds {
+	if !r.hold.check() {
 		return false
 	}
 	r.mu.Lock()
@@ -391,8 +391,7 @@ func (r *responder) step(t *task, now time.Time) (frames [][]byte, next time.Dur
 		return r.announce(mac, t.addr, t.step == 0), next, false
 	case t.mode == defending:
 		current := r.tasks[t.addr]
-		holds, _ := r.hold.check()
-		if current == nil || current.mode != announcing || holds || r.claimants.isNode(t.claimant) {
+		if current == nil || current.mode != announcing || r.hold.check() || r.claimants.isNode(t.claimant) {
 			return nil, 0, false
 		}
 		return r.announce(mac, t.addr, true), 0, false
@@ -428,10 +427,7 @@ func (r *responder) probeStep(t *task, now time.Time) (frames [][]byte, next tim
 
 // assert sends frames that assert an address, unless the Announcer holds.
 func (r *responder) assert(ctx context.Context, frames ...[]byte) {
-	r.sendIf(ctx, frames, func(int) bool {
-		holds, _ := r.hold.check()
-		return !holds
-	})
+	r.sendIf(ctx, frames, func(int) bool { return !r.hold.check() })
 }
 
 // sendIf sends the frames that are permitted when they are due. One that fails, for

@@ -17,7 +17,8 @@ const postponeInterval = 10 * time.Millisecond
 // concurrently.
 type hold struct {
 	mu        sync.Mutex
-	isSet     bool
+	isSet     bool          // by HoldAnswers
+	stalls    int           // whose calls of stalled have not returned
 	threshold time.Duration // 0: stalls are not detected
 	stalled   func()
 	lastRun   time.Duration // when the process last ran, by CLOCK_BOOTTIME
@@ -27,22 +28,20 @@ type hold struct {
 // HoldAnswers sets whether the Announcer holds: until it is called with false, questions
 // are not answered, claims of other hosts are not answered by announcements, and
 // announcements are postponed. Probes and the observation of claims go on. It does not
-// wait for a concurrent Set. If the process has just stalled, false does not take effect,
-// and the function of SetStallThreshold is called.
+// wait for a concurrent Set.
 func (a *Announcer) HoldAnswers(hold bool) {
-	if _, isStall := a.hold.check(); hold || !isStall {
-		a.hold.mu.Lock()
-		defer a.hold.mu.Unlock()
-		a.hold.isSet = hold
-	}
+	a.hold.mu.Lock()
+	defer a.hold.mu.Unlock()
+	a.hold.isSet = hold
 }
 
 // SetStallThreshold makes the Announcer hold, as by HoldAnswers, when the process did not
 // run for longer than d, because another node may have taken the addresses over. It then
-// calls stalled, once for each time, from one of several goroutines. Nothing that asserts
-// an address is sent in between, except a frame that was passed to the kernel at the
-// moment at which the process was stopped. The caller ends the hold by HoldAnswers.
-// stalled must not block and, except for HoldAnswers, must not call the Announcer.
+// calls stalled, once for each time, from one of several goroutines, and holds until that
+// returns. Nothing that asserts an address is sent in between, except a frame that was
+// passed to the kernel at the moment at which the process was stopped. To go on holding,
+// stalled calls HoldAnswers, whatever a concurrent call has set before. It must not block
+// and must not call other methods of the Announcer.
 //
 // Time is that of CLOCK_BOOTTIME, which like CLOCK_MONOTONIC cannot be set, and includes
 // the time for which the machine was suspended. A virtual machine whose clocks stop with
@@ -88,22 +87,27 @@ func (a *Announcer) SetStallThreshold(d time.Duration, stalled func()) {
 }
 
 // check detects a stall, and reports whether frames that assert an address must not be
-// sent. It must be called immediately before one is. Concurrent calls wait until the hold
-// is set.
-func (h *hold) check() (holds, isStall bool) {
+// sent. It must be called immediately before one is.
+func (h *hold) check() (holds bool) {
 	h.mu.Lock()
+	isStall := false
 	if h.threshold > 0 {
 		now := bootTime()
 		isStall = now-h.lastRun > h.threshold
 		h.lastRun = now
 	}
-	h.isSet = h.isSet || isStall
-	holds, stalled := h.isSet, h.stalled
+	if isStall {
+		h.stalls++
+	}
+	holds, stalled := h.isSet || h.stalls > 0, h.stalled
 	h.mu.Unlock()
 	if isStall {
 		stalled()
+		h.mu.Lock()
+		h.stalls--
+		h.mu.Unlock()
 	}
-	return holds, isStall
+	return holds
 }
 
 // bootTime returns the time since the machine was started.

@@ -31,7 +31,7 @@ const testStallThreshold = 200 * time.Millisecond
 func runAnnouncer(addr string) error {
 	a := New(slog.New(slog.DiscardHandler), func() {})
 	defer a.Close()
-	a.SetStallThreshold(testStallThreshold, func() { fmt.Println("stalled") })
+	a.SetStallThreshold(testStallThreshold, func() { a.HoldAnswers(true); fmt.Println("stalled") })
 	if _, err := a.Set(context.Background(), map[netip.Addr]Claim{netip.MustParseAddr(addr): {Interfaces: []string{"vip0"}}}); err != nil {
 		return err
 	}
@@ -285,7 +285,7 @@ func TestStallBeforeSetStallThreshold(t *testing.T) {
 	for _, next := range []time.Duration{threshold, threshold / 2, 10 * threshold, 0} {
 		a := New(slog.New(slog.DiscardHandler), func() {})
 		var stalls atomic.Int32
-		set := func(d time.Duration) { a.SetStallThreshold(d, func() { stalls.Add(1) }) }
+		set := func(d time.Duration) { a.SetStallThreshold(d, func() { a.HoldAnswers(true); stalls.Add(1) }) }
 		set(threshold)
 		if set(next); stalls.Load() != 0 {
 			t.Errorf("%s: a stall without one", next)
@@ -295,8 +295,34 @@ func TestStallBeforeSetStallThreshold(t *testing.T) {
 		a.hold.lastRun -= 2 * threshold
 		a.hold.mu.Unlock()
 		set(next)
-		if holds, _ := a.hold.check(); stalls.Load() != 1 || !holds {
+		if holds := a.hold.check(); stalls.Load() != 1 || !holds {
 			t.Errorf("%s: %d stalls, holds %v, want 1 and true", next, stalls.Load(), holds)
+		}
+		a.Close()
+	}
+}
+
+// TestHoldDuringStall checks that the Announcer holds until the function of SetStallThreshold
+// has returned, also if the hold is ended by a concurrent call.
+func TestHoldDuringStall(t *testing.T) {
+	const threshold = time.Minute
+	for _, holdsOn := range []bool{false, true} {
+		a := New(slog.New(slog.DiscardHandler), func() {})
+		a.SetStallThreshold(threshold, func() {
+			a.HoldAnswers(false)
+			if !a.hold.check() {
+				t.Error("the hold has ended before the function has returned")
+			}
+			a.HoldAnswers(holdsOn)
+		})
+		a.hold.mu.Lock()
+		a.hold.lastRun -= 2 * threshold
+		a.hold.mu.Unlock()
+		if !a.hold.check() {
+			t.Error("the stall was not noticed")
+		}
+		if got := a.hold.check(); got != holdsOn {
+			t.Errorf("holds %v after the function has set %v", got, holdsOn)
 		}
 		a.Close()
 	}
