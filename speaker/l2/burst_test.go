@@ -221,11 +221,11 @@ func TestSendingFails(t *testing.T) {
 	testFamilies(t, func(t *testing.T, f familyTest) {
 		s := &failingSocket{simulatedSegment: newSimulatedSegment(loopbackIndex)}
 		r := &responder{family: f.family, conn: s, log: slog.New(slog.DiscardHandler)}
-		var frames [][]byte
+		var frames []outgoing
 		for range 10 {
-			frames = append(frames, f.announce(wireMAC, f.vip, false)...)
+			frames = append(frames, outgoing{frame: f.probe(wireMAC, f.vip)})
 		}
-		if r.sendIf(t.Context(), frames, func(int) bool { return true }); len(s.out) != 5 {
+		if r.send(t.Context(), frames...); len(s.out) != 5 {
 			t.Errorf("%d frames were sent, want 5 of 10", len(s.out))
 		}
 	})

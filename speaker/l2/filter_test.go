@@ -131,7 +131,7 @@ func FuzzAnswer(f *testing.F) {
 				hold: &hold{}, log: slog.New(slog.DiscardHandler), tasks: map[netip.Addr]*task{f.vip: {addr: f.vip}},
 			}
 			want := f.vip.String() + " is at " + mac.String()
-			if answer := r.handle(t.Context(), frame); answer != nil && !strings.Contains(describe(t, answer), want) {
+			if answer := r.handle(t.Context(), frame).frame; answer != nil && !strings.Contains(describe(t, answer), want) {
 				t.Errorf("%x: %s", frame, describe(t, answer))
 			}
 		}

@@ -57,6 +57,13 @@ const (
 	defending               // announce it again, because a host has claimed it
 )
 
+// outgoing is a frame to send.
+type outgoing struct {
+	frame   []byte
+	asserts netip.Addr // invalid for a probe
+	step    *task      // whose step is repeated if the frame may not be sent, if any
+}
+
 // socket is the part of packet.Conn that a responder uses.
 type socket interface {
 	net.PacketConn
@@ -238,17 +245,17 @@ func (r *responder) receive(ctx context.Context) {
 			r.changed()
 			return
 		}
-		if answer := r.handle(ctx, buf[:n]); answer != nil {
-			r.assert(ctx, answer)
+		if answer := r.handle(ctx, buf[:n]); answer.frame != nil {
+			r.send(ctx, answer)
 		}
 	}
 }
 
-// handle returns the answer to a frame, nil if there is none.
-func (r *responder) handle(ctx context.Context, frame []byte) (answer []byte) {
+// handle returns the answer to a frame, without one if there is none.
+func (r *responder) handle(ctx context.Context, frame []byte) (answer outgoing) {
 	m, ok := r.parse(r.ifi.HardwareAddr, frame)
 	if !ok || bytes.Equal(m.mac, r.ifi.HardwareAddr) {
-		return nil
+		return answer
 	}
 	r.mu.Lock()
 	asked, claimed := r.tasks[m.question], r.tasks[m.claim]
@@ -260,9 +267,9 @@ func (r *responder) handle(ctx context.Context, frame []byte) (answer []byte) {
 		r.wake()
 	}
 	if asked == nil || asked.mode != announcing {
-		return nil
+		return answer
 	}
-	return r.answer(r.ifi.HardwareAddr, m)
+	return outgoing{frame: r.answer(r.ifi.HardwareAddr, m), asserts: m.question}
 }
 
 // runTasks does the steps that are due, until ctx ends.
@@ -282,8 +289,8 @@ func (r *responder) runTasks(ctx context.Context) {
 		}
 		for ctx.Err() == nil {
 			now := time.Now()
-			frames, announced, steps, wait := r.nextBatch(now)
-			r.sendIf(ctx, frames, func(i int) bool { return announced[i] == nil || !r.postpone(announced[i]) })
+			frames, steps, wait := r.nextBatch(now)
+			r.send(ctx, frames...)
 			if steps == 0 {
 				if wait > 0 {
 					timer.Reset(wait)
@@ -303,10 +310,9 @@ func (r *responder) runTasks(ctx context.Context) {
 	}
 }
 
-// nextBatch does the next steps of tasks that are due, and returns the frames to send, and
-// for each of them the task that it announces, nil for a probe. Without one that is due it
-// returns the time until one is, 0 if there is none.
-func (r *responder) nextBatch(now time.Time) (frames [][]byte, announced []*task, steps int, wait time.Duration) {
+// nextBatch does the next steps of tasks that are due, and returns the frames to send.
+// Without one that is due it returns the time until one is, 0 if there is none.
+func (r *responder) nextBatch(now time.Time) (frames []outgoing, steps int, wait time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	anyChanged := false
@@ -318,10 +324,14 @@ func (r *responder) nextBatch(now time.Time) (frames [][]byte, announced []*task
 		}
 		sent, next, changed := r.step(t, now)
 		for _, frame := range sent {
-			frames, announced = append(frames, frame), append(announced, nil)
-			if t.mode == announcing {
-				announced[len(announced)-1] = t
+			f := outgoing{frame: frame}
+			switch t.mode {
+			case announcing:
+				f.asserts, f.step = t.addr, t
+			case defending:
+				f.asserts = t.addr
 			}
+			frames = append(frames, f)
 		}
 		if t.step++; next > 0 {
 			r.queue.push(t, now, next)
@@ -331,21 +341,25 @@ func (r *responder) nextBatch(now time.Time) (frames [][]byte, announced []*task
 	if anyChanged {
 		defer r.changed()
 	}
-	return frames, announced, steps, wait
+	return frames, steps, wait
 }
 
-// postpone repeats the step of a task that has announced its address later if the
-// Announcer holds, and reports whether it does.
-func (r *responder) postpone(t *task) (holds bool) {
-	if !r.hold.check() {
-		return false
+// maySend reports whether a frame may be sent now: it is a probe, or the Announcer does not
+// hold and the address is still announced. The step of a task that has announced it is
+// repeated later if the Announcer holds.
+func (r *responder) maySend(f outgoing) bool {
+	if !f.asserts.IsValid() {
+		return true
 	}
+	// In this order: what another node has taken over is removed before the hold ends.
+	holds := r.hold.check()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !t.removed {
-		r.replace(t, t.step-1, postponeInterval)
+	if holds && f.step != nil && !f.step.removed {
+		r.replace(f.step, f.step.step-1, postponeInterval)
 	}
-	return true
+	t := r.tasks[f.asserts]
+	return !holds && t != nil && t.mode == announcing
 }
 
 // replace replaces a task by one that continues with the step after the wait. The lock
@@ -391,7 +405,7 @@ func (r *responder) step(t *task, now time.Time) (frames [][]byte, next time.Dur
 		return r.announce(mac, t.addr, t.step == 0), next, false
 	case t.mode == defending:
 		current := r.tasks[t.addr]
-		if current == nil || current.mode != announcing || r.hold.check() || r.claimants.isNode(t.claimant) {
+		if current == nil || current.mode != announcing || r.claimants.isNode(t.claimant) {
 			return nil, 0, false
 		}
 		return r.announce(mac, t.addr, true), 0, false
@@ -425,20 +439,15 @@ func (r *responder) probeStep(t *task, now time.Time) (frames [][]byte, next tim
 	return [][]byte{r.probe(r.ifi.HardwareAddr, t.addr)}, next + probeInterval, false
 }
 
-// assert sends frames that assert an address, unless the Announcer holds.
-func (r *responder) assert(ctx context.Context, frames ...[]byte) {
-	r.sendIf(ctx, frames, func(int) bool { return !r.hold.check() })
-}
-
-// sendIf sends the frames that are permitted when they are due. One that fails, for
-// example because the queue of the interface is full, does not keep the others back.
-func (r *responder) sendIf(ctx context.Context, frames [][]byte, permits func(i int) bool) {
+// send sends the frames that may be sent when they are due. One that fails, for example
+// because the queue of the interface is full, does not keep the others back.
+func (r *responder) send(ctx context.Context, frames ...outgoing) {
 	failed, firstErr := 0, error(nil)
-	for i, frame := range frames {
-		if !permits(i) {
+	for _, f := range frames {
+		if !r.maySend(f) {
 			continue
 		}
-		if _, err := r.conn.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]}); err != nil {
+		if _, err := r.conn.WriteTo(f.frame, &packet.Addr{HardwareAddr: f.frame[:6]}); err != nil {
 			failed, firstErr = failed+1, cmp.Or(firstErr, err)
 		}
 	}

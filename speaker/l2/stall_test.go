@@ -327,3 +327,45 @@ func TestHoldDuringStall(t *testing.T) {
 		a.Close()
 	}
 }
+
+// TestRemovedBeforeSend checks that a frame which was made while an address was announced is
+// not sent after it has been removed, or while the Announcer holds.
+func TestRemovedBeforeSend(t *testing.T) {
+	testFamilies(t, func(t *testing.T, f familyTest) {
+		synctest.Test(t, func(t *testing.T) {
+			r, s := newSimulatedResponder(t, f.family, wireMAC, func() {})
+			defer r.closeAndWait()
+			a := &Announcer{hold: hold{}}
+			r.hold = &a.hold // no goroutine has used it yet
+			frames := func() (n int) {
+				for synctest.Wait(); len(s.out) > 0; n++ {
+					<-s.out
+				}
+				return n
+			}
+			if err := r.set(map[netip.Addr]mode{f.vip: announcing}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			frames()
+			answer := r.handle(t.Context(), f.question(clientMAC, f.client, f.vip, nil))
+			if r.send(t.Context(), answer); frames() != 1 {
+				t.Error("the answer was not sent")
+			}
+			a.HoldAnswers(true)
+			if r.send(t.Context(), answer); frames() != 0 {
+				t.Error("the answer was sent during the hold")
+			}
+			for _, desired := range []map[netip.Addr]mode{{f.vip: withholding}, {}} {
+				if err := r.set(desired); err != nil {
+					t.Fatal(err)
+				}
+				a.HoldAnswers(false)
+				frames()
+				if r.send(t.Context(), answer); frames() != 0 {
+					t.Errorf("the answer was sent after set(%v)", desired)
+				}
+			}
+		})
+	})
+}
