@@ -68,9 +68,11 @@ type judgement struct {
 // addresses of all Services: the controller states the latter, from the L2Nodes. A host
 // that claims the control address as well answers for every address (RFC 1027). A claim is
 // undecided if it may come from a node that announces the address, and its report has not
-// been read yet.
+// been read yet. What was announced before a restart is announced again despite a conflict,
+// but not with a candidate: it may have taken the address over, and not have reported it yet.
 func (c contention) judge() (j judgement) {
 	var conflicts, proxies []string
+	mayHaveTakenOver := false
 	for _, k := range c.claimants {
 		nodes := c.nodes(k)
 		any := func(f func(macNode) bool) bool { return slices.ContainsFunc(nodes, f) }
@@ -90,12 +92,13 @@ func (c contention) judge() (j judgement) {
 			proxies = append(proxies, c.describe(k, nil))
 		default:
 			conflicts = append(conflicts, c.describe(k, nodes))
+			mayHaveTakenOver = mayHaveTakenOver || any(func(n macNode) bool { return n.candidate })
 		}
 	}
 	j.contested, j.permanent = len(conflicts)+len(proxies) > 0, j.permanent || len(proxies) > 0
 	switch {
 	case len(conflicts) > 0:
-		j.withhold = !c.held && !c.restored && !c.overridden
+		j.withhold = !c.held && !c.overridden && (!c.restored || mayHaveTakenOver)
 		j.warning = v1alpha1.Refusal{Reason: v1alpha1.AddressConflict, Message: "another host has the address: " +
 			v1alpha1.Abbreviate(conflicts, ", ") + "; " + c.advice(j.withhold)}
 	case len(proxies) > 0:

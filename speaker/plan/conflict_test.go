@@ -75,6 +75,18 @@ func TestJudge(t *testing.T) {
 			contention{claimants: claims(stranger), restored: true},
 			nil, v1alpha1.AddressConflict, "it is announced nevertheless", false,
 		},
+		{
+			"software on a node, and the address was announced before a restart",
+			contention{claimants: claims(claimant(macOf("b"), long)), restored: true},
+			[]macNode{candidate},
+			v1alpha1.AddressConflict, "other software on node b", true,
+		},
+		{
+			"software on a node that is no candidate, and the address was announced before a restart",
+			contention{claimants: claims(claimant(macOf("b"), long)), restored: true},
+			[]macNode{{name: "b"}},
+			v1alpha1.AddressConflict, "it is announced nevertheless", false,
+		},
 		{"a stranger, overridden", contention{claimants: claims(stranger), overridden: true}, nil, v1alpha1.AddressConflict, strangerMAC, false},
 		{
 			"software on a node",
