@@ -27,7 +27,8 @@
 //   - lastNode: this node's last version, if its Node is deleted.
 //   - neighbors: which of the observed nodes answer, and for which addresses, until they are
 //     not observed any more.
-//   - upSince: when the speaker started, or continued after another node had taken over.
+//   - upSince, holdDown: when the speaker started, or continued after another node had taken
+//     over, and for how long it takes no addresses back since then.
 //   - ineligible: since when this node is not eligible for addresses that it announces.
 //   - claimReports: what nodes with a current claim announce, until it is read again.
 //   - conflicts: those that an Event was recorded for, until they end.

@@ -31,7 +31,7 @@ func (s *Speaker) applyFailover(snapshot plan.Snapshot, p plan.Plan, announced m
 	}
 	isNew := func(name string) bool { return !slices.Contains(s.interfaceNames, name) }
 	if s.interfaceNames != nil && slices.ContainsFunc(names, isNew) {
-		s.upSince = now // an interface has come back, and may fail again
+		s.beginHoldDown(now) // an interface has come back, and may fail again
 	}
 	s.interfaceNames = names
 	var contested []netip.Addr
@@ -39,7 +39,7 @@ func (s *Speaker) applyFailover(snapshot plan.Snapshot, p plan.Plan, announced m
 		if _, kept := announced[addr]; kept && s.announced[addr] {
 			contested = append(contested, addr)
 		} else if other.TookOver {
-			s.upSince = now // it takes the addresses back later, if at all
+			s.beginHoldDown(now) // it takes the addresses back later, if at all
 		}
 	}
 	if len(snapshot.Local.Failover.Verified) > 0 {
@@ -56,6 +56,11 @@ func (s *Speaker) applyFailover(snapshot plan.Snapshot, p plan.Plan, announced m
 		notify(s.syncRequested)
 	})
 	s.routing.setNeighborPaths(paths)
+}
+
+// beginHoldDown makes this node leave its addresses to others for a while.
+func (s *Speaker) beginHoldDown(now time.Time) {
+	s.holdDown, s.upSince = failover.NextHoldDown(s.holdDown, now.Sub(s.upSince)), now
 }
 
 // stallThreshold returns the shortest time in which another node may suspect this one: the

@@ -39,7 +39,7 @@ func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []
 	l := plan.LocalFacts{Interfaces: interfaces, Held: s.announced, Restored: s.restored, Passwords: map[string]bgp.Secret{}, Drained: drained}
 	l.Failover, l.HeldOn, l.Stale = s.neighbors.View(), s.announcedOn, s.isStale != nil && s.isStale()
 	l.PeerFresh = s.neighbors.PeerFresh(s.routing.paths.Status())
-	if left := failover.HoldDown - time.Since(s.upSince); left > 0 {
+	if left := s.holdDown - time.Since(s.upSince); left > 0 {
 		s.nextSync = min(s.nextSync, left)
 	} else {
 		l.Settled = true

@@ -79,7 +79,8 @@ func (s *Speaker) syncLoop(ctx context.Context) {
 	}
 	s.restored = previouslyAnnounced(s.kinds.Speakers.Get(s.node))
 	s.log.Info("speaker started", "node", s.node, "version", s.version)
-	s.shutdown.startedAt, s.upSince = time.Now(), time.Now()
+	s.shutdown.startedAt = time.Now()
+	s.beginHoldDown(s.shutdown.startedAt)
 	for ctx.Err() == nil {
 		s.nextSync = noResync
 		began := time.Now()

@@ -70,6 +70,7 @@ type Speaker struct {
 	isStale        func() bool              // whether the API server does not answer
 	interfaceNames []string                 // of the last plan
 	upSince        time.Time                // when the speaker started, or continued after it stood still
+	holdDown       time.Duration            // since upSince, in which this node takes no addresses back
 	ineligible     map[netip.Addr]time.Time // announced addresses that this node is not eligible for, since
 	claimReports   *claimReports
 	conflicts      conflictLog

@@ -12,10 +12,26 @@ const (
 	// another node has taken over.
 	HoldDown = 30 * time.Second
 
+	// MaxHoldDown is the longest such time, of a node that recovers and fails again and again.
+	MaxHoldDown = 16 * HoldDown
+
 	// LeaveTimeout is the time for which a node that is not eligible any more goes on
 	// answering, unless another node announces the address earlier.
 	LeaveTimeout = time.Second
 )
+
+// NextHoldDown returns how long a node that recovers now leaves its addresses to the nodes
+// that have taken them over: up is the time since the last recovery, and last what followed
+// from that one. If the node has failed soon after it took addresses back, the time doubles.
+func NextHoldDown(last, up time.Duration) time.Duration {
+	switch {
+	case up < last:
+		return last // it has not taken any back
+	case up < 4*last:
+		return min(2*last, MaxHoldDown)
+	}
+	return HoldDown
+}
 
 // Candidate is an eligible node on the segment of an address.
 type Candidate struct {
@@ -49,7 +65,7 @@ type Address struct {
 	// asked it. The owner by the API, or one with a session that is Up, need not announce
 	// the address: another node may have taken it over.
 	Expected string
-	// TakesBack is whether this node may take addresses back: it has been up for HoldDown,
+	// TakesBack is whether this node may take addresses back: it has been up for its hold-down,
 	// and the advertisement permits it.
 	TakesBack bool
 	// Fresh is whether this node has contact with the API. PeerFresh returns the same of a

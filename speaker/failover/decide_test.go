@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // candidates returns the nodes a, b, …, best first, in the states.
@@ -185,5 +186,19 @@ func TestTargets(t *testing.T) {
 				t.Errorf("%s, announced by %s: %s observes %q, want %q", tt.states, tt.acting, self, got, want)
 			}
 		}
+	}
+}
+
+// TestNextHoldDown: a node that fails again soon after it took addresses back waits longer.
+func TestNextHoldDown(t *testing.T) {
+	const s = time.Second
+	var got []time.Duration
+	last := time.Duration(0)
+	for _, up := range []time.Duration{1000 * time.Hour, 40 * s, 70 * s, 10 * s, 130 * s, 300 * s, 300 * s, 500 * s, 3600 * s, 10 * s} {
+		last = NextHoldDown(last, up)
+		got = append(got, last/s)
+	}
+	if want := []time.Duration{30, 60, 120, 120, 240, 480, 480, 480, 30, 30}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

@@ -39,7 +39,7 @@ type LocalFacts struct {
 	// with the API server; Stale is whether this node has none.
 	PeerFresh map[failover.Peer]bool
 	Stale     bool
-	// Settled is whether this node has been up for failover.HoldDown.
+	// Settled is whether this node has been up for its hold-down (failover.NextHoldDown).
 	Settled bool
 	// Reports are what the nodes of NeededReports announce on interfaces, according to
 	// their Speakers. A report that has not been read is missing; one that could not be read
