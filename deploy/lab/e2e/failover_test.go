@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -33,8 +35,9 @@ func TestFailover(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, startSpeaker},
+		{"stopped", stop, resume}, // until another node answers
 		{"stopped for 2 s", func(t *testing.T, node int) { stop(t, node); time.Sleep(2 * time.Second) }, resume},
-		{"stopped for 40 s", func(t *testing.T, node int) { stop(t, node); time.Sleep(40 * time.Second) }, resume},
+		{"stopped for 60 s", func(t *testing.T, node int) { stop(t, node); time.Sleep(time.Minute) }, resume},
 		{"disconnected", func(t *testing.T, node int) { setLink(t, node, false) }, func(t *testing.T, node int) {
 			setLink(t, node, true)
 			if err := cluster.RestoreRoutes(node); err != nil {
@@ -131,14 +134,98 @@ func TestFailoverWithoutAPI(t *testing.T) {
 		observed(t, first)
 		cluster.APIServer.Kill()
 		cluster.Speakers[first].Kill()
-		owner(t, addr, func(node int) bool { return node != first })
+		next := owner(t, addr, func(node int) bool { return node != first })
 		if err := cluster.StartAPIServer(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		startSpeaker(t, first)
-		// The one that has returned may have it: nodes may not have reported what they announce.
-		observed(t, owner(t, addr, anyNode))
+		observed(t, next)
+		owner(t, addr, func(node int) bool { return node == next })
 	}
+}
+
+// TestFailoverWithoutBFD checks that an address moves if the nodes have no BFD sessions,
+// because another process has the port or a firewall filters it, and that they report why.
+func TestFailoverWithoutBFD(t *testing.T) {
+	for _, row := range []struct {
+		name, reason string
+		begin        func(node *lab.Host) error
+		end          func(node *lab.Host) error
+	}{
+		{"port in use", "UDP port 3784 is in use by another process", holdBFDPort, releaseBFDPort},
+		{"port filtered", "is UDP port 3784 filtered between the nodes?", func(node *lab.Host) error {
+			rules := "table inet nobfd { chain input { type filter hook input priority 0; udp dport 3784 drop; }; }"
+			_, err := node.Run(t.Context(), "env", "nft", rules)
+			return err
+		}, func(node *lab.Host) error {
+			_, err := node.Run(context.Background(), "env", "nft", "delete table inet nobfd")
+			return err
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			addrs := failoverAddresses(t)
+			t.Cleanup(func() {
+				for i, node := range cluster.Nodes {
+					if err := row.end(node); err != nil {
+						t.Error(err)
+					}
+					cluster.Speakers[i].Kill()
+					startSpeaker(t, i)
+				}
+			})
+			for i, node := range cluster.Nodes {
+				cluster.Speakers[i].Kill()
+				if err := row.begin(node); err != nil {
+					t.Fatal(err)
+				}
+				startSpeaker(t, i)
+			}
+			for _, addr := range addrs {
+				first := 0
+				eventually(t, "the nodes that observe the owner of "+addr.String()+" report the reason", func() error {
+					first = owner(t, addr, anyNode)
+					return filteredBy(t, first, row.reason)
+				})
+				cluster.Speakers[first].Kill()
+				owner(t, addr, func(node int) bool { return node != first })
+				startSpeaker(t, first)
+			}
+		})
+	}
+}
+
+// bfdPorts are the sockets of holdBFDPort.
+var bfdPorts = map[*lab.Host]net.PacketConn{}
+
+// holdBFDPort opens a socket with the port of BFD on a node, as another program.
+func holdBFDPort(node *lab.Host) error {
+	return node.Do(func() (err error) {
+		bfdPorts[node], err = net.ListenPacket("udp", ":3784")
+		return err
+	})
+}
+
+func releaseBFDPort(node *lab.Host) error {
+	if conn := bfdPorts[node]; conn != nil {
+		return conn.Close()
+	}
+	return nil
+}
+
+// filteredBy returns nil if all other nodes report that a node answers although there is no
+// BFD session with it, with the reason.
+func filteredBy(t *testing.T, node int, reason string) error {
+	t.Helper()
+	reports, _ := observersOf(t, node)
+	if len(reports) != len(cluster.Nodes)-1 {
+		return fmt.Errorf("%d nodes observe %s", len(reports), cluster.Nodes[node].Name)
+	}
+	for _, r := range reports {
+		if message, _ := r["message"].(string); r["filtered"] != true || !strings.Contains(message, reason) {
+			return fmt.Errorf("a node that observes %s reports %v", cluster.Nodes[node].Name, r)
+		}
+	}
+	return nil
 }
 
 // failoverAddresses returns an announced address of each family, of Services that are
@@ -227,7 +314,7 @@ func observed(t *testing.T, node int) {
 	})
 }
 
-// observersOf returns what the other nodes report about a node: an error unless all of them
+// observersOf returns what the other nodes report about a node, and an error unless all of them
 // have a BFD session with it that is Up.
 func observersOf(t *testing.T, node int) (reports []map[string]any, err error) {
 	t.Helper()
@@ -251,7 +338,7 @@ func observersOf(t *testing.T, node int) (reports []map[string]any, err error) {
 		}
 	}
 	if up != len(cluster.Nodes)-1 {
-		return nil, fmt.Errorf("%d nodes have a BFD session with %s that is Up: %v", up, cluster.Nodes[node].Name, reports)
+		return reports, fmt.Errorf("%d nodes have a BFD session with %s that is Up: %v", up, cluster.Nodes[node].Name, reports)
 	}
 	return reports, nil
 }
