@@ -28,6 +28,7 @@ type heldAddress struct {
 func heldAddresses(services []*corev1.Service) []heldAddress {
 	all := make([]heldAddress, 0, len(services))
 	indexes := make(map[netip.Addr]int, len(services))
+	replaced := false
 	for i, svc := range services {
 		for addr, recorded := range announceableAddresses(svc) {
 			index, known := indexes[addr]
@@ -38,11 +39,17 @@ func heldAddresses(services []*corev1.Service) []heldAddress {
 			}
 			switch h := &all[index]; {
 			case recorded && !h.recorded:
-				h.recorded, h.services = true, services[i:i+1:i+1]
+				// The order must not depend on the others, either.
+				h.services, replaced = nil, true
+				indexes[addr] = len(all)
+				all = append(all, heldAddress{addr: addr, recorded: true, services: services[i : i+1 : i+1]})
 			case recorded == h.recorded && !slices.Contains(h.services, svc):
 				h.services = append(h.services, svc)
 			}
 		}
+	}
+	if replaced {
+		all = slices.DeleteFunc(all, func(h heldAddress) bool { return len(h.services) == 0 })
 	}
 	for i := range all {
 		if len(all[i].services) > 1 {
