@@ -398,9 +398,10 @@ func TestResetWaitsForPath(t *testing.T) {
 	bounded.Set(Config{[]Peer{r.peer("tor", nil)}})
 	run.Go(func() { _ = bounded.Run(ctx) })
 	established(bounded, 1)
+	reset := time.Now()
 	bounded.Reset("tor", "BFD: down", false)
 	established(bounded, 2)
-	if st := statusOf(t, bounded, "tor"); st.Since.Sub(st.LastErrorAt) < bounded.pathWait {
+	if st := statusOf(t, bounded, "tor"); st.Since.Sub(reset) < bounded.pathWait {
 		t.Errorf("did not wait for BFD: %+v", st)
 	}
 }
