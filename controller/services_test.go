@@ -1,13 +1,17 @@
 package controller
 
 import (
+	"log/slog"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
 // TestStrip: a Service is kept whole as long as anything on it is Fairlead's,
@@ -48,5 +52,24 @@ func TestStrip(t *testing.T) {
 				t.Errorf("got %+v", svc)
 			}
 		})
+	}
+}
+
+// TestFirstEndpointsEvent checks that missing endpoints of a new Service are not a Warning.
+func TestFirstEndpointsEvent(t *testing.T) {
+	for age, want := range map[time.Duration]string{time.Second: "Normal", time.Hour: "Warning"} {
+		recorder := record.NewFakeRecorder(1)
+		c := &Controller{log: slog.New(slog.DiscardHandler), events: newEventQueue(recorder)}
+		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(time.Now().Add(-age))}}
+		c.reportTransitions(svc, plan.ServicePlan{Conditions: []metav1.Condition{{
+			Type: v1alpha1.ConditionAnnounced, Status: metav1.ConditionFalse, Reason: string(v1alpha1.NoEndpoints), Message: "m",
+		}}})
+		event, _ := c.events.nextEvent()
+		if event == nil {
+			t.Fatal("no Event")
+		}
+		if event(); <-recorder.Events != want+" NoEndpoints m" {
+			t.Errorf("after %s: the Event is not of type %s", age, want)
+		}
 	}
 }

@@ -165,6 +165,10 @@ func (c *Controller) removeMetadata(
 	return written, nil
 }
 
+// firstEndpointsTime is the age of a Service up to which missing endpoints are not a reason
+// for a warning: its pods, as a rule created together with it, may be starting.
+const firstEndpointsTime = 2 * time.Minute
+
 // reportTransitions reports each change of the status or reason of a condition in
 // the log and as an Event.
 func (c *Controller) reportTransitions(svc *corev1.Service, p plan.ServicePlan) {
@@ -187,6 +191,10 @@ func (c *Controller) reportTransitions(svc *corev1.Service, p plan.ServicePlan) 
 		case v1alpha1.Reverted: // reportReverted writes one Event, however often the condition is reverted
 			continue
 		case v1alpha1.Assigned, v1alpha1.Announced, v1alpha1.Renumbering, v1alpha1.Provisioning, v1alpha1.Deleting:
+		case v1alpha1.NoEndpoints:
+			if time.Since(svc.CreationTimestamp.Time) > firstEndpointsTime {
+				kind = corev1.EventTypeWarning
+			}
 		// Every other reason is a refusal or a failure.
 		default:
 			kind = corev1.EventTypeWarning
