@@ -3,15 +3,18 @@ package speaker
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
@@ -19,40 +22,54 @@ const (
 	// proxyHealthPort is the port of kube-proxy's own health check.
 	proxyHealthPort = 10256
 
-	// probeInterval is the time between two probes of a health check.
-	probeInterval = 20 * time.Millisecond
+	// probeInterval is the time between two probes of a health check, and lateProbeInterval
+	// that of kube-proxy's own one when it is not waited for any more.
+	probeInterval, lateProbeInterval = 20 * time.Millisecond, 10 * time.Second
 
 	// proxyWarmUp is the time that kube-proxy has for its first rules after it has
 	// started.
 	proxyWarmUp = time.Second
 
 	// probeTimeout bounds the wait for a health check that is absent or always fails:
-	// replacements of kube-proxy may not implement it.
-	probeTimeout = 5 * time.Second
+	// replacements of kube-proxy may not implement it. If kube-proxy answers on other nodes
+	// but never has on this one, brokenProxyTimeout does.
+	probeTimeout, brokenProxyTimeout = 5 * time.Second, 3 * time.Minute
 
 	// maxProbes bounds the number of concurrent requests.
 	maxProbes = 16
+
+	// maxOtherNodes is the number of other nodes whose kube-proxies are probed.
+	maxOtherNodes = 4
 )
 
-// dataPathGate delays the advertisement of an address until this node's own data path
-// serves it. Routers distribute packets over all nodes that advertise an address, so a
-// node that begins before its kube-proxy has rules for the Service drops its share.
-// Under externalTrafficPolicy: Local, the health check of the Service is probed, or those
-// of all Services that share the address; kube-proxy answers after it has programmed
-// its rules. Under Cluster only kube-proxy's own health check is probed: an address
-// that is new to the whole cluster does not have clients yet.
+// dataPathGate delays the announcement of an address until this node's own data path
+// serves it. A node that begins before its kube-proxy has rules for the Service drops
+// the packets that it attracts. Under externalTrafficPolicy: Local, the health check of
+// the Service is probed, or those of all Services that share the address; kube-proxy
+// answers after it has programmed its rules. Under Cluster only kube-proxy's own health
+// check is probed: an address that is new to the whole cluster does not have clients yet.
+//
+// If a Service is changed from Local to Cluster, kube-proxy closes its health check after
+// it has programmed the new rules. If it is changed from Cluster to Local, the rules for
+// Cluster serve the address until they are replaced.
 type dataPathGate struct {
+	log        *slog.Logger
 	wake       func()
 	port       uint16 // of kube-proxy's own health check
 	client     *http.Client
 	probeSlots chan struct{}
 
-	mu         sync.Mutex
-	hosts      []netip.Addr // of this node
-	ready      map[netip.Addr]bool
-	advertised map[netip.Addr][]int    // advertised already; replaced, never modified
-	pending    map[string]*healthProbe // by their ports, as text
-	proxyReady bool                    // kube-proxy's own health check has answered
+	mu           sync.Mutex
+	hosts        []netip.Addr // of this node
+	others       []netip.Addr // of other nodes
+	ready        map[netip.Addr]bool
+	served       map[netip.Addr]bool            // by the rules before a change; not passed to a plan yet
+	reprogrammed map[netip.Addr]*corev1.Service // the last version of the Service
+	advertised   map[netip.Addr][]int           // advertised already; replaced, never modified
+	pending      map[string]*healthProbe        // by their ports, as text
+	proxyReady   bool                           // kube-proxy's own health check has answered, or is absent
+	proxyProblem string                         // why it is taken for ready without an answer, or is waited for
+	unverified   map[netip.Addr]string          // announced without an answer from these ports
 }
 
 // healthProbe probes some ports, until all have answered, for some addresses.
@@ -60,13 +77,15 @@ type healthProbe struct {
 	stop  func()
 	ports []uint16
 	addrs []netip.Addr
+	late  bool // kube-proxy does not answer on this node, but does on others
 }
 
-func newDataPathGate(wake func()) *dataPathGate {
+func newDataPathGate(log *slog.Logger, wake func()) *dataPathGate {
 	return &dataPathGate{
-		wake: wake, port: proxyHealthPort, ready: map[netip.Addr]bool{}, pending: map[string]*healthProbe{},
-		probeSlots: make(chan struct{}, maxProbes),
-		client:     &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
+		log: log, wake: wake, port: proxyHealthPort, ready: map[netip.Addr]bool{},
+		served: map[netip.Addr]bool{}, reprogrammed: map[netip.Addr]*corev1.Service{},
+		hosts: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, unverified: map[netip.Addr]string{}, pending: map[string]*healthProbe{}, probeSlots: make(chan struct{}, maxProbes),
+		client: &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 	}
 }
 
@@ -74,33 +93,112 @@ func newDataPathGate(wake func()) *dataPathGate {
 func (g *dataPathGate) FillLocal(l *plan.LocalFacts) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	maps.Copy(g.ready, g.served)
+	clear(g.served)
 	l.DataPathReady, l.Advertised, l.ProxyReady = maps.Clone(g.ready), g.advertised, g.proxyReady
+	l.DataPathLate = map[netip.Addr]bool{}
+	for _, p := range g.pending {
+		for _, addr := range p.addrs {
+			l.DataPathLate[addr] = p.late
+		}
+	}
+	l.Reprogrammed = make(map[netip.Addr]bool, len(g.reprogrammed))
+	for addr := range g.reprogrammed {
+		l.Reprogrammed[addr] = true
+	}
 }
 
-// Idle reports whether no probe is pending.
+// Message returns why addresses are announced although kube-proxy has not answered, or
+// are not; "" if there are none.
+func (g *dataPathGate) Message() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch addrs := slices.SortedFunc(maps.Keys(g.unverified), netip.Addr.Compare); {
+	case g.proxyProblem != "" || len(addrs) == 0:
+		return g.proxyProblem
+	case len(addrs) == 1:
+		return unverifiedMessage(addrs[0], g.unverified[addrs[0]])
+	default:
+		return fmt.Sprintf("%s; and %d other addresses", unverifiedMessage(addrs[0], g.unverified[addrs[0]]), len(addrs)-1)
+	}
+}
+
+func unverifiedMessage(addr netip.Addr, ports string) string {
+	return fmt.Sprintf("announces %s without an answer from the health check of kube-proxy for it (port %s)", addr, ports)
+}
+
+// ServiceChanged observes a change of the externalTrafficPolicy of a Service.
+func (g *dataPathGate) ServiceChanged(was, is *corev1.Service) {
+	isLocal := func(svc *corev1.Service) bool {
+		return svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	}
+	if isLocal(was) == isLocal(is) {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, addr := range plan.AnnounceableAddresses(is) {
+		delete(g.reprogrammed, addr)
+		if isLocal(is) {
+			g.served[addr] = g.proxyReady
+		} else if port := uint16(was.Spec.HealthCheckNodePort); port != 0 {
+			g.reprogrammed[addr] = is
+			go g.waitUntilClosed(addr, is, port)
+		}
+	}
+}
+
+// waitUntilClosed waits until kube-proxy has closed a health check, and thus replaced its
+// rules for the Service. The time is bounded: another program may have the port.
+func (g *dataPathGate) waitUntilClosed(addr netip.Addr, svc *corev1.Service, port uint16) {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+	defer cancel()
+	for ctx.Err() == nil {
+		if _, listens := g.probePort(ctx, port); !listens {
+			break
+		}
+		sleepContext(ctx, probeInterval)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.reprogrammed[addr] == svc {
+		delete(g.reprogrammed, addr)
+		g.wake()
+	}
+}
+
+// Idle reports whether no address waits for a probe.
 func (g *dataPathGate) Idle() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return len(g.pending) == 0
-}
-
-// Set replaces the addresses that are probed, each with the ports of its health checks,
-// and forgets those that are no longer advertised.
-func (g *dataPathGate) Set(
-	ctx context.Context, node *corev1.Node, advertised map[netip.Addr][]int, waiting map[netip.Addr][]uint16,
-) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.hosts = healthCheckHosts(node)
-	for addr := range g.ready {
-		_, waits := waiting[addr]
-		if _, kept := advertised[addr]; !kept && !waits {
-			delete(g.ready, addr)
+	for _, p := range g.pending {
+		if len(p.addrs) > 0 {
+			return false
 		}
 	}
-	g.advertised = advertised
+	return true
+}
+
+// Set replaces the addresses that are probed by those of a plan, and forgets those that
+// this node does not announce and is not about to. The nodes are all nodes of the cluster.
+func (g *dataPathGate) Set(ctx context.Context, node string, nodes []*corev1.Node, p plan.Plan) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.setHosts(node, nodes)
+	forget := func(addr netip.Addr, _ bool) bool {
+		_, waits := p.AwaitingDataPath[addr]
+		_, advertised := p.Advertised[addr]
+		_, claimed := p.L2[addr]
+		return !waits && !advertised && !claimed
+	}
+	maps.DeleteFunc(g.ready, forget)
+	maps.DeleteFunc(g.unverified, func(addr netip.Addr, _ string) bool { return forget(addr, true) })
+	g.advertised = p.Advertised
 	desired := map[string]*healthProbe{}
-	for addr, ports := range waiting {
+	if own := []uint16{g.port}; !g.proxyReady && len(p.L2)+len(p.BGP)+len(p.Neighbors) > 0 {
+		desired[fmt.Sprint(own)] = &healthProbe{ports: own} // before an address needs it
+	}
+	for addr, ports := range p.AwaitingDataPath {
 		if len(ports) == 0 {
 			ports = []uint16{g.port}
 		}
@@ -132,18 +230,28 @@ func (g *dataPathGate) Set(
 // after the timeout.
 func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healthProbe) {
 	defer p.stop()
-	deadline := time.Now().Add(probeTimeout)
+	began := time.Now()
+	deadline := began.Add(probeTimeout)
 	ofProxy := slices.Contains(p.ports, g.port)
+	answersOK := func(port uint16) bool { ok, _ := g.probePort(ctx, port); return ok }
+	ok := false
 	for first := true; ; first = false {
-		ok := !slices.ContainsFunc(p.ports, func(port uint16) bool { return !g.probePort(ctx, port) })
+		ok = !slices.ContainsFunc(p.ports, func(port uint16) bool { return !answersOK(port) })
 		if ctx.Err() != nil {
 			return
 		}
 		if ok && !first && ofProxy {
 			sleepContext(ctx, proxyWarmUp) // it has just started
 		}
-		if ok || time.Now().After(deadline) {
+		if ok {
 			break
+		}
+		if time.Now().After(deadline) {
+			if deadline.Sub(began) >= brokenProxyTimeout || answersOK(g.port) || !g.othersAnswer(ctx) {
+				break
+			}
+			deadline = began.Add(brokenProxyTimeout)
+			g.setLate(p)
 		}
 		sleepContext(ctx, probeInterval)
 	}
@@ -155,32 +263,96 @@ func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healt
 	delete(g.pending, key)
 	for _, addr := range p.addrs {
 		g.ready[addr] = true
+		if !ok && !ofProxy {
+			g.unverified[addr] = strings.Trim(fmt.Sprint(p.ports), "[]")
+			g.log.Warn("data path not verified", "reason", unverifiedMessage(addr, g.unverified[addr]))
+		}
 	}
-	g.proxyReady = g.proxyReady || ofProxy
+	if ofProxy {
+		g.proxyReady = true
+		g.setProxyProblem("")
+		if !ok {
+			g.setProxyProblem(fmt.Sprintf("announces addresses without an answer from kube-proxy (port %d) for %s", g.port, time.Since(began).Round(time.Second)))
+			go g.awaitProxy(context.WithoutCancel(ctx))
+		}
+	}
 	g.wake()
 }
 
-// healthCheckHosts returns the addresses on which this node's kube-proxy may listen: in
-// some modes it does not listen on the loopback address.
-func healthCheckHosts(node *corev1.Node) []netip.Addr {
-	hosts := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
-	if node == nil {
-		return hosts
-	}
-	for _, a := range node.Status.Addresses {
-		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
-			hosts = append(hosts, ip)
-		}
-	}
-	return hosts
+// setLate makes the addresses of a probe be announced if no other node announces them.
+func (g *dataPathGate) setLate(p *healthProbe) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p.late = true
+	g.setProxyProblem(fmt.Sprintf("kube-proxy does not answer on port %d, but does on other nodes: until it has not answered for %s, "+
+		"no address is advertised by BGP, and no other node's address is taken over", g.port, brokenProxyTimeout))
+	g.wake()
 }
 
-// probePort reports whether the health check on the port answers with OK. Only the first
-// host that responds counts.
-func (g *dataPathGate) probePort(ctx context.Context, port uint16) bool {
+// awaitProxy waits until kube-proxy answers after all.
+func (g *dataPathGate) awaitProxy(ctx context.Context) {
+	for ctx.Err() == nil {
+		sleepContext(ctx, lateProbeInterval)
+		if ok, _ := g.probePort(ctx, g.port); ok {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.setProxyProblem("")
+			g.wake()
+			return
+		}
+	}
+}
+
+// setProxyProblem sets the problem, and logs it if it is another one. The lock must be held.
+func (g *dataPathGate) setProxyProblem(text string) {
+	if text == g.proxyProblem {
+		return
+	}
+	if g.proxyProblem = text; text == "" {
+		g.log.Info("kube-proxy answers")
+	} else {
+		g.log.Warn("data path not verified", "reason", text)
+	}
+}
+
+// setHosts sets the addresses on which the kube-proxies of the nodes may listen: in some
+// modes they do not listen on the loopback address. The lock must be held.
+func (g *dataPathGate) setHosts(node string, nodes []*corev1.Node) {
+	g.hosts, g.others = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, nil
+	for _, n := range nodes {
+		if n.Name != node && len(g.others) >= maxOtherNodes {
+			continue
+		}
+		for _, a := range n.Status.Addresses {
+			ip, err := netip.ParseAddr(a.Address)
+			switch {
+			case err != nil || a.Type != corev1.NodeInternalIP:
+			case n.Name == node:
+				g.hosts = append(g.hosts, ip)
+			case config.NodeReady(n):
+				g.others = append(g.others, ip)
+			}
+		}
+	}
+}
+
+// othersAnswer reports whether the kube-proxy of another node answers.
+func (g *dataPathGate) othersAnswer(ctx context.Context) bool {
+	g.mu.Lock()
+	others := g.others
+	g.mu.Unlock()
+	return slices.ContainsFunc(others, func(host netip.Addr) bool {
+		ok, _ := g.probe(ctx, host, g.port)
+		return ok
+	})
+}
+
+// probePort reports whether the health check on the port answers with OK, and whether
+// anything listens there. Only the first host that responds counts.
+func (g *dataPathGate) probePort(ctx context.Context, port uint16) (ok, listens bool) {
 	select {
 	case <-ctx.Done():
-		return false
+		return false, true
 	case g.probeSlots <- struct{}{}:
 		defer func() { <-g.probeSlots }()
 	}
@@ -188,19 +360,26 @@ func (g *dataPathGate) probePort(ctx context.Context, port uint16) bool {
 	hosts := g.hosts
 	g.mu.Unlock()
 	for _, host := range hosts {
-		url := fmt.Sprintf("http://%s/healthz", netip.AddrPortFrom(host, port))
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
-			panic(fmt.Sprintf("invalid URL %q: %v", url, err))
+		if ok, listens = g.probe(ctx, host, port); listens {
+			return ok, true
 		}
-		response, err := g.client.Do(request)
-		if err != nil {
-			continue
-		}
-		_ = response.Body.Close()
-		return response.StatusCode == http.StatusOK
 	}
-	return false
+	return false, false
+}
+
+// probe probes a health check on one host. Without a response, nothing listens there.
+func (g *dataPathGate) probe(ctx context.Context, host netip.Addr, port uint16) (ok, listens bool) {
+	url := fmt.Sprintf("http://%s/healthz", netip.AddrPortFrom(host, port))
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		panic(fmt.Sprintf("invalid URL %q: %v", url, err))
+	}
+	response, err := g.client.Do(request)
+	if err != nil {
+		return false, ctx.Err() != nil
+	}
+	_ = response.Body.Close()
+	return response.StatusCode == http.StatusOK, true
 }
 
 // sleepContext waits for the duration or until ctx ends.

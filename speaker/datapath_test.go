@@ -1,9 +1,12 @@
 package speaker
 
 import (
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -58,10 +61,10 @@ func waitUntilReady(t *testing.T, g *dataPathGate, addr netip.Addr) {
 
 func TestDataPathLocal(t *testing.T) {
 	health := newHealthCheck(t)
-	g := newDataPathGate(func() {})
+	g := newDataPathGate(slog.New(slog.DiscardHandler), func() {})
 	addr := netip.MustParseAddr("203.0.113.5")
 	waiting := map[netip.Addr][]uint16{addr: {health.port()}}
-	g.Set(t.Context(), nil, nil, waiting)
+	g.Set(t.Context(), "a", nil, plan.Plan{AwaitingDataPath: waiting})
 	for deadline := time.Now().Add(time.Minute); health.requests.Load() < 3; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the health check is not probed")
@@ -75,14 +78,14 @@ func TestDataPathLocal(t *testing.T) {
 
 	// An endpoint that leaves the node and returns is probed again.
 	health.healthy.Store(false)
-	g.Set(t.Context(), nil, nil, nil)
-	g.Set(t.Context(), nil, nil, waiting)
+	g.Set(t.Context(), "a", nil, plan.Plan{})
+	g.Set(t.Context(), "a", nil, plan.Plan{AwaitingDataPath: waiting})
 	if isReady(g, addr) {
 		t.Error("ready before the health check has answered again")
 	}
 	health.healthy.Store(true)
 	waitUntilReady(t, g, addr)
-	g.Set(t.Context(), nil, map[netip.Addr][]int{addr: {0}}, nil)
+	g.Set(t.Context(), "a", nil, plan.Plan{Advertised: map[netip.Addr][]int{addr: {0}}})
 	if !isReady(g, addr) {
 		t.Error("no longer ready although it is advertised")
 	}
@@ -91,10 +94,10 @@ func TestDataPathLocal(t *testing.T) {
 func TestDataPathCluster(t *testing.T) {
 	proxy := newHealthCheck(t)
 	proxy.healthy.Store(true)
-	g := newDataPathGate(func() {})
+	g := newDataPathGate(slog.New(slog.DiscardHandler), func() {})
 	g.port = proxy.port()
 	a := netip.MustParseAddr("203.0.113.5")
-	g.Set(t.Context(), nil, nil, map[netip.Addr][]uint16{a: nil})
+	g.Set(t.Context(), "a", nil, plan.Plan{AwaitingDataPath: map[netip.Addr][]uint16{a: nil}})
 	waitUntilReady(t, g, a)
 	var l plan.LocalFacts
 	if g.FillLocal(&l); !l.ProxyReady {
@@ -106,20 +109,20 @@ func TestDataPathCluster(t *testing.T) {
 func TestDataPathTimeout(t *testing.T) {
 	gone := newHealthCheck(t)
 	gone.Close()
-	g := newDataPathGate(func() {})
+	g := newDataPathGate(slog.New(slog.DiscardHandler), func() {})
 	g.port = gone.port()
 	addr := netip.MustParseAddr("203.0.113.5")
-	g.Set(t.Context(), nil, nil, map[netip.Addr][]uint16{addr: nil})
+	g.Set(t.Context(), "a", nil, plan.Plan{AwaitingDataPath: map[netip.Addr][]uint16{addr: nil}})
 	waitUntilReady(t, g, addr)
 }
 
 // TestDataPathShared checks that an address of two Services waits until both are served.
 func TestDataPathShared(t *testing.T) {
 	one, other := newHealthCheck(t), newHealthCheck(t)
-	g := newDataPathGate(func() {})
+	g := newDataPathGate(slog.New(slog.DiscardHandler), func() {})
 	addr := netip.MustParseAddr("203.0.113.5")
 	one.healthy.Store(true)
-	g.Set(t.Context(), nil, nil, map[netip.Addr][]uint16{addr: {one.port(), other.port()}})
+	g.Set(t.Context(), "a", nil, plan.Plan{AwaitingDataPath: map[netip.Addr][]uint16{addr: {one.port(), other.port()}}})
 	for deadline := time.Now().Add(time.Minute); other.requests.Load() < 3; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the health check is not probed")
@@ -135,7 +138,7 @@ func TestDataPathShared(t *testing.T) {
 // TestDataPathJoined checks that an address that is advertised because kube-proxy is
 // ready stays advertised when a Service with a health check joins.
 func TestDataPathJoined(t *testing.T) {
-	g := newDataPathGate(func() {})
+	g := newDataPathGate(slog.New(slog.DiscardHandler), func() {})
 	sharer := func(name string, change ...func(*corev1.Service)) *corev1.Service {
 		return service(name, "203.0.113.5", "p", change...)
 	}
@@ -150,7 +153,7 @@ func TestDataPathJoined(t *testing.T) {
 	syncOnce := func() plan.Plan {
 		g.FillLocal(&s.Local)
 		p := plan.Decide(s)
-		g.Set(t.Context(), nil, p.Advertised, p.AwaitingDataPath)
+		g.Set(t.Context(), "a", s.Nodes, p)
 		return p
 	}
 	y := sharer("y", local, fixture.WithHealthCheck(1)) // a port where nothing listens
@@ -165,5 +168,86 @@ func TestDataPathJoined(t *testing.T) {
 	s.Slices = []*discoveryv1.EndpointSlice{endpoints("y", "a ready")}
 	if p := syncOnce(); len(p.Advertised) != 0 || len(p.AwaitingDataPath) != 1 {
 		t.Errorf("advertised %v, waiting %v", p.Advertised, p.AwaitingDataPath)
+	}
+}
+
+// TestDataPathReprogrammed checks that an address waits until kube-proxy has closed the health
+// check of its Service, which is not under externalTrafficPolicy: Local any more.
+func TestDataPathReprogrammed(t *testing.T) {
+	health := newHealthCheck(t)
+	g := newDataPathGate(slog.New(slog.DiscardHandler), func() {})
+	g.proxyReady = true
+	was := service("x", "203.0.113.5", "p", local, fixture.WithHealthCheck(int32(health.port())))
+	is := service("x", "203.0.113.5", "p")
+	addr := netip.MustParseAddr("203.0.113.5")
+	reprogrammed := func() bool {
+		var l plan.LocalFacts
+		g.FillLocal(&l)
+		return l.Reprogrammed[addr]
+	}
+	g.ServiceChanged(was, was)
+	if reprogrammed() {
+		t.Error("waits without a change")
+	}
+	g.ServiceChanged(was, is)
+	for deadline := time.Now().Add(time.Minute); health.requests.Load() < 3; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the health check is not probed")
+		}
+	}
+	if !reprogrammed() {
+		t.Error("does not wait although the health check is open")
+	}
+	health.Close()
+	for deadline := time.Now().Add(time.Minute); reprogrammed(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("waits although the health check is closed")
+		}
+	}
+
+	// The rules for Cluster serve it until they are replaced.
+	g.ServiceChanged(is, was)
+	if !isReady(g, addr) {
+		t.Error("not ready after a change to Local")
+	}
+	g.Set(t.Context(), "a", nil, plan.Plan{L2: map[netip.Addr]l2.Claim{addr: {}}})
+	if !isReady(g, addr) {
+		t.Error("not ready although it is announced")
+	}
+	g.Set(t.Context(), "a", nil, plan.Plan{})
+	if isReady(g, addr) {
+		t.Error("ready although it is not announced any more")
+	}
+}
+
+// TestDataPathOfOtherNodes checks that a node whose kube-proxy does not answer, while those
+// of other nodes do, announces what no other node announces, and that it says so.
+func TestDataPathOfOtherNodes(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.2:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := newHealthCheck(t)
+	other.healthy.Store(true)
+	go func() { _ = http.Serve(listener, other.Config.Handler) }()
+	defer listener.Close()
+	wakes := make(chan struct{}, 10)
+	g := newDataPathGate(slog.New(slog.DiscardHandler), func() { wakes <- struct{}{} })
+	g.port = netip.MustParseAddrPort(listener.Addr().String()).Port()
+	addr := netip.MustParseAddr("203.0.113.5")
+	g.Set(t.Context(), "a", []*corev1.Node{node("a"), node("b", withInternalIP("127.0.0.2"))}, plan.Plan{AwaitingDataPath: map[netip.Addr][]uint16{addr: nil}})
+	<-wakes
+	var l plan.LocalFacts
+	if g.FillLocal(&l); l.DataPathReady[addr] || !l.DataPathLate[addr] || l.ProxyReady {
+		t.Errorf("got %+v", l)
+	}
+	if text := g.Message(); !strings.HasPrefix(text, "kube-proxy does not answer on port") {
+		t.Errorf("message %q", text)
+	}
+}
+
+func withInternalIP(addr string) func(*corev1.Node) {
+	return func(n *corev1.Node) {
+		n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: addr}}
 	}
 }

@@ -95,8 +95,13 @@ func (s *Speaker) eventHandler() cache.ResourceEventHandler {
 		}
 	}
 	return cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { wakeIf(s.affectsPlan(nil, o)) },
-		UpdateFunc: func(was, is any) { wakeIf(s.affectsPlan(was, is)) },
+		AddFunc: func(o any) { wakeIf(s.affectsPlan(nil, o)) },
+		UpdateFunc: func(was, is any) {
+			if svc, ok := is.(*corev1.Service); ok {
+				s.dataPath.ServiceChanged(was.(*corev1.Service), svc)
+			}
+			wakeIf(s.affectsPlan(was, is))
+		},
 		DeleteFunc: func(o any) {
 			if unknown, ok := o.(cache.DeletedFinalStateUnknown); ok {
 				o = unknown.Obj

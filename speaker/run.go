@@ -112,7 +112,7 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 	}
 	plan := plan.Decide(snapshot)
 	s.lastKnown.retainInterfaces(plan.BGP, interfaces)
-	s.dataPath.Set(ctx, s.nodes.Get(s.node), plan.Advertised, plan.AwaitingDataPath)
+	s.dataPath.Set(ctx, s.node, snapshot.Nodes, plan)
 	s.announcer.SetNodes(plan.NodeMACs)
 	announced, err := s.announcer.Set(ctx, plan.L2)
 	s.applyAnnounced(plan, announced, err)
@@ -136,7 +136,7 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 	s.setReports(observedState{
 		now: time.Now(), node: s.node, version: s.version, config: snapshot.Config, interfaces: interfaces, claims: announced, plan: plan,
 		sessions: s.routing.sessions.Status(), paths: s.routing.paths.Status(), identity: s.routing.identity,
-		peers: s.neighbors.View().Peers, nodes: snapshot.Nodes,
+		peers: s.neighbors.View().Peers, nodes: snapshot.Nodes, dataPath: s.dataPath.Message(),
 	})
 	return err
 }

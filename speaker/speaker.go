@@ -134,7 +134,7 @@ func New(o Options) (*Speaker, error) {
 		newObject: func(meta metav1.ObjectMeta) *v1alpha1.L2Node { return &v1alpha1.L2Node{ObjectMeta: meta} },
 		status:    func(o *v1alpha1.L2Node) *v1alpha1.L2NodeStatus { return &o.Status },
 	})
-	s.announcer, s.asker, s.routing, s.dataPath = l2.New(o.Log, wake), l2.NewAsker(), newRouting(o.Log, o.Guard, wake), newDataPathGate(wake)
+	s.announcer, s.asker, s.routing, s.dataPath = l2.New(o.Log, wake), l2.NewAsker(), newRouting(o.Log, o.Guard, wake), newDataPathGate(o.Log, wake)
 	s.neighbors = newNeighborMonitor(o.Log, s.asker.Ask, s.announcer.HoldAnswers, wake)
 	s.routing.neighborChanged = s.neighbors.SessionChanged
 	for _, i := range s.allInformers() {

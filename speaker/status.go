@@ -36,6 +36,7 @@ type observedState struct {
 	identity   bfdIdentity // of the paths
 	peers      map[failover.Peer]failover.Status
 	nodes      []*corev1.Node
+	dataPath   string // why it is not verified
 }
 
 // setReports replaces the desired statuses of the node's Speaker and L2Node. They are
@@ -79,7 +80,7 @@ func speakerStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.Spea
 // completeStatus returns the status of the node's Speaker: what is announced
 // now, not what is desired. before is the last status.
 func completeStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.SpeakerStatus {
-	s := v1alpha1.SpeakerStatus{Version: o.version}
+	s := v1alpha1.SpeakerStatus{Version: o.version, DataPath: o.dataPath}
 	unannounced := maps.Clone(o.plan.Unannounced)
 	announced := map[string]v1alpha1.Announcement{}
 	addrs := map[string][]netip.Addr{}

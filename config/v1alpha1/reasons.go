@@ -203,6 +203,9 @@ const (
 	BFDDown Reason = "BFDDown"
 	// BFDFiltered: a node answers another one by ARP or Neighbor Discovery, but not by BFD.
 	BFDFiltered Reason = "BFDFiltered"
+	// DataPathUnverified: a node announces addresses without an answer from its kube-proxy, or
+	// waits for one.
+	DataPathUnverified Reason = "DataPathUnverified"
 	// SlowDetection: BFD between nodes detects a failure after more than a second.
 	SlowDetection Reason = "SlowDetection"
 	// ChangePending: a change of a peer takes effect with the next session.

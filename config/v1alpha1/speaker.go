@@ -108,6 +108,13 @@ type SpeakerStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	Omitted int64 `json:"omitted,omitempty"`
 
+	// DataPath says why the node announces addresses although its kube-proxy has not
+	// answered, or why it does not announce them. It is empty if kube-proxy has answered.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	DataPath string `json:"dataPath,omitempty"`
+
 	// LastChangeTime is when the report changed last, by the clock of the node. A report is
 	// written only if it has changed, so that an old one is not a sign of a failure.
 	//

@@ -48,8 +48,9 @@ type Address struct {
 	Self string
 	// Ranked are the eligible nodes, best first.
 	Ranked []Candidate
-	// Others are the nodes on the segment that are not Ready, or excluded. They may not know
-	// that yet, or have lost contact with the API server only, and still announce the address.
+	// Others are the nodes on the segment that are not Ready, excluded, or without ready
+	// endpoints. They may not know that yet, have lost contact with the API server only, or
+	// leave the address to another node only when that one announces it.
 	Others []Candidate
 	// Held is whether this node announces the address.
 	Held bool
@@ -65,6 +66,9 @@ type Address struct {
 	// asked it. The owner by the API, or one with a session that is Up, need not announce
 	// the address: another node may have taken it over.
 	Expected string
+	// Serves is whether this node's data path serves the address. Until it does, this node
+	// leaves the address to a node that has it.
+	Serves bool
 	// TakesBack is whether this node may take addresses back: it has been up for its hold-down,
 	// and the advertisement permits it.
 	TakesBack bool
@@ -92,7 +96,7 @@ const (
 	Announce
 	// Ask: ask the segment first whether another node has it.
 	Ask
-	// Wait: another node has it, and keeps it for now.
+	// Wait: another node has it, and keeps it for now, or until this node serves it.
 	Wait
 )
 
@@ -124,15 +128,18 @@ func (a Address) Decide() (do Action, acting string) {
 	if a.Holder != "" && a.Holder != a.Self {
 		// One that is gone, or that this node has not asked since, may have stopped before, and
 		// another node may have the address.
-		if live, eligible := a.isLive(a.Holder); live && (eligible && !a.TakesBack || !a.prevails(a.Holder)) {
+		if live, eligible := a.isLive(a.Holder); live && (!a.Serves || eligible && !a.TakesBack || !a.prevails(a.Holder)) {
 			return Wait, a.Holder
 		} else if live && a.Expected == a.Holder {
 			return Announce, a.Self
 		}
 	}
 	if a.Expected != "" && a.Expected != a.Self {
-		if live, eligible := a.isLive(a.Expected); !live || !eligible && a.prevails(a.Expected) {
+		switch live, eligible := a.isLive(a.Expected); {
+		case !live || a.Serves && !eligible && a.prevails(a.Expected):
 			return Announce, a.Self
+		case !a.Serves:
+			return Wait, a.Expected
 		}
 	}
 	return Ask, a.Self

@@ -55,6 +55,21 @@ func TestDecide(t *testing.T) {
 		{"another one has it", "a", []State{Unknown, Live}, func(a *Address) { a.Holder = "b" }, Wait, "b"},
 		{"taken back", "a", []State{Unknown, Live}, func(a *Address) { a.Holder, a.Expected, a.TakesBack = "b", "b", true }, Announce, "a"},
 		{"not asked yet", "a", []State{Unknown, Live}, func(a *Address) { a.Holder, a.TakesBack = "b", true }, Ask, "a"},
+		{"does not serve it, and another one has it", "a", []State{Unknown, Live}, func(a *Address) {
+			a.Holder, a.Expected, a.TakesBack, a.Serves = "b", "b", true, false
+		}, Wait, "b"},
+		{"does not serve it, and the owner is not eligible any more", "a", []State{Unknown, Live}, func(a *Address) {
+			a.Others = []Candidate{{Peer: Peer{"eth0", "z"}, Status: Status{State: Live}}}
+			a.Expected, a.Serves = "z", false
+		}, Wait, "z"},
+		{"serves it, and the owner is not eligible any more", "a", []State{Unknown, Live}, func(a *Address) {
+			a.Others = []Candidate{{Peer: Peer{"eth0", "z"}, Status: Status{State: Live}}}
+			a.Expected = "z"
+		}, Announce, "a"},
+		{"does not serve it, and the owner is gone", "b", []State{Gone, Unknown}, func(a *Address) {
+			a.Expected, a.Serves = "a", false
+		}, Announce, "b"},
+		{"does not serve it, and nothing is known", "a", []State{Unknown, Live}, func(a *Address) { a.Serves = false }, Ask, "a"},
 		{"a stale node takes nothing back", "a", []State{Unknown, Live}, func(a *Address) {
 			a.Holder, a.TakesBack, a.Fresh, a.PeerFresh = "b", true, false, knownFresh(true)
 		}, Wait, "b"},
@@ -77,7 +92,7 @@ func TestDecide(t *testing.T) {
 		{"not eligible, and lapsed", "z", []State{Live}, func(a *Address) { a.Held, a.Lapsed = true, true }, None, "a"},
 	} {
 		a := Address{
-			Self: tt.self, Ranked: candidates(tt.states...), Fresh: true, PeerFresh: unknownFresh,
+			Self: tt.self, Ranked: candidates(tt.states...), Fresh: true, Serves: true, PeerFresh: unknownFresh,
 			TookOver: noReport,
 			ScoreOf:  func(node string) uint64 { return 100 - uint64(node[0]-'a') },
 		}
@@ -123,7 +138,7 @@ func TestTargetsOfExpected(t *testing.T) {
 	} {
 		targets := Targets{}
 		targets.Add(addr, Address{
-			Self: tt.self, Ranked: candidates(Unknown, Live), Others: []Candidate{other}, Expected: tt.expected, Held: tt.held,
+			Self: tt.self, Ranked: candidates(Unknown, Live), Others: []Candidate{other}, Expected: tt.expected, Held: tt.held, Serves: true,
 			ScoreOf: func(string) uint64 { return 0 }, PeerFresh: unknownFresh, TookOver: noReport,
 		}, tt.acting)
 		expected := Peer{"eth0", cmp.Or(tt.expected, other.Node)}

@@ -12,7 +12,7 @@ import (
 // address returns what the node knows about an address.
 func (w *world) address(n *node, view View, addr netip.Addr) Address {
 	a := Address{
-		Self: n.name, Held: n.held[addr], Verified: view.Verified[addr], Expected: view.Answered[addr].Node, Fresh: !n.apiCut,
+		Self: n.name, Held: n.held[addr], Verified: view.Verified[addr], Expected: view.Answered[addr].Node, Fresh: !n.apiCut, Serves: true,
 		TakesBack: !w.never && w.now.Sub(n.upSince) >= HoldDown,
 		ScoreOf:   func(node string) uint64 { return score(node, addr) },
 		PeerFresh: func(node string) (fresh, known bool) {

@@ -24,6 +24,9 @@ type Claim struct {
 	// Withhold is set if the address must not be announced, as a rule because another host
 	// has it. The segment is asked at once and then from time to time who has it.
 	Withhold bool
+	// Defer is set if the address must not be announced yet. The segment is asked meanwhile,
+	// so that it can be announced at once by a Claim without Defer.
+	Defer bool
 }
 
 // Announcer announces a set of addresses. It has one socket for each interface and family
@@ -107,7 +110,7 @@ func (a *Announcer) modeOf(addr netip.Addr, c Claim) mode {
 	switch {
 	case c.Withhold:
 		return withholding
-	case !c.Probe || len(a.held[addr].Interfaces) > 0:
+	case !c.Probe && !c.Defer || len(a.held[addr].Interfaces) > 0:
 		return announcing
 	}
 	cleared := false
@@ -118,7 +121,7 @@ func (a *Announcer) modeOf(addr netip.Addr, c Claim) mode {
 			}
 		}
 	}
-	if cleared && !a.claimants.has(addr) {
+	if cleared && !c.Defer && !a.claimants.has(addr) {
 		return announcing
 	}
 	return probing

@@ -188,6 +188,28 @@ func TestProbeAgain(t *testing.T) {
 	})
 }
 
+// TestDefer checks that a deferred address is probed but not announced, and announced at once
+// when it is not deferred any more, unless another host has claimed it meanwhile.
+func TestDefer(t *testing.T) {
+	testSimulatedHosts(t, func(t *testing.T, h *simulatedHost) {
+		isHeld := func(c Claim) bool { return len(h.set(t, c, h.f.vip)) == 1 }
+		isHeld(Claim{Probe: true, Defer: true})
+		h.wait(time.Minute)
+		if isHeld(Claim{Probe: true, Defer: true}) || isHeld(Claim{Defer: true}) || len(h.others) > 0 || len(h.probed[h.f.vip]) != probes {
+			t.Errorf("deferred: sent %q, probed %v", h.others, h.probed)
+		}
+		h.segment.in <- h.f.announce(otherMAC, h.f.vip, true)[0]
+		h.wait(2 * probes * probeInterval)
+		if isHeld(Claim{Probe: true, Defer: true}) || len(h.probed[h.f.vip]) != 2*probes {
+			t.Errorf("not probed again after a claim: %v", h.probed)
+		}
+		h.wait(time.Minute)
+		if !isHeld(Claim{Probe: true}) {
+			t.Error("not announced at once")
+		}
+	})
+}
+
 // TestClaimFromBeforeAnnouncement checks that the time for which a host claims an address
 // begins with the announcement of the address.
 func TestClaimFromBeforeAnnouncement(t *testing.T) {

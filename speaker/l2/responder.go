@@ -259,6 +259,10 @@ func (r *responder) handle(ctx context.Context, frame []byte) (answer outgoing) 
 	}
 	r.mu.Lock()
 	asked, claimed := r.tasks[m.question], r.tasks[m.claim]
+	if claimed != nil && claimed.cleared {
+		r.replace(claimed, 0, 0) // probe it again
+		r.wake()
+	}
 	r.mu.Unlock()
 	if claimed != nil && r.claimants.observe(r.ifi.Name, m.claim, m.mac, claimed.mode == announcing) {
 		r.mu.Lock()

@@ -55,9 +55,15 @@ type LocalFacts struct {
 	Passwords map[string]bgp.Secret
 	// DataPathReady are the addresses that the node's data path serves; if nil, all.
 	DataPathReady map[netip.Addr]bool
-	// Advertised are the addresses that the node already advertises by BGP. They
-	// never wait for the data path again.
+	// DataPathLate are those for which kube-proxy does not answer on this node, but does on
+	// others. They are announced if no other node announces them.
+	DataPathLate map[netip.Addr]bool
+	// Advertised are the addresses that the node already advertises by BGP. They, and those
+	// in Held, never wait for the data path again.
 	Advertised map[netip.Addr][]int
+	// Reprogrammed are addresses of Services that are not under externalTrafficPolicy: Local
+	// any more, but for which kube-proxy has not replaced its rules yet.
+	Reprogrammed map[netip.Addr]bool
 	// ProxyReady is whether kube-proxy has answered on this node. Addresses of
 	// Services without a health check of their own wait for nothing else.
 	ProxyReady bool

@@ -178,8 +178,9 @@ func announcedDespiteConflict(services []*corev1.Service) bool {
 	})
 }
 
-// claimFor returns how this node does what was decided about an address on its interfaces.
-func (d *decision) claimFor(h heldAddress, interfaces []string, do failover.Action, j judgement) l2.Claim {
+// claimFor returns how this node does what was decided about an address on its interfaces,
+// serves being whether its data path serves the address.
+func (d *decision) claimFor(h heldAddress, interfaces []string, do failover.Action, j judgement, serves bool) l2.Claim {
 	// A claim that is not a reason to withhold the address would fail the probe, unless it is
 	// that of a node which has announced the address: it may have stopped.
 	excused := len(d.Local.Claimants[h.addr]) > 0 && !j.undecided &&
@@ -187,6 +188,7 @@ func (d *decision) claimFor(h heldAddress, interfaces []string, do failover.Acti
 	return l2.Claim{
 		Interfaces: interfaces, Withhold: j.withhold || do == failover.Wait,
 		Probe: (do == failover.Ask || do == failover.Announce && wasWithheld(h)) && !excused,
+		Defer: do == failover.Ask && !serves && !d.Local.DataPathLate[h.addr],
 	}
 }
 

@@ -80,7 +80,7 @@ func (d *decision) ownClaim(p *Plan, h heldAddress, segments [][]segmentNode) (i
 		nodes = segments[0]
 	}
 	eligible := slices.ContainsFunc(nodes, func(n segmentNode) bool { return n.name == d.Node })
-	if d.Local.Held[h.addr] && !eligible {
+	if d.Local.Held[h.addr] && !eligible && !h.servedWhileTerminating(d.Node) {
 		p.Ineligible[h.addr] = true
 	}
 	a := d.failoverAddress(h, nodes)
@@ -106,7 +106,7 @@ func (d *decision) failoverAddress(h heldAddress, nodes []segmentNode) failover.
 		own = names[0]
 	}
 	a := failover.Address{
-		Self: d.Node, Held: d.Local.Held[h.addr], Verified: local.Verified[h.addr], Holder: d.speakerWith(h),
+		Self: d.Node, Held: d.Local.Held[h.addr], Serves: d.Local.dataPathServes(h, d.Node), Verified: local.Verified[h.addr], Holder: d.speakerWith(h),
 		Expected: local.Answered[h.addr].Node, Fresh: !d.Local.Stale, TakesBack: d.Local.Settled && !d.neverFailsBack(h.pool),
 		PeerFresh: func(node string) (fresh, known bool) {
 			fresh, known = d.Local.PeerFresh[failover.Peer{Interface: own, Node: node}]
@@ -127,8 +127,13 @@ func (d *decision) failoverAddress(h heldAddress, nodes []segmentNode) failover.
 	if own == "" {
 		return a
 	}
+	// A node whose endpoints are terminating, or gone, may still announce the address.
+	mayHave := func(c candidateNode) bool {
+		return c.refusal.Reason != "" || !slices.ContainsFunc(nodes, func(n segmentNode) bool { return n.name == c.name }) &&
+			(c.name == a.Expected || c.name == a.Holder || h.servedWhileTerminating(c.name))
+	}
 	for _, c := range d.poolCandidates(h.pool) {
-		if c.name != d.Node && c.selected && c.refusal.Reason != "" &&
+		if c.name != d.Node && c.selected && mayHave(c) &&
 			slices.ContainsFunc(c.interfaces, func(i l2.Interface) bool { return c.matches(i, h.addr) }) {
 			a.Others = append(a.Others, candidate(c.name, config.RendezvousScore(c.seed, h.addr)))
 		}

@@ -2,12 +2,17 @@ package plan
 
 import (
 	"net/netip"
+	"reflect"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/fairlead-io/fairlead/config"
+	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/failover"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
@@ -42,6 +47,79 @@ func TestDisconnected(t *testing.T) {
 		claim, keeps := Decide(s).L2[addr]
 		if keeps != tt.keeps || keeps && claim.Probe != tt.asks {
 			t.Errorf("%s: claims %v, probes %v, want %v, %v", tt.name, keeps, claim.Probe, tt.keeps, tt.asks)
+		}
+	}
+}
+
+// TestDataPathOnInterfaces checks that a node announces an address on interfaces once its own
+// data path serves it, and that the node that has it goes on until then.
+func TestDataPathOnInterfaces(t *testing.T) {
+	addr := netip.MustParseAddr("192.0.2.77")
+	held := func(s *Snapshot) {
+		s.Local.Held, s.Local.HeldOn = map[netip.Addr]bool{addr: true}, map[netip.Addr][]string{addr: {"eth0"}}
+	}
+	answers := func(state failover.State) func(*Snapshot) {
+		return func(s *Snapshot) {
+			s.Local.Settled, s.Local.Failover.Answered = true, answeredBy(addr, "b")
+			s.Local.PeerFresh = map[failover.Peer]bool{{Interface: "eth0", Node: "b"}: true}
+			s.Local.Failover.Peers = map[failover.Peer]failover.Status{{Interface: "eth0", Node: "b"}: {State: state}}
+		}
+	}
+	ready := func(s *Snapshot) { s.Local.DataPathReady[addr] = true }
+	proxyReady := func(s *Snapshot) { s.Local.ProxyReady = true }
+	underLocal := func(where ...string) func(*Snapshot) {
+		return func(s *Snapshot) {
+			s.Local.ProxyReady = true
+			s.Services[0] = service("web", addr.String(), "p", local, fixture.WithHealthCheck(30000))
+			s.Slices = []*discoveryv1.EndpointSlice{endpoints("web", where...)}
+		}
+	}
+	for _, tt := range []struct {
+		name       string
+		changes    []func(*Snapshot)
+		want       l2.Claim
+		awaits     []uint16 // nil: it does not wait
+		ineligible bool
+	}{
+		{"Cluster, before kube-proxy", nil, l2.Claim{Probe: true, Defer: true}, []uint16{}, false},
+		{"Cluster, kube-proxy does not answer, but does elsewhere", []func(*Snapshot){func(s *Snapshot) {
+			s.Local.DataPathLate = map[netip.Addr]bool{addr: true}
+		}}, l2.Claim{Probe: true}, []uint16{}, false},
+		{"Cluster", []func(*Snapshot){proxyReady}, l2.Claim{Probe: true}, nil, false},
+		{"not under Local any more", []func(*Snapshot){proxyReady, func(s *Snapshot) {
+			s.Local.Reprogrammed = map[netip.Addr]bool{addr: true}
+		}}, l2.Claim{Probe: true, Defer: true}, []uint16{}, false},
+		{"Local", []func(*Snapshot){underLocal("a ready")}, l2.Claim{Probe: true, Defer: true}, []uint16{30000}, false},
+		{"Local, ready", []func(*Snapshot){underLocal("a ready"), ready}, l2.Claim{Probe: true}, nil, false},
+		{"another node has it", []func(*Snapshot){underLocal("a ready", "b ready"), answers(failover.Live)}, l2.Claim{Withhold: true}, []uint16{30000}, false},
+		{
+			"another node has it without a ready endpoint",
+			[]func(*Snapshot){underLocal("a ready", "b serving"), answers(failover.Live)},
+			l2.Claim{Withhold: true},
+			[]uint16{30000},
+			false,
+		},
+		{"the same, ready", []func(*Snapshot){underLocal("a ready", "b serving"), answers(failover.Live), ready}, l2.Claim{}, nil, false},
+		{"another node is gone", []func(*Snapshot){underLocal("a ready", "b ready"), answers(failover.Gone)}, l2.Claim{}, nil, false},
+		{"held", []func(*Snapshot){held, underLocal("a ready")}, l2.Claim{}, nil, false},
+		{"held, and the endpoint is serving", []func(*Snapshot){held, underLocal("a serving", "b ready")}, l2.Claim{}, nil, false},
+		{"held, and the endpoint is gone", []func(*Snapshot){held, underLocal("b ready")}, l2.Claim{}, nil, true},
+	} {
+		eth0 := func(addr string) []l2.Interface { return []l2.Interface{newInterface("eth0", addr)} }
+		s := Snapshot{
+			Node: "a", Services: []*corev1.Service{service("web", addr.String(), "p")}, Nodes: []*corev1.Node{node("a"), node("b")},
+			Interfaces: map[string][]l2.Interface{"a": eth0("192.0.2.1/24"), "b": eth0("192.0.2.2/24")},
+			Local:      LocalFacts{DataPathReady: map[netip.Addr]bool{}},
+		}
+		s.Config, _ = config.Parse(config.Objects{L2Advertisements: []*v1alpha1.L2Advertisement{l2ad("all", v1alpha1.L2AdvertisementSpec{})}})
+		for _, change := range tt.changes {
+			change(&s)
+		}
+		tt.want.Interfaces = []string{"eth0"}
+		p := Decide(s)
+		ports, awaits := p.AwaitingDataPath[addr]
+		if got := p.L2[addr]; !reflect.DeepEqual(got, tt.want) || awaits != (tt.awaits != nil) || !slices.Equal(ports, tt.awaits) || p.Ineligible[addr] != tt.ineligible {
+			t.Errorf("%s: %+v, waits %v for %v, ineligible %v; want %+v, %v, %v", tt.name, got, awaits, ports, p.Ineligible[addr], tt.want, tt.awaits, tt.ineligible)
 		}
 	}
 }

@@ -63,8 +63,8 @@ type Plan struct {
 	NeededReports map[string]time.Time
 	// BGP are this node's sessions with the routes advertised over them.
 	BGP []Peering
-	// AwaitingDataPath are the addresses that this node may advertise by BGP once
-	// its own data path serves them, each with the health check ports of kube-proxy
+	// AwaitingDataPath are the addresses that this node may announce once its own
+	// data path serves them, each with the health check ports of kube-proxy
 	// that must answer. Without ports, a running kube-proxy is enough.
 	AwaitingDataPath map[netip.Addr][]uint16
 	// Advertised are the addresses that the routes in BGP are for, each with the
@@ -139,18 +139,19 @@ func Decide(s Snapshot) Plan {
 		routes, bgpRefusal := d.selectAdvertisers(h)
 		j, control := d.judgeClaims(h)
 		own, do := d.ownClaim(&p, h, segments)
+		serves := s.Local.dataPathServes(h, s.Node)
 		if len(own) > 0 {
-			p.L2[h.addr] = d.claimFor(h, own, do, j)
+			p.L2[h.addr] = d.claimFor(h, own, do, j, serves)
 			p.addJudgement(h.addr, j, routes != nil)
 			if j.contested && control.IsValid() {
 				p.addControl(control, own)
 			}
 		}
 		switch {
-		case routes != nil && s.Local.dataPathServes(h, s.Node):
+		case routes != nil && serves:
 			p.addRoutes(h.addr, routes, d.aggregatableRanges(h))
-		case routes != nil:
-			// The route attracts packets at once, so kube-proxy must be ready first.
+		case routes != nil || !serves && (do == failover.Ask || do == failover.Wait):
+			// The announcement attracts packets at once, so kube-proxy must be ready first.
 			p.AwaitingDataPath[h.addr] = h.healthCheckPorts(s.Node)
 		}
 		if len(own) > 0 || routes != nil {

@@ -16,10 +16,9 @@ type heldAddress struct {
 	recorded bool              // by each of services
 	services []*corev1.Service // oldest first
 	pool     string            // that applies to the address
-	// localNodes has for each of services a function that reports whether packets
-	// may be sent to a node. A nil function stands for all nodes, and a nil slice
-	// for nil functions.
-	localNodes []func(node string) bool
+	// localNodes has for each of services the nodes that packets may be sent to. Nil
+	// stands for all nodes, and a nil slice for nil elements.
+	localNodes []*localNodes
 }
 
 // heldAddresses returns the addresses of all Services. If a Service has a record of an
@@ -74,7 +73,7 @@ func (d *decision) resolveAddress(h heldAddress) heldAddress {
 			continue
 		}
 		if h.localNodes == nil {
-			h.localNodes = make([]func(string) bool, len(h.services))
+			h.localNodes = make([]*localNodes, len(h.services))
 		}
 		h.localNodes[i] = d.localEndpointNodes(svc, h.addr)
 	}

@@ -29,8 +29,8 @@ func (h heldAddress) servedBy(node string) (any, all bool) {
 		return true, true
 	}
 	all = true
-	for _, has := range h.localNodes {
-		if has == nil || has(node) {
+	for _, n := range h.localNodes {
+		if n == nil || n.have(node) {
 			any = true
 		} else {
 			all = false
@@ -44,20 +44,37 @@ func (h heldAddress) missingEndpoints(node string) v1alpha1.Refusal {
 	if any, _ := h.servedBy(node); !any {
 		return v1alpha1.Refusal{Reason: v1alpha1.NoEndpoints, Message: "does not have a ready endpoint, and externalTrafficPolicy is Local"}
 	}
-	svc := h.services[slices.IndexFunc(h.localNodes, func(has func(string) bool) bool { return has != nil && !has(node) })]
+	svc := h.services[slices.IndexFunc(h.localNodes, func(n *localNodes) bool { return n != nil && !n.have(node) })]
 	return v1alpha1.Refusal{Reason: v1alpha1.NoEndpoints, Message: fmt.Sprintf(
 		"does not have a ready endpoint of Service %s/%s, which shares the address and has externalTrafficPolicy Local", svc.Namespace, svc.Name)}
 }
 
-// localEndpointNodes returns whether a node has an endpoint that its kube-proxy uses
-// under externalTrafficPolicy: Local. A terminating endpoint that still serves counts
-// only if no ready one is left in the cluster.
-func (d *decision) localEndpointNodes(svc *corev1.Service, addr netip.Addr) func(node string) bool {
+// servedWhileTerminating reports whether the node's kube-proxy still sends packets to
+// endpoints of all Services that are terminating (KEP-1669).
+func (h heldAddress) servedWhileTerminating(node string) bool {
+	return !slices.ContainsFunc(h.localNodes, func(n *localNodes) bool { return n != nil && !n.have(node) && !n.serving[node] })
+}
+
+// localNodes are the nodes with endpoints of a Service. The name "" stands for all nodes.
+type localNodes struct{ ready, serving map[string]bool }
+
+// have reports whether the node has an endpoint that its kube-proxy uses under
+// externalTrafficPolicy: Local. A terminating endpoint that still serves counts only if no
+// ready one is left in the cluster.
+func (n *localNodes) have(node string) bool {
+	if len(n.ready) == 0 {
+		return n.serving[node] || n.serving[""]
+	}
+	return n.ready[node] || n.ready[""]
+}
+
+// localEndpointNodes returns the nodes with endpoints of the Service.
+func (d *decision) localEndpointNodes(svc *corev1.Service, addr netip.Addr) *localNodes {
 	family := discoveryv1.AddressTypeIPv4
 	if addr.Is6() {
 		family = discoveryv1.AddressTypeIPv6
 	}
-	ready, serving := map[string]bool{}, map[string]bool{}
+	n := &localNodes{map[string]bool{}, map[string]bool{}}
 	for _, slice := range d.endpoints[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}] {
 		if slice.AddressType != family {
 			continue
@@ -68,16 +85,13 @@ func (d *decision) localEndpointNodes(svc *corev1.Service, addr netip.Addr) func
 				node = *endpoint.NodeName
 			}
 			if endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready {
-				ready[node] = true
+				n.ready[node] = true
 			} else if endpoint.Conditions.Serving != nil && *endpoint.Conditions.Serving {
-				serving[node] = true
+				n.serving[node] = true
 			}
 		}
 	}
-	if len(ready) == 0 {
-		ready = serving
-	}
-	return func(node string) bool { return ready[node] || ready[""] }
+	return n
 }
 
 // aggregatableRanges returns the ranges in which the address may be aggregated: none
@@ -97,8 +111,8 @@ func (d *decision) aggregatableRanges(h heldAddress) []netipx.IPRange {
 // serves the address: one for each Service under externalTrafficPolicy: Local with an
 // endpoint there. Without such a Service kube-proxy reports only its own health.
 func (h heldAddress) healthCheckPorts(node string) (ports []uint16) {
-	for i, has := range h.localNodes {
-		if has == nil || !has(node) {
+	for i, n := range h.localNodes {
+		if n == nil || !n.have(node) {
 			continue
 		}
 		if port := uint16(h.services[i].Spec.HealthCheckNodePort); port != 0 {
@@ -110,12 +124,15 @@ func (h heldAddress) healthCheckPorts(node string) (ports []uint16) {
 }
 
 // dataPathServes reports whether the node's data path serves the address. An address
-// that is advertised already counts as served, so that a Service that joins does not
+// that it announces already counts as served, so that a Service that joins does not
 // withdraw it.
 func (l LocalFacts) dataPathServes(h heldAddress, node string) bool {
-	if l.DataPathReady == nil || l.DataPathReady[h.addr] || l.ProxyReady && len(h.healthCheckPorts(node)) == 0 {
+	_, advertised := l.Advertised[h.addr]
+	switch {
+	case l.DataPathReady == nil || advertised || l.Held[h.addr]:
 		return true
+	case l.Reprogrammed[h.addr]:
+		return false
 	}
-	_, already := l.Advertised[h.addr]
-	return already
+	return l.DataPathReady[h.addr] || l.ProxyReady && len(h.healthCheckPorts(node)) == 0
 }

@@ -63,7 +63,7 @@ func (s severity) MarshalText() ([]byte, error) { return []byte(strings.ToLower(
 func Examine(s objects.Snapshot) Diagnosis {
 	plan := controllerplan.Decide(s.Controller)
 	// The list is not nil, so that its JSON is [] and not null.
-	findings := slices.Concat([]finding{}, crdFindings(s), listenFindings(s), nodeFindings(s), proxyFindings(s), failoverFindings(s),
+	findings := slices.Concat([]finding{}, crdFindings(s), listenFindings(s), nodeFindings(s), proxyFindings(s), dataPathFindings(s), failoverFindings(s),
 		serviceFindings(s, plan), configFindings(plan), poolFindings(s, plan), sessionFindings(s))
 	slices.SortStableFunc(findings, func(a, b finding) int {
 		return cmp.Or(cmp.Compare(a.Severity, b.Severity), strings.Compare(a.Object, b.Object))
@@ -177,6 +177,24 @@ func proxyFindings(s objects.Snapshot) (found []finding) {
 		severityDegraded, "DaemonSet kube-proxy", v1alpha1.KernelAnswers,
 		"in IPVS mode without strictARP, the kernels of these nodes answer ARP requests for the addresses of all Services: " +
 			v1alpha1.Abbreviate(nodes, ", ") + "; set ipvs.strictARP: true in the configuration of kube-proxy, and restart its pods",
+	}}
+}
+
+// dataPathFindings returns the nodes that announce addresses without an answer from their
+// kube-proxies, or wait for one, according to their speakers.
+func dataPathFindings(s objects.Snapshot) (found []finding) {
+	var nodes []string
+	for _, n := range s.Controller.Nodes {
+		if text := s.Reports[n.Name].DataPath; text != "" && config.NodeReady(n) {
+			nodes = append(nodes, n.Name+" "+text)
+		}
+	}
+	if len(nodes) == 0 {
+		return nil
+	}
+	return []finding{{
+		severityDegraded, "DaemonSet kube-proxy", v1alpha1.DataPathUnverified,
+		v1alpha1.Abbreviate(nodes, "; ") + "; check that kube-proxy runs there: kubectl -n kube-system get pods -o wide -l k8s-app=kube-proxy",
 	}}
 }
 

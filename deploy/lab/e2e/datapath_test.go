@@ -1,0 +1,196 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	lab "github.com/fairlead-io/fairlead/deploy/lab"
+)
+
+// TestRollingUpdateOnLAN checks that no request is lost under externalTrafficPolicy Local
+// while the pods are replaced one by one: the owner serves its terminating pod until
+// another node answers for the address, and that one announces it once its kube-proxy
+// forwards to its own pod.
+func TestRollingUpdateOnLAN(t *testing.T) {
+	service(t, "rolling", local, udp)
+	addr := announced(t, "rolling")
+	stop := streamUDP(t, addr)
+	const moves = 3
+	for range moves {
+		first := owner(t, addr, anyNode)
+		if err := cluster.TerminatePod(t.Context(), first); err != nil {
+			t.Fatal(err)
+		}
+		owner(t, addr, func(node int) bool { return node != first })
+		if err := cluster.ReplacePod(t.Context(), first); err != nil {
+			t.Fatal(err)
+		}
+		owner(t, addr, anyNode)
+	}
+	checkNoneLost(t, stop())
+}
+
+// TestLastPodOnLAN checks that no request is lost when the only pod is moved to another
+// node whose kube-proxy is late: that node announces the address when its kube-proxy forwards
+// to the new pod, and the former owner serves its terminating pod until then.
+func TestLastPodOnLAN(t *testing.T) {
+	svc := service(t, "moved", local, udp)
+	addr := announced(t, "moved")
+	first := owner(t, addr, anyNode)
+	next := (first + 1) % len(cluster.Nodes)
+	for i := range cluster.Nodes {
+		if i != first {
+			podReady(t, i, false)
+		}
+	}
+	health := fmt.Sprintf("http://%s:%d/healthz", cluster.Nodes[next].Addr, get(t, svc.Name).Spec.HealthCheckNodePort)
+	eventually(t, "kube-proxy has no endpoint on "+cluster.Nodes[next].Name, func() error {
+		if _, err := cluster.Nodes[next].Get(t.Context(), health); err == nil || !strings.Contains(err.Error(), "503") {
+			return fmt.Errorf("%s: %v", health, err)
+		}
+		return nil
+	})
+	stop := streamUDP(t, addr)
+	proxy := cluster.Proxies[next]
+	proxy.Signal(syscall.SIGSTOP)
+	t.Cleanup(func() { proxy.Signal(syscall.SIGCONT) })
+	podReady(t, next, true)
+	if err := cluster.TerminatePod(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cluster.ReplacePod(context.Background(), first); err != nil {
+			t.Error(err)
+		}
+	})
+	for range 30 {
+		if macs, err := cluster.Client.Resolve(addr, 100*time.Millisecond); err != nil || len(macs) != 1 || macs[0] != cluster.Nodes[first].MAC() {
+			t.Errorf("%v answer, want the former owner %s only (%v)", macs, cluster.Nodes[first].MAC(), err)
+		}
+	}
+	proxy.Signal(syscall.SIGCONT)
+	owner(t, addr, func(node int) bool { return node == next })
+	checkNoneLost(t, stop())
+}
+
+// TestTrafficPolicySwitch checks that no request is lost when the externalTrafficPolicy of a
+// Service is changed while it is used, from a node without a pod and to it.
+func TestTrafficPolicySwitch(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		create func(t *testing.T) (*corev1.Service, netip.Addr)
+		stream func(t *testing.T, addr netip.Addr) (stop func() lab.StreamReport)
+		broken int // connections that may break when the routers rehash the flows
+		// without returns the node that gets no pod, and await waits until the nodes that
+		// announce the address are those of the policy.
+		without func(addr netip.Addr) int
+		await   func(addr netip.Addr, policy corev1.ServiceExternalTrafficPolicy)
+	}{
+		{
+			"LAN", func(t *testing.T) (*corev1.Service, netip.Addr) {
+				svc := service(t, "switched", udp)
+				return svc, announced(t, svc.Name)
+			}, streamUDP, 0,
+			func(addr netip.Addr) int { return owner(t, addr, anyNode) },
+			func(addr netip.Addr, policy corev1.ServiceExternalTrafficPolicy) {
+				if policy == corev1.ServiceExternalTrafficPolicyLocal {
+					owner(t, addr, func(node int) bool { return podIsReady(t, node) })
+				}
+				owner(t, addr, anyNode)
+			},
+		},
+		{
+			"BGP", func(t *testing.T) (*corev1.Service, netip.Addr) { routers(t); return routed(t, "bgp-switched") },
+			func(t *testing.T, addr netip.Addr) (stop func() lab.StreamReport) {
+				target := url(addr, 8086)
+				reachAgain(t, cluster.Network.Remote, target)
+				// A new connection for each request, less than the time to a retransmission.
+				return lab.RequestStream{URL: target, Every: 5 * time.Millisecond, Timeout: 900 * time.Millisecond}.Start(t.Context(), cluster.Network.Remote)
+			}, 2 * 6,
+			func(netip.Addr) int { return 0 },
+			func(addr netip.Addr, policy corev1.ServiceExternalTrafficPolicy) {
+				if policy == corev1.ServiceExternalTrafficPolicyLocal {
+					routedViaAll(t, addr, 1, 2)
+				} else {
+					routedViaAll(t, addr, 0, 1, 2)
+				}
+			},
+		},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			svc, addr := row.create(t)
+			row.await(addr, corev1.ServiceExternalTrafficPolicyCluster)
+			podReady(t, row.without(addr), false)
+			stop := row.stream(t, addr)
+			for range 3 {
+				for _, policy := range []corev1.ServiceExternalTrafficPolicy{corev1.ServiceExternalTrafficPolicyLocal, corev1.ServiceExternalTrafficPolicyCluster} {
+					patch := fmt.Sprintf(`{"spec":{"externalTrafficPolicy":%q}}`, policy)
+					if _, err := cluster.API.CoreV1().Services("default").Patch(t.Context(), svc.Name, types.MergePatchType, []byte(patch),
+						metav1.PatchOptions{}); err != nil {
+						t.Fatal(err)
+					}
+					row.await(addr, policy)
+					time.Sleep(2 * time.Second) // kube-proxy programs its rules once a second
+				}
+			}
+			checkLosses(t, stop(), row.broken)
+		})
+	}
+}
+
+// podReady sets whether the pod on a node is ready, until the test ends.
+func podReady(t *testing.T, node int, ready bool) {
+	t.Helper()
+	if err := cluster.SetPodReady(t.Context(), node, ready); err != nil {
+		t.Fatal(err)
+	}
+	if !ready {
+		t.Cleanup(func() {
+			if err := cluster.SetPodReady(context.Background(), node, true); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func podIsReady(t *testing.T, node int) bool {
+	t.Helper()
+	pod, err := cluster.API.CoreV1().Pods("default").Get(t.Context(), cluster.Pods[node].Name, metav1.GetOptions{})
+	return err == nil && len(pod.Status.Conditions) > 0 && pod.Status.Conditions[0].Status == corev1.ConditionTrue
+}
+
+func udp(s *corev1.Service) {
+	s.Spec.Ports = []corev1.ServicePort{{Port: 8086, Protocol: corev1.ProtocolUDP}}
+}
+
+// streamUDP sends requests from the LAN until stop, which reports them. Unlike TCP, UDP
+// does not retransmit what is lost.
+func streamUDP(t *testing.T, addr netip.Addr) (stop func() lab.StreamReport) {
+	t.Helper()
+	s := lab.RequestStream{URL: "udp://" + netip.AddrPortFrom(addr, 8086).String(), Every: 5 * time.Millisecond, Timeout: time.Second}
+	eventually(t, "the client on the LAN reaches "+s.URL+" repeatedly", func() error {
+		stop := s.Start(t.Context(), cluster.Client)
+		time.Sleep(200 * time.Millisecond)
+		if report := stop(); report.Lost > 0 {
+			return fmt.Errorf("%s: %v", report, report.Errors)
+		}
+		return nil
+	})
+	return s.Start(t.Context(), cluster.Client)
+}
+
+func checkNoneLost(t *testing.T, report lab.StreamReport) {
+	t.Helper()
+	if t.Logf("%s", report); report.Lost > 0 {
+		t.Errorf("%s: %v", report, report.Errors)
+	}
+}
