@@ -22,7 +22,9 @@ import (
 // addresses are not parsed: see ReportedRange.
 func BoundReport(s v1alpha1.SpeakerStatus) (bounded v1alpha1.SpeakerStatus, omitted int) {
 	r := reportBounds{addresses: v1alpha1.MaxReportedAddresses}
-	s.Version, s.SessionSummary = PrintableText(s.Version, v1alpha1.MaxReportedWord), PrintableText(s.SessionSummary, v1alpha1.MaxReportedWord)
+	for _, word := range []*string{&s.Version, &s.InterfaceSummary, &s.NeighborSummary, &s.SessionSummary} {
+		*word = PrintableText(*word, v1alpha1.MaxReportedWord)
+	}
 	s.DataPath = PrintableText(s.DataPath, v1alpha1.MaxReportedMessage)
 	s.AnnouncedAddresses, s.Omitted = max(0, s.AnnouncedAddresses), max(0, s.Omitted)
 	s.Announcing = boundList(&r, s.Announcing, v1alpha1.MaxReportedGroups, r.boundAnnouncement)

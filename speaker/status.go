@@ -116,10 +116,25 @@ func completeStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.Spe
 		s.Announcing = append(s.Announcing, a)
 	}
 	s.AnnouncedAddresses = int64(len(count))
+	var interfaces []string
+	for _, a := range s.Announcing {
+		interfaces = append(interfaces, a.Interfaces...)
+	}
+	slices.Sort(interfaces)
+	s.InterfaceSummary = strings.Join(slices.Compact(interfaces), ",")
 
 	s.Unannounced = groupByReason(unannounced)
 	s.Warnings = groupByReason(o.plan.Warnings)
 	s.Neighbors = neighborReports(o)
+	if len(s.Neighbors) > 0 {
+		up := 0
+		for _, n := range s.Neighbors {
+			if n.BFD == bfd.Up.String() {
+				up++
+			}
+		}
+		s.NeighborSummary = fmt.Sprintf("%d/%d", up, len(s.Neighbors))
+	}
 	s.Sessions = sessionReports(before.Sessions, o)
 	if len(s.Sessions) > 0 {
 		up := 0

@@ -47,7 +47,9 @@ const (
 // +kubebuilder:resource:scope=Cluster
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Announced",type=integer,JSONPath=`.status.announcedAddresses`,description="addresses that the node announces"
+// +kubebuilder:printcolumn:name="Interfaces",type=string,JSONPath=`.status.interfaceSummary`,description="interfaces on which addresses are announced"
 // +kubebuilder:printcolumn:name="Taken over from",type=string,JSONPath=`.status.announcing[*].takenOver[*].node`,description="nodes that did not answer or left, whose addresses the node announces"
+// +kubebuilder:printcolumn:name="Neighbors",type=string,JSONPath=`.status.neighborSummary`,description="observed nodes with a BFD session that is Up, of all observed nodes"
 // +kubebuilder:printcolumn:name="Sessions",type=string,JSONPath=`.status.sessionSummary`,description="established BGP sessions, of those desired"
 // +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.status.version`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
@@ -128,6 +130,19 @@ type SpeakerStatus struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=256
 	Neighbors []Neighbor `json:"neighbors,omitempty"`
+
+	// InterfaceSummary are the interfaces on which addresses are announced: "eth0,eth1".
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	InterfaceSummary string `json:"interfaceSummary,omitempty"`
+
+	// NeighborSummary is the number of observed nodes with a BFD session that is Up, of all
+	// that this node observes: "2/2".
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	NeighborSummary string `json:"neighborSummary,omitempty"`
 
 	// SessionSummary is the number of established BGP sessions, of those desired: "2/2".
 	//
