@@ -67,8 +67,9 @@ type Address struct {
 	// the address: another node may have taken it over.
 	Expected string
 	// Serves is whether this node's data path serves the address. Until it does, this node
-	// leaves the address to a node that has it.
-	Serves bool
+	// leaves the address to a node that has it. Once it is Late, it asks the segment which node
+	// that is: the one that has answered before may have stopped.
+	Serves, Late bool
 	// TakesBack is whether this node may take addresses back: it has been up for its hold-down,
 	// and the advertisement permits it.
 	TakesBack bool
@@ -138,7 +139,7 @@ func (a Address) Decide() (do Action, acting string) {
 		switch live, eligible := a.isLive(a.Expected); {
 		case !live || a.Serves && !eligible && a.prevails(a.Expected):
 			return Announce, a.Self
-		case !a.Serves:
+		case !a.Serves && !a.Late:
 			return Wait, a.Expected
 		}
 	}

@@ -62,6 +62,12 @@ func TestDecide(t *testing.T) {
 			a.Others = []Candidate{{Peer: Peer{"eth0", "z"}, Status: Status{State: Live}}}
 			a.Expected, a.Serves = "z", false
 		}, Wait, "z"},
+		{"does not serve it, and it is late", "a", []State{Unknown, Live}, func(a *Address) {
+			a.Expected, a.Serves, a.Late = "b", false, true
+		}, Ask, "a"},
+		{"does not serve it, it is late, and another one has it", "a", []State{Unknown, Live}, func(a *Address) {
+			a.Holder, a.Expected, a.Serves, a.Late, a.TakesBack = "b", "b", false, true, true
+		}, Wait, "b"},
 		{"serves it, and the owner is not eligible any more", "a", []State{Unknown, Live}, func(a *Address) {
 			a.Others = []Candidate{{Peer: Peer{"eth0", "z"}, Status: Status{State: Live}}}
 			a.Expected = "z"

@@ -106,7 +106,7 @@ func (d *decision) failoverAddress(h heldAddress, nodes []segmentNode) failover.
 		own = names[0]
 	}
 	a := failover.Address{
-		Self: d.Node, Held: d.Local.Held[h.addr], Serves: d.Local.dataPathServes(h, d.Node), Verified: local.Verified[h.addr], Holder: d.speakerWith(h),
+		Self: d.Node, Held: d.Local.Held[h.addr], Serves: d.Local.dataPathServes(h, d.Node), Late: d.Local.DataPathLate[h.addr], Verified: local.Verified[h.addr], Holder: d.speakerWith(h),
 		Expected: local.Answered[h.addr].Node, Fresh: !d.Local.Stale, TakesBack: d.Local.Settled && !d.neverFailsBack(h.pool),
 		PeerFresh: func(node string) (fresh, known bool) {
 			fresh, known = d.Local.PeerFresh[failover.Peer{Interface: own, Node: node}]

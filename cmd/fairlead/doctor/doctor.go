@@ -184,16 +184,21 @@ func proxyFindings(s objects.Snapshot) (found []finding) {
 // kube-proxies, or wait for one, according to their speakers.
 func dataPathFindings(s objects.Snapshot) (found []finding) {
 	var nodes []string
+	level := severityNotice // kube-proxy may have been replaced, on all nodes
 	for _, n := range s.Controller.Nodes {
-		if text := s.Reports[n.Name].DataPath; text != "" && config.NodeReady(n) {
-			nodes = append(nodes, n.Name+" "+text)
+		switch report, reported := s.Reports[n.Name]; {
+		case !reported || !config.NodeReady(n):
+		case report.DataPath == "":
+			level = severityDegraded
+		default:
+			nodes = append(nodes, n.Name+" "+report.DataPath)
 		}
 	}
 	if len(nodes) == 0 {
 		return nil
 	}
 	return []finding{{
-		severityDegraded, "DaemonSet kube-proxy", v1alpha1.DataPathUnverified,
+		level, "DaemonSet kube-proxy", v1alpha1.DataPathUnverified,
 		v1alpha1.Abbreviate(nodes, "; ") + "; check that kube-proxy runs there: kubectl -n kube-system get pods -o wide -l k8s-app=kube-proxy",
 	}}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
@@ -84,5 +85,30 @@ func TestFailover(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(row.want, "\n"))
 			}
 		})
+	}
+}
+
+// TestDataPathFindings checks that nodes without an answer from kube-proxy are reported: as a
+// problem if it answers on other nodes.
+func TestDataPathFindings(t *testing.T) {
+	const hint = "; check that kube-proxy runs there: kubectl -n kube-system get pods -o wide -l k8s-app=kube-proxy"
+	for _, row := range []struct{ a, b, want string }{
+		{"", "", ""},
+		{"waits", "", "DEGRADED DaemonSet kube-proxy DataPathUnverified a waits" + hint},
+		{"waits", "waits", "NOTICE DaemonSet kube-proxy DataPathUnverified a waits; b waits" + hint},
+	} {
+		c := objects.Collection{}
+		for name, text := range map[string]string{"a": row.a, "b": row.b} {
+			c.Nodes = append(c.Nodes, fixture.Node(name))
+			c.Speakers = append(c.Speakers, &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerStatus{DataPath: text}})
+		}
+		slices.SortFunc(c.Nodes, func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
+		got := ""
+		for _, f := range dataPathFindings(c.Snapshot(time.Unix(400, 0), providers.Policy{Mode: providers.BareMetal})) {
+			got += fmt.Sprint(f.Severity, " ", f.Object, " ", f.Reason, " ", f.Message)
+		}
+		if got != row.want {
+			t.Errorf("got %q, want %q", got, row.want)
+		}
 	}
 }
