@@ -72,6 +72,9 @@ type dataPathGate struct {
 	unverified   map[netip.Addr]string          // announced without an answer from these ports
 }
 
+// loopback is an address on which kube-proxy listens in most modes.
+var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
 // healthProbe probes some ports, until all have answered, for some addresses.
 type healthProbe struct {
 	stop  func()
@@ -82,10 +85,11 @@ type healthProbe struct {
 
 func newDataPathGate(log *slog.Logger, wake func()) *dataPathGate {
 	return &dataPathGate{
-		log: log, wake: wake, port: proxyHealthPort, ready: map[netip.Addr]bool{},
-		served: map[netip.Addr]bool{}, reprogrammed: map[netip.Addr]*corev1.Service{},
-		hosts: []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, unverified: map[netip.Addr]string{}, pending: map[string]*healthProbe{}, probeSlots: make(chan struct{}, maxProbes),
-		client: &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
+		log: log, wake: wake, port: proxyHealthPort, hosts: []netip.Addr{loopback},
+		client:     &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
+		probeSlots: make(chan struct{}, maxProbes),
+		ready:      map[netip.Addr]bool{}, served: map[netip.Addr]bool{}, reprogrammed: map[netip.Addr]*corev1.Service{},
+		pending: map[string]*healthProbe{}, unverified: map[netip.Addr]string{},
 	}
 }
 
@@ -318,7 +322,7 @@ func (g *dataPathGate) setProxyProblem(text string) {
 // setHosts sets the addresses on which the kube-proxies of the nodes may listen: in some
 // modes they do not listen on the loopback address. The lock must be held.
 func (g *dataPathGate) setHosts(node string, nodes []*corev1.Node) {
-	g.hosts, g.others = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, nil
+	g.hosts, g.others = []netip.Addr{loopback}, nil
 	for _, n := range nodes {
 		if n.Name != node && len(g.others) >= maxOtherNodes {
 			continue
