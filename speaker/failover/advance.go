@@ -96,7 +96,7 @@ func earlier(a, b time.Time) time.Time {
 func (p *peer) addresses(now time.Time, what purpose) []netip.Addr {
 	switch what {
 	case recheck:
-		return slices.Clone(p.Succeeds[:min(len(p.Succeeds), maxSample)])
+		return slices.Concat(p.Succeeds[:min(len(p.Succeeds), maxSample)], p.Outranks[:min(len(p.Outranks), maxSample)])
 	case confirmation:
 		p.confirm.asked, p.confirm.wait = now, min(max(2*p.confirm.wait, pollInterval), maxConfirmInterval)
 		return takeTurns(p.confirm.addrs, &p.confirm.turn, maxConfirmations)
@@ -192,9 +192,10 @@ func (t *Tracker) Answered(now time.Time, id uint64, answered []netip.Addr) (cha
 		}
 	case recheck:
 		if len(answered) > 0 {
-			t.verify(q.Peer, intersect(answered, p.Succeeds), true)
+			own := slices.Concat(p.Succeeds, p.Outranks)
+			t.verify(q.Peer, intersect(answered, own), true)
 			p.tookOver = true
-			t.Claimed(now, q.Peer, p.Succeeds...)
+			t.Claimed(now, q.Peer, own...)
 		}
 		changed = true
 	case verification:
@@ -269,9 +270,12 @@ func (t *Tracker) endHold() {
 	t.stalled = false
 }
 
+// verify records that the peer announces the addresses. One that it took over stays so.
 func (t *Tracker) verify(key Peer, addrs []netip.Addr, tookOver bool) {
 	for _, a := range addrs {
-		t.verified[a] = Holder{key, tookOver}
+		if t.verified[a] != (Holder{key, true}) {
+			t.verified[a] = Holder{key, tookOver}
+		}
 	}
 }
 

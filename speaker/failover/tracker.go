@@ -350,7 +350,7 @@ func (t *Tracker) Stalled() {
 	t.answered = map[netip.Addr]Peer{}
 	t.setConfirmations()
 	for _, p := range t.peers {
-		if len(p.Succeeds) > 0 {
+		if len(p.Succeeds)+len(p.Outranks) > 0 {
 			p.due[recheck], t.stalled = true, true
 		}
 	}

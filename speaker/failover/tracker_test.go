@@ -167,15 +167,19 @@ func TestExpectedTakeover(t *testing.T) {
 	}
 }
 
-// TestHoldAnswers: after a stall answers are held back until the successor was asked and, if
+// TestHoldAnswers: after a stall answers are held back until each peer that may have taken over,
+// the successor or one that ranks higher, was asked and, if
 // it has taken over, that is verified and Set was called with it.
 func TestHoldAnswers(t *testing.T) {
-	for _, answer := range []func(Question) []netip.Addr{answersAll, answersNone} {
-		tr := observe(Target{Succeeds: []netip.Addr{addr1}})
+	successor, better := Target{Succeeds: []netip.Addr{addr1}}, Target{Outranks: []netip.Addr{addr1}}
+	for _, tt := range []struct {
+		peer   Target
+		answer func(Question) []netip.Addr
+	}{{successor, answersAll}, {successor, answersNone}, {better, answersAll}, {better, answersNone}} {
+		answer := tt.answer
+		tr := observe(tt.peer)
 		tr.Stalled()
-		set := func(verified map[netip.Addr]Holder) {
-			tr.Set(start, map[Peer]Target{peerB: {Succeeds: []netip.Addr{addr1}}}, verified)
-		}
+		set := func(verified map[netip.Addr]Holder) { tr.Set(start, map[Peer]Target{peerB: tt.peer}, verified) }
 		before := tr.View().Verified
 		if set(before); !tr.View().HoldAnswers {
 			t.Error("not held after a stall")
