@@ -80,8 +80,12 @@ func (d *decision) ownClaim(p *Plan, h heldAddress, segments [][]segmentNode) (i
 		nodes = segments[0]
 	}
 	eligible := slices.ContainsFunc(nodes, func(n segmentNode) bool { return n.name == d.Node })
-	if d.Local.Held[h.addr] && !eligible && !h.servedWhileTerminating(d.Node) {
-		p.Ineligible[h.addr] = true
+	if d.Local.Held[h.addr] && !eligible {
+		// A node that is excluded, or not Ready, is not waited for.
+		c := d.candidate(h.pool, d.Node)
+		if c == nil || c.refusal.Reason != "" || !h.servedWhileTerminating(d.Node) {
+			p.Ineligible[h.addr] = true
+		}
 	}
 	a := d.failoverAddress(h, nodes)
 	do, acting := a.Decide()
@@ -106,7 +110,8 @@ func (d *decision) failoverAddress(h heldAddress, nodes []segmentNode) failover.
 		own = names[0]
 	}
 	a := failover.Address{
-		Self: d.Node, Held: d.Local.Held[h.addr], Serves: d.Local.dataPathServes(h, d.Node), Late: d.Local.DataPathLate[h.addr], Verified: local.Verified[h.addr], Holder: d.speakerWith(h),
+		Self: d.Node, Held: d.Local.Held[h.addr], Verified: local.Verified[h.addr], Holder: d.speakerWith(h),
+		Serves: d.Local.dataPathServes(h, d.Node), Late: d.Local.DataPathLate[h.addr],
 		Expected: local.Answered[h.addr].Node, Fresh: !d.Local.Stale, TakesBack: d.Local.Settled && !d.neverFailsBack(h.pool),
 		PeerFresh: func(node string) (fresh, known bool) {
 			fresh, known = d.Local.PeerFresh[failover.Peer{Interface: own, Node: node}]
@@ -129,8 +134,11 @@ func (d *decision) failoverAddress(h heldAddress, nodes []segmentNode) failover.
 	}
 	// A node whose endpoints are terminating, or gone, may still announce the address.
 	mayHave := func(c candidateNode) bool {
-		return c.refusal.Reason != "" || !slices.ContainsFunc(nodes, func(n segmentNode) bool { return n.name == c.name }) &&
-			(c.name == a.Expected || c.name == a.Holder || h.servedWhileTerminating(c.name))
+		if c.refusal.Reason != "" || h.servedWhileTerminating(c.name) {
+			return true
+		}
+		any, _ := h.servedBy(c.name)
+		return !any && (c.name == a.Expected || c.name == a.Holder)
 	}
 	for _, c := range d.poolCandidates(h.pool) {
 		if c.name != d.Node && c.selected && mayHave(c) &&

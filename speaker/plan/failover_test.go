@@ -65,6 +65,7 @@ func TestDataPathOnInterfaces(t *testing.T) {
 			s.Local.Failover.Peers = map[failover.Peer]failover.Status{{Interface: "eth0", Node: "b"}: {State: state}}
 		}
 	}
+	excluded := func(s *Snapshot) { s.Nodes[0].Labels = map[string]string{corev1.LabelNodeExcludeBalancers: "true"} }
 	ready := func(s *Snapshot) { s.Local.DataPathReady[addr] = true }
 	proxyReady := func(s *Snapshot) { s.Local.ProxyReady = true }
 	underLocal := func(where ...string) func(*Snapshot) {
@@ -103,6 +104,9 @@ func TestDataPathOnInterfaces(t *testing.T) {
 		{"another node is gone", []func(*Snapshot){underLocal("a ready", "b ready"), answers(failover.Gone)}, l2.Claim{}, nil, false},
 		{"held", []func(*Snapshot){held, underLocal("a ready")}, l2.Claim{}, nil, false},
 		{"held, and the endpoint is serving", []func(*Snapshot){held, underLocal("a serving", "b ready")}, l2.Claim{}, nil, false},
+		{"held, the endpoint is terminating, and the node is excluded", []func(*Snapshot){held, excluded, underLocal("a serving", "b ready")}, l2.Claim{}, nil, true},
+		{"held, and the node is excluded, with a ready endpoint", []func(*Snapshot){held, excluded, underLocal("a ready", "b ready")}, l2.Claim{}, nil, true},
+		{"held under Cluster, and the node is excluded", []func(*Snapshot){held, excluded, proxyReady}, l2.Claim{}, nil, true},
 		{"held, and the endpoint is gone", []func(*Snapshot){held, underLocal("b ready")}, l2.Claim{}, nil, true},
 	} {
 		eth0 := func(addr string) []l2.Interface { return []l2.Interface{newInterface("eth0", addr)} }

@@ -49,10 +49,11 @@ func (h heldAddress) missingEndpoints(node string) v1alpha1.Refusal {
 		"does not have a ready endpoint of Service %s/%s, which shares the address and has externalTrafficPolicy Local", svc.Namespace, svc.Name)}
 }
 
-// servedWhileTerminating reports whether the node's kube-proxy still sends packets to
-// endpoints of all Services that are terminating (KEP-1669).
+// servedWhileTerminating reports whether the node has no ready endpoint any more, but its
+// kube-proxy still sends packets to terminating ones, for all Services (KEP-1669).
 func (h heldAddress) servedWhileTerminating(node string) bool {
-	return !slices.ContainsFunc(h.localNodes, func(n *localNodes) bool { return n != nil && !n.have(node) && !n.serving[node] })
+	any, _ := h.servedBy(node)
+	return !any && !slices.ContainsFunc(h.localNodes, func(n *localNodes) bool { return !n.serving[node] })
 }
 
 // localNodes are the nodes with endpoints of a Service. The name "" stands for all nodes.
