@@ -276,7 +276,8 @@ func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healt
 		g.proxyReady = true
 		g.setProxyProblem("")
 		if !ok {
-			g.setProxyProblem(fmt.Sprintf("announces addresses without an answer from kube-proxy (port %d) for %s", g.port, time.Since(began).Round(time.Second)))
+			g.setProxyProblem(fmt.Sprintf("announces addresses without an answer from kube-proxy (port %d) for %s",
+				g.port, time.Since(began).Round(time.Second)))
 			go g.awaitProxy(context.WithoutCancel(ctx))
 		}
 	}

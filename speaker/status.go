@@ -126,26 +126,24 @@ func completeStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.Spe
 	s.Unannounced = groupByReason(unannounced)
 	s.Warnings = groupByReason(o.plan.Warnings)
 	s.Neighbors = neighborReports(o)
-	if len(s.Neighbors) > 0 {
-		up := 0
-		for _, n := range s.Neighbors {
-			if n.BFD == bfd.Up.String() {
-				up++
-			}
-		}
-		s.NeighborSummary = fmt.Sprintf("%d/%d", up, len(s.Neighbors))
-	}
+	s.NeighborSummary = summarize(s.Neighbors, func(n v1alpha1.Neighbor) bool { return n.BFD == bfd.Up.String() })
 	s.Sessions = sessionReports(before.Sessions, o)
-	if len(s.Sessions) > 0 {
-		up := 0
-		for _, session := range s.Sessions {
-			if session.State == bgp.Established.String() {
-				up++
-			}
-		}
-		s.SessionSummary = fmt.Sprintf("%d/%d", up, len(s.Sessions))
-	}
+	s.SessionSummary = summarize(s.Sessions, func(session v1alpha1.Session) bool { return session.State == bgp.Established.String() })
 	return s
+}
+
+// summarize returns the number of elements that work, of all, such as "1/2"; "" without any.
+func summarize[T any](all []T, works func(T) bool) string {
+	if len(all) == 0 {
+		return ""
+	}
+	n := 0
+	for _, e := range all {
+		if works(e) {
+			n++
+		}
+	}
+	return fmt.Sprintf("%d/%d", n, len(all))
 }
 
 // groupByReason returns the addresses grouped by their reason and message.
