@@ -93,12 +93,11 @@ func (arpFamily) answer(mac net.HardwareAddr, m message) []byte {
 // announce returns gratuitous ARP. A request updates the entries of all hosts. Some
 // accept only replies; of these, Linux takes one as gratuitous ARP only if its target MAC
 // is the sender's, and ignores others while its entry is younger than a second.
-func (arpFamily) announce(mac net.HardwareAddr, addr netip.Addr, first bool) [][]byte {
-	frames := [][]byte{encodeARP(arp.OperationRequest, mac, addr, zeroMAC, addr, ethernet.Broadcast)}
-	if first {
-		frames = append(frames, encodeARP(arp.OperationReply, mac, addr, mac, addr, ethernet.Broadcast))
+func (arpFamily) announce(mac net.HardwareAddr, addr netip.Addr) [][]byte {
+	return [][]byte{
+		encodeARP(arp.OperationRequest, mac, addr, zeroMAC, addr, ethernet.Broadcast),
+		encodeARP(arp.OperationReply, mac, addr, mac, addr, ethernet.Broadcast),
 	}
-	return frames
 }
 
 // probe returns an ARP Probe (RFC 5227 section 2.1.1).

@@ -51,8 +51,8 @@ func NewAsker() *Asker {
 // for which that MAC has answered within 10 ms of the last question: an ARP reply with the
 // address and the MAC as sender (RFC 826), or a valid Neighbor Advertisement for the
 // address with that link-layer address (RFC 4861 section 7.1.2). It returns as soon as
-// all are answered for. The questions of an interface and family are sent at the rate of
-// announcements, 10,000 a second.
+// all are answered for. The questions of an interface and family are sent at a rate of
+// 10,000 a second; those for at most 6 addresses are not delayed by others.
 //
 // The sender is an IPv4 address of the interface, in the subnet of the question's if there
 // is one, or its IPv6 link-local address, otherwise the unspecified address, as in a probe

@@ -251,7 +251,7 @@ func TestAskFilter(t *testing.T) {
 		}
 		if f.vip.Is4() {
 			rows = append(rows,
-				row{"broadcast", f.announce(host, f.vip, true)[1], false},
+				row{"broadcast", f.announce(host, f.vip)[1], false},
 				row{"request", encodeARP(arp.OperationRequest, host, f.vip, zeroMAC, f.vip, own), false},
 				row{"another hardware type", patched(14, 0, 6), false},
 			)
@@ -331,7 +331,7 @@ func TestAskMany(t *testing.T) {
 		if err != nil || !slices.Equal(answered, announced) {
 			t.Errorf("%d answered, want %d: %v", len(answered), len(announced), err)
 		}
-		if took := time.Since(begun); took < 2000*sendInterval*9/10 {
+		if took := time.Since(begun); took < 2000*askInterval*9/10 {
 			t.Errorf("took %s: not at the rate limit", took)
 		}
 		counts := q.total(t, c, f)

@@ -17,13 +17,17 @@ import (
 )
 
 const (
-	// askReceiveBuffer holds the answers that arrive while the process is not scheduled:
-	// in the kernel's accounting a frame takes just under 1 KiB.
-	askReceiveBuffer = 2 << 20
-
 	// maxReceived bounds the frames that are received before others may use the socket.
-	// It is more than the buffer holds.
+	// It is more than receiveBuffer holds.
 	maxReceived = 4096
+
+	// askInterval is the shortest mean time between two questions, each of which has an
+	// answer, and askBatchSize the number of questions that share a pause.
+	askInterval  = 100 * time.Microsecond
+	askBatchSize = 64
+
+	// maxUnlimited is the number of addresses that are asked for without a pause.
+	maxUnlimited = 6
 )
 
 // askSocket asks for addresses of one family on one interface.
@@ -55,14 +59,6 @@ func openAskSocket(ifi *net.Interface, f family) (*askSocket, error) {
 		return nil, err
 	}
 	raw, err := conn.SyscallConn()
-	if err == nil {
-		err = raw.Control(func(fd uintptr) {
-			// To exceed the limit of the system needs CAP_NET_ADMIN.
-			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, askReceiveBuffer) != nil {
-				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, askReceiveBuffer)
-			}
-		})
-	}
 	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("open %s socket: %w", f, err)
@@ -200,10 +196,11 @@ func (s *askSocket) nextBatch(q *inquiry) (batch []*task, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	if wait := s.allowed.Sub(now); wait > 0 {
+	// A question for a few addresses does not wait for those that are for many.
+	if wait := s.allowed.Sub(now); wait > 0 && len(q.tasks) > maxUnlimited {
 		return nil, wait
 	}
-	for len(batch) < batchSize {
+	for len(batch) < askBatchSize {
 		t, left := q.queue.pop(now)
 		if t == nil {
 			wait = left
@@ -215,8 +212,11 @@ func (s *askSocket) nextBatch(q *inquiry) (batch []*task, wait time.Duration) {
 		}
 	}
 	if len(batch) > 0 {
-		wait = time.Duration(len(batch)) * sendInterval
-		s.allowed = now.Add(wait)
+		wait = time.Duration(len(batch)) * askInterval
+		if s.allowed.Before(now) {
+			s.allowed = now
+		}
+		s.allowed = s.allowed.Add(wait)
 	}
 	return batch, wait
 }

@@ -45,7 +45,7 @@ func benchmarkTakeOver(b *testing.B, f familyTest, n int) {
 	c := newVethPair(b, f.family)
 	countAnnouncements(b, c.tap, f)
 	claims := scatteredClaims(f, n, 1)
-	perRound, inAll := len(f.announce(wireMAC, f.vip, true)), announceDelays[1]+announceDelays[2]
+	perRound, inAll := len(f.announce(wireMAC, f.vip)), announceDelays[1]+announceDelays[2]
 	var setDone, closeDone, last, cpuFirst, cpuAll time.Duration
 	frames, memory := 0, int64(0)
 	for b.Loop() {

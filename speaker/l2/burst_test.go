@@ -33,7 +33,11 @@ func TestAnnouncements(t *testing.T) {
 			at := time.Duration(0)
 			for i, wait := range announceDelays {
 				at += wait
-				for _, frame := range f.announce(mac, f.vip, i == 0) {
+				frames := f.announce(mac, f.vip)
+				if i > 0 {
+					frames = frames[:1]
+				}
+				for _, frame := range frames {
 					want = append(want, at.String()+" "+describe(t, frame))
 				}
 			}
@@ -52,7 +56,7 @@ func TestAnnouncements(t *testing.T) {
 			if err := r.set(map[netip.Addr]mode{f.vip: announcing, f.other: announcing}); err != nil {
 				t.Fatal(err)
 			}
-			for range f.announce(mac, f.other, true) {
+			for range f.announce(mac, f.other) {
 				if got := describe(t, <-s.out); !strings.Contains(got, f.other.String()) {
 					t.Errorf("announced %s, which has been announced before", got)
 				}
@@ -88,7 +92,7 @@ func TestAnnouncementOrder(t *testing.T) {
 					t.Fatal(err)
 				}
 				seen, last, frames := map[string]int{}, "", 0
-				perRound := len(f.announce(clientMAC, f.vip, true))
+				perRound := len(f.announce(clientMAC, f.vip))
 				for len(seen) < n {
 					frame := <-s.out
 					if frames++; time.Since(start) == 0 && frames > batchSize*perRound {
@@ -177,7 +181,7 @@ func TestAnnouncementPrecedesRepetitions(t *testing.T) {
 			var announcedAt atomic.Int64
 			start := time.Now()
 			go func() {
-				first := f.announce(net.HardwareAddr{2, 0, 0, 0, 0, 1}, f.other, true)[0]
+				first := f.announce(net.HardwareAddr{2, 0, 0, 0, 0, 1}, f.other)[0]
 				for frame := range s.out {
 					if announcedAt.Load() == 0 && bytes.Equal(frame, first) {
 						announcedAt.Store(int64(time.Since(start)))

@@ -18,7 +18,7 @@ import (
 // responder has the MAC and announces the family's address.
 func testContract(t *testing.T, f familyTest, l testSegment, mac net.HardwareAddr) {
 	// The answer to a probe is like an announcement, so that these must have been sent.
-	for range f.announce(mac, f.vip, true) {
+	for range f.announce(mac, f.vip) {
 		l.receiveFrame(t)
 	}
 	question := f.question(clientMAC, f.client, f.vip, nil)
@@ -43,7 +43,7 @@ func testContract(t *testing.T, f familyTest, l testSegment, mac net.HardwareAdd
 		{"probe", f.probe(clientMAC, f.vip), probeAnswer},
 		{"to another host", f.question(clientMAC, f.client, f.vip, otherMAC), ""},
 		{"for another address", f.question(clientMAC, f.client, f.other, nil), ""},
-		{"announcement of another host", f.announce(clientMAC, f.client, true)[0], ""},
+		{"announcement of another host", f.announce(clientMAC, f.client)[0], ""},
 		{"padded", append(slices.Clone(question), make([]byte, 18)...), answer},
 		{"cut short", question[:map[bool]int{true: lengthARP, false: lengthND}[f.vip.Is4()]-1], ""},
 		{"empty", question[:14], ""},
@@ -75,7 +75,7 @@ func testContract(t *testing.T, f familyTest, l testSegment, mac net.HardwareAdd
 			row{"wrong checksum", patched(56, 1, 1), ""},
 			row{"an option without a length", withChecksum(patched(79, 0)), ""},
 			row{"an option beyond the message", withChecksum(patched(79, 9)), ""},
-			row{"advertisement", f.announce(clientMAC, f.client, true)[0], ""},
+			row{"advertisement", f.announce(clientMAC, f.client)[0], ""},
 			row{"probe to its MAC and all nodes", encodeND(clientMAC, probed, allNodes, mac, &ndp.NeighborSolicitation{TargetAddress: f.vip}), ""},
 		)
 	}

@@ -25,8 +25,8 @@ type family interface {
 	// answer returns the frame that answers the question of a message.
 	answer(mac net.HardwareAddr, m message) []byte
 	// announce returns the unsolicited frames that make other hosts replace their
-	// entries for the address. There are more of them in the first round.
-	announce(mac net.HardwareAddr, addr netip.Addr, first bool) [][]byte
+	// entries for the address. Most hosts need the first one only.
+	announce(mac net.HardwareAddr, addr netip.Addr) [][]byte
 	// probe returns the frame that asks whether a host has the address, without claiming it.
 	probe(mac net.HardwareAddr, addr netip.Addr) []byte
 	// solicitation returns the frame that asks the host with the MAC to, or a group, for

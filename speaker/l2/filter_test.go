@@ -93,7 +93,7 @@ func TestFilter(t *testing.T) {
 				addr := some()
 				for _, frame := range [][]byte{
 					f.question(clientMAC, f.client, addr, nil), f.probe(clientMAC, addr),
-					f.announce(clientMAC, addr, true)[0], f.announce(clientMAC, addr, true)[len(f.announce(clientMAC, addr, true))-1],
+					f.announce(clientMAC, addr)[0], f.announce(clientMAC, addr)[len(f.announce(clientMAC, addr))-1],
 				} {
 					switch pass := passes(frame); {
 					case owned[addr] && !pass:
@@ -119,7 +119,7 @@ func FuzzAnswer(f *testing.F) {
 	for _, family := range familyTests {
 		f.Add(family.question(clientMAC, family.client, family.vip, nil))
 		f.Add(family.probe(clientMAC, family.vip))
-		f.Add(family.announce(clientMAC, family.vip, true)[0])
+		f.Add(family.announce(clientMAC, family.vip)[0])
 	}
 	f.Add([]byte{})
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}

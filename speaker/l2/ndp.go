@@ -124,7 +124,7 @@ func (ndpFamily) answer(mac net.HardwareAddr, m message) []byte {
 }
 
 // announce returns an unsolicited Neighbor Advertisement (RFC 4861 section 7.2.6).
-func (ndpFamily) announce(mac net.HardwareAddr, addr netip.Addr, _ bool) [][]byte {
+func (ndpFamily) announce(mac net.HardwareAddr, addr netip.Addr) [][]byte {
 	return [][]byte{encodeAdvertisement(mac, addr, allNodes, multicastMAC(allNodes), false)}
 }
 

@@ -145,7 +145,7 @@ func TestProbe(t *testing.T) {
 				t.Errorf("claimants %v", claimants)
 			}
 			h.wait(time.Hour)
-			if want := n * (len(h.f.announce(h.mac, addrs[1], true)) + len(announceDelays) - 1); len(h.others) != want {
+			if want := n * (len(h.f.announce(h.mac, addrs[1])) + len(announceDelays) - 1); len(h.others) != want {
 				t.Errorf("%d announcements of %d addresses, want %d", len(h.others), n, want)
 			}
 			probed := h.probed[addrs[1]]
@@ -198,7 +198,7 @@ func TestDefer(t *testing.T) {
 		if isHeld(Claim{Probe: true, Defer: true}) || isHeld(Claim{Defer: true}) || len(h.others) > 0 || len(h.probed[h.f.vip]) != probes {
 			t.Errorf("deferred: sent %q, probed %v", h.others, h.probed)
 		}
-		h.segment.in <- h.f.announce(otherMAC, h.f.vip, true)[0]
+		h.segment.in <- h.f.announce(otherMAC, h.f.vip)[0]
 		h.wait(2 * probes * probeInterval)
 		if isHeld(Claim{Probe: true, Defer: true}) || len(h.probed[h.f.vip]) != 2*probes {
 			t.Errorf("not probed again after a claim: %v", h.probed)
@@ -285,17 +285,17 @@ func TestDefence(t *testing.T) {
 		h.SetNodes(map[string]bool{node.String(): true})
 		h.announced(t)
 		for range 60 {
-			h.segment.in <- h.f.announce(otherMAC, h.f.vip, true)[0]
+			h.segment.in <- h.f.announce(otherMAC, h.f.vip)[0]
 			h.wait(time.Second)
 		}
-		perDefence := len(h.f.announce(h.mac, h.f.vip, true))
+		perDefence := len(h.f.announce(h.mac, h.f.vip))
 		if want := 6 * perDefence; len(h.others) != want {
 			t.Errorf("%d frames in a minute, want %d: %q", len(h.others), want, h.others)
 		}
 		h.others = nil
 		for range 60 {
-			h.segment.in <- h.f.announce(node, h.f.vip, true)[0]
-			h.segment.in <- h.f.announce(h.mac, h.f.vip, true)[0] // a frame that the network sent back
+			h.segment.in <- h.f.announce(node, h.f.vip)[0]
+			h.segment.in <- h.f.announce(h.mac, h.f.vip)[0] // a frame that the network sent back
 			h.wait(time.Second)
 		}
 		if len(h.others) > 0 {
@@ -319,13 +319,13 @@ func TestReturningNode(t *testing.T) {
 		}{
 			{"the node's report arrives", func() { h.SetNodes(map[string]bool{otherMAC.String(): true}) }, 0},
 			{"the address is removed", func() { h.set(t, Claim{}, h.f.other) }, 0},
-			{"nothing happens", func() {}, len(h.f.announce(h.mac, h.f.vip, true))},
+			{"nothing happens", func() {}, len(h.f.announce(h.mac, h.f.vip))},
 		} {
 			h.SetNodes(nil)
 			h.set(t, Claim{}, h.f.vip, h.f.other)
 			h.announced(t)
 			h.Claimants() // removes that of the row before
-			h.segment.in <- h.f.announce(otherMAC, h.f.vip, true)[0]
+			h.segment.in <- h.f.announce(otherMAC, h.f.vip)[0]
 			h.wait(claimDelay / 2)
 			if claimants, _ := h.Claimants(); len(claimants) > 0 {
 				t.Errorf("%s: claimants %v before the delay", row.name, claimants)
@@ -353,13 +353,13 @@ func TestClaimsExpire(t *testing.T) {
 		}
 		expect(0, 0)
 		for range 2 {
-			h.segment.in <- h.f.announce(otherMAC, h.f.vip, true)[0]
+			h.segment.in <- h.f.announce(otherMAC, h.f.vip)[0]
 			h.wait(50 * time.Second)
 			expect(1, 10*time.Second)
 		}
 		h.wait(10 * time.Second)
 		expect(0, 0)
-		h.segment.in <- h.f.announce(otherMAC, h.f.vip, true)[0]
+		h.segment.in <- h.f.announce(otherMAC, h.f.vip)[0]
 		h.wait(0)
 		expect(0, claimDelay)
 		h.wait(claimDelay)
@@ -381,9 +381,9 @@ func TestClaimFlood(t *testing.T) {
 		h.changes.Store(0)
 		for i := range 10000 {
 			mac := net.HardwareAddr{2, 1, 0, 0, byte(i >> 8), byte(i)}
-			h.segment.in <- h.f.announce(mac, h.f.vip, true)[0]
-			h.segment.in <- h.f.announce(mac, h.f.other, true)[0]
-			h.segment.in <- h.f.announce(mac, h.f.client, true)[0] // another address
+			h.segment.in <- h.f.announce(mac, h.f.vip)[0]
+			h.segment.in <- h.f.announce(mac, h.f.other)[0]
+			h.segment.in <- h.f.announce(mac, h.f.client)[0] // another address
 		}
 		h.wait(claimDelay)
 		claimants, _ := h.Claimants()
@@ -393,7 +393,7 @@ func TestClaimFlood(t *testing.T) {
 		if got := h.changes.Load(); got > 2*maxClaimants {
 			t.Errorf("changed was called %d times", got)
 		}
-		if want := 2 * len(h.f.announce(h.mac, h.f.vip, true)); len(h.others) != want {
+		if want := 2 * len(h.f.announce(h.mac, h.f.vip)); len(h.others) != want {
 			t.Errorf("%d frames were sent, want %d", len(h.others), want)
 		}
 	})
@@ -460,7 +460,7 @@ func TestClaimsOfUnusedInterface(t *testing.T) {
 			w.must(err)
 		}
 		set("vip0")
-		w.sendFrame(t, f.announce(otherMAC, f.vip, true)[0])
+		w.sendFrame(t, f.announce(otherMAC, f.vip)[0])
 		eventually(t, "the claim is known", func() bool {
 			claimants, _ := w.announcer.Claimants()
 			return len(claimants) == 1

@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// sendInterval is the shortest mean time between two addresses that frames are sent for
-// on an interface, and batchSize the number of addresses that share a pause: a rate limit,
-// so that a takeover of thousands of addresses does not flood the segment.
+// sendInterval is the shortest mean time between two frames of the same kind on an
+// interface, and batchSize the number of frames that share a pause: a rate limit, so that a
+// takeover of thousands of addresses does not flood the segment.
 const (
-	sendInterval = 100 * time.Microsecond
-	batchSize    = 64
+	sendInterval = 50 * time.Microsecond
+	batchSize    = 128
 
 	// maxDelay is the delay of a batch for which the next ones make up.
 	maxDelay = 4 * batchSize * sendInterval

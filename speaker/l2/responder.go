@@ -17,12 +17,16 @@ import (
 
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
 )
 
 // announceDelays are the waits between the announcements of an address. Hosts that lost
 // the first one, for example because their switch port was not forwarding yet, get
 // another.
 var announceDelays = []time.Duration{0, time.Second, 3 * time.Second}
+
+// announceInterval is the wait between the frames of the first announcement of an address.
+const announceInterval = time.Millisecond
 
 const (
 	// probes is the number of probes before an address is announced, and probeInterval
@@ -45,6 +49,10 @@ const (
 
 	// recheckTimeout is the time for the answer.
 	recheckTimeout = time.Second
+
+	// receiveBuffer holds the frames that arrive while the process is not scheduled: in the
+	// kernel's accounting a frame takes just under 1 KiB.
+	receiveBuffer = 2 << 20
 )
 
 // mode is what a responder does with an address.
@@ -86,6 +94,19 @@ func listenFiltered(ifi *net.Interface, f family, program []bpf.RawInstruction) 
 		return nil, fmt.Errorf("open %s socket: %w (the speaker needs the capability NET_RAW)", f, err)
 	}
 	if err != nil {
+		return nil, fmt.Errorf("open %s socket: %w", f, err)
+	}
+	raw, err := conn.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) {
+			// To exceed the limit of the system needs CAP_NET_ADMIN.
+			if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+			}
+		})
+	}
+	if err != nil {
+		_ = conn.Close()
 		return nil, fmt.Errorf("open %s socket: %w", f, err)
 	}
 	return conn, nil
@@ -400,19 +421,14 @@ func (r *responder) step(t *task, now time.Time) (frames [][]byte, next time.Dur
 	mac := r.ifi.HardwareAddr
 	switch {
 	case t.mode == announcing:
-		if t.step == 0 {
-			t.announced = now
-		}
-		if t.step+1 < len(announceDelays) {
-			next = announceDelays[t.step+1]
-		}
-		return r.announce(mac, t.addr, t.step == 0), next, false
+		frames, next = r.announceStep(t, now)
+		return frames, next, false
 	case t.mode == defending:
 		current := r.tasks[t.addr]
 		if current == nil || current.mode != announcing || r.claimants.isNode(t.claimant) {
 			return nil, 0, false
 		}
-		return r.announce(mac, t.addr, true), 0, false
+		return r.announce(mac, t.addr), 0, false
 	case t.mode == probing:
 		return r.probeStep(t, now)
 	case t.step%2 == 0:
@@ -422,6 +438,26 @@ func (r *responder) step(t *task, now time.Time) (frames [][]byte, next time.Dur
 		changed = r.claimants.forget(r.ifi.Name, t.addr, t.probed)
 		return nil, min(recheckInterval<<min(t.step/2, 10), maxRecheckInterval), changed
 	}
+}
+
+// announceStep is the step of an address that is announced: one frame, so that no address
+// waits for the second frames of others.
+func (r *responder) announceStep(t *task, now time.Time) (frames [][]byte, next time.Duration) {
+	if t.step == 0 {
+		t.announced = now
+	}
+	all := r.announce(r.ifi.HardwareAddr, t.addr)
+	frames = all[:1]
+	if t.step < len(all) {
+		frames = all[t.step : t.step+1]
+	}
+	switch repetition := t.step + 2 - len(all); {
+	case repetition <= 0:
+		next = announceInterval
+	case repetition < len(announceDelays):
+		next = announceDelays[repetition]
+	}
+	return frames, next
 }
 
 // probeStep is the step of an address that is probed. After the last probe it forgets the

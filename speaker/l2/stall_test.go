@@ -175,13 +175,13 @@ func TestHoldAnswers(t *testing.T) {
 			defer r.closeAndWait()
 			a := &Announcer{hold: hold{}}
 			r.hold = &a.hold // no goroutine has used it yet
-			first := f.announce(wireMAC, f.vip, true)
+			first := f.announce(wireMAC, f.vip)
 			a.HoldAnswers(true)
 			if err := r.set(map[netip.Addr]mode{f.vip: announcing, f.other: probing}); err != nil {
 				t.Fatal(err)
 			}
 			s.sendFrame(t, f.question(clientMAC, f.client, f.vip, nil))
-			s.sendFrame(t, f.announce(otherMAC, f.vip, true)[0]) // a claim
+			s.sendFrame(t, f.announce(otherMAC, f.vip)[0]) // a claim
 			time.Sleep(time.Minute)
 			synctest.Wait()
 			for range probes {
@@ -230,7 +230,7 @@ func TestReannounce(t *testing.T) {
 			if err := r.set(map[netip.Addr]mode{f.vip: announcing, f.other: withholding}); err != nil {
 				t.Fatal(err)
 			}
-			all := len(f.announce(wireMAC, f.vip, true)) + len(announceDelays) - 1
+			all := len(f.announce(wireMAC, f.vip)) + len(announceDelays) - 1
 			frames := func() (n int) {
 				synctest.Wait()
 				for len(s.out) > 0 {
@@ -240,7 +240,7 @@ func TestReannounce(t *testing.T) {
 				}
 				return n
 			}
-			first := len(f.announce(wireMAC, f.vip, true))
+			first := len(f.announce(wireMAC, f.vip))
 			addrs := []netip.Addr{f.vip, f.other, f.client}
 			a.Reannounce(addrs) // while the first announcement is due
 			time.Sleep(10 * time.Millisecond)

@@ -295,11 +295,14 @@ func (w *wire) set(iface string, fails bool) {
 func (w *wire) takeOver(name, iface string, announcement []string, question, answer string) {
 	w.t.Helper()
 	w.set(iface, false)
-	eventually(w.t, "it was announced", func() bool {
+	eventually(w.t, "it was announced, and multicast questions are received", func() bool {
+		if w.f.vip.Is6() && !joinedGroups(w.t, iface)[solicitedNodeGroup(w.f.vip)] {
+			return false
+		}
 		r := w.announcer.responders[socketKey{iface, w.f.family}]
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return r.tasks[w.f.vip].step > 0
+		return r.tasks[w.f.vip].step == len(w.f.announce(wireMAC, w.f.vip))
 	})
 	w.expect(name, question, append(slices.Clone(announcement), answer))
 }
