@@ -16,7 +16,7 @@ func (t *Tracker) Advance(now time.Time) (questions []Question, next time.Time) 
 		p := t.peers[key]
 		p.schedule(now)
 		for _, what := range []purpose{recheck, suspicion, verification, poll, confirmation} {
-			if !p.due[what] || t.isAsking(key, what) {
+			if !p.due[what] || t.isAsking(key, what) || what == confirmation && t.isAsking(key, suspicion) {
 				continue
 			}
 			delete(p.due, what)
@@ -27,7 +27,7 @@ func (t *Tracker) Advance(now time.Time) (questions []Question, next time.Time) 
 			}
 		}
 		next = earlier(next, p.nextDue(t.isAsking(key, verification)))
-		if !t.isAsking(key, confirmation) {
+		if !t.isAsking(key, confirmation) && !t.isAsking(key, suspicion) {
 			next = earlier(next, p.nextConfirmation())
 		}
 	}
@@ -99,12 +99,9 @@ func (p *peer) addresses(now time.Time, what purpose) []netip.Addr {
 		return slices.Concat(p.Succeeds[:min(len(p.Succeeds), maxSample)], p.Outranks[:min(len(p.Outranks), maxSample)])
 	case confirmation:
 		p.confirm.asked, p.confirm.wait = now, min(max(2*p.confirm.wait, pollInterval), maxConfirmInterval)
-		return takeTurns(p.confirm.addrs, &p.confirm.turn, maxConfirmations)
+		return takeTurns(p.confirm.addrs, &p.confirm.turn, maxAddresses)
 	case verification:
-		claimed := slices.SortedFunc(maps.Keys(p.claimed), netip.Addr.Compare)
-		clear(p.claimed)
-		p.verifiedAt = now
-		return claimed
+		return p.nextClaims(now)
 	case suspicion:
 		if expected := p.expected; len(expected) > 0 {
 			p.expected = nil
@@ -117,6 +114,23 @@ func (p *peer) addresses(now time.Time, what purpose) []netip.Addr {
 		all = p.Announces
 	}
 	return takeTurns(all, &p.turn, maxSample)
+}
+
+// nextClaims returns the claims that are verified now: not too many, so that the answers
+// are still true when all have arrived, and after those of the last question. The next ones
+// follow at once.
+func (p *peer) nextClaims(now time.Time) []netip.Addr {
+	claimed := slices.SortedFunc(maps.Keys(p.claimed), netip.Addr.Compare)
+	if p.verifiedAt = now; len(claimed) > maxAddresses {
+		i, _ := slices.BinarySearchFunc(claimed, p.lastVerified, netip.Addr.Compare)
+		claimed = slices.Concat(claimed[i:], claimed[:i])[:maxAddresses]
+		p.verifiedAt = time.Time{}
+		p.lastVerified = claimed[maxAddresses-1].Next()
+	}
+	for _, a := range claimed {
+		delete(p.claimed, a)
+	}
+	return claimed
 }
 
 // takeTurns returns n of the addresses at most, each time the next ones.
@@ -194,14 +208,16 @@ func (t *Tracker) Answered(now time.Time, id uint64, answered []netip.Addr) (cha
 		if len(answered) > 0 {
 			own := slices.Concat(p.Succeeds, p.Outranks)
 			t.verify(q.Peer, intersect(answered, own), true)
-			p.tookOver = true
 			t.Claimed(now, q.Peer, own...)
+			p.unverified = 2 + len(p.claimed)/maxAddresses // one may be asked now
 		}
 		changed = true
 	case verification:
-		t.verify(q.Peer, answered, p.tookOver)
-		changed = len(answered) > 0 || p.tookOver
-		p.tookOver = false
+		t.verify(q.Peer, answered, p.unverified > 0)
+		changed = len(answered) > 0 || p.unverified > 0
+		if p.unverified = max(p.unverified-1, 0); len(p.claimed) == 0 {
+			p.unverified = 0
+		}
 	}
 	return changed || before != p.Status
 }

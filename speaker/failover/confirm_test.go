@@ -151,3 +151,36 @@ func TestExpectedHandover(t *testing.T) {
 		}
 	}
 }
+
+// TestClaimsOfManyAddresses: claims are verified for 256 addresses at a time, in turns, one
+// question after another, because an answer is evidence for a short time only. Answers that
+// are held back are held until the last one.
+func TestClaimsOfManyAddresses(t *testing.T) {
+	var addrs []netip.Addr
+	for i := range 1000 {
+		addrs = append(addrs, netip.AddrFrom4([4]byte{198, 18, byte(i / 250), byte(i%250 + 1)}))
+	}
+	tr := observe(Target{Succeeds: addrs})
+	tr.Stalled()
+	asked := advanceTo(tr, start, start, func(q Question) []netip.Addr {
+		if len(q.Addresses) > 256 {
+			t.Errorf("asked for %d addresses at once", len(q.Addresses))
+		}
+		if q.purpose == verification {
+			tr.Claimed(start, peerB, addrs[:100]...) // again and again
+			if !tr.View().HoldAnswers {
+				t.Error("answers are not held although some addresses are not verified")
+			}
+		}
+		return q.Addresses
+	})
+	verified := tr.View().Verified
+	if len(asked) < 5 || len(asked) > 6 || len(verified) != len(addrs) {
+		t.Errorf("%d addresses verified by %d questions at once, want all by 5 or 6", len(verified), len(asked))
+	}
+	for _, a := range addrs {
+		if h := verified[a]; !h.TookOver {
+			t.Fatalf("%s is not known to be taken over", a)
+		}
+	}
+}

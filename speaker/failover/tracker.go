@@ -48,9 +48,9 @@ const (
 	// retryInterval is the time after which a suspicion that could not be asked is asked again.
 	retryInterval = 200 * time.Millisecond
 
-	// maxSample is the number of addresses in a question about a peer, and
-	// maxConfirmations that in a question for a confirmation.
-	maxSample, maxConfirmations = 3, 256
+	// maxSample is the number of addresses in a question about a peer, and maxAddresses that
+	// in one about the addresses themselves.
+	maxSample, maxAddresses = 3, 256
 
 	// confirmInterval is the time between two questions for confirmations, while they are
 	// answered. Otherwise it doubles from pollInterval to maxConfirmInterval.
@@ -169,9 +169,11 @@ type peer struct {
 	checkAt    time.Time // when the expected addresses are asked for
 	confirm    confirmations
 	claimed    map[netip.Addr]bool // to be verified
-	verifiedAt time.Time           // the last verification
-	tookOver   bool                // the claimed addresses, because this node did not respond
-	due        map[purpose]bool
+	verifiedAt time.Time           // the last verification, zero if it was for some of the claims only
+	unverified int                 // verifications until it is known what it took over, because this node did not respond
+
+	lastVerified netip.Addr // the next claims are from this address on
+	due          map[purpose]bool
 }
 
 // confirmations are the addresses that a peer announces as this node believes, but for which
@@ -408,7 +410,7 @@ func (t *Tracker) isRechecking() bool {
 		}
 	}
 	for _, p := range t.peers {
-		if p.tookOver || p.due[recheck] {
+		if p.unverified > 0 || p.due[recheck] {
 			return true
 		}
 	}
