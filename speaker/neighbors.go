@@ -20,8 +20,8 @@ import (
 type neighborMonitor struct {
 	log     *slog.Logger
 	ask     func(ctx context.Context, iface string, mac net.HardwareAddr, addrs []netip.Addr) ([]netip.Addr, error)
-	hold    func(bool) // holds the answers of this node, or does not
-	changed func()     // the View has changed
+	hold    func(bool)        // holds the answers of this node, or does not
+	changed func(failed bool) // the View has changed; failed: because a node is gone or leaves
 	due     chan struct{}
 
 	holdMu sync.Mutex // of calls of hold, so that the last one has the last View
@@ -41,7 +41,7 @@ type claimKey struct {
 
 func newNeighborMonitor(
 	log *slog.Logger, ask func(context.Context, string, net.HardwareAddr, []netip.Addr) ([]netip.Addr, error),
-	hold func(bool), changed func(),
+	hold func(bool), changed func(failed bool),
 ) *neighborMonitor {
 	return &neighborMonitor{log: log, ask: ask, hold: hold, changed: changed, due: make(chan struct{}, 1), claimed: map[claimKey]time.Time{}}
 }
@@ -127,13 +127,14 @@ func (m *neighborMonitor) Claimed(addr netip.Addr, k l2.Claimant) {
 	}
 }
 
-// SessionChanged passes the state of a BFD session.
-func (m *neighborMonitor) SessionChanged(key bfd.Key, s bfd.Status) {
+// SessionChanged passes the state of a BFD session, and reports whether it is with a
+// neighbor.
+func (m *neighborMonitor) SessionChanged(key bfd.Key, s bfd.Status) bool {
 	m.mu.Lock()
 	peer, ok := m.sessions[key]
 	if !ok {
 		m.mu.Unlock()
-		return
+		return false
 	}
 	state := failover.Down
 	switch {
@@ -149,8 +150,9 @@ func (m *neighborMonitor) SessionChanged(key bfd.Key, s bfd.Status) {
 	m.applyHold()
 	notify(m.due)
 	if changed {
-		m.changed()
+		m.changed(state == failover.AdminDown)
 	}
+	return true
 }
 
 // PeerFresh returns the neighbors whose sessions are Up, each with whether it has contact
@@ -218,6 +220,6 @@ func (m *neighborMonitor) askNeighbor(ctx context.Context, q failover.Question, 
 	}
 	notify(m.due)
 	if changed {
-		m.changed()
+		m.changed(after.State == failover.Gone)
 	}
 }

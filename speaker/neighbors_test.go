@@ -38,7 +38,7 @@ func startNeighborMonitor(t *testing.T, mac string, ask func(context.Context) ([
 	ignoring := func(ctx context.Context, _ string, _ net.HardwareAddr, _ []netip.Addr) ([]netip.Addr, error) {
 		return ask(ctx)
 	}
-	m := newNeighborMonitor(slog.New(slog.DiscardHandler), ignoring, func(bool) {}, func() {})
+	m := newNeighborMonitor(slog.New(slog.DiscardHandler), ignoring, func(bool) {}, func(bool) {})
 	m.Set(map[failover.Peer]plan.Neighbor{
 		neighborB: announcing(mac, sessionOfB, "192.0.2.100"), neighborC: announcing(mac, sessionOfC, "192.0.2.101"),
 	}, failover.View{}, false)
@@ -74,7 +74,7 @@ func TestNeighborSessions(t *testing.T) {
 		{bfd.Status{State: bfd.Init, RemoteState: bfd.Down}, failover.Unknown},
 	} {
 		changes := 0
-		m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func() { changes++ })
+		m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func(bool) { changes++ })
 		m.Set(map[failover.Peer]plan.Neighbor{neighborB: announcing(neighborMAC, sessionOfB, "192.0.2.100")}, m.View(), false)
 		m.SessionChanged(sessionOfC, bfd.Status{State: bfd.Up}) // not a neighbor
 		m.SessionChanged(sessionOfB, tt.status)
@@ -138,7 +138,7 @@ func TestHoldAnswers(t *testing.T) {
 		changes := make(chan struct{}, 10)
 		m := newNeighborMonitor(slog.New(slog.DiscardHandler), func(context.Context, string, net.HardwareAddr, []netip.Addr) ([]netip.Addr, error) {
 			return answered, nil
-		}, held.Store, func() { changes <- struct{}{} })
+		}, held.Store, func(bool) { changes <- struct{}{} })
 		set := func() { m.Set(map[failover.Peer]plan.Neighbor{neighborB: n}, m.View(), false) }
 		set()
 		m.SessionChanged(sessionOfB, bfd.Status{State: bfd.Up})
@@ -199,7 +199,7 @@ func TestNeighborProfiles(t *testing.T) {
 		{1000, true, 500 * ms, 500 * ms, 2 * time.Second},
 		{2000, true, time.Second, time.Second, failover.MinPollDetection},
 	} {
-		m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func() {})
+		m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func(bool) {})
 		many := map[failover.Peer]plan.Neighbor{{Interface: "eth0", Node: "no subnet"}: {MAC: neighborMAC}}
 		var first bfd.Key
 		for i := range tt.sessions {
@@ -237,7 +237,7 @@ func TestNeighborProfiles(t *testing.T) {
 }
 
 func TestPeerFresh(t *testing.T) {
-	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func() {})
+	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func(bool) {})
 	m.Set(map[failover.Peer]plan.Neighbor{
 		neighborB: announcing(neighborMAC, sessionOfB, "192.0.2.100"), neighborC: announcing(neighborMAC, sessionOfC, "192.0.2.101"),
 	}, failover.View{}, false)
@@ -261,7 +261,7 @@ func TestClaimsOfSeveralHosts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func() {})
+	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func(bool) {})
 	m.Set(map[failover.Peer]plan.Neighbor{neighborB: {MAC: neighborMAC}}, m.View(), false)
 	m.Claimed(addr, l2.Claimant{Interface: neighborB.Interface, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 0x99}, Last: now})
 	if len(m.claimed) != 0 {
@@ -282,7 +282,7 @@ func TestClaimsOfSeveralHosts(t *testing.T) {
 // TestTakeoverWithManySessions checks that with stretched intervals the first successor of a
 // neighbor that is gone gets the time of one interval to notice it.
 func TestTakeoverWithManySessions(t *testing.T) {
-	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func() {})
+	m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func(bool) {})
 	many := map[failover.Peer]plan.Neighbor{
 		neighborB: announcing(neighborMAC, sessionOfB, "192.0.2.100"), neighborC: announcing(neighborMAC, sessionOfC, "192.0.2.101"),
 	}

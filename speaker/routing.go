@@ -38,7 +38,7 @@ type routingEngines struct {
 	identity     bfdIdentity
 	// The desired BFD sessions; used by the sync loop only.
 	peerPaths, neighborPaths map[bfd.Key]bfd.Profile
-	neighborChanged          func(bfd.Key, bfd.Status)
+	neighborChanged          func(bfd.Key, bfd.Status) (isNeighbor bool)
 
 	mu          sync.Mutex
 	peersByPath map[bfd.Key][]string // names of peers, by their BFD session
@@ -49,7 +49,7 @@ type routingEngines struct {
 func newRouting(log *slog.Logger, guarding bool, wake func()) *routingEngines {
 	r := &routingEngines{
 		log: log, wake: wake, sessions: bgp.New(log),
-		guardChanged: make(chan struct{}, 1), pathUp: map[bfd.Key]bool{}, neighborChanged: func(bfd.Key, bfd.Status) {},
+		guardChanged: make(chan struct{}, 1), pathUp: map[bfd.Key]bool{}, neighborChanged: func(bfd.Key, bfd.Status) bool { return false },
 	}
 	r.routers = l2.NewRouters(log, r.hasSession, wake)
 	r.paths = bfd.New(log, r.pathChanged)
@@ -171,7 +171,7 @@ func bfdPath(p plan.Peering) (bfd.Key, bfd.Profile, bool) {
 // the peer's control plane, only that may be restarting, so that graceful restart
 // applies.
 func (r *routingEngines) pathChanged(key bfd.Key, s bfd.Status) {
-	r.neighborChanged(key, s)
+	isNeighbor := r.neighborChanged(key, s)
 	r.mu.Lock()
 	was := r.pathUp[key]
 	r.pathUp[key] = s.State == bfd.Up
@@ -189,7 +189,9 @@ func (r *routingEngines) pathChanged(key bfd.Key, s bfd.Status) {
 			r.sessions.PathUp(peer)
 		}
 	}
-	r.wake()
+	if !isNeighbor || !was || s.State == bfd.Up || len(peers) > 0 {
+		r.wake()
+	} // otherwise the other node is asked first
 }
 
 // guardLoop sets the loop guard, in a goroutine of its own, so that announcing does

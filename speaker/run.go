@@ -90,10 +90,17 @@ func (s *Speaker) syncLoop(ctx context.Context) {
 		}
 		s.ready.Store(s.shutdown.routesSet)
 		// Debounce: events that arrive in a burst share a sync, and the pause is as
-		// long as the last sync took. A single event is handled at once.
-		sleepContext(ctx, min(time.Since(began), maxDebounce))
+		// long as the last sync took. A single event is handled at once, and so is the
+		// failure of another node.
 		select {
 		case <-ctx.Done():
+		case <-s.takeoverDue:
+			continue
+		case <-time.After(min(time.Since(began), maxDebounce)):
+		}
+		select {
+		case <-ctx.Done():
+		case <-s.takeoverDue:
 		case <-s.syncRequested:
 		case <-time.After(s.nextSync):
 		}

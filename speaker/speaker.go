@@ -78,6 +78,7 @@ type Speaker struct {
 	l2NodeReport   *l2NodeReport
 
 	syncRequested chan struct{}       // something has changed
+	takeoverDue   chan struct{}       // another node has failed
 	nextSync      time.Duration       // wait for the next sync if nothing changes
 	announced     map[netip.Addr]bool // on interfaces at the last sync
 	announcedOn   map[netip.Addr][]string
@@ -120,7 +121,7 @@ func New(o Options) (*Speaker, error) {
 		secrets:       client.Source[*corev1.Secret]{SharedIndexInformer: own.Core().V1().Secrets().Informer()},
 		isStale:       o.Stale,
 		shutdown:      shutdownPolicy{client: o.Client, namespace: o.Namespace, drainDelay: o.Drain},
-		syncRequested: make(chan struct{}, 1),
+		syncRequested: make(chan struct{}, 1), takeoverDue: make(chan struct{}, 1),
 	}
 	wake := func() { notify(s.syncRequested) }
 	s.claimReports = newClaimReports(o.Fairlead.Speakers.Get, o.Log, wake)
@@ -135,7 +136,13 @@ func New(o Options) (*Speaker, error) {
 		status:    func(o *v1alpha1.L2Node) *v1alpha1.L2NodeStatus { return &o.Status },
 	})
 	s.announcer, s.asker, s.routing, s.dataPath = l2.New(o.Log, wake), l2.NewAsker(), newRouting(o.Log, o.Guard, wake), newDataPathGate(o.Log, wake)
-	s.neighbors = newNeighborMonitor(o.Log, s.asker.Ask, s.announcer.HoldAnswers, wake)
+	s.neighbors = newNeighborMonitor(o.Log, s.asker.Ask, s.announcer.HoldAnswers, func(failed bool) {
+		if failed {
+			notify(s.takeoverDue)
+		} else {
+			wake()
+		}
+	})
 	s.routing.neighborChanged = s.neighbors.SessionChanged
 	for _, i := range s.allInformers() {
 		if _, err := i.AddEventHandler(s.eventHandler()); err != nil {
