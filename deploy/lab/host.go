@@ -210,6 +210,11 @@ func (p *Process) Usage() (cpu time.Duration, resident int64) {
 	return cpu, resident
 }
 
+// MoveToCgroup moves the process into the control group with the path.
+func (p *Process) MoveToCgroup(path string) error {
+	return os.WriteFile(filepath.Join(path, "cgroup.procs"), []byte(strconv.Itoa(p.cmd.Process.Pid)), 0)
+}
+
 // HasEnded reports whether the process has ended.
 func (p *Process) HasEnded() bool {
 	select {

@@ -34,16 +34,17 @@ spec: {failback: %s}
 
 // failoverAmounts are the sizes and repetitions of the Layer 2 benchmarks.
 type failoverAmounts struct {
-	sizes4   []int // IPv4 addresses
-	sizes6   []int // IPv6 addresses
-	runs     int   // failures of each kind
-	planned  int   // planned moves of each kind
-	upgrades int   // of all speakers
+	sizes4   []int         // IPv4 addresses
+	sizes6   []int         // IPv6 addresses
+	runs     int           // failures of each kind
+	planned  int           // planned moves of each kind
+	upgrades int           // of all speakers
+	busy     time.Duration // for which CPU time is scarce
 }
 
 var (
-	quickFailover = failoverAmounts{sizes4: []int{1, 1000}, sizes6: []int{1}, runs: 3, planned: 3, upgrades: 1}
-	fullFailover  = failoverAmounts{sizes4: []int{1, 1000, 5000}, sizes6: []int{1, 1000, 5000}, runs: 20, planned: 20, upgrades: 20}
+	quickFailover = failoverAmounts{sizes4: []int{1, 1000}, sizes6: []int{1}, runs: 3, planned: 3, upgrades: 1, busy: 10 * time.Second}
+	fullFailover  = failoverAmounts{sizes4: []int{1, 1000, 5000}, sizes6: []int{1, 1000, 5000}, runs: 20, planned: 20, upgrades: 20, busy: 10 * time.Minute}
 )
 
 const (
@@ -156,7 +157,7 @@ func (b *failoverBench) measureSize(ctx context.Context, family string, size int
 	case family == "IPv4" && size == 1:
 		return b.measureFiltered(ctx)
 	case family == "IPv4" && size == 1000:
-		return b.measureMoves(ctx)
+		return errors.Join(b.measureMoves(ctx), b.measureScarceCPU(ctx))
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
@@ -188,11 +189,20 @@ func (b *failoverBench) moveAll(ctx context.Context) error {
 		return err
 	}
 	err = lab.Wait(ctx, "one node has all addresses", func() error {
-		owned, err := b.settle(ctx)
-		if err == nil && len(owned[most]) < b.made {
-			err = fmt.Errorf("it has %d", len(owned[most]))
+		for i, node := range b.Nodes {
+			s, err := b.Resource("speakers").Get(ctx, node.Name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			addrs, err := announcedBy(*s)
+			if err != nil {
+				return err
+			}
+			if want := map[bool]int{true: b.made}[i == most]; len(addrs) != want {
+				return fmt.Errorf("%s announces %d addresses, want %d", node.Name, len(addrs), want)
+			}
 		}
-		return err
+		return nil
 	})
 	return errors.Join(err, b.exclude(ctx, "false", others...))
 }

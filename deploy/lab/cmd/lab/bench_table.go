@@ -79,6 +79,11 @@ func (t *outageTable) addLost(what string, lost int, silences []time.Duration) {
 		len(silences), quantile(silences, .5), quantile(silences, 1), limitText(lost == 0)))
 }
 
+// addMoved adds a number of addresses of which none may be moved.
+func (t *outageTable) addMoved(what string, n int) {
+	t.rows = append(t.rows, fmt.Sprintf("%s: %d\t\t\t\t0\t%s", what, n, limitText(n == 0)))
+}
+
 func (t *outageTable) String() string {
 	return alignColumns("Layer 2\truns\tmedian\tworst\tlimits\t", t.rows)
 }
