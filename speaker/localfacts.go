@@ -179,6 +179,6 @@ func (s *Speaker) ownNode() *corev1.Node {
 	}
 	gone := s.lastNode.DeepCopy()
 	now := metav1.Now()
-	gone.DeletionTimestamp = &now
+	gone.DeletionTimestamp, gone.Finalizers = &now, nil
 	return gone
 }

@@ -37,14 +37,15 @@ type shutdownPolicy struct {
 
 	startedAt     time.Time // when the first sync started
 	routesSet     bool      // the routing engines have a desired state
-	excludedSince time.Time // zero if the node is not excluded
+	excludedSince time.Time // zero if the node is neither excluded nor about to be removed
 }
 
 // drainComplete reports whether routers have had the drain delay to select other paths
-// since the node was excluded. It calls wake when that time is over. A node that was
-// excluded before the speaker started advertises nothing, so it is drained at once.
+// since the node was excluded or about to be removed. It calls wake when that time is over.
+// A node that was excluded before the speaker started advertises nothing, so it is drained at
+// once.
 func (e *shutdownPolicy) drainComplete(node *corev1.Node, wake func()) bool {
-	if node == nil || plan.ExclusionReason(node) == "" {
+	if node == nil || plan.ExclusionReason(node) == "" && plan.RemovalReason(node) == "" {
 		e.excludedSince = time.Time{}
 		return false
 	}
@@ -80,6 +81,8 @@ func (e *shutdownPolicy) withdrawalReason(ctx context.Context, node *corev1.Node
 		return "the Node is cordoned"
 	case plan.ExclusionReason(node) != "":
 		return "the Node " + plan.ExclusionReason(node)
+	case plan.RemovalReason(node) != "":
+		return "the Node " + plan.RemovalReason(node)
 	}
 	// The node stays, and so does the speaker, unless Fairlead is uninstalled.
 	d, err := e.client.AppsV1().DaemonSets(e.namespace).Get(ctx, daemonSet, metav1.GetOptions{})

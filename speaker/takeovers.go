@@ -91,7 +91,7 @@ func eligibleNodes(o observedState) map[string]bool {
 	anyReady := slices.ContainsFunc(o.nodes, config.NodeReady)
 	eligible := map[string]bool{}
 	for _, n := range o.nodes {
-		eligible[n.Name] = plan.ExclusionReason(n) == "" && (config.NodeReady(n) || !anyReady)
+		eligible[n.Name] = plan.ExclusionReason(n) == "" && plan.RemovalReason(n) == "" && (config.NodeReady(n) || !anyReady)
 	}
 	return eligible
 }

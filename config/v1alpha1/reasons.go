@@ -105,8 +105,12 @@ const (
 
 	// NodeNotReady: the node's Ready condition is not True.
 	NodeNotReady Reason = "NodeNotReady"
-	// NodeExcluded: the node has the label node.kubernetes.io/exclude-from-external-load-balancers or is being deleted.
+	// NodeExcluded: the node has the label node.kubernetes.io/exclude-from-external-load-balancers
+	// or the taint node.kubernetes.io/out-of-service, or was deleted.
 	NodeExcluded Reason = "NodeExcluded"
+	// NodeBeingRemoved: the node has a taint of an autoscaler or a deletion timestamp, and
+	// another one can announce the address.
+	NodeBeingRemoved Reason = "NodeBeingRemoved"
 	// NodeNotSelected: no advertisement of the pool selects the node.
 	NodeNotSelected Reason = "NodeNotSelected"
 	// NotOwner: the node is eligible, but another one has the higher rank.

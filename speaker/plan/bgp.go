@@ -67,8 +67,8 @@ type LocalFacts struct {
 	// ProxyReady is whether kube-proxy has answered on this node. Addresses of
 	// Services without a health check of their own wait for nothing else.
 	ProxyReady bool
-	// Drained is whether the node has been excluded for the drain delay, so that
-	// its routers have had the time to select other paths.
+	// Drained is whether the node has been excluded, or about to be removed, for the drain
+	// delay, so that its routers have had the time to select other paths.
 	Drained bool
 	// Leaving is whether the node is about to withdraw all its routes.
 	Leaving bool
@@ -330,16 +330,19 @@ func (d *decision) selectAdvertisers(h heldAddress) (ownRoutes *nodeRoutes, refu
 	if routes == nil {
 		return nil, v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
 	}
-	advertised, requireAll := false, d.anyServesAll(h, routes)
+	advertised, stays, removed, requireAll := false, false, false, d.anyServesAll(h, routes)
 	for i, m := range d.nodes {
 		// While one node serves all Services of the address, no other attracts packets.
 		if any, all := h.servedBy(m.name); routes[i].refusal.Reason != "" || !any || requireAll && !all {
 			continue
 		}
-		advertised = true
+		advertised, stays = true, stays || m.removal == ""
 		if m.name == d.Node {
-			ownRoutes = &routes[i]
+			ownRoutes, removed = &routes[i], m.removal != ""
 		}
+	}
+	if removed && stays && d.Local.Drained {
+		ownRoutes = nil // its routers have had the time to select those of the others
 	}
 	if advertised {
 		return ownRoutes, v1alpha1.Refusal{}

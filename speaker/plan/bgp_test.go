@@ -231,6 +231,20 @@ func TestRoutes(t *testing.T) {
 			objects: toPeerA,
 		},
 		{
+			name: "so does a node that is being removed", want: []string{"a: 203.0.113.5/32 lp 0 65535:0"},
+			node: node("node-1", tainted(taintToBeDeleted)), objects: toPeerA,
+		},
+		{
+			name: "it withdraws the routes when it is drained", want: nil, local: LocalFacts{Drained: true},
+			node: node("node-1", tainted(taintToBeDeleted)), objects: toPeerA,
+		},
+		{
+			name: "but not if no other node can advertise them", want: []string{"a: 203.0.113.5/32 lp 0 65535:0"},
+			local: LocalFacts{Drained: true}, node: node("node-1", tainted(taintToBeDeleted)), objects: toPeerA,
+			services: []*corev1.Service{service("s", "203.0.113.5", "p", local)},
+			slices:   []*discoveryv1.EndpointSlice{endpoints("s", "node-1 ready")},
+		},
+		{
 			name: "an empty password counts as missing",
 			want: []string{"a: 203.0.113.5/32 lp 100", "a: NoSecret"}, local: LocalFacts{Passwords: map[string]bgp.Secret{"x": ""}},
 			objects: config.Objects{BGPAdvertisements: toAll, BGPPeers: []*v1alpha1.BGPPeer{

@@ -81,9 +81,7 @@ func (d *decision) ownClaim(p *Plan, h heldAddress, segments [][]segmentNode) (i
 	}
 	eligible := slices.ContainsFunc(nodes, func(n segmentNode) bool { return n.name == d.Node })
 	if d.Local.Held[h.addr] && !eligible {
-		// A node that is excluded, or not Ready, is not waited for.
-		c := d.candidate(h.pool, d.Node)
-		if c == nil || c.refusal.Reason != "" || !h.servedWhileTerminating(d.Node) {
+		if c := d.candidate(h.pool, d.Node); c == nil || !d.goesOn(h, c, nodes) {
 			p.Ineligible[h.addr] = true
 		}
 	}
@@ -99,6 +97,26 @@ func (d *decision) ownClaim(p *Plan, h heldAddress, segments [][]segmentNode) (i
 		return nodes[i].names, do
 	}
 	return d.Local.HeldOn[h.addr], do // not eligible any more
+}
+
+// goesOn reports whether this node announces the address until one of the nodes does, however
+// long that takes. One that is excluded, or not Ready, is not waited for, and neither is one
+// that is about to be removed if the other node does not know that it is still there.
+func (d *decision) goesOn(h heldAddress, own *candidateNode, nodes []segmentNode) bool {
+	switch any, _ := h.servedBy(d.Node); {
+	case own.refusal.Reason != "":
+		return false
+	case !any:
+		return h.servedWhileTerminating(d.Node)
+	case own.removal == "" || len(nodes) == 0:
+		return false
+	}
+	for _, name := range d.Local.HeldOn[h.addr] {
+		if _, known := d.Local.PeerFresh[failover.Peer{Interface: name, Node: nodes[0].name}]; known {
+			return true
+		}
+	}
+	return false
 }
 
 // failoverAddress returns what this node knows about the address on the segment of the
@@ -132,13 +150,17 @@ func (d *decision) failoverAddress(h heldAddress, nodes []segmentNode) failover.
 	if own == "" {
 		return a
 	}
-	// A node whose endpoints are terminating, or gone, may still announce the address.
+	// A node that is about to be removed, or whose endpoints are terminating, or gone, may still
+	// announce the address.
 	mayHave := func(c candidateNode) bool {
-		if c.refusal.Reason != "" || h.servedWhileTerminating(c.name) {
-			return true
-		}
 		any, _ := h.servedBy(c.name)
-		return !any && (c.name == a.Expected || c.name == a.Holder)
+		switch {
+		case c.refusal.Reason != "" || h.servedWhileTerminating(c.name):
+			return true
+		case any:
+			return c.removal != "" && !slices.ContainsFunc(nodes, func(n segmentNode) bool { return n.name == c.name })
+		}
+		return c.name == a.Expected || c.name == a.Holder
 	}
 	for _, c := range d.poolCandidates(h.pool) {
 		if c.name != d.Node && c.selected && mayHave(c) &&

@@ -66,6 +66,9 @@ func TestDataPathOnInterfaces(t *testing.T) {
 		}
 	}
 	excluded := func(s *Snapshot) { s.Nodes[0].Labels = map[string]string{corev1.LabelNodeExcludeBalancers: "true"} }
+	removed := func(i int) func(*Snapshot) {
+		return func(s *Snapshot) { s.Nodes[i] = node(s.Nodes[i].Name, tainted(taintToBeDeleted)) }
+	}
 	ready := func(s *Snapshot) { s.Local.DataPathReady[addr] = true }
 	proxyReady := func(s *Snapshot) { s.Local.ProxyReady = true }
 	underLocal := func(where ...string) func(*Snapshot) {
@@ -107,6 +110,17 @@ func TestDataPathOnInterfaces(t *testing.T) {
 		{"held, the endpoint is terminating, and the node is excluded", []func(*Snapshot){held, excluded, underLocal("a serving", "b ready")}, l2.Claim{}, nil, true},
 		{"held, and the node is excluded, with a ready endpoint", []func(*Snapshot){held, excluded, underLocal("a ready", "b ready")}, l2.Claim{}, nil, true},
 		{"held under Cluster, and the node is excluded", []func(*Snapshot){held, excluded, proxyReady}, l2.Claim{}, nil, true},
+		{"held, and the node is being removed", []func(*Snapshot){held, removed(0), proxyReady, answers(failover.Live)}, l2.Claim{}, nil, false},
+		{"the same, without a session", []func(*Snapshot){held, removed(0), proxyReady}, l2.Claim{}, nil, true},
+		{"held, the node is being removed, and the endpoint is gone", []func(*Snapshot){
+			held, removed(0), underLocal("b ready"), answers(failover.Live),
+		}, l2.Claim{}, nil, true},
+		{"another node has it, and is being removed", []func(*Snapshot){
+			removed(1), underLocal("a ready", "b ready"), answers(failover.Live),
+		}, l2.Claim{Withhold: true}, []uint16{30000}, false},
+		{"the same, ready", []func(*Snapshot){
+			removed(1), underLocal("a ready", "b ready"), answers(failover.Live), ready,
+		}, l2.Claim{}, nil, false},
 		{"held, and the endpoint is gone", []func(*Snapshot){held, underLocal("b ready")}, l2.Claim{}, nil, true},
 	} {
 		eth0 := func(addr string) []l2.Interface { return []l2.Interface{newInterface("eth0", addr)} }

@@ -5,6 +5,7 @@ import "github.com/fairlead-io/fairlead/config/fixture"
 var (
 	node     = fixture.Node
 	labelled = fixture.Labelled
+	tainted  = fixture.Tainted
 	service  = fixture.Assigned
 
 	notReady  = fixture.NotReady

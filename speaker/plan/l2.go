@@ -75,6 +75,9 @@ func (d *decision) rankNodes(h heldAddress, observe func(NodeState)) (segments [
 		states = append(states, NodeState{Node: c.name, Reason: r.Reason, Message: r.Message})
 	}
 	segments = segmentsOf(eligible, h.addr)
+	for i, nodes := range segments {
+		segments[i] = withoutRemoved(nodes)
+	}
 	if len(segments) == 0 {
 		refusal = summarizeRefusals(h.pool, states)
 	}
@@ -83,7 +86,7 @@ func (d *decision) rankNodes(h heldAddress, observe func(NodeState)) (segments [
 			break
 		}
 		if s.Interfaces = ownedInterfaces(segments, s.Node); s.Reason == "" && len(s.Interfaces) == 0 {
-			s.Reason, s.Message = notOwnerRefusal(h, s.Node, eligible)
+			s.Reason, s.Message = notOwnerRefusal(h, s.Node, eligible, segments)
 		}
 		observe(s)
 	}
@@ -102,8 +105,25 @@ func ownedInterfaces(segments [][]segmentNode, node string) (names []string) {
 	return names
 }
 
+// withoutRemoved returns the nodes of a segment without those that are about to be removed,
+// unless all are that serve the address.
+func withoutRemoved(nodes []segmentNode) []segmentNode {
+	stays := func(n segmentNode) bool { return n.removal == "" && n.servesAll == nodes[0].servesAll }
+	if !slices.ContainsFunc(nodes, stays) {
+		return nodes
+	}
+	return slices.DeleteFunc(nodes, func(n segmentNode) bool { return n.removal != "" })
+}
+
 // notOwnerRefusal returns why an eligible node does not own the address.
-func notOwnerRefusal(h heldAddress, node string, eligible []eligibleNode) (v1alpha1.Reason, string) {
+func notOwnerRefusal(h heldAddress, node string, eligible []eligibleNode, segments [][]segmentNode) (v1alpha1.Reason, string) {
+	i := slices.IndexFunc(eligible, func(e eligibleNode) bool { return e.name == node })
+	ranks := func(nodes []segmentNode) bool {
+		return slices.ContainsFunc(nodes, func(n segmentNode) bool { return n.name == node })
+	}
+	if removal := eligible[i].removal; removal != "" && !slices.ContainsFunc(segments, ranks) {
+		return v1alpha1.NodeBeingRemoved, removal + ", and another node can announce it"
+	}
 	if _, all := h.servedBy(node); !all && slices.ContainsFunc(eligible, func(e eligibleNode) bool { return e.servesAll }) {
 		r := h.missingEndpoints(node)
 		return r.Reason, r.Message

@@ -285,7 +285,8 @@ type clusterNode struct {
 	labels     labels.Set
 	seed       uint64
 	refusal    v1alpha1.Refusal // if set, the node is not eligible for any address
-	leaving    bool             // not eligible any more, but still advertises with GRACEFUL_SHUTDOWN (RFC 8326)
+	removal    string           // why the node is about to be removed; it announces what no other node can
+	leaving    bool             // still advertises, with GRACEFUL_SHUTDOWN (RFC 8326)
 	interfaces []l2.Interface
 }
 
@@ -306,16 +307,18 @@ func newDecision(s Snapshot) *decision {
 	anyReady := slices.ContainsFunc(s.Nodes, config.NodeReady)
 	for _, n := range s.Nodes {
 		d.addNodeAddresses(n)
-		m := &clusterNode{name: n.Name, labels: n.Labels, seed: config.RankSeed(n.Name), interfaces: s.Interfaces[n.Name]}
+		m := &clusterNode{
+			name: n.Name, labels: n.Labels, seed: config.RankSeed(n.Name), removal: RemovalReason(n), interfaces: s.Interfaces[n.Name],
+		}
 		if reason := ExclusionReason(n); anyReady && !config.NodeReady(n) {
 			m.refusal = v1alpha1.Refusal{Reason: v1alpha1.NodeNotReady, Message: "is not Ready"}
 		} else if reason != "" {
 			m.refusal = v1alpha1.Refusal{Reason: v1alpha1.NodeExcluded, Message: reason}
 		}
 		// This node goes on advertising, with the lowest preference, while its
-		// speaker shuts down or until an excluded node is drained.
-		m.leaving = n.Name == s.Node &&
-			(s.Local.Leaving && m.refusal.Reason == "" || m.refusal.Reason == v1alpha1.NodeExcluded && !s.Local.Drained)
+		// speaker shuts down, until an excluded node is drained, or until it is removed.
+		m.leaving = n.Name == s.Node && ((s.Local.Leaving || m.removal != "") && m.refusal.Reason == "" ||
+			m.refusal.Reason == v1alpha1.NodeExcluded && !s.Local.Drained)
 		d.nodes = append(d.nodes, m)
 		if n.Name == s.Node {
 			d.peerings = newPeerings(s.Config, n, s.Local, len(s.Services))
@@ -325,10 +328,14 @@ func newDecision(s Snapshot) *decision {
 	return d
 }
 
-// ExclusionReason returns why a node must not attract traffic, or "" if it may.
+// ExclusionReason returns why a node must not attract traffic, or "" if it may. Its speaker
+// passes the last version of a Node that was deleted, without finalizers.
 func ExclusionReason(n *corev1.Node) string {
-	if n.DeletionTimestamp != nil {
-		return "is being deleted"
+	if n.DeletionTimestamp != nil && len(n.Finalizers) == 0 {
+		return "was deleted"
+	}
+	if hasTaint(n, corev1.TaintNodeOutOfService) {
+		return "has the taint " + corev1.TaintNodeOutOfService
 	}
 	if value, labelled := n.Labels[corev1.LabelNodeExcludeBalancers]; labelled && value != "false" {
 		// As in k8s.io/cloud-provider, an invalid boolean excludes the node.
@@ -337,6 +344,28 @@ func ExclusionReason(n *corev1.Node) string {
 		}
 	}
 	return ""
+}
+
+// Taints of autoscalers on a node that they are about to remove: of the Cluster Autoscaler
+// (k8s.io/cloud-provider/controllers/service.ToBeDeletedTaint), and of Karpenter.
+const taintToBeDeleted, taintDisrupted = "ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted"
+
+// RemovalReason returns why a node is about to be removed, or "" if it is not. It announces
+// an address until another node does.
+func RemovalReason(n *corev1.Node) string {
+	switch {
+	case n.DeletionTimestamp != nil:
+		return "is being deleted"
+	case hasTaint(n, taintToBeDeleted):
+		return "has the taint " + taintToBeDeleted
+	case hasTaint(n, taintDisrupted):
+		return "has the taint " + taintDisrupted
+	}
+	return ""
+}
+
+func hasTaint(n *corev1.Node, key string) bool {
+	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == key })
 }
 
 // summarizeRefusals returns why no node is eligible: the reason of the nodes that

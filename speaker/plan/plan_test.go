@@ -103,6 +103,7 @@ func TestDecide(t *testing.T) {
 		return advertised(v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{name}})
 	}
 	selecting := advertised(v1alpha1.L2AdvertisementSpec{NodeSelectors: matchLabel("x", "y")})
+	removed := func(name, taint string) *corev1.Node { return node(name, tainted(taint)) }
 	deletedNode := func(n *corev1.Node) { n.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }
 
 	for _, row := range []struct {
@@ -120,6 +121,17 @@ func TestDecide(t *testing.T) {
 		{
 			"not ready, excluded, deleted", snapshot(nodes(node("a", notReady), node("b", exclude), node("c", deletedNode))),
 			0, "", v1alpha1.NoEligibleNode, "b has the label",
+		},
+		{"being removed", snapshot(nodes(removed("a", taintToBeDeleted), node("b"), removed("c", taintDisrupted))), 1, "b", "", ""},
+		{"being deleted, with a finalizer", snapshot(nodes(node("a"), node("b", deletedNode, fixture.WithFinalizer))), 1, "a", "", ""},
+		{"all being removed", snapshot(nodes(removed("a", taintToBeDeleted), removed("b", taintDisrupted))), 1, "a b", "", ""},
+		{
+			"Local: being removed, with the only endpoint",
+			snapshot(nodes(removed("a", taintToBeDeleted), node("b")), localTo(endpoints("s", "a ready"))), 1, "a", "", "",
+		},
+		{
+			"out of service", snapshot(nodes(removed("a", corev1.TaintNodeOutOfService))),
+			0, "", v1alpha1.NoEligibleNode, "a has the taint node.kubernetes.io/out-of-service",
 		},
 		{
 			"excluded false is included", snapshot(nodes(node("a", notReady), node("b", labelled(corev1.LabelNodeExcludeBalancers, "false")))),

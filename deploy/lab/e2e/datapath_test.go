@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -80,6 +81,72 @@ func TestLastPodOnLAN(t *testing.T) {
 	proxy.Signal(syscall.SIGCONT)
 	owner(t, addr, func(node int) bool { return node == next })
 	checkNoneLost(t, stop())
+}
+
+// TestNodeBeingRemoved checks that a node that an autoscaler is about to remove announces an
+// address until another node does, and that no request is lost, also when the node is turned
+// off.
+func TestNodeBeingRemoved(t *testing.T) {
+	service(t, "scaled-down", local, udp)
+	addr := announced(t, "scaled-down")
+	first := owner(t, addr, anyNode)
+	for i := range cluster.Nodes {
+		if i != first {
+			podReady(t, i, false)
+		}
+	}
+	owner(t, addr, func(node int) bool { return node == first })
+	stop := streamUDP(t, addr)
+	taint(t, first, "ToBeDeletedByClusterAutoscaler")
+	for range 20 {
+		if macs, err := cluster.Client.Resolve(addr, 100*time.Millisecond); err != nil || len(macs) != 1 || macs[0] != cluster.Nodes[first].MAC() {
+			t.Errorf("%v answer, want the only node with a pod (%v)", macs, err)
+		}
+	}
+	next := (first + 1) % len(cluster.Nodes)
+	podReady(t, next, true)
+	owner(t, addr, func(node int) bool { return node == next })
+	setLink(t, first, false)
+	cluster.Speakers[first].Kill()
+	t.Cleanup(func() {
+		setLink(t, first, true)
+		if err := cluster.RestoreRoutes(first); err != nil {
+			t.Error(err)
+		}
+		startSpeaker(t, first)
+	})
+	time.Sleep(time.Second)
+	checkNoneLost(t, stop())
+}
+
+// TestRoutesOfNodeBeingRemoved checks that a node that an autoscaler is about to remove
+// withdraws the routes that others advertise, and advertises them again when the taint is
+// removed.
+func TestRoutesOfNodeBeingRemoved(t *testing.T) {
+	routers := routers(t)
+	svc, addr := routed(t, "bgp-scaled-down")
+	routedViaAll(t, addr, 0, 1, 2)
+	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
+	untaint := taint(t, 2, "karpenter.sh/disrupted")
+	routedViaAll(t, addr, 0, 1)
+	checkLosses(t, stop(), len(routers))
+	untaint()
+	routedViaAll(t, addr, 0, 1, 2)
+}
+
+// taint adds a taint to a node, until the test ends or remove is called.
+func taint(t *testing.T, node int, key string) (remove func()) {
+	t.Helper()
+	set := func(taints ...string) {
+		args := append([]string{"taint", "node", cluster.Nodes[node].Name}, taints...)
+		if _, err := cluster.Kubectl(context.Background(), "", args...); err != nil {
+			t.Error(err)
+		}
+	}
+	set(key + ":NoSchedule")
+	remove = sync.OnceFunc(func() { set(key + "-") })
+	t.Cleanup(remove)
+	return remove
 }
 
 // TestTrafficPolicySwitch checks that no request is lost when the externalTrafficPolicy of a
