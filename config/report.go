@@ -156,7 +156,9 @@ func (r *reportBounds) boundSession(s v1alpha1.Session) (v1alpha1.Session, bool)
 		*count = max(0, *count)
 	}
 	words := func(text string) (string, bool) { return PrintableText(text, v1alpha1.MaxReportedWord), true }
-	s.Families, s.Pending = boundList(r, s.Families, maxFields, words), boundList(r, s.Pending, maxFields, words)
+	for _, list := range []*[]string{&s.Families, &s.NextHops, &s.Pending} {
+		*list = boundList(r, *list, maxFields, words)
+	}
 	if !isReason(s.ProblemReason) {
 		s.ProblemReason = "" // the API server would refuse it in a condition of the peer
 	}

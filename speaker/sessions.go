@@ -76,6 +76,11 @@ func sessionReports(before []v1alpha1.Session, o observedState) (sessions []v1al
 			s.RemoteASN, s.RemoteRouterID = int64(st.Remote.ASN), st.Remote.RouterID.String()
 			s.HoldTime = int64(st.HoldTime / time.Second)
 			s.Families = familyNames(st)
+			for _, hop := range []netip.Addr{st.NextHopIPv4, st.NextHopIPv6} {
+				if hop.IsValid() {
+					s.NextHops = append(s.NextHops, hop.String())
+				}
+			}
 			s.GracefulRestart = gracefulRestartMessage(p, st)
 		}
 		i := slices.IndexFunc(before, func(b v1alpha1.Session) bool { return b.Peer == s.Peer })

@@ -260,6 +260,14 @@ type Session struct {
 	// +kubebuilder:validation:items:MaxLength=128
 	Families []string `json:"families,omitempty"`
 
+	// NextHops are the next hops of the advertised routes, one for each family.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=128
+	NextHops []string `json:"nextHops,omitempty"`
+
 	// GracefulRestart describes the negotiated graceful restart.
 	//
 	// +optional

@@ -974,6 +974,11 @@ func (in *Session) DeepCopyInto(out *Session) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.NextHops != nil {
+		in, out := &in.NextHops, &out.NextHops
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	if in.LastErrorTime != nil {
 		in, out := &in.LastErrorTime, &out.LastErrorTime
 		*out = (*in).DeepCopy()

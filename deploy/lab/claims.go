@@ -140,16 +140,23 @@ func (w *ClaimWatch) Dropped() (int, error) {
 }
 
 // AddAddress adds an address to eth0 of the host.
-func (h *Host) AddAddress(p netip.Prefix) error {
+func (h *Host) AddAddress(p netip.Prefix) error { return h.changeAddress("add", p, netlink.AddrAdd) }
+
+// RemoveAddress removes an address from eth0 of the host.
+func (h *Host) RemoveAddress(p netip.Prefix) error {
+	return h.changeAddress("remove", p, netlink.AddrDel)
+}
+
+func (h *Host) changeAddress(what string, p netip.Prefix, change func(netlink.Link, *netlink.Addr) error) error {
 	err := h.Do(func() error {
 		link, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
 		}
-		return netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p)})
+		return change(link, &netlink.Addr{IPNet: ipNet(p)})
 	})
 	if err != nil {
-		return fmt.Errorf("host %s: add address %s: %w", h.Name, p, err)
+		return fmt.Errorf("host %s: %s address %s: %w", h.Name, what, p, err)
 	}
 	return nil
 }

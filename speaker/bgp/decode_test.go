@@ -6,10 +6,14 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-io/fairlead/speaker/internal/netlinkdump"
 )
 
 func TestOpenRoundTrip(t *testing.T) {
@@ -120,14 +124,20 @@ func TestCommunities(t *testing.T) {
 
 func TestChooseNextHops(t *testing.T) {
 	addr := netip.MustParseAddr
-	link := []netip.Addr{addr("fe80::1%eth0"), addr("192.0.2.1"), addr("2001:db8::1")}
 	both := Peer{Session: Session{IPv4: true, IPv6: true}}
+	stable := func(all ...string) (link []linkAddr) {
+		for _, a := range all {
+			link = append(link, linkAddr{Addr: addr(a)})
+		}
+		return link
+	}
+	link := stable("fe80::1%eth0", "192.0.2.1", "2001:db8::1")
 	for _, row := range []struct {
 		name     string
 		p        Peer
 		peer     Open
 		local    netip.Addr
-		link     []netip.Addr
+		link     []linkAddr
 		want     nextHops
 		withheld string
 	}{
@@ -159,7 +169,7 @@ func TestChooseNextHops(t *testing.T) {
 			"loopback", both,
 			Open{IPv4: true, IPv6: true},
 			addr("192.0.2.1"),
-			[]netip.Addr{addr("127.0.0.1"), addr("::1"), addr("192.0.2.1")},
+			stable("127.0.0.1", "::1", "192.0.2.1"),
 			nextHops{v4: addr("192.0.2.1")},
 			"IPv6: no next hop: the interface of 192.0.2.1 does not have an IPv6 address",
 		},
@@ -172,11 +182,95 @@ func TestChooseNextHops(t *testing.T) {
 		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			h, withheld := chooseNextHops(row.p, row.peer, row.local, row.link)
+			h, withheld := chooseNextHops(row.p, row.peer, row.local, row.link, nextHops{})
 			if h != row.want || withheld != row.withheld {
 				t.Errorf("%v %q, not %v %q", h, withheld, row.want, row.withheld)
 			}
 		})
+	}
+}
+
+// TestSelectNextHop: the next hop of the other family does not depend on the order of the
+// addresses, and does not change while the interface has it.
+func TestSelectNextHop(t *testing.T) {
+	addr := netip.MustParseAddr
+	all := []linkAddr{
+		{Addr: addr("192.0.2.1")},
+		{Addr: addr("fe80::1%eth0")},
+		{Addr: addr("2001:db8::1"), unstable: true},
+		{Addr: addr("2001:db8::2"), secondary: true},
+		{Addr: addr("2001:db8::4")},
+		{Addr: addr("2001:db8::3")},
+	}
+	for _, row := range []struct {
+		name    string
+		node    string // an address of the Node
+		own     string // an advertised address
+		last    string
+		without string // an address that the interface does not have
+		want    string
+	}{
+		{"the lowest one with an unlimited lifetime", "", "", "", "", "2001:db8::3"},
+		{"the Node's", "2001:db8::4", "", "", "", "2001:db8::4"},
+		{"the Node's, with a lifetime", "2001:db8::2", "", "", "", "2001:db8::2"},
+		{"the Node's, which is deprecated", "2001:db8::1", "", "", "", "2001:db8::3"},
+		{"the Node's, on another interface", "2001:db8::9", "", "", "", "2001:db8::3"},
+		{"the last one", "2001:db8::3", "", "2001:db8::4", "", "2001:db8::4"},
+		{"the last one, which is deprecated now", "2001:db8::3", "", "2001:db8::1", "", "2001:db8::1"},
+		{"the last one, which is gone", "", "", "2001:db8::4", "2001:db8::4", "2001:db8::3"},
+		{"not an advertised one", "", "2001:db8::3", "", "", "2001:db8::4"},
+	} {
+		p := Peer{Session: Session{IPv6: true}, Routes: Routes{}}
+		if row.node != "" {
+			p.NodeAddresses = []netip.Addr{addr("203.0.113.1"), addr(row.node)}
+		}
+		if row.own != "" {
+			p.Routes[netip.PrefixFrom(addr(row.own), 128)] = Attributes{}
+		}
+		var last nextHops
+		if row.last != "" {
+			last.v6 = addr(row.last)
+		}
+		for range 2 {
+			link := slices.DeleteFunc(slices.Clone(all), func(a linkAddr) bool { return a.String() == row.without })
+			h, _ := chooseNextHops(p, Open{IPv6: true}, addr("192.0.2.1"), link, last)
+			if h.v6 != addr(row.want) {
+				t.Errorf("%s: %s, want %s", row.name, h.v6, row.want)
+			}
+			slices.Reverse(all)
+		}
+	}
+}
+
+// TestAddrsOfLink checks what the flags of the kernel mean.
+func TestAddrsOfLink(t *testing.T) {
+	of := func(index int, addr string, flags int) netlinkdump.Address {
+		return netlinkdump.Address{Addr: netip.MustParseAddr(addr), LinkIndex: index, Flags: flags}
+	}
+	all := []netlinkdump.Address{
+		of(1, "127.0.0.1", unix.IFA_F_PERMANENT), of(2, "192.0.2.1", unix.IFA_F_PERMANENT),
+		of(2, "192.0.2.9", unix.IFA_F_PERMANENT|unix.IFA_F_SECONDARY), of(2, "2001:db8::1", unix.IFA_F_TEMPORARY),
+		of(2, "2001:db8::2", unix.IFA_F_PERMANENT), of(2, "2001:db8::3", unix.IFA_F_MANAGETEMPADDR), of(2, "2001:db8::4", unix.IFA_F_TENTATIVE),
+		of(2, "fe80::1", unix.IFA_F_PERMANENT), of(3, "fe80::1", unix.IFA_F_PERMANENT), of(3, "2001:db8:3::1", unix.IFA_F_PERMANENT),
+	}
+	addr := netip.MustParseAddr
+	want := []linkAddr{
+		{addr("192.0.2.1"), false, false},
+		{addr("192.0.2.9"), false, true},
+		{addr("2001:db8::1"), true, true},
+		{addr("2001:db8::2"), false, false},
+		{addr("2001:db8::3"), false, true},
+		{addr("2001:db8::4"), true, true},
+		{addr("fe80::1"), false, false},
+	}
+	if got := addrsOfLink(all, addr("192.0.2.1"), 0); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := addrsOfLink(all, addr("fe80::1"), 3); len(got) != 2 {
+		t.Errorf("on link 3: %v", got)
+	}
+	if got := addrsOfLink(all, addr("192.0.2.77"), 0); got != nil {
+		t.Errorf("of no link: %v", got)
 	}
 }
 

@@ -34,6 +34,7 @@ type establishedSession struct {
 	peer     Open
 	graceful bool          // the peer preserves the routes if the connection ends without a NOTIFICATION
 	hold     time.Duration // 0: no hold timer
+	hops     nextHops      // of the last update
 	// refresh has a value when the peer has requested refreshFamilies.
 	refresh         chan struct{}
 	refreshFamilies atomic.Uint32
@@ -230,12 +231,14 @@ func (t *establishedSession) advertiseRoutes(ctx context.Context) error {
 // and the desired ones, and returns the routes that it has been sent afterwards.
 func (t *establishedSession) updateRoutes(ctx context.Context, sent adjRIBOut) (adjRIBOut, error) {
 	local := addrPort(t.conn.LocalAddr()).Addr()
-	h, withheld := chooseNextHops(t.p, t.peer, local, interfaceAddrs(local))
 	t.mu.Lock()
-	desired := t.desired.Routes
+	p := t.p
+	p.NodeAddresses, p.Routes = t.desired.NodeAddresses, t.desired.Routes
 	t.mu.Unlock()
+	h, withheld := chooseNextHops(p, t.peer, local, interfaceAddrs(local), t.hops)
+	t.hops = h
 	e := routeEncoder{t.p.LocalASN, t.peer.ASN, t.peer.FourOctetASN}
-	messages, now, invalid := e.planUpdates(sent, desired, h)
+	messages, now, invalid := e.planUpdates(sent, p.Routes, h)
 	if err := t.sendMessages(ctx, messages); err != nil {
 		return sent, err
 	}
@@ -247,11 +250,13 @@ func (t *establishedSession) updateRoutes(ctx context.Context, sent adjRIBOut) (
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	v4, v6 := h.v4.IsValid(), h.v6.IsValid()
-	if t.status.Routes != now.size || t.status.Withheld != withheld || t.status.IPv4 != v4 || t.status.IPv6 != v6 {
+	was := nextHops{t.status.NextHopIPv4, t.status.NextHopIPv6}
+	if t.status.Routes != now.size || t.status.Withheld != withheld || t.status.IPv4 != v4 || t.status.IPv6 != v6 || was != h {
 		if withheld != t.status.Withheld && withheld != "" {
 			t.log.Warn("routes not advertised", "reason", withheld)
 		}
 		t.status.Routes, t.status.Withheld, t.status.IPv4, t.status.IPv6 = now.size, withheld, v4, v6
+		t.status.NextHopIPv4, t.status.NextHopIPv6 = h.v4, h.v6
 		t.notify()
 	}
 	return now, nil

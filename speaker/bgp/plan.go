@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -15,16 +16,23 @@ func (h nextHops) nextHopOf(prefix netip.Prefix) netip.Addr {
 	return h.v6
 }
 
+// linkAddr is an address of an interface.
+type linkAddr struct {
+	netip.Addr
+	unstable  bool // temporary, deprecated, or not assigned yet
+	secondary bool // IPv4: not the first one of its subnet; IPv6: with a lifetime
+}
+
 // chooseNextHops returns the next hop of each family that both ends have enabled,
 // and why a family of p has none. local is the session's own address, all are
-// those of its interface.
-func chooseNextHops(p Peer, peer Open, local netip.Addr, all []netip.Addr) (h nextHops, withheld string) {
+// those of its interface, and last are the next hops so far.
+func chooseNextHops(p Peer, peer Open, local netip.Addr, all []linkAddr, last nextHops) (h nextHops, withheld string) {
 	local = local.WithZone("")
 	var no []string
 	if p.IPv4 && !peer.IPv4 {
 		no = append(no, "IPv4: the peer does not have the family enabled")
 	} else if p.IPv4 {
-		h.v4 = nextHopIPv4(local, all, peer.ExtendedNextHop)
+		h.v4 = p.nextHopIPv4(local, all, peer.ExtendedNextHop, last.v4)
 		if !h.v4.IsValid() {
 			no = append(no, "IPv4: no next hop: the interface of "+local.String()+
 				" does not have an IPv4 address, and the peer does not accept IPv6 next hops for IPv4 (RFC 8950)")
@@ -33,7 +41,7 @@ func chooseNextHops(p Peer, peer Open, local netip.Addr, all []netip.Addr) (h ne
 	if p.IPv6 && !peer.IPv6 {
 		no = append(no, "IPv6: the peer does not have the family enabled")
 	} else if p.IPv6 {
-		h.v6 = nextHopIPv6(local, all)
+		h.v6 = p.nextHopIPv6(local, all, last.v6)
 		if !h.v6.IsValid() {
 			no = append(no, "IPv6: no next hop: the interface of "+local.String()+" does not have an IPv6 address")
 		}
@@ -43,30 +51,55 @@ func chooseNextHops(p Peer, peer Open, local netip.Addr, all []netip.Addr) (h ne
 
 // nextHopIPv4 returns the session's address if the peer accepts it, even an IPv6
 // address, because the peer can reach it in any case.
-func nextHopIPv4(local netip.Addr, all []netip.Addr, extended bool) netip.Addr {
+func (p Peer) nextHopIPv4(local netip.Addr, all []linkAddr, extended bool, last netip.Addr) netip.Addr {
 	if local.Is4() || extended {
 		return local
 	}
-	return firstOf(all, netip.Addr.Is4, netip.Addr.IsGlobalUnicast)
+	return p.selectNextHop(all, netip.Addr.Is4, netip.Addr.IsGlobalUnicast, last)
 }
 
-func nextHopIPv6(local netip.Addr, all []netip.Addr) netip.Addr {
+func (p Peer) nextHopIPv6(local netip.Addr, all []linkAddr, last netip.Addr) netip.Addr {
 	if local.Is6() {
 		return local
 	}
-	if global := firstOf(all, netip.Addr.Is6, netip.Addr.IsGlobalUnicast); global.IsValid() {
+	if global := p.selectNextHop(all, netip.Addr.Is6, netip.Addr.IsGlobalUnicast, last); global.IsValid() {
 		return global
 	}
-	return firstOf(all, netip.Addr.Is6, netip.Addr.IsLinkLocalUnicast)
+	return p.selectNextHop(all, netip.Addr.Is6, netip.Addr.IsLinkLocalUnicast, last)
 }
 
-func firstOf(addrs []netip.Addr, family, scope func(netip.Addr) bool) netip.Addr {
-	for _, a := range addrs {
-		if family(a) && scope(a) {
-			return a.WithZone("")
+// selectNextHop returns the last next hop as long as the interface has it: routers that
+// cannot reach another one would drop the routes. Otherwise it returns the first of the node's
+// addresses that the interface has, or the lowest of its stable addresses. It is never one
+// that is itself advertised.
+func (p Peer) selectNextHop(all []linkAddr, family, scope func(netip.Addr) bool, last netip.Addr) (best netip.Addr) {
+	rank := func(a linkAddr) int {
+		node := slices.Index(p.NodeAddresses, a.Addr)
+		switch {
+		case a.Addr == last:
+			return 0
+		case a.unstable:
+			return -1
+		case node >= 0:
+			return 1 + node
+		case !a.secondary:
+			return 1 + len(p.NodeAddresses)
+		}
+		return 2 + len(p.NodeAddresses)
+	}
+	bestRank := -1
+	for _, a := range all {
+		a.Addr = a.WithZone("")
+		_, advertised := p.Routes[netip.PrefixFrom(a.Addr, a.BitLen())]
+		r := rank(a)
+		if !family(a.Addr) || !scope(a.Addr) || advertised || r < 0 {
+			continue
+		}
+		if bestRank < 0 || r < bestRank || r == bestRank && a.Less(best) {
+			best, bestRank = a.Addr, r
 		}
 	}
-	return netip.Addr{}
+	return best
 }
 
 // peerChange describes how a change of a Peer is applied. Changes of Routes and

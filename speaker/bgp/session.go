@@ -293,7 +293,7 @@ func (s *peerSession) setEstablished(conn *messageConn, p Peer, peer Open) {
 	st.LocalAddr, st.RemoteAddr = addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr())
 	st.Remote = peer
 	st.IPv4, st.IPv6, st.HoldTime = p.IPv4 && peer.IPv4, p.IPv6 && peer.IPv6, min(p.HoldTime, peer.HoldTime)
-	st.Routes, st.Withheld, st.FailedAt = 0, "", ""
+	st.Routes, st.Withheld, st.FailedAt, st.NextHopIPv4, st.NextHopIPv6 = 0, "", "", netip.Addr{}, netip.Addr{}
 	s.ignored.Store(0)
 	s.log.Info("session established", "local", st.LocalAddr, "remote", st.RemoteAddr, "asn", peer.ASN,
 		"families", familyNames(st.IPv4, st.IPv6), "hold", st.HoldTime)

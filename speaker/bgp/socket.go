@@ -6,15 +6,21 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-io/fairlead/speaker/internal/netlinkdump"
 )
 
 // networkControl marks packets as routing traffic: class selector 6 (RFC 4594 section 3.1).
 const networkControl = 0xc0
+
+// preferPublic is IPV6_PREFER_SRC_PUBLIC of linux/in6.h.
+const preferPublic = 0x2
 
 var errNoInterface = errors.New("no such interface")
 
@@ -25,6 +31,12 @@ func dialPeer(ctx context.Context, p Peer) (net.Conn, error) {
 			if err := setMD5(c, p.Address, p.Password); err != nil {
 				return err
 			}
+		}
+		if p.Address.Is6() {
+			// RFC 5014: a temporary address (RFC 8981) changes, and the router does not know it.
+			_ = setSocketOption(c, func(fd int) error {
+				return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_ADDR_PREFERENCES, preferPublic)
+			})
 		}
 		return setTTL(c, p)
 	}}
@@ -123,35 +135,41 @@ func listenTCP(ctx context.Context, at netip.AddrPort) (*net.TCPListener, error)
 
 // interfaceAddrs returns the addresses of the interface that has an address, and
 // none if the interface does not exist.
-func interfaceAddrs(local netip.Addr) (addrs []netip.Addr) {
-	interfaces, err := net.Interfaces()
+func interfaceAddrs(local netip.Addr) []linkAddr {
+	all, err := netlinkdump.Addresses()
 	if err != nil {
 		return nil // no next hop for the other family, which the status reports
 	}
-	for _, ifi := range interfaces {
-		if zone := local.Zone(); zone != "" && zone != ifi.Name && zone != strconv.Itoa(ifi.Index) {
-			continue
-		}
-		prefixes, err := ifi.Addrs()
-		if err != nil {
-			continue // it was just deleted
-		}
-		found := false
-		addrs = addrs[:0]
-		for _, p := range prefixes {
-			n, ok := p.(*net.IPNet)
-			if !ok {
-				continue
-			}
-			a, _ := netip.AddrFromSlice(n.IP)
-			addrs = append(addrs, a.Unmap())
-			found = found || a.Unmap() == local.WithZone("")
-		}
-		if found {
-			return addrs
+	zone := 0
+	if name := local.Zone(); name != "" {
+		if ifi, err := net.InterfaceByName(name); err == nil {
+			zone = ifi.Index
+		} else if zone, err = strconv.Atoi(name); err != nil {
+			return nil
 		}
 	}
-	return nil
+	return addrsOfLink(all, local.WithZone(""), zone)
+}
+
+// addrsOfLink returns those of the addresses that are of the interface with the address,
+// and with the index, unless that is 0.
+func addrsOfLink(all []netlinkdump.Address, local netip.Addr, index int) (addrs []linkAddr) {
+	i := slices.IndexFunc(all, func(a netlinkdump.Address) bool { return a.Addr == local && (index == 0 || a.LinkIndex == index) })
+	if i < 0 {
+		return nil
+	}
+	const unstable = unix.IFA_F_TEMPORARY | unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+	for _, a := range all {
+		if a.LinkIndex != all[i].LinkIndex {
+			continue
+		}
+		l := linkAddr{Addr: a.Addr, secondary: a.Flags&unix.IFA_F_SECONDARY != 0} // the same flag as IFA_F_TEMPORARY
+		if l.Is6() {
+			l.unstable, l.secondary = a.Flags&unstable != 0, a.Flags&unix.IFA_F_PERMANENT == 0
+		}
+		addrs = append(addrs, l)
+	}
+	return addrs
 }
 
 // waitOrWake waits until the time is over, ctx ends or wake has a value. It reports

@@ -24,13 +24,17 @@ type Peer struct {
 	Name string
 	Session
 	Transport
+	// NodeAddresses are the addresses of the Node, its InternalIPs, which are preferred as next
+	// hops.
+	NodeAddresses []netip.Addr
 	// Routes to advertise to the peer.
 	Routes Routes
 }
 
 // Routes are prefixes with the attributes they carry. The next hop is the
-// session's local address; for the other family, an address of that family on the
-// same interface (RFC 4760 section 3, RFC 8950).
+// session's local address; for the other family, a stable address of that family on the
+// same interface (RFC 4760 section 3, RFC 8950), which stays the same as long as the interface
+// has it.
 type Routes map[netip.Prefix]Attributes
 
 // Session is what the two ends agree on in their OPEN messages (RFC 4271

@@ -45,6 +45,8 @@ type PeerStatus struct {
 	// IPv4, IPv6: families of the advertised routes: both ends have them enabled,
 	// and there is a next hop.
 	IPv4, IPv6 bool
+	// NextHopIPv4 and NextHopIPv6 are the next hops of the routes of the families.
+	NextHopIPv4, NextHopIPv6 netip.Addr
 	// HoldTime of the session: the lesser of both ends'.
 	HoldTime time.Duration
 	// Routes advertised.

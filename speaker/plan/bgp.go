@@ -98,11 +98,14 @@ func newPeerings(c config.Config, node *corev1.Node, local LocalFacts, routes in
 		passive bool // a passive session is identified by the peer's address only
 	}
 	taken := map[end]string{}
+	addrs := internalAddresses(node)
 	for _, p := range c.BGPPeers {
 		if !p.SelectsNode(node.Labels) {
 			continue
 		}
-		peering := Peering{Config: p, Peer: bgp.Peer{Name: p.Name, Session: newSession(p, node), Routes: make(bgp.Routes, routes)}}
+		peering := Peering{Config: p, Peer: bgp.Peer{
+			Name: p.Name, Session: newSession(p, node), NodeAddresses: addrs, Routes: make(bgp.Routes, routes),
+		}}
 		transport, problem := newTransport(p, local)
 		peering.Peer.Transport, peering.Problem = transport, problem
 		peering.Multihop = !transport.Address.IsLinkLocalUnicast() &&
@@ -163,13 +166,21 @@ func newSession(p config.BGPPeer, node *corev1.Node) bgp.Session {
 	return s
 }
 
+// internalAddresses returns the InternalIPs of the Node.
+func internalAddresses(node *corev1.Node) (addrs []netip.Addr) {
+	for _, a := range node.Status.Addresses {
+		if ip, err := config.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+			addrs = append(addrs, ip)
+		}
+	}
+	return addrs
+}
+
 // routerID returns the node's IPv4 address or, in a cluster without IPv4, a hash of
 // its name. RFC 6286 requires only that it is unique in the AS and not 0.
 func routerID(node *corev1.Node) netip.Addr {
-	for _, a := range node.Status.Addresses {
-		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP && ip.Is4() {
-			return ip
-		}
+	if addrs := internalAddresses(node); slices.ContainsFunc(addrs, netip.Addr.Is4) {
+		return addrs[slices.IndexFunc(addrs, netip.Addr.Is4)]
 	}
 	h := fnv.New32a()
 	h.Write([]byte(node.Name))

@@ -8,6 +8,34 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
+// TestNextHopOfOtherFamily checks that the next hop of IPv6 routes over an IPv4 session is
+// the address of the Node, also after another address was added to the interface.
+func TestNextHopOfOtherFamily(t *testing.T) {
+	routers(t)
+	create := func(name string) {
+		service(t, name, func(s *corev1.Service) {
+			policy := corev1.IPFamilyPolicyRequireDualStack
+			s.Spec.IPFamilyPolicy = &policy
+			s.Annotations["fairlead.io/address-pool"] = "bgp"
+		})
+		condition(t, name, "Announced", "Announced")
+		for _, in := range get(t, name).Status.LoadBalancer.Ingress {
+			routedViaAll(t, netip.MustParseAddr(in.IP), 0, 1, 2)
+		}
+	}
+	create("hop-before")
+	other := netip.MustParsePrefix("2001:db8:0:77::1/64") // of no router
+	if err := cluster.Nodes[0].AddAddress(other); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cluster.Nodes[0].RemoveAddress(other); err != nil {
+			t.Error(err)
+		}
+	})
+	create("hop-after")
+}
+
 // TestDualStack checks that the cluster of the lab forwards dual-stack Services from
 // nodes and pods to pods of other nodes.
 func TestDualStack(t *testing.T) {

@@ -4,6 +4,7 @@ package netlinkdump
 
 import (
 	"errors"
+	"net/netip"
 
 	"github.com/vishvananda/netlink"
 )
@@ -23,4 +24,26 @@ func Repeat[T any](dump func() (T, error)) (result T, err error) {
 		}
 	}
 	return result, err
+}
+
+// Address is an address of an interface.
+type Address struct {
+	netip.Addr
+	LinkIndex int
+	Flags     int // IFA_F_… of linux/if_addr.h
+}
+
+// Addresses returns the addresses of all interfaces in the network namespace of the calling
+// thread, IPv4 and IPv6.
+func Addresses() (addrs []Address, err error) {
+	all, err := Repeat(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range all {
+		if addr, ok := netip.AddrFromSlice(a.IP); ok {
+			addrs = append(addrs, Address{addr.Unmap(), a.LinkIndex, a.Flags})
+		}
+	}
+	return addrs, nil
 }
