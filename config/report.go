@@ -59,7 +59,7 @@ func BoundInterfaces(all []v1alpha1.Interface) (bounded []v1alpha1.Interface, om
 			i.MACAddress = ""
 			r.omitted++
 		}
-		return i, isInterfaceName(i.Name) || r.reject()
+		return i, isInterfaceName(i.Name) && (i.VRF == "" || isInterfaceName(i.VRF)) || r.reject()
 	})
 	return bounded, r.omitted
 }

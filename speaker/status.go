@@ -171,7 +171,7 @@ func reportedInterfaces(o observedState) (interfaces []v1alpha1.Interface) {
 		if len(l.Prefixes) == 0 && !slices.Contains(named, l.Name) {
 			continue // without a subnet, an address is announced on it only by its name
 		}
-		iface := v1alpha1.Interface{Name: l.Name, MACAddress: l.MAC, KernelAnswers: l.KernelAnswers}
+		iface := v1alpha1.Interface{Name: l.Name, MACAddress: l.MAC, KernelAnswers: l.KernelAnswers, VRF: l.VRF}
 		prefixes := l.Prefixes
 		if len(prefixes) > v1alpha1.MaxReportedSubnets {
 			// The bounds leave out single addresses rather than the subnet of the segment.
@@ -229,7 +229,7 @@ func usableInterfaces(reported, live []l2.Interface) []l2.Interface {
 		if i < 0 {
 			continue
 		}
-		both := l2.Interface{Name: l.Name, MAC: l.MAC, KernelAnswers: l.KernelAnswers}
+		both := l2.Interface{Name: l.Name, MAC: l.MAC, KernelAnswers: l.KernelAnswers, VRF: l.VRF}
 		for _, p := range l.Prefixes {
 			if slices.Contains(reported[i].Prefixes, p) {
 				both.Prefixes = append(both.Prefixes, p)

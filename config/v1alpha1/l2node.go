@@ -102,6 +102,14 @@ type Interface struct {
 	//
 	// +optional
 	KernelAnswers bool `json:"kernelAnswers,omitempty"`
+
+	// VRF is the name of the VRF device that the interface is a port of. No address is
+	// announced on such an interface.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:Pattern=`^[!-.0-~]+$`
+	VRF string `json:"vrf,omitempty"`
 }
 
 // L2NodeList is a list of L2Nodes.

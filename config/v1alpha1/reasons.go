@@ -167,6 +167,8 @@ const (
 	NoSecret Reason = "NoSecret"
 	// IncompleteReport: entries of a Speaker's status are ignored, or the speaker omitted them.
 	IncompleteReport Reason = "IncompleteReport"
+	// UnsupportedVRF: the router is on an interface that is a port of a VRF device.
+	UnsupportedVRF Reason = "UnsupportedVRF"
 	// NoRouter: a node has discovered no router on the interface, or has no default gateway.
 	NoRouter Reason = "NoRouter"
 )

@@ -60,6 +60,9 @@ func newCandidateNode(c config.Config, node *corev1.Node, interfaces []v1alpha1.
 		}
 	}
 	for _, i := range interfaces {
+		if i.VRF != "" {
+			continue
+		}
 		if _, known := n.subnets[i.Name]; !known {
 			n.interfaces, n.subnets[i.Name] = append(n.interfaces, i.Name), nil
 		}

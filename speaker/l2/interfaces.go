@@ -27,6 +27,9 @@ type Interface struct {
 	// IPv4 addresses of Services: kube-proxy in IPVS mode assigns them to an interface,
 	// and arp_ignore permits answers for the addresses of other interfaces.
 	KernelAnswers bool
+	// VRF is the name of the VRF device that the interface is a port of, "" if it is in none.
+	// Nothing is announced on it: the kernel would look up the packets in another table.
+	VRF string
 }
 
 // Contains reports whether the address is in one of the interface's subnets.
@@ -49,11 +52,12 @@ func Interfaces() ([]Interface, error) {
 	ipvs := slices.ContainsFunc(all, func(l netlink.Link) bool { return l.Attrs().Name == ipvsInterface })
 	var interfaces []Interface
 	for _, l := range all {
-		if !isUsable(l) {
+		vrf := vrfOf(l, all)
+		if !isUsable(l, vrf) {
 			continue
 		}
 		a := l.Attrs()
-		iface := Interface{Name: a.Name, MAC: a.HardwareAddr.String(), KernelAnswers: ipvs && answersForOthers(a.Name)}
+		iface := Interface{Name: a.Name, MAC: a.HardwareAddr.String(), KernelAnswers: ipvs && answersForOthers(a.Name), VRF: vrf}
 		for _, addr := range addrs {
 			ip, ok := netip.AddrFromSlice(addr.IP)
 			ones, _ := addr.Mask.Size()
@@ -82,12 +86,22 @@ var podKinds = []string{"veth", "netkit"}
 
 // isUsable reports whether addresses can be announced on an interface, apart from podKinds:
 // it is up, and a segment is behind it. The members of a bridge or bond are not usable
-// themselves.
-func isUsable(l netlink.Link) bool {
+// themselves. The ports of a VRF count, so that it can be reported that they are not used.
+func isUsable(l netlink.Link, vrf string) bool {
 	a := l.Attrs()
 	return len(a.HardwareAddr) == 6 && a.Flags&net.FlagLoopback == 0 && a.RawFlags&unix.IFF_NOARP == 0 &&
-		a.Flags&net.FlagUp != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0 && a.MasterIndex == 0 &&
+		a.Flags&net.FlagUp != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0 && (a.MasterIndex == 0 || vrf != "") &&
 		!slices.Contains(tunnelKinds, l.Type())
+}
+
+// vrfOf returns the name of the VRF device that is the master of the interface, "" if there is
+// none.
+func vrfOf(l netlink.Link, all []netlink.Link) string {
+	i := slices.IndexFunc(all, func(master netlink.Link) bool { return master.Attrs().Index == l.Attrs().MasterIndex })
+	if i < 0 || all[i].Type() != "vrf" {
+		return ""
+	}
+	return all[i].Attrs().Name
 }
 
 // ipvsInterface is the interface to which kube-proxy in IPVS mode assigns the addresses of

@@ -156,8 +156,22 @@ func TestIsUsable(t *testing.T) {
 		{"down", &netlink.Device{LinkAttrs: attrs(func(a *netlink.LinkAttrs) { a.Flags &^= net.FlagUp })}, false},
 		{"without a carrier", &netlink.Device{LinkAttrs: attrs(func(a *netlink.LinkAttrs) { a.RawFlags &^= unix.IFF_LOWER_UP })}, false},
 	} {
-		if got := isUsable(test.link); got != test.want {
+		if got := isUsable(test.link, ""); got != test.want {
 			t.Errorf("%s: usable=%t, want %t", test.name, got, test.want)
+		}
+	}
+	port := &netlink.Device{LinkAttrs: attrs(func(a *netlink.LinkAttrs) { a.MasterIndex = 9 })}
+	for _, test := range []struct {
+		master netlink.Link
+		want   string
+	}{
+		{&netlink.Vrf{LinkAttrs: netlink.LinkAttrs{Name: "blue", Index: 9}}, "blue"},
+		{&netlink.Vrf{LinkAttrs: netlink.LinkAttrs{Name: "blue", Index: 8}}, ""},
+		{&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0", Index: 9}}, ""},
+	} {
+		vrf := vrfOf(port, []netlink.Link{port, test.master})
+		if usable := isUsable(port, vrf); vrf != test.want || usable != (vrf != "") {
+			t.Errorf("port of %s %s: VRF %q, reported %v", test.master.Type(), test.master.Attrs().Name, vrf, usable)
 		}
 	}
 }

@@ -131,14 +131,14 @@ func newPeerings(c config.Config, node *corev1.Node, local LocalFacts, routes in
 // isOnLink reports whether the address is in a subnet of an interface, so that there
 // is no router between it and the node.
 func isOnLink(addr netip.Addr, interfaces []l2.Interface) bool {
-	return slices.ContainsFunc(interfaces, func(i l2.Interface) bool { return i.Contains(addr) })
+	return slices.ContainsFunc(interfaces, func(i l2.Interface) bool { return i.VRF == "" && i.Contains(addr) })
 }
 
 // interfaceOf returns the only interface that has a subnet with the address, or "".
 func interfaceOf(addr netip.Addr, interfaces []l2.Interface) (name string) {
 	for _, i := range interfaces {
 		switch {
-		case !i.Contains(addr):
+		case i.VRF != "" || !i.Contains(addr):
 		case name != "":
 			return ""
 		default:
@@ -193,6 +193,11 @@ const multihopTTL = 255
 // newTransport returns how to reach the peer, or why that is not known yet.
 func newTransport(p config.BGPPeer, local LocalFacts) (bgp.Transport, v1alpha1.Refusal) {
 	t := bgp.Transport{Address: p.Address, Port: p.Port, Passive: p.Passive, Source: p.Source, Hops: 1, RetryTime: p.ConnectTime}
+	if vrf := vrfOf(p, local.Interfaces); vrf.VRF != "" {
+		return t, v1alpha1.Refusal{
+			Reason: v1alpha1.UnsupportedVRF, Message: fmt.Sprintf("the router is on interface %s of VRF %s: BGP in a VRF is not supported", vrf.Name, vrf.VRF),
+		}
+	}
 	switch {
 	case p.Interface != "":
 		if t.Address = local.Routers[p.Interface]; !t.Address.IsValid() {
@@ -223,6 +228,20 @@ func newTransport(p config.BGPPeer, local LocalFacts) (bgp.Transport, v1alpha1.R
 		t.Password = password
 	}
 	return t, v1alpha1.Refusal{}
+}
+
+// vrfOf returns the interface in a VRF by which alone the peer would be reached, if any.
+func vrfOf(p config.BGPPeer, interfaces []l2.Interface) (vrf l2.Interface) {
+	for _, i := range interfaces {
+		switch {
+		case i.Name != p.Interface && !i.Contains(p.Address):
+		case i.VRF == "":
+			return l2.Interface{}
+		default:
+			vrf = i
+		}
+	}
+	return vrf
 }
 
 // routeScope is a set of addresses that each node advertises alike.

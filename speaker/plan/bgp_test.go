@@ -279,6 +279,11 @@ func TestRoutes(t *testing.T) {
 			}},
 		},
 		{
+			name: "a router in a VRF", want: []string{"a: 203.0.113.5/32 lp 100", "a: UnsupportedVRF"},
+			local:   LocalFacts{Interfaces: []l2.Interface{{Name: "eth0", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/24")}, VRF: "blue"}}},
+			objects: toPeerA,
+		},
+		{
 			name: "no peer", want: nil, reason: v1alpha1.NoPeer,
 			objects: config.Objects{BGPAdvertisements: toAll},
 		},

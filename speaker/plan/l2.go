@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -134,7 +135,7 @@ func notOwnerRefusal(h heldAddress, node string, eligible []eligibleNode, segmen
 // matches reports whether an advertisement that selects the candidate permits it to
 // announce the address on its interface.
 func (c *candidateNode) matches(i l2.Interface, addr netip.Addr) bool {
-	return slices.Contains(c.namedInterfaces, i.Name) || c.bySubnet && i.Contains(addr)
+	return i.VRF == "" && (slices.Contains(c.namedInterfaces, i.Name) || c.bySubnet && i.Contains(addr))
 }
 
 // checkEligibility returns why the candidate must not own the address, or the
@@ -174,11 +175,20 @@ func (c candidateNode) noInterface() v1alpha1.Refusal {
 		refusal.Message = "has not reported any interfaces: check that a speaker runs there"
 	case !c.bySubnet:
 		refusal.Message = "does not have a usable interface named " + strings.Join(c.namedInterfaces, ", ")
+		for _, i := range c.interfaces {
+			if i.VRF != "" && slices.Contains(c.namedInterfaces, i.Name) {
+				refusal.Message = fmt.Sprintf("has %s in VRF %s, where addresses cannot be announced", i.Name, i.VRF)
+			}
+		}
 	default:
 		var reported []string
 		for _, i := range c.interfaces {
 			for _, p := range i.Prefixes {
-				reported = append(reported, i.Name+" "+p.Masked().String())
+				text := i.Name + " " + p.Masked().String()
+				if i.VRF != "" {
+					text += fmt.Sprintf(" (in VRF %s, where addresses cannot be announced)", i.VRF)
+				}
+				reported = append(reported, text)
 			}
 		}
 		refusal.Message = "has only " + strings.Join(reported, ", ")

@@ -423,7 +423,7 @@ func ReportedInterfaces(n *v1alpha1.L2Node) []l2.Interface {
 	bounded, _ := config.BoundInterfaces(n.Status.Interfaces)
 	interfaces := make([]l2.Interface, 0, len(bounded))
 	for _, reported := range bounded {
-		i := l2.Interface{Name: reported.Name, MAC: reported.MACAddress, KernelAnswers: reported.KernelAnswers}
+		i := l2.Interface{Name: reported.Name, MAC: reported.MACAddress, KernelAnswers: reported.KernelAnswers, VRF: reported.VRF}
 		for _, text := range reported.Addresses {
 			p, _ := config.ReportedSubnet(text)
 			i.Prefixes = append(i.Prefixes, p)

@@ -99,6 +99,11 @@ func TestDecide(t *testing.T) {
 	interfaces := func(byNode map[string][]l2.Interface) func(*Snapshot) {
 		return func(s *Snapshot) { s.Interfaces = byNode }
 	}
+	inVRF := func(name, addr string) l2.Interface {
+		i := newInterface(name, addr)
+		i.VRF = "blue"
+		return i
+	}
 	onPool := func(name string) func(*Snapshot) {
 		return advertised(v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{name}})
 	}
@@ -154,6 +159,14 @@ func TestDecide(t *testing.T) {
 			0, "", v1alpha1.NoInterface, "a has only eth0 192.0.2.0/24; b has only",
 		},
 		{"no subnet, but a named interface", snapshot(onInterfaces("eth0"), holding("203.0.113.1")), 1, "a b c", "", ""},
+		{
+			"in a VRF", snapshot(interfaces(map[string][]l2.Interface{"a": {inVRF("eth0", "192.0.2.1/24")}})),
+			0, "", v1alpha1.NoInterface, "a has only eth0 192.0.2.0/24 (in VRF blue, where addresses cannot be announced)",
+		},
+		{
+			"a named interface in a VRF", snapshot(onInterfaces("eth0"), interfaces(map[string][]l2.Interface{"a": {inVRF("eth0", "192.0.2.1/24")}})),
+			0, "", v1alpha1.NoInterface, "a has eth0 in VRF blue, where addresses cannot be announced",
+		},
 		{"no interface of the name", snapshot(onInterfaces("eth9")), 0, "", v1alpha1.NoInterface, "a usable interface named eth9"},
 		{"no speaker on two of three", snapshot(interfaces(map[string][]l2.Interface{"b": lan["b"]})), 1, "b", "", ""},
 		{
