@@ -100,6 +100,12 @@ func (w *world) disturb(kinds []string) {
 		w.changedAPI()
 	case "forge":
 		w.forge()
+	case "lie", "stop lying":
+		if lies := what == "lie"; n.lies != lies {
+			w.begin("%s %s", n.name, what)
+			n.lies = lies
+			w.sync(n)
+		}
 	}
 }
 
@@ -210,7 +216,7 @@ func (w *world) syncDelay(n *node) time.Duration {
 func (w *world) mendAPI() {
 	w.unsure = w.now
 	for _, n := range w.nodes {
-		n.apiCut = false
+		n.apiCut, n.lies = false, false
 		if n.running {
 			w.notReady[n.id] = false
 		}

@@ -79,7 +79,9 @@ type node struct {
 
 	syncing, syncRequested bool // a sync has begun, and has to be followed by another one
 
+	skew   time.Duration // of its clock
 	apiCut bool
+	lies   bool    // it reports to have taken over from all others
 	isOld  bool    // the view is that of a speaker before
 	view   apiView // the last one with contact to the API
 
@@ -143,7 +145,11 @@ func newWorld(t *rapid.T, broken brokenRules, s scenario) *world {
 		single: map[netip.Addr]time.Time{}, owned: map[netip.Addr]time.Time{}, sole: map[netip.Addr]tenure{},
 	}
 	for i := range rapid.IntRange(s.minNodes, 4).Draw(t, "nodes") {
-		w.nodes = append(w.nodes, &node{id: i, name: fmt.Sprintf("n%d", i)})
+		n := &node{id: i, name: fmt.Sprintf("n%d", i)}
+		if s.skewed {
+			n.skew = time.Duration(rapid.SampledFrom([]int{0, -3600, 5, 86400}).Draw(t, "clock skew in s")) * time.Second
+		}
+		w.nodes = append(w.nodes, n)
 	}
 	for i := range rapid.IntRange(1, 3).Draw(t, "addresses") {
 		w.addrs = append(w.addrs, netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}))
@@ -256,7 +262,7 @@ func (w *world) runBFD() (changed bool) {
 			w.after(delay, func() {
 				if n.incarnation == incarnation && n.sessions[o.id] == s && s.state == state && !n.stopped {
 					w.logf("%s: session with %s is %v", n.name, o.name, state)
-					if n.tracker.SessionChanged(w.now, Peer{"eth0", o.name}, state) {
+					if n.tracker.SessionChanged(w.now.Add(n.skew), Peer{"eth0", o.name}, state) {
 						w.sync(n)
 						return
 					}

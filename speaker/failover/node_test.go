@@ -136,7 +136,7 @@ func (w *world) applyPlan(n *node, view View) {
 	if w.broken.ignoresLater {
 		verified = n.tracker.View().Verified
 	}
-	n.tracker.Set(w.now, targets, verified)
+	n.tracker.Set(w.now.Add(n.skew), targets, verified)
 	w.broken.applyTracker(n.tracker)
 	w.setHold(n)
 	w.advance(n)
@@ -148,6 +148,11 @@ func (w *world) report(n *node, targets Targets) {
 	for key, target := range targets {
 		if len(target.Outranks) > 0 {
 			gone[key.Node] = true
+		}
+	}
+	for _, o := range w.nodes {
+		if n.lies && o != n {
+			gone[o.name] = true
 		}
 	}
 	if n.apiCut || maps.Equal(gone, w.reported[n.name]) {
@@ -248,14 +253,17 @@ func (w *world) receiveClaim(n, claimant *node, addr netip.Addr) {
 		return
 	}
 	if !w.broken.noClaims {
-		n.tracker.Claimed(w.now, Peer{"eth0", claimant.name}, addr)
+		n.tracker.Claimed(w.now.Add(n.skew), Peer{"eth0", claimant.name}, addr)
 	}
 	w.advance(n)
 }
 
 // advance asks what the tracker wants to be asked.
 func (w *world) advance(n *node) {
-	questions, next := n.tracker.Advance(w.now)
+	questions, next := n.tracker.Advance(w.now.Add(n.skew))
+	if !next.IsZero() {
+		next = next.Add(-n.skew)
+	}
 	if verbose {
 		w.logf("%s advance: next %v wakeAt %v", n.name, next.Sub(w.now), n.wakeAt.Sub(w.now))
 	}
@@ -302,7 +310,7 @@ func (w *world) answer(n *node, incarnation int, q Question, answered *[]netip.A
 			w.logf("%s: %s has answered for %v", n.name, q.Node, *answered)
 		}
 		before := n.tracker.View()
-		if n.tracker.Answered(w.now, q.ID, *answered) {
+		if n.tracker.Answered(w.now.Add(n.skew), q.ID, *answered) {
 			if after := n.tracker.View().Peers[q.Peer]; before.Peers[q.Peer].State != after.State {
 				w.logf("%s: %s is %v", n.name, q.Node, after.State)
 			}

@@ -77,18 +77,15 @@ func (b brokenRules) applyTracker(t *Tracker) {
 		if b.noExpectation {
 			p.expected, p.checkAt = nil, time.Time{}
 		}
+		if b.noPolls {
+			p.polled = time.Unix(1<<40, 0)
+		}
 	}
 }
 
 // loses reports whether the answers to a question are lost.
 func (b brokenRules) loses(q Question) bool {
-	switch q.purpose {
-	case suspicion:
-		return b.noAnswers
-	case poll:
-		return b.noPolls
-	}
-	return false
+	return q.purpose == suspicion && b.noAnswers
 }
 
 // TestModelNeedsItsRules: without any one of the rules a law is violated, so that the model
@@ -115,9 +112,9 @@ func TestModelNeedsItsRules(t *testing.T) {
 		"one of two owners keeps the address":         {brokenRules{bothYield: true}, scenario{kinds: allKinds, minNodes: 2, firstSeed: 500}},
 		"one of two owners yields":                    {brokenRules{bothKeep: true}, histories(2, allKinds...)},
 		"a node without contact to the API yields":    {brokenRules{neverStale: true}, histories(2, allKinds...)},
-		"a node that is not eligible goes on":         {brokenRules{lapsesAtOnce: true}, scenario{[]string{"exclude", "include"}, 2, true, 0}},
+		"a node that is not eligible goes on":         {brokenRules{lapsesAtOnce: true}, scenario{[]string{"exclude", "include"}, 2, true, 0, false}},
 		"a speaker leaves before it ends":             {brokenRules{leavesAtOnce: true}, histories(2, "restart")},
-		"nodes observe the owner that others observe": {brokenRules{noReports: true}, scenario{[]string{"kill", "start", "forge"}, 4, false, 460}},
+		"nodes observe the owner that others observe": {brokenRules{noReports: true}, scenario{[]string{"kill", "start", "forge"}, 4, false, 460, false}},
 	} {
 		t.Run(name, func(t *testing.T) { needRule(t, tt.broken, tt.scenario) })
 	}
