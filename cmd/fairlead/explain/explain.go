@@ -25,6 +25,7 @@ import (
 	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
 	"github.com/fairlead-io/fairlead/providers"
 	"github.com/fairlead-io/fairlead/speaker/bgp"
+	"github.com/fairlead-io/fairlead/speaker/l2"
 	speakerplan "github.com/fairlead-io/fairlead/speaker/plan"
 )
 
@@ -75,6 +76,7 @@ type addressAnnouncement struct {
 type nodeAnnouncement struct {
 	Node       string          `json:"node"`
 	Interfaces []string        `json:"interfaces"`      // on which it answers ARP and NDP
+	MACs       []string        `json:"macAddresses"`    // of the interfaces, "" if it is not reported
 	Owner      string          `json:"owner,omitempty"` // why it is this node that answers
 	Routes     []peerRoute     `json:"routes"`
 	Reason     v1alpha1.Reason `json:"reason,omitempty"` // why it does neither
@@ -125,7 +127,9 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 	for _, v := range speakerplan.Explain(s.Speaker, svc) {
 		a := addressAnnouncement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []nodeAnnouncement{}, []string{}, []string{}}
 		for _, n := range v.Nodes {
-			node := nodeAnnouncement{n.Node, append([]string{}, n.Interfaces...), "", []peerRoute{}, n.Reason, n.Message}
+			node := nodeAnnouncement{
+				Node: n.Node, Interfaces: append([]string{}, n.Interfaces...), MACs: []string{}, Routes: []peerRoute{}, Reason: n.Reason, Message: n.Message,
+			}
 			if len(n.Interfaces) > 0 {
 				node.Owner = "highest rank of the eligible nodes"
 			}
@@ -138,9 +142,35 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 			a.Nodes = append(a.Nodes, node)
 		}
 		a.addLiveness(s, v)
+		for i := range a.Nodes {
+			a.Nodes[i].addMACs(s.Speaker.Interfaces[a.Nodes[i].Node])
+		}
 		e.Announcements = append(e.Announcements, a)
 	}
 	return e, nil
+}
+
+// addMACs adds the MACs of the interfaces on which the node answers.
+func (n *nodeAnnouncement) addMACs(reported []l2.Interface) {
+	for _, name := range n.Interfaces {
+		mac := ""
+		if i := slices.IndexFunc(reported, func(r l2.Interface) bool { return r.Name == name }); i >= 0 {
+			mac = reported[i].MAC
+		}
+		n.MACs = append(n.MACs, mac)
+	}
+}
+
+// interfacesText returns the interfaces with their MACs.
+func (n nodeAnnouncement) interfacesText() string {
+	var all []string
+	for i, name := range n.Interfaces {
+		if n.MACs[i] != "" {
+			name += " (" + n.MACs[i] + ")"
+		}
+		all = append(all, name)
+	}
+	return strings.Join(all, ", ")
 }
 
 var providerNames = map[providers.Verdict]string{

@@ -36,7 +36,12 @@ func (a *addressAnnouncement) addLiveness(s objects.Snapshot, v speakerplan.Addr
 	var counted []config.AnnouncementReport
 	var current []interfaceReport
 	reports := reportsAbout(s, v.Addr)
-	eligible := slices.DeleteFunc(slices.Clone(reports), func(r interfaceReport) bool { return !slices.Contains(v.Ranked, r.Node) })
+	counts := func(node string) bool { // a node that is about to be removed goes on until another one announces it
+		return slices.Contains(v.Ranked, node) || slices.ContainsFunc(v.Nodes, func(n speakerplan.NodeState) bool {
+			return n.Node == node && n.Reason == v1alpha1.NodeBeingRemoved
+		})
+	}
+	eligible := slices.DeleteFunc(slices.Clone(reports), func(r interfaceReport) bool { return !counts(r.Node) })
 	for _, r := range eligible {
 		counted = append(counted, r.AnnouncementReport)
 	}
@@ -73,7 +78,11 @@ func (a *addressAnnouncement) setActing(s objects.Snapshot, v speakerplan.Addres
 	}
 	last := 0 // rank of the last one that announces it
 	for _, r := range current {
-		last = max(last, slices.Index(v.Ranked, r.Node))
+		if rank := slices.Index(v.Ranked, r.Node); rank >= 0 {
+			last = max(last, rank)
+		} else {
+			last = len(v.Ranked)
+		}
 	}
 	first := v.Ranked[0]
 	for i := range a.Nodes {
@@ -129,6 +138,8 @@ func (a *addressAnnouncement) addNext(s objects.Snapshot, v speakerplan.AddressS
 	}
 	switch first := v.Ranked[0]; {
 	case first == acting:
+	case !slices.Contains(v.Ranked, acting):
+		a.Next = append(a.Next, fmt.Sprintf("%s takes it over as soon as its kube-proxy serves it: %s is about to be removed", first, acting))
 	case v.NeverFailsBack:
 		a.Next = append(a.Next, fmt.Sprintf("%s does not take it back (failback: Never), unless %s fails, ends or is not eligible any more", first, acting))
 	default:

@@ -53,43 +53,52 @@ func TestLiveness(t *testing.T) {
 		name     string
 		reports  map[string]v1alpha1.SpeakerStatus
 		failback v1alpha1.Failback
+		removed  string   // a node that is about to be removed
 		want     []string // lines, with A, B and C for the nodes
 		without  []string
 	}{
-		{"the owner", map[string]v1alpha1.SpeakerStatus{a: announces()}, "", []string{
+		{"the owner", map[string]v1alpha1.SpeakerStatus{a: announces()}, "", "", []string{
 			"* A answers on eth0 highest rank of the eligible nodes", "- B NotOwner", "- C NotOwner", "if A fails: B, then C",
 		}, []string{"warning", "takes it back"}},
-		{"none reports", nil, "", []string{"* A answers on eth0 highest rank", "if A fails: B, then C"}, []string{"warning"}},
-		{"taken over", map[string]v1alpha1.SpeakerStatus{b: announces(a)}, "", []string{
+		{"none reports", nil, "", "", []string{"* A answers on eth0 highest rank", "if A fails: B, then C"}, []string{"warning"}},
+		{"taken over", map[string]v1alpha1.SpeakerStatus{b: announces(a)}, "", "", []string{
 			"* B answers on eth0 " + by, "- A TakenOver ranks higher, but B announces it", "- C NotOwner",
 			"A takes it back 30 s after it is live again", "if B fails: C",
 		}, []string{"warning", "if B fails: A", "its own report"}},
-		{"never taken back", map[string]v1alpha1.SpeakerStatus{b: announces(a)}, v1alpha1.FailbackNever, []string{
+		{"never taken back", map[string]v1alpha1.SpeakerStatus{b: announces(a)}, v1alpha1.FailbackNever, "", []string{
 			"* B answers", "A does not take it back (failback: Never), unless B fails, ends or is not eligible any more",
 		}, []string{"30 s"}},
-		{"the last report of the owner is older", map[string]v1alpha1.SpeakerStatus{a: changed(announces(), 50), b: announces(a)}, "", []string{
+		{"the last report of the owner is older", map[string]v1alpha1.SpeakerStatus{a: changed(announces(), 50), b: announces(a)}, "", "", []string{
 			"* B answers on eth0 " + by, "- A TakenOver ranks higher, but B announces it; its own report is from before the takeover",
 		}, []string{"warning"}},
-		{"contradicting", map[string]v1alpha1.SpeakerStatus{a: changed(announces(), 150), b: announces(a)}, "", []string{
+		{"contradicting", map[string]v1alpha1.SpeakerStatus{a: changed(announces(), 150), b: announces(a)}, "", "", []string{
 			"* A answers on eth0 highest rank", "* B answers on eth0 " + by, "report to announce it; while both speakers run",
 		}, []string{"if A fails", "if B fails"}},
-		{"from both others", map[string]v1alpha1.SpeakerStatus{b: changed(announces(a), 50), c: announces(a, b)}, "", []string{
+		{"from both others", map[string]v1alpha1.SpeakerStatus{b: changed(announces(a), 50), c: announces(a, b)}, "", "", []string{
 			"* C answers on eth0 " + by, "- A TakenOver", "- B TakenOver ranks higher, but C announces it; its own report is from before the takeover",
 		}, []string{"warning", "if C fails"}},
-		{"kept until the new node takes it", map[string]v1alpha1.SpeakerStatus{b: announces()}, "", []string{
+		{"kept until the new node takes it", map[string]v1alpha1.SpeakerStatus{b: announces()}, "", "", []string{
 			"* B answers on eth0 it keeps it for now, although A ranks higher", "- A TakenOver", "A takes it back",
 		}, []string{"warning"}},
-		{"a node that is not eligible", map[string]v1alpha1.SpeakerStatus{"x": announces(a)}, "", []string{
+		{"a node that is not eligible", map[string]v1alpha1.SpeakerStatus{"x": announces(a)}, "", "", []string{
 			"* A answers", "warning: only x reports to announce it, on eth0; that does not count, because the node is not eligible",
 		}, []string{"* x", "taken over"}},
-		{"one that is not eligible besides the owner", map[string]v1alpha1.SpeakerStatus{a: announces(), "x": announces(a)}, "", []string{
+		{"one that is not eligible besides the owner", map[string]v1alpha1.SpeakerStatus{a: announces(), "x": announces(a)}, "", "", []string{
 			"* A answers", "- x NodeNotSelected",
 		}, []string{"warning", "taken over"}},
-		{"filtered", map[string]v1alpha1.SpeakerStatus{a: announces(), c: filtered(a)}, "", []string{
+		{"filtered", map[string]v1alpha1.SpeakerStatus{a: announces(), c: filtered(a)}, "", "", []string{
 			"warning: C reports that A answers ARP or Neighbor Discovery on eth0 but not BFD, so that it takes over only after up to 3.5 s: " +
 				"is UDP port 3784 filtered between A and C?",
 		}, nil},
-		{"filtered to a node that does not announce it", map[string]v1alpha1.SpeakerStatus{a: announces(), c: filtered(b)}, "", nil, []string{"warning"}},
+		{"filtered to a node that does not announce it", map[string]v1alpha1.SpeakerStatus{a: announces(), c: filtered(b)}, "", "", nil, []string{"warning"}},
+		{"until another node announces it", map[string]v1alpha1.SpeakerStatus{a: announces()}, "", a, []string{
+			"* A answers on eth0 it keeps it for now, although B ranks higher", "- B TakenOver ranks higher, but A announces it",
+			"B takes it over as soon as its kube-proxy serves it: A is about to be removed", "if A fails: B, then C",
+		}, []string{"* B", "warning"}},
+		{"another node announces it", map[string]v1alpha1.SpeakerStatus{b: announces()}, "", a, []string{
+			"* B answers on eth0 highest rank of the eligible nodes", "- A NodeBeingRemoved has the taint ToBeDeletedByClusterAutoscaler, and another node",
+			"if B fails: C",
+		}, []string{"* A", "warning"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			collection := objects.Collection{
@@ -103,6 +112,9 @@ func TestLiveness(t *testing.T) {
 			}
 			for _, name := range []string{a, b, c, "x"} {
 				node := fixture.Node(name, fixture.Labelled("lan", map[bool]string{true: "no", false: "yes"}[name == "x"]))
+				if name == row.removed {
+					fixture.Tainted("ToBeDeletedByClusterAutoscaler")(node)
+				}
 				collection.Nodes = append(collection.Nodes, node)
 				collection.L2Nodes = append(collection.L2Nodes, fixture.L2Node(name, v1alpha1.Interface{
 					Name: "eth0", Addresses: []string{"192.0.2.1/24"},

@@ -69,7 +69,7 @@ func (a addressAnnouncement) sectionText() string {
 	b.WriteString(output.Table(func(t io.Writer) {
 		for _, n := range a.Nodes {
 			if len(n.Interfaces) > 0 {
-				fmt.Fprintf(t, "  * %s\tanswers on %s\t%s\n", n.Node, strings.Join(n.Interfaces, ", "), n.Owner)
+				fmt.Fprintf(t, "  * %s\tanswers on %s\t%s\n", n.Node, n.interfacesText(), n.Owner)
 			}
 			for _, r := range n.Routes {
 				if r.Advertised {
