@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
@@ -64,20 +65,25 @@ func (b *failoverBench) countFalseTakeovers(ctx context.Context, name string, be
 	return err
 }
 
-// limitSpeakers limits each speaker to half a core, by cgroups of either version.
+// limitSpeakers limits each speaker to half a core.
 func (b *failoverBench) limitSpeakers() (end func() error, err error) {
+	root, err := os.MkdirTemp("", "fairlead-lab-cgroup-")
+	if err != nil {
+		return func() error { return nil }, err
+	}
+	limit, err := mountCPUController(root)
+	if err != nil {
+		return func() error { return os.Remove(root) }, err
+	}
 	var groups []string
 	end = func() (err error) {
 		for i, group := range groups {
-			err = errors.Join(err, b.Speakers[i].MoveToCgroup(filepath.Dir(group)), os.Remove(group))
+			err = errors.Join(err, b.Speakers[i].MoveToCgroup(root), os.Remove(group))
 		}
-		return err
+		return errors.Join(err, unix.Unmount(root, 0), os.Remove(root))
 	}
 	for i, s := range b.Speakers {
-		group, limit := "/sys/fs/cgroup/cpu/fairlead-lab-"+strconv.Itoa(i), map[string]string{"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}
-		if _, err := os.Stat(filepath.Dir(group)); errors.Is(err, fs.ErrNotExist) {
-			group, limit = "/sys/fs/cgroup/fairlead-lab-"+strconv.Itoa(i), map[string]string{"cpu.max": "50000 100000"}
-		}
+		group := filepath.Join(root, "fairlead-lab-"+strconv.Itoa(i))
 		if err := os.Mkdir(group, 0o755); err != nil {
 			return end, err
 		}
@@ -92,4 +98,23 @@ func (b *failoverBench) limitSpeakers() (end func() error, err error) {
 		}
 	}
 	return end, nil
+}
+
+// mountCPUController mounts the cgroups that limit CPU time, of the version that the host
+// uses, and returns the files that limit a group to half a core (cgroups(7)).
+func mountCPUController(root string) (limit map[string]string, err error) {
+	if err := unix.Mount("cgroup2", root, "cgroup2", 0, ""); err == nil {
+		if err := os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+cpu"), 0); err == nil {
+			return map[string]string{"cpu.max": "50000 100000"}, nil
+		}
+		if err := unix.Unmount(root, 0); err != nil {
+			return nil, err
+		}
+	}
+	for _, controllers := range []string{"cpu", "cpu,cpuacct"} {
+		if err = unix.Mount("cgroup", root, "cgroup", 0, controllers); err == nil {
+			return map[string]string{"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}, nil
+		}
+	}
+	return nil, fmt.Errorf("mount the cgroups of the CPU controller: %w", err)
 }
