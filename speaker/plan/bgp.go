@@ -360,19 +360,17 @@ func (d *decision) selectAdvertisers(h heldAddress) (ownRoutes *nodeRoutes, refu
 	if routes == nil {
 		return nil, v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
 	}
-	advertised, stays, removed, requireAll := false, false, false, d.anyServesAll(h, routes)
+	advertised, requireAll := false, d.anyServesAll(h, routes)
 	for i, m := range d.nodes {
 		// While one node serves all Services of the address, no other attracts packets.
 		if any, all := h.servedBy(m.name); routes[i].refusal.Reason != "" || !any || requireAll && !all {
 			continue
 		}
-		advertised, stays = true, stays || m.removal == ""
-		if m.name == d.Node {
-			ownRoutes, removed = &routes[i], m.removal != ""
+		advertised = true
+		// The routers of a node that is drained have had the time to select the routes of others.
+		if m.name == d.Node && (m.removal == "" || !d.Local.Drained || !d.othersStay(h, routes)) {
+			ownRoutes = &routes[i]
 		}
-	}
-	if removed && stays && d.Local.Drained {
-		ownRoutes = nil // its routers have had the time to select those of the others
 	}
 	if advertised {
 		return ownRoutes, v1alpha1.Refusal{}
@@ -396,6 +394,18 @@ func (d *decision) anyServesAll(h heldAddress, routes []nodeRoutes) bool {
 	return false
 }
 
+// othersStay reports whether a node that is not about to be removed may advertise the address.
+func (d *decision) othersStay(h heldAddress, routes []nodeRoutes) bool {
+	requireAll := d.anyServesAll(h, routes)
+	for i, m := range d.nodes {
+		any, all := h.servedBy(m.name)
+		if m.removal == "" && routes[i].refusal.Reason == "" && any && (all || !requireAll) {
+			return true
+		}
+	}
+	return false
+}
+
 // advertisedRoutes returns what the i-th node advertises, or why nothing.
 func (d *decision) advertisedRoutes(h heldAddress, i int) (routes []AdvertisedRoute, refusal v1alpha1.Refusal) {
 	scoped := d.routesOfScope(routeScope{h.pool, h.addr.Is6()})
@@ -406,6 +416,8 @@ func (d *decision) advertisedRoutes(h heldAddress, i int) (routes []AdvertisedRo
 		return nil, scoped[i].refusal
 	case !any, !all && d.anyServesAll(h, scoped):
 		return nil, h.missingEndpoints(d.nodes[i].name)
+	case d.nodes[i].removal != "" && d.othersStay(h, scoped):
+		return nil, v1alpha1.Refusal{Reason: v1alpha1.NodeBeingRemoved, Message: d.nodes[i].removal + ", and another node can advertise it"}
 	}
 	for r, prefix := range scoped[i].routePrefixes(h.addr, d.aggregatableRanges(h)) {
 		routes = append(routes, AdvertisedRoute{r.peer, prefix, r.attributes})
