@@ -68,8 +68,9 @@ type node struct {
 	incarnation int
 	upSince     time.Time
 	held        map[netip.Addr]bool
-	asking      map[netip.Addr]int // the serial number of a probe
-	holder      map[netip.Addr]int // nodes that have answered a probe
+	asking      map[netip.Addr]int  // the serial number of a probe
+	holder      map[netip.Addr]int  // nodes that have answered a probe
+	rechecks    map[netip.Addr]bool // of the holder that are due
 	heldSince   map[netip.Addr]time.Time
 	believed    map[netip.Addr]string // the owner
 	lapsed      map[netip.Addr]time.Time
@@ -185,6 +186,7 @@ func (w *world) start(n *node) {
 	n.running, n.stopped, n.leaving, n.hold = true, false, false, false
 	n.tracker, n.upSince, n.wakeAt = &Tracker{}, w.now, time.Time{}
 	n.held, n.asking, n.holder = map[netip.Addr]bool{}, map[netip.Addr]int{}, map[netip.Addr]int{}
+	n.rechecks = map[netip.Addr]bool{}
 	n.believed, n.heldSince = map[netip.Addr]string{}, map[netip.Addr]time.Time{}
 	n.lapsed, n.sessions = map[netip.Addr]time.Time{}, map[int]*bfdSession{}
 	n.isOld, n.syncing, n.syncRequested = true, false, false

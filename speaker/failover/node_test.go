@@ -209,8 +209,19 @@ func (w *world) probe(n *node, addr netip.Addr) {
 // recheckHolder asks again later whether the holder still has the address.
 func (w *world) recheckHolder(n *node, addr netip.Addr) {
 	incarnation := n.incarnation
+	if left := HoldDown - w.now.Sub(n.upSince); left > 0 {
+		w.after(left, func() { w.syncIf(n, incarnation) })
+	}
+	if n.rechecks[addr] {
+		return
+	}
+	n.rechecks[addr] = true
 	w.after(10*time.Second, func() {
-		if id, ok := n.holder[addr]; ok && n.incarnation == incarnation && n.running && !n.stopped {
+		if n.incarnation != incarnation {
+			return
+		}
+		delete(n.rechecks, addr)
+		if id, ok := n.holder[addr]; ok && n.running && !n.stopped {
 			o := w.nodes[id]
 			if !w.reaches(n, o) || !w.reaches(o, n) || !o.held[addr] {
 				delete(n.holder, addr)
@@ -218,9 +229,6 @@ func (w *world) recheckHolder(n *node, addr netip.Addr) {
 			w.sync(n)
 		}
 	})
-	if left := HoldDown - w.now.Sub(n.upSince); left > 0 {
-		w.after(left, func() { w.syncIf(n, incarnation) })
-	}
 }
 
 // announce sends the unsolicited frames.
