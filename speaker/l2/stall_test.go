@@ -111,8 +111,11 @@ func TestStall(t *testing.T) {
 				t.Fatal("the stall was not reported")
 			}
 			time.Sleep(3 * testStallThreshold)
-			if n := sent.Load() - before; n != 0 {
+			// One may have been on its way to the kernel when the process was stopped.
+			if n := sent.Load() - before; n > 1 {
 				t.Errorf("stopped for %s: %d frames were sent before the end of the hold", pause, n)
+			} else if n == 1 {
+				t.Logf("stopped for %s: a frame was sent that was in flight", pause)
 			}
 			if len(stalls) > 0 {
 				t.Errorf("stopped for %s: reported %d times", pause, 1+len(stalls))
