@@ -5,10 +5,10 @@
 // arrive at the same owners without communicating with each other.
 //
 // plan.go is the entry: Decide for this node, Explain for one Service on all
-// nodes. ownership.go decides which addresses in the status of a Service are its own,
+// nodes. nodes.go has what is known of each node, local.go what only this one knows. ownership.go decides which addresses in the status of a Service are its own,
 // and which pool applies to them. l2.go elects the owner on each segment,
 // conflict.go judges the claims of other hosts, bgp.go
-// chooses sessions, routes and attributes, sharing.go groups the Services that share
+// chooses routes and attributes, peerings.go sessions, sharing.go groups the Services that share
 // an address, and trafficpolicy.go applies externalTrafficPolicy and the data path's
 // readiness.
 package plan
@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -279,17 +278,6 @@ type decision struct {
 	eligible         []eligibleNode      // buffer reused for the next address
 }
 
-// clusterNode is a node with what decides whether it may announce at all.
-type clusterNode struct {
-	name       string
-	labels     labels.Set
-	seed       uint64
-	refusal    v1alpha1.Refusal // if set, the node is not eligible for any address
-	removal    string           // why the node is about to be removed; it announces what no other node can
-	leaving    bool             // still advertises, with GRACEFUL_SHUTDOWN (RFC 8326)
-	interfaces []l2.Interface
-}
-
 // newDecision returns the snapshot with its nodes, and with this node's sessions.
 func newDecision(s Snapshot) *decision {
 	d := &decision{
@@ -328,46 +316,6 @@ func newDecision(s Snapshot) *decision {
 	return d
 }
 
-// ExclusionReason returns why a node must not attract traffic, or "" if it may. Its speaker
-// passes the last version of a Node that was deleted, without finalizers.
-func ExclusionReason(n *corev1.Node) string {
-	if n.DeletionTimestamp != nil && len(n.Finalizers) == 0 {
-		return "was deleted"
-	}
-	if hasTaint(n, corev1.TaintNodeOutOfService) {
-		return "has the taint " + corev1.TaintNodeOutOfService
-	}
-	if value, labelled := n.Labels[corev1.LabelNodeExcludeBalancers]; labelled && value != "false" {
-		// As in k8s.io/cloud-provider, an invalid boolean excludes the node.
-		if excluded, err := strconv.ParseBool(value); err != nil || excluded {
-			return "has the label " + corev1.LabelNodeExcludeBalancers
-		}
-	}
-	return ""
-}
-
-// Taints of autoscalers on a node that they are about to remove: of the Cluster Autoscaler
-// (k8s.io/cloud-provider/controllers/service.ToBeDeletedTaint), and of Karpenter.
-const taintToBeDeleted, taintDisrupted = "ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted"
-
-// RemovalReason returns why a node is about to be removed, or "" if it is not. It announces
-// an address until another node does.
-func RemovalReason(n *corev1.Node) string {
-	switch {
-	case n.DeletionTimestamp != nil:
-		return "is being deleted"
-	case hasTaint(n, taintToBeDeleted):
-		return "has the taint " + taintToBeDeleted
-	case hasTaint(n, taintDisrupted):
-		return "has the taint " + taintDisrupted
-	}
-	return ""
-}
-
-func hasTaint(n *corev1.Node, key string) bool {
-	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == key })
-}
-
 // summarizeRefusals returns why no node is eligible: the reason of the nodes that
 // passed the most checks.
 func summarizeRefusals(pool string, states []NodeState) v1alpha1.Refusal {
@@ -399,36 +347,4 @@ func summarizeRefusals(pool string, states []NodeState) v1alpha1.Refusal {
 		Reason:  v1alpha1.NoEligibleNode,
 		Message: fmt.Sprintf("no node may announce pool %q: %s", pool, v1alpha1.Abbreviate(nodes, "; ")),
 	}
-}
-
-// reportingNode returns the node that reports an address that no node announces:
-// the one of the highest rank, among the Ready nodes with an L2Node.
-func (d *decision) reportingNode(addr netip.Addr) (node string) {
-	var best uint64
-	for _, m := range d.nodes {
-		if _, reports := d.Interfaces[m.name]; !reports || m.refusal.Reason == v1alpha1.NodeNotReady {
-			continue
-		}
-		if s := config.RendezvousScore(m.seed, addr); node == "" || s >= best {
-			node, best = m.name, s
-		}
-	}
-	return node
-}
-
-// ReportedInterfaces returns the interfaces of an L2Node, as far as they are within the
-// bounds of its status. A compromised node can still claim to be on a segment
-// on which it is not: only the nodeSelectors of L2Advertisements prevent that.
-func ReportedInterfaces(n *v1alpha1.L2Node) []l2.Interface {
-	bounded, _ := config.BoundInterfaces(n.Status.Interfaces)
-	interfaces := make([]l2.Interface, 0, len(bounded))
-	for _, reported := range bounded {
-		i := l2.Interface{Name: reported.Name, MAC: reported.MACAddress, KernelAnswers: reported.KernelAnswers, VRF: reported.VRF}
-		for _, text := range reported.Addresses {
-			p, _ := config.ReportedSubnet(text)
-			i.Prefixes = append(i.Prefixes, p)
-		}
-		interfaces = append(interfaces, i)
-	}
-	return interfaces
 }

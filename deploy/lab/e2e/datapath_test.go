@@ -73,11 +73,7 @@ func TestLastPodOnLAN(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	for range 30 {
-		if macs, err := cluster.Client.Resolve(addr, 100*time.Millisecond); err != nil || len(macs) != 1 || macs[0] != cluster.Nodes[first].MAC() {
-			t.Errorf("%v answer, want the former owner %s only (%v)", macs, cluster.Nodes[first].MAC(), err)
-		}
-	}
+	checkStays(t, addr, first, 30)
 	proxy.Signal(syscall.SIGCONT)
 	owner(t, addr, func(node int) bool { return node == next })
 	checkNoneLost(t, stop())
@@ -98,11 +94,7 @@ func TestNodeBeingRemoved(t *testing.T) {
 	owner(t, addr, func(node int) bool { return node == first })
 	stop := streamUDP(t, addr)
 	taint(t, first, "ToBeDeletedByClusterAutoscaler")
-	for range 20 {
-		if macs, err := cluster.Client.Resolve(addr, 100*time.Millisecond); err != nil || len(macs) != 1 || macs[0] != cluster.Nodes[first].MAC() {
-			t.Errorf("%v answer, want the only node with a pod (%v)", macs, err)
-		}
-	}
+	checkStays(t, addr, first, 20)
 	next := (first + 1) % len(cluster.Nodes)
 	podReady(t, next, true)
 	owner(t, addr, func(node int) bool { return node == next })
@@ -132,6 +124,18 @@ func TestRoutesOfNodeBeingRemoved(t *testing.T) {
 	checkLosses(t, stop(), len(routers))
 	untaint()
 	routedViaAll(t, addr, 0, 1, 2)
+}
+
+// checkStays asks for an address several times, for 0.1 s each, and checks that only the node
+// answers.
+func checkStays(t *testing.T, addr netip.Addr, node, times int) {
+	t.Helper()
+	for range times {
+		macs, err := cluster.Client.Resolve(addr, 100*time.Millisecond)
+		if err != nil || len(macs) != 1 || macs[0] != cluster.Nodes[node].MAC() {
+			t.Errorf("%v answer, want %s only (%v)", macs, cluster.Nodes[node].MAC(), err)
+		}
+	}
 }
 
 // taint adds a taint to a node, until the test ends or remove is called.
