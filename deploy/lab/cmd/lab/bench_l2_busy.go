@@ -112,9 +112,15 @@ func mountCPUController(root string) (limit map[string]string, err error) {
 		}
 	}
 	for _, controllers := range []string{"cpu", "cpu,cpuacct"} {
-		if err = unix.Mount("cgroup", root, "cgroup", 0, controllers); err == nil {
-			return map[string]string{"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}, nil
+		if err = unix.Mount("cgroup", root, "cgroup", 0, controllers); err != nil {
+			continue
 		}
+		limit = map[string]string{"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}
+		// Where real-time scheduling is divided among groups, the BFD thread needs a part.
+		if _, err := os.Stat(filepath.Join(root, "cpu.rt_runtime_us")); err == nil {
+			limit["cpu.rt_runtime_us"] = "100000"
+		}
+		return limit, nil
 	}
 	return nil, fmt.Errorf("mount the cgroups of the CPU controller: %w", err)
 }
