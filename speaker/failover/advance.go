@@ -209,7 +209,9 @@ func (t *Tracker) Answered(now time.Time, id uint64, answered []netip.Addr) (cha
 			own := slices.Concat(p.Succeeds, p.Outranks)
 			t.verify(q.Peer, intersect(answered, own), true)
 			t.Claimed(now, q.Peer, own...)
-			p.unverified = 2 + len(p.claimed)/maxAddresses // one may be asked now
+			if len(p.claimed) > 0 { // otherwise a plan has given all of them up
+				p.unverified = 2 + len(p.claimed)/maxAddresses // one may be asked now
+			}
 		}
 		changed = true
 	case verification:

@@ -184,3 +184,20 @@ func TestClaimsOfManyAddresses(t *testing.T) {
 		}
 	}
 }
+
+// TestHoldWithoutAddresses: the hold after a stall ends although the addresses were given up
+// while the peer was asked.
+func TestHoldWithoutAddresses(t *testing.T) {
+	tr := observe(Target{Succeeds: []netip.Addr{addr1}})
+	tr.Stalled()
+	questions, _ := tr.Advance(start)
+	if len(questions) != 1 || !tr.View().HoldAnswers {
+		t.Fatalf("asked %v, holds %v", questions, tr.View().HoldAnswers)
+	}
+	tr.Set(start, map[Peer]Target{peerB: {}}, tr.View().Verified)
+	tr.Answered(at(time.Millisecond), questions[0].ID, questions[0].Addresses)
+	tr.Set(at(time.Millisecond), map[Peer]Target{peerB: {}}, tr.View().Verified)
+	if tr.View().HoldAnswers {
+		t.Error("answers are held for ever")
+	}
+}
