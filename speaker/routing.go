@@ -189,9 +189,10 @@ func (r *routingEngines) pathChanged(key bfd.Key, s bfd.Status) {
 			r.sessions.PathUp(peer)
 		}
 	}
-	if !isNeighbor || !was || s.State == bfd.Up || len(peers) > 0 {
+	// A neighbor that does not respond any more is asked first.
+	if asksFirst := isNeighbor && was && s.State != bfd.Up; !asksFirst || len(peers) > 0 {
 		r.wake()
-	} // otherwise the other node is asked first
+	}
 }
 
 // guardLoop sets the loop guard, in a goroutine of its own, so that announcing does
