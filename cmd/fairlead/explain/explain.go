@@ -128,7 +128,8 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 		a := addressAnnouncement{v.Addr.String(), v.Pool, v.Refusal.Reason, v.Refusal.Message, []nodeAnnouncement{}, []string{}, []string{}}
 		for _, n := range v.Nodes {
 			node := nodeAnnouncement{
-				Node: n.Node, Interfaces: append([]string{}, n.Interfaces...), MACs: []string{}, Routes: []peerRoute{}, Reason: n.Reason, Message: n.Message,
+				Node: n.Node, Interfaces: append([]string{}, n.Interfaces...), MACs: []string{}, Routes: []peerRoute{},
+				Reason: n.Reason, Message: n.Message,
 			}
 			if len(n.Interfaces) > 0 {
 				node.Owner = "highest rank of the eligible nodes"
