@@ -114,7 +114,8 @@ func (a Address) Decide() (do Action, acting string) {
 	}
 	if a.Held {
 		other := a.Verified
-		leaving := slices.ContainsFunc(a.Ranked, func(c Candidate) bool { return c.Node == other.Node && c.Status.State == Leaving })
+		isLeaving := func(c Candidate) bool { return c.Node == other.Node && c.Status.State == Leaving }
+		leaving := slices.ContainsFunc(a.Ranked, isLeaving) || slices.ContainsFunc(a.Others, isLeaving)
 		switch {
 		case other.Node != "" && (rank < 0 || !leaving && (other.TookOver || !a.prevails(other.Node))):
 			return None, other.Node

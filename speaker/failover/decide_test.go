@@ -87,6 +87,10 @@ func TestDecide(t *testing.T) {
 		{"yielded to a higher rank", "b", []State{Live, Unknown}, held(from("a", false)), None, "a"},
 		{"yielded to a takeover", "a", []State{Unknown, Live}, held(from("b", true)), None, "b"},
 		{"not yielded to a leaving one", "b", []State{Leaving, Unknown}, held(from("a", false)), Keep, "b"},
+		{"not yielded to one that leaves and is not eligible", "a", []State{Unknown}, func(a *Address) {
+			a.Held, a.Verified, a.ScoreOf = true, from("z", false), func(node string) uint64 { return map[string]uint64{"z": 1}[node] }
+			a.Others = []Candidate{{Peer: Peer{"eth0", "z"}, Status: Status{State: Leaving}}}
+		}, Keep, "a"},
 		{"stale: yielded", "a", []State{Unknown, Live}, func(a *Address) {
 			a.Held, a.Verified, a.Fresh, a.PeerFresh = true, from("b", false), false, knownFresh(true)
 		}, None, "b"},
