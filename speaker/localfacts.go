@@ -37,8 +37,10 @@ const (
 func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []l2.Interface) (plan.LocalFacts, error) {
 	drained := s.shutdown.drainComplete(s.ownNode(), func() { notify(s.syncRequested) })
 	l := plan.LocalFacts{Interfaces: interfaces, Held: s.announced, Restored: s.restored, Passwords: map[string]bgp.Secret{}, Drained: drained}
-	l.Failover, l.HeldOn, l.Stale = s.neighbors.View(), s.announcedOn, s.isStale != nil && s.isStale()
+	// In this order: an address that a node has yielded before its session ended is not
+	// contested any more.
 	l.PeerFresh = s.neighbors.PeerFresh(s.routing.paths.Status())
+	l.Failover, l.HeldOn, l.Stale = s.neighbors.View(), s.announcedOn, s.isStale != nil && s.isStale()
 	if left := s.holdDown - time.Since(s.upSince); left > 0 {
 		s.nextSync = min(s.nextSync, left)
 	} else {

@@ -333,6 +333,8 @@ func (t *Tracker) SessionChanged(now time.Time, key Peer, s Session) (changed bo
 	case s == AdminDown && p.State != Leaving:
 		changed = true
 		p.set(now, Leaving)
+	case s == Ended && was == Up:
+		t.askAgain(key)
 	case s == Down && was == Up:
 		p.due[suspicion] = true
 		if len(p.Succeeds) > 0 {
@@ -340,6 +342,27 @@ func (t *Tracker) SessionChanged(now time.Time, key Peer, s Session) (changed bo
 		}
 	}
 	return changed
+}
+
+// askAgain makes claims of the peer be verified again, because it may have yielded the
+// addresses since it has answered.
+func (t *Tracker) askAgain(key Peer) {
+	p := t.peers[key]
+	for a, h := range t.verified {
+		if h == (Holder{Peer: key}) {
+			delete(t.verified, a)
+			p.claimed[a] = true
+		}
+	}
+	for id, q := range t.open {
+		if q.Peer == key && (q.purpose == verification || q.purpose == poll && len(p.Outranks) > 0) {
+			delete(t.open, id)
+			for _, a := range q.Addresses {
+				p.claimed[a] = true
+			}
+		}
+	}
+	p.verifiedAt = time.Time{}
 }
 
 // Stalled reports that this process did not run for longer than the detection time: other

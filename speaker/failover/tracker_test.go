@@ -230,3 +230,37 @@ func TestForgedClaims(t *testing.T) {
 		t.Errorf("asked %v", q)
 	}
 }
+
+// TestSessionEnded: a peer that has yielded addresses ends the session. What it answered
+// before, or is being asked, is asked again.
+func TestSessionEnded(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		answered bool // before the session ends
+		again    func(Question) []netip.Addr
+		want     bool
+	}{
+		{"answered, and yielded", true, answersNone, false},
+		{"answered, and not yielded", true, answersAll, true},
+		{"asked, and yielded", false, answersNone, false},
+		{"asked, and not yielded", false, answersAll, true},
+	} {
+		tr := observe(Target{Outranks: []netip.Addr{addr1}})
+		tr.SessionChanged(start, peerB, Up)
+		advanceTo(tr, start, at(time.Second), answersNone) // polls
+		tr.Claimed(at(time.Second), peerB, addr1)
+		first, _ := tr.Advance(at(time.Second))
+		if tt.answered {
+			tr.Answered(at(time.Second), first[0].ID, answersAll(first[0]))
+		}
+		tr.SessionChanged(at(time.Second), peerB, Ended)
+		tr.Answered(at(time.Second), first[0].ID, answersAll(first[0])) // too late
+		if h, contested := tr.View().Verified[addr1]; contested {
+			t.Errorf("%s: %v has the address before it is asked again", tt.name, h)
+		}
+		advanceTo(tr, at(time.Second), at(1100*time.Millisecond), tt.again)
+		if _, contested := tr.View().Verified[addr1]; contested != tt.want {
+			t.Errorf("%s: contested %v, want %v", tt.name, contested, tt.want)
+		}
+	}
+}
