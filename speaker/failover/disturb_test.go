@@ -96,6 +96,7 @@ func (w *world) disturb(kinds []string) {
 		w.begin("%s %s", what, n.name)
 		w.excluded[n.id] = what == "exclude"
 		w.promise.noGap = settled && w.hasEligible() && w.isAnnounced()
+		w.forgetNoticed()
 		w.unsure = w.now
 		w.changedAPI()
 	case "forge":

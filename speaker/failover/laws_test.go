@@ -202,13 +202,17 @@ func (w *world) maxGap() time.Duration {
 	if len(w.filtered) > 0 {
 		gap, more = 3700*time.Millisecond, takeoverWait+2*askTime+pollInterval
 	}
-	if !w.isSettled() {
+	if !w.isSettled() || !w.isAnnounced() {
 		return 0
 	}
 	for _, n := range w.nodes {
 		if !n.running && !w.notReady[n.id] {
 			gap += more
 		}
+	}
+	isNew := func(addr netip.Addr) bool { return w.now.Sub(w.sole[addr].since) < maxConfirmInterval }
+	if slices.ContainsFunc(w.addrs, isNew) {
+		gap += probeTime // its owner may not have confirmed it yet
 	}
 	return gap
 }

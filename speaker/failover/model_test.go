@@ -98,6 +98,7 @@ type apiView struct {
 type bfdSession struct {
 	state     Session
 	createdAt time.Time
+	ended     bool // the peer has removed it, which is to be signaled
 }
 
 const verbose = false
@@ -179,9 +180,7 @@ func (w *world) logf(format string, args ...any) {
 
 // start starts the speaker of a node.
 func (w *world) start(n *node) {
-	for _, o := range w.nodes {
-		o.noticed = false
-	}
+	w.forgetNoticed()
 	n.incarnation++
 	n.running, n.stopped, n.leaving, n.hold = true, false, false, false
 	n.tracker, n.upSince, n.wakeAt = &Tracker{}, w.now, time.Time{}
@@ -192,6 +191,14 @@ func (w *world) start(n *node) {
 	n.isOld, n.syncing, n.syncRequested = true, false, false
 	w.readAPI(n)
 	w.sync(n)
+}
+
+// forgetNoticed is called when a node begins to observe others: it has not noticed which of
+// them were killed before.
+func (w *world) forgetNoticed() {
+	for _, n := range w.nodes {
+		n.noticed = false
+	}
 }
 
 func (w *world) readAPI(n *node) {
@@ -246,9 +253,12 @@ func (w *world) runBFD() (changed bool) {
 				state = AdminDown
 			case works && s.state != Up && !o.leaving && !n.leaving && w.now.Sub(s.createdAt) > handshake && w.now.Sub(theirs.createdAt) > handshake:
 				state = Up
+			case s.ended && s.state == Up:
+				state = Ended
 			case !works && s.state == Up:
 				state = Down
 			}
+			s.ended = false
 			if !works {
 				s.createdAt = w.now.Add(-handshake / 2)
 			}

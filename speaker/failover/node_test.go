@@ -139,6 +139,10 @@ func (w *world) applyPlan(n *node, view View) {
 	n.tracker.Set(w.now.Add(n.skew), targets, verified)
 	w.broken.applyTracker(n.tracker)
 	w.setHold(n)
+	if len(view.Verified) > 0 { // what the node yields may be its again later
+		incarnation := n.incarnation
+		w.after(syncDelay, func() { w.syncIf(n, incarnation) })
+	}
 	w.advance(n)
 }
 
@@ -335,6 +339,9 @@ func (w *world) setSessions(n *node, targets Targets) {
 	for id := range n.sessions {
 		if _, keep := targets[Peer{"eth0", w.nodes[id].name}]; !keep {
 			delete(n.sessions, id)
+			if s := w.nodes[id].sessions[n.id]; s != nil && s.state == Up && w.reaches(n, w.nodes[id]) {
+				s.ended = true
+			}
 		}
 	}
 	for key := range targets {
