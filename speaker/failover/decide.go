@@ -130,10 +130,14 @@ func (a Address) Decide() (do Action, acting string) {
 	if a.Holder != "" && a.Holder != a.Self {
 		// One that is gone, or that this node has not asked since, may have stopped before, and
 		// another node may have the address.
-		if live, eligible := a.isLive(a.Holder); live && (!a.Serves || eligible && !a.TakesBack || !a.prevails(a.Holder)) {
+		live, eligible := a.isLive(a.Holder)
+		switch prevails := a.prevails(a.Holder); {
+		case live && (!a.Serves || eligible && (!a.TakesBack || !prevails)):
 			return Wait, a.Holder
-		} else if live && a.Expected == a.Holder {
+		case live && prevails && a.Expected == a.Holder:
 			return Announce, a.Self
+		case live && !prevails:
+			return Ask, a.Self // it stops soon, unless it has lost contact to the API
 		}
 	}
 	if a.Expected != "" && a.Expected != a.Self {

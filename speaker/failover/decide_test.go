@@ -55,6 +55,10 @@ func TestDecide(t *testing.T) {
 		{"another one has it", "a", []State{Unknown, Live}, func(a *Address) { a.Holder = "b" }, Wait, "b"},
 		{"taken back", "a", []State{Unknown, Live}, func(a *Address) { a.Holder, a.Expected, a.TakesBack = "b", "b", true }, Announce, "a"},
 		{"not asked yet", "a", []State{Unknown, Live}, func(a *Address) { a.Holder, a.TakesBack = "b", true }, Ask, "a"},
+		{"one that is not eligible has it, and may not know", "a", []State{Unknown, Live}, func(a *Address) {
+			a.Others = []Candidate{{Peer: Peer{"eth0", "z"}, Status: Status{State: Live}}}
+			a.Holder, a.ScoreOf = "z", func(node string) uint64 { return map[string]uint64{"z": 1}[node] }
+		}, Ask, "a"},
 		{"does not serve it, and another one has it", "a", []State{Unknown, Live}, func(a *Address) {
 			a.Holder, a.Expected, a.TakesBack, a.Serves = "b", "b", true, false
 		}, Wait, "b"},

@@ -109,6 +109,7 @@ const (
 	askTime    = 20 * time.Millisecond
 	probeTime  = 180 * time.Millisecond
 	probes     = 2
+	reprobe    = time.Second
 	tick       = 10 * time.Millisecond
 	syncDelay  = 2 * time.Millisecond
 	syncTime   = 50 * time.Millisecond // of one that begins when a process continues

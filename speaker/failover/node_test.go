@@ -200,8 +200,14 @@ func (w *world) probe(n *node, addr netip.Addr) {
 			delete(n.asking, addr)
 			return
 		}
-		delete(n.asking, addr)
-		if _, answered := n.holder[addr]; !answered {
+		if _, answered := n.holder[addr]; answered {
+			w.after(reprobe, func() {
+				if n.incarnation == incarnation && n.asking[addr] == serial {
+					w.probe(n, addr)
+				}
+			})
+		} else {
+			delete(n.asking, addr)
 			n.held[addr], n.heldSince[addr] = true, w.now
 			w.logf("%s %v announces (no answer)", n.name, addr)
 			w.announce(n, addr)

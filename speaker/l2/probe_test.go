@@ -178,7 +178,7 @@ func TestProbeAgain(t *testing.T) {
 		h.has[h.f.vip] = false
 		h.mu.Unlock()
 		before := h.changes.Load()
-		h.wait(reprobeInterval + probes*probeInterval)
+		h.wait(2*reprobeInterval + probes*probeInterval) // the second wait
 		if claimants, _ := h.Claimants(); len(claimants) > 0 || h.changes.Load() == before {
 			t.Errorf("claimants %v after %d changes", claimants, h.changes.Load()-before)
 		}

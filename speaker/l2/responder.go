@@ -39,8 +39,9 @@ const (
 	// at the same time: one busy host may have to answer for all of them.
 	answerTime = 500 * time.Microsecond
 
-	// reprobeInterval is the wait before an address that a host has is probed again, if it
-	// is not withheld: the host is a node that is about to stop, for example.
+	// reprobeInterval is the first wait before an address that a host has is probed again, if
+	// it is not withheld: the host is a node that is about to stop, for example. The waits
+	// double up to recheckInterval.
 	reprobeInterval = time.Second
 
 	// recheckInterval is the first wait before a withheld address is probed again. The
@@ -472,7 +473,7 @@ func (r *responder) probeStep(t *task, now time.Time) (frames [][]byte, next tim
 		if t.cleared = !r.claimants.has(t.addr); t.cleared {
 			return nil, 0, true
 		}
-		return nil, reprobeInterval, changed
+		return nil, min(reprobeInterval<<min(t.step/(probes+1), 10), recheckInterval), changed
 	case probes - 1:
 		next = time.Duration(r.probing-1) * answerTime
 	}
