@@ -119,8 +119,8 @@ func (w *world) check() {
 			w.fail("%v has no owner although its last one left in order", addr)
 		case len(owners) > 1 && w.promise.once && gap < 5*time.Second:
 			w.fail("%v has the owners %v after one of them stood still", addr, owners)
-		case w.now.Sub(w.single[addr]) > 1500*time.Millisecond:
-			w.fail("%v has the owners %v for longer than 1.5 s", addr, owners)
+		case w.now.Sub(w.single[addr]) > w.maxOverlap():
+			w.fail("%v has the owners %v for longer than %v", addr, owners, w.maxOverlap())
 		}
 		w.checkMoves(addr, owners)
 		if len(owners) != 1 {
@@ -129,6 +129,16 @@ func (w *world) check() {
 			w.sole[addr] = tenure{owners[0], w.now}
 		}
 	}
+}
+
+// maxOverlap returns the time for which an address may have two owners while no frames are
+// lost. A node that returns within 2*LeaveTimeout of its end still counts as leaving.
+func (w *world) maxOverlap() time.Duration {
+	returned := func(n *node) bool { return n.running && w.now.Sub(n.upSince) < 2*LeaveTimeout+contestInterval }
+	if slices.ContainsFunc(w.nodes, returned) {
+		return 2*LeaveTimeout + contestInterval
+	}
+	return 1500 * time.Millisecond
 }
 
 // checkMoves checks that an address leaves an owner that runs and is eligible only to a
