@@ -31,6 +31,10 @@ lab: .build/lab ## The same cluster, kept until Ctrl-C, and how to use it.
 LONG  := ^Test(BusyMachine|NextHopFollows|ProgramsAgree|RotatesPassword|RouterIsShutDown)$$|/^(moto|BIRD|FRR|OpenBGPD|ExaBGP)$$|//^moto$$
 SMOKE := ^Test(AddressAnswers|LocalTrafficKeepsTheClientsAddress|OwnerNotReady|LeaderHandsOver|BGP|Manifests|Permissions|Explain|Balancer|FetchErrors)$$
 
+# PROXY are the end-to-end tests of the data path. `make test-long` repeats them with
+# kube-proxy in iptables mode; the others run in nftables mode.
+PROXY := ^Test(AddressAnswers|LocalTrafficKeepsTheClientsAddress|RollingUpdate|RollingUpdateOnLAN|LastPodOnLAN|TrafficPolicySwitch|NodeBeingRemoved)$$
+
 # The end-to-end tests of all packages run the programs of one build.
 E2E = .build/lab build && cd deploy/lab && FAIRLEAD_LAB_BIN=$(CURDIR)/.build go test -count=1 -p=1
 
@@ -39,6 +43,7 @@ test: lint verify unit e2e ## Run every check, and the tests that do not take lo
 test-long: .build/lab ## Run the tests that take long: end to end, with third-party programs, tables of faults.
 	.build/lab with go test -p=1 -timeout=20m -run='$(LONG)' ./providers/aws ./speaker/bgp ./speaker/bfd ./speaker/l2 # one at a time: they keep the cores busy, and some have deadlines
 	$(E2E) -timeout=40m -skip='$(SMOKE)' ./...
+	export FAIRLEAD_PROXY_MODE=iptables; $(E2E) -timeout=10m -run='$(PROXY)' ./e2e
 
 unit: .build/lab ## Run the unit, property and kernel-level tests that do not take long.
 	.build/lab with go test -skip='$(LONG)' $$(go list ./... | grep -v /speaker/bfd)

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -22,10 +23,11 @@ import (
 
 // Options configure the cluster to start.
 type Options struct {
-	Nodes    int
-	AWS      int      // number of nodes that are instances of an emulated AWS
-	Flags    []string // of the controllers, in addition to those of the manifest
-	Progress Progress
+	Nodes     int
+	AWS       int      // number of nodes that are instances of an emulated AWS
+	Flags     []string // of the controllers, in addition to those of the manifest
+	ProxyMode string   // of kube-proxy: iptables, or nftables, the default
+	Progress  Progress
 }
 
 // Cluster is a running lab.
@@ -207,23 +209,16 @@ func (c *Cluster) StartAPIServer(ctx context.Context) (err error) {
 }
 
 func (c *Cluster) startNodes(ctx context.Context) error {
-	config := runDir + "/proxy.kubeconfig"
-	if err := writeKubeconfig(config, "https://"+controlPlaneAddr.String()+":6443", "proxy"); err != nil {
+	if err := writeKubeconfig(proxyConfig, "https://"+controlPlaneAddr.String()+":6443", "proxy"); err != nil {
 		return err
 	}
-	for i, node := range c.Nodes {
+	for i := range c.Nodes {
 		if err := c.createNode(ctx, i); err != nil {
 			return err
 		}
-		proxy, err := node.Start("kube-proxy-"+node.Name, c.bin.path("kube"), nil, "kube-proxy",
-			"--kubeconfig="+config, "--hostname-override="+node.Name, "--proxy-mode=nftables",
-			"--detect-local-mode=ClusterCIDR", "--cluster-cidr="+podPrefix,
-			"--conntrack-max-per-core=0", "--conntrack-min=0",
-			"--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s")
-		if err != nil {
+		if err := c.StartProxy(i); err != nil {
 			return err
 		}
-		c.Proxies = append(c.Proxies, proxy)
 		if err := c.createPod(ctx, i); err != nil {
 			return err
 		}
@@ -237,6 +232,25 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 			return err
 		}
 	}
+	return nil
+}
+
+const proxyConfig = runDir + "/proxy.kubeconfig"
+
+// StartProxy starts the kube-proxy of the i-th node, with additional flags. It replaces one
+// that has ended.
+func (c *Cluster) StartProxy(i int, flags ...string) error {
+	node := c.Nodes[i]
+	proxy, err := node.Start("kube-proxy-"+node.Name, c.bin.path("kube"), nil, append([]string{
+		"kube-proxy", "--kubeconfig=" + proxyConfig, "--hostname-override=" + node.Name, "--proxy-mode=" + cmp.Or(c.options.ProxyMode, "nftables"),
+		"--detect-local-mode=ClusterCIDR", "--cluster-cidr=" + podPrefix,
+		"--conntrack-max-per-core=0", "--conntrack-min=0",
+		"--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s",
+	}, flags...)...)
+	if err != nil {
+		return err
+	}
+	c.Proxies = setProcess(c.Proxies, i, proxy)
 	return nil
 }
 

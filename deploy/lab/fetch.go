@@ -17,11 +17,21 @@ type Tool struct {
 	pkg     string // package of Debian and Ubuntu
 	pip     string // Python package, if there is no package of the distribution
 	purpose string // shown in progress lines and errors
+	// links are the names of a multi-call program, for which the package has a script.
+	links map[string][]string
 }
 
 // The tools that can be fetched.
 var (
-	NFT  = Tool{name: "tools", program: "nft", pkg: "nftables", purpose: "required by kube-proxy"}
+	NFT = Tool{name: "tools", program: "nft", pkg: "nftables", purpose: "required by kube-proxy"}
+	// IPTables is required by kube-proxy in iptables mode.
+	IPTables = Tool{
+		name: "iptables", program: "iptables", pkg: "iptables", purpose: "required by kube-proxy in iptables mode",
+		links: map[string][]string{"usr/sbin/xtables-nft-multi": {
+			"iptables", "iptables-restore", "iptables-save", "ip6tables", "ip6tables-restore", "ip6tables-save",
+		}},
+	}
+
 	BIRD = Tool{name: "bird", program: "bird", pkg: "bird2", purpose: "routing daemon of a router"}
 	FRR  = Tool{name: "frr", program: "zebra", pkg: "frr", purpose: "routing daemon of a router"} // not bgpd, which OpenBGPD has as well
 	// OpenBGPD and ExaBGP are peers in tests of BGP.
@@ -34,7 +44,7 @@ var (
 	Moto = Tool{name: "moto", program: "moto_server", pip: "moto[server]==5.2.1", purpose: "emulates AWS"}
 )
 
-var fetchable = []Tool{NFT, BIRD, FRR, OpenBGPD, ExaBGP, Arping, NDisc6, Moto}
+var fetchable = []Tool{NFT, IPTables, BIRD, FRR, OpenBGPD, ExaBGP, Arping, NDisc6, Moto}
 
 // sbin are directories of system programs that may not be on the PATH of an
 // ordinary user.
@@ -119,6 +129,13 @@ func (b Binaries) unpackPackage(t Tool) error {
 	for _, deb := range debs {
 		if err := runCommand("dpkg-deb", "-x", deb, part); err != nil {
 			return fmt.Errorf("fetch %s: %w", t.pkg, err)
+		}
+	}
+	for program, names := range t.links {
+		for _, name := range names {
+			if err := os.Symlink(filepath.Base(program), filepath.Join(part, filepath.Dir(program), name)); err != nil {
+				return fmt.Errorf("fetch %s: %w", t.pkg, err)
+			}
 		}
 	}
 	if err := errors.Join(os.RemoveAll(b.path(t.name)), os.Rename(part, b.path(t.name))); err != nil {
@@ -215,6 +232,9 @@ func (b Binaries) commandEnv() []string {
 	env = append(env, "PATH="+strings.Join(path, ":"))
 	if len(libs) > 0 {
 		env = append(env, "LD_LIBRARY_PATH="+strings.Join(libs, ":"))
+	}
+	if extensions, _ := filepath.Glob(b.path(IPTables.name + "/usr/lib/*-linux-gnu*/xtables")); len(extensions) > 0 {
+		env = append(env, "XTABLES_LIBDIR="+extensions[0])
 	}
 	return env
 }

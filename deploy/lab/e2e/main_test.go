@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -21,8 +22,8 @@ import (
 
 // cluster is shared by all tests. Each test uses its own Services.
 var cluster = &suite.Cluster{
-	Options:       lab.Options{Nodes: 3},
-	Tools:         []lab.Tool{lab.BIRD, lab.FRR},
+	Options:       lab.Options{Nodes: 3, ProxyMode: os.Getenv("FAIRLEAD_PROXY_MODE")},
+	Tools:         []lab.Tool{lab.BIRD, lab.FRR, lab.IPTables},
 	BaseManifests: basePools,
 }
 
