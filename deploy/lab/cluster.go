@@ -219,7 +219,7 @@ func (c *Cluster) startNodes(ctx context.Context) error {
 		if err := c.StartProxy(i); err != nil {
 			return err
 		}
-		if err := c.createPod(ctx, i); err != nil {
+		if err := c.CreatePod(ctx, i); err != nil {
 			return err
 		}
 	}

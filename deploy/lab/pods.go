@@ -19,8 +19,8 @@ func podRanges(i int) (spec corev1.NodeSpec) {
 	return spec
 }
 
-// createPod creates a ready pod on the i-th node, as the kubelet would.
-func (c *Cluster) createPod(ctx context.Context, i int) error {
+// CreatePod creates a ready pod on the i-th node, as the kubelet would.
+func (c *Cluster) CreatePod(ctx context.Context, i int) error {
 	pod, err := c.API.CoreV1().Pods("default").Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: c.Pods[i].Name, Labels: map[string]string{"app": "influxdb"}},
 		Spec: corev1.PodSpec{
@@ -68,12 +68,16 @@ func (c *Cluster) TerminatePod(ctx context.Context, i int) error {
 	return c.deletePod(ctx, i, 30)
 }
 
+// DeletePod deletes the pod on the i-th node immediately, as the kubelet does when its
+// containers have ended. The host of the pod still responds.
+func (c *Cluster) DeletePod(ctx context.Context, i int) error { return c.deletePod(ctx, i, 0) }
+
 // ReplacePod deletes the pod on the i-th node immediately and creates another one.
 func (c *Cluster) ReplacePod(ctx context.Context, i int) error {
-	if err := c.deletePod(ctx, i, 0); err != nil {
+	if err := c.DeletePod(ctx, i); err != nil {
 		return err
 	}
-	return c.createPod(ctx, i)
+	return c.CreatePod(ctx, i)
 }
 
 func (c *Cluster) deletePod(ctx context.Context, i int, grace int64) error {

@@ -22,6 +22,8 @@ const usage = `usage: lab COMMAND
   bench [--nodes N]           benchmark announcements over BGP, with BIRD and FRR as routers
   bench --scale               benchmark the controller against plain API calls
   bench --failover            benchmark the failover of Layer 2 addresses
+  bench --data-path MODE      count requests that are lost when pods, nodes and speakers change,
+                              with kube-proxy in a mode: nftables or iptables
   bench --full [--scale|--failover]
                               benchmark with 5,000 and 10,000 Services, and more repetitions
   exec HOST -- COMMAND …      run a command on a machine of the kept cluster:
@@ -99,7 +101,7 @@ func parseJob(command string, args []string) (j labJob, err error) {
 	flags.BoolVar(&j.keep, "keep", false, "")
 	flags.IntVar(&j.nodes, "nodes", 3, "")
 	aws, scale, full := flags.Bool("aws", false, ""), flags.Bool("scale", false, ""), flags.Bool("full", false, "")
-	failover := flags.Bool("failover", false, "")
+	failover, dataPath := flags.Bool("failover", false, ""), flags.String("data-path", "", "")
 	if err := flags.Parse(args); err != nil {
 		os.Exit(2)
 	}
@@ -119,6 +121,10 @@ func parseJob(command string, args []string) (j labJob, err error) {
 	case command == "bench" && *failover:
 		j.nodes = 3
 		j.do = func(ctx context.Context, o lab.Options) error { return runFailover(ctx, o, failoverAmounts) }
+	case command == "bench" && *dataPath != "":
+		j.nodes = 3
+		j.tools = []lab.Tool{lab.BIRD, lab.FRR, lab.IPTables}
+		j.do = func(ctx context.Context, o lab.Options) error { return runDataPath(ctx, o, *dataPath) }
 	case command == "bench":
 		j.tools = []lab.Tool{lab.BIRD, lab.FRR}
 		j.do = func(ctx context.Context, o lab.Options) error { return runBench(ctx, o, benchAmounts) }
