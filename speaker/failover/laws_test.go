@@ -192,6 +192,11 @@ func (w *world) isAnnounced() bool {
 
 // isSettled reports whether each successor knows the owner that it observes.
 func (w *world) isSettled() bool {
+	for _, addr := range w.addrs {
+		if since := w.sole[addr].since; w.now.Sub(since) < 2*time.Second {
+			return false // it may not have a session with the owner yet
+		}
+	}
 	for _, n := range w.nodes {
 		// A speaker that does not run on a node that is Ready observes no other one.
 		missing := !n.running && !w.notReady[n.id] && !n.noticed
@@ -215,8 +220,9 @@ func (w *world) maxGap() time.Duration {
 	if !w.isSettled() || !w.isAnnounced() {
 		return 0
 	}
+	uninformed := slices.ContainsFunc(w.nodes, func(n *node) bool { return n.running && n.apiCut })
 	for _, n := range w.nodes {
-		if !n.running && !w.notReady[n.id] {
+		if !n.running && (!w.notReady[n.id] || uninformed) {
 			gap += more
 		}
 	}
