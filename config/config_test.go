@@ -188,6 +188,7 @@ func TestL2Advertisement(t *testing.T) {
 			ad("by-name", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"plain", "absent"}}),
 			ad("broken", v1alpha1.L2AdvertisementSpec{
 				NodeSelectors: []metav1.LabelSelector{bad}, IPAddressPoolSelectors: []metav1.LabelSelector{bad},
+				NodeWeights: []v1alpha1.NodeWeight{{NodeSelector: edge[0], Weight: 3}, {NodeSelector: bad, Weight: 7}, {NodeSelector: edge[0]}},
 			}),
 		},
 	})
@@ -212,12 +213,20 @@ func TestL2Advertisement(t *testing.T) {
 	}; !reflect.DeepEqual(nodes, want) {
 		t.Errorf("selects %v, want %v", nodes, want)
 	}
+	broken := c.L2Advertisements[slices.IndexFunc(c.L2Advertisements, func(a L2Advertisement) bool { return a.Name == "broken" })]
+	if w := broken.NodeWeight(labels.Set{"tier": "edge"}); w != 3 {
+		t.Errorf("the weight is %d, want the largest one of valid entries", w)
+	}
+	if w := broken.NodeWeight(nil); w != -1 {
+		t.Errorf("a node that no entry selects has the weight %d", w)
+	}
 	var got []string
 	for _, p := range problems {
 		got = append(got, fmt.Sprintf("%s %s %s", p.Name, p.Field, p.Reason))
 	}
 	if want := []string{
 		"broken spec.ipAddressPoolSelectors[0] InvalidSelector", "broken spec.nodeSelectors[0] InvalidSelector",
+		"broken spec.nodeWeights[1].nodeSelector InvalidSelector",
 		"by-name spec.ipAddressPools[1] UnknownPool",
 	}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)

@@ -2,6 +2,7 @@ package config
 
 import (
 	"hash/fnv"
+	"math/bits"
 	"net/netip"
 )
 
@@ -12,8 +13,8 @@ func RankSeed(node string) uint64 {
 	return h.Sum64()
 }
 
-// RendezvousScore ranks nodes for an address (highest random weight, Thaler and
-// Ravishankar 1998): removing a node moves only the addresses that it owned.
+// RendezvousScore ranks nodes of equal weight for an address (highest random weight,
+// Thaler and Ravishankar 1998): removing a node moves only the addresses that it owned.
 func RendezvousScore(seed uint64, addr netip.Addr) uint64 {
 	b := addr.As16()
 	h := seed
@@ -25,4 +26,36 @@ func RendezvousScore(seed uint64, addr netip.Addr) uint64 {
 	h = (h ^ h>>33) * 0xff51afd7ed558ccd
 	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
 	return h ^ h>>33
+}
+
+// ScoreUnit is 1 in a WeightedScore.
+const ScoreUnit = 1 << 24
+
+// WeightedScore ranks nodes of different weights, from 0 to v1alpha1.MaxNodeWeight: the
+// probability that a node ranks first is its share of the sum of all weights (the
+// logarithmic method of Schindelhauer and Schomaker 2005). It is weight / -log2(hash / 2^64),
+// times ScoreUnit, where hash is the RendezvousScore. If the weight of one node changes,
+// only addresses of this node move, or to it. Of equal scores, the higher hash ranks first:
+// nodes of one weight rank as by the hash alone, and those of weight 0 below all others.
+//
+// Only integers are used, so that nodes of all architectures compute the same.
+func WeightedScore(hash uint64, weight int32) uint64 {
+	return uint64(weight) << 32 * ScoreUnit / negativeLog2(hash)
+}
+
+// negativeLog2 returns -log2(hash / 2^64), more than 0, in units of 2^-32. It is exact to one
+// unit, and does not increase with the hash.
+func negativeLog2(hash uint64) uint64 {
+	hash = max(hash, 1)
+	zeros := bits.LeadingZeros64(hash)
+	x := hash << zeros // from 1 to 2, in units of 2^-63
+	var fraction uint64
+	for range 32 {
+		// The next bit of log2(x) is 1 if x² is not less than 2.
+		hi, lo := bits.Mul64(x, x)
+		bit := hi >> 63
+		fraction = fraction<<1 | bit
+		x = hi<<(1^bit) | lo>>(63+bit)
+	}
+	return uint64(zeros+1)<<32 - fraction
 }

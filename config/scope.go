@@ -42,11 +42,30 @@ func (s Scope) Covers(pool string) bool {
 type L2Advertisement struct {
 	Name string
 	Scope
-	Interfaces []string // empty: those with a subnet that contains the address
+	Interfaces  []string // empty: those with a subnet that contains the address
+	NodeWeights []NodeWeight
 	// NeverFailsBack is whether nodes that have recovered do not take addresses back.
 	NeverFailsBack bool
 	// BFD is the profile of the sessions between nodes. MinTTL and Passive do not apply.
 	BFD BFDProfile
+}
+
+// NodeWeight is the weight of the nodes that a selector matches, from 0 to
+// v1alpha1.MaxNodeWeight.
+type NodeWeight struct {
+	labels.Selector
+	Weight int32
+}
+
+// NodeWeight returns the largest weight of a node with these labels, -1 if it has none.
+func (ad L2Advertisement) NodeWeight(node labels.Set) int32 {
+	largest := int32(-1)
+	for _, w := range ad.NodeWeights {
+		if w.Matches(node) {
+			largest = max(largest, w.Weight)
+		}
+	}
+	return largest
 }
 
 func parseL2Advertisement(object *v1alpha1.L2Advertisement, refs objectReferences, report problemReporter) L2Advertisement {
@@ -58,6 +77,7 @@ func parseL2Advertisement(object *v1alpha1.L2Advertisement, refs objectReference
 			spec.IPAddressPools, spec.IPAddressPoolSelectors, spec.NodeSelectors, object.Status.SelectedPools,
 		}, r),
 		Interfaces:     slices.Compact(slices.Sorted(slices.Values(spec.Interfaces))),
+		NodeWeights:    parseNodeWeights(spec.NodeWeights, r),
 		NeverFailsBack: spec.Failback == v1alpha1.FailbackNever,
 		BFD:            nodeSession,
 	}
@@ -67,6 +87,18 @@ func parseL2Advertisement(object *v1alpha1.L2Advertisement, refs objectReference
 		}
 	}
 	return ad
+}
+
+func parseNodeWeights(from []v1alpha1.NodeWeight, report fieldReporter) (out []NodeWeight) {
+	for i, w := range from {
+		s, err := metav1.LabelSelectorAsSelector(&w.NodeSelector)
+		if err != nil {
+			report(fmt.Sprintf("spec.nodeWeights[%d].nodeSelector", i), v1alpha1.InvalidSelector, "%v", err)
+			continue
+		}
+		out = append(out, NodeWeight{s, min(max(w.Weight, 0), v1alpha1.MaxNodeWeight)})
+	}
+	return out
 }
 
 // problemReporter records Problems.

@@ -48,8 +48,7 @@ func takeovers(o observedState) (nodes []v1alpha1.Takeover) {
 // not change the reports.
 func takenOverFrom(before v1alpha1.SpeakerStatus, o observedState) map[netip.Addr][]v1alpha1.Takeover {
 	eligible := eligibleNodes(o)
-	score := func(node string, addr netip.Addr) uint64 { return config.RendezvousScore(config.RankSeed(node), addr) }
-	from := map[netip.Addr][]v1alpha1.Takeover{}
+	from, order := map[netip.Addr][]v1alpha1.Takeover{}, map[netip.Addr][]string{}
 	var reported []plan.AnnouncedGroup
 	for key, n := range o.plan.Neighbors {
 		if len(n.Outranks) > 0 && reported == nil {
@@ -67,19 +66,23 @@ func takenOverFrom(before v1alpha1.SpeakerStatus, o observedState) map[netip.Add
 			group := slices.IndexFunc(reported, func(g plan.AnnouncedGroup) bool { return g.Addrs.Contains(addr) })
 			switch {
 			case group >= 0:
+				order[addr] = nil
 				for _, t := range reported[group].TakenOver {
+					order[addr] = append(order[addr], t.Node)
 					if t.Node == key.Node {
 						from[addr] = append(from[addr], t)
 					}
 				}
-			case left && score(key.Node, addr) > score(o.node, addr):
+			case left:
+				order[addr] = o.plan.HigherRanked[addr]
 				from[addr] = append(from[addr], t)
 			}
 		}
 	}
 	for addr, all := range from {
+		rank := func(node string) uint { return uint(slices.Index(order[addr], node)) } // one that is not eligible is the last
 		slices.SortFunc(all, func(a, b v1alpha1.Takeover) int {
-			return cmp.Or(cmp.Compare(score(b.Node, addr), score(a.Node, addr)), strings.Compare(a.Message, b.Message))
+			return cmp.Or(cmp.Compare(rank(a.Node), rank(b.Node)), strings.Compare(a.Node, b.Node), strings.Compare(a.Message, b.Message))
 		})
 		from[addr] = slices.CompactFunc(all, func(a, b v1alpha1.Takeover) bool { return a.Node == b.Node })
 	}

@@ -9,7 +9,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/bfd"
@@ -18,35 +17,22 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
-// addrRanked returns an address for which the nodes rank in their order.
-func addrRanked(t *testing.T, last byte, names ...string) netip.Addr {
-	t.Helper()
-	for a := netip.AddrFrom4([4]byte{192, 0, 2, last}); a.Is4(); a = a.Next() {
-		ranked := true
-		for i := range names[1:] {
-			ranked = ranked && config.RendezvousScore(config.RankSeed(names[i]), a) > config.RendezvousScore(config.RankSeed(names[i+1]), a)
-		}
-		if ranked {
-			return a
-		}
-	}
-	t.Fatal("no address found")
-	return netip.Addr{}
-}
-
 // TestTakenOver checks from which node an address is reported as taken over, by node c,
-// which the nodes a and b outrank, and that the report stays the same as long as the
+// which the nodes b and a outrank, and that the report stays the same as long as the
 // address is there.
 func TestTakenOver(t *testing.T) {
-	addr, own := addrRanked(t, 10, "a", "b", "c"), addrRanked(t, 10, "c", "b", "a")
+	addr, own, other := netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("192.0.2.20"), netip.MustParseAddr("192.0.2.30")
 	excluded := fixture.Labelled(corev1.LabelNodeExcludeBalancers, "true")
 	state := func(a, b failover.State, since int64, nodes ...*corev1.Node) observedState {
 		key := func(node string) failover.Peer { return failover.Peer{Interface: "eth0", Node: node} }
-		outranks := plan.Neighbor{Target: failover.Target{Outranks: []netip.Addr{addr, own}}}
+		outranks := plan.Neighbor{Target: failover.Target{Outranks: []netip.Addr{addr}}}
 		return observedState{
 			now: time.Unix(since+1, 0), node: "c", nodes: append(nodes, node("b"), node("c")),
 			claims: map[netip.Addr]l2.Claim{addr: {Interfaces: []string{"eth0"}}, own: {Interfaces: []string{"eth0"}}},
-			plan:   plan.Plan{Neighbors: map[failover.Peer]plan.Neighbor{key("a"): outranks, key("b"): outranks}},
+			plan: plan.Plan{
+				Neighbors:    map[failover.Peer]plan.Neighbor{key("a"): outranks, key("b"): outranks},
+				HigherRanked: map[netip.Addr][]string{addr: {"b", "a"}},
+			},
 			peers: map[failover.Peer]failover.Status{
 				key("a"): {State: a, Since: time.Unix(since, 5)}, key("b"): {State: b, Since: time.Unix(since+10, 0)},
 			},
@@ -79,7 +65,7 @@ func TestTakenOver(t *testing.T) {
 		{"gone", state(failover.Gone, failover.Live, 100, node("a")), byA},
 		{
 			"both gone", state(failover.Gone, failover.Gone, 100, node("a")),
-			fmt.Sprintf("a 100 it did not answer for its addresses on eth0, b 110 it did not answer for its addresses on eth0 [%s]", addr),
+			fmt.Sprintf("b 110 it did not answer for its addresses on eth0, a 100 it did not answer for its addresses on eth0 [%s]", addr),
 		},
 		{
 			"left", state(failover.Leaving, failover.Live, 100, node("a")),
@@ -111,6 +97,12 @@ func TestTakenOver(t *testing.T) {
 			t.Errorf("changed to %q at %v", reported(got), got.LastChangeTime)
 		}
 	}
+	both := speakerStatus(v1alpha1.SpeakerStatus{}, state(failover.Gone, failover.Gone, 100, node("a")))
+	excludedB := state(failover.Gone, failover.Gone, 300, node("a"))
+	excludedB.plan.HigherRanked[addr] = []string{"a"}
+	if got := speakerStatus(both, excludedB); reported(got) != reported(both) {
+		t.Errorf("a node that is not eligible any more: changed to %q", reported(got))
+	}
 	back := state(failover.Live, failover.Live, 200, node("a"))
 	delete(back.claims, addr)
 	if got := speakerStatus(first, back); reported(got) != "" || got.LastChangeTime.Unix() != 201 {
@@ -119,7 +111,6 @@ func TestTakenOver(t *testing.T) {
 	// Another address is taken over at another time.
 	second := speakerStatus(first, state(failover.Gone, failover.Live, 300, node("a")))
 	more := state(failover.Gone, failover.Live, 300, node("a"))
-	other := addrRanked(t, addr.As4()[3]+1, "a", "b", "c")
 	for key, n := range more.plan.Neighbors {
 		n.Outranks = append([]netip.Addr{other}, n.Outranks...)
 		more.plan.Neighbors[key] = n

@@ -51,6 +51,17 @@ type L2AdvertisementSpec struct {
 	// +kubebuilder:validation:MaxItems=64
 	NodeSelectors []metav1.LabelSelector `json:"nodeSelectors,omitempty"`
 
+	// NodeWeights sets which share of the addresses a node announces: one of weight 10
+	// announces ten times as many as one of weight 1. The weight of a node is the largest one
+	// of the entries that select it, in all advertisements of the pool that select the node
+	// with nodeSelectors, and 1 without one. Nodes of weight 0 announce an address only if no
+	// other node can.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	NodeWeights []NodeWeight `json:"nodeWeights,omitempty"`
+
 	// Interfaces names the network interfaces to announce on, whatever their subnets.
 	// Without names, an address is announced on the interfaces with a subnet that
 	// contains it. Interfaces that lead to tunnels or pods are not used: a veth needs
@@ -84,6 +95,21 @@ type L2AdvertisementSpec struct {
 	// +kubebuilder:validation:MaxLength=253
 	BFDProfile string `json:"bfdProfile,omitempty"`
 }
+
+// NodeWeight is the weight of the nodes that a selector matches.
+type NodeWeight struct {
+	// NodeSelector matches the nodes by label. An empty selector matches all nodes.
+	NodeSelector metav1.LabelSelector `json:"nodeSelector"`
+
+	// Weight of each of these nodes, relative to that of the others, from 0 to 100.
+	//
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=100
+	Weight int32 `json:"weight"`
+}
+
+// MaxNodeWeight is the largest weight of a node.
+const MaxNodeWeight = 100
 
 // Failback is when a node takes addresses back.
 type Failback string

@@ -67,7 +67,8 @@ func segmentsOf(eligible []eligibleNode, addr netip.Addr) (segments [][]segmentN
 }
 
 // ownClaim returns the interfaces on which this node announces the address or is about to,
-// and what it does there. It adds the nodes that are to be observed to the plan.
+// and what it does there. It adds the nodes that are to be observed, and those that rank
+// higher, to the plan.
 //
 // An address on several segments, of interfaces chosen by name, does not fail over by
 // liveness: its owners follow the API.
@@ -89,6 +90,12 @@ func (d *decision) ownClaim(p *Plan, h heldAddress, segments [][]segmentNode) (i
 	do, acting := a.Decide()
 	if acting != "" {
 		d.targets.Add(h.addr, a, acting)
+	}
+	for _, n := range nodes {
+		if acting != d.Node || n.name == d.Node {
+			break
+		}
+		p.HigherRanked[h.addr] = append(p.HigherRanked[h.addr], n.name)
 	}
 	if do == failover.None {
 		return nil, do
@@ -145,7 +152,7 @@ func (d *decision) failoverAddress(h heldAddress, nodes []segmentNode) failover.
 		return failover.Candidate{Peer: key, Score: score, Status: local.Peers[key], Timers: timers}
 	}
 	for _, n := range nodes {
-		a.Ranked = append(a.Ranked, candidate(n.name, n.score))
+		a.Ranked = append(a.Ranked, candidate(n.name, n.hash))
 	}
 	if own == "" {
 		return a

@@ -16,6 +16,7 @@ import (
 type candidateNode struct {
 	*clusterNode
 	selected        bool
+	weight          int32    // of the node's score
 	bySubnet        bool     // announces on interfaces in a subnet that contains the address
 	namedInterfaces []string // announces on these, whatever their subnet
 }
@@ -34,7 +35,7 @@ func (d *decision) poolCandidates(pool string) []candidateNode {
 		if all == nil {
 			all = make([]candidateNode, len(d.nodes))
 			for i, m := range d.nodes {
-				all[i].clusterNode = m
+				all[i].clusterNode, all[i].weight = m, -1
 			}
 		}
 		for i := range all {
@@ -42,7 +43,13 @@ func (d *decision) poolCandidates(pool string) []candidateNode {
 				all[i].selected = true
 				all[i].bySubnet = all[i].bySubnet || len(ad.Interfaces) == 0
 				all[i].namedInterfaces = append(all[i].namedInterfaces, ad.Interfaces...)
+				all[i].weight = max(all[i].weight, ad.NodeWeight(all[i].labels))
 			}
+		}
+	}
+	for i := range all {
+		if all[i].weight < 0 {
+			all[i].weight = 1
 		}
 	}
 	d.candidatesByPool[pool] = all
@@ -52,9 +59,10 @@ func (d *decision) poolCandidates(pool string) []candidateNode {
 // eligibleNode is a node that may own the address, with the interfaces it may use.
 type eligibleNode struct {
 	*clusterNode
-	servesAll  bool // serves all Services that hold the address
-	score      uint64
-	interfaces []l2.Interface
+	servesAll   bool // serves all Services that hold the address
+	weight      int32
+	hash, score uint64 // the score is set only if the nodes differ in weight
+	interfaces  []l2.Interface
 }
 
 // rankNodes returns the eligible nodes of each segment, best first, or why there is none.
@@ -71,10 +79,13 @@ func (d *decision) rankNodes(h heldAddress, observe func(NodeState)) (segments [
 		r, interfaces := c.checkEligibility(h)
 		if r.Reason == "" {
 			_, servesAll := h.servedBy(c.name)
-			eligible = append(eligible, eligibleNode{c.clusterNode, servesAll, config.RendezvousScore(c.seed, h.addr), interfaces})
+			eligible = append(eligible, eligibleNode{
+				clusterNode: c.clusterNode, servesAll: servesAll, weight: c.weight, hash: config.RendezvousScore(c.seed, h.addr), interfaces: interfaces,
+			})
 		}
 		states = append(states, NodeState{Node: c.name, Reason: r.Reason, Message: r.Message})
 	}
+	setScores(eligible)
 	segments = segmentsOf(eligible, h.addr)
 	for i, nodes := range segments {
 		segments[i] = withoutRemoved(nodes)
@@ -82,16 +93,29 @@ func (d *decision) rankNodes(h heldAddress, observe func(NodeState)) (segments [
 	if len(segments) == 0 {
 		refusal = summarizeRefusals(h.pool, states)
 	}
-	for _, s := range states {
+	for i, s := range states {
 		if observe == nil {
 			break
 		}
+		c := candidates[i]
+		s.Selected, s.Weight, s.Score = c.selected, c.weight, config.WeightedScore(config.RendezvousScore(c.seed, h.addr), c.weight)
 		if s.Interfaces = ownedInterfaces(segments, s.Node); s.Reason == "" && len(s.Interfaces) == 0 {
 			s.Reason, s.Message = notOwnerRefusal(h, s.Node, eligible, segments)
 		}
 		observe(s)
 	}
 	return segments, refusal
+}
+
+// setScores sets the scores of the nodes, unless all are of one weight: these rank by the
+// hash, which is faster.
+func setScores(nodes []eligibleNode) {
+	if !slices.ContainsFunc(nodes, func(n eligibleNode) bool { return n.weight != nodes[0].weight }) {
+		return
+	}
+	for i, n := range nodes {
+		nodes[i].score = config.WeightedScore(n.hash, n.weight)
+	}
 }
 
 // ownedInterfaces returns the interfaces of the segments on which the node is the best one,
@@ -205,7 +229,7 @@ func compareRank(a, b eligibleNode) int {
 	case b.servesAll && !a.servesAll:
 		return -1
 	}
-	return cmp.Or(cmp.Compare(a.score, b.score), strings.Compare(a.name, b.name))
+	return cmp.Or(cmp.Compare(a.score, b.score), cmp.Compare(a.hash, b.hash), strings.Compare(a.name, b.name))
 }
 
 // selectedBySubnet reports whether every interface has been chosen for its subnet.

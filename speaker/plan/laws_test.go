@@ -20,8 +20,8 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
-// drawSnapshot draws a snapshot in which all nodes are on one segment, some Services
-// share an address, and some addresses are a node's own. Not all of the Services have
+// drawSnapshot draws a snapshot in which all nodes are on one segment and some have a
+// weight, some Services share an address, and some addresses are a node's own. Not all of the Services have
 // a record of their own, and some records are of another pool than the one that
 // contains the address.
 func drawSnapshot(t *rapid.T) Snapshot {
@@ -29,7 +29,7 @@ func drawSnapshot(t *rapid.T) Snapshot {
 		Interfaces: map[string][]l2.Interface{},
 		Config: parseL2(
 			l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}, NodeSelectors: matchLabel("x", "y")}),
-			l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}})),
+			l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}, NodeWeights: byLabel})),
 	}
 	pools, _ := config.Parse(config.Objects{Pools: drawPools(t)})
 	s.Config.Pools = pools.Pools
@@ -47,6 +47,7 @@ func drawSnapshot(t *rapid.T) Snapshot {
 		if rapid.Bool().Draw(t, "selected") {
 			n.Labels["x"] = "y"
 		}
+		drawWeight(t, n)
 		if rapid.IntRange(0, 4).Draw(t, "speaker") > 0 {
 			s.Interfaces[n.Name] = []l2.Interface{newInterface("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
 		}

@@ -55,6 +55,9 @@ type Plan struct {
 	NodeMACs map[string]bool
 	// Neighbors are the nodes that this one observes.
 	Neighbors map[failover.Peer]Neighbor
+	// HigherRanked are the eligible nodes that rank above this one, best first, for each
+	// address of L2 that this node announces although there are such nodes.
+	HigherRanked map[netip.Addr][]string
 	// Ineligible are the addresses in LocalFacts.Held that this node is not eligible for.
 	Ineligible map[netip.Addr]bool
 	// NeededReports are the nodes with claims that are judged by what their speakers
@@ -88,6 +91,11 @@ type NodeState struct {
 	Routes     []AdvertisedRoute // to advertise by BGP
 	Reason     v1alpha1.Reason   // why the node does neither; "" otherwise
 	Message    string
+	// Selected is whether an L2Advertisement of the pool selects the node. Weight and Score,
+	// a config.WeightedScore, are then those of its rank.
+	Selected bool
+	Weight   int32
+	Score    uint64
 }
 
 // AdvertisedRoute is a route that a node advertises to a BGP peer.
@@ -122,7 +130,7 @@ func Decide(s Snapshot) Plan {
 	p := Plan{
 		L2: map[netip.Addr]l2.Claim{}, NodeMACs: d.selectedMACs(), BGP: d.peerings, Warnings: map[netip.Addr]v1alpha1.Refusal{},
 		NeededReports: d.neededReports,
-		Neighbors:     map[failover.Peer]Neighbor{}, Ineligible: map[netip.Addr]bool{},
+		Neighbors:     map[failover.Peer]Neighbor{}, HigherRanked: map[netip.Addr][]string{}, Ineligible: map[netip.Addr]bool{},
 		Advertised: make(map[netip.Addr][]int, len(s.Services)), AwaitingDataPath: map[netip.Addr][]uint16{},
 		Unannounced: map[netip.Addr]v1alpha1.Refusal{}, Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
 	}
