@@ -13,6 +13,7 @@ package explain
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -21,6 +22,7 @@ import (
 
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
+	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	controllerplan "github.com/fairlead-io/fairlead/controller/plan"
 	"github.com/fairlead-io/fairlead/providers"
@@ -81,6 +83,14 @@ type nodeAnnouncement struct {
 	Routes     []peerRoute     `json:"routes"`
 	Reason     v1alpha1.Reason `json:"reason,omitempty"` // why it does neither
 	Message    string          `json:"message,omitempty"`
+	Ranking    *nodeRanking    `json:"ranking,omitempty"` // if an L2Advertisement selects it
+}
+
+// nodeRanking is what the rank of a node for an address follows from.
+type nodeRanking struct {
+	Rank   int     `json:"rank,omitempty"` // from 1; 0 if it is not eligible, and for an address on several segments
+	Weight int32   `json:"weight"`
+	Score  float64 `json:"score"` // rounded
 }
 
 // peerRoute is a route that a node advertises, or would advertise, to a BGP peer.
@@ -131,6 +141,9 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 				Node: n.Node, Interfaces: append([]string{}, n.Interfaces...), MACs: []string{}, Routes: []peerRoute{},
 				Reason: n.Reason, Message: n.Message,
 			}
+			if n.Selected {
+				node.Ranking = &nodeRanking{slices.Index(v.Ranked, n.Node) + 1, n.Weight, math.Round(float64(n.Score)/config.ScoreUnit*100) / 100}
+			}
 			if len(n.Interfaces) > 0 {
 				node.Owner = "highest rank of the eligible nodes"
 			}
@@ -149,6 +162,21 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 		e.Announcements = append(e.Announcements, a)
 	}
 	return e, nil
+}
+
+// rankingText returns the rank and the score, and the weight unless it is 1.
+func (n nodeAnnouncement) rankingText() string {
+	if n.Ranking == nil {
+		return ""
+	}
+	text := fmt.Sprintf("score %.2f", n.Ranking.Score)
+	if n.Ranking.Rank > 0 {
+		text = fmt.Sprintf("rank %d, %s", n.Ranking.Rank, text)
+	}
+	if n.Ranking.Weight != 1 {
+		text += fmt.Sprintf(", weight %d", n.Ranking.Weight)
+	}
+	return text
 }
 
 // addMACs adds the MACs of the interfaces on which the node answers.

@@ -129,8 +129,8 @@ func TestWithheld(t *testing.T) {
 		L2Advertisements: []*v1alpha1.L2Advertisement{{ObjectMeta: metav1.ObjectMeta{Name: "all"}}},
 	})
 	s.Speaker.Interfaces["node-1"] = []l2.Interface{{Name: "eth0", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}}
-	const answers = "  * node-1  answers on eth0"
-	const withheld = "  - node-1  AddressConflict  another host has the address\n"
+	const answers = "  * node-1  rank 1, score 27.31  answers on eth0"
+	const withheld = "  - node-1  rank 1, score 27.31  AddressConflict  another host has the address\n"
 	for _, reason := range []v1alpha1.Reason{"", v1alpha1.NoSession, v1alpha1.AddressConflict} {
 		s.Reports["node-1"] = v1alpha1.SpeakerStatus{Unannounced: []v1alpha1.AddressReason{
 			{Reason: reason, Message: "another host has the address", Addresses: []string{"192.0.2.9-192.0.2.11"}},

@@ -128,6 +128,7 @@ func TestLiveness(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := strings.Join(strings.Fields(e.Announcements[0].sectionText()), " ")
+			got = regexp.MustCompile(`(rank \d, )?score [0-9.]+ `).ReplaceAllString(got, "")
 			named := func(text string) string {
 				return regexp.MustCompile(`\b[ABC]\b`).ReplaceAllStringFunc(text, func(letter string) string { return ranked[letter[0]-'A'] })
 			}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/fairlead-io/fairlead/cmd/fairlead/output"
@@ -66,20 +67,25 @@ func (a addressAnnouncement) sectionText() string {
 	if a.Reason != "" {
 		fmt.Fprintf(&b, "  - no node: %s: %s\n", a.Reason, a.Message)
 	}
+	ranked := slices.ContainsFunc(a.Nodes, func(n nodeAnnouncement) bool { return n.Ranking != nil })
 	b.WriteString(output.Table(func(t io.Writer) {
 		for _, n := range a.Nodes {
+			node, nodeOfRoute := n.Node, n.Node
+			if ranked {
+				node, nodeOfRoute = n.Node+"\t"+n.rankingText(), n.Node+"\t"
+			}
 			if len(n.Interfaces) > 0 {
-				fmt.Fprintf(t, "  * %s\tanswers on %s\t%s\n", n.Node, n.interfacesText(), n.Owner)
+				fmt.Fprintf(t, "  * %s\tanswers on %s\t%s\n", node, n.interfacesText(), n.Owner)
 			}
 			for _, r := range n.Routes {
 				if r.Advertised {
-					fmt.Fprintf(t, "  * %s\tadvertises to %s\t%s\n", n.Node, r.Peer, r.attributesText())
+					fmt.Fprintf(t, "  * %s\tadvertises to %s\t%s\n", nodeOfRoute, r.Peer, r.attributesText())
 				} else {
-					fmt.Fprintf(t, "  - %s\tnot advertised to %s (%s)\t%s\n", n.Node, r.Peer, r.State, r.attributesText())
+					fmt.Fprintf(t, "  - %s\tnot advertised to %s (%s)\t%s\n", nodeOfRoute, r.Peer, r.State, r.attributesText())
 				}
 			}
 			if n.Reason != "" {
-				fmt.Fprintf(t, "  - %s\t%s\t%s\n", n.Node, n.Reason, n.Message)
+				fmt.Fprintf(t, "  - %s\t%s\t%s\n", node, n.Reason, n.Message)
 			}
 		}
 	}))
