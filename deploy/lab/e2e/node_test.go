@@ -102,3 +102,42 @@ func TestOwnerDeleted(t *testing.T) {
 	}
 	owner(t, addr, func(n int) bool { return n == first })
 }
+
+// TestNodeWeights checks that an address moves to a node when its label gives it a weight,
+// that it moves back when the label is removed, and that no request is lost.
+func TestNodeWeights(t *testing.T) {
+	const ad = "apiVersion: fairlead.io/v1alpha1\nkind: L2Advertisement\nmetadata: {name: lan}\nspec: {ipAddressPools: [lan], nodeWeights: [%s]}\n"
+	const preferred = "{nodeSelector: {matchExpressions: [{key: preferred, operator: Exists}]}, weight: 100}"
+	service(t, "weighted", udp)
+	addr := announced(t, "weighted")
+	t.Cleanup(func() {
+		if _, err := cluster.Kubectl(context.Background(), fmt.Sprintf(ad, ""), "apply", "--server-side", "-f", "-"); err != nil {
+			t.Error(err)
+		}
+	})
+	apply(t, fmt.Sprintf(ad, preferred+", {nodeSelector: {}, weight: 0}"))
+	first := owner(t, addr, anyNode)
+	next := (first + 1) % len(cluster.Nodes)
+	label := func(text string) {
+		if _, err := cluster.Kubectl(context.Background(), "", "label", "node", cluster.Nodes[next].Name, text); err != nil {
+			t.Error(err)
+		}
+	}
+	stop := streamUDP(t, addr)
+	label("preferred=")
+	owner(t, addr, func(node int) bool { return node == next })
+	out, err := cluster.Fairlead(t.Context(), "explain", "svc", "default/weighted")
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, out, "rank 1", "weight 100", "rank 3", "weight 0")
+	label("preferred-")
+	owner(t, addr, func(node int) bool { return node == first })
+	checkNoneLost(t, stop())
+
+	if _, err := cluster.Kubectl(t.Context(), fmt.Sprintf(ad, "{nodeSelector: {}, weight: 101}"), "apply", "--server-side", "--dry-run=server", "-f", "-"); err == nil {
+		t.Error("a weight of 101 was accepted")
+	} else {
+		contains(t, err.Error(), "spec.nodeWeights[0].weight", "less than or equal to 100")
+	}
+}
