@@ -19,8 +19,16 @@ func TestWeightedScores(t *testing.T) {
 		weight int32
 		want   uint64
 	}{
-		{0, 1, 1 << 18}, {1, 1, 1 << 18}, {1 << 63, 1, 1 << 24}, {1 << 63, 100, 100 << 24}, {1 << 62, 1, 1 << 23}, {3 << 62, 7, 282963616},
-		{math.MaxUint64, 1, 1 << 56}, {math.MaxUint64, 100, 100 << 56}, {math.MaxUint64, 0, 0}, {0, 0, 0},
+		{0, 1, 1 << 18},
+		{1, 1, 1 << 18},
+		{1 << 63, 1, 1 << 24},
+		{1 << 63, 100, 100 << 24},
+		{1 << 62, 1, 1 << 23},
+		{3 << 62, 7, 282963616},
+		{math.MaxUint64, 1, 1 << 56},
+		{math.MaxUint64, 100, 100 << 56},
+		{math.MaxUint64, 0, 0},
+		{0, 0, 0},
 		{RendezvousScore(RankSeed("node-1"), netip.MustParseAddr("192.0.2.10")), 3, 1374739262},
 	} {
 		if got := WeightedScore(row.hash, row.weight); got != row.want {

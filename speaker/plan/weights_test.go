@@ -137,7 +137,9 @@ func TestLawOtherServices(t *testing.T) {
 		other := rapid.SampledFrom(s.Services).Draw(t, "other")
 		without, changed := s, s
 		without.Services = slices.DeleteFunc(slices.Clone(s.Services), func(svc *corev1.Service) bool { return svc == other })
-		of := func(slice *discoveryv1.EndpointSlice) bool { return slice.Labels[discoveryv1.LabelServiceName] == other.Name }
+		of := func(slice *discoveryv1.EndpointSlice) bool {
+			return slice.Labels[discoveryv1.LabelServiceName] == other.Name
+		}
 		changed.Slices = append(slices.DeleteFunc(slices.Clone(s.Slices), of), drawEndpoints(t, other.DeepCopy(), s.Nodes)...)
 		before, _ := ownersOf(s)
 		for what, after := range map[string]Snapshot{"it was deleted": without, "its endpoints changed": changed} {
