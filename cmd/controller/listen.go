@@ -12,19 +12,11 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	apiserveroptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/client-go/tools/record"
-	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/fairlead-io/fairlead/cmd/health"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
-
-// listenFailures counts the failed attempts to listen on --secure-port.
-var listenFailures = metrics.NewCounter(&metrics.CounterOpts{
-	Name:           "fairlead_listen_failures_total",
-	Help:           "Failed attempts to listen on the port of the metrics, as when another program on the host listens on it.",
-	StabilityLevel: metrics.ALPHA,
-})
 
 // listenSecurely sets and returns the listener of --secure-port, which serves metrics.
 // The framework would end the process if another program on the host listens on the
@@ -33,9 +25,9 @@ func listenSecurely(o *apiserveroptions.SecureServingOptionsWithLoopback) (*heal
 	if o.BindPort == 0 || o.PermitPortSharing || o.PermitAddressSharing {
 		return nil, nil
 	}
-	legacyregistry.MustRegister(listenFailures)
+	legacyregistry.MustRegister(health.ListenFailures)
 	address := net.JoinHostPort(o.BindAddress.String(), strconv.Itoa(o.BindPort))
-	l, err := health.Listen("tcp", address, newLogger(), listenFailures.Inc)
+	l, err := health.Listen("tcp", address, newLogger(), health.ListenFailures.Inc)
 	if err != nil {
 		return nil, fmt.Errorf("--bind-address, --secure-port: %w", err)
 	}

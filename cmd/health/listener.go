@@ -8,7 +8,17 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"k8s.io/component-base/metrics"
 )
+
+// ListenFailures counts the failed attempts of a program to listen on the port of its
+// metrics. The program registers it.
+var ListenFailures = metrics.NewCounter(&metrics.CounterOpts{
+	Name:           "fairlead_listen_failures_total",
+	Help:           "Failed attempts to listen on the port of the metrics, as when another program on the host listens on it.",
+	StabilityLevel: metrics.ALPHA,
+})
 
 // firstRetry and lastRetry bound the backoff after a failed attempt to listen. They
 // are variables for tests.
