@@ -177,6 +177,9 @@ func metricNames(t *testing.T) (lines []string) {
 				return true
 			}
 			name, labels := "", []string{}
+			if s, ok := call.Fun.(*ast.SelectorExpr); ok && s.Sel.Name == "NewDesc" {
+				name = literal(call.Args[0])
+			}
 			for _, argument := range call.Args {
 				if u, ok := argument.(*ast.UnaryExpr); ok {
 					argument = u.X
@@ -200,6 +203,33 @@ func metricNames(t *testing.T) (lines []string) {
 		})
 	})
 	return lines
+}
+
+// documentedMetric matches a row of a table of docs/metrics.md: name and labels.
+var documentedMetric = regexp.MustCompile("(?m)^\\| `(fairlead_[a-z0-9_]+)` \\| ([^|]*)\\|")
+
+// TestMetricsDocumented compares docs/metrics.md with the metrics in the code. Values of
+// labels follow the label, after a colon; labels are separated by semicolons.
+func TestMetricsDocumented(t *testing.T) {
+	content, err := os.ReadFile("../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	for _, row := range documentedMetric.FindAllStringSubmatch(string(content), -1) {
+		labels := []string{}
+		for label := range strings.SplitSeq(row[2], ";") {
+			label, _, _ = strings.Cut(label, ":")
+			labels = append(labels, strings.Trim(strings.TrimSpace(label), "`"))
+		}
+		documented = append(documented, fmt.Sprintf("metric %s{%s}", row[1], strings.Join(labels, ",")))
+	}
+	slices.Sort(documented)
+	defined := metricNames(t)
+	slices.Sort(defined)
+	if documented = slices.Compact(documented); !slices.Equal(documented, defined) {
+		t.Errorf("docs/metrics.md has\n%s\nthe code has\n%s", strings.Join(documented, "\n"), strings.Join(defined, "\n"))
+	}
 }
 
 func reasonNames(t *testing.T) (lines []string) {

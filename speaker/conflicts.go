@@ -50,6 +50,7 @@ func (c *conflictLog) record(s *Speaker, p plan.Plan, now time.Time) (wait time.
 			}
 		} else if !known.recorded {
 			known.recorded = true
+			conflictsStarted.WithLabelValues(string(refusal.Reason)).Inc()
 			s.log.Warn("address conflict started", "address", addr.String(), "reason", refusal.Reason, "message", refusal.Message)
 			s.events.Eventf(p.Services[addr], corev1.EventTypeWarning, string(refusal.Reason), "%s: %s", addr, refusal.Message)
 		}

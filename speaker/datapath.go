@@ -265,6 +265,7 @@ func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healt
 		return
 	}
 	delete(g.pending, key)
+	countDataPathCheck(ofProxy, ok)
 	for _, addr := range p.addrs {
 		g.ready[addr] = true
 		if !ok && !ofProxy {

@@ -3,6 +3,7 @@ package speaker
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -89,18 +90,19 @@ func stripObject(object any) (any, error) {
 // eventHandler returns the event filter of the informers: it requests a sync for events
 // that can change what this node announces.
 func (s *Speaker) eventHandler() cache.ResourceEventHandler {
-	wakeIf := func(affected bool) {
+	wakeIf := func(affected bool, o any) {
 		if affected {
-			notify(s.syncRequested)
+			kind := fmt.Sprintf("%T", o)
+			s.requestSync(kind[strings.LastIndexByte(kind, '.')+1:])
 		}
 	}
 	return cache.ResourceEventHandlerFuncs{
-		AddFunc: func(o any) { wakeIf(s.affectsPlan(nil, o)) },
+		AddFunc: func(o any) { wakeIf(s.affectsPlan(nil, o), o) },
 		UpdateFunc: func(was, is any) {
 			if svc, ok := is.(*corev1.Service); ok {
 				s.dataPath.ServiceChanged(was.(*corev1.Service), svc)
 			}
-			wakeIf(s.affectsPlan(was, is))
+			wakeIf(s.affectsPlan(was, is), is)
 		},
 		DeleteFunc: func(o any) {
 			if unknown, ok := o.(cache.DeletedFinalStateUnknown); ok {
@@ -108,7 +110,7 @@ func (s *Speaker) eventHandler() cache.ResourceEventHandler {
 			}
 			// The last version of a Service may already be without its addresses.
 			_, service := o.(*corev1.Service)
-			wakeIf(service || s.affectsPlan(nil, o))
+			wakeIf(service || s.affectsPlan(nil, o), o)
 		},
 	}
 }

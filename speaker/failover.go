@@ -43,7 +43,7 @@ func (s *Speaker) applyFailover(snapshot plan.Snapshot, p plan.Plan, announced m
 		}
 	}
 	if len(snapshot.Local.Failover.Verified) > 0 {
-		notify(s.syncRequested) // what this node yields may be its again later: the segment is asked
+		s.requestSync("failover") // what this node yields may be its again later: the segment is asked
 	}
 	s.announcer.Reannounce(contested)
 	paths := s.neighbors.Set(p.Neighbors, snapshot.Local.Failover, snapshot.Local.Stale)
@@ -53,7 +53,7 @@ func (s *Speaker) applyFailover(snapshot plan.Snapshot, p plan.Plan, announced m
 	}
 	s.announcer.SetStallThreshold(threshold, func() {
 		s.neighbors.Stalled()
-		notify(s.syncRequested)
+		s.requestSync("stall")
 	})
 	s.routing.setNeighborPaths(paths)
 }

@@ -35,7 +35,7 @@ const (
 
 // localFacts returns what only this node knows.
 func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []l2.Interface) (plan.LocalFacts, error) {
-	drained := s.shutdown.drainComplete(s.ownNode(), func() { notify(s.syncRequested) })
+	drained := s.shutdown.drainComplete(s.ownNode(), func() { s.requestSync("drain") })
 	l := plan.LocalFacts{Interfaces: interfaces, Held: s.announced, Restored: s.restored, Passwords: map[string]bgp.Secret{}, Drained: drained}
 	// In this order: an address that a node has yielded before its session ended is not
 	// contested any more.

@@ -42,14 +42,14 @@ type routingEngines struct {
 
 	mu          sync.Mutex
 	peersByPath map[bfd.Key][]string // names of peers, by their BFD session
-	pathUp      map[bfd.Key]bool
+	pathStates  map[bfd.Key]bfd.State
 	guardState  guard.State
 }
 
 func newRouting(log *slog.Logger, guarding bool, wake func()) *routingEngines {
 	r := &routingEngines{
 		log: log, wake: wake, sessions: bgp.New(log),
-		guardChanged: make(chan struct{}, 1), pathUp: map[bfd.Key]bool{}, neighborChanged: func(bfd.Key, bfd.Status) bool { return false },
+		guardChanged: make(chan struct{}, 1), pathStates: map[bfd.Key]bfd.State{}, neighborChanged: func(bfd.Key, bfd.Status) bool { return false },
 	}
 	r.routers = l2.NewRouters(log, r.hasSession, wake)
 	r.paths = bfd.New(log, r.pathChanged)
@@ -173,10 +173,14 @@ func bfdPath(p plan.Peering) (bfd.Key, bfd.Profile, bool) {
 func (r *routingEngines) pathChanged(key bfd.Key, s bfd.Status) {
 	isNeighbor := r.neighborChanged(key, s)
 	r.mu.Lock()
-	was := r.pathUp[key]
-	r.pathUp[key] = s.State == bfd.Up
+	before, known := r.pathStates[key]
+	r.pathStates[key] = s.State
 	peers := r.peersByPath[key]
 	r.mu.Unlock()
+	if !known || s.State != before {
+		countTransition(isNeighbor, s.State)
+	}
+	was := before == bfd.Up
 	// A router that restarts its BFD session signals Down, too, on a working path.
 	restarted := s.Diagnostic == bfd.NeighborSignaledDown && s.RemoteDiagnostic == bfd.NoDiagnostic
 	if was && s.State == bfd.Down && s.RemoteState != bfd.AdminDown && !restarted {

@@ -49,7 +49,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	for _, i := range s.ownInformers() {
 		tasks.Go(func() error { i.RunWithContext(ctx); return nil })
 	}
-	tasks.Go(func() error { l2.WatchInterfaces(ctx, s.log, func() { notify(s.syncRequested) }); return nil })
+	tasks.Go(func() error { l2.WatchInterfaces(ctx, s.log, func() { s.requestSync("interfaces") }); return nil })
 	tasks.Go(func() error { defer s.asker.Close(); s.neighbors.Run(ctx); return nil })
 	tasks.Go(func() error { s.l2NodeReport.run(ctx); return nil })
 	tasks.Go(func() error { s.speakerReport.run(ctx); return nil })
@@ -84,7 +84,10 @@ func (s *Speaker) syncLoop(ctx context.Context) {
 	for ctx.Err() == nil {
 		s.nextSync = noResync
 		began := time.Now()
-		if err := s.syncOnce(ctx); err != nil {
+		err := s.syncOnce(ctx)
+		syncDuration.Observe(time.Since(began).Seconds())
+		if err != nil {
+			syncFailures.Inc()
 			s.log.Warn("announcements failed, retrying", "error", err)
 			s.nextSync = retryInterval
 		}
@@ -103,6 +106,7 @@ func (s *Speaker) syncLoop(ctx context.Context) {
 		case <-s.takeoverDue:
 		case <-s.syncRequested:
 		case <-time.After(s.nextSync):
+			syncTriggers.WithLabelValues("timer").Inc()
 		}
 	}
 }
@@ -135,16 +139,19 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 	if s.shutdown.routesSet {
 		s.routing.Set(plan)
 	}
+	observed := observedState{
+		now: time.Now(), node: s.node, version: s.version, config: snapshot.Config, interfaces: interfaces, claims: announced, plan: plan,
+		sessions: s.routing.sessions.Status(), paths: s.routing.paths.Status(), identity: s.routing.identity,
+		peers: s.neighbors.View().Peers, nodes: snapshot.Nodes, dataPath: s.dataPath.Message(),
+	}
+	observeTakeovers(observed, s.announced)
 	s.recordAnnouncements(plan, announced)
 	if wait := s.conflicts.record(s, plan, time.Now()); wait > 0 {
 		s.nextSync = min(s.nextSync, wait)
 	}
 	s.claimReports.Set(plan.NeededReports, time.Now())
-	s.setReports(observedState{
-		now: time.Now(), node: s.node, version: s.version, config: snapshot.Config, interfaces: interfaces, claims: announced, plan: plan,
-		sessions: s.routing.sessions.Status(), paths: s.routing.paths.Status(), identity: s.routing.identity,
-		peers: s.neighbors.View().Peers, nodes: snapshot.Nodes, dataPath: s.dataPath.Message(),
-	})
+	s.setReports(observed)
+	s.lastState.Store(&observed)
 	return err
 }
 

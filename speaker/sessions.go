@@ -46,6 +46,27 @@ func sessionCarriers(o observedState) (carries func(i int, addr netip.Addr) bool
 	return carries, explain
 }
 
+// carriedRoutes returns the peers to which each address is advertised over a session, and
+// why the addresses are not announced that are advertised to none and not on interfaces.
+func carriedRoutes(o observedState) (to map[netip.Addr][]string, refused map[netip.Addr]v1alpha1.Refusal) {
+	to, refused = make(map[netip.Addr][]string, len(o.plan.Advertised)), map[netip.Addr]v1alpha1.Refusal{}
+	carries, explain := sessionCarriers(o)
+	for addr, peers := range o.plan.Advertised {
+		var names []string
+		for _, i := range peers {
+			if carries(i, addr) {
+				names = append(names, o.plan.BGP[i].Config.Name)
+			}
+		}
+		if len(names) > 0 {
+			to[addr] = names
+		} else if _, onInterface := o.claims[addr]; !onInterface {
+			refused[addr] = v1alpha1.Refusal{Reason: v1alpha1.NoSession, Message: explain(peers)}
+		}
+	}
+	return to, refused
+}
+
 // peerStatus returns the status of the peer from all, which are sorted by name.
 func peerStatus(all []bgp.PeerStatus, peer string) bgp.PeerStatus {
 	i, found := slices.BinarySearchFunc(all, peer, func(s bgp.PeerStatus, name string) int {

@@ -84,6 +84,9 @@ type Speaker struct {
 	announcedOn   map[netip.Addr][]string
 	restored      *netipx.IPSet // announced before the speaker started; nil after the first sync
 	ready         atomic.Bool
+
+	lastContact func() time.Time
+	lastState   atomic.Pointer[observedState] // of the last sync, for the metrics; not modified
 }
 
 // Options configure a Speaker. All fields but Guard and Drain are required.
@@ -99,6 +102,8 @@ type Options struct {
 	Guard bool
 	// Stale returns whether the API server does not answer.
 	Stale func() bool
+	// LastContact returns when the API server last answered.
+	LastContact func() time.Time
 	// Drain is the time that routers have to select other paths before an excluded
 	// node withdraws its routes.
 	Drain time.Duration
@@ -120,11 +125,13 @@ func New(o Options) (*Speaker, error) {
 		namespaces:    client.Source[*corev1.Namespace]{SharedIndexInformer: factory.Core().V1().Namespaces().Informer()},
 		secrets:       client.Source[*corev1.Secret]{SharedIndexInformer: own.Core().V1().Secrets().Informer()},
 		isStale:       o.Stale,
+		lastContact:   o.LastContact,
 		shutdown:      shutdownPolicy{client: o.Client, namespace: o.Namespace, drainDelay: o.Drain},
 		syncRequested: make(chan struct{}, 1), takeoverDue: make(chan struct{}, 1),
 	}
-	wake := func() { notify(s.syncRequested) }
-	s.claimReports = newClaimReports(o.Fairlead.Speakers.Get, o.Log, wake)
+	registerMetrics()
+	wakeBy := func(trigger string) func() { return func() { s.requestSync(trigger) } }
+	s.claimReports = newClaimReports(o.Fairlead.Speakers.Get, o.Log, wakeBy("reports"))
 	s.speakerReport = newReport(s, speakerChanged, reportKind[*v1alpha1.Speaker, *v1alpha1.SpeakerList, v1alpha1.SpeakerStatus]{
 		name: "Speaker", crd: "speakers.fairlead.io", client: o.Fairlead.Speakers, cached: s.kinds.Speakers,
 		newObject: func(meta metav1.ObjectMeta) *v1alpha1.Speaker { return &v1alpha1.Speaker{ObjectMeta: meta} },
@@ -135,12 +142,14 @@ func New(o Options) (*Speaker, error) {
 		newObject: func(meta metav1.ObjectMeta) *v1alpha1.L2Node { return &v1alpha1.L2Node{ObjectMeta: meta} },
 		status:    func(o *v1alpha1.L2Node) *v1alpha1.L2NodeStatus { return &o.Status },
 	})
-	s.announcer, s.asker, s.routing, s.dataPath = l2.New(o.Log, wake), l2.NewAsker(), newRouting(o.Log, o.Guard, wake), newDataPathGate(o.Log, wake)
+	s.announcer, s.asker = l2.New(o.Log, wakeBy("l2")), l2.NewAsker()
+	s.routing, s.dataPath = newRouting(o.Log, o.Guard, wakeBy("routing")), newDataPathGate(o.Log, wakeBy("data path"))
 	s.neighbors = newNeighborMonitor(o.Log, s.asker.Ask, s.announcer.HoldAnswers, func(failed bool) {
 		if failed {
+			syncTriggers.WithLabelValues("takeover").Inc()
 			notify(s.takeoverDue)
 		} else {
-			wake()
+			s.requestSync("neighbors")
 		}
 	})
 	s.routing.neighborChanged = s.neighbors.SessionChanged
@@ -167,6 +176,12 @@ func (s *Speaker) ownInformers() []cache.SharedIndexInformer {
 
 func (s *Speaker) allInformers() []cache.SharedIndexInformer {
 	return append(s.ownInformers(), s.nodes.SharedIndexInformer, s.namespaces.SharedIndexInformer, s.secrets.SharedIndexInformer)
+}
+
+// requestSync requests a sync because of the trigger, one of a fixed set.
+func (s *Speaker) requestSync(trigger string) {
+	syncTriggers.WithLabelValues(trigger).Inc()
+	notify(s.syncRequested)
 }
 
 // notify sends on a channel with a buffer of one, unless a notification is pending.

@@ -96,20 +96,11 @@ func completeStatus(before v1alpha1.SpeakerStatus, o observedState) v1alpha1.Spe
 	for addr, claim := range o.claims {
 		announce(v1alpha1.Announcement{Interfaces: claim.Interfaces, TakenOver: from[addr]}, addr)
 	}
-	carries, explain := sessionCarriers(o)
-	for addr, peers := range o.plan.Advertised {
-		var to []string
-		for _, i := range peers {
-			if carries(i, addr) {
-				to = append(to, o.plan.BGP[i].Config.Name)
-			}
-		}
-		if len(to) > 0 {
-			announce(v1alpha1.Announcement{Peers: to}, addr)
-		} else if _, onInterface := o.claims[addr]; !onInterface {
-			unannounced[addr] = v1alpha1.Refusal{Reason: v1alpha1.NoSession, Message: explain(peers)}
-		}
+	to, refused := carriedRoutes(o)
+	for addr, peers := range to {
+		announce(v1alpha1.Announcement{Peers: peers}, addr)
 	}
+	maps.Copy(unannounced, refused)
 	for _, key := range slices.Sorted(maps.Keys(announced)) {
 		a := announced[key]
 		a.Addresses = formatRanges(addrs[key])

@@ -89,6 +89,43 @@ func takenOverFrom(before v1alpha1.SpeakerStatus, o observedState) map[netip.Add
 	return from
 }
 
+// observeTakeovers records the duration of the takeover of each address that this node has
+// begun to announce because an eligible node of a higher rank was gone or had left: of the
+// last one, if there are several. before are the addresses that it announced already.
+func observeTakeovers(o observedState, before map[netip.Addr]bool) {
+	type takeover struct {
+		cause string
+		began time.Time
+	}
+	last := map[netip.Addr]takeover{}
+	var eligible map[string]bool
+	for key, n := range o.plan.Neighbors {
+		p := o.peers[key]
+		t := takeover{map[failover.State]string{failover.Gone: "failed", failover.Leaving: "left"}[p.State], p.Since}
+		if t.cause == "" {
+			continue
+		}
+		path, runs := o.paths[neighborKey(key, n)]
+		if runs && path.Flaps > 0 && path.State != bfd.Up && !p.Filtered && path.Since.Before(t.began) {
+			t.began = path.Since
+		}
+		for _, addr := range n.Outranks {
+			if _, announced := o.claims[addr]; !announced || before[addr] || !last[addr].began.Before(t.began) {
+				continue
+			}
+			if eligible == nil {
+				eligible = eligibleNodes(o)
+			}
+			if eligible[key.Node] && slices.Contains(o.plan.HigherRanked[addr], key.Node) {
+				last[addr] = t
+			}
+		}
+	}
+	for _, t := range last {
+		takeoverDuration.WithLabelValues(t.cause).Observe(o.now.Sub(t.began).Seconds())
+	}
+}
+
 // eligibleNodes returns the nodes that are eligible by their Nodes.
 func eligibleNodes(o observedState) map[string]bool {
 	anyReady := slices.ContainsFunc(o.nodes, config.NodeReady)

@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -49,11 +50,15 @@ type Monitor struct {
 	failing    bool
 	failedAt   time.Time // when the first request of the outage failed
 	answeredAt time.Time // when the last outage ended
+
+	lastContact atomic.Int64 // in nanoseconds since the Unix epoch
 }
 
 // New returns a Monitor that logs to the handler.
 func New(handler slog.Handler) *Monitor {
-	return &Monitor{handler: handler, log: slog.New(handler), hosts: map[string]bool{}}
+	m := &Monitor{handler: handler, log: slog.New(handler), hosts: map[string]bool{}}
+	m.recordContact()
+	return m
 }
 
 // Wrap returns a transport that observes the requests sent with next. It is a
@@ -99,6 +104,9 @@ type observedBody struct {
 // line of client-go, whatever closed its connection.
 func (b *observedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
+	if n > 0 {
+		b.monitor.recordContact()
+	}
 	if err == nil || errors.Is(err, io.EOF) || b.request.Context().Err() != nil {
 		return n, err
 	}
@@ -125,6 +133,7 @@ func (m *Monitor) recordFailure(host string, sent time.Time, err error) {
 
 // recordAnswer records that a request was answered, even if with an error.
 func (m *Monitor) recordAnswer(sent time.Time) {
+	m.recordContact()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.failing || sent.Before(m.failedAt) { // an answer that was under way
@@ -133,6 +142,13 @@ func (m *Monitor) recordAnswer(sent time.Time) {
 	m.failing, m.answeredAt = false, time.Now()
 	m.log.Info("API server reachable again", "after", m.answeredAt.Sub(m.failedAt).Round(time.Millisecond))
 }
+
+func (m *Monitor) recordContact() { m.lastContact.Store(time.Now().UnixNano()) }
+
+// LastContact returns when the API server last answered a request or sent a part of a
+// response, such as the events and bookmarks of a watch; when the Monitor was created, if
+// never.
+func (m *Monitor) LastContact() time.Time { return time.Unix(0, m.lastContact.Load()) }
 
 // IsFailing reports whether the API server does not answer.
 func (m *Monitor) IsFailing() bool {

@@ -386,3 +386,52 @@ func TestPacketLoss(t *testing.T) {
 		t.Errorf("want two lines:\n%s", log.String())
 	}
 }
+
+// TestLastContact checks that answers and parts of a response count as contact with the API
+// server, and failed requests do not.
+func TestLastContact(t *testing.T) {
+	monitor := outage.New(slog.DiscardHandler)
+	parts := make(chan string)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for part := range parts {
+			fmt.Fprint(w, part)
+			w.(http.Flusher).Flush()
+		}
+	}))
+	defer server.Close()
+	client := &http.Client{Transport: monitor.Wrap(http.DefaultTransport)}
+	last := monitor.LastContact()
+	if since := time.Since(last); since < 0 || since > timeout {
+		t.Errorf("the first contact was %s ago", since)
+	}
+	advanced := func(what string, want bool) {
+		t.Helper()
+		if now := monitor.LastContact(); now.After(last) != want {
+			t.Errorf("%s: the last contact is at %s, before at %s", what, now, last)
+		} else {
+			last = now
+		}
+	}
+	go func() { parts <- "first" }()
+	response, err := client.Get(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	advanced("answer", true)
+	for _, part := range []string{"first", "second"} {
+		if part == "second" {
+			parts <- part
+		}
+		if n, err := response.Body.Read(make([]byte, len(part))); err != nil || n == 0 {
+			t.Fatal(n, err)
+		}
+		advanced(part, true)
+	}
+	close(parts)
+	server.Close()
+	if _, err := client.Get(server.URL); err == nil {
+		t.Error("a request to a closed server succeeded")
+	}
+	advanced("failure", false)
+}

@@ -12,8 +12,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -25,9 +28,13 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
 
+	_ "k8s.io/component-base/metrics/prometheus/restclient"
+
 	"github.com/fairlead-io/fairlead/cmd/health"
+	"github.com/fairlead-io/fairlead/cmd/metricsserver"
 	"github.com/fairlead-io/fairlead/cmd/outage"
 	"github.com/fairlead-io/fairlead/cmd/usage"
 	"github.com/fairlead-io/fairlead/cmd/version"
@@ -46,6 +53,7 @@ type flags struct {
 	kubeconfig string
 	socket     string
 	probe      string
+	metrics    string
 	level      slog.LevelVar
 }
 
@@ -88,6 +96,8 @@ func newCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.kubeconfig, "kubeconfig", "", "Path to a kubeconfig. Default: the pod's service account.")
 	cmd.Flags().StringVar(&f.socket, "health-socket", health.DefaultSocket, health.SocketHelp)
 	cmd.Flags().StringVar(&f.probe, "probe", "", health.ProbeHelp)
+	cmd.Flags().StringVar(&f.metrics, "metrics-address", ":10268", "Address, HOST:PORT, on which the metrics are served over TLS, to clients with a token"+
+		" of an account that may get the non-resource URL /metrics. Without HOST, all addresses of the node. 0 disables it.")
 	cmd.Flags().TextVar(&f.level, "log-level", &slog.LevelVar{}, "Minimum level of log lines: DEBUG, INFO, WARN or ERROR.")
 	return cmd
 }
@@ -100,8 +110,24 @@ func (f *flags) validate() error {
 	if f.drain < 0 {
 		return fmt.Errorf("--drain-delay=%s: must not be negative", f.drain)
 	}
+	if !f.servesMetrics() {
+		return nil
+	}
+	// A name is invalid: to resolve it would delay the start.
+	host, port, err := net.SplitHostPort(f.metrics)
+	if _, invalid := netip.ParseAddr(host); host != "" && err == nil {
+		err = invalid
+	}
+	if n, invalid := strconv.ParseUint(port, 10, 16); err == nil && (invalid != nil || n == 0) {
+		err = errors.New("the port must be from 1 to 65535")
+	}
+	if err != nil {
+		return fmt.Errorf("--metrics-address=%q: must be HOST:PORT with an IP address, :PORT, or 0: %w", f.metrics, err)
+	}
 	return nil
 }
+
+func (f *flags) servesMetrics() bool { return f.metrics != "" && f.metrics != "0" }
 
 func run(ctx context.Context, f *flags) error {
 	monitor := outage.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &f.level}))
@@ -134,7 +160,7 @@ func run(ctx context.Context, f *flags) error {
 
 	s, err := speaker.New(speaker.Options{
 		Node: f.node, Namespace: f.namespace, Version: version.String(), Client: kube, Fairlead: fairlead, Log: log,
-		Guard: f.guard, Drain: f.drain, Stale: monitor.IsFailing,
+		Guard: f.guard, Drain: f.drain, Stale: monitor.IsFailing, LastContact: monitor.LastContact,
 		Events: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name, Host: f.node}),
 	})
 	if err != nil {
@@ -145,6 +171,21 @@ func run(ctx context.Context, f *flags) error {
 	if f.socket != "" {
 		tasks.Go(func() error {
 			return health.Serve(ctx, f.socket, health.Checks{NotReady: s.NotReady, Warnings: s.Warnings})
+		})
+	}
+	if f.servesMetrics() {
+		legacyregistry.MustRegister(health.ListenFailures)
+		legacyregistry.CustomMustRegister(s.StateCollector())
+		listener, err := health.Listen("tcp", f.metrics, log, health.ListenFailures.Inc)
+		if err != nil {
+			return fmt.Errorf("--metrics-address: %w", err)
+		}
+		tasks.Go(func() error {
+			// Announcing does not depend on the metrics.
+			if err := metricsserver.Serve(ctx, listener, kube, legacyregistry.Handler(), log); err != nil {
+				log.Error("metrics are not served", "error", err)
+			}
+			return nil
 		})
 	}
 	err = tasks.Wait()

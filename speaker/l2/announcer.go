@@ -54,6 +54,7 @@ type socketKey struct {
 // in use fails, when an address was probed and when the Claimants change; Set must then be
 // called again. It must not call the Announcer.
 func New(log *slog.Logger, changed func()) *Announcer {
+	registerMetrics()
 	return &Announcer{
 		log: log, changed: changed, responders: make(map[socketKey]*responder),
 		claimants: claimants{changed: changed, byAddr: make(map[netip.Addr][]Claimant), defended: make(map[netip.Addr]time.Time)},

@@ -18,6 +18,7 @@ import (
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+	"k8s.io/component-base/metrics"
 )
 
 // announceDelays are the waits between the announcements of an address. Hosts that lost
@@ -69,8 +70,9 @@ const (
 // outgoing is a frame to send.
 type outgoing struct {
 	frame   []byte
-	asserts netip.Addr // invalid for a probe
-	step    *task      // whose step is repeated if the frame may not be sent, if any
+	asserts netip.Addr            // invalid for a probe
+	step    *task                 // whose step is repeated if the frame may not be sent, if any
+	counter metrics.CounterMetric // of sent frames; nil for a probe
 }
 
 // socket is the part of packet.Conn that a responder uses.
@@ -127,6 +129,8 @@ type responder struct {
 	running   sync.WaitGroup
 	pushed    chan struct{} // the queue has a new task
 
+	answered, announced metrics.CounterMetric // frames
+
 	mu      sync.Mutex
 	failed  bool // the socket must be replaced
 	tasks   map[netip.Addr]*task
@@ -144,6 +148,8 @@ func newResponder(
 		family: f, ifi: *ifi, conn: conn, groups: newGroups(ifi.Index, log), claimants: claimants, hold: hold,
 		log: log, changed: changed,
 		cancel: cancel, pushed: make(chan struct{}, 1), tasks: make(map[netip.Addr]*task),
+		answered:  requestsAnswered.WithLabelValues(ifi.Name, familyLabel(f)),
+		announced: announcementsSent.WithLabelValues(ifi.Name, familyLabel(f)),
 	}
 	r.running.Go(func() { r.receive(ctx) })
 	r.running.Go(func() { r.runTasks(ctx) })
@@ -295,7 +301,7 @@ func (r *responder) handle(ctx context.Context, frame []byte) (answer outgoing) 
 	if asked == nil || asked.mode != announcing {
 		return answer
 	}
-	return outgoing{frame: r.answer(r.ifi.HardwareAddr, m), asserts: m.question}
+	return outgoing{frame: r.answer(r.ifi.HardwareAddr, m), asserts: m.question, counter: r.answered}
 }
 
 // runTasks does the steps that are due, until ctx ends.
@@ -353,9 +359,9 @@ func (r *responder) nextBatch(now time.Time) (frames []outgoing, steps int, wait
 			f := outgoing{frame: frame}
 			switch t.mode {
 			case announcing:
-				f.asserts, f.step = t.addr, t
+				f.asserts, f.step, f.counter = t.addr, t, r.announced
 			case defending:
-				f.asserts = t.addr
+				f.asserts, f.counter = t.addr, r.announced
 			}
 			frames = append(frames, f)
 		}
@@ -490,6 +496,8 @@ func (r *responder) send(ctx context.Context, frames ...outgoing) {
 		}
 		if _, err := r.conn.WriteTo(f.frame, &packet.Addr{HardwareAddr: f.frame[:6]}); err != nil {
 			failed, firstErr = failed+1, cmp.Or(firstErr, err)
+		} else if f.counter != nil {
+			f.counter.Inc()
 		}
 	}
 	if failed > 0 && ctx.Err() == nil {

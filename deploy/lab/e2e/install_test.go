@@ -90,6 +90,9 @@ func TestPermissions(t *testing.T) {
 		{"fairlead-speaker", "delete", "fairlead.io", "speakers", false},
 		{"fairlead-speaker", "patch", "fairlead.io", "ipaddresspools", false},
 		{"fairlead-speaker", "patch", "", "nodes", false},
+		{"fairlead-speaker", "create", "authentication.k8s.io", "tokenreviews", true},
+		{"fairlead-speaker", "create", "authorization.k8s.io", "subjectaccessreviews", true},
+		{"fairlead-speaker", "create", "", "serviceaccounts/token", false},
 	} {
 		t.Run(fmt.Sprintf("%s %s %s", row.account, row.verb, row.resource), func(t *testing.T) {
 			api, err := cluster.ClientAs(row.account)
