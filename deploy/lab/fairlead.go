@@ -165,6 +165,9 @@ func (c *Cluster) startPod(ctx context.Context, node *Host, name string, spec co
 		"--bounding-set=" + capabilities, "--no-new-privs", c.bin.path("fairlead-" + container.Name), "--kubeconfig=" + config,
 		"--health-socket=" + healthSocket(name),
 	}
+	if container.Name == "controller" { // in a pod, the framework uses the service account of the pod
+		args = append(args, "--authentication-kubeconfig="+config, "--authorization-kubeconfig="+config)
+	}
 	return node.Start(name, setpriv, env, append(args, container.Args...)...)
 }
 
