@@ -81,7 +81,7 @@ type balancer struct {
 func newBalancers(o Options, wake func()) *balancers {
 	return &balancers{
 		cloud: o.Cloud, cluster: o.Cluster, resync: o.Resync, parallel: max(o.Parallel, 1), log: o.Log, outcomesChanged: wake,
-		queue:   workqueue.NewTypedDelayingQueue[types.UID](),
+		queue:   workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[types.UID]{Name: "load-balancers"}),
 		backoff: workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](firstCallRetry, lastCallRetry),
 		byUID:   map[types.UID]*balancer{},
 	}

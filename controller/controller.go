@@ -59,6 +59,7 @@ type Controller struct {
 	nodePorts nodePortRange
 	balancers *balancers // nil without a cloud
 	pending   pendingChanges
+	latencies serviceLatencies
 	limiter   fullSyncLimiter
 	planner   plan.Planner // of the goroutine that syncs
 	// writtenUpTo is the last Service that the last sync wrote, if it reached the
@@ -101,9 +102,12 @@ func New(o Options) (*Controller, error) {
 		nodes:         o.Informers.Core().V1().Nodes().Informer(),
 		namespaces:    o.Informers.Core().V1().Namespaces().Informer(),
 		leading:       make(chan struct{}),
-		queue:         workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)),
-		backoffs:      newServiceBackoffs(),
-		nodePorts:     nodePortRange{inRange: o.NodePorts},
+		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry),
+			workqueue.TypedRateLimitingQueueConfig[string]{Name: "syncs"},
+		),
+		backoffs:  newServiceBackoffs(),
+		nodePorts: nodePortRange{inRange: o.NodePorts},
 	}
 	c.services = c.serviceLister.newInformer()
 	served, err := isServed(o.Client.Discovery(), networkingv1.SchemeGroupVersion.String(), "servicecidrs")

@@ -31,12 +31,14 @@
 //   - balancers: the outcome of the last call for each Service, until the desired
 //     action changes; it is refreshed after the resync period.
 //   - nodePorts: ports that the API server refused, for five minutes.
+//   - latencies: since when Services wait for an address or its announcement, for
+//     the metrics, until they have both.
 //
 // All of it is lost with the process and with the lease, and derived again from
 // the API server and the cloud.
 //
 // Concurrency: the syncing goroutine alone plans. Writes run in parallel and
-// share ownWrites and backoffs; event handlers share pending, the limiter
-// and the queue; the cloud's workers share balancers. Run must be called by the
+// share ownWrites, backoffs and latencies; event handlers share pending, latencies,
+// the limiter and the queue; the cloud's workers share balancers. Run must be called by the
 // leader only, Watch by every replica.
 package controller

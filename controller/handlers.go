@@ -139,6 +139,11 @@ func (c *Controller) externalIPsChanged() {
 // for changed Services, and full syncs for those that release addresses or node ports.
 func (c *Controller) serviceHandler() cache.ResourceEventHandler {
 	changed := func(svc *corev1.Service) {
+		select {
+		case <-c.leading:
+			c.latencies.observe(svc, time.Now())
+		default: // another replica measures
+		}
 		c.pending.add(plan.KeyOf(svc))
 		c.queue.Add(incrementalSync)
 	}

@@ -3,7 +3,9 @@ package controller
 import (
 	"strconv"
 	"sync"
+	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/legacyregistry"
 
@@ -39,12 +41,68 @@ var (
 	}, []string{"pool"})
 )
 
-// revertedWrites counts occurrences, and is set by the writes, not from a plan.
-var revertedWrites = metrics.NewCounter(&metrics.CounterOpts{
-	Name:           "fairlead_service_writes_reverted_total",
-	Help:           "Writes to Services that another writer has reverted.",
-	StabilityLevel: metrics.ALPHA,
-})
+// The metrics of occurrences are set by syncs and writes, not from a plan.
+var (
+	revertedWrites = metrics.NewCounter(&metrics.CounterOpts{
+		Name:           "fairlead_service_writes_reverted_total",
+		Help:           "Writes to Services that another writer has reverted.",
+		StabilityLevel: metrics.ALPHA,
+	})
+
+	syncDuration = metrics.NewHistogramVec(&metrics.HistogramOpts{
+		Name:           "fairlead_sync_duration_seconds",
+		Help:           "Duration of syncs with their writes, by type (full, incremental).",
+		Buckets:        []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		StabilityLevel: metrics.ALPHA,
+	}, []string{"type"})
+
+	writesTotal = metrics.NewCounterVec(&metrics.CounterOpts{
+		Name:           "fairlead_writes_total",
+		Help:           "Writes of statuses, by kind and result (success, conflict, failure).",
+		StabilityLevel: metrics.ALPHA,
+	}, []string{"kind", "result"})
+
+	timeToAddress = metrics.NewHistogram(&metrics.HistogramOpts{
+		Name:           "fairlead_time_to_address_seconds",
+		Help:           "Time from when a Service was first seen without an address until an address or a host name was written to its status.",
+		Buckets:        latencyBuckets,
+		StabilityLevel: metrics.ALPHA,
+	})
+
+	timeToAnnounced = metrics.NewHistogram(&metrics.HistogramOpts{
+		Name:           "fairlead_time_to_announced_seconds",
+		Help:           "Time from when a Service was first seen without an address until its condition Announced was True.",
+		Buckets:        latencyBuckets,
+		StabilityLevel: metrics.ALPHA,
+	})
+
+	latencyBuckets = []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800}
+
+	oldestPendingAge = metrics.NewGaugeFunc(&metrics.GaugeOpts{
+		Name:           "fairlead_oldest_pending_service_age_seconds",
+		Help:           "Time for which the Service that has been without an address for the longest has been; 0 if all have one.",
+		StabilityLevel: metrics.ALPHA,
+	}, func() float64 {
+		if l := leaderLatencies.Load(); l != nil {
+			return l.oldest(time.Now()).Seconds()
+		}
+		return 0
+	})
+)
+
+// countWrite counts a write of the status of an object. That of a deleted one is none.
+func countWrite(kind string, err error) {
+	result := "failure"
+	switch {
+	case err == nil:
+		result = "success"
+	case apierrors.IsConflict(err):
+		result = "conflict"
+	case apierrors.IsNotFound(err):
+		return
+	}
+	writesTotal.WithLabelValues(kind, result).Inc()
+}
 
 var gauges = []*metrics.GaugeVec{servicesGauge, poolServicesGauge, poolAddressesGauge, poolOutOfPoolGauge}
 
@@ -52,7 +110,8 @@ var registerMetrics = sync.OnceFunc(func() {
 	for _, g := range gauges {
 		legacyregistry.MustRegister(g)
 	}
-	legacyregistry.MustRegister(revertedWrites)
+	legacyregistry.MustRegister(revertedWrites, syncDuration, writesTotal, timeToAddress, timeToAnnounced)
+	legacyregistry.RawMustRegister(oldestPendingAge)
 })
 
 // setMetrics sets all gauges to the state in the plan. Label values that the plan

@@ -41,6 +41,7 @@ func nonZeroMetrics(t *testing.T) (lines []string) {
 
 func TestMetrics(t *testing.T) {
 	registerMetrics()
+	leaderLatencies.Store(nil)
 	s := plan.Snapshot{
 		Policy:  providers.Policy{Mode: providers.BareMetal},
 		Objects: config.Objects{Pools: []*v1alpha1.IPAddressPool{pool("big", "2001:db8::/64"), pool("small", "192.0.2.0/31")}},

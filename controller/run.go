@@ -75,6 +75,7 @@ func (c *Controller) Run(ctx context.Context) {
 	defer context.AfterFunc(ctx, c.queue.ShutDown)()
 	c.serviceLister.leading.Store(true)
 	close(c.leading)
+	leaderLatencies.Store(&c.latencies)
 	go c.events.run(ctx) // Events are written by the leader only
 	var writes sync.WaitGroup
 	defer writes.Wait()
@@ -111,7 +112,9 @@ func (c *Controller) Run(ctx context.Context) {
 // write to a Service is retried with the backoff of that Service.
 func (c *Controller) sync(ctx context.Context, key string) {
 	var err error
-	defer c.requestRetries(time.Now())
+	began := time.Now()
+	defer func() { syncDuration.WithLabelValues(key).Observe(time.Since(began).Seconds()) }()
+	defer c.requestRetries(began)
 	if key == incrementalSync {
 		done := false
 		// What an incremental sync cannot decide is left to a full one.
@@ -178,6 +181,7 @@ func (c *Controller) syncFully(ctx context.Context) error {
 		c.balancers.setDesired(desired.Cloud, desired.LiveServices, plan.TargetNodes(snapshot.Nodes))
 	}
 	setMetrics(desired)
+	c.latencies.retain(desired.Services, started)
 	c.limiter.ran(time.Since(started))
 	return c.write(ctx, snapshot, desired)
 }

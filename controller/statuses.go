@@ -58,7 +58,9 @@ func writeStatus[T client.Object, L runtime.Object, S conditionedStatus](
 	if !changed && equality.Semantic.DeepEqual(observed, desired) {
 		return nil
 	}
-	if err := applyStatus(ctx, r, kind, object, desired); err != nil {
+	err := applyStatus(ctx, r, kind, object, desired)
+	countWrite(kind, err)
+	if err != nil {
 		return err
 	}
 	ready := apimeta.FindStatusCondition(*conditions, v1alpha1.ConditionReady)

@@ -136,6 +136,7 @@ func (c *Controller) writeService(ctx context.Context, change plan.PlannedServic
 		}
 	}
 	c.backoffs.succeeded(change, written, time.Now())
+	c.latencies.written(svc, p, time.Now())
 	c.reportTransitions(svc, p)
 	return nil
 }
@@ -296,6 +297,7 @@ func (w *writeGroup) start(write func(context.Context) error) {
 func (w *writeGroup) startService(change plan.PlannedService) {
 	w.start(func(ctx context.Context) error {
 		err := w.c.writeService(ctx, change)
+		countWrite("Service", err)
 		if err == nil || apierrors.IsNotFound(err) {
 			return nil
 		}

@@ -262,5 +262,17 @@ func TestScrape(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, least := range [][]string{
+		{"fairlead_writes_total", "kind=Service", "result=success"},
+		{"fairlead_sync_duration_seconds", "type=full"},
+		{"fairlead_sync_duration_seconds", "type=incremental"},
+		{"fairlead_time_to_address_seconds"},
+		{"fairlead_time_to_announced_seconds"},
+		{"workqueue_adds_total", "name=syncs"},
+	} {
+		if got := r.value(least[0], least[1:]...); got < 1 {
+			t.Errorf("%v is %g", least, got)
+		}
+	}
 	checkDocumented(t, "Controller", []scrapeResult{r}, "fairlead_aws_api_call_duration_seconds", "fairlead_aws_orphans")
 }
