@@ -10,6 +10,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/cache"
 	"k8s.io/client-go/kubernetes"
@@ -19,15 +20,17 @@ const (
 	// reviewTimeout bounds both reviews.
 	reviewTimeout = 5 * time.Second
 
-	// reviewTTL is how long a result is valid, and maxResults the number of those that are
-	// kept.
-	reviewTTL, maxResults = 10 * time.Second, 256
+	// reviewTTL is how long a result is valid, and outageTTL how long a permitted client stays
+	// permitted while the API server does not answer. maxResults is the number of results
+	// that are kept.
+	reviewTTL, outageTTL, maxResults = 10 * time.Second, time.Hour, 256
 )
 
 // reviewer decides which clients may get the metrics: those with a token of an account that
 // RBAC permits it. It may be used concurrently.
 type reviewer struct {
 	client  kubernetes.Interface
+	ttl     time.Duration
 	results *cache.LRUExpireCache // by the hash of the token
 }
 
@@ -35,10 +38,11 @@ type reviewer struct {
 type result struct {
 	status  int
 	message string
+	time    time.Time // of the review
 }
 
 func newReviewer(client kubernetes.Interface) *reviewer {
-	return &reviewer{client: client, results: cache.NewLRUExpireCache(maxResults)}
+	return &reviewer{client: client, ttl: reviewTTL, results: cache.NewLRUExpireCache(maxResults)}
 }
 
 // handler returns a handler that passes on the requests of permitted clients.
@@ -57,20 +61,31 @@ func (v *reviewer) handler(next http.Handler) http.Handler {
 	})
 }
 
-// cachedReview returns the result for the token. Without an answer of the API server, no
-// client is permitted.
+// cachedReview returns the result for the token. While the API server does not answer, only
+// clients are permitted that were before: the metrics show the outage.
 func (v *reviewer) cachedReview(ctx context.Context, token string) result {
 	hash := sha256.Sum256([]byte(token))
-	if known, ok := v.results.Get(hash); ok {
-		return known.(result)
+	cached, _ := v.results.Get(hash)
+	known, _ := cached.(result)
+	if time.Since(known.time) < v.ttl {
+		return known
 	}
 	ctx, cancel := context.WithTimeout(ctx, reviewTimeout)
 	defer cancel()
 	answer, err := v.review(ctx, token)
-	if err != nil {
-		return result{http.StatusServiceUnavailable, "the API server did not review the token"}
+	switch {
+	case err == nil:
+	case known.status == http.StatusOK && !apierrors.IsForbidden(err) && !apierrors.IsUnauthorized(err):
+		return known
+	default:
+		return result{status: http.StatusServiceUnavailable, message: "the API server did not review the token"}
 	}
-	v.results.Add(hash, answer, reviewTTL)
+	ttl := v.ttl
+	if answer.status == http.StatusOK {
+		ttl = outageTTL
+	}
+	answer.time = time.Now()
+	v.results.Add(hash, answer, ttl)
 	return answer
 }
 
@@ -82,7 +97,7 @@ func (v *reviewer) review(ctx context.Context, token string) (result, error) {
 		return result{}, fmt.Errorf("create a TokenReview: %w", err)
 	}
 	if !authentication.Status.Authenticated {
-		return result{http.StatusUnauthorized, "the token is not valid"}, nil
+		return result{status: http.StatusUnauthorized, message: "the token is not valid"}, nil
 	}
 	user := authentication.Status.User
 	extra := make(map[string]authorizationv1.ExtraValue, len(user.Extra))
@@ -98,7 +113,8 @@ func (v *reviewer) review(ctx context.Context, token string) (result, error) {
 		return result{}, fmt.Errorf("create a SubjectAccessReview: %w", err)
 	}
 	if !authorization.Status.Allowed {
-		return result{http.StatusForbidden, fmt.Sprintf("%s must be permitted to get the non-resource URL %s", user.Username, path)}, nil
+		message := fmt.Sprintf("%s must be permitted to get the non-resource URL %s", user.Username, path)
+		return result{status: http.StatusForbidden, message: message}, nil
 	}
 	return result{status: http.StatusOK}, nil
 }

@@ -9,8 +9,8 @@
 // server.go serves, review.go decides about clients. The packages of k8s.io/apiserver for
 // both would double the memory that a speaker needs.
 //
-// In memory are the reviews of the last seconds, and a certificate that is signed by
-// itself, until the process ends.
+// In memory are the results of reviews, for some seconds, or an hour while the API server
+// does not answer; and a certificate that is signed by itself, until the process ends.
 package metricsserver
 
 import (
@@ -49,7 +49,7 @@ const (
 )
 
 // Serve serves the metrics of the handler to the clients of the listener, until ctx ends.
-// Without the API server, requests are refused.
+// While the API server does not answer, it refuses clients that were not permitted before.
 func Serve(ctx context.Context, listener net.Listener, client kubernetes.Interface, metrics http.Handler, log *slog.Logger) error {
 	defer listener.Close()
 	mux := http.NewServeMux()

@@ -16,7 +16,9 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 )
@@ -127,6 +129,36 @@ func TestReviews(t *testing.T) {
 			t.Errorf("%s with %.20q: %d reviews, want %d", row.path, row.authorization, n, row.reviews)
 		}
 	}
+}
+
+// TestOutage checks that a permitted client stays permitted while the API server does not
+// answer, unless it refuses the reviews, and that a revoked permission ends.
+func TestOutage(t *testing.T) {
+	client, _, down := fakeReviews()
+	v := newReviewer(client)
+	v.ttl = 0
+	check := func(token string, want int) {
+		t.Helper()
+		if got := v.cachedReview(t.Context(), token); got.status != want {
+			t.Errorf("%s: got %d %s, want %d", token, got.status, got.message, want)
+		}
+	}
+	check("scraper", 200)
+	check("other", 403)
+	down.Store(true)
+	check("scraper", 200)
+	check("other", 503)
+	down.Store(false)
+	var answer error
+	client.PrependReactor("create", "tokenreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, &authenticationv1.TokenReview{}, answer
+	})
+	answer = apierrors.NewForbidden(schema.GroupResource{Resource: "tokenreviews"}, "", errors.New("no role"))
+	check("scraper", 503)
+	answer = nil
+	check("scraper", 401)
+	answer = errors.New("connection refused")
+	check("scraper", 503)
 }
 
 // TestFlood checks that a client with connections that it does not use, more than may be

@@ -248,9 +248,10 @@ func (h *Host) Get(ctx context.Context, url string) (string, error) {
 	return h.getURL(ctx, url)
 }
 
-// GetWithToken is Get with a bearer token, unless it is "".
+// GetWithToken is Get with a bearer token, unless it is "". The server has the time to
+// verify it.
 func (h *Host) GetWithToken(ctx context.Context, url, token string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 3*requestTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

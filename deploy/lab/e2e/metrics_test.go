@@ -151,7 +151,8 @@ func checkDocumented(t *testing.T, section string, results []scrapeResult, optio
 
 // TestScrape scrapes the speakers and the leading controller with the token of an account in
 // another namespace, before and after a takeover, and compares the metrics with their
-// documentation. Without a token, or with that of another account, they are refused.
+// documentation. Without a token, or with that of another account, they are refused. A
+// speaker that is disconnected from the API server serves clients that it knows.
 func TestScrape(t *testing.T) {
 	const speakerPort, controllerPort = 10268, 10258
 	restartEnded(t)
@@ -275,4 +276,17 @@ func TestScrape(t *testing.T) {
 		}
 	}
 	checkDocumented(t, "Controller", []scrapeResult{r}, "fairlead_aws_api_call_duration_seconds", "fairlead_aws_orphans")
+
+	// A speaker without contact to the API server exports that.
+	if err := cluster.DisconnectAPI(t.Context(), cluster.Nodes[2]); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { reconnect(t) })
+	eventually(t, "the time without contact to the API server is exported", func() error {
+		r, err := scrape(t, 2, speakerPort, token)
+		if age := r.value("fairlead_speaker_api_contact_age_seconds"); err == nil && age < 40 {
+			err = fmt.Errorf("it is %g s", age)
+		}
+		return err
+	})
 }
