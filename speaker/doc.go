@@ -17,6 +17,7 @@
 // neighbors.go observes the other nodes of the segments by BFD and by questions, for package
 // failover, which decides which of the eligible nodes announces an address; failover.go
 // applies it.
+// metrics.go has the metrics; those that mirror state are computed when they are read.
 // conflicts.go records Events about addresses that other hosts have. shutdown.go determines why the speaker ends, and withdraws or keeps the routes.
 //
 // What is kept in memory, and what invalidates it:
@@ -34,6 +35,7 @@
 //   - conflicts: those that an Event was recorded for, until they end.
 //   - dataPath: addresses that the data path serves, until they are no longer
 //     desired.
+//   - lastState: the state of the last sync, for the metrics, until the next sync.
 //   - speakerReport, l2NodeReport: the desired reports, until the next sync.
 //
 // All of it is lost with the process. Clients and routers still have their state:

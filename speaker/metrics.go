@@ -146,8 +146,9 @@ func (c *stateCollector) CollectWithStability(ch chan<- metrics.Metric) {
 // addressState is the state of an address on this node.
 type addressState struct{ state, reason string }
 
-// addressStates returns the state of each address that is a concern of this node.
-func addressStates(o observedState) map[netip.Addr]addressState {
+// addressStates returns the state of each address that is a concern of this node. to and
+// refused are the carriedRoutes.
+func addressStates(o observedState, to map[netip.Addr][]string, refused map[netip.Addr]v1alpha1.Refusal) map[netip.Addr]addressState {
 	states := make(map[netip.Addr]addressState, len(o.plan.L2)+len(o.plan.Advertised))
 	for addr, claim := range o.plan.L2 {
 		if !claim.Withhold {
@@ -157,7 +158,6 @@ func addressStates(o observedState) map[netip.Addr]addressState {
 	for addr := range o.plan.AwaitingDataPath {
 		states[addr] = addressState{state: "awaiting_data_path"}
 	}
-	to, refused := carriedRoutes(o)
 	for _, refusals := range []map[netip.Addr]v1alpha1.Refusal{o.plan.Unannounced, refused} {
 		for addr, refusal := range refusals {
 			states[addr] = addressState{"unannounced", string(refusal.Reason)}
@@ -180,14 +180,14 @@ func addressStates(o observedState) map[netip.Addr]addressState {
 }
 
 func collectAddresses(o observedState, set func(d *metrics.Desc, value float64, labels ...string)) {
+	to, refused := carriedRoutes(o)
 	counts := map[addressState]int{}
-	for _, s := range addressStates(o) {
+	for _, s := range addressStates(o, to, refused) {
 		counts[s]++
 	}
 	for s, n := range counts {
 		set(addressesDesc, float64(n), s.state, s.reason)
 	}
-	to, _ := carriedRoutes(o)
 	set(announcedDesc, float64(len(o.claims)), "l2")
 	set(announcedDesc, float64(len(to)), "bgp")
 }

@@ -166,6 +166,14 @@ func run(ctx context.Context, f *flags) error {
 	if err != nil {
 		return err
 	}
+	var listener *health.Listener // of the metrics
+	if f.servesMetrics() {
+		legacyregistry.MustRegister(health.ListenFailures)
+		legacyregistry.CustomMustRegister(s.StateCollector())
+		if listener, err = health.Listen("tcp", f.metrics, log, health.ListenFailures.Inc); err != nil {
+			return fmt.Errorf("--metrics-address: %w", err)
+		}
+	}
 	tasks, ctx := errgroup.WithContext(ctx)
 	tasks.Go(func() error { return s.Run(ctx) })
 	if f.socket != "" {
@@ -173,13 +181,7 @@ func run(ctx context.Context, f *flags) error {
 			return health.Serve(ctx, f.socket, health.Checks{NotReady: s.NotReady, Warnings: s.Warnings})
 		})
 	}
-	if f.servesMetrics() {
-		legacyregistry.MustRegister(health.ListenFailures)
-		legacyregistry.CustomMustRegister(s.StateCollector())
-		listener, err := health.Listen("tcp", f.metrics, log, health.ListenFailures.Inc)
-		if err != nil {
-			return fmt.Errorf("--metrics-address: %w", err)
-		}
+	if listener != nil {
 		tasks.Go(func() error {
 			// Announcing does not depend on the metrics.
 			if err := metricsserver.Serve(ctx, listener, kube, legacyregistry.Handler(), log); err != nil {
