@@ -73,8 +73,16 @@ func TestServiceLatencies(t *testing.T) {
 		announced string
 		oldest    int64 // at 1000
 	}{
-		{"assigned and announced", []waitStep{{100, "seen", nil}, {101, "seen", nil}, {103, "assigned", nil}, {104, "full", has}, {106, "announced", has}}, "1 3", "1 6", 0},
-		{"written again", []waitStep{{100, "seen", nil}, {103, "assigned", nil}, {104, "assigned", has}, {105, "announced", has}, {106, "announced", has}}, "1 3", "1 5", 0},
+		{
+			"assigned and announced",
+			[]waitStep{{100, "seen", nil}, {101, "seen", nil}, {103, "assigned", nil}, {104, "full", has}, {106, "announced", has}},
+			"1 3", "1 6", 0,
+		},
+		{
+			"written again",
+			[]waitStep{{100, "seen", nil}, {103, "assigned", nil}, {104, "assigned", has}, {105, "announced", has}, {106, "announced", has}},
+			"1 3", "1 5", 0,
+		},
 		{"in one write", []waitStep{{100, "seen", nil}, {103, "announced", nil}}, "1 3", "1 3", 0},
 		{"first seen in a plan", []waitStep{{100, "full", nil}, {103, "assigned", nil}}, "1 3", "0 0", 0},
 		{"refused by an earlier leader", []waitStep{{100, "seen", refused(40)}, {103, "assigned", nil}}, "1 63", "0 0", 0},

@@ -143,7 +143,7 @@ func New(o Options) (*Speaker, error) {
 		status:    func(o *v1alpha1.L2Node) *v1alpha1.L2NodeStatus { return &o.Status },
 	})
 	s.announcer, s.asker = l2.New(o.Log, wakeBy("l2")), l2.NewAsker()
-	s.routing, s.dataPath = newRouting(o.Log, o.Guard, wakeBy("routing")), newDataPathGate(o.Log, wakeBy("data path"))
+	s.routing, s.dataPath = newRouting(o.Log, o.Guard, wakeBy("routing")), newDataPathGate(o.Log, wakeBy("data_path"))
 	s.neighbors = newNeighborMonitor(o.Log, s.asker.Ask, s.announcer.HoldAnswers, func(failed bool) {
 		if failed {
 			syncTriggers.WithLabelValues("takeover").Inc()

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -240,7 +241,26 @@ func TestScrape(t *testing.T) {
 	if _, err := scrape(t, first, speakerPort, token); err == nil {
 		t.Error("a speaker that does not run has served metrics")
 	}
+	// While another program listens on the port, the speaker works without it.
+	var taken net.Listener
+	if err := cluster.Nodes[first].Do(func() (err error) {
+		taken, err = net.Listen("tcp", fmt.Sprintf(":%d", speakerPort))
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	before := len(cluster.Speakers[first].ReadLog())
 	startSpeaker(t, first)
+	eventually(t, "the speaker has started without its metrics", func() error {
+		for _, line := range []string{"listening failed, retrying", "speaker started"} {
+			if log := cluster.Speakers[first].ReadLog()[before:]; !strings.Contains(log, line) {
+				return fmt.Errorf("the log has no line %q", line)
+			}
+		}
+		return nil
+	})
+	observed(t, next)
+	_ = taken.Close()
 
 	var speakers []scrapeResult
 	eventually(t, "all speakers serve metrics", func() error {
@@ -252,6 +272,9 @@ func TestScrape(t *testing.T) {
 			}
 			if err != nil {
 				return err
+			}
+			if node == first && r.value("fairlead_listen_failures_total") < 1 {
+				t.Error("the failed attempts to listen are not counted")
 			}
 			speakers = append(speakers, r)
 		}
