@@ -35,6 +35,11 @@ const (
 	// but never has on this one, brokenProxyTimeout does.
 	probeTimeout, brokenProxyTimeout = 5 * time.Second, 3 * time.Minute
 
+	// otherFamilyDelay is the time after which the health check of a Service in the other
+	// family counts, if nothing listens in that of the address. kube-proxy programs the rules of
+	// each family separately, and older versions have one health check for both, over IPv4.
+	otherFamilyDelay = 2 * time.Second
+
 	// maxProbes bounds the number of concurrent requests.
 	maxProbes = 16
 
@@ -61,31 +66,36 @@ type dataPathGate struct {
 
 	mu           sync.Mutex
 	hosts        []netip.Addr // of this node
+	ipv4Only     bool         // the health checks of Services are over IPv4, for both families
 	others       []netip.Addr // of other nodes
 	ready        map[netip.Addr]bool
 	served       map[netip.Addr]bool            // by the rules before a change; not passed to a plan yet
 	reprogrammed map[netip.Addr]*corev1.Service // the last version of the Service
 	advertised   map[netip.Addr][]int           // advertised already; replaced, never modified
-	pending      map[string]*healthProbe        // by their ports, as text
+	pending      map[string]*healthProbe        // by their keys
 	proxyReady   bool                           // kube-proxy's own health check has answered, or is absent
 	proxyProblem string                         // why it is taken for ready without an answer, or is waited for
 	unverified   map[netip.Addr]string          // announced without an answer from these ports
 }
 
-// loopback is an address on which kube-proxy listens in most modes.
-var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+// loopbacks are the addresses on which kube-proxy listens in most modes.
+var loopbacks = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
 
-// healthProbe probes some ports, until all have answered, for some addresses.
+// healthProbe probes some ports, until all have answered, for some addresses of one family.
 type healthProbe struct {
 	stop  func()
+	is6   bool
 	ports []uint16
 	addrs []netip.Addr
 	late  bool // kube-proxy does not answer on this node, but does on others
 }
 
+// key identifies the probe.
+func (p *healthProbe) key() string { return fmt.Sprint(p.is6, p.ports) }
+
 func newDataPathGate(log *slog.Logger, wake func()) *dataPathGate {
 	return &dataPathGate{
-		log: log, wake: wake, port: proxyHealthPort, hosts: []netip.Addr{loopback},
+		log: log, wake: wake, port: proxyHealthPort, hosts: loopbacks,
 		client:     &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 		probeSlots: make(chan struct{}, maxProbes),
 		ready:      map[netip.Addr]bool{}, served: map[netip.Addr]bool{}, reprogrammed: map[netip.Addr]*corev1.Service{},
@@ -158,7 +168,7 @@ func (g *dataPathGate) waitUntilClosed(addr netip.Addr, svc *corev1.Service, por
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
 	for ctx.Err() == nil {
-		if _, listens := g.probePort(ctx, port); !listens {
+		if _, listens := g.probePort(ctx, port, addr.Is6(), true); !listens {
 			break
 		}
 		sleepContext(ctx, probeInterval)
@@ -199,18 +209,20 @@ func (g *dataPathGate) Set(ctx context.Context, node string, nodes []*corev1.Nod
 	maps.DeleteFunc(g.unverified, func(addr netip.Addr, _ string) bool { return forget(addr, true) })
 	g.advertised = p.Advertised
 	desired := map[string]*healthProbe{}
-	if own := []uint16{g.port}; !g.proxyReady && len(p.L2)+len(p.BGP)+len(p.Neighbors) > 0 {
-		desired[fmt.Sprint(own)] = &healthProbe{ports: own} // before an address needs it
+	ofProxy := healthProbe{ports: []uint16{g.port}} // of both families
+	if !g.proxyReady && len(p.L2)+len(p.BGP)+len(p.Neighbors) > 0 {
+		desired[ofProxy.key()] = &ofProxy // before an address needs it
 	}
 	for addr, ports := range p.AwaitingDataPath {
+		probe := &healthProbe{is6: addr.Is6(), ports: ports}
 		if len(ports) == 0 {
-			ports = []uint16{g.port}
+			probe = &ofProxy
 		}
-		key := fmt.Sprint(ports)
-		if desired[key] == nil {
-			desired[key] = &healthProbe{ports: ports}
+		if running := desired[probe.key()]; running != nil {
+			probe = running
 		}
-		desired[key].addrs = append(desired[key].addrs, addr)
+		desired[probe.key()] = probe
+		probe.addrs = append(probe.addrs, addr)
 	}
 	for key, p := range g.pending {
 		if desired[key] == nil {
@@ -237,7 +249,10 @@ func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healt
 	began := time.Now()
 	deadline := began.Add(probeTimeout)
 	ofProxy := slices.Contains(p.ports, g.port)
-	answersOK := func(port uint16) bool { ok, _ := g.probePort(ctx, port); return ok }
+	answersOK := func(port uint16) bool {
+		ok, _ := g.probePort(ctx, port, p.is6, ofProxy || time.Since(began) > otherFamilyDelay)
+		return ok
+	}
 	ok := false
 	for first := true; ; first = false {
 		ok = !slices.ContainsFunc(p.ports, func(port uint16) bool { return !answersOK(port) })
@@ -299,7 +314,7 @@ func (g *dataPathGate) setLate(p *healthProbe) {
 func (g *dataPathGate) awaitProxy(ctx context.Context) {
 	for ctx.Err() == nil {
 		sleepContext(ctx, lateProbeInterval)
-		if ok, _ := g.probePort(ctx, g.port); ok {
+		if ok, _ := g.probePort(ctx, g.port, false, true); ok {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			g.setProxyProblem("")
@@ -324,7 +339,7 @@ func (g *dataPathGate) setProxyProblem(text string) {
 // setHosts sets the addresses on which the kube-proxies of the nodes may listen: in some
 // modes they do not listen on the loopback address. The lock must be held.
 func (g *dataPathGate) setHosts(node string, nodes []*corev1.Node) {
-	g.hosts, g.others = []netip.Addr{loopback}, nil
+	g.hosts, g.others = slices.Clone(loopbacks), nil
 	for _, n := range nodes {
 		if n.Name != node && len(g.others) >= maxOtherNodes {
 			continue
@@ -340,52 +355,6 @@ func (g *dataPathGate) setHosts(node string, nodes []*corev1.Node) {
 			}
 		}
 	}
-}
-
-// othersAnswer reports whether the kube-proxy of another node answers.
-func (g *dataPathGate) othersAnswer(ctx context.Context) bool {
-	g.mu.Lock()
-	others := g.others
-	g.mu.Unlock()
-	return slices.ContainsFunc(others, func(host netip.Addr) bool {
-		ok, _ := g.probe(ctx, host, g.port)
-		return ok
-	})
-}
-
-// probePort reports whether the health check on the port answers with OK, and whether
-// anything listens there. Only the first host that responds counts.
-func (g *dataPathGate) probePort(ctx context.Context, port uint16) (ok, listens bool) {
-	select {
-	case <-ctx.Done():
-		return false, true
-	case g.probeSlots <- struct{}{}:
-		defer func() { <-g.probeSlots }()
-	}
-	g.mu.Lock()
-	hosts := g.hosts
-	g.mu.Unlock()
-	for _, host := range hosts {
-		if ok, listens = g.probe(ctx, host, port); listens {
-			return ok, true
-		}
-	}
-	return false, false
-}
-
-// probe probes a health check on one host. Without a response, nothing listens there.
-func (g *dataPathGate) probe(ctx context.Context, host netip.Addr, port uint16) (ok, listens bool) {
-	url := fmt.Sprintf("http://%s/healthz", netip.AddrPortFrom(host, port))
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		panic(fmt.Sprintf("invalid URL %q: %v", url, err))
-	}
-	response, err := g.client.Do(request)
-	if err != nil {
-		return false, ctx.Err() != nil
-	}
-	_ = response.Body.Close()
-	return response.StatusCode == http.StatusOK, true
 }
 
 // sleepContext waits for the duration or until ctx ends.

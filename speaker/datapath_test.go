@@ -30,14 +30,16 @@ type healthCheck struct {
 
 func newHealthCheck(t *testing.T) *healthCheck {
 	c := &healthCheck{}
-	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		c.requests.Add(1)
-		if !c.healthy.Load() {
-			w.WriteHeader(http.StatusServiceUnavailable)
-		}
-	}))
+	c.Server = httptest.NewServer(c)
 	t.Cleanup(c.Close)
 	return c
+}
+
+func (c *healthCheck) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	c.requests.Add(1)
+	if !c.healthy.Load() {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
 }
 
 func (c *healthCheck) port() uint16 {
@@ -102,6 +104,41 @@ func TestDataPathCluster(t *testing.T) {
 	var l plan.LocalFacts
 	if g.FillLocal(&l); !l.ProxyReady {
 		t.Error("kube-proxy is not ready although its health check has answered")
+	}
+}
+
+// TestDataPathFamilies checks that an address waits for the health check of its family, or
+// for that of IPv4 where kube-proxy has one for both.
+func TestDataPathFamilies(t *testing.T) {
+	ipv4 := newHealthCheck(t)
+	ipv4.healthy.Store(true)
+	l, err := net.Listen("tcp", netip.AddrPortFrom(netip.IPv6Loopback(), ipv4.port()).String())
+	if err != nil {
+		t.Skipf("no IPv6: %v", err)
+	}
+	ipv6 := &healthCheck{}
+	ipv6.Server = &httptest.Server{Listener: l, Config: &http.Server{Handler: ipv6}}
+	ipv6.Start()
+	g := newDataPathGate(slog.New(slog.DiscardHandler), func() {})
+	a, b, c := netip.MustParseAddr("203.0.113.5"), netip.MustParseAddr("2001:db8::5"), netip.MustParseAddr("2001:db8::6")
+	waiting := map[netip.Addr][]uint16{a: {ipv4.port()}, b: {ipv4.port()}}
+	g.Set(t.Context(), "a", nil, plan.Plan{AwaitingDataPath: waiting})
+	waitUntilReady(t, g, a)
+	for deadline := time.Now().Add(time.Minute); ipv6.requests.Load() < 3; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the health check over IPv6 is not probed")
+		}
+	}
+	if isReady(g, b) {
+		t.Error("ready although the health check over IPv6 fails")
+	}
+	ipv6.healthy.Store(true)
+	waitUntilReady(t, g, b)
+	ipv6.Close()
+	g.Set(t.Context(), "a", nil, plan.Plan{AwaitingDataPath: map[netip.Addr][]uint16{c: {ipv4.port()}}})
+	waitUntilReady(t, g, c)
+	if !g.ipv4Only {
+		t.Error("it is not known that the health checks are over IPv4 only")
 	}
 }
 
