@@ -124,9 +124,9 @@ var unannouncedReasons = []v1alpha1.Reason{
 	v1alpha1.NoPeer, v1alpha1.NoSession, v1alpha1.AnnounceFailed, v1alpha1.AddressConflict,
 }
 
-// warningReasons are the reasons that a speaker reports for an address that it announces
-// although another host claims it.
-var warningReasons = []v1alpha1.Reason{v1alpha1.AddressConflict, v1alpha1.ProxyARP}
+// warningReasons are the reasons that a speaker reports for an announced address that
+// clients may not reach.
+var warningReasons = []v1alpha1.Reason{v1alpha1.AddressConflict, v1alpha1.ProxyARP, v1alpha1.NoEndpoints}
 
 func (r *reportBounds) boundUnannounced(u v1alpha1.AddressReason) (v1alpha1.AddressReason, bool) {
 	return r.boundReason(u, unannouncedReasons)

@@ -55,21 +55,31 @@ func TestStrip(t *testing.T) {
 	}
 }
 
-// TestFirstEndpointsEvent checks that missing endpoints of a new Service are not a Warning.
+// TestFirstEndpointsEvent checks that missing endpoints of a new Service are not a Warning,
+// whether its address is announced or not.
 func TestFirstEndpointsEvent(t *testing.T) {
-	for age, want := range map[time.Duration]string{time.Second: "Normal", time.Hour: "Warning"} {
+	for _, row := range []struct {
+		age    time.Duration
+		status metav1.ConditionStatus
+		want   string
+	}{
+		{time.Second, metav1.ConditionFalse, "Normal"},
+		{time.Second, metav1.ConditionTrue, "Normal"},
+		{time.Hour, metav1.ConditionFalse, "Warning"},
+		{time.Hour, metav1.ConditionTrue, "Warning"},
+	} {
 		recorder := record.NewFakeRecorder(1)
 		c := &Controller{log: slog.New(slog.DiscardHandler), events: newEventQueue(recorder)}
-		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(time.Now().Add(-age))}}
+		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(time.Now().Add(-row.age))}}
 		c.reportTransitions(svc, plan.ServicePlan{Conditions: []metav1.Condition{{
-			Type: v1alpha1.ConditionAnnounced, Status: metav1.ConditionFalse, Reason: string(v1alpha1.NoEndpoints), Message: "m",
+			Type: v1alpha1.ConditionAnnounced, Status: row.status, Reason: string(v1alpha1.NoEndpoints), Message: "m",
 		}}})
 		event, _ := c.events.nextEvent()
 		if event == nil {
 			t.Fatal("no Event")
 		}
-		if event(); <-recorder.Events != want+" NoEndpoints m" {
-			t.Errorf("after %s: the Event is not of type %s", age, want)
+		if event(); <-recorder.Events != row.want+" NoEndpoints m" {
+			t.Errorf("after %s, status %s: the Event is not of type %s", row.age, row.status, row.want)
 		}
 	}
 }

@@ -221,7 +221,7 @@ func (b routeBuilder) build() (routed []routedAddresses) {
 }
 
 // announcedCondition is True if every held address is announced. Its reason is then the
-// most severe one of what other hosts do with the addresses, if there is one. Otherwise
+// most severe one of the warnings about the addresses, if there is one. Otherwise
 // it has the reason of the first address that is not announced.
 func (d *decision) announcedCondition(held []allocator.Held) metav1.Condition {
 	no := func(reason v1alpha1.Reason, message string) metav1.Condition {
@@ -268,11 +268,11 @@ func (d *decision) announcedCondition(held []allocator.Held) metav1.Condition {
 
 // warningRank orders the reasons of warnings by severity, "" being the lowest.
 func warningRank(reason v1alpha1.Reason) int {
-	return slices.Index([]v1alpha1.Reason{"", v1alpha1.KernelAnswers, v1alpha1.ProxyARP, v1alpha1.AddressConflict}, reason)
+	return slices.Index([]v1alpha1.Reason{"", v1alpha1.KernelAnswers, v1alpha1.ProxyARP, v1alpha1.NoEndpoints, v1alpha1.AddressConflict}, reason)
 }
 
-// warning returns the most severe of what candidates report about other hosts that answer
-// for an announced address.
+// warning returns the most severe of what candidates report about an announced address: that
+// other hosts answer for it, or that it has no endpoints.
 func (r *speakerReports) warning(addr netip.Addr, pools []string) (w v1alpha1.Refusal) {
 	for _, claim := range r.warnings.about(addr) {
 		if reported := claim.value; warningRank(reported.refusal.Reason) > warningRank(w.Reason) && reported.node.announces(addr, pools) {

@@ -75,10 +75,12 @@ func warned(reason v1alpha1.Reason, addrs ...string) func(*reportedState) {
 }
 
 // TestWarnings checks the reason of an announced address that other hosts answer for, too,
-// and whose reports about that count. Node a announces 192.0.2.7 on eth0; node b is on
-// the LAN, but no advertisement selects it, unless stated otherwise.
+// or that has no endpoints, and whose reports about that count. Node a announces the address
+// on eth0; node b is on the LAN and the reporting node of the address, but no advertisement
+// selects it, unless stated otherwise.
 func TestWarnings(t *testing.T) {
-	const addr, subnet = "192.0.2.7", "192.0.2.1/24"
+	const subnet = "192.0.2.1/24"
+	addr := firstReportedBy("b", [2]string{"a", "b"}, "192.0.2.10")
 	kernelAnswers := func(s *reportedState) { s.Interfaces[0].KernelAnswers = true }
 	nothing := func(*reportedState) {}
 	selectAll := func(s *Snapshot) { s.Objects.L2Advertisements[0].Spec.NodeSelectors = nil }
@@ -92,6 +94,16 @@ func TestWarnings(t *testing.T) {
 		{"none", nothing, nothing, subnet, nil, v1alpha1.Announced},
 		{"a conflict", warned(v1alpha1.AddressConflict, addr), nothing, subnet, nil, v1alpha1.AddressConflict},
 		{"proxy ARP", warned(v1alpha1.ProxyARP, addr), nothing, subnet, nil, v1alpha1.ProxyARP},
+		{"no endpoints", warned(v1alpha1.NoEndpoints, addr), nothing, subnet, nil, v1alpha1.NoEndpoints},
+		{"no endpoints, according to no candidate", nothing, warned(v1alpha1.NoEndpoints, addr), subnet, nil, v1alpha1.Announced},
+		{
+			"no endpoints, and proxy ARP", warned(v1alpha1.ProxyARP, addr), warned(v1alpha1.NoEndpoints, addr), subnet,
+			selectAll, v1alpha1.NoEndpoints,
+		},
+		{
+			"no endpoints, and a conflict", warned(v1alpha1.AddressConflict, addr), warned(v1alpha1.NoEndpoints, addr), subnet,
+			selectAll, v1alpha1.AddressConflict,
+		},
 		{"another address", warned(v1alpha1.ProxyARP, "192.0.2.8"), nothing, subnet, nil, v1alpha1.Announced},
 		{"a reason that is not one of a warning", warned(v1alpha1.NoSession, addr), nothing, subnet, nil, v1alpha1.Announced},
 		{"of no candidate", nothing, warned(v1alpha1.AddressConflict, everyAddress), subnet, nil, v1alpha1.Announced},
@@ -137,25 +149,28 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// firstReportedBy returns the first address from the given one on that the node, of these two,
+// reports if no node announces it.
+func firstReportedBy(node string, of [2]string, from string) string {
+	for a := netip.MustParseAddr(from); ; a = a.Next() {
+		if slices.MaxFunc(of[:], func(x, y string) int {
+			if config.RendezvousScore(config.RankSeed(x), a) < config.RendezvousScore(config.RankSeed(y), a) {
+				return -1
+			}
+			return 1
+		}) == node {
+			return a.String()
+		}
+	}
+}
+
 // TestReportsOfCandidates checks that a report about an address counts only if the
 // node is a candidate for it. Pool lan is announced on interfaces of rack-a, and pool wan
 // by BGP from rack-b. Each Service has an address of the pool of its name.
 func TestReportsOfCandidates(t *testing.T) {
 	// The addresses are chosen so that the reporting node of each is known.
 	reporters := [2]string{"rack-a", "rack-b"}
-	firstReportedBy := func(node string, prefix string) netip.Addr {
-		for a := netip.MustParseAddr(prefix); ; a = a.Next() {
-			if slices.MaxFunc(reporters[:], func(x, y string) int {
-				if config.RendezvousScore(config.RankSeed(x), a) < config.RendezvousScore(config.RankSeed(y), a) {
-					return -1
-				}
-				return 1
-			}) == node {
-				return a
-			}
-		}
-	}
-	lan, wan := firstReportedBy("rack-a", "192.0.2.10").String(), firstReportedBy("rack-b", "198.51.100.10").String()
+	lan, wan := firstReportedBy("rack-a", reporters, "192.0.2.10"), firstReportedBy("rack-b", reporters, "198.51.100.10")
 	rack := func(name string) metav1.LabelSelector {
 		return metav1.LabelSelector{MatchLabels: map[string]string{"rack": name}}
 	}

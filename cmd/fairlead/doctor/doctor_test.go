@@ -103,7 +103,8 @@ func TestNoFinding(t *testing.T) {
 	}
 }
 
-// TestOtherHosts checks the findings about hosts and kernels that answer for addresses.
+// TestOtherHosts checks the findings about hosts and kernels that answer for addresses, and
+// about an announced address without endpoints.
 func TestOtherHosts(t *testing.T) {
 	l2node := func(name string, kernelAnswers bool) *v1alpha1.L2Node {
 		return fixture.L2Node(name, v1alpha1.Interface{Name: "eth0", Addresses: []string{"192.0.2.14/24"}, KernelAnswers: kernelAnswers})
@@ -119,14 +120,16 @@ func TestOtherHosts(t *testing.T) {
 			},
 			Services: []*corev1.Service{
 				fixture.Assigned("a", "192.0.2.1", "lan"), fixture.Assigned("b", "192.0.2.2", "lan"), fixture.Assigned("c", "192.0.2.3", "lan"),
+				fixture.Assigned("d", "192.0.2.4", "lan"),
 			},
 			Nodes: []*corev1.Node{fixture.Node("m"), fixture.Node("n")},
 			Speakers: []*v1alpha1.Speaker{
 				{ObjectMeta: metav1.ObjectMeta{Name: "m"}},
 				{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Status: v1alpha1.SpeakerStatus{
 					Unannounced: about(v1alpha1.AddressConflict, "192.0.2.1"),
-					Announcing:  []v1alpha1.Announcement{{Interfaces: []string{"eth0"}, Addresses: []string{"192.0.2.2-192.0.2.3"}}},
-					Warnings:    append(about(v1alpha1.AddressConflict, "192.0.2.2"), about(v1alpha1.ProxyARP, "192.0.2.3")...),
+					Announcing:  []v1alpha1.Announcement{{Interfaces: []string{"eth0"}, Addresses: []string{"192.0.2.2-192.0.2.4"}}},
+					Warnings: slices.Concat(about(v1alpha1.AddressConflict, "192.0.2.2"), about(v1alpha1.ProxyARP, "192.0.2.3"),
+						about(v1alpha1.NoEndpoints, "192.0.2.4")),
 				}},
 			},
 			L2Nodes: []*v1alpha1.L2Node{l2node("m", kernelAnswers), l2node("n", kernelAnswers)},
@@ -134,6 +137,7 @@ func TestOtherHosts(t *testing.T) {
 	}
 	want := []string{
 		"BROKEN Service ns/a AddressConflict 192.0.2.1: why",
+		"BROKEN Service ns/d NoEndpoints 192.0.2.4: why; 192.0.2.4 by node n on eth0",
 		"DEGRADED Service ns/b AddressConflict 192.0.2.2: why; 192.0.2.2 by node n on eth0",
 		"DEGRADED Service ns/c ProxyARP 192.0.2.3: why; 192.0.2.3 by node n on eth0",
 	}
@@ -144,13 +148,13 @@ func TestOtherHosts(t *testing.T) {
 		var got []string
 		for _, f := range Examine(c.Snapshot(time.Time{}, providers.Policy{Mode: providers.BareMetal})).Findings {
 			switch f.Reason {
-			case v1alpha1.AddressConflict, v1alpha1.ProxyARP, v1alpha1.KernelAnswers:
+			case v1alpha1.AddressConflict, v1alpha1.ProxyARP, v1alpha1.KernelAnswers, v1alpha1.NoEndpoints:
 				got = append(got, fmt.Sprint(f.Severity, " ", f.Object, " ", f.Reason, " ", f.Message))
 			}
 		}
 		expected := want
 		if kernelAnswers {
-			expected = slices.Insert(slices.Clone(want), 1, kernels)
+			expected = slices.Insert(slices.Clone(want), 2, kernels)
 		}
 		if !slices.Equal(got, expected) {
 			t.Errorf("kernels answer %t: got\n%s", kernelAnswers, strings.Join(got, "\n"))

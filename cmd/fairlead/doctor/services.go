@@ -39,7 +39,7 @@ func serviceFindings(s objects.Snapshot, plan controllerplan.Plan) (found []find
 			case c.Status == metav1.ConditionFalse && reason == v1alpha1.NoAddress: // the condition Provisioned has the cause
 			case c.Status == metav1.ConditionFalse && c.Type == v1alpha1.ConditionProvisioned && hasAddress(*p):
 				add(severityDegraded, reason, c.Message) // it has an address, but a request is refused
-			case c.Status == metav1.ConditionFalse:
+			case c.Status == metav1.ConditionFalse || reason == v1alpha1.NoEndpoints:
 				add(severityBroken, reason, c.Message)
 			// The Service works, but not in the way that was configured.
 			case reason == v1alpha1.OutOfPool || reason == v1alpha1.CloudCannotServe || reason == v1alpha1.UnsupportedAnnotation:
