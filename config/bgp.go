@@ -145,7 +145,9 @@ type BGPAdvertisement struct {
 	MED           uint32
 	HasMED        bool
 	ASPathPrepend uint8
-	Communities   []string // standard "64512:100" and large "64512:1:2", sorted
+	// WithoutEndpoints is whether addresses without endpoints are advertised.
+	WithoutEndpoints bool
+	Communities      []string // standard "64512:100" and large "64512:1:2", sorted
 }
 
 // AdvertisedTo reports whether routes are advertised to the peer.
@@ -166,6 +168,7 @@ func parseBGPAdvertisement(object *v1alpha1.BGPAdvertisement, refs objectReferen
 		}, reportField),
 		AllPeers: len(spec.Peers) == 0, Peers: spec.Peers,
 		Length4: 32, Length6: 128, LocalPref: defaultLocalPref, ASPathPrepend: uint8(spec.ASPathPrepend),
+		WithoutEndpoints: spec.WithoutEndpoints == v1alpha1.WithoutEndpointsAdvertise,
 	}
 	if spec.AggregationLength != nil {
 		ad.Length4 = int(*spec.AggregationLength)

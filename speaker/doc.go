@@ -12,7 +12,8 @@
 // bfd monitors paths, guard keeps stray packets from looping; routing.go combines
 // the last three. localfacts.go reads what only this node knows: gateways, routers
 // and passwords. datapath.go delays routes until this node's kube-proxy serves
-// them. status.go and sessions.go compute the reports of this node, its Speaker
+// them. endpoints.go delays the withdrawal of routes after the last endpoint of a Service.
+// status.go and sessions.go compute the reports of this node, its Speaker
 // and its L2Node, report.go writes them.
 // neighbors.go observes the other nodes of the segments by BFD and by questions, for package
 // failover, which decides which of the eligible nodes announces an address; failover.go
@@ -33,6 +34,8 @@
 //   - ineligible: since when this node is not eligible for addresses that it announces.
 //   - claimReports: what nodes with a current claim announce, until it is read again.
 //   - conflicts: those that an Event was recorded for, until they end.
+//   - endpointLosses: which Services have endpoints, and since when the others have none, until
+//     the Service is gone.
 //   - dataPath: addresses that the data path serves, until they are no longer
 //     desired.
 //   - lastState: the state of the last sync, for the metrics, until the next sync.

@@ -135,13 +135,12 @@ func (s *Speaker) affectsPlan(before, after any) bool {
 			!equality.Semantic.DeepEqual(was.Status.LoadBalancer, now.Status.LoadBalancer)
 	case *discoveryv1.EndpointSlice:
 		was, _ := before.(*discoveryv1.EndpointSlice)
-		if was == nil {
-			return s.dependsOn(now)
-		}
 		// The slice may have moved to another Service, so both versions count.
-		same := serviceOf(was) == serviceOf(now) && was.AddressType == now.AddressType &&
-			equality.Semantic.DeepEqual(was.Endpoints, now.Endpoints)
-		return !same && (s.dependsOn(now) || s.dependsOn(was))
+		moved := was == nil || serviceOf(was) != serviceOf(now) || was.AddressType != now.AddressType
+		if moved {
+			return s.dependsOn(now, plan.HasEndpoint(now)) || was != nil && s.dependsOn(was, plan.HasEndpoint(was))
+		}
+		return !equality.Semantic.DeepEqual(was.Endpoints, now.Endpoints) && s.dependsOn(now, plan.HasEndpoint(was) != plan.HasEndpoint(now))
 	case *corev1.Node:
 		was, _ := before.(*corev1.Node)
 		// Heartbeats arrive every few seconds from every node.
@@ -170,8 +169,9 @@ func sameInterfaces(a, b *v1alpha1.L2Node) bool {
 }
 
 // dependsOn reports whether the slice belongs to a Service whose announcement
-// depends on its endpoints.
-func (s *Speaker) dependsOn(slice *discoveryv1.EndpointSlice) bool {
+// depends on where its endpoints are or, if the slice has its first or last one, on
+// whether it has any.
+func (s *Speaker) dependsOn(slice *discoveryv1.EndpointSlice, firstOrLast bool) bool {
 	svc := s.services.Get(serviceOf(slice))
-	return svc != nil && plan.DependsOnEndpoints(svc)
+	return svc != nil && (plan.DependsOnEndpoints(svc) || firstOrLast && len(plan.AnnounceableAddresses(svc)) > 0)
 }

@@ -209,6 +209,10 @@ func (s *Speaker) takeSnapshot(ctx context.Context, own []l2.Interface) (plan.Sn
 	}
 	var err error
 	snapshot.Local, err = s.localFacts(ctx, snapshot.Config, own)
+	var wait time.Duration
+	if snapshot.Local.WithoutEndpoints, wait = s.endpointLosses.observe(snapshot.Services, s.slicesOf, time.Now()); wait > 0 {
+		s.nextSync = min(s.nextSync, wait)
+	}
 	return snapshot, err
 }
 

@@ -74,6 +74,7 @@ type Speaker struct {
 	ineligible     map[netip.Addr]time.Time // announced addresses that this node is not eligible for, since
 	claimReports   *claimReports
 	conflicts      conflictLog
+	endpointLosses endpointLosses
 	speakerReport  *speakerReport
 	l2NodeReport   *l2NodeReport
 

@@ -105,6 +105,18 @@ type BGPAdvertisementSpec struct {
 	// +kubebuilder:validation:Maximum=16
 	ASPathPrepend int32 `json:"asPathPrepend,omitempty"`
 
+	// WithoutEndpoints is what happens to the route of an address while none of its
+	// Services has a ready or serving endpoint, and not all of them have
+	// externalTrafficPolicy: Local. Withdraw, the default, withdraws it 5 seconds after
+	// the last endpoint, so that clients reach another site that advertises the address,
+	// and get no answer if there is none. With Advertise it stays, and the nodes reject
+	// connections.
+	//
+	// +optional
+	// +kubebuilder:default=Withdraw
+	// +kubebuilder:validation:Enum=Withdraw;Advertise
+	WithoutEndpoints WithoutEndpoints `json:"withoutEndpoints,omitempty"`
+
 	// Communities of the routes: standard ("64512:100"), large
 	// ("large:64512:1:2"), well-known ("no-export", "no-advertise",
 	// "no-export-subconfed", "no-peer", "blackhole", "graceful-shutdown"), or a
@@ -117,6 +129,16 @@ type BGPAdvertisementSpec struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	Communities []string `json:"communities,omitempty"`
 }
+
+// WithoutEndpoints is what happens to the routes of addresses without endpoints.
+type WithoutEndpoints string
+
+const (
+	// WithoutEndpointsWithdraw: they are withdrawn.
+	WithoutEndpointsWithdraw WithoutEndpoints = "Withdraw"
+	// WithoutEndpointsAdvertise: they are advertised as any other.
+	WithoutEndpointsAdvertise WithoutEndpoints = "Advertise"
+)
 
 // BGPAdvertisementStatus is the observed state of a BGPAdvertisement.
 type BGPAdvertisementStatus struct {

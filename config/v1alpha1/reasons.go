@@ -85,7 +85,9 @@ const (
 	NoAdvertisement Reason = "NoAdvertisement"
 	// NoEligibleNode: every node is excluded, not ready, or not selected.
 	NoEligibleNode Reason = "NoEligibleNode"
-	// NoEndpoints: externalTrafficPolicy is Local and no eligible node has a ready endpoint.
+	// NoEndpoints: no endpoint is ready or serving, or externalTrafficPolicy is Local and no
+	// eligible node has one. Routes are withdrawn, unless the BGPAdvertisement keeps them;
+	// under Cluster the address stays announced on the LAN.
 	NoEndpoints Reason = "NoEndpoints"
 	// NoInterface: no eligible node has an interface on the segment of the address.
 	NoInterface Reason = "NoInterface"

@@ -96,7 +96,8 @@ type SpeakerStatus struct {
 	Unannounced []AddressReason `json:"unannounced,omitempty"`
 
 	// Warnings list addresses that this node announces although another host claims
-	// them, grouped by reason.
+	// them, and announced addresses without endpoints, which one of all nodes reports.
+	// They are grouped by reason.
 	//
 	// +optional
 	// +listType=atomic

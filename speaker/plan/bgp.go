@@ -15,8 +15,13 @@ import (
 
 // routeScope is a set of addresses that each node advertises alike.
 type routeScope struct {
-	pool string
-	is6  bool
+	pool             string
+	is6              bool
+	withoutEndpoints bool
+}
+
+func (h heldAddress) routeScope() routeScope {
+	return routeScope{h.pool, h.addr.Is6(), h.withoutEndpoints}
 }
 
 // nodeRoutes are the routes that a node may advertise for an address of a scope.
@@ -69,9 +74,12 @@ func (d *decision) routesOfNode(s routeScope, m *clusterNode, ads []config.BGPAd
 		routes.refusal = m.refusal
 		return routes
 	}
-	for _, peer := range d.Config.BGPPeers {
-		if carried := s.is6 && peer.IPv6 || !s.is6 && peer.IPv4; carried && peer.SelectsNode(m.labels) {
-			routes.routes = append(routes.routes, peerRoutes(peer, ads, s.is6, m.leaving)...)
+	routes.routes = d.routesToPeers(s, m, ads)
+	if s.withoutEndpoints && len(routes.routes) > 0 {
+		kept := slices.DeleteFunc(ads, func(ad config.BGPAdvertisement) bool { return !ad.WithoutEndpoints })
+		if routes.routes = d.routesToPeers(s, m, kept); len(routes.routes) == 0 {
+			routes.refusal = v1alpha1.Refusal{Reason: v1alpha1.NoEndpoints, Message: "does not advertise it: no endpoint is ready or serving"}
+			return routes
 		}
 	}
 	if m.name == d.Node {
@@ -87,6 +95,16 @@ func (d *decision) routesOfNode(s routeScope, m *clusterNode, ads []config.BGPAd
 		}
 	}
 	return routes
+}
+
+// routesToPeers returns the routes that these advertisements make for the peers of a node.
+func (d *decision) routesToPeers(s routeScope, m *clusterNode, ads []config.BGPAdvertisement) (all []peerRoute) {
+	for _, peer := range d.Config.BGPPeers {
+		if carried := s.is6 && peer.IPv6 || !s.is6 && peer.IPv4; carried && peer.SelectsNode(m.labels) {
+			all = append(all, peerRoutes(peer, ads, s.is6, m.leaving)...)
+		}
+	}
+	return all
 }
 
 // peerRoutes returns the routes that these advertisements make for the peer: one for
@@ -125,7 +143,7 @@ func peerRoutes(peer config.BGPPeer, ads []config.BGPAdvertisement, is6, leaving
 // selectAdvertisers returns the routes by which this node advertises the address,
 // nil if it must not, and why no node advertises it, if none does.
 func (d *decision) selectAdvertisers(h heldAddress) (ownRoutes *nodeRoutes, refusal v1alpha1.Refusal) {
-	routes := d.routesOfScope(routeScope{h.pool, h.addr.Is6()})
+	routes := d.routesOfScope(h.routeScope())
 	if routes == nil {
 		return nil, v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
 	}
@@ -148,6 +166,9 @@ func (d *decision) selectAdvertisers(h heldAddress) (ownRoutes *nodeRoutes, refu
 	for i, m := range d.nodes {
 		_, r := d.advertisedRoutes(h, i)
 		states = append(states, NodeState{Node: m.name, Reason: r.Reason, Message: r.Message})
+	}
+	if h.withoutEndpoints && slices.ContainsFunc(states, func(s NodeState) bool { return s.Reason == v1alpha1.NoEndpoints }) {
+		return nil, withdrawnWithoutEndpoints
 	}
 	return nil, summarizeRefusals(h.pool, states)
 }
@@ -177,7 +198,7 @@ func (d *decision) othersStay(h heldAddress, routes []nodeRoutes) bool {
 
 // advertisedRoutes returns what the i-th node advertises, or why nothing.
 func (d *decision) advertisedRoutes(h heldAddress, i int) (routes []AdvertisedRoute, refusal v1alpha1.Refusal) {
-	scoped := d.routesOfScope(routeScope{h.pool, h.addr.Is6()})
+	scoped := d.routesOfScope(h.routeScope())
 	switch any, all := h.servedBy(d.nodes[i].name); {
 	case scoped == nil:
 		return nil, v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}

@@ -61,6 +61,9 @@ type LocalFacts struct {
 	// Drained is whether the node has been excluded, or about to be removed, for the drain
 	// delay, so that its routers have had the time to select other paths.
 	Drained bool
+	// WithoutEndpoints are the Services without a ready or serving endpoint of a family, except
+	// those that had one until a moment ago.
+	WithoutEndpoints map[EndpointFamily]bool
 	// Leaving is whether the node is about to withdraw all its routes.
 	Leaving bool
 }

@@ -66,10 +66,16 @@ func hasTaint(n *corev1.Node, key string) bool {
 
 // reportingNode returns the node that reports an address that no node announces:
 // the one of the highest rank, among the Ready nodes with an L2Node.
-func (d *decision) reportingNode(addr netip.Addr) (node string) {
+func (d *decision) reportingNode(addr netip.Addr) string {
+	return d.highestRanked(addr, func(int) bool { return true })
+}
+
+// highestRanked returns the node of the highest rank, among the Ready nodes with an L2Node
+// whose index is permitted; "" if there is none.
+func (d *decision) highestRanked(addr netip.Addr, permitted func(i int) bool) (node string) {
 	var best uint64
-	for _, m := range d.nodes {
-		if _, reports := d.Interfaces[m.name]; !reports || m.refusal.Reason == v1alpha1.NodeNotReady {
+	for i, m := range d.nodes {
+		if _, reports := d.Interfaces[m.name]; !reports || m.refusal.Reason == v1alpha1.NodeNotReady || !permitted(i) {
 			continue
 		}
 		if s := config.RendezvousScore(m.seed, addr); node == "" || s >= best {

@@ -9,8 +9,8 @@
 // and which pool applies to them. l2.go elects the owner on each segment,
 // conflict.go judges the claims of other hosts, bgp.go
 // chooses routes and attributes, peerings.go sessions, sharing.go groups the Services that share
-// an address, and trafficpolicy.go applies externalTrafficPolicy and the data path's
-// readiness.
+// an address, trafficpolicy.go applies externalTrafficPolicy and the data path's
+// readiness, and endpoints.go decides which addresses have endpoints.
 package plan
 
 import (
@@ -77,7 +77,8 @@ type Plan struct {
 	// because of a conflict.
 	Unannounced map[netip.Addr]v1alpha1.Refusal
 	// Warnings are about addresses of L2 that this node announces, on interfaces or by
-	// BGP, although another host claims them.
+	// BGP, although another host claims them, and about announced addresses without
+	// endpoints. Each of the latter is in exactly one of all nodes' plans.
 	Warnings map[netip.Addr]v1alpha1.Refusal
 	// Services maps the addresses of L2, Advertised and AwaitingDataPath to their
 	// Service: to the oldest one of those that share an address.
@@ -115,8 +116,9 @@ type AddressState struct {
 	Ranked []string
 	// NeverFailsBack is whether a node that has recovered does not take the address back.
 	NeverFailsBack bool
-	// Refusal is set if and only if no node announces the address.
-	Refusal v1alpha1.Refusal
+	// Refusal is set if and only if no node announces the address. Warning is set if one does,
+	// and the address has no endpoints.
+	Refusal, Warning v1alpha1.Refusal
 }
 
 // Decide returns the plan of s.Node, the desired state of its announcements, sessions
@@ -165,8 +167,11 @@ func Decide(s Snapshot) Plan {
 			p.Services[h.addr] = h.services[0]
 		}
 		// One node reports for all of them, so that the reports stay small.
-		if len(segments) == 0 && bgpRefusal.Reason != "" && d.reportingNode(h.addr) == s.Node {
+		switch announced := len(segments) > 0 || bgpRefusal.Reason == ""; {
+		case !announced && d.reportingNode(h.addr) == s.Node:
 			p.Unannounced[h.addr] = combineRefusals(l2Refusal, bgpRefusal, h.pool)
+		case announced && h.withoutEndpoints && d.warningNode(h, segments) == s.Node:
+			p.addEndpointWarning(h.addr, h.endpointWarning(bgpRefusal))
 		}
 	}
 	d.addNeighbors(&p)
@@ -181,6 +186,14 @@ func (p *Plan) addJudgement(addr netip.Addr, j judgement, routed bool) {
 		p.Unannounced[addr] = j.warning
 	case j.warning.Reason != "":
 		p.Warnings[addr] = j.warning
+	}
+}
+
+// addEndpointWarning adds the warning that the address has no endpoints, unless there is a more
+// severe one.
+func (p *Plan) addEndpointWarning(addr netip.Addr, warning v1alpha1.Refusal) {
+	if p.Warnings[addr].Reason != v1alpha1.AddressConflict {
+		p.Warnings[addr] = warning
 	}
 }
 
@@ -201,6 +214,8 @@ func combineRefusals(l2, bgp v1alpha1.Refusal, pool string) v1alpha1.Refusal {
 		return l2
 	case l2.Reason == none:
 		return bgp
+	case bgp.Reason == v1alpha1.NoEndpoints && l2.Reason != bgp.Reason: // only endpoints are missing
+		return v1alpha1.Refusal{Reason: bgp.Reason, Message: bgp.Message + "; by Layer 2: " + l2.Message}
 	}
 	return v1alpha1.Refusal{Reason: l2.Reason, Message: l2.Message + "; by BGP: " + bgp.Message}
 }
@@ -244,6 +259,8 @@ func (d *decision) explainAddress(h heldAddress) AddressState {
 	_, bgpRefusal := d.selectAdvertisers(h)
 	if len(segments) == 0 && bgpRefusal.Reason != "" {
 		explained.Refusal = combineRefusals(l2Refusal, bgpRefusal, h.pool)
+	} else {
+		explained.Warning = h.endpointWarning(bgpRefusal)
 	}
 	for i, m := range d.nodes {
 		state, covered := owners[m.name]

@@ -19,6 +19,9 @@ type heldAddress struct {
 	// localNodes has for each of services the nodes that packets may be sent to. Nil
 	// stands for all nodes, and a nil slice for nil elements.
 	localNodes []*localNodes
+	// withoutEndpoints is whether no packet to the address reaches an endpoint. It is false if
+	// all of services are under externalTrafficPolicy: Local.
+	withoutEndpoints bool
 }
 
 // heldAddresses returns the addresses of all Services. If a Service has a record of an
@@ -64,10 +67,10 @@ func compareAge(a, b *corev1.Service) int {
 		strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
 
-// resolveAddress returns h with its pool and, under externalTrafficPolicy: Local, its
-// localNodes.
+// resolveAddress returns h with its pool, withoutEndpoints and, under
+// externalTrafficPolicy: Local, its localNodes.
 func (d *decision) resolveAddress(h heldAddress) heldAddress {
-	h.pool = d.announcedPool(h)
+	h.pool, h.withoutEndpoints = d.announcedPool(h), d.lacksEndpoints(h)
 	for i, svc := range h.services {
 		if svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
 			continue
@@ -108,7 +111,7 @@ func (d *decision) announcedPool(h heldAddress) string {
 
 // poolPreference orders the pools that apply to an address: announced pools first, and of these the ones that no longer contain it.
 func (d *decision) poolPreference(pool string, addr netip.Addr) (n int) {
-	if d.poolCandidates(pool) == nil && d.routesOfScope(routeScope{pool, addr.Is6()}) == nil {
+	if d.poolCandidates(pool) == nil && d.routesOfScope(routeScope{pool: pool, is6: addr.Is6()}) == nil {
 		n += 2
 	}
 	if p := d.pools.Named(pool); p != nil && p.Contains(addr) {

@@ -7,7 +7,6 @@ import (
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
@@ -71,10 +70,7 @@ func (n *localNodes) have(node string) bool {
 
 // localEndpointNodes returns the nodes with endpoints of the Service.
 func (d *decision) localEndpointNodes(svc *corev1.Service, addr netip.Addr) *localNodes {
-	family := discoveryv1.AddressTypeIPv4
-	if addr.Is6() {
-		family = discoveryv1.AddressTypeIPv6
-	}
+	family := addressType(addr)
 	n := &localNodes{map[string]bool{}, map[string]bool{}}
 	for _, slice := range d.endpoints[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}] {
 		if slice.AddressType != family {
@@ -85,9 +81,10 @@ func (d *decision) localEndpointNodes(svc *corev1.Service, addr netip.Addr) *loc
 			if endpoint.NodeName != nil {
 				node = *endpoint.NodeName
 			}
-			if endpoint.Conditions.Ready == nil || *endpoint.Conditions.Ready {
+			switch ready, serving := endpointState(endpoint); {
+			case ready:
 				n.ready[node] = true
-			} else if endpoint.Conditions.Serving != nil && *endpoint.Conditions.Serving {
+			case serving:
 				n.serving[node] = true
 			}
 		}

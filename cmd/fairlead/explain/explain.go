@@ -69,7 +69,8 @@ type addressAnnouncement struct {
 	Message string             `json:"message,omitempty"`
 	Nodes   []nodeAnnouncement `json:"nodes"`
 	// Next says which nodes take the address over, and when it moves back. Warnings are
-	// about reports that contradict each other or do not count, and about filtered BFD.
+	// about an address without endpoints, reports that contradict each other or do not count,
+	// and filtered BFD.
 	Next     []string `json:"next"`
 	Warnings []string `json:"warnings"`
 }
@@ -154,6 +155,9 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 				node.Routes = append(node.Routes, routeOf(s, n.Node, r))
 			}
 			a.Nodes = append(a.Nodes, node)
+		}
+		if v.Warning.Reason != "" {
+			a.Warnings = append(a.Warnings, fmt.Sprintf("%s: %s", v.Warning.Reason, v.Warning.Message))
 		}
 		a.addLiveness(s, v)
 		for i := range a.Nodes {

@@ -56,8 +56,8 @@ func (c *Collection) missingKinds() (notes []string) {
 		{len(c.Speakers) == 0, "no Speakers: announcements and BGP sessions of nodes are unknown (kubectl get speakers)"},
 		{len(c.L2Nodes) == 0, "no L2Nodes: interfaces of nodes are unknown, and no address can be announced on them " +
 			"(kubectl get l2nodes)"},
-		{local && len(c.EndpointSlices) == 0, "no EndpointSlices: Services with externalTrafficPolicy Local appear without endpoints " +
-			"(kubectl get endpointslices -A)"},
+		{local && len(c.EndpointSlices) == 0, "no EndpointSlices: Services with externalTrafficPolicy Local appear without endpoints, and all others with " +
+			"endpoints (kubectl get endpointslices -A)"},
 		{selects && len(c.Namespaces) == 0, "no Namespaces: new addresses from pools with namespaceSelectors are unknown " +
 			"(kubectl get namespaces)"},
 		{len(c.ServiceCIDRs) == 0, "no ServiceCIDRs: the ClusterIP ranges are not reserved " +

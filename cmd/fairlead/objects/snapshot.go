@@ -6,7 +6,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
@@ -50,10 +52,31 @@ func (c *Collection) Snapshot(now time.Time, policy providers.Policy) Snapshot {
 	for _, reported := range c.Speakers {
 		s.Reports[reported.Name], _ = config.BoundReport(reported.Status)
 	}
+	// Since when a Service has had no endpoints is not known, so all of them count. A dump
+	// without any EndpointSlice is not complete.
+	if len(c.EndpointSlices) > 0 {
+		s.Speaker.Local.WithoutEndpoints = c.withoutEndpoints()
+	}
 	for _, n := range c.L2Nodes {
 		s.Speaker.Interfaces[n.Name] = speakerplan.ReportedInterfaces(n)
 	}
 	return s
+}
+
+// withoutEndpoints returns the Services without endpoints.
+func (c *Collection) withoutEndpoints() map[speakerplan.EndpointFamily]bool {
+	ofService := map[string][]*discoveryv1.EndpointSlice{}
+	for _, slice := range c.EndpointSlices {
+		key := cache.NewObjectName(slice.Namespace, slice.Labels[discoveryv1.LabelServiceName]).String()
+		ofService[key] = append(ofService[key], slice)
+	}
+	without := map[speakerplan.EndpointFamily]bool{}
+	for _, svc := range c.Services {
+		for family, has := range speakerplan.EndpointFamilies(svc, ofService[cache.MetaObjectToName(svc).String()]) {
+			without[family] = !has
+		}
+	}
+	return without
 }
 
 // reportedMessage returns the message of the first condition Provisioned with the
