@@ -41,6 +41,7 @@ spec: {myASN: 64512, peerASN: 64513, peerAddress: 10.13.242.252, bfdProfile: fas
 apiVersion: fairlead.io/v1alpha1
 kind: BGPAdvertisement
 metadata: {name: bench}
+spec: {withoutEndpoints: Advertise} # what is measured must not depend on the EndpointSlice controller
 `
 
 // benchAmounts are the sizes and repetitions of the BGP benchmarks.
