@@ -14,6 +14,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -100,6 +101,7 @@ type peerRoute struct {
 	Prefix      string `json:"prefix"`
 	Advertised  bool   `json:"advertised"` // the session is established
 	State       string `json:"state"`
+	NextHop     string `json:"nextHop,omitempty"` // as reported, if advertised
 	LocalPref   uint32 `json:"localPref"`
 	MED         *int64 `json:"med,omitempty"`
 	Prepend     int    `json:"prepend,omitempty"`
@@ -251,6 +253,13 @@ func routeOf(s objects.Snapshot, node string, desired speakerplan.AdvertisedRout
 		r.State = session.Withheld
 	default:
 		r.Advertised, r.State = true, session.State
+		isOfFamily := func(hop string) bool {
+			addr, err := netip.ParseAddr(hop)
+			return err == nil && addr.Is6() == desired.Prefix.Addr().Is6()
+		}
+		if i := slices.IndexFunc(session.NextHops, isOfFamily); i >= 0 {
+			r.NextHop = session.NextHops[i]
+		}
 	}
 	return r
 }

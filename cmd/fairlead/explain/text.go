@@ -100,7 +100,11 @@ func (a addressAnnouncement) sectionText() string {
 
 // attributesText returns the prefix and the BGP path attributes.
 func (r peerRoute) attributesText() string {
-	text := fmt.Sprintf("%s local-pref %d", r.Prefix, r.LocalPref)
+	text := r.Prefix
+	if r.NextHop != "" {
+		text += " next-hop " + r.NextHop
+	}
+	text += fmt.Sprintf(" local-pref %d", r.LocalPref)
 	if r.MED != nil {
 		text += fmt.Sprintf(" med %d", *r.MED)
 	}

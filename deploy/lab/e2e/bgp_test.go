@@ -188,7 +188,7 @@ func TestBGP(t *testing.T) {
 		t.Fatal(err)
 	}
 	contains(t, out, "* node-1  advertises to bird", "* node-3  advertises to frr",
-		addr.String()+"/32 local-pref 100 communities 64512:100 64512:1:2")
+		fmt.Sprintf("%s/32 next-hop %s local-pref 100 communities 64512:100 64512:1:2", addr, cluster.Nodes[0].Addr))
 	shown, err := fabric.frr.Show(t.Context(), "show bgp ipv4 unicast "+addr.String()+"/32")
 	if err != nil {
 		t.Fatal(err)
