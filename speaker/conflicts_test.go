@@ -148,6 +148,8 @@ func TestConflictLog(t *testing.T) {
 		{"", 2 * time.Hour, 0, 1},
 		{v1alpha1.AddressConflict, 3 * time.Hour, conflictDelay, 1},
 		{v1alpha1.AddressConflict, 4 * time.Hour, 0, 2},
+		{v1alpha1.NoEndpoints, 5 * time.Hour, 0, 2},
+		{v1alpha1.NoEndpoints, 6 * time.Hour, 0, 2},
 	} {
 		if wait := s.conflicts.record(s, withReason(step.reason), start.Add(step.after)); wait != step.wait || len(events.Events) != step.events {
 			t.Errorf("step %d: wait %s, %d Events", i, wait, len(events.Events))
