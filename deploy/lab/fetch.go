@@ -41,10 +41,13 @@ var (
 	Arping = Tool{name: "arping", program: "arping", pkg: "iputils-arping", purpose: "resolves IPv4 addresses in tests"}
 	NDisc6 = Tool{name: "ndisc6", program: "ndisc6", pkg: "ndisc6", purpose: "resolves IPv6 addresses in tests"}
 
+	// Prometheus scrapes the metrics in tests.
+	Prometheus = Tool{name: "prometheus", program: "prometheus", pkg: "prometheus", purpose: "scrapes metrics in tests"}
+
 	Moto = Tool{name: "moto", program: "moto_server", pip: "moto[server]==5.2.1", purpose: "emulates AWS"}
 )
 
-var fetchable = []Tool{NFT, IPTables, BIRD, FRR, OpenBGPD, ExaBGP, Arping, NDisc6, Moto}
+var fetchable = []Tool{NFT, IPTables, BIRD, FRR, OpenBGPD, ExaBGP, Arping, NDisc6, Prometheus, Moto}
 
 // sbin are directories of system programs that may not be on the PATH of an
 // ordinary user.

@@ -23,7 +23,7 @@ import (
 // cluster is shared by all tests. Each test uses its own Services.
 var cluster = &suite.Cluster{
 	Options:       lab.Options{Nodes: 3, ProxyMode: os.Getenv("FAIRLEAD_PROXY_MODE")},
-	Tools:         []lab.Tool{lab.BIRD, lab.FRR, lab.IPTables},
+	Tools:         []lab.Tool{lab.BIRD, lab.FRR, lab.IPTables, lab.Prometheus},
 	BaseManifests: basePools,
 }
 

@@ -72,7 +72,7 @@ func run(args []string) error {
 }
 
 // allTools are the tools that any test requires.
-var allTools = []lab.Tool{lab.NFT, lab.IPTables, lab.BIRD, lab.FRR, lab.OpenBGPD, lab.ExaBGP, lab.Arping, lab.NDisc6, lab.Moto}
+var allTools = []lab.Tool{lab.NFT, lab.IPTables, lab.BIRD, lab.FRR, lab.OpenBGPD, lab.ExaBGP, lab.Arping, lab.NDisc6, lab.Prometheus, lab.Moto}
 
 // runWithTools fetches the tools and runs a command with them.
 func runWithTools(command []string) error {
