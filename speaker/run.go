@@ -225,7 +225,7 @@ func (s *Speaker) recordAnnouncements(plan plan.Plan, announced map[netip.Addr]l
 		if !s.announced[addr] && !(s.restored != nil && s.restored.Contains(addr)) {
 			on := strings.Join(claim.Interfaces, ", ")
 			s.log.Info("announcement started", "address", addr.String(), "interfaces", on)
-			s.events.Eventf(plan.Services[addr], corev1.EventTypeNormal, "Announcing", "node %s announces %s on %s", s.node, addr, on)
+			s.events.Eventf(plan.Services[addr], corev1.EventTypeNormal, v1alpha1.EventAnnouncing, "node %s announces %s on %s", s.node, addr, on)
 		}
 	}
 	for addr := range s.announced {

@@ -10,6 +10,10 @@ const (
 // FieldManager owns the fields that the controller applies (metadata.managedFields).
 const FieldManager = "fairlead-controller"
 
+// EventAnnouncing is the reason of the Event of a Service when a node begins to announce an
+// address of it on interfaces.
+const EventAnnouncing = "Announcing"
+
 // Finalizers.
 const (
 	// FinalizerBareMetal is removed from every Service. An address needs no cleanup

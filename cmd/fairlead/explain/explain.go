@@ -162,6 +162,7 @@ func Service(s objects.Snapshot, key types.NamespacedName) (e Explanation, err e
 			a.Warnings = append(a.Warnings, fmt.Sprintf("%s: %s", v.Warning.Reason, v.Warning.Message))
 		}
 		a.addLiveness(s, v)
+		a.addSince(s, svc)
 		for i := range a.Nodes {
 			a.Nodes[i].addMACs(s.Speaker.Interfaces[a.Nodes[i].Node])
 		}

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
@@ -109,14 +111,39 @@ func (a *addressAnnouncement) setActing(s objects.Snapshot, v speakerplan.Addres
 	}
 }
 
-// takeoverText adds the age of the takeover to its text.
-func takeoverText(s objects.Snapshot, all []v1alpha1.Takeover) string {
-	text := config.TakeoverText(all)
-	if age := s.Controller.Now.Sub(all[0].Since.Time).Truncate(time.Second); age > 0 {
-		at := all[0].Since.UTC().Format(time.RFC3339)
-		text = strings.Replace(text, at, fmt.Sprintf("%s (%s ago)", at, age), 1)
+// addSince adds to the nodes that answer since when they do, by the last Event of their
+// speakers. Events are kept for an hour by default. A takeover has its time in the report.
+func (a *addressAnnouncement) addSince(s objects.Snapshot, svc *corev1.Service) {
+	for i := range a.Nodes {
+		n := &a.Nodes[i]
+		if len(n.Interfaces) == 0 || strings.HasPrefix(n.Owner, "it has ") {
+			continue
+		}
+		var last time.Time
+		for _, e := range s.Events {
+			isOf := e.InvolvedObject.Kind == "Service" && e.InvolvedObject.UID == svc.UID && e.Reason == v1alpha1.EventAnnouncing
+			if isOf && e.LastTimestamp.After(last) && strings.HasPrefix(e.Message, fmt.Sprintf("node %s announces %s on ", n.Node, a.Address)) {
+				last = e.LastTimestamp.Time
+			}
+		}
+		if !last.IsZero() {
+			n.Owner += ", since " + sinceText(s, last)
+		}
+	}
+}
+
+// sinceText returns a time with its age.
+func sinceText(s objects.Snapshot, since time.Time) string {
+	text := since.UTC().Format(time.RFC3339)
+	if age := s.Controller.Now.Sub(since).Truncate(time.Second); age > 0 {
+		text += fmt.Sprintf(" (%s ago)", age)
 	}
 	return text
+}
+
+// takeoverText adds the age of the takeover to its text.
+func takeoverText(s objects.Snapshot, all []v1alpha1.Takeover) string {
+	return strings.Replace(config.TakeoverText(all), all[0].Since.UTC().Format(time.RFC3339), sinceText(s, all[0].Since.Time), 1)
 }
 
 // addNext adds which nodes take the address over from the acting one, and when it moves

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/fairlead-io/fairlead/config/client"
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
 // FromCluster lists all objects from the API server. Listing Namespaces, ServiceCIDRs
@@ -101,6 +102,13 @@ func clusterListings(kube kubernetes.Interface, fairlead *client.Client) []listi
 			list: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 				options.FieldSelector = "involvedObject.kind=Pod,source=" + ControllerName
 				return kube.CoreV1().Events(SystemNamespace).List(ctx, options)
+			},
+		},
+		{
+			kinds: "Events", ifForbidden: "since when nodes announce addresses is unknown",
+			list: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+				options.FieldSelector = "involvedObject.kind=Service,reason=" + v1alpha1.EventAnnouncing
+				return kube.CoreV1().Events(metav1.NamespaceAll).List(ctx, options)
 			},
 		},
 	}

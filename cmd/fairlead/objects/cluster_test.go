@@ -82,6 +82,7 @@ func TestFromCluster(t *testing.T) {
 		{"/apis/networking.k8s.io/v1/servicecidrs", http.StatusNotFound, "", 1},
 		{"/apis/networking.k8s.io/v1/servicecidrs", http.StatusInternalServerError, "list ServiceCIDRs: ", -1},
 		{eventsPath, http.StatusForbidden, "listing Events is forbidden: whether the controllers serve their metrics is unknown", 1},
+		{"/api/v1/events", http.StatusForbidden, "listing Events is forbidden: since when nodes announce addresses is unknown", 0},
 		{"/api/v1/nodes", http.StatusForbidden, "list Nodes: ", -1},
 		{
 			"/apis/fairlead.io/v1alpha1/communities", http.StatusNotFound,
@@ -98,6 +99,9 @@ func TestFromCluster(t *testing.T) {
 			}
 			if r.URL.Path == eventsPath && r.URL.Query().Get("fieldSelector") != "involvedObject.kind=Pod,source=fairlead-controller" {
 				t.Errorf("Events are listed with the query %s", r.URL.RawQuery)
+			}
+			if r.URL.Path == "/api/v1/events" && r.URL.Query().Get("fieldSelector") != "involvedObject.kind=Service,reason=Announcing" {
+				t.Errorf("Events of Services are listed with the query %s", r.URL.RawQuery)
 			}
 			_ = json.NewEncoder(w).Encode(lists[r.URL.Path])
 		}))
