@@ -66,7 +66,7 @@ func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []
 		if !s.announced[addr] {
 			continue
 		}
-		s.nextSync = min(s.nextSync, claimInterval) // known hosts claim again without a wake-up
+		s.nextSync = min(s.nextSync, claimInterval) // known hosts that are no nodes claim again without a wake-up
 		for _, k := range claimants {
 			if time.Since(k.Last) < claimInterval {
 				s.neighbors.Claimed(addr, k)

@@ -41,7 +41,7 @@ type Claimant struct {
 
 // claimants are the claims that the responders of an Announcer have received.
 type claimants struct {
-	changed func() // is called after a new claim, and when one ends
+	changed func() // is called after a new claim, one of a node after a while, and when one ends
 
 	mu       sync.Mutex
 	byAddr   map[netip.Addr][]Claimant
@@ -64,6 +64,9 @@ func (c *claimants) observe(iface string, addr netip.Addr, mac net.HardwareAddr,
 	i := slices.IndexFunc(known, func(k Claimant) bool { return k.Interface == iface && bytes.Equal(k.MAC, mac) })
 	switch {
 	case i >= 0:
+		if announced && c.nodes[mac.String()] && now.Sub(known[i].Last) >= reannounceInterval {
+			defer c.changed() // it takes the address over again
+		}
 		known[i].Last = now
 	case len(known) < maxClaimants:
 		c.byAddr[addr] = append(known, Claimant{iface, slices.Clone(mac), now, now})

@@ -210,6 +210,35 @@ func TestDefer(t *testing.T) {
 	})
 }
 
+// TestNodeClaimsAgain checks that a node that is known to have had an announced address
+// causes a sync when it claims the address again, but not with each frame, and that another
+// host does not.
+func TestNodeClaimsAgain(t *testing.T) {
+	testSimulatedHosts(t, func(t *testing.T, h *simulatedHost) {
+		h.set(t, Claim{}, h.f.vip)
+		claim := func() (syncs int64) {
+			before := h.changes.Load()
+			h.segment.in <- h.f.announce(otherMAC, h.f.vip)[0]
+			h.wait(10 * time.Millisecond)
+			return h.changes.Load() - before
+		}
+		if claim() != 1 {
+			t.Error("no sync after the first claim")
+		}
+		h.wait(time.Minute / 2)
+		if n := claim(); n != 0 {
+			t.Errorf("%d syncs after another claim of a host", n)
+		}
+		h.SetNodes(map[string]bool{otherMAC.String(): true})
+		h.wait(reannounceInterval)
+		for i := range 50 {
+			if n, want := claim(), max(int64(1-i), 0); n != want {
+				t.Errorf("%d syncs after claim %d of a node, want %d", n, i, want)
+			}
+		}
+	})
+}
+
 // TestClaimFromBeforeAnnouncement checks that the time for which a host claims an address
 // begins with the announcement of the address.
 func TestClaimFromBeforeAnnouncement(t *testing.T) {
