@@ -93,6 +93,10 @@ var (
 
 var registerMetrics = sync.OnceFunc(func() {
 	legacyregistry.MustRegister(syncTriggers, syncDuration, syncFailures, conflictsStarted, takeoverDuration, bfdTransitions, dataPathChecks)
+	for _, check := range []string{"proxy", "service"} { // so that the first timeout is an increase
+		dataPathChecks.WithLabelValues(check, "ready")
+		dataPathChecks.WithLabelValues(check, "timeout")
+	}
 })
 
 // stateCollector computes the metrics that mirror the state of a Speaker.
@@ -103,7 +107,7 @@ type stateCollector struct {
 }
 
 // StateCollector returns the collector of the metrics that mirror the state of the Speaker.
-// One in a process can be registered. The other metrics are registered by New.
+// Only one can be registered in a process. The other metrics are registered by New.
 func (s *Speaker) StateCollector() metrics.StableCollector {
 	return &stateCollector{lastContact: s.lastContact, state: func() (observedState, bool) {
 		last := s.lastState.Load()
@@ -146,8 +150,8 @@ func (c *stateCollector) CollectWithStability(ch chan<- metrics.Metric) {
 // addressState is the state of an address on this node.
 type addressState struct{ state, reason string }
 
-// addressStates returns the state of each address that is a concern of this node. to and
-// refused are the carriedRoutes.
+// addressStates returns the state of each address that this node announces, is about to
+// announce, or reports as not announced. to and refused are the results of carriedRoutes.
 func addressStates(o observedState, to map[netip.Addr][]string, refused map[netip.Addr]v1alpha1.Refusal) map[netip.Addr]addressState {
 	states := make(map[netip.Addr]addressState, len(o.plan.L2)+len(o.plan.Advertised))
 	for addr, claim := range o.plan.L2 {
