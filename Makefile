@@ -72,7 +72,7 @@ verify: ## Fail if generated code is out of date.
 	@diff -r deploy/crds .build/verify --exclude='*.go' && diff config/v1alpha1/zz_generated.deepcopy.go .build/verify/zz_generated.deepcopy.go \
 	  || { echo "generated code is out of date: make generate"; exit 1; }
 
-bench: .build/lab ## Measure plans, engines, the controller at scale, failover on Layer 2, requests lost in changes, and routes in a cluster with two routers. SCALE=1: only plans and scale.
+bench: .build/lab ## Measure plans, engines, the controller at scale, failover on Layer 2, requests lost during changes, and routes in a cluster with two routers. SCALE=1: only plans and scale.
 	.build/lab with go test -p=1 -timeout=1h -run='^$$' -bench=. $(if $(FULL),-count=5,-benchtime=0.3s) ./config ./allocator ./controller/... $(if $(SCALE),,./speaker/...)
 	@.build/lab bench --scale $(if $(FULL),--full)
 	@$(if $(SCALE),:,.build/lab bench --failover $(if $(FULL),--full))

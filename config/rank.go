@@ -35,7 +35,7 @@ const ScoreUnit = 1 << 24
 // probability that a node ranks first is its share of the sum of all weights (the
 // logarithmic method of Schindelhauer and Schomaker 2005). It is weight / -log2(hash / 2^64),
 // times ScoreUnit, where hash is the RendezvousScore. If the weight of one node changes,
-// only addresses of this node move, or to it. Of equal scores, the higher hash ranks first:
+// addresses move only from or to this node. Of equal scores, the higher hash ranks first:
 // nodes of one weight rank as by the hash alone, and those of weight 0 below all others.
 //
 // Only integers are used, so that nodes of all architectures compute the same.

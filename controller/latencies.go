@@ -31,8 +31,8 @@ type waitingService struct {
 // leaderLatencies are those of the Controller in this process that leads, nil before.
 var leaderLatencies atomic.Pointer[serviceLatencies]
 
-// observe records a Service that does not have an address. The condition Provisioned has
-// the time since when an earlier leader has refused it one.
+// observe records a Service that does not have an address. If an earlier leader refused it
+// one, the time begins with the transition of its condition Provisioned to False.
 func (l *serviceLatencies) observe(svc *corev1.Service, now time.Time) {
 	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || svc.DeletionTimestamp != nil || len(svc.Status.LoadBalancer.Ingress) > 0 {
 		return

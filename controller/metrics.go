@@ -80,7 +80,7 @@ var (
 
 	oldestPendingAge = metrics.NewGaugeFunc(&metrics.GaugeOpts{
 		Name:           "fairlead_oldest_pending_service_age_seconds",
-		Help:           "Time for which the Service that has been without an address for the longest has been; 0 if all have one.",
+		Help:           "Longest time for which a Service has been waiting for an address; 0 if none is waiting.",
 		StabilityLevel: metrics.ALPHA,
 	}, func() float64 {
 		if l := leaderLatencies.Load(); l != nil {
@@ -90,7 +90,7 @@ var (
 	})
 )
 
-// countWrite counts a write of the status of an object. That of a deleted one is none.
+// countWrite counts a write of the status of an object. A write to a deleted object does not count.
 func countWrite(kind string, err error) {
 	result := "failure"
 	switch {

@@ -43,7 +43,7 @@ const (
 	// maxProbes bounds the number of concurrent requests.
 	maxProbes = 16
 
-	// maxOtherNodes is the number of other nodes whose kube-proxies are probed.
+	// maxOtherNodes is the number of other nodes with kube-proxies that are probed.
 	maxOtherNodes = 4
 )
 

@@ -20,8 +20,8 @@ func (g *dataPathGate) othersAnswer(ctx context.Context) bool {
 }
 
 // probePort reports whether the health check on the port answers with OK, and whether
-// anything listens there: in a family and, if the other one counts, in that. Only the first
-// host that responds counts.
+// anything listens there. It tries the hosts of the family that is6 selects, then, if
+// otherCounts, those of the other family. Only the first host that responds counts.
 func (g *dataPathGate) probePort(ctx context.Context, port uint16, is6, otherCounts bool) (ok, listens bool) {
 	select {
 	case <-ctx.Done():

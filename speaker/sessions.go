@@ -46,8 +46,9 @@ func sessionCarriers(o observedState) (carries func(i int, addr netip.Addr) bool
 	return carries, explain
 }
 
-// carriedRoutes returns the peers to which each address is advertised over a session, and
-// why the addresses are not announced that are advertised to none and not on interfaces.
+// carriedRoutes returns the peers to which each address is advertised over an established
+// session. refused has the addresses that no session carries and that are not announced on
+// interfaces either, with the reason.
 func carriedRoutes(o observedState) (to map[netip.Addr][]string, refused map[netip.Addr]v1alpha1.Refusal) {
 	to, refused = make(map[netip.Addr][]string, len(o.plan.Advertised)), map[netip.Addr]v1alpha1.Refusal{}
 	carries, explain := sessionCarriers(o)

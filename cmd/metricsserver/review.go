@@ -26,8 +26,8 @@ const (
 	reviewTTL, outageTTL, maxResults = 10 * time.Second, time.Hour, 256
 )
 
-// reviewer decides which clients may get the metrics: those with a token of an account that
-// RBAC permits it. It may be used concurrently.
+// reviewer decides which clients may get the metrics: those with the token of an account
+// that is authorized to get /metrics. It may be used concurrently.
 type reviewer struct {
 	client  kubernetes.Interface
 	ttl     time.Duration

@@ -4,13 +4,13 @@
 //
 // It is for a program on the host network, where every pod can connect to the port. The
 // rate of connections is limited, each has one request, and none waits for longer than
-// some seconds, so that a flood takes little of the node's CPU time and memory.
+// a few seconds, so that a flood takes little of the node's CPU time and memory.
 //
 // server.go serves, review.go decides about clients. The packages of k8s.io/apiserver for
 // both would double the memory that a speaker needs.
 //
 // In memory are the results of reviews, for some seconds, or an hour while the API server
-// does not answer; and a certificate that is signed by itself, until the process ends.
+// does not answer; and a self-signed certificate, until the process ends.
 package metricsserver
 
 import (
@@ -36,8 +36,8 @@ const (
 	// path is the URL that is served, and that clients must be permitted to get.
 	path = "/metrics"
 
-	// connectionRate is the number of connections per second, connectionBurst that at
-	// once, and maxConnections that of concurrent ones.
+	// connectionRate is how many connections are accepted per second, connectionBurst how
+	// many at once, and maxConnections how many may be open at the same time.
 	connectionRate, connectionBurst, maxConnections = 20, 20, 64
 
 	// requestTimeout bounds the TLS handshake and the request, and responseTimeout
@@ -61,7 +61,7 @@ func Serve(ctx context.Context, listener net.Listener, client kubernetes.Interfa
 	server := &http.Server{
 		Handler: mux, ReadTimeout: requestTimeout, WriteTimeout: responseTimeout, MaxHeaderBytes: maxHeaderBytes,
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12},
-		Protocols: new(http.Protocols),                               // without HTTP/2, whose connections have many requests
+		Protocols: new(http.Protocols),                               // without HTTP/2: its connections have many requests
 		ErrorLog:  slog.NewLogLogger(log.Handler(), slog.LevelDebug), // of connections
 	}
 	server.Protocols.SetHTTP1(true)
@@ -76,7 +76,7 @@ func Serve(ctx context.Context, listener net.Listener, client kubernetes.Interfa
 	return nil
 }
 
-// newCertificate returns a certificate that is signed by itself.
+// newCertificate returns a self-signed certificate.
 func newCertificate() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -185,7 +185,7 @@ func run(ctx context.Context, f *flags) error {
 		tasks.Go(func() error {
 			// Announcing does not depend on the metrics.
 			if err := metricsserver.Serve(ctx, listener, kube, legacyregistry.Handler(), log); err != nil {
-				log.Error("metrics are not served", "error", err)
+				log.Error("serving metrics failed", "error", err)
 			}
 			return nil
 		})

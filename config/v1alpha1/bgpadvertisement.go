@@ -107,10 +107,10 @@ type BGPAdvertisementSpec struct {
 
 	// WithoutEndpoints is what happens to the route of an address while none of its
 	// Services has a ready or serving endpoint, and not all of them have
-	// externalTrafficPolicy: Local. Withdraw, the default, withdraws it 5 seconds after
-	// the last endpoint, so that clients reach another site that advertises the address,
-	// and get no answer if there is none. With Advertise it stays, and the nodes reject
-	// connections.
+	// externalTrafficPolicy: Local. With Withdraw, the default, the route is withdrawn 5
+	// seconds after the last endpoint is gone, so that clients reach another site that
+	// advertises the address. If there is no such site, routers reject or drop the packets.
+	// With Advertise the route stays, and the nodes reject connections.
 	//
 	// +optional
 	// +kubebuilder:default=Withdraw

@@ -51,11 +51,11 @@ type L2AdvertisementSpec struct {
 	// +kubebuilder:validation:MaxItems=64
 	NodeSelectors []metav1.LabelSelector `json:"nodeSelectors,omitempty"`
 
-	// NodeWeights sets which share of the addresses a node announces: one of weight 10
-	// announces ten times as many as one of weight 1. The weight of a node is the largest one
-	// of the entries that select it, in all advertisements of the pool that select the node
-	// with nodeSelectors, and 1 without one. Nodes of weight 0 announce an address only if no
-	// other node can.
+	// NodeWeights sets the share of the addresses that a node announces: on average, a node
+	// of weight 10 announces ten times as many as a node of weight 1. If several entries
+	// select a node, in all advertisements of the pool that select it with nodeSelectors,
+	// the largest weight applies. A node that no entry selects has the weight 1. Nodes of
+	// weight 0 announce an address only if no other node can.
 	//
 	// +optional
 	// +listType=atomic

@@ -96,7 +96,7 @@ type SpeakerStatus struct {
 	Unannounced []AddressReason `json:"unannounced,omitempty"`
 
 	// Warnings list addresses that this node announces although another host claims
-	// them, and announced addresses without endpoints, which one of all nodes reports.
+	// them, and announced addresses without endpoints, each of which a single node reports.
 	// They are grouped by reason.
 	//
 	// +optional

@@ -137,7 +137,7 @@ func (a Address) Decide() (do Action, acting string) {
 		case live && prevails && a.Expected == a.Holder:
 			return Announce, a.Self
 		case live && !prevails:
-			return Ask, a.Self // it stops soon, unless it has lost contact to the API
+			return Ask, a.Self // the holder stops soon, unless it has lost contact with the API
 		}
 	}
 	if a.Expected != "" && a.Expected != a.Self {

@@ -91,8 +91,8 @@ func (d *decision) warningNode(h heldAddress, segments [][]segmentNode) string {
 	})
 }
 
-// endpointWarning returns the warning about an address that is announced, the second refusal
-// being why it is not by BGP; zero if the address has endpoints.
+// endpointWarning returns the warning about an announced address, or zero if the address has
+// endpoints. bgp is why the address is not advertised by BGP, zero if it is.
 func (h heldAddress) endpointWarning(bgp v1alpha1.Refusal) v1alpha1.Refusal {
 	switch {
 	case !h.withoutEndpoints:

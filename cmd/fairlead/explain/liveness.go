@@ -127,7 +127,7 @@ func (a *addressAnnouncement) addSince(s objects.Snapshot, svc *corev1.Service) 
 			}
 		}
 		if !last.IsZero() {
-			n.Owner += ", since " + sinceText(s, last)
+			n.Owner += "; announced since " + sinceText(s, last)
 		}
 	}
 }

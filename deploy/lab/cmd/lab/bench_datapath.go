@@ -153,7 +153,7 @@ func (b *dataPathBench) measure(ctx context.Context, name string, policy corev1.
 		if err := b.setPolicy(ctx, policy); err != nil {
 			return err
 		}
-		if err := b.settle(ctx); err != nil {
+		if err := b.waitStable(ctx); err != nil {
 			return err
 		}
 		var stops []func() lab.StreamReport
@@ -207,8 +207,8 @@ func (b *dataPathBench) waitSessions(ctx context.Context) error {
 	return nil
 }
 
-// settle waits until the sessions are up, and no request is lost.
-func (b *dataPathBench) settle(ctx context.Context) error {
+// waitStable waits until the sessions are up, and no request is lost.
+func (b *dataPathBench) waitStable(ctx context.Context) error {
 	if err := b.waitSessions(ctx); err != nil {
 		return err
 	}
