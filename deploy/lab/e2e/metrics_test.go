@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net"
@@ -47,6 +48,17 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: fairlead
 subjects:
 - {kind: ServiceAccount, name: prometheus, namespace: monitoring}
 `
+
+// addMonitoring creates the namespace and its accounts, until the test ends.
+func addMonitoring(t *testing.T) {
+	t.Helper()
+	t.Cleanup(func() {
+		if _, err := cluster.Kubectl(context.Background(), monitoring, "delete", "--timeout=60s", "-f", "-"); err != nil {
+			t.Error(err)
+		}
+	})
+	apply(t, monitoring)
+}
 
 func monitoringToken(t *testing.T, account string) string {
 	t.Helper()
@@ -163,10 +175,7 @@ func TestScrape(t *testing.T) {
 	addr := announced(t, "scraped")
 	first := owner(t, addr, anyNode)
 	observed(t, first)
-	apply(t, monitoring)
-	t.Cleanup(func() {
-		_, _ = cluster.Kubectl(t.Context(), monitoring, "delete", "--wait=false", "-f", "-")
-	})
+	addMonitoring(t)
 	token := monitoringToken(t, "prometheus")
 	for _, port := range []int{speakerPort, controllerPort} {
 		node := 0

@@ -16,8 +16,7 @@ import (
 // controller, with the settings and the token that docs/metrics.md describes, and that it
 // accepts the expressions of the documented alerts.
 func TestPrometheus(t *testing.T) {
-	apply(t, monitoring)
-	t.Cleanup(func() { _, _ = cluster.Kubectl(t.Context(), monitoring, "delete", "--wait=false", "-f", "-") })
+	addMonitoring(t)
 	dir := t.TempDir()
 	write := func(name, content string) string {
 		path := filepath.Join(dir, name)
