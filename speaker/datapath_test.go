@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/fixture"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/internal/netnstest"
 	"github.com/fairlead-io/fairlead/speaker/l2"
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
@@ -114,11 +115,12 @@ func TestDataPathFamilies(t *testing.T) {
 	ipv4.healthy.Store(true)
 	l, err := net.Listen("tcp", netip.AddrPortFrom(netip.IPv6Loopback(), ipv4.port()).String())
 	if err != nil {
-		t.Skipf("no IPv6: %v", err)
+		netnstest.Skip(t, "IPv6 is not available: %v", err)
 	}
 	ipv6 := &healthCheck{}
 	ipv6.Server = &httptest.Server{Listener: l, Config: &http.Server{Handler: ipv6}}
 	ipv6.Start()
+	t.Cleanup(ipv6.Close)
 	g := newDataPathGate(slog.New(slog.DiscardHandler), func() {})
 	a, b, c := netip.MustParseAddr("203.0.113.5"), netip.MustParseAddr("2001:db8::5"), netip.MustParseAddr("2001:db8::6")
 	waiting := map[netip.Addr][]uint16{a: {ipv4.port()}, b: {ipv4.port()}}

@@ -1,16 +1,17 @@
-// Package plan decides, from one Snapshot, which node announces which address,
-// on which interfaces and to which BGP peers, and why. It is pure: no context,
-// clock, logger, lock or client. Every node's speaker decides on the same
-// Snapshot, except for what only the node itself knows (Local), and so all
-// arrive at the same owners without communicating with each other.
+// Package plan decides, from one Snapshot, which node announces which address, on which
+// interfaces and to which BGP peers, and why. It is pure: no context, clock, logger, lock
+// or client. Every node's speaker decides on the same Snapshot, except for what only the
+// node itself knows (Local), and so all arrive at the same owners without communicating
+// with each other.
 //
-// plan.go is the entry: Decide for this node, Explain for one Service on all
-// nodes. nodes.go has what is known of each node, local.go what only this one knows. ownership.go decides which addresses in the status of a Service are its own,
-// and which pool applies to them. l2.go elects the owner on each segment,
-// conflict.go judges the claims of other hosts, bgp.go
-// chooses routes and attributes, peerings.go sessions, sharing.go groups the Services that share
-// an address, trafficpolicy.go applies externalTrafficPolicy and the data path's
-// readiness, and endpoints.go decides which addresses have endpoints.
+// plan.go is the entry: Decide for this node, Explain for one Service on all nodes.
+// nodes.go has what is known of each node, local.go what only this one knows.
+// ownership.go decides which addresses in the status of a Service are its own, and which
+// pool applies to them. l2.go elects the owner on each segment, conflict.go judges the
+// claims of other hosts, bgp.go chooses routes and attributes, peerings.go sessions,
+// sharing.go groups the Services that share an address, trafficpolicy.go applies
+// externalTrafficPolicy and the data path's readiness, and endpoints.go decides which
+// addresses have endpoints.
 package plan
 
 import (

@@ -70,7 +70,8 @@ func TestHealthCheckOfOtherProgram(t *testing.T) {
 			node := owner(t, addr, anyNode)
 			streamUDP(t, addr)() // waits until each request is answered
 			if row.reported {
-				waitDataPath(t, cluster.Nodes[node].Name, fmt.Sprintf("announces %s without an answer from the health check of kube-proxy for it (port %d)", addr, port))
+				waitDataPath(t, cluster.Nodes[node].Name,
+					fmt.Sprintf("announces %s without an answer from the health check of kube-proxy for it (port %d)", addr, port))
 			}
 		})
 	}

@@ -139,7 +139,9 @@ func (b *dataPathBench) createDualStack(ctx context.Context, pool string) error 
 		s := dataPathStream{udpStream(addr), addr, b.Client}
 		if pool == "routed" {
 			s.from = b.Network.Remote
-			s.RequestStream = lab.RequestStream{URL: "http://" + netip.AddrPortFrom(addr, 8086).String() + "/ping", Every: 5 * time.Millisecond, Timeout: 900 * time.Millisecond}
+			s.RequestStream = lab.RequestStream{
+				URL: "http://" + netip.AddrPortFrom(addr, 8086).String() + "/ping", Every: requestEvery, Timeout: 900 * time.Millisecond,
+			}
 		}
 		b.streams = append(b.streams, s)
 	}
@@ -147,7 +149,9 @@ func (b *dataPathBench) createDualStack(ctx context.Context, pool string) error 
 }
 
 // measure runs a scenario once while all streams send requests.
-func (b *dataPathBench) measure(ctx context.Context, name string, policy corev1.ServiceExternalTrafficPolicy, do func(context.Context) error) error {
+func (b *dataPathBench) measure(
+	ctx context.Context, name string, policy corev1.ServiceExternalTrafficPolicy, do func(context.Context) error,
+) error {
 	row := name
 	err := b.Step(name, func() error {
 		if err := b.setPolicy(ctx, policy); err != nil {
