@@ -236,9 +236,7 @@ func (t *Tracker) Failed(now time.Time, id uint64) (changed bool) {
 		case suspicion:
 			p.expected, p.checkAt = intersect(q.Addresses, p.Announces), now.Add(retryInterval)
 		case verification:
-			for _, a := range q.Addresses {
-				p.claimed[a] = true
-			}
+			p.claim(q.Addresses)
 		}
 	}
 	t.endHold()

@@ -95,6 +95,14 @@ func TestForgottenAnswers(t *testing.T) {
 			tr.Set(start, map[Peer]Target{peerB: {Succeeds: []netip.Addr{addr1}}}, tr.View().Verified)
 		}, false},
 		{"after a stall", func(tr *Tracker) { tr.Stalled() }, false},
+		{"after a stall, with an answer to a question of before", func(tr *Tracker) {
+			tr.peers[peerB].due[poll] = true
+			questions, _ := tr.Advance(start)
+			tr.Stalled()
+			for _, q := range questions {
+				tr.Answered(at(time.Minute), q.ID, q.Addresses)
+			}
+		}, false},
 		{"another session", func(tr *Tracker) {
 			tr.SessionChanged(start, peerB, Down)
 			tr.SessionChanged(start, peerB, Up)

@@ -357,12 +357,17 @@ func (t *Tracker) askAgain(key Peer) {
 	for id, q := range t.open {
 		if q.Peer == key && (q.purpose == verification || q.purpose == poll && len(p.Outranks) > 0) {
 			delete(t.open, id)
-			for _, a := range q.Addresses {
-				p.claimed[a] = true
-			}
+			p.claim(q.Addresses)
 		}
 	}
 	p.verifiedAt = time.Time{}
+}
+
+// claim makes claims of the peer be verified.
+func (p *peer) claim(addrs []netip.Addr) {
+	for _, a := range addrs {
+		p.claimed[a] = true
+	}
 }
 
 // Stalled reports that this process did not run for longer than the detection time: other
@@ -370,9 +375,23 @@ func (t *Tracker) askAgain(key Peer) {
 // until they have been asked and, if they have taken over any, Set was called.
 //
 // What peers have answered before proves nothing any more: one may have failed, and another
-// one taken over.
+// one taken over. The same is true of answers to open questions, which may have waited in a
+// socket.
 func (t *Tracker) Stalled() {
 	t.answered = map[netip.Addr]Peer{}
+	for id, q := range t.open {
+		delete(t.open, id)
+		switch p := t.peers[q.Peer]; {
+		case p == nil:
+		case q.purpose == verification:
+			p.claim(q.Addresses)
+		case q.purpose == suspicion:
+			p.expected = intersect(q.Addresses, p.Announces)
+			fallthrough
+		default:
+			p.due[q.purpose] = true
+		}
+	}
 	t.setConfirmations()
 	for _, p := range t.peers {
 		if len(p.Succeeds)+len(p.Outranks) > 0 {
@@ -392,9 +411,7 @@ func (t *Tracker) Claimed(now time.Time, key Peer, addrs ...netip.Addr) {
 		p = newPeer(now)
 		t.peers[key] = p // until the next Set
 	}
-	for _, a := range addrs {
-		p.claimed[a] = true
-	}
+	p.claim(addrs)
 }
 
 // View is the knowledge of a Tracker.
