@@ -196,7 +196,8 @@ func TestNeighborProfiles(t *testing.T) {
 		{100, true, 50 * ms, 300 * ms, 200 * ms},
 		{200, false, 100 * ms, 100 * ms, 400 * ms},
 		{200, true, 100 * ms, 300 * ms, 400 * ms},
-		{1000, true, 500 * ms, 500 * ms, 2 * time.Second},
+		{750, false, 375 * ms, 375 * ms, 1500 * ms},
+		{1000, true, 500 * ms, 500 * ms, failover.MinPollDetection},
 		{2000, true, time.Second, time.Second, failover.MinPollDetection},
 	} {
 		m := newNeighborMonitor(slog.New(slog.DiscardHandler), nil, func(bool) {}, func(bool) {})

@@ -59,6 +59,9 @@ func (p *peer) nextPoll() time.Time {
 		return time.Time{}
 	}
 	at := p.polled.Add(pollInterval)
+	if p.misses > 0 {
+		at = p.polled.Add(missInterval)
+	}
 	if earliest := p.created.Add(sessionWait); at.Before(earliest) {
 		return earliest
 	}

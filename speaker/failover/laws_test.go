@@ -215,7 +215,7 @@ func (w *world) isSettled() bool {
 func (w *world) maxGap() time.Duration {
 	gap, more := 300*time.Millisecond, takeoverWait+2*askTime
 	if len(w.filtered) > 0 {
-		gap, more = 3700*time.Millisecond, takeoverWait+2*askTime+pollInterval
+		gap, more = 3300*time.Millisecond, takeoverWait+2*askTime+pollInterval
 	}
 	if !w.isSettled() || !w.isAnnounced() {
 		return 0

@@ -8,7 +8,7 @@ import (
 // MinPollDetection is the shortest time without answers after which a peer without a
 // session is suspected. A node that did not run for less was not taken over by one that
 // polls it.
-const MinPollDetection = (maxMisses - 1) * pollInterval
+const MinPollDetection = (maxMisses - 1) * missInterval
 
 // Timers are the parameters of a BFD session (RFC 5880 section 6.8.1). The zero value stands
 // for a session that is not needed.

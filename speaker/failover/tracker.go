@@ -31,8 +31,9 @@ const (
 	sessionWait = 3 * time.Second
 
 	// pollInterval is the time between two polls of a peer without a session that is Up,
-	// and contestInterval that of a peer that should announce addresses of this node.
-	pollInterval, contestInterval = time.Second, 500 * time.Millisecond
+	// missInterval that after a poll without an answer, and contestInterval that of a peer that
+	// should announce addresses of this node.
+	pollInterval, missInterval, contestInterval = time.Second, 800 * time.Millisecond, 500 * time.Millisecond
 
 	// maxMisses is the number of polls in a row without an answer after which a peer that
 	// has answered before is suspected.
