@@ -16,11 +16,11 @@ func (w *world) disturb(kinds []string) {
 	switch what := rapid.SampledFrom(kinds).Draw(w.t, "disturbance"); what {
 	case "kill", "power off":
 		if n.running {
-			maxGap := w.maxGap()
+			maxGap, hasAll := w.maxGap(), w.ownsAll(n)
 			w.begin("%s %s", what, n.name)
 			w.kill(n)
 			if w.hasEligible() {
-				w.promise.maxGap, n.noticed = maxGap, maxGap > 0
+				w.promise.maxGap, n.noticed = maxGap, maxGap > 0 && hasAll
 			}
 			if what == "power off" {
 				w.afterAPITimeout(n, func() bool { return !n.running })

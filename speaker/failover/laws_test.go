@@ -190,6 +190,12 @@ func (w *world) isAnnounced() bool {
 	return !slices.ContainsFunc(w.addrs, func(addr netip.Addr) bool { return len(w.owners[addr]) == 0 })
 }
 
+// ownsAll reports whether the node is the owner of all addresses: the nodes that take them
+// over report it, and so the other ones know that it is gone.
+func (w *world) ownsAll(n *node) bool {
+	return !slices.ContainsFunc(w.addrs, func(addr netip.Addr) bool { return !slices.Equal(w.owners[addr], []string{n.name}) })
+}
+
 // isSettled reports whether each successor knows the owner that it observes.
 func (w *world) isSettled() bool {
 	for _, addr := range w.addrs {
