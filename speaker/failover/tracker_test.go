@@ -10,6 +10,7 @@ import (
 
 var (
 	addr1, addr2 = netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	addr3        = netip.MustParseAddr("192.0.2.3")
 	peerB, peerC = Peer{"eth0", "b"}, Peer{"eth0", "c"}
 	start        = time.Unix(1000, 0)
 )
@@ -116,8 +117,8 @@ func TestTrackerStates(t *testing.T) {
 
 // TestExpectedTakeover: the first successor of a peer that is gone is asked after 50 ms, or
 // when it has noticed at the latest: by a slower session, or a poll later if polls have shown
-// that. It is not gone if it answers for what it
-// announced before, or has not to take over any more.
+// that. It is not gone if it answers for what it announced before, or has not to take over
+// any more.
 func TestExpectedTakeover(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -143,6 +144,12 @@ func TestExpectedTakeover(t *testing.T) {
 		{"by polls beside a slow session", true, []Timers{{300 * ms, 300 * ms, 3}}, nil, []netip.Addr{addr1}, nil, 300*ms + pollInterval, Gone},
 		{"answered", false, nil, nil, []netip.Addr{addr1}, []netip.Addr{addr1}, takeoverWait, Live},
 		{"not yet, but lives", false, nil, []netip.Addr{addr2}, []netip.Addr{addr1, addr2}, []netip.Addr{addr2}, takeoverWait, Live},
+		{
+			"not yet, but lives, and another node has one of its addresses", false, nil,
+			[]netip.Addr{addr3, addr2},
+			[]netip.Addr{addr1, addr3, addr2},
+			[]netip.Addr{addr2}, takeoverWait, Live,
+		},
 		{"not expected any more", false, nil, nil, nil, nil, 0, Unknown},
 	} {
 		gone := announces(addr1)
@@ -151,6 +158,9 @@ func TestExpectedTakeover(t *testing.T) {
 		}
 		tr := observeAll(map[Peer]Target{peerB: gone, peerC: announces(tt.before...)})
 		tr.peers[peerB].State = Gone
+		for _, a := range intersect(tt.before, tt.answer) {
+			tr.answered[a] = peerC
+		}
 		if tt.polled {
 			tr.peers[peerB].misses = maxMisses
 		}
