@@ -42,7 +42,7 @@ func brokenCluster() objects.Snapshot {
 	}
 	reported := func(name string, b v1alpha1.Session) *v1alpha1.Speaker {
 		a := v1alpha1.Session{
-			Peer: "tor-a", State: "Established", Families: []string{"IPv4"}, Routes: 7, BFD: "Up",
+			Peer: "tor-a", State: "Established", Families: []string{"IPv4"}, Routes: 7, BFD: "Up", NextHops: []string{"192.0.2.21"},
 			Withheld: "IPv6: the peer does not have the family enabled",
 		}
 		return &v1alpha1.Speaker{ObjectMeta: named(name), Status: v1alpha1.SpeakerStatus{Sessions: []v1alpha1.Session{a, b}}}
@@ -83,11 +83,11 @@ func TestExamine(t *testing.T) {
 		`DEGRADED IPAddressPool unused NoAdvertisement no L2Advertisement and no BGPAdvertisement covers the pool`,
 		`DEGRADED Node node-3 NoSpeaker the speaker of the node has not reported; check: kubectl -n fairlead-system get pods -o wide`,
 		``,
-		`PEER NODE STATE REACH TTL,PASSWORD PORT OPEN ASN FAMILIES ACCEPTS BFD ROUTES`,
-		`tor-a node-1 Established ok ok ok ok ok IPv4 ok Up 7`,
-		`tor-b node-1 Connect ok ok FAIL ? ? ? ? - 0`,
-		`tor-a node-2 Established ok ok ok ok ok IPv4 ok Up 7`,
-		`tor-b node-2 Connect ok ok ok ok FAIL ? ? - 0 |`,
+		`PEER NODE STATE REACH TTL,PASSWORD PORT OPEN ASN FAMILIES ACCEPTS BFD ROUTES NEXT-HOPS`,
+		`tor-a node-1 Established ok ok ok ok ok IPv4 ok Up 7 192.0.2.21`,
+		`tor-b node-1 Connect ok ok FAIL ? ? ? ? - 0 -`,
+		`tor-a node-2 Established ok ok ok ok ok IPv4 ok Up 7 192.0.2.21`,
+		`tor-b node-2 Connect ok ok ok ok FAIL ? ? - 0 - |`,
 	}, " | ")
 	want = strings.Join(strings.Fields(want), " ")
 	if got != want {

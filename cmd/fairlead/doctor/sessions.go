@@ -113,6 +113,8 @@ type sessionReport struct {
 	Steps  []stepReport `json:"steps"`
 	BFD    string       `json:"bfd,omitempty"`
 	Routes int64        `json:"routes"`
+	// NextHops are those of the routes, one for each family.
+	NextHops []string `json:"nextHops,omitempty"`
 }
 
 // stepReport is the result of one step: ok, FAIL or ?. The result of the step
@@ -136,7 +138,7 @@ func sessionReports(s objects.Snapshot) []sessionReport {
 		for _, session := range s.Reports[reported.Name].Sessions {
 			all = append(all, sessionReport{
 				Peer: session.Peer, Node: reported.Name, State: session.State,
-				Steps: stepReports(session), BFD: session.BFD, Routes: session.Routes,
+				Steps: stepReports(session), BFD: session.BFD, Routes: session.Routes, NextHops: session.NextHops,
 			})
 		}
 	}
@@ -173,13 +175,13 @@ func sessionTable(sessions []sessionReport) string {
 		for _, s := range sessionSteps {
 			fmt.Fprint(t, "\t", s.title)
 		}
-		fmt.Fprintln(t, "\tBFD\tROUTES")
+		fmt.Fprintln(t, "\tBFD\tROUTES\tNEXT-HOPS")
 		for _, s := range sessions {
 			fmt.Fprintf(t, "%s\t%s\t%s", s.Peer, s.Node, s.State)
 			for _, step := range s.Steps {
 				fmt.Fprint(t, "\t", step.Result)
 			}
-			fmt.Fprintf(t, "\t%s\t%d\n", cmp.Or(s.BFD, "-"), s.Routes)
+			fmt.Fprintf(t, "\t%s\t%d\t%s\n", cmp.Or(s.BFD, "-"), s.Routes, cmp.Or(strings.Join(s.NextHops, ","), "-"))
 		}
 	})
 }
