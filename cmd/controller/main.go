@@ -103,8 +103,8 @@ func run(ctx context.Context) error {
 					m.ControllerManagerMetrics.ControllerStarted(names.ServiceLBController)
 					started.Store(c)
 					go c.Watch(ctx)
-					if pod := ownPod(); listener != nil && pod != nil {
-						go recordListenFailure(ctx, listener, newRecorder(cc), pod, health.FailureInterval)
+					if listener != nil {
+						go listener.RecordFailure(ctx, newRecorder(cc), health.OwnPod(), health.FailureInterval)
 					}
 					go func() {
 						id := leaderIdentity()

@@ -158,10 +158,11 @@ func run(ctx context.Context, f *flags) error {
 	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: kube.CoreV1().Events("")})
 
+	events := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name, Host: f.node})
 	s, err := speaker.New(speaker.Options{
 		Node: f.node, Namespace: f.namespace, Version: version.String(), Client: kube, Fairlead: fairlead, Log: log,
 		Guard: f.guard, Drain: f.drain, Stale: monitor.IsFailing, LastContact: monitor.LastContact,
-		Events: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: name, Host: f.node}),
+		Events: events,
 	})
 	if err != nil {
 		return err
@@ -182,6 +183,7 @@ func run(ctx context.Context, f *flags) error {
 		})
 	}
 	if listener != nil {
+		go listener.RecordFailure(ctx, events, health.OwnPod(), health.FailureInterval)
 		tasks.Go(func() error {
 			// Announcing does not depend on the metrics.
 			if err := metricsserver.Serve(ctx, listener, kube, legacyregistry.Handler(), log); err != nil {

@@ -196,8 +196,8 @@ const (
 
 // Reasons that only `fairlead doctor` reports.
 const (
-	// ListenFailed: a controller cannot listen on the port of its metrics. It is also the
-	// reason of an Event about the controller's Pod.
+	// ListenFailed: a controller or speaker cannot listen on the port of its metrics. It is also
+	// the reason of an Event about the Pod.
 	ListenFailed Reason = "ListenFailed"
 	// KindMissing: the CustomResourceDefinition of one of Fairlead's kinds is not installed.
 	KindMissing Reason = "KindMissing"

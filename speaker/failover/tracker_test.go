@@ -148,7 +148,8 @@ func TestExpectedTakeover(t *testing.T) {
 			"not yet, but lives, and another node has one of its addresses", false, nil,
 			[]netip.Addr{addr3, addr2},
 			[]netip.Addr{addr1, addr3, addr2},
-			[]netip.Addr{addr2}, takeoverWait, Live,
+			[]netip.Addr{addr2},
+			takeoverWait, Live,
 		},
 		{"not expected any more", false, nil, nil, nil, nil, 0, Unknown},
 	} {

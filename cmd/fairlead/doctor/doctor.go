@@ -106,13 +106,14 @@ func crdFindings(s objects.Snapshot) (found []finding) {
 	return found
 }
 
-// listenFindings returns the Pods of the controller that do not serve their metrics: the
-// last Event about it is a failure, and recent. A Pod that still runs repeats it.
+// listenFindings returns the Pods of Fairlead that do not serve their metrics: the last Event
+// about it is a failure, and recent. A Pod that still runs repeats it.
 func listenFindings(s objects.Snapshot) (found []finding) {
 	last := map[string]*corev1.Event{}
 	for _, e := range s.Events {
 		// Others may write Events in other namespaces.
-		if e.Namespace != objects.SystemNamespace || e.Source.Component != objects.ControllerName || e.InvolvedObject.Kind != "Pod" {
+		isOwn := e.Source.Component == objects.ControllerName || e.Source.Component == objects.SpeakerName
+		if e.Namespace != objects.SystemNamespace || !isOwn || e.InvolvedObject.Kind != "Pod" {
 			continue
 		}
 		previous := last[e.InvolvedObject.Name]

@@ -190,7 +190,7 @@ func TestReverted(t *testing.T) {
 	}
 }
 
-// TestListenFailed: a controller is reported while its last Event about its listener is a
+// TestListenFailed: a program is reported while its last Event about its listener is a
 // failure, until it stops repeating the Event. Events that others write are not used.
 func TestListenFailed(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -211,6 +211,7 @@ func TestListenFailed(t *testing.T) {
 		event("4", "over-in-a-second", "Listening", time.Minute, nil), event("5", "over-in-a-second", "ListenFailed", time.Minute, nil),
 		event("6", "again", "Listening", time.Hour, nil), event("7", "again", "ListenFailed", 14*time.Minute, nil),
 		event("8", "gone", "ListenFailed", 16*time.Minute, nil),
+		event("12", "speaker", "ListenFailed", 0, func(e *corev1.Event) { e.Source.Component = "fairlead-speaker" }),
 		event("9", "a", "ListenFailed", 0, func(e *corev1.Event) { e.Namespace = "tenant" }),
 		event("10", "b", "ListenFailed", 0, func(e *corev1.Event) { e.Source.Component = "other" }),
 		event("11", "c", "ListenFailed", 0, func(e *corev1.Event) { e.InvolvedObject.Kind = "Service" }),
@@ -220,7 +221,9 @@ func TestListenFailed(t *testing.T) {
 	if err := Examine(s).Text(&out); err != nil {
 		t.Fatal(err)
 	}
-	want := "DEGRADED  Pod fairlead-system/again  ListenFailed  of 7\nDEGRADED  Pod fairlead-system/fails  ListenFailed  of 1\n"
+	want := "DEGRADED  Pod fairlead-system/again    ListenFailed  of 7\n" +
+		"DEGRADED  Pod fairlead-system/fails    ListenFailed  of 1\n" +
+		"DEGRADED  Pod fairlead-system/speaker  ListenFailed  of 12\n"
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}

@@ -57,11 +57,12 @@ func FromCluster(ctx context.Context, restConfig *rest.Config) (c *Collection, n
 	return c, notes, nil
 }
 
-// SystemNamespace is the namespace of the manifests, and ControllerName the name of the
-// controller in them and in its Events.
+// SystemNamespace is the namespace of the manifests, and ControllerName and SpeakerName the
+// names of the programs in them and in their Events.
 const (
 	SystemNamespace = "fairlead-system"
 	ControllerName  = "fairlead-controller"
+	SpeakerName     = "fairlead-speaker"
 )
 
 // fairleadKinds is the number of Fairlead's kinds.
@@ -99,10 +100,11 @@ func clusterListings(kube kubernetes.Interface, fairlead *client.Client) []listi
 		},
 		{
 			kinds: "Events", ifForbidden: "whether the controllers serve their metrics is unknown",
-			list: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-				options.FieldSelector = "involvedObject.kind=Pod,source=" + ControllerName
-				return kube.CoreV1().Events(SystemNamespace).List(ctx, options)
-			},
+			list: listPodEvents(kube, ControllerName),
+		},
+		{
+			kinds: "Events", ifForbidden: "whether the speakers serve their metrics is unknown",
+			list: listPodEvents(kube, SpeakerName),
 		},
 		{
 			kinds: "Events", ifForbidden: "since when nodes announce addresses is unknown",
@@ -111,6 +113,14 @@ func clusterListings(kube kubernetes.Interface, fairlead *client.Client) []listi
 				return kube.CoreV1().Events(metav1.NamespaceAll).List(ctx, options)
 			},
 		},
+	}
+}
+
+// listPodEvents lists the Events of a program about its Pods.
+func listPodEvents(kube kubernetes.Interface, program string) listFunc {
+	return func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		options.FieldSelector = "involvedObject.kind=Pod,source=" + program
+		return kube.CoreV1().Events(SystemNamespace).List(ctx, options)
 	}
 }
 

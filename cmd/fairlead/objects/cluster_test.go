@@ -97,8 +97,15 @@ func TestFromCluster(t *testing.T) {
 				_, _ = w.Write([]byte("{}"))
 				return
 			}
-			if r.URL.Path == eventsPath && r.URL.Query().Get("fieldSelector") != "involvedObject.kind=Pod,source=fairlead-controller" {
-				t.Errorf("Events are listed with the query %s", r.URL.RawQuery)
+			if r.URL.Path == eventsPath {
+				switch r.URL.Query().Get("fieldSelector") {
+				case "involvedObject.kind=Pod,source=fairlead-controller":
+				case "involvedObject.kind=Pod,source=fairlead-speaker":
+					_ = json.NewEncoder(w).Encode(corev1.EventList{})
+					return
+				default:
+					t.Errorf("Events are listed with the query %s", r.URL.RawQuery)
+				}
 			}
 			if r.URL.Path == "/api/v1/events" && r.URL.Query().Get("fieldSelector") != "involvedObject.kind=Service,reason=Announcing" {
 				t.Errorf("Events of Services are listed with the query %s", r.URL.RawQuery)

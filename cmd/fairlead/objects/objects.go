@@ -39,7 +39,7 @@ type Collection struct {
 	ServiceCIDRs   []*networkingv1.ServiceCIDR
 	Speakers       []*v1alpha1.Speaker
 	L2Nodes        []*v1alpha1.L2Node
-	Events         []*corev1.Event // about the Pods of the controller, and announcements of Services
+	Events         []*corev1.Event // about Fairlead's Pods, and announcements of Services
 	// MissingCRDs are the names of the CustomResourceDefinitions of Fairlead that the
 	// cluster lacks.
 	MissingCRDs []string

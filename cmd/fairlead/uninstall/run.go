@@ -161,7 +161,7 @@ func (r run) checkStopped(ctx context.Context, namespace string) error {
 // controller's lease.
 const (
 	controllerName = objects.ControllerName
-	partOfPods     = "app.kubernetes.io/name in (" + controllerName + ", fairlead-speaker)"
+	partOfPods     = "app.kubernetes.io/name in (" + controllerName + ", " + objects.SpeakerName + ")"
 )
 
 // releaseServices removes everything that Fairlead has written from all Services. It

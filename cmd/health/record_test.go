@@ -1,4 +1,4 @@
-package main
+package health
 
 import (
 	"context"
@@ -10,21 +10,19 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/record"
-
-	"github.com/fairlead-io/fairlead/cmd/health"
 )
 
-// TestRecordListenFailure: while another program listens on the port, an Event of the Pod
+// TestRecordFailure: while another program listens on the port, an Event of the Pod
 // reports it, repeatedly with the same text, and one when it is over. Without a failure
 // there is none.
-func TestRecordListenFailure(t *testing.T) {
+func TestRecordFailure(t *testing.T) {
 	other, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	address := other.Addr().String()
-	listener := func() *health.Listener {
-		l, err := health.Listen("tcp", address, slog.New(slog.DiscardHandler), func() {})
+	listener := func() *Listener {
+		l, err := Listen("tcp", address, slog.New(slog.DiscardHandler), func() {})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -33,12 +31,12 @@ func TestRecordListenFailure(t *testing.T) {
 	}
 	t.Setenv("POD_NAMESPACE", "fairlead-system")
 	t.Setenv("POD_NAME", "")
-	if pod := ownPod(); pod != nil {
+	if pod := OwnPod(); pod != nil {
 		t.Errorf("the pod is %v without its name", pod)
 	}
 	t.Setenv("POD_NAME", "fairlead-controller-x")
 	t.Setenv("POD_UID", "uid-x")
-	pod := ownPod()
+	pod := OwnPod()
 	if pod == nil || pod.Namespace != "fairlead-system" || pod.Name != "fairlead-controller-x" || pod.UID != "uid-x" {
 		t.Fatalf("the pod is %v", pod)
 	}
@@ -58,7 +56,7 @@ func TestRecordListenFailure(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		recordListenFailure(t.Context(), l, events, pod, 10*time.Millisecond)
+		l.RecordFailure(t.Context(), events, pod, 10*time.Millisecond)
 	}()
 	want := "Warning ListenFailed metrics are not served: listen tcp " + address + ": another program listens on it; retrying"
 	first := next()
@@ -79,7 +77,7 @@ func TestRecordListenFailure(t *testing.T) {
 	_ = l.Close()
 
 	l = listener()
-	recordListenFailure(t.Context(), l, events, pod, time.Hour)
+	l.RecordFailure(t.Context(), events, pod, time.Hour)
 	if len(events.Events) > 0 {
 		t.Errorf("recorded %q", <-events.Events)
 	}
@@ -91,5 +89,5 @@ func TestRecordListenFailure(t *testing.T) {
 	defer other.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	recordListenFailure(ctx, listener(), events, &corev1.ObjectReference{}, time.Hour)
+	listener().RecordFailure(ctx, events, &corev1.ObjectReference{}, time.Hour)
 }
