@@ -29,6 +29,7 @@ type macNode struct {
 	announces     bool // on the interface with the MAC, according to its report
 	unread        bool // its report has not been read yet
 	kernelAnswers bool // for the address, on the segment
+	gone          bool // it has not answered since the claim
 }
 
 // contention is an address that other hosts claim.
@@ -68,7 +69,7 @@ type judgement struct {
 // addresses of all Services: the controller states the latter, from the L2Nodes. A host
 // that claims the control address as well answers for every address (RFC 1027). A claim is
 // undecided if it may come from a node that announces the address, and its report has not
-// been read yet. What was announced before a restart is announced again despite a conflict,
+// been read yet, or from a candidate that has not answered since. What was announced before a restart is announced again despite a conflict,
 // but not with a candidate: it may have taken the address over, and not have reported it yet.
 func (c contention) judge() (j judgement) {
 	var conflicts, proxies []string
@@ -81,6 +82,9 @@ func (c contention) judge() (j judgement) {
 			j.permanent = true
 			continue
 		case c.held && k.Last.Sub(k.First) < handOverTime && any(func(n macNode) bool { return n.candidate }):
+			continue
+		case any(func(n macNode) bool { return n.candidate && n.gone }):
+			j.undecided = true
 			continue
 		}
 		j.addNeeded(nodes, k.First)
@@ -230,6 +234,8 @@ func (d *decision) nodesWithMAC(h heldAddress, k l2.Claimant) (nodes []macNode) 
 			return slices.Contains(g.Interfaces, i.Name) && g.Addrs.Contains(h.addr)
 		})
 		n.kernelAnswers = i.KernelAnswers && (n.candidate || ownKernelAnswers)
+		peer := d.Local.Failover.Peers[failover.Peer{Interface: k.Interface, Node: i.node}]
+		n.gone = peer.State == failover.Gone && !k.Last.After(peer.Since)
 		nodes = append(nodes, n)
 	}
 	slices.SortFunc(nodes, func(a, b macNode) int { return strings.Compare(a.name, b.name) })

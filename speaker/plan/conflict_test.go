@@ -322,6 +322,13 @@ func TestReportsDecideOnClaims(t *testing.T) {
 		return func(s *Snapshot) { s.Local.Reports = map[string][]AnnouncedGroup{"b": groups} }
 	}
 	held := func(s *Snapshot) { s.Local.Held = map[netip.Addr]bool{addr: true} }
+	gone := func(after time.Duration) func(*Snapshot) {
+		return func(s *Snapshot) {
+			s.Local.Failover.Peers = map[failover.Peer]failover.Status{
+				{Interface: "eth0", Node: "b"}: {State: failover.Gone, Since: s.Local.Claimants[addr][0].Last.Add(after)},
+			}
+		}
+	}
 	for _, row := range []struct {
 		name    string
 		changes []func(*Snapshot)
@@ -341,6 +348,8 @@ func TestReportsDecideOnClaims(t *testing.T) {
 		{"has no Speaker", []func(*Snapshot){reports(nil)}, conflict, true},
 		{"held, not read yet", []func(*Snapshot){held}, excused, true},
 		{"held, announces another one", []func(*Snapshot){held, reports(announcing("eth0", "192.0.2.8"))}, conflict, true},
+		{"gone since", []func(*Snapshot){reports(nil), gone(time.Second)}, undecided, false},
+		{"gone before", []func(*Snapshot){reports(nil), gone(-time.Second)}, conflict, true},
 		{"held, a former owner", []func(*Snapshot){held, func(s *Snapshot) {
 			s.Local.Claimants[addr] = []l2.Claimant{claimant(macOf("b"), time.Second)}
 		}}, excused, false},
