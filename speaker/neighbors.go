@@ -63,6 +63,7 @@ func (m *neighborMonitor) Set(neighbors map[failover.Peer]plan.Neighbor, view fa
 	defer m.mu.Unlock()
 	profiles := map[bfd.Key]bfd.Profile{}
 	targets := make(map[failover.Peer]failover.Target, len(neighbors))
+	before := m.sessions
 	m.neighbors, m.sessions = neighbors, map[bfd.Key]failover.Peer{}
 	for peer, n := range neighbors {
 		if n.Remote.IsValid() {
@@ -76,6 +77,11 @@ func (m *neighborMonitor) Set(neighbors map[failover.Peer]plan.Neighbor, view fa
 			profiles[neighborKey(peer, n)] = bfd.Profile{
 				Transmit: n.Timers.Transmit, Receive: n.Timers.Receive, Multiplier: n.Timers.Multiplier, PathDown: stale,
 			}
+		}
+	}
+	for key, peer := range before {
+		if _, still := m.sessions[key]; !still {
+			m.tracker.SessionDeleted(time.Now(), peer)
 		}
 	}
 	m.tracker.Set(time.Now(), targets, view.Verified)
@@ -132,9 +138,9 @@ func (m *neighborMonitor) Claimed(addr netip.Addr, k l2.Claimant) {
 func (m *neighborMonitor) SessionChanged(key bfd.Key, s bfd.Status) bool {
 	m.mu.Lock()
 	peer, ok := m.sessions[key]
-	if !ok {
+	if !ok || s.State == bfd.AdminDown { // this node ends it
 		m.mu.Unlock()
-		return false
+		return ok
 	}
 	state := failover.Down
 	switch {

@@ -126,6 +126,25 @@ func TestFailedQuestionsProveNothing(t *testing.T) {
 	awaitNeighbor(t, m, failover.Gone)
 }
 
+// TestNeighborWithAnotherSession: if the address of a neighbor changes, its session is another
+// one. Until that is Up, the neighbor is polled, so that its end is noticed.
+func TestNeighborWithAnotherSession(t *testing.T) {
+	t.Parallel()
+	m := startNeighborMonitor(t, neighborMAC, func(context.Context) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("192.0.2.100")}, nil
+	})
+	m.SessionChanged(sessionOfB, bfd.Status{State: bfd.Up})
+	awaitNeighbor(t, m, failover.Live)
+	other := sessionOfB
+	other.Peer = other.Peer.Next().Next()
+	m.Set(map[failover.Peer]plan.Neighbor{neighborB: announcing(neighborMAC, other, "192.0.2.100")}, m.View(), false)
+	for deadline := time.Now().Add(30 * time.Second); !m.View().Peers[neighborB].Filtered; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the neighbor was not polled")
+		}
+	}
+}
+
 // TestHoldAnswers checks that this node stops to answer before SessionChanged returns when
 // the session with a first successor fails, and that it goes on without another sync if the
 // successor has taken over none of its addresses.
@@ -143,6 +162,10 @@ func TestHoldAnswers(t *testing.T) {
 		set()
 		m.SessionChanged(sessionOfB, bfd.Status{State: bfd.Up})
 		<-changes
+		m.SessionChanged(sessionOfB, bfd.Status{State: bfd.AdminDown, RemoteState: bfd.Up})
+		if held.Load() {
+			t.Error("answers are held while this node leaves")
+		}
 		m.SessionChanged(sessionOfB, bfd.Status{State: bfd.Down, RemoteState: bfd.Down})
 		if !held.Load() {
 			t.Error("answers are not held")

@@ -354,6 +354,14 @@ func (t *Tracker) SessionChanged(now time.Time, key Peer, s Session) (changed bo
 	return changed
 }
 
+// SessionDeleted reports that this node has deleted its BFD session with a peer, because an
+// address of one of the two has changed. The peer is polled until another session is Up.
+func (t *Tracker) SessionDeleted(now time.Time, key Peer) {
+	if p := t.peers[key]; p != nil {
+		p.session, p.created = Down, now
+	}
+}
+
 // askAgain makes claims of the peer be verified again, because it may have yielded the
 // addresses since it has answered.
 func (t *Tracker) askAgain(key Peer) {

@@ -75,6 +75,17 @@ func TestTrackerStates(t *testing.T) {
 			up(tr)
 			tr.Answered(at(3*time.Second), q[0].ID, nil)
 		}, Live, false},
+		{"not answered after the session was deleted", func(tr *Tracker) {
+			up(tr)
+			advanceTo(tr, at(time.Second), at(time.Second), answersAll)
+			tr.SessionDeleted(at(2*time.Second), peerB)
+			advanceTo(tr, at(2*time.Second), at(20*time.Second), answersNone)
+		}, Gone, false},
+		{"answered after the session was deleted", func(tr *Tracker) {
+			up(tr)
+			tr.SessionDeleted(at(2*time.Second), peerB)
+			advanceTo(tr, at(2*time.Second), at(20*time.Second), answersAll)
+		}, Live, true},
 		{"suspicion failed", func(tr *Tracker) {
 			up(tr)
 			down(tr)
