@@ -1,9 +1,13 @@
 package speaker
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/fairlead-io/fairlead/speaker/bgp"
 	"github.com/fairlead-io/fairlead/speaker/plan"
@@ -30,4 +34,34 @@ func TestLastKnownFacts(t *testing.T) {
 			t.Errorf("step %d: passwords of %d Secrets, gateways %v", i, len(l.Passwords), l.Gateways)
 		}
 	}
+}
+
+// TestWatchContact: a sync is requested when contact with the API server is lost, and when it
+// is back, and only then.
+func TestWatchContact(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var stale atomic.Bool
+		s := &Speaker{isStale: stale.Load, syncRequested: make(chan struct{}, 1)}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); s.watchContact(ctx, time.Second) }()
+		requested := func() bool {
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+			select {
+			case <-s.syncRequested:
+				return true
+			default:
+				return false
+			}
+		}
+		for i, is := range []bool{false, true, true, false} {
+			was := stale.Swap(is)
+			if got := requested(); got != (is != was) {
+				t.Errorf("step %d: a sync was requested: %v", i, got)
+			}
+		}
+		cancel()
+		<-done
+	})
 }

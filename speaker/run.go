@@ -54,6 +54,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	tasks.Go(func() error { s.l2NodeReport.run(ctx); return nil })
 	tasks.Go(func() error { s.speakerReport.run(ctx); return nil })
 	tasks.Go(func() error { s.claimReports.Run(ctx); return nil })
+	tasks.Go(func() error { s.watchContact(ctx, contactInterval); return nil })
 	tasks.Go(func() error {
 		defer stop()
 		s.syncLoop(ctx)
@@ -67,6 +68,20 @@ func (s *Speaker) Run(ctx context.Context) error {
 	s.factory.Shutdown()
 	s.ownNamespace.Shutdown()
 	return err
+}
+
+// contactInterval is how often it is checked whether the API server answers.
+const contactInterval = time.Second
+
+// watchContact requests a sync when contact with the API server is lost or back, of which
+// the BFD packets to other speakers tell.
+func (s *Speaker) watchContact(ctx context.Context, interval time.Duration) {
+	for was := false; ctx.Err() == nil && s.isStale != nil; sleepContext(ctx, interval) {
+		if is := s.isStale(); is != was {
+			was = is
+			s.requestSync("contact")
+		}
+	}
 }
 
 // syncLoop waits for the caches, and then syncs whenever something has changed, a retry
