@@ -175,6 +175,13 @@ func newWorld(t *rapid.T, broken brokenRules, s scenario) *world {
 	return w
 }
 
+// random returns a number below n that depends on the history only.
+func (w *world) random(n uint64) uint64 {
+	h := fnv.New64a()
+	fmt.Fprint(h, w.now, w.serial)
+	return h.Sum64() * 0x9e3779b97f4a7c15 >> 32 % n
+}
+
 func (w *world) logf(format string, args ...any) {
 	w.trace = append(w.trace, fmt.Sprintf("%8.3f ", w.now.Sub(time.Unix(1000, 0)).Seconds())+fmt.Sprintf(format, args...))
 }
@@ -270,7 +277,8 @@ func (w *world) runBFD() (changed bool) {
 			incarnation := n.incarnation
 			delay := time.Duration(0)
 			if state == Down {
-				delay = detection
+				// It begins with the last packet, and one is sent every 50 ms.
+				delay = detection - time.Duration(w.random(50))*time.Millisecond
 			}
 			w.after(delay, func() {
 				if n.incarnation == incarnation && n.sessions[o.id] == s && s.state == state && !n.stopped {

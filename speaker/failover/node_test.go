@@ -257,9 +257,11 @@ func (w *world) announce(n *node, addr netip.Addr) {
 // claim sends a frame that claims the address for a node.
 func (w *world) claim(sender, claimant *node, addr netip.Addr) {
 	for _, o := range w.nodes {
-		if o != sender && o != claimant && w.reaches(sender, o) && o.held[addr] {
-			w.receiveClaim(o, claimant, addr)
-		}
+		w.after(time.Duration(w.random(3))*time.Millisecond, func() {
+			if o != sender && o != claimant && w.reaches(sender, o) && o.held[addr] {
+				w.receiveClaim(o, claimant, addr)
+			}
+		})
 	}
 }
 

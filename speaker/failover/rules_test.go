@@ -114,7 +114,7 @@ func TestModelNeedsItsRules(t *testing.T) {
 		"a node without contact to the API yields":    {brokenRules{neverStale: true}, histories(2, allKinds...)},
 		"a node that is not eligible goes on":         {brokenRules{lapsesAtOnce: true}, scenario{[]string{"exclude", "include"}, 2, true, 0, false}},
 		"a speaker leaves before it ends":             {brokenRules{leavesAtOnce: true}, histories(2, "restart")},
-		"nodes observe the owner that others observe": {brokenRules{noReports: true}, scenario{[]string{"kill", "start", "forge"}, 4, false, 460, false}},
+		"nodes observe the owner that others observe": {brokenRules{noReports: true}, scenario{[]string{"kill", "start", "forge"}, 4, false, 13300, false}},
 	} {
 		t.Run(name, func(t *testing.T) { needRule(t, tt.broken, tt.scenario) })
 	}
