@@ -162,17 +162,14 @@ func (a Address) isLive(node string) (live, eligible bool) {
 }
 
 // reportedOwner returns the next eligible node that reports to have taken over from all the
-// better ones, or best if there is none. This node may not have observed them.
+// better ones, this node included, or best if there is none. This node may not have observed
+// them, or have been restarted since.
 func (a Address) reportedOwner(best string) string {
 	for i, c := range a.Ranked {
-		if c.Node == a.Self {
-			break
+		remains := func(better Candidate) bool {
+			return (better.Node == a.Self || !better.isGone()) && !a.TookOver(c.Node, better.Node)
 		}
-		gone := i > 0 && !c.isGone()
-		for _, better := range a.Ranked[:i] {
-			gone = gone && (better.isGone() || a.TookOver(c.Node, better.Node))
-		}
-		if gone {
+		if i > 0 && c.Node != a.Self && !c.isGone() && !slices.ContainsFunc(a.Ranked[:i], remains) {
 			return c.Node
 		}
 	}

@@ -45,6 +45,12 @@ func TestDecide(t *testing.T) {
 		{"the better one is gone, and had it not", "b", []State{Gone, Unknown, Live}, func(a *Address) { a.Expected = "c" }, Ask, "b"},
 		{"two are gone", "c", []State{Gone, Gone, Unknown}, func(a *Address) { a.Expected = "b" }, Announce, "c"},
 		{"one of two is gone", "c", []State{Gone, Live, Unknown}, nil, None, "b"},
+		{"reported as gone, like this node before a restart", "b", []State{Live, Unknown, Live}, func(a *Address) {
+			a.TookOver = func(reporter, _ string) bool { return reporter == "c" }
+		}, None, "c"},
+		{"reported as gone, by a node that has not taken over from this one", "b", []State{Live, Unknown, Live}, func(a *Address) {
+			a.TookOver = func(reporter, node string) bool { return reporter == "c" && node == "a" }
+		}, None, "a"},
 		{"reported as gone", "c", []State{Live, Live, Unknown}, func(a *Address) {
 			a.TookOver = func(reporter, node string) bool { return reporter == "b" && node == "a" }
 		}, None, "b"},
