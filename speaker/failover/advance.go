@@ -20,7 +20,11 @@ func (t *Tracker) Advance(now time.Time) (questions []Question, next time.Time) 
 				continue
 			}
 			delete(p.due, what)
-			if addrs := p.addresses(now, what); len(addrs) > 0 {
+			addrs := p.addresses(now, what)
+			if what == suspicion {
+				addrs = append(addrs, t.proofOfLife(key, addrs)...)
+			}
+			if len(addrs) > 0 {
 				questions = append(questions, t.newQuestion(key, what, addrs))
 			} else if what == suspicion && p.State != Leaving {
 				p.set(now, Unknown) // nothing to ask for: nothing to take over
@@ -32,6 +36,28 @@ func (t *Tracker) Advance(now time.Time) (questions []Question, next time.Time) 
 		}
 	}
 	return questions, next
+}
+
+// proofOfLife returns another address that the peer may announce, if there is any: an answer
+// for it proves that the peer works, even if it has not taken over what it should have. Best is
+// one that it has answered for, even if another node is believed to have it now.
+func (t *Tracker) proofOfLife(key Peer, asked []netip.Addr) []netip.Addr {
+	announces := slices.DeleteFunc(slices.Clone(t.peers[key].Announces), func(a netip.Addr) bool { return slices.Contains(asked, a) })
+	for _, a := range announces {
+		if t.answered[a] == key {
+			return []netip.Addr{a}
+		}
+	}
+	var answered []netip.Addr
+	for a, holder := range t.answered {
+		if holder == key && !slices.Contains(asked, a) {
+			answered = append(answered, a)
+		}
+	}
+	if len(answered) > 0 {
+		return []netip.Addr{slices.MinFunc(answered, netip.Addr.Compare)}
+	}
+	return announces[:min(len(announces), 1)]
 }
 
 // schedule marks what is due by the time.
@@ -246,15 +272,17 @@ func (t *Tracker) Failed(now time.Time, id uint64) (changed bool) {
 	return ok && q.purpose == recheck
 }
 
-// recordAnswers records which addresses the peer has answered for, and that no peer is known
-// to announce those that it was asked for and has not answered for although it works.
+// recordAnswers records which addresses the peer has answered for, and that it does not announce
+// any more those that it was asked for and has not answered for although it works.
 func (t *Tracker) recordAnswers(q Question, p *peer, answered []netip.Addr) {
 	if len(answered) == 0 && p.session != Up {
 		return
 	}
 	next := maps.Clone(t.answered)
 	for _, a := range q.Addresses {
-		delete(next, a)
+		if next[a] == q.Peer {
+			delete(next, a)
+		}
 	}
 	for _, a := range answered {
 		next[a] = q.Peer

@@ -225,6 +225,7 @@ func (t Targets) Add(addr netip.Addr, a Address, acting string) {
 		}
 	}
 	successors := 0
+	var reported []Candidate // as gone by the acting node, for some of their addresses at least
 	for i, c := range a.Ranked {
 		outranks := slices.ContainsFunc(a.Ranked[i:], func(o Candidate) bool { return o.Node == a.Self })
 		switch {
@@ -236,7 +237,9 @@ func (t Targets) Add(addr netip.Addr, a Address, acting string) {
 			// It is asked from time to time, so that its return is noticed.
 			t.observe(c, func(target *Target) { target.Announces = append(target.Announces, addr) })
 		case acting != a.Self && c.Node != a.Self && a.TookOver(acting, c.Node):
-			continue // it may be gone, and then does not observe the acting node
+			// It may be gone, and then does not observe the acting node.
+			reported = append(reported, c)
+			continue
 		}
 		if c.isGone() {
 			t.observe(c, func(*Target) {})
@@ -252,7 +255,10 @@ func (t Targets) Add(addr netip.Addr, a Address, acting string) {
 			t.observe(c, func(*Target) {})
 		case c.Node == a.Self:
 			if owner := slices.IndexFunc(a.Ranked, func(c Candidate) bool { return c.Node == acting }); owner >= 0 {
-				t.observe(a.Ranked[owner], func(target *Target) { target.Announces = append(target.Announces, addr) })
+				reported = append(reported, a.Ranked[owner])
+			}
+			for _, c := range reported {
+				t.observe(c, func(target *Target) { target.Announces = append(target.Announces, addr) })
 			}
 		}
 	}

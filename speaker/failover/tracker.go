@@ -213,10 +213,8 @@ func (t *Tracker) Set(now time.Time, targets map[Peer]Target, verified map[netip
 			p = newPeer(now)
 			t.peers[key] = p
 		}
-		before := p.Announces
 		p.Target = target
 		if m := moved[key]; len(m.addrs) > 0 && p.State != Gone {
-			m.addrs = append(m.addrs, t.proofOfLife(key, before)...)
 			p.expected, p.checkAt = m.addrs, now.Add(m.wait)
 		} else if p.expected = intersect(p.expected, p.Announces); len(p.expected) == 0 {
 			p.checkAt = time.Time{}
@@ -225,16 +223,6 @@ func (t *Tracker) Set(now time.Time, targets map[Peer]Target, verified map[netip
 	t.setConfirmations()
 	maps.DeleteFunc(t.verified, func(a netip.Addr, h Holder) bool { return verified[a] == h })
 	t.endHold()
-}
-
-// proofOfLife returns one of the addresses that the peer announces already, if there are
-// any: an answer for it proves that the peer works. One that it has answered for is better: it
-// may not announce the others.
-func (t *Tracker) proofOfLife(key Peer, announces []netip.Addr) []netip.Addr {
-	if i := slices.IndexFunc(announces, func(a netip.Addr) bool { return t.answered[a] == key }); i >= 0 {
-		return announces[i : i+1]
-	}
-	return announces[:min(len(announces), 1)]
 }
 
 // setConfirmations forgets which peers have answered for addresses that no peer announces
