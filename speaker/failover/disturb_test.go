@@ -160,7 +160,12 @@ func (w *world) pause(n *node, d time.Duration, settled bool) {
 		}
 		settled = settled && count == w.disturbances && !slices.ContainsFunc(w.nodes, func(n *node) bool { return n.leaving })
 		w.begin("continue %s", n.name)
-		w.promise.once = settled && len(w.cut) == 0 && d > detection // otherwise it does not ask
+		takesBack := func(n *node) bool { // meanwhile, and announces the addresses before the other node ends
+			left := HoldDown - w.now.Sub(n.upSince)
+			return left >= 0 && left < onceTime
+		}
+		w.promise.once = settled && len(w.cut) == 0 && d > detection && // otherwise it does not ask
+			!slices.ContainsFunc(w.nodes, takesBack)
 		n.stopped = false
 		if w.now.Sub(n.stoppedAt) > detection/2 {
 			n.upSince = w.now

@@ -117,7 +117,7 @@ func (w *world) check() {
 			w.fail("%v has no owner %v after its owner was killed", addr, w.promise.maxGap)
 		case len(owners) == 0 && w.promise.noGap:
 			w.fail("%v has no owner although its last one left in order", addr)
-		case len(owners) > 1 && w.promise.once && gap < 5*time.Second:
+		case len(owners) > 1 && w.promise.once && gap < onceTime:
 			w.fail("%v has the owners %v after one of them stood still", addr, owners)
 		case w.now.Sub(w.single[addr]) > w.maxOverlap():
 			w.fail("%v has the owners %v for longer than %v", addr, owners, w.maxOverlap())

@@ -114,6 +114,7 @@ const (
 	syncDelay  = 2 * time.Millisecond
 	syncTime   = 50 * time.Millisecond // of one that begins when a process continues
 	apiTimeout = 40 * time.Second
+	onceTime   = 5 * time.Second // for which promise.once holds
 )
 
 type event struct {
