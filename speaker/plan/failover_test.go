@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -139,5 +140,89 @@ func TestDataPathOnInterfaces(t *testing.T) {
 		if got := p.L2[addr]; !reflect.DeepEqual(got, tt.want) || awaits != (tt.awaits != nil) || !slices.Equal(ports, tt.awaits) || p.Ineligible[addr] != tt.ineligible {
 			t.Errorf("%s: %+v, waits %v for %v, ineligible %v; want %+v, %v, %v", tt.name, got, awaits, ports, p.Ineligible[addr], tt.want, tt.awaits, tt.ineligible)
 		}
+	}
+}
+
+// TestNeighborAddresses checks which addresses two nodes use for BFD on a segment, and which
+// MAC they ask. Both choose the same pair of addresses: the session is between them.
+func TestNeighborAddresses(t *testing.T) {
+	const (
+		v4, v6 = "192.0.2.77", "2001:db8::77" // of Services
+		macA   = "02:00:00:00:00:0A"
+		macB   = "02:00:00:00:00:0B"
+	)
+	for _, tt := range []struct {
+		name          string
+		addr          string // of the Service
+		a, b          []string
+		local, remote string // of a; "" if there is no session
+	}{
+		{"IPv4 is preferred", v6, []string{"192.0.2.1/24", "2001:db8::1/64"}, []string{"192.0.2.2/24", "2001:db8::2/64"}, "192.0.2.1", "192.0.2.2"},
+		{"IPv6 only", v6, []string{"2001:db8::1/64"}, []string{"2001:db8::2/64"}, "2001:db8::1", "2001:db8::2"},
+		{"one node with IPv4", v6, []string{"192.0.2.1/24", "2001:db8::1/64"}, []string{"2001:db8::2/64"}, "2001:db8::1", "2001:db8::2"},
+		{
+			"IPv4 of other subnets", v6,
+			[]string{"192.0.2.1/24", "2001:db8::1/64"},
+			[]string{"198.51.100.2/24", "2001:db8::2/64"},
+			"2001:db8::1", "2001:db8::2",
+		},
+		{"IPv4 without a subnet", v6, []string{"192.0.2.1/32", "2001:db8::1/64"}, []string{"192.0.2.2/32", "2001:db8::2/64"}, "2001:db8::1", "2001:db8::2"},
+		{"other prefix lengths", v4, []string{"192.0.2.1/24"}, []string{"192.0.2.2/25"}, "", ""},
+		{"no common subnet", v4, []string{"192.0.2.1/24"}, []string{"198.51.100.2/24"}, "", ""},
+		{"IPv6 without a subnet", v6, []string{"2001:db8::1/128"}, []string{"2001:db8::2/128"}, "", ""},
+		{
+			"the first of several addresses of a subnet", v4,
+			[]string{"192.0.2.1/24", "192.0.2.11/24"},
+			[]string{"192.0.2.2/24", "192.0.2.3/24"},
+			"192.0.2.1", "192.0.2.2",
+		},
+		{
+			"the first of several addresses of an IPv6 subnet, in the order of the addresses", v6,
+			[]string{"2001:db8::1/64", "2001:db8::a8bb:ccff:fedd:1/64"},
+			[]string{"2001:db8::2c1f:90ff:fe00:1/64", "2001:db8::f00d/64"},
+			"2001:db8::1", "2001:db8::f00d",
+		},
+		{
+			"the first of several subnets", v4,
+			[]string{"192.0.2.1/24", "203.0.113.1/24"},
+			[]string{"192.0.2.2/24", "203.0.113.2/24"},
+			"192.0.2.1", "192.0.2.2",
+		},
+		{
+			"the first subnet that both have", v4,
+			[]string{"192.0.2.1/24", "198.51.100.1/24", "203.0.113.1/24"},
+			[]string{"198.51.100.2/24", "203.0.113.2/24"},
+			"198.51.100.1", "198.51.100.2",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			eth0 := func(mac string, prefixes []string) []l2.Interface {
+				i := newInterface("eth0", prefixes...)
+				i.MAC = mac
+				slices.SortFunc(i.Prefixes, netip.Prefix.Compare) // as l2.Interfaces does
+				return []l2.Interface{i}
+			}
+			s := Snapshot{
+				Services: []*corev1.Service{service("web", tt.addr, "p")}, Nodes: []*corev1.Node{node("a"), node("b")},
+				Interfaces: map[string][]l2.Interface{"a": eth0(macA, tt.a), "b": eth0(macB, tt.b)},
+			}
+			s.Config = parseL2(l2ad("all", v1alpha1.L2AdvertisementSpec{Interfaces: []string{"eth0"}}))
+			var local, remote netip.Addr
+			if tt.local != "" {
+				local, remote = netip.MustParseAddr(tt.local), netip.MustParseAddr(tt.remote)
+			}
+			for self, other := range map[string]string{"a": "b", "b": "a"} {
+				s.Node = self
+				n, ok := Decide(s).Neighbors[failover.Peer{Interface: "eth0", Node: other}]
+				want := Neighbor{MAC: strings.ToLower(macB), Local: local, Remote: remote}
+				if self == "b" {
+					want = Neighbor{MAC: strings.ToLower(macA), Local: remote, Remote: local}
+				}
+				if !ok || n.MAC != want.MAC || n.Local != want.Local || n.Remote != want.Remote {
+					t.Errorf("%s reaches %s (%v) at %q by a session from %s to %s, want %q, from %s to %s",
+						self, other, ok, n.MAC, n.Local, n.Remote, want.MAC, want.Local, want.Remote)
+				}
+			}
+		})
 	}
 }
