@@ -117,18 +117,24 @@ func TestControllerRestartMovesAndWritesNothing(t *testing.T) {
 	}
 }
 
-func TestSpeakerRestartKeepsItsAddresses(t *testing.T) {
-	service(t, "kept")
-	addr := announced(t, "kept")
-	node := owner(t, addr, anyNode)
-	if err := cluster.Speakers[node].Stop(); err != nil {
-		t.Errorf("the speaker did not stop cleanly: %v", err)
+// TestSpeakerRestart checks that another node announces an address while the speaker of the
+// owner does not run, that the owner takes it back, and that the Service keeps it.
+func TestSpeakerRestart(t *testing.T) {
+	addrs := failoverAddresses(t)
+	for i, addr := range addrs {
+		node := owner(t, addr, anyNode)
+		observed(t, node)
+		if err := cluster.Speakers[node].Stop(); err != nil {
+			t.Errorf("the speaker did not stop cleanly: %v", err)
+		}
+		owner(t, addr, func(n int) bool { return n != node })
+		startSpeaker(t, node)
+		owner(t, addr, func(n int) bool { return n == node })
+		reach(t, cluster.Client, url(addr, 8086))
+		if got := announced(t, failoverServices[i]); got != addr {
+			t.Errorf("%s has %s after the restart, want %s", failoverServices[i], got, addr)
+		}
 	}
-	notAnnounced(t, addr)
-	if err := cluster.StartSpeaker(context.Background(), node); err != nil {
-		t.Fatal(err)
-	}
-	owner(t, addr, func(n int) bool { return n == node })
 }
 
 // TestAPIServerGone checks that addresses stay announced during an outage of the API

@@ -229,11 +229,14 @@ func filteredBy(t *testing.T, node int, reason string) error {
 	return nil
 }
 
+// failoverServices are the Services of failoverAddresses.
+var failoverServices = []string{"taken-over", "taken-over-6"}
+
 // failoverAddresses returns an announced address of each family, of Services that are
 // deleted when the test ends.
 func failoverAddresses(t *testing.T) []netip.Addr {
 	t.Helper()
-	v4, v6 := "taken-over", "taken-over-6"
+	v4, v6 := failoverServices[0], failoverServices[1]
 	lanPool(t, v6, "fd13:242::c0/124")
 	service(t, v4)
 	service(t, v6, from(v6), func(s *corev1.Service) { s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol} })

@@ -8,99 +8,104 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// TestOwnerNotReady checks that another node announces an address while its owner is not
+// Ready, and that the owner takes it back.
 func TestOwnerNotReady(t *testing.T) {
-	service(t, "failover")
-	addr := announced(t, "failover")
-	first := owner(t, addr, anyNode)
-	if err := cluster.SetNodeReady(t.Context(), first, false); err != nil {
-		t.Fatal(err)
+	for i, addr := range failoverAddresses(t) {
+		first := owner(t, addr, anyNode)
+		setReady(t, first, false)
+		owner(t, addr, func(node int) bool { return node != first })
+		reach(t, cluster.Client, url(addr, 8086))
+		contains(t, condition(t, failoverServices[i], "Announced", "Announced"), "node-")
+		setReady(t, first, true)
+		owner(t, addr, func(node int) bool { return node == first })
 	}
-	owner(t, addr, func(node int) bool { return node != first })
-	reach(t, cluster.Client, url(addr, 8086))
-	contains(t, condition(t, "failover", "Announced", "Announced"), "node-")
-	if err := cluster.SetNodeReady(context.Background(), first, true); err != nil {
-		t.Fatal(err)
-	}
-	owner(t, addr, func(node int) bool { return node == first })
 }
 
+// TestOwnerExcluded checks the same for a node that is excluded.
 func TestOwnerExcluded(t *testing.T) {
-	service(t, "excluded")
-	addr := announced(t, "excluded")
-	first := owner(t, addr, anyNode)
 	const label = "node.kubernetes.io/exclude-from-external-load-balancers"
-	if _, err := cluster.Kubectl(t.Context(), "", "label", "node", cluster.Nodes[first].Name, label+"="); err != nil {
-		t.Fatal(err)
-	}
-	owner(t, addr, func(node int) bool { return node != first })
-	if _, err := cluster.Kubectl(t.Context(), "", "label", "node", cluster.Nodes[first].Name, label+"-"); err != nil {
-		t.Fatal(err)
-	}
-	owner(t, addr, func(node int) bool { return node == first })
-}
-
-func TestOwnersLinkDown(t *testing.T) {
-	service(t, "cable")
-	addr := announced(t, "cable")
-	first := owner(t, addr, anyNode)
-	reach(t, cluster.Client, url(addr, 8086))
-	// The node is disconnected, so its failure is visible in the condition Ready only.
-	plugIn := unplug(t, cluster.Nodes[first])
-	if err := cluster.SetNodeReady(t.Context(), first, false); err != nil {
-		t.Fatal(err)
-	}
-	owner(t, addr, func(node int) bool { return node != first })
-	reach(t, cluster.Client, url(addr, 8086))
-	plugIn()
-	if err := cluster.RestoreRoutes(first); err != nil {
-		t.Fatal(err)
-	}
-	if err := cluster.SetNodeReady(t.Context(), first, true); err != nil {
-		t.Fatal(err)
-	}
-	owner(t, addr, func(node int) bool { return node == first })
-	waitReported(t, "cable", addr, first)
-	reach(t, cluster.Client, url(addr, 8086))
-	// A controller on that node may have lost its lease.
-	service(t, "after-cable")
-	eventually(t, "after-cable is announced", func() error {
-		restartEnded(t)
-		_, err := cluster.AnnouncedAddress(t.Context(), "default", "after-cable")
-		return err
-	})
-}
-
-func TestOwnerDeleted(t *testing.T) {
-	service(t, "node-gone")
-	addr := announced(t, "node-gone")
-	first := owner(t, addr, anyNode)
-	waitReported(t, "node-gone", addr, first)
-	node := cluster.Nodes[first].Name
-	object, err := cluster.API.CoreV1().Nodes().Get(t.Context(), node, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cluster.API.CoreV1().Nodes().Delete(t.Context(), node, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	owner(t, addr, func(n int) bool { return n != first })
-	reach(t, cluster.Client, url(addr, 8086))
-	// The garbage collector deletes the Speaker object of a deleted Node.
-	eventually(t, "the Speaker object of "+node+" is deleted", func() error {
-		if o, err := cluster.Resource("speakers").Get(t.Context(), node, metav1.GetOptions{}); err == nil &&
-			o.GetOwnerReferences()[0].UID == object.UID {
-			return fmt.Errorf("it still exists")
+	for _, addr := range failoverAddresses(t) {
+		first := owner(t, addr, anyNode)
+		if _, err := cluster.Kubectl(t.Context(), "", "label", "node", cluster.Nodes[first].Name, label+"="); err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	object.ResourceVersion, object.UID = "", ""
-	if _, err := cluster.API.CoreV1().Nodes().Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
+		owner(t, addr, func(node int) bool { return node != first })
+		if _, err := cluster.Kubectl(t.Context(), "", "label", "node", cluster.Nodes[first].Name, label+"-"); err != nil {
+			t.Fatal(err)
+		}
+		owner(t, addr, func(node int) bool { return node == first })
+	}
+}
+
+// TestOwnersLinkDown checks the same for a node that is disconnected from the LAN and the API
+// server, and not Ready.
+func TestOwnersLinkDown(t *testing.T) {
+	for i, addr := range failoverAddresses(t) {
+		first := owner(t, addr, anyNode)
+		reach(t, cluster.Client, url(addr, 8086))
+		plugIn := unplug(t, cluster.Nodes[first])
+		setReady(t, first, false)
+		owner(t, addr, func(node int) bool { return node != first })
+		reach(t, cluster.Client, url(addr, 8086))
+		plugIn()
+		if err := cluster.RestoreRoutes(first); err != nil {
+			t.Fatal(err)
+		}
+		setReady(t, first, true)
+		owner(t, addr, func(node int) bool { return node == first })
+		waitReported(t, failoverServices[i], addr, first)
+		reach(t, cluster.Client, url(addr, 8086))
+		// A controller on that node may have lost its lease.
+		name := fmt.Sprintf("after-cable-%d", i)
+		service(t, name)
+		eventually(t, name+" is announced", func() error {
+			restartEnded(t)
+			_, err := cluster.AnnouncedAddress(t.Context(), "default", name)
+			return err
+		})
+	}
+}
+
+// TestOwnerDeleted checks the same for a node that is deleted and created again.
+func TestOwnerDeleted(t *testing.T) {
+	nodes := cluster.API.CoreV1().Nodes()
+	for i, addr := range failoverAddresses(t) {
+		first := owner(t, addr, anyNode)
+		waitReported(t, failoverServices[i], addr, first)
+		node := cluster.Nodes[first].Name
+		object, err := nodes.Get(t.Context(), node, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := nodes.Delete(t.Context(), node, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		owner(t, addr, func(n int) bool { return n != first })
+		reach(t, cluster.Client, url(addr, 8086))
+		// The garbage collector deletes the Speaker object of a deleted Node.
+		eventually(t, "the Speaker object of "+node+" is deleted", func() error {
+			if o, err := cluster.Resource("speakers").Get(t.Context(), node, metav1.GetOptions{}); err == nil &&
+				o.GetOwnerReferences()[0].UID == object.UID {
+				return fmt.Errorf("it still exists")
+			}
+			return nil
+		})
+		object.ResourceVersion, object.UID = "", ""
+		if _, err := nodes.Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		setReady(t, first, true)
+		owner(t, addr, func(n int) bool { return n == first })
+	}
+}
+
+// setReady sets the condition Ready of a node.
+func setReady(t *testing.T, node int, ready bool) {
+	t.Helper()
+	if err := cluster.SetNodeReady(context.Background(), node, ready); err != nil {
 		t.Fatal(err)
 	}
-	if err := cluster.SetNodeReady(t.Context(), first, true); err != nil {
-		t.Fatal(err)
-	}
-	owner(t, addr, func(n int) bool { return n == first })
 }
 
 // TestNodeWeights checks that an address moves to a node when its label gives it a weight,
