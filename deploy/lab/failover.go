@@ -3,6 +3,8 @@ package lab
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -21,6 +23,25 @@ func (c *Cluster) WaitObserved(ctx context.Context, node int) error {
 		}
 		return nil
 	})
+}
+
+// Successors returns the other nodes in the order in which they take over the address of a
+// Service in the namespace default, as "fairlead explain" states it.
+func (c *Cluster) Successors(ctx context.Context, service string, owner int) (nodes []int, err error) {
+	out, err := c.Fairlead(ctx, "explain", "svc", "default/"+service)
+	if err != nil {
+		return nil, err
+	}
+	_, after, _ := strings.Cut(out, fmt.Sprintf("if %s fails: ", c.Nodes[owner].Name))
+	line, _, _ := strings.Cut(after, "\n")
+	for name := range strings.SplitSeq(line, ", then ") {
+		i := slices.IndexFunc(c.Nodes, func(n *Host) bool { return n.Name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("%s has no successors for %s:\n%s", c.Nodes[owner].Name, service, out)
+		}
+		nodes = append(nodes, i)
+	}
+	return nodes, nil
 }
 
 // observersOf returns the number of Speakers that report a BFD session that is Up with each

@@ -37,6 +37,14 @@ func (c *Cluster) dropFrames(ctx context.Context, hook string, from *Host, match
 	return nil
 }
 
+// ReconnectLAN ends what Disconnect has begun.
+func (c *Cluster) ReconnectLAN(ctx context.Context) error {
+	if _, err := c.controlPlane.Run(ctx, "env", "nft", "flush chain bridge "+partitionTable+" forward"); err != nil {
+		return fmt.Errorf("reconnect the hosts on the LAN: %w", err)
+	}
+	return nil
+}
+
 // Reconnect ends what Disconnect and DisconnectAPI have begun.
 func (c *Cluster) Reconnect(ctx context.Context) error {
 	for _, command := range []string{"add table bridge " + partitionTable, "delete table bridge " + partitionTable} {

@@ -66,44 +66,103 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// TestPartition checks that an address has an owner while nodes cannot reach each other,
-// the API server or both, and exactly one after the partition has healed.
-func TestPartition(t *testing.T) {
-	all := func(node int, cut func(from, to *lab.Host) error) error {
-		for i, other := range cluster.Nodes {
-			if i != node {
-				if err := cut(cluster.Nodes[node], other); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	}
-	oneWay := func(from, to *lab.Host) error { return cluster.Disconnect(t.Context(), from, to) }
-	bothWays := func(from, to *lab.Host) error { return errors.Join(oneWay(from, to), oneWay(to, from)) }
-	for _, row := range []struct {
-		name string
-		cut  func(owner int) error
-	}{
-		{"owner is not heard", func(owner int) error { return all(owner, oneWay) }},
-		{"owner does not hear", func(owner int) error {
-			return all(owner, func(from, to *lab.Host) error { return oneWay(to, from) })
-		}},
-		{"owner from one node", func(owner int) error { return bothWays(cluster.Nodes[owner], cluster.Nodes[(owner+1)%3]) }},
-		{"owner from the other node", func(owner int) error { return bothWays(cluster.Nodes[owner], cluster.Nodes[(owner+2)%3]) }},
-		{"owner from all nodes", func(owner int) error { return all(owner, bothWays) }},
-		{"all nodes", func(int) error { return errors.Join(all(0, bothWays), all(1, bothWays)) }},
-		{"owner from the API server", func(owner int) error { return cluster.DisconnectAPI(t.Context(), cluster.Nodes[owner]) }},
-		{"owner from all nodes and the API server", func(owner int) error {
-			return errors.Join(all(owner, bothWays), cluster.DisconnectAPI(t.Context(), cluster.Nodes[owner]))
-		}},
-		{"all nodes and the API server", func(int) error {
-			err := errors.Join(all(0, bothWays), all(1, bothWays))
-			for _, n := range cluster.Nodes {
-				err = errors.Join(err, cluster.DisconnectAPI(t.Context(), n))
+// TestTwoNodesFail checks that the third node takes an address over if its owner and the first
+// successor are powered off together.
+func TestTwoNodesFail(t *testing.T) {
+	for i, addr := range failoverAddresses(t) {
+		first, successors := observedOwner(t, addr), []int(nil)
+		eventually(t, "both other nodes are successors", func() (err error) {
+			if successors, err = cluster.Successors(t.Context(), failoverServices[i], first); err == nil && len(successors) != 2 {
+				err = fmt.Errorf("the successors are %v", successors)
 			}
 			return err
-		}},
+		})
+		off := []int{first, successors[0]}
+		t.Cleanup(func() {
+			for _, node := range off {
+				setLink(t, node, true)
+			}
+		})
+		began := time.Now()
+		for _, node := range off {
+			setLink(t, node, false)
+			cluster.Speakers[node].Kill()
+		}
+		owner(t, addr, func(node int) bool { return node == successors[1] })
+		t.Logf("node %d answers for %s instead of nodes %d and %d after %s", successors[1]+1, addr, first+1, successors[0]+1,
+			time.Since(began).Round(time.Millisecond))
+		reach(t, cluster.Client, url(addr, 8086))
+		for _, node := range off {
+			setLink(t, node, true)
+			if err := cluster.RestoreRoutes(node); err != nil {
+				t.Fatal(err)
+			}
+			startSpeaker(t, node)
+		}
+		// They take their addresses back, so that the owner does not change any more.
+		owner(t, addr, func(node int) bool { return node == first })
+		restartEnded(t)
+	}
+}
+
+// disconnectBoth drops the frames between a host and others in both directions.
+func disconnectBoth(t *testing.T, host *lab.Host, others ...*lab.Host) {
+	t.Helper()
+	for _, other := range others {
+		if other != host {
+			disconnect(t, host, other)
+			disconnect(t, other, host)
+		}
+	}
+}
+
+// disconnectAll drops the frames between all nodes.
+func disconnectAll(t *testing.T, _ int) {
+	t.Helper()
+	disconnectBoth(t, cluster.Nodes[0], cluster.Nodes...)
+	disconnectBoth(t, cluster.Nodes[1], cluster.Nodes[2])
+}
+
+// disconnectOwner drops the frames between a node and the other ones.
+func disconnectOwner(t *testing.T, owner int) {
+	t.Helper()
+	disconnectBoth(t, cluster.Nodes[owner], cluster.Nodes...)
+}
+
+// TestPartition checks that an address has an owner while nodes cannot reach each other, which
+// serves the clients that it can reach, and exactly one after the partition has healed.
+func TestPartition(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		cut   func(t *testing.T, owner int)
+		moves bool // the client does not reach the owner
+	}{
+		{"owner is not heard", func(t *testing.T, owner int) {
+			for _, other := range cluster.Nodes {
+				if other != cluster.Nodes[owner] {
+					disconnect(t, cluster.Nodes[owner], other)
+				}
+			}
+		}, false},
+		{"owner does not hear", func(t *testing.T, owner int) {
+			for _, other := range cluster.Nodes {
+				if other != cluster.Nodes[owner] {
+					disconnect(t, other, cluster.Nodes[owner])
+				}
+			}
+		}, false},
+		{"owner from one node", func(t *testing.T, owner int) {
+			disconnectBoth(t, cluster.Nodes[owner], cluster.Nodes[(owner+1)%3])
+		}, false},
+		{"owner from the other node", func(t *testing.T, owner int) {
+			disconnectBoth(t, cluster.Nodes[owner], cluster.Nodes[(owner+2)%3])
+		}, false},
+		{"owner from all nodes", disconnectOwner, false},
+		{"owner from all nodes and the client", func(t *testing.T, owner int) {
+			disconnectOwner(t, owner)
+			disconnectBoth(t, cluster.Nodes[owner], cluster.Client)
+		}, true},
+		{"all nodes", disconnectAll, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Cleanup(func() { reconnect(t) })
@@ -111,11 +170,14 @@ func TestPartition(t *testing.T) {
 				first := owner(t, addr, anyNode)
 				observed(t, first)
 				answers := watchAnswers(t, addr)
-				if err := row.cut(first); err != nil {
-					t.Fatal(err)
+				row.cut(t, first)
+				if row.moves {
+					owner(t, addr, func(node int) bool { return node != first })
+					reach(t, cluster.Client, url(addr, 8086))
+				} else {
+					// Longer than the takeover with BFD, and than the questions without it.
+					time.Sleep(5 * time.Second)
 				}
-				// Longer than the takeover with BFD, and than the questions without it.
-				time.Sleep(5 * time.Second)
 				healed := time.Now()
 				reconnect(t)
 				last := owner(t, addr, anyNode)
@@ -125,6 +187,97 @@ func TestPartition(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPartitionFromAPI checks which node announces an address when nodes have no contact with
+// the API server: as long as they reach each other on the LAN, it has one owner, which is a
+// node with contact if the other one is not Ready.
+func TestPartitionFromAPI(t *testing.T) {
+	setAPITimeouts(t, 1)
+	one := func(owner int) []int { return []int{owner} }
+	for _, row := range []struct {
+		name     string
+		cut      func(t *testing.T, owner int) // on the LAN
+		noAPI    func(owner int) []int         // nodes without contact
+		notReady bool                          // the owner, as the node lifecycle controller sets it
+		moves    bool                          // from the owner
+	}{
+		{"owner, which is not Ready", nil, one, true, true},
+		{"owner, also from all nodes", disconnectOwner, one, false, true},
+		{"owner, also from all nodes, and not Ready", disconnectOwner, one, true, true},
+		{"all nodes, also from each other", disconnectAll, func(int) []int { return []int{0, 1, 2} }, false, false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			for _, addr := range failoverAddresses(t) {
+				first := observedOwner(t, addr)
+				answers := watchAnswers(t, addr)
+				t.Cleanup(func() { reconnect(t); setReady(t, first, true) })
+				logged := map[int]int{}
+				if row.cut != nil {
+					row.cut(t, first)
+				}
+				for _, node := range row.noAPI(first) {
+					logged[node] = len(cluster.Speakers[node].ReadLog())
+					if err := cluster.DisconnectAPI(t.Context(), cluster.Nodes[node]); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for node, before := range logged {
+					eventually(t, fmt.Sprintf("the speaker of node %d has no contact", node+1), func() error {
+						if !strings.Contains(cluster.Speakers[node].ReadLog()[before:], "API server unreachable") {
+							return errors.New("it has not logged that")
+						}
+						return nil
+					})
+				}
+				if row.cut == nil {
+					owner(t, addr, func(node int) bool { return node == first })
+				}
+				if row.notReady {
+					setReady(t, first, false)
+				}
+				began := time.Now()
+				if row.cut != nil {
+					if err := cluster.ReconnectLAN(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				next := owner(t, addr, func(node int) bool { return (node != first) == row.moves })
+				t.Logf("node %d answers for %s, after %s", next+1, addr, time.Since(began).Round(time.Millisecond))
+				for range 10 {
+					owner(t, addr, func(node int) bool { return node == next })
+				}
+				reach(t, cluster.Client, url(addr, 8086))
+				checkOwners(t, addr, answers(), began)
+				reconnect(t)
+				setReady(t, first, true)
+				observedOwner(t, addr)
+			}
+			restartEnded(t)
+		})
+	}
+}
+
+// setAPITimeouts sets after how many seconds without packets of the API server a speaker sends
+// a ping, and after how many more without an answer it has no contact, until the test ends.
+func setAPITimeouts(t *testing.T, seconds int) {
+	t.Helper()
+	set := func(idle, ping string) {
+		_, err := cluster.Kubectl(context.Background(), "", "-n", "fairlead-system", "set", "env", "ds/fairlead-speaker",
+			"HTTP2_READ_IDLE_TIMEOUT_SECONDS"+idle, "HTTP2_PING_TIMEOUT_SECONDS"+ping)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, p := range cluster.Speakers {
+			p.Kill()
+		}
+		for i := range cluster.Speakers {
+			startSpeaker(t, i)
+		}
+	}
+	value := fmt.Sprintf("=%d", seconds)
+	set(value, value)
+	t.Cleanup(func() { set("-", "-") })
 }
 
 // TestFailoverWithoutAPI checks that an address moves although the API server is down, and
@@ -154,14 +307,7 @@ func TestFailoverWithoutBFD(t *testing.T) {
 		end          func(node *lab.Host) error
 	}{
 		{"port in use", "UDP port 3784 is in use by another process", holdBFDPort, releaseBFDPort},
-		{"port filtered", "is UDP port 3784 filtered between the nodes?", func(node *lab.Host) error {
-			rules := "table inet nobfd { chain input { type filter hook input priority 0; udp dport 3784 drop; }; }"
-			_, err := node.Run(t.Context(), "env", "nft", rules)
-			return err
-		}, func(node *lab.Host) error {
-			_, err := node.Run(context.Background(), "env", "nft", "delete table inet nobfd")
-			return err
-		}},
+		{"port filtered", reasonFiltered, filterBFD, permitBFD},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			addrs := failoverAddresses(t)
@@ -193,6 +339,68 @@ func TestFailoverWithoutBFD(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBFDFiltered checks that no address moves when a firewall begins to drop BFD packets while
+// sessions are Up, because the owner answers when it is asked, and that this is reported.
+func TestBFDFiltered(t *testing.T) {
+	for i, addr := range failoverAddresses(t) {
+		first := observedOwner(t, addr)
+		answers := watchAnswers(t, addr)
+		t.Cleanup(func() {
+			for _, node := range cluster.Nodes {
+				if err := permitBFD(node); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		for _, node := range cluster.Nodes {
+			if err := filterBFD(node); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "the nodes that observe the owner of "+addr.String()+" report the reason", func() error {
+			return filteredBy(t, first, reasonFiltered)
+		})
+		contains(t, doctor(t), "BFDFiltered", cluster.Nodes[first].Name+" and ", "is UDP port 3784 filtered between the two?")
+		out, err := cluster.Fairlead(t.Context(), "explain", "svc", "default/"+failoverServices[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		contains(t, out, fmt.Sprintf("%s answers ARP or Neighbor Discovery on eth0 but not BFD", cluster.Nodes[first].Name))
+		for _, node := range cluster.Nodes {
+			if err := permitBFD(node); err != nil {
+				t.Fatal(err)
+			}
+		}
+		observed(t, first)
+		owner(t, addr, func(node int) bool { return node == first })
+		for _, a := range answers() {
+			if a.MAC != cluster.Nodes[first].MAC() {
+				t.Errorf("%s answered for %s, which %s has", a.MAC, addr, cluster.Nodes[first].Name)
+				break
+			}
+		}
+	}
+}
+
+const reasonFiltered = "is UDP port 3784 filtered between the nodes?"
+
+// filterBFD makes the firewall of a node drop BFD packets.
+func filterBFD(node *lab.Host) error {
+	rules := "table inet nobfd { chain input { type filter hook input priority 0; udp dport 3784 drop; }; }"
+	_, err := node.Run(context.Background(), "env", "nft", rules)
+	return err
+}
+
+// permitBFD ends what filterBFD has begun.
+func permitBFD(node *lab.Host) error {
+	for _, command := range []string{"add table inet nobfd", "delete table inet nobfd"} {
+		if _, err := node.Run(context.Background(), "env", "nft", command); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // bfdPorts are the sockets of holdBFDPort.
@@ -297,6 +505,14 @@ func checkOwners(t *testing.T, addr netip.Addr, answers []lab.Answer, healed tim
 	}
 }
 
+// disconnect drops the frames from one host to another.
+func disconnect(t *testing.T, from, to *lab.Host) {
+	t.Helper()
+	if err := cluster.Disconnect(t.Context(), from, to); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func reconnect(t *testing.T) {
 	t.Helper()
 	if err := cluster.Reconnect(context.Background()); err != nil {
@@ -316,6 +532,18 @@ func startSpeaker(t *testing.T, node int) {
 	if err := cluster.StartSpeaker(context.Background(), node); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// observedOwner waits until one node answers for the address that all other nodes observe by
+// BFD, and returns it.
+func observedOwner(t *testing.T, addr netip.Addr) (node int) {
+	t.Helper()
+	eventually(t, "all other nodes observe the owner of "+addr.String(), func() error {
+		node = owner(t, addr, anyNode)
+		_, err := observersOf(t, node)
+		return err
+	})
+	return node
 }
 
 // observed waits until other nodes observe a node by BFD, so that they notice its failure.
