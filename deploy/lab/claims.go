@@ -147,6 +147,25 @@ func (h *Host) RemoveAddress(p netip.Prefix) error {
 	return h.changeAddress("remove", p, netlink.AddrDel)
 }
 
+// AddLANRoute adds a route to a subnet of the LAN, which the host has no address of. The route
+// that belongs to an address of the subnet is preferred.
+func (h *Host) AddLANRoute(p netip.Prefix) error {
+	const metric = 1000
+	err := h.Do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.RouteReplace(&netlink.Route{
+			LinkIndex: link.Attrs().Index, Dst: ipNet(p), Scope: netlink.SCOPE_LINK, Priority: metric,
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("host %s: add a route to %s: %w", h.Name, p, err)
+	}
+	return nil
+}
+
 func (h *Host) changeAddress(what string, p netip.Prefix, change func(netlink.Link, *netlink.Addr) error) error {
 	err := h.Do(func() error {
 		link, err := netlink.LinkByName("eth0")

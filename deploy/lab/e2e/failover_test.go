@@ -298,6 +298,52 @@ func TestFailoverWithoutAPI(t *testing.T) {
 	}
 }
 
+// TestFailoverByIPv6 checks that an address fails over by BFD over IPv6 if the nodes have no
+// IPv4 subnet in common on the LAN.
+func TestFailoverByIPv6(t *testing.T) {
+	addr := failoverAddresses(t)[1]
+	var before []int
+	for i, node := range cluster.Nodes {
+		before = append(before, len(cluster.Speakers[i].ReadLog()))
+		t.Cleanup(func() { setSingleIP(t, node, false) })
+		setSingleIP(t, node, true)
+	}
+	first := 0
+	eventually(t, "all other nodes have a BFD session with the owner over IPv6", func() error {
+		first = observedOwner(t, addr)
+		peer := "peer=" + cluster.Nodes[first].Addr6.String() + " "
+		for i, p := range cluster.Speakers {
+			if i != first && !strings.Contains(p.ReadLog()[before[i]:], `msg="BFD session established" `+peer) {
+				return fmt.Errorf("%s has not logged one", p.Name)
+			}
+		}
+		return nil
+	})
+	began := time.Now()
+	cluster.Speakers[first].Kill()
+	next := owner(t, addr, func(node int) bool { return node != first })
+	t.Logf("node %d answers for %s instead of node %d after %s", next+1, addr, first+1, time.Since(began).Round(time.Millisecond))
+	reach(t, cluster.Client, url(addr, 8086))
+	startSpeaker(t, first)
+	observed(t, next)
+}
+
+// setSingleIP sets the prefix length of a node's IPv4 address on the LAN to 32, or back. The
+// routes stay.
+func setSingleIP(t *testing.T, node *lab.Host, single bool) {
+	t.Helper()
+	host, subnet := netip.PrefixFrom(node.Addr, 32), netip.PrefixFrom(node.Addr, 24)
+	if !single {
+		if err := errors.Join(node.AddAddress(subnet), node.RemoveAddress(host)); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	if err := errors.Join(node.AddAddress(host), node.AddLANRoute(subnet.Masked()), node.RemoveAddress(subnet)); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestFailoverWithoutBFD checks that an address moves if the nodes have no BFD sessions,
 // because another process has the port or a firewall filters it, and that they report why.
 func TestFailoverWithoutBFD(t *testing.T) {
