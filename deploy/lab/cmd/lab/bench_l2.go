@@ -55,6 +55,7 @@ const (
 	udpPort = 8086
 
 	powerOff, speakerKilled = "node power-off", "kill -9 of the speaker"
+	twoPowerOff             = "power-off of a node and its first successor"
 )
 
 // failoverBench measures the failover of Layer 2 addresses in a cluster with three nodes.
@@ -137,6 +138,11 @@ func (b *failoverBench) measureSize(ctx context.Context, family string, size int
 		{name: powerOff, fail: b.powerOffNode, recover: b.powerOnNode, median: 200 * time.Millisecond, worst: 350 * time.Millisecond},
 		{name: speakerKilled, fail: b.killSpeaker, recover: b.StartSpeaker, median: 200 * time.Millisecond, worst: 350 * time.Millisecond},
 	}
+	if size < 5000 {
+		failures = append(failures, failure{
+			name: twoPowerOff, fail: b.powerOffNode, recover: b.powerOnNode, successor: true, worst: 500 * time.Millisecond,
+		})
+	}
 	if size == 5000 {
 		failures = append(failures, failure{
 			name: powerOff + " with all", fail: b.powerOffNode, recover: b.powerOnNode, all: true, worst: time.Second,
@@ -148,16 +154,19 @@ func (b *failoverBench) measureSize(ctx context.Context, family string, size int
 				return err
 			}
 		}
-		return nil
+		return b.measureHealing(ctx, family, size)
 	})
 	if err != nil {
 		return err
 	}
-	switch {
-	case family == "IPv4" && size == 1:
-		return b.measureFiltered(ctx)
-	case family == "IPv4" && size == 1000:
-		return errors.Join(b.measureMoves(ctx), b.measureScarceCPU(ctx))
+	switch size {
+	case 1:
+		return b.measureFiltered(ctx, family)
+	case 1000:
+		if err := b.measureMoves(ctx, family); err != nil || family == "IPv6" {
+			return err
+		}
+		return b.measureScarceCPU(ctx)
 	}
 	return nil
 }
@@ -170,6 +179,12 @@ func addressOf(family string, i int) netip.Addr {
 		return netip.AddrFrom16(a)
 	}
 	return netip.AddrFrom4([4]byte{10, 80, byte((i + 256) >> 8), byte(i)})
+}
+
+// indexOf returns the number of the Service with the address.
+func indexOf(addr netip.Addr) int {
+	b := addr.AsSlice()
+	return int(b[len(b)-2])<<8 + int(b[len(b)-1]) - 256
 }
 
 // serviceName returns the name of the i-th Service.

@@ -21,6 +21,7 @@ type failure struct {
 	fail          func(node int) error
 	recover       func(ctx context.Context, node int) error
 	all           bool // the node has all addresses
+	successor     bool // the first successor for the address that is announced last fails as well
 	median, worst time.Duration
 }
 
@@ -121,10 +122,23 @@ func (b *failoverBench) failOnce(ctx context.Context, f failure) (r failureRun, 
 	if _, err := b.claims.Dropped(); err != nil {
 		return r, err
 	}
-	before, own := b.speakersCPU(), b.usageOf(node)
+	failing := []int{node}
+	if f.successor {
+		successor, err := b.firstSuccessor(ctx, last, node)
+		if err != nil {
+			return r, err
+		}
+		failing = append(failing, successor)
+	}
+	before := b.speakersCPU()
+	for _, node := range failing {
+		before -= b.usageOf(node)
+	}
 	began := time.Now()
-	if err := f.fail(node); err != nil {
-		return r, err
+	for _, node := range failing {
+		if err := f.fail(node); err != nil {
+			return r, err
+		}
 	}
 	if f.name == speakerKilled {
 		// The client asks for the MAC, as any client does that has not done so recently.
@@ -134,7 +148,7 @@ func (b *failoverBench) failOnce(ctx context.Context, f failure) (r failureRun, 
 	}
 	at := b.waitTakenOver(lost, began)
 	time.Sleep(200 * time.Millisecond)
-	r.cpu = (b.speakersCPU() - (before - own)) / time.Duration(len(b.Nodes)-1)
+	r.cpu = (b.speakersCPU() - before) / time.Duration(len(b.Nodes)-len(failing))
 	report := stop()
 	r.outage, r.addresses, r.missing = report.Silence, len(lost), len(lost)-len(at)
 	for _, t := range at {
@@ -146,7 +160,117 @@ func (b *failoverBench) failOnce(ctx context.Context, f failure) (r failureRun, 
 	if r.dropped, err = b.claims.Dropped(); err != nil {
 		return r, err
 	}
-	return r, f.recover(ctx, node)
+	for _, node := range failing {
+		err = errors.Join(err, f.recover(ctx, node))
+	}
+	if err != nil || !f.successor {
+		return r, err
+	}
+	// The remaining node leaves the addresses to the others, which rank higher: a node from
+	// which an address was taken over is not a successor for it.
+	remaining := slices.IndexFunc(b.Nodes, func(n *lab.Host) bool { return n != b.Nodes[node] && n != b.Nodes[failing[1]] })
+	if err := b.exclude(ctx, "true", remaining); err != nil {
+		return r, err
+	}
+	err = b.waitMoved(ctx, last, remaining)
+	return r, errors.Join(err, b.exclude(ctx, "false", remaining))
+}
+
+// firstSuccessor returns the node that takes the address over if the node with it fails. It
+// waits until the other nodes are candidates again.
+func (b *failoverBench) firstSuccessor(ctx context.Context, addr netip.Addr, node int) (successor int, err error) {
+	family := "IPv4"
+	if addr.Is6() {
+		family = "IPv6"
+	}
+	err = lab.Wait(ctx, fmt.Sprintf("all other nodes are successors of %s", b.Nodes[node].Name), func() error {
+		all, err := b.Successors(ctx, serviceName(family, indexOf(addr)), node)
+		if err != nil {
+			return err
+		}
+		if len(all) != len(b.Nodes)-1 {
+			return fmt.Errorf("%d are", len(all))
+		}
+		successor = all[0]
+		return nil
+	})
+	return successor, err
+}
+
+// measureHealing measures for how long two nodes answer for an address after a partition of
+// the LAN has healed. The client reaches both during the partition.
+func (b *failoverBench) measureHealing(ctx context.Context, family string, size int) error {
+	const goal = time.Second
+	addr := addressOf(family, size-1)
+	what := fmt.Sprintf("partition heals, %d %s: two nodes answer for", size, family)
+	var took []time.Duration
+	err := b.Step(fmt.Sprintf("partition heals, %d %s, %d times", size, family, b.runs), func() error {
+		for range b.runs {
+			d, err := b.healOnce(ctx, addr)
+			if err != nil {
+				return errors.Join(err, b.Reconnect(ctx))
+			}
+			took = append(took, d)
+		}
+		return nil
+	})
+	b.table.add(what, took, 0, goal)
+	return err
+}
+
+// healOnce disconnects the owner of the address from the other nodes until another one
+// announces it, too, and returns the time from the end of the partition to the last answer of
+// the node that stops.
+func (b *failoverBench) healOnce(ctx context.Context, addr netip.Addr) (took time.Duration, err error) {
+	const (
+		every   = 5 * time.Millisecond
+		partial = time.Second     // for which two nodes have announced the address
+		after   = 3 * time.Second // for which two nodes would be noticed
+	)
+	if _, err := b.settle(ctx); err != nil {
+		return 0, err
+	}
+	node := b.ownerOf(addr)
+	for i, other := range b.Nodes {
+		if i != node {
+			if err := errors.Join(b.Disconnect(ctx, b.Nodes[node], other), b.Disconnect(ctx, other, b.Nodes[node])); err != nil {
+				return 0, err
+			}
+		}
+	}
+	if err := b.waitMoved(ctx, addr, node); err != nil {
+		return 0, err
+	}
+	time.Sleep(partial)
+	stop, err := b.Client.WatchAnswers(ctx, addr, every)
+	if err != nil {
+		return 0, err
+	}
+	time.Sleep(partial / 4)
+	healed := time.Now()
+	if err := b.Reconnect(ctx); err != nil {
+		stop()
+		return 0, err
+	}
+	if _, err := b.settle(ctx); err != nil {
+		stop()
+		return 0, err
+	}
+	time.Sleep(max(0, after-time.Since(healed)))
+	answers := stop()
+	both := map[string]bool{}
+	for _, a := range answers {
+		if a.MAC != answers[len(answers)-1].MAC {
+			took = max(took, a.At.Sub(healed))
+		}
+		if a.At.Before(healed) {
+			both[a.MAC] = true
+		}
+	}
+	if len(both) != 2 {
+		return 0, fmt.Errorf("%d nodes answered for %s during the partition, want 2", len(both), addr)
+	}
+	return took, nil
 }
 
 func (b *failoverBench) usageOf(node int) time.Duration {
@@ -218,7 +342,7 @@ func (b *failoverBench) exclude(ctx context.Context, value string, nodes ...int)
 }
 
 // measureFiltered measures failures while the nodes drop BFD packets.
-func (b *failoverBench) measureFiltered(ctx context.Context) error {
+func (b *failoverBench) measureFiltered(ctx context.Context, family string) error {
 	err := b.Step("drop UDP 3784 on all nodes, and restart the speakers", func() error {
 		for i, node := range b.Nodes {
 			rules := "table inet nobfd { chain input { type filter hook input priority 0; udp dport 3784 drop; }; }"
@@ -237,7 +361,7 @@ func (b *failoverBench) measureFiltered(ctx context.Context) error {
 	b.filtered = true
 	err = b.measureFailures(ctx, failure{
 		name: powerOff + ", UDP 3784 filtered", fail: b.powerOffNode, recover: b.powerOnNode, worst: 3500 * time.Millisecond,
-	}, "IPv4", 1)
+	}, family, 1)
 	b.filtered = false
 	for _, node := range b.Nodes {
 		if _, failed := node.Run(ctx, "env", "nft", "delete table inet nobfd"); failed != nil {
