@@ -243,7 +243,9 @@ func (d *decision) neighbor(key failover.Peer, target failover.Target) Neighbor 
 	for _, theirs := range d.Interfaces[key.Node] {
 		for _, mine := range own[i].Prefixes {
 			for _, prefix := range theirs.Prefixes {
-				if mine.Masked() != prefix.Masked() || mine.Addr() == prefix.Addr() || mine.IsSingleIP() {
+				// An address that both nodes have, as a virtual one, identifies neither.
+				if mine.Masked() != prefix.Masked() || mine.IsSingleIP() ||
+					slices.Contains(theirs.Prefixes, mine) || slices.Contains(own[i].Prefixes, prefix) {
 					continue
 				}
 				if !n.Remote.IsValid() || n.Remote.Is6() && prefix.Addr().Is4() {

@@ -189,6 +189,13 @@ func TestNeighborAddresses(t *testing.T) {
 			"192.0.2.1", "192.0.2.2",
 		},
 		{
+			"an address that both nodes have", v4,
+			[]string{"192.0.2.1/24", "192.0.2.11/24"},
+			[]string{"192.0.2.1/24", "192.0.2.12/24"},
+			"192.0.2.11", "192.0.2.12",
+		},
+		{"the same addresses", v4, []string{"192.0.2.1/24"}, []string{"192.0.2.1/24"}, "", ""},
+		{
 			"the first subnet that both have", v4,
 			[]string{"192.0.2.1/24", "198.51.100.1/24", "203.0.113.1/24"},
 			[]string{"198.51.100.2/24", "203.0.113.2/24"},
