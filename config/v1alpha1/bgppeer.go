@@ -94,7 +94,8 @@ type BGPPeerSpec struct {
 	PeerPort int32 `json:"peerPort,omitempty"`
 
 	// SourceAddress of the connection or, with passive, the address to listen on. It
-	// must be an address of the node. By default the kernel selects one.
+	// must be an address of the node. By default it is a stable address in the subnet of
+	// a directly connected router; for other routers the kernel selects one.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=45

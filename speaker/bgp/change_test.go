@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -100,6 +101,85 @@ func TestNextHopChange(t *testing.T) {
 	l.hasRoutes(map[string]string{vip4: node4, vip6: "2001:db8:1::2"}) // without a Set, too
 	if st := statusOf(t, s, "tor"); st.Sessions != 1 || st.Withheld != "" {
 		t.Errorf("status %+v", st)
+	}
+}
+
+// TestSource checks that the source of connections to a directly connected router, and the next
+// hop of the other family, stay the same when an address is added to the interface, which the
+// kernel prefers, and when it is the Node's afterwards. BIRD accepts only one source.
+func TestSource(t *testing.T) {
+	for _, tt := range []struct {
+		name, router, source, node, added string
+		want                              map[string]string
+	}{
+		{"IPv4", "192.0.2.254", node4, node4, "192.0.2.9", map[string]string{vip4: node4, vip6: node6}},
+		{"IPv6, the lowest address", "2001:db8:1::fe", node6, node4, "2001:db8:1::9", map[string]string{vip4: node4, vip6: node6}},
+		{
+			"IPv6, the address of the Node", "2001:db8:1::fe", "2001:db8:1::9", "2001:db8:1::9", "2001:db8:1::a",
+			map[string]string{vip4: node4, vip6: "2001:db8:1::9"},
+		},
+		{"IPv6, link-local", "fe80::fe%n0", "fe80::1", node4, "fe80::9", map[string]string{vip4: node4, vip6: "fe80::1"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := newLab(t)
+			neighbor := strings.Replace(tt.source, "fe80::1", "fe80::1%r0", 1)
+			l.bird(birdProtocol("local " + strings.TrimSuffix(tt.router, "%n0") + " as 64513; neighbor " + neighbor + " as 64512;"))
+			for _, addr := range []string{tt.source, tt.added, "2001:db8:1::a"} {
+				bits := "/64"
+				if netip.MustParseAddr(addr).Is4() {
+					bits = "/24"
+				}
+				l.runCommand("sh", "-ec", "ip addr replace "+addr+bits+" dev n0 nodad")
+			}
+			p := l.nodePeer(func(p *Peer) {
+				p.Address, p.NodeAddresses = netip.MustParseAddr(tt.router), []netip.Addr{netip.MustParseAddr(tt.node)}
+			})
+			s, _ := runSpeaker(t, Config{[]Peer{p}})
+			l.hasRoutes(tt.want)
+
+			p.NodeAddresses = []netip.Addr{netip.MustParseAddr(tt.added), netip.MustParseAddr("2001:db8:1::a")}
+			p.RouterID = netip.MustParseAddr("192.0.2.77")
+			s.Set(Config{[]Peer{p}})
+			eventually(t, func() string {
+				if st := statusOf(t, s, "tor"); st.Sessions != 2 || st.State != Established || st.Routes != len(tt.want) {
+					return fmt.Sprintf("status %+v", st)
+				}
+				return ""
+			})
+			if st := statusOf(t, s, "tor"); st.LocalAddr.Addr().WithZone("").String() != tt.source {
+				t.Errorf("status %+v", st)
+			}
+			l.hasRoutes(tt.want)
+		})
+	}
+}
+
+// TestOnLinkAddrs checks that only the addresses in the subnet of a directly connected peer can be
+// the source, whatever their prefix length is.
+func TestOnLinkAddrs(t *testing.T) {
+	l := newLab(t)
+	l.runCommand("sh", "-ec", "ip addr add 198.51.100.1/24 dev n0; ip addr add 192.0.2.9/32 dev n0; ip addr add 2001:db8:1::9/128 dev n0 nodad; "+
+		"ip addr add 2001:db8:2::1/64 dev n0 nodad")
+	for peer, want := range map[string]string{
+		"192.0.2.254":     "[192.0.2.1 192.0.2.9]",
+		"198.51.100.254":  "[198.51.100.1]",
+		"203.0.113.254":   "[]", // behind a router
+		"2001:db8:1::fe":  "[2001:db8:1::1 2001:db8:1::9]",
+		"2001:db8:ff::fe": "[]",
+		"fe80::fe%n0":     "[fe80::1]",
+		"fe80::fe%n9":     "[]",
+		"192.0.2.1":       "[]", // of the node itself
+		"127.0.0.9":       "[]",
+		"2001:db8:9::1":   "[]", // without a route
+	} {
+		var got []netip.Addr
+		for _, a := range onLinkAddrs(netip.MustParseAddr(peer)) {
+			got = append(got, a.Addr)
+		}
+		slices.SortFunc(got, netip.Addr.Compare)
+		if fmt.Sprint(got) != want {
+			t.Errorf("%s: %s, want %s", peer, got, want)
+		}
 	}
 }
 

@@ -251,6 +251,7 @@ func TestAddrsOfLink(t *testing.T) {
 		of(1, "127.0.0.1", unix.IFA_F_PERMANENT), of(2, "192.0.2.1", unix.IFA_F_PERMANENT),
 		of(2, "192.0.2.9", unix.IFA_F_PERMANENT|unix.IFA_F_SECONDARY), of(2, "2001:db8::1", unix.IFA_F_TEMPORARY),
 		of(2, "2001:db8::2", unix.IFA_F_PERMANENT), of(2, "2001:db8::3", unix.IFA_F_MANAGETEMPADDR), of(2, "2001:db8::4", unix.IFA_F_TENTATIVE),
+		of(2, "2001:db8::5", unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED),
 		of(2, "fe80::1", unix.IFA_F_PERMANENT), of(3, "fe80::1", unix.IFA_F_PERMANENT), of(3, "2001:db8:3::1", unix.IFA_F_PERMANENT),
 	}
 	addr := netip.MustParseAddr
@@ -263,14 +264,58 @@ func TestAddrsOfLink(t *testing.T) {
 		{addr("2001:db8::4"), true, true},
 		{addr("fe80::1"), false, false},
 	}
-	if got := addrsOfLink(all, addr("192.0.2.1"), 0); !slices.Equal(got, want) {
+	if got := addrsOfLink(all, 2); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	if got := addrsOfLink(all, addr("fe80::1"), 3); len(got) != 2 {
+	if got := addrsOfLink(all, 3); len(got) != 2 {
 		t.Errorf("on link 3: %v", got)
 	}
-	if got := addrsOfLink(all, addr("192.0.2.77"), 0); got != nil {
-		t.Errorf("of no link: %v", got)
+}
+
+// TestSelectSource: the source of connections to a directly connected peer is of the family and
+// scope of the peer, and is the one of the last session as long as the interface has it. The
+// order of preference is in TestSelectNextHop.
+func TestSelectSource(t *testing.T) {
+	addr := netip.MustParseAddr
+	onLink := []linkAddr{
+		{Addr: addr("192.0.2.9"), secondary: true},
+		{Addr: addr("192.0.2.10")},
+		{Addr: addr("169.254.1.1")},
+		{Addr: addr("fe80::2")},
+		{Addr: addr("fe80::1")},
+		{Addr: addr("2001:db8::1"), unstable: true},
+		{Addr: addr("2001:db8::3")},
+		{Addr: addr("2001:db8::2")},
+	}
+	for _, row := range []struct {
+		name, peer, node, last string
+		onLink                 []linkAddr
+		want                   netip.Addr
+	}{
+		{"IPv6", "2001:db8::fe", "", "", onLink, addr("2001:db8::2")},
+		{"IPv6, an address of the Node", "2001:db8::fe", "2001:db8::3", "", onLink, addr("2001:db8::3")},
+		{"IPv6, the last one", "2001:db8::fe", "2001:db8::2", "2001:db8::3", onLink, addr("2001:db8::3")},
+		{"IPv6, the last one is gone", "2001:db8::fe", "2001:db8::2", "2001:db8::4", onLink, addr("2001:db8::2")},
+		{"IPv6, the last one is of another family", "2001:db8::fe", "", "192.0.2.10", onLink, addr("2001:db8::2")},
+		{"IPv6, temporary addresses only", "2001:db8::fe", "", "", onLink[:6], netip.Addr{}},
+		{"link-local", "fe80::fe%eth0", "2001:db8::3", "", onLink, addr("fe80::1")},
+		{"link-local, the last one", "fe80::fe%eth0", "", "fe80::2%eth0", onLink, addr("fe80::2")},
+		{"IPv4", "192.0.2.254", "", "", onLink, addr("192.0.2.10")},
+		{"IPv4, an address of the Node", "192.0.2.254", "192.0.2.9", "", onLink, addr("192.0.2.9")},
+		{"IPv4, link-local", "169.254.1.2", "192.0.2.9", "", onLink, addr("169.254.1.1")},
+		{"not directly connected", "203.0.113.1", "192.0.2.10", "192.0.2.10", nil, netip.Addr{}},
+	} {
+		p := Peer{Transport: Transport{Address: addr(row.peer)}}
+		if row.node != "" {
+			p.NodeAddresses = []netip.Addr{addr(row.node)}
+		}
+		var last netip.Addr
+		if row.last != "" {
+			last = addr(row.last)
+		}
+		if got := p.selectSource(row.onLink, last); got != row.want {
+			t.Errorf("%s: %s, want %s", row.name, got, row.want)
+		}
 	}
 }
 

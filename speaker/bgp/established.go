@@ -34,7 +34,7 @@ type establishedSession struct {
 	peer     Open
 	graceful bool          // the peer preserves the routes if the connection ends without a NOTIFICATION
 	hold     time.Duration // 0: no hold timer
-	hops     nextHops      // of the last update
+	hops     nextHops      // of the last update, of the last session at first
 	// refresh has a value when the peer has requested refreshFamilies.
 	refresh         chan struct{}
 	refreshFamilies atomic.Uint32
@@ -48,6 +48,8 @@ func (s *peerSession) runEstablished(ctx context.Context, conn *messageConn, p P
 		hold:     min(p.HoldTime, peer.HoldTime),
 		refresh:  make(chan struct{}, 1),
 	}
+	last := s.peerStatus()
+	t.hops = nextHops{last.NextHopIPv4, last.NextHopIPv6}
 	s.setEstablished(conn, p, peer)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -55,24 +55,38 @@ func (p Peer) nextHopIPv4(local netip.Addr, all []linkAddr, extended bool, last 
 	if local.Is4() || extended {
 		return local
 	}
-	return p.selectNextHop(all, netip.Addr.Is4, netip.Addr.IsGlobalUnicast, last)
+	return p.selectAddr(all, netip.Addr.Is4, netip.Addr.IsGlobalUnicast, last)
 }
 
 func (p Peer) nextHopIPv6(local netip.Addr, all []linkAddr, last netip.Addr) netip.Addr {
 	if local.Is6() {
 		return local
 	}
-	if global := p.selectNextHop(all, netip.Addr.Is6, netip.Addr.IsGlobalUnicast, last); global.IsValid() {
+	if global := p.selectAddr(all, netip.Addr.Is6, netip.Addr.IsGlobalUnicast, last); global.IsValid() {
 		return global
 	}
-	return p.selectNextHop(all, netip.Addr.Is6, netip.Addr.IsLinkLocalUnicast, last)
+	return p.selectAddr(all, netip.Addr.Is6, netip.Addr.IsLinkLocalUnicast, last)
 }
 
-// selectNextHop returns the last next hop as long as the interface has it: routers that
-// cannot reach another one would drop the routes. Otherwise it returns the first of the node's
-// addresses that the interface has, or the lowest of its stable addresses. It is never one
-// that is itself advertised.
-func (p Peer) selectNextHop(all []linkAddr, family, scope func(netip.Addr) bool, last netip.Addr) (best netip.Addr) {
+// selectSource returns the source of connections to a directly connected peer, or the zero
+// Addr if the kernel selects it. onLink are the node's addresses in the peer's subnet, and
+// last is the source of the last session: the router does not know another one.
+func (p Peer) selectSource(onLink []linkAddr, last netip.Addr) netip.Addr {
+	family, scope := netip.Addr.Is6, netip.Addr.IsGlobalUnicast
+	if p.Address.Is4() {
+		family = netip.Addr.Is4
+	}
+	if p.Address.IsLinkLocalUnicast() {
+		scope = netip.Addr.IsLinkLocalUnicast
+	}
+	return p.selectAddr(onLink, family, scope, last.WithZone(""))
+}
+
+// selectAddr returns the last address, which is a next hop or a source, as long as the
+// interface has it: routers that cannot reach another one, or do not know it, would drop the
+// routes. Otherwise it returns the first of the node's addresses that the interface has, or the
+// lowest of its stable addresses. It is never one that is itself advertised.
+func (p Peer) selectAddr(all []linkAddr, family, scope func(netip.Addr) bool, last netip.Addr) (best netip.Addr) {
 	rank := func(a linkAddr) int {
 		node := slices.Index(p.NodeAddresses, a.Addr)
 		switch {

@@ -228,6 +228,9 @@ func (s *peerSession) connectPeer(ctx context.Context) (*messageConn, error) {
 	if !p.Passive {
 		s.stopListening()
 		s.setState(Connect)
+		if !p.Source.IsValid() {
+			p.Source = p.selectSource(onLinkAddrs(p.Address), s.peerStatus().LocalAddr.Addr())
+		}
 		ctx, cancel := context.WithTimeout(ctx, s.connectWait)
 		defer cancel()
 		conn, err := dialPeer(ctx, p)

@@ -33,7 +33,8 @@ func dialPeer(ctx context.Context, p Peer) (net.Conn, error) {
 			}
 		}
 		if p.Address.Is6() {
-			// RFC 5014: a temporary address (RFC 8981) changes, and the router does not know it.
+			// RFC 5014: a temporary address (RFC 8981) changes, and the router does not know it. It
+			// has no effect on a socket with a source address.
 			_ = setSocketOption(c, func(fd int) error {
 				return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_ADDR_PREFERENCES, preferPublic)
 			})
@@ -140,27 +141,53 @@ func interfaceAddrs(local netip.Addr) []linkAddr {
 	if err != nil {
 		return nil // no next hop for the other family, which the status reports
 	}
-	zone := 0
-	if name := local.Zone(); name != "" {
-		if ifi, err := net.InterfaceByName(name); err == nil {
-			zone = ifi.Index
-		} else if zone, err = strconv.Atoi(name); err != nil {
-			return nil
-		}
-	}
-	return addrsOfLink(all, local.WithZone(""), zone)
-}
-
-// addrsOfLink returns those of the addresses that are of the interface with the address,
-// and with the index, unless that is 0.
-func addrsOfLink(all []netlinkdump.Address, local netip.Addr, index int) (addrs []linkAddr) {
-	i := slices.IndexFunc(all, func(a netlinkdump.Address) bool { return a.Addr == local && (index == 0 || a.LinkIndex == index) })
-	if i < 0 {
+	zone, ok := zoneIndex(local)
+	i := slices.IndexFunc(all, func(a netlinkdump.Address) bool {
+		return a.Addr == local.WithZone("") && (zone == 0 || a.LinkIndex == zone)
+	})
+	if !ok || i < 0 {
 		return nil
 	}
-	const unstable = unix.IFA_F_TEMPORARY | unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+	return addrsOfLink(all, all[i].LinkIndex)
+}
+
+// onLinkAddrs returns the addresses of this node in the subnet of a directly connected peer, on
+// the interface by which the peer is reached. It returns none for other peers.
+func onLinkAddrs(peer netip.Addr) []linkAddr {
+	zone, ok := zoneIndex(peer)
+	if !ok {
+		return nil
+	}
+	subnet, index, ok := netlinkdump.OnLinkSubnet(peer, zone)
+	if !ok {
+		return nil
+	}
+	all, err := netlinkdump.Addresses()
+	if err != nil {
+		return nil // the kernel selects the source
+	}
+	return slices.DeleteFunc(addrsOfLink(all, index), func(a linkAddr) bool { return !subnet.Contains(a.Addr) })
+}
+
+// zoneIndex returns the index of the interface that is the zone of an address, 0 without one.
+func zoneIndex(addr netip.Addr) (index int, ok bool) {
+	name := addr.Zone()
+	if name == "" {
+		return 0, true
+	}
+	if ifi, err := net.InterfaceByName(name); err == nil {
+		return ifi.Index, true
+	}
+	index, err := strconv.Atoi(name)
+	return index, err == nil
+}
+
+// addrsOfLink returns those of the addresses that are of the interface with the index, except
+// duplicate ones, which the kernel does not use.
+func addrsOfLink(all []netlinkdump.Address, index int) (addrs []linkAddr) {
+	const unstable = unix.IFA_F_TEMPORARY | unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE
 	for _, a := range all {
-		if a.LinkIndex != all[i].LinkIndex {
+		if a.LinkIndex != index || a.Flags&unix.IFA_F_DADFAILED != 0 {
 			continue
 		}
 		l := linkAddr{Addr: a.Addr, secondary: a.Flags&unix.IFA_F_SECONDARY != 0} // the same flag as IFA_F_TEMPORARY

@@ -25,7 +25,7 @@ type Peer struct {
 	Session
 	Transport
 	// NodeAddresses are the addresses of the Node, its InternalIPs, which are preferred as next
-	// hops.
+	// hops and as the source of connections.
 	NodeAddresses []netip.Addr
 	// Routes to advertise to the peer.
 	Routes Routes
@@ -72,7 +72,10 @@ type Transport struct {
 	Port    uint16
 	// Passive waits for the peer to connect to Port.
 	Passive bool
-	// Source address of the connection, if set; the address to listen on, if Passive.
+	// Source address of the connection; the address to listen on, if Passive. Without one, the
+	// source of connections to a peer without a router in between is a stable address in its
+	// subnet, which stays the same as long as the interface has it; otherwise the kernel
+	// selects it.
 	Source netip.Addr
 	// Hops is the largest distance of the peer. 1 is a neighbor. Packets leave with
 	// this TTL; with TTLSecurity they leave with 255 at both ends, and must arrive

@@ -1,5 +1,5 @@
-// Package netlinkdump repeats netlink dumps that the kernel has interrupted. It keeps
-// nothing in memory.
+// Package netlinkdump reads the tables of the kernel by netlink. It repeats dumps that the
+// kernel has interrupted, and keeps nothing in memory.
 package netlinkdump
 
 import (
@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // maxAttempts bounds the attempts for one dump, so that a caller does not wait forever
@@ -46,4 +47,27 @@ func Addresses() (addrs []Address, err error) {
 		}
 	}
 	return addrs, nil
+}
+
+// OnLinkSubnet returns the subnet of the route to an address, and the interface of the route,
+// if no router is between the address and this host. linkIndex, unless it is 0, is the
+// interface by which the address is reached.
+func OnLinkSubnet(addr netip.Addr, linkIndex int) (subnet netip.Prefix, onLink int, ok bool) {
+	routes, err := netlink.RouteGetWithOptions(addr.AsSlice(), &netlink.RouteGetOptions{OifIndex: linkIndex, FIBMatch: true})
+	if err != nil || len(routes) != 1 {
+		return netip.Prefix{}, 0, false
+	}
+	r := routes[0]
+	if r.Type != unix.RTN_UNICAST || r.Gw != nil || r.Via != nil || len(r.MultiPath) > 0 || r.LinkIndex == 0 {
+		return netip.Prefix{}, 0, false
+	}
+	subnet = netip.PrefixFrom(addr.WithZone(""), 0).Masked() // of a default route without a gateway
+	if r.Dst != nil {
+		ip, valid := netip.AddrFromSlice(r.Dst.IP)
+		bits, _ := r.Dst.Mask.Size()
+		if subnet = netip.PrefixFrom(ip.Unmap(), bits); !valid || !subnet.IsValid() {
+			return netip.Prefix{}, 0, false
+		}
+	}
+	return subnet, r.LinkIndex, true
 }
