@@ -205,7 +205,7 @@ func TestSelectNextHop(t *testing.T) {
 	for _, row := range []struct {
 		name    string
 		node    string // an address of the Node
-		own     string // an advertised address
+		own     string // an address of a Service
 		last    string
 		without string // an address that the interface does not have
 		want    string
@@ -218,14 +218,15 @@ func TestSelectNextHop(t *testing.T) {
 		{"the last one", "2001:db8::3", "", "2001:db8::4", "", "2001:db8::4"},
 		{"the last one, which is deprecated now", "2001:db8::3", "", "2001:db8::1", "", "2001:db8::1"},
 		{"the last one, which is gone", "", "", "2001:db8::4", "2001:db8::4", "2001:db8::3"},
-		{"not an advertised one", "", "2001:db8::3", "", "", "2001:db8::4"},
+		{"not one of a Service", "", "2001:db8::3", "", "", "2001:db8::4"},
+		{"the last one, which is one of a Service now", "", "2001:db8::3", "2001:db8::3", "", "2001:db8::4"},
 	} {
-		p := Peer{Session: Session{IPv6: true}, Routes: Routes{}}
+		p := Peer{Session: Session{IPv6: true}}
 		if row.node != "" {
 			p.NodeAddresses = []netip.Addr{addr("203.0.113.1"), addr(row.node)}
 		}
 		if row.own != "" {
-			p.Routes[netip.PrefixFrom(addr(row.own), 128)] = Attributes{}
+			p.ServiceAddresses = []netip.Addr{addr(row.own)}
 		}
 		var last nextHops
 		if row.last != "" {

@@ -235,7 +235,7 @@ func (t *establishedSession) updateRoutes(ctx context.Context, sent adjRIBOut) (
 	local := addrPort(t.conn.LocalAddr()).Addr()
 	t.mu.Lock()
 	p := t.p
-	p.NodeAddresses, p.Routes = t.desired.NodeAddresses, t.desired.Routes
+	p.NodeAddresses, p.ServiceAddresses, p.Routes = t.desired.NodeAddresses, t.desired.ServiceAddresses, t.desired.Routes
 	t.mu.Unlock()
 	h, withheld := chooseNextHops(p, t.peer, local, interfaceAddrs(local), t.hops)
 	t.hops = h

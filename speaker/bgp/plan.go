@@ -85,7 +85,7 @@ func (p Peer) selectSource(onLink []linkAddr, last netip.Addr) netip.Addr {
 // selectAddr returns the last address, which is a next hop or a source, as long as the
 // interface has it: routers that cannot reach another one, or do not know it, would drop the
 // routes. Otherwise it returns the first of the node's addresses that the interface has, or the
-// lowest of its stable addresses. It is never one that is itself advertised.
+// lowest of its stable addresses. It is never one of a Service.
 func (p Peer) selectAddr(all []linkAddr, family, scope func(netip.Addr) bool, last netip.Addr) (best netip.Addr) {
 	rank := func(a linkAddr) int {
 		node := slices.Index(p.NodeAddresses, a.Addr)
@@ -104,9 +104,8 @@ func (p Peer) selectAddr(all []linkAddr, family, scope func(netip.Addr) bool, la
 	bestRank := -1
 	for _, a := range all {
 		a.Addr = a.WithZone("")
-		_, advertised := p.Routes[netip.PrefixFrom(a.Addr, a.BitLen())]
 		r := rank(a)
-		if !family(a.Addr) || !scope(a.Addr) || advertised || r < 0 {
+		if !family(a.Addr) || !scope(a.Addr) || slices.Contains(p.ServiceAddresses, a.Addr) || r < 0 {
 			continue
 		}
 		if bestRank < 0 || r < bestRank || r == bestRank && a.Less(best) {

@@ -27,6 +27,9 @@ type Peer struct {
 	// NodeAddresses are the addresses of the Node, its InternalIPs, which are preferred as next
 	// hops and as the source of connections.
 	NodeAddresses []netip.Addr
+	// ServiceAddresses are the addresses of Services that interfaces of the node have. They are
+	// never next hops or the source of connections: they move to other nodes.
+	ServiceAddresses []netip.Addr
 	// Routes to advertise to the peer.
 	Routes Routes
 }

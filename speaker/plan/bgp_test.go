@@ -347,3 +347,32 @@ func TestNeighborInterfaces(t *testing.T) {
 		}
 	}
 }
+
+// TestServiceAddresses checks that the sessions have the addresses of Services that interfaces
+// of the node have, also those that are not advertised, except an address of the Node.
+func TestServiceAddresses(t *testing.T) {
+	own := node("node-1", fixture.WithNodeAddresses("192.0.2.10"))
+	s := Snapshot{
+		Node: "node-1", Nodes: []*corev1.Node{own}, Interfaces: map[string][]l2.Interface{"node-1": nil},
+		Services: []*corev1.Service{
+			service("advertised", "203.0.113.5", "p"), service("not-advertised", "198.51.100.6", "q"), service("of-node", "192.0.2.10", "p"),
+			service("elsewhere", "203.0.113.7", "p"),
+		},
+	}
+	for _, p := range []string{"203.0.113.5/32", "198.51.100.6/24", "192.0.2.10/24", "192.0.2.11/24"} {
+		s.Local.Interfaces = append(s.Local.Interfaces, l2.Interface{Name: "eth0", Prefixes: []netip.Prefix{netip.MustParsePrefix(p)}})
+	}
+	ad := bgpad("p", func(s *v1alpha1.BGPAdvertisementSpec) { s.IPAddressPools = []string{"p"} })
+	s.Config, _ = config.Parse(config.Objects{
+		BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1"), peer("b", "192.0.2.2")}, BGPAdvertisements: []*v1alpha1.BGPAdvertisement{ad},
+	})
+	sessions := Decide(s).BGP
+	if len(sessions) != 2 {
+		t.Fatalf("%d sessions, want 2", len(sessions))
+	}
+	for _, p := range sessions {
+		if got := fmt.Sprint(p.Peer.ServiceAddresses); got != "[203.0.113.5 198.51.100.6]" {
+			t.Errorf("%s: %s", p.Config.Name, got)
+		}
+	}
+}

@@ -75,6 +75,13 @@ func isOnLink(addr netip.Addr, interfaces []l2.Interface) bool {
 	return slices.ContainsFunc(interfaces, func(i l2.Interface) bool { return i.VRF == "" && i.Contains(addr) })
 }
 
+// isOnInterface reports whether an interface has the address.
+func isOnInterface(addr netip.Addr, interfaces []l2.Interface) bool {
+	return slices.ContainsFunc(interfaces, func(i l2.Interface) bool {
+		return slices.ContainsFunc(i.Prefixes, func(p netip.Prefix) bool { return p.Addr() == addr })
+	})
+}
+
 // interfaceOf returns the only interface that has a subnet with the address, or "".
 func interfaceOf(addr netip.Addr, interfaces []l2.Interface) (name string) {
 	for _, i := range interfaces {

@@ -130,6 +130,7 @@ type AddressState struct {
 // host has.
 func Decide(s Snapshot) Plan {
 	d := newDecision(s)
+	var ofServices []netip.Addr // addresses that interfaces of this node have
 	p := Plan{
 		L2: map[netip.Addr]l2.Claim{}, NodeMACs: d.selectedMACs(), BGP: d.peerings, Warnings: map[netip.Addr]v1alpha1.Refusal{},
 		NeededReports: d.neededReports,
@@ -143,6 +144,9 @@ func Decide(s Snapshot) Plan {
 				p.Unannounced[h.addr] = refusal
 			}
 			continue
+		}
+		if isOnInterface(h.addr, s.Local.Interfaces) {
+			ofServices = append(ofServices, h.addr)
 		}
 		h = d.resolveAddress(h)
 		segments, l2Refusal := d.rankNodes(h, nil)
@@ -174,6 +178,9 @@ func Decide(s Snapshot) Plan {
 		case announced && h.withoutEndpoints && d.warningNode(h, segments) == s.Node:
 			p.addEndpointWarning(h.addr, h.endpointWarning(bgpRefusal))
 		}
+	}
+	for i := range p.BGP {
+		p.BGP[i].Peer.ServiceAddresses = ofServices
 	}
 	d.addNeighbors(&p)
 	return p
