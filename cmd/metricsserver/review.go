@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,29 +21,38 @@ const (
 	// reviewTimeout bounds both reviews.
 	reviewTimeout = 5 * time.Second
 
-	// reviewTTL is how long a result is valid, and outageTTL how long a permitted client stays
-	// permitted while the API server does not answer. maxResults is the number of results
-	// that are kept.
-	reviewTTL, outageTTL, maxResults = 10 * time.Second, time.Hour, 256
+	// reviewTTL is how long a client is permitted after a review, and outageTTL how long it stays
+	// permitted while the API server does not answer. maxPermitted is the number of clients
+	// that are remembered.
+	reviewTTL, outageTTL, maxPermitted = 10 * time.Second, time.Hour, 256
+
+	// reviewRate is how many tokens that were not permitted before are reviewed per second, and
+	// reviewBurst how many at once. A pod that sends such tokens to all nodes must not cause
+	// many requests to the API server.
+	reviewRate, reviewBurst = 2, 10
 )
 
 // reviewer decides which clients may get the metrics: those with the token of an account
 // that is authorized to get /metrics. It may be used concurrently.
 type reviewer struct {
-	client  kubernetes.Interface
-	ttl     time.Duration
-	results *cache.LRUExpireCache // by the hash of the token
+	client kubernetes.Interface
+	ttl    time.Duration
+	// permitted has the time of the last review of each permitted client, by the hash of its
+	// token. Others are not in it, so that they cannot evict permitted ones.
+	permitted *cache.LRUExpireCache
+	limiter   *rate.Limiter
 }
 
 // result is what a request is answered with: http.StatusOK if the client is permitted.
 type result struct {
 	status  int
 	message string
-	time    time.Time // of the review
 }
 
 func newReviewer(client kubernetes.Interface) *reviewer {
-	return &reviewer{client: client, ttl: reviewTTL, results: cache.NewLRUExpireCache(maxResults)}
+	return &reviewer{
+		client: client, ttl: reviewTTL, permitted: cache.NewLRUExpireCache(maxPermitted), limiter: rate.NewLimiter(reviewRate, reviewBurst),
+	}
 }
 
 // handler returns a handler that passes on the requests of permitted clients.
@@ -65,28 +75,27 @@ func (v *reviewer) handler(next http.Handler) http.Handler {
 // clients are permitted that were before: the metrics show the outage.
 func (v *reviewer) cachedReview(ctx context.Context, token string) result {
 	hash := sha256.Sum256([]byte(token))
-	cached, _ := v.results.Get(hash)
-	known, _ := cached.(result)
-	if time.Since(known.time) < v.ttl {
-		return known
+	cached, known := v.permitted.Get(hash)
+	if reviewed, _ := cached.(time.Time); known && time.Since(reviewed) < v.ttl {
+		return result{status: http.StatusOK}
+	}
+	if !known && !v.limiter.Allow() {
+		return result{status: http.StatusTooManyRequests, message: "too many tokens to review"}
 	}
 	ctx, cancel := context.WithTimeout(ctx, reviewTimeout)
 	defer cancel()
 	answer, err := v.review(ctx, token)
 	switch {
+	case err == nil && answer.status == http.StatusOK:
+		v.permitted.Add(hash, time.Now(), outageTTL)
+		return answer
 	case err == nil:
-	case known.status == http.StatusOK && !apierrors.IsForbidden(err) && !apierrors.IsUnauthorized(err):
-		return known
-	default:
-		return result{status: http.StatusServiceUnavailable, message: "the API server did not review the token"}
+		v.permitted.Remove(hash)
+		return answer
+	case known && !apierrors.IsForbidden(err) && !apierrors.IsUnauthorized(err):
+		return result{status: http.StatusOK}
 	}
-	ttl := v.ttl
-	if answer.status == http.StatusOK {
-		ttl = outageTTL
-	}
-	answer.time = time.Now()
-	v.results.Add(hash, answer, ttl)
-	return answer
+	return result{status: http.StatusServiceUnavailable, message: "the API server did not review the token"}
 }
 
 // review asks the API server for the account of the token, and for its permission.

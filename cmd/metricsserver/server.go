@@ -4,13 +4,14 @@
 //
 // It is for a program on the host network, where every pod can connect to the port. The
 // rate of connections is limited, each has one request, and none waits for longer than
-// a few seconds, so that a flood takes little of the node's CPU time and memory.
+// a few seconds, so that a flood takes little of the node's CPU time and memory. So is the
+// rate of reviews for clients that were not permitted before.
 //
 // server.go serves, review.go decides about clients. The packages of k8s.io/apiserver for
 // both would double the memory that a speaker needs.
 //
-// In memory are the results of reviews, for some seconds, or an hour while the API server
-// does not answer; and a self-signed certificate, until the process ends.
+// In memory are the hashes of the tokens of permitted clients, for an hour, because the API
+// server may not answer meanwhile; and a self-signed certificate, until the process ends.
 package metricsserver
 
 import (

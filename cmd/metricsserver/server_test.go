@@ -94,8 +94,8 @@ func request(address, path, authorization string) (status int, body string, err 
 	return response.StatusCode, string(content), err
 }
 
-// TestReviews checks which clients get the metrics, and that results are kept unless the API
-// server did not answer.
+// TestReviews checks which clients get the metrics, and that only permitted ones are
+// remembered.
 func TestReviews(t *testing.T) {
 	client, reviews, down := fakeReviews()
 	address := serve(t, client)
@@ -113,9 +113,8 @@ func TestReviews(t *testing.T) {
 		{"/metrics", "Bearer scraper", false, 200, "metrics", 2},
 		{"/metrics", "Bearer scraper", true, 200, "metrics", 0},
 		{"/metrics", "Bearer other", false, 403, "other must be permitted to get the non-resource URL /metrics", 2},
-		{"/metrics", "Bearer other", false, 403, "other must be", 0},
+		{"/metrics", "Bearer other", false, 403, "other must be", 2},
 		{"/metrics", "Bearer unknown", false, 401, "the token is not valid", 1},
-		{"/metrics", "Bearer unknown", false, 401, "the token is not valid", 0},
 		{"/metrics", "Bearer " + strings.Repeat("x", 2*maxHeaderBytes), false, 431, "", 0},
 		{"/debug/pprof/", "Bearer scraper", false, 404, "", 0},
 	} {
@@ -159,6 +158,34 @@ func TestOutage(t *testing.T) {
 	check("scraper", 401)
 	answer = errors.New("connection refused")
 	check("scraper", 503)
+}
+
+// TestManyTokens checks that tokens that are not permitted are reviewed up to a limit, which does
+// not apply to a permitted client, and that they do not evict it.
+func TestManyTokens(t *testing.T) {
+	client, reviews, down := fakeReviews()
+	v := newReviewer(client)
+	v.ttl = 0
+	v.limiter.SetLimit(0)
+	count := map[int]int{}
+	for i := range maxPermitted + 1 {
+		if i%50 == 0 {
+			if got := v.cachedReview(t.Context(), "scraper"); got.status != 200 {
+				t.Errorf("scraper after %d tokens: got %d %s", i, got.status, got.message)
+			}
+		}
+		count[v.cachedReview(t.Context(), fmt.Sprint("unknown-", i)).status]++
+	}
+	if count[401] != reviewBurst-1 || count[429] != maxPermitted+1-count[401] {
+		t.Errorf("statuses of unknown tokens: %v", count)
+	}
+	if got, want := int(reviews.Load()), 2*6+reviewBurst-1; got != want { // two reviews of each permitted request
+		t.Errorf("%d reviews, want %d", got, want)
+	}
+	down.Store(true)
+	if got := v.cachedReview(t.Context(), "scraper"); got.status != 200 {
+		t.Errorf("scraper during an outage: got %d %s", got.status, got.message)
+	}
 }
 
 // TestFlood checks that a client with connections that it does not use, more than may be
