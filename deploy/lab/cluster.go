@@ -49,7 +49,8 @@ type Cluster struct {
 	root         string // the repository
 	bin          Binaries
 	controlPlane *Host
-	gateways     []netip.Addr // default gateways of the nodes; none: the control plane
+	gateways     []netip.Addr    // default gateways of the nodes; none: the control plane
+	podEnds      map[int]*podEnd // of the pods that are terminating or have ended, by node
 }
 
 // Start starts a cluster: control plane, nodes, a pod on each node, and a client,
@@ -63,7 +64,7 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if err := setUpSandbox(); err != nil {
 		return nil, err
 	}
-	c := &Cluster{options: o, root: root, bin: Binaries(os.Getenv(binEnv))}
+	c := &Cluster{options: o, root: root, bin: Binaries(os.Getenv(binEnv)), podEnds: map[int]*podEnd{}}
 	err = o.Progress.Step(fmt.Sprintf("create the network: %d nodes, a pod on each, and a client on one LAN", o.Nodes), c.createNetwork)
 	if err != nil {
 		return nil, err
@@ -141,8 +142,16 @@ func (c *Cluster) createNetwork() error {
 	return joinLAN(bridge, c.Client, netip.MustParseAddr("10.13.242.100"))
 }
 
+// podAddr returns the address of the first pod on a node.
 func podAddr(node int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 244, byte(node + 1), 2})
+}
+
+// nextPodAddr returns the address of the pod that follows the one with an address.
+func nextPodAddr(addr netip.Addr) netip.Addr {
+	b := addr.As4()
+	b[3] = 2 + (b[3]-1)%250
+	return netip.AddrFrom4(b)
 }
 
 func (c *Cluster) startControlPlane(ctx context.Context) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,8 +20,38 @@ func podRanges(i int) (spec corev1.NodeSpec) {
 	return spec
 }
 
-// CreatePod creates a ready pod on the i-th node, as the kubelet would.
+// ServesOn is how long a pod is assumed to serve after SIGTERM.
+const ServesOn = 5 * time.Second
+
+// podEnd is the end of a pod, after which its host does not respond any more.
+type podEnd struct {
+	done chan struct{}
+	err  error // valid once done is closed
+}
+
+// endPod ends the pod on the i-th node after some time, unless it ends already.
+func (c *Cluster) endPod(i int, after time.Duration) *podEnd {
+	if end := c.podEnds[i]; end != nil {
+		return end
+	}
+	end := &podEnd{done: make(chan struct{})}
+	c.podEnds[i] = end
+	time.AfterFunc(after, func() {
+		defer close(end.done)
+		end.err = c.Pods[i].removePodAddresses()
+	})
+	return end
+}
+
+// CreatePod creates a ready pod on the i-th node, as the kubelet would. It has another address
+// than the one before.
 func (c *Cluster) CreatePod(ctx context.Context, i int) error {
+	if c.podEnds[i] != nil {
+		if err := c.Pods[i].addPodAddresses(nextPodAddr(c.Pods[i].Addr)); err != nil {
+			return err
+		}
+		delete(c.podEnds, i)
+	}
 	pod, err := c.API.CoreV1().Pods("default").Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: c.Pods[i].Name, Labels: map[string]string{"app": "influxdb"}},
 		Spec: corev1.PodSpec{
@@ -63,16 +94,32 @@ func (c *Cluster) SetPodReady(ctx context.Context, i int, ready bool) error {
 }
 
 // TerminatePod starts the termination of the pod on the i-th node, as in a rolling
-// update. The pod still serves, but must receive no new connections.
-func (c *Cluster) TerminatePod(ctx context.Context, i int) error {
-	return c.deletePod(ctx, i, 30)
+// update. The pod serves on for some time, but must receive no new connections. Then it drops
+// all packets.
+func (c *Cluster) TerminatePod(ctx context.Context, i int, servesOn time.Duration) error {
+	if err := c.deletePod(ctx, i, 30); err != nil {
+		return err
+	}
+	c.endPod(i, servesOn)
+	return nil
 }
 
-// DeletePod deletes the pod on the i-th node immediately, as the kubelet does when its
-// containers have ended. The host of the pod still responds.
-func (c *Cluster) DeletePod(ctx context.Context, i int) error { return c.deletePod(ctx, i, 0) }
+// DeletePod deletes the pod on the i-th node when it has ended after TerminatePod, as the
+// kubelet does. A pod that does not terminate ends at once.
+func (c *Cluster) DeletePod(ctx context.Context, i int) error {
+	end := c.endPod(i, 0)
+	select {
+	case <-end.done:
+	case <-ctx.Done():
+		return fmt.Errorf("end %s: %w", c.Pods[i].Name, ctx.Err())
+	}
+	if end.err != nil {
+		return end.err
+	}
+	return c.deletePod(ctx, i, 0)
+}
 
-// ReplacePod deletes the pod on the i-th node immediately and creates another one.
+// ReplacePod deletes the pod on the i-th node as DeletePod does, and creates another one.
 func (c *Cluster) ReplacePod(ctx context.Context, i int) error {
 	if err := c.DeletePod(ctx, i); err != nil {
 		return err

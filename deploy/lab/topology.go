@@ -165,8 +165,6 @@ func setDefault(gateways ...netip.Addr) error {
 
 // addPod connects the network namespace of a pod with the node, as a CNI plugin would.
 func addPod(node, pod *Host, addr netip.Addr) error {
-	gateway := netip.PrefixFrom(addr, 24).Masked().Addr().Next()
-	pod.Addr, pod.Addr6 = addr, pairedIPv6(addr)
 	err := node.Do(func() error {
 		return netlink.LinkAdd(&netlink.Veth{
 			LinkAttrs: netlink.LinkAttrs{Name: "pod0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(pod.ns),
@@ -175,10 +173,39 @@ func addPod(node, pod *Host, addr netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("pod %s: %w", pod.Name, err)
 	}
-	if err := node.configureLink("pod0", netip.PrefixFrom(gateway, 24), netip.Addr{}); err != nil {
+	if err := node.configureLink("pod0", netip.PrefixFrom(podGateway(addr), podBits), netip.Addr{}); err != nil {
 		return err
 	}
-	return pod.configureLink("eth0", netip.PrefixFrom(addr, 24), gateway)
+	return pod.addPodAddresses(addr)
+}
+
+// podBits is the prefix length of the pods of a node.
+const podBits = 24
+
+// podGateway returns the address of the node in the subnet of a pod.
+func podGateway(pod netip.Addr) netip.Addr {
+	return netip.PrefixFrom(pod, podBits).Masked().Addr().Next()
+}
+
+// addPodAddresses sets the addresses of a pod that has none.
+func (h *Host) addPodAddresses(addr netip.Addr) error {
+	h.Addr, h.Addr6 = addr, pairedIPv6(addr)
+	return h.configureLink("eth0", netip.PrefixFrom(addr, podBits), podGateway(addr))
+}
+
+// removePodAddresses removes the addresses of a pod, so that packets to them are lost, as those
+// to a pod that does not exist any more.
+func (h *Host) removePodAddresses() error {
+	for _, addr := range h.addresses() {
+		bits := podBits
+		if addr.Is6() {
+			bits = prefix6
+		}
+		if err := h.RemoveAddress(netip.PrefixFrom(addr, bits)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // routePods adds routes from one node to the pods of another one.

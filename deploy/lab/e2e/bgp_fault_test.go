@@ -32,7 +32,7 @@ func TestRollingUpdate(t *testing.T) {
 	stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
 	others := [][]int{{1, 2}, {0, 2}, {0, 1}}
 	for i := range cluster.Nodes {
-		if err := cluster.TerminatePod(t.Context(), i); err != nil {
+		if err := cluster.TerminatePod(t.Context(), i, lab.ServesOn); err != nil {
 			t.Fatal(err)
 		}
 		routedViaAll(t, addr, others[i]...)

@@ -28,7 +28,7 @@ func TestRollingUpdateOnLAN(t *testing.T) {
 	const moves = 3
 	for range moves {
 		first := owner(t, addr, anyNode)
-		if err := cluster.TerminatePod(t.Context(), first); err != nil {
+		if err := cluster.TerminatePod(t.Context(), first, lab.ServesOn); err != nil {
 			t.Fatal(err)
 		}
 		owner(t, addr, func(node int) bool { return node != first })
@@ -48,9 +48,10 @@ func TestLastPodOnLAN(t *testing.T) {
 	addr := announced(t, "moved")
 	first := owner(t, addr, anyNode)
 	next := (first + 1) % len(cluster.Nodes)
+	create := map[int]func(){}
 	for i := range cluster.Nodes {
 		if i != first {
-			podReady(t, i, false)
+			create[i] = withoutPod(t, i)
 		}
 	}
 	health := fmt.Sprintf("http://%s:%d/healthz", cluster.Nodes[next].Addr, get(t, svc.Name).Spec.HealthCheckNodePort)
@@ -64,8 +65,8 @@ func TestLastPodOnLAN(t *testing.T) {
 	proxy := cluster.Proxies[next]
 	proxy.Signal(syscall.SIGSTOP)
 	t.Cleanup(func() { proxy.Signal(syscall.SIGCONT) })
-	podReady(t, next, true)
-	if err := cluster.TerminatePod(t.Context(), first); err != nil {
+	create[next]()
+	if err := cluster.TerminatePod(t.Context(), first, 3*lab.ServesOn); err != nil { // longer than kube-proxy is late
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -86,9 +87,10 @@ func TestNodeBeingRemoved(t *testing.T) {
 	service(t, "scaled-down", local, udp)
 	addr := announced(t, "scaled-down")
 	first := owner(t, addr, anyNode)
+	create := map[int]func(){}
 	for i := range cluster.Nodes {
 		if i != first {
-			podReady(t, i, false)
+			create[i] = withoutPod(t, i)
 		}
 	}
 	owner(t, addr, func(node int) bool { return node == first })
@@ -96,7 +98,7 @@ func TestNodeBeingRemoved(t *testing.T) {
 	taint(t, first, "ToBeDeletedByClusterAutoscaler")
 	checkStays(t, addr, first, 20)
 	next := (first + 1) % len(cluster.Nodes)
-	podReady(t, next, true)
+	create[next]()
 	owner(t, addr, func(node int) bool { return node == next })
 	setLink(t, first, false)
 	cluster.Speakers[first].Kill()
@@ -200,7 +202,7 @@ func TestTrafficPolicySwitch(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			svc, addr := row.create(t)
 			row.await(addr, corev1.ServiceExternalTrafficPolicyCluster)
-			podReady(t, row.without(addr), false)
+			withoutPod(t, row.without(addr))
 			stop := row.stream(t, addr)
 			for range 3 {
 				for _, policy := range []corev1.ServiceExternalTrafficPolicy{corev1.ServiceExternalTrafficPolicyLocal, corev1.ServiceExternalTrafficPolicyCluster} {
@@ -218,19 +220,19 @@ func TestTrafficPolicySwitch(t *testing.T) {
 	}
 }
 
-// podReady sets whether the pod on a node is ready, until the test ends.
-func podReady(t *testing.T, node int, ready bool) {
+// withoutPod deletes the pod on a node, until the test ends or create is called.
+func withoutPod(t *testing.T, node int) (create func()) {
 	t.Helper()
-	if err := cluster.SetPodReady(t.Context(), node, ready); err != nil {
+	if err := cluster.DeletePod(t.Context(), node); err != nil {
 		t.Fatal(err)
 	}
-	if !ready {
-		t.Cleanup(func() {
-			if err := cluster.SetPodReady(context.Background(), node, true); err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	create = sync.OnceFunc(func() {
+		if err := cluster.CreatePod(context.Background(), node); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(create)
+	return create
 }
 
 func podIsReady(t *testing.T, node int) bool {
@@ -263,5 +265,24 @@ func checkNoneLost(t *testing.T, report lab.StreamReport) {
 	t.Helper()
 	if t.Logf("%s", report); report.Lost > 0 {
 		t.Errorf("%s: %v", report, report.Errors)
+	}
+}
+
+// TestPodEnds checks the lab: a pod that has ended does not respond any more, and the next one
+// has another address.
+func TestPodEnds(t *testing.T) {
+	pod, client := cluster.Pods[0], cluster.Nodes[1]
+	target := func() string { return url(pod.Addr, 8086) }
+	former := target()
+	reach(t, client, former)
+	if err := cluster.TerminatePod(t.Context(), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.ReplacePod(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	reach(t, client, target())
+	if answer, err := client.Get(t.Context(), former); err == nil || target() == former {
+		t.Errorf("%s responds with %q after its end, %s follows", former, answer, target())
 	}
 }

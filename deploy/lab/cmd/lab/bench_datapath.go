@@ -38,9 +38,8 @@ metadata: {name: bench}
 spec: {ipAddressPools: [routed]}
 `
 
-// servesOn is how long a pod serves after SIGTERM, and removalDelay how long a node runs
-// after its taint.
-const servesOn, removalDelay = 5 * time.Second, 10 * time.Second
+// removalDelay is how long a node runs after its taint.
+const removalDelay = 10 * time.Second
 
 // dataPathBench counts the requests that are lost when pods, nodes, policies and speakers
 // change: on the LAN and over BGP, with IPv4 and IPv6.
@@ -241,10 +240,9 @@ func (b *dataPathBench) setPolicy(ctx context.Context, policy corev1.ServiceExte
 
 // terminate ends the pod of a node: it serves for a while after SIGTERM.
 func (b *dataPathBench) terminate(ctx context.Context, node int) error {
-	if err := b.TerminatePod(ctx, node); err != nil {
+	if err := b.TerminatePod(ctx, node, lab.ServesOn); err != nil {
 		return err
 	}
-	time.Sleep(servesOn)
 	return b.DeletePod(ctx, node)
 }
 
@@ -288,11 +286,10 @@ func (b *dataPathBench) drain(ctx context.Context) error {
 
 func (b *dataPathBench) scale(ctx context.Context) error {
 	for i := range 2 {
-		if err := b.TerminatePod(ctx, i); err != nil {
+		if err := b.TerminatePod(ctx, i, lab.ServesOn); err != nil {
 			return err
 		}
 	}
-	time.Sleep(servesOn)
 	for i := range 2 {
 		if err := b.DeletePod(ctx, i); err != nil {
 			return err
@@ -318,7 +315,7 @@ func (b *dataPathBench) removeNode(ctx context.Context) error {
 	if err := b.terminate(ctx, 0); err != nil {
 		return err
 	}
-	time.Sleep(removalDelay - servesOn)
+	time.Sleep(removalDelay - lab.ServesOn)
 	if err := b.Nodes[0].SetLink(false); err != nil {
 		return err
 	}

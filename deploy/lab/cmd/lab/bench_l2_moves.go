@@ -80,7 +80,7 @@ func (b *failoverBench) measureDrain(ctx context.Context, family string) error {
 		if _, err := b.Kubectl(ctx, "", "cordon", b.Nodes[node].Name); err != nil {
 			return err
 		}
-		if err := b.TerminatePod(ctx, node); err != nil {
+		if err := b.TerminatePod(ctx, node, lab.ServesOn); err != nil {
 			return err
 		}
 		err := b.waitMoved(ctx, addr, node)
