@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -37,8 +38,9 @@ type StreamReport struct {
 	// before the first and after the last one.
 	Silence time.Duration
 	// Broken is the number of lost requests with a connection that was reset, because
-	// a router rehashed the flow to another node.
-	Broken int
+	// a router rehashed the flow to another node. TimedOut is the number of those without a
+	// response.
+	Broken, TimedOut int
 	// Answers and Errors are the numbers of occurrences of each response and error.
 	Answers, Errors map[string]int
 }
@@ -49,6 +51,20 @@ func (r StreamReport) String() string {
 		return fmt.Sprintf("none of %d requests lost", r.Sent)
 	}
 	return fmt.Sprintf("%d of %d requests lost, within %s", r.Lost, r.Sent, r.Outage.Round(time.Millisecond))
+}
+
+// Causes returns why requests were lost, such as "2 reset, 1 timed out", "" if none was.
+func (r StreamReport) Causes() string {
+	var causes []string
+	for _, c := range []struct {
+		count int
+		name  string
+	}{{r.Broken, "reset"}, {r.TimedOut, "timed out"}, {r.Lost - r.Broken - r.TimedOut, "refused or unreachable"}} {
+		if c.count > 0 {
+			causes = append(causes, fmt.Sprintf("%d %s", c.count, c.name))
+		}
+	}
+	return strings.Join(causes, ", ")
 }
 
 // Start starts the stream. stop ends it and returns the report.
@@ -116,6 +132,8 @@ func (s RequestStream) Run(ctx context.Context, from *Host) StreamReport {
 			report.Errors[r.err.Error()]++
 			if errors.Is(r.err, syscall.ECONNRESET) || errors.Is(r.err, io.EOF) {
 				report.Broken++
+			} else if timeout := net.Error(nil); errors.As(r.err, &timeout) && timeout.Timeout() {
+				report.TimedOut++
 			}
 			if first < 0 {
 				first = r.at

@@ -277,7 +277,7 @@ func TestFabric(t *testing.T) {
 	pass()
 	report := stop()
 	t.Logf("%s; answers: %v", report, report.Answers)
-	if report.Lost == 0 || report.Lost == report.Sent || report.Answers["node-1"] == 0 || report.Answers["node-2"] == 0 {
+	if report.Lost == 0 || report.TimedOut == 0 || report.Lost == report.Sent || report.Answers["node-1"] == 0 || report.Answers["node-2"] == 0 {
 		t.Errorf("the report is %+v", report)
 	}
 	for change := range changes {

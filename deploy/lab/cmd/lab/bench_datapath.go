@@ -169,8 +169,8 @@ func (b *dataPathBench) measure(
 		for _, stop := range stops {
 			report := stop()
 			lost := fmt.Sprintf("%d of %d", report.Lost, report.Sent)
-			if report.Broken > 0 {
-				lost += fmt.Sprintf(" (%d reset)", report.Broken)
+			if causes := report.Causes(); causes != "" {
+				lost += " (" + causes + ")"
 			}
 			row += "\t" + lost
 		}
@@ -268,15 +268,16 @@ func (b *dataPathBench) switchPolicy(ctx context.Context) error {
 	return nil
 }
 
+// drain drains each node and ends its speaker, as a shutdown does.
 func (b *dataPathBench) drain(ctx context.Context) error {
 	for i, n := range b.Nodes {
 		if _, err := b.Kubectl(ctx, "", "cordon", n.Name); err != nil {
 			return err
 		}
-		err := b.terminate(ctx, i)
+		err := errors.Join(b.terminate(ctx, i), b.Speakers[i].Stop())
 		time.Sleep(2 * time.Second)
 		_, failed := b.Kubectl(ctx, "", "uncordon", n.Name)
-		if err := errors.Join(err, failed, b.CreatePod(ctx, i)); err != nil {
+		if err := errors.Join(err, failed, b.StartSpeaker(ctx, i), b.CreatePod(ctx, i), b.waitSessions(ctx)); err != nil {
 			return err
 		}
 		time.Sleep(2 * time.Second)
