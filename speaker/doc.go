@@ -13,6 +13,8 @@
 // the last three. localfacts.go reads what only this node knows: gateways, routers
 // and passwords. datapath.go delays routes until this node's kube-proxy serves
 // them. endpoints.go delays the withdrawal of routes after the last endpoint of a Service.
+// routesuccessors.go measures since when another node may advertise an address in place of
+// this one.
 // status.go and sessions.go compute the reports of this node, its Speaker
 // and its L2Node, report.go writes them.
 // neighbors.go observes the other nodes of the segments by BFD and by questions, for package
@@ -36,6 +38,8 @@
 //   - conflicts: those that an Event was recorded for, until they end.
 //   - endpointLosses: which Services have endpoints, and since when the others have none, until
 //     the Service is gone.
+//   - routeSuccessors: since when which node may advertise an address in place of this one,
+//     until this node does not advertise it any more.
 //   - dataPath: addresses that the data path serves, until they are no longer
 //     desired.
 //   - lastState: the state of the last sync, for the metrics, until the next sync.

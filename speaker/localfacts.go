@@ -54,6 +54,11 @@ func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []
 			l.Lapsed[addr] = true
 		}
 	}
+	var pending time.Duration
+	l.RouteSuccessors, pending = s.routeSuccessors.facts(s.shutdown.excludedSince, s.shutdown.drainDelay, time.Now())
+	if pending > 0 {
+		s.nextSync = min(s.nextSync, pending)
+	}
 	var unread time.Duration
 	if l.Reports, unread = s.claimReports.Reports(time.Now()); unread > 0 {
 		s.nextSync = min(s.nextSync, unread)

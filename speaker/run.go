@@ -147,6 +147,9 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 		s.nextSync = min(s.nextSync, wait)
 	}
 	s.applyFailover(snapshot, plan, announced)
+	if s.routeSuccessors.observe(plan.RouteSuccessors, time.Now()) {
+		s.nextSync = min(s.nextSync, proxySyncDelay)
+	}
 	// The first routes of a restarted speaker are advertised together: after
 	// End-of-RIB (RFC 4724) a router removes the stale routes that are missing.
 	routesReady := s.dataPath.Idle() || time.Since(s.shutdown.startedAt) > probeTimeout

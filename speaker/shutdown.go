@@ -41,7 +41,8 @@ type shutdownPolicy struct {
 }
 
 // drainComplete reports whether routers have had the drain delay to select other paths
-// since the node was excluded or about to be removed. It calls wake when that time is over.
+// since the node was excluded or about to be removed; in the second case there may be none yet.
+// It calls wake when that time is over.
 // A node that was excluded before the speaker started advertises nothing, so it is drained at
 // once.
 func (e *shutdownPolicy) drainComplete(node *corev1.Node, wake func()) bool {
@@ -95,6 +96,16 @@ func (e *shutdownPolicy) withdrawalReason(ctx context.Context, node *corev1.Node
 	return ""
 }
 
+// remainingDrain returns the time that routers still need to select other paths, of which the
+// newest exists since the time that is passed. GRACEFUL_SHUTDOWN has been advertised since the
+// node was excluded or about to be removed.
+func (e *shutdownPolicy) remainingDrain(newest, now time.Time) time.Duration {
+	if e.excludedSince.IsZero() {
+		return e.drainDelay
+	}
+	return e.drainDelay - now.Sub(latest(e.excludedSince, newest))
+}
+
 // leaveRouters ends the BGP sessions: with GRACEFUL_SHUTDOWN and a withdrawal if there
 // is a reason to withdraw the routes, and by graceful restart otherwise.
 func (s *Speaker) leaveRouters(ctx context.Context, reason string) {
@@ -106,10 +117,7 @@ func (s *Speaker) leaveRouters(ctx context.Context, reason string) {
 		s.routing.prepareRestart(ctx)
 		return
 	}
-	remaining := s.shutdown.drainDelay
-	if !s.shutdown.excludedSince.IsZero() {
-		remaining -= time.Since(s.shutdown.excludedSince) // GRACEFUL_SHUTDOWN has been advertised since then
-	}
+	remaining := s.shutdown.remainingDrain(s.routeSuccessors.newest(), time.Now())
 	interfaces, err := l2.Interfaces()
 	if err == nil && remaining > 0 {
 		err = s.requestGracefulShutdown(ctx, interfaces)

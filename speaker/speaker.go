@@ -64,19 +64,20 @@ type Speaker struct {
 	interfaceStates memo.List[*v1alpha1.L2Node]
 	interfaces      memo.Value[uint64, map[string][]l2.Interface]
 
-	lastNode       *corev1.Node // the last version of this Node
-	neighbors      *neighborMonitor
-	asker          *l2.Asker                // of the neighbors
-	isStale        func() bool              // whether the API server does not answer
-	interfaceNames []string                 // of the last plan
-	upSince        time.Time                // when the speaker started, or continued after it stood still
-	holdDown       time.Duration            // since upSince, in which this node takes no addresses back
-	ineligible     map[netip.Addr]time.Time // announced addresses that this node is not eligible for, since
-	claimReports   *claimReports
-	conflicts      conflictLog
-	endpointLosses endpointLosses
-	speakerReport  *speakerReport
-	l2NodeReport   *l2NodeReport
+	lastNode        *corev1.Node // the last version of this Node
+	neighbors       *neighborMonitor
+	asker           *l2.Asker                // of the neighbors
+	isStale         func() bool              // whether the API server does not answer
+	interfaceNames  []string                 // of the last plan
+	upSince         time.Time                // when the speaker started, or continued after it stood still
+	holdDown        time.Duration            // since upSince, in which this node takes no addresses back
+	ineligible      map[netip.Addr]time.Time // announced addresses that this node is not eligible for, since
+	claimReports    *claimReports
+	conflicts       conflictLog
+	endpointLosses  endpointLosses
+	routeSuccessors routeSuccessors
+	speakerReport   *speakerReport
+	l2NodeReport    *l2NodeReport
 
 	syncRequested chan struct{}       // something has changed
 	takeoverDue   chan struct{}       // another node has failed

@@ -140,76 +140,131 @@ func peerRoutes(peer config.BGPPeer, ads []config.BGPAdvertisement, is6, leaving
 	return all
 }
 
-// selectAdvertisers returns the routes by which this node advertises the address,
-// nil if it must not, and why no node advertises it, if none does.
-func (d *decision) selectAdvertisers(h heldAddress) (ownRoutes *nodeRoutes, refusal v1alpha1.Refusal) {
-	routes := d.routesOfScope(h.routeScope())
-	if routes == nil {
-		return nil, v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
+// selectAdvertisers returns the routes by which this node advertises the address, nil if it
+// must not, the node that may advertise it in place of this one, if there is any, and why no
+// node advertises the address, if none does.
+func (d *decision) selectAdvertisers(h heldAddress) (ownRoutes *nodeRoutes, successor string, refusal v1alpha1.Refusal) {
+	a := d.addressRoutes(h)
+	if a.routes == nil {
+		return nil, "", v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
 	}
-	advertised, requireAll := false, d.anyServesAll(h, routes)
+	advertised := false
 	for i, m := range d.nodes {
-		// While one node serves all Services of the address, no other attracts packets.
-		if any, all := h.servedBy(m.name); routes[i].refusal.Reason != "" || !any || requireAll && !all {
+		serves := a.serves(i)
+		if !serves && !a.servesTerminating(i) {
 			continue
 		}
-		advertised = true
-		// The routers of a node that is drained have had the time to select the routes of others.
-		if m.name == d.Node && (m.removal == "" || !d.Local.Drained || !d.othersStay(h, routes)) {
-			ownRoutes = &routes[i]
+		advertised = true // by the node or by its successor
+		if m.name != d.Node {
+			continue
+		}
+		ownRoutes = &a.routes[i]
+		if h.localNodes == nil && m.removal == "" {
+			continue
+		}
+		if s := a.successorOf(i); s != nil {
+			successor = s.name
+			if a.yieldsTo(s, m, serves) {
+				ownRoutes = nil
+			}
 		}
 	}
 	if advertised {
-		return ownRoutes, v1alpha1.Refusal{}
+		return ownRoutes, successor, v1alpha1.Refusal{}
 	}
 	var states []NodeState
 	for i, m := range d.nodes {
-		_, r := d.advertisedRoutes(h, i)
+		_, r := a.advertisedBy(i)
 		states = append(states, NodeState{Node: m.name, Reason: r.Reason, Message: r.Message})
 	}
 	if h.withoutEndpoints && slices.ContainsFunc(states, func(s NodeState) bool { return s.Reason == v1alpha1.NoEndpoints }) {
-		return nil, withdrawnWithoutEndpoints
+		return nil, "", withdrawnWithoutEndpoints
 	}
-	return nil, summarizeRefusals(h.pool, states)
+	return nil, "", summarizeRefusals(h.pool, states)
 }
 
-// anyServesAll reports whether a node that has routes serves all Services of the
-// address.
-func (d *decision) anyServesAll(h heldAddress, routes []nodeRoutes) bool {
-	for i, m := range d.nodes {
-		if _, all := h.servedBy(m.name); all && routes[i].refusal.Reason == "" {
-			return true
+// addressRoutes are the routes that the nodes may advertise for one address.
+type addressRoutes struct {
+	*decision
+	heldAddress
+	routes []nodeRoutes // in the order of the nodes; nil if no BGPAdvertisement covers the pool
+	// requireAll is whether a node that has routes serves all Services of the address. While
+	// one does, no node that serves only some of them attracts packets.
+	requireAll bool
+}
+
+func (d *decision) addressRoutes(h heldAddress) addressRoutes {
+	a := addressRoutes{decision: d, heldAddress: h, routes: d.routesOfScope(h.routeScope())}
+	for i := range a.routes {
+		if _, all := h.servedBy(d.nodes[i].name); all && a.routes[i].refusal.Reason == "" {
+			a.requireAll = true
+			break
 		}
 	}
-	return false
+	return a
 }
 
-// othersStay reports whether a node that is not about to be removed may advertise the address.
-func (d *decision) othersStay(h heldAddress, routes []nodeRoutes) bool {
-	requireAll := d.anyServesAll(h, routes)
-	for i, m := range d.nodes {
-		any, all := h.servedBy(m.name)
-		if m.removal == "" && routes[i].refusal.Reason == "" && any && (all || !requireAll) {
-			return true
+// serves reports whether the i-th node may advertise the address.
+func (a *addressRoutes) serves(i int) bool {
+	any, all := a.servedBy(a.nodes[i].name)
+	return a.routes[i].refusal.Reason == "" && any && (all || !a.requireAll)
+}
+
+// servesTerminating reports whether the i-th node, which does not serve the address any more,
+// keeps its routes until a successor serves it: its kube-proxy still forwards all packets.
+func (a *addressRoutes) servesTerminating(i int) bool {
+	return a.routes[i].refusal.Reason == "" && a.forwardedBy(a.nodes[i].name)
+}
+
+// successorOf returns a node that may advertise the address in place of the i-th one, nil if
+// there is none. A node on which no speaker has run does not count. One that is about to be
+// removed is chosen only if all others are. Of several, the one that the last plan had is kept,
+// because the time since it is the successor counts.
+func (a *addressRoutes) successorOf(i int) (successor *clusterNode) {
+	last := a.Local.RouteSuccessors[a.addr].Node
+	for j, m := range a.nodes {
+		if _, hasRun := a.Interfaces[m.name]; j == i || !hasRun || !a.serves(j) {
+			continue
+		}
+		stays := m.removal == ""
+		if successor == nil || stays && successor.removal != "" || m.name == last && stays == (successor.removal == "") {
+			successor = m
 		}
 	}
-	return false
+	return successor
 }
 
-// advertisedRoutes returns what the i-th node advertises, or why nothing.
-func (d *decision) advertisedRoutes(h heldAddress, i int) (routes []AdvertisedRoute, refusal v1alpha1.Refusal) {
-	scoped := d.routesOfScope(h.routeScope())
-	switch any, all := h.servedBy(d.nodes[i].name); {
-	case scoped == nil:
+// yieldsTo reports whether this node leaves the address to the successor. It keeps what it
+// advertises until the successor's data path is ready, if only terminating endpoints are left
+// on this node, or until routers have had the time to select the routes of others, if this node
+// is about to be removed.
+func (a *addressRoutes) yieldsTo(successor, own *clusterNode, serves bool) bool {
+	if serves && (own.removal == "" || successor.removal != "") {
+		return false
+	}
+	if _, advertised := a.Local.Advertised[a.addr]; !advertised {
+		return true
+	}
+	known := a.Local.RouteSuccessors[a.addr]
+	return known.Node == successor.name && (serves && known.Drained || !serves && known.Synced)
+}
+
+// advertisedBy returns what the i-th node advertises, or why nothing. A node that keeps its
+// routes for a while, as only that node knows, counts as one that has yielded to its successor.
+func (a *addressRoutes) advertisedBy(i int) (routes []AdvertisedRoute, refusal v1alpha1.Refusal) {
+	switch m := a.nodes[i]; {
+	case a.routes == nil:
 		return nil, v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
-	case scoped[i].refusal.Reason != "":
-		return nil, scoped[i].refusal
-	case !any, !all && d.anyServesAll(h, scoped):
-		return nil, h.missingEndpoints(d.nodes[i].name)
-	case d.nodes[i].removal != "" && d.othersStay(h, scoped):
-		return nil, v1alpha1.Refusal{Reason: v1alpha1.NodeBeingRemoved, Message: d.nodes[i].removal + ", and another node can advertise it"}
+	case a.routes[i].refusal.Reason != "":
+		return nil, a.routes[i].refusal
+	case !a.serves(i) && (!a.servesTerminating(i) || a.successorOf(i) != nil):
+		return nil, a.missingEndpoints(m.name)
+	case m.removal != "":
+		if s := a.successorOf(i); s != nil && s.removal == "" {
+			return nil, v1alpha1.Refusal{Reason: v1alpha1.NodeBeingRemoved, Message: m.removal + ", and another node can advertise it"}
+		}
 	}
-	for r, prefix := range scoped[i].routePrefixes(h.addr, d.aggregatableRanges(h)) {
+	for r, prefix := range a.routes[i].routePrefixes(a.addr, a.aggregatableRanges(a.heldAddress)) {
 		routes = append(routes, AdvertisedRoute{r.peer, prefix, r.attributes})
 	}
 	return routes, v1alpha1.Refusal{}

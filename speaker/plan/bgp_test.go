@@ -61,6 +61,7 @@ func TestRoutes(t *testing.T) {
 	excluding := labelled(corev1.LabelNodeExcludeBalancers, "")
 	aggregated := func(s *v1alpha1.BGPAdvertisementSpec) { s.AggregationLength = ptrTo(int32(24)) }
 	toAll := []*v1alpha1.BGPAdvertisement{bgpad("all")}
+	advertisedBefore := LocalFacts{Advertised: map[netip.Addr][]int{netip.MustParseAddr("203.0.113.5"): {0}}}
 	toPeerA := config.Objects{BGPPeers: []*v1alpha1.BGPPeer{peer("a", "192.0.2.1")}, BGPAdvertisements: toAll}
 	for _, tt := range []struct {
 		name     string
@@ -227,22 +228,12 @@ func TestRoutes(t *testing.T) {
 		},
 		{
 			name: "a deleted node asks for graceful shutdown", want: []string{"a: 203.0.113.5/32 lp 0 65535:0"},
-			node:    node("node-1", func(n *corev1.Node) { n.DeletionTimestamp = &metav1.Time{} }),
-			objects: toPeerA,
+			node:  node("node-1", func(n *corev1.Node) { n.DeletionTimestamp = &metav1.Time{} }),
+			local: advertisedBefore, objects: toPeerA,
 		},
 		{
 			name: "so does a node that is being removed", want: []string{"a: 203.0.113.5/32 lp 0 65535:0"},
-			node: node("node-1", tainted(taintToBeDeleted)), objects: toPeerA,
-		},
-		{
-			name: "it withdraws the routes when it is drained", want: nil, local: LocalFacts{Drained: true},
-			node: node("node-1", tainted(taintToBeDeleted)), objects: toPeerA,
-		},
-		{
-			name: "but not if no other node can advertise them", want: []string{"a: 203.0.113.5/32 lp 0 65535:0"},
-			local: LocalFacts{Drained: true}, node: node("node-1", tainted(taintToBeDeleted)), objects: toPeerA,
-			services: []*corev1.Service{service("s", "203.0.113.5", "p", local)},
-			slices:   []*discoveryv1.EndpointSlice{endpoints("s", "node-1 ready")},
+			node: node("node-1", tainted(taintToBeDeleted)), local: advertisedBefore, objects: toPeerA,
 		},
 		{
 			name: "an empty password counts as missing",

@@ -85,8 +85,9 @@ func (d *decision) warningNode(h heldAddress, segments [][]segmentNode) string {
 	if len(segments) > 0 {
 		return segments[0][0].name
 	}
+	advertised := d.addressRoutes(h)
 	return d.highestRanked(h.addr, func(i int) bool {
-		routes, _ := d.advertisedRoutes(h, i)
+		routes, _ := advertised.advertisedBy(i)
 		return len(routes) > 0
 	})
 }

@@ -58,12 +58,25 @@ type LocalFacts struct {
 	// ProxyReady is whether kube-proxy has answered on this node. Addresses of
 	// Services without a health check of their own wait for nothing else.
 	ProxyReady bool
-	// Drained is whether the node has been excluded, or about to be removed, for the drain
-	// delay, so that its routers have had the time to select other paths.
+	// Drained is whether the node has been excluded for the drain delay, so that its routers
+	// have had the time to select other paths.
 	Drained bool
+	// RouteSuccessors are the nodes that the last plan had in RouteSuccessors, by address.
+	RouteSuccessors map[netip.Addr]RouteSuccessor
 	// WithoutEndpoints are the Services without a ready or serving endpoint of a family, except
 	// those that had one until a moment ago.
 	WithoutEndpoints map[EndpointFamily]bool
 	// Leaving is whether the node is about to withdraw all its routes.
 	Leaving bool
+}
+
+// RouteSuccessor is another node that may advertise an address, by BGP, in place of this one.
+type RouteSuccessor struct {
+	Node string
+	// Synced is whether it has been the successor for the time in which its kube-proxy observes
+	// an endpoint and programs its rules.
+	Synced bool
+	// Drained is whether it has been the successor, and this node about to be removed, for the
+	// drain delay.
+	Drained bool
 }

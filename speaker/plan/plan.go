@@ -73,6 +73,10 @@ type Plan struct {
 	// Advertised are the addresses that the routes in BGP are for, each with the
 	// peers (indexes into BGP) that the routes are advertised to.
 	Advertised map[netip.Addr][]int
+	// RouteSuccessors are the nodes that may advertise addresses of BGP in place of this one, where
+	// it depends on them for how long this node keeps its routes: under externalTrafficPolicy:
+	// Local, and on a node that is about to be removed.
+	RouteSuccessors map[netip.Addr]string
 	// Unannounced are the addresses that no node can announce. Each is in exactly
 	// one of all nodes' plans. It also has those that this node owns and withholds
 	// because of a conflict.
@@ -136,7 +140,7 @@ func Decide(s Snapshot) Plan {
 		NeededReports: d.neededReports,
 		Neighbors:     map[failover.Peer]Neighbor{}, HigherRanked: map[netip.Addr][]string{}, Ineligible: map[netip.Addr]bool{},
 		Advertised: make(map[netip.Addr][]int, len(s.Services)), AwaitingDataPath: map[netip.Addr][]uint16{},
-		Unannounced: map[netip.Addr]v1alpha1.Refusal{}, Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
+		RouteSuccessors: map[netip.Addr]string{}, Unannounced: map[netip.Addr]v1alpha1.Refusal{}, Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
 	}
 	for _, h := range heldAddresses(s.Services) {
 		if refusal := d.refuseNodeAddress(h.addr); refusal.Reason != "" {
@@ -150,7 +154,7 @@ func Decide(s Snapshot) Plan {
 		}
 		h = d.resolveAddress(h)
 		segments, l2Refusal := d.rankNodes(h, nil)
-		routes, bgpRefusal := d.selectAdvertisers(h)
+		routes, successor, bgpRefusal := d.selectAdvertisers(h)
 		j, control := d.judgeClaims(h)
 		own, do := d.ownClaim(&p, h, segments)
 		serves := s.Local.dataPathServes(h, s.Node)
@@ -164,6 +168,9 @@ func Decide(s Snapshot) Plan {
 		switch {
 		case routes != nil && serves:
 			p.addRoutes(h.addr, routes, d.aggregatableRanges(h))
+			if successor != "" {
+				p.RouteSuccessors[h.addr] = successor
+			}
 		case routes != nil || !serves && (do == failover.Ask || do == failover.Wait):
 			// The announcement attracts packets at once, so kube-proxy must be ready first.
 			p.AwaitingDataPath[h.addr] = h.healthCheckPorts(s.Node)
@@ -264,16 +271,17 @@ func (d *decision) explainAddress(h heldAddress) AddressState {
 		}
 	}
 	explained.NeverFailsBack = d.neverFailsBack(h.pool)
-	_, bgpRefusal := d.selectAdvertisers(h)
+	_, _, bgpRefusal := d.selectAdvertisers(h)
 	if len(segments) == 0 && bgpRefusal.Reason != "" {
 		explained.Refusal = combineRefusals(l2Refusal, bgpRefusal, h.pool)
 	} else {
 		explained.Warning = h.endpointWarning(bgpRefusal)
 	}
+	advertised := d.addressRoutes(h)
 	for i, m := range d.nodes {
 		state, covered := owners[m.name]
 		state.Node = m.name
-		routes, refusal := d.advertisedRoutes(h, i)
+		routes, refusal := advertised.advertisedBy(i)
 		state.Routes = routes
 		switch {
 		case len(state.Interfaces) > 0 || len(routes) > 0:

@@ -52,7 +52,14 @@ func (h heldAddress) missingEndpoints(node string) v1alpha1.Refusal {
 // kube-proxy still sends packets to terminating ones, for all Services (KEP-1669).
 func (h heldAddress) servedWhileTerminating(node string) bool {
 	any, _ := h.servedBy(node)
-	return !any && !slices.ContainsFunc(h.localNodes, func(n *localNodes) bool { return !n.serving[node] })
+	return !any && h.forwardedBy(node)
+}
+
+// forwardedBy reports whether the node's kube-proxy forwards packets for all Services of the
+// address: under externalTrafficPolicy: Local to a ready endpoint on the node or, if it has
+// none, to a terminating one that still serves.
+func (h heldAddress) forwardedBy(node string) bool {
+	return !slices.ContainsFunc(h.localNodes, func(n *localNodes) bool { return n != nil && !n.have(node) && !n.serving[node] })
 }
 
 // localNodes are the nodes with endpoints of a Service. The name "" stands for all nodes.
