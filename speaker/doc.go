@@ -12,7 +12,8 @@
 // bfd monitors paths, guard keeps stray packets from looping; routing.go combines
 // the last three. localfacts.go reads what only this node knows: gateways, routers
 // and passwords. datapath.go delays routes until this node's kube-proxy serves
-// them. endpoints.go delays the withdrawal of routes after the last endpoint of a Service.
+// them. endpoints.go delays the withdrawal of routes after the last endpoint of a Service, and
+// their return.
 // routesuccessors.go measures since when another node may advertise an address in place of
 // this one.
 // status.go and sessions.go compute the reports of this node, its Speaker
@@ -36,8 +37,8 @@
 //   - ineligible: since when this node is not eligible for addresses that it announces.
 //   - claimReports: what nodes with a current claim announce, until it is read again.
 //   - conflicts: those that an Event was recorded for, until they end.
-//   - endpointLosses: which Services have endpoints, and since when the others have none, until
-//     the Service is gone.
+//   - endpointLosses: which Services have endpoints or none, and since when, until the Service is
+//     gone.
 //   - routeSuccessors: since when which node may advertise an address in place of this one,
 //     until this node does not advertise it any more.
 //   - dataPath: addresses that the data path serves, until they are no longer

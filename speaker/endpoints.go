@@ -10,17 +10,24 @@ import (
 )
 
 // withdrawalDelay is the time for which a Service that had endpoints counts as if it still
-// had some, so that a restart of its only pod does not withdraw its routes.
+// had some, so that a restart of its only pod does not withdraw its routes. After a withdrawal,
+// a Service with endpoints counts as one without for the proxySyncDelay: until then the
+// kube-proxy of this node may reject packets that another site answers.
 const withdrawalDelay = 5 * time.Second
 
-// endpointLosses are the Services that this process has observed, by address family, each with
-// the time since when it has had no endpoint. The time is zero if it has one.
-type endpointLosses map[plan.EndpointFamily]time.Time
+// endpointLosses are the Services that this process has observed, by address family.
+type endpointLosses map[plan.EndpointFamily]endpointLoss
+
+type endpointLoss struct {
+	has     bool      // whether there is an endpoint
+	since   time.Time // zero if the Service was created with these, or without any
+	without bool      // whether the Service counts as one without endpoints
+}
 
 // observe replaces the losses by those of these Services. It returns the Services without
-// endpoints, and the time until the next one belongs to them; 0 if there is none. A Service
-// that had none when it was first observed belongs to them at once: this process advertises no
-// routes for it.
+// endpoints, and the time until that changes; 0 if it does not. A Service that had none when it
+// was first observed belongs to them at once: this process advertises no routes for it. An
+// earlier one may have withdrawn those of Services that exist when this process starts.
 func (e *endpointLosses) observe(
 	services []*corev1.Service, slicesOf func(*corev1.Service) []*discoveryv1.EndpointSlice, now time.Time,
 ) (without map[plan.EndpointFamily]bool, wait time.Duration) {
@@ -31,21 +38,30 @@ func (e *endpointLosses) observe(
 			continue
 		}
 		for family, has := range plan.EndpointFamilies(svc, slicesOf(svc)) {
-			since, known := (*e)[family]
+			loss, known := (*e)[family]
 			switch {
-			case has:
-				observed[family] = time.Time{}
-				continue
+			case !known && *e == nil:
+				loss = endpointLoss{has, now, !has}
 			case !known:
-				since = now.Add(-withdrawalDelay)
-			case since.IsZero():
-				since = now
+				loss = endpointLoss{has: has, without: !has}
+			case has && !loss.has && loss.since.IsZero():
+				loss.has = true // the first endpoint of a new Service
+			case has != loss.has:
+				loss.has, loss.since = has, now
 			}
-			observed[family] = since
-			if left := withdrawalDelay - now.Sub(since); left <= 0 {
-				without[family] = true
-			} else if wait == 0 || left < wait {
+			delay := withdrawalDelay
+			if has {
+				delay = proxySyncDelay
+			}
+			switch left := delay - now.Sub(loss.since); {
+			case loss.without != has: // up to date
+			case left <= 0:
+				loss.without = !has
+			case wait == 0 || left < wait:
 				wait = left
+			}
+			if observed[family] = loss; loss.without {
+				without[family] = true
 			}
 		}
 	}

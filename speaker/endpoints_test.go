@@ -26,14 +26,28 @@ func TestEndpointLosses(t *testing.T) {
 		name  string
 		steps []step
 	}{
-		{"none at the start", []step{{0, "down", true, 0}, {half, "down", true, 0}, {0, "ready", false, 0}}},
+		{"none when the speaker starts", []step{
+			{0, "down", true, 0}, {half, "down", true, 0}, {0, "ready", true, proxySyncDelay}, {proxySyncDelay, "ready", false, 0},
+		}},
 		{"the last endpoint is lost", []step{
 			{0, "ready", false, 0},
 			{time.Hour, "down", false, withdrawalDelay},
 			{half, "down", false, half},
 			{half, "down", true, 0},
 			{time.Hour, "down", true, 0},
+			{0, "ready", true, proxySyncDelay},
+			{proxySyncDelay / 2, "ready", true, proxySyncDelay / 2},
+			{proxySyncDelay / 2, "ready", false, 0},
+			{0, "down", false, withdrawalDelay},
+		}},
+		{"the endpoint is lost again before it counts", []step{
 			{0, "ready", false, 0},
+			{time.Hour, "down", false, withdrawalDelay},
+			{withdrawalDelay, "down", true, 0},
+			{time.Hour, "ready", true, proxySyncDelay},
+			{0, "down", true, 0},
+			{time.Hour, "serving", true, proxySyncDelay},
+			{proxySyncDelay, "ready", false, 0},
 		}},
 		{"a short restart, again and again", []step{
 			{0, "ready", false, 0},
@@ -44,10 +58,14 @@ func TestEndpointLosses(t *testing.T) {
 			{half, "", false, withdrawalDelay},
 		}},
 		{"terminating, but serving", []step{{0, "ready", false, 0}, {time.Hour, "serving", false, 0}, {0, "down", false, withdrawalDelay}}},
-		{"a Service that is created again", []step{{0, "ready", false, 0}, {half, "gone", false, 0}, {half, "down", true, 0}}},
+		{"a new Service", []step{{0, "gone", false, 0}, {0, "down", true, 0}, {half, "ready", false, 0}, {half, "down", false, withdrawalDelay}}},
+		{"a Service that is created again", []step{
+			{0, "ready", false, 0}, {half, "gone", false, 0}, {half, "down", true, 0}, {half, "ready", false, 0},
+		}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			losses, now := endpointLosses{}, time.Now()
+			var losses endpointLosses
+			now := time.Now()
 			svc := service("s", "203.0.113.5", "p")
 			key := plan.EndpointFamily{Service: fixture.Key("s"), Type: discoveryv1.AddressTypeIPv4}
 			for i, step := range row.steps {

@@ -64,7 +64,8 @@ type LocalFacts struct {
 	// RouteSuccessors are the nodes that the last plan had in RouteSuccessors, by address.
 	RouteSuccessors map[netip.Addr]RouteSuccessor
 	// WithoutEndpoints are the Services without a ready or serving endpoint of a family, except
-	// those that had one until a moment ago.
+	// those that had one until a moment ago, and in addition those that have had one again for a
+	// moment only.
 	WithoutEndpoints map[EndpointFamily]bool
 	// Leaving is whether the node is about to withdraw all its routes.
 	Leaving bool
