@@ -80,6 +80,67 @@ func TestLastPodOnLAN(t *testing.T) {
 	checkNoneLost(t, stop())
 }
 
+// TestLastPodByBGP checks that routers have a route at all times, and that no request is lost,
+// when the only pod is moved to another node, and when a second one starts on another node long
+// after an autoscaler has tainted that of the first: the former node keeps its route until the
+// kube-proxy of the other one forwards to the new pod.
+func TestLastPodByBGP(t *testing.T) {
+	const first, next = 0, 1
+	for _, row := range []struct {
+		name string
+		move func(t *testing.T)
+	}{
+		{"moved", func(t *testing.T) {
+			podReady(t, next, true)
+			if err := cluster.TerminatePod(t.Context(), first); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := cluster.ReplacePod(context.Background(), first); err != nil {
+					t.Error(err)
+				}
+			})
+		}},
+		{"tainted", func(t *testing.T) {
+			taint(t, first, "ToBeDeletedByClusterAutoscaler")
+			time.Sleep(drainDelay + time.Second)
+			podReady(t, next, true)
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			all := routers(t)
+			svc, addr := routed(t, "bgp-last-"+row.name, local)
+			routedViaAll(t, addr, 0, 1, 2)
+			for i := range cluster.Nodes {
+				if i != first {
+					podReady(t, i, false)
+				}
+			}
+			routedViaAll(t, addr, first)
+			stop := stream(t, url(addr, svc.Spec.Ports[0].Port))
+			var changes []func() []lab.RouteChange
+			for _, r := range all {
+				changes = append(changes, routeChanges(t, r, addr))
+			}
+			row.move(t)
+			routedViaAll(t, addr, next)
+			checkLosses(t, stop(), 2*len(all))
+			for i, r := range all {
+				seen := changes[i]()
+				t.Logf("%s: %v", r.Name, seen)
+				for _, c := range seen {
+					if len(c.Hops) == 0 {
+						t.Errorf("%s had no route at %s", r.Name, c.At)
+					}
+				}
+			}
+		})
+	}
+}
+
+// drainDelay is the default of --drain-delay of the speakers.
+const drainDelay = 5 * time.Second
+
 // TestNodeBeingRemoved checks that a node that an autoscaler is about to remove announces an
 // address until another node does, and that no request is lost, also when the node is turned
 // off.
