@@ -1,6 +1,7 @@
 package l2
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,9 +29,25 @@ type Interface struct {
 	// IPv4 addresses of Services: kube-proxy in IPVS mode assigns them to an interface,
 	// and arp_ignore permits answers for the addresses of other interfaces.
 	KernelAnswers bool
+	// Answered are the addresses of all interfaces of the node for which the kernel answers
+	// ARP requests or Neighbor Solicitations on this one, except those that kube-proxy in IPVS
+	// mode assigns; sorted. They are known of the own node only.
+	Answered []LocalAddress
 	// VRF is the name of the VRF device that the interface is a port of, "" if it is in none.
 	// Nothing is announced on it: the kernel would look up the packets in another table.
 	VRF string
+}
+
+// LocalAddress is an address of an interface of the node, link-local ones excepted.
+type LocalAddress struct {
+	netip.Prefix        // the address with its prefix length
+	Interface    string // that has the address
+	vrf          string // of the interface, or its own name if it is a VRF device
+	isHostScope  bool
+}
+
+func (a LocalAddress) compare(b LocalAddress) int {
+	return cmp.Or(a.Prefix.Compare(b.Prefix), strings.Compare(a.Interface, b.Interface))
 }
 
 // Contains reports whether the address is in one of the interface's subnets.
@@ -50,6 +68,8 @@ func Interfaces() ([]Interface, error) {
 		return nil, fmt.Errorf("list addresses of interfaces: %w", err)
 	}
 	ipvs := slices.ContainsFunc(all, func(l netlink.Link) bool { return l.Attrs().Name == ipvsInterface })
+	local := localAddresses(all, addrs)
+	ignoreOnAll := readARPIgnore("all")
 	var interfaces []Interface
 	for _, l := range all {
 		vrf := vrfOf(l, all)
@@ -57,7 +77,7 @@ func Interfaces() ([]Interface, error) {
 			continue
 		}
 		a := l.Attrs()
-		iface := Interface{Name: a.Name, MAC: a.HardwareAddr.String(), KernelAnswers: ipvs && answersForOthers(a.Name), VRF: vrf}
+		iface := Interface{Name: a.Name, MAC: a.HardwareAddr.String(), VRF: vrf}
 		for _, addr := range addrs {
 			ip, ok := netip.AddrFromSlice(addr.IP)
 			ones, _ := addr.Mask.Size()
@@ -70,6 +90,13 @@ func Interfaces() ([]Interface, error) {
 			continue
 		}
 		slices.SortFunc(iface.Prefixes, netip.Prefix.Compare)
+		ignore := max(ignoreOnAll, readARPIgnore(a.Name))
+		for _, addr := range local {
+			if kernelAnswers(iface, ignore, addr) {
+				iface.Answered = append(iface.Answered, addr)
+			}
+		}
+		iface.KernelAnswers = ipvs && kernelAnswers(iface, ignore, LocalAddress{Prefix: anyIPv4, Interface: ipvsInterface})
 		interfaces = append(interfaces, iface)
 	}
 	slices.SortFunc(interfaces, func(a, b Interface) int { return strings.Compare(a.Name, b.Name) })
@@ -108,15 +135,75 @@ func vrfOf(l netlink.Link, all []netlink.Link) string {
 // Services.
 const ipvsInterface = "kube-ipvs0"
 
-// answersForOthers reports whether the kernel answers ARP requests on the interface for
-// addresses of other interfaces: the larger one of two sysctls is 0
-// (Documentation/networking/ip-sysctl.rst, arp_ignore).
-func answersForOthers(iface string) bool {
-	for _, name := range []string{"all", iface} {
-		value, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + name + "/arp_ignore")
-		if err != nil || strings.TrimSpace(string(value)) != "0" {
-			return false
+// anyIPv4 stands for the address of any Service.
+var anyIPv4 = netip.PrefixFrom(netip.IPv4Unspecified(), 32)
+
+// localAddresses returns the addresses of all interfaces, sorted: not loopback and link-local
+// ones, those of ipvsInterface, and IPv6 addresses whose duplicate address detection has not
+// succeeded, for which the kernel does not answer.
+func localAddresses(all []netlink.Link, addrs []netlink.Addr) (local []LocalAddress) {
+	byIndex := make(map[int]LocalAddress, len(all)) // without the address
+	for _, l := range all {
+		a := LocalAddress{Interface: l.Attrs().Name, vrf: vrfOf(l, all)}
+		if l.Type() == "vrf" {
+			a.vrf = a.Interface
 		}
+		byIndex[l.Attrs().Index] = a
+	}
+	for _, addr := range addrs {
+		a, known := byIndex[addr.LinkIndex]
+		ip, ok := netip.AddrFromSlice(addr.IP)
+		ip = ip.Unmap()
+		isTentative := addr.Flags&unix.IFA_F_TENTATIVE != 0 && addr.Flags&unix.IFA_F_OPTIMISTIC == 0
+		if !known || a.Interface == ipvsInterface || !ok || ip.IsLoopback() || ip.IsLinkLocalUnicast() || isTentative {
+			continue
+		}
+		ones, _ := addr.Mask.Size()
+		a.Prefix, a.isHostScope = netip.PrefixFrom(ip, ones), addr.Scope == unix.RT_SCOPE_HOST
+		local = append(local, a)
+	}
+	slices.SortFunc(local, LocalAddress.compare)
+	return local
+}
+
+// arpIgnoreAll is the value of arp_ignore with which the kernel answers no ARP request.
+const arpIgnoreAll = 8
+
+// readARPIgnore returns the sysctl arp_ignore of an interface. The larger one of this and that
+// of "all" applies.
+func readARPIgnore(iface string) int {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + iface + "/arp_ignore")
+	if err != nil {
+		return arpIgnoreAll // the interface is gone, or IPv4 is not enabled
+	}
+	value, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return arpIgnoreAll
+	}
+	return value
+}
+
+// kernelAnswers reports whether the kernel answers on the interface for the address: for
+// IPv6 if the interface itself has the address, for IPv4 depending on the effective arp_ignore
+// (Documentation/networking/ip-sysctl.rst). Values that are not defined there have the effect
+// of 0. The kernel answers for an IPv4 address also while the interface that has it is down.
+func kernelAnswers(i Interface, arpIgnore int, a LocalAddress) bool {
+	has := a.Interface == i.Name
+	switch {
+	case a.vrf != i.VRF: // another routing table has the address
+		return false
+	case a.Addr().Is6():
+		return has
+	}
+	switch arpIgnore {
+	case 1:
+		return has
+	case 2: // and the sender, as the other hosts of the segment, is in the subnet
+		return has && slices.ContainsFunc(i.Prefixes, func(p netip.Prefix) bool { return !p.IsSingleIP() && p.Contains(a.Addr()) })
+	case 3:
+		return !a.isHostScope
+	case arpIgnoreAll:
+		return false
 	}
 	return true
 }
