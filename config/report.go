@@ -125,8 +125,8 @@ var unannouncedReasons = []v1alpha1.Reason{
 }
 
 // warningReasons are the reasons that a speaker reports for an announced address that
-// clients may not reach.
-var warningReasons = []v1alpha1.Reason{v1alpha1.AddressConflict, v1alpha1.ProxyARP, v1alpha1.NoEndpoints}
+// clients may not reach, or that may not move when its owner fails.
+var warningReasons = []v1alpha1.Reason{v1alpha1.AddressConflict, v1alpha1.ProxyARP, v1alpha1.KernelAnswers, v1alpha1.NoEndpoints}
 
 func (r *reportBounds) boundUnannounced(u v1alpha1.AddressReason) (v1alpha1.AddressReason, bool) {
 	return r.boundReason(u, unannouncedReasons)

@@ -37,7 +37,7 @@ func (c *conflictLog) record(s *Speaker, p plan.Plan, now time.Time) (wait time.
 		if u := p.Unannounced[addr]; u.Reason == v1alpha1.AddressConflict {
 			refusal = u
 		}
-		if refusal.Reason == "" || refusal.Reason == v1alpha1.NoEndpoints {
+		if refusal.Reason == "" || refusal.Reason == v1alpha1.NoEndpoints || refusal.Reason == v1alpha1.KernelAnswers {
 			continue
 		}
 		known, ok := c.current[addr]

@@ -28,7 +28,7 @@ const (
 	// claimInterval is how often the claims of other hosts are judged, while there are any.
 	claimInterval = 10 * time.Second
 
-	// sysctlInterval is how often the interfaces are read while the kernel answers for the
+	// sysctlInterval is how often the interfaces are read while the kernel answers for
 	// addresses of Services. The kernel sends no event when that is changed.
 	sysctlInterval = time.Minute
 )
@@ -77,9 +77,6 @@ func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []
 				s.neighbors.Claimed(addr, k)
 			}
 		}
-	}
-	if slices.ContainsFunc(interfaces, func(i l2.Interface) bool { return i.KernelAnswers }) {
-		s.nextSync = min(s.nextSync, sysctlInterval)
 	}
 	s.dataPath.FillLocal(&l)
 	for _, secret := range s.secrets.Objects() {

@@ -167,10 +167,23 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 	if wait := s.conflicts.record(s, plan, time.Now()); wait > 0 {
 		s.nextSync = min(s.nextSync, wait)
 	}
+	if kernelAnswers(interfaces, plan) {
+		s.nextSync = min(s.nextSync, sysctlInterval)
+	}
 	s.claimReports.Set(plan.NeededReports, time.Now())
 	s.setReports(observed)
 	s.lastState.Store(&observed)
 	return err
+}
+
+// kernelAnswers reports whether the kernel of this node answers for addresses of Services.
+func kernelAnswers(interfaces []l2.Interface, p plan.Plan) bool {
+	for _, w := range p.Warnings {
+		if w.Reason == v1alpha1.KernelAnswers {
+			return true
+		}
+	}
+	return slices.ContainsFunc(interfaces, func(i l2.Interface) bool { return i.KernelAnswers })
 }
 
 // applyAnnounced completes the plan by what is announced on interfaces: addresses that the

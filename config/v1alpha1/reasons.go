@@ -102,7 +102,9 @@ const (
 	AddressConflict Reason = "AddressConflict"
 	// ProxyARP: all addresses are announced, but a router answers for them as well (RFC 1027).
 	ProxyARP Reason = "ProxyARP"
-	// KernelAnswers: all addresses are announced, but the kernels of other nodes answer for them as well.
+	// KernelAnswers: all addresses are announced, but the kernels of nodes answer for them, whether
+	// or not a speaker runs there: kube-proxy in IPVS mode has assigned them to an interface, or
+	// they are configured on one.
 	KernelAnswers Reason = "KernelAnswers"
 
 	// NodeNotReady: the node's Ready condition is not True.

@@ -96,8 +96,9 @@ type SpeakerStatus struct {
 	Unannounced []AddressReason `json:"unannounced,omitempty"`
 
 	// Warnings list addresses that this node announces although another host claims
-	// them, and announced addresses without endpoints, each of which a single node reports.
-	// They are grouped by reason.
+	// them, announced addresses without endpoints, each of which a single node reports, and
+	// addresses for which the kernel of this node answers, whichever node announces them,
+	// because they are configured on an interface. They are grouped by reason.
 	//
 	// +optional
 	// +listType=atomic

@@ -112,6 +112,12 @@ func TestWarnings(t *testing.T) {
 			selectAll, v1alpha1.AddressConflict,
 		},
 		{"refused by another candidate", nothing, refused(v1alpha1.NoSession, addr), subnet, selectAll, v1alpha1.Announced},
+		{"an address that a candidate has on an interface", warned(v1alpha1.KernelAnswers, addr), nothing, subnet, nil, v1alpha1.KernelAnswers},
+		{"an address that no candidate has on an interface", nothing, warned(v1alpha1.KernelAnswers, addr), subnet, nil, v1alpha1.Announced},
+		{
+			"an address on an interface, and proxy ARP", warned(v1alpha1.KernelAnswers, addr), warned(v1alpha1.ProxyARP, addr), subnet,
+			selectAll, v1alpha1.ProxyARP,
+		},
 		{"only the kernel of the owner", kernelAnswers, nothing, subnet, nil, v1alpha1.Announced},
 		{"both kernels", kernelAnswers, kernelAnswers, subnet, nil, v1alpha1.KernelAnswers},
 		{"the kernel of a node in another subnet", kernelAnswers, kernelAnswers, "198.51.100.1/24", nil, v1alpha1.Announced},

@@ -5,7 +5,8 @@
 // with each other.
 //
 // plan.go is the entry: Decide for this node, Explain for one Service on all nodes.
-// nodes.go has what is known of each node, local.go what only this one knows.
+// nodes.go has what is known of each node, local.go what only this one knows, kernel.go
+// for which addresses its kernel answers.
 // ownership.go decides which addresses in the status of a Service are its own, and which
 // pool applies to them. l2.go elects the owner on each segment, conflict.go judges the
 // claims of other hosts, bgp.go chooses routes and attributes, peerings.go sessions,
@@ -82,8 +83,9 @@ type Plan struct {
 	// because of a conflict.
 	Unannounced map[netip.Addr]v1alpha1.Refusal
 	// Warnings are about addresses of L2 that this node announces, on interfaces or by
-	// BGP, although another host claims them, and about announced addresses without
-	// endpoints. Each of the latter is in exactly one of all nodes' plans.
+	// BGP, although another host claims them, about announced addresses without endpoints, and
+	// about addresses for which the kernel of this node answers, whichever node announces them.
+	// Each of those without endpoints is in exactly one of all nodes' plans.
 	Warnings map[netip.Addr]v1alpha1.Refusal
 	// Services maps the addresses of L2, Advertised and AwaitingDataPath to their
 	// Service: to the oldest one of those that share an address.
@@ -140,8 +142,10 @@ func Decide(s Snapshot) Plan {
 		NeededReports: d.neededReports,
 		Neighbors:     map[failover.Peer]Neighbor{}, HigherRanked: map[netip.Addr][]string{}, Ineligible: map[netip.Addr]bool{},
 		Advertised: make(map[netip.Addr][]int, len(s.Services)), AwaitingDataPath: map[netip.Addr][]uint16{},
-		RouteSuccessors: map[netip.Addr]string{}, Unannounced: map[netip.Addr]v1alpha1.Refusal{}, Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
+		RouteSuccessors: map[netip.Addr]string{}, Unannounced: map[netip.Addr]v1alpha1.Refusal{},
+		Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
 	}
+	local, answered := localAnswers(s.Local.Interfaces), []localAnswer(nil)
 	for _, h := range heldAddresses(s.Services) {
 		if refusal := d.refuseNodeAddress(h.addr); refusal.Reason != "" {
 			if d.reportingNode(h.addr) == s.Node {
@@ -185,10 +189,12 @@ func Decide(s Snapshot) Plan {
 		case announced && h.withoutEndpoints && d.warningNode(h, segments) == s.Node:
 			p.addEndpointWarning(h.addr, h.endpointWarning(bgpRefusal))
 		}
+		answered = append(answered, d.answersOnSegment(h, local[h.addr])...)
 	}
 	for i := range p.BGP {
 		p.BGP[i].Peer.ServiceAddresses = ofServices
 	}
+	p.addKernelWarnings(s.Node, answered)
 	d.addNeighbors(&p)
 	return p
 }
