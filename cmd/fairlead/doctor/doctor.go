@@ -63,8 +63,8 @@ func (s severity) MarshalText() ([]byte, error) { return []byte(strings.ToLower(
 func Examine(s objects.Snapshot) Diagnosis {
 	plan := controllerplan.Decide(s.Controller)
 	// The list is not nil, so that its JSON is [] and not null.
-	findings := slices.Concat([]finding{}, crdFindings(s), listenFindings(s), nodeFindings(s), proxyFindings(s), dataPathFindings(s), failoverFindings(s),
-		serviceFindings(s, plan), configFindings(plan), poolFindings(s, plan), sessionFindings(s))
+	findings := slices.Concat([]finding{}, crdFindings(s), listenFindings(s), nodeFindings(s), proxyFindings(s), kernelFindings(s),
+		dataPathFindings(s), failoverFindings(s), serviceFindings(s, plan), configFindings(plan), poolFindings(s, plan), sessionFindings(s))
 	slices.SortStableFunc(findings, func(a, b finding) int {
 		return cmp.Or(cmp.Compare(a.Severity, b.Severity), strings.Compare(a.Object, b.Object))
 	})
@@ -179,6 +179,20 @@ func proxyFindings(s objects.Snapshot) (found []finding) {
 		"in IPVS mode without strictARP, the kernels of these nodes answer ARP requests for the addresses of all Services: " +
 			v1alpha1.Abbreviate(nodes, ", ") + "; set ipvs.strictARP: true in the configuration of kube-proxy, and restart its pods",
 	}}
+}
+
+// kernelFindings returns the nodes with interfaces that have addresses of Services, according
+// to their speakers. Such a report has one message about all addresses. It counts also if the
+// node is not Ready: its kernel may go on answering.
+func kernelFindings(s objects.Snapshot) (found []finding) {
+	for _, n := range s.Controller.Nodes {
+		warnings := s.Reports[n.Name].Warnings
+		i := slices.IndexFunc(warnings, func(w v1alpha1.AddressReason) bool { return w.Reason == v1alpha1.KernelAnswers })
+		if i >= 0 {
+			found = append(found, finding{severityDegraded, "Node " + n.Name, v1alpha1.KernelAnswers, warnings[i].Message})
+		}
+	}
+	return found
 }
 
 // dataPathFindings returns the nodes that announce addresses without an answer from their

@@ -124,7 +124,9 @@ func TestOtherHosts(t *testing.T) {
 			},
 			Nodes: []*corev1.Node{fixture.Node("m"), fixture.Node("n")},
 			Speakers: []*v1alpha1.Speaker{
-				{ObjectMeta: metav1.ObjectMeta{Name: "m"}},
+				{ObjectMeta: metav1.ObjectMeta{Name: "m"}, Status: v1alpha1.SpeakerStatus{
+					Warnings: []v1alpha1.AddressReason{{Reason: v1alpha1.KernelAnswers, Message: "on lo", Addresses: []string{"192.0.2.2-192.0.2.3"}}},
+				}},
 				{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Status: v1alpha1.SpeakerStatus{
 					Unannounced: about(v1alpha1.AddressConflict, "192.0.2.1"),
 					Announcing:  []v1alpha1.Announcement{{Interfaces: []string{"eth0"}, Addresses: []string{"192.0.2.2-192.0.2.4"}}},
@@ -138,6 +140,7 @@ func TestOtherHosts(t *testing.T) {
 	want := []string{
 		"BROKEN Service ns/a AddressConflict 192.0.2.1: why",
 		"BROKEN Service ns/d NoEndpoints 192.0.2.4: why; 192.0.2.4 by node n on eth0",
+		"DEGRADED Node m KernelAnswers on lo",
 		"DEGRADED Service ns/b AddressConflict 192.0.2.2: why; 192.0.2.2 by node n on eth0",
 		"DEGRADED Service ns/c ProxyARP 192.0.2.3: why; 192.0.2.3 by node n on eth0",
 	}
