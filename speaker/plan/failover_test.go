@@ -96,6 +96,7 @@ func TestDataPathOnInterfaces(t *testing.T) {
 		}}, l2.Claim{Probe: true, Defer: true}, []uint16{}, false},
 		{"Local", []func(*Snapshot){underLocal("a ready")}, l2.Claim{Probe: true, Defer: true}, []uint16{30000}, false},
 		{"Local, ready", []func(*Snapshot){underLocal("a ready"), ready}, l2.Claim{Probe: true}, nil, false},
+		{"Local, terminating", []func(*Snapshot){underLocal("a serving")}, l2.Claim{Probe: true}, nil, false},
 		{"another node has it", []func(*Snapshot){underLocal("a ready", "b ready"), answers(failover.Live)}, l2.Claim{Withhold: true}, []uint16{30000}, false},
 		{
 			"another node has it without a ready endpoint",

@@ -113,11 +113,12 @@ func (d *decision) aggregatableRanges(h heldAddress) []netipx.IPRange {
 }
 
 // healthCheckPorts returns the ports on which the node's kube-proxy reports that it
-// serves the address: one for each Service under externalTrafficPolicy: Local with an
-// endpoint there. Without such a Service kube-proxy reports only its own health.
+// serves the address: one for each Service under externalTrafficPolicy: Local with a ready
+// endpoint there. For terminating ones, whose rules it has, and for those without a node it
+// reports that there are none. Without such a Service kube-proxy reports only its own health.
 func (h heldAddress) healthCheckPorts(node string) (ports []uint16) {
 	for i, n := range h.localNodes {
-		if n == nil || !n.have(node) {
+		if n == nil || !n.ready[node] {
 			continue
 		}
 		if port := uint16(h.services[i].Spec.HealthCheckNodePort); port != 0 {
