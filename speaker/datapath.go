@@ -72,6 +72,7 @@ type dataPathGate struct {
 	served       map[netip.Addr]bool            // by the rules before a change; not passed to a plan yet
 	reprogrammed map[netip.Addr]*corev1.Service // the last version of the Service
 	advertised   map[netip.Addr][]int           // advertised already; replaced, never modified
+	waiting      int                            // addresses of the last plan that wait
 	pending      map[string]*healthProbe        // by their keys
 	proxyReady   bool                           // kube-proxy's own health check has answered, or is absent
 	proxyProblem string                         // why it is taken for ready without an answer, or is waited for
@@ -181,16 +182,11 @@ func (g *dataPathGate) waitUntilClosed(addr netip.Addr, svc *corev1.Service, por
 	}
 }
 
-// Idle reports whether no address waits for a probe.
+// Idle reports whether no address of the last plan waits.
 func (g *dataPathGate) Idle() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, p := range g.pending {
-		if len(p.addrs) > 0 {
-			return false
-		}
-	}
-	return true
+	return g.waiting == 0
 }
 
 // Set replaces the addresses that are probed by those of a plan, and forgets those that
@@ -207,13 +203,16 @@ func (g *dataPathGate) Set(ctx context.Context, node string, nodes []*corev1.Nod
 	}
 	maps.DeleteFunc(g.ready, forget)
 	maps.DeleteFunc(g.unverified, func(addr netip.Addr, _ string) bool { return forget(addr, true) })
-	g.advertised = p.Advertised
+	g.advertised, g.waiting = p.Advertised, len(p.AwaitingDataPath)
 	desired := map[string]*healthProbe{}
 	ofProxy := healthProbe{ports: []uint16{g.port}} // of both families
 	if !g.proxyReady && len(p.L2)+len(p.BGP)+len(p.Neighbors) > 0 {
 		desired[ofProxy.key()] = &ofProxy // before an address needs it
 	}
 	for addr, ports := range p.AwaitingDataPath {
+		if g.ready[addr] || len(ports) == 0 && g.proxyReady {
+			continue // it waits for waitUntilClosed, or was ready after FillLocal: the next sync is due
+		}
 		probe := &healthProbe{is6: addr.Is6(), ports: ports}
 		if len(ports) == 0 {
 			probe = &ofProxy

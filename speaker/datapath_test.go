@@ -55,9 +55,15 @@ func isReady(g *dataPathGate, addr netip.Addr) bool {
 
 func waitUntilReady(t *testing.T, g *dataPathGate, addr netip.Addr) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !isReady(g, addr); time.Sleep(5 * time.Millisecond) {
+	await(t, addr.String()+" is ready", func() bool { return isReady(g, addr) })
+}
+
+// await waits until the condition is true.
+func await(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s does not become ready", addr)
+			t.Fatalf("not in time: %s", what)
 		}
 	}
 }
@@ -256,6 +262,48 @@ func TestDataPathReprogrammed(t *testing.T) {
 	g.Set(t.Context(), "a", nil, plan.Plan{})
 	if isReady(g, addr) {
 		t.Error("ready although it is not announced any more")
+	}
+}
+
+// TestDataPathReprogrammedWakesOnce checks that an address that waits for new rules of
+// kube-proxy only causes neither probes of kube-proxy nor syncs until it has them.
+func TestDataPathReprogrammedWakesOnce(t *testing.T) {
+	health, other, proxy := newHealthCheck(t), newHealthCheck(t), newHealthCheck(t)
+	other.healthy.Store(true)
+	proxy.healthy.Store(true)
+	wakes := make(chan struct{}, 1000)
+	g := newDataPathGate(slog.New(slog.DiscardHandler), func() { wakes <- struct{}{} })
+	g.port, g.proxyReady = proxy.port(), true
+	alone, shared := netip.MustParseAddr("203.0.113.5"), netip.MustParseAddr("203.0.113.6")
+	ports := map[netip.Addr][]uint16{alone: nil, shared: {other.port()}} // shared with a Service under Local
+	syncOnce := func() {
+		var l plan.LocalFacts
+		g.FillLocal(&l)
+		waiting := map[netip.Addr][]uint16{}
+		for addr := range l.Reprogrammed {
+			waiting[addr] = ports[addr]
+		}
+		g.Set(t.Context(), "a", nil, plan.Plan{AwaitingDataPath: waiting})
+	}
+	for addr := range ports {
+		was := service("x", addr.String(), "p", local, fixture.WithHealthCheck(int32(health.port())))
+		g.ServiceChanged(was, service("x", addr.String(), "p"))
+	}
+	syncOnce()
+	<-wakes // the health check of the other Service has answered
+	syncOnce()
+	if g.Idle() {
+		t.Error("idle although addresses wait")
+	}
+	before := health.requests.Load()
+	await(t, "the health check is probed", func() bool { return health.requests.Load() >= before+10 })
+	health.Close()
+	for range ports {
+		<-wakes
+		syncOnce()
+	}
+	if !g.Idle() || len(wakes) > 0 || other.requests.Load() != 1 || proxy.requests.Load() != 0 {
+		t.Errorf("idle is %t, with %d more syncs, %d and %d requests", g.Idle(), len(wakes), other.requests.Load(), proxy.requests.Load())
 	}
 }
 
