@@ -22,9 +22,9 @@ const (
 	// proxyHealthPort is the port of kube-proxy's own health check.
 	proxyHealthPort = 10256
 
-	// probeInterval is the time between two probes of a health check, and lateProbeInterval
-	// that of kube-proxy's own one when it is not waited for any more.
-	probeInterval, lateProbeInterval = 20 * time.Millisecond, 10 * time.Second
+	// probeInterval is the time between two probes of a health check, and recheckInterval
+	// that of one that has not answered in time, and is not waited for any more.
+	probeInterval, recheckInterval = 20 * time.Millisecond, 10 * time.Second
 
 	// proxyWarmUp is the time that kube-proxy has for its first rules after it has
 	// started.
@@ -58,11 +58,12 @@ const (
 // it has programmed the new rules. If it is changed from Cluster to Local, the rules for
 // Cluster serve the address until they are replaced.
 type dataPathGate struct {
-	log        *slog.Logger
-	wake       func()
-	port       uint16 // of kube-proxy's own health check
-	client     *http.Client
-	probeSlots chan struct{}
+	log             *slog.Logger
+	wake            func()
+	port            uint16 // of kube-proxy's own health check
+	recheckInterval time.Duration
+	client          *http.Client
+	probeSlots      chan struct{}
 
 	mu           sync.Mutex
 	hosts        []netip.Addr // of this node
@@ -76,7 +77,8 @@ type dataPathGate struct {
 	pending      map[string]*healthProbe        // by their keys
 	proxyReady   bool                           // kube-proxy's own health check has answered, or is absent
 	proxyProblem string                         // why it is taken for ready without an answer, or is waited for
-	unverified   map[netip.Addr]string          // announced without an answer from these ports
+	unverified   map[netip.Addr]*healthProbe    // announced without an answer to these probes
+	rechecking   bool                           // recheck runs
 }
 
 // loopbacks are the addresses on which kube-proxy listens in most modes.
@@ -96,11 +98,11 @@ func (p *healthProbe) key() string { return fmt.Sprint(p.is6, p.ports) }
 
 func newDataPathGate(log *slog.Logger, wake func()) *dataPathGate {
 	return &dataPathGate{
-		log: log, wake: wake, port: proxyHealthPort, hosts: loopbacks,
+		log: log, wake: wake, port: proxyHealthPort, recheckInterval: recheckInterval, hosts: loopbacks,
 		client:     &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 		probeSlots: make(chan struct{}, maxProbes),
 		ready:      map[netip.Addr]bool{}, served: map[netip.Addr]bool{}, reprogrammed: map[netip.Addr]*corev1.Service{},
-		pending: map[string]*healthProbe{}, unverified: map[netip.Addr]string{},
+		pending: map[string]*healthProbe{}, unverified: map[netip.Addr]*healthProbe{},
 	}
 }
 
@@ -138,8 +140,9 @@ func (g *dataPathGate) Message() string {
 	}
 }
 
-func unverifiedMessage(addr netip.Addr, ports string) string {
-	return fmt.Sprintf("announces %s without an answer from the health check of kube-proxy for it (port %s)", addr, ports)
+func unverifiedMessage(addr netip.Addr, p *healthProbe) string {
+	return fmt.Sprintf("announces %s without an answer from the health check of kube-proxy for it (port %s)",
+		addr, strings.Trim(fmt.Sprint(p.ports), "[]"))
 }
 
 // ServiceChanged observes a change of the externalTrafficPolicy of a Service.
@@ -202,7 +205,7 @@ func (g *dataPathGate) Set(ctx context.Context, node string, nodes []*corev1.Nod
 		return !waits && !advertised && !claimed
 	}
 	maps.DeleteFunc(g.ready, forget)
-	maps.DeleteFunc(g.unverified, func(addr netip.Addr, _ string) bool { return forget(addr, true) })
+	maps.DeleteFunc(g.unverified, func(addr netip.Addr, _ *healthProbe) bool { return forget(addr, true) })
 	g.advertised, g.waiting = p.Advertised, len(p.AwaitingDataPath)
 	desired := map[string]*healthProbe{}
 	ofProxy := healthProbe{ports: []uint16{g.port}} // of both families
@@ -238,6 +241,10 @@ func (g *dataPathGate) Set(ctx context.Context, node string, nodes []*corev1.Nod
 		p.stop = stop
 		g.pending[key] = p
 		go g.probeUntilReady(ctx, key, p)
+	}
+	if !g.rechecking && (g.proxyProblem != "" || len(g.unverified) > 0) {
+		g.rechecking = true
+		go g.recheck(ctx)
 	}
 }
 
@@ -283,7 +290,7 @@ func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healt
 	for _, addr := range p.addrs {
 		g.ready[addr] = true
 		if !ok && !ofProxy {
-			g.unverified[addr] = strings.Trim(fmt.Sprint(p.ports), "[]")
+			g.unverified[addr] = p
 			g.log.Warn("data path not verified", "reason", unverifiedMessage(addr, g.unverified[addr]))
 		}
 	}
@@ -293,7 +300,6 @@ func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healt
 		if !ok {
 			g.setProxyProblem(fmt.Sprintf("announces addresses without an answer from kube-proxy (port %d) for %s",
 				g.port, time.Since(began).Round(time.Second)))
-			go g.awaitProxy(context.WithoutCancel(ctx))
 		}
 	}
 	g.wake()
@@ -309,18 +315,48 @@ func (g *dataPathGate) setLate(p *healthProbe) {
 	g.wake()
 }
 
-// awaitProxy waits until kube-proxy answers after all.
-func (g *dataPathGate) awaitProxy(ctx context.Context) {
-	for ctx.Err() == nil {
-		sleepContext(ctx, lateProbeInterval)
-		if ok, _ := g.probePort(ctx, g.port, false, true); ok {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			g.setProxyProblem("")
-			g.wake()
+// recheck probes what has not answered in time, until all have answered or are not needed any
+// more. A health check that is not waited for any more is not probed otherwise.
+func (g *dataPathGate) recheck(ctx context.Context) {
+	for {
+		sleepContext(ctx, g.recheckInterval)
+		g.mu.Lock()
+		probes := map[string]*healthProbe{}
+		if g.proxyProblem != "" {
+			p := &healthProbe{ports: []uint16{g.port}}
+			probes[p.key()] = p
+		}
+		for _, p := range g.unverified {
+			probes[p.key()] = p
+		}
+		if g.rechecking = len(probes) > 0 && ctx.Err() == nil; !g.rechecking {
+			g.mu.Unlock()
 			return
 		}
+		g.mu.Unlock()
+		for key, p := range probes {
+			fails := func(port uint16) bool { ok, _ := g.probePort(ctx, port, p.is6, true); return !ok }
+			if !slices.ContainsFunc(p.ports, fails) {
+				g.verify(key, slices.Contains(p.ports, g.port))
+			}
+		}
 	}
+}
+
+// verify clears what was reported because a probe had not been answered in time.
+func (g *dataPathGate) verify(key string, ofProxy bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if ofProxy {
+		g.setProxyProblem("")
+	}
+	for addr, p := range g.unverified {
+		if p.key() == key {
+			delete(g.unverified, addr)
+			g.log.Info("data path verified", "address", addr.String())
+		}
+	}
+	g.wake()
 }
 
 // setProxyProblem sets the problem, and logs it if it is another one. The lock must be held.

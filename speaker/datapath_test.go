@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -337,4 +338,65 @@ func withInternalIP(addr string) func(*corev1.Node) {
 	return func(n *corev1.Node) {
 		n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: addr}}
 	}
+}
+
+// TestDataPathRecovers checks that what did not answer in time is not reported any more once it
+// answers: kube-proxy, whose problem was found by the probe of a Service that is gone meanwhile,
+// and the health check of a Service.
+func TestDataPathRecovers(t *testing.T) {
+	t.Parallel()
+	health, proxy := newHealthCheck(t), newHealthCheck(t)
+	otherNode := serveOn(t, "127.0.0.3:"+strconv.Itoa(int(proxy.port())))
+	nodes := []*corev1.Node{node("a"), node("b", withInternalIP("127.0.0.3"))}
+	wakes := make(chan struct{}, 1000)
+	g := newDataPathGate(slog.New(slog.DiscardHandler), func() { wakes <- struct{}{} })
+	g.port, g.proxyReady, g.recheckInterval = proxy.port(), true, 10*time.Millisecond
+	addr := netip.MustParseAddr("203.0.113.5")
+	set := func(p plan.Plan) { g.Set(t.Context(), "a", nodes, p) }
+
+	otherNode.healthy.Store(true)
+	waiting := plan.Plan{AwaitingDataPath: map[netip.Addr][]uint16{addr: {health.port()}}}
+	set(waiting)
+	<-wakes
+	if text := g.Message(); !strings.HasPrefix(text, "kube-proxy does not answer on port") {
+		t.Errorf("message %q while only other nodes answer", text)
+	}
+	set(plan.Plan{})
+	proxy.healthy.Store(true)
+	<-wakes
+	if text := g.Message(); text != "" {
+		t.Errorf("message %q although kube-proxy answers", text)
+	}
+
+	announced := plan.Plan{L2: map[netip.Addr]l2.Claim{addr: {}}}
+	set(waiting)
+	<-wakes // after the timeout
+	if text := g.Message(); !isReady(g, addr) || !strings.HasPrefix(text, "announces 203.0.113.5 without an answer") {
+		t.Errorf("ready is %t, message %q, although the health check fails", isReady(g, addr), text)
+	}
+	set(announced)
+	health.healthy.Store(true)
+	<-wakes
+	if text := g.Message(); text != "" {
+		t.Errorf("message %q although the health check answers", text)
+	}
+	await(t, "nothing is probed any more", func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return !g.rechecking
+	})
+}
+
+// serveOn returns a health check that listens on the address.
+func serveOn(t *testing.T, addr string) *healthCheck {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &healthCheck{}
+	c.Server = &httptest.Server{Listener: l, Config: &http.Server{Handler: c}}
+	c.Start()
+	t.Cleanup(c.Close)
+	return c
 }
