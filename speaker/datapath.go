@@ -31,9 +31,13 @@ const (
 	proxyWarmUp = time.Second
 
 	// probeTimeout bounds the wait for a health check that is absent or always fails:
-	// replacements of kube-proxy may not implement it. If kube-proxy answers on other nodes
+	// replacements of kube-proxy may not implement it. If kube-proxy answers on most other nodes
 	// but never has on this one, brokenProxyTimeout does.
 	probeTimeout, brokenProxyTimeout = 5 * time.Second, 3 * time.Minute
+
+	// firstRoutesTimeout bounds the wait of a speaker's first routes for the data path. The gate
+	// opens, or is late, earlier: after probeTimeout, and the time that it takes to ask.
+	firstRoutesTimeout = 2 * probeTimeout
 
 	// otherFamilyDelay is the time after which the health check of a Service in the other
 	// family counts, if nothing listens in that of the address. kube-proxy programs the rules of
@@ -66,9 +70,9 @@ type dataPathGate struct {
 	probeSlots      chan struct{}
 
 	mu           sync.Mutex
-	hosts        []netip.Addr // of this node
-	ipv4Only     bool         // the health checks of Services are over IPv4, for both families
-	others       []netip.Addr // of other nodes
+	hosts        []netip.Addr   // of this node
+	ipv4Only     bool           // the health checks of Services are over IPv4, for both families
+	others       [][]netip.Addr // of some other nodes
 	ready        map[netip.Addr]bool
 	served       map[netip.Addr]bool            // by the rules before a change; not passed to a plan yet
 	reprogrammed map[netip.Addr]*corev1.Service // the last version of the Service
@@ -90,7 +94,7 @@ type healthProbe struct {
 	is6   bool
 	ports []uint16
 	addrs []netip.Addr
-	late  bool // kube-proxy does not answer on this node, but does on others
+	late  bool // kube-proxy does not answer on this node, but does on most others
 }
 
 // key identifies the probe.
@@ -99,7 +103,7 @@ func (p *healthProbe) key() string { return fmt.Sprint(p.is6, p.ports) }
 func newDataPathGate(log *slog.Logger, wake func()) *dataPathGate {
 	return &dataPathGate{
 		log: log, wake: wake, port: proxyHealthPort, recheckInterval: recheckInterval, hosts: loopbacks,
-		client:     &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
+		client:     newHealthCheckClient(),
 		probeSlots: make(chan struct{}, maxProbes),
 		ready:      map[netip.Addr]bool{}, served: map[netip.Addr]bool{}, reprogrammed: map[netip.Addr]*corev1.Service{},
 		pending: map[string]*healthProbe{}, unverified: map[netip.Addr]*healthProbe{},
@@ -172,7 +176,7 @@ func (g *dataPathGate) waitUntilClosed(addr netip.Addr, svc *corev1.Service, por
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
 	for ctx.Err() == nil {
-		if _, listens := g.probePort(ctx, port, addr.Is6(), true); !listens {
+		if g.probePort(ctx, port, addr.Is6(), true) == noAnswer {
 			break
 		}
 		sleepContext(ctx, probeInterval)
@@ -185,11 +189,17 @@ func (g *dataPathGate) waitUntilClosed(addr netip.Addr, svc *corev1.Service, por
 	}
 }
 
-// Idle reports whether no address of the last plan waits.
+// Idle reports whether no address of the last plan waits, except those that are late.
 func (g *dataPathGate) Idle() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.waiting == 0
+	late := 0
+	for _, p := range g.pending {
+		if p.late {
+			late += len(p.addrs)
+		}
+	}
+	return late == g.waiting
 }
 
 // Set replaces the addresses that are probed by those of a plan, and forgets those that
@@ -256,10 +266,10 @@ func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healt
 	deadline := began.Add(probeTimeout)
 	ofProxy := slices.Contains(p.ports, g.port)
 	answersOK := func(port uint16) bool {
-		ok, _ := g.probePort(ctx, port, p.is6, ofProxy || time.Since(began) > otherFamilyDelay)
-		return ok
+		return g.probePort(ctx, port, p.is6, ofProxy || time.Since(began) > otherFamilyDelay) == healthy
 	}
 	ok := false
+	var othersAnswer <-chan bool // asked before the timeout, so that it is kept
 	for first := true; ; first = false {
 		ok = !slices.ContainsFunc(p.ports, func(port uint16) bool { return !answersOK(port) })
 		if ctx.Err() != nil {
@@ -271,8 +281,11 @@ func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healt
 		if ok {
 			break
 		}
+		if othersAnswer == nil && time.Until(deadline) < othersTimeout {
+			othersAnswer = g.askOthers(ctx)
+		}
 		if time.Now().After(deadline) {
-			if deadline.Sub(began) >= brokenProxyTimeout || answersOK(g.port) || !g.othersAnswer(ctx) {
+			if deadline.Sub(began) >= brokenProxyTimeout || answersOK(g.port) || !<-othersAnswer {
 				break
 			}
 			deadline = began.Add(brokenProxyTimeout)
@@ -296,11 +309,12 @@ func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healt
 	}
 	if ofProxy {
 		g.proxyReady = true
-		g.setProxyProblem("")
+		problem := ""
 		if !ok {
-			g.setProxyProblem(fmt.Sprintf("announces addresses without an answer from kube-proxy (port %d) for %s",
-				g.port, time.Since(began).Round(time.Second)))
+			problem = fmt.Sprintf("announces addresses without an answer from kube-proxy (port %d) for %s",
+				g.port, time.Since(began).Round(time.Second))
 		}
+		g.setProxyProblem(problem)
 	}
 	g.wake()
 }
@@ -335,7 +349,7 @@ func (g *dataPathGate) recheck(ctx context.Context) {
 		}
 		g.mu.Unlock()
 		for key, p := range probes {
-			fails := func(port uint16) bool { ok, _ := g.probePort(ctx, port, p.is6, true); return !ok }
+			fails := func(port uint16) bool { return g.probePort(ctx, port, p.is6, true) != healthy }
 			if !slices.ContainsFunc(p.ports, fails) {
 				g.verify(key, slices.Contains(p.ports, g.port))
 			}
@@ -376,18 +390,17 @@ func (g *dataPathGate) setProxyProblem(text string) {
 func (g *dataPathGate) setHosts(node string, nodes []*corev1.Node) {
 	g.hosts, g.others = slices.Clone(loopbacks), nil
 	for _, n := range nodes {
-		if n.Name != node && len(g.others) >= maxOtherNodes {
-			continue
-		}
+		var addrs []netip.Addr
 		for _, a := range n.Status.Addresses {
-			ip, err := netip.ParseAddr(a.Address)
-			switch {
-			case err != nil || a.Type != corev1.NodeInternalIP:
-			case n.Name == node:
-				g.hosts = append(g.hosts, ip)
-			case config.NodeReady(n):
-				g.others = append(g.others, ip)
+			if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+				addrs = append(addrs, ip)
 			}
+		}
+		switch {
+		case n.Name == node:
+			g.hosts = append(g.hosts, addrs...)
+		case len(addrs) > 0 && len(g.others) < maxOtherNodes && config.NodeReady(n):
+			g.others = append(g.others, addrs[:min(len(addrs), maxAddressesAsked)])
 		}
 	}
 }

@@ -6,26 +6,70 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
 )
 
-// othersAnswer reports whether the kube-proxy of another node answers.
-func (g *dataPathGate) othersAnswer(ctx context.Context) bool {
+// healthAnswer is what one probe of a health check has shown.
+type healthAnswer int
+
+const (
+	noAnswer healthAnswer = iota // nothing listens
+	failing                      // any answer but the following
+	healthy
+)
+
+const (
+	// requestTimeout bounds one request.
+	requestTimeout = time.Second
+
+	// maxAddressesAsked is the number of addresses of each other node that are probed: one of each
+	// family.
+	maxAddressesAsked = 2
+
+	// othersTimeout is the time that askOthers takes at most.
+	othersTimeout = maxAddressesAsked * requestTimeout
+)
+
+func newHealthCheckClient() *http.Client {
+	return &http.Client{
+		Timeout: requestTimeout, Transport: &http.Transport{DisableKeepAlives: true},
+		// kube-proxy does not redirect, and another program must not choose the target of a request.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// askOthers probes the kube-proxies of other nodes concurrently. The channel receives whether most
+// of them answer: a single node, which may be compromised, does not decide it.
+func (g *dataPathGate) askOthers(ctx context.Context) <-chan bool {
 	g.mu.Lock()
 	others := g.others
 	g.mu.Unlock()
-	return slices.ContainsFunc(others, func(host netip.Addr) bool {
-		ok, _ := g.probe(ctx, host, g.port)
-		return ok
-	})
+	var tasks sync.WaitGroup
+	var answers atomic.Int64
+	for _, hosts := range others {
+		tasks.Go(func() {
+			if slices.ContainsFunc(hosts, func(host netip.Addr) bool { return g.probe(ctx, host, g.port) == healthy }) {
+				answers.Add(1)
+			}
+		})
+	}
+	most := make(chan bool, 1)
+	go func() {
+		tasks.Wait()
+		most <- 2*int(answers.Load()) > len(others)
+	}()
+	return most
 }
 
-// probePort reports whether the health check on the port answers with OK, and whether
-// anything listens there. It tries the hosts of the family that is6 selects, then, if
-// otherCounts, those of the other family. Only the first host that responds counts.
-func (g *dataPathGate) probePort(ctx context.Context, port uint16, is6, otherCounts bool) (ok, listens bool) {
+// probePort returns the answer of the health check on the port. It tries the hosts of the
+// family that is6 selects, then, if otherCounts, those of the other family. Only the first
+// host that responds counts.
+func (g *dataPathGate) probePort(ctx context.Context, port uint16, is6, otherCounts bool) healthAnswer {
 	select {
 	case <-ctx.Done():
-		return false, true
+		return failing
 	case g.probeSlots <- struct{}{}:
 		defer func() { <-g.probeSlots }()
 	}
@@ -38,7 +82,8 @@ func (g *dataPathGate) probePort(ctx context.Context, port uint16, is6, otherCou
 			if host.Is6() != family {
 				continue
 			}
-			if ok, listens = g.probe(ctx, host, port); !listens {
+			answer := g.probe(ctx, host, port)
+			if answer == noAnswer {
 				continue
 			}
 			if is6 && port != g.port && ctx.Err() == nil {
@@ -46,26 +91,32 @@ func (g *dataPathGate) probePort(ctx context.Context, port uint16, is6, otherCou
 				defer g.mu.Unlock()
 				g.ipv4Only = !family
 			}
-			return ok, true
+			return answer
 		}
 		if !otherCounts {
 			break
 		}
 	}
-	return false, false
+	return noAnswer
 }
 
-// probe probes a health check on one host. Without a response, nothing listens there.
-func (g *dataPathGate) probe(ctx context.Context, host netip.Addr, port uint16) (ok, listens bool) {
+// probe probes a health check on one host.
+func (g *dataPathGate) probe(ctx context.Context, host netip.Addr, port uint16) healthAnswer {
 	url := fmt.Sprintf("http://%s/healthz", netip.AddrPortFrom(host, port))
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		panic(fmt.Sprintf("invalid URL %q: %v", url, err))
 	}
 	response, err := g.client.Do(request)
-	if err != nil {
-		return false, ctx.Err() != nil
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return failing // it is not known whether anything listens
+	case err != nil:
+		return noAnswer
 	}
-	_ = response.Body.Close()
-	return response.StatusCode == http.StatusOK, true
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode == http.StatusOK {
+		return healthy
+	}
+	return failing
 }

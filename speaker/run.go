@@ -152,7 +152,7 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 	}
 	// The first routes of a restarted speaker are advertised together: after
 	// End-of-RIB (RFC 4724) a router removes the stale routes that are missing.
-	routesReady := s.dataPath.Idle() || time.Since(s.shutdown.startedAt) > probeTimeout
+	routesReady := s.dataPath.Idle() || time.Since(s.shutdown.startedAt) > firstRoutesTimeout
 	s.shutdown.routesSet = s.shutdown.routesSet || routesReady
 	if s.shutdown.routesSet {
 		s.routing.Set(plan)
