@@ -22,17 +22,18 @@ const (
 	// proxyHealthPort is the port of kube-proxy's own health check.
 	proxyHealthPort = 10256
 
-	// probeInterval is the time between two probes of a health check, and recheckInterval
-	// that of one that has not answered in time, and is not waited for any more.
-	probeInterval, recheckInterval = 20 * time.Millisecond, 10 * time.Second
+	// probeInterval is the time between two probes of a health check, lateProbeInterval that
+	// after probeTimeout, and recheckInterval that of one that is not waited for any more.
+	probeInterval, lateProbeInterval, recheckInterval = 20 * time.Millisecond, 500 * time.Millisecond, 10 * time.Second
 
 	// proxyWarmUp is the time that kube-proxy has for its first rules after it has
 	// started.
 	proxyWarmUp = time.Second
 
 	// probeTimeout bounds the wait for a health check that is absent or always fails:
-	// replacements of kube-proxy may not implement it. If kube-proxy answers on most other nodes
-	// but never has on this one, brokenProxyTimeout does.
+	// replacements of kube-proxy may not implement it. brokenProxyTimeout does if kube-proxy
+	// itself reports that it has no rules for the Service yet, or answers on most other nodes, but
+	// not on this one.
 	probeTimeout, brokenProxyTimeout = 5 * time.Second, 3 * time.Minute
 
 	// firstRoutesTimeout bounds the wait of a speaker's first routes for the data path. The gate
@@ -94,7 +95,9 @@ type healthProbe struct {
 	is6   bool
 	ports []uint16
 	addrs []netip.Addr
-	late  bool // kube-proxy does not answer on this node, but does on most others
+	// After the timeout, one of them is why the probe goes on:
+	late    bool // kube-proxy does not answer on this node, but does on most others
+	refused bool // kube-proxy reports no endpoints
 }
 
 // key identifies the probe.
@@ -134,19 +137,32 @@ func (g *dataPathGate) FillLocal(l *plan.LocalFacts) {
 func (g *dataPathGate) Message() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	switch addrs := slices.SortedFunc(maps.Keys(g.unverified), netip.Addr.Compare); {
+	problems := maps.Clone(g.unverified)
+	for _, p := range g.pending {
+		for _, addr := range p.addrs {
+			if p.refused {
+				problems[addr] = p
+			}
+		}
+	}
+	switch addrs := slices.SortedFunc(maps.Keys(problems), netip.Addr.Compare); {
 	case g.proxyProblem != "" || len(addrs) == 0:
 		return g.proxyProblem
 	case len(addrs) == 1:
-		return unverifiedMessage(addrs[0], g.unverified[addrs[0]])
+		return problems[addrs[0]].problem(addrs[0])
 	default:
-		return fmt.Sprintf("%s; and %d other addresses", unverifiedMessage(addrs[0], g.unverified[addrs[0]]), len(addrs)-1)
+		return fmt.Sprintf("%s; and %d other addresses", problems[addrs[0]].problem(addrs[0]), len(addrs)-1)
 	}
 }
 
-func unverifiedMessage(addr netip.Addr, p *healthProbe) string {
-	return fmt.Sprintf("announces %s without an answer from the health check of kube-proxy for it (port %s)",
-		addr, strings.Trim(fmt.Sprint(p.ports), "[]"))
+// problem returns why the probe has not verified the data path of an address.
+func (p *healthProbe) problem(addr netip.Addr) string {
+	ports := strings.Trim(fmt.Sprint(p.ports), "[]")
+	if p.refused {
+		return fmt.Sprintf("kube-proxy reports no endpoint on this node for %s (port %s): it is not announced before there is one, "+
+			"for %s at most", addr, ports, brokenProxyTimeout)
+	}
+	return fmt.Sprintf("announces %s without an answer from the health check of kube-proxy for it (port %s)", addr, ports)
 }
 
 // ServiceChanged observes a change of the externalTrafficPolicy of a Service.
@@ -189,13 +205,13 @@ func (g *dataPathGate) waitUntilClosed(addr netip.Addr, svc *corev1.Service, por
 	}
 }
 
-// Idle reports whether no address of the last plan waits, except those that are late.
+// Idle reports whether no address of the last plan waits, except those that are late or refused.
 func (g *dataPathGate) Idle() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	late := 0
 	for _, p := range g.pending {
-		if p.late {
+		if p.late || p.refused {
 			late += len(p.addrs)
 		}
 	}
@@ -268,7 +284,7 @@ func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healt
 	answersOK := func(port uint16) bool {
 		return g.probePort(ctx, port, p.is6, ofProxy || time.Since(began) > otherFamilyDelay) == healthy
 	}
-	ok := false
+	ok, interval := false, probeInterval
 	var othersAnswer <-chan bool // asked before the timeout, so that it is kept
 	for first := true; ; first = false {
 		ok = !slices.ContainsFunc(p.ports, func(port uint16) bool { return !answersOK(port) })
@@ -285,13 +301,12 @@ func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healt
 			othersAnswer = g.askOthers(ctx)
 		}
 		if time.Now().After(deadline) {
-			if deadline.Sub(began) >= brokenProxyTimeout || answersOK(g.port) || !<-othersAnswer {
+			if deadline.Sub(began) >= brokenProxyTimeout || !g.waitsLonger(ctx, p, othersAnswer) {
 				break
 			}
-			deadline = began.Add(brokenProxyTimeout)
-			g.setLate(p)
+			deadline, othersAnswer, interval = deadline.Add(probeTimeout), nil, lateProbeInterval
 		}
-		sleepContext(ctx, probeInterval)
+		sleepContext(ctx, interval)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -299,12 +314,13 @@ func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healt
 		return
 	}
 	delete(g.pending, key)
+	p.late, p.refused = false, false
 	countDataPathCheck(ofProxy, ok)
 	for _, addr := range p.addrs {
 		g.ready[addr] = true
 		if !ok && !ofProxy {
 			g.unverified[addr] = p
-			g.log.Warn("data path not verified", "reason", unverifiedMessage(addr, g.unverified[addr]))
+			g.log.Warn("data path not verified", "reason", p.problem(addr))
 		}
 	}
 	if ofProxy {
@@ -319,14 +335,30 @@ func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healt
 	g.wake()
 }
 
-// setLate makes the addresses of a probe be announced if no other node announces them.
-func (g *dataPathGate) setLate(p *healthProbe) {
+// waitsLonger reports whether the probe is to be continued after a timeout, and records why. If
+// kube-proxy does not answer, but does on most other nodes, addresses are announced on interfaces
+// meanwhile if no other node announces them.
+func (g *dataPathGate) waitsLonger(ctx context.Context, p *healthProbe, othersAnswer <-chan bool) bool {
+	answer := func(port uint16) healthAnswer { return g.probePort(ctx, port, p.is6, true) }
+	refused := slices.ContainsFunc(p.ports, func(port uint16) bool { return answer(port) == noEndpoints })
+	late := !refused && answer(g.port) != healthy && <-othersAnswer
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	p.late = true
-	g.setProxyProblem(fmt.Sprintf("kube-proxy does not answer on port %d, but does on other nodes: until it has not answered for %s, "+
-		"no address is advertised by BGP, and no other node's address is taken over", g.port, brokenProxyTimeout))
-	g.wake()
+	changed := late != p.late || refused != p.refused
+	p.late, p.refused = late, refused
+	if late {
+		g.setProxyProblem(fmt.Sprintf("kube-proxy does not answer on port %d, but does on other nodes: until it has not answered for %s, "+
+			"no address is advertised by BGP, and no other node's address is taken over", g.port, brokenProxyTimeout))
+	}
+	if changed && refused {
+		for _, addr := range p.addrs {
+			g.log.Warn("data path not verified", "reason", p.problem(addr))
+		}
+	}
+	if changed {
+		g.wake()
+	}
+	return late || refused
 }
 
 // recheck probes what has not answered in time, until all have answered or are not needed any

@@ -29,6 +29,7 @@ import (
 type healthCheck struct {
 	*httptest.Server
 	healthy  atomic.Bool
+	body     string // of the negative answer
 	requests atomic.Int64
 }
 
@@ -43,6 +44,7 @@ func (c *healthCheck) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	c.requests.Add(1)
 	if !c.healthy.Load() {
 		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = w.Write([]byte(c.body))
 	}
 }
 
@@ -476,4 +478,77 @@ func freePort(t *testing.T) uint16 {
 	gone := newHealthCheck(t)
 	gone.Close()
 	return gone.port()
+}
+
+// TestDataPathRefused checks that an address waits for longer than the timeout while kube-proxy
+// answers that its Service has no endpoint on the node, and that other programs cannot cause that
+// by chance.
+func TestDataPathRefused(t *testing.T) {
+	t.Parallel()
+	proxy := newHealthCheck(t)
+	proxy.healthy.Store(true)
+	const ofProxy = `{"service": {"namespace": "default", "name": "web"}, "localEndpoints": 0, "serviceProxyHealthy": true}`
+	wakes := make(chan struct{}, 10)
+	g := newDataPathGate(slog.New(slog.DiscardHandler), func() { wakes <- struct{}{} })
+	g.port, g.proxyReady = proxy.port(), true
+	refusing, other := newHealthCheck(t), newHealthCheck(t)
+	refusing.body = ofProxy
+	other.body = strings.Replace(ofProxy, "service", "server", 1)
+	addr, addr2 := netip.MustParseAddr("203.0.113.5"), netip.MustParseAddr("203.0.113.6")
+	g.Set(t.Context(), "a", nil, plan.Plan{AwaitingDataPath: map[netip.Addr][]uint16{addr: {refusing.port()}, addr2: {other.port()}}})
+	<-wakes
+	<-wakes
+	var l plan.LocalFacts
+	g.FillLocal(&l)
+	g.Set(t.Context(), "a", nil, plan.Plan{
+		AwaitingDataPath: map[netip.Addr][]uint16{addr: {refusing.port()}}, Advertised: map[netip.Addr][]int{addr2: nil},
+	})
+	if l.DataPathReady[addr] || l.DataPathLate[addr] || !l.DataPathReady[addr2] || !g.Idle() {
+		t.Errorf("got %+v, idle %t", l, g.Idle())
+	}
+	if text := g.Message(); !strings.HasPrefix(text, "kube-proxy reports no endpoint on this node for 203.0.113.5 ") || !strings.HasSuffix(text, "; and 1 other addresses") {
+		t.Errorf("message %q", text)
+	}
+	refusing.healthy.Store(true)
+	waitUntilReady(t, g, addr)
+	if text := g.Message(); !strings.HasPrefix(text, "announces 203.0.113.6 without an answer") {
+		t.Errorf("message %q", text)
+	}
+}
+
+// TestHealthAnswer checks which answers are those of kube-proxy, that not more than a part of a
+// body is read, and that redirects are not followed.
+func TestHealthAnswer(t *testing.T) {
+	healthy := newHealthCheck(t)
+	healthy.healthy.Store(true)
+	answers := func(body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = w.Write([]byte(body))
+		}
+	}
+	g := newDataPathGate(slog.New(slog.DiscardHandler), func() {})
+	for _, row := range []struct {
+		name    string
+		handler http.HandlerFunc
+		want    healthAnswer
+	}{
+		{"kube-proxy", answers(`{"service": {"namespace": "a", "name": "b"}, "localEndpoints": 0, "serviceProxyHealthy": true}`), noEndpoints},
+		{"kube-proxy, unhealthy", answers(`{"service": {"namespace": "a", "name": "b"}, "localEndpoints": 2, "serviceProxyHealthy": false}`), failing},
+		{"no Service", answers(`{"service": {}, "localEndpoints": 0}`), failing},
+		{"no count", answers(`{"service": {"namespace": "a", "name": "b"}}`), failing},
+		{"text", answers("unavailable"), failing},
+		{"without end", answers(strings.Repeat(" ", 1<<20) + `{"service": {"namespace": "a", "name": "b"}, "localEndpoints": 0}`), failing},
+		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, healthy.URL, http.StatusFound) }, failing},
+	} {
+		server := httptest.NewServer(row.handler)
+		addr := netip.MustParseAddrPort(server.Listener.Addr().String())
+		if got := g.probe(t.Context(), addr.Addr(), addr.Port()); got != row.want {
+			t.Errorf("%s: got %d, want %d", row.name, got, row.want)
+		}
+		server.Close()
+	}
+	if healthy.requests.Load() > 0 {
+		t.Error("a redirect is followed")
+	}
 }

@@ -2,7 +2,9 @@ package speaker
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -15,14 +17,19 @@ import (
 type healthAnswer int
 
 const (
-	noAnswer healthAnswer = iota // nothing listens
-	failing                      // any answer but the following
+	noAnswer    healthAnswer = iota // nothing listens
+	failing                         // any answer but the following
+	noEndpoints                     // by the rules of kube-proxy, the Service has no ready endpoint on the node
 	healthy
 )
 
 const (
 	// requestTimeout bounds one request.
 	requestTimeout = time.Second
+
+	// maxAnswer bounds the part of a body that is read: those of kube-proxy have the namespace and
+	// the name of a Service, and some words.
+	maxAnswer = 1024
 
 	// maxAddressesAsked is the number of addresses of each other node that are probed: one of each
 	// family.
@@ -115,8 +122,23 @@ func (g *dataPathGate) probe(ctx context.Context, host netip.Addr, port uint16) 
 		return noAnswer
 	}
 	defer func() { _ = response.Body.Close() }()
-	if response.StatusCode == http.StatusOK {
+	switch {
+	case response.StatusCode == http.StatusOK:
 		return healthy
+	case response.StatusCode == http.StatusServiceUnavailable && reportsNoEndpoints(response.Body):
+		return noEndpoints
 	}
 	return failing
+}
+
+// reportsNoEndpoints reports whether the body of an answer is that of kube-proxy for a Service
+// without ready endpoints on the node (k8s.io/kubernetes/pkg/proxy/healthcheck). That may be
+// another Service, if kube-proxy does not know yet which one has the port.
+func reportsNoEndpoints(body io.Reader) bool {
+	var answer struct {
+		Service        struct{ Namespace, Name string }
+		LocalEndpoints *int
+	}
+	err := json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&answer)
+	return err == nil && answer.Service.Namespace != "" && answer.Service.Name != "" && answer.LocalEndpoints != nil && *answer.LocalEndpoints == 0
 }
