@@ -70,20 +70,21 @@ type dataPathGate struct {
 	client          *http.Client
 	probeSlots      chan struct{}
 
-	mu           sync.Mutex
-	hosts        []netip.Addr   // of this node
-	ipv4Only     bool           // the health checks of Services are over IPv4, for both families
-	others       [][]netip.Addr // of some other nodes
-	ready        map[netip.Addr]bool
-	served       map[netip.Addr]bool            // by the rules before a change; not passed to a plan yet
-	reprogrammed map[netip.Addr]*corev1.Service // the last version of the Service
-	advertised   map[netip.Addr][]int           // advertised already; replaced, never modified
-	waiting      int                            // addresses of the last plan that wait
-	pending      map[string]*healthProbe        // by their keys
-	proxyReady   bool                           // kube-proxy's own health check has answered, or is absent
-	proxyProblem string                         // why it is taken for ready without an answer, or is waited for
-	unverified   map[netip.Addr]*healthProbe    // announced without an answer to these probes
-	rechecking   bool                           // recheck runs
+	mu            sync.Mutex
+	hosts         []netip.Addr   // of this node
+	ipv4Only      bool           // the health checks of Services are over IPv4, for both families
+	others        [][]netip.Addr // of some other nodes
+	ready         map[netip.Addr]bool
+	served        map[netip.Addr]bool            // by the rules before a change; not passed to a plan yet
+	reprogrammed  map[netip.Addr]*corev1.Service // the last version of the Service
+	advertised    map[netip.Addr][]int           // advertised already; replaced, never modified
+	waiting       int                            // addresses of the last plan that wait
+	pending       map[string]*healthProbe        // by their keys
+	proxyReady    bool                           // kube-proxy's own health check has answered, or is absent
+	proxyNotReady bool                           // it has not answered yet, but does on most other nodes
+	proxyProblem  string                         // why it is taken for ready without an answer, or is waited for
+	unverified    map[netip.Addr]*healthProbe    // announced without an answer to these probes
+	rechecking    bool                           // recheck runs
 }
 
 // loopbacks are the addresses on which kube-proxy listens in most modes.
@@ -120,6 +121,7 @@ func (g *dataPathGate) FillLocal(l *plan.LocalFacts) {
 	maps.Copy(g.ready, g.served)
 	clear(g.served)
 	l.DataPathReady, l.Advertised, l.ProxyReady = maps.Clone(g.ready), g.advertised, g.proxyReady
+	l.ProxyNotReady = g.proxyNotReady
 	l.DataPathLate = map[netip.Addr]bool{}
 	for _, p := range g.pending {
 		for _, addr := range p.addrs {
@@ -326,6 +328,7 @@ func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healt
 	if ofProxy {
 		g.proxyReady = true
 		problem := ""
+		g.proxyNotReady = g.proxyNotReady && !ok
 		if !ok {
 			problem = fmt.Sprintf("announces addresses without an answer from kube-proxy (port %d) for %s",
 				g.port, time.Since(began).Round(time.Second))
@@ -342,10 +345,14 @@ func (g *dataPathGate) waitsLonger(ctx context.Context, p *healthProbe, othersAn
 	answer := func(port uint16) healthAnswer { return g.probePort(ctx, port, p.is6, true) }
 	refused := slices.ContainsFunc(p.ports, func(port uint16) bool { return answer(port) == noEndpoints })
 	late := !refused && answer(g.port) != healthy && <-othersAnswer
+	if ctx.Err() != nil {
+		return false
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	changed := late != p.late || refused != p.refused
-	p.late, p.refused = late, refused
+	notReady := late && (g.proxyNotReady || !g.proxyReady)
+	changed := late != p.late || refused != p.refused || notReady != g.proxyNotReady
+	p.late, p.refused, g.proxyNotReady = late, refused, notReady
 	if late {
 		g.setProxyProblem(fmt.Sprintf("kube-proxy does not answer on port %d, but does on other nodes: until it has not answered for %s, "+
 			"no address is advertised by BGP, and no other node's address is taken over", g.port, brokenProxyTimeout))
@@ -382,8 +389,11 @@ func (g *dataPathGate) recheck(ctx context.Context) {
 		g.mu.Unlock()
 		for key, p := range probes {
 			fails := func(port uint16) bool { return g.probePort(ctx, port, p.is6, true) != healthy }
-			if !slices.ContainsFunc(p.ports, fails) {
-				g.verify(key, slices.Contains(p.ports, g.port))
+			switch ofProxy := slices.Contains(p.ports, g.port); {
+			case !slices.ContainsFunc(p.ports, fails):
+				g.verify(key, ofProxy)
+			case ofProxy && !<-g.askOthers(ctx) && ctx.Err() == nil:
+				g.setProxyAbsent()
 			}
 		}
 	}
@@ -394,6 +404,7 @@ func (g *dataPathGate) verify(key string, ofProxy bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if ofProxy {
+		g.proxyNotReady = false
 		g.setProxyProblem("")
 	}
 	for addr, p := range g.unverified {
@@ -403,6 +414,17 @@ func (g *dataPathGate) verify(key string, ofProxy bool) {
 		}
 	}
 	g.wake()
+}
+
+// setProxyAbsent makes this node rank as the others. Their kube-proxies do not answer any more
+// either: they are being replaced.
+func (g *dataPathGate) setProxyAbsent() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.proxyNotReady {
+		g.proxyNotReady = false
+		g.wake()
+	}
 }
 
 // setProxyProblem sets the problem, and logs it if it is another one. The lock must be held.

@@ -315,26 +315,36 @@ func TestDataPathReprogrammedWakesOnce(t *testing.T) {
 // TestDataPathOfOtherNodes checks that a node whose kube-proxy does not answer, while those
 // of other nodes do, announces what no other node announces, and that it says so.
 func TestDataPathOfOtherNodes(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.2:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	other := newHealthCheck(t)
+	t.Parallel()
+	port := freePort(t)
+	other := serveOn(t, fmt.Sprintf("127.0.0.2:%d", port))
 	other.healthy.Store(true)
-	go func() { _ = http.Serve(listener, other.Config.Handler) }()
-	defer listener.Close()
-	wakes := make(chan struct{}, 10)
+	wakes := make(chan struct{}, 1000)
 	g := newDataPathGate(slog.New(slog.DiscardHandler), func() { wakes <- struct{}{} })
-	g.port = netip.MustParseAddrPort(listener.Addr().String()).Port()
+	g.port, g.recheckInterval = port, 10*time.Millisecond
 	addr := netip.MustParseAddr("203.0.113.5")
-	g.Set(t.Context(), "a", []*corev1.Node{node("a"), node("b", withInternalIP("127.0.0.2"))}, plan.Plan{AwaitingDataPath: map[netip.Addr][]uint16{addr: nil}})
+	syncOnce := func() (l plan.LocalFacts) {
+		g.FillLocal(&l)
+		nodes := []*corev1.Node{node("a"), node("b", withInternalIP("127.0.0.2"))}
+		g.Set(t.Context(), "a", nodes, plan.Plan{AwaitingDataPath: map[netip.Addr][]uint16{addr: nil}})
+		return l
+	}
+	syncOnce()
 	<-wakes
-	var l plan.LocalFacts
-	if g.FillLocal(&l); l.DataPathReady[addr] || !l.DataPathLate[addr] || l.ProxyReady {
+	if l := syncOnce(); l.DataPathReady[addr] || !l.DataPathLate[addr] || l.ProxyReady || !l.ProxyNotReady {
 		t.Errorf("got %+v", l)
 	}
 	if text := g.Message(); !strings.HasPrefix(text, "kube-proxy does not answer on port") {
 		t.Errorf("message %q", text)
+	}
+	// Without kube-proxy on the other node, this one is not worse.
+	other.healthy.Store(false)
+	await(t, "it ranks as the other node", func() bool { return !syncOnce().ProxyNotReady })
+	own := serveOn(t, fmt.Sprintf("127.0.0.1:%d", port))
+	own.healthy.Store(true)
+	waitUntilReady(t, g, addr)
+	if l := syncOnce(); l.DataPathLate[addr] || l.ProxyNotReady || g.Message() != "" {
+		t.Errorf("got %+v, message %q", l, g.Message())
 	}
 }
 
@@ -364,6 +374,10 @@ func TestDataPathRecovers(t *testing.T) {
 	<-wakes
 	if text := g.Message(); !strings.HasPrefix(text, "kube-proxy does not answer on port") {
 		t.Errorf("message %q while only other nodes answer", text)
+	}
+	var l plan.LocalFacts
+	if g.FillLocal(&l); l.ProxyNotReady {
+		t.Error("kube-proxy counts as not ready although it has answered before")
 	}
 	set(plan.Plan{})
 	proxy.healthy.Store(true)

@@ -151,7 +151,8 @@ func (s *Speaker) affectsPlan(before, after any) bool {
 		return changed && slices.ContainsFunc(s.kinds.Pools.Objects(), selectsNamespaces)
 	case *v1alpha1.L2Node:
 		was, _ := before.(*v1alpha1.L2Node)
-		return was == nil || !sameInterfaces(was, now) || !equality.Semantic.DeepEqual(was.Status.TakenOver, now.Status.TakenOver)
+		return was == nil || !sameInterfaces(was, now) || was.Status.ProxyNotReady != now.Status.ProxyNotReady ||
+			!equality.Semantic.DeepEqual(was.Status.TakenOver, now.Status.TakenOver)
 	case *v1alpha1.Speaker:
 		return false // it is the own report, which is read once, at the start
 	}

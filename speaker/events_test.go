@@ -82,6 +82,9 @@ func TestAffectsPlan(t *testing.T) {
 		{"a node that is cordoned", node("n"), node("n", func(n *corev1.Node) { n.Spec.Unschedulable = true }), true},
 		{"the own report", nil, &v1alpha1.Speaker{}, false},
 		{"a node's interfaces", fixture.L2Node("n"), fixture.L2Node("n", v1alpha1.Interface{Name: "eth0"}), true},
+		{"a node's kube-proxy", fixture.L2Node("n"), &v1alpha1.L2Node{
+			ObjectMeta: metav1.ObjectMeta{Name: "n"}, Status: v1alpha1.L2NodeStatus{ProxyNotReady: true},
+		}, true},
 		{"a node's speaker", fixture.L2Node("n"), &v1alpha1.L2Node{
 			ObjectMeta: metav1.ObjectMeta{Name: "n"}, Status: v1alpha1.L2NodeStatus{Version: "v2"},
 		}, false},

@@ -161,6 +161,7 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 		now: time.Now(), node: s.node, version: s.version, config: snapshot.Config, interfaces: interfaces, claims: announced, plan: plan,
 		sessions: s.routing.sessions.Status(), paths: s.routing.paths.Status(), identity: s.routing.identity,
 		peers: s.neighbors.View().Peers, nodes: snapshot.Nodes, dataPath: s.dataPath.Message(),
+		proxyNotReady: snapshot.Local.ProxyNotReady,
 	}
 	observeTakeovers(observed, s.announced)
 	s.recordAnnouncements(plan, announced)
@@ -229,8 +230,9 @@ func (s *Speaker) takeSnapshot(ctx context.Context, own []l2.Interface) (plan.Sn
 		}
 		return interfaces
 	}))
-	snapshot.TakenOver = make(map[string][]string)
+	snapshot.TakenOver, snapshot.ProxyNotReady = make(map[string][]string), make(map[string]bool)
 	for _, reported := range l2nodes {
+		snapshot.ProxyNotReady[reported.Name] = reported.Status.ProxyNotReady
 		for _, u := range reported.Status.TakenOver[:min(len(reported.Status.TakenOver), v1alpha1.MaxTakeovers)] {
 			snapshot.TakenOver[reported.Name] = append(snapshot.TakenOver[reported.Name], u.Node)
 		}

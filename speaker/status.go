@@ -24,19 +24,20 @@ import (
 
 // observedState is what the report is computed from.
 type observedState struct {
-	now        time.Time
-	node       string // this one
-	version    string
-	config     config.Config
-	interfaces []l2.Interface
-	claims     map[netip.Addr]l2.Claim // in force
-	plan       plan.Plan
-	sessions   []bgp.PeerStatus
-	paths      map[bfd.Key]bfd.Status
-	identity   bfdIdentity // of the paths
-	peers      map[failover.Peer]failover.Status
-	nodes      []*corev1.Node
-	dataPath   string // why it is not verified
+	now           time.Time
+	node          string // this one
+	version       string
+	config        config.Config
+	interfaces    []l2.Interface
+	claims        map[netip.Addr]l2.Claim // in force
+	plan          plan.Plan
+	sessions      []bgp.PeerStatus
+	paths         map[bfd.Key]bfd.Status
+	identity      bfdIdentity // of the paths
+	peers         map[failover.Peer]failover.Status
+	nodes         []*corev1.Node
+	dataPath      string // why it is not verified
+	proxyNotReady bool
 }
 
 // setReports replaces the desired statuses of the node's Speaker and L2Node. They are
@@ -60,7 +61,7 @@ func (s *Speaker) setReports(o observedState) {
 func l2NodeStatus(o observedState) (s v1alpha1.L2NodeStatus, omitted int) {
 	s.Version = config.PrintableText(o.version, v1alpha1.MaxReportedWord)
 	s.Interfaces, omitted = config.BoundInterfaces(reportedInterfaces(o))
-	s.TakenOver = takeovers(o)
+	s.TakenOver, s.ProxyNotReady = takeovers(o), o.proxyNotReady
 	return s, omitted
 }
 

@@ -44,7 +44,7 @@ func TestStatusRoundTrip(t *testing.T) {
 	a, b, c := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("192.0.2.8"), netip.MustParseAddr("192.0.2.9")
 	refusal := v1alpha1.Refusal{Reason: v1alpha1.NoInterface, Message: "message"}
 	o := observedState{
-		version: "v1", interfaces: interfaces,
+		version: "v1", interfaces: interfaces, proxyNotReady: true,
 		config: config.Config{L2Advertisements: []config.L2Advertisement{{Interfaces: []string{"named"}}}},
 		claims: map[netip.Addr]l2.Claim{
 			a: {Interfaces: []string{"eth0"}}, b: {Interfaces: []string{"eth0", "named"}}, c: {Interfaces: []string{"eth0"}},
@@ -56,8 +56,8 @@ func TestStatusRoundTrip(t *testing.T) {
 	got := speakerStatus(v1alpha1.SpeakerStatus{}, o)
 	speaker := &v1alpha1.Speaker{Status: got}
 	l2node := &v1alpha1.L2Node{}
-	if l2node.Status, _ = l2NodeStatus(o); l2node.Status.Version != "v1" || got.Version != "v1" {
-		t.Errorf("versions %q and %q", l2node.Status.Version, got.Version)
+	if l2node.Status, _ = l2NodeStatus(o); l2node.Status.Version != "v1" || !l2node.Status.ProxyNotReady || got.Version != "v1" {
+		t.Errorf("got %+v, and version %q", l2node.Status, got.Version)
 	}
 	back := plan.ReportedInterfaces(l2node)
 	if len(back) != 2 || !slices.Equal(back[0].Prefixes, interfaces[0].Prefixes) || back[1].Name != "named" {

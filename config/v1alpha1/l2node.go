@@ -49,6 +49,13 @@ type L2NodeStatus struct {
 	// +listMapKey=node
 	// +kubebuilder:validation:MaxItems=64
 	TakenOver []Takeover `json:"takenOver,omitempty"`
+
+	// ProxyNotReady is whether kube-proxy of the node has not answered since the speaker
+	// started, while those of most other nodes have. An address is announced on interfaces
+	// of such a node only if no other node can announce it.
+	//
+	// +optional
+	ProxyNotReady bool `json:"proxyNotReady,omitempty"`
 }
 
 // Takeover is from a node whose addresses another one announces.

@@ -192,7 +192,7 @@ func (d *decision) claimFor(h heldAddress, interfaces []string, do failover.Acti
 	return l2.Claim{
 		Interfaces: interfaces, Withhold: j.withhold || do == failover.Wait,
 		Probe: (do == failover.Ask || do == failover.Announce && wasWithheld(h)) && !excused,
-		Defer: do == failover.Ask && !serves && !d.Local.DataPathLate[h.addr],
+		Defer: do == failover.Ask && !serves && !d.isLate(h.addr),
 	}
 }
 

@@ -136,7 +136,7 @@ func (d *decision) failoverAddress(h heldAddress, nodes []segmentNode) failover.
 	}
 	a := failover.Address{
 		Self: d.Node, Held: d.Local.Held[h.addr], Verified: local.Verified[h.addr], Holder: d.speakerWith(h),
-		Serves: d.Local.dataPathServes(h, d.Node), Late: d.Local.DataPathLate[h.addr],
+		Serves: d.Local.dataPathServes(h, d.Node), Late: d.isLate(h.addr),
 		Expected: local.Answered[h.addr].Node, Fresh: !d.Local.Stale, TakesBack: d.Local.Settled && !d.neverFailsBack(h.pool),
 		PeerFresh: func(node string) (fresh, known bool) {
 			fresh, known = d.Local.PeerFresh[failover.Peer{Interface: own, Node: node}]

@@ -72,6 +72,15 @@ func TestDataPathOnInterfaces(t *testing.T) {
 	}
 	ready := func(s *Snapshot) { s.Local.DataPathReady[addr] = true }
 	proxyReady := func(s *Snapshot) { s.Local.ProxyReady = true }
+	late := func(s *Snapshot) { s.Local.DataPathLate, s.Local.ProxyNotReady = map[netip.Addr]bool{addr: true}, true }
+	notReady := func(nodes ...string) func(*Snapshot) {
+		return func(s *Snapshot) {
+			s.ProxyNotReady = map[string]bool{}
+			for _, n := range nodes {
+				s.ProxyNotReady[n] = true
+			}
+		}
+	}
 	underLocal := func(where ...string) func(*Snapshot) {
 		return func(s *Snapshot) {
 			s.Local.ProxyReady = true
@@ -90,6 +99,10 @@ func TestDataPathOnInterfaces(t *testing.T) {
 		{"Cluster, kube-proxy does not answer, but does elsewhere", []func(*Snapshot){func(s *Snapshot) {
 			s.Local.DataPathLate = map[netip.Addr]bool{addr: true}
 		}}, l2.Claim{Probe: true}, []uint16{}, false},
+		{"the same, and other nodes do not know it yet", []func(*Snapshot){late}, l2.Claim{Probe: true, Defer: true}, []uint16{}, false},
+		{"the same, on all nodes of the segment", []func(*Snapshot){late, notReady("a", "b")}, l2.Claim{Probe: true}, []uint16{}, false},
+		{"kube-proxy does not answer on another node", []func(*Snapshot){proxyReady, notReady("b")}, l2.Claim{Probe: true}, nil, false},
+		{"held, and kube-proxy does not answer", []func(*Snapshot){held, late, notReady("a")}, l2.Claim{}, nil, false},
 		{"Cluster", []func(*Snapshot){proxyReady}, l2.Claim{Probe: true}, nil, false},
 		{"not under Local any more", []func(*Snapshot){proxyReady, func(s *Snapshot) {
 			s.Local.Reprogrammed = map[netip.Addr]bool{addr: true}
@@ -232,5 +245,30 @@ func TestNeighborAddresses(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestProxyNotReady checks that a node without an answer from its kube-proxy leaves an address to
+// the other node, and that Explain says so.
+func TestProxyNotReady(t *testing.T) {
+	eth0 := func(addr string) []l2.Interface { return []l2.Interface{newInterface("eth0", addr)} }
+	svc := service("web", "192.0.2.7", "p")
+	s := Snapshot{
+		Services: []*corev1.Service{svc}, Nodes: []*corev1.Node{node("a"), node("b")},
+		Interfaces: map[string][]l2.Interface{"a": eth0("192.0.2.1/24"), "b": eth0("192.0.2.2/24")},
+	}
+	s.Config, _ = config.Parse(config.Objects{L2Advertisements: []*v1alpha1.L2Advertisement{l2ad("all", v1alpha1.L2AdvertisementSpec{})}})
+	ranked := Explain(s, svc)[0].Ranked
+	s.ProxyNotReady = map[string]bool{ranked[0]: true}
+	if got := Explain(s, svc)[0]; !slices.Equal(got.Ranked, []string{ranked[1], ranked[0]}) ||
+		!strings.Contains(got.Nodes[slices.IndexFunc(got.Nodes, func(n NodeState) bool { return n.Node == ranked[0] })].Message, "its kube-proxy does not answer") {
+		t.Errorf("got %+v, without %s the rank was %v", got, ranked[0], ranked)
+	}
+	addr := netip.MustParseAddr("192.0.2.7")
+	for i, want := range []bool{false, true} {
+		s.Node = ranked[i]
+		if _, owns := Decide(s).L2[addr]; owns != want {
+			t.Errorf("node %s: owns it %t, want %t", s.Node, owns, want)
+		}
 	}
 }

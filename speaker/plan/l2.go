@@ -153,6 +153,9 @@ func notOwnerRefusal(h heldAddress, node string, eligible []eligibleNode, segmen
 		r := h.missingEndpoints(node)
 		return r.Reason, r.Message
 	}
+	if eligible[i].proxyNotReady {
+		return v1alpha1.NotOwner, "could announce it, but its kube-proxy does not answer, and another node ranks higher"
+	}
 	return v1alpha1.NotOwner, "could announce it, but another node ranks higher"
 }
 
@@ -221,12 +224,17 @@ func (c candidateNode) noInterface() v1alpha1.Refusal {
 }
 
 // compareRank orders nodes for one address; the last one owns it. A node that serves
-// all Services of the address ranks above one that does not.
+// all Services of the address ranks above one that does not, and one with a kube-proxy that
+// answers above one without.
 func compareRank(a, b eligibleNode) int {
 	switch {
 	case a.servesAll && !b.servesAll:
 		return 1
 	case b.servesAll && !a.servesAll:
+		return -1
+	case b.proxyNotReady && !a.proxyNotReady:
+		return 1
+	case a.proxyNotReady && !b.proxyNotReady:
 		return -1
 	}
 	return cmp.Or(cmp.Compare(a.score, b.score), cmp.Compare(a.hash, b.hash), strings.Compare(a.name, b.name))

@@ -20,13 +20,13 @@ import (
 	"github.com/fairlead-io/fairlead/speaker/l2"
 )
 
-// drawSnapshot draws a snapshot in which all nodes are on one segment and some have a
-// weight, some Services share an address, and some addresses are a node's own. Not all of the Services have
+// drawSnapshot draws a snapshot in which all nodes are on one segment, some have a weight and
+// some a kube-proxy that does not answer, some Services share an address, and some addresses are a node's own. Not all of the Services have
 // a record of their own, and some records are of another pool than the one that
 // contains the address.
 func drawSnapshot(t *rapid.T) Snapshot {
 	s := Snapshot{
-		Interfaces: map[string][]l2.Interface{},
+		Interfaces: map[string][]l2.Interface{}, ProxyNotReady: map[string]bool{},
 		Config: parseL2(
 			l2ad("p", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"p"}, NodeSelectors: matchLabel("x", "y")}),
 			l2ad("q", v1alpha1.L2AdvertisementSpec{IPAddressPools: []string{"q"}, NodeWeights: byLabel})),
@@ -48,6 +48,7 @@ func drawSnapshot(t *rapid.T) Snapshot {
 			n.Labels["x"] = "y"
 		}
 		drawWeight(t, n)
+		s.ProxyNotReady[n.Name] = rapid.IntRange(0, 3).Draw(t, "kube-proxy") == 0
 		if rapid.IntRange(0, 4).Draw(t, "speaker") > 0 {
 			s.Interfaces[n.Name] = []l2.Interface{newInterface("eth0", fmt.Sprintf("192.0.2.%d/24", i+1))}
 		}
@@ -151,6 +152,10 @@ func TestLawOneOwner(t *testing.T) {
 			}
 			if want > 0 && !slices.Contains(eligible, owners[addr][0]) {
 				t.Fatalf("%s owns %s, and eligible are %v", owners[addr][0], addr, eligible)
+			}
+			isReady := func(node string) bool { return !s.ProxyNotReady[node] }
+			if want > 0 && !isReady(owners[addr][0]) && slices.ContainsFunc(eligible, isReady) {
+				t.Fatalf("%s owns %s without kube-proxy, and eligible are %v", owners[addr][0], addr, eligible)
 			}
 			if reports := unannounced[addr]; (reports == 1) != (want == 0 && speakers && len(holders) > 0) || reports > 1 {
 				t.Fatalf("%s: %d owners, %d nodes report that there is none", addr, want, reports)
@@ -349,6 +354,26 @@ func TestLawStable(t *testing.T) {
 		for addr, o := range before {
 			if o[0] != name && !slices.Equal(o, after[addr]) {
 				t.Fatalf("%s was removed, and %s moved from %v to %v", name, addr, o, after[addr])
+			}
+		}
+	})
+}
+
+// TestLawProxyNotReady checks that when the kube-proxy of a node stops answering, or answers again,
+// an address moves only from or to this node.
+func TestLawProxyNotReady(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := drawSnapshot(t)
+		if len(s.Nodes) == 0 {
+			return
+		}
+		before, _ := ownersOf(s)
+		changed := rapid.SampledFrom(s.Nodes).Draw(t, "changed").Name
+		s.ProxyNotReady[changed] = !s.ProxyNotReady[changed]
+		after, _ := ownersOf(s)
+		for addr, o := range before {
+			if !slices.Equal(o, after[addr]) && o[0] != changed && after[addr][0] != changed {
+				t.Fatalf("%s changed, and %s moved from %v to %v", changed, addr, o, after[addr])
 			}
 		}
 	})

@@ -15,13 +15,14 @@ import (
 
 // clusterNode is a node with what decides whether it may announce at all.
 type clusterNode struct {
-	name       string
-	labels     labels.Set
-	seed       uint64
-	refusal    v1alpha1.Refusal // if set, the node is not eligible for any address
-	removal    string           // why the node is about to be removed; it announces what no other node can
-	leaving    bool             // still advertises, with GRACEFUL_SHUTDOWN (RFC 8326)
-	interfaces []l2.Interface
+	name          string
+	labels        labels.Set
+	seed          uint64
+	refusal       v1alpha1.Refusal // if set, the node is not eligible for any address
+	removal       string           // why the node is about to be removed; it announces what no other node can
+	proxyNotReady bool             // ranks last on interfaces
+	leaving       bool             // still advertises, with GRACEFUL_SHUTDOWN (RFC 8326)
+	interfaces    []l2.Interface
 }
 
 // ExclusionReason returns why a node must not attract traffic, or "" if it may. Its speaker

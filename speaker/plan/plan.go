@@ -45,7 +45,9 @@ type Snapshot struct {
 	Namespaces []*corev1.Namespace       // only their labels are read
 	Interfaces map[string][]l2.Interface // by node, as its L2Node has them
 	TakenOver  map[string][]string       // nodes whose addresses a node announces, by that node
-	Local      LocalFacts
+	// ProxyNotReady are the nodes without an answer from kube-proxy, according to their L2Nodes.
+	ProxyNotReady map[string]bool
+	Local         LocalFacts
 }
 
 // Plan is what one node announces.
@@ -343,7 +345,8 @@ func newDecision(s Snapshot) *decision {
 	for _, n := range s.Nodes {
 		d.addNodeAddresses(n)
 		m := &clusterNode{
-			name: n.Name, labels: n.Labels, seed: config.RankSeed(n.Name), removal: RemovalReason(n), interfaces: s.Interfaces[n.Name],
+			name: n.Name, labels: n.Labels, seed: config.RankSeed(n.Name), removal: RemovalReason(n),
+			proxyNotReady: s.ProxyNotReady[n.Name], interfaces: s.Interfaces[n.Name],
 		}
 		if reason := ExclusionReason(n); anyReady && !config.NodeReady(n) {
 			m.refusal = v1alpha1.Refusal{Reason: v1alpha1.NodeNotReady, Message: "is not Ready"}

@@ -114,8 +114,8 @@ func (d *decision) aggregatableRanges(h heldAddress) []netipx.IPRange {
 
 // healthCheckPorts returns the ports on which the node's kube-proxy reports that it
 // serves the address: one for each Service under externalTrafficPolicy: Local with a ready
-// endpoint there. For terminating ones, whose rules it has, and for those without a node it
-// reports that there are none. Without such a Service kube-proxy reports only its own health.
+// endpoint there. It does not count terminating ones, although it has rules for them, and those
+// without a node. Without such a Service kube-proxy reports only its own health.
 func (h heldAddress) healthCheckPorts(node string) (ports []uint16) {
 	for i, n := range h.localNodes {
 		if n == nil || !n.ready[node] {
@@ -141,4 +141,11 @@ func (l LocalFacts) dataPathServes(h heldAddress, node string) bool {
 		return false
 	}
 	return l.DataPathReady[h.addr] || l.ProxyReady && len(h.healthCheckPorts(node)) == 0
+}
+
+// isLate reports whether this node announces the address although its kube-proxy does not answer,
+// if no other node announces it. The others must know that they rank higher, if they do, so it is
+// not late before this node has reported that.
+func (d *decision) isLate(addr netip.Addr) bool {
+	return d.Local.DataPathLate[addr] && (!d.Local.ProxyNotReady || d.ProxyNotReady[d.Node])
 }

@@ -42,7 +42,7 @@ func (c *Collection) Snapshot(now time.Time, policy providers.Policy) Snapshot {
 		},
 		Speaker: speakerplan.Snapshot{
 			Services: c.Services, Nodes: c.Nodes, Namespaces: c.Namespaces, Slices: c.EndpointSlices,
-			Interfaces: map[string][]l2.Interface{},
+			Interfaces: map[string][]l2.Interface{}, ProxyNotReady: map[string]bool{},
 		},
 	}
 	// Problems of the configuration are part of the controller's decision, from the
@@ -58,7 +58,7 @@ func (c *Collection) Snapshot(now time.Time, policy providers.Policy) Snapshot {
 		s.Speaker.Local.WithoutEndpoints = c.withoutEndpoints()
 	}
 	for _, n := range c.L2Nodes {
-		s.Speaker.Interfaces[n.Name] = speakerplan.ReportedInterfaces(n)
+		s.Speaker.Interfaces[n.Name], s.Speaker.ProxyNotReady[n.Name] = speakerplan.ReportedInterfaces(n), n.Status.ProxyNotReady
 	}
 	return s
 }
