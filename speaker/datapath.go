@@ -183,6 +183,9 @@ func (g *dataPathGate) ServiceChanged(was, is *corev1.Service) {
 			g.served[addr] = g.proxyReady
 		} else if port := uint16(was.Spec.HealthCheckNodePort); port != 0 {
 			g.reprogrammed[addr] = is
+			if p := g.unverified[addr]; p != nil && slices.Contains(p.ports, port) {
+				delete(g.unverified, addr)
+			}
 			go g.waitUntilClosed(addr, is, port)
 		}
 	}

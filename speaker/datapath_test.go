@@ -239,7 +239,11 @@ func TestDataPathReprogrammed(t *testing.T) {
 	if reprogrammed() {
 		t.Error("waits without a change")
 	}
+	g.unverified[addr] = &healthProbe{ports: []uint16{health.port()}}
 	g.ServiceChanged(was, is)
+	if text := g.Message(); text != "" {
+		t.Errorf("message %q about a health check that the Service does not have any more", text)
+	}
 	for deadline := time.Now().Add(time.Minute); health.requests.Load() < 3; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the health check is not probed")
