@@ -140,5 +140,6 @@ func reportsNoEndpoints(body io.Reader) bool {
 		LocalEndpoints *int
 	}
 	err := json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&answer)
-	return err == nil && answer.Service.Namespace != "" && answer.Service.Name != "" && answer.LocalEndpoints != nil && *answer.LocalEndpoints == 0
+	return err == nil && answer.Service.Namespace != "" && answer.Service.Name != "" &&
+		answer.LocalEndpoints != nil && *answer.LocalEndpoints == 0
 }

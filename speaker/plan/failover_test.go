@@ -260,8 +260,9 @@ func TestProxyNotReady(t *testing.T) {
 	s.Config, _ = config.Parse(config.Objects{L2Advertisements: []*v1alpha1.L2Advertisement{l2ad("all", v1alpha1.L2AdvertisementSpec{})}})
 	ranked := Explain(s, svc)[0].Ranked
 	s.ProxyNotReady = map[string]bool{ranked[0]: true}
-	if got := Explain(s, svc)[0]; !slices.Equal(got.Ranked, []string{ranked[1], ranked[0]}) ||
-		!strings.Contains(got.Nodes[slices.IndexFunc(got.Nodes, func(n NodeState) bool { return n.Node == ranked[0] })].Message, "its kube-proxy does not answer") {
+	got := Explain(s, svc)[0]
+	i := slices.IndexFunc(got.Nodes, func(n NodeState) bool { return n.Node == ranked[0] })
+	if !slices.Equal(got.Ranked, []string{ranked[1], ranked[0]}) || !strings.Contains(got.Nodes[i].Message, "its kube-proxy does not answer") {
 		t.Errorf("got %+v, without %s the rank was %v", got, ranked[0], ranked)
 	}
 	addr := netip.MustParseAddr("192.0.2.7")
