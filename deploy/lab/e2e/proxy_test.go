@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -75,6 +77,57 @@ func TestHealthCheckOfOtherProgram(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBrokenProxyOnLAN checks that a node with a broken kube-proxy, while those of other nodes
+// work, does not become the owner of a new address, and that it becomes the owner, and no
+// request is lost, when kube-proxy works again.
+func TestBrokenProxyOnLAN(t *testing.T) {
+	var addr netip.Addr
+	var broken int
+	t.Run("owner", func(t *testing.T) {
+		service(t, "broken-proxy", udp)
+		addr = announced(t, "broken-proxy")
+		broken = owner(t, addr, anyNode)
+	})
+	notAnnounced(t, addr)
+	cluster.Proxies[broken].Kill()
+	startProxy := sync.OnceFunc(func() {
+		if err := cluster.StartProxy(broken); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(startProxy)
+	cluster.Speakers[broken].Kill()
+	startSpeaker(t, broken)
+	waitProxyNotReady(t, broken, true)
+
+	service(t, "broken-proxy", udp, annotated("fairlead.io/load-balancer-ips="+addr.String()))
+	if again := announced(t, "broken-proxy"); again != addr {
+		t.Fatalf("the address is %s, not %s", again, addr)
+	}
+	owner(t, addr, func(node int) bool { return node != broken })
+	stop := streamUDP(t, addr)
+	checkStays(t, addr, owner(t, addr, anyNode), 60) // for longer than the timeout where nothing answers
+	startProxy()
+	waitProxyNotReady(t, broken, false)
+	owner(t, addr, func(node int) bool { return node == broken })
+	checkNoneLost(t, stop())
+}
+
+// waitProxyNotReady waits until the L2Node of a node reports whether its kube-proxy is not ready.
+func waitProxyNotReady(t *testing.T, node int, want bool) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("the L2Node %s has proxyNotReady %t", cluster.Nodes[node].Name, want), func() error {
+		n, err := cluster.Resource("l2nodes").Get(t.Context(), cluster.Nodes[node].Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if got, _, _ := unstructured.NestedBool(n.Object, "status", "proxyNotReady"); got != want {
+			return fmt.Errorf("it is %t", got)
+		}
+		return nil
+	})
 }
 
 // waitDataPath waits until the Speaker of a node reports why its data path is not verified.
