@@ -88,11 +88,11 @@ func TestLastPodByBGP(t *testing.T) {
 	const first, next = 0, 1
 	for _, row := range []struct {
 		name string
-		move func(t *testing.T)
+		move func(t *testing.T, create func()) // create the pod on the next node
 	}{
-		{"moved", func(t *testing.T) {
-			podReady(t, next, true)
-			if err := cluster.TerminatePod(t.Context(), first); err != nil {
+		{"moved", func(t *testing.T, create func()) {
+			create()
+			if err := cluster.TerminatePod(t.Context(), first, 2*lab.ServesOn); err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() {
@@ -101,19 +101,24 @@ func TestLastPodByBGP(t *testing.T) {
 				}
 			})
 		}},
-		{"tainted", func(t *testing.T) {
+		{"tainted", func(t *testing.T, create func()) {
 			taint(t, first, "ToBeDeletedByClusterAutoscaler")
 			time.Sleep(drainDelay + time.Second)
-			podReady(t, next, true)
+			create()
 		}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			all := routers(t)
 			svc, addr := routed(t, "bgp-last-"+row.name, local)
 			routedViaAll(t, addr, 0, 1, 2)
+			var create func()
 			for i := range cluster.Nodes {
-				if i != first {
-					podReady(t, i, false)
+				switch i {
+				case first:
+				case next:
+					create = withoutPod(t, i)
+				default:
+					withoutPod(t, i)
 				}
 			}
 			routedViaAll(t, addr, first)
@@ -122,7 +127,7 @@ func TestLastPodByBGP(t *testing.T) {
 			for _, r := range all {
 				changes = append(changes, routeChanges(t, r, addr))
 			}
-			row.move(t)
+			row.move(t, create)
 			routedViaAll(t, addr, next)
 			checkLosses(t, stop(), 2*len(all))
 			for i, r := range all {
