@@ -91,6 +91,7 @@ func (r *routingEngines) Set(plan plan.Plan) {
 	var sessions bgp.Config
 	profiles := map[bfd.Key]bfd.Profile{}
 	peersByPath := map[bfd.Key][]string{}
+	statuses := r.sessions.Status()
 	var guarded guard.State
 	for addr, claim := range plan.L2 {
 		if claim.Probe || claim.Withhold {
@@ -105,6 +106,11 @@ func (r *routingEngines) Set(plan plan.Plan) {
 		}
 		sessions.Peers = append(sessions.Peers, p.Peer)
 		if key, profile, ok := bfdPath(p); ok {
+			// The router knows the source of the BGP session only.
+			profile.Source = peerStatus(statuses, p.Config.Name).LocalAddr.Addr()
+			if known := profiles[key].Source; known.IsValid() {
+				profile.Source = known // several peers have one path
+			}
 			profiles[key], peersByPath[key] = profile, append(peersByPath[key], p.Config.Name)
 		}
 		guarded.Prefixes = slices.AppendSeq(guarded.Prefixes, maps.Keys(p.Peer.Routes))

@@ -30,10 +30,10 @@ const (
 
 // transport is the network interface of the Engine.
 type transport interface {
-	// openSender opens a sender to the key's peer and starts receiving on the
-	// session's port. ifIndex is the index of the interface that the sender is
+	// openSender opens a sender to the key's peer, from the source if the key has no
+	// Local, and starts receiving on the session's port. ifIndex is the index of the interface that the sender is
 	// bound to, or 0.
-	openSender(Key) (s packetSender, ifIndex int, err error)
+	openSender(key Key, source netip.Addr) (s packetSender, ifIndex int, err error)
 	// nextPacket returns the next packet that has arrived. It does not block.
 	nextPacket() (receivedPacket, bool)
 	// wait blocks until wake is called, timeout has passed or a packet has
@@ -308,7 +308,7 @@ func (e *Engine) runDue(p *runningSession, now time.Duration, late bool) {
 func (e *Engine) openSender(p *runningSession, now time.Duration) {
 	again := p.sender != nil
 	p.closeSender()
-	s, ifIndex, err := e.transport.openSender(p.key)
+	s, ifIndex, err := e.transport.openSender(p.key, p.profile.Source)
 	p.retryAt = now + socketRetryInterval
 	if err == nil {
 		p.sender, p.ifIndex = s, ifIndex

@@ -45,6 +45,9 @@ type Profile struct {
 	// session is Up, its packets have the diagnostic Concatenated Path Down (RFC 5880
 	// section 6.8.17). The states of both ends are not affected.
 	PathDown bool
+	// Source is the address that packets are sent from, of the peer's family, if the key has no
+	// Local; without it the kernel selects one. It does not identify the session.
+	Source netip.Addr
 }
 
 // Status is the observed state of a session.
@@ -137,6 +140,10 @@ func (e *Engine) Set(desired map[Key]Profile) error {
 		if p := e.sessions[key]; p == nil {
 			e.addSession(key, profile, now)
 		} else if p.profile != profile {
+			if profile.Source != p.profile.Source && !key.Local.IsValid() {
+				p.closeSender() // another one is opened at once
+				p.retryAt = now
+			}
 			p.setProfile(profile)
 			e.schedule(p)
 		}

@@ -43,7 +43,7 @@ func (l *lan) newTransport(addr netip.Addr) *simulatedTransport {
 	return s
 }
 
-func (s *simulatedTransport) openSender(k Key) (packetSender, int, error) {
+func (s *simulatedTransport) openSender(k Key, _ netip.Addr) (packetSender, int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.socketError != nil {

@@ -133,7 +133,7 @@ func (t *socketTransport) nextPacket() (receivedPacket, bool) {
 
 // openSender opens a listener on the port that the peer sends to, and a socket to
 // send from.
-func (t *socketTransport) openSender(key Key) (packetSender, int, error) {
+func (t *socketTransport) openSender(key Key, source netip.Addr) (packetSender, int, error) {
 	ifIndex := 0
 	if name := key.boundInterface(); name != "" {
 		ifi, err := net.InterfaceByName(name)
@@ -146,7 +146,7 @@ func (t *socketTransport) openSender(key Key) (packetSender, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	fd, err := openSource(key, ifIndex)
+	fd, err := openSource(key, source, ifIndex)
 	if err != nil {
 		t.releaseListener(l)
 		return nil, 0, fmt.Errorf("open a socket to %s: %w", key.Peer, err)
@@ -245,8 +245,9 @@ func openListener(l *sharedListener) (int, error) {
 	return fd, nil
 }
 
-// openSource opens a socket that sends from the key's address and interface.
-func openSource(key Key, ifIndex int) (int, error) {
+// openSource opens a socket that sends from the key's address, or the source if it has none, and
+// from its interface.
+func openSource(key Key, source netip.Addr, ifIndex int) (int, error) {
 	family, local := unix.AF_INET, netip.IPv4Unspecified()
 	options := []socketOption{{unix.IPPROTO_IP, unix.IP_TTL, maxTTL}, {unix.IPPROTO_IP, unix.IP_TOS, networkControl}}
 	if key.Peer.Is6() {
@@ -257,8 +258,11 @@ func openSource(key Key, ifIndex int) (int, error) {
 			{unix.IPPROTO_IPV6, unix.IPV6_TCLASS, networkControl},
 		}
 	}
-	if key.Local.IsValid() {
+	switch {
+	case key.Local.IsValid():
 		local = key.Local
+	case source.IsValid():
+		local = source.WithZone("")
 	}
 	fd, err := openSocket(family, options)
 	if err != nil {

@@ -90,6 +90,23 @@ func TestSockets(t *testing.T) {
 	}
 }
 
+// TestSource checks that packets are sent from the source of the profile, also after it has
+// changed in a session that is Up: the peer has a session with that address only.
+func TestSource(t *testing.T) {
+	a, b := newNode(t), newNode(t)
+	connectNodes(t, "eth0", a, b, "192.0.2.1/24", "192.0.2.2/24", "192.0.2.9/24", "192.0.2.8/24")
+	ha, hb := a.newEngine(t), b.newEngine(t)
+	key := Key{Peer: netip.MustParseAddr("192.0.2.2")}
+	for _, source := range []string{"192.0.2.9", "192.0.2.1", "192.0.2.9"} {
+		profile, theirs := fastProfile, Key{Peer: netip.MustParseAddr(source)}
+		profile.Source = theirs.Peer
+		ha.setProfiles(t, map[Key]Profile{key: profile})
+		hb.setProfiles(t, map[Key]Profile{theirs: fastProfile})
+		hb.waitFor(t, theirs, Up)
+		ha.waitFor(t, key, Up)
+	}
+}
+
 // TestPortInUse checks that Status.Problem says that another process has the port while
 // it does, that sessions on other ports work meanwhile, and that a session survives the
 // replacement of its interface.
@@ -162,7 +179,7 @@ func TestPortInUse(t *testing.T) {
 func TestSourcePorts(t *testing.T) {
 	seen := map[int]bool{}
 	for i := range 200 {
-		fd, err := openSource(Key{Peer: netip.AddrFrom4([4]byte{127, 0, 0, byte(i)})}, 0)
+		fd, err := openSource(Key{Peer: netip.AddrFrom4([4]byte{127, 0, 0, byte(i)})}, netip.Addr{}, 0)
 		must(t, err)
 		defer func() { _ = unix.Close(fd) }()
 		name, err := unix.Getsockname(fd)
