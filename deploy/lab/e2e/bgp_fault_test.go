@@ -142,10 +142,13 @@ func stream(t *testing.T, target string) (stop func() lab.StreamReport) {
 const lostAfter = 3 * time.Second
 
 // checkLosses fails if requests were lost, except one connection for each change of the
-// next hops in a router, which rehashes flows in flight to another node.
+// next hops in a router, which rehashes flows in flight to another node. That node resets the
+// connection, or drops the reset of a pod that does not fit its connection tracking: then the
+// request times out. One whose first packet was dropped does not, because that is
+// retransmitted.
 func checkLosses(t *testing.T, report lab.StreamReport, changes int) {
 	t.Helper()
-	if report.Lost > report.Broken || report.Broken > changes {
+	if report.Lost > report.Broken+report.TimedOut || report.Lost > changes {
 		t.Errorf("%s: %v", report, report.Errors)
 	}
 }
