@@ -35,52 +35,90 @@ func TestRouteSuccessors(t *testing.T) {
 		successor string
 		explained string // the nodes that advertise, according to Explain
 	}{
-		{name: "ready on both", policy: "Local", endpoints: []string{"node-1 ready", "node-2 ready"}, known: synced,
-			routed: "yes", successor: "node-2", explained: "node-1 node-2"},
+		{
+			name: "ready on both", policy: "Local", endpoints: []string{"node-1 ready", "node-2 ready"}, known: synced,
+			routed: "yes", successor: "node-2", explained: "node-1 node-2",
+		},
 		{name: "the only endpoint", policy: "Local", endpoints: []string{"node-1 ready"}, routed: "yes", explained: "node-1"},
-		{name: "terminating, ready elsewhere for a moment", policy: "Local", endpoints: []string{"node-1 serving", "node-2 ready"},
-			routed: "yes", successor: "node-2", explained: "node-2"},
+		{
+			name: "terminating, ready elsewhere for a moment", policy: "Local", endpoints: []string{"node-1 serving", "node-2 ready"},
+			routed: "yes", successor: "node-2", explained: "node-2",
+		},
 		{name: "and for long", policy: "Local", endpoints: []string{"node-1 serving", "node-2 ready"}, known: synced, explained: "node-2"},
-		{name: "another successor", policy: "Local", endpoints: []string{"node-1 serving", "node-3 ready"}, known: synced,
-			routed: "yes", successor: "node-3", explained: "node-3"},
-		{name: "the known successor of two", policy: "Local", endpoints: []string{"node-1 serving", "node-2 ready", "node-3 ready"},
-			known: RouteSuccessor{Node: "node-3"}, routed: "yes", successor: "node-3", explained: "node-2 node-3"},
+		{
+			name: "another successor", policy: "Local", endpoints: []string{"node-1 serving", "node-3 ready"}, known: synced,
+			routed: "yes", successor: "node-3", explained: "node-3",
+		},
+		{
+			name: "the known successor of two", policy: "Local", endpoints: []string{"node-1 serving", "node-2 ready", "node-3 ready"},
+			known: RouteSuccessor{Node: "node-3"}, routed: "yes", successor: "node-3", explained: "node-2 node-3",
+		},
 		{name: "ended", policy: "Local", endpoints: []string{"node-1 down", "node-2 ready"}, explained: "node-2"},
 		{name: "none", policy: "Local", endpoints: []string{"node-2 ready"}, explained: "node-2"},
-		{name: "terminating, not advertised yet", policy: "Local", endpoints: []string{"node-1 serving", "node-2 ready"}, unknown: true,
-			explained: "node-2"},
-		{name: "terminating everywhere", policy: "Local", endpoints: []string{"node-1 serving", "node-2 serving"}, known: synced,
-			routed: "yes", successor: "node-2", explained: "node-1 node-2"},
-		{name: "ready where no speaker runs", policy: "Local", endpoints: []string{"node-1 serving", "node-2 ready"}, speakers: "node-1",
-			routed: "yes", explained: "node-1 node-2"},
-		{name: "ready on an excluded node only", policy: "Local", endpoints: []string{"node-1 serving", "node-2 ready"}, excluded: "node-2",
-			routed: "yes", explained: "node-1"},
-		{name: "terminating on an excluded node", policy: "Local", endpoints: []string{"node-1 serving", "node-2 ready"}, excluded: "node-1",
-			known: synced, explained: "node-2"},
-		{name: "terminating, ready on a node that is being removed", policy: "Local", endpoints: []string{"node-1 serving", "node-2 ready"},
-			tainted: []string{"node-2"}, known: synced, explained: "node-2"},
+		{
+			name: "terminating, not advertised yet", policy: "Local", endpoints: []string{"node-1 serving", "node-2 ready"}, unknown: true,
+			explained: "node-2",
+		},
+		{
+			name: "terminating everywhere", policy: "Local", endpoints: []string{"node-1 serving", "node-2 serving"}, known: synced,
+			routed: "yes", successor: "node-2", explained: "node-1 node-2",
+		},
+		{
+			name: "ready where no speaker runs", policy: "Local", endpoints: []string{"node-1 serving", "node-2 ready"}, speakers: "node-1",
+			routed: "yes", explained: "node-1 node-2",
+		},
+		{
+			name: "ready on an excluded node only", policy: "Local", endpoints: []string{"node-1 serving", "node-2 ready"}, excluded: "node-2",
+			routed: "yes", explained: "node-1",
+		},
+		{
+			name: "terminating on an excluded node", policy: "Local", endpoints: []string{"node-1 serving", "node-2 ready"}, excluded: "node-1",
+			known: synced, explained: "node-2",
+		},
+		{
+			name: "terminating, ready on a node that is being removed", policy: "Local", endpoints: []string{"node-1 serving", "node-2 ready"},
+			tainted: []string{"node-2"}, known: synced, explained: "node-2",
+		},
 
 		{name: "being removed", tainted: []string{"node-1"}, routed: "shutdown", successor: "node-2", explained: "node-2 node-3"},
-		{name: "being removed, synced", tainted: []string{"node-1"}, known: synced,
-			routed: "shutdown", successor: "node-2", explained: "node-2 node-3"},
+		{
+			name: "being removed, synced", tainted: []string{"node-1"}, known: synced,
+			routed: "shutdown", successor: "node-2", explained: "node-2 node-3",
+		},
 		{name: "being removed, drained", tainted: []string{"node-1"}, known: drained, explained: "node-2 node-3"},
 		{name: "being removed, not advertised yet", tainted: []string{"node-1"}, unknown: true, explained: "node-2 node-3"},
-		{name: "being removed, another successor", tainted: []string{"node-1", "node-2"}, known: drained,
-			routed: "shutdown", successor: "node-3", explained: "node-3"},
-		{name: "all being removed", tainted: []string{"node-1", "node-2", "node-3"}, known: drained,
-			routed: "shutdown", successor: "node-2", explained: "node-1 node-2 node-3"},
-		{name: "being removed, no other speaker", tainted: []string{"node-1"}, speakers: "node-1",
-			routed: "shutdown", explained: "node-1 node-2 node-3"},
-		{name: "being removed, all others excluded", tainted: []string{"node-1"}, excluded: "node-2 node-3",
-			routed: "shutdown", explained: "node-1"},
-		{name: "being removed, the only endpoint", policy: "Local", tainted: []string{"node-1"}, endpoints: []string{"node-1 ready"}, known: drained,
-			routed: "shutdown", explained: "node-1"},
-		{name: "being removed, a second endpoint", policy: "Local", tainted: []string{"node-1"},
-			endpoints: []string{"node-1 ready", "node-2 ready"}, routed: "shutdown", successor: "node-2", explained: "node-2"},
-		{name: "being removed, its endpoint moves", policy: "Local", tainted: []string{"node-1"},
-			endpoints: []string{"node-1 serving", "node-2 ready"}, routed: "shutdown", successor: "node-2", explained: "node-2"},
-		{name: "being removed, its endpoint has moved", policy: "Local", tainted: []string{"node-1"},
-			endpoints: []string{"node-1 serving", "node-2 ready"}, known: synced, explained: "node-2"},
+		{
+			name: "being removed, another successor", tainted: []string{"node-1", "node-2"}, known: drained,
+			routed: "shutdown", successor: "node-3", explained: "node-3",
+		},
+		{
+			name: "all being removed", tainted: []string{"node-1", "node-2", "node-3"}, known: drained,
+			routed: "shutdown", successor: "node-2", explained: "node-1 node-2 node-3",
+		},
+		{
+			name: "being removed, no other speaker", tainted: []string{"node-1"}, speakers: "node-1",
+			routed: "shutdown", explained: "node-1 node-2 node-3",
+		},
+		{
+			name: "being removed, all others excluded", tainted: []string{"node-1"}, excluded: "node-2 node-3",
+			routed: "shutdown", explained: "node-1",
+		},
+		{
+			name: "being removed, the only endpoint", policy: "Local", tainted: []string{"node-1"}, endpoints: []string{"node-1 ready"}, known: drained,
+			routed: "shutdown", explained: "node-1",
+		},
+		{
+			name: "being removed, a second endpoint", policy: "Local", tainted: []string{"node-1"},
+			endpoints: []string{"node-1 ready", "node-2 ready"}, routed: "shutdown", successor: "node-2", explained: "node-2",
+		},
+		{
+			name: "being removed, its endpoint moves", policy: "Local", tainted: []string{"node-1"},
+			endpoints: []string{"node-1 serving", "node-2 ready"}, routed: "shutdown", successor: "node-2", explained: "node-2",
+		},
+		{
+			name: "being removed, its endpoint has moved", policy: "Local", tainted: []string{"node-1"},
+			endpoints: []string{"node-1 serving", "node-2 ready"}, known: synced, explained: "node-2",
+		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			s := Snapshot{Interfaces: map[string][]l2.Interface{}}
