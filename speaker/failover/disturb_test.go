@@ -162,7 +162,7 @@ func (w *world) pause(n *node, d time.Duration, settled bool) {
 		w.begin("continue %s", n.name)
 		takesBack := func(n *node) bool { // meanwhile, and announces the addresses before the other node ends
 			left := HoldDown - w.now.Sub(n.upSince)
-			return left >= 0 && left < onceTime
+			return left >= -d && left < onceTime
 		}
 		w.promise.once = settled && len(w.cut) == 0 && d > detection && // otherwise it does not ask
 			!slices.ContainsFunc(w.nodes, takesBack)
