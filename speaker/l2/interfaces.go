@@ -77,19 +77,11 @@ func Interfaces() ([]Interface, error) {
 			continue
 		}
 		a := l.Attrs()
-		iface := Interface{Name: a.Name, MAC: a.HardwareAddr.String(), VRF: vrf}
-		for _, addr := range addrs {
-			ip, ok := netip.AddrFromSlice(addr.IP)
-			ones, _ := addr.Mask.Size()
-			if addr.LinkIndex == a.Index && ok && !ip.Unmap().IsLinkLocalUnicast() {
-				iface.Prefixes = append(iface.Prefixes, netip.PrefixFrom(ip.Unmap(), ones))
-			}
-		}
+		iface := Interface{Name: a.Name, MAC: a.HardwareAddr.String(), Prefixes: prefixesOf(a.Index, addrs), VRF: vrf}
 		hasSubnet := slices.ContainsFunc(iface.Prefixes, func(p netip.Prefix) bool { return !p.IsSingleIP() })
 		if !hasSubnet && slices.Contains(podKinds, l.Type()) {
 			continue
 		}
-		slices.SortFunc(iface.Prefixes, netip.Prefix.Compare)
 		ignore := max(ignoreOnAll, readARPIgnore(a.Name))
 		for _, addr := range local {
 			if kernelAnswers(iface, ignore, addr) {
@@ -129,6 +121,31 @@ func vrfOf(l netlink.Link, all []netlink.Link) string {
 		return ""
 	}
 	return all[i].Attrs().Name
+}
+
+// prefixesOf returns the addresses of the interface with the index, sorted. Temporary ones (RFC
+// 8981), which are replaced each day, are left out if there is another one in the subnet.
+func prefixesOf(index int, addrs []netlink.Addr) (prefixes []netip.Prefix) {
+	var temporary []netip.Prefix
+	for _, addr := range addrs {
+		ip, ok := netip.AddrFromSlice(addr.IP)
+		ones, _ := addr.Mask.Size()
+		prefix := netip.PrefixFrom(ip.Unmap(), ones)
+		switch {
+		case addr.LinkIndex != index || !ok || prefix.Addr().IsLinkLocalUnicast():
+		case prefix.Addr().Is6() && addr.Flags&unix.IFA_F_TEMPORARY != 0:
+			temporary = append(temporary, prefix)
+		default:
+			prefixes = append(prefixes, prefix)
+		}
+	}
+	for _, prefix := range temporary {
+		if !slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Masked() == prefix.Masked() }) {
+			prefixes = append(prefixes, prefix)
+		}
+	}
+	slices.SortFunc(prefixes, netip.Prefix.Compare)
+	return prefixes
 }
 
 // ipvsInterface is the interface to which kube-proxy in IPVS mode assigns the addresses of

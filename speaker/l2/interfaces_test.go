@@ -104,6 +104,25 @@ func TestInterfaces(t *testing.T) {
 	}
 }
 
+// TestPrefixesOf checks that temporary IPv6 addresses are left out, unless the interface has no
+// other one in the subnet, and those of other interfaces.
+func TestPrefixesOf(t *testing.T) {
+	of := func(index int, cidr string, flags int) netlink.Addr {
+		ip, subnet, err := net.ParseCIDR(cidr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: subnet.Mask}, LinkIndex: index, Flags: flags}
+	}
+	got := prefixesOf(2, []netlink.Addr{
+		of(2, "2001:db8::5/64", unix.IFA_F_TEMPORARY), of(2, "2001:db8::9/64", 0), of(2, "fe80::1/64", 0), of(3, "2001:db8::1/64", 0),
+		of(2, "2001:db8:2::5/64", unix.IFA_F_TEMPORARY), of(2, "192.0.2.9/24", unix.IFA_F_SECONDARY), of(2, "192.0.2.7/24", 0),
+	})
+	if want := "[192.0.2.7/24 192.0.2.9/24 2001:db8::9/64 2001:db8:2::5/64]"; fmt.Sprint(got) != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+}
+
 // TestIsUsable checks the decision for interfaces of kinds that not every kernel has, as
 // netlink reports them.
 func TestIsUsable(t *testing.T) {
