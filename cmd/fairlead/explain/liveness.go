@@ -1,7 +1,7 @@
 // This file explains which node announces an address on the LAN in fact, according to the
 // reports of the speakers. A report of a node changes what is shown about another one only
-// by what the first one says about itself: that it announces the address, and from which
-// nodes it has taken it over.
+// by what the first one says about itself: that it announces the address, from which nodes it
+// has taken it over, and which of them are live again.
 
 package explain
 
@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-io/fairlead/cmd/fairlead/objects"
 	"github.com/fairlead-io/fairlead/config"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
+	"github.com/fairlead-io/fairlead/speaker/failover"
 	speakerplan "github.com/fairlead-io/fairlead/speaker/plan"
 )
 
@@ -147,12 +148,14 @@ func takeoverText(s objects.Snapshot, all []v1alpha1.Takeover) string {
 }
 
 // addNext adds which nodes take the address over from the acting one, and when it moves
-// back. Nodes from which it was taken over are no successors.
+// back. Nodes from which it was taken over are successors only if the acting one reports them
+// as live.
 func (a *addressAnnouncement) addNext(s objects.Snapshot, v speakerplan.AddressState, acting string) {
 	var from []string
 	for _, r := range reportsAbout(s, v.Addr) {
 		for _, t := range r.TakenOver {
-			if r.Node == acting {
+			isLive := func(n v1alpha1.Neighbor) bool { return n.Node == t.Node && n.State == failover.Live.String() }
+			if r.Node == acting && !slices.ContainsFunc(s.Reports[acting].Neighbors, isLive) {
 				from = append(from, t.Node)
 			}
 		}

@@ -45,6 +45,10 @@ func TestLiveness(t *testing.T) {
 		s.LastChangeTime = &at
 		return s
 	}
+	observing := func(s v1alpha1.SpeakerStatus, node string) v1alpha1.SpeakerStatus {
+		s.Neighbors = []v1alpha1.Neighbor{{Node: node, Interface: "eth0", State: "Live", BFD: "Up"}}
+		return s
+	}
 	filtered := func(node string) v1alpha1.SpeakerStatus {
 		return v1alpha1.SpeakerStatus{Neighbors: []v1alpha1.Neighbor{{Node: node, Interface: "eth0", State: "Live", BFD: "Down", Filtered: true}}}
 	}
@@ -65,6 +69,9 @@ func TestLiveness(t *testing.T) {
 			"* B answers on eth0 " + by, "- A TakenOver ranks higher, but B announces it", "- C NotOwner",
 			"A takes it back 30 s after it is live again", "if B fails: C",
 		}, []string{"warning", "if B fails: A", "its own report"}},
+		{"never taken back, and live again", map[string]v1alpha1.SpeakerStatus{b: observing(announces(a), a)}, v1alpha1.FailbackNever, "", []string{
+			"* B answers", "if B fails: A, then C",
+		}, nil},
 		{"never taken back", map[string]v1alpha1.SpeakerStatus{b: announces(a)}, v1alpha1.FailbackNever, "", []string{
 			"* B answers", "A does not take it back (failback: Never), unless B fails, ends or is not eligible any more",
 		}, []string{"30 s"}},
