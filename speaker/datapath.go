@@ -35,8 +35,8 @@ const (
 	// not on this one.
 	probeTimeout, brokenProxyTimeout = 5 * time.Second, 3 * time.Minute
 
-	// firstRoutesTimeout bounds the wait of a speaker's first routes for the data path. The gate
-	// opens, or is late, earlier: after probeTimeout, and the time that it takes to ask.
+	// firstRoutesTimeout bounds the wait of a speaker's first routes for the data path. Usually
+	// they wait for probeTimeout at most, plus the time to ask other nodes.
 	firstRoutesTimeout = 2 * probeTimeout
 
 	// otherFamilyDelay is the time after which the health check of a Service in the other
@@ -72,7 +72,7 @@ type dataPathGate struct {
 	mu            sync.Mutex
 	hosts         []netip.Addr   // of this node
 	ipv4Only      bool           // the health checks of Services are over IPv4, for both families
-	others        [][]netip.Addr // of some other nodes
+	others        [][]netip.Addr // of up to maxOtherNodes other nodes that are Ready, by node
 	ready         map[netip.Addr]bool
 	served        map[netip.Addr]bool            // by the rules before a change; not passed to a plan yet
 	reprogrammed  map[netip.Addr]*corev1.Service // the last version of the Service
@@ -95,7 +95,7 @@ type healthProbe struct {
 	is6   bool
 	ports []uint16
 	addrs []netip.Addr
-	// After the timeout, one of them is why the probe goes on:
+	// Why the probe continues after the timeout; at most one of them is set:
 	late    bool // kube-proxy does not answer on this node, but does on most others
 	refused bool // kube-proxy reports no endpoints
 }
@@ -256,7 +256,7 @@ func (g *dataPathGate) probeUntilReady(ctx context.Context, key string, p *healt
 		return g.probePort(ctx, port, p.is6, ofProxy || time.Since(began) > otherFamilyDelay) == healthy
 	}
 	ok, interval := false, probeInterval
-	var othersAnswer <-chan bool // asked before the timeout, so that it is kept
+	var othersAnswer <-chan bool // requested before the deadline, so that the result is there by then
 	for first := true; ; first = false {
 		ok = !slices.ContainsFunc(p.ports, func(port uint16) bool { return !answersOK(port) })
 		if ctx.Err() != nil {
@@ -323,7 +323,7 @@ func (g *dataPathGate) waitsLonger(ctx context.Context, p *healthProbe, othersAn
 	changed := late != p.late || refused != p.refused || notReady != g.proxyNotReady
 	p.late, p.refused, g.proxyNotReady = late, refused, notReady
 	if late {
-		g.setProxyProblem(fmt.Sprintf("kube-proxy does not answer on port %d, but does on other nodes: until it has not answered for %s, "+
+		g.setProxyProblem(fmt.Sprintf("kube-proxy does not answer on port %d, but does on other nodes: for up to %s, "+
 			"no address is advertised by BGP, and no other node's address is taken over", g.port, brokenProxyTimeout))
 	}
 	if changed && refused {

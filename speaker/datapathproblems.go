@@ -36,8 +36,8 @@ func (g *dataPathGate) Message() string {
 func (p *healthProbe) problem(addr netip.Addr) string {
 	ports := strings.Trim(fmt.Sprint(p.ports), "[]")
 	if p.refused {
-		return fmt.Sprintf("kube-proxy reports no endpoint on this node for %s (port %s): it is not announced before there is one, "+
-			"for %s at most", addr, ports, brokenProxyTimeout)
+		return fmt.Sprintf("kube-proxy reports no endpoint on this node for %s (port %s): "+
+			"the address is not announced until kube-proxy has an endpoint, or for %s", addr, ports, brokenProxyTimeout)
 	}
 	return fmt.Sprintf("announces %s without an answer from the health check of kube-proxy for it (port %s)", addr, ports)
 }
@@ -102,8 +102,8 @@ func (g *dataPathGate) verify(key string, ofProxy bool) {
 	g.wake()
 }
 
-// compareProxies makes this node rank as the others if their kube-proxies do not answer any more
-// either: they are being replaced.
+// compareProxies ends ProxyNotReady of this node if most other kube-proxies do not answer any
+// more either, for example because kube-proxy is replaced in the whole cluster.
 func (g *dataPathGate) compareProxies(ctx context.Context) {
 	g.mu.Lock()
 	notReady := g.proxyNotReady

@@ -16,7 +16,7 @@ import (
 )
 
 // TestDataPathOfOtherNodes checks that a node whose kube-proxy does not answer, while those
-// of other nodes do, announces what no other node announces, and that it says so.
+// of other nodes do, announces what no other node announces, and that it reports it.
 func TestDataPathOfOtherNodes(t *testing.T) {
 	t.Parallel()
 	port := freePort(t)

@@ -8,21 +8,21 @@
 //
 // events.go filters the informers' events and requests a sync for those that can
 // change a plan. run.go has the sync loop: one goroutine takes a snapshot, decides,
-// and passes the desired state to the engines: l2 answers ARP and Neighbor Discovery, bgp runs the sessions,
-// bfd monitors paths, guard keeps stray packets from looping; routing.go combines
-// the last three. localfacts.go reads what only this node knows: gateways, routers
-// and passwords. datapath.go delays routes until this node's kube-proxy serves
-// them. endpoints.go delays the withdrawal of routes after the last endpoint of a Service, and
-// their return.
-// routesuccessors.go measures since when another node may advertise an address in place of
-// this one.
-// status.go and sessions.go compute the reports of this node, its Speaker
+// and passes the desired state to the engines: l2 answers ARP and Neighbor Discovery, bgp
+// runs the sessions, bfd monitors paths, guard keeps stray packets from looping; routing.go
+// combines the last three. localfacts.go reads what only this node has: gateways, routers
+// and passwords. datapath.go delays routes until this node's kube-proxy serves them,
+// healthcheck.go probes kube-proxy, and datapathproblems.go reports what has not answered.
+// endpoints.go delays the withdrawal of routes after the last endpoint of a Service, and
+// advertising them again. routesuccessors.go measures since when another node may advertise an
+// address in place of this one. status.go and sessions.go compute the reports of this node, its Speaker
 // and its L2Node, report.go writes them.
 // neighbors.go observes the other nodes of the segments by BFD and by questions, for package
 // failover, which decides which of the eligible nodes announces an address; failover.go
 // applies it.
 // metrics.go has the metrics; those that mirror state are computed when they are read.
-// conflicts.go records Events about addresses that other hosts have. shutdown.go determines why the speaker ends, and withdraws or keeps the routes.
+// conflicts.go records Events about addresses that other hosts have. shutdown.go determines why
+// the speaker ends, and withdraws or keeps the routes.
 //
 // What is kept in memory, and what invalidates it:
 //   - informer caches, by their watches.

@@ -20,14 +20,15 @@ type endpointLosses map[plan.EndpointFamily]endpointLoss
 
 type endpointLoss struct {
 	has     bool      // whether there is an endpoint
-	since   time.Time // zero if the Service was created with these, or without any
+	since   time.Time // when has changed; zero if only the first endpoint of the Service did
 	without bool      // whether the Service counts as one without endpoints
 }
 
 // observe replaces the losses by those of these Services. It returns the Services without
 // endpoints, and the time until that changes; 0 if it does not. A Service that had none when it
-// was first observed belongs to them at once: this process advertises no routes for it. An
-// earlier one may have withdrawn those of Services that exist when this process starts.
+// was first observed belongs to them at once: this process advertises no routes for it. A former
+// process may have withdrawn the routes of Services that exist when this one starts, so that
+// these wait for the proxySyncDelay.
 func (e *endpointLosses) observe(
 	services []*corev1.Service, slicesOf func(*corev1.Service) []*discoveryv1.EndpointSlice, now time.Time,
 ) (without map[plan.EndpointFamily]bool, wait time.Duration) {

@@ -48,7 +48,8 @@ func newHealthCheckClient() *http.Client {
 }
 
 // askOthers probes the kube-proxies of other nodes concurrently. The channel receives whether most
-// of them answer: a single node, which may be compromised, does not decide it.
+// of them answer: if two or more are asked, the answer of a single node, which may be
+// compromised, is not sufficient.
 func (g *dataPathGate) askOthers(ctx context.Context) <-chan bool {
 	g.mu.Lock()
 	others := g.others

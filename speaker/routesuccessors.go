@@ -8,7 +8,7 @@ import (
 )
 
 // proxySyncDelay is the time after which the kube-proxy of a node forwards to an endpoint that
-// has become ready: by default it programs its rules once a second.
+// has become ready: by default it programs its rules at most once a second (minSyncPeriod).
 const proxySyncDelay = 2 * time.Second
 
 // routeSuccessors are the nodes that may advertise addresses in place of this one, as the last plan
@@ -34,10 +34,13 @@ func (s *routeSuccessors) observe(planned map[netip.Addr]string, now time.Time) 
 	return changed
 }
 
-// facts returns the successors for the next plan, and the time until it differs; 0 if it does
-// not. The time excludedSince is when this node was excluded or about to be removed; zero if it
-// is neither. Also with a short drain delay, the data path of a successor becomes ready first.
-func (s routeSuccessors) facts(excludedSince time.Time, drainDelay time.Duration, now time.Time) (facts map[netip.Addr]plan.RouteSuccessor, wait time.Duration) {
+// facts returns the successors for the next plan, and the time until one of these facts changes;
+// 0 if none does. excludedSince is when this node was excluded or became about to be removed;
+// zero if it is neither. The drain of a successor takes at least the proxySyncDelay, so that its
+// data path is ready.
+func (s routeSuccessors) facts(
+	excludedSince time.Time, drainDelay time.Duration, now time.Time,
+) (facts map[netip.Addr]plan.RouteSuccessor, wait time.Duration) {
 	facts = make(map[netip.Addr]plan.RouteSuccessor, len(s))
 	over := func(since time.Time, delay time.Duration) bool {
 		left := delay - now.Sub(since)
@@ -56,7 +59,7 @@ func (s routeSuccessors) facts(excludedSince time.Time, drainDelay time.Duration
 	return facts, wait
 }
 
-// newest returns since when there is the newest successor; zero if there is none.
+// newest returns when the newest successor was first observed; zero if there is none.
 func (s routeSuccessors) newest() (since time.Time) {
 	for _, x := range s {
 		since = latest(since, x.since)

@@ -106,7 +106,7 @@ func (r *routingEngines) Set(plan plan.Plan) {
 		}
 		sessions.Peers = append(sessions.Peers, p.Peer)
 		if key, profile, ok := bfdPath(p); ok {
-			// The router knows the source of the BGP session only.
+			// The router is configured with the source of the BGP session.
 			profile.Source = peerStatus(statuses, p.Config.Name).LocalAddr.Addr()
 			if known := profiles[key].Source; known.IsValid() {
 				profile.Source = known // several peers have one path

@@ -73,8 +73,8 @@ func (s *Speaker) Run(ctx context.Context) error {
 // contactInterval is how often it is checked whether the API server answers.
 const contactInterval = time.Second
 
-// watchContact requests a sync when contact with the API server is lost or back, of which
-// the BFD packets to other speakers tell.
+// watchContact requests a sync when contact with the API server is lost or restored: the BFD
+// packets to other speakers signal it (Concatenated Path Down).
 func (s *Speaker) watchContact(ctx context.Context, interval time.Duration) {
 	for was := false; ctx.Err() == nil && s.isStale != nil; sleepContext(ctx, interval) {
 		if is := s.isStale(); is != was {

@@ -41,8 +41,8 @@ type shutdownPolicy struct {
 }
 
 // drainComplete reports whether routers have had the drain delay to select other paths
-// since the node was excluded or about to be removed; in the second case there may be none yet.
-// It calls wake when that time is over.
+// since the node was excluded or became about to be removed. A node that is about to be removed
+// may not have a successor yet: see routeSuccessors. It calls wake when that time is over.
 // A node that was excluded before the speaker started advertises nothing, so it is drained at
 // once.
 func (e *shutdownPolicy) drainComplete(node *corev1.Node, wake func()) bool {
@@ -96,8 +96,8 @@ func (e *shutdownPolicy) withdrawalReason(ctx context.Context, node *corev1.Node
 	return ""
 }
 
-// remainingDrain returns the time that routers still need to select other paths, of which the
-// newest exists since the time that is passed. GRACEFUL_SHUTDOWN has been advertised since the
+// remainingDrain returns for how long routers still need the routes of this node to select other
+// paths. newest is when the newest of these paths became available. GRACEFUL_SHUTDOWN has been advertised since the
 // node was excluded or about to be removed.
 func (e *shutdownPolicy) remainingDrain(newest, now time.Time) time.Duration {
 	if e.excludedSince.IsZero() {

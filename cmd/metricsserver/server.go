@@ -4,8 +4,8 @@
 //
 // It is for a program on the host network, where every pod can connect to the port. The
 // rate of connections is limited, each has one request, and none waits for longer than
-// a few seconds, so that a flood takes little of the node's CPU time and memory. So is the
-// rate of reviews for clients that were not permitted before.
+// a few seconds, so that a flood takes little of the node's CPU time and memory. The rate
+// of reviews for clients that were not permitted before is limited, too.
 //
 // server.go serves, review.go decides about clients. The packages of k8s.io/apiserver for
 // both would double the memory that a speaker needs.

@@ -31,8 +31,8 @@ const (
 // transport is the network interface of the Engine.
 type transport interface {
 	// openSender opens a sender to the key's peer, from the source if the key has no
-	// Local, and starts receiving on the session's port. ifIndex is the index of the interface that the sender is
-	// bound to, or 0.
+	// Local, and starts receiving on the session's port. ifIndex is the index of the
+	// interface that the sender is bound to, or 0.
 	openSender(key Key, source netip.Addr) (s packetSender, ifIndex int, err error)
 	// nextPacket returns the next packet that has arrived. It does not block.
 	nextPacket() (receivedPacket, bool)

@@ -34,7 +34,7 @@ type establishedSession struct {
 	peer     Open
 	graceful bool          // the peer preserves the routes if the connection ends without a NOTIFICATION
 	hold     time.Duration // 0: no hold timer
-	hops     nextHops      // of the last update, of the last session at first
+	hops     nextHops      // of the last update; before the first one, those of the last session
 	// refresh has a value when the peer has requested refreshFamilies.
 	refresh         chan struct{}
 	refreshFamilies atomic.Uint32

@@ -70,7 +70,7 @@ func (p Peer) nextHopIPv6(local netip.Addr, all []linkAddr, last netip.Addr) net
 
 // selectSource returns the source of connections to a directly connected peer, or the zero
 // Addr if the kernel selects it. onLink are the node's addresses in the peer's subnet, and
-// last is the source of the last session: the router does not know another one.
+// last is the source of the last session, as which the router is configured with this node.
 func (p Peer) selectSource(onLink []linkAddr, last netip.Addr) netip.Addr {
 	family, scope := netip.Addr.Is6, netip.Addr.IsGlobalUnicast
 	if p.Address.Is4() {
@@ -83,8 +83,8 @@ func (p Peer) selectSource(onLink []linkAddr, last netip.Addr) netip.Addr {
 }
 
 // selectAddr returns the last address, which is a next hop or a source, as long as the
-// interface has it: routers that cannot reach another one, or do not know it, would drop the
-// routes. Otherwise it returns the first of the node's addresses that the interface has, or the
+// interface has it: routers that do not reach another next hop, or are not configured with
+// another source, would drop the routes. Otherwise it returns the first of the node's addresses that the interface has, or the
 // lowest of its stable addresses. It is never one of a Service.
 func (p Peer) selectAddr(all []linkAddr, family, scope func(netip.Addr) bool, last netip.Addr) (best netip.Addr) {
 	rank := func(a linkAddr) int {

@@ -39,8 +39,9 @@ func (t *Tracker) Advance(now time.Time) (questions []Question, next time.Time) 
 }
 
 // proofOfLife returns another address that the peer may announce, if there is any: an answer
-// for it proves that the peer works, even if it has not taken over what it should have. Best is
-// one that it has answered for, even if another node is believed to have it now.
+// for it proves that the peer works, even if it has not taken over the addresses of another node
+// yet. An address that the peer has answered for is preferred, also if the last plan has another
+// owner for it.
 func (t *Tracker) proofOfLife(key Peer, asked []netip.Addr) []netip.Addr {
 	announces := slices.DeleteFunc(slices.Clone(t.peers[key].Announces), func(a netip.Addr) bool { return slices.Contains(asked, a) })
 	for _, a := range announces {
@@ -272,8 +273,8 @@ func (t *Tracker) Failed(now time.Time, id uint64) (changed bool) {
 	return ok && q.purpose == recheck
 }
 
-// recordAnswers records which addresses the peer has answered for, and that it does not announce
-// any more those that it was asked for and has not answered for although it works.
+// recordAnswers records the addresses that the peer has answered for. If the peer works, those
+// that it was asked for and has not answered for count as not announced by it any more.
 func (t *Tracker) recordAnswers(q Question, p *peer, answered []netip.Addr) {
 	if len(answered) == 0 && p.session != Up {
 		return

@@ -190,8 +190,8 @@ func (w *world) isAnnounced() bool {
 	return !slices.ContainsFunc(w.addrs, func(addr netip.Addr) bool { return len(w.owners[addr]) == 0 })
 }
 
-// ownsAll reports whether the node is the owner of all addresses: the nodes that take them
-// over report it, and so the other ones know that it is gone.
+// ownsAll reports whether the node is the only owner of each address. Then every takeover from
+// it is reported, and all nodes observe that it is gone.
 func (w *world) ownsAll(n *node) bool {
 	return !slices.ContainsFunc(w.addrs, func(addr netip.Addr) bool { return !slices.Equal(w.owners[addr], []string{n.name}) })
 }

@@ -31,7 +31,7 @@ type Interface struct {
 	KernelAnswers bool
 	// Answered are the addresses of all interfaces of the node for which the kernel answers
 	// ARP requests or Neighbor Solicitations on this one, except those that kube-proxy in IPVS
-	// mode assigns; sorted. They are known of the own node only.
+	// mode assigns; sorted. Only interfaces of the own node have them.
 	Answered []LocalAddress
 	// VRF is the name of the VRF device that the interface is a port of, "" if it is in none.
 	// Nothing is announced on it: the kernel would look up the packets in another table.

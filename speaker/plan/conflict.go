@@ -29,7 +29,7 @@ type macNode struct {
 	announces     bool // on the interface with the MAC, according to its report
 	unread        bool // its report has not been read yet
 	kernelAnswers bool // for the address, on the segment
-	gone          bool // it has not answered since the claim
+	gone          bool // failover found it gone, and it has sent no claim since
 }
 
 // contention is an address that other hosts claim.
@@ -69,8 +69,8 @@ type judgement struct {
 // addresses of all Services: the controller states the latter, from the L2Nodes. A host
 // that claims the control address as well answers for every address (RFC 1027). A claim is
 // undecided if it may come from a node that announces the address, and its report has not
-// been read yet, or from a candidate that has not answered since. What was announced before a restart is announced again despite a conflict,
-// but not with a candidate: it may have taken the address over, and not have reported it yet.
+// been read yet, or from a candidate that is gone since the claim. What was announced before
+// a restart is announced again despite a conflict, but not with a candidate: it may have taken the address over, and not have reported it yet.
 func (c contention) judge() (j judgement) {
 	var conflicts, proxies []string
 	mayHaveTakenOver := false

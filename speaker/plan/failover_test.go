@@ -171,7 +171,12 @@ func TestNeighborAddresses(t *testing.T) {
 		a, b          []string
 		local, remote string // of a; "" if there is no session
 	}{
-		{"IPv4 is preferred", v6, []string{"192.0.2.1/24", "2001:db8::1/64"}, []string{"192.0.2.2/24", "2001:db8::2/64"}, "192.0.2.1", "192.0.2.2"},
+		{
+			"IPv4 is preferred", v6,
+			[]string{"192.0.2.1/24", "2001:db8::1/64"},
+			[]string{"192.0.2.2/24", "2001:db8::2/64"},
+			"192.0.2.1", "192.0.2.2",
+		},
 		{"IPv6 only", v6, []string{"2001:db8::1/64"}, []string{"2001:db8::2/64"}, "2001:db8::1", "2001:db8::2"},
 		{"one node with IPv4", v6, []string{"192.0.2.1/24", "2001:db8::1/64"}, []string{"2001:db8::2/64"}, "2001:db8::1", "2001:db8::2"},
 		{
@@ -180,7 +185,12 @@ func TestNeighborAddresses(t *testing.T) {
 			[]string{"198.51.100.2/24", "2001:db8::2/64"},
 			"2001:db8::1", "2001:db8::2",
 		},
-		{"IPv4 without a subnet", v6, []string{"192.0.2.1/32", "2001:db8::1/64"}, []string{"192.0.2.2/32", "2001:db8::2/64"}, "2001:db8::1", "2001:db8::2"},
+		{
+			"IPv4 without a subnet", v6,
+			[]string{"192.0.2.1/32", "2001:db8::1/64"},
+			[]string{"192.0.2.2/32", "2001:db8::2/64"},
+			"2001:db8::1", "2001:db8::2",
+		},
 		{"other prefix lengths", v4, []string{"192.0.2.1/24"}, []string{"192.0.2.2/25"}, "", ""},
 		{"no common subnet", v4, []string{"192.0.2.1/24"}, []string{"198.51.100.2/24"}, "", ""},
 		{"IPv6 without a subnet", v6, []string{"2001:db8::1/128"}, []string{"2001:db8::2/128"}, "", ""},
@@ -249,7 +259,7 @@ func TestNeighborAddresses(t *testing.T) {
 }
 
 // TestProxyNotReady checks that a node without an answer from its kube-proxy leaves an address to
-// the other node, and that Explain says so.
+// the other node, and that Explain reports it.
 func TestProxyNotReady(t *testing.T) {
 	eth0 := func(addr string) []l2.Interface { return []l2.Interface{newInterface("eth0", addr)} }
 	svc := service("web", "192.0.2.7", "p")

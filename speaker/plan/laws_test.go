@@ -21,9 +21,9 @@ import (
 )
 
 // drawSnapshot draws a snapshot in which all nodes are on one segment, some have a weight and
-// some a kube-proxy that does not answer, some Services share an address, and some addresses are a node's own. Not all of the Services have
-// a record of their own, and some records are of another pool than the one that
-// contains the address.
+// some a kube-proxy that does not answer, some Services share an address, and some addresses
+// are a node's own. Not all of the Services have a record of their own, and some records are
+// of another pool than the one that contains the address.
 func drawSnapshot(t *rapid.T) Snapshot {
 	s := Snapshot{
 		Interfaces: map[string][]l2.Interface{}, ProxyNotReady: map[string]bool{},

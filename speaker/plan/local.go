@@ -49,8 +49,8 @@ type LocalFacts struct {
 	// DataPathLate are those for which kube-proxy does not answer on this node, but does on
 	// others. They are announced if no other node announces them.
 	DataPathLate map[netip.Addr]bool
-	// ProxyNotReady is whether these do not include an answer since the speaker started. The
-	// node's L2Node says so a moment later.
+	// ProxyNotReady is whether kube-proxy has not answered since the speaker started, while it
+	// answers on most other nodes. The node's L2Node reports it a moment later.
 	ProxyNotReady bool
 	// Advertised are the addresses that the node already advertises by BGP. They, and those
 	// in Held, never wait for the data path again.

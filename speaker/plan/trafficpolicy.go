@@ -114,8 +114,8 @@ func (d *decision) aggregatableRanges(h heldAddress) []netipx.IPRange {
 
 // healthCheckPorts returns the ports on which the node's kube-proxy reports that it
 // serves the address: one for each Service under externalTrafficPolicy: Local with a ready
-// endpoint there. It does not count terminating ones, although it has rules for them, and those
-// without a node. Without such a Service kube-proxy reports only its own health.
+// endpoint there. kube-proxy counts neither terminating endpoints, although it has rules for
+// them, nor endpoints without a node. Without such a Service kube-proxy reports only its own health.
 func (h heldAddress) healthCheckPorts(node string) (ports []uint16) {
 	for i, n := range h.localNodes {
 		if n == nil || !n.ready[node] {
@@ -143,9 +143,9 @@ func (l LocalFacts) dataPathServes(h heldAddress, node string) bool {
 	return l.DataPathReady[h.addr] || l.ProxyReady && len(h.healthCheckPorts(node)) == 0
 }
 
-// isLate reports whether this node announces the address although its kube-proxy does not answer,
-// if no other node announces it. The others must know that they rank higher, if they do, so it is
-// not late before this node has reported that.
+// isLate reports whether this node announces the address, if no other node does, although its
+// kube-proxy does not answer. It returns false until the L2Node of this node reports
+// ProxyNotReady: only then does this node rank last on all nodes.
 func (d *decision) isLate(addr netip.Addr) bool {
 	return d.Local.DataPathLate[addr] && (!d.Local.ProxyNotReady || d.ProxyNotReady[d.Node])
 }

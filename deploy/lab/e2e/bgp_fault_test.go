@@ -143,9 +143,8 @@ const lostAfter = 3 * time.Second
 
 // checkLosses fails if requests were lost, except one connection for each change of the
 // next hops in a router, which rehashes flows in flight to another node. That node resets the
-// connection, or drops the reset of a pod that does not fit its connection tracking: then the
-// request times out. One whose first packet was dropped does not, because that is
-// retransmitted.
+// connection, or drops a reset of the pod that does not match its connection tracking, and the
+// request times out. A request does not time out because its SYN was dropped: TCP retransmits it.
 func checkLosses(t *testing.T, report lab.StreamReport, changes int) {
 	t.Helper()
 	if report.Lost > report.Broken+report.TimedOut || report.Lost > changes {

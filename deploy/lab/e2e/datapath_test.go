@@ -80,10 +80,10 @@ func TestLastPodOnLAN(t *testing.T) {
 	checkNoneLost(t, stop())
 }
 
-// TestLastPodByBGP checks that routers have a route at all times, and that no request is lost,
-// when the only pod is moved to another node, and when a second one starts on another node long
-// after an autoscaler has tainted that of the first: the former node keeps its route until the
-// kube-proxy of the other one forwards to the new pod.
+// TestLastPodByBGP checks that routers have a route at all times, and that only connections that
+// they move are lost, in two cases: the only pod is moved to another node; and an autoscaler has
+// tainted the node of the only pod long before a second one starts. The former node keeps its
+// route until kube-proxy on the other node forwards to the new pod.
 func TestLastPodByBGP(t *testing.T) {
 	const first, next = 0, 1
 	for _, row := range []struct {

@@ -189,9 +189,9 @@ func TestPartition(t *testing.T) {
 	}
 }
 
-// TestPartitionFromAPI checks which node announces an address when nodes have no contact with
-// the API server: as long as they reach each other on the LAN, it has one owner, which is a
-// node with contact if the other one is not Ready.
+// TestPartitionFromAPI checks which node announces an address while nodes have no contact with
+// the API server. As long as the nodes reach each other on the LAN, it has one owner. If the
+// node without contact is not Ready, the owner is a node with contact.
 func TestPartitionFromAPI(t *testing.T) {
 	setAPITimeouts(t, 1)
 	one := func(owner int) []int { return []int{owner} }
@@ -580,8 +580,8 @@ func startSpeaker(t *testing.T, node int) {
 	}
 }
 
-// observedOwner waits until one node answers for the address that all other nodes observe by
-// BFD, and returns it.
+// observedOwner returns the node that answers for the address, once all other nodes observe this
+// node by BFD.
 func observedOwner(t *testing.T, addr netip.Addr) (node int) {
 	t.Helper()
 	eventually(t, "all other nodes observe the owner of "+addr.String(), func() error {

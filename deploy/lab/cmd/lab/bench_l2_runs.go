@@ -224,8 +224,8 @@ func (b *failoverBench) measureHealing(ctx context.Context, family string, size 
 func (b *failoverBench) healOnce(ctx context.Context, addr netip.Addr) (took time.Duration, err error) {
 	const (
 		every   = 5 * time.Millisecond
-		partial = time.Second     // for which two nodes have announced the address
-		after   = 3 * time.Second // for which two nodes would be noticed
+		partial = time.Second     // how long both nodes announce the address before the partition heals
+		after   = 3 * time.Second // how long answers are recorded afterwards
 	)
 	if _, err := b.settle(ctx); err != nil {
 		return 0, err
