@@ -145,8 +145,8 @@ func TestNeighborWithAnotherSession(t *testing.T) {
 	}
 }
 
-// TestHoldAnswers checks that this node stops to answer before SessionChanged returns when
-// the session with a first successor fails, and that it goes on without another sync if the
+// TestHoldAnswers checks that this node stops to answer before Stalled returns, but not when the
+// session with a first successor fails, and that it goes on without another sync if the
 // successor has taken over none of its addresses.
 func TestHoldAnswers(t *testing.T) {
 	addr := netip.MustParseAddr("192.0.2.100")
@@ -167,8 +167,12 @@ func TestHoldAnswers(t *testing.T) {
 			t.Error("answers are held while this node leaves")
 		}
 		m.SessionChanged(sessionOfB, bfd.Status{State: bfd.Down, RemoteState: bfd.Down})
+		if held.Load() {
+			t.Error("answers are held because of the session only")
+		}
+		m.Stalled()
 		if !held.Load() {
-			t.Error("answers are not held")
+			t.Error("answers are not held after a stall")
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		go m.Run(ctx)

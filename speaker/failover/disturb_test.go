@@ -77,8 +77,10 @@ func (w *world) disturb(kinds []string) {
 		clear(w.cut)
 	case "filter":
 		if n != o {
+			settled := w.isSettled()
 			w.begin("filter %s %s", n.name, o.name)
 			w.filtered[[2]int{min(n.id, o.id), max(n.id, o.id)}] = true
+			w.promise.noMove = settled && !w.takesBack(0)
 		}
 	case "cut off the API":
 		if !n.apiCut {
@@ -160,12 +162,7 @@ func (w *world) pause(n *node, d time.Duration, settled bool) {
 		}
 		settled = settled && count == w.disturbances && !slices.ContainsFunc(w.nodes, func(n *node) bool { return n.leaving })
 		w.begin("continue %s", n.name)
-		takesBack := func(n *node) bool { // meanwhile, and announces the addresses before the other node ends
-			left := HoldDown - w.now.Sub(n.upSince)
-			return left >= -d && left < onceTime
-		}
-		w.promise.once = settled && len(w.cut) == 0 && d > detection && // otherwise it does not ask
-			!slices.ContainsFunc(w.nodes, takesBack)
+		w.promise.once = settled && len(w.cut) == 0 && d > detection && !w.takesBack(d) // otherwise it does not ask
 		n.stopped = false
 		if w.now.Sub(n.stoppedAt) > detection/2 {
 			n.upSince = w.now
@@ -179,6 +176,15 @@ func (w *world) pause(n *node, d time.Duration, settled bool) {
 		} else {
 			w.sync(n)
 		}
+	})
+}
+
+// takesBack reports whether a node may have taken addresses back within the time until now, or
+// may do so soon. It announces them before the other node ends.
+func (w *world) takesBack(before time.Duration) bool {
+	return slices.ContainsFunc(w.nodes, func(n *node) bool {
+		left := HoldDown - w.now.Sub(n.upSince)
+		return left >= -before && left < onceTime
 	})
 }
 

@@ -48,6 +48,7 @@ type world struct {
 type promise struct {
 	maxGap      time.Duration // an address may be without an owner for this time, unless 0
 	noGap, once bool          // an address has an owner, and not two, at every instant
+	noMove      bool          // for onceTime, no node begins to announce an address
 }
 
 // tenure is the time for which a node has been the only owner of an address.
@@ -114,7 +115,7 @@ const (
 	syncDelay  = 2 * time.Millisecond
 	syncTime   = 50 * time.Millisecond // of one that begins when a process continues
 	apiTimeout = 40 * time.Second
-	onceTime   = 5 * time.Second // for which promise.once holds
+	onceTime   = 5 * time.Second // for which promise.once and noMove hold
 )
 
 type event struct {

@@ -119,6 +119,9 @@ func (w *world) applyPlan(n *node, view View) {
 			w.recheckHolder(n, addr)
 		}
 		if n.held[addr] != was {
+			if n.held[addr] && w.promise.noMove && w.now.Sub(w.disturbed) < onceTime {
+				w.fail("%s announces %v although only BFD is filtered", n.name, addr)
+			}
 			n.heldSince[addr] = w.now
 			w.logf("%s %v %v (acting %s, expected %q, verified %q)", n.name, addr,
 				map[bool]string{true: "announces", false: "ends"}[n.held[addr]], acting, a.Expected, a.Verified.Node)

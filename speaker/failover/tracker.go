@@ -302,7 +302,8 @@ func (t *Tracker) movedAddresses(targets map[Peer]Target) map[Peer]takeover {
 	for key, target := range targets {
 		p, m := t.peers[key], takeover{}
 		for _, a := range target.Announces {
-			if len(m.addrs) < maxSample && gone[a] > 0 && (p == nil || p.State != Gone && !slices.Contains(p.Announces, a)) {
+			waits := p != nil && (p.State == Gone || t.answered[a] == key || slices.Contains(p.expected, a))
+			if len(m.addrs) < maxSample && gone[a] > 0 && !waits {
 				m.addrs, m.wait = append(m.addrs, a), max(m.wait, gone[a])
 			}
 		}
@@ -335,9 +336,9 @@ func (t *Tracker) SessionChanged(now time.Time, key Peer, s Session) (changed bo
 		t.askAgain(key)
 	case s == Down && was == Up:
 		p.due[suspicion] = true
-		if len(p.Succeeds) > 0 {
-			p.due[recheck], t.stalled = true, true
-		}
+		// The peer may have taken over. This node answers meanwhile: a peer that has not, because
+		// only BFD packets are lost, asks at the same time.
+		p.due[recheck] = p.due[recheck] || len(p.Succeeds) > 0
 	}
 	return changed
 }
