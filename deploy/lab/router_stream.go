@@ -14,11 +14,14 @@ import (
 )
 
 // RequestStream is a sequence of requests: by HTTP, each over a new connection, or by UDP,
-// all from one socket.
+// all from one socket unless NewFlows is set.
 type RequestStream struct {
 	URL     string        // http://HOST:PORT/PATH, or udp://HOST:PORT of an EchoUDP
 	Every   time.Duration // from the start of one request to the start of the next
 	Timeout time.Duration // after which a request counts as lost; 0 is 300 ms, which excludes a SYN retransmission
+	// NewFlows sends each UDP request from a socket of its own: kube-proxy keeps a flow, that is
+	// the requests from one socket, on a terminating pod until the pod has ended.
+	NewFlows bool
 	// Serial makes each request wait for the end of the previous one, so that a short
 	// disruption affects one connection only.
 	Serial bool
@@ -157,6 +160,16 @@ func (s RequestStream) open(from *Host) (send func(context.Context) (string, err
 	target, isUDP := strings.CutPrefix(s.URL, "udp://")
 	if !isUDP {
 		return func(ctx context.Context) (string, error) { return from.getURL(ctx, s.URL) }, func() {}
+	}
+	if s.NewFlows {
+		return func(ctx context.Context) (string, error) {
+			c, err := from.dialUDP(target)
+			if err != nil {
+				return "", err
+			}
+			defer c.close()
+			return c.exchange(ctx)
+		}, func() {}
 	}
 	c, err := from.dialUDP(target)
 	if err != nil {

@@ -136,6 +136,7 @@ func (b *dataPathBench) createDualStack(ctx context.Context, pool string) error 
 			return fmt.Errorf("address of Service %s: %w", pool, err)
 		}
 		s := dataPathStream{udpStream(addr), addr, b.Client}
+		s.NewFlows = true
 		if pool == "routed" {
 			s.from = b.Network.Remote
 			s.RequestStream = lab.RequestStream{
