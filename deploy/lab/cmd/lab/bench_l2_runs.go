@@ -56,10 +56,16 @@ func (b *failoverBench) measureFailures(ctx context.Context, f failure, family s
 	var outages, takeovers, cpu []time.Duration
 	addresses, missing, dropped := 0, 0, 0
 	what := fmt.Sprintf("%s, %d %s", f.name, size, family)
+	last := addressOf(family, size-1)
 	err := b.Step(fmt.Sprintf("%s, %d times", what, b.runs), func() error {
 		for range b.runs {
 			if f.all {
 				if err := b.moveAll(ctx); err != nil {
+					return err
+				}
+			}
+			if f.successor {
+				if err := b.returnAddress(ctx, last); err != nil {
 					return err
 				}
 			}
@@ -163,28 +169,46 @@ func (b *failoverBench) failOnce(ctx context.Context, f failure) (r failureRun, 
 	for _, node := range failing {
 		err = errors.Join(err, f.recover(ctx, node))
 	}
-	if err != nil || !f.successor {
-		return r, err
+	return r, err
+}
+
+// returnAddress makes the node with the highest rank announce the address, so that the others
+// are successors: a node from which an address was taken over is not a successor for it.
+func (b *failoverBench) returnAddress(ctx context.Context, addr netip.Addr) error {
+	for range b.Nodes {
+		if _, err := b.settle(ctx); err != nil {
+			return err
+		}
+		owner := b.ownerOf(addr)
+		// An error says that it has none yet.
+		if successors, _ := b.successors(ctx, addr, owner); len(successors) == len(b.Nodes)-1 {
+			return nil
+		}
+		if err := b.exclude(ctx, "true", owner); err != nil {
+			return err
+		}
+		if err := errors.Join(b.waitMoved(ctx, addr, owner), b.exclude(ctx, "false", owner)); err != nil {
+			return err
+		}
 	}
-	// The remaining node leaves the addresses to the others, which rank higher: a node from
-	// which an address was taken over is not a successor for it.
-	remaining := slices.IndexFunc(b.Nodes, func(n *lab.Host) bool { return n != b.Nodes[node] && n != b.Nodes[failing[1]] })
-	if err := b.exclude(ctx, "true", remaining); err != nil {
-		return r, err
+	return nil
+}
+
+// successors returns the nodes that take the address over if the node with it fails, the first
+// one first.
+func (b *failoverBench) successors(ctx context.Context, addr netip.Addr, node int) ([]int, error) {
+	family := "IPv4"
+	if addr.Is6() {
+		family = "IPv6"
 	}
-	err = b.waitMoved(ctx, last, remaining)
-	return r, errors.Join(err, b.exclude(ctx, "false", remaining))
+	return b.Successors(ctx, serviceName(family, indexOf(addr)), node)
 }
 
 // firstSuccessor returns the node that takes the address over if the node with it fails. It
 // waits until the other nodes are candidates again.
 func (b *failoverBench) firstSuccessor(ctx context.Context, addr netip.Addr, node int) (successor int, err error) {
-	family := "IPv4"
-	if addr.Is6() {
-		family = "IPv6"
-	}
 	err = lab.Wait(ctx, fmt.Sprintf("all other nodes are successors of %s", b.Nodes[node].Name), func() error {
-		all, err := b.Successors(ctx, serviceName(family, indexOf(addr)), node)
+		all, err := b.successors(ctx, addr, node)
 		if err != nil {
 			return err
 		}
