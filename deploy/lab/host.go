@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,6 +33,7 @@ type Host struct {
 	ns  int // descriptor of the namespace
 
 	routes []netlink.Route // of eth0, while SetLink has set it down
+	flows  atomic.Uint32   // number of calls of newFlow
 
 	mu        sync.Mutex
 	processes []*Process

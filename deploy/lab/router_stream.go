@@ -19,8 +19,8 @@ type RequestStream struct {
 	URL     string        // http://HOST:PORT/PATH, or udp://HOST:PORT of an EchoUDP
 	Every   time.Duration // from the start of one request to the start of the next
 	Timeout time.Duration // after which a request counts as lost; 0 is 300 ms, which excludes a SYN retransmission
-	// NewFlows sends each UDP request from a socket of its own: kube-proxy keeps a flow, that is
-	// the requests from one socket, on a terminating pod until the pod has ended.
+	// NewFlows sends each UDP request from another source port: kube-proxy keeps a flow, that is
+	// the requests from one port, on a terminating pod until the pod has ended.
 	NewFlows bool
 	// Serial makes each request wait for the end of the previous one, so that a short
 	// disruption affects one connection only.
@@ -163,7 +163,7 @@ func (s RequestStream) open(from *Host) (send func(context.Context) (string, err
 	}
 	if s.NewFlows {
 		return func(ctx context.Context) (string, error) {
-			c, err := from.dialUDP(target)
+			c, err := from.newFlow(target)
 			if err != nil {
 				return "", err
 			}
@@ -171,7 +171,7 @@ func (s RequestStream) open(from *Host) (send func(context.Context) (string, err
 			return c.exchange(ctx)
 		}, func() {}
 	}
-	c, err := from.dialUDP(target)
+	c, err := from.dialUDP(target, 0)
 	if err != nil {
 		return func(context.Context) (string, error) { return "", err }, func() {}
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // EchoUDP answers each UDP packet to the address by its content and the name of the host,
@@ -41,10 +42,26 @@ type udpClient struct {
 	waiting map[string]chan string // by the content of the request
 }
 
-func (h *Host) dialUDP(target string) (*udpClient, error) {
+// firstFlowPort is the first source port of newFlow. It is above the fixed ports of the lab.
+const firstFlowPort = 20000
+
+// newFlow is dialUDP from a source port that newFlow has not used recently. The kernel selects
+// ports at random, also one whose flow conntrack still assigns to an earlier pod.
+func (h *Host) newFlow(target string) (c *udpClient, err error) {
+	for range 100 { // other sockets may have some of the ports
+		port := firstFlowPort + int(h.flows.Add(1)%(1<<16-firstFlowPort))
+		if c, err = h.dialUDP(target, port); !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+	}
+	return c, err
+}
+
+// dialUDP opens a socket with a source port, any if it is 0.
+func (h *Host) dialUDP(target string, port int) (*udpClient, error) {
 	c := &udpClient{waiting: map[string]chan string{}}
 	err := h.Do(func() (err error) {
-		c.conn, err = net.Dial("udp", target)
+		c.conn, err = (&net.Dialer{LocalAddr: &net.UDPAddr{Port: port}}).Dial("udp", target)
 		return err
 	})
 	if err != nil {
