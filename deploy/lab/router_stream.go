@@ -18,7 +18,7 @@ import (
 type RequestStream struct {
 	URL     string        // http://HOST:PORT/PATH, or udp://HOST:PORT of an EchoUDP
 	Every   time.Duration // from the start of one request to the start of the next
-	Timeout time.Duration // after which a request counts as lost; 0 is 300 ms, which excludes a SYN retransmission
+	Timeout time.Duration // after which a request counts as lost; 0 is 900 ms, which excludes a SYN retransmission
 	// NewFlows sends each UDP request from another source port: kube-proxy keeps a flow, that is
 	// the requests from one port, on a terminating pod until the pod has ended.
 	NewFlows bool
@@ -82,7 +82,7 @@ func (s RequestStream) Start(ctx context.Context, from *Host) (stop func() Strea
 // request has been answered or lost.
 func (s RequestStream) Run(ctx context.Context, from *Host) StreamReport {
 	if s.Timeout == 0 {
-		s.Timeout = 300 * time.Millisecond
+		s.Timeout = 900 * time.Millisecond
 	}
 	type result struct {
 		at, end time.Duration

@@ -113,6 +113,11 @@ func (c *udpClient) exchange(ctx context.Context) (string, error) {
 	case answer := <-response:
 		return answer, nil
 	case <-ctx.Done():
+	}
+	select {
+	case answer := <-response: // at the same time
+		return answer, nil
+	default:
 		return "", ctx.Err()
 	}
 }

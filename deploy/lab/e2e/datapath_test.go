@@ -253,7 +253,7 @@ func TestTrafficPolicySwitch(t *testing.T) {
 				target := url(addr, 8086)
 				reachAgain(t, cluster.Network.Remote, target)
 				// A new connection for each request, less than the time to a retransmission.
-				return lab.RequestStream{URL: target, Every: 5 * time.Millisecond, Timeout: 900 * time.Millisecond}.Start(t.Context(), cluster.Network.Remote)
+				return lab.RequestStream{URL: target, Every: 5 * time.Millisecond}.Start(t.Context(), cluster.Network.Remote)
 			}, 2 * 6,
 			func(netip.Addr) int { return 0 },
 			func(addr netip.Addr, policy corev1.ServiceExternalTrafficPolicy) {

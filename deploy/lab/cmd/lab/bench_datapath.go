@@ -140,7 +140,7 @@ func (b *dataPathBench) createDualStack(ctx context.Context, pool string) error 
 		if pool == "routed" {
 			s.from = b.Network.Remote
 			s.RequestStream = lab.RequestStream{
-				URL: "http://" + netip.AddrPortFrom(addr, 8086).String() + "/ping", Every: requestEvery, Timeout: 900 * time.Millisecond,
+				URL: "http://" + netip.AddrPortFrom(addr, 8086).String() + "/ping", Every: requestEvery,
 			}
 		}
 		b.streams = append(b.streams, s)
