@@ -67,6 +67,7 @@ func (s *Speaker) localFacts(ctx context.Context, c config.Config, interfaces []
 	if l.Claimants, lapse = s.announcer.Claimants(); lapse > 0 {
 		s.nextSync = min(s.nextSync, lapse)
 	}
+	l.DepartedMACs = s.nodeMACs.departed
 	for addr, claimants := range l.Claimants {
 		if !s.announced[addr] {
 			continue
@@ -186,3 +187,34 @@ func (s *Speaker) ownNode() *corev1.Node {
 	gone.DeletionTimestamp, gone.Finalizers = &now, nil
 	return gone
 }
+
+// macHistory has the MACs that nodes report, and those that they do not report any more. The
+// zero value is ready for use; it is used by the sync loop only.
+type macHistory struct {
+	current  map[string]bool
+	departed map[string]time.Time // replaced by observe, not changed
+}
+
+// observe replaces the interfaces of the nodes. A MAC counts as departed for departureTime.
+func (h *macHistory) observe(interfaces map[string][]l2.Interface, now time.Time) {
+	current, departed := map[string]bool{}, map[string]time.Time{}
+	for _, all := range interfaces {
+		for _, i := range all {
+			current[i.MAC] = true
+		}
+	}
+	for mac, since := range h.departed {
+		if !current[mac] && now.Sub(since) < departureTime {
+			departed[mac] = since
+		}
+	}
+	for mac := range h.current {
+		if !current[mac] {
+			departed[mac] = now
+		}
+	}
+	h.current, h.departed = current, departed
+}
+
+// departureTime is how long a MAC counts as departed: longer than a claim counts.
+const departureTime = 2 * time.Minute

@@ -3,6 +3,7 @@ package speaker
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fairlead-io/fairlead/speaker/bgp"
+	"github.com/fairlead-io/fairlead/speaker/l2"
 	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
@@ -64,4 +66,33 @@ func TestWatchContact(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+func TestMACHistory(t *testing.T) {
+	var h macHistory
+	start := time.Unix(1000, 0)
+	nodes := func(macs ...string) map[string][]l2.Interface {
+		all := map[string][]l2.Interface{}
+		for _, mac := range macs {
+			all["node-"+mac] = []l2.Interface{{Name: "eth0", MAC: mac}}
+		}
+		return all
+	}
+	for _, row := range []struct {
+		name  string
+		after time.Duration
+		macs  []string
+		want  map[string]time.Time
+	}{
+		{"the first nodes", 0, []string{"a", "b"}, map[string]time.Time{}},
+		{"a speaker ends", time.Second, []string{"a"}, map[string]time.Time{"b": start.Add(time.Second)}},
+		{"another one ends", 2 * time.Second, nil, map[string]time.Time{"a": start.Add(2 * time.Second), "b": start.Add(time.Second)}},
+		{"one is back", 3 * time.Second, []string{"a"}, map[string]time.Time{"b": start.Add(time.Second)}},
+		{"much later", time.Second + departureTime, []string{"a"}, map[string]time.Time{}},
+	} {
+		h.observe(nodes(row.macs...), start.Add(row.after))
+		if !maps.Equal(h.departed, row.want) {
+			t.Errorf("%s: %v, want %v", row.name, h.departed, row.want)
+		}
+	}
 }

@@ -228,6 +228,7 @@ func (s *Speaker) takeSnapshot(ctx context.Context, own []l2.Interface) (plan.Sn
 		for _, reported := range l2nodes {
 			interfaces[reported.Name] = plan.ReportedInterfaces(reported)
 		}
+		s.nodeMACs.observe(interfaces, time.Now())
 		return interfaces
 	}))
 	snapshot.TakenOver, snapshot.ProxyNotReady = make(map[string][]string), make(map[string]bool)

@@ -43,6 +43,8 @@ type contention struct {
 	// nodes returns the nodes that report the MAC on the segment of an interface of this
 	// node. A compromised node can report any MAC, so there may be several.
 	nodes func(c l2.Claimant) []macNode
+	// departed has the MACs that no node reports any more, and since when.
+	departed map[string]time.Time
 	// control is an address of the pool that nothing has, invalid if there is none, with
 	// the hosts that claim it nevertheless.
 	control          netip.Addr
@@ -69,7 +71,8 @@ type judgement struct {
 // addresses of all Services: the controller states the latter, from the L2Nodes. A host
 // that claims the control address as well answers for every address (RFC 1027). A claim is
 // undecided if it may come from a node that announces the address, and its report has not
-// been read yet, or from a candidate that is gone since the claim. What was announced before
+// been read yet, or from a candidate that is gone since the claim, or whose speaker has ended
+// since: it does not report its MAC any more. What was announced before
 // a restart is announced again despite a conflict, but not with a candidate: it may have taken the address over, and not have reported it yet.
 func (c contention) judge() (j judgement) {
 	var conflicts, proxies []string
@@ -77,6 +80,10 @@ func (c contention) judge() (j judgement) {
 	for _, k := range c.claimants {
 		nodes := c.nodes(k)
 		any := func(f func(macNode) bool) bool { return slices.ContainsFunc(nodes, f) }
+		if since, ok := c.departed[k.MAC.String()]; ok && !k.Last.After(since) {
+			j.undecided = j.undecided || !c.held
+			continue
+		}
 		switch {
 		case c.addr.Is4() && any(func(n macNode) bool { return n.kernelAnswers }):
 			j.permanent = true
@@ -163,7 +170,7 @@ func (d *decision) judgeClaims(h heldAddress) (j judgement, control netip.Addr) 
 	j = contention{
 		addr: h.addr, node: d.Node, held: d.Local.Held[h.addr],
 		restored: d.Local.Restored != nil && d.Local.Restored.Contains(h.addr), overridden: announcedDespiteConflict(h.services), claimants: claimants,
-		nodes:   func(k l2.Claimant) []macNode { return d.nodesWithMAC(h, k) },
+		nodes: func(k l2.Claimant) []macNode { return d.nodesWithMAC(h, k) }, departed: d.Local.DepartedMACs,
 		control: control, controlClaimants: d.Local.Claimants[control],
 	}.judge()
 	for node, began := range j.needed {

@@ -207,6 +207,33 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// TestJudgeDeparted checks that the claim of a node that has ended since is not a conflict, and
+// that a claim after its end is one.
+func TestJudgeDeparted(t *testing.T) {
+	claim := claimant(macOf("b"), time.Second)
+	for _, row := range []struct {
+		name      string
+		since     time.Time
+		held      bool
+		want      v1alpha1.Reason
+		undecided bool
+	}{
+		{"it claimed before", claim.Last, true, "", false},
+		{"it claimed before, and the address is not announced yet", claim.Last, false, "", true},
+		{"it claimed again", claim.Last.Add(-time.Nanosecond), true, v1alpha1.AddressConflict, false},
+		{"it claimed again, and the address is not announced yet", claim.Last.Add(-time.Nanosecond), false, v1alpha1.AddressConflict, false},
+	} {
+		j := contention{
+			addr: netip.MustParseAddr("192.0.2.7"), node: "a", held: row.held, claimants: []l2.Claimant{claim},
+			nodes:    func(l2.Claimant) []macNode { return nil },
+			departed: map[string]time.Time{macOf("b"): row.since},
+		}.judge()
+		if j.warning.Reason != row.want || j.undecided != row.undecided || j.withhold != (row.want != "" && !row.held) {
+			t.Errorf("%s: got %+v, want %q", row.name, j, row.want)
+		}
+	}
+}
+
 // announcing returns the report of a node that announces the addresses on the interface.
 func announcing(iface string, addrs ...string) []AnnouncedGroup {
 	return AnnouncedGroups(&v1alpha1.Speaker{Status: v1alpha1.SpeakerStatus{Announcing: []v1alpha1.Announcement{

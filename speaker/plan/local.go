@@ -2,6 +2,7 @@ package plan
 
 import (
 	"net/netip"
+	"time"
 
 	"go4.org/netipx"
 
@@ -38,6 +39,9 @@ type LocalFacts struct {
 	Reports map[string][]AnnouncedGroup
 	// Claimants are the other hosts that claim addresses of the last plan, by address.
 	Claimants map[netip.Addr][]l2.Claimant
+	// DepartedMACs are the MACs that the L2Nodes had a moment ago and do not have any more,
+	// each with the time when that was observed.
+	DepartedMACs map[string]time.Time
 	// Gateways are the node's default gateways, by family: "IPv4", "IPv6".
 	Gateways map[string]netip.Addr
 	// Routers are the link-local addresses of discovered routers, by interface.

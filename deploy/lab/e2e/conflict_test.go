@@ -81,6 +81,32 @@ func TestAddressConflict(t *testing.T) {
 	owner(t, addr, anyNode)
 }
 
+// TestRemovedNode checks that a node is not taken for another host with an address if it is
+// removed a moment after the address was moved from it.
+func TestRemovedNode(t *testing.T) {
+	for i, addr := range failoverAddresses(t) {
+		first := observedOwner(t, addr)
+		name := cluster.Nodes[first].Name
+		label(t, name, `"true"`)
+		t.Cleanup(func() { label(t, name, "null") })
+		next := owner(t, addr, func(node int) bool { return node != first })
+		if err := cluster.Speakers[first].Stop(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cluster.Resource("l2nodes").Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Second) // a conflict is recorded after 2 s
+		log := cluster.Speakers[next].ReadLog()
+		if strings.Contains(log, "address conflict started\" address="+addr.String()) {
+			t.Errorf("%s of node %d is contested:\n%s", failoverServices[i], next+1, log)
+		}
+		label(t, name, "null")
+		startSpeaker(t, first)
+		observed(t, next)
+	}
+}
+
 // TestAddressOnInterface checks that an address of a Service on an interface of a node that does
 // not announce it is reported, in the Speaker, the condition and doctor, until it is removed, and
 // that the owner goes on announcing it.
