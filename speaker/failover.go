@@ -14,7 +14,8 @@ import (
 )
 
 // applyFailover observes the neighbors of the plan. Addresses that this node keeps although
-// another one announces them, too, are announced again, so that the other one notices.
+// another one announces them, too, are announced again, so that the other one notices, and all
+// of them when peers are back (peerReturns).
 func (s *Speaker) applyFailover(snapshot plan.Snapshot, p plan.Plan, announced map[netip.Addr]l2.Claim) {
 	now := time.Now()
 	ineligible := make(map[netip.Addr]time.Time, len(p.Ineligible))
@@ -45,6 +46,18 @@ func (s *Speaker) applyFailover(snapshot plan.Snapshot, p plan.Plan, announced m
 	if len(snapshot.Local.Failover.Verified) > 0 {
 		s.requestSync("failover") // what this node yields may be its again later: the segment is asked
 	}
+	again, wait := s.peerReturns.observe(snapshot.Local.PeerFresh, now)
+	if again {
+		contested = nil
+		for addr := range announced {
+			if s.announced[addr] {
+				contested = append(contested, addr)
+			}
+		}
+	}
+	if wait > 0 {
+		s.nextSync = min(s.nextSync, wait)
+	}
 	s.announcer.Reannounce(contested)
 	paths := s.neighbors.Set(p.Neighbors, snapshot.Local.Failover, snapshot.Local.Stale)
 	threshold := time.Duration(0)
@@ -72,6 +85,44 @@ func stallThreshold(paths map[bfd.Key]bfd.Profile) time.Duration {
 		threshold = min(threshold, time.Duration(p.Multiplier)*p.Transmit)
 	}
 	return threshold
+}
+
+const (
+	// yieldTime is how long two nodes may go on announcing an address after the LAN between
+	// them has been repaired and their BFD session is Up.
+	yieldTime = time.Second
+
+	// returnInterval is the shortest time between two announcements because of peers that are
+	// back.
+	returnInterval = 10 * time.Second
+)
+
+// peerReturns decides when this node announces its addresses again because BFD sessions with
+// peers are Up again. A peer may have announced the addresses meanwhile to clients that this
+// node did not reach, and has yielded: these clients still have its MAC. The zero value is ready
+// for use; it is used by the sync loop only.
+type peerReturns struct {
+	up        map[failover.Peer]bool // at the last call, as for observe
+	due, last time.Time
+}
+
+// observe is passed the peers with a session that is Up. It returns whether the addresses are
+// to be announced again, otherwise the wait until then, 0 if there is none.
+func (r *peerReturns) observe(up map[failover.Peer]bool, now time.Time) (again bool, wait time.Duration) {
+	for peer := range up {
+		if _, known := r.up[peer]; !known {
+			r.due = latest(now.Add(yieldTime), r.last.Add(returnInterval))
+		}
+	}
+	r.up = up
+	switch {
+	case r.due.IsZero():
+		return false, 0
+	case now.Before(r.due):
+		return false, r.due.Sub(now)
+	}
+	r.due, r.last = time.Time{}, now
+	return true, 0
 }
 
 // leaveSegments makes the successors take over the addresses that this node announces on

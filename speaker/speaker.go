@@ -64,6 +64,7 @@ type Speaker struct {
 	interfaceStates memo.List[*v1alpha1.L2Node]
 	interfaces      memo.Value[uint64, map[string][]l2.Interface]
 	nodeMACs        macHistory
+	peerReturns     peerReturns
 
 	lastNode        *corev1.Node // the last version of this Node
 	neighbors       *neighborMonitor

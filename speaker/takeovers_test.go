@@ -139,3 +139,29 @@ func TestNeighborReports(t *testing.T) {
 		t.Errorf("up: got %+v", got)
 	}
 }
+
+func TestPeerReturns(t *testing.T) {
+	var r peerReturns
+	start := time.Unix(1000, 0)
+	b, c := failover.Peer{Interface: "eth0", Node: "b"}, failover.Peer{Interface: "eth0", Node: "c"}
+	for _, row := range []struct {
+		name  string
+		after time.Duration
+		up    map[failover.Peer]bool
+		again bool
+		wait  time.Duration
+	}{
+		{"no session", 0, nil, false, 0},
+		{"a session is Up", time.Second, map[failover.Peer]bool{b: false}, false, yieldTime},
+		{"it goes down", 1500 * time.Millisecond, nil, false, yieldTime / 2},
+		{"both may have yielded", 2 * time.Second, nil, true, 0},
+		{"nothing has changed", 3 * time.Second, nil, false, 0},
+		{"both are back soon", 4 * time.Second, map[failover.Peer]bool{b: true, c: false}, false, returnInterval - 2*time.Second},
+		{"contact to the API alone", 5 * time.Second, map[failover.Peer]bool{b: false, c: true}, false, returnInterval - 3*time.Second},
+		{"a second time", 2*time.Second + returnInterval, map[failover.Peer]bool{b: true, c: true}, true, 0},
+	} {
+		if again, wait := r.observe(row.up, start.Add(row.after)); again != row.again || wait != row.wait {
+			t.Errorf("%s: %t, %s, want %t, %s", row.name, again, wait, row.again, row.wait)
+		}
+	}
+}

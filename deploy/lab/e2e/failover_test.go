@@ -170,6 +170,10 @@ func TestPartition(t *testing.T) {
 				first := owner(t, addr, anyNode)
 				observed(t, first)
 				answers := watchAnswers(t, addr)
+				claims, err := cluster.Client.WatchClaims(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
 				row.cut(t, first)
 				if row.moves {
 					owner(t, addr, func(node int) bool { return node != first })
@@ -184,6 +188,12 @@ func TestPartition(t *testing.T) {
 				observed(t, last)
 				reach(t, cluster.Client, url(addr, 8086))
 				checkOwners(t, addr, answers(), healed)
+				eventually(t, "the client has the MAC of the owner", func() error {
+					if claim, ok := claims.Claims()[addr]; ok && claim.MAC != cluster.Nodes[last].MAC() {
+						return fmt.Errorf("the last announcement is from %s", claim.MAC)
+					}
+					return nil
+				})
 			}
 		})
 	}
