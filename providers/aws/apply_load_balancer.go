@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -37,6 +38,13 @@ func (r *reconciler) ensureBalancer(ctx context.Context, current *elb.LoadBalanc
 		tags = r.desiredTags("", addresses)
 		if b, err = r.createBalancer(ctx, groups, tags); err != nil {
 			return b, err
+		}
+		// CreateLoadBalancer does not have a field for AWS PrivateLink.
+		if r.result.desired.PrivateLink == "off" {
+			if _, err := r.setGroups(ctx, &b, groups); err != nil {
+				return b, err
+			}
+			r.loadBalancers.put(b)
 		}
 	} else {
 		b = *current
@@ -101,18 +109,9 @@ func (r *reconciler) mapSubnets(ctx context.Context) ([]subnet, []elb.SubnetMapp
 // changeBalancer changes security groups, subnets and the address type. A load
 // balancer keeps its subnets unless an annotation names others.
 func (r *reconciler) changeBalancer(ctx context.Context, b *elb.LoadBalancer, groups []string) error {
-	changed := false
-	// AWS lists the groups in an order of its own.
-	slices.Sort(groups)
-	groups = slices.Compact(groups)
-	if !slices.Equal(slices.Sorted(slices.Values(b.SecurityGroups)), groups) {
-		_, err := callAPI(ctx, r.elb.SetSecurityGroups, &elbapi.SetSecurityGroupsInput{
-			LoadBalancerArn: b.LoadBalancerArn, SecurityGroups: groups,
-		})
-		if err != nil {
-			return err
-		}
-		b.SecurityGroups, changed = groups, true
+	changed, err := r.setGroups(ctx, b, groups)
+	if err != nil {
+		return err
 	}
 	if len(r.result.desired.Subnets) > 0 {
 		_, mappings, err := r.mapSubnets(ctx)
@@ -142,6 +141,30 @@ func (r *reconciler) changeBalancer(ctx context.Context, b *elb.LoadBalancer, gr
 		r.loadBalancers.put(*b)
 	}
 	return nil
+}
+
+// setGroups sets the security groups of a load balancer, and whether they apply to
+// the traffic of AWS PrivateLink.
+func (r *reconciler) setGroups(ctx context.Context, b *elb.LoadBalancer, groups []string) (changed bool, err error) {
+	// AWS lists the groups in an order of its own.
+	slices.Sort(groups)
+	groups = slices.Compact(groups)
+	// "on" is AWS's default, also of a response without the field.
+	observed := cmp.Or(aws.ToString(b.EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic), "on")
+	desired := cmp.Or(r.result.desired.PrivateLink, observed)
+	if desired == observed && slices.Equal(slices.Sorted(slices.Values(b.SecurityGroups)), groups) {
+		return false, nil
+	}
+	in := &elbapi.SetSecurityGroupsInput{LoadBalancerArn: b.LoadBalancerArn, SecurityGroups: groups}
+	// The call may set an omitted field to its default.
+	if desired != "on" || observed != "on" {
+		in.EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic = elb.EnforceSecurityGroupInboundRulesOnPrivateLinkTrafficEnum(desired)
+	}
+	if _, err := callAPI(ctx, r.elb.SetSecurityGroups, in); err != nil {
+		return false, err
+	}
+	b.SecurityGroups, b.EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic = groups, &desired
+	return true, nil
 }
 
 // hasTakenOver reports whether the load balancer that this one replaces can be

@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"regexp"
 	"slices"
 	"strings"
@@ -270,6 +271,8 @@ func (f *fakeAWS) setSecurityGroups(in *elb.SetSecurityGroupsInput) (any, error)
 		}
 	}
 	b.settings = ""
+	enforced := string(in.EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic)
+	b.EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic = new(cmp.Or(enforced, "on")) // an omitted field is set to the default
 	return &elb.SetSecurityGroupsOutput{SecurityGroupIds: b.SecurityGroups}, nil
 }
 

@@ -45,6 +45,11 @@ type stack struct {
 	Tags       map[string]string // in addition to those of ownTags
 	Listeners  []listener        // ordered by port
 	NodeLabels map[string]string
+	// PrivateLink is whether security groups apply to the traffic of AWS PrivateLink
+	// (SetSecurityGroups); "" leaves it unchanged.
+	PrivateLink string
+	// Ignored are the annotations without an effect, with the reasons.
+	Ignored []string
 }
 
 type listener struct {
@@ -88,7 +93,7 @@ func planStack(svc *corev1.Service, admin adminSettings) (stack, *v1alpha1.Refus
 		Subnets: o.Subnets, EIPs: o.EIPs, Private: o.PrivateIPv4,
 		NoGroups: o.NoGroups, Groups: o.Groups, Backend: o.Backend,
 		Attributes: o.Attributes, NodeLabels: o.NodeLabels,
-		Tags: mergeMaps(admin.Tags, o.Tags),
+		Tags: mergeMaps(admin.Tags, o.Tags), PrivateLink: o.PrivateLink, Ignored: o.Ignored,
 	}
 	// parseAnnotations checks the annotations alone; the scheme may be the
 	// administrator's default.
@@ -115,7 +120,7 @@ func planStack(svc *corev1.Service, admin adminSettings) (stack, *v1alpha1.Refus
 	}
 	// Rules are added to our own groups only, never to those of the user.
 	if !s.NoGroups && len(s.Groups) == 0 {
-		s.Rules = clientRules(s.Listeners, o.Ranges, s.AddressType == elb.IpAddressTypeDualstack || s.PreferDual)
+		s.Rules = clientRules(s.Listeners, o, s.AddressType == elb.IpAddressTypeDualstack || s.PreferDual)
 		// They would need more groups than an interface can have (maxGroups).
 		if n := len(s.Rules); n > rulesPerGroup*maxGroups {
 			return s, newRefusal(v1alpha1.QuotaExceeded,

@@ -49,125 +49,39 @@ type serviceOptions struct {
 	Health         health
 	NodeLabels     map[string]string
 	Tags           map[string]string
-}
-
-// unsupportedAnnotations are annotations of other implementations that change what clients
-// get, or which clients are admitted. They are refused by name instead of ignored.
-var unsupportedAnnotations = map[string]string{
-	"name":                                     "the name of the load balancer is derived from the Service's UID",
-	"extra-security-groups":                    "list all groups in security-groups",
-	"ipv6-addresses":                           "AWS selects the IPv6 addresses",
-	"enable-prefix-for-ipv6-source-nat":        "UDP is not supported on dual-stack load balancers",
-	"source-nat-ipv6-prefixes":                 "UDP is not supported on dual-stack load balancers",
-	"multi-cluster-target-group":               "a target group belongs to one cluster",
-	"quic-enabled-ports":                       "QUIC listeners are not supported",
-	"minimum-load-balancer-capacity":           "capacity reservation is not supported",
-	"access-log-emit-interval":                 "applies to Classic Load Balancers only",
-	"security-group-prefix-lists":              "use load-balancer-source-ranges or security-groups",
-	"healthcheck-matcher":                      "use healthcheck-success-codes",
-	"inbound-sg-rules-on-private-link-traffic": "AWS's default applies",
-}
-
-// annotationReader reads annotations and collects problems.
-type annotationReader struct {
-	annotations map[string]string
-	known       map[string]bool
-	problems    []string
-}
-
-func (r *annotationReader) addProblem(name, format string, args ...any) {
-	r.problems = append(r.problems, fmt.Sprintf("annotation %s: %s", prefix+name, fmt.Sprintf(format, args...)))
-}
-
-// readText returns the value without surrounding spaces, "" if the annotation is
-// absent. It marks the annotation as known, for reportUnknown.
-func (r *annotationReader) readText(name string) string {
-	r.known[prefix+name] = true
-	return strings.TrimSpace(r.annotations[prefix+name])
-}
-
-func (r *annotationReader) readEnum(name string, values ...string) string {
-	v := r.readText(name)
-	if v != "" && !slices.Contains(values, v) {
-		r.addProblem(name, "%q must be one of %s", v, strings.Join(values, ", "))
-		return ""
-	}
-	return v
-}
-
-// readBool returns "true" or "false", or "" if the annotation is absent.
-func (r *annotationReader) readBool(name string) string {
-	switch v := r.readText(name); strings.ToLower(v) {
-	case "", "true", "false":
-		return strings.ToLower(v)
-	default:
-		r.addProblem(name, "%q must be true or false", v)
-		return ""
-	}
-}
-
-// readNumber returns 0 if the annotation is absent.
-func (r *annotationReader) readNumber(name string, from, to int) int {
-	v := r.readText(name)
-	if v == "" {
-		return 0
-	}
-	n, err := strconv.Atoi(v)
-	if err != nil || n < from || n > to {
-		r.addProblem(name, "%q must be a number from %d to %d", v, from, to)
-		return 0
-	}
-	return n
-}
-
-// readList reads values that are separated by commas. Empty ones are dropped.
-func (r *annotationReader) readList(name string) (all []string) {
-	for part := range strings.SplitSeq(r.readText(name), ",") {
-		if part = strings.TrimSpace(part); part != "" {
-			all = append(all, part)
-		}
-	}
-	return all
-}
-
-// readPairs reads "k=v,k=v". A value may contain "=".
-func (r *annotationReader) readPairs(name string) map[string]string {
-	var all map[string]string
-	for _, part := range r.readList(name) {
-		k, v, _ := strings.Cut(part, "=")
-		k, v = strings.TrimSpace(k), strings.TrimSpace(v)
-		if k == "" {
-			r.addProblem(name, "invalid entry %q: must be KEY=VALUE", part)
-			continue
-		}
-		if _, twice := all[k]; twice {
-			r.addProblem(name, "duplicate key %q", k)
-		}
-		all = put(all, k, v)
-	}
-	return all
+	NoMTUDiscovery bool   // ICMP messages of path MTU discovery are not admitted
+	PrivateLink    string // "on" or "off"
+	NoTCPUDP       bool   // a port number must not have both protocols
+	Ignored        []string
 }
 
 // parseAnnotations reads every annotation for AWS. A problem names its annotation;
-// none is ignored.
+// those that do not have an effect are in the options.
 func parseAnnotations(svc *corev1.Service) (o serviceOptions, problems []string) {
 	r := &annotationReader{annotations: svc.Annotations, known: map[string]bool{}}
+	r.readOptions(svc, &o)
+	r.reportOthers()
+	o.Ignored = r.ignored
+	return o, r.problems
+}
+
+// readOptions reads all annotations that are served.
+func (r *annotationReader) readOptions(svc *corev1.Service, o *serviceOptions) {
 	o.Type = r.readEnum("type", "nlb", "external")
 	r.readEnum("nlb-target-type", "instance")
 	o.AllowReplace = svc.Annotations[v1alpha1.AnnotationAllowReplacement] == "true"
-	r.readPlacement(&o)
-	r.readSecurityGroups(svc, &o)
-	r.readAttributes(&o)
-	r.readTLS(&o)
+	r.readPlacement(o)
+	r.readSecurityGroups(svc, o)
+	r.readAttributes(o)
+	r.readTLS(o)
+	o.NoTCPUDP = r.readBool("enable-tcp-udp-listener") == "false"
 	o.Health = r.readHealth()
 	o.NodeLabels = r.readPairs("target-node-labels")
-	r.readTags(&o)
+	r.readTags(o)
 	if svc.Spec.LoadBalancerIP != "" {
 		r.problems = append(r.problems, "spec.loadBalancerIP: not supported: AWS selects the addresses; "+
 			"use the annotation "+prefix+"eip-allocations or private-ipv4-addresses")
 	}
-	r.reportUnknown()
-	return o, r.problems
 }
 
 // readPlacement reads what decides where the load balancer is and which addresses
@@ -237,9 +151,17 @@ func (r *annotationReader) readSecurityGroups(svc *corev1.Service, o *serviceOpt
 	if backend == "true" && o.NoGroups {
 		r.addProblem("manage-backend-security-group-rules", "requires a load balancer with security groups")
 	}
-	// Messages of PMTU discovery are always admitted: without them large packets are lost.
-	r.readEnum("enable-icmp-for-path-mtu-discovery", "on")
+	// The messages are admitted by default: without them large packets are lost.
+	o.NoMTUDiscovery = r.readEnum("enable-icmp-for-path-mtu-discovery", "on", "off") == "off"
+	o.PrivateLink = r.readEnum("inbound-sg-rules-on-private-link-traffic", "on", "off")
+	if o.PrivateLink != "" && o.NoGroups {
+		r.addProblem("inbound-sg-rules-on-private-link-traffic", "requires a load balancer with security groups")
+	}
+	r.readSourceRanges(svc, o)
+}
 
+// readSourceRanges reads the clients that the load balancer's own group admits.
+func (r *annotationReader) readSourceRanges(svc *corev1.Service, o *serviceOptions) {
 	field, ranges := "spec.loadBalancerSourceRanges", svc.Spec.LoadBalancerSourceRanges
 	// The field takes precedence over the annotation, as in Kubernetes
 	// (k8s.io/cloud-provider/service/helpers.GetLoadBalancerSourceRanges).
@@ -288,28 +210,18 @@ func (r *annotationReader) readAttributes(o *serviceOptions) {
 		r.addProblem("access-log-enabled", "requires the annotation %saccess-log-s3-bucket-name", prefix)
 	}
 
-	// Keys contain dots themselves. A number after the last one is a port; no key
-	// of AWS ends in a number.
-	for k, v := range r.readPairs("target-group-attributes") {
-		name, port := k, ""
-		if i := strings.LastIndexByte(k, '.'); i > 0 {
-			if _, err := strconv.Atoi(k[i+1:]); err == nil {
-				name, port = k[:i], k[i+1:]
-			}
-		}
-		if port == "" {
-			o.GroupDefaults = put(o.GroupDefaults, name, v)
-			continue
-		}
-		o.GroupByPort = put(o.GroupByPort, port, put(o.GroupByPort[port], name, v))
-	}
+	r.readGroupAttributes(o)
 	drain := r.readNumber("connection-draining-timeout", 0, 3600)
 	enabled := r.readBool("connection-draining-enabled")
 	// No draining means a deregistration delay of 0.
 	if enabled == "false" {
 		drain = 0
 	}
-	if _, set := o.GroupDefaults[attrDelay]; !set && (drain > 0 || enabled == "false") {
+	if drain > 0 || enabled == "false" {
+		if other, set := o.GroupDefaults[attrDelay]; set && other != strconv.Itoa(drain) {
+			r.addProblem("connection-draining-timeout", "%d s conflicts with %s=%s in the annotation %starget-group-attributes",
+				drain, attrDelay, other, prefix)
+		}
 		o.GroupDefaults = put(o.GroupDefaults, attrDelay, strconv.Itoa(drain))
 	}
 	o.IdleTimeout = r.readNumber("connection-idle-timeout", 60, 6000)
@@ -328,6 +240,41 @@ func (r *annotationReader) readAttributes(o *serviceOptions) {
 	o.ProxyPorts = r.readList("proxy-protocol-per-target-group")
 	if o.ProxyAll && len(o.ProxyPorts) > 0 {
 		r.addProblem("proxy-protocol-per-target-group", "conflicts with the annotation %sproxy-protocol, which applies to all ports", prefix)
+	}
+}
+
+// readGroupAttributes reads the attributes of target groups: of all ports, and of
+// one port, by a suffix of the attribute's key or of the annotation's name.
+func (r *annotationReader) readGroupAttributes(o *serviceOptions) {
+	const name = "target-group-attributes"
+	setAttribute := func(source, port, key, value string) {
+		if other, twice := o.GroupByPort[port][key]; twice && other != value {
+			r.addProblem(source, "conflicts with %s.%s=%s in the annotation %s%s", key, port, other, prefix, name)
+			return
+		}
+		o.GroupByPort = put(o.GroupByPort, port, put(o.GroupByPort[port], key, value))
+	}
+	// Keys contain dots themselves. A number after the last one is a port; no key
+	// of AWS ends in a number.
+	for k, v := range r.readPairs(name) {
+		i := strings.LastIndexByte(k, '.')
+		if _, err := strconv.Atoi(k[i+1:]); err != nil || i <= 0 {
+			o.GroupDefaults = put(o.GroupDefaults, k, v)
+			continue
+		}
+		setAttribute(name, k[i+1:], k[:i], v)
+	}
+	for _, annotation := range slices.Sorted(maps.Keys(r.annotations)) {
+		port, found := strings.CutPrefix(annotation, prefix+name+".")
+		if !found {
+			continue
+		}
+		for k, v := range r.readPairs(name + "." + port) {
+			setAttribute(name+"."+port, port, k, v)
+		}
+		if port == "" {
+			r.addProblem(name+".", "the name must end with a port")
+		}
 	}
 }
 
@@ -353,9 +300,26 @@ func (r *annotationReader) readTLS(o *serviceOptions) {
 			}
 		}
 	}
-	o.BackendTLS = r.readEnum("backend-protocol", "tcp", "ssl") == "ssl"
-	if o.BackendTLS && len(o.Certificates) == 0 {
-		r.addProblem("backend-protocol", "ssl requires the annotation %sssl-cert: only TLS listeners use TLS to their targets", prefix)
+	r.readBackendProtocol(o)
+}
+
+// readBackendProtocol reads whether the load balancer encrypts to its targets. The
+// values http and https are those of Classic Load Balancers, which parse requests. A
+// Network Load Balancer forwards bytes.
+func (r *annotationReader) readBackendProtocol(o *serviceOptions) {
+	const name = "backend-protocol"
+	switch v := r.readEnum(name, "tcp", "ssl", "http", "https"); {
+	case v == "ssl" && len(o.Certificates) == 0:
+		r.addProblem(name, "ssl requires the annotation %sssl-cert: only TLS listeners use TLS to their targets", prefix)
+	case v == "ssl":
+		o.BackendTLS = true
+	case v == "http":
+		r.addIgnored(name, "http means tcp for a Network Load Balancer, which does not parse requests")
+	// A Classic Load Balancer with a certificate encrypts to its targets again.
+	case v == "https" && len(o.Certificates) > 0:
+		r.addProblem(name, "https is not supported for a Network Load Balancer; use ssl for TLS to the targets, or tcp")
+	case v == "https":
+		r.addIgnored(name, "https means tcp without the annotation ssl-cert: clients use TLS with the targets")
 	}
 }
 
@@ -382,21 +346,24 @@ func (r *annotationReader) readTags(o *serviceOptions) {
 	}
 }
 
-// reportUnknown reports every annotation that was not read: a typing error in "internal"
+// reportOthers reports every annotation that was not read: a typing error in "internal"
 // must not result in a load balancer that faces the internet.
-func (r *annotationReader) reportUnknown() {
+func (r *annotationReader) reportOthers() {
 	for _, name := range slices.Sorted(maps.Keys(r.annotations)) {
 		rest, ours := strings.CutPrefix(name, prefix)
-		switch why := unsupportedAnnotations[rest]; {
+		switch entry := findAnnotation(rest); {
 		// The prefix is another one, but the annotation would change which targets
 		// clients reach.
-		case strings.HasPrefix(name, "service.beta.kubernetes.io/actions."):
-			r.problems = append(r.problems, "annotation "+name+": weighted target groups are not supported")
+		case strings.HasPrefix(name, prefixActions):
+			r.problems = append(r.problems, "annotation "+name+": not supported: "+noActions)
 		case !ours || r.known[name]:
-		case why != "":
-			r.addProblem(rest, "not supported: %s", why)
-		default:
+		case entry == nil:
 			r.addProblem(rest, "unknown annotation; see the table of annotations in docs/aws.md")
+		case entry.status == annotationIgnored:
+			r.addIgnored(rest, entry.note)
+		case entry.unset == "" || strings.TrimSpace(r.annotations[name]) != entry.unset:
+			r.addProblem(rest, "not supported: %s", entry.note)
 		}
 	}
+	slices.Sort(r.ignored)
 }

@@ -93,6 +93,9 @@ func (p *portPlanner) healthCheck(t targetGroup) health {
 		h.Path, h.Codes = cmp.Or(o.Path, h.Path, "/"), cmp.Or(o.Codes, "200-399")
 	} else {
 		h.Path, h.Codes = "", ""
+		if o.Codes != "" {
+			p.addProblem("annotation %shealthcheck-success-codes: requires the annotation %shealthcheck-protocol: http or https", prefix, prefix)
+		}
 	}
 	h.Interval = cmp.Or(o.Interval, h.Interval)
 	// An interval that is shorter than the default timeout is the only setting of

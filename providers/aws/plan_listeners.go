@@ -45,6 +45,9 @@ func (p *portPlanner) planListeners() (all []listener) {
 					port.Port, l.Target.Port, port.NodePort)
 			} else if l.Protocol == elb.ProtocolEnumTls {
 				p.addProblem("spec.ports: port %d must not be used for both UDP and TLS", port.Port)
+			} else if p.options.NoTCPUDP {
+				p.addProblem("annotation %senable-tcp-udp-listener: false conflicts with spec.ports: port %d is used for both TCP and UDP",
+					prefix, port.Port)
 			} else {
 				l.Protocol, l.Target.Protocol = elb.ProtocolEnumTcpUdp, elb.ProtocolEnumTcpUdp
 			}

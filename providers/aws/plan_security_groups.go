@@ -24,8 +24,9 @@ func (r securityRule) String() string {
 func compareRules(a, b securityRule) int { return strings.Compare(a.String(), b.String()) }
 
 // clientRules admit clients to the listeners, and the ICMP messages without which
-// path MTU discovery fails (RFC 1191, RFC 8201).
-func clientRules(listeners []listener, ranges []string, dual bool) (all []securityRule) {
+// path MTU discovery fails (RFC 1191, RFC 8201), unless an annotation excludes them.
+func clientRules(listeners []listener, o serviceOptions, dual bool) (all []securityRule) {
+	ranges := o.Ranges
 	if len(ranges) == 0 {
 		ranges = []string{"0.0.0.0/0"}
 		if dual {
@@ -44,8 +45,10 @@ func clientRules(listeners []listener, ranges []string, dual bool) (all []securi
 	}
 	// Destination unreachable, fragmentation needed (RFC 792, RFC 1191): any router
 	// on the path may send it, so the source ranges do not apply.
-	all = append(all, securityRule{"icmp", 3, 4, "0.0.0.0/0"})
-	if dual {
+	if !o.NoMTUDiscovery {
+		all = append(all, securityRule{"icmp", 3, 4, "0.0.0.0/0"})
+	}
+	if dual && !o.NoMTUDiscovery {
 		// Packet Too Big (RFC 4443, section 3.2).
 		all = append(all, securityRule{"icmpv6", 2, 0, "::/0"})
 	}

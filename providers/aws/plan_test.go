@@ -139,6 +139,20 @@ func TestPlan(t *testing.T) {
 			"known words of others that fit",
 			annotate("type", "nlb", "nlb-target-type", "instance", "enable-icmp-for-path-mtu-discovery", "on"), "TCP-80",
 		},
+		{"values that request nothing", annotate("multi-cluster-target-group", "false", "enable-prefix-for-ipv6-source-nat", "off"), "TCP-80"},
+		{"no messages of PMTU discovery", annotate("enable-icmp-for-path-mtu-discovery", "off"), "rules=1"},
+		{
+			"no messages of PMTU discovery, dual stack",
+			annotate("enable-icmp-for-path-mtu-discovery", "off", "ip-address-type", "dualstack"), "rules=2",
+		},
+		{"TCP and UDP on one port, explicitly", both(withPorts(dnsUDP, dnsTCP), annotate("enable-tcp-udp-listener", "true")), "TCP_UDP-53"},
+		{"no TCP and UDP on one port", both(withPorts(dnsUDP, tcp80), annotate("enable-tcp-udp-listener", "false")), "UDP-53"},
+		{"HTTP backends", annotate("backend-protocol", "http", "ssl-cert", certificateA), "TLS-80 -> TCP 30080"},
+		{"HTTPS backends behind TCP", annotate("backend-protocol", "https"), "TCP-80 -> TCP 30080"},
+		{
+			"target group attributes by port", annotate("target-group-attributes.80", "deregistration_delay.timeout_seconds=5"),
+			"map[deregistration_delay.timeout_seconds:5]",
+		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			s := newService("web")
@@ -184,6 +198,27 @@ func TestRefusals(t *testing.T) {
 		},
 		{"scheme", annotate("scheme", "public"), v1alpha1.InvalidRequest, `"public" must be one of internal, internet-facing`},
 		{"scheme and internal", annotate("scheme", "internal", "internal", "false"), v1alpha1.InvalidRequest, "conflicts with"},
+		{"TLS listener with HTTPS backends", annotate("backend-protocol", "https", "ssl-cert", certificateA), v1alpha1.InvalidRequest, "use ssl"},
+		{
+			"TCP and UDP on one port, excluded",
+			both(annotate("enable-tcp-udp-listener", "false"), func(s *corev1.Service) {
+				s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Port: 80, Protocol: corev1.ProtocolUDP, NodePort: s.Spec.Ports[0].NodePort})
+			}),
+			v1alpha1.InvalidRequest, "port 80 is used for both TCP and UDP",
+		},
+		{
+			"PrivateLink without groups", annotate("inbound-sg-rules-on-private-link-traffic", "off", "disable-nlb-sg", "true"),
+			v1alpha1.InvalidRequest, "requires a load balancer with security groups",
+		},
+		{
+			"one attribute, two values for a port",
+			annotate("target-group-attributes", attrDelay+".80=5", "target-group-attributes.80", attrDelay+"=6"),
+			v1alpha1.InvalidRequest, "target-group-attributes.80: conflicts with " + attrDelay + ".80=5",
+		},
+		{
+			"attributes of an unknown port", annotate("target-group-attributes.443", attrDelay+"=6"), v1alpha1.InvalidRequest,
+			`port "443" not found`,
+		},
 		{"ip targets", annotate("nlb-target-type", "ip"), v1alpha1.InvalidRequest, `"ip" must be one of instance`},
 		{"classic", annotate("type", "classic"), v1alpha1.InvalidRequest, `"classic" must be one of`},
 		{
@@ -211,6 +246,14 @@ func TestRefusals(t *testing.T) {
 			"requires a TCP listener",
 		},
 		{"path with TCP", annotate("healthcheck-protocol", "tcp", "healthcheck-path", "/x"), v1alpha1.InvalidRequest, "conflicts with"},
+		{
+			"success codes of a TCP check", annotate("healthcheck-port", "31080", "healthcheck-success-codes", "204"), v1alpha1.InvalidRequest,
+			"healthcheck-success-codes: requires",
+		},
+		{
+			"two deregistration delays", annotate("connection-draining-timeout", "60", "target-group-attributes", attrDelay+"=5"),
+			v1alpha1.InvalidRequest, "connection-draining-timeout: 60 s conflicts with " + attrDelay + "=5",
+		},
 		{"unknown port", annotate("ssl-cert", certificateA, "ssl-ports", "443"), v1alpha1.InvalidRequest, `port "443" not found`},
 		{"TLS without a certificate", annotate("ssl-ports", "80"), v1alpha1.InvalidRequest, "requires the annotation"},
 		{"invalid certificate", annotate("ssl-cert", "mine"), v1alpha1.InvalidRequest, `invalid certificate ARN "mine"`},

@@ -90,6 +90,9 @@ func (l *lastSync) composeMessage() {
 		l.report.Message += fmt.Sprintf("; %s omitted: the load balancer can have %d targets for each of its %d ports in a zone; "+
 			"select nodes with the annotation %starget-node-labels", pluralize(cut, "node"), l.targetLimit().instances, len(l.groups), prefix)
 	}
+	if len(l.desired.Ignored) > 0 {
+		l.report.Message += "; ignored: " + strings.Join(l.desired.Ignored, ", ")
+	}
 }
 
 func pluralize(n int, noun string) string {
