@@ -20,6 +20,11 @@ func (a *account) newProvider(t *testing.T, change ...func(*Options)) *Cloud {
 	for _, c := range change {
 		c(&o)
 	}
+	if a.fake != nil {
+		a.fake.mu.Lock()
+		a.fake.clusters = append(a.fake.clusters, o.Cluster)
+		a.fake.mu.Unlock()
+	}
 	c, err := New(o)
 	if err != nil {
 		t.Fatal(err)

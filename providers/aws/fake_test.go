@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"reflect"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -34,6 +35,8 @@ type fakeAWS struct {
 	unknown      int             // number of calls for which a new security group or listener is unknown; 0 by default, since providers wait
 	page         int             // results per page
 	unhealthy    map[string]bool // instances whose health checks fail
+	clusters     []string        // of the providers under test, which have the shipped IAM policy
+	denied       map[string]bool // actions that the policy lacks
 
 	t               *testing.T
 	account, region string
@@ -143,7 +146,7 @@ func (f *fakeAWS) handleAttempt(ctx context.Context, w *callRecorder) (any, *raw
 		failing = w.record(service, middleware.GetOperationName(ctx))
 	}
 	if failing == nil || failing.lost {
-		output, err := f.runAction(middleware.GetStackValue(ctx, inputKey{}))
+		output, err := f.runAction(middleware.GetStackValue(ctx, inputKey{}), w != nil)
 		switch refusal, _ := err.(*awsError); {
 		case failing != nil:
 		case err == nil:
@@ -161,18 +164,30 @@ func (f *fakeAWS) handleAttempt(ctx context.Context, w *callRecorder) (any, *raw
 	return nil, &rawResponse{response, err}
 }
 
-// runAction runs an action. The fake and its callers share no memory.
-func (f *fakeAWS) runAction(input any) (any, error) {
+// runAction runs an action. The fake and its callers share no memory. The calls of a
+// provider under test are restricted by its IAM policy.
+func (f *fakeAWS) runAction(input any, restricted bool) (any, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	input = deepCopy(input)
 	var output any
 	var err error
+	operation := strings.TrimSuffix(reflectName(input), "Input")
 	switch reflect.TypeOf(input).Elem().PkgPath() {
 	case reflect.TypeFor[ec2.Client]().PkgPath():
-		output, err = f.doEC2(input)
+		if restricted {
+			err = f.authorize(serviceEC2, operation, input)
+		}
+		if err == nil {
+			output, err = f.doEC2(input)
+		}
 	case reflect.TypeFor[elb.Client]().PkgPath():
-		output, err = f.doELB(input)
+		if restricted {
+			err = f.authorize(serviceELB, operation, input)
+		}
+		if err == nil {
+			output, err = f.doELB(input)
+		}
 	default:
 		err = f.unknownAction(input)
 	}
