@@ -45,9 +45,11 @@ var (
 	Prometheus = Tool{name: "prometheus", program: "prometheus", pkg: "prometheus", purpose: "scrapes metrics in tests"}
 
 	Moto = Tool{name: "moto", program: "moto_server", pip: "moto[server]==5.2.1", purpose: "emulates AWS"}
+	// AWSCLI is required by deploy/aws-check.
+	AWSCLI = Tool{name: "awscli", program: "aws", pip: "awscli==1.45.11", purpose: "calls AWS"}
 )
 
-var fetchable = []Tool{NFT, IPTables, BIRD, FRR, OpenBGPD, ExaBGP, Arping, NDisc6, Prometheus, Moto}
+var fetchable = []Tool{NFT, IPTables, BIRD, FRR, OpenBGPD, ExaBGP, Arping, NDisc6, Prometheus, Moto, AWSCLI}
 
 // sbin are directories of system programs that may not be on the PATH of an
 // ordinary user.

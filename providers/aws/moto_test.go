@@ -68,13 +68,21 @@ var startMoto = sync.OnceValues(func() (*url.URL, error) {
 func moto(t *testing.T) *url.URL {
 	t.Helper()
 	server, err := startMoto()
-	if err != nil {
-		if os.Getenv("FAIRLEAD_NO_SKIP") == "1" {
-			t.Fatal(err)
-		}
+	requireProgram(t, err)
+	return server
+}
+
+// requireProgram skips the test if there is an error, that of a program which is not
+// installed.
+func requireProgram(t *testing.T, err error) {
+	t.Helper()
+	switch {
+	case err == nil:
+	case os.Getenv("FAIRLEAD_NO_SKIP") == "1":
+		t.Fatal(err)
+	default:
 		t.Skip(err)
 	}
-	return server
 }
 
 // motoCertificate calls the emulator's certificate service without an SDK

@@ -30,7 +30,7 @@ const usage = `usage: lab COMMAND
                               client, node-1, pod-1, tor, remote, aws, … or control-plane
   stop                        stop the kept cluster
   build                       build and fetch all programs for clusters and tests into .build
-  with COMMAND …              run a command with BIRD, FRR, OpenBGPD, ExaBGP, arping, ndisc6, nft and moto_server on its PATH
+  with COMMAND …              run a command with BIRD, FRR, OpenBGPD, ExaBGP, arping, ndisc6, nft, moto_server and aws on its PATH
 
 flags of demo:
   --aws       all nodes except one are instances of an emulated AWS
@@ -72,7 +72,9 @@ func run(args []string) error {
 }
 
 // allTools are the tools that any test requires.
-var allTools = []lab.Tool{lab.NFT, lab.IPTables, lab.BIRD, lab.FRR, lab.OpenBGPD, lab.ExaBGP, lab.Arping, lab.NDisc6, lab.Prometheus, lab.Moto}
+var allTools = []lab.Tool{
+	lab.NFT, lab.IPTables, lab.BIRD, lab.FRR, lab.OpenBGPD, lab.ExaBGP, lab.Arping, lab.NDisc6, lab.Prometheus, lab.Moto, lab.AWSCLI,
+}
 
 // runWithTools fetches the tools and runs a command with them.
 func runWithTools(command []string) error {
