@@ -88,7 +88,7 @@ func (r *reconciler) ensureOwnGroup(ctx context.Context, name string, observed, 
 		if id, err = r.createSecurityGroup(ctx, r.result.vpc, name, tags); err != nil {
 			return "", err
 		}
-		return id, r.authorizeIngress(ctx, id, desired)
+		return id, explainFullGroup(r.authorizeIngress(ctx, id, desired), id, "Service")
 	}
 	id = aws.ToString(g.GroupId)
 	add, remove := subtract(desired, observed), subtract(observed, desired)
@@ -99,7 +99,7 @@ func (r *reconciler) ensureOwnGroup(ctx context.Context, name string, observed, 
 		remove = nil
 	}
 	if err := r.authorizeIngress(ctx, id, add); err != nil {
-		return "", err
+		return "", explainFullGroup(err, id, "Service")
 	}
 	// A rule that moved to another group admits its clients here until the load
 	// balancer has the other group.

@@ -130,7 +130,7 @@ func (c *Cloud) admitSharedGroup(ctx context.Context, id string, nodeGroups []st
 			return newRefusal(v1alpha1.CloudNotConfigured, "--aws-node-security-groups: security group %s not found", group)
 		}
 		if err := c.authorizeIngress(ctx, group, subtract(nodeRules(id, c.settings.NodePorts), rulesOf(g.IpPermissions))); err != nil {
-			return err
+			return explainFullGroup(err, group, "nodes")
 		}
 	}
 	return nil

@@ -64,6 +64,7 @@ func (c *Cloud) connect(ctx context.Context) error {
 	if cfg.Region, err = c.detectRegion(ctx, cfg); err != nil {
 		return err
 	}
+	cfg.Credentials = credentialsProvider{cfg.Credentials}
 	limiter := newRateLimiter()
 	cfg.APIOptions = append(cfg.APIOptions, func(s *middleware.Stack) error {
 		// After "Retry", the limiter is called for each attempt, and observes its

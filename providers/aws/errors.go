@@ -1,12 +1,14 @@
 package aws
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
 	"slices"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/smithy-go"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
@@ -33,14 +35,19 @@ func explainError(err error) error {
 	if errors.As(err, &op) {
 		f.action = op.Operation()
 	}
+	var credentials *credentialsError
 	var api smithy.APIError
 	var dial *url.Error
 	switch {
+	// The cause is a failure of another API, or none at all, and not a response of
+	// the called action.
+	case errors.As(err, &credentials):
+		f.code, f.message = noCredentials, credentials.Error()
 	case errors.As(err, &api):
 		f.code, f.message = api.ErrorCode(), api.ErrorMessage()
 	case errors.As(err, &dial):
 		f.code, f.message = "no response", dial.Err.Error()
-	// The SDK failed before or after the request, such as for missing credentials.
+	// The SDK failed before or after the request.
 	case op != nil:
 		f.code, f.message = "failed", op.Unwrap().Error()
 	default:
@@ -51,6 +58,34 @@ func explainError(err error) error {
 		f.message, _, _ = strings.Cut(f.message, " Encoded authorization failure message")
 	}
 	return f
+}
+
+// noCredentials is the code of a callError for which the SDK had no credentials.
+const noCredentials = "no credentials"
+
+// credentialsError is a failure to retrieve credentials.
+type credentialsError struct{ cause error }
+
+// Error has the sources of credentials in addition to the failure of the last one
+// that the SDK tried: it does not try the others after an invalid configuration.
+func (e *credentialsError) Error() string {
+	return strings.TrimPrefix(explainError(e.cause).Error(), ": ") +
+		"; associate the controller with a role that has the policy of docs/aws.md: " +
+		"by EKS Pod Identity, IRSA, or the instance profile of its node (hop limit 2)"
+}
+
+func (e *credentialsError) Unwrap() error { return e.cause }
+
+// credentialsProvider marks the failures of a provider of credentials.
+type credentialsProvider struct{ aws.CredentialsProvider }
+
+// Retrieve returns a credentialsError unless the caller has ended the call.
+func (p credentialsProvider) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	c, err := p.CredentialsProvider.Retrieve(ctx)
+	if err != nil && ctx.Err() == nil {
+		err = &credentialsError{err}
+	}
+	return c, err
 }
 
 // isCode reports whether a call failed with one of the codes.
@@ -83,27 +118,42 @@ func nameTaken(kind, name string) error {
 }
 
 // reasonCodes has the codes of the EC2 and Elastic Load Balancing APIs that a user
-// or administrator can resolve.
+// or administrator can resolve (EC2, "Error codes for the Amazon EC2 API"; Elastic
+// Load Balancing, "Common Errors" and the errors of each action). Other failures are
+// retried (CloudFailed).
 var reasonCodes = map[v1alpha1.Reason][]string{
-	// The policy of the role or its credentials must be changed.
+	// The policy of the role, its credentials, the clock or the account must be
+	// changed.
 	v1alpha1.PermissionDenied: {
-		"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthFailure", "OptInRequired",
-		"InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException", "ExpiredToken", "OperationNotPermitted",
+		noCredentials, "AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized", "AuthFailure",
+		"InvalidClientTokenId", "UnrecognizedClientException", "MissingAuthenticationToken", "MissingAuthenticationTokenException",
+		"SignatureDoesNotMatch", "InvalidSignatureException", "IncompleteSignature", "IncompleteSignatureException",
+		"ExpiredToken", "ExpiredTokenException", "RequestExpired", "RequestTimeTooSkewed",
+		"OptInRequired", "Blocked", "PendingVerification", "OperationNotPermitted",
 	},
 	// A quota of the account must be raised, or something else deleted.
 	v1alpha1.QuotaExceeded: {
 		"TooManyLoadBalancers", "TooManyListeners", "TooManyTargetGroups", "TooManyTargets", "TooManyTags", "TooManyCertificates",
-		"TooManyRegistrationsForTargetId", "TooManyUniqueTargetGroupsPerLoadBalancer", "SecurityGroupLimitExceeded",
-		"RulesPerSecurityGroupLimitExceeded", "SecurityGroupsPerInterfaceLimitExceeded",
-		"AddressLimitExceeded", "NetworkInterfaceLimitExceeded",
+		"TooManyRegistrationsForTargetId", "TooManyUniqueTargetGroupsPerLoadBalancer", "TargetGroupAssociationLimit",
+		"SecurityGroupLimitExceeded", "RulesPerSecurityGroupLimitExceeded", "SecurityGroupsPerInterfaceLimitExceeded",
+		"AddressLimitExceeded", "NetworkInterfaceLimitExceeded", "TagLimitExceeded", "ResourceLimitExceeded",
 	},
-	v1alpha1.NoSubnet: {"InvalidSubnet", "SubnetNotFound", "InsufficientFreeAddressesInSubnet", "AvailabilityZoneNotSupported"},
-	// An annotation refers to something that does not exist, or combines what AWS
-	// does not support.
+	v1alpha1.NoSubnet: {
+		"InvalidSubnet", "SubnetNotFound", "InvalidSubnetID.NotFound", "InsufficientFreeAddressesInSubnet", "AvailabilityZoneNotSupported",
+	},
+	// The list of the sync did not have the object that has the name. The next one
+	// reads its tags.
+	v1alpha1.NameTaken: {"DuplicateLoadBalancerName", "DuplicateTargetGroupName", "InvalidGroup.Duplicate"},
+	// The flag --aws-vpc-id names a VPC that does not exist.
+	v1alpha1.CloudNotConfigured: {"InvalidVpcID.NotFound"},
+	// An annotation refers to something that does not exist or that is in use, such
+	// as an Elastic IP address, or combines what AWS does not support.
 	v1alpha1.InvalidRequest: {
-		"CertificateNotFound", "SSLPolicyNotFound", "AllocationIdNotFound", "InvalidAllocationID.NotFound", "InvalidSecurityGroup",
-		"InvalidConfigurationRequest", "ValidationError", "InvalidParameterValue", "UnsupportedProtocol", "IncompatibleProtocols",
-		"InvalidScheme", "ALPNPolicyNotSupported", "InvalidGroup.NotFound", "InvalidTags",
+		"CertificateNotFound", "UnsupportedCertificate", "SSLPolicyNotFound", "ALPNPolicyNotFound", "ALPNPolicyNotSupported",
+		"AllocationIdNotFound", "InvalidAllocationID.NotFound", "InvalidIPAddress.InUse", "ResourceInUse",
+		"InvalidSecurityGroup", "InvalidGroup.NotFound", "InvalidGroupId.Malformed", "InvalidSecurityGroupID.NotFound",
+		"InvalidConfigurationRequest", "InvalidScheme", "UnsupportedProtocol", "IncompatibleProtocols", "InvalidTags", "DuplicateTagKeys",
+		"ValidationError", "ValidationException", "InvalidParameter", "InvalidParameterValue", "InvalidParameterCombination",
 	},
 }
 
@@ -122,6 +172,16 @@ func asRefusal(err error) error {
 		}
 	}
 	return err
+}
+
+// explainFullGroup returns a Refusal with the owner of a security group that has no
+// room for another rule: EC2's message does not identify the group.
+func explainFullGroup(err error, id, owner string) error {
+	if !isCode(err, "RulesPerSecurityGroupLimitExceeded") {
+		return err
+	}
+	return newRefusal(v1alpha1.QuotaExceeded, "security group %s of the %s is full: remove rules from it, or raise the quota of inbound rules "+
+		"per security group (%s)", id, owner, err)
 }
 
 func newRefusal(reason v1alpha1.Reason, format string, args ...any) *v1alpha1.Refusal {
