@@ -1,9 +1,12 @@
 package aws
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
 // TestCertificates checks that the first certificate is the listener's default,
@@ -54,4 +57,23 @@ func TestFiftyPorts(t *testing.T) {
 	if n := len(a.listeners(t, *a.balancers(t)[0].LoadBalancerArn)); n != maxListeners {
 		t.Errorf("there are %d listeners", n)
 	}
+}
+
+// TestCertificateRegion checks that a certificate of another region is refused before
+// the first call.
+func TestCertificateRegion(t *testing.T) {
+	eachAccount(t, func(t *testing.T, a *account) {
+		c, s := a.newProvider(t), newService("web", 443)
+		annotate("ssl-cert", "arn:aws:acm:us-east-1:123456789012:certificate/a")(s)
+		_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
+		want := "annotation " + prefix + "ssl-cert: certificate arn:aws:acm:us-east-1:123456789012:certificate/a is in region us-east-1, " +
+			"and the load balancer in eu-west-1: request or import the certificate there"
+		var refusal *v1alpha1.Refusal
+		if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.InvalidRequest || refusal.Message != want {
+			t.Errorf("got %v, not %s", err, want)
+		}
+		if calls := a.calls(); len(calls) > 0 {
+			t.Errorf("called %v", calls)
+		}
+	})
 }

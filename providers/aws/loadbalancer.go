@@ -79,6 +79,9 @@ func (c *Cloud) EnsureLoadBalancer(
 	if err := c.connect(ctx); err != nil {
 		return nil, err
 	}
+	if refusal := desired.checkRegion(c.apiClients.region); refusal != nil {
+		return nil, refusal
+	}
 	targets := targetNodes(nodes, desired.NodeLabels)
 	last := c.lastSyncOf(svc.UID)
 	mode := nextMode(last, desired, targets, time.Now())

@@ -132,6 +132,21 @@ func planStack(svc *corev1.Service, admin adminSettings) (stack, *v1alpha1.Refus
 	return s, nil
 }
 
+// checkRegion refuses certificates of another region than the load balancer's. The
+// region is known only to a Cloud that is connected.
+func (s stack) checkRegion(region string) *v1alpha1.Refusal {
+	for _, l := range s.Listeners {
+		for _, c := range l.Certificates {
+			if m := certificateARN.FindStringSubmatch(c); m != nil && m[1] != "" && m[1] != region {
+				return newRefusal(v1alpha1.InvalidRequest,
+					"annotation %sssl-cert: certificate %s is in region %s, and the load balancer in %s: request or import the certificate there",
+					prefix, c, m[1], region)
+			}
+		}
+	}
+	return nil
+}
+
 // noUDP is the message that refuses UDP on a dual-stack load balancer.
 const noUDP = "spec.ports: UDP is not supported on a dual-stack load balancer; use the annotation " + prefix + "ip-address-type: ipv4"
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -278,12 +279,17 @@ func (r *annotationReader) readGroupAttributes(o *serviceOptions) {
 	}
 }
 
+// certificateARN matches the ARN of a certificate of ACM, whose region is the first
+// group, or of IAM, which has no region (CreateListener, Certificates).
+var certificateARN = regexp.MustCompile(`^arn:[a-z-]+:(?:acm:([a-z0-9-]+):\d{12}:certificate/[\w.-]+|iam::\d{12}:server-certificate/\S+)$`)
+
 // readTLS reads which listeners use TLS, and how.
 func (r *annotationReader) readTLS(o *serviceOptions) {
 	o.Certificates, o.TLSPorts = r.readList("ssl-cert"), r.readList("ssl-ports")
 	for _, c := range o.Certificates {
-		if !strings.HasPrefix(c, "arn:") {
-			r.addProblem("ssl-cert", "invalid certificate ARN %q", c)
+		if !certificateARN.MatchString(c) {
+			r.addProblem("ssl-cert", "invalid certificate ARN %q: must be arn:PARTITION:acm:REGION:ACCOUNT:certificate/ID "+
+				"or arn:PARTITION:iam::ACCOUNT:server-certificate/NAME", c)
 		}
 	}
 	if len(o.Certificates) > maxCertificates {

@@ -38,19 +38,7 @@ func (p *portPlanner) planListeners() (all []listener) {
 			continue
 		}
 		if i, twice := byPort[port.Port]; twice {
-			// A load balancer has one listener for a port number; it can have both
-			// protocols if the target's port is the same.
-			if l := &all[i]; l.Target.Port != port.NodePort {
-				p.addProblem("spec.ports: port %d has the node ports %d for TCP and %d for UDP, which must be the same",
-					port.Port, l.Target.Port, port.NodePort)
-			} else if l.Protocol == elb.ProtocolEnumTls {
-				p.addProblem("spec.ports: port %d must not be used for both UDP and TLS", port.Port)
-			} else if p.options.NoTCPUDP {
-				p.addProblem("annotation %senable-tcp-udp-listener: false conflicts with spec.ports: port %d is used for both TCP and UDP",
-					prefix, port.Port)
-			} else {
-				l.Protocol, l.Target.Protocol = elb.ProtocolEnumTcpUdp, elb.ProtocolEnumTcpUdp
-			}
+			p.addProtocol(&all[i], port)
 			continue
 		}
 		byPort[port.Port] = len(all)
@@ -75,6 +63,28 @@ func (p *portPlanner) planListeners() (all []listener) {
 	slices.Sort(p.problems)
 	p.problems = slices.Compact(p.problems)
 	return all
+}
+
+// addProtocol adds the second protocol of a port number to its listener: a load
+// balancer has one listener for a port number. It can have both protocols if its
+// target group has one port (CreateTargetGroup, Port).
+func (p *portPlanner) addProtocol(l *listener, port corev1.ServicePort) {
+	switch {
+	// The API server allocates one node port for both only when it creates the
+	// Service.
+	case l.Target.Port != port.NodePort:
+		p.addProblem("spec.ports: port %d has the node ports %d/%s and %d/%s, which must be the same: set nodePort of both to one value, "+
+			"such as %d; or create the Service again, with both ports from the start, "+
+			"or with allocateLoadBalancerNodePorts: false and without nodePort",
+			port.Port, l.Target.Port, l.Protocol, port.NodePort, port.Protocol, l.Target.Port)
+	case l.Protocol == elb.ProtocolEnumTls || p.planListener(port).Protocol == elb.ProtocolEnumTls:
+		p.addProblem("spec.ports: port %d must not be used for both UDP and TLS", port.Port)
+	case p.options.NoTCPUDP:
+		p.addProblem("annotation %senable-tcp-udp-listener: false conflicts with spec.ports: port %d is used for both TCP and UDP",
+			prefix, port.Port)
+	default:
+		l.Protocol, l.Target.Protocol = elb.ProtocolEnumTcpUdp, elb.ProtocolEnumTcpUdp
+	}
 }
 
 // name is the name of a listener in annotations.

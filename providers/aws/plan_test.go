@@ -36,7 +36,7 @@ func dualStack(policy corev1.IPFamilyPolicy) func(*corev1.Service) {
 	}
 }
 
-const certificateA, certificateB = "arn:aws:acm:eu-west-1:1:certificate/a", "arn:aws:acm:eu-west-1:1:certificate/b"
+const certificateA, certificateB = "arn:aws:acm:eu-west-1:123456789012:certificate/a", "arn:aws:acm:eu-west-1:123456789012:certificate/b"
 
 // text returns a short description of a stack.
 func (s stack) text() string {
@@ -97,6 +97,7 @@ func TestPlan(t *testing.T) {
 			"TLS on another port only", both(withPorts(tcp80, dnsTCP), annotate("ssl-cert", certificateA, "ssl-ports", "53")),
 			"TLS-53 -> TCP 30053",
 		},
+		{"TLS with a certificate of IAM", annotate("ssl-cert", "arn:aws-us-gov:iam::123456789012:server-certificate/prod/web"), "TLS-80"},
 		{"TLS on a port by name", annotate("ssl-cert", certificateA, "ssl-ports", "http"), "TLS-80"},
 		{"TLS on all", annotate("ssl-cert", certificateA, "ssl-ports", "*"), "TLS-80"},
 		{"TLS to the targets", annotate("ssl-cert", certificateA, "backend-protocol", "ssl"), "TLS-80 -> TLS 30080"},
@@ -257,6 +258,11 @@ func TestRefusals(t *testing.T) {
 		{"unknown port", annotate("ssl-cert", certificateA, "ssl-ports", "443"), v1alpha1.InvalidRequest, `port "443" not found`},
 		{"TLS without a certificate", annotate("ssl-ports", "80"), v1alpha1.InvalidRequest, "requires the annotation"},
 		{"invalid certificate", annotate("ssl-cert", "mine"), v1alpha1.InvalidRequest, `invalid certificate ARN "mine"`},
+		{
+			"certificate of another service", annotate("ssl-cert", "arn:aws:s3:::certificate/a"), v1alpha1.InvalidRequest,
+			`annotation ` + prefix + `ssl-cert: invalid certificate ARN "arn:aws:s3:::certificate/a": ` +
+				"must be arn:PARTITION:acm:REGION:ACCOUNT:certificate/ID or arn:PARTITION:iam::ACCOUNT:server-certificate/NAME",
+		},
 		{"unknown listener", annotate("listener-attributes.UDP-80", "a=b"), v1alpha1.InvalidRequest, "listener not found"},
 		{"groups and no groups", annotate("security-groups", "sg-1", "disable-nlb-sg", "true"), v1alpha1.InvalidRequest, "conflicts with"},
 		{"name of a group", annotate("security-groups", "web"), v1alpha1.InvalidRequest, `invalid security group ID "web"`},
@@ -285,7 +291,15 @@ func TestRefusals(t *testing.T) {
 		{"no node port", func(s *corev1.Service) { s.Spec.Ports[0].NodePort = 0 }, v1alpha1.InvalidRequest, "port 80/TCP requires a node port"},
 		{
 			"one port, two node ports", func(s *corev1.Service) { s.Spec.Ports = append(s.Spec.Ports, udp) }, v1alpha1.InvalidRequest,
-			"must be the same",
+			"spec.ports: port 80 has the node ports 30080/TCP and 30081/UDP, which must be the same: set nodePort of both to one value, " +
+				"such as 30080; or create the Service again, with both ports from the start, " +
+				"or with allocateLoadBalancerNodePorts: false and without nodePort",
+		},
+		{
+			"UDP and TLS on one port", both(annotate("ssl-cert", certificateA), func(s *corev1.Service) {
+				udp.NodePort = s.Spec.Ports[0].NodePort
+				s.Spec.Ports = append([]corev1.ServicePort{udp}, s.Spec.Ports...)
+			}), v1alpha1.InvalidRequest, "port 80 must not be used for both UDP and TLS",
 		},
 		{"UDP on dual stack", both(withPorts(udp), annotate("ip-address-type", "dualstack")), v1alpha1.InvalidRequest, "UDP is not supported"},
 		{
