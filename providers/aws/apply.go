@@ -26,6 +26,8 @@ type reconciler struct {
 	name string // of the desired load balancer
 	arn  string
 	old  *elb.LoadBalancer // which the desired load balancer replaces
+	// place is planned before the first write, and set only if it is needed.
+	place placement
 	// staleRules are revoked when the load balancer has all its groups, and
 	// usedGroups are the names of those that were made for it.
 	staleRules []groupRules
@@ -42,20 +44,14 @@ func (r *reconciler) ensureStack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A load balancer is not created without any target. An existing one keeps its
-	// last targets.
-	if len(instances) == 0 && len(r.observed.balancers) == 0 {
-		return newRefusal(v1alpha1.NoTargets, "none of %s is an instance known to AWS", pluralize(len(r.result.targets), "node"))
-	}
-	selected, refusal := selectBalancer(r.result.desired, r.existingBalancers())
+	current, err := r.selectStack(ctx, instances)
 	// The targets follow the nodes although the Service's other changes are
 	// refused.
-	if refusal != nil {
+	if refusal := (*v1alpha1.Refusal)(nil); errors.As(err, &refusal) {
 		return errors.Join(r.syncRegistered(ctx, instances), refusal)
 	}
-	r.name, r.old = r.names.firstName(r.svc.UID), selected.old
-	if selected.second {
-		r.name = r.names.secondName(r.svc.UID)
+	if err != nil {
+		return err
 	}
 	// deleteSharedGroup must not delete the shared group between the lookup of its
 	// ID and the creation of the load balancer that has it.
@@ -70,7 +66,7 @@ func (r *reconciler) ensureStack(ctx context.Context) error {
 	if err := r.ensureTargetGroups(ctx, instances); err != nil {
 		return err
 	}
-	b, err := r.ensureBalancer(ctx, selected.current, groups)
+	b, err := r.ensureBalancer(ctx, current, groups)
 	if err != nil {
 		return err
 	}
@@ -84,6 +80,26 @@ func (r *reconciler) ensureStack(ctx context.Context) error {
 	r.result.recordMissing(instances)
 	r.reportBalancer(b)
 	return nil
+}
+
+// selectStack decides what is created, changed and replaced, and refuses what cannot
+// be: all that is known before the first write. It returns the existing load balancer
+// to change, nil for a new one.
+func (r *reconciler) selectStack(ctx context.Context, instances []instance) (current *elb.LoadBalancer, err error) {
+	// A load balancer is not created without any target. An existing one keeps its
+	// last targets.
+	if len(instances) == 0 && len(r.observed.balancers) == 0 {
+		return nil, newRefusal(v1alpha1.NoTargets, "none of %s is an instance known to AWS", pluralize(len(r.result.targets), "node"))
+	}
+	selected, refusal := selectBalancer(r.result.desired, r.existingBalancers())
+	if refusal != nil {
+		return nil, refusal
+	}
+	r.name, r.old = r.names.firstName(r.svc.UID), selected.old
+	if selected.second {
+		r.name = r.names.secondName(r.svc.UID)
+	}
+	return selected.current, r.planPlacement(ctx, selected.current)
 }
 
 // deleteSuperfluous deletes what the desired stack does not have: listeners,

@@ -12,6 +12,8 @@ import (
 	elbapi "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
 // existingBalancers returns the Service's load balancers, of which there are two
@@ -69,18 +71,9 @@ func (r *reconciler) ensureBalancer(ctx context.Context, current *elb.LoadBalanc
 // scheme, addresses, and whether it has security groups. It does not wait until AWS
 // has provisioned it.
 func (r *reconciler) createBalancer(ctx context.Context, groups []string, tags map[string]string) (b elb.LoadBalancer, err error) {
-	subnets, mappings, err := r.mapSubnets(ctx)
-	if err != nil {
-		return b, err
-	}
-	// Whether dual stack is possible is known only with the selected subnets.
-	kind, refusal := r.result.desired.addressType(subnets)
-	if refusal != nil {
-		return b, refusal
-	}
 	out, err := callAPI(ctx, r.elb.CreateLoadBalancer, &elbapi.CreateLoadBalancerInput{
-		Name: aws.String(r.name), Type: elb.LoadBalancerTypeEnumNetwork, Scheme: r.result.desired.Scheme, IpAddressType: kind,
-		SubnetMappings: mappings, SecurityGroups: groups, Tags: elbTagList(tags),
+		Name: aws.String(r.name), Type: elb.LoadBalancerTypeEnumNetwork, Scheme: r.result.desired.Scheme, IpAddressType: r.place.kind,
+		SubnetMappings: r.place.mappings, SecurityGroups: groups, Tags: elbTagList(tags),
 	})
 	if err != nil {
 		return b, err
@@ -93,35 +86,48 @@ func (r *reconciler) createBalancer(ctx context.Context, groups []string, tags m
 	return out.LoadBalancers[0], nil
 }
 
-// mapSubnets returns the desired subnets, and the form in which AWS takes them.
-func (r *reconciler) mapSubnets(ctx context.Context) ([]subnet, []elb.SubnetMapping, error) {
-	subnets, err := r.findSubnets(ctx, r.result.vpc, r.result.desired)
-	if err != nil {
-		return nil, nil, err
-	}
-	mappings, refusal := planMappings(r.result.desired, subnets)
-	if refusal != nil {
-		return nil, nil, refusal
-	}
-	return subnets, mappings, nil
+// placement is where a load balancer is: its subnets, in the form in which AWS takes
+// them, and its address type.
+type placement struct {
+	mappings []elb.SubnetMapping
+	kind     elb.IpAddressType
 }
 
-// changeBalancer changes security groups, subnets and the address type. A load
-// balancer keeps its subnets unless an annotation names others.
+// planPlacement selects the subnets of a new load balancer, or those that an
+// annotation names. It runs before the first write: without subnets nothing is to be
+// created.
+func (r *reconciler) planPlacement(ctx context.Context, current *elb.LoadBalancer) error {
+	desired := r.result.desired
+	// A load balancer keeps its subnets unless an annotation names others.
+	if current != nil && len(desired.Subnets) == 0 {
+		return nil
+	}
+	subnets, err := r.findSubnets(ctx, r.result.vpc, desired)
+	if err != nil {
+		return err
+	}
+	var refusal *v1alpha1.Refusal
+	if r.place.mappings, refusal = planMappings(desired, subnets); refusal != nil {
+		return refusal
+	}
+	// Whether dual stack is possible is known only with the selected subnets.
+	if r.place.kind, refusal = desired.addressType(subnets); refusal != nil {
+		return refusal
+	}
+	return nil
+}
+
+// changeBalancer changes security groups, subnets and the address type.
 func (r *reconciler) changeBalancer(ctx context.Context, b *elb.LoadBalancer, groups []string) error {
 	changed, err := r.setGroups(ctx, b, groups)
 	if err != nil {
 		return err
 	}
 	if len(r.result.desired.Subnets) > 0 {
-		_, mappings, err := r.mapSubnets(ctx)
-		if err != nil {
-			return err
-		}
 		// SetSubnets replaces the whole list. Addresses are not compared here:
 		// their change requires a replacement.
-		if !sameSubnets(mappings, b.AvailabilityZones) {
-			out, err := callAPI(ctx, r.elb.SetSubnets, &elbapi.SetSubnetsInput{LoadBalancerArn: b.LoadBalancerArn, SubnetMappings: mappings})
+		if !sameSubnets(r.place.mappings, b.AvailabilityZones) {
+			out, err := callAPI(ctx, r.elb.SetSubnets, &elbapi.SetSubnetsInput{LoadBalancerArn: b.LoadBalancerArn, SubnetMappings: r.place.mappings})
 			if err != nil {
 				return err
 			}

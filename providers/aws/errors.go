@@ -161,7 +161,9 @@ var reasonCodes = map[v1alpha1.Reason][]string{
 // Refusal. It returns other errors unchanged.
 func asRefusal(err error) error {
 	var f *callError
-	if !errors.As(err, &f) {
+	var refusal *v1alpha1.Refusal
+	// A refusal can be joined with a failed update of targets.
+	if !errors.As(err, &f) || errors.As(err, &refusal) {
 		return err
 	}
 	for reason, codes := range reasonCodes {

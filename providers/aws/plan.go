@@ -164,8 +164,8 @@ func (s *stack) setAddressType(svc *corev1.Service, o serviceOptions) elb.Target
 	if !dual && slices.Contains(svc.Spec.IPFamilies, corev1.IPv6Protocol) {
 		family, dual = elb.TargetGroupIpAddressTypeEnumIpv6, true // AWS does not support IPv6-only load balancers
 	} else if dual && svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyPreferDualStack {
-		// Whether the subnets have IPv6 is not known to a plan: createBalancer
-		// decides. An explicit address type disables the preference.
+		// Whether the subnets have IPv6 is not known to a plan:
+		// planPlacement decides. An explicit address type disables the preference.
 		dual, s.PreferDual = false, o.AddressType == ""
 	}
 	s.AddressType = elb.IpAddressTypeIpv4

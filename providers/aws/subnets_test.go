@@ -2,6 +2,7 @@ package aws
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,6 +14,61 @@ import (
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
+
+// TestNothingCreatedWithoutSubnets checks that subnets are selected before the first
+// write, and that the targets of an existing load balancer follow the nodes.
+func TestNothingCreatedWithoutSubnets(t *testing.T) {
+	for name, row := range map[string]struct {
+		change  func(a *account, s *corev1.Service)
+		message string
+	}{
+		"unknown": {
+			func(_ *account, s *corev1.Service) { annotate("subnets", "subnet-none")(s) },
+			"annotation " + prefix + `subnets: subnet "subnet-none" not found in the VPC`,
+		},
+		"without IPv6": {
+			func(a *account, s *corev1.Service) {
+				annotate("ip-address-type", "dualstack", "subnets", strings.Join(a.subnets, ","))(s)
+			},
+			"a dual-stack load balancer requires an IPv6 CIDR in subnet SUBNET",
+		},
+		"address outside": {
+			func(a *account, s *corev1.Service) {
+				annotate("scheme", "internal", "subnets", a.subnets[0], "private-ipv4-addresses", "10.0.1.50")(s)
+			},
+			"annotation " + prefix + "private-ipv4-addresses: no address is in CIDR 10.0.0.0/24 of subnet SUBNET",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachAccount(t, func(t *testing.T, a *account) {
+				c, s := a.newProvider(t), newService("web", 80)
+				annotate("scheme", "internal")(s)
+				changed := s.DeepCopy()
+				row.change(a, changed)
+				want := strings.ReplaceAll(row.message, "SUBNET", a.subnets[0])
+				var refusal *v1alpha1.Refusal
+				if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, changed, a.nodes); !errors.As(err, &refusal) || refusal.Message != want {
+					t.Errorf("got %v, not %s", err, want)
+				}
+				if writes := a.writes(); len(writes) > 0 {
+					t.Errorf("made %v", writes)
+				}
+				if name == "address outside" {
+					return // AWS cannot change it for an existing load balancer
+				}
+				a.ensureService(t, c, s)
+				a.reset()
+				_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, changed, a.nodes[:2])
+				if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NoSubnet {
+					t.Errorf("existing: got %v", err)
+				}
+				if writes := a.writes(); !slices.Equal(writes, []string{"DeregisterTargets"}) {
+					t.Errorf("existing: made %v", writes)
+				}
+			})
+		})
+	}
+}
 
 func TestSelectSubnets(t *testing.T) {
 	role, internal := roleTag(elbtypes.LoadBalancerSchemeEnumInternetFacing), roleTag(elbtypes.LoadBalancerSchemeEnumInternal)
