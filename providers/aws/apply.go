@@ -89,7 +89,7 @@ func (r *reconciler) selectStack(ctx context.Context, instances []instance) (cur
 	// A load balancer is not created without any target. An existing one keeps its
 	// last targets.
 	if len(instances) == 0 && len(r.observed.balancers) == 0 {
-		return nil, newRefusal(v1alpha1.NoTargets, "none of %s is an instance known to AWS", pluralize(len(r.result.targets), "node"))
+		return nil, r.result.refuseTargets()
 	}
 	selected, refusal := selectBalancer(r.result.desired, r.existingBalancers())
 	if refusal != nil {

@@ -122,7 +122,8 @@ func (r *reconciler) syncRegistered(ctx context.Context, instances []instance) e
 }
 
 // usableInstances returns the instances of the desired targets that are in the
-// load balancer's VPC and that AWS has not refused.
+// load balancer's VPC and that AWS has not refused. The result has the causes for the
+// others.
 func (r *reconciler) usableInstances(ctx context.Context) ([]instance, error) {
 	all, err := r.lookUpInstances(ctx, r.result.targets)
 	if err != nil {
@@ -144,8 +145,15 @@ func (r *reconciler) usableInstances(ctx context.Context) ([]instance, error) {
 			delete(l.refused, id)
 		}
 	}
+	l.unusable = nil
 	// AWS accepts instances of the target group's VPC only.
-	return slices.DeleteFunc(all, func(i instance) bool { return i.VPC != l.vpc || !l.refused[i.ID].IsZero() }), nil
+	return slices.DeleteFunc(all, func(i instance) bool {
+		cause := i.unusableCause(l.vpc)
+		if cause != "" {
+			l.unusable = put(l.unusable, i.ID, cause)
+		}
+		return cause != "" || !l.refused[i.ID].IsZero()
+	}), nil
 }
 
 // readTargets reads which instances are registered.

@@ -23,7 +23,8 @@ const (
 type instance struct {
 	ID, Zone, VPC string
 	Groups        []string
-	Usable        bool // running, or about to
+	State         ec2.InstanceStateName // "" if there is no such instance
+	Usable        bool                  // running, or about to
 	seen          time.Time
 }
 
@@ -35,9 +36,8 @@ type instanceCache struct {
 	byID map[string]instance
 }
 
-// lookUpInstances returns the instances of the targets. It leaves out those that do
-// not exist or are neither running nor pending: one bad node must not affect the
-// others.
+// lookUpInstances returns the instances of the targets, in their order. Those that
+// were not found have no state: one bad node must not affect the others.
 func (c *Cloud) lookUpInstances(ctx context.Context, targets []nodeTarget) (found []instance, err error) {
 	cache := &c.instances
 	// Syncs that need the same instances at the same time share one call, by the
@@ -57,9 +57,9 @@ func (c *Cloud) lookUpInstances(ctx context.Context, targets []nodeTarget) (foun
 	cache.mu.Lock()
 	defer cache.mu.Unlock()
 	for _, t := range targets {
-		if i := cache.byID[t.Instance]; i.Usable {
-			found = append(found, i)
-		}
+		i := cache.byID[t.Instance]
+		i.ID = t.Instance
+		found = append(found, i)
 	}
 	return found, nil
 }
@@ -105,7 +105,11 @@ func (c *Cloud) describeInstances(ctx context.Context, ids []string) (map[string
 			known := instance{ID: aws.ToString(i.InstanceId), VPC: aws.ToString(i.VpcId)}
 			// AWS describes terminated instances for about an hour; they cannot be
 			// targets.
-			known.Usable = i.State == nil || i.State.Name == ec2.InstanceStateNameRunning || i.State.Name == ec2.InstanceStateNamePending
+			known.State = ec2.InstanceStateNameRunning
+			if i.State != nil {
+				known.State = i.State.Name
+			}
+			known.Usable = known.State == ec2.InstanceStateNameRunning || known.State == ec2.InstanceStateNamePending
 			if i.Placement != nil {
 				known.Zone = aws.ToString(i.Placement.AvailabilityZone)
 			}

@@ -24,7 +24,8 @@ type lastSync struct {
 	groups  []targetRegistration
 	// refused are the instances that AWS has refused, and until when they are
 	// not registered.
-	refused map[string]time.Time
+	refused  map[string]time.Time
+	unusable map[string]string // why instances among the targets cannot be registered
 	// shown is since when the Service's status has the name of the load balancer
 	// that replaces another one.
 	shown time.Time
@@ -35,16 +36,21 @@ type lastSync struct {
 
 	status   *corev1.LoadBalancerStatus
 	report   providers.Report
-	subject  string   // the part of the report's message before the targets
-	progress string   // the part after the targets
-	missing  []string // nodes among the targets that are not registered
-	noUsable bool     // none of the nodes can be a target
+	subject  string          // the part of the report's message before the targets
+	progress string          // the part after the targets
+	missing  []missingTarget // of the desired targets
+	noUsable bool            // none of the nodes can be a target
 }
 
 // targetRegistration is a target group and the instances registered with it.
 type targetRegistration struct {
 	arn       string
 	instances []string
+}
+
+// missingTarget is a node that is not registered.
+type missingTarget struct {
+	node, cause string
 }
 
 // clone returns a copy that can be changed while others read the original.

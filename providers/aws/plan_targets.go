@@ -83,10 +83,13 @@ func nodesRegion(nodes []*corev1.Node) string {
 	return ""
 }
 
-// mostCommonVPC returns the VPC of most of the instances.
+// mostCommonVPC returns the VPC of most of the usable instances.
 func mostCommonVPC(all []instance) (vpc string) {
 	count := map[string]int{}
 	for _, i := range all {
+		if !i.Usable {
+			continue
+		}
 		count[i.VPC]++
 		// Ties are broken by ID, so that each sync selects the same VPC.
 		if n := count[i.VPC]; n > count[vpc] || n == count[vpc] && i.VPC < vpc {
@@ -94,6 +97,20 @@ func mostCommonVPC(all []instance) (vpc string) {
 		}
 	}
 	return vpc
+}
+
+// unusableCause returns why an instance cannot be a target of a load balancer in the
+// VPC, "" if it can.
+func (i instance) unusableCause(vpc string) string {
+	switch {
+	case i.State == "":
+		return "instance not found"
+	case !i.Usable:
+		return "instance is " + string(i.State)
+	case i.VPC != vpc:
+		return "instance in VPC " + i.VPC + ", the load balancer is in " + vpc
+	}
+	return ""
 }
 
 // targetLimit is how many instances a load balancer can have as targets.

@@ -2,6 +2,7 @@ package aws
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -53,15 +54,43 @@ func (r *reconciler) describeBalancer(b elb.LoadBalancer) string {
 	return fmt.Sprintf("%s Network Load Balancer %s in %s", scheme, aws.ToString(b.LoadBalancerName), r.apiClients.region)
 }
 
-// recordMissing compares the desired targets with the instances that can be
-// targets.
+// recordMissing records the desired targets that cannot be registered.
 func (l *lastSync) recordMissing(usable []instance) {
 	l.missing, l.noUsable = nil, len(usable) == 0
 	for _, t := range l.targets {
-		if !slices.ContainsFunc(usable, func(i instance) bool { return i.ID == t.Instance }) || !l.refused[t.Instance].IsZero() {
-			l.missing = append(l.missing, t.Node)
+		cause := l.unusable[t.Instance]
+		if cause == "" && !l.refused[t.Instance].IsZero() {
+			cause = "instance refused by AWS"
+		}
+		if cause != "" {
+			l.missing = append(l.missing, missingTarget{t.Node, cause})
 		}
 	}
+}
+
+// describeMissing lists the targets that are not registered, by cause.
+func (l *lastSync) describeMissing() string {
+	nodes := map[string][]string{}
+	for _, m := range l.missing {
+		nodes[m.cause] = append(nodes[m.cause], m.node)
+	}
+	var texts []string
+	for _, cause := range slices.Sorted(maps.Keys(nodes)) {
+		texts = append(texts, shortList(nodes[cause])+" ("+cause+")")
+	}
+	return strings.Join(texts, ", ")
+}
+
+// refuseTargets returns why none of the nodes can be a target.
+func (l *lastSync) refuseTargets() *v1alpha1.Refusal {
+	if len(l.targets) > 0 {
+		l.recordMissing(nil)
+		return newRefusal(v1alpha1.NoTargets, "no node can be a target: %s", l.describeMissing())
+	}
+	if len(l.desired.NodeLabels) > 0 {
+		return newRefusal(v1alpha1.NoTargets, "annotation %starget-node-labels: selects no node that is an instance", prefix)
+	}
+	return newRefusal(v1alpha1.NoTargets, "no node is an instance: spec.providerID of a Node must be aws:///ZONE/INSTANCE")
 }
 
 // composeMessage sets the report's message, and its reason if it depends on the
@@ -84,7 +113,7 @@ func (l *lastSync) composeMessage() {
 		}
 	}
 	if len(l.missing) > 0 {
-		l.report.Message += fmt.Sprintf("; not registered: %s: AWS does not know or does not accept the instances", shortList(l.missing))
+		l.report.Message += "; not registered: " + l.describeMissing()
 	}
 	if cut := len(l.targets) - used - len(l.missing); cut > 0 {
 		l.report.Message += fmt.Sprintf("; %s omitted: the load balancer can have %d targets for each of its %d ports in a zone; "+

@@ -1,11 +1,14 @@
 package aws
 
 import (
+	"errors"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
@@ -98,7 +101,9 @@ func TestUnusableNodes(t *testing.T) {
 		}
 		c, s := a.newProvider(t), newService("web", 80)
 		a.terminate(t, a.instances[2])
+		elsewhere, otherVPC := a.nodeInOtherVPC(t)
 		nodes := append([]*corev1.Node{
+			elsewhere,
 			node("fargate", "aws:///eu-west-1a/fargate-ip-10-0-0-7.eu-west-1.compute.internal"), node("rack", ""),
 			node("gone", "aws:///eu-west-1a/i-0fffffffffffffff1"),
 		}, a.nodes...)
@@ -108,10 +113,59 @@ func TestUnusableNodes(t *testing.T) {
 		if got := a.trafficTargets(t, c.names.firstName(s.UID))[80]; len(got) != 2 {
 			t.Errorf("targets are %v", got)
 		}
-		if r := c.Report(s); !strings.Contains(r.Message, "gone") || r.RequeueAfter == 0 {
-			t.Errorf("the report is %+v", r)
+		want := "; not registered: elsewhere (instance in VPC " + otherVPC + ", the load balancer is in " + a.vpc + "), " +
+			"node-2 (instance is terminated), gone (instance not found)"
+		if r := c.Report(s); !strings.HasSuffix(r.Message, want) || r.RequeueAfter == 0 {
+			t.Errorf("the report is %+v, without %s", r, want)
 		}
 	})
+}
+
+// TestNoTargets checks that the refusal of a Service without targets has the cause for
+// each node.
+func TestNoTargets(t *testing.T) {
+	eachAccount(t, func(t *testing.T, a *account) {
+		terminated := a.nodes[0]
+		a.terminate(t, a.instances[0])
+		elsewhere, vpc := a.nodeInOtherVPC(t)
+		for _, row := range []struct {
+			nodes   []*corev1.Node
+			labels  string
+			message string
+		}{
+			{nil, "", "no node is an instance: spec.providerID of a Node must be aws:///ZONE/INSTANCE"},
+			{a.nodes, "pool=front", "annotation " + prefix + "target-node-labels: selects no node that is an instance"},
+			{
+				[]*corev1.Node{terminated, elsewhere}, "", "no node can be a target: elsewhere (instance in VPC " + vpc +
+					", the load balancer is in " + a.vpc + "), node-0 (instance is terminated)",
+			},
+		} {
+			c, s := a.newProvider(t, func(o *Options) { o.VPC = a.vpc }), newService("web", 80)
+			if row.labels != "" {
+				annotate("target-node-labels", row.labels)(s)
+			}
+			var refusal *v1alpha1.Refusal
+			_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, row.nodes)
+			if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NoTargets || refusal.Message != row.message {
+				t.Errorf("got %v, not %s", err, row.message)
+			}
+		}
+		if writes := a.writes(); len(writes) > 0 {
+			t.Errorf("made %v", writes)
+		}
+	})
+}
+
+// nodeInOtherVPC starts an instance in another VPC, and returns its node.
+func (a *account) nodeInOtherVPC(t *testing.T) (node *corev1.Node, vpc string) {
+	t.Helper()
+	vpc = *get(t, a.ec2.CreateVpc, &ec2.CreateVpcInput{CidrBlock: new("10.9.0.0/16")}).Vpc.VpcId
+	subnet := get(t, a.ec2.CreateSubnet, &ec2.CreateSubnetInput{VpcId: &vpc, AvailabilityZone: &zones[0], CidrBlock: new("10.9.0.0/24")}).Subnet
+	id := *get(t, a.ec2.RunInstances, &ec2.RunInstancesInput{
+		ImageId: new("ami-12345678"), InstanceType: ec2types.InstanceTypeT3Micro, MinCount: new(int32(1)), MaxCount: new(int32(1)),
+		SubnetId: subnet.SubnetId,
+	}).Instances[0].InstanceId
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "elsewhere"}, Spec: corev1.NodeSpec{ProviderID: "aws:///" + zones[0] + "/" + id}}, vpc
 }
 
 // TestRefusedTargets checks that a target that has ended since it was looked up
@@ -128,7 +182,7 @@ func TestRefusedTargets(t *testing.T) {
 	if got := a.trafficTargets(t, c.names.firstName(s.UID))[80]; len(got) != 2 {
 		t.Errorf("targets are %v", got)
 	}
-	if r := c.Report(s); !strings.Contains(r.Message, a.nodes[1].Name) {
+	if r := c.Report(s); !strings.HasSuffix(r.Message, "; not registered: node-1 (instance refused by AWS)") {
 		t.Errorf("the report is %+v", r)
 	}
 }
