@@ -86,6 +86,9 @@ func (r *reconciler) ensureStack(ctx context.Context) error {
 // be: all that is known before the first write. It returns the existing load balancer
 // to change, nil for a new one.
 func (r *reconciler) selectStack(ctx context.Context, instances []instance) (current *elb.LoadBalancer, err error) {
+	if refusal := r.refuseUnowned(); refusal != nil {
+		return nil, refusal
+	}
 	// A load balancer is not created without any target. An existing one keeps its
 	// last targets.
 	if len(instances) == 0 && len(r.observed.balancers) == 0 {

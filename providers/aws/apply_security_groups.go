@@ -14,8 +14,9 @@ type groupRules struct {
 	rules []securityRule
 }
 
-// ownSecurityGroups returns the security groups that were created for the Service.
-func (r *reconciler) ownSecurityGroups(ctx context.Context) ([]ec2.SecurityGroup, error) {
+// readSecurityGroups adds the security groups that were created for the Service to the
+// observed stack.
+func (r *reconciler) readSecurityGroups(ctx context.Context) error {
 	var names []string
 	// All names that the Service's groups can have are requested in one call, by a
 	// filter; groups that do not exist are left out.
@@ -23,9 +24,18 @@ func (r *reconciler) ownSecurityGroups(ctx context.Context) ([]ec2.SecurityGroup
 		names = append(names, r.names.securityGroup(r.svc.UID, i))
 	}
 	groups, err := r.listSecurityGroups(ctx, ec2Filter("group-name", names...))
-	// Group names are unique within a VPC only: a group of another VPC can have one
-	// of the names, with other tags.
-	return slices.DeleteFunc(groups, func(g ec2.SecurityGroup) bool { return !r.ownsObject(tagMap(g.Tags)) }), err
+	for _, g := range groups {
+		o := unownedObject{"security group", aws.ToString(g.GroupId), tagMap(g.Tags)}
+		switch {
+		case r.ownsObject(o.tags):
+			r.observed.security = append(r.observed.security, g)
+		// Group names are unique within a VPC only: a foreign group of another VPC can
+		// have one of the names. One of this VPC is refused by createSecurityGroup.
+		case o.isMarked(ownTags(r.options.Cluster, r.svc)):
+			r.observed.unowned = append(r.observed.unowned, o)
+		}
+	}
+	return err
 }
 
 // ensureSecurityGroups creates the load balancer's security groups, adds the

@@ -25,19 +25,25 @@ const (
 // readRegistered sets the result to what exists, so that the targets of a load
 // balancer can be updated that this process has not synced yet.
 func (r *reconciler) readRegistered(ctx context.Context) (exists bool, err error) {
-	if err := r.readStack(ctx); err != nil || len(r.observed.balancers) == 0 {
+	if err := r.readStack(ctx); err != nil {
 		return false, err
+	}
+	// A load balancer that has lost its tags serves with target groups that have
+	// theirs.
+	if len(r.observed.balancers) == 0 && (len(r.observed.unowned) == 0 || len(r.observed.groups) == 0) {
+		return false, nil
 	}
 	// Problems of annotations are not reported here: they must not keep the targets
 	// from following the nodes.
 	o, _ := parseAnnotations(r.svc)
-	b := r.observed.balancers[0]
 	r.result = &lastSync{
 		desired: stack{NodeLabels: o.NodeLabels, Backend: o.Backend, Attributes: o.Attributes},
-		status:  statusOf(b), vpc: aws.ToString(b.VpcId),
-		report: providers.Report{Ready: true, Reason: v1alpha1.Assigned},
+		report:  providers.Report{Ready: true, Reason: v1alpha1.Assigned},
 	}
-	r.result.subject = r.describeBalancer(b)
+	if len(r.observed.balancers) > 0 {
+		b := r.observed.balancers[0]
+		r.result.status, r.result.subject = statusOf(b), r.describeBalancer(b)
+	}
 	for _, g := range r.observed.groups {
 		registered, err := r.readTargets(ctx, g)
 		if err != nil {
@@ -132,11 +138,8 @@ func (r *reconciler) usableInstances(ctx context.Context) ([]instance, error) {
 	l := r.result
 	// The VPC of a load balancer cannot be changed: an existing one stays in its
 	// VPC, whatever the flag or the nodes are.
-	if len(r.observed.balancers) > 0 {
-		l.vpc = aws.ToString(r.observed.balancers[0].VpcId)
-	}
 	// Without the flag, a new load balancer is created where most of the nodes are.
-	if l.vpc = cmp.Or(l.vpc, r.options.VPC); l.vpc == "" {
+	if l.vpc = cmp.Or(r.observed.vpc(), l.vpc, r.options.VPC); l.vpc == "" {
 		l.vpc = mostCommonVPC(all)
 	}
 	// After the period the instance is registered again: the cause may be over.

@@ -19,6 +19,10 @@ func (r *reconciler) deleteStack(ctx context.Context) error {
 	if err := r.readStack(ctx); err != nil {
 		return err
 	}
+	// Without its tag an object would stay, and the finalizer is the last record of it.
+	if refusal := r.refuseUntagged(); refusal != nil {
+		return refusal
+	}
 	o, _ := parseAnnotations(r.svc)
 	for _, b := range r.observed.balancers {
 		// Protection that the Service itself requests is respected. Protection that

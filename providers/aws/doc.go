@@ -6,11 +6,12 @@
 // report.go what they report. plan.go and plan_*.go compute the desired stack of a
 // Service (a load balancer with its listeners, target groups and security groups)
 // and its differences from AWS, from values alone; plan_mode.go decides how much a
-// sync reads and changes. observe.go reads a stack, apply.go has the order of the
-// steps that change it, and apply_*.go the steps, by object. delete.go and sweep.go
-// delete what a Service, or none any more, has in AWS. list.go, instances.go,
-// subnets.go and security_groups.go read EC2 and Elastic Load Balancing through
-// client.go. ratelimit.go limits the calls, and errors.go converts their errors.
+// sync reads and changes. observe.go reads a stack, and ownership.go decides which of
+// its objects are the Service's. apply.go has the order of the steps that change it,
+// and apply_*.go the steps, by object. delete.go and sweep.go delete what a Service,
+// or none any more, has in AWS. list.go, instances.go, subnets.go and
+// security_groups.go read EC2 and Elastic Load Balancing through client.go.
+// ratelimit.go limits the calls, and errors.go converts their errors.
 //
 // AWS keeps all state: names follow from the cluster's name and the Service's UID
 // (names.go), tags identify the objects of the cluster and record what annotations

@@ -113,10 +113,6 @@ var notFoundCodes = []string{"LoadBalancerNotFound", "TargetGroupNotFound", "Lis
 // errInUse is the failure to delete an object that AWS still uses.
 var errInUse = errors.New("still in use")
 
-func nameTaken(kind, name string) error {
-	return newRefusal(v1alpha1.NameTaken, "%s %s exists without the tags of this controller and is not changed", kind, name)
-}
-
 // reasonCodes has the codes of the EC2 and Elastic Load Balancing APIs that a user
 // or administrator can resolve (EC2, "Error codes for the Amazon EC2 API"; Elastic
 // Load Balancing, "Common Errors" and the errors of each action). Other failures are

@@ -184,7 +184,10 @@ func (c *Cloud) UpdateLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 	if err := r.updateTargets(ctx); err != nil {
 		return asRefusal(err)
 	}
-	c.storeSync(svc.UID, r.result)
+	// The report of the refused Service must not become that of a working one.
+	if len(r.observed.unowned) == 0 {
+		c.storeSync(svc.UID, r.result)
+	}
 	return nil
 }
 

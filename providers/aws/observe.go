@@ -20,7 +20,22 @@ type observedStack struct {
 	// tags of the above, by ARN.
 	tags     map[string]map[string]string
 	security []ec2.SecurityGroup // except the shared one
+	unowned  []unownedObject     // with names of the Service, which are not among the above
 	healthy  bool                // a target of a desired target group is
+}
+
+// vpc returns the VPC of the load balancer, or of its target groups if it has lost its
+// tags, "" without both.
+func (o *observedStack) vpc() string {
+	for _, b := range o.balancers {
+		return aws.ToString(b.VpcId)
+	}
+	for _, g := range o.groups {
+		if len(o.unowned) > 0 {
+			return aws.ToString(g.VpcId)
+		}
+	}
+	return ""
 }
 
 // listStack lists the load balancers and target groups with matching names.
@@ -60,8 +75,8 @@ func (o *observedStack) keepTagged(match func(tags map[string]string) bool) {
 }
 
 // readStack finds all objects of the Service, whether or not its load balancer
-// exists. If an object has one of our names but not our tags it returns a
-// Refusal, except that syncDeletion leaves such objects out.
+// exists. Objects that have one of its names but not its tags are separate
+// (observedStack.unowned).
 //
 // What others have deleted may still be in a cached list; then it lists again.
 func (r *reconciler) readStack(ctx context.Context) error {
@@ -79,15 +94,13 @@ func (r *reconciler) readStackOnce(ctx context.Context) (err error) {
 		return err
 	}
 	o := &r.observed
-	// Deletion does not read listeners, which are deleted with the load balancer,
-	// and must not be refused because of an object of others.
+	// Deletion does not read listeners, which are deleted with the load balancer.
 	if r.mode == syncDeletion {
 		if o.tags, err = r.describeTags(ctx, o.taggedARNs()); err != nil {
 			return err
 		}
-		o.keepTagged(r.ownsObject)
-		o.security, err = r.ownSecurityGroups(ctx)
-		return err
+		r.separateUnowned()
+		return r.readSecurityGroups(ctx)
 	}
 	for _, b := range o.balancers {
 		if err := r.readListeners(ctx, b); err != nil {
@@ -102,18 +115,8 @@ func (r *reconciler) readStackOnce(ctx context.Context) (err error) {
 	if err := r.readTags(ctx); err != nil {
 		return err
 	}
-	for _, b := range o.balancers {
-		if !r.ownsObject(o.tags[aws.ToString(b.LoadBalancerArn)]) {
-			return nameTaken("load balancer", aws.ToString(b.LoadBalancerName))
-		}
-	}
-	for name, g := range o.groups {
-		if !r.ownsObject(o.tags[aws.ToString(g.TargetGroupArn)]) {
-			return nameTaken("target group", name)
-		}
-	}
-	o.security, err = r.ownSecurityGroups(ctx)
-	return err
+	r.separateUnowned()
+	return r.readSecurityGroups(ctx)
 }
 
 // readTags reads the tags. In the mode syncDrift these are only those of load
@@ -137,11 +140,6 @@ func (r *reconciler) readTags(ctx context.Context) (err error) {
 	}
 	maps.Copy(r.observed.tags, known)
 	return nil
-}
-
-// ownsObject reports whether the tags are those of an object of this Service.
-func (r *reconciler) ownsObject(tags map[string]string) bool {
-	return tags[tagCluster] == r.options.Cluster && tags[tagUID] == string(r.svc.UID)
 }
 
 // readListeners adds the listeners of a load balancer to the observed stack. They

@@ -27,7 +27,7 @@ const (
 	// syncTargets registers and deregisters targets, and changes nothing else.
 	syncTargets
 	// syncDeletion deletes everything that has the Service's tags, and leaves
-	// out what lacks them.
+	// out what has none of them.
 	syncDeletion
 )
 

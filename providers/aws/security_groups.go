@@ -27,7 +27,10 @@ func (c *Cloud) findSecurityGroup(ctx context.Context, vpc, name string) (id str
 			continue
 		}
 		if !c.ownsSecurityGroup(g) {
-			return "", nameTaken("security group", name)
+			o := unownedObject{"security group", aws.ToString(g.GroupId), tagMap(g.Tags)}
+			return "", nameTaken([]unownedObject{o}, map[string]string{
+				tagCluster: c.options.Cluster, tagClusterOwned(c.options.Cluster): "owned",
+			})
 		}
 		return aws.ToString(g.GroupId), nil
 	}

@@ -1,0 +1,119 @@
+package aws
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
+)
+
+// setClusterTag sets the cluster's tag of an object, or removes it.
+func (a *account) setClusterTag(t *testing.T, id string, set bool) {
+	t.Helper()
+	switch {
+	case strings.HasPrefix(id, "sg-"):
+		a.setTag(t, id, tagCluster, map[bool]string{true: a.cluster}[set])
+	case set:
+		get(t, a.elb.AddTags, &elb.AddTagsInput{ResourceArns: []string{id}, Tags: []elbtypes.Tag{{Key: new(tagCluster), Value: &a.cluster}}})
+	default:
+		get(t, a.elb.RemoveTags, &elb.RemoveTagsInput{ResourceArns: []string{id}, TagKeys: []string{tagCluster}})
+	}
+}
+
+// TestLostTag removes the cluster's tag of an object. It is not changed, by any process,
+// and the targets of the target groups that have their tags follow the nodes. The
+// deletion of the Service does not write before the tag is restored.
+func TestLostTag(t *testing.T) {
+	for kind, row := range map[string]struct {
+		id      func(t *testing.T, a *account) string
+		command string
+		ports   []int32 // whose targets follow
+	}{
+		"load balancer": {
+			func(t *testing.T, a *account) string { return *a.balancers(t)[0].LoadBalancerArn },
+			"elbv2 add-tags --resource-arns", []int32{80, 81},
+		},
+		"target group": {func(t *testing.T, a *account) string {
+			groups := a.targetGroups(t)
+			i := slices.IndexFunc(groups, func(g elbtypes.TargetGroup) bool { return *g.Port == 30081 })
+			return *groups[i].TargetGroupArn
+		}, "elbv2 add-tags --resource-arns", []int32{80}},
+		"security group": {func(t *testing.T, a *account) string {
+			groups, name := a.groups(t), a.newProvider(t).names.firstName("web-uid")
+			for _, g := range groups {
+				if *g.GroupName == name {
+					return *g.GroupId
+				}
+			}
+			t.Fatal("no security group")
+			return ""
+		}, "ec2 create-tags --resources", []int32{80, 81}},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			eachAccount(t, func(t *testing.T, a *account) {
+				c, s := a.newProvider(t), newService("web", 80, 81)
+				a.ensureService(t, c, s)
+				id := row.id(t, a)
+				a.setClusterTag(t, id, false)
+				want := kind + " " + id + " does not have the tag fairlead.io/cluster=prod, so that it is neither changed nor deleted; " +
+					"restore the tag: aws " + row.command + " " + id + " --tags Key=fairlead.io/cluster,Value=prod"
+				requireRefusal := func(err error) {
+					t.Helper()
+					var refusal *v1alpha1.Refusal
+					if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NameTaken || refusal.Message != want {
+						t.Errorf("got %v, not %s", err, want)
+					}
+				}
+				requireTargets := func(n int) {
+					t.Helper()
+					targets := a.trafficTargets(t, c.names.firstName(s.UID))
+					for _, port := range row.ports {
+						if len(targets[port]) != n {
+							t.Errorf("port %d has the targets %v, not %d", port, targets[port], n)
+						}
+					}
+				}
+				c = a.newProvider(t)
+				_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes[:2])
+				requireRefusal(err)
+				requireTargets(2)
+				c = a.newProvider(t)
+				updateTargets(t, a, c, s, a.nodes[:1])
+				requireTargets(1)
+				if r := c.Report(s); r.Ready {
+					t.Errorf("the report is %+v", r)
+				}
+				a.reset()
+				requireRefusal(c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s))
+				if writes := a.writes(); len(writes) > 0 {
+					t.Errorf("the deletion made %v", writes)
+				}
+				a.setClusterTag(t, id, true)
+				deleteService(t, a, c, s)
+				if left := a.leakedObjects(t); len(left) > 0 {
+					t.Errorf("there remain %v", left)
+				}
+			})
+		})
+	}
+}
+
+// TestLostTags checks that one command restores the tags of all objects of an API.
+func TestLostTags(t *testing.T) {
+	eachAccount(t, func(t *testing.T, a *account) {
+		c, s := a.newProvider(t), newService("web", 80)
+		a.ensureService(t, c, s)
+		balancer, group := *a.balancers(t)[0].LoadBalancerArn, *a.targetGroups(t)[0].TargetGroupArn
+		a.setClusterTag(t, balancer, false)
+		a.setClusterTag(t, group, false)
+		err := a.newProvider(t).EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
+		if err == nil || !strings.HasSuffix(err.Error(), "--resource-arns "+balancer+" "+group+" --tags Key=fairlead.io/cluster,Value=prod") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
