@@ -32,6 +32,7 @@ type reconciler struct {
 	// usedGroups are the names of those that were made for it.
 	staleRules []groupRules
 	usedGroups []string
+	created    bool // a security group or target group of this sync
 }
 
 // ensureStack applies the desired stack. It creates before it deletes, and every

@@ -83,6 +83,7 @@ func (r *reconciler) createBalancer(ctx context.Context, groups []string, tags m
 	}
 	// The list of the next sync may have begun before this call.
 	r.loadBalancers.put(out.LoadBalancers[0])
+	r.observed.balancers = append(r.observed.balancers, out.LoadBalancers[0])
 	return out.LoadBalancers[0], nil
 }
 

@@ -98,6 +98,7 @@ func (r *reconciler) ensureOwnGroup(ctx context.Context, name string, observed, 
 		if id, err = r.createSecurityGroup(ctx, r.result.vpc, name, tags); err != nil {
 			return "", err
 		}
+		r.created = true
 		return id, explainFullGroup(r.authorizeIngress(ctx, id, desired), id, "Service")
 	}
 	id = aws.ToString(g.GroupId)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	ec2api "github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -53,11 +55,11 @@ func (r *reconciler) deleteStack(ctx context.Context) error {
 	return r.deleteSharedGroup(ctx)
 }
 
-// failureOf returns an error that is not errInUse, otherwise one that is.
+// failureOf returns the first error that is not errInUse, otherwise the first.
 // errInUse only delays the deletion, so another failure is the one to report.
 func failureOf(results []error) (failure error) {
 	for _, err := range results {
-		if err != nil && (failure == nil || errors.Is(failure, errInUse)) {
+		if err != nil && (failure == nil || errors.Is(failure, errInUse) && !errors.Is(err, errInUse)) {
 			failure = err
 		}
 	}
@@ -98,6 +100,12 @@ func (c *Cloud) deleteTargetGroup(ctx context.Context, g elb.TargetGroup) error 
 	name := aws.ToString(g.TargetGroupName)
 	_, err := callAPI(ctx, c.elb.DeleteTargetGroup, &elbapi.DeleteTargetGroupInput{TargetGroupArn: g.TargetGroupArn})
 	if isCode(err, "ResourceInUse") {
+		// Our own load balancers are deleted by now, and AWS releases their target
+		// groups; a foreign one must be deleted by its owner.
+		foreign := slices.DeleteFunc(slices.Clone(g.LoadBalancerArns), func(arn string) bool { return strings.Contains(arn, "/"+c.names.prefix) })
+		if len(foreign) > 0 {
+			name += ", which a listener of load balancer " + strings.Join(foreign, ", ") + " uses"
+		}
 		return fmt.Errorf("target group %s: %w", name, errInUse)
 	}
 	if err != nil && !isCode(err, notFoundCodes...) {

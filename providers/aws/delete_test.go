@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cloud-provider/api"
 
@@ -77,6 +79,31 @@ func TestBalancerInUse(t *testing.T) {
 	}
 	a.reset()
 	deleteService(t, a, c, s)
+}
+
+// TestTargetGroupInUse checks that the deletion names the foreign load balancer that
+// uses a target group.
+func TestTargetGroupInUse(t *testing.T) {
+	eachAccount(t, func(t *testing.T, a *account) {
+		c, s := a.newProvider(t), newService("web", 80)
+		a.ensureService(t, c, s)
+		get(t, a.elb.DeleteLoadBalancer, &elb.DeleteLoadBalancerInput{LoadBalancerArn: a.balancers(t)[0].LoadBalancerArn})
+		foreign := get(t, a.elb.CreateLoadBalancer, &elb.CreateLoadBalancerInput{
+			Name: new("foreign"), Type: elbtypes.LoadBalancerTypeEnumNetwork, Subnets: a.subnets[:1],
+		}).LoadBalancers[0].LoadBalancerArn
+		group := a.targetGroups(t)[0]
+		get(t, a.elb.CreateListener, &elb.CreateListenerInput{
+			LoadBalancerArn: foreign, Port: new(int32(80)), Protocol: elbtypes.ProtocolEnumTcp,
+			DefaultActions: forwardTo(*group.TargetGroupArn),
+		})
+		err := a.newProvider(t).EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
+		want := "waiting for AWS to release target group " + *group.TargetGroupName + ", which a listener of load balancer " + *foreign + " uses: still in use"
+		if retryAfter(t, err); err.Error() != want {
+			t.Errorf("got %v, not %s", err, want)
+		}
+		get(t, a.elb.DeleteLoadBalancer, &elb.DeleteLoadBalancerInput{LoadBalancerArn: foreign})
+		deleteService(t, a, a.newProvider(t), s)
+	})
 }
 
 // TestSweep checks that orphans are counted, and deleted only if

@@ -135,6 +135,35 @@ func TestNoCredentials(t *testing.T) {
 	}
 }
 
+const leftGroups = "; the target groups and security groups that were created stay until the next sync or the deletion of the Service"
+
+// TestRefusedLate checks that the Refusal of a call has what exists meanwhile, if
+// anything does, and is the same after each retry.
+func TestRefusedLate(t *testing.T) {
+	for action, what := range map[string]string{
+		"DescribeInstances": "", "CreateSecurityGroup": "", "CreateTargetGroup": leftGroups, "CreateLoadBalancer": leftGroups,
+		"CreateListener": "; existing meanwhile, and billed: load balancer ",
+	} {
+		t.Run(action, func(t *testing.T) {
+			eachAccount(t, func(t *testing.T, a *account) {
+				c, s := a.newProvider(t), newService("web", 80)
+				want := action + ": AccessDenied: injected by the test" + what
+				if action == "CreateListener" {
+					want += c.names.firstName(s.UID)
+				}
+				a.fail(fault{action: action, times: forever, kind: clientError("AccessDenied")})
+				for range 2 {
+					var refusal *v1alpha1.Refusal
+					_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
+					if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.PermissionDenied || refusal.Message != want {
+						t.Errorf("got %v, not %s", err, want)
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestFullSecurityGroups checks that the message has the group that is full. moto does
 // not limit the rules of a group.
 func TestFullSecurityGroups(t *testing.T) {
@@ -150,7 +179,7 @@ func TestFullSecurityGroups(t *testing.T) {
 		}
 		want := "security group " + id + " of the " + owner + " is full: remove rules from it, or raise the quota of inbound rules " +
 			"per security group (AuthorizeSecurityGroupIngress: RulesPerSecurityGroupLimitExceeded: " +
-			"The maximum number of rules per security group has been reached.)"
+			"The maximum number of rules per security group has been reached.)" + leftGroups
 		if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.QuotaExceeded || refusal.Message != want {
 			t.Errorf("got %v, not %s", err, want)
 		}

@@ -106,7 +106,7 @@ func (c *Cloud) EnsureLoadBalancer(
 	}
 	if err := r.ensureStack(ctx); err != nil {
 		c.invalidateSync(svc.UID)
-		return nil, asRefusal(err)
+		return nil, r.addExisting(asRefusal(err))
 	}
 	// A caller with the period Resync must find the comparison due.
 	r.result.due = time.Now().Add(c.options.Resync - c.options.Resync/10)

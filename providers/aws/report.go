@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -52,6 +53,29 @@ func (r *reconciler) describeBalancer(b elb.LoadBalancer) string {
 		scheme = string(r.result.desired.Scheme)
 	}
 	return fmt.Sprintf("%s Network Load Balancer %s in %s", scheme, aws.ToString(b.LoadBalancerName), r.apiClients.region)
+}
+
+// addExisting adds to a Refusal what the Service has in AWS meanwhile. Its text does not
+// change with each retry, because it is part of the condition.
+func (r *reconciler) addExisting(err error) error {
+	var refusal *v1alpha1.Refusal
+	o := &r.observed
+	// The Refusal of objects that have lost their tags names them.
+	if !errors.As(err, &refusal) || len(o.unowned) > 0 {
+		return err
+	}
+	if len(o.balancers) == 0 && !r.created && len(o.groups)+len(o.security) == 0 {
+		return err
+	}
+	text := "the target groups and security groups that were created stay until the next sync or the deletion of the Service"
+	if len(o.balancers) > 0 {
+		var names []string
+		for _, b := range o.balancers {
+			names = append(names, aws.ToString(b.LoadBalancerName))
+		}
+		text = fmt.Sprintf("existing meanwhile, and billed: load balancer %s", strings.Join(names, " and "))
+	}
+	return newRefusal(refusal.Reason, "%s; %s", refusal.Message, text)
 }
 
 // recordMissing records the desired targets that cannot be registered.
