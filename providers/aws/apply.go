@@ -28,11 +28,15 @@ type reconciler struct {
 	old  *elb.LoadBalancer // which the desired load balancer replaces
 	// place is planned before the first write, and set only if it is needed.
 	place placement
-	// staleRules are revoked when the load balancer has all its groups, and
-	// usedGroups are the names of those that were made for it.
-	staleRules []groupRules
-	usedGroups []string
-	created    bool // a security group or target group of this sync
+	// appliedRules are those of the last successful sync, none if this process has
+	// not made one.
+	appliedRules []securityRule
+	// excludedRules admit clients that are not desired any more, and are revoked as
+	// soon as the load balancer has all its groups; staleRules at the end. usedGroups
+	// are the names of the groups that were made for it.
+	excludedRules, staleRules []groupRules
+	usedGroups                []string
+	created                   bool // a security group or target group of this sync
 }
 
 // ensureStack applies the desired stack. It creates before it deletes, and every
@@ -60,6 +64,15 @@ func (r *reconciler) ensureStack(ctx context.Context) error {
 	defer r.sharedGroup.users.RUnlock()
 	groups, err := r.ensureSecurityGroups(ctx, instances)
 	if err != nil {
+		return err
+	}
+	// A narrower range takes effect also if a later step is refused.
+	if current != nil {
+		if err := r.setSecurityGroups(ctx, current, groups); err != nil {
+			return err
+		}
+	}
+	if err := r.revokeRules(ctx, r.excludedRules); err != nil {
 		return err
 	}
 	// The targets are registered before the listener exists, so that health checks

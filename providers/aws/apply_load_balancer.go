@@ -43,15 +43,14 @@ func (r *reconciler) ensureBalancer(ctx context.Context, current *elb.LoadBalanc
 		}
 		// CreateLoadBalancer does not have a field for AWS PrivateLink.
 		if r.result.desired.PrivateLink == "off" {
-			if _, err := r.setGroups(ctx, &b, groups); err != nil {
+			if err := r.setSecurityGroups(ctx, &b, groups); err != nil {
 				return b, err
 			}
-			r.loadBalancers.put(b)
 		}
 	} else {
 		b = *current
 		tags = r.observed.tags[aws.ToString(b.LoadBalancerArn)]
-		if err := r.changeBalancer(ctx, &b, groups); err != nil {
+		if err := r.changeBalancer(ctx, &b); err != nil {
 			return b, err
 		}
 		// The record stays, because the load balancer keeps its addresses when the
@@ -118,12 +117,34 @@ func (r *reconciler) planPlacement(ctx context.Context, current *elb.LoadBalance
 	return nil
 }
 
-// changeBalancer changes security groups, subnets and the address type.
-func (r *reconciler) changeBalancer(ctx context.Context, b *elb.LoadBalancer, groups []string) error {
-	changed, err := r.setGroups(ctx, b, groups)
-	if err != nil {
+// setSecurityGroups sets the security groups of an existing load balancer, and whether
+// they apply to the traffic of AWS PrivateLink.
+func (r *reconciler) setSecurityGroups(ctx context.Context, b *elb.LoadBalancer, groups []string) error {
+	// AWS lists the groups in an order of its own.
+	groups = slices.Compact(slices.Sorted(slices.Values(groups)))
+	// "on" is AWS's default, also of a response without the field.
+	observed := cmp.Or(aws.ToString(b.EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic), "on")
+	desired := cmp.Or(r.result.desired.PrivateLink, observed)
+	if desired == observed && slices.Equal(slices.Sorted(slices.Values(b.SecurityGroups)), groups) {
+		return nil
+	}
+	in := &elbapi.SetSecurityGroupsInput{LoadBalancerArn: b.LoadBalancerArn, SecurityGroups: groups}
+	// The call may set an omitted field to its default.
+	if desired != "on" || observed != "on" {
+		in.EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic = elb.EnforceSecurityGroupInboundRulesOnPrivateLinkTrafficEnum(desired)
+	}
+	if _, err := callAPI(ctx, r.elb.SetSecurityGroups, in); err != nil {
 		return err
 	}
+	b.SecurityGroups, b.EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic = groups, &desired
+	r.loadBalancers.put(*b)
+	return nil
+}
+
+// changeBalancer changes subnets and the address type. A load balancer keeps its
+// subnets unless an annotation names others.
+func (r *reconciler) changeBalancer(ctx context.Context, b *elb.LoadBalancer) error {
+	changed := false
 	if len(r.result.desired.Subnets) > 0 {
 		// SetSubnets replaces the whole list. Addresses are not compared here:
 		// their change requires a replacement.
@@ -148,30 +169,6 @@ func (r *reconciler) changeBalancer(ctx context.Context, b *elb.LoadBalancer, gr
 		r.loadBalancers.put(*b)
 	}
 	return nil
-}
-
-// setGroups sets the security groups of a load balancer, and whether they apply to
-// the traffic of AWS PrivateLink.
-func (r *reconciler) setGroups(ctx context.Context, b *elb.LoadBalancer, groups []string) (changed bool, err error) {
-	// AWS lists the groups in an order of its own.
-	slices.Sort(groups)
-	groups = slices.Compact(groups)
-	// "on" is AWS's default, also of a response without the field.
-	observed := cmp.Or(aws.ToString(b.EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic), "on")
-	desired := cmp.Or(r.result.desired.PrivateLink, observed)
-	if desired == observed && slices.Equal(slices.Sorted(slices.Values(b.SecurityGroups)), groups) {
-		return false, nil
-	}
-	in := &elbapi.SetSecurityGroupsInput{LoadBalancerArn: b.LoadBalancerArn, SecurityGroups: groups}
-	// The call may set an omitted field to its default.
-	if desired != "on" || observed != "on" {
-		in.EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic = elb.EnforceSecurityGroupInboundRulesOnPrivateLinkTrafficEnum(desired)
-	}
-	if _, err := callAPI(ctx, r.elb.SetSecurityGroups, in); err != nil {
-		return false, err
-	}
-	b.SecurityGroups, b.EnforceSecurityGroupInboundRulesOnPrivateLinkTraffic = groups, &desired
-	return true, nil
 }
 
 // hasTakenOver reports whether the load balancer that this one replaces can be

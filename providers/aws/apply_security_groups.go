@@ -40,7 +40,7 @@ func (r *reconciler) readSecurityGroups(ctx context.Context) error {
 
 // ensureSecurityGroups creates the load balancer's security groups, adds the
 // rules that they lack, and returns the IDs of all its groups. Superfluous rules
-// are revoked when the load balancer has all groups.
+// stay in excludedRules and staleRules.
 func (r *reconciler) ensureSecurityGroups(ctx context.Context, instances []instance) (ids []string, err error) {
 	desired := r.result.desired
 	// A load balancer that was created without groups cannot get any later
@@ -49,24 +49,17 @@ func (r *reconciler) ensureSecurityGroups(ctx context.Context, instances []insta
 		return nil, nil
 	}
 	ids = slices.Clone(desired.Groups)
-	observed := make([][]securityRule, maxGroups)
-	for i := range observed {
-		if g := r.ownGroup(r.names.securityGroup(r.svc.UID, i)); g != nil {
-			observed[i] = rulesOf(g.IpPermissions)
+	if len(desired.Rules) > 0 {
+		own, err := r.ensureOwnGroups(ctx)
+		// A group exists that was not read: its rules are known now, and they are
+		// part of the next plan.
+		if isCode(err, errCodeGroupExists) {
+			own, err = r.ensureOwnGroups(ctx)
 		}
-	}
-	for i, rules := range placeRules(desired.Rules, observed) {
-		// A group without rules is not needed. If it exists, deleteRulesAndGroups
-		// deletes it.
-		if len(rules) == 0 {
-			continue
-		}
-		name := r.names.securityGroup(r.svc.UID, i)
-		id, err := r.ensureOwnGroup(ctx, name, observed[i], rules)
 		if err != nil {
 			return nil, err
 		}
-		ids, r.usedGroups = append(ids, id), append(r.usedGroups, name)
+		ids = append(ids, own...)
 	}
 	// The nodes' groups admit the shared group, so a load balancer without it would
 	// not reach its targets.
@@ -76,6 +69,41 @@ func (r *reconciler) ensureSecurityGroups(ctx context.Context, instances []insta
 			return nil, err
 		}
 		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// ensureOwnGroups distributes the desired rules over the Service's groups, and
+// returns the IDs of those that it needs. If it finds a group that was not read, it
+// reads all of them and returns an error with the code errCodeGroupExists.
+func (r *reconciler) ensureOwnGroups(ctx context.Context) (ids []string, err error) {
+	desired := r.result.desired.Rules
+	r.excludedRules, r.staleRules, r.usedGroups = nil, nil, nil
+	observed := make([][]securityRule, maxGroups)
+	for i := range observed {
+		g := r.ownGroup(r.names.securityGroup(r.svc.UID, i))
+		if g == nil {
+			continue
+		}
+		all := rulesOf(g.IpPermissions)
+		first := rulesToRevokeFirst(all, desired, r.appliedRules, len(r.observed.balancers) > 0)
+		if err := r.revokeIngress(ctx, aws.ToString(g.GroupId), first); err != nil {
+			return nil, err
+		}
+		observed[i] = subtract(all, first)
+	}
+	for i, rules := range placeRules(desired, observed) {
+		name := r.names.securityGroup(r.svc.UID, i)
+		// A group without rules is not needed. If it exists, deleteRulesAndGroups
+		// deletes it. The first one has the rule for ICMP (clientRules).
+		if len(rules) == 0 {
+			continue
+		}
+		id, err := r.ensureOwnGroup(ctx, name, observed[i], rules)
+		if err != nil {
+			return nil, err
+		}
+		ids, r.usedGroups = append(ids, id), append(r.usedGroups, name)
 	}
 	return ids, nil
 }
@@ -95,7 +123,7 @@ func (r *reconciler) ensureOwnGroup(ctx context.Context, name string, observed, 
 	tags := r.desiredTags("")
 	g := r.ownGroup(name)
 	if g == nil {
-		if id, err = r.createSecurityGroup(ctx, r.result.vpc, name, tags); err != nil {
+		if id, err = r.createOwnGroup(ctx, name, tags); err != nil {
 			return "", err
 		}
 		r.created = true
@@ -113,26 +141,73 @@ func (r *reconciler) ensureOwnGroup(ctx context.Context, name string, observed, 
 		return "", explainFullGroup(err, id, "Service")
 	}
 	// A rule that moved to another group admits its clients here until the load
-	// balancer has the other group.
-	r.staleRules = append(r.staleRules, groupRules{id, remove})
+	// balancer has the other group, and that of a port that is removed until the
+	// listener is deleted.
+	excluded, stale := splitStaleRules(remove, r.result.desired.Rules)
+	r.excludedRules = append(r.excludedRules, groupRules{id, excluded})
+	r.staleRules = append(r.staleRules, groupRules{id, stale})
 	return id, r.retagSecurityGroup(ctx, id, tagMap(g.Tags), tags)
+}
+
+// createOwnGroup creates one of the Service's groups, without rules. If a group has
+// the name it reads all groups of the Service: its rules must not be assumed.
+func (r *reconciler) createOwnGroup(ctx context.Context, name string, tags map[string]string) (id string, err error) {
+	id, err = r.createSecurityGroup(ctx, r.result.vpc, name, tags)
+	if !isCode(err, errCodeGroupExists) {
+		return id, err
+	}
+	r.observed.security = nil
+	if readErr := r.readSecurityGroups(ctx); readErr != nil {
+		return "", readErr
+	}
+	if r.ownGroup(name) == nil { // it is not ours
+		if _, findErr := r.findSecurityGroup(ctx, r.result.vpc, name); findErr != nil {
+			return "", findErr
+		}
+	}
+	return "", err
+}
+
+// revokeRules revokes superfluous rules.
+func (r *reconciler) revokeRules(ctx context.Context, all []groupRules) error {
+	for _, s := range all {
+		if err := r.revokeIngress(ctx, s.group, s.rules); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // deleteRulesAndGroups revokes rules and deletes own groups that are not desired.
 func (r *reconciler) deleteRulesAndGroups(ctx context.Context) error {
 	// The load balancer has all its groups by now (ensureStack).
-	for _, s := range r.staleRules {
-		if err := r.revokeIngress(ctx, s.group, s.rules); err != nil {
-			return err
+	if err := r.revokeRules(ctx, r.staleRules); err != nil {
+		return err
+	}
+	unused := slices.DeleteFunc(slices.Clone(r.observed.security), func(g ec2.SecurityGroup) bool {
+		return slices.Contains(r.usedGroups, aws.ToString(g.GroupName))
+	})
+	return r.tolerateInUse(r.deleteOwnGroups(ctx, unused))
+}
+
+// deleteOwnGroups deletes groups of the Service. The first one is deleted after all
+// others, because they are found by it: CreateSecurityGroup fails while it exists
+// (createOwnGroup).
+func (r *reconciler) deleteOwnGroups(ctx context.Context, groups []ec2.SecurityGroup) error {
+	first := r.names.securityGroup(r.svc.UID, 0)
+	var results []error
+	for _, g := range groups {
+		if aws.ToString(g.GroupName) != first {
+			results = append(results, r.deleteSecurityGroup(ctx, aws.ToString(g.GroupId)))
 		}
 	}
-	for _, g := range r.observed.security {
-		if slices.Contains(r.usedGroups, aws.ToString(g.GroupName)) {
-			continue
-		}
-		if err := r.tolerateInUse(r.deleteSecurityGroup(ctx, aws.ToString(g.GroupId))); err != nil {
-			return err
+	if err := failureOf(results); err != nil {
+		return err
+	}
+	for _, g := range groups {
+		if aws.ToString(g.GroupName) == first {
+			results = append(results, r.deleteSecurityGroup(ctx, aws.ToString(g.GroupId)))
 		}
 	}
-	return nil
+	return failureOf(results)
 }

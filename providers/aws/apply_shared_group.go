@@ -89,6 +89,12 @@ func (c *Cloud) ensureSharedGroup(ctx context.Context, vpc string, instances []i
 				tagCluster: c.options.Cluster, tagClusterOwned(c.options.Cluster): "owned",
 				tagName: "shared by all load balancers of " + c.options.Cluster,
 			})
+			// Another process has created it, or the response of the call was lost.
+			if isCode(err, errCodeGroupExists) {
+				if found, findErr := c.findSecurityGroup(ctx, vpc, c.names.sharedGroup()); found != "" || findErr != nil {
+					id, err = found, findErr
+				}
+			}
 		}
 		if err == nil && c.options.ManageNodeSecurityGroups {
 			err = c.admitSharedGroup(ctx, id, nodeGroups, instances)

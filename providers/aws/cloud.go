@@ -72,8 +72,11 @@ type Cloud struct {
 	mu          sync.Mutex // guards the following fields
 	*apiClients            // nil before connect
 	lastSyncs   map[types.UID]*lastSync
-	locked      map[types.UID]bool
-	unlocked    *sync.Cond
+	// unfinished are the Services of which the last sync or deletion failed. They may
+	// have security groups although nothing else exists.
+	unfinished map[types.UID]bool
+	locked     map[types.UID]bool
+	unlocked   *sync.Cond
 
 	loadBalancers listCache[elb.LoadBalancer]
 	targetGroups  listCache[elb.TargetGroup]
@@ -87,7 +90,7 @@ type Cloud struct {
 func New(o Options) (*Cloud, error) {
 	c := &Cloud{
 		options: o, names: newNames(o.Cluster), log: o.Log,
-		lastSyncs: map[types.UID]*lastSync{}, locked: map[types.UID]bool{}, orphanedSince: map[string]time.Time{},
+		lastSyncs: map[types.UID]*lastSync{}, unfinished: map[types.UID]bool{}, locked: map[types.UID]bool{}, orphanedSince: map[string]time.Time{},
 		settings: adminSettings{
 			Scheme: cmp.Or(o.Scheme, Schemes[0]), Probe: cmp.Or(o.HealthProbe, probeKubeProxy), Tags: o.Tags, NodePorts: o.NodePorts,
 		},

@@ -44,9 +44,7 @@ func (r *reconciler) deleteStack(ctx context.Context) error {
 	for _, g := range r.observed.groups {
 		results = append(results, r.deleteTargetGroup(ctx, g))
 	}
-	for _, g := range r.observed.security {
-		results = append(results, r.deleteSecurityGroup(ctx, aws.ToString(g.GroupId)))
-	}
+	results = append(results, r.deleteOwnGroups(ctx, r.observed.security))
 	if err := failureOf(results); err != nil {
 		return err
 	}

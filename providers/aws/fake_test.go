@@ -28,15 +28,16 @@ import (
 // and errors are real. Tests may change the fields between calls.
 type fakeAWS struct {
 	quota        fakeQuota
-	provisioning int             // number of descriptions of a new load balancer in the state provisioning
-	lingering    int             // number of deletions of security groups that fail because of a deleted load balancer's interfaces
-	inUse        int             // number of deletions of target groups that fail because of a deleted listener
-	draining     int             // number of descriptions that list a deregistered target
-	unknown      int             // number of calls for which a new security group or listener is unknown; 0 by default, since providers wait
-	page         int             // results per page
-	unhealthy    map[string]bool // instances whose health checks fail
-	clusters     []string        // of the providers under test, which have the shipped IAM policy
-	denied       map[string]bool // actions that the policy lacks
+	provisioning int                 // number of descriptions of a new load balancer in the state provisioning
+	lingering    int                 // number of deletions of security groups that fail because of a deleted load balancer's interfaces
+	inUse        int                 // number of deletions of target groups that fail because of a deleted listener
+	draining     int                 // number of descriptions that list a deregistered target
+	unknown      int                 // number of calls for which a new security group or listener is unknown; 0 by default, since providers wait
+	page         int                 // results per page
+	unhealthy    map[string]bool     // instances whose health checks fail
+	clusters     []string            // of the providers under test, which have the shipped IAM policy
+	denied       map[string]bool     // actions that the policy lacks
+	onCall       func(action string) // called after each call of the provider under test; may be nil
 
 	t               *testing.T
 	account, region string
@@ -147,6 +148,9 @@ func (f *fakeAWS) handleAttempt(ctx context.Context, w *callRecorder) (any, *raw
 	}
 	if failing == nil || failing.lost {
 		output, err := f.runAction(middleware.GetStackValue(ctx, inputKey{}), w != nil)
+		if w != nil && f.onCall != nil {
+			f.onCall(middleware.GetOperationName(ctx))
+		}
 		switch refusal, _ := err.(*awsError); {
 		case failing != nil:
 		case err == nil:

@@ -51,6 +51,10 @@ func (a *account) lifecycleSteps(t *testing.T) []lifecycleStep {
 	given.Annotations[prefix+"subnets"] = strings.Join(a.subnets[:2], ",")
 	replaced.Annotations[prefix+"scheme"] = "internal"
 	replaced.Annotations[v1alpha1.AnnotationAllowReplacement] = "true"
+	many, others, fewer := newService("web", 80), newService("web", 80), newService("web", 80)
+	many.Spec.LoadBalancerSourceRanges = sourceRanges(60, 9)
+	others.Spec.LoadBalancerSourceRanges = append(sourceRanges(40, 8), sourceRanges(20, 9)...)
+	fewer.Spec.LoadBalancerSourceRanges = sourceRanges(5, 9)
 	ensure := func(s *corev1.Service) func(t *testing.T, c *Cloud) error {
 		return func(t *testing.T, c *Cloud) error {
 			_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
@@ -60,6 +64,9 @@ func (a *account) lifecycleSteps(t *testing.T) []lifecycleStep {
 	return []lifecycleStep{
 		{name: "create", do: ensure(before), last: before},
 		{name: "change", before: before, do: ensure(after), last: after},
+		{name: "create with many ranges", do: ensure(many), last: many},
+		{name: "other ranges", before: many, do: ensure(others), last: others},
+		{name: "narrower ranges", before: newService("web", 80), do: ensure(fewer), last: fewer},
 		{name: "groups", before: before, last: given, do: func(t *testing.T, c *Cloud) error {
 			err := ensure(given)(t, c)
 			if err == nil && c.lastSyncOf(given.UID).incomplete {
@@ -130,7 +137,7 @@ func (a *account) runStep(t *testing.T, s lifecycleStep, f *fault, killed bool) 
 		c = a.newProvider(t)
 	}
 	a.retryUntilDone(t, c, s.do)
-	calls, world = a.calls(), a.world(t)
+	calls, world = a.calls(), mergeOwnGroups(a.world(t))
 	a.reset()
 	a.retryUntilDone(t, a.newProvider(t), func(t *testing.T, c *Cloud) error {
 		return c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s.last)

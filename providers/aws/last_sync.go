@@ -103,6 +103,24 @@ func (c *Cloud) storeSync(uid types.UID, l *lastSync) {
 	}
 }
 
+// recordResult records whether the last sync or deletion of a Service failed.
+func (c *Cloud) recordResult(uid types.UID, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		c.unfinished[uid] = true
+	} else {
+		delete(c.unfinished, uid)
+	}
+}
+
+// isUnfinished reports whether the last sync or deletion of a Service failed.
+func (c *Cloud) isUnfinished(uid types.UID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.unfinished[uid]
+}
+
 // invalidateSync makes the next sync read everything: after a failure it is not
 // known what took effect.
 func (c *Cloud) invalidateSync(uid types.UID) {

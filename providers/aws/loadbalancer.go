@@ -102,9 +102,11 @@ func (c *Cloud) EnsureLoadBalancer(
 	// What is remembered about targets and names outlives a change of the stack.
 	if last != nil {
 		r.result.syncs, r.result.refused, r.result.shown = last.syncs+1, maps.Clone(last.refused), last.shown
-		r.knownTags = last.tags
+		r.knownTags, r.appliedRules = last.tags, last.desired.Rules
 	}
-	if err := r.ensureStack(ctx); err != nil {
+	err := r.ensureStack(ctx)
+	c.recordResult(svc.UID, err)
+	if err != nil {
 		c.invalidateSync(svc.UID)
 		return nil, r.addExisting(asRefusal(err))
 	}
@@ -207,6 +209,7 @@ func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *co
 	}
 	r := &reconciler{Cloud: c, svc: svc, mode: syncDeletion}
 	err := r.deleteStack(ctx)
+	c.recordResult(svc.UID, err)
 	switch {
 	case errors.Is(err, errInUse):
 		// Its interfaces keep a deleted load balancer's security groups for minutes.

@@ -23,6 +23,11 @@ func mergeMaps(all ...map[string]string) map[string]string {
 	return m
 }
 
+// intersect returns what both slices have.
+func intersect[T comparable](a, b []T) []T {
+	return slices.DeleteFunc(slices.Clone(a), func(x T) bool { return !slices.Contains(b, x) })
+}
+
 // subtract returns what the first slice has and the second lacks.
 func subtract[T comparable](a, b []T) []T {
 	return slices.DeleteFunc(slices.Clone(a), func(x T) bool { return slices.Contains(b, x) })

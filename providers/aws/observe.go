@@ -107,9 +107,9 @@ func (r *reconciler) readStackOnce(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	// Nothing exists. Security groups are found by name when they are created
-	// (createSecurityGroup).
-	if len(o.balancers)+len(o.groups) == 0 {
+	// Usually nothing exists. Security groups that a process left that has ended are
+	// found by name when they are created (createOwnGroup).
+	if len(o.balancers)+len(o.groups) == 0 && !r.isUnfinished(r.svc.UID) {
 		return nil
 	}
 	if err := r.readTags(ctx); err != nil {

@@ -2,6 +2,7 @@ package aws
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -90,6 +91,63 @@ func placeRules(desired []securityRule, observed [][]securityRule) (placed [][]s
 		room[i]--
 	}
 	return placed
+}
+
+// rulesToRevokeFirst returns the observed rules that are revoked before others are
+// authorized, so that no range is admitted that neither the applied rules nor the
+// desired ones have. applied are those of the last sync that succeeded, none if this
+// process has not made one; then rules that overlap a desired source stay, because
+// they may be the applied ones, and their clients would be refused meanwhile. Without
+// a load balancer no client depends on a rule.
+func rulesToRevokeFirst(observed, desired, applied []securityRule, hasBalancer bool) []securityRule {
+	superfluous := subtract(observed, desired)
+	if !hasBalancer {
+		return superfluous
+	}
+	if len(applied) > 0 {
+		return subtract(superfluous, applied)
+	}
+	sources := clientSources(desired)
+	return slices.DeleteFunc(superfluous, func(r securityRule) bool {
+		return slices.ContainsFunc(sources, func(source string) bool { return overlaps(r.Source, source) })
+	})
+}
+
+// splitStaleRules returns the rules that admit clients outside of the desired
+// sources, and the others: those of a port that is being removed, and those that are
+// desired in another group.
+func splitStaleRules(stale, desired []securityRule) (excluded, rest []securityRule) {
+	sources := clientSources(desired)
+	for _, r := range stale {
+		if slices.Contains(sources, r.Source) || slices.Contains(desired, r) {
+			rest = append(rest, r)
+		} else {
+			excluded = append(excluded, r)
+		}
+	}
+	return excluded, rest
+}
+
+// clientSources returns the sources of clients. The rules for ICMP do not admit
+// clients, and have a source of their own (clientRules).
+func clientSources(rules []securityRule) (sources []string) {
+	for _, r := range rules {
+		if r.Protocol == "tcp" || r.Protocol == "udp" {
+			sources = append(sources, r.Source)
+		}
+	}
+	slices.Sort(sources)
+	return slices.Compact(sources)
+}
+
+// overlaps reports whether two sources are equal, or are CIDRs with common addresses.
+func overlaps(a, b string) bool {
+	if a == b {
+		return true
+	}
+	x, errX := netip.ParsePrefix(a)
+	y, errY := netip.ParsePrefix(b)
+	return errX == nil && errY == nil && x.Overlaps(y)
 }
 
 // nodeRules admit the load balancers, by their shared security group, to the

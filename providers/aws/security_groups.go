@@ -9,6 +9,10 @@ import (
 	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
+// errCodeGroupExists is the code of CreateSecurityGroup if the VPC has a group with
+// the name.
+const errCodeGroupExists = "InvalidGroup.Duplicate"
+
 func (c *Cloud) listSecurityGroups(ctx context.Context, filters []ec2.Filter) ([]ec2.SecurityGroup, error) {
 	pages := ec2api.NewDescribeSecurityGroupsPaginator(c.ec2, &ec2api.DescribeSecurityGroupsInput{Filters: filters})
 	return listAll(ctx, pages, func(p *ec2api.DescribeSecurityGroupsOutput) []ec2.SecurityGroup { return p.SecurityGroups })
@@ -42,20 +46,13 @@ func (c *Cloud) ownsSecurityGroup(g ec2.SecurityGroup) bool {
 }
 
 // createSecurityGroup creates a group without rules, with its tags, and returns its
-// ID. If a group of ours has the name, it returns the ID of that.
+// ID. If a group has the name, the code of the error is errCodeGroupExists.
 func (c *Cloud) createSecurityGroup(ctx context.Context, vpc, name string, tags map[string]string) (id string, err error) {
 	out, err := callAPI(ctx, c.ec2.CreateSecurityGroup, &ec2api.CreateSecurityGroupInput{
 		GroupName: aws.String(name), VpcId: aws.String(vpc),
 		Description:       aws.String("Load balancers of Kubernetes cluster " + plainText(c.options.Cluster)),
 		TagSpecifications: []ec2.TagSpecification{{ResourceType: ec2.ResourceTypeSecurityGroup, Tags: ec2TagList(tags)}},
 	})
-	if isCode(err, "InvalidGroup.Duplicate") {
-		// The group is ours, from a call with a lost response, or a foreign one.
-		found, findErr := c.findSecurityGroup(ctx, vpc, name)
-		if found != "" || findErr != nil {
-			return found, findErr
-		}
-	}
 	if err != nil {
 		return "", err
 	}
@@ -75,7 +72,7 @@ func plainText(text string) string {
 
 // authorizeIngress adds rules to a group.
 func (c *Cloud) authorizeIngress(ctx context.Context, group string, rules []securityRule) error {
-	return allOrEach(rules, "InvalidPermission.Duplicate", func(rules []securityRule) error {
+	return c.changeIngress(ctx, group, rules, subtract, "InvalidPermission.Duplicate", func(rules []securityRule) error {
 		// The group may have been created just before.
 		return retryWhile(ctx, "InvalidGroup.NotFound", func() error {
 			_, err := callAPI(ctx, c.ec2.AuthorizeSecurityGroupIngress, &ec2api.AuthorizeSecurityGroupIngressInput{
@@ -88,7 +85,7 @@ func (c *Cloud) authorizeIngress(ctx context.Context, group string, rules []secu
 
 // revokeIngress removes rules from a group.
 func (c *Cloud) revokeIngress(ctx context.Context, group string, rules []securityRule) error {
-	err := allOrEach(rules, "InvalidPermission.NotFound", func(rules []securityRule) error {
+	err := c.changeIngress(ctx, group, rules, intersect, "InvalidPermission.NotFound", func(rules []securityRule) error {
 		_, err := callAPI(ctx, c.ec2.RevokeSecurityGroupIngress, &ec2api.RevokeSecurityGroupIngressInput{
 			GroupId: aws.String(group), IpPermissions: permissionsOf(rules),
 		})
@@ -100,20 +97,30 @@ func (c *Cloud) revokeIngress(ctx context.Context, group string, rules []securit
 	return err
 }
 
-// allOrEach makes one call for all rules. A rule for which nothing is to be done
-// fails the call with the code; then it makes a call for each rule.
-func allOrEach(all []securityRule, doneCode string, do func([]securityRule) error) error {
-	if len(all) == 0 {
+// changeIngress makes one call for all rules. AWS refuses the call with the code if
+// one of the rules already is as requested, such as after a call without a response.
+// Then the group is read, and a call is made for the remaining rules.
+func (c *Cloud) changeIngress(
+	ctx context.Context, group string, rules []securityRule, remaining func(rules, observed []securityRule) []securityRule,
+	code string, change func([]securityRule) error,
+) error {
+	if len(rules) == 0 {
 		return nil
 	}
-	err := do(all)
-	if !isCode(err, doneCode) {
+	err := change(rules)
+	if !isCode(err, code) {
 		return err
 	}
-	for _, r := range all {
-		if err := do([]securityRule{r}); err != nil && !isCode(err, doneCode) {
-			return err
+	// The response may be older than the rules.
+	return retryWhile(ctx, code, func() error {
+		var observed []securityRule
+		groups, err := c.listSecurityGroups(ctx, ec2Filter("group-id", group))
+		for _, g := range groups {
+			observed = rulesOf(g.IpPermissions)
 		}
-	}
-	return nil
+		if rest := remaining(rules, observed); err == nil && len(rest) > 0 {
+			return change(rest)
+		}
+		return err
+	})
 }
