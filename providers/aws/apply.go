@@ -67,12 +67,7 @@ func (r *reconciler) ensureStack(ctx context.Context) error {
 		return err
 	}
 	// A narrower range takes effect also if a later step is refused.
-	if current != nil {
-		if err := r.setSecurityGroups(ctx, current, groups); err != nil {
-			return err
-		}
-	}
-	if err := r.revokeRules(ctx, r.excludedRules); err != nil {
+	if err := r.excludeSources(ctx, current, groups); err != nil {
 		return err
 	}
 	// The targets are registered before the listener exists, so that health checks

@@ -175,8 +175,9 @@ func (l listener) moreCertificates() string {
 // listener presents to clients that name another server (SNI).
 func (r *reconciler) ensureCertificates(ctx context.Context, arn string, l listener, recorded string) error {
 	// The record is a digest of the list. It is written after the certificates, so
-	// that equality means that all were set.
-	if l.moreCertificates() == recorded {
+	// that equality means that all were set. In the mode syncAttributes they are
+	// compared as well.
+	if l.moreCertificates() == recorded && (recorded == "" || r.mode != syncAttributes) {
 		return nil
 	}
 	out, err := callAPI(ctx, r.elb.DescribeListenerCertificates, &elbapi.DescribeListenerCertificatesInput{

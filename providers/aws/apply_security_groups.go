@@ -6,6 +6,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 )
 
 // groupRules are rules of one security group.
@@ -166,6 +167,17 @@ func (r *reconciler) createOwnGroup(ctx context.Context, name string, tags map[s
 		}
 	}
 	return "", err
+}
+
+// excludeSources revokes the rules of sources that are not desired any more, as soon
+// as an existing load balancer has the groups with the desired ones.
+func (r *reconciler) excludeSources(ctx context.Context, current *elb.LoadBalancer, groups []string) error {
+	if current != nil {
+		if err := r.setSecurityGroups(ctx, current, groups); err != nil {
+			return err
+		}
+	}
+	return r.revokeRules(ctx, r.excludedRules)
 }
 
 // revokeRules revokes superfluous rules.

@@ -15,10 +15,6 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// maxSharedGroupAge is how long the nodes' security groups are assumed to admit
-// the shared one.
-const maxSharedGroupAge = time.Hour
-
 // sharedGroup is the security group that all load balancers of the cluster have,
 // and that the nodes' groups admit: a node's group has three rules, however many
 // Services there are.
@@ -26,10 +22,11 @@ type sharedGroup struct {
 	// users has a read lock while a load balancer with the group is created, so
 	// that the deletion of the last one does not delete the group.
 	users  sync.RWMutex
+	maxAge time.Duration // of a check
 	flight singleflight.Group
 
 	mu      sync.Mutex
-	id      string
+	id      string               // that the last check found
 	checked map[string]time.Time // by the nodes' groups that were checked
 }
 
@@ -38,17 +35,24 @@ type sharedGroup struct {
 func (s *sharedGroup) invalidate() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.id, s.checked = "", nil
+	s.checked = nil
 }
 
 // get returns the group's ID if it was checked for these groups of nodes.
 func (s *sharedGroup) get(nodeGroups string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if time.Since(s.checked[nodeGroups]) < maxSharedGroupAge {
+	if time.Since(s.checked[nodeGroups]) < s.maxAge {
 		return s.id
 	}
 	return ""
+}
+
+// lastID returns the ID that the last check found, however long ago.
+func (s *sharedGroup) lastID() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.id
 }
 
 // store records that the group exists, and that these groups of nodes admit it.
@@ -82,19 +86,8 @@ func (c *Cloud) ensureSharedGroup(ctx context.Context, vpc string, instances []i
 	}
 	err = callOnce(ctx, &s.flight, key, func(ctx context.Context) error {
 		id, err := c.findSecurityGroup(ctx, vpc, c.names.sharedGroup())
-		// The tag kubernetes.io/cluster/NAME lets installers delete the group with
-		// the cluster. No tag names a Service, because none of them owns the group.
 		if id == "" && err == nil {
-			id, err = c.createSecurityGroup(ctx, vpc, c.names.sharedGroup(), map[string]string{
-				tagCluster: c.options.Cluster, tagClusterOwned(c.options.Cluster): "owned",
-				tagName: "shared by all load balancers of " + c.options.Cluster,
-			})
-			// Another process has created it, or the response of the call was lost.
-			if isCode(err, errCodeGroupExists) {
-				if found, findErr := c.findSecurityGroup(ctx, vpc, c.names.sharedGroup()); found != "" || findErr != nil {
-					id, err = found, findErr
-				}
-			}
+			id, err = c.createSharedGroup(ctx, vpc)
 		}
 		if err == nil && c.options.ManageNodeSecurityGroups {
 			err = c.admitSharedGroup(ctx, id, nodeGroups, instances)
@@ -104,9 +97,28 @@ func (c *Cloud) ensureSharedGroup(ctx context.Context, vpc string, instances []i
 		}
 		return err
 	})
-	// Another caller's result is read from the cache: callOnce returns only the
-	// error.
-	return s.get(key), err
+	if err != nil {
+		return "", err
+	}
+	// The check may be another caller's: callOnce returns only the error.
+	return s.lastID(), nil
+}
+
+// createSharedGroup creates the group without rules, and returns its ID.
+func (c *Cloud) createSharedGroup(ctx context.Context, vpc string) (id string, err error) {
+	// The tag kubernetes.io/cluster/NAME lets installers delete the group with the
+	// cluster. No tag names a Service, because none of them owns the group.
+	id, err = c.createSecurityGroup(ctx, vpc, c.names.sharedGroup(), map[string]string{
+		tagCluster: c.options.Cluster, tagClusterOwned(c.options.Cluster): "owned",
+		tagName: "shared by all load balancers of " + c.options.Cluster,
+	})
+	// Another process has created it, or the response of the call was lost.
+	if isCode(err, errCodeGroupExists) {
+		if found, findErr := c.findSecurityGroup(ctx, vpc, c.names.sharedGroup()); found != "" || findErr != nil {
+			return found, findErr
+		}
+	}
+	return id, err
 }
 
 // admitSharedGroup adds rules to the nodes' groups that admit the shared one.
@@ -132,6 +144,10 @@ func (c *Cloud) admitSharedGroup(ctx context.Context, id string, nodeGroups []st
 	}
 	for _, group := range selected {
 		g, exists := byID[group]
+		// An instance was read when it still had the group (retryIfGone).
+		if !exists && len(c.options.NodeSecurityGroups) == 0 {
+			return &callError{action: "DescribeSecurityGroups", code: errCodeNoGroup, message: "an instance has group " + group}
+		}
 		if !exists {
 			return newRefusal(v1alpha1.CloudNotConfigured, "--aws-node-security-groups: security group %s not found", group)
 		}

@@ -22,8 +22,9 @@ const (
 	refusalPeriod = 5 * time.Minute
 )
 
-// readRegistered sets the result to what exists, so that the targets of a load
-// balancer can be updated that this process has not synced yet.
+// readRegistered sets the registered targets of the result to what exists. If there
+// is no result, because this process has not synced the load balancer yet, it makes
+// one.
 func (r *reconciler) readRegistered(ctx context.Context) (exists bool, err error) {
 	if err := r.readStack(ctx); err != nil {
 		return false, err
@@ -33,17 +34,20 @@ func (r *reconciler) readRegistered(ctx context.Context) (exists bool, err error
 	if len(r.observed.balancers) == 0 && (len(r.observed.unowned) == 0 || len(r.observed.groups) == 0) {
 		return false, nil
 	}
-	// Problems of annotations are not reported here: they must not keep the targets
-	// from following the nodes.
-	o, _ := parseAnnotations(r.svc)
-	r.result = &lastSync{
-		desired: stack{NodeLabels: o.NodeLabels, Backend: o.Backend, Attributes: o.Attributes},
-		report:  providers.Report{Ready: true, Reason: v1alpha1.Assigned},
+	if r.result == nil {
+		// Problems of annotations are not reported here: they must not keep the targets
+		// from following the nodes.
+		o, _ := parseAnnotations(r.svc)
+		r.result = &lastSync{
+			desired: stack{NodeLabels: o.NodeLabels, Backend: o.Backend, Attributes: o.Attributes},
+			report:  providers.Report{Ready: true, Reason: v1alpha1.Assigned},
+		}
+		if len(r.observed.balancers) > 0 {
+			b := r.observed.balancers[0]
+			r.result.status, r.result.subject, r.result.zones = statusOf(b), r.describeBalancer(b), zonesOf(b)
+		}
 	}
-	if len(r.observed.balancers) > 0 {
-		b := r.observed.balancers[0]
-		r.result.status, r.result.subject = statusOf(b), r.describeBalancer(b)
-	}
+	r.result.groups = nil
 	for _, g := range r.observed.groups {
 		registered, err := r.readTargets(ctx, g)
 		if err != nil {
@@ -159,7 +163,8 @@ func (r *reconciler) usableInstances(ctx context.Context) ([]instance, error) {
 	}), nil
 }
 
-// readTargets reads which instances are registered.
+// readTargets reads which instances are registered with the port of the target
+// group, and which other targets are.
 func (r *reconciler) readTargets(ctx context.Context, g elb.TargetGroup) (targetRegistration, error) {
 	registered := targetRegistration{arn: aws.ToString(g.TargetGroupArn)}
 	out, err := callAPI(ctx, r.elb.DescribeTargetHealth, &elbapi.DescribeTargetHealthInput{TargetGroupArn: g.TargetGroupArn})
@@ -170,6 +175,11 @@ func (r *reconciler) readTargets(ctx context.Context, g elb.TargetGroup) (target
 		// A draining target has been deregistered, so that it is registered again
 		// if it is desired.
 		if d.Target == nil || d.TargetHealth != nil && d.TargetHealth.State == elb.TargetHealthStateEnumDraining {
+			continue
+		}
+		// Fairlead registers instances without a port, which is the target group's.
+		if d.Target.Port != nil && aws.ToInt32(d.Target.Port) != aws.ToInt32(g.Port) {
+			registered.foreign = append(registered.foreign, *d.Target)
 			continue
 		}
 		r.observed.healthy = r.observed.healthy || d.TargetHealth != nil && d.TargetHealth.State == elb.TargetHealthStateEnumHealthy
@@ -252,16 +262,20 @@ func (r *reconciler) registerAccepted(ctx context.Context, registered *targetReg
 
 // deregisterTargets deregisters the instances. AWS drains their connections for the
 // time of the attribute deregistration_delay.timeout_seconds.
+// Targets with a port other than the target group's are deregistered as well.
 func (r *reconciler) deregisterTargets(ctx context.Context, registered *targetRegistration, ids []string) error {
-	for part := range slices.Chunk(ids, targetsPerCall) {
+	for part := range slices.Chunk(append(targetDescriptions(ids), registered.foreign...), targetsPerCall) {
 		_, err := callAPI(ctx, r.elb.DeregisterTargets, &elbapi.DeregisterTargetsInput{
-			TargetGroupArn: aws.String(registered.arn), Targets: targetDescriptions(part),
+			TargetGroupArn: aws.String(registered.arn), Targets: part,
 		})
 		if err != nil && !isCode(err, "InvalidTarget") { // which is not registered any more
 			return err
 		}
-		registered.instances = slices.DeleteFunc(registered.instances, func(id string) bool { return slices.Contains(part, id) })
+		registered.instances = slices.DeleteFunc(registered.instances, func(id string) bool {
+			return slices.ContainsFunc(part, func(t elb.TargetDescription) bool { return t.Port == nil && aws.ToString(t.Id) == id })
+		})
 	}
+	registered.foreign = nil
 	return nil
 }
 

@@ -93,6 +93,7 @@ func TestCalls(t *testing.T) {
 			{"create, three ports", func() { c.invalidateLists(); a.ensureService(t, c, three) }, 10 + 2*3},
 			{"nothing has changed", func() { a.ensureService(t, c, three) }, 0},
 			{"drift check", func() { c.invalidateSync(three.UID); a.ensureService(t, c, three) }, 5 + 3},
+			{"drift check with outdated caches", func() { c.elapse(c.options.Resync); a.ensureService(t, c, three) }, 5 + 3 + 1 + 2},
 			{"drift check by a new process", func() { c = a.newProvider(t); a.ensureService(t, c, three) }, 5 + 3 + 4},
 			{"a node goes", func() { updateTargets(t, a, c, three, a.nodes[:2]) }, 3},
 			{"a known node is added", func() { updateTargets(t, a, c, three, a.nodes) }, 3},

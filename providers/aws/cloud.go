@@ -90,7 +90,7 @@ type Cloud struct {
 func New(o Options) (*Cloud, error) {
 	c := &Cloud{
 		options: o, names: newNames(o.Cluster), log: o.Log,
-		lastSyncs: map[types.UID]*lastSync{}, unfinished: map[types.UID]bool{}, locked: map[types.UID]bool{}, orphanedSince: map[string]time.Time{},
+		lastSyncs: map[types.UID]*lastSync{}, locked: map[types.UID]bool{}, orphanedSince: map[string]time.Time{},
 		settings: adminSettings{
 			Scheme: cmp.Or(o.Scheme, Schemes[0]), Probe: cmp.Or(o.HealthProbe, probeKubeProxy), Tags: o.Tags, NodePorts: o.NodePorts,
 		},
@@ -108,8 +108,10 @@ func New(o Options) (*Cloud, error) {
 	// A short Resync shortens the other periods as well: they must not be longer
 	// than the time between two comparisons.
 	c.pollInterval, c.gracePeriod = min(maxPollInterval, c.options.Resync), min(maxGracePeriod, c.options.Resync)
-	// A comparison must not use the list of the comparison before it.
-	listAge := min(maxListAge, c.options.Resync/2)
+	// A comparison must not use what the comparison before it has read.
+	age := c.options.Resync / 2
+	listAge := min(maxListAge, age)
+	c.sharedGroup.maxAge, c.instances.maxAge, c.subnets.maxAge = age, age, age
 	c.loadBalancers = listCache[elb.LoadBalancer]{
 		prefix: c.names.prefix, maxAge: listAge, list: c.listLoadBalancers,
 		name: func(b elb.LoadBalancer) string { return aws.ToString(b.LoadBalancerName) },

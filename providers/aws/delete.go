@@ -118,7 +118,7 @@ func (c *Cloud) deleteTargetGroup(ctx context.Context, g elb.TargetGroup) error 
 func (c *Cloud) deleteSecurityGroup(ctx context.Context, id string) error {
 	_, err := callAPI(ctx, c.ec2.DeleteSecurityGroup, &ec2api.DeleteSecurityGroupInput{GroupId: aws.String(id)})
 	switch {
-	case isCode(err, "InvalidGroup.NotFound"):
+	case isCode(err, errCodeNoGroup):
 		return nil
 	case isCode(err, "DependencyViolation", "InvalidGroup.InUse"):
 		return fmt.Errorf("security group %s: %w", id, errInUse)

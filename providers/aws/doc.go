@@ -20,11 +20,17 @@
 //     change of the desired stack or its targets, and by age (Options.Resync);
 //   - the lists of all load balancers and target groups: updated by our writes,
 //     invalidated by a failure and after 30 seconds;
-//   - instances: read again after an hour, those that are not usable after a minute;
-//   - subnets: read again after ten minutes, and after none could be selected;
-//   - the shared security group: checked again after an hour, for other security
-//     groups of nodes, and after its deletion;
+//   - instances: read again after half of Options.Resync, those that are not usable
+//     after a minute;
+//   - subnets: read again after half of Options.Resync, and after none could be
+//     selected;
+//   - the shared security group: checked again after half of Options.Resync, for
+//     other security groups of nodes, and after its deletion;
+//   - which Services' last sync failed: their security groups are then read;
 //   - when an orphan was found: lost with the process, which postpones its deletion.
+//
+// If a call fails because an object does not exist, the lists, instances, subnets and
+// the shared group are all read again, and the sync runs once more.
 //
 // Syncs of different Services run concurrently, those of one Service one after the
 // other. Calls for the same list, instances or shared group are made once for all

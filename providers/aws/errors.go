@@ -110,6 +110,16 @@ func codeOf(err error) string {
 // notFoundCodes are the codes of Elastic Load Balancing for what does not exist.
 var notFoundCodes = []string{"LoadBalancerNotFound", "TargetGroupNotFound", "ListenerNotFound"}
 
+// errCodeNoGroup is the code of EC2 for a security group that does not exist.
+const errCodeNoGroup = "InvalidGroup.NotFound"
+
+// isGone reports whether a call failed because an object does not exist that an
+// earlier call has returned, or that an annotation names.
+func isGone(err error) bool {
+	return isCode(err, notFoundCodes...) ||
+		isCode(err, errCodeNoGroup, "InvalidSecurityGroup", "SubnetNotFound", "InvalidSubnetID.NotFound")
+}
+
 // errInUse is the failure to delete an object that AWS still uses.
 var errInUse = errors.New("still in use")
 
@@ -147,7 +157,7 @@ var reasonCodes = map[v1alpha1.Reason][]string{
 	v1alpha1.InvalidRequest: {
 		"CertificateNotFound", "UnsupportedCertificate", "SSLPolicyNotFound", "ALPNPolicyNotFound", "ALPNPolicyNotSupported",
 		"AllocationIdNotFound", "InvalidAllocationID.NotFound", "InvalidIPAddress.InUse", "ResourceInUse",
-		"InvalidSecurityGroup", "InvalidGroup.NotFound", "InvalidGroupId.Malformed", "InvalidSecurityGroupID.NotFound",
+		"InvalidSecurityGroup", errCodeNoGroup, "InvalidGroupId.Malformed", "InvalidSecurityGroupID.NotFound",
 		"InvalidConfigurationRequest", "InvalidScheme", "UnsupportedProtocol", "IncompatibleProtocols", "InvalidTags", "DuplicateTagKeys",
 		"ValidationError", "ValidationException", "InvalidParameter", "InvalidParameterValue", "InvalidParameterCombination",
 	},

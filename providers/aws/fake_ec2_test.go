@@ -154,7 +154,7 @@ func (f *fakeAWS) terminateInstances(in *ec2.TerminateInstancesInput) (any, erro
 		}
 	}
 	for _, g := range f.targets {
-		g.drain(in.InstanceIds, f.draining)
+		g.drain(f.draining, func(t *fakeTarget) bool { return slices.Contains(in.InstanceIds, t.id) })
 	}
 	return &ec2.TerminateInstancesOutput{}, nil
 }

@@ -27,9 +27,9 @@ type fakeTarget struct {
 	left     int // descriptions that still list it, when draining
 }
 
-func (g *fakeTargets) drain(ids []string, descriptions int) {
+func (g *fakeTargets) drain(descriptions int, match func(*fakeTarget) bool) {
 	for i := range g.targets {
-		if t := &g.targets[i]; slices.Contains(ids, t.id) && !t.draining {
+		if t := &g.targets[i]; match(t) && !t.draining {
 			t.draining, t.left = true, descriptions
 		}
 	}
@@ -307,17 +307,19 @@ func (f *fakeAWS) registerTargets(in *elb.RegisterTargetsInput) (any, error) {
 }
 
 // deregisterTargets: "If the specified target does not exist, the action
-// returns successfully."
+// returns successfully." Without a port, it is the one of the target group.
 func (f *fakeAWS) deregisterTargets(in *elb.DeregisterTargetsInput) (any, error) {
 	g, err := f.targetGroup(in.TargetGroupArn)
 	if err != nil {
 		return nil, err
 	}
-	var ids []string
 	for _, t := range in.Targets {
-		ids = append(ids, *t.Id)
+		port := *g.Port
+		if t.Port != nil {
+			port = *t.Port
+		}
+		g.drain(f.draining, func(have *fakeTarget) bool { return have.id == *t.Id && have.port == port })
 	}
-	g.drain(ids, f.draining)
 	return &elb.DeregisterTargetsOutput{}, nil
 }
 

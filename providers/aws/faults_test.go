@@ -67,6 +67,13 @@ func (a *account) lifecycleSteps(t *testing.T) []lifecycleStep {
 		{name: "create with many ranges", do: ensure(many), last: many},
 		{name: "other ranges", before: many, do: ensure(others), last: others},
 		{name: "narrower ranges", before: newService("web", 80), do: ensure(fewer), last: fewer},
+		{name: "rules of the nodes", before: fewer, last: fewer, do: func(t *testing.T, c *Cloud) error {
+			if c.sharedGroup.lastID() != "" { // otherwise it is a new process, which checks them
+				a.revokeNodeRules(t)
+				c.elapse(c.options.Resync)
+			}
+			return ensure(fewer)(t, c)
+		}},
 		{name: "groups", before: before, last: given, do: func(t *testing.T, c *Cloud) error {
 			err := ensure(given)(t, c)
 			if err == nil && c.lastSyncOf(given.UID).incomplete {

@@ -14,7 +14,6 @@ import (
 )
 
 const (
-	maxInstanceAge   = time.Hour
 	maxUnusableAge   = time.Minute // a new instance may not be known everywhere yet
 	instancesPerCall = 100
 )
@@ -30,10 +29,22 @@ type instance struct {
 
 // instanceCache caches instances, and which do not exist.
 type instanceCache struct {
+	maxAge time.Duration // of usable instances
 	flight singleflight.Group
 
 	mu   sync.Mutex
 	byID map[string]instance
+}
+
+// invalidate makes the next sync read the instances again.
+func (c *instanceCache) invalidate() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// The entries stay: a sync that has just read some of them must find them.
+	for id, i := range c.byID {
+		i.seen = time.Time{}
+		c.byID[id] = i
+	}
 }
 
 // lookUpInstances returns the instances of the targets, in their order. Those that
@@ -70,9 +81,9 @@ func (c *instanceCache) outdatedIDs(targets []nodeTarget) (ids []string) {
 	defer c.mu.Unlock()
 	for _, t := range targets {
 		i, ok := c.byID[t.Instance]
-		age := maxInstanceAge
+		age := c.maxAge
 		if !i.Usable {
-			age = maxUnusableAge
+			age = min(age, maxUnusableAge)
 		}
 		if !ok || time.Since(i.seen) > age {
 			ids = append(ids, t.Instance)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -40,12 +41,17 @@ type lastSync struct {
 	progress string          // the part after the targets
 	missing  []missingTarget // of the desired targets
 	noUsable bool            // none of the nodes can be a target
+	// zones are those of the load balancer's subnets, none if AWS did not return
+	// them, and nodesIn the number of target instances in each zone.
+	zones   []string
+	nodesIn map[string]int
 }
 
 // targetRegistration is a target group and the instances registered with it.
 type targetRegistration struct {
 	arn       string
 	instances []string
+	foreign   []elb.TargetDescription // with another port, registered by others
 }
 
 // missingTarget is a node that is not registered.
@@ -108,7 +114,7 @@ func (c *Cloud) recordResult(uid types.UID, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
-		c.unfinished[uid] = true
+		c.unfinished = put(c.unfinished, uid, true)
 	} else {
 		delete(c.unfinished, uid)
 	}

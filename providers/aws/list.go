@@ -128,6 +128,22 @@ func (c *Cloud) invalidateLists() {
 	c.targetGroups.invalidate()
 }
 
+// retryIfGone runs a sync, and runs it once more if it fails because an object does
+// not exist. The object may have been deleted since a cache has read it; otherwise
+// an annotation names it, and the second run fails as well. again reports the second
+// run.
+func (c *Cloud) retryIfGone(run func(again bool) error) error {
+	err := run(false)
+	if !isGone(err) {
+		return err
+	}
+	c.invalidateLists()
+	c.instances.invalidate()
+	c.subnets.invalidate()
+	c.sharedGroup.invalidate()
+	return run(true)
+}
+
 func (c *Cloud) listLoadBalancers(ctx context.Context) ([]elb.LoadBalancer, error) {
 	pages := elbapi.NewDescribeLoadBalancersPaginator(c.elb, &elbapi.DescribeLoadBalancersInput{})
 	return listAll(ctx, pages, func(p *elbapi.DescribeLoadBalancersOutput) []elb.LoadBalancer { return p.LoadBalancers })

@@ -88,23 +88,23 @@ func (c *Cloud) EnsureLoadBalancer(
 	if mode == syncPending {
 		r := &reconciler{Cloud: c, svc: svc, mode: mode, result: last.clone()}
 		completed, err := r.completePending(ctx)
-		if err != nil {
+		if err != nil && !isGone(err) {
 			return nil, asRefusal(err)
 		}
 		if completed {
 			c.storeSync(svc.UID, r.result)
 			return r.result.status.DeepCopy(), nil
 		}
-		// The load balancer has failed or was deleted: the whole stack is compared.
+		// The load balancer has failed, or an object was deleted: the whole stack is
+		// compared.
 		mode = comparisonMode(last, desired, targets)
 	}
-	r := &reconciler{Cloud: c, svc: svc, mode: mode, result: &lastSync{desired: desired, targets: targets}}
-	// What is remembered about targets and names outlives a change of the stack.
-	if last != nil {
-		r.result.syncs, r.result.refused, r.result.shown = last.syncs+1, maps.Clone(last.refused), last.shown
-		r.knownTags, r.appliedRules = last.tags, last.desired.Rules
-	}
-	err := r.ensureStack(ctx)
+	var r *reconciler
+	err := c.retryIfGone(func(bool) error {
+		r = &reconciler{Cloud: c, svc: svc, mode: mode, result: &lastSync{desired: desired, targets: targets}}
+		r.continueFrom(last)
+		return r.ensureStack(ctx)
+	})
 	c.recordResult(svc.UID, err)
 	if err != nil {
 		c.invalidateSync(svc.UID)
@@ -114,6 +114,16 @@ func (c *Cloud) EnsureLoadBalancer(
 	r.result.due = time.Now().Add(c.options.Resync - c.options.Resync/10)
 	c.storeSync(svc.UID, r.result)
 	return r.result.status.DeepCopy(), nil
+}
+
+// continueFrom takes over from the last sync, nil for none, what outlives a change of
+// the stack.
+func (r *reconciler) continueFrom(last *lastSync) {
+	if last == nil {
+		return
+	}
+	r.result.syncs, r.result.refused, r.result.shown = last.syncs+1, maps.Clone(last.refused), last.shown
+	r.knownTags, r.appliedRules = last.tags, last.desired.Rules
 }
 
 // completePending is syncPending. It returns false if the load balancer is
@@ -175,15 +185,23 @@ func (c *Cloud) UpdateLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 		return err
 	}
 	r := &reconciler{Cloud: c, svc: svc, mode: syncTargets}
-	if last := c.lastSyncOf(svc.UID); last != nil {
-		r.result = last.clone()
-	} else if exists, err := r.readRegistered(ctx); err != nil || !exists {
-		// This process has not synced the Service yet: what exists is the state to
-		// start from. Without a load balancer nothing is to be updated.
-		return asRefusal(err)
-	}
-	r.result.targets = targetNodes(nodes, r.result.desired.NodeLabels)
-	if err := r.updateTargets(ctx); err != nil {
+	err := c.retryIfGone(func(again bool) error {
+		last := c.lastSyncOf(svc.UID)
+		if r.result = nil; last != nil {
+			r.result = last.clone()
+		}
+		// What exists is the state to start from, unless the last sync of this process
+		// is. Without a load balancer nothing is to be updated.
+		if last == nil || again {
+			if exists, err := r.readRegistered(ctx); err != nil || !exists {
+				r.result = nil
+				return err
+			}
+		}
+		r.result.targets = targetNodes(nodes, r.result.desired.NodeLabels)
+		return r.updateTargets(ctx)
+	})
+	if err != nil || r.result == nil {
 		return asRefusal(err)
 	}
 	// The report of the refused Service must not become that of a working one.
@@ -208,7 +226,7 @@ func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *co
 		deletions = last.deletions
 	}
 	r := &reconciler{Cloud: c, svc: svc, mode: syncDeletion}
-	err := r.deleteStack(ctx)
+	err := c.retryIfGone(func(bool) error { return r.deleteStack(ctx) })
 	c.recordResult(svc.UID, err)
 	switch {
 	case errors.Is(err, errInUse):

@@ -77,19 +77,7 @@ func (o *observedStack) keepTagged(match func(tags map[string]string) bool) {
 // readStack finds all objects of the Service, whether or not its load balancer
 // exists. Objects that have one of its names but not its tags are separate
 // (observedStack.unowned).
-//
-// What others have deleted may still be in a cached list; then it lists again.
-func (r *reconciler) readStack(ctx context.Context) error {
-	err := r.readStackOnce(ctx)
-	// One retry is enough: the second list began after the deletion.
-	if isCode(err, notFoundCodes...) {
-		r.invalidateLists()
-		err = r.readStackOnce(ctx)
-	}
-	return err
-}
-
-func (r *reconciler) readStackOnce(ctx context.Context) (err error) {
+func (r *reconciler) readStack(ctx context.Context) (err error) {
 	if r.observed, err = r.listStack(ctx, r.names.ofService(r.svc.UID)); err != nil {
 		return err
 	}

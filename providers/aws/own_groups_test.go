@@ -295,7 +295,9 @@ func TestRangeHistories(t *testing.T) {
 		"", "CreateSecurityGroup", "AuthorizeSecurityGroupIngress", "RevokeSecurityGroupIngress", "DeleteSecurityGroup",
 		"SetSecurityGroups", "DescribeSecurityGroups", "CreateTargetGroup", "CreateLoadBalancer", "CreateListener",
 	}
-	kinds := []fault{{kind: clientError("AccessDenied")}, {kind: throttle, times: maxAttempts}, {kind: lostAnswer}, {kind: lostAnswer, times: maxAttempts}}
+	kinds := []fault{
+		{kind: clientError("AccessDenied")}, {kind: throttle, times: maxAttempts}, {kind: lostAnswer}, {kind: lostAnswer, times: maxAttempts},
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		a := fakeAccount(t)
 		a.fake.lingering, a.fake.inUse = 0, 0

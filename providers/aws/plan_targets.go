@@ -125,6 +125,13 @@ func (s stack) targetLimit(groups int) targetLimit {
 	return targetLimit{maxTargets / max(groups, 1), s.Attributes[attrCrossZone] == "true"}
 }
 
+// crossZone reports whether cross-zone load balancing is enabled for all ports, or
+// for one of them by an attribute of its target group.
+func (s stack) crossZone() bool {
+	return s.Attributes[attrCrossZone] == "true" ||
+		slices.ContainsFunc(s.Listeners, func(l listener) bool { return l.Target.Attributes[attrCrossZone] == "true" })
+}
+
 // instanceIDs returns the IDs of the first instances within the limit, in order.
 func (l targetLimit) instanceIDs(all []instance) (ids []string) {
 	count := map[string]int{}

@@ -19,7 +19,7 @@ import (
 // provisioned the new one.
 func (r *reconciler) reportBalancer(b elb.LoadBalancer) {
 	l := r.result
-	l.status, l.subject, l.progress = statusOf(b), r.describeBalancer(b), ""
+	l.status, l.subject, l.progress, l.zones = statusOf(b), r.describeBalancer(b), "", zonesOf(b)
 	l.report = providers.Report{Ready: true, Reason: v1alpha1.Assigned}
 	switch state := stateOf(b); {
 	// The name of the old load balancer stays in the status: the new one does not
@@ -78,9 +78,41 @@ func (r *reconciler) addExisting(err error) error {
 	return newRefusal(refusal.Reason, "%s; %s", refusal.Message, text)
 }
 
+// zonesOf returns the zones in which the load balancer has a subnet.
+func zonesOf(b elb.LoadBalancer) (zones []string) {
+	for _, z := range b.AvailabilityZones {
+		zones = append(zones, aws.ToString(z.ZoneName))
+	}
+	return zones
+}
+
+// unservedNodes describes the nodes in zones without a subnet of the load balancer,
+// "" if there are none. With cross-zone load balancing they receive traffic
+// (Elastic Load Balancing, "Update the Availability Zones for your Network Load
+// Balancer").
+func (l *lastSync) unservedNodes() string {
+	if len(l.zones) == 0 || l.desired.crossZone() {
+		return ""
+	}
+	var list []string
+	for _, zone := range slices.Sorted(maps.Keys(l.nodesIn)) {
+		if zone != "" && !slices.Contains(l.zones, zone) {
+			list = append(list, pluralize(l.nodesIn[zone], "node")+" in zone "+zone)
+		}
+	}
+	if len(list) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; no traffic for %s: the load balancer does not have a subnet there; "+
+		"list one subnet of each zone in the annotation %ssubnets", strings.Join(list, ", "), prefix)
+}
+
 // recordMissing records the desired targets that cannot be registered.
 func (l *lastSync) recordMissing(usable []instance) {
-	l.missing, l.noUsable = nil, len(usable) == 0
+	l.missing, l.noUsable, l.nodesIn = nil, len(usable) == 0, map[string]int{}
+	for _, i := range usable {
+		l.nodesIn[i.Zone]++
+	}
 	for _, t := range l.targets {
 		cause := l.unusable[t.Instance]
 		if cause == "" && !l.refused[t.Instance].IsZero() {
@@ -139,6 +171,7 @@ func (l *lastSync) composeMessage() {
 	if len(l.missing) > 0 {
 		l.report.Message += "; not registered: " + l.describeMissing()
 	}
+	l.report.Message += l.unservedNodes()
 	if cut := len(l.targets) - used - len(l.missing); cut > 0 {
 		l.report.Message += fmt.Sprintf("; %s omitted: the load balancer can have %d targets for each of its %d ports in a zone; "+
 			"select nodes with the annotation %starget-node-labels", pluralize(cut, "node"), l.targetLimit().instances, len(l.groups), prefix)

@@ -74,7 +74,7 @@ func plainText(text string) string {
 func (c *Cloud) authorizeIngress(ctx context.Context, group string, rules []securityRule) error {
 	return c.changeIngress(ctx, group, rules, subtract, "InvalidPermission.Duplicate", func(rules []securityRule) error {
 		// The group may have been created just before.
-		return retryWhile(ctx, "InvalidGroup.NotFound", func() error {
+		return retryWhile(ctx, errCodeNoGroup, func() error {
 			_, err := callAPI(ctx, c.ec2.AuthorizeSecurityGroupIngress, &ec2api.AuthorizeSecurityGroupIngressInput{
 				GroupId: aws.String(group), IpPermissions: permissionsOf(rules),
 			})
@@ -91,7 +91,7 @@ func (c *Cloud) revokeIngress(ctx context.Context, group string, rules []securit
 		})
 		return err
 	})
-	if isCode(err, "InvalidGroup.NotFound") {
+	if isCode(err, errCodeNoGroup) {
 		return nil
 	}
 	return err

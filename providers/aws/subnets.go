@@ -18,10 +18,9 @@ import (
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-const maxSubnetsAge = 10 * time.Minute
-
 // subnetCache caches the subnets of the VPC.
 type subnetCache struct {
+	maxAge time.Duration
 	flight singleflight.Group
 
 	mu     sync.Mutex
@@ -64,7 +63,7 @@ func (c *Cloud) listSubnets(ctx context.Context, vpc string, scheme elb.LoadBala
 	s := &c.subnets
 	for {
 		s.mu.Lock()
-		all, old, routed := s.all, time.Since(s.listed) > maxSubnetsAge, s.routed
+		all, old, routed := s.all, time.Since(s.listed) > s.maxAge, s.routed
 		s.mu.Unlock()
 		routes := selects && needRoutes(all, scheme)
 		if !old && (routed || !routes) {
