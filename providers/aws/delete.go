@@ -9,6 +9,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	ec2api "github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	elbapi "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 
@@ -113,7 +114,14 @@ func (c *Cloud) deleteTargetGroup(ctx context.Context, g elb.TargetGroup) error 
 	return nil
 }
 
-// deleteSecurityGroup deletes a security group. The error wraps errInUse while a
+// groupInUseError is errInUse for a security group, whose users EC2 does not name.
+type groupInUseError struct{ id string }
+
+func (e *groupInUseError) Error() string { return "security group " + e.id + ": " + errInUse.Error() }
+
+func (e *groupInUseError) Unwrap() error { return errInUse }
+
+// deleteSecurityGroup deletes a security group. The error is a groupInUseError while a
 // network interface or the rule of another group refers to it.
 func (c *Cloud) deleteSecurityGroup(ctx context.Context, id string) error {
 	_, err := callAPI(ctx, c.ec2.DeleteSecurityGroup, &ec2api.DeleteSecurityGroupInput{GroupId: aws.String(id)})
@@ -121,7 +129,76 @@ func (c *Cloud) deleteSecurityGroup(ctx context.Context, id string) error {
 	case isCode(err, errCodeNoGroup):
 		return nil
 	case isCode(err, "DependencyViolation", "InvalidGroup.InUse"):
-		return fmt.Errorf("security group %s: %w", id, errInUse)
+		return &groupInUseError{id}
 	}
 	return err
+}
+
+// groupUsers are the users of a security group that cannot be deleted, as texts.
+type groupUsers struct {
+	id                string
+	interfaces, rules string
+}
+
+// findGroupUsers updates the users that the last attempt to delete a security group has
+// found. Attempts alternate between network interfaces and rules, so that each of them
+// makes one call. A failed call is part of the text: deletion is retried anyway.
+func (c *Cloud) findGroupUsers(ctx context.Context, id string, last groupUsers, attempt int) groupUsers {
+	if last.id != id {
+		last = groupUsers{id: id}
+	}
+	var found []string
+	var err error
+	if attempt%2 == 1 {
+		found, err = c.describeInterfaces(ctx, id)
+	} else {
+		var groups []ec2.SecurityGroup
+		groups, err = c.listSecurityGroups(ctx, ec2Filter("ip-permission.group-id", id))
+		for _, g := range groups {
+			found = append(found, aws.ToString(g.GroupId)+" ("+aws.ToString(g.GroupName)+")")
+		}
+	}
+	slices.Sort(found)
+	text := shortList(found)
+	if err != nil {
+		text = "unknown (" + err.Error() + ")"
+	}
+	if attempt%2 == 1 {
+		last.interfaces = text
+	} else {
+		last.rules = text
+	}
+	return last
+}
+
+// describeInterfaces returns the network interfaces with a security group, with their
+// description and their owner: the instance, or the AWS service that created them.
+func (c *Cloud) describeInterfaces(ctx context.Context, group string) (all []string, err error) {
+	pages := ec2api.NewDescribeNetworkInterfacesPaginator(c.ec2, &ec2api.DescribeNetworkInterfacesInput{Filters: ec2Filter("group-id", group)})
+	found, err := listAll(ctx, pages, func(p *ec2api.DescribeNetworkInterfacesOutput) []ec2.NetworkInterface { return p.NetworkInterfaces })
+	for _, n := range found {
+		var texts []string
+		if d := aws.ToString(n.Description); d != "" {
+			texts = append(texts, d)
+		}
+		if n.Attachment != nil && aws.ToString(n.Attachment.InstanceId) != "" {
+			texts = append(texts, "instance "+*n.Attachment.InstanceId)
+		} else if requester := aws.ToString(n.RequesterId); requester != "" {
+			texts = append(texts, "created by "+requester)
+		}
+		all = append(all, strings.TrimSuffix(aws.ToString(n.NetworkInterfaceId)+" ("+strings.Join(texts, ", ")+")", " ()"))
+	}
+	return all, err
+}
+
+// String describes the users, "" for none.
+func (u groupUsers) String() string {
+	var texts []string
+	if u.interfaces != "" {
+		texts = append(texts, "network interfaces: "+u.interfaces)
+	}
+	if u.rules != "" {
+		texts = append(texts, "rules of security groups: "+u.rules)
+	}
+	return strings.Join(texts, "; ")
 }

@@ -2,10 +2,13 @@ package aws
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 	"k8s.io/apimachinery/pkg/types"
@@ -66,6 +69,84 @@ func retryAfter(t *testing.T, err error) time.Duration {
 	return retry.RetryAfter()
 }
 
+// TestSecurityGroupInUse checks that a deletion names, from the first retry, what uses a
+// security group, with one more call for each retry.
+func TestSecurityGroupInUse(t *testing.T) {
+	eachAccount(t, func(t *testing.T, a *account) {
+		if a.fake != nil {
+			a.fake.lingering, a.fake.inUse = 0, 0
+		}
+		c, s := a.newProvider(t), newService("web", 80)
+		a.ensureService(t, c, s)
+		groups := a.groups(t)
+		own := *groups[slices.IndexFunc(groups, func(g ec2types.SecurityGroup) bool { return *g.GroupName == c.names.firstName(s.UID) })].GroupId
+		user := *get(t, a.ec2.RunInstances, &ec2.RunInstancesInput{
+			ImageId: new("ami-12345678"), InstanceType: ec2types.InstanceTypeT3Micro, MinCount: new(int32(1)), MaxCount: new(int32(1)),
+			SubnetId: &a.subnets[0], SecurityGroupIds: []string{own},
+		}).Instances[0].InstanceId
+		if a.fake == nil {
+			// moto deletes groups that are in use.
+			a.fail(fault{action: "DeleteSecurityGroup", times: forever, kind: clientError("DependencyViolation")})
+		}
+		for attempt := range 4 {
+			err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
+			retryAfter(t, err)
+			want := "waiting for AWS to release security group " + own + ": still in use"
+			if attempt > 0 {
+				want += " by network interfaces: eni-"
+			}
+			if !strings.HasPrefix(err.Error(), want) || attempt > 0 && !strings.HasSuffix(err.Error(), "instance "+user+")") {
+				t.Errorf("attempt %d: got %v, not %s… instance %s", attempt, err, want, user)
+			}
+			// Interfaces and rules are searched in turns, by one call.
+			calls := a.callCounts()
+			if n := len(calls); attempt > 0 && (calls[n-1] == "DeleteSecurityGroup" || calls[n-2] != "DeleteSecurityGroup") {
+				t.Errorf("attempt %d made %v", attempt, calls)
+			}
+			if a.fake == nil {
+				a.fail(fault{action: "DeleteSecurityGroup", times: forever, kind: clientError("DependencyViolation")})
+			}
+		}
+		a.reset()
+		a.terminate(t, user)
+		deleteService(t, a, c, s)
+	})
+}
+
+// TestSecurityGroupReferredTo checks that a deletion names the security groups with
+// rules that refer to one of the Service, and the interfaces of the deleted load
+// balancer. moto does not check either.
+func TestSecurityGroupReferredTo(t *testing.T) {
+	a := fakeAccount(t)
+	a.fake.lingering, a.fake.inUse = 3, 0
+	c, s := a.newProvider(t), newService("web", 80)
+	a.ensureService(t, c, s)
+	name := c.names.firstName(s.UID)
+	own := a.fake.groups[slices.IndexFunc(a.fake.groups, func(g *fakeGroup) bool { return g.name == name })].id
+	path := (*a.balancers(t)[0].LoadBalancerArn)[strings.Index(*a.balancers(t)[0].LoadBalancerArn, "net/"):]
+	waiting := "waiting for AWS to release security group " + own + ": still in use"
+	interfaces := " by network interfaces: eni-" + strings.TrimPrefix(own, "sg-") + " (ELB " + path + ", created by amazon-elb)"
+	get(t, a.ec2.AuthorizeSecurityGroupIngress, &ec2.AuthorizeSecurityGroupIngressInput{
+		GroupId: &a.nodeGroup, IpPermissions: permissionsOf([]securityRule{{"tcp", 9100, 9100, own}}),
+	})
+	rules := "rules of security groups: " + a.nodeGroup + " (nodes)"
+	for i, want := range []string{waiting, waiting + interfaces, waiting + interfaces + "; " + rules} {
+		if err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s); err == nil || err.Error() != want {
+			t.Errorf("attempt %d: got %v, not %s", i, err, want)
+		}
+	}
+	a.fake.group(own).lingering = 0
+	for range 2 {
+		if err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s); err == nil || !strings.HasSuffix(err.Error(), rules) {
+			t.Errorf("got %v", err)
+		}
+	}
+	get(t, a.ec2.RevokeSecurityGroupIngress, &ec2.RevokeSecurityGroupIngressInput{
+		GroupId: &a.nodeGroup, IpPermissions: permissionsOf([]securityRule{{"tcp", 9100, 9100, own}}),
+	})
+	deleteService(t, a, c, s)
+}
+
 // TestBalancerInUse checks that the deletion of a load balancer that another
 // AWS resource uses is retried, and that the error names the cause.
 func TestBalancerInUse(t *testing.T) {
@@ -97,7 +178,8 @@ func TestTargetGroupInUse(t *testing.T) {
 			DefaultActions: forwardTo(*group.TargetGroupArn),
 		})
 		err := a.newProvider(t).EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
-		want := "waiting for AWS to release target group " + *group.TargetGroupName + ", which a listener of load balancer " + *foreign + " uses: still in use"
+		want := "waiting for AWS to release target group " + *group.TargetGroupName +
+			", which a listener of load balancer " + *foreign + " uses: still in use"
 		if retryAfter(t, err); err.Error() != want {
 			t.Errorf("got %v, not %s", err, want)
 		}

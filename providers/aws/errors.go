@@ -188,8 +188,8 @@ func explainFullGroup(err error, id, owner string) error {
 	if !isCode(err, "RulesPerSecurityGroupLimitExceeded") {
 		return err
 	}
-	return newRefusal(v1alpha1.QuotaExceeded, "security group %s of the %s is full: remove rules from it, or raise the quota of inbound rules "+
-		"per security group (%s)", id, owner, err)
+	return newRefusal(v1alpha1.QuotaExceeded,
+		"security group %s of the %s is full: remove rules from it, or raise the quota of inbound rules per security group (%s)", id, owner, err)
 }
 
 func newRefusal(reason v1alpha1.Reason, format string, args ...any) *v1alpha1.Refusal {

@@ -96,7 +96,8 @@ func TestReasonsOfErrors(t *testing.T) {
 			if err == nil || errors.As(err, &refusal) {
 				t.Errorf("%s: got %v", code, err)
 			}
-		case !errors.As(err, &refusal) || refusal.Reason != reason || !strings.HasPrefix(refusal.Message, "CreateTargetGroup: "+code+": injected"):
+		case !errors.As(err, &refusal) || refusal.Reason != reason ||
+			!strings.HasPrefix(refusal.Message, "CreateTargetGroup: "+code+": injected"):
 			t.Errorf("%s: got %v", code, err)
 		}
 		a.reset()

@@ -215,6 +215,7 @@ func (f *fakeAWS) deleteLoadBalancer(in *elb.DeleteLoadBalancerInput) (any, erro
 	}
 	for _, id := range b.SecurityGroups {
 		f.group(id).lingering = f.lingering
+		f.group(id).lingerer = strings.TrimPrefix(*b.LoadBalancerArn, f.arn("loadbalancer/"))
 	}
 	for _, l := range slices.Clone(f.listeners) {
 		if *l.LoadBalancerArn == *b.LoadBalancerArn {

@@ -41,6 +41,8 @@ func (f *fakeAWS) doEC2(input any) (any, error) {
 		return f.describeRouteTables(in)
 	case *ec2.DescribeInstancesInput:
 		return f.describeInstances(in)
+	case *ec2.DescribeNetworkInterfacesInput:
+		return f.describeInterfaces(in)
 	case *ec2.DescribeSecurityGroupsInput:
 		return f.describeSecurityGroups(in)
 	case *ec2.CreateSecurityGroupInput:

@@ -14,8 +14,9 @@ type fakeGroup struct {
 	id, name, vpc, description string
 	tags                       []ec2types.Tag
 	rules                      []fakeRule
-	unknown                    int // number of calls for which it is not known yet
-	lingering                  int // number of deletions that fail because of interfaces of a deleted load balancer
+	unknown                    int    // number of calls for which it is not known yet
+	lingering                  int    // number of deletions that fail because of interfaces of a deleted load balancer
+	lingerer                   string // that load balancer, as in the descriptions of its interfaces
 }
 
 // fakeRule is one permission for one source.
@@ -276,4 +277,40 @@ func (f *fakeAWS) describeGroup(g *fakeGroup) ec2types.SecurityGroup {
 		}
 	}
 	return described
+}
+
+// describeInterfaces returns one interface of each instance, and of each deleted load
+// balancer that keeps a group.
+func (f *fakeAWS) describeInterfaces(in *ec2.DescribeNetworkInterfacesInput) (any, error) {
+	var all []ec2types.NetworkInterface
+	for _, i := range f.instances {
+		all = append(all, ec2types.NetworkInterface{
+			NetworkInterfaceId: new("eni-" + strings.TrimPrefix(*i.InstanceId, "i-")), Groups: i.SecurityGroups,
+			Attachment: &ec2types.NetworkInterfaceAttachment{InstanceId: i.InstanceId},
+		})
+	}
+	for _, g := range f.groups {
+		if g.lingering > 0 {
+			all = append(all, ec2types.NetworkInterface{
+				NetworkInterfaceId: new("eni-" + strings.TrimPrefix(g.id, "sg-")), RequesterId: new("amazon-elb"),
+				Description: new("ELB " + g.lingerer), Groups: []ec2types.GroupIdentifier{{GroupId: &g.id}},
+			})
+		}
+	}
+	var found []ec2types.NetworkInterface
+	for _, n := range all {
+		var groups []string
+		for _, g := range n.Groups {
+			groups = append(groups, *g.GroupId)
+		}
+		fits, err := matchesFilters(in.Filters, nil, map[string][]string{"group-id": groups})
+		if err != nil {
+			return nil, err
+		}
+		if fits {
+			found = append(found, n)
+		}
+	}
+	found, next, err := pageOf(f, found, in.MaxResults, in.NextToken)
+	return &ec2.DescribeNetworkInterfacesOutput{NetworkInterfaces: found, NextToken: next}, err
 }

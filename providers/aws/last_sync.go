@@ -34,6 +34,7 @@ type lastSync struct {
 	// still in use, so that the whole stack must be synced again.
 	incomplete bool
 	deletions  int // attempts after which AWS still used something
+	users      groupUsers
 
 	status   *corev1.LoadBalancerStatus
 	report   providers.Report

@@ -219,20 +219,28 @@ func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *co
 	if err := c.connect(ctx); err != nil {
 		return err
 	}
-	// The number of attempts is in memory only. A new process starts with the
-	// shortest delay.
-	deletions := 0
-	if last := c.lastSyncOf(svc.UID); last != nil {
-		deletions = last.deletions
+	// The attempts are in memory only. A new process starts with the shortest delay.
+	var last lastSync
+	if l := c.lastSyncOf(svc.UID); l != nil {
+		last = lastSync{deletions: l.deletions, users: l.users}
 	}
 	r := &reconciler{Cloud: c, svc: svc, mode: syncDeletion}
 	err := c.retryIfGone(func(bool) error { return r.deleteStack(ctx) })
 	c.recordResult(svc.UID, err)
+	var group *groupInUseError
 	switch {
 	case errors.Is(err, errInUse):
-		// Its interfaces keep a deleted load balancer's security groups for minutes.
-		c.storeSync(svc.UID, &lastSync{deletions: deletions + 1})
-		return api.NewRetryError("waiting for AWS to release "+err.Error(), minDeletionRetry<<min(deletions, 3))
+		text := "waiting for AWS to release " + err.Error()
+		// The interfaces of a deleted load balancer keep its security groups for
+		// minutes: the first attempt does not search.
+		if errors.As(err, &group) && last.deletions > 0 {
+			last.users = c.findGroupUsers(ctx, group.id, last.users, last.deletions)
+			text = strings.TrimSuffix(text+" by "+last.users.String(), " by ")
+		}
+		wait := minDeletionRetry << min(last.deletions, 3)
+		last.deletions++
+		c.storeSync(svc.UID, &last)
+		return api.NewRetryError(text, wait)
 	case err != nil:
 		c.invalidateLists()
 	}

@@ -88,7 +88,8 @@ func nameTaken(all []unownedObject, own map[string]string) *v1alpha1.Refusal {
 	})
 	first := all[0]
 	if !first.isMarked(own) {
-		return newRefusal(v1alpha1.NameTaken, "%s %s exists without the tags of this controller and is not changed: delete it", first.kind, first.id)
+		return newRefusal(v1alpha1.NameTaken,
+			"%s %s exists without the tags of this controller and is not changed: delete it", first.kind, first.id)
 	}
 	missing, arguments := first.missingTags(own)
 	var ids []string
@@ -97,7 +98,8 @@ func nameTaken(all []unownedObject, own map[string]string) *v1alpha1.Refusal {
 			ids = append(ids, o.id)
 		}
 	}
-	return newRefusal(v1alpha1.NameTaken, "%s %s does not have %s, so that it is neither changed nor deleted; restore the tag: aws %s %s --tags %s",
+	return newRefusal(v1alpha1.NameTaken,
+		"%s %s does not have %s, so that it is neither changed nor deleted; restore the tag: aws %s %s --tags %s",
 		first.kind, first.id, missing, first.repair(), strings.Join(ids, " "), arguments)
 }
 

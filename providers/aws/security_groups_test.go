@@ -81,7 +81,8 @@ func TestForeignObjects(t *testing.T) {
 		get(t, a.ec2.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{GroupName: &name, Description: new("x"), VpcId: &a.vpc})
 		before := a.world(t)
 		var refusal *v1alpha1.Refusal
-		want := "load balancer " + *a.balancers(t)[0].LoadBalancerArn + " exists without the tags of this controller and is not changed: delete it"
+		want := "load balancer " + *a.balancers(t)[0].LoadBalancerArn +
+			" exists without the tags of this controller and is not changed: delete it"
 		_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
 		if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NameTaken || refusal.Message != want {
 			t.Errorf("got %v, not %s", err, want)

@@ -160,12 +160,16 @@ func TestNoTargets(t *testing.T) {
 func (a *account) nodeInOtherVPC(t *testing.T) (node *corev1.Node, vpc string) {
 	t.Helper()
 	vpc = *get(t, a.ec2.CreateVpc, &ec2.CreateVpcInput{CidrBlock: new("10.9.0.0/16")}).Vpc.VpcId
-	subnet := get(t, a.ec2.CreateSubnet, &ec2.CreateSubnetInput{VpcId: &vpc, AvailabilityZone: &zones[0], CidrBlock: new("10.9.0.0/24")}).Subnet
+	subnet := get(t, a.ec2.CreateSubnet, &ec2.CreateSubnetInput{
+		VpcId: &vpc, AvailabilityZone: &zones[0], CidrBlock: new("10.9.0.0/24"),
+	}).Subnet
 	id := *get(t, a.ec2.RunInstances, &ec2.RunInstancesInput{
 		ImageId: new("ami-12345678"), InstanceType: ec2types.InstanceTypeT3Micro, MinCount: new(int32(1)), MaxCount: new(int32(1)),
 		SubnetId: subnet.SubnetId,
 	}).Instances[0].InstanceId
-	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "elsewhere"}, Spec: corev1.NodeSpec{ProviderID: "aws:///" + zones[0] + "/" + id}}, vpc
+	node = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "elsewhere"}}
+	node.Spec.ProviderID = "aws:///" + zones[0] + "/" + id
+	return node, vpc
 }
 
 // TestRefusedTargets checks that a target that has ended since it was looked up
