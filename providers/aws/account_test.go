@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -26,6 +27,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// realSizes are the limits outside of tests.
+var realSizes map[string]bucketSize
+
 // TestMain isolates the tests from the developer's AWS configuration, and
 // removes the rate limits.
 func TestMain(m *testing.M) {
@@ -37,6 +41,7 @@ func TestMain(m *testing.M) {
 	panicOnError(os.Setenv("AWS_EC2_METADATA_DISABLED", "true"))
 	panicOnError(os.Setenv("AWS_CONFIG_FILE", os.DevNull))
 	panicOnError(os.Setenv("AWS_SHARED_CREDENTIALS_FILE", os.DevNull))
+	realSizes = maps.Clone(bucketSizes)
 	for class, size := range bucketSizes { // the accounts of tests are not shared
 		size.rate *= 100
 		bucketSizes[class] = size

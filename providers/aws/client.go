@@ -20,9 +20,12 @@ import (
 )
 
 const (
-	callTimeout     = 30 * time.Second // of one attempt
-	maxAttempts     = 5
-	maxBackoff      = 20 * time.Second
+	callTimeout = 30 * time.Second // of one attempt
+	// A call that AWS throttles rarely fails: each attempt waits for the rate limit
+	// again, so that more attempts do not mean more calls per second. Calls that AWS
+	// refuses are not repeated.
+	maxAttempts     = 8
+	maxBackoff      = 5 * time.Second
 	metadataTimeout = time.Second // outside of EC2 no server answers
 )
 
@@ -32,9 +35,10 @@ const sharedCallTimeout = time.Minute
 
 // apiClients are the SDK's clients for one region.
 type apiClients struct {
-	ec2    *ec2api.Client
-	elb    *elbapi.Client
-	region string
+	ec2     *ec2api.Client
+	elb     *elbapi.Client
+	region  string
+	limiter *rateLimiter
 }
 
 // connect makes the clients as soon as a region is known. It does not call AWS.
@@ -65,13 +69,13 @@ func (c *Cloud) connect(ctx context.Context) error {
 		return err
 	}
 	cfg.Credentials = credentialsProvider{cfg.Credentials}
-	limiter := newRateLimiter()
+	limiter := newRateLimiter(c.bucketSizes)
 	cfg.APIOptions = append(cfg.APIOptions, func(s *middleware.Stack) error {
 		// After "Retry", the limiter is called for each attempt, and observes its
 		// duration without the backoff.
 		return s.Finalize.Insert(limiter, "Retry", middleware.After)
 	})
-	c.apiClients = &apiClients{ec2: ec2api.NewFromConfig(cfg), elb: elbapi.NewFromConfig(cfg), region: cfg.Region}
+	c.apiClients = &apiClients{ec2: ec2api.NewFromConfig(cfg), elb: elbapi.NewFromConfig(cfg), region: cfg.Region, limiter: limiter}
 	c.log.Info("connected to AWS", "region", cfg.Region, "cluster", c.options.Cluster)
 	return nil
 }
@@ -130,8 +134,8 @@ func listAll[Out, Options, Item any](ctx context.Context, pages paginator[Out, O
 func callOnce(ctx context.Context, flight *singleflight.Group, key string, do func(context.Context) error) error {
 	done := flight.DoChan(key, func() (any, error) {
 		// The context is the one of the caller that began the call, which may end
-		// while the others still wait.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sharedCallTimeout)
+		// while the others still wait. The call is made for all Services.
+		ctx, cancel := context.WithTimeout(withFlow(context.WithoutCancel(ctx), ""), sharedCallTimeout)
 		defer cancel()
 		return nil, do(ctx)
 	})

@@ -68,6 +68,7 @@ type Cloud struct {
 	log          *slog.Logger
 	pollInterval time.Duration // for what AWS has not completed
 	gracePeriod  time.Duration // of a load balancer that was replaced
+	bucketSizes  map[string]bucketSize
 
 	mu          sync.Mutex // guards the following fields
 	*apiClients            // nil before connect
@@ -89,7 +90,7 @@ type Cloud struct {
 // New checks the options. It makes no call: the first Service does.
 func New(o Options) (*Cloud, error) {
 	c := &Cloud{
-		options: o, names: newNames(o.Cluster), log: o.Log,
+		options: o, names: newNames(o.Cluster), log: o.Log, bucketSizes: bucketSizes,
 		lastSyncs: map[types.UID]*lastSync{}, locked: map[types.UID]bool{}, orphanedSince: map[string]time.Time{},
 		settings: adminSettings{
 			Scheme: cmp.Or(o.Scheme, Schemes[0]), Probe: cmp.Or(o.HealthProbe, probeKubeProxy), Tags: o.Tags, NodePorts: o.NodePorts,

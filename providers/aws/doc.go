@@ -11,7 +11,8 @@
 // and apply_*.go the steps, by object. delete.go and sweep.go delete what a Service,
 // or none any more, has in AWS. list.go, instances.go, subnets.go and
 // security_groups.go read EC2 and Elastic Load Balancing through client.go.
-// ratelimit.go limits the calls, and errors.go converts their errors.
+// ratelimit.go and callbucket.go limit the calls, and errors.go converts their
+// errors.
 //
 // AWS keeps all state: names follow from the cluster's name and the Service's UID
 // (names.go), tags identify the objects of the cluster and record what annotations

@@ -39,6 +39,9 @@ type fakeAWS struct {
 	denied       map[string]bool     // actions that the policy lacks
 	onCall       func(action string) // called after each call of the provider under test; may be nil
 
+	// failCall decides how a call of the provider under test fails; nil is none.
+	failCall func(ctx context.Context, action string) *faultKind
+
 	t               *testing.T
 	account, region string
 
@@ -145,6 +148,9 @@ func (f *fakeAWS) handleAttempt(ctx context.Context, w *callRecorder) (any, *raw
 	var failing *faultKind
 	if w != nil {
 		failing = w.record(service, middleware.GetOperationName(ctx))
+		if f.failCall != nil && failing == nil {
+			failing = f.failCall(ctx, middleware.GetOperationName(ctx))
+		}
 	}
 	if failing == nil || failing.lost {
 		output, err := f.runAction(middleware.GetStackValue(ctx, inputKey{}), w != nil)

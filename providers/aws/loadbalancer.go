@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/api"
 
@@ -82,6 +83,7 @@ func (c *Cloud) EnsureLoadBalancer(
 	if refusal := desired.checkRegion(c.apiClients.region); refusal != nil {
 		return nil, refusal
 	}
+	ctx = withFlow(ctx, svc.UID)
 	targets := targetNodes(nodes, desired.NodeLabels)
 	last := c.lastSyncOf(svc.UID)
 	mode := nextMode(last, desired, targets, time.Now())
@@ -89,7 +91,7 @@ func (c *Cloud) EnsureLoadBalancer(
 		r := &reconciler{Cloud: c, svc: svc, mode: mode, result: last.clone()}
 		completed, err := r.completePending(ctx)
 		if err != nil && !isGone(err) {
-			return nil, asRefusal(err)
+			return nil, c.endSync(svc.UID, err)
 		}
 		if completed {
 			c.storeSync(svc.UID, r.result)
@@ -108,12 +110,19 @@ func (c *Cloud) EnsureLoadBalancer(
 	c.recordResult(svc.UID, err)
 	if err != nil {
 		c.invalidateSync(svc.UID)
-		return nil, r.addExisting(asRefusal(err))
+		return nil, r.addExisting(c.endSync(svc.UID, err))
 	}
 	// A caller with the period Resync must find the comparison due.
 	r.result.due = time.Now().Add(c.options.Resync - c.options.Resync/10)
 	c.storeSync(svc.UID, r.result)
-	return r.result.status.DeepCopy(), nil
+	return r.result.status.DeepCopy(), c.endSync(svc.UID, nil)
+}
+
+// endSync ends a sync of the whole stack, or the failed one of its targets. It
+// returns the error as asRefusal does.
+func (c *Cloud) endSync(uid types.UID, err error) error {
+	c.limiter.endSync(uid, err)
+	return asRefusal(err)
 }
 
 // continueFrom takes over from the last sync, nil for none, what outlives a change of
@@ -184,9 +193,13 @@ func (c *Cloud) UpdateLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 	if err := c.connect(ctx); err != nil {
 		return err
 	}
+	ctx = withFlow(ctx, svc.UID)
 	r := &reconciler{Cloud: c, svc: svc, mode: syncTargets}
 	err := c.retryIfGone(func(again bool) error {
 		last := c.lastSyncOf(svc.UID)
+		if last != nil && last.deletions > 0 {
+			return nil // the load balancer is deleted
+		}
 		if r.result = nil; last != nil {
 			r.result = last.clone()
 		}
@@ -201,8 +214,11 @@ func (c *Cloud) UpdateLoadBalancer(ctx context.Context, _ string, svc *corev1.Se
 		r.result.targets = targetNodes(nodes, r.result.desired.NodeLabels)
 		return r.updateTargets(ctx)
 	})
-	if err != nil || r.result == nil {
-		return asRefusal(err)
+	if err != nil {
+		return c.endSync(svc.UID, err)
+	}
+	if r.result == nil {
+		return nil
 	}
 	// The report of the refused Service must not become that of a working one.
 	if len(r.observed.unowned) == 0 {
@@ -219,6 +235,7 @@ func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *co
 	if err := c.connect(ctx); err != nil {
 		return err
 	}
+	ctx = withFlow(ctx, svc.UID)
 	// The attempts are in memory only. A new process starts with the shortest delay.
 	var last lastSync
 	if l := c.lastSyncOf(svc.UID); l != nil {
@@ -240,6 +257,7 @@ func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *co
 		wait := minDeletionRetry << min(last.deletions, 3)
 		last.deletions++
 		c.storeSync(svc.UID, &last)
+		c.limiter.endSync(svc.UID, nil)
 		return api.NewRetryError(text, wait)
 	case err != nil:
 		c.invalidateLists()
@@ -247,5 +265,5 @@ func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *co
 	// A Service that only changed its provider or type can return with the same
 	// UID, and must then be read from AWS.
 	c.storeSync(svc.UID, nil)
-	return asRefusal(err)
+	return c.endSync(svc.UID, err)
 }

@@ -2,6 +2,7 @@ package aws
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -12,36 +13,45 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/middleware"
 	"golang.org/x/time/rate"
+	"k8s.io/apimachinery/pkg/types"
 )
+
+// refusedWrites is the number of writes of a Service that AWS must refuse, since
+// its last successful sync, before its writes are limited further. A sync that
+// succeeds can have some, such as for what another client has changed.
+const refusedWrites = 5
 
 // rateLimiter keeps the process below the account's API limits, which it shares
 // with all other clients of the account. It is a middleware of the SDK.
 type rateLimiter struct {
+	buckets map[string]*callBucket // they do not change
+
 	mu      sync.Mutex
-	buckets map[string]*rate.Limiter
-	bases   map[string]rate.Limit
+	refused map[types.UID]int // writes since the last successful sync, by flow
 }
 
-// bucketSizes are the limits of the buckets: calls a second, and calls at once.
-// AWS limits the calls of an account and region in token buckets, one for each
-// kind.
-var bucketSizes = map[string]struct {
+// bucketSize has the limits of a bucket: calls a second, and calls at once.
+type bucketSize struct {
 	rate  rate.Limit
 	burst int
-}{
+}
+
+// bucketSizes are the sizes of the buckets. AWS limits the calls of an account and
+// region in token buckets, one for each kind.
+var bucketSizes = map[string]bucketSize{
 	"Describe": {20, 100},
 	"Targets":  {4, 20},
 	"Modify":   {3, 40},
 }
 
-func newRateLimiter() *rateLimiter {
-	l := &rateLimiter{buckets: map[string]*rate.Limiter{}, bases: map[string]rate.Limit{}}
+func newRateLimiter(sizes map[string]bucketSize) *rateLimiter {
+	l := &rateLimiter{buckets: map[string]*callBucket{}, refused: map[types.UID]int{}}
 	for _, service := range []string{ec2.ServiceID, elb.ServiceID} {
-		for bucket, size := range bucketSizes {
-			l.buckets[service+bucket] = rate.NewLimiter(size.rate, size.burst)
-			l.bases[service+bucket] = size.rate
+		for kind, size := range sizes {
+			l.buckets[service+kind] = newCallBucket(size)
 		}
 	}
 	return l
@@ -51,12 +61,28 @@ func newRateLimiter() *rateLimiter {
 // of targets, or other writes.
 func bucketOf(action string) string {
 	switch {
-	case strings.HasPrefix(action, "Describe"):
+	case isRead(action):
 		return "Describe"
 	case strings.HasSuffix(action, "gisterTargets"):
 		return "Targets"
 	}
 	return "Modify"
+}
+
+func isRead(action string) bool { return strings.HasPrefix(action, "Describe") }
+
+// flowKey is the key of a context's flow.
+type flowKey struct{}
+
+// withFlow returns a context whose calls belong to the flow of a Service. Calls for
+// all Services, such as lists, belong to the flow "".
+func withFlow(ctx context.Context, uid types.UID) context.Context {
+	return context.WithValue(ctx, flowKey{}, uid)
+}
+
+func flowOf(ctx context.Context) types.UID {
+	uid, _ := ctx.Value(flowKey{}).(types.UID)
+	return uid
 }
 
 // ID names the middleware.
@@ -67,34 +93,62 @@ func (*rateLimiter) ID() string { return "FairleadLimits" }
 func (l *rateLimiter) HandleFinalize(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (
 	middleware.FinalizeOutput, middleware.Metadata, error,
 ) {
-	action := awsmiddleware.GetOperationName(ctx)
-	bucket := awsmiddleware.GetServiceID(ctx) + bucketOf(action)
-	if b := l.buckets[bucket]; b != nil {
-		if err := b.Wait(ctx); err != nil {
+	action, flow := awsmiddleware.GetOperationName(ctx), flowOf(ctx)
+	b := l.buckets[awsmiddleware.GetServiceID(ctx)+bucketOf(action)]
+	if b != nil {
+		if err := b.wait(ctx, flow, !isRead(action) && l.isFailing(flow)); err != nil {
 			return middleware.FinalizeOutput{}, middleware.Metadata{}, fmt.Errorf("rate limit of AWS API calls: %w", err)
 		}
 	}
 	start := time.Now()
 	out, metadata, err := next.HandleFinalize(ctx, in)
-	l.adaptRate(bucket, err)
+	if b != nil && isThrottled(err) {
+		b.reduceRate()
+	}
+	if !isRead(action) && isRefused(err) {
+		l.recordRefused(flow, 1)
+	}
 	observeCall(action, codeOf(err), time.Since(start))
 	return out, metadata, err
 }
 
-// adaptRate halves the rate when AWS throttles, and raises it again slowly.
-func (l *rateLimiter) adaptRate(bucket string, err error) {
-	b := l.buckets[bucket]
-	if b == nil {
+// isFailing reports whether the writes of a flow are limited further.
+func (l *rateLimiter) isFailing(flow types.UID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.refused[flow] >= refusedWrites
+}
+
+// recordRefused records refused writes. The flow "" is that of all Services.
+func (l *rateLimiter) recordRefused(flow types.UID, writes int) {
+	if flow == "" {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	base := l.bases[bucket]
-	if throttleErrors.IsErrorThrottle(err) == aws.TrueTernary {
-		b.SetLimit(max(b.Limit()/2, base/20))
-	} else if b.Limit() < base {
-		b.SetLimit(min(b.Limit()+base/50, base))
+	l.refused[flow] += writes
+}
+
+// endSync records the result of a sync. The writes of a Service are limited further
+// from a sync that AWS has refused to one that succeeds. Throttling and outages do
+// not count: they affect all Services.
+func (l *rateLimiter) endSync(flow types.UID, err error) {
+	if err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.refused, flow)
+	} else if isRefused(err) {
+		l.recordRefused(flow, refusedWrites)
 	}
 }
+
+// isRefused reports whether AWS has refused a call, and would refuse it again.
+func isRefused(err error) bool {
+	var refusal smithy.APIError
+	var response interface{ HTTPStatusCode() int }
+	return errors.As(err, &refusal) && errors.As(err, &response) && response.HTTPStatusCode()/100 == 4 && !isThrottled(err)
+}
+
+func isThrottled(err error) bool { return throttleErrors.IsErrorThrottle(err) == aws.TrueTernary }
 
 var throttleErrors = retry.ThrottleErrorCode{Codes: retry.DefaultThrottleErrorCodes}

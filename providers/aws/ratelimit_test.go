@@ -2,44 +2,142 @@ package aws
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/ec2"
-	"github.com/aws/smithy-go"
+	"k8s.io/apimachinery/pkg/types"
 )
 
-// TestRateAdaptation checks that only a throttled bucket gets slower, and that
-// it recovers.
+// TestRateAdaptation checks that a throttled bucket gets slower once a second, keeps
+// a quarter of its rate, and recovers with time.
 func TestRateAdaptation(t *testing.T) {
-	l := newRateLimiter()
-	bucket, other := ec2.ServiceID+"Modify", ec2.ServiceID+"Describe"
-	base, untouched := l.bases[bucket], l.buckets[other].Limit()
-	throttle := &smithy.GenericAPIError{Code: "RequestLimitExceeded"}
-	for range 3 {
-		l.adaptRate(bucket, throttle)
+	synctest.Test(t, func(t *testing.T) {
+		b := newCallBucket(bucketSize{8, 1})
+		rateNow := func() float64 { return float64(b.currentRate(time.Now())) }
+		for range 10 {
+			b.reduceRate() // calls in parallel
+		}
+		if got := rateNow(); got != 4 {
+			t.Errorf("the rate is %v after one second of throttling, not 4", got)
+		}
+		for range 100 {
+			time.Sleep(reduceEvery)
+			b.reduceRate()
+		}
+		if got := rateNow(); got < 2 || got > 2.2 {
+			t.Errorf("the rate is %v after 100 seconds of throttling, not a quarter of 8", got)
+		}
+		time.Sleep(recovery / 4)
+		if got := rateNow(); got < 4 || got > 4.2 {
+			t.Errorf("the rate is %v, and has not recovered by a quarter of 8 in a quarter of the time", got)
+		}
+		time.Sleep(recovery)
+		if got := rateNow(); got != 8 {
+			t.Errorf("the rate is %v after the recovery, not 8", got)
+		}
+	})
+}
+
+// admission is when a call of a flow was admitted.
+type admission struct {
+	flow types.UID
+	at   time.Duration
+}
+
+// admitAll makes calls of each flow at once, in the order of the flows, and
+// returns when they were admitted.
+func admitAll(t *testing.T, b *callBucket, calls int, failing bool, flows ...types.UID) (all []admission) {
+	t.Helper()
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	start := time.Now()
+	for _, flow := range flows {
+		for range calls {
+			group.Go(func() {
+				if err := b.wait(t.Context(), flow, failing); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				all = append(all, admission{flow, time.Since(start)})
+			})
+		}
+		synctest.Wait()
 	}
-	if got := l.buckets[bucket].Limit(); got != base/8 {
-		t.Errorf("the rate is %v, not %v", got, base/8)
-	}
-	for range 100 {
-		l.adaptRate(bucket, throttle)
-	}
-	if got := l.buckets[bucket].Limit(); got < base/20 {
-		t.Errorf("the rate is %v: it would never recover", got)
-	}
-	for range 100 {
-		l.adaptRate(bucket, nil)
-	}
-	if got := l.buckets[bucket].Limit(); got != base {
-		t.Errorf("the rate is %v after many successes, not %v", got, base)
-	}
-	if got := l.buckets[other].Limit(); got != untouched {
-		t.Errorf("another class has %v, not %v", got, untouched)
-	}
-	l.adaptRate(bucket, fmt.Errorf("anything else"))
-	if got := l.buckets[bucket].Limit(); got != base {
-		t.Errorf("the rate is %v after another failure", got)
+	group.Wait()
+	return all
+}
+
+// TestRoundRobin checks that the calls of a flow wait for one call of each other
+// flow, not for all of them.
+func TestRoundRobin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := admitAll(t, newCallBucket(bucketSize{1, 1}), 20, false, "many", "other")
+		// One call was admitted before the other flow had any.
+		for i := 2; i < 38; i++ {
+			if all[i].flow == all[i-1].flow {
+				t.Fatalf("calls %d and %d are of the same flow: %v", i-1, i, all)
+			}
+		}
+	})
+}
+
+// TestFailingFlows checks that failing flows use a quarter of the rate and of the
+// burst together, and that the others do not wait for them.
+func TestFailingFlows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newCallBucket(bucketSize{4, 8})
+		failing := admitAll(t, b, 6, true, "a", "b") // two at once, then one a second
+		if last := failing[len(failing)-1].at; last != 10*time.Second {
+			t.Errorf("the last of 12 calls was admitted after %v, not 10s: %v", last, failing)
+		}
+		var group sync.WaitGroup
+		for range 10 {
+			group.Go(func() { _ = b.wait(t.Context(), "a", true) })
+		}
+		synctest.Wait()
+		healthy := admitAll(t, b, 6, false, "c")
+		if last := healthy[len(healthy)-1].at; last != 0 {
+			t.Errorf("a call waited %v behind failing flows", last)
+		}
+		group.Wait()
+	})
+}
+
+// TestRefusalsAreNotRepeated checks that a call that AWS refuses is made once, and
+// that only refusals limit the writes of the Service.
+func TestRefusalsAreNotRepeated(t *testing.T) {
+	for _, row := range []struct {
+		kind     faultKind
+		attempts int
+		failing  bool
+	}{
+		{clientError("ValidationError"), 1, true},
+		{clientError("AccessDenied"), 1, true},
+		{throttle, maxAttempts, false},
+		{serverError(500), maxAttempts, false},
+		{unreached, maxAttempts, false},
+	} {
+		t.Run(row.kind.name, func(t *testing.T) {
+			a := fakeAccount(t)
+			c, s := a.newProvider(t), newService("web", 80)
+			a.fail(fault{action: "CreateTargetGroup", times: forever, kind: row.kind})
+			if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err == nil {
+				t.Fatal("not refused")
+			}
+			attempts := len(slices.DeleteFunc(a.calls(), func(action string) bool { return action != "CreateTargetGroup" }))
+			if attempts != row.attempts || c.limiter.isFailing(s.UID) != row.failing {
+				t.Errorf("%d attempts, failing: %t", attempts, !row.failing)
+			}
+			a.reset()
+			a.ensureService(t, c, s)
+			if c.limiter.isFailing(s.UID) {
+				t.Error("the writes are limited after a success")
+			}
+		})
 	}
 }
 
