@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
@@ -30,6 +31,10 @@ const (
 
 	// firstCallRetry and lastCallRetry bound the backoff after a failed call.
 	firstCallRetry, lastCallRetry = 5 * time.Second, 5 * time.Minute
+
+	// editBurst and editPeriod limit the calls for edits of one Service: so many at
+	// once, and then one per period.
+	editBurst, editPeriod = 5, 30 * time.Second
 
 	// nodeDebounce is the debounce of changes of nodes.
 	nodeDebounce = 2 * time.Second
@@ -59,10 +64,12 @@ type balancers struct {
 	log             *slog.Logger
 	outcomesChanged func() // when there are new outcomes
 
-	queue   workqueue.TypedDelayingInterface[types.UID]
-	backoff workqueue.TypedRateLimiter[types.UID]
+	queue       workqueue.TypedDelayingInterface[types.UID]
+	backoff     workqueue.TypedRateLimiter[types.UID]
+	nodeBackoff workqueue.TypedRateLimiter[types.UID] // after a failed update of nodes
 
 	mu              sync.Mutex
+	retries         int // calls in progress of Services whose last call failed
 	byUID           map[types.UID]*balancer
 	nodes           []*corev1.Node
 	nodesGeneration int // counts the changes of nodes
@@ -72,18 +79,21 @@ type balancers struct {
 // balancer is the desired and the observed state of one load balancer.
 type balancer struct {
 	desired         plan.CloudRequest
-	attempted       plan.CloudRequest // at the last call
-	nodesGeneration int               // of the nodes in the last successful call
+	nodesGeneration int // of the nodes in the last successful call
 	outcome         plan.CloudOutcome
-	callAt          time.Time // when to call again even if nothing has changed
+	callAt          time.Time     // when to call again even if nothing has changed
+	editAt          time.Time     // when to call because of an edit; zero if there is none
+	nodesAt         time.Time     // when to update nodes again after a failure
+	edits           *rate.Limiter // an owner who edits all the time must not cause calls at full speed
 }
 
 func newBalancers(o Options, wake func()) *balancers {
 	return &balancers{
 		cloud: o.Cloud, cluster: o.Cluster, resync: o.Resync, parallel: max(o.Parallel, 1), log: o.Log, outcomesChanged: wake,
-		queue:   workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[types.UID]{Name: "load-balancers"}),
-		backoff: workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](firstCallRetry, lastCallRetry),
-		byUID:   map[types.UID]*balancer{},
+		queue:       workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[types.UID]{Name: "load-balancers"}),
+		backoff:     workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](firstCallRetry, lastCallRetry),
+		nodeBackoff: workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](firstCallRetry, lastCallRetry),
+		byUID:       map[types.UID]*balancer{},
 	}
 }
 
@@ -103,26 +113,60 @@ func (b *balancers) setDesired(desired map[types.UID]plan.CloudRequest, live map
 		if _, requested := desired[uid]; !requested {
 			delete(b.byUID, uid)
 			b.backoff.Forget(uid)
+			b.nodeBackoff.Forget(uid)
 		}
 	}
 	for uid, request := range desired {
 		known := b.byUID[uid]
-		if known == nil || known.desired.Action != request.Action {
-			known = &balancer{} // the outcome of the opposite action is obsolete
+		switch {
+		case known == nil:
+			known = &balancer{edits: rate.NewLimiter(rate.Every(editPeriod), editBurst)}
+			b.byUID[uid] = known
+		case known.desired.Action != request.Action:
+			// The outcome of the opposite action is obsolete.
+			known = &balancer{edits: known.edits, nodesGeneration: known.nodesGeneration}
 			b.byUID[uid] = known
 		}
 		changed := !plan.SameCloudRequest(known.desired, request)
 		known.desired = request
 		switch {
-		// The owner has changed the Service: earlier failures do not delay it.
 		case changed:
-			b.backoff.Forget(uid)
-			b.queue.Add(uid)
+			b.enqueueEdit(uid, known)
 		// Nodes often change in groups.
-		case nodesChanged && request.Action == plan.EnsureBalancer:
+		case nodesChanged && known.hasTargets():
 			b.queue.AddAfter(uid, nodeDebounce)
 		}
 	}
+}
+
+// enqueueEdit enqueues a Service that its owner has edited. Earlier failures do not
+// delay it, as long as there are few edits. b.mu must be held.
+func (b *balancers) enqueueEdit(uid types.UID, edited *balancer) {
+	// The call for an earlier edit includes this one.
+	if !edited.editAt.IsZero() {
+		return
+	}
+	delay := edited.edits.Reserve().Delay()
+	edited.editAt = time.Now().Add(delay)
+	if delay > 0 {
+		// The first call for an action is due at once otherwise.
+		if edited.callAt.IsZero() {
+			edited.callAt = edited.editAt
+		}
+		b.queue.AddAfter(uid, delay)
+		return
+	}
+	b.backoff.Forget(uid)
+	b.queue.Add(uid)
+}
+
+// hasTargets reports whether the load balancer may have targets that must follow the
+// nodes: also one with a refused deletion, such as by deletion protection.
+func (one *balancer) hasTargets() bool {
+	if one.outcome.Action != one.desired.Action {
+		return false // the first call is due
+	}
+	return one.desired.Action == plan.EnsureBalancer || one.outcome.Reason != "" && one.outcome.Reason != v1alpha1.Deleting
 }
 
 // outcomes returns the last outcome for each Service.
@@ -167,30 +211,64 @@ func (b *balancers) syncBalancer(ctx context.Context, uid types.UID) {
 		b.mu.Unlock()
 		return
 	}
-	due, era, nodes := *known, b.nodesGeneration, b.nodes
-	b.mu.Unlock()
-
+	due, era, nodes, now := *known, b.nodesGeneration, b.nodes, time.Now()
+	failing := b.backoff.NumRequeues(uid) > 0
+	edited := !due.editAt.IsZero() && !due.editAt.After(now)
+	early := due.callAt.After(now) && !edited
 	// Nodes are updated first, even if the Service is refused or in backoff: a load
 	// balancer without existing targets serves no traffic.
-	nodesChanged := due.nodesGeneration != era && due.outcome.Action == plan.EnsureBalancer && due.desired.Action == plan.EnsureBalancer
-	wait := time.Until(due.callAt)
-	early := wait > 0 && plan.SameCloudRequest(due.attempted, due.desired)
+	updateNodes := due.nodesGeneration != era && due.hasTargets() && !due.nodesAt.After(now)
 	// Nothing is due: the item was enqueued before its time.
-	if early && !nodesChanged {
-		b.queue.AddAfter(uid, wait)
+	if early && !updateNodes {
+		b.queue.AddAfter(uid, due.nextAt(era).Sub(now))
+		b.mu.Unlock()
 		return
 	}
+	// Calls that fail slowly must leave workers to the other Services.
+	if failing && b.retries >= max(b.parallel/2, 1) {
+		b.queue.AddAfter(uid, wait.Jitter(firstCallRetry, jitter))
+		b.mu.Unlock()
+		return
+	}
+	if edited {
+		known.editAt = time.Time{}
+	}
+	if failing {
+		b.retries++
+		defer func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.retries--
+		}()
+	}
+	b.mu.Unlock()
+	b.makeCalls(ctx, known, dueCalls{due, nodes, era, updateNodes, early, early && failing})
+}
+
+// dueCalls are the calls that are due for one Service.
+type dueCalls struct {
+	balancer                   // when they became due
+	targets     []*corev1.Node // the nodes of the generation
+	generation  int
+	updateNodes bool
+	nodesOnly   bool // the balancer itself is ensured only if the update fails
+	untilRetry  bool // and not even then, because its earlier failure is in backoff
+}
+
+// makeCalls makes the calls that are due, and records their outcome.
+func (b *balancers) makeCalls(ctx context.Context, known *balancer, due dueCalls) {
 	limited, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	updated := nodesChanged && b.cloud.UpdateLoadBalancer(limited, b.cluster, due.desired.Service, nodes) == nil
-	onlyNodes := early && updated
-	var outcome plan.CloudOutcome
+	svc := due.desired.Service
+	updated := due.updateNodes && b.cloud.UpdateLoadBalancer(limited, b.cluster, svc, due.targets) == nil
+	onlyNodes := due.nodesOnly && (updated || due.untilRetry)
+	outcome := due.outcome
 	var err error
-	if onlyNodes {
-		outcome = due.outcome
-		outcome.Report = b.balancerReport(due.desired.Service, outcome.Report)
-	} else {
-		outcome, err = b.callCloud(limited, due, nodes)
+	switch {
+	case !onlyNodes:
+		outcome, err = b.callCloud(limited, due.balancer, due.targets)
+	case updated && outcome.Action == plan.EnsureBalancer:
+		outcome.Report = b.balancerReport(svc, outcome.Report)
 	}
 	if ctx.Err() != nil {
 		return // the outcome of a cancelled call is unknown; the next leader calls again
@@ -198,26 +276,42 @@ func (b *balancers) syncBalancer(ctx context.Context, uid types.UID) {
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.byUID[uid] != known {
+	if b.byUID[svc.UID] != known {
 		return // the desired action has changed during the call
 	}
 	if !equality.Semantic.DeepEqual(known.outcome, outcome) {
 		b.outcomesChanged()
 	}
-	known.outcome, known.attempted = outcome, due.desired
-	if err == nil || updated {
-		known.nodesGeneration = era
+	known.outcome = outcome
+	switch {
+	case updated || !onlyNodes && err == nil:
+		known.nodesGeneration = due.generation
+		b.nodeBackoff.Forget(svc.UID)
+	case due.updateNodes:
+		known.nodesAt = time.Now().Add(b.nodeBackoff.When(svc.UID))
 	}
-	after := time.Until(due.callAt) // changes of nodes do not postpone the resync
+	// Changes of nodes do not postpone the resync.
 	if !onlyNodes {
-		after = b.nextCall(uid, outcome, err)
-	} else if outcome.Reason == "" && outcome.Report.RequeueAfter > 0 {
-		after = min(after, outcome.Report.RequeueAfter)
+		known.callAt = time.Now().Add(b.nextCall(svc.UID, outcome, err))
+	} else if soon := time.Now().Add(outcome.Report.RequeueAfter); outcome.Reason == "" && soon.After(time.Now()) && soon.Before(known.callAt) {
+		known.callAt = soon
 	}
-	known.callAt = time.Now().Add(after)
 	if !outcome.Deleted() {
-		b.queue.AddAfter(uid, after)
+		b.queue.AddAfter(svc.UID, time.Until(known.nextAt(b.nodesGeneration)))
 	}
+}
+
+// nextAt is when a call for the Service is due, given the generation of the nodes.
+func (one *balancer) nextAt(generation int) time.Time {
+	at := one.callAt
+	if !one.editAt.IsZero() && one.editAt.Before(at) {
+		at = one.editAt
+	}
+	// Only a failed update is retried by time; setDesired enqueues changes of nodes.
+	if one.nodesGeneration != generation && one.hasTargets() && !one.nodesAt.IsZero() && one.nodesAt.Before(at) {
+		at = one.nodesAt
+	}
+	return at
 }
 
 // nextCall is the time until the next call if nothing changes: a backoff after an error,

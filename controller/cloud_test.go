@@ -409,7 +409,8 @@ func TestDeletion(t *testing.T) {
 			t.Errorf("outcome %+v", o)
 		}
 		r.expectCalls(20*time.Second, "22s delete a 0")
-		r.expectCalls(10*time.Second, "28s delete a 0")
+		// It is not known whether the targets followed the nodes.
+		r.expectCalls(10*time.Second, "28s update a 1", "29s delete a 0")
 		if o := r.balancers.outcomes()["a"]; !o.Deleted() {
 			t.Errorf("outcome %+v", o)
 		}
@@ -421,6 +422,122 @@ func TestDeletion(t *testing.T) {
 		if len(r.balancers.outcomes()) != 0 {
 			t.Error("the outcome is kept although the Service is gone")
 		}
+	})
+}
+
+// TestNodesOfRefusedDeletion: while a deletion is refused, the targets follow the
+// nodes, and the deletion is retried when an annotation changes.
+func TestNodesOfRefusedDeletion(t *testing.T) {
+	runBalancerTest(t, func(r *balancerTest) {
+		r.setAction(plan.EnsureBalancer, service("a"))
+		r.expectCalls(2*time.Second, "0s ensure a 1")
+		protected := &v1alpha1.Refusal{Reason: v1alpha1.PermissionDenied, Message: "protected"}
+		r.fail["delete a"] = []error{protected, protected}
+		r.setAction(plan.DeleteBalancer, service("a", deleting, annotated("x", "y")))
+		r.expectCalls(2*time.Second, "2s delete a 0")
+		r.nodes = append(r.nodes, awsNode("n2"))
+		r.setDesired()
+		r.expectCalls(3*time.Second, "6s update a 2")
+		if o := r.balancers.outcomes()["a"]; o.Reason != v1alpha1.PermissionDenied || o.Message != "protected" {
+			t.Errorf("outcome %+v", o)
+		}
+		r.expectCalls(3*time.Second, "8s delete a 0")
+		r.setAction(plan.DeleteBalancer, service("a", deleting))
+		r.expectCalls(2*time.Second, "10s delete a 0")
+		r.nodes = nil
+		r.setDesired()
+		r.expectCalls(time.Hour)
+	})
+}
+
+// TestFailedNodeUpdateInBackoff: an update of nodes that fails during the backoff of
+// the Service is retried with a backoff of its own, without a call for the rest.
+func TestFailedNodeUpdateInBackoff(t *testing.T) {
+	runBalancerTest(t, func(r *balancerTest) {
+		r.setAction(plan.EnsureBalancer, service("a"))
+		r.expectCalls(2*time.Second, "0s ensure a 1")
+		for range 5 {
+			r.fail["ensure a"] = append(r.fail["ensure a"], errors.New("boom"))
+		}
+		r.setAction(plan.EnsureBalancer, service("a", annotated("x", "y")))
+		// At 2, 8, 19, 40 and 81 s; the next one is after another 80 s.
+		time.Sleep(81 * time.Second)
+		synctest.Wait()
+		r.calls()
+		r.fail["update a"] = []error{errors.New("boom"), errors.New("boom")}
+		r.nodes = append(r.nodes, awsNode("n2"))
+		r.setDesired()
+		r.expectCalls(60*time.Second, "1m25s update a 2", "1m31s update a 2", "1m42s update a 2")
+	})
+}
+
+// TestFrequentEdits: the first edits of a failing Service reset its backoff. Later
+// ones cause one call per period.
+func TestFrequentEdits(t *testing.T) {
+	runBalancerTest(t, func(r *balancerTest) {
+		for range 1000 {
+			r.fail["ensure a"] = append(r.fail["ensure a"], &v1alpha1.Refusal{Reason: v1alpha1.InvalidRequest, Message: "no"})
+		}
+		r.setAction(plan.EnsureBalancer, service("b"))
+		edits := 0
+		for range 600 {
+			edits++
+			r.setAction(plan.EnsureBalancer, service("a", annotated("x", fmt.Sprint(edits))))
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		if n := len(r.calls()); n > 40 {
+			t.Errorf("%d calls for an edit every second in 10 minutes", n)
+		}
+		r.mu.Lock()
+		delete(r.fail, "ensure a")
+		r.mu.Unlock()
+		r.setAction(plan.EnsureBalancer, service("a", annotated("x", "the last")))
+		time.Sleep(editPeriod + 2*time.Second)
+		synctest.Wait()
+		if o := r.balancers.outcomes()["a"]; !o.Ready() {
+			t.Errorf("the last edit was not used: outcome %+v", o)
+		}
+		time.Sleep(editBurst * editPeriod)
+		synctest.Wait()
+		r.calls()
+		for range editBurst {
+			edits++
+			r.setAction(plan.EnsureBalancer, service("a", annotated("x", fmt.Sprint(edits))))
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			if n := len(r.calls()); n != 1 {
+				t.Errorf("%d calls in the two seconds after an edit", n)
+			}
+		}
+	})
+}
+
+// TestFailingCallsLeaveWorkers: retries that take long leave half of the workers to
+// other Services.
+func TestFailingCallsLeaveWorkers(t *testing.T) {
+	runBalancerTest(t, func(r *balancerTest) {
+		for i := range 6 {
+			s := service(fmt.Sprint("bad", i))
+			for range 100 {
+				r.fail["ensure "+s.Name] = append(r.fail["ensure "+s.Name], errors.New("boom"))
+			}
+			r.desired[s.UID] = plan.CloudRequest{Service: s, Action: plan.EnsureBalancer}
+		}
+		r.setDesired()
+		time.Sleep(4 * time.Second)
+		synctest.Wait()
+		r.calls()
+		r.mu.Lock()
+		r.latency = 110 * time.Second
+		r.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if n := len(r.calls()); n != 1 {
+			t.Errorf("%d retries at once, with three workers", n)
+		}
+		r.setAction(plan.EnsureBalancer, service("good"))
+		r.expectCalls(time.Second, "14s ensure good 1")
 	})
 }
 

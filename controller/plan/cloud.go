@@ -213,8 +213,9 @@ func SameCloudRequest(was, now CloudRequest) bool {
 		return false
 	}
 	a, b := was.Service, now.Service
-	return a == b || now.Action == DeleteBalancer ||
-		equality.Semantic.DeepEqual(a.Spec, b.Spec) && sameUserAnnotations(a.Annotations, b.Annotations)
+	// Annotations can protect a load balancer from deletion.
+	return a == b || (now.Action == DeleteBalancer || equality.Semantic.DeepEqual(a.Spec, b.Spec)) &&
+		sameUserAnnotations(a.Annotations, b.Annotations)
 }
 
 // sameUserAnnotations compares annotations, except those that Fairlead writes.

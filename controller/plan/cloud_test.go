@@ -552,7 +552,12 @@ func TestSameWork(t *testing.T) {
 			t.Errorf("%s: same is %t", name, !row.same)
 		}
 	}
-	if deleted := (CloudRequest{service("a"), DeleteBalancer}); !SameCloudRequest(deleted, change(DeleteBalancer, annotated("x", "z"))) {
-		t.Error("a deletion starts over when an annotation changes")
+	deletion := CloudRequest{service("a"), DeleteBalancer}
+	port := CloudRequest{service("a", func(s *corev1.Service) { s.Spec.Ports = []corev1.ServicePort{{Port: 1}} }), DeleteBalancer}
+	if !SameCloudRequest(deletion, port) {
+		t.Error("a deletion starts over when a port changes")
+	}
+	if SameCloudRequest(deletion, change(DeleteBalancer, annotated("x", "z"))) {
+		t.Error("a deletion is not retried when an annotation changes, which may have protected the load balancer")
 	}
 }
