@@ -55,7 +55,8 @@ const (
 	CloudCannotServe Reason = "CloudCannotServe"
 	// CloudFailed: a call to the API of the cloud failed; it is retried.
 	CloudFailed Reason = "CloudFailed"
-	// PermissionDenied: the controller lacks a permission in the cloud.
+	// PermissionDenied: the controller lacks a permission in the cloud, or a load
+	// balancer is protected from deletion.
 	PermissionDenied Reason = "PermissionDenied"
 	// QuotaExceeded: a quota of the cloud, or a limit of its load balancers, is reached.
 	QuotaExceeded Reason = "QuotaExceeded"

@@ -124,7 +124,7 @@ func (r *reconciler) deleteSuperfluous(ctx context.Context, b elb.LoadBalancer) 
 		return err
 	}
 	if r.old != nil && r.hasTakenOver(b) {
-		if err := r.deleteBalancer(ctx, *r.old); err != nil {
+		if err := r.deleteBalancer(ctx, *r.old, r.hasSetProtection(*r.old)); err != nil {
 			return err
 		}
 		r.log.Info("load balancer replaced", "service", r.svc.Namespace+"/"+r.svc.Name,

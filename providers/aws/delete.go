@@ -28,14 +28,16 @@ func (r *reconciler) deleteStack(ctx context.Context) error {
 	}
 	o, _ := parseAnnotations(r.svc)
 	for _, b := range r.observed.balancers {
-		// Protection that the Service itself requests is respected. Protection that
-		// was set otherwise is removed by deleteBalancer.
+		// AWS would refuse the deletion. All objects stay, and UpdateLoadBalancer
+		// continues from the last sync.
 		if o.Attributes[attrProtected] == "true" {
-			return newRefusal(v1alpha1.PermissionDenied,
+			return &protectionError{newRefusal(v1alpha1.PermissionDenied,
 				"annotation %sattributes: load balancer %s is protected from deletion by %s=true: remove the attribute",
-				prefix, aws.ToString(b.LoadBalancerName), attrProtected)
+				prefix, aws.ToString(b.LoadBalancerName), attrProtected)}
 		}
-		if err := r.deleteBalancer(ctx, b); err != nil {
+	}
+	for _, b := range r.observed.balancers {
+		if err := r.deleteBalancer(ctx, b, r.hasSetProtection(b)); err != nil {
 			return err
 		}
 	}
@@ -65,20 +67,29 @@ func failureOf(results []error) (failure error) {
 	return failure
 }
 
-// deleteBalancer deletes a load balancer with its listeners, also one that is
-// protected from deletion.
-func (c *Cloud) deleteBalancer(ctx context.Context, b elb.LoadBalancer) error {
+// protectionError is the refusal of a deletion before anything was deleted.
+type protectionError struct{ *v1alpha1.Refusal }
+
+func (e *protectionError) Unwrap() error { return e.Refusal }
+
+// hasSetProtection reports whether an annotation of the Service has protected the
+// load balancer from deletion, by the record in its tags.
+func (r *reconciler) hasSetProtection(b elb.LoadBalancer) bool {
+	record := recordedText(r.observed.tags[aws.ToString(b.LoadBalancerArn)], tagAttributes)
+	return slices.Contains(strings.Fields(record), attrProtected+"=true")
+}
+
+// deleteBalancer deletes a load balancer with its listeners. It disables deletion
+// protection only if told to, since others may have enabled it deliberately.
+func (c *Cloud) deleteBalancer(ctx context.Context, b elb.LoadBalancer, disableProtection bool) error {
 	name := aws.ToString(b.LoadBalancerName)
 	remove := func() error {
 		_, err := callAPI(ctx, c.elb.DeleteLoadBalancer, &elbapi.DeleteLoadBalancerInput{LoadBalancerArn: b.LoadBalancerArn})
 		return err
 	}
 	err := remove()
-	// AWS refuses to delete a load balancer with the attribute
-	// deletion_protection.enabled.
 	if isCode(err, "OperationNotPermitted") {
-		attributes := c.loadBalancerAttributes(aws.ToString(b.LoadBalancerArn), b.Scheme)
-		if err := attributes.set(ctx, map[string]string{attrProtected: "false"}); err != nil {
+		if err = c.resolveProtection(ctx, b, disableProtection, err); err != nil {
 			return err
 		}
 		err = remove()
@@ -91,6 +102,27 @@ func (c *Cloud) deleteBalancer(ctx context.Context, b elb.LoadBalancer) error {
 	}
 	c.loadBalancers.remove(name)
 	return nil
+}
+
+// resolveProtection disables the deletion protection of a load balancer whose
+// deletion AWS has refused, or returns a Refusal. If it is not protected, AWS had
+// another cause, and the error of the deletion is returned.
+func (c *Cloud) resolveProtection(ctx context.Context, b elb.LoadBalancer, disable bool, deletion error) error {
+	arn := aws.ToString(b.LoadBalancerArn)
+	attributes := c.loadBalancerAttributes(arn, b.Scheme)
+	observed, err := attributes.read(ctx)
+	switch {
+	case err != nil:
+		return err
+	case observed[attrProtected] != "true":
+		return deletion
+	case disable:
+		return attributes.set(ctx, map[string]string{attrProtected: "false"})
+	}
+	return newRefusal(v1alpha1.PermissionDenied,
+		"load balancer %s is protected from deletion by the attribute %s, which no annotation of the Service has set. "+
+			"To permit the deletion: aws elbv2 modify-load-balancer-attributes --load-balancer-arn %s --attributes Key=%s,Value=false",
+		arn, attrProtected, arn, attrProtected)
 }
 
 // deleteTargetGroup deletes a target group. The error wraps errInUse while a

@@ -11,28 +11,127 @@ import (
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cloud-provider/api"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
-// TestProtection checks that deletion protection applies if the Service
-// requests it, and only then.
+// TestProtection checks that deletion protection applies if the Service requests
+// it: nothing is written, and the targets follow the nodes. Without the annotation
+// the load balancer is deleted.
 func TestProtection(t *testing.T) {
 	a := fakeAccount(t) // moto ignores deletion protection
 	c, s := a.newProvider(t), newService("web", 80)
 	annotate("attributes", "deletion_protection.enabled=true")(s)
 	a.ensureService(t, c, s)
-	var refusal *v1alpha1.Refusal
-	err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
-	if !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "protected from deletion") {
-		t.Fatalf("got %v", err)
+	for _, process := range []string{"the same process", "a new process"} {
+		a.reset()
+		var refusal *v1alpha1.Refusal
+		err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
+		if !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "protected from deletion") {
+			t.Fatalf("%s: got %v", process, err)
+		}
+		if writes := a.writes(); len(writes) > 0 {
+			t.Errorf("%s: the refusal made the writes %v", process, writes)
+		}
+		a.addNode(t)
+		a.expectTargets(t, c, s)
+		c = a.newProvider(t)
 	}
 	s.Annotations = nil
 	deleteService(t, a, c, s)
 	if left := a.leakedObjects(t); len(left) > 0 {
 		t.Errorf("there remain %v", left)
+	}
+}
+
+// expectTargets updates the targets of the Service's only target group, which must
+// be all instances then.
+func (a *account) expectTargets(t *testing.T, c *Cloud, s *corev1.Service) {
+	t.Helper()
+	updateTargets(t, a, c, s, a.nodes)
+	if got := a.targets(t, *a.targetGroups(t)[0].TargetGroupArn); len(got) != len(a.nodes) {
+		t.Errorf("the targets are %v, with %d nodes", got, len(a.nodes))
+	}
+}
+
+// setProtection enables the deletion protection of the only load balancer, or
+// disables it, as an administrator does.
+func (a *account) setProtection(t *testing.T, value string) {
+	t.Helper()
+	get(t, a.elb.ModifyLoadBalancerAttributes, &elb.ModifyLoadBalancerAttributesInput{
+		LoadBalancerArn: a.balancers(t)[0].LoadBalancerArn,
+		Attributes:      []elbtypes.LoadBalancerAttribute{{Key: new(attrProtected), Value: new(value)}},
+	})
+}
+
+// TestProtectionOfOthers checks that deletion protection that no annotation has set
+// stays, that the refusal has what permits the deletion, and that the targets
+// follow the nodes meanwhile.
+func TestProtectionOfOthers(t *testing.T) {
+	a := fakeAccount(t) // moto ignores deletion protection
+	c, s := a.newProvider(t, func(o *Options) { o.DeleteOrphans = true }), newService("web", 80)
+	a.ensureService(t, c, s)
+	a.setProtection(t, "true")
+	arn := *a.balancers(t)[0].LoadBalancerArn
+	a.reset()
+	var refusal *v1alpha1.Refusal
+	err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
+	if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.PermissionDenied ||
+		!strings.Contains(refusal.Message, "--load-balancer-arn "+arn+" --attributes Key=deletion_protection.enabled,Value=false") {
+		t.Errorf("got %v", err)
+	}
+	if writes := a.writes(); !slices.Equal(writes, []string{"DeleteLoadBalancer"}) {
+		t.Errorf("the writes are %v", writes)
+	}
+	a.addNode(t)
+	a.expectTargets(t, c, s)
+	for range 2 {
+		err = c.SweepOrphans(t.Context(), nil)
+		for id := range c.orphanedSince {
+			c.orphanedSince[id] = c.orphanedSince[id].Add(-orphanAge)
+		}
+	}
+	if slices.Contains(a.writes(), "ModifyLoadBalancerAttributes") || len(a.balancers(t)) != 1 || err == nil {
+		t.Errorf("after the sweep with the error %v: %v", err, a.writes())
+	}
+	a.setProtection(t, "false")
+	deleteService(t, a, c, s)
+}
+
+// TestDeletionNotPermitted checks that AWS's own message is reported if it does not
+// permit a deletion for another cause than deletion protection.
+func TestDeletionNotPermitted(t *testing.T) {
+	a := fakeAccount(t)
+	c, s := a.newProvider(t), newService("web", 80)
+	a.ensureService(t, c, s)
+	a.fail(fault{action: "DeleteLoadBalancer", kind: clientError("OperationNotPermitted")})
+	var refusal *v1alpha1.Refusal
+	err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
+	if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.PermissionDenied || strings.Contains(refusal.Message, "protect") {
+		t.Errorf("got %v", err)
+	}
+	deleteService(t, a, c, s)
+}
+
+// TestUpdateDuringDeletion checks that nothing is registered for a Service whose
+// load balancer is deleted.
+func TestUpdateDuringDeletion(t *testing.T) {
+	a := fakeAccount(t)
+	a.fake.lingering = 100
+	c, s := a.newProvider(t), newService("web", 80)
+	a.ensureService(t, c, s)
+	retryAfter(t, c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s))
+	a.addNode(t)
+	for range 2 {
+		a.reset()
+		updateTargets(t, a, c, s, a.nodes)
+		if writes := a.writes(); len(writes) > 0 {
+			t.Errorf("the writes are %v", writes)
+		}
+		c = a.newProvider(t)
 	}
 }
 

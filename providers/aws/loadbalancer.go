@@ -259,6 +259,8 @@ func (c *Cloud) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *co
 		c.storeSync(svc.UID, &last)
 		c.limiter.endSync(svc.UID, nil)
 		return api.NewRetryError(text, wait)
+	case errors.As(err, new(*protectionError)):
+		return err
 	case err != nil:
 		c.invalidateLists()
 	}

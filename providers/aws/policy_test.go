@@ -47,7 +47,7 @@ func comparePolicy(all bool) error {
 }
 
 // isRead reports whether an action changes nothing.
-func isRead(action string) bool {
+func isReadAction(action string) bool {
 	_, name, _ := strings.Cut(action, ":")
 	return strings.HasPrefix(name, "Describe") || strings.HasPrefix(name, "Get")
 }
@@ -61,7 +61,7 @@ func TestPolicyConditions(t *testing.T) {
 		if s.Effect != "Allow" || s.Sid == "" {
 			t.Errorf("%+v: must allow something, and have a Sid", s)
 		}
-		if !slices.ContainsFunc(s.Action, func(a string) bool { return !isRead(a) }) {
+		if !slices.ContainsFunc(s.Action, func(a string) bool { return !isReadAction(a) }) {
 			continue
 		}
 		conditions := s.Condition["StringEquals"]
@@ -102,7 +102,7 @@ func TestPolicyProtectsOthers(t *testing.T) {
 				}
 				// These create objects, which have the tags of the request only.
 				creates := slices.Contains(creatingActions, action)
-				if want := owner == "prod" || creates || isRead(action); service != "iam" && allowed(r) != want {
+				if want := owner == "prod" || creates || isReadAction(action); service != "iam" && allowed(r) != want {
 					t.Errorf("%s on an object of %q: allowed is %t", action, owner, !want)
 				}
 			}

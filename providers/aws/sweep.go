@@ -49,7 +49,7 @@ func (c *Cloud) SweepOrphans(ctx context.Context, live map[types.UID]bool) error
 	var results []error
 	for _, b := range found.balancers {
 		if expired(aws.ToString(b.LoadBalancerArn)) {
-			results = append(results, c.deleteBalancer(ctx, b))
+			results = append(results, c.deleteBalancer(ctx, b, false))
 		}
 	}
 	for _, g := range found.groups {
