@@ -294,7 +294,10 @@ func TestOtherGroupOfInstance(t *testing.T) {
 	a := fakeAccount(t)
 	c, s := a.newProvider(t), newService("web", 80)
 	a.ensureService(t, c, s)
-	in := &ec2.CreateSecurityGroupInput{GroupName: new("other"), Description: new("x"), VpcId: &a.vpc}
+	in := &ec2.CreateSecurityGroupInput{
+		GroupName: new("other"), Description: new("x"), VpcId: &a.vpc,
+		TagSpecifications: tagSpecifications(ec2types.ResourceTypeSecurityGroup, map[string]string{tagClusterOwned(a.cluster): "owned"}),
+	}
 	other := get(t, a.ec2.CreateSecurityGroup, in).GroupId
 	a.fake.instances[0].SecurityGroups[0].GroupId = other
 	c.elapse(c.options.Resync)

@@ -78,7 +78,9 @@ func TestRefusedCreation(t *testing.T) {
 		{"unchanged, new process", sourceRanges(60, 9), sourceRanges(60, 9), true, "CreateSecurityGroup"},
 		{"narrowed", nil, []string{"10.0.0.0/8"}, false, "RevokeSecurityGroupIngress AuthorizeSecurityGroupIngress"},
 		{
-			"narrowed, new process", nil, []string{"10.0.0.0/8"}, true,
+			"narrowed, new process", nil,
+			[]string{"10.0.0.0/8"},
+			true,
 			"CreateSecurityGroup RevokeSecurityGroupIngress AuthorizeSecurityGroupIngress",
 		},
 		{"others", sourceRanges(59, 9), sourceRanges(41, 8), false, "RevokeSecurityGroupIngress AuthorizeSecurityGroupIngress"},
@@ -326,7 +328,10 @@ func TestRangeHistories(t *testing.T) {
 		}
 		for range rapid.IntRange(2, 7).Draw(rt, "steps") {
 			h.svc.Spec.LoadBalancerSourceRanges = rapid.SampledFrom([][]string{
-				nil, {"10.0.0.0/8"}, {"10.1.0.0/16", "192.0.2.0/24"}, {"192.0.2.0/24"},
+				nil,
+				{"10.0.0.0/8"},
+				{"10.1.0.0/16", "192.0.2.0/24"},
+				{"192.0.2.0/24"},
 				sourceRanges(59, 1), sourceRanges(70, 2), sourceRanges(60, 1)[20:],
 			}).Draw(rt, "ranges")
 			h.svc.Spec.Ports = newService("web", []int32{80, 443}[:rapid.IntRange(1, 2).Draw(rt, "ports")]...).Spec.Ports

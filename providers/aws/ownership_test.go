@@ -36,7 +36,8 @@ func TestLostTag(t *testing.T) {
 	}{
 		"load balancer": {
 			func(t *testing.T, a *account) string { return *a.balancers(t)[0].LoadBalancerArn },
-			"elbv2 add-tags --resource-arns", []int32{80, 81},
+			"elbv2 add-tags --resource-arns",
+			[]int32{80, 81},
 		},
 		"target group": {func(t *testing.T, a *account) string {
 			groups := a.targetGroups(t)
