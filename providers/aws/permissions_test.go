@@ -95,8 +95,9 @@ func TestMissingPermissions(t *testing.T) {
 	steps := fakeAccount(t).permissionSteps(t)
 	table := []string{"|---|---|---|"}
 	for _, action := range slices.Compact(actions) {
-		// The fake does not make the calls that AWS makes itself.
-		if slices.Contains(dependentActions, action) {
+		// The fake does not make the calls that AWS makes itself. Without the network
+		// interfaces, a deletion succeeds as well: they are part of a message only.
+		if slices.Contains(dependentActions, action) || action == "ec2:DescribeNetworkInterfaces" {
 			continue
 		}
 		var where, messages []string

@@ -100,6 +100,11 @@ func TestPolicyProtectsOthers(t *testing.T) {
 				if owner != "" {
 					r.keys["aws:ResourceTag/"+tagCluster] = owner
 				}
+				// The tags of a load balancer are not among the documented condition keys of this
+				// action, but its name is part of the ARN.
+				if action == "elasticloadbalancing:CreateListener" {
+					r.arn = "arn:aws:elasticloadbalancing:eu-west-1:1:loadbalancer/net/" + map[bool]string{true: "fl-", false: "web-"}[owner == "prod"] + "a/1"
+				}
 				// These create objects, which have the tags of the request only.
 				creates := slices.Contains(creatingActions, action)
 				if want := owner == "prod" || creates || isReadAction(action); service != "iam" && allowed(r) != want {
