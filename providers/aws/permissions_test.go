@@ -63,8 +63,8 @@ func (a *account) permissionSteps(t *testing.T) []lifecycleStep {
 	)
 }
 
-// runDenied runs a step without a permission, and returns its error and its calls.
-func runDenied(t *testing.T, step int, denied string) (err error, calls []string) {
+// runDenied runs a step without a permission, and returns its calls and its error.
+func runDenied(t *testing.T, step int, denied string) (calls []string, err error) {
 	t.Helper()
 	a := fakeAccount(t)
 	s := a.permissionSteps(t)[step]
@@ -80,7 +80,7 @@ func runDenied(t *testing.T, step int, denied string) (err error, calls []string
 			break
 		}
 	}
-	return err, a.calls()
+	return a.calls(), err
 }
 
 // TestMissingPermissions denies each action of the IAM policy in each step. The
@@ -102,7 +102,7 @@ func TestMissingPermissions(t *testing.T) {
 		}
 		var where, messages []string
 		for i, s := range steps {
-			err, calls := runDenied(t, i, action)
+			calls, err := runDenied(t, i, action)
 			_, operation, _ := strings.Cut(action, ":")
 			var refusal *v1alpha1.Refusal
 			switch {
