@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -135,9 +134,7 @@ var identity = config.WithCredentialsProvider(credentials.NewStaticCredentialsPr
 // loadOptions returns Options.Load of the provider under test: the account, retries
 // with short delays, and no region.
 func (a *account) loadOptions() []func(*config.LoadOptions) error {
-	retryer := config.WithRetryer(func() aws.Retryer {
-		return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = maxAttempts, time.Millisecond })
-	})
+	retryer := config.WithRetryer(func() aws.Retryer { return newRetryer(time.Millisecond) })
 	return append([]func(*config.LoadOptions) error{identity, retryer}, a.under...)
 }
 

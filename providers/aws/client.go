@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -57,9 +58,7 @@ func (c *Cloud) connect(ctx context.Context) error {
 	load := append([]func(*config.LoadOptions) error{
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(callTimeout)), // reads AWS_CA_BUNDLE
 		config.WithAppID("fairlead"),
-		config.WithRetryer(func() aws.Retryer {
-			return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = maxAttempts, maxBackoff })
-		}),
+		config.WithRetryer(func() aws.Retryer { return newRetryer(maxBackoff) }),
 	}, c.options.Load...)
 	cfg, err := config.LoadDefaultConfig(ctx, load...)
 	if err != nil {
@@ -78,6 +77,16 @@ func (c *Cloud) connect(ctx context.Context) error {
 	c.apiClients = &apiClients{ec2: ec2api.NewFromConfig(cfg), elb: elbapi.NewFromConfig(cfg), region: cfg.Region, limiter: limiter}
 	c.log.Info("connected to AWS", "region", cfg.Region, "cluster", c.options.Cluster)
 	return nil
+}
+
+// newRetryer returns the retries of calls. The SDK's quota of retries is disabled:
+// once throttling has used it up, each throttled call fails at its first attempt,
+// and a sync of many calls hardly ever succeeds. The rate limit, which each attempt
+// waits for, and the backoff of the controller bound the attempts.
+func newRetryer(maxBackoff time.Duration) aws.Retryer {
+	return retry.NewStandard(func(o *retry.StandardOptions) {
+		o.MaxAttempts, o.MaxBackoff, o.RateLimiter = maxAttempts, maxBackoff, ratelimit.None
+	})
 }
 
 // detectRegion returns the region of the flag, the environment, the nodes or

@@ -26,8 +26,8 @@ func TestProtection(t *testing.T) {
 	c, s := a.newProvider(t), newService("web", 80)
 	annotate("attributes", "deletion_protection.enabled=true")(s)
 	a.ensureService(t, c, s)
+	a.reset()
 	for _, process := range []string{"the same process", "a new process"} {
-		a.reset()
 		var refusal *v1alpha1.Refusal
 		err := c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
 		if !errors.As(err, &refusal) || !strings.Contains(refusal.Message, "protected from deletion") {
@@ -37,8 +37,13 @@ func TestProtection(t *testing.T) {
 			t.Errorf("%s: the refusal made the writes %v", process, writes)
 		}
 		a.addNode(t)
+		a.reset()
 		a.expectTargets(t, c, s)
+		if calls := a.calls(); process == "the same process" && !slices.Equal(calls, []string{"DescribeInstances", "RegisterTargets"}) {
+			t.Errorf("the update made the calls %v", calls)
+		}
 		c = a.newProvider(t)
+		a.reset()
 	}
 	s.Annotations = nil
 	deleteService(t, a, c, s)
@@ -125,13 +130,15 @@ func TestUpdateDuringDeletion(t *testing.T) {
 	a.ensureService(t, c, s)
 	retryAfter(t, c.EnsureLoadBalancerDeleted(t.Context(), a.cluster, s))
 	a.addNode(t)
-	for range 2 {
-		a.reset()
-		updateTargets(t, a, c, s, a.nodes)
-		if writes := a.writes(); len(writes) > 0 {
-			t.Errorf("the writes are %v", writes)
-		}
-		c = a.newProvider(t)
+	a.reset()
+	updateTargets(t, a, c, s, a.nodes)
+	if calls := a.calls(); len(calls) > 0 {
+		t.Errorf("the calls are %v", calls)
+	}
+	// A new process has to read that there is no load balancer.
+	updateTargets(t, a, a.newProvider(t), s, a.nodes)
+	if writes := a.writes(); len(writes) > 0 {
+		t.Errorf("the writes of a new process are %v", writes)
 	}
 }
 

@@ -19,9 +19,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// refusedWrites is the number of writes of a Service that AWS must refuse, since
-// its last successful sync, before its writes are limited further. A sync that
-// succeeds can have some, such as for what another client has changed.
+// refusedWrites is the number of writes that AWS must refuse in one sync of a Service
+// before its other writes are limited further. A sync that succeeds can have some,
+// such as for what another client has changed.
 const refusedWrites = 5
 
 // rateLimiter keeps the process below the account's API limits, which it shares
@@ -30,7 +30,7 @@ type rateLimiter struct {
 	buckets map[string]*callBucket // they do not change
 
 	mu      sync.Mutex
-	refused map[types.UID]int // writes since the last successful sync, by flow
+	refused map[types.UID]int // writes of the current or last sync, by flow
 }
 
 // bucketSize has the limits of a bucket: calls a second, and calls at once.
@@ -106,7 +106,7 @@ func (l *rateLimiter) HandleFinalize(ctx context.Context, in middleware.Finalize
 		b.reduceRate()
 	}
 	if !isRead(action) && isRefused(err) {
-		l.recordRefused(flow, 1)
+		l.recordRefused(flow)
 	}
 	observeCall(action, codeOf(err), time.Since(start))
 	return out, metadata, err
@@ -119,34 +119,36 @@ func (l *rateLimiter) isFailing(flow types.UID) bool {
 	return l.refused[flow] >= refusedWrites
 }
 
-// recordRefused records refused writes. The flow "" is that of all Services.
-func (l *rateLimiter) recordRefused(flow types.UID, writes int) {
+// recordRefused records a refused write. The flow "" is that of all Services.
+func (l *rateLimiter) recordRefused(flow types.UID) {
 	if flow == "" {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.refused[flow] += writes
+	l.refused[flow]++
 }
 
 // endSync records the result of a sync. The writes of a Service are limited further
-// from a sync that AWS has refused to one that succeeds. Throttling and outages do
-// not count: they affect all Services.
+// after a sync that AWS has refused. Throttling and outages do not count: they
+// affect all Services.
 func (l *rateLimiter) endSync(flow types.UID, err error) {
-	if err == nil {
-		l.mu.Lock()
-		defer l.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if isRefused(err) {
+		l.refused[flow] = refusedWrites
+	} else {
 		delete(l.refused, flow)
-	} else if isRefused(err) {
-		l.recordRefused(flow, refusedWrites)
 	}
 }
 
-// isRefused reports whether AWS has refused a call, and would refuse it again.
+// isRefused reports whether AWS has refused a call, and would refuse it again. A
+// duplicate is what the call would have created.
 func isRefused(err error) bool {
 	var refusal smithy.APIError
 	var response interface{ HTTPStatusCode() int }
-	return errors.As(err, &refusal) && errors.As(err, &response) && response.HTTPStatusCode()/100 == 4 && !isThrottled(err)
+	return errors.As(err, &refusal) && errors.As(err, &response) && response.HTTPStatusCode()/100 == 4 &&
+		!strings.HasSuffix(refusal.ErrorCode(), ".Duplicate") && !isThrottled(err)
 }
 
 func isThrottled(err error) bool { return throttleErrors.IsErrorThrottle(err) == aws.TrueTernary }

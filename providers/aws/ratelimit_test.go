@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -125,11 +126,15 @@ func TestRefusalsAreNotRepeated(t *testing.T) {
 			a := fakeAccount(t)
 			c, s := a.newProvider(t), newService("web", 80)
 			a.fail(fault{action: "CreateTargetGroup", times: forever, kind: row.kind})
-			if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err == nil {
-				t.Fatal("not refused")
+			// A retried sync creates security groups again, which are duplicates.
+			const syncs = 8
+			for range syncs {
+				if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err == nil {
+					t.Fatal("the call did not fail")
+				}
 			}
 			attempts := len(slices.DeleteFunc(a.calls(), func(action string) bool { return action != "CreateTargetGroup" }))
-			if attempts != row.attempts || c.limiter.isFailing(s.UID) != row.failing {
+			if attempts != syncs*row.attempts || c.limiter.isFailing(s.UID) != row.failing {
 				t.Errorf("%d attempts, failing: %t", attempts, !row.failing)
 			}
 			a.reset()
@@ -138,6 +143,22 @@ func TestRefusalsAreNotRepeated(t *testing.T) {
 				t.Error("the writes are limited after a success")
 			}
 		})
+	}
+}
+
+// TestRetriesWithoutQuota checks that throttling does not use up the retries of
+// later calls.
+func TestRetriesWithoutQuota(t *testing.T) {
+	a := fakeAccount(t)
+	c := a.newProvider(t)
+	if err := c.connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 50 {
+		a.fail(fault{action: "DescribeSubnets", times: maxAttempts - 1, kind: throttle})
+		if _, err := callAPI(t.Context(), c.ec2.DescribeSubnets, &ec2.DescribeSubnetsInput{}); err != nil {
+			t.Fatalf("call %d: %v", i, err)
+		}
 	}
 }
 
