@@ -69,7 +69,7 @@ type balancers struct {
 	nodeBackoff workqueue.TypedRateLimiter[types.UID] // after a failed update of nodes
 
 	mu              sync.Mutex
-	retries         int // calls in progress of Services whose last call failed
+	retries         int // calls in progress of Services after a failed call
 	byUID           map[types.UID]*balancer
 	nodes           []*corev1.Node
 	nodesGeneration int // counts the changes of nodes

@@ -46,7 +46,7 @@ type udpClient struct {
 const firstFlowPort = 20000
 
 // newFlow is dialUDP from a source port that newFlow has not used recently. The kernel selects
-// ports at random, also one whose flow conntrack still assigns to an earlier pod.
+// ports at random, also one of a flow that conntrack still assigns to an earlier pod.
 func (h *Host) newFlow(target string) (c *udpClient, err error) {
 	for range 100 { // other sockets may have some of the ports
 		port := firstFlowPort + int(h.flows.Add(1)%(1<<16-firstFlowPort))

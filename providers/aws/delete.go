@@ -146,7 +146,7 @@ func (c *Cloud) deleteTargetGroup(ctx context.Context, g elb.TargetGroup) error 
 	return nil
 }
 
-// groupInUseError is errInUse for a security group, whose users EC2 does not name.
+// groupInUseError is errInUse for a security group. EC2 does not name its users.
 type groupInUseError struct{ id string }
 
 func (e *groupInUseError) Error() string { return "security group " + e.id + ": " + errInUse.Error() }

@@ -279,7 +279,7 @@ func (r *annotationReader) readGroupAttributes(o *serviceOptions) {
 	}
 }
 
-// certificateARN matches the ARN of a certificate of ACM, whose region is the first
+// certificateARN matches the ARN of a certificate of ACM, with the region as the first
 // group, or of IAM, which has no region (CreateListener, Certificates).
 var certificateARN = regexp.MustCompile(`^arn:[a-z-]+:(?:acm:([a-z0-9-]+):\d{12}:certificate/[\w.-]+|iam::\d{12}:server-certificate/\S+)$`)
 

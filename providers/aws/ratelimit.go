@@ -74,7 +74,7 @@ func isRead(action string) bool { return strings.HasPrefix(action, "Describe") }
 // flowKey is the key of a context's flow.
 type flowKey struct{}
 
-// withFlow returns a context whose calls belong to the flow of a Service. Calls for
+// withFlow returns a context for calls of the flow of a Service. Calls for
 // all Services, such as lists, belong to the flow "".
 func withFlow(ctx context.Context, uid types.UID) context.Context {
 	return context.WithValue(ctx, flowKey{}, uid)

@@ -71,8 +71,8 @@ type judgement struct {
 // addresses of all Services: the controller states the latter, from the L2Nodes. A host
 // that claims the control address as well answers for every address (RFC 1027). A claim is
 // undecided if it may come from a node that announces the address, and its report has not
-// been read yet, or from a candidate that is gone since the claim, or whose speaker has ended
-// since: it does not report its MAC any more. What was announced before
+// been read yet, or from a candidate that is gone since the claim, or has ended since: it does
+// not report its MAC any more. What was announced before
 // a restart is announced again despite a conflict, but not with a candidate: it may have taken the address over, and not have reported it yet.
 func (c contention) judge() (j judgement) {
 	var conflicts, proxies []string
