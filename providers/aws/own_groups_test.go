@@ -304,7 +304,7 @@ func TestRangeHistories(t *testing.T) {
 		a := fakeAccount(t)
 		a.fake.lingering, a.fake.inUse = 0, 0
 		quota := a.fake.quota
-		h := &rangeHistory{account: a, t: t, c: a.newProvider(t), svc: newService("web", 80), attempted: map[string]bool{}}
+		h := &rangeHistory{account: a, t: t, c: a.newProvider(t), svc: newService("web", 80), attempted: map[string]bool{}, unknown: true}
 		drawFault := func() (f *fault, killed bool) {
 			killed = rapid.IntRange(0, 3).Draw(rt, "killed") == 0
 			one := rapid.SampledFrom(kinds).Draw(rt, "fault")
