@@ -30,7 +30,7 @@ type rateLimiter struct {
 	buckets map[string]*callBucket // they do not change
 
 	mu      sync.Mutex
-	refused map[types.UID]int // writes of the current or last sync, by flow
+	refused map[types.UID]int // writes since the last successful sync, by flow
 }
 
 // bucketSize has the limits of a bucket: calls a second, and calls at once.
@@ -130,15 +130,16 @@ func (l *rateLimiter) recordRefused(flow types.UID) {
 }
 
 // endSync records the result of a sync. The writes of a Service are limited further
-// after a sync that AWS has refused. Throttling and outages do not count: they
-// affect all Services.
+// after a sync that AWS has refused, until one succeeds. Throttling and outages
+// change nothing: they affect all Services.
 func (l *rateLimiter) endSync(flow types.UID, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if isRefused(err) {
-		l.refused[flow] = refusedWrites
-	} else {
+	switch {
+	case err == nil:
 		delete(l.refused, flow)
+	case isRefused(err):
+		l.refused[flow] = refusedWrites
 	}
 }
 

@@ -138,6 +138,11 @@ func TestRefusalsAreNotRepeated(t *testing.T) {
 				t.Errorf("%d attempts, failing: %t", attempts, !row.failing)
 			}
 			a.reset()
+			a.fail(fault{kind: throttle, times: maxAttempts})
+			if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err == nil || c.limiter.isFailing(s.UID) != row.failing {
+				t.Errorf("after throttling, with the error %v: failing: %t", err, !row.failing)
+			}
+			a.reset()
 			a.ensureService(t, c, s)
 			if c.limiter.isFailing(s.UID) {
 				t.Error("the writes are limited after a success")
