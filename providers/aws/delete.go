@@ -120,8 +120,8 @@ func (c *Cloud) resolveProtection(ctx context.Context, b elb.LoadBalancer, disab
 		return attributes.set(ctx, map[string]string{attrProtected: "false"})
 	}
 	return newRefusal(v1alpha1.PermissionDenied,
-		"load balancer %s is protected from deletion by the attribute %s, which no annotation of the Service has set. "+
-			"To permit the deletion: aws elbv2 modify-load-balancer-attributes --load-balancer-arn %s --attributes Key=%s,Value=false",
+		"load balancer %s is protected from deletion by its attribute %s; "+
+			"to permit the deletion: aws elbv2 modify-load-balancer-attributes --load-balancer-arn %s --attributes Key=%s,Value=false",
 		arn, attrProtected, arn, attrProtected)
 }
 
