@@ -92,8 +92,7 @@ func (r *reconciler) completeListener(ctx context.Context, arn string, l listene
 // desired themselves.
 func (r *reconciler) deleteListeners(ctx context.Context) error {
 	for arn, l := range r.observed.listeners {
-		desired := slices.ContainsFunc(r.result.desired.Listeners, func(x listener) bool { return x.Port == aws.ToInt32(l.Port) })
-		if desired || aws.ToString(l.LoadBalancerArn) != r.arn {
+		if r.result.desired.hasPort(aws.ToInt32(l.Port)) || aws.ToString(l.LoadBalancerArn) != r.arn {
 			continue
 		}
 		_, err := callAPI(ctx, r.elb.DeleteListener, &elbapi.DeleteListenerInput{ListenerArn: aws.String(arn)})

@@ -23,10 +23,21 @@ func (r *reconciler) ownsObject(tags map[string]string) bool {
 	return tags[tagCluster] == r.options.Cluster && tags[tagUID] == string(r.svc.UID)
 }
 
-// separateUnowned moves the load balancers and target groups that the Service does not
-// own out of the observed stack.
+// separateUnowned moves the load balancers, target groups and listeners that the
+// Service does not own out of the observed stack. A foreign listener of its load
+// balancer is ignored, except on a desired port.
 func (r *reconciler) separateUnowned() {
 	o := &r.observed
+	for arn, l := range o.listeners {
+		if r.ownsObject(o.tags[arn]) {
+			continue
+		}
+		delete(o.listeners, arn)
+		u := unownedObject{"listener", arn, o.tags[arn]}
+		if u.isMarked(ownTags(r.options.Cluster, r.svc)) || r.result != nil && r.result.desired.hasPort(aws.ToInt32(l.Port)) {
+			o.unowned = append(o.unowned, u)
+		}
+	}
 	for _, b := range o.balancers {
 		if arn := aws.ToString(b.LoadBalancerArn); !r.ownsObject(o.tags[arn]) {
 			o.unowned = append(o.unowned, unownedObject{"load balancer", arn, o.tags[arn]})
@@ -38,6 +49,11 @@ func (r *reconciler) separateUnowned() {
 		}
 	}
 	o.keepTagged(r.ownsObject)
+}
+
+// hasPort reports whether the stack has a listener on a port.
+func (s stack) hasPort(port int32) bool {
+	return slices.ContainsFunc(s.Listeners, func(l listener) bool { return l.Port == port })
 }
 
 // refuseUnowned returns a Refusal for the objects with the Service's names that must

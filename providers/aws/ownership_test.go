@@ -8,6 +8,7 @@ import (
 
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
@@ -115,6 +116,49 @@ func TestLostTags(t *testing.T) {
 		err := a.newProvider(t).EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
 		if err == nil || !strings.HasSuffix(err.Error(), "--resource-arns "+balancer+" "+group+" --tags Key=fairlead.io/cluster,Value=prod") {
 			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// TestForeignListener checks that a listener without the tags stays as it is, and that
+// it is reported if the Service has its port, or if it has lost the cluster's tag.
+func TestForeignListener(t *testing.T) {
+	eachAccount(t, func(t *testing.T, a *account) {
+		c, s := a.newProvider(t), newService("web", 80)
+		a.ensureService(t, c, s)
+		balancer := a.balancers(t)[0].LoadBalancerArn
+		group := a.targetGroups(t)[0].TargetGroupArn
+		own := *a.listeners(t, *balancer)[0].ListenerArn
+		foreign := *get(t, a.elb.CreateListener, &elb.CreateListenerInput{
+			LoadBalancerArn: balancer, Port: new(int32(443)), Protocol: elbtypes.ProtocolEnumTcp, DefaultActions: forwardTo(*group),
+		}).Listeners[0].ListenerArn
+		requireRefusal := func(s *corev1.Service, want string) {
+			t.Helper()
+			a.reset()
+			var refusal *v1alpha1.Refusal
+			_, err := a.newProvider(t).EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
+			if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NameTaken || refusal.Message != want {
+				t.Errorf("got %v, not %s", err, want)
+			}
+			if writes := a.writes(); len(writes) > 0 {
+				t.Errorf("made %v", writes)
+			}
+		}
+		a.reset()
+		a.ensureService(t, a.newProvider(t), s)
+		if writes := a.writes(); len(writes) > 0 {
+			t.Errorf("beside a foreign listener: made %v", writes)
+		}
+		requireRefusal(newService("web", 80, 443),
+			"listener "+foreign+" exists without the tags of this controller and is not changed: delete it")
+		a.setClusterTag(t, own, false)
+		requireRefusal(s, "listener "+own+" does not have the tag fairlead.io/cluster=prod, so that it is neither changed nor deleted; "+
+			"restore the tag: aws elbv2 add-tags --resource-arns "+own+" --tags Key=fairlead.io/cluster,Value=prod")
+		a.setClusterTag(t, own, true)
+		a.ensureService(t, a.newProvider(t), s)
+		deleteService(t, a, c, s)
+		if left := a.leakedObjects(t); len(left) > 0 {
+			t.Errorf("there remain %v", left)
 		}
 	})
 }
