@@ -111,6 +111,9 @@ func (r *reconciler) selectStack(ctx context.Context, instances []instance) (cur
 	if selected.second {
 		r.name = r.names.secondName(r.svc.UID)
 	}
+	if err := r.checkGroups(ctx, selected.current); err != nil {
+		return nil, err
+	}
 	return selected.current, r.planPlacement(ctx, selected.current)
 }
 

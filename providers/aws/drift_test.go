@@ -260,30 +260,38 @@ func TestGone(t *testing.T) {
 	})
 }
 
-// TestNamedObjectMissing checks that an object that does not exist is refused after
-// one retry if an annotation names it.
+// TestNamedObjectMissing checks that an object that an annotation names is refused
+// before the first write if it does not exist in the VPC, also for an existing load
+// balancer.
 func TestNamedObjectMissing(t *testing.T) {
 	for annotation, want := range map[string]struct {
 		id     string
 		reason v1alpha1.Reason
 		text   string
 	}{
-		"security-groups": {"sg-0123456789abcdef0", v1alpha1.InvalidRequest, "InvalidSecurityGroup"},
+		"security-groups": {"sg-0123456789abcdef0", v1alpha1.InvalidRequest, "security group sg-0123456789abcdef0 not found in VPC"},
 		"subnets":         {"subnet-0123456789abcdef0", v1alpha1.NoSubnet, "not found in the VPC"},
 	} {
 		t.Run(annotation, func(t *testing.T) {
-			a := fakeAccount(t) // moto accepts security groups that do not exist
-			c, s := a.newProvider(t), newService("web", 80)
-			annotate(annotation, want.id)(s)
-			var refusal *v1alpha1.Refusal
-			_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
-			if !errors.As(err, &refusal) || refusal.Reason != want.reason || !strings.Contains(refusal.Message, want.text) {
-				t.Errorf("got %v", err)
-			}
-			calls := a.calls()
-			if n := len(slices.DeleteFunc(calls, func(action string) bool { return action != "CreateLoadBalancer" })); n > 2 {
-				t.Errorf("CreateLoadBalancer was called %d times", n)
-			}
+			eachAccount(t, func(t *testing.T, a *account) {
+				c, s := a.newProvider(t), newService("web", 80)
+				named := s.DeepCopy()
+				annotate(annotation, want.id)(named)
+				for _, existing := range []bool{false, true} {
+					if existing {
+						a.ensureService(t, c, s)
+					}
+					a.reset()
+					var refusal *v1alpha1.Refusal
+					_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, named, a.nodes)
+					if !errors.As(err, &refusal) || refusal.Reason != want.reason || !strings.Contains(refusal.Message, want.text) {
+						t.Errorf("got %v", err)
+					}
+					if writes := a.writes(); len(writes) > 0 {
+						t.Errorf("made %v", writes)
+					}
+				}
+			})
 		})
 	}
 }

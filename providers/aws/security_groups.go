@@ -7,6 +7,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	ec2api "github.com/aws/aws-sdk-go-v2/service/ec2"
 	ec2 "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
+
+	"github.com/fairlead-io/fairlead/config/v1alpha1"
 )
 
 // errCodeGroupExists is the code of CreateSecurityGroup if the VPC has a group with
@@ -39,6 +42,30 @@ func (c *Cloud) findSecurityGroup(ctx context.Context, vpc, name string) (id str
 		return aws.ToString(g.GroupId), nil
 	}
 	return "", nil
+}
+
+// checkGroups returns a Refusal if an annotation names security groups that are not in
+// the load balancer's VPC. Those that the load balancer has need no call.
+func (r *reconciler) checkGroups(ctx context.Context, current *elb.LoadBalancer) error {
+	ids := r.result.desired.Groups
+	if current != nil {
+		ids = subtract(ids, current.SecurityGroups)
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	found, err := r.listSecurityGroups(ctx, append(ec2Filter("group-id", ids...), ec2Filter("vpc-id", r.result.vpc)...))
+	if err != nil {
+		return err
+	}
+	for _, g := range found {
+		ids = subtract(ids, []string{aws.ToString(g.GroupId)})
+	}
+	if len(ids) > 0 {
+		return newRefusal(v1alpha1.InvalidRequest, "annotation %ssecurity-groups: security group %s not found in VPC %s",
+			prefix, strings.Join(ids, ", "), r.result.vpc)
+	}
+	return nil
 }
 
 func (c *Cloud) ownsSecurityGroup(g ec2.SecurityGroup) bool {
