@@ -142,6 +142,11 @@ func (p *portPlanner) planListener(port corev1.ServicePort) listener {
 		}
 	}
 	if o.ProxyAll || matchesAnyPort(port, o.ProxyPorts) {
+		// A list of ports takes precedence over the attributes of all ports.
+		if l.Target.Attributes[attrProxy] == "false" && (o.ProxyAll || o.GroupDefaults[attrProxy] != "false") {
+			p.addProblem("annotation %starget-group-attributes: %s=false conflicts with the annotation %sproxy-protocol%s, which applies to port %d",
+				prefix, attrProxy, prefix, map[bool]string{false: "-per-target-group"}[o.ProxyAll], port.Port)
+		}
 		l.Target.Attributes = put(l.Target.Attributes, attrProxy, "true")
 	}
 	if p.svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {

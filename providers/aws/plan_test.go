@@ -92,6 +92,10 @@ func TestPlan(t *testing.T) {
 		{"a short interval shortens the timeout", annotate("healthcheck-interval", "5"), "check HTTP 10256/healthz 5/5/2/2"},
 		{"proxy protocol", annotate("proxy-protocol", "*"), "map[proxy_protocol_v2.enabled:true] check TCP traffic-port"},
 		{"proxy protocol for a port", annotate("proxy-protocol-per-target-group", "80"), "proxy_protocol_v2.enabled:true"},
+		{
+			"proxy protocol for a port only",
+			annotate("proxy-protocol-per-target-group", "80", "target-group-attributes", attrProxy+"=false"), "proxy_protocol_v2.enabled:true",
+		},
 		{"TLS", annotate("ssl-cert", certificateA), "TLS-80 -> TCP 30080"},
 		{
 			"TLS on another port only", both(withPorts(tcp80, dnsTCP), annotate("ssl-cert", certificateA, "ssl-ports", "53")),
@@ -210,6 +214,15 @@ func TestRefusals(t *testing.T) {
 		{
 			"PrivateLink without groups", annotate("inbound-sg-rules-on-private-link-traffic", "off", "disable-nlb-sg", "true"),
 			v1alpha1.InvalidRequest, "requires a load balancer with security groups",
+		},
+		{
+			"PROXY protocol on all ports and off", annotate("proxy-protocol", "*", "target-group-attributes", attrProxy+"=false"),
+			v1alpha1.InvalidRequest, attrProxy + "=false conflicts with the annotation " + prefix + "proxy-protocol, which applies to port 80",
+		},
+		{
+			"PROXY protocol on a port and off",
+			annotate("proxy-protocol-per-target-group", "80", "target-group-attributes", attrProxy+".80=false"),
+			v1alpha1.InvalidRequest, "conflicts with the annotation " + prefix + "proxy-protocol-per-target-group, which applies to port 80",
 		},
 		{
 			"one attribute, two values for a port",
