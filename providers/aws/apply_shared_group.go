@@ -185,9 +185,11 @@ func (c *Cloud) deleteSharedGroup(ctx context.Context) error {
 	// The next load balancer must not find the ID of a deleted group.
 	c.sharedGroup.invalidate()
 	for _, g := range groups {
-		// Another object has the name: it stays, and so do the rules that refer to
-		// it.
+		// Another object has the name, or the tag was removed: the group stays, and so
+		// do the rules that refer to it.
 		if !c.ownsSecurityGroup(g) {
+			c.log.Warn("shared security group not deleted: it does not have the tag of the cluster",
+				"group", aws.ToString(g.GroupId), "tag", tagCluster+"="+c.options.Cluster)
 			return nil
 		}
 		id := aws.ToString(g.GroupId)
