@@ -68,8 +68,11 @@ type balancers struct {
 	backoff     workqueue.TypedRateLimiter[types.UID]
 	nodeBackoff workqueue.TypedRateLimiter[types.UID] // after a failed update of nodes
 
-	mu              sync.Mutex
-	retries         int // calls in progress of Services after a failed call
+	mu sync.Mutex
+	// retries is how many Services whose last call failed have a worker, or are granted one;
+	// waiting are the others that are due, in order.
+	retries         int
+	waiting         []types.UID
 	byUID           map[types.UID]*balancer
 	nodes           []*corev1.Node
 	nodesGeneration int // counts the changes of nodes
@@ -85,6 +88,8 @@ type balancer struct {
 	editAt          time.Time     // when to call because of an edit; zero if there is none
 	nodesAt         time.Time     // when to update nodes again after a failure
 	edits           *rate.Limiter // an owner who edits all the time must not cause calls at full speed
+	failed          bool          // the last call
+	granted         bool          // counts among balancers.retries until it is synced
 }
 
 func newBalancers(o Options, wake func()) *balancers {
@@ -111,6 +116,7 @@ func (b *balancers) setDesired(desired map[types.UID]plan.CloudRequest, live map
 	}
 	for uid := range b.byUID {
 		if _, requested := desired[uid]; !requested {
+			b.returnGrant(b.byUID[uid])
 			delete(b.byUID, uid)
 			b.backoff.Forget(uid)
 			b.nodeBackoff.Forget(uid)
@@ -124,6 +130,7 @@ func (b *balancers) setDesired(desired map[types.UID]plan.CloudRequest, live map
 			b.byUID[uid] = known
 		case known.desired.Action != request.Action:
 			// The outcome of the opposite action is obsolete.
+			b.returnGrant(known)
 			known = &balancer{edits: known.edits, nodesGeneration: known.nodesGeneration}
 			b.byUID[uid] = known
 		}
@@ -212,7 +219,6 @@ func (b *balancers) syncBalancer(ctx context.Context, uid types.UID) {
 		return
 	}
 	due, era, nodes, now := *known, b.nodesGeneration, b.nodes, time.Now()
-	failing := b.backoff.NumRequeues(uid) > 0
 	edited := !due.editAt.IsZero() && !due.editAt.After(now)
 	early := due.callAt.After(now) && !edited
 	// Nodes are updated first, even if the Service is refused or in backoff: a load
@@ -221,28 +227,65 @@ func (b *balancers) syncBalancer(ctx context.Context, uid types.UID) {
 	// Nothing is due: the item was enqueued before its time.
 	if early && !updateNodes {
 		b.queue.AddAfter(uid, due.nextAt(era).Sub(now))
+		b.returnGrant(known)
 		b.mu.Unlock()
 		return
 	}
-	// Calls that fail slowly must leave workers to the other Services.
-	if failing && b.retries >= max(b.parallel/2, 1) {
-		b.queue.AddAfter(uid, wait.Jitter(firstCallRetry, jitter))
+	if due.failed && !b.startRetry(uid, known) {
 		b.mu.Unlock()
 		return
 	}
 	if edited {
 		known.editAt = time.Time{}
 	}
-	if failing {
-		b.retries++
-		defer func() {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			b.retries--
-		}()
-	}
 	b.mu.Unlock()
-	b.makeCalls(ctx, known, dueCalls{due, nodes, era, updateNodes, early, early && failing})
+	b.makeCalls(ctx, known, dueCalls{due, nodes, era, updateNodes, early, early && due.failed})
+	if due.failed {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.endRetry()
+	}
+}
+
+// startRetry reports whether a Service whose last call failed may use a worker now. Calls
+// that fail slowly must leave workers to the other Services, however often their owners
+// edit these Services. Otherwise the Service is enqueued when it is its turn. b.mu must be
+// held.
+func (b *balancers) startRetry(uid types.UID, known *balancer) bool {
+	switch {
+	case known.granted:
+		known.granted = false
+	case b.retries < max(b.parallel/2, 1):
+		b.retries++
+	default:
+		if !slices.Contains(b.waiting, uid) {
+			b.waiting = append(b.waiting, uid)
+		}
+		return false
+	}
+	return true
+}
+
+// endRetry grants the worker of a retry to the next Service that waits. b.mu must be held.
+func (b *balancers) endRetry() {
+	for len(b.waiting) > 0 {
+		uid := b.waiting[0]
+		b.waiting = b.waiting[1:]
+		if known := b.byUID[uid]; known != nil && !known.granted {
+			known.granted = true
+			b.queue.Add(uid)
+			return
+		}
+	}
+	b.retries--
+}
+
+// returnGrant ends a grant that is not needed. b.mu must be held.
+func (b *balancers) returnGrant(known *balancer) {
+	if known.granted {
+		known.granted = false
+		b.endRetry()
+	}
 }
 
 // dueCalls are the calls that are due for one Service.
@@ -283,6 +326,9 @@ func (b *balancers) makeCalls(ctx context.Context, known *balancer, due dueCalls
 		b.outcomesChanged()
 	}
 	known.outcome = outcome
+	if !onlyNodes {
+		known.failed = err != nil && !errors.As(err, new(*cloudapi.RetryError))
+	}
 	switch {
 	case updated || !onlyNodes && err == nil:
 		known.nodesGeneration = due.generation

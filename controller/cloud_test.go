@@ -541,6 +541,78 @@ func TestFailingCallsLeaveWorkers(t *testing.T) {
 	})
 }
 
+// failSlowly makes calls that ensure the Services fail from now on, and all calls take long
+// after the first ones.
+func (r *balancerTest) failSlowly(services ...*corev1.Service) {
+	for _, s := range services {
+		r.mu.Lock()
+		for range 1000 {
+			r.fail["ensure "+s.Name] = append(r.fail["ensure "+s.Name], errors.New("boom"))
+		}
+		r.mu.Unlock()
+		r.desired[s.UID] = plan.CloudRequest{Service: s, Action: plan.EnsureBalancer}
+	}
+	r.setDesired()
+	time.Sleep(4 * time.Second)
+	synctest.Wait()
+	r.calls()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.latency = 50 * time.Second // of two in the time of a call
+}
+
+// TestEditsOfFailingServices: failing Services that are edited all the time leave workers to
+// others.
+func TestEditsOfFailingServices(t *testing.T) {
+	runBalancerTest(t, func(r *balancerTest) {
+		r.setAction(plan.EnsureBalancer, service("good"))
+		bad := func(edit int) (all []*corev1.Service) {
+			for i := range 10 {
+				all = append(all, service(fmt.Sprint("bad", i), annotated("x", fmt.Sprint(edit))))
+			}
+			return all
+		}
+		r.failSlowly(bad(-1)...)
+		for edit := range 60 {
+			for _, s := range bad(edit) {
+				r.desired[s.UID] = plan.CloudRequest{Service: s, Action: plan.EnsureBalancer}
+			}
+			if edit%5 == 0 {
+				r.nodes = append(r.nodes, awsNode(fmt.Sprint("node", edit)))
+			}
+			r.calls()
+			r.setDesired()
+			time.Sleep(editPeriod)
+			update := fmt.Sprintf("update good %d", len(r.nodes))
+			if calls := r.calls(); edit%5 == 0 && !slices.ContainsFunc(calls, func(call string) bool { return strings.HasSuffix(call, update) }) {
+				t.Errorf("the nodes of a Service were not updated within %v: %v", editPeriod, calls)
+			}
+		}
+	})
+}
+
+// TestRetriesTakeTurns: a failed Service is called again although another one, which fails
+// all the time, is edited all the time.
+func TestRetriesTakeTurns(t *testing.T) {
+	runBalancerTest(t, func(r *balancerTest) {
+		r.fail["ensure good"] = []error{errors.New("boom")}
+		r.setAction(plan.EnsureBalancer, service("good"))
+		r.failSlowly(service("bad"))
+		for edit := range 40 {
+			r.setAction(plan.EnsureBalancer, service("bad", annotated("x", fmt.Sprint(edit))))
+			time.Sleep(editPeriod)
+		}
+		synctest.Wait()
+		all := r.calls()
+		if o := r.balancers.outcomes()["good"]; !o.Ready() {
+			t.Errorf("the outcome is %+v after %q", o, all)
+		}
+		if n := r.balancers.retries; n > 1 {
+			t.Errorf("%d retries are counted", n)
+		}
+	})
+}
+
 // TestDesiredActionChanges: an outcome is dropped if the desired action has changed
 // during the call.
 func TestDesiredActionChanges(t *testing.T) {
