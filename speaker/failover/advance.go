@@ -74,7 +74,7 @@ func (p *peer) schedule(now time.Time) {
 	if at := p.nextConfirmation(); !at.IsZero() && !now.Before(at) {
 		p.due[confirmation] = true
 	}
-	p.due[verification] = len(p.claimed) > 0 && !now.Before(p.verifiedAt.Add(verifyInterval))
+	p.due[verification] = len(p.claimed) > 0 && !now.Before(p.nextVerification())
 }
 
 // nextPoll returns when the peer is polled, the zero time if it is not.
@@ -109,9 +109,18 @@ func (p *peer) nextConfirmation() time.Time {
 func (p *peer) nextDue(verifying bool) time.Time {
 	at := p.nextPoll()
 	if len(p.claimed) > 0 && !verifying {
-		at = earlier(at, p.verifiedAt.Add(verifyInterval))
+		at = earlier(at, p.nextVerification())
 	}
 	return earlier(at, p.checkAt)
+}
+
+// nextVerification returns when claims of the peer are verified.
+func (p *peer) nextVerification() time.Time {
+	at := p.verifiedAt.Add(verifyInterval)
+	if expected := p.Since.Add(returnWait); p.awaitsSession(at) {
+		return expected
+	}
+	return at
 }
 
 // earlier returns the earlier one of two times that are not zero.
@@ -230,9 +239,11 @@ func (t *Tracker) Answered(now time.Time, id uint64, answered []netip.Addr) (cha
 		}
 		if contested := intersect(answered, p.Outranks); len(contested) > 0 {
 			// It never stopped, or has taken some back: as a rule it announces the others, too.
-			t.verify(q.Peer, contested, false)
+			if !p.awaitsSession(now) {
+				t.verify(q.Peer, contested, false)
+				changed = true
+			}
 			t.Claimed(now, q.Peer, p.Outranks...)
-			changed = true
 		}
 	case recheck:
 		if len(answered) > 0 {
@@ -245,6 +256,10 @@ func (t *Tracker) Answered(now time.Time, id uint64, answered []netip.Addr) (cha
 		}
 		changed = true
 	case verification:
+		if p.awaitsSession(now) {
+			p.claim(answered)
+			break
+		}
 		t.verify(q.Peer, answered, p.unverified > 0)
 		changed = len(answered) > 0 || p.unverified > 0
 		if p.unverified = max(p.unverified-1, 0); len(p.claimed) == 0 {

@@ -27,8 +27,9 @@ import (
 
 const (
 	// sessionWait is the time from the creation of a session after which a peer is polled
-	// until the session is Up.
-	sessionWait = 3 * time.Second
+	// until the session is Up, and returnWait that from the first answer of a peer that has
+	// returned after which its claims are verified.
+	sessionWait, returnWait = 3 * time.Second, time.Second
 
 	// pollInterval is the time between two polls of a peer without a session that is Up,
 	// missInterval that after a poll without an answer, and contestInterval that of a peer that
@@ -161,6 +162,7 @@ type peer struct {
 	Target
 	Status
 	session    Session
+	wasUp      bool // the session, since it was created
 	created    time.Time
 	answered   bool // a poll since it was created
 	misses     int
@@ -322,7 +324,7 @@ func (t *Tracker) SessionChanged(now time.Time, key Peer, s Session) (changed bo
 	p.session = s
 	switch {
 	case s == Up:
-		p.misses = 0
+		p.misses, p.wasUp = 0, true
 		changed = p.Filtered || p.State != Live
 		if was != Up {
 			t.forgetAnswers(key) // it may have been restarted, and have lost its addresses
@@ -347,7 +349,7 @@ func (t *Tracker) SessionChanged(now time.Time, key Peer, s Session) (changed bo
 // address of one of the two has changed. The peer is polled until another session is Up.
 func (t *Tracker) SessionDeleted(now time.Time, key Peer) {
 	if p := t.peers[key]; p != nil {
-		p.session, p.created = Down, now
+		p.session, p.wasUp, p.created = Down, false, now
 	}
 }
 
@@ -447,6 +449,13 @@ func (p *peer) set(now time.Time, s State) {
 	if p.State != s {
 		p.State, p.Since = s, now
 	}
+}
+
+// awaitsSession reports whether the peer has returned, and its session is likely to be Up soon.
+// The session shows whether the peer has contact with the API, which decides which of the two
+// nodes keeps an address.
+func (p *peer) awaitsSession(now time.Time) bool {
+	return p.wasUp && p.session == Down && p.State == Live && now.Before(p.Since.Add(returnWait))
 }
 
 // isRechecking reports whether it is not known yet which addresses a peer has taken over.

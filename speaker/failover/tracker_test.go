@@ -286,3 +286,46 @@ func TestSessionEnded(t *testing.T) {
 		}
 	}
 }
+
+// TestReturnedPeer checks that the claims of a peer that has returned are verified when its
+// session is Up, which shows whether it has contact with the API, or after returnWait.
+func TestReturnedPeer(t *testing.T) {
+	gone := func(tr *Tracker) {
+		tr.SessionChanged(at(time.Second), peerB, Down)
+		advanceTo(tr, at(time.Second), at(3*time.Second), answersNone)
+		if tr.View().Peers[peerB].State != Gone {
+			t.Fatal("the peer is not gone")
+		}
+	}
+	verified := func(tr *Tracker) bool { return tr.View().Verified[addr1] == Holder{Peer: peerB} }
+	target := Target{Announces: []netip.Addr{addr2}, Outranks: []netip.Addr{addr1}}
+
+	tr := observe(target)
+	tr.SessionChanged(start, peerB, Up)
+	gone(tr)
+	tr.Claimed(at(3*time.Second), peerB, addr1)
+	advanceTo(tr, at(3*time.Second), at(3900*time.Millisecond), answersAll)
+	if tr.View().Peers[peerB].State != Live || verified(tr) {
+		t.Errorf("before its session is Up: %+v", tr.View())
+	}
+	tr.SessionChanged(at(3900*time.Millisecond), peerB, Up)
+	advanceTo(tr, at(3900*time.Millisecond), at(4*time.Second), answersAll)
+	if !verified(tr) {
+		t.Errorf("when its session is Up: %+v", tr.View())
+	}
+
+	tr = observe(target)
+	tr.SessionChanged(start, peerB, Up)
+	gone(tr)
+	advanceTo(tr, at(3*time.Second), at(3*time.Second+contestInterval+returnWait), answersAll)
+	if !verified(tr) {
+		t.Errorf("its session is not Up: %+v", tr.View())
+	}
+
+	tr = observe(target) // a session was never Up
+	advanceTo(tr, start, at(sessionWait), answersNone)
+	advanceTo(tr, at(sessionWait), at(sessionWait+contestInterval), answersAll)
+	if !verified(tr) {
+		t.Errorf("without a session: %+v", tr.View())
+	}
+}
