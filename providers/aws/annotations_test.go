@@ -151,6 +151,19 @@ func TestIgnoredAnnotations(t *testing.T) {
 	})
 }
 
+// TestMTUDiscoveryWithoutOwnGroup checks that the annotation is reported where it does not
+// have an effect.
+func TestMTUDiscoveryWithoutOwnGroup(t *testing.T) {
+	for _, other := range [][2]string{{"security-groups", "sg-1"}, {"disable-nlb-sg", "true"}} {
+		s := newService("web", 80)
+		annotate("enable-icmp-for-path-mtu-discovery", "off", other[0], other[1])(s)
+		plan, refusal := planStack(s, adminSettings{})
+		if refusal != nil || len(plan.Ignored) != 1 || !strings.Contains(plan.Ignored[0], "enable-icmp-for-path-mtu-discovery: ") {
+			t.Errorf("%v: ignored %q, refusal %v", other, plan.Ignored, refusal)
+		}
+	}
+}
+
 // TestMTUDiscovery checks that the rule of path MTU discovery follows its annotation.
 func TestMTUDiscovery(t *testing.T) {
 	eachAccount(t, func(t *testing.T, a *account) {

@@ -2,6 +2,7 @@ package aws
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -26,16 +27,53 @@ type sharedGroup struct {
 	flight singleflight.Group
 
 	mu      sync.Mutex
-	id      string               // that the last check found
-	checked map[string]time.Time // by the nodes' groups that were checked
+	id      string                   // that the last check found
+	checked map[string]time.Time     // by the nodes' groups that were checked
+	refused map[string]refusedChecks // likewise, until a check succeeds
 }
+
+// refusedChecks are checks that AWS has refused. Each Service of the cluster needs them.
+type refusedChecks struct {
+	err   error
+	count int
+	until time.Time // when the next check is made
+}
+
+// minCheckRetry and maxCheckRetry bound the backoff after a refused check.
+const minCheckRetry, maxCheckRetry = 5 * time.Second, 5 * time.Minute
 
 // invalidate makes the next sync look the group up and check the nodes' groups
 // again.
 func (s *sharedGroup) invalidate() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.checked = nil
+	s.checked, s.refused = nil, nil
+}
+
+// refusal returns the error of the last check of these groups of nodes while the next one is
+// not due, nil otherwise.
+func (s *sharedGroup) refusal(nodeGroups string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.refused[nodeGroups]; time.Now().Before(r.until) {
+		return r.err
+	}
+	return nil
+}
+
+// storeResult records the result of a check.
+func (s *sharedGroup) storeResult(id, nodeGroups string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
+		s.id, s.checked = id, put(s.checked, nodeGroups, time.Now())
+		delete(s.refused, nodeGroups)
+	case errors.As(asRefusal(err), new(*v1alpha1.Refusal)):
+		r := s.refused[nodeGroups]
+		wait := min(minCheckRetry<<min(r.count, 10), maxCheckRetry)
+		s.refused = put(s.refused, nodeGroups, refusedChecks{err, r.count + 1, time.Now().Add(wait)})
+	}
 }
 
 // get returns the group's ID if it was checked for these groups of nodes.
@@ -53,13 +91,6 @@ func (s *sharedGroup) lastID() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.id
-}
-
-// store records that the group exists, and that these groups of nodes admit it.
-func (s *sharedGroup) store(id, nodeGroups string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.id, s.checked = id, put(s.checked, nodeGroups, time.Now())
 }
 
 // ensureSharedGroup creates the group, and makes the nodes' groups admit it.
@@ -84,6 +115,9 @@ func (c *Cloud) ensureSharedGroup(ctx context.Context, vpc string, instances []i
 	if id := s.get(key); id != "" {
 		return id, nil
 	}
+	if err := s.refusal(key); err != nil {
+		return "", err
+	}
 	err = callOnce(ctx, &s.flight, key, func(ctx context.Context) error {
 		id, err := c.findSecurityGroup(ctx, vpc, c.names.sharedGroup())
 		if id == "" && err == nil {
@@ -92,9 +126,7 @@ func (c *Cloud) ensureSharedGroup(ctx context.Context, vpc string, instances []i
 		if err == nil && c.options.ManageNodeSecurityGroups {
 			err = c.admitSharedGroup(ctx, id, nodeGroups, instances)
 		}
-		if err == nil {
-			s.store(id, key)
-		}
+		s.storeResult(id, key, err)
 		return err
 	})
 	if err != nil {

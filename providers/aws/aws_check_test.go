@@ -136,3 +136,35 @@ func TestAWSCheckDryRun(t *testing.T) {
 		}
 	}
 }
+
+// TestAWSCheckUnavailable checks that the deletion of what is left ends if AWS does not
+// answer, and that the region of the arguments takes precedence.
+func TestAWSCheckUnavailable(t *testing.T) {
+	dir := t.TempDir()
+	for name, script := range map[string]string{
+		"sleep": "exit 0",
+		"aws": "[ $1 = sts ] && exit 0\necho \"$AWS_REGION $AWS_DEFAULT_REGION\" >> " + dir + "/calls\n" +
+			"echo 'Could not connect to the endpoint URL' >&2; exit 255",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clean := func(path string) (messages string) {
+		cmd := checkCommand(t, "http://127.0.0.1:1", "--clean", "fl-check-1-2", "--region", "eu-north-1")
+		cmd.Env = append(cmd.Env, "PATH="+path)
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != 2 {
+			t.Errorf("ended with %v\n%s", err, out)
+		}
+		return string(out)
+	}
+	if out := clean(dir + ":" + os.Getenv("PATH")); !strings.HasSuffix(out, "delete them with: deploy/aws-check --clean fl-check-1-2 --region eu-north-1\n") {
+		t.Errorf("the output is\n%s", out)
+	}
+	calls, err := os.ReadFile(filepath.Join(dir, "calls"))
+	if err != nil || strings.TrimSpace(strings.ReplaceAll(string(calls), "eu-north-1 eu-north-1", "")) != "" {
+		t.Errorf("the regions of the calls are %q, %v", calls, err)
+	}
+}

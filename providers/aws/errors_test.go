@@ -1,7 +1,9 @@
 package aws
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"go/build"
 	"os"
 	"path/filepath"
@@ -9,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/config"
 
@@ -185,4 +189,42 @@ func TestFullSecurityGroups(t *testing.T) {
 			t.Errorf("got %v, not %s", err, want)
 		}
 	}
+}
+
+// TestRefusedNodeRules checks that a refused change of the nodes' security groups, which all
+// Services need, is repeated with a backoff of its own.
+func TestRefusedNodeRules(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := fakeAccount(t)
+		c, refused := a.newProvider(t), 0
+		kind := clientError("RulesPerSecurityGroupLimitExceeded")
+		a.fake.failCall = func(ctx context.Context, action string) *faultKind {
+			if action == "AuthorizeSecurityGroupIngress" && flowOf(ctx) == "" {
+				refused++
+				return &kind
+			}
+			return nil
+		}
+		syncAll := func() {
+			for i := range 20 {
+				var refusal *v1alpha1.Refusal
+				_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, newService(fmt.Sprint("web-", i), 80), a.nodes)
+				if !errors.As(err, &refusal) || !strings.HasPrefix(refusal.Message, "security group "+a.nodeGroup+" of the nodes is full") {
+					t.Errorf("got %v", err)
+				}
+			}
+		}
+		for _, wait := range []time.Duration{0, minCheckRetry - 1, 1, minCheckRetry, minCheckRetry} {
+			time.Sleep(wait)
+			syncAll()
+		}
+		if refused != 3 {
+			t.Errorf("%d calls were refused", refused)
+		}
+		a.fake.failCall = nil
+		time.Sleep(maxCheckRetry)
+		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, newService("web-0", 80), a.nodes); err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -36,6 +36,15 @@ func (a *account) permissionSteps(t *testing.T) []lifecycleStep {
 	steps = slices.DeleteFunc(steps, func(s lifecycleStep) bool { return names[s.name] == "" })
 	for i := range steps {
 		steps[i].name = names[steps[i].name]
+		if remove := steps[i].do; steps[i].name == "nodes" {
+			steps[i].do = func(t *testing.T, c *Cloud) error {
+				if err := remove(t, c); err != nil {
+					return err
+				}
+				a.addNode(t)
+				return c.UpdateLoadBalancer(t.Context(), a.cluster, steps[i].before, a.nodes)
+			}
+		}
 	}
 	return append(
 		steps,
@@ -53,7 +62,7 @@ func (a *account) permissionSteps(t *testing.T) []lifecycleStep {
 		}},
 		lifecycleStep{name: "hourly comparison", before: plain, do: func(t *testing.T, c *Cloud) error {
 			for range attributesEvery {
-				c.invalidateSync(plain.UID)
+				c.elapse(c.options.Resync)
 				if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, plain, a.nodes); err != nil {
 					return err
 				}

@@ -153,7 +153,11 @@ func (r *annotationReader) readSecurityGroups(svc *corev1.Service, o *serviceOpt
 		r.addProblem("manage-backend-security-group-rules", "requires a load balancer with security groups")
 	}
 	// The messages are admitted by default: without them large packets are lost.
-	o.NoMTUDiscovery = r.readEnum("enable-icmp-for-path-mtu-discovery", "on", "off") == "off"
+	discovery := r.readEnum("enable-icmp-for-path-mtu-discovery", "on", "off")
+	if o.NoMTUDiscovery = discovery == "off"; discovery != "" && (o.NoGroups || len(o.Groups) > 0) {
+		r.addIgnored("enable-icmp-for-path-mtu-discovery", "it is a rule of the load balancer's own security group, "+
+			"which the annotations security-groups and disable-nlb-sg disable")
+	}
 	o.PrivateLink = r.readEnum("inbound-sg-rules-on-private-link-traffic", "on", "off")
 	if o.PrivateLink != "" && o.NoGroups {
 		r.addProblem("inbound-sg-rules-on-private-link-traffic", "requires a load balancer with security groups")
@@ -212,13 +216,12 @@ func (r *annotationReader) readAttributes(o *serviceOptions) {
 	}
 
 	r.readGroupAttributes(o)
-	drain := r.readNumber("connection-draining-timeout", 0, 3600)
-	enabled := r.readBool("connection-draining-enabled")
+	drain, set := r.readNumber("connection-draining-timeout", 0, 3600), r.readText("connection-draining-timeout") != ""
 	// No draining means a deregistration delay of 0.
-	if enabled == "false" {
-		drain = 0
+	if r.readBool("connection-draining-enabled") == "false" {
+		drain, set = 0, true
 	}
-	if drain > 0 || enabled == "false" {
+	if set {
 		if other, set := o.GroupDefaults[attrDelay]; set && other != strconv.Itoa(drain) {
 			r.addProblem("connection-draining-timeout", "%d s conflicts with %s=%s in the annotation %starget-group-attributes",
 				drain, attrDelay, other, prefix)
@@ -314,7 +317,10 @@ func (r *annotationReader) readTLS(o *serviceOptions) {
 // Network Load Balancer forwards bytes.
 func (r *annotationReader) readBackendProtocol(o *serviceOptions) {
 	const name = "backend-protocol"
-	switch v := r.readEnum(name, "tcp", "ssl", "http", "https"); {
+	v := strings.ToLower(r.readText(name)) // the other implementation ignores case
+	switch {
+	case v != "" && !slices.Contains([]string{"tcp", "ssl", "http", "https"}, v):
+		r.addProblem(name, "%q must be one of tcp, ssl, http, https", v)
 	case v == "ssl" && len(o.Certificates) == 0:
 		r.addProblem(name, "ssl requires the annotation %sssl-cert: only TLS listeners use TLS to their targets", prefix)
 	case v == "ssl":

@@ -70,6 +70,11 @@ func (p *portPlanner) planListeners() (all []listener) {
 // target group has one port (CreateTargetGroup, Port).
 func (p *portPlanner) addProtocol(l *listener, port corev1.ServicePort) {
 	switch {
+	case l.Protocol == elb.ProtocolEnumTls || p.planListener(port).Protocol == elb.ProtocolEnumTls:
+		p.addProblem("spec.ports: port %d must not be used for both UDP and TLS", port.Port)
+	case p.options.NoTCPUDP:
+		p.addProblem("annotation %senable-tcp-udp-listener: false conflicts with spec.ports: port %d is used for both TCP and UDP",
+			prefix, port.Port)
 	// The API server allocates one node port for both only when it creates the
 	// Service.
 	case l.Target.Port != port.NodePort:
@@ -77,11 +82,6 @@ func (p *portPlanner) addProtocol(l *listener, port corev1.ServicePort) {
 			"such as %d; or create the Service again, with both ports from the start, "+
 			"or with allocateLoadBalancerNodePorts: false and without nodePort",
 			port.Port, l.Target.Port, l.Protocol, port.NodePort, port.Protocol, l.Target.Port)
-	case l.Protocol == elb.ProtocolEnumTls || p.planListener(port).Protocol == elb.ProtocolEnumTls:
-		p.addProblem("spec.ports: port %d must not be used for both UDP and TLS", port.Port)
-	case p.options.NoTCPUDP:
-		p.addProblem("annotation %senable-tcp-udp-listener: false conflicts with spec.ports: port %d is used for both TCP and UDP",
-			prefix, port.Port)
 	default:
 		l.Protocol, l.Target.Protocol = elb.ProtocolEnumTcpUdp, elb.ProtocolEnumTcpUdp
 	}

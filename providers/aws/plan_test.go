@@ -119,6 +119,7 @@ func TestPlan(t *testing.T) {
 			annotate("target-group-attributes", "preserve_client_ip.enabled=false,deregistration_delay.timeout_seconds.80=5"),
 			"map[deregistration_delay.timeout_seconds:5 preserve_client_ip.enabled:false]",
 		},
+		{"no connection draining", annotate("connection-draining-timeout", "0"), "map[deregistration_delay.timeout_seconds:0]"},
 		{
 			"connection draining", annotate("connection-draining-enabled", "true", "connection-draining-timeout", "60"),
 			"map[deregistration_delay.timeout_seconds:60]",
@@ -153,6 +154,7 @@ func TestPlan(t *testing.T) {
 		{"TCP and UDP on one port, explicitly", both(withPorts(dnsUDP, dnsTCP), annotate("enable-tcp-udp-listener", "true")), "TCP_UDP-53"},
 		{"no TCP and UDP on one port", both(withPorts(dnsUDP, tcp80), annotate("enable-tcp-udp-listener", "false")), "UDP-53"},
 		{"HTTP backends", annotate("backend-protocol", "http", "ssl-cert", certificateA), "TLS-80 -> TCP 30080"},
+		{"HTTP backends, in capitals", annotate("backend-protocol", "HTTP"), "TCP-80 -> TCP 30080"},
 		{"HTTPS backends behind TCP", annotate("backend-protocol", "https"), "TCP-80 -> TCP 30080"},
 		{
 			"target group attributes by port", annotate("target-group-attributes.80", "deregistration_delay.timeout_seconds=5"),
@@ -210,6 +212,16 @@ func TestRefusals(t *testing.T) {
 				s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Port: 80, Protocol: corev1.ProtocolUDP, NodePort: s.Spec.Ports[0].NodePort})
 			}),
 			v1alpha1.InvalidRequest, "port 80 is used for both TCP and UDP",
+		},
+		{
+			"TCP and UDP on one port, excluded, with two node ports",
+			both(annotate("enable-tcp-udp-listener", "false"), func(s *corev1.Service) { s.Spec.Ports = append(s.Spec.Ports, udp) }),
+			v1alpha1.InvalidRequest, "port 80 is used for both TCP and UDP",
+		},
+		{
+			"TLS and UDP on one port, with two node ports",
+			both(annotate("ssl-cert", certificateA), func(s *corev1.Service) { s.Spec.Ports = append(s.Spec.Ports, udp) }),
+			v1alpha1.InvalidRequest, "port 80 must not be used for both UDP and TLS",
 		},
 		{
 			"PrivateLink without groups", annotate("inbound-sg-rules-on-private-link-traffic", "off", "disable-nlb-sg", "true"),
