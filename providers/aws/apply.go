@@ -53,7 +53,7 @@ func (r *reconciler) ensureStack(ctx context.Context) error {
 	// The targets follow the nodes although the Service's other changes are
 	// refused.
 	if refusal := (*v1alpha1.Refusal)(nil); errors.As(err, &refusal) {
-		return errors.Join(r.syncRegistered(ctx, instances), refusal)
+		return errors.Join(r.syncRegistered(ctx, instances), r.restoreRules(ctx), refusal)
 	}
 	if err != nil {
 		return err
@@ -62,7 +62,7 @@ func (r *reconciler) ensureStack(ctx context.Context) error {
 	// ID and the creation of the load balancer that has it.
 	r.sharedGroup.users.RLock()
 	defer r.sharedGroup.users.RUnlock()
-	groups, err := r.ensureSecurityGroups(ctx, instances)
+	groups, err := r.ensureSecurityGroups(ctx, current, instances)
 	if err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func (r *reconciler) readSecurityGroups(ctx context.Context) error {
 // ensureSecurityGroups creates the load balancer's security groups, adds the
 // rules that they lack, and returns the IDs of all its groups. Superfluous rules
 // stay in excludedRules and staleRules.
-func (r *reconciler) ensureSecurityGroups(ctx context.Context, instances []instance) (ids []string, err error) {
+func (r *reconciler) ensureSecurityGroups(ctx context.Context, current *elb.LoadBalancer, instances []instance) (ids []string, err error) {
 	desired := r.result.desired
 	// A load balancer that was created without groups cannot get any later
 	// (SetSecurityGroups), so none is created for it.
@@ -59,6 +59,13 @@ func (r *reconciler) ensureSecurityGroups(ctx context.Context, instances []insta
 		}
 		if err != nil {
 			return nil, err
+		}
+		// If the load balancer has the groups, nothing else is needed for a narrower range.
+		if current != nil && len(subtract(own, current.SecurityGroups)) == 0 {
+			if err := r.revokeRules(ctx, r.excludedRules); err != nil {
+				return nil, err
+			}
+			r.excludedRules = nil
 		}
 		ids = append(ids, own...)
 	}
@@ -81,23 +88,23 @@ func (r *reconciler) ensureOwnGroups(ctx context.Context) (ids []string, err err
 	desired := r.result.desired.Rules
 	r.excludedRules, r.staleRules, r.usedGroups = nil, nil, nil
 	observed := make([][]securityRule, maxGroups)
+	if err := r.revokeUnapplied(ctx, desired); err != nil {
+		return nil, err
+	}
 	for i := range observed {
-		g := r.ownGroup(r.names.securityGroup(r.svc.UID, i))
-		if g == nil {
-			continue
+		if g := r.ownGroup(r.names.securityGroup(r.svc.UID, i)); g != nil {
+			observed[i] = rulesOf(g.IpPermissions)
 		}
-		all := rulesOf(g.IpPermissions)
-		first := rulesToRevokeFirst(all, desired, r.appliedRules, len(r.observed.balancers) > 0)
-		if err := r.revokeIngress(ctx, aws.ToString(g.GroupId), first); err != nil {
-			return nil, err
-		}
-		observed[i] = subtract(all, first)
 	}
 	for i, rules := range placeRules(desired, observed) {
 		name := r.names.securityGroup(r.svc.UID, i)
 		// A group without rules is not needed. If it exists, deleteRulesAndGroups
 		// deletes it. The first one has the rule for ICMP (clientRules).
 		if len(rules) == 0 {
+			if g := r.ownGroup(name); g != nil {
+				excluded, _ := splitStaleRules(observed[i], desired)
+				r.excludedRules = append(r.excludedRules, groupRules{aws.ToString(g.GroupId), excluded})
+			}
 			continue
 		}
 		id, err := r.ensureOwnGroup(ctx, name, observed[i], rules)
@@ -107,6 +114,37 @@ func (r *reconciler) ensureOwnGroups(ctx context.Context) (ids []string, err err
 		ids, r.usedGroups = append(ids, id), append(r.usedGroups, name)
 	}
 	return ids, nil
+}
+
+// revokeUnapplied revokes the rules of the Service's groups that neither the desired nor
+// the applied state has (rulesToRevokeFirst).
+func (r *reconciler) revokeUnapplied(ctx context.Context, desired []securityRule) error {
+	for i := range r.observed.security {
+		g := &r.observed.security[i]
+		attached := slices.ContainsFunc(r.observed.balancers, func(b elb.LoadBalancer) bool {
+			return slices.Contains(b.SecurityGroups, aws.ToString(g.GroupId))
+		})
+		all := rulesOf(g.IpPermissions)
+		first := rulesToRevokeFirst(all, desired, r.appliedRules, attached)
+		if err := r.revokeIngress(ctx, aws.ToString(g.GroupId), first); err != nil {
+			return err
+		}
+		g.IpPermissions = permissionsOf(subtract(all, first))
+	}
+	return nil
+}
+
+// restoreRules ensures the desired rules of an existing load balancer, whose other desired
+// changes are refused, after a sync that has failed: the rules that it has changed do not stay.
+func (r *reconciler) restoreRules(ctx context.Context) error {
+	if len(r.observed.balancers) == 0 || len(r.result.desired.Rules) == 0 || !r.isUnfinished(r.svc.UID) {
+		return nil
+	}
+	own, err := r.ensureOwnGroups(ctx)
+	if err != nil || len(subtract(own, r.observed.balancers[0].SecurityGroups)) > 0 {
+		return err
+	}
+	return r.revokeRules(ctx, r.excludedRules)
 }
 
 // ownGroup returns the Service's security group with the name, nil if there is none.
@@ -161,9 +199,14 @@ func (r *reconciler) createOwnGroup(ctx context.Context, name string, tags map[s
 	if readErr := r.readSecurityGroups(ctx); readErr != nil {
 		return "", readErr
 	}
-	if r.ownGroup(name) == nil { // it is not ours
-		if _, findErr := r.findSecurityGroup(ctx, r.result.vpc, name); findErr != nil {
+	if r.ownGroup(name) == nil { // it is not the Service's
+		groups, findErr := r.listSecurityGroups(ctx, append(ec2Filter("group-name", name), ec2Filter("vpc-id", r.result.vpc)...))
+		if findErr != nil {
 			return "", findErr
+		}
+		for _, g := range groups {
+			o := unownedObject{"security group", aws.ToString(g.GroupId), tagMap(g.Tags)}
+			return "", nameTaken([]unownedObject{o}, ownTags(r.options.Cluster, r.svc))
 		}
 	}
 	return "", err

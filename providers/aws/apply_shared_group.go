@@ -24,6 +24,7 @@ type sharedGroup struct {
 	// that the deletion of the last one does not delete the group.
 	users  sync.RWMutex
 	maxAge time.Duration // of a check
+	retry  time.Duration // after the first refused check, later twice as long each time
 	flight singleflight.Group
 
 	mu      sync.Mutex
@@ -39,7 +40,7 @@ type refusedChecks struct {
 	until time.Time // when the next check is made
 }
 
-// minCheckRetry and maxCheckRetry bound the backoff after a refused check.
+// minCheckRetry and maxCheckRetry are the bounds of the backoff after a refused check.
 const minCheckRetry, maxCheckRetry = 5 * time.Second, 5 * time.Minute
 
 // invalidate makes the next sync look the group up and check the nodes' groups
@@ -71,7 +72,7 @@ func (s *sharedGroup) storeResult(id, nodeGroups string, err error) {
 		delete(s.refused, nodeGroups)
 	case errors.As(asRefusal(err), new(*v1alpha1.Refusal)):
 		r := s.refused[nodeGroups]
-		wait := min(minCheckRetry<<min(r.count, 10), maxCheckRetry)
+		wait := min(s.retry<<min(r.count, 10), maxCheckRetry)
 		s.refused = put(s.refused, nodeGroups, refusedChecks{err, r.count + 1, time.Now().Add(wait)})
 	}
 }
@@ -232,8 +233,14 @@ func (c *Cloud) deleteSharedGroup(ctx context.Context) error {
 			return err
 		}
 		for _, n := range admitting {
-			rules := slices.DeleteFunc(rulesOf(n.IpPermissions), func(r securityRule) bool { return r.Source != id })
-			if err := c.revokeIngress(ctx, aws.ToString(n.GroupId), rules); err != nil {
+			if others := c.otherRules(n, id); len(others) > 0 {
+				c.log.Warn("shared security group not deleted: a rule that Fairlead has not made refers to it",
+					"group", id, "referring", aws.ToString(n.GroupId), "rule", others[0].String())
+				return nil
+			}
+		}
+		for _, n := range admitting {
+			if err := c.revokeIngress(ctx, aws.ToString(n.GroupId), nodeRules(id, c.settings.NodePorts)); err != nil {
 				return err
 			}
 		}
@@ -242,4 +249,14 @@ func (c *Cloud) deleteSharedGroup(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// otherRules returns the rules of a security group that admit the shared one and that are
+// not those of this controller.
+func (c *Cloud) otherRules(g ec2.SecurityGroup, shared string) []securityRule {
+	rules := slices.DeleteFunc(rulesOf(g.IpPermissions), func(r securityRule) bool { return r.Source != shared })
+	if c.options.ManageNodeSecurityGroups {
+		return subtract(rules, nodeRules(shared, c.settings.NodePorts))
+	}
+	return rules
 }

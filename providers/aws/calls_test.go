@@ -29,6 +29,7 @@ func (a *account) newProvider(t *testing.T, change ...func(*Options)) *Cloud {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.sharedGroup.retry = 0 // except in the tests of it
 	return c
 }
 

@@ -112,6 +112,7 @@ func New(o Options) (*Cloud, error) {
 	// A comparison must not use what the comparison before it has read.
 	age := c.options.Resync / 2
 	listAge := min(maxListAge, age)
+	c.sharedGroup.retry = minCheckRetry
 	c.sharedGroup.maxAge, c.instances.maxAge, c.subnets.maxAge = age, age, age
 	c.loadBalancers = listCache[elb.LoadBalancer]{
 		prefix: c.names.prefix, maxAge: listAge, list: c.listLoadBalancers,

@@ -131,9 +131,15 @@ func (c *Cloud) deleteTargetGroup(ctx context.Context, g elb.TargetGroup) error 
 	name := aws.ToString(g.TargetGroupName)
 	_, err := callAPI(ctx, c.elb.DeleteTargetGroup, &elbapi.DeleteTargetGroupInput{TargetGroupArn: g.TargetGroupArn})
 	if isCode(err, "ResourceInUse") {
-		// Our own load balancers are deleted by now, and AWS releases their target
-		// groups; a foreign one must be deleted by its owner.
-		foreign := slices.DeleteFunc(slices.Clone(g.LoadBalancerArns), func(arn string) bool { return strings.Contains(arn, "/"+c.names.prefix) })
+		// AWS releases the target groups of load balancers that have been deleted; one
+		// that exists is foreign, or has lost its tags.
+		exists := func(arn string) bool {
+			found, err := c.loadBalancers.match(ctx, func(string) bool { return true })
+			return err == nil && slices.ContainsFunc(found, func(b elb.LoadBalancer) bool { return aws.ToString(b.LoadBalancerArn) == arn })
+		}
+		foreign := slices.DeleteFunc(slices.Clone(g.LoadBalancerArns), func(arn string) bool {
+			return strings.Contains(arn, "/"+c.names.prefix) && !exists(arn)
+		})
 		if len(foreign) > 0 {
 			name += ", which a listener of load balancer " + strings.Join(foreign, ", ") + " uses"
 		}

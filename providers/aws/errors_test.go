@@ -197,6 +197,7 @@ func TestRefusedNodeRules(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := fakeAccount(t)
 		c, refused := a.newProvider(t), 0
+		c.sharedGroup.retry = minCheckRetry
 		kind := clientError("RulesPerSecurityGroupLimitExceeded")
 		a.fake.failCall = func(ctx context.Context, action string) *faultKind {
 			if action == "AuthorizeSecurityGroupIngress" && flowOf(ctx) == "" {

@@ -75,13 +75,13 @@ func (c *Cloud) EnsureLoadBalancer(
 	// configured.
 	desired, refusal := planStack(svc, c.settings)
 	if refusal != nil {
-		return nil, refusal
+		return nil, c.refuse(ctx, svc, refusal)
 	}
 	if err := c.connect(ctx); err != nil {
 		return nil, err
 	}
 	if refusal := desired.checkRegion(c.apiClients.region); refusal != nil {
-		return nil, refusal
+		return nil, c.refuse(ctx, svc, refusal)
 	}
 	ctx = withFlow(ctx, svc.UID)
 	targets := targetNodes(nodes, desired.NodeLabels)
@@ -116,6 +116,23 @@ func (c *Cloud) EnsureLoadBalancer(
 	r.result.due = time.Now().Add(c.options.Resync - c.options.Resync/10)
 	c.storeSync(svc.UID, r.result)
 	return r.result.status.DeepCopy(), c.endSync(svc.UID, nil)
+}
+
+// refuse returns the Refusal of a Service that cannot be planned. If the last sync has
+// failed, the rules of the last successful one are restored.
+func (c *Cloud) refuse(ctx context.Context, svc *corev1.Service, refusal *v1alpha1.Refusal) error {
+	last := c.lastSyncOf(svc.UID)
+	if c.apiClients == nil || last == nil || !c.isUnfinished(svc.UID) {
+		return refusal
+	}
+	r := &reconciler{Cloud: c, svc: svc, result: last.clone()}
+	r.continueFrom(last)
+	ctx = withFlow(ctx, svc.UID)
+	err := r.readStack(ctx)
+	if err == nil {
+		err = r.restoreRules(ctx)
+	}
+	return errors.Join(err, refusal)
 }
 
 // endSync ends a sync of the whole stack, or the failed one of its targets. It

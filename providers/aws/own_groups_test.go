@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -245,6 +246,9 @@ func (h *rangeHistory) sync(f *fault, killed bool) error {
 	}
 	h.fake.onCall = h.check
 	_, err := h.c.EnsureLoadBalancer(h.t.Context(), h.cluster, h.svc, h.nodes)
+	if f == nil { // also if nothing was written
+		h.check("SecurityGroups of a sync")
+	}
 	h.fake.onCall = nil
 	h.reset()
 	if err == nil {
@@ -284,7 +288,7 @@ func mergeOwnGroups(world string) string {
 func TestRangeHistories(t *testing.T) {
 	worlds := map[string]string{}
 	fresh := func(s *corev1.Service) string {
-		key := fmt.Sprint(s.Spec.LoadBalancerSourceRanges, s.Spec.Ports)
+		key := fmt.Sprint(s.Spec.LoadBalancerSourceRanges, s.Spec.Ports, s.Annotations)
 		if worlds[key] == "" {
 			a := fakeAccount(t)
 			a.fake.lingering, a.fake.inUse = 0, 0
@@ -335,6 +339,15 @@ func TestRangeHistories(t *testing.T) {
 				sourceRanges(59, 1), sourceRanges(70, 2), sourceRanges(60, 1)[20:],
 			}).Draw(rt, "ranges")
 			h.svc.Spec.Ports = newService("web", []int32{80, 443}[:rapid.IntRange(1, 2).Draw(rt, "ports")]...).Spec.Ports
+			// The Service may be refused before anything is read, and before the first write.
+			delete(h.svc.Annotations, prefix+"subnets")
+			delete(h.svc.Annotations, prefix+"unknown")
+			switch rapid.IntRange(0, 7).Draw(rt, "refused") {
+			case 0:
+				annotate("subnets", "subnet-none")(h.svc)
+			case 1:
+				annotate("unknown", "")(h.svc)
+			}
 			a.fake.quota.balancers = rapid.SampledFrom([]int{quota.balancers, 0}).Draw(rt, "quota")
 			if rapid.IntRange(0, 4).Draw(rt, "delete") == 0 {
 				f, killed := drawFault()
@@ -356,9 +369,117 @@ func TestRangeHistories(t *testing.T) {
 			}
 		}
 		a.fake.quota = quota
+		h.svc.Annotations = nil
 		err := h.sync(nil, false)
 		if synced(err); err != nil {
 			rt.Fatal(err)
 		}
 	})
+}
+
+// TestLeftRulesOfDetachedGroup checks that rules of a group are revoked before the load
+// balancer gets the group.
+func TestLeftRulesOfDetachedGroup(t *testing.T) {
+	a := fakeAccount(t)
+	given := *get(t, a.ec2.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{
+		GroupName: new("given"), Description: new("x"), VpcId: &a.vpc,
+	}).GroupId
+	c, s := a.newProvider(t), newService("web", 80)
+	annotate("security-groups", given)(s)
+	a.ensureService(t, c, s)
+	s.Annotations = nil
+	a.fail(fault{action: "SetSecurityGroups", kind: clientError("AccessDenied")})
+	if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err == nil {
+		t.Fatal("the call did not fail")
+	}
+	a.reset()
+	s.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0/8"}
+	a.fake.onCall = func(action string) {
+		if a.fake.admittedSources()["0.0.0.0/0"] && action == "SetSecurityGroups" {
+			t.Error("0.0.0.0/0 is admitted")
+		}
+	}
+	a.ensureService(t, c, s)
+	a.fake.onCall = nil
+}
+
+// TestNarrowedWhileRefused checks that narrower ranges take effect although the Service is
+// refused before the first write, or the security groups of the nodes cannot be checked.
+func TestNarrowedWhileRefused(t *testing.T) {
+	narrow := []string{"10.0.0.0/8"}
+	for name, refuse := range map[string]func(a *account, c *Cloud, s *corev1.Service){
+		"invalid annotation": func(_ *account, _ *Cloud, s *corev1.Service) { annotate("unknown", "")(s) },
+		"unknown subnet":     func(_ *account, _ *Cloud, s *corev1.Service) { annotate("subnets", "subnet-none")(s) },
+		"groups of the nodes": func(a *account, c *Cloud, s *corev1.Service) {
+			c.elapse(c.options.Resync)
+			denied := clientError("AccessDenied")
+			a.fake.failCall = func(ctx context.Context, action string) *faultKind {
+				if action == "DescribeSecurityGroups" && flowOf(ctx) == "" {
+					return &denied
+				}
+				return nil
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := fakeAccount(t) // moto has no quota of target groups
+			c, s := a.newProvider(t), newService("web", 80)
+			s.Spec.LoadBalancerSourceRanges = narrow
+			a.ensureService(t, c, s)
+			wide := newService("web", 80, 443)
+			a.fail(fault{action: "CreateTargetGroup", kind: clientError("TooManyTargetGroups")})
+			if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, wide, a.nodes); err == nil || !a.fake.admittedSources()["0.0.0.0/0"] {
+				t.Fatalf("got %v, admitted %v", err, a.fake.admittedSources())
+			}
+			a.reset()
+			refuse(a, c, s)
+			if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err == nil {
+				t.Error("the Service is not refused")
+			}
+			if admitted := a.fake.admittedSources(); len(admitted) != 1 || !admitted[narrow[0]] {
+				t.Errorf("admitted are %v", admitted)
+			}
+		})
+	}
+}
+
+// TestNarrowedBeforeGroupsOfNodes checks that a narrower range of an applied state takes effect
+// although the security groups of the nodes cannot be checked.
+func TestNarrowedBeforeGroupsOfNodes(t *testing.T) {
+	a := fakeAccount(t)
+	c, s := a.newProvider(t), newService("web", 80)
+	a.ensureService(t, c, s)
+	c.elapse(c.options.Resync)
+	denied := clientError("AccessDenied")
+	a.fake.failCall = func(ctx context.Context, action string) *faultKind {
+		if action == "DescribeSecurityGroups" && flowOf(ctx) == "" {
+			return &denied
+		}
+		return nil
+	}
+	s.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0/8"}
+	if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err == nil {
+		t.Error("the Service is not refused")
+	}
+	if admitted := a.fake.admittedSources(); len(admitted) != 1 || !admitted["10.0.0.0/8"] {
+		t.Errorf("admitted are %v", admitted)
+	}
+}
+
+// TestNarrowedDuringReplacement checks that the load balancer that is being replaced does not
+// admit ranges that are not desired any more.
+func TestNarrowedDuringReplacement(t *testing.T) {
+	a := fakeAccount(t)
+	c, s := a.newProvider(t), newService("web", 80)
+	s.Spec.LoadBalancerSourceRanges = sourceRanges(150, 1)
+	a.ensureService(t, c, s)
+	s.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0/8"}
+	annotate("scheme", "internal")(s)
+	s.Annotations[v1alpha1.AnnotationAllowReplacement] = "true"
+	if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err != nil || len(a.balancers(t)) != 2 {
+		t.Fatalf("%d load balancers, %v", len(a.balancers(t)), err)
+	}
+	if admitted := a.fake.admittedSources(); len(admitted) != 1 || !admitted["10.0.0.0/8"] {
+		t.Errorf("admitted are %d sources", len(admitted))
+	}
 }

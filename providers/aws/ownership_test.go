@@ -162,3 +162,23 @@ func TestForeignListener(t *testing.T) {
 		}
 	})
 }
+
+// TestAllTagsLost checks that a deletion names the load balancer that has lost all of its
+// tags: its target groups cannot be deleted.
+func TestAllTagsLost(t *testing.T) {
+	a := fakeAccount(t) // moto deletes target groups in use
+	c, s := a.newProvider(t), newService("web", 80)
+	a.ensureService(t, c, s)
+	b := a.balancers(t)[0]
+	var keys []string
+	for _, tag := range get(t, a.elb.DescribeTags, &elb.DescribeTagsInput{ResourceArns: []string{*b.LoadBalancerArn}}).TagDescriptions[0].Tags {
+		keys = append(keys, *tag.Key)
+	}
+	get(t, a.elb.RemoveTags, &elb.RemoveTagsInput{ResourceArns: []string{*b.LoadBalancerArn}, TagKeys: keys})
+	for range 2 {
+		err := a.newProvider(t).EnsureLoadBalancerDeleted(t.Context(), a.cluster, s)
+		if err == nil || !strings.Contains(err.Error(), "load balancer "+*b.LoadBalancerArn) {
+			t.Errorf("got %v", err)
+		}
+	}
+}

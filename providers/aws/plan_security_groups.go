@@ -97,11 +97,11 @@ func placeRules(desired []securityRule, observed [][]securityRule) (placed [][]s
 // authorized, so that no range is admitted that neither the applied rules nor the
 // desired ones have. applied are those of the last sync that succeeded, none if this
 // process has not made one; then rules that overlap a desired source stay, because
-// they may be the applied ones, and their clients would be refused meanwhile. Without
-// a load balancer no client depends on a rule.
-func rulesToRevokeFirst(observed, desired, applied []securityRule, hasBalancer bool) []securityRule {
+// they may be the applied ones, and their clients would be refused meanwhile. If
+// the group is not attached to a load balancer, no client depends on a rule.
+func rulesToRevokeFirst(observed, desired, applied []securityRule, attached bool) []securityRule {
 	superfluous := subtract(observed, desired)
-	if !hasBalancer {
+	if !attached {
 		return superfluous
 	}
 	if len(applied) > 0 {

@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"regexp"
 	"slices"
 	"strings"
@@ -125,11 +126,12 @@ func (s stack) targetLimit(groups int) targetLimit {
 	return targetLimit{maxTargets / max(groups, 1), s.Attributes[attrCrossZone] == "true"}
 }
 
-// crossZone reports whether cross-zone load balancing is enabled for all ports, or
-// for one of them by an attribute of its target group.
+// crossZone reports whether cross-zone load balancing is enabled for all ports: by the
+// load balancer's attribute, which an attribute of a target group overrides.
 func (s stack) crossZone() bool {
-	return s.Attributes[attrCrossZone] == "true" ||
-		slices.ContainsFunc(s.Listeners, func(l listener) bool { return l.Target.Attributes[attrCrossZone] == "true" })
+	return !slices.ContainsFunc(s.Listeners, func(l listener) bool {
+		return cmp.Or(l.Target.Attributes[attrCrossZone], s.Attributes[attrCrossZone]) != "true"
+	})
 }
 
 // instanceIDs returns the IDs of the first instances within the limit, in order.

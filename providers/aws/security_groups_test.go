@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -156,4 +157,43 @@ func TestSlowCallOfOtherService(t *testing.T) {
 	retryAfter(t, err)
 	a.ensureService(t, c, newService("two", 80))
 	c.sharedGroup.users.RUnlock()
+}
+
+// TestRulesOfOthers checks that the shared security group stays with the last load balancer
+// if a rule refers to it that is not the controller's.
+func TestRulesOfOthers(t *testing.T) {
+	for name, manage := range map[string]bool{"another rule": true, "rules that are not managed": false} {
+		t.Run(name, func(t *testing.T) {
+			eachAccount(t, func(t *testing.T, a *account) {
+				c, s := a.newProvider(t, func(o *Options) { o.ManageNodeSecurityGroups = manage }), newService("web", 80)
+				a.ensureService(t, c, s)
+				shared := c.sharedGroup.lastID()
+				rule := permissionsOf([]securityRule{{"tcp", 5432, 5432, shared}})
+				get(t, a.ec2.AuthorizeSecurityGroupIngress, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: &a.nodeGroup, IpPermissions: rule})
+				before := len(a.groups(t))
+				deleteService(t, a, c, s)
+				if left := a.groups(t); len(left) != before-1 || !strings.Contains(a.world(t), "tcp 5432-5432") {
+					t.Errorf("%d groups are left:\n%s", len(left), a.world(t))
+				}
+			})
+		})
+	}
+}
+
+// TestNameOfOtherService checks that a security group with a name of the Service and the tags
+// of another one is named. moto is not needed: only the answers of EC2 matter.
+func TestNameOfOtherService(t *testing.T) {
+	for _, uid := range []string{"other-uid", ""} {
+		a := fakeAccount(t)
+		c, s := a.newProvider(t), newService("web", 80)
+		name := c.names.firstName(s.UID)
+		id := *get(t, a.ec2.CreateSecurityGroup, &ec2.CreateSecurityGroupInput{GroupName: &name, Description: new("x"), VpcId: &a.vpc}).GroupId
+		a.setTag(t, id, tagCluster, a.cluster)
+		a.setTag(t, id, tagUID, uid)
+		var refusal *v1alpha1.Refusal
+		_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
+		if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NameTaken || !strings.Contains(refusal.Message, "security group "+id) {
+			t.Errorf("UID %q: got %v", uid, err)
+		}
+	}
 }
