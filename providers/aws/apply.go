@@ -156,7 +156,7 @@ func (r *reconciler) deleteSuperfluous(ctx context.Context, b elb.LoadBalancer) 
 // AWS releases references some time after the object that had them is deleted.
 func (r *reconciler) tolerateInUse(err error) error {
 	if errors.Is(err, errInUse) {
-		r.result.incomplete = true
+		r.result.left = append(r.result.left, err.Error())
 		return nil
 	}
 	return err

@@ -29,8 +29,14 @@ type sharedGroup struct {
 
 	mu      sync.Mutex
 	id      string                   // that the last check found
-	checked map[string]time.Time     // by the nodes' groups that were checked
+	checked map[string]checkedGroup  // by the VPC and the nodes' groups that were checked
 	refused map[string]refusedChecks // likewise, until a check succeeds
+}
+
+// checkedGroup is the ID of the group in a VPC, and when it was checked.
+type checkedGroup struct {
+	id string
+	at time.Time
 }
 
 // refusedChecks are checks that AWS has refused. Each Service of the cluster needs them.
@@ -68,7 +74,7 @@ func (s *sharedGroup) storeResult(id, nodeGroups string, err error) {
 	defer s.mu.Unlock()
 	switch {
 	case err == nil:
-		s.id, s.checked = id, put(s.checked, nodeGroups, time.Now())
+		s.id, s.checked = id, put(s.checked, nodeGroups, checkedGroup{id, time.Now()})
 		delete(s.refused, nodeGroups)
 	case errors.As(asRefusal(err), new(*v1alpha1.Refusal)):
 		r := s.refused[nodeGroups]
@@ -81,8 +87,8 @@ func (s *sharedGroup) storeResult(id, nodeGroups string, err error) {
 func (s *sharedGroup) get(nodeGroups string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if time.Since(s.checked[nodeGroups]) < s.maxAge {
-		return s.id
+	if c := s.checked[nodeGroups]; time.Since(c.at) < s.maxAge {
+		return c.id
 	}
 	return ""
 }
@@ -107,11 +113,11 @@ func (c *Cloud) ensureSharedGroup(ctx context.Context, vpc string, instances []i
 	}
 	slices.Sort(nodeGroups)
 	nodeGroups = slices.Compact(nodeGroups)
-	key := strings.Join(nodeGroups, " ")
-	// Then the result does not depend on the nodes, and one check serves all of
+	key := vpc
+	// Otherwise the result does not depend on the nodes, and one check serves all of
 	// them.
-	if !c.options.ManageNodeSecurityGroups {
-		key = ""
+	if c.options.ManageNodeSecurityGroups {
+		key += " " + strings.Join(nodeGroups, " ")
 	}
 	if id := s.get(key); id != "" {
 		return id, nil
@@ -134,7 +140,10 @@ func (c *Cloud) ensureSharedGroup(ctx context.Context, vpc string, instances []i
 		return "", err
 	}
 	// The check may be another caller's: callOnce returns only the error.
-	return s.lastID(), nil
+	if id := s.get(key); id != "" {
+		return id, nil
+	}
+	return "", fmt.Errorf("security group %s: invalidated during its check", c.names.sharedGroup())
 }
 
 // createSharedGroup creates the group without rules, and returns its ID.

@@ -84,7 +84,7 @@ func (r *reconciler) updateTargets(ctx context.Context) (err error) {
 	// although the cluster does not change.
 	if len(l.missing) > 0 {
 		l.report.RequeueAfter = r.pollInterval
-	} else if l.report.Ready && !l.incomplete {
+	} else if l.report.Ready && !l.incomplete && len(l.left) == 0 {
 		l.report.RequeueAfter = 0
 	}
 	return nil

@@ -353,3 +353,30 @@ func TestTwoClusters(t *testing.T) {
 		}
 	})
 }
+
+// TestSuperfluousInUse checks that the report names what a change has left because others use
+// it, and that attempts to delete it become rarer.
+func TestSuperfluousInUse(t *testing.T) {
+	a := fakeAccount(t) // moto deletes target groups in use
+	c, s := a.newProvider(t), newService("web", 80, 81)
+	a.ensureService(t, c, s)
+	groups := a.targetGroups(t)
+	i := slices.IndexFunc(groups, func(g elbtypes.TargetGroup) bool { return *g.Port == 30081 })
+	get(t, a.elb.CreateListener, &elb.CreateListenerInput{
+		LoadBalancerArn: a.balancers(t)[0].LoadBalancerArn, Port: new(int32(9000)), Protocol: elbtypes.ProtocolEnumTcp,
+		DefaultActions: forwardTo(*groups[i].TargetGroupArn),
+	})
+	s = newService("web", 80)
+	last := time.Duration(0)
+	for range 3 {
+		c.invalidateSync(s.UID)
+		if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err != nil {
+			t.Fatal(err)
+		}
+		r := c.Report(s)
+		if !r.Ready || !strings.Contains(r.Message, "; not deleted yet: target group "+*groups[i].TargetGroupName) || r.RequeueAfter <= last {
+			t.Errorf("the report is %+v, after %v", r, last)
+		}
+		last = r.RequeueAfter
+	}
+}

@@ -166,8 +166,9 @@ func (c *Cloud) elapse(d time.Duration) {
 		i.seen = i.seen.Add(-d)
 		c.instances.byID[id] = i
 	}
-	for key, at := range c.sharedGroup.checked {
-		c.sharedGroup.checked[key] = at.Add(-d)
+	for key, checked := range c.sharedGroup.checked {
+		checked.at = checked.at.Add(-d)
+		c.sharedGroup.checked[key] = checked
 	}
 	c.loadBalancers.listed = c.loadBalancers.listed.Add(-d)
 	c.targetGroups.listed = c.targetGroups.listed.Add(-d)

@@ -76,7 +76,7 @@ func (a *account) lifecycleSteps(t *testing.T) []lifecycleStep {
 		}},
 		{name: "groups", before: before, last: given, do: func(t *testing.T, c *Cloud) error {
 			err := ensure(given)(t, c)
-			if err == nil && c.lastSyncOf(given.UID).incomplete {
+			if err == nil && len(c.lastSyncOf(given.UID).left) > 0 {
 				return api.NewRetryError("the old groups are still there", 0)
 			}
 			return err

@@ -30,9 +30,11 @@ type lastSync struct {
 	// shown is since when the Service's status has the name of the load balancer
 	// that replaces another one.
 	shown time.Time
-	// incomplete: a load balancer is being replaced, or something superfluous is
-	// still in use, so that the whole stack must be synced again.
+	// incomplete: a load balancer is being replaced, so that the whole stack must be
+	// synced again.
 	incomplete bool
+	left       []string // superfluous objects that are still in use
+	leftSyncs  int      // syncs in a row that have left some
 	deletions  int // attempts after which AWS still used something
 	users      groupUsers
 

@@ -150,6 +150,9 @@ func (r *reconciler) continueFrom(last *lastSync) {
 	}
 	r.result.syncs, r.result.refused, r.result.shown = last.syncs+1, maps.Clone(last.refused), last.shown
 	r.knownTags, r.appliedRules = last.tags, last.desired.Rules
+	if len(last.left) > 0 {
+		r.result.leftSyncs = last.leftSyncs + 1
+	}
 }
 
 // completePending is syncPending. It returns false if the load balancer is

@@ -59,5 +59,5 @@ func comparisonMode(last *lastSync, desired stack, targets []nodeTarget) syncMod
 // covers reports whether the last sync has applied this stack with these
 // targets, as far as it does not depend on AWS alone.
 func (l *lastSync) covers(desired stack, targets []nodeTarget) bool {
-	return !l.incomplete && slices.Equal(l.targets, targets) && reflect.DeepEqual(l.desired, desired)
+	return !l.incomplete && len(l.left) == 0 && slices.Equal(l.targets, targets) && reflect.DeepEqual(l.desired, desired)
 }

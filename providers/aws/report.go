@@ -41,8 +41,12 @@ func (r *reconciler) reportBalancer(b elb.LoadBalancer) {
 		l.report = providers.Report{Reason: v1alpha1.CloudFailed, RequeueAfter: r.pollInterval}
 		l.progress = fmt.Sprintf("; its state is %s: %s", state, aws.ToString(b.State.Reason))
 	}
-	if l.incomplete || len(l.missing) > 0 {
+	switch {
+	case l.incomplete || len(l.missing) > 0:
 		l.report.RequeueAfter = r.pollInterval
+	// AWS releases references some time after the object that had them is deleted.
+	case len(l.left) > 0 && l.report.RequeueAfter == 0:
+		l.report.RequeueAfter = min(r.pollInterval<<min(l.leftSyncs, 6), r.options.Resync)
 	}
 	l.composeMessage()
 }
@@ -158,6 +162,9 @@ func (l *lastSync) composeMessage() {
 		used = len(l.groups[0].instances)
 	}
 	l.report.Message = fmt.Sprintf("%s, %s%s", l.subject, pluralize(used, "target"), l.progress)
+	if len(l.left) > 0 {
+		l.report.Message += "; not deleted yet: " + shortList(l.left)
+	}
 	switch l.report.Reason {
 	// Reasons of the load balancer itself, such as Provisioning, take precedence
 	// over the lack of targets.

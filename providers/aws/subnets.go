@@ -24,6 +24,7 @@ type subnetCache struct {
 	flight singleflight.Group
 
 	mu     sync.Mutex
+	vpc    string
 	all    []subnet
 	listed time.Time
 	routed bool // Public is set
@@ -63,13 +64,13 @@ func (c *Cloud) listSubnets(ctx context.Context, vpc string, scheme elb.LoadBala
 	s := &c.subnets
 	for {
 		s.mu.Lock()
-		all, old, routed := s.all, time.Since(s.listed) > s.maxAge, s.routed
+		all, old, routed := s.all, time.Since(s.listed) > s.maxAge || s.vpc != vpc, s.routed
 		s.mu.Unlock()
 		routes := selects && needRoutes(all, scheme)
 		if !old && (routed || !routes) {
 			return all, nil
 		}
-		err := callOnce(ctx, &s.flight, fmt.Sprint(routes), func(ctx context.Context) error {
+		err := callOnce(ctx, &s.flight, fmt.Sprint(vpc, routes), func(ctx context.Context) error {
 			all, err := c.describeSubnets(ctx, vpc)
 			if err == nil && selects && needRoutes(all, scheme) {
 				routed, err = true, c.describeRoutes(ctx, vpc, all)
@@ -79,7 +80,7 @@ func (c *Cloud) listSubnets(ctx context.Context, vpc string, scheme elb.LoadBala
 			}
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.all, s.listed, s.routed = all, time.Now(), routed
+			s.vpc, s.all, s.listed, s.routed = vpc, all, time.Now(), routed
 			return nil
 		})
 		if err != nil {
