@@ -293,9 +293,9 @@ func (w *pipedResponse) Write(p []byte) (int, error) {
 	return w.body.Write(p)
 }
 
-// runController runs a leading controller with the API server until the test ends, and
-// returns its Events. The client uses the transport, or connects to the host without one.
-func runController(t *testing.T, host string, transport http.RoundTripper) *record.FakeRecorder {
+// connectController returns a controller of the API server, with its Events. The client
+// uses the transport, or connects to the host without one.
+func connectController(t *testing.T, host string, transport http.RoundTripper) (*Controller, informers.SharedInformerFactory, *record.FakeRecorder) {
 	t.Helper()
 	settings := &rest.Config{Host: host, Transport: transport, QPS: -1}
 	kinds, err := client.New(settings)
@@ -314,6 +314,14 @@ func runController(t *testing.T, host string, transport http.RoundTripper) *reco
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c, factory, events
+}
+
+// runController runs a leading controller with the API server until the test ends, and
+// returns its Events.
+func runController(t *testing.T, host string, transport http.RoundTripper) *record.FakeRecorder {
+	t.Helper()
+	c, factory, events := connectController(t, host, transport)
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { c.Watch(ctx) })

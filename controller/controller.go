@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -23,10 +24,9 @@ import (
 )
 
 const (
-	// writeTimeout is shorter than the time between a leader's renew deadline (10 s)
-	// and the end of its lease (15 s): a leader that was cut off has no write in
-	// flight when the next one starts.
-	writeTimeout = 4 * time.Second
+	// writeTimeout is shorter than the time between RenewDeadline and LeaseDuration: a
+	// leader that was cut off has no write in flight when the next one starts.
+	writeTimeout = 1800 * time.Millisecond
 
 	// firstRetry and lastRetry bound the backoff after a failed write.
 	firstRetry, lastRetry = 20 * time.Millisecond, 30 * time.Second
@@ -34,7 +34,7 @@ const (
 
 // Controller reconciles the statuses of Services, pools, peers and advertisements
 // with the desired state that Decide returns. Watch and Run may be called
-// concurrently, each of them once.
+// concurrently: Watch once, and Run again after it has returned.
 type Controller struct {
 	client    kubernetes.Interface
 	fairlead  *client.Client
@@ -52,16 +52,20 @@ type Controller struct {
 	// serviceCIDRs is nil if the API server does not serve them (before Kubernetes 1.33).
 	serviceCIDRs cache.SharedIndexInformer
 
-	leading   chan struct{} // closed when this replica leads
+	led       chan struct{} // closed when this replica leads for the first time
+	lead      sync.Once     // closes led
 	queue     workqueue.TypedRateLimitingInterface[string]
 	ownWrites ownWrites
 	backoffs  serviceBackoffs
 	nodePorts nodePortRange
-	balancers *balancers // nil without a cloud
-	pending   pendingChanges
-	latencies serviceLatencies
-	limiter   fullSyncLimiter
-	planner   plan.Planner // of the goroutine that syncs
+	balancers *balancers // of this term, nil without a cloud
+	hasCloud  bool
+	// newBalancers returns the balancers of a term, nil without a cloud.
+	newBalancers func() *balancers
+	pending      pendingChanges
+	latencies    serviceLatencies
+	limiter      fullSyncLimiter
+	planner      plan.Planner // of the goroutine that syncs
 	// writtenUpTo is the last Service that the last sync wrote, if it reached the
 	// limit of what one sync writes.
 	writtenUpTo types.NamespacedName
@@ -101,7 +105,8 @@ func New(o Options) (*Controller, error) {
 		serviceLister: &serviceLister{client: o.Client},
 		nodes:         o.Informers.Core().V1().Nodes().Informer(),
 		namespaces:    o.Informers.Core().V1().Namespaces().Informer(),
-		leading:       make(chan struct{}),
+		led:           make(chan struct{}),
+		newBalancers:  func() *balancers { return nil },
 		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry),
 			workqueue.TypedRateLimitingQueueConfig[string]{Name: "syncs"},
@@ -117,8 +122,8 @@ func New(o Options) (*Controller, error) {
 	if served {
 		c.serviceCIDRs = o.Informers.Networking().V1().ServiceCIDRs().Informer()
 	}
-	if o.Cloud != nil {
-		c.balancers = newBalancers(o, c.requestFullSync)
+	if c.hasCloud = o.Cloud != nil; c.hasCloud {
+		c.newBalancers = func() *balancers { return newBalancers(o, c.requestFullSync) }
 	}
 	for _, i := range c.informers() {
 		if err := i.SetTransform(stripObject); err != nil {

@@ -139,10 +139,8 @@ func (c *Controller) externalIPsChanged() {
 // for changed Services, and full syncs for those that release addresses or node ports.
 func (c *Controller) serviceHandler() cache.ResourceEventHandler {
 	changed := func(svc *corev1.Service) {
-		select {
-		case <-c.leading:
+		if c.serviceLister.leading.Load() { // otherwise another replica measures
 			c.latencies.observe(svc, time.Now())
-		default: // another replica measures
 		}
 		c.pending.add(plan.KeyOf(svc))
 		c.queue.Add(incrementalSync)
@@ -160,7 +158,7 @@ func (c *Controller) serviceHandler() cache.ResourceEventHandler {
 			switch {
 			case plan.Managed(svc) || plan.Managed(before):
 				changed(svc)
-			case hasNodePorts(before) && c.balancers != nil: // a node port may be free now
+			case hasNodePorts(before) && c.hasCloud: // a node port may be free now
 				c.requestFullSync()
 			case !slices.Equal(before.Spec.ExternalIPs, svc.Spec.ExternalIPs):
 				c.externalIPsChanged()
@@ -172,7 +170,7 @@ func (c *Controller) serviceHandler() cache.ResourceEventHandler {
 			}
 			// The addresses of a deleted Service stay reserved until a full sync.
 			svc, ok := o.(*corev1.Service)
-			if !ok || plan.Managed(svc) || hasNodePorts(svc) && c.balancers != nil || len(svc.Spec.ExternalIPs) > 0 {
+			if !ok || plan.Managed(svc) || hasNodePorts(svc) && c.hasCloud || len(svc.Spec.ExternalIPs) > 0 {
 				c.requestFullSync()
 			}
 		},

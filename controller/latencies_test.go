@@ -3,6 +3,7 @@ package controller
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -124,11 +125,11 @@ func TestServiceLatencies(t *testing.T) {
 				}
 			}
 			count, sum := observations(t, "fairlead_time_to_address_seconds")
-			if got := fmt.Sprint(count-addressCount, sum-addressSum); got != row.address {
+			if got := fmt.Sprint(count-addressCount, math.Round(sum-addressSum)); got != row.address {
 				t.Errorf("time to address: got %s, want %s", got, row.address)
 			}
 			count, sum = observations(t, "fairlead_time_to_announced_seconds")
-			if got := fmt.Sprint(count-announcedCount, sum-announcedSum); got != row.announced {
+			if got := fmt.Sprint(count-announcedCount, math.Round(sum-announcedSum)); got != row.announced {
 				t.Errorf("time to announced: got %s, want %s", got, row.announced)
 			}
 			if got := int64(l.oldest(time.Unix(1000, 0)).Seconds()); got != row.oldest {

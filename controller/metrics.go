@@ -124,9 +124,7 @@ func setMetrics(p plan.Plan) {
 			counts[state{conditionNames[c.Type], c.Reason}]++
 		}
 	}
-	for _, g := range gauges {
-		g.Reset()
-	}
+	resetMetrics()
 	for s, n := range counts {
 		servicesGauge.WithLabelValues(s.condition, s.reason).Set(float64(n))
 	}
@@ -139,6 +137,13 @@ func setMetrics(p plan.Plan) {
 				poolAddressesGauge.WithLabelValues(name, family, state).Set(value)
 			}
 		}
+	}
+}
+
+// resetMetrics removes all gauges.
+func resetMetrics() {
+	for _, g := range gauges {
+		g.Reset()
 	}
 }
 

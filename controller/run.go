@@ -21,8 +21,8 @@ import (
 	"github.com/fairlead-io/fairlead/controller/plan"
 )
 
-// The keys of the queue.
-const fullSync, incrementalSync = "full", "incremental"
+// The keys of the queue. termEnd wakes the goroutine that syncs.
+const fullSync, incrementalSync, termEnd = "full", "incremental", "end"
 
 const (
 	// fullSyncDelay is the debounce of the full sync that follows an incremental one,
@@ -38,13 +38,14 @@ const (
 // done. A replica that does not lead runs them as well, so that it takes over
 // with synced caches.
 func (c *Controller) Watch(ctx context.Context) {
+	defer c.queue.ShutDown()
 	for _, i := range c.kinds.All() {
 		go i.RunWithContext(ctx)
 	}
 	select {
 	case <-ctx.Done():
 		return
-	case <-c.leading: // a leader lists at once
+	case <-c.led: // a leader lists at once
 	case <-time.After(listDelay):
 	}
 	c.services.RunWithContext(ctx)
@@ -69,13 +70,31 @@ func (c *Controller) NotReady() []string {
 // called concurrently.
 func (c *Controller) Warnings() []string { return c.kinds.Warnings() }
 
+// beginTerm makes this replica the leader. What an earlier term has left may be older
+// than the writes of another leader since.
+func (c *Controller) beginTerm() {
+	c.ownWrites.reset()
+	c.planner, c.balancers = plan.Planner{}, c.newBalancers()
+	c.writtenUpTo, c.synced, c.poolsChecked = types.NamespacedName{}, false, false
+	c.serviceLister.leading.Store(true)
+	c.lead.Do(func() { close(c.led) })
+	leaderLatencies.Store(&c.latencies)
+}
+
+// endTerm ends the metrics of the leader.
+func (c *Controller) endTerm() {
+	c.serviceLister.leading.Store(false)
+	c.serviceLister.listedAsLeader.Store(false)
+	leaderLatencies.Store(nil)
+	resetMetrics()
+}
+
 // Run syncs until ctx is done, and returns after its last write has returned.
 // Only the leader may call it.
 func (c *Controller) Run(ctx context.Context) {
-	defer context.AfterFunc(ctx, c.queue.ShutDown)()
-	c.serviceLister.leading.Store(true)
-	close(c.leading)
-	leaderLatencies.Store(&c.latencies)
+	defer context.AfterFunc(ctx, func() { c.queue.Add(termEnd) })()
+	c.beginTerm()
+	defer c.endTerm()
 	go c.events.run(ctx) // Events are written by the leader only
 	var writes sync.WaitGroup
 	defer writes.Wait()
@@ -103,8 +122,13 @@ func (c *Controller) Run(ctx context.Context) {
 		if shutdown {
 			return
 		}
-		c.sync(ctx, key)
+		if ctx.Err() == nil && key != termEnd { // termEnd can be that of an earlier term
+			c.sync(ctx, key)
+		}
 		c.queue.Done(key)
+		if ctx.Err() != nil {
+			return
+		}
 	}
 }
 

@@ -70,6 +70,12 @@ type ownWrites struct {
 	overlay plan.Overlay
 }
 
+func (o *ownWrites) reset() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.overlay = plan.Overlay{}
+}
+
 func (o *ownWrites) observe(svc *corev1.Service) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

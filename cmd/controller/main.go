@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"sync/atomic"
-	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
@@ -79,9 +78,9 @@ func run(ctx context.Context) error {
 	o.Webhook, o.WebhookServing = nil, nil
 	o.Generic.LeaderElection.ResourceName = name
 	o.Generic.LeaderElection.ResourceNamespace = "fairlead-system"
-	// The other replica acquires a released lease at its next attempt, after at
-	// most 2.2 retry periods (leaderelection.JitterFactor).
-	o.Generic.LeaderElection.RetryPeriod.Duration = 500 * time.Millisecond
+	o.Generic.LeaderElection.LeaseDuration.Duration = controller.LeaseDuration
+	o.Generic.LeaderElection.RenewDeadline.Duration = controller.RenewDeadline
+	o.Generic.LeaderElection.RetryPeriod.Duration = controller.RetryPeriod
 	// API priority and fairness limits the rate, not the client.
 	o.Generic.ClientConnection.QPS = -1
 	o.ServiceController.ConcurrentServiceSyncs = 16
@@ -145,7 +144,8 @@ func run(ctx context.Context) error {
 		// one account with the same name would manage each other's load balancers.
 		f.named = cmd.Flags().Changed("cluster-name") && o.KubeCloudShared.ClusterName != ""
 		all := app.ControllerNames(constructors)
-		if err := cmp.Or(f.validate(), o.Validate(all, nil, names.CCMControllerAliases(), nil, nil)); err != nil {
+		election := o.Generic.LeaderElection
+		if err := cmp.Or(f.validate(), controller.ValidateElection(election), o.Validate(all, nil, names.CCMControllerAliases(), nil, nil)); err != nil {
 			return usage.Error(err)
 		}
 		var err error
@@ -169,12 +169,9 @@ func run(ctx context.Context) error {
 	if started.Load() == nil {
 		return err
 	}
-	switch ended := <-e.done; {
-	case errors.Is(ended, controller.ErrLostLease):
-		err = ended
 	// The lease expires, and the process has ended as requested. The permission is missing
 	// while Fairlead is being uninstalled.
-	case ended != nil:
+	if ended := <-e.done; ended != nil {
 		klog.ErrorS(ended, "leader lease is not released")
 	}
 	return err
@@ -257,8 +254,13 @@ func newController(cc *appconfig.CompletedConfig, f *flags, namespace string) (*
 	return controller.New(options)
 }
 
-// leaderIdentity returns an identity that is unique even among replicas on one host.
+// leaderIdentity returns the identity of this process in the leader lease: that of its
+// Pod, so that a container that was restarted leads again at once. Outside of a Pod it is
+// unique even among processes on one host.
 func leaderIdentity() string {
+	if pod := health.OwnPod(); pod != nil && pod.UID != "" {
+		return pod.Name + "_" + string(pod.UID)
+	}
 	host, err := os.Hostname()
 	if err != nil {
 		host = name

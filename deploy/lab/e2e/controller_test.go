@@ -17,29 +17,6 @@ import (
 	lab "github.com/fairlead-io/fairlead/deploy/lab"
 )
 
-func stopControllers(t *testing.T) {
-	t.Helper()
-	restartEnded(t)
-	cluster.StopControllers(t)
-}
-
-// restartEnded restarts controllers that have ended, as the kubelet would. A controller
-// ends when it loses its lease, because a test has disconnected it from the API server.
-func restartEnded(t *testing.T) {
-	t.Helper()
-	for i, p := range cluster.Controllers {
-		if !p.HasEnded() {
-			continue
-		}
-		if !strings.Contains(p.ReadLog(), "lost the leader lease") {
-			t.Fatalf("%s ended unexpectedly:\n%s", p.Name, lab.Logs(20))
-		}
-		if err := cluster.StartController(context.Background(), i); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // leader returns the index of the controller that holds the lease.
 func leader(t *testing.T, not string) (index int, identity string) {
 	t.Helper()
@@ -64,7 +41,6 @@ func leader(t *testing.T, not string) (index int, identity string) {
 }
 
 func TestLeaderHandsOver(t *testing.T) {
-	restartEnded(t)
 	i, identity := leader(t, "")
 	leases, err := cluster.API.CoordinationV1().Leases("fairlead-system").Watch(t.Context(),
 		metav1.ListOptions{FieldSelector: "metadata.name=fairlead-controller"})
@@ -93,6 +69,43 @@ func TestLeaderHandsOver(t *testing.T) {
 	announced(t, "after-handover")
 }
 
+// TestContainerRestart checks that a container that was killed and started again leads at
+// once, with the lease of its Pod, and does not wait until it expires.
+func TestContainerRestart(t *testing.T) {
+	i, identity := leader(t, "")
+	lease := func() coordinationv1.LeaseSpec {
+		l, err := cluster.API.CoordinationV1().Leases("fairlead-system").Get(t.Context(), "fairlead-controller", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l.Spec
+	}
+	before := lease()
+	for other, p := range cluster.Controllers {
+		if other == i {
+			continue
+		}
+		if err := p.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := cluster.StartController(context.Background(), other); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	cluster.Controllers[i].Kill()
+	if err := cluster.StartController(t.Context(), i); err != nil {
+		t.Fatal(err)
+	}
+	service(t, "after-kill")
+	announced(t, "after-kill")
+	after := lease()
+	if *after.HolderIdentity != identity || *after.LeaseTransitions != *before.LeaseTransitions || !after.AcquireTime.Equal(before.AcquireTime) {
+		t.Errorf("the lease was %+v and is %+v", before, after)
+	}
+}
+
 func TestControllerRestartMovesAndWritesNothing(t *testing.T) {
 	var names []string
 	for i := range 5 {
@@ -106,7 +119,7 @@ func TestControllerRestartMovesAndWritesNothing(t *testing.T) {
 	for _, n := range names {
 		before[n] = get(t, n)
 	}
-	stopControllers(t)
+	cluster.StopControllers(t)
 	cluster.StartControllers(t)
 	service(t, "newcomer")
 	announced(t, "newcomer")
@@ -176,7 +189,6 @@ func TestAPIServerGone(t *testing.T) {
 	}
 	service(t, "after-outage")
 	eventually(t, "after-outage is announced", func() error {
-		restartEnded(t)
 		_, err := cluster.AnnouncedAddress(t.Context(), "default", "after-outage")
 		return err
 	})

@@ -86,7 +86,7 @@ func waitReadiness(t *testing.T, pod, container string, ready bool, parts ...str
 func TestKindMissingAtStart(t *testing.T) {
 	const crd = "CustomResourceDefinition bgppeers.fairlead.io: it is not installed"
 	deleteCRDs(t, "bgppeers")
-	stopControllers(t)
+	cluster.StopControllers(t)
 	for i, p := range cluster.Speakers {
 		if err := p.Stop(); err != nil {
 			t.Fatal(err)

@@ -101,7 +101,6 @@ func TestTwoNodesFail(t *testing.T) {
 		}
 		// They take their addresses back, so that the owner does not change any more.
 		owner(t, addr, func(node int) bool { return node == first })
-		restartEnded(t)
 	}
 }
 
@@ -263,7 +262,6 @@ func TestPartitionFromAPI(t *testing.T) {
 				setReady(t, first, true)
 				observedOwner(t, addr)
 			}
-			restartEnded(t)
 		})
 	}
 }

@@ -153,7 +153,6 @@ func TestHandOver(t *testing.T) {
 		deletePool(t, "hand-over")
 		deletePool(t, "by-name")
 	})
-	restartEnded(t)
 	serveClassless(t, false)
 	restore := sync.OnceFunc(func() { serveClassless(t, true) })
 	t.Cleanup(restore)

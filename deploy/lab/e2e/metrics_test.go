@@ -168,7 +168,6 @@ func checkDocumented(t *testing.T, section string, results []scrapeResult, optio
 // speaker that is disconnected from the API server serves clients that it knows.
 func TestScrape(t *testing.T) {
 	const speakerPort, controllerPort = 10268, 10258
-	restartEnded(t)
 	routers(t)
 	_, _ = routed(t, "scraped-bgp")
 	service(t, "scraped")

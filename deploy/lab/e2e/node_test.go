@@ -60,7 +60,6 @@ func TestOwnersLinkDown(t *testing.T) {
 		name := fmt.Sprintf("after-cable-%d", i)
 		service(t, name)
 		eventually(t, name+" is announced", func() error {
-			restartEnded(t)
 			_, err := cluster.AnnouncedAddress(t.Context(), "default", name)
 			return err
 		})

@@ -112,7 +112,6 @@ func waitPoolField(t *testing.T, pool, field, want string) {
 // restartAll kills every speaker and every controller, and starts them again.
 func restartAll(t *testing.T) {
 	t.Helper()
-	restartEnded(t)
 	for _, p := range slices.Concat(cluster.Speakers, cluster.Controllers) {
 		p.Kill()
 	}

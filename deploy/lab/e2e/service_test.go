@@ -163,7 +163,7 @@ func TestTypeChangeReleases(t *testing.T) {
 			service(t, name)
 			addr := announced(t, name)
 			if stopped {
-				stopControllers(t)
+				cluster.StopControllers(t)
 			}
 			update(t, name, func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP })
 			if stopped {
@@ -178,7 +178,7 @@ func TestTypeChangeReleases(t *testing.T) {
 			})
 			notAnnounced(t, addr)
 			if stopped {
-				stopControllers(t)
+				cluster.StopControllers(t)
 			}
 			update(t, name, func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeLoadBalancer })
 			if stopped {
@@ -269,7 +269,7 @@ func otherService(t *testing.T, name, addr string) {
 }
 
 func TestAdoption(t *testing.T) {
-	stopControllers(t)
+	cluster.StopControllers(t)
 	// The test writes the status before the controller runs.
 	for name, addr := range map[string]string{"adopted": "10.13.242.219", "left-alone": "192.0.2.19"} {
 		service(t, name)

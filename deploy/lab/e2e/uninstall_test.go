@@ -233,7 +233,6 @@ func TestUninstallRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "everything runs", func() error {
-		restartEnded(t)
 		_, err := cluster.AnnouncedAddress(t.Context(), "default", "untouched")
 		return err
 	})
