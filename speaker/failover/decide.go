@@ -41,7 +41,10 @@ type Candidate struct {
 	Timers Timers // of a BFD session between the two nodes for the address
 }
 
-func (c Candidate) isGone() bool { return c.Status.State == Gone || c.Status.State == Leaving }
+// IsGone reports whether the peer does not announce addresses any more, or not for long.
+func (s Status) IsGone() bool { return s.State == Gone || s.State == Leaving }
+
+func (c Candidate) isGone() bool { return c.Status.IsGone() }
 
 // Address is what this node knows about an address on a segment.
 type Address struct {
@@ -224,10 +227,14 @@ func (t Targets) Add(addr netip.Addr, a Address, acting string) {
 			t.observe(c, func(*Target) {}) // until the acting node has taken over
 		}
 	}
+	if acting != a.Self && !a.succeeds(acting) {
+		return
+	}
 	successors := 0
 	var reported []Candidate // as gone by the acting node, for some of their addresses at least
+	rank := slices.IndexFunc(a.Ranked, func(c Candidate) bool { return c.Node == a.Self })
 	for i, c := range a.Ranked {
-		outranks := slices.ContainsFunc(a.Ranked[i:], func(o Candidate) bool { return o.Node == a.Self })
+		outranks := i <= rank
 		switch {
 		case c.Node == acting:
 			continue
@@ -245,7 +252,7 @@ func (t Targets) Add(addr netip.Addr, a Address, acting string) {
 			t.observe(c, func(*Target) {})
 			continue
 		}
-		if successors++; successors > maxSuccessors {
+		if successors++; successors > MaxSuccessors {
 			continue
 		}
 		switch {
@@ -264,12 +271,31 @@ func (t Targets) Add(addr netip.Addr, a Address, acting string) {
 	}
 }
 
-// maxSuccessors is the number of nodes that observe the acting node of an address.
-const maxSuccessors = 2
+// MaxSuccessors is the number of nodes that observe the acting node of an address.
+const MaxSuccessors = 2
 
 func (t Targets) observe(c Candidate, add func(*Target)) {
 	target := t[c.Peer]
 	add(&target)
 	target.addTimers(c.Timers)
 	t[c.Peer] = target
+}
+
+// succeeds reports whether this node is among the first live successors of the acting node,
+// which observe it.
+func (a Address) succeeds(acting string) bool {
+	successors := 0
+	for _, c := range a.Ranked {
+		switch {
+		case c.Node == acting:
+		case c.Node == a.Self:
+			return true
+		case c.isGone() || a.TookOver(acting, c.Node):
+		default:
+			if successors++; successors == MaxSuccessors {
+				return false
+			}
+		}
+	}
+	return false
 }
