@@ -136,7 +136,7 @@ func (s *Speaker) syncOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	plan := plan.Decide(snapshot)
+	plan := s.planner.Decide(snapshot)
 	s.lastKnown.retainInterfaces(plan.BGP, interfaces)
 	s.dataPath.Set(ctx, s.node, snapshot.Nodes, plan)
 	s.announcer.SetNodes(plan.NodeMACs)
@@ -221,7 +221,7 @@ func (s *Speaker) takeSnapshot(ctx context.Context, own []l2.Interface) (plan.Sn
 	if own := s.ownNode(); own != nil && own.DeletionTimestamp != nil && s.nodes.Get(s.node) == nil {
 		snapshot.Nodes = append(snapshot.Nodes, own) // so that its routes are withdrawn as on any excluded node
 	}
-	snapshot.Config, _, _ = s.parser.Parse(s.kinds.Objects())
+	snapshot.Config, _, snapshot.ConfigState = s.parser.Parse(s.kinds.Objects())
 	l2nodes := s.kinds.L2Nodes.Objects()
 	snapshot.Interfaces = maps.Clone(s.interfaces.Get(s.interfaceStates.Observe(l2nodes, sameInterfaces), func() map[string][]l2.Interface {
 		interfaces := make(map[string][]l2.Interface, len(l2nodes))

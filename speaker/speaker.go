@@ -22,6 +22,7 @@ import (
 	"github.com/fairlead-io/fairlead/config/memo"
 	"github.com/fairlead-io/fairlead/config/v1alpha1"
 	"github.com/fairlead-io/fairlead/speaker/l2"
+	"github.com/fairlead-io/fairlead/speaker/plan"
 )
 
 const (
@@ -61,6 +62,7 @@ type Speaker struct {
 
 	// Derived from objects that have not changed; used by the sync loop only.
 	parser          config.Parser
+	planner         plan.Planner
 	interfaceStates memo.List[*v1alpha1.L2Node]
 	interfaces      memo.Value[uint64, map[string][]l2.Interface]
 	nodeMACs        macHistory

@@ -149,12 +149,13 @@ func (d *decision) selectAdvertisers(h heldAddress) (ownRoutes *nodeRoutes, succ
 		return nil, "", v1alpha1.Refusal{Reason: v1alpha1.NoAdvertisement}
 	}
 	advertised := false
-	for i, m := range d.nodes {
+	for i := range a.relevantNodes() {
 		serves := a.serves(i)
 		if !serves && !a.servesTerminating(i) {
 			continue
 		}
 		advertised = true // by the node or by its successor
+		m := d.nodes[i]
 		if m.name != d.Node {
 			continue
 		}
@@ -195,13 +196,46 @@ type addressRoutes struct {
 
 func (d *decision) addressRoutes(h heldAddress) addressRoutes {
 	a := addressRoutes{decision: d, heldAddress: h, routes: d.routesOfScope(h.routeScope())}
-	for i := range a.routes {
+	if a.routes == nil {
+		return a
+	}
+	for i := range a.relevantNodes() {
 		if _, all := h.servedBy(d.nodes[i].name); all && a.routes[i].refusal.Reason == "" {
 			a.requireAll = true
 			break
 		}
 	}
 	return a
+}
+
+// relevantNodes yields indexes of nodes, among which are this one, one that has routes if any
+// has, and all that have endpoints of the Services if they can serve only there. It yields all
+// nodes where that is not known.
+func (a *addressRoutes) relevantNodes() iter.Seq[int] {
+	return func(yield func(int) bool) {
+		if a.localNodes == nil {
+			first := slices.IndexFunc(a.routes, func(r nodeRoutes) bool { return r.refusal.Reason == "" })
+			if own, ok := a.nodeIndexes[a.Node]; ok && !yield(own) || first < 0 {
+				return
+			}
+			yield(first)
+			return
+		}
+		names, known := a.endpointNodes()
+		if !known {
+			for i := range a.nodes {
+				if !yield(i) {
+					return
+				}
+			}
+			return
+		}
+		for _, name := range names {
+			if i, ok := a.nodeIndexes[name]; ok && !yield(i) {
+				return
+			}
+		}
+	}
 }
 
 // serves reports whether the i-th node may advertise the address.

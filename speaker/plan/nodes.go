@@ -76,10 +76,11 @@ func (d *decision) reportingNode(addr netip.Addr) string {
 func (d *decision) highestRanked(addr netip.Addr, permitted func(i int) bool) (node string) {
 	var best uint64
 	for i, m := range d.nodes {
-		if _, reports := d.Interfaces[m.name]; !reports || m.refusal.Reason == v1alpha1.NodeNotReady || !permitted(i) {
+		s := config.RendezvousScore(m.seed, addr)
+		if node != "" && s < best {
 			continue
 		}
-		if s := config.RendezvousScore(m.seed, addr); node == "" || s >= best {
+		if _, reports := d.Interfaces[m.name]; reports && m.refusal.Reason != v1alpha1.NodeNotReady && permitted(i) {
 			node, best = m.name, s
 		}
 	}

@@ -37,14 +37,16 @@ import (
 
 // Snapshot is everything that a decision depends on.
 type Snapshot struct {
-	Node       string // name of this speaker's node
-	Config     config.Config
-	Services   []*corev1.Service
-	Slices     []*discoveryv1.EndpointSlice
-	Nodes      []*corev1.Node
-	Namespaces []*corev1.Namespace       // only their labels are read
-	Interfaces map[string][]l2.Interface // by node, as its L2Node has them
-	TakenOver  map[string][]string       // nodes whose addresses a node announces, by that node
+	Node   string // name of this speaker's node
+	Config config.Config
+	// ConfigState identifies Config. The zero State stands for any.
+	ConfigState config.State
+	Services    []*corev1.Service
+	Slices      []*discoveryv1.EndpointSlice
+	Nodes       []*corev1.Node
+	Namespaces  []*corev1.Namespace       // only their labels are read
+	Interfaces  map[string][]l2.Interface // by node, as its L2Node has them
+	TakenOver   map[string][]string       // nodes whose addresses a node announces, by that node
 	// ProxyNotReady are the nodes without an answer from kube-proxy, according to their L2Nodes.
 	ProxyNotReady map[string]bool
 	Local         LocalFacts
@@ -136,8 +138,11 @@ type AddressState struct {
 // so, and an address is unannounced if and only if no node is eligible by L2 or by BGP.
 // An address of a node is always unannounced. The owner withholds an address that another
 // host has.
-func Decide(s Snapshot) Plan {
-	d := newDecision(s)
+func Decide(s Snapshot) Plan { return new(Planner).Decide(s) }
+
+// decide returns the plan.
+func (d *decision) decide() Plan {
+	s := d.Snapshot
 	var ofServices []netip.Addr // addresses that interfaces of this node have
 	p := Plan{
 		L2: map[netip.Addr]l2.Claim{}, NodeMACs: d.selectedMACs(), BGP: d.peerings, Warnings: map[netip.Addr]v1alpha1.Refusal{},
@@ -148,7 +153,9 @@ func Decide(s Snapshot) Plan {
 		Services: make(map[netip.Addr]*corev1.Service, len(s.Services)),
 	}
 	local, answered := localAnswers(s.Local.Interfaces), []localAnswer(nil)
-	for _, h := range heldAddresses(s.Services) {
+	held := heldAddresses(s.Services)
+	defer d.retainDerived(held)
+	for _, h := range held {
 		if refusal := d.refuseNodeAddress(h.addr); refusal.Reason != "" {
 			if d.reportingNode(h.addr) == s.Node {
 				p.Unannounced[h.addr] = refusal
@@ -158,9 +165,15 @@ func Decide(s Snapshot) Plan {
 		if isOnInterface(h.addr, s.Local.Interfaces) {
 			ofServices = append(ofServices, h.addr)
 		}
-		h = d.resolveAddress(h)
-		segments, l2Refusal := d.rankNodes(h, nil)
+		derived := d.derive(h)
+		h = derived.held
+		h.withoutEndpoints = d.lacksEndpoints(h)
 		routes, successor, bgpRefusal := d.selectAdvertisers(h)
+		if !d.exhaustive && d.concernsOthers(h.addr, derived.ranking) && routes == nil && local[h.addr] == nil &&
+			!(h.withoutEndpoints && derived.ranking.nodes[0].name == s.Node) {
+			continue
+		}
+		segments, l2Refusal := d.rankedSegments(derived)
 		j, control := d.judgeClaims(h)
 		own, do := d.ownClaim(&p, h, segments)
 		serves := s.Local.dataPathServes(h, s.Node)
@@ -312,6 +325,7 @@ func (d *decision) explainAddress(h heldAddress) AddressState {
 type decision struct {
 	Snapshot
 	nodes            []*clusterNode // sorted by name
+	nodeIndexes      map[string]int // into nodes, by name
 	endpoints        map[types.NamespacedName][]*discoveryv1.EndpointSlice
 	candidatesByPool map[string][]candidateNode  // computed on first use
 	peerings         []Peering                   // of this node
@@ -325,6 +339,12 @@ type decision struct {
 	used             map[netip.Addr]bool // computed on first use
 	nodeStates       []NodeState         // buffer reused for the next address
 	eligible         []eligibleNode      // buffer reused for the next address
+	ranked           []eligibleNode      // buffer reused for the next address
+	slices           []*discoveryv1.EndpointSlice
+	derived          map[netip.Addr]*derivedAddress
+	exhaustive       bool            // all addresses are decided on, for tests
+	takenOver        map[string]bool // nodes of which another one has taken addresses over
+	gone             map[string]bool // nodes that this one has found gone on one of its interfaces
 }
 
 // newDecision returns the snapshot with its nodes, and with this node's sessions.
@@ -333,6 +353,17 @@ func newDecision(s Snapshot) *decision {
 		Snapshot: s, endpoints: map[types.NamespacedName][]*discoveryv1.EndpointSlice{}, candidatesByPool: map[string][]candidateNode{},
 		routesByScope: map[routeScope][]nodeRoutes{}, pools: config.NewPoolIndex(s.Config.Pools),
 		nodesByAddress: make(map[netip.Addr]string, len(s.Nodes)), neededReports: map[string]time.Time{}, targets: failover.Targets{},
+		derived: map[netip.Addr]*derivedAddress{}, takenOver: map[string]bool{}, gone: map[string]bool{},
+	}
+	for _, nodes := range s.TakenOver {
+		for _, n := range nodes {
+			d.takenOver[n] = true
+		}
+	}
+	for peer, status := range s.Local.Failover.Peers {
+		if status.IsGone() {
+			d.gone[peer.Node] = true
+		}
 	}
 	for _, slice := range s.Slices {
 		key := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
@@ -363,6 +394,10 @@ func newDecision(s Snapshot) *decision {
 		}
 	}
 	slices.SortFunc(d.nodes, func(a, b *clusterNode) int { return strings.Compare(a.name, b.name) })
+	d.nodeIndexes = make(map[string]int, len(d.nodes))
+	for i, m := range d.nodes {
+		d.nodeIndexes[m.name] = i
+	}
 	return d
 }
 

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -73,6 +74,19 @@ func (n *localNodes) have(node string) bool {
 		return n.serving[node] || n.serving[""]
 	}
 	return n.ready[node] || n.ready[""]
+}
+
+// endpointNodes returns the nodes with endpoints of any of the Services, sorted; known is
+// whether no other node can serve the address.
+func (h heldAddress) endpointNodes() (names []string, known bool) {
+	for _, n := range h.localNodes {
+		if n == nil || n.ready[""] || n.serving[""] {
+			return nil, false
+		}
+		names = slices.AppendSeq(slices.AppendSeq(names, maps.Keys(n.ready)), maps.Keys(n.serving))
+	}
+	slices.Sort(names)
+	return slices.Compact(names), h.localNodes != nil
 }
 
 // localEndpointNodes returns the nodes with endpoints of the Service.
