@@ -35,7 +35,7 @@ type lastSync struct {
 	incomplete bool
 	left       []string // superfluous objects that are still in use
 	leftSyncs  int      // syncs in a row that have left some
-	deletions  int // attempts after which AWS still used something
+	deletions  int      // attempts after which AWS still used something
 	users      groupUsers
 
 	status   *corev1.LoadBalancerStatus
