@@ -246,7 +246,9 @@ func (h *rangeHistory) sync(f *fault, killed bool) error {
 	}
 	h.fake.onCall = h.check
 	_, err := h.c.EnsureLoadBalancer(h.t.Context(), h.cluster, h.svc, h.nodes)
-	if f == nil { // also if nothing was written
+	// Also if nothing was written. A new process does not know what was applied before the
+	// annotation.
+	if _, invalid := h.svc.Annotations[prefix+"unknown"]; f == nil && !(invalid && h.unknown) {
 		h.check("SecurityGroups of a sync")
 	}
 	h.fake.onCall = nil
