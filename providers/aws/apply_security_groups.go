@@ -135,11 +135,17 @@ func (r *reconciler) revokeUnapplied(ctx context.Context, desired []securityRule
 }
 
 // restoreRules ensures the desired rules of an existing load balancer, whose other desired
-// changes are refused, after a sync that has failed, or if this process has not made one: rules
-// of a sync that failed do not stay.
+// changes are refused, after a sync that has failed: the rules that it has changed do not stay.
+// A process that has not made a successful sync only revokes rules that do not overlap the
+// desired sources.
 func (r *reconciler) restoreRules(ctx context.Context) error {
-	if len(r.observed.balancers) == 0 || len(r.result.desired.Rules) == 0 ||
-		len(r.appliedRules) > 0 && !r.isUnfinished(r.svc.UID) {
+	desired := r.result.desired.Rules
+	switch {
+	case len(r.observed.balancers) == 0 || len(desired) == 0:
+		return nil
+	case len(r.appliedRules) == 0:
+		return r.revokeUnapplied(ctx, desired)
+	case !r.isUnfinished(r.svc.UID):
 		return nil
 	}
 	own, err := r.ensureOwnGroups(ctx)
