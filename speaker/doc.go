@@ -27,6 +27,8 @@
 // What is kept in memory, and what invalidates it:
 //   - informer caches, by their watches.
 //   - parser, interfaces: what was derived from objects, until one of them changes.
+//   - planner: the best nodes for each address, until its Services, their endpoints, the
+//     configuration or one of these nodes change.
 //   - lastKnown: the last passwords and gateways. They are kept when they disappear,
 //     until the process ends, so that replacing one does not reset a session.
 //   - lastNode: this node's last version, if its Node is deleted.
