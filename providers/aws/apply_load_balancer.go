@@ -100,7 +100,7 @@ func (r *reconciler) planPlacement(ctx context.Context, current *elb.LoadBalance
 	desired := r.result.desired
 	// A load balancer keeps its subnets unless an annotation names others.
 	if current != nil && len(desired.Subnets) == 0 {
-		return nil
+		return r.checkAddressType(ctx, *current)
 	}
 	subnets, err := r.findSubnets(ctx, r.result.vpc, desired)
 	if err != nil {
@@ -112,6 +112,27 @@ func (r *reconciler) planPlacement(ctx context.Context, current *elb.LoadBalance
 	}
 	// Whether dual stack is possible is known only with the selected subnets.
 	if r.place.kind, refusal = desired.addressType(subnets); refusal != nil {
+		return refusal
+	}
+	return nil
+}
+
+// checkAddressType refuses an address type that is not possible in the subnets of a load
+// balancer.
+func (r *reconciler) checkAddressType(ctx context.Context, current elb.LoadBalancer) error {
+	desired := r.result.desired
+	if desired.PreferDual || desired.AddressType != elb.IpAddressTypeDualstack || current.IpAddressType != elb.IpAddressTypeIpv4 {
+		return nil
+	}
+	for _, z := range current.AvailabilityZones {
+		desired.Subnets = append(desired.Subnets, aws.ToString(z.SubnetId))
+	}
+	r.subnets.invalidate() // an IPv6 CIDR may just have been added
+	subnets, err := r.findSubnets(ctx, r.result.vpc, desired)
+	if err != nil {
+		return err
+	}
+	if _, refusal := desired.addressType(subnets); refusal != nil {
 		return refusal
 	}
 	return nil

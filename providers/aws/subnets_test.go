@@ -210,6 +210,26 @@ func TestDualStack(t *testing.T) {
 	}
 }
 
+// TestExistingToDualStack checks that dual stack is refused before the first write if a subnet
+// of an existing load balancer does not have IPv6.
+func TestExistingToDualStack(t *testing.T) {
+	a := fakeAccount(t)
+	c, s := a.newProvider(t), newService("web", 80)
+	a.ensureService(t, c, s)
+	a.reset()
+	annotate("ip-address-type", "dualstack")(s)
+	var refusal *v1alpha1.Refusal
+	_, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes)
+	if !errors.As(err, &refusal) || refusal.Reason != v1alpha1.NoSubnet || len(a.writes()) > 0 {
+		t.Errorf("got %v after %v", err, a.writes())
+	}
+	a.addIPv6()
+	a.ensureService(t, c, s)
+	if kind := a.balancers(t)[0].IpAddressType; kind != elbtypes.IpAddressTypeDualstack {
+		t.Errorf("the address type is %s", kind)
+	}
+}
+
 // TestUDPOnDualStack checks that an existing load balancer keeps its IPv6
 // addresses when the Service gets a UDP port.
 func TestUDPOnDualStack(t *testing.T) {
