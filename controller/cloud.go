@@ -271,7 +271,8 @@ func (b *balancers) endRetry() {
 	for len(b.waiting) > 0 {
 		uid := b.waiting[0]
 		b.waiting = b.waiting[1:]
-		if known := b.byUID[uid]; known != nil && !known.granted {
+		// A Service with another desired action has not failed.
+		if known := b.byUID[uid]; known != nil && known.failed && !known.granted {
 			known.granted = true
 			b.queue.Add(uid)
 			return

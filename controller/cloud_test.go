@@ -613,6 +613,25 @@ func TestRetriesTakeTurns(t *testing.T) {
 	})
 }
 
+// TestWaitingRetryIsReplaced: a Service that waits for its retry and whose desired action
+// changes does not keep the worker of a retry.
+func TestWaitingRetryIsReplaced(t *testing.T) {
+	runBalancerTest(t, func(r *balancerTest) {
+		r.failSlowly(service("bad"), service("worse"))
+		time.Sleep(20 * time.Second) // one has the only worker for retries, the other one waits
+		for _, name := range []string{"bad", "worse"} {
+			r.setAction(plan.DeleteBalancer, service(name))
+		}
+		time.Sleep(3 * time.Minute)
+		synctest.Wait()
+		r.balancers.mu.Lock()
+		defer r.balancers.mu.Unlock()
+		if r.balancers.retries != 0 || len(r.balancers.waiting) > 0 {
+			t.Errorf("%d retries, %d waiting", r.balancers.retries, len(r.balancers.waiting))
+		}
+	})
+}
+
 // TestDesiredActionChanges: an outcome is dropped if the desired action has changed
 // during the call.
 func TestDesiredActionChanges(t *testing.T) {

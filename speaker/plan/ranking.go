@@ -1,8 +1,10 @@
 package plan
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -71,6 +73,10 @@ func (d *decision) localSlices(services []*corev1.Service) []*discoveryv1.Endpoi
 			d.slices = append(d.slices, d.endpoints[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]...)
 		}
 	}
+	// The index of an informer does not have an order.
+	slices.SortFunc(d.slices, func(a, b *discoveryv1.EndpointSlice) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
 	return d.slices
 }
 
