@@ -517,20 +517,11 @@ func TestFrequentEdits(t *testing.T) {
 // other Services.
 func TestFailingCallsLeaveWorkers(t *testing.T) {
 	runBalancerTest(t, func(r *balancerTest) {
+		var bad []*corev1.Service
 		for i := range 6 {
-			s := service(fmt.Sprint("bad", i))
-			for range 100 {
-				r.fail["ensure "+s.Name] = append(r.fail["ensure "+s.Name], errors.New("boom"))
-			}
-			r.desired[s.UID] = plan.CloudRequest{Service: s, Action: plan.EnsureBalancer}
+			bad = append(bad, service(fmt.Sprint("bad", i)))
 		}
-		r.setDesired()
-		time.Sleep(4 * time.Second)
-		synctest.Wait()
-		r.calls()
-		r.mu.Lock()
-		r.latency = 110 * time.Second
-		r.mu.Unlock()
+		r.failSlowly(bad...)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if n := len(r.calls()); n != 1 {

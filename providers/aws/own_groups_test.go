@@ -405,6 +405,17 @@ func TestLeftRulesOfDetachedGroup(t *testing.T) {
 	a.fake.onCall = nil
 }
 
+// denySharedGroup makes the calls fail that check the groups of the nodes, for all Services.
+func (a *account) denySharedGroup() {
+	denied := clientError("AccessDenied")
+	a.fake.failCall = func(ctx context.Context, action string) *faultKind {
+		if action == "DescribeSecurityGroups" && flowOf(ctx) == "" {
+			return &denied
+		}
+		return nil
+	}
+}
+
 // TestNarrowedWhileRefused checks that narrower ranges take effect although the Service is
 // refused before the first write, or the security groups of the nodes cannot be checked.
 func TestNarrowedWhileRefused(t *testing.T) {
@@ -414,13 +425,7 @@ func TestNarrowedWhileRefused(t *testing.T) {
 		"unknown subnet":     func(_ *account, _ *Cloud, s *corev1.Service) { annotate("subnets", "subnet-none")(s) },
 		"groups of the nodes": func(a *account, c *Cloud, s *corev1.Service) {
 			c.elapse(c.options.Resync)
-			denied := clientError("AccessDenied")
-			a.fake.failCall = func(ctx context.Context, action string) *faultKind {
-				if action == "DescribeSecurityGroups" && flowOf(ctx) == "" {
-					return &denied
-				}
-				return nil
-			}
+			a.denySharedGroup()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -452,13 +457,7 @@ func TestNarrowedBeforeGroupsOfNodes(t *testing.T) {
 	c, s := a.newProvider(t), newService("web", 80)
 	a.ensureService(t, c, s)
 	c.elapse(c.options.Resync)
-	denied := clientError("AccessDenied")
-	a.fake.failCall = func(ctx context.Context, action string) *faultKind {
-		if action == "DescribeSecurityGroups" && flowOf(ctx) == "" {
-			return &denied
-		}
-		return nil
-	}
+	a.denySharedGroup()
 	s.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0/8"}
 	if _, err := c.EnsureLoadBalancer(t.Context(), a.cluster, s, a.nodes); err == nil {
 		t.Error("the Service is not refused")
